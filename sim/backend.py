@@ -1,0 +1,139 @@
+"""The simulated device: carries out plans in SimPy time with the cost model's seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from simpy import Event
+from simpy.events import URGENT
+
+from sim.environment import ExactEnvironment
+from sim.oracle import Oracle
+from superinfer.engine import Engine
+from superinfer.plan import Outcome, Plan, Transfer
+from superinfer.sequence import Sequence
+
+Wait = Generator[Event, Any, Outcome]
+
+
+class SimBackend:
+    """One replica's device and its two copy links.
+
+    A slice of many steps is one event: nothing can happen before the environment's next event, so
+    the device jumps to the first step boundary at or after it.
+    """
+
+    def __init__(self, env: ExactEnvironment, engine: Engine, oracle: Oracle) -> None:
+        self.env = env
+        self.engine = engine
+        self.oracle = oracle
+        self.cost = engine.cost
+        self.lag = engine.config.lag
+        self.interrupted = False
+        """Set by anything that the scheduler should hear of at the next step boundary."""
+        self._link_free_s = {"h2d": 0.0, "d2h": 0.0}
+
+    def run(self, plan: Plan, now: float) -> Wait:
+        """The whole plan, until something ends it (lag 0)."""
+        start_s = self._start(plan, now)
+        if not plan.chunks and plan.decodes:
+            return (yield from self._steps(plan, start_s, plan.steps))
+        return (yield from self._single(plan, start_s))
+
+    def run_head(self, plan: Plan, now: float) -> Wait:
+        """All steps of a plan but its last one (lag 1): that one is on the device already when
+        the reason to stop becomes known.
+        """
+        start_s = self._start(plan, now)
+        if plan.steps == 1 or self.interrupted:
+            return Outcome(end_s=start_s, last=False)
+        outcome = yield from self._steps(plan, start_s, plan.steps - 1)
+        outcome.last = False
+        return outcome
+
+    def run_tail(self, plan: Plan, now: float) -> Wait:
+        """The last step of a plan (lag 1)."""
+        if not plan.chunks and plan.decodes:
+            return (yield from self._steps(plan, now, plan.done_steps + 1))
+        return (yield from self._single(plan, now))
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _start(self, plan: Plan, now: float) -> float:
+        """Start the copies; returns when the batch can start."""
+        self.oracle.watch(plan.joined)
+        for transfer in plan.background:
+            self._launch(transfer, now)
+        return now + sum(self._copy_s(transfer) for transfer in plan.before_step)
+
+    def _single(self, plan: Plan, now: float) -> Wait:
+        """One step with prefill chunks, or a plan of transfers alone."""
+        if not plan.chunks:
+            yield self.env.at(now)
+            return Outcome(end_s=now)
+        device_s = self.cost.step_s(plan.shapes, plan.decodes, plan.context_tokens)
+        end_s = now + self._with_host(device_s, plan.decodes + len(plan.chunks))
+        yield self.env.at(end_s)
+        return Outcome([end_s], self._finished(plan, 1))
+
+    def _steps(self, plan: Plan, now: float, limit: int) -> Wait:
+        """Decode steps until `limit`, a finish, an interruption or the plan's `until`."""
+        to_finish = max(1, self.oracle.next_finish() - plan.first_step)
+        limit = min(limit, to_finish) if to_finish > plan.done_steps else limit
+        ends: list[float] = []
+        while True:
+            now = self._jump(plan, now, ends, limit)
+            yield self.env.at(now)
+            if plan.done_steps + len(ends) >= limit or self.interrupted or now >= plan.until:
+                break
+        return Outcome(ends, self._finished(plan, plan.done_steps + len(ends)))
+
+    def _jump(self, plan: Plan, now: float, ends: list[float], limit: int) -> float:
+        """Append step ends until the first one that is not before the next event."""
+        sequences, until = plan.decodes, plan.until
+        done = plan.done_steps + len(ends)
+        context = plan.context_tokens + done * sequences
+        horizon = min(self.env.peek(), until)
+        host_s, lag = self.cost.host_s(sequences), self.lag
+        base_s, slope_s, valid = self.cost.decode_line(sequences, context)
+        while True:
+            if context > valid:
+                base_s, slope_s, valid = self.cost.decode_line(sequences, context)
+            device_s = base_s + slope_s * context
+            now += (device_s if device_s > host_s else host_s) if lag else host_s + device_s
+            ends.append(now)
+            context += sequences
+            done += 1
+            if now >= horizon or done >= limit:
+                return now
+
+    def _with_host(self, device_s: float, sequences: int) -> float:
+        """Host time comes before each step, or is hidden behind the device with lag 1."""
+        host_s = self.cost.host_s(sequences)
+        return max(host_s, device_s) if self.lag else host_s + device_s
+
+    def _finished(self, plan: Plan, steps: int) -> list[Sequence]:
+        finished = self.oracle.finished_by(plan.first_step + steps) if plan.decodes else []
+        if plan.chunks:
+            finished += self.oracle.finished_prefills(plan.chunks, plan.advanced)
+        return finished
+
+    def _copy_s(self, transfer: Transfer) -> float:
+        return self.cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
+
+    def _launch(self, transfer: Transfer, now: float) -> None:
+        """Queue a background copy on its direction of the link, first come, first served."""
+        start_s = max(now, self._link_free_s[transfer.direction])
+        end_s = self._link_free_s[transfer.direction] = start_s + self._copy_s(transfer)
+        event = self.env.at(end_s, URGENT)
+        assert event.callbacks is not None
+        event.callbacks.append(lambda _: self._landed(transfer, end_s))
+
+    def _landed(self, transfer: Transfer, now: float) -> None:
+        self.engine.transferred(transfer, now)
+        self.interrupted = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Called when something happens; the driver replaces it to wake an idle replica."""

@@ -1,0 +1,75 @@
+"""The true answer lengths, kept away from the core: it only learns who finished."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+
+from superinfer.plan import PrefillChunk
+from superinfer.request import Request
+from superinfer.sequence import Sequence, State
+
+NEVER = 1 << 62
+
+
+class Oracle:
+    """Tells at which step of the decode batch somebody finishes."""
+
+    def __init__(self, output_tokens: list[int], max_model_len: int = NEVER) -> None:
+        """`output_tokens[i]` is the answer length of the request with index i."""
+        self._output_tokens = output_tokens
+        self._max_model_len = max_model_len
+        self._heap: list[tuple[int, int, Sequence]] = []
+
+    def target(self, request: Request) -> int:
+        """Output tokens after which a request ends: its answer, its limit or the model's."""
+        room = max(1, self._max_model_len - request.prompt_tokens)
+        return min(self._output_tokens[request.index], request.max_tokens, room)
+
+    def watch(self, joined: Iterable[Sequence]) -> None:
+        """Note the finish steps of sequences that joined the decode batch."""
+        for seq in joined:
+            if seq.state is State.DECODING:
+                heapq.heappush(self._heap, (self._finish_step(seq), seq.request.index, seq))
+
+    def next_finish(self) -> int:
+        """Number of batch steps after which the next member finishes."""
+        heap = self._heap
+        while heap and not self._holds(heap[0]):
+            heapq.heappop(heap)
+        return heap[0][0] if heap else NEVER
+
+    def finished_by(self, step: int) -> list[Sequence]:
+        """Sequences that have all their tokens once the batch has done `step` steps."""
+        heap, finished = self._heap, []
+        while heap and heap[0][0] <= step:
+            entry = heapq.heappop(heap)
+            if self._holds(entry):
+                finished.append(entry[2])
+        return finished
+
+    def finished_prefills(self, chunks: list[PrefillChunk], counted: bool) -> list[Sequence]:
+        """Sequences for which the token that ends their prefill is the last one.
+
+        `counted` says that the engine has already counted that token (lag 1).
+        """
+        return [
+            chunk.sequence
+            for chunk in chunks
+            if chunk.last and self._left(chunk.sequence) <= (0 if counted else 1)
+        ]
+
+    def _left(self, seq: Sequence) -> int:
+        return self.target(seq.request) - seq.output_tokens
+
+    def _finish_step(self, seq: Sequence) -> int:
+        return seq.join_step + self._left(seq)
+
+    def _holds(self, entry: tuple[int, int, Sequence]) -> bool:
+        """True while the entry describes its sequence: a member on course, or one that left the
+        batch with its last token (a plan made ahead may preempt who has just finished).
+        """
+        step, _, seq = entry
+        if seq.state is State.DECODING:
+            return self._finish_step(seq) == step
+        return seq.state is not State.ENDED and self._left(seq) <= 0

@@ -1,0 +1,171 @@
+"""The decode batch: sequences that all get one token per step, kept as aggregates.
+
+Nothing here is done per sequence and step. Contexts grow by one for every member at every step, so
+the batch keeps their sum; a member needs a new block when its length passes a multiple of the block
+size, so the batch counts members by `(length - step) mod block_tokens`, which never changes while
+they stay.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from superinfer.sequence import Sequence
+
+
+class TokenRuns:
+    """Append-only columns from which every token time can be rebuilt (see `record.TokenTimes`)."""
+
+    __slots__ = ("first", "gap_row", "gap_s", "previous_s", "previous_step", "row", "stop")
+
+    def __init__(self) -> None:
+        self.row = array("q")
+        self.first = array("q")
+        self.stop = array("q")
+        self.previous_step = array("q")
+        self.previous_s = array("d")
+        self.gap_row = array("q")
+        self.gap_s = array("d")
+
+    def add(self, seq: Sequence, stop: int) -> None:
+        """Note that `seq` got a token at each step from its `join_step` up to `stop`."""
+        self.row.append(seq.request.index)
+        self.first.append(seq.join_step)
+        self.stop.append(stop)
+        self.previous_step.append(seq.last_token_step)
+        self.previous_s.append(seq.last_token_s)
+
+    def undo(self) -> None:
+        """Take back the latest `add`."""
+        for column in (self.row, self.first, self.stop, self.previous_step, self.previous_s):
+            column.pop()
+
+    def add_gap(self, seq: Sequence, gap_s: float) -> None:
+        """Note a wait between two tokens that ended with a prefill, not with a decode step."""
+        self.gap_row.append(seq.request.index)
+        self.gap_s.append(gap_s)
+
+
+class DecodeBatch:
+    """Members and their aggregates. Changed only by the engine."""
+
+    __slots__ = (
+        "_residues",
+        "block_tokens",
+        "context_tokens",
+        "end_s",
+        "joined",
+        "members",
+        "runs",
+        "size",
+        "step",
+    )
+
+    def __init__(self, block_tokens: int) -> None:
+        self.block_tokens = block_tokens
+        self.step = 0
+        """Steps in which the batch advanced so far."""
+        self.size = 0
+        self.context_tokens = 0
+        """Sum over members of the tokens that attention covers in the next step."""
+        self.end_s = array("d")
+        """End time of every step."""
+        self.members: dict[Sequence, None] = {}
+        self.joined: list[Sequence] = []
+        """Members that joined and no backend has asked for yet."""
+        self.runs = TokenRuns()
+        self._residues = [0] * block_tokens
+
+    def join(self, seq: Sequence) -> None:
+        """Add a resident sequence whose cache covers all but its last token."""
+        length = seq.computed_tokens + 1
+        seq.join_step = self.step
+        self.size += 1
+        self.context_tokens += length
+        self._residues[(length - self.step) % self.block_tokens] += 1
+        self.members[seq] = None
+        self.joined.append(seq)
+
+    def leave(self, seq: Sequence) -> None:
+        """Remove a member, bring its counters up to date and note when its tokens came."""
+        advanced = self.step - seq.join_step
+        length = seq.computed_tokens + 1
+        self._residues[(length - seq.join_step) % self.block_tokens] -= 1
+        self.size -= 1
+        self.context_tokens -= length + advanced
+        del self.members[seq]
+        if advanced:
+            self.runs.add(seq, self.step)
+            seq.computed_tokens += advanced
+            seq.output_tokens += advanced
+            seq.last_token_step = self.step - 1
+
+    def undo_leave(self, seq: Sequence) -> None:
+        """Take back the latest `leave`; the sequence has its counters of the time of joining."""
+        advanced = self.step - seq.join_step
+        if advanced:
+            self.runs.undo()
+        length = seq.computed_tokens + 1
+        self._residues[(length - seq.join_step) % self.block_tokens] += 1
+        self.size += 1
+        self.context_tokens += length + advanced
+        self.members[seq] = None
+
+    def undo_join(self, seq: Sequence) -> None:
+        """Take back `join` of the sequence that joined last, before any step."""
+        length = seq.computed_tokens + 1
+        self.size -= 1
+        self.context_tokens -= length
+        self._residues[(length - self.step) % self.block_tokens] -= 1
+        del self.members[seq]
+        if self.joined and self.joined[-1] is seq:
+            self.joined.pop()
+
+    def advance(self, steps: int) -> None:
+        """Give every member `steps` tokens; `end_s` is filled in by whoever knows the times."""
+        self.step += steps
+        self.context_tokens += steps * self.size
+
+    def length(self, seq: Sequence) -> int:
+        """Prompt and output tokens of a member so far, the last one not yet in the cache."""
+        return seq.computed_tokens + 1 + self.step - seq.join_step
+
+    def output_tokens(self, seq: Sequence) -> int:
+        """Output tokens of a member so far."""
+        return seq.output_tokens + self.step - seq.join_step
+
+    def grows(self, seq: Sequence) -> bool:
+        """True if the member needs a new block in the next step."""
+        return (self.length(seq) - 1) % self.block_tokens == 0
+
+    def growth(self, steps: int) -> int:
+        """Blocks that the members need, all together, for the next `steps` steps."""
+        cycles, rest = divmod(steps, self.block_tokens)
+        blocks = cycles * self.size
+        if rest:
+            residues, size = self._residues, self.block_tokens
+            first = 1 - self.step
+            for offset in range(rest):
+                blocks += residues[(first - offset) % size]
+        return blocks
+
+    def steps_within(self, blocks: int, limit: int) -> int:
+        """Most steps, at most `limit`, that need no more than `blocks` new blocks."""
+        if blocks < 0 or not self.size:
+            return 0 if blocks < 0 else limit
+        cycles, left = divmod(blocks, self.size)
+        steps = cycles * self.block_tokens
+        if steps >= limit:
+            return limit
+        residues, size = self._residues, self.block_tokens
+        first = 1 - self.step
+        while steps < limit:
+            left -= residues[(first - steps) % size]
+            if left < 0:
+                break
+            steps += 1
+        return steps
+
+    def last_token_s(self, seq: Sequence) -> float:
+        """When a sequence outside the batch got its last token."""
+        return self.end_s[seq.last_token_step] if seq.last_token_step >= 0 else seq.last_token_s

@@ -1,0 +1,114 @@
+"""Cost models: how long a step and a transfer take, from nominal figures or from a profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from superinfer.costs.base import Chunk, CostModel, DecodeLine
+from superinfer.costs.calibrated import CalibratedCost
+from superinfer.costs.capacity import activation_reserve_bytes, kv_capacity_blocks
+from superinfer.costs.devices import DEVICES, DeviceSpec, load_device
+from superinfer.costs.profile import HostCost, Profile, load_profile, write_profile
+from superinfer.costs.roofline import RooflineCost
+from superinfer.costs.shapes import PRESETS, ModelShape, canonical_name, load_shape
+from superinfer.costs.step import DEFAULT_HOST, StepCost
+from superinfer.errors import ConfigError
+
+__all__ = [
+    "DEFAULT_HOST",
+    "DEVICES",
+    "PRESETS",
+    "CalibratedCost",
+    "Chunk",
+    "CostModel",
+    "DecodeLine",
+    "DeviceSpec",
+    "HostCost",
+    "ModelShape",
+    "Profile",
+    "ProfileName",
+    "RooflineCost",
+    "StepCost",
+    "activation_reserve_bytes",
+    "build_cost",
+    "kv_capacity_blocks",
+    "list_profiles",
+    "load_device",
+    "load_profile",
+    "load_shape",
+    "write_profile",
+]
+
+
+class ProfileName(NamedTuple):
+    """A shipped profile: what it is for, and its file."""
+
+    device: str
+    model: str
+    tp: int
+    path: Path
+
+
+def list_profiles() -> list[ProfileName]:
+    """The shipped profiles, by file name alone."""
+    return [_profile_name(path) for path in sorted(_folder().glob("*_tp*.json"))]
+
+
+def build_cost(
+    model: str | ModelShape,
+    device: str | DeviceSpec,
+    tp: int = 1,
+    costs: str = "auto",
+    host: HostCost | None = None,
+) -> StepCost:
+    """The cost model for a run. `host` replaces the host overhead.
+
+    `costs`: `auto` (a shipped profile where there is one, else roofline), `roofline`, `calibrated`
+    (a shipped profile or ConfigError) or the path of a profile.
+    """
+    shape = load_shape(model) if isinstance(model, str) else model
+    if costs not in ("auto", "roofline", "calibrated"):
+        return _from_file(costs, shape, device, tp, host)
+    spec = load_device(device) if isinstance(device, str) else device
+    shape.require_tp(tp)
+    path = None if costs == "roofline" else _shipped(shape, spec, tp)
+    if path is not None:
+        return CalibratedCost(load_profile(path), shape, host)
+    if costs == "calibrated":
+        shipped = ", ".join(name.path.stem for name in list_profiles())
+        raise ConfigError(f"no profile for {spec.name}, {shape.name}, tp={tp}; shipped: {shipped}")
+    return RooflineCost(shape, spec, tp, host or DEFAULT_HOST)
+
+
+def _from_file(
+    path: str, shape: ModelShape, device: str | DeviceSpec, tp: int, host: HostCost | None
+) -> StepCost:
+    if not Path(path).is_file():
+        raise ConfigError(f"costs={path!r}: expected auto, roofline, calibrated or a profile file")
+    profile = load_profile(path)
+    wanted = device if isinstance(device, str) else device.name
+    found = (_device_key(profile.device), profile.tp)
+    if found != (_device_key(wanted), tp):
+        raise ConfigError(
+            f"{path} is for {profile.device} at tp={profile.tp}, not for {wanted} at tp={tp}"
+        )
+    return CalibratedCost(profile, shape, host)
+
+
+def _shipped(shape: ModelShape, device: DeviceSpec, tp: int) -> Path | None:
+    wanted = (device.name, canonical_name(shape.name), tp)
+    return next((name.path for name in list_profiles() if name[:3] == wanted), None)
+
+
+def _profile_name(path: Path) -> ProfileName:
+    device, model, tp = path.stem.split("_")
+    return ProfileName(device, model, int(tp.removeprefix("tp")), path)
+
+
+def _folder() -> Path:
+    return Path(__file__).parent / "profiles"
+
+
+def _device_key(name: str) -> str:
+    return name.lower().removesuffix("-sxm")

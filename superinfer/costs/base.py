@@ -1,0 +1,61 @@
+"""The cost-model protocol: how long a step and a transfer take.
+
+The simulator advances time with it, and schedulers use the same object to predict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+
+class Chunk(NamedTuple):
+    """Prefill work of one request in one step."""
+
+    tokens: int
+    """Prompt tokens computed in this step (>= 1)."""
+    context_tokens: int
+    """Tokens of the same request whose KV exists already (earlier chunks, cached prefix)."""
+
+
+class DecodeLine(NamedTuple):
+    """Device seconds of a decode-only step as a straight line in the batch's total context.
+
+    `seconds = base_s + per_context_token_s * context_tokens`, valid while
+    `context_tokens <= valid_to_tokens`. A line instead of a number lets a time slice of many
+    steps be summed without a table look-up per step.
+    """
+
+    base_s: float
+    per_context_token_s: float
+    valid_to_tokens: float
+
+
+class CostModel(Protocol):
+    """Seconds of device and host work. Pure: the same question always has the same answer."""
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of 16-bit KV cache per token on one GPU (its tensor-parallel share)."""
+        ...
+
+    def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
+        """Device seconds of one step.
+
+        `chunks` prefill beside `decodes` sequences that get one token each, whose contexts (the
+        token being processed included) sum to `context_tokens`. With no chunks this is exactly
+        the value on `decode_line(decodes, context_tokens)`.
+        """
+        ...
+
+    def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
+        """The line that holds at this batch size (>= 1) and total context."""
+        ...
+
+    def host_s(self, sequences: int) -> float:
+        """Host seconds that precede a step over `sequences` requests (scheduling, launch)."""
+        ...
+
+    def transfer_s(self, nbytes: int, pieces: int, direction: str) -> float:
+        """Seconds for a copy of `nbytes` per link in `pieces` copies; `h2d` or `d2h`."""
+        ...

@@ -1,0 +1,175 @@
+"""Step times out of a profile: measured kernels, summed.
+
+Named smooth models of a profile:
+
+* `linear`: `base_s + per_unit_s * x`.
+* `causal_linear` (attention of prefill chunks): with chunk tokens t and earlier context c,
+  `floor_s + sum(per_sequence_s + per_token_s * t + per_pair_s * (t*c + t*(t+1)/2))
+  + per_key_s * max(t + c)`. Pairs are the query-key products below the diagonal; the last term is
+  the longest chain of key blocks that one thread block walks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from superinfer.costs.base import Chunk
+from superinfer.costs.profile import HostCost, Kernel, Profile
+from superinfer.costs.shapes import ModelShape, canonical_name
+from superinfer.costs.step import StepCost
+from superinfer.costs.tables import Curve, Grid, linear, total
+from superinfer.errors import ConfigError
+
+PrefillModel = Callable[[Sequence[Chunk]], float]
+
+_PER_LAYER = ("gemm_qkv", "gemm_o", "norm")
+_PER_LAYER_OPTIONAL = (
+    "gemm_gate_up",
+    "gemm_down",
+    "activation",
+    "rope_write",
+    "moe_route",
+    "moe_gemm",
+)
+
+
+class CalibratedCost(StepCost):
+    """The cost model of one profile. Pure, with caches by token count and by batch size.
+
+    Decode attention assumes sequences of equal context: it is read at the batch's mean.
+    """
+
+    def __init__(self, profile: Profile, shape: ModelShape, host: HostCost | None = None) -> None:
+        _check(profile, shape)
+        super().__init__(shape, profile.tp, profile.links, host or profile.host)
+        self.profile = profile
+        self._tokens_curve = total(self._fixed_parts())
+        self._rows_curve = total(self._row_parts())
+        self._decode = _grid(profile.kernels["attention_decode_16"])
+        self._decode_end = self._measured_to("attention_decode_16", "total_context_tokens")
+        self._keys_end = self._measured_to("attention_prefill", "keys")
+        self._tokens_end = profile.kernels["gemm_qkv"].axes.get("tokens", (float("inf"),))[-1]
+        self._prefill = _prefill(profile.kernels["attention_prefill"], shape.layers)
+
+    @property
+    def trust(self) -> dict[str, object]:
+        """Profile, sources, shares of questions inside and outside its range, fit error."""
+        errors = [entry.get("heldout_mape") or 0.0 for entry in self.profile.fit.values()]
+        return {
+            "profile": f"{self.profile.device}_{self.profile.model}_tp{self.profile.tp}",
+            "source": "; ".join(self.profile.sources),
+            "measured_share": 1.0 - self.extrapolated_share,
+            "extrapolated_share": self.extrapolated_share,
+            "family_error": max(errors, default=None),
+            "host_overhead_origin": self.host.origin,
+        }
+
+    def _fixed_s(self, tokens: int) -> float:
+        return self._tokens_curve.at(tokens)
+
+    def _rows_s(self, rows: int) -> float:
+        return self._rows_curve.at(rows)
+
+    def _decode_curve(self, decodes: int) -> tuple[Curve, float]:
+        curve = self._decode.row(decodes).scaled(decodes, self.shape.layers)
+        measured = decodes <= self._decode.rows[-1]
+        return curve, min(curve.axis[-1], self._decode_end) if measured else 0.0
+
+    def _prefill_s(self, chunks: Sequence[Chunk]) -> float:
+        return self._prefill(chunks)
+
+    def _kernel(self, name: str) -> Curve | None:
+        kernel = self.profile.kernels.get(name)
+        return None if kernel is None else _curve(kernel)
+
+    def _fixed_parts(self) -> list[Curve]:
+        layers = self.shape.layers
+        names = (*_PER_LAYER, *_PER_LAYER_OPTIONAL)
+        parts = [curve.scaled(1.0, layers) for name in names if (curve := self._kernel(name))]
+        if embed := self._kernel("embed"):
+            parts.append(embed)
+        reduce = self._kernel("all_reduce")
+        if self.tp > 1 and reduce:
+            row_bytes = self.shape.hidden * self.shape.dtype_bytes
+            # Two per layer (after attention and MLP) and one for the split embedding.
+            parts.append(reduce.scaled(1.0 / row_bytes, 2 * layers + 1))
+        return parts
+
+    def _row_parts(self) -> list[Curve]:
+        names = ("gemm_lm_head", "sample")
+        parts = [curve for name in names if (curve := self._kernel(name))]
+        reduce = self._kernel("all_reduce")
+        if self.tp > 1 and reduce:
+            # A ring gather of the split logits moves half the bytes of an all-reduce.
+            row_bytes = self.shape.vocab * self.shape.dtype_bytes / 2
+            parts.append(reduce.scaled(1.0 / row_bytes, 1.0))
+        return parts
+
+    def _measured_to(self, kernel: str, bound: str) -> float:
+        bounds = self.profile.range.get(kernel, {}).get(bound)
+        return float(bounds[1]) if bounds else float("inf")
+
+
+def _check(profile: Profile, shape: ModelShape) -> None:
+    if canonical_name(profile.model) != canonical_name(shape.name):
+        raise ConfigError(f"the profile is for {profile.model}, not for {shape.name}")
+    mlp = ("moe_gemm",) if shape.experts else ("gemm_gate_up", "gemm_down")
+    needed = (*_PER_LAYER, *mlp, "gemm_lm_head", "attention_prefill", "attention_decode_16")
+    reduce = ("all_reduce",) if profile.tp > 1 else ()
+    missing = [name for name in (*needed, *reduce) if name not in profile.kernels]
+    if missing:
+        raise ConfigError(f"the profile {profile.path} lacks {', '.join(missing)}")
+    if shape.encoder_layers:
+        raise ConfigError(f"{shape.name}: encoder-decoder models run with roofline costs only")
+
+
+def _curve(kernel: Kernel) -> Curve:
+    if kernel.model is not None:
+        return linear(kernel.coefficients["base_s"], kernel.coefficients["per_unit_s"])
+    (axis,) = kernel.axes.values()
+    return Curve(axis, kernel.seconds or ())
+
+
+def _grid(kernel: Kernel) -> Grid:
+    rows, columns = kernel.axes.values()
+    return Grid(rows, columns, kernel.seconds or ())
+
+
+def _prefill(kernel: Kernel, layers: int) -> PrefillModel:
+    if kernel.model is None:
+        return _prefill_table(_grid(kernel), layers)
+    return _causal_linear(*(value * layers for value in kernel.coefficients.values()))
+
+
+def _causal_linear(
+    floor_s: float, per_sequence_s: float, per_token_s: float, per_pair_s: float, per_key_s: float
+) -> PrefillModel:
+    # t*c + t*(t+1)/2 = t*(c + t/2) + t/2: the last half goes with the tokens.
+    per_token_s += per_pair_s / 2
+
+    def seconds(chunks: Sequence[Chunk]) -> float:
+        longest, sum_s = 0, floor_s
+        for tokens, context in chunks:
+            keys = tokens + context
+            longest = max(longest, keys)
+            sum_s += per_sequence_s + tokens * (per_token_s + per_pair_s * (context + 0.5 * tokens))
+        return sum_s + per_key_s * longest
+
+    return seconds
+
+
+def _prefill_table(grid: Grid, layers: int) -> PrefillModel:
+    floor_s = grid.seconds[0][0] * layers
+    curves: dict[int, Curve] = {}
+
+    def seconds(chunks: Sequence[Chunk]) -> float:
+        # One launch serves all chunks, so the cost of launching counts once.
+        sum_s = -floor_s * (len(chunks) - 1)
+        for tokens, context in chunks:
+            curve = curves.get(tokens)
+            if curve is None:
+                curve = curves[tokens] = grid.row(tokens).scaled(1.0, layers)
+            sum_s += curve.at(context)
+        return sum_s
+
+    return seconds

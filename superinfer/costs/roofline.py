@@ -1,0 +1,104 @@
+"""Step times from nominal specifications, for devices and models that nobody measured.
+
+Each kernel takes `max(flops / F, bytes / B)` with the datasheet's F and B: the roofline of Williams,
+Waterman and Patterson (Communications of the ACM 52(4), 2009), a floor. Real kernels reach 50 to
+80 % of it, so these times are optimistic. An all-reduce takes `latency + 2 (p-1)/p * bytes / link`
+(ring). A batch of n tokens touches `E * (1 - (1 - k/E)^n)` of E experts when each token picks k
+independently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from superinfer.costs.base import Chunk
+from superinfer.costs.devices import DeviceSpec
+from superinfer.costs.profile import HostCost
+from superinfer.costs.shapes import ModelShape
+from superinfer.costs.step import DEFAULT_HOST, StepCost
+from superinfer.costs.tables import Curve, linear
+
+
+class RooflineCost(StepCost):
+    """The cost model of a device's nominal figures. Pure; optimistic by construction.
+
+    For an encoder-decoder model a chunk is a prompt through the encoder plus the cross-attention
+    keys and values of each decoder layer; a decode's context counts its own and the cross part.
+    """
+
+    def __init__(
+        self, shape: ModelShape, device: DeviceSpec, tp: int = 1, host: HostCost = DEFAULT_HOST
+    ) -> None:
+        super().__init__(shape, tp, {"h2d": device.h2d, "d2h": device.d2h}, host)
+        self.device = device
+        self._query = shape.gpu_heads(tp) * shape.head_dim
+        self._key = shape.gpu_kv_heads(tp) * shape.head_dim
+
+    @property
+    def trust(self) -> dict[str, object]:
+        """Nominal figures only: nothing measured, nothing extrapolated."""
+        return {
+            "profile": f"roofline:{self.device.name}",
+            "source": "nominal specifications (optimistic)",
+            "measured_share": 0.0,
+            "extrapolated_share": 0.0,
+            "family_error": None,
+            "host_overhead_origin": self.host.origin,
+        }
+
+    def _fixed_s(self, tokens: int) -> float:
+        hidden = self.shape.hidden
+        layer = (
+            self._gemm_s(tokens, self._query + 2 * self._key, hidden)
+            + self._gemm_s(tokens, hidden, self._query)
+            + self._mlp_s(tokens)
+            + 2 * self._all_reduce_s(tokens)
+        )
+        if self.shape.encoder_layers:
+            # Cross-attention has its own query, key, value and output projections.
+            layer += self._gemm_s(tokens, 2 * self._query + 2 * self._key, hidden)
+        return self.shape.layers * layer
+
+    def _rows_s(self, rows: int) -> float:
+        return self._gemm_s(rows, self.shape.vocab / self.tp, self.shape.hidden)
+
+    def _decode_curve(self, decodes: int) -> tuple[Curve, float]:
+        flops = 4.0 * self._query * self.shape.layers
+        slope = max(flops / self.device.bf16_flops, self._kv_bytes / self.device.memory_bytes_per_s)
+        return linear(0.0, slope), float("inf")
+
+    def _prefill_s(self, chunks: Sequence[Chunk]) -> float:
+        pairs = keys = 0.0
+        for tokens, context in chunks:
+            pairs += tokens * (context + 0.5 * (tokens + 1))
+            keys += tokens + context
+        flops = 4.0 * self._query * self.shape.layers * pairs
+        nbytes = self._kv_bytes * keys
+        return max(flops / self.device.bf16_flops, nbytes / self.device.memory_bytes_per_s)
+
+    def _gemm_s(self, m: float, n: float, k: float) -> float:
+        nbytes = self.shape.dtype_bytes * (m * k + k * n + m * n)
+        return max(
+            2.0 * m * n * k / self.device.bf16_flops, nbytes / self.device.memory_bytes_per_s
+        )
+
+    def _mlp_s(self, tokens: int) -> float:
+        shape = self.shape
+        inner = shape.intermediate / self.tp
+        up = (2 if shape.gated_mlp else 1) * inner
+        if not shape.experts:
+            return self._gemm_s(tokens, up, shape.hidden) + self._gemm_s(
+                tokens, shape.hidden, inner
+            )
+        share = shape.experts_per_token / shape.experts
+        touched = shape.experts * (1.0 - (1.0 - share) ** tokens)
+        weights = touched * shape.dtype_bytes * (up + inner) * shape.hidden
+        flops = 2.0 * tokens * shape.experts_per_token * (up + inner) * shape.hidden
+        return max(flops / self.device.bf16_flops, weights / self.device.memory_bytes_per_s)
+
+    def _all_reduce_s(self, tokens: int) -> float:
+        if self.tp == 1:
+            return 0.0
+        nbytes = tokens * self.shape.hidden * self.shape.dtype_bytes
+        ring = 2.0 * (self.tp - 1) / self.tp * nbytes / self.device.peer_bytes_per_s
+        return self.device.all_reduce_latency_s + ring

@@ -1,0 +1,256 @@
+"""Model shapes: the sizes from which weights, KV bytes and kernel work follow.
+
+Biases are left out (under 0.1 % of the parameters of every preset). Presets carry the published
+`config.json` values of each model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from superinfer.errors import ConfigError, InputError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Sizes of one model. `layers` are decoder layers; `intermediate` is per expert."""
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    max_model_len: int
+    tied_embeddings: bool = False
+    gated_mlp: bool = True
+    experts: int = 0
+    experts_per_token: int = 0
+    encoder_layers: int = 0
+    learned_positions: bool = False
+    dtype_bytes: int = 2
+
+    @property
+    def decoder_layers(self) -> int:
+        """Layers that hold a growing KV cache."""
+        return self.layers
+
+    @property
+    def parameters(self) -> int:
+        """All weights of the model, biases left out."""
+        return self.gpu_parameters(1)
+
+    def gpu_parameters(self, tp: int) -> int:
+        """Weights on one of `tp` GPUs: matrices split, norms and the MoE router replicated."""
+        self.require_tp(tp)
+        tables = 1 if self.tied_embeddings else 2
+        positions = self.max_model_len * self.hidden if self.learned_positions else 0
+        attention, mlp, norm = self._attention_weights(tp), self._mlp_weights(tp), self.hidden
+        cross = attention + norm if self.encoder_layers else 0
+        decoder = self.layers * (attention + mlp + 2 * norm + cross)
+        encoder = self.encoder_layers * (attention + mlp + 2 * norm)
+        final_norms = norm * (2 if self.encoder_layers else 1)
+        vocabulary = tables * -(-self.vocab // tp) * self.hidden
+        return vocabulary + positions + decoder + encoder + final_norms
+
+    def weight_bytes(self, tp: int = 1) -> int:
+        """Bytes of weights on one of `tp` GPUs."""
+        return self.gpu_parameters(tp) * self.dtype_bytes
+
+    def kv_bytes_per_token(self, tp: int = 1) -> int:
+        """Bytes of 16-bit K and V of one token over all decoder layers, on one of `tp` GPUs."""
+        return 2 * self.layers * self.gpu_kv_heads(tp) * self.head_dim * self.dtype_bytes
+
+    def cross_kv_bytes_per_token(self, tp: int = 1) -> int:
+        """Bytes of cross-attention K and V per prompt token; 0 without an encoder."""
+        return self.kv_bytes_per_token(tp) if self.encoder_layers else 0
+
+    def gpu_heads(self, tp: int) -> int:
+        """Query heads on one of `tp` GPUs."""
+        return self.heads // tp
+
+    def gpu_kv_heads(self, tp: int) -> int:
+        """KV heads on one of `tp` GPUs; replicated once there are more GPUs than heads."""
+        return max(1, self.kv_heads // tp)
+
+    def require_tp(self, tp: int) -> None:
+        """Raise ConfigError unless the query heads divide among `tp` GPUs."""
+        if tp < 1 or self.heads % tp:
+            raise ConfigError(
+                f"tp={tp} does not divide the {self.heads} attention heads of {self.name}"
+            )
+
+    def _attention_weights(self, tp: int) -> int:
+        query = self.gpu_heads(tp) * self.head_dim
+        key = self.gpu_kv_heads(tp) * self.head_dim
+        return self.hidden * (2 * query + 2 * key)
+
+    def _mlp_weights(self, tp: int) -> int:
+        matrices = 3 if self.gated_mlp else 2
+        dense = matrices * self.hidden * self.intermediate // tp
+        return self.experts * (dense + self.hidden) if self.experts else dense
+
+
+_LLAMA2_70B = ModelShape("llama-2-70b", 80, 8192, 64, 8, 128, 28672, 32000, 4096)
+_LLAMA3_8B = ModelShape("llama-3-8b", 32, 4096, 32, 8, 128, 14336, 128256, 8192)
+_LLAMA3_70B = ModelShape("llama-3-70b", 80, 8192, 64, 8, 128, 28672, 128256, 8192)
+
+PRESETS: Mapping[str, ModelShape] = {
+    shape.name: shape
+    for shape in (
+        ModelShape("llama-2-7b", 32, 4096, 32, 32, 128, 11008, 32000, 4096),
+        ModelShape("llama-2-13b", 40, 5120, 40, 40, 128, 13824, 32000, 4096),
+        _LLAMA2_70B,
+        _LLAMA3_8B,
+        _LLAMA3_70B,
+        replace(_LLAMA3_8B, name="llama-3.1-8b", max_model_len=131072),
+        replace(_LLAMA3_70B, name="llama-3.1-70b", max_model_len=131072),
+        ModelShape("llama-3.1-405b", 126, 16384, 128, 8, 128, 53248, 128256, 131072),
+        ModelShape("mixtral-8x7b", 32, 4096, 32, 8, 128, 14336, 32000, 32768, False, True, 8, 2),
+        ModelShape("qwen3-32b", 64, 5120, 64, 8, 128, 25600, 151936, 40960),
+        ModelShape(
+            "gpt2", 12, 768, 12, 12, 64, 3072, 50257, 1024, True, False, learned_positions=True
+        ),
+        ModelShape(
+            "t5-base", 12, 768, 12, 12, 64, 3072, 32128, 512, True, False, encoder_layers=12
+        ),
+        ModelShape(
+            "flan-t5-xl", 24, 2048, 32, 32, 64, 5120, 32128, 512, False, True, encoder_layers=24
+        ),
+    )
+}
+_ALIASES = {"gpt-2": "gpt2", "t5": "t5-base", "flan-t5": "flan-t5-xl"}
+
+
+def load_shape(name_or_path: str | Path) -> ModelShape:
+    """A preset by name (case-insensitive), or a Hugging Face `config.json` or its folder.
+
+    Raises ConfigError for a name that is neither, InputError for a config that cannot be used.
+    """
+    preset = PRESETS.get(canonical_name(str(name_or_path)))
+    if preset is not None:
+        return preset
+    path = Path(name_or_path)
+    if path.is_dir():
+        path /= "config.json"
+    if not path.is_file():
+        known = ", ".join(PRESETS)
+        raise ConfigError(f"unknown model {str(name_or_path)!r}: no such file; presets: {known}")
+    return _from_config(_read_config(path), path)
+
+
+def canonical_name(name: str) -> str:
+    """The preset spelling of a model name: `meta-llama/Llama-3.1-8B-Instruct` to `llama-3.1-8b`."""
+    text = name.rsplit("/", 1)[-1].lower().removeprefix("meta-")
+    for suffix in ("-hf", "-v0.1", "-instruct", "-chat"):
+        text = text.removesuffix(suffix)
+    return _ALIASES.get(text, text)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"expected JSON: {error}", file=str(path)) from None
+    if not isinstance(config, dict):
+        raise InputError("expected a JSON object (Hugging Face config.json)", file=str(path))
+    return config
+
+
+def _from_config(config: dict[str, Any], path: Path) -> ModelShape:
+    kind = config.get("model_type")
+    name = path.parent.name if path.name == "config.json" else path.stem
+    fields = _Fields(config, str(path))
+    if kind == "gpt2":
+        return _gpt2(fields, name)
+    if kind in ("t5", "mt5"):
+        return _t5(fields, name)
+    if kind in ("llama", "mistral", "qwen2", "qwen3", "mixtral"):
+        return _llama(fields, name)
+    raise InputError(
+        f"expected one of llama, mistral, qwen2, qwen3, mixtral, gpt2, t5; found {kind!r}",
+        file=str(path),
+        field="model_type",
+    )
+
+
+class _Fields:
+    """Positive integers out of a config; errors name the file and the key."""
+
+    def __init__(self, config: dict[str, Any], file: str) -> None:
+        self.config, self.file = config, file
+
+    def __call__(self, key: str, default: int | None = None) -> int:
+        value = self.config.get(key)
+        if value is None and default is not None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(
+                f"expected an integer >= 1, found {value!r}", file=self.file, field=key
+            )
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.config.get(key)
+        return default if value is None else bool(value)
+
+
+def _llama(get: _Fields, name: str) -> ModelShape:
+    hidden, heads = get("hidden_size"), get("num_attention_heads")
+    experts = get("num_local_experts", 0)
+    return ModelShape(
+        name=name,
+        layers=get("num_hidden_layers"),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=get("num_key_value_heads", heads),
+        head_dim=get("head_dim", hidden // heads),
+        intermediate=get("intermediate_size"),
+        vocab=get("vocab_size"),
+        max_model_len=get("max_position_embeddings"),
+        tied_embeddings=get.flag("tie_word_embeddings", False),
+        experts=experts,
+        experts_per_token=get("num_experts_per_tok") if experts else 0,
+    )
+
+
+def _gpt2(get: _Fields, name: str) -> ModelShape:
+    hidden, heads = get("n_embd"), get("n_head")
+    return ModelShape(
+        name=name,
+        layers=get("n_layer"),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=hidden // heads,
+        intermediate=get("n_inner", 4 * hidden),
+        vocab=get("vocab_size"),
+        max_model_len=get("n_positions"),
+        tied_embeddings=get.flag("tie_word_embeddings", True),
+        gated_mlp=False,
+        learned_positions=True,
+    )
+
+
+def _t5(get: _Fields, name: str) -> ModelShape:
+    encoder, heads = get("num_layers"), get("num_heads")
+    return ModelShape(
+        name=name,
+        layers=get("num_decoder_layers", encoder),
+        hidden=get("d_model"),
+        heads=heads,
+        kv_heads=heads,
+        head_dim=get("d_kv"),
+        intermediate=get("d_ff"),
+        vocab=get("vocab_size"),
+        max_model_len=get("n_positions", 512),
+        tied_embeddings=get.flag("tie_word_embeddings", True),
+        gated_mlp=str(get.config.get("feed_forward_proj", "relu")).startswith("gated"),
+        encoder_layers=encoder,
+    )

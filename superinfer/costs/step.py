@@ -1,0 +1,160 @@
+"""What every step-time model shares: caches, host and link times, and the shape of a step.
+
+A step is `fixed(tokens) + rows(output rows) + decode attention + prefill attention`:
+
+* fixed: all kernels that see every token of the step (projections, norms, all-reduce);
+* rows: kernels that see one row per answer (LM head, sampling). Each decode and each chunk counts
+  as one row; a chunk that does not end its prompt gives none, an error of microseconds;
+* decode attention: piecewise linear in the batch's total context;
+* prefill attention: by chunk tokens and the context before the chunk.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from superinfer.costs.base import Chunk, DecodeLine
+from superinfer.costs.devices import Link
+from superinfer.costs.profile import HostCost
+from superinfer.costs.shapes import ModelShape
+from superinfer.costs.tables import Curve
+from superinfer.errors import ConfigError
+
+DEFAULT_HOST = HostCost(step_s=0.004, per_sequence_s=20e-6, origin="assumed")
+"""vLLM v0.6.0: about 4 ms between steps in the profile of vllm-project/vllm issue 6854; the share
+per sequence is assumed. Other systems of that time: 1 to 2 ms (SGLang v0.3), below 1 ms and hidden
+(TensorRT-LLM)."""
+
+
+class _Lines(NamedTuple):
+    ends: list[float]
+    lines: list[DecodeLine]
+    attention: list[tuple[float, float]]
+    measured_to: float
+
+
+class StepCost(ABC):
+    """A cost model out of four parts; subclasses supply the parts, this one the caching.
+
+    The caches and the two counters behind `trust` change with use; answers do not.
+    """
+
+    def __init__(self, shape: ModelShape, tp: int, links: dict[str, Link], host: HostCost) -> None:
+        shape.require_tp(tp)
+        self.shape, self.tp, self.host = shape, tp, host
+        self._links = links
+        self._kv_bytes = shape.kv_bytes_per_token(tp)
+        self._fixed_cache: dict[int, float] = {}
+        self._rows_cache: dict[int, float] = {}
+        self._lines_cache: dict[int, _Lines] = {}
+        self._asked = self._outside = 0
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of 16-bit KV cache per token on one GPU."""
+        return self._kv_bytes
+
+    @property
+    def extrapolated_share(self) -> float:
+        """Share of the questions so far that lay outside what the model was fitted on."""
+        return self._outside / self._asked if self._asked else 0.0
+
+    @property
+    @abstractmethod
+    def trust(self) -> dict[str, object]:
+        """Where the figures come from and how far the questions so far stayed inside them."""
+
+    def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
+        """Device seconds of one step; 0 for an empty one."""
+        if not chunks:
+            if not decodes:
+                return 0.0
+            line = self.decode_line(decodes, context_tokens)
+            return line.base_s + line.per_context_token_s * context_tokens
+        return self._mixed_s(chunks, decodes, context_tokens)
+
+    def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
+        """The straight line that holds for `decodes` sequences at this total context."""
+        found = self._lines_cache.get(decodes) or self._lines(decodes)
+        self._asked += 1
+        if context_tokens > found.measured_to:
+            self._outside += 1
+        return found.lines[bisect_right(found.ends, context_tokens)]
+
+    def host_s(self, sequences: int) -> float:
+        """Host seconds before a step over `sequences` requests."""
+        return self.host.step_s + self.host.per_sequence_s * sequences
+
+    def transfer_s(self, nbytes: int, pieces: int, direction: str) -> float:
+        """Seconds for `nbytes` per link in `pieces` copies; `direction` is `h2d` or `d2h`."""
+        if not nbytes:
+            return 0.0
+        link = self._links.get(direction)
+        if link is None:
+            raise ConfigError(f"unknown direction {direction!r}; known: {', '.join(self._links)}")
+        return pieces * link.setup_s + nbytes / link.bytes_per_s
+
+    _tokens_end: float = float("inf")
+    """Step tokens past which the fixed part is extrapolated."""
+    _keys_end: float = float("inf")
+    """Chunk plus earlier context past which prefill attention is extrapolated."""
+
+    @abstractmethod
+    def _fixed_s(self, tokens: int) -> float:
+        """Seconds of the kernels that see all tokens of a step."""
+
+    @abstractmethod
+    def _rows_s(self, rows: int) -> float:
+        """Seconds of the kernels that see one row per answer."""
+
+    @abstractmethod
+    def _decode_curve(self, decodes: int) -> tuple[Curve, float]:
+        """Decode attention over total context tokens, and the context where measuring ends."""
+
+    @abstractmethod
+    def _prefill_s(self, chunks: Sequence[Chunk]) -> float:
+        """Seconds of prefill attention of all chunks (at least one)."""
+
+    def _mixed_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
+        tokens, keys_end, outside = decodes, self._keys_end, False
+        for chunk in chunks:
+            tokens += chunk[0]
+            if chunk[0] + chunk[1] > keys_end:
+                outside = True
+        rows = decodes + len(chunks)
+        fixed = self._fixed_cache.get(tokens) or self._fixed(tokens)
+        seconds = fixed + (self._rows_cache.get(rows) or self._row(rows)) + self._prefill_s(chunks)
+        if decodes:
+            found = self._lines_cache.get(decodes) or self._lines(decodes)
+            base, slope = found.attention[bisect_right(found.ends, context_tokens)]
+            seconds += base + slope * context_tokens
+            outside = outside or context_tokens > found.measured_to
+        self._asked += 1
+        if outside or tokens > self._tokens_end:
+            self._outside += 1
+        return seconds
+
+    def _fixed(self, tokens: int) -> float:
+        seconds = self._fixed_cache[tokens] = self._fixed_s(tokens)
+        return seconds
+
+    def _row(self, rows: int) -> float:
+        seconds = self._rows_cache[rows] = self._rows_s(rows)
+        return seconds
+
+    def _lines(self, decodes: int) -> _Lines:
+        rest = self._fixed(decodes) + self._row(decodes)
+        curve, measured_to = self._decode_curve(decodes)
+        pieces = curve.segments()
+        lines = [DecodeLine(rest + base, slope, end) for end, base, slope in pieces]
+        found = _Lines(
+            [end for end, _, _ in pieces[:-1]],
+            lines,
+            [(base, slope) for _, base, slope in pieces],
+            measured_to if decodes <= self._tokens_end else 0.0,
+        )
+        self._lines_cache[decodes] = found
+        return found

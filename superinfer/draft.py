@@ -1,0 +1,389 @@
+"""The transactional view on which a scheduler builds a plan.
+
+Every decision takes effect at once on the engine's counters, so later ones see it, and is noted, so
+that `rollback` can take it back. The engine turns a finished draft into a plan or refuses it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from superinfer.costs.base import Chunk
+from superinfer.errors import PlanError
+from superinfer.memory.base import Fate, Timing
+from superinfer.plan import Change, Direction, PrefillChunk, Transfer
+from superinfer.sequence import RESIDENT, Sequence, State
+
+if TYPE_CHECKING:
+    from superinfer.engine import Engine
+
+MAX_STEPS = 1 << 20
+"""Longest slice, in steps: far beyond any answer, so only events and memory end a slice."""
+
+
+class Draft:
+    """Decisions for the next plan. Schedulers call its methods and read its properties."""
+
+    __slots__ = (
+        "_engine",
+        "background",
+        "batch",
+        "before_step",
+        "changes",
+        "chunks",
+        "decoding",
+        "now",
+        "pool",
+        "shapes",
+        "steps",
+        "until",
+    )
+
+    def __init__(self, engine: Engine, now: float) -> None:
+        self._engine = engine
+        self.now = now
+        self.batch = engine.batch
+        self.pool = engine.pool
+        self.chunks: list[PrefillChunk] = []
+        self.shapes: list[Chunk] = []
+        self.before_step: list[Transfer] = []
+        self.background: list[Transfer] = []
+        self.changes: list[Change] = []
+        self.decoding = False
+        self.steps = 1
+        self.until = math.inf
+
+    # -- questions ------------------------------------------------------------------------------
+
+    @property
+    def available(self) -> int:
+        """Device blocks that can still be taken, before the decode batch grows."""
+        return self.pool.total - self.pool.referenced
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks that hold `tokens` tokens."""
+        return -(-tokens // self._engine.block_tokens)
+
+    def host_fits(self, seq: Sequence) -> bool:
+        """True if the host has room for the sequence's cache."""
+        return self._engine.host.free >= self.held_blocks(seq)
+
+    def held_blocks(self, seq: Sequence) -> int:
+        """Blocks that hold the computed tokens of a resident sequence, shared ones included."""
+        return self.blocks_for(self._computed(seq))
+
+    def private_blocks(self, seq: Sequence) -> int:
+        """Device blocks that come free when this sequence leaves, shared ones not counted."""
+        if seq.state is State.DECODING:
+            return self.held_blocks(seq) - seq.shared_blocks
+        return seq.blocks
+
+    def swap_s(self, seq: Sequence) -> float:
+        """Predicted seconds to copy the cache to the host and back."""
+        blocks = self.held_blocks(seq)
+        return sum(
+            self._engine.cost.transfer_s(*self._engine.copy_size(blocks), direction)
+            for direction in ("d2h", "h2d")
+        )
+
+    def recompute_s(self, seq: Sequence) -> float:
+        """Predicted seconds to compute the cache again in one prefill."""
+        return self._engine.cost.step_s([Chunk(self._computed(seq), 0)], 0, 0)
+
+    # -- decisions ------------------------------------------------------------------------------
+
+    def try_admit(
+        self,
+        seq: Sequence,
+        *,
+        keep_free: int = 0,
+        whole_need: bool = False,
+        charge_cached: bool = False,
+    ) -> bool:
+        """Give a waiting sequence all blocks of its prefill; False if they do not fit.
+
+        `keep_free` blocks must stay available afterwards. With `whole_need`, blocks that the prefix
+        cache already holds are demanded all the same (vLLM v0.6.0); with `charge_cached`, chunks
+        walk over the cached prefix instead of starting after it.
+        """
+        self._expect(seq, State.WAITING)
+        engine, pool = self._engine, self.pool
+        need = -(-seq.prefill_tokens // engine.block_tokens)
+        if whole_need and pool.total - pool.referenced - need < keep_free:
+            return False
+        if engine.prefix is not None:
+            self._share_prefix(seq)
+        private = need - seq.shared_blocks
+        if pool.total - pool.referenced - private < keep_free:
+            self._unshare_prefix(seq)
+            return False
+        seq.blocks = private
+        pool.referenced += private
+        if seq.prefix_tokens and not charge_cached:
+            seq.computed_tokens = seq.prefix_tokens
+        seq.state = State.PREFILLING
+        engine.resident += 1
+        self.changes.append(Change("admit", seq, private))
+        return True
+
+    def prefill(self, seq: Sequence, tokens: int) -> int:
+        """Compute the next `tokens` tokens of a resident sequence's prefill in this step.
+
+        Returns how many are really computed: fewer when part of them is a cached prefix that the
+        admission charges (never none: the last token of a fully cached chunk runs anyway).
+        """
+        self._expect(seq, State.PREFILLING)
+        stop = seq.computed_tokens + tokens
+        if tokens < 1 or stop > seq.prefill_tokens:
+            raise PlanError(f"{seq!r}: chunk of {tokens} tokens at {seq.computed_tokens}")
+        start = seq.computed_tokens
+        if start < seq.prefix_tokens:
+            start = min(seq.prefix_tokens, stop - 1)
+        last = stop == seq.prefill_tokens
+        self.chunks.append(PrefillChunk(seq, stop - start, start, last))
+        self.shapes.append(Chunk(stop - start, start))
+        self.changes.append(Change("prefill", seq, 0))
+        return stop - start
+
+    def decode(self, steps: int = MAX_STEPS, until: float = math.inf) -> int:
+        """Run the whole decode batch for up to `steps` steps and not past `until`.
+
+        Returns the number of steps that memory allows; less than one is the caller's to mend by
+        `preempt` or `park`. Beside prefill chunks a slice is one step long.
+        """
+        allowed = self.batch.steps_within(self.available, 1 if self.chunks else steps)
+        self.decoding = True
+        self.steps = allowed
+        self.until = until
+        return allowed
+
+    def preempt(self, seq: Sequence, fate: Fate | None = None) -> Fate:
+        """Take a resident sequence's blocks away; `fate` None asks the memory policy.
+
+        A swap is a `before_step` copy: its blocks can be used in this very plan. Where the host has
+        no room the sequence fails by the rule `host_memory_full`.
+        """
+        if seq.state not in RESIDENT:
+            raise PlanError(f"{seq!r} is not resident and cannot be preempted")
+        fate = fate or self._engine.memory.fate(seq, self)
+        if fate == "swap":
+            self.swap_out(seq, "before_step")
+        else:
+            self._drop(seq)
+        return fate
+
+    def swap_out(self, seq: Sequence, timing: Timing) -> bool:
+        """Copy a resident sequence to the host; in the background its blocks come free on landing.
+
+        Returns False, and fails the sequence, if the host has no room.
+        """
+        if not self.host_fits(seq):
+            self.fail(seq, "host_memory_full")
+            return False
+        saved = self._snapshot(seq)
+        self._leave_batch(seq)
+        seq.host_blocks = self.blocks_for(seq.computed_tokens)
+        self._engine.host.take(seq.host_blocks)
+        seq.preemptions += 1
+        transfer = self._transfer(seq, "d2h", seq.host_blocks, timing)
+        self._engine.resident -= 1
+        if timing == "background":
+            seq.state, seq.transfer = State.MOVING_OUT, transfer
+            self.changes.append(Change("swap_out", seq, 0, saved))
+            return True
+        freed = self._engine.free_blocks(seq, self.now)
+        seq.state = State.SWAPPED
+        self.changes.append(Change("swap_out", seq, -freed, saved))
+        return True
+
+    def try_swap_in(
+        self, seq: Sequence, *, keep_free: int = 0, timing: Timing | None = None
+    ) -> bool:
+        """Bring a swapped sequence back; False if its blocks and `keep_free` do not fit.
+
+        With `before_step` it runs in this very plan; in the background once the copy has landed.
+        """
+        self._expect(seq, State.SWAPPED)
+        engine = self._engine
+        blocks = self.blocks_for(max(seq.computed_tokens, self._prefill_room(seq)))
+        if self.available - blocks < keep_free:
+            return False
+        timing = timing or engine.memory.swap_in_timing
+        seq.blocks = blocks
+        self.pool.referenced += blocks
+        seq.transfer = self._transfer(seq, "h2d", seq.host_blocks, timing)
+        self.changes.append(Change("swap_in", seq, blocks, (timing, seq.host_blocks)))
+        engine.resident += 1
+        seq.state = State.MOVING_IN
+        if timing == "before_step":
+            engine.land(seq)
+        return True
+
+    def park(self, seq: Sequence) -> None:
+        """Take a member out of the decode batch; it stays resident."""
+        self._expect(seq, State.DECODING)
+        saved = self._snapshot(seq)
+        self._leave_batch(seq)
+        seq.state = State.PARKED
+        self.changes.append(Change("park", seq, 0, saved))
+
+    def unpark(self, seq: Sequence) -> None:
+        """Put a parked sequence back into the decode batch."""
+        self._expect(seq, State.PARKED)
+        seq.state = State.DECODING
+        self.batch.join(seq)
+        self.changes.append(Change("unpark", seq, 0))
+
+    def reject(self, seq: Sequence, rule: str) -> None:
+        """Turn a request away for ever, naming the rule. Cannot be rolled back."""
+        self._engine.end(seq, "rejected", rule, self.now)
+
+    def fail(self, seq: Sequence, rule: str) -> None:
+        """End a request that cannot go on, naming the rule. Cannot be rolled back."""
+        self._engine.end(seq, "failed", rule, self.now)
+
+    # -- transactions ---------------------------------------------------------------------------
+
+    def mark(self) -> tuple[int, int, int, int]:
+        """A point to which `rollback` can return."""
+        return len(self.changes), len(self.chunks), len(self.before_step), len(self.background)
+
+    def rollback(self, mark: tuple[int, int, int, int] = (0, 0, 0, 0)) -> None:
+        """Take back every decision since `mark`, latest first."""
+        changes, chunks, before, background = mark
+        while len(self.changes) > changes:
+            change = self.changes.pop()
+            _UNDO[change.kind](self, change)
+        del self.chunks[chunks:], self.shapes[chunks:]
+        del self.before_step[before:], self.background[background:]
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _expect(self, seq: Sequence, state: State) -> None:
+        if seq.state is not state:
+            raise PlanError(f"{seq!r}: expected state {state.value}")
+
+    def _computed(self, seq: Sequence) -> int:
+        if seq.state is State.DECODING:
+            return self.batch.length(seq) - 1
+        return seq.computed_tokens
+
+    def _prefill_room(self, seq: Sequence) -> int:
+        """Tokens whose blocks an unfinished prefill keeps from its admission on."""
+        return seq.prefill_tokens if seq.computed_tokens < seq.prefill_tokens else 0
+
+    def _share_prefix(self, seq: Sequence) -> None:
+        engine = self._engine
+        prefix = engine.prefix
+        assert prefix is not None
+        limit = (min(seq.prefill_tokens - 1, seq.request.prompt_tokens)) // engine.block_tokens
+        seq.node, seq.shared_blocks = prefix.acquire(seq.request, engine.keys(seq), limit)
+        seq.prefix_tokens = seq.shared_blocks * engine.block_tokens
+
+    def _unshare_prefix(self, seq: Sequence) -> None:
+        if seq.node is not None:
+            assert self._engine.prefix is not None
+            self._engine.prefix.unlock(seq.node)
+        seq.node, seq.shared_blocks, seq.prefix_tokens = None, 0, 0
+
+    def _leave_batch(self, seq: Sequence) -> None:
+        if seq.state is State.DECODING:
+            self.batch.leave(seq)
+            seq.blocks = self.blocks_for(seq.computed_tokens) - seq.shared_blocks
+
+    def _drop(self, seq: Sequence) -> None:
+        saved = self._snapshot(seq)
+        self._leave_batch(seq)
+        freed = self._engine.free_blocks(seq, self.now)
+        seq.lost_tokens = max(seq.lost_tokens, seq.computed_tokens)
+        seq.computed_tokens = seq.prefix_tokens = 0
+        seq.prefill_tokens = seq.request.prompt_tokens + seq.output_tokens
+        seq.preemptions += 1
+        seq.state = State.WAITING
+        self._engine.resident -= 1
+        self.changes.append(Change("preempt", seq, -freed, saved))
+
+    def _transfer(
+        self, seq: Sequence, direction: Direction, blocks: int, timing: Timing
+    ) -> Transfer:
+        nbytes, pieces = self._engine.copy_size(blocks)
+        transfer = Transfer(seq, direction, blocks, nbytes, pieces, timing)
+        (self.before_step if timing == "before_step" else self.background).append(transfer)
+        return transfer
+
+    def _snapshot(self, seq: Sequence) -> tuple[object, ...]:
+        return tuple(getattr(seq, name) for name in _SAVED)
+
+    def _undo_admit(self, change: Change) -> None:
+        seq = change.sequence
+        self.pool.referenced -= seq.blocks
+        seq.blocks = seq.computed_tokens = 0
+        self._unshare_prefix(seq)
+        seq.state = State.WAITING
+        self._engine.resident -= 1
+
+    def _undo_leave(self, change: Change) -> None:
+        """Undo `preempt`, `swap_out` or `park`: everything that takes a sequence off the batch."""
+        seq, engine = change.sequence, self._engine
+        engine.host.used -= seq.host_blocks
+        if seq.state in (State.WAITING, State.SWAPPED):
+            node = change.saved[_SAVED.index("node")]
+            if node is not None:
+                assert engine.prefix is not None
+                engine.prefix.relock(node)  # type: ignore[arg-type]
+            self.pool.referenced -= change.blocks
+        if seq.state is not State.PARKED:
+            engine.resident += 1
+        for name, value in zip(_SAVED, change.saved, strict=True):
+            setattr(seq, name, value)
+        if seq.state is State.DECODING:
+            self.batch.undo_leave(seq)
+
+    def _undo_swap_in(self, change: Change) -> None:
+        seq, engine = change.sequence, self._engine
+        timing, host_blocks = change.saved
+        if timing == "before_step":
+            assert isinstance(host_blocks, int)
+            engine.unland(seq, host_blocks)
+        self.pool.referenced -= seq.blocks
+        seq.blocks = 0
+        seq.transfer = None
+        engine.resident -= 1
+        seq.state = State.SWAPPED
+
+    def _undo_unpark(self, change: Change) -> None:
+        self.batch.undo_join(change.sequence)
+        change.sequence.state = State.PARKED
+
+    def _undo_prefill(self, change: Change) -> None:
+        """Nothing to restore: the chunk lists are cut by `rollback`."""
+
+
+_SAVED = (
+    "state",
+    "prefill_tokens",
+    "computed_tokens",
+    "output_tokens",
+    "prefix_tokens",
+    "blocks",
+    "shared_blocks",
+    "node",
+    "host_blocks",
+    "join_step",
+    "last_token_step",
+    "last_token_s",
+    "lost_tokens",
+    "preemptions",
+    "transfer",
+)
+
+_UNDO = {
+    "admit": Draft._undo_admit,
+    "prefill": Draft._undo_prefill,
+    "preempt": Draft._undo_leave,
+    "swap_out": Draft._undo_leave,
+    "park": Draft._undo_leave,
+    "swap_in": Draft._undo_swap_in,
+    "unpark": Draft._undo_unpark,
+}

@@ -1,0 +1,432 @@
+"""The engine: the one place where state changes.
+
+    plan = engine.plan(now)          # what the device does next; None when there is nothing to do
+    outcome = backend.run(plan)
+    engine.complete(plan, outcome)   # tokens advance, requests finish, blocks come free
+
+Time is an argument. There is no clock, no randomness and no I/O in here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from superinfer.batch import DecodeBatch
+from superinfer.costs.base import CostModel
+from superinfer.draft import Draft
+from superinfer.errors import PlanError
+from superinfer.events import Sink
+from superinfer.memory.base import MemoryPolicy
+from superinfer.memory.pool import BlockPool, HostPool
+from superinfer.memory.prefix import Key, PrefixIndex, request_keys
+from superinfer.plan import Change, Outcome, Plan, PrefillChunk, Transfer
+from superinfer.recorder import Recorder
+from superinfer.request import Request
+from superinfer.schedulers.base import Machine, Scheduler
+from superinfer.sequence import Sequence, State
+
+
+@dataclass(slots=True, frozen=True)
+class EngineConfig:
+    """Sizes of one replica and how plans overlap with execution."""
+
+    total_blocks: int
+    block_tokens: int
+    block_bytes: int
+    """Bytes of one block on one GPU."""
+    host_blocks: int = 0
+    max_model_len: int = 1 << 30
+    layers: int = 1
+    prefix_caching: bool = False
+    lag: int = 0
+    """1: the next plan is made while the last step of the current one runs."""
+
+
+class Engine:
+    """One replica's scheduler, memory and progress. Drivers call the methods without underscore."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        memory: MemoryPolicy,
+        cost: CostModel,
+        config: EngineConfig,
+        sink: Sink | None = None,
+    ) -> None:
+        self.scheduler = scheduler
+        self.memory = memory
+        self.cost = cost
+        self.config = config
+        self.block_tokens = config.block_tokens
+        self.pool = BlockPool(config.total_blocks)
+        self.host = HostPool(config.host_blocks)
+        self.batch = DecodeBatch(config.block_tokens)
+        self.prefix = (
+            PrefixIndex(self.pool, config.block_tokens, memory) if config.prefix_caching else None
+        )
+        self.live: dict[Sequence, None] = {}
+        """Requests submitted and not ended."""
+        self.resident = 0
+        """Of these, how many hold device blocks to run on."""
+        self.recorder = Recorder()
+        self._sink = sink
+        self._running: Plan | None = None
+        self._deferred_cancels: list[Sequence] = []
+        self._landed: list[tuple[Transfer, float]] = []
+        scheduler.bind(
+            Machine(
+                total_blocks=config.total_blocks,
+                block_tokens=config.block_tokens,
+                max_model_len=config.max_model_len,
+                layers=config.layers,
+                cost=cost,
+                prefix_caching=config.prefix_caching,
+            )
+        )
+
+    # -- what a driver calls --------------------------------------------------------------------
+
+    def submit(self, request: Request, now: float) -> Sequence:
+        """Take in a request."""
+        seq = Sequence(request)
+        self.live[seq] = None
+        self.recorder.submitted(seq)
+        if self._sink:
+            self._emit(now, "submit", seq, request.prompt_tokens, request.max_tokens)
+        self.scheduler.submit(seq, now)
+        return seq
+
+    def plan(self, now: float) -> Plan | None:
+        """Decide what the device does next; None when there is nothing to do now.
+
+        With lag 1 it may be called while the last step of the running plan is on the device: the
+        decision is then made as if that step had given every sequence its token and ended none.
+        Raises PlanError, with nothing changed, when the scheduler asks for the impossible.
+        """
+        running = self._running
+        if running is not None:
+            if not self.config.lag or running.advanced:
+                raise PlanError("plan() while a plan is running")
+            self._advance(running, 1)
+            running.advanced = True
+        if self._landed:
+            self._take_in_landed()
+        plan = self._decide(now)
+        if running is None:
+            self._running = plan
+        return plan
+
+    def begin(self, plan: Plan) -> None:
+        """With lag 1: `plan` starts on the device now that its predecessor has completed."""
+        self._running = plan
+
+    def complete(self, plan: Plan, outcome: Outcome) -> None:
+        """Take in what happened. With lag 1 a plan is completed in two parts, its last step apart."""
+        ends = outcome.step_end_s
+        now = outcome.end_s
+        if ends:
+            now = ends[-1]
+            if not plan.advanced:
+                self._advance(plan, len(ends))
+            self._record_steps(plan, ends)
+            if plan.chunks:
+                self._end_chunks(plan.chunks, now)
+        if len(outcome.finished) > 1:  # a backend may report them in any order
+            outcome.finished.sort(key=lambda seq: seq.request.index)
+        for seq in outcome.finished:
+            self.end(seq, "finished", None, now)
+        if outcome.last:
+            if plan is self._running:
+                self._running = None
+            self._cancel_deferred(now)
+        self.pool.note_peak()
+        self.recorder.sample(self, now)
+
+    def transferred(self, transfer: Transfer, now: float) -> None:
+        """A background copy has landed. Counts from the next `plan` on, between two steps."""
+        self._landed.append((transfer, now))
+
+    def cancel(self, seq: Sequence, now: float) -> None:
+        """The client gave up. Takes effect at once, or at the end of a plan that is running."""
+        if seq.state is State.ENDED or seq.cancelled:
+            return
+        if self._running is not None:
+            seq.cancelled = True
+            self._deferred_cancels.append(seq)
+        else:
+            self.end(seq, "cancelled", None, now)
+
+    def next_wakeup(self, now: float) -> float | None:
+        """When to ask for a plan if nothing happens before."""
+        return self.scheduler.next_wakeup(now)
+
+    # -- what a draft calls ---------------------------------------------------------------------
+
+    def keys(self, seq: Sequence) -> tuple[Key, ...]:
+        """Prefix-index keys of the prompt, built when first asked for."""
+        if seq.keys is None:
+            seq.keys = request_keys(seq.request)
+        return seq.keys
+
+    def copy_size(self, blocks: int) -> tuple[int, int]:
+        """Bytes and number of separate copies that moving `blocks` takes."""
+        return blocks * self.config.block_bytes, blocks * self.scheduler.copies_per_block
+
+    def free_blocks(self, seq: Sequence, now: float) -> int:
+        """Give back a sequence's device blocks; returns how many private ones that were."""
+        freed = seq.blocks
+        self.pool.referenced -= freed
+        seq.blocks = 0
+        if seq.node is not None:
+            assert self.prefix is not None
+            self.prefix.release(seq.node, now)
+            seq.node, seq.shared_blocks = None, 0
+        return freed
+
+    def land(self, seq: Sequence) -> None:
+        """A sequence's cache is back on the device: it goes on where it stopped."""
+        self.host.used -= seq.host_blocks
+        seq.transfer = None
+        seq.host_blocks = 0
+        if seq.computed_tokens < seq.prefill_tokens:
+            seq.state = State.PREFILLING
+        else:
+            seq.state = State.DECODING
+            self.batch.join(seq)
+
+    def unland(self, seq: Sequence, host_blocks: int) -> None:
+        """Undo `land`."""
+        if seq.state is State.DECODING:
+            self.batch.undo_join(seq)
+        seq.host_blocks = host_blocks
+        self.host.used += host_blocks
+
+    def end(self, seq: Sequence, outcome: str, reason: str | None, now: float) -> None:
+        """End a sequence in whatever state it is: it counts once, and its blocks come free."""
+        if seq.state is State.ENDED:
+            return
+        moving = seq.state in (State.MOVING_OUT, State.MOVING_IN)
+        if seq.state is State.DECODING:
+            self.batch.leave(seq)
+            seq.blocks = -(-seq.computed_tokens // self.block_tokens) - seq.shared_blocks
+        if seq.state in (State.DECODING, State.PREFILLING, State.PARKED, State.MOVING_IN):
+            self.resident -= 1
+        seq.state = State.ENDED
+        seq.outcome, seq.end_reason, seq.finish_s = outcome, reason, now
+        del self.live[seq]
+        if not moving:  # a copy under way still uses the blocks: `transferred` frees them
+            self._release_all(seq, now)
+        self.scheduler.ended(seq)
+        if self._sink:
+            kind = _END_KINDS[outcome]
+            self._emit(now, kind, seq, seq.output_tokens if reason is None else reason)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _decide(self, now: float) -> Plan | None:
+        """Ask the scheduler, again while it only moved things about and left nothing to run."""
+        while True:
+            draft = Draft(self, now)
+            try:
+                self.scheduler.plan(draft, now)
+                plan = self._commit(draft, now)
+            except PlanError:
+                draft.rollback()
+                raise
+            if plan is not None or not draft.changes:
+                return plan
+
+    def _commit(self, draft: Draft, now: float) -> Plan | None:
+        """Check a draft as a whole and turn it into a plan."""
+        batch, pool = self.batch, self.pool
+        decodes = batch.size if draft.decoding else 0
+        steps = draft.steps if decodes and not draft.chunks else 1
+        if steps < 1:
+            raise PlanError("no memory for the next step: preempt or park before decoding")
+        reserved = batch.growth(steps) if decodes else 0
+        if pool.referenced + reserved > pool.total:
+            raise PlanError(f"{pool.referenced + reserved} blocks asked of {pool.total}")
+        if draft.changes:
+            self._note_changes(draft, now)
+        if not (decodes or draft.chunks or draft.before_step or draft.background):
+            return None
+        taken = reserved if steps == 1 else (batch.growth(1) if decodes else 0)
+        pool.referenced += taken
+        if self.prefix is not None and pool.excess > 0:
+            self._reclaim(now)
+        pool.note_peak()
+        self.recorder.plans += 1
+        joined, batch.joined = batch.joined, []
+        return Plan(
+            now=now,
+            chunks=draft.chunks,
+            shapes=draft.shapes,
+            decodes=decodes,
+            context_tokens=batch.context_tokens if decodes else 0,
+            steps=steps,
+            until=draft.until,
+            before_step=draft.before_step,
+            background=draft.background,
+            first_step=batch.step,
+            joined=joined,
+            changes=draft.changes,
+            reserved_blocks=reserved,
+            taken_blocks=taken,
+        )
+
+    def _advance(self, plan: Plan, steps: int) -> None:
+        """Count `steps` steps of a plan as done."""
+        if plan.decodes:
+            batch, pool = self.batch, self.pool
+            pool.referenced += batch.growth(steps) - plan.taken_blocks
+            plan.taken_blocks = 0
+            batch.advance(steps)
+            if self.prefix is not None and pool.excess > 0:
+                self._reclaim(plan.now)
+        for chunk in plan.chunks:
+            self._advance_chunk(chunk)
+
+    def _advance_chunk(self, chunk: PrefillChunk) -> None:
+        seq = chunk.sequence
+        if seq.state is not State.PREFILLING:
+            return
+        seq.computed_tokens = chunk.context_tokens + chunk.tokens
+        if seq.lost_tokens > chunk.context_tokens:
+            again = min(seq.lost_tokens, seq.computed_tokens) - chunk.context_tokens
+            seq.recomputed_tokens += again
+        self.recorder.computed_tokens += chunk.tokens
+        if self.prefix is not None:
+            self._publish(seq)
+        if chunk.last:
+            seq.output_tokens += 1
+            seq.state = State.DECODING
+            self.batch.join(seq)
+
+    def _publish(self, seq: Sequence) -> None:
+        """Make the prompt blocks computed so far findable."""
+        assert self.prefix is not None
+        stop = min(seq.computed_tokens, seq.request.prompt_tokens) // self.block_tokens
+        keys = self.keys(seq)
+        if keys and stop > seq.shared_blocks:
+            seq.node, moved = self.prefix.insert(seq.request, keys, seq.node, stop)
+            seq.blocks -= moved
+            seq.shared_blocks += moved
+
+    def _record_steps(self, plan: Plan, ends: list[float]) -> None:
+        recorder = self.recorder
+        recorder.steps += len(ends)
+        if plan.decodes:
+            self.batch.end_s.extend(ends)
+            recorder.computed_tokens += len(ends) * plan.decodes
+        if self._sink and plan.decodes:
+            context = plan.context_tokens + plan.done_steps * plan.decodes
+            for end in ends:
+                self._sink((end, "decode", "", plan.decodes, context))
+                context += plan.decodes
+        plan.done_steps += len(ends)
+
+    def _end_chunks(self, chunks: list[PrefillChunk], now: float) -> None:
+        """Stamp the tokens that a step's prefills gave."""
+        for chunk in chunks:
+            seq = chunk.sequence
+            if not chunk.last or seq.state is State.ENDED:
+                continue
+            if seq.first_token_s is None:
+                seq.first_token_s = now
+                if self._sink:
+                    self._emit(now, "first_token", seq)
+            else:
+                self.batch.runs.add_gap(seq, now - self.batch.last_token_s(seq))
+            seq.last_token_step = -1
+            seq.last_token_s = now
+
+    def _take_in_landed(self) -> None:
+        landed, self._landed = self._landed, []
+        for transfer, now in landed:
+            self._land(transfer, now)
+
+    def _land(self, transfer: Transfer, now: float) -> None:
+        seq = transfer.sequence
+        if self._sink:
+            self._emit(now, "transfer", seq, transfer.blocks)
+        seq.transfer = None
+        if seq.state is State.ENDED:
+            self._release_all(seq, now)
+        elif transfer.direction == "d2h":
+            self.free_blocks(seq, now)
+            seq.state = State.SWAPPED
+            self.scheduler.swapped_out(seq)
+        else:
+            self.land(seq)
+            self.scheduler.resumed(seq)
+
+    def _release_all(self, seq: Sequence, now: float) -> None:
+        """Free everything an ended sequence holds; full blocks of its text stay as cached ones."""
+        if self.prefix is not None and seq.blocks and seq.computed_tokens:
+            answer = seq.computed_tokens // self.block_tokens - seq.shared_blocks
+            if 0 < answer <= seq.blocks and self.keys(seq):
+                node = seq.node
+                self.prefix.add_answer(seq.request, node, answer, now)
+        self.free_blocks(seq, now)
+        self.host.used -= seq.host_blocks
+        seq.host_blocks = 0
+
+    def _reclaim(self, now: float) -> None:
+        assert self.prefix is not None
+        for _, blocks in self.prefix.reclaim(self.pool.excess):
+            if self._sink:
+                self._sink((now, "evict", "", blocks))
+
+    def _cancel_deferred(self, now: float) -> None:
+        for seq in self._deferred_cancels:
+            self.end(seq, "cancelled", None, now)
+        self._deferred_cancels.clear()
+
+    def _note_changes(self, draft: Draft, now: float) -> None:
+        """Count a draft's decisions on their sequences, and emit them."""
+        for change in draft.changes:
+            if change.kind == "admit":
+                self._note_admission(change, now)
+        for transfer in draft.before_step + draft.background:
+            seq = transfer.sequence
+            if transfer.direction == "d2h":
+                seq.d2h_bytes += transfer.nbytes
+                seq.rotations += 1
+            else:
+                seq.h2d_bytes += transfer.nbytes
+        if self._sink:
+            self._emit_changes(draft, now)
+
+    def _note_admission(self, change: Change, now: float) -> None:
+        seq = change.sequence
+        if seq.first_scheduled_s is None:
+            seq.first_scheduled_s = now
+        if self.prefix is not None:
+            seq.cached_tokens += seq.prefix_tokens
+            self.recorder.prefix_query_tokens += seq.request.prompt_tokens
+            self.recorder.prefix_hit_tokens += seq.prefix_tokens
+
+    def _emit_changes(self, draft: Draft, now: float) -> None:
+        chunks = iter(draft.chunks)
+        for kind, seq, blocks, _ in draft.changes:
+            if kind == "prefill":
+                chunk = next(chunks)
+                self._emit(now, kind, seq, chunk.tokens, chunk.context_tokens)
+            elif kind == "admit":
+                self._emit(now, kind, seq, blocks, seq.prefix_tokens)
+            elif kind in _CHANGE_KINDS:
+                self._emit(now, _CHANGE_KINDS[kind], seq, abs(blocks))
+
+    def _emit(self, now: float, kind: str, seq: Sequence, *numbers: object) -> None:
+        assert self._sink is not None
+        self.recorder.events += 1
+        self._sink((now, kind, seq.request.request_id, *numbers))
+
+
+_CHANGE_KINDS = {"preempt": "preempt", "swap_out": "rotate_out", "swap_in": "rotate_in"}
+_END_KINDS = {
+    "finished": "finish",
+    "rejected": "reject",
+    "failed": "fail",
+    "cancelled": "cancel",
+}

@@ -1,0 +1,26 @@
+"""Events: every decision and every result, as tuples. The only log, and what parity compares.
+
+An event is `(t_s, kind, request_id, *numbers)`. Kinds and their numbers:
+
+    submit       prompt tokens, max_tokens
+    admit        device blocks held privately, tokens found in the prefix cache
+    reject       - (the rule stands in place of a number)
+    prefill      tokens computed, tokens of context before them
+    decode       sequences, their summed context (request_id is empty: one event per step)
+    first_token  -
+    preempt      blocks given back (the cache is dropped)
+    rotate_out   blocks copied to the host
+    rotate_in    blocks copied back
+    transfer     blocks; a background copy landed
+    evict        cached blocks reclaimed (request_id is empty)
+    finish       output tokens
+    fail         - (the rule stands in place of a number)
+    cancel       output tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Event = tuple[object, ...]
+Sink = Callable[[Event], None]

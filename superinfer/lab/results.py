@@ -1,0 +1,316 @@
+"""Result folders: write one atomically, and read it back."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tomllib
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from superinfer.errors import ConfigError, InputError, SuperInferError
+from superinfer.metrics import RunMetrics
+from superinfer.record import Ints, Timeline
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUMMARY, CONFIG = "summary.json", "config.toml"
+REQUESTS, TIMELINE, ITL = "requests.parquet", "timeline.parquet", "itl.parquet"
+
+_MOST_ITL_ROWS = 20_000
+_SIZES = ("total_blocks", "block_tokens", "block_bytes")
+
+
+@dataclass
+class Run:
+    """A stored result folder. The tables are read when they are first asked for."""
+
+    folder: Path
+    summary: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.name
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """One row per request, the columns of `requests.parquet`."""
+        return _frame(self.folder / REQUESTS)
+
+    @cached_property
+    def timeline(self) -> pd.DataFrame:
+        """State of the replica over time; `attrs` holds the sizes that turn blocks into bytes."""
+        return _frame(self.folder / TIMELINE)
+
+    @cached_property
+    def itl(self) -> pd.DataFrame:
+        """Times between tokens: `class`, `gap_ms` and how many gaps each row stands for."""
+        return _frame(self.folder / ITL)
+
+
+def default_folder(
+    trace: str, scheduler: str, now: datetime | None = None, root: Path = Path("runs")
+) -> Path:
+    """`runs/<trace>-<scheduler>-<time>`, the trace without folders and extensions."""
+    stem = Path(trace).name
+    for extension in (".gz", ".jsonl", ".json", ".csv"):
+        stem = stem.removesuffix(extension)
+    when = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
+    plain = scheduler.replace(":", ".").replace("/", "-")
+    return root / f"{stem or 'trace'}-{plain}-{when}"
+
+
+def write_run(
+    folder: Path, metrics: RunMetrics, summary: Mapping[str, Any], config: Mapping[str, Any]
+) -> Path:
+    """Write a result folder, whole or not at all, and return where it went.
+
+    A folder that exists already is never touched: the name then gets `-2`, `-3` and so on.
+    """
+    with _one_line_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staged = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            staged.mkdir()
+            _write_files(staged, metrics, summary, config)
+            return _settle(staged, folder)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def load_run(folder: Path | str) -> Run:
+    """Read the summary and the settings of a result folder."""
+    folder = Path(folder)
+    summary = _read(folder / SUMMARY, json.loads)
+    if not isinstance(summary, dict):
+        raise InputError("expected a JSON object", file=str(folder / SUMMARY))
+    config = _read(folder / CONFIG, tomllib.loads) if (folder / CONFIG).exists() else {}
+    return Run(folder, summary, config)
+
+
+def summary_json(summary: Mapping[str, Any]) -> str:
+    """The text of `summary.json`: ASCII, keys in order, null for what JSON has no number for."""
+    return json.dumps(_json_ready(summary), indent=2, allow_nan=False)
+
+
+def read_columns(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Columns of a Parquet file as arrays (null numbers as NaN), without pandas."""
+    table = _read_table(path)
+    return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
+
+
+def read_sizes(path: Path) -> dict[str, int]:
+    """`total_blocks`, `block_tokens` and `block_bytes` as stored beside a timeline."""
+    stored = _read_table(path).schema.metadata or {}
+    return {name: int(stored.get(name.encode(), 0)) for name in _SIZES}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to, and move it to `path` only once all is written."""
+    staged = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    with _one_line_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield staged
+            os.replace(staged, path)
+        finally:
+            staged.unlink(missing_ok=True)
+
+
+def itl_table(metrics: RunMetrics) -> dict[str, list[str] | np.ndarray[Any, Any]]:
+    """Times between tokens per class, at most 20,000 rows in all: `class`, `gap_ms`, `weight`."""
+    rows = metrics.class_rows()
+    most = max(2, _MOST_ITL_ROWS // max(1, len(rows)))
+    found = {name: _decimated(*metrics.itl_counts(r), most) for name, r in rows.items()}
+    return {
+        "class": [name for name, (gaps, _) in found.items() for _ in range(gaps.size)],
+        "gap_ms": np.concatenate([np.empty(0), *(gaps for gaps, _ in found.values())]),
+        "weight": np.concatenate([np.empty(0, np.int64), *(w for _, w in found.values())]),
+    }
+
+
+def _decimated(
+    gaps: np.ndarray[Any, Any], counts: Ints, most: int
+) -> tuple[np.ndarray[Any, Any], Ints]:
+    """Keep at most `most` of ascending `gaps`; each stands for those from the one kept before it.
+
+    The kept values are exact, so the CDF through them is exact at these points. Half of them are
+    spread over the counts and half over the distinct values, which keeps the thin tail.
+    """
+    if gaps.size <= most:
+        return gaps, counts
+    until = np.cumsum(counts)
+    half = most // 2
+    body = np.searchsorted(until, np.linspace(1, until[-1], most - half))
+    tail = gaps.size - 1 - np.unique(np.geomspace(1, gaps.size, half).astype(np.int64) - 1)
+    kept = np.unique(np.concatenate((body, tail)))
+    return gaps[kept], np.diff(until[kept], prepend=0)
+
+
+def _write_files(
+    folder: Path, metrics: RunMetrics, summary: Mapping[str, Any], config: Mapping[str, Any]
+) -> None:
+    import tomli_w
+
+    (folder / SUMMARY).write_text(summary_json(summary) + "\n", encoding="ascii")
+    settings = tomli_w.dumps(_without_nulls(config))
+    (folder / CONFIG).write_text(settings, encoding="utf-8", newline="\n")
+    record = metrics.record
+    _write_table(folder / REQUESTS, metrics.request_columns())
+    timeline = {f.name: getattr(record.timeline, f.name) for f in fields(Timeline)}
+    sizes = {name: str(getattr(record, name)) for name in _SIZES}
+    _write_table(folder / TIMELINE, timeline, sizes)
+    _write_table(folder / ITL, dict(itl_table(metrics)))
+
+
+def _write_table(
+    path: Path, columns: Mapping[str, Any], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write columns as Parquet: integers, floats (NaN becomes null), flags and text."""
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    arrays = [_arrow(column, flags=name == "slo_met") for name, column in columns.items()]
+    table = pa.Table.from_arrays(arrays, names=list(columns), metadata=dict(metadata or {}))
+    pq.write_table(table, path, compression="zstd")
+
+
+def _arrow(column: np.ndarray[Any, Any] | list[Any], *, flags: bool) -> Any:
+    """One column, put together from its buffers: `pyarrow.array` would import pandas (0.5 s)."""
+    import pyarrow as pa
+
+    if isinstance(column, list):
+        known = np.array([item is not None for item in column], np.bool_)
+        kind = pa.bool_() if flags else pa.string()
+        data = [_bits(np.array([bool(i) for i in column], np.bool_))] if flags else _texts(column)
+    elif column.dtype == np.float64:
+        known, kind, data = ~np.isnan(column), pa.float64(), [column]
+    else:
+        known, kind, data = np.ones(column.size, np.bool_), pa.int64(), [column.astype(np.int64)]
+    validity = None if known.all() else pa.py_buffer(_bits(known))
+    buffers = [pa.py_buffer(np.ascontiguousarray(part)) for part in data]
+    return pa.Array.from_buffers(kind, len(column), [validity, *buffers])
+
+
+def _bits(flags: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.packbits(flags, bitorder="little")
+
+
+def _texts(column: list[str | None]) -> list[np.ndarray[Any, Any]]:
+    """Offsets and UTF-8 bytes of an Arrow string column."""
+    encoded = [(item or "").encode() for item in column]
+    offsets = np.zeros(len(column) + 1, np.int32)
+    np.cumsum([len(item) for item in encoded], out=offsets[1:])
+    return [offsets, np.frombuffer(b"".join(encoded), np.uint8)]
+
+
+def _read_table(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path)
+    except FileNotFoundError:
+        raise InputError("expected a Parquet file here", file=str(path)) from None
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"cannot read: {_first_line(error)}", file=str(path)) from error
+
+
+def _frame(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    table = _read_table(path)
+    frame: pd.DataFrame = table.to_pandas(types_mapper=_pandas_types().get)
+    stored = table.schema.metadata or {}
+    frame.attrs = {name: int(stored[name.encode()]) for name in _SIZES if name.encode() in stored}
+    return frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(frame)
+
+
+def _pandas_types() -> dict[Any, Any]:
+    import pandas as pd
+    import pyarrow as pa
+
+    return {pa.bool_(): pd.BooleanDtype()}
+
+
+def _settle(staged: Path, folder: Path) -> Path:
+    """Rename `staged` to the first of `folder`, `folder-2`, ... that is free."""
+    target, number = folder, 1
+    while True:
+        try:
+            if target.exists():
+                raise FileExistsError(target)
+            return staged.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+        number += 1
+        target = folder.with_name(f"{folder.name}-{number}")
+
+
+def _read(path: Path, parse: Any) -> Any:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("expected a result file here", file=str(path)) from None
+    except OSError as error:
+        raise InputError(f"cannot read: {error.strerror or error}", file=str(path)) from error
+    except ValueError as error:
+        raise InputError(f"cannot read: {_first_line(error)}", file=str(path)) from error
+
+
+def _json_ready(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_ready(item) for item in value]
+    value = _plain(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _plain(value: object) -> object:
+    """A setting as files can hold it: numpy scalars become numbers and paths become text."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ConfigError(f"cannot store a {type(value).__name__} in a result folder: {value!r}")
+
+
+def _without_nulls(value: Any) -> Any:
+    """TOML has no null: a setting that is None is left out."""
+    if isinstance(value, Mapping):
+        return {str(key): _without_nulls(v) for key, v in value.items() if v is not None}
+    if isinstance(value, list | tuple):
+        return [_without_nulls(item) for item in value if item is not None]
+    return _plain(value)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+@contextmanager
+def _one_line_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, a read-only folder and the like into one line for the user."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or _first_line(error)
+        raise SuperInferError(f"cannot write {path}: {reason}") from error

@@ -1,0 +1,178 @@
+"""Tables for the terminal: one run, or several runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+Summary = Mapping[str, Any]
+
+_LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
+_STATISTICS = ("mean", "median", "p90", "p99", "p999")
+_RUN_ROWS = {
+    "submitted": "requests submitted",
+    "completed": "completed",
+    "rejected": "rejected",
+    "failed": "failed",
+    "duration": "duration (s)",
+    "slo_attainment": "SLO attainment (%)",
+    "request_throughput": "requests/s",
+    "request_goodput": "goodput (requests/s)",
+    "output_throughput": "output tokens/s",
+    "token_goodput": "goodput (tokens/s)",
+    "preemptions": "preemptions",
+    "rotations": "rotations",
+    "recompute_tax": "recompute tax (%)",
+    "prefix_hit_rate": "prefix hits (%)",
+    "peak_kv_bytes": "peak KV (GiB)",
+    "h2d_bytes": "host to device (GiB)",
+    "d2h_bytes": "device to host (GiB)",
+    "worst_stall_ms": "worst stall (ms)",
+    "jain_index": "Jain index",
+    "wall_s": "wall time (s)",
+}
+_COMPARE_ROWS = {
+    "slo_attainment": "SLO attainment (%)",
+    "ttft_attainment": "TTFT attainment (%)",
+    "tpot_attainment": "TPOT attainment (%)",
+    "request_goodput": "goodput (requests/s)",
+    "request_throughput": "requests/s",
+    "output_throughput": "output tokens/s",
+    "median_ttft_ms": "TTFT median (ms)",
+    "p99_ttft_ms": "TTFT p99 (ms)",
+    "median_tpot_ms": "TPOT median (ms)",
+    "p99_tpot_ms": "TPOT p99 (ms)",
+    "p99_itl_ms": "ITL p99 (ms)",
+    "p99_e2el_ms": "E2E p99 (ms)",
+    "worst_stall_ms": "worst stall (ms)",
+    "preemptions": "preemptions",
+    "recompute_tax": "recompute tax (%)",
+    "prefix_hit_rate": "prefix hits (%)",
+    "jain_index": "Jain index",
+    "rejected": "rejected",
+}
+_SHARES = ("attainment", "tax", "rate")
+_HIGHER_IS_BETTER = ("attainment", "goodput", "throughput", "hit_rate", "jain_index", "completed")
+_SAME = 5e-4
+"""Differences that would print as 0.0 % count as none."""
+
+
+def summary_table(summary: Summary) -> Group:
+    """Counts and rates, latency quantiles in ms, and one row per class."""
+    from rich.console import Group
+
+    parts = [_run_table(summary), _latency_table(summary)]
+    if len(summary.get("classes") or {}) > 1:
+        parts.append(_group_table("Class", summary["classes"]))
+    if len(summary.get("tenants") or {}) > 1:
+        parts.append(_group_table("Tenant", summary["tenants"]))
+    return Group(*parts)
+
+
+def compare_table(runs: Sequence[tuple[str, Summary]]) -> Table:
+    """Runs in columns; behind the first, the difference from the first in per cent.
+
+    `better` and `worse` say which way the difference goes for that metric.
+    """
+    table = _table("Metric", *(name for name, _ in runs), title="Comparison")
+    for key, label in _COMPARE_ROWS.items():
+        values = [summary.get(key) for _, summary in runs]
+        if any(value is not None for value in values):
+            cells = [_compared(key, value, values[0], i) for i, value in enumerate(values)]
+            table.add_row(label, *cells)
+    return table
+
+
+def difference(key: str, value: float | None, base: float | None) -> tuple[float, str] | None:
+    """Change from `base` in per cent and `better`, `worse` or `same`; None if it has no meaning."""
+    if value is None or base is None:
+        return None
+    if value == base:
+        return 0.0, "same"
+    if base == 0:
+        return None
+    change = (value - base) / abs(base)
+    if abs(change) < _SAME:
+        return 100 * change, "same"
+    return 100 * change, "better" if (change > 0) == higher_is_better(key) else "worse"
+
+
+def higher_is_better(key: str) -> bool:
+    """True for shares met, rates and hits; False for latencies, losses and traffic."""
+    return any(word in key for word in _HIGHER_IS_BETTER)
+
+
+def _run_table(summary: Summary) -> Table:
+    table = _table("Run", "")
+    for key, label in _RUN_ROWS.items():
+        if summary.get(key) is not None:
+            table.add_row(label, _value(key, summary[key]))
+    return table
+
+
+def _latency_table(summary: Summary) -> Table:
+    table = _table("Latency (ms)", *_STATISTICS)
+    for key, label in _LATENCIES.items():
+        cells = [_value("", summary.get(f"{name}_{key}_ms")) for name in _STATISTICS]
+        table.add_row(label, *cells)
+    return table
+
+
+def _group_table(title: str, groups: Mapping[str, Summary]) -> Table:
+    columns = {
+        "submitted": "requests",
+        "slo_attainment": "SLO %",
+        "p99_ttft_ms": "TTFT p99",
+        "p99_tpot_ms": "TPOT p99",
+        "p99_e2el_ms": "E2E p99",
+    }
+    table = _table(title, *columns.values())
+    for name, group in groups.items():
+        table.add_row(_text(name), *(_value(key, group.get(key)) for key in columns))
+    return table
+
+
+def _table(first: str, *others: str, title: str | None = None) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(_text(name), justify="right")
+    return table
+
+
+def _compared(key: str, value: float | None, base: float | None, column: int) -> str:
+    change = difference(key, value, base) if column else None
+    if change is None:
+        return _value(key, value)
+    per_cent, mark = change
+    if mark == "same":
+        return f"{_value(key, value)}\n[dim]same[/dim]"
+    colour = "green" if mark == "better" else "red"
+    return f"{_value(key, value)}\n[{colour}]{per_cent:+.1f}% {mark}[/{colour}]"
+
+
+def _value(key: str, value: float | None) -> str:
+    """A number with about four digits, in the unit that the labels of this module name."""
+    if value is None:
+        return "-"
+    if any(key.endswith(word) for word in _SHARES):
+        value *= 100
+    if key.endswith("_bytes"):
+        value /= 2**30
+    if isinstance(value, int) or value == 0:
+        return f"{value:,.0f}"
+    digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 3
+    return f"{value:,.{digits}f}"
+
+
+def _text(name: str) -> str:
+    from rich.markup import escape
+
+    return escape(name)

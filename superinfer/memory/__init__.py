@@ -1,0 +1,7 @@
+"""Memory: block accounting, the prefix index, and the policies that decide what stays."""
+
+from __future__ import annotations
+
+MEMORY_POLICIES: dict[str, str] = {
+    "lru": "superinfer.memory.lru:LruMemory",
+}

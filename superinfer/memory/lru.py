@@ -1,0 +1,70 @@
+"""`lru`: reclaim the blocks that were used longest ago."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from superinfer.memory.base import Fate, Timing
+from superinfer.memory.prefix import Node
+
+if TYPE_CHECKING:
+    from superinfer.draft import Draft
+    from superinfer.sequence import Sequence
+
+
+@dataclass(slots=True)
+class LruMemory:
+    """Least recently used first; among blocks of one moment the deepest first.
+
+    The order of vLLM v0.6.0 (`vllm/core/evictor_v1.py`), where all blocks of a request carry the
+    time of its last step and ties go to the block with the most hashed tokens before it.
+    """
+
+    preemption: Literal["recompute", "swap", "cheaper"] = "recompute"
+    """Fate of a victim's cache; `cheaper` compares predicted seconds of both ways."""
+    swap_in_timing: Timing = "before_step"
+    name: str = field(default="lru", init=False)
+    _heap: list[tuple[float, int, int, Node]] = field(default_factory=list, init=False)
+    _order: itertools.count[int] = field(default_factory=itertools.count, init=False)
+
+    def unused(self, node: Node) -> None:
+        """Queue `node` by the time of its last use."""
+        entry = (node.last_access_s, -node.stop, next(self._order), node)
+        heapq.heappush(self._heap, entry)
+
+    def victim(self, blocks: int) -> tuple[Node, int]:
+        """The oldest leaf, cut back no further than the next one of the same moment reaches."""
+        last_access_s, depth, _, node = self._pop()
+        count = min(blocks, node.blocks)
+        rival = self._peek()
+        if rival is not None and rival[0] == last_access_s:
+            count = min(count, max(1, rival[1] - depth))
+        return node, count
+
+    def fate(self, seq: Sequence, draft: Draft) -> Fate:
+        """As configured; swapping needs room on the host."""
+        if self.preemption == "recompute" or not draft.host_fits(seq):
+            return "recompute"
+        if self.preemption == "swap" or draft.swap_s(seq) < draft.recompute_s(seq):
+            return "swap"
+        return "recompute"
+
+    def _pop(self) -> tuple[float, int, int, Node]:
+        entry = self._peek()
+        if entry is None:
+            raise AssertionError("nothing left to reclaim")
+        return heapq.heappop(self._heap)
+
+    def _peek(self) -> tuple[float, int, int, Node] | None:
+        """The first entry that still describes its node."""
+        heap = self._heap
+        while heap:
+            last_access_s, depth, _, node = heap[0]
+            current = node.last_access_s == last_access_s and -node.stop == depth
+            if current and node.reclaimable:
+                return heap[0]
+            heapq.heappop(heap)
+        return None

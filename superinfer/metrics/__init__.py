@@ -1,0 +1,6 @@
+"""Metrics of a finished run: the numbers of `summary.json` and the rows of `requests.parquet`."""
+
+from superinfer.metrics.columns import request_columns
+from superinfer.metrics.summary import RunMetrics, summarise
+
+__all__ = ["RunMetrics", "request_columns", "summarise"]

@@ -1,0 +1,266 @@
+"""The summary of a run: every key of `summary.json`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superinfer.metrics.columns import RequestView, columns_of
+from superinfer.metrics.fairness import fairness
+from superinfer.metrics.statistics import STATISTICS, statistics
+from superinfer.metrics.tokens import Bools, GapPool
+from superinfer.record import Floats, Ints, RunRecord
+
+Summary = dict[str, Any]
+OTHERS = "(others)"
+"""Name of the group that stands for all classes or tenants beyond the `_MOST_GROUPS` largest."""
+
+_MOST_GROUPS = 64
+STATES = ("finished", "rejected", "failed", "cancelled")
+"""How a request can end; one that a cut-off run left open counts as submitted only."""
+_CALLER_KEYS = ("scheduler_s", "wall_s", "sim_requests_per_wall_s")
+
+
+def summarise(record: RunRecord, extra: Mapping[str, Any] | None = None) -> Summary:
+    """Every metric of a run, by the names of `summary.json`; `None` where one is undefined.
+
+    `extra` holds what the record cannot know: `scheduler_s`, `wall_s`,
+    `sim_requests_per_wall_s` (submitted/`wall_s` when left out), `trust` and `run`.
+    """
+    return RunMetrics(record).summary(extra)
+
+
+@dataclass(slots=True, init=False)
+class RunMetrics:
+    """A record with what several outputs share, so that one run is analysed once.
+
+    Latencies (TTFT, TPOT, ITL, E2E), `completed` and token totals are over finished requests, as
+    in `vllm bench serve`. Rates divide by the duration of the whole run, first arrival to last
+    end, for groups too: the rates of all classes add up to that of the run.
+    """
+
+    record: RunRecord
+    view: RequestView
+    gaps: GapPool
+    duration_s: float
+    _stall_s: Floats
+    _state: Ints
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+        self.view = RequestView.of(record)
+        self.gaps = GapPool.of(self.view.streams)
+        self.duration_s = _duration_s(self.view)
+        self._stall_s = _longest_stall_s(self.view)
+        code = {state: i for i, state in enumerate(STATES)}
+        states = record.table.state
+        self._state = np.array([code.get(state, len(STATES)) for state in states], np.int64)
+
+    def request_columns(self) -> dict[str, NDArray[np.generic] | list[object]]:
+        """The columns of `requests.parquet`."""
+        return columns_of(self.view)
+
+    def summary(self, extra: Mapping[str, Any] | None = None) -> Summary:
+        """`summarise` of this record."""
+        given = dict(extra or {})
+        whole = self.group(np.arange(self.view.finished.size))
+        if given.get("wall_s") and given.get("sim_requests_per_wall_s") is None:
+            given["sim_requests_per_wall_s"] = whole["submitted"] / given["wall_s"]
+        return {
+            "version": 1,
+            **whole,
+            **self._whole_run(),
+            **{key: given.get(key) for key in _CALLER_KEYS},
+            "steps": self.record.steps,
+            "events": self.record.events,
+            "classes": self._groups(self.class_rows(), whole),
+            "tenants": self._groups(self.tenant_rows(), whole),
+            "counters": dict(self.record.extra),
+            "trust": given.get("trust"),
+            "run": given.get("run"),
+        }
+
+    def group(self, rows: Ints) -> Summary:
+        """The metrics of the requests with numbers `rows` that single requests determine."""
+        return {
+            **self._volume(rows),
+            **self._latency(rows),
+            **self._attainment(rows),
+            **self._memory(rows),
+            "worst_stall_ms": _max_ms(self._stall_s[rows]),
+            "slo": self._common_targets(rows),
+        }
+
+    def itl_counts(self, rows: Ints) -> tuple[Floats, Ints]:
+        """Ascending times between tokens (ms) of finished requests in `rows`, and their counts."""
+        counts = self.gaps.weights(self._mask(self._finished(rows)))
+        kept = counts > 0
+        return self.gaps.gap_ms[kept], counts[kept].astype(np.int64)
+
+    def rows_by(self, names: list[str]) -> dict[str, Ints]:
+        """Numbers of the requests of each name; the rarest names beyond 64 are one group."""
+        kept = [name for name, _ in Counter(names).most_common(_MOST_GROUPS)]
+        number = {name: i for i, name in enumerate(sorted(kept))}
+        group = np.array([number.get(name, len(kept)) for name in names], np.int64)
+        bounds = np.cumsum(np.bincount(group, minlength=len(kept) + 1))
+        rows = np.split(np.argsort(group, kind="stable"), bounds[:-1])
+        return {name: r for name, r in zip([*number, OTHERS], rows, strict=True) if r.size}
+
+    def class_rows(self) -> dict[str, Ints]:
+        """Numbers of the requests of each class."""
+        return self.rows_by([request.slo_class.name for request in self.record.table.requests])
+
+    def tenant_rows(self) -> dict[str, Ints]:
+        """Numbers of the requests of each tenant."""
+        return self.rows_by([request.tenant for request in self.record.table.requests])
+
+    def _groups(self, rows_by_name: dict[str, Ints], whole: Summary) -> dict[str, Summary]:
+        if len(rows_by_name) == 1:
+            return {name: dict(whole) for name in rows_by_name}
+        return {name: self.group(rows) for name, rows in rows_by_name.items()}
+
+    def _finished(self, rows: Ints) -> Ints:
+        return rows[self.view.finished[rows]]
+
+    def _mask(self, rows: Ints) -> Bools:
+        mask = np.zeros(self.view.finished.size, np.bool_)
+        mask[rows] = True
+        return mask
+
+    def _volume(self, rows: Ints) -> Summary:
+        done = self._finished(rows)
+        counts = np.bincount(self._state[rows], minlength=len(STATES))
+        states = dict(zip(STATES, counts.tolist(), strict=False))
+        inputs = int(self.view.input_tokens[done].sum())
+        outputs = int(self.record.table.output_tokens[done].sum())
+        return {
+            "completed": states["finished"],
+            "duration": self.duration_s,
+            "total_input_tokens": inputs,
+            "total_output_tokens": outputs,
+            "request_throughput": self._rate(states["finished"]),
+            "output_throughput": self._rate(outputs),
+            "total_token_throughput": self._rate(inputs + outputs),
+            "submitted": rows.size,
+            "rejected": states["rejected"],
+            "failed": states["failed"],
+            "cancelled": states["cancelled"],
+        }
+
+    def _latency(self, rows: Ints) -> Summary:
+        done = self._finished(rows)
+        found = {
+            "ttft": statistics(self.view.ttft_s[done] * 1e3),
+            "tpot": statistics(self.view.tpot_s[done] * 1e3),
+            "itl": self.gaps.statistics_ms(self._mask(done)),
+            "e2el": statistics(self.view.e2el_s[done] * 1e3),
+        }
+        named = {f"{s}_{key}_ms": found[key][s] for key in found for s in STATISTICS}
+        return named | {"max_itl_ms": _max_ms(self.view.longest_gap_s[done])}
+
+    def _attainment(self, rows: Ints) -> Summary:
+        """Shares of the submitted requests that have the target, and goodput over those.
+
+        Paced attainment is over requests with both a TTFT and a TPOT target. Goodput counts
+        requests that meet a target they have: one without any is neither good nor bad, and
+        goodput is None where nobody has one, as in `vllm bench serve` without `--goodput`.
+        """
+        targets, met = self.view.targets, self.view.met
+        asked = rows[targets.any[rows]]
+        ttft, tpot = _having(targets.ttft_s, rows), _having(targets.tpot_s, rows)
+        good = asked[met["slo"][asked]]
+        tokens = int(self.record.table.output_tokens[good].sum())
+        return {
+            "slo_attainment": _share(met["slo"], asked),
+            "ttft_attainment": _share(met["ttft"], ttft),
+            "tpot_attainment": _share(met["tpot"], tpot),
+            "paced_attainment": _share(met["paced"], _having(targets.tpot_s, ttft)),
+            "request_goodput": self._rate(good.size) if asked.size else None,
+            "token_goodput": self._rate(tokens) if asked.size else None,
+        }
+
+    def _memory(self, rows: Ints) -> Summary:
+        """Traffic, and mean KV bits weighted by the tokens of the requests that held cache."""
+        table = self.record.table
+        held = _having(table.kv_bits, rows)
+        tokens = (self.view.input_tokens + table.output_tokens)[held]
+        bits = float(tokens @ table.kv_bits[held]) / int(tokens.sum()) if tokens.size else None
+        totals = ("preemptions", "rotations", "h2d_bytes", "d2h_bytes")
+        return {name: int(getattr(table, name)[rows].sum()) for name in totals} | {
+            "kv_bits_mean": bits
+        }
+
+    def _common_targets(self, rows: Ints) -> dict[str, float | None]:
+        """The targets that all requests of a group share; None where they differ or have none."""
+        targets = self.view.targets
+        kinds = {
+            "ttft_ms": targets.ttft_s * 1e3,
+            "tpot_ms": targets.tpot_s * 1e3,
+            "e2el_ms": targets.e2el_s * 1e3,
+            "min_tokens_per_s": targets.min_tokens_per_s,
+        }
+        return {name: _same(values[rows]) for name, values in kinds.items()}
+
+    def _whole_run(self) -> Summary:
+        """What no single request determines: caches, peaks and fairness."""
+        record, shares = self.record, fairness(self.view)
+        recomputed = int(record.table.recomputed_tokens.sum())
+        return {
+            "recompute_tax": _ratio(recomputed, record.computed_tokens),
+            "prefix_hit_rate": _ratio(record.prefix_hit_tokens, record.prefix_query_tokens),
+            "peak_kv_bytes": record.peak_referenced_blocks * record.block_bytes,
+            "peak_slab_bytes": record.peak_used_blocks * record.block_bytes,
+            "prefetch_useful_bytes": record.prefetch_useful_bytes,
+            "prefetch_wasted_bytes": record.prefetch_wasted_bytes,
+            "jain_index": shares.jain_index() if shares else None,
+            "vtc_gap": shares.vtc_gap() if shares else None,
+        }
+
+    def _rate(self, count: int) -> float | None:
+        return _ratio(count, self.duration_s)
+
+
+def _duration_s(view: RequestView) -> float:
+    """First arrival to the last end of a request in any state, in seconds."""
+    ends = view.record.table.finish_s
+    ends = ends[~np.isnan(ends)]
+    return float(ends.max() - view.arrival_s.min()) if ends.size else 0.0
+
+
+def _longest_stall_s(view: RequestView) -> Floats:
+    """Longest wait of each client whose answer had begun, requests of every state included.
+
+    A request that failed or was cancelled also waited from its last token to its end in vain.
+    """
+    in_vain = view.record.table.finish_s - view.streams.last_token_s()
+    stall: Floats = np.fmax(view.longest_gap_s, np.where(view.finished, np.nan, in_vain))
+    return stall
+
+
+def _max_ms(values_s: Floats) -> float | None:
+    known = values_s[~np.isnan(values_s)]
+    return float(known.max()) * 1e3 if known.size else None
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _share(met: Bools, of: Ints) -> float | None:
+    return _ratio(int(np.count_nonzero(met[of])), of.size)
+
+
+def _same(values: Floats) -> float | None:
+    same = values.size and (values == values[0]).all()
+    return round(float(values[0]), 6) if same else None
+
+
+def _having(values: Floats, rows: Ints) -> Ints:
+    """Those of `rows` whose value is known."""
+    known: Ints = rows[~np.isnan(values[rows])]
+    return known

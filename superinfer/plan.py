@@ -1,0 +1,98 @@
+"""What passes between the engine and a backend: a plan goes out, outcomes come back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from superinfer.costs.base import Chunk
+from superinfer.memory.base import Timing
+from superinfer.sequence import Sequence
+
+Direction = Literal["d2h", "h2d"]
+
+
+class PrefillChunk(NamedTuple):
+    """Prompt tokens of one sequence to compute in this plan's step."""
+
+    sequence: Sequence
+    tokens: int
+    """Tokens whose KV is computed (>= 1)."""
+    context_tokens: int
+    """Tokens of the sequence whose KV is there already."""
+    last: bool
+    """True if the step also gives the next output token."""
+
+
+@dataclass(slots=True, eq=False)
+class Transfer:
+    """A copy of one sequence's KV cache between device and host."""
+
+    sequence: Sequence
+    direction: Direction
+    blocks: int
+    nbytes: int
+    """Bytes over one GPU's link."""
+    pieces: int
+    """Separate copies that it takes, each with its set-up cost."""
+    timing: Timing
+
+
+class Change(NamedTuple):
+    """One decision of the scheduler, in order: the raw material of events and of block tables."""
+
+    kind: str
+    sequence: Sequence
+    blocks: int
+    """Device blocks that the change takes (> 0) or gives back (< 0)."""
+    saved: tuple[object, ...] = ()
+    """What undoing needs."""
+
+
+@dataclass(slots=True, eq=False)
+class Plan:
+    """A time slice: one batch, and for how long the decision stands.
+
+    Run `chunks` and, if `decodes`, one decode of every member of the batch; with no chunks, up to
+    `steps` times and not past `until`. `before_step` transfers come first and the batch waits for
+    them; `background` transfers run beside it. A plan may hold transfers and no batch.
+    """
+
+    now: float
+    chunks: list[PrefillChunk]
+    shapes: list[Chunk]
+    """The chunks as the cost model takes them."""
+    decodes: int
+    """Members of the decode batch that run, 0 if none does."""
+    context_tokens: int
+    """Their summed context in the first step."""
+    steps: int
+    until: float
+    before_step: list[Transfer]
+    background: list[Transfer]
+    first_step: int
+    """Number of the batch's first step in this plan."""
+    joined: list[Sequence]
+    """Members that joined the batch since the previous plan."""
+    changes: list[Change]
+    reserved_blocks: int
+    """Blocks that all `steps` need for growth."""
+    taken_blocks: int = 0
+    """Of these, taken already for the next step."""
+    done_steps: int = 0
+    """Steps whose end the backend has reported."""
+    advanced: bool = False
+    """True when the engine has already counted the plan's last step (lag 1)."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What happened: end times of the steps done, and who finished at the last of them."""
+
+    step_end_s: list[float] = field(default_factory=list)
+    finished: list[Sequence] = field(default_factory=list)
+    last: bool = True
+    """False while the plan's final step is still running (lag 1)."""
+    end_s: float = math.nan
+    """When a plan without a step ended (transfers only)."""

@@ -1,0 +1,98 @@
+"""What a run leaves behind, as columns: the input of metrics, result files and plots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superinfer.request import Request
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class RequestTable:
+    """One row per submitted request, in the order of submission. Unknown times are NaN."""
+
+    requests: list[Request]
+    state: list[str]
+    """`finished`, `rejected`, `failed` or `cancelled`."""
+    reject_reason: list[str | None]
+    first_scheduled_s: Floats
+    first_token_s: Floats
+    finish_s: Floats
+    """When the last token came; for the other states, when the request ended."""
+    output_tokens: Ints
+    cached_tokens: Ints
+    """Prompt tokens whose KV came from the prefix cache, over all admissions."""
+    recomputed_tokens: Ints
+    """Tokens computed again because a preemption dropped their KV."""
+    preemptions: Ints
+    rotations: Ints
+    h2d_bytes: Ints
+    d2h_bytes: Ints
+    kv_bits: Floats
+    """Mean bits per KV value while the request held cache (16 when nothing was demoted)."""
+
+
+@dataclass(slots=True)
+class TokenTimes:
+    """When every output token came, without storing one number per token.
+
+    `decode_end_s[k]` is the end of the k-th step in which the decode batch advanced. A *run* is a
+    stretch of such steps in which one request got a token at each: request row `run_row`, steps
+    `[run_first, run_stop)`, and `run_previous_s` is when its token before the run came. A *gap* is
+    a wait between two tokens that no run covers (a token that ended a recomputed prefill).
+    """
+
+    decode_end_s: Floats
+    run_row: Ints
+    run_first: Ints
+    run_stop: Ints
+    run_previous_s: Floats
+    gap_row: Ints
+    gap_s: Floats
+
+
+@dataclass(slots=True)
+class Timeline:
+    """State of the replica, sampled at step boundaries (at most a few thousand samples)."""
+
+    t_s: Floats
+    waiting: Ints
+    """Requests that hold no KV in device memory: new, preempted or swapped out."""
+    running: Ints
+    referenced_blocks: Ints
+    """Blocks that live requests hold."""
+    cached_blocks: Ints
+    """Blocks kept only for reuse."""
+    host_blocks: Ints
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """Everything that one engine recorded, plus the sizes that turn blocks into bytes."""
+
+    table: RequestTable
+    tokens: TokenTimes
+    timeline: Timeline
+    total_blocks: int
+    block_tokens: int
+    block_bytes: int
+    peak_referenced_blocks: int
+    peak_used_blocks: int
+    """Most blocks taken from the device at once, cached ones included."""
+    computed_tokens: int
+    """Tokens whose KV was computed, recomputation included."""
+    prefix_query_tokens: int
+    prefix_hit_tokens: int
+    prefetch_useful_bytes: int = 0
+    prefetch_wasted_bytes: int = 0
+    steps: int = 0
+    plans: int = 0
+    events: int = 0
+    extra: dict[str, float] = field(default_factory=dict)
+    """Counters that only one scheduler or memory policy keeps."""

@@ -1,0 +1,153 @@
+"""What an engine writes down while it runs, and the record it becomes at the end."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from superinfer.batch import DecodeBatch
+from superinfer.record import Floats, Ints, RequestTable, RunRecord, Timeline, TokenTimes
+from superinfer.sequence import Sequence
+
+if TYPE_CHECKING:
+    from superinfer.engine import Engine
+
+MAX_SAMPLES = 4096
+
+
+class Recorder:
+    """Counters and columns of one engine."""
+
+    __slots__ = (
+        "_interval_s",
+        "_next_sample_s",
+        "_samples",
+        "computed_tokens",
+        "events",
+        "plans",
+        "prefix_hit_tokens",
+        "prefix_query_tokens",
+        "sequences",
+        "steps",
+    )
+
+    def __init__(self) -> None:
+        self.sequences: list[Sequence] = []
+        self.computed_tokens = 0
+        self.prefix_query_tokens = 0
+        self.prefix_hit_tokens = 0
+        self.steps = 0
+        self.plans = 0
+        self.events = 0
+        self._samples: list[tuple[float, int, int, int, int, int]] = []
+        self._interval_s = 0.0
+        self._next_sample_s = -math.inf
+
+    def submitted(self, seq: Sequence) -> None:
+        """Give the sequence its row."""
+        self.sequences.append(seq)
+
+    def sample(self, engine: Engine, now: float) -> None:
+        """Note the state of the replica, unless the last note is recent."""
+        if now < self._next_sample_s:
+            return
+        pool = engine.pool
+        waiting = len(engine.live) - engine.resident
+        blocks = (pool.referenced, pool.cached, engine.host.used)
+        self._samples.append((now, waiting, engine.resident, *blocks))
+        if len(self._samples) >= MAX_SAMPLES:
+            self._thin_out()
+        self._next_sample_s = now + self._interval_s
+
+    def _thin_out(self) -> None:
+        """Halve the samples and sample half as often from now on."""
+        samples = self._samples
+        del samples[1::2]
+        self._interval_s = 2 * (samples[-1][0] - samples[0][0]) / MAX_SAMPLES
+
+    def build(self, engine: Engine) -> RunRecord:
+        """Everything as columns."""
+        pool, config = engine.pool, engine.config
+        return RunRecord(
+            table=_table(self.sequences),
+            tokens=_token_times(engine.batch, self.sequences),
+            timeline=_timeline(self._samples),
+            total_blocks=pool.total,
+            block_tokens=config.block_tokens,
+            block_bytes=config.block_bytes,
+            peak_referenced_blocks=pool.peak_referenced,
+            peak_used_blocks=pool.peak_used,
+            computed_tokens=self.computed_tokens,
+            prefix_query_tokens=self.prefix_query_tokens,
+            prefix_hit_tokens=self.prefix_hit_tokens,
+            steps=self.steps,
+            plans=self.plans,
+            events=self.events,
+        )
+
+
+def _floats(values: list[float | None]) -> Floats:
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _ints(sequences: list[Sequence], name: str) -> Ints:
+    return np.fromiter((getattr(seq, name) for seq in sequences), np.int64, len(sequences))
+
+
+def _table(sequences: list[Sequence]) -> RequestTable:
+    return RequestTable(
+        requests=[seq.request for seq in sequences],
+        state=[seq.outcome or "unfinished" for seq in sequences],
+        reject_reason=[seq.end_reason for seq in sequences],
+        first_scheduled_s=_floats([seq.first_scheduled_s for seq in sequences]),
+        first_token_s=_floats([seq.first_token_s for seq in sequences]),
+        finish_s=_floats([seq.finish_s for seq in sequences]),
+        output_tokens=_ints(sequences, "output_tokens"),
+        cached_tokens=_ints(sequences, "cached_tokens"),
+        recomputed_tokens=_ints(sequences, "recomputed_tokens"),
+        preemptions=_ints(sequences, "preemptions"),
+        rotations=_ints(sequences, "rotations"),
+        h2d_bytes=_ints(sequences, "h2d_bytes"),
+        d2h_bytes=_ints(sequences, "d2h_bytes"),
+        kv_bits=np.full(len(sequences), 16.0),
+    )
+
+
+def _column(values: array[int] | array[float], dtype: type) -> np.ndarray:
+    return np.frombuffer(values, dtype=dtype) if len(values) else np.empty(0, dtype)
+
+
+def _token_times(batch: DecodeBatch, sequences: list[Sequence]) -> TokenTimes:
+    runs = batch.runs
+    end_s = _column(batch.end_s, np.float64)
+    step = _column(runs.previous_step, np.int64)
+    previous_s = _column(runs.previous_s, np.float64)
+    if len(end_s):
+        previous_s = np.where(step >= 0, end_s[np.maximum(step, 0)], previous_s)
+    rows = _rows(sequences)
+    return TokenTimes(
+        decode_end_s=end_s,
+        run_row=rows[_column(runs.row, np.int64)],
+        run_first=_column(runs.first, np.int64),
+        run_stop=_column(runs.stop, np.int64),
+        run_previous_s=previous_s,
+        gap_row=rows[_column(runs.gap_row, np.int64)],
+        gap_s=_column(runs.gap_s, np.float64),
+    )
+
+
+def _rows(sequences: list[Sequence]) -> Ints:
+    """Row of the table by position in the workload."""
+    indices = np.array([seq.request.index for seq in sequences], dtype=np.int64)
+    rows = np.full(int(indices.max(initial=-1)) + 1, -1, dtype=np.int64)
+    rows[indices] = np.arange(len(indices))
+    return rows
+
+
+def _timeline(samples: list[tuple[float, int, int, int, int, int]]) -> Timeline:
+    columns = list(zip(*samples, strict=True)) or [()] * 6
+    ints = [np.array(column, dtype=np.int64) for column in columns[1:]]
+    return Timeline(np.array(columns[0], dtype=np.float64), *ints)

@@ -1,0 +1,9 @@
+"""Schedulers by name. To add one: a class in a file of its own, a line here, a test file."""
+
+from __future__ import annotations
+
+SCHEDULERS: dict[str, str] = {
+    "vllm": "superinfer.schedulers.vllm:VllmScheduler",
+    "fcfs": "superinfer.schedulers.fcfs:FcfsScheduler",
+    "priority": "superinfer.schedulers.priority:PriorityScheduler",
+}

@@ -1,0 +1,64 @@
+"""The scheduler protocol and what a scheduler may know of the machine it plans for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from superinfer.costs.base import CostModel
+from superinfer.draft import Draft
+from superinfer.sequence import Sequence
+
+
+@dataclass(slots=True, frozen=True)
+class Machine:
+    """Facts about one replica that stay the same for a run."""
+
+    total_blocks: int
+    block_tokens: int
+    max_model_len: int
+    """Longest prompt plus answer that the model takes, in tokens."""
+    layers: int
+    cost: CostModel
+    """Predicts steps and transfers."""
+    prefix_caching: bool
+
+
+class Scheduler(Protocol):
+    """Owns the queues: admission, batch, chunks, victims.
+
+    Its constructor dataclass is the `[scheduler]` section of a configuration. It changes nothing but
+    its own queues; all else goes through the draft.
+    """
+
+    name: str
+    copies_per_block: int
+    """Separate copies that moving one block takes (1 when all layers lie together)."""
+
+    def bind(self, machine: Machine) -> None:
+        """Learn the machine, once, before anything else. ConfigError if the settings do not fit."""
+        ...
+
+    def submit(self, seq: Sequence, now: float) -> None:
+        """A request arrived: queue it."""
+        ...
+
+    def plan(self, draft: Draft, now: float) -> None:
+        """Decide what runs next by calling the draft's methods."""
+        ...
+
+    def swapped_out(self, seq: Sequence) -> None:
+        """A background copy to the host has landed: the sequence can come back later."""
+        ...
+
+    def resumed(self, seq: Sequence) -> None:
+        """A background copy from the host has landed: the sequence is resident again."""
+        ...
+
+    def ended(self, seq: Sequence) -> None:
+        """The sequence finished, failed or was cancelled, in whatever state: forget it."""
+        ...
+
+    def next_wakeup(self, now: float) -> float | None:
+        """When an idle driver should ask for a plan though nothing has happened."""
+        ...

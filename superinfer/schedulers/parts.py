@@ -1,0 +1,79 @@
+"""Small shared parts of schedulers: queues ordered by `Sequence.rank`."""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from operator import attrgetter
+
+from superinfer.sequence import Sequence, State
+
+_rank = attrgetter("rank")
+
+
+class RankedQueue:
+    """Sequences in one state, lowest rank first. One that left that state is passed over."""
+
+    __slots__ = ("_heap", "_state")
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._heap: list[tuple[tuple[float, ...], int, Sequence]] = []
+
+    def push(self, seq: Sequence) -> None:
+        """Queue by rank; equal ranks do not occur."""
+        heapq.heappush(self._heap, (seq.rank, id(seq), seq))
+
+    def head(self) -> Sequence | None:
+        """The sequence whose turn it is."""
+        heap = self._heap
+        while heap:
+            seq = heap[0][2]
+            if seq.state is self._state:
+                return seq
+            heapq.heappop(heap)
+        return None
+
+    def pop(self) -> None:
+        """Remove the head."""
+        heapq.heappop(self._heap)
+
+
+class RankedList:
+    """Sequences kept sorted by rank; finding a place costs a bisection."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self) -> None:
+        self._items: list[Sequence] = []
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self._items)
+
+    def __reversed__(self) -> Iterator[Sequence]:
+        return reversed(self._items)
+
+    def add(self, seq: Sequence) -> None:
+        """Insert at its place."""
+        items = self._items
+        if not items or items[-1].rank < seq.rank:
+            items.append(seq)
+        else:
+            insort(items, seq, key=_rank)
+
+    def discard(self, seq: Sequence) -> bool:
+        """Remove if present; returns whether it was."""
+        items = self._items
+        place = bisect_left(items, seq.rank, key=_rank)
+        if place < len(items) and items[place] is seq:
+            del items[place]
+            return True
+        return False
+
+    def last(self) -> Sequence:
+        """The one with the highest rank: the first victim."""
+        return self._items[-1]

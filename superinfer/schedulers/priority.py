@@ -1,0 +1,110 @@
+"""`priority`: strict class priority with chunked prefill under a step-time cap.
+
+The strong simple baseline. Requests are served by (declared priority, tightness of the TTFT target,
+arrival). A request that does not fit takes the place of running ones of a strictly lower class, and
+no prefill chunk makes a step longer than the tightest TPOT target among running requests allows.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
+
+from superinfer.costs.base import Chunk
+from superinfer.draft import Draft
+from superinfer.schedulers.fcfs import FcfsScheduler
+from superinfer.sequence import Sequence, State
+
+GRAIN_TOKENS = 64
+
+
+@dataclass(slots=True)
+class PriorityScheduler(FcfsScheduler):
+    """Strict priority between classes, first come first served within one."""
+
+    pace_margin: float = 0.95
+    """Share of the tightest TPOT target that a step may take."""
+    step_cap_ms: float = 0.0
+    """Step-time cap when no running request has a TPOT target; 0 = none."""
+    name: str = field(default="priority", init=False)
+    _paces_s: list[float] = field(default_factory=list, init=False)
+    """TPOT targets of the running requests, sorted."""
+    _last_grains: int = field(default=1, init=False)
+
+    def rank(self, seq: Sequence) -> tuple[float, ...]:
+        """Class first: the declared priority, then the tighter TTFT target."""
+        ttft_s = seq.request.slo.ttft_s
+        tightness = math.inf if ttft_s is None else ttft_s
+        return (seq.request.priority, tightness, *FcfsScheduler.rank(self, seq))
+
+    def prefill_budget(self, draft: Draft) -> int:
+        """The most prefill that keeps the step under its cap, at least one grain."""
+        budget = FcfsScheduler.prefill_budget(self, draft)
+        cap_s = self._cap_s()
+        if cap_s == math.inf:
+            return budget
+        return min(budget, self._tokens_under(cap_s, draft, budget))
+
+    def clear_the_way(self, draft: Draft, seq: Sequence) -> bool:
+        """Preempt running requests of a lower class, the lowest first, if that makes room."""
+        short = (
+            draft.blocks_for(max(seq.prefill_tokens, seq.computed_tokens + 1))
+            + self._keep_free
+            - draft.available
+        )
+        short += draft.batch.growth(1)
+        victims = []
+        for victim in reversed(self.running):
+            if short <= 0 or victim.rank[:2] <= seq.rank[:2]:
+                break
+            if victim.state is not State.MOVING_IN:
+                victims.append(victim)
+                short -= draft.private_blocks(victim)
+        if short > 0:
+            return False
+        for victim in victims:
+            self.preempt(draft, victim)
+        return bool(victims)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _add(self, seq: Sequence) -> None:
+        FcfsScheduler._add(self, seq)
+        if seq.request.slo.tpot_s is not None:
+            insort(self._paces_s, seq.request.slo.tpot_s)
+
+    def _remove(self, seq: Sequence) -> bool:
+        removed = FcfsScheduler._remove(self, seq)
+        if removed and seq.request.slo.tpot_s is not None:
+            del self._paces_s[bisect_left(self._paces_s, seq.request.slo.tpot_s)]
+        return removed
+
+    def _cap_s(self) -> float:
+        if self._paces_s:
+            return self.pace_margin * self._paces_s[0]
+        return self.step_cap_ms / 1e3 or math.inf
+
+    def _tokens_under(self, cap_s: float, draft: Draft, budget: int) -> int:
+        """Largest multiple of the grain whose step fits; searched from the last answer on."""
+        most = max(1, budget // GRAIN_TOKENS)
+        grains = min(self._last_grains, most)
+        if self._fits_cap(grains, cap_s, draft):
+            while grains < most and self._fits_cap(grains + 1, cap_s, draft):
+                grains += 1
+        else:
+            while grains > 1 and not self._fits_cap(grains, cap_s, draft):
+                grains -= 1
+        self._last_grains = grains
+        return grains * GRAIN_TOKENS
+
+    def _fits_cap(self, grains: int, cap_s: float, draft: Draft) -> bool:
+        batch, cost = draft.batch, self.machine.cost
+        chunk = Chunk(grains * GRAIN_TOKENS, self._head_context())
+        step_s = cost.step_s([chunk], batch.size, batch.context_tokens)
+        return step_s + cost.host_s(batch.size + 1) <= cap_s
+
+    def _head_context(self) -> int:
+        """Context that the next chunk has to attend to."""
+        first = next(iter(self.prefilling), None)
+        return first.computed_tokens if first is not None else 0

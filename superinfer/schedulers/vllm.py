@@ -1,0 +1,377 @@
+"""`vllm`: vLLM v0.6.0, both of its modes.
+
+Source: vllm-project/vllm tag v0.6.0 (commit 32e7db25), `vllm/core/scheduler.py`,
+`vllm/core/block_manager_v1.py`, `vllm/core/evictor_v1.py`, `vllm/engine/arg_utils.py`,
+`vllm/config.py`. Modelled: the prefill-first mode and the chunked mode with their queue orders,
+watermark, both preemption modes, prefix caching of block manager V1, the automatic switch to
+chunked prefill. The memory policy that belongs to it is `lru`; `lag = 1` stands for asynchronous
+output processing.
+
+Left out: LoRA, beam and parallel sampling, multi-step scheduling, speculative decoding; sharing of
+a prompt's blocks by requests of the same step, before they are computed; finding a preempted
+request's own answer blocks again. Out of host blocks aborts the real engine; here it fails the
+victim alone (`host_memory_full`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+from superinfer.draft import MAX_STEPS, Draft
+from superinfer.errors import ConfigError
+from superinfer.schedulers.base import Machine
+from superinfer.sequence import RESIDENT, Sequence, State
+
+CHUNKED_BUDGET_TOKENS = 512
+AUTO_CHUNK_ABOVE_TOKENS = 32768
+
+
+def _head(queue: deque[Sequence]) -> Sequence | None:
+    """First of a queue; those that ended while they were queued are dropped on the way."""
+    while queue and queue[0].state is State.ENDED:
+        queue.popleft()
+    return queue[0] if queue else None
+
+
+@dataclass(slots=True)
+class _Iteration:
+    """What one pass over the running sequences decided."""
+
+    budget_tokens: int
+    growth: int = 0
+    """Blocks that the decodes of this step take."""
+    decodes: int = 0
+    continued: list[Sequence] = field(default_factory=list)
+    """Prefills that got another chunk."""
+    unfinished: list[Sequence] = field(default_factory=list)
+    """Of these, the ones that need more."""
+    skipped: list[Sequence] = field(default_factory=list)
+    """Running sequences for which no token was left."""
+    preempted: list[Sequence] = field(default_factory=list)
+    """Victims whose cache was dropped, in the order of preemption."""
+    disturbed: bool = False
+    """True if anybody was preempted, by either way."""
+
+
+@dataclass(slots=True)
+class VllmScheduler:
+    """First come, first served; the defaults are those of v0.6.0's engine arguments."""
+
+    chunked: bool | None = None
+    """None: on by itself when `max_model_len` exceeds 32768 and prefix caching is off."""
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int | None = None
+    """None: 512 when chunked, else the larger of `max_model_len` and 2048."""
+    watermark: float = 0.01
+    """Share of the blocks that admission and swap-in leave free."""
+    preemption: Literal["recompute", "swap"] = "recompute"
+    name: str = field(default="vllm", init=False)
+    copies_per_block: int = field(default=2, init=False)
+
+    waiting: deque[Sequence] = field(default_factory=deque, init=False)
+    running: OrderedDict[Sequence, None] = field(default_factory=OrderedDict, init=False)
+    """Resident sequences in the order of service; the last is the first victim."""
+    swapped: deque[Sequence] = field(default_factory=deque, init=False)
+    _front: Sequence | None = field(default=None, init=False)
+    """An unfinished prefill near the front of `running` (admitted by the last iteration)."""
+    _back: list[Sequence] = field(default_factory=list, init=False)
+    """Unfinished prefills at the end of `running`."""
+    _parked: list[Sequence] = field(default_factory=list, init=False)
+    _irregular: bool = field(default=False, init=False)
+    """True after an iteration that skipped somebody: `_front` and `_back` do not hold."""
+    _machine: Machine = field(init=False)
+    _budget_tokens: int = field(default=0, init=False)
+    _prompt_limit: int = field(default=0, init=False)
+    _keep_free: int = field(default=0, init=False)
+
+    # -- protocol -------------------------------------------------------------------------------
+
+    def bind(self, machine: Machine) -> None:
+        """Settle the defaults that depend on the model."""
+        self._machine = machine
+        self.copies_per_block = 2 * machine.layers  # one K and one V copy per layer
+        if self.chunked is None:
+            long_context = machine.max_model_len > AUTO_CHUNK_ABOVE_TOKENS
+            self.chunked = long_context and not machine.prefix_caching
+        self._budget_tokens = self.max_num_batched_tokens or (
+            CHUNKED_BUDGET_TOKENS if self.chunked else max(machine.max_model_len, 2048)
+        )
+        self._check_budget()
+        self._prompt_limit = machine.max_model_len
+        if not self.chunked:
+            self._prompt_limit = min(machine.max_model_len, self._budget_tokens)
+        self._keep_free = int(self.watermark * machine.total_blocks)
+
+    def submit(self, seq: Sequence, now: float) -> None:
+        """Queue at the back."""
+        self.waiting.append(seq)
+
+    def plan(self, draft: Draft, now: float) -> None:
+        """One iteration of the real scheduler, or a slice of identical ones."""
+        if self.chunked:
+            self._plan_chunked(draft)
+        else:
+            self._plan_prefill_first(draft)
+
+    def swapped_out(self, seq: Sequence) -> None:
+        """Never called: copies are `before_step` here."""
+
+    def resumed(self, seq: Sequence) -> None:
+        """Never called: copies are `before_step` here."""
+
+    def ended(self, seq: Sequence) -> None:
+        """Forget a sequence; in the waiting queues it is passed over when its turn comes."""
+        self.running.pop(seq, None)
+        if seq is self._front:
+            self._front = None
+        elif seq in self._back:
+            self._back.remove(seq)
+        if seq in self._parked:
+            self._parked.remove(seq)
+
+    def next_wakeup(self, now: float) -> float | None:
+        """Nothing here depends on time."""
+        return None
+
+    # -- prefill first --------------------------------------------------------------------------
+
+    def _plan_prefill_first(self, draft: Draft) -> None:
+        if _head(self.swapped) is None and self._admit_whole(draft):
+            return
+        steps = self._steps_with_room(draft)
+        if steps:
+            iteration = _Iteration(self._budget_tokens, draft.batch.growth(1), draft.batch.size)
+        else:
+            iteration = self._walk(draft)
+        if self.swapped and not iteration.disturbed:
+            self._swap_in(draft, iteration)
+        self.waiting.extendleft(iteration.preempted)
+        if draft.batch.size:
+            draft.decode(1 if draft.before_step else max(1, steps))
+
+    def _admit_whole(self, draft: Draft) -> bool:
+        """Prefill from the head of the queue, whole prompts only, strictly in order."""
+        budget = self._budget_tokens
+        while (seq := _head(self.waiting)) is not None:
+            tokens = seq.prefill_tokens
+            if self._reject_hopeless(draft, seq):
+                continue
+            if tokens > budget or len(self.running) >= self.max_num_seqs:
+                break
+            if not self._allocate(draft, seq, 0):
+                break
+            self.waiting.popleft()
+            self.running[seq] = None
+            draft.prefill(seq, tokens)
+            budget -= tokens
+        return bool(draft.chunks)
+
+    # -- chunked --------------------------------------------------------------------------------
+
+    def _plan_chunked(self, draft: Draft) -> None:
+        for seq in self._parked:
+            draft.unpark(seq)
+        self._parked.clear()
+        iteration = self._serve_running(draft)
+        if self.swapped and not iteration.disturbed:
+            self._swap_in(draft, iteration)
+        if self.waiting:
+            self._admit_chunks(draft, iteration)
+        self.waiting.extendleft(iteration.preempted)
+        self._irregular = bool(iteration.skipped)
+        if iteration.decodes:
+            self._decode_served(draft, iteration)
+
+    def _decode_served(self, draft: Draft, iteration: _Iteration) -> None:
+        """Run the decodes that got a token; the others of the batch stand aside for this step."""
+        for seq in iteration.skipped:
+            if seq.state is State.DECODING:
+                draft.park(seq)
+                self._parked.append(seq)
+        steady = not (draft.chunks or draft.before_step or iteration.disturbed or self._parked)
+        draft.decode(max(1, self._steps_with_room(draft)) if steady else 1)
+
+    def _serve_running(self, draft: Draft) -> _Iteration:
+        """A token for each decode and chunks for unfinished prefills, in running order."""
+        growth, decodes = draft.batch.growth(1), draft.batch.size
+        if self._irregular or draft.available <= growth:
+            return self._walk(draft)
+        chunks = self._chunks_beside(decodes)
+        if chunks is None:
+            return self._walk(draft)
+        iteration = _Iteration(self._budget_tokens - decodes, growth, decodes)
+        for seq, tokens in chunks:
+            self._continue(draft, seq, tokens, iteration)
+        self._front, self._back = None, iteration.unfinished
+        for seq in iteration.continued:
+            self.running.move_to_end(seq)
+        return iteration
+
+    def _chunks_beside(self, decodes: int) -> list[tuple[Sequence, int]] | None:
+        """Chunks of the unfinished prefills if nobody has to be skipped, else None."""
+        left = self._budget_tokens - decodes
+        chunks = []
+        if self._front is not None:
+            reach = self._budget_tokens - self._decodes_ahead_of(self._front)
+            chunks.append((self._front, self._tokens(self._front, reach)))
+            left -= chunks[0][1]
+        for seq in self._back:
+            chunks.append((seq, self._tokens(seq, left)))
+            left -= chunks[-1][1]
+        fits = left >= 0 and all(tokens for _, tokens in chunks)
+        return chunks if fits else None
+
+    def _decodes_ahead_of(self, front: Sequence) -> int:
+        """How many running sequences are served before `front`."""
+        return next(place for place, seq in enumerate(self.running) if seq is front)
+
+    def _admit_chunks(self, draft: Draft, iteration: _Iteration) -> None:
+        """New requests share what is left of the budget; they go to the front of `running`."""
+        admitted: list[Sequence] = []
+        served = len(self.running) - len(iteration.skipped)
+        while (seq := _head(self.waiting)) is not None:
+            if self._reject_hopeless(draft, seq):
+                continue
+            tokens = self._tokens(seq, iteration.budget_tokens)
+            if not tokens or served + len(admitted) >= self.max_num_seqs:
+                break
+            if not self._allocate(draft, seq, iteration.growth):
+                break
+            self.waiting.popleft()
+            admitted.append(seq)
+            draft.prefill(seq, tokens)
+            iteration.budget_tokens -= tokens
+            if tokens < seq.prefill_tokens:
+                self._front = seq
+        self._put_in_front(admitted, iteration.skipped)
+
+    def _put_in_front(self, admitted: list[Sequence], skipped: list[Sequence]) -> None:
+        """Next iteration serves those skipped first, then the new ones, then the rest."""
+        if admitted:
+            for seq in reversed(skipped + admitted):
+                self.running[seq] = None
+                self.running.move_to_end(seq, last=False)
+
+    # -- shared ---------------------------------------------------------------------------------
+
+    def _walk(self, draft: Draft) -> _Iteration:
+        """Serve the running sequences one by one, preempting from the tail when memory is short.
+
+        A sequence needs one free block at its turn even when its last block still has room.
+        """
+        iteration = _Iteration(self._budget_tokens)
+        order = list(self.running)
+        turn, end = 0, len(order)
+        decodes: list[Sequence] = []
+        while turn < end:
+            seq = order[turn]
+            tokens = self._tokens(seq, iteration.budget_tokens)
+            if not tokens:
+                break
+            turn += 1
+            while draft.available - iteration.growth < 1 and seq.state in RESIDENT:
+                victim = order[end - 1]  # `seq` itself when nobody is left behind it
+                end = max(end - 1, turn)
+                self._preempt(draft, victim, iteration)
+            if seq.state in RESIDENT:
+                self._serve(draft, seq, tokens, iteration, decodes)
+        iteration.skipped = order[turn:end]
+        self._front, self._back = None, iteration.unfinished
+        self.running = OrderedDict.fromkeys(iteration.skipped + decodes + iteration.continued)
+        return iteration
+
+    def _serve(
+        self,
+        draft: Draft,
+        seq: Sequence,
+        tokens: int,
+        iteration: _Iteration,
+        decodes: list[Sequence],
+    ) -> None:
+        if seq.state is State.PREFILLING:
+            self._continue(draft, seq, tokens, iteration)
+            return
+        iteration.budget_tokens -= 1
+        iteration.decodes += 1
+        iteration.growth += draft.batch.grows(seq)
+        decodes.append(seq)
+
+    def _continue(self, draft: Draft, seq: Sequence, tokens: int, iteration: _Iteration) -> None:
+        draft.prefill(seq, tokens)
+        iteration.budget_tokens -= tokens
+        iteration.continued.append(seq)
+        if seq.computed_tokens + tokens < seq.prefill_tokens:
+            iteration.unfinished.append(seq)
+
+    def _tokens(self, seq: Sequence, budget: int) -> int:
+        """Tokens that a sequence would get: one for a decode, a chunk for a prefill."""
+        if seq.state is State.DECODING:
+            return min(1, budget)
+        wanted = seq.prefill_tokens - seq.computed_tokens
+        if wanted <= budget or not self._machine.prefix_caching:
+            return min(wanted, budget)
+        return budget // self._machine.block_tokens * self._machine.block_tokens
+
+    def _preempt(self, draft: Draft, victim: Sequence, iteration: _Iteration) -> None:
+        iteration.disturbed = True
+        self.running.pop(victim, None)
+        draft.preempt(victim, self.preemption)
+        if victim.state is State.WAITING:
+            iteration.preempted.append(victim)
+        elif victim.state is State.SWAPPED:
+            self.swapped.append(victim)
+
+    def _swap_in(self, draft: Draft, iteration: _Iteration) -> None:
+        """Bring swapped sequences back in order, each with a spare block for its next token."""
+        while (seq := _head(self.swapped)) is not None:
+            if len(self.running) - len(iteration.skipped) >= self.max_num_seqs:
+                break
+            if draft.blocks_for(seq.computed_tokens) + 1 > draft.pool.total:
+                self.swapped.popleft()
+                draft.reject(seq, "sequence_exceeds_kv_capacity")
+                continue
+            tokens = max(1, seq.prefill_tokens - seq.computed_tokens)
+            keep_free = self._keep_free + iteration.growth + 1
+            if tokens > iteration.budget_tokens:
+                break
+            if not draft.try_swap_in(seq, keep_free=keep_free, timing="before_step"):
+                break
+            self.swapped.popleft()
+            self.running[seq] = None
+            decodes: list[Sequence] = []
+            self._serve(draft, seq, tokens, iteration, decodes)
+
+    def _reject_hopeless(self, draft: Draft, seq: Sequence) -> bool:
+        """Turn away the head of the queue if it can never run, by v0.6.0's two rules."""
+        if seq.prefill_tokens > self._prompt_limit:
+            rule = "prompt_too_long"
+        elif draft.pool.total - draft.blocks_for(seq.prefill_tokens) < self._keep_free:
+            rule = "prompt_exceeds_kv_capacity"
+        else:
+            return False
+        self.waiting.popleft()
+        draft.reject(seq, rule)
+        return True
+
+    def _allocate(self, draft: Draft, seq: Sequence, growth: int) -> bool:
+        keep_free = self._keep_free + growth
+        return draft.try_admit(seq, keep_free=keep_free, whole_need=True, charge_cached=True)
+
+    def _steps_with_room(self, draft: Draft) -> int:
+        """Steps before which every running sequence still finds a free block at its turn."""
+        return draft.batch.steps_within(draft.available - 1, MAX_STEPS)
+
+    def _check_budget(self) -> None:
+        budget, block = self._budget_tokens, self._machine.block_tokens
+        if budget < self.max_num_seqs:
+            raise ConfigError(
+                "scheduler.max_num_batched_tokens: expected at least max_num_seqs "
+                f"({self.max_num_seqs}), got {budget}"
+            )
+        if self.chunked and self._machine.prefix_caching and budget % block:
+            raise ConfigError(
+                "scheduler.max_num_batched_tokens: expected a multiple of the block size "
+                f"({block}) with prefix caching, got {budget}"
+            )

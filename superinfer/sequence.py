@@ -1,0 +1,118 @@
+"""A request in progress: what the engine knows of it, and where its KV cache is."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from superinfer.request import Request
+
+if TYPE_CHECKING:
+    from superinfer.memory.prefix import Node
+
+
+class State(Enum):
+    """Where a request stands. Only the engine changes it."""
+
+    WAITING = "waiting"
+    """No KV cache anywhere: new, or preempted by dropping its cache."""
+    PREFILLING = "prefilling"
+    """Resident in device memory, its prompt not yet fully computed."""
+    DECODING = "decoding"
+    """Resident and a member of the decode batch."""
+    PARKED = "parked"
+    """Resident, could decode, but stands aside."""
+    SWAPPED = "swapped"
+    """KV cache in host memory."""
+    MOVING_OUT = "moving_out"
+    """A background copy to the host is under way; its device blocks are still taken."""
+    MOVING_IN = "moving_in"
+    """A background copy from the host is under way; its device blocks are already taken."""
+    ENDED = "ended"
+
+
+RESIDENT = frozenset({State.PREFILLING, State.DECODING, State.PARKED})
+
+
+class Sequence:
+    """Progress of one request.
+
+    While the state is `DECODING`, `computed_tokens` and `output_tokens` are those at the moment of
+    joining the decode batch, and the batch knows how many steps ago that was: nothing is written
+    per token. `DecodeBatch.length` and friends give the present values.
+    """
+
+    __slots__ = (
+        "blocks",
+        "cached_tokens",
+        "cancelled",
+        "computed_tokens",
+        "d2h_bytes",
+        "end_reason",
+        "finish_s",
+        "first_scheduled_s",
+        "first_token_s",
+        "h2d_bytes",
+        "host_blocks",
+        "join_step",
+        "keys",
+        "last_token_s",
+        "last_token_step",
+        "lost_tokens",
+        "node",
+        "outcome",
+        "output_tokens",
+        "preemptions",
+        "prefill_tokens",
+        "prefix_tokens",
+        "rank",
+        "recomputed_tokens",
+        "request",
+        "rotations",
+        "shared_blocks",
+        "state",
+        "transfer",
+    )
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.state = State.WAITING
+        self.prefill_tokens = request.prompt_tokens
+        """Tokens to process before the next token comes: the prompt, and after a preemption by
+        recomputation also the answer so far."""
+        self.computed_tokens = 0
+        """Tokens whose KV exists, on the device or on the host."""
+        self.output_tokens = 0
+        self.prefix_tokens = 0
+        """Leading tokens of this prefill that need no computation (prefix-cache hit)."""
+        self.blocks = 0
+        """Private device blocks."""
+        self.shared_blocks = 0
+        """Device blocks held through the prefix index, up to and including `node`."""
+        self.node: Node | None = None
+        self.keys: tuple[object, ...] | None = None
+        self.host_blocks = 0
+        self.join_step = 0
+        self.last_token_step = -1
+        """Decode step that gave the last token, or -1 when `last_token_s` holds its time."""
+        self.last_token_s = 0.0
+        self.lost_tokens = 0
+        """Tokens that were computed once and dropped by a preemption."""
+        self.rank: tuple[float, ...] = ()
+        """Place in the order of the scheduler that set it; unique."""
+        self.transfer: object = None
+        self.cancelled = False
+        self.preemptions = 0
+        self.rotations = 0
+        self.cached_tokens = 0
+        self.recomputed_tokens = 0
+        self.h2d_bytes = 0
+        self.d2h_bytes = 0
+        self.first_scheduled_s: float | None = None
+        self.first_token_s: float | None = None
+        self.finish_s: float | None = None
+        self.outcome = ""
+        self.end_reason: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Sequence {self.request.request_id} {self.state.value}>"

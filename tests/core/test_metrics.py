@@ -1,0 +1,371 @@
+"""Metrics against cases worked by hand, and against plain per-token arithmetic."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import tracemalloc
+from dataclasses import dataclass
+from itertools import accumulate
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from records import Job, build, floats, ints, large_record
+
+from superinfer.metrics import RunMetrics, request_columns, summarise
+from superinfer.metrics.fairness import fairness, max_min_share
+from superinfer.metrics.statistics import (
+    statistics,
+    weighted_quantiles,
+    weighted_statistics,
+)
+from superinfer.record import RunRecord
+from superinfer.request import SLO
+
+# Worked by hand. Steps end at 2, 3, 5, 6, 9, 10.
+#   A arrives at 0, first token at 1, tokens at 2 3 5 6: TTFT 1, E2E 6, TPOT 5/4, gaps 1 1 2 1.
+#   B arrives at 1, first token at 2.5, tokens at 3 5; preempted; its recomputed prefill gives a
+#     token at 8 (gap 3), then 9 10: TTFT 1.5, E2E 9, TPOT 7.5/5, gaps .5 2 3 1 1.
+#   C arrives at 4, one token at 7: TTFT = E2E = 3, no TPOT.   D is rejected at 4.
+STEPS = [2.0, 3.0, 5.0, 6.0, 9.0, 10.0]
+A = Job(0, 10, 5, 1, 6, [(0, 4, 1.0)], slo=SLO(ttft_s=1.0, tpot_s=1.25), scheduled_s=0.5)
+B = Job(
+    1, 20, 6, 2.5, 10, [(1, 3, 2.5), (4, 6, 8.0)], [3.0], SLO(ttft_s=2.0, tpot_s=1.4),
+    recomputed=22, preemptions=1, scheduled_s=2.0,
+)  # fmt: skip
+C = Job(4, 30, 1, 7, 7, slo=SLO(ttft_s=3.0, tpot_s=0.1), group="code", scheduled_s=6.0)
+D = Job(4, 40, 0, finish_s=4, state="rejected", slo=SLO(e2el_s=9.0), group="code", kv_bits=math.nan)
+
+
+@pytest.fixture
+def worked() -> RunRecord:
+    return build([A, B, C, D], STEPS, computed_tokens=88, prefix_query_tokens=100)
+
+
+def test_latencies_of_the_worked_case(worked: RunRecord) -> None:
+    columns = request_columns(worked)
+    nan = math.nan
+    assert columns["ttft_ms"] == pytest.approx([1000, 1500, 3000, nan], nan_ok=True)
+    assert columns["tpot_ms"] == pytest.approx([1250, 1500, nan, nan], nan_ok=True)
+    assert columns["e2el_ms"] == pytest.approx([6000, 9000, 3000, nan], nan_ok=True)
+    assert columns["max_itl_ms"] == pytest.approx([2000, 3000, nan, nan], nan_ok=True)
+    assert columns["queue_s"] == pytest.approx([0.5, 1.0, 2.0, nan], nan_ok=True)
+
+
+def test_pooled_itl_of_the_worked_case(worked: RunRecord) -> None:
+    gaps = np.array([1, 1, 2, 1, 0.5, 2, 3, 1, 1]) * 1e3
+    summary = summarise(worked)
+    assert summary["mean_itl_ms"] == pytest.approx(gaps.mean())
+    assert summary["std_itl_ms"] == pytest.approx(gaps.std())
+    assert summary["p90_itl_ms"] == pytest.approx(np.quantile(gaps, 0.9))
+    assert summary["max_itl_ms"] == 3000
+
+
+def test_attainment_of_the_worked_case(worked: RunRecord) -> None:
+    summary = summarise(worked)
+    # A and C meet all; B misses TPOT (1.5 > 1.4); D, rejected, has only an E2E target.
+    assert request_columns(worked)["slo_met"] == [True, False, True, False]
+    assert summary["slo_attainment"] == 0.5
+    assert summary["ttft_attainment"] == 1.0
+    assert summary["tpot_attainment"] == pytest.approx(2 / 3)
+    # A: due 1 2.25 3.5 4.75 6, but its fourth token comes at 5. B: due 3 4.4 5.8 7.2, comes at 8.
+    assert summary["paced_attainment"] == pytest.approx(1 / 3)
+
+
+def test_counts_and_rates_of_the_worked_case(worked: RunRecord) -> None:
+    summary = summarise(worked)
+    assert summary["duration"] == 10
+    assert (summary["submitted"], summary["completed"], summary["rejected"]) == (4, 3, 1)
+    assert (summary["total_input_tokens"], summary["total_output_tokens"]) == (60, 12)
+    assert summary["output_throughput"] == pytest.approx(1.2)
+    assert summary["total_token_throughput"] == pytest.approx(7.2)
+    assert summary["request_goodput"] == pytest.approx(0.2)
+    assert summary["token_goodput"] == pytest.approx(0.6)
+
+
+def test_memory_of_the_worked_case(worked: RunRecord) -> None:
+    summary = summarise(worked)
+    assert summary["recompute_tax"] == 0.25
+    assert summary["prefix_hit_rate"] == 0.0
+    assert (summary["peak_kv_bytes"], summary["peak_slab_bytes"]) == (7000, 9000)
+    assert summary["preemptions"] == 1
+    assert summary["kv_bits_mean"] == 16.0
+
+
+def test_groups_of_the_worked_case(worked: RunRecord) -> None:
+    summary = summarise(worked)
+    assert set(summary["classes"]) == {"chat", "code"}
+    assert summary["classes"]["code"]["slo_attainment"] == 0.5
+    assert summary["classes"]["code"]["mean_itl_ms"] is None
+    assert summary["classes"]["chat"]["request_throughput"] == pytest.approx(0.2)
+    assert summary["classes"]["chat"]["slo"]["ttft_ms"] is None, "targets differ"
+    assert summary["tenants"]["default"]["p99_e2el_ms"] == summary["p99_e2el_ms"]
+
+
+@pytest.mark.parametrize(
+    ("slo", "met"),
+    [
+        (SLO(), None),
+        (SLO(ttft_s=1.0, tpot_s=1.25, e2el_s=6.0, min_tokens_per_s=5 / 6), True),
+        (SLO(ttft_s=0.99), False),
+        (SLO(tpot_s=1.24), False),
+        (SLO(e2el_s=5.9), False),
+        (SLO(min_tokens_per_s=0.9), False),
+    ],
+)
+def test_each_target_decides(slo: SLO, met: bool | None) -> None:
+    job = Job(0, 10, 5, 1, 6, [(0, 4, 1.0)], slo=slo)
+    assert request_columns(build([job], STEPS))["slo_met"] == [met]
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled", "rejected"])
+def test_unfinished_requests_miss(state: str) -> None:
+    job = Job(0, 10, 5, 1, 6, [(0, 4, 1.0)], slo=SLO(ttft_s=9), state=state)
+    summary = summarise(build([job], STEPS))
+    assert summary["slo_attainment"] == summary["ttft_attainment"] == 0
+    assert summary[state] == 1
+    assert summary["mean_ttft_ms"] is None
+
+
+def test_worst_stall_includes_a_wait_that_ended_in_failure() -> None:
+    failed = Job(0, 10, 5, 1, 20, [(0, 4, 1.0)], state="failed")
+    summary = summarise(build([failed], STEPS))
+    assert summary["worst_stall_ms"] == 14_000
+    assert summary["max_itl_ms"] is None
+
+
+def test_swap_out_and_in_makes_one_long_gap() -> None:
+    job = Job(0, 10, 5, 1, 10, [(0, 2, 1.0), (4, 6, 3.0)])
+    columns = request_columns(build([job], STEPS))
+    assert columns["max_itl_ms"] == [6000]
+    assert columns["tpot_ms"] == [2250]
+
+
+def test_two_preemptions_in_a_row_are_two_gaps_before_the_next_run() -> None:
+    # Tokens at 1 | 2 | 2+1.5 | 3.5+2 | 6: the third and fourth are due at 3 and 4.
+    job = Job(0, 10, 5, 1, 6, [(0, 1, 1.0), (3, 4, 5.5)], [1.5, 2.0], SLO(ttft_s=1, tpot_s=1))
+    streams = RunMetrics(build([job], STEPS)).view.streams
+    assert streams.gap_end_s.tolist() == [3.5, 5.5]
+    assert streams.gap_index.tolist() == [2, 3]
+    assert streams.run_index.tolist() == [1, 4]
+    assert streams.last_token_s().tolist() == [6.0]
+
+
+def test_paced_credit_survives_a_pause_that_strict_gaps_would_not() -> None:
+    slo = SLO(ttft_s=1, tpot_s=2.0)
+    early = Job(0, 10, 6, 1, 10, [(0, 4, 1.0), (5, 6, 6.0)], slo=slo)
+    assert summarise(build([early], STEPS))["paced_attainment"] == 1.0
+    late = Job(0, 10, 6, 1, 10, [(0, 4, 1.0), (5, 6, 6.0)], slo=SLO(ttft_s=1, tpot_s=1.7))
+    assert summarise(build([late], STEPS))["paced_attainment"] == 0.0
+
+
+def test_rejected_only_and_empty_runs_have_no_numbers_but_all_keys(worked: RunRecord) -> None:
+    keys = list(summarise(worked))
+    for record in (build([], []), build([D], [])):
+        summary = summarise(record)
+        assert list(summary) == keys
+        assert summary["request_throughput"] is None
+        assert summary["p99_itl_ms"] is None
+        json.dumps(summary, allow_nan=False)
+
+
+def test_zero_cost_run_divides_by_nothing() -> None:
+    job = Job(0, 10, 3, 0, 0, [(0, 2, 0.0)], slo=SLO(ttft_s=1, tpot_s=0.1, min_tokens_per_s=5))
+    summary = summarise(build([job], [0.0, 0.0]))
+    assert summary["slo_attainment"] == 1
+    assert summary["output_throughput"] is None
+
+
+def test_caller_supplies_what_the_record_cannot_know(worked: RunRecord) -> None:
+    summary = summarise(worked, {"wall_s": 2.0, "trust": {"profile": "x"}, "run": {"seed": 0}})
+    assert summary["sim_requests_per_wall_s"] == 2.0
+    assert summary["scheduler_s"] is None
+    assert (summary["trust"], summary["run"]) == ({"profile": "x"}, {"seed": 0})
+
+
+def test_summary_is_plain_json_and_columns_have_the_agreed_types(worked: RunRecord) -> None:
+    json.dumps(summarise(worked), allow_nan=False)
+    columns = request_columns(worked)
+    names = (
+        "request_id session_id tenant class priority namespace arrival_s first_token_s finish_s "
+        "queue_s ttft_ms tpot_ms e2el_ms max_itl_ms input_tokens output_tokens max_tokens "
+        "cached_tokens recomputed_tokens preemptions rotations h2d_bytes d2h_bytes kv_bits state "
+        "reject_reason slo_met"
+    )
+    assert list(columns) == names.split()
+    assert {len(column) for column in columns.values()} == {4}
+    types = {c.dtype.name for c in columns.values() if isinstance(c, np.ndarray)}
+    assert types == {"int64", "float64"}
+
+
+SAMPLES = st.lists(
+    st.tuples(st.floats(-1e6, 1e6), st.integers(0, 50)), min_size=1, max_size=40
+).filter(lambda pairs: any(weight for _, weight in pairs))
+
+
+@given(SAMPLES, st.lists(st.floats(0, 1), min_size=1, max_size=5))
+def test_weighted_quantiles_equal_those_of_the_expanded_sample(
+    pairs: list[tuple[float, int]], levels: list[float]
+) -> None:
+    pairs.sort()
+    values, weights = floats([v for v, _ in pairs]), ints([w for _, w in pairs])
+    expanded = np.repeat(values, weights)
+    found = weighted_quantiles(values, weights, np.array(levels))
+    assert found == pytest.approx(np.quantile(expanded, levels), rel=1e-9, abs=1e-6)
+    plain, weighted = statistics(expanded), weighted_statistics(values, weights)
+    assert list(weighted) == list(plain)
+    for name, value in plain.items():
+        assert weighted[name] == pytest.approx(value, rel=1e-6, abs=1e-3)
+
+
+@dataclass
+class Story:
+    """A random run, with the plain list of token times of every request beside its record."""
+
+    jobs: list[Job]
+    steps: list[float]
+    token_s: list[list[float]]
+
+
+def story(seed: int) -> Story:
+    """Requests that decode, pause, lose their cache and come back, over up to 30 steps."""
+    random = Random(seed)
+    steps = list(accumulate(0.25 * random.randint(1, 8) for _ in range(random.randint(1, 30))))
+    made = Story([], steps, [])
+    for _ in range(random.randint(1, 6)):
+        _add_job(made, random)
+    return made
+
+
+def _add_job(made: Story, random: Random) -> None:
+    slo = SLO(random.choice([0.5, 3.0, None]), random.choice([0.25, 0.5, 1.0, 1.3]))
+    job = Job(0.0, random.randint(1, 9), slo=slo, tenant=random.choice("abc"))
+    steps, k = made.steps, random.randrange(len(made.steps))
+    job.first_token_s = steps[k] - 0.125
+    job.scheduled_s = random.uniform(0, job.first_token_s)
+    times = [job.first_token_s]
+    while k < len(steps) and random.random() < 0.9:
+        stop = random.randint(k, len(steps))
+        if stop > k:
+            job.runs.append((k, stop, times[-1]))
+            times += steps[k:stop]
+        k = stop + random.randint(0, 3)
+        while k < len(steps) and random.random() < 0.5:
+            job.gaps.append(steps[k] - 0.0625 - times[-1])
+            times.append(steps[k] - 0.0625)
+            k += 1
+    job.output, job.finish_s = len(times), times[-1]
+    made.jobs.append(job)
+    made.token_s.append(times)
+
+
+STORIES = st.integers(0, 2**32).map(story)
+
+
+@settings(max_examples=150, deadline=None)
+@given(STORIES)
+def test_streams_equal_plain_per_token_arithmetic(made: Story) -> None:
+    metrics = RunMetrics(build(made.jobs, made.steps))
+    gaps = [np.diff(times) for times in made.token_s]
+    pooled = np.sort(np.concatenate(gaps)) * 1e3
+    values, counts = metrics.itl_counts(np.arange(len(gaps)))
+    assert np.repeat(values, counts) == pytest.approx(pooled)
+    longest = [g.max() if g.size else math.nan for g in gaps]
+    assert metrics.view.longest_gap_s == pytest.approx(longest, nan_ok=True)
+    last = [times[-1] for times in made.token_s]
+    assert metrics.view.streams.last_token_s() == pytest.approx(last)
+
+
+@settings(max_examples=150, deadline=None)
+@given(STORIES)
+def test_paced_attainment_equals_a_check_of_every_token(made: Story) -> None:
+    def in_pace(job: Job, times: list[float]) -> bool:
+        first, pace = job.slo.ttft_s or math.nan, job.slo.tpot_s or math.nan
+        return all(t <= first + i * pace + 1e-9 for i, t in enumerate(times))
+
+    metrics = RunMetrics(build(made.jobs, made.steps))
+    expected = [in_pace(*pair) for pair in zip(made.jobs, made.token_s, strict=True)]
+    assert metrics.view.met["paced"].tolist() == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(STORIES)
+def test_service_curves_equal_a_count_of_tokens(made: Story) -> None:
+    shares = fairness(RunMetrics(build(made.jobs, made.steps)).view)
+    if shares is None:
+        assert len({job.tenant for job in made.jobs}) == 1
+        return
+    total = np.zeros(len(made.steps))
+    for job, times in zip(made.jobs, made.token_s, strict=True):
+        total += [
+            job.prompt * (job.scheduled_s <= t) + 2 * sum(token <= t for token in times)
+            for t in made.steps
+        ]
+    assert shares.service.sum(axis=0) == pytest.approx(total)
+    assert 1 / 3 - 1e-9 <= shares.jain_index() <= 1 + 1e-9
+    assert shares.vtc_gap() >= 0
+
+
+def test_fairness_of_a_worked_case() -> None:
+    # One step per second. Tenant a is served from 0: prompt 4 at 0, tokens at 1..4.
+    # Tenant b waits from 0 to 4, prompt 4 at 4, tokens at 5..8. Both keep one more waiting.
+    steps = [float(t) for t in range(1, 9)]
+    served = [
+        Job(0, 4, 4, 1, 4, [(1, 4, 1.0)], tenant="a", scheduled_s=0.0),
+        Job(0, 4, 4, 5, 8, [(5, 8, 5.0)], tenant="b", scheduled_s=4.0),
+    ]
+    waiting = [Job(0, 4, 0, tenant=t, state="cancelled", finish_s=8) for t in "ab"]
+    summary = summarise(build(served + waiting, steps))
+    # W_a - W_b over steps 1..8: 6 8 10 8(12 - 4) 6 4 2 0, both backlogged until 8: 10 - 2.
+    assert summary["vtc_gap"] == pytest.approx(10 - 2)
+    # Steps 1-3: b has nothing: x = (2, 0), index 1/2. Then x = W/(sum/2).
+    by_hand = [0.5] * 3 + [(a + b) ** 2 / (2 * (a * a + b * b)) for a, b in
+                           ((12, 4), (12, 6), (12, 8), (12, 10))]  # fmt: skip
+    assert summary["jain_index"] == pytest.approx(np.mean(by_hand))
+
+
+def test_small_demand_that_is_met_in_full_is_fair() -> None:
+    demand = np.array([[2.0], [100.0], [100.0]])
+    assert max_min_share(demand, np.array([62.0]))[:, 0].tolist() == [2, 30, 30]
+    assert max_min_share(demand, np.array([3.0]))[:, 0].tolist() == [1, 1, 1]
+    assert max_min_share(demand, np.array([500.0]))[:, 0].tolist() == [2, 100, 100]
+
+
+def test_one_tenant_has_no_fairness() -> None:
+    summary = summarise(build([A, B], STEPS))
+    assert summary["jain_index"] is None
+    assert summary["vtc_gap"] is None
+
+
+def test_many_tenants_are_gathered_under_others() -> None:
+    jobs = [Job(0, 5, 1, 1, 1, tenant=f"t{i % 80}") for i in range(120)]
+    tenants = summarise(build(jobs, STEPS))["tenants"]
+    assert len(tenants) == 65
+    assert sum(group["submitted"] for group in tenants.values()) == 120
+
+
+def test_memory_does_not_grow_with_tokens() -> None:
+    steps, count = 20_000, 400
+    jobs = [
+        Job(0, 5, steps - i, i + 0.5, steps, [(i, steps - 1, i + 0.5)], slo=SLO(9, 1.01))
+        for i in range(count)
+    ]
+    record = build(jobs, [float(t) for t in range(1, steps + 1)])
+    tracemalloc.start()
+    summary = summarise(record)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert summary["total_output_tokens"] > 7_900_000
+    assert peak < 8_000_000, "one number per token would take 63 MB"
+
+
+def test_nineteen_million_tokens_take_a_moment() -> None:
+    record = large_record(requests=100_000, steps=500_000, mean_tokens=190)
+    started = time.perf_counter()
+    summary = summarise(record)
+    assert time.perf_counter() - started < 5, "about 0.5 s on one core"
+    assert summary["total_output_tokens"] > 18_000_000

@@ -1,0 +1,252 @@
+"""Step times out of profiles: exactness, order, speed, trust and the choice of a cost model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from superinfer.costs import (
+    CalibratedCost,
+    Chunk,
+    HostCost,
+    RooflineCost,
+    StepCost,
+    build_cost,
+    list_profiles,
+    load_profile,
+    load_shape,
+)
+from superinfer.costs.profile import Kernel, Profile, parse_profile, profile_json
+from superinfer.errors import ConfigError
+
+SHIPPED = list_profiles()
+costs = st.sampled_from([(name.model, name.tp) for name in SHIPPED])
+
+
+@cache
+def shipped(model: str, tp: int) -> StepCost:
+    return build_cost(model, "a100-80g", tp, "calibrated")
+
+
+def tiny(prefill: Kernel | None = None) -> Profile:
+    """A profile whose step times can be worked by hand."""
+    line = Kernel({}, None, "linear", {"base_s": 1.0, "per_unit_s": 0.1})
+    names = ("gemm_qkv", "gemm_o", "norm", "gemm_gate_up", "gemm_down", "gemm_lm_head")
+    causal = {"floor_s": 1.0, "per_sequence_s": 0.5, "per_token_s": 0.1}
+    causal |= {"per_pair_s": 0.01, "per_key_s": 0.001}
+    axes = {"sequences": (1.0, 3.0), "context_tokens": (1.0, 11.0)}
+    kernels = {name: line for name in names} | {
+        "attention_decode_16": Kernel(axes, ((1.0, 2.0), (3.0, 6.0))),
+        "attention_prefill": prefill or Kernel({}, None, "causal_linear", causal),
+    }
+    return Profile("a100-80g", "gpt2", 1, kernels, {}, HostCost(0.0, 0.0))
+
+
+GPT2 = load_shape("gpt2")
+
+
+def test_decode_by_hand() -> None:
+    cost = CalibratedCost(tiny(), GPT2)
+    # 12 layers x (five kernels at 2 tokens + attention of 2 sequences at mean context 6), one head.
+    attention = (1.5 + 4.5) / 2
+    assert cost.step_s((), 2, 12) == pytest.approx(12 * (5 * 1.2 + attention) + 1.2)
+
+
+def test_mixed_step_by_hand() -> None:
+    cost = CalibratedCost(tiny(), GPT2)
+    chunks = [Chunk(2, 0), Chunk(3, 4)]
+    pairs = (2 * 3 / 2) + (3 * 4 + 3 * 4 / 2)
+    prefill = 1.0 + 2 * 0.5 + 5 * 0.1 + pairs * 0.01 + 7 * 0.001
+    fixed = 12 * 5 * (1.0 + 0.1 * 7)
+    rows = 1.0 + 0.1 * 4
+    attention = 12 * (1.5 + 4.5) / 2
+    assert cost.step_s(chunks, 2, 12) == pytest.approx(12 * prefill + fixed + rows + attention)
+
+
+def test_prefill_table_counts_the_launch_once() -> None:
+    axes = {"chunk_tokens": (1.0, 3.0), "context_tokens": (0.0, 10.0)}
+    cost = CalibratedCost(tiny(Kernel(axes, ((1.0, 2.0), (2.0, 4.0)))), GPT2)
+    one, two = [Chunk(2, 5)], [Chunk(2, 5), Chunk(3, 0)]
+    assert cost._prefill_s(one) == pytest.approx(12 * (1.5 + 3.0) / 2)
+    assert cost._prefill_s(two) == pytest.approx(12 * ((1.5 + 3.0) / 2 + 2.0 - 1.0))
+
+
+def test_an_empty_step_takes_no_time() -> None:
+    assert shipped("llama-3.1-8b", 1).step_s((), 0, 0) == 0.0
+
+
+@given(costs, st.integers(1, 3000), st.integers(0, 600_000))
+def test_decode_only_step_lies_exactly_on_the_line(
+    which: tuple[str, int], decodes: int, extra: int
+) -> None:
+    cost, context = shipped(*which), decodes + extra
+    line = cost.decode_line(decodes, context)
+    assert line.valid_to_tokens > context
+    assert cost.step_s((), decodes, context) == line.base_s + line.per_context_token_s * context
+
+
+@given(costs, st.integers(1, 3000))
+def test_lines_join_and_rise(which: tuple[str, int], decodes: int) -> None:
+    cost = shipped(*which)
+    line = cost.decode_line(decodes, 0)
+    while line.valid_to_tokens < float("inf"):
+        knot = line.valid_to_tokens
+        following = cost.decode_line(decodes, knot)  # type: ignore[arg-type]
+        left = line.base_s + line.per_context_token_s * knot
+        right = following.base_s + following.per_context_token_s * knot
+        assert left == pytest.approx(right, rel=0.0, abs=1e-9)
+        assert following.per_context_token_s >= 0.0
+        assert following.valid_to_tokens > knot
+        line = following
+
+
+@given(
+    costs,
+    st.integers(1, 512),
+    st.integers(1, 2000),
+    st.integers(1, 400),
+    st.integers(1, 8192),
+    st.integers(0, 8192),
+)
+def test_monotone(
+    which: tuple[str, int], decodes: int, mean: int, more: int, tokens: int, prior: int
+) -> None:
+    cost, context = shipped(*which), decodes * mean
+    alone = cost.step_s((), decodes, context)
+    slack = 1e-9
+    assert cost.step_s((), decodes, context + more) >= alone - slack
+    # At a given mean context: many short sequences may run faster than few long ones.
+    assert cost.step_s((), decodes + more, (decodes + more) * mean) >= alone - slack
+    mixed = cost.step_s([Chunk(tokens, prior)], decodes, context)
+    assert mixed >= alone
+    assert cost.step_s([Chunk(tokens + more, prior)], decodes, context) >= mixed - slack
+    assert cost.step_s([Chunk(tokens, prior + more)], decodes, context) >= mixed - slack
+    assert cost.step_s([Chunk(tokens, prior), Chunk(more, 0)], decodes, context) >= mixed - slack
+
+
+def test_trust_counts_questions_outside_the_range() -> None:
+    cost = build_cost("llama-3.1-8b", "a100-80g", 1)
+    cost.step_s((), 8, 8000)
+    cost.step_s([Chunk(512, 0)], 8, 8000)
+    assert cost.trust["extrapolated_share"] == 0.0
+    cost.step_s((), 8, 10_000_000)
+    cost.step_s([Chunk(512, 100_000)], 8, 8000)
+    assert cost.trust["extrapolated_share"] == cost.trust["measured_share"] == 0.5
+    assert cost.trust["profile"] == "a100-80g_llama-3.1-8b_tp1"
+    error = cost.trust["family_error"]
+    assert isinstance(error, float) and 0.0 < error < 0.15
+
+
+def test_host_is_replaceable_and_transfers_have_setup() -> None:
+    cost = build_cost("llama-3.1-8b", "a100-80g", 1, host=HostCost(0.001, 0.0, "published"))
+    assert cost.host_s(50) == 0.001
+    assert cost.trust["host_overhead_origin"] == "published"
+    assert shipped("llama-3.1-8b", 1).host_s(100) == pytest.approx(0.006)
+    assert cost.transfer_s(25_000_000, 10, "h2d") == pytest.approx(0.0011)
+    with pytest.raises(ConfigError, match="unknown direction 'up'; known: h2d, d2h"):
+        cost.transfer_s(1, 1, "up")
+
+
+def test_shipped_profiles_and_the_choice_of_costs(tmp_path: Path) -> None:
+    names = {(name.device, name.model, name.tp) for name in SHIPPED}
+    assert ("a100-80g", "llama-3.1-8b", 1) in names
+    assert isinstance(build_cost("Llama-3.1-8B", "A100-80g"), CalibratedCost)
+    assert isinstance(build_cost("llama-3.1-8b", "h100"), RooflineCost)
+    assert isinstance(build_cost("llama-3.1-8b", "a100-80g", 1, "roofline"), RooflineCost)
+    path = str(SHIPPED[0].path)
+    assert isinstance(build_cost(SHIPPED[0].model, "a100-80g", SHIPPED[0].tp, path), CalibratedCost)
+
+
+def test_refused_choices() -> None:
+    with pytest.raises(ConfigError, match="no profile for h100, llama-3.1-8b, tp=1; shipped: a100"):
+        build_cost("llama-3.1-8b", "h100", 1, "calibrated")
+    with pytest.raises(ConfigError, match="expected auto, roofline, calibrated or a profile file"):
+        build_cost("llama-3.1-8b", "a100-80g", 1, "exact")
+    eight = next(name for name in SHIPPED if name.tp == 1)
+    with pytest.raises(ConfigError, match="at tp=1, not for a100-80g at tp=2"):
+        build_cost("llama-3.1-8b", "a100-80g", 2, str(eight.path))
+    with pytest.raises(ConfigError, match="is for llama-3.1-8b, not for gpt2"):
+        build_cost("gpt2", "a100-80g", 1, str(eight.path))
+
+
+def test_missing_kernels_are_named() -> None:
+    data = json.loads(json.dumps(profile_json(tiny())))
+    del data["kernels"]["norm"], data["kernels"]["gemm_lm_head"]
+    with pytest.raises(ConfigError, match="lacks norm, gemm_lm_head"):
+        CalibratedCost(parse_profile(data), GPT2)
+
+
+def test_encoder_decoder_needs_roofline() -> None:
+    profile = tiny()
+    t5 = Profile("a100-80g", "t5-base", 1, profile.kernels, {}, profile.host)
+    with pytest.raises(ConfigError, match="roofline costs only"):
+        CalibratedCost(t5, load_shape("t5-base"))
+
+
+@pytest.mark.parametrize(
+    ("model", "tp", "decode_ms", "prefill_ms"),
+    [
+        ("llama-3.1-8b", 1, (10.9, 15.4, 25.0), (36.9, 152.9, 304.1)),
+        ("llama-3.1-70b", 4, (27.6, 32.7, 48.5), (112.5, 395.8, 777.7)),
+        ("llama-3.1-70b", 8, (16.9, 20.4, 29.2), (74.5, 252.2, 473.8)),
+    ],
+)
+def test_step_times_of_the_shipped_profiles(
+    model: str, tp: int, decode_ms: tuple[float, ...], prefill_ms: tuple[float, ...]
+) -> None:
+    cost = shipped(model, tp)
+    decodes = [1e3 * cost.step_s((), n, 1024 * n) for n in (1, 32, 128)]
+    assert decodes == pytest.approx(decode_ms, rel=0.03)
+    prefills = [1e3 * cost.step_s([Chunk(t, 0)], 0, 0) for t in (512, 2048, 4096)]
+    assert prefills == pytest.approx(prefill_ms, rel=0.03)
+
+
+@pytest.mark.parametrize("name", SHIPPED, ids=lambda name: name.path.stem)
+def test_recorded_fit_meets_its_targets(name: object) -> None:
+    fit = load_profile(name.path).fit  # type: ignore[attr-defined]
+    for kernel, entry in fit.items():
+        target = 0.10 if kernel.startswith("attention") else 0.05
+        assert entry["heldout_mape"] <= target, kernel
+        assert entry["heldout_points"] >= 15, kernel
+
+
+def test_roofline_is_a_floor_of_the_measured_time() -> None:
+    for which in SHIPPED:
+        floor = build_cost(which.model, which.device, which.tp, "roofline")
+        measured = shipped(which.model, which.tp)
+        for decodes in (1, 32, 256):
+            context = decodes * 1024
+            assert floor.step_s((), decodes, context) < measured.step_s((), decodes, context)
+        chunk = [Chunk(4096, 0)]
+        assert floor.step_s(chunk, 0, 0) < measured.step_s(chunk, 0, 0)
+
+
+def test_questions_are_fast() -> None:
+    cost, chunks = shipped("llama-3.1-8b", 1), [Chunk(512, 0), Chunk(100, 2000)]
+    best = min(_seconds(cost, chunks) for _ in range(5))
+    # About 2 us for both together; the bound leaves room for a busy machine.
+    assert best / 2000 < 20e-6
+
+
+def _seconds(cost: StepCost, chunks: list[Chunk]) -> float:
+    start = time.perf_counter()
+    for _ in range(2000):
+        cost.decode_line(64, 64_000)
+        cost.step_s(chunks, 64, 64_000)
+    return time.perf_counter() - start
+
+
+def test_import_takes_no_heavy_library() -> None:
+    code = (
+        "import sys, superinfer.costs; print([m for m in ('pandas', 'torch') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,34 @@
+"""Device presets."""
+
+from __future__ import annotations
+
+import pytest
+
+from superinfer.costs.devices import DEVICES, Link, load_device
+from superinfer.errors import ConfigError
+
+
+def test_presets_are_sane() -> None:
+    expected = {"a100-40g", "a100-80g", "h100", "h200", "l40s", "gh200", "mi300x"}
+    assert set(DEVICES) == expected
+    for spec in DEVICES.values():
+        assert 40e9 < spec.memory_bytes < 210e9
+        # FLOPs per byte at the roofline's ridge.
+        assert 100 < spec.bf16_flops / spec.memory_bytes_per_s < 450
+        assert spec.h2d.bytes_per_s <= spec.memory_bytes_per_s
+
+
+def test_a100_and_gh200_figures() -> None:
+    assert DEVICES["a100-80g"].memory_bytes == 85899345920
+    assert DEVICES["a100-80g"].memory_bytes_per_s == 2.039e12
+    assert DEVICES["gh200"].h2d.bytes_per_s == 450e9
+
+
+def test_names_are_case_insensitive() -> None:
+    assert load_device("A100-80G-SXM") is DEVICES["a100-80g"]
+    with pytest.raises(ConfigError, match="unknown device 'tpu'; known: a100-40g"):
+        load_device("tpu")
+
+
+def test_link_seconds() -> None:
+    assert Link(1e9, 1e-6).seconds(2_000_000, 3) == pytest.approx(0.002003)

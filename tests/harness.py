@@ -1,0 +1,235 @@
+"""Test doubles: a cost model with given times, and a plain blocking driver with a fake device."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from superinfer.costs.base import Chunk, DecodeLine
+from superinfer.engine import Engine, EngineConfig
+from superinfer.memory.lru import LruMemory
+from superinfer.plan import Outcome, Plan, Transfer
+from superinfer.request import Request
+from superinfer.sequence import State
+
+BLOCK = 4
+
+
+@dataclass
+class FakeCost:
+    """Times that are exact in binary, so sums do not depend on their order."""
+
+    step: float = 1.0
+    per_chunk_token: float = 0.0
+    per_context_token: float = 0.0
+    host: float = 0.0
+    copy: float = 0.0
+    per_byte: float = 0.0
+    kv_bytes_per_token: int = 1
+
+    def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
+        tokens = sum(chunk.tokens for chunk in chunks)
+        return self.step + self.per_chunk_token * tokens + self.per_context_token * context_tokens
+
+    def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
+        return DecodeLine(self.step, self.per_context_token, float("inf"))
+
+    def host_s(self, sequences: int) -> float:
+        return self.host
+
+    def transfer_s(self, nbytes: int, pieces: int, direction: str) -> float:
+        return self.copy + self.per_byte * nbytes
+
+
+def request(
+    index: int,
+    prompt: int,
+    output: int,
+    arrival_s: float = 0.0,
+    name: str | None = None,
+    **more: Any,
+) -> Request:
+    """A request; its answer length goes to the oracle, not in here."""
+    more.setdefault("max_tokens", 1 << 20)
+    return Request(name or f"r{index}", arrival_s, prompt, index=index, **more)
+
+
+def make_engine(
+    scheduler: Any,
+    blocks: int,
+    *,
+    memory: Any = None,
+    cost: Any = None,
+    sink: Callable[[Any], None] | None = None,
+    **config: Any,
+) -> Engine:
+    config.setdefault("block_tokens", BLOCK)
+    config.setdefault("block_bytes", 1)
+    return Engine(
+        scheduler,
+        memory or LruMemory(),
+        cost or FakeCost(),
+        EngineConfig(total_blocks=blocks, **config),
+        sink,
+    )
+
+
+@dataclass
+class BlockingDriver:
+    """A loop with no SimPy: one step at a time, looking at the clock after every one.
+
+    It shares nothing with the simulator but the engine, and carries out the same rules: a slice
+    ends at the first step boundary after a finish, an arrival or a landing, with lag 1 one later.
+    """
+
+    engine: Engine
+    requests: list[Request]
+    output_tokens: list[int]
+    on_plan: Callable[[Engine, Plan], None] | None = None
+    now: float = 0.0
+    landings: list[tuple[float, int, Transfer]] = field(default_factory=list)
+    link_free: dict[str, float] = field(default_factory=lambda: {"h2d": 0.0, "d2h": 0.0})
+    arrived: int = 0
+    disturbed: bool = False
+
+    def run(self) -> None:
+        """To the end of the workload."""
+        (self._run_ahead if self.engine.config.lag else self._run_plain)()
+        assert not self.engine.live, f"stuck: {list(self.engine.live)}"
+
+    # -- loops ----------------------------------------------------------------------------------
+
+    def _run_plain(self) -> None:
+        while (plan := self._next_plan()) is not None:
+            self._start(plan)
+            ends: list[float] = []
+            finished: list[Any] = []
+            while True:
+                self.now += self._step_s(plan, len(ends))
+                if self._has_step(plan):
+                    ends.append(self.now)
+                    finished = self._finishing(plan, len(ends), counted=False)
+                self._catch_up()
+                over = len(ends) >= plan.steps or not ends or self.now >= plan.until
+                if over or finished or self.disturbed:
+                    break
+            self.engine.complete(plan, Outcome(ends, finished, end_s=self.now))
+
+    def _run_ahead(self) -> None:
+        plan = self._next_plan()
+        while plan is not None:
+            self._start(plan)
+            ends: list[float] = []
+            finished: list[Any] = []
+            while len(ends) < plan.steps - 1 and not self.disturbed:
+                self.now += self._step_s(plan, len(ends))
+                ends.append(self.now)
+                finished = self._finishing(plan, len(ends), counted=False)
+                self._catch_up()
+                if finished or self.now >= plan.until:
+                    break
+            if ends:
+                self.engine.complete(plan, Outcome(ends, finished, last=False))
+            self.disturbed = False
+            following = self.engine.plan(self.now)
+            self._note(following)
+            self.now += self._step_s(plan, plan.done_steps)
+            has_step = self._has_step(plan)
+            finished = self._finishing(plan, plan.done_steps + 1, counted=True) if has_step else []
+            self._catch_up()
+            ends = [self.now] if has_step else []
+            self.engine.complete(plan, Outcome(ends, finished, end_s=self.now))
+            self.disturbed = self.disturbed or bool(finished)
+            if following is None:
+                plan = self._next_plan()
+            else:
+                plan = following
+                self.engine.begin(plan)
+
+    # -- parts ----------------------------------------------------------------------------------
+
+    def _next_plan(self) -> Plan | None:
+        """The next plan, sleeping through idle time; None at the end."""
+        while True:
+            self._catch_up()
+            self.disturbed = False
+            plan = self.engine.plan(self.now)
+            if plan is not None:
+                self._note(plan)
+                return plan
+            coming = [entry[0] for entry in self.landings[:1]]
+            coming += [request.arrival_s for request in self.requests[self.arrived :][:1]]
+            wakeup_s = self.engine.next_wakeup(self.now)
+            coming += [wakeup_s] if wakeup_s is not None else []
+            if not coming:
+                return None
+            self.now = max(self.now, min(coming))
+
+    def _note(self, plan: Plan | None) -> None:
+        if plan is not None and self.on_plan is not None:
+            self.on_plan(self.engine, plan)
+
+    def _catch_up(self) -> None:
+        """Deliver what happened up to now, in the order of time."""
+        while True:
+            landing_s = self.landings[0][0] if self.landings else float("inf")
+            more = self.arrived < len(self.requests)
+            arrival_s = self.requests[self.arrived].arrival_s if more else float("inf")
+            if min(landing_s, arrival_s) > self.now:
+                return
+            self.disturbed = True
+            if landing_s <= arrival_s:
+                time_s, _, transfer = heapq.heappop(self.landings)
+                self.engine.transferred(transfer, time_s)
+            else:
+                self.arrived += 1
+                self.engine.submit(self.requests[self.arrived - 1], arrival_s)
+
+    def _start(self, plan: Plan) -> None:
+        cost = self.engine.cost
+        for transfer in plan.background:
+            free_s = self.link_free
+            start_s = max(self.now, free_s[transfer.direction])
+            seconds = cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
+            free_s[transfer.direction] = start_s + seconds
+            heapq.heappush(self.landings, (start_s + seconds, id(transfer), transfer))
+        for transfer in plan.before_step:
+            self.now += cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
+
+    def _has_step(self, plan: Plan) -> bool:
+        return bool(plan.chunks or plan.decodes)
+
+    def _step_s(self, plan: Plan, done: int) -> float:
+        if not self._has_step(plan):
+            return 0.0
+        context = plan.context_tokens + done * plan.decodes
+        cost = self.engine.cost
+        device_s = cost.step_s(plan.shapes, plan.decodes, context)
+        host_s = cost.host_s(plan.decodes + len(plan.chunks))
+        return max(host_s, device_s) if self.engine.config.lag else host_s + device_s
+
+    def _finishing(self, plan: Plan, steps: int, counted: bool) -> list[Any]:
+        """Who has all tokens after `steps` steps of the plan, by asking every sequence.
+
+        The plan's batch is not stored as a list, so this looks at all live sequences; with lag 1
+        the engine has `counted` the step already.
+        """
+        engine, finished = self.engine, []
+        chunked = {chunk.sequence for chunk in plan.chunks if chunk.last}
+        for seq in engine.live:
+            tokens = seq.output_tokens
+            if seq.state is State.DECODING:
+                tokens = engine.batch.output_tokens(seq)
+                if not counted and plan.decodes and seq not in chunked:
+                    tokens += steps - plan.done_steps
+            elif seq in chunked and not counted:
+                tokens += 1
+            if tokens >= self._target(seq.request):
+                finished.append(seq)
+        return finished
+
+    def _target(self, req: Request) -> int:
+        room = max(1, self.engine.config.max_model_len - req.prompt_tokens)
+        return min(self.output_tokens[req.index], req.max_tokens, room)

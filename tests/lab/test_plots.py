@@ -1,0 +1,190 @@
+"""Pictures: every one is drawn, also of runs with nothing to show, and no text is cut off."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from records import Job, build, large_record, wave
+
+from superinfer.errors import InputError
+from superinfer.lab.plots import (
+    PlotData,
+    plot_compare,
+    plot_latency_cdf,
+    plot_queue_and_kv,
+    plot_slo_attainment,
+    write_compare_plot,
+    write_plots,
+)
+from superinfer.lab.results import write_run
+from superinfer.metrics import RunMetrics
+from superinfer.record import RunRecord
+from superinfer.request import SLO
+
+PICTURES = ["latency_cdf.png", "slo_attainment.png", "queue_and_kv.png"]
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def data(record: RunRecord, name: str = "run") -> PlotData:
+    metrics = RunMetrics(record)
+    return PlotData.of_metrics(name, metrics, metrics.summary())
+
+
+@pytest.fixture(scope="module")
+def usual() -> PlotData:
+    return data(large_record(requests=300, steps=4000, mean_tokens=40))
+
+
+def rejected(slo: SLO = SLO()) -> RunRecord:  # noqa: B008
+    return build([Job(0, 10, 0, finish_s=0, state="rejected", slo=slo)] * 3, [])
+
+
+def texts(figure: Figure) -> list[str]:
+    """All text; fails if something drawn lies outside the picture."""
+    FigureCanvasAgg(figure).draw()
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert drawn.x0 > -0.01 and drawn.y0 > -0.01
+    assert drawn.x1 < width + 0.01 and drawn.y1 < height + 0.01
+    return [item.get_text() for item in figure.findobj(Text) if item.get_visible()]  # type: ignore[attr-defined]
+
+
+def test_latency_names_classes_units_and_targets(usual: PlotData) -> None:
+    figure = plot_latency_cdf(usual)
+    shown = texts(figure)
+    assert {"chat", "batch", "code", "ms", "share of tokens"} <= set(shown)
+    assert "target (TPOT for tokens)" in shown
+    assert "run: latency" in shown
+    targets = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() == ":"]
+    assert {500.0, 1000.0} <= {float(x) for x in targets}
+
+
+def test_latency_axis_is_logarithmic_only_where_it_spans_decades() -> None:
+    def scale(first: float) -> str:
+        jobs = [Job(0, 10, 1, t, t) for t in (first, 1.0)]
+        return plot_latency_cdf(data(build(jobs, []))).axes[0].get_xscale()
+
+    assert scale(0.5) == "linear"
+    assert scale(0.001) == "log"
+
+
+def test_cdf_of_a_stored_run_reaches_one(usual: PlotData) -> None:
+    for axes in plot_latency_cdf(usual).axes:
+        curves = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
+        assert len(curves) == 3
+        assert all(max(line.get_ydata()) == pytest.approx(1.0) for line in curves)
+
+
+def test_classes_differ_without_colour(usual: PlotData) -> None:
+    curves = [line for line in plot_latency_cdf(usual).axes[0].lines if len(line.get_xdata()) > 2]
+    assert len({str(line.get_linestyle()) for line in curves}) == 3
+
+
+def test_attainment_bars(usual: PlotData) -> None:
+    figure = plot_slo_attainment(usual)
+    shown = texts(figure)
+    assert {"all", "chat", "batch", "code", "all targets", "TTFT", "TPOT", "none"} <= set(shown)
+    assert len({bar.get_hatch() for bar in figure.axes[0].patches}) == 4
+
+
+def test_queue_and_memory(usual: PlotData) -> None:
+    figure = plot_queue_and_kv(usual)
+    shown = set(texts(figure))
+    assert {"waiting", "running", "in use", "kept for reuse", "host", "device capacity"} <= shown
+    assert {"requests", "KV memory (GiB)", "time (s)"} <= shown
+    assert figure.axes[1].lines[-1].get_ydata()[0] == pytest.approx(100 / 16)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        build([], []),
+        rejected(),
+        rejected(SLO(ttft_s=1)),
+        build([Job(0, 10, 1, 0, 0, scheduled_s=0)], [], timeline=wave(1)),
+    ],
+    ids=["empty", "rejected", "rejected-with-slo", "one-at-zero"],
+)
+def test_nothing_to_show_does_not_crash(record: RunRecord, tmp_path: Path) -> None:
+    paths = write_plots(data(record, name=""), tmp_path)
+    assert [path.name for path in paths] == PICTURES
+    for draw in (plot_latency_cdf, plot_slo_attainment, plot_queue_and_kv):
+        texts(draw(data(record)))
+
+
+def test_pictures_say_what_is_missing() -> None:
+    empty = data(rejected())
+    assert "no request has a service-level objective" in texts(plot_slo_attainment(empty))
+    assert "no samples of the replica's state" in texts(plot_queue_and_kv(empty))
+    assert texts(plot_latency_cdf(empty)).count("no values") == 3
+
+
+def test_many_classes_with_long_names_stay_readable() -> None:
+    jobs = [
+        Job(
+            0,
+            10,
+            1,
+            1 + i,
+            1 + i,
+            group=f"a-rather-long-name-of-a-class-{i}",
+            slo=SLO(ttft_s=1 + i),
+        )
+        for i in range(9)
+    ]
+    many = data(build(jobs, []), name="conversation-" * 9)
+    assert "(3 smaller classes not shown)" in texts(plot_latency_cdf(many))
+    texts(plot_slo_attainment(many))
+
+
+def test_stored_and_unstored_runs_give_the_same_pictures(tmp_path: Path) -> None:
+    metrics = RunMetrics(large_record(requests=60, steps=2000, mean_tokens=20))
+    folder = write_run(tmp_path / "run", metrics, metrics.summary(), {})
+    stored = write_plots(folder, folder)
+    direct = write_plots(PlotData.of_metrics("run", metrics, metrics.summary()), tmp_path / "new")
+    for one, other in zip(stored, direct, strict=True):
+        assert one.read_bytes().startswith(PNG)
+        assert one.read_bytes() == other.read_bytes()
+    assert sorted(p.suffix for p in (tmp_path / "new").iterdir()) == [".png"] * 3
+
+
+def test_a_folder_without_tables_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(InputError, match=r"requests\.parquet"):
+        write_plots(tmp_path, tmp_path)
+
+
+def test_compare(usual: PlotData, tmp_path: Path) -> None:
+    none = RunMetrics(rejected()).summary()
+    runs = [("vllm", usual.summary), ("rotating with a name that goes on and on", none)]
+    shown = texts(plot_compare(runs))
+    assert {"vllm", "SLO attainment", "Time to first token", "median", "p99", "none"} <= set(shown)
+    assert write_compare_plot(runs, tmp_path / "c.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("count", [0, 1, 8])
+def test_compare_of_runs_without_numbers(count: int) -> None:
+    none = RunMetrics(rejected()).summary()
+    texts(plot_compare([(f"run{i}", none) for i in range(count)]))
+
+
+def test_no_window_and_no_shared_state() -> None:
+    program = (
+        "import sys, superinfer.lab.plots as p\n"
+        "p.plot_compare([])\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_zero_latency_on_a_logarithmic_axis() -> None:
+    jobs = [Job(0, 10, 1, t, t) for t in (0.0, 0.001, 9.0)]
+    figure = plot_latency_cdf(data(build(jobs, [])))
+    low = figure.axes[0].lines[0].get_xdata()[0]
+    assert low == pytest.approx(1.0) and math.isfinite(low)

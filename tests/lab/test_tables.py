@@ -1,0 +1,77 @@
+"""Terminal tables: what they show, and which way a difference goes."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import pytest
+from records import Job, build, large_record
+from rich.console import Console
+
+from superinfer.lab.tables import compare_table, difference, summary_table
+from superinfer.metrics import summarise
+
+
+def text(renderable: object, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(renderable)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_summary_shows_counts_latencies_classes_and_tenants() -> None:
+    shown = text(summary_table(summarise(large_record(90, 2000, 20), {"wall_s": 1.5})))
+    for word in ("requests submitted", "SLO attainment (%)", "TTFT", "p999", "chat", "t0", "1.50"):
+        assert word in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_summary_of_nothing() -> None:
+    shown = text(summary_table(summarise(build([], []))))
+    assert "requests submitted" in shown
+    assert "Class" not in shown
+
+
+def test_names_are_not_taken_for_markup() -> None:
+    jobs = [Job(0, 10, 1, 1, 1, group="[bold]x"), Job(0, 10, 1, 1, 1, group="[/y]")]
+    shown = text(summary_table(summarise(build(jobs, []))))
+    assert "[bold]x" in shown and "[/y]" in shown
+    assert "[red]" in text(compare_table([("[red]", {"rejected": 1})]))
+
+
+def test_compare_shows_differences_from_the_first() -> None:
+    base = {"slo_attainment": 0.5, "p99_ttft_ms": 1000.0, "preemptions": 0, "jain_index": None}
+    other = {"slo_attainment": 0.75, "p99_ttft_ms": 1500.0, "preemptions": 4, "jain_index": 0.9}
+    shown = text(compare_table([("vllm", base), ("rotating", other)]))
+    assert "+50.0% better" in shown
+    assert "+50.0% worse" in shown
+    assert "vllm" in shown and "rotating" in shown
+    assert "goodput" not in shown, "a metric that no run has is left out"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "base", "expected"),
+    [
+        ("slo_attainment", 0.9, 0.6, (50.0, "better")),
+        ("slo_attainment", 0.3, 0.6, (-50.0, "worse")),
+        ("p99_ttft_ms", 50.0, 100.0, (-50.0, "better")),
+        ("prefix_hit_rate", 0.2, 0.1, (100.0, "better")),
+        ("recompute_tax", 0.2, 0.1, (100.0, "worse")),
+        ("preemptions", 0, 0, (0.0, "same")),
+        ("p99_itl_ms", 100.01, 100.0, (0.01, "same")),
+        ("preemptions", 3, 0, None),
+        ("jain_index", None, 0.5, None),
+        ("jain_index", 0.5, None, None),
+    ],
+)
+def test_difference(
+    key: str, value: float | None, base: float | None, expected: tuple[float, str] | None
+) -> None:
+    found = difference(key, value, base)
+    assert found == (expected and (pytest.approx(expected[0], abs=1e-6), expected[1]))
+
+
+def test_rich_is_imported_only_to_draw() -> None:
+    program = "import sys, superinfer.lab.tables; assert 'rich' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)

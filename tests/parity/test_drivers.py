@@ -1,0 +1,108 @@
+"""Parity: the same core under SimPy and under a plain blocking loop gives the same events."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from harness import BlockingDriver, FakeCost, make_engine, request
+
+from sim.driver import simulate
+from sim.oracle import Oracle
+from superinfer.memory.lru import LruMemory
+from superinfer.schedulers.fcfs import FcfsScheduler
+from superinfer.schedulers.priority import PriorityScheduler
+from superinfer.schedulers.vllm import VllmScheduler
+from superinfer.request import SLO
+
+
+def workload(seed: int, count: int = 40) -> tuple[list[Any], list[int]]:
+    rng = random.Random(seed)
+    now, requests = 0.0, []
+    for index in range(count):
+        now += rng.choice([0, 0.25, 1, 3.5])
+        prompt = rng.randint(1, 40)
+        slo = SLO(ttft_s=rng.choice([None, 4.0, 16.0]), tpot_s=rng.choice([None, 2.0]))
+        ids = (
+            tuple(range(-(-prompt // 8)))
+            if rng.random() < 0.7
+            else tuple(range(index * 100, index * 100 + -(-prompt // 8)))
+        )
+        requests.append(
+            request(
+                index,
+                prompt,
+                0,
+                now,
+                slo=slo,
+                priority=rng.randint(0, 1),
+                hash_ids=ids,
+                hash_block_tokens=8,
+            )
+        )
+    return requests, [rng.randint(1, 30) for _ in range(count)]
+
+
+COST = FakeCost(
+    step=1.0, per_chunk_token=2**-6, per_context_token=2**-8, host=0.25, copy=0.5, per_byte=2**-4
+)
+
+ARMS = {
+    "vllm": lambda: (
+        VllmScheduler(chunked=False, max_num_batched_tokens=64, max_num_seqs=8),
+        LruMemory(),
+    ),
+    "vllm-swap": lambda: (
+        VllmScheduler(chunked=False, max_num_batched_tokens=64, max_num_seqs=8, preemption="swap"),
+        LruMemory(),
+    ),
+    "vllm-chunked": lambda: (
+        VllmScheduler(chunked=True, max_num_batched_tokens=16, max_num_seqs=8),
+        LruMemory(),
+    ),
+    "fcfs": lambda: (FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8), LruMemory()),
+    "fcfs-background": lambda: (
+        FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8),
+        LruMemory("swap", "background"),
+    ),
+    "priority": lambda: (
+        PriorityScheduler(max_num_batched_tokens=64, max_num_seqs=8),
+        LruMemory("cheaper"),
+    ),
+}
+
+
+def both(arm: str, lag: int, prefix: bool, seed: int) -> tuple[list[Any], list[Any]]:
+    requests, output_tokens = workload(seed)
+    logs: list[list[Any]] = []
+    for driver in ("simpy", "blocking"):
+        scheduler, memory = ARMS[arm]()
+        events: list[Any] = []
+        engine = make_engine(
+            scheduler,
+            24,
+            memory=memory,
+            cost=COST,
+            sink=events.append,
+            host_blocks=200,
+            lag=lag,
+            prefix_caching=prefix,
+            max_model_len=512,
+        )
+        if driver == "simpy":
+            simulate(engine, requests, Oracle(output_tokens))
+        else:
+            BlockingDriver(engine, requests, output_tokens).run()
+        logs.append(events)
+    return logs[0], logs[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize("arm", ARMS)
+def test_same_events(arm: str, lag: int, prefix: bool, seed: int) -> None:
+    simpy_events, blocking_events = both(arm, lag, prefix, seed)
+    assert repr(simpy_events) == repr(blocking_events)
+    assert sum(event[1] in ("finish", "reject", "fail") for event in simpy_events) == 40

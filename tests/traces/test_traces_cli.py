@@ -1,0 +1,113 @@
+"""`traces stats` and `traces convert` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from traces import read_trace
+from traces.cli import app
+
+LINES = [
+    '{"timestamp":0,"input_length":100,"output_length":10,"class":"mine","tenant":"[red]"}',
+    '{"timestamp":0,"input_length":100,"output_length":10}',
+    '{"timestamp":3000,"input_length":100,"output_length":2000,"extra":1}',
+]
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> str:
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(LINES))
+    return str(path)
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> str:
+    path = tmp_path / "classes.toml"
+    path.write_text("[classes.mine]\nttft_ms = 5\n")
+    return str(path)
+
+
+def run(*arguments: str, stdin: str | None = None) -> Any:
+    return CliRunner().invoke(app, list(arguments), input=stdin)
+
+
+def test_stats_prints_json_alone(trace: str, classes: str) -> None:
+    result = run("stats", trace, "--json", "--classes", classes)
+    assert result.exit_code == 0
+    stats = json.loads(result.stdout)
+    assert (stats["requests"], stats["rate_per_s"], stats["raised_max_tokens"]) == (3, 1.0, 1)
+    assert result.stderr == f"warning: {trace}: ignored unknown fields: extra\n"
+
+
+def test_stats_prints_a_table(trace: str, classes: str) -> None:
+    result = run("stats", trace, "--classes", classes)
+    assert "prompt_tokens.mean" in result.stdout
+    assert "tenants.[red]" in result.stdout
+
+
+def test_stats_counts_skipped_lines(trace: str) -> None:
+    result = run("stats", trace, "--json", "--skip-bad")
+    assert json.loads(result.stdout)["skipped"] == 1
+    assert f"warning: {trace}: skipped 1 bad lines\n" in result.stderr
+
+
+def test_stats_reads_standard_input() -> None:
+    result = run("stats", "-", "--json", stdin=LINES[1])
+    assert json.loads(result.stdout)["name"] == "stdin"
+
+
+def test_a_bad_trace_is_one_line_and_code_2(trace: str) -> None:
+    result = run("stats", trace, "--json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {trace}:1: class: expected one of agent, ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["stats"], ["convert", "-o", "-"]])
+def test_a_bad_class_file_is_one_line_and_code_2(
+    trace: str, tmp_path: Path, command: list[str]
+) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text("[classes.mine]\nttft = 5\n")
+    result = run(*command, trace, "--classes", str(bad))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {bad}: classes.mine.ttft: expected a known key")
+    assert result.stderr.count("\n") == 1
+
+
+def test_convert_writes_a_native_trace(trace: str, classes: str, tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl.gz"
+    arguments = ["--spread", "--limit", "2", "--classes", classes]
+    result = run("convert", trace, "-o", str(target), *arguments)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.endswith(f"wrote 2 requests to {target}\n")
+    workload = read_trace(target, skip_bad=True)
+    assert [request.arrival_s for request in workload.requests] == [1.5]
+
+
+def test_convert_writes_to_standard_output() -> None:
+    result = run("convert", "-", "-o", "-", stdin=LINES[1])
+    assert result.stdout == LINES[1] + "\n"
+
+
+def test_convert_cannot_write_to_a_directory(trace: str, tmp_path: Path) -> None:
+    result = run("convert", trace, "--skip-bad", "-o", str(tmp_path))
+    assert result.exit_code == 2
+    assert f"error: {tmp_path}: expected a writable file, got Is a directory\n" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["stats"], ["convert", "x"], ["convert", "x", "-o"]])
+def test_missing_arguments_are_usage_errors(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+def test_help_names_every_option() -> None:
+    text = run("convert", "--help").stdout
+    for option in ("--output", "--skip-bad", "--spread", "--limit", "--classes"):
+        assert option in text

@@ -1,0 +1,209 @@
+"""Native records and Mooncake's: one JSON object per line."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Container
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from superinfer.slo_classes import MAX_LENGTH_TOKENS
+from traces.source import RecordError
+
+MAX_NUMBER = 2**53
+"""Largest number of a record: beyond it JSON readers disagree about integers."""
+MOONCAKE_BLOCK_TOKENS = 512
+
+Length = Annotated[int, Meta(ge=1, le=MAX_LENGTH_TOKENS)]
+Number = Annotated[float, Meta(ge=0, le=MAX_NUMBER)]
+HashId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Priority = Annotated[int, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+
+
+class SloRecord(Struct, omit_defaults=True):
+    """Targets that override the class's, in ms; 0 takes a target away."""
+
+    ttft_ms: Number | None = None
+    tpot_ms: Number | None = None
+    e2el_ms: Number | None = None
+    min_tokens_per_s: Number | None = None
+
+
+class Record(Struct, omit_defaults=True, gc=False):
+    """One line of a trace; `null` is the same as an absent field."""
+
+    timestamp: Number
+    """Arrival, ms."""
+    input_length: Length
+    output_length: Length
+    max_tokens: Length | None = None
+    class_name: str | None = msgspec.field(default=None, name="class")
+    tenant: str | None = None
+    priority: Priority | None = None
+    session_id: str | None = None
+    request_id: str | None = None
+    namespace: str | None = None
+    slo: SloRecord | None = None
+    hash_block_size: Length | None = None
+    hash_ids: tuple[HashId, ...] | None = None
+
+
+class _StrictSlo(SloRecord, forbid_unknown_fields=True):
+    pass
+
+
+class _StrictRecord(Record, forbid_unknown_fields=True, gc=False):
+    slo: _StrictSlo | None = None
+
+
+_LENGTH = f"an integer from 1 to {MAX_LENGTH_TOKENS} (tokens)"
+_TARGET = "a number from 0 to 2**53 (0 = none)"
+_EXPECTED = {
+    "timestamp": "a number from 0 to 2**53 (ms)",
+    "input_length": _LENGTH,
+    "output_length": _LENGTH,
+    "max_tokens": _LENGTH,
+    "hash_block_size": _LENGTH,
+    "hash_ids": "a list of 64-bit integers",
+    "priority": "an integer from -2**53 to 2**53",
+    "slo": "an object of targets",
+    **{f"slo.{name}": _TARGET for name in SloRecord.__struct_fields__},
+}
+_KNOWN_FIELDS = frozenset(Record.__struct_encode_fields__)
+_KNOWN_TARGETS = frozenset(SloRecord.__struct_fields__)
+_MISSING = re.compile(r"missing required field `(\w+)`")
+_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_SHOWN_CHARACTERS = 40
+
+
+class NativeParser:
+    """Turns lines into records, and remembers the unknown fields that it met."""
+
+    stamp_field = "timestamp"
+
+    def __init__(self, classes: Container[str], class_names: str) -> None:
+        self.unknown_fields: set[str] = set()
+        self._classes = classes
+        self._class_names = class_names
+        self._decode_strict = msgspec.json.Decoder(_StrictRecord).decode
+        self._decode_lenient = msgspec.json.Decoder(Record).decode
+
+    def parse(self, line: bytes) -> Record:
+        """The record on `line`; `RecordError` if there is none."""
+        try:
+            record: Record = self._decode_strict(line)
+        except (ValueError, RecursionError):
+            record = self._parse_unusual(line)
+        self._check(record)
+        return record
+
+    def _parse_unusual(self, line: bytes) -> Record:
+        """Slow path: a record with unknown fields, or a line to complain about."""
+        try:
+            record = self._decode_lenient(line)
+            fields: dict[str, Any] = msgspec.json.decode(line)
+        except (ValueError, RecursionError) as error:
+            raise explain(line, error) from None
+        self.unknown_fields |= fields.keys() - _KNOWN_FIELDS
+        targets = (fields.get("slo") or {}).keys() - _KNOWN_TARGETS
+        self.unknown_fields.update(f"slo.{target}" for target in targets)
+        return record
+
+    def _check(self, record: Record) -> None:
+        name, limit, ids = record.class_name, record.max_tokens, record.hash_ids
+        if name is not None and name not in self._classes:
+            raise RecordError("class", f"expected one of {self._class_names}, got {shown(name)}")
+        if limit is not None and limit < record.output_length:
+            expected = f"expected max_tokens >= output_length {record.output_length}, got {limit}"
+            raise RecordError("max_tokens", expected)
+        if ids is not None:
+            _check_hash_ids(record, len(ids))
+
+
+def _check_hash_ids(record: Record, ids: int) -> None:
+    block_tokens = record.hash_block_size or MOONCAKE_BLOCK_TOKENS
+    blocks = -(-record.input_length // block_tokens)
+    if ids != blocks:
+        wanted = f"{blocks} ids (input_length {record.input_length} / {block_tokens}, rounded up)"
+        raise RecordError("hash_ids", f"expected {wanted}, got {ids}")
+
+
+def explain(line: bytes, error: Exception) -> RecordError:
+    """What is wrong with a line that msgspec refuses, in this package's words."""
+    try:
+        line.decode()
+    except UnicodeDecodeError as unicode_error:
+        return not_utf8(unicode_error)
+    if isinstance(error, RecursionError):
+        return RecordError("", "expected a JSON object, got one nested too deeply")
+    try:
+        value = json.loads(line, parse_int=_parse_int)
+    except (ValueError, RecursionError):
+        return _malformed(line, error)
+    if not isinstance(value, dict):
+        return RecordError("", f"expected a JSON object, got {shown(value)}")
+    return _wrong_field(value, str(error))
+
+
+def not_utf8(error: UnicodeDecodeError) -> RecordError:
+    """The fault of a line that is not text."""
+    byte = error.object[error.start]
+    return RecordError(
+        "", f"expected UTF-8 text, got byte 0x{byte:02x} at column {error.start + 1}"
+    )
+
+
+def _malformed(line: bytes, error: Exception) -> RecordError:
+    found = re.search(r"\(byte (\d+)\)", str(error))
+    if found is None:
+        return RecordError("", f"expected a JSON object, got a broken one: {shown(line.decode())}")
+    column = int(found[1]) + 1
+    return RecordError("", f"expected a JSON object, got malformed JSON at column {column}")
+
+
+def _wrong_field(value: dict[str, Any], message: str) -> RecordError:
+    missing = _MISSING.search(message)
+    if missing:
+        return RecordError(missing[1], f"expected {_EXPECTED[missing[1]]}, got nothing")
+    path = _PATH.search(message)
+    field = path[1] if path else _non_finite_field(value)
+    if not field:
+        return RecordError("", f"expected a JSON object, got a broken one: {message}")
+    expected = _EXPECTED.get(field.partition("[")[0], "a string")
+    return RecordError(field, f"expected {expected}, got {shown(_at(value, field))}")
+
+
+def _non_finite_field(value: dict[str, Any]) -> str:
+    """Python reads NaN and Infinity, which are no JSON: the field that holds one."""
+    slo = value.get("slo")
+    targets = slo.items() if isinstance(slo, dict) else ()
+    for name, item in [*value.items(), *((f"slo.{name}", target) for name, target in targets)]:
+        for number in item if isinstance(item, list) else [item]:
+            if isinstance(number, float) and not math.isfinite(number):
+                return name
+    return ""
+
+
+def _parse_int(text: str) -> float:
+    """An integer, or infinity for one too long for Python to convert."""
+    return int(text) if len(text) < 100 else math.inf
+
+
+def _at(value: Any, field: str) -> Any:
+    for name, position in re.findall(r"(\w+)|\[(\d+)\]", field):
+        value = value[name] if name else value[int(position)]
+    return value
+
+
+def shown(value: object) -> str:
+    """`value` as it stands in JSON, on one line and not too long."""
+    text = json.dumps(value) if not isinstance(value, dict | list) else _container(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
+
+
+def _container(value: object) -> str:
+    return "an object" if isinstance(value, dict) else "a list"

@@ -1,0 +1,323 @@
+"""Reading a trace: what format it has, which records are good, and the requests they become."""
+
+from __future__ import annotations
+
+import gc
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+
+from superinfer.errors import ConfigError, InputError
+from superinfer.request import DEFAULT_CLASS, SLO, Request, SLOClass
+from superinfer.slo_classes import PRESETS
+from traces.azure import HEADER, AzureParser, is_header
+from traces.native import MOONCAKE_BLOCK_TOKENS, NativeParser, Record, SloRecord, not_utf8, shown
+from traces.source import RecordError, Source, open_source
+from traces.workload import Workload
+
+_NAMED_UNKNOWN_FIELDS = 10
+
+
+def read_trace(
+    path: str | Path,
+    *,
+    classes: Mapping[str, SLOClass] | None = None,
+    skip_bad: bool = False,
+    spread: bool = False,
+    limit: int | None = None,
+    without_slo: bool = False,
+) -> Workload:
+    """Read a native, Mooncake or Azure trace, plain or gzip, `-` for standard input.
+
+    `classes` replaces the presets, `skip_bad` leaves bad lines out and counts them, `spread`
+    distributes the requests that share a stamp until the next one, `limit` keeps the first so
+    many requests, `without_slo` takes every target away. Raises `InputError` at the first fault.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit: expected an integer >= 1, got {limit}")
+    source = open_source(path, keep_partial=skip_bad)
+    known = _without_targets(PRESETS if classes is None else classes, without_slo)
+    parser = _detect(source, known, skip_bad)
+    rows = _parse(source, parser, skip_bad, None if skip_bad or spread else limit)
+    _check_rows(source, rows, parser.stamp_field, skip_bad)
+    if rows.fault or not rows.records:
+        raise rows.fault or _no_requests(source, rows)
+    if spread:
+        rows.stamps = spread_stamps(rows.stamps)
+    rows.cut(limit)
+    return _workload(source, parser, rows, _Resolver(known, without_slo))
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Good records in file order, with their line numbers and arrivals in ms."""
+
+    numbers: list[int] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    stamps: list[float] = field(default_factory=list)
+    bad_numbers: list[int] = field(default_factory=list)
+    first_with_id: dict[str, int] = field(default_factory=dict)
+    """Where each given request id came first."""
+    fault: InputError | None = None
+    """The bad line at which reading stopped; the rows before it may hold an earlier fault."""
+
+    def keep(self, positions: Iterable[int]) -> None:
+        """Drop every record that is at none of `positions` and count it as bad."""
+        kept = sorted(positions)
+        self.bad_numbers += set(self.numbers).difference(self.numbers[i] for i in kept)
+        self.numbers = [self.numbers[i] for i in kept]
+        self.records = [self.records[i] for i in kept]
+        self.stamps = [self.stamps[i] for i in kept]
+
+    def line_id(self, number: int) -> str:
+        """Id of a record that gives none: its line number, told apart from ids that are given."""
+        name = str(number)
+        while name in self.first_with_id:
+            name = f"line-{name}"
+        return name
+
+    def cut(self, limit: int | None) -> None:
+        """Forget everything after the first `limit` good records, the bad lines too."""
+        if limit is None or limit >= len(self.records):
+            return
+        for rows in (self.numbers, self.records, self.stamps):
+            del rows[limit:]
+        self.bad_numbers = [number for number in self.bad_numbers if number < self.numbers[-1]]
+
+
+def _without_targets(classes: Mapping[str, SLOClass], without_slo: bool) -> Mapping[str, SLOClass]:
+    if not without_slo:
+        return classes
+    return {name: replace(slo_class, slo=SLO()) for name, slo_class in classes.items()}
+
+
+def _detect(
+    source: Source, classes: Mapping[str, SLOClass], skip_bad: bool
+) -> NativeParser | AzureParser:
+    """The parser for the first line that is recognised; without `skip_bad` it must be the first."""
+    for position, line in enumerate(source.lines):
+        text = line.strip()
+        if text.startswith(b"{"):
+            return NativeParser({"default", *classes}, ", ".join(sorted({"default", *classes})))
+        if is_header(text):
+            source.lines[position] = b""
+            return AzureParser()
+        if text and not skip_bad:
+            raise source.error(position + 1, _unrecognised(text))
+    raise InputError("expected at least one good record, got none", file=source.file)
+
+
+def _unrecognised(text: bytes) -> RecordError:
+    try:
+        line = text.decode()
+    except UnicodeDecodeError as error:
+        return not_utf8(error)
+    return RecordError("", f"expected a JSON object or {','.join(HEADER)}, got {shown(line)}")
+
+
+def _parse(
+    source: Source, parser: NativeParser | AzureParser, skip_bad: bool, limit: int | None
+) -> _Rows:
+    rows, parse = _Rows(), parser.parse
+    for number, line in enumerate(source.lines, 1):
+        if not line or line.isspace():
+            continue
+        try:
+            record = parse(line)
+        except RecordError as bad:
+            if not skip_bad:
+                rows.fault = source.error(number, bad)
+                break
+            rows.bad_numbers.append(number)
+            continue
+        rows.numbers.append(number)
+        rows.records.append(record)
+        if len(rows.records) == limit:
+            break
+    rows.stamps = [record.timestamp for record in rows.records]
+    return rows
+
+
+def _check_rows(source: Source, rows: _Rows, stamp_field: str, skip_bad: bool) -> None:
+    """Time must not run backwards, given ids must differ: an error, or rows that are dropped."""
+    disorder = next((i for i, (a, b) in enumerate(pairwise(rows.stamps), 1) if b < a), 0)
+    if disorder:
+        if not skip_bad:
+            raise source.error(rows.numbers[disorder], _backwards(rows, disorder, stamp_field))
+        rows.keep(longest_ordered(rows.stamps))
+    repeated = _repeated_ids(source, rows, skip_bad)
+    if repeated:
+        rows.keep(set(range(len(rows.records))) - repeated)
+
+
+def _backwards(rows: _Rows, position: int, stamp_field: str) -> RecordError:
+    before, now = rows.stamps[position - 1], rows.stamps[position]
+    expected = f"expected no time before the previous request's {before:.15g} ms, got {now:.15g}"
+    return RecordError(stamp_field, expected)
+
+
+def longest_ordered(stamps: list[float]) -> list[int]:
+    """Positions of the most stamps that do not decrease; of equal choices, the earlier ones.
+
+    One wild stamp then costs one record, wherever it stands.
+    """
+    tails: list[float] = []
+    tail_positions: list[int] = []
+    following = [-1] * len(stamps)
+    for position in range(len(stamps) - 1, -1, -1):
+        length = bisect_right(tails, -stamps[position])
+        following[position] = tail_positions[length - 1] if length else -1
+        tails[length : length + 1] = [-stamps[position]]
+        tail_positions[length : length + 1] = [position]
+    kept = [tail_positions[-1]]
+    while following[kept[-1]] >= 0:
+        kept.append(following[kept[-1]])
+    return kept
+
+
+def _repeated_ids(source: Source, rows: _Rows, skip_bad: bool) -> set[int]:
+    first = rows.first_with_id
+    repeated = set()
+    for position, record in enumerate(rows.records):
+        if record.request_id is None:
+            continue
+        earlier = first.setdefault(record.request_id, position)
+        if earlier != position and not skip_bad:
+            place = f"line {rows.numbers[earlier]} has it too"
+            expected = f"expected an id of its own, got {shown(record.request_id)} ({place})"
+            raise source.error(rows.numbers[position], RecordError("request_id", expected))
+        if earlier != position:
+            repeated.add(position)
+    return repeated
+
+
+def spread_stamps(stamps: list[float]) -> list[float]:
+    """Requests of one stamp placed evenly until the next stamp, the last by the median gap."""
+    starts = [i for i, stamp in enumerate(stamps) if i == 0 or stamp != stamps[i - 1]]
+    distinct = [stamps[i] for i in starts]
+    gaps = [b - a for a, b in pairwise(distinct)]
+    gaps.append(_median(gaps))
+    ends = [*starts[1:], len(stamps)]
+    return [
+        stamp + gap * k / (end - start)
+        for start, end, stamp, gap in zip(starts, ends, distinct, gaps, strict=True)
+        for k in range(end - start)
+    ]
+
+
+def _median(values: list[float]) -> float:
+    """The median; 0 of nothing (the module `statistics` is slow to import)."""
+    middle = sorted(values)[(len(values) - 1) // 2 : len(values) // 2 + 1]
+    return sum(middle) / len(middle) if middle else 0.0
+
+
+def _no_requests(source: Source, rows: _Rows) -> InputError:
+    bad = f" and {len(rows.bad_numbers)} bad lines" if rows.bad_numbers else ""
+    return InputError(f"expected at least one good record, got none{bad}", file=source.file)
+
+
+class _Resolver:
+    """Finds a record's class, targets and answer limit; equal ones share one object."""
+
+    def __init__(self, classes: Mapping[str, SLOClass], without_slo: bool) -> None:
+        self.raised_max_tokens = 0
+        self._classes = {"default": DEFAULT_CLASS, **classes}
+        self._without_slo = without_slo
+        self._merged: dict[tuple[object, ...], SLO] = {}
+
+    def request(self, index: int, line_id: str, record: Record, arrival_s: float) -> Request:
+        """The request of a record; `line_id` names it where the record does not."""
+        slo_class = self._classes[record.class_name or "default"]
+        return Request(
+            line_id if record.request_id is None else record.request_id,
+            arrival_s,
+            record.input_length,
+            record.max_tokens or self._max_tokens(slo_class.max_tokens, record.output_length),
+            slo_class.slo if record.slo is None else self._slo(record.slo, slo_class.slo),
+            slo_class,
+            "default" if record.tenant is None else record.tenant,
+            record.session_id,
+            record.priority or 0,
+            record.namespace or "",
+            record.hash_ids or (),
+            record.hash_block_size or MOONCAKE_BLOCK_TOKENS,
+            index,
+        )
+
+    def _max_tokens(self, class_limit: int, output_tokens: int) -> int:
+        if output_tokens <= class_limit:
+            return class_limit
+        self.raised_max_tokens += 1
+        return covering_limit(class_limit, output_tokens)
+
+    def _slo(self, targets: SloRecord, base: SLO) -> SLO:
+        if self._without_slo:
+            return base
+        key = (base, targets.ttft_ms, targets.tpot_ms, targets.e2el_ms, targets.min_tokens_per_s)
+        if key not in self._merged:
+            self._merged[key] = _merge(base, targets)
+        return self._merged[key]
+
+
+def covering_limit(max_tokens: int, output_tokens: int) -> int:
+    """`max_tokens`, doubled until it is at least `output_tokens`."""
+    while max_tokens < output_tokens:
+        max_tokens *= 2
+    return max_tokens
+
+
+def _merge(base: SLO, targets: SloRecord) -> SLO:
+    def pick(value: float | None, units: int, inherited: float | None) -> float | None:
+        return inherited if value is None else value / units or None
+
+    return SLO(
+        ttft_s=pick(targets.ttft_ms, 1000, base.ttft_s),
+        tpot_s=pick(targets.tpot_ms, 1000, base.tpot_s),
+        e2el_s=pick(targets.e2el_ms, 1000, base.e2el_s),
+        min_tokens_per_s=pick(targets.min_tokens_per_s, 1, base.min_tokens_per_s),
+    )
+
+
+def _workload(
+    source: Source, parser: NativeParser | AzureParser, rows: _Rows, resolver: _Resolver
+) -> Workload:
+    # Only a CSV whose first row was dropped does not begin at 0; native stamps are kept.
+    first_ms = rows.stamps[0] if isinstance(parser, AzureParser) else 0.0
+    numbered = enumerate(zip(rows.numbers, rows.records, rows.stamps, strict=True))
+    with _paused_collector():
+        requests = [
+            resolver.request(index, rows.line_id(number), record, (stamp - first_ms) / 1000)
+            for index, (number, record, stamp) in numbered
+        ]
+    return Workload(
+        requests=requests,
+        output_tokens=[record.output_length for record in rows.records],
+        name=source.name,
+        raised_max_tokens=resolver.raised_max_tokens,
+        skipped=len(rows.bad_numbers),
+        warnings=[*source.warnings, *_unknown_fields(source, parser.unknown_fields)],
+    )
+
+
+@contextmanager
+def _paused_collector() -> Iterator[None]:
+    """No garbage collection: walking ever more live requests would take half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _unknown_fields(source: Source, names: set[str]) -> list[str]:
+    if not names:
+        return []
+    listed = sorted(names)[:_NAMED_UNKNOWN_FIELDS]
+    more = f" and {len(names) - len(listed)} more" if len(names) > len(listed) else ""
+    text = ", ".join(shown(name)[1:-1] for name in listed)
+    return [f"{source.file}: ignored unknown fields: {text}{more}"]

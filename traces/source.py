@@ -1,0 +1,116 @@
+"""The bytes of a trace file as lines: plain or gzip, from a path or from standard input."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from superinfer.errors import InputError
+
+GZIP_MAGIC = b"\x1f\x8b"
+_UTF8_BOM = b"\xef\xbb\xbf"
+_GZIP_WINDOW_BITS = 31
+_CHUNK_BYTES = 1 << 16
+_SUFFIXES = (".gz", ".jsonl", ".json", ".csv")
+
+
+class RecordError(Exception):
+    """One line that is no request: which field, and what was expected there."""
+
+    def __init__(self, field: str, expected: str) -> None:
+        super().__init__(expected)
+        self.field, self.expected = field, expected
+
+
+@dataclass(slots=True)
+class Source:
+    """The lines of one trace, without line ends; line `n` of the file is `lines[n - 1]`."""
+
+    file: str
+    name: str
+    lines: list[bytes]
+    warnings: list[str] = field(default_factory=list)
+
+    def error(self, line: int, bad: RecordError) -> InputError:
+        """The user's error for a bad line (counted from 1; 0 for the file as a whole)."""
+        return InputError(bad.expected, file=self.file, line=line, field=bad.field)
+
+
+def open_source(path: str | Path, *, keep_partial: bool = False) -> Source:
+    """Read `path` (`-`: standard input); a cut gzip is an error unless `keep_partial`."""
+    file = "<stdin>" if str(path) == "-" else str(path)
+    data = _read_bytes(path, file)
+    warnings: list[str] = []
+    if data.startswith(GZIP_MAGIC):
+        data, damage = _gunzip(data)
+        if damage:
+            warnings = _damaged(file, data.count(b"\n") + 1, damage, keep_partial)
+            data = _whole_lines(data)
+    if not data or data.isspace():
+        raise InputError("expected at least one request, got an empty file", file=file)
+    lines = data.removeprefix(_UTF8_BOM).split(b"\n")
+    return Source(file, _name(path), lines, warnings)
+
+
+def _read_bytes(path: str | Path, file: str) -> bytes:
+    if str(path) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError("expected a trace file, got no such file", file=file) from None
+    except IsADirectoryError:
+        raise InputError("expected a trace file, got a directory", file=file) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"expected a readable file, got: {reason}", file=file) from None
+
+
+def _name(path: str | Path) -> str:
+    if str(path) == "-":
+        return "stdin"
+    name = Path(path).name
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _gunzip(data: bytes) -> tuple[bytes, str]:
+    """All that can be decompressed, and what is wrong with the rest, if anything."""
+    parts: list[bytes] = []
+    position = 0
+    while position < len(data):
+        member = zlib.decompressobj(_GZIP_WINDOW_BITS)
+        while position < len(data) and not member.eof:
+            chunk = data[position : position + _CHUNK_BYTES]
+            try:
+                parts.append(member.decompress(chunk))
+            except zlib.error:
+                return b"".join(parts), "a damaged one"
+            position += len(chunk) - len(member.unused_data)
+        if not member.eof:
+            return b"".join(parts), "a truncated one"
+        position = _skip_zeros(data, position)
+    return b"".join(parts), ""
+
+
+def _skip_zeros(data: bytes, position: int) -> int:
+    """Where the next gzip member begins: zeros may fill up a block of the medium."""
+    while position < len(data) and data[position] == 0:
+        position += 1
+    return position
+
+
+def _damaged(file: str, line: int, damage: str, keep_partial: bool) -> list[str]:
+    if not keep_partial:
+        raise InputError(f"expected a complete gzip stream, got {damage}", file=file, line=line)
+    return [f"{file}:{line}: expected a complete gzip stream, got {damage}: read up to here"]
+
+
+def _whole_lines(data: bytes) -> bytes:
+    """`data` without a last line that was cut off."""
+    if data.rstrip().endswith(b"}"):
+        return data
+    return data[: data.rfind(b"\n") + 1]

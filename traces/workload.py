@@ -1,0 +1,23 @@
+"""What a trace becomes: requests for the core, and apart from them the true answer lengths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from superinfer.request import Request
+
+
+@dataclass(slots=True)
+class Workload:
+    """The requests of one trace in order of arrival, with the answer lengths an oracle needs."""
+
+    requests: list[Request]
+    """`Request.index` is the position in this list."""
+    output_tokens: list[int]
+    """True answer length of each request; the core never sees it."""
+    name: str = ""
+    raised_max_tokens: int = 0
+    """Requests whose class limit was doubled until it covered the answer."""
+    skipped: int = 0
+    """Bad lines that were left out."""
+    warnings: list[str] = field(default_factory=list)

@@ -1,13 +1,11 @@
-"""Request traces: reading, describing and converting them, and the bundled samples."""
+"""Request traces: reading, describing and converting them, and the bundled samples.
+
+`traces.readers.read_trace` reads one; nothing heavy is imported before it is needed.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-from traces.readers import read_trace
-from traces.workload import Workload
-
-__all__ = ["Workload", "read_trace", "samples_dir"]
 
 
 def samples_dir() -> Path:

@@ -6,15 +6,14 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from superinfer.errors import SuperInferError
-from superinfer.slo_classes import load_classes
-from traces.convert import write_native
-from traces.readers import read_trace
-from traces.workload import Workload
+
+if TYPE_CHECKING:
+    from traces.workload import Workload
 
 app = typer.Typer(help="Describe and convert request traces.", no_args_is_help=True)
 
@@ -62,6 +61,8 @@ def convert(
     classes: Classes = None,
 ) -> None:
     """Write a trace as native JSON lines."""
+    from traces.convert import write_native
+
     with _errors_on_stderr():
         workload = _read(path, classes, skip_bad=skip_bad, spread=spread, limit=limit)
         write_native(workload, output)
@@ -85,6 +86,9 @@ def _read(
     spread: bool = False,
     limit: int | None = None,
 ) -> Workload:
+    from superinfer.slo_classes import load_classes
+    from traces.readers import read_trace
+
     known = None if classes is None else load_classes(classes)
     workload = read_trace(path, classes=known, skip_bad=skip_bad, spread=spread, limit=limit)
     for warning in workload.warnings:

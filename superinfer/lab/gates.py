@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +19,9 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_FORM = re.compile(r"\s*(?P<key>[^<>=]+?)\s*(?P<op>>=|<=|==|>|<)\s*(?P<bound>[^<>=\s]+)\s*")
+_FORM = re.compile(
+    r"\s*(?P<key>[^<>=]+?)\s*(?P<op>>=|<=|==|>|<)\s*(?P<bound>[^<>=\s]+)\s*"
+)
 
 
 @dataclass(slots=True, frozen=True)
@@ -55,15 +58,17 @@ class GateResult:
 def parse_gate(text: str) -> Gate:
     """Read `key op number`, where op is one of >=, <=, >, < and ==."""
     match = _FORM.fullmatch(text)
-    try:
-        if match:
-            return Gate(match["key"], match["op"], float(match["bound"]))
-    except ValueError:
-        pass
-    raise ConfigError(f"--require {text!r}: expected a form like 'slo_attainment>=0.95'")
+    bound = _number(match["bound"]) if match else None
+    if match and bound is not None:
+        return Gate(match["key"], match["op"], bound)
+    raise ConfigError(
+        f"--require {text!r}: expected a form like 'slo_attainment>=0.95'"
+    )
 
 
-def check_gates(gates: Iterable[Gate | str], summary: Mapping[str, Any]) -> list[GateResult]:
+def check_gates(
+    gates: Iterable[Gate | str], summary: Mapping[str, Any]
+) -> list[GateResult]:
     """Check every gate against a summary."""
     parsed = [parse_gate(gate) if isinstance(gate, str) else gate for gate in gates]
     return [gate.check(summary) for gate in parsed]
@@ -79,7 +84,17 @@ def look_up(summary: Mapping[str, Any], key: str) -> float | None:
     return numbers[key]
 
 
-def _numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, float | None]]:
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return None if math.isnan(value) else value
+
+
+def _numbers(
+    tree: Mapping[str, Any], prefix: str = ""
+) -> Iterable[tuple[str, float | None]]:
     """Every number or null of a nested mapping, with its dotted key."""
     for name, value in tree.items():
         if isinstance(value, Mapping):

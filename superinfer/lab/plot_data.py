@@ -54,14 +54,24 @@ class PlotData:
     def of_metrics(cls, name: str, metrics: RunMetrics, summary: Summary) -> PlotData:
         """Use a run that is still in memory."""
         record = metrics.record
-        names = ("t_s", "waiting", "running", "referenced_blocks", "cached_blocks", "host_blocks")
+        names = (
+            "t_s",
+            "waiting",
+            "running",
+            "referenced_blocks",
+            "cached_blocks",
+            "host_blocks",
+        )
         return cls(
             name=name,
             summary=summary,
             requests=_arrays(metrics.request_columns()),
             itl=_arrays(itl_table(metrics)),
             timeline={key: getattr(record.timeline, key) for key in names},
-            sizes={"total_blocks": record.total_blocks, "block_bytes": record.block_bytes},
+            sizes={
+                "total_blocks": record.total_blocks,
+                "block_bytes": record.block_bytes,
+            },
         )
 
     def classes(self) -> list[str]:
@@ -78,5 +88,6 @@ class PlotData:
 
 def _arrays(columns: Mapping[str, Any]) -> Columns:
     return {
-        name: c if isinstance(c, np.ndarray) else np.array(c, object) for name, c in columns.items()
+        name: c if isinstance(c, np.ndarray) else np.array(c, object)
+        for name, c in columns.items()
     }

@@ -30,7 +30,7 @@ PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#666666"
 
 _DPI = 150
 _COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
-_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
+_STYLES = ("-", "--", "-.", (0, (3, 1, 1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 _DECADES = 20.0
 """An axis whose values span more than this factor is logarithmic."""
 _GIB = 2.0**30
@@ -59,7 +59,9 @@ def plot_latency_cdf(data: PlotData) -> Figure:
     figure = _figure(data.name, "latency", width=12.0, height=4.4)
     axes = figure.subplots(1, 3, sharey=True)
     classes = data.classes()
-    ttft, itl, e2el = ({c: pick(data, c) for c in classes} for pick in (_ttft, _itl, _e2el))
+    ttft, itl, e2el = (
+        {c: pick(data, c) for c in classes} for pick in (_ttft, _itl, _e2el)
+    )
     _cdf(axes[0], "Time to first token", ttft, _targets(data, "ttft_ms"))
     _cdf(axes[1], "Time between tokens", itl, _targets(data, "tpot_ms"))
     _cdf(axes[2], "End to end", e2el, _targets(data, "e2el_ms"))
@@ -72,12 +74,13 @@ def plot_latency_cdf(data: PlotData) -> Figure:
 
 def plot_slo_attainment(data: PlotData) -> Figure:
     """Share of submitted requests that met their targets: all of them, TTFT and TPOT, by class."""
-    figure = _figure(data.name, "SLO attainment", width=8.0, height=4.4)
-    axes = figure.subplots()
     groups: dict[str, Summary] = {"all": data.summary}
     known = data.summary.get("classes") or {}
     if len(known) > 1:
         groups |= {name: known[name] for name in data.classes() if name in known}
+    width = max(8.0, 1.8 * len(groups))
+    figure = _figure(data.name, "SLO attainment", width=width, height=4.4)
+    axes = figure.subplots()
     if all(group.get("slo_attainment") is None for group in groups.values()):
         return _say(figure, axes, "no request has a service-level objective")
     _attainment_bars(axes, groups)
@@ -116,7 +119,11 @@ def plot_compare(runs: Sequence[tuple[str, Summary]]) -> Figure:
     figure.suptitle("Comparison of runs")
     axes = figure.subplots(2, 2, sharey=True).ravel()
     _compared_attainment(axes[0], [summary for _, summary in runs])
-    panels = {"ttft": "Time to first token", "itl": "Time between tokens", "e2el": "End to end"}
+    panels = {
+        "ttft": "Time to first token",
+        "itl": "Time between tokens",
+        "e2el": "End to end",
+    }
     for panel, (key, title) in zip(axes[1:], panels.items(), strict=True):
         _dumbbells(panel, title, [_pair(summary, key) for _, summary in runs])
     axes[0].set_yticks(range(len(names)), [_short(name) for name in names])
@@ -147,7 +154,9 @@ def _short(name: str, most: int = 32) -> str:
 def _say(figure: Figure, axes: Axes, text: str) -> Figure:
     """Show a sentence where there is nothing to draw."""
     axes.set_axis_off()
-    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=GREY)
+    axes.text(
+        0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=GREY
+    )
     return figure
 
 
@@ -179,7 +188,10 @@ def _targets(data: PlotData, kind: str) -> dict[str, float]:
 
 
 def _cdf(
-    axes: Axes, title: str, lines: dict[str, tuple[Floats, Floats]], targets: dict[str, float]
+    axes: Axes,
+    title: str,
+    lines: dict[str, tuple[Floats, Floats]],
+    targets: dict[str, float],
 ) -> None:
     """One line per class, and a thin dotted vertical line at each target."""
     axes.set_title(title, fontsize="medium")
@@ -188,15 +200,19 @@ def _cdf(
     axes.grid(alpha=0.3)
     known = [values for values, _ in lines.values() if values.size]
     if not known:
-        axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes, color=GREY)
+        axes.text(
+            0.5, 0.5, "no values", ha="center", transform=axes.transAxes, color=GREY
+        )
         return
     every = np.concatenate([*known, np.array(list(targets.values()))])
     _scale(axes, every)
     # A wait of zero has no place on a logarithmic axis: it is drawn at the shortest other wait.
     floor = every[every > 0].min(initial=np.inf) if axes.get_xscale() == "log" else 0.0
     for i, (values, share) in enumerate(lines.values()):
-        shown = np.maximum(values, floor)
-        axes.step(shown, share, where="post", color=_COLOURS[i], ls=_STYLES[i], lw=1.5)
+        # From zero up at the first value: a single value is then a visible line too.
+        shown = np.maximum(np.append(values[:1], values), floor)
+        rise = np.append(np.zeros(values[:1].size), share)
+        axes.step(shown, rise, where="post", color=_COLOURS[i], ls=_STYLES[i], lw=1.5)
     _mark_targets(axes, dict(zip(lines, _COLOURS, strict=False)), targets)
 
 
@@ -214,7 +230,9 @@ def _scale(axes: Axes, values: Floats) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _mark_targets(axes: Axes, colours: Mapping[str, str], targets: Mapping[str, float]) -> None:
+def _mark_targets(
+    axes: Axes, colours: Mapping[str, str], targets: Mapping[str, float]
+) -> None:
     """A dotted vertical line at each different target, with the class names beside it."""
     for target in sorted(set(targets.values())):
         names = [name for name, value in targets.items() if value == target]
@@ -233,10 +251,14 @@ def _class_legend(figure: Figure, data: PlotData, classes: list[str]) -> None:
         for i, name in enumerate(classes)
     ]
     if any(_targets(data, kind) for kind in ("ttft_ms", "tpot_ms", "e2el_ms")):
-        lines.append(Line2D([], [], color=GREY, ls=":", lw=1.0, label="target (TPOT for tokens)"))
+        lines.append(
+            Line2D([], [], color=GREY, ls=":", lw=1.0, label="target (TPOT for tokens)")
+        )
     hidden = len(set(data.requests["class"].tolist())) - len(classes)
     if hidden > 0:
-        lines.append(Line2D([], [], ls="", label=f"({hidden} smaller classes not shown)"))
+        lines.append(
+            Line2D([], [], ls="", label=f"({hidden} smaller classes not shown)")
+        )
     if lines:
         figure.legend(handles=lines, loc="outside lower center", ncols=4, frameon=False)
 
@@ -248,16 +270,28 @@ def _attainment_bars(axes: Axes, groups: Mapping[str, Summary]) -> None:
         "tpot_attainment": ("TPOT", GREEN, ".."),
         "paced_attainment": ("paced delivery", PURPLE, "xx"),
     }
-    kinds = {k: v for k, v in kinds.items() if any(g.get(k) is not None for g in groups.values())}
+    kinds = {
+        k: v
+        for k, v in kinds.items()
+        if any(g.get(k) is not None for g in groups.values())
+    }
     width = 0.8 / len(kinds)
     for i, (key, (label, colour, hatch)) in enumerate(kinds.items()):
         at = np.arange(len(groups)) + (i - (len(kinds) - 1) / 2) * width
         shares = [group.get(key) for group in groups.values()]
         heights = [share or 0.0 for share in shares]
         bars = axes.bar(
-            at, heights, width, label=label, color=colour, hatch=hatch, edgecolor="white"
+            at,
+            heights,
+            width,
+            label=label,
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
         )
-        axes.bar_label(bars, [_per_cent(share) for share in shares], fontsize="x-small", padding=2)
+        axes.bar_label(
+            bars, [_per_cent(share) for share in shares], fontsize="x-small", padding=2
+        )
     axes.set_xticks(range(len(groups)), [_short(name, 16) for name in groups])
     axes.set_ylim(0, 1.08)
     axes.set_yticks(np.linspace(0, 1, 6))
@@ -268,7 +302,13 @@ def _attainment_bars(axes: Axes, groups: Mapping[str, Summary]) -> None:
 
 
 def _per_cent(share: float | None) -> str:
-    return "none" if share is None else f"{100 * share:.0f}" if share == 1 else f"{100 * share:.1f}"
+    return (
+        "none"
+        if share is None
+        else f"{100 * share:.0f}"
+        if share == 1
+        else f"{100 * share:.1f}"
+    )
 
 
 def _legend_below(figure: Figure, axes: Axes) -> None:
@@ -287,7 +327,14 @@ def _kv_areas(axes: Axes, data: PlotData) -> None:
         label="kept for reuse",
     )  # fmt: skip
     if data.timeline["host_blocks"].any():
-        axes.plot(t, data.timeline["host_blocks"] * gib, color=RED, ls="--", lw=1.3, label="host")
+        axes.plot(
+            t,
+            data.timeline["host_blocks"] * gib,
+            color=RED,
+            ls="--",
+            lw=1.3,
+            label="host",
+        )
     capacity = data.sizes.get("total_blocks", 0) * gib
     if capacity:
         axes.axhline(capacity, color="black", ls=":", lw=1.3, label="device capacity")
@@ -297,9 +344,15 @@ def _compared_attainment(axes: Axes, runs: Sequence[Summary]) -> None:
     axes.set_title("SLO attainment", fontsize="medium")
     shares = [summary.get("slo_attainment") for summary in runs]
     if all(share is None for share in shares):
-        axes.text(0.5, 0.5, "no request has a target", ha="center", transform=axes.transAxes)
-    bars = axes.barh(range(len(runs)), [s or 0.0 for s in shares], height=0.55, color=BLUE)
-    axes.bar_label(bars, [_per_cent(share) for share in shares], padding=3, fontsize="small")
+        axes.text(
+            0.5, 0.5, "no request has a target", ha="center", transform=axes.transAxes
+        )
+    bars = axes.barh(
+        range(len(runs)), [s or 0.0 for s in shares], height=0.55, color=BLUE
+    )
+    axes.bar_label(
+        bars, [_per_cent(share) for share in shares], padding=3, fontsize="small"
+    )
     axes.set_xlim(0, 1.12)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -308,7 +361,9 @@ def _compared_attainment(axes: Axes, runs: Sequence[Summary]) -> None:
 
 def _pair(summary: Summary, key: str) -> tuple[float, float]:
     """Median and p99 in ms, NaN where unknown."""
-    found = np.array([summary.get(f"{q}_{key}_ms") for q in ("median", "p99")], np.float64)
+    found = np.array(
+        [summary.get(f"{q}_{key}_ms") for q in ("median", "p99")], np.float64
+    )
     return float(found[0]), float(found[1])
 
 
@@ -324,7 +379,9 @@ def _dumbbells(axes: Axes, title: str, pairs: list[tuple[float, float]]) -> None
     axes.plot(values[:, 1], rows, ls="", marker="^", color=RED, label="p99")
     positive = values[values > 0]
     if not positive.size:
-        axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes, color=GREY)
+        axes.text(
+            0.5, 0.5, "no values", ha="center", transform=axes.transAxes, color=GREY
+        )
         return
     _scale(axes, values[~np.isnan(values)])
     if axes.get_xscale() == "linear":

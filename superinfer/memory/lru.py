@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -28,12 +27,12 @@ class LruMemory:
     swap_in_timing: Timing = "before_step"
     name: str = field(default="lru", init=False)
     _heap: list[tuple[float, int, int, Node]] = field(default_factory=list, init=False)
-    _order: itertools.count[int] = field(default_factory=itertools.count, init=False)
+    _pushed: int = field(default=0, init=False)
 
     def unused(self, node: Node) -> None:
         """Queue `node` by the time of its last use."""
-        entry = (node.last_access_s, -node.stop, next(self._order), node)
-        heapq.heappush(self._heap, entry)
+        self._pushed += 1  # breaks ties, so that nodes are never compared
+        heapq.heappush(self._heap, (node.last_access_s, -node.stop, self._pushed, node))
 
     def victim(self, blocks: int) -> tuple[Node, int]:
         """The oldest leaf, cut back no further than the next one of the same moment reaches."""

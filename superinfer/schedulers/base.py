@@ -32,6 +32,8 @@ class Scheduler(Protocol):
     """
 
     name: str
+    block_tokens: int
+    """Block size of the system that it models."""
     copies_per_block: int
     """Separate copies that moving one block takes (1 when all layers lie together)."""
 

@@ -28,6 +28,7 @@ class FcfsScheduler:
     watermark: float = 0.01
     """Share of the blocks that admission leaves free."""
     name: str = field(default="fcfs", init=False)
+    block_tokens: int = field(default=32, init=False)
     copies_per_block: int = field(default=1, init=False)
 
     waiting: RankedQueue = field(init=False)

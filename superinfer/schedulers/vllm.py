@@ -68,6 +68,7 @@ class VllmScheduler:
     """Share of the blocks that admission and swap-in leave free."""
     preemption: Literal["recompute", "swap"] = "recompute"
     name: str = field(default="vllm", init=False)
+    block_tokens: int = field(default=16, init=False)
     copies_per_block: int = field(default=2, init=False)
 
     waiting: deque[Sequence] = field(default_factory=deque, init=False)

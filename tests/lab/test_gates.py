@@ -32,10 +32,23 @@ def test_parse(text: str, gate: Gate) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "slo_attainment", "a>=", ">=1", "a>=b", "a=1", "a=>1", "a>1>2", "a>=0.9 5", "a<>1"]
+    "text",
+    [
+        "",
+        "slo_attainment",
+        "a>=",
+        ">=1",
+        "a>=b",
+        "a=1",
+        "a=>1",
+        "a>1>2",
+        "a>=0.9 5",
+        "a<>1",
+        "a>nan",
+    ],
 )
 def test_bad_expressions_show_the_form(text: str) -> None:
-    with pytest.raises(ConfigError, match="expected a form like 'slo_attainment>=0.95'"):
+    with pytest.raises(ConfigError, match=r"expected a form like 'slo_attainment>=0\.95'"):
         parse_gate(text)
 
 

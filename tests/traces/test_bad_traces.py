@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from superinfer.errors import InputError
-from traces import read_trace
+from traces.readers import read_trace
 
 GOOD = b'{"timestamp":5,"input_length":100,"output_length":10}'
 HEADER = b"TIMESTAMP,ContextTokens,GeneratedTokens\n"

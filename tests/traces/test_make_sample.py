@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from superinfer.request import Request
-from traces import Workload, read_trace, samples_dir
+from traces import samples_dir
+from traces.readers import read_trace
+from traces.workload import Workload
 from traces.convert import native_bytes
 from traces.make_sample import BLOCK_TOKENS, DURATION_S, make_sample
 from traces.stats import trace_stats

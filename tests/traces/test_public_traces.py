@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from traces import read_trace
+from traces.readers import read_trace
 from traces.stats import trace_stats
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from superinfer.errors import ConfigError
 from superinfer.request import DEFAULT_CLASS, SLO, SLOClass
 from superinfer.slo_classes import PRESETS
-from traces import Workload, read_trace
+from traces.readers import read_trace
+from traces.workload import Workload
 from traces.readers import longest_ordered, spread_stamps
 
 AZURE = (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from superinfer.request import Request
-from traces import Workload
+from traces.workload import Workload
 from traces.stats import trace_stats
 
 

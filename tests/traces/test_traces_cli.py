@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from traces import read_trace
+from traces.readers import read_trace
 from traces.cli import app
 
 LINES = [

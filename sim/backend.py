@@ -39,7 +39,9 @@ class SimBackend:
         start_s = self._start(plan, now)
         if not plan.chunks and plan.decodes:
             return (yield from self._steps(plan, start_s, plan.steps))
-        return (yield from self._single(plan, start_s))
+        end_s = self._single_end(plan, start_s)
+        yield self.env.at(end_s)
+        return self._single_outcome(plan, end_s)
 
     def run_head(self, plan: Plan, now: float) -> Wait:
         """All steps of a plan but its last one (lag 1): that one is on the device already when
@@ -56,7 +58,9 @@ class SimBackend:
         """The last step of a plan (lag 1)."""
         if not plan.chunks and plan.decodes:
             return (yield from self._steps(plan, now, plan.done_steps + 1))
-        return (yield from self._single(plan, now))
+        end_s = self._single_end(plan, now)
+        yield self.env.at(end_s)
+        return self._single_outcome(plan, end_s)
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -67,14 +71,16 @@ class SimBackend:
             self._launch(transfer, now)
         return now + sum(self._copy_s(transfer) for transfer in plan.before_step)
 
-    def _single(self, plan: Plan, now: float) -> Wait:
-        """One step with prefill chunks, or a plan of transfers alone."""
+    def _single_end(self, plan: Plan, now: float) -> float:
+        """End of one step with prefill chunks, or of a plan of transfers alone."""
         if not plan.chunks:
-            yield self.env.at(now)
-            return Outcome(end_s=now)
-        device_s = self.cost.step_s(plan.shapes, plan.decodes, plan.context_tokens)
-        end_s = now + self._with_host(device_s, plan.decodes + len(plan.chunks))
-        yield self.env.at(end_s)
+            return now
+        device_s = self.cost.step_s(plan.chunks, plan.decodes, plan.context_tokens)
+        return now + self._with_host(device_s, plan.decodes + len(plan.chunks))
+
+    def _single_outcome(self, plan: Plan, end_s: float) -> Outcome:
+        if not plan.chunks:
+            return Outcome(end_s=end_s)
         return Outcome([end_s], self._finished(plan, 1))
 
     def _steps(self, plan: Plan, now: float, limit: int) -> Wait:
@@ -85,7 +91,11 @@ class SimBackend:
         while True:
             now = self._jump(plan, now, ends, limit)
             yield self.env.at(now)
-            if plan.done_steps + len(ends) >= limit or self.interrupted or now >= plan.until:
+            if (
+                plan.done_steps + len(ends) >= limit
+                or self.interrupted
+                or now >= plan.until
+            ):
                 break
         return Outcome(ends, self._finished(plan, plan.done_steps + len(ends)))
 
@@ -101,7 +111,11 @@ class SimBackend:
             if context > valid:
                 base_s, slope_s, valid = self.cost.decode_line(sequences, context)
             device_s = base_s + slope_s * context
-            now += (device_s if device_s > host_s else host_s) if lag else host_s + device_s
+            now += (
+                (device_s if device_s > host_s else host_s)
+                if lag
+                else host_s + device_s
+            )
             ends.append(now)
             context += sequences
             done += 1
@@ -114,13 +128,17 @@ class SimBackend:
         return max(host_s, device_s) if self.lag else host_s + device_s
 
     def _finished(self, plan: Plan, steps: int) -> list[Sequence]:
-        finished = self.oracle.finished_by(plan.first_step + steps) if plan.decodes else []
+        finished = (
+            self.oracle.finished_by(plan.first_step + steps) if plan.decodes else []
+        )
         if plan.chunks:
             finished += self.oracle.finished_prefills(plan.chunks, plan.advanced)
         return finished
 
     def _copy_s(self, transfer: Transfer) -> float:
-        return self.cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
+        return self.cost.transfer_s(
+            transfer.nbytes, transfer.pieces, transfer.direction
+        )
 
     def _launch(self, transfer: Transfer, now: float) -> None:
         """Queue a background copy on its direction of the link, first come, first served."""

@@ -23,13 +23,19 @@ app = typer.Typer(
 app.add_typer(traces_app, name="traces")
 
 Trace = Annotated[
-    str, typer.Argument(metavar="TRACE", help="Native, Mooncake or Azure trace; - for stdin.")
+    str,
+    typer.Argument(
+        metavar="TRACE", help="Native, Mooncake or Azure trace; - for stdin."
+    ),
 ]
 Memory = Annotated[str | None, typer.Option(help="Memory policy.", show_default="lru")]
 Model = Annotated[
-    str | None, typer.Option(help="Preset, or a config.json.", show_default="llama-3.1-8b")
+    str | None,
+    typer.Option(help="Preset, or a config.json.", show_default="llama-3.1-8b"),
 ]
-Device = Annotated[str | None, typer.Option(help="Device preset.", show_default="a100-80g")]
+Device = Annotated[
+    str | None, typer.Option(help="Device preset.", show_default="a100-80g")
+]
 Tp = Annotated[int | None, typer.Option(help="Tensor-parallel GPUs.", show_default="1")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the run.", show_default="0")]
 Out = Annotated[
@@ -41,16 +47,23 @@ ConfigFile = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="One setting, e.g. scheduler.max_num_seqs=128."),
+    typer.Option(
+        "--set", metavar="A.B=C", help="One setting, e.g. scheduler.max_num_seqs=128."
+    ),
 ]
 Classes = Annotated[
-    Path | None, typer.Option("--classes", metavar="FILE", help="TOML file of service classes.")
+    Path | None,
+    typer.Option("--classes", metavar="FILE", help="TOML file of service classes."),
 ]
 Require = Annotated[
     list[str] | None,
-    typer.Option("--require", metavar="EXPR", help="Gate, e.g. 'slo_attainment>=0.95'."),
+    typer.Option(
+        "--require", metavar="EXPR", help="Gate, e.g. 'slo_attainment>=0.95'."
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON alone.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the summary as JSON alone.")
+]
 NoPlots = Annotated[bool, typer.Option("--no-plots", help="Write no pictures.")]
 SkipBad = Annotated[
     bool | None, typer.Option("--skip-bad", help="Leave bad lines out and count them.")
@@ -59,7 +72,8 @@ Limit = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Use only the first N requests.")
 ]
 Spread = Annotated[
-    bool | None, typer.Option("--spread", help="Distribute requests that share a stamp.")
+    bool | None,
+    typer.Option("--spread", help="Distribute requests that share a stamp."),
 ]
 
 
@@ -111,7 +125,8 @@ def run(
 def compare(
     trace: Trace,
     schedulers: Annotated[
-        str, typer.Option(help="Schedulers, comma separated; the first is the reference.")
+        str,
+        typer.Option(help="Schedulers, comma separated; the first is the reference."),
     ] = "vllm,fcfs,priority",
     arm: Annotated[
         list[Path] | None,
@@ -148,11 +163,15 @@ def compare(
         "spread": spread or None,
     }
     arms = {
-        name.strip(): load_config(config, settings or (), scheduler=name.strip(), **overrides)
+        name.strip(): load_config(
+            config, settings or (), scheduler=name.strip(), **overrides
+        )
         for name in schedulers.split(",")
         if name.strip()
     }
-    arms |= {path.stem: load_config(path, settings or (), **overrides) for path in arm or ()}
+    arms |= {
+        path.stem: load_config(path, settings or (), **overrides) for path in arm or ()
+    }
     options = RunOptions(out, classes, (), as_json, not no_plots)
     raise typer.Exit(compare_command(arms, options))
 

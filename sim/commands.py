@@ -59,7 +59,9 @@ def compare_command(arms: dict[str, Config], options: RunOptions) -> int:
     for name, config in arms.items():
         print(f"running {name}", file=sys.stderr)
         folder = root / name.replace("/", "-").replace(":", ".")
-        runs.append((name, run_and_write(config, workload, folder, plots=options.plots)[0]))
+        runs.append(
+            (name, run_and_write(config, workload, folder, plots=options.plots)[0])
+        )
     _show_comparison(runs, options.as_json)
     if options.plots:
         from superinfer.lab.plots import write_compare_plot
@@ -74,7 +76,9 @@ def load_workload(config: Config, classes_file: Path | None) -> Workload:
     run = config.run
     classes = dict(PRESETS) if classes_file is None else load_classes(classes_file)
     for name, table in config.classes.items():
-        classes[name] = class_from_table(name, table, classes.get(name, PRESETS["default"]))
+        classes[name] = class_from_table(
+            name, table, classes.get(name, PRESETS["default"])
+        )
     workload = read_trace(
         run.trace,
         classes=classes,
@@ -86,7 +90,10 @@ def load_workload(config: Config, classes_file: Path | None) -> Workload:
     for warning in workload.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if workload.skipped:
-        print(f"warning: {run.trace}: skipped {workload.skipped} bad lines", file=sys.stderr)
+        print(
+            f"warning: {run.trace}: skipped {workload.skipped} bad lines",
+            file=sys.stderr,
+        )
     return workload
 
 
@@ -151,7 +158,11 @@ def _show(summary: dict[str, Any], as_json: bool) -> None:
 
 def _show_comparison(runs: list[tuple[str, dict[str, Any]]], as_json: bool) -> None:
     if as_json:
-        print(json.dumps({name: json.loads(summary_json(run)) for name, run in runs}, indent=2))
+        print(
+            json.dumps(
+                {name: json.loads(summary_json(run)) for name, run in runs}, indent=2
+            )
+        )
         return
     from rich.console import Console
 

@@ -91,12 +91,16 @@ class Replica:
             alarm = self.env.at(wakeup_s)
             assert alarm.callbacks is not None
             idle = self._idle
-            alarm.callbacks.append(lambda _: self.wake() if self._idle is idle else None)
+            alarm.callbacks.append(
+                lambda _: self.wake() if self._idle is idle else None
+            )
         yield self._idle
         return self.env.now
 
 
-def arrivals(env: ExactEnvironment, requests: Sequence[Request], replica: Replica) -> Process:
+def arrivals(
+    env: ExactEnvironment, requests: Sequence[Request], replica: Replica
+) -> Process:
     """Submit an open-loop workload at its arrival times (sorted)."""
     for request in requests:
         if request.arrival_s > env.now:

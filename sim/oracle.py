@@ -30,7 +30,9 @@ class Oracle:
         """Note the finish steps of sequences that joined the decode batch."""
         for seq in joined:
             if seq.state is State.DECODING:
-                heapq.heappush(self._heap, (self._finish_step(seq), seq.request.index, seq))
+                heapq.heappush(
+                    self._heap, (self._finish_step(seq), seq.request.index, seq)
+                )
 
     def next_finish(self) -> int:
         """Number of batch steps after which the next member finishes."""
@@ -48,7 +50,9 @@ class Oracle:
                 finished.append(entry[2])
         return finished
 
-    def finished_prefills(self, chunks: list[PrefillChunk], counted: bool) -> list[Sequence]:
+    def finished_prefills(
+        self, chunks: list[PrefillChunk], counted: bool
+    ) -> list[Sequence]:
         """Sequences for which the token that ends their prefill is the last one.
 
         `counted` says that the engine has already counted that token (lag 1).

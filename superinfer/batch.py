@@ -16,7 +16,15 @@ from superinfer.sequence import Sequence
 class TokenRuns:
     """Append-only columns from which every token time can be rebuilt (see `record.TokenTimes`)."""
 
-    __slots__ = ("first", "gap_row", "gap_s", "previous_s", "previous_step", "row", "stop")
+    __slots__ = (
+        "first",
+        "gap_row",
+        "gap_s",
+        "previous_s",
+        "previous_step",
+        "row",
+        "stop",
+    )
 
     def __init__(self) -> None:
         self.row = array("q")
@@ -37,7 +45,13 @@ class TokenRuns:
 
     def undo(self) -> None:
         """Take back the latest `add`."""
-        for column in (self.row, self.first, self.stop, self.previous_step, self.previous_s):
+        for column in (
+            self.row,
+            self.first,
+            self.stop,
+            self.previous_step,
+            self.previous_s,
+        ):
             column.pop()
 
     def add_gap(self, seq: Sequence, gap_s: float) -> None:
@@ -149,6 +163,10 @@ class DecodeBatch:
                 blocks += residues[(first - offset) % size]
         return blocks
 
+    def next_growth(self) -> int:
+        """Blocks that the members need, all together, for the next step."""
+        return self._residues[(1 - self.step) % self.block_tokens]
+
     def steps_within(self, blocks: int, limit: int) -> int:
         """Most steps, at most `limit`, that need no more than `blocks` new blocks."""
         if blocks < 0 or not self.size:
@@ -168,4 +186,8 @@ class DecodeBatch:
 
     def last_token_s(self, seq: Sequence) -> float:
         """When a sequence outside the batch got its last token."""
-        return self.end_s[seq.last_token_step] if seq.last_token_step >= 0 else seq.last_token_s
+        return (
+            self.end_s[seq.last_token_step]
+            if seq.last_token_step >= 0
+            else seq.last_token_s
+        )

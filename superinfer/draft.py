@@ -35,7 +35,6 @@ class Draft:
         "decoding",
         "now",
         "pool",
-        "shapes",
         "steps",
         "until",
     )
@@ -46,7 +45,6 @@ class Draft:
         self.batch = engine.batch
         self.pool = engine.pool
         self.chunks: list[PrefillChunk] = []
-        self.shapes: list[Chunk] = []
         self.before_step: list[Transfer] = []
         self.background: list[Transfer] = []
         self.changes: list[Change] = []
@@ -133,17 +131,18 @@ class Draft:
         Returns how many are really computed: fewer when part of them is a cached prefix that the
         admission charges (never none: the last token of a fully cached chunk runs anyway).
         """
-        self._expect(seq, State.PREFILLING)
+        if seq.state is not State.PREFILLING:
+            raise PlanError(f"{seq!r}: only a prefilling sequence takes a chunk")
         stop = seq.computed_tokens + tokens
         if tokens < 1 or stop > seq.prefill_tokens:
-            raise PlanError(f"{seq!r}: chunk of {tokens} tokens at {seq.computed_tokens}")
+            raise PlanError(
+                f"{seq!r}: chunk of {tokens} tokens at {seq.computed_tokens}"
+            )
         start = seq.computed_tokens
         if start < seq.prefix_tokens:
             start = min(seq.prefix_tokens, stop - 1)
         last = stop == seq.prefill_tokens
         self.chunks.append(PrefillChunk(seq, stop - start, start, last))
-        self.shapes.append(Chunk(stop - start, start))
-        self.changes.append(Change("prefill", seq, 0))
         return stop - start
 
     def decode(self, steps: int = MAX_STEPS, until: float = math.inf) -> int:
@@ -152,7 +151,11 @@ class Draft:
         Returns the number of steps that memory allows; less than one is the caller's to mend by
         `preempt` or `park`. Beside prefill chunks a slice is one step long.
         """
-        allowed = self.batch.steps_within(self.available, 1 if self.chunks else steps)
+        batch, available = self.batch, self.available
+        if self.chunks or steps == 1:
+            allowed = int(batch.next_growth() <= available)
+        else:
+            allowed = batch.steps_within(available, steps)
         self.decoding = True
         self.steps = allowed
         self.until = until
@@ -247,7 +250,12 @@ class Draft:
 
     def mark(self) -> tuple[int, int, int, int]:
         """A point to which `rollback` can return."""
-        return len(self.changes), len(self.chunks), len(self.before_step), len(self.background)
+        return (
+            len(self.changes),
+            len(self.chunks),
+            len(self.before_step),
+            len(self.background),
+        )
 
     def rollback(self, mark: tuple[int, int, int, int] = (0, 0, 0, 0)) -> None:
         """Take back every decision since `mark`, latest first."""
@@ -255,7 +263,7 @@ class Draft:
         while len(self.changes) > changes:
             change = self.changes.pop()
             _UNDO[change.kind](self, change)
-        del self.chunks[chunks:], self.shapes[chunks:]
+        del self.chunks[chunks:]
         del self.before_step[before:], self.background[background:]
 
     # -- inside ---------------------------------------------------------------------------------
@@ -277,8 +285,12 @@ class Draft:
         engine = self._engine
         prefix = engine.prefix
         assert prefix is not None
-        limit = (min(seq.prefill_tokens - 1, seq.request.prompt_tokens)) // engine.block_tokens
-        seq.node, seq.shared_blocks = prefix.acquire(seq.request, engine.keys(seq), limit)
+        limit = (
+            min(seq.prefill_tokens - 1, seq.request.prompt_tokens)
+        ) // engine.block_tokens
+        seq.node, seq.shared_blocks = prefix.acquire(
+            seq.request, engine.keys(seq), limit
+        )
         seq.prefix_tokens = seq.shared_blocks * engine.block_tokens
 
     def _unshare_prefix(self, seq: Sequence) -> None:
@@ -309,7 +321,9 @@ class Draft:
     ) -> Transfer:
         nbytes, pieces = self._engine.copy_size(blocks)
         transfer = Transfer(seq, direction, blocks, nbytes, pieces, timing)
-        (self.before_step if timing == "before_step" else self.background).append(transfer)
+        (self.before_step if timing == "before_step" else self.background).append(
+            transfer
+        )
         return transfer
 
     def _snapshot(self, seq: Sequence) -> tuple[object, ...]:
@@ -356,9 +370,6 @@ class Draft:
         self.batch.undo_join(change.sequence)
         change.sequence.state = State.PARKED
 
-    def _undo_prefill(self, change: Change) -> None:
-        """Nothing to restore: the chunk lists are cut by `rollback`."""
-
 
 _SAVED = (
     "state",
@@ -380,7 +391,6 @@ _SAVED = (
 
 _UNDO = {
     "admit": Draft._undo_admit,
-    "prefill": Draft._undo_prefill,
     "preempt": Draft._undo_leave,
     "swap_out": Draft._undo_leave,
     "park": Draft._undo_leave,

@@ -62,7 +62,9 @@ class Engine:
         self.host = HostPool(config.host_blocks)
         self.batch = DecodeBatch(config.block_tokens)
         self.prefix = (
-            PrefixIndex(self.pool, config.block_tokens, memory) if config.prefix_caching else None
+            PrefixIndex(self.pool, config.block_tokens, memory)
+            if config.prefix_caching
+            else None
         )
         self.live: dict[Sequence, None] = {}
         """Requests submitted and not ended."""
@@ -131,16 +133,17 @@ class Engine:
             self._record_steps(plan, ends)
             if plan.chunks:
                 self._end_chunks(plan.chunks, now)
-        if len(outcome.finished) > 1:  # a backend may report them in any order
-            outcome.finished.sort(key=lambda seq: seq.request.index)
-        for seq in outcome.finished:
-            self.end(seq, "finished", None, now)
+        if outcome.finished:
+            # A backend may report them in any order.
+            for seq in sorted(outcome.finished, key=lambda seq: seq.request.index):
+                self.end(seq, "finished", None, now)
         if outcome.last:
             if plan is self._running:
                 self._running = None
-            self._cancel_deferred(now)
-        self.pool.note_peak()
-        self.recorder.sample(self, now)
+            if self._deferred_cancels:
+                self._cancel_deferred(now)
+        if now >= self.recorder.next_sample_s:
+            self.recorder.sample(self, now)
 
     def transferred(self, transfer: Transfer, now: float) -> None:
         """A background copy has landed. Counts from the next `plan` on, between two steps."""
@@ -170,7 +173,10 @@ class Engine:
 
     def copy_size(self, blocks: int) -> tuple[int, int]:
         """Bytes and number of separate copies that moving `blocks` takes."""
-        return blocks * self.config.block_bytes, blocks * self.scheduler.copies_per_block
+        return (
+            blocks * self.config.block_bytes,
+            blocks * self.scheduler.copies_per_block,
+        )
 
     def free_blocks(self, seq: Sequence, now: float) -> int:
         """Give back a sequence's device blocks; returns how many private ones that were."""
@@ -208,13 +214,22 @@ class Engine:
         moving = seq.state in (State.MOVING_OUT, State.MOVING_IN)
         if seq.state is State.DECODING:
             self.batch.leave(seq)
-            seq.blocks = -(-seq.computed_tokens // self.block_tokens) - seq.shared_blocks
-        if seq.state in (State.DECODING, State.PREFILLING, State.PARKED, State.MOVING_IN):
+            seq.blocks = (
+                -(-seq.computed_tokens // self.block_tokens) - seq.shared_blocks
+            )
+        if seq.state in (
+            State.DECODING,
+            State.PREFILLING,
+            State.PARKED,
+            State.MOVING_IN,
+        ):
             self.resident -= 1
         seq.state = State.ENDED
         seq.outcome, seq.end_reason, seq.finish_s = outcome, reason, now
         del self.live[seq]
-        if not moving:  # a copy under way still uses the blocks: `transferred` frees them
+        if (
+            not moving
+        ):  # a copy under way still uses the blocks: `transferred` frees them
             self._release_all(seq, now)
         self.scheduler.ended(seq)
         if self._sink:
@@ -242,25 +257,28 @@ class Engine:
         decodes = batch.size if draft.decoding else 0
         steps = draft.steps if decodes and not draft.chunks else 1
         if steps < 1:
-            raise PlanError("no memory for the next step: preempt or park before decoding")
-        reserved = batch.growth(steps) if decodes else 0
+            raise PlanError(
+                "no memory for the next step: preempt or park before decoding"
+            )
+        taken = batch.next_growth() if decodes else 0
+        reserved = taken if steps == 1 else batch.growth(steps)
         if pool.referenced + reserved > pool.total:
-            raise PlanError(f"{pool.referenced + reserved} blocks asked of {pool.total}")
+            raise PlanError(
+                f"{pool.referenced + reserved} blocks asked of {pool.total}"
+            )
         if draft.changes:
             self._note_changes(draft, now)
+        if self._sink:
+            self._emit_decisions(draft, now)
         if not (decodes or draft.chunks or draft.before_step or draft.background):
             return None
-        taken = reserved if steps == 1 else (batch.growth(1) if decodes else 0)
         pool.referenced += taken
-        if self.prefix is not None and pool.excess > 0:
-            self._reclaim(now)
-        pool.note_peak()
+        self._settle(now)
         self.recorder.plans += 1
         joined, batch.joined = batch.joined, []
         return Plan(
             now=now,
             chunks=draft.chunks,
-            shapes=draft.shapes,
             decodes=decodes,
             context_tokens=batch.context_tokens if decodes else 0,
             steps=steps,
@@ -278,11 +296,12 @@ class Engine:
         """Count `steps` steps of a plan as done."""
         if plan.decodes:
             batch, pool = self.batch, self.pool
-            pool.referenced += batch.growth(steps) - plan.taken_blocks
+            growth = batch.next_growth() if steps == 1 else batch.growth(steps)
+            pool.referenced += growth - plan.taken_blocks
             plan.taken_blocks = 0
             batch.advance(steps)
-            if self.prefix is not None and pool.excess > 0:
-                self._reclaim(plan.now)
+            if steps > 1:
+                self._settle(plan.now)
         for chunk in plan.chunks:
             self._advance_chunk(chunk)
 
@@ -371,6 +390,13 @@ class Engine:
         self.host.used -= seq.host_blocks
         seq.host_blocks = 0
 
+    def _settle(self, now: float) -> None:
+        """After blocks were taken: reclaim cached ones that are in the way, note the peak."""
+        pool = self.pool
+        if pool.referenced + pool.cached > pool.total:
+            self._reclaim(now)
+        pool.note_peak()
+
     def _reclaim(self, now: float) -> None:
         assert self.prefix is not None
         for _, blocks in self.prefix.reclaim(self.pool.excess):
@@ -394,8 +420,6 @@ class Engine:
                 seq.rotations += 1
             else:
                 seq.h2d_bytes += transfer.nbytes
-        if self._sink:
-            self._emit_changes(draft, now)
 
     def _note_admission(self, change: Change, now: float) -> None:
         seq = change.sequence
@@ -406,16 +430,16 @@ class Engine:
             self.recorder.prefix_query_tokens += seq.request.prompt_tokens
             self.recorder.prefix_hit_tokens += seq.prefix_tokens
 
-    def _emit_changes(self, draft: Draft, now: float) -> None:
-        chunks = iter(draft.chunks)
+    def _emit_decisions(self, draft: Draft, now: float) -> None:
         for kind, seq, blocks, _ in draft.changes:
-            if kind == "prefill":
-                chunk = next(chunks)
-                self._emit(now, kind, seq, chunk.tokens, chunk.context_tokens)
-            elif kind == "admit":
+            if kind == "admit":
                 self._emit(now, kind, seq, blocks, seq.prefix_tokens)
             elif kind in _CHANGE_KINDS:
                 self._emit(now, _CHANGE_KINDS[kind], seq, abs(blocks))
+        for chunk in draft.chunks:
+            self._emit(
+                now, "prefill", chunk.sequence, chunk.tokens, chunk.context_tokens
+            )
 
     def _emit(self, now: float, kind: str, seq: Sequence, *numbers: object) -> None:
         assert self._sink is not None

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from superinfer.costs.base import Chunk
 from superinfer.memory.base import Timing
 from superinfer.sequence import Sequence
 
@@ -14,7 +13,7 @@ Direction = Literal["d2h", "h2d"]
 
 
 class PrefillChunk(NamedTuple):
-    """Prompt tokens of one sequence to compute in this plan's step."""
+    """Prompt tokens of one sequence to compute in this plan's step (a `costs.PrefillWork`)."""
 
     sequence: Sequence
     tokens: int
@@ -61,8 +60,6 @@ class Plan:
 
     now: float
     chunks: list[PrefillChunk]
-    shapes: list[Chunk]
-    """The chunks as the cost model takes them."""
     decodes: int
     """Members of the decode batch that run, 0 if none does."""
     context_tokens: int

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from superinfer.batch import DecodeBatch
-from superinfer.record import Floats, Ints, RequestTable, RunRecord, Timeline, TokenTimes
+from superinfer.record import (
+    Floats,
+    Ints,
+    RequestTable,
+    RunRecord,
+    Timeline,
+    TokenTimes,
+)
 from superinfer.sequence import Sequence
 
 if TYPE_CHECKING:
@@ -23,10 +30,10 @@ class Recorder:
 
     __slots__ = (
         "_interval_s",
-        "_next_sample_s",
-        "_samples",
+                "_samples",
         "computed_tokens",
         "events",
+        "next_sample_s",
         "plans",
         "prefix_hit_tokens",
         "prefix_query_tokens",
@@ -44,23 +51,22 @@ class Recorder:
         self.events = 0
         self._samples: list[tuple[float, int, int, int, int, int]] = []
         self._interval_s = 0.0
-        self._next_sample_s = -math.inf
+        self.next_sample_s = -math.inf
+        """No sample is due before this time."""
 
     def submitted(self, seq: Sequence) -> None:
         """Give the sequence its row."""
         self.sequences.append(seq)
 
     def sample(self, engine: Engine, now: float) -> None:
-        """Note the state of the replica, unless the last note is recent."""
-        if now < self._next_sample_s:
-            return
+        """Note the state of the replica."""
         pool = engine.pool
         waiting = len(engine.live) - engine.resident
         blocks = (pool.referenced, pool.cached, engine.host.used)
         self._samples.append((now, waiting, engine.resident, *blocks))
         if len(self._samples) >= MAX_SAMPLES:
             self._thin_out()
-        self._next_sample_s = now + self._interval_s
+        self.next_sample_s = now + self._interval_s
 
     def _thin_out(self) -> None:
         """Halve the samples and sample half as often from now on."""
@@ -90,11 +96,15 @@ class Recorder:
 
 
 def _floats(values: list[float | None]) -> Floats:
-    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+    return np.array(
+        [math.nan if value is None else value for value in values], dtype=np.float64
+    )
 
 
 def _ints(sequences: list[Sequence], name: str) -> Ints:
-    return np.fromiter((getattr(seq, name) for seq in sequences), np.int64, len(sequences))
+    return np.fromiter(
+        (getattr(seq, name) for seq in sequences), np.int64, len(sequences)
+    )
 
 
 def _table(sequences: list[Sequence]) -> RequestTable:

@@ -31,14 +31,24 @@ _MLPERF_MS = {
 }
 
 _TARGET_KEYS = ("ttft_ms", "tpot_ms", "e2el_ms", "min_tokens_per_s")
-_KEYS = (*_TARGET_KEYS, "weight", "max_stall_ms", "min_kv_bits", "max_tokens", "delivery")
+_KEYS = (
+    *_TARGET_KEYS,
+    "weight",
+    "max_stall_ms",
+    "min_kv_bits",
+    "max_tokens",
+    "delivery",
+)
 _KV_BITS = (16, 8, 4)
 _DELIVERIES = ("strict", "paced")
 
 
 def _mlperf_presets() -> list[SLOClass]:
     return [
-        SLOClass(f"mlperf-{model}-{scenario}", SLO(ttft_s=ttft_ms / 1000, tpot_s=tpot_ms / 1000))
+        SLOClass(
+            f"mlperf-{model}-{scenario}",
+            SLO(ttft_s=ttft_ms / 1000, tpot_s=tpot_ms / 1000),
+        )
         for model, scenarios in _MLPERF_MS.items()
         for scenario, (ttft_ms, tpot_ms) in scenarios.items()
     ]
@@ -53,7 +63,12 @@ def _presets() -> dict[str, SLOClass]:
         SLOClass("agent", SLO(e2el_s=5.0), max_stall_s=5.0, max_tokens=4096),
         SLOClass("code", SLO(ttft_s=0.5, tpot_s=0.15), max_stall_s=5.0, max_tokens=256),
         SLOClass("batch", max_tokens=2048),
-        SLOClass("video", SLO(ttft_s=2.0, tpot_s=frame_token_s), max_tokens=4096, delivery="paced"),
+        SLOClass(
+            "video",
+            SLO(ttft_s=2.0, tpot_s=frame_token_s),
+            max_tokens=4096,
+            delivery="paced",
+        ),
     ]
     return {preset.name: preset for preset in [*named, *_mlperf_presets()]}
 
@@ -62,7 +77,9 @@ PRESETS: Mapping[str, SLOClass] = _presets()
 """The classes that need no file, by name."""
 
 
-def class_from_table(name: str, table: object, base: SLOClass = DEFAULT_CLASS) -> SLOClass:
+def class_from_table(
+    name: str, table: object, base: SLOClass = DEFAULT_CLASS
+) -> SLOClass:
     """Class `name`: `base` with the keys of a `[classes.<name>]` table (ms); else `ConfigError`."""
     return _ClassTable(name, table).build(base)
 
@@ -86,7 +103,9 @@ def _add_tables(path: str | Path, tables: dict[str, Any]) -> dict[str, SLOClass]
     classes = dict(PRESETS)
     for name, table in tables.items():
         try:
-            classes[name] = class_from_table(name, table, PRESETS.get(name, DEFAULT_CLASS))
+            classes[name] = class_from_table(
+                name, table, PRESETS.get(name, DEFAULT_CLASS)
+            )
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
     return classes
@@ -137,7 +156,9 @@ class _ClassTable:
             ttft_s=self._optional("ttft_ms", 1000, base.ttft_s),
             tpot_s=self._optional("tpot_ms", 1000, base.tpot_s),
             e2el_s=self._optional("e2el_ms", 1000, base.e2el_s),
-            min_tokens_per_s=self._optional("min_tokens_per_s", 1, base.min_tokens_per_s),
+            min_tokens_per_s=self._optional(
+                "min_tokens_per_s", 1, base.min_tokens_per_s
+            ),
         )
 
     def _optional(self, key: str, units: int, base: float | None) -> float | None:

@@ -206,7 +206,7 @@ class BlockingDriver:
             return 0.0
         context = plan.context_tokens + done * plan.decodes
         cost = self.engine.cost
-        device_s = cost.step_s(plan.shapes, plan.decodes, context)
+        device_s = cost.step_s(plan.chunks, plan.decodes, context)
         host_s = cost.host_s(plan.decodes + len(plan.chunks))
         return max(host_s, device_s) if self.engine.config.lag else host_s + device_s
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from superinfer.costs.base import Chunk, CostModel, DecodeLine
+from superinfer.costs.base import Chunk, CostModel, DecodeLine, PrefillWork
 from superinfer.costs.calibrated import CalibratedCost
 from superinfer.costs.capacity import activation_reserve_bytes, kv_capacity_blocks
 from superinfer.costs.devices import DEVICES, DeviceSpec, load_device
@@ -26,6 +26,7 @@ __all__ = [
     "DeviceSpec",
     "HostCost",
     "ModelShape",
+    "PrefillWork",
     "Profile",
     "ProfileName",
     "RooflineCost",
@@ -77,15 +78,23 @@ def build_cost(
         return CalibratedCost(load_profile(path), shape, host)
     if costs == "calibrated":
         shipped = ", ".join(name.path.stem for name in list_profiles())
-        raise ConfigError(f"no profile for {spec.name}, {shape.name}, tp={tp}; shipped: {shipped}")
+        raise ConfigError(
+            f"no profile for {spec.name}, {shape.name}, tp={tp}; shipped: {shipped}"
+        )
     return RooflineCost(shape, spec, tp, host or DEFAULT_HOST)
 
 
 def _from_file(
-    path: str, shape: ModelShape, device: str | DeviceSpec, tp: int, host: HostCost | None
+    path: str,
+    shape: ModelShape,
+    device: str | DeviceSpec,
+    tp: int,
+    host: HostCost | None,
 ) -> StepCost:
     if not Path(path).is_file():
-        raise ConfigError(f"costs={path!r}: expected auto, roofline, calibrated or a profile file")
+        raise ConfigError(
+            f"costs={path!r}: expected auto, roofline, calibrated or a profile file"
+        )
     profile = load_profile(path)
     wanted = device if isinstance(device, str) else device.name
     found = (_device_key(profile.device), profile.tp)

@@ -18,6 +18,20 @@ class Chunk(NamedTuple):
     """Tokens of the same request whose KV exists already (earlier chunks, cached prefix)."""
 
 
+class PrefillWork(Protocol):
+    """Anything that says what a `Chunk` says."""
+
+    @property
+    def tokens(self) -> int:
+        """Prompt tokens computed in this step."""
+        ...
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of the same request whose KV exists already."""
+        ...
+
+
 class DecodeLine(NamedTuple):
     """Device seconds of a decode-only step as a straight line in the batch's total context.
 
@@ -39,7 +53,9 @@ class CostModel(Protocol):
         """Bytes of 16-bit KV cache per token on one GPU (its tensor-parallel share)."""
         ...
 
-    def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
+    def step_s(
+        self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int
+    ) -> float:
         """Device seconds of one step.
 
         `chunks` prefill beside `decodes` sequences that get one token each, whose contexts (the

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from superinfer.costs.base import Chunk
+from superinfer.costs.base import PrefillWork
 from superinfer.costs.profile import HostCost, Kernel, Profile
 from superinfer.costs.shapes import ModelShape, canonical_name
 from superinfer.costs.step import StepCost
 from superinfer.costs.tables import Curve, Grid, linear, total
 from superinfer.errors import ConfigError
 
-PrefillModel = Callable[[Sequence[Chunk]], float]
+PrefillModel = Callable[[Sequence[PrefillWork]], float]
 
 _PER_LAYER = ("gemm_qkv", "gemm_o", "norm")
 _PER_LAYER_OPTIONAL = (
@@ -39,22 +39,30 @@ class CalibratedCost(StepCost):
     Decode attention assumes sequences of equal context: it is read at the batch's mean.
     """
 
-    def __init__(self, profile: Profile, shape: ModelShape, host: HostCost | None = None) -> None:
+    def __init__(
+        self, profile: Profile, shape: ModelShape, host: HostCost | None = None
+    ) -> None:
         _check(profile, shape)
         super().__init__(shape, profile.tp, profile.links, host or profile.host)
         self.profile = profile
         self._tokens_curve = total(self._fixed_parts())
         self._rows_curve = total(self._row_parts())
         self._decode = _grid(profile.kernels["attention_decode_16"])
-        self._decode_end = self._measured_to("attention_decode_16", "total_context_tokens")
+        self._decode_end = self._measured_to(
+            "attention_decode_16", "total_context_tokens"
+        )
         self._keys_end = self._measured_to("attention_prefill", "keys")
-        self._tokens_end = profile.kernels["gemm_qkv"].axes.get("tokens", (float("inf"),))[-1]
+        self._tokens_end = profile.kernels["gemm_qkv"].axes.get(
+            "tokens", (float("inf"),)
+        )[-1]
         self._prefill = _prefill(profile.kernels["attention_prefill"], shape.layers)
 
     @property
     def trust(self) -> dict[str, object]:
         """Profile, sources, shares of questions inside and outside its range, fit error."""
-        errors = [entry.get("heldout_mape") or 0.0 for entry in self.profile.fit.values()]
+        errors = [
+            entry.get("heldout_mape") or 0.0 for entry in self.profile.fit.values()
+        ]
         return {
             "profile": f"{self.profile.device}_{self.profile.model}_tp{self.profile.tp}",
             "source": "; ".join(self.profile.sources),
@@ -75,7 +83,7 @@ class CalibratedCost(StepCost):
         measured = decodes <= self._decode.rows[-1]
         return curve, min(curve.axis[-1], self._decode_end) if measured else 0.0
 
-    def _prefill_s(self, chunks: Sequence[Chunk]) -> float:
+    def _prefill_s(self, chunks: Sequence[PrefillWork]) -> float:
         return self._prefill(chunks)
 
     def _kernel(self, name: str) -> Curve | None:
@@ -85,7 +93,9 @@ class CalibratedCost(StepCost):
     def _fixed_parts(self) -> list[Curve]:
         layers = self.shape.layers
         names = (*_PER_LAYER, *_PER_LAYER_OPTIONAL)
-        parts = [curve.scaled(1.0, layers) for name in names if (curve := self._kernel(name))]
+        parts = [
+            curve.scaled(1.0, layers) for name in names if (curve := self._kernel(name))
+        ]
         if embed := self._kernel("embed"):
             parts.append(embed)
         reduce = self._kernel("all_reduce")
@@ -114,13 +124,21 @@ def _check(profile: Profile, shape: ModelShape) -> None:
     if canonical_name(profile.model) != canonical_name(shape.name):
         raise ConfigError(f"the profile is for {profile.model}, not for {shape.name}")
     mlp = ("moe_gemm",) if shape.experts else ("gemm_gate_up", "gemm_down")
-    needed = (*_PER_LAYER, *mlp, "gemm_lm_head", "attention_prefill", "attention_decode_16")
+    needed = (
+        *_PER_LAYER,
+        *mlp,
+        "gemm_lm_head",
+        "attention_prefill",
+        "attention_decode_16",
+    )
     reduce = ("all_reduce",) if profile.tp > 1 else ()
     missing = [name for name in (*needed, *reduce) if name not in profile.kernels]
     if missing:
         raise ConfigError(f"the profile {profile.path} lacks {', '.join(missing)}")
     if shape.encoder_layers:
-        raise ConfigError(f"{shape.name}: encoder-decoder models run with roofline costs only")
+        raise ConfigError(
+            f"{shape.name}: encoder-decoder models run with roofline costs only"
+        )
 
 
 def _curve(kernel: Kernel) -> Curve:
@@ -142,17 +160,24 @@ def _prefill(kernel: Kernel, layers: int) -> PrefillModel:
 
 
 def _causal_linear(
-    floor_s: float, per_sequence_s: float, per_token_s: float, per_pair_s: float, per_key_s: float
+    floor_s: float,
+    per_sequence_s: float,
+    per_token_s: float,
+    per_pair_s: float,
+    per_key_s: float,
 ) -> PrefillModel:
     # t*c + t*(t+1)/2 = t*(c + t/2) + t/2: the last half goes with the tokens.
     per_token_s += per_pair_s / 2
 
-    def seconds(chunks: Sequence[Chunk]) -> float:
+    def seconds(chunks: Sequence[PrefillWork]) -> float:
         longest, sum_s = 0, floor_s
-        for tokens, context in chunks:
+        for chunk in chunks:
+            tokens, context = chunk.tokens, chunk.context_tokens
             keys = tokens + context
             longest = max(longest, keys)
-            sum_s += per_sequence_s + tokens * (per_token_s + per_pair_s * (context + 0.5 * tokens))
+            sum_s += per_sequence_s + tokens * (
+                per_token_s + per_pair_s * (context + 0.5 * tokens)
+            )
         return sum_s + per_key_s * longest
 
     return seconds
@@ -162,10 +187,11 @@ def _prefill_table(grid: Grid, layers: int) -> PrefillModel:
     floor_s = grid.seconds[0][0] * layers
     curves: dict[int, Curve] = {}
 
-    def seconds(chunks: Sequence[Chunk]) -> float:
+    def seconds(chunks: Sequence[PrefillWork]) -> float:
         # One launch serves all chunks, so the cost of launching counts once.
         sum_s = -floor_s * (len(chunks) - 1)
-        for tokens, context in chunks:
+        for chunk in chunks:
+            tokens, context = chunk.tokens, chunk.context_tokens
             curve = curves.get(tokens)
             if curve is None:
                 curve = curves[tokens] = grid.row(tokens).scaled(1.0, layers)

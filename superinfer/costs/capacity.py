@@ -14,7 +14,10 @@ from superinfer.errors import ConfigError
 
 
 def activation_reserve_bytes(
-    shape: ModelShape, tp: int = 1, max_batched_tokens: int = 8192, max_sequences: int = 256
+    shape: ModelShape,
+    tp: int = 1,
+    max_batched_tokens: int = 8192,
+    max_sequences: int = 256,
 ) -> int:
     """Peak activation bytes of one step on one GPU, an estimate.
 
@@ -36,7 +39,9 @@ def kv_capacity_blocks(
     activation_reserve: int | None = None,
 ) -> int:
     """KV blocks of `block_tokens` per GPU; ConfigError when the weights leave room for none."""
-    blocks = _blocks(shape, device, tp, block_tokens, gpu_memory_utilization, activation_reserve)
+    blocks = _blocks(
+        shape, device, tp, block_tokens, gpu_memory_utilization, activation_reserve
+    )
     if blocks >= 1:
         return blocks
     weights = shape.weight_bytes(tp) / GIB
@@ -44,7 +49,9 @@ def kv_capacity_blocks(
     raise ConfigError(
         f"{shape.name} needs {weights:.1f} GiB of weights per GPU at tp={tp} and {device.name} "
         f"offers {room:.1f} GiB: "
-        + _advice(shape, device, block_tokens, gpu_memory_utilization, activation_reserve)
+        + _advice(
+            shape, device, block_tokens, gpu_memory_utilization, activation_reserve
+        )
     )
 
 

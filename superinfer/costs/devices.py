@@ -39,7 +39,13 @@ class DeviceSpec:
 
 
 def _spec(
-    name: str, gib: float, memory: float, flops: float, host: float, peer: float, latency: float
+    name: str,
+    gib: float,
+    memory: float,
+    flops: float,
+    host: float,
+    peer: float,
+    latency: float,
 ) -> DeviceSpec:
     link = Link(host)
     return DeviceSpec(name, int(gib * GIB), memory, flops, link, link, peer, latency)

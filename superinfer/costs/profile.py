@@ -20,11 +20,17 @@ ORIGINS = ("measured", "published", "assumed")
 
 # Axes that each kernel is measured over. `seconds` are per layer where a kernel belongs to one.
 AXES: Mapping[str, tuple[str, ...]] = {
-    **{f"gemm_{part}": ("tokens",) for part in ("qkv", "o", "gate_up", "down", "lm_head")},
+    **{
+        f"gemm_{part}": ("tokens",)
+        for part in ("qkv", "o", "gate_up", "down", "lm_head")
+    },
     **{name: ("tokens",) for name in ("norm", "rope_write", "activation", "embed")},
     **{name: ("tokens",) for name in ("moe_route", "moe_gemm")},
     "attention_prefill": ("chunk_tokens", "context_tokens"),
-    **{f"attention_decode_{bits}": ("sequences", "context_tokens") for bits in (16, 8, 4)},
+    **{
+        f"attention_decode_{bits}": ("sequences", "context_tokens")
+        for bits in (16, 8, 4)
+    },
     "cross_attention": ("sequences", "context_tokens"),
     "sample": ("sequences",),
     "all_reduce": ("bytes",),
@@ -34,7 +40,13 @@ AXES: Mapping[str, tuple[str, ...]] = {
 # Coefficients of each named smooth model; `calibrated.py` states the formulas.
 MODELS: Mapping[str, tuple[str, ...]] = {
     "linear": ("base_s", "per_unit_s"),
-    "causal_linear": ("floor_s", "per_sequence_s", "per_token_s", "per_pair_s", "per_key_s"),
+    "causal_linear": (
+        "floor_s",
+        "per_sequence_s",
+        "per_token_s",
+        "per_pair_s",
+        "per_key_s",
+    ),
 }
 
 
@@ -104,7 +116,9 @@ def parse_profile(data: object, file: str = "") -> Profile:
         model=top.text("model"),
         tp=int(top.number("tp", 1)),
         kernels={name: _kernel(kernels.child(name), name) for name in kernels.data},
-        links={name: _link(links.child(name)) for name in links.data if links.get(name)},
+        links={
+            name: _link(links.child(name)) for name in links.data if links.get(name)
+        },
         host=_host(top.child("host")),
         dtype=top.text("dtype"),
         **{
@@ -127,7 +141,9 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "model": profile.model,
         "dtype": profile.dtype,
         "tp": profile.tp,
-        "kernels": {name: _kernel_json(kernel) for name, kernel in profile.kernels.items()},
+        "kernels": {
+            name: _kernel_json(kernel) for name, kernel in profile.kernels.items()
+        },
         "links": {
             name: {"bytes_per_s": link.bytes_per_s, "setup_s": link.setup_s}
             for name, link in profile.links.items()
@@ -151,7 +167,9 @@ def write_profile(profile: Profile, path: str | Path) -> None:
     """Write a profile as JSON, one kernel or section to a line; checks it first."""
     data = profile_json(profile)
     parse_profile(data, str(path))
-    kernels = ",\n".join(f'  "{k}": {json.dumps(v)}' for k, v in data.pop("kernels").items())
+    kernels = ",\n".join(
+        f'  "{k}": {json.dumps(v)}' for k, v in data.pop("kernels").items()
+    )
     rest = ",\n".join(f' "{k}": {json.dumps(v)}' for k, v in data.items())
     text = f'{{\n{rest},\n "kernels": {{\n{kernels}\n }}\n}}\n'
     Path(path).write_text(text, encoding="utf-8")
@@ -160,7 +178,12 @@ def write_profile(profile: Profile, path: str | Path) -> None:
 def _kernel_json(kernel: Kernel) -> dict[str, Any]:
     if kernel.model is not None:
         coefficients = kernel.coefficients
-        return {"axes": {}, "seconds": None, "model": kernel.model, "coefficients": coefficients}
+        return {
+            "axes": {},
+            "seconds": None,
+            "model": kernel.model,
+            "coefficients": coefficients,
+        }
     return {"axes": kernel.axes, "seconds": kernel.seconds, "model": None}
 
 
@@ -187,7 +210,9 @@ class _Reader:
         """The object under `key`."""
         if not isinstance(self.get(key), dict):
             self.fail(key, "expected an object")
-        return _Reader(self.data[key], self.file, f"{self.path}.{key}" if self.path else key)
+        return _Reader(
+            self.data[key], self.file, f"{self.path}.{key}" if self.path else key
+        )
 
     def text(self, key: str) -> str:
         """The non-empty string under `key`."""
@@ -222,7 +247,9 @@ def _is_number(value: object, least: float) -> bool:
 def _kernel(reader: _Reader, name: str) -> Kernel:
     if name not in AXES:
         raise InputError(
-            f"unknown kernel; known: {', '.join(AXES)}", file=reader.file, field=reader.path
+            f"unknown kernel; known: {', '.join(AXES)}",
+            file=reader.file,
+            field=reader.path,
         )
     if reader.get("model") is not None:
         return _smooth(reader)
@@ -239,7 +266,12 @@ def _smooth(reader: _Reader) -> Kernel:
     if model not in MODELS:
         reader.fail("model", f"expected one of {', '.join(MODELS)}")
     coefficients = reader.child("coefficients")
-    return Kernel({}, None, model, {name: coefficients.number(name, 0.0) for name in MODELS[model]})
+    return Kernel(
+        {},
+        None,
+        model,
+        {name: coefficients.number(name, 0.0) for name in MODELS[model]},
+    )
 
 
 def _increasing(reader: _Reader, key: str) -> tuple[float, ...]:
@@ -276,5 +308,8 @@ def _link(reader: _Reader) -> Link:
 def _host(reader: _Reader) -> HostCost:
     if reader.get("origin") not in ORIGINS:
         reader.fail("origin", f"expected one of {', '.join(ORIGINS)}")
-    step_s, per_sequence_s = reader.number("step_s", 0.0), reader.number("per_sequence_s", 0.0)
+    step_s, per_sequence_s = (
+        reader.number("step_s", 0.0),
+        reader.number("per_sequence_s", 0.0),
+    )
     return HostCost(step_s, per_sequence_s, reader.text("origin"))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from superinfer.costs.base import Chunk
+from superinfer.costs.base import PrefillWork
 from superinfer.costs.devices import DeviceSpec
 from superinfer.costs.profile import HostCost
 from superinfer.costs.shapes import ModelShape
@@ -27,7 +27,11 @@ class RooflineCost(StepCost):
     """
 
     def __init__(
-        self, shape: ModelShape, device: DeviceSpec, tp: int = 1, host: HostCost = DEFAULT_HOST
+        self,
+        shape: ModelShape,
+        device: DeviceSpec,
+        tp: int = 1,
+        host: HostCost = DEFAULT_HOST,
     ) -> None:
         super().__init__(shape, tp, {"h2d": device.h2d, "d2h": device.d2h}, host)
         self.device = device
@@ -64,22 +68,29 @@ class RooflineCost(StepCost):
 
     def _decode_curve(self, decodes: int) -> tuple[Curve, float]:
         flops = 4.0 * self._query * self.shape.layers
-        slope = max(flops / self.device.bf16_flops, self._kv_bytes / self.device.memory_bytes_per_s)
+        slope = max(
+            flops / self.device.bf16_flops,
+            self._kv_bytes / self.device.memory_bytes_per_s,
+        )
         return linear(0.0, slope), float("inf")
 
-    def _prefill_s(self, chunks: Sequence[Chunk]) -> float:
+    def _prefill_s(self, chunks: Sequence[PrefillWork]) -> float:
         pairs = keys = 0.0
-        for tokens, context in chunks:
+        for chunk in chunks:
+            tokens, context = chunk.tokens, chunk.context_tokens
             pairs += tokens * (context + 0.5 * (tokens + 1))
             keys += tokens + context
         flops = 4.0 * self._query * self.shape.layers * pairs
         nbytes = self._kv_bytes * keys
-        return max(flops / self.device.bf16_flops, nbytes / self.device.memory_bytes_per_s)
+        return max(
+            flops / self.device.bf16_flops, nbytes / self.device.memory_bytes_per_s
+        )
 
     def _gemm_s(self, m: float, n: float, k: float) -> float:
         nbytes = self.shape.dtype_bytes * (m * k + k * n + m * n)
         return max(
-            2.0 * m * n * k / self.device.bf16_flops, nbytes / self.device.memory_bytes_per_s
+            2.0 * m * n * k / self.device.bf16_flops,
+            nbytes / self.device.memory_bytes_per_s,
         )
 
     def _mlp_s(self, tokens: int) -> float:
@@ -94,7 +105,9 @@ class RooflineCost(StepCost):
         touched = shape.experts * (1.0 - (1.0 - share) ** tokens)
         weights = touched * shape.dtype_bytes * (up + inner) * shape.hidden
         flops = 2.0 * tokens * shape.experts_per_token * (up + inner) * shape.hidden
-        return max(flops / self.device.bf16_flops, weights / self.device.memory_bytes_per_s)
+        return max(
+            flops / self.device.bf16_flops, weights / self.device.memory_bytes_per_s
+        )
 
     def _all_reduce_s(self, tokens: int) -> float:
         if self.tp == 1:

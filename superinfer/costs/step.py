@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from superinfer.costs.base import Chunk, DecodeLine
+from superinfer.costs.base import DecodeLine, PrefillWork
 from superinfer.costs.devices import Link
 from superinfer.costs.profile import HostCost
 from superinfer.costs.shapes import ModelShape
@@ -42,7 +42,9 @@ class StepCost(ABC):
     The caches and the two counters behind `trust` change with use; answers do not.
     """
 
-    def __init__(self, shape: ModelShape, tp: int, links: dict[str, Link], host: HostCost) -> None:
+    def __init__(
+        self, shape: ModelShape, tp: int, links: dict[str, Link], host: HostCost
+    ) -> None:
         shape.require_tp(tp)
         self.shape, self.tp, self.host = shape, tp, host
         self._links = links
@@ -67,7 +69,9 @@ class StepCost(ABC):
     def trust(self) -> dict[str, object]:
         """Where the figures come from and how far the questions so far stayed inside them."""
 
-    def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
+    def step_s(
+        self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int
+    ) -> float:
         """Device seconds of one step; 0 for an empty one."""
         if not chunks:
             if not decodes:
@@ -94,7 +98,9 @@ class StepCost(ABC):
             return 0.0
         link = self._links.get(direction)
         if link is None:
-            raise ConfigError(f"unknown direction {direction!r}; known: {', '.join(self._links)}")
+            raise ConfigError(
+                f"unknown direction {direction!r}; known: {', '.join(self._links)}"
+            )
         return pieces * link.setup_s + nbytes / link.bytes_per_s
 
     _tokens_end: float = float("inf")
@@ -115,18 +121,24 @@ class StepCost(ABC):
         """Decode attention over total context tokens, and the context where measuring ends."""
 
     @abstractmethod
-    def _prefill_s(self, chunks: Sequence[Chunk]) -> float:
+    def _prefill_s(self, chunks: Sequence[PrefillWork]) -> float:
         """Seconds of prefill attention of all chunks (at least one)."""
 
-    def _mixed_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
+    def _mixed_s(
+        self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int
+    ) -> float:
         tokens, keys_end, outside = decodes, self._keys_end, False
         for chunk in chunks:
-            tokens += chunk[0]
-            if chunk[0] + chunk[1] > keys_end:
+            tokens += chunk.tokens
+            if chunk.tokens + chunk.context_tokens > keys_end:
                 outside = True
         rows = decodes + len(chunks)
         fixed = self._fixed_cache.get(tokens) or self._fixed(tokens)
-        seconds = fixed + (self._rows_cache.get(rows) or self._row(rows)) + self._prefill_s(chunks)
+        seconds = (
+            fixed
+            + (self._rows_cache.get(rows) or self._row(rows))
+            + self._prefill_s(chunks)
+        )
         if decodes:
             found = self._lines_cache.get(decodes) or self._lines(decodes)
             base, slope = found.attention[bisect_right(found.ends, context_tokens)]

@@ -105,14 +105,16 @@ class FcfsScheduler:
     def _make_room_for_growth(self, draft: Draft) -> bool:
         """Preempt the latest until every decode finds its next block."""
         disturbed = False
-        while draft.available < draft.batch.growth(1):
+        while draft.available < draft.batch.next_growth():
             self.preempt(draft, self._victim())
             disturbed = True
         return disturbed
 
     def _victim(self) -> Sequence:
         """The last in rank whose copy is not under way."""
-        return next(seq for seq in reversed(self.running) if seq.state is not State.MOVING_IN)
+        return next(
+            seq for seq in reversed(self.running) if seq.state is not State.MOVING_IN
+        )
 
     def preempt(self, draft: Draft, victim: Sequence) -> None:
         """Take a running sequence off the device; the memory policy chooses how."""
@@ -178,7 +180,7 @@ class FcfsScheduler:
 
     def _fit(self, draft: Draft, seq: Sequence) -> bool:
         """Try to give it blocks, leaving the watermark and the decodes' next blocks alone."""
-        keep_free = self._keep_free + draft.batch.growth(1)
+        keep_free = self._keep_free + draft.batch.next_growth()
         if seq.state is State.WAITING:
             return draft.try_admit(seq, keep_free=keep_free)
         return draft.try_swap_in(seq, keep_free=keep_free + 1)

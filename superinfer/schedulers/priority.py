@@ -53,7 +53,7 @@ class PriorityScheduler(FcfsScheduler):
             + self._keep_free
             - draft.available
         )
-        short += draft.batch.growth(1)
+        short += draft.batch.next_growth()
         victims = []
         for victim in reversed(self.running):
             if short <= 0 or victim.rank[:2] <= seq.rank[:2]:

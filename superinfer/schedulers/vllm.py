@@ -35,24 +35,35 @@ def _head(queue: deque[Sequence]) -> Sequence | None:
     return queue[0] if queue else None
 
 
-@dataclass(slots=True)
 class _Iteration:
     """What one pass over the running sequences decided."""
 
-    budget_tokens: int
-    growth: int = 0
-    """Blocks that the decodes of this step take."""
-    decodes: int = 0
-    continued: list[Sequence] = field(default_factory=list)
-    """Prefills that got another chunk."""
-    unfinished: list[Sequence] = field(default_factory=list)
-    """Of these, the ones that need more."""
-    skipped: list[Sequence] = field(default_factory=list)
-    """Running sequences for which no token was left."""
-    preempted: list[Sequence] = field(default_factory=list)
-    """Victims whose cache was dropped, in the order of preemption."""
-    disturbed: bool = False
-    """True if anybody was preempted, by either way."""
+    __slots__ = (
+        "budget_tokens",
+        "continued",
+        "decodes",
+        "disturbed",
+        "growth",
+        "preempted",
+        "skipped",
+        "unfinished",
+    )
+
+    def __init__(self, budget_tokens: int, growth: int = 0, decodes: int = 0) -> None:
+        self.budget_tokens = budget_tokens
+        self.growth = growth
+        """Blocks that the decodes of this step take."""
+        self.decodes = decodes
+        self.continued: list[Sequence] = []
+        """Prefills that got another chunk."""
+        self.unfinished: list[Sequence] = []
+        """Of these, the ones that need more."""
+        self.skipped: list[Sequence] = []
+        """Running sequences for which no token was left."""
+        self.preempted: list[Sequence] = []
+        """Victims whose cache was dropped, in the order of preemption."""
+        self.disturbed = False
+        """True if anybody was preempted, by either way."""
 
 
 @dataclass(slots=True)
@@ -72,7 +83,9 @@ class VllmScheduler:
     copies_per_block: int = field(default=2, init=False)
 
     waiting: deque[Sequence] = field(default_factory=deque, init=False)
-    running: OrderedDict[Sequence, None] = field(default_factory=OrderedDict, init=False)
+    running: OrderedDict[Sequence, None] = field(
+        default_factory=OrderedDict, init=False
+    )
     """Resident sequences in the order of service; the last is the first victim."""
     swapped: deque[Sequence] = field(default_factory=deque, init=False)
     _front: Sequence | None = field(default=None, init=False)
@@ -143,7 +156,9 @@ class VllmScheduler:
             return
         steps = self._steps_with_room(draft)
         if steps:
-            iteration = _Iteration(self._budget_tokens, draft.batch.growth(1), draft.batch.size)
+            iteration = _Iteration(
+                self._budget_tokens, draft.batch.next_growth(), draft.batch.size
+            )
         else:
             iteration = self._walk(draft)
         if self.swapped and not iteration.disturbed:
@@ -191,12 +206,14 @@ class VllmScheduler:
             if seq.state is State.DECODING:
                 draft.park(seq)
                 self._parked.append(seq)
-        steady = not (draft.chunks or draft.before_step or iteration.disturbed or self._parked)
+        steady = not (
+            draft.chunks or draft.before_step or iteration.disturbed or self._parked
+        )
         draft.decode(max(1, self._steps_with_room(draft)) if steady else 1)
 
     def _serve_running(self, draft: Draft) -> _Iteration:
         """A token for each decode and chunks for unfinished prefills, in running order."""
-        growth, decodes = draft.batch.growth(1), draft.batch.size
+        growth, decodes = draft.batch.next_growth(), draft.batch.size
         if self._irregular or draft.available <= growth:
             return self._walk(draft)
         chunks = self._chunks_beside(decodes)
@@ -280,7 +297,9 @@ class VllmScheduler:
                 self._serve(draft, seq, tokens, iteration, decodes)
         iteration.skipped = order[turn:end]
         self._front, self._back = None, iteration.unfinished
-        self.running = OrderedDict.fromkeys(iteration.skipped + decodes + iteration.continued)
+        self.running = OrderedDict.fromkeys(
+            iteration.skipped + decodes + iteration.continued
+        )
         return iteration
 
     def _serve(
@@ -299,7 +318,9 @@ class VllmScheduler:
         iteration.growth += draft.batch.grows(seq)
         decodes.append(seq)
 
-    def _continue(self, draft: Draft, seq: Sequence, tokens: int, iteration: _Iteration) -> None:
+    def _continue(
+        self, draft: Draft, seq: Sequence, tokens: int, iteration: _Iteration
+    ) -> None:
         draft.prefill(seq, tokens)
         iteration.budget_tokens -= tokens
         iteration.continued.append(seq)
@@ -358,7 +379,9 @@ class VllmScheduler:
 
     def _allocate(self, draft: Draft, seq: Sequence, growth: int) -> bool:
         keep_free = self._keep_free + growth
-        return draft.try_admit(seq, keep_free=keep_free, whole_need=True, charge_cached=True)
+        return draft.try_admit(
+            seq, keep_free=keep_free, whole_need=True, charge_cached=True
+        )
 
     def _steps_with_room(self, draft: Draft) -> int:
         """Steps before which every running sequence still finds a free block at its turn."""

@@ -49,7 +49,7 @@ class SimBackend:
         """
         start_s = self._start(plan, now)
         if plan.steps == 1 or self.interrupted:
-            return Outcome(end_s=start_s, last=False)
+            return Outcome(start_s, last=False)
         outcome = yield from self._steps(plan, start_s, plan.steps - 1)
         outcome.last = False
         return outcome
@@ -66,10 +66,13 @@ class SimBackend:
 
     def _start(self, plan: Plan, now: float) -> float:
         """Start the copies; returns when the batch can start."""
-        self.oracle.watch(plan.joined)
+        if plan.joined:
+            self.oracle.watch(plan.joined)
         for transfer in plan.background:
             self._launch(transfer, now)
-        return now + sum(self._copy_s(transfer) for transfer in plan.before_step)
+        for transfer in plan.before_step:
+            now += self._copy_s(transfer)
+        return now
 
     def _single_end(self, plan: Plan, now: float) -> float:
         """End of one step with prefill chunks, or of a plan of transfers alone."""
@@ -80,8 +83,8 @@ class SimBackend:
 
     def _single_outcome(self, plan: Plan, end_s: float) -> Outcome:
         if not plan.chunks:
-            return Outcome(end_s=end_s)
-        return Outcome([end_s], self._finished(plan, 1))
+            return Outcome(end_s)
+        return Outcome(end_s, [end_s], self._finished(plan, 1))
 
     def _steps(self, plan: Plan, now: float, limit: int) -> Wait:
         """Decode steps until `limit`, a finish, an interruption or the plan's `until`."""
@@ -91,13 +94,9 @@ class SimBackend:
         while True:
             now = self._jump(plan, now, ends, limit)
             yield self.env.at(now)
-            if (
-                plan.done_steps + len(ends) >= limit
-                or self.interrupted
-                or now >= plan.until
-            ):
+            if plan.done_steps + len(ends) >= limit or self.interrupted or now >= plan.until:
                 break
-        return Outcome(ends, self._finished(plan, plan.done_steps + len(ends)))
+        return Outcome(now, ends, self._finished(plan, plan.done_steps + len(ends)))
 
     def _jump(self, plan: Plan, now: float, ends: list[float], limit: int) -> float:
         """Append step ends until the first one that is not before the next event."""
@@ -111,11 +110,7 @@ class SimBackend:
             if context > valid:
                 base_s, slope_s, valid = self.cost.decode_line(sequences, context)
             device_s = base_s + slope_s * context
-            now += (
-                (device_s if device_s > host_s else host_s)
-                if lag
-                else host_s + device_s
-            )
+            now += (device_s if device_s > host_s else host_s) if lag else host_s + device_s
             ends.append(now)
             context += sequences
             done += 1
@@ -128,17 +123,13 @@ class SimBackend:
         return max(host_s, device_s) if self.lag else host_s + device_s
 
     def _finished(self, plan: Plan, steps: int) -> list[Sequence]:
-        finished = (
-            self.oracle.finished_by(plan.first_step + steps) if plan.decodes else []
-        )
+        finished = self.oracle.finished_by(plan.first_step + steps) if plan.decodes else []
         if plan.chunks:
             finished += self.oracle.finished_prefills(plan.chunks, plan.advanced)
         return finished
 
     def _copy_s(self, transfer: Transfer) -> float:
-        return self.cost.transfer_s(
-            transfer.nbytes, transfer.pieces, transfer.direction
-        )
+        return self.cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
 
     def _launch(self, transfer: Transfer, now: float) -> None:
         """Queue a background copy on its direction of the link, first come, first served."""

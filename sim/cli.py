@@ -24,18 +24,14 @@ app.add_typer(traces_app, name="traces")
 
 Trace = Annotated[
     str,
-    typer.Argument(
-        metavar="TRACE", help="Native, Mooncake or Azure trace; - for stdin."
-    ),
+    typer.Argument(metavar="TRACE", help="Native, Mooncake or Azure trace; - for stdin."),
 ]
 Memory = Annotated[str | None, typer.Option(help="Memory policy.", show_default="lru")]
 Model = Annotated[
     str | None,
     typer.Option(help="Preset, or a config.json.", show_default="llama-3.1-8b"),
 ]
-Device = Annotated[
-    str | None, typer.Option(help="Device preset.", show_default="a100-80g")
-]
+Device = Annotated[str | None, typer.Option(help="Device preset.", show_default="a100-80g")]
 Tp = Annotated[int | None, typer.Option(help="Tensor-parallel GPUs.", show_default="1")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the run.", show_default="0")]
 Out = Annotated[
@@ -47,9 +43,7 @@ ConfigFile = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="A.B=C", help="One setting, e.g. scheduler.max_num_seqs=128."
-    ),
+    typer.Option("--set", metavar="A.B=C", help="One setting, e.g. scheduler.max_num_seqs=128."),
 ]
 Classes = Annotated[
     Path | None,
@@ -57,13 +51,9 @@ Classes = Annotated[
 ]
 Require = Annotated[
     list[str] | None,
-    typer.Option(
-        "--require", metavar="EXPR", help="Gate, e.g. 'slo_attainment>=0.95'."
-    ),
+    typer.Option("--require", metavar="EXPR", help="Gate, e.g. 'slo_attainment>=0.95'."),
 ]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print the summary as JSON alone.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON alone.")]
 NoPlots = Annotated[bool, typer.Option("--no-plots", help="Write no pictures.")]
 SkipBad = Annotated[
     bool | None, typer.Option("--skip-bad", help="Leave bad lines out and count them.")
@@ -80,9 +70,7 @@ Spread = Annotated[
 @app.command()
 def run(
     trace: Trace,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Scheduler.", show_default="vllm")
-    ] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Scheduler.", show_default="vllm")] = None,
     memory: Memory = None,
     model: Model = None,
     device: Device = None,
@@ -163,15 +151,11 @@ def compare(
         "spread": spread or None,
     }
     arms = {
-        name.strip(): load_config(
-            config, settings or (), scheduler=name.strip(), **overrides
-        )
+        name.strip(): load_config(config, settings or (), scheduler=name.strip(), **overrides)
         for name in schedulers.split(",")
         if name.strip()
     }
-    arms |= {
-        path.stem: load_config(path, settings or (), **overrides) for path in arm or ()
-    }
+    arms |= {path.stem: load_config(path, settings or (), **overrides) for path in arm or ()}
     options = RunOptions(out, classes, (), as_json, not no_plots)
     raise typer.Exit(compare_command(arms, options))
 

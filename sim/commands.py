@@ -59,9 +59,7 @@ def compare_command(arms: dict[str, Config], options: RunOptions) -> int:
     for name, config in arms.items():
         print(f"running {name}", file=sys.stderr)
         folder = root / name.replace("/", "-").replace(":", ".")
-        runs.append(
-            (name, run_and_write(config, workload, folder, plots=options.plots)[0])
-        )
+        runs.append((name, run_and_write(config, workload, folder, plots=options.plots)[0]))
     _show_comparison(runs, options.as_json)
     if options.plots:
         from superinfer.lab.plots import write_compare_plot
@@ -76,9 +74,7 @@ def load_workload(config: Config, classes_file: Path | None) -> Workload:
     run = config.run
     classes = dict(PRESETS) if classes_file is None else load_classes(classes_file)
     for name, table in config.classes.items():
-        classes[name] = class_from_table(
-            name, table, classes.get(name, PRESETS["default"])
-        )
+        classes[name] = class_from_table(name, table, classes.get(name, PRESETS["default"]))
     workload = read_trace(
         run.trace,
         classes=classes,
@@ -158,11 +154,7 @@ def _show(summary: dict[str, Any], as_json: bool) -> None:
 
 def _show_comparison(runs: list[tuple[str, dict[str, Any]]], as_json: bool) -> None:
     if as_json:
-        print(
-            json.dumps(
-                {name: json.loads(summary_json(run)) for name, run in runs}, indent=2
-            )
-        )
+        print(json.dumps({name: json.loads(summary_json(run)) for name, run in runs}, indent=2))
         return
     from rich.console import Console
 

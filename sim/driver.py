@@ -55,7 +55,7 @@ class Replica:
                 continue
             outcome = yield from backend.run(plan, now)
             engine.complete(plan, outcome)
-            now = outcome.step_end_s[-1] if outcome.step_end_s else outcome.end_s
+            now = outcome.end_s
 
     def _loop_ahead(self) -> Process:
         """The same with each plan made while the last step of the one before is running."""
@@ -74,12 +74,12 @@ class Replica:
             head = yield from backend.run_head(plan, now)
             if head.step_end_s:
                 engine.complete(plan, head)
-            now = head.step_end_s[-1] if head.step_end_s else head.end_s
+            now = head.end_s
             backend.interrupted = False
             following = engine.plan(now)
             tail = yield from backend.run_tail(plan, now)
             engine.complete(plan, tail)
-            now = tail.step_end_s[-1] if tail.step_end_s else tail.end_s
+            now = tail.end_s
             backend.interrupted = backend.interrupted or bool(tail.finished)
             plan = following
 
@@ -91,16 +91,12 @@ class Replica:
             alarm = self.env.at(wakeup_s)
             assert alarm.callbacks is not None
             idle = self._idle
-            alarm.callbacks.append(
-                lambda _: self.wake() if self._idle is idle else None
-            )
+            alarm.callbacks.append(lambda _: self.wake() if self._idle is idle else None)
         yield self._idle
         return self.env.now
 
 
-def arrivals(
-    env: ExactEnvironment, requests: Sequence[Request], replica: Replica
-) -> Process:
+def arrivals(env: ExactEnvironment, requests: Sequence[Request], replica: Replica) -> Process:
     """Submit an open-loop workload at its arrival times (sorted)."""
     for request in requests:
         if request.arrival_s > env.now:

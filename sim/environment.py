@@ -17,7 +17,5 @@ class ExactEnvironment(Environment):
         """An event that happens at `time_s` (not before now)."""
         event = Event(self)
         event._ok, event._value = True, None
-        heappush(
-            self._queue, (max(time_s, self._now), priority, next(self._eid), event)
-        )
+        heappush(self._queue, (max(time_s, self._now), priority, next(self._eid), event))
         return event

@@ -19,25 +19,29 @@ class Oracle:
         """`output_tokens[i]` is the answer length of the request with index i."""
         self._output_tokens = output_tokens
         self._max_model_len = max_model_len
-        self._heap: list[tuple[int, int, Sequence]] = []
+        self._heap: list[tuple[int, int, int, Sequence]] = []
+        self._targets: list[int | None] = [None] * len(output_tokens)
 
     def target(self, request: Request) -> int:
         """Output tokens after which a request ends: its answer, its limit or the model's."""
-        room = max(1, self._max_model_len - request.prompt_tokens)
-        return min(self._output_tokens[request.index], request.max_tokens, room)
+        target = self._targets[request.index]
+        if target is None:
+            room = max(1, self._max_model_len - request.prompt_tokens)
+            target = min(self._output_tokens[request.index], request.max_tokens, room)
+            self._targets[request.index] = target
+        return target
 
     def watch(self, joined: Iterable[Sequence]) -> None:
         """Note the finish steps of sequences that joined the decode batch."""
         for seq in joined:
             if seq.state is State.DECODING:
-                heapq.heappush(
-                    self._heap, (self._finish_step(seq), seq.request.index, seq)
-                )
+                finish = seq.join_step + self._left(seq)
+                heapq.heappush(self._heap, (finish, seq.request.index, seq.join_step, seq))
 
     def next_finish(self) -> int:
         """Number of batch steps after which the next member finishes."""
         heap = self._heap
-        while heap and not self._holds(heap[0]):
+        while heap and not self._on_course(heap[0]):
             heapq.heappop(heap)
         return heap[0][0] if heap else NEVER
 
@@ -46,13 +50,11 @@ class Oracle:
         heap, finished = self._heap, []
         while heap and heap[0][0] <= step:
             entry = heapq.heappop(heap)
-            if self._holds(entry):
-                finished.append(entry[2])
+            if self._on_course(entry):
+                finished.append(entry[3])
         return finished
 
-    def finished_prefills(
-        self, chunks: list[PrefillChunk], counted: bool
-    ) -> list[Sequence]:
+    def finished_prefills(self, chunks: list[PrefillChunk], counted: bool) -> list[Sequence]:
         """Sequences for which the token that ends their prefill is the last one.
 
         `counted` says that the engine has already counted that token (lag 1).
@@ -66,14 +68,11 @@ class Oracle:
     def _left(self, seq: Sequence) -> int:
         return self.target(seq.request) - seq.output_tokens
 
-    def _finish_step(self, seq: Sequence) -> int:
-        return seq.join_step + self._left(seq)
-
-    def _holds(self, entry: tuple[int, int, Sequence]) -> bool:
-        """True while the entry describes its sequence: a member on course, or one that left the
-        batch with its last token (a plan made ahead may preempt who has just finished).
+    def _on_course(self, entry: tuple[int, int, int, Sequence]) -> bool:
+        """True while the entry describes its sequence: a member since the same step, or one that
+        left the batch with its last token (a plan made ahead may preempt who has just finished).
         """
-        step, _, seq = entry
+        _, _, join_step, seq = entry
         if seq.state is State.DECODING:
-            return self._finish_step(seq) == step
+            return seq.join_step == join_step
         return seq.state is not State.ENDED and self._left(seq) <= 0

@@ -38,9 +38,7 @@ class SimResult:
     engine: EngineConfig
 
 
-def run_simulation(
-    config: Config, workload: Workload, sink: Sink | None = None
-) -> SimResult:
+def run_simulation(config: Config, workload: Workload, sink: Sink | None = None) -> SimResult:
     """Simulate the workload to its end.
 
     Raises ConfigError for settings that cannot run together and StuckError when requests are left

@@ -186,8 +186,4 @@ class DecodeBatch:
 
     def last_token_s(self, seq: Sequence) -> float:
         """When a sequence outside the batch got its last token."""
-        return (
-            self.end_s[seq.last_token_step]
-            if seq.last_token_step >= 0
-            else seq.last_token_s
-        )
+        return self.end_s[seq.last_token_step] if seq.last_token_step >= 0 else seq.last_token_s

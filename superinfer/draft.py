@@ -18,8 +18,8 @@ from superinfer.sequence import RESIDENT, Sequence, State
 if TYPE_CHECKING:
     from superinfer.engine import Engine
 
-MAX_STEPS = 1 << 20
-"""Longest slice, in steps: far beyond any answer, so only events and memory end a slice."""
+MAX_STEPS = 1024
+"""Longest slice, in steps: long enough that events and memory end slices, not this."""
 
 
 class Draft:
@@ -135,9 +135,7 @@ class Draft:
             raise PlanError(f"{seq!r}: only a prefilling sequence takes a chunk")
         stop = seq.computed_tokens + tokens
         if tokens < 1 or stop > seq.prefill_tokens:
-            raise PlanError(
-                f"{seq!r}: chunk of {tokens} tokens at {seq.computed_tokens}"
-            )
+            raise PlanError(f"{seq!r}: chunk of {tokens} tokens at {seq.computed_tokens}")
         start = seq.computed_tokens
         if start < seq.prefix_tokens:
             start = min(seq.prefix_tokens, stop - 1)
@@ -145,13 +143,16 @@ class Draft:
         self.chunks.append(PrefillChunk(seq, stop - start, start, last))
         return stop - start
 
-    def decode(self, steps: int = MAX_STEPS, until: float = math.inf) -> int:
+    def decode(
+        self, steps: int = MAX_STEPS, *, spare_blocks: int = 0, until: float = math.inf
+    ) -> int:
         """Run the whole decode batch for up to `steps` steps and not past `until`.
 
-        Returns the number of steps that memory allows; less than one is the caller's to mend by
-        `preempt` or `park`. Beside prefill chunks a slice is one step long.
+        Returns the number of steps that memory allows with `spare_blocks` left over; less than one
+        is the caller's to mend by `preempt` or `park`. Beside prefill chunks a slice is one step
+        long.
         """
-        batch, available = self.batch, self.available
+        batch, available = self.batch, self.available - spare_blocks
         if self.chunks or steps == 1:
             allowed = int(batch.next_growth() <= available)
         else:
@@ -285,12 +286,8 @@ class Draft:
         engine = self._engine
         prefix = engine.prefix
         assert prefix is not None
-        limit = (
-            min(seq.prefill_tokens - 1, seq.request.prompt_tokens)
-        ) // engine.block_tokens
-        seq.node, seq.shared_blocks = prefix.acquire(
-            seq.request, engine.keys(seq), limit
-        )
+        limit = (min(seq.prefill_tokens - 1, seq.request.prompt_tokens)) // engine.block_tokens
+        seq.node, seq.shared_blocks = prefix.acquire(seq.request, engine.keys(seq), limit)
         seq.prefix_tokens = seq.shared_blocks * engine.block_tokens
 
     def _unshare_prefix(self, seq: Sequence) -> None:
@@ -321,9 +318,7 @@ class Draft:
     ) -> Transfer:
         nbytes, pieces = self._engine.copy_size(blocks)
         transfer = Transfer(seq, direction, blocks, nbytes, pieces, timing)
-        (self.before_step if timing == "before_step" else self.background).append(
-            transfer
-        )
+        (self.before_step if timing == "before_step" else self.background).append(transfer)
         return transfer
 
     def _snapshot(self, seq: Sequence) -> tuple[object, ...]:

@@ -62,9 +62,7 @@ class Engine:
         self.host = HostPool(config.host_blocks)
         self.batch = DecodeBatch(config.block_tokens)
         self.prefix = (
-            PrefixIndex(self.pool, config.block_tokens, memory)
-            if config.prefix_caching
-            else None
+            PrefixIndex(self.pool, config.block_tokens, memory) if config.prefix_caching else None
         )
         self.live: dict[Sequence, None] = {}
         """Requests submitted and not ended."""
@@ -124,10 +122,8 @@ class Engine:
 
     def complete(self, plan: Plan, outcome: Outcome) -> None:
         """Take in what happened. With lag 1 a plan is completed in two parts, its last step apart."""
-        ends = outcome.step_end_s
-        now = outcome.end_s
+        ends, now = outcome.step_end_s, outcome.end_s
         if ends:
-            now = ends[-1]
             if not plan.advanced:
                 self._advance(plan, len(ends))
             self._record_steps(plan, ends)
@@ -214,9 +210,7 @@ class Engine:
         moving = seq.state in (State.MOVING_OUT, State.MOVING_IN)
         if seq.state is State.DECODING:
             self.batch.leave(seq)
-            seq.blocks = (
-                -(-seq.computed_tokens // self.block_tokens) - seq.shared_blocks
-            )
+            seq.blocks = -(-seq.computed_tokens // self.block_tokens) - seq.shared_blocks
         if seq.state in (
             State.DECODING,
             State.PREFILLING,
@@ -227,9 +221,7 @@ class Engine:
         seq.state = State.ENDED
         seq.outcome, seq.end_reason, seq.finish_s = outcome, reason, now
         del self.live[seq]
-        if (
-            not moving
-        ):  # a copy under way still uses the blocks: `transferred` frees them
+        if not moving:  # a copy under way still uses the blocks: `transferred` frees them
             self._release_all(seq, now)
         self.scheduler.ended(seq)
         if self._sink:
@@ -257,15 +249,11 @@ class Engine:
         decodes = batch.size if draft.decoding else 0
         steps = draft.steps if decodes and not draft.chunks else 1
         if steps < 1:
-            raise PlanError(
-                "no memory for the next step: preempt or park before decoding"
-            )
+            raise PlanError("no memory for the next step: preempt or park before decoding")
         taken = batch.next_growth() if decodes else 0
         reserved = taken if steps == 1 else batch.growth(steps)
         if pool.referenced + reserved > pool.total:
-            raise PlanError(
-                f"{pool.referenced + reserved} blocks asked of {pool.total}"
-            )
+            raise PlanError(f"{pool.referenced + reserved} blocks asked of {pool.total}")
         if draft.changes:
             self._note_changes(draft, now)
         if self._sink:
@@ -273,7 +261,8 @@ class Engine:
         if not (decodes or draft.chunks or draft.before_step or draft.background):
             return None
         pool.referenced += taken
-        self._settle(now)
+        if taken or draft.changes:
+            self._settle(now)
         self.recorder.plans += 1
         joined, batch.joined = batch.joined, []
         return Plan(
@@ -437,9 +426,7 @@ class Engine:
             elif kind in _CHANGE_KINDS:
                 self._emit(now, _CHANGE_KINDS[kind], seq, abs(blocks))
         for chunk in draft.chunks:
-            self._emit(
-                now, "prefill", chunk.sequence, chunk.tokens, chunk.context_tokens
-            )
+            self._emit(now, "prefill", chunk.sequence, chunk.tokens, chunk.context_tokens)
 
     def _emit(self, now: float, kind: str, seq: Sequence, *numbers: object) -> None:
         assert self._sink is not None

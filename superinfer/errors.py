@@ -14,14 +14,8 @@ class InputError(SuperInferError):
 
     exit_code = 2
 
-    def __init__(
-        self, expected: str, *, file: str = "", line: int = 0, field: str = ""
-    ) -> None:
-        place = (
-            f"{file}:{line}"
-            if file and line
-            else file or (f"line {line}" if line else "")
-        )
+    def __init__(self, expected: str, *, file: str = "", line: int = 0, field: str = "") -> None:
+        place = f"{file}:{line}" if file and line else file or (f"line {line}" if line else "")
         super().__init__(": ".join(part for part in (place, field, expected) if part))
         self.file, self.line, self.field, self.expected = file, line, field, expected
 

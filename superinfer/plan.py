@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -87,9 +86,9 @@ class Plan:
 class Outcome:
     """What happened: end times of the steps done, and who finished at the last of them."""
 
+    end_s: float
+    """End of the last step done; of the transfers where there was no step."""
     step_end_s: list[float] = field(default_factory=list)
     finished: list[Sequence] = field(default_factory=list)
     last: bool = True
     """False while the plan's final step is still running (lag 1)."""
-    end_s: float = math.nan
-    """When a plan without a step ended (transfers only)."""

@@ -30,7 +30,7 @@ class Recorder:
 
     __slots__ = (
         "_interval_s",
-                "_samples",
+        "_samples",
         "computed_tokens",
         "events",
         "next_sample_s",
@@ -96,15 +96,11 @@ class Recorder:
 
 
 def _floats(values: list[float | None]) -> Floats:
-    return np.array(
-        [math.nan if value is None else value for value in values], dtype=np.float64
-    )
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
 
 def _ints(sequences: list[Sequence], name: str) -> Ints:
-    return np.fromiter(
-        (getattr(seq, name) for seq in sequences), np.int64, len(sequences)
-    )
+    return np.fromiter((getattr(seq, name) for seq in sequences), np.int64, len(sequences))
 
 
 def _table(sequences: list[Sequence]) -> RequestTable:

@@ -77,9 +77,7 @@ PRESETS: Mapping[str, SLOClass] = _presets()
 """The classes that need no file, by name."""
 
 
-def class_from_table(
-    name: str, table: object, base: SLOClass = DEFAULT_CLASS
-) -> SLOClass:
+def class_from_table(name: str, table: object, base: SLOClass = DEFAULT_CLASS) -> SLOClass:
     """Class `name`: `base` with the keys of a `[classes.<name>]` table (ms); else `ConfigError`."""
     return _ClassTable(name, table).build(base)
 
@@ -103,9 +101,7 @@ def _add_tables(path: str | Path, tables: dict[str, Any]) -> dict[str, SLOClass]
     classes = dict(PRESETS)
     for name, table in tables.items():
         try:
-            classes[name] = class_from_table(
-                name, table, PRESETS.get(name, DEFAULT_CLASS)
-            )
+            classes[name] = class_from_table(name, table, PRESETS.get(name, DEFAULT_CLASS))
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
     return classes
@@ -156,9 +152,7 @@ class _ClassTable:
             ttft_s=self._optional("ttft_ms", 1000, base.ttft_s),
             tpot_s=self._optional("tpot_ms", 1000, base.tpot_s),
             e2el_s=self._optional("e2el_ms", 1000, base.e2el_s),
-            min_tokens_per_s=self._optional(
-                "min_tokens_per_s", 1, base.min_tokens_per_s
-            ),
+            min_tokens_per_s=self._optional("min_tokens_per_s", 1, base.min_tokens_per_s),
         )
 
     def _optional(self, key: str, units: int, base: float | None) -> float | None:

@@ -115,7 +115,7 @@ class BlockingDriver:
                 over = len(ends) >= plan.steps or not ends or self.now >= plan.until
                 if over or finished or self.disturbed:
                     break
-            self.engine.complete(plan, Outcome(ends, finished, end_s=self.now))
+            self.engine.complete(plan, Outcome(self.now, ends, finished))
 
     def _run_ahead(self) -> None:
         plan = self._next_plan()
@@ -131,7 +131,7 @@ class BlockingDriver:
                 if finished or self.now >= plan.until:
                     break
             if ends:
-                self.engine.complete(plan, Outcome(ends, finished, last=False))
+                self.engine.complete(plan, Outcome(self.now, ends, finished, last=False))
             self.disturbed = False
             following = self.engine.plan(self.now)
             self._note(following)
@@ -140,7 +140,7 @@ class BlockingDriver:
             finished = self._finishing(plan, plan.done_steps + 1, counted=True) if has_step else []
             self._catch_up()
             ends = [self.now] if has_step else []
-            self.engine.complete(plan, Outcome(ends, finished, end_s=self.now))
+            self.engine.complete(plan, Outcome(self.now, ends, finished))
             self.disturbed = self.disturbed or bool(finished)
             if following is None:
                 plan = self._next_plan()

@@ -78,9 +78,7 @@ def build_cost(
         return CalibratedCost(load_profile(path), shape, host)
     if costs == "calibrated":
         shipped = ", ".join(name.path.stem for name in list_profiles())
-        raise ConfigError(
-            f"no profile for {spec.name}, {shape.name}, tp={tp}; shipped: {shipped}"
-        )
+        raise ConfigError(f"no profile for {spec.name}, {shape.name}, tp={tp}; shipped: {shipped}")
     return RooflineCost(shape, spec, tp, host or DEFAULT_HOST)
 
 
@@ -92,9 +90,7 @@ def _from_file(
     host: HostCost | None,
 ) -> StepCost:
     if not Path(path).is_file():
-        raise ConfigError(
-            f"costs={path!r}: expected auto, roofline, calibrated or a profile file"
-        )
+        raise ConfigError(f"costs={path!r}: expected auto, roofline, calibrated or a profile file")
     profile = load_profile(path)
     wanted = device if isinstance(device, str) else device.name
     found = (_device_key(profile.device), profile.tp)

@@ -53,9 +53,7 @@ class CostModel(Protocol):
         """Bytes of 16-bit KV cache per token on one GPU (its tensor-parallel share)."""
         ...
 
-    def step_s(
-        self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int
-    ) -> float:
+    def step_s(self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int) -> float:
         """Device seconds of one step.
 
         `chunks` prefill beside `decodes` sequences that get one token each, whose contexts (the

@@ -39,30 +39,22 @@ class CalibratedCost(StepCost):
     Decode attention assumes sequences of equal context: it is read at the batch's mean.
     """
 
-    def __init__(
-        self, profile: Profile, shape: ModelShape, host: HostCost | None = None
-    ) -> None:
+    def __init__(self, profile: Profile, shape: ModelShape, host: HostCost | None = None) -> None:
         _check(profile, shape)
         super().__init__(shape, profile.tp, profile.links, host or profile.host)
         self.profile = profile
         self._tokens_curve = total(self._fixed_parts())
         self._rows_curve = total(self._row_parts())
         self._decode = _grid(profile.kernels["attention_decode_16"])
-        self._decode_end = self._measured_to(
-            "attention_decode_16", "total_context_tokens"
-        )
+        self._decode_end = self._measured_to("attention_decode_16", "total_context_tokens")
         self._keys_end = self._measured_to("attention_prefill", "keys")
-        self._tokens_end = profile.kernels["gemm_qkv"].axes.get(
-            "tokens", (float("inf"),)
-        )[-1]
+        self._tokens_end = profile.kernels["gemm_qkv"].axes.get("tokens", (float("inf"),))[-1]
         self._prefill = _prefill(profile.kernels["attention_prefill"], shape.layers)
 
     @property
     def trust(self) -> dict[str, object]:
         """Profile, sources, shares of questions inside and outside its range, fit error."""
-        errors = [
-            entry.get("heldout_mape") or 0.0 for entry in self.profile.fit.values()
-        ]
+        errors = [entry.get("heldout_mape") or 0.0 for entry in self.profile.fit.values()]
         return {
             "profile": f"{self.profile.device}_{self.profile.model}_tp{self.profile.tp}",
             "source": "; ".join(self.profile.sources),
@@ -93,9 +85,7 @@ class CalibratedCost(StepCost):
     def _fixed_parts(self) -> list[Curve]:
         layers = self.shape.layers
         names = (*_PER_LAYER, *_PER_LAYER_OPTIONAL)
-        parts = [
-            curve.scaled(1.0, layers) for name in names if (curve := self._kernel(name))
-        ]
+        parts = [curve.scaled(1.0, layers) for name in names if (curve := self._kernel(name))]
         if embed := self._kernel("embed"):
             parts.append(embed)
         reduce = self._kernel("all_reduce")
@@ -136,9 +126,7 @@ def _check(profile: Profile, shape: ModelShape) -> None:
     if missing:
         raise ConfigError(f"the profile {profile.path} lacks {', '.join(missing)}")
     if shape.encoder_layers:
-        raise ConfigError(
-            f"{shape.name}: encoder-decoder models run with roofline costs only"
-        )
+        raise ConfigError(f"{shape.name}: encoder-decoder models run with roofline costs only")
 
 
 def _curve(kernel: Kernel) -> Curve:
@@ -175,9 +163,7 @@ def _causal_linear(
             tokens, context = chunk.tokens, chunk.context_tokens
             keys = tokens + context
             longest = max(longest, keys)
-            sum_s += per_sequence_s + tokens * (
-                per_token_s + per_pair_s * (context + 0.5 * tokens)
-            )
+            sum_s += per_sequence_s + tokens * (per_token_s + per_pair_s * (context + 0.5 * tokens))
         return sum_s + per_key_s * longest
 
     return seconds

@@ -39,9 +39,7 @@ def kv_capacity_blocks(
     activation_reserve: int | None = None,
 ) -> int:
     """KV blocks of `block_tokens` per GPU; ConfigError when the weights leave room for none."""
-    blocks = _blocks(
-        shape, device, tp, block_tokens, gpu_memory_utilization, activation_reserve
-    )
+    blocks = _blocks(shape, device, tp, block_tokens, gpu_memory_utilization, activation_reserve)
     if blocks >= 1:
         return blocks
     weights = shape.weight_bytes(tp) / GIB
@@ -49,9 +47,7 @@ def kv_capacity_blocks(
     raise ConfigError(
         f"{shape.name} needs {weights:.1f} GiB of weights per GPU at tp={tp} and {device.name} "
         f"offers {room:.1f} GiB: "
-        + _advice(
-            shape, device, block_tokens, gpu_memory_utilization, activation_reserve
-        )
+        + _advice(shape, device, block_tokens, gpu_memory_utilization, activation_reserve)
     )
 
 

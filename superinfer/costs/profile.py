@@ -20,17 +20,11 @@ ORIGINS = ("measured", "published", "assumed")
 
 # Axes that each kernel is measured over. `seconds` are per layer where a kernel belongs to one.
 AXES: Mapping[str, tuple[str, ...]] = {
-    **{
-        f"gemm_{part}": ("tokens",)
-        for part in ("qkv", "o", "gate_up", "down", "lm_head")
-    },
+    **{f"gemm_{part}": ("tokens",) for part in ("qkv", "o", "gate_up", "down", "lm_head")},
     **{name: ("tokens",) for name in ("norm", "rope_write", "activation", "embed")},
     **{name: ("tokens",) for name in ("moe_route", "moe_gemm")},
     "attention_prefill": ("chunk_tokens", "context_tokens"),
-    **{
-        f"attention_decode_{bits}": ("sequences", "context_tokens")
-        for bits in (16, 8, 4)
-    },
+    **{f"attention_decode_{bits}": ("sequences", "context_tokens") for bits in (16, 8, 4)},
     "cross_attention": ("sequences", "context_tokens"),
     "sample": ("sequences",),
     "all_reduce": ("bytes",),
@@ -116,9 +110,7 @@ def parse_profile(data: object, file: str = "") -> Profile:
         model=top.text("model"),
         tp=int(top.number("tp", 1)),
         kernels={name: _kernel(kernels.child(name), name) for name in kernels.data},
-        links={
-            name: _link(links.child(name)) for name in links.data if links.get(name)
-        },
+        links={name: _link(links.child(name)) for name in links.data if links.get(name)},
         host=_host(top.child("host")),
         dtype=top.text("dtype"),
         **{
@@ -141,9 +133,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "model": profile.model,
         "dtype": profile.dtype,
         "tp": profile.tp,
-        "kernels": {
-            name: _kernel_json(kernel) for name, kernel in profile.kernels.items()
-        },
+        "kernels": {name: _kernel_json(kernel) for name, kernel in profile.kernels.items()},
         "links": {
             name: {"bytes_per_s": link.bytes_per_s, "setup_s": link.setup_s}
             for name, link in profile.links.items()
@@ -167,9 +157,7 @@ def write_profile(profile: Profile, path: str | Path) -> None:
     """Write a profile as JSON, one kernel or section to a line; checks it first."""
     data = profile_json(profile)
     parse_profile(data, str(path))
-    kernels = ",\n".join(
-        f'  "{k}": {json.dumps(v)}' for k, v in data.pop("kernels").items()
-    )
+    kernels = ",\n".join(f'  "{k}": {json.dumps(v)}' for k, v in data.pop("kernels").items())
     rest = ",\n".join(f' "{k}": {json.dumps(v)}' for k, v in data.items())
     text = f'{{\n{rest},\n "kernels": {{\n{kernels}\n }}\n}}\n'
     Path(path).write_text(text, encoding="utf-8")
@@ -210,9 +198,7 @@ class _Reader:
         """The object under `key`."""
         if not isinstance(self.get(key), dict):
             self.fail(key, "expected an object")
-        return _Reader(
-            self.data[key], self.file, f"{self.path}.{key}" if self.path else key
-        )
+        return _Reader(self.data[key], self.file, f"{self.path}.{key}" if self.path else key)
 
     def text(self, key: str) -> str:
         """The non-empty string under `key`."""

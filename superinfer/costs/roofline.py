@@ -82,9 +82,7 @@ class RooflineCost(StepCost):
             keys += tokens + context
         flops = 4.0 * self._query * self.shape.layers * pairs
         nbytes = self._kv_bytes * keys
-        return max(
-            flops / self.device.bf16_flops, nbytes / self.device.memory_bytes_per_s
-        )
+        return max(flops / self.device.bf16_flops, nbytes / self.device.memory_bytes_per_s)
 
     def _gemm_s(self, m: float, n: float, k: float) -> float:
         nbytes = self.shape.dtype_bytes * (m * k + k * n + m * n)
@@ -105,9 +103,7 @@ class RooflineCost(StepCost):
         touched = shape.experts * (1.0 - (1.0 - share) ** tokens)
         weights = touched * shape.dtype_bytes * (up + inner) * shape.hidden
         flops = 2.0 * tokens * shape.experts_per_token * (up + inner) * shape.hidden
-        return max(
-            flops / self.device.bf16_flops, weights / self.device.memory_bytes_per_s
-        )
+        return max(flops / self.device.bf16_flops, weights / self.device.memory_bytes_per_s)
 
     def _all_reduce_s(self, tokens: int) -> float:
         if self.tp == 1:

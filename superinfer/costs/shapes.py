@@ -69,9 +69,7 @@ class ModelShape:
 
     def kv_bytes_per_token(self, tp: int = 1) -> int:
         """Bytes of 16-bit K and V of one token over all decoder layers, on one of `tp` GPUs."""
-        return (
-            2 * self.layers * self.gpu_kv_heads(tp) * self.head_dim * self.dtype_bytes
-        )
+        return 2 * self.layers * self.gpu_kv_heads(tp) * self.head_dim * self.dtype_bytes
 
     def cross_kv_bytes_per_token(self, tp: int = 1) -> int:
         """Bytes of cross-attention K and V per prompt token; 0 without an encoder."""
@@ -118,9 +116,7 @@ PRESETS: Mapping[str, ModelShape] = {
         replace(_LLAMA3_8B, name="llama-3.1-8b", max_model_len=131072),
         replace(_LLAMA3_70B, name="llama-3.1-70b", max_model_len=131072),
         ModelShape("llama-3.1-405b", 126, 16384, 128, 8, 128, 53248, 128256, 131072),
-        ModelShape(
-            "mixtral-8x7b", 32, 4096, 32, 8, 128, 14336, 32000, 32768, False, True, 8, 2
-        ),
+        ModelShape("mixtral-8x7b", 32, 4096, 32, 8, 128, 14336, 32000, 32768, False, True, 8, 2),
         ModelShape("qwen3-32b", 64, 5120, 64, 8, 128, 25600, 151936, 40960),
         ModelShape(
             "gpt2",
@@ -182,9 +178,7 @@ def load_shape(name_or_path: str | Path) -> ModelShape:
         path /= "config.json"
     if not path.is_file():
         known = ", ".join(PRESETS)
-        raise ConfigError(
-            f"unknown model {str(name_or_path)!r}: no such file; presets: {known}"
-        )
+        raise ConfigError(f"unknown model {str(name_or_path)!r}: no such file; presets: {known}")
     return _from_config(_read_config(path), path)
 
 
@@ -202,9 +196,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"expected JSON: {error}", file=str(path)) from None
     if not isinstance(config, dict):
-        raise InputError(
-            "expected a JSON object (Hugging Face config.json)", file=str(path)
-        )
+        raise InputError("expected a JSON object (Hugging Face config.json)", file=str(path))
     return config
 
 

@@ -42,9 +42,7 @@ class StepCost(ABC):
     The caches and the two counters behind `trust` change with use; answers do not.
     """
 
-    def __init__(
-        self, shape: ModelShape, tp: int, links: dict[str, Link], host: HostCost
-    ) -> None:
+    def __init__(self, shape: ModelShape, tp: int, links: dict[str, Link], host: HostCost) -> None:
         shape.require_tp(tp)
         self.shape, self.tp, self.host = shape, tp, host
         self._links = links
@@ -69,9 +67,7 @@ class StepCost(ABC):
     def trust(self) -> dict[str, object]:
         """Where the figures come from and how far the questions so far stayed inside them."""
 
-    def step_s(
-        self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int
-    ) -> float:
+    def step_s(self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int) -> float:
         """Device seconds of one step; 0 for an empty one."""
         if not chunks:
             if not decodes:
@@ -98,9 +94,7 @@ class StepCost(ABC):
             return 0.0
         link = self._links.get(direction)
         if link is None:
-            raise ConfigError(
-                f"unknown direction {direction!r}; known: {', '.join(self._links)}"
-            )
+            raise ConfigError(f"unknown direction {direction!r}; known: {', '.join(self._links)}")
         return pieces * link.setup_s + nbytes / link.bytes_per_s
 
     _tokens_end: float = float("inf")
@@ -124,9 +118,7 @@ class StepCost(ABC):
     def _prefill_s(self, chunks: Sequence[PrefillWork]) -> float:
         """Seconds of prefill attention of all chunks (at least one)."""
 
-    def _mixed_s(
-        self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int
-    ) -> float:
+    def _mixed_s(self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int) -> float:
         tokens, keys_end, outside = decodes, self._keys_end, False
         for chunk in chunks:
             tokens += chunk.tokens
@@ -134,11 +126,7 @@ class StepCost(ABC):
                 outside = True
         rows = decodes + len(chunks)
         fixed = self._fixed_cache.get(tokens) or self._fixed(tokens)
-        seconds = (
-            fixed
-            + (self._rows_cache.get(rows) or self._row(rows))
-            + self._prefill_s(chunks)
-        )
+        seconds = fixed + (self._rows_cache.get(rows) or self._row(rows)) + self._prefill_s(chunks)
         if decodes:
             found = self._lines_cache.get(decodes) or self._lines(decodes)
             base, slope = found.attention[bisect_right(found.ends, context_tokens)]

@@ -123,9 +123,7 @@ def build_policy(
     values = {}
     for key, value in parameters.items():
         if key not in fields:
-            raise ConfigError(
-                _unknown(f"{section}.{key}", key, fields, f"{name} takes")
-            )
+            raise ConfigError(_unknown(f"{section}.{key}", key, fields, f"{name} takes"))
         try:
             values[key] = msgspec.convert(value, hints[key])
         except msgspec.ValidationError as error:
@@ -216,9 +214,7 @@ def _apply(tables: dict[str, Any], setting: str) -> None:
     if not equals or len(parts) < 2 or not all(parts):
         raise ConfigError(f"--set {setting!r}: expected section.key=value")
     if parts[0] not in SECTIONS:
-        raise ConfigError(
-            _unknown(f"--set {setting!r}", parts[0], SECTIONS, "sections are")
-        )
+        raise ConfigError(_unknown(f"--set {setting!r}", parts[0], SECTIONS, "sections are"))
     table = tables
     for part in parts[:-1]:
         table = table.setdefault(part, {})

@@ -19,9 +19,7 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_FORM = re.compile(
-    r"\s*(?P<key>[^<>=]+?)\s*(?P<op>>=|<=|==|>|<)\s*(?P<bound>[^<>=\s]+)\s*"
-)
+_FORM = re.compile(r"\s*(?P<key>[^<>=]+?)\s*(?P<op>>=|<=|==|>|<)\s*(?P<bound>[^<>=\s]+)\s*")
 
 
 @dataclass(slots=True, frozen=True)
@@ -61,14 +59,10 @@ def parse_gate(text: str) -> Gate:
     bound = _number(match["bound"]) if match else None
     if match and bound is not None:
         return Gate(match["key"], match["op"], bound)
-    raise ConfigError(
-        f"--require {text!r}: expected a form like 'slo_attainment>=0.95'"
-    )
+    raise ConfigError(f"--require {text!r}: expected a form like 'slo_attainment>=0.95'")
 
 
-def check_gates(
-    gates: Iterable[Gate | str], summary: Mapping[str, Any]
-) -> list[GateResult]:
+def check_gates(gates: Iterable[Gate | str], summary: Mapping[str, Any]) -> list[GateResult]:
     """Check every gate against a summary."""
     parsed = [parse_gate(gate) if isinstance(gate, str) else gate for gate in gates]
     return [gate.check(summary) for gate in parsed]
@@ -92,9 +86,7 @@ def _number(text: str) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _numbers(
-    tree: Mapping[str, Any], prefix: str = ""
-) -> Iterable[tuple[str, float | None]]:
+def _numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, float | None]]:
     """Every number or null of a nested mapping, with its dotted key."""
     for name, value in tree.items():
         if isinstance(value, Mapping):

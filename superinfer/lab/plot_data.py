@@ -88,6 +88,5 @@ class PlotData:
 
 def _arrays(columns: Mapping[str, Any]) -> Columns:
     return {
-        name: c if isinstance(c, np.ndarray) else np.array(c, object)
-        for name, c in columns.items()
+        name: c if isinstance(c, np.ndarray) else np.array(c, object) for name, c in columns.items()
     }

@@ -59,9 +59,7 @@ def plot_latency_cdf(data: PlotData) -> Figure:
     figure = _figure(data.name, "latency", width=12.0, height=4.4)
     axes = figure.subplots(1, 3, sharey=True)
     classes = data.classes()
-    ttft, itl, e2el = (
-        {c: pick(data, c) for c in classes} for pick in (_ttft, _itl, _e2el)
-    )
+    ttft, itl, e2el = ({c: pick(data, c) for c in classes} for pick in (_ttft, _itl, _e2el))
     _cdf(axes[0], "Time to first token", ttft, _targets(data, "ttft_ms"))
     _cdf(axes[1], "Time between tokens", itl, _targets(data, "tpot_ms"))
     _cdf(axes[2], "End to end", e2el, _targets(data, "e2el_ms"))
@@ -154,9 +152,7 @@ def _short(name: str, most: int = 32) -> str:
 def _say(figure: Figure, axes: Axes, text: str) -> Figure:
     """Show a sentence where there is nothing to draw."""
     axes.set_axis_off()
-    axes.text(
-        0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=GREY
-    )
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=GREY)
     return figure
 
 
@@ -200,9 +196,7 @@ def _cdf(
     axes.grid(alpha=0.3)
     known = [values for values, _ in lines.values() if values.size]
     if not known:
-        axes.text(
-            0.5, 0.5, "no values", ha="center", transform=axes.transAxes, color=GREY
-        )
+        axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes, color=GREY)
         return
     every = np.concatenate([*known, np.array(list(targets.values()))])
     _scale(axes, every)
@@ -230,9 +224,7 @@ def _scale(axes: Axes, values: Floats) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _mark_targets(
-    axes: Axes, colours: Mapping[str, str], targets: Mapping[str, float]
-) -> None:
+def _mark_targets(axes: Axes, colours: Mapping[str, str], targets: Mapping[str, float]) -> None:
     """A dotted vertical line at each different target, with the class names beside it."""
     for target in sorted(set(targets.values())):
         names = [name for name, value in targets.items() if value == target]
@@ -251,14 +243,10 @@ def _class_legend(figure: Figure, data: PlotData, classes: list[str]) -> None:
         for i, name in enumerate(classes)
     ]
     if any(_targets(data, kind) for kind in ("ttft_ms", "tpot_ms", "e2el_ms")):
-        lines.append(
-            Line2D([], [], color=GREY, ls=":", lw=1.0, label="target (TPOT for tokens)")
-        )
+        lines.append(Line2D([], [], color=GREY, ls=":", lw=1.0, label="target (TPOT for tokens)"))
     hidden = len(set(data.requests["class"].tolist())) - len(classes)
     if hidden > 0:
-        lines.append(
-            Line2D([], [], ls="", label=f"({hidden} smaller classes not shown)")
-        )
+        lines.append(Line2D([], [], ls="", label=f"({hidden} smaller classes not shown)"))
     if lines:
         figure.legend(handles=lines, loc="outside lower center", ncols=4, frameon=False)
 
@@ -270,11 +258,7 @@ def _attainment_bars(axes: Axes, groups: Mapping[str, Summary]) -> None:
         "tpot_attainment": ("TPOT", GREEN, ".."),
         "paced_attainment": ("paced delivery", PURPLE, "xx"),
     }
-    kinds = {
-        k: v
-        for k, v in kinds.items()
-        if any(g.get(k) is not None for g in groups.values())
-    }
+    kinds = {k: v for k, v in kinds.items() if any(g.get(k) is not None for g in groups.values())}
     width = 0.8 / len(kinds)
     for i, (key, (label, colour, hatch)) in enumerate(kinds.items()):
         at = np.arange(len(groups)) + (i - (len(kinds) - 1) / 2) * width
@@ -289,9 +273,7 @@ def _attainment_bars(axes: Axes, groups: Mapping[str, Summary]) -> None:
             hatch=hatch,
             edgecolor="white",
         )
-        axes.bar_label(
-            bars, [_per_cent(share) for share in shares], fontsize="x-small", padding=2
-        )
+        axes.bar_label(bars, [_per_cent(share) for share in shares], fontsize="x-small", padding=2)
     axes.set_xticks(range(len(groups)), [_short(name, 16) for name in groups])
     axes.set_ylim(0, 1.08)
     axes.set_yticks(np.linspace(0, 1, 6))
@@ -302,13 +284,7 @@ def _attainment_bars(axes: Axes, groups: Mapping[str, Summary]) -> None:
 
 
 def _per_cent(share: float | None) -> str:
-    return (
-        "none"
-        if share is None
-        else f"{100 * share:.0f}"
-        if share == 1
-        else f"{100 * share:.1f}"
-    )
+    return "none" if share is None else f"{100 * share:.0f}" if share == 1 else f"{100 * share:.1f}"
 
 
 def _legend_below(figure: Figure, axes: Axes) -> None:
@@ -344,15 +320,9 @@ def _compared_attainment(axes: Axes, runs: Sequence[Summary]) -> None:
     axes.set_title("SLO attainment", fontsize="medium")
     shares = [summary.get("slo_attainment") for summary in runs]
     if all(share is None for share in shares):
-        axes.text(
-            0.5, 0.5, "no request has a target", ha="center", transform=axes.transAxes
-        )
-    bars = axes.barh(
-        range(len(runs)), [s or 0.0 for s in shares], height=0.55, color=BLUE
-    )
-    axes.bar_label(
-        bars, [_per_cent(share) for share in shares], padding=3, fontsize="small"
-    )
+        axes.text(0.5, 0.5, "no request has a target", ha="center", transform=axes.transAxes)
+    bars = axes.barh(range(len(runs)), [s or 0.0 for s in shares], height=0.55, color=BLUE)
+    axes.bar_label(bars, [_per_cent(share) for share in shares], padding=3, fontsize="small")
     axes.set_xlim(0, 1.12)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -361,9 +331,7 @@ def _compared_attainment(axes: Axes, runs: Sequence[Summary]) -> None:
 
 def _pair(summary: Summary, key: str) -> tuple[float, float]:
     """Median and p99 in ms, NaN where unknown."""
-    found = np.array(
-        [summary.get(f"{q}_{key}_ms") for q in ("median", "p99")], np.float64
-    )
+    found = np.array([summary.get(f"{q}_{key}_ms") for q in ("median", "p99")], np.float64)
     return float(found[0]), float(found[1])
 
 
@@ -379,9 +347,7 @@ def _dumbbells(axes: Axes, title: str, pairs: list[tuple[float, float]]) -> None
     axes.plot(values[:, 1], rows, ls="", marker="^", color=RED, label="p99")
     positive = values[values > 0]
     if not positive.size:
-        axes.text(
-            0.5, 0.5, "no values", ha="center", transform=axes.transAxes, color=GREY
-        )
+        axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes, color=GREY)
         return
     _scale(axes, values[~np.isnan(values)])
     if axes.get_xscale() == "linear":

@@ -112,10 +112,7 @@ def summary_json(summary: Mapping[str, Any]) -> str:
 def read_columns(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """Columns of a Parquet file as arrays (null numbers as NaN), without pandas."""
     table = _read_table(path)
-    return {
-        name: table.column(name).to_numpy(zero_copy_only=False)
-        for name in table.column_names
-    }
+    return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
 
 
 def read_sizes(path: Path) -> dict[str, int]:
@@ -145,9 +142,7 @@ def itl_table(metrics: RunMetrics) -> dict[str, list[str] | np.ndarray[Any, Any]
     return {
         "class": [name for name, (gaps, _) in found.items() for _ in range(gaps.size)],
         "gap_ms": np.concatenate([np.empty(0), *(gaps for gaps, _ in found.values())]),
-        "weight": np.concatenate(
-            [np.empty(0, np.int64), *(w for _, w in found.values())]
-        ),
+        "weight": np.concatenate([np.empty(0, np.int64), *(w for _, w in found.values())]),
     }
 
 
@@ -164,9 +159,7 @@ def _decimated(
     until = np.cumsum(counts)
     half = most // 2
     body = np.searchsorted(until, np.linspace(1, until[-1], most - half))
-    tail = (
-        gaps.size - 1 - np.unique(np.geomspace(1, gaps.size, half).astype(np.int64) - 1)
-    )
+    tail = gaps.size - 1 - np.unique(np.geomspace(1, gaps.size, half).astype(np.int64) - 1)
     kept = np.unique(np.concatenate((body, tail)))
     return gaps[kept], np.diff(until[kept], prepend=0)
 
@@ -197,12 +190,8 @@ def _write_table(
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    arrays = [
-        _arrow(column, flags=name == "slo_met") for name, column in columns.items()
-    ]
-    table = pa.Table.from_arrays(
-        arrays, names=list(columns), metadata=dict(metadata or {})
-    )
+    arrays = [_arrow(column, flags=name == "slo_met") for name, column in columns.items()]
+    table = pa.Table.from_arrays(arrays, names=list(columns), metadata=dict(metadata or {}))
     pq.write_table(table, path, compression="zstd")
 
 
@@ -213,11 +202,7 @@ def _arrow(column: np.ndarray[Any, Any] | list[Any], *, flags: bool) -> Any:
     if isinstance(column, list):
         known = np.array([item is not None for item in column], np.bool_)
         kind = pa.bool_() if flags else pa.string()
-        data = (
-            [_bits(np.array([bool(i) for i in column], np.bool_))]
-            if flags
-            else _texts(column)
-        )
+        data = [_bits(np.array([bool(i) for i in column], np.bool_))] if flags else _texts(column)
     elif column.dtype == np.float64:
         known, kind, data = ~np.isnan(column), pa.float64(), [column]
     else:
@@ -252,9 +237,7 @@ def _read_table(path: Path) -> Any:
     except FileNotFoundError:
         raise InputError("expected a Parquet file here", file=str(path)) from None
     except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"cannot read: {_first_line(error)}", file=str(path)
-        ) from error
+        raise InputError(f"cannot read: {_first_line(error)}", file=str(path)) from error
 
 
 def _frame(path: Path) -> pd.DataFrame:
@@ -263,9 +246,7 @@ def _frame(path: Path) -> pd.DataFrame:
     table = _read_table(path)
     frame: pd.DataFrame = table.to_pandas(types_mapper=_pandas_types().get)
     stored = table.schema.metadata or {}
-    frame.attrs = {
-        name: int(stored[name.encode()]) for name in _SIZES if name.encode() in stored
-    }
+    frame.attrs = {name: int(stored[name.encode()]) for name in _SIZES if name.encode() in stored}
     return frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(frame)
 
 
@@ -297,13 +278,9 @@ def _read(path: Path, parse: Any) -> Any:
     except FileNotFoundError:
         raise InputError("expected a result file here", file=str(path)) from None
     except OSError as error:
-        raise InputError(
-            f"cannot read: {error.strerror or error}", file=str(path)
-        ) from error
+        raise InputError(f"cannot read: {error.strerror or error}", file=str(path)) from error
     except ValueError as error:
-        raise InputError(
-            f"cannot read: {_first_line(error)}", file=str(path)
-        ) from error
+        raise InputError(f"cannot read: {_first_line(error)}", file=str(path)) from error
 
 
 def _json_ready(value: Any) -> Any:
@@ -323,17 +300,13 @@ def _plain(value: object) -> object:
         return os.fspath(value)
     if value is None or isinstance(value, str | int | float):
         return value
-    raise ConfigError(
-        f"cannot store a {type(value).__name__} in a result folder: {value!r}"
-    )
+    raise ConfigError(f"cannot store a {type(value).__name__} in a result folder: {value!r}")
 
 
 def _without_nulls(value: Any) -> Any:
     """TOML has no null: a setting that is None is left out."""
     if isinstance(value, Mapping):
-        return {
-            str(key): _without_nulls(v) for key, v in value.items() if v is not None
-        }
+        return {str(key): _without_nulls(v) for key, v in value.items() if v is not None}
     if isinstance(value, list | tuple):
         return [_without_nulls(item) for item in value if item is not None]
     return _plain(value)

@@ -89,16 +89,12 @@ def compare_table(runs: Sequence[tuple[str, Summary]]) -> Table:
     for key, label in _COMPARE_ROWS.items():
         values = [summary.get(key) for _, summary in runs]
         if any(value is not None for value in values):
-            cells = [
-                _compared(key, value, values[0], i) for i, value in enumerate(values)
-            ]
+            cells = [_compared(key, value, values[0], i) for i, value in enumerate(values)]
             table.add_row(label, *cells)
     return table
 
 
-def difference(
-    key: str, value: float | None, base: float | None
-) -> tuple[float, str] | None:
+def difference(key: str, value: float | None, base: float | None) -> tuple[float, str] | None:
     """Change from `base` in per cent and `better`, `worse` or `same`; None if it has no meaning."""
     if value is None or base is None:
         return None
@@ -151,9 +147,7 @@ def _table(first: str, *others: str, title: str | None = None) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(
-        title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False
-    )
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.add_column(first, no_wrap=True)
     for name in others:
         table.add_column(_text(name), justify="right")
@@ -181,15 +175,7 @@ def _value(key: str, value: float | None) -> str:
         value /= 2**30
     if isinstance(value, int) or value == 0:
         return f"{value:,.0f}"
-    digits = (
-        0
-        if abs(value) >= 1000
-        else 1
-        if abs(value) >= 100
-        else 2
-        if abs(value) >= 1
-        else 3
-    )
+    digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 3
     return f"{value:,.{digits}f}"
 
 

@@ -80,9 +80,7 @@ class Node:
 class PrefixIndex:
     """The tree of one replica. It keeps the pool's `cached` and `referenced` counts of its blocks."""
 
-    def __init__(
-        self, pool: BlockPool, block_tokens: int, policy: MemoryPolicy
-    ) -> None:
+    def __init__(self, pool: BlockPool, block_tokens: int, policy: MemoryPolicy) -> None:
         self.pool = pool
         self.block_tokens = block_tokens
         self.policy = policy
@@ -178,9 +176,7 @@ class PrefixIndex:
         self._lock(current, top)
         return current, stop_blocks - start
 
-    def add_answer(
-        self, request: Request, node: Node | None, blocks: int, now: float
-    ) -> None:
+    def add_answer(self, request: Request, node: Node | None, blocks: int, now: float) -> None:
         """Keep `blocks` blocks of generated text below `node` as cached blocks.
 
         A trace has no content ids for answers, so nothing can match them, but they take part in the
@@ -188,9 +184,7 @@ class PrefixIndex:
         """
         parent = node if node is not None else self.root(request)
         key = ("answer", request.index)
-        leaf = Node(
-            parent, (key,), parent.stop, parent.stop + blocks, parent.hash_tokens
-        )
+        leaf = Node(parent, (key,), parent.stop, parent.stop + blocks, parent.hash_tokens)
         leaf.last_access_s = now
         parent.children[key] = leaf
         self.pool.cached += blocks
@@ -225,11 +219,7 @@ class PrefixIndex:
         wanted = keys[index : index + len(child.keys)]
         if wanted == child.keys:
             return child, min(child.stop, limit_blocks)
-        same = next(
-            i
-            for i, key in enumerate(child.keys)
-            if i >= len(wanted) or key != wanted[i]
-        )
+        same = next(i for i, key in enumerate(child.keys) if i >= len(wanted) or key != wanted[i])
         covered = (index + same) * node.hash_tokens // self.block_tokens
         matched = min(covered, child.stop, limit_blocks)
         return (child, matched) if matched > node.stop else (None, node.stop)

@@ -82,9 +82,7 @@ class RequestView:
             targets=Targets.of(requests),
             finished=finished,
             arrival_s=arrival,
-            input_tokens=np.array(
-                [request.prompt_tokens for request in requests], np.int64
-            ),
+            input_tokens=np.array([request.prompt_tokens for request in requests], np.int64),
             ttft_s=ttft,
             tpot_s=(e2el - ttft) / many,
             e2el_s=e2el,
@@ -137,9 +135,7 @@ def columns_of(view: RequestView) -> dict[str, NDArray[np.generic] | list[object
 
 
 def _nullable(values: Bools, known: Bools) -> list[object]:
-    return [
-        v if k else None for v, k in zip(values.tolist(), known.tolist(), strict=True)
-    ]
+    return [v if k else None for v, k in zip(values.tolist(), known.tolist(), strict=True)]
 
 
 def _met(view: RequestView) -> dict[str, Bools]:
@@ -150,9 +146,7 @@ def _met(view: RequestView) -> dict[str, Bools]:
     targets, finished = view.targets, view.finished
     ttft = finished & ~(view.ttft_s > targets.ttft_s + _TIE_S)
     tpot = finished & ~(view.tpot_s > targets.tpot_s + _TIE_S)
-    slow = view.record.table.output_tokens < targets.min_tokens_per_s * (
-        view.e2el_s - _TIE_S
-    )
+    slow = view.record.table.output_tokens < targets.min_tokens_per_s * (view.e2el_s - _TIE_S)
     in_time = ~(view.e2el_s > targets.e2el_s + _TIE_S) & ~slow
     due = view.arrival_s + targets.ttft_s + _TIE_S
     paced = finished & in_pace(view.streams, due, targets.tpot_s)

@@ -80,9 +80,7 @@ def fairness(view: RequestView) -> Fairness | None:
     number = {name: i for i, name in enumerate(kept)}
     tenant = np.array([number.get(name, -1) for name in names], np.int64)
     curves = _Curves(tenant, len(kept), _instants(view))
-    return Fairness(
-        _service(view, curves), _demand(view, curves), _backlogged(view, curves)
-    )
+    return Fairness(_service(view, curves), _demand(view, curves), _backlogged(view, curves))
 
 
 def max_min_share(demand: Floats, total: Floats) -> Floats:
@@ -113,9 +111,7 @@ class _Curves:
         """Sum of `amount` of request `rows` that happened by each instant; NaN is never."""
         return self.by_bin(rows, np.searchsorted(self.times_s, at_s), amount)
 
-    def by_bin(
-        self, rows: Ints, first_instant: NDArray[np.intp], amount: Floats | Ints
-    ) -> Floats:
+    def by_bin(self, rows: Ints, first_instant: NDArray[np.intp], amount: Floats | Ints) -> Floats:
         """Sum of `amount` that counts from instant number `first_instant` on."""
         tenant, width = self.tenant[rows], self.times_s.size + 1
         kept = tenant >= 0
@@ -130,9 +126,7 @@ def _instants(view: RequestView) -> Floats:
     """Step ends spread evenly over the steps, or evenly spread times of a run without steps."""
     ends = view.streams.step_end_s
     if ends.size:
-        return ends[
-            np.unique(np.linspace(0, ends.size - 1, _INSTANTS).astype(np.int64))
-        ]
+        return ends[np.unique(np.linspace(0, ends.size - 1, _INSTANTS).astype(np.int64))]
     known = np.append(view.arrival_s, view.record.table.finish_s)
     return np.linspace(view.arrival_s.min(), np.nanmax(known), _INSTANTS)
 
@@ -143,9 +137,7 @@ def _service(view: RequestView, curves: _Curves) -> Floats:
     prompts = curves.until(rows, table.first_scheduled_s, view.input_tokens)
     one = np.ones(rows.size)
     output = curves.until(rows, streams.first_token_s, one)
-    output += curves.until(
-        streams.gap_row, streams.gap_end_s, np.ones(streams.gap_row.size)
-    )
+    output += curves.until(streams.gap_row, streams.gap_end_s, np.ones(streams.gap_row.size))
     return PROMPT_WEIGHT * prompts + OUTPUT_WEIGHT * (output + _decoded(view, curves))
 
 
@@ -167,19 +159,14 @@ def _decoded(view: RequestView, curves: _Curves) -> Floats:
 
 
 def _demand(view: RequestView, curves: _Curves) -> Floats:
-    wanted = (
-        PROMPT_WEIGHT * view.input_tokens
-        + OUTPUT_WEIGHT * view.record.table.output_tokens
-    )
+    wanted = PROMPT_WEIGHT * view.input_tokens + OUTPUT_WEIGHT * view.record.table.output_tokens
     return curves.until(np.arange(wanted.size), view.arrival_s, wanted)
 
 
 def _backlogged(view: RequestView, curves: _Curves) -> Bools:
     """A request leaves the backlog when it is first scheduled, or ends without that."""
     table, rows = view.record.table, np.arange(view.arrival_s.size)
-    left = np.where(
-        np.isnan(table.first_scheduled_s), table.finish_s, table.first_scheduled_s
-    )
+    left = np.where(np.isnan(table.first_scheduled_s), table.finish_s, table.first_scheduled_s)
     one = np.ones(rows.size)
     waiting = curves.until(rows, view.arrival_s, one) - curves.until(rows, left, one)
     return waiting > 0.5

@@ -40,13 +40,8 @@ def _late(streams: TokenStreams, runs: Ints, due_s: Floats, pace_s: Floats) -> B
     return late
 
 
-def _late_at(
-    streams: TokenStreams, first: Ints, stop: Ints, due_s: Floats, pace_s: float
-) -> Bools:
+def _late_at(streams: TokenStreams, first: Ints, stop: Ints, due_s: Floats, pace_s: float) -> Bools:
     """Which runs of one pace have a step k with `end[k] > due + (k - first) * pace`."""
     low, high = int(first[0]), int(stop.max())
     head_start = streams.step_end_s[low:high] - np.arange(high - low) * pace_s
-    return (
-        segment_max(head_start, first - low, stop - low)
-        > due_s - (first - low) * pace_s
-    )
+    return segment_max(head_start, first - low, stop - low) > due_s - (first - low) * pace_s

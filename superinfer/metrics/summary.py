@@ -59,9 +59,7 @@ class RunMetrics:
         self._stall_s = _longest_stall_s(self.view)
         code = {state: i for i, state in enumerate(STATES)}
         states = record.table.state
-        self._state = np.array(
-            [code.get(state, len(STATES)) for state in states], np.int64
-        )
+        self._state = np.array([code.get(state, len(STATES)) for state in states], np.int64)
 
     def request_columns(self) -> dict[str, NDArray[np.generic] | list[object]]:
         """The columns of `requests.parquet`."""
@@ -111,23 +109,17 @@ class RunMetrics:
         group = np.array([number.get(name, len(kept)) for name in names], np.int64)
         bounds = np.cumsum(np.bincount(group, minlength=len(kept) + 1))
         rows = np.split(np.argsort(group, kind="stable"), bounds[:-1])
-        return {
-            name: r for name, r in zip([*number, OTHERS], rows, strict=True) if r.size
-        }
+        return {name: r for name, r in zip([*number, OTHERS], rows, strict=True) if r.size}
 
     def class_rows(self) -> dict[str, Ints]:
         """Numbers of the requests of each class."""
-        return self.rows_by(
-            [request.slo_class.name for request in self.record.table.requests]
-        )
+        return self.rows_by([request.slo_class.name for request in self.record.table.requests])
 
     def tenant_rows(self) -> dict[str, Ints]:
         """Numbers of the requests of each tenant."""
         return self.rows_by([request.tenant for request in self.record.table.requests])
 
-    def _groups(
-        self, rows_by_name: dict[str, Ints], whole: Summary
-    ) -> dict[str, Summary]:
+    def _groups(self, rows_by_name: dict[str, Ints], whole: Summary) -> dict[str, Summary]:
         if len(rows_by_name) == 1:
             return {name: dict(whole) for name in rows_by_name}
         return {name: self.group(rows) for name, rows in rows_by_name.items()}
@@ -197,11 +189,7 @@ class RunMetrics:
         table = self.record.table
         held = _having(table.kv_bits, rows)
         tokens = (self.view.input_tokens + table.output_tokens)[held]
-        bits = (
-            float(tokens @ table.kv_bits[held]) / int(tokens.sum())
-            if tokens.size
-            else None
-        )
+        bits = float(tokens @ table.kv_bits[held]) / int(tokens.sum()) if tokens.size else None
         totals = ("preemptions", "rotations", "h2d_bytes", "d2h_bytes")
         return {name: int(getattr(table, name)[rows].sum()) for name in totals} | {
             "kv_bits_mean": bits
@@ -224,9 +212,7 @@ class RunMetrics:
         recomputed = int(record.table.recomputed_tokens.sum())
         return {
             "recompute_tax": _ratio(recomputed, record.computed_tokens),
-            "prefix_hit_rate": _ratio(
-                record.prefix_hit_tokens, record.prefix_query_tokens
-            ),
+            "prefix_hit_rate": _ratio(record.prefix_hit_tokens, record.prefix_query_tokens),
             "peak_kv_bytes": record.peak_referenced_blocks * record.block_bytes,
             "peak_slab_bytes": record.peak_used_blocks * record.block_bytes,
             "prefetch_useful_bytes": record.prefetch_useful_bytes,
@@ -252,9 +238,7 @@ def _longest_stall_s(view: RequestView) -> Floats:
     A request that failed or was cancelled also waited from its last token to its end in vain.
     """
     in_vain = view.record.table.finish_s - view.streams.last_token_s()
-    stall: Floats = np.fmax(
-        view.longest_gap_s, np.where(view.finished, np.nan, in_vain)
-    )
+    stall: Floats = np.fmax(view.longest_gap_s, np.where(view.finished, np.nan, in_vain))
     return stall
 
 

@@ -65,9 +65,7 @@ def token_streams(tokens: TokenTimes, first_token_s: Floats) -> TokenStreams:
     """Bring `tokens` into order and number the tokens of each answer."""
     order = np.argsort(tokens.run_first, kind="stable")
     order = order[tokens.run_stop[order] > tokens.run_first[order]]
-    row, first, stop = (
-        a[order] for a in (tokens.run_row, tokens.run_first, tokens.run_stop)
-    )
+    row, first, stop = (a[order] for a in (tokens.run_row, tokens.run_first, tokens.run_stop))
     previous, end = tokens.run_previous_s[order], tokens.decode_end_s
     streams = TokenStreams(
         first_token_s=first_token_s,
@@ -142,9 +140,7 @@ def _number_tokens(streams: TokenStreams, previous_s: Floats) -> None:
     waited = np.concatenate((_uncovered_s(streams, previous_s), _running_sum(streams)))
     order = np.lexsort((np.arange(row.size) < runs, waited, row))
     row, is_run = row[order], order < runs
-    given = np.concatenate(
-        (streams.run_stop - streams.run_first, np.ones_like(streams.gap_row))
-    )
+    given = np.concatenate((streams.run_stop - streams.run_first, np.ones_like(streams.gap_row)))
     index = np.empty(row.size, np.int64)
     index[order] = 1 + _sum_in_row(row, given[order]) - given[order]
     streams.run_index[:], streams.gap_index[:] = index[:runs], index[runs:]

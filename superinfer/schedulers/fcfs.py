@@ -112,9 +112,7 @@ class FcfsScheduler:
 
     def _victim(self) -> Sequence:
         """The last in rank whose copy is not under way."""
-        return next(
-            seq for seq in reversed(self.running) if seq.state is not State.MOVING_IN
-        )
+        return next(seq for seq in reversed(self.running) if seq.state is not State.MOVING_IN)
 
     def preempt(self, draft: Draft, victim: Sequence) -> None:
         """Take a running sequence off the device; the memory policy chooses how."""

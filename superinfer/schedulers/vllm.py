@@ -19,7 +19,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-from superinfer.draft import MAX_STEPS, Draft
+from superinfer.draft import Draft
 from superinfer.errors import ConfigError
 from superinfer.schedulers.base import Machine
 from superinfer.sequence import RESIDENT, Sequence, State
@@ -83,9 +83,7 @@ class VllmScheduler:
     copies_per_block: int = field(default=2, init=False)
 
     waiting: deque[Sequence] = field(default_factory=deque, init=False)
-    running: OrderedDict[Sequence, None] = field(
-        default_factory=OrderedDict, init=False
-    )
+    running: OrderedDict[Sequence, None] = field(default_factory=OrderedDict, init=False)
     """Resident sequences in the order of service; the last is the first victim."""
     swapped: deque[Sequence] = field(default_factory=deque, init=False)
     _front: Sequence | None = field(default=None, init=False)
@@ -154,18 +152,17 @@ class VllmScheduler:
     def _plan_prefill_first(self, draft: Draft) -> None:
         if _head(self.swapped) is None and self._admit_whole(draft):
             return
-        steps = self._steps_with_room(draft)
-        if steps:
-            iteration = _Iteration(
-                self._budget_tokens, draft.batch.next_growth(), draft.batch.size
-            )
+        growth = draft.batch.next_growth()
+        roomy = growth < draft.available
+        if roomy:
+            iteration = _Iteration(self._budget_tokens, growth, draft.batch.size)
         else:
             iteration = self._walk(draft)
         if self.swapped and not iteration.disturbed:
             self._swap_in(draft, iteration)
         self.waiting.extendleft(iteration.preempted)
         if draft.batch.size:
-            draft.decode(1 if draft.before_step else max(1, steps))
+            self._decode(draft, steady=roomy and not draft.before_step)
 
     def _admit_whole(self, draft: Draft) -> bool:
         """Prefill from the head of the queue, whole prompts only, strictly in order."""
@@ -187,6 +184,8 @@ class VllmScheduler:
     # -- chunked --------------------------------------------------------------------------------
 
     def _plan_chunked(self, draft: Draft) -> None:
+        if self._only_decodes() and draft.decode(spare_blocks=1):
+            return
         for seq in self._parked:
             draft.unpark(seq)
         self._parked.clear()
@@ -200,16 +199,19 @@ class VllmScheduler:
         if iteration.decodes:
             self._decode_served(draft, iteration)
 
+    def _only_decodes(self) -> bool:
+        """True when every running sequence decodes and nobody wants to join them."""
+        busy = self.waiting or self.swapped or self._back or self._front or self._irregular
+        return not busy
+
     def _decode_served(self, draft: Draft, iteration: _Iteration) -> None:
         """Run the decodes that got a token; the others of the batch stand aside for this step."""
         for seq in iteration.skipped:
             if seq.state is State.DECODING:
                 draft.park(seq)
                 self._parked.append(seq)
-        steady = not (
-            draft.chunks or draft.before_step or iteration.disturbed or self._parked
-        )
-        draft.decode(max(1, self._steps_with_room(draft)) if steady else 1)
+        steady = not (draft.chunks or draft.before_step or iteration.disturbed or self._parked)
+        self._decode(draft, steady)
 
     def _serve_running(self, draft: Draft) -> _Iteration:
         """A token for each decode and chunks for unfinished prefills, in running order."""
@@ -297,10 +299,15 @@ class VllmScheduler:
                 self._serve(draft, seq, tokens, iteration, decodes)
         iteration.skipped = order[turn:end]
         self._front, self._back = None, iteration.unfinished
-        self.running = OrderedDict.fromkeys(
-            iteration.skipped + decodes + iteration.continued
-        )
+        self.running = OrderedDict.fromkeys(iteration.skipped + decodes + iteration.continued)
         return iteration
+
+    def _decode(self, draft: Draft, steady: bool) -> None:
+        """A step, or a slice of them while nothing changes: before each, every running sequence
+        must find a free block at its turn, hence the spare one.
+        """
+        if not (steady and draft.decode(spare_blocks=1)):
+            draft.decode(1)
 
     def _serve(
         self,
@@ -318,9 +325,7 @@ class VllmScheduler:
         iteration.growth += draft.batch.grows(seq)
         decodes.append(seq)
 
-    def _continue(
-        self, draft: Draft, seq: Sequence, tokens: int, iteration: _Iteration
-    ) -> None:
+    def _continue(self, draft: Draft, seq: Sequence, tokens: int, iteration: _Iteration) -> None:
         draft.prefill(seq, tokens)
         iteration.budget_tokens -= tokens
         iteration.continued.append(seq)
@@ -379,13 +384,7 @@ class VllmScheduler:
 
     def _allocate(self, draft: Draft, seq: Sequence, growth: int) -> bool:
         keep_free = self._keep_free + growth
-        return draft.try_admit(
-            seq, keep_free=keep_free, whole_need=True, charge_cached=True
-        )
-
-    def _steps_with_room(self, draft: Draft) -> int:
-        """Steps before which every running sequence still finds a free block at its turn."""
-        return draft.batch.steps_within(draft.available - 1, MAX_STEPS)
+        return draft.try_admit(seq, keep_free=keep_free, whole_need=True, charge_cached=True)
 
     def _check_budget(self) -> None:
         budget, block = self._budget_tokens, self._machine.block_tokens

@@ -1,0 +1,144 @@
+"""Speed of the simulator, as whole processes: `python -m experiments.bench`.
+
+Each case runs `superinfer-sim run --no-plots` in a process of its own, from start to result folder.
+Machines are noisy, so every case stands beside the number of bare SimPy timeouts per second that
+the machine gives at that moment, and the scaled figure is what 800,000 of them would mean.
+
+The standard workload: Poisson arrivals at 8 requests/s, 512 prompt and 192 output tokens,
+Llama-3.1-8B on one A100-80G.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+REFERENCE_TIMEOUTS_PER_S = 800_000
+RATE_PER_S, PROMPT_TOKENS, OUTPUT_TOKENS = 8.0, 512, 192
+
+
+@dataclass(slots=True)
+class Measurement:
+    """One whole process."""
+
+    case: str
+    requests: int
+    wall_s: float
+    requests_per_s: float
+    scaled_requests_per_s: float
+    peak_rss_mib: float
+    simpy_timeouts_per_s: float
+
+
+def write_standard_workload(path: Path, requests: int, seed: int = 0) -> None:
+    """The standard workload as a native trace."""
+    gaps_s = np.random.default_rng(seed).exponential(1 / RATE_PER_S, requests)
+    lengths = f'"input_length":{PROMPT_TOKENS},"output_length":{OUTPUT_TOKENS}'
+    with path.open("w") as file:
+        for arrival_s in np.cumsum(gaps_s).tolist():
+            file.write(f'{{"timestamp":{1e3 * arrival_s!r},{lengths}}}\n')
+
+
+def bare_simpy_timeouts_per_s(timeouts: int = 400_000) -> float:
+    """How many timeouts one SimPy process gets through in a second, doing nothing else."""
+    import simpy
+
+    def ticks() -> Iterator[simpy.Event]:
+        for _ in range(timeouts):
+            yield env.timeout(1)
+
+    env = simpy.Environment()
+    env.process(ticks())
+    started = time.perf_counter()
+    env.run()
+    return timeouts / (time.perf_counter() - started)
+
+
+def measure(case: str, trace: Path, requests: int, options: list[str]) -> Measurement:
+    """Run the simulator on a trace; the best SimPy figure of before and after is the yardstick."""
+    before = bare_simpy_timeouts_per_s()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "sim.cli", "run", str(trace), "--no-plots", "--json"]
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            [*command, *options, "--out", f"{folder}/run"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        wall_s = time.perf_counter() - started
+    if status:
+        raise SystemExit(f"{case}: the simulator exited with status {status}")
+    yardstick = max(before, bare_simpy_timeouts_per_s())
+    return Measurement(
+        case=case,
+        requests=requests,
+        wall_s=wall_s,
+        requests_per_s=requests / wall_s,
+        scaled_requests_per_s=requests / wall_s * REFERENCE_TIMEOUTS_PER_S / yardstick,
+        peak_rss_mib=usage.ru_maxrss / 1024,
+        simpy_timeouts_per_s=yardstick,
+    )
+
+
+def cases(requests: int, folder: Path) -> Iterator[tuple[str, Path, int, list[str]]]:
+    """Name, trace, number of requests and options of every case."""
+    standard, small = folder / "standard.jsonl", folder / "thousand.jsonl"
+    write_standard_workload(standard, requests)
+    write_standard_workload(small, 1000)
+    yield "standard, 1,000 requests, vllm", small, 1000, []
+    for scheduler in ("vllm", "fcfs", "priority"):
+        yield f"standard, {scheduler}", standard, requests, ["--scheduler", scheduler]
+    prefill_first = ["--scheduler", "vllm", "--set", "scheduler.chunked=false"]
+    yield "standard, vllm prefill-first", standard, requests, prefill_first
+    mooncake = _data_dir() / "traces" / "mooncake" / "conversation_trace.jsonl.gz"
+    if mooncake.exists():
+        for scheduler in ("vllm", "fcfs", "priority"):
+            yield f"mooncake, {scheduler}", mooncake, 12_031, ["--scheduler", scheduler]
+
+
+def main() -> None:
+    """Measure every case and print a table (or JSON)."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--repeats", type=int, default=3, help="report the median of so many")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in cases(options.requests, Path(folder)):
+            runs = sorted((measure(*case) for _ in range(options.repeats)), key=lambda m: m.wall_s)
+            results.append(runs[len(runs) // 2])
+            print(_line(results[-1]), flush=True)
+    if options.json:
+        machine = {"python": platform.python_version(), "cores": os.cpu_count()}
+        figures = {"machine": machine, "cases": [asdict(result) for result in results]}
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _line(m: Measurement) -> str:
+    return (
+        f"{m.case:32} {m.requests:>8,} requests {m.wall_s:7.2f} s {m.requests_per_s:>9,.0f}/s "
+        f"(scaled {m.scaled_requests_per_s:>9,.0f}/s) {m.peak_rss_mib:6.0f} MiB, "
+        f"SimPy {m.simpy_timeouts_per_s:>9,.0f} timeouts/s"
+    )
+
+
+def _data_dir() -> Path:
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    return Path(os.environ.get("SUPERINFER_DATA", default))
+
+
+if __name__ == "__main__":
+    main()

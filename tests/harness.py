@@ -233,3 +233,63 @@ class BlockingDriver:
     def _target(self, req: Request) -> int:
         room = max(1, self.engine.config.max_model_len - req.prompt_tokens)
         return min(self.output_tokens[req.index], req.max_tokens, room)
+
+
+def iterations(
+    scheduler: Any,
+    jobs: dict[str, tuple[int, int]],
+    arrivals: dict[str, int] | None = None,
+    *,
+    blocks: int = 8,
+    requests: dict[str, dict[str, Any]] | None = None,
+    **engine: Any,
+) -> list[str]:
+    """One line per iteration: chunks, preemptions (-), returns (+), decodes, and blocks in use.
+
+    `jobs` maps a name to (prompt, outputs), `arrivals` a name to the iteration before which it
+    comes, `requests` a name to more fields of its request. Slices are unrolled into single steps.
+    """
+    late = arrivals or {}
+    order = sorted(jobs, key=lambda name: late.get(name, 1))
+    made = [
+        request(
+            index,
+            jobs[name][0],
+            0,
+            late[name] - 1.5 if name in late else 0.0,
+            name,
+            **(requests or {}).get(name, {}),
+        )
+        for index, name in enumerate(order)
+    ]
+    engine.setdefault("host_blocks", 64)
+    core = make_engine(scheduler, blocks, **engine)
+    lines: list[str] = []
+    driver = BlockingDriver(
+        core,
+        made,
+        [jobs[name][1] for name in order],
+        lambda _, plan: lines.append(_line(core, plan)),
+    )
+    whole_slice = core.plan
+
+    def one_step(now: float) -> Plan | None:
+        plan = whole_slice(now)
+        if plan is not None:
+            plan.steps = 1
+        return plan
+
+    core.plan = one_step  # type: ignore[method-assign]
+    driver.run()
+    return lines
+
+
+def _line(core: Engine, plan: Plan) -> str:
+    parts = [f"{chunk.sequence.request.request_id}{chunk.tokens}" for chunk in plan.chunks]
+    signs = {"preempt": "-", "swap_out": "-", "swap_in": "+"}
+    for change in plan.changes:
+        if change.kind in signs:
+            parts.append(signs[change.kind] + change.sequence.request.request_id)
+    if plan.decodes:
+        parts.append("".join(sorted(seq.request.request_id for seq in core.batch.members)))
+    return f"{' '.join(parts)} used {core.pool.referenced}"

@@ -1,70 +1,32 @@
-"""vLLM v0.6.0: the worked schedules, iteration by iteration."""
+"""vLLM v0.6.0: worked schedules, iteration by iteration.
+
+V1, V1-swap, V2 and V3 were worked from the rules of `vllm/core/scheduler.py` at v0.6.0 with blocks
+of four tokens and no watermark. A name with a number is a prefill chunk, letters alone decode.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from harness import BlockingDriver, make_engine, request
+from harness import FakeCost, iterations, make_engine, request
 
+from superinfer.errors import ConfigError
 from superinfer.schedulers.vllm import VllmScheduler
 
-Step = tuple[str, str, int]
+V1 = {"A": (8, 6), "B": (7, 6), "C": (4, 3)}
 
 
-def schedule(
-    jobs: dict[str, tuple[int, int]],
-    arrivals: dict[str, int] | None = None,
-    *,
-    blocks: int = 8,
-    engine: dict[str, Any] | None = None,
-    **settings: Any,
-) -> list[str]:
-    """One line per iteration: prefills, decodes, preemptions and the blocks in use.
-
-    `jobs` maps a name to (prompt, outputs); `arrivals` to the iteration before which it comes.
-    """
-    lines: list[str] = []
-    late = arrivals or {}
-    order = sorted(jobs, key=lambda name: late.get(name, 1))
-    requests = [
-        request(i, jobs[name][0], 0, (late.get(name, 1) - 1) - (0.5 if name in late else 0), name)
-        for i, name in enumerate(order)
-    ]
+def vllm(**settings: Any) -> VllmScheduler:
     settings.setdefault("watermark", 0.0)
     settings.setdefault("max_num_seqs", 4)
     settings.setdefault("chunked", False)
-    core = make_engine(VllmScheduler(**settings), blocks, host_blocks=64, **(engine or {}))
-
-    def note(_: Any, plan: Any) -> None:
-        names = lambda seqs: "".join(sorted(seq.request.request_id for seq in seqs))  # noqa: E731
-        parts = [f"{c.sequence.request.request_id}{c.tokens}" for c in plan.chunks]
-        parts += [
-            f"-{names([c.sequence])}" for c in plan.changes if c.kind in ("preempt", "swap_out")
-        ]
-        parts += [f"+{names([c.sequence])}" for c in plan.changes if c.kind == "swap_in"]
-        line = " ".join(parts + ([names(core.batch.members)] if plan.decodes else []))
-        for _step in range(plan.steps):
-            lines.append(f"{line} used {core.pool.referenced}")
-
-    driver = BlockingDriver(core, requests, [jobs[name][1] for name in order], note)
-    # Slices are unrolled step by step so that the lines can be read as iterations.
-    core_plan = core.plan
-
-    def one_step(now: float) -> Any:
-        plan = core_plan(now)
-        if plan is not None:
-            plan.steps = 1
-        return plan
-
-    core.plan = one_step  # type: ignore[method-assign]
-    driver.run()
-    return lines
+    return VllmScheduler(**settings)
 
 
 def test_v1_recompute() -> None:
-    jobs = {"A": (8, 6), "B": (7, 6), "C": (4, 3)}
-    assert schedule(jobs, max_num_batched_tokens=16) == [
+    """C is preempted though it needs no new block, and its prefill then stalls A and B."""
+    assert iterations(vllm(max_num_batched_tokens=16), V1) == [
         "A8 B7 used 4",
         "C4 used 5",
         "ABC used 7",
@@ -77,8 +39,8 @@ def test_v1_recompute() -> None:
 
 
 def test_v1_swap() -> None:
-    jobs = {"A": (8, 6), "B": (7, 6), "C": (4, 3)}
-    assert schedule(jobs, max_num_batched_tokens=16, preemption="swap") == [
+    """C comes back only when its two blocks and a spare one are free."""
+    assert iterations(vllm(max_num_batched_tokens=16, preemption="swap"), V1) == [
         "A8 B7 used 4",
         "C4 used 5",
         "ABC used 7",
@@ -91,8 +53,9 @@ def test_v1_swap() -> None:
 
 
 def test_v2_head_of_line() -> None:
+    """B's whole prefill is thrown away, and C waits behind it though it would fit."""
     jobs = {"A": (8, 3), "B": (24, 2), "C": (4, 2)}
-    assert schedule(jobs, max_num_batched_tokens=32) == [
+    assert iterations(vllm(max_num_batched_tokens=32), jobs) == [
         "A8 B24 used 8",
         "-B A used 3",
         "A used 3",
@@ -101,9 +64,12 @@ def test_v2_head_of_line() -> None:
     ]
 
 
+V3 = {"A": (4, 5), "B": (14, 3)}
+
+
 def test_v3_chunked() -> None:
-    jobs = {"A": (4, 5), "B": (14, 3)}
-    assert schedule(jobs, {"B": 2}, max_num_batched_tokens=8, chunked=True) == [
+    """Chunks of B share the budget with A's decodes; all of B's blocks are taken at once."""
+    assert iterations(vllm(max_num_batched_tokens=8, chunked=True), V3, {"B": 2}) == [
         "A4 used 1",
         "B7 A used 6",
         "B7 A used 6",
@@ -113,8 +79,8 @@ def test_v3_chunked() -> None:
 
 
 def test_v3_not_chunked() -> None:
-    jobs = {"A": (4, 5), "B": (14, 3)}
-    assert schedule(jobs, {"B": 2}, max_num_batched_tokens=16) == [
+    """A stalls while B's prompt runs."""
+    assert iterations(vllm(max_num_batched_tokens=16), V3, {"B": 2}) == [
         "A4 used 1",
         "B14 used 5",
         "AB used 6",
@@ -122,3 +88,91 @@ def test_v3_not_chunked() -> None:
         "A used 2",
         "A used 2",
     ]
+
+
+def test_chunked_prefill_starves_the_decodes_behind_it() -> None:
+    """A new prefill goes to the front of the running queue: its second chunk takes the whole
+    budget, and A, left over, is served first in the iteration after.
+    """
+    jobs = {"A": (4, 5), "B": (14, 2)}
+    chunked = vllm(max_num_batched_tokens=4, chunked=True)
+    assert iterations(chunked, jobs, {"B": 2}) == [
+        "A4 used 1",
+        "B3 A used 6",
+        "B4 used 6",
+        "B3 A used 6",
+        "B3 A used 6",
+        "B1 A used 6",
+        "B used 4",
+    ]
+
+
+def test_chunks_are_cut_to_whole_blocks_with_prefix_caching() -> None:
+    """Of a budget of 8 the decode leaves 7: the chunk is one block of 4."""
+    jobs = {"A": (4, 4), "B": (10, 2)}
+    chunked = vllm(max_num_batched_tokens=8, chunked=True)
+    lines = iterations(chunked, jobs, {"B": 2}, prefix_caching=True)
+    assert lines[:3] == ["A4 used 1", "B4 A used 5", "B6 A used 5"]
+
+
+def test_cached_prefix_is_charged_but_not_computed() -> None:
+    """The second request computes its last block only, though the budget is charged all of it."""
+    ids = {name: {"hash_ids": (1, 2, 3), "hash_block_tokens": 4} for name in "AB"}
+    lines = iterations(
+        vllm(max_num_batched_tokens=16),
+        {"A": (12, 2), "B": (12, 1)},
+        {"B": 3},
+        requests=ids,
+        prefix_caching=True,
+    )
+    assert lines == ["A12 used 3", "A used 4", "B4 used 3"]
+
+
+def test_watermark_keeps_blocks_free() -> None:
+    """With a watermark of 25 % of 8 blocks, B needs 4 + 2 and has to wait for A."""
+    jobs = {"A": (12, 2), "B": (16, 1)}
+    lines = iterations(vllm(max_num_batched_tokens=64, watermark=0.25), jobs)
+    assert lines == ["A12 used 3", "A used 4", "B16 used 4"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "chunked", "rule"),
+    [(70, False, "prompt_too_long"), (60, False, "prompt_exceeds_kv_capacity")],
+)
+def test_rejections(prompt: int, chunked: bool, rule: str) -> None:
+    engine = make_engine(vllm(chunked=chunked), 10, max_model_len=64)
+    seq = engine.submit(request(0, prompt, 0), 0.0)
+    assert engine.plan(0.0) is None
+    assert (seq.outcome, seq.end_reason) == ("rejected", rule)
+
+
+@pytest.mark.parametrize(
+    ("max_model_len", "prefix_caching", "chunked", "budget"),
+    [(8192, False, False, 8192), (1024, False, False, 2048), (131072, False, True, 512)]
+    + [(131072, True, False, 131072)],
+)
+def test_defaults_depend_on_the_model(
+    max_model_len: int, prefix_caching: bool, chunked: bool, budget: int
+) -> None:
+    """Chunking switches itself on above 32768 tokens, unless prefix caching is on."""
+    scheduler = VllmScheduler()
+    make_engine(scheduler, 100, max_model_len=max_model_len, prefix_caching=prefix_caching)
+    assert (scheduler.chunked, scheduler._budget_tokens) == (chunked, budget)
+
+
+def test_swapping_moves_every_layer_apart() -> None:
+    """v0.6.0 copies K and V of each layer and block by themselves."""
+    scheduler = vllm()
+    make_engine(scheduler, 10, layers=32, cost=FakeCost())
+    assert scheduler.copies_per_block == 64
+
+
+def test_budget_below_max_num_seqs_is_refused() -> None:
+    with pytest.raises(ConfigError, match="max_num_batched_tokens: expected at least"):
+        make_engine(vllm(max_num_seqs=32, max_num_batched_tokens=16), 10)
+
+
+def test_host_full_fails_the_victim_alone() -> None:
+    """The real engine aborts as a whole; here the others go on."""
+    lines = iterations(vllm(max_num_batched_tokens=16, preemption="swap"), V1, host_blocks=1)
+    assert lines[3:] == ["AB used 6", "AB used 6", "AB used 6", "AB used 7"]

@@ -1,0 +1,383 @@
+"""Exactness: time slices and running sums give what step by step and one by one would give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from harness import FakeCost, make_engine, request
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sim.driver import simulate
+from sim.oracle import Oracle
+from superinfer.batch import DecodeBatch
+from superinfer.costs import build_cost
+from superinfer.engine import Engine
+from superinfer.memory.lru import LruMemory
+from superinfer.plan import Plan
+from superinfer.record import RunRecord
+from superinfer.request import SLO, Request
+from superinfer.schedulers.fcfs import FcfsScheduler
+from superinfer.schedulers.priority import PriorityScheduler
+from superinfer.schedulers.vllm import VllmScheduler
+from superinfer.sequence import Sequence
+
+SETTINGS = settings(
+    deadline=None, derandomize=True, max_examples=10, suppress_health_check=list(HealthCheck)
+)
+BLOCKS = 24
+HASH_TOKENS = 6
+TOLERANCE = 1e-9
+
+
+class Job(NamedTuple):
+    """One request of a random workload, small enough that failing examples shrink well."""
+
+    gap: float
+    prompt: int
+    output: int
+    group: int
+    """Requests of one group share their prompts' beginnings; 0 shares nothing."""
+    priority: int
+    tight: bool
+
+
+JOBS = st.lists(
+    st.builds(
+        Job,
+        gap=st.sampled_from((0, 0, 0.25, 1, 3.5, 30)),
+        prompt=st.integers(1, 36),
+        output=st.integers(1, 36),
+        group=st.integers(0, 3),
+        priority=st.integers(0, 1),
+        tight=st.booleans(),
+    ),
+    min_size=3,
+    max_size=16,
+)
+
+
+def vllm(chunked: bool, preemption: Any) -> Callable[[], tuple[Any, Any]]:
+    budget = 16 if chunked else 64
+    return lambda: (
+        VllmScheduler(
+            chunked=chunked,
+            max_num_batched_tokens=budget,
+            max_num_seqs=8,
+            preemption=preemption,
+        ),
+        LruMemory(),
+    )
+
+
+def fcfs(*memory: Any) -> Callable[[], tuple[Any, Any]]:
+    return lambda: (
+        FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8),
+        LruMemory(*memory),
+    )
+
+
+def priority() -> tuple[Any, Any]:
+    return PriorityScheduler(max_num_batched_tokens=64, max_num_seqs=8), LruMemory("cheaper")
+
+
+ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "vllm": vllm(False, "recompute"),
+    "vllm-swap": vllm(False, "swap"),
+    "chunked": vllm(True, "recompute"),
+    "chunked-swap": vllm(True, "swap"),
+    "fcfs": fcfs("recompute"),
+    "fcfs-swap": fcfs("swap"),
+    "fcfs-background": fcfs("swap", "background"),
+    "priority": priority,
+}
+
+FAKE = FakeCost(
+    step=1.0, per_chunk_token=2**-6, per_context_token=2**-8, host=0.25, copy=0.5, per_byte=2**-4
+)
+ALL_ARMS = pytest.mark.parametrize("arm", ARMS)
+BOTH_LAGS = pytest.mark.parametrize("lag", [0, 1])
+BOTH_CACHES = pytest.mark.parametrize("prefix", [False, True], ids=["plain", "prefix"])
+
+
+def prompts(jobs: list[Job], scale_s: float = 1.0) -> list[Request]:
+    """The requests of a workload; `scale_s` stretches the time between arrivals."""
+    now, requests = 0.0, []
+    for index, job in enumerate(jobs):
+        now += job.gap * scale_s
+        first = 1000 * job.group if job.group else 1000 * (index + 10)
+        requests.append(
+            request(
+                index,
+                job.prompt,
+                0,
+                now,
+                slo=SLO(ttft_s=4.0 if job.tight else None, tpot_s=2.0 if job.tight else None),
+                priority=job.priority,
+                hash_ids=tuple(range(first, first - (-job.prompt // HASH_TOKENS))),
+                hash_block_tokens=HASH_TOKENS,
+            )
+        )
+    return requests
+
+
+def build(arm: str, lag: int, prefix: bool, sink: Any = None, cost: Any = FAKE) -> Engine:
+    """A small engine under memory pressure."""
+    scheduler, memory = ARMS[arm]()
+    return make_engine(
+        scheduler,
+        BLOCKS,
+        memory=memory,
+        cost=cost,
+        sink=sink,
+        host_blocks=400,
+        lag=lag,
+        prefix_caching=prefix,
+        max_model_len=512,
+    )
+
+
+# -- two ways to run the same workload ------------------------------------------------------------
+
+
+class SlowBatch(DecodeBatch):
+    """The decode batch with every question answered by asking each member."""
+
+    __slots__ = ()
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        return len(self.members)
+
+    @size.setter
+    def size(self, value: int) -> None:
+        """Running sums are not kept."""
+
+    @property
+    def context_tokens(self) -> int:  # type: ignore[override]
+        return sum(self.length(seq) for seq in self.members)
+
+    @context_tokens.setter
+    def context_tokens(self, value: int) -> None:
+        """Running sums are not kept."""
+
+    def grows(self, seq: Sequence) -> bool:
+        return self._growth_of(seq, 1) == 1
+
+    def growth(self, steps: int) -> int:
+        return sum(self._growth_of(seq, steps) for seq in self.members)
+
+    def next_growth(self) -> int:
+        return self.growth(1)
+
+    def steps_within(self, blocks: int, limit: int) -> int:
+        steps = 0
+        while steps < limit and self.growth(steps + 1) <= blocks:
+            steps += 1
+        return steps
+
+    def _growth_of(self, seq: Sequence, steps: int) -> int:
+        cached = self.length(seq) - 1
+        return -(-(cached + steps) // self.block_tokens) + -cached // self.block_tokens
+
+
+def step_by_step(engine: Engine) -> None:
+    """Cut every slice to one step."""
+    plan_slice = engine.plan
+
+    def plan_step(now: float) -> Plan | None:
+        plan = plan_slice(now)
+        if plan is not None:
+            plan.steps = 1
+        return plan
+
+    engine.plan = plan_step  # type: ignore[method-assign]
+
+
+def one_by_one(engine: Engine) -> None:
+    """Replace the batch's running sums."""
+    engine.batch = SlowBatch(engine.block_tokens)
+
+
+@dataclass
+class Run:
+    """What a run leaves behind."""
+
+    events: list[Any] = field(default_factory=list)
+    record: RunRecord = field(init=False)
+
+
+def play(
+    jobs: list[Job], change: Callable[[Engine], None] | None, *, scale_s: float, **options: Any
+) -> Run:
+    run = Run()
+    engine = build(sink=run.events.append, **options)
+    if change is not None:
+        change(engine)
+    simulate(engine, prompts(jobs, scale_s), Oracle([job.output for job in jobs]))
+    run.record = engine.recorder.build(engine)
+    return run
+
+
+# -- comparison -----------------------------------------------------------------------------------
+
+IN_FLIGHT = frozenset({"submit", "decode", "transfer"})
+"""Events that a slice logs at another place among the others, at the same time."""
+
+
+def close(one: Any, other: Any) -> bool:
+    return bool(np.allclose(one, other, rtol=TOLERANCE, atol=0.0, equal_nan=True))
+
+
+def streams(events: list[Any]) -> Iterator[list[Any]]:
+    """The log by kind where order is free; what is left (decisions, ends) keeps its order."""
+    for kind in sorted(IN_FLIGHT):
+        yield [event for event in events if event[1] == kind]
+    yield [event for event in events if event[1] not in IN_FLIGHT | {"evict"}]
+
+
+def evicted(events: list[Any]) -> list[int]:
+    """Cached blocks reclaimed up to each decision or end: inside a slice they may be grouped."""
+    total, marks = 0, []
+    for event in events:
+        if event[1] == "evict":
+            total += event[3]
+        elif event[1] not in IN_FLIGHT:
+            marks.append(total)
+    return marks
+
+
+def token_times(record: RunRecord, row: int) -> list[float]:
+    """Every token time of one request, put together from runs and gaps; checks that they join."""
+    table, tokens = record.table, record.tokens
+    if np.isnan(table.first_token_s[row]):
+        return []
+    times = [float(table.first_token_s[row])]
+    gaps = iter(tokens.gap_s[tokens.gap_row == row].tolist())
+    for run in np.flatnonzero(tokens.run_row == row):
+        while not close(times[-1], tokens.run_previous_s[run]):
+            times.append(times[-1] + next(gaps))
+        times += tokens.decode_end_s[tokens.run_first[run] : tokens.run_stop[run]].tolist()
+    for gap_s in gaps:
+        times.append(times[-1] + gap_s)
+    return times
+
+
+def assert_whole(record: RunRecord) -> None:
+    """Each finished request has as many token times as tokens, the last when it finished."""
+    table = record.table
+    for row, state in enumerate(table.state):
+        times = token_times(record, row)
+        assert len(times) == table.output_tokens[row]
+        assert times == sorted(times)
+        if state == "finished":
+            assert close(times[-1], table.finish_s[row])
+
+
+COLUMNS = (
+    "output_tokens",
+    "cached_tokens",
+    "recomputed_tokens",
+    "preemptions",
+    "rotations",
+    "h2d_bytes",
+    "d2h_bytes",
+)
+TIMES = ("first_scheduled_s", "first_token_s", "finish_s")
+COUNTERS = (
+    "peak_referenced_blocks",
+    "peak_used_blocks",
+    "computed_tokens",
+    "prefix_query_tokens",
+    "prefix_hit_tokens",
+    "steps",
+)
+
+
+def assert_same_records(one: RunRecord, other: RunRecord) -> None:
+    assert one.table.state == other.table.state
+    assert one.table.reject_reason == other.table.reject_reason
+    for name in COLUMNS:
+        assert (getattr(one.table, name) == getattr(other.table, name)).all(), name
+    for name in TIMES:
+        assert close(getattr(one.table, name), getattr(other.table, name)), name
+    for name in COUNTERS:
+        assert getattr(one, name) == getattr(other, name), name
+    for row in range(len(one.table.state)):
+        assert close(token_times(one, row), token_times(other, row))
+
+
+def assert_same_events(one: list[Any], other: list[Any]) -> None:
+    for first, second in zip(streams(one), streams(other), strict=True):
+        assert [event[1:] for event in first] == [event[1:] for event in second]
+        assert close([event[0] for event in first], [event[0] for event in second])
+    assert evicted(one) == evicted(other)
+
+
+def assert_exact(jobs: list[Job], change: Callable[[Engine], None], **options: Any) -> None:
+    fast, slow = play(jobs, None, **options), play(jobs, change, **options)
+    assert_same_events(fast.events, slow.events)
+    assert_same_records(fast.record, slow.record)
+    assert_whole(fast.record)
+
+
+# -- tests ----------------------------------------------------------------------------------------
+
+
+@ALL_ARMS
+@BOTH_LAGS
+@BOTH_CACHES
+@SETTINGS
+@given(jobs=JOBS)
+def test_slices_are_exact(arm: str, lag: int, prefix: bool, jobs: list[Job]) -> None:
+    assert_exact(jobs, step_by_step, arm=arm, lag=lag, prefix=prefix, scale_s=1.0)
+
+
+@ALL_ARMS
+@BOTH_LAGS
+@BOTH_CACHES
+@SETTINGS
+@given(jobs=JOBS)
+def test_running_sums_are_exact(arm: str, lag: int, prefix: bool, jobs: list[Job]) -> None:
+    assert_exact(jobs, one_by_one, arm=arm, lag=lag, prefix=prefix, scale_s=1.0)
+
+
+@pytest.fixture(scope="module")
+def real_cost() -> Any:
+    return build_cost("llama-3.1-8b", "a100-80g", costs="calibrated")
+
+
+@pytest.fixture(scope="module")
+def roofline() -> Any:
+    return build_cost("llama-3.1-8b", "a100-80g", costs="roofline")
+
+
+@pytest.mark.parametrize("change", [step_by_step, one_by_one])
+@pytest.mark.parametrize("source", ["real_cost", "roofline"])
+@ALL_ARMS
+@BOTH_LAGS
+@settings(SETTINGS, max_examples=5)
+@given(jobs=JOBS)
+def test_exact_with_real_costs(
+    request: pytest.FixtureRequest,
+    source: str,
+    change: Callable[[Engine], None],
+    arm: str,
+    lag: int,
+    jobs: list[Job],
+) -> None:
+    cost = request.getfixturevalue(source)
+    assert_exact(jobs, change, arm=arm, lag=lag, prefix=True, cost=cost, scale_s=0.015)
+
+
+def test_workload_is_hard() -> None:
+    """The comparisons mean something: slices are long and memory is short."""
+    jobs = [Job(0.25 * (i % 3), 10 + i % 7, 30 + i % 5, i % 3, 0, False) for i in range(12)]
+    run = play(jobs, None, arm="fcfs", lag=0, prefix=True, scale_s=1.0)
+    assert run.record.table.preemptions.sum() > 3
+    assert run.record.steps > 2 * run.record.plans
+    assert evicted(run.events)[-1] > 10

@@ -110,11 +110,10 @@ class Draft:
         need = -(-seq.prefill_tokens // engine.block_tokens)
         if whole_need and pool.total - pool.referenced - need < keep_free:
             return False
-        if engine.prefix is not None:
-            self._share_prefix(seq)
+        if engine.prefix is not None and not self._share_prefix(seq, need, keep_free):
+            return False
         private = need - seq.shared_blocks
         if pool.total - pool.referenced - private < keep_free:
-            self._unshare_prefix(seq)
             return False
         seq.blocks = private
         pool.referenced += private
@@ -282,13 +281,20 @@ class Draft:
         """Tokens whose blocks an unfinished prefill keeps from its admission on."""
         return seq.prefill_tokens if seq.computed_tokens < seq.prefill_tokens else 0
 
-    def _share_prefix(self, seq: Sequence) -> None:
+    def _share_prefix(self, seq: Sequence, need: int, keep_free: int) -> bool:
+        """Lock the cached prefix, unless the rest of `need` would then not fit."""
         engine = self._engine
-        prefix = engine.prefix
+        prefix, keys = engine.prefix, engine.keys(seq)
         assert prefix is not None
-        limit = (min(seq.prefill_tokens - 1, seq.request.prompt_tokens)) // engine.block_tokens
-        seq.node, seq.shared_blocks = prefix.acquire(seq.request, engine.keys(seq), limit)
+        if not keys:
+            return True
+        limit = min(seq.prefill_tokens - 1, seq.request.prompt_tokens) // engine.block_tokens
+        cached, unreferenced = prefix.match(seq.request, keys, limit)
+        if self.available - unreferenced - (need - cached) < keep_free:
+            return False
+        seq.node, seq.shared_blocks = prefix.acquire(seq.request, keys, limit)
         seq.prefix_tokens = seq.shared_blocks * engine.block_tokens
+        return True
 
     def _unshare_prefix(self, seq: Sequence) -> None:
         if seq.node is not None:

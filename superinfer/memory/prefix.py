@@ -103,6 +103,22 @@ class PrefixIndex:
                 yield node
             stack.extend(node.children.values())
 
+    def match(
+        self, request: Request, keys: tuple[Key, ...], limit_blocks: int
+    ) -> tuple[int, int]:
+        """Blocks of the longest cached prefix, and how many of them no live sequence holds."""
+        node, unreferenced = self.root(request), 0
+        while node.stop < limit_blocks:
+            child, matched = self._step(node, keys, limit_blocks)
+            if child is None:
+                break
+            if not child.refs:
+                unreferenced += matched - child.start
+            if matched < child.stop:
+                return matched, unreferenced
+            node = child
+        return node.stop, unreferenced
+
     def acquire(
         self, request: Request, keys: tuple[Key, ...], limit_blocks: int
     ) -> tuple[Node | None, int]:

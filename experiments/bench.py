@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def bare_simpy_timeouts_per_s(timeouts: int = 400_000) -> float:
     """How many timeouts one SimPy process gets through in a second, doing nothing else."""
     import simpy
 
-    def ticks() -> Iterator[simpy.Event]:
+    def ticks() -> Generator[simpy.Event, None, None]:
         for _ in range(timeouts):
             yield env.timeout(1)
 

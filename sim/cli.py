@@ -5,14 +5,22 @@ Exit codes: 0 ok, 1 run failed, 2 usage or bad input, 3 a `--require` gate faile
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from superinfer.errors import SuperInferError
 from traces.cli import app as traces_app
+
+if TYPE_CHECKING:
+    from superinfer.lab.config import Config
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     help="Simulate LLM serving: schedulers, KV memory and SLOs on real traces.",
@@ -23,8 +31,12 @@ app = typer.Typer(
 app.add_typer(traces_app, name="traces")
 
 Trace = Annotated[
-    str,
-    typer.Argument(metavar="TRACE", help="Native, Mooncake or Azure trace; - for stdin."),
+    str | None,
+    typer.Argument(
+        metavar="[TRACE]",
+        show_default="run.trace of --config",
+        help="Native, Mooncake or Azure trace; - for stdin.",
+    ),
 ]
 Memory = Annotated[str | None, typer.Option(help="Memory policy.", show_default="lru")]
 Model = Annotated[
@@ -33,10 +45,36 @@ Model = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="Device preset.", show_default="a100-80g")]
 Tp = Annotated[int | None, typer.Option(help="Tensor-parallel GPUs.", show_default="1")]
-Seed = Annotated[int | None, typer.Option(help="Seed of the run.", show_default="0")]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        help="Recorded in the summary; replaying a trace draws nothing at random.",
+        show_default="0",
+    ),
+]
+PrefixCaching = Annotated[
+    bool | None,
+    typer.Option(
+        "--prefix-caching/--no-prefix-caching",
+        help="Reuse the KV cache of equal prompt beginnings.",
+        show_default="no-prefix-caching",
+    ),
+]
+Lag = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="1: plan the next step while the current one runs.",
+        show_default="0",
+    ),
+]
 Out = Annotated[
     Path | None,
-    typer.Option(help="Result folder.", show_default="runs/<trace>-<scheduler>-<time>"),
+    typer.Option(
+        help="Result folder; if it exists, -2 is added.",
+        show_default="runs/<trace>-<scheduler>-<time>",
+    ),
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="TOML configuration.")
@@ -65,17 +103,25 @@ Spread = Annotated[
     bool | None,
     typer.Option("--spread", help="Distribute requests that share a stamp."),
 ]
+WithoutSlo = Annotated[
+    bool | None, typer.Option("--without-slo", help="Take every target away from the requests.")
+]
 
 
 @app.command()
 def run(
-    trace: Trace,
-    scheduler: Annotated[str | None, typer.Option(help="Scheduler.", show_default="vllm")] = None,
+    trace: Trace = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Scheduler, by name or as package.module:Class.", show_default="vllm"),
+    ] = None,
     memory: Memory = None,
     model: Model = None,
     device: Device = None,
     tp: Tp = None,
     seed: Seed = None,
+    prefix_caching: PrefixCaching = None,
+    lag: Lag = None,
     out: Out = None,
     config: ConfigFile = None,
     settings: Settings = None,
@@ -86,6 +132,7 @@ def run(
     skip_bad: SkipBad = None,
     limit: Limit = None,
     spread: Spread = None,
+    without_slo: WithoutSlo = None,
 ) -> None:
     """Simulate one scheduler on a trace and write a result folder."""
     from sim.commands import RunOptions, run_command
@@ -94,6 +141,7 @@ def run(
     chosen = load_config(
         config,
         settings or (),
+        classes,
         trace=trace,
         scheduler=scheduler,
         memory=memory,
@@ -101,30 +149,38 @@ def run(
         device=device,
         tp=tp,
         seed=seed,
-        skip_bad=skip_bad or None,
+        prefix_caching=prefix_caching,
+        lag=lag,
+        skip_bad=skip_bad,
         limit=limit,
-        spread=spread or None,
+        spread=spread,
+        without_slo=without_slo,
     )
-    options = RunOptions(out, classes, tuple(require or ()), as_json, not no_plots)
+    options = RunOptions(out, tuple(require or ()), as_json, not no_plots)
     raise typer.Exit(run_command(chosen, options))
 
 
 @app.command()
 def compare(
-    trace: Trace,
+    trace: Trace = None,
     schedulers: Annotated[
-        str,
-        typer.Option(help="Schedulers, comma separated; the first is the reference."),
-    ] = "vllm,fcfs,priority",
+        str | None,
+        typer.Option(
+            help="Schedulers, comma separated; the first is the reference.",
+            show_default="vllm,fcfs,priority; none with --arm",
+        ),
+    ] = None,
     arm: Annotated[
         list[Path] | None,
-        typer.Option("--arm", metavar="FILE", help="Another configuration to compare."),
+        typer.Option("--arm", metavar="FILE", help="TOML configuration to lay over --config."),
     ] = None,
     memory: Memory = None,
     model: Model = None,
     device: Device = None,
     tp: Tp = None,
     seed: Seed = None,
+    prefix_caching: PrefixCaching = None,
+    lag: Lag = None,
     out: Out = None,
     config: ConfigFile = None,
     settings: Settings = None,
@@ -134,42 +190,102 @@ def compare(
     skip_bad: SkipBad = None,
     limit: Limit = None,
     spread: Spread = None,
+    without_slo: WithoutSlo = None,
 ) -> None:
     """Simulate several schedulers on the same trace and show the differences."""
-    from sim.commands import RunOptions, compare_command
+    from sim.commands import RunOptions, compare_command, load_arms
     from superinfer.lab.config import load_config
 
-    overrides = {
-        "trace": trace,
-        "memory": memory,
-        "model": model,
-        "device": device,
-        "tp": tp,
-        "seed": seed,
-        "skip_bad": skip_bad or None,
-        "limit": limit,
-        "spread": spread or None,
-    }
-    arms = {
-        name.strip(): load_config(config, settings or (), scheduler=name.strip(), **overrides)
-        for name in schedulers.split(",")
-        if name.strip()
-    }
-    arms |= {path.stem: load_config(path, settings or (), **overrides) for path in arm or ()}
-    options = RunOptions(out, classes, (), as_json, not no_plots)
-    raise typer.Exit(compare_command(arms, options))
+    def load(file: Path | None, scheduler: str | None) -> Config:
+        return load_config(
+            [path for path in (config, file) if path is not None],
+            settings or (),
+            classes,
+            trace=trace,
+            scheduler=scheduler,
+            memory=memory,
+            model=model,
+            device=device,
+            tp=tp,
+            seed=seed,
+            prefix_caching=prefix_caching,
+            lag=lag,
+            skip_bad=skip_bad,
+            limit=limit,
+            spread=spread,
+            without_slo=without_slo,
+        )
+
+    if schedulers is None:
+        schedulers = "" if arm else "vllm,fcfs,priority"
+    names = [name.strip() for name in schedulers.split(",") if name.strip()]
+    arms = load_arms(names, arm or (), load)
+    raise typer.Exit(compare_command(arms, RunOptions(out, (), as_json, not no_plots)))
 
 
 def main() -> None:
     """Entry point: one line for a user's mistake, and the exit codes above."""
+    _mend_streams()
+    _import_from(os.getcwd())  # for schedulers given as package.module:Class
     try:
-        app()
+        code = int(app(prog_name="superinfer-sim", standalone_mode=False) or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except SuperInferError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+        code = _complain(str(error), error.exit_code)
+    except (OSError, MemoryError) as error:
+        code = _complain(_reason(error), 1)
+        _close_stdout()
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        code = _complain_of_usage(error)
+    if code == INTERRUPTED:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(code)
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _mend_streams() -> None:
+    """Print what the terminal's encoding lacks as escapes; a closed stream takes everything."""
+    sys.stdout = sys.stdout or io.StringIO()
+    sys.stderr = sys.stderr or io.StringIO()
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+
+
+def _import_from(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _complain_of_usage(error: Exception) -> int:
+    """What Typer found wrong with the command line; without arguments it has printed the help."""
+    message = error.format_message()  # type: ignore[attr-defined]
+    command = getattr(getattr(error, "ctx", None), "command_path", "superinfer-sim")
+    if message:
+        _complain(f"{message.rstrip('.')} (see {command} --help)", 2)
+    return 2
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return "out of memory"
+    return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+
+
+def _close_stdout() -> None:
+    """Keep Python from trying to write the rest once more when it exits."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sim.run import SimResult, run_simulation
-from superinfer.errors import ConfigError
+from sim.run import SimResult, build_engine, run_simulation
+from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.config import Config
 from superinfer.lab.gates import check_gates, parse_gate
 from superinfer.lab.results import default_folder, summary_json, write_run
 from superinfer.metrics import RunMetrics
-from superinfer.slo_classes import PRESETS, class_from_table, load_classes
+from superinfer.slo_classes import PRESETS, class_from_table
+from traces.cli import print_out, print_table
 from traces.readers import read_trace
 from traces.workload import Workload
 
 GATE_FAILED = 3
+WORKLOAD_KEYS = ("trace", "limit", "spread", "skip_bad", "without_slo")
+"""What all arms of a comparison must agree on, beside the classes."""
+
+Summary = dict[str, Any]
 
 
 @dataclass(slots=True, frozen=True)
@@ -28,7 +36,6 @@ class RunOptions:
     """What to do with a result."""
 
     out: Path | None = None
-    classes: Path | None = None
     require: tuple[str, ...] = ()
     as_json: bool = False
     plots: bool = True
@@ -37,42 +44,73 @@ class RunOptions:
 def run_command(config: Config, options: RunOptions) -> int:
     """Run one configuration; returns the exit code."""
     gates = [parse_gate(text) for text in options.require]
-    workload = load_workload(config, options.classes)
-    folder = options.out or default_folder(config.run.trace, config.run.scheduler)
-    summary, written = run_and_write(config, workload, folder, plots=options.plots)
-    _show(summary, options.as_json)
-    print(f"results in {written}", file=sys.stderr)
+    _prepare({config.run.scheduler: config}, options)
+    workload = load_workload(config)
+    folder = options.out or _default_folder(config, workload, config.run.scheduler)
+    check_folder(folder)
+    summary = run_and_write(config, workload, folder, options, _show)
     failed = [result for result in check_gates(gates, summary) if not result.passed]
     for result in failed:
-        print(result, file=sys.stderr)
+        _say(str(result))
     return GATE_FAILED if failed else 0
 
 
 def compare_command(arms: dict[str, Config], options: RunOptions) -> int:
-    """Run several configurations on one workload; returns the exit code."""
-    if len(arms) < 2:
-        raise ConfigError("compare: expected at least two schedulers or configurations")
+    """Run several configurations on one workload; returns the exit code.
+
+    Every arm has a result folder of its own, which is there as soon as the arm has ended.
+    """
+    _prepare(arms, options)
     first = next(iter(arms.values()))
-    workload = load_workload(first, options.classes)
-    root = options.out or default_folder(first.run.trace, "compare")
+    workload = load_workload(first)
+    root = _unused(options.out or _default_folder(first, workload, "compare"))
+    check_folder(root)
     runs = []
     for name, config in arms.items():
-        print(f"running {name}", file=sys.stderr)
-        folder = root / name.replace("/", "-").replace(":", ".")
-        runs.append((name, run_and_write(config, workload, folder, plots=options.plots)[0]))
+        _say(f"running {name}")
+        with _in_arm(name):
+            folder = root / name.replace("/", "-").replace(":", ".")
+            runs.append((name, run_and_write(config, workload, folder, options)))
     _show_comparison(runs, options.as_json)
     if options.plots:
         from superinfer.lab.plots import write_compare_plot
 
         write_compare_plot(runs, root / "compare.png")
-    print(f"results in {root}", file=sys.stderr)
     return 0
 
 
-def load_workload(config: Config, classes_file: Path | None) -> Workload:
-    """Read the trace with the classes that apply: presets, `--classes`, then `[classes]`."""
+def load_arms(
+    schedulers: Sequence[str],
+    files: Sequence[Path],
+    load: Callable[[Path | None, str | None], Config],
+) -> dict[str, Config]:
+    """One configuration per scheduler name and per file, all of the same workload.
+
+    `load` gets the file or None, and the scheduler or None.
+    """
+    wanted: list[tuple[str, Path | None, str | None]] = [(name, None, name) for name in schedulers]
+    wanted += [(file.stem, file, None) for file in files]
+    arms: dict[str, Config] = {}
+    for name, file, scheduler in wanted:
+        if name in arms:
+            raise ConfigError(f"compare: expected different names, got {name!r} twice")
+        with _in_arm(name):
+            arms[name] = load(file, scheduler)
+    if len(arms) < 2:
+        found = ", ".join(arms) or "none"
+        raise ConfigError(f"compare: expected two or more --schedulers or --arm, got {found}")
+    _require_same_workload(arms)
+    return arms
+
+
+def load_workload(config: Config) -> Workload:
+    """Read the trace with the presets and the classes of the configuration."""
     run = config.run
-    classes = dict(PRESETS) if classes_file is None else load_classes(classes_file)
+    if not run.trace:
+        raise ConfigError("TRACE: expected a trace file here or as run.trace in a --config file")
+    if run.trace == "-" and sys.stdin is None:
+        raise InputError("expected a trace, got a closed standard input", file="<stdin>")
+    classes = dict(PRESETS)
     for name, table in config.classes.items():
         classes[name] = class_from_table(name, table, classes.get(name, PRESETS["default"]))
     workload = read_trace(
@@ -84,31 +122,109 @@ def load_workload(config: Config, classes_file: Path | None) -> Workload:
         without_slo=run.without_slo,
     )
     for warning in workload.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        _say(f"warning: {warning}")
     if workload.skipped:
-        print(
-            f"warning: {run.trace}: skipped {workload.skipped} bad lines",
-            file=sys.stderr,
-        )
+        _say(f"warning: {run.trace}: skipped {workload.skipped} bad lines")
     return workload
 
 
 def run_and_write(
-    config: Config, workload: Workload, folder: Path, *, plots: bool
-) -> tuple[dict[str, Any], Path]:
-    """Simulate, summarise and write the result folder; returns the summary and the folder."""
+    config: Config,
+    workload: Workload,
+    folder: Path,
+    options: RunOptions,
+    show: Callable[[Summary, bool], None] | None = None,
+) -> Summary:
+    """Simulate, summarise, write the result folder, show; returns the summary.
+
+    The summary is shown even when the folder cannot be written.
+    """
     result = run_simulation(config, workload)
     metrics = RunMetrics(result.record)
     summary = metrics.summary(_extra(config, workload, result))
-    written = write_run(folder, metrics, summary, config.resolved())
-    if plots:
+    try:
+        written = write_run(folder, metrics, summary, config.resolved())
+        _say(f"results in {written}")
+    finally:
+        if show is not None:
+            show(summary, options.as_json)
+    if options.plots:
         from superinfer.lab.plots import write_plots
 
         write_plots(written, written)
-    return summary, written
+    return summary
 
 
-def _extra(config: Config, workload: Workload, result: SimResult) -> dict[str, Any]:
+def check_folder(folder: Path) -> None:
+    """Find out before a long run whether its result folder can be made."""
+    if folder.name in ("", ".."):
+        raise ConfigError(f"--out: expected the name of a result folder, got {str(folder)!r}")
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"--out: expected a folder, got a file: {folder}")
+        parent = next(parent for parent in folder.absolute().parents if parent.exists())
+        probe = parent / f".{folder.name}.{os.getpid()}.tmp"
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write {folder}: {error.strerror}") from None
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _prepare(arms: dict[str, Config], options: RunOptions) -> None:
+    """Meet every fault that needs no trace before the trace is read."""
+    if options.out is not None:
+        check_folder(options.out)
+    for name, config in arms.items():
+        for note in config.notes:
+            _say(f"warning: {note}")
+        if len(arms) == 1:
+            build_engine(config)
+        else:
+            with _in_arm(name):
+                build_engine(config)
+
+
+def _require_same_workload(arms: dict[str, Config]) -> None:
+    (reference, first), *others = arms.items()
+    for name, config in others:
+        for key in WORKLOAD_KEYS:
+            wanted, found = getattr(first.run, key), getattr(config.run, key)
+            if found != wanted:
+                expected = f"expected {wanted!r} as in {reference}, got {found!r}"
+                raise ConfigError(f"arm {name}: run.{key}: {expected}")
+        if config.classes != first.classes:
+            raise ConfigError(f"arm {name}: classes: expected the same as in {reference}")
+
+
+@contextmanager
+def _in_arm(name: str) -> Iterator[None]:
+    """Say in which arm of a comparison an error happened."""
+    try:
+        yield
+    except InputError:
+        raise  # it names a file
+    except SuperInferError as error:
+        raise type(error)(f"arm {name}: {error}") from None
+
+
+def _default_folder(config: Config, workload: Workload, what: str) -> Path:
+    trace = config.run.trace
+    return default_folder(workload.name if trace == "-" else trace, what)
+
+
+def _unused(folder: Path) -> Path:
+    """`folder`, or `folder-2`, `folder-3`, ... if it exists."""
+    unused, number = folder, 1
+    while unused.is_dir() and folder.name:
+        number += 1
+        unused = folder.with_name(f"{folder.name}-{number}")
+    return unused
+
+
+def _extra(config: Config, workload: Workload, result: SimResult) -> Summary:
     """What the record cannot know."""
     wall_s = result.wall_s
     return {
@@ -141,23 +257,25 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _show(summary: dict[str, Any], as_json: bool) -> None:
+def _show(summary: Summary, as_json: bool) -> None:
     if as_json:
-        print(summary_json(summary))
+        print_out(summary_json(summary))
         return
-    from rich.console import Console
-
     from superinfer.lab.tables import summary_table
 
-    Console().print(summary_table(summary))
+    print_table(summary_table(summary))
 
 
-def _show_comparison(runs: list[tuple[str, dict[str, Any]]], as_json: bool) -> None:
+def _show_comparison(runs: list[tuple[str, Summary]], as_json: bool) -> None:
     if as_json:
-        print(json.dumps({name: json.loads(summary_json(run)) for name, run in runs}, indent=2))
+        summaries = {name: json.loads(summary_json(summary)) for name, summary in runs}
+        print_out(json.dumps(summaries, indent=2))
         return
-    from rich.console import Console
-
     from superinfer.lab.tables import compare_table
 
-    Console().print(compare_table(runs))
+    print_table(compare_table(runs))
+
+
+def _say(text: str) -> None:
+    """A line for the user, apart from the result."""
+    print(text, file=sys.stderr)

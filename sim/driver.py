@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from time import perf_counter
 from typing import Any
 
 from simpy import Event
@@ -13,6 +14,7 @@ from sim.environment import ExactEnvironment
 from sim.oracle import Oracle
 from superinfer.engine import Engine
 from superinfer.errors import StuckError
+from superinfer.plan import Plan
 from superinfer.request import Request
 
 Process = Generator[Event, Any, None]
@@ -26,6 +28,8 @@ class Replica:
         self.engine = engine
         self.backend = SimBackend(env, engine, oracle)
         self.backend.wake = self.wake  # type: ignore[method-assign]
+        self.scheduler_s = 0.0
+        """Wall-clock seconds spent on planning."""
         self._idle: Event | None = None
         env.process(self._loop_ahead() if engine.config.lag else self._loop())
 
@@ -48,8 +52,7 @@ class Replica:
         engine, backend = self.engine, self.backend
         now = self.env.now
         while True:
-            backend.interrupted = False
-            plan = engine.plan(now)
+            plan = self._plan(now)
             if plan is None:
                 now = yield from self._wait(now)
                 continue
@@ -64,8 +67,7 @@ class Replica:
         plan = None
         while True:
             if plan is None:
-                backend.interrupted = False
-                plan = engine.plan(now)
+                plan = self._plan(now)
                 if plan is None:
                     now = yield from self._wait(now)
                     continue
@@ -75,13 +77,20 @@ class Replica:
             if head.step_end_s:
                 engine.complete(plan, head)
             now = head.end_s
-            backend.interrupted = False
-            following = engine.plan(now)
+            following = self._plan(now)
             tail = yield from backend.run_tail(plan, now)
             engine.complete(plan, tail)
             now = tail.end_s
             backend.interrupted = backend.interrupted or bool(tail.finished)
             plan = following
+
+    def _plan(self, now: float) -> Plan | None:
+        """Ask for the next plan; whatever happened until now is known to it."""
+        self.backend.interrupted = False
+        started = perf_counter()
+        plan = self.engine.plan(now)
+        self.scheduler_s += perf_counter() - started
+        return plan
 
     def _wait(self, now: float) -> Generator[Event, Any, float]:
         """Sleep until something happens or the scheduler wants to be asked; returns the time."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sim.driver import simulate
 from sim.oracle import Oracle
 from superinfer.costs import (
+    DEVICES,
+    PRESETS,
+    DeviceSpec,
     HostCost,
     ModelShape,
     StepCost,
@@ -20,11 +23,15 @@ from superinfer.costs import (
     load_device,
     load_shape,
 )
+from superinfer.draft import Draft
 from superinfer.engine import Engine, EngineConfig
+from superinfer.errors import ConfigError
 from superinfer.events import Sink
-from superinfer.lab.config import Config, RunConfig
+from superinfer.lab.config import Config, RunConfig, did_you_mean
 from superinfer.record import RunRecord
 from traces.workload import Workload
+
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -33,7 +40,8 @@ class SimResult:
 
     record: RunRecord
     wall_s: float
-    scheduler_s: float | None
+    scheduler_s: float
+    """Of `wall_s`, what the scheduler's `plan` took."""
     trust: dict[str, Any]
     engine: EngineConfig
 
@@ -44,18 +52,25 @@ def run_simulation(config: Config, workload: Workload, sink: Sink | None = None)
     Raises ConfigError for settings that cannot run together and StuckError when requests are left
     that nothing will ever serve.
     """
-    shape = load_shape(config.run.model)
-    scheduler = config.build_scheduler()
-    cost = _cost(config.run, shape)
-    sizes = engine_config(config.run, shape, cost, scheduler.block_tokens)
-    engine = Engine(scheduler, config.build_memory(), cost, sizes, sink)
-    oracle = Oracle(workload.output_tokens, sizes.max_model_len)
+    engine, cost = build_engine(config, sink)
+    scheduler = engine.scheduler = _Timed(engine.scheduler)
+    oracle = Oracle(workload.output_tokens, engine.config.max_model_len)
     started = time.perf_counter()
     with _no_collection():
         simulate(engine, workload.requests, oracle)
     wall_s = time.perf_counter() - started
     record = engine.recorder.build(engine)
-    return SimResult(record, wall_s, None, cost.trust, sizes)
+    return SimResult(record, wall_s, scheduler.plan_s, cost.trust, engine.config)
+
+
+def build_engine(config: Config, sink: Sink | None = None) -> tuple[Engine, StepCost]:
+    """The engine of a configuration with its cost model; ConfigError if the parts do not fit."""
+    shape = _named("run.model", config.run.model, load_shape, PRESETS)
+    device = _named("run.device", config.run.device, load_device, DEVICES)
+    scheduler = config.build_scheduler()
+    cost = _cost(config.run, shape, device)
+    sizes = engine_config(config.run, shape, cost, scheduler.block_tokens)
+    return Engine(scheduler, config.build_memory(), cost, sizes, sink), cost
 
 
 def engine_config(
@@ -79,9 +94,17 @@ def engine_config(
     )
 
 
-def _cost(run: RunConfig, shape: ModelShape) -> StepCost:
+def _named(place: str, name: str, load: Callable[[str], _T], known: Iterable[str]) -> _T:
+    """What `load` finds; its ConfigError gains the setting and the name that was meant."""
+    try:
+        return load(name)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}{did_you_mean(name, known)}") from None
+
+
+def _cost(run: RunConfig, shape: ModelShape, device: DeviceSpec) -> StepCost:
     """The cost model, with the host overhead of `[run]` where it is given."""
-    cost = build_cost(shape, run.device, run.tp, run.costs)
+    cost = build_cost(shape, device, run.tp, run.costs)
     if run.host_step_ms is None and run.host_per_sequence_us is None:
         return cost
     host = cost.host
@@ -90,7 +113,23 @@ def _cost(run: RunConfig, shape: ModelShape) -> StepCost:
     if run.host_per_sequence_us is not None:
         per_sequence_s = run.host_per_sequence_us / 1e6
     override = HostCost(step_s, per_sequence_s, "configured")
-    return build_cost(shape, run.device, run.tp, run.costs, override)
+    return build_cost(shape, device, run.tp, run.costs, override)
+
+
+class _Timed:
+    """A scheduler with a stopwatch on `plan`."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler, self._plan = scheduler, scheduler.plan
+        self.plan_s = 0.0
+
+    def plan(self, draft: Draft, now: float) -> None:
+        started = time.perf_counter()
+        self._plan(draft, now)
+        self.plan_s += time.perf_counter() - started
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._scheduler, name)
 
 
 @contextmanager

@@ -19,11 +19,14 @@ from superinfer.events import Sink
 from superinfer.memory.base import MemoryPolicy
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Key, PrefixIndex, request_keys
-from superinfer.plan import Change, Outcome, Plan, PrefillChunk, Transfer
+from superinfer.plan import Outcome, Plan, PrefillChunk, Transfer
 from superinfer.recorder import Recorder
 from superinfer.request import Request
 from superinfer.schedulers.base import Machine, Scheduler
 from superinfer.sequence import Sequence, State
+
+MAX_IDLE_DECISIONS = 100
+"""Times in a row that a scheduler may change something and run nothing."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -91,8 +94,7 @@ class Engine:
         seq = Sequence(request)
         self.live[seq] = None
         self.recorder.submitted(seq)
-        if self._sink:
-            self._emit(now, "submit", seq, request.prompt_tokens, request.max_tokens)
+        self._emit(now, "submit", seq, request.prompt_tokens, request.max_tokens)
         self.scheduler.submit(seq, now)
         return seq
 
@@ -121,7 +123,7 @@ class Engine:
         self._running = plan
 
     def complete(self, plan: Plan, outcome: Outcome) -> None:
-        """Take in what happened. With lag 1 a plan is completed in two parts, its last step apart."""
+        """Take in what happened. With lag 1 a plan is completed twice, its last step apart."""
         ends, now = outcome.step_end_s, outcome.end_s
         if ends:
             if not plan.advanced:
@@ -223,16 +225,16 @@ class Engine:
         del self.live[seq]
         if not moving:  # a copy under way still uses the blocks: `transferred` frees them
             self._release_all(seq, now)
+        seq.keys = None
         self.scheduler.ended(seq)
-        if self._sink:
-            kind = _END_KINDS[outcome]
-            self._emit(now, kind, seq, seq.output_tokens if reason is None else reason)
+        detail = seq.output_tokens if reason is None else reason
+        self._emit(now, _END_KINDS[outcome], seq, detail)
 
     # -- inside ---------------------------------------------------------------------------------
 
     def _decide(self, now: float) -> Plan | None:
         """Ask the scheduler, again while it only moved things about and left nothing to run."""
-        while True:
+        for _ in range(MAX_IDLE_DECISIONS):
             draft = Draft(self, now)
             try:
                 self.scheduler.plan(draft, now)
@@ -242,6 +244,7 @@ class Engine:
                 raise
             if plan is not None or not draft.changes:
                 return plan
+        raise PlanError("the scheduler moves sequences about and never runs any")
 
     def _commit(self, draft: Draft, now: float) -> Plan | None:
         """Check a draft as a whole and turn it into a plan."""
@@ -256,8 +259,8 @@ class Engine:
             raise PlanError(f"{pool.referenced + reserved} blocks asked of {pool.total}")
         if draft.changes:
             self._note_changes(draft, now)
-        if self._sink:
-            self._emit_decisions(draft, now)
+        for chunk in draft.chunks:
+            self._emit(now, "prefill", chunk.sequence, chunk.tokens, chunk.context_tokens)
         if not (decodes or draft.chunks or draft.before_step or draft.background):
             return None
         pool.referenced += taken
@@ -321,17 +324,17 @@ class Engine:
             seq.shared_blocks += moved
 
     def _record_steps(self, plan: Plan, ends: list[float]) -> None:
-        recorder = self.recorder
-        recorder.steps += len(ends)
-        if plan.decodes:
+        recorder, steps, decodes = self.recorder, len(ends), plan.decodes
+        recorder.steps += steps
+        if decodes:
             self.batch.end_s.extend(ends)
-            recorder.computed_tokens += len(ends) * plan.decodes
-        if self._sink and plan.decodes:
-            context = plan.context_tokens + plan.done_steps * plan.decodes
-            for end in ends:
-                self._sink((end, "decode", "", plan.decodes, context))
-                context += plan.decodes
-        plan.done_steps += len(ends)
+            recorder.computed_tokens += steps * decodes
+            recorder.events += steps
+            if self._sink:
+                context = plan.context_tokens + plan.done_steps * decodes
+                for done, end_s in enumerate(ends):
+                    self._sink((end_s, "decode", "", decodes, context + done * decodes))
+        plan.done_steps += steps
 
     def _end_chunks(self, chunks: list[PrefillChunk], now: float) -> None:
         """Stamp the tokens that a step's prefills gave."""
@@ -341,8 +344,7 @@ class Engine:
                 continue
             if seq.first_token_s is None:
                 seq.first_token_s = now
-                if self._sink:
-                    self._emit(now, "first_token", seq)
+                self._emit(now, "first_token", seq)
             else:
                 self.batch.runs.add_gap(seq, now - self.batch.last_token_s(seq))
             seq.last_token_step = -1
@@ -355,8 +357,7 @@ class Engine:
 
     def _land(self, transfer: Transfer, now: float) -> None:
         seq = transfer.sequence
-        if self._sink:
-            self._emit(now, "transfer", seq, transfer.blocks)
+        self._emit(now, "transfer", seq, transfer.blocks)
         seq.transfer = None
         if seq.state is State.ENDED:
             self._release_all(seq, now)
@@ -389,6 +390,7 @@ class Engine:
     def _reclaim(self, now: float) -> None:
         assert self.prefix is not None
         for _, blocks in self.prefix.reclaim(self.pool.excess):
+            self.recorder.events += 1
             if self._sink:
                 self._sink((now, "evict", "", blocks))
 
@@ -399,9 +401,12 @@ class Engine:
 
     def _note_changes(self, draft: Draft, now: float) -> None:
         """Count a draft's decisions on their sequences, and emit them."""
-        for change in draft.changes:
-            if change.kind == "admit":
-                self._note_admission(change, now)
+        for kind, seq, blocks, _ in draft.changes:
+            if kind == "admit":
+                self._note_admission(seq, now)
+                self._emit(now, kind, seq, blocks, seq.prefix_tokens)
+            elif kind in _CHANGE_KINDS:
+                self._emit(now, _CHANGE_KINDS[kind], seq, abs(blocks))
         for transfer in draft.before_step + draft.background:
             seq = transfer.sequence
             if transfer.direction == "d2h":
@@ -410,8 +415,7 @@ class Engine:
             else:
                 seq.h2d_bytes += transfer.nbytes
 
-    def _note_admission(self, change: Change, now: float) -> None:
-        seq = change.sequence
+    def _note_admission(self, seq: Sequence, now: float) -> None:
         if seq.first_scheduled_s is None:
             seq.first_scheduled_s = now
         if self.prefix is not None:
@@ -419,19 +423,10 @@ class Engine:
             self.recorder.prefix_query_tokens += seq.request.prompt_tokens
             self.recorder.prefix_hit_tokens += seq.prefix_tokens
 
-    def _emit_decisions(self, draft: Draft, now: float) -> None:
-        for kind, seq, blocks, _ in draft.changes:
-            if kind == "admit":
-                self._emit(now, kind, seq, blocks, seq.prefix_tokens)
-            elif kind in _CHANGE_KINDS:
-                self._emit(now, _CHANGE_KINDS[kind], seq, abs(blocks))
-        for chunk in draft.chunks:
-            self._emit(now, "prefill", chunk.sequence, chunk.tokens, chunk.context_tokens)
-
     def _emit(self, now: float, kind: str, seq: Sequence, *numbers: object) -> None:
-        assert self._sink is not None
         self.recorder.events += 1
-        self._sink((now, kind, seq.request.request_id, *numbers))
+        if self._sink:
+            self._sink((now, kind, seq.request.request_id, *numbers))
 
 
 _CHANGE_KINDS = {"preempt": "preempt", "swap_out": "rotate_out", "swap_in": "rotate_in"}

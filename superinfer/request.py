@@ -66,7 +66,7 @@ class Request:
     """Lower runs first (vLLM's direction)."""
     namespace: str = ""
     hash_ids: tuple[int, ...] = ()
-    """Chained content ids of the prompt, one per `hash_block_tokens` tokens, the last maybe partial."""
+    """Chained content ids of the prompt, one per `hash_block_tokens`, the last maybe partial."""
     hash_block_tokens: int = 512
     index: int = 0
     """Position in the workload: where an oracle finds the answer length."""

@@ -2,7 +2,43 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+_BESIDE_CHECKOUT = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def _why_no_gpu() -> str | None:
+    """The reason why no CUDA device can be used; None where there is one."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            import torch
+
+            usable = torch.cuda.is_available()
+    except ImportError:
+        return "needs torch, which is not installed: pip install -e '.[exec]'"
+    return None if usable else "needs a CUDA device, and torch finds none"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked `gpu` where they cannot run."""
+    gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
+    reason = _why_no_gpu() if gpu_tests else None
+    if reason:
+        for item in gpu_tests:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of public traces and measurements, which is not part of the repository."""
+    path = Path(os.environ.get("SUPERINFER_DATA", _BESIDE_CHECKOUT))
+    if not path.is_dir():
+        pytest.skip(f"needs the data folder: {path} is absent, set SUPERINFER_DATA")
+    return path

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from superinfer.errors import SuperInferError
+from superinfer.errors import InputError, SuperInferError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
     from traces.workload import Workload
 
 app = typer.Typer(help="Describe and convert request traces.", no_args_is_help=True)
@@ -40,9 +45,9 @@ def stats(
         workload = _read(path, classes, skip_bad=skip_bad)
         report = trace_stats(workload)
     if as_json:
-        typer.echo(json.dumps(report, indent=2))
+        print_out(json.dumps(report, indent=2))
     else:
-        _print_table(report)
+        print_table(_table(report))
 
 
 @app.command()
@@ -65,8 +70,38 @@ def convert(
 
     with _errors_on_stderr():
         workload = _read(path, classes, skip_bad=skip_bad, spread=spread, limit=limit)
-        write_native(workload, output)
+        with quiet_pipe():
+            write_native(workload, output)
     typer.echo(f"wrote {len(workload.requests)} requests to {output}", err=True)
+
+
+def print_out(text: str) -> None:
+    """Print to standard output, at once."""
+    with quiet_pipe():
+        print(text, flush=True)
+
+
+def print_table(table: RenderableType) -> None:
+    """Print a table. Only a terminal limits its width: nothing is cut off in a file or a pipe."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, console.measure(table).maximum)
+    with console.capture() as captured:
+        console.print(table)
+    print_out(captured.get().removesuffix("\n"))
+
+
+@contextmanager
+def quiet_pipe() -> Iterator[None]:
+    """Let the reader of standard output go away, as `head` does; the rest is not written."""
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
@@ -89,6 +124,8 @@ def _read(
     from superinfer.slo_classes import load_classes
     from traces.readers import read_trace
 
+    if path == "-" and sys.stdin is None:
+        raise InputError("expected a trace, got a closed standard input", file="<stdin>")
     known = None if classes is None else load_classes(classes)
     workload = read_trace(path, classes=known, skip_bad=skip_bad, spread=spread, limit=limit)
     for warning in workload.warnings:
@@ -98,8 +135,7 @@ def _read(
     return workload
 
 
-def _print_table(report: dict[str, Any]) -> None:
-    from rich.console import Console
+def _table(report: dict[str, Any]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
@@ -107,7 +143,7 @@ def _print_table(report: dict[str, Any]) -> None:
     table.columns[1].justify = "right"
     for label, value in _flat(report):
         table.add_row(escape(label), escape(_text(value)))
-    Console().print(table)
+    return table
 
 
 def _flat(report: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -72,10 +72,11 @@ def _blocks(prompt: list[Span]) -> Iterator[tuple[Span, ...]]:
     block: list[Span] = []
     room = BLOCK_TOKENS
     for text, tokens in prompt:
-        while tokens:
-            taken = min(tokens, room)
+        left = tokens
+        while left:
+            taken = min(left, room)
             block.append((text, taken))
-            tokens, room = tokens - taken, room - taken
+            left, room = left - taken, room - taken
             if not room:
                 yield tuple(block)
                 block, room = [], BLOCK_TOKENS

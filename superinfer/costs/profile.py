@@ -21,14 +21,14 @@ ORIGINS = ("measured", "published", "assumed")
 # Axes that each kernel is measured over. `seconds` are per layer where a kernel belongs to one.
 AXES: Mapping[str, tuple[str, ...]] = {
     **{f"gemm_{part}": ("tokens",) for part in ("qkv", "o", "gate_up", "down", "lm_head")},
-    **{name: ("tokens",) for name in ("norm", "rope_write", "activation", "embed")},
-    **{name: ("tokens",) for name in ("moe_route", "moe_gemm")},
+    **dict.fromkeys(("norm", "rope_write", "activation", "embed"), ("tokens",)),
+    **dict.fromkeys(("moe_route", "moe_gemm"), ("tokens",)),
     "attention_prefill": ("chunk_tokens", "context_tokens"),
     **{f"attention_decode_{bits}": ("sequences", "context_tokens") for bits in (16, 8, 4)},
     "cross_attention": ("sequences", "context_tokens"),
     "sample": ("sequences",),
     "all_reduce": ("bytes",),
-    **{name: ("bytes",) for name in ("requantise_8", "requantise_4", "block_copy")},
+    **dict.fromkeys(("requantise_8", "requantise_4", "block_copy"), ("bytes",)),
 }
 
 # Coefficients of each named smooth model; `calibrated.py` states the formulas.

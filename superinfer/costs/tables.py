@@ -64,7 +64,7 @@ def blend(low: Curve, high: Curve, share: float) -> Curve:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Seconds over rows x columns; past the last row in proportion, past a column its last slope."""
+    """Seconds over rows x columns; past the last row in proportion, past a column by its slope."""
 
     rows: tuple[float, ...]
     columns: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""Run configuration: one TOML file, `--set` overrides, and the policies that they name.
+"""Run configuration: TOML files, `--set` overrides, and the policies that they name.
 
 Sections: `[run]` (`RunConfig`), `[scheduler]` and `[memory]` (the constructor arguments of the
 chosen policies), `[classes.<name>]` (service classes). Every mistake is a ConfigError of one line.
@@ -9,19 +9,33 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import math
 import tomllib
+import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.memory import MEMORY_POLICIES
+from superinfer.memory.base import MemoryPolicy
 from superinfer.schedulers import SCHEDULERS
+from superinfer.schedulers.base import Scheduler
+from superinfer.slo_classes import PRESETS, class_from_table, load_classes
 
 SECTIONS = ("run", "scheduler", "memory", "classes")
+
+# Upper bounds keep every product of settings far from what a 64-bit integer or a float can hold.
+Count = Annotated[int, Meta(ge=0, le=2**40)]
+Tokens = Annotated[int, Meta(ge=0, le=2**30)]
+
+_KNOWN: Mapping[str, Mapping[str, str]] = {"scheduler": SCHEDULERS, "memory": MEMORY_POLICIES}
+_PROTOCOLS: Mapping[str, type] = {"scheduler": Scheduler, "memory": MemoryPolicy}
 
 
 class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -33,26 +47,27 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     model: str = "llama-3.1-8b"
     """Preset name, or path of a Hugging Face `config.json`."""
     device: str = "a100-80g"
-    tp: int = 1
-    seed: int = 0
+    tp: Annotated[int, Meta(ge=1, le=2**20)] = 1
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    """Recorded with the result. Replaying a trace draws nothing at random."""
     costs: str = "auto"
     """`auto`, `roofline`, `calibrated`, or the path of a profile."""
-    lag: int = 0
+    lag: Annotated[int, Meta(ge=0, le=1)] = 0
     """1: plan the next step while the current one runs."""
     prefix_caching: bool = False
-    block_tokens: int = 0
+    block_tokens: Annotated[int, Meta(ge=0, le=2**14)] = 0
     """0: what the scheduler's system uses."""
-    kv_blocks: int = 0
+    kv_blocks: Count = 0
     """Exact number of device blocks; 0: from memory, weights and activations."""
-    gpu_memory_utilization: float = 0.9
-    host_memory_gib: float = 4.0
+    gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.9
+    host_memory_gib: Annotated[float, Meta(ge=0, le=2**20)] = 4.0
     """Host memory for swapped KV cache, per GPU (vLLM's default is 4 GiB)."""
-    max_model_len: int = 0
+    max_model_len: Tokens = 0
     """0: the model's own."""
-    host_step_ms: float | None = None
+    host_step_ms: Annotated[float, Meta(ge=0, le=1e6)] | None = None
     """Host time before each step; absent: the cost model's."""
-    host_per_sequence_us: float | None = None
-    limit: int = 0
+    host_per_sequence_us: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    limit: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """Use only the first so many requests; 0: all."""
     spread: bool = False
     skip_bad: bool = False
@@ -67,6 +82,8 @@ class Config:
     scheduler: dict[str, Any]
     memory: dict[str, Any]
     classes: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    """What a user should know about how the parts were put together."""
 
     def build_scheduler(self) -> Any:
         """A fresh instance of the scheduler."""
@@ -77,172 +94,305 @@ class Config:
         return build_policy("memory", self.run.memory, MEMORY_POLICIES, self.memory)
 
     def resolved(self) -> dict[str, Any]:
-        """All settings with their defaults, as nested tables."""
+        """All settings with their defaults, as nested tables that `load_config` accepts."""
         return {
             "run": msgspec.to_builtins(self.run),
-            "scheduler": _parameters(self.build_scheduler()),
-            "memory": _parameters(self.build_memory()),
+            "scheduler": _parameters("scheduler", self.build_scheduler()),
+            "memory": _parameters("memory", self.build_memory()),
             "classes": self.classes,
         }
 
 
 def load_config(
-    path: Path | None = None,
+    path: Path | Sequence[Path] | None = None,
     settings: Iterable[str] = (),
+    classes: Path | None = None,
     **overrides: object,
 ) -> Config:
-    """Read `path` (TOML), then apply `key=value` settings, then overrides of `[run]` that are set.
+    """Lay TOML files, a file of classes, `section.key=value` settings and `[run]` overrides over
+    each other, in this order; overrides that are None do not count.
 
-    A setting is `section.key=value` with a TOML value; a bare word is taken as a string.
+    A setting's value is TOML; what is not TOML is taken as text. A `[scheduler]` or `[memory]`
+    table goes with the policy that its file names; if another one is chosen, it is left out and a
+    note says so.
     """
-    tables = _read(path) if path is not None else {}
-    for setting in settings:
-        _apply(tables, setting)
-    run = dict(tables.get("run", {}))
-    run.update({key: value for key, value in overrides.items() if value is not None})
-    for name in ("scheduler", "memory", "classes"):
-        if not isinstance(tables.get(name, {}), dict):
-            raise ConfigError(f"{name}: expected a table, got {tables[name]!r}")
+    files = [(file, _read(file)) for file in _listed(path)]
+    given = _parse_settings(settings)
+    run = _merged("run", files, given)
+    run |= {key: value for key, value in overrides.items() if value is not None}
+    chosen = _run_config(run)
+    notes: list[str] = []
     config = Config(
-        run=_run_config(run),
-        scheduler=dict(tables.get("scheduler", {})),
-        memory=dict(tables.get("memory", {})),
-        classes=dict(tables.get("classes", {})),
+        run=chosen,
+        scheduler=_policy_table("scheduler", chosen.scheduler, files, given, notes),
+        memory=_policy_table("memory", chosen.memory, files, given, notes),
+        classes=_class_tables(files, classes, given),
+        notes=tuple(notes),
     )
-    config.build_scheduler(), config.build_memory()
+    config.resolved()  # what cannot be stored must not be found out after the run
     return config
 
 
 def build_policy(
     section: str, name: str, known: Mapping[str, str], parameters: Mapping[str, Any]
 ) -> Any:
-    """An instance of a policy by its name, or by `package.module:Class` for outside code."""
+    """An instance of a policy by its name, or by `package.module:Class` for outside code.
+
+    Numbers must be finite and not negative, unless a field is `Annotated` with its own bounds.
+    """
     cls = _load(section, name, known)
-    fields = {field.name for field in dataclasses.fields(cls) if field.init}
-    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    hints = _hints(section, name, cls)
     values = {}
     for key, value in parameters.items():
         if key not in fields:
             raise ConfigError(_unknown(f"{section}.{key}", key, fields, f"{name} takes"))
-        try:
-            values[key] = msgspec.convert(value, hints[key])
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"{section}.{key}: {_plain(error)}") from None
-    return cls(**values)
+        if value == fields[key].default and type(value) is type(fields[key].default):
+            continue
+        values[key] = _convert(f"{section}.{key}", value, hints[key])
+    return _instance(section, name, cls, values)
+
+
+def did_you_mean(key: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)`, or nothing when no known name is close."""
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(key.lower(), names, 1)
+    return f" (did you mean {names[close[0]]!r}?)" if close else ""
+
+
+# -- layers ---------------------------------------------------------------------------------------
+
+Tables = dict[str, dict[str, Any]]
+Files = Sequence[tuple[Path, Tables]]
+
+
+def _listed(path: Path | Sequence[Path] | None) -> Sequence[Path]:
+    if path is None:
+        return ()
+    return path if isinstance(path, Sequence) else (path,)
+
+
+def _read(path: Path) -> Tables:
+    """The sections of a file; `[run]`, `[classes]` and the policies it names are checked alone, so
+    that a fault is reported with the file.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"cannot read: {error.strerror}", file=str(path)) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"expected TOML: {error}", file=str(path)) from None
+    with _in_file(path):
+        for name, table in tables.items():
+            if name not in SECTIONS:
+                raise ConfigError(_unknown(f"[{name}]", name, SECTIONS, "sections are"))
+            if not isinstance(table, dict):
+                raise ConfigError(f"{name}: expected a table, got {table!r}")
+        run = tables.get("run", {})
+        _run_config(run)
+        for section in _KNOWN:
+            if section in run:
+                _load(section, run[section], _KNOWN[section])
+        _check_classes(tables.get("classes", {}))
+    return tables
+
+
+@contextmanager
+def _in_file(path: Path) -> Iterator[None]:
+    """Put the file in front of every ConfigError."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _parse_settings(settings: Iterable[str]) -> Tables:
+    tables: Tables = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        parts = _key_parts(key)
+        if not equals or len(parts) < 2:
+            raise ConfigError(f"--set {setting!r}: expected section.key=value")
+        if parts[0] not in SECTIONS:
+            raise ConfigError(_unknown(f"--set {setting!r}", parts[0], SECTIONS, "sections are"))
+        table: dict[str, Any] = tables
+        for part in parts[:-1]:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"--set {setting!r}: {part} is not a table")
+        table[parts[-1]] = _value(text.strip())
+    return tables
+
+
+def _key_parts(key: str) -> list[str]:
+    """The parts of a dotted TOML key, which may be quoted; none for what is no key."""
+    try:
+        table: Any = tomllib.loads(f"{key.strip()} = 0")
+    except (ValueError, RecursionError):
+        return []
+    parts = []
+    while isinstance(table, dict) and len(table) == 1:
+        ((part, table),) = table.items()
+        parts.append(part)
+    return parts if table == 0 else []
+
+
+def _value(text: str) -> Any:
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return table["value"] if len(table) == 1 else text
+
+
+def _merged(section: str, files: Files, given: Tables) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for _, tables in files:
+        merged |= tables.get(section, {})
+    return merged | given.get(section, {})
+
+
+def _policy_table(
+    section: str, chosen: str, files: Files, given: Tables, notes: list[str]
+) -> dict[str, Any]:
+    """The parameters for the chosen policy, checked file by file and as a whole."""
+    known, fitting = _KNOWN[section], []
+    _load(section, chosen, known)
+    for file, tables in files:
+        named, table = tables.get("run", {}).get(section, chosen), tables.get(section, {})
+        if named == chosen:
+            fitting.append((file, tables))
+            with _in_file(file):
+                build_policy(section, chosen, known, table)
+        elif table:
+            notes.append(f"{file}: [{section}] is for {named}: not used with {chosen}")
+    return _merged(section, fitting, given)
+
+
+def _class_tables(files: Files, classes: Path | None, given: Tables) -> dict[str, Any]:
+    """`[classes.<name>]` of all layers, key by key; the last one to give a key wins."""
+    layers = [tables.get("classes", {}) for _, tables in files]
+    if classes is not None:
+        load_classes(classes)  # for its complaints
+        text = classes.read_text(encoding="utf-8-sig")
+        layers.append(tomllib.loads(text).get("classes", {}))
+    layers.append(given.get("classes", {}))
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        _check_classes(layer)
+        for name, table in layer.items():
+            merged[name] = {**merged.get(name, {}), **table}
+    return merged
+
+
+def _check_classes(tables: Mapping[str, Any]) -> None:
+    for name, table in tables.items():
+        class_from_table(name, table, PRESETS.get(name, PRESETS["default"]))
+
+
+# -- policies -------------------------------------------------------------------------------------
 
 
 def _load(section: str, name: str, known: Mapping[str, str]) -> Any:
     target = known.get(name, name)
     if ":" not in target:
-        raise ConfigError(_unknown(f"{section} {name!r}", name, known, "known are"))
+        lead = "expected package.module:Class or one of"
+        raise ConfigError(_unknown(f"{section} {name!r}", name, known, lead))
     module, _, attribute = target.partition(":")
     try:
         cls = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{section} {name!r}: {error}") from None
-    if not dataclasses.is_dataclass(cls):
+    except Exception as error:  # whatever a module of the user's raises
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{section} {name!r}: cannot import: {reason}") from None
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise ConfigError(f"{section} {name!r}: expected a dataclass, got {cls!r}")
     return cls
 
 
-def _parameters(policy: Any) -> dict[str, Any]:
-    return {
-        field.name: getattr(policy, field.name)
-        for field in dataclasses.fields(policy)
-        if field.init
-    }
+def _hints(section: str, name: str, cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls, include_extras=True)
+    except (NameError, TypeError) as error:
+        raise ConfigError(f"{section} {name!r}: cannot read its annotations: {error}") from None
+
+
+def _instance(section: str, name: str, cls: Any, values: Mapping[str, Any]) -> Any:
+    """An instance that has all that the section's protocol asks for."""
+    try:
+        policy = cls(**values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{section} {name!r}: {error}") from None
+    protocol = _PROTOCOLS[section]
+    wanted = [*protocol.__annotations__, *(key for key in vars(protocol) if key[0] != "_")]
+    missing = [key for key in wanted if not hasattr(policy, key)]
+    if missing:
+        raise ConfigError(f"{section} {name!r}: expected a {section} with {', '.join(missing)}")
+    return policy
+
+
+def _parameters(section: str, policy: Any) -> dict[str, Any]:
+    fields = [field.name for field in dataclasses.fields(policy) if field.init]
+    try:
+        return {name: msgspec.to_builtins(getattr(policy, name)) for name in fields}
+    except TypeError as error:
+        raise ConfigError(
+            f"{section} {policy.name!r}: cannot store its settings: {error}"
+        ) from None
+
+
+# -- values ---------------------------------------------------------------------------------------
 
 
 def _run_config(table: Mapping[str, Any]) -> RunConfig:
-    fields = RunConfig.__struct_fields__
+    hints = typing.get_type_hints(RunConfig, include_extras=True)
     for key in table:
-        if key not in fields:
-            raise ConfigError(_unknown(f"run.{key}", key, fields, "known are"))
+        if key not in hints:
+            raise ConfigError(_unknown(f"run.{key}", key, hints, "known are"))
+    return RunConfig(**{key: _convert(f"run.{key}", table[key], hints[key]) for key in table})
+
+
+def _convert(place: str, value: Any, hint: Any) -> Any:
+    """`value` as what `hint` asks for; else a ConfigError with the place and what was expected."""
     try:
-        config = msgspec.convert(dict(table), RunConfig)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"run{_path(error)}: {_plain(error)}") from None
-    _check_ranges(config)
-    return config
+        converted = msgspec.convert(value, hint)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise ConfigError(f"{place}: {_expected(error, hint)}, got {_shown(value)}") from None
+    if isinstance(value, str) and not value.isascii():
+        _check_text(place, value)
+    annotated = any(hasattr(part, "__metadata__") for part in (hint, *typing.get_args(hint)))
+    number = isinstance(converted, int | float) and not annotated
+    if number and not (math.isfinite(converted) and converted >= 0):
+        raise ConfigError(f"{place}: expected a number >= 0, got {_shown(value)}")
+    return converted
 
 
-def _check_ranges(config: RunConfig) -> None:
-    """Refuse numbers that no run can have."""
-    least = {
-        "tp": 1,
-        "block_tokens": 0,
-        "kv_blocks": 0,
-        "host_memory_gib": 0,
-        "limit": 0,
-    }
-    least |= {
-        "max_model_len": 0,
-        "host_step_ms": 0,
-        "host_per_sequence_us": 0,
-        "lag": 0,
-    }
-    for key, bound in least.items():
-        value = getattr(config, key)
-        if value is not None and not value >= bound:
-            raise ConfigError(f"run.{key}: expected at least {bound}, got {value}")
-    if config.lag > 1:
-        raise ConfigError(f"run.lag: expected 0 or 1, got {config.lag}")
-    if not 0 < config.gpu_memory_utilization <= 1:
-        given = config.gpu_memory_utilization
-        raise ConfigError(
-            f"run.gpu_memory_utilization: expected above 0 and at most 1, got {given}"
-        )
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _check_text(place: str, text: str) -> None:
+    """A file name that is no UTF-8 could not be written to the result folder."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", file=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"expected TOML: {error}", file=str(path)) from None
-    for name in tables:
-        if name not in SECTIONS:
-            message = _unknown(f"[{name}]", name, SECTIONS, "sections are")
-            raise InputError(message, file=str(path))
-    return tables
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{place}: expected UTF-8 text, got {text!a}") from None
 
 
-def _apply(tables: dict[str, Any], setting: str) -> None:
-    key, equals, text = setting.partition("=")
-    parts = key.strip().split(".")
-    if not equals or len(parts) < 2 or not all(parts):
-        raise ConfigError(f"--set {setting!r}: expected section.key=value")
-    if parts[0] not in SECTIONS:
-        raise ConfigError(_unknown(f"--set {setting!r}", parts[0], SECTIONS, "sections are"))
-    table = tables
-    for part in parts[:-1]:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {setting!r}: {part} is not a table")
-    table[parts[-1]] = _value(text.strip())
+def _expected(error: Exception, hint: Any) -> str:
+    """What msgspec expected, in plain words."""
+    options = [hint, *(typing.get_args(hint) if _is_union(hint) else ())]
+    for option in options:
+        if typing.get_origin(option) is Literal:
+            return f"expected one of {', '.join(map(repr, typing.get_args(option)))}"
+    text = str(error).partition(" - at `")[0].partition(", got ")[0]
+    return text[:1].lower() + text[1:].replace("`", "").replace(" | null", "")
 
 
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+def _is_union(hint: Any) -> bool:
+    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _unknown(what: str, key: str, known: Iterable[str], lead: str) -> str:
     names = sorted(known)
-    close = difflib.get_close_matches(key, names, 1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"{what}: unknown{hint}; {lead}: {', '.join(names)}"
-
-
-def _path(error: msgspec.ValidationError) -> str:
-    """`.key` out of msgspec's message."""
-    _, _, place = str(error).partition("at `$")
-    return place.rstrip("`")
-
-
-def _plain(error: msgspec.ValidationError) -> str:
-    text = str(error).partition(" - at `")[0]
-    return text[:1].lower() + text[1:].replace("`", "")
+    return f"{what}: unknown{did_you_mean(key, names)}; {lead}: {', '.join(names)}"

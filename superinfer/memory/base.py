@@ -17,7 +17,7 @@ Timing = Literal["before_step", "background"]
 
 
 class MemoryPolicy(Protocol):
-    """Owns unused blocks. Its constructor dataclass is the `[memory]` section of a configuration."""
+    """Owns unused blocks. Its constructor dataclass is the `[memory]` section of a config."""
 
     name: str
 

@@ -78,7 +78,7 @@ class Node:
 
 
 class PrefixIndex:
-    """The tree of one replica. It keeps the pool's `cached` and `referenced` counts of its blocks."""
+    """The tree of one replica. It keeps the pool's `cached` and `referenced` counts."""
 
     def __init__(self, pool: BlockPool, block_tokens: int, policy: MemoryPolicy) -> None:
         self.pool = pool
@@ -103,9 +103,7 @@ class PrefixIndex:
                 yield node
             stack.extend(node.children.values())
 
-    def match(
-        self, request: Request, keys: tuple[Key, ...], limit_blocks: int
-    ) -> tuple[int, int]:
+    def match(self, request: Request, keys: tuple[Key, ...], limit_blocks: int) -> tuple[int, int]:
         """Blocks of the longest cached prefix, and how many of them no live sequence holds."""
         node, unreferenced = self.root(request), 0
         while node.stop < limit_blocks:
@@ -167,7 +165,7 @@ class PrefixIndex:
         node: Node | None,
         stop_blocks: int,
     ) -> tuple[Node | None, int]:
-        """Turn private blocks of a sequence, from `node` up to block `stop_blocks`, into index blocks.
+        """Turn private blocks of a sequence, from `node` up to block `stop_blocks`, into shared ones.
 
         The sequence holds the path to `node` locked and ends with the returned node locked. The
         returned number counts its private blocks that became part of the tree or were duplicates of

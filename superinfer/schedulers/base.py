@@ -27,8 +27,8 @@ class Machine:
 class Scheduler(Protocol):
     """Owns the queues: admission, batch, chunks, victims.
 
-    Its constructor dataclass is the `[scheduler]` section of a configuration. It changes nothing but
-    its own queues; all else goes through the draft.
+    Its constructor dataclass is the `[scheduler]` section of a config. It changes nothing but its
+    own queues; all else goes through the draft.
     """
 
     name: str

@@ -43,7 +43,7 @@ def tiny(prefill: Kernel | None = None) -> Profile:
     causal = {"floor_s": 1.0, "per_sequence_s": 0.5, "per_token_s": 0.1}
     causal |= {"per_pair_s": 0.01, "per_key_s": 0.001}
     axes = {"sequences": (1.0, 3.0), "context_tokens": (1.0, 11.0)}
-    kernels = {name: line for name in names} | {
+    kernels = dict.fromkeys(names, line) | {
         "attention_decode_16": Kernel(axes, ((1.0, 2.0), (3.0, 6.0))),
         "attention_prefill": prefill or Kernel({}, None, "causal_linear", causal),
     }
@@ -166,14 +166,16 @@ def test_shipped_profiles_and_the_choice_of_costs(tmp_path: Path) -> None:
 
 
 def test_refused_choices() -> None:
-    with pytest.raises(ConfigError, match="no profile for h100, llama-3.1-8b, tp=1; shipped: a100"):
+    with pytest.raises(
+        ConfigError, match=r"no profile for h100, llama-3.1-8b, tp=1; shipped: a100"
+    ):
         build_cost("llama-3.1-8b", "h100", 1, "calibrated")
     with pytest.raises(ConfigError, match="expected auto, roofline, calibrated or a profile file"):
         build_cost("llama-3.1-8b", "a100-80g", 1, "exact")
     eight = next(name for name in SHIPPED if name.tp == 1)
     with pytest.raises(ConfigError, match="at tp=1, not for a100-80g at tp=2"):
         build_cost("llama-3.1-8b", "a100-80g", 2, str(eight.path))
-    with pytest.raises(ConfigError, match="is for llama-3.1-8b, not for gpt2"):
+    with pytest.raises(ConfigError, match=r"is for llama-3.1-8b, not for gpt2"):
         build_cost("gpt2", "a100-80g", 1, str(eight.path))
 
 

@@ -11,10 +11,10 @@ from harness import BlockingDriver, FakeCost, make_engine, request
 from sim.driver import simulate
 from sim.oracle import Oracle
 from superinfer.memory.lru import LruMemory
+from superinfer.request import SLO
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
 from superinfer.schedulers.vllm import VllmScheduler
-from superinfer.request import SLO
 
 
 def workload(seed: int, count: int = 40) -> tuple[list[Any], list[int]]:

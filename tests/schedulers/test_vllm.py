@@ -148,8 +148,12 @@ def test_rejections(prompt: int, chunked: bool, rule: str) -> None:
 
 @pytest.mark.parametrize(
     ("max_model_len", "prefix_caching", "chunked", "budget"),
-    [(8192, False, False, 8192), (1024, False, False, 2048), (131072, False, True, 512)]
-    + [(131072, True, False, 131072)],
+    [
+        (8192, False, False, 8192),
+        (1024, False, False, 2048),
+        (131072, False, True, 512),
+        (131072, True, False, 131072),
+    ],
 )
 def test_defaults_depend_on_the_model(
     max_model_len: int, prefix_caching: bool, chunked: bool, budget: int

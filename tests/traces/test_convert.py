@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from superinfer.errors import InputError
 from superinfer.request import DEFAULT_CLASS, Request
 from traces import samples_dir
+from traces.convert import milliseconds, native_bytes, write_native
 from traces.readers import read_trace
 from traces.workload import Workload
-from traces.convert import milliseconds, native_bytes, write_native
 
 FULL = {
     "timestamp": 12.25,

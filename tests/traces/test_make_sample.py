@@ -12,11 +12,11 @@ import pytest
 
 from superinfer.request import Request
 from traces import samples_dir
-from traces.readers import read_trace
-from traces.workload import Workload
 from traces.convert import native_bytes
 from traces.make_sample import BLOCK_TOKENS, DURATION_S, make_sample
+from traces.readers import read_trace
 from traces.stats import trace_stats
+from traces.workload import Workload
 
 SAMPLE = samples_dir() / "mixed.jsonl"
 A100_PREFILL_TOKENS_PER_S = 13_000

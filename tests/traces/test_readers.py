@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from superinfer.errors import ConfigError
 from superinfer.request import DEFAULT_CLASS, SLO, SLOClass
 from superinfer.slo_classes import PRESETS
-from traces.readers import read_trace
+from traces.readers import longest_ordered, read_trace, spread_stamps
 from traces.workload import Workload
-from traces.readers import longest_ordered, spread_stamps
 
 AZURE = (
     "TIMESTAMP,ContextTokens,GeneratedTokens\n"

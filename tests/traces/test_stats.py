@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from superinfer.request import Request
-from traces.workload import Workload
 from traces.stats import trace_stats
+from traces.workload import Workload
 
 
 def stats_of(*requests: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from traces.readers import read_trace
 from traces.cli import app
+from traces.readers import read_trace
 
 LINES = [
     '{"timestamp":0,"input_length":100,"output_length":10,"class":"mine","tenant":"[red]"}',

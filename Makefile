@@ -1,0 +1,47 @@
+# Everything runs in .venv, which is made once and again when pyproject.toml or constraints.txt
+# change. PYTHON picks the interpreter: make PYTHON=python3.12 test
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.stamp
+
+.DEFAULT_GOAL := test
+.PHONY: run test test-slow bench lint clean
+
+## Simulate the bundled trace; the result folder goes to runs/.
+run: $(STAMP)
+	$(BIN)/superinfer-sim run traces/samples/mixed.jsonl
+
+## All fast tests. Budget: two minutes on two cores; mark what takes longer than a few seconds `slow`.
+test: $(STAMP)
+	$(BIN)/pytest -n 2 -m "not slow and not gpu" --durations=5 --durations-min=2
+
+## The slow tests, one at a time, because some of them measure speed.
+test-slow: $(STAMP)
+	@$(BIN)/pytest -m slow --collect-only -qq > /dev/null 2>&1; \
+	if [ $$? -eq 5 ]; then echo "There are no slow tests."; \
+	else $(BIN)/pytest -m slow --durations=5; fi
+
+## Speed of the simulator.
+bench: $(STAMP)
+	$(BIN)/python -m experiments.bench
+
+## Style, format and types.
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+## Remove the environment, caches and builds; results in runs/ stay.
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
+	  found=$$($(PYTHON) --version 2>&1 | head -n 1); \
+	  echo "Python 3.11 or newer is needed; $(PYTHON) gives: $$found. Name another: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@echo "Setting up .venv (a minute or two, once)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
+	@touch $@

@@ -128,6 +128,8 @@ class Engine:
         if ends:
             if not plan.advanced:
                 self._advance(plan, len(ends))
+            if plan.decodes and not outcome.last:
+                self._take_growth(plan)
             self._record_steps(plan, ends)
             if plan.chunks:
                 self._end_chunks(plan.chunks, now)
@@ -284,15 +286,21 @@ class Engine:
             taken_blocks=taken,
         )
 
+    def _take_growth(self, plan: Plan) -> None:
+        """Lag 1: the plan's last step is on the device, with everybody who was in the batch."""
+        plan.taken_blocks = self.batch.next_growth()
+        self.pool.referenced += plan.taken_blocks
+        self._settle(plan.now)
+
     def _advance(self, plan: Plan, steps: int) -> None:
         """Count `steps` steps of a plan as done."""
         if plan.decodes:
             batch, pool = self.batch, self.pool
             growth = batch.next_growth() if steps == 1 else batch.growth(steps)
-            pool.referenced += growth - plan.taken_blocks
-            plan.taken_blocks = 0
+            more, plan.taken_blocks = growth - plan.taken_blocks, 0
+            pool.referenced += more
             batch.advance(steps)
-            if steps > 1:
+            if more > 0:
                 self._settle(plan.now)
         for chunk in plan.chunks:
             self._advance_chunk(chunk)

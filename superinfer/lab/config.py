@@ -97,8 +97,8 @@ class Config:
         """All settings with their defaults, as nested tables that `load_config` accepts."""
         return {
             "run": msgspec.to_builtins(self.run),
-            "scheduler": _parameters("scheduler", self.build_scheduler()),
-            "memory": _parameters("memory", self.build_memory()),
+            "scheduler": _parameters(self.run.scheduler, self.build_scheduler()),
+            "memory": _parameters(self.run.memory, self.build_memory()),
             "classes": self.classes,
         }
 
@@ -330,14 +330,12 @@ def _instance(section: str, name: str, cls: Any, values: Mapping[str, Any]) -> A
     return policy
 
 
-def _parameters(section: str, policy: Any) -> dict[str, Any]:
+def _parameters(name: str, policy: Any) -> dict[str, Any]:
     fields = [field.name for field in dataclasses.fields(policy) if field.init]
     try:
-        return {name: msgspec.to_builtins(getattr(policy, name)) for name in fields}
+        return {key: msgspec.to_builtins(getattr(policy, key)) for key in fields}
     except TypeError as error:
-        raise ConfigError(
-            f"{section} {policy.name!r}: cannot store its settings: {error}"
-        ) from None
+        raise ConfigError(f"{name}: cannot store its settings: {error}") from None
 
 
 # -- values ---------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Reproducible studies: profile fitting and the benchmark."""

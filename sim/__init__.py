@@ -1,0 +1,1 @@
+"""The simulator: SimPy driver, simulated device, oracle and command line."""

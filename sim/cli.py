@@ -27,13 +27,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: nothing is cut off, and it starts faster
 )
 app.add_typer(traces_app, name="traces")
 
 Trace = Annotated[
     str | None,
     typer.Argument(
-        metavar="[TRACE]",
+        metavar="TRACE",
         show_default="run.trace of --config",
         help="Native, Mooncake or Azure trace; - for stdin.",
     ),
@@ -268,12 +269,13 @@ def _complain(message: str, code: int) -> int:
 
 
 def _complain_of_usage(error: Exception) -> int:
-    """What Typer found wrong with the command line; without arguments it has printed the help."""
+    """What Typer found wrong with the command line; without arguments it gives the help text."""
     message = error.format_message()  # type: ignore[attr-defined]
+    if "\n" in message:
+        print(message, file=sys.stderr)
+        return 2
     command = getattr(getattr(error, "ctx", None), "command_path", "superinfer-sim")
-    if message:
-        _complain(f"{message.rstrip('.')} (see {command} --help)", 2)
-    return 2
+    return _complain(f"{message.rstrip('.')} (see {command} --help)", 2)
 
 
 def _reason(error: Exception) -> str:

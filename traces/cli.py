@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from traces.workload import Workload
 
-app = typer.Typer(help="Describe and convert request traces.", no_args_is_help=True)
+app = typer.Typer(
+    help="Describe and convert request traces.", no_args_is_help=True, rich_markup_mode=None
+)
 
 TracePath = Annotated[
     str, typer.Argument(metavar="PATH", help="Native, Mooncake or Azure trace; - for stdin.")

@@ -1,0 +1,1 @@
+"""Around the core: configuration, result folders, plots, tables and gates."""

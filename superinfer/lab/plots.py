@@ -212,7 +212,7 @@ def _cdf(
 
 def _scale(axes: Axes, values: Floats) -> None:
     """Plain numbers on the x axis; logarithmic, with ticks at 1-2-5, where values span decades."""
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.12g}"))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     positive = values[values > 0]
     span = positive.max() / positive.min() if positive.size else 1.0
@@ -220,7 +220,7 @@ def _scale(axes: Axes, values: Floats) -> None:
         axes.set_xscale("log")
         subs = (1.0, 2.0, 5.0) if span < 300 else (1.0,)
         axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.12g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
 
 

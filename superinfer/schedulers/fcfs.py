@@ -12,9 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from superinfer.draft import MAX_STEPS, Draft
-from superinfer.errors import ConfigError
 from superinfer.schedulers.base import Machine
-from superinfer.schedulers.parts import RankedList, RankedQueue
+from superinfer.schedulers.parts import RankedList, RankedQueue, check_limits
 from superinfer.sequence import Sequence, State
 
 
@@ -47,11 +46,7 @@ class FcfsScheduler:
 
     def bind(self, machine: Machine) -> None:
         """Learn the machine."""
-        if self.max_num_batched_tokens < self.max_num_seqs:
-            raise ConfigError(
-                "scheduler.max_num_batched_tokens: expected at least max_num_seqs "
-                f"({self.max_num_seqs}), got {self.max_num_batched_tokens}"
-            )
+        check_limits(self.max_num_seqs, self.max_num_batched_tokens, self.watermark)
         self.machine = machine
         self._keep_free = int(self.watermark * machine.total_blocks)
 

@@ -7,9 +7,23 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from operator import attrgetter
 
+from superinfer.errors import ConfigError
 from superinfer.sequence import Sequence, State
 
 _rank = attrgetter("rank")
+
+
+def check_limits(max_num_seqs: int, max_num_batched_tokens: int, watermark: float) -> None:
+    """Refuse limits with which nothing could ever run (ConfigError)."""
+    if max_num_seqs < 1:
+        raise ConfigError(f"scheduler.max_num_seqs: expected at least 1, got {max_num_seqs}")
+    if max_num_batched_tokens < max_num_seqs:
+        raise ConfigError(
+            f"scheduler.max_num_batched_tokens: expected at least max_num_seqs ({max_num_seqs}), "
+            f"got {max_num_batched_tokens}"
+        )
+    if not 0 <= watermark < 1:
+        raise ConfigError(f"scheduler.watermark: expected from 0 to below 1, got {watermark}")
 
 
 class RankedQueue:

@@ -22,6 +22,7 @@ from typing import Literal
 from superinfer.draft import Draft
 from superinfer.errors import ConfigError
 from superinfer.schedulers.base import Machine
+from superinfer.schedulers.parts import check_limits
 from superinfer.sequence import RESIDENT, Sequence, State
 
 CHUNKED_BUDGET_TOKENS = 512
@@ -388,11 +389,7 @@ class VllmScheduler:
 
     def _check_budget(self) -> None:
         budget, block = self._budget_tokens, self._machine.block_tokens
-        if budget < self.max_num_seqs:
-            raise ConfigError(
-                "scheduler.max_num_batched_tokens: expected at least max_num_seqs "
-                f"({self.max_num_seqs}), got {budget}"
-            )
+        check_limits(self.max_num_seqs, budget, self.watermark)
         if self.chunked and self._machine.prefix_caching and budget % block:
             raise ConfigError(
                 "scheduler.max_num_batched_tokens: expected a multiple of the block size "

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from superinfer.costs.base import Chunk, DecodeLine
+from superinfer.draft import Draft
 from superinfer.engine import Engine, EngineConfig
 from superinfer.memory.lru import LruMemory
 from superinfer.plan import Outcome, Plan, Transfer
 from superinfer.request import Request
+from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.sequence import State
 
 BLOCK = 4
@@ -41,6 +43,14 @@ class FakeCost:
 
     def transfer_s(self, nbytes: int, pieces: int, direction: str) -> float:
         return self.copy + self.per_byte * nbytes
+
+
+@dataclass(slots=True)
+class IdleScheduler(FcfsScheduler):
+    """Queues everything and never runs anything."""
+
+    def plan(self, draft: Draft, now: float) -> None:
+        """Nothing."""
 
 
 def request(

@@ -1,10 +1,10 @@
 """Step times from nominal specifications, for devices and models that nobody measured.
 
 Each kernel takes `max(flops / F, bytes / B)` with the datasheet's F and B: the roofline of
-Williams, Waterman and Patterson (Communications of the ACM 52(4), 2009), a floor. Real kernels reach 50 to
-80 % of it, so these times are optimistic. An all-reduce takes `latency + 2 (p-1)/p * bytes / link`
-(ring). A batch of n tokens touches `E * (1 - (1 - k/E)^n)` of E experts when each token picks k
-independently.
+Williams, Waterman and Patterson (Communications of the ACM 52(4), 2009), a floor. Real kernels
+reach 50 to 80 % of it, so these times are optimistic. An all-reduce takes `latency + 2 (p-1)/p *
+bytes / link` (ring). A batch of n tokens touches `E * (1 - (1 - k/E)^n)` of E experts when each
+token picks k independently.
 """
 
 from __future__ import annotations

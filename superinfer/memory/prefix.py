@@ -165,7 +165,7 @@ class PrefixIndex:
         node: Node | None,
         stop_blocks: int,
     ) -> tuple[Node | None, int]:
-        """Turn private blocks of a sequence, from `node` up to block `stop_blocks`, into shared ones.
+        """Turn private blocks of a sequence, from `node` up to `stop_blocks`, into shared ones.
 
         The sequence holds the path to `node` locked and ends with the returned node locked. The
         returned number counts its private blocks that became part of the tree or were duplicates of

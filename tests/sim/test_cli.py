@@ -491,7 +491,7 @@ def test_help_names_every_option(cli: Cli, command: str) -> None:
 
 
 def test_requests_that_nothing_serves_fail_the_run(cli: Cli, folder: Path) -> None:
-    none = ("--scheduler", "fcfs", SET, "scheduler.max_num_seqs=0", "--out", "r")
+    none = ("--scheduler", "harness:IdleScheduler", "--out", "r")
     only_error(cli("run", "t.jsonl", *none), 1, "12 requests can never run")
     assert left_in(folder) == {"t.jsonl"}
 
@@ -584,7 +584,7 @@ def test_bad_comparisons(cli: Cli, folder: Path, options: list[str], words: str)
 
 
 def test_an_arm_that_fails_leaves_the_others_whole(cli: Cli, folder: Path) -> None:
-    (folder / "bad.toml").write_text('[run]\nscheduler = "fcfs"\n[scheduler]\nmax_num_seqs = 0\n')
+    (folder / "bad.toml").write_text('[run]\nscheduler = "harness:IdleScheduler"\n')
     options = ("--schedulers", "vllm", "--arm", "bad.toml", "--no-plots", "--out", "c")
     answer = cli("compare", "t.jsonl", *options)
     assert (answer.code, answer.out) == (1, "")

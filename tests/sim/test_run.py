@@ -166,7 +166,7 @@ def test_the_garbage_collector_is_left_as_it_was(enabled: bool) -> None:
     (gc.enable if enabled else gc.disable)()
     try:
         with pytest.raises(StuckError):
-            stuck = few(5, "scheduler.max_num_seqs=0", scheduler="fcfs")
+            stuck = few(5, scheduler="harness:IdleScheduler")
             run_simulation(stuck, load_workload(stuck))
         assert gc.isenabled() is enabled
     finally:

@@ -187,7 +187,7 @@ class Draft:
         saved = self._snapshot(seq)
         self._leave_batch(seq)
         seq.host_blocks = self.blocks_for(seq.computed_tokens)
-        self._engine.host.take(seq.host_blocks)
+        self._engine.host.used += seq.host_blocks
         seq.preemptions += 1
         transfer = self._transfer(seq, "d2h", seq.host_blocks, timing)
         self._engine.resident -= 1
@@ -239,11 +239,13 @@ class Draft:
         self.changes.append(Change("unpark", seq, 0))
 
     def reject(self, seq: Sequence, rule: str) -> None:
-        """Turn a request away for ever, naming the rule. Cannot be rolled back."""
-        self._engine.end(seq, "rejected", rule, self.now)
+        """Turn a waiting request away for ever, naming the rule. Cannot be rolled back."""
+        self._engine.end_after_step(seq, "rejected", rule, self.now)
 
     def fail(self, seq: Sequence, rule: str) -> None:
-        """End a request that cannot go on, naming the rule. Cannot be rolled back."""
+        """End a request that cannot go on, naming the rule; its blocks come free at once. Cannot be
+        rolled back.
+        """
         self._engine.end(seq, "failed", rule, self.now)
 
     # -- transactions ---------------------------------------------------------------------------

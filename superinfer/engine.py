@@ -74,7 +74,7 @@ class Engine:
         self.recorder = Recorder()
         self._sink = sink
         self._running: Plan | None = None
-        self._deferred_cancels: list[Sequence] = []
+        self._deferred_ends: list[tuple[Sequence, str, str | None]] = []
         self._landed: list[tuple[Transfer, float]] = []
         scheduler.bind(
             Machine(
@@ -140,8 +140,8 @@ class Engine:
         if outcome.last:
             if plan is self._running:
                 self._running = None
-            if self._deferred_cancels:
-                self._cancel_deferred(now)
+            if self._deferred_ends:
+                self._end_deferred(now)
         if now >= self.recorder.next_sample_s:
             self.recorder.sample(self, now)
 
@@ -151,13 +151,7 @@ class Engine:
 
     def cancel(self, seq: Sequence, now: float) -> None:
         """The client gave up. Takes effect at once, or at the end of a plan that is running."""
-        if seq.state is State.ENDED or seq.cancelled:
-            return
-        if self._running is not None:
-            seq.cancelled = True
-            self._deferred_cancels.append(seq)
-        else:
-            self.end(seq, "cancelled", None, now)
+        self.end_after_step(seq, "cancelled", None, now)
 
     def next_wakeup(self, now: float) -> float | None:
         """When to ask for a plan if nothing happens before."""
@@ -206,6 +200,15 @@ class Engine:
             self.batch.undo_join(seq)
         seq.host_blocks = host_blocks
         self.host.used += host_blocks
+
+    def end_after_step(self, seq: Sequence, outcome: str, reason: str | None, now: float) -> None:
+        """End a sequence once the step on the device, if there is one, is over: it may turn out to
+        have finished there.
+        """
+        if self._running is None:
+            self.end(seq, outcome, reason, now)
+        else:
+            self._deferred_ends.append((seq, outcome, reason))
 
     def end(self, seq: Sequence, outcome: str, reason: str | None, now: float) -> None:
         """End a sequence in whatever state it is: it counts once, and its blocks come free."""
@@ -259,6 +262,8 @@ class Engine:
         reserved = taken if steps == 1 else batch.growth(steps)
         if pool.referenced + reserved > pool.total:
             raise PlanError(f"{pool.referenced + reserved} blocks asked of {pool.total}")
+        if draft.chunks:
+            _check_chunks(draft.chunks)
         if draft.changes:
             self._note_changes(draft, now)
         for chunk in draft.chunks:
@@ -402,10 +407,10 @@ class Engine:
             if self._sink:
                 self._sink((now, "evict", "", blocks))
 
-    def _cancel_deferred(self, now: float) -> None:
-        for seq in self._deferred_cancels:
-            self.end(seq, "cancelled", None, now)
-        self._deferred_cancels.clear()
+    def _end_deferred(self, now: float) -> None:
+        for seq, outcome, reason in self._deferred_ends:
+            self.end(seq, outcome, reason, now)
+        self._deferred_ends.clear()
 
     def _note_changes(self, draft: Draft, now: float) -> None:
         """Count a draft's decisions on their sequences, and emit them."""
@@ -435,6 +440,15 @@ class Engine:
         self.recorder.events += 1
         if self._sink:
             self._sink((now, kind, seq.request.request_id, *numbers))
+
+
+def _check_chunks(chunks: list[PrefillChunk]) -> None:
+    """One chunk a sequence, and only for those that are still resident."""
+    for chunk in chunks:
+        if chunk.sequence.state is not State.PREFILLING:
+            raise PlanError(f"{chunk.sequence!r} has a chunk in the plan that takes it away")
+    if len(chunks) > 1 and len({chunk.sequence for chunk in chunks}) < len(chunks):
+        raise PlanError("a sequence has two chunks in one plan")
 
 
 _CHANGE_KINDS = {"preempt": "preempt", "swap_out": "rotate_out", "swap_in": "rotate_in"}

@@ -45,7 +45,6 @@ class Sequence:
     __slots__ = (
         "blocks",
         "cached_tokens",
-        "cancelled",
         "computed_tokens",
         "d2h_bytes",
         "end_reason",
@@ -101,7 +100,6 @@ class Sequence:
         self.rank: tuple[float, ...] = ()
         """Place in the order of the scheduler that set it; unique."""
         self.transfer: object = None
-        self.cancelled = False
         self.preemptions = 0
         self.rotations = 0
         self.cached_tokens = 0

@@ -40,20 +40,13 @@ class BlockPool:
 class HostPool:
     """Host blocks, counted."""
 
-    __slots__ = ("peak_used", "total", "used")
+    __slots__ = ("total", "used")
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.used = 0
-        self.peak_used = 0
 
     @property
     def free(self) -> int:
         """Blocks that a swap-out could take."""
         return self.total - self.used
-
-    def take(self, blocks: int) -> None:
-        """Reserve `blocks` (the caller has checked `free`)."""
-        self.used += blocks
-        if self.used > self.peak_used:
-            self.peak_used = self.used

@@ -18,6 +18,7 @@ from superinfer.batch import DecodeBatch
 from superinfer.costs import build_cost
 from superinfer.engine import Engine
 from superinfer.memory.lru import LruMemory
+from superinfer.metrics.columns import RequestView
 from superinfer.plan import Plan
 from superinfer.record import RunRecord
 from superinfer.request import SLO, Request
@@ -230,6 +231,7 @@ IN_FLIGHT = frozenset({"submit", "decode", "transfer"})
 
 
 def close(one: Any, other: Any) -> bool:
+    """Equal to one part in a thousand million; unknown times are equal."""
     return bool(np.allclose(one, other, rtol=TOLERANCE, atol=0.0, equal_nan=True))
 
 
@@ -268,14 +270,17 @@ def token_times(record: RunRecord, row: int) -> list[float]:
 
 
 def assert_whole(record: RunRecord) -> None:
-    """Each finished request has as many token times as tokens, the last when it finished."""
-    table = record.table
+    """Each finished request has as many token times as tokens, the last when it finished, and
+    the metrics see the same longest gap.
+    """
+    table, longest_s = record.table, RequestView.of(record).longest_gap_s
     for row, state in enumerate(table.state):
         times = token_times(record, row)
         assert len(times) == table.output_tokens[row]
         assert times == sorted(times)
         if state == "finished":
             assert close(times[-1], table.finish_s[row])
+            assert len(times) == 1 or close(max(np.diff(times)), longest_s[row])
 
 
 COLUMNS = (

@@ -1,0 +1,101 @@
+"""Queues ordered by rank."""
+
+from __future__ import annotations
+
+from harness import request
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from superinfer.schedulers.parts import RankedList, RankedQueue
+from superinfer.sequence import Sequence, State
+
+SETTINGS = settings(deadline=None, derandomize=True, max_examples=100)
+RANKS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 50)), unique=True, max_size=20)
+
+
+def ranked(*rank: float) -> Sequence:
+    seq = Sequence(request(0, 1, 0))
+    seq.rank = rank
+    return seq
+
+
+@SETTINGS
+@given(ranks=RANKS, gone=st.sets(st.integers(0, 19)))
+def test_queue_gives_lowest_rank_first_and_passes_over_others(
+    ranks: list[tuple[int, int]], gone: set[int]
+) -> None:
+    queue = RankedQueue(State.WAITING)
+    sequences = [ranked(*rank) for rank in ranks]
+    for seq in sequences:
+        queue.push(seq)
+    for index in gone:
+        if index < len(sequences):
+            sequences[index].state = State.ENDED
+    served = []
+    while (seq := queue.head()) is not None:
+        assert queue.head() is seq
+        served.append(seq.rank)
+        queue.pop()
+    assert served == sorted(seq.rank for seq in sequences if seq.state is State.WAITING)
+
+
+@SETTINGS
+@given(steps=st.lists(st.tuples(st.sampled_from(["push", "pop", "end"]), st.integers(0, 1 << 20))))
+def test_queue_against_a_list(steps: list[tuple[str, int]]) -> None:
+    queue, plain = RankedQueue(State.SWAPPED), []
+    for number, (what, value) in enumerate(steps):
+        if what == "push":
+            seq = ranked(value, number)
+            seq.state = State.SWAPPED
+            queue.push(seq)
+            plain.append(seq)
+        elif plain and what == "end":
+            plain.pop(value % len(plain)).state = State.ENDED
+        elif plain:
+            assert queue.head() is not None
+            queue.pop()
+            plain.remove(min(plain, key=lambda seq: seq.rank))
+        expected = min(plain, key=lambda seq: seq.rank, default=None)
+        assert queue.head() is expected
+
+
+def test_queue_holds_a_sequence_again_after_it_came_back() -> None:
+    queue = RankedQueue(State.WAITING)
+    seq = ranked(1.0)
+    queue.push(seq)
+    queue.pop()
+    seq.state = State.PREFILLING
+    assert queue.head() is None
+    seq.state = State.WAITING
+    queue.push(seq)
+    assert queue.head() is seq
+
+
+@SETTINGS
+@given(steps=st.lists(st.tuples(st.booleans(), st.integers(0, 1 << 20)), max_size=40))
+def test_list_against_sorting(steps: list[tuple[bool, int]]) -> None:
+    ranks, plain = RankedList(), []
+    for number, (add, value) in enumerate(steps):
+        if add or not plain:
+            seq = ranked(value % 7, number)
+            ranks.add(seq)
+            plain.append(seq)
+            plain.sort(key=lambda seq: seq.rank)
+        else:
+            seq = plain.pop(value % len(plain))
+            assert ranks.discard(seq)
+            assert not ranks.discard(seq)
+        assert list(ranks) == plain
+        assert list(reversed(ranks)) == plain[::-1]
+        assert len(ranks) == len(plain)
+        if plain:
+            assert ranks.last() is plain[-1]
+
+
+def test_list_discards_nobody_else() -> None:
+    """A stranger of equal rank is not the member."""
+    ranks = RankedList()
+    member, stranger = ranked(1.0), ranked(1.0)
+    ranks.add(member)
+    assert not ranks.discard(stranger)
+    assert list(ranks) == [member]

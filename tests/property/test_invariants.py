@@ -1,0 +1,253 @@
+"""Invariants of the engine, checked by brute force after every plan and every completion."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from harness import BlockingDriver
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from property.test_exactness import (
+    ALL_ARMS,
+    BOTH_CACHES,
+    BOTH_LAGS,
+    JOBS,
+    SETTINGS,
+    Job,
+    build,
+    prompts,
+)
+
+from sim.driver import simulate
+from sim.oracle import Oracle
+from superinfer.engine import Engine
+from superinfer.memory.prefix import Node
+from superinfer.plan import Outcome, Plan
+from superinfer.sequence import Sequence, State
+
+ON_DEVICE = (State.PREFILLING, State.DECODING, State.PARKED)
+ENDS = ("finish", "reject", "fail", "cancel")
+
+
+def ceil_div(tokens: int, size: int) -> int:
+    return -(-tokens // size)
+
+
+def computed(engine: Engine, seq: Sequence) -> int:
+    """Tokens in the cache of a sequence as of now."""
+    if seq.state is State.DECODING:
+        return seq.computed_tokens + engine.batch.step - seq.join_step
+    return seq.computed_tokens
+
+
+def private(engine: Engine, seq: Sequence) -> int:
+    """Private device blocks of a sequence as of now."""
+    if seq.state is State.DECODING:
+        return ceil_div(computed(engine, seq), engine.block_tokens) - seq.shared_blocks
+    return seq.blocks
+
+
+def nodes_of(engine: Engine) -> list[Node]:
+    return list(engine.prefix.nodes()) if engine.prefix is not None else []
+
+
+def holders(engine: Engine) -> list[Sequence]:
+    """Who may hold memory: live sequences, and ended ones whose copy is still under way."""
+    ended = [s for s in engine.recorder.sequences if s.state is State.ENDED and s.transfer]
+    return [*engine.live, *ended]
+
+
+@dataclass
+class Watch:
+    """Wraps an engine's `plan` and `complete`, and checks everything after each of them."""
+
+    engine: Engine
+    now: float = 0.0
+    checks: int = 0
+    plans: list[Plan] = field(default_factory=list)
+    """Plans made and not completed: one, or with lag 1 the next one too."""
+
+    def __post_init__(self) -> None:
+        self._plan, self._complete = self.engine.plan, self.engine.complete
+        self.engine.plan = self.plan  # type: ignore[method-assign]
+        self.engine.complete = self.complete  # type: ignore[method-assign]
+
+    def plan(self, now: float) -> Plan | None:
+        self._tick(now)
+        plan = self._plan(now)
+        if plan is not None:
+            self.plans.append(plan)
+            assert plan.steps >= 1 and plan.reserved_blocks >= plan.taken_blocks
+            assert plan.reserved_blocks - plan.taken_blocks <= self.engine.pool.available
+        self.check()
+        return plan
+
+    def complete(self, plan: Plan, outcome: Outcome) -> None:
+        self._tick(outcome.end_s)
+        assert outcome.step_end_s == sorted(outcome.step_end_s)
+        self._complete(plan, outcome)
+        if outcome.last:
+            self.plans.remove(plan)
+        self.check()
+
+    def _tick(self, now: float) -> None:
+        assert now >= self.now
+        self.now = now
+
+    def check(self) -> None:
+        self.checks += 1
+        self.check_pools()
+        self.check_prefix()
+        self.check_batch()
+        for seq in self.engine.recorder.sequences:
+            self.check_sequence(seq)
+
+    def check_pools(self) -> None:
+        engine, pool = self.engine, self.engine.pool
+        nodes = nodes_of(engine)
+        taken = sum(plan.taken_blocks for plan in self.plans)
+        held = sum(private(engine, seq) for seq in holders(engine))
+        locked = sum(node.blocks for node in nodes if node.refs)
+        assert pool.referenced == held + locked + taken
+        assert pool.cached == sum(node.blocks for node in nodes if not node.refs)
+        assert pool.referenced + pool.cached <= pool.total
+        assert pool.referenced <= pool.peak_referenced
+        assert pool.referenced + pool.cached <= pool.peak_used
+        assert engine.host.used == sum(seq.host_blocks for seq in holders(engine))
+        assert engine.host.used <= engine.host.total
+
+    def check_prefix(self) -> None:
+        """References are the sequences whose path goes through a node; edges join up."""
+        passing = Counter(
+            node for seq in holders(self.engine) if seq.node for node in seq.node.path()
+        )
+        for node in nodes_of(self.engine):
+            assert node.refs == passing[node]
+            assert node.stop > node.start
+            assert node.parent is not None and node.parent.stop == node.start
+        for seq in holders(self.engine):
+            assert seq.shared_blocks == (seq.node.stop if seq.node else 0)
+
+    def check_batch(self) -> None:
+        engine, batch = self.engine, self.engine.batch
+        states = Counter(seq.state for seq in engine.live)
+        members = [seq for seq in engine.live if seq.state is State.DECODING]
+        assert set(batch.members) == set(members) and batch.size == len(members)
+        assert engine.resident == states[State.MOVING_IN] + sum(states[s] for s in ON_DEVICE)
+        cached = [computed(engine, seq) for seq in members]
+        assert batch.context_tokens == sum(cached) + len(cached)
+        size = engine.block_tokens
+        for steps in range(2 * size + 1):
+            growth = sum(ceil_div(n + steps, size) - ceil_div(n, size) for n in cached)
+            assert batch.growth(steps) == growth
+        assert batch.next_growth() == sum(n % size == 0 for n in cached)
+        assert sum(batch.grows(seq) for seq in members) == batch.next_growth()
+
+    def check_sequence(self, seq: Sequence) -> None:
+        """What a sequence holds fits its state."""
+        device = private(self.engine, seq) + seq.shared_blocks
+        need = ceil_div(computed(self.engine, seq), self.engine.block_tokens)
+        whole = ceil_div(seq.prefill_tokens, self.engine.block_tokens)
+        state = seq.state
+        assert (seq in self.engine.live) == (state is not State.ENDED)
+        if state is State.WAITING or (state is State.ENDED and not seq.transfer):
+            assert (device, seq.host_blocks, seq.node) == (0, 0, None)
+        elif state in ON_DEVICE:
+            assert (device, seq.host_blocks) == (max(need, whole), 0)
+        elif state is State.SWAPPED:
+            assert (device, seq.host_blocks, seq.node) == (0, need, None)
+        elif state in (State.MOVING_IN, State.MOVING_OUT):
+            assert device >= need and seq.host_blocks == need and seq.transfer
+
+
+@dataclass
+class ImpatientDriver(BlockingDriver):
+    """The blocking driver with clients that give up."""
+
+    cancels: list[tuple[float, int]] = field(default_factory=list)
+    """When, and the index of the request; sorted."""
+
+    def _catch_up(self) -> None:
+        super()._catch_up()
+        sequences = self.engine.recorder.sequences
+        while self.cancels and self.cancels[0][0] <= self.now:
+            time_s, index = self.cancels.pop(0)
+            for seq in sequences[index : index + 1]:  # none if it has not arrived
+                self.engine.cancel(seq, time_s)
+                self.disturbed = True
+
+
+def assert_all_free(engine: Engine) -> None:
+    """At the end nothing is held, and every cached block can be reclaimed."""
+    assert (engine.pool.referenced, engine.host.used, engine.resident) == (0, 0, 0)
+    if engine.prefix is not None:
+        engine.prefix.reclaim(engine.pool.cached)
+        assert nodes_of(engine) == []
+    assert engine.pool.cached == 0
+
+
+def assert_each_ends_once(events: Iterable[Any], jobs: list[Job]) -> None:
+    ends = Counter(event[2] for event in events if event[1] in ENDS)
+    assert ends == {f"r{index}": 1 for index in range(len(jobs))}
+
+
+@ALL_ARMS
+@BOTH_LAGS
+@BOTH_CACHES
+@SETTINGS
+@given(jobs=JOBS)
+def test_invariants(arm: str, lag: int, prefix: bool, jobs: list[Job]) -> None:
+    events: list[Any] = []
+    engine = build(arm, lag, prefix, events.append)
+    watch = Watch(engine)
+    simulate(engine, prompts(jobs), Oracle([job.output for job in jobs]))
+    assert watch.checks > 0 and watch.plans == []
+    assert_each_ends_once(events, jobs)
+    assert_all_free(engine)
+
+
+CANCELS = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.5, 1, 2, 3, 5, 8, 11.25, 17, 30, 45, 60, 90]), st.integers(0, 15)
+    ),
+    max_size=12,
+)
+
+
+@ALL_ARMS
+@BOTH_LAGS
+@BOTH_CACHES
+@SETTINGS
+@given(jobs=JOBS, cancels=CANCELS)
+def test_invariants_with_cancels(
+    arm: str, lag: int, prefix: bool, jobs: list[Job], cancels: list[tuple[float, int]]
+) -> None:
+    events: list[Any] = []
+    engine = build(arm, lag, prefix, events.append)
+    watch = Watch(engine)
+    outputs = [job.output for job in jobs]
+    ImpatientDriver(engine, prompts(jobs), outputs, cancels=sorted(cancels)).run()
+    assert watch.plans == []
+    assert_each_ends_once(events, jobs)
+    assert_all_free(engine)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+@settings(SETTINGS, max_examples=30)
+@given(jobs=JOBS, cancels=CANCELS, link_s=st.sampled_from([0.0, 0.5, 7.0]))
+def test_invariants_with_slow_links(
+    lag: int, jobs: list[Job], cancels: list[tuple[float, int]], link_s: float
+) -> None:
+    """Copies that take several steps: requests end while their cache is on the way."""
+    events: list[Any] = []
+    cost = type(build("fcfs", 0, False).cost)(step=1.0, copy=link_s)
+    engine = build("fcfs-background", lag, True, events.append, cost)
+    Watch(engine)
+    outputs = [job.output for job in jobs]
+    ImpatientDriver(engine, prompts(jobs), outputs, cancels=sorted(cancels)).run()
+    assert_each_ends_once(events, jobs)
+    assert_all_free(engine)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from time import perf_counter
 from typing import Any
 
 from simpy import Event
@@ -28,8 +27,6 @@ class Replica:
         self.engine = engine
         self.backend = SimBackend(env, engine, oracle)
         self.backend.wake = self.wake  # type: ignore[method-assign]
-        self.scheduler_s = 0.0
-        """Wall-clock seconds spent on planning."""
         self._idle: Event | None = None
         env.process(self._loop_ahead() if engine.config.lag else self._loop())
 
@@ -87,10 +84,7 @@ class Replica:
     def _plan(self, now: float) -> Plan | None:
         """Ask for the next plan; whatever happened until now is known to it."""
         self.backend.interrupted = False
-        started = perf_counter()
-        plan = self.engine.plan(now)
-        self.scheduler_s += perf_counter() - started
-        return plan
+        return self.engine.plan(now)
 
     def _wait(self, now: float) -> Generator[Event, Any, float]:
         """Sleep until something happens or the scheduler wants to be asked; returns the time."""

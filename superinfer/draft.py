@@ -77,6 +77,10 @@ class Draft:
             return self.held_blocks(seq) - seq.shared_blocks
         return seq.blocks
 
+    def grows(self, seq: Sequence) -> bool:
+        """True if the sequence decodes and needs a new block in the next step."""
+        return seq.state is State.DECODING and self.batch.grows(seq)
+
     def swap_s(self, seq: Sequence) -> float:
         """Predicted seconds to copy the cache to the host and back."""
         blocks = self.held_blocks(seq)
@@ -246,7 +250,9 @@ class Draft:
         """End a request that cannot go on, naming the rule; its blocks come free at once. Cannot be
         rolled back.
         """
-        self._engine.end(seq, "failed", rule, self.now)
+        self._engine.end_after_step(seq, "failed", rule, self.now)
+        if seq.state in RESIDENT:  # it ends with the step under way; its blocks are wanted now
+            self._drop(seq)
 
     # -- transactions ---------------------------------------------------------------------------
 
@@ -260,11 +266,13 @@ class Draft:
         )
 
     def rollback(self, mark: tuple[int, int, int, int] = (0, 0, 0, 0)) -> None:
-        """Take back every decision since `mark`, latest first."""
+        """Take back every decision since `mark`, latest first, and `decode`."""
+        self.decoding, self.steps, self.until = False, 1, math.inf
         changes, chunks, before, background = mark
         while len(self.changes) > changes:
             change = self.changes.pop()
-            _UNDO[change.kind](self, change)
+            if change.sequence.state is not State.ENDED:
+                _UNDO[change.kind](self, change)
         del self.chunks[chunks:]
         del self.before_step[before:], self.background[background:]
 

@@ -239,16 +239,20 @@ class Engine:
 
     def _decide(self, now: float) -> Plan | None:
         """Ask the scheduler, again while it only moved things about and left nothing to run."""
-        for _ in range(MAX_IDLE_DECISIONS):
-            draft = Draft(self, now)
+        idle = 0
+        while idle < MAX_IDLE_DECISIONS:
+            draft, live = Draft(self, now), len(self.live)
             try:
                 self.scheduler.plan(draft, now)
                 plan = self._commit(draft, now)
             except PlanError:
                 draft.rollback()
                 raise
-            if plan is not None or not draft.changes:
+            ended = len(self.live) < live
+            ahead = self._running is not None  # then the end of that plan is a reason to ask again
+            if plan is not None or ahead or not (draft.changes or ended):
                 return plan
+            idle = 0 if ended else idle + 1
         raise PlanError("the scheduler moves sequences about and never runs any")
 
     def _commit(self, draft: Draft, now: float) -> Plan | None:
@@ -429,10 +433,11 @@ class Engine:
                 seq.h2d_bytes += transfer.nbytes
 
     def _note_admission(self, seq: Sequence, now: float) -> None:
-        if seq.first_scheduled_s is None:
-            seq.first_scheduled_s = now
+        if seq.first_scheduled_s is not None:
+            return  # what a preempted request finds again of its own is not reuse
+        seq.first_scheduled_s = now
         if self.prefix is not None:
-            seq.cached_tokens += seq.prefix_tokens
+            seq.cached_tokens = seq.prefix_tokens
             self.recorder.prefix_query_tokens += seq.request.prompt_tokens
             self.recorder.prefix_hit_tokens += seq.prefix_tokens
 

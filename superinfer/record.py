@@ -27,7 +27,7 @@ class RequestTable:
     """When the last token came; for the other states, when the request ended."""
     output_tokens: Ints
     cached_tokens: Ints
-    """Prompt tokens whose KV came from the prefix cache, over all admissions."""
+    """Prompt tokens whose KV came from the prefix cache at the first admission."""
     recomputed_tokens: Ints
     """Tokens computed again because a preemption dropped their KV."""
     preemptions: Ints

@@ -124,6 +124,8 @@ class FcfsScheduler:
         unfinished = iter(list(self.prefilling))
         current = next(unfinished, None)
         while budget > 0:
+            while current is not None and current.state is not State.PREFILLING:
+                current = next(unfinished, None)  # preempted in this very plan, maybe to return
             head = self._head() if admit else None
             if current is not None and (head is None or current.rank < head.rank):
                 budget -= self._prefill(draft, current, budget)
@@ -137,8 +139,6 @@ class FcfsScheduler:
 
     def _prefill(self, draft: Draft, seq: Sequence, budget: int) -> int:
         """A chunk of at most `budget` tokens; returns its tokens."""
-        if seq.state is not State.PREFILLING:
-            return 0  # preempted by a request of higher rank in this very plan
         left = seq.prefill_tokens - seq.computed_tokens
         tokens = min(left, budget)
         draft.prefill(seq, tokens)
@@ -176,7 +176,7 @@ class FcfsScheduler:
         keep_free = self._keep_free + draft.batch.next_growth()
         if seq.state is State.WAITING:
             return draft.try_admit(seq, keep_free=keep_free)
-        return draft.try_swap_in(seq, keep_free=keep_free + 1)
+        return draft.try_swap_in(seq, keep_free=keep_free + bool(self.running))
 
     def _hopeless(self, draft: Draft, seq: Sequence) -> str | None:
         """The rule by which a request can never run, if there is one."""

@@ -60,7 +60,7 @@ class PriorityScheduler(FcfsScheduler):
                 break
             if victim.state is not State.MOVING_IN:
                 victims.append(victim)
-                short -= draft.private_blocks(victim)
+                short -= draft.private_blocks(victim) + draft.grows(victim)
         if short > 0:
             return False
         for victim in victims:

@@ -10,7 +10,10 @@ output processing.
 Left out: LoRA, beam and parallel sampling, multi-step scheduling, speculative decoding; sharing of
 a prompt's blocks by requests of the same step, before they are computed; finding a preempted
 request's own answer blocks again. Out of host blocks aborts the real engine; here it fails the
-victim alone (`host_memory_full`).
+victim alone (`host_memory_full`). Where the real engine would try again for ever, the request ends by
+a rule of its own: `prefill_fills_memory` (a prompt of several chunks that takes every block, with no
+watermark) and `swap_in_never_fits` (its blocks, a spare one and the watermark exceed the memory, or
+the rest of its prompt the token budget).
 """
 
 from __future__ import annotations
@@ -108,9 +111,7 @@ class VllmScheduler:
         if self.chunked is None:
             long_context = machine.max_model_len > AUTO_CHUNK_ABOVE_TOKENS
             self.chunked = long_context and not machine.prefix_caching
-        self._budget_tokens = self.max_num_batched_tokens or (
-            CHUNKED_BUDGET_TOKENS if self.chunked else max(machine.max_model_len, 2048)
-        )
+        self._budget_tokens = self._budget(machine)
         self._check_budget()
         self._prompt_limit = machine.max_model_len
         if not self.chunked:
@@ -345,6 +346,9 @@ class VllmScheduler:
     def _preempt(self, draft: Draft, victim: Sequence, iteration: _Iteration) -> None:
         iteration.disturbed = True
         self.running.pop(victim, None)
+        if self._starts_over_for_ever(draft, victim):
+            draft.fail(victim, "prefill_fills_memory")
+            return
         draft.preempt(victim, self.preemption)
         if victim.state is State.WAITING:
             iteration.preempted.append(victim)
@@ -356,11 +360,11 @@ class VllmScheduler:
         while (seq := _head(self.swapped)) is not None:
             if len(self.running) - len(iteration.skipped) >= self.max_num_seqs:
                 break
-            if draft.blocks_for(seq.computed_tokens) + 1 > draft.pool.total:
-                self.swapped.popleft()
-                draft.reject(seq, "sequence_exceeds_kv_capacity")
-                continue
             tokens = max(1, seq.prefill_tokens - seq.computed_tokens)
+            if rule := self._never_back(draft, seq, tokens):
+                self.swapped.popleft()
+                draft.reject(seq, rule)
+                continue
             keep_free = self._keep_free + iteration.growth + 1
             if tokens > iteration.budget_tokens:
                 break
@@ -370,6 +374,24 @@ class VllmScheduler:
             self.running[seq] = None
             decodes: list[Sequence] = []
             self._serve(draft, seq, tokens, iteration, decodes)
+
+    def _starts_over_for_ever(self, draft: Draft, victim: Sequence) -> bool:
+        """A prompt of several chunks that takes all blocks leaves no spare one for its second."""
+        return (
+            victim.state is State.PREFILLING
+            and victim.prefill_tokens > self._budget_tokens
+            and draft.blocks_for(victim.prefill_tokens) == draft.pool.total
+        )
+
+    def _never_back(self, draft: Draft, seq: Sequence, tokens: int) -> str | None:
+        """The rule by which a swapped sequence can never return, if there is one."""
+        blocks = draft.blocks_for(max(seq.computed_tokens, seq.prefill_tokens)) + 1
+        if blocks > draft.pool.total:
+            return "sequence_exceeds_kv_capacity"
+        # The real engine waits for ever in these two cases.
+        if blocks + self._keep_free > draft.pool.total or tokens > self._budget_tokens:
+            return "swap_in_never_fits"
+        return None
 
     def _reject_hopeless(self, draft: Draft, seq: Sequence) -> bool:
         """Turn away the head of the queue if it can never run, by v0.6.0's two rules."""
@@ -386,6 +408,11 @@ class VllmScheduler:
     def _allocate(self, draft: Draft, seq: Sequence, growth: int) -> bool:
         keep_free = self._keep_free + growth
         return draft.try_admit(seq, keep_free=keep_free, whole_need=True, charge_cached=True)
+
+    def _budget(self, machine: Machine) -> int:
+        if self.max_num_batched_tokens is not None:
+            return self.max_num_batched_tokens
+        return CHUNKED_BUDGET_TOKENS if self.chunked else max(machine.max_model_len, 2048)
 
     def _check_budget(self) -> None:
         budget, block = self._budget_tokens, self._machine.block_tokens

@@ -272,6 +272,9 @@ def test_plan_error_changes_nothing(arm: str, prefix: bool, jobs: list[Job], see
     assert_all_free(engine)
 
 
+Script = Callable[[Draft, list[Sequence]], Any]
+
+
 class Scripted:
     """A scheduler whose next plan is a function of the draft and the sequences submitted."""
 
@@ -279,7 +282,7 @@ class Scripted:
 
     def __init__(self) -> None:
         self.sequences: list[Sequence] = []
-        self.script: Callable[[Draft, list[Sequence]], None] = lambda draft, sequences: None
+        self.script: Script = lambda draft, sequences: None
 
     def submit(self, seq: Sequence, now: float) -> None:
         self.sequences.append(seq)
@@ -299,79 +302,27 @@ class Scripted:
         return None
 
 
-Script = Callable[[Draft, list[Sequence]], Any]
+IMPOSSIBLE: dict[str, Script] = {
+    "overfull": lambda d, s: (d.try_admit(s[0]), d.try_admit(s[1], keep_free=-8)),
+    "chunk too long": lambda d, s: (d.try_admit(s[0]), d.prefill(s[0], 13)),
+    "empty chunk": lambda d, s: (d.try_admit(s[0]), d.prefill(s[0], 0)),
+    "chunk of a waiting one": lambda d, s: d.prefill(s[0], 1),
+    "two chunks": lambda d, s: (d.try_admit(s[0]), d.prefill(s[0], 4), d.prefill(s[0], 4)),
+    "chunk of a victim": lambda d, s: (
+        d.try_admit(s[0]),
+        d.prefill(s[0], 4),
+        d.preempt(s[0], "recompute"),
+    ),
+    "admitted twice": lambda d, s: (d.try_admit(s[0]), d.try_admit(s[0])),
+    "waiting one preempted": lambda d, s: d.preempt(s[0], "recompute"),
+    "waiting one swapped in": lambda d, s: d.try_swap_in(s[0]),
+    "prefilling one parked": lambda d, s: (d.try_admit(s[0]), d.park(s[0])),
+    "prefilling one unparked": lambda d, s: (d.try_admit(s[0]), d.unpark(s[0])),
+}
+"""What a scheduler may ask of two waiting sequences of 12 tokens and 4 blocks, in vain."""
 
 
-def overfull(draft: Draft, seqs: list[Sequence]) -> None:
-    draft.try_admit(seqs[0])
-    draft.try_admit(seqs[1], keep_free=-8)
-
-
-def chunk_too_long(draft: Draft, seqs: list[Sequence]) -> None:
-    draft.try_admit(seqs[0])
-    draft.prefill(seqs[0], seqs[0].prefill_tokens + 1)
-
-
-def empty_chunk(draft: Draft, seqs: list[Sequence]) -> None:
-    draft.try_admit(seqs[0])
-    draft.prefill(seqs[0], 0)
-
-
-def chunk_of_waiting(draft: Draft, seqs: list[Sequence]) -> None:
-    draft.prefill(seqs[0], 1)
-
-
-def same_chunk_twice(draft: Draft, seqs: list[Sequence]) -> None:
-    draft.try_admit(seqs[0])
-    draft.prefill(seqs[0], 4)
-    draft.prefill(seqs[0], 4)
-
-
-def chunk_of_preempted(draft: Draft, seqs: list[Sequence]) -> None:
-    draft.try_admit(seqs[0])
-    draft.prefill(seqs[0], 4)
-    draft.preempt(seqs[0], "recompute")
-
-
-def admit_twice(draft: Draft, seqs: list[Sequence]) -> None:
-    draft.try_admit(seqs[0])
-    draft.try_admit(seqs[0])
-
-
-def preempt_waiting(draft: Draft, seqs: list[Sequence]) -> None:
-    draft.preempt(seqs[0], "recompute")
-
-
-def swap_in_waiting(draft: Draft, seqs: list[Sequence]) -> None:
-    draft.try_swap_in(seqs[0])
-
-
-def park_prefilling(draft: Draft, seqs: list[Sequence]) -> None:
-    draft.try_admit(seqs[0])
-    draft.park(seqs[0])
-
-
-def unpark_prefilling(draft: Draft, seqs: list[Sequence]) -> None:
-    draft.try_admit(seqs[0])
-    draft.unpark(seqs[0])
-
-
-@pytest.mark.parametrize(
-    "script",
-    [
-        overfull,
-        chunk_too_long,
-        empty_chunk,
-        chunk_of_waiting,
-        same_chunk_twice,
-        chunk_of_preempted,
-        admit_twice,
-        preempt_waiting,
-        swap_in_waiting,
-        park_prefilling,
-        unpark_prefilling,
-    ],
-)
+@pytest.mark.parametrize("script", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
 def test_impossible_plans_are_refused(script: Script) -> None:
     scheduler = Scripted()
     engine = make_engine(scheduler, 4, host_blocks=8)
@@ -404,19 +355,11 @@ def _whole_prefill(draft: Draft, seq: Sequence) -> None:
     draft.prefill(seq, seq.prefill_tokens)
 
 
-def decode_beyond_memory(draft: Draft, seqs: list[Sequence]) -> None:
-    draft.decode()
-
-
-def one_step_beyond_memory(draft: Draft, seqs: list[Sequence]) -> None:
-    draft.decode(1)
-
-
-@pytest.mark.parametrize("script", [decode_beyond_memory, one_step_beyond_memory])
-def test_decode_beyond_memory_is_refused(script: Script) -> None:
+@pytest.mark.parametrize("steps", [1, 100])
+def test_decode_beyond_memory_is_refused(steps: int) -> None:
     scheduler, engine = one_decoding(blocks=2)
     before = snapshot(engine)
-    scheduler.script = script
+    scheduler.script = lambda draft, seqs: draft.decode(steps)
     with pytest.raises(PlanError):
         engine.plan(1.0)
     assert_unchanged(engine, before)
@@ -434,19 +377,6 @@ def test_blocks_taken_after_the_decode_are_refused() -> None:
     with pytest.raises(PlanError):
         engine.plan(1.0)
     assert_unchanged(engine, before)
-
-
-def test_a_copy_taken_back_is_no_peak() -> None:
-    scheduler, engine = one_decoding(blocks=5)
-
-    def script(draft: Draft, seqs: list[Sequence]) -> None:
-        draft.preempt(seqs[0], "swap")
-        draft.rollback()
-        draft.decode()
-
-    scheduler.script = script
-    assert engine.plan(1.0) is not None
-    assert (engine.host.used, engine.host.peak_used) == (0, 0)
 
 
 def test_slice_ends_before_the_shortage() -> None:

@@ -63,7 +63,9 @@ JOBS = st.lists(
 
 
 def vllm(chunked: bool, preemption: Any) -> Callable[[], tuple[Any, Any]]:
-    budget = 16 if chunked else 64
+    # v0.6.0 never brings back a copied prefill with more left than the budget, so there the budget
+    # holds any prompt.
+    budget = 16 if chunked and preemption == "recompute" else 40 if chunked else 64
     return lambda: (
         VllmScheduler(
             chunked=chunked,
@@ -351,32 +353,34 @@ def test_running_sums_are_exact(arm: str, lag: int, prefix: bool, jobs: list[Job
     assert_exact(jobs, one_by_one, arm=arm, lag=lag, prefix=prefix, scale_s=1.0)
 
 
-@pytest.fixture(scope="module")
-def real_cost() -> Any:
-    return build_cost("llama-3.1-8b", "a100-80g", costs="calibrated")
-
-
-@pytest.fixture(scope="module")
-def roofline() -> Any:
-    return build_cost("llama-3.1-8b", "a100-80g", costs="roofline")
+@pytest.fixture(scope="module", params=["calibrated", "roofline"])
+def real_cost(request: pytest.FixtureRequest) -> Any:
+    return build_cost("llama-3.1-8b", "a100-80g", costs=request.param)
 
 
 @pytest.mark.parametrize("change", [step_by_step, one_by_one])
-@pytest.mark.parametrize("source", ["real_cost", "roofline"])
 @ALL_ARMS
 @BOTH_LAGS
 @settings(SETTINGS, max_examples=5)
 @given(jobs=JOBS)
 def test_exact_with_real_costs(
-    request: pytest.FixtureRequest,
-    source: str,
-    change: Callable[[Engine], None],
-    arm: str,
-    lag: int,
-    jobs: list[Job],
+    real_cost: Any, change: Callable[[Engine], None], arm: str, lag: int, jobs: list[Job]
 ) -> None:
-    cost = request.getfixturevalue(source)
-    assert_exact(jobs, change, arm=arm, lag=lag, prefix=True, cost=cost, scale_s=0.015)
+    options: Any = {"arm": arm, "lag": lag, "prefix": True, "cost": real_cost}
+    assert_exact(jobs, change, scale_s=0.015, **options)
+
+
+def test_victims_do_not_wait_for_their_own_growth() -> None:
+    """Who fits once victims are gone comes in at once, not when they have grown."""
+    jobs = [
+        Job(0, 19, 12, 2, 0, False),
+        Job(1, 19, 25, 0, 1, False),
+        Job(0, 3, 30, 2, 0, True),
+        Job(0.25, 22, 33, 3, 1, True),
+        Job(3.5, 11, 17, 0, 0, False),
+        Job(0, 35, 4, 0, 0, True),
+    ]
+    assert_exact(jobs, step_by_step, arm="priority", lag=0, prefix=True, scale_s=1.0)
 
 
 def test_workload_is_hard() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from harness import BlockingDriver
+from harness import BlockingDriver, FakeCost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from property.test_exactness import (
@@ -70,11 +70,13 @@ class Watch:
     checks: int = 0
     plans: list[Plan] = field(default_factory=list)
     """Plans made and not completed: one, or with lag 1 the next one too."""
+    given_up: list[Sequence] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._plan, self._complete = self.engine.plan, self.engine.complete
-        self.engine.plan = self.plan  # type: ignore[method-assign]
-        self.engine.complete = self.complete  # type: ignore[method-assign]
+        engine = self.engine
+        self._plan, self._complete, self._cancel = engine.plan, engine.complete, engine.cancel
+        engine.plan, engine.complete = self.plan, self.complete  # type: ignore[method-assign]
+        engine.cancel = self.cancel  # type: ignore[method-assign]
 
     def plan(self, now: float) -> Plan | None:
         self._tick(now)
@@ -92,7 +94,13 @@ class Watch:
         self._complete(plan, outcome)
         if outcome.last:
             self.plans.remove(plan)
+            assert {seq.state for seq in self.given_up} <= {State.ENDED}
         self.check()
+
+    def cancel(self, seq: Sequence, now: float) -> None:
+        self._cancel(seq, now)
+        self.given_up.append(seq)
+        assert seq.state is State.ENDED or self.plans
 
     def _tick(self, now: float) -> None:
         assert now >= self.now
@@ -154,14 +162,17 @@ class Watch:
         whole = ceil_div(seq.prefill_tokens, self.engine.block_tokens)
         state = seq.state
         assert (seq in self.engine.live) == (state is not State.ENDED)
-        if state is State.WAITING or (state is State.ENDED and not seq.transfer):
+        if seq.transfer:
+            # Both copies of the cache stay until the transfer has landed, whoever ends before.
+            assert state in (State.MOVING_IN, State.MOVING_OUT, State.ENDED)
+            assert device >= need and seq.host_blocks == need
+        elif state in (State.WAITING, State.ENDED):
             assert (device, seq.host_blocks, seq.node) == (0, 0, None)
         elif state in ON_DEVICE:
             assert (device, seq.host_blocks) == (max(need, whole), 0)
-        elif state is State.SWAPPED:
+        else:
+            assert state is State.SWAPPED
             assert (device, seq.host_blocks, seq.node) == (0, need, None)
-        elif state in (State.MOVING_IN, State.MOVING_OUT):
-            assert device >= need and seq.host_blocks == need and seq.transfer
 
 
 @dataclass
@@ -244,10 +255,35 @@ def test_invariants_with_slow_links(
 ) -> None:
     """Copies that take several steps: requests end while their cache is on the way."""
     events: list[Any] = []
-    cost = type(build("fcfs", 0, False).cost)(step=1.0, copy=link_s)
+    cost = FakeCost(step=1.0, copy=link_s)
     engine = build("fcfs-background", lag, True, events.append, cost)
     Watch(engine)
     outputs = [job.output for job in jobs]
     ImpatientDriver(engine, prompts(jobs), outputs, cancels=sorted(cancels)).run()
     assert_each_ends_once(events, jobs)
     assert_all_free(engine)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_cancel_while_the_cache_is_on_its_way(lag: int) -> None:
+    """Every copy back of a run in turn meets a client who gives up before it lands."""
+    jobs = [Job(0.25 * (i % 3), 10 + i % 7, 20 + i % 5, 0, 0, False) for i in range(9)]
+
+    def run(cancels: list[tuple[float, int]]) -> tuple[Engine, list[Any]]:
+        events: list[Any] = []
+        engine = build("fcfs-background", lag, True, events.append, FakeCost(copy=7.0))
+        Watch(engine)
+        outputs = [job.output for job in jobs]
+        ImpatientDriver(engine, prompts(jobs), outputs, cancels=cancels).run()
+        assert_each_ends_once(events, jobs)
+        assert_all_free(engine)
+        return engine, events
+
+    starts = [(event[0], int(event[2][1:])) for event in run([])[1] if event[1] == "rotate_in"]
+    assert len(starts) > 3
+    for start_s, index in starts:
+        engine, events = run([(start_s + 3.5, index)])
+        seq = engine.recorder.sequences[index]
+        landed = [event for event in events if event[1:3] == ("transfer", f"r{index}")]
+        assert seq.outcome == "cancelled" and seq.finish_s is not None
+        assert landed[-1][0] > seq.finish_s

@@ -270,8 +270,11 @@ class Engine:
             _check_chunks(draft.chunks)
         if draft.changes:
             self._note_changes(draft, now)
-        for chunk in draft.chunks:
-            self._emit(now, "prefill", chunk.sequence, chunk.tokens, chunk.context_tokens)
+        self.recorder.events += len(draft.chunks)
+        if self._sink:
+            for chunk in draft.chunks:
+                event = (chunk.sequence.request.request_id, chunk.tokens, chunk.context_tokens)
+                self._sink((now, "prefill", *event))
         if not (decodes or draft.chunks or draft.before_step or draft.background):
             return None
         pool.referenced += taken
@@ -451,7 +454,7 @@ def _check_chunks(chunks: list[PrefillChunk]) -> None:
     """One chunk a sequence, and only for those that are still resident."""
     for chunk in chunks:
         if chunk.sequence.state is not State.PREFILLING:
-            raise PlanError(f"{chunk.sequence!r} has a chunk in the plan that takes it away")
+            raise PlanError(f"{chunk.sequence!r}: a chunk in the plan that takes it away")
     if len(chunks) > 1 and len({chunk.sequence for chunk in chunks}) < len(chunks):
         raise PlanError("a sequence has two chunks in one plan")
 

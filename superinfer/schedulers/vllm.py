@@ -10,10 +10,10 @@ output processing.
 Left out: LoRA, beam and parallel sampling, multi-step scheduling, speculative decoding; sharing of
 a prompt's blocks by requests of the same step, before they are computed; finding a preempted
 request's own answer blocks again. Out of host blocks aborts the real engine; here it fails the
-victim alone (`host_memory_full`). Where the real engine would try again for ever, the request ends by
-a rule of its own: `prefill_fills_memory` (a prompt of several chunks that takes every block, with no
-watermark) and `swap_in_never_fits` (its blocks, a spare one and the watermark exceed the memory, or
-the rest of its prompt the token budget).
+victim alone (`host_memory_full`). Where the real engine would try again for ever, the request ends
+by a rule of its own: `prefill_fills_memory` (a prompt of several chunks that takes every block, with
+no watermark) and `swap_in_never_fits` (its blocks, a spare one and the watermark exceed the memory,
+or the rest of its prompt the token budget).
 """
 
 from __future__ import annotations
@@ -188,15 +188,17 @@ class VllmScheduler:
     def _plan_chunked(self, draft: Draft) -> None:
         if self._only_decodes() and draft.decode(spare_blocks=1):
             return
-        for seq in self._parked:
-            draft.unpark(seq)
-        self._parked.clear()
+        if self._parked:
+            for seq in self._parked:
+                draft.unpark(seq)
+            self._parked.clear()
         iteration = self._serve_running(draft)
         if self.swapped and not iteration.disturbed:
             self._swap_in(draft, iteration)
-        if self.waiting:
+        if self.waiting and iteration.budget_tokens:
             self._admit_chunks(draft, iteration)
-        self.waiting.extendleft(iteration.preempted)
+        if iteration.preempted:
+            self.waiting.extendleft(iteration.preempted)
         self._irregular = bool(iteration.skipped)
         if iteration.decodes:
             self._decode_served(draft, iteration)
@@ -234,6 +236,9 @@ class VllmScheduler:
     def _chunks_beside(self, decodes: int) -> list[tuple[Sequence, int]] | None:
         """Chunks of the unfinished prefills if nobody has to be skipped, else None."""
         left = self._budget_tokens - decodes
+        if self._front is None and len(self._back) == 1:  # by far the most common case
+            tokens = self._tokens(self._back[0], left)
+            return [(self._back[0], tokens)] if tokens else None
         chunks = []
         if self._front is not None:
             reach = self._budget_tokens - self._decodes_ahead_of(self._front)

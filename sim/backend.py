@@ -124,8 +124,9 @@ class SimBackend:
 
     def _finished(self, plan: Plan, steps: int) -> list[Sequence]:
         finished = self.oracle.finished_by(plan.first_step + steps) if plan.decodes else []
-        if plan.chunks:
-            finished += self.oracle.finished_prefills(plan.chunks, plan.advanced)
+        for chunk in plan.chunks:
+            if chunk.last and self.oracle.finishes(chunk.sequence, plan.advanced):
+                finished.append(chunk.sequence)
         return finished
 
     def _copy_s(self, transfer: Transfer) -> float:

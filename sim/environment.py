@@ -17,5 +17,6 @@ class ExactEnvironment(Environment):
         """An event that happens at `time_s` (not before now)."""
         event = Event(self)
         event._ok, event._value = True, None
-        heappush(self._queue, (max(time_s, self._now), priority, next(self._eid), event))
+        when_s = time_s if time_s > self._now else self._now
+        heappush(self._queue, (when_s, priority, next(self._eid), event))
         return event

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 
-from superinfer.plan import PrefillChunk
 from superinfer.request import Request
 from superinfer.sequence import Sequence, State
 
@@ -47,23 +46,22 @@ class Oracle:
 
     def finished_by(self, step: int) -> list[Sequence]:
         """Sequences that have all their tokens once the batch has done `step` steps."""
-        heap, finished = self._heap, []
+        heap = self._heap
+        if not heap or heap[0][0] > step:
+            return []
+        finished = []
         while heap and heap[0][0] <= step:
             entry = heapq.heappop(heap)
             if self._on_course(entry):
                 finished.append(entry[3])
         return finished
 
-    def finished_prefills(self, chunks: list[PrefillChunk], counted: bool) -> list[Sequence]:
-        """Sequences for which the token that ends their prefill is the last one.
+    def finishes(self, seq: Sequence, counted: bool) -> bool:
+        """True if the token that ends a prefill is the sequence's last one.
 
         `counted` says that the engine has already counted that token (lag 1).
         """
-        return [
-            chunk.sequence
-            for chunk in chunks
-            if chunk.last and self._left(chunk.sequence) <= (0 if counted else 1)
-        ]
+        return self._left(seq) <= (0 if counted else 1)
 
     def _left(self, seq: Sequence) -> int:
         return self.target(seq.request) - seq.output_tokens

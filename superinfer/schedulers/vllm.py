@@ -188,6 +188,8 @@ class VllmScheduler:
     def _plan_chunked(self, draft: Draft) -> None:
         if self._only_decodes() and draft.decode(spare_blocks=1):
             return
+        if len(self._back) == 1 and self._one_prefill_takes_the_rest(draft):
+            return
         if self._parked:
             for seq in self._parked:
                 draft.unpark(seq)
@@ -202,6 +204,21 @@ class VllmScheduler:
         self._irregular = bool(iteration.skipped)
         if iteration.decodes:
             self._decode_served(draft, iteration)
+
+    def _one_prefill_takes_the_rest(self, draft: Draft) -> bool:
+        """The long middle of a prompt, as a short cut: every decode gets its token, the one
+        prefill under way takes all that is left of the budget, so nobody else can come in.
+        """
+        seq, batch = self._back[0], draft.batch
+        left, wanted = self._budget_tokens - batch.size, seq.prefill_tokens - seq.computed_tokens
+        alone = self._front is None and not (self._irregular or self.swapped)
+        roomy = batch.next_growth() < draft.available
+        if not (alone and roomy and 0 < left < wanted) or self._machine.prefix_caching:
+            return False
+        draft.prefill(seq, left)
+        if batch.size:
+            draft.decode(1)
+        return True
 
     def _only_decodes(self) -> bool:
         """True when every running sequence decodes and nobody wants to join them."""
@@ -236,9 +253,6 @@ class VllmScheduler:
     def _chunks_beside(self, decodes: int) -> list[tuple[Sequence, int]] | None:
         """Chunks of the unfinished prefills if nobody has to be skipped, else None."""
         left = self._budget_tokens - decodes
-        if self._front is None and len(self._back) == 1:  # by far the most common case
-            tokens = self._tokens(self._back[0], left)
-            return [(self._back[0], tokens)] if tokens else None
         chunks = []
         if self._front is not None:
             reach = self._budget_tokens - self._decodes_ahead_of(self._front)

@@ -6,10 +6,11 @@ of four tokens and no watermark. A name with a number is a prefill chunk, letter
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
-from harness import FakeCost, iterations, make_engine, request
+from harness import BlockingDriver, FakeCost, iterations, make_engine, request
 
 from superinfer.errors import ConfigError
 from superinfer.schedulers.vllm import VllmScheduler
@@ -180,3 +181,30 @@ def test_host_full_fails_the_victim_alone() -> None:
     """The real engine aborts as a whole; here the others go on."""
     lines = iterations(vllm(max_num_batched_tokens=16, preemption="swap"), V1, host_blocks=1)
     assert lines[3:] == ["AB used 6", "AB used 6", "AB used 6", "AB used 7"]
+
+
+@pytest.mark.parametrize("preemption", ["recompute", "swap"])
+@pytest.mark.parametrize("seed", range(12))
+def test_short_cuts_equal_the_walk(monkeypatch: Any, seed: int, preemption: str) -> None:
+    """Serving the running queue one by one in every iteration gives the same events."""
+    logs = []
+    for walk in (False, True):
+        if walk:
+            never = lambda *_: False  # noqa: E731
+            monkeypatch.setattr(VllmScheduler, "_only_decodes", never)
+            monkeypatch.setattr(VllmScheduler, "_one_prefill_takes_the_rest", never)
+            monkeypatch.setattr(VllmScheduler, "_chunks_beside", lambda *_: None)
+        events: list[Any] = []
+        scheduler = vllm(
+            max_num_batched_tokens=16, max_num_seqs=8, chunked=True, preemption=preemption
+        )
+        rng = random.Random(seed)
+        jobs = [
+            request(i, rng.choice([3, 9, 40, 70]), 0, arrival_s=i * rng.choice([0.5, 2]))
+            for i in range(20)
+        ]
+        jobs.sort(key=lambda job: job.arrival_s)
+        core = make_engine(scheduler, 30, host_blocks=200, sink=events.append)
+        BlockingDriver(core, jobs, [rng.randint(1, 30) for _ in jobs]).run()
+        logs.append(events)
+    assert logs[0] == logs[1]

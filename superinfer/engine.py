@@ -103,7 +103,7 @@ class Engine:
 
         With lag 1 it may be called while the last step of the running plan is on the device: the
         decision is then made as if that step had given every sequence its token and ended none.
-        Raises PlanError, with nothing changed, when the scheduler asks for the impossible.
+        Raises PlanError, with the draft taken back, when the scheduler asks for the impossible.
         """
         running = self._running
         if running is not None:

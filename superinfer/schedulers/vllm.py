@@ -9,11 +9,12 @@ output processing.
 
 Left out: LoRA, beam and parallel sampling, multi-step scheduling, speculative decoding; sharing of
 a prompt's blocks by requests of the same step, before they are computed; finding a preempted
-request's own answer blocks again. Out of host blocks aborts the real engine; here it fails the
-victim alone (`host_memory_full`). Where the real engine would try again for ever, the request ends
-by a rule of its own: `prefill_fills_memory` (a prompt of several chunks that takes every block and
-leaves no watermark) and `swap_in_never_fits` (its blocks, a spare one and the watermark exceed the
-memory, or the rest of its prompt exceeds the token budget).
+request's own answer blocks again; turning a hopeless head of the queue away in a chunked step that
+has no token left (it happens in the next one that has). Out of host blocks aborts the real engine;
+here it fails the victim alone (`host_memory_full`). Where the real engine would try again for
+ever, the request ends by a rule of its own: `prefill_fills_memory` (a prompt of several chunks
+that takes every block and leaves no watermark) and `swap_in_never_fits` (its blocks, a spare one
+and the watermark exceed the memory, or the rest of its prompt exceeds the token budget).
 """
 
 from __future__ import annotations

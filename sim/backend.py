@@ -36,12 +36,7 @@ class SimBackend:
 
     def run(self, plan: Plan, now: float) -> Wait:
         """The whole plan, until something ends it (lag 0)."""
-        start_s = self._start(plan, now)
-        if not plan.chunks and plan.decodes:
-            return (yield from self._steps(plan, start_s, plan.steps))
-        end_s = self._single_end(plan, start_s)
-        yield self.env.at(end_s)
-        return self._single_outcome(plan, end_s)
+        return (yield from self._steps(plan, self._start(plan, now), plan.steps))
 
     def run_head(self, plan: Plan, now: float) -> Wait:
         """All steps of a plan but its last one (lag 1): that one is on the device already when
@@ -56,11 +51,7 @@ class SimBackend:
 
     def run_tail(self, plan: Plan, now: float) -> Wait:
         """The last step of a plan (lag 1)."""
-        if not plan.chunks and plan.decodes:
-            return (yield from self._steps(plan, now, plan.done_steps + 1))
-        end_s = self._single_end(plan, now)
-        yield self.env.at(end_s)
-        return self._single_outcome(plan, end_s)
+        return (yield from self._steps(plan, now, plan.done_steps + 1))
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -74,23 +65,15 @@ class SimBackend:
             now += self._copy_s(transfer)
         return now
 
-    def _single_end(self, plan: Plan, now: float) -> float:
-        """End of one step with prefill chunks, or of a plan of transfers alone."""
-        if not plan.chunks:
-            return now
-        device_s = self.cost.step_s(plan.chunks, plan.decodes, plan.context_tokens)
-        return now + self._with_host(device_s, plan.decodes + len(plan.chunks))
-
-    def _single_outcome(self, plan: Plan, end_s: float) -> Outcome:
-        if not plan.chunks:
-            return Outcome(end_s)
-        return Outcome(end_s, [end_s], self._finished(plan, 1))
-
     def _steps(self, plan: Plan, now: float, limit: int) -> Wait:
-        """Decode steps until `limit`, a finish, an interruption or the plan's `until`."""
-        to_finish = max(1, self.oracle.next_finish() - plan.first_step)
-        limit = min(limit, to_finish) if to_finish > plan.done_steps else limit
+        """Steps until `limit`, a finish, an interruption or the plan's `until`."""
         ends: list[float] = []
+        if not plan.has_step:
+            yield self.env.at(now)
+            return Outcome(now)
+        if limit > 1 and plan.decodes:
+            to_finish = max(1, self.oracle.next_finish() - plan.first_step)
+            limit = min(limit, to_finish) if to_finish > plan.done_steps else limit
         while True:
             now = self._jump(plan, now, ends, limit)
             yield self.env.at(now)
@@ -100,27 +83,23 @@ class SimBackend:
 
     def _jump(self, plan: Plan, now: float, ends: list[float], limit: int) -> float:
         """Append step ends until the first one that is not before the next event."""
-        sequences, until = plan.decodes, plan.until
+        cost, decodes = self.cost, plan.decodes
         done = plan.done_steps + len(ends)
-        context = plan.context_tokens + done * sequences
-        horizon = min(self.env.peek(), until)
-        host_s, lag = self.cost.host_s(sequences), self.lag
-        base_s, slope_s, valid = self.cost.decode_line(sequences, context)
-        while True:
-            if context > valid:
-                base_s, slope_s, valid = self.cost.decode_line(sequences, context)
-            device_s = base_s + slope_s * context
-            now += (device_s if device_s > host_s else host_s) if lag else host_s + device_s
-            ends.append(now)
-            context += sequences
-            done += 1
-            if now >= horizon or done >= limit:
-                return now
-
-    def _with_host(self, device_s: float, sequences: int) -> float:
-        """Host time comes before each step, or is hidden behind the device with lag 1."""
-        host_s = self.cost.host_s(sequences)
-        return max(host_s, device_s) if self.lag else host_s + device_s
+        horizon = min(self.env.peek(), plan.until)
+        # Host time comes before each step, or is hidden behind the device with lag 1.
+        host_s, lag = cost.host_s(decodes + len(plan.chunks)), self.lag
+        while done < limit:
+            context = plan.context_tokens + done * decodes
+            device_s, growth_s, steps = cost.slice_line(plan.chunks_at(done), decodes, context)
+            stop = min(done + steps, limit)
+            while done < stop:
+                now += (device_s if device_s > host_s else host_s) if lag else host_s + device_s
+                ends.append(now)
+                device_s += growth_s
+                done += 1
+                if now >= horizon:
+                    return now
+        return now
 
     def _finished(self, plan: Plan, steps: int) -> list[Sequence]:
         finished = self.oracle.finished_by(plan.first_step + steps) if plan.decodes else []

@@ -31,6 +31,7 @@ class Draft:
         "batch",
         "before_step",
         "changes",
+        "chunk_steps",
         "chunks",
         "decoding",
         "now",
@@ -48,6 +49,7 @@ class Draft:
         self.before_step: list[Transfer] = []
         self.background: list[Transfer] = []
         self.changes: list[Change] = []
+        self.chunk_steps = 1
         self.decoding = False
         self.steps = 1
         self.until = math.inf
@@ -128,17 +130,20 @@ class Draft:
         self.changes.append(Change("admit", seq, private))
         return True
 
-    def prefill(self, seq: Sequence, tokens: int) -> int:
+    def prefill(self, seq: Sequence, tokens: int, *, steps: int = 1) -> int:
         """Compute the next `tokens` tokens of a resident sequence's prefill in this step.
 
         Returns how many are really computed: fewer when part of them is a cached prefix that the
-        admission charges (never none: the last token of a fully cached chunk runs anyway).
+        admission charges (never none: the last token of a fully cached chunk runs anyway). With
+        `steps` the same number again in each step of a slice so long; then it is the only chunk.
         """
         if seq.state is not State.PREFILLING:
             raise PlanError(f"{seq!r}: only a prefilling sequence takes a chunk")
         stop = seq.computed_tokens + tokens
         if tokens < 1 or stop > seq.prefill_tokens:
             raise PlanError(f"{seq!r}: chunk of {tokens} tokens at {seq.computed_tokens}")
+        if steps > 1:
+            self._repeat_chunk(seq, tokens, steps)
         start = seq.computed_tokens
         if start < seq.prefix_tokens:
             start = min(seq.prefix_tokens, stop - 1)
@@ -152,11 +157,13 @@ class Draft:
         """Run the whole decode batch for up to `steps` steps and not past `until`.
 
         Returns the number of steps that memory allows with `spare_blocks` left over; less than one
-        is the caller's to mend by `preempt` or `park`. Beside prefill chunks a slice is one step
-        long.
+        is the caller's to mend by `preempt` or `park`. Beside prefill chunks a slice is as long as
+        they are the same.
         """
         batch, available = self.batch, self.available - spare_blocks
-        if self.chunks or steps == 1:
+        if self.chunks:
+            steps = min(steps, self.chunk_steps)
+        if steps == 1:
             allowed = int(batch.next_growth() <= available)
         else:
             allowed = batch.steps_within(available, steps)
@@ -266,8 +273,8 @@ class Draft:
         )
 
     def rollback(self, mark: tuple[int, int, int, int] = (0, 0, 0, 0)) -> None:
-        """Take back every decision since `mark`, latest first, and `decode`."""
-        self.decoding, self.steps, self.until = False, 1, math.inf
+        """Take back every decision since `mark`, latest first, and how long the slice is."""
+        self.decoding, self.steps, self.chunk_steps, self.until = False, 1, 1, math.inf
         changes, chunks, before, background = mark
         while len(self.changes) > changes:
             change = self.changes.pop()
@@ -281,6 +288,13 @@ class Draft:
     def _expect(self, seq: Sequence, state: State) -> None:
         if seq.state is not state:
             raise PlanError(f"{seq!r}: expected state {state.value}")
+
+    def _repeat_chunk(self, seq: Sequence, tokens: int, steps: int) -> None:
+        """Note that every step of the slice computes as much; none may end the prompt."""
+        prefix_left = seq.computed_tokens < seq.prefix_tokens
+        if self.chunks or prefix_left or seq.computed_tokens + steps * tokens >= seq.prefill_tokens:
+            raise PlanError(f"{seq!r}: {steps} chunks of {tokens} tokens at {seq.computed_tokens}")
+        self.chunk_steps = min(steps, MAX_STEPS)
 
     def _computed(self, seq: Sequence) -> int:
         if seq.state is State.DECODING:

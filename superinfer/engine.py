@@ -259,7 +259,9 @@ class Engine:
         """Check a draft as a whole and turn it into a plan."""
         batch, pool = self.batch, self.pool
         decodes = batch.size if draft.decoding else 0
-        steps = draft.steps if decodes and not draft.chunks else 1
+        steps = draft.steps if decodes else draft.chunk_steps
+        if draft.chunks:
+            steps = min(steps, draft.chunk_steps)
         if steps < 1:
             raise PlanError("no memory for the next step: preempt or park before decoding")
         taken = batch.next_growth() if decodes else 0
@@ -267,14 +269,9 @@ class Engine:
         if pool.referenced + reserved > pool.total:
             raise PlanError(f"{pool.referenced + reserved} blocks asked of {pool.total}")
         if draft.chunks:
-            _check_chunks(draft.chunks)
+            _check_chunks(draft.chunks, steps)
         if draft.changes:
             self._note_changes(draft, now)
-        self.recorder.events += len(draft.chunks)
-        if self._sink:
-            for chunk in draft.chunks:
-                event = (chunk.sequence.request.request_id, chunk.tokens, chunk.context_tokens)
-                self._sink((now, "prefill", *event))
         if not (decodes or draft.chunks or draft.before_step or draft.background):
             return None
         pool.referenced += taken
@@ -315,17 +312,18 @@ class Engine:
             if more > 0:
                 self._settle(plan.now)
         for chunk in plan.chunks:
-            self._advance_chunk(chunk)
+            context = chunk.context_tokens + plan.done_steps * chunk.tokens
+            self._advance_chunk(chunk, context, steps * chunk.tokens)
 
-    def _advance_chunk(self, chunk: PrefillChunk) -> None:
+    def _advance_chunk(self, chunk: PrefillChunk, context: int, tokens: int) -> None:
+        """Count `tokens` tokens after `context` as computed."""
         seq = chunk.sequence
         if seq.state is not State.PREFILLING:
             return
-        seq.computed_tokens = chunk.context_tokens + chunk.tokens
-        if seq.lost_tokens > chunk.context_tokens:
-            again = min(seq.lost_tokens, seq.computed_tokens) - chunk.context_tokens
-            seq.recomputed_tokens += again
-        self.recorder.computed_tokens += chunk.tokens
+        seq.computed_tokens = context + tokens
+        if seq.lost_tokens > context:
+            seq.recomputed_tokens += min(seq.lost_tokens, seq.computed_tokens) - context
+        self.recorder.computed_tokens += tokens
         if self.prefix is not None:
             self._publish(seq)
         if chunk.last:
@@ -346,15 +344,21 @@ class Engine:
     def _record_steps(self, plan: Plan, ends: list[float]) -> None:
         recorder, steps, decodes = self.recorder, len(ends), plan.decodes
         recorder.steps += steps
+        recorder.events += steps * (len(plan.chunks) + (decodes > 0))
         if decodes:
             self.batch.end_s.extend(ends)
             recorder.computed_tokens += steps * decodes
-            recorder.events += steps
-            if self._sink:
-                context = plan.context_tokens + plan.done_steps * decodes
-                for done, end_s in enumerate(ends):
-                    self._sink((end_s, "decode", "", decodes, context + done * decodes))
+        if self._sink:
+            self._emit_steps(plan, ends, self._sink)
         plan.done_steps += steps
+
+    def _emit_steps(self, plan: Plan, ends: list[float], sink: Sink) -> None:
+        for step, end_s in enumerate(ends, plan.done_steps):
+            for seq, tokens, context, _ in plan.chunks_at(step):
+                sink((end_s, "prefill", seq.request.request_id, tokens, context))
+            if plan.decodes:
+                context = plan.context_tokens + step * plan.decodes
+                sink((end_s, "decode", "", plan.decodes, context))
 
     def _end_chunks(self, chunks: list[PrefillChunk], now: float) -> None:
         """Stamp the tokens that a step's prefills gave."""
@@ -450,8 +454,10 @@ class Engine:
             self._sink((now, kind, seq.request.request_id, *numbers))
 
 
-def _check_chunks(chunks: list[PrefillChunk]) -> None:
-    """One chunk a sequence, and only for those that are still resident."""
+def _check_chunks(chunks: list[PrefillChunk], steps: int) -> None:
+    """One chunk a sequence, only for those that are still resident; alone if it repeats."""
+    if steps > 1 and len(chunks) > 1:
+        raise PlanError("a slice of several steps has one chunk at most")
     for chunk in chunks:
         if chunk.sequence.state is not State.PREFILLING:
             raise PlanError(f"{chunk.sequence!r}: a chunk in the plan that takes it away")

@@ -12,7 +12,7 @@ Direction = Literal["d2h", "h2d"]
 
 
 class PrefillChunk(NamedTuple):
-    """Prompt tokens of one sequence to compute in this plan's step (a `costs.PrefillWork`)."""
+    """Prompt tokens of one sequence to compute in a plan's first step (a `costs.PrefillWork`)."""
 
     sequence: Sequence
     tokens: int
@@ -21,6 +21,10 @@ class PrefillChunk(NamedTuple):
     """Tokens of the sequence whose KV is there already."""
     last: bool
     """True if the step also gives the next output token."""
+
+    def moved_on(self, steps: int) -> PrefillChunk:
+        """The chunk as it is `steps` steps later."""
+        return self._replace(context_tokens=self.context_tokens + steps * self.tokens)
 
 
 @dataclass(slots=True, eq=False)
@@ -52,9 +56,10 @@ class Change(NamedTuple):
 class Plan:
     """A time slice: one batch, and for how long the decision stands.
 
-    Run `chunks` and, if `decodes`, one decode of every member of the batch; with no chunks, up to
-    `steps` times and not past `until`. `before_step` transfers come first and the batch waits for
-    them; `background` transfers run beside it. A plan may hold transfers and no batch.
+    Run `chunks` and, if `decodes`, one decode of every member of the batch, up to `steps` times and
+    not past `until`; a chunk moves on by its tokens each time. `before_step` transfers come first
+    and the batch waits for them; `background` transfers run beside it. A plan may hold transfers
+    and no batch.
     """
 
     now: float
@@ -64,6 +69,7 @@ class Plan:
     context_tokens: int
     """Their summed context in the first step."""
     steps: int
+    """More than one only while each step is the one before, moved on: no chunk ends a prompt."""
     until: float
     before_step: list[Transfer]
     background: list[Transfer]
@@ -80,6 +86,15 @@ class Plan:
     """Steps whose end the backend has reported."""
     advanced: bool = False
     """True when the engine has already counted the plan's last step (lag 1)."""
+
+    @property
+    def has_step(self) -> bool:
+        """False for a plan of transfers alone."""
+        return bool(self.chunks or self.decodes)
+
+    def chunks_at(self, step: int) -> list[PrefillChunk]:
+        """The chunks of a step, the first being 0."""
+        return [chunk.moved_on(step) for chunk in self.chunks] if step else self.chunks
 
 
 @dataclass(slots=True)

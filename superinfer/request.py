@@ -68,5 +68,7 @@ class Request:
     hash_ids: tuple[int, ...] = ()
     """Chained content ids of the prompt, one per `hash_block_tokens`, the last maybe partial."""
     hash_block_tokens: int = 512
+    delay_s: float | None = None
+    """Closed-loop sessions: the client sends this turn so long after the end of the one before."""
     index: int = 0
     """Position in the workload: where an oracle finds the answer length."""

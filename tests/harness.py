@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from superinfer.costs.base import Chunk, DecodeLine
+from superinfer.costs.base import Chunk, SliceLine
 from superinfer.draft import Draft
 from superinfer.engine import Engine, EngineConfig
 from superinfer.memory.lru import LruMemory
@@ -35,8 +35,9 @@ class FakeCost:
         tokens = sum(chunk.tokens for chunk in chunks)
         return self.step + self.per_chunk_token * tokens + self.per_context_token * context_tokens
 
-    def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
-        return DecodeLine(self.step, self.per_context_token, float("inf"))
+    def slice_line(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> SliceLine:
+        first_s = self.step_s(chunks, decodes, context_tokens)
+        return SliceLine(first_s, self.per_context_token * decodes, float("inf"))
 
     def host_s(self, sequences: int) -> float:
         return self.host
@@ -216,7 +217,7 @@ class BlockingDriver:
             return 0.0
         context = plan.context_tokens + done * plan.decodes
         cost = self.engine.cost
-        device_s = cost.step_s(plan.chunks, plan.decodes, context)
+        device_s = cost.step_s(plan.chunks_at(done), plan.decodes, context)
         host_s = cost.host_s(plan.decodes + len(plan.chunks))
         return max(host_s, device_s) if self.engine.config.lag else host_s + device_s
 

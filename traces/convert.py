@@ -65,6 +65,7 @@ def _record(request: Request, output_tokens: int, max_tokens: int | None) -> Rec
         tenant=_unless(request.tenant, "default"),
         priority=request.priority or None,
         session_id=request.session_id,
+        delay_ms=None if request.delay_s is None else milliseconds(request.delay_s),
         request_id=_unless(request.request_id, str(request.index + 1)),
         namespace=request.namespace or None,
         slo=_slo_record(request.slo, request.slo_class.slo),

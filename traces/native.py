@@ -45,6 +45,8 @@ class Record(Struct, omit_defaults=True, gc=False):
     tenant: str | None = None
     priority: Priority | None = None
     session_id: str | None = None
+    delay_ms: Number | None = None
+    """After the end of the session's turn before, ms; counts with closed-loop sessions."""
     request_id: str | None = None
     namespace: str | None = None
     slo: SloRecord | None = None
@@ -67,6 +69,7 @@ _EXPECTED = {
     "input_length": _LENGTH,
     "output_length": _LENGTH,
     "max_tokens": _LENGTH,
+    "delay_ms": "a number from 0 to 2**53 (ms)",
     "hash_block_size": _LENGTH,
     "hash_ids": "a list of 64-bit integers",
     "priority": "an integer from -2**53 to 2**53",

@@ -244,6 +244,7 @@ class _Resolver:
             record.namespace or "",
             record.hash_ids or (),
             record.hash_block_size or MOONCAKE_BLOCK_TOKENS,
+            None if record.delay_ms is None else record.delay_ms / 1000,
             index,
         )
 

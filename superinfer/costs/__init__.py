@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from superinfer.costs.base import Chunk, CostModel, DecodeLine, PrefillWork
+from superinfer.costs.base import Chunk, CostModel, PrefillWork, SliceLine
 from superinfer.costs.calibrated import CalibratedCost
 from superinfer.costs.capacity import activation_reserve_bytes, kv_capacity_blocks
 from superinfer.costs.devices import DEVICES, DeviceSpec, load_device
@@ -22,7 +22,6 @@ __all__ = [
     "CalibratedCost",
     "Chunk",
     "CostModel",
-    "DecodeLine",
     "DeviceSpec",
     "HostCost",
     "ModelShape",
@@ -30,6 +29,7 @@ __all__ = [
     "Profile",
     "ProfileName",
     "RooflineCost",
+    "SliceLine",
     "StepCost",
     "activation_reserve_bytes",
     "build_cost",

@@ -32,17 +32,17 @@ class PrefillWork(Protocol):
         ...
 
 
-class DecodeLine(NamedTuple):
-    """Device seconds of a decode-only step as a straight line in the batch's total context.
+class SliceLine(NamedTuple):
+    """Device seconds of the steps of a time slice as a straight line.
 
-    `seconds = base_s + per_context_token_s * context_tokens`, valid while
-    `context_tokens <= valid_to_tokens`. A line instead of a number lets a time slice of many
-    steps be summed without a table look-up per step.
+    Step i takes `first_s + i * growth_s` seconds, for i below `steps`. A line instead of a number
+    lets a slice of many steps be summed without a table look-up per step.
     """
 
-    base_s: float
-    per_context_token_s: float
-    valid_to_tokens: float
+    first_s: float
+    growth_s: float
+    steps: float
+    """Steps for which the line holds (>= 1, infinity possible)."""
 
 
 class CostModel(Protocol):
@@ -57,13 +57,16 @@ class CostModel(Protocol):
         """Device seconds of one step.
 
         `chunks` prefill beside `decodes` sequences that get one token each, whose contexts (the
-        token being processed included) sum to `context_tokens`. With no chunks this is exactly
-        the value on `decode_line(decodes, context_tokens)`.
+        token being processed included) sum to `context_tokens`.
         """
         ...
 
-    def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
-        """The line that holds at this batch size (>= 1) and total context."""
+    def slice_line(
+        self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int
+    ) -> SliceLine:
+        """The line that starts at `step_s` of the same step, when the next steps are the same but
+        for context: each chunk starts where it ended, each decode has one token more.
+        """
         ...
 
     def host_s(self, sequences: int) -> float:

@@ -11,16 +11,29 @@ Named smooth models of a profile:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from math import inf
+from typing import Protocol
 
 from superinfer.costs.base import PrefillWork
 from superinfer.costs.profile import HostCost, Kernel, Profile
 from superinfer.costs.shapes import ModelShape, canonical_name
-from superinfer.costs.step import StepCost
+from superinfer.costs.step import StepCost, steps_within
 from superinfer.costs.tables import Curve, Grid, linear, total
 from superinfer.errors import ConfigError
 
-PrefillModel = Callable[[Sequence[PrefillWork]], float]
+
+class PrefillModel(Protocol):
+    """Prefill attention of one profile."""
+
+    def seconds(self, chunks: Sequence[PrefillWork]) -> float:
+        """Of all chunks of a step."""
+        ...
+
+    def growth(self, chunk: PrefillWork) -> tuple[float, float]:
+        """More seconds for the next chunk of that size, and for how many steps that holds."""
+        ...
+
 
 _PER_LAYER = ("gemm_qkv", "gemm_o", "norm")
 _PER_LAYER_OPTIONAL = (
@@ -48,7 +61,7 @@ class CalibratedCost(StepCost):
         self._decode = _grid(profile.kernels["attention_decode_16"])
         self._decode_end = self._measured_to("attention_decode_16", "total_context_tokens")
         self._keys_end = self._measured_to("attention_prefill", "keys")
-        self._tokens_end = profile.kernels["gemm_qkv"].axes.get("tokens", (float("inf"),))[-1]
+        self._tokens_end = profile.kernels["gemm_qkv"].axes.get("tokens", (inf,))[-1]
         self._prefill = _prefill(profile.kernels["attention_prefill"], shape.layers)
 
     @property
@@ -76,7 +89,10 @@ class CalibratedCost(StepCost):
         return curve, min(curve.axis[-1], self._decode_end) if measured else 0.0
 
     def _prefill_s(self, chunks: Sequence[PrefillWork]) -> float:
-        return self._prefill(chunks)
+        return self._prefill.seconds(chunks)
+
+    def _prefill_growth(self, chunk: PrefillWork) -> tuple[float, float]:
+        return self._prefill.growth(chunk)
 
     def _kernel(self, name: str) -> Curve | None:
         kernel = self.profile.kernels.get(name)
@@ -107,7 +123,7 @@ class CalibratedCost(StepCost):
 
     def _measured_to(self, kernel: str, bound: str) -> float:
         bounds = self.profile.range.get(kernel, {}).get(bound)
-        return float(bounds[1]) if bounds else float("inf")
+        return float(bounds[1]) if bounds else inf
 
 
 def _check(profile: Profile, shape: ModelShape) -> None:
@@ -143,45 +159,62 @@ def _grid(kernel: Kernel) -> Grid:
 
 def _prefill(kernel: Kernel, layers: int) -> PrefillModel:
     if kernel.model is None:
-        return _prefill_table(_grid(kernel), layers)
-    return _causal_linear(*(value * layers for value in kernel.coefficients.values()))
+        return _PrefillTable(_grid(kernel), layers)
+    return _CausalLinear(*(value * layers for value in kernel.coefficients.values()))
 
 
-def _causal_linear(
-    floor_s: float,
-    per_sequence_s: float,
-    per_token_s: float,
-    per_pair_s: float,
-    per_key_s: float,
-) -> PrefillModel:
-    # t*c + t*(t+1)/2 = t*(c + t/2) + t/2: the last half goes with the tokens.
-    per_token_s += per_pair_s / 2
+class _CausalLinear:
+    """The smooth model `causal_linear`."""
 
-    def seconds(chunks: Sequence[PrefillWork]) -> float:
-        longest, sum_s = 0, floor_s
+    def __init__(
+        self,
+        floor_s: float,
+        per_sequence_s: float,
+        per_token_s: float,
+        per_pair_s: float,
+        per_key_s: float,
+    ) -> None:
+        self._floor_s, self._per_sequence_s = floor_s, per_sequence_s
+        self._per_pair_s, self._per_key_s = per_pair_s, per_key_s
+        # t*c + t*(t+1)/2 = t*(c + t/2) + t/2: the last half goes with the tokens.
+        self._per_token_s = per_token_s + per_pair_s / 2
+
+    def seconds(self, chunks: Sequence[PrefillWork]) -> float:
+        per_sequence_s, per_token_s = self._per_sequence_s, self._per_token_s
+        per_pair_s, longest, sum_s = self._per_pair_s, 0, self._floor_s
         for chunk in chunks:
             tokens, context = chunk.tokens, chunk.context_tokens
             keys = tokens + context
             longest = max(longest, keys)
             sum_s += per_sequence_s + tokens * (per_token_s + per_pair_s * (context + 0.5 * tokens))
-        return sum_s + per_key_s * longest
+        return sum_s + self._per_key_s * longest
 
-    return seconds
+    def growth(self, chunk: PrefillWork) -> tuple[float, float]:
+        tokens = chunk.tokens
+        return tokens * (self._per_pair_s * tokens + self._per_key_s), inf
 
 
-def _prefill_table(grid: Grid, layers: int) -> PrefillModel:
-    floor_s = grid.seconds[0][0] * layers
-    curves: dict[int, Curve] = {}
+class _PrefillTable:
+    """A measured table over chunk tokens and earlier context."""
 
-    def seconds(chunks: Sequence[PrefillWork]) -> float:
+    def __init__(self, grid: Grid, layers: int) -> None:
+        self._grid, self._layers = grid, layers
+        self._floor_s = grid.seconds[0][0] * layers
+        self._curves: dict[int, Curve] = {}
+
+    def seconds(self, chunks: Sequence[PrefillWork]) -> float:
         # One launch serves all chunks, so the cost of launching counts once.
-        sum_s = -floor_s * (len(chunks) - 1)
+        sum_s = -self._floor_s * (len(chunks) - 1)
         for chunk in chunks:
-            tokens, context = chunk.tokens, chunk.context_tokens
-            curve = curves.get(tokens)
-            if curve is None:
-                curve = curves[tokens] = grid.row(tokens).scaled(1.0, layers)
-            sum_s += curve.at(context)
+            sum_s += self._curve(chunk.tokens).at(chunk.context_tokens)
         return sum_s
 
-    return seconds
+    def growth(self, chunk: PrefillWork) -> tuple[float, float]:
+        slope_s, end = self._curve(chunk.tokens).piece(chunk.context_tokens)
+        return slope_s * chunk.tokens, steps_within(end - chunk.context_tokens, chunk.tokens)
+
+    def _curve(self, tokens: int) -> Curve:
+        curve = self._curves.get(tokens)
+        if curve is None:
+            curve = self._curves[tokens] = self._grid.row(tokens).scaled(1.0, self._layers)
+        return curve

@@ -10,12 +10,13 @@ token picks k independently.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 from superinfer.costs.base import PrefillWork
 from superinfer.costs.devices import DeviceSpec
 from superinfer.costs.profile import HostCost
 from superinfer.costs.shapes import ModelShape
-from superinfer.costs.step import DEFAULT_HOST, StepCost
+from superinfer.costs.step import DEFAULT_HOST, StepCost, steps_within
 from superinfer.costs.tables import Curve, linear
 
 
@@ -37,6 +38,8 @@ class RooflineCost(StepCost):
         self.device = device
         self._query = shape.gpu_heads(tp) * shape.head_dim
         self._key = shape.gpu_kv_heads(tp) * shape.head_dim
+        self._pair_s = 4.0 * self._query * shape.layers / device.bf16_flops
+        self._key_s = self._kv_bytes / device.memory_bytes_per_s
 
     @property
     def trust(self) -> dict[str, object]:
@@ -67,22 +70,28 @@ class RooflineCost(StepCost):
         return self._gemm_s(rows, self.shape.vocab / self.tp, self.shape.hidden)
 
     def _decode_curve(self, decodes: int) -> tuple[Curve, float]:
-        flops = 4.0 * self._query * self.shape.layers
-        slope = max(
-            flops / self.device.bf16_flops,
-            self._kv_bytes / self.device.memory_bytes_per_s,
-        )
-        return linear(0.0, slope), float("inf")
+        return linear(0.0, max(self._pair_s, self._key_s)), inf
 
     def _prefill_s(self, chunks: Sequence[PrefillWork]) -> float:
+        return max(self._prefill_bounds(chunks))
+
+    def _prefill_growth(self, chunk: PrefillWork) -> tuple[float, float]:
+        compute_s, memory_s = self._prefill_bounds([chunk])
+        # Each step adds a chunk's length to the context: t * t more pairs, t more keys.
+        by_compute_s = chunk.tokens**2 * self._pair_s
+        by_memory_s = chunk.tokens * self._key_s
+        if compute_s < memory_s:
+            return by_memory_s, _crossing(memory_s - compute_s, by_compute_s - by_memory_s)
+        return by_compute_s, _crossing(compute_s - memory_s, by_memory_s - by_compute_s)
+
+    def _prefill_bounds(self, chunks: Sequence[PrefillWork]) -> tuple[float, float]:
+        """Seconds of attention as compute and as memory traffic bound it."""
         pairs = keys = 0.0
         for chunk in chunks:
             tokens, context = chunk.tokens, chunk.context_tokens
             pairs += tokens * (context + 0.5 * (tokens + 1))
             keys += tokens + context
-        flops = 4.0 * self._query * self.shape.layers * pairs
-        nbytes = self._kv_bytes * keys
-        return max(flops / self.device.bf16_flops, nbytes / self.device.memory_bytes_per_s)
+        return self._pair_s * pairs, self._key_s * keys
 
     def _gemm_s(self, m: float, n: float, k: float) -> float:
         nbytes = self.shape.dtype_bytes * (m * k + k * n + m * n)
@@ -111,3 +120,8 @@ class RooflineCost(StepCost):
         nbytes = tokens * self.shape.hidden * self.shape.dtype_bytes
         ring = 2.0 * (self.tp - 1) / self.tp * nbytes / self.device.peer_bytes_per_s
         return self.device.all_reduce_latency_s + ring
+
+
+def _crossing(lead_s: float, gain_s: float) -> float:
+    """Steps for which a lead holds that shrinks by `gain_s` with each."""
+    return steps_within(lead_s, gain_s) if gain_s > 0 else inf

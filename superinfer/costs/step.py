@@ -14,9 +14,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
+from math import ceil, inf
 from typing import NamedTuple
 
-from superinfer.costs.base import DecodeLine, PrefillWork
+from superinfer.costs.base import PrefillWork, SliceLine
 from superinfer.costs.devices import Link
 from superinfer.costs.profile import HostCost
 from superinfer.costs.shapes import ModelShape
@@ -30,10 +31,15 @@ per sequence is assumed. Other systems of that time: 1 to 2 ms (SGLang v0.3), be
 
 
 class _Lines(NamedTuple):
+    """Decode attention of one batch size over total context: pieces of straight lines."""
+
     ends: list[float]
-    lines: list[DecodeLine]
-    attention: list[tuple[float, float]]
+    """Where the pieces end; the last one has no end and is not listed."""
+    lines: list[tuple[float, float]]
+    """Intercept and slope of each piece."""
     measured_to: float
+    alone_s: float
+    """Everything else of a step of these decodes alone."""
 
 
 class StepCost(ABC):
@@ -72,17 +78,25 @@ class StepCost(ABC):
         if not chunks:
             if not decodes:
                 return 0.0
-            line = self.decode_line(decodes, context_tokens)
-            return line.base_s + line.per_context_token_s * context_tokens
+            return self._decode_line(decodes, context_tokens).first_s
         return self._mixed_s(chunks, decodes, context_tokens)
 
-    def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
-        """The straight line that holds for `decodes` sequences at this total context."""
-        found = self._lines_cache.get(decodes) or self._lines(decodes)
-        self._asked += 1
-        if context_tokens > found.measured_to:
-            self._outside += 1
-        return found.lines[bisect_right(found.ends, context_tokens)]
+    def slice_line(
+        self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int
+    ) -> SliceLine:
+        """The line of a slice that starts with this step; not for an empty one."""
+        if not chunks:
+            return self._decode_line(decodes, context_tokens)
+        first_s = self._mixed_s(chunks, decodes, context_tokens)
+        if len(chunks) > 1:
+            return SliceLine(first_s, 0.0, 1)
+        growth_s, steps = self._prefill_growth(chunks[0])
+        if decodes:
+            found = self._lines_cache[decodes]
+            piece = bisect_right(found.ends, context_tokens)
+            growth_s += found.lines[piece][1] * decodes
+            steps = min(steps, _steps_to_end(found, piece, decodes, context_tokens))
+        return SliceLine(first_s, growth_s, steps)
 
     def host_s(self, sequences: int) -> float:
         """Host seconds before a step over `sequences` requests."""
@@ -97,9 +111,9 @@ class StepCost(ABC):
             raise ConfigError(f"unknown direction {direction!r}; known: {', '.join(self._links)}")
         return pieces * link.setup_s + nbytes / link.bytes_per_s
 
-    _tokens_end: float = float("inf")
+    _tokens_end: float = inf
     """Step tokens past which the fixed part is extrapolated."""
-    _keys_end: float = float("inf")
+    _keys_end: float = inf
     """Chunk plus earlier context past which prefill attention is extrapolated."""
 
     @abstractmethod
@@ -118,6 +132,25 @@ class StepCost(ABC):
     def _prefill_s(self, chunks: Sequence[PrefillWork]) -> float:
         """Seconds of prefill attention of all chunks (at least one)."""
 
+    @abstractmethod
+    def _prefill_growth(self, chunk: PrefillWork) -> tuple[float, float]:
+        """Seconds by which prefill attention grows from this chunk to the next one of its size, and
+        for how many steps, this one included, that stays the same.
+        """
+
+    def _decode_line(self, decodes: int, context_tokens: int) -> SliceLine:
+        found = self._lines_cache.get(decodes) or self._lines(decodes)
+        self._asked += 1
+        if context_tokens > found.measured_to:
+            self._outside += 1
+        piece = bisect_right(found.ends, context_tokens)
+        base_s, slope_s = found.lines[piece]
+        return SliceLine(
+            found.alone_s + base_s + slope_s * context_tokens,
+            slope_s * decodes,
+            _steps_to_end(found, piece, decodes, context_tokens),
+        )
+
     def _mixed_s(self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int) -> float:
         tokens, keys_end, outside = decodes, self._keys_end, False
         for chunk in chunks:
@@ -129,7 +162,7 @@ class StepCost(ABC):
         seconds = fixed + (self._rows_cache.get(rows) or self._row(rows)) + self._prefill_s(chunks)
         if decodes:
             found = self._lines_cache.get(decodes) or self._lines(decodes)
-            base, slope = found.attention[bisect_right(found.ends, context_tokens)]
+            base, slope = found.lines[bisect_right(found.ends, context_tokens)]
             seconds += base + slope * context_tokens
             outside = outside or context_tokens > found.measured_to
         self._asked += 1
@@ -146,15 +179,24 @@ class StepCost(ABC):
         return seconds
 
     def _lines(self, decodes: int) -> _Lines:
-        rest = self._fixed(decodes) + self._row(decodes)
         curve, measured_to = self._decode_curve(decodes)
         pieces = curve.segments()
-        lines = [DecodeLine(rest + base, slope, end) for end, base, slope in pieces]
-        found = _Lines(
+        found = self._lines_cache[decodes] = _Lines(
             [end for end, _, _ in pieces[:-1]],
-            lines,
             [(base, slope) for _, base, slope in pieces],
             measured_to if decodes <= self._tokens_end else 0.0,
+            self._fixed(decodes) + self._row(decodes),
         )
-        self._lines_cache[decodes] = found
         return found
+
+
+def steps_within(distance: float, stride: float) -> float:
+    """Steps of `stride`, the first at 0, that stay below `distance`; at least one."""
+    return inf if distance == inf else max(1, ceil(distance / stride))
+
+
+def _steps_to_end(found: _Lines, piece: int, decodes: int, context_tokens: int) -> float:
+    """Steps, each `decodes` tokens of context further, that stay on a piece."""
+    if piece == len(found.ends):
+        return inf
+    return steps_within(found.ends[piece] - context_tokens, decodes)

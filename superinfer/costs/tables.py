@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,16 @@ class Curve:
         x0, y0 = axis[right - 1], seconds[right - 1]
         return y0 + (x - x0) * (seconds[right] - y0) / (axis[right] - x0)
 
+    def piece(self, x: float) -> tuple[float, float]:
+        """Slope just above `x`, and where the curve next bends."""
+        axis, seconds = self.axis, self.seconds
+        right = bisect_right(axis, x)
+        if right == 0 or len(axis) == 1:
+            return 0.0, axis[0] if right == 0 else inf
+        end = axis[right] if right < len(axis) - 1 else inf
+        right = min(right, len(axis) - 1)
+        return (seconds[right] - seconds[right - 1]) / (axis[right] - axis[right - 1]), end
+
     def scaled(self, axis_by: float, seconds_by: float) -> Curve:
         """The same curve with its axis and its seconds multiplied."""
         axis = tuple(x * axis_by for x in self.axis)
@@ -41,7 +52,7 @@ class Curve:
             slope = (y1 - y0) / (x1 - x0)
             pieces.append((x1, y0 - slope * x0, slope))
         _, intercept, slope = pieces[-1]
-        pieces[-1] = (float("inf"), intercept, slope)
+        pieces[-1] = (inf, intercept, slope)
         return pieces
 
 

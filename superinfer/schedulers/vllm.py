@@ -216,9 +216,10 @@ class VllmScheduler:
         roomy = batch.next_growth() < draft.available
         if not (alone and roomy and 0 < left < wanted) or self._machine.prefix_caching:
             return False
-        draft.prefill(seq, left)
+        steps = (wanted - 1) // left
+        draft.prefill(seq, left, steps=steps)
         if batch.size:
-            draft.decode(1)
+            draft.decode(steps, spare_blocks=1)
         return True
 
     def _only_decodes(self) -> bool:

@@ -28,6 +28,7 @@ FULL = {
     "tenant": "t",
     "priority": -3,
     "session_id": "s",
+    "delay_ms": 1500.0,
     "request_id": "r",
     "namespace": "n",
     "slo": {"ttft_ms": 250.0, "tpot_ms": 0.0, "min_tokens_per_s": 5.0},

@@ -104,6 +104,23 @@ Spread = Annotated[
     bool | None,
     typer.Option("--spread", help="Distribute requests that share a stamp."),
 ]
+Concurrency = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Closed loop: N requests under way; the next is sent when one ends.",
+        show_default="open loop",
+    ),
+]
+Duration = Annotated[
+    float | None,
+    typer.Option("--duration", metavar="SECONDS", help="Cut the run off at this time."),
+]
+RateScale = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="Arrival rate as a multiple of the trace's."),
+]
 WithoutSlo = Annotated[
     bool | None, typer.Option("--without-slo", help="Take every target away from the requests.")
 ]
@@ -131,6 +148,9 @@ def run(
     as_json: AsJson = False,
     no_plots: NoPlots = False,
     skip_bad: SkipBad = None,
+    concurrency: Concurrency = None,
+    duration: Duration = None,
+    rate_scale: RateScale = None,
     limit: Limit = None,
     spread: Spread = None,
     without_slo: WithoutSlo = None,
@@ -153,6 +173,9 @@ def run(
         prefix_caching=prefix_caching,
         lag=lag,
         skip_bad=skip_bad,
+        concurrency=concurrency,
+        duration_s=duration,
+        rate_scale=rate_scale,
         limit=limit,
         spread=spread,
         without_slo=without_slo,
@@ -189,6 +212,9 @@ def compare(
     as_json: AsJson = False,
     no_plots: NoPlots = False,
     skip_bad: SkipBad = None,
+    concurrency: Concurrency = None,
+    duration: Duration = None,
+    rate_scale: RateScale = None,
     limit: Limit = None,
     spread: Spread = None,
     without_slo: WithoutSlo = None,
@@ -212,6 +238,9 @@ def compare(
             prefix_caching=prefix_caching,
             lag=lag,
             skip_bad=skip_bad,
+            concurrency=concurrency,
+            duration_s=duration,
+            rate_scale=rate_scale,
             limit=limit,
             spread=spread,
             without_slo=without_slo,

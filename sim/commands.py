@@ -18,14 +18,26 @@ from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.config import Config
 from superinfer.lab.gates import check_gates, parse_gate
 from superinfer.lab.results import default_folder, summary_json, write_run
-from superinfer.metrics import RunMetrics
+from superinfer.metrics import RunMetrics, Window
 from superinfer.slo_classes import PRESETS, class_from_table
 from traces.cli import print_out, print_table
 from traces.readers import read_trace
 from traces.workload import Workload
 
 GATE_FAILED = 3
-WORKLOAD_KEYS = ("trace", "limit", "spread", "skip_bad", "without_slo")
+WORKLOAD_KEYS = (
+    "trace",
+    "rate_scale",
+    "concurrency",
+    "sessions",
+    "backlog",
+    "duration_s",
+    "window_s",
+    "limit",
+    "spread",
+    "skip_bad",
+    "without_slo",
+)
 """What all arms of a comparison must agree on, beside the classes."""
 
 Summary = dict[str, Any]
@@ -121,11 +133,19 @@ def load_workload(config: Config) -> Workload:
         limit=run.limit or None,
         without_slo=run.without_slo,
     )
+    if run.rate_scale != 1.0:
+        for request in workload.requests:
+            request.arrival_s /= run.rate_scale
     for warning in workload.warnings:
         _say(f"warning: {warning}")
     if workload.skipped:
         _say(f"warning: {run.trace}: skipped {workload.skipped} bad lines")
     return workload
+
+
+def window_of(config: Config) -> Window | None:
+    """The steady window that the configuration wants to be measured."""
+    return Window(*config.run.window_s) if config.run.window_s else None
 
 
 def run_and_write(
@@ -140,7 +160,7 @@ def run_and_write(
     The summary is shown even when the folder cannot be written.
     """
     result = run_simulation(config, workload)
-    metrics = RunMetrics(result.record)
+    metrics = RunMetrics(result.record, window_of(config))
     summary = metrics.summary(_extra(config, workload, result))
     try:
         written = write_run(folder, metrics, summary, config.resolved())
@@ -231,6 +251,7 @@ def _extra(config: Config, workload: Workload, result: SimResult) -> Summary:
         "wall_s": wall_s,
         "scheduler_s": result.scheduler_s,
         "sim_requests_per_wall_s": len(workload.requests) / wall_s if wall_s else None,
+        "load": result.load,
         "trust": result.trust,
         "run": {
             **config.resolved(),

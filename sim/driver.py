@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from math import inf
 from typing import Any
 
 from simpy import Event
@@ -10,6 +12,7 @@ from simpy.events import URGENT
 
 from sim.backend import SimBackend
 from sim.environment import ExactEnvironment
+from sim.load import OPEN_LOOP, ClosedLoad, LoadModel, send_at
 from sim.oracle import Oracle
 from superinfer.engine import Engine
 from superinfer.errors import StuckError
@@ -22,13 +25,23 @@ Process = Generator[Event, Any, None]
 class Replica:
     """Drives one engine with one simulated device."""
 
-    def __init__(self, env: ExactEnvironment, engine: Engine, oracle: Oracle) -> None:
+    def __init__(
+        self,
+        env: ExactEnvironment,
+        engine: Engine,
+        oracle: Oracle,
+        due: deque[Request] | None = None,
+        stop_s: float = inf,
+    ) -> None:
+        """`due` holds requests to take in before the next decision; `stop_s` ends the run."""
         self.env = env
         self.engine = engine
         self.backend = SimBackend(env, engine, oracle)
         self.backend.wake = self.wake  # type: ignore[method-assign]
+        self._due: deque[Request] = deque() if due is None else due
+        self._stop_s = stop_s
         self._idle: Event | None = None
-        env.process(self._loop_ahead() if engine.config.lag else self._loop())
+        self.process = env.process(self._loop_ahead() if engine.config.lag else self._loop())
 
     def submit(self, request: Request, now: float) -> None:
         """A request arrives."""
@@ -48,7 +61,7 @@ class Replica:
         """Plan, run, complete."""
         engine, backend = self.engine, self.backend
         now = self.env.now
-        while True:
+        while now < self._stop_s:
             plan = self._plan(now)
             if plan is None:
                 now = yield from self._wait(now)
@@ -62,7 +75,7 @@ class Replica:
         engine, backend = self.engine, self.backend
         now = self.env.now
         plan = None
-        while True:
+        while now < self._stop_s:
             if plan is None:
                 plan = self._plan(now)
                 if plan is None:
@@ -74,17 +87,28 @@ class Replica:
             if head.step_end_s:
                 engine.complete(plan, head)
             now = head.end_s
-            following = self._plan(now)
+            following = self._plan(now, ahead=True)
             tail = yield from backend.run_tail(plan, now)
             engine.complete(plan, tail)
             now = tail.end_s
             backend.interrupted = backend.interrupted or bool(tail.finished)
             plan = following
 
-    def _plan(self, now: float) -> Plan | None:
+    def _plan(self, now: float, ahead: bool = False) -> Plan | None:
         """Ask for the next plan; whatever happened until now is known to it."""
         self.backend.interrupted = False
-        return self.engine.plan(now)
+        if self._due:
+            self._take_in_due(now)
+        plan = self.engine.plan(now)
+        while self._due:  # the decision made room for more
+            self._take_in_due(now)
+            if plan is None and not ahead:
+                plan = self.engine.plan(now)
+        return plan
+
+    def _take_in_due(self, now: float) -> None:
+        while self._due:
+            self.submit(self._due.popleft(), now)
 
     def _wait(self, now: float) -> Generator[Event, Any, float]:
         """Sleep until something happens or the scheduler wants to be asked; returns the time."""
@@ -99,24 +123,58 @@ class Replica:
         return self.env.now
 
 
-def arrivals(env: ExactEnvironment, requests: Sequence[Request], replica: Replica) -> Process:
-    """Submit an open-loop workload at its arrival times (sorted)."""
+def arrivals(
+    env: ExactEnvironment, requests: Iterable[Request], submit: Callable[[Request, float], None]
+) -> Process:
+    """Submit requests at their arrival times (sorted)."""
     for request in requests:
         if request.arrival_s > env.now:
             yield env.at(request.arrival_s, URGENT)
-        replica.submit(request, request.arrival_s)
+        submit(request, request.arrival_s)
 
 
-def simulate(engine: Engine, requests: Sequence[Request], oracle: Oracle) -> Replica:
-    """Run a workload to its end on one replica. StuckError if requests are left for ever."""
+def simulate(
+    engine: Engine,
+    requests: Sequence[Request],
+    oracle: Oracle,
+    load: LoadModel = OPEN_LOOP,
+    stop_s: float = inf,
+) -> ClosedLoad | None:
+    """Run a workload on one replica to its end, or to the first step that ends at `stop_s`.
+
+    Returns what is left of a load that is not open. Raises StuckError if requests are left for
+    ever, ConfigError if the load model does not fit the requests.
+    """
     start_s = requests[0].arrival_s if requests else 0.0
     env = ExactEnvironment(min(0.0, start_s))
-    replica = Replica(env, engine, oracle)
-    env.process(arrivals(env, requests, replica))
-    env.run()
+    closed = None if load.open else ClosedLoad(load, requests)
+    replica = Replica(env, engine, oracle, closed.due if closed else None, stop_s)
+    if closed is None:
+        env.process(arrivals(env, requests, replica.submit))
+    else:
+        closed.start(engine, send_at(env, replica.submit), env.now)
+        env.process(arrivals(env, closed.timed(), replica.submit))
+    if stop_s < inf:
+        _stop_at(env, replica, stop_s)
+    else:
+        env.run()
     if engine.live:
         waiting = next(iter(engine.live))
         raise StuckError(
             f"{len(engine.live)} requests can never run (first: {waiting.request.request_id})"
         )
-    return replica
+    return closed
+
+
+def _stop_at(env: ExactEnvironment, replica: Replica, stop_s: float) -> None:
+    """Run until the first step boundary at or after `stop_s`; the rest stays unfinished."""
+
+    def stop(_: Event) -> None:
+        replica.backend.interrupted = True
+        replica.wake()
+
+    alarm = env.at(stop_s)
+    assert alarm.callbacks is not None
+    alarm.callbacks.append(stop)
+    env.run(replica.process)
+    replica.engine.close(max(env.now, stop_s))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sim.driver import simulate
+from sim.load import LoadModel
 from sim.oracle import Oracle
 from superinfer.costs import (
     DEVICES,
@@ -44,6 +46,8 @@ class SimResult:
     """Of `wall_s`, what the scheduler's `plan` took."""
     trust: dict[str, Any]
     engine: EngineConfig
+    load: dict[str, Any]
+    """How the workload was sent, and what was left of it."""
 
 
 def run_simulation(config: Config, workload: Workload, sink: Sink | None = None) -> SimResult:
@@ -55,12 +59,14 @@ def run_simulation(config: Config, workload: Workload, sink: Sink | None = None)
     engine, cost = build_engine(config, sink)
     scheduler = engine.scheduler = _Timed(engine.scheduler)
     oracle = Oracle(workload.output_tokens, engine.config.max_model_len)
+    load, stop_s = load_model(config.run), config.run.duration_s or math.inf
     started = time.perf_counter()
     with _no_collection():
-        simulate(engine, workload.requests, oracle)
+        closed = simulate(engine, workload.requests, oracle, load, stop_s)
     wall_s = time.perf_counter() - started
     record = engine.recorder.build(engine)
-    return SimResult(record, wall_s, scheduler.plan_s, cost.trust, engine.config)
+    sent = _load_summary(load, config.run, closed.left if closed else {})
+    return SimResult(record, wall_s, scheduler.plan_s, cost.trust, engine.config, sent)
 
 
 def build_engine(config: Config, sink: Sink | None = None) -> tuple[Engine, StepCost]:
@@ -92,6 +98,24 @@ def engine_config(
         prefix_caching=run.prefix_caching,
         lag=run.lag,
     )
+
+
+def load_model(run: RunConfig) -> LoadModel:
+    """How the configuration wants the workload to be sent."""
+    return LoadModel(run.concurrency, run.sessions == "closed", run.backlog)
+
+
+def _load_summary(load: LoadModel, run: RunConfig, left: dict[str, int]) -> dict[str, Any]:
+    """The `load` block of `summary.json`."""
+    return {
+        "model": "closed loop" if load.concurrency else "open loop",
+        "concurrency": load.concurrency,
+        "sessions": run.sessions,
+        "backlog": dict(load.backlog),
+        "backlog_left": left,
+        "duration_s": run.duration_s or None,
+        "window_s": list(run.window_s) or None,
+    }
 
 
 def _named(place: str, name: str, load: Callable[[str], _T], known: Iterable[str]) -> _T:

@@ -9,6 +9,7 @@ Time is an argument. There is no clock, no randomness and no I/O in here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from superinfer.batch import DecodeBatch
@@ -24,6 +25,8 @@ from superinfer.recorder import Recorder
 from superinfer.request import Request
 from superinfer.schedulers.base import Machine, Scheduler
 from superinfer.sequence import Sequence, State
+
+Listener = Callable[[Sequence, float], None]
 
 MAX_IDLE_DECISIONS = 100
 """Times in a row that a scheduler may change something and run nothing."""
@@ -72,6 +75,10 @@ class Engine:
         self.resident = 0
         """Of these, how many hold device blocks to run on."""
         self.recorder = Recorder()
+        self.on_scheduled: Listener | None = None
+        """Called when a request is scheduled for the first time."""
+        self.on_ended: Listener | None = None
+        """Called when a request has ended. Neither may call the engine back."""
         self._sink = sink
         self._running: Plan | None = None
         self._deferred_ends: list[tuple[Sequence, str, str | None]] = []
@@ -152,6 +159,13 @@ class Engine:
     def cancel(self, seq: Sequence, now: float) -> None:
         """The client gave up. Takes effect at once, or at the end of a plan that is running."""
         self.end_after_step(seq, "cancelled", None, now)
+
+    def close(self, now: float) -> None:
+        """The run is cut off between two plans: what is still under way stays unfinished."""
+        self._running = None
+        self.on_scheduled = self.on_ended = None
+        for seq in list(self.live):
+            self.end(seq, "unfinished", None, now)
 
     def next_wakeup(self, now: float) -> float | None:
         """When to ask for a plan if nothing happens before."""
@@ -234,6 +248,8 @@ class Engine:
         self.scheduler.ended(seq)
         detail = seq.output_tokens if reason is None else reason
         self._emit(now, _END_KINDS[outcome], seq, detail)
+        if self.on_ended is not None:
+            self.on_ended(seq, now)
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -447,6 +463,8 @@ class Engine:
             seq.cached_tokens = seq.prefix_tokens
             self.recorder.prefix_query_tokens += seq.request.prompt_tokens
             self.recorder.prefix_hit_tokens += seq.prefix_tokens
+        if self.on_scheduled is not None:
+            self.on_scheduled(seq, now)
 
     def _emit(self, now: float, kind: str, seq: Sequence, *numbers: object) -> None:
         self.recorder.events += 1
@@ -471,4 +489,5 @@ _END_KINDS = {
     "rejected": "reject",
     "failed": "fail",
     "cancelled": "cancel",
+    "unfinished": "unfinished",
 }

@@ -16,6 +16,7 @@ An event is `(t_s, kind, request_id, *numbers)`. Kinds and their numbers:
     finish       output tokens
     fail         - (the rule stands in place of a number)
     cancel       output tokens
+    unfinished   output tokens (the run was cut off)
 """
 
 from __future__ import annotations

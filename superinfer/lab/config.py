@@ -67,6 +67,18 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     host_step_ms: Annotated[float, Meta(ge=0, le=1e6)] | None = None
     """Host time before each step; absent: the cost model's."""
     host_per_sequence_us: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    concurrency: Count = 0
+    """Closed loop: so many requests (closed sessions) are under way; 0: open loop."""
+    sessions: Literal["open", "closed"] = "open"
+    """closed: a later turn comes its think time (`delay_ms`) after the end of the one before."""
+    backlog: dict[str, Annotated[int, Meta(ge=1, le=2**30)]] = msgspec.field(default_factory=dict)
+    """Class to the number of its requests that always wait, whatever their times in the trace."""
+    duration_s: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    """Cut the run off at the first step that ends so late; 0: run to the end."""
+    window_s: list[Annotated[float, Meta(ge=0, le=1e12)]] = msgspec.field(default_factory=list)
+    """[from, to): measure only what happens there; empty: the whole run."""
+    rate_scale: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    """Arrival rate as a multiple of the trace's."""
     limit: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """Use only the first so many requests; 0: all."""
     spread: bool = False
@@ -346,7 +358,12 @@ def _run_config(table: Mapping[str, Any]) -> RunConfig:
     for key in table:
         if key not in hints:
             raise ConfigError(_unknown(f"run.{key}", key, hints, "known are"))
-    return RunConfig(**{key: _convert(f"run.{key}", table[key], hints[key]) for key in table})
+    run = RunConfig(**{key: _convert(f"run.{key}", table[key], hints[key]) for key in table})
+    if run.window_s and not (len(run.window_s) == 2 and run.window_s[0] < run.window_s[1]):
+        raise ConfigError(f"run.window_s: expected [from, to), got {_shown(run.window_s)}")
+    if run.window_s and run.duration_s and run.window_s[1] > run.duration_s:
+        raise ConfigError(f"run.window_s: expected an end within run.duration_s {run.duration_s}")
+    return run
 
 
 def _convert(place: str, value: Any, hint: Any) -> Any:

@@ -2,5 +2,6 @@
 
 from superinfer.metrics.columns import request_columns
 from superinfer.metrics.summary import RunMetrics, summarise
+from superinfer.metrics.window import Window
 
-__all__ = ["RunMetrics", "request_columns", "summarise"]
+__all__ = ["RunMetrics", "Window", "request_columns", "summarise"]

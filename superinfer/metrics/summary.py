@@ -14,6 +14,7 @@ from superinfer.metrics.columns import RequestView, columns_of
 from superinfer.metrics.fairness import fairness
 from superinfer.metrics.statistics import STATISTICS, statistics
 from superinfer.metrics.tokens import Bools, GapPool
+from superinfer.metrics.window import Window
 from superinfer.record import Floats, Ints, RunRecord
 
 Summary = dict[str, Any]
@@ -21,8 +22,8 @@ OTHERS = "(others)"
 """Name of the group that stands for all classes or tenants beyond the `_MOST_GROUPS` largest."""
 
 _MOST_GROUPS = 64
-STATES = ("finished", "rejected", "failed", "cancelled")
-"""How a request can end; one that a cut-off run left open counts as submitted only."""
+STATES = ("finished", "rejected", "failed", "cancelled", "unfinished")
+"""How a request can end; `unfinished` is what a run that was cut off left open."""
 _CALLER_KEYS = ("scheduler_s", "wall_s", "sim_requests_per_wall_s")
 
 
@@ -30,7 +31,7 @@ def summarise(record: RunRecord, extra: Mapping[str, Any] | None = None) -> Summ
     """Every metric of a run, by the names of `summary.json`; `None` where one is undefined.
 
     `extra` holds what the record cannot know: `scheduler_s`, `wall_s`,
-    `sim_requests_per_wall_s` (submitted/`wall_s` when left out), `trust` and `run`.
+    `sim_requests_per_wall_s` (submitted/`wall_s` when left out), `load`, `trust` and `run`.
     """
     return RunMetrics(record).summary(extra)
 
@@ -42,24 +43,29 @@ class RunMetrics:
     Latencies (TTFT, TPOT, ITL, E2E), `completed` and token totals are over finished requests, as
     in `vllm bench serve`. Rates divide by the duration of the whole run, first arrival to last
     end, for groups too: the rates of all classes add up to that of the run.
+
+    With a window, counts, latencies and attainment are of the requests that arrived inside, and
+    token totals and rates are of what came inside, by whichever request, over its length.
     """
 
     record: RunRecord
     view: RequestView
     gaps: GapPool
     duration_s: float
+    _window: Window | None
     _stall_s: Floats
     _state: Ints
 
-    def __init__(self, record: RunRecord) -> None:
+    def __init__(self, record: RunRecord, window: Window | None = None) -> None:
         self.record = record
+        self._window = window
         self.view = RequestView.of(record)
         self.gaps = GapPool.of(self.view.streams)
-        self.duration_s = _duration_s(self.view)
+        self.duration_s = window.length_s if window else _duration_s(self.view)
         self._stall_s = _longest_stall_s(self.view)
         code = {state: i for i, state in enumerate(STATES)}
         states = record.table.state
-        self._state = np.array([code.get(state, len(STATES)) for state in states], np.int64)
+        self._state = np.array([code[state] for state in states], np.int64)
 
     def request_columns(self) -> dict[str, NDArray[np.generic] | list[object]]:
         """The columns of `requests.parquet`."""
@@ -81,14 +87,17 @@ class RunMetrics:
             "classes": self._groups(self.class_rows(), whole),
             "tenants": self._groups(self.tenant_rows(), whole),
             "counters": dict(self.record.extra),
+            "load": given.get("load"),
             "trust": given.get("trust"),
             "run": given.get("run"),
         }
 
     def group(self, rows: Ints) -> Summary:
         """The metrics of the requests with numbers `rows` that single requests determine."""
+        everybody, rows = rows, self._arrived_inside(rows)
         return {
             **self._volume(rows),
+            **self._inside(everybody),
             **self._latency(rows),
             **self._attainment(rows),
             **self._memory(rows),
@@ -150,6 +159,29 @@ class RunMetrics:
             "rejected": states["rejected"],
             "failed": states["failed"],
             "cancelled": states["cancelled"],
+            "unfinished": states["unfinished"],
+        }
+
+    def _arrived_inside(self, rows: Ints) -> Ints:
+        if self._window is None:
+            return rows
+        inside: Ints = rows[self._window.holds(self.view.arrival_s[rows])]
+        return inside
+
+    def _inside(self, rows: Ints) -> Summary:
+        """Totals and rates of a window, in place of those of the requests that arrived inside."""
+        if self._window is None:
+            return {}
+        ended = self._finished(rows)
+        ended = ended[self._window.holds(self.record.table.finish_s[ended])]
+        inputs = int(self._window.input_tokens(self.view)[rows].sum())
+        outputs = int(self._window.output_tokens(self.view)[rows].sum())
+        return {
+            "total_input_tokens": inputs,
+            "total_output_tokens": outputs,
+            "request_throughput": self._rate(ended.size),
+            "output_throughput": self._rate(outputs),
+            "total_token_throughput": self._rate(inputs + outputs),
         }
 
     def _latency(self, rows: Ints) -> Summary:

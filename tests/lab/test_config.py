@@ -208,7 +208,7 @@ def test_settings_that_contradict_each_other() -> None:
     ("setting", "words"),
     [
         ("rum.tp=3", "unknown (did you mean 'run'?); sections are: classes, memory, run"),
-        ("run.modle=x", "run.modle: unknown (did you mean 'model'?); known are: block_tokens, "),
+        ("run.modle=x", "run.modle: unknown (did you mean 'model'?); known are: backlog, block_tokens, "),
         ("run.tp=0", "run.tp: expected int >= 1, got 0"),
         ("run.tp=x", "run.tp: expected int, got 'x'"),
         ("run.tp=2000-01-01", "run.tp: expected int, got datetime.date(2000, 1, 1)"),

@@ -34,29 +34,8 @@ class SimBackend:
         """Set by anything that the scheduler should hear of at the next step boundary."""
         self._link_free_s = {"h2d": 0.0, "d2h": 0.0}
 
-    def run(self, plan: Plan, now: float) -> Wait:
-        """The whole plan, until something ends it (lag 0)."""
-        return (yield from self._steps(plan, self._start(plan, now), plan.steps))
-
-    def run_head(self, plan: Plan, now: float) -> Wait:
-        """All steps of a plan but its last one (lag 1): that one is on the device already when
-        the reason to stop becomes known.
-        """
-        start_s = self._start(plan, now)
-        if plan.steps == 1 or self.interrupted:
-            return Outcome(start_s, last=False)
-        outcome = yield from self._steps(plan, start_s, plan.steps - 1)
-        outcome.last = False
-        return outcome
-
-    def run_tail(self, plan: Plan, now: float) -> Wait:
-        """The last step of a plan (lag 1)."""
-        return (yield from self._steps(plan, now, plan.done_steps + 1))
-
-    # -- inside ---------------------------------------------------------------------------------
-
-    def _start(self, plan: Plan, now: float) -> float:
-        """Start the copies; returns when the batch can start."""
+    def start(self, plan: Plan, now: float) -> float:
+        """Start a plan's copies; returns when its batch can start."""
         if plan.joined:
             self.oracle.watch(plan.joined)
         for transfer in plan.background:
@@ -65,8 +44,8 @@ class SimBackend:
             now += self._copy_s(transfer)
         return now
 
-    def _steps(self, plan: Plan, now: float, limit: int) -> Wait:
-        """Steps until `limit`, a finish, an interruption or the plan's `until`."""
+    def run(self, plan: Plan, now: float, limit: int) -> Wait:
+        """A plan's steps until `limit` of them are done, a finish, an interruption or `until`."""
         ends: list[float] = []
         if not plan.has_step:
             yield self.env.at(now)
@@ -76,21 +55,32 @@ class SimBackend:
             limit = min(limit, to_finish) if to_finish > plan.done_steps else limit
         while True:
             now = self._jump(plan, now, ends, limit)
-            yield self.env.at(now)
+            if not self.env.skip_to(now):
+                yield self.env.at(now)
             if plan.done_steps + len(ends) >= limit or self.interrupted or now >= plan.until:
                 break
         return Outcome(now, ends, self._finished(plan, plan.done_steps + len(ends)))
 
+    # -- inside ---------------------------------------------------------------------------------
+
     def _jump(self, plan: Plan, now: float, ends: list[float], limit: int) -> float:
         """Append step ends until the first one that is not before the next event."""
-        cost, decodes = self.cost, plan.decodes
+        cost, decodes, lag = self.cost, plan.decodes, self.lag
         done = plan.done_steps + len(ends)
-        horizon = min(self.env.peek(), plan.until)
+        context = plan.context_tokens + done * decodes
+        chunks = plan.chunks_at(done) if plan.chunks else ()
         # Host time comes before each step, or is hidden behind the device with lag 1.
-        host_s, lag = cost.host_s(decodes + len(plan.chunks)), self.lag
+        host_s = cost.host_s(decodes + len(chunks))
+        if limit - done == 1:
+            device_s = cost.step_s(chunks, decodes, context)
+            now += max(host_s, device_s) if lag else host_s + device_s
+            ends.append(now)
+            return now
+        horizon = min(self.env.peek(), plan.until)
         while done < limit:
+            chunks = plan.chunks_at(done) if plan.chunks else ()
             context = plan.context_tokens + done * decodes
-            device_s, growth_s, steps = cost.slice_line(plan.chunks_at(done), decodes, context)
+            device_s, growth_s, steps = cost.slice_line(chunks, decodes, context)
             stop = min(done + steps, limit)
             while done < stop:
                 now += (device_s if device_s > host_s else host_s) if lag else host_s + device_s

@@ -66,7 +66,7 @@ class Replica:
             if plan is None:
                 now = yield from self._wait(now)
                 continue
-            outcome = yield from backend.run(plan, now)
+            outcome = yield from backend.run(plan, backend.start(plan, now), plan.steps)
             engine.complete(plan, outcome)
             now = outcome.end_s
 
@@ -83,12 +83,15 @@ class Replica:
                     continue
             else:
                 engine.begin(plan)
-            head = yield from backend.run_head(plan, now)
-            if head.step_end_s:
+            now = backend.start(plan, now)
+            if plan.steps > 1 and not backend.interrupted:
+                # The last step is on the device already when the reason to stop becomes known.
+                head = yield from backend.run(plan, now, plan.steps - 1)
+                head.last = False
                 engine.complete(plan, head)
-            now = head.end_s
+                now = head.end_s
             following = self._plan(now, ahead=True)
-            tail = yield from backend.run_tail(plan, now)
+            tail = yield from backend.run(plan, now, plan.done_steps + 1)
             engine.complete(plan, tail)
             now = tail.end_s
             backend.interrupted = backend.interrupted or bool(tail.finished)

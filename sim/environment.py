@@ -13,6 +13,13 @@ class ExactEnvironment(Environment):
     must be compared exactly, so events are put on SimPy's own heap by their absolute time.
     """
 
+    def skip_to(self, time_s: float) -> bool:
+        """Let time pass without an event; False if anything happens until then (or just then)."""
+        if self._queue and self._queue[0][0] <= time_s:
+            return False
+        self._now = time_s
+        return True
+
     def at(self, time_s: float, priority: EventPriority = NORMAL) -> Event:
         """An event that happens at `time_s` (not before now)."""
         event = Event(self)

@@ -146,6 +146,7 @@ class _Timed:
     def __init__(self, scheduler: Any) -> None:
         self._scheduler, self._plan = scheduler, scheduler.plan
         self.plan_s = 0.0
+        self.submit, self.ended = scheduler.submit, scheduler.ended  # called for every request
 
     def plan(self, draft: Draft, now: float) -> None:
         started = time.perf_counter()

@@ -145,11 +145,9 @@ class StepCost(ABC):
             self._outside += 1
         piece = bisect_right(found.ends, context_tokens)
         base_s, slope_s = found.lines[piece]
-        return SliceLine(
-            found.alone_s + base_s + slope_s * context_tokens,
-            slope_s * decodes,
-            _steps_to_end(found, piece, decodes, context_tokens),
-        )
+        first_s = found.alone_s + base_s + slope_s * context_tokens
+        steps = _steps_to_end(found, piece, decodes, context_tokens)
+        return SliceLine(first_s, slope_s * decodes, steps)
 
     def _mixed_s(self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int) -> float:
         tokens, keys_end, outside = decodes, self._keys_end, False
@@ -192,7 +190,10 @@ class StepCost(ABC):
 
 def steps_within(distance: float, stride: float) -> float:
     """Steps of `stride`, the first at 0, that stay below `distance`; at least one."""
-    return inf if distance == inf else max(1, ceil(distance / stride))
+    if distance == inf:
+        return inf
+    steps = ceil(distance / stride)
+    return steps if steps > 1 else 1
 
 
 def _steps_to_end(found: _Lines, piece: int, decodes: int, context_tokens: int) -> float:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.profiles_cli import app as profiles_app
 from superinfer.errors import SuperInferError
 from traces.cli import app as traces_app
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: nothing is cut off, and it starts faster
 )
 app.add_typer(traces_app, name="traces")
+app.add_typer(profiles_app, name="profiles")
 
 Trace = Annotated[
     str | None,
@@ -145,6 +147,9 @@ def run(
     settings: Settings = None,
     classes: Classes = None,
     require: Require = None,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Write timeline.json, for Perfetto or Chrome.")
+    ] = False,
     as_json: AsJson = False,
     no_plots: NoPlots = False,
     skip_bad: SkipBad = None,
@@ -180,7 +185,7 @@ def run(
         spread=spread,
         without_slo=without_slo,
     )
-    options = RunOptions(out, tuple(require or ()), as_json, not no_plots)
+    options = RunOptions(out, tuple(require or ()), as_json, not no_plots, timeline)
     raise typer.Exit(run_command(chosen, options))
 
 
@@ -198,6 +203,12 @@ def compare(
         list[Path] | None,
         typer.Option("--arm", metavar="FILE", help="TOML configuration to lay over --config."),
     ] = None,
+    seeds: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Runs per arm, for a specification as TRACE.")
+    ] = 1,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Processes; 0: one per core.")
+    ] = 0,
     memory: Memory = None,
     model: Model = None,
     device: Device = None,
@@ -220,7 +231,8 @@ def compare(
     without_slo: WithoutSlo = None,
 ) -> None:
     """Simulate several schedulers on the same trace and show the differences."""
-    from sim.commands import RunOptions, compare_command, load_arms
+    from sim.commands import RunOptions
+    from sim.compare import compare_command, load_arms
     from superinfer.lab.config import load_config
 
     def load(file: Path | None, scheduler: str | None) -> Config:
@@ -250,7 +262,8 @@ def compare(
         schedulers = "" if arm else "vllm,fcfs,priority"
     names = [name.strip() for name in schedulers.split(",") if name.strip()]
     arms = load_arms(names, arm or (), load)
-    raise typer.Exit(compare_command(arms, RunOptions(out, (), as_json, not no_plots)))
+    options = RunOptions(out, (), as_json, not no_plots)
+    raise typer.Exit(compare_command(arms, options, seeds, workers))
 
 
 def main() -> None:

@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sim.run import SimResult, build_engine, run_simulation
-from superinfer.errors import ConfigError, InputError, SuperInferError
+from sim.run import SimResult, build_engine, copy_seconds, run_simulation
+from sim.workload import load_workload
+from superinfer.errors import ConfigError
+from superinfer.events import Sink
 from superinfer.lab.config import Config
 from superinfer.lab.gates import check_gates, parse_gate
 from superinfer.lab.results import default_folder, summary_json, write_run
+from superinfer.lab.timeline import TIMELINE_JSON, TimelineSink, write_timeline
 from superinfer.metrics import RunMetrics, Window
-from superinfer.slo_classes import PRESETS, class_from_table
 from traces.cli import print_out, print_table
-from traces.readers import read_trace
 from traces.workload import Workload
 
 GATE_FAILED = 3
-WORKLOAD_KEYS = (
-    "trace",
-    "rate_scale",
-    "concurrency",
-    "sessions",
-    "backlog",
-    "duration_s",
-    "window_s",
-    "limit",
-    "spread",
-    "skip_bad",
-    "without_slo",
-)
-"""What all arms of a comparison must agree on, beside the classes."""
 
 Summary = dict[str, Any]
 
@@ -51,101 +36,46 @@ class RunOptions:
     require: tuple[str, ...] = ()
     as_json: bool = False
     plots: bool = True
+    """Pictures and the HTML report."""
+    timeline: bool = False
 
 
 def run_command(config: Config, options: RunOptions) -> int:
     """Run one configuration; returns the exit code."""
     gates = [parse_gate(text) for text in options.require]
-    _prepare({config.run.scheduler: config}, options)
-    workload = load_workload(config)
-    folder = options.out or _default_folder(config, workload, config.run.scheduler)
+    _prepare(config, options)
+    workload = read_workload(config)
+    folder = options.out or default_run_folder(config, workload, config.run.scheduler)
     check_folder(folder)
     summary = run_and_write(config, workload, folder, options, _show)
     failed = [result for result in check_gates(gates, summary) if not result.passed]
     for result in failed:
-        _say(str(result))
+        say(str(result))
     return GATE_FAILED if failed else 0
 
 
-def compare_command(arms: dict[str, Config], options: RunOptions) -> int:
-    """Run several configurations on one workload; returns the exit code.
-
-    Every arm has a result folder of its own, which is there as soon as the arm has ended.
-    """
-    _prepare(arms, options)
-    first = next(iter(arms.values()))
-    workload = load_workload(first)
-    root = _unused(options.out or _default_folder(first, workload, "compare"))
-    check_folder(root)
-    runs = []
-    for name, config in arms.items():
-        _say(f"running {name}")
-        with _in_arm(name):
-            folder = root / name.replace("/", "-").replace(":", ".")
-            runs.append((name, run_and_write(config, workload, folder, options)))
-    _show_comparison(runs, options.as_json)
-    if options.plots:
-        from superinfer.lab.plots import write_compare_plot
-
-        write_compare_plot(runs, root / "compare.png")
-    return 0
-
-
-def load_arms(
-    schedulers: Sequence[str],
-    files: Sequence[Path],
-    load: Callable[[Path | None, str | None], Config],
-) -> dict[str, Config]:
-    """One configuration per scheduler name and per file, all of the same workload.
-
-    `load` gets the file or None, and the scheduler or None.
-    """
-    wanted: list[tuple[str, Path | None, str | None]] = [(name, None, name) for name in schedulers]
-    wanted += [(file.stem, file, None) for file in files]
-    arms: dict[str, Config] = {}
-    for name, file, scheduler in wanted:
-        if name in arms:
-            raise ConfigError(f"compare: expected different names, got {name!r} twice")
-        with _in_arm(name):
-            arms[name] = load(file, scheduler)
-    if len(arms) < 2:
-        found = ", ".join(arms) or "none"
-        raise ConfigError(f"compare: expected two or more --schedulers or --arm, got {found}")
-    _require_same_workload(arms)
-    return arms
-
-
-def load_workload(config: Config) -> Workload:
-    """Read the trace with the presets and the classes of the configuration."""
-    run = config.run
-    if not run.trace:
-        raise ConfigError("TRACE: expected a trace file here or as run.trace in a --config file")
-    if run.trace == "-" and sys.stdin is None:
-        raise InputError("expected a trace, got a closed standard input", file="<stdin>")
-    classes = dict(PRESETS)
-    for name, table in config.classes.items():
-        classes[name] = class_from_table(name, table, classes.get(name, PRESETS["default"]))
-    workload = read_trace(
-        run.trace,
-        classes=classes,
-        skip_bad=run.skip_bad,
-        spread=run.spread,
-        limit=run.limit or None,
-        without_slo=run.without_slo,
-    )
-    if run.rate_scale != 1.0:
-        for request in workload.requests:
-            request.arrival_s /= run.rate_scale
+def read_workload(config: Config) -> Workload:
+    """The workload of a configuration; warnings go to standard error."""
+    workload = load_workload(config)
     for warning in workload.warnings:
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
     if workload.skipped:
-        _say(f"warning: {run.trace}: skipped {workload.skipped} bad lines")
+        say(f"warning: {config.run.trace}: skipped {workload.skipped} bad lines")
     return workload
 
 
 def window_of(config: Config) -> Window | None:
     """The steady window that the configuration wants to be measured."""
     return Window(*config.run.window_s) if config.run.window_s else None
+
+
+def simulated(
+    config: Config, workload: Workload, sink: Sink | None = None
+) -> tuple[RunMetrics, Summary]:
+    """Simulate and summarise; writes and shows nothing."""
+    result = run_simulation(config, workload, sink)
+    metrics = RunMetrics(result.record, window_of(config))
+    return metrics, metrics.summary(_extra(config, workload, result))
 
 
 def run_and_write(
@@ -159,20 +89,29 @@ def run_and_write(
 
     The summary is shown even when the folder cannot be written.
     """
-    result = run_simulation(config, workload)
-    metrics = RunMetrics(result.record, window_of(config))
-    summary = metrics.summary(_extra(config, workload, result))
+    sink = TimelineSink(lag=config.run.lag) if options.timeline else None
+    metrics, summary = simulated(config, workload, sink)
     try:
         written = write_run(folder, metrics, summary, config.resolved())
-        _say(f"results in {written}")
+        say(f"results in {written}")
     finally:
         if show is not None:
             show(summary, options.as_json)
     if options.plots:
-        from superinfer.lab.plots import write_plots
-
-        write_plots(written, written)
+        write_pages(written)
+    if sink is not None:
+        timeline = written / TIMELINE_JSON
+        write_timeline(sink, timeline, record=metrics.record, copy_s=copy_seconds(config))
     return summary
+
+
+def write_pages(folder: Path) -> None:
+    """Write the pictures and the report of a result folder into it."""
+    from superinfer.lab.plots import write_plots
+    from superinfer.lab.report import write_report
+
+    write_plots(folder, folder)
+    write_report(folder)
 
 
 def check_folder(folder: Path) -> None:
@@ -190,58 +129,27 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"--out: cannot write {folder}: {error.strerror}") from None
 
 
-# -- inside ---------------------------------------------------------------------------------------
-
-
-def _prepare(arms: dict[str, Config], options: RunOptions) -> None:
-    """Meet every fault that needs no trace before the trace is read."""
-    if options.out is not None:
-        check_folder(options.out)
-    for name, config in arms.items():
-        for note in config.notes:
-            _say(f"warning: {note}")
-        if len(arms) == 1:
-            build_engine(config)
-        else:
-            with _in_arm(name):
-                build_engine(config)
-
-
-def _require_same_workload(arms: dict[str, Config]) -> None:
-    (reference, first), *others = arms.items()
-    for name, config in others:
-        for key in WORKLOAD_KEYS:
-            wanted, found = getattr(first.run, key), getattr(config.run, key)
-            if found != wanted:
-                expected = f"expected {wanted!r} as in {reference}, got {found!r}"
-                raise ConfigError(f"arm {name}: run.{key}: {expected}")
-        if config.classes != first.classes:
-            raise ConfigError(f"arm {name}: classes: expected the same as in {reference}")
-
-
-@contextmanager
-def _in_arm(name: str) -> Iterator[None]:
-    """Say in which arm of a comparison an error happened."""
-    try:
-        yield
-    except InputError:
-        raise  # it names a file
-    except SuperInferError as error:
-        raise type(error)(f"arm {name}: {error}") from None
-
-
-def _default_folder(config: Config, workload: Workload, what: str) -> Path:
+def default_run_folder(config: Config, workload: Workload, what: str) -> Path:
+    """`runs/<trace>-<what>-<time>`."""
     trace = config.run.trace
     return default_folder(workload.name if trace == "-" else trace, what)
 
 
-def _unused(folder: Path) -> Path:
-    """`folder`, or `folder-2`, `folder-3`, ... if it exists."""
-    unused, number = folder, 1
-    while unused.is_dir() and folder.name:
-        number += 1
-        unused = folder.with_name(f"{folder.name}-{number}")
-    return unused
+def say(text: str) -> None:
+    """A line for the user, apart from the result."""
+    print(text, file=sys.stderr)
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _prepare(config: Config, options: RunOptions) -> None:
+    """Meet every fault that needs no trace before the trace is read."""
+    if options.out is not None:
+        check_folder(options.out)
+    for note in config.notes:
+        say(f"warning: {note}")
+    build_engine(config)
 
 
 def _extra(config: Config, workload: Workload, result: SimResult) -> Summary:
@@ -285,18 +193,3 @@ def _show(summary: Summary, as_json: bool) -> None:
     from superinfer.lab.tables import summary_table
 
     print_table(summary_table(summary))
-
-
-def _show_comparison(runs: list[tuple[str, Summary]], as_json: bool) -> None:
-    if as_json:
-        summaries = {name: json.loads(summary_json(summary)) for name, summary in runs}
-        print_out(json.dumps(summaries, indent=2))
-        return
-    from superinfer.lab.tables import compare_table
-
-    print_table(compare_table(runs))
-
-
-def _say(text: str) -> None:
-    """A line for the user, apart from the result."""
-    print(text, file=sys.stderr)

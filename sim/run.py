@@ -100,6 +100,12 @@ def engine_config(
     )
 
 
+def copy_seconds(config: Config) -> Callable[[int, str], float]:
+    """Seconds that copying so many blocks in a direction (`h2d`, `d2h`) takes in this run."""
+    engine, cost = build_engine(config)
+    return lambda blocks, direction: cost.transfer_s(*engine.copy_size(blocks), direction)
+
+
 def load_model(run: RunConfig) -> LoadModel:
     """How the configuration wants the workload to be sent."""
     return LoadModel(run.concurrency, run.sessions == "closed", run.backlog)

@@ -7,7 +7,7 @@ that `rollback` can take it back. The engine turns a finished draft into a plan 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from superinfer.costs.base import Chunk
 from superinfer.errors import PlanError
@@ -86,10 +86,11 @@ class Draft:
     def swap_s(self, seq: Sequence) -> float:
         """Predicted seconds to copy the cache to the host and back."""
         blocks = self.held_blocks(seq)
-        return sum(
-            self._engine.cost.transfer_s(*self._engine.copy_size(blocks), direction)
-            for direction in ("d2h", "h2d")
-        )
+        return self.copy_s(blocks, "d2h") + self.copy_s(blocks, "h2d")
+
+    def copy_s(self, blocks: int, direction: Direction) -> float:
+        """Predicted seconds to copy so many blocks over an idle link."""
+        return self._engine.cost.transfer_s(*self._engine.copy_size(blocks), direction)
 
     def recompute_s(self, seq: Sequence) -> float:
         """Predicted seconds to compute the cache again in one prefill."""
@@ -249,6 +250,12 @@ class Draft:
         self.batch.join(seq)
         self.changes.append(Change("unpark", seq, 0))
 
+    def note(
+        self, kind: Literal["promote", "demote", "relegate", "prefetch"], seq: Sequence
+    ) -> None:
+        """Log a decision that changes nothing outside the scheduler."""
+        self.changes.append(Change(kind, seq, 0))
+
     def reject(self, seq: Sequence, rule: str) -> None:
         """Turn a waiting request away for ever, naming the rule. Cannot be rolled back."""
         self._engine.end_after_step(seq, "rejected", rule, self.now)
@@ -391,6 +398,9 @@ class Draft:
         engine.resident -= 1
         seq.state = State.SWAPPED
 
+    def _undo_note(self, change: Change) -> None:
+        """Nothing was changed."""
+
     def _undo_unpark(self, change: Change) -> None:
         self.batch.undo_join(change.sequence)
         change.sequence.state = State.PARKED
@@ -421,4 +431,5 @@ _UNDO = {
     "park": Draft._undo_leave,
     "swap_in": Draft._undo_swap_in,
     "unpark": Draft._undo_unpark,
+    **dict.fromkeys(("promote", "demote", "relegate", "prefetch"), Draft._undo_note),
 }

@@ -20,7 +20,7 @@ from superinfer.events import Sink
 from superinfer.memory.base import MemoryPolicy
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Key, PrefixIndex, request_keys
-from superinfer.plan import Outcome, Plan, PrefillChunk, Transfer
+from superinfer.plan import Direction, Outcome, Plan, PrefillChunk, Transfer
 from superinfer.recorder import Recorder
 from superinfer.request import Request
 from superinfer.schedulers.base import Machine, Scheduler
@@ -441,13 +441,17 @@ class Engine:
 
     def _note_changes(self, draft: Draft, now: float) -> None:
         """Count a draft's decisions on their sequences, and emit them."""
+        transfers = draft.before_step + draft.background
+        copied = {(t.sequence, t.direction): t.blocks for t in transfers}
         for kind, seq, blocks, _ in draft.changes:
             if kind == "admit":
                 self._note_admission(seq, now)
                 self._emit(now, kind, seq, blocks, seq.prefix_tokens)
+            elif kind in _COPIES:
+                self._emit(now, _CHANGE_KINDS[kind], seq, copied[seq, _COPIES[kind]])
             elif kind in _CHANGE_KINDS:
                 self._emit(now, _CHANGE_KINDS[kind], seq, abs(blocks))
-        for transfer in draft.before_step + draft.background:
+        for transfer in transfers:
             seq = transfer.sequence
             if transfer.direction == "d2h":
                 seq.d2h_bytes += transfer.nbytes
@@ -483,7 +487,13 @@ def _check_chunks(chunks: list[PrefillChunk], steps: int) -> None:
         raise PlanError("a sequence has two chunks in one plan")
 
 
-_CHANGE_KINDS = {"preempt": "preempt", "swap_out": "rotate_out", "swap_in": "rotate_in"}
+_CHANGE_KINDS = {
+    "preempt": "preempt",
+    "swap_out": "rotate_out",
+    "swap_in": "rotate_in",
+    **{kind: kind for kind in ("promote", "demote", "relegate", "prefetch")},
+}
+_COPIES: dict[str, Direction] = {"swap_out": "d2h", "swap_in": "h2d"}
 _END_KINDS = {
     "finished": "finish",
     "rejected": "reject",

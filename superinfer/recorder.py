@@ -92,6 +92,7 @@ class Recorder:
             steps=self.steps,
             plans=self.plans,
             events=self.events,
+            extra=dict(getattr(engine.scheduler, "counters", {})),
         )
 
 

@@ -1,4 +1,4 @@
-"""`traces stats` and `traces convert`: what a trace holds, and other formats made native."""
+"""`superinfer-sim traces`: describe, convert, generate and mix request traces."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from traces.workload import Workload
 
 app = typer.Typer(
-    help="Describe and convert request traces.", no_args_is_help=True, rich_markup_mode=None
+    help="Describe, convert, generate and mix request traces.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 TracePath = Annotated[
@@ -30,6 +32,13 @@ TracePath = Annotated[
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad lines out and count them.")]
 Classes = Annotated[
     Path | None, typer.Option("--classes", metavar="FILE", help="TOML file of service classes.")
+]
+Output = Annotated[
+    str, typer.Option("-o", "--output", metavar="OUT", help="Gzip if it ends in .gz; - stdout.")
+]
+Spread = Annotated[bool, typer.Option("--spread", help="Distribute requests that share a stamp.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", metavar="N", min=1, help="Keep the first N requests.")
 ]
 
 
@@ -55,26 +64,70 @@ def stats(
 @app.command()
 def convert(
     path: TracePath,
-    output: Annotated[
-        str, typer.Option("-o", "--output", metavar="OUT", help="Gzip if it ends in .gz; - stdout.")
-    ],
+    output: Output,
     skip_bad: SkipBad = False,
-    spread: Annotated[
-        bool, typer.Option("--spread", help="Distribute requests that share a stamp.")
-    ] = False,
-    limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", min=1, help="Keep the first N requests.")
-    ] = None,
+    spread: Spread = False,
+    limit: Limit = None,
     classes: Classes = None,
 ) -> None:
     """Write a trace as native JSON lines."""
-    from traces.convert import write_native
+    with _errors_on_stderr():
+        _write(_read(path, classes, skip_bad=skip_bad, spread=spread, limit=limit), output)
+
+
+@app.command()
+def generate(
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC", help="TOML file, or the name of a bundled one.")
+    ],
+    output: Output,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Equal seeds give equal traces.")
+    ] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="One value, e.g. clients.chat.rate_per_s=2."),
+    ] = None,
+    classes: Classes = None,
+) -> None:
+    """Make a trace from a specification of clients, lengths and sessions."""
+    from superinfer.slo_classes import load_classes
+    from traces.generate import generate as make
+    from traces.generate import load_spec, parse_settings
 
     with _errors_on_stderr():
-        workload = _read(path, classes, skip_bad=skip_bad, spread=spread, limit=limit)
-        with quiet_pipe():
-            write_native(workload, output)
-    typer.echo(f"wrote {len(workload.requests)} requests to {output}", err=True)
+        known = None if classes is None else load_classes(classes)
+        _write(make(load_spec(spec, parse_settings(settings or ()), classes=known), seed), output)
+
+
+@app.command()
+def mix(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH[:CLASS]...", help="Traces; a class replaces the records'."),
+    ],
+    output: Output,
+    skip_bad: SkipBad = False,
+    spread: Spread = False,
+    limit: Limit = None,
+    align: Annotated[
+        bool, typer.Option("--align", help="Let each trace's first request arrive at 0.")
+    ] = False,
+    classes: Classes = None,
+) -> None:
+    """Merge traces in order of time; no prompt of one is shared with another's."""
+    from superinfer.slo_classes import PRESETS, load_classes
+    from traces.mix import mix as merge
+    from traces.mix import parse_sources
+
+    with _errors_on_stderr():
+        known = PRESETS if classes is None else load_classes(classes)
+        parsed = parse_sources(sources, known)
+        workload = merge(
+            parsed, classes=known, skip_bad=skip_bad, spread=spread, limit=limit, align=align
+        )
+        _warn(workload, "mix")
+        _write(workload, output)
 
 
 def print_out(text: str) -> None:
@@ -130,11 +183,23 @@ def _read(
         raise InputError("expected a trace, got a closed standard input", file="<stdin>")
     known = None if classes is None else load_classes(classes)
     workload = read_trace(path, classes=known, skip_bad=skip_bad, spread=spread, limit=limit)
+    _warn(workload, path)
+    return workload
+
+
+def _warn(workload: Workload, path: str) -> None:
     for warning in workload.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if workload.skipped:
         typer.echo(f"warning: {path}: skipped {workload.skipped} bad lines", err=True)
-    return workload
+
+
+def _write(workload: Workload, output: str) -> None:
+    from traces.convert import write_native
+
+    with quiet_pipe():
+        write_native(workload, output)
+    typer.echo(f"wrote {len(workload.requests)} requests to {output}", err=True)
 
 
 def _table(report: dict[str, Any]) -> Table:

@@ -13,9 +13,11 @@ from pathlib import Path
 from superinfer.errors import ConfigError, InputError
 from superinfer.request import DEFAULT_CLASS, SLO, Request, SLOClass
 from superinfer.slo_classes import PRESETS
+from traces.agentic import SESSION_GAP_S, read_sessions, session_files, sessions_in
+from traces.archive import Member
 from traces.azure import HEADER, AzureParser, is_header
 from traces.native import MOONCAKE_BLOCK_TOKENS, NativeParser, Record, SloRecord, not_utf8, shown
-from traces.source import RecordError, Source, open_source
+from traces.source import RecordError, Source, open_source, trace_name
 from traces.workload import Workload
 
 _NAMED_UNKNOWN_FIELDS = 10
@@ -29,26 +31,30 @@ def read_trace(
     spread: bool = False,
     limit: int | None = None,
     without_slo: bool = False,
+    session_gap_s: float = SESSION_GAP_S,
 ) -> Workload:
-    """Read a native, Mooncake or Azure trace, plain or gzip, `-` for standard input.
+    """Read a native, Mooncake or Azure trace, plain or gzip, `-` for standard input, or a folder,
+    archive or file of recorded agent sessions (`traces.agentic`).
 
     `classes` replaces the presets, `skip_bad` leaves bad lines out and counts them, `spread`
     distributes the requests that share a stamp until the next one, `limit` keeps the first so
-    many requests, `without_slo` takes every target away. Raises `InputError` at the first fault.
+    many requests, `without_slo` takes every target away, recorded sessions begin `session_gap_s`
+    after one another. Raises `InputError` at the first fault.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit: expected an integer >= 1, got {limit}")
-    source = open_source(path, keep_partial=skip_bad)
     known = _without_targets(PRESETS if classes is None else classes, without_slo)
-    parser = _detect(source, known, skip_bad)
-    rows = _parse(source, parser, skip_bad, None if skip_bad or spread else limit)
-    _check_rows(source, rows, parser.stamp_field, skip_bad)
+    source, files = _open(path, skip_bad)
+    if files is None:
+        rows = _line_rows(source, known, skip_bad, None if skip_bad or spread else limit)
+    else:
+        rows = _session_rows(files, skip_bad, session_gap_s)
     if rows.fault or not rows.records:
         raise rows.fault or _no_requests(source, rows)
     if spread:
         rows.stamps = spread_stamps(rows.stamps)
     rows.cut(limit)
-    return _workload(source, parser, rows, _Resolver(known, without_slo))
+    return _workload(source, rows, _Resolver(known, without_slo))
 
 
 @dataclass(slots=True)
@@ -63,6 +69,9 @@ class _Rows:
     """Where each given request id came first."""
     fault: InputError | None = None
     """The bad line at which reading stopped; the rows before it may hold an earlier fault."""
+    unknown_fields: set[str] = field(default_factory=set)
+    from_first: bool = False
+    """The first good record's stamp is time 0; otherwise stamps are kept."""
 
     def keep(self, positions: Iterable[int]) -> None:
         """Drop every record that is at none of `positions` and count it as bad."""
@@ -86,6 +95,37 @@ class _Rows:
         for rows in (self.numbers, self.records, self.stamps):
             del rows[limit:]
         self.bad_numbers = [number for number in self.bad_numbers if number < self.numbers[-1]]
+
+
+def _open(path: str | Path, skip_bad: bool) -> tuple[Source, Iterable[Member] | None]:
+    """The trace, and the session files that it consists of, if it does."""
+    files = session_files(path)
+    if files is not None:
+        return Source(str(path), trace_name(path), []), files
+    source = open_source(path, keep_partial=skip_bad)
+    return source, sessions_in(source)
+
+
+def _session_rows(files: Iterable[Member], skip_bad: bool, session_gap_s: float) -> _Rows:
+    sessions = read_sessions(files, skip_bad=skip_bad, session_gap_s=session_gap_s)
+    return _Rows(
+        numbers=list(range(1, len(sessions.records) + 1)),
+        records=sessions.records,
+        stamps=[record.timestamp for record in sessions.records],
+        bad_numbers=[0] * sessions.bad,
+        unknown_fields=sessions.unknown_fields,
+    )
+
+
+def _line_rows(
+    source: Source, classes: Mapping[str, SLOClass], skip_bad: bool, limit: int | None
+) -> _Rows:
+    parser = _detect(source, classes, skip_bad)
+    rows = _parse(source, parser, skip_bad, limit)
+    rows.unknown_fields = parser.unknown_fields
+    rows.from_first = isinstance(parser, AzureParser)
+    _check_rows(source, rows, parser.stamp_field, skip_bad)
+    return rows
 
 
 def _without_targets(classes: Mapping[str, SLOClass], without_slo: bool) -> Mapping[str, SLOClass]:
@@ -282,11 +322,9 @@ def _merge(base: SLO, targets: SloRecord) -> SLO:
     )
 
 
-def _workload(
-    source: Source, parser: NativeParser | AzureParser, rows: _Rows, resolver: _Resolver
-) -> Workload:
+def _workload(source: Source, rows: _Rows, resolver: _Resolver) -> Workload:
     # Only a CSV whose first row was dropped does not begin at 0; native stamps are kept.
-    first_ms = rows.stamps[0] if isinstance(parser, AzureParser) else 0.0
+    first_ms = rows.stamps[0] if rows.from_first else 0.0
     numbered = enumerate(zip(rows.numbers, rows.records, rows.stamps, strict=True))
     with _paused_collector():
         requests = [
@@ -299,7 +337,7 @@ def _workload(
         name=source.name,
         raised_max_tokens=resolver.raised_max_tokens,
         skipped=len(rows.bad_numbers),
-        warnings=[*source.warnings, *_unknown_fields(source, parser.unknown_fields)],
+        warnings=[*source.warnings, *_unknown_fields(source, rows.unknown_fields)],
     )
 
 

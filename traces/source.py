@@ -13,7 +13,8 @@ GZIP_MAGIC = b"\x1f\x8b"
 _UTF8_BOM = b"\xef\xbb\xbf"
 _GZIP_WINDOW_BITS = 31
 _CHUNK_BYTES = 1 << 16
-_SUFFIXES = (".gz", ".jsonl", ".json", ".csv")
+_HEAD_BYTES = 1 << 16
+_SUFFIXES = (".gz", ".tgz", ".tar", ".jsonl", ".json", ".csv")
 
 
 class RecordError(Exception):
@@ -32,6 +33,8 @@ class Source:
     name: str
     lines: list[bytes]
     warnings: list[str] = field(default_factory=list)
+    head: bytes = b""
+    """The first bytes, decompressed: enough to tell formats of many lines from one another."""
 
     def error(self, line: int, bad: RecordError) -> InputError:
         """The user's error for a bad line (counted from 1; 0 for the file as a whole)."""
@@ -40,18 +43,33 @@ class Source:
 
 def open_source(path: str | Path, *, keep_partial: bool = False) -> Source:
     """Read `path` (`-`: standard input); a cut gzip is an error unless `keep_partial`."""
-    file = "<stdin>" if str(path) == "-" else str(path)
+    file = file_name(path)
+    data, warnings = _read_content(path, file, keep_partial)
+    if not data or data.isspace():
+        raise InputError("expected at least one request, got an empty file", file=file)
+    head = data[:_HEAD_BYTES]
+    return Source(file, trace_name(path), data.split(b"\n"), warnings, head)
+
+
+def read_content(path: str | Path) -> bytes:
+    """All of a file, decompressed, without a byte order mark; else `InputError`."""
+    return _read_content(path, file_name(path), False)[0]
+
+
+def file_name(path: str | Path) -> str:
+    """How errors call a file."""
+    return "<stdin>" if str(path) == "-" else str(path)
+
+
+def _read_content(path: str | Path, file: str, keep_partial: bool) -> tuple[bytes, list[str]]:
     data = _read_bytes(path, file)
     warnings: list[str] = []
     if data.startswith(GZIP_MAGIC):
-        data, damage = _gunzip(data)
+        data, damage = gunzip(data)
         if damage:
             warnings = _damaged(file, data.count(b"\n") + 1, damage, keep_partial)
             data = _whole_lines(data)
-    if not data or data.isspace():
-        raise InputError("expected at least one request, got an empty file", file=file)
-    lines = data.removeprefix(_UTF8_BOM).split(b"\n")
-    return Source(file, _name(path), lines, warnings)
+    return data.removeprefix(_UTF8_BOM), warnings
 
 
 def _read_bytes(path: str | Path, file: str) -> bytes:
@@ -68,7 +86,8 @@ def _read_bytes(path: str | Path, file: str) -> bytes:
         raise InputError(f"expected a readable file, got: {reason}", file=file) from None
 
 
-def _name(path: str | Path) -> str:
+def trace_name(path: str | Path) -> str:
+    """Name of the trace in a file: the file's without its usual suffixes."""
     if str(path) == "-":
         return "stdin"
     name = Path(path).name
@@ -77,7 +96,7 @@ def _name(path: str | Path) -> str:
     return name
 
 
-def _gunzip(data: bytes) -> tuple[bytes, str]:
+def gunzip(data: bytes) -> tuple[bytes, str]:
     """All that can be decompressed, and what is wrong with the rest, if anything."""
     parts: list[bytes] = []
     position = 0

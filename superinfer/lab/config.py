@@ -1,7 +1,8 @@
 """Run configuration: TOML files, `--set` overrides, and the policies that they name.
 
 Sections: `[run]` (`RunConfig`), `[scheduler]` and `[memory]` (the constructor arguments of the
-chosen policies), `[classes.<name>]` (service classes). Every mistake is a ConfigError of one line.
+chosen policies), `[classes.<name>]` (service classes), `[workload]` (what is laid over a workload
+specification). Every mistake is a ConfigError of one line.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from superinfer.schedulers import SCHEDULERS
 from superinfer.schedulers.base import Scheduler
 from superinfer.slo_classes import PRESETS, class_from_table, load_classes
 
-SECTIONS = ("run", "scheduler", "memory", "classes")
+SECTIONS = ("run", "scheduler", "memory", "classes", "workload")
 
 # Upper bounds keep every product of settings far from what a 64-bit integer or a float can hold.
 Count = Annotated[int, Meta(ge=0, le=2**40)]
@@ -94,6 +95,8 @@ class Config:
     scheduler: dict[str, Any]
     memory: dict[str, Any]
     classes: dict[str, Any]
+    workload: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What is laid over the specification that the trace is drawn from."""
     notes: tuple[str, ...] = ()
     """What a user should know about how the parts were put together."""
 
@@ -112,6 +115,7 @@ class Config:
             "scheduler": _parameters(self.run.scheduler, self.build_scheduler()),
             "memory": _parameters(self.run.memory, self.build_memory()),
             "classes": self.classes,
+            "workload": self.workload,
         }
 
 
@@ -139,6 +143,7 @@ def load_config(
         scheduler=_policy_table("scheduler", chosen.scheduler, files, given, notes),
         memory=_policy_table("memory", chosen.memory, files, given, notes),
         classes=_class_tables(files, classes, given),
+        workload=_nested([*(tables for _, tables in files), given], "workload"),
         notes=tuple(notes),
     )
     config.resolved()  # what cannot be stored must not be found out after the run
@@ -262,6 +267,21 @@ def _merged(section: str, files: Files, given: Tables) -> dict[str, Any]:
     for _, tables in files:
         merged |= tables.get(section, {})
     return merged | given.get(section, {})
+
+
+def _nested(layers: Iterable[Tables], section: str) -> dict[str, Any]:
+    """The tables of a section laid over each other, key by key at any depth."""
+
+    def lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+        for key, value in above.items():
+            both = isinstance(value, dict) and isinstance(below.get(key), dict)
+            below[key] = lay_over(dict(below[key]), value) if both else value
+        return below
+
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        lay_over(merged, layer.get(section, {}))
+    return merged
 
 
 def _policy_table(

@@ -18,13 +18,19 @@ from superinfer.lab.results import (
     read_columns,
     read_sizes,
 )
+from superinfer.lab.results import _decimated as decimated
 from superinfer.metrics import RunMetrics
+from superinfer.record import Floats
 
 Columns = Mapping[str, np.ndarray[Any, Any]]
 Summary = Mapping[str, Any]
+Curve = tuple[Floats, Floats]
+"""Ascending values, and the share of all samples at or below each."""
 
 MOST_CLASSES = 6
 """Classes drawn one by one; more lines than this cannot be told apart."""
+_MOST_POINTS = 1000
+"""Points of one curve: more than a screen has columns for it."""
 
 
 @dataclass(slots=True)
@@ -74,6 +80,20 @@ class PlotData:
             },
         )
 
+    @property
+    def window_s(self) -> tuple[float, float] | None:
+        """The part of the run that is measured, in seconds; None for all of it."""
+        found = (self.summary.get("load") or {}).get("window_s")
+        return (float(found[0]), float(found[1])) if found else None
+
+    def measured(self) -> np.ndarray[Any, Any]:
+        """Mask of the requests that the summary counts: those that arrived in the window."""
+        arrival_s = self.requests["arrival_s"]
+        if self.window_s is None:
+            return np.ones(arrival_s.size, np.bool_)
+        start_s, end_s = self.window_s
+        return (arrival_s >= start_s) & (arrival_s < end_s)
+
     def classes(self) -> list[str]:
         """Names of the classes with most requests, at most six, in order of name."""
         counts = Counter(self.requests["class"].tolist())
@@ -81,9 +101,34 @@ class PlotData:
 
     def target_ms(self, name: str, kind: str) -> float | None:
         """The target that all requests of a class share, in ms; None without one."""
-        group = (self.summary.get("classes") or {}).get(name) or {}
-        found = (group.get("slo") or {}).get(kind)
+        found = self.targets(name).get(kind)
         return float(found) if found else None
+
+    def targets(self, name: str) -> Mapping[str, float | None]:
+        """The targets that all requests of a class share, by the names of `summary.json`."""
+        group = (self.summary.get("classes") or {}).get(name) or {}
+        return group.get("slo") or {}
+
+    def latency_curve(self, name: str, column: str) -> Curve:
+        """Distribution of `ttft_ms`, `tpot_ms` or `e2el_ms` over a class's finished requests."""
+        table = self.requests
+        rows = (table["class"] == name) & (table["state"] == "finished") & self.measured()
+        found = table[column][rows]
+        values, counts = np.unique(found[~np.isnan(found)], return_counts=True)
+        return _curve(values, counts)
+
+    def itl_curve(self, name: str) -> Curve:
+        """Distribution of the times between tokens (ms) of a class's finished requests."""
+        rows = self.itl["class"] == name
+        return _curve(self.itl["gap_ms"][rows], self.itl["weight"][rows])
+
+
+def _curve(values: Floats, counts: np.ndarray[Any, Any]) -> Curve:
+    if not values.size:
+        return values, np.empty(0)
+    kept, weights = decimated(values, counts.astype(np.int64), _MOST_POINTS)
+    until = np.cumsum(weights)
+    return kept, until / until[-1]
 
 
 def _arrays(columns: Mapping[str, Any]) -> Columns:

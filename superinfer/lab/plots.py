@@ -1,39 +1,36 @@
-"""Pictures of a run and of several runs, with matplotlib's object API and no display.
-
-Colours are those of Okabe and Ito (2008), told apart with every common colour blindness; line
-styles, markers and hatches repeat what colour says, so that print in grey stays readable.
-"""
+"""Pictures of a run and of several runs, with matplotlib's object API and no display."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import (
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-    PercentFormatter,
+from matplotlib.ticker import PercentFormatter
+
+from superinfer.lab.plot_data import Curve, PlotData, Summary
+from superinfer.lab.plot_parts import (
+    BLUE,
+    GREY,
+    RED,
+    attainment_bars,
+    cdf_panel,
+    kv_panel,
+    label,
+    line_look,
+    per_cent,
+    queue_panel,
+    say,
+    scale,
+    share_bars,
 )
-
-from superinfer.lab.plot_data import PlotData, Summary
 from superinfer.lab.results import Run, load_run, replacing
-from superinfer.record import Floats
-
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#666666"
 
 _DPI = 150
-_COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
-_STYLES = ("-", "--", "-.", (0, (3, 1, 1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
-_DECADES = 20.0
-"""An axis whose values span more than this factor is logarithmic."""
-_GIB = 2.0**30
 
 
 def write_plots(source: Path | str | Run | PlotData, out_dir: Path | str) -> list[Path]:
@@ -49,7 +46,9 @@ def write_plots(source: Path | str | Run | PlotData, out_dir: Path | str) -> lis
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, whole or not at all."""
-    with replacing(path) as staged:
+    with replacing(path) as staged, warnings.catch_warnings():
+        # A name in a script that the font lacks shows as boxes; that is no reason for noise.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(staged, dpi=_DPI, format="png")
     return path
 
@@ -58,54 +57,71 @@ def plot_latency_cdf(data: PlotData) -> Figure:
     """Share of requests (TTFT, E2E) and of tokens (ITL) below a latency, one line per class."""
     figure = _figure(data.name, "latency", width=12.0, height=4.4)
     axes = figure.subplots(1, 3, sharey=True)
-    classes = data.classes()
-    ttft, itl, e2el = ({c: pick(data, c) for c in classes} for pick in (_ttft, _itl, _e2el))
-    _cdf(axes[0], "Time to first token", ttft, _targets(data, "ttft_ms"))
-    _cdf(axes[1], "Time between tokens", itl, _targets(data, "tpot_ms"))
-    _cdf(axes[2], "End to end", e2el, _targets(data, "e2el_ms"))
-    axes[0].set_ylabel("share of finished requests")
-    axes[1].set_ylabel("share of tokens")
-    axes[2].set_ylabel("share of finished requests")
-    _class_legend(figure, data, classes)
+    for panel, key in zip(axes, ("ttft", "itl", "e2el"), strict=True):
+        latency_panel(panel, data, key)
+    _class_legend(figure, data)
     return figure
+
+
+def latency_panel(axes: Axes, data: PlotData, key: str) -> None:
+    """The CDF of `ttft`, `itl` or `e2el` on its own axes, one line per class."""
+    title, of, kind = LATENCIES[key]
+    curves = {name: latency_curve(data, name, key) for name in data.classes()}
+    found = {name: data.target_ms(name, kind) for name in curves}
+    targets = {name: target for name, target in found.items() if target is not None}
+    cdf_panel(axes, title, curves, targets)
+    axes.set_ylabel(of)
+
+
+LATENCIES = {
+    "ttft": ("Time to first token", "share of finished requests", "ttft_ms"),
+    "itl": ("Time between tokens", "share of tokens", "tpot_ms"),
+    "e2el": ("End to end", "share of finished requests", "e2el_ms"),
+}
+"""Title, what is counted, and the target that belongs to it."""
+
+
+def latency_curve(data: PlotData, name: str, key: str) -> Curve:
+    """Distribution of a latency of `LATENCIES` in one class."""
+    return data.itl_curve(name) if key == "itl" else data.latency_curve(name, f"{key}_ms")
 
 
 def plot_slo_attainment(data: PlotData) -> Figure:
     """Share of submitted requests that met their targets: all of them, TTFT and TPOT, by class."""
+    groups = attainment_groups(data)
+    width = max(8.0, 1.8 * len(groups))
+    figure = _figure(data.name, "SLO attainment", width=width, height=4.4)
+    axes = figure.subplots()
+    bars = attainment_bars(groups)
+    if groups["all"].get("slo_attainment") is None:
+        say(axes, "no request has a service-level objective")
+        return figure
+    share_bars(axes, list(groups), bars)
+    _legend_below(figure, axes)
+    return figure
+
+
+def attainment_groups(data: PlotData) -> dict[str, Summary]:
+    """The whole run as `all`, then its classes where there are several."""
     groups: dict[str, Summary] = {"all": data.summary}
     known = data.summary.get("classes") or {}
     if len(known) > 1:
         groups |= {name: known[name] for name in data.classes() if name in known}
-    width = max(8.0, 1.8 * len(groups))
-    figure = _figure(data.name, "SLO attainment", width=width, height=4.4)
-    axes = figure.subplots()
-    if all(group.get("slo_attainment") is None for group in groups.values()):
-        return _say(figure, axes, "no request has a service-level objective")
-    _attainment_bars(axes, groups)
-    _legend_below(figure, axes)
-    return figure
+    return groups
 
 
 def plot_queue_and_kv(data: PlotData) -> Figure:
     """Requests waiting and running, and KV memory by use, over the time of the run."""
     figure = _figure(data.name, "queue and KV memory", width=9.0, height=6.0)
     queue, memory = figure.subplots(2, 1, sharex=True)
-    t = data.timeline["t_s"]
-    if not t.size:
+    if not data.timeline["t_s"].size:
         queue.set_axis_off()
-        return _say(figure, memory, "no samples of the replica's state")
-    waiting = data.timeline["waiting"]
-    queue.fill_between(t, 0, waiting, color=ORANGE, alpha=0.7, lw=0, label="waiting")
-    queue.plot(t, data.timeline["running"], color=BLUE, lw=1.2, label="running")
-    queue.set_ylabel("requests")
-    queue.yaxis.set_major_locator(MaxNLocator(integer=True))
-    _kv_areas(memory, data)
-    memory.set_ylabel("KV memory (GiB)")
-    memory.set_xlabel("time (s)")
-    memory.set_xlim(float(t[0]), float(t[-1]) if t[-1] > t[0] else float(t[0]) + 1.0)
+        say(memory, "no samples of the replica's state")
+        return figure
+    queue_panel(queue, data)
+    kv_panel(memory, data)
+    queue.set_xlabel("")
     for axes in (queue, memory):
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 
@@ -117,14 +133,9 @@ def plot_compare(runs: Sequence[tuple[str, Summary]]) -> Figure:
     figure.suptitle("Comparison of runs")
     axes = figure.subplots(2, 2, sharey=True).ravel()
     _compared_attainment(axes[0], [summary for _, summary in runs])
-    panels = {
-        "ttft": "Time to first token",
-        "itl": "Time between tokens",
-        "e2el": "End to end",
-    }
-    for panel, (key, title) in zip(axes[1:], panels.items(), strict=True):
+    for panel, (key, (title, _, _)) in zip(axes[1:], LATENCIES.items(), strict=True):
         _dumbbells(panel, title, [_pair(summary, key) for _, summary in runs])
-    axes[0].set_yticks(range(len(names)), [_short(name) for name in names])
+    axes[0].set_yticks(range(len(names)), [label(name) for name in names])
     axes[0].set_ylim(max(1, len(names)) - 0.5, -0.5)
     _legend_below(figure, axes[1])
     return figure
@@ -141,108 +152,17 @@ def _run(source: Path | str | Run) -> Run:
 
 def _figure(name: str, what: str, *, width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(f"{_short(name, 60)}: {what}" if name else what.capitalize())
+    figure.suptitle(f"{label(name, 60)}: {what}" if name else what.capitalize())
     return figure
 
 
-def _short(name: str, most: int = 32) -> str:
-    return name if len(name) <= most else f"{name[: most - 3]}..."
-
-
-def _say(figure: Figure, axes: Axes, text: str) -> Figure:
-    """Show a sentence where there is nothing to draw."""
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=GREY)
-    return figure
-
-
-def _ttft(data: PlotData, name: str) -> tuple[Floats, Floats]:
-    return _finished(data, name, "ttft_ms")
-
-
-def _e2el(data: PlotData, name: str) -> tuple[Floats, Floats]:
-    return _finished(data, name, "e2el_ms")
-
-
-def _finished(data: PlotData, name: str, column: str) -> tuple[Floats, Floats]:
-    """Ascending values (ms) of finished requests, and the share of them at or below each."""
-    table = data.requests
-    rows = (table["class"] == name) & (table["state"] == "finished")
-    values = np.sort(table[column][rows])
-    return values, np.arange(1, values.size + 1) / max(1, values.size)
-
-
-def _itl(data: PlotData, name: str) -> tuple[Floats, Floats]:
-    rows = data.itl["class"] == name
-    until = np.cumsum(data.itl["weight"][rows])
-    return data.itl["gap_ms"][rows], until / until[-1] if until.size else until
-
-
-def _targets(data: PlotData, kind: str) -> dict[str, float]:
-    found = {name: data.target_ms(name, kind) for name in data.classes()}
-    return {name: target for name, target in found.items() if target is not None}
-
-
-def _cdf(
-    axes: Axes,
-    title: str,
-    lines: dict[str, tuple[Floats, Floats]],
-    targets: dict[str, float],
-) -> None:
-    """One line per class, and a thin dotted vertical line at each target."""
-    axes.set_title(title, fontsize="medium")
-    axes.set_xlabel("ms")
-    axes.set_ylim(0, 1.02)
-    axes.grid(alpha=0.3)
-    known = [values for values, _ in lines.values() if values.size]
-    if not known:
-        axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes, color=GREY)
-        return
-    every = np.concatenate([*known, np.array(list(targets.values()))])
-    _scale(axes, every)
-    # A wait of zero has no place on a logarithmic axis: it is drawn at the shortest other wait.
-    floor = every[every > 0].min(initial=np.inf) if axes.get_xscale() == "log" else 0.0
-    for i, (values, share) in enumerate(lines.values()):
-        # From zero up at the first value: a single value is then a visible line too.
-        shown = np.maximum(np.append(values[:1], values), floor)
-        rise = np.append(np.zeros(values[:1].size), share)
-        axes.step(shown, rise, where="post", color=_COLOURS[i], ls=_STYLES[i], lw=1.5)
-    _mark_targets(axes, dict(zip(lines, _COLOURS, strict=False)), targets)
-
-
-def _scale(axes: Axes, values: Floats) -> None:
-    """Plain numbers on the x axis; logarithmic, with ticks at 1-2-5, where values span decades."""
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.12g}"))
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    positive = values[values > 0]
-    span = positive.max() / positive.min() if positive.size else 1.0
-    if span > _DECADES:
-        axes.set_xscale("log")
-        subs = (1.0, 2.0, 5.0) if span < 300 else (1.0,)
-        axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.12g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _mark_targets(axes: Axes, colours: Mapping[str, str], targets: Mapping[str, float]) -> None:
-    """A dotted vertical line at each different target, with the class names beside it."""
-    for target in sorted(set(targets.values())):
-        names = [name for name, value in targets.items() if value == target]
-        colour = colours[names[0]] if len(names) == 1 else "black"
-        axes.axvline(target, color=colour, ls=":", lw=1.1)
-        text = _short(", ".join(names), 28)
-        axes.annotate(
-            text, (target, 0.03), xytext=(-2, 0), textcoords="offset points", rotation=90,
-            ha="right", va="bottom", fontsize="x-small", color=colour,
-        )  # fmt: skip
-
-
-def _class_legend(figure: Figure, data: PlotData, classes: list[str]) -> None:
+def _class_legend(figure: Figure, data: PlotData) -> None:
+    classes = data.classes()
     lines = [
-        Line2D([], [], color=_COLOURS[i], ls=_STYLES[i], label=_short(name))
+        Line2D([], [], label=label(name), **line_look(i))  # type: ignore[arg-type]
         for i, name in enumerate(classes)
     ]
-    if any(_targets(data, kind) for kind in ("ttft_ms", "tpot_ms", "e2el_ms")):
+    if any(data.target_ms(name, kind) for name in classes for *_, kind in LATENCIES.values()):
         lines.append(Line2D([], [], color=GREY, ls=":", lw=1.0, label="target (TPOT for tokens)"))
     hidden = len(set(data.requests["class"].tolist())) - len(classes)
     if hidden > 0:
@@ -251,69 +171,9 @@ def _class_legend(figure: Figure, data: PlotData, classes: list[str]) -> None:
         figure.legend(handles=lines, loc="outside lower center", ncols=4, frameon=False)
 
 
-def _attainment_bars(axes: Axes, groups: Mapping[str, Summary]) -> None:
-    kinds = {
-        "slo_attainment": ("all targets", BLUE, ""),
-        "ttft_attainment": ("TTFT", ORANGE, "//"),
-        "tpot_attainment": ("TPOT", GREEN, ".."),
-        "paced_attainment": ("paced delivery", PURPLE, "xx"),
-    }
-    kinds = {k: v for k, v in kinds.items() if any(g.get(k) is not None for g in groups.values())}
-    width = 0.8 / len(kinds)
-    for i, (key, (label, colour, hatch)) in enumerate(kinds.items()):
-        at = np.arange(len(groups)) + (i - (len(kinds) - 1) / 2) * width
-        shares = [group.get(key) for group in groups.values()]
-        heights = [share or 0.0 for share in shares]
-        bars = axes.bar(
-            at,
-            heights,
-            width,
-            label=label,
-            color=colour,
-            hatch=hatch,
-            edgecolor="white",
-        )
-        axes.bar_label(bars, [_per_cent(share) for share in shares], fontsize="x-small", padding=2)
-    axes.set_xticks(range(len(groups)), [_short(name, 16) for name in groups])
-    axes.set_ylim(0, 1.08)
-    axes.set_yticks(np.linspace(0, 1, 6))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_ylabel("share of requests with that target")
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
-
-
-def _per_cent(share: float | None) -> str:
-    return "none" if share is None else f"{100 * share:.0f}" if share == 1 else f"{100 * share:.1f}"
-
-
 def _legend_below(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-
-
-def _kv_areas(axes: Axes, data: PlotData) -> None:
-    """Referenced below cached, stacked; host memory and the capacity as lines."""
-    t, gib = data.timeline["t_s"], data.sizes.get("block_bytes", 0) / _GIB
-    held = data.timeline["referenced_blocks"] * gib
-    with_cache = held + data.timeline["cached_blocks"] * gib
-    axes.fill_between(t, 0, held, color=BLUE, alpha=0.75, lw=0, label="in use")
-    axes.fill_between(
-        t, held, with_cache, facecolor=SKY, alpha=0.5, hatch="///", edgecolor="white", lw=0,
-        label="kept for reuse",
-    )  # fmt: skip
-    if data.timeline["host_blocks"].any():
-        axes.plot(
-            t,
-            data.timeline["host_blocks"] * gib,
-            color=RED,
-            ls="--",
-            lw=1.3,
-            label="host",
-        )
-    capacity = data.sizes.get("total_blocks", 0) * gib
-    if capacity:
-        axes.axhline(capacity, color="black", ls=":", lw=1.3, label="device capacity")
 
 
 def _compared_attainment(axes: Axes, runs: Sequence[Summary]) -> None:
@@ -322,7 +182,7 @@ def _compared_attainment(axes: Axes, runs: Sequence[Summary]) -> None:
     if all(share is None for share in shares):
         axes.text(0.5, 0.5, "no request has a target", ha="center", transform=axes.transAxes)
     bars = axes.barh(range(len(runs)), [s or 0.0 for s in shares], height=0.55, color=BLUE)
-    axes.bar_label(bars, [_per_cent(share) for share in shares], padding=3, fontsize="small")
+    axes.bar_label(bars, [per_cent(share) for share in shares], padding=3, fontsize="small")
     axes.set_xlim(0, 1.12)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -349,6 +209,6 @@ def _dumbbells(axes: Axes, title: str, pairs: list[tuple[float, float]]) -> None
     if not positive.size:
         axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes, color=GREY)
         return
-    _scale(axes, values[~np.isnan(values)])
+    scale(axes, values[~np.isnan(values)])
     if axes.get_xscale() == "linear":
         axes.set_xlim(left=0)

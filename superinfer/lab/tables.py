@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+    from superinfer.lab.differences import Difference
+
 Summary = Mapping[str, Any]
 
 _LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
@@ -35,7 +37,7 @@ _RUN_ROWS = {
     "jain_index": "Jain index",
     "wall_s": "wall time (s)",
 }
-_COMPARE_ROWS = {
+COMPARE_ROWS = {
     "slo_attainment": "SLO attainment (%)",
     "ttft_attainment": "TTFT attainment (%)",
     "tpot_attainment": "TPOT attainment (%)",
@@ -80,17 +82,26 @@ def summary_table(summary: Summary) -> Group:
     return Group(*parts)
 
 
-def compare_table(runs: Sequence[tuple[str, Summary]]) -> Table:
+def compare_table(
+    runs: Sequence[tuple[str, Summary]], differences: Sequence[Difference] = ()
+) -> Table:
     """Runs in columns; behind the first, the difference from the first in per cent.
 
-    `better` and `worse` say which way the difference goes for that metric.
+    `better` and `worse` say which way the difference goes for that metric. With `differences`, the
+    bounds of its interval follow, and `unclear` stands where that holds no difference at all.
     """
     table = _table("Metric", *(name for name, _ in runs), title="Comparison")
-    for key, label in _COMPARE_ROWS.items():
+    known = {(found.arm, found.metric): found for found in differences}
+    for key, label in COMPARE_ROWS.items():
         values = [summary.get(key) for _, summary in runs]
         if any(value is not None for value in values):
-            cells = [_compared(key, value, values[0], i) for i, value in enumerate(values)]
+            found = [known.get((name, key)) for name, _ in runs]
+            cells = [
+                _compared(key, value, values[0], i, found[i]) for i, value in enumerate(values)
+            ]
             table.add_row(label, *cells)
+    table.caption = _what_intervals_are(differences)
+    table.caption_justify = "left"
     return table
 
 
@@ -154,15 +165,52 @@ def _table(first: str, *others: str, title: str | None = None) -> Table:
     return table
 
 
-def _compared(key: str, value: float | None, base: float | None, column: int) -> str:
+def _compared(
+    key: str, value: float | None, base: float | None, column: int, found: Difference | None
+) -> str:
     change = difference(key, value, base) if column else None
     if change is None:
-        return _value(key, value)
+        return _value(key, value) + _bounds(key, found)
     per_cent, mark = change
     if mark == "same":
         return f"{_value(key, value)}\n[dim]same[/dim]"
-    colour = "green" if mark == "better" else "red"
-    return f"{_value(key, value)}\n[{colour}]{per_cent:+.1f}% {mark}[/{colour}]"
+    if found is not None and found.interval is not None and found.interval.contains_zero:
+        mark = "unclear"
+    colour = {"better": "green", "worse": "red"}.get(mark, "yellow")
+    return (
+        f"{_value(key, value)}\n[{colour}]{per_cent:+.1f}% {mark}[/{colour}]{_bounds(key, found)}"
+    )
+
+
+def _bounds(key: str, found: Difference | None) -> str:
+    """The interval of a difference: in per cent of the reference, or in the metric's unit."""
+    if found is None or found.interval is None:
+        return ""
+    low, high = found.interval.low, found.interval.high
+    if not found.base:
+        return f"\n[dim]{_signed(key, low)} to {_signed(key, high)}[/dim]"
+    low, high = 100 * low / found.base, 100 * high / found.base
+    return f"\n[dim]{low:+.1f} to {high:+.1f}%[/dim]"
+
+
+def _signed(key: str, value: float) -> str:
+    return _value(key, value) if value < 0 else f"+{_value(key, value)}"
+
+
+def _what_intervals_are(differences: Sequence[Difference]) -> str | None:
+    """The line below the table."""
+    found = [each.interval for each in differences if each.interval is not None]
+    if not found:
+        return None
+    level, methods = f"{100 * found[0].level:g}%", sorted({each.method for each in found})
+    if methods != ["block bootstrap"]:
+        seeds = found[0].size
+        few = "; few seeds" if methods == ["paired t"] else ""
+        return f"Second range: {level} interval, paired over {seeds} seeds ({methods[0]}{few})."
+    return (
+        f"Second range: {level} interval from blocks of successive requests of this one trace "
+        "(block bootstrap); it says nothing about other arrivals."
+    )
 
 
 def _value(key: str, value: float | None) -> str:

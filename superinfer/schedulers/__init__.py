@@ -6,4 +6,5 @@ SCHEDULERS: dict[str, str] = {
     "vllm": "superinfer.schedulers.vllm:VllmScheduler",
     "fcfs": "superinfer.schedulers.fcfs:FcfsScheduler",
     "priority": "superinfer.schedulers.priority:PriorityScheduler",
+    "rotating": "superinfer.schedulers.rotating:RotatingScheduler",
 }

@@ -133,7 +133,7 @@ def test_shipped_profiles_and_the_choice_of_costs(tmp_path: Path) -> None:
     names = {(name.device, name.model, name.tp) for name in SHIPPED}
     assert ("a100-80g", "llama-3.1-8b", 1) in names
     assert isinstance(build_cost("Llama-3.1-8B", "A100-80g"), CalibratedCost)
-    assert isinstance(build_cost("llama-3.1-8b", "h100"), RooflineCost)
+    assert isinstance(build_cost("llama-3.1-8b", "l40s"), RooflineCost)
     assert isinstance(build_cost("llama-3.1-8b", "a100-80g", 1, "roofline"), RooflineCost)
     path = str(SHIPPED[0].path)
     assert isinstance(build_cost(SHIPPED[0].model, "a100-80g", SHIPPED[0].tp, path), CalibratedCost)

@@ -1,53 +1,60 @@
-"""The fits: small cases worked by hand, and the shipped profiles refitted from the data."""
+"""The fits: small cases worked by hand, made-up measurements, and the shipped profiles refitted."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from measurement_folder import LAUNCH_S, gemm_s, pointwise_s, write_folder, write_model
 
-from superinfer.costs import list_profiles
-from superinfer.costs.profile import profile_json
+from experiments import fit_profiles
+from superinfer.costs import ModelShape, load_shape
+from superinfer.costs.profile import Profile
+from superinfer.costs.tables import Curve
+from superinfer.errors import ConfigError, InputError, SuperInferError
+from superinfer.lab.profiles import fits
+from superinfer.lab.profiles.build import build_profile, save_profile
+from superinfer.lab.profiles.fits import Fitted, Points
+from superinfer.lab.profiles.kernels import GemmShape, GemmTable
+from superinfer.lab.profiles.measurements import Measurements
+from superinfer.lab.profiles.pointwise import pieces, streaming_ratio
 
-pytest.importorskip("pandas")
-pytest.importorskip("pyarrow")
-
-from experiments import fit_profiles, kernel_fits
-from experiments.kernel_fits import Points
-
-DATA = fit_profiles.data_folder()
-with_data = pytest.mark.skipif(
-    not (DATA / "profiles" / "vidur").is_dir(),
-    reason="needs the public measurements: set SUPERINFER_DATA",
-)
+# -- fits -----------------------------------------------------------------------------------------
 
 
 def test_thirds_hold_out_every_inner_point_once() -> None:
-    masks = list(kernel_fits.thirds(11))
+    masks = list(fits.thirds(11))
     held = np.sum(masks, axis=0)
     assert held.tolist() == [0, *[1] * 9, 0]
 
 
 def test_isotonic_pools_violators_by_geometric_mean() -> None:
-    found = kernel_fits.isotonic(np.array([1.0, 4.0, 1.0, 3.0]))
+    found = fits.isotonic(np.array([1.0, 4.0, 1.0, 3.0]))
     assert found == pytest.approx([1.0, 2.0, 2.0, 3.0])
 
 
 def test_thin_keeps_the_corners() -> None:
     x = np.arange(1.0, 10.0)
     y = np.where(x < 5, 4.0, 4.0 + (x - 4))
-    assert [int(x[i]) for i in kernel_fits.thin(x, y)] == [1, 4, 9]
+    assert [int(x[i]) for i in fits.thin(x, y)] == [1, 4, 9]
+
+
+def test_thin_ends_where_two_points_share_an_x() -> None:
+    x, y = np.array([1.0, 2.0, 2.0, 3.0]), np.array([1.0, 2.0, 4.0, 5.0])
+    assert set(fits.thin(x, y)) >= {0, 3}
 
 
 def test_spikes_are_dropped() -> None:
     points = Points(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 1.1]))
-    assert kernel_fits.despiked(points).x.tolist() == [1.0, 3.0]
+    assert fits.despiked(points).x.tolist() == [1.0, 3.0]
 
 
 def test_a_line_is_fitted_without_error() -> None:
     x = np.arange(1.0, 50.0)
-    fitted = kernel_fits.fit_table(Points(x, 1e-6 * (3 + x)), "tokens")
+    fitted = fits.fit_table(Points(x, 1e-6 * (3 + x)), "tokens")
     assert fitted.errors.max() < 0.006
     assert fitted.curve.at(100.0) == pytest.approx(103e-6, rel=0.01)
 
@@ -55,23 +62,66 @@ def test_a_line_is_fitted_without_error() -> None:
 def test_two_regimes_keep_their_jump() -> None:
     x = np.array([1.0, 2.0, 3.0, 8.0, 9.0, 10.0])
     y = np.array([1.0, 2.0, 3.0, 80.0, 90.0, 100.0])
-    curve = kernel_fits.fit_regimes(Points(x, y), "bytes", 8.0).curve
+    curve = fits.fit_regimes(Points(x, y), "bytes", 8.0).curve
     assert curve.at(7.0) == pytest.approx(7.0)
     assert curve.at(8.0) == pytest.approx(80.0)
 
 
+def test_two_regimes_never_step_down() -> None:
+    x = np.array([1.0, 2.0, 3.0, 8.0, 9.0, 10.0])
+    y = np.array([1.0, 2.0, 3.0, 4.0, 4.5, 5.0])
+    curve = fits.fit_regimes(Points(x, y), "bytes", 8.0).curve
+    assert curve.at(7.0) == curve.at(8.0) == pytest.approx(4.0)
+
+
 def test_stairs_rise_at_tile_edges() -> None:
     x = np.array([1.0, 64.0, 128.0, 192.0, 1024.0])
-    curve = kernel_fits.fit_stairs(Points(x, x / 64))
+    curve = fits.fit_stairs(Points(x, x / 64))
     assert curve.at(65.0) == curve.at(128.0) == 2.0
     assert curve.at(17.0) == curve.at(64.0) == 1.0
     assert curve.at(1024.0) == 16.0
 
 
+def test_smoothing_takes_out_scatter_that_a_plain_table_follows() -> None:
+    x = 2.0 ** (np.arange(4, 60) / 4)
+    truth = 1e-6 * (20 + 0.05 * x)
+    scatter = np.where(np.arange(len(x)) % 2, 1.08, 0.92)
+    points = Points(x, truth * scatter)
+
+    def error(curve: Curve) -> float:
+        return float(np.mean([abs(curve.at(a) / b - 1) for a, b in zip(x, truth, strict=True)]))
+
+    assert error(fits.fit_smooth(points)) < 0.02 < error(fits.fit_curve(points))
+
+
+def test_repeats_are_one_point() -> None:
+    points = Points(np.array([1.0, 2.0, 256.0, 257.0, 512.0]), np.array([1.0, 1.0, 4.0, 9.0, 8.0]))
+    found = fits.without_repeats(points)
+    assert found.x.tolist() == [1.0, 2.0, 257.0, 512.0]
+    assert found.y == pytest.approx([1.0, 1.0, 6.0, 8.0])
+
+
+def test_a_table_goes_on_by_the_line_of_its_upper_points() -> None:
+    x = np.arange(1.0, 101.0)
+    points = Points(x, 1e-6 * (10 + x))
+    noisy_end = Fitted(fits.fit_table(points, "tokens").kernel, np.array([0.01]), 100).reshaped(
+        Curve((1.0, 99.0, 100.0), (11e-6, 109e-6, 109e-6))
+    )
+    curve = fits.continued(noisy_end, points, 1000.0).curve
+    assert curve.axis[-1] == 1000.0
+    assert curve.at(1000.0) == pytest.approx(1009e-6, rel=1e-3)
+    assert curve.at(100.0) == pytest.approx(109e-6)
+
+
+def test_scaling_leaves_the_launch_alone() -> None:
+    curve = fits.scaled_above_floor(Curve((1.0, 100.0), (4e-6, 24e-6)), 0.5)
+    assert curve.seconds == pytest.approx((4e-6, 14e-6))
+
+
 def test_decode_grid_fills_holes_and_never_falls() -> None:
     rows, columns = np.array([1.0, 2.0]), np.array([1.0, 2.0, 4.0])
     values = np.array([[1.0, 2.0, 4.0], [3.0, 4.0, np.nan]])
-    grid = kernel_fits.decode_grid(rows, columns, values)
+    grid = fits.decode_grid(rows, columns, values)
     # The row above grows by 1 per token of total context, and two sequences add two per step.
     assert grid.at(2, 4) == pytest.approx(8.0)
 
@@ -79,36 +129,243 @@ def test_decode_grid_fills_holes_and_never_falls() -> None:
 def test_relative_fit_recovers_coefficients() -> None:
     chunk = np.array([16.0, 64.0, 256.0, 1024.0, 4096.0, 128.0, 512.0])
     batch = np.array([1.0, 2.0, 4.0, 8.0, 1.0, 64.0, 2.0])
-    features = kernel_fits.causal_features(batch, chunk, 2.0 * chunk)
+    features = fits.causal_features(batch, chunk, 2.0 * chunk)
     truth = np.array([1e-5, 3e-7, 2e-8, 9e-11, 1e-8])
-    assert kernel_fits.relative_fit(features, features @ truth) == pytest.approx(truth, rel=1e-4)
+    assert fits.relative_fit(features, features @ truth) == pytest.approx(truth, rel=1e-4)
 
 
-@with_data
+def test_reading_between_measured_shapes() -> None:
+    axis = np.array([1.0, 2.0, 4.0, 8.0])
+    read: list[float] = []
+
+    def at(x: float) -> fits.Array:
+        read.append(x)
+        return np.array([1.0 + x, 10.0 * x])
+
+    assert fits.through(axis, 3.0, at, 1) == pytest.approx([4.0, 30.0])
+    assert read == [2.0, 4.0]
+    assert fits.through(axis, 3.0, at, 2) == pytest.approx([4.0, 30.0])
+    assert fits.through(axis, 16.0, at, 2) == pytest.approx([17.0, 160.0])
+    assert fits.through(axis, 4.0, at, 2).tolist() == [5.0, 40.0]
+
+
+# -- made-up measurements -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("measured"), ("a100-80g", "h100", "h200"))
+
+
+def tiny(tmp_path: Path, **changes: object) -> ModelShape:
+    return load_shape(write_model(tmp_path / "config.json", **changes))
+
+
+def test_layers_that_vidur_measured_are_taken_from_it(folder: Path, tmp_path: Path) -> None:
+    profile = build_profile(folder, "A100-80G-SXM", tiny(tmp_path), 1)
+    gate_up = _curve(profile, "gemm_gate_up")
+    assert gate_up.at(700) == pytest.approx(gemm_s(700, 4096, 1024), rel=0.01)
+    assert _curve(profile, "norm").at(3000) == pytest.approx(3 * pointwise_s(3000, 1024), rel=0.01)
+    assert profile.fit["gemm_gate_up"]["other_source_mape"] < 0.01
+    assert "shape_mape" not in profile.fit["gemm_gate_up"]
+    assert profile.sources[0].endswith("Tiny, bf16, the exact shapes at 11 token counts")
+    assert "PCIe 4 at 25 GB/s" in profile.sources[-1]
+
+
+def test_a_dense_source_gives_the_gemm_of_other_shapes(folder: Path, tmp_path: Path) -> None:
+    profile = build_profile(folder, "h100", tiny(tmp_path, vocab_size=5120), 1)
+    head = _curve(profile, "gemm_lm_head")
+    for tokens in (1, 100, 5000):
+        assert head.at(tokens) == pytest.approx(gemm_s(tokens, 5120, 1024, 0.5), rel=0.02)
+    assert profile.fit["gemm_lm_head"]["shape_mape"] < 0.02
+    assert "shape_mape" not in profile.fit["gemm_qkv"]
+    assert "gemm_lm_head (n 5120, k 1024)" in profile.sources[0]
+
+
+def test_attention_and_all_reduce_are_found(folder: Path, tmp_path: Path) -> None:
+    table = Measurements(folder, "h100").all_reduce(2)
+    assert table.x[0] == 256.0 and table.y[0] == pytest.approx(LAUNCH_S + 128e-11 / 2)
+    profile = build_profile(folder, "h100", tiny(tmp_path), 1)
+    found = profile.kernels["attention_prefill"].coefficients
+    assert found["floor_s"] == pytest.approx(LAUNCH_S, rel=0.01)
+    assert found["per_token_s"] == pytest.approx(0.5e-9, rel=0.05)
+    assert found["per_pair_s"] == pytest.approx(0.5e-11, rel=0.01)
+    decode = profile.kernels["attention_decode_16"]
+    assert decode.seconds is not None
+    assert decode.seconds[-1][-1] == pytest.approx(LAUNCH_S + 32 * 4096 * 0.5e-10, rel=0.01)
+    assert profile.range["attention_prefill"] == {"keys": [1, 4096]}
+    assert profile.range["attention_decode_16"] == {"total_context_tokens": [1, 32 * 4096]}
+
+
+def test_a_device_without_vidur_is_scaled_by_measured_bandwidth(
+    folder: Path, tmp_path: Path
+) -> None:
+    shape = tiny(tmp_path)
+    h100, h200 = (Measurements(folder, name) for name in ("h100", "h200"))
+    ratio = streaming_ratio(h100, h200)
+    # 0.4 / 0.5 of the time, but for the launch.
+    assert 0.8 < ratio < 0.82
+    profile = build_profile(folder, "h200", shape, 1)
+    expected = 3 * (LAUNCH_S + 4000 * 1024 * 1e-12 * 0.5 * ratio)
+    assert _curve(profile, "norm").at(4000) == pytest.approx(expected, rel=0.01)
+    assert 0.0 < profile.fit["norm"]["scaling_mape"] < 0.1
+    assert profile.range["norm"] == {"tokens": [1, 4096]}
+    assert profile.kernels["norm"].axes["tokens"][-1] == 32768
+    assert "not measured on this device" in profile.sources[1]
+    assert "scaling_mape" not in build_profile(folder, "h100", shape, 1).fit["norm"]
+
+
+def test_widths_decide_which_table_a_kernel_takes(folder: Path, tmp_path: Path) -> None:
+    data = Measurements(folder, "h100")
+    (part,) = pieces(data, tiny(tmp_path, vocab_size=8192), 1, "activation")
+    assert (part.model, part.tp, part.share) == ("Tiny-1B", 1, 1.0)
+    wider = tiny(tmp_path, intermediate_size=3072)
+    assert pieces(data, wider, 1, "norm") == (part,)
+    with pytest.raises(ConfigError, match=r"activation over 3072 values .* measured widths 2048"):
+        pieces(data, wider, 1, "activation")
+
+
+def test_two_tables_share_a_width_between_them(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", ("h100",))
+    first = root / "vidur/h100/Tiny-1B/mlp.csv.gz"
+    wide = pd.read_csv(first).assign(n_expanded_embd=4096)
+    wide["time_stats.mlp_act.median"] = 1e3 * pointwise_s(wide.num_tokens, 4096, 0.5)
+    (root / "vidur/h100/Wide-1B").mkdir()
+    wide.to_csv(root / "vidur/h100/Wide-1B/mlp.csv.gz", index=False)
+    profile = build_profile(root, "h100", tiny(tmp_path, intermediate_size=2560), 1)
+    found = _curve(profile, "activation").at(2000)
+    assert found == pytest.approx(pointwise_s(2000, 2560, 0.5), rel=0.01)
+    assert "activation 0.75 x Tiny-1B tp1 + 0.25 x Wide-1B tp1" in profile.sources[1]
+
+
+def test_the_error_of_an_unmeasured_shape_is_that_of_leaving_its_neighbours_out(
+    tmp_path: Path,
+) -> None:
+    root = write_folder(tmp_path, ("h100",))
+    path = root / "aiconfigurator/h100_sxm/gemm/vllm/0.24.0/gemm_perf.parquet"
+    table = pd.read_parquet(path)
+    # One of the two neighbours of n = 2560 takes a tenth more than the others' line says.
+    table.loc[table.n == 2048, "latency"] *= 1.1
+    table.to_parquet(path)
+    measured = GemmTable(Measurements(root, "h100"))
+    assert 0.04 < measured.shape_error(GemmShape(2560, 1024)) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("device", "changes", "tp", "words"),
+    [
+        ("l40s", {}, 1, "no measurements of 'l40s' are known; known devices: a100-80g, h100, h200"),
+        ("h100", {"num_attention_heads": 16}, 1, "rope_write over 1152 values"),
+        ("a100-80g", {}, 2, "over .* values per token .*tp=2"),
+        ("a100-80g", {}, 3, "tp=3 does not divide the 8 attention heads"),
+        ("tpu", {}, 1, "unknown device 'tpu'"),
+    ],
+)
+def test_what_was_not_measured_is_refused(
+    folder: Path, tmp_path: Path, device: str, changes: dict[str, object], tp: int, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build_profile(folder, device, tiny(tmp_path, **changes), tp)
+
+
+def test_unmeasured_heads_and_gpus_are_named(folder: Path, tmp_path: Path) -> None:
+    data = Measurements(folder, "a100-80g")
+    with pytest.raises(ConfigError, match=r"no all-reduce of 8 GPUs; measured: 2, 4"):
+        data.all_reduce(8)
+    with pytest.raises(ConfigError, match=r"4 query and 1 KV heads of 128 per GPU .* not measured"):
+        data.attention("context", tiny(tmp_path), 2)
+
+
+@pytest.mark.parametrize("model", ["mixtral-8x7b", "t5-base", "gpt2"])
+def test_only_gated_dense_decoders_are_built(folder: Path, model: str) -> None:
+    with pytest.raises(ConfigError, match="dense decoder-only models with a gated MLP"):
+        build_profile(folder, "a100-80g", load_shape(model), 1)
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    root, shape = write_folder(tmp_path / "data"), tiny(tmp_path)
+    csv = root / "vidur/a100/Tiny-1B/mlp.csv.gz"
+    with pytest.raises(InputError, match=r"nowhere: expected a folder with aiconfigurator/"):
+        build_profile(tmp_path / "nowhere", "a100-80g", shape, 1)
+    rows = pd.read_csv(csv)
+    rows.drop(columns="time_stats.mlp_act.median").to_csv(csv, index=False)
+    with pytest.raises(InputError, match=r"expected the columns time_stats\.mlp_act\.median"):
+        build_profile(root, "a100-80g", shape, 1)
+
+
+def test_files_that_are_no_tables_are_named(tmp_path: Path) -> None:
+    root, shape = write_folder(tmp_path / "data"), tiny(tmp_path)
+    csv = root / "vidur/a100/Tiny-1B/mlp.csv.gz"
+    csv.write_bytes(b"no gzip")
+    with pytest.raises(InputError, match=r"mlp\.csv\.gz: "):
+        build_profile(root, "a100-80g", shape, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda path: path.unlink(), "no such file"),
+        (lambda path: path.write_text("x"), "expected Parquet"),
+        (
+            lambda path: pd.DataFrame({"m": [1], "n": [1]}).to_parquet(path),
+            "expected the columns gemm_dtype, k, latency",
+        ),
+        (
+            lambda path: pd.read_parquet(path).assign(latency=0.0).to_parquet(path),
+            "latency: expected times > 0",
+        ),
+    ],
+)
+def test_a_bad_gemm_table(tmp_path: Path, change: Callable[[Path], None], words: str) -> None:
+    root = write_folder(tmp_path / "data")
+    change(root / "aiconfigurator/a100_sxm/gemm/vllm/0.14.0/gemm_perf.parquet")
+    with pytest.raises(InputError, match=rf"gemm_perf\.parquet: {words}"):
+        build_profile(root, "a100-80g", tiny(tmp_path), 1)
+
+
+def test_a_profile_is_written_whole_or_not_at_all(folder: Path, tmp_path: Path) -> None:
+    profile = build_profile(folder, "a100-80g", tiny(tmp_path), 1)
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    with pytest.raises(SuperInferError, match="cannot write"):
+        save_profile(profile, taken)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "taken"]
+
+
+def _curve(profile: Profile, kernel: str) -> Curve:
+    entry = profile.kernels[kernel]
+    return Curve(entry.axes["tokens"], entry.seconds or ())
+
+
+# -- the shipped profiles -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def public_measurements(data_dir: Path) -> Path:
+    folder = data_dir / "profiles"
+    if not (folder / "vidur").is_dir():
+        pytest.skip(f"needs the public measurements: {folder} lacks vidur/")
+    return folder
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "target", fit_profiles.TARGETS, ids=lambda target: "-".join(map(str, target))
 )
-def test_shipped_profiles_are_what_the_data_gives(target: tuple[str, str, int]) -> None:
-    again = json.loads(json.dumps(profile_json(fit_profiles.fit_profile(DATA, *target))))
-    name = next(name for name in list_profiles() if name[:3] == target)
-    stored = json.loads(name.path.read_text())
-    assert again["fit"].keys() == stored["fit"].keys()
-    for kernel, entry in again["fit"].items():
-        assert entry == pytest.approx(stored["fit"][kernel], abs=2e-4), kernel
-        assert entry["heldout_mape"] <= (0.10 if kernel.startswith("attention") else 0.05), kernel
-    for kernel, table in again["kernels"].items():
-        assert table["axes"] == stored["kernels"][kernel]["axes"], kernel
-        _same(table, stored["kernels"][kernel])
+def test_shipped_profiles_are_what_the_data_gives_byte_for_byte(
+    public_measurements: Path, target: tuple[str, str, int], tmp_path: Path
+) -> None:
+    device, model, tp = target
+    name = fit_profiles.file_name(*target)
+    save_profile(build_profile(public_measurements, device, load_shape(model), tp), tmp_path / name)
+    assert (tmp_path / name).read_bytes() == (fit_profiles.OUT / name).read_bytes()
 
 
-def _same(found: dict[str, object], stored: dict[str, object]) -> None:
-    if found["model"] is None:
-        assert np.allclose(np.array(found["seconds"]), np.array(stored["seconds"]), rtol=1e-3)
-    else:
-        assert found["coefficients"] == pytest.approx(stored["coefficients"], rel=1e-3)
+def test_the_script_ships_what_the_package_lists() -> None:
+    shipped = {path.name for path in fit_profiles.OUT.glob("*.json")}
+    assert shipped == {fit_profiles.file_name(*target) for target in fit_profiles.TARGETS}
 
 
-@with_data
-def test_a_missing_data_folder_is_named(tmp_path: object) -> None:
-    with pytest.raises(FileNotFoundError, match="set SUPERINFER_DATA"):
-        fit_profiles.Data(DATA / "nowhere", "a100-80g")
+def test_the_script_names_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"profiles: expected a folder with aiconfigurator/"):
+        fit_profiles.main(["--data", str(tmp_path), "--out", str(tmp_path)])

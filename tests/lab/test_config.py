@@ -208,7 +208,10 @@ def test_settings_that_contradict_each_other() -> None:
     ("setting", "words"),
     [
         ("rum.tp=3", "unknown (did you mean 'run'?); sections are: classes, memory, run"),
-        ("run.modle=x", "run.modle: unknown (did you mean 'model'?); known are: backlog, block_tokens, "),
+        (
+            "run.modle=x",
+            "run.modle: unknown (did you mean 'model'?); known are: backlog, block_tokens, ",
+        ),
         ("run.tp=0", "run.tp: expected int >= 1, got 0"),
         ("run.tp=x", "run.tp: expected int, got 'x'"),
         ("run.tp=2000-01-01", "run.tp: expected int, got datetime.date(2000, 1, 1)"),
@@ -353,7 +356,7 @@ def test_the_resolved_configuration_can_be_read_again(tmp_path: Path, scheduler:
 
 def test_resolved_names_every_setting() -> None:
     resolved = load_config(None, (), scheduler="priority").resolved()
-    assert set(resolved) == {"run", "scheduler", "memory", "classes"}
+    assert set(resolved) == {"run", "scheduler", "memory", "classes", "workload"}
     assert set(resolved["run"]) == set(RunConfig.__struct_fields__)
     assert set(resolved["scheduler"]) >= {"max_num_seqs", "watermark", "pace_margin"}
     assert resolved["memory"] == {"preemption": "recompute", "swap_in_timing": "before_step"}

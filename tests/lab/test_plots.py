@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -187,3 +189,52 @@ def test_zero_latency_on_a_logarithmic_axis() -> None:
     figure = plot_latency_cdf(data(build(jobs, [])))
     low = figure.axes[0].lines[0].get_xdata()[0]
     assert low == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "name", ["$\\frac{1}{$", "_hidden", "\u65e5\u672c", "a\nb\x07", "\u202eright"]
+)
+def test_names_are_drawn_letter_by_letter(name: str, tmp_path: Path) -> None:
+    jobs = [Job(0, 10, 1, 1 + i, 1 + i, group=name, slo=SLO(ttft_s=1.5)) for i in range(3)]
+    odd = data(build(jobs, []), name=name)
+    write_plots(odd, tmp_path)  # a glyph that the font lacks is no warning, and no formula fails
+    seen = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    labels = [text.get_text() for legend in plot_latency_cdf(odd).legends for text in legend.texts]
+    assert seen in [shown.replace(r"\$", "$").strip() for shown in labels]
+
+
+def test_curves_have_few_points_and_keep_their_ends() -> None:
+    random = np.random.default_rng(0)
+    times = np.sort(random.gamma(2, 1, 5000)).tolist()
+    many = data(build([Job(0, 10, 1, t, t) for t in times], []))
+    values, share = many.latency_curve("chat", "ttft_ms")
+    assert 500 < values.size <= 1000
+    assert (values[0], values[-1]) == (
+        pytest.approx(times[0] * 1e3),
+        pytest.approx(times[-1] * 1e3),
+    )
+    exact = np.searchsorted(times, values / 1e3 + 1e-9, side="right") / 5000
+    assert share == pytest.approx(exact)
+
+
+def test_a_measured_window_is_shaded_and_limits_the_curves(usual: PlotData) -> None:
+    summary = {**usual.summary, "load": {"window_s": [10.0, 30.0]}}
+    windowed = replace(usual, summary=summary)
+    arrived = usual.requests["arrival_s"]
+    inside = np.count_nonzero((arrived >= 10) & (arrived < 30))
+    assert 0 < windowed.measured().sum() == inside < arrived.size
+    axes = plot_queue_and_kv(windowed).axes
+    shades = [[p for p in panel.patches if p.get_label() == "measured window"] for panel in axes]
+    assert [shade[0].get_x() for shade in shades] == [10.0, 10.0]
+    assert [shade[0].get_width() for shade in shades] == [20.0, 20.0]
+
+
+def test_names_of_targets_stand_where_the_curves_are_not() -> None:
+    def height(target_s: float) -> float:
+        jobs = [Job(0, 10, 1, t, t, slo=SLO(ttft_s=target_s)) for t in (1.0, 1.1, 1.2)]
+        axes = plot_latency_cdf(data(build(jobs, []))).axes[0]
+        (name,) = [text for text in axes.texts if text.get_text() == "chat"]
+        return float(name.xy[1])  # type: ignore[attr-defined]
+
+    assert height(0.5) > 0.5
+    assert height(2.0) < 0.5

@@ -514,14 +514,20 @@ def test_a_result_that_cannot_be_written_is_still_shown(
 # -- compare --------------------------------------------------------------------------------------
 
 
+def arms_of(answer: Answer) -> dict[str, Any]:
+    """The summary of every arm, by name."""
+    return {name: runs[0]["summary"] for name, runs in answer.json["arms"].items()}
+
+
 def test_compare_runs_every_scheduler_on_one_workload(cli: Cli, folder: Path) -> None:
     answer = cli("compare", "t.jsonl", "--no-plots", "--json", "--out", "c")
-    assert list(answer.json) == ["vllm", "fcfs", "priority"]
-    assert left_in(folder / "c") == {"vllm", "fcfs", "priority"}
-    for name, summary in answer.json.items():
+    assert list(answer.json["arms"]) == ["vllm", "fcfs", "priority"]
+    assert left_in(folder / "c") == {"vllm", "fcfs", "priority", "comparison.json"}
+    for name, summary in arms_of(answer).items():
         assert (summary["completed"], summary["run"]["run"]["scheduler"]) == (12, name)
     again = cli("compare", "t.jsonl", "--out", "c", "--schedulers", "fcfs, priority")
-    assert left_in(folder / "c-2") == {"fcfs", "priority", "compare.png"}
+    pages = {"compare.png", "report.html", "comparison.json"}
+    assert left_in(folder / "c-2") == {"fcfs", "priority", *pages}
     assert "priority" in again.out
     assert "results in c-2/fcfs\n" in again.err
 
@@ -535,7 +541,7 @@ def test_arms_are_laid_over_the_configuration(cli: Cli, folder: Path) -> None:
     (folder / "other.toml").write_text('[run]\nscheduler = "fcfs"\n')
     arms = ("--arm", "big.toml", "--arm", "other.toml")
     answer = cli("compare", "--config", "base.toml", *arms, "--no-plots", "--json", "--out", "c")
-    settings = {name: summary["run"] for name, summary in answer.json.items()}
+    settings = {name: summary["run"] for name, summary in arms_of(answer).items()}
     assert set(settings) == {"big", "other"}
     assert {s["run"]["device"] for s in settings.values()} == {"h100"}
     assert {s["requests"] for s in settings.values()} == {6}
@@ -553,8 +559,8 @@ def test_the_command_line_wins_over_arms(cli: Cli, folder: Path) -> None:
     (folder / "slow.toml").write_text('[run]\ndevice = "l40s"\ntrace = "none.jsonl"\n')
     options = ("--arm", "slow.toml", "--schedulers", "vllm", "--device", "h200", "--no-plots")
     answer = cli("compare", "t.jsonl", *options, "--json", "--out", "c")
-    assert list(answer.json) == ["vllm", "slow"]
-    assert answer.json["slow"]["run"]["run"]["device"] == "h200"
+    assert list(answer.json["arms"]) == ["vllm", "slow"]
+    assert arms_of(answer)["slow"]["run"]["run"]["device"] == "h200"
 
 
 @pytest.mark.parametrize(
@@ -589,7 +595,7 @@ def test_an_arm_that_fails_leaves_the_others_whole(cli: Cli, folder: Path) -> No
     answer = cli("compare", "t.jsonl", *options)
     assert (answer.code, answer.out) == (1, "")
     assert answer.err.endswith("error: arm bad: 12 requests can never run (first: 1)\n")
-    assert left_in(folder / "c") == {"vllm"}
+    assert left_in(folder / "c") == {"vllm", ".study"}  # the same command goes on from there
 
 
 # -- processes ------------------------------------------------------------------------------------
@@ -621,10 +627,12 @@ def test_control_c_during_a_comparison(folder: Path) -> None:
     (folder / "many.jsonl").write_text(many)
     running = process("compare", "many.jsonl", "--no-plots", "--out", "c")
     assert running.stderr is not None
-    assert running.stderr.readline() == b"running vllm\n"
+    assert running.stderr.readline().startswith(b"0 of 3 runs")
     time.sleep(0.2)
     running.send_signal(2)
-    assert finished(running) == Answer(130, "", "interrupted\n")
+    answer = finished(running)
+    assert (answer.code, answer.out) == (130, "")
+    assert answer.err.endswith("interrupted\n")
     assert left_in(folder) == {"t.jsonl", "many.jsonl"}
 
 

@@ -1,4 +1,8 @@
-"""Fits of kernel measurements: non-decreasing tables, the smooth prefill model, held-out errors."""
+"""Fits of kernel measurements: non-decreasing tables, the smooth prefill model, held-out errors.
+
+Points are seconds over tokens or bytes; every error is a share of the measured time, on points that
+the fit did not see.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,11 @@ SPIKE = 1.5
 TILE_ROWS = 64
 """Rows that a GEMM works in; of 1, 16, 32, 64 and 128 this gave the lowest held-out error."""
 STAIR_END = 512
+"""Rows from which a GEMM table rises in a line: the steps of its tiles are small there."""
+REPEAT = 0.005
+"""Token counts this close, as a share, are taken as repeats of one measurement."""
+REACH_OCTAVES = 2.0
+"""How far `fit_smooth` looks to each side; of 1.5, 2, 2.5 and 3 none was better by over 0.1 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,11 @@ class Fitted:
         """The table of a kernel with one axis."""
         (axis,) = self.kernel.axes.values()
         return Curve(axis, self.kernel.seconds or ())
+
+    def reshaped(self, curve: Curve) -> Fitted:
+        """The same errors with another table over the same axis."""
+        (axis,) = self.kernel.axes
+        return Fitted(Kernel({axis: curve.axis}, curve.seconds), self.errors, self.points)
 
     def entry(self) -> dict[str, float]:
         """What the profile's `fit` section records."""
@@ -84,7 +98,8 @@ def thin(x: Array, y: Array) -> list[int]:
         line = np.interp(x[low : high + 1], x[[low, high]], y[[low, high]])
         off = np.abs(line / y[low : high + 1] - 1.0)
         worst = low + int(np.argmax(off))
-        if off[worst - low] > THIN:
+        # An end can only be off where two points share an x: there is nothing left to keep.
+        if off[worst - low] > THIN and worst not in (low, high):
             keep.add(worst)
             spans += [(low, worst), (worst, high)]
     return sorted(keep)
@@ -124,8 +139,10 @@ def fit_regimes(points: Points, axis: str, edge: float) -> Fitted:
     low = fit_table(Points(points.x[small], points.y[small]), axis)
     high = fit_table(Points(points.x[~small], points.y[~small]), axis)
     before, after = low.curve, high.curve
+    # The small ones' line, continued to the edge, may lie above the large ones: no step down.
+    top = min(before.at(edge - 1.0), after.seconds[0])
     x = (*before.axis, edge - 1.0, *after.axis)
-    y = (*before.seconds, before.at(edge - 1.0), *after.seconds)
+    y = tuple(np.maximum.accumulate((*before.seconds, top, *after.seconds)).tolist())
     errors = np.concatenate((low.errors, high.errors))
     return Fitted(Kernel({axis: x}, y), errors, low.points + high.points)
 
@@ -142,6 +159,60 @@ def fit_stairs(points: Points) -> Curve:
     x = np.unique(np.concatenate((small, np.maximum(stairs, TILE_ROWS / 4 + 1.0), large)))
     y = np.array([by_tile.at(tile) for tile in _tile(x)])
     return Curve(tuple(x.tolist()), tuple(rounded(y)))
+
+
+def fit_smooth(points: Points) -> Curve:
+    """A curve through points that scatter: at each, a quadratic through those around it.
+
+    Local regression in logarithms with tricube weights, made robust by reweighting (Cleveland,
+    Journal of the American Statistical Association 74(368), 1979, sections 2 and 5).
+    """
+    x, y = np.log2(points.x), np.log(points.y)
+    levels = np.array([_local_level(x - at, y) for at in x])
+    return fit_curve(Points(points.x, np.exp(levels)))
+
+
+def _local_level(offset: Array, y: Array) -> float:
+    distance = np.abs(offset)
+    reach = max(REACH_OCTAVES, 1.01 * float(np.sort(distance)[min(4, len(y) - 1)]))
+    near = np.clip(1.0 - (distance / reach) ** 3, 0.0, None) ** 3
+    powers = np.stack([np.ones(len(y)), offset, offset**2], axis=1)
+    trust = np.ones(len(y))
+    for _ in range(6):
+        weight = np.sqrt(near * trust)
+        found = np.linalg.lstsq(powers * weight[:, None], y * weight, rcond=None)[0]
+        trust = 1.0 / np.maximum(np.abs(powers @ found - y), 0.01)
+    return float(found[0])
+
+
+def without_repeats(points: Points) -> Points:
+    """Counts within `REPEAT` of the one before as one point: the last x, the geometric mean."""
+    apart = points.x[1:] > points.x[:-1] * (1.0 + REPEAT)
+    ends = np.append(np.flatnonzero(apart), len(points.x) - 1)
+    groups = np.split(np.log(points.y), ends[:-1] + 1)
+    return Points(points.x[ends], np.array([float(np.exp(group.mean())) for group in groups]))
+
+
+def continued(fitted: Fitted, points: Points, end: float) -> Fitted:
+    """The same table with one more knot at `end`, on the line of its upper points.
+
+    Past its last knot a table goes on with its last slope, and that of two neighbouring points is
+    noise. The line is fitted on the points of the upper two octaves.
+    """
+    curve = fitted.curve
+    upper = points.x >= points.x[-1] / 4
+    line = np.stack([np.ones(int(upper.sum())), points.x[upper]], axis=1)
+    slope = relative_fit(line, points.y[upper])[1]
+    last_s = curve.seconds[-1] + slope * (end - curve.axis[-1])
+    seconds = (*curve.seconds, *rounded(np.array([last_s])))
+    return fitted.reshaped(Curve((*curve.axis, float(end)), seconds))
+
+
+def scaled_above_floor(curve: Curve, ratio: float) -> Curve:
+    """A curve whose time above that of its first knot is multiplied: the launch does not scale."""
+    first = curve.seconds[0]
+    seconds = np.array([first + (value - first) * ratio for value in curve.seconds])
+    return Curve(curve.axis, tuple(rounded(seconds)))
 
 
 def _tile(x: Array) -> Array:
@@ -174,6 +245,23 @@ def _continue_row(filled: Array, index: int, rows: Array, columns: Array) -> Non
             rise = above.at(ends[1]) - above.at(ends[0])
             slope = max(own, rise / (columns[column] - columns[column - 1]))
         row[column] = row[column - 1] + slope * (columns[column] - columns[column - 1])
+
+
+def through(axis: Array, x: float, at: Callable[[float], Array], per_side: int) -> Array:
+    """Measurements read at `x`: themselves on the axis, else on a line through so many points on
+    each side, or past an end through the last ones.
+
+    Through more than two points it is the line of least relative error that has no negative
+    intercept or slope: neither a launch nor a wider product takes less than no time.
+    """
+    if x in axis:
+        return at(x)
+    high = int(np.clip(np.searchsorted(axis, x), per_side, len(axis) - per_side))
+    near = axis[high - per_side : high + per_side]
+    columns = np.stack([at(point) for point in near]).T
+    line = np.stack([np.ones(len(near)), near], axis=1)
+    fit = np.linalg.solve if len(near) == 2 else relative_fit
+    return np.array([float(np.array([1.0, x]) @ fit(line, column)) for column in columns])
 
 
 def causal_features(batch: Array, chunk: Array, context: Array) -> Array:

@@ -1,0 +1,335 @@
+"""`superinfer-sim compare`: several configurations on one workload, as a study."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sim.commands import (
+    RunOptions,
+    check_folder,
+    default_run_folder,
+    read_workload,
+    say,
+    simulated,
+    write_pages,
+)
+from sim.run import build_engine
+from sim.workload import is_spec, load_workload
+from superinfer.errors import ConfigError, InputError, SuperInferError
+from superinfer.lab.config import Config
+from superinfer.lab.differences import Difference, differences
+from superinfer.lab.numbers import mean_summary
+from superinfer.lab.progress import showing_progress
+from superinfer.lab.results import SUMMARY, Run, replacing, summary_json, write_run
+from superinfer.lab.study import WALL_CLOCK, Study, StudyResult, run_study
+from traces.cli import print_out, print_table
+
+WORKLOAD_KEYS = (
+    "trace",
+    "rate_scale",
+    "concurrency",
+    "sessions",
+    "backlog",
+    "duration_s",
+    "window_s",
+    "limit",
+    "spread",
+    "skip_bad",
+    "without_slo",
+)
+"""What all arms of a comparison must agree on, beside the classes and the specification."""
+COMPARISON, PICTURE = "comparison.json", "compare.png"
+
+_STUDY, _LOCK, _STDIN = ".study", ".lock", ".stdin"
+
+Arms = dict[str, Config]
+
+
+@dataclass(slots=True, frozen=True)
+class Simulate:
+    """The runner of a comparison: one configuration into one result folder."""
+
+    plots: bool = False
+    stdin: Path | None = None
+    """What standard input gave, where the trace is `-`: a worker has none."""
+
+    def __call__(self, config: Config, folder: Path) -> None:
+        if self.stdin is not None:
+            _feed_stdin(self.stdin.read_bytes())
+        metrics, summary = simulated(config, load_workload(config))
+        written = write_run(folder, metrics, summary, config.resolved())
+        if self.plots:
+            write_pages(written)
+
+
+def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: int = 0) -> int:
+    """Run several configurations on one workload; returns the exit code.
+
+    With `seeds` above 1 every arm runs with `run.seed`, the one after it, and so on. Every arm has
+    a result folder of its own. A comparison that was stopped, or in which an arm failed, leaves
+    what it has in the folder, and goes on from there when it is given the same one. `workers` is
+    the number of processes (0: one per core).
+    """
+    first = next(iter(arms.values()))
+    _check(arms, options, seeds)
+    stdin = _kept_stdin(first)
+    workload = read_workload(first)
+    chosen = range(first.run.seed, first.run.seed + seeds) if seeds > 1 else ()
+    with _claimed(options.out or default_run_folder(first, workload, "compare")) as root:
+        study = _study(arms, chosen, root, workers, options, stdin)
+        with _resumable(study, root), showing_progress() as report:
+            result = run_study(study, report)
+        _place(result, study.seeds, root)
+        _conclude(study, result, root, options)
+        for failure in result.failures:
+            say(f"error: {failure}")
+        if not result.failures:
+            shutil.rmtree(root / _STUDY)
+    return result.exit_code
+
+
+def load_arms(
+    schedulers: Sequence[str],
+    files: Sequence[Path],
+    load: Callable[[Path | None, str | None], Config],
+) -> Arms:
+    """One configuration per scheduler name and per file, all of the same workload.
+
+    `load` gets the file or None, and the scheduler or None.
+    """
+    wanted: list[tuple[str, Path | None, str | None]] = [(name, None, name) for name in schedulers]
+    wanted += [(file.stem, file, None) for file in files]
+    arms: Arms = {}
+    for name, file, scheduler in wanted:
+        if _plain(name) in map(_plain, arms):
+            raise ConfigError(f"compare: expected different names, got {name!r} twice")
+        with _in_arm(name):
+            arms[name] = load(file, scheduler)
+    if len(arms) < 2:
+        found = ", ".join(arms) or "none"
+        raise ConfigError(f"compare: expected two or more --schedulers or --arm, got {found}")
+    _require_same_workload(arms)
+    return arms
+
+
+def comparison(
+    runs: Mapping[str, Sequence[Run]], found: Sequence[Difference], result: StudyResult, root: Path
+) -> dict[str, Any]:
+    """What `--json` prints and `comparison.json` holds, without what two equal runs differ in."""
+    return {
+        "version": 1,
+        "reference": next(iter(runs)),
+        "arms": {name: [_entry(run, root) for run in each] for name, each in runs.items()},
+        "differences": [difference.as_json() for difference in found],
+        "failed": [
+            {"arm": each.run.arm, "seed": each.run.seed, "reason": each.reason}
+            for each in result.failures
+        ],
+    }
+
+
+# -- checks ---------------------------------------------------------------------------------------
+
+
+def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
+    """Meet every fault that needs no trace before the trace is read."""
+    if options.out is not None:
+        check_folder(options.out)
+    for name, config in arms.items():
+        for note in config.notes:
+            say(f"warning: {note}")
+        with _in_arm(name):
+            build_engine(config)
+    trace = next(iter(arms.values())).run.trace
+    if seeds > 1 and trace and not is_spec(trace):
+        raise ConfigError(
+            f"--seeds {seeds}: {trace} is the same for every seed: expected a specification as "
+            "trace, such as scenario-m or a .toml file (superinfer-sim traces generate --help)"
+        )
+
+
+def _require_same_workload(arms: Arms) -> None:
+    (reference, first), *others = arms.items()
+    keys = (*WORKLOAD_KEYS, *(("seed",) if is_spec(first.run.trace) else ()))
+    for name, config in others:
+        for key in keys:
+            wanted, found = getattr(first.run, key), getattr(config.run, key)
+            if found != wanted:
+                expected = f"expected {wanted!r} as in {reference}, got {found!r}"
+                raise ConfigError(f"arm {name}: run.{key}: {expected}")
+        for section in ("classes", "workload"):
+            if getattr(config, section) != getattr(first, section):
+                raise ConfigError(f"arm {name}: {section}: expected the same as in {reference}")
+
+
+@contextmanager
+def _in_arm(name: str) -> Iterator[None]:
+    """Say in which arm of a comparison an error happened."""
+    try:
+        yield
+    except InputError:
+        raise  # it names a file
+    except SuperInferError as error:
+        raise type(error)(f"arm {name}: {error}") from None
+
+
+# -- the folder of a comparison -------------------------------------------------------------------
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[Path]:
+    """The folder if it is new or holds a comparison to go on with, else `folder-2` and so on.
+
+    It is ours alone until the end of the block. If nothing has come of it, it is removed.
+    """
+    check_folder(folder)
+    absent = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    root, number = folder, 1
+    while (handle := _lock(root)) is None:
+        number += 1
+        root = folder.with_name(f"{folder.name}-{number}")
+    try:
+        yield root
+    finally:
+        if (root / _STUDY).exists() and not any((root / _STUDY).glob(f"*/{SUMMARY}")):
+            shutil.rmtree(root / _STUDY)
+        os.close(handle)
+        for empty in {root: 0, **dict.fromkeys(absent)}:
+            with suppress(OSError):
+                empty.rmdir()
+
+
+def _lock(root: Path) -> int | None:
+    """The lock of an unfinished or new comparison; None if the folder holds anything else."""
+    if root.exists() and not (root / _STUDY).is_dir():
+        return None
+    (root / _STUDY).mkdir(parents=True, exist_ok=True)
+    handle = os.open(root / _STUDY / _LOCK, os.O_CREAT | os.O_RDWR)
+    with suppress(BlockingIOError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(handle).st_nlink:  # else it was finished in between
+            return handle
+    os.close(handle)
+    return None
+
+
+@contextmanager
+def _resumable(study: Study, root: Path) -> Iterator[None]:
+    """After Ctrl-C, say what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = len(list(study.root.glob(f"*/{SUMMARY}")))
+        if kept:
+            say(f"{kept} runs are kept: the same command with --out {root} goes on from there")
+        raise
+
+
+def _study(
+    arms: Arms,
+    seeds: Sequence[int],
+    root: Path,
+    workers: int,
+    options: RunOptions,
+    stdin: bytes | None,
+) -> Study:
+    """The study of a comparison; its results lie in the comparison's folder until the end."""
+    inputs = []
+    if stdin is not None:
+        inputs = [root / _STUDY / _STDIN]
+        inputs[0].write_bytes(stdin)
+    runner = Simulate(options.plots, inputs[0] if inputs else None)
+    return Study(arms, root / _STUDY, runner, seeds, inputs, workers)
+
+
+def _kept_stdin(config: Config) -> bytes | None:
+    """All of standard input where the trace is `-`; it can be read once more."""
+    if config.run.trace != "-" or sys.stdin is None:
+        return None
+    data = sys.stdin.buffer.read()
+    _feed_stdin(data)
+    return data
+
+
+def _feed_stdin(data: bytes) -> None:
+    sys.stdin = io.TextIOWrapper(io.BytesIO(data))
+
+
+def _place(result: StudyResult, seeds: Sequence[int], root: Path) -> None:
+    """Give every arm its result folders, and let `result` name these."""
+    for name, folders in result.folders.items():
+        home = root / _plain(name)
+        targets = [home / f"seed-{seed}" for seed in seeds] or [home]
+        for source, target in zip(folders, targets, strict=True):
+            _copy_folder(source, target)
+        result.folders[name] = targets
+        say(f"results in {home}")
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Put a copy at `target` in place of what an earlier try left there."""
+    if (target / SUMMARY).exists():
+        if (target / SUMMARY).read_bytes() == (source / SUMMARY).read_bytes():
+            return
+        shutil.rmtree(target)
+    staged = source.parent / f".{source.name}.copy"
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        shutil.copytree(source, staged, copy_function=os.link)
+    except (OSError, shutil.Error):  # no links on this file system
+        shutil.rmtree(staged, ignore_errors=True)
+        shutil.copytree(source, staged)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged.rename(target)
+
+
+def _plain(name: str) -> str:
+    """Name of an arm's folder."""
+    return name.replace("/", "-").replace(":", ".").lstrip(".") or "arm"
+
+
+# -- the outcome ----------------------------------------------------------------------------------
+
+
+def _conclude(study: Study, result: StudyResult, root: Path, options: RunOptions) -> None:
+    """Write and show the differences between the arms that are complete, if the reference is."""
+    if next(iter(study.arms)) not in result.folders or len(result.folders) < 2:
+        return
+    runs = {name: result.runs(name) for name in result.folders}
+    found = differences(runs)
+    text = json.dumps(comparison(runs, found, result, root), indent=2)
+    with replacing(root / COMPARISON) as staged:
+        staged.write_text(text + "\n", encoding="ascii")
+    means = [(name, mean_summary([run.summary for run in each])) for name, each in runs.items()]
+    if options.as_json:
+        print_out(text)
+    else:
+        from superinfer.lab.tables import compare_table
+
+        print_table(compare_table(means, found))
+    if options.plots:
+        from superinfer.lab.plots import write_compare_plot
+        from superinfer.lab.report import REPORT_HTML, write_compare_report
+
+        write_compare_plot(means, root / PICTURE)
+        first = [(name, each[0].folder) for name, each in runs.items()]
+        write_compare_report(first, root / REPORT_HTML, found)
+
+
+def _entry(run: Run, root: Path) -> dict[str, Any]:
+    summary = {key: value for key, value in run.summary.items() if key not in WALL_CLOCK}
+    return {
+        "seed": run.config["run"]["seed"],
+        "folder": run.folder.relative_to(root).as_posix(),
+        "summary": json.loads(summary_json(summary)),
+    }

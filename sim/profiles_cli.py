@@ -1,0 +1,117 @@
+"""`profiles list`, `show` and `build`: what the step times of a run are made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from superinfer.errors import InputError, SuperInferError
+from traces.cli import print_out, print_table
+
+if TYPE_CHECKING:
+    from superinfer.costs import Profile
+
+app = typer.Typer(
+    help="Show and build profiles: kernel times measured on a device.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+LEGEND = """\
+Worst and mean error over kernels, on measurements held out of the fit; other: the worst error where
+a shape, a device or earlier context was not measured. Tokens and context: where measuring ended.
+`profiles show DEVICE_MODEL_tpTP`, as in h100_llama-3.1-8b_tp1, prints one."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
+
+
+@app.command("list")
+def list_command(as_json: AsJson = False) -> None:
+    """List the shipped profiles."""
+    from superinfer.costs import list_profiles, load_profile
+    from superinfer.lab.profiles.report import list_table, summary
+
+    with _errors_on_stderr():
+        rows = [summary(load_profile(name.path)) for name in list_profiles()]
+    if as_json:
+        print_out(json.dumps(rows, indent=2))
+    else:
+        print_table(list_table(rows))
+        print_out(LEGEND)
+
+
+@app.command()
+def show(
+    profile: Annotated[
+        str, typer.Argument(metavar="PROFILE", help="DEVICE_MODEL_tpTP, or a profile file.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Print a profile: kernels, errors, sources."""
+    from superinfer.lab.profiles import report
+
+    with _errors_on_stderr():
+        found = report.find_profile(profile)
+    if as_json:
+        print_out(json.dumps(report.full_json(found), indent=2))
+        return
+    print_out("\n".join(report.heading_lines(found)))
+    print_table(report.kernel_table(found))
+    print_out("\n".join(report.source_lines(found)))
+
+
+@app.command()
+def build(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder with aiconfigurator/ and vidur/.")
+    ],
+    model: Annotated[str, typer.Option(help="Preset, or a config.json.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="Profile to write.")
+    ],
+    tp: Annotated[int, typer.Option(min=1, help="Tensor-parallel GPUs.")] = 1,
+    device: Annotated[str, typer.Option(help="Device preset.")] = "a100-80g",
+    as_json: AsJson = False,
+) -> None:
+    """Fit a profile to kernel measurements.
+
+    Prints the held-out error of each kernel.
+    """
+    from superinfer.costs import load_shape
+    from superinfer.lab.profiles.build import build_profile, save_profile
+
+    with _errors_on_stderr():
+        _check_output(output)
+        found = build_profile(source, device, load_shape(model), tp)
+        save_profile(found, output)
+        _print_errors(found, as_json=as_json)
+    typer.echo(f"wrote {output}", err=True)
+
+
+def _print_errors(profile: Profile, *, as_json: bool) -> None:
+    from superinfer.lab.profiles.report import error_table
+
+    if as_json:
+        print_out(json.dumps(profile.fit, indent=2))
+    else:
+        print_table(error_table(profile))
+
+
+def _check_output(path: Path) -> None:
+    """Refuse what could not be written, before the work."""
+    if path.is_dir():
+        raise InputError("expected a file to write, found a folder", file=str(path))
+
+
+@contextmanager
+def _errors_on_stderr() -> Iterator[None]:
+    try:
+        yield
+    except SuperInferError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None

@@ -1,0 +1,82 @@
+"""The workload of a configuration: a trace that is read, or a specification that is drawn from."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from superinfer.errors import ConfigError, InputError
+from superinfer.lab.config import Config
+from superinfer.request import SLO, SLOClass
+from superinfer.slo_classes import PRESETS, class_from_table
+from traces.workload import Workload
+
+
+def load_workload(config: Config) -> Workload:
+    """Read or generate the requests of a run, with the classes of the configuration.
+
+    `run.trace` is a trace file, a specification (`*.toml`), or the name of a bundled one; a
+    specification is drawn from with `run.seed`, and `[workload]` is laid over it.
+    """
+    run = config.run
+    if not run.trace:
+        raise ConfigError("TRACE: expected a trace file here or as run.trace in a --config file")
+    return _generated(config) if is_spec(run.trace) else _read(config)
+
+
+def is_spec(trace: str) -> bool:
+    """True if a trace is drawn from a specification, so that the seed matters."""
+    from traces.generate import bundled_specs
+
+    return trace.endswith(".toml") or (trace in bundled_specs() and not Path(trace).exists())
+
+
+def _generated(config: Config) -> Workload:
+    from traces.generate import generate, load_spec
+
+    run = config.run
+    for name in ("spread", "skip_bad"):
+        if getattr(run, name):
+            raise ConfigError(
+                f"run.{name}: expected a trace file, got the specification {run.trace}"
+            )
+    settings, classes = dict(config.workload), _classes(config)
+    if run.without_slo:
+        classes = {name: replace(known, slo=SLO()) for name, known in classes.items()}
+    if run.rate_scale != 1.0:
+        settings["rate_scale"] = run.rate_scale * settings.get("rate_scale", 1.0)
+    workload = generate(load_spec(run.trace, settings, classes=classes), run.seed)
+    if run.limit:
+        del workload.requests[run.limit :], workload.output_tokens[run.limit :]
+    return workload
+
+
+def _read(config: Config) -> Workload:
+    from traces.readers import read_trace
+
+    run = config.run
+    if config.workload:
+        raise ConfigError(f"[workload]: expected a specification as trace, got {run.trace}")
+    if run.trace == "-" and sys.stdin is None:
+        raise InputError("expected a trace, got a closed standard input", file="<stdin>")
+    workload = read_trace(
+        run.trace,
+        classes=_classes(config),
+        skip_bad=run.skip_bad,
+        spread=run.spread,
+        limit=run.limit or None,
+        without_slo=run.without_slo,
+    )
+    if run.rate_scale != 1.0:
+        for request in workload.requests:
+            request.arrival_s /= run.rate_scale
+    return workload
+
+
+def _classes(config: Config) -> dict[str, SLOClass]:
+    """The presets with the classes of the configuration laid over them."""
+    classes = dict(PRESETS)
+    for name, table in config.classes.items():
+        classes[name] = class_from_table(name, table, classes.get(name, PRESETS["default"]))
+    return classes

@@ -1,0 +1,156 @@
+"""The largest load that keeps a promise, such as `slo_attainment >= 0.95`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from superinfer.errors import ConfigError, SuperInferError
+from superinfer.lab.config import Config
+from superinfer.lab.numbers import mean_number
+from superinfer.lab.progress import Report, silent
+from superinfer.lab.study import Study, run_study
+
+MOST_EXPANSIONS = 10
+_BEYOND = (2, 4)
+"""How many tolerances above the first load that fails the search looks once more."""
+
+
+@dataclass(slots=True, frozen=True)
+class Probe:
+    """One load that was tried, what the metric was there, and whether that is good enough."""
+
+    load: float
+    value: float
+    kept: bool
+
+
+@dataclass(slots=True, frozen=True)
+class LoadSearch:
+    """The answer of `largest_load`, and everything that it rests on."""
+
+    load: float | None
+    """The largest load found that keeps the promise; None when no load tried does."""
+    bracketed: bool
+    """Whether a load within the tolerance above `load` was seen to fail."""
+    probes: tuple[Probe, ...]
+    """In the order in which they were tried."""
+
+    @property
+    def kept_above(self) -> tuple[float, ...]:
+        """Loads that keep the promise although a smaller one fails: the metric is not monotone."""
+        failing = min((probe.load for probe in self.probes if not probe.kept), default=math.inf)
+        return tuple(sorted(p.load for p in self.probes if p.kept and p.load > failing))
+
+    def __str__(self) -> str:
+        tried = [probe.load for probe in self.probes]
+        if self.load is None:
+            return f"no load keeps it: it fails down to {min(tried):.6g}, the smallest tried"
+        if not self.bracketed:
+            return f"at least {self.load:.6g}: it holds up to there, the largest load tried"
+        above = ", ".join(f"{load:.6g}" for load in self.kept_above)
+        return f"{self.load:.6g}" + (f" (not monotone: it holds again at {above})" if above else "")
+
+
+def largest_load(
+    run_at: Callable[[float], float],
+    threshold: float,
+    low: float,
+    high: float,
+    tolerance: float = 0.01,
+    *,
+    at_most: bool = False,
+    log: Callable[[Probe], None] = lambda _: None,
+) -> LoadSearch:
+    """Bisect for the largest load at which `run_at(load) >= threshold` (`at_most`: `<=`).
+
+    The search ends when the load that holds and the one that fails are within `tolerance`,
+    relative. Where [low, high] holds no such pair, the bound in the way is halved or doubled up to
+    ten times; if there is still none, the result says so. A value that is NaN fails. With a noisy
+    metric the answer is the largest load tried below every one that failed; two loads a little
+    higher are tried at the end, and `kept_above` names what held nevertheless. Every probe goes to
+    `log`. The same function gives the same probes in the same order.
+    """
+    if not (0 < low < high < math.inf and 0 < tolerance < math.inf):
+        raise ConfigError(f"expected 0 < low < high and a tolerance > 0, got {low}, {high}")
+    search = _Search(run_at, threshold, at_most, log, {})
+    bounds = _bracket(search, low, high)
+    if bounds is None:
+        kept = [probe.load for probe in search.probes.values() if probe.kept]
+        return LoadSearch(max(kept, default=None), False, tuple(search.probes.values()))
+    good, bad = bounds
+    while bad - good > tolerance * good:
+        middle = (good + bad) / 2
+        good, bad = (middle, bad) if search.keeps(middle) else (good, middle)
+    for steps in _BEYOND:
+        search.keeps(bad * (1 + steps * tolerance))
+    return LoadSearch(good, True, tuple(search.probes.values()))
+
+
+def mean_at(
+    study: Study,
+    metric: str,
+    vary: Callable[[Config, float], Config] | None = None,
+    report: Report = silent,
+) -> Callable[[float], float]:
+    """`run_at` for `largest_load`: the mean of a summary's number over the seeds of a study.
+
+    `study` has one arm; `vary` puts the load into its configuration (by default as
+    `run.rate_scale`). Results are stored by the study, so a search that was stopped goes on from
+    there. NaN where a run's number is null; SuperInferError when a run fails.
+    """
+    ((name, config),) = study.arms.items()
+    change = vary or with_rate_scale
+
+    def run_at(load: float) -> float:
+        result = run_study(replace(study, arms={name: change(config, load)}), report)
+        if result.failures:
+            raise SuperInferError(f"load {load:.6g}: {result.failures[0]}")
+        value = mean_number([run.summary for run in result.runs(name)], metric)
+        return math.nan if value is None else value
+
+    return run_at
+
+
+def with_rate_scale(config: Config, scale: float) -> Config:
+    """The configuration with another `run.rate_scale`."""
+    return replace(config, run=msgspec.structs.replace(config.run, rate_scale=scale))
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Search:
+    run_at: Callable[[float], float]
+    threshold: float
+    at_most: bool
+    log: Callable[[Probe], None]
+    probes: dict[float, Probe]
+
+    def keeps(self, load: float) -> bool:
+        """Whether the promise holds at a load, which is tried once at most."""
+        if load not in self.probes:
+            value = float(self.run_at(load))
+            kept = value <= self.threshold if self.at_most else value >= self.threshold
+            self.probes[load] = Probe(load, value, kept)
+            self.log(self.probes[load])
+        return self.probes[load].kept
+
+
+def _bracket(search: _Search, low: float, high: float) -> tuple[float, float] | None:
+    """A load that holds and a larger one that fails, or None."""
+    if not search.keeps(low):
+        for _ in range(MOST_EXPANSIONS):
+            low, high = low / 2, low
+            if search.keeps(low):
+                return low, high
+        return None
+    for _ in range(MOST_EXPANSIONS + 1):
+        if not search.keeps(high):
+            return low, high
+        low, high = high, 2 * high
+    return None

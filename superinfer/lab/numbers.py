@@ -1,0 +1,53 @@
+"""Numbers of a summary by their key, also those of one class or tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Summary = Mapping[str, Any]
+
+_COLUMNS = {"classes": "class", "tenants": "tenant"}
+
+
+def split_metric(metric: str) -> tuple[str, str, str]:
+    """`classes`, name and key of `classes.<name>.<key>`; two empty texts and the key of others.
+
+    Names may contain dots themselves, keys do not.
+    """
+    section, _, rest = metric.partition(".")
+    name, _, key = rest.rpartition(".")
+    return (section, name, key) if section in _COLUMNS and name else ("", "", metric)
+
+
+def column_of(section: str) -> str:
+    """The column of `requests.parquet` that `classes` or `tenants` go by."""
+    return _COLUMNS[section]
+
+
+def number(summary: Summary, metric: str) -> float | None:
+    """A number by its key; None where it is null or absent."""
+    section, name, key = split_metric(metric)
+    group = (summary.get(section) or {}).get(name) or {} if section else summary
+    value = group.get(key)
+    return value if isinstance(value, int | float) else None
+
+
+def mean_number(summaries: Sequence[Summary], metric: str) -> float | None:
+    """Mean of a number over runs; None unless every run has it."""
+    values = [number(summary, metric) for summary in summaries]
+    known = [value for value in values if value is not None]
+    if not values or len(known) < len(values):
+        return None
+    return known[0] if len(known) == 1 else float(np.mean(known))
+
+
+def mean_summary(summaries: Sequence[Summary]) -> dict[str, Any]:
+    """The whole-run numbers of several runs, each the mean over all; null unless all have it."""
+    first = summaries[0]
+    if len(summaries) == 1:
+        return dict(first)
+    keys = [key for key, value in first.items() if value is None or isinstance(value, int | float)]
+    return {key: mean_number(summaries, key) for key in keys}

@@ -1,0 +1,1 @@
+"""Profiles built from measurements, and profiles described: fits, sources, reports."""

@@ -1,0 +1,157 @@
+"""Build a profile from a folder of measurements.
+
+Every table is non-decreasing and thinned to the knots that keep it within half a percent; its error
+is measured on points that were held out of the fit (every third one in turn, never an end point).
+The final tables use all points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from superinfer.costs import DEFAULT_HOST, ModelShape, load_device
+from superinfer.costs.devices import DeviceSpec
+from superinfer.costs.profile import Kernel, Profile, write_profile
+from superinfer.costs.shapes import canonical_name
+from superinfer.errors import ConfigError, InputError
+from superinfer.lab.profiles.fits import Fitted
+from superinfer.lab.profiles.kernels import (
+    Entry,
+    GemmTable,
+    context_form_error,
+    fit_all_reduce,
+    fit_decode,
+    fit_gemm,
+    fit_prefill,
+)
+from superinfer.lab.profiles.measurements import (
+    GEMM_OPS,
+    LAYOUT,
+    POINTWISE_OPS,
+    Measurements,
+    holds_measurements,
+)
+from superinfer.lab.profiles.pointwise import (
+    END_TOKENS,
+    Piece,
+    fit_pointwise,
+    pieces,
+    scaling_error,
+)
+from superinfer.lab.profiles.sources import describe
+from superinfer.lab.results import replacing
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A kind of folder that profiles can be built from."""
+
+    layout: str
+    """What such a folder holds, for the user."""
+    recognises: Callable[[Path], bool]
+    build: Callable[[Path, str, ModelShape, int], Profile]
+
+
+def build_profile(folder: Path, device: str, shape: ModelShape, tp: int) -> Profile:
+    """The profile of a model on `tp` GPUs of a device, from any folder that `SOURCES` knows.
+
+    Raises InputError for a folder or a file that cannot be used, ConfigError for a device, model or
+    degree that was not measured there.
+    """
+    _require_dense(shape, tp)
+    for source in SOURCES:
+        if source.recognises(folder):
+            return source.build(folder, load_device(device).name, shape, tp)
+    known = ", or ".join(source.layout for source in SOURCES)
+    raise InputError(f"expected {known}", file=str(folder))
+
+
+def save_profile(profile: Profile, path: Path) -> None:
+    """Write a profile whole or not at all."""
+    with replacing(path) as staged:
+        write_profile(profile, staged)
+
+
+def from_measurements(folder: Path, device: str, shape: ModelShape, tp: int) -> Profile:
+    """A profile from aiconfigurator's and Vidur's per-kernel measurements."""
+    data, spec = Measurements(folder, device), load_device(device)
+    parts = {kernel: pieces(data, shape, tp, kernel) for kernel in POINTWISE_OPS}
+    kernels = _fit_kernels(data, shape, tp, parts)
+    return Profile(
+        device=device,
+        model=canonical_name(shape.name),
+        tp=tp,
+        kernels={name: each.fitted.kernel for name, each in kernels.items()}
+        | {"sample": sampling(shape, spec)},
+        links={"h2d": spec.h2d, "d2h": spec.d2h},
+        host=DEFAULT_HOST,
+        memory={"device_bytes": spec.memory_bytes, "kv_blocks": None, "block_tokens": 16},
+        quality={"8": {"kl": None, "perplexity_change": None}, "4": {}},
+        fit={name: each.fitted.entry() | each.extra for name, each in kernels.items()},
+        range={name: each.range for name, each in reversed(kernels.items()) if each.range},
+        sources=describe(data, shape, tp, parts),
+        versions={"vllm": data.files.vllm},
+    )
+
+
+def sampling(shape: ModelShape, spec: DeviceSpec) -> Kernel:
+    """Assumed: a launch cost and two passes over 32-bit logits per sequence."""
+    per_row = 2 * 4 * shape.vocab / spec.memory_bytes_per_s
+    coefficients = {"base_s": 25e-6, "per_unit_s": float(f"{per_row:.4g}")}
+    return Kernel({}, None, "linear", coefficients)
+
+
+SOURCES = (Source(LAYOUT, holds_measurements, from_measurements),)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """One kernel: the fit, what its entry says beside the held-out error, the measured range."""
+
+    fitted: Fitted
+    extra: Entry = field(default_factory=dict)
+    range: dict[str, list[int]] = field(default_factory=dict)
+
+
+def _fit_kernels(
+    data: Measurements, shape: ModelShape, tp: int, parts: dict[str, tuple[Piece, ...]]
+) -> dict[str, _Fit]:
+    table = GemmTable(data)
+    fits = {kernel: _Fit(*fit_gemm(table, shape, tp, kernel)) for kernel in GEMM_OPS}
+    fits |= {kernel: _fit_pointwise(data, parts[kernel], kernel) for kernel in POINTWISE_OPS}
+    fits["gemm_lm_head"] = _Fit(*fit_gemm(table, shape, tp, "gemm_lm_head"))
+    if tp > 1:
+        fits["all_reduce"] = _Fit(fit_all_reduce(data, tp))
+    return fits | _fit_attention(data, shape, tp)
+
+
+def _fit_pointwise(data: Measurements, parts: tuple[Piece, ...], kernel: str) -> _Fit:
+    fitted, measured_to = fit_pointwise(data, parts, kernel)
+    extra, bounds = {}, {}
+    if data.files.scaled_from:
+        extra["scaling_mape"] = round(scaling_error(data, parts, kernel), 4)
+    if measured_to < END_TOKENS:
+        bounds["tokens"] = [1, int(measured_to)]
+    return _Fit(fitted, extra, bounds)
+
+
+def _fit_attention(data: Measurements, shape: ModelShape, tp: int) -> dict[str, _Fit]:
+    prefill, keys_end = fit_prefill(data, shape, tp)
+    decode, context_end = fit_decode(data, shape, tp)
+    form_error = context_form_error(data)
+    extra = {} if form_error is None else {"context_form_mape": round(form_error, 4)}
+    return {
+        "attention_prefill": _Fit(prefill, extra, {"keys": [1, int(keys_end)]}),
+        "attention_decode_16": _Fit(decode, {}, {"total_context_tokens": [1, int(context_end)]}),
+    }
+
+
+def _require_dense(shape: ModelShape, tp: int) -> None:
+    """Refuse what these kernels do not make up: experts, an encoder, an ungated MLP."""
+    shape.require_tp(tp)
+    if shape.experts or shape.encoder_layers or not shape.gated_mlp:
+        raise ConfigError(
+            f"{shape.name}: profiles are built for dense decoder-only models with a gated MLP"
+        )

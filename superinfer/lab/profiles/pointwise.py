@@ -1,0 +1,148 @@
+"""Norms, rope, activation and embedding out of Vidur's tables, by the width they work on.
+
+These kernels stream their rows through memory, so the number of values per token decides, not the
+model. A model that Vidur did not run takes the table of the same width, or the line between the
+nearest narrower and wider one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from superinfer.costs import ModelShape
+from superinfer.errors import ConfigError, InputError
+from superinfer.lab.profiles.fits import (
+    Fitted,
+    Points,
+    continued,
+    fit_curve,
+    fit_table,
+    scaled_above_floor,
+)
+from superinfer.lab.profiles.measurements import POINTWISE_OPS, Measurements, VidurTable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+END_TOKENS = 32768
+"""Where every table of tokens ends, measured so far or continued."""
+STREAMING_ROWS, STREAMING_WEIGHTS = 16, 2**26
+"""A GEMM of at most so many rows and at least so many weights (128 MiB) is bound by memory."""
+
+Sizes = ModelShape | VidurTable
+_WIDTHS: Mapping[str, Callable[[Sizes, int], int]] = {
+    "norm": lambda sizes, tp: sizes.hidden,
+    "rope_write": lambda sizes, tp: (
+        (sizes.heads // tp + max(1, sizes.kv_heads // tp)) * sizes.head_dim
+    ),
+    "activation": lambda sizes, tp: sizes.intermediate // tp,
+    "embed": lambda sizes, tp: sizes.hidden,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One Vidur table at one tensor-parallel degree, and its share in a kernel."""
+
+    model: str
+    tp: int
+    share: float
+
+
+def same_layers(data: Measurements, shape: ModelShape, tp: int) -> VidurTable | None:
+    """Vidur's table of these layers at this degree, the one with the closest vocabulary."""
+    tables = [table for table in data.vidur() if table.is_like(shape) and tp in table.degrees()]
+    return min(tables, key=lambda table: abs(table.vocab - shape.vocab), default=None)
+
+
+def pieces(data: Measurements, shape: ModelShape, tp: int, kernel: str) -> tuple[Piece, ...]:
+    """The tables that make up a kernel; ConfigError when its width lies outside all of them."""
+    same = same_layers(data, shape, tp)
+    if same is not None:
+        return (Piece(same.name, tp, 1.0),)
+    wanted = _WIDTHS[kernel](shape, tp)
+    measured = sorted(
+        # Of equal widths the nearest degree, then the first name.
+        (_WIDTHS[kernel](table, degree), abs(degree - tp), table.name, degree)
+        for table in data.vidur()
+        for degree in table.degrees()
+    )
+    below = [entry for entry in measured if entry[0] <= wanted]
+    above = [entry for entry in measured if entry[0] >= wanted]
+    if not below or not above:
+        widths = ", ".join(str(width) for width in sorted({entry[0] for entry in measured}))
+        raise ConfigError(
+            f"{data.device}: {kernel} over {wanted} values per token ({shape.name}, tp={tp}) lies "
+            f"outside the measured widths {widths or '(none)'}"
+        )
+    low = next(entry for entry in below if entry[0] == below[-1][0])
+    high = above[0]
+    if low[0] == high[0]:
+        return (Piece(low[2], low[3], 1.0),)
+    share = (wanted - low[0]) / (high[0] - low[0])
+    return Piece(low[2], low[3], 1.0 - share), Piece(high[2], high[3], share)
+
+
+def piece_points(data: Measurements, parts: tuple[Piece, ...], kernel: str) -> Points:
+    """Seconds by tokens of the pieces, weighted, at the counts that all of them have."""
+    tables = {table.name: table for table in data.vidur()}
+    missing = [part.model for part in parts if part.model not in tables]
+    if missing:
+        raise InputError(
+            f"expected {missing[0]}/mlp.csv.gz", file=str(data.folder / "vidur" / data.files.vidur)
+        )
+    found = [tables[part.model].points(POINTWISE_OPS[kernel], part.tp) for part in parts]
+    tokens = found[0].x
+    for points in found[1:]:
+        tokens = np.intersect1d(tokens, points.x)
+    seconds = sum(
+        part.share * points.y[np.isin(points.x, tokens)]
+        for part, points in zip(parts, found, strict=True)
+    )
+    return Points(tokens, np.asarray(seconds, dtype=float))
+
+
+def fit_pointwise(
+    data: Measurements, parts: tuple[Piece, ...], kernel: str
+) -> tuple[Fitted, float]:
+    """The table of a kernel, and the tokens up to which it was measured.
+
+    A table that was measured less far goes on in a line to `END_TOKENS`. For a device that Vidur
+    lacks it is the stand-in's, scaled by the ratio of bandwidths.
+    """
+    points = piece_points(data, parts, kernel)
+    fitted = fit_table(points, "tokens")
+    if points.x[-1] < END_TOKENS:
+        fitted = continued(fitted, points, END_TOKENS)
+    if data.files.scaled_from:
+        ratio = streaming_ratio(data.on(data.files.scaled_from), data)
+        fitted = fitted.reshaped(scaled_above_floor(fitted.curve, ratio))
+    return fitted, float(points.x[-1])
+
+
+def streaming_ratio(before: Measurements, after: Measurements) -> float:
+    """Seconds on one device over those on another, for GEMM that stream their weights: median."""
+    was, is_now = (_streaming(data) for data in (before, after))
+    ratio: float = (is_now / was).dropna().median()
+    return float(f"{ratio:.4g}")
+
+
+def _streaming(data: Measurements) -> pd.Series[float]:
+    table = data.gemm()
+    large = table.n * table.k >= STREAMING_WEIGHTS
+    rows = table[large & (table.m <= STREAMING_ROWS)]
+    return rows.set_index(["m", "n", "k"]).latency
+
+
+def scaling_error(data: Measurements, parts: tuple[Piece, ...], kernel: str) -> float:
+    """How far the same scaling, from the A100 to the stand-in, misses what was measured there."""
+    old, stand_in = data.on("a100-80g"), data.on(data.files.scaled_from)
+    truth = piece_points(stand_in, parts, kernel)
+    curve = fit_curve(piece_points(old, parts, kernel))
+    scaled = scaled_above_floor(curve, streaming_ratio(old, stand_in))
+    ours = np.array([scaled.at(x) for x in truth.x])
+    return float(np.mean(np.abs(ours / truth.y - 1.0)))

@@ -1,0 +1,45 @@
+"""Reports as HTML: one file that needs no network, for one run or for several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from superinfer.lab.report.values import Compared
+from superinfer.lab.results import load_run, replacing
+
+REPORT_HTML = "report.html"
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into a result folder, whole or not at all, and return its path.
+
+    The same folder gives the same bytes. Raises InputError where a result file is missing or bad.
+    """
+    from superinfer.lab.report.run_page import run_page
+
+    folder = Path(folder)
+    return _write(folder / REPORT_HTML, run_page(load_run(folder)))
+
+
+def write_compare_report(
+    runs: Sequence[tuple[str, Path]], path: Path, differences: Iterable[Compared] = ()
+) -> Path:
+    """Write the comparison of several runs of one trace, given as name and result folder.
+
+    The first run is the reference. `differences` are what `superinfer.lab.differences.differences`
+    finds: they replace the values of single runs and bring confidence intervals with them. Raises
+    InputError where a result file is missing or bad, and ConfigError for fewer than two runs, a
+    name that comes twice, or differences of another run.
+    """
+    from superinfer.lab.report.compare_page import compare_page
+
+    path = Path(path)
+    loaded = [(name, load_run(folder)) for name, folder in runs]
+    return _write(path, compare_page(loaded, path, differences))
+
+
+def _write(path: Path, document: str) -> Path:
+    with replacing(path) as staged:
+        staged.write_text(document, encoding="utf-8", errors="replace", newline="\n")
+    return path

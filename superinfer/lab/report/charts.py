@@ -1,0 +1,177 @@
+"""The pictures of a report: one panel each, small enough to stand side by side or alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from superinfer.lab.plot_data import PlotData
+from superinfer.lab.report.html import Html, figure
+from superinfer.lab.report.svg import inline_svg
+from superinfer.lab.report.values import number, shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Runs = Mapping[str, PlotData]
+
+_SMALL = (4.6, 3.5)
+_WIDE = (9.2, 3.0)
+_MOST_NAME = 20
+
+
+def attainment(data: PlotData) -> Html:
+    """Attainment by class and kind of target, as bars with numbers."""
+    from superinfer.lab import plot_parts, plots
+
+    groups = plots.attainment_groups(data)
+    drawn, axes = _panel((max(4.6, 1.5 * len(groups) + 1), 3.4))
+    plot_parts.share_bars(axes, list(groups), plot_parts.attainment_bars(groups))
+    _legend(drawn, axes, columns=4)
+    shares = {name: group.get("slo_attainment") for name, group in groups.items()}
+    words = ", ".join(f"{name} {shown('attainment', share)}" for name, share in shares.items())
+    title = "SLO attainment by class"
+    about = f"Bars from 0 to 100 %. Requests that met all their targets: {words}."
+    return figure(
+        inline_svg(drawn, "attainment", title, about), f"{title}, and by single target.", wide=True
+    )
+
+
+def latency(data: PlotData, key: str) -> Html:
+    """The distribution of `ttft`, `itl` or `e2el`, a line per class, targets as dotted lines."""
+    from superinfer.lab import plots
+
+    drawn, axes = _panel(_SMALL)
+    plots.latency_panel(axes, data, key)
+    _class_legend(drawn, data)
+    title, of, _ = plots.LATENCIES[key]
+    groups = data.summary.get("classes") or {}
+    quantiles = [
+        f"{name}: median {number(group.get(f'median_{key}_ms'))} ms, "
+        f"p99 {number(group.get(f'p99_{key}_ms'))} ms"
+        for name, group in groups.items()
+        if name in data.classes()
+    ]
+    about = f"Cumulative {of} by latency in ms, one line per class. {'; '.join(quantiles)}."
+    return figure(inline_svg(drawn, f"cdf-{key}", title, about), _cdf_caption(data, title, of, key))
+
+
+def load(data: PlotData) -> list[Html]:
+    """Waiting and running requests, and KV memory by use, over time."""
+    from superinfer.lab import plot_parts
+
+    t = data.timeline["t_s"]
+    span = f"from {number(float(t[0]))} to {number(float(t[-1]))} s"
+    found = []
+    for name, title, draw, columns in (
+        ("queue", "Requests waiting and running", plot_parts.queue_panel, ("waiting", "running")),
+        ("kv", "KV memory by use", plot_parts.kv_panel, ("referenced_blocks", "host_blocks")),
+    ):
+        drawn, axes = _panel(_WIDE)
+        draw(axes, data)
+        _legend(drawn, axes, columns=5)
+        peaks = [
+            f"{column.replace('_', ' ')} {data.timeline[column].max():,}" for column in columns
+        ]
+        about = f"{title} over time {span}. Peaks of the samples: {', '.join(peaks)}."
+        found.append(figure(inline_svg(drawn, name, title, about), f"{title}.", wide=True))
+    return found
+
+
+def compared_attainment(runs: Runs, classes: Sequence[str]) -> Html:
+    """SLO attainment by class, a bar per run."""
+    from superinfer.lab import plot_parts
+
+    groups = ["all", *classes] if len(classes) > 1 else ["all"]
+    bars: dict[str, plot_parts.Bars] = {}
+    for i, (name, data) in enumerate(runs.items()):
+        known = {"all": data.summary, **(data.summary.get("classes") or {})}
+        shares = [known.get(group, {}).get("slo_attainment") for group in groups]
+        bars[plot_parts.label(name, _MOST_NAME)] = (shares, *plot_parts.bar_look(i))
+    drawn, axes = _panel((max(4.6, 0.5 * len(groups) * len(runs) + 1.5), 3.4))
+    plot_parts.share_bars(axes, groups, bars)
+    _legend(drawn, axes, columns=4)
+    shares = [
+        f"{n} {shown('attainment', d.summary.get('slo_attainment'))}" for n, d in runs.items()
+    ]
+    title = "SLO attainment by class and run"
+    about = f"Bars from 0 to 100 %. Over all classes: {', '.join(shares)}."
+    return figure(inline_svg(drawn, "attainment", title, about), f"{title}.", wide=True)
+
+
+def compared_latency(runs: Runs, slo_class: str, key: str, name: str) -> Html:
+    """The distribution of a latency in one class, a line per run; `name` is that of the picture."""
+    from superinfer.lab import plot_parts, plots
+
+    title, of, kind = plots.LATENCIES[key]
+    curves = {run: plots.latency_curve(data, slo_class, key) for run, data in runs.items()}
+    target = next(iter(runs.values())).target_ms(slo_class, kind)
+    drawn, axes = _panel(_SMALL)
+    plot_parts.cdf_panel(axes, title, curves, {"target": target} if target else {})
+    axes.set_ylabel(of)
+    _line_legend(drawn, list(runs))
+    found = {
+        run: (data.summary.get("classes") or {}).get(slo_class, {}) for run, data in runs.items()
+    }
+    p99 = [f"{run} {number(group.get(f'p99_{key}_ms'))} ms" for run, group in found.items()]
+    about = f"Cumulative {of} of class {slo_class}, one line per run. p99: {', '.join(p99)}."
+    svg = inline_svg(drawn, name, f"{title}, class {slo_class}", about)
+    return figure(svg, f"{title}, {slo_class}.")
+
+
+def compared_load(runs: Runs) -> list[Html]:
+    """Waiting requests and KV memory in use over time, a line per run."""
+    from superinfer.lab import plot_parts
+
+    found = []
+    for name, column, title in (
+        ("queue", "waiting", "Requests waiting"),
+        ("kv", "referenced_blocks", "KV memory in use"),
+    ):
+        drawn, axes = _panel(_WIDE)
+        plot_parts.load_lines(axes, runs, column)
+        _legend(drawn, axes, columns=4)
+        peaks = [f"{run} {data.timeline[column].max(initial=0):,}" for run, data in runs.items()]
+        about = f"{title} over time, one line per run. Peaks of the samples: {', '.join(peaks)}."
+        found.append(figure(inline_svg(drawn, name, title, about), f"{title}.", wide=True))
+    return found
+
+
+def _panel(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=size, layout="constrained")
+    return drawn, drawn.subplots()
+
+
+def _legend(drawn: Figure, axes: Axes, columns: int) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        drawn.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _class_legend(drawn: Figure, data: PlotData) -> None:
+    _line_legend(drawn, data.classes())
+
+
+def _line_legend(drawn: Figure, names: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    from superinfer.lab.plot_parts import label, line_look
+
+    lines = [
+        Line2D([], [], label=label(name, _MOST_NAME), **line_look(i))  # type: ignore[arg-type]
+        for i, name in enumerate(names)
+    ]
+    columns = 3 if max(map(len, names), default=0) <= 10 else 2
+    drawn.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _cdf_caption(data: PlotData, title: str, of: str, key: str) -> str:
+    target = "TPOT targets" if key == "itl" else "targets"
+    caption = f"{title}: {of} below a latency. Dotted: {target}."
+    if key == "itl" and data.window_s:
+        caption += " Over the whole run, not the measured window alone."
+    hidden = len(set(data.requests["class"].tolist())) - len(data.classes())
+    return f"{caption} {hidden} smaller classes are not drawn." if hidden > 0 else caption

@@ -1,0 +1,307 @@
+"""The report of one run, section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any
+
+from superinfer.lab.plot_data import PlotData, Summary
+from superinfer.lab.report import charts
+from superinfer.lab.report.html import (
+    Content,
+    Html,
+    contents,
+    folded,
+    join,
+    page,
+    section,
+    table,
+    tag,
+)
+from superinfer.lab.report.hurt import endings
+from superinfer.lab.report.hurt_section import hurt_parts
+from superinfer.lab.report.values import (
+    LATENCIES,
+    NONE,
+    RUN_ROWS,
+    STATISTICS,
+    number,
+    shown,
+    targets,
+)
+from superinfer.lab.results import CONFIG, Run
+
+_KEY_FIGURES = {
+    "slo_attainment": "SLO attainment",
+    "p99_ttft_ms": "TTFT p99 (ms)",
+    "p99_itl_ms": "ITL p99 (ms)",
+    "p99_e2el_ms": "E2E p99 (ms)",
+    "output_throughput": "output tokens/s",
+    "request_goodput": "goodput (req/s)",
+    "preemptions": "preemptions",
+    "worst_stall_ms": "worst stall (ms)",
+}
+Section = tuple[str, str, list[Content]]
+
+
+def run_page(run: Run) -> str:
+    """The whole document of a stored run."""
+    data = PlotData.of_run(run)
+    sections = [found for found in _sections(run, data) if found[2]]
+    links = contents([(name, title) for name, title, _ in sections])
+    title = f"{run_title(run)}: report"
+    body = [section(name, title, *parts) for name, title, parts in sections]
+    return page(title, headline(run), links, tag("main", *body))
+
+
+def _sections(run: Run, data: PlotData) -> Iterator[Section]:
+    summary = data.summary
+    yield "metrics", "Key metrics", _metrics(summary)
+    yield "attainment", "SLO attainment", _attainment(data)
+    yield "latency", "Latency", _latency(data)
+    yield "load", "Queue and KV memory", _load(data)
+    yield "traffic", "Preemptions and copies", _traffic(summary)
+    yield "tenants", "Tenants", _tenants(summary)
+    yield "hurt", "Who was hurt most", hurt_parts(data)
+    yield "endings", "Requests that did not finish", _endings(data)
+    yield "trust", "Where the times come from", _trust(summary)
+    yield "config", "Settings", _config(run)
+
+
+# -- headline -------------------------------------------------------------------------------------
+
+
+def headline(run: Run) -> Html:
+    """What was run, on what, by which version, and how far the figures can be trusted."""
+    settings = run.summary.get("run") or {}
+    what = settings.get("run") or {}
+    facts = {
+        "Trace": what.get("trace"),
+        "Scheduler": what.get("scheduler"),
+        "Memory policy": what.get("memory"),
+        "Model": what.get("model"),
+        "Device": f"{what.get('device', 'unknown')}, tensor parallel {what.get('tp', 1)}",
+        "Load": load_words(run.summary),
+        "Seed": what.get("seed"),
+        "Version": (settings.get("versions") or {}).get("superinfer"),
+    }
+    items = [
+        tag("div", tag("dt", k), tag("dd", "unknown" if v is None else v)) for k, v in facts.items()
+    ]
+    return tag(
+        "header",
+        tag("h1", run_title(run)),
+        tag("p", origin(settings), " Step times: ", trust_words(run.summary), "."),
+        tag("dl", *items, class_="facts"),
+    )
+
+
+def run_title(run: Run) -> str:
+    """What was run on what; not the folder, which may be moved or belong to a study."""
+    what = (run.summary.get("run") or {}).get("run") or {}
+    if not (what.get("scheduler") and what.get("trace")):
+        return "Run"
+    return f"{what['scheduler']} on {PurePath(what['trace']).name}"
+
+
+def origin(settings: Mapping[str, Any]) -> Html:
+    """Whether a run was simulated or measured."""
+    simulated = settings.get("simulated")
+    words = "unknown origin" if simulated is None else "simulated" if simulated else "measured"
+    return tag("strong", words, class_="origin")
+
+
+def load_words(summary: Summary) -> str:
+    """How the workload was sent, and what part of the run is measured."""
+    load = summary.get("load") or {}
+    words = [str(load.get("model") or "open loop")]
+    if load.get("concurrency"):
+        words.append(f"{load['concurrency']:,} under way")
+    if load.get("sessions") == "closed":
+        words.append("closed sessions")
+    words += [f"backlog of {n:,} {name}" for name, n in (load.get("backlog") or {}).items()]
+    if load.get("duration_s"):
+        words.append(f"cut off at {number(load['duration_s'])} s")
+    if load.get("window_s"):
+        start_s, end_s = load["window_s"]
+        words.append(f"measured from {number(start_s)} to {number(end_s)} s")
+    return ", ".join(words)
+
+
+def trust_words(summary: Summary) -> str:
+    """One line on the step times: profile, error, extrapolation and host overhead."""
+    trust = summary.get("trust") or {}
+    if not trust:
+        return "of unknown origin"
+    words = [str(trust.get("profile") or "unknown profile")]
+    if trust.get("family_error") is not None:
+        words.append(f"{shown('error', trust['family_error'])} mean error of its worst kernel")
+    if trust.get("extrapolated_share") is not None:
+        words.append(f"{shown('share', trust['extrapolated_share'])} extrapolated")
+    words.append(f"host overhead {trust.get('host_overhead_origin') or 'of unknown origin'}")
+    return "; ".join(words)
+
+
+# -- sections -------------------------------------------------------------------------------------
+
+
+def _metrics(summary: Summary) -> list[Content]:
+    cards = [
+        tag("div", tag("dt", name), tag("dd", shown(key, summary.get(key))))
+        for key, name in _KEY_FIGURES.items()
+        if key in summary
+    ]
+    tables = []
+    for title, names in RUN_ROWS.items():
+        rows = [(n, shown(k, summary[k])) for k, n in names.items() if summary.get(k) is not None]
+        if rows:
+            tables.append(table(title, ("metric", "value"), rows))
+    counters = summary.get("counters") or {}
+    if counters:
+        rows = [(name, number(value)) for name, value in counters.items()]
+        tables.append(table("Counters of the policies", ("counter", "value"), rows))
+    return [tag("dl", *cards, class_="cards"), tag("div", *tables, class_="columns")]
+
+
+def _attainment(data: PlotData) -> list[Content]:
+    summary = data.summary
+    if summary.get("slo_attainment") is None:
+        return [tag("p", "No request has a service-level objective.")]
+    head = (
+        "class",
+        "targets",
+        "requests",
+        "all targets",
+        "TTFT",
+        "TPOT",
+        "paced",
+        "goodput (req/s)",
+    )
+    kinds = ("slo_attainment", "ttft_attainment", "tpot_attainment", "paced_attainment")
+    rows = []
+    for name, group in _groups(summary, "classes"):
+        slo = targets(group.get("slo") or {}) if name != "all" else NONE
+        shares = [shown(kind, group.get(kind)) for kind in kinds]
+        goodput = shown("request_goodput", group.get("request_goodput"))
+        rows.append((name, slo, number(group.get("submitted")), *shares, goodput))
+    note = (
+        "Of the requests submitted that have such a target; rejected and failed ones count as "
+        "missed. Paced: every token came by its own deadline. Targets are those that a whole class "
+        "shares."
+    )
+    return [
+        charts.attainment(data),
+        table("SLO attainment by class", head, rows, words=2),
+        tag("p", note, class_="note"),
+    ]
+
+
+def _latency(data: PlotData) -> list[Content]:
+    pictures = [charts.latency(data, key) for key in ("ttft", "itl", "e2el")]
+    rows = [_quantiles(name, data.summary, key) for key, name in LATENCIES.items()]
+    found = [
+        tag("div", *pictures, class_="pictures"),
+        table("Latency over all finished requests (ms)", ("", *STATISTICS.values()), rows),
+    ]
+    groups = data.summary.get("classes") or {}
+    if len(groups) > 1:
+        rows = [
+            _quantiles(f"{name}, {label}", group, key)
+            for name, group in groups.items()
+            for key, label in LATENCIES.items()
+        ]
+        by_class = table("Latency by class (ms)", ("class", *STATISTICS.values()), rows)
+        found.append(folded("Latency by class", by_class))
+    return [*found]
+
+
+def _quantiles(name: str, group: Summary, key: str) -> list[str]:
+    return [name, *(number(group.get(f"{statistic}_{key}_ms")) for statistic in STATISTICS)]
+
+
+def _load(data: PlotData) -> list[Content]:
+    if not data.timeline["t_s"].size:
+        return [tag("p", "The state of the replica was not sampled.")]
+    return [*charts.load(data)]
+
+
+def _traffic(summary: Summary) -> list[Content]:
+    head = ("class", "preemptions", "of them rotations", "host to device", "device to host")
+    keys = ("preemptions", "rotations", "h2d_bytes", "d2h_bytes")
+    rows = [
+        (name, *(shown(key, group.get(key)) for key in keys))
+        for name, group in _groups(summary, "classes")
+    ]
+    seconds = summary.get("duration") or 0
+    moved = {
+        name: summary.get(key) or 0 for name, key in (("to", "h2d_bytes"), ("from", "d2h_bytes"))
+    }
+    rates = [
+        f"{number(n / seconds / 1e9)} GB/s {way} the device" for way, n in moved.items() if seconds
+    ]
+    note = (
+        "A preemption takes a request off the device; a rotation is one that copied its cache to "
+        f"the host. Bytes are per GPU. Mean over the measured time: {', '.join(rates) or NONE}. "
+        f"Recomputed: {shown('tax', summary.get('recompute_tax'))} of all computed tokens."
+    )
+    return [
+        table("Preemptions and bytes over the links", head, rows),
+        tag("p", note, class_="note"),
+    ]
+
+
+def _tenants(summary: Summary) -> list[Content]:
+    if len(summary.get("tenants") or {}) < 2:
+        return []
+    columns = {
+        "submitted": "requests",
+        "slo_attainment": "SLO attainment",
+        "p99_ttft_ms": "TTFT p99 (ms)",
+        "p99_tpot_ms": "TPOT p99 (ms)",
+        "p99_e2el_ms": "E2E p99 (ms)",
+        "output_throughput": "output tokens/s",
+        "worst_stall_ms": "worst stall (ms)",
+        "preemptions": "preemptions",
+        "rejected": "rejected",
+    }
+    rows = [
+        (name, *(shown(key, group.get(key)) for key in columns))
+        for name, group in _groups(summary, "tenants")
+    ]
+    return [table("Tenants", ("tenant", *columns.values()), rows)]
+
+
+def _groups(summary: Summary, kind: str) -> list[tuple[str, Summary]]:
+    """The whole run as `all`, then its groups where there are several."""
+    groups = summary.get(kind) or {}
+    return [("all", summary), *(groups.items() if len(groups) > 1 else ())]
+
+
+def _endings(data: PlotData) -> list[Content]:
+    rows = [(state, rule or NONE, name, number(n)) for state, rule, name, n in endings(data)]
+    if not rows:
+        return []
+    head = ("end", "rule", "class", "requests")
+    return [table("Requests that did not finish, by rule", head, rows, words=3)]
+
+
+def _trust(summary: Summary) -> list[Content]:
+    trust = summary.get("trust") or {}
+    rows = []
+    for key, value in trust.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        written = shown(key, value) if is_number else NONE if value is None else str(value)
+        rows.append((key.replace("_", " "), written))
+    return [table("Origin of the step times", ("", ""), rows, words=2)] if rows else []
+
+
+def _config(run: Run) -> list[Content]:
+    path = run.folder / CONFIG
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    versions = (run.summary.get("run") or {}).get("versions") or {}
+    found = [f"{name} {version}" for name, version in versions.items()]
+    code = tag("pre", tag("code", join(*lines, by="\n")))
+    return [folded("All settings, resolved", code), tag("p", ", ".join(found), class_="note")]

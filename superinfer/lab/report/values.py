@@ -1,0 +1,252 @@
+"""Which numbers a report shows, what they are called, and how they are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from superinfer.lab.tables import higher_is_better
+
+Summary = Mapping[str, Any]
+
+
+class Bounds(Protocol):
+    """A confidence interval of a difference from the reference, in the metric's own unit."""
+
+    @property
+    def low(self) -> float:
+        """Lower bound."""
+        ...
+
+    @property
+    def high(self) -> float:
+        """Upper bound."""
+        ...
+
+    @property
+    def level(self) -> float:
+        """Share of studies whose interval holds the true difference."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """How it was made."""
+        ...
+
+
+class Compared(Protocol):
+    """One metric of one run against the reference, as `superinfer.lab.differences` gives it."""
+
+    @property
+    def arm(self) -> str:
+        """Name of the run."""
+        ...
+
+    @property
+    def metric(self) -> str:
+        """A key of `summary.json`; those of groups as `classes.<name>.<key>`."""
+        ...
+
+    @property
+    def value(self) -> float | None:
+        """The run's value, the mean over its seeds."""
+        ...
+
+    @property
+    def reference_value(self) -> float | None:
+        """The reference's."""
+        ...
+
+    @property
+    def interval(self) -> Bounds | None:
+        """Of the difference, where something can be said."""
+        ...
+
+    @property
+    def by_seed(self) -> Sequence[float | None]:
+        """The difference for each seed."""
+        ...
+
+
+NONE = "\N{EN DASH}"
+_SPACE = "\N{NO-BREAK SPACE}"
+
+RUN_ROWS: Mapping[str, Mapping[str, str]] = {
+    "Outcome": {
+        "submitted": "requests submitted",
+        "completed": "finished",
+        "rejected": "rejected",
+        "failed": "failed",
+        "cancelled": "cancelled",
+        "unfinished": "unfinished when the run was cut off",
+        "slo_attainment": "SLO attainment",
+        "ttft_attainment": "TTFT attainment",
+        "tpot_attainment": "TPOT attainment",
+        "paced_attainment": "paced attainment",
+    },
+    "Throughput": {
+        "duration": "duration (s)",
+        "request_throughput": "requests/s",
+        "request_goodput": "goodput (requests/s)",
+        "output_throughput": "output tokens/s",
+        "token_goodput": "goodput (tokens/s)",
+        "total_token_throughput": "tokens/s, prompts included",
+    },
+    "Memory": {
+        "peak_kv_bytes": "peak KV in use, per GPU",
+        "peak_slab_bytes": "peak KV taken, per GPU",
+        "prefix_hit_rate": "prefix hits",
+        "prefetch_useful_bytes": "prefetched and used",
+        "prefetch_wasted_bytes": "prefetched in vain",
+        "kv_bits_mean": "bits per KV value, mean",
+        "recompute_tax": "recompute tax",
+    },
+    "Fairness and stalls": {
+        "worst_stall_ms": "worst stall (ms)",
+        "jain_index": "Jain index of tenants",
+        "vtc_gap": "service gap of tenants (weighted tokens)",
+    },
+    "Simulation": {
+        "steps": "steps",
+        "events": "events",
+        "wall_s": "wall time (s)",
+        "scheduler_s": "of it in the scheduler (s)",
+    },
+}
+COMPARE_ROWS: Mapping[str, str] = {
+    "slo_attainment": "SLO attainment",
+    "ttft_attainment": "TTFT attainment",
+    "tpot_attainment": "TPOT attainment",
+    "paced_attainment": "paced attainment",
+    "request_goodput": "goodput (requests/s)",
+    "request_throughput": "requests/s",
+    "output_throughput": "output tokens/s",
+    "token_goodput": "goodput (tokens/s)",
+    "median_ttft_ms": "TTFT median (ms)",
+    "p99_ttft_ms": "TTFT p99 (ms)",
+    "median_tpot_ms": "TPOT median (ms)",
+    "p99_tpot_ms": "TPOT p99 (ms)",
+    "p99_itl_ms": "ITL p99 (ms)",
+    "median_e2el_ms": "E2E median (ms)",
+    "p99_e2el_ms": "E2E p99 (ms)",
+    "worst_stall_ms": "worst stall (ms)",
+    "preemptions": "preemptions",
+    "rotations": "rotations",
+    "recompute_tax": "recompute tax",
+    "prefix_hit_rate": "prefix hits",
+    "h2d_bytes": "host to device",
+    "d2h_bytes": "device to host",
+    "peak_kv_bytes": "peak KV in use, per GPU",
+    "jain_index": "Jain index of tenants",
+    "rejected": "rejected",
+    "failed": "failed",
+    "unfinished": "unfinished",
+}
+LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
+STATISTICS = {
+    "mean": "mean",
+    "median": "median",
+    "p90": "p90",
+    "p95": "p95",
+    "p99": "p99",
+    "p999": "p99.9",
+}
+TARGETS = {
+    "ttft_ms": "TTFT \N{LESS-THAN OR EQUAL TO} {} ms",
+    "tpot_ms": "TPOT \N{LESS-THAN OR EQUAL TO} {} ms",
+    "e2el_ms": "E2E \N{LESS-THAN OR EQUAL TO} {} ms",
+    "min_tokens_per_s": "\N{GREATER-THAN OR EQUAL TO} {} tokens/s",
+}
+
+_SHARES = ("attainment", "tax", "rate", "share", "error")
+_GIB = 2**30
+_SAME = 0.05
+"""Differences, in per cent or points, that would print as 0.0 count as none."""
+
+
+def shown(key: str, value: float | None) -> str:
+    """A metric by its key: shares in per cent, bytes in GiB, a dash where it is undefined."""
+    if value is None:
+        return NONE
+    if is_share(key):
+        return f"{number(100 * value)}{_SPACE}%"
+    if key.endswith("_bytes"):
+        return f"{number(value / _GIB)}{_SPACE}GiB"
+    return number(value)
+
+
+def number(value: float | None) -> str:
+    """A number with about four digits; a dash for none."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return NONE
+    size = abs(value)
+    if value == int(value) and (isinstance(value, int) or size >= 100 or not size):
+        return f"{value:,.0f}"
+    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 3
+    return f"{value:,.{digits}f}"
+
+
+def unbroken(words: str) -> str:
+    """Words that stay on one line."""
+    return words.replace(" ", _SPACE)
+
+
+def is_share(key: str) -> bool:
+    """True for what is written in per cent."""
+    return key.endswith(_SHARES)
+
+
+def targets(slo: Mapping[str, float | None]) -> str:
+    """The targets of a class in words; `none` without one."""
+    found = [
+        unbroken(words.format(number(slo[key]))) for key, words in TARGETS.items() if slo.get(key)
+    ]
+    return ", ".join(found) or "none"
+
+
+@dataclass(slots=True, frozen=True)
+class Change:
+    """A difference from the reference, ready to print."""
+
+    words: str
+    verdict: str
+    """`better`, `worse`, `same`; `unclear` if the interval of the difference holds zero."""
+
+
+def change(
+    key: str, value: float | None, base: float | None, interval: Bounds | None = None
+) -> Change | None:
+    """The difference of a metric from the reference; None where one of them is undefined.
+
+    Shares differ in percentage points, all else in per cent of the reference, or in its own unit
+    where the reference is zero. `interval` bounds the difference in the metric's own unit.
+    """
+    if value is None or base is None:
+        return None
+    factor, unit = _relative_unit(key, base)
+    amount = factor * (value - base)
+    if interval is None and abs(amount) < _SAME:
+        return Change("same", "same")
+    verdict = "better" if (amount > 0) == higher_is_better(key) else "worse"
+    if interval is None:
+        return Change(unbroken(f"{_signed(amount)}{unit}"), verdict)
+    low, high = factor * interval.low, factor * interval.high
+    bounds = unbroken(f"[{_signed(low)}, {_signed(high)}]")
+    words = f"{unbroken(f'{_signed(amount)}{unit}')} {bounds}"
+    return Change(words, "unclear" if low <= 0 <= high else verdict)
+
+
+def _relative_unit(key: str, base: float) -> tuple[float, str]:
+    """Factor from the metric's own unit to the unit of its differences, and that unit."""
+    if is_share(key):
+        return 100.0, " points"
+    if base:
+        return 100 / abs(base), " %"
+    return (1 / _GIB, " GiB") if key.endswith("_bytes") else (1.0, "")
+
+
+def _signed(value: float) -> str:
+    sign = "\N{MINUS SIGN}" if value < 0 else "+" if value > 0 else ""
+    return f"{sign}{number(abs(value))}"

@@ -1,0 +1,260 @@
+"""A study: arms x seeds, run in worker processes, each run stored once under what it depends on.
+
+    study = Study({"vllm": one, "fcfs": other}, root=Path("studies/x"),
+                  runner="sim.compare:simulate_into", seeds=range(5))
+    result = run_study(study)
+    for run in result.runs("fcfs"):
+        print(run.summary["slo_attainment"])
+
+A run is stored under its key (`superinfer.lab.content.Keys`), so a study that was stopped at any
+moment and is started again runs only what is missing, and studies may share a folder, also at the
+same time. A result appears under its key whole or not at all: it is written beside it and renamed,
+under a lock that the system takes back when its holder dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+
+from superinfer.errors import ConfigError, SuperInferError
+from superinfer.lab.config import Config
+from superinfer.lab.content import Keys, Runner, load_runner
+from superinfer.lab.progress import Report, silent
+from superinfer.lab.results import SUMMARY, Run, load_run
+from superinfer.lab.workers import ATTEMPTS, Died, default_workers, in_processes
+
+WALL_CLOCK = ("wall_s", "scheduler_s", "sim_requests_per_wall_s")
+"""Keys of a summary that differ between equal runs: no part of any comparison."""
+
+_LOCKS, _STAGED = ".locks", ".staged"
+
+
+@dataclass(slots=True, frozen=True)
+class Study:
+    """What is to be run. `seeds` replaces each arm's `run.seed`; empty: every arm keeps its own.
+
+    `runner` is a picklable function, or its name as `package.module:function`. `inputs` are files
+    that results depend on beside those that the configurations name.
+    """
+
+    arms: Mapping[str, Config]
+    root: Path
+    runner: str | Runner
+    seeds: Sequence[int] = ()
+    inputs: Sequence[Path] = ()
+    workers: int = 0
+    """Processes; 0: one per core."""
+
+    def plan(self) -> list[PlannedRun]:
+        """Every run, arm by arm in the order of seeds; InputError for an input that is missing."""
+        keys = Keys(self.runner, self.inputs)
+        return [
+            PlannedRun(name, seeded.run.seed, seeded, keys.key(seeded), keys.content(seeded))
+            for name, config in self.arms.items()
+            for seeded in ([with_seed(config, seed) for seed in self.seeds] or [config])
+        ]
+
+
+@dataclass(slots=True, frozen=True)
+class PlannedRun:
+    """One run of a study, and the key of its result."""
+
+    arm: str
+    seed: int
+    config: Config
+    key: str
+    content: str
+    """Hash of the files and the source that the key stands for."""
+
+
+@dataclass(slots=True, frozen=True)
+class Failure:
+    """A run that has no result, and why, in one line."""
+
+    run: PlannedRun
+    reason: str
+    of_several: bool
+    """Whether the arm has other seeds, so that the seed tells which run it was."""
+
+    def __str__(self) -> str:
+        seed = f", seed {self.run.seed}" if self.of_several else ""
+        return f"arm {self.run.arm}{seed}: {self.reason}"
+
+
+@dataclass(slots=True)
+class StudyResult:
+    """Where the results are, and which runs have none."""
+
+    folders: dict[str, list[Path]]
+    """Result folders of each arm without a failure, in the order of seeds."""
+    failures: list[Failure] = field(default_factory=list)
+    reused: int = 0
+    """Results that were there before, of all that the study needs."""
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 if a run failed."""
+        return 1 if self.failures else 0
+
+    def runs(self, arm: str) -> list[Run]:
+        """The stored runs of an arm, in the order of seeds; ConfigError if one of them failed."""
+        if arm not in self.folders:
+            raise ConfigError(f"arm {arm!r}: expected one of {', '.join(self.folders) or 'none'}")
+        return [load_run(folder) for folder in self.folders[arm]]
+
+
+def run_study(study: Study, report: Report = silent) -> StudyResult:
+    """Run what is missing and return where everything is.
+
+    A failure of one run does not stop the others. An interruption (KeyboardInterrupt) stops the
+    workers and keeps what has ended.
+    """
+    load_runner(study.runner)
+    plan = study.plan()
+    study.root.mkdir(parents=True, exist_ok=True)
+    _sweep(study.root)
+    missing = {run.key: run for run in plan if not _stored(study.root, run.key)}
+    faults = _run_all(study, list(missing.values()), report, len({run.key for run in plan}))
+    _sweep(study.root)
+    return _result(study, plan, faults, sum(run.key not in missing for run in plan))
+
+
+def with_seed(config: Config, seed: int) -> Config:
+    """The configuration with another `run.seed`."""
+    return replace(config, run=msgspec.structs.replace(config.run, seed=seed))
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, frozen=True)
+class _Task:
+    """What a worker is given."""
+
+    run: PlannedRun
+    runner: str | Runner
+    inputs: tuple[Path, ...]
+    root: Path
+
+
+def _run_all(
+    study: Study, missing: Sequence[PlannedRun], report: Report, total: int
+) -> dict[str, str]:
+    """Run in worker processes; returns the reason of each failure by key."""
+    tasks = [_Task(run, study.runner, tuple(study.inputs), study.root) for run in missing]
+    several = len(study.seeds) > 1
+    names = [f"{run.arm} (seed {run.seed})" if several else run.arm for run in missing]
+    before = total - len(missing)
+    done, faults = before, dict[str, str]()
+
+    def tick(running: list[int]) -> None:
+        report(done, total, [names[number] for number in running])
+
+    workers = study.workers or default_workers()
+    with closing(in_processes(_carry_out, tasks, workers, tick)) as answers:
+        for number, answer in answers:
+            done += 1
+            reason = _DIED if isinstance(answer, Died) else answer
+            if reason:
+                faults[missing[number].key] = reason
+    return faults
+
+
+_DIED = f"its process died {ATTEMPTS} times (killed, or out of memory)"
+
+
+def _result(
+    study: Study, plan: Sequence[PlannedRun], faults: Mapping[str, str], reused: int
+) -> StudyResult:
+    several = len(study.seeds) > 1
+    failures = [Failure(run, faults[run.key], several) for run in plan if run.key in faults]
+    broken = {failure.run.arm for failure in failures}
+    folders: dict[str, list[Path]] = {name: [] for name in study.arms if name not in broken}
+    for run in plan:
+        if run.arm in folders:
+            folders[run.arm].append(study.root / run.key)
+    return StudyResult(folders, failures, reused)
+
+
+def _carry_out(task: _Task) -> str:
+    """In a worker: make one result unless it is there; returns why not, or an empty text."""
+    root = task.root
+    try:
+        with _locked(root, task.run.key):
+            if not _stored(root, task.run.key):
+                _make(task, root / _STAGED / task.run.key)
+    except SuperInferError as error:
+        return " ".join(str(error).split())
+    except Exception as error:  # whatever a policy of the user's raises
+        return _described(error)
+    return ""
+
+
+def _make(task: _Task, staged: Path) -> None:
+    """Write a result beside its place and move it there; the key's lock is held."""
+    shutil.rmtree(staged, ignore_errors=True)  # of a run that was killed
+    staged.mkdir(parents=True)
+    try:
+        load_runner(task.runner)(task.run.config, staged / "run")
+        _check(task, staged / "run")
+        target = task.root / task.run.key
+        shutil.rmtree(target, ignore_errors=True)  # without a summary it is no result
+        (staged / "run").rename(target)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _check(task: _Task, folder: Path) -> None:
+    """Store nothing under a key that is not true any more."""
+    if not (folder / SUMMARY).is_file():
+        raise SuperInferError(f"expected a result folder with {SUMMARY} from {task.runner!r}")
+    if Keys(task.runner, task.inputs).content(task.run.config) != task.run.content:
+        raise SuperInferError("source code or an input file changed during the run: start it again")
+
+
+def _described(error: Exception) -> str:
+    """An unexpected error and the place where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+
+
+def _stored(root: Path, key: str) -> bool:
+    return (root / key / SUMMARY).is_file()
+
+
+@contextmanager
+def _locked(root: Path, key: str, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of a key, whoever else uses the folder; False if it is taken and not `wait`."""
+    folder = root / _LOCKS
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / key, os.O_CREAT | os.O_RDWR)
+    try:
+        yield _flock(handle, wait)
+    finally:
+        os.close(handle)
+
+
+def _flock(handle: int, wait: bool) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sweep(root: Path) -> None:
+    """Remove what killed runs left behind, but nothing that is being written."""
+    for staged in (root / _STAGED).glob("*"):
+        with _locked(root, staged.name, wait=False) as mine:
+            if mine:
+                shutil.rmtree(staged, ignore_errors=True)

@@ -1,0 +1,146 @@
+"""Tasks in worker processes, each in a process that can die without harm to the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Generic, TypeVar
+
+Task = TypeVar("Task")
+Answer = TypeVar("Answer")
+
+ATTEMPTS = 2
+"""A task whose process died is given to another one, once."""
+_TICK_S = 0.25
+
+
+@dataclass(slots=True, frozen=True)
+class Died:
+    """In place of an answer: the process of the task died each time."""
+
+    attempts: int = ATTEMPTS
+
+
+def default_workers() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_processes(
+    function: Callable[[Task], Answer],
+    tasks: Sequence[Task],
+    workers: int,
+    tick: Callable[[list[int]], None] = lambda _: None,
+) -> Generator[tuple[int, Answer | Died], None, None]:
+    """Yield the number of each task and `function(task)`, in the order in which they end.
+
+    `function` must be importable and tasks and answers picklable; what `function` raises is raised
+    here. `tick` is called a few times per second with the numbers of the tasks under way. Closing
+    the iterator, an exception and the death of this process stop all workers. Workers do not hear
+    of Ctrl-C, and what they print goes to standard error. As with every spawned process, a script
+    that calls this has to do so under `if __name__ == "__main__"`.
+    """
+    lanes = [_Lane(function) for _ in range(min(workers, len(tasks)))]
+    waiting = list(reversed(range(len(tasks))))
+    attempts = [0] * len(tasks)
+    try:
+        while waiting or any(lane.future for lane in lanes):
+            for lane in lanes:
+                if waiting and lane.future is None:
+                    lane.start(number := waiting.pop(), tasks[number])
+                    attempts[number] += 1
+            busy = [lane for lane in lanes if lane.future]
+            tick(sorted(lane.number for lane in busy))
+            wait([lane.future for lane in busy if lane.future], _TICK_S, FIRST_COMPLETED)
+            for lane in [lane for lane in busy if lane.future and lane.future.done()]:
+                number, answer = lane.number, lane.take()
+                if isinstance(answer, Died) and attempts[number] < ATTEMPTS:
+                    waiting.append(number)
+                else:
+                    yield number, answer
+    finally:
+        for lane in lanes:
+            lane.stop()
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+class _Lane(Generic[Task, Answer]):
+    """One worker process and its task.
+
+    A pool of one each, because the death of a process breaks its whole pool. The worker ends when
+    the write end of its lifeline closes, which happens by itself if this process dies.
+    """
+
+    def __init__(self, function: Callable[[Task], Answer]) -> None:
+        self._function = function
+        self._pool: ProcessPoolExecutor | None = None
+        self._life: Connection | None = None
+        self.number = -1
+        self.future: Future[Answer] | None = None
+
+    def start(self, number: int, task: Task) -> None:
+        """Begin a task, in a fresh process if there is none."""
+        pool = self._pool or self._open()
+        self.number = number
+        with _interrupts_held():  # the new process inherits that it does not hear Ctrl-C
+            self.future = pool.submit(self._function, task)
+
+    def take(self) -> Answer | Died:
+        """The answer of the task that has ended."""
+        assert self.future is not None
+        future, self.future = self.future, None
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            self.stop()
+            return Died()
+
+    def stop(self) -> None:
+        """End the worker, whatever it does."""
+        if self._pool is None or self._life is None:
+            return
+        self._life.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = self._life = self.future = None
+
+    def _open(self) -> ProcessPoolExecutor:
+        context = get_context("spawn")
+        read_end, self._life = context.Pipe(duplex=False)
+        self._pool = ProcessPoolExecutor(
+            1, mp_context=context, initializer=_prepare_worker, initargs=(read_end,)
+        )
+        return self._pool
+
+
+def _prepare_worker(life: Connection) -> None:
+    """In a new worker: keep standard output for the result, and end with the lifeline."""
+    with suppress(OSError):  # a closed standard error
+        os.dup2(2, 1)
+    threading.Thread(target=_end_with, args=(life,), daemon=True).start()
+
+
+def _end_with(life: Connection) -> None:
+    try:
+        life.recv_bytes()  # nothing is ever sent
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let SIGINT wait until the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

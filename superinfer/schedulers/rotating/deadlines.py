@@ -1,0 +1,121 @@
+"""What a request is owed, and by when: its deadlines, its slack, and its latest start.
+
+With arrival a, targets D (TTFT), tau (time per token) and E (end to end), and n tokens given:
+
+* the first token is due at a + D;
+* paced delivery: token n (from 0) is due at a + D + n * tau, so tokens that come early are credit;
+* strict delivery: the mean pace must hold, token n is due at (first token) + n * tau, and no gap
+  may exceed the class's longest tolerated stall, or tau where it declares none;
+* the answer is due at a + E; a floor of r tokens/s on N expected tokens is E = N / r.
+
+The latest start of a request that is off the device is its next due time less what getting there
+takes: a prefill or a copy back, and one step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+from superinfer.request import Request
+from superinfer.sequence import Sequence
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One live request as this scheduler sees it."""
+
+    seq: Sequence
+    first_due_s: float
+    """When the first token is due; inf without a target."""
+    pace_s: float
+    """Seconds per token owed after it; inf without a target."""
+    stall_s: float
+    """Longest gap that the class tolerates."""
+    end_due_s: float
+    """When the whole answer is due; inf without a target."""
+    paced: bool
+    weight: float
+    level: int = 3
+    start_by_s: float = inf
+    """Latest start that keeps every deadline, while it is off the device."""
+    ticket: int = 0
+    """Changes whenever its place in the queues does."""
+    relegated: bool = False
+    aged: bool = False
+    since_s: float = 0.0
+    """Since when it waits without a token."""
+    base_s: float = inf
+    """While decoding: due time of the next token less the pace times the batch's step number."""
+    placed: bool = False
+    """On the device, or on the way in."""
+    decoding: bool = False
+    join_step: int = 0
+    end_step: int = 0
+    """Step of the batch at which it is expected to end, while it decodes."""
+    aged_blocks: int = 0
+    """Blocks that it holds of the share of the aged."""
+    owed_rate: float = 0.0
+    """Tokens/s that it is owed, once its stream has begun."""
+
+    @property
+    def owes(self) -> bool:
+        """False for a request without any deadline."""
+        return min(self.first_due_s, self.pace_s, self.stall_s, self.end_due_s) < inf
+
+    @property
+    def turn(self) -> int:
+        """Among requests without a latest start: who has begun, who was relegated, the rest."""
+        return 0 if self.seq.output_tokens else 1 if self.relegated else 2
+
+    @property
+    def order(self) -> tuple[float, ...]:
+        """Place among requests that want to start or go on with a prefill; lowest first."""
+        request = self.seq.request
+        return (self.level, self.start_by_s, request.arrival_s, request.index)
+
+
+def job_of(seq: Sequence, expected_tokens: int) -> Job:
+    """The job of a new request, of which so many output tokens are expected."""
+    request, slo = seq.request, seq.request.slo
+    end_s = inf if slo.e2el_s is None else slo.e2el_s
+    if slo.min_tokens_per_s:
+        end_s = min(end_s, expected_tokens / slo.min_tokens_per_s)
+    return Job(
+        seq=seq,
+        first_due_s=inf if slo.ttft_s is None else request.arrival_s + slo.ttft_s,
+        pace_s=inf if slo.tpot_s is None else slo.tpot_s,
+        stall_s=_tolerated_stall_s(request),
+        end_due_s=request.arrival_s + end_s,
+        paced=request.slo_class.delivery == "paced",
+        weight=request.slo_class.weight,
+        since_s=request.arrival_s,
+    )
+
+
+def _tolerated_stall_s(request: Request) -> float:
+    slo_class, pace_s = request.slo_class, request.slo.tpot_s
+    if slo_class.delivery == "paced":
+        return inf
+    if slo_class.max_stall_s is not None:
+        return max(slo_class.max_stall_s, pace_s or 0.0)
+    return inf if pace_s is None else pace_s
+
+
+def credit_due_s(job: Job, given_tokens: int, first_token_s: float) -> float:
+    """When token number `given_tokens` (from 0, not the first) is due at the pace owed."""
+    if job.pace_s == inf:
+        return inf
+    start_s = first_token_s
+    if job.paced and job.first_due_s < inf:
+        start_s = max(first_token_s, job.first_due_s)
+    return start_s + given_tokens * job.pace_s
+
+
+def next_due_s(job: Job, given_tokens: int, last_token_s: float) -> float:
+    """When the next token is due, if the request gets none until then."""
+    if not given_tokens:
+        return job.first_due_s
+    first_s = job.seq.first_token_s
+    credit_s = credit_due_s(job, given_tokens, last_token_s if first_s is None else first_s)
+    return min(credit_s, last_token_s + job.stall_s)

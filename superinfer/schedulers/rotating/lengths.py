@@ -1,0 +1,115 @@
+"""How long an answer will be: learned from the answers that have ended.
+
+The core never sees a true length. A histogram per tenant and class holds the latest answers; the
+question is always conditional on what the request has given already.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections import deque
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from superinfer.request import Request
+
+LengthSource = Literal["histogram", "none", "oracle"]
+
+HISTORY = 1000
+"""Answers that a histogram remembers: enough for a P90, and few enough to follow the load."""
+COLD_START_TOKENS = 512
+"""Assumed answer where nothing is known, if the client's own limit is not shorter."""
+MEDIAN, CAUTIOUS = 0.5, 0.5
+"""Quantiles for ordering, and for memory."""
+
+
+class LengthEstimator(Protocol):
+    """Predicts how many tokens of an answer are still to come."""
+
+    def tokens_left(self, request: Request, given_tokens: int, quantile: float) -> int:
+        """Tokens to come (>= 1) after `given_tokens`, at a quantile of what is known."""
+        ...
+
+    def learn(self, request: Request, output_tokens: int) -> None:
+        """An answer ended after so many tokens."""
+        ...
+
+
+class NoLengths:
+    """Knows nothing: the client's limit bounds an answer, and is no estimate of it."""
+
+    def tokens_left(self, request: Request, given_tokens: int, quantile: float) -> int:
+        """What the cold start assumes of an answer; the limit near its end."""
+        assumed = min(request.max_tokens, COLD_START_TOKENS)
+        while assumed <= given_tokens:
+            assumed *= 2
+        return max(1, min(assumed, request.max_tokens) - given_tokens)
+
+    def learn(self, request: Request, output_tokens: int) -> None:
+        """Nothing is kept."""
+
+
+class HistogramLengths(NoLengths):
+    """The latest answers of the same tenant and class, else of the class."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[tuple[str, str], _History] = {}
+        self._by_class: dict[str, _History] = {}
+
+    def tokens_left(self, request: Request, given_tokens: int, quantile: float) -> int:
+        """The quantile of the remembered answers that are longer than this one already is."""
+        class_name = request.slo_class.name
+        for history in (
+            self._by_key.get((request.tenant, class_name)),
+            self._by_class.get(class_name),
+        ):
+            if history is not None:
+                length = history.quantile_above(given_tokens, quantile)
+                if length is not None:
+                    return min(length, max(request.max_tokens, given_tokens + 1)) - given_tokens
+        return super().tokens_left(request, given_tokens, quantile)
+
+    def learn(self, request: Request, output_tokens: int) -> None:
+        """Remember the answer for its tenant and class, and for the class."""
+        class_name = request.slo_class.name
+        key = (request.tenant, class_name)
+        self._by_key.setdefault(key, _History()).add(output_tokens)
+        self._by_class.setdefault(class_name, _History()).add(output_tokens)
+
+
+class OracleLengths(NoLengths):
+    """True lengths, for studies of what better prediction would be worth."""
+
+    def __init__(self, true_tokens: Callable[[Request], int]) -> None:
+        self._true_tokens = true_tokens
+
+    def tokens_left(self, request: Request, given_tokens: int, quantile: float) -> int:
+        """Exactly what is left."""
+        return max(1, self._true_tokens(request) - given_tokens)
+
+
+class _History:
+    """The latest lengths, in order of time and sorted."""
+
+    __slots__ = ("_latest", "_sorted")
+
+    FEWEST = 8
+    """Below this many longer answers there is no quantile to speak of."""
+
+    def __init__(self) -> None:
+        self._latest: deque[int] = deque()
+        self._sorted: list[int] = []
+
+    def add(self, tokens: int) -> None:
+        if len(self._latest) == HISTORY:
+            old = self._latest.popleft()
+            del self._sorted[bisect_right(self._sorted, old) - 1]
+        self._latest.append(tokens)
+        insort(self._sorted, tokens)
+
+    def quantile_above(self, tokens: int, quantile: float) -> int | None:
+        first = bisect_right(self._sorted, tokens)
+        longer = len(self._sorted) - first
+        if longer < self.FEWEST:
+            return None
+        return self._sorted[first + min(longer - 1, int(quantile * longer))]

@@ -1,0 +1,133 @@
+"""Where requests wait that are off the device: by level and deadline, or by tenant.
+
+Heaps hold stale entries; a job's ticket says which one is its own.
+"""
+
+from __future__ import annotations
+
+import heapq
+from math import inf
+
+from superinfer.schedulers.rotating.deadlines import Job
+from superinfer.schedulers.rotating.tenants import TenantCounters
+from superinfer.sequence import Sequence, State
+
+LEVELS = 4
+WAITING_STATES = frozenset({State.WAITING, State.SWAPPED})
+
+_Entry = tuple[float, float, int, Job]
+
+
+class LaxityQueues:
+    """Jobs with a latest start, in four levels; inside one by slack over weight.
+
+    The order of two jobs of one weight never changes with time, so each weight has a heap of its
+    own and only the heads are compared.
+    """
+
+    def __init__(self) -> None:
+        self._heaps: list[dict[float, list[_Entry]]] = [{} for _ in range(LEVELS)]
+        self._entries = 0
+
+    def push(self, job: Job) -> None:
+        """Queue by the job's level, latest start and weight."""
+        heap = self._heaps[job.level].setdefault(job.weight, [])
+        heapq.heappush(heap, (job.start_by_s, job.seq.request.arrival_s, job.ticket, job))
+        self._entries += 1
+
+    def pop(self, job: Job) -> None:
+        """Take out the head."""
+        heapq.heappop(self._heaps[job.level][job.weight])
+        self._entries -= 1
+
+    def head(self, now: float) -> Job | None:
+        """The job whose turn it is."""
+        if not self._entries:
+            return None
+        for heaps in self._heaps:
+            heads = [heap[0] for heap in heaps.values() if self._tidy(heap)]
+            if heads:
+                return min(heads, key=lambda entry: _urgency(entry, now))[3]
+        return None
+
+    def _tidy(self, heap: list[_Entry]) -> bool:
+        """True if the heap has a head, once stale entries are gone."""
+        before = len(heap)
+        found = _current(heap)
+        self._entries -= before - len(heap)
+        return found
+
+
+class TenantQueues:
+    """Jobs without a latest start: tenants by the service they got, then by turn and arrival."""
+
+    def __init__(self, counters: TenantCounters, fair: bool) -> None:
+        self._counters = counters
+        self._fair = fair
+        self._heaps: dict[str, list[_Entry]] = {}
+
+    def push(self, job: Job) -> None:
+        """Queue at the tenant's."""
+        request = job.seq.request
+        tenant = request.tenant if self._fair else ""
+        heap = self._heaps.setdefault(tenant, [])
+        heapq.heappush(heap, (job.turn, request.arrival_s, job.ticket, job))
+
+    def head(self, step: int) -> Job | None:
+        """The job whose turn it is at a step of the decode batch."""
+        busy = [tenant for tenant, heap in self._heaps.items() if _current(heap)]
+        if not busy:
+            return None
+        if len(busy) > 1:
+            busy = [min(busy, key=lambda tenant: (self._counters.service(tenant, step), tenant))]
+        return self._heaps[busy[0]][0][3]
+
+    @property
+    def tenants(self) -> set[str]:
+        """Tenants that may have a job here."""
+        return {tenant for tenant, heap in self._heaps.items() if heap}
+
+
+class Alarms:
+    """Jobs by the time at which something happens to them if they still wait."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Job]] = []
+
+    def set(self, time_s: float, job: Job) -> None:
+        """Wake for the job at a time, unless its ticket has changed."""
+        if time_s < inf:
+            heapq.heappush(self._heap, (time_s, job.ticket, job))
+
+    def due(self, now: float) -> Job | None:
+        """Take out the next job whose time has come."""
+        while self._heap and self._heap[0][0] <= now:
+            _, ticket, job = heapq.heappop(self._heap)
+            if ticket == job.ticket and job.seq.state in WAITING_STATES:
+                return job
+        return None
+
+    def next_s(self) -> float:
+        """The next time at which a job is due."""
+        heap = self._heap
+        while heap and (heap[0][1] != heap[0][2].ticket or not _waits(heap[0][2].seq)):
+            heapq.heappop(heap)
+        return heap[0][0] if heap else inf
+
+
+def _current(heap: list[_Entry]) -> bool:
+    """True if the heap has a head; entries that do not hold any more are dropped first."""
+    while heap and (heap[0][2] != heap[0][3].ticket or not _waits(heap[0][3].seq)):
+        heapq.heappop(heap)
+    return bool(heap)
+
+
+def _waits(seq: Sequence) -> bool:
+    return seq.state in WAITING_STATES
+
+
+def _urgency(entry: _Entry, now: float) -> tuple[float, float, int]:
+    """Slack over weight; who is late already is later by its weight."""
+    start_by_s, arrival_s, ticket, job = entry
+    slack_s = start_by_s - now
+    return (slack_s / job.weight if slack_s > 0 else slack_s * job.weight, arrival_s, ticket)

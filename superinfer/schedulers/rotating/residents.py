@@ -1,0 +1,85 @@
+"""Decoding requests in the order in which they could give up their place."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
+from math import inf
+
+from superinfer.schedulers.rotating.deadlines import Job
+from superinfer.schedulers.rotating.queues import LEVELS
+
+LOOKED_AT = 8
+"""Candidates of one group that are looked at before it is passed over."""
+
+_Key = tuple[float, float]
+_Entry = tuple[float, int, Job]
+
+
+class Residents:
+    """Jobs by level, and inside a level by what they are owed next.
+
+    All jobs of a group get a token in every step and are owed one every `pace_s`, so their order
+    stays as it was when they joined: the one with the most credit is the last.
+    """
+
+    def __init__(self) -> None:
+        self._groups: list[dict[_Key, list[_Entry]]] = [{} for _ in range(LEVELS)]
+        self._paces_s: list[float] = []
+
+    def __iter__(self) -> Iterator[Job]:
+        for groups in self._groups:
+            for group in groups.values():
+                yield from (job for _, _, job in group)
+
+    @property
+    def tightest_pace_s(self) -> float:
+        """The shortest time per token that anybody here is owed."""
+        return self._paces_s[0] if self._paces_s else inf
+
+    def add(self, job: Job) -> None:
+        """A job decodes from now on."""
+        insort(self._group(job), _entry(job))
+        if job.pace_s < inf:
+            insort(self._paces_s, job.pace_s)
+
+    def remove(self, job: Job) -> None:
+        """A job decodes no longer."""
+        group, entry = self._group(job), _entry(job)
+        del group[bisect_left(group, entry)]
+        if job.pace_s < inf:
+            del self._paces_s[bisect_left(self._paces_s, job.pace_s)]
+
+    def demote(self, job: Job) -> None:
+        """Move a job one level down."""
+        group, entry = self._group(job), _entry(job)
+        del group[bisect_left(group, entry)]
+        job.level += 1
+        insort(self._group(job), entry)
+
+    def most_slack(
+        self, slack_s: Callable[[Job], float], eligible: Callable[[Job, float], bool]
+    ) -> Job | None:
+        """The eligible job of the lowest priority level that has most slack."""
+        for groups in reversed(self._groups):
+            found = [pick for group in groups.values() if (pick := _last(group, slack_s, eligible))]
+            if found:
+                return max(found, key=lambda pick: pick[:2])[2]
+        return None
+
+    def _group(self, job: Job) -> list[_Entry]:
+        return self._groups[job.level].setdefault((job.pace_s, job.stall_s), [])
+
+
+def _entry(job: Job) -> _Entry:
+    return job.base_s, job.seq.request.index, job
+
+
+def _last(
+    group: list[_Entry], slack_s: Callable[[Job], float], eligible: Callable[[Job, float], bool]
+) -> tuple[float, float, Job] | None:
+    for base_s, _, job in group[: -LOOKED_AT - 1 : -1]:
+        slack = slack_s(job)
+        if eligible(job, slack):
+            return slack, base_s, job
+    return None

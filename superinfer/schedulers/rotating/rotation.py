@@ -1,0 +1,104 @@
+"""Who leaves the device for somebody more urgent, and when that pays."""
+
+from __future__ import annotations
+
+from math import inf
+
+from superinfer.draft import Draft
+from superinfer.memory.base import Timing
+from superinfer.schedulers.rotating.deadlines import Job
+from superinfer.schedulers.rotating.outlook import Outlook
+from superinfer.schedulers.rotating.quantum import Quantum, quantum
+from superinfer.schedulers.rotating.residents import Residents
+from superinfer.sequence import Sequence
+
+NEARLY_DONE_TOKENS = 16
+"""Who is expected to end within so many tokens stays."""
+FEWEST_ROTATIONS = 4
+"""Everybody may be rotated so often; long answers once per half a base quantum."""
+
+
+class Rotation:
+    """Picks victims and keeps count of the copies to the host that are under way."""
+
+    def __init__(self, outlook: Outlook, residents: Residents, hysteresis: float) -> None:
+        self._outlook = outlook
+        self._residents = residents
+        self._hysteresis = hysteresis
+        self._leaving: dict[Sequence, int] = {}
+        self.leaving_blocks = 0
+        """Blocks that come free when the copies under way have landed."""
+        self.step = 0
+        """Steps of the decode batch so far."""
+        self._now = 0.0
+        self._live = 0
+        self._quanta: dict[float, Quantum] = {}
+
+    def begin(self, draft: Draft, now: float, live: int) -> None:
+        """A new decision, with so many live requests."""
+        self.step, self._now, self._live = draft.batch.step, now, live
+        self._quanta.clear()
+
+    def slack_s(self, job: Job) -> float:
+        """How long a decoding request could do without a token from now on."""
+        if job.pace_s < inf:
+            credit_s = job.base_s + self.step * job.pace_s - self._now
+            return min(credit_s, job.stall_s)
+        return min(job.base_s if job.end_due_s < inf else inf, job.stall_s)
+
+    def victim(self, draft: Draft, now: float) -> Job | None:
+        """Who has most slack of those for whom a rotation pays; None if nobody."""
+
+        def eligible(job: Job, slack_s: float) -> bool:
+            return self._may_leave(draft, job, slack_s)
+
+        return self._residents.most_slack(self.slack_s, eligible)
+
+    def any_victim(self) -> Job | None:
+        """Who has most slack, whether it pays or not."""
+        return self._residents.most_slack(self.slack_s, lambda job, slack_s: True)
+
+    def leave(self, draft: Draft, job: Job, timing: Timing) -> None:
+        """Copy a request to the host: its blocks are free at once, or when the copy has landed."""
+        seq = job.seq
+        blocks = draft.private_blocks(seq)
+        if draft.swap_out(seq, timing) and timing == "background":
+            self._leaving[seq] = blocks
+            self.leaving_blocks += blocks
+
+    def left(self, seq: Sequence) -> None:
+        """A copy has landed, or its request has ended."""
+        self.leaving_blocks -= self._leaving.pop(seq, 0)
+
+    def quantum(self, job: Job) -> Quantum:
+        """How long a request of this kind keeps its place."""
+        found = self._quanta.get(job.stall_s)
+        if found is None:
+            found = self._quanta[job.stall_s] = self._new_quantum(job)
+        return found
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _new_quantum(self, job: Job) -> Quantum:
+        draft = self._outlook.draft
+        size = max(1, draft.batch.size)
+        return quantum(
+            step_s=self._outlook.step_s,
+            resident_s=draft.copy_s(draft.pool.referenced, "h2d"),
+            copy_s=2 * draft.copy_s(draft.pool.referenced // size, "d2h"),
+            stall_s=job.stall_s,
+            turns=self._live / size,
+        )
+
+    def _may_leave(self, draft: Draft, job: Job, slack_s: float) -> bool:
+        seq = job.seq
+        turn = self.quantum(job)
+        if self.step - job.join_step < turn.residence_tokens or not draft.host_fits(seq):
+            return False
+        kept_s = self._hysteresis * job.stall_s if job.stall_s < inf else 0.0
+        if slack_s <= kept_s + draft.swap_s(seq) + self._outlook.step_s:
+            return False
+        given = draft.batch.output_tokens(seq)
+        left = self._outlook.tokens_left(job, given)
+        most = max(FEWEST_ROTATIONS, 2 * (given + left) // turn.base_tokens)
+        return left > NEARLY_DONE_TOKENS and seq.rotations < most

@@ -54,7 +54,9 @@ def mean_interval(values: Floats, level: float = LEVEL) -> Interval | None:
     (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", The American Statistician
     69:371): at n = 5 its 95 % hold the mean of normal values in about 83 %, Student's in 95 %.
     From `FEW` on it is Hesterberg's expanded percentile interval, which corrects both and follows
-    skewed values. None for fewer than two values or values that are not finite.
+    skewed values: at n = 20 it holds the mean of normal values in 94.5 %, that of differences of
+    lognormal ones (sigma 1) in 93 % (4,000 trials). None for fewer than two values or values that
+    are not finite.
     """
     n = values.size
     if n < 2 or not np.isfinite(values).all():
@@ -82,9 +84,10 @@ def block_interval(
     in `mean_interval`. The bounds are centred on the statistic of the sample itself: rows
     near the ends are in fewer blocks.
 
-    On AR(1) series of 2,000 rows 95 % intervals for the mean hold it in 96, 94, 93 and 90 % at
-    correlations of 0, 0.5, 0.9 and 0.98 between neighbours (600 series each). Nothing that the
-    run as a whole could have done otherwise is in it, such as other arrivals: that takes seeds.
+    On AR(1) series of 2,000 rows 95 % intervals for the mean hold it in 94.5, 93.5, 93.7 and
+    90.5 % at correlations of 0, 0.5, 0.9 and 0.98 between neighbours (600 series each). Nothing
+    that the run as a whole could have done otherwise is in it, such as other arrivals: that takes
+    seeds.
     None with fewer than `FEWEST_BLOCKS` blocks, or where the statistic is undefined.
     """
     rows = series[0].size

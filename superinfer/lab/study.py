@@ -116,12 +116,12 @@ def run_study(study: Study, report: Report = silent) -> StudyResult:
     """Run what is missing and return where everything is.
 
     A failure of one run does not stop the others. An interruption (KeyboardInterrupt) stops the
-    workers and keeps what has ended.
+    workers and keeps what has ended. Raises ConfigError for a runner that cannot be imported and
+    InputError for an input that cannot be read.
     """
     load_runner(study.runner)
     plan = study.plan()
-    study.root.mkdir(parents=True, exist_ok=True)
-    _sweep(study.root)
+    _open_root(study.root)
     missing = {run.key: run for run in plan if not _stored(study.root, run.key)}
     faults = _run_all(study, list(missing.values()), report, len({run.key for run in plan}))
     _sweep(study.root)
@@ -235,9 +235,7 @@ def _stored(root: Path, key: str) -> bool:
 @contextmanager
 def _locked(root: Path, key: str, *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock of a key, whoever else uses the folder; False if it is taken and not `wait`."""
-    folder = root / _LOCKS
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / key, os.O_CREAT | os.O_RDWR)
+    handle = os.open(root / _LOCKS / key, os.O_CREAT | os.O_RDWR)
     try:
         yield _flock(handle, wait)
     finally:
@@ -250,6 +248,15 @@ def _flock(handle: int, wait: bool) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _open_root(root: Path) -> None:
+    """Make the folder of results ready."""
+    try:
+        (root / _LOCKS).mkdir(parents=True, exist_ok=True)
+        _sweep(root)
+    except OSError as error:
+        raise ConfigError(f"cannot write {root}: {error.strerror}") from None
 
 
 def _sweep(root: Path) -> None:

@@ -141,9 +141,9 @@ def test_shipped_profiles_and_the_choice_of_costs(tmp_path: Path) -> None:
 
 def test_refused_choices() -> None:
     with pytest.raises(
-        ConfigError, match=r"no profile for h100, llama-3.1-8b, tp=1; shipped: a100"
+        ConfigError, match=r"no profile for l40s, llama-3.1-8b, tp=1; shipped: a100"
     ):
-        build_cost("llama-3.1-8b", "h100", 1, "calibrated")
+        build_cost("llama-3.1-8b", "l40s", 1, "calibrated")
     with pytest.raises(ConfigError, match="expected auto, roofline, calibrated or a profile file"):
         build_cost("llama-3.1-8b", "a100-80g", 1, "exact")
     eight = next(name for name in SHIPPED if name.tp == 1)

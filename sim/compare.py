@@ -72,6 +72,11 @@ class Simulate:
             write_pages(written)
 
 
+def simulate_into(config: Config, folder: Path) -> None:
+    """Simulate into a new result folder: the runner `sim.compare:simulate_into` of studies."""
+    Simulate()(config, folder)
+
+
 def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: int = 0) -> int:
     """Run several configurations on one workload; returns the exit code.
 
@@ -94,7 +99,7 @@ def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: in
         for failure in result.failures:
             say(f"error: {failure}")
         if not result.failures:
-            shutil.rmtree(root / _STUDY)
+            _finish(root)
     return result.exit_code
 
 
@@ -291,6 +296,12 @@ def _copy_folder(source: Path, target: Path) -> None:
         shutil.copytree(source, staged)
     target.parent.mkdir(parents=True, exist_ok=True)
     staged.rename(target)
+
+
+def _finish(root: Path) -> None:
+    """Leave the results alone behind: from here on there is nothing to go on with."""
+    done = (root / _STUDY).rename(root / f"{_STUDY}-done")
+    shutil.rmtree(done)
 
 
 def _plain(name: str) -> str:

@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 
 .DEFAULT_GOAL := test
-.PHONY: run test test-slow bench lint clean
+.PHONY: run test test-slow bench lint browser clean
 
 ## Simulate the bundled trace; the result folder goes to runs/.
 run: $(STAMP)
@@ -19,7 +19,7 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	@$(BIN)/pytest -m slow --collect-only -qq > /dev/null 2>&1; \
 	if [ $$? -eq 5 ]; then echo "There are no slow tests."; \
-	else $(BIN)/pytest -m slow --durations=5; fi
+	else $(BIN)/pytest -m slow -rs --durations=5; fi
 
 ## Speed of the simulator.
 bench: $(STAMP)
@@ -30,6 +30,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+## Chromium for the slow tests of reports, with apt-get; where that cannot be, they skip.
+browser:
+	@.ci/browser
 
 ## Remove the environment, caches and builds; results in runs/ stay.
 clean:

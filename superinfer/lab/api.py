@@ -143,7 +143,6 @@ def plot_timeline(
         queue_panel(axes, next(iter(data.values())))
     else:
         load_lines(axes, data, column)
-        axes.set_ylabel(f"requests {column}")
     axes.legend(framealpha=0.85)
     return axes
 

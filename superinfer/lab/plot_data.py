@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class PlotData:
     def of_run(cls, run: Run) -> PlotData:
         """Read the tables of a stored run."""
         return cls(
-            name=run.name,
+            name=run_title(run.summary) or run.name,
             summary=run.summary,
             requests=read_columns(run.folder / REQUESTS),
             itl=read_columns(run.folder / ITL),
@@ -121,6 +122,14 @@ class PlotData:
         """Distribution of the times between tokens (ms) of a class's finished requests."""
         rows = self.itl["class"] == name
         return _curve(self.itl["gap_ms"][rows], self.itl["weight"][rows])
+
+
+def run_title(summary: Summary) -> str:
+    """What was run on what; empty where the summary does not say."""
+    what = (summary.get("run") or {}).get("run") or {}
+    if not (what.get("scheduler") and what.get("trace")):
+        return ""
+    return f"{what['scheduler']} on {PurePath(what['trace']).name}"
 
 
 def _curve(values: Floats, counts: np.ndarray[Any, Any]) -> Curve:

@@ -75,6 +75,11 @@ def per_cent(share: float | None) -> str:
     return "none" if share is None else f"{100 * share:.0f}" if share == 1 else f"{100 * share:.1f}"
 
 
+def _say_without(axes: Axes, at: int) -> None:
+    """Mark the place of a group that has no bars."""
+    axes.text(at, 0.01, "no targets", ha="center", va="bottom", fontsize="x-small", color=GREY)
+
+
 def cdf_panel(
     axes: Axes, title: str, curves: Mapping[str, Curve], targets: Mapping[str, float]
 ) -> None:
@@ -126,6 +131,7 @@ def attainment_bars(groups: Mapping[str, Summary]) -> dict[str, Bars]:
 def share_bars(axes: Axes, groups: Sequence[str], bars: Mapping[str, Bars]) -> None:
     """Groups of bars from 0 to 100 %, each with its number; the legend is the caller's."""
     width = 0.8 / max(1, len(bars))
+    empty = {i for i in range(len(groups)) if all(bar[0][i] is None for bar in bars.values())}
     for i, (name, (shares, colour, hatch)) in enumerate(bars.items()):
         at = np.arange(len(groups)) + (i - (len(bars) - 1) / 2) * width
         drawn = axes.bar(
@@ -137,8 +143,10 @@ def share_bars(axes: Axes, groups: Sequence[str], bars: Mapping[str, Bars]) -> N
             hatch=hatch,
             edgecolor="white",
         )
-        texts = [per_cent(share) for share in shares]
+        texts = ["" if j in empty else per_cent(share) for j, share in enumerate(shares)]
         axes.bar_label(drawn, texts, fontsize="x-small", padding=2)
+    for j in empty:
+        _say_without(axes, j)
     axes.set_xticks(range(len(groups)), [label(name, 16) for name in groups])
     axes.set_ylim(0, 1.08)
     axes.set_yticks(np.linspace(0, 1, 6))
@@ -165,16 +173,23 @@ def kv_panel(axes: Axes, data: PlotData) -> None:
     held = data.timeline["referenced_blocks"] * gib
     with_cache = held + data.timeline["cached_blocks"] * gib
     axes.fill_between(t, 0, held, color=BLUE, alpha=0.75, lw=0, label="in use")
-    axes.fill_between(
-        t, held, with_cache, facecolor=SKY, alpha=0.5, hatch="///", edgecolor="white", lw=0,
-        label="kept for reuse",
-    )  # fmt: skip
+    if data.timeline["cached_blocks"].any():
+        axes.fill_between(
+            t, held, with_cache, facecolor=SKY, alpha=0.5, hatch="///", edgecolor="white", lw=0,
+            label="kept for reuse",
+        )  # fmt: skip
     host = data.timeline["host_blocks"]
     if host.any():
-        axes.plot(t, host * gib, color=RED, ls="--", lw=1.3, label="host")
+        _outlined(axes, t, host * gib, "host")
     _capacity_lines(axes, [data])
     axes.set_ylabel("KV memory (GiB)")
     time_axis(axes, [data])
+
+
+def _outlined(axes: Axes, t: Floats, values: Floats, name: str) -> None:
+    """A line that stays visible on top of an area, also without colours."""
+    axes.plot(t, values, color="white", lw=3.0)
+    axes.plot(t, values, color=RED, lw=1.3, label=name)
 
 
 def load_lines(axes: Axes, runs: Mapping[str, PlotData], column: str) -> None:
@@ -187,7 +202,7 @@ def load_lines(axes: Axes, runs: Mapping[str, PlotData], column: str) -> None:
         axes.plot(data.timeline["t_s"], values, lw=1.3, label=label(name), **look)  # type: ignore[arg-type]
     if is_memory:
         _capacity_lines(axes, list(runs.values()))
-    axes.set_ylabel("KV memory (GiB)" if is_memory else "requests")
+    axes.set_ylabel("KV memory (GiB)" if is_memory else f"requests {column}")
     time_axis(axes, list(runs.values()))
 
 

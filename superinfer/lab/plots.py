@@ -89,14 +89,14 @@ def latency_curve(data: PlotData, name: str, key: str) -> Curve:
 def plot_slo_attainment(data: PlotData) -> Figure:
     """Share of submitted requests that met their targets: all of them, TTFT and TPOT, by class."""
     groups = attainment_groups(data)
-    width = max(8.0, 1.8 * len(groups))
-    figure = _figure(data.name, "SLO attainment", width=width, height=4.4)
+    without = groups["all"].get("slo_attainment") is None
+    width, height = max(8.0, 1.8 * len(groups)), 1.5 if without else 4.4
+    figure = _figure(data.name, "SLO attainment", width=width, height=height)
     axes = figure.subplots()
-    bars = attainment_bars(groups)
-    if groups["all"].get("slo_attainment") is None:
+    if without:
         say(axes, "no request has a service-level objective")
         return figure
-    share_bars(axes, list(groups), bars)
+    share_bars(axes, list(groups), attainment_bars(groups))
     _legend_below(figure, axes)
     return figure
 

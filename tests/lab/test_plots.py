@@ -24,7 +24,7 @@ from superinfer.lab.plots import (
     write_compare_plot,
     write_plots,
 )
-from superinfer.lab.results import write_run
+from superinfer.lab.results import load_run, write_run
 from superinfer.metrics import RunMetrics
 from superinfer.record import RunRecord
 from superinfer.request import DEFAULT_CLASS, SLO
@@ -94,6 +94,19 @@ def test_attainment_bars(usual: PlotData) -> None:
     assert len({bar.get_hatch() for bar in figure.axes[0].patches}) == 4
 
 
+def test_a_class_without_targets_is_marked_once() -> None:
+    jobs = [Job(0, 10, 2, 1, 2, group=name, slo=slo) for name, slo in (("a", SLO(1)), ("b", SLO()))]
+    shown = texts(plot_slo_attainment(data(build(jobs, []))))
+    assert shown.count("no targets") == 1
+    assert "none" not in shown
+
+
+def test_memory_that_nothing_is_kept_in_has_no_place_in_the_legend(usual: PlotData) -> None:
+    zero = np.zeros_like(usual.timeline["cached_blocks"])
+    bare = replace(usual, timeline={**usual.timeline, "cached_blocks": zero, "host_blocks": zero})
+    assert not {"kept for reuse", "host"} & set(texts(plot_queue_and_kv(bare)))
+
+
 def test_queue_and_memory(usual: PlotData) -> None:
     figure = plot_queue_and_kv(usual)
     shown = set(texts(figure))
@@ -153,6 +166,13 @@ def test_stored_and_unstored_runs_give_the_same_pictures(tmp_path: Path) -> None
         assert one.read_bytes().startswith(PNG)
         assert one.read_bytes() == other.read_bytes()
     assert sorted(p.suffix for p in (tmp_path / "new").iterdir()) == [".png"] * 3
+
+
+def test_a_stored_run_is_named_by_what_was_run(tmp_path: Path) -> None:
+    metrics = RunMetrics(build([Job(0, 9, 1, 1, 1)], []))
+    settings = {"run": {"run": {"trace": "a/day.jsonl", "scheduler": "fcfs"}}}
+    folder = write_run(tmp_path / "key", metrics, metrics.summary(settings), {})
+    assert PlotData.of_run(load_run(folder)).name == "fcfs on day.jsonl"
 
 
 def test_a_folder_without_tables_is_bad_input(tmp_path: Path) -> None:

@@ -100,8 +100,7 @@ def run_and_write(
     if options.plots:
         write_pages(written)
     if sink is not None:
-        timeline = written / TIMELINE_JSON
-        write_timeline(sink, timeline, record=metrics.record, copy_s=copy_seconds(config))
+        _write_timeline(sink, written / TIMELINE_JSON, metrics, config)
     return summary
 
 
@@ -184,6 +183,12 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:  # run from a checkout that is not installed
             versions[package] = "unknown"
     return versions
+
+
+def _write_timeline(sink: TimelineSink, path: Path, metrics: RunMetrics, config: Config) -> None:
+    write_timeline(sink, path, record=metrics.record, copy_s=copy_seconds(config))
+    if sink.left_out:
+        say(f"{path.name} shows the first {len(sink.shown):,} of {sink.submitted:,} requests")
 
 
 def _show(summary: Summary, as_json: bool) -> None:

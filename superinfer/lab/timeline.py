@@ -18,7 +18,7 @@ from superinfer.lab.results import replacing
 from superinfer.record import RunRecord
 
 TIMELINE_JSON = "timeline.json"
-MAX_REQUESTS = 1000
+MAX_REQUESTS = 2000
 """Requests shown unless a sink is told otherwise."""
 
 _ENDS = frozenset(("finish", "fail", "reject", "cancel", "unfinished"))
@@ -45,6 +45,11 @@ class TimelineSink:
         self.submitted = 0
         self._open: set[object] = set()
         self._over = False
+
+    @property
+    def left_out(self) -> int:
+        """Requests without a track."""
+        return self.submitted - len(self.shown)
 
     def __call__(self, event: Event) -> None:
         """Take in one event."""
@@ -74,9 +79,9 @@ def write_timeline(
 ) -> Path:
     """Write what `sink` collected as a trace, whole or not at all.
 
-    `record`, of the same run, adds classes and tenants and the KV blocks in use. `copy_s` gives the
-    seconds of copying so many blocks in direction `d2h` or `h2d`; without it, copies that a step
-    waited for are moments and part of that step.
+    `record`, of the same run, adds classes and tenants, the KV blocks in use and the bytes of
+    copies. `copy_s` gives the seconds of copying so many blocks in direction `d2h` or `h2d`;
+    without it, copies that a step waited for are moments and part of that step.
     """
     told = replay(
         sink.events,
@@ -87,7 +92,7 @@ def write_timeline(
     )
     other = {
         "requests_shown": len(sink.shown),
-        "requests_left_out": sink.submitted - len(sink.shown),
+        "requests_left_out": sink.left_out,
     }
     with replacing(path) as staged, staged.open("w", encoding="ascii", newline="\n") as file:
         file.write('{"displayTimeUnit":"ms","otherData":' + _json(other) + ',"traceEvents":[\n')
@@ -103,7 +108,7 @@ def trace_events(told: Replay, record: RunRecord | None = None) -> Iterator[Trac
     yield from _device(told)
     if told.copies:
         yield from _process(_LINKS, "links", 1)
-        yield from _links(told.copies)
+        yield from _links(told.copies, record.block_bytes if record else None)
     if record is not None:
         yield from _kv_blocks(record, told.end_s)
     owners = _owners(record)
@@ -158,15 +163,16 @@ def _step(step: Step) -> TraceEvent:
     return _slice(step.start_s, step.end_s, name, _DEVICE, _STEPS, args)
 
 
-def _links(copies: list[Copy]) -> Iterator[TraceEvent]:
+def _links(copies: list[Copy], block_bytes: int | None) -> Iterator[TraceEvent]:
     """Copies by direction; those that a step waits for apart from those in the background."""
+    size = {} if block_bytes is None else {"bytes": block_bytes}
     for (direction, background), tid in _LINK_TRACKS.items():
         mine = [c for c in copies if (c.direction, c.background) == (direction, background)]
         if mine:
             kind = "background" if background else "the step waits"
             yield from _track(_LINKS, tid, f"{_LINK_NAMES[direction]} ({kind})", tid)
         for copy in mine:
-            args = {"blocks": copy.blocks}
+            args = {name: copy.blocks * unit for name, unit in {"blocks": 1, **size}.items()}
             where = (copy.request_id, _LINKS, tid, args)
             if copy.end_s > copy.start_s:
                 yield _slice(copy.start_s, copy.end_s, *where)

@@ -334,7 +334,16 @@ def _conclude(study: Study, result: StudyResult, root: Path, options: RunOptions
 
         write_compare_plot(means, root / PICTURE)
         first = [(name, each[0].folder) for name, each in runs.items()]
-        write_compare_report(first, root / REPORT_HTML, found)
+        write_compare_report(first, root / REPORT_HTML, _reported(runs, found))
+
+
+def _reported(runs: Mapping[str, Sequence[Run]], found: list[Difference]) -> list[Difference]:
+    """The differences that a report shows; with several seeds also those of groups of requests."""
+    if all(len(each) == 1 for each in runs.values()):
+        return found
+    from superinfer.lab.report.values import compared_metrics
+
+    return differences(runs, compared_metrics(next(iter(runs.values()))[0].summary))
 
 
 def _entry(run: Run, root: Path) -> dict[str, Any]:

@@ -168,6 +168,23 @@ def test_a_report_is_written_whole_or_not_at_all(
     assert not list(usual.glob("*.tmp*"))
 
 
+def test_requests_that_latencies_leave_out_are_named(usual: Path, tmp_path: Path) -> None:
+    jobs = [Job(0, 9, 1, 1, 1), Job(0, 9, 0, finish_s=0, state="rejected")]
+    jobs += [Job(0, 9, 0, finish_s=0, state="failed")] * 2
+    words = Page(write_report(stored(tmp_path / "run", build(jobs, [])))).words
+    assert "3 of 4 requests did not finish (1 rejected, 2 failed)." in words
+    assert "did not finish (" not in Page(write_report(usual)).words
+
+
+def test_targets_are_explained_where_there_are_any(tmp_path: Path) -> None:
+    def words(slo: SLO) -> str:
+        run = build([Job(0, 9, 2, 1, 2, slo=slo)], [])
+        return Page(write_report(stored(tmp_path / f"{slo.ttft_s}", run))).words
+
+    assert "Dotted: targets." in words(SLO(ttft_s=2))
+    assert "Dotted" not in words(SLO())
+
+
 def test_a_measured_window_is_named_and_shaded(tmp_path: Path) -> None:
     record = build(HURT, STEPS, timeline=wave(20))
     page = Page(write_report(stored(tmp_path / "run", record, Window(0.5, 2.0))))
@@ -196,7 +213,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Path]]:
 
 def test_all_parts_of_a_comparison(arms: list[tuple[str, Path]], tmp_path: Path) -> None:
     page = Page(write_compare_report(arms, tmp_path / "deep" / "compare.html"))
-    assert {"metrics", "attainment", "latency", "classes", "load", "config"} <= set(page.ids)
+    assert {"metrics", "attainment", "latency", "classes", "load", "hurt", "config"} <= set(
+        page.ids
+    )
     assert page.tags.count("svg") == 3 + 3 * 3
     assert len(page.ids) == len(set(page.ids))
     assert "Trace: day.jsonl; 300 requests. Reference: base." in page.words
@@ -220,6 +239,32 @@ def test_intervals_stand_beside_their_differences(
     assert "means over 2 seeds" in words
     assert "preemptions 8 12 +50.00 % [+25.00, +75.00] worse" in words
     assert "(95 %, paired t)" in words
+
+
+def test_with_seeds_groups_are_means_and_the_rest_is_said_to_be_of_the_first(
+    arms: list[tuple[str, Path]], tmp_path: Path
+) -> None:
+    key = "classes.chat.slo_attainment"
+    given = [Compared(key, 0.125, 0.625, None, by_seed=(1.0, 2.0))]
+    words = Page(write_compare_report(arms, tmp_path / "c.html", given)).words.replace("\xa0", " ")
+    assert "300 requests with the first of 2 seeds." in words
+    assert words.count("Of the first of 2 seeds.") == 3
+    assert "62.5" in words  # the bar
+    assert "12.50 % \u221250.00 points worse" in words
+
+
+def test_who_fared_worse_than_in_the_reference(tmp_path: Path) -> None:
+    def run(name: str, *ttft_s: float) -> tuple[str, Path]:
+        jobs = [Job(0, 9, 1, s, s, slo=SLO(ttft_s=1.0), group="chat") for s in ttft_s]
+        jobs += [Job(0, 9, 0, finish_s=0, state="rejected", slo=SLO(ttft_s=1.0), group="chat")]
+        return name, stored(tmp_path / name, build(jobs, []))
+
+    arms = [run("base", 0.5, 3.0, 0.5), run("other", 2.0, 0.5, 8.0)]
+    words = Page(write_compare_report(arms, tmp_path / "c.html")).words.replace("\xa0", " ")
+    assert "base 4 2 1 \xd73.00 \xd73.00" in words
+    assert "other 4 3 1 \xd75.00 \xd78.00" in words
+    assert "other chat 4 0 1 2 1 Gained" in words
+    assert "TTFT 8,000 ms, target 1,000 ms met \xd78.00 8.00 0.500" in words
 
 
 def test_a_run_with_a_report_is_linked(small: list[tuple[str, Path]]) -> None:

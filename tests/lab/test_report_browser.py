@@ -73,7 +73,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 SECTIONS = {
     "run": {"metrics", "attainment", "latency", "load", "traffic", "tenants", "hurt", "config"},
-    "compare": {"metrics", "attainment", "latency", "classes", "tenants", "load", "config"},
+    "compare": {"metrics", "attainment", "latency", "classes", "tenants", "load", "hurt", "config"},
 }
 
 
@@ -81,9 +81,12 @@ SECTIONS = {
 def test_a_report_opens_at_once_and_asks_for_nothing(
     kind: str, browser: Browser, reports: dict[str, Path]
 ) -> None:
-    browser.load(reports[kind].as_uri())
-    loaded_ms = browser.evaluate(LOADED_MS)
-    assert 0 < loaded_ms < MOST_LOAD_MS
+    # The best of three: a busy machine slows some of them, a heavy page all.
+    loaded_ms = []
+    for _ in range(3):
+        browser.load(reports[kind].as_uri())
+        loaded_ms.append(browser.evaluate(LOADED_MS))
+    assert 0 < min(loaded_ms) < MOST_LOAD_MS
     assert reports[kind].stat().st_size < MOST_BYTES
     asked = [sent["request"]["url"] for sent in browser.named("Network.requestWillBeSent")]
     assert [url for url in asked if not url.startswith("data:")] == [reports[kind].as_uri()]
@@ -108,6 +111,19 @@ def test_all_parts_are_there_and_nothing_is_cut_off(
         assert picture["height"] > 120
         assert picture["paths"] > 5
         assert [text for text in picture["texts"] if text["cut"] > 2] == []
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_no_table_needs_scrolling_in_a_wide_window(
+    kind: str, browser: Browser, reports: dict[str, Path]
+) -> None:
+    browser.resize(1280, 800)
+    browser.load(reports[kind].as_uri())
+    scrolled = """
+    [...document.querySelectorAll('.scroll')].filter(s => s.scrollWidth > s.clientWidth + 1)
+      .map(s => s.getAttribute('aria-label'))
+    """
+    assert browser.evaluate(scrolled) == []
 
 
 def test_tables_do_not_push_text_over_each_other(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from superinfer.lab.plot_data import PlotData
@@ -79,24 +79,25 @@ def load(data: PlotData) -> list[Html]:
     return found
 
 
-def compared_attainment(runs: Runs, classes: Sequence[str]) -> Html:
-    """SLO attainment by class, a bar per run."""
+def compared_attainment(
+    runs: Sequence[str], classes: Sequence[str], share: Callable[[str, str], float | None]
+) -> Html:
+    """SLO attainment by class, a bar per run; `share` gives it by run and metric."""
     from superinfer.lab import plot_parts
 
-    groups = ["all", *classes] if len(classes) > 1 else ["all"]
+    groups = {"all": "slo_attainment"}
+    if len(classes) > 1:
+        groups |= {name: f"classes.{name}.slo_attainment" for name in classes}
     bars: dict[str, plot_parts.Bars] = {}
-    for i, (name, data) in enumerate(runs.items()):
-        known = {"all": data.summary, **(data.summary.get("classes") or {})}
-        shares = [known.get(group, {}).get("slo_attainment") for group in groups]
+    for i, name in enumerate(runs):
+        shares = [share(name, metric) for metric in groups.values()]
         bars[plot_parts.label(name, _MOST_NAME)] = (shares, *plot_parts.bar_look(i))
     drawn, axes = _panel((max(4.6, 0.5 * len(groups) * len(runs) + 1.5), 3.4))
-    plot_parts.share_bars(axes, groups, bars)
+    plot_parts.share_bars(axes, list(groups), bars)
     _legend(drawn, axes, columns=4)
-    shares = [
-        f"{n} {shown('attainment', d.summary.get('slo_attainment'))}" for n, d in runs.items()
-    ]
+    over_all = [f"{name} {shown('attainment', share(name, 'slo_attainment'))}" for name in runs]
     title = "SLO attainment by class and run"
-    about = f"Bars from 0 to 100 %. Over all classes: {', '.join(shares)}."
+    about = f"Bars from 0 to 100 %. Over all classes: {', '.join(over_all)}."
     return figure(inline_svg(drawn, "attainment", title, about), f"{title}.", wide=True)
 
 
@@ -169,8 +170,11 @@ def _line_legend(drawn: Figure, names: Sequence[str]) -> None:
 
 
 def _cdf_caption(data: PlotData, title: str, of: str, key: str) -> str:
-    target = "TPOT targets" if key == "itl" else "targets"
-    caption = f"{title}: {of} below a latency. Dotted: {target}."
+    from superinfer.lab import plots
+
+    caption = f"{title}: {of} below a latency."
+    if any(data.target_ms(name, plots.LATENCIES[key][2]) for name in data.classes()):
+        caption += f" Dotted: {'TPOT targets' if key == 'itl' else 'targets'}."
     if key == "itl" and data.window_s:
         caption += " Over the whole run, not the measured window alone."
     hidden = len(set(data.requests["class"].tolist())) - len(data.classes())

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from superinfer.errors import ConfigError
+from superinfer.lab.numbers import number
 from superinfer.lab.plot_data import MOST_CLASSES, PlotData
 from superinfer.lab.report import REPORT_HTML, charts
+from superinfer.lab.report.compare_hurt import compared_hurt_parts
 from superinfer.lab.report.html import Content, Html, contents, page, section, table, tag
 from superinfer.lab.report.run_page import Section, load_words, origin, trust_words
 from superinfer.lab.report.values import (
     COMPARE_ROWS,
+    GROUP_ROWS,
     NONE,
     Bounds,
     Compared,
@@ -28,16 +31,6 @@ Runs = Sequence[tuple[str, Run]]
 Known = Mapping[tuple[str, str], Compared]
 """Differences that were given, by run and metric."""
 
-_GROUP_ROWS = {
-    "submitted": "requests",
-    "slo_attainment": "SLO attainment",
-    "median_ttft_ms": "TTFT median (ms)",
-    "p99_ttft_ms": "TTFT p99 (ms)",
-    "p99_tpot_ms": "TPOT p99 (ms)",
-    "p99_itl_ms": "ITL p99 (ms)",
-    "p99_e2el_ms": "E2E p99 (ms)",
-    "preemptions": "preemptions",
-}
 _COUNTED = ("submitted",)
 """Neither better nor worse."""
 
@@ -51,7 +44,7 @@ def compare_page(runs: Runs, path: Path, differences: Iterable[Compared]) -> str
     links = contents([(name, title) for name, title, _ in sections])
     title = "Comparison: " + ", ".join(data)
     body = [section(name, heading, *parts) for name, heading, parts in sections]
-    return page(title, _headline(runs, data, path), links, tag("main", *body))
+    return page(title, _headline(runs, data, path, known), links, tag("main", *body))
 
 
 def _check(runs: Runs, known: Known) -> None:
@@ -70,15 +63,18 @@ def _check(runs: Runs, known: Known) -> None:
 def _sections(runs: Runs, data: Mapping[str, PlotData], known: Known) -> Iterator[Section]:
     classes = _classes(data)
     yield "metrics", "Metrics", _metrics(data, known)
-    yield "attainment", "SLO attainment", _attainment(data, classes)
-    yield "latency", "Latency by class", _latency(data, classes)
+    first = _first_seed_note(known)
+    yield "attainment", "SLO attainment", _attainment(data, classes, known)
+    yield "latency", "Latency by class", [*first, *_latency(data, classes)]
     yield "classes", "Classes", _groups(data, "classes", known)
     yield "tenants", "Tenants", _groups(data, "tenants", known)
-    yield "load", "Queue and KV memory", _load(data)
+    yield "load", "Queue and KV memory", [*first, *_load(data)]
+    hurt = compared_hurt_parts(data)
+    yield "hurt", "Who was hurt most", [*first, *hurt] if hurt else []
     yield "config", "Settings that differ", _settings(runs)
 
 
-def _headline(runs: Runs, data: Mapping[str, PlotData], path: Path) -> Html:
+def _headline(runs: Runs, data: Mapping[str, PlotData], path: Path, known: Known) -> Html:
     names = list(data)
     head = ("run", "scheduler", "model", "device", "load", "origin", "step times")
     rows = []
@@ -92,7 +88,7 @@ def _headline(runs: Runs, data: Mapping[str, PlotData], path: Path) -> Html:
     return tag(
         "header",
         tag("h1", "Comparison of runs"),
-        tag("p", *_trace_words(runs, data), f" Reference: {names[0]}."),
+        tag("p", *_trace_words(runs, data, _seeds(known)), f" Reference: {names[0]}."),
         table("Runs", head, rows, words=len(head)),
     )
 
@@ -106,12 +102,13 @@ def _link(name: str, run: Run, path: Path) -> Content:
     return tag("a", name, href=Path(where).as_posix())
 
 
-def _trace_words(runs: Runs, data: Mapping[str, PlotData]) -> Iterator[Content]:
+def _trace_words(runs: Runs, data: Mapping[str, PlotData], seeds: int) -> Iterator[Content]:
     """Which trace, and a warning where the runs cannot be of the same one."""
     traces = {str((((r.summary.get("run") or {}).get("run")) or {}).get("trace")) for _, r in runs}
     counts = {int(found.requests["arrival_s"].size) for found in data.values()}
     submitted = " or ".join(f"{count:,}" for count in sorted(counts))
-    yield f"Trace: {', '.join(sorted(traces))}; {submitted} requests."
+    yield f"Trace: {', '.join(sorted(traces))}; {submitted} requests"
+    yield f" with the first of {seeds} seeds." if seeds > 1 else "."
     if len(traces) > 1 or len(counts) > 1:
         yield " "
         yield tag("strong", "The runs are not of the same trace: differences mean little.")
@@ -141,10 +138,23 @@ def _metrics_note(known: Known) -> str:
             f" In brackets the confidence interval of the difference ({'; '.join(methods)}); "
             "unclear: it holds zero, so the difference may be chance."
         )
-    seeds = max((len(found.by_seed) for found in known.values()), default=0)
-    if seeds > 1:
-        note += f" Values with an interval are means over {seeds} seeds; the rest is one run each."
+    if _seeds(known) > 1:
+        note += (
+            f" Values are means over {_seeds(known)} seeds; those of which no difference over "
+            "seeds was given are of the first."
+        )
     return note
+
+
+def _seeds(known: Known) -> int:
+    return max((len(found.by_seed) for found in known.values()), default=0)
+
+
+def _first_seed_note(known: Known) -> list[Content]:
+    """A word on what one run stands for, where there are several seeds."""
+    if _seeds(known) < 2:
+        return []
+    return [tag("p", f"Of the first of {_seeds(known)} seeds.", class_="note")]
 
 
 def _cells(key: str, metric: str, groups: Mapping[str, Summary], known: Known) -> list[Content]:
@@ -173,10 +183,21 @@ def _classes(data: Mapping[str, PlotData]) -> list[str]:
     return next(iter(data.values())).classes()[:MOST_CLASSES]
 
 
-def _attainment(data: Mapping[str, PlotData], classes: Sequence[str]) -> list[Content]:
+def _attainment(
+    data: Mapping[str, PlotData], classes: Sequence[str], known: Known
+) -> list[Content]:
     if all(found.summary.get("slo_attainment") is None for found in data.values()):
         return [tag("p", "No request has a service-level objective.")]
-    return [charts.compared_attainment(data, classes)]
+    reference = next(iter(data))
+    means: dict[tuple[str, str], float | None] = {}
+    for (run, metric), found in known.items():
+        means |= {(run, metric): found.value, (reference, metric): found.reference_value}
+
+    def share(run: str, metric: str) -> float | None:
+        plain = number(data[run].summary, metric)
+        return means.get((run, metric), plain)
+
+    return [charts.compared_attainment(list(data), classes, share)]
 
 
 def _latency(data: Mapping[str, PlotData], classes: Sequence[str]) -> list[Content]:
@@ -198,10 +219,10 @@ def _groups(data: Mapping[str, PlotData], kind: str, known: Known) -> list[Conte
     rows: list[list[Content]] = []
     for name in names:
         groups = {run: (f.summary.get(kind) or {}).get(name) or {} for run, f in data.items()}
-        columns = [_cells(key, f"{kind}.{name}.{key}", groups, known) for key in _GROUP_ROWS]
+        columns = [_cells(key, f"{kind}.{name}.{key}", groups, known) for key in GROUP_ROWS]
         rows += [[name, run, *cells] for run, *cells in zip(data, *columns, strict=True)]
     one = {"classes": "class", "tenants": "tenant"}[kind]
-    return [table(f"Metrics by {one} and run", (one, "run", *_GROUP_ROWS.values()), rows, words=2)]
+    return [table(f"Metrics by {one} and run", (one, "run", *GROUP_ROWS.values()), rows, words=2)]
 
 
 def _load(data: Mapping[str, PlotData]) -> list[Content]:

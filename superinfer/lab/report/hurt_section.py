@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 
 from superinfer.lab.plot_data import PlotData
 from superinfer.lab.report.html import Content, Html, table, tag
 from superinfer.lab.report.hurt import Hurt, Miss, longest_stalls, who_was_hurt
-from superinfer.lab.report.values import number, unbroken
+from superinfer.lab.report.values import NONE, number, unbroken
 
 _MOST_MISSES, _MOST_STALLS, _MOST_GROUPS = 20, 10, 30
 _KIND_NAMES = {
@@ -60,16 +61,22 @@ def _misses_table(data: PlotData, misses: Sequence[Miss]) -> Html:
     head = ("request", "class", "tenant", "target missed", "missed by", *_FATE_HEAD)
     rows = []
     for miss in misses:
-        factor = f"\N{MULTIPLICATION SIGN}{number(miss.factor)}"
-        rows.append((*_who(data, miss.row), _missed(miss), factor, *_fate(data, miss.row)))
+        missed = (missed_words(miss), times_words(miss.factor))
+        rows.append((*_who(data, miss.row), *missed, *_fate(data, miss.row)))
     caption = "Finished requests that missed a target by the largest factor"
     return table(caption, head, rows, words=4)
 
 
-def _missed(miss: Miss) -> str:
+def missed_words(miss: Miss) -> str:
+    """What was measured, and what was wanted."""
     unit = "" if miss.kind == "min_tokens_per_s" else " ms"
     measured = unbroken(f"{_KIND_NAMES[miss.kind]} {number(miss.measured)}{unit}")
     return f"{measured}, {unbroken(f'target {number(miss.target)}{unit}')}"
+
+
+def times_words(factor: float) -> str:
+    """A factor as it is written in tables."""
+    return f"\N{MULTIPLICATION SIGN}{number(factor)}"
 
 
 def _misses_note(hurt: Hurt) -> str:
@@ -118,7 +125,7 @@ def _groups_table(hurt: Hurt) -> Html:
             number(group.with_slo),
             number(group.missed),
             number(100 * group.missed / group.with_slo),
-            number(group.median_factor),
+            NONE if isnan(group.median_factor) else times_words(group.median_factor),
             number(group.queue_missed_s),
             number(group.queue_met_s),
             number(group.preempted),

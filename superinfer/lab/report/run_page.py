@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import PurePath
 from typing import Any
 
-from superinfer.lab.plot_data import PlotData, Summary
+from superinfer.lab.plot_data import PlotData, Summary, run_title
 from superinfer.lab.report import charts
 from superinfer.lab.report.html import (
     Content,
@@ -50,7 +49,7 @@ def run_page(run: Run) -> str:
     data = PlotData.of_run(run)
     sections = [found for found in _sections(run, data) if found[2]]
     links = contents([(name, title) for name, title, _ in sections])
-    title = f"{run_title(run)}: report"
+    title = f"{_title(run)}: report"
     body = [section(name, title, *parts) for name, title, parts in sections]
     return page(title, headline(run), links, tag("main", *body))
 
@@ -91,18 +90,15 @@ def headline(run: Run) -> Html:
     ]
     return tag(
         "header",
-        tag("h1", run_title(run)),
+        tag("h1", _title(run)),
         tag("p", origin(settings), " Step times: ", trust_words(run.summary), "."),
         tag("dl", *items, class_="facts"),
     )
 
 
-def run_title(run: Run) -> str:
+def _title(run: Run) -> str:
     """What was run on what; not the folder, which may be moved or belong to a study."""
-    what = (run.summary.get("run") or {}).get("run") or {}
-    if not (what.get("scheduler") and what.get("trace")):
-        return "Run"
-    return f"{what['scheduler']} on {PurePath(what['trace']).name}"
+    return run_title(run.summary) or "Run"
 
 
 def origin(settings: Mapping[str, Any]) -> Html:
@@ -161,7 +157,19 @@ def _metrics(summary: Summary) -> list[Content]:
     if counters:
         rows = [(name, number(value)) for name, value in counters.items()]
         tables.append(table("Counters of the policies", ("counter", "value"), rows))
-    return [tag("dl", *cards, class_="cards"), tag("div", *tables, class_="columns")]
+    ended = tag("p", _ended_words(summary)) if _ended_words(summary) else None
+    return [tag("dl", *cards, class_="cards"), ended, tag("div", *tables, class_="columns")]
+
+
+def _ended_words(summary: Summary) -> str:
+    """How many requests the latencies leave out; empty for none."""
+    kinds = ("rejected", "failed", "cancelled", "unfinished")
+    found = {kind: summary.get(kind) or 0 for kind in kinds}
+    if not any(found.values()):
+        return ""
+    counts = ", ".join(f"{number(n)} {kind}" for kind, n in found.items() if n)
+    of = f"{number(sum(found.values()))} of {number(summary.get('submitted'))} requests"
+    return f"{of} did not finish ({counts}). Latencies are those of the others."
 
 
 def _attainment(data: PlotData) -> list[Content]:
@@ -269,7 +277,7 @@ def _tenants(summary: Summary) -> list[Content]:
         (name, *(shown(key, group.get(key)) for key in columns))
         for name, group in _groups(summary, "tenants")
     ]
-    return [table("Tenants", ("tenant", *columns.values()), rows)]
+    return [table("Metrics by tenant", ("tenant", *columns.values()), rows)]
 
 
 def _groups(summary: Summary, kind: str) -> list[tuple[str, Summary]]:
@@ -293,7 +301,8 @@ def _trust(summary: Summary) -> list[Content]:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         written = shown(key, value) if is_number else NONE if value is None else str(value)
         rows.append((key.replace("_", " "), written))
-    return [table("Origin of the step times", ("", ""), rows, words=2)] if rows else []
+    head = ("what", "where from")
+    return [table("Origin of the step times", head, rows, words=2)] if rows else []
 
 
 def _config(run: Run) -> list[Content]:

@@ -144,6 +144,17 @@ COMPARE_ROWS: Mapping[str, str] = {
     "failed": "failed",
     "unfinished": "unfinished",
 }
+GROUP_ROWS: Mapping[str, str] = {
+    "submitted": "requests",
+    "slo_attainment": "SLO attainment",
+    "median_ttft_ms": "TTFT median (ms)",
+    "p99_ttft_ms": "TTFT p99 (ms)",
+    "p99_tpot_ms": "TPOT p99 (ms)",
+    "p99_itl_ms": "ITL p99 (ms)",
+    "p99_e2el_ms": "E2E p99 (ms)",
+    "preemptions": "preemptions",
+}
+"""Of each class and tenant."""
 LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
 STATISTICS = {
     "mean": "mean",
@@ -164,6 +175,14 @@ _SHARES = ("attainment", "tax", "rate", "share", "error")
 _GIB = 2**30
 _SAME = 0.05
 """Differences, in per cent or points, that would print as 0.0 count as none."""
+
+
+def compared_metrics(summary: Summary) -> list[str]:
+    """Every metric that the report of a comparison shows, as `differences` takes them."""
+    groups = [
+        f"{kind}.{name}." for kind in ("classes", "tenants") for name in summary.get(kind) or {}
+    ]
+    return [*COMPARE_ROWS, *(group + key for group in groups for key in GROUP_ROWS)]
 
 
 def shown(key: str, value: float | None) -> str:
@@ -227,7 +246,8 @@ def change(
         return None
     factor, unit = _relative_unit(key, base)
     amount = factor * (value - base)
-    if interval is None and abs(amount) < _SAME:
+    ends = (interval.low, interval.high) if interval else ()
+    if max(abs(amount), *(abs(factor * end) for end in ends), 0.0) < _SAME:
         return Change("same", "same")
     verdict = "better" if (amount > 0) == higher_is_better(key) else "worse"
     if interval is None:

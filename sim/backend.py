@@ -10,6 +10,7 @@ from simpy.events import URGENT
 
 from sim.environment import ExactEnvironment
 from sim.oracle import Oracle
+from superinfer.costs import Coverage
 from superinfer.engine import Engine
 from superinfer.plan import Outcome, Plan, Transfer
 from superinfer.sequence import Sequence
@@ -29,6 +30,8 @@ class SimBackend:
         self.engine = engine
         self.oracle = oracle
         self.cost = engine.cost
+        self.coverage = Coverage(engine.cost.limits)
+        """What the steps that were run have to do with what was measured."""
         self.lag = engine.config.lag
         self.interrupted = False
         """Set by anything that the scheduler should hear of at the next step boundary."""
@@ -47,6 +50,7 @@ class SimBackend:
     def run(self, plan: Plan, now: float, limit: int) -> Wait:
         """A plan's steps until `limit` of them are done, a finish, an interruption or `until`."""
         ends: list[float] = []
+        start_s = now
         if not plan.has_step:
             yield self.env.at(now)
             return Outcome(now)
@@ -59,6 +63,7 @@ class SimBackend:
                 yield self.env.at(now)
             if plan.done_steps + len(ends) >= limit or self.interrupted or now >= plan.until:
                 break
+        self._book(plan, start_s, ends)
         return Outcome(now, ends, self._finished(plan, plan.done_steps + len(ends)))
 
     # -- inside ---------------------------------------------------------------------------------
@@ -90,6 +95,12 @@ class SimBackend:
                 if now >= horizon:
                     return now
         return now
+
+    def _book(self, plan: Plan, start_s: float, ends: list[float]) -> None:
+        done, decodes = plan.done_steps, plan.decodes
+        chunks = plan.chunks_at(done) if plan.chunks else ()
+        context = plan.context_tokens + done * decodes
+        self.coverage.book(chunks, decodes, context, start_s, ends)
 
     def _finished(self, plan: Plan, steps: int) -> list[Sequence]:
         finished = self.oracle.finished_by(plan.first_step + steps) if plan.decodes else []

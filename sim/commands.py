@@ -19,6 +19,7 @@ from superinfer.lab.config import Config
 from superinfer.lab.gates import check_gates, parse_gate
 from superinfer.lab.results import default_folder, summary_json, write_run
 from superinfer.lab.timeline import TIMELINE_JSON, TimelineSink, write_timeline
+from superinfer.lab.trust import range_warning
 from superinfer.metrics import RunMetrics, Window
 from traces.cli import print_out, print_table
 from traces.workload import Workload
@@ -194,7 +195,9 @@ def _write_timeline(sink: TimelineSink, path: Path, metrics: RunMetrics, config:
 def _show(summary: Summary, as_json: bool) -> None:
     if as_json:
         print_out(summary_json(summary))
-        return
-    from superinfer.lab.tables import summary_table
+    else:
+        from superinfer.lab.tables import summary_table
 
-    print_table(summary_table(summary))
+        print_table(summary_table(summary))
+    if warning := range_warning(summary["trust"]):
+        say(f"warning: {warning}")

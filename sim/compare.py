@@ -32,6 +32,7 @@ from superinfer.lab.numbers import mean_summary
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import SUMMARY, Run, replacing, summary_json, write_run
 from superinfer.lab.study import WALL_CLOCK, Study, StudyResult, run_study
+from superinfer.lab.trust import range_warning
 from traces.cli import print_out, print_table
 
 WORKLOAD_KEYS = (
@@ -96,6 +97,7 @@ def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: in
             result = run_study(study, report)
         _place(result, study.seeds, root)
         _conclude(study, result, root, options)
+        _warn_of_ranges(result)
         for failure in result.failures:
             say(f"error: {failure}")
         if not result.failures:
@@ -344,6 +346,16 @@ def _reported(runs: Mapping[str, Sequence[Run]], found: list[Difference]) -> lis
     from superinfer.lab.report.values import compared_metrics
 
     return differences(runs, compared_metrics(next(iter(runs.values()))[0].summary))
+
+
+def _warn_of_ranges(result: StudyResult) -> None:
+    """For every arm, name the run that spent most of its time outside the measured range."""
+    for name in result.folders:
+        runs = result.runs(name)
+        worst = max(runs, key=lambda run: float(run.summary["trust"]["extrapolated_share"]))
+        if warning := range_warning(worst.summary["trust"]):
+            seed = f", seed {worst.config['run']['seed']}" if len(runs) > 1 else ""
+            say(f"warning: arm {name}{seed}: {warning}")
 
 
 def _entry(run: Run, root: Path) -> dict[str, Any]:

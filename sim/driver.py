@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from simpy import Event
 from simpy.events import URGENT
@@ -14,6 +14,7 @@ from sim.backend import SimBackend
 from sim.environment import ExactEnvironment
 from sim.load import OPEN_LOOP, ClosedLoad, LoadModel, send_at
 from sim.oracle import Oracle
+from superinfer.costs import Coverage
 from superinfer.engine import Engine
 from superinfer.errors import StuckError
 from superinfer.plan import Plan
@@ -136,17 +137,25 @@ def arrivals(
         submit(request, request.arrival_s)
 
 
+class Simulated(NamedTuple):
+    """What a run leaves behind beside the engine's record."""
+
+    coverage: Coverage
+    closed: ClosedLoad | None
+    """What is left of a load that is not open."""
+
+
 def simulate(
     engine: Engine,
     requests: Sequence[Request],
     oracle: Oracle,
     load: LoadModel = OPEN_LOOP,
     stop_s: float = inf,
-) -> ClosedLoad | None:
+) -> Simulated:
     """Run a workload on one replica to its end, or to the first step that ends at `stop_s`.
 
-    Returns what is left of a load that is not open. Raises StuckError if requests are left for
-    ever, ConfigError if the load model does not fit the requests.
+    Raises StuckError if requests are left for ever, ConfigError if the load model does not fit the
+    requests.
     """
     start_s = requests[0].arrival_s if requests else 0.0
     env = ExactEnvironment(min(0.0, start_s))
@@ -166,7 +175,7 @@ def simulate(
         raise StuckError(
             f"{len(engine.live)} requests can never run (first: {waiting.request.request_id})"
         )
-    return closed
+    return Simulated(replica.backend.coverage, closed)
 
 
 def _stop_at(env: ExactEnvironment, replica: Replica, stop_s: float) -> None:

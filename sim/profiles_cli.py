@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -106,6 +107,11 @@ def _check_output(path: Path) -> None:
     """Refuse what could not be written, before the work."""
     if path.is_dir():
         raise InputError("expected a file to write, found a folder", file=str(path))
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        TemporaryFile(dir=parent).close()
+    except OSError as error:
+        raise InputError(f"cannot write: {error.strerror}", file=str(path)) from None
 
 
 @contextmanager

@@ -45,6 +45,7 @@ class SimResult:
     scheduler_s: float
     """Of `wall_s`, what the scheduler's `plan` took."""
     trust: dict[str, Any]
+    """Where the step times come from, and how far the run left what was measured."""
     engine: EngineConfig
     load: dict[str, Any]
     """How the workload was sent, and what was left of it."""
@@ -62,11 +63,12 @@ def run_simulation(config: Config, workload: Workload, sink: Sink | None = None)
     load, stop_s = load_model(config.run), config.run.duration_s or math.inf
     started = time.perf_counter()
     with _no_collection():
-        closed = simulate(engine, workload.requests, oracle, load, stop_s)
+        coverage, closed = simulate(engine, workload.requests, oracle, load, stop_s)
     wall_s = time.perf_counter() - started
     record = engine.recorder.build(engine)
     sent = _load_summary(load, config.run, closed.left if closed else {})
-    return SimResult(record, wall_s, scheduler.plan_s, cost.trust, engine.config, sent)
+    trust = cost.trust(coverage)
+    return SimResult(record, wall_s, scheduler.plan_s, trust, engine.config, sent)
 
 
 def build_engine(config: Config, sink: Sink | None = None) -> tuple[Engine, StepCost]:

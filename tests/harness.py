@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from superinfer.costs.base import Chunk, SliceLine
+from superinfer.costs.coverage import NO_LIMITS, Limits
 from superinfer.draft import Draft
 from superinfer.engine import Engine, EngineConfig
 from superinfer.memory.lru import LruMemory
@@ -30,6 +31,7 @@ class FakeCost:
     copy: float = 0.0
     per_byte: float = 0.0
     kv_bytes_per_token: int = 1
+    limits: Limits = NO_LIMITS
 
     def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
         tokens = sum(chunk.tokens for chunk in chunks)
@@ -52,6 +54,16 @@ class IdleScheduler(FcfsScheduler):
 
     def plan(self, draft: Draft, now: float) -> None:
         """Nothing."""
+
+
+@dataclass(slots=True)
+class CuriousScheduler(FcfsScheduler):
+    """Asks what steps far outside any range would take, and does as its parent does."""
+
+    def plan(self, draft: Draft, now: float) -> None:
+        """Ask, then plan."""
+        draft._engine.cost.step_s([Chunk(1_000_000, 0)], 4, 10_000_000)
+        FcfsScheduler.plan(self, draft, now)
 
 
 def request(

@@ -41,6 +41,9 @@ Limit = Annotated[
     int | None, typer.Option("--limit", metavar="N", min=1, help="Keep the first N requests.")
 ]
 
+_WIDEST = 100_000
+"""Characters; more than any table has."""
+
 
 @app.command()
 def stats(
@@ -142,7 +145,8 @@ def print_table(table: RenderableType) -> None:
 
     console = Console()
     if not console.is_terminal:
-        console.width = max(console.width, console.measure(table).maximum)
+        console.width = _WIDEST  # measuring gives no more than the console's own width
+        console.width = console.measure(table).maximum
     with console.capture() as captured:
         console.print(table)
     print_out(captured.get().removesuffix("\n"))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from superinfer.costs.base import Chunk, CostModel, PrefillWork, SliceLine
 from superinfer.costs.calibrated import CalibratedCost
 from superinfer.costs.capacity import activation_reserve_bytes, kv_capacity_blocks
+from superinfer.costs.coverage import Coverage, Limits
 from superinfer.costs.devices import DEVICES, DeviceSpec, load_device
 from superinfer.costs.profile import HostCost, Profile, load_profile, write_profile
 from superinfer.costs.roofline import RooflineCost
@@ -22,8 +23,10 @@ __all__ = [
     "CalibratedCost",
     "Chunk",
     "CostModel",
+    "Coverage",
     "DeviceSpec",
     "HostCost",
+    "Limits",
     "ModelShape",
     "PrefillWork",
     "Profile",

@@ -6,7 +6,10 @@ The simulator advances time with it, and schedulers use the same object to predi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from superinfer.costs.coverage import Limits
 
 
 class Chunk(NamedTuple):
@@ -51,6 +54,11 @@ class CostModel(Protocol):
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of 16-bit KV cache per token on one GPU (its tensor-parallel share)."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """Where measuring ended; past it the answers are extrapolated."""
         ...
 
     def step_s(self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int) -> float:

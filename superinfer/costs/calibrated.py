@@ -11,14 +11,25 @@ Named smooth models of a profile:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Protocol
 
 from superinfer.costs.base import PrefillWork
+from superinfer.costs.coverage import (
+    CHUNK_CONTEXT,
+    CHUNK_TOKENS,
+    CONTEXT,
+    KEYS,
+    MEAN_CONTEXT,
+    OUTPUT_ROWS,
+    SEQUENCES,
+    STEP_TOKENS,
+    Limits,
+)
 from superinfer.costs.profile import HostCost, Kernel, Profile
 from superinfer.costs.shapes import ModelShape, canonical_name
-from superinfer.costs.step import StepCost, steps_within
+from superinfer.costs.step import Origin, StepCost, steps_within
 from superinfer.costs.tables import Curve, Grid, linear, total
 from superinfer.errors import ConfigError
 
@@ -44,6 +55,7 @@ _PER_LAYER_OPTIONAL = (
     "moe_route",
     "moe_gemm",
 )
+_PER_ROW = ("gemm_lm_head", "sample")
 
 
 class CalibratedCost(StepCost):
@@ -59,23 +71,20 @@ class CalibratedCost(StepCost):
         self._tokens_curve = total(self._fixed_parts())
         self._rows_curve = total(self._row_parts())
         self._decode = _grid(profile.kernels["attention_decode_16"])
-        self._decode_end = self._measured_to("attention_decode_16", "total_context_tokens")
-        self._keys_end = self._measured_to("attention_prefill", "keys")
-        self._tokens_end = profile.kernels["gemm_qkv"].axes.get("tokens", (inf,))[-1]
         self._prefill = _prefill(profile.kernels["attention_prefill"], shape.layers)
+        self.limits = Limits.of(self._ends())
 
     @property
-    def trust(self) -> dict[str, object]:
-        """Profile, sources, shares of questions inside and outside its range, fit error."""
-        errors = [entry.get("heldout_mape") or 0.0 for entry in self.profile.fit.values()]
-        return {
-            "profile": f"{self.profile.device}_{self.profile.model}_tp{self.profile.tp}",
-            "source": "; ".join(self.profile.sources),
-            "measured_share": 1.0 - self.extrapolated_share,
-            "extrapolated_share": self.extrapolated_share,
-            "family_error": max(errors, default=None),
-            "host_overhead_origin": self.host.origin,
-        }
+    def origin(self) -> Origin:
+        """The profile, its sources and its worst held-out error."""
+        profile = self.profile
+        errors = [entry.get("heldout_mape") or 0.0 for entry in profile.fit.values()]
+        return Origin(
+            f"{profile.device}_{profile.model}_tp{profile.tp}",
+            "; ".join(profile.sources),
+            measured=True,
+            family_error=max(errors, default=None),
+        )
 
     def _fixed_s(self, tokens: int) -> float:
         return self._tokens_curve.at(tokens)
@@ -83,10 +92,8 @@ class CalibratedCost(StepCost):
     def _rows_s(self, rows: int) -> float:
         return self._rows_curve.at(rows)
 
-    def _decode_curve(self, decodes: int) -> tuple[Curve, float]:
-        curve = self._decode.row(decodes).scaled(decodes, self.shape.layers)
-        measured = decodes <= self._decode.rows[-1]
-        return curve, min(curve.axis[-1], self._decode_end) if measured else 0.0
+    def _decode_curve(self, decodes: int) -> Curve:
+        return self._decode.row(decodes).scaled(decodes, self.shape.layers)
 
     def _prefill_s(self, chunks: Sequence[PrefillWork]) -> float:
         return self._prefill.seconds(chunks)
@@ -106,24 +113,52 @@ class CalibratedCost(StepCost):
             parts.append(embed)
         reduce = self._kernel("all_reduce")
         if self.tp > 1 and reduce:
-            row_bytes = self.shape.hidden * self.shape.dtype_bytes
             # Two per layer (after attention and MLP) and one for the split embedding.
-            parts.append(reduce.scaled(1.0 / row_bytes, 2 * layers + 1))
+            parts.append(reduce.scaled(1.0 / self._token_bytes, 2 * layers + 1))
         return parts
 
     def _row_parts(self) -> list[Curve]:
-        names = ("gemm_lm_head", "sample")
-        parts = [curve for name in names if (curve := self._kernel(name))]
+        parts = [curve for name in _PER_ROW if (curve := self._kernel(name))]
         reduce = self._kernel("all_reduce")
         if self.tp > 1 and reduce:
-            # A ring gather of the split logits moves half the bytes of an all-reduce.
-            row_bytes = self.shape.vocab * self.shape.dtype_bytes / 2
-            parts.append(reduce.scaled(1.0 / row_bytes, 1.0))
+            parts.append(reduce.scaled(1.0 / self._logit_bytes, 1.0))
         return parts
 
-    def _measured_to(self, kernel: str, bound: str) -> float:
-        bounds = self.profile.range.get(kernel, {}).get(bound)
-        return float(bounds[1]) if bounds else inf
+    @property
+    def _token_bytes(self) -> float:
+        """What an all-reduce sums up per token."""
+        return self.shape.hidden * self.shape.dtype_bytes
+
+    @property
+    def _logit_bytes(self) -> float:
+        """A ring gather of one row of split logits moves half the bytes of an all-reduce."""
+        return self.shape.vocab * self.shape.dtype_bytes / 2
+
+    def _ends(self) -> Iterator[tuple[str, str, float]]:
+        """Quantity, kernel and the largest value measured, of everything that a step reads."""
+        for name in (*_PER_LAYER, *_PER_LAYER_OPTIONAL, "embed"):
+            yield STEP_TOKENS, name, self._end(name, "tokens")
+        yield OUTPUT_ROWS, "gemm_lm_head", self._end("gemm_lm_head", "tokens")
+        yield OUTPUT_ROWS, "sample", self._end("sample", "sequences")
+        if self.tp > 1:
+            reduced = self._end("all_reduce", "bytes")
+            yield STEP_TOKENS, "all_reduce", reduced // self._token_bytes
+            yield OUTPUT_ROWS, "all_reduce", reduced // self._logit_bytes
+        decode, prefill = "attention_decode_16", "attention_prefill"
+        yield SEQUENCES, decode, self._end(decode, "sequences")
+        yield CONTEXT, decode, self._end(decode, "total_context_tokens")
+        yield MEAN_CONTEXT, decode, self._end(decode, "context_tokens")
+        yield KEYS, prefill, self._end(prefill, "keys")
+        yield CHUNK_TOKENS, prefill, self._end(prefill, "chunk_tokens")
+        yield CHUNK_CONTEXT, prefill, self._end(prefill, "context_tokens")
+
+    def _end(self, kernel: str, axis: str) -> float:
+        """Where measuring ended: as stated under `range`, else the end of the table."""
+        found = self.profile.kernels.get(kernel)
+        stated = self.profile.range.get(kernel, {}).get(axis)
+        if found is None or not (stated or axis in found.axes):
+            return inf
+        return float(stated[1]) if stated else found.axes[axis][-1]
 
 
 def _check(profile: Profile, shape: ModelShape) -> None:

@@ -6,7 +6,7 @@ A profile is for one device, model and tensor-parallel degree. Everything is in 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -113,11 +113,7 @@ def parse_profile(data: object, file: str = "") -> Profile:
         links={name: _link(links.child(name)) for name in links.data if links.get(name)},
         host=_host(top.child("host")),
         dtype=top.text("dtype"),
-        **{
-            name: top.child(name).data
-            for name in ("memory", "quality", "fit", "range")
-            if name in top.data
-        },
+        **{name: check(top.child(name)) for name, check in _SECTIONS.items() if name in top.data},
         sources=list(top.get("sources") or ()),
         versions=dict(top.get("versions") or {}),
         made_s=float(top.get("made_s") or 0.0),
@@ -283,6 +279,32 @@ def _table(reader: _Reader, lengths: list[int]) -> tuple[Any, ...]:
         if len(row) != lengths[1]:
             inner.fail(str(index), f"expected {lengths[1]} numbers")
     return table
+
+
+def _fit(reader: _Reader) -> dict[str, Any]:
+    for name in reader.data:
+        entry = reader.child(name)
+        for key, value in entry.data.items():
+            if value is not None and not _is_number(value, 0.0):
+                entry.fail(key, "expected a number >= 0 or null")
+    return reader.data
+
+
+def _range(reader: _Reader) -> dict[str, Any]:
+    for name in reader.data:
+        bounds = reader.child(name)
+        for axis in bounds.data:
+            if len(_increasing(bounds, axis)) != 2:
+                bounds.fail(axis, "expected [first, last]")
+    return reader.data
+
+
+_SECTIONS: Mapping[str, Callable[[_Reader], dict[str, Any]]] = {
+    "memory": lambda reader: reader.data,
+    "quality": lambda reader: reader.data,
+    "fit": _fit,
+    "range": _range,
+}
 
 
 def _link(reader: _Reader) -> Link:

@@ -16,7 +16,7 @@ from superinfer.costs.base import PrefillWork
 from superinfer.costs.devices import DeviceSpec
 from superinfer.costs.profile import HostCost
 from superinfer.costs.shapes import ModelShape
-from superinfer.costs.step import DEFAULT_HOST, StepCost, steps_within
+from superinfer.costs.step import DEFAULT_HOST, Origin, StepCost, steps_within
 from superinfer.costs.tables import Curve, linear
 
 
@@ -42,16 +42,10 @@ class RooflineCost(StepCost):
         self._key_s = self._kv_bytes / device.memory_bytes_per_s
 
     @property
-    def trust(self) -> dict[str, object]:
-        """Nominal figures only: nothing measured, nothing extrapolated."""
-        return {
-            "profile": f"roofline:{self.device.name}",
-            "source": "nominal specifications (optimistic)",
-            "measured_share": 0.0,
-            "extrapolated_share": 0.0,
-            "family_error": None,
-            "host_overhead_origin": self.host.origin,
-        }
+    def origin(self) -> Origin:
+        """Nominal figures only: nothing measured, so nothing extrapolated either."""
+        source = "nominal specifications (optimistic)"
+        return Origin(f"roofline:{self.device.name}", source, measured=False, family_error=None)
 
     def _fixed_s(self, tokens: int) -> float:
         hidden = self.shape.hidden
@@ -69,8 +63,8 @@ class RooflineCost(StepCost):
     def _rows_s(self, rows: int) -> float:
         return self._gemm_s(rows, self.shape.vocab / self.tp, self.shape.hidden)
 
-    def _decode_curve(self, decodes: int) -> tuple[Curve, float]:
-        return linear(0.0, max(self._pair_s, self._key_s)), inf
+    def _decode_curve(self, decodes: int) -> Curve:
+        return linear(0.0, max(self._pair_s, self._key_s))
 
     def _prefill_s(self, chunks: Sequence[PrefillWork]) -> float:
         return max(self._prefill_bounds(chunks))

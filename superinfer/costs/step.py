@@ -18,6 +18,7 @@ from math import ceil, inf
 from typing import NamedTuple
 
 from superinfer.costs.base import PrefillWork, SliceLine
+from superinfer.costs.coverage import NO_LIMITS, Coverage, Limits
 from superinfer.costs.devices import Link
 from superinfer.costs.profile import HostCost
 from superinfer.costs.shapes import ModelShape
@@ -37,16 +38,28 @@ class _Lines(NamedTuple):
     """Where the pieces end; the last one has no end and is not listed."""
     lines: list[tuple[float, float]]
     """Intercept and slope of each piece."""
-    measured_to: float
     alone_s: float
     """Everything else of a step of these decodes alone."""
+
+
+class Origin(NamedTuple):
+    """Where the step times of a cost model come from."""
+
+    profile: str
+    source: str
+    measured: bool
+    family_error: float | None
+    """Mean error of the worst kernel on held-out measurements, as a share."""
 
 
 class StepCost(ABC):
     """A cost model out of four parts; subclasses supply the parts, this one the caching.
 
-    The caches and the two counters behind `trust` change with use; answers do not.
+    The caches change with use; answers do not.
     """
+
+    limits: Limits = NO_LIMITS
+    """Where measuring ended."""
 
     def __init__(self, shape: ModelShape, tp: int, links: dict[str, Link], host: HostCost) -> None:
         shape.require_tp(tp)
@@ -56,7 +69,6 @@ class StepCost(ABC):
         self._fixed_cache: dict[int, float] = {}
         self._rows_cache: dict[int, float] = {}
         self._lines_cache: dict[int, _Lines] = {}
-        self._asked = self._outside = 0
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -64,14 +76,22 @@ class StepCost(ABC):
         return self._kv_bytes
 
     @property
-    def extrapolated_share(self) -> float:
-        """Share of the questions so far that lay outside what the model was fitted on."""
-        return self._outside / self._asked if self._asked else 0.0
-
-    @property
     @abstractmethod
-    def trust(self) -> dict[str, object]:
-        """Where the figures come from and how far the questions so far stayed inside them."""
+    def origin(self) -> Origin:
+        """Where the figures come from."""
+
+    def trust(self, coverage: Coverage) -> dict[str, object]:
+        """The `trust` block of a run: origin and fit error, and how far its steps went."""
+        origin, outside = self.origin, coverage.extrapolated_share
+        return {
+            "profile": origin.profile,
+            "source": origin.source,
+            "measured_share": 1.0 - outside if origin.measured else 0.0,
+            "extrapolated_share": outside,
+            "left_range": coverage.left_range,
+            "family_error": origin.family_error,
+            "host_overhead_origin": self.host.origin,
+        }
 
     def step_s(self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int) -> float:
         """Device seconds of one step; 0 for an empty one."""
@@ -111,11 +131,6 @@ class StepCost(ABC):
             raise ConfigError(f"unknown direction {direction!r}; known: {', '.join(self._links)}")
         return pieces * link.setup_s + nbytes / link.bytes_per_s
 
-    _tokens_end: float = inf
-    """Step tokens past which the fixed part is extrapolated."""
-    _keys_end: float = inf
-    """Chunk plus earlier context past which prefill attention is extrapolated."""
-
     @abstractmethod
     def _fixed_s(self, tokens: int) -> float:
         """Seconds of the kernels that see all tokens of a step."""
@@ -125,8 +140,8 @@ class StepCost(ABC):
         """Seconds of the kernels that see one row per answer."""
 
     @abstractmethod
-    def _decode_curve(self, decodes: int) -> tuple[Curve, float]:
-        """Decode attention over total context tokens, and the context where measuring ends."""
+    def _decode_curve(self, decodes: int) -> Curve:
+        """Seconds of decode attention over total context tokens."""
 
     @abstractmethod
     def _prefill_s(self, chunks: Sequence[PrefillWork]) -> float:
@@ -140,9 +155,6 @@ class StepCost(ABC):
 
     def _decode_line(self, decodes: int, context_tokens: int) -> SliceLine:
         found = self._lines_cache.get(decodes) or self._lines(decodes)
-        self._asked += 1
-        if context_tokens > found.measured_to:
-            self._outside += 1
         piece = bisect_right(found.ends, context_tokens)
         base_s, slope_s = found.lines[piece]
         first_s = found.alone_s + base_s + slope_s * context_tokens
@@ -150,11 +162,9 @@ class StepCost(ABC):
         return SliceLine(first_s, slope_s * decodes, steps)
 
     def _mixed_s(self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int) -> float:
-        tokens, keys_end, outside = decodes, self._keys_end, False
+        tokens = decodes
         for chunk in chunks:
             tokens += chunk.tokens
-            if chunk.tokens + chunk.context_tokens > keys_end:
-                outside = True
         rows = decodes + len(chunks)
         fixed = self._fixed_cache.get(tokens) or self._fixed(tokens)
         seconds = fixed + (self._rows_cache.get(rows) or self._row(rows)) + self._prefill_s(chunks)
@@ -162,10 +172,6 @@ class StepCost(ABC):
             found = self._lines_cache.get(decodes) or self._lines(decodes)
             base, slope = found.lines[bisect_right(found.ends, context_tokens)]
             seconds += base + slope * context_tokens
-            outside = outside or context_tokens > found.measured_to
-        self._asked += 1
-        if outside or tokens > self._tokens_end:
-            self._outside += 1
         return seconds
 
     def _fixed(self, tokens: int) -> float:
@@ -177,12 +183,10 @@ class StepCost(ABC):
         return seconds
 
     def _lines(self, decodes: int) -> _Lines:
-        curve, measured_to = self._decode_curve(decodes)
-        pieces = curve.segments()
+        pieces = self._decode_curve(decodes).segments()
         found = self._lines_cache[decodes] = _Lines(
             [end for end, _, _ in pieces[:-1]],
             [(base, slope) for _, base, slope in pieces],
-            measured_to if decodes <= self._tokens_end else 0.0,
             self._fixed(decodes) + self._row(decodes),
         )
         return found

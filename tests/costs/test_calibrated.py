@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from superinfer.costs import (
     CalibratedCost,
     Chunk,
+    Coverage,
     HostCost,
     RooflineCost,
     StepCost,
@@ -106,23 +107,29 @@ def test_monotone(
     assert cost.step_s([Chunk(tokens, prior), Chunk(more, 0)], decodes, context) >= mixed - slack
 
 
-def test_trust_counts_questions_outside_the_range() -> None:
+def test_trust_says_where_the_times_come_from() -> None:
     cost = build_cost("llama-3.1-8b", "a100-80g", 1)
-    cost.step_s((), 8, 8000)
-    cost.step_s([Chunk(512, 0)], 8, 8000)
-    assert cost.trust["extrapolated_share"] == 0.0
-    cost.step_s((), 8, 10_000_000)
-    cost.step_s([Chunk(512, 100_000)], 8, 8000)
-    assert cost.trust["extrapolated_share"] == cost.trust["measured_share"] == 0.5
-    assert cost.trust["profile"] == "a100-80g_llama-3.1-8b_tp1"
-    error = cost.trust["family_error"]
+    coverage = Coverage(cost.limits)
+    coverage.book((), 8, 8000, 0.0, [3.0])
+    coverage.book([Chunk(512, 100_000)], 8, 8000, 3.0, [4.0])
+    trust = cost.trust(coverage)
+    assert (trust["measured_share"], trust["extrapolated_share"]) == (0.75, 0.25)
+    assert trust["profile"] == "a100-80g_llama-3.1-8b_tp1"
+    error = trust["family_error"]
     assert isinstance(error, float) and 0.0 < error < 0.15
+
+
+def test_questions_are_not_steps() -> None:
+    cost = build_cost("llama-3.1-8b", "a100-80g", 1)
+    cost.step_s((), 8, 10_000_000)
+    cost.slice_line([Chunk(512, 100_000)], 8, 8000)
+    assert cost.trust(Coverage(cost.limits))["extrapolated_share"] == 0.0
 
 
 def test_host_is_replaceable_and_transfers_have_setup() -> None:
     cost = build_cost("llama-3.1-8b", "a100-80g", 1, host=HostCost(0.001, 0.0, "published"))
     assert cost.host_s(50) == 0.001
-    assert cost.trust["host_overhead_origin"] == "published"
+    assert cost.trust(Coverage())["host_overhead_origin"] == "published"
     assert shipped("llama-3.1-8b", 1).host_s(100) == pytest.approx(0.006)
     assert cost.transfer_s(25_000_000, 10, "h2d") == pytest.approx(0.0011)
     with pytest.raises(ConfigError, match="unknown direction 'up'; known: h2d, d2h"):
@@ -151,6 +158,17 @@ def test_refused_choices() -> None:
         build_cost("llama-3.1-8b", "a100-80g", 2, str(eight.path))
     with pytest.raises(ConfigError, match=r"is for llama-3.1-8b, not for gpt2"):
         build_cost("gpt2", "a100-80g", 1, str(eight.path))
+
+
+def test_a_prefill_table_ends_where_its_axes_do() -> None:
+    axes = {"chunk_tokens": (1.0, 3.0), "context_tokens": (0.0, 10.0)}
+    limits = CalibratedCost(tiny(Kernel(axes, ((1.0, 2.0), (2.0, 4.0)))), GPT2).limits
+    assert {limit.what: limit.end for limit in limits.entries} == {
+        "decode sequences": 3.0,
+        "mean decode context tokens": 11.0,
+        "tokens of a prefill chunk": 3.0,
+        "context tokens before a prefill chunk": 10.0,
+    }
 
 
 def test_missing_kernels_are_named() -> None:

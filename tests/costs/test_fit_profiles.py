@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -352,13 +355,46 @@ def public_measurements(data_dir: Path) -> Path:
 @pytest.mark.parametrize(
     "target", fit_profiles.TARGETS, ids=lambda target: "-".join(map(str, target))
 )
-def test_shipped_profiles_are_what_the_data_gives_byte_for_byte(
+def test_shipped_profiles_are_what_the_data_gives(
     public_measurements: Path, target: tuple[str, str, int], tmp_path: Path
 ) -> None:
+    """Equal but for a few last digits that differ by one.
+
+    Times are written with four digits and errors with four decimals. CPUs sum in different orders,
+    so a value half-way between two such numbers may go either way.
+    """
     device, model, tp = target
     name = fit_profiles.file_name(*target)
     save_profile(build_profile(public_measurements, device, load_shape(model), tp), tmp_path / name)
-    assert (tmp_path / name).read_bytes() == (fit_profiles.OUT / name).read_bytes()
+    rebuilt, shipped = (
+        json.loads((folder / name).read_text()) for folder in (tmp_path, fit_profiles.OUT)
+    )
+    changed = list(changed_numbers(rebuilt, shipped))
+    for place, one, other in changed:
+        digit = 1e-4 if place.startswith(".fit") else 10.0 ** (math.floor(math.log10(other)) - 3)
+        assert abs(one - other) < 1.01 * digit, place
+    assert len(changed) <= MOST_CHANGED, changed
+
+
+MOST_CHANGED = 5
+"""Of the 1,329 to 4,163 fractions in a profile."""
+
+
+def changed_numbers(one: Any, other: Any, place: str = "") -> Iterator[tuple[str, float, float]]:
+    """Fractions that differ, and where; all else of two decoded JSON values has to be equal."""
+    assert type(one) is type(other), place
+    if isinstance(one, dict):
+        assert list(one) == list(other), place
+        for key in one:
+            yield from changed_numbers(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), place
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            yield from changed_numbers(*pair, f"{place}[{number}]")
+    elif not isinstance(one, float) or ".axes." in place:
+        assert one == other, place
+    elif one != other:
+        yield place, one, other
 
 
 def test_the_script_ships_what_the_package_lists() -> None:

@@ -45,7 +45,7 @@ def prefill_s(cost: StepCost, tokens: int) -> float:
 def test_a_run_finds_the_profile_by_itself(device: str, model: str, tp: int) -> None:
     cost = build_cost(model, device, tp)
     assert isinstance(cost, CalibratedCost)
-    assert cost.trust["profile"] == f"{device}_{model}_tp{tp}"
+    assert cost.origin.profile == f"{device}_{model}_tp{tp}"
 
 
 @each

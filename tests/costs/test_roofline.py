@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from superinfer.costs import Chunk, HostCost, RooflineCost, build_cost, load_device, load_shape
+from superinfer.costs import (
+    Chunk,
+    Coverage,
+    HostCost,
+    RooflineCost,
+    build_cost,
+    load_device,
+    load_shape,
+)
 
 COST = build_cost("llama-3.1-8b", "a100-80g", costs="roofline")
 BANDWIDTH, FLOPS = 2.039e12, 312e12
@@ -52,9 +60,12 @@ def test_encoder_decoder_and_learned_positions_run() -> None:
 
 
 def test_trust_says_nominal() -> None:
-    trust = COST.trust
+    coverage = Coverage(COST.limits)
+    coverage.book([Chunk(10**6, 0)], 10**6, 10**9, 0.0, [1.0])
+    trust = COST.trust(coverage)
     assert trust["profile"] == "roofline:a100-80g"
     assert trust["measured_share"] == trust["extrapolated_share"] == 0.0
+    assert (trust["left_range"], trust["family_error"]) == ([], None)
     assert trust["host_overhead_origin"] == "assumed"
 
 

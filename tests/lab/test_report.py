@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -49,7 +51,7 @@ def test_all_parts_of_a_run(usual: Path, report: Path) -> None:
     assert page.tags.count("svg") == page.tags.count("figure") == 6
     assert page.tags.count("table") == page.tags.count("caption")
     assert "vllm on day.jsonl simulated" in page.words
-    headline = "simulated Step times: a100_m-8b; 8.00 % mean error of its worst kernel; 25.00 %"
+    headline = "simulated Step times: a100_m-8b; 8.00 % mean error of its worst kernel; 25 %"
     assert headline in page.words.replace("\u00a0", " ")
     for word in ("day.jsonl", "vllm", "m-8b", "a100, tensor parallel 2", "9.9.9", "assumed"):
         assert word in page.words
@@ -144,6 +146,25 @@ def test_a_summary_that_says_little_is_enough(usual: Path, tmp_path: Path) -> No
     (bare / "summary.json").write_text("{}")
     words = Page(write_report(bare)).words
     assert "Run unknown origin Step times: of unknown origin" in words
+
+
+def test_a_page_says_what_was_extrapolated_and_how_far(usual: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(usual, folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["trust"]["left_range"] = [
+        {"what": "decode sequences", "limit": 2048, "largest": 3000, "share": 0.25},
+        {"what": "step tokens", "limit": 4096, "largest": 4097, "share": 0.00002},
+    ]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    words = Page(write_report(folder)).words
+    assert "25 % of the step time extrapolated" in words
+    table = words[words.index("Outside the measured range") :]
+    head = "measured up to run went to share of the step time"
+    rows = "decode sequences 2,048 3,000 25 % step tokens 4,096 4,097 < 0.01 %"
+    assert f"{head} {rows}" in table
+    assert "left range" not in words
+    assert "Outside the measured range" not in Page(write_report(usual)).words
 
 
 def test_a_folder_without_tables_is_bad_input(tmp_path: Path) -> None:

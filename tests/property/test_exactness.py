@@ -15,8 +15,17 @@ from hypothesis import strategies as st
 from sim.driver import simulate
 from sim.oracle import Oracle
 from superinfer.batch import DecodeBatch
-from superinfer.costs import build_cost
+from superinfer.costs import Chunk, Coverage, Limits, build_cost
+from superinfer.costs.coverage import (
+    CONTEXT,
+    KEYS,
+    MEAN_CONTEXT,
+    SEQUENCES,
+    STEP_TOKENS,
+    Limit,
+)
 from superinfer.engine import Engine
+from superinfer.lab.replay import replay
 from superinfer.memory.lru import LruMemory
 from superinfer.metrics.columns import RequestView
 from superinfer.plan import Plan
@@ -100,7 +109,21 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
 }
 
 FAKE = FakeCost(
-    step=1.0, per_chunk_token=2**-6, per_context_token=2**-8, host=0.25, copy=0.5, per_byte=2**-4
+    step=1.0,
+    per_chunk_token=2**-6,
+    per_context_token=2**-8,
+    host=0.25,
+    copy=0.5,
+    per_byte=2**-4,
+    limits=Limits(
+        (
+            Limit(STEP_TOKENS, 14),
+            Limit(SEQUENCES, 3),
+            Limit(CONTEXT, 88),
+            Limit(MEAN_CONTEXT, 38),
+            Limit(KEYS, 25),
+        )
+    ),
 )
 ALL_ARMS = pytest.mark.parametrize("arm", ARMS)
 BOTH_LAGS = pytest.mark.parametrize("lag", [0, 1])
@@ -212,6 +235,7 @@ class Run:
 
     events: list[Any] = field(default_factory=list)
     record: RunRecord = field(init=False)
+    coverage: Coverage = field(init=False)
 
 
 def play(
@@ -221,7 +245,8 @@ def play(
     engine = build(sink=run.events.append, **options)
     if change is not None:
         change(engine)
-    simulate(engine, prompts(jobs, scale_s), Oracle([job.output for job in jobs]))
+    oracle = Oracle([job.output for job in jobs])
+    run.coverage = simulate(engine, prompts(jobs, scale_s), oracle).coverage
     run.record = engine.recorder.build(engine)
     return run
 
@@ -325,10 +350,20 @@ def assert_same_events(one: list[Any], other: list[Any]) -> None:
     assert evicted(one) == evicted(other)
 
 
+def assert_same_coverage(one: Coverage, other: Coverage) -> None:
+    assert close([one.total_s, one.outside_s], [other.total_s, other.outside_s])
+    left = [{row["what"]: row for row in coverage.left_range} for coverage in (one, other)]
+    assert left[0].keys() == left[1].keys()
+    for what, row in left[0].items():
+        assert row["largest"] == left[1][what]["largest"], what
+        assert close(row["share"], left[1][what]["share"]), what
+
+
 def assert_exact(jobs: list[Job], change: Callable[[Engine], None], **options: Any) -> None:
     fast, slow = play(jobs, None, **options), play(jobs, change, **options)
     assert_same_events(fast.events, slow.events)
     assert_same_records(fast.record, slow.record)
+    assert_same_coverage(fast.coverage, slow.coverage)
     assert_whole(fast.record)
 
 
@@ -390,3 +425,17 @@ def test_workload_is_hard() -> None:
     assert run.record.table.preemptions.sum() > 3
     assert run.record.steps > 2 * run.record.plans
     assert evicted(run.events)[-1] > 10
+    assert 0.1 < run.coverage.extrapolated_share < 0.9
+    assert len(run.coverage.left_range) == len(FAKE.limits.entries)
+
+
+def test_copies_that_a_step_waits_for_are_not_booked() -> None:
+    jobs = [Job(0.25 * (i % 3), 10 + i % 7, 30 + i % 5, i % 3, 0, False) for i in range(12)]
+    run = play(jobs, None, arm="fcfs-swap", lag=0, prefix=False, scale_s=1.0)
+    assert run.record.table.h2d_bytes.sum() > 0
+    seconds = [
+        FAKE.host
+        + FAKE.step_s([Chunk(n, c) for _, n, c in step.chunks], step.decodes, step.context_tokens)
+        for step in replay(run.events, ()).steps
+    ]
+    assert close(run.coverage.total_s, sum(seconds))

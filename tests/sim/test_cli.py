@@ -44,7 +44,7 @@ QUANTILES = [
     for metric in ("ttft", "tpot", "itl", "e2el")
 ]
 TRUST = """
-profile source measured_share extrapolated_share family_error
+profile source measured_share extrapolated_share left_range family_error
 host_overhead_origin
 """
 COLUMNS = """

@@ -62,7 +62,7 @@ def play(
 
     engine.plan = plan  # type: ignore[method-assign]
     oracle = Oracle([outputs + request.index % 3 for request in requests])
-    closed = simulate(engine, requests, oracle, load, stop_s)
+    _, closed = simulate(engine, requests, oracle, load, stop_s)
     return events, engine.recorder.build(engine), closed
 
 

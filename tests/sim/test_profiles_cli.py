@@ -57,6 +57,18 @@ def test_list_prints_a_table() -> None:
     assert "held out" in lines[-3]
 
 
+def test_a_piped_table_is_neither_cut_nor_folded() -> None:
+    rows = [line.split("  ")[0].strip() for line in run("list").stdout.splitlines()]
+    assert len([device for device in rows if device in ("a100-80g", "h100", "h200")]) == 9
+    lines = run("show", "a100-80g_llama-3.1-70b_tp8").stdout.splitlines()
+    (decode,) = (line for line in lines if line.strip().startswith("attention_decode_16"))
+    assert "context_tokens 2-131,072, total_context_tokens 1-1,048,576" in decode
+    end = next(i for i, line in enumerate(lines) if line.strip().startswith("sample "))
+    start = next(i for i, line in enumerate(lines) if line.strip().startswith("gemm_qkv"))
+    kernels = load_profile("superinfer/costs/profiles/a100-80g_llama-3.1-70b_tp8.json").kernels
+    assert end - start + 1 == len(kernels)
+
+
 # -- show -----------------------------------------------------------------------------------------
 
 
@@ -104,9 +116,19 @@ def test_show_takes_a_profile_of_an_unknown_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"fit": {"norm": 3}}, "fit.norm: expected an object of numbers"),
-        ({"fit": {"norm": {"points": "many"}}}, "fit.norm: expected an object of numbers"),
-        ({"range": {"norm": {"tokens": 5}}}, "range.norm: expected an object of [first, last]"),
+        ({"fit": {"norm": 3}}, "fit.norm: expected an object, found 3"),
+        (
+            {"fit": {"norm": {"points": "many"}}},
+            "fit.norm.points: expected a number >= 0 or null, found many",
+        ),
+        (
+            {"range": {"norm": {"tokens": 5}}},
+            "range.norm.tokens: expected a list of numbers, found 5",
+        ),
+        (
+            {"range": {"norm": {"tokens": [1, 2, 3]}}},
+            "range.norm.tokens: expected [first, last], found [1, 2, 3]",
+        ),
         ({"tp": 0}, "tp: expected a number >= 1, found 0"),
     ],
 )
@@ -194,6 +216,14 @@ def test_build_refuses_a_folder_as_output(folder: Path, model: Path, tmp_path: P
     result = run("build", folder, "--model", model, "-o", tmp_path)
     assert result.exit_code == 2
     assert "expected a file to write, found a folder" in result.stderr
+
+
+def test_build_refuses_what_it_cannot_write_before_the_work(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "p.json"
+    result = run("build", tmp_path / "no data", "--model", model, "-o", out)
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {out}: cannot write: Not a directory\n"
 
 
 def test_the_commands_load_no_heavy_library() -> None:

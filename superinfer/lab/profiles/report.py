@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from superinfer.costs import build_cost, list_profiles, load_profile
 from superinfer.costs.base import Chunk
 from superinfer.costs.profile import Kernel, Profile, profile_json
-from superinfer.errors import ConfigError, InputError
+from superinfer.errors import ConfigError
 from superinfer.lab.config import did_you_mean
 
 if TYPE_CHECKING:
@@ -44,28 +44,7 @@ def find_profile(name_or_path: str) -> Profile:
             f"no profile {name_or_path!r}: neither a file nor a shipped profile"
             f"{did_you_mean(name_or_path, shipped)}; shipped: {', '.join(shipped)}"
         )
-    profile = load_profile(path)
-    _check_sections(profile)
-    return profile
-
-
-def _check_sections(profile: Profile) -> None:
-    """The sections that a run does not read, and that reading the file therefore leaves alone."""
-    for name, entry in profile.fit.items():
-        if not isinstance(entry, dict) or not all(map(_is_number_or_null, entry.values())):
-            raise InputError(
-                "expected an object of numbers", file=profile.path, field=f"fit.{name}"
-            )
-    for name, bounds in profile.range.items():
-        pairs = bounds.values() if isinstance(bounds, dict) else [None]
-        if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-            raise InputError(
-                "expected an object of [first, last]", file=profile.path, field=f"range.{name}"
-            )
-
-
-def _is_number_or_null(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return load_profile(path)
 
 
 def summary(profile: Profile) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from superinfer.lab.report.values import (
     targets,
 )
 from superinfer.lab.results import CONFIG, Run
+from superinfer.lab.trust import left_rows, percent
 
 _KEY_FIGURES = {
     "slo_attainment": "SLO attainment",
@@ -134,7 +135,7 @@ def trust_words(summary: Summary) -> str:
     if trust.get("family_error") is not None:
         words.append(f"{shown('error', trust['family_error'])} mean error of its worst kernel")
     if trust.get("extrapolated_share") is not None:
-        words.append(f"{shown('share', trust['extrapolated_share'])} extrapolated")
+        words.append(f"{percent(trust['extrapolated_share'])} of the step time extrapolated")
     words.append(f"host overhead {trust.get('host_overhead_origin') or 'of unknown origin'}")
     return "; ".join(words)
 
@@ -298,11 +299,16 @@ def _trust(summary: Summary) -> list[Content]:
     trust = summary.get("trust") or {}
     rows = []
     for key, value in trust.items():
+        if key == "left_range":
+            continue
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         written = shown(key, value) if is_number else NONE if value is None else str(value)
         rows.append((key.replace("_", " "), written))
     head = ("what", "where from")
-    return [table("Origin of the step times", head, rows, words=2)] if rows else []
+    origin = [table("Origin of the step times", head, rows, words=2)] if rows else []
+    head = ("what", "measured up to", "run went to", "share of the step time")
+    left = left_rows(trust)
+    return [*origin, *([table("Outside the measured range", head, left)] if left else [])]
 
 
 def _config(run: Run) -> list[Content]:

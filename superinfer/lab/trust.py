@@ -1,0 +1,38 @@
+"""The `trust` block of a summary in words: how far a run left what its profile was measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Trust = Mapping[str, Any]
+
+
+def range_warning(trust: Trust) -> str:
+    """One line on what a run left, up to where it was measured and how far the run went.
+
+    Empty for a run that stayed inside.
+    """
+    rows = left_rows(trust)
+    if not rows:
+        return ""
+    several = len(rows) > 1
+    parts = (
+        f"{what} measured up to {limit}, went to {largest}" + (f" ({share})" if several else "")
+        for what, limit, largest, share in rows
+    )
+    outside = percent(trust["extrapolated_share"])
+    return f"{outside} of the step time is extrapolated from {trust['profile']}: {'; '.join(parts)}"
+
+
+def left_rows(trust: Trust) -> list[tuple[str, str, str, str]]:
+    """Quantity, where measuring ended, how far the run went, and the share of the step time."""
+    return [
+        (left["what"], f"{left['limit']:,.0f}", f"{left['largest']:,.0f}", percent(left["share"]))
+        for left in trust.get("left_range") or ()
+    ]
+
+
+def percent(share: float) -> str:
+    """A share in per cent; never 0 for one that is not."""
+    return "< 0.01 %" if 0 < share < 1e-4 else f"{100 * share:.3g} %"

@@ -306,9 +306,9 @@ def _trust(summary: Summary) -> list[Content]:
         rows.append((key.replace("_", " "), written))
     head = ("what", "where from")
     origin = [table("Origin of the step times", head, rows, words=2)] if rows else []
-    head = ("what", "measured up to", "run went to", "share of the step time")
+    ranges = ("what", "measured up to", "run went to", "share of the step time")
     left = left_rows(trust)
-    return [*origin, *([table("Outside the measured range", head, left)] if left else [])]
+    return [*origin, *([table("Outside the measured range", ranges, left)] if left else [])]
 
 
 def _config(run: Run) -> list[Content]:

@@ -108,7 +108,7 @@ def copy_seconds(config: Config) -> Callable[[int, str], float]:
 
 def load_model(run: RunConfig) -> LoadModel:
     """How the configuration wants the workload to be sent."""
-    return LoadModel(run.concurrency, run.sessions == "closed", run.backlog)
+    return LoadModel(run.concurrency, run.sessions == "closed", run.backlog, run.in_flight)
 
 
 def _load_summary(load: LoadModel, run: RunConfig, left: dict[str, int]) -> dict[str, Any]:
@@ -118,6 +118,7 @@ def _load_summary(load: LoadModel, run: RunConfig, left: dict[str, int]) -> dict
         "concurrency": load.concurrency,
         "sessions": run.sessions,
         "backlog": dict(load.backlog),
+        "in_flight": dict(load.in_flight),
         "backlog_left": left,
         "duration_s": run.duration_s or None,
         "window_s": list(run.window_s) or None,

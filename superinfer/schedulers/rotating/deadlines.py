@@ -20,6 +20,9 @@ from math import inf
 from superinfer.request import Request
 from superinfer.sequence import Sequence
 
+TURNS = 3
+"""Requests without a latest start: who has begun, who was relegated, the rest."""
+
 
 @dataclass(slots=True, eq=False)
 class Job:
@@ -65,14 +68,15 @@ class Job:
 
     @property
     def turn(self) -> int:
-        """Among requests without a latest start: who has begun, who was relegated, the rest."""
+        """Which of the `TURNS` it belongs to, from 0."""
         return 0 if self.seq.output_tokens else 1 if self.relegated else 2
 
     @property
     def order(self) -> tuple[float, ...]:
         """Place among requests that want to start or go on with a prefill; lowest first."""
         request = self.seq.request
-        return (self.level, self.start_by_s, request.arrival_s, request.index)
+        turn = self.turn if self.start_by_s == inf else 0
+        return (self.level, self.start_by_s, turn, request.arrival_s, request.index)
 
 
 def job_of(seq: Sequence, expected_tokens: int) -> Job:

@@ -53,6 +53,8 @@ class RotatingScheduler:
     """Token budget of a step when no stream's pace bounds it (Sarathi-Serve's relaxed value)."""
     watermark: float = 0.01
     """Share of the blocks that admission leaves free."""
+    tile_tokens: int = 128
+    """Chunks fill the tiles of the matrix products (pacing.py); 0: multiples of 64 tokens."""
     pace_margin: float = 0.95
     """Share of the tightest pace among resident streams that a step may take."""
     promotion_margin_s: float = 0.3
@@ -133,7 +135,7 @@ class RotatingScheduler:
         check_limits(self.max_num_seqs, self.max_num_batched_tokens, self.watermark)
         self.machine = machine
         self._keep_free = int(self.watermark * machine.total_blocks)
-        self._sizer = ChunkSizer(machine.cost)
+        self._sizer = ChunkSizer(machine.cost, self.tile_tokens)
         self._outlook = Outlook(machine, self.estimator, self.max_num_batched_tokens)
         self._admission = Admission(machine, self.estimator)
         self._rotation = Rotation(self._outlook, self._residents, self.hysteresis)
@@ -416,7 +418,7 @@ class RotatingScheduler:
         """Chunks for unfinished prefills and for new requests, the most urgent first."""
         kept = self._aged_tokens(budget)
         budget -= kept
-        unfinished = iter([job for job in self._prefilling if not job.aged])
+        unfinished = iter(list(self._prefilling))
         current = next(unfinished, None)
         while budget > 0:
             head = self._head(draft, now) if admit else None

@@ -67,6 +67,16 @@ class Job:
         return min(self.first_due_s, self.pace_s, self.stall_s, self.end_due_s) < inf
 
     @property
+    def hurried(self) -> bool:
+        """True while it is off the device with a latest start, or came in with one."""
+        return self.start_by_s < inf
+
+    @property
+    def last_in_line(self) -> bool:
+        """True for a request without a latest start that has not begun and was not relegated."""
+        return not self.hurried and self.turn == TURNS - 1
+
+    @property
     def turn(self) -> int:
         """Which of the `TURNS` it belongs to, from 0."""
         return 0 if self.seq.output_tokens else 1 if self.relegated else 2
@@ -75,7 +85,7 @@ class Job:
     def order(self) -> tuple[float, ...]:
         """Place among requests that want to start or go on with a prefill; lowest first."""
         request = self.seq.request
-        turn = self.turn if self.start_by_s == inf else 0
+        turn = 0 if self.hurried else self.turn
         return (self.level, self.start_by_s, turn, request.arrival_s, request.index)
 
 

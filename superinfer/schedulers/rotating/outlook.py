@@ -20,6 +20,7 @@ class Outlook:
     """Predictions from the cost model, for the present decode batch."""
 
     def __init__(self, machine: Machine, lengths: LengthEstimator, chunk_tokens: int) -> None:
+        self.machine = machine
         self._cost = machine.cost
         self._lengths = lengths
         self.chunk_tokens = chunk_tokens

@@ -7,7 +7,7 @@ from bisect import insort
 from itertools import count
 from operator import attrgetter
 
-from superinfer.draft import Draft
+from superinfer.draft import MAX_STEPS, Draft
 from superinfer.schedulers.rotating.admission import Admission
 from superinfer.schedulers.rotating.aging import AgedShare
 from superinfer.schedulers.rotating.deadlines import Job
@@ -35,7 +35,8 @@ class OnDevice:
         self.version = 0
         """Counts who came and went."""
         self._joining: list[Job] = []
-        self._quanta: list[tuple[int, int, Job]] = []
+        self._quanta: list[tuple[int, int, Job, int]] = []
+        """End step, entry, job, and the join step of the stay that it belongs to."""
         self._entries = count()
         self._outlook = outlook
         self._admission = admission
@@ -98,13 +99,25 @@ class OnDevice:
     def start_quantum(self, job: Job, end_step: int) -> None:
         """The turn of a decoding request ends at a step of the batch."""
         if job.level < LEVELS - 1:
-            heapq.heappush(self._quanta, (end_step, next(self._entries), job))
+            heapq.heappush(self._quanta, (end_step, next(self._entries), job, job.join_step))
+
+    def steps_in_quanta(self, step: int) -> int:
+        """Steps until a turn ends, at least one."""
+        quanta = self._quanta
+        while quanta and not _stays(*quanta[0][2:]):
+            heapq.heappop(quanta)
+        return max(1, quanta[0][0] - step) if quanta else MAX_STEPS
 
     def quantum_used(self, step: int) -> Job | None:
         """The next decoding request whose turn has ended by a step."""
         quanta = self._quanta
         while quanta and quanta[0][0] <= step:
-            job = heapq.heappop(quanta)[2]
-            if job.decoding and job.level < LEVELS - 1:
+            _, _, job, join_step = heapq.heappop(quanta)
+            if _stays(job, join_step) and job.level < LEVELS - 1:
                 return job
         return None
+
+
+def _stays(job: Job, join_step: int) -> bool:
+    """True if a job still decodes since that step."""
+    return job.decoding and job.join_step == join_step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from superinfer.draft import Draft
+from superinfer.draft import MAX_STEPS, Draft
 from superinfer.memory.base import Timing
 from superinfer.schedulers.rotating.admission import Admission
 from superinfer.schedulers.rotating.counters import Counters
@@ -124,6 +124,13 @@ class Entrance:
             job = self._rotation.victim(draft)
             if job is not None:
                 self._rotate_out(draft, job, "background")
+
+    def steps_unforeseen(self, draft: Draft) -> int:
+        """Steps until `look_ahead` could act, at least one."""
+        batch = draft.batch
+        if not self._settings.rotation or batch.size < 2:
+            return MAX_STEPS
+        return max(1, batch.steps_within(draft.available, MAX_STEPS) - LOOKAHEAD_STEPS + 1)
 
     # -- inside ---------------------------------------------------------------------------------
 

@@ -49,6 +49,8 @@ class RotatingScheduler(Settings):
     _rotation: Rotation = field(init=False)
     _entrance: Entrance = field(init=False)
     _urgency: Urgency = field(init=False)
+    _version: int = field(default=0, init=False)
+    """`OnDevice.version` at the last decision that was not about to change anything."""
 
     # -- protocol -------------------------------------------------------------------------------
 
@@ -97,7 +99,7 @@ class RotatingScheduler(Settings):
         if draft.batch.size:
             self._entrance.look_ahead(draft)
             steady = not (disturbed or draft.chunks or draft.changes)
-            draft.decode(MAX_STEPS if steady else 1, until=self._until(now))
+            draft.decode(self._steps(draft) if steady else 1, until=self._until(now))
 
     def swapped_out(self, seq: Sequence) -> None:
         """Its blocks are free, and it can come back."""
@@ -160,6 +162,15 @@ class RotatingScheduler(Settings):
             draft.note("promote", job.seq)
         while self._waiting.age(draft.now) is not None:
             self.counters.add("aged")
+
+    def _steps(self, draft: Draft) -> int:
+        """Steps for which this decision stands if nothing happens."""
+        version, self._version = self._version, self._device.version
+        waits = len(self._jobs) > self._device.places
+        if self._urgency.blocked or (waits and version != self._version):
+            return 1  # any step may let a resident leave, and the next one frees what has left
+        steps = min(MAX_STEPS, self._entrance.steps_unforeseen(draft))
+        return min(steps, self._device.steps_in_quanta(draft.batch.step))
 
     def _until(self, now: float) -> float:
         """When this decision should be thought over though nothing has happened."""

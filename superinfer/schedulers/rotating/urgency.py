@@ -33,6 +33,8 @@ class Urgency:
         entrance: Entrance,
         counters: Counters,
     ) -> None:
+        self.blocked = False
+        """True if an urgent request waits for room."""
         self.blocked_until_s = inf
         """When waiting for room for an urgent request stops making sense."""
         self._settings = settings
@@ -67,6 +69,7 @@ class Urgency:
             if not room:
                 break
             reserved += need_blocks(draft, job)  # the copies under way make room
+        self.blocked = bool(blocked)
         for job in blocked:
             self._waiting.put_back(job)
             self.blocked_until_s = min(self.blocked_until_s, self._hopeless_from_s(job))

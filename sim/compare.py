@@ -41,6 +41,7 @@ WORKLOAD_KEYS = (
     "concurrency",
     "sessions",
     "backlog",
+    "in_flight",
     "duration_s",
     "window_s",
     "limit",

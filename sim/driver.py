@@ -85,7 +85,7 @@ class Replica:
             else:
                 engine.begin(plan)
             now = backend.start(plan, now)
-            if plan.steps > 1 and not backend.interrupted:
+            if plan.steps > 1 and not backend.interrupted and now < plan.until:
                 # The last step is on the device already when the reason to stop becomes known.
                 head = yield from backend.run(plan, now, plan.steps - 1)
                 head.last = False

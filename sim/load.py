@@ -4,7 +4,8 @@
 * closed sessions: a session's later turns come their think time after the end of the one before;
 * closed loop: so many requests (or closed sessions) are under way, and the next one starts when one
   ends, whatever the times of the trace say;
-* closed backlog of a class: so many of its requests always wait to be scheduled for the first time.
+* closed backlog of a class: so many of its requests always wait to be scheduled for the first time;
+* closed loop of a class: so many of its requests are under way, the others come as the rest does.
 """
 
 from __future__ import annotations
@@ -32,11 +33,23 @@ class LoadModel:
     closed_sessions: bool = False
     backlog: Mapping[str, int] = field(default_factory=dict)
     """Class name to the number of its requests that always wait."""
+    in_flight: Mapping[str, int] = field(default_factory=dict)
+    """Class name to the number of its requests that are under way."""
 
     @property
     def open(self) -> bool:
         """True if every request is sent at its time in the trace."""
-        return not (self.concurrency or self.closed_sessions or self.backlog)
+        return not (self.concurrency or self.closed_sessions or self.backlog or self.in_flight)
+
+    @property
+    def pools(self) -> dict[str, tuple[str, int]]:
+        """By class, the setting that sends its requests and the number it names."""
+        double = self.backlog.keys() & self.in_flight.keys()
+        if double:
+            name = min(double)
+            raise ConfigError(f"run.in_flight.{name}: expected a class without a backlog")
+        pools = {name: ("backlog", number) for name, number in self.backlog.items()}
+        return pools | {name: ("in_flight", number) for name, number in self.in_flight.items()}
 
 
 OPEN_LOOP = LoadModel()
@@ -54,17 +67,19 @@ class ClosedLoad:
     def __init__(self, model: LoadModel, requests: Sequence[Request]) -> None:
         self.due: deque[Request] = deque()
         self._model = model
-        self._pools = _pools(model.backlog, requests)
-        others = [request for request in requests if request.slo_class.name not in model.backlog]
+        self._pools = _pools(model.pools, requests)
+        others = [request for request in requests if request.slo_class.name not in self._pools]
         self._chains = _chains(others, model.closed_sessions)
         self._waiting: deque[Chain] = deque(self._chains if model.concurrency else ())
         self._under_way: dict[int, Chain] = {}
         self._unscheduled: set[int] = set()
+        """Of the backlogs, who still waits."""
+        self._in_flight: set[int] = set()
         self._send_later: Callable[[Request], None] = lambda request: None
 
     @property
     def left(self) -> dict[str, int]:
-        """Requests of each backlog class that have not been sent."""
+        """Requests of each class with a backlog or a loop of its own that have not been sent."""
         return {name: len(pool) for name, pool in self._pools.items()}
 
     def timed(self) -> Iterator[Request]:
@@ -77,8 +92,8 @@ class ClosedLoad:
         engine.on_scheduled, engine.on_ended = self._scheduled, self._ended
         for _ in range(min(self._model.concurrency, len(self._waiting))):
             self._begin(self._waiting.popleft(), now)
-        for name, waiting in self._model.backlog.items():
-            for _ in range(waiting):
+        for name, (_, number) in self._model.pools.items():
+            for _ in range(number):
                 self._refill(name, now)
 
     def follow(self, chain: Chain) -> Request:
@@ -96,7 +111,8 @@ class ClosedLoad:
         pool = self._pools[class_name]
         if pool:
             request = pool.popleft()
-            self._unscheduled.add(request.index)
+            sent = self._in_flight if class_name in self._model.in_flight else self._unscheduled
+            sent.add(request.index)
             self.due.append(replace(request, arrival_s=now))
 
     def _scheduled(self, seq: Live, now: float) -> None:
@@ -109,7 +125,11 @@ class ClosedLoad:
     def _ended(self, seq: Live, now: float) -> None:
         """Send the chain's next turn, or begin the next chain."""
         self._scheduled(seq, now)  # turned away before it was ever scheduled
-        chain = self._under_way.pop(seq.request.index, None)
+        index = seq.request.index
+        if index in self._in_flight:
+            self._in_flight.discard(index)
+            self._refill(seq.request.slo_class.name, now)
+        chain = self._under_way.pop(index, None)
         if chain is None:
             return
         if not chain:
@@ -132,14 +152,16 @@ def send_at(env: ExactEnvironment, submit: Callable[[Request, float], Any]) -> A
     return later
 
 
-def _pools(backlog: Mapping[str, int], requests: Iterable[Request]) -> dict[str, Chain]:
-    pools: dict[str, Chain] = {name: deque() for name in backlog}
+def _pools(
+    settings: Mapping[str, tuple[str, int]], requests: Iterable[Request]
+) -> dict[str, Chain]:
+    pools: dict[str, Chain] = {name: deque() for name in settings}
     for request in requests:
         if request.slo_class.name in pools:
             pools[request.slo_class.name].append(request)
     for name, pool in pools.items():
         if not pool:
-            raise ConfigError(f"run.backlog.{name}: expected a class of the trace")
+            raise ConfigError(f"run.{settings[name][0]}.{name}: expected a class of the trace")
     return pools
 
 

@@ -31,6 +31,7 @@ from superinfer.errors import ConfigError
 from superinfer.events import Sink
 from superinfer.lab.config import Config, RunConfig, did_you_mean
 from superinfer.record import RunRecord
+from superinfer.request import Request
 from traces.workload import Workload
 
 _T = TypeVar("_T")
@@ -57,7 +58,8 @@ def run_simulation(config: Config, workload: Workload, sink: Sink | None = None)
     Raises ConfigError for settings that cannot run together and StuckError when requests are left
     that nothing will ever serve.
     """
-    engine, cost = build_engine(config, sink)
+    answers = workload.output_tokens
+    engine, cost = build_engine(config, sink, lambda request: answers[request.index])
     scheduler = engine.scheduler = _Timed(engine.scheduler)
     oracle = Oracle(workload.output_tokens, engine.config.max_model_len)
     load, stop_s = load_model(config.run), config.run.duration_s or math.inf
@@ -71,11 +73,18 @@ def run_simulation(config: Config, workload: Workload, sink: Sink | None = None)
     return SimResult(record, wall_s, scheduler.plan_s, trust, engine.config, sent)
 
 
-def build_engine(config: Config, sink: Sink | None = None) -> tuple[Engine, StepCost]:
-    """The engine of a configuration with its cost model; ConfigError if the parts do not fit."""
+def build_engine(
+    config: Config, sink: Sink | None = None, true_length: Callable[[Request], int] | None = None
+) -> tuple[Engine, StepCost]:
+    """The engine of a configuration with its cost model; ConfigError if the parts do not fit.
+
+    `true_length` answers a scheduler whose settings ask for an oracle, and nobody else.
+    """
     shape = _named("run.model", config.run.model, load_shape, PRESETS)
     device = _named("run.device", config.run.device, load_device, DEVICES)
     scheduler = config.build_scheduler()
+    if true_length is not None and hasattr(scheduler, "tell_lengths"):
+        scheduler.tell_lengths(true_length)
     cost = _cost(config.run, shape, device)
     sizes = engine_config(config.run, shape, cost, scheduler.block_tokens)
     return Engine(scheduler, config.build_memory(), cost, sizes, sink), cost
@@ -110,7 +119,7 @@ def copy_seconds(config: Config) -> Callable[[int, str], float]:
 
 def load_model(run: RunConfig) -> LoadModel:
     """How the configuration wants the workload to be sent."""
-    return LoadModel(run.concurrency, run.sessions == "closed", run.backlog)
+    return LoadModel(run.concurrency, run.sessions == "closed", run.backlog, run.in_flight)
 
 
 def _load_summary(load: LoadModel, run: RunConfig, left: dict[str, int]) -> dict[str, Any]:
@@ -120,6 +129,7 @@ def _load_summary(load: LoadModel, run: RunConfig, left: dict[str, int]) -> dict
         "concurrency": load.concurrency,
         "sessions": run.sessions,
         "backlog": dict(load.backlog),
+        "in_flight": dict(load.in_flight),
         "backlog_left": left,
         "duration_s": run.duration_s or None,
         "window_s": list(run.window_s) or None,

@@ -146,12 +146,12 @@ class BlockingDriver:
             self._start(plan)
             ends: list[float] = []
             finished: list[Any] = []
-            while len(ends) < plan.steps - 1 and not self.disturbed:
+            while len(ends) < plan.steps - 1 and self.now < plan.until and not self.disturbed:
                 self.now += self._step_s(plan, len(ends))
                 ends.append(self.now)
                 finished = self._finishing(plan, len(ends), counted=False)
                 self._catch_up()
-                if finished or self.now >= plan.until:
+                if finished:
                     break
             if ends:
                 self.engine.complete(plan, Outcome(self.now, ends, finished, last=False))

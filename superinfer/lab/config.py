@@ -74,6 +74,8 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """closed: a later turn comes its think time (`delay_ms`) after the end of the one before."""
     backlog: dict[str, Annotated[int, Meta(ge=1, le=2**30)]] = msgspec.field(default_factory=dict)
     """Class to the number of its requests that always wait, whatever their times in the trace."""
+    in_flight: dict[str, Annotated[int, Meta(ge=1, le=2**30)]] = msgspec.field(default_factory=dict)
+    """Class to the number of its requests that are under way, whatever their times in the trace."""
     duration_s: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     """Cut the run off at the first step that ends so late; 0: run to the end."""
     window_s: list[Annotated[float, Meta(ge=0, le=1e12)]] = msgspec.field(default_factory=list)

@@ -11,9 +11,10 @@ from harness import BlockingDriver, FakeCost, make_engine, request
 from sim.driver import simulate
 from sim.oracle import Oracle
 from superinfer.memory.lru import LruMemory
-from superinfer.request import SLO
+from superinfer.request import SLO, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
+from superinfer.schedulers.rotating import RotatingScheduler
 from superinfer.schedulers.vllm import VllmScheduler
 
 
@@ -24,6 +25,7 @@ def workload(seed: int, count: int = 40) -> tuple[list[Any], list[int]]:
         now += rng.choice([0, 0.25, 1, 3.5])
         prompt = rng.randint(1, 40)
         slo = SLO(ttft_s=rng.choice([None, 4.0, 16.0]), tpot_s=rng.choice([None, 2.0]))
+        slo_class = rng.choice(CLASSES)
         ids = (
             tuple(range(-(-prompt // 8)))
             if rng.random() < 0.7
@@ -36,6 +38,8 @@ def workload(seed: int, count: int = 40) -> tuple[list[Any], list[int]]:
                 0,
                 now,
                 slo=slo,
+                slo_class=slo_class,
+                tenant=f"t{index % 3}",
                 priority=rng.randint(0, 1),
                 hash_ids=ids,
                 hash_block_tokens=8,
@@ -46,6 +50,12 @@ def workload(seed: int, count: int = 40) -> tuple[list[Any], list[int]]:
 
 COST = FakeCost(
     step=1.0, per_chunk_token=2**-6, per_context_token=2**-8, host=0.25, copy=0.5, per_byte=2**-4
+)
+
+CLASSES = (
+    SLOClass("strict"),
+    SLOClass("paced", delivery="paced", weight=2.0),
+    SLOClass("stall", max_stall_s=8.0),
 )
 
 ARMS = {
@@ -69,6 +79,12 @@ ARMS = {
     "priority": lambda: (
         PriorityScheduler(max_num_batched_tokens=64, max_num_seqs=8),
         LruMemory("cheaper"),
+    ),
+    "rotating": lambda: (
+        RotatingScheduler(
+            max_num_batched_tokens=16, max_num_seqs=8, max_wait_s=12.0, tile_tokens=0
+        ),
+        LruMemory(),
     ),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,9 +30,10 @@ from superinfer.memory.lru import LruMemory
 from superinfer.metrics.columns import RequestView
 from superinfer.plan import Plan
 from superinfer.record import RunRecord
-from superinfer.request import SLO, Request
+from superinfer.request import DEFAULT_CLASS, SLO, Request, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
+from superinfer.schedulers.rotating import RotatingScheduler
 from superinfer.schedulers.vllm import VllmScheduler
 from superinfer.sequence import Sequence
 
@@ -51,7 +52,8 @@ class Job(NamedTuple):
     prompt: int
     output: int
     group: int
-    """Requests of one group share their prompts' beginnings; 0 shares nothing."""
+    """Requests of one group share their prompts' beginnings; 0 shares nothing. They also share
+    their service class, and with the priority it gives the tenant."""
     priority: int
     tight: bool
 
@@ -71,6 +73,16 @@ JOBS = st.lists(
 )
 
 
+PACE = SLO(ttft_s=4.0, tpot_s=2.0)
+CLASSES = (
+    SLOClass("strict", PACE),
+    SLOClass("whole", SLO(e2el_s=60.0, min_tokens_per_s=0.25)),
+    SLOClass("paced", PACE, delivery="paced", weight=2.0),
+    SLOClass("stall", PACE, max_stall_s=8.0, weight=0.5),
+)
+"""What the tight requests of each group are promised."""
+
+
 def vllm(chunked: bool, preemption: Any) -> Callable[[], tuple[Any, Any]]:
     # v0.6.0 never brings back a copied prefill with more left than the budget, so there the budget
     # holds any prompt.
@@ -81,6 +93,16 @@ def vllm(chunked: bool, preemption: Any) -> Callable[[], tuple[Any, Any]]:
             max_num_batched_tokens=budget,
             max_num_seqs=8,
             preemption=preemption,
+        ),
+        LruMemory(),
+    )
+
+
+def rotating(**switches: Any) -> Callable[[], tuple[Any, Any]]:
+    """Waits are short beside those of the defaults, so that requests age."""
+    return lambda: (
+        RotatingScheduler(
+            max_num_batched_tokens=16, max_num_seqs=8, max_wait_s=12.0, tile_tokens=0, **switches
         ),
         LruMemory(),
     )
@@ -106,6 +128,17 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "fcfs-swap": fcfs("swap"),
     "fcfs-background": fcfs("swap", "background"),
     "priority": priority,
+    "rotating": rotating(),
+    "rotating-plain": rotating(
+        promotion=False,
+        demotion=False,
+        skip_join=False,
+        prefetch=False,
+        relegation=False,
+        paced_chunks=False,
+        admission=False,
+        fairness=False,
+    ),
 }
 
 FAKE = FakeCost(
@@ -130,19 +163,41 @@ BOTH_LAGS = pytest.mark.parametrize("lag", [0, 1])
 BOTH_CACHES = pytest.mark.parametrize("prefix", [False, True], ids=["plain", "prefix"])
 
 
+def in_seconds(slo_class: SLOClass, scale_s: float) -> SLOClass:
+    """A class whose targets are told in units of `scale_s`."""
+
+    def scaled(target_s: float | None, factor: float = scale_s) -> float | None:
+        return None if target_s is None else target_s * factor
+
+    slo = slo_class.slo
+    return replace(
+        slo_class,
+        slo=SLO(
+            ttft_s=scaled(slo.ttft_s),
+            tpot_s=scaled(slo.tpot_s),
+            e2el_s=scaled(slo.e2el_s),
+            min_tokens_per_s=scaled(slo.min_tokens_per_s, 1 / scale_s),
+        ),
+        max_stall_s=scaled(slo_class.max_stall_s),
+    )
+
+
 def prompts(jobs: list[Job], scale_s: float = 1.0) -> list[Request]:
     """The requests of a workload; `scale_s` stretches the time between arrivals."""
     now, requests = 0.0, []
     for index, job in enumerate(jobs):
         now += job.gap * scale_s
         first = 1000 * job.group if job.group else 1000 * (index + 10)
+        slo_class = in_seconds(CLASSES[job.group], scale_s) if job.tight else DEFAULT_CLASS
         requests.append(
             request(
                 index,
                 job.prompt,
                 0,
                 now,
-                slo=SLO(ttft_s=4.0 if job.tight else None, tpot_s=2.0 if job.tight else None),
+                slo=slo_class.slo,
+                slo_class=slo_class,
+                tenant=f"{job.group}{job.priority}",
                 priority=job.priority,
                 hash_ids=tuple(range(first, first - (-job.prompt // HASH_TOKENS))),
                 hash_block_tokens=HASH_TOKENS,
@@ -416,6 +471,27 @@ def test_victims_do_not_wait_for_their_own_growth() -> None:
         Job(0, 35, 4, 0, 0, True),
     ]
     assert_exact(jobs, step_by_step, arm="priority", lag=0, prefix=True, scale_s=1.0)
+
+
+def test_a_victim_whose_last_token_is_under_way() -> None:
+    """With lag 1 a request may leave before the step that gives its latest token has ended."""
+    jobs = [
+        Job(0, 1, 1, 0, 0, False),
+        Job(0, 1, 1, 0, 0, False),
+        Job(0, 16, 29, 0, 0, True),
+        Job(0, 19, 30, 0, 0, True),
+    ]
+    assert_exact(jobs, step_by_step, arm="rotating", lag=1, prefix=False, scale_s=1.0)
+
+
+def test_a_slice_that_starts_after_its_time_has_run_out() -> None:
+    """With lag 1 a slice is planned a step ahead: the third request ages in the step before."""
+    jobs = [
+        Job(0.25, 10, 30, 2, 0, True),
+        Job(1, 2, 33, 3, 1, False),
+        Job(3.5, 28, 26, 1, 0, False),
+    ]
+    assert_exact(jobs, step_by_step, arm="rotating", lag=1, prefix=True, scale_s=1.0)
 
 
 def test_workload_is_hard() -> None:

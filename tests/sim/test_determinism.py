@@ -38,7 +38,7 @@ def bytes_of_a_run(arm: str, lag: int, hash_seed: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("arm", "lag"), [("chunked-swap", 0), ("fcfs-background", 1), ("priority", 1)]
+    ("arm", "lag"), [("chunked-swap", 0), ("fcfs-background", 1), ("priority", 1), ("rotating", 1)]
 )
 def test_same_bytes_in_another_process(arm: str, lag: int) -> None:
     one, other = (bytes_of_a_run(arm, lag, hash_seed) for hash_seed in ("1", "4242"))

@@ -118,6 +118,7 @@ def load_words(summary: Summary) -> str:
     if load.get("sessions") == "closed":
         words.append("closed sessions")
     words += [f"backlog of {n:,} {name}" for name, n in (load.get("backlog") or {}).items()]
+    words += [f"{n:,} {name} under way" for name, n in (load.get("in_flight") or {}).items()]
     if load.get("duration_s"):
         words.append(f"cut off at {number(load['duration_s'])} s")
     if load.get("window_s"):

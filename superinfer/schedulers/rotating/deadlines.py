@@ -18,7 +18,11 @@ from dataclasses import dataclass
 from math import inf
 
 from superinfer.request import Request
+from superinfer.schedulers.rotating.lengths import MEDIAN, LengthEstimator
 from superinfer.sequence import Sequence
+
+TURNS = 3
+"""Requests without a latest start: who has begun, who was relegated, the rest."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,23 +68,34 @@ class Job:
         return min(self.first_due_s, self.pace_s, self.stall_s, self.end_due_s) < inf
 
     @property
+    def hurried(self) -> bool:
+        """True while it is off the device with a latest start, or came in with one."""
+        return self.start_by_s < inf
+
+    @property
+    def last_in_line(self) -> bool:
+        """True for a request without a latest start that has not begun and was not relegated."""
+        return not self.hurried and self.turn == TURNS - 1
+
+    @property
     def turn(self) -> int:
-        """Among requests without a latest start: who has begun, who was relegated, the rest."""
+        """Which of the `TURNS` it belongs to, from 0."""
         return 0 if self.seq.output_tokens else 1 if self.relegated else 2
 
     @property
     def order(self) -> tuple[float, ...]:
         """Place among requests that want to start or go on with a prefill; lowest first."""
         request = self.seq.request
-        return (self.level, self.start_by_s, request.arrival_s, request.index)
+        turn = 0 if self.hurried else self.turn
+        return (self.level, self.start_by_s, turn, request.arrival_s, request.index)
 
 
-def job_of(seq: Sequence, expected_tokens: int) -> Job:
-    """The job of a new request, of which so many output tokens are expected."""
+def job_of(seq: Sequence, lengths: LengthEstimator) -> Job:
+    """The job of a new request; a floor of tokens/s counts for the answer that is expected."""
     request, slo = seq.request, seq.request.slo
     end_s = inf if slo.e2el_s is None else slo.e2el_s
     if slo.min_tokens_per_s:
-        end_s = min(end_s, expected_tokens / slo.min_tokens_per_s)
+        end_s = min(end_s, lengths.tokens_left(request, 0, MEDIAN) / slo.min_tokens_per_s)
     return Job(
         seq=seq,
         first_due_s=inf if slo.ttft_s is None else request.arrival_s + slo.ttft_s,

@@ -11,9 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+from superinfer.errors import ConfigError
 from superinfer.request import Request
 
 LengthSource = Literal["histogram", "none", "oracle"]
+TrueLength = Callable[[Request], int]
+"""Answer tokens of a request, as only a simulation knows them."""
 
 HISTORY = 1000
 """Answers that a histogram remembers: enough for a P90, and few enough to follow the load."""
@@ -80,12 +83,23 @@ class HistogramLengths(NoLengths):
 class OracleLengths(NoLengths):
     """True lengths, for studies of what better prediction would be worth."""
 
-    def __init__(self, true_tokens: Callable[[Request], int]) -> None:
-        self._true_tokens = true_tokens
+    def __init__(self, true_length: TrueLength) -> None:
+        self._true_length = true_length
 
     def tokens_left(self, request: Request, given_tokens: int, quantile: float) -> int:
         """Exactly what is left."""
-        return max(1, self._true_tokens(request) - given_tokens)
+        return max(1, self._true_length(request) - given_tokens)
+
+
+def estimator_of(source: LengthSource, true_length: TrueLength | None) -> LengthEstimator:
+    """The estimator of a setting; ConfigError for an oracle where nobody knows the truth."""
+    if source == "histogram":
+        return HistogramLengths()
+    if source == "none":
+        return NoLengths()
+    if true_length is None:
+        raise ConfigError("scheduler.lengths: 'oracle' is for studies in simulation only")
+    return OracleLengths(true_length)
 
 
 class _History:

@@ -11,6 +11,7 @@ from superinfer.draft import Draft
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.rotating.deadlines import Job, credit_due_s, next_due_s
 from superinfer.schedulers.rotating.lengths import MEDIAN, LengthEstimator
+from superinfer.sequence import Sequence
 
 COMPLETION_MARGIN = 1.15
 """Safety on the predicted time to the end of an answer."""
@@ -20,6 +21,7 @@ class Outlook:
     """Predictions from the cost model, for the present decode batch."""
 
     def __init__(self, machine: Machine, lengths: LengthEstimator, chunk_tokens: int) -> None:
+        self.machine = machine
         self._cost = machine.cost
         self._lengths = lengths
         self.chunk_tokens = chunk_tokens
@@ -83,8 +85,7 @@ class Outlook:
     def latest_start_s(self, job: Job) -> float:
         """Latest start of a request that is off the device; inf if it owes nothing."""
         seq, lead_s = job.seq, self.lead_s(job)
-        last_s = self.draft.batch.last_token_s(seq) if seq.output_tokens else 0.0
-        due_s = next_due_s(job, seq.output_tokens, last_s)
+        due_s = next_due_s(job, seq.output_tokens, self._last_token_s(seq))
         return min(due_s - lead_s, self._completion_start_s(job, seq.output_tokens, lead_s))
 
     def base_s(self, job: Job, now: float) -> float:
@@ -97,6 +98,13 @@ class Outlook:
         if job.end_due_s < inf:
             return self._completion_start_s(job, given, 0.0) - now
         return seq.request.arrival_s
+
+    def _last_token_s(self, seq: Sequence) -> float:
+        """When the latest token came; with lag 1 its step may be on the device still."""
+        batch = self.draft.batch
+        if seq.first_token_s is None or seq.last_token_step >= len(batch.end_s):
+            return self.draft.now
+        return batch.last_token_s(seq)
 
     def _completion_start_s(self, job: Job, given_tokens: int, lead_s: float) -> float:
         if job.end_due_s == inf:

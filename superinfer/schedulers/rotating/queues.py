@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 from math import inf
 
-from superinfer.schedulers.rotating.deadlines import Job
+from superinfer.schedulers.rotating.deadlines import TURNS, Job
 from superinfer.schedulers.rotating.tenants import TenantCounters
 from superinfer.sequence import Sequence, State
 
@@ -59,33 +59,40 @@ class LaxityQueues:
 
 
 class TenantQueues:
-    """Jobs without a latest start: tenants by the service they got, then by turn and arrival."""
+    """Jobs without a latest start: by turn (`Job.turn`), then tenants by the service they got, then
+    by arrival.
+    """
 
     def __init__(self, counters: TenantCounters, fair: bool) -> None:
         self._counters = counters
         self._fair = fair
-        self._heaps: dict[str, list[_Entry]] = {}
+        self._heaps: tuple[dict[str, list[_Entry]], ...] = tuple({} for _ in range(TURNS))
 
     def push(self, job: Job) -> None:
         """Queue at the tenant's."""
         request = job.seq.request
-        tenant = request.tenant if self._fair else ""
-        heap = self._heaps.setdefault(tenant, [])
-        heapq.heappush(heap, (job.turn, request.arrival_s, job.ticket, job))
+        heaps = self._heaps[job.turn]
+        heap = heaps.setdefault(request.tenant if self._fair else "", [])
+        heapq.heappush(heap, (request.arrival_s, request.index, job.ticket, job))
 
     def head(self, step: int) -> Job | None:
         """The job whose turn it is at a step of the decode batch."""
-        busy = [tenant for tenant, heap in self._heaps.items() if _current(heap)]
-        if not busy:
-            return None
-        if len(busy) > 1:
-            busy = [min(busy, key=lambda tenant: (self._counters.service(tenant, step), tenant))]
-        return self._heaps[busy[0]][0][3]
+        for heaps in self._heaps:
+            if heaps and (found := self._head_of(heaps, step)) is not None:
+                return found
+        return None
 
-    @property
-    def tenants(self) -> set[str]:
-        """Tenants that may have a job here."""
-        return {tenant for tenant, heap in self._heaps.items() if heap}
+    def _head_of(self, heaps: dict[str, list[_Entry]], step: int) -> Job | None:
+        idle = [tenant for tenant, heap in heaps.items() if not _current(heap)]
+        for tenant in idle:
+            del heaps[tenant]
+        if not heaps:
+            return None
+        tenant = next(iter(heaps))
+        if len(heaps) > 1:
+            served = self._counters.service
+            tenant = min(heaps, key=lambda name: (served(name, step), name))
+        return heaps[tenant][0][3]
 
 
 class Alarms:

@@ -34,9 +34,9 @@ class Rotation:
         self._live = 0
         self._quanta: dict[float, Quantum] = {}
 
-    def begin(self, draft: Draft, now: float, live: int) -> None:
+    def begin(self, draft: Draft, live: int) -> None:
         """A new decision, with so many live requests."""
-        self.step, self._now, self._live = draft.batch.step, now, live
+        self.step, self._now, self._live = draft.batch.step, draft.now, live
         self._quanta.clear()
 
     def slack_s(self, job: Job) -> float:
@@ -46,7 +46,7 @@ class Rotation:
             return min(credit_s, job.stall_s)
         return min(job.base_s if job.end_due_s < inf else inf, job.stall_s)
 
-    def victim(self, draft: Draft, now: float) -> Job | None:
+    def victim(self, draft: Draft) -> Job | None:
         """Who has most slack of those for whom a rotation pays; None if nobody."""
 
         def eligible(job: Job, slack_s: float) -> bool:

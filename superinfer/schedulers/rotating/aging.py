@@ -1,0 +1,69 @@
+"""The share of memory and prefill that is kept for whom the others would starve.
+
+A request that has waited `max_wait_s` (or `max_wait_ttfts` of its targets) without a token is aged:
+it may use `aged_share` of the blocks, and of the prefill tokens as a token bucket, whatever else is
+urgent. With K aged requests of W prompt tokens in all, the last of them starts at the latest
+W / (aged_share * prefill tokens/s) after its aging, plus the time that those before it hold the
+reserved blocks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from superinfer.schedulers.pacing import GRAIN_TOKENS
+from superinfer.schedulers.rotating.deadlines import Job
+
+
+class AgedShare:
+    """The aged requests that wait, in order of aging, and what their share has got."""
+
+    def __init__(self, share: float, window_s: float) -> None:
+        """`window_s` bounds how much service can be saved up or owed."""
+        self._share = share
+        self._window_s = window_s
+        self._waiting: deque[Job] = deque()
+        self._blocks = 0
+        self._served_tokens = 0.0
+
+    @property
+    def owed(self) -> bool:
+        """True if requests without a deadline got less prefill than the share lately."""
+        return self._served_tokens < 0
+
+    def push(self, job: Job) -> None:
+        """Queue an aged request."""
+        self._waiting.append(job)
+
+    def head(self) -> Job | None:
+        """The aged request that has waited longest."""
+        waiting = self._waiting
+        while waiting and (waiting[0].placed or waiting[0].ticket < 0):
+            waiting.popleft()
+        return waiting[0] if waiting else None
+
+    def fits(self, need_blocks: int, total_blocks: int) -> bool:
+        """True if a request of so many blocks stays within the share; one always does."""
+        return not self._blocks or self._blocks + need_blocks <= self._share * total_blocks
+
+    def takes(self, job: Job, blocks: int) -> None:
+        """An aged request takes a place on the device with so many blocks."""
+        job.aged_blocks = blocks
+        self._blocks += blocks
+
+    def gives_back(self, job: Job) -> None:
+        """A request leaves the device, and is not aged any more."""
+        self._blocks -= job.aged_blocks
+        job.aged, job.aged_blocks = False, 0
+
+    def tokens_kept(self, budget: int) -> int:
+        """Of a step's prefill tokens, those that go to aged requests on the device first."""
+        return min(budget, max(GRAIN_TOKENS, int(self._share * budget))) if self.owed else 0
+
+    def count(self, job: Job, tokens: int, prefill_rate: float) -> None:
+        """So many prompt tokens of a request were computed, at `prefill_rate` tokens/s."""
+        change = -self._share * tokens
+        if not job.hurried:
+            change += tokens
+        most = self._share * self._window_s * prefill_rate
+        self._served_tokens = min(max(self._served_tokens + change, -most), most)

@@ -1,0 +1,181 @@
+"""Coming in and going out: blocks for who enters, room for who is urgent, and forced exits."""
+
+from __future__ import annotations
+
+from superinfer.draft import MAX_STEPS, Draft
+from superinfer.memory.base import Timing
+from superinfer.schedulers.rotating.admission import Admission
+from superinfer.schedulers.rotating.counters import Counters
+from superinfer.schedulers.rotating.deadlines import Job
+from superinfer.schedulers.rotating.device import OnDevice
+from superinfer.schedulers.rotating.outlook import Outlook
+from superinfer.schedulers.rotating.rotation import Rotation
+from superinfer.schedulers.rotating.settings import Settings
+from superinfer.schedulers.rotating.waiting import Waiting
+from superinfer.sequence import State
+
+LOOKAHEAD_STEPS = 8
+"""Somebody leaves in the background when the decodes run out of blocks within so many steps."""
+
+
+def need_blocks(draft: Draft, job: Job) -> int:
+    """Blocks that a request needs to come in, and one to go on."""
+    seq = job.seq
+    return draft.blocks_for(max(seq.prefill_tokens, seq.computed_tokens)) + 1
+
+
+class Entrance:
+    """Moves requests between the queues, the device and the host, through the draft."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        outlook: Outlook,
+        waiting: Waiting,
+        device: OnDevice,
+        rotation: Rotation,
+        admission: Admission,
+        counters: Counters,
+    ) -> None:
+        self._settings = settings
+        self._outlook = outlook
+        self._waiting = waiting
+        self._device = device
+        self._rotation = rotation
+        self._admission = admission
+        self._counters = counters
+        self._keep_free = int(settings.watermark * outlook.machine.total_blocks)
+
+    # -- in -------------------------------------------------------------------------------------
+
+    def admit(self, draft: Draft, job: Job) -> bool:
+        """Take in a request that is not urgent, if what is predicted to grow still fits."""
+        if job.since_s == draft.now and job.seq.rotations:
+            return False  # it has only just left
+        device = self._device
+        if self._settings.admission and device.places and not job.aged:
+            here = (device.residents, device.prefilling, device.version)
+            if not self._admission.fits(draft, job, *here):
+                return False
+        return self.take_in(draft, job, 0)
+
+    def take_in(self, draft: Draft, job: Job, reserved: int) -> bool:
+        """Give a request its blocks, or turn it away for ever; False if it has to wait.
+
+        `reserved` blocks stay free for others.
+        """
+        seq = job.seq
+        if rule := self._never_fits(draft, job):
+            draft.reject(seq, rule)
+            return True
+        if self._device.places >= self._settings.max_num_seqs:
+            return False
+        keep_free = reserved + self._kept(draft)
+        if seq.state is not State.WAITING:
+            return self._bring_back(draft, job, keep_free)
+        if not draft.try_admit(seq, keep_free=keep_free):
+            return False
+        self._place(draft, job)
+        self._device.settle_in(job)
+        return True
+
+    def make_room(self, draft: Draft, job: Job, reserved: int) -> bool:
+        """Rotate residents out, in this very step, for an urgent request; False if nobody can
+        leave, or if the pace that all are owed could not be held.
+        """
+        settings = self._settings
+        if not settings.rotation or self._device.places >= settings.max_num_seqs:
+            return False
+        if settings.admission and self._admission.too_fast(job, draft, self._outlook.step_s):
+            return False
+        short = need_blocks(draft, job) + reserved + self._kept(draft)
+        short -= draft.available + self._rotation.leaving_blocks
+        while short > 0:
+            victim = self._rotation.victim(draft)
+            if victim is None:
+                return False
+            short -= draft.private_blocks(victim.seq) + draft.grows(victim.seq)
+            self._rotate_out(draft, victim, "before_step")
+        return True
+
+    # -- out ------------------------------------------------------------------------------------
+
+    def make_room_for_growth(self, draft: Draft) -> bool:
+        """Preempt at once until every decode finds its next block; True if anybody had to go."""
+        disturbed = False
+        while draft.available < draft.batch.next_growth():
+            job = self._rotation.any_victim() or self._device.prefilling[-1]
+            self._device.take_off(job, draft.batch.step)
+            cheap = draft.host_fits(job.seq) and draft.swap_s(job.seq) < draft.recompute_s(job.seq)
+            draft.preempt(job.seq, "swap" if cheap else "recompute")
+            self._leaves(draft, job)
+            self._counters.add("forced_preemptions")
+            disturbed = True
+        return disturbed
+
+    def look_ahead(self, draft: Draft) -> None:
+        """Let somebody leave beside the computation before the decodes run out of blocks."""
+        batch, room = draft.batch, draft.available
+        if not self._settings.rotation or batch.size < 2:
+            return
+        if batch.steps_within(room, LOOKAHEAD_STEPS) == LOOKAHEAD_STEPS:
+            return
+        if batch.growth(LOOKAHEAD_STEPS) > room + self._rotation.leaving_blocks:
+            job = self._rotation.victim(draft)
+            if job is not None:
+                self._rotate_out(draft, job, "background")
+
+    def steps_unforeseen(self, draft: Draft) -> int:
+        """Steps until `look_ahead` could act, at least one."""
+        batch = draft.batch
+        if not self._settings.rotation or batch.size < 2:
+            return MAX_STEPS
+        return max(1, batch.steps_within(draft.available, MAX_STEPS) - LOOKAHEAD_STEPS + 1)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _rotate_out(self, draft: Draft, job: Job, timing: Timing) -> None:
+        """Copy a resident to the host."""
+        self._device.take_off(job, draft.batch.step)
+        self._rotation.leave(draft, job, timing)
+        self._leaves(draft, job)
+        self._counters.add("rotations")
+
+    def _leaves(self, draft: Draft, job: Job) -> None:
+        job.since_s = draft.now
+        if job.seq.state in (State.WAITING, State.SWAPPED):
+            self._waiting.add(job, draft.now)
+
+    def _bring_back(self, draft: Draft, job: Job, keep_free: int) -> bool:
+        """Copy a request back: ahead of need beside the computation, else before the step."""
+        ahead = self._settings.prefetch and draft.now < job.start_by_s
+        timing: Timing = "background" if ahead else "before_step"
+        spare = 1 if self._device.places else 0  # for its next token
+        blocks = job.seq.host_blocks
+        if not draft.try_swap_in(job.seq, keep_free=keep_free + spare, timing=timing):
+            return False
+        self._place(draft, job)
+        if ahead:
+            self._counters.add("prefetched_blocks", blocks)
+            draft.note("prefetch", job.seq)
+        else:
+            self._device.settle_in(job)
+        return True
+
+    def _place(self, draft: Draft, job: Job) -> None:
+        self._waiting.comes_in(job)
+        self._device.take_place(job, need_blocks(draft, job))
+
+    def _never_fits(self, draft: Draft, job: Job) -> str | None:
+        """The rule by which a request can never run, if there is one."""
+        seq = job.seq
+        if seq.prefill_tokens > self._outlook.machine.max_model_len:
+            return "prompt_too_long"
+        tokens = max(seq.prefill_tokens, seq.computed_tokens + 1)
+        if draft.blocks_for(tokens) + self._keep_free > draft.pool.total:
+            return "exceeds_kv_capacity"
+        return None
+
+    def _kept(self, draft: Draft) -> int:
+        """Blocks that stay free beside an admission."""
+        return self._keep_free + draft.batch.next_growth()

@@ -1,0 +1,66 @@
+"""The settings of `rotating`: each with a default that needs no tuning, its unit and its source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from superinfer.schedulers.rotating.lengths import LengthSource
+
+
+@dataclass(slots=True)
+class Settings:
+    """The `[scheduler]` section; the switches at the end turn one mechanism off each."""
+
+    max_num_seqs: int = 256
+    """Requests on the device at a time (vLLM's default)."""
+    max_num_batched_tokens: int = 2048
+    """Token budget of a step when no stream's pace bounds it (Sarathi-Serve's relaxed value)."""
+    tile_tokens: int = 128
+    """Rows of a tile of a matrix product, which chunks fill (pacing.py); 0: multiples of 64."""
+    watermark: float = 0.01
+    """Share of the blocks that admission leaves free (vLLM's default)."""
+    pace_margin: float = 0.95
+    """Share of the tightest pace among resident streams that a step may take: room for an error
+    of 5 % in the predicted step time, what calibrated profiles promise."""
+    promotion_margin_s: float = 0.3
+    """A first token is urgent so long before its latest start, plus two steps and a copy: about
+    one long step and its neighbours."""
+    promotion_share: float = 1.0
+    """The same as a share of the TTFT target; the larger one counts. 1 lets nobody who was
+    promised a first token wait behind somebody who was not."""
+    relegation_margin_s: float = 0.0
+    """Who has less slack than this for its first token and finds no room is not waited for."""
+    hysteresis: float = 0.2
+    """Share of its tolerated stall that a victim keeps as slack, so that it does not come back as
+    an urgent request at once."""
+    level_steps: int = 8
+    """Unit of the level bounds, in steps: 4 units of slack for level 1, 16 for level 2."""
+    max_wait_s: float = 30.0
+    """Who waits so long without a token, and `max_wait_ttfts` TTFT targets, is aged."""
+    max_wait_ttfts: float = 6.0
+    """The same in TTFT targets."""
+    aged_share: float = 0.1
+    """Share of blocks and prefill tokens kept for aged requests: the bound on every wait."""
+    lengths: LengthSource = "histogram"
+    """How answer lengths are predicted; `oracle` knows them, for studies in simulation."""
+
+    rotation: bool = True
+    """Residents with slack leave for urgent requests. Off: only when decodes run out of blocks."""
+    promotion: bool = True
+    """Waiting requests rise a level when their slack crosses its bound."""
+    demotion: bool = True
+    """Residents that used their quantum sink a level and leave first."""
+    skip_join: bool = True
+    """New requests enter the level of their slack. Off: the top."""
+    prefetch: bool = True
+    """Who is not urgent yet comes back beside the computation. Off: the step waits for the copy."""
+    relegation: bool = True
+    """First tokens that will be late do not make others late."""
+    paced_chunks: bool = True
+    """Prefill chunks keep the pace of resident streams. Off: always the whole budget."""
+    admission: bool = True
+    """New requests come in only if the predicted peak fits into memory and the pace can be held."""
+    aging: bool = True
+    """Who has waited too long gets a reserved share."""
+    fairness: bool = True
+    """Among requests without a deadline, the tenant with the least service goes first."""

@@ -1,0 +1,118 @@
+"""Urgent requests: whom to serve at once, for whom to make room, and whom not to wait for."""
+
+from __future__ import annotations
+
+from math import inf
+from operator import attrgetter
+
+from superinfer.draft import Draft
+from superinfer.schedulers.rotating.counters import Counters
+from superinfer.schedulers.rotating.deadlines import Job
+from superinfer.schedulers.rotating.device import OnDevice
+from superinfer.schedulers.rotating.entrance import Entrance, need_blocks
+from superinfer.schedulers.rotating.outlook import Outlook
+from superinfer.schedulers.rotating.settings import Settings
+from superinfer.schedulers.rotating.triage import Work, given_up
+from superinfer.schedulers.rotating.waiting import Waiting
+
+URGENT_AT_ONCE = 8
+"""Urgent requests for which one decision makes room."""
+MOST_RELEGATION_MARGIN = 0.3
+"""The margin of relegation is never more than this share of the TTFT target."""
+
+
+class Urgency:
+    """Serves level 0, once per decision."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        outlook: Outlook,
+        waiting: Waiting,
+        device: OnDevice,
+        entrance: Entrance,
+        counters: Counters,
+    ) -> None:
+        self.blocked = False
+        """True if an urgent request waits for room."""
+        self.blocked_until_s = inf
+        """When waiting for room for an urgent request stops making sense."""
+        self._settings = settings
+        self._outlook = outlook
+        self._waiting = waiting
+        self._device = device
+        self._entrance = entrance
+        self._counters = counters
+
+    def serve(self, draft: Draft) -> int:
+        """Take in urgent requests, rotating others out; returns blocks kept for those that wait."""
+        self.blocked_until_s = inf
+        if self._settings.relegation:
+            self._give_up(draft)
+        blocked: list[Job] = []
+        reserved = 0
+        for _ in range(URGENT_AT_ONCE):
+            job = self._waiting.urgent(draft.now)
+            if job is None:
+                break
+            if self._entrance.take_in(draft, job, reserved):
+                continue
+            hopeless = draft.now >= self._hopeless_from_s(job)
+            room = not hopeless and self._entrance.make_room(draft, job, reserved)
+            if room and self._entrance.take_in(draft, job, reserved):
+                continue
+            if hopeless:
+                self._relegate(draft, job)
+                continue
+            self._waiting.set_aside(job)
+            blocked.append(job)
+            if not room:
+                break
+            reserved += need_blocks(draft, job)  # the copies under way make room
+        self.blocked = bool(blocked)
+        for job in blocked:
+            self._waiting.put_back(job)
+            self.blocked_until_s = min(self.blocked_until_s, self._hopeless_from_s(job))
+        return reserved
+
+    def late(self, draft: Draft) -> list[Job]:
+        """Whose first tokens cannot be in time at the present rate of prefill, if as many as
+        possible are. A single request is not judged.
+        """
+        begun = [job for job in self._device.prefilling if job.hurried]
+        urgent = self._waiting.all_urgent(draft.now)
+        if not begun and len(urgent) < 2:
+            return []
+        rate = self._outlook.prefill_rate
+        jobs = sorted([*begun, *urgent], key=attrgetter("first_due_s"))
+        return given_up((self._work(job, draft.now, rate), job) for job in jobs)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _give_up(self, draft: Draft) -> None:
+        """Relegate those for whose first tokens those of others would be late."""
+        for job in self.late(draft):
+            self._relegate(draft, job)
+
+    def _work(self, job: Job, now: float, prefill_rate: float) -> Work:
+        seq = job.seq
+        work_s = (seq.prefill_tokens - seq.computed_tokens) / prefill_rate
+        under_way = job.placed or seq.output_tokens > 0
+        return Work(inf if seq.output_tokens else job.first_due_s - now, work_s, under_way)
+
+    def _hopeless_from_s(self, job: Job) -> float:
+        """From when on a first token is not waited for; inf for a stream that has begun."""
+        settings = self._settings
+        if job.seq.output_tokens or not settings.relegation:
+            return inf
+        ttft_s = job.seq.request.slo.ttft_s or inf
+        return job.start_by_s - min(settings.relegation_margin_s, MOST_RELEGATION_MARGIN * ttft_s)
+
+    def _relegate(self, draft: Draft, job: Job) -> None:
+        """Stop hurrying a request whose first token will be late; it is served before those that
+        were promised none.
+        """
+        job.relegated = True
+        self._waiting.add(job, draft.now)
+        self._counters.add("relegations")
+        draft.note("relegate", job.seq)

@@ -1,0 +1,142 @@
+"""Who is off the device, in the order in which they should come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from math import inf
+
+from superinfer.draft import Draft
+from superinfer.schedulers.rotating.aging import AgedShare
+from superinfer.schedulers.rotating.deadlines import Job
+from superinfer.schedulers.rotating.outlook import Outlook
+from superinfer.schedulers.rotating.queues import LEVELS, Alarms, LaxityQueues, TenantQueues
+from superinfer.schedulers.rotating.settings import Settings
+from superinfer.schedulers.rotating.tenants import TenantCounters
+
+TRIAGED_AT_ONCE = 32
+"""Urgent requests among whom one decision chooses when not all can be in time."""
+Needs = Callable[[Draft, Job], int]
+"""Blocks that a request needs to come in."""
+LEVEL_UNITS = (0, 4, 16)
+"""Slack below which a request belongs to a level, in units of `level_steps` steps."""
+
+
+class Waiting:
+    """Queues by level and slack, by tenant, and by age; alarms for promotion and aging."""
+
+    def __init__(
+        self, settings: Settings, outlook: Outlook, tenants: TenantCounters, aged: AgedShare
+    ) -> None:
+        self._settings = settings
+        self._outlook = outlook
+        self._aged = aged
+        self._laxity = LaxityQueues()
+        self._others = TenantQueues(tenants, settings.fairness)
+        self._crossings = Alarms()
+        self._agings = Alarms()
+        self._tickets = count()
+
+    def add(self, job: Job, now: float) -> None:
+        """Queue a request that is off the device, at the level of its slack."""
+        settings = self._settings
+        free = job.relegated or not job.owes
+        job.start_by_s = inf if free else self._outlook.latest_start_s(job)
+        job.level = self._level(job, now)
+        self._queue(job)
+        if settings.aging and not job.aged:
+            ttft_s = job.seq.request.slo.ttft_s or 0.0
+            wait_s = max(settings.max_wait_s, settings.max_wait_ttfts * ttft_s)
+            self._agings.set(job.since_s + wait_s, job)
+
+    def comes_in(self, job: Job) -> None:
+        """A request has a place on the device: it does not wait here any more."""
+        job.placed, job.ticket = True, next(self._tickets)
+
+    def promote(self, now: float) -> Job | None:
+        """The next request whose slack has crossed a bound, one level up."""
+        job = self._crossings.due(now)
+        if job is not None:
+            job.level -= 1
+            self._queue(job)
+        return job
+
+    def age(self, now: float) -> Job | None:
+        """The next request that has waited too long."""
+        job = self._agings.due(now)
+        if job is not None:
+            job.aged = True
+            self._queue(job)
+        return job
+
+    def next_s(self) -> float:
+        """The next promotion or aging."""
+        return min(self._crossings.next_s(), self._agings.next_s())
+
+    def urgent(self, now: float) -> Job | None:
+        """The most urgent of level 0."""
+        job = self._laxity.head(now)
+        return job if job is not None and job.level == 0 else None
+
+    def all_urgent(self, now: float) -> list[Job]:
+        """The most urgent requests, no more than a decision can weigh against each other."""
+        found: list[Job] = []
+        while len(found) < TRIAGED_AT_ONCE and (job := self.urgent(now)) is not None:
+            found.append(job)
+            self._laxity.pop(job)
+        for job in found:
+            self._laxity.push(job)
+        return found
+
+    def set_aside(self, job: Job) -> None:
+        """Pass over the most urgent one until `put_back`."""
+        self._laxity.pop(job)
+
+    def put_back(self, job: Job) -> None:
+        """Queue it where it was."""
+        self._laxity.push(job)
+
+    def head(self, draft: Draft, need_blocks: Needs) -> Job | None:
+        """The next to come in: the aged while their share lasts, then by slack, then the rest."""
+        aged = self._aged.head()
+        if aged is None:
+            return self._hurried_or_other(draft)
+        if self._aged.owed and self._aged.fits(need_blocks(draft, aged), draft.pool.total):
+            return aged
+        found = self._hurried_or_other(draft)
+        return aged if found is None or found.last_in_line else found
+
+    def bound_s(self, job: Job, level: int) -> float:
+        """Slack below which a request belongs to a level."""
+        settings, urgent_s = self._settings, self._outlook.reaction_s(job)
+        if not job.seq.output_tokens:
+            ttft_s = job.seq.request.slo.ttft_s or 0.0
+            urgent_s += max(settings.promotion_margin_s, settings.promotion_share * ttft_s)
+        unit_s = settings.level_steps * self._outlook.step_s
+        return max(urgent_s, LEVEL_UNITS[level] * unit_s)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _hurried_or_other(self, draft: Draft) -> Job | None:
+        return self._laxity.head(draft.now) or self._others.head(draft.batch.step)
+
+    def _queue(self, job: Job) -> None:
+        job.ticket = next(self._tickets)
+        if job.aged:
+            self._aged.push(job)
+        elif not job.hurried:
+            self._others.push(job)
+        else:
+            self._laxity.push(job)
+            if self._settings.promotion and job.level:
+                self._crossings.set(job.start_by_s - self.bound_s(job, job.level - 1), job)
+
+    def _level(self, job: Job, now: float) -> int:
+        """The level that the slack implies; without skip-join the new ones enter at the top."""
+        if not job.hurried:
+            return LEVELS - 1
+        if not (self._settings.skip_join or job.seq.output_tokens):
+            return 0
+        slack_s = job.start_by_s - now
+        levels = range(LEVELS - 1)
+        return next((i for i in levels if slack_s < self.bound_s(job, i)), LEVELS - 1)

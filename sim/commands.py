@@ -102,7 +102,17 @@ def run_and_write(
         write_pages(written)
     if sink is not None:
         _write_timeline(sink, written / TIMELINE_JSON, metrics, config)
+        if options.plots:
+            _write_tracks(written)
     return summary
+
+
+def _write_tracks(folder: Path) -> None:
+    """Write the picture of the first requests beside their timeline."""
+    from superinfer.lab.plots import save
+    from superinfer.lab.tracks import requests_figure
+
+    save(requests_figure(folder / TIMELINE_JSON), folder / "requests.png")
 
 
 def write_pages(folder: Path) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         compare_runs,
         plot_kv,
         plot_latency_cdf,
+        plot_requests,
         plot_slo_attainment,
         plot_timeline,
     )
@@ -37,6 +38,7 @@ __all__ = [
     "mean_at",
     "plot_kv",
     "plot_latency_cdf",
+    "plot_requests",
     "plot_slo_attainment",
     "plot_timeline",
     "run_study",

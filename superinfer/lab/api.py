@@ -147,6 +147,15 @@ def plot_timeline(
     return axes
 
 
+def plot_requests(timeline: Path | str, most: int = 40, *, axes: Axes | None = None) -> Axes:
+    """Phases of the first requests of a `timeline.json`, and what was decided about them."""
+    from superinfer.lab.tracks import requests_panel, tracks_of
+
+    axes = _axes(axes)
+    requests_panel(axes, tracks_of(Path(timeline), most))
+    return axes
+
+
 # -- inside ---------------------------------------------------------------------------------------
 
 _COLUMNS = [

@@ -18,11 +18,11 @@ from superinfer.lab.results import replacing
 from superinfer.record import RunRecord
 
 TIMELINE_JSON = "timeline.json"
-MAX_REQUESTS = 2000
+MAXREQUESTS = 2000
 """Requests shown unless a sink is told otherwise."""
 
 _ENDS = frozenset(("finish", "fail", "reject", "cancel", "unfinished"))
-_REQUESTS, _DEVICE, _LINKS = 1, 2, 3
+REQUESTS, _DEVICE, _LINKS = 1, 2, 3
 _STEPS = 1
 _LINK_TRACKS = {("h2d", False): 1, ("d2h", False): 2, ("h2d", True): 3, ("d2h", True): 4}
 _LINK_NAMES = {"h2d": "host to device", "d2h": "device to host"}
@@ -37,7 +37,7 @@ class TimelineSink:
     after the first `max_requests` have no track: they are counted, and seen as load on the device.
     """
 
-    def __init__(self, *, lag: int = 0, max_requests: int = MAX_REQUESTS) -> None:
+    def __init__(self, *, lag: int = 0, max_requests: int = MAXREQUESTS) -> None:
         self.lag, self.max_requests = lag, max_requests
         self.events: list[Event] = []
         self.shown: list[str] = []
@@ -103,7 +103,7 @@ def write_timeline(
 
 def trace_events(told: Replay, record: RunRecord | None = None) -> Iterator[TraceEvent]:
     """The events of a trace, track by track and each track in order of time."""
-    yield from _process(_REQUESTS, "requests", 2)
+    yield from _process(REQUESTS, "requests", 2)
     yield from _process(_DEVICE, "device", 0)
     yield from _device(told)
     if told.copies:
@@ -194,7 +194,7 @@ def _kv_blocks(record: RunRecord, end_s: float) -> Iterator[TraceEvent]:
 def _request(number: int, story: Story, owner: Mapping[str, str]) -> Iterator[TraceEvent]:
     """The whole life as one slice, in it the phases, in them the chunks; moments on top."""
     name = f"{story.request_id} ({owner['class']})" if owner else story.request_id
-    yield from _track(_REQUESTS, number, name, number)
+    yield from _track(REQUESTS, number, name, number)
     is_rule = story.outcome in ("rejected", "failed")
     args = {
         **owner,
@@ -204,12 +204,12 @@ def _request(number: int, story: Story, owner: Mapping[str, str]) -> Iterator[Tr
         "rule" if is_rule else "output_tokens": story.detail,
     }
     inner = story.phases + story.chunks
-    slices = [_slice(story.start_s, story.end_s, story.request_id, _REQUESTS, number, args)]
-    slices += [_slice(s.start_s, s.end_s, s.name, _REQUESTS, number, s.args) for s in inner]
+    slices = [_slice(story.start_s, story.end_s, story.request_id, REQUESTS, number, args)]
+    slices += [_slice(s.start_s, s.end_s, s.name, REQUESTS, number, s.args) for s in inner]
     # Stable: of two slices of equal extent the one that holds the other stays first.
     yield from sorted(slices, key=lambda event: (event["ts"], -event["dur"]))
     for moment in story.moments:
-        yield _instant(moment.start_s, moment.name, _REQUESTS, number, moment.args)
+        yield _instant(moment.start_s, moment.name, REQUESTS, number, moment.args)
 
 
 def _owners(record: RunRecord | None) -> dict[str, dict[str, str]]:

@@ -22,7 +22,7 @@ from superinfer.schedulers.rotating.lengths import MEDIAN, LengthEstimator
 from superinfer.sequence import Sequence
 
 TURNS = 3
-"""Requests without a latest start: who has begun, who was relegated, the rest."""
+"""Requests without a latest start: whose first token is late, who has begun, the rest."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +73,11 @@ class Job:
         return self.start_by_s < inf
 
     @property
+    def late(self) -> bool:
+        """True while it waits for a first token that was given up."""
+        return not self.hurried and not self.aged and self.turn == 0
+
+    @property
     def last_in_line(self) -> bool:
         """True for a request without a latest start that has not begun and was not relegated."""
         return not self.hurried and self.turn == TURNS - 1
@@ -80,7 +85,9 @@ class Job:
     @property
     def turn(self) -> int:
         """Which of the `TURNS` it belongs to, from 0."""
-        return 0 if self.seq.output_tokens else 1 if self.relegated else 2
+        if self.seq.output_tokens:
+            return 1
+        return 0 if self.relegated else 2
 
     @property
     def order(self) -> tuple[float, ...]:

@@ -75,9 +75,9 @@ class TenantQueues:
         heap = heaps.setdefault(request.tenant if self._fair else "", [])
         heapq.heappush(heap, (request.arrival_s, request.index, job.ticket, job))
 
-    def head(self, step: int) -> Job | None:
-        """The job whose turn it is at a step of the decode batch."""
-        for heaps in self._heaps:
+    def head(self, step: int, turns: slice = slice(None)) -> Job | None:
+        """The job whose turn it is at a step of the decode batch, of some `turns` or of all."""
+        for heaps in self._heaps[turns]:
             if heaps and (found := self._head_of(heaps, step)) is not None:
                 return found
         return None

@@ -227,12 +227,20 @@ class RotatingScheduler(Settings):
                 current = next(unfinished, None)
             elif head is None:
                 break
-            elif not self._entrance.admit(draft, head):
+            elif not self._admit(draft, head):
                 admit = False
             elif head.seq.state is State.PREFILLING:
                 budget -= self._prefill(draft, head, budget)
         if kept:
             self._fill_aged(draft, budget + kept)
+
+    def _admit(self, draft: Draft, head: Job) -> bool:
+        """Let the next one in; False if it has to wait, and with it all behind it but one."""
+        if self._entrance.admit(draft, head):
+            return True
+        if head.late and (other := self._waiting.behind_late(draft)) is not None:
+            self._entrance.admit(draft, other)
+        return False
 
     def _fill_aged(self, draft: Draft, budget: int) -> None:
         """What was kept for aged requests."""

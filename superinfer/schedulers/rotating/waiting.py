@@ -106,6 +106,12 @@ class Waiting:
         found = self._hurried_or_other(draft)
         return aged if found is None or found.last_in_line else found
 
+    def behind_late(self, draft: Draft) -> Job | None:
+        """Who may pass a request whose first token is late and that finds no room: one that has
+        begun, so that its memory is of use meanwhile.
+        """
+        return self._others.head(draft.batch.step, slice(1, 2))
+
     def bound_s(self, job: Job, level: int) -> float:
         """Slack below which a request belongs to a level."""
         settings, urgent_s = self._settings, self._outlook.reaction_s(job)

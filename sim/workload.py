@@ -46,7 +46,7 @@ def _generated(config: Config) -> Workload:
         classes = {name: replace(known, slo=SLO()) for name, known in classes.items()}
     spec = load_spec(run.trace, config.workload, classes=classes)
     workload = generate(replace(spec, rate_scale=spec.rate_scale * run.rate_scale), run.seed)
-    if run.trace in bundled_configs() and not run.backlog:
+    if run.trace in bundled_configs() and not (run.backlog or run.in_flight):
         workload.warnings.append(
             f"{run.trace}: without a backlog all batch requests arrive at time 0; "
             f"--config {run.trace} has the backlog, the hardware and the window of this scenario"

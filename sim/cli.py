@@ -80,7 +80,10 @@ Out = Annotated[
     ),
 ]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="TOML configuration.")
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="TOML configuration, or scenario-m or scenario-c."
+    ),
 ]
 Settings = Annotated[
     list[str] | None,

@@ -162,7 +162,7 @@ def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
     if seeds > 1 and trace and not is_spec(trace):
         raise ConfigError(
             f"--seeds {seeds}: {trace} is the same for every seed: expected a specification as "
-            "trace, such as scenario-m or a .toml file (superinfer-sim traces generate --help)"
+            "trace, such as mixed or a .toml file (superinfer-sim traces generate --help)"
         )
 
 

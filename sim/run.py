@@ -29,9 +29,10 @@ from superinfer.draft import Draft
 from superinfer.engine import Engine, EngineConfig
 from superinfer.errors import ConfigError
 from superinfer.events import Sink
-from superinfer.lab.config import Config, RunConfig, did_you_mean
+from superinfer.lab.config import Config, RunConfig
 from superinfer.record import RunRecord
 from superinfer.request import Request
+from superinfer.settings import did_you_mean
 from traces.workload import Workload
 
 _T = TypeVar("_T")
@@ -145,17 +146,23 @@ def _named(place: str, name: str, load: Callable[[str], _T], known: Iterable[str
 
 
 def _cost(run: RunConfig, shape: ModelShape, device: DeviceSpec) -> StepCost:
-    """The cost model, with the host overhead of `[run]` where it is given."""
+    """The cost model, with the host overhead and the link of `[run]` where they are given."""
     cost = build_cost(shape, device, run.tp, run.costs)
-    if run.host_step_ms is None and run.host_per_sequence_us is None:
-        return cost
-    host = cost.host
-    step_s = host.step_s if run.host_step_ms is None else run.host_step_ms / 1e3
-    per_sequence_s = host.per_sequence_s
-    if run.host_per_sequence_us is not None:
-        per_sequence_s = run.host_per_sequence_us / 1e6
-    override = HostCost(step_s, per_sequence_s, "configured")
-    return build_cost(shape, device, run.tp, run.costs, override)
+    if run.host_step_ms is not None or run.host_per_sequence_us is not None:
+        cost = build_cost(shape, device, run.tp, run.costs, _host(run, cost.host))
+    if run.host_link_gb_per_s is not None:
+        cost.set_link(run.host_link_gb_per_s * 1e9)
+    return cost
+
+
+def _host(run: RunConfig, known: HostCost) -> HostCost:
+    """`known` with what `[run]` says of it."""
+    step_ms, sequence_us = run.host_step_ms, run.host_per_sequence_us
+    return HostCost(
+        known.step_s if step_ms is None else step_ms / 1e3,
+        known.per_sequence_s if sequence_us is None else sequence_us / 1e6,
+        "configured",
+    )
 
 
 class _Timed:

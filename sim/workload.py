@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from superinfer.errors import ConfigError, InputError
-from superinfer.lab.config import Config
+from superinfer.lab.config import Config, bundled_configs
 from superinfer.request import SLO, SLOClass
 from superinfer.slo_classes import PRESETS, class_from_table
 from traces.workload import Workload
@@ -41,12 +41,16 @@ def _generated(config: Config) -> Workload:
             raise ConfigError(
                 f"run.{name}: expected a trace file, got the specification {run.trace}"
             )
-    settings, classes = dict(config.workload), _classes(config)
+    classes = _classes(config)
     if run.without_slo:
         classes = {name: replace(known, slo=SLO()) for name, known in classes.items()}
-    if run.rate_scale != 1.0:
-        settings["rate_scale"] = run.rate_scale * settings.get("rate_scale", 1.0)
-    workload = generate(load_spec(run.trace, settings, classes=classes), run.seed)
+    spec = load_spec(run.trace, config.workload, classes=classes)
+    workload = generate(replace(spec, rate_scale=spec.rate_scale * run.rate_scale), run.seed)
+    if run.trace in bundled_configs() and not (run.backlog or run.in_flight):
+        workload.warnings.append(
+            f"{run.trace}: without a backlog all batch requests arrive at time 0; "
+            f"--config {run.trace} has the backlog, the hardware and the window of this scenario"
+        )
     if run.limit:
         del workload.requests[run.limit :], workload.output_tokens[run.limit :]
     return workload

@@ -94,9 +94,10 @@ def generate(
     classes: Classes = None,
 ) -> None:
     """Make a trace from a specification of clients, lengths and sessions."""
+    from superinfer.settings import parse_settings
     from superinfer.slo_classes import load_classes
     from traces.generate import generate as make
-    from traces.generate import load_spec, parse_settings
+    from traces.generate import load_spec
 
     with _errors_on_stderr():
         known = None if classes is None else load_classes(classes)

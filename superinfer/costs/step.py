@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil, inf
 from typing import NamedTuple
 
@@ -121,6 +122,13 @@ class StepCost(ABC):
     def host_s(self, sequences: int) -> float:
         """Host seconds before a step over `sequences` requests."""
         return self.host.step_s + self.host.per_sequence_s * sequences
+
+    def set_link(self, bytes_per_s: float) -> None:
+        """Give the link to the host another speed, the same in both directions."""
+        self._links = {
+            direction: replace(link, bytes_per_s=bytes_per_s)
+            for direction, link in self._links.items()
+        }
 
     def transfer_s(self, nbytes: int, pieces: int, direction: str) -> float:
         """Seconds for `nbytes` per link in `pieces` copies; `direction` is `h2d` or `d2h`."""

@@ -8,7 +8,6 @@ specification). Every mistake is a ConfigError of one line.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import math
 import tomllib
@@ -27,6 +26,7 @@ from superinfer.memory import MEMORY_POLICIES
 from superinfer.memory.base import MemoryPolicy
 from superinfer.schedulers import SCHEDULERS
 from superinfer.schedulers.base import Scheduler
+from superinfer.settings import did_you_mean, parse_settings, unknown
 from superinfer.slo_classes import PRESETS, class_from_table, load_classes
 
 SECTIONS = ("run", "scheduler", "memory", "classes", "workload")
@@ -35,6 +35,7 @@ SECTIONS = ("run", "scheduler", "memory", "classes", "workload")
 Count = Annotated[int, Meta(ge=0, le=2**40)]
 Tokens = Annotated[int, Meta(ge=0, le=2**30)]
 
+_BUNDLED = Path(__file__).with_name("scenarios")
 _KNOWN: Mapping[str, Mapping[str, str]] = {"scheduler": SCHEDULERS, "memory": MEMORY_POLICIES}
 _PROTOCOLS: Mapping[str, type] = {"scheduler": Scheduler, "memory": MemoryPolicy}
 
@@ -67,6 +68,8 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """0: the model's own."""
     host_step_ms: Annotated[float, Meta(ge=0, le=1e6)] | None = None
     """Host time before each step; absent: the cost model's."""
+    host_link_gb_per_s: Annotated[float, Meta(ge=0.001, le=1e6)] | None = None
+    """Copies to and from host memory per GPU, each way, in 1e9 bytes/s; absent: the device's."""
     host_per_sequence_us: Annotated[float, Meta(ge=0, le=1e9)] | None = None
     concurrency: Count = 0
     """Closed loop: so many requests (closed sessions) are under way; 0: open loop."""
@@ -122,7 +125,7 @@ class Config:
 
 
 def load_config(
-    path: Path | Sequence[Path] | None = None,
+    path: str | Path | Sequence[Path] | None = None,
     settings: Iterable[str] = (),
     classes: Path | None = None,
     **overrides: object,
@@ -130,12 +133,13 @@ def load_config(
     """Lay TOML files, a file of classes, `section.key=value` settings and `[run]` overrides over
     each other, in this order; overrides that are None do not count.
 
-    A setting's value is TOML; what is not TOML is taken as text. A `[scheduler]` or `[memory]`
+    In place of a file there may be the name of a bundled configuration, such as `scenario-m`. A
+    setting's value is TOML; what is not TOML is taken as text. A `[scheduler]` or `[memory]`
     table goes with the policy that its file names; if another one is chosen, it is left out and a
     note says so.
     """
     files = [(file, _read(file)) for file in _listed(path)]
-    given = _parse_settings(settings)
+    given = parse_settings(settings, SECTIONS)
     run = _merged("run", files, given)
     run |= {key: value for key, value in overrides.items() if value is not None}
     chosen = _run_config(run)
@@ -152,6 +156,11 @@ def load_config(
     return config
 
 
+def bundled_configs() -> dict[str, Path]:
+    """The configurations that ship with the package, by the names that stand for them."""
+    return {path.stem: path for path in sorted(_BUNDLED.glob("*.toml"))}
+
+
 def build_policy(
     section: str, name: str, known: Mapping[str, str], parameters: Mapping[str, Any]
 ) -> Any:
@@ -165,18 +174,11 @@ def build_policy(
     values = {}
     for key, value in parameters.items():
         if key not in fields:
-            raise ConfigError(_unknown(f"{section}.{key}", key, fields, f"{name} takes"))
+            raise ConfigError(unknown(f"{section}.{key}", key, fields, f"{name} takes"))
         if value == fields[key].default and type(value) is type(fields[key].default):
             continue
         values[key] = _convert(f"{section}.{key}", value, hints[key])
     return _instance(section, name, cls, values)
-
-
-def did_you_mean(key: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing when no known name is close."""
-    names = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(key.lower(), names, 1)
-    return f" (did you mean {names[close[0]]!r}?)" if close else ""
 
 
 # -- layers ---------------------------------------------------------------------------------------
@@ -185,10 +187,21 @@ Tables = dict[str, dict[str, Any]]
 Files = Sequence[tuple[Path, Tables]]
 
 
-def _listed(path: Path | Sequence[Path] | None) -> Sequence[Path]:
+def _listed(path: str | Path | Sequence[Path] | None) -> Sequence[Path]:
     if path is None:
         return ()
-    return path if isinstance(path, Sequence) else (path,)
+    return [_found(Path(file)) for file in ((path,) if isinstance(path, str | Path) else path)]
+
+
+def _found(file: Path) -> Path:
+    """The bundled configuration of that name, unless there is such a file."""
+    if len(file.parts) != 1 or file.suffix or file.exists():
+        return file
+    bundled = bundled_configs()
+    if str(file) not in bundled:
+        expected = f"expected a TOML file or one of {', '.join(bundled)}"
+        raise InputError(f"{expected}{did_you_mean(str(file), bundled)}", file=str(file))
+    return bundled[str(file)]
 
 
 def _read(path: Path) -> Tables:
@@ -204,7 +217,7 @@ def _read(path: Path) -> Tables:
     with _in_file(path):
         for name, table in tables.items():
             if name not in SECTIONS:
-                raise ConfigError(_unknown(f"[{name}]", name, SECTIONS, "sections are"))
+                raise ConfigError(unknown(f"[{name}]", name, SECTIONS, "sections are"))
             if not isinstance(table, dict):
                 raise ConfigError(f"{name}: expected a table, got {table!r}")
         run = tables.get("run", {})
@@ -223,45 +236,6 @@ def _in_file(path: Path) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-
-
-def _parse_settings(settings: Iterable[str]) -> Tables:
-    tables: Tables = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        parts = _key_parts(key)
-        if not equals or len(parts) < 2:
-            raise ConfigError(f"--set {setting!r}: expected section.key=value")
-        if parts[0] not in SECTIONS:
-            raise ConfigError(_unknown(f"--set {setting!r}", parts[0], SECTIONS, "sections are"))
-        table: dict[str, Any] = tables
-        for part in parts[:-1]:
-            table = table.setdefault(part, {})
-            if not isinstance(table, dict):
-                raise ConfigError(f"--set {setting!r}: {part} is not a table")
-        table[parts[-1]] = _value(text.strip())
-    return tables
-
-
-def _key_parts(key: str) -> list[str]:
-    """The parts of a dotted TOML key, which may be quoted; none for what is no key."""
-    try:
-        table: Any = tomllib.loads(f"{key.strip()} = 0")
-    except (ValueError, RecursionError):
-        return []
-    parts = []
-    while isinstance(table, dict) and len(table) == 1:
-        ((part, table),) = table.items()
-        parts.append(part)
-    return parts if table == 0 else []
-
-
-def _value(text: str) -> Any:
-    try:
-        table = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
-        return text
-    return table["value"] if len(table) == 1 else text
 
 
 def _merged(section: str, files: Files, given: Tables) -> dict[str, Any]:
@@ -331,7 +305,7 @@ def _load(section: str, name: str, known: Mapping[str, str]) -> Any:
     target = known.get(name, name)
     if ":" not in target:
         lead = "expected package.module:Class or one of"
-        raise ConfigError(_unknown(f"{section} {name!r}", name, known, lead))
+        raise ConfigError(unknown(f"{section} {name!r}", name, known, lead))
     module, _, attribute = target.partition(":")
     try:
         cls = getattr(importlib.import_module(module), attribute)
@@ -379,7 +353,7 @@ def _run_config(table: Mapping[str, Any]) -> RunConfig:
     hints = typing.get_type_hints(RunConfig, include_extras=True)
     for key in table:
         if key not in hints:
-            raise ConfigError(_unknown(f"run.{key}", key, hints, "known are"))
+            raise ConfigError(unknown(f"run.{key}", key, hints, "known are"))
     run = RunConfig(**{key: _convert(f"run.{key}", table[key], hints[key]) for key in table})
     if run.window_s and not (len(run.window_s) == 2 and run.window_s[0] < run.window_s[1]):
         raise ConfigError(f"run.window_s: expected [from, to), got {_shown(run.window_s)}")
@@ -428,8 +402,3 @@ def _is_union(hint: Any) -> bool:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _unknown(what: str, key: str, known: Iterable[str], lead: str) -> str:
-    names = sorted(known)
-    return f"{what}: unknown{did_you_mean(key, names)}; {lead}: {', '.join(names)}"

@@ -13,11 +13,12 @@ import pytest
 import tomli_w
 
 from superinfer.errors import ConfigError, InputError
-from superinfer.lab.config import Config, RunConfig, build_policy, did_you_mean, load_config
+from superinfer.lab.config import Config, RunConfig, build_policy, load_config
 from superinfer.memory.lru import LruMemory
 from superinfer.schedulers import SCHEDULERS
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.vllm import VllmScheduler
+from superinfer.settings import did_you_mean
 
 if TYPE_CHECKING:
     from decimal import Decimal

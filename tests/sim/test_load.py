@@ -16,12 +16,15 @@ import pytest
 from harness import FakeCost, make_engine, request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from specs import document, write_spec
 
 from sim.cli import main
 from sim.driver import simulate
 from sim.load import LoadModel
 from sim.oracle import Oracle
+from sim.workload import load_workload
 from superinfer.errors import ConfigError
+from superinfer.lab.config import load_config
 from superinfer.metrics import RunMetrics, Window
 from superinfer.plan import Plan
 from superinfer.record import RunRecord
@@ -314,6 +317,21 @@ def test_the_rate_can_be_scaled(capsys: pytest.CaptureFixture[str]) -> None:
         for scale in ("1", "0.5")
     ]
     assert durations[1] == pytest.approx(2 * durations[0], rel=0.1)
+
+
+def test_a_scale_multiplies_that_of_a_specification(tmp_path: Path) -> None:
+    client = {"rate_per_s": 1.0, "prompt": 10, "answer": 10}
+    double = write_spec(tmp_path, {**document(chat=client), "rate_scale": 2.0}, "double.toml")
+    plain = write_spec(tmp_path, document(chat=client), "plain.toml")
+
+    def arrivals(spec: Path, scale: float, *settings: str) -> list[float]:
+        config = load_config(None, settings, trace=str(spec), rate_scale=scale)
+        return [request.arrival_s for request in load_workload(config).requests]
+
+    assert arrivals(double, 0.5) == arrivals(plain, 1.0)
+    assert arrivals(double, 3.0, "workload.rate_scale=1") == arrivals(plain, 3.0)
+    with pytest.raises(ConfigError, match="rate_scale: expected a number, got"):
+        arrivals(plain, 2.0, "workload.rate_scale=fast")
 
 
 @pytest.mark.usefixtures("trace")

@@ -11,8 +11,9 @@ from specs import document, write_spec
 from typer.testing import CliRunner
 
 from superinfer.errors import ConfigError, InputError
+from superinfer.settings import parse_settings
 from traces.cli import app
-from traces.generate import load_spec, parse_settings
+from traces.generate import load_spec
 
 CLIENT = {"rate_per_s": 1.0, "prompt": 10, "answer": 10}
 GONE = object()
@@ -220,9 +221,9 @@ def test_a_name_that_is_not_bundled() -> None:
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("duration_s", '--set "duration_s": expected key=value'),
-        ("=3", '--set "=3": expected key=value'),
-        ("a b=3", '--set "a b=3": expected key=value'),
+        ("duration_s", "--set 'duration_s': expected key=value"),
+        ("=3", "--set '=3': expected key=value"),
+        ("a b=3", "--set 'a b=3': expected key=value"),
         ("duration_s=x", 'chat (settings): duration_s: expected a number, got "x"'),
         ("clients.chat.rate_per_s=-1", "chat (settings): clients.chat.rate_per_s: expected a num"),
         ("clients.chat.rate=1", "chat (settings): clients.chat.rate: unknown key; expected one"),

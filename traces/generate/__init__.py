@@ -6,7 +6,7 @@ specifications and seeds give equal workloads in any process.
 
 from __future__ import annotations
 
-from traces.generate.load import Spec, bundled_specs, load_spec, parse_settings
+from traces.generate.load import Spec, bundled_specs, load_spec
 from traces.generate.workload import generate
 
-__all__ = ["Spec", "bundled_specs", "generate", "load_spec", "parse_settings"]
+__all__ = ["Spec", "bundled_specs", "generate", "load_spec"]

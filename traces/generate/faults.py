@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.inspect import Field, LiteralType, StructType, Type, UnionType, type_info
 
+from superinfer.settings import did_you_mean
+
 T = TypeVar("T")
 
 _AT = re.compile(r" - at `\$\.?(.*)`$")
@@ -46,14 +48,6 @@ def convert(table: Mapping[str, Any], kind: type[T]) -> T:
         return msgspec.convert(table, kind)
     except (msgspec.ValidationError, OverflowError, RecursionError) as error:
         raise _fault(str(error), table, kind) from None
-
-
-def did_you_mean(key: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing when no known name is close."""
-    import difflib
-
-    close = difflib.get_close_matches(key.lower(), list(known), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def shown(value: object) -> str:

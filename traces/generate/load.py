@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.request import SLOClass
+from superinfer.settings import did_you_mean
 from superinfer.slo_classes import PRESETS
-from traces.generate.faults import Fault, convert, did_you_mean, shown
+from traces.generate.faults import Fault, convert, shown
 from traces.generate.spec import RATES, Client, Document
 
 SPECS_DIR = Path(__file__).parents[1] / "specs"
@@ -68,17 +69,6 @@ def load_spec(
         given = " (settings)" if _holds(settings or {}, fault.field) else ""
         place = ": ".join(filter(None, (f"{file}{given}", fault.field)))
         raise ConfigError(f"{place}: {fault.text}") from None
-
-
-def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
-    """The nested mapping of `key.key=value` texts; a value is TOML, or else text."""
-    nested: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {shown(setting)}: expected key=value")
-        _put(nested, setting, _key_parts(setting, key), _value(text.strip()))
-    return nested
 
 
 def laid_over(below: Mapping[str, Any], above: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
@@ -174,35 +164,3 @@ def _holds(settings: Mapping[str, Any], field: str) -> bool:
             return value is not settings and not isinstance(value, Mapping)
         value = value[part]
     return bool(field)
-
-
-def _key_parts(setting: str, key: str) -> list[str]:
-    """The parts of a dotted TOML key, which may be quoted."""
-    try:
-        table: Any = tomllib.loads(f"{key.strip()} = 0")
-    except (ValueError, RecursionError):
-        table = {}
-    parts = []
-    while isinstance(table, dict) and len(table) == 1:
-        ((part, table),) = table.items()
-        parts.append(part)
-    if table != 0:
-        raise ConfigError(f"--set {shown(setting)}: expected key=value")
-    return parts
-
-
-def _put(nested: dict[str, Any], setting: str, parts: list[str], value: Any) -> None:
-    table = nested
-    for part in parts[:-1]:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {shown(setting)}: {part} is not a table")
-    table[parts[-1]] = value
-
-
-def _value(text: str) -> Any:
-    try:
-        table = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
-        return text
-    return table["value"] if len(table) == 1 else text

@@ -11,7 +11,7 @@ from superinfer.costs import build_cost, list_profiles, load_profile
 from superinfer.costs.base import Chunk
 from superinfer.costs.profile import Kernel, Profile, profile_json
 from superinfer.errors import ConfigError
-from superinfer.lab.config import did_you_mean
+from superinfer.settings import did_you_mean
 
 if TYPE_CHECKING:
     from rich.table import Table

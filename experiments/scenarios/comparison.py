@@ -1,0 +1,156 @@
+"""One setting: all arms at the load of the comparison, the sweep around it, what is taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from experiments.scenarios.bench import Bench, Runs
+from experiments.scenarios.measures import ATTAINMENT, BATCH, DECIDING, P99_TTFT, numbers_of, paired
+from experiments.scenarios.search import Star, star_of, tuned_arm
+from experiments.scenarios.settings import (
+    ARMS,
+    FCFS,
+    HOST_MEMORY_GIB,
+    MODES,
+    PRIORITY_SWAP,
+    ROTATING,
+    TINY_RATE_PER_S,
+    TUNED,
+    Arm,
+    Extent,
+    Setting,
+    config_of,
+)
+from sim.run import build_engine
+from superinfer.errors import ConfigError
+from superinfer.lab.config import Config
+
+Part = dict[str, Any]
+"""What a part of the study found, as plain values for `summary.json`."""
+SWEPT = (ATTAINMENT, P99_TTFT, BATCH)
+
+
+def compare_setting(bench: Bench, setting: Setting, extent: Extent) -> Part:
+    """Everything about one setting."""
+    star = star_of(bench, setting, extent)
+    part: Part = {
+        "title": setting.title,
+        "conditions": conditions(setting),
+        "seeds": list(extent.seeds),
+        "star": asdict(star),
+    }
+    if not setting.vllm_is_reference:
+        part["first_come"] = _first_come(bench, setting, extent)
+    if star.rate_per_s is None:
+        return part
+    arms = dict(ARMS) | {TUNED: tuned_arm(bench, setting, star.rate_per_s, extent)}
+    part["tuned"] = arms[TUNED].label
+    part |= _at_star(bench, setting, extent, star, arms)
+    part["sweep"] = _sweep(bench, setting, extent, star)
+    if setting.ablation:
+        part["ablation"] = _ablation(bench, setting, extent, star.rate_per_s)
+    return part
+
+
+def conditions(setting: Setting) -> dict[str, Any]:
+    """What all arms of a setting have in common."""
+    host = build_engine(config_of(setting, ARMS[ROTATING], 1.0))[1].host
+    return {
+        "workload": setting.spec,
+        "load": setting.load.removeprefix("run."),
+        "kv_tokens": setting.kv_tokens or None,
+        "host_link_gb_per_s": setting.host_link_gb_per_s,
+        "host_memory_gib_per_gpu": HOST_MEMORY_GIB,
+        "prefix_caching": setting.prefix_caching,
+        "host_step_ms": 1e3 * host.step_s,
+        "host_per_sequence_us": 1e6 * host.per_sequence_s,
+    }
+
+
+def _first_come(bench: Bench, setting: Setting, extent: Extent) -> Part:
+    """First-come-first-served arms at a tiny chat rate, behind a backlog that never ends."""
+    names = (*MODES, FCFS, PRIORITY_SWAP)
+    configs = {name: config_of(setting, ARMS[name], TINY_RATE_PER_S) for name in names}
+    runs = bench.runs(configs, extent.seeds[:1], f"{setting.name}: hardly any chat")
+    arms = {name: numbers_of(each, [ATTAINMENT]) for name, each in runs.items()}
+    return {"rate_per_s": TINY_RATE_PER_S, "arms": arms}
+
+
+def _at_star(
+    bench: Bench, setting: Setting, extent: Extent, star: Star, arms: Mapping[str, Arm]
+) -> Part:
+    """All arms at the load of the comparison, with their differences."""
+    rate = star.rate_per_s or 0.0
+    configs = {name: config_of(setting, arm, rate) for name, arm in arms.items()}
+    runs = bench.runs(configs, extent.seeds, f"{setting.name}: all arms")
+    references = dict.fromkeys((star.reference, PRIORITY_SWAP))
+    return {
+        "arms": {name: numbers_of(each) for name, each in runs.items()},
+        "differences": {name: paired(runs, name) for name in references},
+        "rotating_over": {
+            name: paired({name: runs[name], ROTATING: runs[ROTATING]}, name)[ROTATING]
+            for name in arms
+            if name != ROTATING
+        },
+    }
+
+
+def _sweep(bench: Bench, setting: Setting, extent: Extent, star: Star) -> Part:
+    """Curves over the chat rate. A first-come arm behind a backlog stands for all of them."""
+    vllm = [star.reference] if setting.vllm_is_reference else []
+    arms = (*vllm, FCFS, PRIORITY_SWAP, ROTATING)
+    rates = [factor * (star.rate_per_s or 0.0) for factor in extent.sweep]
+    configs = {
+        f"{name} at {rate!r}": config_of(setting, ARMS[name], rate)
+        for name in arms
+        for rate in rates
+    }
+    runs = bench.runs(configs, extent.swept_seeds, f"{setting.name}: sweep")
+    points = {
+        name: [numbers_of(runs[f"{name} at {rate!r}"], SWEPT) for rate in rates] for name in arms
+    }
+    return {
+        "seeds": list(extent.swept_seeds),
+        "factors": list(extent.sweep),
+        "rates_per_s": rates,
+        "arms": points,
+    }
+
+
+def _ablation(bench: Bench, setting: Setting, extent: Extent, rate_per_s: float) -> Part:
+    """The rotating scheduler less one mechanism at a time, against the whole of it."""
+    configs, absent = {ROTATING: config_of(setting, ARMS[ROTATING], rate_per_s)}, []
+    for name, change in extent.ablations.items():
+        config = _changed(setting, rate_per_s, change)
+        if config is None:
+            absent.append(f"{name}: this version has no such setting")
+        else:
+            configs[name] = config
+    runs = bench.runs(configs, extent.seeds, f"{setting.name}: mechanisms")
+    absent += _same_as_unknown(runs)
+    return {
+        "whole": numbers_of(runs[ROTATING], DECIDING),
+        "differences": paired(runs, ROTATING) if len(runs) > 1 else {},
+        "absent": absent,
+    }
+
+
+def _changed(setting: Setting, rate_per_s: float, change: str) -> Config | None:
+    """The rotating scheduler with a change; None if it has no such setting."""
+    try:
+        return config_of(setting, ARMS[ROTATING], rate_per_s, change)
+    except ConfigError:
+        return None
+
+
+def _same_as_unknown(runs: Runs) -> list[str]:
+    """Drop the runs with known lengths if they are those with unknown ones: nothing was told."""
+    known, unknown = runs.get("lengths known"), runs.get("lengths unknown")
+    if not known or not unknown:
+        return []
+    if numbers_of(known) != numbers_of(unknown):
+        return []
+    del runs["lengths known"]
+    return ["lengths known: this version runs as if it knew none"]

@@ -1,0 +1,121 @@
+"""The load of the comparison, and the tuned way of running vLLM at it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from experiments.scenarios.bench import Bench, say
+from experiments.scenarios.measures import ATTAINMENT, BATCH
+from experiments.scenarios.settings import (
+    ARMS,
+    KEPT_SHARE,
+    MODES,
+    PRIORITY_SWAP,
+    Arm,
+    Extent,
+    Setting,
+    config_of,
+)
+from superinfer.lab.bisect import LoadSearch
+from superinfer.lab.config import Config
+from superinfer.lab.numbers import mean_number
+from superinfer.lab.results import Run
+
+
+@dataclass(slots=True, frozen=True)
+class Star:
+    """The largest chat rate at which the reference keeps its share."""
+
+    reference: str
+    rate_per_s: float | None
+    """None if there is no such rate."""
+    said: str
+    probes: tuple[tuple[float, float], ...] = ()
+    """Chat rate and attainment of each load that was tried."""
+    other_modes: dict[str, str] = field(default_factory=dict)
+    """What the search says of the modes of vLLM that are not the reference."""
+
+
+def star_of(bench: Bench, setting: Setting, extent: Extent) -> Star:
+    """The load of the comparison.
+
+    With vLLM as reference it is that of the better mode: the second mode is searched only if it
+    keeps the share at the load of the first.
+    """
+    if not setting.vllm_is_reference:
+        return _star(PRIORITY_SWAP, _search(bench, setting, PRIORITY_SWAP, extent), {})
+    first, second = MODES
+    found = _search(bench, setting, first, extent)
+    rate = found.load or setting.search_from[0]
+    kept = _share_kept(bench, setting, second, rate, extent)
+    if kept >= KEPT_SHARE:
+        better = _search(bench, setting, second, extent, (rate, 1.1 * rate))
+        return _star(second, better, {first: str(found)})
+    return _star(first, found, {second: f"keeps {kept:.1%} at that rate"})
+
+
+def _star(reference: str, found: LoadSearch, others: dict[str, str]) -> Star:
+    probes = tuple((probe.load, probe.value) for probe in found.probes)
+    return Star(reference, found.load, str(found), probes, others)
+
+
+def _search(
+    bench: Bench,
+    setting: Setting,
+    arm: str,
+    extent: Extent,
+    bounds: tuple[float, float] | None = None,
+) -> LoadSearch:
+    say(f"{setting.name}: largest chat rate of {ARMS[arm].label}, seeds {extent.seeds}")
+
+    def config_at(rate_per_s: float) -> Config:
+        return config_of(setting, ARMS[arm], rate_per_s)
+
+    return bench.largest(
+        config_at,
+        ATTAINMENT,
+        KEPT_SHARE,
+        extent.seeds,
+        bounds or setting.search_from,
+        extent.tolerance,
+    )
+
+
+def _share_kept(
+    bench: Bench, setting: Setting, arm: str, rate_per_s: float, extent: Extent
+) -> float:
+    config = config_of(setting, ARMS[arm], rate_per_s)
+    runs = bench.runs({arm: config}, extent.seeds, f"{setting.name}: the other mode of vLLM")
+    return mean_number([run.summary for run in runs[arm]], ATTAINMENT) or 0.0
+
+
+def tuned_arm(bench: Bench, setting: Setting, rate_per_s: float, extent: Extent) -> Arm:
+    """The way of running vLLM with the highest chat attainment, then the most batch tokens.
+
+    All ways are tried on the first tuning seed, the best of them on the others too.
+    """
+    first, others = extent.tuning_seeds[:1], extent.tuning_seeds[1:]
+    screened = _tried(bench, setting, rate_per_s, extent.grid, first)
+    ranked = sorted(extent.grid, key=lambda name: _rank(screened[name]), reverse=True)
+    finalists = {name: extent.grid[name] for name in ranked[: extent.finalists]}
+    if not others or not any(_rank(screened[name])[0] for name in finalists):
+        return extent.grid[ranked[0]]
+    final = _tried(bench, setting, rate_per_s, finalists, extent.tuning_seeds)
+    return finalists[max(finalists, key=lambda name: _rank(final[name]))]
+
+
+def _tried(
+    bench: Bench,
+    setting: Setting,
+    rate_per_s: float,
+    grid: Mapping[str, Arm],
+    seeds: tuple[int, ...],
+) -> dict[str, list[Run]]:
+    configs = {name: config_of(setting, arm, rate_per_s) for name, arm in grid.items()}
+    return bench.runs(configs, seeds, f"{setting.name}: tuning vLLM")
+
+
+def _rank(runs: list[Run]) -> tuple[float, float]:
+    summaries = [run.summary for run in runs]
+    return (mean_number(summaries, ATTAINMENT) or 0.0, mean_number(summaries, BATCH) or 0.0)

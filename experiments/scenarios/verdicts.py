@@ -1,0 +1,214 @@
+"""Each claim beside what was measured. No verdict is written by hand.
+
+A claim holds if the measured value meets it and so does the whole 95 % interval; it holds in the
+mean only if the value meets it and the interval reaches beyond; else it does not hold. An arm is
+better if the interval of the difference lies above zero, and not worse unless all of it lies below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.scenarios.measures import ATTAINMENT, BATCH, MEAN_E2E, P99_TTFT, PEAK_KV
+from experiments.scenarios.settings import FCFS, PRIORITY, PRIORITY_SWAP, ROTATING, TUNED, label
+
+HOLDS, IN_THE_MEAN, FAILS = "holds", "holds in the mean only", "does not hold"
+
+Numbers = Mapping[str, Any]
+Parts = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(slots=True, frozen=True)
+class Measured:
+    """A value with its 95 % interval, if there is one, and how it is written."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    unit: str = "%"
+    digits: int = 1
+    signed: bool = True
+
+    def __str__(self) -> str:
+        sign, digits = "+" if self.signed else "", self.digits
+        text = f"{self.value:{sign}.{digits}f} {self.unit}".rstrip()
+        if self.low is None or self.high is None:
+            return f"{text} (no interval)"
+        return f"{text} [{self.low:{sign}.{digits}f}, {self.high:{sign}.{digits}f}]"
+
+    @property
+    def above_zero(self) -> bool:
+        """Whether all of the interval is."""
+        return self.low is not None and self.low > 0
+
+    @property
+    def not_worse(self) -> bool:
+        """For a difference of which more is better: whether the interval reaches zero."""
+        return (self.value if self.high is None else self.high) >= 0
+
+
+@dataclass(slots=True, frozen=True)
+class Verdict:
+    """A row of the table."""
+
+    part: str
+    claim: str
+    measured: str
+    outcome: str
+
+
+def at_most(measured: Measured, bound: float) -> str:
+    """Outcome of a claim that a value is not above a bound."""
+    return _outcome(measured.value <= bound, measured.high is not None and measured.high <= bound)
+
+
+def at_least(measured: Measured, bound: float) -> str:
+    """Outcome of a claim that a value is not below a bound."""
+    return _outcome(measured.value >= bound, measured.low is not None and measured.low >= bound)
+
+
+def verdicts(parts: Parts) -> list[Verdict]:
+    """All claims about the parts that are there, in the order of scenarios."""
+    rows: list[Verdict] = []
+    for name, part in parts.items():
+        if name == "no-slo":
+            rows += _without_slo(name, part)
+        elif name == "wrong-slo":
+            rows += _wrong_slo(name, part)
+        elif "differences" not in part:
+            rows.append(Verdict(name, "a load to compare at", part["star"]["said"], FAILS))
+        elif name.startswith("article"):
+            rows += _against_vllm(name, part)
+        elif name.startswith("m-"):
+            rows += [_beats(name, part, rival) for rival in _rivals(part)]
+        else:
+            rows.append(_not_worse_than_best(name, part))
+    return rows
+
+
+def relative(found: Numbers) -> Measured:
+    """A relative difference in per cent."""
+    value, low, high = (found[key] for key in ("relative", "relative_low", "relative_high"))
+    if value is None:
+        return Measured(float("nan"))
+    return Measured(100 * value, _times(low, 100), _times(high, 100))
+
+
+def points(found: Numbers) -> Measured:
+    """A difference of shares in points."""
+    value, low, high = (found[key] for key in ("difference", "low", "high"))
+    if value is None:
+        return Measured(float("nan"), unit="points")
+    return Measured(100 * value, _times(low, 100), _times(high, 100), "points")
+
+
+# -- claims ---------------------------------------------------------------------------------------
+
+_ARTICLE = ("article", -40.0, 96.0, -4.0, -33.0)
+_OURS = ("ours", -60.0, 98.0, -1.0, -40.0)
+
+
+def _against_vllm(name: str, part: Numbers) -> list[Verdict]:
+    """P99 TTFT, attainment, batch throughput and peak KV, against vLLM's better mode."""
+    arms, found = part["arms"], part["differences"][part["star"]["reference"]][ROTATING]
+    share = arms[ROTATING][ATTAINMENT]
+    kept = Measured(
+        100 * share["mean"], _times(share["low"], 100), _times(share["high"], 100), signed=False
+    )
+    ttft, batch, peak = (relative(found[key]) for key in (P99_TTFT, BATCH, PEAK_KV))
+    rows = []
+    for whose, p99, attained, lost, memory in (_ARTICLE, _OURS):
+        rows += [
+            Verdict(name, f"{whose}: chat P99 TTFT {p99:+.0f} %", str(ttft), at_most(ttft, p99)),
+            Verdict(
+                name,
+                f"{whose}: chat attainment at least {attained:.0f} %",
+                str(kept),
+                at_least(kept, attained),
+            ),
+            Verdict(
+                name,
+                f"{whose}: batch tokens/s no less than {lost:+.0f} %",
+                str(batch),
+                at_least(batch, lost),
+            ),
+            Verdict(name, f"{whose}: peak KV {memory:+.0f} %", str(peak), at_most(peak, memory)),
+        ]
+    return rows
+
+
+def _rivals(part: Numbers) -> Sequence[str]:
+    return [name for name in (PRIORITY, PRIORITY_SWAP, TUNED, FCFS) if name in part["arms"]]
+
+
+def _beats(name: str, part: Numbers, rival: str) -> Verdict:
+    """Better at one of chat attainment and batch throughput, not worse at the other."""
+    chat, batch = _over(part, rival)
+    wins = (chat.above_zero and batch.not_worse) or (batch.above_zero and chat.not_worse)
+    claim = (
+        f"honest: beats {label(rival)} on chat attainment or batch tokens/s, the other not worse"
+    )
+    return Verdict(name, claim, f"chat {chat}, batch {batch}", HOLDS if wins else FAILS)
+
+
+def _not_worse_than_best(name: str, part: Numbers) -> Verdict:
+    """Not worse than the rival with the highest chat attainment, at either."""
+    rivals = [rival for rival in part["arms"] if rival != ROTATING]
+    best = max(rivals, key=lambda rival: part["arms"][rival][ATTAINMENT]["mean"] or 0.0)
+    chat, batch = _over(part, best)
+    holds = chat.not_worse and batch.not_worse
+    claim = (
+        f"honest: not worse than {label(best)}, the best at chat attainment, nor at its batch "
+        "tokens/s"
+    )
+    return Verdict(name, claim, f"chat {chat}, batch {batch}", HOLDS if holds else FAILS)
+
+
+def _over(part: Numbers, rival: str) -> tuple[Measured, Measured]:
+    found = part["rotating_over"][rival]
+    return points(found[ATTAINMENT]), relative(found[BATCH])
+
+
+def _without_slo(name: str, part: Numbers) -> list[Verdict]:
+    rows = []
+    for trace, found in part["traces"].items():
+        change = relative(found["rotating_over_fcfs"][MEAN_E2E])
+        reaches_zero = (change.value if change.low is None else change.low) <= 0
+        rows.append(
+            Verdict(
+                name,
+                f"no targets, {trace}: mean E2E not worse than that of fcfs",
+                str(change),
+                HOLDS if reaches_zero else FAILS,
+            )
+        )
+    return rows
+
+
+def _wrong_slo(name: str, part: Numbers) -> list[Verdict]:
+    rows = []
+    for scale, found in part["differences"].items():
+        change = points(found[ATTAINMENT])
+        claim = (
+            f"one tenant's targets {scale}: attainment of the others moves by less than 2 points"
+        )
+        rows.append(Verdict(name, claim, str(change), _within(change, 2.0)))
+    return rows
+
+
+def _within(change: Measured, bound: float) -> str:
+    known = change.low is not None and change.high is not None
+    inside = known and max(-(change.low or 0.0), change.high or 0.0) < bound
+    return _outcome(abs(change.value) < bound, inside)
+
+
+def _outcome(value_meets: bool, interval_meets: bool) -> str:
+    if not value_meets:
+        return FAILS
+    return HOLDS if interval_meets else IN_THE_MEAN
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else factor * value

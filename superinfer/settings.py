@@ -1,0 +1,75 @@
+"""`key.key=value` settings as nested tables, and the known name that an unknown one may mean."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from superinfer.errors import ConfigError
+
+
+def parse_settings(settings: Iterable[str], sections: Collection[str] = ()) -> dict[str, Any]:
+    """The nested tables of `--set` texts; a value is TOML, or else text.
+
+    With `sections`, a key begins with one of them and has at least one more part.
+    """
+    tables: dict[str, Any] = {}
+    form = "section.key=value" if sections else "key=value"
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        parts = _key_parts(key)
+        if not equals or len(parts) < (2 if sections else 1):
+            raise ConfigError(f"--set {setting!r}: expected {form}")
+        if sections and parts[0] not in sections:
+            raise ConfigError(unknown(f"--set {setting!r}", parts[0], sections, "sections are"))
+        _put(tables, setting, parts, _value(text.strip()))
+    return tables
+
+
+def did_you_mean(key: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)`, or nothing when no known name is close."""
+    import difflib
+
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(key.lower(), names, 1)
+    return f" (did you mean {names[close[0]]!r}?)" if close else ""
+
+
+def unknown(what: str, key: str, known: Iterable[str], lead: str) -> str:
+    """One line about a key that is not known: where, what may be meant, and what there is."""
+    names = sorted(known)
+    return f"{what}: unknown{did_you_mean(key, names)}; {lead}: {', '.join(names)}"
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _key_parts(key: str) -> list[str]:
+    """The parts of a dotted TOML key, which may be quoted; none for what is no key."""
+    try:
+        table: Any = tomllib.loads(f"{key.strip()} = 0")
+    except (ValueError, RecursionError):
+        return []
+    parts = []
+    while isinstance(table, dict) and len(table) == 1:
+        ((part, table),) = table.items()
+        parts.append(part)
+    return parts if table == 0 else []
+
+
+def _put(tables: dict[str, Any], setting: str, parts: list[str], value: Any) -> None:
+    table: Any = tables
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {setting!r}: {part} is not a table")
+    table[parts[-1]] = value
+
+
+def _value(text: str) -> Any:
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return table["value"] if len(table) == 1 else text

@@ -34,6 +34,7 @@ from superinfer.lab.results import SUMMARY, Run, replacing, summary_json, write_
 from superinfer.lab.study import WALL_CLOCK, Study, StudyResult, run_study
 from superinfer.lab.trust import range_warning
 from traces.cli import print_out, print_table
+from traces.generate.workload import MAX_SEED
 
 WORKLOAD_KEYS = (
     "trace",
@@ -158,7 +159,10 @@ def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
             say(f"warning: {note}")
         with _in_arm(name):
             build_engine(config)
-    trace = next(iter(arms.values())).run.trace
+    run = next(iter(arms.values())).run
+    trace, last_seed = run.trace, run.seed + seeds - 1
+    if last_seed > MAX_SEED:
+        raise ConfigError(f"--seeds {seeds}: expected seeds up to 2**63 - 1, got {last_seed}")
     if seeds > 1 and trace and not is_spec(trace):
         raise ConfigError(
             f"--seeds {seeds}: {trace} is the same for every seed: expected a specification as "

@@ -9,6 +9,7 @@ from pathlib import Path
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config import Config, bundled_configs
 from superinfer.request import SLO, SLOClass
+from superinfer.settings import did_you_mean
 from superinfer.slo_classes import PRESETS, class_from_table
 from traces.workload import Workload
 
@@ -57,9 +58,13 @@ def _generated(config: Config) -> Workload:
 
 
 def _read(config: Config) -> Workload:
+    from traces.generate import bundled_specs
     from traces.readers import read_trace
 
     run = config.run
+    if not Path(run.trace).exists() and (hint := did_you_mean(run.trace, bundled_specs())):
+        names = ", ".join(bundled_specs())
+        raise InputError(f"expected a trace file or one of {names}{hint}", file=run.trace)
     if config.workload:
         raise ConfigError(f"[workload]: expected a specification as trace, got {run.trace}")
     if run.trace == "-" and sys.stdin is None:

@@ -110,17 +110,19 @@ class LengthTables:
         return self._parsed[start]
 
     def _lengths(self, start: float, name: str, text: str) -> Lengths:
-        pairs = _pdf(text)
+        pairs = _pdf(text, least=0 if name == "output_tokens" else 1)
         if pairs is None:
             where = f"{start:g}.{name}"
             got = f"expected {_PDF_EXPECTED}, got {shown(text)}"
             raise InputError(got, file=self.place, field=where)
         cumulative = np.cumsum(pairs[:, 1])
-        return Lengths(pairs[:, 0].astype(np.int64), cumulative / cumulative[-1])
+        # Some published answers have no token, but a request gets one at least.
+        tokens = np.maximum(pairs[:, 0].astype(np.int64), 1)
+        return Lengths(tokens, cumulative / cumulative[-1])
 
 
-def _pdf(text: str) -> Floats | None:
-    """Rows of (tokens, probability); None if the text holds no distribution."""
+def _pdf(text: str, least: int) -> Floats | None:
+    """Rows of (tokens, probability); None if the text holds no distribution of `least` or more."""
     found = _DICTIONARY.fullmatch(text.strip())
     if found is None:
         return None
@@ -134,7 +136,7 @@ def _pdf(text: str) -> Floats | None:
         return None
     pairs = np.array(numbers).reshape(-1, 2)
     tokens, chances = pairs.T
-    whole = np.all((tokens >= 1) & (tokens <= MAX_LENGTH_TOKENS) & (tokens == np.floor(tokens)))
+    whole = np.all((tokens >= least) & (tokens <= MAX_LENGTH_TOKENS) & (tokens == np.floor(tokens)))
     return pairs if whole and np.all(chances >= 0) and chances.sum() > 0 else None
 
 

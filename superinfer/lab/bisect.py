@@ -10,6 +10,7 @@ import msgspec
 
 from superinfer.errors import ConfigError, SuperInferError
 from superinfer.lab.config import Config
+from superinfer.lab.differences import check_metrics
 from superinfer.lab.numbers import mean_number
 from superinfer.lab.progress import Report, silent
 from superinfer.lab.study import Study, run_study
@@ -74,6 +75,8 @@ def largest_load(
     higher are tried at the end, and `kept_above` names what held nevertheless. Every probe goes to
     `log`. The same function gives the same probes in the same order.
     """
+    if math.isnan(threshold):
+        raise ConfigError("expected a number as threshold, got nan")
     if not (0 < low < high < math.inf and 0 < tolerance < math.inf):
         raise ConfigError(f"expected 0 < low < high and a tolerance > 0, got {low}, {high}")
     search = _Search(run_at, threshold, at_most, log, {})
@@ -100,8 +103,11 @@ def mean_at(
 
     `study` has one arm; `vary` puts the load into its configuration (by default as
     `run.rate_scale`). Results are stored by the study, so a search that was stopped goes on from
-    there. NaN where a run's number is null; SuperInferError when a run fails.
+    there. NaN where a run's number is null; SuperInferError when a run fails, and ConfigError for a
+    metric that runs do not have.
     """
+    if len(study.arms) != 1:
+        raise ConfigError(f"expected a study of one arm, got {', '.join(study.arms) or 'none'}")
     ((name, config),) = study.arms.items()
     change = vary or with_rate_scale
 
@@ -109,7 +115,9 @@ def mean_at(
         result = run_study(replace(study, arms={name: change(config, load)}), report)
         if result.failures:
             raise SuperInferError(f"load {load:.6g}: {result.failures[0]}")
-        value = mean_number([run.summary for run in result.runs(name)], metric)
+        runs = result.runs(name)
+        check_metrics({name: runs}, [metric])
+        value = mean_number([run.summary for run in runs], metric)
         return math.nan if value is None else value
 
     return run_at

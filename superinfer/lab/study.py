@@ -117,8 +117,9 @@ def run_study(study: Study, report: Report = silent) -> StudyResult:
 
     A failure of one run does not stop the others. An interruption (KeyboardInterrupt) stops the
     workers and keeps what has ended. Raises ConfigError for a runner that cannot be imported and
-    InputError for an input that cannot be read.
+    for seeds that are no different seeds, and InputError for an input that cannot be read.
     """
+    _check_numbers(study)
     load_runner(study.runner)
     plan = study.plan()
     _open_root(study.root)
@@ -248,6 +249,17 @@ def _flock(handle: int, wait: bool) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _check_numbers(study: Study) -> None:
+    """The same seed twice would count as two draws."""
+    seeds = list(study.seeds)
+    if any(type(seed) is not int or not 0 <= seed < 2**63 for seed in seeds):
+        raise ConfigError(f"seeds: expected integers from 0 to 2**63 - 1, got {seeds}")
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seeds: expected different ones, got {seeds}")
+    if study.workers < 0:
+        raise ConfigError(f"workers: expected a number >= 0, got {study.workers}")
 
 
 def _open_root(root: Path) -> None:

@@ -399,6 +399,11 @@ def test_bounds_that_make_no_sense(low: float, high: float) -> None:
         search(lambda _: True, low, high)
 
 
+def test_a_threshold_that_is_no_number() -> None:
+    with pytest.raises(ConfigError, match="expected a number as threshold, got nan"):
+        largest_load(lambda _: 1.0, math.nan, 1, 2)
+
+
 def test_a_search_goes_through_the_study(tmp_path: Path) -> None:
     """The runner's mean TTFT does not depend on the load, so every load keeps a loose bound."""
     from study_runner import Recorder, study
@@ -411,3 +416,7 @@ def test_a_search_goes_through_the_study(tmp_path: Path) -> None:
     begun = (tmp_path / "log").read_text().count("begin")
     assert begun == 2, "the second time it is only read"
     assert with_rate_scale(one.arms["plain"], 0.5).run.rate_scale == 0.5
+    with pytest.raises(ConfigError, match="expected a number of the summary, got 'mean_ttft'"):
+        mean_at(one, "mean_ttft")(0.5)
+    with pytest.raises(ConfigError, match="expected a study of one arm, got plain, other, third"):
+        mean_at(made, "mean_ttft_ms")

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,20 @@ def test_equal_arms_are_run_once(tmp_path: Path) -> None:
     result = run_study(Study(arms, made.root, made.runner, made.seeds))
     assert result.folders["a"] == result.folders["b"]
     assert logged(tmp_path, "begin").total() == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seeds": [1, 2, 1]}, r"seeds: expected different ones, got \[1, 2, 1\]"),
+        ({"seeds": [-1]}, r"seeds: expected integers from 0 to 2\*\*63 - 1, got \[-1\]"),
+        ({"seeds": ["0"]}, "seeds: expected integers"),
+        ({"workers": -1}, "workers: expected a number >= 0, got -1"),
+    ],
+)
+def test_numbers_that_make_no_study(tmp_path: Path, changes: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        run_study(replace(study(tmp_path, Recorder(tmp_path / "log")), **changes))
 
 
 def test_a_runner_can_be_named(tmp_path: Path) -> None:

@@ -141,6 +141,12 @@ def test_a_trace_is_the_same_for_every_seed(folder: Path) -> None:
     assert (caught.value.exit_code, (folder / "c").exists()) == (2, False)
 
 
+def test_seeds_end_somewhere(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--seeds 2: expected seeds up to 2\*\*63 - 1, got 92"):
+        compared("c", "vllm", "fcfs", seeds=2, seed=2**63 - 1)
+    assert not (folder / "c").exists()
+
+
 @pytest.mark.parametrize(
     ("file", "words"),
     [

@@ -23,7 +23,7 @@ from sim.driver import simulate
 from sim.load import LoadModel
 from sim.oracle import Oracle
 from sim.workload import load_workload
-from superinfer.errors import ConfigError
+from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config import load_config
 from superinfer.metrics import RunMetrics, Window
 from superinfer.plan import Plan
@@ -317,6 +317,11 @@ def test_the_rate_can_be_scaled(capsys: pytest.CaptureFixture[str]) -> None:
         for scale in ("1", "0.5")
     ]
     assert durations[1] == pytest.approx(2 * durations[0], rel=0.1)
+
+
+def test_a_name_that_is_nearly_that_of_a_specification() -> None:
+    with pytest.raises(InputError, match=r"chatt: expected a trace file or one of .*'chat'\?\)"):
+        load_workload(load_config(trace="chatt"))
 
 
 def test_a_scale_multiplies_that_of_a_specification(tmp_path: Path) -> None:

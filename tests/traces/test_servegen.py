@@ -271,6 +271,12 @@ def test_a_bad_distribution_is_named(tmp_path: Path, text: str) -> None:
     assert error_of(tmp_path).startswith(f"{place}: 0.input_tokens: expected a text like ")
 
 
+def test_an_answer_of_no_token_counts_as_one(tmp_path: Path) -> None:
+    lengths = json.dumps({"0": {"input_tokens": "{5: 1}", "output_tokens": "{0: 0.5, 1: 0.5}"}})
+    client(tmp_path, "chunk-0", [row(0, 1.0)], lengths)
+    assert {answer for _, _, answer, _ in draw(tmp_path)} == {1}
+
+
 BAD_DATASETS = {
     "": "expected JSON, got a broken document: Input data was truncated",
     "{": "expected JSON, got a broken document: Input data was truncated",
@@ -342,6 +348,13 @@ def expected_count(clients: list[Client], scale: float) -> tuple[float, float]:
     counts = [scale * window.rate_per_s * 600 for window in windows]
     spread = sum(n * window.gap_cv**2 for n, window in zip(counts, windows, strict=True))
     return sum(counts), spread**0.5
+
+
+def test_every_published_distribution_is_read(published: Path) -> None:
+    known = [client.lengths for client in read_clients(published) if client.lengths is not None]
+    for lengths in known:
+        for start_s in lengths.starts:
+            assert all(each.mean >= 1 for each in lengths.at(start_s))
 
 
 def test_published_clients_keep_rate_and_lengths(published: Path) -> None:

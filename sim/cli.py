@@ -136,7 +136,7 @@ def run(
     trace: Trace = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(help="Scheduler, by name or as package.module:Class.", show_default="vllm"),
+        typer.Option(help="Scheduler, by name or as package.module:Class.", show_default="rotating"),
     ] = None,
     memory: Memory = None,
     model: Model = None,

@@ -191,17 +191,14 @@ def _wrong_slo(name: str, part: Numbers) -> list[Verdict]:
     rows = []
     for scale, found in part["differences"].items():
         change = points(found[ATTAINMENT])
-        claim = (
-            f"one tenant's targets {scale}: attainment of the others moves by less than 2 points"
-        )
-        rows.append(Verdict(name, claim, str(change), _within(change, 2.0)))
+        claim = f"one tenant's targets {scale}: the others lose less than 2 points of attainment"
+        rows.append(Verdict(name, claim, str(change), _costs_less(change, 2.0)))
     return rows
 
 
-def _within(change: Measured, bound: float) -> str:
-    known = change.low is not None and change.high is not None
-    inside = known and max(-(change.low or 0.0), change.high or 0.0) < bound
-    return _outcome(abs(change.value) < bound, inside)
+def _costs_less(change: Measured, bound: float) -> str:
+    surely = change.low is not None and change.low > -bound
+    return _outcome(change.value > -bound, surely)
 
 
 def _outcome(value_meets: bool, interval_meets: bool) -> str:

@@ -44,7 +44,7 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The `[run]` section: everything about a run that is not a policy's own parameter."""
 
     trace: str = ""
-    scheduler: str = "vllm"
+    scheduler: str = "rotating"
     memory: str = "lru"
     model: str = "llama-3.1-8b"
     """Preset name, or path of a Hugging Face `config.json`."""

@@ -136,7 +136,9 @@ def run(
     trace: Trace = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(help="Scheduler, by name or as package.module:Class.", show_default="rotating"),
+        typer.Option(
+            help="Scheduler, by name or as package.module:Class.", show_default="rotating"
+        ),
     ] = None,
     memory: Memory = None,
     model: Model = None,

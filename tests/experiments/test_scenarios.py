@@ -183,7 +183,7 @@ def test_claims_against_vllm() -> None:
 def test_other_parts() -> None:
     scaled = {"differences": {"x4": {ATTAINMENT: difference(0.01, 0.005)}}}
     assert list(outcomes("wrong-slo", scaled).values()) == [HOLDS]
-    scaled["differences"]["x4"][ATTAINMENT] = difference(0.01, 0.02)
+    scaled["differences"]["x4"][ATTAINMENT] = difference(-0.01, 0.02)
     assert list(outcomes("wrong-slo", scaled).values()) == [IN_THE_MEAN]
     slower = {"traces": {"sample": {"rotating_over_fcfs": {"mean_e2el_ms": difference(0.1, 0.05)}}}}
     assert list(outcomes("no-slo", slower).values()) == [FAILS]

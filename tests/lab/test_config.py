@@ -17,7 +17,7 @@ from superinfer.lab.config import Config, RunConfig, build_policy, load_config
 from superinfer.memory.lru import LruMemory
 from superinfer.schedulers import SCHEDULERS
 from superinfer.schedulers.fcfs import FcfsScheduler
-from superinfer.schedulers.vllm import VllmScheduler
+from superinfer.schedulers.rotating import RotatingScheduler
 from superinfer.settings import did_you_mean
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def test_defaults() -> None:
     config = load_config()
     assert config.run == RunConfig()
     assert (config.scheduler, config.memory, config.classes, config.notes) == ({}, {}, {}, ())
-    assert isinstance(config.build_scheduler(), VllmScheduler)
+    assert isinstance(config.build_scheduler(), RotatingScheduler)
     assert isinstance(config.build_memory(), LruMemory)
 
 
@@ -223,7 +223,10 @@ def test_settings_that_contradict_each_other() -> None:
         ("run.seed=-1", "run.seed: expected int >= 0, got -1"),
         ("run.seed=9223372036854775808", "run.seed: expected int <= 9223372036854775807"),
         ("run.max_model_len=1e9", "run.max_model_len: expected int, got 1000000000.0"),
-        ("scheduler.max_num_sequences=3", "(did you mean 'max_num_seqs'?); vllm takes: chunked, "),
+        (
+            "scheduler.max_num_sequences=3",
+            "(did you mean 'max_num_seqs'?); rotating takes: ",
+        ),
         ("scheduler.max_num_seqs=x", "scheduler.max_num_seqs: expected int, got 'x'"),
         ("scheduler.max_num_batched_tokens=x", "max_num_batched_tokens: expected int, got 'x'"),
         ("scheduler.watermark=-1", "scheduler.watermark: expected a number >= 0, got -1"),

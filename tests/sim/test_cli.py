@@ -130,7 +130,7 @@ def test_run_prints_a_table_and_writes_a_folder(cli: Cli, folder: Path) -> None:
     for word in ("requests submitted", "SLO attainment", "TTFT", "chat"):
         assert word in answer.out
     (result,) = (folder / "runs").iterdir()
-    assert re.fullmatch(r"t-vllm-\d{8}-\d{6}", result.name)
+    assert re.fullmatch(r"t-rotating-\d{8}-\d{6}", result.name)
     assert answer.err == f"results in runs/{result.name}\n"
     assert left_in(result) == {
         "summary.json",
@@ -172,7 +172,7 @@ def test_an_existing_folder_is_left_alone(cli: Cli, folder: Path) -> None:
 def test_trace_from_standard_input(cli: Cli, folder: Path) -> None:
     answer = cli("run", "-", "--no-plots", stdin=TRACE.encode())
     assert answer.code == 0
-    assert "results in runs/stdin-vllm-" in answer.err
+    assert "results in runs/stdin-rotating-" in answer.err
 
 
 def test_closed_standard_input(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,16 +323,19 @@ BAD_SETTINGS: list[tuple[str, str]] = [
     ("run.block_tokens=1000000", "run.block_tokens: expected int <= 16384, got 1000000"),
     ("run.costs=none", "costs='none': expected auto, roofline, calibrated or a profile file"),
     ("run.costs=t.jsonl", "t.jsonl: expected JSON"),
-    ("scheduler.chunkd=true", "scheduler.chunkd: unknown (did you mean 'chunked'?); vllm takes: "),
-    ("scheduler.chunked=yes", "scheduler.chunked: expected bool, got 'yes'"),
+    ("scheduler.agin=true", "scheduler.agin: unknown (did you mean 'aging'?); rotating takes: "),
+    ("scheduler.aging=yes", "scheduler.aging: expected bool, got 'yes'"),
     (
-        "scheduler.preemption=drop",
-        "scheduler.preemption: expected one of 'recompute', 'swap', got 'drop'",
+        "scheduler.lengths=guess",
+        "scheduler.lengths: expected one of 'histogram', 'none', 'oracle', got 'guess'",
     ),
     ("scheduler.max_num_seqs=-1", "scheduler.max_num_seqs: expected a number >= 0, got -1"),
     ("scheduler.watermark=nan", "scheduler.watermark: expected a number >= 0, got nan"),
+    ("scheduler.pace_margin=2", "scheduler.pace_margin: expected above 0 and at most 1, got 2"),
+    ("scheduler.max_wait_s=0", "scheduler.max_wait_s: expected above 0, got 0"),
+    ("scheduler.aged_share=1", "scheduler.aged_share: expected above 0 and below 1, got 1"),
     ("scheduler.max_num_batched_tokens=9", "max_num_batched_tokens: expected at least max_num_seq"),
-    ("scheduler.name=x", "scheduler.name: unknown; vllm takes: "),
+    ("scheduler.name=x", "scheduler.name: unknown; rotating takes: "),
     ("memory.size=1", "memory.size: unknown; lru takes: "),
     ("classes.chat=3", "classes.chat: expected a table, got 3"),
     ("classes.chat.ttft=3", "classes.chat.ttft: expected a known key"),
@@ -444,8 +447,8 @@ def test_a_trace_name_that_is_no_text(cli: Cli) -> None:
         ("[run]\ntpp = 1\n", "x.toml: run.tpp: unknown (did you mean 'tp'?)"),
         ("[run]\nscheduler = 'vlm'\n", "x.toml: scheduler 'vlm': unknown (did you mean 'vllm'?)"),
         (
-            "[scheduler]\nchunkd = 1\n",
-            "x.toml: scheduler.chunkd: unknown (did you mean 'chunked'?)",
+            "[scheduler]\nmax_num_seq = 1\n",
+            "x.toml: scheduler.max_num_seq: unknown (did you mean 'max_num_seqs'?)",
         ),
         ("[memory]\npreemption = 'x'\n", "x.toml: memory.preemption: expected one of 'recompute'"),
         ("[classes]\nchat = 3\n", "x.toml: classes.chat: expected a table, got 3"),

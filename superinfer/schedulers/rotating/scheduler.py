@@ -8,7 +8,6 @@ from math import inf
 from superinfer.draft import MAX_STEPS, Draft
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.pacing import GRAIN_TOKENS, ChunkSizer
-from superinfer.schedulers.parts import check_limits
 from superinfer.schedulers.rotating.admission import Admission
 from superinfer.schedulers.rotating.aging import AgedShare
 from superinfer.schedulers.rotating.counters import Counters
@@ -34,21 +33,21 @@ class RotatingScheduler(Settings):
     copies_per_block: int = field(default=1, init=False)
     counters: Counters = field(default_factory=Counters, init=False)
 
-    _true_length: TrueLength | None = field(default=None, init=False)
-    _jobs: dict[Sequence, Job] = field(default_factory=dict, init=False)
-    _arrived: list[Job] = field(default_factory=list, init=False)
+    _true_length: TrueLength | None = field(default=None, init=False, repr=False)
+    _jobs: dict[Sequence, Job] = field(default_factory=dict, init=False, repr=False)
+    _arrived: list[Job] = field(default_factory=list, init=False, repr=False)
     """To be queued at the next decision."""
-    _estimator: LengthEstimator = field(init=False)
-    _sizer: ChunkSizer = field(init=False)
-    _outlook: Outlook = field(init=False)
-    _tenants: TenantCounters = field(default_factory=TenantCounters, init=False)
-    _aged: AgedShare = field(init=False)
-    _waiting: Waiting = field(init=False)
-    _device: OnDevice = field(init=False)
-    _admission: Admission = field(init=False)
-    _rotation: Rotation = field(init=False)
-    _entrance: Entrance = field(init=False)
-    _urgency: Urgency = field(init=False)
+    _estimator: LengthEstimator = field(init=False, repr=False)
+    _sizer: ChunkSizer = field(init=False, repr=False)
+    _outlook: Outlook = field(init=False, repr=False)
+    _tenants: TenantCounters = field(default_factory=TenantCounters, init=False, repr=False)
+    _aged: AgedShare = field(init=False, repr=False)
+    _waiting: Waiting = field(init=False, repr=False)
+    _device: OnDevice = field(init=False, repr=False)
+    _admission: Admission = field(init=False, repr=False)
+    _rotation: Rotation = field(init=False, repr=False)
+    _entrance: Entrance = field(init=False, repr=False)
+    _urgency: Urgency = field(init=False, repr=False)
     _version: int = field(default=0, init=False)
     """`OnDevice.version` at the last decision that was not about to change anything."""
 
@@ -56,7 +55,7 @@ class RotatingScheduler(Settings):
 
     def bind(self, machine: Machine) -> None:
         """Learn the machine."""
-        check_limits(self.max_num_seqs, self.max_num_batched_tokens, self.watermark)
+        self.check()
         self._estimator = estimator_of(self.lengths, self._true_length)
         self._sizer = ChunkSizer(machine.cost, self.tile_tokens)
         self._outlook = Outlook(machine, self._estimator, self.max_num_batched_tokens)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
+from superinfer.errors import ConfigError
+from superinfer.schedulers.parts import check_limits
 from superinfer.schedulers.rotating.lengths import LengthSource
 
 
@@ -64,3 +67,18 @@ class Settings:
     """Who has waited too long gets a reserved share."""
     fairness: bool = True
     """Among requests without a deadline, the tenant with the least service goes first."""
+
+    def check(self) -> None:
+        """Refuse values with which nothing could ever run, or nothing be promised (ConfigError)."""
+        check_limits(self.max_num_seqs, self.max_num_batched_tokens, self.watermark)
+        for name in ("max_wait_s", "level_steps", "pace_margin", "aged_share"):
+            if getattr(self, name) <= 0:
+                _refuse(name, "above 0", getattr(self, name))
+        if self.pace_margin > 1:
+            _refuse("pace_margin", "above 0 and at most 1", self.pace_margin)
+        if self.aged_share >= 1:
+            _refuse("aged_share", "above 0 and below 1", self.aged_share)
+
+
+def _refuse(name: str, expected: str, value: float) -> NoReturn:
+    raise ConfigError(f"scheduler.{name}: expected {expected}, got {value:g}")

@@ -72,3 +72,10 @@ def run(
 def arriving(index: int, arrival_s: float, prompt: int, **more: Any) -> Request:
     """A request by time."""
     return request(index, prompt, 0, arrival_s, **more)
+
+
+def told(lengths: dict[str, int], **settings: Any) -> RotatingScheduler:
+    """A scheduler that knows how long each answer will be, by name."""
+    scheduler = rotating(lengths="oracle", **settings)
+    scheduler.tell_lengths(lambda request: lengths[request.request_id])
+    return scheduler

@@ -22,7 +22,7 @@ STEP_S, CHUNK_TOKEN_S = 2**-4, 2**-8
 COST = FakeCost(step=STEP_S, per_chunk_token=CHUNK_TOKEN_S, copy=2**-6, per_byte=2**-8)
 PREFILL_RATE = BUDGET / (STEP_S + BUDGET * CHUNK_TOKEN_S)
 CAPACITY = 8.0
-"""Heavy requests/s: six fit into the memory, and each stays for about three quarters of a second."""
+"""Heavy requests/s: six fit into the memory, and each stays for about 0.75 s."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Entrance:
             return False  # it has only just left
         device = self._device
         if self._settings.admission and device.places and not job.aged:
-            here = (device.residents, device.prefilling, device.version)
+            here = (device.residents, device.entering, device.version)
             if not self._admission.fits(draft, job, *here):
                 return False
         return self.take_in(draft, job, 0)

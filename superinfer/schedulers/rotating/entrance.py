@@ -50,7 +50,7 @@ class Entrance:
 
     def admit(self, draft: Draft, job: Job) -> bool:
         """Take in a request that is not urgent, if what is predicted to grow still fits."""
-        if job.since_s == draft.now and job.seq.rotations:
+        if job.since_s == draft.now and job.seq.preemptions:
             return False  # it has only just left
         device = self._device
         if self._settings.admission and device.places and not job.aged:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Iterable
 from math import inf
 
 import numpy as np
@@ -12,6 +11,7 @@ from superinfer.draft import Draft
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.rotating.deadlines import Job
 from superinfer.schedulers.rotating.lengths import CAUTIOUS, LengthEstimator
+from superinfer.sequence import Sequence
 
 MEMORY_SHARE = 0.98
 """Of the blocks, what a predicted peak may take."""
@@ -49,7 +49,7 @@ class Admission:
         draft: Draft,
         job: Job,
         decoding: Iterable[Job],
-        prefilling: Sequence[Job],
+        entering: Iterable[Job],
         version: int,
     ) -> bool:
         """True if the predicted peak stays in memory with this request on the device.
@@ -61,10 +61,9 @@ class Admission:
         """
         if self._refused == (version, job.ticket):
             return False
-        if self._fits_even_together(draft, job, prefilling):
+        if self._fits_even_together(draft, job, entering):
             return True
-        residents = chain(decoding, prefilling)
-        jobs = [job, *residents]
+        jobs = [job, *decoding, *entering]
         held = np.array([self._held_tokens(draft, j) for j in jobs], np.int64)
         left = np.array([self._left(draft, j) for j in jobs], np.int64)
         order = np.argsort(-left, kind="stable")
@@ -74,11 +73,11 @@ class Admission:
         self._refused = (version, job.ticket)
         return False
 
-    def _fits_even_together(self, draft: Draft, job: Job, prefilling: Sequence[Job]) -> bool:
+    def _fits_even_together(self, draft: Draft, job: Job, entering: Iterable[Job]) -> bool:
         """True if there is room even for all of them at their full lengths at once."""
-        held = (draft.pool.referenced + draft.blocks_for(job.seq.prefill_tokens)) * self._block
+        held = (draft.pool.referenced + draft.blocks_for(_cache_tokens(job.seq))) * self._block
         left = self._end_steps - self._decoding * draft.batch.step
-        left += sum(self._left(draft, other) for other in (job, *prefilling))
+        left += sum(self._left(draft, other) for other in (job, *entering))
         return held + left + self._decoding * self._block <= self._tokens
 
     def begin_stream(self, job: Job) -> None:
@@ -100,10 +99,15 @@ class Admission:
 
     def _held_tokens(self, draft: Draft, job: Job) -> int:
         seq = job.seq
-        held = draft.batch.length(seq) if job.decoding else max(seq.prefill_tokens, 1)
+        held = draft.batch.length(seq) if job.decoding else _cache_tokens(seq)
         return held + self._rounding
 
     def _left(self, draft: Draft, job: Job) -> int:
         if job.decoding:
             return max(1, job.end_step - draft.batch.step)
         return self._lengths.tokens_left(job.seq.request, job.seq.output_tokens, CAUTIOUS)
+
+
+def _cache_tokens(seq: Sequence) -> int:
+    """Tokens that the cache of a request takes once it can decode."""
+    return max(seq.prefill_tokens, seq.computed_tokens)

@@ -78,11 +78,6 @@ class Job:
         return not self.hurried and not self.aged and self.turn == 0
 
     @property
-    def last_in_line(self) -> bool:
-        """True for a request without a latest start that has not begun and was not relegated."""
-        return not self.hurried and self.turn == TURNS - 1
-
-    @property
     def turn(self) -> int:
         """Which of the `TURNS` it belongs to, from 0."""
         if self.seq.output_tokens:

@@ -30,6 +30,8 @@ class OnDevice:
         """Who decodes."""
         self.prefilling: list[Job] = []
         """Who has prompt tokens left, by `Job.order`."""
+        self.entering: dict[Job, None] = {}
+        """Who has a place and does not decode yet: on the way in, prefilling or about to decode."""
         self.places = 0
         """Requests on the device or on their way in."""
         self.version = 0
@@ -47,6 +49,7 @@ class OnDevice:
         """A request comes in, with so many blocks."""
         self.places += 1
         self.version += 1
+        self.entering[job] = None
         self._admission.begin_stream(job)
         if job.aged:
             self._aged.takes(job, blocks)
@@ -58,6 +61,7 @@ class OnDevice:
         job.placed = False
         self.places -= 1
         self.version += 1
+        self.entering.pop(job, None)
         self._aged.gives_back(job)
         if job.decoding:
             job.decoding = False
@@ -89,6 +93,7 @@ class OnDevice:
         joining, self._joining = self._joining, []
         joined = [job for job in joining if job.seq.state is State.DECODING]
         for job in joined:
+            del self.entering[job]
             job.base_s = self._outlook.base_s(job, draft.now)
             job.join_step, job.decoding = job.seq.join_step, True
             self._admission.joined(job, draft)

@@ -50,11 +50,11 @@ class Entrance:
 
     def admit(self, draft: Draft, job: Job) -> bool:
         """Take in a request that is not urgent, if what is predicted to grow still fits."""
-        if job.since_s == draft.now and job.seq.rotations:
+        if job.since_s == draft.now and job.seq.preemptions:
             return False  # it has only just left
         device = self._device
         if self._settings.admission and device.places and not job.aged:
-            here = (device.residents, device.prefilling, device.version)
+            here = (device.residents, device.entering, device.version)
             if not self._admission.fits(draft, job, *here):
                 return False
         return self.take_in(draft, job, 0)
@@ -142,16 +142,18 @@ class Entrance:
         self._counters.add("rotations")
 
     def _leaves(self, draft: Draft, job: Job) -> None:
-        job.since_s = draft.now
+        if draft.batch.step > job.join_step:  # else it left before it got a token
+            job.since_s = draft.now
         if job.seq.state in (State.WAITING, State.SWAPPED):
             self._waiting.add(job, draft.now)
 
     def _bring_back(self, draft: Draft, job: Job, keep_free: int) -> bool:
         """Copy a request back: ahead of need beside the computation, else before the step."""
-        ahead = self._settings.prefetch and draft.now < job.start_by_s
+        ahead = self._settings.prefetch and draft.now < job.start_by_s and not job.aged
         timing: Timing = "background" if ahead else "before_step"
-        spare = 1 if self._device.places else 0  # for its next token
         blocks = job.seq.host_blocks
+        grows = draft.blocks_for(job.seq.computed_tokens + 1) > blocks
+        spare = 1 if grows or self._device.places else 0  # for its next token
         if not draft.try_swap_in(job.seq, keep_free=keep_free + spare, timing=timing):
             return False
         self._place(draft, job)

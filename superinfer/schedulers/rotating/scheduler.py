@@ -49,7 +49,9 @@ class RotatingScheduler(Settings):
     _entrance: Entrance = field(init=False, repr=False)
     _urgency: Urgency = field(init=False, repr=False)
     _version: int = field(default=0, init=False)
-    """`OnDevice.version` at the last decision that was not about to change anything."""
+    """`OnDevice.version` at the last decision."""
+    _changed: bool = field(default=False, init=False)
+    """True if somebody came or went since the decision before."""
 
     # -- protocol -------------------------------------------------------------------------------
 
@@ -84,7 +86,7 @@ class RotatingScheduler(Settings):
         """Take note; the next decision queues it."""
         job = job_of(seq, self._estimator)
         self._jobs[seq] = job
-        self._tenants.arrive(seq.request.tenant, self._rotation.step)
+        self._tenants.arrive(seq.request.tenant)
         self._arrived.append(job)
 
     def plan(self, draft: Draft, now: float) -> None:
@@ -132,10 +134,15 @@ class RotatingScheduler(Settings):
         """Queue who arrived, let those decode who are ready, lower those who used their turn."""
         self._rotation.begin(draft, len(self._jobs))
         self._outlook.begin(draft)
+        self._tenants.lift(draft.batch.step)
         for job in self._device.begin_decoding(draft):
             if self.demotion:
                 self._start_quantum(job)
+        version, self._version = self._version, self._device.version
+        self._changed = version != self._version
         arrived, self._arrived = self._arrived, []
+        if arrived or self._changed:
+            self._waiting.fair_step = draft.batch.step
         for job in arrived:
             if job.ticket >= 0 and not job.placed:
                 self._waiting.add(job, draft.now)
@@ -164,10 +171,9 @@ class RotatingScheduler(Settings):
 
     def _steps(self, draft: Draft) -> int:
         """Steps for which this decision stands if nothing happens."""
-        version, self._version = self._version, self._device.version
         waits = len(self._jobs) > self._device.places
-        if self._urgency.blocked or (waits and version != self._version):
-            return 1  # any step may let a resident leave, and the next one frees what has left
+        if self._urgency.blocked or (waits and self._changed):
+            return 1  # any step may let a resident leave; the next one frees what has left
         steps = min(MAX_STEPS, self._entrance.steps_unforeseen(draft))
         return min(steps, self._device.steps_in_quanta(draft.batch.step))
 
@@ -257,5 +263,6 @@ class RotatingScheduler(Settings):
         self._tenants.prefilled(seq.request.tenant, tokens)
         self._aged.count(job, tokens, self._outlook.prefill_rate)
         if tokens == left:
+            job.since_s = draft.now
             self._device.prefilled(job)
         return tokens

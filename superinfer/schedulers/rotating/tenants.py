@@ -26,15 +26,24 @@ class TenantCounters:
 
     def __init__(self) -> None:
         self._tenants: dict[str, _Tenant] = {}
+        self._returned: list[str] = []
 
-    def arrive(self, name: str, step: int) -> None:
-        """A request of the tenant came in at a step of the decode batch."""
+    def arrive(self, name: str) -> None:
+        """A request of the tenant came in."""
         tenant = self._tenants.setdefault(name, _Tenant())
-        if not tenant.live:
-            active = [self.service(n, step) for n, t in self._tenants.items() if t.live]
-            if active:
-                tenant.served = max(tenant.served, min(active))
+        if not tenant.live and name not in self._returned:
+            self._returned.append(name)
         tenant.live += 1
+
+    def lift(self, step: int) -> None:
+        """Let those who came back from idleness start no lower than who was active."""
+        while self._returned:
+            name = self._returned[0]
+            others = [n for n, t in self._tenants.items() if t.live and n not in self._returned]
+            if others:
+                tenant, low = self._tenants[name], min(self.service(n, step) for n in others)
+                tenant.served = max(tenant.served, low)
+            del self._returned[0]
 
     def leave(self, name: str) -> None:
         """A request of the tenant ended."""

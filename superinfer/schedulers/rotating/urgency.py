@@ -47,6 +47,10 @@ class Urgency:
     def serve(self, draft: Draft) -> int:
         """Take in urgent requests, rotating others out; returns blocks kept for those that wait."""
         self.blocked_until_s = inf
+        owed = self._waiting.owed(draft, need_blocks)
+        self.blocked = owed is not None and not self._enters(draft, owed, 0)
+        if owed is not None and self.blocked:
+            return need_blocks(draft, owed)  # what comes free is for the share of the aged
         if self._settings.relegation:
             self._give_up(draft)
         blocked: list[Job] = []
@@ -88,6 +92,13 @@ class Urgency:
         return given_up((self._work(job, draft.now, rate), job) for job in jobs)
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _enters(self, draft: Draft, job: Job, reserved: int) -> bool:
+        """Take a request in, rotating others out where there is no room."""
+        entrance = self._entrance
+        if entrance.take_in(draft, job, reserved):
+            return True
+        return entrance.make_room(draft, job, reserved) and entrance.take_in(draft, job, reserved)
 
     def _give_up(self, draft: Draft) -> None:
         """Relegate those for whose first tokens those of others would be late."""

@@ -36,18 +36,16 @@ class Waiting:
         self._crossings = Alarms()
         self._agings = Alarms()
         self._tickets = count()
+        self.fair_step = 0
+        """Step of the decode batch at which tenants are compared: when somebody last came or went.
+        In between nobody can come in for whom there was no room, whoever's turn it were."""
 
     def add(self, job: Job, now: float) -> None:
         """Queue a request that is off the device, at the level of its slack."""
-        settings = self._settings
         free = job.relegated or not job.owes
         job.start_by_s = inf if free else self._outlook.latest_start_s(job)
         job.level = self._level(job, now)
         self._queue(job)
-        if settings.aging and not job.aged:
-            ttft_s = job.seq.request.slo.ttft_s or 0.0
-            wait_s = max(settings.max_wait_s, settings.max_wait_ttfts * ttft_s)
-            self._agings.set(job.since_s + wait_s, job)
 
     def comes_in(self, job: Job) -> None:
         """A request has a place on the device: it does not wait here any more."""
@@ -96,15 +94,16 @@ class Waiting:
         """Queue it where it was."""
         self._laxity.push(job)
 
+    def owed(self, draft: Draft, need_blocks: Needs) -> Job | None:
+        """The aged request that comes before everybody, while the share of the aged lasts."""
+        aged = self._aged.head() if self._aged.owed else None
+        fits = aged and self._aged.fits(need_blocks(draft, aged), draft.pool.total)
+        return aged if fits else None
+
     def head(self, draft: Draft, need_blocks: Needs) -> Job | None:
         """The next to come in: the aged while their share lasts, then by slack, then the rest."""
-        aged = self._aged.head()
-        if aged is None:
-            return self._hurried_or_other(draft)
-        if self._aged.owed and self._aged.fits(need_blocks(draft, aged), draft.pool.total):
-            return aged
-        found = self._hurried_or_other(draft)
-        return aged if found is None or found.last_in_line else found
+        first = self.owed(draft, need_blocks) or self._laxity.head(draft.now) or self._aged.head()
+        return first or self._others.head(self.fair_step)
 
     def behind_late(self, draft: Draft) -> Job | None:
         """Who may pass a request whose first token is late and that finds no room: one that has
@@ -123,10 +122,8 @@ class Waiting:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _hurried_or_other(self, draft: Draft) -> Job | None:
-        return self._laxity.head(draft.now) or self._others.head(draft.batch.step)
-
     def _queue(self, job: Job) -> None:
+        settings = self._settings
         job.ticket = next(self._tickets)
         if job.aged:
             self._aged.push(job)
@@ -134,8 +131,15 @@ class Waiting:
             self._others.push(job)
         else:
             self._laxity.push(job)
-            if self._settings.promotion and job.level:
+            if settings.promotion and job.level:
                 self._crossings.set(job.start_by_s - self.bound_s(job, job.level - 1), job)
+        if settings.aging and not job.aged:
+            self._agings.set(job.since_s + self._patience_s(job), job)
+
+    def _patience_s(self, job: Job) -> float:
+        """How long a request waits without a token before it is aged."""
+        ttft_s = job.seq.request.slo.ttft_s or 0.0
+        return max(self._settings.max_wait_s, self._settings.max_wait_ttfts * ttft_s)
 
     def _level(self, job: Job, now: float) -> int:
         """The level that the slack implies; without skip-join the new ones enter at the top."""

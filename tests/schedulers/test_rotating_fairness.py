@@ -1,0 +1,235 @@
+"""`rotating`: tenants share by the service they got, and the aged have a share of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from harness import iterations
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from property.test_exactness import SETTINGS
+from rotating_runs import Run, arriving, promised, rotating, run
+
+from superinfer.schedulers.pacing import GRAIN_TOKENS
+from superinfer.schedulers.rotating.aging import AgedShare
+from superinfer.schedulers.rotating.deadlines import Job, job_of
+from superinfer.schedulers.rotating.tenants import OUTPUT_WEIGHT, PROMPT_WEIGHT, TenantCounters
+from superinfer.sequence import Sequence
+
+# -- virtual token counters -----------------------------------------------------------------------
+
+
+def test_service_is_weighted_tokens() -> None:
+    """16 prompt tokens and two requests of 5 and 3 steps: 16 + 2 * 8."""
+    tenants = TenantCounters()
+    tenants.arrive("a")
+    tenants.prefilled("a", 16)
+    tenants.joined("a", 10)
+    tenants.joined("a", 12)
+    assert tenants.service("a", 15) == 16 * PROMPT_WEIGHT + (5 + 3) * OUTPUT_WEIGHT
+    tenants.left("a", 10, 5)
+    assert tenants.service("a", 15) == 32
+    assert tenants.service("a", 16) == 34
+
+
+def test_idle_time_earns_no_credit() -> None:
+    """Who comes back is lifted to the lowest of those who were active, and never lowered: b starts
+    at a's 100 and so has 160 in the end.
+    """
+    tenants = TenantCounters()
+    for name, tokens in (("a", 100), ("b", 60)):
+        tenants.arrive(name)
+        tenants.lift(0)
+        tenants.prefilled(name, tokens)
+    tenants.arrive("c")
+    tenants.lift(0)
+    assert tenants.service("c", 0) == 100
+    tenants.prefilled("c", 500)
+    tenants.leave("c")
+    tenants.arrive("c")
+    tenants.lift(0)
+    assert tenants.service("c", 0) == 600
+    tenants.leave("a")
+    tenants.leave("b")
+    tenants.prefilled("c", 40)
+    tenants.arrive("a")
+    tenants.arrive("a")  # no idleness between these two
+    tenants.lift(0)
+    assert tenants.service("a", 0) == 640
+
+
+def test_a_lift_counts_the_steps_until_now() -> None:
+    """An active tenant's service grows with every step, also inside a slice."""
+    tenants = TenantCounters()
+    tenants.arrive("a")
+    tenants.lift(0)
+    tenants.joined("a", 0)
+    tenants.arrive("b")
+    tenants.lift(50)
+    assert tenants.service("b", 50) == 100
+
+
+def served(played: Run, until_s: float) -> dict[str, float]:
+    """Weighted tokens of each tenant, from the token times and prefill chunks."""
+    total: dict[str, float] = {}
+    by_name = {request.request_id: request for request in played.requests}
+    for event in played.kinds("prefill"):
+        if event[0] <= until_s:
+            tenant = by_name[event[2]].tenant
+            total[tenant] = total.get(tenant, 0.0) + PROMPT_WEIGHT * event[3]
+    for row, request in enumerate(played.requests):
+        decoded = sum(time_s <= until_s for time_s in played.tokens(row)[1:])
+        total[request.tenant] = total.get(request.tenant, 0.0) + OUTPUT_WEIGHT * decoded
+    return total
+
+
+def two_tenants(sizes: list[tuple[int, int, int]], **settings: Any) -> tuple[Run, float]:
+    """Both have sent all of their requests at 0 s, the greedy one first; until when both of them
+    still have some waiting.
+    """
+    rows = [("greedy", *size) for size in sizes * 2] + [("modest", *size) for size in sizes]
+    requests = [
+        arriving(index, 0.0, prompt, tenant=tenant)
+        for index, (tenant, prompt, _, _) in enumerate(rows)
+    ]
+    outputs = [output for *_, output, _ in rows]
+    scheduler = rotating(admission=False, aging=False, **settings)
+    played = run(scheduler, requests, outputs, 64)
+    starts = {"greedy": 0.0, "modest": 0.0}
+    for request, start_s in zip(
+        played.requests, played.record.table.first_scheduled_s, strict=True
+    ):
+        starts[request.tenant] = max(starts[request.tenant], float(start_s))
+    return played, min(starts.values())
+
+
+SIZES = st.lists(
+    st.tuples(st.integers(1, 40), st.integers(1, 12), st.just(0)), min_size=8, max_size=14
+)
+
+
+@hypothesis_settings(SETTINGS, max_examples=15)
+@given(sizes=SIZES)
+def test_backlogged_tenants_get_the_same_service(sizes: list[tuple[int, int, int]]) -> None:
+    """While both have requests waiting, they differ by no more than 2 * max(longest prompt,
+    2 * tokens of a full batch): Sheng et al., theorem 4.4.
+    """
+    played, until_s = two_tenants(sizes)
+    longest = max(prompt for prompt, *_ in sizes)
+    batch = 4 * max(output for _, output, _ in sizes)
+    bound = 2 * max(PROMPT_WEIGHT * longest, OUTPUT_WEIGHT * batch)
+    for share in (0.25, 0.5, 0.75, 1.0):
+        total = served(played, share * until_s)
+        assert abs(total.get("greedy", 0.0) - total.get("modest", 0.0)) <= bound
+
+
+def test_without_fairness_the_first_comes_first() -> None:
+    """The modest tenant gets nothing before the greedy one has nothing left to start."""
+    sizes = [(8, 4, 0)] * 10
+    for fairness in (True, False):
+        played, _ = two_tenants(sizes, fairness=fairness)
+        starts = played.record.table.first_scheduled_s
+        assert (starts[20:].min() < starts[:20].max()) == fairness
+
+
+def test_the_tenant_with_less_service_goes_first() -> None:
+    """One place. G's first request (8 prompt tokens and 2 decodes: 12) is followed by M's (4 tokens
+    and 4 decodes: 12); the tie goes by name, to G's second (24), then M's second, G's third.
+    """
+    jobs = {"A": (8, 3), "B": (8, 3), "C": (8, 3), "X": (4, 5), "Y": (4, 5)}
+    requests = {name: {"tenant": "g" if name in "ABC" else "m"} for name in jobs}
+    scheduler = rotating(max_num_seqs=1, admission=False)
+    lines = iterations(scheduler, jobs, requests=requests)
+    starts = [line[0] for line in lines if line[1].isdigit()]
+    assert starts == ["A", "X", "B", "Y", "C"]
+    lines = iterations(rotating(max_num_seqs=1, fairness=False), jobs, requests=requests)
+    assert [line[0] for line in lines if line[1].isdigit()] == ["A", "B", "C", "X", "Y"]
+
+
+# -- aging ----------------------------------------------------------------------------------------
+
+
+def aged_job(index: int = 0, **targets: Any) -> Job:
+    job = job_of(Sequence(arriving(index, 0.0, 8, **promised(**targets))), 8)
+    job.aged = True
+    return job
+
+
+def test_the_share_of_prefill_is_a_bucket() -> None:
+    """A tenth of what others compute is owed; what is computed for the aged pays for it. At most
+    a tenth of the window of 4 s at 100 tokens/s is kept either way.
+    """
+    share = AgedShare(0.1, 4.0)
+    urgent, aged = job_of(aged_job(ttft_s=1.0).seq, 8), aged_job(1)
+    urgent.start_by_s = 5.0
+    assert not share.owed and share.tokens_kept(16) == 0
+    share.count(urgent, 100, 100.0)
+    assert share.owed
+    assert [share.tokens_kept(budget) for budget in (16, 64, 500, 2000)] == [
+        16,
+        GRAIN_TOKENS,
+        GRAIN_TOKENS,
+        200,
+    ]
+    share.count(aged, 11, 100.0)  # nine tenths of 11 are 9.9
+    assert share.owed
+    share.count(aged, 1, 100.0)
+    assert not share.owed
+    for _ in range(3):
+        share.count(aged, 1000, 100.0)
+    share.count(urgent, 400, 100.0)  # 40 were saved up at most
+    assert not share.owed
+    share.count(urgent, 1, 100.0)
+    assert share.owed
+
+
+def test_an_aged_request_with_a_deadline_uses_up_the_share_too() -> None:
+    share = AgedShare(0.1, 4.0)
+    late = aged_job(ttft_s=1.0)
+    late.start_by_s = -5.0
+    share.count(late, 10, 100.0)
+    assert not share.owed
+
+
+def test_the_share_of_blocks() -> None:
+    """One aged request always fits; more of them within a tenth of the blocks."""
+    share = AgedShare(0.1, 4.0)
+    first = aged_job()
+    assert share.fits(90, 100)
+    share.takes(first, 6)
+    assert share.fits(4, 100) and not share.fits(5, 100)
+    share.gives_back(first)
+    assert share.fits(90, 100) and not first.aged
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_aging_with_a_reserved_share(on: bool) -> None:
+    """One place, and a new urgent request of one step for every step. B came at 0 s and owes
+    nothing: it is aged at 4 s, comes in at 4 s as the share is owed, and has its token at 5 s.
+    Without aging it waits for the end of the stream of urgent requests, at 13 s.
+    """
+    urgent = promised(ttft_s=3.0)
+    requests = [arriving(index, float(index), 8, **urgent) for index in range(12)]
+    requests += [arriving(12, 11.5, 8, **urgent), arriving(13, 12.0, 8, **urgent)]
+    requests.insert(1, arriving(14, 0.0, 8, name="B"))
+    for index, request in enumerate(requests):
+        request.index = index
+    scheduler = rotating(max_num_seqs=1, max_wait_s=4.0, aging=on)
+    played = run(scheduler, requests, [1] * 15, 32)
+    assert played.tokens(1) == [5.0 if on else 15.0]
+    assert scheduler.counters.get("aged", 0) == (1 if on else 0)
+
+
+def test_a_promotion_does_not_stop_the_clock() -> None:
+    """B (since 0.5 s, 4 steps, due at 46 s) rises to the top at 40 s and has no room: it needs 16
+    blocks, A holds 15 of 24 and cannot leave, because there is no host memory. B is aged all the
+    same, 45.5 s after it came.
+    """
+    requests = [arriving(0, 0.0, 20), arriving(1, 0.5, 60, **promised(ttft_s=45.5))]
+    scheduler = rotating(max_wait_s=45.0, max_wait_ttfts=1.0, promotion_share=0.0, relegation=False)
+    played = run(scheduler, requests, [70, 1], 24, host_blocks=0)
+    kinds = [event[:3] for event in played.kinds("promote")]
+    assert kinds[-1] == (40.0, "promote", "r1")
+    assert scheduler.counters["aged"] == 1

@@ -1,0 +1,133 @@
+"""`rotating`: levels of slack, and how a request moves between them (as in test_rotating_slack)."""
+
+from __future__ import annotations
+
+import pytest
+from harness import iterations
+from rotating_runs import arriving, promised, rotating, run
+
+from superinfer.schedulers.rotating import rotation
+from superinfer.schedulers.rotating.quantum import Quantum, quantum
+
+A_ALONE = ["A16 used 5", "A4 used 5", "A used 6"]
+A_GOES_ON = [f"A used {6 + (place + 1) // 4}" for place in range(10)]
+"""The decodes of A from iteration 4 on, which fills its sixth block up to 22 tokens."""
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_skip_join(on: bool) -> None:
+    """B comes at 1.5 s with a TTFT target of 100 s: slack 97.5 s at iteration 4, more than 4 units
+    of 8 steps and less than 16, so it joins level 2 and waits for A, whose peak would not let it
+    in. Without skip-join it joins the top as if it were urgent, and A has to leave.
+    """
+    lines = iterations(
+        rotating(skip_join=on, promotion_share=0.0),
+        {"A": (20, 12), "B": (12, 2)},
+        {"B": 4},
+        blocks=8,
+        requests={"B": promised(ttft_s=100.0)},
+    )
+    assert lines[:3] == A_ALONE
+    if on:
+        assert lines[3:] == [*A_GOES_ON, "B12 used 3", "B used 4"]
+    else:
+        back = ["+A used 6", *A_GOES_ON]
+        assert lines[3:] == ["B12 -A used 3", "B used 4", *back]
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_promotion_by_crossing_time(on: bool) -> None:
+    """B comes at 2.5 s and is due at 11.5 s; its prefill of one step has to start at 10.5 s.
+    At iteration 4 its slack of 7.5 s puts it on level 1; it crosses into level 0 two steps and
+    0.3 s before its latest start, at 8.2 s, so A leaves in iteration 10, at 9 s. Nothing happens
+    there but the passing of time. Its copy back has the device to itself ('+A' without a decode).
+    """
+    lines = iterations(
+        rotating(promotion=on, promotion_share=0.0),
+        {"A": (20, 12), "B": (12, 2)},
+        {"B": 4},
+        blocks=8,
+        requests={"B": promised(ttft_s=9.0)},
+    )
+    assert lines[:3] == A_ALONE
+    if on:
+        assert lines[3:] == [
+            *A_GOES_ON[:6],
+            "B12 -A used 3",
+            "B used 4",
+            "+A used 7",
+            *A_GOES_ON[6:],
+        ]
+    else:
+        assert lines[3:] == [*A_GOES_ON, "B12 used 3", "B used 4"]
+
+
+def test_promotion_ends_a_slice() -> None:
+    """The same in whole slices: the crossing time is when the decision wants to be thought over."""
+    requests = [
+        arriving(0, 0.0, 20),
+        arriving(1, 2.5, 12, **promised(ttft_s=9.0)),
+    ]
+    played = run(rotating(promotion_share=0.0), requests, [12, 2], 8)
+    assert [event[:3] for event in played.kinds("promote")] == [(9.0, "promote", "r1")]
+    assert [event[:3] for event in played.kinds("rotate_out")] == [(9.0, "rotate_out", "r0")]
+    assert played.tokens(1) == [10.0, 11.0]
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_demotion_on_quantum_use(monkeypatch: pytest.MonkeyPatch, on: bool) -> None:
+    """With quanta of 4 tokens A, decoding since 1 s, has used its own at iteration 6 and sinks to
+    level 1; B (paced, since iteration 4) has not. In iteration 7 the urgent C needs 8 blocks and 5
+    are free. A's slack is a gap of 8 s and B's reaches to 20 s and more, so without demotion B
+    would leave; with it the one that had its turn does.
+    """
+    monkeypatch.setattr(rotation, "quantum", lambda **load: Quantum(1, 4))
+    targets = {"ttft_s": 20.0, "tpot_s": 8.0}
+    lines = iterations(
+        rotating(demotion=on),
+        {"A": (8, 10), "B": (8, 10), "C": (28, 1)},
+        {"B": 4, "C": 7},
+        blocks=12,
+        requests={
+            "A": promised(**targets),
+            "B": promised(**targets, delivery="paced"),
+            "C": promised(ttft_s=4.0),
+        },
+    )
+    start = ["A8 used 2", "A used 3", "A used 3", "B8 A used 5", "AB used 6", "AB used 7"]
+    assert lines[:6] == start
+    if on:
+        assert lines[6:9] == ["C14 -A B used 10", "C14 B used 10", "B used 4"]
+    else:
+        assert lines[6:9] == ["C14 -B A used 11", "C14 A used 11", "A used 4"]
+
+
+def test_only_who_can_wait_is_demoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gap of one pace is the slack. 40 s are above the bounds of level 0 (two steps) and of level
+    1 (32 steps), 8 s only above the first, and 2 s above none.
+    """
+    monkeypatch.setattr(rotation, "quantum", lambda **load: Quantum(1, 4))
+    for tpot_s, demotions in ((40.0, 2), (8.0, 1), (2.0, 0)):
+        scheduler = rotating()
+        run(scheduler, [arriving(0, 0.0, 8, **promised(ttft_s=9.0, tpot_s=tpot_s))], [20], 12)
+        # After 4 tokens to level 1, after 8 more to level 2, where 16 do not come to an end.
+        assert scheduler.counters.get("demotions", 0) == demotions
+
+
+@pytest.mark.parametrize(
+    ("load", "residence", "base"),
+    [
+        # Moving all 7.5 s of residents once per quantum may use half of the link: 15 s of steps.
+        ({"resident_s": 7.5}, 15, 100),
+        # A tenth of 3 s of copies is not hidden, and may be a twentieth of the quantum.
+        ({"copy_s": 3.0}, 6, 100),
+        # Three requests per place: two turns of others fit into a gap of 30 s.
+        ({"stall_s": 30.0, "turns": 3.0}, 1, 15),
+        # The link binds, whatever the gap.
+        ({"stall_s": 30.0, "turns": 3.0, "resident_s": 20.0}, 40, 40),
+        ({"stall_s": 30.0, "turns": 1.0}, 1, 100),
+    ],
+)
+def test_quantum_by_rule(load: dict[str, float], residence: int, base: int) -> None:
+    given = {"resident_s": 0.0, "copy_s": 0.0, "stall_s": float("inf"), "turns": 1.0, **load}
+    assert quantum(step_s=1.0, **given) == Quantum(residence, base)

@@ -1,0 +1,137 @@
+"""`rotating`: how much is prefilled beside streams, and whose first token is given up."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import pytest
+from harness import FakeCost, iterations
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from property.test_exactness import SETTINGS
+from rotating_runs import arriving, promised, rotating, run
+
+from superinfer.schedulers.rotating.triage import Work, given_up
+
+CHUNKY = FakeCost(step=2**-6, per_chunk_token=2**-10)
+
+
+def chunks_beside_a_stream(**settings: Any) -> list[int]:
+    """Chunks of 2000 tokens beside a stream that is owed a token every 0.25 s. A step costs 1/64 s
+    and 1/1024 s per chunk token.
+    """
+    requests = [
+        arriving(0, 0.0, 4, **promised(ttft_s=1.0, tpot_s=0.25)),
+        arriving(1, 0.03125, 2000),
+    ]
+    scheduler = rotating(max_num_batched_tokens=4096, admission=False, **settings)
+    played = run(scheduler, requests, [40, 1], 2000, cost=CHUNKY)
+    return [event[3] for event in played.kinds("prefill") if event[2] == "r1"]
+
+
+def test_chunks_keep_the_pace_of_resident_streams() -> None:
+    """95 % of 0.25 s less 1/64 s leave 227 tokens, of which 192 are whole grains of 64."""
+    assert chunks_beside_a_stream() == [192] * 10 + [80]
+
+
+def test_chunks_fill_tiles() -> None:
+    """With tiles of 128 rows: the stream takes one of 128, and two tiles do not fit the pace."""
+    assert chunks_beside_a_stream(tile_tokens=128) == [127] * 15 + [95]
+
+
+def test_without_paced_chunks_the_whole_budget_is_used() -> None:
+    assert chunks_beside_a_stream(paced_chunks=False) == [2000]
+
+
+def test_decodes_never_wait_for_a_prefill() -> None:
+    """A's token comes in every step beside B's chunks: the budget of 16 less one decode."""
+    lines = iterations(rotating(admission=False), {"A": (4, 5), "B": (40, 1)}, {"B": 2}, blocks=16)
+    assert lines == [
+        "A4 used 1",
+        "B15 A used 12",
+        "B15 A used 12",
+        "B10 A used 12",
+        "A used 2",
+    ]
+
+
+# -- relegation -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_relegation(on: bool) -> None:
+    """L needs 4 steps and is due at 4.5 s, S needs one by 4.75 s and T one by 5.5 s. All three take
+    6 steps. Without relegation the earliest deadline goes first: L is in time, S and T are late.
+    With it L, the longest of those that cannot all be in time, gives way, and only L is late.
+    """
+    lines = iterations(
+        rotating(relegation=on),
+        {"L": (64, 1), "S": (16, 1), "T": (16, 1)},
+        blocks=32,
+        requests={
+            "L": promised(ttft_s=4.5),
+            "S": promised(ttft_s=4.75),
+            "T": promised(ttft_s=5.5),
+        },
+    )
+    chunks = [line.split(" used")[0] for line in lines]
+    long, short = ["L16"] * 4, ["S16", "T16"]
+    assert chunks == (short + long if on else long + short)
+
+
+def test_the_relegated_go_before_those_who_were_promised_nothing() -> None:
+    """A is late from the start (4 steps, 1 s). B came earlier and owes nothing, C makes both wait
+    for the only place.
+    """
+    requests = [
+        arriving(0, 0.0, 4),
+        arriving(1, 0.25, 16),
+        arriving(2, 0.5, 64, **promised(ttft_s=1.0)),
+    ]
+    scheduler = rotating(max_num_seqs=1, rotation=False)
+    played = run(scheduler, requests, [4, 1, 1], 32)
+    assert [event[2] for event in played.kinds("relegate")] == ["r2"]
+    assert [played.tokens(row)[0] for row in range(3)] == [1.0, 9.0, 8.0]
+
+
+def on_time(jobs: list[Work]) -> bool:
+    """True if all of them are, in order of deadlines."""
+    busy_s = 0.0
+    for job in sorted(jobs, key=lambda job: job.due_s):
+        busy_s += job.work_s
+        if busy_s > job.due_s:
+            return False
+    return True
+
+
+WORKS = st.lists(
+    st.builds(Work, st.integers(0, 20).map(float), st.integers(1, 8).map(float), st.just(False)),
+    max_size=8,
+)
+
+
+@hypothesis_settings(SETTINGS, max_examples=150)
+@given(works=WORKS)
+def test_as_few_are_given_up_as_possible(works: list[Work]) -> None:
+    """Moore's rule against all subsets."""
+    jobs = sorted(works, key=lambda job: job.due_s)
+    dropped = given_up((job, place) for place, job in enumerate(jobs))
+    assert on_time([job for place, job in enumerate(jobs) if place not in dropped])
+    best = next(
+        size
+        for size in range(len(jobs), -1, -1)
+        if any(on_time(list(chosen)) for chosen in combinations(jobs, size))
+    )
+    assert len(jobs) - len(dropped) == best
+
+
+@hypothesis_settings(SETTINGS, max_examples=60)
+@given(works=WORKS, fixed=st.sets(st.integers(0, 7)))
+def test_who_is_under_way_is_never_given_up(works: list[Work], fixed: set[int]) -> None:
+    jobs = sorted(works, key=lambda job: job.due_s)
+    jobs = [job._replace(fixed=place in fixed) for place, job in enumerate(jobs)]
+    dropped = given_up((job, place) for place, job in enumerate(jobs))
+    assert not fixed & set(dropped)
+    assert len(dropped) == len(set(dropped))

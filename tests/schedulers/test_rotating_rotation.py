@@ -1,0 +1,134 @@
+"""`rotating`: residents make room for urgent requests, where it pays (blocks of four tokens, steps
+of one second: iteration k starts at k - 1 s).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from harness import FakeCost, iterations
+from rotating_runs import arriving, promised, run, told
+
+STREAM = promised(ttft_s=8.0, tpot_s=4.0)
+START = ["A16 used 5", "A4 used 5", "A used 6", "A used 6"]
+"""A prefills 20 tokens and has 3 tokens at 4 s."""
+STAYS = [f"A used {blocks}" for blocks in (6, 6, 7, 7, 7, 7)]
+"""A's next decodes, if it does not leave."""
+LEAVES = ["B15 -A used 8", "B16 used 8", "B1 used 8", "B used 9"]
+"""B prefills its 32 tokens and decodes; its first chunk was sized beside A."""
+
+
+def b_is_urgent(
+    stream: dict[str, Any] = STREAM,
+    *,
+    answer: int = 30,
+    ttft_s: float = 4.0,
+    settings: dict[str, Any] | None = None,
+    **engine: Any,
+) -> list[str]:
+    """A decodes; B (since 3.5 s, so in iteration 5) needs 8 blocks and one to go on, and 7 of 13
+    are free. Without room it gives its target up and waits for A to end.
+    """
+    return iterations(
+        told({"A": answer, "B": 2}, **(settings or {})),
+        {"A": (20, answer), "B": (32, 2)},
+        {"B": 5},
+        blocks=13,
+        requests={"A": stream, "B": promised(ttft_s=ttft_s)},
+        **engine,
+    )
+
+
+def test_a_resident_with_slack_leaves_for_an_urgent_request() -> None:
+    """A may pause for 4 s and is expected to go on for 27 tokens. It comes back beside B's last
+    token, at once, because its own next token has become urgent.
+    """
+    lines = b_is_urgent()
+    assert lines[:4] == START
+    assert lines[4:8] == LEAVES
+    assert lines[8] == "+A A used 6"
+
+
+def test_rotation_off() -> None:
+    lines = b_is_urgent(settings={"rotation": False})
+    assert lines[:10] == START + STAYS
+    assert not any("-" in line for line in lines)
+
+
+def test_not_who_is_nearly_done() -> None:
+    """Of 19 tokens 3 are given at iteration 5: 16 are left, and the limit is more than 16."""
+    assert b_is_urgent(answer=19)[:10] == START + STAYS
+    assert b_is_urgent(answer=20)[4] == LEAVES[0]
+
+
+def test_not_who_has_too_little_slack() -> None:
+    """A keeps a fifth of its gap and a step: of 1.25 s that is exactly 1.25 s, which is no more
+    than its slack; of 1.5 s it is 1.3 s.
+    """
+    assert b_is_urgent(promised(ttft_s=8.0, tpot_s=1.25))[:10] == START + STAYS
+    assert b_is_urgent(promised(ttft_s=8.0, tpot_s=1.5))[4] == LEAVES[0]
+
+
+def test_not_without_room_on_the_host() -> None:
+    """A's 22 computed tokens take six blocks there."""
+    assert b_is_urgent(host_blocks=5)[:10] == START + STAYS
+    assert b_is_urgent(host_blocks=6)[4] == LEAVES[0]
+
+
+def test_not_over_a_slow_link() -> None:
+    """Out and back takes 2 * 0.5 s: of a gap of 2.5 s, 0.5 + 1 + 1 s is not less, and of a gap of
+    2.75 s, 0.55 + 1 + 1 s is.
+    """
+    cost = FakeCost(copy=0.5)
+    assert b_is_urgent(promised(ttft_s=8.0, tpot_s=2.5), cost=cost)[:10] == START + STAYS
+    assert b_is_urgent(promised(ttft_s=8.0, tpot_s=2.75), cost=cost)[4] == LEAVES[0]
+
+
+def test_not_before_the_minimum_residence() -> None:
+    """Copying A's 7 blocks out and back takes 3.5 s. The tenth of it that is not hidden may be a
+    twentieth of the steps that A gets: 7. It decodes since iteration 3, so it leaves in iteration
+    10. It owes no gap: its slack would have been enough at once.
+    """
+    lines = b_is_urgent(promised(ttft_s=8.0), ttft_s=16.0, cost=FakeCost(per_byte=2**-2))
+    assert lines[:9] == START + STAYS[:5]
+    assert lines[9] == LEAVES[0]
+
+
+def test_nobody_is_rotated_for_who_can_no_longer_be_in_time() -> None:
+    """B needs 3 steps and is due at 6.25 s: at 4 s it is too late, whatever is done."""
+    assert b_is_urgent(ttft_s=2.75)[:10] == START + STAYS
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_prefetch_runs_beside_the_computation(on: bool) -> None:
+    """A copy takes 0.5 s. A leaves at 4 s for B, which has its second and last token after that
+    copy and four steps, at 8.5 s. Then A, which owes nothing, comes back, and C has just come. With
+    prefetch C's steps go on beside the copy and A joins a step later; without, all wait for it.
+    """
+    requests = [
+        arriving(0, 0.0, 20, name="A"),
+        arriving(1, 3.5, 32, name="B", **promised(ttft_s=12.0)),
+        arriving(2, 8.0, 4, name="C", **promised(ttft_s=20.0)),
+    ]
+    scheduler = told({"A": 25, "B": 2, "C": 4}, prefetch=on, admission=False)
+    played = run(scheduler, requests, [25, 2, 4], 13, cost=FakeCost(copy=0.5))
+    assert played.tokens(1) == [7.5, 8.5]
+    assert played.tokens(2) == ([9.5, 10.5, 11.5, 12.5] if on else [10.0, 11.0, 12.0, 13.0])
+    assert [event[0] for event in played.kinds("prefetch")] == ([8.5] if on else [])
+    assert played.tokens(0)[:4] == [2.0, 3.0, 4.0, 10.5 if on else 10.0]
+
+
+def test_a_resident_leaves_before_the_blocks_run_out() -> None:
+    """A and B grow by a block every 4 steps each. At iteration 2, 8 steps need 4 blocks and 4 are
+    free; at iteration 3 the 8 steps still need 4 and 2 are left. B, with as much slack and the
+    higher number, is copied out beside the computation: nobody is ever stopped.
+    """
+    jobs = {"A": (8, 14), "B": (8, 14)}
+    targets = {name: promised(ttft_s=3.0, tpot_s=16.0) for name in jobs}
+    lines = iterations(told({"A": 30, "B": 30}), jobs, blocks=8, requests=targets)
+    assert lines[:3] == ["A8 B8 used 4", "AB used 6", "-B A used 6"]
+    assert lines[3].endswith("A used 3")
+    settings = {"rotation": False, "admission": False}
+    lines = iterations(told({"A": 30, "B": 30}, **settings), jobs, blocks=8, requests=targets)
+    assert lines[:3] == ["A8 B8 used 4", "AB used 6", "AB used 6"]

@@ -1,0 +1,134 @@
+"""`rotating`: what is owed by when, and who therefore goes first (blocks of four tokens, steps of
+one second: iteration k starts at k - 1 s).
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+import pytest
+from harness import iterations, request
+from rotating_runs import promised, rotating, told
+
+from superinfer.schedulers.rotating.deadlines import Job, credit_due_s, job_of, next_due_s
+from superinfer.sequence import Sequence
+
+
+def job(expected_tokens: int = 10, **targets: Any) -> Job:
+    """A request of arrival 100 s whose first token came at 101 s."""
+    seq = Sequence(request(0, 8, 0, 100.0, **promised(**targets)))
+    seq.first_token_s = 101.0
+    return job_of(seq, expected_tokens)
+
+
+def test_due_times_of_strict_delivery() -> None:
+    """The mean pace holds from the first token on, and no gap may exceed one pace."""
+    strict = job(ttft_s=4.0, tpot_s=2.0)
+    assert next_due_s(strict, 0, 0.0) == 104
+    assert credit_due_s(strict, 5, 101.0) == 101 + 5 * 2
+    assert next_due_s(strict, 5, 103.0) == 103 + 2  # the gap, not the credit
+    assert next_due_s(strict, 5, 110.5) == 111  # the credit, not the gap
+
+
+def test_due_times_of_paced_delivery() -> None:
+    """The client starts to show the answer when the first token is due: all before is credit."""
+    paced = job(ttft_s=4.0, tpot_s=2.0, delivery="paced")
+    assert next_due_s(paced, 0, 0.0) == 104
+    assert next_due_s(paced, 5, 103.0) == 104 + 5 * 2
+    paced.seq.first_token_s = 107.0  # late: the client had to wait
+    assert next_due_s(paced, 5, 109.0) == 107 + 5 * 2
+
+
+def test_a_tolerated_stall_counts_instead_of_the_pace() -> None:
+    assert next_due_s(job(tpot_s=2.0, max_stall_s=5.0), 50, 103.0) == 103 + 5
+    assert next_due_s(job(tpot_s=2.0, max_stall_s=1.0), 50, 103.0) == 103 + 2  # never below it
+    assert next_due_s(job(max_stall_s=5.0), 50, 103.0) == 103 + 5
+    assert next_due_s(job(max_stall_s=5.0, delivery="paced"), 50, 103.0) == inf
+
+
+def test_when_an_answer_is_due() -> None:
+    """A floor of tokens/s on the expected tokens is a deadline as well; the sooner one counts."""
+    assert job(e2el_s=30.0).end_due_s == 130
+    assert job(min_tokens_per_s=0.5).end_due_s == 100 + 10 / 0.5
+    assert job(min_tokens_per_s=0.5, e2el_s=15.0).end_due_s == 115
+    assert job(ttft_s=1.0).end_due_s == inf
+    assert not job().owes and job(e2el_s=30.0).owes
+
+
+@pytest.mark.parametrize(("paced", "strict"), ["AB", "BA"])
+def test_the_paced_stream_has_more_slack(paced: str, strict: str) -> None:
+    """C (28 tokens, 7 blocks and one to go on) is urgent at iteration 4, and 6 of 12 are free.
+
+    Both streams have 3 tokens at 3 s, the first from 1 s. Strict: the next is due by its pace at
+    1 + 3 * 4 = 13, but no gap may exceed 4 s, so the slack is 4 s. Paced: due at 20 + 3 * 4 = 32,
+    slack 29 s. So the paced one leaves, whoever it is; it comes back when the strict one has ended:
+    before, the predicted peak (512 tokens each) does not fit, and its own slack is large.
+    """
+    targets = {"ttft_s": 20.0, "tpot_s": 4.0}
+    lines = iterations(
+        rotating(),
+        {"A": (8, 6), "B": (8, 6), "C": (28, 1)},
+        {"C": 4},
+        blocks=12,
+        requests={
+            paced: promised(**targets, delivery="paced"),
+            strict: promised(**targets),
+            "C": promised(ttft_s=4.0),
+        },
+    )
+    assert lines == [
+        "A8 B8 used 4",
+        "AB used 6",
+        "AB used 6",
+        f"C14 -{paced} {strict} used 10",
+        f"C14 {strict} used 10",
+        f"{strict} used 4",
+        f"+{paced} used 3",
+        f"{paced} used 3",
+        f"{paced} used 3",
+        f"{paced} used 4",
+    ]
+
+
+A_ALONE = ["A8 used 2", *["A used 3"] * 4]
+
+
+def completion(**targets: Any) -> list[str]:
+    """A runs long and owes nothing; B (since 1.5 s, 28 tokens and then 10) waits for it, because
+    together they would outgrow the 12 blocks.
+    """
+    return iterations(
+        told({"A": 40, "B": 10}),
+        {"A": (8, 40), "B": (28, 10)},
+        {"B": 3},
+        blocks=12,
+        requests={"B": promised(**targets)},
+    )
+
+
+def test_without_a_completion_deadline_a_request_waits() -> None:
+    """B starts after A's prefill and 39 decodes."""
+    lines = completion()
+    assert lines[:5] == A_ALONE
+    assert lines[40] == "B16 used 7"
+
+
+def test_completion_deadline() -> None:
+    """B is due at 31.5 s. Its prefill takes 2 steps beside A and its answer 10: with the margin of
+    1.15 it has to start at 31.5 - 1.15 * 12 = 17.7 s, and is urgent two steps and 0.3 s before,
+    at 15.4 s: iteration 17 starts at 16 s. There A holds 6 blocks and B needs 8, so A leaves.
+    """
+    lines = completion(e2el_s=30.0)
+    assert lines[:5] == A_ALONE
+    assert lines[15:18] == ["A used 6", "B15 -A used 7", "B13 used 7"]
+    assert lines[18:27] == [f"B used {blocks}" for blocks in (8, 8, 8, 8, 9, 9, 9, 9, 10)]
+    assert lines[27] == "+A used 6"
+
+
+def test_throughput_floor() -> None:
+    """10 tokens at 0.5 tokens/s are due 20 s after 1.5 s: urgent at 21.5 - 13.8 - 2.3 = 5.4 s, so
+    in iteration 7, at 6 s. There is room for both then; two steps later there is not.
+    """
+    lines = completion(min_tokens_per_s=0.5)
+    assert lines[5:9] == ["A used 4", "B15 A used 11", "B13 A used 11", "-A B used 12"]

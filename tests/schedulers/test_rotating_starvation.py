@@ -1,0 +1,136 @@
+"""`rotating`: nobody starves. The bound is the one of `superinfer/schedulers/rotating/aging.py`."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import FakeCost
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from property.test_exactness import SETTINGS
+from rotating_runs import Run, arriving, promised, rotating, run
+
+BLOCKS = 24
+BUDGET = 64
+STEP_S, CHUNK_TOKEN_S = 2**-4, 2**-8
+COST = FakeCost(step=STEP_S, per_chunk_token=CHUNK_TOKEN_S, copy=2**-6, per_byte=2**-8)
+PREFILL_RATE = BUDGET / (STEP_S + BUDGET * CHUNK_TOKEN_S)
+CAPACITY = 8.0
+"""Heavy requests/s: six fit into the memory, and each stays for about 0.75 s."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A time without a token that is longer than the patience with it."""
+
+    start_s: float
+    end_s: float
+    aged_s: float
+    row: int
+
+
+def long_waits(played: Run) -> list[Wait]:
+    """Every wait after which a request is aged, from its arrival or a token to its next token."""
+    scheduler, found = played.scheduler, []
+    for row, request in enumerate(played.requests):
+        ttft_s = request.slo.ttft_s or 0.0
+        patience_s = max(scheduler.max_wait_s, scheduler.max_wait_ttfts * ttft_s)
+        for start_s, end_s in pairwise([request.arrival_s, *played.tokens(row)]):
+            if end_s - start_s > patience_s:
+                found.append(Wait(start_s, end_s, start_s + patience_s, row))
+    return found
+
+
+class Bound:
+    """The longest wait that is allowed, from what happened in a run."""
+
+    def __init__(self, played: Run, output_tokens: list[int]) -> None:
+        self._requests, self._outputs = played.requests, output_tokens
+        self._share = played.scheduler.aged_share
+        self._saved = self._share * played.scheduler.max_wait_s * PREFILL_RATE
+        steps = np.diff(played.record.tokens.decode_end_s)
+        self._stay_s = max(output_tokens) * float(steps.max())
+        prefills = played.kinds("prefill")
+        self._prefill_ends = [event[0] for event in prefills]
+        self._prefilled = [0, *accumulate(event[3] for event in prefills)]
+        self._waits = long_waits(played)
+
+    def excess_s(self, wait: Wait) -> float:
+        """By how much a wait is longer than allowed; negative if it is not."""
+        ahead = [w.row for w in self._waits if w.aged_s <= wait.aged_s < w.end_s]
+        work = sum(self._requests[row].prompt_tokens + self._outputs[row] for row in ahead)
+        computed = self._computed(wait.end_s) - self._computed(wait.aged_s)
+        by_share_s = 0.0
+        if computed:
+            rate = computed / (wait.end_s - wait.aged_s)
+            by_share_s = (self._saved + work) / (self._share * rate)
+        return wait.end_s - wait.aged_s - by_share_s - 2 * len(ahead) * self._stay_s
+
+    def broken(self) -> list[Wait]:
+        """The waits that are too long."""
+        return [wait for wait in self._waits if self.excess_s(wait) > 0]
+
+    def _computed(self, time_s: float) -> int:
+        return self._prefilled[bisect_right(self._prefill_ends, time_s)]
+
+
+Light = tuple[float, int, int]
+"""Arrival, prompt and output tokens of a request that was promised nothing."""
+HEAVY = {"tenant": "heavy", **promised(ttft_s=1.0, tpot_s=0.25)}
+
+
+def overload(seconds: float, load: float, light: list[Light], **settings: Any) -> Bound:
+    """A tenant that sends urgent requests at `load` times what the device can serve, and another
+    with few of no urgency.
+    """
+    rate = load * CAPACITY
+    jobs: list[tuple[float, int, int, dict[str, Any]]] = [
+        (index / rate, 8, 8, HEAVY) for index in range(int(seconds * rate))
+    ]
+    jobs += [(arrival_s, prompt, output, {}) for arrival_s, prompt, output in light]
+    jobs.sort(key=lambda job: job[:3])
+    requests = [
+        arriving(index, arrival_s, prompt, **more)
+        for index, (arrival_s, prompt, _, more) in enumerate(jobs)
+    ]
+    outputs = [output for _, _, output, _ in jobs]
+    settings.setdefault("max_wait_s", 4.0)
+    scheduler = rotating(max_num_seqs=16, max_num_batched_tokens=BUDGET, **settings)
+    played = run(scheduler, requests, outputs, BLOCKS, cost=COST)
+    assert set(played.record.table.state) == {"finished"}
+    assert played.record.table.output_tokens.tolist() == outputs
+    return Bound(played, outputs)
+
+
+def test_a_hostile_tenant_starves_nobody() -> None:
+    """Twice the load for 30 s, all of it urgent: without aging the light tenant's first request
+    waits for the end of it, with aging only for those few who were aged before.
+    """
+    light = [(0.5, 24, 8), (10.5, 24, 8)]
+    assert overload(30.0, 2.0, light).broken() == []
+    broken = overload(30.0, 2.0, light, aging=False).broken()
+    assert broken and broken[0].end_s > 30.0
+
+
+@pytest.mark.parametrize("switch", ["relegation", "rotation", "admission", "fairness"])
+def test_the_bound_does_not_hang_on_other_mechanisms(switch: str) -> None:
+    assert overload(15.0, 2.0, [(0.5, 24, 8), (3.0, 60, 4)], **{switch: False}).broken() == []
+
+
+@hypothesis_settings(SETTINGS, max_examples=8)
+@given(
+    load=st.sampled_from([0.5, 1.0, 2.0, 3.0]),
+    light=st.lists(
+        st.tuples(st.sampled_from([0.0, 0.5, 2.0, 5.0]), st.integers(1, 80), st.integers(1, 12)),
+        min_size=1,
+        max_size=6,
+    ),
+)
+def test_no_wait_exceeds_the_bound(load: float, light: list[Light]) -> None:
+    assert overload(12.0, load, light, max_wait_s=2.0).broken() == []

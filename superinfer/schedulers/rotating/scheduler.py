@@ -243,7 +243,7 @@ class RotatingScheduler(Settings):
         """Let the next one in; False if it has to wait, and with it all behind it but one."""
         if self._entrance.admit(draft, head):
             return True
-        if head.late and (other := self._waiting.behind_late(draft)) is not None:
+        if head.late and (other := self._waiting.behind_late()) is not None:
             self._entrance.admit(draft, other)
         return False
 

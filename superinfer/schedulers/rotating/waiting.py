@@ -21,6 +21,9 @@ Needs = Callable[[Draft, Job], int]
 LEVEL_UNITS = (0, 4, 16)
 """Slack below which a request belongs to a level, in units of `level_steps` steps."""
 
+LATE_OR_BEGUN, BEGUN, REST = slice(0, 2), slice(1, 2), slice(2, None)
+"""Turns of requests without a latest start (`deadlines.TURNS`)."""
+
 
 class Waiting:
     """Queues by level and slack, by tenant, and by age; alarms for promotion and aging."""
@@ -102,14 +105,16 @@ class Waiting:
 
     def head(self, draft: Draft, need_blocks: Needs) -> Job | None:
         """The next to come in: the aged while their share lasts, then by slack, then the rest."""
-        first = self.owed(draft, need_blocks) or self._laxity.head(draft.now) or self._aged.head()
-        return first or self._others.head(self.fair_step)
+        step, others = self.fair_step, self._others
+        first = self.owed(draft, need_blocks) or self._laxity.head(draft.now)
+        first = first or others.head(step, LATE_OR_BEGUN) or self._aged.head()
+        return first or others.head(step, REST)
 
-    def behind_late(self, draft: Draft) -> Job | None:
+    def behind_late(self) -> Job | None:
         """Who may pass a request whose first token is late and that finds no room: one that has
         begun, so that its memory is of use meanwhile.
         """
-        return self._others.head(draft.batch.step, slice(1, 2))
+        return self._others.head(self.fair_step, BEGUN)
 
     def bound_s(self, job: Job, level: int) -> float:
         """Slack below which a request belongs to a level."""

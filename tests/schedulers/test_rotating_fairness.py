@@ -193,6 +193,14 @@ def test_an_aged_request_with_a_deadline_uses_up_the_share_too() -> None:
     assert not share.owed
 
 
+def test_only_the_aged_use_up_their_share() -> None:
+    """Others without a deadline do not, or those who come late for ever would starve the aged."""
+    share = AgedShare(0.1, 4.0)
+    plain = job_of(aged_job().seq, 8)
+    share.count(plain, 100, 100.0)
+    assert share.owed
+
+
 def test_the_share_of_blocks() -> None:
     """One aged request always fits; more of them within a tenth of the blocks."""
     share = AgedShare(0.1, 4.0)

@@ -72,6 +72,11 @@ class Job:
         return self.start_by_s < inf
 
     @property
+    def last_in_line(self) -> bool:
+        """True for a request without a latest start that has not begun and was not relegated."""
+        return not self.hurried and self.turn == TURNS - 1
+
+    @property
     def turn(self) -> int:
         """Which of the `TURNS` it belongs to, from 0."""
         return 0 if self.seq.output_tokens else 1 if self.relegated else 2

@@ -100,10 +100,10 @@ class Waiting:
         fits = aged and self._aged.fits(need_blocks(draft, aged), draft.pool.total)
         return aged if fits else None
 
-    def head(self, draft: Draft, need_blocks: Needs) -> Job | None:
-        """The next to come in: the aged while their share lasts, then by slack, then the rest."""
-        first = self.owed(draft, need_blocks) or self._laxity.head(draft.now) or self._aged.head()
-        return first or self._others.head(self.fair_step)
+    def head(self, now: float) -> Job | None:
+        """The next to come in: by slack, then begun or relegated ones, then the aged, then others."""
+        job = self._laxity.head(now) or self._others.head(self.fair_step)
+        return self._aged.head() or job if job is None or job.last_in_line else job
 
     def bound_s(self, job: Job, level: int) -> float:
         """Slack below which a request belongs to a level."""

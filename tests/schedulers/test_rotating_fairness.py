@@ -193,6 +193,17 @@ def test_an_aged_request_with_a_deadline_uses_up_the_share_too() -> None:
     assert not share.owed
 
 
+def test_who_came_in_is_not_queued_as_aged_any_more() -> None:
+    """Also after it has left again: a new wait has its own clock."""
+    share, first, second = AgedShare(0.1, 4.0), aged_job(), aged_job(1)
+    first.ticket, second.ticket = 1, 2
+    share.push(first)
+    share.push(second)
+    assert share.head() is first
+    first.ticket = 3
+    assert share.head() is second
+
+
 def test_only_the_aged_use_up_their_share() -> None:
     """Others without a deadline do not, or those who come late for ever would starve the aged."""
     share = AgedShare(0.1, 4.0)

@@ -34,7 +34,7 @@ class AgedShare:
         """`window_s` bounds how much service can be saved up or owed."""
         self._share = share
         self._window_s = window_s
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[tuple[int, Job]] = deque()
         self._blocks = 0
         self._served_tokens = 0.0
 
@@ -45,14 +45,14 @@ class AgedShare:
 
     def push(self, job: Job) -> None:
         """Queue an aged request."""
-        self._waiting.append(job)
+        self._waiting.append((job.ticket, job))
 
     def head(self) -> Job | None:
         """The aged request that has waited longest."""
         waiting = self._waiting
-        while waiting and (waiting[0].placed or waiting[0].ticket < 0):
+        while waiting and waiting[0][0] != waiting[0][1].ticket:
             waiting.popleft()
-        return waiting[0] if waiting else None
+        return waiting[0][1] if waiting else None
 
     def fits(self, need_blocks: int, total_blocks: int) -> bool:
         """True if a request of so many blocks stays within the share; one always does."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from property.test_exactness import SETTINGS
-from rotating_runs import arriving, promised, run, told
+from rotating_runs import arriving, expecting, promised, run, told
 
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.rotating.admission import MEMORY_SHARE, Admission
@@ -52,7 +52,7 @@ class Bench:
 
     def _job(self, index: int, held: Held, lefts: dict[int, int]) -> Job:
         lefts[index] = held.left
-        job = job_of(Sequence(request(index, held.tokens, 0)), held.left)
+        job = job_of(Sequence(request(index, held.tokens, 0)), expecting(held.left))
         job.ticket = index
         if held.decoding:
             self.lengths[job.seq] = held.tokens

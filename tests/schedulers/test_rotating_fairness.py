@@ -152,7 +152,7 @@ def test_the_tenant_with_less_service_goes_first() -> None:
 
 
 def aged_job(index: int = 0, **targets: Any) -> Job:
-    job = job_of(Sequence(arriving(index, 0.0, 8, **promised(**targets))), 8)
+    job = job_of(Sequence(arriving(index, 0.0, 8, **promised(**targets))), expecting(8))
     job.aged = True
     return job
 
@@ -162,7 +162,7 @@ def test_the_share_of_prefill_is_a_bucket() -> None:
     a tenth of the window of 4 s at 100 tokens/s is kept either way.
     """
     share = AgedShare(0.1, 4.0)
-    urgent, aged = job_of(aged_job(ttft_s=1.0).seq, 8), aged_job(1)
+    urgent, aged = job_of(aged_job(ttft_s=1.0).seq, expecting(8)), aged_job(1)
     urgent.start_by_s = 5.0
     assert not share.owed and share.tokens_kept(16) == 0
     share.count(urgent, 100, 100.0)
@@ -191,6 +191,25 @@ def test_an_aged_request_with_a_deadline_uses_up_the_share_too() -> None:
     late.start_by_s = -5.0
     share.count(late, 10, 100.0)
     assert not share.owed
+
+
+def test_who_came_in_is_not_queued_as_aged_any_more() -> None:
+    """Also after it has left again: a new wait has its own clock."""
+    share, first, second = AgedShare(0.1, 4.0), aged_job(), aged_job(1)
+    first.ticket, second.ticket = 1, 2
+    share.push(first)
+    share.push(second)
+    assert share.head() is first
+    first.ticket = 3
+    assert share.head() is second
+
+
+def test_only_the_aged_use_up_their_share() -> None:
+    """Others without a deadline do not, or those who come late for ever would starve the aged."""
+    share = AgedShare(0.1, 4.0)
+    plain = job_of(aged_job().seq, expecting(8))
+    share.count(plain, 100, 100.0)
+    assert share.owed
 
 
 def test_the_share_of_blocks() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from harness import iterations
+from harness import iterations, make_engine, request
 from rotating_runs import arriving, promised, rotating, run
 
+from superinfer.plan import Outcome
 from superinfer.schedulers.rotating import rotation
 from superinfer.schedulers.rotating.quantum import Quantum, quantum
 
@@ -33,6 +34,23 @@ def test_skip_join(on: bool) -> None:
     else:
         back = ["+A used 6", *A_GOES_ON]
         assert lines[3:] == ["B12 -A used 3", "B used 4", *back]
+
+
+@pytest.mark.parametrize(
+    ("ttft_s", "level"), [(3.25, 0), (3.5, 1), (32.75, 1), (33.25, 2), (128.75, 2), (129.25, 3)]
+)
+def test_levels_by_slack(ttft_s: float, level: int) -> None:
+    """With its prefill of one step a request has `ttft_s` less 1 s of slack. Level 0 ends at two
+    steps and 0.3 s, level 1 at 4 units of 8 steps, level 2 at 16 units.
+    """
+    scheduler = rotating(promotion_share=0.0, max_num_seqs=1)
+    engine = make_engine(scheduler, 8)
+    engine.submit(request(0, 8, 0), 0.0)
+    assert engine.plan(0.0) is not None
+    seq = engine.submit(request(1, 8, 0, **promised(ttft_s=ttft_s)), 0.0)
+    engine.complete(engine._running, Outcome(0.0, [0.0]))  # type: ignore[arg-type]
+    engine.plan(0.0)
+    assert scheduler._jobs[seq].level == level
 
 
 @pytest.mark.parametrize("on", [True, False])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from harness import FakeCost, iterations
+from property.test_exactness import Job, play
 from rotating_runs import Run, arriving, promised, rotating, run, told
 
 from superinfer.schedulers.rotating import rotation
@@ -26,6 +27,41 @@ def test_a_watermark_is_counted_in_what_a_rotation_frees() -> None:
     )
     assert lines[:3] == ["A16 used 5", "A2 used 5", "A used 5"]
     assert lines[3:6] == ["B15 -A used 4", "B1 used 4", "B used 5"]
+
+
+def test_a_swap_in_finds_the_block_of_the_next_token() -> None:
+    """A leaves with 16 cached tokens, exactly 4 blocks. Beside B's 4 there is room for them, but
+    not for the next token: A stays out until B has ended.
+    """
+    lines = iterations(
+        told({"A": 40, "B": 30}, admission=False),
+        {"A": (13, 8), "B": (16, 4)},
+        {"B": 5},
+        blocks=8,
+        requests={"B": promised(ttft_s=4.0)},
+    )
+    assert lines[:4] == ["A13 used 4", *["A used 4"] * 3]
+    assert lines[4:9] == ["B15 -A used 4", "B1 used 4", "B used 5", "B used 5", "B used 5"]
+    assert lines[9:11] == ["+A used 4", "A used 5"]
+
+
+def test_a_swap_in_finds_it_also_beside_a_copy_on_its_way_out() -> None:
+    """Nobody else has a place, but the blocks of who is being copied out are not free yet."""
+    shapes = [
+        (0, 33, 25, 0, False),
+        (0, 5, 33, 0, True),
+        (30, 29, 15, 1, True),
+        (0, 10, 29, 0, False),
+        (30, 22, 17, 0, False),
+        (30, 25, 17, 0, True),
+        (3.5, 8, 26, 2, True),
+        (0, 13, 8, 0, False),
+        (1, 18, 20, 0, False),
+        (3.5, 18, 32, 0, True),
+    ]
+    jobs = [Job(gap, *size, group, 0, tight) for gap, *size, group, tight in shapes]
+    played = play(jobs, None, arm="rotating", lag=1, prefix=False, scale_s=1.0)
+    assert set(played.record.table.state) == {"finished"}
 
 
 def prefix(last: int) -> dict[str, Any]:

@@ -82,16 +82,19 @@ class Bound:
 
 Light = tuple[float, int, int]
 """Arrival, prompt and output tokens of a request that was promised nothing."""
-HEAVY = {"tenant": "heavy", **promised(ttft_s=1.0, tpot_s=0.25)}
+HEAVY: dict[str, Any] = {"tenant": "heavy", **promised(ttft_s=1.0, tpot_s=0.25)}
+HOPELESS: dict[str, Any] = {"tenant": "heavy", **promised(ttft_s=2**-6, tpot_s=0.25)}
 
 
-def overload(seconds: float, load: float, light: list[Light], **settings: Any) -> Bound:
+def overload(
+    seconds: float, load: float, light: list[Light], heavy: dict[str, Any] = HEAVY, **settings: Any
+) -> Bound:
     """A tenant that sends urgent requests at `load` times what the device can serve, and another
     with few of no urgency.
     """
     rate = load * CAPACITY
     jobs: list[tuple[float, int, int, dict[str, Any]]] = [
-        (index / rate, 8, 8, HEAVY) for index in range(int(seconds * rate))
+        (index / rate, 8, 8, heavy) for index in range(int(seconds * rate))
     ]
     jobs += [(arrival_s, prompt, output, {}) for arrival_s, prompt, output in light]
     jobs.sort(key=lambda job: job[:3])
@@ -115,6 +118,14 @@ def test_a_hostile_tenant_starves_nobody() -> None:
     light = [(0.5, 24, 8), (10.5, 24, 8)]
     assert overload(30.0, 2.0, light).broken() == []
     broken = overload(30.0, 2.0, light, aging=False).broken()
+    assert broken and broken[0].end_s > 30.0
+
+
+def test_nobody_starves_behind_requests_that_are_late_from_the_start() -> None:
+    """Targets that nobody could meet: relegated at once, and before those promised nothing."""
+    light = [(0.5, 24, 8)]
+    assert overload(15.0, 2.0, light, HOPELESS).broken() == []
+    broken = overload(30.0, 2.0, light, HOPELESS, aging=False).broken()
     assert broken and broken[0].end_s > 30.0
 
 

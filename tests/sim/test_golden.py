@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from harness import FakeCost, make_engine, request
 from property.test_exactness import token_times
+from rotating_runs import promised, told
 
 from sim.driver import simulate
 from sim.oracle import Oracle
@@ -142,6 +143,38 @@ def test_chunked_prefill_beside_decodes() -> None:
     assert golden.tpot("A") == 9.3125 / 4
     assert golden.tpot("B") == 4.875 / 2
     assert golden.itl("A") == [2.1875, 2.25, 2.375, 2.5]
+
+
+def test_rotation_for_an_urgent_request() -> None:
+    """`rotating`, 10 blocks. A step takes 1 + (prompt tokens) / 16 s, a copy 1/4 + (blocks) / 16 s.
+    A is owed a token every 4 s, B (24 tokens, 6 blocks) its first one 6 s after it came.
+
+    0       A prefills 16: 1 + 1                -> 2        A 1
+    2       A decodes                           -> 3        A 2
+    3       B (since 2.5) is urgent; A's 5 blocks would have to go, but copying them out and back
+            takes 9/8 s, a tenth of which may be a twentieth of A's stay: it stays for 3 tokens
+            A decodes, twice                    -> 5        A 4
+    5       A may pause for 4 s. It is copied out, 9/16 s; B prefills 24: 1 + 3/2 -> 8.0625  B 1
+    8.0625  A's next token is due by 9: it is urgent, and does not fit; B decodes
+                                                -> 9.0625   B 2: done
+    9.0625  A is copied in, 9/16 s; A decodes   -> 10.625   A 5
+    10.625  A decodes                           -> 11.625   A 6: done
+    """
+    cost = FakeCost(step=1.0, per_chunk_token=2**-4, copy=0.25, per_byte=2**-4)
+    jobs: Jobs = {"A": (0, 16, 6), "B": (2.5, 24, 2)}
+    scheduler = told({"A": 30, "B": 2}, max_num_batched_tokens=32)
+    targets = {"A": promised(ttft_s=8.0, tpot_s=4.0), "B": promised(ttft_s=6.0)}
+    engine = make_engine(scheduler, 10, cost=cost, host_blocks=64)
+    requests = [
+        request(index, prompt, 0, arrival_s, name, **targets[name])
+        for index, (name, (arrival_s, prompt, _)) in enumerate(jobs.items())
+    ]
+    simulate(engine, requests, Oracle([output for _, _, output in jobs.values()]))
+    golden = Golden(jobs, engine.recorder.build(engine))
+    assert golden.tokens("A") == [2, 3, 4, 5, 10.625, 11.625]
+    assert golden.tokens("B") == [8.0625, 9.0625]
+    counts = ("rotations", "d2h_bytes", "h2d_bytes", "recomputed_tokens")
+    assert [golden.count("A", name) for name in counts] == [1, 5, 5, 0]
 
 
 LATE: Jobs = {"A": (0, 4, 3), "B": (0, 4, 1), "C": (3.5, 4, 1)}

@@ -13,7 +13,7 @@ from superinfer.schedulers.rotating.aging import AgedShare
 from superinfer.schedulers.rotating.counters import Counters
 from superinfer.schedulers.rotating.deadlines import Job, job_of
 from superinfer.schedulers.rotating.device import OnDevice
-from superinfer.schedulers.rotating.entrance import Entrance, need_blocks
+from superinfer.schedulers.rotating.entrance import Entrance
 from superinfer.schedulers.rotating.lengths import LengthEstimator, TrueLength, estimator_of
 from superinfer.schedulers.rotating.outlook import Outlook
 from superinfer.schedulers.rotating.rotation import Rotation
@@ -225,7 +225,7 @@ class RotatingScheduler(Settings):
         unfinished = iter(list(self._device.prefilling))
         current = next(unfinished, None)
         while budget > 0:
-            head = self._waiting.head(draft, need_blocks) if admit else None
+            head = self._waiting.head(draft.now) if admit else None
             if current is not None and (head is None or current.order < head.order):
                 if current.seq.state is State.PREFILLING and current.placed:
                     budget -= self._prefill(draft, current, budget)

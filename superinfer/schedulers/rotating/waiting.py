@@ -103,11 +103,12 @@ class Waiting:
         fits = aged and self._aged.fits(need_blocks(draft, aged), draft.pool.total)
         return aged if fits else None
 
-    def head(self, draft: Draft, need_blocks: Needs) -> Job | None:
-        """The next to come in: the aged while their share lasts, then by slack, then the rest."""
+    def head(self, now: float) -> Job | None:
+        """The next to come in: by slack, then who is late or has begun, then the aged, then the
+        rest. The aged whose share is owed have come before (`owed`).
+        """
         step, others = self.fair_step, self._others
-        first = self.owed(draft, need_blocks) or self._laxity.head(draft.now)
-        first = first or others.head(step, LATE_OR_BEGUN) or self._aged.head()
+        first = self._laxity.head(now) or others.head(step, LATE_OR_BEGUN) or self._aged.head()
         return first or others.head(step, REST)
 
     def behind_late(self) -> Job | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
+from math import inf
 from typing import Any
 
 from simpy import Event
@@ -12,6 +13,7 @@ from sim.environment import ExactEnvironment
 from sim.oracle import Oracle
 from superinfer.engine import Engine
 from superinfer.plan import Outcome, Plan, Transfer
+from superinfer.request import Request
 from superinfer.sequence import Sequence
 
 Wait = Generator[Event, Any, Outcome]
@@ -24,7 +26,14 @@ class SimBackend:
     the device jumps to the first step boundary at or after it.
     """
 
-    def __init__(self, env: ExactEnvironment, engine: Engine, oracle: Oracle) -> None:
+    def __init__(
+        self,
+        env: ExactEnvironment,
+        engine: Engine,
+        oracle: Oracle,
+        coming: Iterable[Request] = (),
+    ) -> None:
+        """`coming` arrive at their times (sorted)."""
         self.env = env
         self.engine = engine
         self.oracle = oracle
@@ -33,6 +42,25 @@ class SimBackend:
         self.interrupted = False
         """Set by anything that the scheduler should hear of at the next step boundary."""
         self._link_free_s = {"h2d": 0.0, "d2h": 0.0}
+        self._coming = iter(coming)
+        self._next = next(self._coming, None)
+        self.next_arrival_s = inf if self._next is None else self._next.arrival_s
+        """When the next of `coming` arrives."""
+
+    def take_arrivals(self, now: float) -> None:
+        """Submit who has arrived by now, each at its own time.
+
+        Arrivals are no events: nobody acts on one before the device stops, and it stops at the
+        first step boundary at or after the arrival, where this is called.
+        """
+        while self.next_arrival_s <= now:
+            request = self._next
+            assert request is not None
+            self.engine.submit(request, request.arrival_s)
+            self._next = request = next(self._coming, None)
+            self.next_arrival_s = inf if request is None else request.arrival_s
+            self.interrupted = True
+            self.wake()
 
     def start(self, plan: Plan, now: float) -> float:
         """Start a plan's copies; returns when its batch can start."""
@@ -49,12 +77,15 @@ class SimBackend:
         ends: list[float] = []
         if not plan.has_step:
             yield self.env.at(now)
+            self.take_arrivals(now)
             return Outcome(now)
         if limit > 1 and plan.decodes:
             to_finish = max(1, self.oracle.next_finish() - plan.first_step)
             limit = min(limit, to_finish) if to_finish > plan.done_steps else limit
         while True:
             now = self._jump(plan, now, ends, limit)
+            if self.next_arrival_s <= now:
+                self.take_arrivals(now)
             if not self.env.skip_to(now):
                 yield self.env.at(now)
             if plan.done_steps + len(ends) >= limit or self.interrupted or now >= plan.until:
@@ -76,7 +107,7 @@ class SimBackend:
             now += max(host_s, device_s) if lag else host_s + device_s
             ends.append(now)
             return now
-        horizon = min(self.env.peek(), plan.until)
+        horizon = min(self.env.peek(), plan.until, self.next_arrival_s)
         while done < limit:
             chunks = plan.chunks_at(done) if plan.chunks else ()
             context = plan.context_tokens + done * decodes

@@ -29,6 +29,9 @@ DEFAULT_HOST = HostCost(step_s=0.004, per_sequence_s=20e-6, origin="assumed")
 per sequence is assumed. Other systems of that time: 1 to 2 ms (SGLang v0.3), below 1 ms and hidden
 (TensorRT-LLM)."""
 
+MOST_SINGLE_CHUNKS = 1 << 15
+"""Steps with one chunk that are remembered; a few MB."""
+
 
 class _Lines(NamedTuple):
     """Decode attention of one batch size over total context: pieces of straight lines."""
@@ -56,6 +59,7 @@ class StepCost(ABC):
         self._fixed_cache: dict[int, float] = {}
         self._rows_cache: dict[int, float] = {}
         self._lines_cache: dict[int, _Lines] = {}
+        self._single_cache: dict[tuple[int, int, int], tuple[float, bool]] = {}
         self._asked = self._outside = 0
 
     @property
@@ -140,16 +144,46 @@ class StepCost(ABC):
 
     def _decode_line(self, decodes: int, context_tokens: int) -> SliceLine:
         found = self._lines_cache.get(decodes) or self._lines(decodes)
+        ends, lines, measured_to, alone_s = found
         self._asked += 1
-        if context_tokens > found.measured_to:
+        if context_tokens > measured_to:
             self._outside += 1
-        piece = bisect_right(found.ends, context_tokens)
-        base_s, slope_s = found.lines[piece]
-        first_s = found.alone_s + base_s + slope_s * context_tokens
-        steps = _steps_to_end(found, piece, decodes, context_tokens)
+        piece = bisect_right(ends, context_tokens)
+        base_s, slope_s = lines[piece]
+        first_s = alone_s + base_s + slope_s * context_tokens
+        if piece == len(ends):
+            return SliceLine(first_s, slope_s * decodes, inf)
+        steps = steps_within(ends[piece] - context_tokens, decodes)
         return SliceLine(first_s, slope_s * decodes, steps)
 
     def _mixed_s(self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int) -> float:
+        if len(chunks) == 1:
+            chunk = chunks[0]
+            key = (chunk.tokens, chunk.context_tokens, decodes)
+            seconds, outside = self._single_cache.get(key) or self._single(key, chunks)
+        else:
+            seconds, outside = self._beside_decode(chunks, decodes)
+        if decodes:
+            ends, lines, measured_to, _ = self._lines_cache.get(decodes) or self._lines(decodes)
+            base, slope = lines[bisect_right(ends, context_tokens)]
+            seconds += base + slope * context_tokens
+            outside = outside or context_tokens > measured_to
+        self._asked += 1
+        if outside:
+            self._outside += 1
+        return seconds
+
+    def _single(
+        self, key: tuple[int, int, int], chunks: Sequence[PrefillWork]
+    ) -> tuple[float, bool]:
+        """`_beside_decode` of one chunk, remembered: prompts of one length ask the same again."""
+        if len(self._single_cache) >= MOST_SINGLE_CHUNKS:
+            self._single_cache.clear()
+        found = self._single_cache[key] = self._beside_decode(chunks, key[2])
+        return found
+
+    def _beside_decode(self, chunks: Sequence[PrefillWork], decodes: int) -> tuple[float, bool]:
+        """All of a step but decode attention, and whether that is extrapolated."""
         tokens, keys_end, outside = decodes, self._keys_end, False
         for chunk in chunks:
             tokens += chunk.tokens
@@ -158,15 +192,7 @@ class StepCost(ABC):
         rows = decodes + len(chunks)
         fixed = self._fixed_cache.get(tokens) or self._fixed(tokens)
         seconds = fixed + (self._rows_cache.get(rows) or self._row(rows)) + self._prefill_s(chunks)
-        if decodes:
-            found = self._lines_cache.get(decodes) or self._lines(decodes)
-            base, slope = found.lines[bisect_right(found.ends, context_tokens)]
-            seconds += base + slope * context_tokens
-            outside = outside or context_tokens > found.measured_to
-        self._asked += 1
-        if outside or tokens > self._tokens_end:
-            self._outside += 1
-        return seconds
+        return seconds, outside or tokens > self._tokens_end
 
     def _fixed(self, tokens: int) -> float:
         seconds = self._fixed_cache[tokens] = self._fixed_s(tokens)

@@ -75,58 +75,70 @@ class SimBackend:
     def run(self, plan: Plan, now: float, limit: int) -> Wait:
         """A plan's steps until `limit` of them are done, a finish, an interruption or `until`."""
         ends: list[float] = []
-        if not plan.has_step:
+        if not (plan.decodes or plan.chunks):
             yield self.env.at(now)
             self.take_arrivals(now)
             return Outcome(now)
+        done = plan.done_steps
         if limit > 1 and plan.decodes:
             to_finish = max(1, self.oracle.next_finish() - plan.first_step)
-            limit = min(limit, to_finish) if to_finish > plan.done_steps else limit
+            limit = min(limit, to_finish) if to_finish > done else limit
         while True:
-            now = self._jump(plan, now, ends, limit)
+            if limit - done == 1:
+                now += self._step_s(plan, done)
+                ends.append(now)
+            else:
+                now = self._jump(plan, now, ends, limit)
             if self.next_arrival_s <= now:
                 self.take_arrivals(now)
             if not self.env.skip_to(now):
                 yield self.env.at(now)
-            if plan.done_steps + len(ends) >= limit or self.interrupted or now >= plan.until:
+            done = plan.done_steps + len(ends)
+            if done >= limit or self.interrupted or now >= plan.until:
                 break
-        return Outcome(now, ends, self._finished(plan, plan.done_steps + len(ends)))
+        return Outcome(now, ends, self._finished(plan, done), True)
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _jump(self, plan: Plan, now: float, ends: list[float], limit: int) -> float:
-        """Append step ends until the first one that is not before the next event."""
-        cost, decodes, lag = self.cost, plan.decodes, self.lag
-        done = plan.done_steps + len(ends)
-        context = plan.context_tokens + done * decodes
-        chunks = plan.chunks_at(done) if plan.chunks else ()
+    def _step_s(self, plan: Plan, done: int) -> float:
+        """Seconds of the plan's step that comes after `done` of them, host time included."""
+        cost, decodes, chunks = self.cost, plan.decodes, plan.chunks
+        context = plan.context_tokens
+        if done:
+            context += done * decodes
+            chunks = plan.chunks_at(done)
+        device_s = cost.step_s(chunks, decodes, context)
         # Host time comes before each step, or is hidden behind the device with lag 1.
         host_s = cost.host_s(decodes + len(chunks))
-        if limit - done == 1:
-            device_s = cost.step_s(chunks, decodes, context)
-            now += max(host_s, device_s) if lag else host_s + device_s
-            ends.append(now)
-            return now
+        return max(host_s, device_s) if self.lag else host_s + device_s
+
+    def _jump(self, plan: Plan, now: float, ends: list[float], limit: int) -> float:
+        """Append step ends until the first one that is not before the next event."""
+        cost, decodes, lag, append = self.cost, plan.decodes, self.lag, ends.append
+        done = plan.done_steps + len(ends)
+        host_s = cost.host_s(decodes + len(plan.chunks))
         horizon = min(self.env.peek(), plan.until, self.next_arrival_s)
         while done < limit:
-            chunks = plan.chunks_at(done) if plan.chunks else ()
+            chunks = plan.chunks_at(done) if plan.chunks else plan.chunks
             context = plan.context_tokens + done * decodes
             device_s, growth_s, steps = cost.slice_line(chunks, decodes, context)
-            stop = min(done + steps, limit)
-            while done < stop:
+            count = min(steps, limit - done)
+            for _ in range(int(count)):
                 now += (device_s if device_s > host_s else host_s) if lag else host_s + device_s
-                ends.append(now)
-                device_s += growth_s
-                done += 1
+                append(now)
                 if now >= horizon:
                     return now
+                device_s += growth_s
+            done = plan.done_steps + len(ends)
         return now
 
     def _finished(self, plan: Plan, steps: int) -> list[Sequence]:
-        finished = self.oracle.finished_by(plan.first_step + steps) if plan.decodes else []
-        for chunk in plan.chunks:
-            if chunk.last and self.oracle.finishes(chunk.sequence, plan.advanced):
-                finished.append(chunk.sequence)
+        """Who has all tokens after so many steps of a plan."""
+        oracle, last_step = self.oracle, plan.first_step + steps
+        finished = oracle.finished_by(last_step) if plan.decodes else []
+        for seq, _, _, last in plan.chunks:
+            if last and oracle.finishes(seq, plan.advanced):
+                finished.append(seq)
         return finished
 
     def _copy_s(self, transfer: Transfer) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
+from math import inf
 from typing import Any
 
 from simpy import Event
@@ -13,6 +14,7 @@ from sim.oracle import Oracle
 from superinfer.costs import Coverage
 from superinfer.engine import Engine
 from superinfer.plan import Outcome, Plan, Transfer
+from superinfer.request import Request
 from superinfer.sequence import Sequence
 
 Wait = Generator[Event, Any, Outcome]
@@ -25,7 +27,14 @@ class SimBackend:
     the device jumps to the first step boundary at or after it.
     """
 
-    def __init__(self, env: ExactEnvironment, engine: Engine, oracle: Oracle) -> None:
+    def __init__(
+        self,
+        env: ExactEnvironment,
+        engine: Engine,
+        oracle: Oracle,
+        coming: Iterable[Request] = (),
+    ) -> None:
+        """`coming` arrive at their times (sorted)."""
         self.env = env
         self.engine = engine
         self.oracle = oracle
@@ -36,6 +45,25 @@ class SimBackend:
         self.interrupted = False
         """Set by anything that the scheduler should hear of at the next step boundary."""
         self._link_free_s = {"h2d": 0.0, "d2h": 0.0}
+        self._coming = iter(coming)
+        self._next = next(self._coming, None)
+        self.next_arrival_s = inf if self._next is None else self._next.arrival_s
+        """When the next of `coming` arrives."""
+
+    def take_arrivals(self, now: float) -> None:
+        """Submit who has arrived by now, each at its own time.
+
+        Arrivals are no events: nobody acts on one before the device stops, and it stops at the
+        first step boundary at or after the arrival, where this is called.
+        """
+        while self.next_arrival_s <= now:
+            request = self._next
+            assert request is not None
+            self.engine.submit(request, request.arrival_s)
+            self._next = request = next(self._coming, None)
+            self.next_arrival_s = inf if request is None else request.arrival_s
+            self.interrupted = True
+            self.wake()
 
     def start(self, plan: Plan, now: float) -> float:
         """Start a plan's copies; returns when its batch can start."""
@@ -51,49 +79,62 @@ class SimBackend:
         """A plan's steps until `limit` of them are done, a finish, an interruption or `until`."""
         ends: list[float] = []
         start_s = now
-        if not plan.has_step:
+        if not (plan.decodes or plan.chunks):
             yield self.env.at(now)
+            self.take_arrivals(now)
             return Outcome(now)
+        done = plan.done_steps
         if limit > 1 and plan.decodes:
             to_finish = max(1, self.oracle.next_finish() - plan.first_step)
-            limit = min(limit, to_finish) if to_finish > plan.done_steps else limit
+            limit = min(limit, to_finish) if to_finish > done else limit
         while True:
-            now = self._jump(plan, now, ends, limit)
+            if limit - done == 1:
+                now += self._step_s(plan, done)
+                ends.append(now)
+            else:
+                now = self._jump(plan, now, ends, limit)
+            if self.next_arrival_s <= now:
+                self.take_arrivals(now)
             if not self.env.skip_to(now):
                 yield self.env.at(now)
-            if plan.done_steps + len(ends) >= limit or self.interrupted or now >= plan.until:
+            done = plan.done_steps + len(ends)
+            if done >= limit or self.interrupted or now >= plan.until:
                 break
         self._book(plan, start_s, ends)
-        return Outcome(now, ends, self._finished(plan, plan.done_steps + len(ends)))
+        return Outcome(now, ends, self._finished(plan, done), True)
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _jump(self, plan: Plan, now: float, ends: list[float], limit: int) -> float:
-        """Append step ends until the first one that is not before the next event."""
-        cost, decodes, lag = self.cost, plan.decodes, self.lag
-        done = plan.done_steps + len(ends)
-        context = plan.context_tokens + done * decodes
-        chunks = plan.chunks_at(done) if plan.chunks else ()
+    def _step_s(self, plan: Plan, done: int) -> float:
+        """Seconds of the plan's step that comes after `done` of them, host time included."""
+        cost, decodes, chunks = self.cost, plan.decodes, plan.chunks
+        context = plan.context_tokens
+        if done:
+            context += done * decodes
+            chunks = plan.chunks_at(done)
+        device_s = cost.step_s(chunks, decodes, context)
         # Host time comes before each step, or is hidden behind the device with lag 1.
         host_s = cost.host_s(decodes + len(chunks))
-        if limit - done == 1:
-            device_s = cost.step_s(chunks, decodes, context)
-            now += max(host_s, device_s) if lag else host_s + device_s
-            ends.append(now)
-            return now
-        horizon = min(self.env.peek(), plan.until)
+        return max(host_s, device_s) if self.lag else host_s + device_s
+
+    def _jump(self, plan: Plan, now: float, ends: list[float], limit: int) -> float:
+        """Append step ends until the first one that is not before the next event."""
+        cost, decodes, lag, append = self.cost, plan.decodes, self.lag, ends.append
+        done = plan.done_steps + len(ends)
+        host_s = cost.host_s(decodes + len(plan.chunks))
+        horizon = min(self.env.peek(), plan.until, self.next_arrival_s)
         while done < limit:
-            chunks = plan.chunks_at(done) if plan.chunks else ()
+            chunks = plan.chunks_at(done) if plan.chunks else plan.chunks
             context = plan.context_tokens + done * decodes
             device_s, growth_s, steps = cost.slice_line(chunks, decodes, context)
-            stop = min(done + steps, limit)
-            while done < stop:
+            count = min(steps, limit - done)
+            for _ in range(int(count)):
                 now += (device_s if device_s > host_s else host_s) if lag else host_s + device_s
-                ends.append(now)
-                device_s += growth_s
-                done += 1
+                append(now)
                 if now >= horizon:
                     return now
+                device_s += growth_s
+            done = plan.done_steps + len(ends)
         return now
 
     def _book(self, plan: Plan, start_s: float, ends: list[float]) -> None:
@@ -103,10 +144,12 @@ class SimBackend:
         self.coverage.book(chunks, decodes, context, start_s, ends)
 
     def _finished(self, plan: Plan, steps: int) -> list[Sequence]:
-        finished = self.oracle.finished_by(plan.first_step + steps) if plan.decodes else []
-        for chunk in plan.chunks:
-            if chunk.last and self.oracle.finishes(chunk.sequence, plan.advanced):
-                finished.append(chunk.sequence)
+        """Who has all tokens after so many steps of a plan."""
+        oracle, last_step = self.oracle, plan.first_step + steps
+        finished = oracle.finished_by(last_step) if plan.decodes else []
+        for seq, _, _, last in plan.chunks:
+            if last and oracle.finishes(seq, plan.advanced):
+                finished.append(seq)
         return finished
 
     def _copy_s(self, transfer: Transfer) -> float:

@@ -8,7 +8,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from simpy import Event
-from simpy.events import URGENT
+from simpy.events import NORMAL, URGENT, EventPriority
 
 from sim.backend import SimBackend
 from sim.environment import ExactEnvironment
@@ -33,11 +33,14 @@ class Replica:
         oracle: Oracle,
         due: deque[Request] | None = None,
         stop_s: float = inf,
+        coming: Iterable[Request] = (),
     ) -> None:
-        """`due` holds requests to take in before the next decision; `stop_s` ends the run."""
+        """`due` holds requests to take in before the next decision, `coming` those that arrive at
+        their times (sorted); `stop_s` ends the run.
+        """
         self.env = env
         self.engine = engine
-        self.backend = SimBackend(env, engine, oracle)
+        self.backend = SimBackend(env, engine, oracle, coming)
         self.backend.wake = self.wake  # type: ignore[method-assign]
         self._due: deque[Request] = deque() if due is None else due
         self._stop_s = stop_s
@@ -116,15 +119,23 @@ class Replica:
 
     def _wait(self, now: float) -> Generator[Event, Any, float]:
         """Sleep until something happens or the scheduler wants to be asked; returns the time."""
-        self._idle = self.env.event()
-        wakeup_s = self.engine.next_wakeup(now)
+        backend, env = self.backend, self.env
+        arrival_s, wakeup_s = backend.next_arrival_s, self.engine.next_wakeup(now)
+        if wakeup_s is None and arrival_s < inf and env.skip_to(max(now, arrival_s)):
+            backend.take_arrivals(env.now)
+            return env.now
+        self._idle = idle = env.event()
+        if arrival_s < inf:
+            self._call_at(arrival_s, URGENT, lambda: backend.take_arrivals(env.now))
         if wakeup_s is not None:
-            alarm = self.env.at(wakeup_s)
-            assert alarm.callbacks is not None
-            idle = self._idle
-            alarm.callbacks.append(lambda _: self.wake() if self._idle is idle else None)
-        yield self._idle
-        return self.env.now
+            self._call_at(wakeup_s, NORMAL, lambda: self.wake() if self._idle is idle else None)
+        yield idle
+        return env.now
+
+    def _call_at(self, time_s: float, priority: EventPriority, call: Callable[[], None]) -> None:
+        event = self.env.at(time_s, priority)
+        assert event.callbacks is not None
+        event.callbacks.append(lambda _: call())
 
 
 def arrivals(
@@ -160,10 +171,10 @@ def simulate(
     start_s = requests[0].arrival_s if requests else 0.0
     env = ExactEnvironment(min(0.0, start_s))
     closed = None if load.open else ClosedLoad(load, requests)
-    replica = Replica(env, engine, oracle, closed.due if closed else None, stop_s)
     if closed is None:
-        env.process(arrivals(env, requests, replica.submit))
+        replica = Replica(env, engine, oracle, None, stop_s, requests)
     else:
+        replica = Replica(env, engine, oracle, closed.due, stop_s)
         closed.start(engine, send_at(env, replica.submit), env.now)
         env.process(arrivals(env, closed.timed(), replica.submit))
     if stop_s < inf:

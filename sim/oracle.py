@@ -9,6 +9,7 @@ from superinfer.request import Request
 from superinfer.sequence import Sequence, State
 
 NEVER = 1 << 62
+_DECODING = State.DECODING  # reading a member off its class is slow
 
 
 class Oracle:
@@ -19,12 +20,13 @@ class Oracle:
         self._output_tokens = output_tokens
         self._max_model_len = max_model_len
         self._heap: list[tuple[int, int, int, Sequence]] = []
-        self._targets: list[int | None] = [None] * len(output_tokens)
+        self._targets = [0] * len(output_tokens)
+        """Filled in when first asked for; a target is at least 1."""
 
     def target(self, request: Request) -> int:
         """Output tokens after which a request ends: its answer, its limit or the model's."""
         target = self._targets[request.index]
-        if target is None:
+        if not target:
             room = max(1, self._max_model_len - request.prompt_tokens)
             target = min(self._output_tokens[request.index], request.max_tokens, room)
             self._targets[request.index] = target
@@ -33,9 +35,10 @@ class Oracle:
     def watch(self, joined: Iterable[Sequence]) -> None:
         """Note the finish steps of sequences that joined the decode batch."""
         for seq in joined:
-            if seq.state is State.DECODING:
-                finish = seq.join_step + self._left(seq)
-                heapq.heappush(self._heap, (finish, seq.request.index, seq.join_step, seq))
+            if seq.state is _DECODING:
+                request, join_step = seq.request, seq.join_step
+                finish = join_step + self.target(request) - seq.output_tokens
+                heapq.heappush(self._heap, (finish, request.index, join_step, seq))
 
     def next_finish(self) -> int:
         """Number of batch steps after which the next member finishes."""
@@ -46,10 +49,7 @@ class Oracle:
 
     def finished_by(self, step: int) -> list[Sequence]:
         """Sequences that have all their tokens once the batch has done `step` steps."""
-        heap = self._heap
-        if not heap or heap[0][0] > step:
-            return []
-        finished = []
+        heap, finished = self._heap, []
         while heap and heap[0][0] <= step:
             entry = heapq.heappop(heap)
             if self._on_course(entry):
@@ -61,16 +61,14 @@ class Oracle:
 
         `counted` says that the engine has already counted that token (lag 1).
         """
-        return self._left(seq) <= (0 if counted else 1)
-
-    def _left(self, seq: Sequence) -> int:
-        return self.target(seq.request) - seq.output_tokens
+        return self.target(seq.request) - seq.output_tokens <= (0 if counted else 1)
 
     def _on_course(self, entry: tuple[int, int, int, Sequence]) -> bool:
         """True while the entry describes its sequence: a member since the same step, or one that
         left the batch with its last token (a plan made ahead may preempt who has just finished).
         """
         _, _, join_step, seq = entry
-        if seq.state is State.DECODING:
+        if seq.state is _DECODING:
             return seq.join_step == join_step
-        return seq.state is not State.ENDED and self._left(seq) <= 0
+        ended = seq.state is State.ENDED
+        return not ended and self.target(seq.request) <= seq.output_tokens

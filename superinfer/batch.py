@@ -157,10 +157,12 @@ class DecodeBatch:
         cycles, rest = divmod(steps, self.block_tokens)
         blocks = cycles * self.size
         if rest:
+            # Residues 1 - step, one less for each further step: a stretch of the circle.
             residues, size = self._residues, self.block_tokens
-            first = 1 - self.step
-            for offset in range(rest):
-                blocks += residues[(first - offset) % size]
+            start = (2 - self.step - rest) % size
+            blocks += sum(residues[start : start + rest])
+            if start + rest > size:
+                blocks += sum(residues[: start + rest - size])
         return blocks
 
     def next_growth(self) -> int:

@@ -7,6 +7,8 @@ that `rollback` can take it back. The engine turns a finished draft into a plan 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from superinfer.costs.base import Chunk
@@ -20,6 +22,14 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 1024
 """Longest slice, in steps: long enough that events and memory end slices, not this."""
+
+
+_WAITING, _PREFILLING = State.WAITING, State.PREFILLING  # reading a member off its class is slow
+_chunk: Callable[[tuple[Sequence, int, int, bool]], PrefillChunk]
+_chunk = partial(tuple.__new__, PrefillChunk)
+_change: Callable[[tuple[str, Sequence, int, tuple[object, ...]]], Change]
+_change = partial(tuple.__new__, Change)
+"""What the constructors of these named tuples do, without a call of Python in between."""
 
 
 class Draft:
@@ -112,7 +122,8 @@ class Draft:
         cache already holds are demanded all the same (vLLM v0.6.0); with `charge_cached`, chunks
         walk over the cached prefix instead of starting after it.
         """
-        self._expect(seq, State.WAITING)
+        if seq.state is not _WAITING:
+            self._expect(seq, State.WAITING)
         engine, pool = self._engine, self.pool
         need = -(-seq.prefill_tokens // engine.block_tokens)
         if whole_need and pool.total - pool.referenced - need < keep_free:
@@ -120,15 +131,16 @@ class Draft:
         if engine.prefix is not None and not self._share_prefix(seq, need, keep_free):
             return False
         private = need - seq.shared_blocks
-        if pool.total - pool.referenced - private < keep_free:
+        referenced = pool.referenced + private
+        if pool.total - referenced < keep_free:
             return False
         seq.blocks = private
-        pool.referenced += private
+        pool.referenced = referenced
         if seq.prefix_tokens and not charge_cached:
             seq.computed_tokens = seq.prefix_tokens
-        seq.state = State.PREFILLING
+        seq.state = _PREFILLING
         engine.resident += 1
-        self.changes.append(Change("admit", seq, private))
+        self.changes.append(_change(("admit", seq, private, ())))
         return True
 
     def prefill(self, seq: Sequence, tokens: int, *, steps: int = 1) -> int:
@@ -138,19 +150,19 @@ class Draft:
         admission charges (never none: the last token of a fully cached chunk runs anyway). With
         `steps` the same number again in each step of a slice so long; then it is the only chunk.
         """
-        if seq.state is not State.PREFILLING:
+        if seq.state is not _PREFILLING:
             raise PlanError(f"{seq!r}: only a prefilling sequence takes a chunk")
-        stop = seq.computed_tokens + tokens
-        if tokens < 1 or stop > seq.prefill_tokens:
-            raise PlanError(f"{seq!r}: chunk of {tokens} tokens at {seq.computed_tokens}")
+        start = seq.computed_tokens
+        stop, end = start + tokens, seq.prefill_tokens
+        if tokens < 1 or stop > end:
+            raise PlanError(f"{seq!r}: chunk of {tokens} tokens at {start}")
         if steps > 1:
             self._repeat_chunk(seq, tokens, steps)
-        start = seq.computed_tokens
         if start < seq.prefix_tokens:
             start = min(seq.prefix_tokens, stop - 1)
-        last = stop == seq.prefill_tokens
-        self.chunks.append(PrefillChunk(seq, stop - start, start, last))
-        return stop - start
+            tokens = stop - start
+        self.chunks.append(_chunk((seq, tokens, start, stop == end)))
+        return tokens
 
     def decode(
         self, steps: int = MAX_STEPS, *, spare_blocks: int = 0, until: float = math.inf
@@ -161,11 +173,12 @@ class Draft:
         is the caller's to mend by `preempt` or `park`. Beside prefill chunks a slice is as long as
         they are the same.
         """
-        batch, available = self.batch, self.available - spare_blocks
-        if self.chunks:
-            steps = min(steps, self.chunk_steps)
+        batch, pool = self.batch, self.pool
+        available = pool.total - pool.referenced - spare_blocks
+        if self.chunks and steps > self.chunk_steps:
+            steps = self.chunk_steps
         if steps == 1:
-            allowed = int(batch.next_growth() <= available)
+            allowed = 1 if batch.next_growth() <= available else 0
         else:
             allowed = batch.steps_within(available, steps)
         self.decoding = True

@@ -27,6 +27,7 @@ from superinfer.schedulers.base import Machine, Scheduler
 from superinfer.sequence import Sequence, State
 
 Listener = Callable[[Sequence, float], None]
+Ask = Callable[[Draft, float], None]
 
 MAX_IDLE_DECISIONS = 100
 """Times in a row that a scheduler may change something and run nothing."""
@@ -79,8 +80,11 @@ class Engine:
         """Called when a request is scheduled for the first time."""
         self.on_ended: Listener | None = None
         """Called when a request has ended. Neither may call the engine back."""
+        self.ask: Ask | None = None
+        """Stands in for the scheduler's `plan`; a driver may put its own function around that."""
         self._sink = sink
         self._running: Plan | None = None
+        self._lag = config.lag
         self._deferred_ends: list[tuple[Sequence, str, str | None]] = []
         self._landed: list[tuple[Transfer, float]] = []
         scheduler.bind(
@@ -100,8 +104,10 @@ class Engine:
         """Take in a request."""
         seq = Sequence(request)
         self.live[seq] = None
-        self.recorder.submitted(seq)
-        self._emit(now, "submit", seq, request.prompt_tokens, request.max_tokens)
+        self.recorder.sequences.append(seq)
+        if self._sink is not None:
+            numbers = (request.prompt_tokens, request.max_tokens)
+            self._sink((now, "submit", request.request_id, *numbers))
         self.scheduler.submit(seq, now)
         return seq
 
@@ -114,7 +120,7 @@ class Engine:
         """
         running = self._running
         if running is not None:
-            if not self.config.lag or running.advanced:
+            if not self._lag or running.advanced:
                 raise PlanError("plan() while a plan is running")
             self._advance(running, 1)
             running.advanced = True
@@ -131,18 +137,16 @@ class Engine:
 
     def complete(self, plan: Plan, outcome: Outcome) -> None:
         """Take in what happened. With lag 1 a plan is completed twice, its last step apart."""
-        ends, now = outcome.step_end_s, outcome.end_s
-        if ends:
-            if not plan.advanced:
-                self._advance(plan, len(ends))
-            if plan.decodes and not outcome.last:
-                self._take_growth(plan)
-            self._record_steps(plan, ends)
+        now = outcome.end_s
+        if outcome.step_end_s:
+            self._record_steps(plan, outcome.step_end_s, outcome.last)
             if plan.chunks:
                 self._end_chunks(plan.chunks, now)
-        if outcome.finished:
-            # A backend may report them in any order.
-            for seq in sorted(outcome.finished, key=lambda seq: seq.request.index):
+        finished = outcome.finished
+        if finished:
+            if len(finished) > 1:  # a backend may report them in any order
+                finished = sorted(finished, key=lambda seq: seq.request.index)
+            for seq in finished:
                 self.end(seq, "finished", None, now)
         if outcome.last:
             if plan is self._running:
@@ -188,9 +192,8 @@ class Engine:
 
     def free_blocks(self, seq: Sequence, now: float) -> int:
         """Give back a sequence's device blocks; returns how many private ones that were."""
-        freed = seq.blocks
+        freed, seq.blocks = seq.blocks, 0
         self.pool.referenced -= freed
-        seq.blocks = 0
         if seq.node is not None:
             assert self.prefix is not None
             self.prefix.release(seq.node, now)
@@ -226,28 +229,24 @@ class Engine:
 
     def end(self, seq: Sequence, outcome: str, reason: str | None, now: float) -> None:
         """End a sequence in whatever state it is: it counts once, and its blocks come free."""
-        if seq.state is State.ENDED:
+        state = seq.state
+        if state is _ENDED:
             return
-        moving = seq.state in (State.MOVING_OUT, State.MOVING_IN)
-        if seq.state is State.DECODING:
+        if state is _DECODING:
             self.batch.leave(seq)
             seq.blocks = -(-seq.computed_tokens // self.block_tokens) - seq.shared_blocks
-        if seq.state in (
-            State.DECODING,
-            State.PREFILLING,
-            State.PARKED,
-            State.MOVING_IN,
-        ):
+        if state in _ON_DEVICE:
             self.resident -= 1
-        seq.state = State.ENDED
+        seq.state = _ENDED
         seq.outcome, seq.end_reason, seq.finish_s = outcome, reason, now
         del self.live[seq]
-        if not moving:  # a copy under way still uses the blocks: `transferred` frees them
+        if state not in _MOVING:  # a copy under way still uses the blocks: `transferred` frees them
             self._release_all(seq, now)
         seq.keys = None
         self.scheduler.ended(seq)
-        detail = seq.output_tokens if reason is None else reason
-        self._emit(now, _END_KINDS[outcome], seq, detail)
+        if self._sink is not None:
+            detail = seq.output_tokens if reason is None else reason
+            self._sink((now, _END_KINDS[outcome], seq.request.request_id, detail))
         if self.on_ended is not None:
             self.on_ended(seq, now)
 
@@ -255,60 +254,61 @@ class Engine:
 
     def _decide(self, now: float) -> Plan | None:
         """Ask the scheduler, again while it only moved things about and left nothing to run."""
-        idle = 0
+        ask, idle = self.ask or self.scheduler.plan, 0
         while idle < MAX_IDLE_DECISIONS:
             draft, live = Draft(self, now), len(self.live)
             try:
-                self.scheduler.plan(draft, now)
+                ask(draft, now)
                 plan = self._commit(draft, now)
             except PlanError:
                 draft.rollback()
                 raise
+            if plan is not None or self._running is not None:
+                return plan  # the end of a running plan is a reason to ask again
             ended = len(self.live) < live
-            ahead = self._running is not None  # then the end of that plan is a reason to ask again
-            if plan is not None or ahead or not (draft.changes or ended):
-                return plan
+            if not (draft.changes or ended):
+                return None
             idle = 0 if ended else idle + 1
         raise PlanError("the scheduler moves sequences about and never runs any")
 
     def _commit(self, draft: Draft, now: float) -> Plan | None:
         """Check a draft as a whole and turn it into a plan."""
-        batch, pool = self.batch, self.pool
+        batch, pool, chunks, changes = self.batch, self.pool, draft.chunks, draft.changes
         decodes = batch.size if draft.decoding else 0
         steps = draft.steps if decodes else draft.chunk_steps
-        if draft.chunks:
-            steps = min(steps, draft.chunk_steps)
+        if chunks and steps > draft.chunk_steps:
+            steps = draft.chunk_steps
         if steps < 1:
             raise PlanError("no memory for the next step: preempt or park before decoding")
         taken = batch.next_growth() if decodes else 0
         reserved = taken if steps == 1 else batch.growth(steps)
         if pool.referenced + reserved > pool.total:
             raise PlanError(f"{pool.referenced + reserved} blocks asked of {pool.total}")
-        if draft.chunks:
-            _check_chunks(draft.chunks, steps)
-        if draft.changes:
+        if chunks:
+            _check_chunks(chunks, steps)
+        if changes:
             self._note_changes(draft, now)
-        if not (decodes or draft.chunks or draft.before_step or draft.background):
+        if not (decodes or chunks or draft.before_step or draft.background):
             return None
-        pool.referenced += taken
-        if taken or draft.changes:
+        if taken or changes:
+            pool.referenced += taken
             self._settle(now)
         self.recorder.plans += 1
         joined, batch.joined = batch.joined, []
         return Plan(
-            now=now,
-            chunks=draft.chunks,
-            decodes=decodes,
-            context_tokens=batch.context_tokens if decodes else 0,
-            steps=steps,
-            until=draft.until,
-            before_step=draft.before_step,
-            background=draft.background,
-            first_step=batch.step,
-            joined=joined,
-            changes=draft.changes,
-            reserved_blocks=reserved,
-            taken_blocks=taken,
+            now,
+            chunks,
+            decodes,
+            batch.context_tokens if decodes else 0,
+            steps,
+            draft.until,
+            draft.before_step,
+            draft.background,
+            batch.step,
+            joined,
+            changes,
+            reserved,
+            taken,
         )
 
     def _take_growth(self, plan: Plan) -> None:
@@ -320,31 +320,35 @@ class Engine:
     def _advance(self, plan: Plan, steps: int) -> None:
         """Count `steps` steps of a plan as done."""
         if plan.decodes:
-            batch, pool = self.batch, self.pool
-            growth = batch.next_growth() if steps == 1 else batch.growth(steps)
-            more, plan.taken_blocks = growth - plan.taken_blocks, 0
-            pool.referenced += more
+            batch = self.batch
+            # Without lag nobody leaves in between, so a single step takes what the plan took.
+            if steps > 1 or self._lag:
+                growth = batch.next_growth() if steps == 1 else batch.growth(steps)
+                more, plan.taken_blocks = growth - plan.taken_blocks, 0
+                self.pool.referenced += more
+                if more > 0:
+                    self._settle(plan.now)
             batch.advance(steps)
-            if more > 0:
-                self._settle(plan.now)
         for chunk in plan.chunks:
-            context = chunk.context_tokens + plan.done_steps * chunk.tokens
-            self._advance_chunk(chunk, context, steps * chunk.tokens)
+            self._advance_chunk(chunk, plan.done_steps, steps)
 
-    def _advance_chunk(self, chunk: PrefillChunk, context: int, tokens: int) -> None:
-        """Count `tokens` tokens after `context` as computed."""
-        seq = chunk.sequence
-        if seq.state is not State.PREFILLING:
+    def _advance_chunk(self, chunk: PrefillChunk, done_steps: int, steps: int) -> None:
+        """Count a chunk's tokens in `steps` steps, after `done_steps` of them, as computed."""
+        seq, tokens, context, last = chunk
+        if seq.state is not _PREFILLING:
             return
+        if steps > 1 or done_steps:
+            context += done_steps * tokens
+            tokens *= steps
         seq.computed_tokens = context + tokens
         if seq.lost_tokens > context:
             seq.recomputed_tokens += min(seq.lost_tokens, seq.computed_tokens) - context
         self.recorder.computed_tokens += tokens
         if self.prefix is not None:
             self._publish(seq)
-        if chunk.last:
+        if last:
             seq.output_tokens += 1
-            seq.state = State.DECODING
+            seq.state = _DECODING
             self.batch.join(seq)
 
     def _publish(self, seq: Sequence) -> None:
@@ -357,14 +361,21 @@ class Engine:
             seq.blocks -= moved
             seq.shared_blocks += moved
 
-    def _record_steps(self, plan: Plan, ends: list[float]) -> None:
-        recorder, steps, decodes = self.recorder, len(ends), plan.decodes
-        recorder.steps += steps
-        recorder.events += steps * (len(plan.chunks) + (decodes > 0))
+    def _record_steps(self, plan: Plan, ends: list[float], last: bool) -> None:
+        """Count and note steps whose ends are known."""
+        steps, decodes, recorder = len(ends), plan.decodes, self.recorder
+        if not plan.advanced:
+            self._advance(plan, steps)
         if decodes:
             self.batch.end_s.extend(ends)
             recorder.computed_tokens += steps * decodes
-        if self._sink:
+            if not last:
+                self._take_growth(plan)
+        else:
+            recorder.steps_without_decode += steps
+        if plan.chunks:
+            recorder.events += steps * len(plan.chunks)
+        if self._sink is not None:
             self._emit_steps(plan, ends, self._sink)
         plan.done_steps += steps
 
@@ -378,13 +389,13 @@ class Engine:
 
     def _end_chunks(self, chunks: list[PrefillChunk], now: float) -> None:
         """Stamp the tokens that a step's prefills gave."""
-        for chunk in chunks:
-            seq = chunk.sequence
-            if not chunk.last or seq.state is State.ENDED:
+        for seq, _, _, last in chunks:
+            if not last or seq.state is _ENDED:
                 continue
             if seq.first_token_s is None:
                 seq.first_token_s = now
-                self._emit(now, "first_token", seq)
+                if self._sink is not None:
+                    self._sink((now, "first_token", seq.request.request_id))
             else:
                 self.batch.runs.add_gap(seq, now - self.batch.last_token_s(seq))
             seq.last_token_step = -1
@@ -397,7 +408,7 @@ class Engine:
 
     def _land(self, transfer: Transfer, now: float) -> None:
         seq = transfer.sequence
-        self._emit(now, "transfer", seq, transfer.blocks)
+        self._emit(now, "transfer", seq, (transfer.blocks,))
         seq.transfer = None
         if seq.state is State.ENDED:
             self._release_all(seq, now)
@@ -417,15 +428,17 @@ class Engine:
                 node = seq.node
                 self.prefix.add_answer(seq.request, node, answer, now)
         self.free_blocks(seq, now)
-        self.host.used -= seq.host_blocks
-        seq.host_blocks = 0
+        if seq.host_blocks:
+            self.host.used -= seq.host_blocks
+            seq.host_blocks = 0
 
     def _settle(self, now: float) -> None:
         """After blocks were taken: reclaim cached ones that are in the way, note the peak."""
         pool = self.pool
-        if pool.referenced + pool.cached > pool.total:
-            self._reclaim(now)
-        pool.note_peak()
+        if pool.referenced + pool.cached > pool.peak_used or pool.referenced > pool.peak_referenced:
+            if pool.referenced + pool.cached > pool.total:
+                self._reclaim(now)
+            pool.note_peak()
 
     def _reclaim(self, now: float) -> None:
         assert self.prefix is not None
@@ -441,16 +454,20 @@ class Engine:
 
     def _note_changes(self, draft: Draft, now: float) -> None:
         """Count a draft's decisions on their sequences, and emit them."""
-        transfers = draft.before_step + draft.background
-        copied = {(t.sequence, t.direction): t.blocks for t in transfers}
+        moved = draft.before_step or draft.background
+        copied = self._note_copies(draft.before_step + draft.background) if moved else {}
         for kind, seq, blocks, _ in draft.changes:
             if kind == "admit":
-                self._note_admission(seq, now)
-                self._emit(now, kind, seq, blocks, seq.prefix_tokens)
+                if seq.first_scheduled_s is None:
+                    self._note_admission(seq, now)
+                self._emit(now, kind, seq, (blocks, seq.prefix_tokens))
             elif kind in _COPIES:
-                self._emit(now, _CHANGE_KINDS[kind], seq, copied[seq, _COPIES[kind]])
+                self._emit(now, _CHANGE_KINDS[kind], seq, (copied[seq, _COPIES[kind]],))
             elif kind in _CHANGE_KINDS:
-                self._emit(now, _CHANGE_KINDS[kind], seq, abs(blocks))
+                self._emit(now, _CHANGE_KINDS[kind], seq, (abs(blocks),))
+
+    def _note_copies(self, transfers: list[Transfer]) -> dict[tuple[Sequence, Direction], int]:
+        """Count copies on their sequences; returns the blocks of each."""
         for transfer in transfers:
             seq = transfer.sequence
             if transfer.direction == "d2h":
@@ -458,10 +475,10 @@ class Engine:
                 seq.rotations += 1
             else:
                 seq.h2d_bytes += transfer.nbytes
+        return {(t.sequence, t.direction): t.blocks for t in transfers}
 
     def _note_admission(self, seq: Sequence, now: float) -> None:
-        if seq.first_scheduled_s is not None:
-            return  # what a preempted request finds again of its own is not reuse
+        """The first one; what a preempted request finds again of its own is not reuse."""
         seq.first_scheduled_s = now
         if self.prefix is not None:
             seq.cached_tokens = seq.prefix_tokens
@@ -470,21 +487,29 @@ class Engine:
         if self.on_scheduled is not None:
             self.on_scheduled(seq, now)
 
-    def _emit(self, now: float, kind: str, seq: Sequence, *numbers: object) -> None:
+    def _emit(self, now: float, kind: str, seq: Sequence, numbers: tuple[object, ...] = ()) -> None:
         self.recorder.events += 1
-        if self._sink:
+        if self._sink is not None:
             self._sink((now, kind, seq.request.request_id, *numbers))
+
+
+_ENDED, _PREFILLING, _DECODING = State.ENDED, State.PREFILLING, State.DECODING
+"""Reading a member off its class is slow."""
+_MOVING = (State.MOVING_OUT, State.MOVING_IN)
+_ON_DEVICE = (State.DECODING, State.PREFILLING, State.PARKED, State.MOVING_IN)
+"""Tuples: hashing a member of an `Enum` for a set takes longer than three comparisons."""
 
 
 def _check_chunks(chunks: list[PrefillChunk], steps: int) -> None:
     """One chunk a sequence, only for those that are still resident; alone if it repeats."""
-    if steps > 1 and len(chunks) > 1:
-        raise PlanError("a slice of several steps has one chunk at most")
-    for chunk in chunks:
-        if chunk.sequence.state is not State.PREFILLING:
-            raise PlanError(f"{chunk.sequence!r}: a chunk in the plan that takes it away")
-    if len(chunks) > 1 and len({chunk.sequence for chunk in chunks}) < len(chunks):
-        raise PlanError("a sequence has two chunks in one plan")
+    for seq, _, _, _ in chunks:
+        if seq.state is not _PREFILLING:
+            raise PlanError(f"{seq!r}: a chunk in the plan that takes it away")
+    if len(chunks) > 1:
+        if steps > 1:
+            raise PlanError("a slice of several steps has one chunk at most")
+        if len({chunk.sequence for chunk in chunks}) < len(chunks):
+            raise PlanError("a sequence has two chunks in one plan")
 
 
 _CHANGE_KINDS = {

@@ -17,7 +17,7 @@ from superinfer.record import (
     Timeline,
     TokenTimes,
 )
-from superinfer.sequence import Sequence
+from superinfer.sequence import Sequence, State
 
 if TYPE_CHECKING:
     from superinfer.engine import Engine
@@ -38,25 +38,24 @@ class Recorder:
         "prefix_hit_tokens",
         "prefix_query_tokens",
         "sequences",
-        "steps",
+        "steps_without_decode",
     )
 
     def __init__(self) -> None:
         self.sequences: list[Sequence] = []
+        """In the order of submission: the rows of the table."""
         self.computed_tokens = 0
         self.prefix_query_tokens = 0
         self.prefix_hit_tokens = 0
-        self.steps = 0
+        self.steps_without_decode = 0
+        """The others are counted by the batch."""
         self.plans = 0
         self.events = 0
+        """Those not counted elsewhere: steps of the batch, submissions, first tokens, ends."""
         self._samples: list[tuple[float, int, int, int, int, int]] = []
         self._interval_s = 0.0
         self.next_sample_s = -math.inf
         """No sample is due before this time."""
-
-    def submitted(self, seq: Sequence) -> None:
-        """Give the sequence its row."""
-        self.sequences.append(seq)
 
     def sample(self, engine: Engine, now: float) -> None:
         """Note the state of the replica."""
@@ -77,6 +76,7 @@ class Recorder:
     def build(self, engine: Engine) -> RunRecord:
         """Everything as columns."""
         pool, config = engine.pool, engine.config
+        decode_steps = len(engine.batch.end_s)
         return RunRecord(
             table=_table(self.sequences),
             tokens=_token_times(engine.batch, self.sequences),
@@ -89,11 +89,18 @@ class Recorder:
             computed_tokens=self.computed_tokens,
             prefix_query_tokens=self.prefix_query_tokens,
             prefix_hit_tokens=self.prefix_hit_tokens,
-            steps=self.steps,
+            steps=self.steps_without_decode + decode_steps,
             plans=self.plans,
-            events=self.events,
+            events=self.events + decode_steps + self._milestones(),
             extra=dict(getattr(engine.scheduler, "counters", {})),
         )
+
+    def _milestones(self) -> int:
+        """Events that every request has once: submission, first token, end."""
+        sequences = self.sequences
+        begun = sum(seq.first_token_s is not None for seq in sequences)
+        ended = sum(seq.state is State.ENDED for seq in sequences)
+        return len(sequences) + begun + ended
 
 
 def _floats(values: list[float | None]) -> Floats:

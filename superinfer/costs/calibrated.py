@@ -219,8 +219,8 @@ class _CausalLinear:
         per_pair_s, longest, sum_s = self._per_pair_s, 0, self._floor_s
         for chunk in chunks:
             tokens, context = chunk.tokens, chunk.context_tokens
-            keys = tokens + context
-            longest = max(longest, keys)
+            if tokens + context > longest:
+                longest = tokens + context
             sum_s += per_sequence_s + tokens * (per_token_s + per_pair_s * (context + 0.5 * tokens))
         return sum_s + self._per_key_s * longest
 

@@ -31,6 +31,9 @@ DEFAULT_HOST = HostCost(step_s=0.004, per_sequence_s=20e-6, origin="assumed")
 per sequence is assumed. Other systems of that time: 1 to 2 ms (SGLang v0.3), below 1 ms and hidden
 (TensorRT-LLM)."""
 
+MOST_SINGLE_CHUNKS = 1 << 15
+"""Steps with one chunk that are remembered; a few MB."""
+
 
 class _Lines(NamedTuple):
     """Decode attention of one batch size over total context: pieces of straight lines."""
@@ -70,6 +73,7 @@ class StepCost(ABC):
         self._fixed_cache: dict[int, float] = {}
         self._rows_cache: dict[int, float] = {}
         self._lines_cache: dict[int, _Lines] = {}
+        self._single_cache: dict[tuple[int, int, int], float] = {}
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -170,17 +174,33 @@ class StepCost(ABC):
         return SliceLine(first_s, slope_s * decodes, steps)
 
     def _mixed_s(self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int) -> float:
+        if len(chunks) == 1:
+            chunk = chunks[0]
+            key = (chunk.tokens, chunk.context_tokens, decodes)
+            seconds = self._single_cache.get(key) or self._single(key, chunks)
+        else:
+            seconds = self._beside_decode(chunks, decodes)
+        if decodes:
+            ends, lines, _ = self._lines_cache.get(decodes) or self._lines(decodes)
+            base, slope = lines[bisect_right(ends, context_tokens)]
+            seconds += base + slope * context_tokens
+        return seconds
+
+    def _single(self, key: tuple[int, int, int], chunks: Sequence[PrefillWork]) -> float:
+        """`_beside_decode` of one chunk, remembered: prompts of one length ask the same again."""
+        if len(self._single_cache) >= MOST_SINGLE_CHUNKS:
+            self._single_cache.clear()
+        found = self._single_cache[key] = self._beside_decode(chunks, key[2])
+        return found
+
+    def _beside_decode(self, chunks: Sequence[PrefillWork], decodes: int) -> float:
+        """All of a step but decode attention."""
         tokens = decodes
         for chunk in chunks:
             tokens += chunk.tokens
         rows = decodes + len(chunks)
         fixed = self._fixed_cache.get(tokens) or self._fixed(tokens)
-        seconds = fixed + (self._rows_cache.get(rows) or self._row(rows)) + self._prefill_s(chunks)
-        if decodes:
-            found = self._lines_cache.get(decodes) or self._lines(decodes)
-            base, slope = found.lines[bisect_right(found.ends, context_tokens)]
-            seconds += base + slope * context_tokens
-        return seconds
+        return fixed + (self._rows_cache.get(rows) or self._row(rows)) + self._prefill_s(chunks)
 
     def _fixed(self, tokens: int) -> float:
         seconds = self._fixed_cache[tokens] = self._fixed_s(tokens)

@@ -31,13 +31,17 @@ from superinfer.sequence import RESIDENT, Sequence, State
 
 CHUNKED_BUDGET_TOKENS = 512
 AUTO_CHUNK_ABOVE_TOKENS = 32768
+_DECODING, _ENDED = State.DECODING, State.ENDED  # reading a member off its class is slow
 
 
 def _head(queue: deque[Sequence]) -> Sequence | None:
     """First of a queue; those that ended while they were queued are dropped on the way."""
-    while queue and queue[0].state is State.ENDED:
+    while queue:
+        seq = queue[0]
+        if seq.state is not _ENDED:
+            return seq
         queue.popleft()
-    return queue[0] if queue else None
+    return None
 
 
 class _Iteration:
@@ -102,6 +106,8 @@ class VllmScheduler:
     _budget_tokens: int = field(default=0, init=False)
     _prompt_limit: int = field(default=0, init=False)
     _keep_free: int = field(default=0, init=False)
+    _longest_prompt: int = field(default=0, init=False)
+    """Tokens that can ever be admitted at once."""
 
     # -- protocol -------------------------------------------------------------------------------
 
@@ -118,6 +124,8 @@ class VllmScheduler:
         if not self.chunked:
             self._prompt_limit = min(machine.max_model_len, self._budget_tokens)
         self._keep_free = int(self.watermark * machine.total_blocks)
+        memory_tokens = (machine.total_blocks - self._keep_free) * machine.block_tokens
+        self._longest_prompt = min(self._prompt_limit, memory_tokens)
 
     def submit(self, seq: Sequence, now: float) -> None:
         """Queue at the back."""
@@ -172,11 +180,12 @@ class VllmScheduler:
         budget = self._budget_tokens
         while (seq := _head(self.waiting)) is not None:
             tokens = seq.prefill_tokens
-            if self._reject_hopeless(draft, seq):
+            if tokens > self._longest_prompt:
+                self._reject(draft, seq)
                 continue
             if tokens > budget or len(self.running) >= self.max_num_seqs:
                 break
-            if not self._allocate(draft, seq, 0):
+            if not self._allocate(draft, seq, self._keep_free):
                 break
             self.waiting.popleft()
             self.running[seq] = None
@@ -202,9 +211,13 @@ class VllmScheduler:
             self._admit_chunks(draft, iteration)
         if iteration.preempted:
             self.waiting.extendleft(iteration.preempted)
-        self._irregular = bool(iteration.skipped)
+        skipped = iteration.skipped
+        self._irregular = bool(skipped)
         if iteration.decodes:
-            self._decode_served(draft, iteration)
+            if skipped:
+                self._park(draft, skipped)
+            changing = draft.chunks or draft.before_step or iteration.disturbed or self._parked
+            self._decode(draft, not changing)
 
     def _one_prefill_takes_the_rest(self, draft: Draft) -> bool:
         """The long middle of a prompt, as a short cut: every decode gets its token, the one
@@ -224,63 +237,76 @@ class VllmScheduler:
 
     def _only_decodes(self) -> bool:
         """True when every running sequence decodes and nobody wants to join them."""
-        busy = self.waiting or self.swapped or self._back or self._front or self._irregular
-        return not busy
+        if self.waiting or self._front is not None or self._back:
+            return False
+        return not (self.swapped or self._irregular)
 
-    def _decode_served(self, draft: Draft, iteration: _Iteration) -> None:
-        """Run the decodes that got a token; the others of the batch stand aside for this step."""
-        for seq in iteration.skipped:
+    def _park(self, draft: Draft, skipped: list[Sequence]) -> None:
+        """Decodes that got no token stand aside for this step."""
+        for seq in skipped:
             if seq.state is State.DECODING:
                 draft.park(seq)
                 self._parked.append(seq)
-        steady = not (draft.chunks or draft.before_step or iteration.disturbed or self._parked)
-        self._decode(draft, steady)
 
     def _serve_running(self, draft: Draft) -> _Iteration:
         """A token for each decode and chunks for unfinished prefills, in running order."""
-        growth, decodes = draft.batch.next_growth(), draft.batch.size
+        batch = draft.batch
+        growth, decodes = batch.next_growth(), batch.size
         if self._irregular or draft.available <= growth:
             return self._walk(draft)
         chunks = self._chunks_beside(decodes)
         if chunks is None:
             return self._walk(draft)
         iteration = _Iteration(self._budget_tokens - decodes, growth, decodes)
-        for seq, tokens in chunks:
-            self._continue(draft, seq, tokens, iteration)
-        self._front, self._back = None, iteration.unfinished
-        for seq in iteration.continued:
-            self.running.move_to_end(seq)
+        if chunks:
+            for seq, tokens in chunks:
+                self._continue(draft, seq, tokens, iteration)
+                self.running.move_to_end(seq)
+            self._front, self._back = None, iteration.unfinished
         return iteration
 
     def _chunks_beside(self, decodes: int) -> list[tuple[Sequence, int]] | None:
         """Chunks of the unfinished prefills if nobody has to be skipped, else None."""
-        left = self._budget_tokens - decodes
-        chunks = []
-        if self._front is not None:
-            reach = self._budget_tokens - self._decodes_ahead_of(self._front)
-            chunks.append((self._front, self._tokens(self._front, reach)))
-            left -= chunks[0][1]
+        chunks: list[tuple[Sequence, int]] = []
+        front, left = self._front, self._budget_tokens - decodes
+        if front is None and not self._back:
+            return chunks if left >= 0 else None
+        if front is not None:
+            tokens = self._tokens(front, self._budget_tokens - self._decodes_ahead_of(front))
+            if tokens < 1:
+                return None
+            chunks.append((front, tokens))
+            left -= tokens
         for seq in self._back:
-            chunks.append((seq, self._tokens(seq, left)))
-            left -= chunks[-1][1]
-        fits = left >= 0 and all(tokens for _, tokens in chunks)
-        return chunks if fits else None
+            tokens = self._tokens(seq, left)
+            if tokens < 1:
+                return None
+            chunks.append((seq, tokens))
+            left -= tokens
+        return chunks if left >= 0 else None
 
     def _decodes_ahead_of(self, front: Sequence) -> int:
         """How many running sequences are served before `front`."""
-        return next(place for place, seq in enumerate(self.running) if seq is front)
+        place = 0
+        for seq in self.running:
+            if seq is front:
+                break
+            place += 1
+        return place
 
     def _admit_chunks(self, draft: Draft, iteration: _Iteration) -> None:
         """New requests share what is left of the budget; they go to the front of `running`."""
         admitted: list[Sequence] = []
-        served = len(self.running) - len(iteration.skipped)
+        places = self.max_num_seqs - len(self.running) + len(iteration.skipped)
+        keep_free = self._keep_free + iteration.growth
         while (seq := _head(self.waiting)) is not None:
-            if self._reject_hopeless(draft, seq):
+            if seq.prefill_tokens > self._longest_prompt:
+                self._reject(draft, seq)
                 continue
             tokens = self._tokens(seq, iteration.budget_tokens)
-            if not tokens or served + len(admitted) >= self.max_num_seqs:
+            if not tokens or len(admitted) >= places:
                 break
-            if not self._allocate(draft, seq, iteration.growth):
+            if not self._allocate(draft, seq, keep_free):
                 break
             self.waiting.popleft()
             admitted.append(seq)
@@ -288,14 +314,16 @@ class VllmScheduler:
             iteration.budget_tokens -= tokens
             if tokens < seq.prefill_tokens:
                 self._front = seq
-        self._put_in_front(admitted, iteration.skipped)
+        if admitted:
+            self._put_in_front(admitted, iteration.skipped)
 
     def _put_in_front(self, admitted: list[Sequence], skipped: list[Sequence]) -> None:
         """Next iteration serves those skipped first, then the new ones, then the rest."""
-        if admitted:
-            for seq in reversed(skipped + admitted):
-                self.running[seq] = None
-                self.running.move_to_end(seq, last=False)
+        running = self.running
+        for queue in (admitted, skipped):
+            for seq in reversed(queue):
+                running[seq] = None
+                running.move_to_end(seq, last=False)
 
     # -- shared ---------------------------------------------------------------------------------
 
@@ -357,11 +385,13 @@ class VllmScheduler:
 
     def _tokens(self, seq: Sequence, budget: int) -> int:
         """Tokens that a sequence would get: one for a decode, a chunk for a prefill."""
-        if seq.state is State.DECODING:
+        if seq.state is _DECODING:
             return min(1, budget)
         wanted = seq.prefill_tokens - seq.computed_tokens
-        if wanted <= budget or not self._machine.prefix_caching:
-            return min(wanted, budget)
+        if wanted <= budget:
+            return wanted
+        if not self._machine.prefix_caching:
+            return budget
         return budget // self._machine.block_tokens * self._machine.block_tokens
 
     def _preempt(self, draft: Draft, victim: Sequence, iteration: _Iteration) -> None:
@@ -414,20 +444,13 @@ class VllmScheduler:
             return "swap_in_never_fits"
         return None
 
-    def _reject_hopeless(self, draft: Draft, seq: Sequence) -> bool:
-        """Turn away the head of the queue if it can never run, by v0.6.0's two rules."""
-        if seq.prefill_tokens > self._prompt_limit:
-            rule = "prompt_too_long"
-        elif draft.pool.total - draft.blocks_for(seq.prefill_tokens) < self._keep_free:
-            rule = "prompt_exceeds_kv_capacity"
-        else:
-            return False
+    def _reject(self, draft: Draft, seq: Sequence) -> None:
+        """Turn away the head of the queue, which can never run, by v0.6.0's two rules."""
+        too_long = seq.prefill_tokens > self._prompt_limit
         self.waiting.popleft()
-        draft.reject(seq, rule)
-        return True
+        draft.reject(seq, "prompt_too_long" if too_long else "prompt_exceeds_kv_capacity")
 
-    def _allocate(self, draft: Draft, seq: Sequence, growth: int) -> bool:
-        keep_free = self._keep_free + growth
+    def _allocate(self, draft: Draft, seq: Sequence, keep_free: int) -> bool:
         return draft.try_admit(seq, keep_free=keep_free, whole_need=True, charge_cached=True)
 
     def _budget(self, machine: Machine) -> int:

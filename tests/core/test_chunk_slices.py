@@ -50,7 +50,7 @@ def test_an_arrival_ends_the_slice() -> None:
     core = engine()
     BlockingDriver(core, [request(0, 80, 0), request(1, 4, 0, 3.5)], [1, 1]).run()
     assert core.recorder.plans == 6  # two single chunks, the slice, its rest, two last chunks
-    assert core.recorder.steps == 11
+    assert core.recorder.build(core).steps == 11
 
 
 def test_memory_ends_the_slice() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from property.test_exactness import SETTINGS
-from rotating_runs import Run, arriving, promised, rotating, run
+from rotating_runs import Run, arriving, expecting, promised, rotating, run
 
 from superinfer.schedulers.pacing import GRAIN_TOKENS
 from superinfer.schedulers.rotating.aging import AgedShare

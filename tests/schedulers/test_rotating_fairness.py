@@ -125,6 +125,18 @@ def test_backlogged_tenants_get_the_same_service(sizes: list[tuple[int, int, int
         assert abs(total.get("greedy", 0.0) - total.get("modest", 0.0)) <= bound
 
 
+def test_a_tenant_that_comes_back_is_compared_with_the_present() -> None:
+    """A decodes 80 tokens in one slice. Then each tenant sends a request, and there is one place:
+    m starts where g is now, not where it was at the beginning of the slice, and the tie goes by
+    name.
+    """
+    requests = [arriving(0, 0.0, 8, tenant="g")]
+    requests += [arriving(1, 80.5, 8, tenant="m"), arriving(2, 80.5, 8, tenant="g")]
+    played = run(rotating(max_num_seqs=2, admission=False), requests, [200, 4, 4], 64)
+    starts = played.record.table.first_scheduled_s
+    assert starts[2] == 81.0 and starts[1] == 85.0
+
+
 def test_without_fairness_the_first_comes_first() -> None:
     """The modest tenant gets nothing before the greedy one has nothing left to start."""
     sizes = [(8, 4, 0)] * 10

@@ -8,7 +8,10 @@ from rotating_runs import arriving, promised, rotating, run
 
 from superinfer.plan import Outcome
 from superinfer.schedulers.rotating import rotation
+from superinfer.schedulers.rotating.deadlines import job_of
 from superinfer.schedulers.rotating.quantum import Quantum, quantum
+from superinfer.schedulers.rotating.queues import LaxityQueues
+from superinfer.sequence import Sequence
 
 A_ALONE = ["A16 used 5", "A4 used 5", "A used 6"]
 A_GOES_ON = [f"A used {6 + (place + 1) // 4}" for place in range(10)]
@@ -51,6 +54,26 @@ def test_levels_by_slack(ttft_s: float, level: int) -> None:
     engine.complete(engine._running, Outcome(0.0, [0.0]))  # type: ignore[arg-type]
     engine.plan(0.0)
     assert scheduler._jobs[seq].level == level
+
+
+def test_inside_a_level_slack_counts_by_weight() -> None:
+    """At 0 s: 4 s over weight 1 against 6 s over weight 2. At 8 s both are late, by 4 s times 1 and
+    by 2 s times 2: a tie, which goes by arrival. Level 0 goes before all others.
+    """
+    queues = LaxityQueues()
+    jobs = {}
+    for index, (start_by_s, weight, level) in enumerate(
+        [(4.0, 1.0, 1), (6.0, 2.0, 1), (9.0, 1.0, 0)]
+    ):
+        seq = Sequence(request(index, 8, 0, float(index), **promised(weight=weight)))
+        jobs[index] = job_of(seq, 8)
+        jobs[index].start_by_s, jobs[index].level = start_by_s, level
+        queues.push(jobs[index])
+    assert queues.head(0.0) is jobs[2]
+    queues.pop(jobs[2])
+    assert queues.head(0.0) is jobs[1]
+    assert queues.head(8.0) is jobs[0]
+    assert queues.head(8.5) is jobs[1]
 
 
 @pytest.mark.parametrize("on", [True, False])

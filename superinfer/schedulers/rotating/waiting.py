@@ -101,7 +101,7 @@ class Waiting:
         return aged if fits else None
 
     def head(self, now: float) -> Job | None:
-        """The next to come in: by slack, then begun or relegated ones, then the aged, then others."""
+        """The next to come in: by slack, then who has begun or is late, then the aged, the rest."""
         job = self._laxity.head(now) or self._others.head(self.fair_step)
         return self._aged.head() or job if job is None or job.last_in_line else job
 

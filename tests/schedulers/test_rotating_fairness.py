@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from property.test_exactness import SETTINGS
-from rotating_runs import Run, arriving, promised, rotating, run
+from rotating_runs import Run, arriving, promised, rotating, run, told
 
 from superinfer.schedulers.pacing import GRAIN_TOKENS
 from superinfer.schedulers.rotating.aging import AgedShare
@@ -251,6 +251,31 @@ def test_aging_with_a_reserved_share(on: bool) -> None:
     played = run(scheduler, requests, [1] * 15, 32)
     assert played.tokens(1) == [5.0 if on else 15.0]
     assert scheduler.counters.get("aged", 0) == (1 if on else 0)
+
+
+@pytest.mark.parametrize("rotation", [True, False])
+def test_residents_with_slack_leave_for_the_aged(rotation: bool) -> None:
+    """A owes nothing and goes on for long; B, as little, came at 0.5 s and is aged at 4.5 s. At 5 s
+    A leaves for it, and B's prompt of one step gives its token at 6 s. Without rotation B has to
+    wait for A's 12 tokens, until 13 s, and a step.
+    """
+    requests = [arriving(0, 0.0, 20), arriving(1, 0.5, 12)]
+    scheduler = told({"r0": 60, "r1": 2}, max_wait_s=4.0, rotation=rotation)
+    played = run(scheduler, requests, [12, 2], 8)
+    assert played.tokens(1)[0] == (6.0 if rotation else 14.0)
+
+
+def test_what_comes_free_is_kept_for_the_aged() -> None:
+    """Urgent requests of 2 blocks and 3 steps come every second, and B (since 0.5 s), who owes
+    nothing, needs 6 of the 8 blocks at once. It is aged at 4.5 s, and from 5 s on nobody else comes
+    in. Of the two who are there then, one ends at 6 s: B's 24 tokens take two steps from there.
+    """
+    urgent = promised(ttft_s=3.0)
+    requests = [arriving(0, 0.0, 5, **urgent), arriving(1, 0.5, 24)]
+    requests += [arriving(index, index - 1.0, 5, **urgent) for index in range(2, 40)]
+    scheduler = rotating(max_wait_s=4.0, rotation=False, admission=False)
+    played = run(scheduler, requests, [3, 1] + [3] * 38, 8)
+    assert played.tokens(1) == [8.0]
 
 
 def test_a_promotion_does_not_stop_the_clock() -> None:

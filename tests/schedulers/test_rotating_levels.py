@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from harness import iterations, make_engine, request
 from rotating_runs import arriving, promised, rotating, run
@@ -9,6 +11,7 @@ from rotating_runs import arriving, promised, rotating, run
 from superinfer.plan import Outcome
 from superinfer.schedulers.rotating import rotation
 from superinfer.schedulers.rotating.deadlines import job_of
+from superinfer.schedulers.rotating.device import OnDevice
 from superinfer.schedulers.rotating.quantum import Quantum, quantum
 from superinfer.schedulers.rotating.queues import LaxityQueues
 from superinfer.sequence import Sequence
@@ -141,6 +144,20 @@ def test_demotion_on_quantum_use(monkeypatch: pytest.MonkeyPatch, on: bool) -> N
         assert lines[6:9] == ["C14 -A B used 10", "C14 B used 10", "B used 4"]
     else:
         assert lines[6:9] == ["C14 -B A used 11", "C14 A used 11", "A used 4"]
+
+
+def test_who_has_left_and_come_back_begins_a_new_turn() -> None:
+    """The end of the turn before, at step 10, does not count any more."""
+    nothing: Any = None
+    device = OnDevice(nothing, nothing, nothing, nothing)
+    job = job_of(Sequence(request(0, 8, 0)), 8)
+    job.level, job.decoding, job.join_step = 0, True, 0
+    device.start_quantum(job, 10)
+    job.join_step = 6
+    device.start_quantum(job, 16)
+    assert device.steps_in_quanta(6) == 10
+    assert device.quantum_used(12) is None
+    assert device.quantum_used(16) is job
 
 
 def test_only_who_can_wait_is_demoted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from superinfer.schedulers.pacing import GRAIN_TOKENS
 from superinfer.schedulers.rotating.aging import AgedShare
 from superinfer.schedulers.rotating.deadlines import Job, job_of
 from superinfer.schedulers.rotating.tenants import OUTPUT_WEIGHT, PROMPT_WEIGHT, TenantCounters
+from superinfer.schedulers.rotating.waiting import Waiting
 from superinfer.sequence import Sequence
 
 # -- virtual token counters -----------------------------------------------------------------------
@@ -233,6 +234,28 @@ def test_the_share_of_blocks() -> None:
     assert share.fits(4, 100) and not share.fits(5, 100)
     share.gives_back(first)
     assert share.fits(90, 100) and not first.aged
+
+
+def test_the_order_without_urgency() -> None:
+    """Who is late, then who is aged, then who was promised nothing; each by arrival. The share of
+    the aged comes before all of them, but once per decision.
+    """
+    nothing: Any = None
+    waiting = Waiting(rotating(), nothing, TenantCounters(), AgedShare(0.1, 4.0))
+    arrivals_s = {"plain": 20.0, "old": 0.0, "older": -1.0, "late": 25.0}
+    jobs = {
+        name: job_of(Sequence(arriving(index, arrival_s, 8)), 8)
+        for index, (name, arrival_s) in enumerate(arrivals_s.items())
+    }
+    jobs["late"].relegated = True
+    for job in jobs.values():
+        waiting.add(job, 25.0)
+    assert waiting.next_s() == 29.0
+    assert [waiting.age(30.0) for _ in range(3)] == [jobs["older"], jobs["old"], None]
+    for name in ("late", "older", "old", "plain"):
+        assert waiting.head(30.0) is jobs[name]
+        waiting.comes_in(jobs[name])
+    assert waiting.head(30.0) is None
 
 
 @pytest.mark.parametrize("on", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -11,10 +12,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from property.test_exactness import SETTINGS
 
+from superinfer import sequence
 from superinfer.batch import DecodeBatch
 from superinfer.costs.base import Chunk
 from superinfer.schedulers.pacing import GRAIN_TOKENS, ChunkSizer
-from superinfer.sequence import Sequence
 
 TILE = 128
 
@@ -24,17 +25,19 @@ class TiledCost(FakeCost):
     """Rows are computed in whole tiles, as matrix products are."""
 
     per_tile: float = 0.0
+    per_square: float = 0.0
+    """As attention inside a chunk: it makes large chunks slower per token."""
 
-    def step_s(self, chunks: object, decodes: int, context_tokens: int) -> float:
-        tokens = sum(chunk.tokens for chunk in chunks)  # type: ignore[attr-defined]
-        tiles = -(-(tokens + decodes) // TILE)
-        return super().step_s(chunks, decodes, context_tokens) + self.per_tile * tiles  # type: ignore[arg-type]
+    def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
+        tokens = sum(chunk.tokens for chunk in chunks)
+        more_s = self.per_tile * -(-(tokens + decodes) // TILE) + self.per_square * tokens**2
+        return super().step_s(chunks, decodes, context_tokens) + more_s
 
 
 def batch_of(size: int) -> DecodeBatch:
     batch = DecodeBatch(16)
     for index in range(size):
-        seq = Sequence(request(index, 8, 0))
+        seq = sequence.Sequence(request(index, 8, 0))
         seq.computed_tokens = 8
         batch.join(seq)
     return batch
@@ -60,6 +63,7 @@ COSTS = st.builds(
     per_chunk_token=st.sampled_from([0.0, 2**-12, 2**-10]),
     host=st.sampled_from([0.0, 2**-8]),
     per_tile=st.sampled_from([0.0, 2**-5, 2**-3]),
+    per_square=st.sampled_from([0.0, 2**-22, 2**-18]),
 )
 
 

@@ -107,6 +107,16 @@ def test_a_refusal_stands_until_somebody_comes_or_goes() -> None:
     assert bench.admission.fits(bench.draft, alone[0], [], [], 2)
 
 
+def test_who_comes_back_counts_with_all_that_it_holds() -> None:
+    """A prompt of 8 tokens with 60 given since: 68 and 40 to come beside 8 and 40 exceed 116, of
+    which a new prompt of 8 would not come near.
+    """
+    bench = Bench([Held(8, 40, True), Held(8, 40, False)], 30)
+    assert bench.fits(version=1)
+    bench.jobs[1].seq.computed_tokens = 68
+    assert not bench.fits(version=2)
+
+
 A_ALONE = ["A16 used 5", "A4 used 5", "A used 6"]
 
 

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from property.test_exactness import SETTINGS
-from rotating_runs import Run, arriving, expecting, promised, rotating, run
+from rotating_runs import Run, arriving, expecting, promised, rotating, run, told
 
 from superinfer.schedulers.pacing import GRAIN_TOKENS
 from superinfer.schedulers.rotating.aging import AgedShare
 from superinfer.schedulers.rotating.deadlines import Job, job_of
 from superinfer.schedulers.rotating.tenants import OUTPUT_WEIGHT, PROMPT_WEIGHT, TenantCounters
+from superinfer.schedulers.rotating.waiting import Waiting
 from superinfer.sequence import Sequence
 
 # -- virtual token counters -----------------------------------------------------------------------
@@ -125,6 +126,18 @@ def test_backlogged_tenants_get_the_same_service(sizes: list[tuple[int, int, int
         assert abs(total.get("greedy", 0.0) - total.get("modest", 0.0)) <= bound
 
 
+def test_a_tenant_that_comes_back_is_compared_with_the_present() -> None:
+    """A decodes 80 tokens in one slice. Then each tenant sends a request, and there is one place:
+    m starts where g is now, not where it was at the beginning of the slice, and the tie goes by
+    name.
+    """
+    requests = [arriving(0, 0.0, 8, tenant="g")]
+    requests += [arriving(1, 80.5, 8, tenant="m"), arriving(2, 80.5, 8, tenant="g")]
+    played = run(rotating(max_num_seqs=2, admission=False), requests, [200, 4, 4], 64)
+    starts = played.record.table.first_scheduled_s
+    assert starts[2] == 81.0 and starts[1] == 85.0
+
+
 def test_without_fairness_the_first_comes_first() -> None:
     """The modest tenant gets nothing before the greedy one has nothing left to start."""
     sizes = [(8, 4, 0)] * 10
@@ -223,6 +236,28 @@ def test_the_share_of_blocks() -> None:
     assert share.fits(90, 100) and not first.aged
 
 
+def test_the_order_without_urgency() -> None:
+    """Who is late, then who is aged, then who was promised nothing; each by arrival. The share of
+    the aged comes before all of them, but once per decision.
+    """
+    nothing: Any = None
+    waiting = Waiting(rotating(), nothing, TenantCounters(), AgedShare(0.1, 4.0))
+    arrivals_s = {"plain": 20.0, "old": 0.0, "older": -1.0, "late": 25.0}
+    jobs = {
+        name: job_of(Sequence(arriving(index, arrival_s, 8)), 8)
+        for index, (name, arrival_s) in enumerate(arrivals_s.items())
+    }
+    jobs["late"].relegated = True
+    for job in jobs.values():
+        waiting.add(job, 25.0)
+    assert waiting.next_s() == 29.0
+    assert [waiting.age(30.0) for _ in range(3)] == [jobs["older"], jobs["old"], None]
+    for name in ("late", "older", "old", "plain"):
+        assert waiting.head(30.0) is jobs[name]
+        waiting.comes_in(jobs[name])
+    assert waiting.head(30.0) is None
+
+
 @pytest.mark.parametrize("on", [True, False])
 def test_aging_with_a_reserved_share(on: bool) -> None:
     """One place, and a new urgent request of one step for every step. B came at 0 s and owes
@@ -239,6 +274,31 @@ def test_aging_with_a_reserved_share(on: bool) -> None:
     played = run(scheduler, requests, [1] * 15, 32)
     assert played.tokens(1) == [5.0 if on else 15.0]
     assert scheduler.counters.get("aged", 0) == (1 if on else 0)
+
+
+@pytest.mark.parametrize("rotation", [True, False])
+def test_residents_with_slack_leave_for_the_aged(rotation: bool) -> None:
+    """A owes nothing and goes on for long; B, as little, came at 0.5 s and is aged at 4.5 s. At 5 s
+    A leaves for it, and B's prompt of one step gives its token at 6 s. Without rotation B has to
+    wait for A's 12 tokens, until 13 s, and a step.
+    """
+    requests = [arriving(0, 0.0, 20), arriving(1, 0.5, 12)]
+    scheduler = told({"r0": 60, "r1": 2}, max_wait_s=4.0, rotation=rotation)
+    played = run(scheduler, requests, [12, 2], 8)
+    assert played.tokens(1)[0] == (6.0 if rotation else 14.0)
+
+
+def test_what_comes_free_is_kept_for_the_aged() -> None:
+    """Urgent requests of 2 blocks and 3 steps come every second, and B (since 0.5 s), who owes
+    nothing, needs 6 of the 8 blocks at once. It is aged at 4.5 s, and from 5 s on nobody else comes
+    in. Of the two who are there then, one ends at 6 s: B's 24 tokens take two steps from there.
+    """
+    urgent = promised(ttft_s=3.0)
+    requests = [arriving(0, 0.0, 5, **urgent), arriving(1, 0.5, 24)]
+    requests += [arriving(index, index - 1.0, 5, **urgent) for index in range(2, 40)]
+    scheduler = rotating(max_wait_s=4.0, rotation=False, admission=False)
+    played = run(scheduler, requests, [3, 1] + [3] * 38, 8)
+    assert played.tokens(1) == [8.0]
 
 
 def test_a_promotion_does_not_stop_the_clock() -> None:

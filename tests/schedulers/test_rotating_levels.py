@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from harness import iterations, make_engine, request
 from rotating_runs import arriving, promised, rotating, run
 
 from superinfer.plan import Outcome
 from superinfer.schedulers.rotating import rotation
+from superinfer.schedulers.rotating.deadlines import job_of
+from superinfer.schedulers.rotating.device import OnDevice
 from superinfer.schedulers.rotating.quantum import Quantum, quantum
+from superinfer.schedulers.rotating.queues import LaxityQueues
+from superinfer.sequence import Sequence
 
 A_ALONE = ["A16 used 5", "A4 used 5", "A used 6"]
 A_GOES_ON = [f"A used {6 + (place + 1) // 4}" for place in range(10)]
@@ -51,6 +57,26 @@ def test_levels_by_slack(ttft_s: float, level: int) -> None:
     engine.complete(engine._running, Outcome(0.0, [0.0]))  # type: ignore[arg-type]
     engine.plan(0.0)
     assert scheduler._jobs[seq].level == level
+
+
+def test_inside_a_level_slack_counts_by_weight() -> None:
+    """At 0 s: 4 s over weight 1 against 6 s over weight 2. At 8 s both are late, by 4 s times 1 and
+    by 2 s times 2: a tie, which goes by arrival. Level 0 goes before all others.
+    """
+    queues = LaxityQueues()
+    jobs = {}
+    for index, (start_by_s, weight, level) in enumerate(
+        [(4.0, 1.0, 1), (6.0, 2.0, 1), (9.0, 1.0, 0)]
+    ):
+        seq = Sequence(request(index, 8, 0, float(index), **promised(weight=weight)))
+        jobs[index] = job_of(seq, 8)
+        jobs[index].start_by_s, jobs[index].level = start_by_s, level
+        queues.push(jobs[index])
+    assert queues.head(0.0) is jobs[2]
+    queues.pop(jobs[2])
+    assert queues.head(0.0) is jobs[1]
+    assert queues.head(8.0) is jobs[0]
+    assert queues.head(8.5) is jobs[1]
 
 
 @pytest.mark.parametrize("on", [True, False])
@@ -118,6 +144,20 @@ def test_demotion_on_quantum_use(monkeypatch: pytest.MonkeyPatch, on: bool) -> N
         assert lines[6:9] == ["C14 -A B used 10", "C14 B used 10", "B used 4"]
     else:
         assert lines[6:9] == ["C14 -B A used 11", "C14 A used 11", "A used 4"]
+
+
+def test_who_has_left_and_come_back_begins_a_new_turn() -> None:
+    """The end of the turn before, at step 10, does not count any more."""
+    nothing: Any = None
+    device = OnDevice(nothing, nothing, nothing, nothing)
+    job = job_of(Sequence(request(0, 8, 0)), 8)
+    job.level, job.decoding, job.join_step = 0, True, 0
+    device.start_quantum(job, 10)
+    job.join_step = 6
+    device.start_quantum(job, 16)
+    assert device.steps_in_quanta(6) == 10
+    assert device.quantum_used(12) is None
+    assert device.quantum_used(16) is job
 
 
 def test_only_who_can_wait_is_demoted(monkeypatch: pytest.MonkeyPatch) -> None:

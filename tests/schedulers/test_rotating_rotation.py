@@ -100,6 +100,25 @@ def test_nobody_is_rotated_for_who_can_no_longer_be_in_time() -> None:
     assert b_is_urgent(ttft_s=2.75)[:10] == START + STAYS
 
 
+def test_nobody_leaves_in_vain() -> None:
+    """B needs 11 blocks and one to go on of 12. A's exit would give 3 of the 6 that are missing,
+    and D has too little slack to follow: A stays.
+    """
+    lines = iterations(
+        told({"A": 30, "D": 30, "B": 1}, admission=False),
+        {"A": (8, 6), "D": (8, 6), "B": (44, 1)},
+        {"B": 5},
+        blocks=12,
+        requests={
+            "A": promised(ttft_s=9.0, tpot_s=8.0),
+            "D": promised(ttft_s=9.0, tpot_s=1.25),
+            "B": promised(ttft_s=5.0),
+        },
+    )
+    assert lines[:6] == ["A8 D8 used 4", *["AD used 6"] * 4, "AD used 8"]
+    assert lines[6:] == ["B16 used 11", "B16 used 11", "B12 used 11"]
+
+
 @pytest.mark.parametrize("on", [True, False])
 def test_prefetch_runs_beside_the_computation(on: bool) -> None:
     """A copy takes 0.5 s. A leaves at 4 s for B, which has its second and last token after that

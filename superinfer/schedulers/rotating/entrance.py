@@ -90,11 +90,16 @@ class Entrance:
             return False
         short = need_blocks(draft, job) + reserved + self._kept(draft)
         short -= draft.available + self._rotation.leaving_blocks
+        victims: list[Job] = []
         while short > 0:
-            victim = self._rotation.victim(draft)
+            victim = self._rotation.victim(draft, victims)
             if victim is None:
-                return False
+                return False  # nobody leaves in vain
             short -= draft.private_blocks(victim.seq) + draft.grows(victim.seq)
+            victims.append(victim)
+        for victim in victims:
+            if not draft.host_fits(victim.seq):
+                return False
             self._rotate_out(draft, victim, "before_step")
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import inf
 
 from superinfer.draft import Draft
@@ -46,11 +47,11 @@ class Rotation:
             return min(credit_s, job.stall_s)
         return min(job.base_s if job.end_due_s < inf else inf, job.stall_s)
 
-    def victim(self, draft: Draft) -> Job | None:
-        """Who has most slack of those for whom a rotation pays; None if nobody."""
+    def victim(self, draft: Draft, chosen: Collection[Job] = ()) -> Job | None:
+        """Who has most slack of those for whom a rotation pays, `chosen` ones not counted."""
 
         def eligible(job: Job, slack_s: float) -> bool:
-            return self._may_leave(draft, job, slack_s)
+            return job not in chosen and self._may_leave(draft, job, slack_s)
 
         return self._residents.most_slack(self.slack_s, eligible)
 

@@ -95,8 +95,13 @@ class RotatingScheduler(Settings):
         self._wake(draft)
         disturbed = self._entrance.make_room_for_growth(draft)
         budget = self._prefill_budget(draft)
-        reserved = 0 if disturbed else self._urgency.serve(draft)
-        self._fill(draft, budget, admit=not (disturbed or reserved))
+        if self._somebody_waits:
+            reserved = 0 if disturbed else self._urgency.serve(draft)
+            self._fill(draft, budget, admit=not (disturbed or reserved))
+        else:
+            self._urgency.rest()
+            if self._device.prefilling:
+                self._fill(draft, budget, admit=False)
         if draft.batch.size:
             self._entrance.look_ahead(draft)
             steady = not (disturbed or draft.chunks or draft.changes)
@@ -127,6 +132,11 @@ class RotatingScheduler(Settings):
         """The next promotion, relegation or aging."""
         time_s = self._until(now)
         return None if time_s == inf else time_s
+
+    @property
+    def _somebody_waits(self) -> bool:
+        """True if somebody has no place on the device."""
+        return len(self._jobs) > self._device.places
 
     # -- what happened since the last decision --------------------------------------------------
 
@@ -171,8 +181,7 @@ class RotatingScheduler(Settings):
 
     def _steps(self, draft: Draft) -> int:
         """Steps for which this decision stands if nothing happens."""
-        waits = len(self._jobs) > self._device.places
-        if self._urgency.blocked or (waits and self._changed):
+        if self._urgency.blocked or (self._somebody_waits and self._changed):
             return 1  # any step may let a resident leave; the next one frees what has left
         steps = min(MAX_STEPS, self._entrance.steps_unforeseen(draft))
         return min(steps, self._device.steps_in_quanta(draft.batch.step))

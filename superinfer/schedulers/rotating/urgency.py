@@ -79,6 +79,10 @@ class Urgency:
             self.blocked_until_s = min(self.blocked_until_s, self._hopeless_from_s(job))
         return reserved
 
+    def rest(self) -> None:
+        """Nobody waits."""
+        self.blocked, self.blocked_until_s = False, inf
+
     def late(self, draft: Draft) -> list[Job]:
         """Whose first tokens cannot be in time at the present rate of prefill, if as many as
         possible are. A single request is not judged.

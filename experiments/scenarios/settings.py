@@ -200,12 +200,12 @@ class Extent:
     seeds: tuple[int, ...]
     tolerance: float = 0.01
     """Of the load of the comparison, relative."""
-    sweep_seeds: int = 3
+    sweep_seeds: int = 2
     sweep: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
     """Multiples of the load of the comparison."""
     tuning_seeds: tuple[int, ...] = (100, 101, 102, 103, 104)
     grid: Mapping[str, Arm] = field(default_factory=tuning_grid)
-    finalists: int = 4
+    finalists: int = 2
     """Ways of running vLLM that are tried on all tuning seeds; the others on the first alone."""
     ablations: Mapping[str, str] = field(default_factory=lambda: ABLATIONS)
     traces: tuple[str, ...] = ("sample", "azure-conv", "azure-code")

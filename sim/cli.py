@@ -201,7 +201,7 @@ def compare(
         str | None,
         typer.Option(
             help="Schedulers, comma separated; the first is the reference.",
-            show_default="vllm,fcfs,priority; none with --arm",
+            show_default="vllm,fcfs,priority,rotating; none with --arm",
         ),
     ] = None,
     arm: Annotated[
@@ -264,7 +264,7 @@ def compare(
         )
 
     if schedulers is None:
-        schedulers = "" if arm else "vllm,fcfs,priority"
+        schedulers = "" if arm else "vllm,fcfs,priority,rotating"
     names = [name.strip() for name in schedulers.split(",") if name.strip()]
     arms = load_arms(names, arm or (), load)
     options = RunOptions(out, (), as_json, not no_plots)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness import iterations
+from harness import iterations, make_engine
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -15,9 +16,10 @@ from rotating_runs import Run, arriving, promised, rotating, run, told
 from superinfer.schedulers.pacing import GRAIN_TOKENS
 from superinfer.schedulers.rotating.aging import AgedShare
 from superinfer.schedulers.rotating.deadlines import Job, job_of
+from superinfer.schedulers.rotating.entrance import Entrance
 from superinfer.schedulers.rotating.tenants import OUTPUT_WEIGHT, PROMPT_WEIGHT, TenantCounters
 from superinfer.schedulers.rotating.waiting import Waiting
-from superinfer.sequence import Sequence
+from superinfer.sequence import Sequence, State
 
 # -- virtual token counters -----------------------------------------------------------------------
 
@@ -234,6 +236,27 @@ def test_the_share_of_blocks() -> None:
     assert share.fits(4, 100) and not share.fits(5, 100)
     share.gives_back(first)
     assert share.fits(90, 100) and not first.aged
+
+
+def test_a_wait_ends_with_a_token() -> None:
+    """The last chunk of a prompt gives one, and each step of the decode batch; coming in does not:
+    who is copied back and has to leave at once still waits since its latest token.
+    """
+    scheduler = rotating()
+    engine = make_engine(scheduler, 16)
+    seqs = [engine.submit(arriving(index, 0.0, prompt), 0.0) for index, prompt in enumerate((8, 9))]
+    engine.plan(3.0)
+    assert [scheduler._jobs[seq].since_s for seq in seqs] == [3.0, 0.0]  # 8 of 9 tokens
+    nothing: Any = None
+    settings, machine = scheduler, SimpleNamespace(machine=SimpleNamespace(total_blocks=8))
+    entrance = Entrance(settings, machine, *[nothing] * 5)  # type: ignore[arg-type]
+    job = aged_job()
+    job.seq.state, job.since_s = State.MOVING_OUT, 10.0
+    draft: Any = SimpleNamespace(now=50.0, batch=SimpleNamespace(step=7))
+    for join_step, since_s in ((7, 10.0), (6, 50.0)):
+        job.join_step = join_step
+        entrance._leaves(draft, job)
+        assert job.since_s == since_s
 
 
 def test_the_order_without_urgency() -> None:

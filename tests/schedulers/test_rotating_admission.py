@@ -16,7 +16,7 @@ from rotating_runs import arriving, promised, run, told
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.rotating.admission import MEMORY_SHARE, Admission
 from superinfer.schedulers.rotating.deadlines import Job, job_of
-from superinfer.schedulers.rotating.lengths import OracleLengths
+from superinfer.schedulers.rotating.lengths import NoLengths, OracleLengths
 from superinfer.sequence import Sequence
 
 BLOCK = 4
@@ -52,7 +52,7 @@ class Bench:
 
     def _job(self, index: int, held: Held, lefts: dict[int, int]) -> Job:
         lefts[index] = held.left
-        job = job_of(Sequence(request(index, held.tokens, 0)), held.left)
+        job = job_of(Sequence(request(index, held.tokens, 0)), NoLengths())
         job.ticket = index
         if held.decoding:
             self.lengths[job.seq] = held.tokens

@@ -17,6 +17,7 @@ from superinfer.schedulers.pacing import GRAIN_TOKENS
 from superinfer.schedulers.rotating.aging import AgedShare
 from superinfer.schedulers.rotating.deadlines import Job, job_of
 from superinfer.schedulers.rotating.entrance import Entrance
+from superinfer.schedulers.rotating.lengths import NoLengths
 from superinfer.schedulers.rotating.tenants import OUTPUT_WEIGHT, PROMPT_WEIGHT, TenantCounters
 from superinfer.schedulers.rotating.waiting import Waiting
 from superinfer.sequence import Sequence, State
@@ -167,7 +168,7 @@ def test_the_tenant_with_less_service_goes_first() -> None:
 
 
 def aged_job(index: int = 0, **targets: Any) -> Job:
-    job = job_of(Sequence(arriving(index, 0.0, 8, **promised(**targets))), 8)
+    job = job_of(Sequence(arriving(index, 0.0, 8, **promised(**targets))), NoLengths())
     job.aged = True
     return job
 
@@ -177,7 +178,7 @@ def test_the_share_of_prefill_is_a_bucket() -> None:
     a tenth of the window of 4 s at 100 tokens/s is kept either way.
     """
     share = AgedShare(0.1, 4.0)
-    urgent, aged = job_of(aged_job(ttft_s=1.0).seq, 8), aged_job(1)
+    urgent, aged = job_of(aged_job(ttft_s=1.0).seq, NoLengths()), aged_job(1)
     urgent.start_by_s = 5.0
     assert not share.owed and share.tokens_kept(16) == 0
     share.count(urgent, 100, 100.0)
@@ -222,7 +223,7 @@ def test_who_came_in_is_not_queued_as_aged_any_more() -> None:
 def test_only_the_aged_use_up_their_share() -> None:
     """Others without a deadline do not, or those who come late for ever would starve the aged."""
     share = AgedShare(0.1, 4.0)
-    plain = job_of(aged_job().seq, 8)
+    plain = job_of(aged_job().seq, NoLengths())
     share.count(plain, 100, 100.0)
     assert share.owed
 
@@ -267,7 +268,7 @@ def test_the_order_without_urgency() -> None:
     waiting = Waiting(rotating(), nothing, TenantCounters(), AgedShare(0.1, 4.0))
     arrivals_s = {"plain": 20.0, "old": 0.0, "older": -1.0, "late": 25.0}
     jobs = {
-        name: job_of(Sequence(arriving(index, arrival_s, 8)), 8)
+        name: job_of(Sequence(arriving(index, arrival_s, 8)), NoLengths())
         for index, (name, arrival_s) in enumerate(arrivals_s.items())
     }
     jobs["late"].relegated = True

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from math import inf
 
 from superinfer.request import Request
+from superinfer.schedulers.rotating.lengths import MEDIAN, LengthEstimator
 from superinfer.sequence import Sequence
 
 TURNS = 3
@@ -89,12 +90,12 @@ class Job:
         return (self.level, self.start_by_s, turn, request.arrival_s, request.index)
 
 
-def job_of(seq: Sequence, expected_tokens: int) -> Job:
-    """The job of a new request, of which so many output tokens are expected."""
+def job_of(seq: Sequence, lengths: LengthEstimator) -> Job:
+    """The job of a new request; a floor of tokens/s counts for the answer that is expected."""
     request, slo = seq.request, seq.request.slo
     end_s = inf if slo.e2el_s is None else slo.e2el_s
     if slo.min_tokens_per_s:
-        end_s = min(end_s, expected_tokens / slo.min_tokens_per_s)
+        end_s = min(end_s, lengths.tokens_left(request, 0, MEDIAN) / slo.min_tokens_per_s)
     return Job(
         seq=seq,
         first_due_s=inf if slo.ttft_s is None else request.arrival_s + slo.ttft_s,

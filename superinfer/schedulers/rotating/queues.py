@@ -78,13 +78,21 @@ class TenantQueues:
     def head(self, step: int) -> Job | None:
         """The job whose turn it is at a step of the decode batch."""
         for heaps in self._heaps:
-            busy = [tenant for tenant, heap in heaps.items() if _current(heap)]
-            if len(busy) > 1:
-                served = self._counters.service
-                busy = [min(busy, key=lambda tenant: (served(tenant, step), tenant))]
-            if busy:
-                return heaps[busy[0]][0][3]
+            if heaps and (found := self._head_of(heaps, step)) is not None:
+                return found
         return None
+
+    def _head_of(self, heaps: dict[str, list[_Entry]], step: int) -> Job | None:
+        idle = [tenant for tenant, heap in heaps.items() if not _current(heap)]
+        for tenant in idle:
+            del heaps[tenant]
+        if not heaps:
+            return None
+        tenant = next(iter(heaps))
+        if len(heaps) > 1:
+            served = self._counters.service
+            tenant = min(heaps, key=lambda name: (served(name, step), name))
+        return heaps[tenant][0][3]
 
 
 class Alarms:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator
 from math import inf
 
@@ -32,10 +32,12 @@ class Residents:
             for group in groups.values():
                 yield from (job for _, _, job in group)
 
-    @property
-    def tightest_pace_s(self) -> float:
-        """The shortest time per token that anybody here is owed."""
-        return self._paces_s[0] if self._paces_s else inf
+    def paces_s(self) -> Iterator[float]:
+        """The times per token that are owed to somebody here, each once, the shortest first."""
+        paces_s, place = self._paces_s, 0
+        while place < len(paces_s):
+            yield paces_s[place]
+            place = bisect_right(paces_s, paces_s[place], place)
 
     def add(self, job: Job) -> None:
         """A job decodes from now on."""

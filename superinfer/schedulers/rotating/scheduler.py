@@ -7,7 +7,7 @@ from math import inf
 
 from superinfer.draft import MAX_STEPS, Draft
 from superinfer.schedulers.base import Machine
-from superinfer.schedulers.pacing import ChunkSizer
+from superinfer.schedulers.pacing import GRAIN_TOKENS, ChunkSizer
 from superinfer.schedulers.parts import check_limits
 from superinfer.schedulers.rotating.admission import Admission
 from superinfer.schedulers.rotating.aging import AgedShare
@@ -15,12 +15,7 @@ from superinfer.schedulers.rotating.counters import Counters
 from superinfer.schedulers.rotating.deadlines import Job, job_of
 from superinfer.schedulers.rotating.device import OnDevice
 from superinfer.schedulers.rotating.entrance import Entrance
-from superinfer.schedulers.rotating.lengths import (
-    MEDIAN,
-    LengthEstimator,
-    TrueLength,
-    estimator_of,
-)
+from superinfer.schedulers.rotating.lengths import LengthEstimator, TrueLength, estimator_of
 from superinfer.schedulers.rotating.outlook import Outlook
 from superinfer.schedulers.rotating.rotation import Rotation
 from superinfer.schedulers.rotating.settings import Settings
@@ -90,7 +85,7 @@ class RotatingScheduler(Settings):
 
     def submit(self, seq: Sequence, now: float) -> None:
         """Take note; the next decision queues it."""
-        job = job_of(seq, self._estimator.tokens_left(seq.request, 0, MEDIAN))
+        job = job_of(seq, self._estimator)
         self._jobs[seq] = job
         self._tenants.arrive(seq.request.tenant)
         self._arrived.append(job)
@@ -192,15 +187,35 @@ class RotatingScheduler(Settings):
 
     def _prefill_budget(self, draft: Draft) -> int:
         """Prefill tokens of this step: no resident stream may miss its pace because of them."""
-        batch, prefilling = draft.batch, self._device.prefilling
-        budget = max(1, self.max_num_batched_tokens - batch.size)
-        pace_s = self._device.residents.tightest_pace_s
-        if self.paced_chunks and pace_s < inf:
-            context = prefilling[0].seq.computed_tokens if prefilling else 0
-            paced = self._sizer.tokens_under(self.pace_margin * pace_s, batch, context, budget)
-            budget = min(budget, paced)
+        budget = max(1, self.max_num_batched_tokens - draft.batch.size)
+        paces_s = list(self._device.residents.paces_s()) if self.paced_chunks else []
+        if len(paces_s) > 1:
+            budget = self._fair_chunk(draft, paces_s, budget)
+        elif paces_s:
+            budget = self._tokens_within(draft, paces_s[0], budget)
         self._outlook.chunk_tokens = budget
         return budget
+
+    def _fair_chunk(self, draft: Draft, paces_s: list[float], budget: int) -> int:
+        """The chunk for the tightest of several paces for which no slower one has to pay.
+
+        A pace that could not be held without any prefill is not waited for, and neither is one at
+        which more first tokens would be late than at a slower one.
+        """
+        chunks = [self._tokens_within(draft, pace_s, budget) for pace_s in paces_s]
+        held = [tokens for tokens in chunks if tokens > GRAIN_TOKENS] or chunks[:1]
+        late = []
+        for tokens in held:
+            self._outlook.chunk_tokens = tokens
+            late.append(len(self._urgency.late(draft)))
+        return held[late.index(min(late))]
+
+    def _tokens_within(self, draft: Draft, pace_s: float, budget: int) -> int:
+        """The chunk with which a step takes no longer than a pace allows."""
+        prefilling = self._device.prefilling
+        context = prefilling[0].seq.computed_tokens if prefilling else 0
+        cap_s = self.pace_margin * pace_s
+        return min(budget, self._sizer.tokens_under(cap_s, draft.batch, context, budget))
 
     def _fill(self, draft: Draft, budget: int, admit: bool) -> None:
         """Chunks for unfinished prefills and for new requests, the most urgent first."""

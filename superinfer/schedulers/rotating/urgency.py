@@ -79,6 +79,18 @@ class Urgency:
             self.blocked_until_s = min(self.blocked_until_s, self._hopeless_from_s(job))
         return reserved
 
+    def late(self, draft: Draft) -> list[Job]:
+        """Whose first tokens cannot be in time at the present rate of prefill, if as many as
+        possible are. A single request is not judged.
+        """
+        begun = [job for job in self._device.prefilling if job.hurried]
+        urgent = self._waiting.all_urgent(draft.now)
+        if not begun and len(urgent) < 2:
+            return []
+        rate = self._outlook.prefill_rate
+        jobs = sorted([*begun, *urgent], key=attrgetter("first_due_s"))
+        return given_up((self._work(job, draft.now, rate), job) for job in jobs)
+
     # -- inside ---------------------------------------------------------------------------------
 
     def _enters(self, draft: Draft, job: Job, reserved: int) -> bool:
@@ -90,13 +102,7 @@ class Urgency:
 
     def _give_up(self, draft: Draft) -> None:
         """Relegate those for whose first tokens those of others would be late."""
-        begun = [job for job in self._device.prefilling if job.hurried]
-        urgent = self._waiting.all_urgent(draft.now)
-        if not begun and len(urgent) < 2:
-            return
-        rate = self._outlook.prefill_rate
-        jobs = sorted([*begun, *urgent], key=attrgetter("first_due_s"))
-        for job in given_up((self._work(job, draft.now, rate), job) for job in jobs):
+        for job in self.late(draft):
             self._relegate(draft, job)
 
     def _work(self, job: Job, now: float, prefill_rate: float) -> Work:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from superinfer.costs.base import Chunk, SliceLine
@@ -113,6 +114,8 @@ class BlockingDriver:
     on_plan: Callable[[Engine, Plan], None] | None = None
     now: float = 0.0
     landings: list[tuple[float, int, Transfer]] = field(default_factory=list)
+    started: Iterator[int] = field(default_factory=count)
+    """Numbers the copies: of two that land together the one that started first comes first."""
     link_free: dict[str, float] = field(default_factory=lambda: {"h2d": 0.0, "d2h": 0.0})
     arrived: int = 0
     disturbed: bool = False
@@ -217,7 +220,7 @@ class BlockingDriver:
             start_s = max(self.now, free_s[transfer.direction])
             seconds = cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
             free_s[transfer.direction] = start_s + seconds
-            heapq.heappush(self.landings, (start_s + seconds, id(transfer), transfer))
+            heapq.heappush(self.landings, (start_s + seconds, next(self.started), transfer))
         for transfer in plan.before_step:
             self.now += cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
 

@@ -13,7 +13,6 @@ from sim.oracle import Oracle
 from superinfer.engine import Engine
 from superinfer.request import SLO, Request, SLOClass
 from superinfer.schedulers.rotating import RotatingScheduler
-from superinfer.schedulers.rotating.lengths import OracleLengths
 
 
 def rotating(**settings: Any) -> RotatingScheduler:
@@ -23,11 +22,6 @@ def rotating(**settings: Any) -> RotatingScheduler:
     settings.setdefault("max_num_batched_tokens", 16)
     settings.setdefault("tile_tokens", 0)
     return RotatingScheduler(**settings)
-
-
-def expecting(tokens: int) -> OracleLengths:
-    """An estimator that expects so many tokens of every answer."""
-    return OracleLengths(lambda _: tokens)
 
 
 def promised(**targets: Any) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from property.test_exactness import SETTINGS
-from rotating_runs import arriving, expecting, promised, run, told
+from rotating_runs import arriving, promised, run, told
 
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.rotating.admission import MEMORY_SHARE, Admission
 from superinfer.schedulers.rotating.deadlines import Job, job_of
-from superinfer.schedulers.rotating.lengths import OracleLengths
+from superinfer.schedulers.rotating.lengths import NoLengths, OracleLengths
 from superinfer.sequence import Sequence
 
 BLOCK = 4
@@ -52,7 +52,7 @@ class Bench:
 
     def _job(self, index: int, held: Held, lefts: dict[int, int]) -> Job:
         lefts[index] = held.left
-        job = job_of(Sequence(request(index, held.tokens, 0)), expecting(held.left))
+        job = job_of(Sequence(request(index, held.tokens, 0)), NoLengths())
         job.ticket = index
         if held.decoding:
             self.lengths[job.seq] = held.tokens

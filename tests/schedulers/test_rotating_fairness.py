@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness import iterations
+from harness import iterations, make_engine
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from property.test_exactness import SETTINGS
-from rotating_runs import Run, arriving, expecting, promised, rotating, run, told
+from rotating_runs import Run, arriving, promised, rotating, run, told
 
 from superinfer.schedulers.pacing import GRAIN_TOKENS
 from superinfer.schedulers.rotating.aging import AgedShare
 from superinfer.schedulers.rotating.deadlines import Job, job_of
+from superinfer.schedulers.rotating.entrance import Entrance
+from superinfer.schedulers.rotating.lengths import NoLengths
 from superinfer.schedulers.rotating.tenants import OUTPUT_WEIGHT, PROMPT_WEIGHT, TenantCounters
 from superinfer.schedulers.rotating.waiting import Waiting
-from superinfer.sequence import Sequence
+from superinfer.sequence import Sequence, State
 
 # -- virtual token counters -----------------------------------------------------------------------
 
@@ -165,7 +168,7 @@ def test_the_tenant_with_less_service_goes_first() -> None:
 
 
 def aged_job(index: int = 0, **targets: Any) -> Job:
-    job = job_of(Sequence(arriving(index, 0.0, 8, **promised(**targets))), expecting(8))
+    job = job_of(Sequence(arriving(index, 0.0, 8, **promised(**targets))), NoLengths())
     job.aged = True
     return job
 
@@ -175,7 +178,7 @@ def test_the_share_of_prefill_is_a_bucket() -> None:
     a tenth of the window of 4 s at 100 tokens/s is kept either way.
     """
     share = AgedShare(0.1, 4.0)
-    urgent, aged = job_of(aged_job(ttft_s=1.0).seq, expecting(8)), aged_job(1)
+    urgent, aged = job_of(aged_job(ttft_s=1.0).seq, NoLengths()), aged_job(1)
     urgent.start_by_s = 5.0
     assert not share.owed and share.tokens_kept(16) == 0
     share.count(urgent, 100, 100.0)
@@ -220,7 +223,7 @@ def test_who_came_in_is_not_queued_as_aged_any_more() -> None:
 def test_only_the_aged_use_up_their_share() -> None:
     """Others without a deadline do not, or those who come late for ever would starve the aged."""
     share = AgedShare(0.1, 4.0)
-    plain = job_of(aged_job().seq, expecting(8))
+    plain = job_of(aged_job().seq, NoLengths())
     share.count(plain, 100, 100.0)
     assert share.owed
 
@@ -236,6 +239,27 @@ def test_the_share_of_blocks() -> None:
     assert share.fits(90, 100) and not first.aged
 
 
+def test_a_wait_ends_with_a_token() -> None:
+    """The last chunk of a prompt gives one, and each step of the decode batch; coming in does not:
+    who is copied back and has to leave at once still waits since its latest token.
+    """
+    scheduler = rotating()
+    engine = make_engine(scheduler, 16)
+    seqs = [engine.submit(arriving(index, 0.0, prompt), 0.0) for index, prompt in enumerate((8, 9))]
+    engine.plan(3.0)
+    assert [scheduler._jobs[seq].since_s for seq in seqs] == [3.0, 0.0]  # 8 of 9 tokens
+    nothing: Any = None
+    settings, machine = scheduler, SimpleNamespace(machine=SimpleNamespace(total_blocks=8))
+    entrance = Entrance(settings, machine, *[nothing] * 5)  # type: ignore[arg-type]
+    job = aged_job()
+    job.seq.state, job.since_s = State.MOVING_OUT, 10.0
+    draft: Any = SimpleNamespace(now=50.0, batch=SimpleNamespace(step=7))
+    for join_step, since_s in ((7, 10.0), (6, 50.0)):
+        job.join_step = join_step
+        entrance._leaves(draft, job)
+        assert job.since_s == since_s
+
+
 def test_the_order_without_urgency() -> None:
     """Who is late, then who is aged, then who was promised nothing; each by arrival. The share of
     the aged comes before all of them, but once per decision.
@@ -244,7 +268,7 @@ def test_the_order_without_urgency() -> None:
     waiting = Waiting(rotating(), nothing, TenantCounters(), AgedShare(0.1, 4.0))
     arrivals_s = {"plain": 20.0, "old": 0.0, "older": -1.0, "late": 25.0}
     jobs = {
-        name: job_of(Sequence(arriving(index, arrival_s, 8)), 8)
+        name: job_of(Sequence(arriving(index, arrival_s, 8)), NoLengths())
         for index, (name, arrival_s) in enumerate(arrivals_s.items())
     }
     jobs["late"].relegated = True

@@ -12,6 +12,7 @@ from superinfer.plan import Outcome
 from superinfer.schedulers.rotating import rotation
 from superinfer.schedulers.rotating.deadlines import job_of
 from superinfer.schedulers.rotating.device import OnDevice
+from superinfer.schedulers.rotating.lengths import NoLengths
 from superinfer.schedulers.rotating.quantum import Quantum, quantum
 from superinfer.schedulers.rotating.queues import LaxityQueues
 from superinfer.sequence import Sequence
@@ -69,7 +70,7 @@ def test_inside_a_level_slack_counts_by_weight() -> None:
         [(4.0, 1.0, 1), (6.0, 2.0, 1), (9.0, 1.0, 0)]
     ):
         seq = Sequence(request(index, 8, 0, float(index), **promised(weight=weight)))
-        jobs[index] = job_of(seq, 8)
+        jobs[index] = job_of(seq, NoLengths())
         jobs[index].start_by_s, jobs[index].level = start_by_s, level
         queues.push(jobs[index])
     assert queues.head(0.0) is jobs[2]
@@ -150,7 +151,7 @@ def test_who_has_left_and_come_back_begins_a_new_turn() -> None:
     """The end of the turn before, at step 10, does not count any more."""
     nothing: Any = None
     device = OnDevice(nothing, nothing, nothing, nothing)
-    job = job_of(Sequence(request(0, 8, 0)), 8)
+    job = job_of(Sequence(request(0, 8, 0)), NoLengths())
     job.level, job.decoding, job.join_step = 0, True, 0
     device.start_quantum(job, 10)
     job.join_step = 6

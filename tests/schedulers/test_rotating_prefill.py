@@ -45,6 +45,21 @@ def test_without_paced_chunks_the_whole_budget_is_used() -> None:
     assert chunks_beside_a_stream(paced_chunks=False) == [2000]
 
 
+def test_a_pace_that_nobody_can_hold_is_not_waited_for() -> None:
+    """Beside a stream that is owed a token every 1/32 s (95 % of it leave 14 tokens, less than a
+    grain) a stream of 0.25 s sets the size: 192.
+    """
+    requests = [
+        arriving(0, 0.0, 4, **promised(ttft_s=1.0, tpot_s=0.25)),
+        arriving(1, 0.0, 4, **promised(ttft_s=1.0, tpot_s=2**-5)),
+        arriving(2, 2**-5, 2000),
+    ]
+    scheduler = rotating(max_num_batched_tokens=4096, admission=False)
+    played = run(scheduler, requests, [40, 40, 1], 2000, cost=CHUNKY)
+    sizes = [event[3] for event in played.kinds("prefill") if event[2] == "r2"]
+    assert sizes[:10] == [192] * 10
+
+
 def test_decodes_never_wait_for_a_prefill() -> None:
     """A's token comes in every step beside B's chunks: the budget of 16 less one decode."""
     lines = iterations(rotating(admission=False), {"A": (4, 5), "B": (40, 1)}, {"B": 2}, blocks=16)

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from harness import iterations, request
-from rotating_runs import expecting, promised, rotating, told
+from rotating_runs import promised, rotating, told
 
 from superinfer.schedulers.rotating.deadlines import Job, credit_due_s, job_of, next_due_s
+from superinfer.schedulers.rotating.lengths import OracleLengths
 from superinfer.sequence import Sequence
 
 
@@ -19,7 +20,7 @@ def job(expected_tokens: int = 10, **targets: Any) -> Job:
     """A request of arrival 100 s whose first token came at 101 s."""
     seq = Sequence(request(0, 8, 0, 100.0, **promised(**targets)))
     seq.first_token_s = 101.0
-    return job_of(seq, expecting(expected_tokens))
+    return job_of(seq, OracleLengths(lambda _: expected_tokens))
 
 
 def test_due_times_of_strict_delivery() -> None:

@@ -18,7 +18,6 @@ from superinfer.events import Sink
 from superinfer.lab.config import Config
 from superinfer.lab.gates import check_gates, parse_gate
 from superinfer.lab.results import default_folder, summary_json, write_run
-from superinfer.lab.timeline import TIMELINE_JSON, TimelineSink, write_timeline
 from superinfer.metrics import RunMetrics, Window
 from traces.cli import print_out, print_table
 from traces.workload import Workload
@@ -89,7 +88,11 @@ def run_and_write(
 
     The summary is shown even when the folder cannot be written.
     """
-    sink = TimelineSink(lag=config.run.lag) if options.timeline else None
+    sink = None
+    if options.timeline:
+        from superinfer.lab.timeline import TIMELINE_JSON, TimelineSink, write_timeline
+
+        sink = TimelineSink(lag=config.run.lag)
     metrics, summary = simulated(config, workload, sink)
     try:
         written = write_run(folder, metrics, summary, config.resolved())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,12 +104,16 @@ class Recorder:
         return len(sequences) + begun + ended
 
 
-def _floats(values: list[float | None]) -> Floats:
-    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+def _floats(sequences: list[Sequence], name: str) -> Floats:
+    """Times, NaN for None."""
+    values = list(map(attrgetter(name), sequences))
+    if None in values:
+        values = [math.nan if value is None else value for value in values]
+    return np.array(values, dtype=np.float64)
 
 
 def _ints(sequences: list[Sequence], name: str) -> Ints:
-    return np.fromiter((getattr(seq, name) for seq in sequences), np.int64, len(sequences))
+    return np.fromiter(map(attrgetter(name), sequences), np.int64, len(sequences))
 
 
 def _table(sequences: list[Sequence]) -> RequestTable:
@@ -116,9 +121,9 @@ def _table(sequences: list[Sequence]) -> RequestTable:
         requests=[seq.request for seq in sequences],
         state=[seq.outcome or "unfinished" for seq in sequences],
         reject_reason=[seq.end_reason for seq in sequences],
-        first_scheduled_s=_floats([seq.first_scheduled_s for seq in sequences]),
-        first_token_s=_floats([seq.first_token_s for seq in sequences]),
-        finish_s=_floats([seq.finish_s for seq in sequences]),
+        first_scheduled_s=_floats(sequences, "first_scheduled_s"),
+        first_token_s=_floats(sequences, "first_token_s"),
+        finish_s=_floats(sequences, "finish_s"),
         output_tokens=_ints(sequences, "output_tokens"),
         cached_tokens=_ints(sequences, "cached_tokens"),
         recomputed_tokens=_ints(sequences, "recomputed_tokens"),

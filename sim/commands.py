@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sim.run import SimResult, build_engine, copy_seconds, run_simulation
+from sim.run import SimResult, build_engine, copy_seconds, no_collection, run_simulation
 from sim.workload import load_workload
 from superinfer.errors import ConfigError
 from superinfer.events import Sink
@@ -41,6 +41,11 @@ class RunOptions:
 
 def run_command(config: Config, options: RunOptions) -> int:
     """Run one configuration; returns the exit code."""
+    with no_collection():
+        return _run(config, options)
+
+
+def _run(config: Config, options: RunOptions) -> int:
     gates = [parse_gate(text) for text in options.require]
     _prepare(config, options)
     workload = read_workload(config)

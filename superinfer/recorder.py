@@ -18,7 +18,7 @@ from superinfer.record import (
     Timeline,
     TokenTimes,
 )
-from superinfer.sequence import Sequence, State
+from superinfer.sequence import Sequence
 
 if TYPE_CHECKING:
     from superinfer.engine import Engine
@@ -77,9 +77,11 @@ class Recorder:
     def build(self, engine: Engine) -> RunRecord:
         """Everything as columns."""
         pool, config = engine.pool, engine.config
-        decode_steps = len(engine.batch.end_s)
+        decode_steps, table = len(engine.batch.end_s), _table(self.sequences)
+        ended = len(self.sequences) - len(engine.live)
+        begun = int(np.count_nonzero(~np.isnan(table.first_token_s)))
         return RunRecord(
-            table=_table(self.sequences),
+            table=table,
             tokens=_token_times(engine.batch, self.sequences),
             timeline=_timeline(self._samples),
             total_blocks=pool.total,
@@ -92,24 +94,14 @@ class Recorder:
             prefix_hit_tokens=self.prefix_hit_tokens,
             steps=self.steps_without_decode + decode_steps,
             plans=self.plans,
-            events=self.events + decode_steps + self._milestones(),
+            events=self.events + decode_steps + len(self.sequences) + begun + ended,
             extra=dict(getattr(engine.scheduler, "counters", {})),
         )
 
-    def _milestones(self) -> int:
-        """Events that every request has once: submission, first token, end."""
-        sequences = self.sequences
-        begun = sum(seq.first_token_s is not None for seq in sequences)
-        ended = sum(seq.state is State.ENDED for seq in sequences)
-        return len(sequences) + begun + ended
-
 
 def _floats(sequences: list[Sequence], name: str) -> Floats:
-    """Times, NaN for None."""
-    values = list(map(attrgetter(name), sequences))
-    if None in values:
-        values = [math.nan if value is None else value for value in values]
-    return np.array(values, dtype=np.float64)
+    """Times; numpy reads None as NaN."""
+    return np.array(list(map(attrgetter(name), sequences)), dtype=np.float64)
 
 
 def _ints(sequences: list[Sequence], name: str) -> Ints:

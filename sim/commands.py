@@ -9,20 +9,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sim.run import SimResult, build_engine, copy_seconds, run_simulation
+from sim.run import SimResult, build_engine, copy_seconds, no_collection, run_simulation
 from sim.workload import load_workload
 from superinfer.errors import ConfigError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
 from superinfer.lab.gates import check_gates, parse_gate
 from superinfer.lab.results import default_folder, summary_json, write_run
-from superinfer.lab.timeline import TIMELINE_JSON, TimelineSink, write_timeline
 from superinfer.lab.trust import range_warning
 from superinfer.metrics import RunMetrics, Window
 from traces.cli import print_out, print_table
 from traces.workload import Workload
+
+if TYPE_CHECKING:
+    from superinfer.lab.timeline import TimelineSink
 
 GATE_FAILED = 3
 
@@ -43,6 +45,11 @@ class RunOptions:
 
 def run_command(config: Config, options: RunOptions) -> int:
     """Run one configuration; returns the exit code."""
+    with no_collection():
+        return _run(config, options)
+
+
+def _run(config: Config, options: RunOptions) -> int:
     gates = [parse_gate(text) for text in options.require]
     _prepare(config, options)
     workload = read_workload(config)
@@ -90,7 +97,7 @@ def run_and_write(
 
     The summary is shown even when the folder cannot be written.
     """
-    sink = TimelineSink(lag=config.run.lag) if options.timeline else None
+    sink = _timeline_sink(config) if options.timeline else None
     metrics, summary = simulated(config, workload, sink)
     try:
         written = write_run(folder, metrics, summary, config.resolved())
@@ -101,18 +108,10 @@ def run_and_write(
     if options.plots:
         write_pages(written)
     if sink is not None:
-        _write_timeline(sink, written / TIMELINE_JSON, metrics, config)
+        timeline = _write_timeline(sink, written, metrics, config)
         if options.plots:
-            _write_tracks(written)
+            _draw_requests(timeline)
     return summary
-
-
-def _write_tracks(folder: Path) -> None:
-    """Write the picture of the first requests beside their timeline."""
-    from superinfer.lab.plots import save
-    from superinfer.lab.tracks import requests_figure
-
-    save(requests_figure(folder / TIMELINE_JSON), folder / "requests.png")
 
 
 def write_pages(folder: Path) -> None:
@@ -196,10 +195,28 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _write_timeline(sink: TimelineSink, path: Path, metrics: RunMetrics, config: Config) -> None:
+def _timeline_sink(config: Config) -> TimelineSink:
+    from superinfer.lab.timeline import TimelineSink
+
+    return TimelineSink(lag=config.run.lag)
+
+
+def _write_timeline(sink: TimelineSink, folder: Path, metrics: RunMetrics, config: Config) -> Path:
+    from superinfer.lab.timeline import TIMELINE_JSON, write_timeline
+
+    path = folder / TIMELINE_JSON
     write_timeline(sink, path, record=metrics.record, copy_s=copy_seconds(config))
     if sink.left_out:
         say(f"{path.name} shows the first {len(sink.shown):,} of {sink.submitted:,} requests")
+    return path
+
+
+def _draw_requests(timeline: Path) -> None:
+    """Write the picture of the first requests beside their timeline."""
+    from superinfer.lab.plots import save
+    from superinfer.lab.tracks import requests_figure
+
+    save(requests_figure(timeline), timeline.with_name("requests.png"))
 
 
 def _show(summary: Summary, as_json: bool) -> None:

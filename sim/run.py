@@ -66,7 +66,7 @@ def run_simulation(config: Config, workload: Workload, sink: Sink | None = None)
     oracle = Oracle(workload.output_tokens, engine.config.max_model_len)
     load, stop_s = load_model(config.run), config.run.duration_s or math.inf
     started = time.perf_counter()
-    with _no_collection():
+    with no_collection():
         coverage, closed = simulate(engine, workload.requests, oracle, load, stop_s)
     wall_s = time.perf_counter() - started
     record = engine.recorder.build(engine)
@@ -187,8 +187,11 @@ class _Stopwatch:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
-    """Hold the cyclic garbage collector back: a run makes millions of objects and no cycles."""
+def no_collection() -> Iterator[None]:
+    """Hold the cyclic garbage collector back: a run makes millions of objects and no cycles.
+
+    When it comes back it walks over all of them, so a whole command is better than each part of it.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -28,9 +29,13 @@ def load_workload(config: Config) -> Workload:
 
 def is_spec(trace: str) -> bool:
     """True if a trace is drawn from a specification, so that the seed matters."""
+    if trace.endswith(".toml"):
+        return True
+    if os.path.exists(trace):  # the generator takes a while to import
+        return False
     from traces.generate import bundled_specs
 
-    return trace.endswith(".toml") or (trace in bundled_specs() and not Path(trace).exists())
+    return trace in bundled_specs()
 
 
 def _generated(config: Config) -> Workload:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ from superinfer.record import (
     Timeline,
     TokenTimes,
 )
-from superinfer.sequence import Sequence, State
+from superinfer.sequence import Sequence
 
 if TYPE_CHECKING:
     from superinfer.engine import Engine
@@ -76,9 +77,11 @@ class Recorder:
     def build(self, engine: Engine) -> RunRecord:
         """Everything as columns."""
         pool, config = engine.pool, engine.config
-        decode_steps = len(engine.batch.end_s)
+        decode_steps, table = len(engine.batch.end_s), _table(self.sequences)
+        ended = len(self.sequences) - len(engine.live)
+        begun = int(np.count_nonzero(~np.isnan(table.first_token_s)))
         return RunRecord(
-            table=_table(self.sequences),
+            table=table,
             tokens=_token_times(engine.batch, self.sequences),
             timeline=_timeline(self._samples),
             total_blocks=pool.total,
@@ -91,24 +94,18 @@ class Recorder:
             prefix_hit_tokens=self.prefix_hit_tokens,
             steps=self.steps_without_decode + decode_steps,
             plans=self.plans,
-            events=self.events + decode_steps + self._milestones(),
+            events=self.events + decode_steps + len(self.sequences) + begun + ended,
             extra=dict(getattr(engine.scheduler, "counters", {})),
         )
 
-    def _milestones(self) -> int:
-        """Events that every request has once: submission, first token, end."""
-        sequences = self.sequences
-        begun = sum(seq.first_token_s is not None for seq in sequences)
-        ended = sum(seq.state is State.ENDED for seq in sequences)
-        return len(sequences) + begun + ended
 
-
-def _floats(values: list[float | None]) -> Floats:
-    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+def _floats(sequences: list[Sequence], name: str) -> Floats:
+    """Times; numpy reads None as NaN."""
+    return np.array(list(map(attrgetter(name), sequences)), dtype=np.float64)
 
 
 def _ints(sequences: list[Sequence], name: str) -> Ints:
-    return np.fromiter((getattr(seq, name) for seq in sequences), np.int64, len(sequences))
+    return np.fromiter(map(attrgetter(name), sequences), np.int64, len(sequences))
 
 
 def _table(sequences: list[Sequence]) -> RequestTable:
@@ -116,9 +113,9 @@ def _table(sequences: list[Sequence]) -> RequestTable:
         requests=[seq.request for seq in sequences],
         state=[seq.outcome or "unfinished" for seq in sequences],
         reject_reason=[seq.end_reason for seq in sequences],
-        first_scheduled_s=_floats([seq.first_scheduled_s for seq in sequences]),
-        first_token_s=_floats([seq.first_token_s for seq in sequences]),
-        finish_s=_floats([seq.finish_s for seq in sequences]),
+        first_scheduled_s=_floats(sequences, "first_scheduled_s"),
+        first_token_s=_floats(sequences, "first_token_s"),
+        finish_s=_floats(sequences, "finish_s"),
         output_tokens=_ints(sequences, "output_tokens"),
         cached_tokens=_ints(sequences, "cached_tokens"),
         recomputed_tokens=_ints(sequences, "recomputed_tokens"),

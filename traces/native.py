@@ -93,6 +93,7 @@ class NativeParser:
         self._classes = classes
         self._class_names = class_names
         self._decode_strict = msgspec.json.Decoder(_StrictRecord).decode
+        self._decode_lines = msgspec.json.Decoder(_StrictRecord).decode_lines
         self._decode_lenient = msgspec.json.Decoder(Record).decode
 
     def parse(self, line: bytes) -> Record:
@@ -103,6 +104,20 @@ class NativeParser:
             record = self._parse_unusual(line)
         self._check(record)
         return record
+
+    def parse_all(self, lines: list[bytes]) -> list[Record] | None:
+        """The records of lines that are not blank, all at once; None if any line is unusual."""
+        text = b"\n".join(lines)
+        # One object a line: none begins on a line and ends on another.
+        if not text.startswith(b"{") or text.count(b"}\n{") != len(lines) - 1:
+            return None
+        try:
+            records: list[Record] = list(self._decode_lines(text))
+            for record in records:
+                self._check(record)
+        except (ValueError, RecursionError, RecordError):
+            return None
+        return records if len(records) == len(lines) else None
 
     def _parse_unusual(self, line: bytes) -> Record:
         """Slow path: a record with unknown fields, or a line to complain about."""
@@ -118,6 +133,8 @@ class NativeParser:
 
     def _check(self, record: Record) -> None:
         name, limit, ids = record.class_name, record.max_tokens, record.hash_ids
+        if name is None and limit is None and ids is None:
+            return
         if name is not None and name not in self._classes:
             raise RecordError("class", f"expected one of {self._class_names}, got {shown(name)}")
         if limit is not None and limit < record.output_length:

@@ -200,9 +200,9 @@ def _arrow(column: np.ndarray[Any, Any] | list[Any], *, flags: bool) -> Any:
     import pyarrow as pa
 
     if isinstance(column, list):
-        known = np.array([item is not None for item in column], np.bool_)
+        known = _known(column)
         kind = pa.bool_() if flags else pa.string()
-        data = [_bits(np.array([bool(i) for i in column], np.bool_))] if flags else _texts(column)
+        data = [_bits(np.array(column, np.bool_))] if flags else _texts(column)
     elif column.dtype == np.float64:
         known, kind, data = ~np.isnan(column), pa.float64(), [column]
     else:
@@ -222,10 +222,22 @@ def _bits(flags: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _texts(column: list[str | None]) -> list[np.ndarray[Any, Any]]:
     """Offsets and UTF-8 bytes of an Arrow string column."""
-    encoded = [(item or "").encode() for item in column]
     offsets = np.zeros(len(column) + 1, np.int32)
-    np.cumsum([len(item) for item in encoded], out=offsets[1:])
+    if column and column.count(column[0]) == len(column):  # all the same, as most columns are
+        item = (column[0] or "").encode()
+        offsets += np.arange(len(column) + 1, dtype=np.int32) * len(item)
+        return [offsets, np.frombuffer(item * len(column), np.uint8)]
+    encoded = [item.encode() if item else b"" for item in column]
+    np.cumsum(list(map(len, encoded)), out=offsets[1:])
     return [offsets, np.frombuffer(b"".join(encoded), np.uint8)]
+
+
+def _known(column: list[Any]) -> np.ndarray[Any, Any]:
+    """Where a value is given."""
+    missing = column.count(None)
+    if missing in (0, len(column)):
+        return np.full(len(column), not missing, np.bool_)
+    return np.array([item is not None for item in column], np.bool_)
 
 
 def _read_table(path: Path) -> Any:

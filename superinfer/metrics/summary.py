@@ -114,6 +114,8 @@ class RunMetrics:
     def rows_by(self, names: list[str]) -> dict[str, Ints]:
         """Numbers of the requests of each name; the rarest names beyond 64 are one group."""
         kept = [name for name, _ in Counter(names).most_common(_MOST_GROUPS)]
+        if len(kept) == 1:
+            return {kept[0]: np.arange(len(names))}
         number = {name: i for i, name in enumerate(sorted(kept))}
         group = np.array([number.get(name, len(kept)) for name in names], np.int64)
         bounds = np.cumsum(np.bincount(group, minlength=len(kept) + 1))

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from superinfer.errors import ConfigError
+from superinfer.errors import ConfigError, InputError
 from superinfer.request import DEFAULT_CLASS, SLO, SLOClass
 from superinfer.slo_classes import PRESETS
+from traces.native import NativeParser
 from traces.readers import longest_ordered, read_trace, spread_stamps
 from traces.workload import Workload
 
@@ -237,3 +238,36 @@ def test_a_hundred_thousand_records_read_in_a_moment(tmp_path: Path) -> None:
     assert len(workload.requests) == 100_000
     # A quarter of a second on an idle core; the bound leaves room for a busy machine.
     assert taken_s < 2.0
+
+
+LINE = '{"timestamp":%d,"input_length":5,"output_length":7}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{LINE % 0}\n{LINE % 1}\n",
+        f"\n  \n{LINE % 0}\n\t\n{LINE % 1}",
+        f"{LINE % 0}\r\n{LINE % 1}\r\n",
+        f"{LINE % 0}{LINE % 0}\n{LINE % 1}\n",
+        f'{{"timestamp":0,\n"input_length":5,"output_length":7}}\n{LINE % 1}\n',
+        f'{{"slo":{{}}\n{{"timestamp":0}}\n{LINE % 1}\n',
+        f'{LINE % 0}\n{{"timestamp":1,"input_length":5,"output_length":7,"class":"none"}}\n',
+        f'{LINE % 0}\n{{"timestamp":1,"input_length":5,"output_length":7,"color":"red"}}\n',
+        f"{LINE % 2}\n{LINE % 1}\n",
+    ],
+)
+def test_lines_at_once_equal_line_by_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text(text, newline="")
+    found: list[Any] = []
+    for at_once in (True, False):
+        if not at_once:
+            monkeypatch.setattr(NativeParser, "parse_all", lambda *_: None)
+        try:
+            found.append(read_trace(path))
+        except InputError as error:
+            found.append(str(error))
+    assert found[0] == found[1]

@@ -223,7 +223,7 @@ def test_bad_lines_can_be_skipped(cli: Cli, folder: Path) -> None:
     assert answer.err == "warning: bad.jsonl: skipped 1 bad lines\nresults in r\n"
 
 
-@pytest.mark.parametrize("scheduler", ["vllm", "fcfs", "priority"])
+@pytest.mark.parametrize("scheduler", ["vllm", "fcfs", "priority", "rotating"])
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_too_few_blocks_reject_by_a_named_rule(cli: Cli, scheduler: str, blocks: int) -> None:
     few = ("--scheduler", scheduler, "--set", f"run.kv_blocks={blocks}")
@@ -524,7 +524,7 @@ def arms_of(answer: Answer) -> dict[str, Any]:
 
 def test_compare_runs_every_scheduler_on_one_workload(cli: Cli, folder: Path) -> None:
     answer = cli("compare", "t.jsonl", "--no-plots", "--json", "--out", "c")
-    assert list(answer.json["arms"]) == ["vllm", "fcfs", "priority"]
+    assert list(answer.json["arms"]) == ["vllm", "fcfs", "priority", "rotating"]
     assert left_in(folder / "c") == {"vllm", "fcfs", "priority", "comparison.json"}
     for name, summary in arms_of(answer).items():
         assert (summary["completed"], summary["run"]["run"]["scheduler"]) == (12, name)
@@ -630,7 +630,7 @@ def test_control_c_during_a_comparison(folder: Path) -> None:
     (folder / "many.jsonl").write_text(many)
     running = process("compare", "many.jsonl", "--no-plots", "--out", "c")
     assert running.stderr is not None
-    assert running.stderr.readline().startswith(b"0 of 3 runs")
+    assert running.stderr.readline().startswith(b"0 of 4 runs")
     time.sleep(0.2)
     running.send_signal(2)
     answer = finished(running)

@@ -180,7 +180,7 @@ def test_the_table_says_what_its_ranges_are(folder: Path) -> None:
     assert "Second range: 95% interval from blocks of successive requests of this one trace" in text
     assert "it says nothing about other arrivals" in text
     lines = err.splitlines()
-    assert lines[0].startswith("0 of 3 runs done")
+    assert lines[0].startswith("0 of 4 runs done")
     assert lines[-3:] == [f"results in c/{name}" for name in ("vllm", "fcfs", "priority")]
 
 

@@ -58,6 +58,6 @@ def test_requests_without_a_track_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = functools.partial(TimelineSink, max_requests=5)
-    monkeypatch.setattr("sim.commands.TimelineSink", few)
+    monkeypatch.setattr("superinfer.lab.timeline.TimelineSink", few)
     written(tmp_path)
     assert capsys.readouterr().err.endswith("timeline.json shows the first 5 of 12 requests\n")

@@ -525,7 +525,7 @@ def arms_of(answer: Answer) -> dict[str, Any]:
 def test_compare_runs_every_scheduler_on_one_workload(cli: Cli, folder: Path) -> None:
     answer = cli("compare", "t.jsonl", "--no-plots", "--json", "--out", "c")
     assert list(answer.json["arms"]) == ["vllm", "fcfs", "priority", "rotating"]
-    assert left_in(folder / "c") == {"vllm", "fcfs", "priority", "comparison.json"}
+    assert left_in(folder / "c") == {"vllm", "fcfs", "priority", "rotating", "comparison.json"}
     for name, summary in arms_of(answer).items():
         assert (summary["completed"], summary["run"]["run"]["scheduler"]) == (12, name)
     again = cli("compare", "t.jsonl", "--out", "c", "--schedulers", "fcfs, priority")

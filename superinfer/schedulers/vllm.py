@@ -101,7 +101,7 @@ class VllmScheduler:
     """Unfinished prefills at the end of `running`."""
     _parked: list[Sequence] = field(default_factory=list, init=False)
     _irregular: bool = field(default=False, init=False)
-    """True after an iteration that skipped somebody: `_front` and `_back` do not hold."""
+    """True after an iteration that skipped a prefill: `_front` and `_back` do not hold."""
     _machine: Machine = field(init=False)
     _budget_tokens: int = field(default=0, init=False)
     _prompt_limit: int = field(default=0, init=False)
@@ -212,7 +212,7 @@ class VllmScheduler:
         if iteration.preempted:
             self.waiting.extendleft(iteration.preempted)
         skipped = iteration.skipped
-        self._irregular = bool(skipped)
+        self._irregular = any(seq.state is not _DECODING for seq in skipped) if skipped else False
         if iteration.decodes:
             if skipped:
                 self._park(draft, skipped)
@@ -225,7 +225,7 @@ class VllmScheduler:
         """
         seq, batch = self._back[0], draft.batch
         left, wanted = self._budget_tokens - batch.size, seq.prefill_tokens - seq.computed_tokens
-        alone = self._front is None and not (self._irregular or self.swapped)
+        alone = self._front is None and not (self._irregular or self._parked or self.swapped)
         roomy = batch.next_growth() < draft.available
         if not (alone and roomy and 0 < left < wanted) or self._machine.prefix_caching:
             return False
@@ -239,7 +239,7 @@ class VllmScheduler:
         """True when every running sequence decodes and nobody wants to join them."""
         if self.waiting or self._front is not None or self._back:
             return False
-        return not (self.swapped or self._irregular)
+        return not (self.swapped or self._parked or self._irregular)
 
     def _park(self, draft: Draft, skipped: list[Sequence]) -> None:
         """Decodes that got no token stand aside for this step."""

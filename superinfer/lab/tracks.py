@@ -75,7 +75,8 @@ def requests_panel(axes: Axes, tracks: Mapping[str, list[TraceEvent]]) -> None:
     for name in [name for name in MARKERS if name in moments]:
         shape, colour = MARKERS[name]
         axes.plot([], [], shape, color=colour, mec="black", label=name)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    if phases or moments:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
 
 
 def _bars(axes: Axes, row: int, events: Iterable[TraceEvent]) -> set[str]:

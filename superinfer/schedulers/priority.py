@@ -11,12 +11,11 @@ import math
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
-from superinfer.costs.base import Chunk
 from superinfer.draft import Draft
+from superinfer.schedulers.base import Machine
 from superinfer.schedulers.fcfs import FcfsScheduler
+from superinfer.schedulers.pacing import ChunkSizer
 from superinfer.sequence import Sequence, State
-
-GRAIN_TOKENS = 64
 
 
 @dataclass(slots=True)
@@ -30,7 +29,7 @@ class PriorityScheduler(FcfsScheduler):
     name: str = field(default="priority", init=False)
     _paces_s: list[float] = field(default_factory=list, init=False)
     """TPOT targets of the running requests, sorted."""
-    _last_grains: int = field(default=1, init=False)
+    _sizer: ChunkSizer = field(init=False, repr=False)
 
     def rank(self, seq: Sequence) -> tuple[float, ...]:
         """Class first: the declared priority, then the tighter TTFT target."""
@@ -44,7 +43,13 @@ class PriorityScheduler(FcfsScheduler):
         cap_s = self._cap_s()
         if cap_s == math.inf:
             return budget
-        return min(budget, self._tokens_under(cap_s, draft, budget))
+        context = self._head_context()
+        return min(budget, self._sizer.tokens_under(cap_s, draft.batch, context, budget))
+
+    def bind(self, machine: Machine) -> None:
+        """Learn the machine."""
+        FcfsScheduler.bind(self, machine)
+        self._sizer = ChunkSizer(machine.cost, tile_tokens=0)
 
     def clear_the_way(self, draft: Draft, seq: Sequence) -> bool:
         """Preempt running requests of a lower class, the lowest first, if that makes room."""
@@ -84,25 +89,6 @@ class PriorityScheduler(FcfsScheduler):
         if self._paces_s:
             return self.pace_margin * self._paces_s[0]
         return self.step_cap_ms / 1e3 or math.inf
-
-    def _tokens_under(self, cap_s: float, draft: Draft, budget: int) -> int:
-        """Largest multiple of the grain whose step fits; searched from the last answer on."""
-        most = max(1, budget // GRAIN_TOKENS)
-        grains = min(self._last_grains, most)
-        if self._fits_cap(grains, cap_s, draft):
-            while grains < most and self._fits_cap(grains + 1, cap_s, draft):
-                grains += 1
-        else:
-            while grains > 1 and not self._fits_cap(grains, cap_s, draft):
-                grains -= 1
-        self._last_grains = grains
-        return grains * GRAIN_TOKENS
-
-    def _fits_cap(self, grains: int, cap_s: float, draft: Draft) -> bool:
-        batch, cost = draft.batch, self.machine.cost
-        chunk = Chunk(grains * GRAIN_TOKENS, self._head_context())
-        step_s = cost.step_s([chunk], batch.size, batch.context_tokens)
-        return step_s + cost.host_s(batch.size + 1) <= cap_s
 
     def _head_context(self) -> int:
         """Context that the next chunk has to attend to."""

@@ -7,7 +7,8 @@ from typing import Any
 from harness import FakeCost, iterations, make_engine, request
 
 from superinfer.request import SLO
-from superinfer.schedulers.priority import GRAIN_TOKENS, PriorityScheduler
+from superinfer.schedulers.pacing import GRAIN_TOKENS
+from superinfer.schedulers.priority import PriorityScheduler
 
 TIGHT = {"slo": SLO(ttft_s=1.0)}
 

@@ -1,11 +1,13 @@
 """Speed of the simulator, as whole processes: `python -m experiments.bench`.
 
-Each case runs `superinfer-sim run --no-plots` in a process of its own, from start to result folder.
-Machines are noisy, so every case stands beside the number of bare SimPy timeouts per second that
-the machine gives at that moment, and the scaled figure is what 800,000 of them would mean.
+Each case runs `superinfer-sim run --no-plots` in a process of its own, from start to result folder,
+with Python's bytecode cache filled as after a first run. Machines are noisy, so every case stands
+beside the number of bare SimPy timeouts per second that the machine gives at that moment, and the
+scaled figure is what 800,000 of them would mean.
 
 The standard workload: Poisson arrivals at 8 requests/s, 512 prompt and 192 output tokens,
-Llama-3.1-8B on one A100-80G.
+Llama-3.1-8B on one A100-80G. `--million` adds the marginal cost of a request in a run of a million.
+How long a scheduler takes to decide is measured inside one process (`experiments.decisions`).
 """
 
 from __future__ import annotations
@@ -20,11 +22,17 @@ import tempfile
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from experiments.decisions import decision_times
+
 REFERENCE_TIMEOUTS_PER_S = 800_000
+SCHEDULERS = ("vllm", "fcfs", "priority", "rotating")
+MILLION = 1_000_000
 RATE_PER_S, PROMPT_TOKENS, OUTPUT_TOKENS = 8.0, 512, 192
 
 
@@ -65,6 +73,11 @@ def bare_simpy_timeouts_per_s(timeouts: int = 400_000) -> float:
     return timeouts / (time.perf_counter() - started)
 
 
+def environment() -> dict[str, str]:
+    """The environment of this process, with Python's bytecode cache on, as it is by default."""
+    return {name: v for name, v in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def measure(case: str, trace: Path, requests: int, options: list[str]) -> Measurement:
     """Run the simulator on a trace; the best SimPy figure of before and after is the yardstick."""
     before = bare_simpy_timeouts_per_s()
@@ -75,6 +88,7 @@ def measure(case: str, trace: Path, requests: int, options: list[str]) -> Measur
             [*command, *options, "--out", f"{folder}/run"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=environment(),
         )
         _, status, usage = os.wait4(process.pid, 0)
         wall_s = time.perf_counter() - started
@@ -98,14 +112,57 @@ def cases(requests: int, folder: Path) -> Iterator[tuple[str, Path, int, list[st
     write_standard_workload(standard, requests)
     write_standard_workload(small, 1000)
     yield "standard, 1,000 requests, vllm", small, 1000, []
-    for scheduler in ("vllm", "fcfs", "priority"):
+    for scheduler in SCHEDULERS:
         yield f"standard, {scheduler}", standard, requests, ["--scheduler", scheduler]
     prefill_first = ["--scheduler", "vllm", "--set", "scheduler.chunked=false"]
     yield "standard, vllm prefill-first", standard, requests, prefill_first
     mooncake = _data_dir() / "traces" / "mooncake" / "conversation_trace.jsonl.gz"
     if mooncake.exists():
-        for scheduler in ("vllm", "fcfs", "priority"):
+        for scheduler in SCHEDULERS:
             yield f"mooncake, {scheduler}", mooncake, 12_031, ["--scheduler", scheduler]
+
+
+def median_of(repeats: int, case: tuple[str, Path, int, list[str]]) -> Measurement:
+    """The run with the median wall time."""
+    runs = sorted((measure(*case) for _ in range(repeats)), key=lambda m: m.wall_s)
+    return runs[len(runs) // 2]
+
+
+def marginal_costs(folder: Path, repeats: int) -> list[dict[str, Any]]:
+    """Scaled microseconds that one more request costs in a run of 100,000 and of a million."""
+    found = []
+    for scheduler in ("vllm", "rotating"):
+        spent_s = {}
+        for requests in (1000, MILLION // 10, MILLION):
+            path = folder / f"{requests}.jsonl"
+            write_standard_workload(path, requests)
+            case = (f"{requests:,} requests, {scheduler}", path, requests)
+            run = median_of(
+                1 if requests == MILLION else repeats, (*case, ["--scheduler", scheduler])
+            )
+            spent_s[requests] = requests / run.scaled_requests_per_s
+            print(_line(run), flush=True)
+        small, middle, large = spent_s
+        found.append(
+            {
+                "scheduler": scheduler,
+                "us_at_100_000": 1e6 * (spent_s[middle] - spent_s[small]) / (middle - small),
+                "us_at_1_000_000": 1e6 * (spent_s[large] - spent_s[middle]) / (large - middle),
+            }
+        )
+        print(found[-1], flush=True)
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Where the figures come from."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "simpy": version("simpy"),
+        "numpy": version("numpy"),
+    }
 
 
 def main() -> None:
@@ -113,18 +170,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3, help="report the median of so many")
+    parser.add_argument("--million", action="store_true", help="also the marginal cost (slow)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
-    results = []
+    figures: dict[str, Any] = {"machine": machine(), "cases": []}
     with tempfile.TemporaryDirectory() as folder:
         for case in cases(options.requests, Path(folder)):
-            runs = sorted((measure(*case) for _ in range(options.repeats)), key=lambda m: m.wall_s)
-            results.append(runs[len(runs) // 2])
-            print(_line(results[-1]), flush=True)
+            if not figures["cases"]:
+                measure(*case)  # fills the bytecode cache
+            result = median_of(options.repeats, case)
+            figures["cases"].append(asdict(result))
+            print(_line(result), flush=True)
+        figures["decisions"] = []
+        for decision in decision_times(bare_simpy_timeouts_per_s):
+            figures["decisions"].append(asdict(decision))
+            print(decision.line(), flush=True)
+        if options.million:
+            figures["marginal"] = marginal_costs(Path(folder), options.repeats)
     if options.json:
-        machine = {"python": platform.python_version(), "cores": os.cpu_count()}
-        figures = {"machine": machine, "cases": [asdict(result) for result in results]}
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _processor() -> str:
+    """Model name of the CPU, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def _line(m: Measurement) -> str:

@@ -146,7 +146,8 @@ class SimBackend:
     def _finished(self, plan: Plan, steps: int) -> list[Sequence]:
         """Who has all tokens after so many steps of a plan."""
         oracle, last_step = self.oracle, plan.first_step + steps
-        finished = oracle.finished_by(last_step) if plan.decodes else []
+        due = plan.decodes and oracle.soonest <= last_step
+        finished = oracle.finished_by(last_step) if due else []
         for seq, _, _, last in plan.chunks:
             if last and oracle.finishes(seq, plan.advanced):
                 finished.append(seq)

@@ -5,7 +5,9 @@ Exit codes: 0 ok, 1 run failed, 2 usage or bad input, 3 a `--require` gate faile
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import io
 import os
 import sys
@@ -273,6 +275,7 @@ def compare(
 
 def main() -> None:
     """Entry point: one line for a user's mistake, and the exit codes above."""
+    atexit.register(gc.freeze)  # all memory goes at exit: no need to look for cycles in it first
     _mend_streams()
     _import_from(os.getcwd())  # for schedulers given as package.module:Class
     try:

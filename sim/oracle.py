@@ -20,6 +20,8 @@ class Oracle:
         self._output_tokens = output_tokens
         self._max_model_len = max_model_len
         self._heap: list[tuple[int, int, int, Sequence]] = []
+        self.soonest = NEVER
+        """No member finishes before the batch has done so many steps."""
         self._targets = [0] * len(output_tokens)
         """Filled in when first asked for; a target is at least 1."""
 
@@ -38,6 +40,8 @@ class Oracle:
             if seq.state is _DECODING:
                 request, join_step = seq.request, seq.join_step
                 finish = join_step + self.target(request) - seq.output_tokens
+                if finish < self.soonest:
+                    self.soonest = finish
                 heapq.heappush(self._heap, (finish, request.index, join_step, seq))
 
     def next_finish(self) -> int:
@@ -45,7 +49,8 @@ class Oracle:
         heap = self._heap
         while heap and not self._on_course(heap[0]):
             heapq.heappop(heap)
-        return heap[0][0] if heap else NEVER
+        self.soonest = heap[0][0] if heap else NEVER
+        return self.soonest
 
     def finished_by(self, step: int) -> list[Sequence]:
         """Sequences that have all their tokens once the batch has done `step` steps."""
@@ -54,6 +59,7 @@ class Oracle:
             entry = heapq.heappop(heap)
             if self._on_course(entry):
                 finished.append(entry[3])
+        self.soonest = heap[0][0] if heap else NEVER
         return finished
 
     def finishes(self, seq: Sequence, counted: bool) -> bool:

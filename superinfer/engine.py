@@ -290,8 +290,8 @@ class Engine:
             self._note_changes(draft, now)
         if not (decodes or chunks or draft.before_step or draft.background):
             return None
-        if taken or changes:
-            pool.referenced += taken
+        pool.referenced += taken
+        if pool.referenced > pool.peak_referenced or self.prefix is not None:
             self._settle(now)
         self.recorder.plans += 1
         joined, batch.joined = batch.joined, []
@@ -325,8 +325,9 @@ class Engine:
             if steps > 1 or self._lag:
                 growth = batch.next_growth() if steps == 1 else batch.growth(steps)
                 more, plan.taken_blocks = growth - plan.taken_blocks, 0
-                self.pool.referenced += more
-                if more > 0:
+                pool = self.pool
+                pool.referenced += more
+                if pool.referenced > pool.peak_referenced or self.prefix is not None:
                     self._settle(plan.now)
             batch.advance(steps)
         for chunk in plan.chunks:
@@ -433,12 +434,13 @@ class Engine:
             seq.host_blocks = 0
 
     def _settle(self, now: float) -> None:
-        """After blocks were taken: reclaim cached ones that are in the way, note the peak."""
-        pool = self.pool
-        if pool.referenced + pool.cached > pool.peak_used or pool.referenced > pool.peak_referenced:
-            if pool.referenced + pool.cached > pool.total:
-                self._reclaim(now)
-            pool.note_peak()
+        """After blocks were taken: reclaim cached ones that are in the way, note the peak.
+
+        Without a prefix cache it may be left out below the peak.
+        """
+        if self.pool.referenced + self.pool.cached > self.pool.total:
+            self._reclaim(now)
+        self.pool.note_peak()
 
     def _reclaim(self, now: float) -> None:
         assert self.prefix is not None

@@ -11,7 +11,7 @@ STAMP := .venv/.stamp
 run: $(STAMP)
 	$(BIN)/superinfer-sim run traces/samples/mixed.jsonl
 
-## All fast tests. Budget: two minutes on two cores; mark what takes longer than a few seconds `slow`.
+## All fast tests. Budget: five minutes on two cores; mark what takes longer than a few seconds `slow`.
 test: $(STAMP)
 	$(BIN)/pytest -n 2 -m "not slow and not gpu" --durations=5 --durations-min=2
 

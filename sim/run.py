@@ -80,13 +80,14 @@ def build_engine(
 ) -> tuple[Engine, StepCost]:
     """The engine of a configuration with its cost model; ConfigError if the parts do not fit.
 
-    `true_length` answers a scheduler whose settings ask for an oracle, and nobody else.
+    `true_length` answers a scheduler whose settings ask for an oracle, and nobody else; without it
+    the engine is only good for a look at its sizes.
     """
     shape = _named("run.model", config.run.model, load_shape, PRESETS)
     device = _named("run.device", config.run.device, load_device, DEVICES)
     scheduler = config.build_scheduler()
-    if true_length is not None and hasattr(scheduler, "tell_lengths"):
-        scheduler.tell_lengths(true_length)
+    if hasattr(scheduler, "tell_lengths"):
+        scheduler.tell_lengths(true_length or (lambda request: 1))
     cost = _cost(config.run, shape, device)
     sizes = engine_config(config.run, shape, cost, scheduler.block_tokens)
     return Engine(scheduler, config.build_memory(), cost, sizes, sink), cost

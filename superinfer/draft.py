@@ -75,6 +75,11 @@ class Draft:
         """Blocks that hold `tokens` tokens."""
         return -(-tokens // self._engine.block_tokens)
 
+    @property
+    def host_free(self) -> int:
+        """Host blocks that nobody holds."""
+        return self._engine.host.free
+
     def host_fits(self, seq: Sequence) -> bool:
         """True if the host has room for the sequence's cache."""
         return self._engine.host.free >= self.held_blocks(seq)

@@ -146,11 +146,11 @@ def _changed(setting: Setting, rate_per_s: float, change: str) -> Config | None:
 
 
 def _same_as_unknown(runs: Runs) -> list[str]:
-    """Drop the runs with known lengths if they are those with unknown ones: nothing was told."""
+    """Drop the runs with known lengths where they change nothing."""
     known, unknown = runs.get("lengths known"), runs.get("lengths unknown")
     if not known or not unknown:
         return []
     if numbers_of(known) != numbers_of(unknown):
         return []
     del runs["lengths known"]
-    return ["lengths known: this version runs as if it knew none"]
+    return ["lengths known: every number is that of lengths unknown"]

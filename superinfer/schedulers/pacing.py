@@ -71,7 +71,7 @@ class _Sizes:
         return units * self.unit - self.offset
 
     def fits(self, units: int) -> bool:
-        return units > 0 and self._step_s(units) <= self.cap_s
+        return self.tokens(units) > 0 and self._step_s(units) <= self.cap_s
 
     def rate(self, units: int) -> float:
         return self.tokens(units) / self._step_s(units)

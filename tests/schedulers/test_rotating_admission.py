@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from property.test_exactness import SETTINGS
-from rotating_runs import arriving, promised, run, told
+from rotating_runs import arriving, promised, rotating, run, told
 
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.rotating.admission import MEMORY_SHARE, Admission
@@ -190,3 +190,14 @@ def test_predictions_avoid_preemptions() -> None:
         run(scheduler, requests, outputs, 24)
         forced[on] = scheduler.counters.get("forced_preemptions", 0)
     assert forced[True] == 0 < forced[False]
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_what_never_fits_is_turned_away_once(lag: int) -> None:
+    """Ten blocks of four hold 40 tokens: B's 60 never fit. With lag 1 its end waits for the step that
+    is under way, and nobody may ask for it again until then.
+    """
+    requests = [arriving(0, 0.0, 8), arriving(1, 2.0, 60), arriving(2, 3.0, 8)]
+    found = run(rotating(), requests, [9, 1, 2], 10, lag=lag)
+    assert [event[2] for event in found.kinds("reject")] == ["r1"]
+    assert [event[2] for event in found.kinds("finish")] == ["r0", "r2"]

@@ -522,6 +522,11 @@ def arms_of(answer: Answer) -> dict[str, Any]:
     return {name: runs[0]["summary"] for name, runs in answer.json["arms"].items()}
 
 
+def test_an_oracle_of_lengths_is_for_simulation(cli: Cli) -> None:
+    lengths = ("--set", "scheduler.lengths=oracle", "--no-plots", "--json")
+    assert cli("run", "t.jsonl", *lengths).json["completed"] == 12
+
+
 def test_compare_runs_every_scheduler_on_one_workload(cli: Cli, folder: Path) -> None:
     answer = cli("compare", "t.jsonl", "--no-plots", "--json", "--out", "c")
     assert list(answer.json["arms"]) == ["vllm", "fcfs", "priority", "rotating"]

@@ -1,6 +1,6 @@
 """The share of memory and prefill that is kept for whom the others would starve.
 
-A request that has waited `max_wait_s` (or `max_wait_ttfts` of its targets) without a token is aged.
+A request that has waited `max_wait_s` and `max_wait_ttfts` of its targets without a token is aged.
 While the aged got less than `aged_share` of the prefill tokens lately, the first of them comes
 before everybody else: residents with slack leave for it, and what comes free is kept for it.
 Together the aged hold `aged_share` of the blocks, and one of them may always come in.

@@ -66,6 +66,7 @@ class Entrance:
         """
         seq = job.seq
         if rule := self._never_fits(draft, job):
+            self._waiting.set_aside(job)  # with lag 1 it ends after the step under way
             draft.reject(seq, rule)
             return True
         if self._device.places >= self._settings.max_num_seqs:
@@ -97,9 +98,9 @@ class Entrance:
                 return False  # nobody leaves in vain
             short -= draft.private_blocks(victim.seq) + draft.grows(victim.seq)
             victims.append(victim)
+        if sum(draft.held_blocks(victim.seq) for victim in victims) > draft.host_free:
+            return False
         for victim in victims:
-            if not draft.host_fits(victim.seq):
-                return False
             self._rotate_out(draft, victim, "before_step")
         return True
 

@@ -32,7 +32,7 @@ class LaxityQueues:
     def push(self, job: Job) -> None:
         """Queue by the job's level, latest start and weight."""
         heap = self._heaps[job.level].setdefault(job.weight, [])
-        heapq.heappush(heap, (job.start_by_s, job.seq.request.arrival_s, job.ticket, job))
+        heapq.heappush(heap, (job.start_by_s, job.seq.request.index, job.ticket, job))
         self._entries += 1
 
     def pop(self, job: Job) -> None:
@@ -135,6 +135,6 @@ def _waits(seq: Sequence) -> bool:
 
 def _urgency(entry: _Entry, now: float) -> tuple[float, float, int]:
     """Slack over weight; who is late already is later by its weight."""
-    start_by_s, arrival_s, ticket, job = entry
+    start_by_s, index, ticket, job = entry
     slack_s = start_by_s - now
-    return (slack_s / job.weight if slack_s > 0 else slack_s * job.weight, arrival_s, ticket)
+    return (slack_s / job.weight if slack_s > 0 else slack_s * job.weight, index, ticket)

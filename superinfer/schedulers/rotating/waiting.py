@@ -90,12 +90,12 @@ class Waiting:
         return found
 
     def set_aside(self, job: Job) -> None:
-        """Pass over the most urgent one until `put_back`."""
-        self._laxity.pop(job)
+        """Pass over a request until `put_back`, or for ever if it is turned away."""
+        job.ticket = next(self._tickets)
 
     def put_back(self, job: Job) -> None:
         """Queue it where it was."""
-        self._laxity.push(job)
+        self._queue(job)
 
     def owed(self, draft: Draft, need_blocks: Needs) -> Job | None:
         """The aged request that comes before everybody, while the share of the aged lasts."""

@@ -194,7 +194,7 @@ def test_predictions_avoid_preemptions() -> None:
 
 @pytest.mark.parametrize("lag", [0, 1])
 def test_what_never_fits_is_turned_away_once(lag: int) -> None:
-    """Ten blocks of four hold 40 tokens: B's 60 never fit. With lag 1 its end waits for the step that
+    """Ten blocks of four hold 40 tokens: 60 never fit. With lag 1 the end waits for the step that
     is under way, and nobody may ask for it again until then.
     """
     requests = [arriving(0, 0.0, 8), arriving(1, 2.0, 60), arriving(2, 3.0, 8)]

@@ -181,7 +181,8 @@ def test_the_table_says_what_its_ranges_are(folder: Path) -> None:
     assert "it says nothing about other arrivals" in text
     lines = err.splitlines()
     assert lines[0].startswith("0 of 4 runs done")
-    assert lines[-3:] == [f"results in c/{name}" for name in ("vllm", "fcfs", "priority")]
+    arms = ("vllm", "fcfs", "priority", "rotating")
+    assert lines[-4:] == [f"results in c/{name}" for name in arms]
 
 
 def test_few_seeds_are_said_to_be_few(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,9 @@
 """Speed of the simulator, as whole processes: `python -m experiments.bench`.
 
 Each case runs `superinfer-sim run --no-plots` in a process of its own, from start to result folder,
-with Python's bytecode cache filled as after a first run. Machines are noisy, so every case stands
-beside the number of bare SimPy timeouts per second that the machine gives at that moment, and the
-scaled figure is what 800,000 of them would mean.
+with Python's bytecode cache filled as after a first run. Machines are noisy and shared, so every
+case stands beside the number of bare SimPy timeouts that the machine gets through per CPU second at
+that moment; the scaled figure is requests per CPU second if there were 800,000 of them.
 
 The standard workload: Poisson arrivals at 8 requests/s, 512 prompt and 192 output tokens,
 Llama-3.1-8B on one A100-80G. `--million` adds the marginal cost of a request in a run of a million.
@@ -43,7 +43,10 @@ class Measurement:
     case: str
     requests: int
     wall_s: float
+    cpu_s: float
+    """User and system time, all threads."""
     requests_per_s: float
+    """By the wall clock."""
     scaled_requests_per_s: float
     peak_rss_mib: float
     simpy_timeouts_per_s: float
@@ -59,7 +62,7 @@ def write_standard_workload(path: Path, requests: int, seed: int = 0) -> None:
 
 
 def bare_simpy_timeouts_per_s(timeouts: int = 400_000) -> float:
-    """How many timeouts one SimPy process gets through in a second, doing nothing else."""
+    """How many timeouts one SimPy process gets through in a CPU second, doing nothing else."""
     import simpy
 
     def ticks() -> Generator[simpy.Event, None, None]:
@@ -68,9 +71,9 @@ def bare_simpy_timeouts_per_s(timeouts: int = 400_000) -> float:
 
     env = simpy.Environment()
     env.process(ticks())
-    started = time.perf_counter()
+    started = time.process_time()
     env.run()
-    return timeouts / (time.perf_counter() - started)
+    return timeouts / (time.process_time() - started)
 
 
 def environment() -> dict[str, str]:
@@ -95,12 +98,14 @@ def measure(case: str, trace: Path, requests: int, options: list[str]) -> Measur
     if status:
         raise SystemExit(f"{case}: the simulator exited with status {status}")
     yardstick = max(before, bare_simpy_timeouts_per_s())
+    cpu_s = usage.ru_utime + usage.ru_stime
     return Measurement(
         case=case,
         requests=requests,
         wall_s=wall_s,
+        cpu_s=cpu_s,
         requests_per_s=requests / wall_s,
-        scaled_requests_per_s=requests / wall_s * REFERENCE_TIMEOUTS_PER_S / yardstick,
+        scaled_requests_per_s=requests / cpu_s * REFERENCE_TIMEOUTS_PER_S / yardstick,
         peak_rss_mib=usage.ru_maxrss / 1024,
         simpy_timeouts_per_s=yardstick,
     )
@@ -123,8 +128,9 @@ def cases(requests: int, folder: Path) -> Iterator[tuple[str, Path, int, list[st
 
 
 def median_of(repeats: int, case: tuple[str, Path, int, list[str]]) -> Measurement:
-    """The run with the median wall time."""
-    runs = sorted((measure(*case) for _ in range(repeats)), key=lambda m: m.wall_s)
+    """The run with the median of the scaled figure."""
+    runs = [measure(*case) for _ in range(repeats)]
+    runs.sort(key=lambda run: run.scaled_requests_per_s)
     return runs[len(runs) // 2]
 
 
@@ -203,7 +209,8 @@ def _processor() -> str:
 
 def _line(m: Measurement) -> str:
     return (
-        f"{m.case:32} {m.requests:>8,} requests {m.wall_s:7.2f} s {m.requests_per_s:>9,.0f}/s "
+        f"{m.case:32} {m.requests:>8,} requests {m.wall_s:7.2f} s ({m.cpu_s:.2f} CPU) "
+        f"{m.requests_per_s:>9,.0f}/s "
         f"(scaled {m.scaled_requests_per_s:>9,.0f}/s) {m.peak_rss_mib:6.0f} MiB, "
         f"SimPy {m.simpy_timeouts_per_s:>9,.0f} timeouts/s"
     )

@@ -50,7 +50,7 @@ class DecisionTime:
 
 
 def decision_times(yardstick: Callable[[], float]) -> Iterator[DecisionTime]:
-    """Every scheduler at every number of live requests; `yardstick` gives SimPy timeouts/s."""
+    """Every scheduler at every number of live requests; `yardstick` gives SimPy timeouts/CPU s."""
     for scheduler in SCHEDULERS:
         for live in LIVE:
             before = yardstick()

@@ -116,7 +116,7 @@ def cases(requests: int, folder: Path) -> Iterator[tuple[str, Path, int, list[st
     standard, small = folder / "standard.jsonl", folder / "thousand.jsonl"
     write_standard_workload(standard, requests)
     write_standard_workload(small, 1000)
-    yield "standard, 1,000 requests, vllm", small, 1000, []
+    yield "standard, 1,000 requests, vllm", small, 1000, ["--scheduler", "vllm"]
     for scheduler in SCHEDULERS:
         yield f"standard, {scheduler}", standard, requests, ["--scheduler", scheduler]
     prefill_first = ["--scheduler", "vllm", "--set", "scheduler.chunked=false"]

@@ -17,7 +17,7 @@ from superinfer.errors import ConfigError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
 from superinfer.lab.gates import check_gates, parse_gate
-from superinfer.lab.results import default_folder, summary_json, write_run
+from superinfer.lab.results import default_folder, load_run, summary_json, write_run
 from superinfer.lab.trust import range_warning
 from superinfer.metrics import RunMetrics, Window
 from traces.cli import print_out, print_table
@@ -110,7 +110,9 @@ def run_and_write(
     if sink is not None:
         timeline = _write_timeline(sink, written, metrics, config)
         if options.plots:
-            _draw_requests(timeline)
+            from superinfer.lab.plots import write_requests_plot
+
+            write_requests_plot(timeline)
     return summary
 
 
@@ -119,8 +121,9 @@ def write_pages(folder: Path) -> None:
     from superinfer.lab.plots import write_plots
     from superinfer.lab.report import write_report
 
-    write_plots(folder, folder)
-    write_report(folder)
+    run = load_run(folder)
+    write_plots(run, folder)
+    write_report(run)
 
 
 def check_folder(folder: Path) -> None:
@@ -209,14 +212,6 @@ def _write_timeline(sink: TimelineSink, folder: Path, metrics: RunMetrics, confi
     if sink.left_out:
         say(f"{path.name} shows the first {len(sink.shown):,} of {sink.submitted:,} requests")
     return path
-
-
-def _draw_requests(timeline: Path) -> None:
-    """Write the picture of the first requests beside their timeline."""
-    from superinfer.lab.plots import save
-    from superinfer.lab.tracks import requests_figure
-
-    save(requests_figure(timeline), timeline.with_name("requests.png"))
 
 
 def _show(summary: Summary, as_json: bool) -> None:

@@ -339,7 +339,7 @@ def _conclude(study: Study, result: StudyResult, root: Path, options: RunOptions
         from superinfer.lab.plots import write_compare_plot
         from superinfer.lab.report import REPORT_HTML, write_compare_report
 
-        write_compare_plot(means, root / PICTURE)
+        write_compare_plot(runs, root / PICTURE)
         first = [(name, each[0].folder) for name, each in runs.items()]
         write_compare_report(first, root / REPORT_HTML, _reported(runs, found))
 

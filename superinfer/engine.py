@@ -469,14 +469,18 @@ class Engine:
                 self._emit(now, _CHANGE_KINDS[kind], seq, (abs(blocks),))
 
     def _note_copies(self, transfers: list[Transfer]) -> dict[tuple[Sequence, Direction], int]:
-        """Count copies on their sequences; returns the blocks of each."""
+        """Count copies, on their sequences too; returns the blocks of each."""
+        recorder = self.recorder
         for transfer in transfers:
             seq = transfer.sequence
             if transfer.direction == "d2h":
                 seq.d2h_bytes += transfer.nbytes
                 seq.rotations += 1
+                recorder.d2h_bytes += transfer.nbytes
+                recorder.rotations += 1
             else:
                 seq.h2d_bytes += transfer.nbytes
+                recorder.h2d_bytes += transfer.nbytes
         return {(t.sequence, t.direction): t.blocks for t in transfers}
 
     def _note_admission(self, seq: Sequence, now: float) -> None:

@@ -70,6 +70,11 @@ class Timeline:
     cached_blocks: Ints
     """Blocks kept only for reuse."""
     host_blocks: Ints
+    rotations: Ints
+    """Copies of caches to the host so far; this column and the next two only ever grow."""
+    h2d_bytes: Ints
+    """Bytes on the way to the device so far, per GPU, counted when the copy is decided."""
+    d2h_bytes: Ints
 
 
 @dataclass(slots=True)

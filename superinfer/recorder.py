@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from dataclasses import fields
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 MAX_SAMPLES = 4096
 
+Sample = tuple[float, int, int, int, int, int, int, int, int]
+"""One row of a `Timeline`, its fields in order."""
+
 
 class Recorder:
     """Counters and columns of one engine."""
@@ -33,11 +37,14 @@ class Recorder:
         "_interval_s",
         "_samples",
         "computed_tokens",
+        "d2h_bytes",
         "events",
+        "h2d_bytes",
         "next_sample_s",
         "plans",
         "prefix_hit_tokens",
         "prefix_query_tokens",
+        "rotations",
         "sequences",
         "steps_without_decode",
     )
@@ -53,20 +60,37 @@ class Recorder:
         self.plans = 0
         self.events = 0
         """Those not counted elsewhere: steps of the batch, submissions, first tokens, ends."""
-        self._samples: list[tuple[float, int, int, int, int, int]] = []
+        self.rotations = 0
+        """Copies of committed plans to the host, as are the bytes of each direction."""
+        self.h2d_bytes = 0
+        self.d2h_bytes = 0
+        self._samples: list[Sample] = []
         self._interval_s = 0.0
         self.next_sample_s = -math.inf
         """No sample is due before this time."""
 
     def sample(self, engine: Engine, now: float) -> None:
         """Note the state of the replica."""
-        pool = engine.pool
-        waiting = len(engine.live) - engine.resident
-        blocks = (pool.referenced, pool.cached, engine.host.used)
-        self._samples.append((now, waiting, engine.resident, *blocks))
+        self._samples.append(self._state(engine, now))
         if len(self._samples) >= MAX_SAMPLES:
             self._thin_out()
         self.next_sample_s = now + self._interval_s
+
+    def _state(self, engine: Engine, now: float) -> Sample:
+        pool, resident = engine.pool, engine.resident
+        blocks = (pool.referenced, pool.cached, engine.host.used)
+        moved = (self.rotations, self.h2d_bytes, self.d2h_bytes)
+        return (now, len(engine.live) - resident, resident, *blocks, *moved)
+
+    def _all_samples(self, engine: Engine, table: RequestTable) -> list[Sample]:
+        """The samples, and one of the end, so that the sums reach those of the whole run."""
+        samples = self._samples
+        if not samples:
+            return []
+        ends = (samples[-1][0], *engine.batch.end_s[-1:])
+        end_s = float(np.fmax.reduce(table.finish_s, initial=max(ends)))
+        kept = samples[:-1] if samples[-1][0] == end_s else samples
+        return [*kept, self._state(engine, end_s)]
 
     def _thin_out(self) -> None:
         """Halve the samples and sample half as often from now on."""
@@ -83,7 +107,7 @@ class Recorder:
         return RunRecord(
             table=table,
             tokens=_token_times(engine.batch, self.sequences),
-            timeline=_timeline(self._samples),
+            timeline=_timeline(self._all_samples(engine, table)),
             total_blocks=pool.total,
             block_tokens=config.block_tokens,
             block_bytes=config.block_bytes,
@@ -158,7 +182,7 @@ def _rows(sequences: list[Sequence]) -> Ints:
     return rows
 
 
-def _timeline(samples: list[tuple[float, int, int, int, int, int]]) -> Timeline:
-    columns = list(zip(*samples, strict=True)) or [()] * 6
+def _timeline(samples: list[Sample]) -> Timeline:
+    columns = list(zip(*samples, strict=True)) or [()] * len(fields(Timeline))
     ints = [np.array(column, dtype=np.int64) for column in columns[1:]]
     return Timeline(np.array(columns[0], dtype=np.float64), *ints)

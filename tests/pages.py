@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from records import Job
 
 from superinfer.lab.plot_data import PlotData
-from superinfer.lab.results import write_run
+from superinfer.lab.results import Run, load_run, write_run
 from superinfer.metrics import RunMetrics, Window
 from superinfer.record import RunRecord
 from superinfer.request import SLO
@@ -76,10 +77,20 @@ def stored(folder: Path, record: RunRecord, window: Window | None = None, **run:
     return write_run(folder, metrics, summary, {"run": settings["run"]})
 
 
-def loaded(record: RunRecord, window: Window | None = None) -> PlotData:
+def kept(record: RunRecord, window: Window | None = None, name: str = "run") -> Run:
+    """A stored run that was read as a whole; its folder is gone."""
     metrics = RunMetrics(record, window)
     load = {"window_s": [window.start_s, window.end_s]} if window else None
-    return PlotData.of_metrics("run", metrics, metrics.summary({"load": load}))
+    with TemporaryDirectory() as root:
+        folder = write_run(Path(root) / "r", metrics, metrics.summary({"load": load}), {})
+        run = load_run(folder)
+        PlotData.of_run(run)
+    run.folder = Path(name)
+    return run
+
+
+def loaded(record: RunRecord, window: Window | None = None) -> PlotData:
+    return PlotData.of_run(kept(record, window))
 
 
 @dataclass

@@ -98,11 +98,13 @@ def build(jobs: list[Job], decode_end_s: list[float], **changes: Any) -> RunReco
 
 
 def wave(samples: int) -> Timeline:
-    """A replica whose load swings: queue, memory in use and memory kept for reuse."""
+    """A replica whose load swings: queue, memory by use, and copies while the load is high."""
     t = np.linspace(0, 60, samples)
     load = (1 + np.sin(t / 6)) / 2
     blocks = [(load * scale).astype(np.int64) for scale in (30, 8, 80, 15, 40)]
-    return Timeline(t, *blocks)
+    rotations = np.cumsum(load > 0.8)
+    moved = (rotations, rotations * (7 << 20), rotations * (8 << 20))
+    return Timeline(t, *blocks, *moved)
 
 
 CLASSES = (

@@ -19,9 +19,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from superinfer.lab.api import (
         compare_runs,
+        plot_comparison,
+        plot_copies,
         plot_kv,
         plot_latency_cdf,
         plot_requests,
+        plot_rotations,
         plot_slo_attainment,
         plot_timeline,
     )
@@ -36,9 +39,12 @@ __all__ = [
     "largest_load",
     "load_run",
     "mean_at",
+    "plot_comparison",
+    "plot_copies",
     "plot_kv",
     "plot_latency_cdf",
     "plot_requests",
+    "plot_rotations",
     "plot_slo_attainment",
     "plot_timeline",
     "run_study",

@@ -1,5 +1,7 @@
 """What `superinfer.lab` offers to notebooks: tables as pandas frames, pictures as matplotlib Axes.
 
+The command line draws its own pictures with these functions (`superinfer.lab.plots`).
+
 Every function takes a run, a list of runs, or a mapping from names to runs, where a run is a `Run`
 or the path of a result folder. A table that was set on a `Run`, such as a selection of its
 requests, is what is drawn:
@@ -7,7 +9,8 @@ requests, is what is drawn:
     run.requests = run.requests[run.requests["tenant"] == "acme"]
 
 Pictures are drawn on `axes` if they are given, otherwise on those of a figure of their own, and
-the axes are returned. Raises InputError where a result file is missing or bad.
+the axes are returned; `legend=False` leaves the legend to the caller. Raises InputError where a
+result file is missing or bad.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ import numpy as np
 
 from superinfer.errors import ConfigError
 from superinfer.lab.differences import METRICS, Difference, check_metrics, differences
-from superinfer.lab.plot_data import PlotData
+from superinfer.lab.numbers import mean_summary
+from superinfer.lab.plot_data import LATENCIES, PlotData, Summary
 from superinfer.lab.results import Run, load_run
 
 if TYPE_CHECKING:
@@ -31,23 +35,27 @@ if TYPE_CHECKING:
 
 Source = Run | Path | str
 Sources = Source | Sequence[Source] | Mapping[str, Source]
-Latency = Literal["ttft", "itl", "e2el"]
+Arms = Sequence[Source] | Mapping[str, Source | Sequence[Source]]
+
+COMPARED_LATENCIES = [f"{quantile}_{key}_ms" for key in LATENCIES for quantile in ("median", "p99")]
+"""What `plot_comparison` wants of `compare_runs`."""
 
 _ALL = "all requests"
 
 
 def compare_runs(
-    runs: Sequence[Source] | Mapping[str, Source | Sequence[Source]],
+    runs: Arms,
     metrics: Sequence[str] | None = None,
     reference: str | None = None,
 ) -> pd.DataFrame:
     """Differences of runs from the reference (the first one), with 95 % intervals.
 
-    An arm of several seeds is a list of runs in a mapping. One row per arm and metric: `value` and
-    `reference_value` (means over the seeds), `difference`, `relative` (a share of the reference's
-    value), `low` and `high` of the interval of the difference, `contains_zero` and `method`; the
-    last four are missing where nothing honest can be said. `metrics` are keys of `summary.json`,
-    also `classes.<name>.<key>`; see `superinfer.lab.differences` and `superinfer.lab.intervals`.
+    An arm of several seeds is a list of runs in a mapping. One row per arm and metric: `reference`
+    is the name of the other arm, `value` and `reference_value` are means over the seeds;
+    `difference`, `relative` (a share of the reference's value), `low` and `high` of the interval of
+    the difference, `contains_zero` and `method`; the last four are missing where nothing honest can
+    be said. `metrics` are keys of `summary.json`, also `classes.<name>.<key>`; see
+    `superinfer.lab.differences` and `superinfer.lab.intervals`.
     """
     import pandas as pd
 
@@ -58,72 +66,87 @@ def compare_runs(
     return pd.DataFrame([_row(each) for each in found], columns=_COLUMNS)
 
 
+def plot_comparison(
+    table: pd.DataFrame, metric: str = "ttft", *, axes: Axes | None = None, legend: bool = True
+) -> Axes:
+    """Median and p99 of a latency in ms, a row per arm, from the frame of `compare_runs`.
+
+    The frame holds `COMPARED_LATENCIES`, or those of the metric; what it lacks is not drawn.
+    """
+    from superinfer.lab.plot_parts import dumbbells
+
+    title = _check_latency(metric)[0]
+    axes = _axes(axes)
+    wanted = [f"{quantile}_{metric}_ms" for quantile in ("median", "p99")]
+    found = _values(table)
+    names = dict.fromkeys(arm for arm, _ in found)
+    median, p99 = ([found.get((arm, key), math.nan) for arm in names] for key in wanted)
+    dumbbells(axes, title, dict(zip(names, zip(median, p99, strict=True), strict=True)))
+    return _legend(axes, legend)
+
+
 def plot_latency_cdf(
     runs: Sources,
-    metric: Latency = "ttft",
+    metric: str = "ttft",
     *,
     slo_class: str | None = None,
     axes: Axes | None = None,
+    legend: bool = True,
 ) -> Axes:
     """Share of finished requests (`itl`: of tokens) at or below a latency in ms.
 
-    One run: a line per class, with the targets; several: a line per run, over all requests or
-    those of `slo_class`.
+    `metric` is `ttft`, `itl` or `e2el`. One run: a line per class, with the targets; several: a
+    line per run, over all requests or those of `slo_class`.
     """
-    from superinfer.lab.plots import LATENCIES, latency_panel
+    from superinfer.lab.plot_parts import latency_panel
 
     data = _data(runs)
-    if metric not in LATENCIES:
-        raise ConfigError(f"metric: expected one of {', '.join(LATENCIES)}, got {metric!r}")
+    _check_latency(metric)
     axes = _axes(axes)
     if len(data) > 1 or slo_class is not None:
-        return _latency_by_run(axes, data, metric, slo_class)
-    (only,) = data.values()
-    latency_panel(axes, only, metric)
-    return _with_legend(axes, only.classes())
+        _latency_by_run(axes, data, metric, slo_class)
+    else:
+        (only,) = data.values()
+        latency_panel(axes, only, metric)
+    return _legend(axes, legend)
 
 
 def plot_slo_attainment(
-    runs: Sources, *, slo_class: str | None = None, axes: Axes | None = None
+    runs: Sources | Arms,
+    *,
+    slo_class: str | None = None,
+    axes: Axes | None = None,
+    legend: bool = True,
 ) -> Axes:
     """Share of submitted requests that met their targets: all of them, TTFT, TPOT.
 
     One run: the whole of it and each class; several: one group of bars per run, over all requests
-    or those of `slo_class`.
+    or those of `slo_class`. A list of runs in a mapping is one group: the mean over its seeds.
     """
     from superinfer.lab.plot_parts import attainment_bars, say, share_bars
-    from superinfer.lab.plots import attainment_groups
 
-    data = _data(runs)
+    arms = _arms(runs)
     axes = _axes(axes)
-    if len(data) == 1 and slo_class is None:
-        groups = attainment_groups(next(iter(data.values())))
-    elif slo_class is None:
-        groups = {name: each.summary for name, each in data.items()}
-    else:
-        _check_class(data, slo_class)
-        groups = {name: each.summary["classes"][slo_class] for name, each in data.items()}
+    groups = _attainment_groups(arms, slo_class)
     bars = attainment_bars(groups)
     if not bars:
         say(axes, "no request has a service-level objective")
         return axes
     share_bars(axes, list(groups), bars)
-    axes.legend(framealpha=0.85)
-    return axes
+    return _legend(axes, legend)
 
 
-def plot_kv(runs: Sources, *, axes: Axes | None = None) -> Axes:
+def plot_kv(runs: Sources, *, axes: Axes | None = None, legend: bool = True) -> Axes:
     """KV memory over time in GiB: one run by use, or what several runs' requests hold."""
     from superinfer.lab.plot_parts import kv_panel, load_lines
 
     data = _data(runs)
     axes = _axes(axes)
     if len(data) == 1:
-        kv_panel(axes, next(iter(data.values())))
+        kv_panel(axes, *data.values())
     else:
         load_lines(axes, data, "referenced_blocks")
-    axes.legend(framealpha=0.85)
-    return axes
+    return _legend(axes, legend)
 
 
 def plot_timeline(
@@ -131,6 +154,7 @@ def plot_timeline(
     column: Literal["waiting", "running"] = "waiting",
     *,
     axes: Axes | None = None,
+    legend: bool = True,
 ) -> Axes:
     """Requests over time: waiting and running in one run, or one of both in several."""
     from superinfer.lab.plot_parts import load_lines, queue_panel
@@ -140,19 +164,45 @@ def plot_timeline(
         raise ConfigError(f"column: expected waiting or running, got {column!r}")
     axes = _axes(axes)
     if len(data) == 1:
-        queue_panel(axes, next(iter(data.values())))
+        queue_panel(axes, *data.values())
     else:
         load_lines(axes, data, column)
-    axes.legend(framealpha=0.85)
-    return axes
+    return _legend(axes, legend)
+
+
+def plot_rotations(runs: Sources, *, axes: Axes | None = None, legend: bool = True) -> Axes:
+    """Rotations per second over time: caches copied to the host, a line each for several runs."""
+    from superinfer.lab.plot_parts import rate_lines, rotations_panel
+
+    data = _data(runs)
+    axes = _axes(axes)
+    if len(data) == 1:
+        rotations_panel(axes, *data.values())
+    else:
+        rate_lines(axes, data, ["rotations"])
+    return _legend(axes, legend)
+
+
+def plot_copies(runs: Sources, *, axes: Axes | None = None, legend: bool = True) -> Axes:
+    """Copies over one GPU's link in GB/s over time: by direction, or the sum of several runs."""
+    from superinfer.lab.plot_parts import copies_panel, rate_lines
+
+    data = _data(runs)
+    axes = _axes(axes)
+    if len(data) == 1:
+        copies_panel(axes, *data.values())
+    else:
+        rate_lines(axes, data, ["h2d_bytes", "d2h_bytes"])
+    return _legend(axes, legend)
 
 
 def plot_requests(timeline: Path | str, most: int = 40, *, axes: Axes | None = None) -> Axes:
     """Phases of the first requests of a `timeline.json`, and what was decided about them."""
     from superinfer.lab.tracks import requests_panel, tracks_of
 
-    axes = _axes(axes)
-    requests_panel(axes, tracks_of(Path(timeline), most))
+    tracks = tracks_of(Path(timeline), most)
+    axes = _axes(axes, 11.0, 1.6 + 0.28 * max(len(tracks), 3))
+    requests_panel(axes, tracks)
     return axes
 
 
@@ -160,6 +210,7 @@ def plot_requests(timeline: Path | str, most: int = 40, *, axes: Axes | None = N
 
 _COLUMNS = [
     "arm",
+    "reference",
     "metric",
     "value",
     "reference_value",
@@ -178,7 +229,21 @@ def _row(found: Difference) -> list[object]:
     bounds = (known.low, known.high) if known else (None, None)
     plain = [math.nan if value is None else value for value in (*numbers, *bounds)]
     said = (known.contains_zero, known.method) if known else (None, None)
-    return [found.arm, found.metric, *plain, *said]
+    return [found.arm, found.reference, found.metric, *plain, *said]
+
+
+def _values(table: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """What `compare_runs` found, by arm and metric, the reference first."""
+    arms, references, metrics = (table[name] for name in ("arm", "reference", "metric"))
+    first = dict(zip(zip(references, metrics, strict=True), table["reference_value"], strict=True))
+    return first | dict(zip(zip(arms, metrics, strict=True), table["value"], strict=True))
+
+
+def _check_latency(metric: str) -> tuple[str, str, str]:
+    """What belongs to a latency in `LATENCIES`."""
+    if metric not in LATENCIES:
+        raise ConfigError(f"metric: expected one of {', '.join(LATENCIES)}, got {metric!r}")
+    return LATENCIES[metric]
 
 
 def _run(source: Source) -> Run:
@@ -200,9 +265,7 @@ def _named(runs: Sources) -> dict[str, Run]:
     raise ConfigError(f"expected different runs, got {loaded[0].folder} more than once")
 
 
-def _arms(
-    runs: Sequence[Source] | Mapping[str, Source | Sequence[Source]],
-) -> dict[str, list[Run]]:
+def _arms(runs: Sources | Arms) -> dict[str, list[Run]]:
     if not isinstance(runs, Mapping):
         return {name: [run] for name, run in _named(runs).items()}
     return {
@@ -212,36 +275,42 @@ def _arms(
 
 
 def _data(runs: Sources) -> dict[str, PlotData]:
-    return {name: _plot_data(name, run) for name, run in _named(runs).items()}
+    return {name: replace(PlotData.of_run(run), name=name) for name, run in _named(runs).items()}
 
 
-def _plot_data(name: str, run: Run) -> PlotData:
-    """Arrays of a run, from its tables where they were read or replaced."""
-    data = replace(PlotData.of_run(run), name=name)
-    for table in ("requests", "itl", "timeline"):
-        if table in vars(run):
-            frame: pd.DataFrame = getattr(run, table)
-            setattr(data, table, {key: frame[key].to_numpy() for key in frame.columns})
-    return data
+def _attainment_groups(
+    arms: Mapping[str, Sequence[Run]], slo_class: str | None
+) -> Mapping[str, Summary]:
+    """Summaries by the name of their bars."""
+    if slo_class is not None:
+        for name, run in [(name, run) for name, runs in arms.items() for run in runs]:
+            _check_class({name: PlotData.of_run(run)}, slo_class)
+        return {
+            name: mean_summary([run.summary["classes"][slo_class] for run in runs])
+            for name, runs in arms.items()
+        }
+    if len(arms) == 1:
+        (runs,) = arms.values()
+        if len(runs) == 1:
+            return PlotData.of_run(runs[0]).attainment_groups()
+    return {name: mean_summary([run.summary for run in runs]) for name, runs in arms.items()}
 
 
 def _latency_by_run(
-    axes: Axes, data: Mapping[str, PlotData], metric: Latency, slo_class: str | None
-) -> Axes:
+    axes: Axes, data: Mapping[str, PlotData], metric: str, slo_class: str | None
+) -> None:
     """One line per run, and the target if all runs share it."""
     from superinfer.lab.plot_parts import cdf_panel
-    from superinfer.lab.plots import LATENCIES, latency_curve
 
     title, of, kind = LATENCIES[metric]
     group = slo_class or _ALL
     shown = {name: each if slo_class else _merged(each) for name, each in data.items()}
     _check_class(shown, group)
-    curves = {name: latency_curve(each, group, metric) for name, each in shown.items()}
+    curves = {name: each.latency_curve(group, metric) for name, each in shown.items()}
     first, *others = [each.target_ms(group, kind) for each in shown.values()]
     same = first is not None and all(other == first for other in others)
     cdf_panel(axes, f"{title}: {group}", curves, {group: first} if same and first else {})
     axes.set_ylabel(of)
-    return _with_legend(axes, list(curves))
 
 
 def _merged(data: PlotData) -> PlotData:
@@ -263,19 +332,15 @@ def _check_class(data: Mapping[str, PlotData], group: str) -> None:
             raise ConfigError(f"{name}: expected a class of {', '.join(known)}, got {group!r}")
 
 
-def _axes(axes: Axes | None) -> Axes:
+def _axes(axes: Axes | None, width: float = 7.0, height: float = 4.4) -> Axes:
     if axes is not None:
         return axes
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(7.0, 4.4), layout="constrained").subplots()
+    return Figure(figsize=(width, height), layout="constrained").subplots()
 
 
-def _with_legend(axes: Axes, names: Sequence[str]) -> Axes:
-    """A legend for curves in the order in which they were drawn."""
-    from superinfer.lab.plot_parts import label
-
-    curves = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
-    if curves:
-        axes.legend(curves, [label(name) for name in names], framealpha=0.85)
+def _legend(axes: Axes, wanted: bool) -> Axes:
+    if wanted and axes.get_legend_handles_labels()[0]:
+        axes.legend(framealpha=0.85)
     return axes

@@ -1,4 +1,4 @@
-"""What the pictures of one run need, from memory or from a result folder; no matplotlib."""
+"""What the pictures of one run need; no matplotlib."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from superinfer.lab.results import (
-    ITL,
-    REQUESTS,
-    TIMELINE,
-    Run,
-    itl_table,
-    read_columns,
-    read_sizes,
-)
+from superinfer.lab.results import Columns, Run
 from superinfer.lab.results import _decimated as decimated
-from superinfer.metrics import RunMetrics
 from superinfer.record import Floats
 
-Columns = Mapping[str, np.ndarray[Any, Any]]
 Summary = Mapping[str, Any]
 Curve = tuple[Floats, Floats]
 """Ascending values, and the share of all samples at or below each."""
 
+LATENCIES = {
+    "ttft": ("Time to first token", "share of finished requests", "ttft_ms"),
+    "itl": ("Time between tokens", "share of tokens", "tpot_ms"),
+    "e2el": ("End to end", "share of finished requests", "e2el_ms"),
+}
+"""Title, what is counted, and the target that belongs to it."""
 MOST_CLASSES = 6
 """Classes drawn one by one; more lines than this cannot be told apart."""
+MOVED = ("rotations", "h2d_bytes", "d2h_bytes")
+"""The cumulative columns of a timeline."""
+_MOST_INTERVALS = 120
 _MOST_POINTS = 1000
 """Points of one curve: more than a screen has columns for it."""
 
@@ -47,38 +46,14 @@ class PlotData:
 
     @classmethod
     def of_run(cls, run: Run) -> PlotData:
-        """Read the tables of a stored run."""
+        """The tables of a run, those of its frames that were read or replaced."""
         return cls(
             name=run_title(run.summary) or run.name,
             summary=run.summary,
-            requests=read_columns(run.folder / REQUESTS),
-            itl=read_columns(run.folder / ITL),
-            timeline=read_columns(run.folder / TIMELINE),
-            sizes=read_sizes(run.folder / TIMELINE),
-        )
-
-    @classmethod
-    def of_metrics(cls, name: str, metrics: RunMetrics, summary: Summary) -> PlotData:
-        """Use a run that is still in memory."""
-        record = metrics.record
-        names = (
-            "t_s",
-            "waiting",
-            "running",
-            "referenced_blocks",
-            "cached_blocks",
-            "host_blocks",
-        )
-        return cls(
-            name=name,
-            summary=summary,
-            requests=_arrays(metrics.request_columns()),
-            itl=_arrays(itl_table(metrics)),
-            timeline={key: getattr(record.timeline, key) for key in names},
-            sizes={
-                "total_blocks": record.total_blocks,
-                "block_bytes": record.block_bytes,
-            },
+            requests=run.columns("requests"),
+            itl=run.columns("itl"),
+            timeline=run.columns("timeline"),
+            sizes=run.sizes,
         )
 
     @property
@@ -110,18 +85,44 @@ class PlotData:
         group = (self.summary.get("classes") or {}).get(name) or {}
         return group.get("slo") or {}
 
-    def latency_curve(self, name: str, column: str) -> Curve:
-        """Distribution of `ttft_ms`, `tpot_ms` or `e2el_ms` over a class's finished requests."""
+    def latency_curve(self, name: str, key: str) -> Curve:
+        """Distribution of a latency of `LATENCIES` in one class, over its finished requests; times
+        between tokens are those of the whole run.
+        """
+        if key == "itl":
+            rows = self.itl["class"] == name
+            return _curve(self.itl["gap_ms"][rows], self.itl["weight"][rows])
         table = self.requests
         rows = (table["class"] == name) & (table["state"] == "finished") & self.measured()
-        found = table[column][rows]
-        values, counts = np.unique(found[~np.isnan(found)], return_counts=True)
-        return _curve(values, counts)
+        found = table[f"{key}_ms"][rows]
+        return _curve(*np.unique(found[~np.isnan(found)], return_counts=True))
 
-    def itl_curve(self, name: str) -> Curve:
-        """Distribution of the times between tokens (ms) of a class's finished requests."""
-        rows = self.itl["class"] == name
-        return _curve(self.itl["gap_ms"][rows], self.itl["weight"][rows])
+    def attainment_groups(self) -> dict[str, Summary]:
+        """The summary of the whole run as `all`, then its classes where there are several."""
+        groups: dict[str, Summary] = {"all": self.summary}
+        known = self.summary.get("classes") or {}
+        if len(known) > 1:
+            groups |= {name: known[name] for name in self.classes() if name in known}
+        return groups
+
+    def moved(self) -> bool:
+        """Whether anything was copied between device and host, as far as the timeline tells; one
+        that was stored by an earlier version does not.
+        """
+        return any(self.timeline[name].any() for name in MOVED if name in self.timeline)
+
+    def rate(self, column: str) -> tuple[Floats, Floats]:
+        """Growth per second of a cumulative column: edges of equal intervals, and their means.
+
+        Between two samples growth is taken as even, so the intervals add up to the whole.
+        """
+        t, total = self.timeline["t_s"], self.timeline.get(column)
+        if total is None or t.size < 2 or t[-1] <= t[0]:
+            return np.array([0.0, 1.0]), np.zeros(1)
+        edges = np.linspace(t[0], t[-1], min(_MOST_INTERVALS, t.size - 1) + 1)
+        at_edges = np.interp(edges, t, total)
+        at_edges[0] = 0  # what was moved before the first sample belongs to the first interval
+        return edges, np.diff(at_edges) / np.diff(edges)
 
 
 def run_title(summary: Summary) -> str:
@@ -138,9 +139,3 @@ def _curve(values: Floats, counts: np.ndarray[Any, Any]) -> Curve:
     kept, weights = decimated(values, counts.astype(np.int64), _MOST_POINTS)
     until = np.cumsum(weights)
     return kept, until / until[-1]
-
-
-def _arrays(columns: Mapping[str, Any]) -> Columns:
-    return {
-        name: c if isinstance(c, np.ndarray) else np.array(c, object) for name, c in columns.items()
-    }

@@ -18,7 +18,7 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
-from superinfer.lab.plot_data import Curve, PlotData, Summary
+from superinfer.lab.plot_data import LATENCIES, Curve, PlotData, Summary
 from superinfer.record import Floats
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -38,6 +38,7 @@ ATTAINMENT = {
 _DECADES = 20.0
 """An axis whose values span more than this factor is logarithmic."""
 _GIB = 2.0**30
+_GB = 1e9
 
 Bars = tuple[Sequence[float | None], str, str]
 """Shares, colour and hatch."""
@@ -96,12 +97,44 @@ def cdf_panel(
     scale(axes, every)
     # A wait of zero has no place on a logarithmic axis: it is drawn at the shortest other wait.
     floor = every[every > 0].min(initial=np.inf) if axes.get_xscale() == "log" else 0.0
-    for number, (values, share) in enumerate(curves.values()):
+    for number, (name, (values, share)) in enumerate(curves.items()):
         # From zero up at the first value: a single value is then a visible line too.
         shown = np.maximum(np.append(values[:1], values), floor)
         rise = np.append(np.zeros(values[:1].size), share)
-        axes.step(shown, rise, where="post", lw=1.5, **line_look(number))  # type: ignore[arg-type]
+        look = line_look(number)
+        axes.step(shown, rise, where="post", lw=1.5, label=label(name), **look)  # type: ignore[arg-type]
     _mark_targets(axes, curves, targets)
+
+
+def latency_panel(axes: Axes, data: PlotData, key: str) -> None:
+    """The CDF of `ttft`, `itl` or `e2el` of a run, one line per class."""
+    title, of, kind = LATENCIES[key]
+    curves = {name: data.latency_curve(name, key) for name in data.classes()}
+    found = {name: data.target_ms(name, kind) for name in curves}
+    targets = {name: target for name, target in found.items() if target is not None}
+    cdf_panel(axes, title, curves, targets)
+    axes.set_ylabel(of)
+
+
+def dumbbells(axes: Axes, title: str, pairs: Mapping[str, tuple[float, float]]) -> None:
+    """Per name a dot at the median and a triangle at p99 (ms, NaN if unknown), the first on top."""
+    axes.set_title(title, fontsize="medium")
+    axes.set_xlabel("ms")
+    axes.grid(axis="x", alpha=0.3)
+    values = np.array(list(pairs.values()), np.float64).reshape(-1, 2)
+    rows = np.arange(len(values))
+    axes.hlines(rows, values[:, 0], values[:, 1], color=GREY, lw=1.5)
+    axes.plot(values[:, 0], rows, ls="", marker="o", color=BLUE, label="median")
+    axes.plot(values[:, 1], rows, ls="", marker="^", color=RED, label="p99")
+    axes.set_yticks(rows, [label(name) for name in pairs])
+    axes.set_ylim(max(1, len(pairs)) - 0.5, -0.5)
+    positive = values[values > 0]
+    if not positive.size:
+        axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes, color=GREY)
+        return
+    scale(axes, values[~np.isnan(values)])
+    if axes.get_xscale() == "linear":
+        axes.set_xlim(left=0)
 
 
 def scale(axes: Axes, values: Floats) -> None:
@@ -203,6 +236,44 @@ def load_lines(axes: Axes, runs: Mapping[str, PlotData], column: str) -> None:
     if is_memory:
         _capacity_lines(axes, list(runs.values()))
     axes.set_ylabel("KV memory (GiB)" if is_memory else f"requests {column}")
+    time_axis(axes, list(runs.values()))
+
+
+def rotations_panel(axes: Axes, data: PlotData) -> None:
+    """Copies of caches to the host per second, over time."""
+    edges, per_s = data.rate("rotations")
+    axes.stairs(per_s, edges, fill=True, color=BLUE, alpha=0.75)
+    axes.set_ylabel("rotations per s")
+    time_axis(axes, [data])
+
+
+def copies_panel(axes: Axes, data: PlotData) -> None:
+    """Bytes per second over one GPU's link: to the device upwards, to the host downwards."""
+    edges, to_device = data.rate("h2d_bytes")
+    _, to_host = data.rate("d2h_bytes")
+    up, down = to_device / _GB, to_host / _GB
+    axes.stairs(up, edges, fill=True, color=BLUE, alpha=0.75, label="host to device (up)")
+    axes.stairs(
+        -down, edges, fill=True, facecolor=ORANGE, hatch="///", edgecolor="white", lw=0,
+        label="device to host (down)",
+    )  # fmt: skip
+    axes.axhline(0, color="black", lw=0.8)
+    axes.set_ylabel("copies (GB/s)")
+    time_axis(axes, [data])
+    most = 1.08 * max(float(up.max()), float(down.max())) or 1.0
+    axes.set_ylim(-most, most)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{abs(y):g}"))
+
+
+def rate_lines(axes: Axes, runs: Mapping[str, PlotData], columns: Sequence[str]) -> None:
+    """Growth per second of cumulative columns, added up, one line per run; bytes as GB."""
+    is_bytes = columns[0].endswith("_bytes")
+    for number, (name, data) in enumerate(runs.items()):
+        rates = [data.rate(column) for column in columns]
+        summed = sum(per_s for _, per_s in rates) / (_GB if is_bytes else 1)
+        look = line_look(number)
+        axes.stairs(summed, rates[0][0], baseline=None, lw=1.3, label=label(name), **look)  # type: ignore[arg-type]
+    axes.set_ylabel("copies, both ways (GB/s)" if is_bytes else "rotations per s")
     time_axis(axes, list(runs.values()))
 
 

@@ -1,50 +1,112 @@
-"""Pictures of a run and of several runs, with matplotlib's object API and no display."""
+"""The pictures beside a result: the public plots of `superinfer.lab`, put together and stored.
+
+Figures use matplotlib's object API and no display.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
 
-from superinfer.lab.plot_data import Curve, PlotData, Summary
-from superinfer.lab.plot_parts import (
-    BLUE,
-    GREY,
-    RED,
-    attainment_bars,
-    cdf_panel,
-    kv_panel,
-    label,
-    line_look,
-    per_cent,
-    queue_panel,
-    say,
-    scale,
-    share_bars,
+from superinfer.lab.api import (
+    COMPARED_LATENCIES,
+    compare_runs,
+    plot_comparison,
+    plot_copies,
+    plot_kv,
+    plot_latency_cdf,
+    plot_requests,
+    plot_rotations,
+    plot_slo_attainment,
+    plot_timeline,
 )
+from superinfer.lab.plot_data import LATENCIES, PlotData
+from superinfer.lab.plot_parts import GREY, label, say
 from superinfer.lab.results import Run, load_run, replacing
 
 _DPI = 150
 
 
-def write_plots(source: Path | str | Run | PlotData, out_dir: Path | str) -> list[Path]:
-    """Write every picture of a run as PNG (150 dpi) into `out_dir`, and return the paths."""
-    data = source if isinstance(source, PlotData) else PlotData.of_run(_run(source))
-    pictures: dict[str, Callable[[PlotData], Figure]] = {
-        "latency_cdf.png": plot_latency_cdf,
-        "slo_attainment.png": plot_slo_attainment,
-        "queue_and_kv.png": plot_queue_and_kv,
+def write_plots(source: Path | str | Run, out_dir: Path | str) -> list[Path]:
+    """Write every picture of a run as PNG (150 dpi) into `out_dir`, and return the paths.
+
+    `rotations.png` is there only if anything was copied.
+    """
+    run = source if isinstance(source, Run) else load_run(source)
+    pictures: dict[str, Callable[[Run], Figure]] = {
+        "latency_cdf.png": latency_figure,
+        "slo_attainment.png": attainment_figure,
+        "queue_and_kv.png": queue_and_kv_figure,
     }
-    return [save(draw(data), Path(out_dir) / name) for name, draw in pictures.items()]
+    if PlotData.of_run(run).moved():
+        pictures["rotations.png"] = rotations_figure
+    return [_save(draw(run), Path(out_dir) / name) for name, draw in pictures.items()]
 
 
-def save(figure: Figure, path: Path) -> Path:
+def write_requests_plot(timeline: Path) -> Path:
+    """Write the picture of the first requests of a `timeline.json` beside it."""
+    return _save(_figure_of(plot_requests(timeline)), timeline.with_name("requests.png"))
+
+
+def write_compare_plot(runs: Mapping[str, Sequence[Run]], path: Path | str) -> Path:
+    """Write `compare_figure` of `runs` as PNG."""
+    return _save(compare_figure(runs), Path(path))
+
+
+def latency_figure(run: Run) -> Figure:
+    """Share of requests (TTFT, E2E) and of tokens (ITL) below a latency, one line per class."""
+    figure = _figure(run, "latency", width=12.0, height=4.4)
+    panels = figure.subplots(1, 3, sharey=True)
+    for axes, metric in zip(panels, LATENCIES, strict=True):
+        plot_latency_cdf(run, metric, axes=axes, legend=False)
+    _class_legend(figure, panels[0], PlotData.of_run(run))
+    return figure
+
+
+def attainment_figure(run: Run) -> Figure:
+    """Share of submitted requests that met their targets: all of them, TTFT and TPOT, by class."""
+    groups = PlotData.of_run(run).attainment_groups()
+    height = 1.5 if run.summary.get("slo_attainment") is None else 4.4
+    figure = _figure(run, "SLO attainment", width=max(8.0, 1.8 * len(groups)), height=height)
+    _legend_below(figure, plot_slo_attainment(run, axes=figure.subplots(), legend=False))
+    return figure
+
+
+def queue_and_kv_figure(run: Run) -> Figure:
+    """Requests waiting and running, and KV memory by use, over the time of the run."""
+    return _over_time(run, "queue and KV memory", plot_timeline, plot_kv)
+
+
+def rotations_figure(run: Run) -> Figure:
+    """Rotations, and bytes on each direction of the link, over the time of the run."""
+    return _over_time(run, "rotations and copies", plot_rotations, plot_copies)
+
+
+def compare_figure(runs: Mapping[str, Sequence[Run]]) -> Figure:
+    """Attainment, and median and p99 of each latency, across arms; means where they have seeds."""
+    figure = Figure(figsize=(12.0, 5.6 + 0.3 * len(runs)), layout="constrained")
+    figure.suptitle("Comparison of runs")
+    above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
+    plot_slo_attainment(runs, axes=above.subplots())
+    panels = below.subplots(1, 3, sharey=True)
+    table = compare_runs(runs, COMPARED_LATENCIES)
+    for axes, metric in zip(panels, LATENCIES, strict=True):
+        plot_comparison(table, metric, axes=axes, legend=False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    below.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, whole or not at all."""
     with replacing(path) as staged, warnings.catch_warnings():
         # A name in a script that the font lacks shows as boxes; that is no reason for noise.
@@ -53,118 +115,46 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def plot_latency_cdf(data: PlotData) -> Figure:
-    """Share of requests (TTFT, E2E) and of tokens (ITL) below a latency, one line per class."""
-    figure = _figure(data.name, "latency", width=12.0, height=4.4)
-    axes = figure.subplots(1, 3, sharey=True)
-    for panel, key in zip(axes, ("ttft", "itl", "e2el"), strict=True):
-        latency_panel(panel, data, key)
-    _class_legend(figure, data)
+def _figure_of(axes: Axes) -> Figure:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
     return figure
 
 
-def latency_panel(axes: Axes, data: PlotData, key: str) -> None:
-    """The CDF of `ttft`, `itl` or `e2el` on its own axes, one line per class."""
-    title, of, kind = LATENCIES[key]
-    curves = {name: latency_curve(data, name, key) for name in data.classes()}
-    found = {name: data.target_ms(name, kind) for name in curves}
-    targets = {name: target for name, target in found.items() if target is not None}
-    cdf_panel(axes, title, curves, targets)
-    axes.set_ylabel(of)
-
-
-LATENCIES = {
-    "ttft": ("Time to first token", "share of finished requests", "ttft_ms"),
-    "itl": ("Time between tokens", "share of tokens", "tpot_ms"),
-    "e2el": ("End to end", "share of finished requests", "e2el_ms"),
-}
-"""Title, what is counted, and the target that belongs to it."""
-
-
-def latency_curve(data: PlotData, name: str, key: str) -> Curve:
-    """Distribution of a latency of `LATENCIES` in one class."""
-    return data.itl_curve(name) if key == "itl" else data.latency_curve(name, f"{key}_ms")
-
-
-def plot_slo_attainment(data: PlotData) -> Figure:
-    """Share of submitted requests that met their targets: all of them, TTFT and TPOT, by class."""
-    groups = attainment_groups(data)
-    without = groups["all"].get("slo_attainment") is None
-    width, height = max(8.0, 1.8 * len(groups)), 1.5 if without else 4.4
-    figure = _figure(data.name, "SLO attainment", width=width, height=height)
-    axes = figure.subplots()
-    if without:
-        say(axes, "no request has a service-level objective")
-        return figure
-    share_bars(axes, list(groups), attainment_bars(groups))
-    _legend_below(figure, axes)
-    return figure
-
-
-def attainment_groups(data: PlotData) -> dict[str, Summary]:
-    """The whole run as `all`, then its classes where there are several."""
-    groups: dict[str, Summary] = {"all": data.summary}
-    known = data.summary.get("classes") or {}
-    if len(known) > 1:
-        groups |= {name: known[name] for name in data.classes() if name in known}
-    return groups
-
-
-def plot_queue_and_kv(data: PlotData) -> Figure:
-    """Requests waiting and running, and KV memory by use, over the time of the run."""
-    figure = _figure(data.name, "queue and KV memory", width=9.0, height=6.0)
-    queue, memory = figure.subplots(2, 1, sharex=True)
-    if not data.timeline["t_s"].size:
-        queue.set_axis_off()
-        say(memory, "no samples of the replica's state")
-        return figure
-    queue_panel(queue, data)
-    kv_panel(memory, data)
-    queue.set_xlabel("")
-    for axes in (queue, memory):
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return figure
-
-
-def plot_compare(runs: Sequence[tuple[str, Summary]]) -> Figure:
-    """Attainment, and median and p99 of each latency, across runs (the first one on top)."""
-    names = [name for name, _ in runs]
-    figure = Figure(figsize=(11.0, 2.6 + 0.7 * max(2, len(runs))), layout="constrained")
-    figure.suptitle("Comparison of runs")
-    axes = figure.subplots(2, 2, sharey=True).ravel()
-    _compared_attainment(axes[0], [summary for _, summary in runs])
-    for panel, (key, (title, _, _)) in zip(axes[1:], LATENCIES.items(), strict=True):
-        _dumbbells(panel, title, [_pair(summary, key) for _, summary in runs])
-    axes[0].set_yticks(range(len(names)), [label(name) for name in names])
-    axes[0].set_ylim(max(1, len(names)) - 0.5, -0.5)
-    _legend_below(figure, axes[1])
-    return figure
-
-
-def write_compare_plot(runs: Sequence[tuple[str, Summary]], path: Path | str) -> Path:
-    """Write `plot_compare` of `runs` as PNG."""
-    return save(plot_compare(runs), Path(path))
-
-
-def _run(source: Path | str | Run) -> Run:
-    return source if isinstance(source, Run) else load_run(source)
-
-
-def _figure(name: str, what: str, *, width: float, height: float) -> Figure:
+def _figure(run: Run, what: str, *, width: float, height: float) -> Figure:
+    name = PlotData.of_run(run).name
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(f"{label(name, 60)}: {what}" if name else what.capitalize())
     return figure
 
 
-def _class_legend(figure: Figure, data: PlotData) -> None:
-    classes = data.classes()
-    lines = [
-        Line2D([], [], label=label(name), **line_look(i))  # type: ignore[arg-type]
-        for i, name in enumerate(classes)
+def _over_time(run: Run, what: str, *plots: Callable[..., Axes]) -> Figure:
+    """Two panels over the same time, each with its legend at the right."""
+    figure = _figure(run, what, width=9.0, height=6.0)
+    above, below = figure.subplots(2, 1, sharex=True)
+    if not run.columns("timeline")["t_s"].size:
+        above.set_axis_off()
+        say(below, "no samples of the replica's state")
+        return figure
+    for axes, plot in zip((above, below), plots, strict=True):
+        plot(run, axes=axes, legend=False)
+        handles, labels = axes.get_legend_handles_labels()
+        if handles:
+            where = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+            axes.legend(handles, labels, frameon=False, **where)
+    above.set_xlabel("")
+    return figure
+
+
+def _class_legend(figure: Figure, axes: Axes, data: PlotData) -> None:
+    """The curves' classes, what a dotted line is, and how many classes have no curve."""
+    lines: list[Artist] = list(axes.get_legend_handles_labels()[0])
+    targets = [
+        data.target_ms(name, kind) for name in data.classes() for *_, kind in LATENCIES.values()
     ]
-    if any(data.target_ms(name, kind) for name in classes for *_, kind in LATENCIES.values()):
+    if any(targets):
         lines.append(Line2D([], [], color=GREY, ls=":", lw=1.0, label="target (TPOT for tokens)"))
-    hidden = len(set(data.requests["class"].tolist())) - len(classes)
+    hidden = len(set(data.requests["class"].tolist())) - len(data.classes())
     if hidden > 0:
         lines.append(Line2D([], [], ls="", label=f"({hidden} smaller classes not shown)"))
     if lines:
@@ -173,42 +163,5 @@ def _class_legend(figure: Figure, data: PlotData) -> None:
 
 def _legend_below(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-
-
-def _compared_attainment(axes: Axes, runs: Sequence[Summary]) -> None:
-    axes.set_title("SLO attainment", fontsize="medium")
-    shares = [summary.get("slo_attainment") for summary in runs]
-    if all(share is None for share in shares):
-        axes.text(0.5, 0.5, "no request has a target", ha="center", transform=axes.transAxes)
-    bars = axes.barh(range(len(runs)), [s or 0.0 for s in shares], height=0.55, color=BLUE)
-    axes.bar_label(bars, [per_cent(share) for share in shares], padding=3, fontsize="small")
-    axes.set_xlim(0, 1.12)
-    axes.set_xticks(np.linspace(0, 1, 6))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel("share of submitted requests")
-
-
-def _pair(summary: Summary, key: str) -> tuple[float, float]:
-    """Median and p99 in ms, NaN where unknown."""
-    found = np.array([summary.get(f"{q}_{key}_ms") for q in ("median", "p99")], np.float64)
-    return float(found[0]), float(found[1])
-
-
-def _dumbbells(axes: Axes, title: str, pairs: list[tuple[float, float]]) -> None:
-    """Per run a dot at the median and a triangle at p99, joined by a line."""
-    axes.set_title(title, fontsize="medium")
-    axes.set_xlabel("ms")
-    axes.grid(axis="x", alpha=0.3)
-    values = np.array(pairs, np.float64).reshape(-1, 2)
-    rows = np.arange(len(values))
-    axes.hlines(rows, values[:, 0], values[:, 1], color=GREY, lw=1.5)
-    axes.plot(values[:, 0], rows, ls="", marker="o", color=BLUE, label="median")
-    axes.plot(values[:, 1], rows, ls="", marker="^", color=RED, label="p99")
-    positive = values[values > 0]
-    if not positive.size:
-        axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes, color=GREY)
-        return
-    scale(axes, values[~np.isnan(values)])
-    if axes.get_xscale() == "linear":
-        axes.set_xlim(left=0)
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)

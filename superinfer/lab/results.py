@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SUMMARY, CONFIG = "summary.json", "config.toml"
 REQUESTS, TIMELINE, ITL = "requests.parquet", "timeline.parquet", "itl.parquet"
 
+Columns = Mapping[str, np.ndarray[Any, Any]]
+
 _MOST_ITL_ROWS = 20_000
 _SIZES = ("total_blocks", "block_tokens", "block_bytes")
 
@@ -39,6 +41,7 @@ class Run:
     folder: Path
     summary: dict[str, Any]
     config: dict[str, Any] = field(default_factory=dict)
+    _stored: dict[str, Columns] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -59,6 +62,22 @@ class Run:
     def itl(self) -> pd.DataFrame:
         """Times between tokens: `class`, `gap_ms` and how many gaps each row stands for."""
         return _frame(self.folder / ITL)
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """`total_blocks`, `block_tokens` and `block_bytes`, stored beside the timeline."""
+        return read_sizes(self.folder / TIMELINE)
+
+    def columns(self, table: str) -> Columns:
+        """`requests`, `timeline` or `itl` as arrays: of its frame if that was read or set, else of
+        its file, which needs no pandas.
+        """
+        if table in vars(self):
+            frame: pd.DataFrame = getattr(self, table)
+            return {name: frame[name].to_numpy() for name in frame.columns}
+        if table not in self._stored:
+            self._stored[table] = read_columns(self.folder / f"{table}.parquet")
+        return self._stored[table]
 
 
 def default_folder(

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from superinfer.errors import InputError
 from superinfer.lab.plot_parts import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, label
@@ -43,19 +42,9 @@ MARKERS = {
     "prefetch": ("<", GREY),
 }
 """Shape and colour of each decision."""
-_MOST = 40
 _US = 1e-6
 
 TraceEvent = dict[str, Any]
-
-
-def requests_figure(timeline: Path, most: int = _MOST) -> Figure:
-    """The first `most` requests of a `timeline.json`, one bar each; InputError if it is none."""
-    tracks = tracks_of(timeline, most)
-    height = 1.6 + 0.28 * max(len(tracks), 3)
-    figure = Figure(figsize=(11.0, height), layout="constrained")
-    requests_panel(figure.subplots(), tracks)
-    return figure
 
 
 def requests_panel(axes: Axes, tracks: Mapping[str, list[TraceEvent]]) -> None:

@@ -4,43 +4,63 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
+from copy import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from pages import kept
 from records import Job, build, large_record, wave
 
+import superinfer.lab
 from superinfer.errors import InputError
+from superinfer.lab import plots
 from superinfer.lab.plot_data import PlotData
 from superinfer.lab.plots import (
-    plot_compare,
-    plot_latency_cdf,
-    plot_queue_and_kv,
-    plot_slo_attainment,
+    attainment_figure,
+    compare_figure,
+    latency_figure,
+    queue_and_kv_figure,
+    rotations_figure,
     write_compare_plot,
     write_plots,
+    write_requests_plot,
 )
-from superinfer.lab.results import load_run, write_run
+from superinfer.lab.results import Run, load_run, write_run
 from superinfer.metrics import RunMetrics
 from superinfer.record import RunRecord
 from superinfer.request import DEFAULT_CLASS, SLO
 
 PICTURES = ["latency_cdf.png", "slo_attainment.png", "queue_and_kv.png"]
+ROTATIONS = "rotations.png"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def data(record: RunRecord, name: str = "run") -> PlotData:
-    metrics = RunMetrics(record)
-    return PlotData.of_metrics(name, metrics, metrics.summary())
+def data(record: RunRecord, name: str = "run") -> Run:
+    return kept(record, name=name)
 
 
 @pytest.fixture(scope="module")
-def usual() -> PlotData:
+def usual() -> Run:
     return data(large_record(requests=300, steps=4000, mean_tokens=40))
+
+
+def changed(run: Run, **fields: Any) -> Run:
+    made = copy(run)
+    for name, value in fields.items():
+        setattr(made, name, value)
+    return made
+
+
+def with_timeline(run: Run, **columns: Any) -> Run:
+    """The run with other columns in its timeline; None leaves one out."""
+    changed = {**run.columns("timeline"), **columns}
+    timeline = {name: column for name, column in changed.items() if column is not None}
+    return changed(run, _stored={**run._stored, "timeline": timeline})
 
 
 def rejected(slo: SLO = DEFAULT_CLASS.slo) -> RunRecord:
@@ -56,8 +76,8 @@ def texts(figure: Figure) -> list[str]:
     return [item.get_text() for item in figure.findobj(Text) if item.get_visible()]
 
 
-def test_latency_names_classes_units_and_targets(usual: PlotData) -> None:
-    figure = plot_latency_cdf(usual)
+def test_latency_names_classes_units_and_targets(usual: Run) -> None:
+    figure = latency_figure(usual)
     shown = texts(figure)
     assert {"chat", "batch", "code", "ms", "share of tokens"} <= set(shown)
     assert "target (TPOT for tokens)" in shown
@@ -69,26 +89,26 @@ def test_latency_names_classes_units_and_targets(usual: PlotData) -> None:
 def test_latency_axis_is_logarithmic_only_where_it_spans_decades() -> None:
     def scale(first: float) -> str:
         jobs = [Job(0, 10, 1, t, t) for t in (first, 1.0)]
-        return plot_latency_cdf(data(build(jobs, []))).axes[0].get_xscale()
+        return latency_figure(data(build(jobs, []))).axes[0].get_xscale()
 
     assert scale(0.5) == "linear"
     assert scale(0.001) == "log"
 
 
-def test_cdf_of_a_stored_run_reaches_one(usual: PlotData) -> None:
-    for axes in plot_latency_cdf(usual).axes:
+def test_cdf_of_a_stored_run_reaches_one(usual: Run) -> None:
+    for axes in latency_figure(usual).axes:
         curves = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
         assert len(curves) == 3
         assert all(max(line.get_ydata()) == pytest.approx(1.0) for line in curves)
 
 
-def test_classes_differ_without_colour(usual: PlotData) -> None:
-    curves = [line for line in plot_latency_cdf(usual).axes[0].lines if len(line.get_xdata()) > 2]
+def test_classes_differ_without_colour(usual: Run) -> None:
+    curves = [line for line in latency_figure(usual).axes[0].lines if len(line.get_xdata()) > 2]
     assert len({str(line.get_linestyle()) for line in curves}) == 3
 
 
-def test_attainment_bars(usual: PlotData) -> None:
-    figure = plot_slo_attainment(usual)
+def test_attainment_bars(usual: Run) -> None:
+    figure = attainment_figure(usual)
     shown = texts(figure)
     assert {"all", "chat", "batch", "code", "all targets", "TTFT", "TPOT", "none"} <= set(shown)
     assert len({bar.get_hatch() for bar in figure.axes[0].patches}) == 4
@@ -96,19 +116,19 @@ def test_attainment_bars(usual: PlotData) -> None:
 
 def test_a_class_without_targets_is_marked_once() -> None:
     jobs = [Job(0, 10, 2, 1, 2, group=name, slo=slo) for name, slo in (("a", SLO(1)), ("b", SLO()))]
-    shown = texts(plot_slo_attainment(data(build(jobs, []))))
+    shown = texts(attainment_figure(data(build(jobs, []))))
     assert shown.count("no targets") == 1
     assert "none" not in shown
 
 
-def test_memory_that_nothing_is_kept_in_has_no_place_in_the_legend(usual: PlotData) -> None:
-    zero = np.zeros_like(usual.timeline["cached_blocks"])
-    bare = replace(usual, timeline={**usual.timeline, "cached_blocks": zero, "host_blocks": zero})
-    assert not {"kept for reuse", "host"} & set(texts(plot_queue_and_kv(bare)))
+def test_memory_that_nothing_is_kept_in_has_no_place_in_the_legend(usual: Run) -> None:
+    zero = dict.fromkeys(("cached_blocks", "host_blocks"), np.zeros(2000, np.int64))
+    bare = with_timeline(usual, **zero)
+    assert not {"kept for reuse", "host"} & set(texts(queue_and_kv_figure(bare)))
 
 
-def test_queue_and_memory(usual: PlotData) -> None:
-    figure = plot_queue_and_kv(usual)
+def test_queue_and_memory(usual: Run) -> None:
+    figure = queue_and_kv_figure(usual)
     shown = set(texts(figure))
     assert {"waiting", "running", "in use", "kept for reuse", "host", "device capacity"} <= shown
     assert {"requests", "KV memory (GiB)", "time (s)"} <= shown
@@ -128,15 +148,15 @@ def test_queue_and_memory(usual: PlotData) -> None:
 def test_nothing_to_show_does_not_crash(record: RunRecord, tmp_path: Path) -> None:
     paths = write_plots(data(record, name=""), tmp_path)
     assert [path.name for path in paths] == PICTURES
-    for draw in (plot_latency_cdf, plot_slo_attainment, plot_queue_and_kv):
+    for draw in (latency_figure, attainment_figure, queue_and_kv_figure):
         texts(draw(data(record)))
 
 
 def test_pictures_say_what_is_missing() -> None:
     empty = data(rejected())
-    assert "no request has a service-level objective" in texts(plot_slo_attainment(empty))
-    assert "no samples of the replica's state" in texts(plot_queue_and_kv(empty))
-    assert texts(plot_latency_cdf(empty)).count("no values") == 3
+    assert "no request has a service-level objective" in texts(attainment_figure(empty))
+    assert "no samples of the replica's state" in texts(queue_and_kv_figure(empty))
+    assert texts(latency_figure(empty)).count("no values") == 3
 
 
 def test_many_classes_with_long_names_stay_readable() -> None:
@@ -153,19 +173,40 @@ def test_many_classes_with_long_names_stay_readable() -> None:
         for i in range(9)
     ]
     many = data(build(jobs, []), name="conversation-" * 9)
-    assert "(3 smaller classes not shown)" in texts(plot_latency_cdf(many))
-    texts(plot_slo_attainment(many))
+    assert "(3 smaller classes not shown)" in texts(latency_figure(many))
+    texts(attainment_figure(many))
 
 
-def test_stored_and_unstored_runs_give_the_same_pictures(tmp_path: Path) -> None:
+def test_the_same_run_gives_the_same_pictures(tmp_path: Path) -> None:
     metrics = RunMetrics(large_record(requests=60, steps=2000, mean_tokens=20))
     folder = write_run(tmp_path / "run", metrics, metrics.summary(), {})
     stored = write_plots(folder, folder)
-    direct = write_plots(PlotData.of_metrics("run", metrics, metrics.summary()), tmp_path / "new")
-    for one, other in zip(stored, direct, strict=True):
+    again = write_plots(load_run(folder), tmp_path / "new")
+    for one, other in zip(stored, again, strict=True):
         assert one.read_bytes().startswith(PNG)
         assert one.read_bytes() == other.read_bytes()
-    assert sorted(p.suffix for p in (tmp_path / "new").iterdir()) == [".png"] * 3
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted([*PICTURES, ROTATIONS])
+
+
+def test_pictures_are_those_of_the_public_functions(
+    usual: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+    for name in superinfer.lab.__all__:
+        plot = getattr(superinfer.lab, name)
+        if name.startswith("plot_") or name == "compare_runs":
+
+            def counted(*given: Any, _name: str = name, _plot: Any = plot, **more: Any) -> Any:
+                called.append(_name)
+                return _plot(*given, **more)
+
+            monkeypatch.setattr(plots, name, counted)
+    write_plots(usual, tmp_path)
+    write_compare_plot({"a": [usual], "b": [usual]}, tmp_path / "c.png")
+    (tmp_path / "timeline.json").write_text('{"traceEvents": []}')
+    write_requests_plot(tmp_path / "timeline.json")
+    public = {name for name in superinfer.lab.__all__ if name.startswith("plot_")}
+    assert set(called) == public | {"compare_runs"}
 
 
 def test_a_stored_run_is_named_by_what_was_run(tmp_path: Path) -> None:
@@ -181,24 +222,40 @@ def test_a_folder_without_tables_is_bad_input(tmp_path: Path) -> None:
         write_plots(tmp_path, tmp_path)
 
 
-def test_compare(usual: PlotData, tmp_path: Path) -> None:
-    none = RunMetrics(rejected()).summary()
-    runs = [("vllm", usual.summary), ("rotating with a name that goes on and on", none)]
-    shown = texts(plot_compare(runs))
-    assert {"vllm", "SLO attainment", "Time to first token", "median", "p99", "none"} <= set(shown)
+def test_compare(usual: Run, tmp_path: Path) -> None:
+    none = data(rejected())
+    runs = {"vllm": [usual], "rotating with a name that goes on and on": [none]}
+    figure = compare_figure(runs)
+    shown = texts(figure)
+    assert {"vllm", "all targets", "Time to first token", "median", "p99", "none"} <= set(shown)
+    assert "rotating with a name that goes..." in shown
+    (ttft,) = [axes for axes in figure.axes if axes.get_title() == "Time to first token"]
+    drawn = {line.get_label(): float(line.get_xdata()[0]) for line in ttft.lines}
+    summary = usual.summary
+    assert drawn == {"median": summary["median_ttft_ms"], "p99": summary["p99_ttft_ms"]}
     assert write_compare_plot(runs, tmp_path / "c.png").read_bytes().startswith(PNG)
 
 
-@pytest.mark.parametrize("count", [0, 1, 8])
+def test_seeds_are_drawn_as_their_mean(usual: Run) -> None:
+    other = changed(usual, summary={**usual.summary, "slo_attainment": 0.0, "median_ttft_ms": 0.0})
+    figure = compare_figure({"a": [usual, other], "b": [usual, usual]})
+    bars = [bar.get_height() for bar in figure.axes[0].patches]  # type: ignore[attr-defined]
+    whole = usual.summary["slo_attainment"]
+    assert bars[:2] == [pytest.approx(whole / 2), pytest.approx(whole)]
+    median = usual.summary["median_ttft_ms"]
+    assert figure.axes[1].lines[0].get_xdata() == pytest.approx([median / 2, median])
+
+
+@pytest.mark.parametrize("count", [1, 8])
 def test_compare_of_runs_without_numbers(count: int) -> None:
-    none = RunMetrics(rejected()).summary()
-    texts(plot_compare([(f"run{i}", none) for i in range(count)]))
+    none = data(rejected())
+    texts(compare_figure({f"run{i}": [none] for i in range(count)}))
 
 
 def test_no_window_and_no_shared_state() -> None:
     program = (
         "import sys, superinfer.lab.plots as p\n"
-        "p.plot_compare([])\n"
+        "p.compare_figure\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -206,7 +263,7 @@ def test_no_window_and_no_shared_state() -> None:
 
 def test_zero_latency_on_a_logarithmic_axis() -> None:
     jobs = [Job(0, 10, 1, t, t) for t in (0.0, 0.001, 9.0)]
-    figure = plot_latency_cdf(data(build(jobs, [])))
+    figure = latency_figure(data(build(jobs, [])))
     low = figure.axes[0].lines[0].get_xdata()[0]
     assert low == pytest.approx(1.0)
 
@@ -219,7 +276,7 @@ def test_names_are_drawn_letter_by_letter(name: str, tmp_path: Path) -> None:
     odd = data(build(jobs, []), name=name)
     write_plots(odd, tmp_path)  # a glyph that the font lacks is no warning, and no formula fails
     seen = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
-    labels = [text.get_text() for legend in plot_latency_cdf(odd).legends for text in legend.texts]
+    labels = [text.get_text() for legend in latency_figure(odd).legends for text in legend.texts]
     assert seen in [shown.replace(r"\$", "$").strip() for shown in labels]
 
 
@@ -227,7 +284,7 @@ def test_curves_have_few_points_and_keep_their_ends() -> None:
     random = np.random.default_rng(0)
     times = np.sort(random.gamma(2, 1, 5000)).tolist()
     many = data(build([Job(0, 10, 1, t, t) for t in times], []))
-    values, share = many.latency_curve("chat", "ttft_ms")
+    values, share = PlotData.of_run(many).latency_curve("chat", "ttft")
     assert 500 < values.size <= 1000
     assert (values[0], values[-1]) == (
         pytest.approx(times[0] * 1e3),
@@ -237,22 +294,48 @@ def test_curves_have_few_points_and_keep_their_ends() -> None:
     assert share == pytest.approx(exact)
 
 
-def test_a_measured_window_is_shaded_and_limits_the_curves(usual: PlotData) -> None:
+def test_a_measured_window_is_shaded_and_limits_the_curves(usual: Run) -> None:
     summary = {**usual.summary, "load": {"window_s": [10.0, 30.0]}}
-    windowed = replace(usual, summary=summary)
-    arrived = usual.requests["arrival_s"]
+    windowed = changed(usual, summary=summary)
+    arrived = usual.columns("requests")["arrival_s"]
     inside = np.count_nonzero((arrived >= 10) & (arrived < 30))
-    assert 0 < windowed.measured().sum() == inside < arrived.size
-    axes = plot_queue_and_kv(windowed).axes
+    assert 0 < PlotData.of_run(windowed).measured().sum() == inside < arrived.size
+    axes = queue_and_kv_figure(windowed).axes
     shades = [[p for p in panel.patches if p.get_label() == "measured window"] for panel in axes]
     assert [shade[0].get_x() for shade in shades] == [10.0, 10.0]
     assert [shade[0].get_width() for shade in shades] == [20.0, 20.0]
 
 
+def test_rotations_and_copies(usual: Run) -> None:
+    figure = rotations_figure(usual)
+    shown = set(texts(figure))
+    assert {"rotations per s", "copies (GB/s)", "host to device (up)"} <= shown
+    timeline, (above, below) = usual.columns("timeline"), figure.axes
+    up, down = (patch.get_data() for patch in below.patches[:2])  # type: ignore[attr-defined]
+    (rotations,) = (patch.get_data() for patch in above.patches)  # type: ignore[attr-defined]
+    for drawn, column, factor in (
+        (up, "h2d_bytes", 1e9),
+        (down, "d2h_bytes", -1e9),
+        (rotations, "rotations", 1),
+    ):
+        whole = np.sum(drawn.values * np.diff(drawn.edges)) * factor
+        assert whole == pytest.approx(timeline[column][-1])
+    assert not below.get_yticklabels()[0].get_text().startswith(("-", "\N{MINUS SIGN}"))
+
+
+@pytest.mark.parametrize("without", [None, np.zeros(2000, np.int64)], ids=["older", "nothing"])
+def test_no_picture_of_copies_without_any(usual: Run, without: Any, tmp_path: Path) -> None:
+    """Runs of an earlier version do not have the columns."""
+    names = ("rotations", "h2d_bytes", "d2h_bytes")
+    bare = with_timeline(usual, **dict.fromkeys(names, without))
+    assert [path.name for path in write_plots(bare, tmp_path)] == PICTURES
+    texts(rotations_figure(bare))
+
+
 def test_names_of_targets_stand_where_the_curves_are_not() -> None:
     def height(target_s: float) -> float:
         jobs = [Job(0, 10, 1, t, t, slo=SLO(ttft_s=target_s)) for t in (1.0, 1.1, 1.2)]
-        axes = plot_latency_cdf(data(build(jobs, []))).axes[0]
+        axes = latency_figure(data(build(jobs, []))).axes[0]
         (name,) = [text for text in axes.texts if text.get_text() == "chat"]
         return float(name.xy[1])  # type: ignore[attr-defined]
 

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from superinfer.errors import InputError
 from superinfer.lab import plot_requests
-from superinfer.lab.tracks import LOOKS, MARKERS, requests_figure
+from superinfer.lab.tracks import LOOKS, MARKERS
 
 
 def event(ph: str, name: str, tid: int, ts_s: float = 0.0, dur_s: float = 0.0) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def test_phases_are_bars_and_decisions_are_markers(tmp_path: Path) -> None:
 
 
 def test_no_more_requests_than_asked_for(tmp_path: Path) -> None:
-    (axes,) = requests_figure(timeline(tmp_path / "timeline.json"), most=1).axes
+    axes = plot_requests(timeline(tmp_path / "timeline.json"), most=1)
     assert len(axes.get_yticks()) == 1
 
 

@@ -6,20 +6,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from superinfer.lab.report.values import Compared
-from superinfer.lab.results import load_run, replacing
+from superinfer.lab.results import Run, load_run, replacing
 
 REPORT_HTML = "report.html"
 
 
-def write_report(folder: Path) -> Path:
-    """Write `report.html` into a result folder, whole or not at all, and return its path.
+def write_report(source: Run | Path | str) -> Path:
+    """Write `report.html` into the folder of a result, whole or not at all, and return its path.
 
     The same folder gives the same bytes. Raises InputError where a result file is missing or bad.
     """
     from superinfer.lab.report.run_page import run_page
 
-    folder = Path(folder)
-    return _write(folder / REPORT_HTML, run_page(load_run(folder)))
+    run = source if isinstance(source, Run) else load_run(source)
+    return _write(run.folder / REPORT_HTML, run_page(run))
 
 
 def write_compare_report(

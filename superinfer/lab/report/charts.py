@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from superinfer.lab.plot_data import PlotData
+from superinfer.lab.plot_data import LATENCIES, PlotData
 from superinfer.lab.report.html import Html, figure
 from superinfer.lab.report.svg import inline_svg
-from superinfer.lab.report.values import number, shown
+from superinfer.lab.report.values import COMPARE_ROWS, number, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,9 +23,9 @@ _MOST_NAME = 20
 
 def attainment(data: PlotData) -> Html:
     """Attainment by class and kind of target, as bars with numbers."""
-    from superinfer.lab import plot_parts, plots
+    from superinfer.lab import plot_parts
 
-    groups = plots.attainment_groups(data)
+    groups = data.attainment_groups()
     drawn, axes = _panel((max(4.6, 1.5 * len(groups) + 1), 3.4))
     plot_parts.share_bars(axes, list(groups), plot_parts.attainment_bars(groups))
     _legend(drawn, axes, columns=4)
@@ -40,12 +40,12 @@ def attainment(data: PlotData) -> Html:
 
 def latency(data: PlotData, key: str) -> Html:
     """The distribution of `ttft`, `itl` or `e2el`, a line per class, targets as dotted lines."""
-    from superinfer.lab import plots
+    from superinfer.lab import plot_parts
 
     drawn, axes = _panel(_SMALL)
-    plots.latency_panel(axes, data, key)
+    plot_parts.latency_panel(axes, data, key)
     _class_legend(drawn, data)
-    title, of, _ = plots.LATENCIES[key]
+    title, of, _ = LATENCIES[key]
     groups = data.summary.get("classes") or {}
     quantiles = [
         f"{name}: median {number(group.get(f'median_{key}_ms'))} ms, "
@@ -79,6 +79,30 @@ def load(data: PlotData) -> list[Html]:
     return found
 
 
+def traffic(data: PlotData) -> list[Html]:
+    """Rotations, and bytes on each direction of the link, over time; nothing if there were none."""
+    from superinfer.lab import plot_parts
+
+    if not data.moved():
+        return []
+    found = []
+    for name, title, draw, columns in (
+        ("rotations", "Rotations per second", plot_parts.rotations_panel, ("rotations",)),
+        ("copies", "Copies over the link", plot_parts.copies_panel, ("h2d_bytes", "d2h_bytes")),
+    ):
+        drawn, axes = _panel(_WIDE)
+        draw(axes, data)
+        _legend(drawn, axes, columns=3)
+        sums = [
+            f"{COMPARE_ROWS[column]} {shown(column, data.timeline[column][-1])}"
+            for column in columns
+        ]
+        about = f"{title} over time, means of equal intervals. Sums: {', '.join(sums)}."
+        svg = inline_svg(drawn, name, title, about)
+        found.append(figure(svg, f"{title}, means of equal intervals.", wide=True))
+    return found
+
+
 def compared_attainment(
     runs: Sequence[str], classes: Sequence[str], share: Callable[[str, str], float | None]
 ) -> Html:
@@ -103,10 +127,10 @@ def compared_attainment(
 
 def compared_latency(runs: Runs, slo_class: str, key: str, name: str) -> Html:
     """The distribution of a latency in one class, a line per run; `name` is that of the picture."""
-    from superinfer.lab import plot_parts, plots
+    from superinfer.lab import plot_parts
 
-    title, of, kind = plots.LATENCIES[key]
-    curves = {run: plots.latency_curve(data, slo_class, key) for run, data in runs.items()}
+    title, of, kind = LATENCIES[key]
+    curves = {run: data.latency_curve(slo_class, key) for run, data in runs.items()}
     target = next(iter(runs.values())).target_ms(slo_class, kind)
     drawn, axes = _panel(_SMALL)
     plot_parts.cdf_panel(axes, title, curves, {"target": target} if target else {})
@@ -170,10 +194,8 @@ def _line_legend(drawn: Figure, names: Sequence[str]) -> None:
 
 
 def _cdf_caption(data: PlotData, title: str, of: str, key: str) -> str:
-    from superinfer.lab import plots
-
     caption = f"{title}: {of} below a latency."
-    if any(data.target_ms(name, plots.LATENCIES[key][2]) for name in data.classes()):
+    if any(data.target_ms(name, LATENCIES[key][2]) for name in data.classes()):
         caption += f" Dotted: {'TPOT targets' if key == 'itl' else 'targets'}."
     if key == "itl" and data.window_s:
         caption += " Over the whole run, not the measured window alone."

@@ -61,7 +61,7 @@ def _sections(run: Run, data: PlotData) -> Iterator[Section]:
     yield "attainment", "SLO attainment", _attainment(data)
     yield "latency", "Latency", _latency(data)
     yield "load", "Queue and KV memory", _load(data)
-    yield "traffic", "Preemptions and copies", _traffic(summary)
+    yield "traffic", "Preemptions and copies", _traffic(data)
     yield "tenants", "Tenants", _tenants(summary)
     yield "hurt", "Who was hurt most", hurt_parts(data)
     yield "endings", "Requests that did not finish", _endings(data)
@@ -236,7 +236,8 @@ def _load(data: PlotData) -> list[Content]:
     return [*charts.load(data)]
 
 
-def _traffic(summary: Summary) -> list[Content]:
+def _traffic(data: PlotData) -> list[Content]:
+    summary = data.summary
     head = ("class", "preemptions", "of them rotations", "host to device", "device to host")
     keys = ("preemptions", "rotations", "h2d_bytes", "d2h_bytes")
     rows = [
@@ -258,6 +259,7 @@ def _traffic(summary: Summary) -> list[Content]:
     return [
         table("Preemptions and bytes over the links", head, rows),
         tag("p", note, class_="note"),
+        *charts.traffic(data),
     ]
 
 

@@ -1,7 +1,8 @@
-"""`key.key=value` settings as nested tables, and the known name that an unknown one may mean."""
+"""`key.key=value` settings as nested tables, and words for what is wrong with one."""
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -42,7 +43,39 @@ def unknown(what: str, key: str, known: Iterable[str], lead: str) -> str:
     return f"{what}: unknown{did_you_mean(key, names)}; {lead}: {', '.join(names)}"
 
 
+def expected_words(message: str) -> str | None:
+    """What a refusal by msgspec expected: "an integer >= 1" for "Expected `int` >= 1"; None where
+    it names no kind of value.
+    """
+    ranged, length, kinds = (found.match(message) for found in (_RANGE, _LENGTH, _KIND))
+    if ranged:
+        return f"{kind_words([ranged[1]])} {ranged[2]} {float(ranged[3]):.12g}"
+    if length:
+        return f"{kind_words([length[1]])} of {'at least ' if length[2] else ''}{length[3]}"
+    return kind_words(kinds[1].split(" | ")) if kinds else None
+
+
+def kind_words(kinds: Iterable[str]) -> str:
+    """msgspec's names of kinds in plain words: "an integer or a text" for `int` and `str`."""
+    names = [kind for kind in kinds if kind != "null"]
+    words = [_WORDS.get(name, name) for name in names if name != "int" or "float" not in names]
+    return " or ".join(dict.fromkeys(words))
+
+
 # -- inside ---------------------------------------------------------------------------------------
+
+
+_WORDS = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "object": "a table",
+    "array": "a list",
+}
+_RANGE = re.compile(r"Expected `(\w+)` (<=|>=|<|>) (\S+)")
+_LENGTH = re.compile(r"Expected `(\w+)` of length (>= )?(\d+)")
+_KIND = re.compile(r"Expected `([^`]+)`, got `")
 
 
 def _key_parts(key: str) -> list[str]:

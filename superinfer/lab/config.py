@@ -26,7 +26,7 @@ from superinfer.memory import MEMORY_POLICIES
 from superinfer.memory.base import MemoryPolicy
 from superinfer.schedulers import SCHEDULERS
 from superinfer.schedulers.base import Scheduler
-from superinfer.settings import did_you_mean, parse_settings, unknown
+from superinfer.settings import did_you_mean, expected_words, parse_settings, unknown
 from superinfer.slo_classes import PRESETS, class_from_table, load_classes
 
 SECTIONS = ("run", "scheduler", "memory", "classes", "workload")
@@ -391,8 +391,9 @@ def _expected(error: Exception, hint: Any) -> str:
     for option in options:
         if typing.get_origin(option) is Literal:
             return f"expected one of {', '.join(map(repr, typing.get_args(option)))}"
-    text = str(error).partition(" - at `")[0].partition(", got ")[0]
-    return text[:1].lower() + text[1:].replace("`", "").replace(" | null", "")
+    text = str(error).partition(" - at `")[0]
+    words = expected_words(text)
+    return f"expected {words}" if words else text[:1].lower() + text[1:].replace("`", "")
 
 
 def _is_union(hint: Any) -> bool:

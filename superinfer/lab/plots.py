@@ -11,7 +11,7 @@ from pathlib import Path
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 
 from superinfer.lab.api import (
@@ -93,13 +93,13 @@ def compare_figure(runs: Mapping[str, Sequence[Run]]) -> Figure:
     figure = Figure(figsize=(12.0, 5.6 + 0.3 * len(runs)), layout="constrained")
     figure.suptitle("Comparison of runs")
     above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
-    plot_slo_attainment(runs, axes=above.subplots())
+    bars = plot_slo_attainment(runs, axes=above.subplots(), legend=False)
+    _legend_below(above, bars)
     panels = below.subplots(1, 3, sharey=True)
     table = compare_runs(runs, COMPARED_LATENCIES)
     for axes, metric in zip(panels, LATENCIES, strict=True):
         plot_comparison(table, metric, axes=axes, legend=False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    below.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    _legend_below(below, panels[0])
     return figure
 
 
@@ -161,7 +161,7 @@ def _class_legend(figure: Figure, axes: Axes, data: PlotData) -> None:
         figure.legend(handles=lines, loc="outside lower center", ncols=4, frameon=False)
 
 
-def _legend_below(figure: Figure, axes: Axes) -> None:
+def _legend_below(figure: FigureBase, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)

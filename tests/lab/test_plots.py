@@ -58,8 +58,8 @@ def changed(run: Run, **fields: Any) -> Run:
 
 def with_timeline(run: Run, **columns: Any) -> Run:
     """The run with other columns in its timeline; None leaves one out."""
-    changed = {**run.columns("timeline"), **columns}
-    timeline = {name: column for name, column in changed.items() if column is not None}
+    table = {**run.columns("timeline"), **columns}
+    timeline = {name: column for name, column in table.items() if column is not None}
     return changed(run, _stored={**run._stored, "timeline": timeline})
 
 
@@ -227,8 +227,10 @@ def test_compare(usual: Run, tmp_path: Path) -> None:
     runs = {"vllm": [usual], "rotating with a name that goes on and on": [none]}
     figure = compare_figure(runs)
     shown = texts(figure)
-    assert {"vllm", "all targets", "Time to first token", "median", "p99", "none"} <= set(shown)
-    assert "rotating with a name that goes..." in shown
+    assert {"vllm", "all targets", "Time to first token", "median", "p99", "no targets"} <= set(
+        shown
+    )
+    assert "rotating with a name that goe..." in shown
     (ttft,) = [axes for axes in figure.axes if axes.get_title() == "Time to first token"]
     drawn = {line.get_label(): float(line.get_xdata()[0]) for line in ttft.lines}
     summary = usual.summary

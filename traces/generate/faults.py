@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec.inspect import Field, LiteralType, StructType, Type, UnionType, type_info
 
-from superinfer.settings import did_you_mean
+from superinfer.settings import did_you_mean, expected_words, kind_words
 
 T = TypeVar("T")
 
 _AT = re.compile(r" - at `\$\.?(.*)`$")
 _PART = re.compile(r"(\w+)|\[(\d+)\]|\[\.\.\.\]")
-_WORDS = {
-    "int": "an integer",
-    "float": "a number",
-    "str": "a text",
-    "bool": "true or false",
-    "object": "a table",
-    "array": "a list",
-}
-_RANGE = re.compile(r"Expected `(\w+)` (<=|>=|<|>) (\S+)$")
-_LENGTH = re.compile(r"Expected `(\w+)` of length (>= )?(\d+)")
-_KIND = re.compile(r"Expected `([^`]+)`, got `")
 _SHOWN_CHARACTERS = 60
 
 
@@ -69,7 +58,9 @@ def _fault(message: str, table: Mapping[str, Any], kind: type) -> Fault:
             name, words = explain(found[1], _fitting(infos, value))
             return Fault(".".join(filter(None, (field, name))), words)
     if text.startswith(("Expected", "Invalid")):
-        return Fault(field, f"expected {_expected(text, infos)}, got {shown(value)}")
+        choices = _one_of(_choices(infos)) if text.startswith("Invalid") else None
+        wanted = choices or expected_words(text) or "another value"
+        return Fault(field, f"expected {wanted}, got {shown(value)}")
     own = re.match(r"([\w.]+): (.*)", text)  # from a `__post_init__`
     return Fault(field, text) if own is None else Fault(own[1], own[2]).under(field)
 
@@ -92,25 +83,6 @@ _EXPLAIN = {
 }
 
 
-def _expected(text: str, infos: list[Type]) -> str:
-    ranged, length = _RANGE.match(text), _LENGTH.match(text)
-    if ranged:
-        return f"{_WORDS[ranged[1]]} {ranged[2]} {float(ranged[3]):.12g}"
-    if length:
-        least = "at least " if length[2] else ""
-        return f"{_WORDS[length[1]]} of {least}{length[3]}"
-    if text.startswith("Invalid"):
-        return _one_of(_choices(infos))
-    kinds = _KIND.match(text)
-    return _joined(kinds[1].split(" | ")) if kinds else "another value"
-
-
-def _joined(kinds: Iterable[str]) -> str:
-    names = [kind for kind in kinds if kind != "null"]
-    words = [_WORDS.get(name, name) for name in names if name != "int" or "float" not in names]
-    return " or ".join(dict.fromkeys(words))
-
-
 def _one_of(choices: list[str]) -> str:
     return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
 
@@ -127,7 +99,7 @@ def _kind_words(infos: list[Type]) -> str:
     choices = _choices(_members(infos)) if any(isinstance(i, LiteralType) for i in infos) else []
     if choices:
         return _one_of(choices)
-    return _joined(names.get(type(info).__name__, "array") for info in _members(infos))
+    return kind_words(names.get(type(info).__name__, "array") for info in _members(infos))
 
 
 # -- the type of a field --------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def measure(case: str, trace: Path, requests: int, options: list[str]) -> Measur
     """Run the simulator on a trace; the best SimPy figure of before and after is the yardstick."""
     before = bare_simpy_timeouts_per_s()
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "sim.cli", "run", str(trace), "--no-plots", "--json"]
+        command = [sys.executable, "-m", "sim", "run", str(trace), "--no-plots", "--json"]
         started = time.perf_counter()
         process = subprocess.Popen(
             [*command, *options, "--out", f"{folder}/run"],

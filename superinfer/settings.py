@@ -49,7 +49,8 @@ def expected_words(message: str) -> str | None:
     """
     ranged, length, kinds = (found.match(message) for found in (_RANGE, _LENGTH, _KIND))
     if ranged:
-        return f"{kind_words([ranged[1]])} {ranged[2]} {float(ranged[3]):.12g}"
+        bound = ranged[3] if ranged[1] == "int" else f"{float(ranged[3]):.12g}"
+        return f"{kind_words([ranged[1]])} {ranged[2]} {bound}"
     if length:
         return f"{kind_words([length[1]])} of {'at least ' if length[2] else ''}{length[3]}"
     return kind_words(kinds[1].split(" | ")) if kinds else None

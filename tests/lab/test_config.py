@@ -213,22 +213,25 @@ def test_settings_that_contradict_each_other() -> None:
             "run.modle=x",
             "run.modle: unknown (did you mean 'model'?); known are: backlog, block_tokens, ",
         ),
-        ("run.tp=0", "run.tp: expected int >= 1, got 0"),
-        ("run.tp=x", "run.tp: expected int, got 'x'"),
-        ("run.tp=2000-01-01", "run.tp: expected int, got datetime.date(2000, 1, 1)"),
-        ("run.trace=[1]", "run.trace: expected str, got [1]"),
-        ("run.host_step_ms=x", "run.host_step_ms: expected float, got 'x'"),
-        ("run.host_step_ms=-1", "run.host_step_ms: expected float >= 0.0, got -1"),
-        ("run.host_per_sequence_us=inf", "run.host_per_sequence_us: expected float <= "),
-        ("run.seed=-1", "run.seed: expected int >= 0, got -1"),
-        ("run.seed=9223372036854775808", "run.seed: expected int <= 9223372036854775807"),
-        ("run.max_model_len=1e9", "run.max_model_len: expected int, got 1000000000.0"),
+        ("run.tp=0", "run.tp: expected an integer >= 1, got 0"),
+        ("run.tp=x", "run.tp: expected an integer, got 'x'"),
+        ("run.tp=2000-01-01", "run.tp: expected an integer, got datetime.date(2000, 1, 1)"),
+        ("run.trace=[1]", "run.trace: expected a text, got [1]"),
+        ("run.host_step_ms=x", "run.host_step_ms: expected a number, got 'x'"),
+        ("run.host_step_ms=-1", "run.host_step_ms: expected a number >= 0, got -1"),
+        ("run.host_per_sequence_us=inf", "run.host_per_sequence_us: expected a number <= "),
+        ("run.seed=-1", "run.seed: expected an integer >= 0, got -1"),
+        ("run.seed=9223372036854775808", "run.seed: expected an integer <= 9223372036854775807"),
+        ("run.max_model_len=1e9", "run.max_model_len: expected an integer, got 1000000000.0"),
         (
             "scheduler.max_num_sequences=3",
             "(did you mean 'max_num_seqs'?); rotating takes: ",
         ),
-        ("scheduler.max_num_seqs=x", "scheduler.max_num_seqs: expected int, got 'x'"),
-        ("scheduler.max_num_batched_tokens=x", "max_num_batched_tokens: expected int, got 'x'"),
+        ("scheduler.max_num_seqs=x", "scheduler.max_num_seqs: expected an integer, got 'x'"),
+        (
+            "scheduler.max_num_batched_tokens=x",
+            "max_num_batched_tokens: expected an integer, got 'x'",
+        ),
         ("scheduler.watermark=-1", "scheduler.watermark: expected a number >= 0, got -1"),
         ("memory.preemption=maybe", "expected one of 'recompute', 'swap', 'cheaper', got 'maybe'"),
         ("classes.chat.weight=0", "classes.chat.weight: expected a number > 0, got 0"),
@@ -251,9 +254,9 @@ def test_long_values_are_shortened() -> None:
         ("a = " + "9" * 9999, "expected TOML: "),
         ("[rnu]\n", "[rnu]: unknown (did you mean 'run'?); sections are: "),
         ("run = []\n", "run: expected a table, got []"),
-        ("[run]\ntp = -1\n", "run.tp: expected int >= 1, got -1"),
+        ("[run]\ntp = -1\n", "run.tp: expected an integer >= 1, got -1"),
         ("[run]\nmemory = 'lur'\n", "memory 'lur': unknown (did you mean 'lru'?)"),
-        ("[run]\nscheduler = 3\n", "run.scheduler: expected str, got 3"),
+        ("[run]\nscheduler = 3\n", "run.scheduler: expected a text, got 3"),
         ("[memory]\npreemption = 3\n", "memory.preemption: expected one of 'recompute'"),
         ("[classes.chat]\nttft = 3\n", "classes.chat.ttft: expected a known key"),
         ("[[classes]]\n", "classes: expected a table, got [{}]"),
@@ -285,10 +288,12 @@ def test_outside_policies_bring_their_own_bounds() -> None:
     scheduler = outside(Bounded)
     built = load_config(None, ["scheduler.slope=-1"], scheduler=scheduler).build_scheduler()
     assert (built.slope, built.patience_s) == (-1.0, math.inf)
-    assert "slope: expected float >= -1.0, got -2" in message(
+    assert "slope: expected a number >= -1, got -2" in message(
         None, ["scheduler.slope=-2"], scheduler=scheduler
     )
-    assert "label: expected str, got 3" in message(None, ["scheduler.label=3"], scheduler=scheduler)
+    assert "label: expected a text, got 3" in message(
+        None, ["scheduler.label=3"], scheduler=scheduler
+    )
 
 
 @pytest.mark.parametrize(

@@ -98,10 +98,13 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def process(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
     """Start the command line as a process of its own."""
+    return python("-m", "sim", *arguments, **options)
+
+
+def python(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **options.pop("env", {})}
-    command = [sys.executable, "-m", "sim.cli", *arguments]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.Popen(command, env=environment, **options)
+    return subprocess.Popen([sys.executable, *arguments], env=environment, **options)
 
 
 def finished(running: subprocess.Popen[bytes], stdin: bytes | None = None) -> Answer:
@@ -305,26 +308,26 @@ BAD_SETTINGS: list[tuple[str, str]] = [
     ("run..tp=3", "expected section.key=value"),
     ("runn.tp=3", "unknown (did you mean 'run'?); sections are: classes, memory, run, scheduler"),
     ("run.kvblocks=2", "run.kvblocks: unknown (did you mean 'kv_blocks'?)"),
-    ("run.kv_blocks=abc", "run.kv_blocks: expected int, got 'abc'"),
-    ("run.kv_blocks=1.5", "run.kv_blocks: expected int, got 1.5"),
-    ("run.kv_blocks=true", "run.kv_blocks: expected int, got True"),
-    ("run.kv_blocks=1\nx=2", "run.kv_blocks: expected int, got '1\\nx=2'"),
-    ("run.kv_blocks.b=3", "run.kv_blocks: expected int, got {'b': 3}"),
-    ("run.kv_blocks=-1", "run.kv_blocks: expected int >= 0, got -1"),
-    ("run.kv_blocks=" + "9" * 5000, "run.kv_blocks: expected int"),
-    ("run.kv_blocks=" + "[" * 5000, "run.kv_blocks: expected int"),
-    ("run.costs=3", "run.costs: expected str, got 3"),
-    ("run.spread=1", "run.spread: expected bool, got 1"),
-    ("run.host_memory_gib=inf", "run.host_memory_gib: expected float <= "),
-    ("run.host_step_ms=nan", "run.host_step_ms: expected float >= 0.0, got nan"),
-    ("run.gpu_memory_utilization=0", "run.gpu_memory_utilization: expected float > 0.0, got 0"),
+    ("run.kv_blocks=abc", "run.kv_blocks: expected an integer, got 'abc'"),
+    ("run.kv_blocks=1.5", "run.kv_blocks: expected an integer, got 1.5"),
+    ("run.kv_blocks=true", "run.kv_blocks: expected an integer, got True"),
+    ("run.kv_blocks=1\nx=2", "run.kv_blocks: expected an integer, got '1\\nx=2'"),
+    ("run.kv_blocks.b=3", "run.kv_blocks: expected an integer, got {'b': 3}"),
+    ("run.kv_blocks=-1", "run.kv_blocks: expected an integer >= 0, got -1"),
+    ("run.kv_blocks=" + "9" * 5000, "run.kv_blocks: expected an integer"),
+    ("run.kv_blocks=" + "[" * 5000, "run.kv_blocks: expected an integer"),
+    ("run.costs=3", "run.costs: expected a text, got 3"),
+    ("run.spread=1", "run.spread: expected true or false, got 1"),
+    ("run.host_memory_gib=inf", "run.host_memory_gib: expected a number <= "),
+    ("run.host_step_ms=nan", "run.host_step_ms: expected a number >= 0, got nan"),
+    ("run.gpu_memory_utilization=0", "run.gpu_memory_utilization: expected a number > 0, got 0"),
     ("run.gpu_memory_utilization=0.1", "needs 15.0 GiB of weights per GPU"),
-    ("run.lag=2", "run.lag: expected int <= 1, got 2"),
-    ("run.block_tokens=1000000", "run.block_tokens: expected int <= 16384, got 1000000"),
+    ("run.lag=2", "run.lag: expected an integer <= 1, got 2"),
+    ("run.block_tokens=1000000", "run.block_tokens: expected an integer <= 16384, got 1000000"),
     ("run.costs=none", "costs='none': expected auto, roofline, calibrated or a profile file"),
     ("run.costs=t.jsonl", "t.jsonl: expected JSON"),
     ("scheduler.agin=true", "scheduler.agin: unknown (did you mean 'aging'?); rotating takes: "),
-    ("scheduler.aging=yes", "scheduler.aging: expected bool, got 'yes'"),
+    ("scheduler.aging=yes", "scheduler.aging: expected true or false, got 'yes'"),
     (
         "scheduler.lengths=guess",
         "scheduler.lengths: expected one of 'histogram', 'none', 'oracle', got 'guess'",
@@ -374,11 +377,11 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
     (["--device", "h10"], "run.device: unknown device 'h10'"),
     (["--device", "h10"], "did you mean 'h100'?"),
     (["--tp", "3"], "tp=3 does not divide the 32 attention heads of llama-3.1-8b"),
-    (["--tp", "0"], "run.tp: expected int >= 1, got 0"),
-    (["--tp", "-2"], "run.tp: expected int >= 1, got -2"),
-    (["--tp", "9" * 30], "run.tp: expected int <= "),
+    (["--tp", "0"], "run.tp: expected an integer >= 1, got 0"),
+    (["--tp", "-2"], "run.tp: expected an integer >= 1, got -2"),
+    (["--tp", "9" * 30], "run.tp: expected an integer <= "),
     (["--tp", "two"], "Invalid value for '--tp'"),
-    (["--seed", "-1"], "run.seed: expected int >= 0, got -1"),
+    (["--seed", "-1"], "run.seed: expected an integer >= 0, got -1"),
     (["--lag", "2"], "Invalid value for '--lag'"),
     (["--limit", "0"], "Invalid value for '--limit'"),
     (["--limit"], "--limit"),
@@ -443,7 +446,7 @@ def test_a_trace_name_that_is_no_text(cli: Cli) -> None:
         ("[runn]\n", "x.toml: [runn]: unknown (did you mean 'run'?); sections are: "),
         ("run = 3\n", "x.toml: run: expected a table, got 3"),
         ("tp = 3\n", "x.toml: [tp]: unknown"),
-        ("[run]\ntp = 'a'\n", "x.toml: run.tp: expected int, got 'a'"),
+        ("[run]\ntp = 'a'\n", "x.toml: run.tp: expected an integer, got 'a'"),
         ("[run]\ntpp = 1\n", "x.toml: run.tpp: unknown (did you mean 'tp'?)"),
         ("[run]\nscheduler = 'vlm'\n", "x.toml: scheduler 'vlm': unknown (did you mean 'vllm'?)"),
         (
@@ -628,6 +631,38 @@ def test_an_interrupted_run_leaves_nothing(folder: Path) -> None:
     answer = finished(running)
     assert answer == Answer(130, "", "interrupted\n")
     assert left_in(folder) <= {"t.jsonl", "sigint_plugin.py", "__pycache__"}
+
+
+@pytest.mark.parametrize("module", ["sim.cli", "typer", "superinfer.lab.config", "sim.commands"])
+def test_control_c_during_imports(module: str, folder: Path) -> None:
+    """Of the command line itself and, later, of what a command needs."""
+    program = (
+        "import signal, sys\n"
+        "class Finder:\n"
+        "    @staticmethod\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder)\n"
+        "sys.argv = ['superinfer-sim', 'run', 't.jsonl', '--out', 'r']\n"
+        "from sim.__main__ import main\n"
+        "main()\n"
+    )
+    assert finished(python("-c", program)) == Answer(130, "", "interrupted\n")
+    assert left_in(folder) == {"t.jsonl"}
+
+
+def test_control_c_that_is_ignored_stays_so(folder: Path) -> None:
+    program = (
+        "import signal\n"
+        "from sim.__main__ import main\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)\n"
+    )
+    assert finished(python("-c", program)).out.endswith("True\n")
 
 
 def test_control_c_during_a_comparison(folder: Path) -> None:

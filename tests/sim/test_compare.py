@@ -76,7 +76,7 @@ def compared(out: str, *names: str, seeds: int = 1, **run: Any) -> int:
 
 def process(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "sim.cli", "compare", *arguments],
+        [sys.executable, "-m", "sim", "compare", *arguments],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -212,7 +212,7 @@ def test_equal_policies_do_not_differ(folder: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_trace_from_standard_input_reaches_every_arm(folder: Path) -> None:
-    command = [sys.executable, "-m", "sim.cli", "compare", "-", "--no-plots", "--json"]
+    command = [sys.executable, "-m", "sim", "compare", "-", "--no-plots", "--json"]
     done = subprocess.run(
         [*command, "--schedulers", "vllm,fcfs"],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},

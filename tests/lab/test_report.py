@@ -48,13 +48,25 @@ def test_all_parts_of_a_run(usual: Path, report: Path) -> None:
     page = Page(report)
     parts = ("metrics", "attainment", "latency", "load", "traffic", "tenants", "hurt", "trust")
     assert set(parts) <= set(page.ids)
-    assert page.tags.count("svg") == page.tags.count("figure") == 6
+    assert page.tags.count("svg") == page.tags.count("figure") == 8
     assert page.tags.count("table") == page.tags.count("caption")
     assert "vllm on day.jsonl simulated" in page.words
     headline = "simulated Step times: a100_m-8b; 8.00 % mean error of its worst kernel; 25 %"
     assert headline in page.words.replace("\u00a0", " ")
     for word in ("day.jsonl", "vllm", "m-8b", "a100, tensor parallel 2", "9.9.9", "assumed"):
         assert word in page.words
+
+
+def test_copies_are_drawn_only_where_there_were_any(usual: Path, tmp_path: Path) -> None:
+    """Nothing moved, or the folder is of an earlier version, which did not say when."""
+    assert {"rotations-title", "copies-title"} <= set(Page(write_report(usual)).ids)
+    for number, columns in enumerate(({}, {"d2h_bytes": 0, "h2d_bytes": 0, "rotations": 0})):
+        run = report_module.load_run(shutil.copytree(usual, tmp_path / str(number)))
+        moved = ["d2h_bytes", "h2d_bytes", "rotations"]
+        run.timeline = run.timeline.drop(columns=moved).assign(**columns)
+        page = Page(write_report(run))
+        assert page.tags.count("figure") == 6
+        assert not {"rotations-title", "copies-title"} & set(page.ids)
 
 
 def test_figures_of_the_page_are_those_of_the_summary(usual: Path, report: Path) -> None:

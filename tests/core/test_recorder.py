@@ -1,0 +1,92 @@
+"""Samples over time: rotations and bytes of copies add up to what the requests count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import BlockingDriver, make_engine, request
+
+from superinfer.draft import Draft
+from superinfer.engine import Engine
+from superinfer.record import RunRecord
+from superinfer.recorder import MAX_SAMPLES, Recorder
+from superinfer.schedulers.fcfs import FcfsScheduler
+from superinfer.schedulers.vllm import VllmScheduler
+
+MOVED = ("rotations", "h2d_bytes", "d2h_bytes")
+
+
+class Wavering(FcfsScheduler):
+    """Swaps out whoever decodes and takes it back, before it decides as its parent does."""
+
+    __slots__ = ()
+
+    def plan(self, draft: Draft, now: float) -> None:
+        mark = draft.mark()
+        for seq in list(draft.batch.members):
+            draft.swap_out(seq, "before_step")
+        draft.rollback(mark)
+        FcfsScheduler.plan(self, draft, now)
+
+
+def swapping(requests: int = 12, **config: Any) -> RunRecord:
+    """A run in which memory is short and the answers long."""
+    scheduler = VllmScheduler(max_num_seqs=8, max_num_batched_tokens=64, preemption="swap")
+    config = {"block_bytes": 7, "host_blocks": 1000, **config}
+    engine = make_engine(scheduler, 20, **config)
+    jobs = [request(i, 8, 0, arrival_s=float(i)) for i in range(requests)]
+    BlockingDriver(engine, jobs, [20 + i for i in range(requests)]).run()
+    return engine.recorder.build(engine)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_the_last_sample_has_the_sums_of_all_requests(lag: int) -> None:
+    record = swapping(lag=lag)
+    for name in MOVED:
+        column = getattr(record.timeline, name)
+        assert column[-1] == getattr(record.table, name).sum() > 0
+        assert column[0] == 0
+        assert np.all(np.diff(column) >= 0)
+    last_step_s = record.tokens.decode_end_s[-1]  # with lag 1 an empty one may follow the end
+    assert record.timeline.t_s[-1] == max(record.table.finish_s.max(), last_step_s)
+    assert np.all(np.diff(record.timeline.t_s) > 0)
+
+
+def test_bytes_are_those_of_the_blocks() -> None:
+    timeline = swapping().timeline
+    assert np.all(timeline.h2d_bytes % 7 == 0)
+    moved_out = np.diff(timeline.d2h_bytes) > 0
+    assert np.array_equal(moved_out, np.diff(timeline.rotations) > 0)
+
+
+def test_thinned_samples_keep_the_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = swapping()
+    monkeypatch.setattr("superinfer.recorder.MAX_SAMPLES", 16)
+    thin = swapping()
+    assert len(thin.timeline.t_s) <= 16 < len(whole.timeline.t_s) < MAX_SAMPLES
+    for name in MOVED:
+        kept = np.searchsorted(whole.timeline.t_s, thin.timeline.t_s)
+        assert np.array_equal(getattr(thin.timeline, name), getattr(whole.timeline, name)[kept])
+        assert getattr(thin.timeline, name)[-1] == getattr(whole.timeline, name)[-1]
+
+
+def test_copies_that_are_taken_back_do_not_count() -> None:
+    engine = make_engine(Wavering(), 100, host_blocks=100)
+    BlockingDriver(engine, [request(i, 8, 0) for i in range(3)], [5, 6, 7]).run()
+    timeline = engine.recorder.build(engine).timeline
+    assert [int(getattr(timeline, name)[-1]) for name in MOVED] == [0, 0, 0]
+
+
+def test_a_run_without_samples_has_none() -> None:
+    engine: Engine = make_engine(FcfsScheduler(), 10)
+    timeline = Recorder().build(engine).timeline
+    assert all(len(getattr(timeline, name)) == 0 for name in ("t_s", *MOVED))
+
+
+def test_building_twice_gives_the_same() -> None:
+    engine = make_engine(FcfsScheduler(), 100)
+    BlockingDriver(engine, [request(0, 8, 0)], [5]).run()
+    first, second = (engine.recorder.build(engine).timeline for _ in range(2))
+    assert first.t_s.tolist() == second.t_s.tolist()

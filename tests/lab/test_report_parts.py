@@ -56,7 +56,7 @@ def test_only_the_measured_window_counts() -> None:
     data = loaded(build(HURT, STEPS), Window(0.5, 2.0))
     assert [miss.row for miss in who_was_hurt(data).misses] == [5]
     assert endings(data) == []
-    assert data.latency_curve("a", "ttft_ms")[0].size == 0
+    assert data.latency_curve("a", "ttft")[0].size == 0
 
 
 # -- parts ----------------------------------------------------------------------------------------

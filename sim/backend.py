@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from math import inf
 from typing import Any
 
@@ -32,9 +32,10 @@ class SimBackend:
         env: ExactEnvironment,
         engine: Engine,
         oracle: Oracle,
+        wake: Callable[[], None],
         coming: Iterable[Request] = (),
     ) -> None:
-        """`coming` arrive at their times (sorted)."""
+        """`wake` is called when something happens; `coming` arrive at their times (sorted)."""
         self.env = env
         self.engine = engine
         self.oracle = oracle
@@ -42,6 +43,7 @@ class SimBackend:
         self.coverage = Coverage(engine.cost.limits)
         """What the steps that were run have to do with what was measured."""
         self.lag = engine.config.lag
+        self.wake = wake
         self.interrupted = False
         """Set by anything that the scheduler should hear of at the next step boundary."""
         self._link_free_s = {"h2d": 0.0, "d2h": 0.0}
@@ -168,6 +170,3 @@ class SimBackend:
         self.engine.transferred(transfer, now)
         self.interrupted = True
         self.wake()
-
-    def wake(self) -> None:
-        """Called when something happens; the driver replaces it to wake an idle replica."""

@@ -40,8 +40,7 @@ class Replica:
         """
         self.env = env
         self.engine = engine
-        self.backend = SimBackend(env, engine, oracle, coming)
-        self.backend.wake = self.wake  # type: ignore[method-assign]
+        self.backend = SimBackend(env, engine, oracle, self.wake, coming)
         self._due: deque[Request] = deque() if due is None else due
         self._stop_s = stop_s
         self._idle: Event | None = None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
+from typing import Final
 
 from superinfer.request import Request
 from superinfer.sequence import Sequence, State
 
-NEVER = 1 << 62
-_DECODING = State.DECODING  # reading a member off its class is slow
+NEVER: Final = 1 << 62
+_DECODING: Final = State.DECODING  # reading a member off its class is slow
 
 
 class Oracle:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from sim.driver import simulate
 from sim.load import LoadModel
 from sim.oracle import Oracle
+from sim.stopwatch import Stopwatch
 from superinfer.costs import (
     DEVICES,
     PRESETS,
@@ -25,8 +26,7 @@ from superinfer.costs import (
     load_device,
     load_shape,
 )
-from superinfer.draft import Draft
-from superinfer.engine import Ask, Engine, EngineConfig
+from superinfer.engine import Engine, EngineConfig
 from superinfer.errors import ConfigError
 from superinfer.events import Sink
 from superinfer.lab.config import Config, RunConfig
@@ -61,7 +61,7 @@ def run_simulation(config: Config, workload: Workload, sink: Sink | None = None)
     """
     answers = workload.output_tokens
     engine, cost = build_engine(config, sink, lambda request: answers[request.index])
-    stopwatch = _Stopwatch()
+    stopwatch = Stopwatch()
     engine.ask = stopwatch.around(engine.scheduler.plan)
     oracle = Oracle(workload.output_tokens, engine.config.max_model_len)
     load, stop_s = load_model(config.run), config.run.duration_s or math.inf
@@ -165,26 +165,6 @@ def _host(run: RunConfig, known: HostCost) -> HostCost:
         known.per_sequence_s if sequence_us is None else sequence_us / 1e6,
         "configured",
     )
-
-
-class _Stopwatch:
-    """Adds up what the calls of a function take."""
-
-    __slots__ = ("seconds",)
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def around(self, ask: Ask) -> Ask:
-        """`ask`, timed."""
-        clock = time.perf_counter
-
-        def timed(draft: Draft, now: float) -> None:
-            started = clock()
-            ask(draft, now)
-            self.seconds += clock() - started
-
-        return timed
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from superinfer.costs.base import Chunk
 from superinfer.errors import PlanError
@@ -20,11 +20,12 @@ from superinfer.sequence import RESIDENT, Sequence, State
 if TYPE_CHECKING:
     from superinfer.engine import Engine
 
-MAX_STEPS = 1024
+MAX_STEPS: Final = 1024
 """Longest slice, in steps: long enough that events and memory end slices, not this."""
 
 
-_WAITING, _PREFILLING = State.WAITING, State.PREFILLING  # reading a member off its class is slow
+_WAITING: Final = State.WAITING  # reading a member off its class is slow
+_PREFILLING: Final = State.PREFILLING
 _chunk: Callable[[tuple[Sequence, int, int, bool]], PrefillChunk]
 _chunk = partial(tuple.__new__, PrefillChunk)
 _change: Callable[[tuple[str, Sequence, int, tuple[object, ...]]], Change]
@@ -424,7 +425,7 @@ class Draft:
         change.sequence.state = State.PARKED
 
 
-_SAVED = (
+_SAVED: Final = (
     "state",
     "prefill_tokens",
     "computed_tokens",
@@ -442,7 +443,7 @@ _SAVED = (
     "transfer",
 )
 
-_UNDO = {
+_UNDO: Final = {
     "admit": Draft._undo_admit,
     "preempt": Draft._undo_leave,
     "swap_out": Draft._undo_leave,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from superinfer.batch import DecodeBatch
 from superinfer.costs.base import CostModel
@@ -29,7 +30,7 @@ from superinfer.sequence import Sequence, State
 Listener = Callable[[Sequence, float], None]
 Ask = Callable[[Draft, float], None]
 
-MAX_IDLE_DECISIONS = 100
+MAX_IDLE_DECISIONS: Final = 100
 """Times in a row that a scheduler may change something and run nothing."""
 
 
@@ -499,10 +500,12 @@ class Engine:
             self._sink((now, kind, seq.request.request_id, *numbers))
 
 
-_ENDED, _PREFILLING, _DECODING = State.ENDED, State.PREFILLING, State.DECODING
+_ENDED: Final = State.ENDED
+_PREFILLING: Final = State.PREFILLING
+_DECODING: Final = State.DECODING
 """Reading a member off its class is slow."""
-_MOVING = (State.MOVING_OUT, State.MOVING_IN)
-_ON_DEVICE = (State.DECODING, State.PREFILLING, State.PARKED, State.MOVING_IN)
+_MOVING: Final = (State.MOVING_OUT, State.MOVING_IN)
+_ON_DEVICE: Final = (State.DECODING, State.PREFILLING, State.PARKED, State.MOVING_IN)
 """Tuples: hashing a member of an `Enum` for a set takes longer than three comparisons."""
 
 
@@ -518,14 +521,14 @@ def _check_chunks(chunks: list[PrefillChunk], steps: int) -> None:
             raise PlanError("a sequence has two chunks in one plan")
 
 
-_CHANGE_KINDS = {
+_CHANGE_KINDS: Final = {
     "preempt": "preempt",
     "swap_out": "rotate_out",
     "swap_in": "rotate_in",
     **{kind: kind for kind in ("promote", "demote", "relegate", "prefetch")},
 }
 _COPIES: dict[str, Direction] = {"swap_out": "d2h", "swap_in": "h2d"}
-_END_KINDS = {
+_END_KINDS: Final = {
     "finished": "finish",
     "rejected": "reject",
     "failed": "fail",

@@ -6,7 +6,7 @@ import math
 from array import array
 from dataclasses import fields
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from superinfer.sequence import Sequence
 if TYPE_CHECKING:
     from superinfer.engine import Engine
 
-MAX_SAMPLES = 4096
+MAX_SAMPLES: Final = 4096
 
 Sample = tuple[float, int, int, int, int, int, int, int, int]
 """One row of a `Timeline`, its fields in order."""

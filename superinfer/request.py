@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 
 @dataclass(slots=True, frozen=True)
@@ -47,7 +48,7 @@ class SLOClass:
     """`strict`, or `paced`: tokens that come early are credit."""
 
 
-DEFAULT_CLASS = SLOClass()
+DEFAULT_CLASS: Final = SLOClass()
 
 
 @dataclass(slots=True)

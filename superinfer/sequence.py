@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from superinfer.request import Request
 
@@ -31,7 +31,7 @@ class State(Enum):
     ENDED = "ended"
 
 
-RESIDENT = (State.PREFILLING, State.DECODING, State.PARKED)
+RESIDENT: Final = (State.PREFILLING, State.DECODING, State.PARKED)
 """A tuple: hashing a member of an `Enum` for a set takes longer than three comparisons."""
 
 

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+# Tests follow the sources, compiled or not, and some of them replace parts of the core. In the
+# compiled form the tests run with SUPERINFER_INTERPRETED=0, and those that replace parts skip.
+os.environ.setdefault("SUPERINFER_INTERPRETED", "1")
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 _BESIDE_CHECKOUT = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -39,7 +39,7 @@ def rule(allowed: str, forbidden: str = "") -> Rule:
 
 
 RULES = {
-    "superinfer": rule("superinfer numpy", forbidden="superinfer.lab"),
+    "superinfer": rule("superinfer numpy mypy_extensions", forbidden="superinfer.lab"),
     "superinfer.lab": rule("superinfer numpy msgspec pyarrow pandas matplotlib rich tomli_w torch"),
     "sim": rule("sim superinfer traces simpy numpy msgspec typer rich"),
     "executor": rule(

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Protocol
 
+from mypy_extensions import mypyc_attr
+
 from superinfer.costs.base import PrefillWork
 from superinfer.costs.coverage import (
     CHUNK_CONTEXT,
@@ -58,6 +60,7 @@ _PER_LAYER_OPTIONAL = (
 _PER_ROW = ("gemm_lm_head", "sample")
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class CalibratedCost(StepCost):
     """The cost model of one profile. Pure, with caches by token count and by batch size.
 

@@ -10,27 +10,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from superinfer.costs.base import PrefillWork
 
 Chunks = Sequence[PrefillWork]
 
-NO_END = 2.0**62
+NO_END: Final = 2.0**62
 """The end of what has none; finite, so that a multiple of it is a number."""
 
-_MOST_NAMES = 4
+_MOST_NAMES: Final = 4
 
-STEP_TOKENS = "step tokens"
-OUTPUT_ROWS = "output rows"
-SEQUENCES = "decode sequences"
-CONTEXT = "total decode context tokens"
-MEAN_CONTEXT = "mean decode context tokens"
-KEYS = "prefill tokens with their context"
-CHUNK_TOKENS = "tokens of a prefill chunk"
-CHUNK_CONTEXT = "context tokens before a prefill chunk"
+STEP_TOKENS: Final = "step tokens"
+OUTPUT_ROWS: Final = "output rows"
+SEQUENCES: Final = "decode sequences"
+CONTEXT: Final = "total decode context tokens"
+MEAN_CONTEXT: Final = "mean decode context tokens"
+KEYS: Final = "prefill tokens with their context"
+CHUNK_TOKENS: Final = "tokens of a prefill chunk"
+CHUNK_CONTEXT: Final = "context tokens before a prefill chunk"
 
-_QUANTITIES = (
+_QUANTITIES: Final = (
     STEP_TOKENS,
     OUTPUT_ROWS,
     SEQUENCES,
@@ -41,7 +41,7 @@ _QUANTITIES = (
     CHUNK_CONTEXT,
 )
 """In the order in which `_first` and `_growth` give them."""
-_STILL = (0,) * len(_QUANTITIES)
+_STILL: Final = (0,) * len(_QUANTITIES)
 """The growth in a slice of one step."""
 
 
@@ -88,7 +88,7 @@ class Limits:
         return min(ends, default=NO_END)
 
 
-NO_LIMITS = Limits()
+NO_LIMITS: Final = Limits()
 
 
 @dataclass(slots=True)

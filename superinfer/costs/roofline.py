@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
+from mypy_extensions import mypyc_attr
+
 from superinfer.costs.base import PrefillWork
 from superinfer.costs.devices import DeviceSpec
 from superinfer.costs.profile import HostCost
@@ -20,6 +22,7 @@ from superinfer.costs.step import DEFAULT_HOST, Origin, StepCost, steps_within
 from superinfer.costs.tables import Curve, linear
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RooflineCost(StepCost):
     """The cost model of a device's nominal figures. Pure; optimistic by construction.
 

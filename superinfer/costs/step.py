@@ -16,7 +16,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil, inf
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+from mypy_extensions import mypyc_attr
 
 from superinfer.costs.base import PrefillWork, SliceLine
 from superinfer.costs.coverage import NO_LIMITS, Coverage, Limits
@@ -26,12 +28,12 @@ from superinfer.costs.shapes import ModelShape
 from superinfer.costs.tables import Curve
 from superinfer.errors import ConfigError
 
-DEFAULT_HOST = HostCost(step_s=0.004, per_sequence_s=20e-6, origin="assumed")
+DEFAULT_HOST: Final = HostCost(step_s=0.004, per_sequence_s=20e-6, origin="assumed")
 """vLLM v0.6.0: about 4 ms between steps in the profile of vllm-project/vllm issue 6854; the share
 per sequence is assumed. Other systems of that time: 1 to 2 ms (SGLang v0.3), below 1 ms and hidden
 (TensorRT-LLM)."""
 
-MOST_SINGLE_CHUNKS = 1 << 15
+MOST_SINGLE_CHUNKS: Final = 1 << 15
 """Steps with one chunk that are remembered; a few MB."""
 
 
@@ -56,6 +58,7 @@ class Origin(NamedTuple):
     """Mean error of the worst kernel on held-out measurements, as a share."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class StepCost(ABC):
     """A cost model out of four parts; subclasses supply the parts, this one the caching.
 

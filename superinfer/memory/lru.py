@@ -6,6 +6,8 @@ import heapq
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from mypy_extensions import mypyc_attr
+
 from superinfer.memory.base import Fate, Timing
 from superinfer.memory.prefix import Node
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from superinfer.sequence import Sequence
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 @dataclass(slots=True)
 class LruMemory:
     """Least recently used first; among blocks of one moment the deepest first.

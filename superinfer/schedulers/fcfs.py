@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mypy_extensions import mypyc_attr
+
 from superinfer.draft import MAX_STEPS, Draft
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.parts import RankedList, RankedQueue, check_limits
 from superinfer.sequence import Sequence, State
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 @dataclass(slots=True)
 class FcfsScheduler:
     """Chunked prefill in order of arrival."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from superinfer.batch import DecodeBatch
 from superinfer.costs.base import Chunk, CostModel
 
-GRAIN_TOKENS = 64
+GRAIN_TOKENS: Final = 64
 """A prefill always gets at least so many tokens; without tiles, chunks are multiples of it."""
 
 

@@ -11,6 +11,8 @@ import math
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
+from mypy_extensions import mypyc_attr
+
 from superinfer.draft import Draft
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.fcfs import FcfsScheduler
@@ -18,6 +20,7 @@ from superinfer.schedulers.pacing import ChunkSizer
 from superinfer.sequence import Sequence, State
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 @dataclass(slots=True)
 class PriorityScheduler(FcfsScheduler):
     """Strict priority between classes, first come first served within one."""

@@ -21,7 +21,9 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
+
+from mypy_extensions import mypyc_attr
 
 from superinfer.draft import Draft
 from superinfer.errors import ConfigError
@@ -29,9 +31,10 @@ from superinfer.schedulers.base import Machine
 from superinfer.schedulers.parts import check_limits
 from superinfer.sequence import RESIDENT, Sequence, State
 
-CHUNKED_BUDGET_TOKENS = 512
-AUTO_CHUNK_ABOVE_TOKENS = 32768
-_DECODING, _ENDED = State.DECODING, State.ENDED  # reading a member off its class is slow
+CHUNKED_BUDGET_TOKENS: Final = 512
+AUTO_CHUNK_ABOVE_TOKENS: Final = 32768
+_DECODING: Final = State.DECODING  # reading a member off its class is slow
+_ENDED: Final = State.ENDED
 
 
 def _head(queue: deque[Sequence]) -> Sequence | None:
@@ -75,6 +78,7 @@ class _Iteration:
         """True if anybody was preempted, by either way."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 @dataclass(slots=True)
 class VllmScheduler:
     """First come, first served; the defaults are those of v0.6.0's engine arguments."""

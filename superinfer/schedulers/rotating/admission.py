@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import inf
+from typing import Final
 
 import numpy as np
 
@@ -13,9 +14,9 @@ from superinfer.schedulers.rotating.deadlines import Job
 from superinfer.schedulers.rotating.lengths import CAUTIOUS, LengthEstimator
 from superinfer.sequence import Sequence
 
-MEMORY_SHARE = 0.98
+MEMORY_SHARE: Final = 0.98
 """Of the blocks, what a predicted peak may take."""
-RATE_SHARE = 0.9
+RATE_SHARE: Final = 0.9
 """Of the tokens/s that the batch can give, what streams may be owed."""
 
 

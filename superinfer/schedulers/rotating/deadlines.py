@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
+from typing import Final
 
 from superinfer.request import Request
 from superinfer.schedulers.rotating.lengths import MEDIAN, LengthEstimator
 from superinfer.sequence import Sequence
 
-TURNS = 3
+TURNS: Final = 3
 """Requests without a latest start: whose first token is late, who has begun, the rest."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from superinfer.draft import MAX_STEPS, Draft
 from superinfer.memory.base import Timing
 from superinfer.schedulers.rotating.admission import Admission
@@ -14,7 +16,7 @@ from superinfer.schedulers.rotating.settings import Settings
 from superinfer.schedulers.rotating.waiting import Waiting
 from superinfer.sequence import State
 
-LOOKAHEAD_STEPS = 8
+LOOKAHEAD_STEPS: Final = 8
 """Somebody leaves in the background when the decodes run out of blocks within so many steps."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from superinfer.errors import ConfigError
 from superinfer.request import Request
@@ -18,11 +18,12 @@ LengthSource = Literal["histogram", "none", "oracle"]
 TrueLength = Callable[[Request], int]
 """Answer tokens of a request, as only a simulation knows them."""
 
-HISTORY = 1000
+HISTORY: Final = 1000
 """Answers that a histogram remembers: enough for a P90, and few enough to follow the load."""
-COLD_START_TOKENS = 512
+COLD_START_TOKENS: Final = 512
 """Assumed answer where nothing is known, if the client's own limit is not shorter."""
-MEDIAN, CAUTIOUS = 0.5, 0.5
+MEDIAN: Final = 0.5
+CAUTIOUS: Final = 0.5
 """Quantiles for ordering, and for memory: the peak of many requests is predicted by their medians,
 and where it is not, a forced preemption costs a copy."""
 

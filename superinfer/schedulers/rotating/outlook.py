@@ -5,6 +5,7 @@ request has to start.
 from __future__ import annotations
 
 from math import inf
+from typing import Final
 
 from superinfer.costs.base import Chunk
 from superinfer.draft import Draft
@@ -13,7 +14,7 @@ from superinfer.schedulers.rotating.deadlines import Job, credit_due_s, next_due
 from superinfer.schedulers.rotating.lengths import MEDIAN, LengthEstimator
 from superinfer.sequence import Sequence
 
-COMPLETION_MARGIN = 1.15
+COMPLETION_MARGIN: Final = 1.15
 """Safety on the predicted time to the end of an answer."""
 
 

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, inf
+from typing import Final
 
-LINK_SHARE = 0.5
+LINK_SHARE: Final = 0.5
 """Half of the link stays free for the copies that cannot wait."""
-COPY_SHARE = 0.05
+COPY_SHARE: Final = 0.05
 """Rotation may cost a twentieth of the time it hands out."""
-OVERLAPPED = 0.9
+OVERLAPPED: Final = 0.9
 """Share of a background copy that computation hides; the rest is waiting at step boundaries."""
-MOST_TOKENS = 100
+MOST_TOKENS: Final = 100
 """Without a stall to respect, turns of a hundred tokens."""
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import heapq
 from math import inf
+from typing import Final
 
 from superinfer.schedulers.rotating.deadlines import TURNS, Job
 from superinfer.schedulers.rotating.tenants import TenantCounters
 from superinfer.sequence import Sequence, State
 
-LEVELS = 4
-WAITING_STATES = frozenset({State.WAITING, State.SWAPPED})
+LEVELS: Final = 4
+WAITING_STATES: Final = frozenset({State.WAITING, State.SWAPPED})
 
 _Entry = tuple[float, float, int, Job]
 

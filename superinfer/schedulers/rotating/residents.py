@@ -5,11 +5,12 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator
 from math import inf
+from typing import Final
 
 from superinfer.schedulers.rotating.deadlines import Job
 from superinfer.schedulers.rotating.queues import LEVELS
 
-LOOKED_AT = 8
+LOOKED_AT: Final = 8
 """Candidates of one group that are looked at before it is passed over."""
 
 _Key = tuple[float, float]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from math import inf
+from typing import Final
 
 from superinfer.draft import Draft
 from superinfer.memory.base import Timing
@@ -13,9 +14,9 @@ from superinfer.schedulers.rotating.quantum import Quantum, quantum
 from superinfer.schedulers.rotating.residents import Residents
 from superinfer.sequence import Sequence
 
-NEARLY_DONE_TOKENS = 16
+NEARLY_DONE_TOKENS: Final = 16
 """Who is expected to end within so many tokens stays."""
-FEWEST_ROTATIONS = 4
+FEWEST_ROTATIONS: Final = 4
 """Everybody may be rotated so often; long answers once per half a base quantum."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import inf
 
+from mypy_extensions import mypyc_attr
+
 from superinfer.draft import MAX_STEPS, Draft
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.pacing import GRAIN_TOKENS, ChunkSizer
@@ -24,6 +26,7 @@ from superinfer.schedulers.rotating.waiting import Waiting
 from superinfer.sequence import Sequence, State
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 @dataclass(slots=True)
 class RotatingScheduler(Settings):
     """Time slices by slack: docs/scheduler.md tells how the parts work together."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NoReturn
 
+from mypy_extensions import mypyc_attr
+
 from superinfer.errors import ConfigError
 from superinfer.schedulers.parts import check_limits
 from superinfer.schedulers.rotating.lengths import LengthSource
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 @dataclass(slots=True)
 class Settings:
     """The `[scheduler]` section; the switches at the end turn one mechanism off each."""

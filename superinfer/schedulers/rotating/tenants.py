@@ -8,8 +8,10 @@ idleness starts at the lowest counter of those that are active, so idle time ear
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-PROMPT_WEIGHT, OUTPUT_WEIGHT = 1.0, 2.0
+PROMPT_WEIGHT: Final = 1.0
+OUTPUT_WEIGHT: Final = 2.0
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import inf
 from operator import attrgetter
+from typing import Final
 
 from superinfer.draft import Draft
 from superinfer.schedulers.rotating.counters import Counters
@@ -15,9 +16,9 @@ from superinfer.schedulers.rotating.settings import Settings
 from superinfer.schedulers.rotating.triage import Work, given_up
 from superinfer.schedulers.rotating.waiting import Waiting
 
-URGENT_AT_ONCE = 8
+URGENT_AT_ONCE: Final = 8
 """Urgent requests for which one decision makes room."""
-MOST_RELEGATION_MARGIN = 0.3
+MOST_RELEGATION_MARGIN: Final = 0.3
 """The margin of relegation is never more than this share of the TTFT target."""
 
 

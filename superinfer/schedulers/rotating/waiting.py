@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 from math import inf
+from typing import Final
 
 from superinfer.draft import Draft
 from superinfer.schedulers.rotating.aging import AgedShare
@@ -14,14 +15,16 @@ from superinfer.schedulers.rotating.queues import LEVELS, Alarms, LaxityQueues, 
 from superinfer.schedulers.rotating.settings import Settings
 from superinfer.schedulers.rotating.tenants import TenantCounters
 
-TRIAGED_AT_ONCE = 32
+TRIAGED_AT_ONCE: Final = 32
 """Urgent requests among whom one decision chooses when not all can be in time."""
 Needs = Callable[[Draft, Job], int]
 """Blocks that a request needs to come in."""
-LEVEL_UNITS = (0, 4, 16)
+LEVEL_UNITS: Final = (0, 4, 16)
 """Slack below which a request belongs to a level, in units of `level_steps` steps."""
 
-LATE_OR_BEGUN, BEGUN, REST = slice(0, 2), slice(1, 2), slice(2, None)
+LATE_OR_BEGUN: Final = slice(0, 2)
+BEGUN: Final = slice(1, 2)
+REST: Final = slice(2, None)
 """Turns of requests without a latest start (`deadlines.TURNS`)."""
 
 

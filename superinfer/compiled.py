@@ -1,0 +1,63 @@
+"""Which form of the core runs: compiled modules, or their sources.
+
+A build (`setup.py`) puts compiled modules beside their sources and notes what it compiled. They are
+used while every source is as it was then; after an edit, or with `SUPERINFER_INTERPRETED=1`, all of
+them run from source. Both forms give the same results, byte for byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+MANIFEST = "superinfer/compiled.json"
+_PACKAGES = ("superinfer.", "sim.")
+
+
+def digest(root: Path, sources: Iterable[str]) -> str:
+    """A digest of source files, named by their paths below `root`."""
+    content = hashlib.sha256()
+    for source in sources:
+        content.update(source.encode() + b"\0" + (root / source).read_bytes())
+    return content.hexdigest()
+
+
+def up_to_date(root: Path) -> bool:
+    """True if there are compiled modules and they are those of the sources."""
+    try:
+        manifest = json.loads((root / MANIFEST).read_bytes())
+        return bool(manifest["digest"] == digest(root, manifest["sources"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+class _SourcesOnly:
+    """Finds our modules as if nothing had been compiled."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of a module's source."""
+        if not name.startswith(_PACKAGES):
+            return None
+        for folder in path or ():
+            spec = FileFinder(folder, (SourceFileLoader, [".py"])).find_spec(name)
+            if spec is not None and spec.loader is not None:
+                return spec
+        return None
+
+
+def choose_form() -> bool:
+    """Have the imports that follow take compiled modules if they may; returns whether they do."""
+    wanted = os.environ.get("SUPERINFER_INTERPRETED", "0") in {"", "0"}
+    if wanted and up_to_date(Path(__file__).parent.parent):
+        return True
+    sys.meta_path.insert(0, _SourcesOnly)
+    return False

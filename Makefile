@@ -3,12 +3,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.stamp
+COMPILED := .venv/.compiled
 
 .DEFAULT_GOAL := test
-.PHONY: run test test-slow bench lint browser clean
+.PHONY: run test test-slow compile bench lint browser clean
 
 ## Simulate the bundled trace; the result folder goes to runs/.
-run: $(STAMP)
+run: $(COMPILED)
 	$(BIN)/superinfer-sim run traces/samples/mixed.jsonl
 
 ## All fast tests. Budget: five minutes on two cores; mark what takes longer than a few seconds `slow`.
@@ -16,13 +17,17 @@ test: $(STAMP)
 	$(BIN)/pytest -n 2 -m "not slow and not gpu" --durations=5 --durations-min=2
 
 ## The slow tests, one at a time, because some of them measure speed.
-test-slow: $(STAMP)
+test-slow: compile
 	@$(BIN)/pytest -m slow --collect-only -qq > /dev/null 2>&1; \
 	if [ $$? -eq 5 ]; then echo "There are no slow tests."; \
 	else $(BIN)/pytest -m slow -rs --durations=5; fi
 
+## Turn the modules of the hot path into machine code, unless they are that already.
+compile: $(STAMP)
+	@$(COMPILE)
+
 ## Speed of the simulator.
-bench: $(STAMP)
+bench: compile
 	$(BIN)/python -m experiments.bench
 
 ## Style, format and types.
@@ -38,6 +43,8 @@ browser:
 ## Remove the environment, caches and builds; results in runs/ stay.
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -f superinfer/.compiled *.so
+	find superinfer sim -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt
@@ -49,3 +56,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
 	@touch $@
+
+$(COMPILED): | $(STAMP)
+	@$(COMPILE)
+	@touch $@
+
+# Without a C compiler everything runs from the sources.
+COMPILE = $(BIN)/python -c 'import sys, superinfer; sys.exit(not superinfer.COMPILED)' || { \
+  echo "Compiling the core (a minute or two)"; \
+  SUPERINFER_COMPILE=1 $(BIN)/python setup.py -q build_ext --inplace > .venv/compile.log 2>&1 || { \
+    tail -n 3 .venv/compile.log >&2; \
+    echo "The core could not be compiled (.venv/compile.log): it runs from its sources, slower" >&2; }; }

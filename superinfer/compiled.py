@@ -16,7 +16,7 @@ from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
-MANIFEST = "superinfer/compiled.json"
+MANIFEST = "superinfer/.compiled"
 _PACKAGES = ("superinfer.", "sim.")
 
 

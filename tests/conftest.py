@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 # Tests follow the sources, compiled or not, and some of them replace parts of the core. In the
 # compiled form the tests run with SUPERINFER_INTERPRETED=0, and those that replace parts skip.
 os.environ.setdefault("SUPERINFER_INTERPRETED", "1")
+
+from superinfer import COMPILED
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -31,11 +34,16 @@ def _why_no_gpu() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked `gpu` where they cannot run."""
-    gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
-    reason = _why_no_gpu() if gpu_tests else None
+    """Skip the tests marked `gpu` or `interpreted` where they cannot run."""
+    _skip(items, "gpu", _why_no_gpu)
+    _skip(items, "interpreted", lambda: "the core is compiled" if COMPILED else None)
+
+
+def _skip(items: list[pytest.Item], marker: str, why: Callable[[], str | None]) -> None:
+    marked = [item for item in items if item.get_closest_marker(marker)]
+    reason = why() if marked else None
     if reason:
-        for item in gpu_tests:
+        for item in marked:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 

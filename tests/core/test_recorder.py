@@ -61,6 +61,7 @@ def test_bytes_are_those_of_the_blocks() -> None:
     assert np.array_equal(moved_out, np.diff(timeline.rotations) > 0)
 
 
+@pytest.mark.interpreted
 def test_thinned_samples_keep_the_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = swapping()
     monkeypatch.setattr("superinfer.recorder.MAX_SAMPLES", 16)

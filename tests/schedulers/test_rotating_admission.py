@@ -80,6 +80,7 @@ HELD = st.builds(Held, st.integers(1, 60), st.integers(1, 60), st.booleans())
 NEW = st.builds(Held, st.integers(1, 60), st.integers(1, 60), st.just(False))
 
 
+@pytest.mark.interpreted
 @hypothesis_settings(SETTINGS, max_examples=200)
 @given(here=st.lists(HELD, max_size=7), new=NEW, total_blocks=st.integers(8, 120))
 def test_predicted_peak_against_a_simulation(
@@ -96,6 +97,7 @@ def test_predicted_peak_against_a_simulation(
         assert not bench.fits()
 
 
+@pytest.mark.interpreted
 def test_a_refusal_stands_until_somebody_comes_or_goes() -> None:
     """As everybody grows by a token a step, only `version` can change the answer."""
     bench = Bench([Held(40, 40, True), Held(40, 40, False)], 30)
@@ -107,6 +109,7 @@ def test_a_refusal_stands_until_somebody_comes_or_goes() -> None:
     assert bench.admission.fits(bench.draft, alone[0], [], [], 2)
 
 
+@pytest.mark.interpreted
 def test_who_comes_back_counts_with_all_that_it_holds() -> None:
     """A prompt of 8 tokens with 60 given since: 68 and 40 to come beside 8 and 40 exceed 116, of
     which a new prompt of 8 would not come near.
@@ -158,6 +161,7 @@ def test_admission_by_rate(on: bool) -> None:
     assert lines[4] == ("A used 6" if on else "B15 -A used 8")
 
 
+@pytest.mark.interpreted
 def test_a_stream_is_owed_its_pace_until_it_ends() -> None:
     """Being rotated does not change what is owed; the same load is refused and taken afterwards."""
     bench = Bench([Held(8, 8, True), Held(8, 8, False)], 30)

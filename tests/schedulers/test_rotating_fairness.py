@@ -239,6 +239,7 @@ def test_the_share_of_blocks() -> None:
     assert share.fits(90, 100) and not first.aged
 
 
+@pytest.mark.interpreted
 def test_a_wait_ends_with_a_token() -> None:
     """The last chunk of a prompt gives one, and each step of the decode batch; coming in does not:
     who is copied back and has to leave at once still waits since its latest token.
@@ -260,6 +261,7 @@ def test_a_wait_ends_with_a_token() -> None:
         assert job.since_s == since_s
 
 
+@pytest.mark.interpreted
 def test_the_order_without_urgency() -> None:
     """Who is late, then who is aged, then who was promised nothing; each by arrival. The share of
     the aged comes before all of them, but once per decision.

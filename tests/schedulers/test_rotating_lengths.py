@@ -133,6 +133,7 @@ def test_what_is_known_decides_who_fits(source: Any, together: int) -> None:
     assert (starts <= 9001.0).sum() == together
 
 
+@pytest.mark.interpreted
 def test_only_finished_answers_are_learnt() -> None:
     """A request that was given up says nothing about lengths."""
     scheduler = rotating()

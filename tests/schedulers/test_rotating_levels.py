@@ -119,6 +119,7 @@ def test_promotion_ends_a_slice() -> None:
     assert played.tokens(1) == [10.0, 11.0]
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("on", [True, False])
 def test_demotion_on_quantum_use(monkeypatch: pytest.MonkeyPatch, on: bool) -> None:
     """With quanta of 4 tokens A, decoding since 1 s, has used its own at iteration 6 and sinks to
@@ -147,6 +148,7 @@ def test_demotion_on_quantum_use(monkeypatch: pytest.MonkeyPatch, on: bool) -> N
         assert lines[6:9] == ["C14 -B A used 11", "C14 A used 11", "A used 4"]
 
 
+@pytest.mark.interpreted
 def test_who_has_left_and_come_back_begins_a_new_turn() -> None:
     """The end of the turn before, at step 10, does not count any more."""
     nothing: Any = None
@@ -161,6 +163,7 @@ def test_who_has_left_and_come_back_begins_a_new_turn() -> None:
     assert device.quantum_used(16) is job
 
 
+@pytest.mark.interpreted
 def test_only_who_can_wait_is_demoted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gap of one pace is the slack. 40 s are above the bounds of level 0 (two steps) and of level
     1 (32 steps), 8 s only above the first, and 2 s above none.

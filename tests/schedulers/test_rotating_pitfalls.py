@@ -130,6 +130,7 @@ def test_who_has_just_left_does_not_come_back_in_the_same_plan() -> None:
     assert lines[3] == "C36 -B -A used 9"
 
 
+@pytest.mark.interpreted
 def test_residents_at_their_rotation_cap_are_preempted_when_blocks_run_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -160,6 +161,7 @@ def overcommitted(**settings: Any) -> Run:
     return run(scheduler, requests, [200] * 12, 128, cost=cost)
 
 
+@pytest.mark.interpreted
 def test_thrash(monkeypatch: pytest.MonkeyPatch) -> None:
     """The quantum by rule keeps the link and the device busy with work; one of 5 tokens, whatever
     the link, spends the time on copies.

@@ -183,6 +183,7 @@ def test_host_full_fails_the_victim_alone() -> None:
     assert lines[3:] == ["AB used 6", "AB used 6", "AB used 6", "AB used 7"]
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("preemption", ["recompute", "swap"])
 @pytest.mark.parametrize("seed", range(12))
 def test_short_cuts_equal_the_walk(monkeypatch: Any, seed: int, preemption: str) -> None:

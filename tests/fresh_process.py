@@ -1,0 +1,35 @@
+"""The same run in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RUN = """
+import sys
+from property.test_exactness import Job, play
+
+jobs = [
+    Job((i * 7 % 5) / 4, 1 + i * 11 % 36, 1 + i * 13 % 36, i % 4, i % 2, i % 3 == 0)
+    for i in range(40)
+]
+arm, lag = sys.argv[1:]
+run = play(jobs, None, scale_s=1.0, arm=arm, lag=int(lag), prefix=True)
+columns = [run.record.table.finish_s, run.record.tokens.decode_end_s, run.record.timeline.t_s]
+sys.stdout.buffer.write("\\n".join(map(repr, run.events)).encode())
+sys.stdout.buffer.write(b"".join(column.tobytes() for column in columns))
+"""
+
+
+def bytes_of_a_run(arm: str, lag: int, hash_seed: str) -> bytes:
+    """Events and columns of a run with preemptions, copies and a prefix cache."""
+    env = {
+        **os.environ,
+        "PYTHONHASHSEED": hash_seed,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    }
+    command = [sys.executable, "-c", RUN, arm, str(lag)]
+    return subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE).stdout

@@ -1,0 +1,76 @@
+"""The compiled core does what its sources do, and is never used after they have changed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fresh_process import bytes_of_a_run
+from property.test_exactness import ARMS
+
+from superinfer.compiled import MANIFEST, up_to_date
+
+ROOT = Path(__file__).parents[2]
+
+needs_compiled = pytest.mark.skipif(
+    not up_to_date(ROOT), reason="needs the compiled core, of these sources: make compile"
+)
+
+
+def form_of(root: Path, interpreted: str = "0") -> str:
+    """`True` if a fresh process that imports from `root` runs the compiled core."""
+    env = {**os.environ, "SUPERINFER_INTERPRETED": interpreted, "PYTHONPATH": str(root)}
+    ask = "import superinfer, superinfer.engine as e; print(superinfer.COMPILED, e.__file__)"
+    command = [sys.executable, "-c", ask]
+    run = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True, cwd=root)
+    compiled, file = run.stdout.split()
+    assert file.endswith(".py") is (compiled == "False")
+    return compiled
+
+
+@pytest.mark.slow
+@needs_compiled
+@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize("arm", ARMS)
+def test_same_bytes_in_both_forms(monkeypatch: pytest.MonkeyPatch, arm: str, lag: int) -> None:
+    found = []
+    for interpreted in ("0", "1"):
+        monkeypatch.setenv("SUPERINFER_INTERPRETED", interpreted)
+        found.append(bytes_of_a_run(arm, lag, "1"))
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+@needs_compiled
+def test_hand_worked_schedules_compiled() -> None:
+    env = {**os.environ, "SUPERINFER_INTERPRETED": "0"}
+    folders = [f"tests/{name}" for name in ("core", "schedulers", "parity", "sim/test_golden.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow and not gpu", *folders]
+    run = subprocess.run(command, env=env, cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert "the core is compiled" in run.stdout  # why some were skipped: so it was compiled
+
+
+@needs_compiled
+def test_changed_sources_are_run_as_they_are(tmp_path: Path) -> None:
+    for package in ("superinfer", "sim"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    for library in ROOT.glob("superinfer__mypyc*"):
+        shutil.copy(library, tmp_path)
+    assert form_of(tmp_path) == "True"
+    assert form_of(tmp_path, interpreted="1") == "False"
+    source = tmp_path / "sim" / "oracle.py"
+    source.write_text(source.read_text() + "\nCHANGED = True\n")
+    assert form_of(tmp_path) == "False"
+
+
+@pytest.mark.parametrize("manifest", [None, "", "[]", '{"digest": "0", "sources": ["gone.py"]}'])
+def test_without_a_manifest_that_holds_sources_run(tmp_path: Path, manifest: str | None) -> None:
+    (tmp_path / "superinfer").mkdir()
+    if manifest is not None:
+        (tmp_path / MANIFEST).write_text(manifest)
+    assert not up_to_date(tmp_path)

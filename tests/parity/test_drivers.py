@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from harness import BlockingDriver, FakeCost, make_engine, request
+from tiered import TieredLru
 
 from sim.driver import simulate
 from sim.oracle import Oracle
@@ -79,6 +80,14 @@ ARMS = {
     "priority": lambda: (
         PriorityScheduler(max_num_batched_tokens=64, max_num_seqs=8),
         LruMemory("cheaper"),
+    ),
+    "fcfs-tier": lambda: (
+        FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8),
+        TieredLru(exclusive=True),
+    ),
+    "fcfs-tier-background": lambda: (
+        FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8),
+        TieredLru(write_through_hits=2, load_timing="background"),
     ),
     "rotating": lambda: (
         RotatingScheduler(

@@ -95,6 +95,24 @@ class Draft:
             return self.held_blocks(seq) - seq.shared_blocks
         return seq.blocks
 
+    @property
+    def saved_by_sharing(self) -> int:
+        """Device blocks that the live sequences would hold more if each had its own."""
+        prefix = self._engine.prefix
+        return prefix.shared_again if prefix is not None else 0
+
+    def first_new_block(self, seq: Sequence) -> object:
+        """Names the first full block of a prompt that the prefix cache does not hold; None if it
+        holds all of them, or if nothing is known of the content. Equal names, equal prefixes.
+        """
+        engine = self._engine
+        prefix, keys = engine.prefix, engine.keys(seq)
+        if prefix is None or not keys:
+            return None
+        blocks = seq.request.prompt_tokens // engine.block_tokens
+        cached, _ = prefix.match(seq.request, keys, blocks)
+        return prefix.block_name(seq.request, keys, cached) if cached < blocks else None
+
     def grows(self, seq: Sequence) -> bool:
         """True if the sequence decodes and needs a new block in the next step."""
         return seq.state is State.DECODING and self.batch.grows(seq)

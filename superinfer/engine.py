@@ -505,27 +505,27 @@ class Engine:
 
     def _note_changes(self, draft: Draft, now: float) -> None:
         """Count a draft's decisions on their sequences, and emit them."""
-        moved = draft.before_step or draft.background
+        moved, prefix = draft.before_step or draft.background, self.prefix
         copied = self._note_copies(draft.before_step + draft.background) if moved else {}
         for kind, seq, blocks, saved in draft.changes:
             if kind == "admit":
                 if seq.first_scheduled_s is None:
                     self._note_admission(seq, now)
                 self._emit(now, kind, seq, (blocks, seq.prefix_tokens))
-                if self.tier is not None:
-                    self._note_reuse(self.tier, seq, saved, now)
+                if saved or (prefix is not None and prefix.notes_hits):
+                    self._note_reuse(seq, saved, now)
             elif kind in _COPIES:
                 self._emit(now, _CHANGE_KINDS[kind], seq, (copied[seq, _COPIES[kind]],))
             elif kind in _CHANGE_KINDS:
                 self._emit(now, _CHANGE_KINDS[kind], seq, (abs(blocks),))
 
-    def _note_reuse(
-        self, tier: TieredIndex, seq: Sequence, loaded: tuple[object, ...], now: float
-    ) -> None:
+    def _note_reuse(self, seq: Sequence, loaded: tuple[object, ...], now: float) -> None:
         """A request was admitted, a part of its cached prefix maybe `loaded` from the host."""
         if seq.node is not None:
-            tier.hit(seq.node)
-            tier.keep_loaded(seq.node)
+            assert self.prefix is not None
+            self.prefix.hit(seq.request, seq.node)
+            if self.tier is not None:
+                self.tier.keep_loaded(seq.node)
         if loaded:
             self._emit(now, "load", seq, loaded)
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from superinfer.draft import Draft
     from superinfer.engine import EngineConfig
     from superinfer.memory.prefix import Node
+    from superinfer.request import Request
     from superinfer.sequence import Sequence
 
 Fate = Literal["recompute", "swap"]
@@ -37,6 +38,17 @@ class MemoryPolicy(Protocol):
 
     def fate(self, seq: Sequence, draft: Draft) -> Fate:
         """What becomes of a victim's cache where the scheduler leaves it open."""
+        ...
+
+
+@runtime_checkable
+class Retention(Protocol):
+    """What a memory policy has beside that if it matters who uses a block."""
+
+    def retain(self, node: Node, request: Request) -> None:
+        """`request` computed `node`, or was admitted with it as a part of its cached prefix. What
+        the policy thinks of it goes into `node.priority`; `unused` follows when nobody holds it.
+        """
         ...
 
 

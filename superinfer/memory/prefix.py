@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from superinfer.memory.base import Retention
 from superinfer.memory.pool import BlockPool
 from superinfer.request import Request
 
@@ -67,7 +68,7 @@ class Node:
         self.refs = 0
         """Live sequences whose path goes through this node."""
         self.last_access_s = 0.0
-        self.priority = 0
+        self.priority: int | None = None
         """What a memory policy noted of it; both parts of a cut edge keep it."""
         # Where its blocks are; without a host tier (`memory.tiered`) always on the device alone.
         self.on_device = True
@@ -116,6 +117,11 @@ class PrefixIndex:
         self.pool = pool
         self.block_tokens = block_tokens
         self.policy = policy
+        self._retention = policy if isinstance(policy, Retention) else None
+        self.notes_hits = self._retention is not None
+        """True if `hit` does anything."""
+        self.shared_again = 0
+        """Blocks of locked paths, counted for each sequence beside the first that holds them."""
         self._roots: dict[tuple[str, int], Node] = {}
 
     def root(self, request: Request) -> Node:
@@ -149,6 +155,14 @@ class PrefixIndex:
             node = child
         return node.stop, unreferenced
 
+    def block_name(self, request: Request, keys: tuple[Key, ...], block: int) -> object:
+        """A name that two prompts have in common for a block if they are equal up to its end; they
+        may differ in it only if they also differ in the rest of the content id.
+        """
+        hash_tokens = request.hash_block_tokens
+        key = keys[self._key_index(block, hash_tokens)]
+        return (request.namespace, hash_tokens, block, key)
+
     def acquire(
         self, request: Request, keys: tuple[Key, ...], limit_blocks: int
     ) -> tuple[Node | None, int]:
@@ -170,6 +184,11 @@ class PrefixIndex:
         self._lock(node, None)
         return node, node.stop
 
+    def hit(self, request: Request, node: Node) -> None:
+        """The request was admitted with the path to `node`."""
+        if self._retention is not None:
+            self._retain(request, node, None)
+
     def release(self, node: Node, now: float) -> None:
         """Unlock a path that was in use until `now`."""
         for step in node.path():
@@ -185,6 +204,8 @@ class PrefixIndex:
                 self.pool.cached += step.blocks
                 if not step.device_children:
                     self.policy.unused(step)
+            else:
+                self.shared_again -= step.blocks
 
     def relock(self, node: Node) -> None:
         """Undo a `release` of the same path."""
@@ -220,6 +241,8 @@ class PrefixIndex:
         # Blocks of the sequence become the tree's (new nodes) or are given back (duplicates).
         self.pool.referenced -= stop_blocks - start
         self._lock(current, top)
+        if self._retention is not None:
+            self._retain(request, current, top)
         return current, stop_blocks - start
 
     def add_answer(self, request: Request, node: Node | None, blocks: int, now: float) -> Node:
@@ -235,6 +258,8 @@ class PrefixIndex:
         parent.children[key] = leaf
         parent.device_children += 1
         self.pool.cached += blocks
+        if self._retention is not None:
+            self._retention.retain(leaf, request)
         self.policy.unused(leaf)
         return leaf
 
@@ -272,6 +297,14 @@ class PrefixIndex:
         matched = min(covered, child.stop, limit_blocks)
         return (child, matched) if matched > node.stop else (None, node.stop)
 
+    def _retain(self, request: Request, node: Node, above: Node | None) -> None:
+        """Tell the policy whose the path from below `above` to `node` is."""
+        assert self._retention is not None
+        for step in node.path():
+            if step is above:
+                break
+            self._retention.retain(step, request)
+
     def _covered(self, child: Node, matched: int) -> Node:
         """The part of a child up to block `matched`, which a sequence has computed, too."""
         return self._split(child, matched) if matched < child.stop else child
@@ -286,6 +319,8 @@ class PrefixIndex:
                 if step.on_device:
                     pool.cached -= step.blocks
                 pool.referenced += step.blocks
+            else:
+                self.shared_again += step.blocks
             step.refs += 1
 
     def _add(self, parent: Node, keys: tuple[Key, ...], stop: int) -> Node:

@@ -29,6 +29,7 @@ class TieredIndex(PrefixIndex):
         super().__init__(pool, block_tokens, policy)
         self.host = host
         self.tier = tier
+        self.notes_hits = True
         self._evicted_blocks = 0
         self._backed_up_blocks = 0
 
@@ -44,8 +45,9 @@ class TieredIndex(PrefixIndex):
         blocks, self._backed_up_blocks = self._backed_up_blocks, 0
         return blocks
 
-    def hit(self, node: Node) -> None:
-        """A request was admitted with the path to `node`."""
+    def hit(self, request: Request, node: Node) -> None:
+        """The same; each part of the path counts a hit."""
+        super().hit(request, node)
         for step in node.path():
             self._hit(step)
 

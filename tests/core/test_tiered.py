@@ -165,7 +165,7 @@ def test_write_through_at_the_kth_hit(hits: int, copied: list[int]) -> None:
     for now in (1.0, 2.0, 3.0):
         node = shelf.hold(1, 2, 3, 4)
         if now > 1.0:
-            shelf.index.hit(node)
+            shelf.index.hit(prompt(0, 1, 2, 3, 4), node)
         shelf.index.release(node, now)
         blocks.append(shelf.index.take_backed_up())
     assert blocks == copied

@@ -28,6 +28,7 @@ from superinfer.costs.coverage import (
 from superinfer.engine import Engine
 from superinfer.lab.replay import replay
 from superinfer.memory.lru import LruMemory
+from superinfer.memory.retention import RetentionMemory
 from superinfer.metrics.columns import RequestView
 from superinfer.plan import Plan
 from superinfer.record import RunRecord
@@ -35,6 +36,7 @@ from superinfer.request import DEFAULT_CLASS, SLO, Request, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
 from superinfer.schedulers.rotating import RotatingScheduler
+from superinfer.schedulers.tensorrt_llm import TensorRtLlmScheduler
 from superinfer.schedulers.vllm import VllmScheduler
 from superinfer.sequence import Sequence
 
@@ -121,6 +123,15 @@ def tiered(make: Callable[[], tuple[Any, Any]], **memory: Any) -> Callable[[], t
     return lambda: (make()[0], TieredLru(**memory))
 
 
+def tensorrt(**settings: Any) -> Callable[[], tuple[Any, Any]]:
+    """With retention priorities, and ten blocks on the host."""
+    settings.setdefault("max_num_tokens", 40)
+    return lambda: (
+        TensorRtLlmScheduler(max_batch_size=8, **settings),
+        RetentionMemory({"strict": 80, "paced": 10}, {"whole": 50}, host_cache_gib=10 / 2**30),
+    )
+
+
 def priority() -> tuple[Any, Any]:
     return PriorityScheduler(max_num_batched_tokens=64, max_num_seqs=8), LruMemory("cheaper")
 
@@ -145,6 +156,19 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
         host_size_blocks=20,
     ),
     "vllm-tier": tiered(vllm(False, "recompute"), host_size_blocks=40),
+    "tensorrt": tensorrt(),
+    "tensorrt-chunked": tensorrt(context_chunking="first_come_first_served", max_num_tokens=16),
+    "tensorrt-equal": tensorrt(context_chunking="equal_progress", max_num_tokens=16),
+    "tensorrt-max": tensorrt(capacity_policy="max_utilization"),
+    "tensorrt-max-chunked": tensorrt(
+        capacity_policy="max_utilization",
+        context_chunking="first_come_first_served",
+        max_num_tokens=16,
+    ),
+    "tensorrt-max-equal": tensorrt(
+        capacity_policy="max_utilization", context_chunking="equal_progress", max_num_tokens=16
+    ),
+    "tensorrt-static": tensorrt(capacity_policy="static_batch"),
     "rotating": rotating(),
     "rotating-plain": rotating(
         promotion=False,
@@ -218,6 +242,7 @@ def prompts(jobs: list[Job], scale_s: float = 1.0) -> list[Request]:
                 priority=job.priority,
                 hash_ids=tuple(range(first, first - (-job.prompt // HASH_TOKENS))),
                 hash_block_tokens=HASH_TOKENS,
+                max_tokens=2 * job.output,
             )
         )
     return requests

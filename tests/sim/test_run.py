@@ -74,6 +74,16 @@ def test_sizes_come_from_memory_weights_and_activations(
     assert (sizes.max_model_len, sizes.layers) == (131_072, 32)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_the_share_of_free_memory_is_the_schedulers(share: float) -> None:
+    settings = [f"scheduler.free_gpu_memory_fraction={share}", "scheduler.tokens_per_block=64"]
+    settings += ["run.gpu_memory_utilization=0.3"]  # not asked
+    sizes = build_engine(few(1, *settings, scheduler="tensorrt_llm"))[0].config
+    shape, device = load_shape("llama-3.1-8b"), load_device("a100-80g")
+    assert sizes.block_tokens == 64
+    assert sizes.total_blocks == kv_capacity_blocks(shape, device, 1, 64, 1.0, None, share)
+
+
 def test_given_sizes_win() -> None:
     sizes = build_engine(
         few(

@@ -157,12 +157,12 @@ class TieredIndex(PrefixIndex):
 
     def _trim(self, node: Node, blocks: int) -> None:
         """Take the last `blocks` blocks of an unreferenced leaf off the device."""
-        kept = blocks if node.on_host else self._room(blocks) if self.tier.keep(node) else 0
-        if kept < blocks:
-            self._drop_below(node)
-            super()._trim(node, blocks - kept)
-        if kept:
-            self._move_to_host(node, kept)
+        if node.on_host:
+            self._move_to_host(node, blocks)
+        elif self.tier.keep(node):
+            self._write_back(node, blocks)
+        else:
+            self._drop(node, blocks)
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -181,8 +181,42 @@ class TieredIndex(PrefixIndex):
             self.reclaim_host(short)
         return min(blocks, self.host.cache_free)
 
-    def _move_to_host(self, node: Node, blocks: int) -> None:
-        """The last `blocks` blocks of a device leaf are on the host alone from now on."""
+    def _write_back(self, node: Node, blocks: int) -> None:
+        """Copy the last `blocks` blocks of a device leaf to the host.
+
+        As if they went one by one, the last one first: where the host is full, each takes the place
+        of what is then the first to go there, maybe of one that has just come.
+        """
+        below: Node | None = None
+        while blocks:
+            room = min(blocks, self.host.cache_free)
+            if room:
+                below, node = node, self._move_to_host(node, room)
+                blocks -= room
+                continue
+            victim = self.tier.host_victim(blocks if below is not None else 1)
+            if victim is None:
+                self._drop(node, blocks)
+                return
+            if victim[0] is below and blocks > below.blocks:
+                # Each of the rest drives out the one before: only the last ones stay.
+                passing = blocks - below.blocks
+                self._trim_host(below, below.blocks)
+                self._drop(node, passing)
+                self._evicted_blocks += passing
+                blocks -= passing
+            else:
+                self._trim_host(*victim)
+
+    def _drop(self, node: Node, blocks: int) -> None:
+        """Forget the last `blocks` blocks of a device leaf, and all that the host keeps below."""
+        self._drop_below(node)
+        super()._trim(node, blocks)
+
+    def _move_to_host(self, node: Node, blocks: int) -> Node:
+        """The last `blocks` blocks of a device leaf, as `node`, are on the host alone from now on.
+        Returns its parent, which has the others.
+        """
         if blocks < node.blocks:
             self._split(node, node.stop - blocks)  # `node` is the lower part
         parent = node.parent
@@ -196,6 +230,7 @@ class TieredIndex(PrefixIndex):
         self._announce(node)
         if parent.reclaimable:
             self.policy.unused(parent)
+        return parent
 
     def _join(self, node: Node) -> None:
         """Make one edge of two that left the device one after the other: a tree that is evicted

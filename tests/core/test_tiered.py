@@ -126,6 +126,25 @@ def test_a_host_smaller_than_what_leaves_keeps_the_beginning() -> None:
     shelf.put(1.0, 1, 2, 3, 4, 5)
     shelf.index.reclaim(5)
     assert (shelf.places(), shelf.host.cached) == ([(0, 2, "host")], 2)
+    assert shelf.index.take_evicted() == 5  # three of them drove each other out
+
+
+@pytest.mark.parametrize("host_blocks", range(1, 9))
+@pytest.mark.parametrize("older", [False, True])
+def test_blocks_that_leave_at_once_end_as_if_they_left_one_by_one(
+    host_blocks: int, older: bool
+) -> None:
+    """Against a host that is full of a path used before or after them."""
+    ends = []
+    for step in (1, 2, 3, 6):
+        shelf = Shelf(host_size_blocks=host_blocks)
+        shelf.put(1.0, *range(10, 17))
+        shelf.index.reclaim(7)
+        shelf.put(0.5 if older else 2.0, 1, 2, 3, 4, 5, 6)
+        for _ in range(0, 6, step):
+            shelf.index.reclaim(step)
+        ends.append((shelf.places(), shelf.host.cached, shelf.index.take_evicted()))
+    assert ends[1:] == ends[:1] * 3
 
 
 def test_what_is_dropped_takes_along_what_hangs_on_it() -> None:

@@ -6,13 +6,19 @@ the others were worked from the rules of `capacityScheduler.cpp` and `microBatch
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 from harness import BlockingDriver, iterations, make_engine, request
 
+from superinfer.draft import Draft
+from superinfer.engine import Engine
 from superinfer.errors import ConfigError
+from superinfer.plan import Plan
 from superinfer.schedulers.tensorrt_llm import TensorRtLlmScheduler
+from superinfer.schedulers.tensorrt_llm.queues import Queues
+from superinfer.sequence import State
 
 
 def trtllm(policy: str = "guaranteed_no_evict", **settings: Any) -> TensorRtLlmScheduler:
@@ -360,3 +366,82 @@ def test_settings_that_cannot_work(settings: dict[str, Any], words: str) -> None
 def test_block_size_and_defaults() -> None:
     assert TensorRtLlmScheduler().block_tokens == 32
     assert TensorRtLlmScheduler(tokens_per_block=64).block_tokens == 64
+
+
+# -- short cuts against the long way --------------------------------------------------------------
+
+
+def random_jobs(seed: int, count: int = 30) -> tuple[list[Any], list[int]]:
+    """Three families of prompts, and answers of up to their declared length."""
+    rng, now, jobs, answers = random.Random(seed), 0.0, [], []
+    for index in range(count):
+        now += rng.choice([0, 0, 0.5, 2, 6])
+        prompt, most = rng.randint(1, 30), rng.randint(1, 24)
+        first = 100 * (index if rng.random() < 0.3 else index % 3)
+        ids = tuple(range(first, first - (-prompt // 6)))
+        jobs.append(
+            request(index, prompt, 0, now, hash_ids=ids, hash_block_tokens=6, max_tokens=most)
+        )
+        answers.append(rng.randint(1, most))
+    return jobs, answers
+
+
+CHUNKING = ("off", "first_come_first_served", "equal_progress")
+
+
+@pytest.mark.parametrize("chunking", CHUNKING)
+@pytest.mark.parametrize("seed", range(6))
+def test_walking_the_whole_list_finds_the_same(monkeypatch: Any, seed: int, chunking: str) -> None:
+    """MAX_UTILIZATION looks at everybody only where somebody has to pause or comes out of turn."""
+    logs = []
+    for walk in (False, True):
+        if walk:
+            monkeypatch.setattr(Queues, "in_turn", property(lambda _: False))
+        events: list[Any] = []
+        jobs, answers = random_jobs(seed)
+        scheduler = trtllm("max_utilization", context_chunking=chunking, max_num_tokens=32)
+        core = make_engine(scheduler, 16, sink=events.append, prefix_caching=True)
+        BlockingDriver(core, jobs, answers).run()
+        logs.append(events)
+        assert any(event[1] == "preempt" for event in events)
+    for free in (False, True):  # a slice logs arrivals, steps and evictions at another place
+        one, other = (
+            sorted((e for e in log if (e[1] in ("submit", "decode")) is free), key=lambda e: e[0])
+            for log in ([e for e in log if e[1] != "evict"] for log in logs)
+        )
+        assert one == other
+
+
+@pytest.mark.parametrize("chunking", CHUNKING)
+@pytest.mark.parametrize("seed", range(4))
+def test_reserved_blocks_are_those_of_everybody_who_runs(seed: int, chunking: str) -> None:
+    """What is free less what each running request may still take, asked one by one."""
+    jobs, answers = random_jobs(seed)
+    scheduler = trtllm(context_chunking=chunking, max_num_tokens=32)
+    core = make_engine(scheduler, 30, prefix_caching=True)
+    checked: list[int] = []
+
+    def check(engine: Engine, plan: Plan) -> None:
+        draft, capacity = Draft(engine, plan.now), scheduler._capacity
+        free = draft.available + plan.taken_blocks
+        for seq in scheduler.queues.running:
+            held = draft.held_blocks(seq)
+            if seq.state is State.PREFILLING:
+                held = draft.blocks_for(seq.prefill_tokens)
+            free -= capacity.blocks_to_completion(seq) - held
+        assert free == 30 - capacity.reserved_blocks + draft.saved_by_sharing >= 0
+        checked.append(draft.saved_by_sharing)
+
+    BlockingDriver(core, jobs, answers, check).run()
+    assert max(checked) > 2
+    assert scheduler._capacity.reserved_blocks == 0
+    assert not any(len(queue) for queue in (scheduler.queues.running, scheduler.queues.waiting))
+
+
+def test_a_steady_batch_is_one_plan() -> None:
+    """Two requests that decode beside one that waits: one slice until the first of them ends."""
+    core = make_engine(trtllm(), 8)
+    jobs = [request(i, 4, 0, max_tokens=12) for i in range(3)]
+    steps: list[int] = []
+    BlockingDriver(core, jobs, [12, 10, 2], lambda _, plan: steps.append(plan.steps)).run()
+    assert steps[0] == 1 and steps[1] > 9 and len(steps) < 7

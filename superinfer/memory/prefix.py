@@ -357,8 +357,10 @@ class PrefixIndex:
         assert parent is not None and node.start < stop < node.stop
         keys = self._cut(node, node.start, stop)
         upper = Node(parent, keys, node.start, stop, node.hash_tokens)
-        for name in _INHERITED:
-            setattr(upper, name, getattr(node, name))
+        upper.refs, upper.hits, upper.priority = node.refs, node.hits, node.priority
+        upper.last_access_s = node.last_access_s
+        upper.on_device, upper.on_host = node.on_device, node.on_host
+        upper.loading = node.loading
         upper.device_children = int(node.on_device)
         parent.children[keys[0]] = upper
         node.keys = self._cut(node, stop, node.stop)
@@ -382,7 +384,3 @@ class PrefixIndex:
         node.parent = None
         if parent.reclaimable:
             self.policy.unused(parent)
-
-
-_INHERITED = ("refs", "last_access_s", "priority", "on_device", "on_host", "loading", "hits")
-"""What both parts of a cut edge have in common."""

@@ -211,6 +211,32 @@ def test_every_request_of_the_sample_ends_once(scheduler: str, settings: tuple[s
         assert kinds == {"finish": 1821}
 
 
+TENSORRT_LLM = {"scheduler": "tensorrt_llm", "memory": "retention"}
+CAPACITY_POLICIES = ("guaranteed_no_evict", "max_utilization", "static_batch")
+
+
+@pytest.mark.parametrize("policy", CAPACITY_POLICIES)
+@pytest.mark.parametrize("chunking", ["off", "equal_progress"])
+def test_every_request_of_the_sample_ends_once_under_tensorrt_llm(
+    policy: str, chunking: str
+) -> None:
+    """Without chunks three prompts are longer than a step takes."""
+    settings = [f"scheduler.capacity_policy={policy}", f"scheduler.context_chunking={chunking}"]
+    kinds = every_request_ends_once(load_config(None, settings, trace=SAMPLE, **TENSORRT_LLM))
+    refused = {"reject": 3} if chunking == "off" else {}
+    assert kinds == {"finish": 1821 - refused.get("reject", 0), **refused}
+
+
+@pytest.mark.parametrize("policy", CAPACITY_POLICIES)
+def test_every_request_ends_once_with_cached_blocks_on_the_host(policy: str) -> None:
+    settings = [f"scheduler.capacity_policy={policy}", "run.kv_blocks=900"]
+    settings += ["run.prefix_caching=true", "memory.host_cache_gib=4"]
+    per_request, kinds, result = endings_of(few(400, *settings, **TENSORRT_LLM))
+    assert set(per_request.values()) == {1}
+    assert kinds["finish"] + kinds["reject"] == 400
+    assert result.record.table.h2d_bytes.sum() > 0 < result.record.cache_d2h_bytes
+
+
 MOONCAKE = "traces/mooncake/conversation_trace.jsonl.gz"
 AZURE_CODE = "traces/azure2023/AzureLLMInferenceTrace_code.csv"
 AZURE_CONV = "traces/azure2023/AzureLLMInferenceTrace_conv.csv"

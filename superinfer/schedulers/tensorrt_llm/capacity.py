@@ -96,7 +96,8 @@ class Capacity:
         if static and draft.batch.size:
             return
         skip = None if static else self.skip(draft)
-        prefilling, places = self.queues.prefilling, self.max_batch_size - draft.batch.size
+        prefilling = list(self.queues.prefilling)
+        places = self.max_batch_size - draft.batch.size
         # What running contexts may still take is subtracted at their turn.
         free = self.total_blocks - self.reserved_blocks + draft.saved_by_sharing
         free += sum(self._to_come(seq) for seq in prefilling)
@@ -147,10 +148,17 @@ class Capacity:
         """The whole list, one by one: who does not fit lets the last one that has started pause,
         itself maybe, until it fits or nobody behind it is left to pause.
         """
+        fitting, paused = self._walk(draft)
+        for seq in paused:
+            self.paused(seq)
+        return fitting
+
+    def _walk(self, draft: Draft) -> tuple[list[Sequence], list[Sequence]]:
         skip = self.skip(draft)
         started = list(self.queues.running)
-        order = in_order(started[:], list(self.queues.waiting))
+        order = in_order(started[:], self.queues.waiting)
         fitting: list[Sequence] = []
+        paused: list[Sequence] = []
         taken = 0
         seq, end = next(order, None), None
         while seq is not None and seq is not end:
@@ -169,8 +177,8 @@ class Capacity:
                 break
             end = started.pop()
             draft.preempt(end, "recompute")
-            self.paused(end)
-        return fitting
+            paused.append(end)
+        return fitting, paused
 
     def _fails(self, draft: Draft, seq: Sequence) -> bool:
         if not self._outgrown(draft, seq):

@@ -25,6 +25,11 @@ class Queues:
     """Of these, the ones whose prompt is not complete."""
 
     @property
+    def decode_only(self) -> bool:
+        """True if nobody waits, and everybody who runs has a whole prompt."""
+        return not (len(self.waiting) or len(self.prefilling))
+
+    @property
     def in_turn(self) -> bool:
         """True if everybody who runs comes before everybody who waits."""
         if not (len(self.waiting) and len(self.running)):
@@ -48,9 +53,11 @@ class Queues:
         return self.running.discard(seq) or (self.waiting.discard(seq) and False)
 
 
-def in_order(*lists: Iterable[Sequence]) -> Iterator[Sequence]:
-    """Several ordered lists as one."""
-    return heapq.merge(*lists, key=_rank)
+def in_order(started: list[Sequence], waiting: Iterable[Sequence]) -> Iterator[Sequence]:
+    """Both lists as one."""
+    if not started:
+        return iter(waiting)
+    return heapq.merge(started, waiting, key=_rank)
 
 
 def is_context(seq: Sequence) -> bool:

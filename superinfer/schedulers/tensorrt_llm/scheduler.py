@@ -152,7 +152,9 @@ class TensorRtLlmScheduler:
         Without chunks everything can only change when somebody comes or ends: the memory that the
         waiting ones find gets less, and the tokens stay the same.
         """
-        shares = self._shares(contexts, self.max_num_tokens - draft.batch.size)
+        shares: list[Share] = []
+        if not self.queues.decode_only:
+            shares = self._shares(contexts, self.max_num_tokens - draft.batch.size)
         if not (shares or draft.batch.size) and len(self.queues.prefilling):
             shares = self._shares(self.queues.prefilling, self.max_num_tokens)
         self._compute(draft, shares)

@@ -80,7 +80,8 @@ class HostTier(Protocol):
     @property
     def load_timing(self) -> Timing:
         """Whether the step waits for a copy back. In the background the request is admitted as one
-        that moves in (`State.MOVING_IN`); the scheduler hears of its landing by `resumed`.
+        that moves in (`State.MOVING_IN`), which the scheduler has to be ready for: it hears of the
+        landing by `resumed`.
         """
         ...
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from core.test_prefix import prompt as book_prompt
 from harness import BlockingDriver, FakeCost, make_engine, request
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiered import TieredLru
 
 from superinfer.draft import Draft
 from superinfer.engine import Engine
+from superinfer.memory.lru import LruMemory
 from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.prefix import Node, request_keys
+from superinfer.memory.prefix import Node, PrefixIndex, request_keys
 from superinfer.memory.tiered import TieredIndex
 from superinfer.plan import Plan
 from superinfer.request import Request
 from superinfer.schedulers.fcfs import FcfsScheduler
 
-BLOCK = 4
+BLOCK, HASH_TOKENS = 4, 6
 
 
 def prompt(index: int, *ids: int, arrival_s: float = 0.0) -> Request:
@@ -214,6 +218,106 @@ def test_generated_text_goes_to_the_host_like_the_rest() -> None:
     assert shelf.places() == [(0, 2, "device"), (2, 6, "host")]
     shelf.index.reclaim(1)
     assert shelf.places() == [(0, 1, "device"), (1, 2, "host"), (2, 6, "host")]
+
+
+# -- random histories -----------------------------------------------------------------------------
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["use", "use", "hold", "leave", "reclaim", "reclaim", "undo"]),
+        st.integers(0, 1 << 12),
+        st.integers(0, 1 << 12),
+    ),
+    max_size=40,
+)
+
+
+class TwoShelves:
+    """A tiered index beside one with room for all: they hold the same content.
+
+    The device of the first has random blocks taken away; its host never drops any.
+    """
+
+    def __init__(self, exclusive: bool, through: int) -> None:
+        policy = TieredLru(
+            host_size_blocks=1 << 20, exclusive=exclusive, write_through_hits=through
+        )
+        self.pool, self.host = BlockPool(1 << 20), HostPool(0, 1 << 20)
+        self.index = TieredIndex(self.pool, self.host, BLOCK, policy, policy)
+        self.plain = PrefixIndex(BlockPool(1 << 20), BLOCK, LruMemory())
+        self.held: list[tuple[Node, Node]] = []
+        self.now = 0.0
+
+    def hold(self, number: int, tokens: int, shared: int) -> None:
+        req = book_prompt(number, tokens, shared, 0, HASH_TOKENS)
+        keys, full = request_keys(req), tokens // BLOCK
+        limit = max(0, (tokens - 1) // BLOCK)
+        found, unheld = self.index.match(req, keys, limit)
+        assert found == self.plain.match(req, keys, limit)[0]
+        before = self.pool.referenced
+        node, held = self.index.acquire(req, keys, found)
+        assert (held, self.pool.referenced - before) == (found, unheld)
+        if node is not None and not node.on_device:
+            self.index.load(node)
+            self.index.keep_loaded(node)
+        other, _ = self.plain.acquire(req, keys, found)
+        for index in (self.index, self.plain):
+            index.pool.referenced += full - held
+        node, _ = self.index.insert(req, keys, node, full)
+        other, _ = self.plain.insert(req, keys, other, full)
+        if node is not None and other is not None:
+            self.held.append((node, other))
+
+    def undo(self, number: int, tokens: int, shared: int) -> None:
+        """An admission that is taken back leaves what it found where it was."""
+        req = book_prompt(number, tokens, shared, 0, HASH_TOKENS)
+        keys = request_keys(req)
+        found, _ = self.index.match(req, keys, (tokens - 1) // BLOCK)
+        before = (self.pool.referenced, self.pool.cached, self.host.cached)
+        node, _ = self.index.acquire(req, keys, found)
+        if node is not None:
+            blocks = self.index.load(node)
+            self.index.unlock(node)
+            self.index.unload(node, blocks)
+        assert before == (self.pool.referenced, self.pool.cached, self.host.cached)
+
+    def leave(self, which: int) -> None:
+        if self.held:
+            node, other = self.held.pop(which % len(self.held))
+            self.index.release(node, self.now)
+            self.plain.release(other, self.now)
+
+    def check(self) -> None:
+        nodes = list(self.index.nodes())
+        assert self.pool.referenced == sum(n.blocks for n in nodes if n.refs)
+        assert self.pool.cached == sum(n.blocks for n in nodes if n.on_device and not n.refs)
+        assert self.host.cached == sum(n.blocks for n in nodes if n.on_host)
+        assert all(n.on_device or (n.on_host and not n.refs) for n in nodes)
+        assert sum(n.blocks for n in nodes) == sum(n.blocks for n in self.plain.nodes())
+
+
+@pytest.mark.parametrize("through", [0, 2])
+@pytest.mark.parametrize("exclusive", [False, True])
+@settings(deadline=None, derandomize=True, max_examples=80)
+@given(steps=STEPS)
+def test_nothing_is_lost_between_the_tiers(
+    exclusive: bool, through: int, steps: list[tuple[str, int, int]]
+) -> None:
+    shelves = TwoShelves(exclusive, through)
+    for number, (what, one, other) in enumerate(steps):
+        shelves.now += 1.0
+        tokens, shared = 1 + one % 60, 6 * (other % 8)
+        if what == "undo":
+            shelves.undo(number, tokens, shared)
+        elif what in ("use", "hold"):
+            shelves.hold(number, tokens, shared)
+            if what == "use":
+                shelves.leave(-1)
+        elif what == "leave":
+            shelves.leave(one)
+        else:
+            shelves.index.reclaim(min(one % 12, shelves.pool.cached))
+        shelves.check()
 
 
 # -- in an engine ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -145,7 +146,6 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "fcfs-swap": fcfs("swap"),
     "fcfs-background": fcfs("swap", "background"),
     "priority": priority,
-    "fcfs-tier": tiered(fcfs(), exclusive=True, host_size_blocks=10),
     "fcfs-tier-swap": tiered(fcfs(), preemption="swap", write_through_hits=2),
     "fcfs-tier-background": tiered(
         fcfs(),
@@ -155,20 +155,13 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
         load_timing="background",
         host_size_blocks=20,
     ),
-    "vllm-tier": tiered(vllm(False, "recompute"), host_size_blocks=40),
+    "vllm-tier": tiered(vllm(False, "recompute"), exclusive=True, host_size_blocks=10),
     "tensorrt": tensorrt(),
     "tensorrt-chunked": tensorrt(context_chunking="first_come_first_served", max_num_tokens=16),
-    "tensorrt-equal": tensorrt(context_chunking="equal_progress", max_num_tokens=16),
     "tensorrt-max": tensorrt(capacity_policy="max_utilization"),
-    "tensorrt-max-chunked": tensorrt(
-        capacity_policy="max_utilization",
-        context_chunking="first_come_first_served",
-        max_num_tokens=16,
-    ),
     "tensorrt-max-equal": tensorrt(
         capacity_policy="max_utilization", context_chunking="equal_progress", max_num_tokens=16
     ),
-    "tensorrt-static": tensorrt(capacity_policy="static_batch"),
     "rotating": rotating(),
     "rotating-plain": rotating(
         promotion=False,
@@ -423,6 +416,7 @@ COUNTERS = (
     "computed_tokens",
     "prefix_query_tokens",
     "prefix_hit_tokens",
+    "cache_d2h_bytes",
     "steps",
 )
 
@@ -545,6 +539,19 @@ def test_workload_is_hard() -> None:
     assert evicted(run.events)[-1] > 10
     assert 0.1 < run.coverage.extrapolated_share < 0.9
     assert len(run.coverage.left_range) == len(FAKE.limits.entries)
+
+
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if "tier" in arm or "tensorrt" in arm])
+def test_host_tiers_are_busy(arm: str) -> None:
+    """The comparisons mean something for cached blocks on the host, too."""
+    jobs = [
+        Job(7 * (i % 3 == 0), 20 + i % 9, 4 + i % 7, 1 + i % 3, 0, i % 2 > 0) for i in range(60)
+    ]
+    run = play(jobs, None, arm=arm, lag=0, prefix=True, scale_s=1.0)
+    kinds = Counter(event[1] for event in run.events)
+    assert kinds["load"] > 2
+    assert kinds["offload"] + kinds["backup"] > 10
+    assert run.record.table.h2d_bytes.sum() > 0 < run.record.cache_d2h_bytes
 
 
 def test_copies_that_a_step_waits_for_are_not_booked() -> None:

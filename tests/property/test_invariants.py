@@ -142,6 +142,9 @@ class Watch:
             self.check_place(node)
         for seq in holders(self.engine):
             assert seq.shared_blocks == (seq.node.stop if seq.node else 0)
+        if self.engine.prefix is not None:
+            again = sum((node.refs - 1) * node.blocks for node in passing)
+            assert self.engine.prefix.shared_again == again
 
     def check_place(self, node: Node) -> None:
         """A node is somewhere; on the device only below one that is there, too."""

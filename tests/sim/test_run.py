@@ -17,6 +17,7 @@ from superinfer.costs import DEFAULT_HOST, build_cost, kv_capacity_blocks, load_
 from superinfer.errors import ConfigError, StuckError
 from superinfer.lab.config import load_config
 from superinfer.lab.results import load_run
+from superinfer.metrics import summarise
 from traces import samples_dir
 
 SAMPLE = str(samples_dir() / "mixed.jsonl")
@@ -235,6 +236,9 @@ def test_every_request_ends_once_with_cached_blocks_on_the_host(policy: str) -> 
     assert set(per_request.values()) == {1}
     assert kinds["finish"] + kinds["reject"] == 400
     assert result.record.table.h2d_bytes.sum() > 0 < result.record.cache_d2h_bytes
+    # No request swaps here: what went to the host are cached blocks.
+    assert result.record.table.d2h_bytes.sum() == 0
+    assert summarise(result.record)["d2h_bytes"] == result.record.cache_d2h_bytes
 
 
 MOONCAKE = "traces/mooncake/conversation_trace.jsonl.gz"

@@ -222,6 +222,36 @@ def test_equal_progress_passes_over_a_block_that_does_not_fit() -> None:
     ]
 
 
+def test_a_static_batch_stops_at_its_first_decode() -> None:
+    """A context that is not complete then waits for all decodes, as a new one does."""
+    static = trtllm("static_batch", context_chunking="first_come_first_served", max_num_tokens=8)
+    lengths = declared(A=4, B=4)
+    assert iterations(static, {"A": (4, 3), "B": (12, 1)}, requests=lengths) == [
+        "A4 B4 used 4",
+        "A used 5",
+        "A used 5",
+        "B8 used 3",
+    ]
+
+
+def test_started_contexts_go_on_where_the_real_engine_hangs() -> None:
+    """B was put off for A's blocks. Now it comes before C in the list, does not fit beside what C
+    holds, and so ends the search before C: nobody would ever run again.
+    """
+    ids: dict[str, dict[str, Any]] = {
+        "A": {"hash_ids": (1, 2), "hash_block_tokens": 4, "max_tokens": 4},
+        "B": {"hash_ids": (1, 2, 3, 4), "hash_block_tokens": 4, "max_tokens": 8},
+        "C": {"hash_ids": (6, 7, 8, 9), "hash_block_tokens": 4, "max_tokens": 4},
+    }
+    jobs = {"A": (8, 1), "B": (16, 1), "C": (16, 1)}
+    chunked = trtllm(context_chunking="first_come_first_served", max_num_tokens=12)
+    assert iterations(chunked, jobs, requests=ids, prefix_caching=True) == [
+        "A8 C4 used 6",
+        "C12 used 4",
+        "B8 used 4",
+    ]
+
+
 def test_contexts_before_decodes_take_their_tokens() -> None:
     """B is put off because A computes its first block. A step later it comes before C in the list:
     its fifteen tokens, cached or not, and A's one leave none for C.

@@ -11,7 +11,7 @@ Sources, NVIDIA/TensorRT-LLM: `cpp/tensorrt_llm/batch_manager/capacityScheduler.
 requests and 8192 tokens, no chunked context, and the 32 tokens per block of the LLM API (engines of
 2024 had 64). Block reuse, on by default in the 1.0 documentation and off in the C++ executor of
 2024, is `run.prefix_caching`; the memory policy that belongs to it is `retention`. `lag = 1` stands
-for its overlap scheduler.
+for its overlap scheduler. A lower number in a request's priority stands earlier in the list.
 
 Left out: beams, draft tokens, LoRA, encoders, sliding windows, disaggregated serving, pipelined
 micro batches (two steps of look-ahead), the agent tree, `PREFILL_FIRST`, reuse of part of a block.

@@ -32,6 +32,7 @@ from superinfer.events import Sink
 from superinfer.lab.config import Config, RunConfig
 from superinfer.record import RunRecord
 from superinfer.request import Request
+from superinfer.schedulers.base import Scheduler
 from superinfer.settings import did_you_mean
 from traces.workload import Workload
 
@@ -89,18 +90,24 @@ def build_engine(
     if hasattr(scheduler, "tell_lengths"):
         scheduler.tell_lengths(true_length or (lambda request: 1))
     cost = _cost(config.run, shape, device)
-    sizes = engine_config(config.run, shape, cost, scheduler.block_tokens)
+    sizes = engine_config(config.run, shape, cost, scheduler)
     return Engine(scheduler, config.build_memory(), cost, sizes, sink), cost
 
 
 def engine_config(
-    run: RunConfig, shape: ModelShape, cost: StepCost, block_tokens: int
+    run: RunConfig, shape: ModelShape, cost: StepCost, scheduler: Scheduler
 ) -> EngineConfig:
-    """Sizes of the replica: block size, device blocks and host blocks."""
-    block_tokens = run.block_tokens or block_tokens
+    """Sizes of the replica: block size, device blocks and host blocks.
+
+    The KV cache of a scheduler with a `free_gpu_memory_fraction` takes that share of the memory
+    that is free beside the weights, in place of `run.gpu_memory_utilization` less the weights.
+    """
+    block_tokens = run.block_tokens or scheduler.block_tokens
     block_bytes = block_tokens * cost.kv_bytes_per_token
+    free_share = getattr(scheduler, "free_gpu_memory_fraction", None)
+    shares = (run.gpu_memory_utilization, 1.0) if free_share is None else (1.0, free_share)
     blocks = run.kv_blocks or kv_capacity_blocks(
-        shape, load_device(run.device), run.tp, block_tokens, run.gpu_memory_utilization
+        shape, load_device(run.device), run.tp, block_tokens, shares[0], None, shares[1]
     )
     return EngineConfig(
         total_blocks=blocks,

@@ -36,6 +36,7 @@ class Recorder:
     __slots__ = (
         "_interval_s",
         "_samples",
+        "cache_d2h_bytes",
         "computed_tokens",
         "d2h_bytes",
         "events",
@@ -55,6 +56,8 @@ class Recorder:
         self.computed_tokens = 0
         self.prefix_query_tokens = 0
         self.prefix_hit_tokens = 0
+        self.cache_d2h_bytes = 0
+        """Copied to the host for no request: cached blocks."""
         self.steps_without_decode = 0
         """The others are counted by the batch."""
         self.plans = 0
@@ -78,8 +81,8 @@ class Recorder:
 
     def _state(self, engine: Engine, now: float) -> Sample:
         pool, resident = engine.pool, engine.resident
-        blocks = (pool.referenced, pool.cached, engine.host.used)
-        moved = (self.rotations, self.h2d_bytes, self.d2h_bytes)
+        blocks = (pool.referenced, pool.cached, engine.host.used + engine.host.cached)
+        moved = (self.rotations, self.h2d_bytes, self.d2h_bytes + self.cache_d2h_bytes)
         return (now, len(engine.live) - resident, resident, *blocks, *moved)
 
     def _all_samples(self, engine: Engine, table: RequestTable) -> list[Sample]:
@@ -116,6 +119,7 @@ class Recorder:
             computed_tokens=self.computed_tokens,
             prefix_query_tokens=self.prefix_query_tokens,
             prefix_hit_tokens=self.prefix_hit_tokens,
+            cache_d2h_bytes=self.cache_d2h_bytes,
             steps=self.steps_without_decode + decode_steps,
             plans=self.plans,
             events=self.events + decode_steps + len(self.sequences) + begun + ended,

@@ -1,7 +1,8 @@
-"""How many KV blocks fit beside the weights, counted the way vLLM does.
+"""How many KV blocks fit beside the weights, counted the way vLLM or TensorRT-LLM does.
 
-`floor((memory * utilisation - weights - activation reserve) / block bytes)`, per GPU. vLLM finds
-the reserve by a dummy forward of the largest batch; here a formula stands in for it.
+`floor((memory * utilisation - weights - activation reserve) * free share / block bytes)`, per GPU.
+vLLM has a utilisation and takes all that is left; TensorRT-LLM has a share of what is free. vLLM
+finds the reserve by a dummy forward of the largest batch; here a formula stands in for it.
 """
 
 from __future__ import annotations
@@ -37,9 +38,14 @@ def kv_capacity_blocks(
     block_tokens: int,
     gpu_memory_utilization: float = 0.90,
     activation_reserve: int | None = None,
+    free_share: float = 1.0,
 ) -> int:
-    """KV blocks of `block_tokens` per GPU; ConfigError when the weights leave room for none."""
-    blocks = _blocks(shape, device, tp, block_tokens, gpu_memory_utilization, activation_reserve)
+    """KV blocks of `block_tokens` per GPU; ConfigError when the weights leave room for none.
+
+    They take `free_share` of what weights and activations leave free.
+    """
+    free = _free_bytes(shape, device, tp, gpu_memory_utilization, activation_reserve)
+    blocks = math.floor(free * free_share / (shape.kv_bytes_per_token(tp) * block_tokens))
     if blocks >= 1:
         return blocks
     weights = shape.weight_bytes(tp) / GIB
@@ -51,18 +57,12 @@ def kv_capacity_blocks(
     )
 
 
-def _blocks(
-    shape: ModelShape,
-    device: DeviceSpec,
-    tp: int,
-    block_tokens: int,
-    utilization: float,
-    reserve: int | None,
-) -> int:
+def _free_bytes(
+    shape: ModelShape, device: DeviceSpec, tp: int, utilization: float, reserve: int | None
+) -> float:
     if reserve is None:
         reserve = activation_reserve_bytes(shape, tp)
-    free = device.memory_bytes * utilization - shape.weight_bytes(tp) - reserve
-    return math.floor(free / (shape.kv_bytes_per_token(tp) * block_tokens))
+    return device.memory_bytes * utilization - shape.weight_bytes(tp) - reserve
 
 
 def _advice(
@@ -73,8 +73,7 @@ def _advice(
     reserve: int | None,
 ) -> str:
     for tp in (1, 2, 4, 8, 16, 32):
-        if shape.heads % tp == 0 and (
-            _blocks(shape, device, tp, block_tokens, utilization, reserve) >= 1
-        ):
+        free = _free_bytes(shape, device, tp, utilization, reserve)
+        if shape.heads % tp == 0 and free >= shape.kv_bytes_per_token(tp) * block_tokens:
             return f"it fits on {tp} GPUs"
     return "no number of GPUs up to 32 is enough"

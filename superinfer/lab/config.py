@@ -62,6 +62,8 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     kv_blocks: Count = 0
     """Exact number of device blocks; 0: from memory, weights and activations."""
     gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.9
+    """Share of device memory for weights, activations and KV blocks. `tensorrt_llm` has a setting
+    of its own instead, the share of what weights and activations leave free."""
     host_memory_gib: Annotated[float, Meta(ge=0, le=2**20)] = 4.0
     """Host memory for swapped KV cache, per GPU (vLLM's default is 4 GiB)."""
     max_model_len: Tokens = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from superinfer.memory.base import Retention
 from superinfer.memory.pool import BlockPool
 from superinfer.request import Request
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from superinfer.memory.base import MemoryPolicy
 
 Key = object
+
+ANSWER = "answer"
+"""First part of the keys of generated text."""
 
 
 def request_keys(request: Request) -> tuple[Key, ...]:
@@ -32,10 +36,16 @@ class Node:
 
     __slots__ = (
         "children",
+        "device_children",
         "hash_tokens",
+        "hits",
         "keys",
         "last_access_s",
+        "loading",
+        "on_device",
+        "on_host",
         "parent",
+        "priority",
         "refs",
         "start",
         "stop",
@@ -58,6 +68,17 @@ class Node:
         self.refs = 0
         """Live sequences whose path goes through this node."""
         self.last_access_s = 0.0
+        self.priority: int | None = None
+        """What a memory policy noted of it; both parts of a cut edge keep it."""
+        # Where its blocks are; without a host tier (`memory.tiered`) always on the device alone.
+        self.on_device = True
+        self.on_host = False
+        self.loading = False
+        """True while a background copy brings it back to the device."""
+        self.device_children = 0
+        """Children on the device: all that is below a node on the host alone is there, too."""
+        self.hits = 0
+        """Times that it was computed or found, counted by a host tier."""
 
     @property
     def blocks(self) -> int:
@@ -66,8 +87,20 @@ class Node:
 
     @property
     def reclaimable(self) -> bool:
-        """True if no live sequence and no longer prefix needs it."""
-        return not self.refs and not self.children and self.parent is not None
+        """True if its device blocks are needed by no live sequence and no longer prefix."""
+        idle = not self.refs and not self.device_children
+        return idle and self.on_device and self.parent is not None
+
+    @property
+    def host_reclaimable(self) -> bool:
+        """True if it is on the host alone and no longer prefix needs it."""
+        return not self.on_device and not self.children and self.parent is not None
+
+    @property
+    def answer(self) -> bool:
+        """True if it holds generated text, which has one key for all blocks."""
+        key = self.keys[0]
+        return isinstance(key, tuple) and key[0] == ANSWER
 
     def path(self) -> Iterator[Node]:
         """This node and its ancestors, the root excluded."""
@@ -84,6 +117,11 @@ class PrefixIndex:
         self.pool = pool
         self.block_tokens = block_tokens
         self.policy = policy
+        self._retention = policy if isinstance(policy, Retention) else None
+        self.notes_hits = self._retention is not None
+        """True if `hit` does anything."""
+        self.shared_again = 0
+        """Blocks of locked paths, counted for each sequence beside the first that holds them."""
         self._roots: dict[tuple[str, int], Node] = {}
 
     def root(self, request: Request) -> Node:
@@ -117,6 +155,14 @@ class PrefixIndex:
             node = child
         return node.stop, unreferenced
 
+    def block_name(self, request: Request, keys: tuple[Key, ...], block: int) -> object:
+        """A name that two prompts have in common for a block if they are equal up to its end; they
+        may differ in it only if they also differ in the rest of the content id.
+        """
+        hash_tokens = request.hash_block_tokens
+        key = keys[self._key_index(block, hash_tokens)]
+        return (request.namespace, hash_tokens, block, key)
+
     def acquire(
         self, request: Request, keys: tuple[Key, ...], limit_blocks: int
     ) -> tuple[Node | None, int]:
@@ -138,6 +184,11 @@ class PrefixIndex:
         self._lock(node, None)
         return node, node.stop
 
+    def hit(self, request: Request, node: Node) -> None:
+        """The request was admitted with the path to `node`."""
+        if self._retention is not None:
+            self._retain(request, node, None)
+
     def release(self, node: Node, now: float) -> None:
         """Unlock a path that was in use until `now`."""
         for step in node.path():
@@ -151,8 +202,10 @@ class PrefixIndex:
             if not step.refs:
                 self.pool.referenced -= step.blocks
                 self.pool.cached += step.blocks
-                if not step.children:
+                if not step.device_children:
                     self.policy.unused(step)
+            else:
+                self.shared_again -= step.blocks
 
     def relock(self, node: Node) -> None:
         """Undo a `release` of the same path."""
@@ -179,8 +232,8 @@ class PrefixIndex:
         while current.stop < stop_blocks:
             child, matched = self._step(current, keys, stop_blocks)
             if child is not None:
-                current = self._split(child, matched) if matched < child.stop else child
-            elif current is node and node.refs == 1 and not node.children:
+                current = self._covered(child, matched)
+            elif current is node and node.refs == 1 and not (node.children or node.on_host):
                 self._extend(node, keys, stop_blocks)
                 return node, stop_blocks - start
             else:
@@ -188,21 +241,27 @@ class PrefixIndex:
         # Blocks of the sequence become the tree's (new nodes) or are given back (duplicates).
         self.pool.referenced -= stop_blocks - start
         self._lock(current, top)
+        if self._retention is not None:
+            self._retain(request, current, top)
         return current, stop_blocks - start
 
-    def add_answer(self, request: Request, node: Node | None, blocks: int, now: float) -> None:
+    def add_answer(self, request: Request, node: Node | None, blocks: int, now: float) -> Node:
         """Keep `blocks` blocks of generated text below `node` as cached blocks.
 
         A trace has no content ids for answers, so nothing can match them, but they take part in the
         order of reclamation as they do in a real cache.
         """
         parent = node if node is not None else self.root(request)
-        key = ("answer", request.index)
+        key = (ANSWER, request.index)
         leaf = Node(parent, (key,), parent.stop, parent.stop + blocks, parent.hash_tokens)
         leaf.last_access_s = now
         parent.children[key] = leaf
+        parent.device_children += 1
         self.pool.cached += blocks
+        if self._retention is not None:
+            self._retention.retain(leaf, request)
         self.policy.unused(leaf)
+        return leaf
 
     def reclaim(self, blocks: int) -> list[tuple[Node, int]]:
         """Drop `blocks` cached blocks in the policy's order; returns what was taken from where."""
@@ -238,6 +297,18 @@ class PrefixIndex:
         matched = min(covered, child.stop, limit_blocks)
         return (child, matched) if matched > node.stop else (None, node.stop)
 
+    def _retain(self, request: Request, node: Node, above: Node | None) -> None:
+        """Tell the policy whose the path from below `above` to `node` is."""
+        assert self._retention is not None
+        for step in node.path():
+            if step is above:
+                break
+            self._retention.retain(step, request)
+
+    def _covered(self, child: Node, matched: int) -> Node:
+        """The part of a child up to block `matched`, which a sequence has computed, too."""
+        return self._split(child, matched) if matched < child.stop else child
+
     def _lock(self, node: Node, above: Node | None) -> None:
         """Add one reference to `node` and its ancestors, `above` (already locked) excluded."""
         pool = self.pool
@@ -245,14 +316,18 @@ class PrefixIndex:
             if step is above:
                 break
             if not step.refs:
-                pool.cached -= step.blocks
+                if step.on_device:
+                    pool.cached -= step.blocks
                 pool.referenced += step.blocks
+            else:
+                self.shared_again += step.blocks
             step.refs += 1
 
     def _add(self, parent: Node, keys: tuple[Key, ...], stop: int) -> Node:
         run = self._run(keys, parent.stop, stop, parent.hash_tokens)
         node = Node(parent, run, parent.stop, stop, parent.hash_tokens)
         parent.children[run[0]] = node
+        parent.device_children += 1
         self.pool.cached += node.blocks  # `_lock` moves them to `referenced`
         return node
 
@@ -270,6 +345,8 @@ class PrefixIndex:
 
     def _cut(self, node: Node, start: int, stop: int) -> tuple[Key, ...]:
         """The part of an edge's ids that covers its blocks `[start, stop)`."""
+        if node.answer:
+            return node.keys
         base = self._key_index(node.start, node.hash_tokens)
         first = self._key_index(start, node.hash_tokens) - base
         return node.keys[first : self._key_index(stop - 1, node.hash_tokens) - base + 1]
@@ -280,8 +357,11 @@ class PrefixIndex:
         assert parent is not None and node.start < stop < node.stop
         keys = self._cut(node, node.start, stop)
         upper = Node(parent, keys, node.start, stop, node.hash_tokens)
-        upper.refs = node.refs
+        upper.refs, upper.hits, upper.priority = node.refs, node.hits, node.priority
         upper.last_access_s = node.last_access_s
+        upper.on_device, upper.on_host = node.on_device, node.on_host
+        upper.loading = node.loading
+        upper.device_children = int(node.on_device)
         parent.children[keys[0]] = upper
         node.keys = self._cut(node, stop, node.stop)
         node.start = stop
@@ -300,6 +380,7 @@ class PrefixIndex:
             self.policy.unused(node)
             return
         del parent.children[node.keys[0]]
+        parent.device_children -= 1
         node.parent = None
         if parent.reclaimable:
             self.policy.unused(parent)

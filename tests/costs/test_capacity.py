@@ -17,6 +17,15 @@ def test_formula() -> None:
     assert kv_capacity_blocks(shape, A100, 1, 16, 0.9, 2**30) == int(free // (16 * 131072))
 
 
+def test_a_share_of_what_is_free() -> None:
+    shape = load_shape("llama-3.1-8b")
+    free = 85899345920 - shape.weight_bytes(1) - 2**30
+    blocks = kv_capacity_blocks(shape, A100, 1, 32, 1.0, 2**30, 0.9)
+    assert blocks == int(free * 0.9 // (32 * 131072))
+    # With vLLM's 0.9 of the whole, a tenth of weights and activations less is left for blocks.
+    assert blocks > kv_capacity_blocks(shape, A100, 1, 32, 0.9, 2**30)
+
+
 def test_estimated_reserve_is_near_what_vllm_leaves() -> None:
     shape = load_shape("llama-3.1-8b")
     # vLLM reports about 27,000 to 29,000 blocks of 16 for this pair.

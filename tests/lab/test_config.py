@@ -137,7 +137,7 @@ def test_a_policy_table_goes_with_the_policy_of_its_file(tmp_path: Path) -> None
 
 def test_a_table_without_a_name_is_for_whatever_is_chosen(tmp_path: Path) -> None:
     file = write(tmp_path / "x.toml", "[scheduler]\nmax_num_seqs = 9\n")
-    for name in SCHEDULERS:
+    for name in ("vllm", "fcfs", "priority", "rotating"):  # all that have such a setting
         config = load_config(file, scheduler=name)
         assert (config.build_scheduler().max_num_seqs, config.notes) == (9, ())
 
@@ -348,9 +348,10 @@ def without_nulls(tables: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("scheduler", [*SCHEDULERS, outside(Bounded)])
 def test_the_resolved_configuration_can_be_read_again(tmp_path: Path, scheduler: str) -> None:
+    most = "max_batch_size" if scheduler == "tensorrt_llm" else "max_num_seqs"
     config = load_config(
         None,
-        ["run.host_step_ms=0.1", "classes.chat.ttft_ms=33", "scheduler.max_num_seqs=11"],
+        ["run.host_step_ms=0.1", "classes.chat.ttft_ms=33", f"scheduler.{most}=11"],
         scheduler=scheduler,
         trace="größe.jsonl",
         seed=5,
@@ -361,6 +362,16 @@ def test_the_resolved_configuration_can_be_read_again(tmp_path: Path, scheduler:
     assert again.classes == config.classes
     assert again.notes == ()
     assert again.resolved() == config.resolved()
+
+
+def test_tables_by_class_can_be_read_again(tmp_path: Path) -> None:
+    settings = ["memory.priorities.chat=80", "memory.host_cache_gib=2"]
+    config = load_config(None, settings, memory="retention")
+    assert config.build_memory().priorities == {"chat": 80}
+    again = load_config(write(tmp_path / "x.toml", tomli_w.dumps(without_nulls(config.resolved()))))
+    assert again.resolved() == config.resolved()
+    words = "memory.priorities.chat: expected from 0 to 100, got 101"
+    assert message(None, ["memory.priorities.chat=101"], memory="retention") == words
 
 
 def test_resolved_names_every_setting() -> None:

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 from harness import BlockingDriver, FakeCost, make_engine, request
+from tiered import TieredLru
 
 from sim.driver import simulate
 from sim.oracle import Oracle
 from superinfer.memory.lru import LruMemory
+from superinfer.memory.retention import RetentionMemory
 from superinfer.request import SLO, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
 from superinfer.schedulers.rotating import RotatingScheduler
+from superinfer.schedulers.tensorrt_llm import TensorRtLlmScheduler
 from superinfer.schedulers.vllm import VllmScheduler
 
 
@@ -43,6 +46,7 @@ def workload(seed: int, count: int = 40) -> tuple[list[Any], list[int]]:
                 priority=rng.randint(0, 1),
                 hash_ids=ids,
                 hash_block_tokens=8,
+                max_tokens=32,
             )
         )
     return requests, [rng.randint(1, 30) for _ in range(count)]
@@ -79,6 +83,30 @@ ARMS = {
     "priority": lambda: (
         PriorityScheduler(max_num_batched_tokens=64, max_num_seqs=8),
         LruMemory("cheaper"),
+    ),
+    **{
+        f"tensorrt-{arm}": lambda settings=settings: (
+            TensorRtLlmScheduler(max_num_tokens=40, max_batch_size=8, **settings),
+            RetentionMemory({"strict": 80, "stall": 10}, host_cache_gib=20 / 2**30),
+        )
+        for arm, settings in {
+            "no-evict": {},
+            "max": {"capacity_policy": "max_utilization"},
+            "static": {"capacity_policy": "static_batch"},
+            "no-evict-equal": {"context_chunking": "equal_progress"},
+            "max-chunked": {
+                "capacity_policy": "max_utilization",
+                "context_chunking": "first_come_first_served",
+            },
+        }.items()
+    },
+    "fcfs-tier": lambda: (
+        FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8),
+        TieredLru(exclusive=True),
+    ),
+    "fcfs-tier-background": lambda: (
+        FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8),
+        TieredLru(write_through_hits=2, load_timing="background"),
     ),
     "rotating": lambda: (
         RotatingScheduler(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import pytest
 from harness import FakeCost, make_engine, request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiered import TieredLru
 
 from sim.driver import simulate
 from sim.oracle import Oracle
@@ -27,6 +29,7 @@ from superinfer.costs.coverage import (
 from superinfer.engine import Engine
 from superinfer.lab.replay import replay
 from superinfer.memory.lru import LruMemory
+from superinfer.memory.retention import RetentionMemory
 from superinfer.metrics.columns import RequestView
 from superinfer.plan import Plan
 from superinfer.record import RunRecord
@@ -34,6 +37,7 @@ from superinfer.request import DEFAULT_CLASS, SLO, Request, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
 from superinfer.schedulers.rotating import RotatingScheduler
+from superinfer.schedulers.tensorrt_llm import TensorRtLlmScheduler
 from superinfer.schedulers.vllm import VllmScheduler
 from superinfer.sequence import Sequence
 
@@ -115,6 +119,20 @@ def fcfs(*memory: Any) -> Callable[[], tuple[Any, Any]]:
     )
 
 
+def tiered(make: Callable[[], tuple[Any, Any]], **memory: Any) -> Callable[[], tuple[Any, Any]]:
+    """The scheduler of another arm with cached blocks on the host, too."""
+    return lambda: (make()[0], TieredLru(**memory))
+
+
+def tensorrt(**settings: Any) -> Callable[[], tuple[Any, Any]]:
+    """With retention priorities, and ten blocks on the host."""
+    settings.setdefault("max_num_tokens", 40)
+    return lambda: (
+        TensorRtLlmScheduler(max_batch_size=8, **settings),
+        RetentionMemory({"strict": 80, "paced": 10}, {"whole": 50}, host_cache_gib=10 / 2**30),
+    )
+
+
 def priority() -> tuple[Any, Any]:
     return PriorityScheduler(max_num_batched_tokens=64, max_num_seqs=8), LruMemory("cheaper")
 
@@ -128,6 +146,22 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "fcfs-swap": fcfs("swap"),
     "fcfs-background": fcfs("swap", "background"),
     "priority": priority,
+    "fcfs-tier-swap": tiered(fcfs(), preemption="swap", write_through_hits=2),
+    "fcfs-tier-background": tiered(
+        fcfs(),
+        writes_back=False,
+        write_through_hits=1,
+        load_min_tokens=5,
+        load_timing="background",
+        host_size_blocks=20,
+    ),
+    "vllm-tier": tiered(vllm(False, "recompute"), exclusive=True, host_size_blocks=10),
+    "tensorrt": tensorrt(),
+    "tensorrt-chunked": tensorrt(context_chunking="first_come_first_served", max_num_tokens=16),
+    "tensorrt-max": tensorrt(capacity_policy="max_utilization"),
+    "tensorrt-max-equal": tensorrt(
+        capacity_policy="max_utilization", context_chunking="equal_progress", max_num_tokens=16
+    ),
     "rotating": rotating(),
     "rotating-plain": rotating(
         promotion=False,
@@ -201,6 +235,7 @@ def prompts(jobs: list[Job], scale_s: float = 1.0) -> list[Request]:
                 priority=job.priority,
                 hash_ids=tuple(range(first, first - (-job.prompt // HASH_TOKENS))),
                 hash_block_tokens=HASH_TOKENS,
+                max_tokens=2 * job.output,
             )
         )
     return requests
@@ -381,6 +416,7 @@ COUNTERS = (
     "computed_tokens",
     "prefix_query_tokens",
     "prefix_hit_tokens",
+    "cache_d2h_bytes",
     "steps",
 )
 
@@ -503,6 +539,19 @@ def test_workload_is_hard() -> None:
     assert evicted(run.events)[-1] > 10
     assert 0.1 < run.coverage.extrapolated_share < 0.9
     assert len(run.coverage.left_range) == len(FAKE.limits.entries)
+
+
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if "tier" in arm or "tensorrt" in arm])
+def test_host_tiers_are_busy(arm: str) -> None:
+    """The comparisons mean something for cached blocks on the host, too."""
+    jobs = [
+        Job(7 * (i % 3 == 0), 20 + i % 9, 4 + i % 7, 1 + i % 3, 0, i % 2 > 0) for i in range(60)
+    ]
+    run = play(jobs, None, arm=arm, lag=0, prefix=True, scale_s=1.0)
+    kinds = Counter(event[1] for event in run.events)
+    assert kinds["load"] > 2
+    assert kinds["offload"] + kinds["backup"] > 10
+    assert run.record.table.h2d_bytes.sum() > 0 < run.record.cache_d2h_bytes
 
 
 def test_copies_that_a_step_waits_for_are_not_booked() -> None:

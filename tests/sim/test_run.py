@@ -17,6 +17,7 @@ from superinfer.costs import DEFAULT_HOST, build_cost, kv_capacity_blocks, load_
 from superinfer.errors import ConfigError, StuckError
 from superinfer.lab.config import load_config
 from superinfer.lab.results import load_run
+from superinfer.metrics import summarise
 from traces import samples_dir
 
 SAMPLE = str(samples_dir() / "mixed.jsonl")
@@ -72,6 +73,16 @@ def test_sizes_come_from_memory_weights_and_activations(
     assert sizes.total_blocks == kv_capacity_blocks(shape, device, tp, block_tokens, 0.9)
     assert sizes.host_blocks == 4 * 2**30 // sizes.block_bytes
     assert (sizes.max_model_len, sizes.layers) == (131_072, 32)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_the_share_of_free_memory_is_the_schedulers(share: float) -> None:
+    settings = [f"scheduler.free_gpu_memory_fraction={share}", "scheduler.tokens_per_block=64"]
+    settings += ["run.gpu_memory_utilization=0.3"]  # not asked
+    sizes = build_engine(few(1, *settings, scheduler="tensorrt_llm"))[0].config
+    shape, device = load_shape("llama-3.1-8b"), load_device("a100-80g")
+    assert sizes.block_tokens == 64
+    assert sizes.total_blocks == kv_capacity_blocks(shape, device, 1, 64, 1.0, None, share)
 
 
 def test_given_sizes_win() -> None:
@@ -199,6 +210,35 @@ def test_every_request_of_the_sample_ends_once(scheduler: str, settings: tuple[s
     assert kinds.total() == 1821
     if "run.kv_blocks=400" not in settings:
         assert kinds == {"finish": 1821}
+
+
+TENSORRT_LLM = {"scheduler": "tensorrt_llm", "memory": "retention"}
+CAPACITY_POLICIES = ("guaranteed_no_evict", "max_utilization", "static_batch")
+
+
+@pytest.mark.parametrize("policy", CAPACITY_POLICIES)
+@pytest.mark.parametrize("chunking", ["off", "equal_progress"])
+def test_every_request_of_the_sample_ends_once_under_tensorrt_llm(
+    policy: str, chunking: str
+) -> None:
+    """Without chunks three prompts are longer than a step takes."""
+    settings = [f"scheduler.capacity_policy={policy}", f"scheduler.context_chunking={chunking}"]
+    kinds = every_request_ends_once(load_config(None, settings, trace=SAMPLE, **TENSORRT_LLM))
+    refused = {"reject": 3} if chunking == "off" else {}
+    assert kinds == {"finish": 1821 - refused.get("reject", 0), **refused}
+
+
+@pytest.mark.parametrize("policy", CAPACITY_POLICIES)
+def test_every_request_ends_once_with_cached_blocks_on_the_host(policy: str) -> None:
+    settings = [f"scheduler.capacity_policy={policy}", "run.kv_blocks=900"]
+    settings += ["run.prefix_caching=true", "memory.host_cache_gib=4"]
+    per_request, kinds, result = endings_of(few(400, *settings, **TENSORRT_LLM))
+    assert set(per_request.values()) == {1}
+    assert kinds["finish"] + kinds["reject"] == 400
+    assert result.record.table.h2d_bytes.sum() > 0 < result.record.cache_d2h_bytes
+    # No request swaps here: what went to the host are cached blocks.
+    assert result.record.table.d2h_bytes.sum() == 0
+    assert summarise(result.record)["d2h_bytes"] == result.record.cache_d2h_bytes
 
 
 MOONCAKE = "traces/mooncake/conversation_trace.jsonl.gz"

@@ -19,6 +19,7 @@ from superinfer.sequence import RESIDENT, Sequence, State
 
 if TYPE_CHECKING:
     from superinfer.engine import Engine
+    from superinfer.memory.prefix import Node
 
 MAX_STEPS = 1024
 """Longest slice, in steps: long enough that events and memory end slices, not this."""
@@ -110,6 +111,20 @@ class Draft:
     def recompute_s(self, seq: Sequence) -> float:
         """Predicted seconds to compute the cache again in one prefill."""
         return self._engine.cost.step_s([Chunk(self._computed(seq), 0)], 0, 0)
+
+    def find_prefix(self, seq: Sequence, *, touch: bool = False) -> Node | None:
+        """Deepest node of the cached prefix that a waiting sequence would share, if there is one.
+
+        `touch` counts the look-up as a use of its blocks, which stays so even after a `rollback`.
+        """
+        engine = self._engine
+        if engine.prefix is None:
+            return None
+        keys = engine.keys(seq)
+        node = engine.prefix.find(seq.request, keys, self._shareable(seq)) if keys else None
+        if touch and node is not None:
+            engine.prefix.touch(node, self.now)
+        return node
 
     # -- decisions ------------------------------------------------------------------------------
 
@@ -337,13 +352,18 @@ class Draft:
         assert prefix is not None
         if not keys:
             return True
-        limit = min(seq.prefill_tokens - 1, seq.request.prompt_tokens) // engine.block_tokens
+        limit = self._shareable(seq)
         cached, unreferenced = prefix.match(seq.request, keys, limit)
         if self.available - unreferenced - (need - cached) < keep_free:
             return False
         seq.node, seq.shared_blocks = prefix.acquire(seq.request, keys, limit)
         seq.prefix_tokens = seq.shared_blocks * engine.block_tokens
         return True
+
+    def _shareable(self, seq: Sequence) -> int:
+        """Most blocks that may come from the prefix index: one token at least is computed."""
+        shareable = min(seq.prefill_tokens - 1, seq.request.prompt_tokens)
+        return shareable // self._engine.block_tokens
 
     def _unshare_prefix(self, seq: Sequence) -> None:
         if seq.node is not None:

@@ -4,4 +4,5 @@ from __future__ import annotations
 
 MEMORY_POLICIES: dict[str, str] = {
     "lru": "superinfer.memory.lru:LruMemory",
+    "radix": "superinfer.memory.radix:RadixMemory",
 }

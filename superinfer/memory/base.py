@@ -31,7 +31,9 @@ class MemoryPolicy(Protocol):
         ...
 
     def victim(self, blocks: int) -> tuple[Node, int]:
-        """The reclaimable leaf that loses blocks now, and how many (1 to `blocks`)."""
+        """The reclaimable leaf that loses blocks now, and how many: at least one, `blocks` if no
+        more are wanted, at most all that it has.
+        """
         ...
 
     def fate(self, seq: Sequence, draft: Draft) -> Fate:

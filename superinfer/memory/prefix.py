@@ -117,12 +117,10 @@ class PrefixIndex:
             node = child
         return node.stop, unreferenced
 
-    def acquire(
-        self, request: Request, keys: tuple[Key, ...], limit_blocks: int
-    ) -> tuple[Node | None, int]:
-        """Lock the longest cached prefix of at most `limit_blocks` blocks.
+    def find(self, request: Request, keys: tuple[Key, ...], limit_blocks: int) -> Node | None:
+        """Deepest node of the longest cached prefix of at most `limit_blocks` blocks, if any.
 
-        Returns its deepest node and its length in blocks (`None, 0` on a miss).
+        An edge is cut where the prefix ends inside it.
         """
         node = self.root(request)
         while node.stop < limit_blocks:
@@ -133,10 +131,28 @@ class PrefixIndex:
                 node = self._split(child, matched)
                 break
             node = child
-        if node.parent is None:
+        return node if node.parent is not None else None
+
+    def acquire(
+        self, request: Request, keys: tuple[Key, ...], limit_blocks: int
+    ) -> tuple[Node | None, int]:
+        """Lock the longest cached prefix of at most `limit_blocks` blocks.
+
+        Returns its deepest node and its length in blocks (`None, 0` on a miss).
+        """
+        node = self.find(request, keys, limit_blocks)
+        if node is None:
             return None, 0
         self._lock(node, None)
         return node, node.stop
+
+    def touch(self, node: Node, now: float) -> None:
+        """Count a look-up as a use of the path to `node`, for an order of reclamation by age."""
+        for step in node.path():
+            if step.last_access_s != now:
+                step.last_access_s = now
+                if step.reclaimable:
+                    self.policy.unused(step)
 
     def release(self, node: Node, now: float) -> None:
         """Unlock a path that was in use until `now`."""

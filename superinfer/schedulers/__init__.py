@@ -6,5 +6,6 @@ SCHEDULERS: dict[str, str] = {
     "vllm": "superinfer.schedulers.vllm:VllmScheduler",
     "fcfs": "superinfer.schedulers.fcfs:FcfsScheduler",
     "priority": "superinfer.schedulers.priority:PriorityScheduler",
+    "sglang": "superinfer.schedulers.sglang:SglangScheduler",
     "rotating": "superinfer.schedulers.rotating:RotatingScheduler",
 }

@@ -436,11 +436,12 @@ class Engine:
     def _settle(self, now: float) -> None:
         """After blocks were taken: reclaim cached ones that are in the way, note the peak.
 
-        Without a prefix cache it may be left out below the peak.
+        Without a prefix cache it may be left out below the peak. The peak comes first: a policy may
+        give back more than is asked for.
         """
+        self.pool.note_peak()
         if self.pool.referenced + self.pool.cached > self.pool.total:
             self._reclaim(now)
-        self.pool.note_peak()
 
     def _reclaim(self, now: float) -> None:
         assert self.prefix is not None

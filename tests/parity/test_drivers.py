@@ -11,10 +11,12 @@ from harness import BlockingDriver, FakeCost, make_engine, request
 from sim.driver import simulate
 from sim.oracle import Oracle
 from superinfer.memory.lru import LruMemory
+from superinfer.memory.radix import RadixMemory
 from superinfer.request import SLO, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
 from superinfer.schedulers.rotating import RotatingScheduler
+from superinfer.schedulers.sglang import SglangScheduler
 from superinfer.schedulers.vllm import VllmScheduler
 
 
@@ -79,6 +81,27 @@ ARMS = {
     "priority": lambda: (
         PriorityScheduler(max_num_batched_tokens=64, max_num_seqs=8),
         LruMemory("cheaper"),
+    ),
+    "sglang": lambda: (
+        SglangScheduler(
+            chunked_prefill_tokens=16, max_num_seqs=8, clip_new_tokens=8, retract_decode_steps=2
+        ),
+        RadixMemory(),
+    ),
+    "sglang-mixed": lambda: (
+        SglangScheduler(
+            policy="lpm",
+            mixed_chunk=True,
+            chunked_prefill_tokens=16,
+            max_num_seqs=8,
+            clip_new_tokens=8,
+            retract_decode_steps=2,
+        ),
+        RadixMemory(),
+    ),
+    "sglang-0.3.2": lambda: (
+        SglangScheduler("0.3.2", clip_new_tokens=8, retract_decode_steps=2),
+        RadixMemory(),
     ),
     "rotating": lambda: (
         RotatingScheduler(

@@ -27,6 +27,7 @@ from superinfer.costs.coverage import (
 from superinfer.engine import Engine
 from superinfer.lab.replay import replay
 from superinfer.memory.lru import LruMemory
+from superinfer.memory.radix import RadixMemory
 from superinfer.metrics.columns import RequestView
 from superinfer.plan import Plan
 from superinfer.record import RunRecord
@@ -34,6 +35,7 @@ from superinfer.request import DEFAULT_CLASS, SLO, Request, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
 from superinfer.schedulers.rotating import RotatingScheduler
+from superinfer.schedulers.sglang import SglangScheduler
 from superinfer.schedulers.vllm import VllmScheduler
 from superinfer.sequence import Sequence
 
@@ -115,6 +117,20 @@ def fcfs(*memory: Any) -> Callable[[], tuple[Any, Any]]:
     )
 
 
+def sglang(**settings: Any) -> Callable[[], tuple[Any, Any]]:
+    """Few new tokens are expected of a request, so that many run and some are retracted."""
+    return lambda: (
+        SglangScheduler(
+            chunked_prefill_tokens=16,
+            max_num_seqs=8,
+            clip_new_tokens=8,
+            retract_decode_steps=2,
+            **settings,
+        ),
+        RadixMemory(),
+    )
+
+
 def priority() -> tuple[Any, Any]:
     return PriorityScheduler(max_num_batched_tokens=64, max_num_seqs=8), LruMemory("cheaper")
 
@@ -128,6 +144,9 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "fcfs-swap": fcfs("swap"),
     "fcfs-background": fcfs("swap", "background"),
     "priority": priority,
+    "sglang": sglang(),
+    "sglang-mixed": sglang(mixed_chunk=True, policy="dfs-weight"),
+    "sglang-0.3.2": sglang(version="0.3.2"),
     "rotating": rotating(),
     "rotating-plain": rotating(
         promotion=False,

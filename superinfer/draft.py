@@ -140,7 +140,8 @@ class Draft:
 
         `keep_free` blocks must stay available afterwards. With `whole_need`, blocks that the prefix
         cache already holds are demanded all the same (vLLM v0.6.0); with `charge_cached`, chunks
-        walk over the cached prefix instead of starting after it.
+        walk over the cached prefix instead of starting after it. A prefix that the host keeps is
+        copied back, in the way that the memory policy chose.
         """
         if seq.state is not _WAITING:
             self._expect(seq, State.WAITING)
@@ -160,7 +161,9 @@ class Draft:
             seq.computed_tokens = seq.prefix_tokens
         seq.state = _PREFILLING
         engine.resident += 1
-        self.changes.append(_change(("admit", seq, private, ())))
+        node = seq.node
+        loaded = self._load_prefix(seq) if node is not None and not node.on_device else ()
+        self.changes.append(_change(("admit", seq, private, loaded)))
         return True
 
     def prefill(self, seq: Sequence, tokens: int, *, steps: int = 1) -> int:
@@ -356,7 +359,7 @@ class Draft:
         cached, unreferenced = prefix.match(seq.request, keys, limit)
         if self.available - unreferenced - (need - cached) < keep_free:
             return False
-        seq.node, seq.shared_blocks = prefix.acquire(seq.request, keys, limit)
+        seq.node, seq.shared_blocks = prefix.acquire(seq.request, keys, cached)
         seq.prefix_tokens = seq.shared_blocks * engine.block_tokens
         return True
 
@@ -364,6 +367,16 @@ class Draft:
         """Most blocks that may come from the prefix index: one token at least is computed."""
         shareable = min(seq.prefill_tokens - 1, seq.request.prompt_tokens)
         return shareable // self._engine.block_tokens
+
+    def _load_prefix(self, seq: Sequence) -> tuple[int]:
+        """Copy back the part of the prefix that is on the host; returns its blocks."""
+        tier = self._engine.tier
+        assert tier is not None and seq.node is not None
+        blocks, timing = tier.load(seq.node), tier.tier.load_timing
+        transfer = self._transfer(seq, "h2d", blocks, timing)
+        if timing == "background":
+            seq.state, seq.transfer = State.MOVING_IN, transfer
+        return (blocks,)
 
     def _unshare_prefix(self, seq: Sequence) -> None:
         if seq.node is not None:
@@ -403,9 +416,18 @@ class Draft:
         seq = change.sequence
         self.pool.referenced -= seq.blocks
         seq.blocks = seq.computed_tokens = 0
+        node, loaded = seq.node, change.saved
         self._unshare_prefix(seq)
-        seq.state = State.WAITING
+        if loaded:
+            self._unload_prefix(node, loaded)
+        seq.state, seq.transfer = State.WAITING, None
         self._engine.resident -= 1
+
+    def _unload_prefix(self, node: Node | None, loaded: tuple[object, ...]) -> None:
+        (blocks,) = loaded
+        tier = self._engine.tier
+        assert tier is not None and node is not None and isinstance(blocks, int)
+        tier.unload(node, blocks)
 
     def _undo_leave(self, change: Change) -> None:
         """Undo `preempt`, `swap_out` or `park`: everything that takes a sequence off the batch."""

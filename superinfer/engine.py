@@ -17,9 +17,10 @@ from superinfer.costs.base import CostModel
 from superinfer.draft import Draft
 from superinfer.errors import PlanError
 from superinfer.events import Sink
-from superinfer.memory.base import MemoryPolicy
+from superinfer.memory.base import HostTier, MemoryPolicy, Timing
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Key, PrefixIndex, request_keys
+from superinfer.memory.tiered import TieredIndex
 from superinfer.plan import Direction, Outcome, Plan, PrefillChunk, Transfer
 from superinfer.recorder import Recorder
 from superinfer.request import Request
@@ -66,11 +67,13 @@ class Engine:
         self.config = config
         self.block_tokens = config.block_tokens
         self.pool = BlockPool(config.total_blocks)
-        self.host = HostPool(config.host_blocks)
+        self.host = HostPool(config.host_blocks, _host_cache_blocks(memory, config))
         self.batch = DecodeBatch(config.block_tokens)
-        self.prefix = (
-            PrefixIndex(self.pool, config.block_tokens, memory) if config.prefix_caching else None
-        )
+        self.prefix: PrefixIndex | None = None
+        self.tier: TieredIndex | None = None
+        """The prefix index if it has a host tier."""
+        if config.prefix_caching:
+            self.prefix = self._index()
         self.live: dict[Sequence, None] = {}
         """Requests submitted and not ended."""
         self.resident = 0
@@ -252,6 +255,14 @@ class Engine:
 
     # -- inside ---------------------------------------------------------------------------------
 
+    def _index(self) -> PrefixIndex:
+        memory, size = self.memory, self.config.block_tokens
+        if not self.host.cache_total:
+            return PrefixIndex(self.pool, size, memory)
+        assert isinstance(memory, HostTier)
+        self.tier = TieredIndex(self.pool, self.host, size, memory, memory)
+        return self.tier
+
     def _decide(self, now: float) -> Plan | None:
         """Ask the scheduler, again while it only moved things about and left nothing to run."""
         ask, idle = self.ask or self.scheduler.plan, 0
@@ -280,6 +291,8 @@ class Engine:
             steps = draft.chunk_steps
         if steps < 1:
             raise PlanError("no memory for the next step: preempt or park before decoding")
+        if steps > 1 and self.tier is not None:
+            steps = self._steps_without_copies(self.tier, steps, bool(chunks))
         taken = batch.next_growth() if decodes else 0
         reserved = taken if steps == 1 else batch.growth(steps)
         if pool.referenced + reserved > pool.total:
@@ -288,11 +301,17 @@ class Engine:
             _check_chunks(chunks, steps)
         if changes:
             self._note_changes(draft, now)
+        if self.tier is not None:
+            blocks = self.tier.take_backed_up()
+            self._copy_cached("backup", blocks, draft.background, "background", now)
         if not (decodes or chunks or draft.before_step or draft.background):
             return None
         pool.referenced += taken
         if pool.referenced > pool.peak_referenced or self.prefix is not None:
             self._settle(now)
+        if self.tier is not None:
+            blocks = self.tier.take_evicted()
+            self._copy_cached("offload", blocks, draft.before_step, "before_step", now)
         self.recorder.plans += 1
         joined, batch.joined = batch.joined, []
         return Plan(
@@ -310,6 +329,29 @@ class Engine:
             reserved,
             taken,
         )
+
+    def _steps_without_copies(self, tier: TieredIndex, steps: int, chunks: bool) -> int:
+        """Copies of cached blocks come before a step: a slice ends where one may be needed."""
+        if chunks:
+            return 1
+        pool, batch = self.pool, self.batch
+        if not tier.tier.writes_back:
+            return steps
+        free = pool.total - pool.referenced - pool.cached
+        return batch.steps_within(max(free, batch.next_growth()), steps)
+
+    def _copy_cached(
+        self, kind: str, blocks: int, transfers: list[Transfer], timing: Timing, now: float
+    ) -> None:
+        """Book a copy of cached blocks to the host."""
+        if not blocks:
+            return
+        nbytes, pieces = self.copy_size(blocks)
+        transfers.append(Transfer(None, "d2h", blocks, nbytes, pieces, timing))
+        self.recorder.cache_d2h_bytes += nbytes
+        self.recorder.events += 1
+        if self._sink is not None:
+            self._sink((now, kind, "", blocks))
 
     def _take_growth(self, plan: Plan) -> None:
         """Lag 1: the plan's last step is on the device, with everybody who was in the batch."""
@@ -409,8 +451,15 @@ class Engine:
 
     def _land(self, transfer: Transfer, now: float) -> None:
         seq = transfer.sequence
+        if seq is None:
+            self.recorder.events += 1
+            if self._sink is not None:
+                self._sink((now, "transfer", "", transfer.blocks))
+            return
         self._emit(now, "transfer", seq, (transfer.blocks,))
         seq.transfer = None
+        if self.tier is not None and seq.node is not None and transfer.direction == "h2d":
+            self.tier.landed(seq.node)
         if seq.state is State.ENDED:
             self._release_all(seq, now)
         elif transfer.direction == "d2h":
@@ -459,26 +508,41 @@ class Engine:
         """Count a draft's decisions on their sequences, and emit them."""
         moved = draft.before_step or draft.background
         copied = self._note_copies(draft.before_step + draft.background) if moved else {}
-        for kind, seq, blocks, _ in draft.changes:
+        for kind, seq, blocks, saved in draft.changes:
             if kind == "admit":
                 if seq.first_scheduled_s is None:
                     self._note_admission(seq, now)
                 self._emit(now, kind, seq, (blocks, seq.prefix_tokens))
+                if self.tier is not None:
+                    self._note_reuse(self.tier, seq, saved, now)
             elif kind in _COPIES:
                 self._emit(now, _CHANGE_KINDS[kind], seq, (copied[seq, _COPIES[kind]],))
             elif kind in _CHANGE_KINDS:
                 self._emit(now, _CHANGE_KINDS[kind], seq, (abs(blocks),))
 
+    def _note_reuse(
+        self, tier: TieredIndex, seq: Sequence, loaded: tuple[object, ...], now: float
+    ) -> None:
+        """A request was admitted, a part of its cached prefix maybe `loaded` from the host."""
+        if seq.node is not None:
+            tier.hit(seq.node)
+            tier.keep_loaded(seq.node)
+        if loaded:
+            self._emit(now, "load", seq, loaded)
+
     def _note_copies(self, transfers: list[Transfer]) -> dict[tuple[Sequence, Direction], int]:
         """Count copies on their sequences; returns the blocks of each."""
+        copied: dict[tuple[Sequence, Direction], int] = {}
         for transfer in transfers:
             seq = transfer.sequence
+            assert seq is not None  # the scheduler moves sequences; cached blocks come later
+            copied[seq, transfer.direction] = transfer.blocks
             if transfer.direction == "d2h":
                 seq.d2h_bytes += transfer.nbytes
                 seq.rotations += 1
             else:
                 seq.h2d_bytes += transfer.nbytes
-        return {(t.sequence, t.direction): t.blocks for t in transfers}
+        return copied
 
     def _note_admission(self, seq: Sequence, now: float) -> None:
         """The first one; what a preempted request finds again of its own is not reuse."""
@@ -501,6 +565,13 @@ _ENDED, _PREFILLING, _DECODING = State.ENDED, State.PREFILLING, State.DECODING
 _MOVING = (State.MOVING_OUT, State.MOVING_IN)
 _ON_DEVICE = (State.DECODING, State.PREFILLING, State.PARKED, State.MOVING_IN)
 """Tuples: hashing a member of an `Enum` for a set takes longer than three comparisons."""
+
+
+def _host_cache_blocks(memory: MemoryPolicy, config: EngineConfig) -> int:
+    """Host blocks for cached prefixes, where there are any."""
+    if config.prefix_caching and isinstance(memory, HostTier):
+        return memory.host_cache_blocks(config)
+    return 0
 
 
 def _check_chunks(chunks: list[PrefillChunk], steps: int) -> None:

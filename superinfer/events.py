@@ -11,6 +11,9 @@ An event is `(t_s, kind, request_id, *numbers)`. Kinds and their numbers:
     preempt      blocks given back (the cache is dropped)
     rotate_out   blocks copied to the host
     rotate_in    blocks copied back
+    load         cached blocks on the host, copied back for a request that is admitted
+    backup       cached blocks that get a copy on the host in the background (no request_id)
+    offload      cached blocks copied to the host as they leave the device (no request_id)
     transfer     blocks; a background copy landed
     evict        cached blocks reclaimed (request_id is empty)
     finish       output tokens

@@ -29,9 +29,10 @@ class PrefillChunk(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Transfer:
-    """A copy of one sequence's KV cache between device and host."""
+    """A copy of KV cache between device and host."""
 
-    sequence: Sequence
+    sequence: Sequence | None
+    """Whose cache it is; None for cached blocks that go to the host tier of the prefix index."""
     direction: Direction
     blocks: int
     nbytes: int

@@ -70,6 +70,7 @@ class Timeline:
     cached_blocks: Ints
     """Blocks kept only for reuse."""
     host_blocks: Ints
+    """Host blocks in use: of requests swapped out, and copies of cached blocks."""
 
 
 @dataclass(slots=True)
@@ -89,6 +90,8 @@ class RunRecord:
     """Tokens whose KV was computed, recomputation included."""
     prefix_query_tokens: int
     prefix_hit_tokens: int
+    cache_d2h_bytes: int = 0
+    """Bytes of cached blocks copied to the host, which count for no request."""
     prefetch_useful_bytes: int = 0
     prefetch_wasted_bytes: int = 0
     steps: int = 0

@@ -32,6 +32,7 @@ class Recorder:
     __slots__ = (
         "_interval_s",
         "_samples",
+        "cache_d2h_bytes",
         "computed_tokens",
         "events",
         "next_sample_s",
@@ -48,6 +49,8 @@ class Recorder:
         self.computed_tokens = 0
         self.prefix_query_tokens = 0
         self.prefix_hit_tokens = 0
+        self.cache_d2h_bytes = 0
+        """Copied to the host for no request: cached blocks."""
         self.steps_without_decode = 0
         """The others are counted by the batch."""
         self.plans = 0
@@ -62,7 +65,7 @@ class Recorder:
         """Note the state of the replica."""
         pool = engine.pool
         waiting = len(engine.live) - engine.resident
-        blocks = (pool.referenced, pool.cached, engine.host.used)
+        blocks = (pool.referenced, pool.cached, engine.host.used + engine.host.cached)
         self._samples.append((now, waiting, engine.resident, *blocks))
         if len(self._samples) >= MAX_SAMPLES:
             self._thin_out()
@@ -92,6 +95,7 @@ class Recorder:
             computed_tokens=self.computed_tokens,
             prefix_query_tokens=self.prefix_query_tokens,
             prefix_hit_tokens=self.prefix_hit_tokens,
+            cache_d2h_bytes=self.cache_d2h_bytes,
             steps=self.steps_without_decode + decode_steps,
             plans=self.plans,
             events=self.events + decode_steps + len(self.sequences) + begun + ended,

@@ -13,6 +13,7 @@ A request that a scheduler parks stays in its phase: parking is no event.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -36,7 +37,13 @@ _ENDS = {
 }
 _RESULTS = ("first_token", *_ENDS)
 """What comes right behind the step that brought it."""
-_DIRECTIONS = {"rotate_out": "d2h", "rotate_in": "h2d"}
+_DIRECTIONS = {
+    "rotate_out": "d2h",
+    "rotate_in": "h2d",
+    "load": "h2d",
+    "backup": "d2h",
+    "offload": "d2h",
+}
 _PLANNED = ("admit", "preempt", *_DIRECTIONS)
 _TOLD = frozenset(("submit", "transfer", "evict", *_RESULTS, *_PLANNED))
 """All other events of a request are shown as moments."""
@@ -65,12 +72,13 @@ class Step:
 
 @dataclass(slots=True)
 class Copy:
-    """One copy of a request's KV cache; no longer than a moment where its length is unknown."""
+    """One copy of KV cache; no longer than a moment where its length is unknown."""
 
     start_s: float
     end_s: float
     direction: str
     request_id: str
+    """Empty for cached blocks that no request asked to copy."""
     blocks: int
     background: bool
 
@@ -343,6 +351,8 @@ class _Life:
             self._resumed = self._enter(MOVING_OUT, t)
         elif kind == "rotate_in":
             self._enter(MOVING_IN, t)
+        elif kind == "load":
+            self._resumed = self._enter(MOVING_IN, t)
         elif kind == "transfer":
             self._enter(SWAPPED if self._phase == MOVING_OUT else self._resumed, t)
 
@@ -365,10 +375,16 @@ class _Life:
 def _landings(events: Sequence[Event]) -> dict[int, Event]:
     """The landing of the copy that an event started, by the number of that event."""
     started: dict[object, int] = {}
+    backups: deque[int] = deque()
+    """They have no request and land in the order in which they started."""
     found: dict[int, Event] = {}
     for number, event in enumerate(events):
-        if event[1] in _DIRECTIONS:
+        if event[1] == "backup":
+            backups.append(number)
+        elif event[1] in _DIRECTIONS:
             started[event[2]] = number
+        elif event[1] == "transfer" and not event[2]:
+            found[backups.popleft()] = event
         elif event[1] == "transfer" and event[2] in started:
             found[started.pop(event[2])] = event
     return found

@@ -173,7 +173,7 @@ def _links(copies: list[Copy], block_bytes: int | None) -> Iterator[TraceEvent]:
             yield from _track(_LINKS, tid, f"{_LINK_NAMES[direction]} ({kind})", tid)
         for copy in mine:
             args = {name: copy.blocks * unit for name, unit in {"blocks": 1, **size}.items()}
-            where = (copy.request_id, _LINKS, tid, args)
+            where = (copy.request_id or "cached blocks", _LINKS, tid, args)
             if copy.end_s > copy.start_s:
                 yield _slice(copy.start_s, copy.end_s, *where)
             else:

@@ -38,15 +38,24 @@ class BlockPool:
 
 
 class HostPool:
-    """Host blocks, counted."""
+    """Host blocks, counted: `total` for swapped sequences, and apart from them `cache_total` for
+    copies of cached prefixes.
+    """
 
-    __slots__ = ("total", "used")
+    __slots__ = ("cache_total", "cached", "total", "used")
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, cache_total: int = 0) -> None:
         self.total = total
         self.used = 0
+        self.cache_total = cache_total
+        self.cached = 0
 
     @property
     def free(self) -> int:
         """Blocks that a swap-out could take."""
         return self.total - self.used
+
+    @property
+    def cache_free(self) -> int:
+        """Blocks that copies of cached prefixes could take."""
+        return self.cache_total - self.cached

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Key = object
 
+ANSWER = "answer"
+"""First part of the keys of generated text."""
+
 
 def request_keys(request: Request) -> tuple[Key, ...]:
     """Ids of the prompt's hash blocks; a partial last one matches only at equal length."""
@@ -32,10 +35,16 @@ class Node:
 
     __slots__ = (
         "children",
+        "device_children",
         "hash_tokens",
+        "hits",
         "keys",
         "last_access_s",
+        "loading",
+        "on_device",
+        "on_host",
         "parent",
+        "priority",
         "refs",
         "start",
         "stop",
@@ -58,6 +67,17 @@ class Node:
         self.refs = 0
         """Live sequences whose path goes through this node."""
         self.last_access_s = 0.0
+        self.priority = 0
+        """What a memory policy noted of it; both parts of a cut edge keep it."""
+        # Where its blocks are; without a host tier (`memory.tiered`) always on the device alone.
+        self.on_device = True
+        self.on_host = False
+        self.loading = False
+        """True while a background copy brings it back to the device."""
+        self.device_children = 0
+        """Children on the device: all that is below a node on the host alone is there, too."""
+        self.hits = 0
+        """Times that it was computed or found, counted by a host tier."""
 
     @property
     def blocks(self) -> int:
@@ -66,8 +86,20 @@ class Node:
 
     @property
     def reclaimable(self) -> bool:
-        """True if no live sequence and no longer prefix needs it."""
-        return not self.refs and not self.children and self.parent is not None
+        """True if its device blocks are needed by no live sequence and no longer prefix."""
+        idle = not self.refs and not self.device_children
+        return idle and self.on_device and self.parent is not None
+
+    @property
+    def host_reclaimable(self) -> bool:
+        """True if it is on the host alone and no longer prefix needs it."""
+        return not self.on_device and not self.children and self.parent is not None
+
+    @property
+    def answer(self) -> bool:
+        """True if it holds generated text, which has one key for all blocks."""
+        key = self.keys[0]
+        return isinstance(key, tuple) and key[0] == ANSWER
 
     def path(self) -> Iterator[Node]:
         """This node and its ancestors, the root excluded."""
@@ -167,7 +199,7 @@ class PrefixIndex:
             if not step.refs:
                 self.pool.referenced -= step.blocks
                 self.pool.cached += step.blocks
-                if not step.children:
+                if not step.device_children:
                     self.policy.unused(step)
 
     def relock(self, node: Node) -> None:
@@ -195,8 +227,8 @@ class PrefixIndex:
         while current.stop < stop_blocks:
             child, matched = self._step(current, keys, stop_blocks)
             if child is not None:
-                current = self._split(child, matched) if matched < child.stop else child
-            elif current is node and node.refs == 1 and not node.children:
+                current = self._covered(child, matched)
+            elif current is node and node.refs == 1 and not (node.children or node.on_host):
                 self._extend(node, keys, stop_blocks)
                 return node, stop_blocks - start
             else:
@@ -206,19 +238,21 @@ class PrefixIndex:
         self._lock(current, top)
         return current, stop_blocks - start
 
-    def add_answer(self, request: Request, node: Node | None, blocks: int, now: float) -> None:
+    def add_answer(self, request: Request, node: Node | None, blocks: int, now: float) -> Node:
         """Keep `blocks` blocks of generated text below `node` as cached blocks.
 
         A trace has no content ids for answers, so nothing can match them, but they take part in the
         order of reclamation as they do in a real cache.
         """
         parent = node if node is not None else self.root(request)
-        key = ("answer", request.index)
+        key = (ANSWER, request.index)
         leaf = Node(parent, (key,), parent.stop, parent.stop + blocks, parent.hash_tokens)
         leaf.last_access_s = now
         parent.children[key] = leaf
+        parent.device_children += 1
         self.pool.cached += blocks
         self.policy.unused(leaf)
+        return leaf
 
     def reclaim(self, blocks: int) -> list[tuple[Node, int]]:
         """Drop `blocks` cached blocks in the policy's order; returns what was taken from where."""
@@ -254,6 +288,10 @@ class PrefixIndex:
         matched = min(covered, child.stop, limit_blocks)
         return (child, matched) if matched > node.stop else (None, node.stop)
 
+    def _covered(self, child: Node, matched: int) -> Node:
+        """The part of a child up to block `matched`, which a sequence has computed, too."""
+        return self._split(child, matched) if matched < child.stop else child
+
     def _lock(self, node: Node, above: Node | None) -> None:
         """Add one reference to `node` and its ancestors, `above` (already locked) excluded."""
         pool = self.pool
@@ -261,7 +299,8 @@ class PrefixIndex:
             if step is above:
                 break
             if not step.refs:
-                pool.cached -= step.blocks
+                if step.on_device:
+                    pool.cached -= step.blocks
                 pool.referenced += step.blocks
             step.refs += 1
 
@@ -269,6 +308,7 @@ class PrefixIndex:
         run = self._run(keys, parent.stop, stop, parent.hash_tokens)
         node = Node(parent, run, parent.stop, stop, parent.hash_tokens)
         parent.children[run[0]] = node
+        parent.device_children += 1
         self.pool.cached += node.blocks  # `_lock` moves them to `referenced`
         return node
 
@@ -286,6 +326,8 @@ class PrefixIndex:
 
     def _cut(self, node: Node, start: int, stop: int) -> tuple[Key, ...]:
         """The part of an edge's ids that covers its blocks `[start, stop)`."""
+        if node.answer:
+            return node.keys
         base = self._key_index(node.start, node.hash_tokens)
         first = self._key_index(start, node.hash_tokens) - base
         return node.keys[first : self._key_index(stop - 1, node.hash_tokens) - base + 1]
@@ -296,8 +338,9 @@ class PrefixIndex:
         assert parent is not None and node.start < stop < node.stop
         keys = self._cut(node, node.start, stop)
         upper = Node(parent, keys, node.start, stop, node.hash_tokens)
-        upper.refs = node.refs
-        upper.last_access_s = node.last_access_s
+        for name in _INHERITED:
+            setattr(upper, name, getattr(node, name))
+        upper.device_children = int(node.on_device)
         parent.children[keys[0]] = upper
         node.keys = self._cut(node, stop, node.stop)
         node.start = stop
@@ -316,6 +359,11 @@ class PrefixIndex:
             self.policy.unused(node)
             return
         del parent.children[node.keys[0]]
+        parent.device_children -= 1
         node.parent = None
         if parent.reclaimable:
             self.policy.unused(parent)
+
+
+_INHERITED = ("refs", "last_access_s", "priority", "on_device", "on_host", "loading", "hits")
+"""What both parts of a cut edge have in common."""

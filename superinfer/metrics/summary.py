@@ -81,6 +81,7 @@ class RunMetrics:
             "version": 1,
             **whole,
             **self._whole_run(),
+            "d2h_bytes": whole["d2h_bytes"] + self.record.cache_d2h_bytes,
             **{key: given.get(key) for key in _CALLER_KEYS},
             "steps": self.record.steps,
             "events": self.record.events,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from harness import BlockingDriver, FakeCost, make_engine, request
+from tiered import TieredLru
 
 from superinfer.errors import SuperInferError
 from superinfer.lab.replay import Replay, replay
@@ -54,7 +55,7 @@ class Diary(BlockingDriver):
             transfer.nbytes, transfer.pieces, transfer.direction
         )
         background = transfer.timing == "background"
-        who = transfer.sequence.request.request_id
+        who = transfer.sequence.request.request_id if transfer.sequence else ""
         self.copies.append((start_s, end_s, transfer.direction, who, background))
         return end_s
 
@@ -82,7 +83,17 @@ ARMS = {
         FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8),
         LruMemory("swap", "background"),
     ),
+    "tier": lambda: (
+        VllmScheduler(chunked=False, max_num_batched_tokens=64, max_num_seqs=8),
+        TieredLru(exclusive=True),
+    ),
+    "tier-background": lambda: (
+        FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8),
+        TieredLru(write_through_hits=2, load_timing="background"),
+    ),
 }
+COPYING = {False: ("swap", "background"), True: ("swap", "background", "tier", "tier-background")}
+"""Arms that copy, without and with a prefix cache."""
 
 
 def workload(count: int = 30) -> tuple[list[Any], list[int]]:
@@ -126,7 +137,7 @@ def test_steps_and_copies_are_those_of_the_device(arm: str, lag: int, prefix: bo
     copies = [(c.start_s, c.end_s, c.direction, c.request_id, c.background) for c in found.copies]
     assert steps == diary.steps
     assert sorted(copies) == sorted(diary.copies)
-    assert bool(copies) == (arm in ("swap", "background"))
+    assert bool(copies) == (arm in COPYING[prefix])
 
 
 @pytest.mark.parametrize("prefix", [False, True])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from harness import BlockingDriver, FakeCost, make_engine, request
+from tiered import TieredLru
 
 from sim.driver import simulate
 from sim.oracle import Oracle
@@ -102,6 +103,14 @@ ARMS = {
     "sglang-0.3.2": lambda: (
         SglangScheduler("0.3.2", clip_new_tokens=8, retract_decode_steps=2),
         RadixMemory(),
+    ),
+    "fcfs-tier": lambda: (
+        FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8),
+        TieredLru(exclusive=True),
+    ),
+    "fcfs-tier-background": lambda: (
+        FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8),
+        TieredLru(write_through_hits=2, load_timing="background"),
     ),
     "rotating": lambda: (
         RotatingScheduler(

@@ -38,17 +38,19 @@ UNTRACED = frozenset({"keys"})
 # -- everything that a draft may touch ------------------------------------------------------------
 
 
-def block_refs(engine: Engine) -> dict[tuple[object, ...], int]:
-    """References of every cached block: an edge may have been cut without a block changing."""
+def block_refs(engine: Engine) -> dict[tuple[object, ...], tuple[object, ...]]:
+    """References and place of every cached block: an edge may have been cut without a block
+    changing.
+    """
     if engine.prefix is None:
         return {}
-    refs: dict[tuple[object, ...], int] = {}
+    refs: dict[tuple[object, ...], tuple[object, ...]] = {}
     for node in engine.prefix.nodes():
         for block in range(node.start, node.stop):
             last = ((block + 1) * engine.block_tokens - 1) // node.hash_tokens
             first = ((node.start + 1) * engine.block_tokens - 1) // node.hash_tokens
             key = node.keys[min(last - first, len(node.keys) - 1)]
-            refs[(block, key)] = node.refs
+            refs[(block, key)] = (node.refs, node.on_device, node.on_host, node.loading)
     return refs
 
 
@@ -57,7 +59,7 @@ def snapshot(engine: Engine) -> dict[str, Any]:
     pool, host, batch, runs = engine.pool, engine.host, engine.batch, engine.batch.runs
     state: dict[str, Any] = {
         "pool": (pool.referenced, pool.cached, pool.peak_referenced, pool.peak_used),
-        "host": host.used,
+        "host": (host.used, host.cached),
         "resident": engine.resident,
         "live": list(engine.live),
         "batch": (batch.step, batch.size, batch.context_tokens, len(batch.end_s)),

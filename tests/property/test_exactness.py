@@ -11,6 +11,7 @@ import pytest
 from harness import FakeCost, make_engine, request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiered import TieredLru
 
 from sim.driver import simulate
 from sim.oracle import Oracle
@@ -131,6 +132,11 @@ def sglang(**settings: Any) -> Callable[[], tuple[Any, Any]]:
     )
 
 
+def tiered(make: Callable[[], tuple[Any, Any]], **memory: Any) -> Callable[[], tuple[Any, Any]]:
+    """The scheduler of another arm with cached blocks on the host, too."""
+    return lambda: (make()[0], TieredLru(**memory))
+
+
 def priority() -> tuple[Any, Any]:
     return PriorityScheduler(max_num_batched_tokens=64, max_num_seqs=8), LruMemory("cheaper")
 
@@ -147,6 +153,17 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "sglang": sglang(),
     "sglang-mixed": sglang(mixed_chunk=True, policy="dfs-weight"),
     "sglang-0.3.2": sglang(version="0.3.2"),
+    "fcfs-tier": tiered(fcfs(), exclusive=True, host_size_blocks=10),
+    "fcfs-tier-swap": tiered(fcfs(), preemption="swap", write_through_hits=2),
+    "fcfs-tier-background": tiered(
+        fcfs(),
+        writes_back=False,
+        write_through_hits=1,
+        load_min_tokens=5,
+        load_timing="background",
+        host_size_blocks=20,
+    ),
+    "vllm-tier": tiered(vllm(False, "recompute"), host_size_blocks=40),
     "rotating": rotating(),
     "rotating-plain": rotating(
         promotion=False,

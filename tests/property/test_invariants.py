@@ -121,12 +121,14 @@ class Watch:
         held = sum(private(engine, seq) for seq in holders(engine))
         locked = sum(node.blocks for node in nodes if node.refs)
         assert pool.referenced == held + locked + taken
-        assert pool.cached == sum(node.blocks for node in nodes if not node.refs)
+        assert pool.cached == sum(n.blocks for n in nodes if n.on_device and not n.refs)
         assert pool.referenced + pool.cached <= pool.total
         assert pool.referenced <= pool.peak_referenced
         assert pool.referenced + pool.cached <= pool.peak_used
         assert engine.host.used == sum(seq.host_blocks for seq in holders(engine))
         assert engine.host.used <= engine.host.total
+        assert engine.host.cached == sum(node.blocks for node in nodes if node.on_host)
+        assert engine.host.cached <= engine.host.cache_total
 
     def check_prefix(self) -> None:
         """References are the sequences whose path goes through a node; edges join up."""
@@ -137,8 +139,20 @@ class Watch:
             assert node.refs == passing[node]
             assert node.stop > node.start
             assert node.parent is not None and node.parent.stop == node.start
+            self.check_place(node)
         for seq in holders(self.engine):
             assert seq.shared_blocks == (seq.node.stop if seq.node else 0)
+
+    def check_place(self, node: Node) -> None:
+        """A node is somewhere; on the device only below one that is there, too."""
+        children = [child.on_device for child in node.children.values()]
+        assert node.device_children == sum(children)
+        assert node.on_device or (node.on_host and not (node.refs or any(children)))
+        moving = [seq for seq in holders(self.engine) if seq.transfer and seq.node]
+        loading = {step for seq in moving for step in seq.node.path()}
+        assert not node.loading or node in loading
+        if self.engine.tier is None:
+            assert node.on_device and not (node.on_host or node.loading)
 
     def check_batch(self) -> None:
         engine, batch = self.engine, self.engine.batch
@@ -165,7 +179,9 @@ class Watch:
         if seq.transfer:
             # Both copies of the cache stay until the transfer has landed, whoever ends before.
             assert state in (State.MOVING_IN, State.MOVING_OUT, State.ENDED)
-            assert device >= need and seq.host_blocks == need
+            # A cached prefix that comes back from the host was never the sequence's own there.
+            assert device >= need and seq.host_blocks in (need, 0)
+            assert seq.host_blocks or seq.node
         elif state in (State.WAITING, State.ENDED):
             assert (device, seq.host_blocks, seq.node) == (0, 0, None)
         elif state in ON_DEVICE:
@@ -197,6 +213,9 @@ def assert_all_free(engine: Engine) -> None:
     assert (engine.pool.referenced, engine.host.used, engine.resident) == (0, 0, 0)
     if engine.prefix is not None:
         engine.prefix.reclaim(engine.pool.cached)
+        if engine.tier is not None:
+            engine.tier.reclaim_host(engine.host.cached)
+            assert engine.host.cached == 0
         assert nodes_of(engine) == []
     assert engine.pool.cached == 0
 

@@ -1,0 +1,54 @@
+"""Reclaimable leaves in the order of a rank: what most memory policies keep of one tier."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+from superinfer.memory.prefix import Node
+
+Rank = tuple[float, ...]
+
+
+class Leaves:
+    """A queue of leaves, lowest rank first and the deepest first among equals.
+
+    A node may be pushed again whenever it changes: an entry counts only while it tells the present
+    rank and depth of a node that can still be reclaimed.
+    """
+
+    __slots__ = ("_heap", "_pushed", "_rank", "_reclaimable")
+
+    def __init__(self, rank: Callable[[Node], Rank], reclaimable: Callable[[Node], bool]) -> None:
+        self._rank, self._reclaimable = rank, reclaimable
+        self._heap: list[tuple[Rank, int, int, Node]] = []
+        self._pushed = 0
+
+    def push(self, node: Node) -> None:
+        """Queue a leaf by its present rank."""
+        self._pushed += 1  # breaks ties, so that nodes are never compared
+        heapq.heappush(self._heap, (self._rank(node), -node.stop, self._pushed, node))
+
+    def victim(self, blocks: int) -> tuple[Node, int] | None:
+        """Take the first leaf, and how many of its blocks go: no more than `blocks`, and no further
+        than to where the next one of the same rank reaches. What is left of it is pushed again.
+        """
+        entry = self._peek()
+        if entry is None:
+            return None
+        rank, depth, _, node = heapq.heappop(self._heap)
+        count = min(blocks, node.blocks)
+        rival = self._peek()
+        if rival is not None and rival[0] == rank:
+            count = min(count, max(1, rival[1] - depth))
+        return node, count
+
+    def _peek(self) -> tuple[Rank, int, int, Node] | None:
+        """The first entry that still describes its node."""
+        heap = self._heap
+        while heap:
+            rank, depth, _, node = heap[0]
+            if -node.stop == depth and self._reclaimable(node) and self._rank(node) == rank:
+                return heap[0]
+            heapq.heappop(heap)
+        return None

@@ -1,0 +1,254 @@
+"""The prefix index with a second tier: cached blocks may live on the host and be loaded back.
+
+A node is on the device, on the host, or on both. What is above a node on the device is on the
+device, so what a prompt finds is a stretch of device blocks and then one of host blocks. A block
+that leaves the device stays findable if it has a copy or gets one now; otherwise it goes, and with
+it all that the host keeps below it. The policy decides (`memory.base.HostTier`); the engine asks
+which blocks have to move and books them as copies. A copy ahead counts from its start.
+"""
+
+from __future__ import annotations
+
+from superinfer.memory.base import HostTier, MemoryPolicy
+from superinfer.memory.pool import BlockPool, HostPool
+from superinfer.memory.prefix import Key, Node, PrefixIndex
+from superinfer.request import Request
+
+
+class TieredIndex(PrefixIndex):
+    """It keeps the host pool's `cached` count beside those of the device."""
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        host: HostPool,
+        block_tokens: int,
+        policy: MemoryPolicy,
+        tier: HostTier,
+    ) -> None:
+        super().__init__(pool, block_tokens, policy)
+        self.host = host
+        self.tier = tier
+        self._evicted_blocks = 0
+        self._backed_up_blocks = 0
+
+    # -- copies to the host ---------------------------------------------------------------------
+
+    def take_evicted(self) -> int:
+        """Blocks that were copied to the host because they left the device, since last asked."""
+        blocks, self._evicted_blocks = self._evicted_blocks, 0
+        return blocks
+
+    def take_backed_up(self) -> int:
+        """Blocks that got a copy while they stay on the device, since last asked."""
+        blocks, self._backed_up_blocks = self._backed_up_blocks, 0
+        return blocks
+
+    def hit(self, node: Node) -> None:
+        """A request was admitted with the path to `node`."""
+        for step in node.path():
+            self._hit(step)
+
+    # -- copies back ----------------------------------------------------------------------------
+
+    def match(self, request: Request, keys: tuple[Key, ...], limit_blocks: int) -> tuple[int, int]:
+        """The same with blocks on the host counted in, if they are enough for a copy back. A live
+        sequence holds none of them.
+        """
+        node, stop, unreferenced = self.root(request), 0, 0
+        on_device = (0, 0)
+        while node.stop < limit_blocks:
+            child, matched = self._step(node, keys, limit_blocks)
+            if child is None or child.loading:
+                break
+            if not child.refs:
+                unreferenced += matched - child.start
+            stop = matched
+            if child.on_device:
+                on_device = stop, unreferenced
+            if matched < child.stop:
+                break
+            node = child
+        if (stop - on_device[0]) * self.block_tokens < self.tier.load_min_tokens:
+            return on_device
+        return stop, unreferenced
+
+    def load(self, node: Node) -> int:
+        """Bring the end of a path that was just locked to the device; returns its blocks.
+
+        The lock has taken device blocks for them. The copies on the host stay until `keep_loaded`.
+        """
+        blocks = 0
+        for step in node.path():
+            if step.on_device:
+                break
+            self._count_on_device(step, True)
+            step.loading = self.tier.load_timing == "background"
+            blocks += step.blocks
+        return blocks
+
+    def unload(self, node: Node, blocks: int) -> None:
+        """Undo `load`, the path being unlocked again."""
+        for step in node.path():
+            if not blocks:
+                break
+            blocks -= step.blocks
+            self._count_on_device(step, False)
+            step.loading = False
+            self.pool.cached -= step.blocks
+            self._announce(step)
+        if step.reclaimable:
+            self.policy.unused(step)
+
+    def keep_loaded(self, node: Node) -> None:
+        """What `load` brought to the device is there to stay."""
+        if self.tier.exclusive:
+            for step in node.path():
+                if step.on_host:
+                    self._forget_copy(step)
+
+    def landed(self, node: Node) -> None:
+        """A copy back in the background is over."""
+        for step in node.path():
+            step.loading = False
+
+    # -- what the tree does otherwise -----------------------------------------------------------
+
+    def insert(
+        self, request: Request, keys: tuple[Key, ...], node: Node | None, stop_blocks: int
+    ) -> tuple[Node | None, int]:
+        """The same; computing blocks counts as a hit on them."""
+        last, moved = super().insert(request, keys, node, stop_blocks)
+        if last is not None:
+            for step in last.path():
+                if step is node:
+                    break
+                self._hit(step)
+        return last, moved
+
+    def add_answer(self, request: Request, node: Node | None, blocks: int, now: float) -> Node:
+        """The same; it counts as a hit."""
+        leaf = super().add_answer(request, node, blocks, now)
+        self._hit(leaf)
+        return leaf
+
+    def reclaim_host(self, blocks: int) -> int:
+        """Drop up to `blocks` host blocks in the policy's order; returns how many."""
+        dropped = 0
+        while dropped < blocks:
+            victim = self.tier.host_victim(blocks - dropped)
+            if victim is None:
+                break
+            self._trim_host(*victim)
+            dropped += victim[1]
+        return dropped
+
+    def _covered(self, child: Node, matched: int) -> Node:
+        """Blocks that were on the host alone are on the device now that they were computed."""
+        node = super()._covered(child, matched)
+        if not node.on_device:
+            self._count_on_device(node, True)
+            self.pool.cached += node.blocks
+            if self.tier.exclusive:
+                self._forget_copy(node)
+        return node
+
+    def _trim(self, node: Node, blocks: int) -> None:
+        """Take the last `blocks` blocks of an unreferenced leaf off the device."""
+        kept = blocks if node.on_host else self._room(blocks) if self.tier.keep(node) else 0
+        if kept < blocks:
+            self._drop_below(node)
+            super()._trim(node, blocks - kept)
+        if kept:
+            self._move_to_host(node, kept)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _hit(self, node: Node) -> None:
+        node.hits += 1
+        if node.on_host or not self.tier.write_through(node):
+            return
+        if node.blocks <= self.host.cache_total and self._room(node.blocks) == node.blocks:
+            self._note_copy(node)
+            self._backed_up_blocks += node.blocks
+
+    def _room(self, blocks: int) -> int:
+        """How many of `blocks` more blocks the host can take, older ones having made way."""
+        short = blocks - self.host.cache_free
+        if short > 0:
+            self.reclaim_host(short)
+        return min(blocks, self.host.cache_free)
+
+    def _move_to_host(self, node: Node, blocks: int) -> None:
+        """The last `blocks` blocks of a device leaf are on the host alone from now on."""
+        if blocks < node.blocks:
+            self._split(node, node.stop - blocks)  # `node` is the lower part
+        parent = node.parent
+        assert parent is not None
+        self._count_on_device(node, False)
+        self.pool.cached -= blocks
+        if not node.on_host:
+            self._note_copy(node)
+            self._evicted_blocks += blocks
+        self._join(node)
+        self._announce(node)
+        if parent.reclaimable:
+            self.policy.unused(parent)
+
+    def _join(self, node: Node) -> None:
+        """Make one edge of two that left the device one after the other: a tree that is evicted
+        block by block has no more nodes than one evicted at once.
+        """
+        if len(node.children) != 1:
+            return
+        (child,) = node.children.values()
+        for name in ("last_access_s", "priority", "hits", "answer"):
+            if getattr(node, name) != getattr(child, name):
+                return
+        shared = node.keys[-1] == child.keys[0]
+        node.keys = node.keys + child.keys[1:] if shared else node.keys + child.keys
+        node.stop, node.children = child.stop, child.children
+        child.parent = None
+        for grandchild in node.children.values():
+            grandchild.parent = node
+
+    def _trim_host(self, node: Node, blocks: int) -> None:
+        """Drop the last `blocks` blocks of a leaf that is on the host alone."""
+        self.host.cached -= blocks
+        parent = node.parent
+        assert parent is not None and node.host_reclaimable
+        if blocks < node.blocks:
+            node.keys = self._cut(node, node.start, node.stop - blocks)
+            node.stop -= blocks
+            self._announce(node)
+            return
+        del parent.children[node.keys[0]]
+        node.parent = None
+        self._announce(parent)
+
+    def _drop_below(self, node: Node) -> None:
+        """Forget all that the host keeps below a device leaf."""
+        below = list(node.children.values())
+        node.children.clear()
+        while below:
+            lost = below.pop()
+            self.host.cached -= lost.blocks
+            lost.parent = None
+            below.extend(lost.children.values())
+
+    def _announce(self, node: Node) -> None:
+        if node.host_reclaimable:
+            self.tier.host_unused(node)
+
+    def _count_on_device(self, node: Node, on_device: bool) -> None:
+        node.on_device = on_device
+        assert node.parent is not None
+        node.parent.device_children += 1 if on_device else -1
+
+    def _note_copy(self, node: Node) -> None:
+        node.on_host = True
+        self.host.cached += node.blocks
+
+    def _forget_copy(self, node: Node) -> None:
+        node.on_host = False
+        self.host.cached -= node.blocks

@@ -1,0 +1,48 @@
+"""A memory policy with a host tier whose every choice is a field: for tests of the mechanism."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from superinfer.engine import EngineConfig
+from superinfer.memory.base import Timing
+from superinfer.memory.leaves import Leaves
+from superinfer.memory.lru import LruMemory
+from superinfer.memory.prefix import Node
+
+
+def age(node: Node) -> tuple[float]:
+    return (node.last_access_s,)
+
+
+@dataclass(slots=True)
+class TieredLru(LruMemory):
+    """`lru` on both tiers; the defaults copy every evicted block."""
+
+    host_size_blocks: int = 8
+    exclusive: bool = False
+    writes_back: bool = True
+    write_through_hits: int = 0
+    """Hits at which a node is copied ahead; 0: never."""
+    load_min_tokens: int = 0
+    load_timing: Timing = "before_step"
+    _host: Leaves = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._host = Leaves(age, attrgetter("host_reclaimable"))
+
+    def host_cache_blocks(self, config: EngineConfig) -> int:
+        return self.host_size_blocks
+
+    def keep(self, node: Node) -> bool:
+        return self.writes_back
+
+    def write_through(self, node: Node) -> bool:
+        return 0 < self.write_through_hits <= node.hits
+
+    def host_unused(self, node: Node) -> None:
+        self._host.push(node)
+
+    def host_victim(self, blocks: int) -> tuple[Node, int] | None:
+        return self._host.victim(blocks)

@@ -118,12 +118,13 @@ class Draft:
         `touch` counts the look-up as a use of its blocks, which stays so even after a `rollback`.
         """
         engine = self._engine
-        if engine.prefix is None:
+        prefix = engine.prefix
+        if prefix is None or not (keys := engine.keys(seq)):
             return None
-        keys = engine.keys(seq)
-        node = engine.prefix.find(seq.request, keys, self._shareable(seq)) if keys else None
+        found, _ = prefix.match(seq.request, keys, self._shareable(seq))
+        node = prefix.find(seq.request, keys, found)
         if touch and node is not None:
-            engine.prefix.touch(node, self.now)
+            prefix.touch(node, self.now)
         return node
 
     # -- decisions ------------------------------------------------------------------------------

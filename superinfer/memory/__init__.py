@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MEMORY_POLICIES: dict[str, str] = {
+    "hicache": "superinfer.memory.hicache:HiCacheMemory",
     "lru": "superinfer.memory.lru:LruMemory",
     "radix": "superinfer.memory.radix:RadixMemory",
 }

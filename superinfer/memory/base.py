@@ -32,8 +32,8 @@ class MemoryPolicy(Protocol):
         ...
 
     def victim(self, blocks: int) -> tuple[Node, int]:
-        """The reclaimable leaf that loses blocks now, and how many: at least one, `blocks` if no
-        more are wanted, at most all that it has.
+        """The reclaimable leaf that loses blocks now, and how many: at least one, as many as it has
+        at most; it may be more than `blocks`, those that are needed.
         """
         ...
 
@@ -91,5 +91,7 @@ class HostTier(Protocol):
         ...
 
     def host_victim(self, blocks: int) -> tuple[Node, int] | None:
-        """The `host_reclaimable` leaf that loses host blocks now, and how many (1 to `blocks`)."""
+        """The `host_reclaimable` leaf that loses host blocks now, and how many: at least one, as
+        many as it has at most; it may be more than `blocks`.
+        """
         ...

@@ -181,10 +181,9 @@ class PrefixIndex:
     def touch(self, node: Node, now: float) -> None:
         """Count a look-up as a use of the path to `node`, for an order of reclamation by age."""
         for step in node.path():
-            if step.last_access_s != now:
-                step.last_access_s = now
-                if step.reclaimable:
-                    self.policy.unused(step)
+            step.last_access_s = now
+            if step.reclaimable:
+                self.policy.unused(step)
 
     def release(self, node: Node, now: float) -> None:
         """Unlock a path that was in use until `now`."""

@@ -11,6 +11,7 @@ from enum import Enum, auto
 
 from superinfer.draft import Draft
 from superinfer.memory.prefix import Node
+from superinfer.schedulers.sglang.order import stops
 from superinfer.sequence import Sequence, State
 
 
@@ -76,19 +77,20 @@ class PrefillBatch:
     def add(self, seq: Sequence, limit_tokens: int, node: Node | None) -> Verdict:
         """Admit a waiting request whose cached prefix ends at `node`, if budgets and memory allow.
 
+        Memory is needed for all that is not on the device, also for what the host has of it.
         Locking the prefix takes it out of what could be evicted, so memory is looked at twice.
         """
-        bound = 0 if node is None else node.stop * self._block_tokens
-        uncached = seq.prefill_tokens - bound
-        need = uncached + limit_tokens
+        found, here = stops(node)
+        to_fill = seq.prefill_tokens - here * self._block_tokens
+        need = to_fill + limit_tokens
         if need >= self._memory_left():
             return Verdict.NO_TOKEN
-        whole = -(-uncached // self._block_tokens) * self._block_tokens
-        if whole > self._input_left and self.seqs:
+        if self._in_blocks(to_fill) > self._input_left and self.seqs:
             return Verdict.OTHER
         if need > self._memory_left() - self._unlocked(node):
             return Verdict.NO_TOKEN
-        if whole <= self.chunk_left:
+        uncached = seq.prefill_tokens - found * self._block_tokens
+        if self._in_blocks(uncached) <= self.chunk_left:
             return self._admit(seq, uncached, limit_tokens)
         cut = int(self.chunk_left) // self._block_tokens * self._block_tokens
         if cut <= 0:
@@ -115,19 +117,24 @@ class PrefillBatch:
         return Verdict.MORE
 
     def _spend(self, tokens: int) -> None:
-        charged = -(-tokens // self._block_tokens) * self._block_tokens
+        charged = self._in_blocks(tokens)
         self._input_left -= charged
         self.chunk_left -= charged
+
+    def _in_blocks(self, tokens: int) -> int:
+        """Tokens rounded up to whole blocks."""
+        return -(-tokens // self._block_tokens) * self._block_tokens
 
     def _memory_left(self) -> float:
         """Tokens that are free or could be evicted, less what is reserved."""
         return self._draft.available * self._block_tokens - self._reserved
 
     def _unlocked(self, node: Node | None) -> int:
-        """Tokens of a cached prefix that nobody holds."""
+        """Tokens of a cached prefix on the device that nobody holds."""
         if node is None:
             return 0
-        return sum(step.blocks for step in node.path() if not step.refs) * self._block_tokens
+        idle = sum(step.blocks for step in node.path() if step.on_device and not step.refs)
+        return idle * self._block_tokens
 
 
 NO_CHUNKS = math.inf

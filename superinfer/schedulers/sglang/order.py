@@ -19,6 +19,14 @@ Found = dict[Sequence, Node | None]
 """Deepest node of the cached prefix of every waiting request."""
 
 
+def stops(node: Node | None) -> tuple[int, int]:
+    """Blocks of a cached prefix, and how many of them are on the device."""
+    if node is None:
+        return 0, 0
+    here = next((step for step in node.path() if step.on_device), None)
+    return node.stop, 0 if here is None else here.stop
+
+
 def look_up(draft: Draft, waiting: list[Sequence]) -> Found:
     """Match everybody against the cache, which counts as a use of what they find."""
     return {seq: draft.find_prefix(seq, touch=True) for seq in waiting}
@@ -27,10 +35,10 @@ def look_up(draft: Draft, waiting: list[Sequence]) -> Found:
 def by_longest_prefix(
     waiting: list[Sequence], found: Found, block_tokens: int, in_batch: bool
 ) -> None:
-    """LPM: longest cached prefix first; with `in_batch`, whoever shares a prefix that is not cached
-    with an earlier request comes last, so that the earlier one computes it for all.
+    """LPM: longest cached prefix on the device first. With `in_batch`, whoever shares a prefix that
+    is not cached with an earlier request comes last, so that the earlier one computes it for all.
     """
-    cached = {seq: node.stop * block_tokens if node else 0 for seq, node in found.items()}
+    cached = {seq: stops(node)[1] * block_tokens for seq, node in found.items()}
     put_off = _sharing(waiting, cached) if in_batch else set()
     waiting.sort(key=lambda seq: math.inf if seq in put_off else -cached[seq])
 

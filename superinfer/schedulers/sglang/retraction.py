@@ -1,6 +1,6 @@
-"""Sending running requests back to the queue. Source: `retract_decode` of `managers/schedule_batch.py`.
+"""Sending running requests back to the queue.
 
-The radix cache keeps what it holds of them; all else of their cache is dropped.
+Source: `retract_decode` in `managers/schedule_batch.py` at v0.4.6; v0.3.2 does the same. The radix cache keeps what it holds of them; all else of their cache is dropped.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """v0.3.2 looks for prefills between rounds of decode steps.
 
 Source: `forward_step` and `forward_decode_batch` of `managers/tp_worker.py` in September 2024 (the
-scheduler moved out of that file after v0.3.2), `global_config.num_continue_decode_steps`. A round is
-up to ten decode steps; while clients stream it ends with the step that finishes a request or that
-sends tokens (every `stream_interval` steps). After a round no prefill is tried unless a request has
-arrived or every step of the round finished somebody: requests that wait for memory wait for the next
-arrival, or until nothing runs.
+scheduler moved out of that file after v0.3.2), `global_config.num_continue_decode_steps`. A round
+is up to ten decode steps; while clients stream it ends with the step that finishes a request or
+that sends tokens (every `stream_interval` steps). After a round no prefill is tried unless a
+request has arrived or every step of the round finished somebody: requests that wait for memory wait
+for the next arrival, or until nothing runs.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from superinfer.errors import ConfigError
+
 Policy = Literal["fcfs", "lpm", "dfs-weight", "lof"]
 Version = Literal["0.4.6", "0.4.1", "0.3.2"]
 
@@ -39,6 +41,15 @@ class Rules:
 
 DECAY_STEPS = 600
 
+_LOWEST = {
+    "max_num_seqs": 1,
+    "max_prefill_tokens": 1,
+    "chunked_prefill_tokens": 0,
+    "clip_new_tokens": 1,
+    "retract_decode_steps": 1,
+    "stream_interval": 1,
+}
+
 RULES: dict[str, Rules] = {
     "0.4.6": Rules("fcfs", 128, True, 0.7, 0.14, None, None, "batch", 4096, 5),
     "0.4.1": Rules("lpm", 128, True, 0.7, 0.14, None, None, "scheduler", 4096, 5),
@@ -52,4 +63,16 @@ def max_running_requests(rules: Rules, pool_tokens: int, context_tokens: int) ->
     `model_executor/model_runner.py` (`init_memory_pool`) and `managers/tp_worker.py`.
     """
     table = int(pool_tokens / context_tokens * 512)
-    return min(max(pool_tokens // 2, 1), min(max(table, 2048), rules.request_cap))
+    return min(max(pool_tokens // 2, 1), max(table, 2048), rules.request_cap)
+
+
+def check_settings(settings: object, block_tokens: int) -> None:
+    """Refuse settings with which nothing could ever run (ConfigError)."""
+    for name, lowest in _LOWEST.items():
+        value = getattr(settings, name)
+        if value is not None and value < lowest:
+            raise ConfigError(f"scheduler.{name}: expected at least {lowest}, got {value}")
+        if name == "chunked_prefill_tokens" and 0 < value < block_tokens:
+            raise ConfigError(
+                f"scheduler.{name}: expected 0 or a block ({block_tokens}) at least, got {value}"
+            )

@@ -6,24 +6,24 @@ Sources: sgl-project/sglang v0.4.6 (commit 84022c0e5), `managers/schedule_policy
 `global_config.py`; v0.3.2 (commit 37c5899fc), where the same was in `managers/tp_worker.py`.
 
 Modelled: prefill first, in a batch of its own unless `mixed_chunk`; orders of the waiting queue;
-admission by the ratio of new tokens; the flag that stops prefills from being tried while the running
-batch is full; one chunked prompt at a time; retraction; the radix cache by tokens. Finished requests
-stay in the running batch, and in its reserve, until it is next filtered, as they do there.
+admission by the ratio of new tokens; the flag that stops prefills from being tried while the
+running batch is full; one chunked prompt at a time; retraction; the radix cache by tokens. Finished
+requests stay in the running batch, and in its reserve, until it is next filtered, as they do there.
 
 Set `run.prefix_caching = true` and `run.memory = "radix"` with it (the radix cache is on by default
-there), and `run.lag = 1` for the overlapped scheduler, which is the default from v0.4. The system
-counts its KV pool as `mem_fraction_static` of the device's memory (0.88 for one GPU, 0.87, 0.85, 0.81
-and 0.79 for 2, 4, 8 and 16, up to 80 GB each) less the weights, with activations in the rest: set
-`run.gpu_memory_utilization` to that fraction plus the activation reserve over the memory, or
-`run.kv_blocks` to the pool in tokens.
+there; `"hicache"` adds the host tier), and `run.lag = 1` for the overlapped scheduler, which is the
+default from v0.4. The system gives `mem_fraction_static` of the device's memory (0.88 for one GPU,
+0.87, 0.85, 0.81 and 0.79 for 2, 4, 8 and 16, up to 80 GB each) to weights and KV pool, and leaves
+activations the rest. `run.gpu_memory_utilization` covers activations, too: set it to that fraction
+plus the activation reserve as a share of the memory, or give the pool in tokens as `run.kv_blocks`.
 
 Left out: LoRA, constrained decoding, speculative decoding, sessions, the special admission of
 requests that ignore the end of text while the radix cache is off, jump-forward, the order `random`;
 matching an answer, also a retracted request's own. v0.3.2 cuts a long prompt short; here it is
-rejected, as v0.4 does. Where the real engine stops for ever or aborts, the request ends by a rule of
-its own: `retracted_never_fits` (prompt, answer so far and the whole limit again exceed the pool) and
-`answer_exceeds_kv_capacity` (alone and out of memory; there the answer is cut short a token earlier).
-A mixed batch whose decodes find no memory runs its prefill alone; there it aborts.
+rejected, as v0.4 does. Where the real engine stops for ever or aborts, the request ends by a rule
+of its own: `retracted_never_fits` (prompt, answer so far and the whole limit again exceed the pool)
+and `answer_exceeds_kv_capacity` (alone and out of memory; there the answer is cut a token or two
+before). A mixed batch whose decodes find no memory runs its prefill alone; there it aborts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from superinfer.draft import MAX_STEPS, Draft
-from superinfer.errors import ConfigError
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.sglang import order
 from superinfer.schedulers.sglang.admission import NO_CHUNKS, PrefillBatch, Verdict
@@ -43,6 +42,7 @@ from superinfer.schedulers.sglang.rules import (
     Policy,
     Rules,
     Version,
+    check_settings,
     max_running_requests,
 )
 from superinfer.sequence import Sequence, State
@@ -75,7 +75,8 @@ class SglangScheduler:
     """v0.3.2: decode steps between two sends of tokens."""
     name: str = field(default="sglang", init=False)
     block_tokens: int = field(default=1, init=False)
-    copies_per_block: int = field(default=1, init=False)
+    copies_per_block: int = field(default=0, init=False)
+    """A copy collects its tokens first: what it costs to set up does not grow with them."""
 
     waiting: list[Sequence] = field(default_factory=list, init=False)
     chunked: Sequence | None = field(default=None, init=False)
@@ -109,7 +110,7 @@ class SglangScheduler:
 
     def bind(self, machine: Machine) -> None:
         """Settle the defaults that depend on the machine."""
-        self._check(machine)
+        check_settings(self, machine.block_tokens)
         self._machine, rules = machine, RULES[self.version]
         self._rules = rules
         self._ratio = NewTokenRatio(rules, self.schedule_conservativeness)
@@ -391,25 +392,3 @@ class SglangScheduler:
 
     def _clipped(self, seq: Sequence) -> int:
         return min(self._limit(seq), self.clip_new_tokens)
-
-    def _check(self, machine: Machine) -> None:
-        """Refuse settings with which nothing could ever run (ConfigError)."""
-        chunk, block = self.chunked_prefill_tokens, machine.block_tokens
-        if 0 < chunk < block:
-            raise ConfigError(
-                f"scheduler.chunked_prefill_tokens: expected a block ({block}) at least, got {chunk}"
-            )
-        for name, lowest in _LOWEST.items():
-            value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise ConfigError(f"scheduler.{name}: expected at least {lowest}, got {value}")
-
-
-_LOWEST = {
-    "max_num_seqs": 1,
-    "max_prefill_tokens": 1,
-    "chunked_prefill_tokens": 0,
-    "clip_new_tokens": 1,
-    "retract_decode_steps": 1,
-    "stream_interval": 1,
-}

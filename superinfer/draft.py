@@ -44,6 +44,7 @@ class Draft:
         "changes",
         "chunk_steps",
         "chunks",
+        "clear_blocks",
         "decoding",
         "now",
         "pool",
@@ -61,6 +62,8 @@ class Draft:
         self.background: list[Transfer] = []
         self.changes: list[Change] = []
         self.chunk_steps = 1
+        self.clear_blocks = 0
+        """Blocks that have to be free before the step, and not merely reclaimable."""
         self.decoding = False
         self.steps = 1
         self.until = math.inf
@@ -121,8 +124,10 @@ class Draft:
         prefix = engine.prefix
         if prefix is None or not (keys := engine.keys(seq)):
             return None
-        found, _ = prefix.match(seq.request, keys, self._shareable(seq))
-        node = prefix.find(seq.request, keys, found)
+        limit = self._shareable(seq)
+        if engine.tier is not None:  # it does not share all that it finds
+            limit, _ = prefix.match(seq.request, keys, limit)
+        node = prefix.find(seq.request, keys, limit)
         if touch and node is not None:
             prefix.touch(node, self.now)
         return node
@@ -272,6 +277,10 @@ class Draft:
             engine.land(seq)
         return True
 
+    def clear(self, blocks: int) -> None:
+        """Reclaim cached blocks before the step until so many are free, or none is cached."""
+        self.clear_blocks = blocks
+
     def park(self, seq: Sequence) -> None:
         """Take a member out of the decode batch; it stays resident."""
         self._expect(seq, State.DECODING)
@@ -319,6 +328,7 @@ class Draft:
     def rollback(self, mark: tuple[int, int, int, int] = (0, 0, 0, 0)) -> None:
         """Take back every decision since `mark`, latest first, and how long the slice is."""
         self.decoding, self.steps, self.chunk_steps, self.until = False, 1, 1, math.inf
+        self.clear_blocks = 0
         changes, chunks, before, background = mark
         while len(self.changes) > changes:
             change = self.changes.pop()

@@ -11,6 +11,7 @@ from tiered import TieredLru
 
 from sim.driver import simulate
 from sim.oracle import Oracle
+from superinfer.memory.hicache import HiCacheMemory
 from superinfer.memory.lru import LruMemory
 from superinfer.memory.radix import RadixMemory
 from superinfer.request import SLO, SLOClass
@@ -99,6 +100,12 @@ ARMS = {
             retract_decode_steps=2,
         ),
         RadixMemory(),
+    ),
+    "sglang-hicache": lambda: (
+        SglangScheduler(
+            policy="lpm", chunked_prefill_tokens=16, clip_new_tokens=8, retract_decode_steps=2
+        ),
+        HiCacheMemory(),
     ),
     "sglang-0.3.2": lambda: (
         SglangScheduler("0.3.2", clip_new_tokens=8, retract_decode_steps=2),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from superinfer.costs.coverage import (
 )
 from superinfer.engine import Engine
 from superinfer.lab.replay import replay
+from superinfer.memory.hicache import HiCacheMemory
 from superinfer.memory.lru import LruMemory
 from superinfer.memory.radix import RadixMemory
 from superinfer.metrics.columns import RequestView
@@ -118,7 +120,7 @@ def fcfs(*memory: Any) -> Callable[[], tuple[Any, Any]]:
     )
 
 
-def sglang(**settings: Any) -> Callable[[], tuple[Any, Any]]:
+def sglang(memory: Callable[[], Any] = RadixMemory, **settings: Any) -> Callable[[], Any]:
     """Few new tokens are expected of a request, so that many run and some are retracted."""
     return lambda: (
         SglangScheduler(
@@ -128,7 +130,7 @@ def sglang(**settings: Any) -> Callable[[], tuple[Any, Any]]:
             retract_decode_steps=2,
             **settings,
         ),
-        RadixMemory(),
+        memory(),
     )
 
 
@@ -153,6 +155,7 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "sglang": sglang(),
     "sglang-mixed": sglang(mixed_chunk=True, policy="dfs-weight"),
     "sglang-0.3.2": sglang(version="0.3.2"),
+    "sglang-hicache": sglang(partial(HiCacheMemory, 0.5, "write_back"), policy="lpm"),
     "fcfs-tier": tiered(fcfs(), exclusive=True, host_size_blocks=10),
     "fcfs-tier-swap": tiered(fcfs(), preemption="swap", write_through_hits=2),
     "fcfs-tier-background": tiered(

@@ -13,9 +13,10 @@ requests stay in the running batch, and in its reserve, until it is next filtere
 Set `run.prefix_caching = true` and `run.memory = "radix"` with it (the radix cache is on by default
 there; `"hicache"` adds the host tier), and `run.lag = 1` for the overlapped scheduler, which is the
 default from v0.4. The system gives `mem_fraction_static` of the device's memory (0.88 for one GPU,
-0.87, 0.85, 0.81 and 0.79 for 2, 4, 8 and 16, up to 80 GB each) to weights and KV pool, and leaves
-activations the rest. `run.gpu_memory_utilization` covers activations, too: set it to that fraction
-plus the activation reserve as a share of the memory, or give the pool in tokens as `run.kv_blocks`.
+0.87, 0.85, 0.81 and 0.79 for 2, 4, 8 and 16; all but 13 GiB on one of more than 80 GB) to weights
+and KV pool, and leaves activations the rest. `run.gpu_memory_utilization` covers activations, too:
+set it to that fraction plus the activation reserve (`costs/capacity.py`) as a share of the memory,
+or give the pool in tokens as `run.kv_blocks`.
 
 Left out: LoRA, constrained decoding, speculative decoding, sessions, the special admission of
 requests that ignore the end of text while the radix cache is off, jump-forward, the order `random`;

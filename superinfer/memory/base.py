@@ -43,6 +43,15 @@ class MemoryPolicy(Protocol):
 
 
 @runtime_checkable
+class WholeEdges(Protocol):
+    """What a memory policy has beside that if it reclaims edges of the prefix tree as a whole: the
+    index then keeps what each prompt added as an edge of its own.
+    """
+
+    whole_edges: bool
+
+
+@runtime_checkable
 class HostTier(Protocol):
     """What a memory policy has beside that if it keeps cached blocks on the host, too.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from superinfer.memory.base import WholeEdges
 from superinfer.memory.pool import BlockPool
 from superinfer.request import Request
 
@@ -116,6 +117,7 @@ class PrefixIndex:
         self.pool = pool
         self.block_tokens = block_tokens
         self.policy = policy
+        self._grow_edges = not isinstance(policy, WholeEdges)
         self._roots: dict[tuple[str, int], Node] = {}
 
     def root(self, request: Request) -> Node:
@@ -227,7 +229,7 @@ class PrefixIndex:
             child, matched = self._step(current, keys, stop_blocks)
             if child is not None:
                 current = self._covered(child, matched)
-            elif current is node and node.refs == 1 and not (node.children or node.on_host):
+            elif current is node and self._may_extend(node):
                 self._extend(node, keys, stop_blocks)
                 return node, stop_blocks - start
             else:
@@ -310,6 +312,11 @@ class PrefixIndex:
         parent.device_children += 1
         self.pool.cached += node.blocks  # `_lock` moves them to `referenced`
         return node
+
+    def _may_extend(self, node: Node) -> bool:
+        """True if the edge is the inserting sequence's alone, and may grow."""
+        alone = node.refs == 1 and not (node.children or node.on_host)
+        return alone and self._grow_edges
 
     def _extend(self, node: Node, keys: tuple[Key, ...], stop: int) -> None:
         """Lengthen an edge that only the inserting sequence holds."""

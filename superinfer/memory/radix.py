@@ -33,39 +33,46 @@ class OldestFirst:
     use does not move: when its turn comes it goes back to where it belongs.
     """
 
-    __slots__ = ("_heap", "_popped", "_pushed", "_queued", "_reclaimable")
+    __slots__ = ("_entered", "_heap", "_popped", "_queued", "_reclaimable", "_turns")
 
     def __init__(self, reclaimable: Callable[[Node], bool]) -> None:
         self._reclaimable = reclaimable
         self._heap: list[tuple[float, int, int, Node]] = []
-        self._queued: set[Node] = set()
-        self._pushed = 0
+        self._queued: dict[Node, int] = {}
+        """The turns of the leaves in the heap, as of their latest use."""
+        self._turns = self._entered = 0
         self._popped = (-1.0, 0)
         """Time and turn of the latest leaf that went."""
 
     def push(self, node: Node) -> None:
         """Queue a leaf."""
-        if node in self._queued:
-            return
-        self._queued.add(node)
-        self._pushed += 1  # breaks ties, so that nodes are never compared
         time_s, turn = self._popped
         if node.last_access_s != time_s:
-            turn = self._pushed
-        heapq.heappush(self._heap, (node.last_access_s, turn, self._pushed, node))
+            self._turns += 1
+            turn = self._turns
+        queued = node in self._queued
+        self._queued[node] = turn
+        if not queued:
+            self._enter(node)
 
     def pop(self) -> Node | None:
         """Take the first leaf."""
         while self._heap:
             last_access_s, turn, _, node = heapq.heappop(self._heap)
-            self._queued.remove(node)
             if not self._reclaimable(node):
-                continue
-            if node.last_access_s == last_access_s:
+                del self._queued[node]
+            elif node.last_access_s == last_access_s:
+                del self._queued[node]
                 self._popped = (last_access_s, turn)
                 return node
-            self.push(node)
+            else:
+                self._enter(node)
         return None
+
+    def _enter(self, node: Node) -> None:
+        self._entered += 1  # breaks ties, so that nodes are never compared
+        entry = (node.last_access_s, self._queued[node], self._entered, node)
+        heapq.heappush(self._heap, entry)
 
 
 @dataclass(slots=True)
@@ -74,6 +81,7 @@ class RadixMemory:
 
     name: str = field(default="radix", init=False)
     swap_in_timing: Timing = field(default="before_step", init=False)
+    whole_edges: bool = field(default=True, init=False)
     _leaves: OldestFirst = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 from harness import BlockingDriver, FakeCost, make_engine, request
+from tiered import TieredLru
 
 from superinfer.draft import Draft
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError
 from superinfer.memory.hicache import HiCacheMemory
 from superinfer.memory.lru import LruMemory
-from superinfer.memory.pool import BlockPool
+from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Node, PrefixIndex, request_keys
 from superinfer.memory.radix import RadixMemory
+from superinfer.memory.tiered import TieredIndex
 from superinfer.request import Request
 from superinfer.schedulers.sglang import SglangScheduler
 
@@ -219,6 +221,26 @@ def test_the_host_pool_is_a_multiple_of_the_device_pool() -> None:
     memory = HiCacheMemory()
     engine = make_engine(SglangScheduler(), 50, memory=memory, prefix_caching=True)
     assert engine.host.cache_total == 100
+
+
+def test_a_look_up_finds_a_leaf_on_the_host_its_new_place() -> None:
+    """Of two paths on the host the one that was looked up since makes room last."""
+    memory = TieredLru()
+    host = HostPool(0, 8)
+    index = TieredIndex(BlockPool(100), host, 1, memory, memory)
+    nodes = []
+    for now, first in ((1.0, 1), (2.0, 5)):
+        req = prompt(first, first + 1)
+        index.pool.referenced += 2
+        node, _ = index.insert(req, request_keys(req), None, 2)
+        assert node is not None
+        index.release(node, now)
+        nodes.append(node)
+    index.reclaim(4)
+    index.touch(nodes[0], 3.0)
+    assert index.reclaim_host(2) == 2
+    assert [node.parent is None for node in nodes] == [False, True]
+    assert index.reclaim_host(2) == 2
 
 
 def test_a_host_pool_of_nothing_is_refused() -> None:

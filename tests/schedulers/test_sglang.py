@@ -13,6 +13,7 @@ from harness import BlockingDriver, iterations, make_engine, request
 
 from sim.driver import simulate
 from sim.oracle import Oracle
+from superinfer.draft import Draft
 from superinfer.errors import ConfigError
 from superinfer.memory.radix import RadixMemory
 from superinfer.plan import Outcome
@@ -116,6 +117,13 @@ def test_new_tokens_are_clipped() -> None:
     assert run(SglangScheduler(clip_new_tokens=9), jobs, pool=20)[0] == "A4 used 4"
 
 
+@pytest.mark.parametrize(("pool", "line"), [(18, "A4 used 4"), (19, "A4 B4 used 8")])
+def test_a_token_must_be_left_over(pool: int, line: str) -> None:
+    """B needs 9, and of 18 tokens A and its limit leave just as many."""
+    jobs = {"A": (4, 2, 5), "B": (4, 2, 5)}
+    assert run(SglangScheduler(), jobs, pool=pool)[0] == line
+
+
 def test_the_prefill_budget_ends_a_batch_unless_it_is_empty() -> None:
     jobs = {"A": (9, 1, 1), "B": (3, 1, 1), "C": (5, 1, 1), "D": (4, 1, 1)}
     lines = run(SglangScheduler(max_prefill_tokens=8), jobs, pool=100)
@@ -178,6 +186,18 @@ def test_s3_mixed() -> None:
         "AB used 22",
         "B used 16",
     ]
+
+
+def test_mixed_batches_put_new_requests_first_and_leave_the_ratio_alone() -> None:
+    """Two of the four decode steps are mixed, or none of three; B joins in front of A, or behind."""
+    for mixed, steps in ((True, 2), (False, 3)):
+        scheduler = SglangScheduler(chunked_prefill_tokens=8, mixed_chunk=mixed)
+        engine = make_engine(scheduler, 64, block_tokens=1)
+        jobs = [request(0, 4, 0, max_tokens=4), request(1, 14, 0, max_tokens=4)]
+        BlockingDriver(engine, jobs, [4, 3]).run()
+        a, b = engine.recorder.sequences
+        assert (b.rank < a.rank) is mixed
+        assert scheduler._decode_steps(Draft(engine, 0.0)) == steps
 
 
 def test_the_last_chunk_shares_its_batch_and_a_second_prompt_is_cut() -> None:
@@ -253,6 +273,29 @@ def test_s2_retraction(version: Any) -> None:
         "C used 8",
         "C used 9",
     ]
+
+
+def test_a_retracted_request_goes_to_the_end_of_the_queue() -> None:
+    """As S2, with D in the queue when C is retracted: 24 - 2 - 8 are not more than C's 14."""
+    jobs = S2 | {"D": (2, 1, 8)}
+    scheduler = SglangScheduler(schedule_conservativeness=1 / 7, retract_decode_steps=2)
+    lines = run(scheduler, jobs, {"B": 2, "C": 4, "D": 7}, pool=24)
+    assert lines[7:12] == ["-C AB used 20", "AB used 22", "AB used 24", "D2 used 2", "C6 used 6"]
+
+
+def test_a_retraction_gives_a_new_ratio_and_idleness_the_first() -> None:
+    """S2 again: 0.875 after the retraction in the fifth decode step, 0.1 at the end."""
+    ratios: list[float] = []
+
+    class Spy(SglangScheduler):
+        def _retract(self, draft: Draft) -> None:
+            SglangScheduler._retract(self, draft)
+            ratios.append(self._ratio.at(draft.batch.step + 1))
+
+    spy = Spy(schedule_conservativeness=1 / 7, retract_decode_steps=2)
+    run(spy, S2, {"B": 2, "C": 4}, pool=24)
+    assert ratios == [0.875]
+    assert spy._ratio.at(10) == pytest.approx(0.1)
 
 
 def test_ties_go_to_the_longest_prompt_and_then_to_the_latest() -> None:

@@ -70,7 +70,6 @@ class PrefillBatch:
         self._spend(tokens)
         if tokens < left:
             self.tail = seq
-            self._reserved -= left - tokens  # of a cut prompt only the chunk counts
         else:
             self._reserved += limit_tokens
 
@@ -96,7 +95,7 @@ class PrefillBatch:
         if cut <= 0:
             return Verdict.OTHER
         self.tail = seq
-        return self._admit(seq, cut, cut - uncached)
+        return self._admit(seq, cut, 0)
 
     # -- inside ---------------------------------------------------------------------------------
 

@@ -189,7 +189,7 @@ def test_s3_mixed() -> None:
 
 
 def test_mixed_batches_put_new_requests_first_and_leave_the_ratio_alone() -> None:
-    """Two of the four decode steps are mixed, or none of three; B joins in front of A, or behind."""
+    """Two of four decode steps are mixed, or none of three; B joins in front of A or behind."""
     for mixed, steps in ((True, 2), (False, 3)):
         scheduler = SglangScheduler(chunked_prefill_tokens=8, mixed_chunk=mixed)
         engine = make_engine(scheduler, 64, block_tokens=1)

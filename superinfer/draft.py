@@ -45,6 +45,7 @@ class Draft:
         "changes",
         "chunk_steps",
         "chunks",
+        "clear_blocks",
         "decoding",
         "now",
         "pool",
@@ -62,6 +63,8 @@ class Draft:
         self.background: list[Transfer] = []
         self.changes: list[Change] = []
         self.chunk_steps = 1
+        self.clear_blocks = 0
+        """Blocks that have to be free before the step, and not merely reclaimable."""
         self.decoding = False
         self.steps = 1
         self.until = math.inf
@@ -130,6 +133,23 @@ class Draft:
     def recompute_s(self, seq: Sequence) -> float:
         """Predicted seconds to compute the cache again in one prefill."""
         return self._engine.cost.step_s([Chunk(self._computed(seq), 0)], 0, 0)
+
+    def find_prefix(self, seq: Sequence, *, touch: bool = False) -> Node | None:
+        """Deepest node of the cached prefix that a waiting sequence would share, if there is one.
+
+        `touch` counts the look-up as a use of its blocks, which stays so even after a `rollback`.
+        """
+        engine = self._engine
+        prefix = engine.prefix
+        if prefix is None or not (keys := engine.keys(seq)):
+            return None
+        limit = self._shareable(seq)
+        if engine.tier is not None:  # it does not share all that it finds
+            limit, _ = prefix.match(seq.request, keys, limit)
+        node = prefix.find(seq.request, keys, limit)
+        if touch and node is not None:
+            prefix.touch(node, self.now)
+        return node
 
     # -- decisions ------------------------------------------------------------------------------
 
@@ -276,6 +296,10 @@ class Draft:
             engine.land(seq)
         return True
 
+    def clear(self, blocks: int) -> None:
+        """Reclaim cached blocks before the step until so many are free, or none is cached."""
+        self.clear_blocks = blocks
+
     def park(self, seq: Sequence) -> None:
         """Take a member out of the decode batch; it stays resident."""
         self._expect(seq, State.DECODING)
@@ -323,6 +347,7 @@ class Draft:
     def rollback(self, mark: tuple[int, int, int, int] = (0, 0, 0, 0)) -> None:
         """Take back every decision since `mark`, latest first, and how long the slice is."""
         self.decoding, self.steps, self.chunk_steps, self.until = False, 1, 1, math.inf
+        self.clear_blocks = 0
         changes, chunks, before, background = mark
         while len(self.changes) > changes:
             change = self.changes.pop()
@@ -360,13 +385,18 @@ class Draft:
         assert prefix is not None
         if not keys:
             return True
-        limit = min(seq.prefill_tokens - 1, seq.request.prompt_tokens) // engine.block_tokens
+        limit = self._shareable(seq)
         cached, unreferenced = prefix.match(seq.request, keys, limit)
         if self.available - unreferenced - (need - cached) < keep_free:
             return False
         seq.node, seq.shared_blocks = prefix.acquire(seq.request, keys, cached)
         seq.prefix_tokens = seq.shared_blocks * engine.block_tokens
         return True
+
+    def _shareable(self, seq: Sequence) -> int:
+        """Most blocks that may come from the prefix index: one token at least is computed."""
+        shareable = min(seq.prefill_tokens - 1, seq.request.prompt_tokens)
+        return shareable // self._engine.block_tokens
 
     def _load_prefix(self, seq: Sequence) -> tuple[int]:
         """Copy back the part of the prefix that is on the host; returns its blocks."""

@@ -307,6 +307,8 @@ class Engine:
             self._copy_cached("backup", blocks, draft.background, "background", now)
         if not (decodes or chunks or draft.before_step or draft.background):
             return None
+        if draft.clear_blocks:
+            self._clear(draft.clear_blocks, now)
         pool.referenced += taken
         if pool.referenced > pool.peak_referenced or self.prefix is not None:
             self._settle(now)
@@ -486,15 +488,22 @@ class Engine:
     def _settle(self, now: float) -> None:
         """After blocks were taken: reclaim cached ones that are in the way, note the peak.
 
-        Without a prefix cache it may be left out below the peak.
+        Without a prefix cache it may be left out below the peak. The peak comes first: a policy may
+        give back more than is asked for.
         """
-        if self.pool.referenced + self.pool.cached > self.pool.total:
-            self._reclaim(now)
         self.pool.note_peak()
+        if self.pool.referenced + self.pool.cached > self.pool.total:
+            self._reclaim(self.pool.excess, now)
 
-    def _reclaim(self, now: float) -> None:
+    def _clear(self, blocks: int, now: float) -> None:
+        """Reclaim cached blocks until `blocks` are free, as far as there are any."""
+        lacking = min(self.pool.excess + blocks, self.pool.cached)
+        if lacking > 0:
+            self._reclaim(lacking, now)
+
+    def _reclaim(self, wanted: int, now: float) -> None:
         assert self.prefix is not None
-        for _, blocks in self.prefix.reclaim(self.pool.excess):
+        for _, blocks in self.prefix.reclaim(wanted):
             self.recorder.events += 1
             if self._sink:
                 self._sink((now, "evict", "", blocks))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 MEMORY_POLICIES: dict[str, str] = {
+    "hicache": "superinfer.memory.hicache:HiCacheMemory",
     "lru": "superinfer.memory.lru:LruMemory",
     "retention": "superinfer.memory.retention:RetentionMemory",
+    "radix": "superinfer.memory.radix:RadixMemory",
 }

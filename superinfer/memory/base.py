@@ -33,7 +33,9 @@ class MemoryPolicy(Protocol):
         ...
 
     def victim(self, blocks: int) -> tuple[Node, int]:
-        """The reclaimable leaf that loses blocks now, and how many (1 to `blocks`)."""
+        """The reclaimable leaf that loses blocks now, and how many: at least one, as many as it has
+        at most; it may be more than `blocks`, those that are needed.
+        """
         ...
 
     def fate(self, seq: Sequence, draft: Draft) -> Fate:
@@ -50,6 +52,15 @@ class Retention(Protocol):
         the policy thinks of it goes into `node.priority`; `unused` follows when nobody holds it.
         """
         ...
+
+
+@runtime_checkable
+class WholeEdges(Protocol):
+    """What a memory policy has beside that if it reclaims edges of the prefix tree as a whole: the
+    index then keeps what each prompt added as an edge of its own.
+    """
+
+    whole_edges: bool
 
 
 @runtime_checkable
@@ -102,5 +113,7 @@ class HostTier(Protocol):
         ...
 
     def host_victim(self, blocks: int) -> tuple[Node, int] | None:
-        """The `host_reclaimable` leaf that loses host blocks now, and how many (1 to `blocks`)."""
+        """The `host_reclaimable` leaf that loses host blocks now, and how many: at least one, as
+        many as it has at most; it may be more than `blocks`.
+        """
         ...

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from superinfer.memory.base import Retention
+from superinfer.memory.base import Retention, WholeEdges
 from superinfer.memory.pool import BlockPool
 from superinfer.request import Request
 
@@ -122,6 +122,7 @@ class PrefixIndex:
         """True if `hit` does anything."""
         self.shared_again = 0
         """Blocks of locked paths, counted for each sequence beside the first that holds them."""
+        self._grow_edges = not isinstance(policy, WholeEdges)
         self._roots: dict[tuple[str, int], Node] = {}
 
     def root(self, request: Request) -> Node:
@@ -163,12 +164,10 @@ class PrefixIndex:
         key = keys[self._key_index(block, hash_tokens)]
         return (request.namespace, hash_tokens, block, key)
 
-    def acquire(
-        self, request: Request, keys: tuple[Key, ...], limit_blocks: int
-    ) -> tuple[Node | None, int]:
-        """Lock the longest cached prefix of at most `limit_blocks` blocks.
+    def find(self, request: Request, keys: tuple[Key, ...], limit_blocks: int) -> Node | None:
+        """Deepest node of the longest cached prefix of at most `limit_blocks` blocks, if any.
 
-        Returns its deepest node and its length in blocks (`None, 0` on a miss).
+        An edge is cut where the prefix ends inside it.
         """
         node = self.root(request)
         while node.stop < limit_blocks:
@@ -179,7 +178,17 @@ class PrefixIndex:
                 node = self._split(child, matched)
                 break
             node = child
-        if node.parent is None:
+        return node if node.parent is not None else None
+
+    def acquire(
+        self, request: Request, keys: tuple[Key, ...], limit_blocks: int
+    ) -> tuple[Node | None, int]:
+        """Lock the longest cached prefix of at most `limit_blocks` blocks.
+
+        Returns its deepest node and its length in blocks (`None, 0` on a miss).
+        """
+        node = self.find(request, keys, limit_blocks)
+        if node is None:
             return None, 0
         self._lock(node, None)
         return node, node.stop
@@ -188,6 +197,13 @@ class PrefixIndex:
         """The request was admitted with the path to `node`."""
         if self._retention is not None:
             self._retain(request, node, None)
+
+    def touch(self, node: Node, now: float) -> None:
+        """Count a look-up as a use of the path to `node`, for an order of reclamation by age."""
+        for step in node.path():
+            step.last_access_s = now
+            if step.reclaimable:
+                self.policy.unused(step)
 
     def release(self, node: Node, now: float) -> None:
         """Unlock a path that was in use until `now`."""
@@ -233,7 +249,7 @@ class PrefixIndex:
             child, matched = self._step(current, keys, stop_blocks)
             if child is not None:
                 current = self._covered(child, matched)
-            elif current is node and node.refs == 1 and not (node.children or node.on_host):
+            elif current is node and self._may_extend(node):
                 self._extend(node, keys, stop_blocks)
                 return node, stop_blocks - start
             else:
@@ -330,6 +346,11 @@ class PrefixIndex:
         parent.device_children += 1
         self.pool.cached += node.blocks  # `_lock` moves them to `referenced`
         return node
+
+    def _may_extend(self, node: Node) -> bool:
+        """True if the edge is the inserting sequence's alone, and may grow."""
+        alone = node.refs == 1 and not (node.children or node.on_host)
+        return alone and self._grow_edges
 
     def _extend(self, node: Node, keys: tuple[Key, ...], stop: int) -> None:
         """Lengthen an edge that only the inserting sequence holds."""

@@ -75,6 +75,11 @@ class TieredIndex(PrefixIndex):
             return on_device
         return stop, unreferenced
 
+    def touch(self, node: Node, now: float) -> None:
+        """The same on both tiers."""
+        super().touch(node, now)
+        self._announce(node)  # only the deepest node of a path can be a leaf
+
     def load(self, node: Node) -> int:
         """Bring the end of a path that was just locked to the device; returns its blocks.
 

@@ -7,5 +7,6 @@ SCHEDULERS: dict[str, str] = {
     "tensorrt_llm": "superinfer.schedulers.tensorrt_llm:TensorRtLlmScheduler",
     "fcfs": "superinfer.schedulers.fcfs:FcfsScheduler",
     "priority": "superinfer.schedulers.priority:PriorityScheduler",
+    "sglang": "superinfer.schedulers.sglang:SglangScheduler",
     "rotating": "superinfer.schedulers.rotating:RotatingScheduler",
 }

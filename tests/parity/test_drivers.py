@@ -11,12 +11,15 @@ from tiered import TieredLru
 
 from sim.driver import simulate
 from sim.oracle import Oracle
+from superinfer.memory.hicache import HiCacheMemory
 from superinfer.memory.lru import LruMemory
+from superinfer.memory.radix import RadixMemory
 from superinfer.memory.retention import RetentionMemory
 from superinfer.request import SLO, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
 from superinfer.schedulers.rotating import RotatingScheduler
+from superinfer.schedulers.sglang import SglangScheduler
 from superinfer.schedulers.tensorrt_llm import TensorRtLlmScheduler
 from superinfer.schedulers.vllm import VllmScheduler
 
@@ -100,6 +103,33 @@ ARMS = {
             },
         }.items()
     },
+    "sglang": lambda: (
+        SglangScheduler(
+            chunked_prefill_tokens=16, max_num_seqs=8, clip_new_tokens=8, retract_decode_steps=2
+        ),
+        RadixMemory(),
+    ),
+    "sglang-mixed": lambda: (
+        SglangScheduler(
+            policy="lpm",
+            mixed_chunk=True,
+            chunked_prefill_tokens=16,
+            max_num_seqs=8,
+            clip_new_tokens=8,
+            retract_decode_steps=2,
+        ),
+        RadixMemory(),
+    ),
+    "sglang-hicache": lambda: (
+        SglangScheduler(
+            policy="lpm", chunked_prefill_tokens=16, clip_new_tokens=8, retract_decode_steps=2
+        ),
+        HiCacheMemory(),
+    ),
+    "sglang-0.3.2": lambda: (
+        SglangScheduler("0.3.2", clip_new_tokens=8, retract_decode_steps=2),
+        RadixMemory(),
+    ),
     "fcfs-tier": lambda: (
         FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8),
         TieredLru(exclusive=True),

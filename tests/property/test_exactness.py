@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,9 @@ from superinfer.costs.coverage import (
 )
 from superinfer.engine import Engine
 from superinfer.lab.replay import replay
+from superinfer.memory.hicache import HiCacheMemory
 from superinfer.memory.lru import LruMemory
+from superinfer.memory.radix import RadixMemory
 from superinfer.memory.retention import RetentionMemory
 from superinfer.metrics.columns import RequestView
 from superinfer.plan import Plan
@@ -37,6 +40,7 @@ from superinfer.request import DEFAULT_CLASS, SLO, Request, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
 from superinfer.schedulers.rotating import RotatingScheduler
+from superinfer.schedulers.sglang import SglangScheduler
 from superinfer.schedulers.tensorrt_llm import TensorRtLlmScheduler
 from superinfer.schedulers.vllm import VllmScheduler
 from superinfer.sequence import Sequence
@@ -119,6 +123,20 @@ def fcfs(*memory: Any) -> Callable[[], tuple[Any, Any]]:
     )
 
 
+def sglang(memory: Callable[[], Any] = RadixMemory, **settings: Any) -> Callable[[], Any]:
+    """Few new tokens are expected of a request, so that many run and some are retracted."""
+    return lambda: (
+        SglangScheduler(
+            chunked_prefill_tokens=16,
+            max_num_seqs=8,
+            clip_new_tokens=8,
+            retract_decode_steps=2,
+            **settings,
+        ),
+        memory(),
+    )
+
+
 def tiered(make: Callable[[], tuple[Any, Any]], **memory: Any) -> Callable[[], tuple[Any, Any]]:
     """The scheduler of another arm with cached blocks on the host, too."""
     return lambda: (make()[0], TieredLru(**memory))
@@ -146,6 +164,11 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "fcfs-swap": fcfs("swap"),
     "fcfs-background": fcfs("swap", "background"),
     "priority": priority,
+    "sglang": sglang(),
+    "sglang-mixed": sglang(mixed_chunk=True, policy="dfs-weight"),
+    "sglang-0.3.2": sglang(version="0.3.2"),
+    "sglang-hicache": sglang(partial(HiCacheMemory, 0.5, "write_back"), policy="lpm"),
+    "fcfs-tier": tiered(fcfs(), exclusive=True, host_size_blocks=10),
     "fcfs-tier-swap": tiered(fcfs(), preemption="swap", write_through_hits=2),
     "fcfs-tier-background": tiered(
         fcfs(),

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal
 
+from mypy_extensions import mypyc_attr
+
 from superinfer.errors import ConfigError
 from superinfer.memory.base import Timing
 from superinfer.memory.prefix import Node
@@ -35,6 +37,7 @@ LOAD_BACK_TOKENS = 10
 """`load_back_threshold`."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 @dataclass(slots=True)
 class HiCacheMemory(RadixMemory):
     """`radix` on both tiers."""

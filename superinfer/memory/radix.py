@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
+
 from superinfer.memory.base import Fate, Timing
 from superinfer.memory.prefix import Node
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from superinfer.sequence import Sequence
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class OldestFirst:
     """Leaves by the time of their last use; of one moment, by turn.
 
@@ -75,6 +78,7 @@ class OldestFirst:
         heapq.heappush(self._heap, entry)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 @dataclass(slots=True)
 class RadixMemory:
     """Oldest leaf first, leaf by leaf; victims of a retraction are computed again."""

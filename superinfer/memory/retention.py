@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
+
 from superinfer.errors import ConfigError
 from superinfer.memory.base import Fate, Timing
 from superinfer.memory.leaves import Leaves
@@ -33,6 +35,7 @@ DEFAULT_PRIORITY = 35
 HIGHEST_PRIORITY = 100
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 @dataclass(slots=True)
 class RetentionMemory:
     """Lowest retention priority first, least recently used within one."""

@@ -31,6 +31,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mypy_extensions import mypyc_attr
+
 from superinfer.draft import MAX_STEPS, Draft
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.sglang import order
@@ -51,6 +53,7 @@ from superinfer.sequence import Sequence, State
 _DECODING, _WAITING = State.DECODING, State.WAITING  # reading a member off its class is slow
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 @dataclass(slots=True)
 class SglangScheduler:
     """Prefill first; the defaults are those of the server's arguments on GPUs of 25 GB or more."""

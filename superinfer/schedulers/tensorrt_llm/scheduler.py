@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mypy_extensions import mypyc_attr
+
 from superinfer.draft import MAX_STEPS, Draft
 from superinfer.errors import ConfigError
 from superinfer.schedulers.base import Machine
@@ -23,6 +25,7 @@ TOO_LONG = "prompt_exceeds_max_input_len"
 """`LlmRequest::validate`: "Prompt length exceeds maximum input length"."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 @dataclass(slots=True)
 class TensorRtLlmScheduler:
     """In-flight batching in order of arrival; the defaults are those of `BuildConfig`."""

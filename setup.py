@@ -20,7 +20,9 @@ MODULES = {
     "sim": "backend driver environment oracle stopwatch",
 }
 PACKAGES = ("superinfer/memory", "superinfer/schedulers")
-"""Compiled whole."""
+"""Compiled whole, but for the next."""
+INTERPRETED = ("superinfer/memory/base.py",)
+"""Protocols that are looked for at run time, which compiled ones do not allow."""
 TYPE_CHECKED_AGAINST = ["mypy", "msgspec", "numpy", "simpy"]
 
 ROOT = Path(__file__).parent
@@ -30,7 +32,8 @@ def sources() -> list[str]:
     """Paths of the modules to compile."""
     named = [f"{folder}/{name}.py" for folder, names in MODULES.items() for name in names.split()]
     inside = [path for package in PACKAGES for path in ROOT.glob(f"{package}/**/[a-z]*.py")]
-    return sorted([*named, *(path.relative_to(ROOT).as_posix() for path in inside)])
+    found = {*named, *(path.relative_to(ROOT).as_posix() for path in inside)}
+    return sorted(found.difference(INTERPRETED))
 
 
 class BuildCore(build_ext):

@@ -61,3 +61,12 @@ def choose_form() -> bool:
         return True
     sys.meta_path.insert(0, _SourcesOnly)
     return False
+
+
+def shadows_compiled(cls: type) -> bool:
+    """True if a Python class has slots of its own for attributes of a compiled class that it
+    extends, as `@dataclass(slots=True)` gives it: compiled methods would not see their values.
+    """
+    inherited = {name for base in cls.__mro__ for name in getattr(base, "__mypyc_attrs__", ())}
+    own = (vars(base).get("__slots__", ()) for base in cls.__mro__)
+    return any(not inherited.isdisjoint(slots) for slots in own)

@@ -49,7 +49,7 @@ class FakeCost:
         return self.copy + self.per_byte * nbytes
 
 
-@dataclass(slots=True)
+@dataclass
 class IdleScheduler(FcfsScheduler):
     """Queues everything and never runs anything."""
 
@@ -57,7 +57,7 @@ class IdleScheduler(FcfsScheduler):
         """Nothing."""
 
 
-@dataclass(slots=True)
+@dataclass
 class CuriousScheduler(FcfsScheduler):
     """Asks what steps far outside any range would take, and does as its parent does."""
 

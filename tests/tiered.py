@@ -16,7 +16,7 @@ def age(node: Node) -> tuple[float]:
     return (node.last_access_s,)
 
 
-@dataclass(slots=True)
+@dataclass
 class TieredLru(LruMemory):
     """`lru` on both tiers; the defaults copy every evicted block."""
 

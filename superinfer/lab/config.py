@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from superinfer.compiled import shadows_compiled
 from superinfer.errors import ConfigError, InputError
 from superinfer.memory import MEMORY_POLICIES
 from superinfer.memory.base import MemoryPolicy
@@ -316,6 +317,9 @@ def _load(section: str, name: str, known: Mapping[str, str]) -> Any:
         raise ConfigError(f"{section} {name!r}: cannot import: {reason}") from None
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise ConfigError(f"{section} {name!r}: expected a dataclass, got {cls!r}")
+    if shadows_compiled(cls):
+        expected = "expected a plain @dataclass, without slots=True, over a compiled one"
+        raise ConfigError(f"{section} {name!r}: {expected}")
     return cls
 
 

@@ -38,7 +38,7 @@ LOAD_BACK_TOKENS = 10
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class HiCacheMemory(RadixMemory):
     """`radix` on both tiers."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class LruMemory:
     """Least recently used first; among blocks of one moment the deepest first.
 

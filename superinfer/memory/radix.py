@@ -79,7 +79,7 @@ class OldestFirst:
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class RadixMemory:
     """Oldest leaf first, leaf by leaf; victims of a retraction are computed again."""
 

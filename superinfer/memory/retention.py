@@ -36,7 +36,7 @@ HIGHEST_PRIORITY = 100
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class RetentionMemory:
     """Lowest retention priority first, least recently used within one."""
 

@@ -20,7 +20,7 @@ from superinfer.sequence import Sequence, State
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class FcfsScheduler:
     """Chunked prefill in order of arrival."""
 

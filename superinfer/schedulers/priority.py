@@ -21,7 +21,7 @@ from superinfer.sequence import Sequence, State
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class PriorityScheduler(FcfsScheduler):
     """Strict priority between classes, first come first served within one."""
 

@@ -79,7 +79,7 @@ class _Iteration:
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class VllmScheduler:
     """First come, first served; the defaults are those of v0.6.0's engine arguments."""
 

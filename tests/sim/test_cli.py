@@ -261,7 +261,7 @@ def test_a_scheduler_of_the_users_own(cli: Cli, folder: Path) -> None:
     (folder / "plain_plugin.py").write_text(
         "from dataclasses import dataclass\n"
         "from superinfer.schedulers.fcfs import FcfsScheduler\n"
-        "@dataclass(slots=True)\n"
+        "@dataclass\n"
         "class Mine(FcfsScheduler):\n"
         "    patience_s: float = 1.0\n"
     )
@@ -616,7 +616,7 @@ import signal
 from dataclasses import dataclass
 from superinfer.schedulers.fcfs import FcfsScheduler
 
-@dataclass(slots=True)
+@dataclass
 class Interrupted(FcfsScheduler):
     def submit(self, seq, now):
         FcfsScheduler.submit(self, seq, now)
@@ -637,7 +637,7 @@ def test_an_interrupted_run_leaves_nothing(folder: Path) -> None:
 def test_control_c_during_imports(module: str, folder: Path) -> None:
     """Of the command line itself and, later, of what a command needs."""
     program = (
-        "import signal, sys\n"
+        "import signal, sys, superinfer\n"
         "class Finder:\n"
         "    @staticmethod\n"
         "    def find_spec(name, path=None, target=None):\n"

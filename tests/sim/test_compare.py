@@ -30,7 +30,7 @@ import time
 from dataclasses import dataclass
 from superinfer.schedulers.fcfs import FcfsScheduler
 
-@dataclass(slots=True)
+@dataclass
 class Slow(FcfsScheduler):
     pause_s: float = 0.0
     def submit(self, seq, now):

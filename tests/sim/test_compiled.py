@@ -48,11 +48,49 @@ def test_same_bytes_in_both_forms(monkeypatch: pytest.MonkeyPatch, arm: str, lag
 @needs_compiled
 def test_hand_worked_schedules_compiled() -> None:
     env = {**os.environ, "SUPERINFER_INTERPRETED": "0"}
-    folders = [f"tests/{name}" for name in ("core", "schedulers", "parity", "sim/test_golden.py")]
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow and not gpu", *folders]
+    places = ("core", "schedulers", "parity", "sim/test_golden.py", "lab/test_config.py")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "not slow and not gpu",
+        *(f"tests/{place}" for place in places),
+    ]
     run = subprocess.run(command, env=env, cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
     assert run.returncode == 0, run.stdout[-4000:]
     assert "the core is compiled" in run.stdout  # why some were skipped: so it was compiled
+
+
+@needs_compiled
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("form", "refused"), [("@dataclass", False), ("@dataclass(slots=True)", True)]
+)
+def test_a_subclass_in_python(tmp_path: Path, form: str, refused: bool) -> None:
+    (tmp_path / "plugin.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from superinfer.schedulers.fcfs import FcfsScheduler\n"
+        f"{form}\nclass Mine(FcfsScheduler):\n"
+        "    plans = 0\n"
+        "    def plan(self, draft, now):\n"
+        "        Mine.plans += 1\n"
+        "        FcfsScheduler.plan(self, draft, now)\n"
+    )
+    (tmp_path / "t.jsonl").write_text('{"timestamp": 0, "input_length": 9, "output_length": 3}\n')
+    program = (
+        "import sys\nfrom sim.cli import app, main\n"
+        "try: main()\nexcept SystemExit as e: code = e.code\n"
+        "import plugin\nprint(plugin.Mine.plans > 0, code)"
+    )
+    env = {**os.environ, "SUPERINFER_INTERPRETED": "0", "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    command = [sys.executable, "-c", program, "run", "t.jsonl", "--scheduler", "plugin:Mine"]
+    run = subprocess.run(
+        [*command, "--no-plots"], env=env, cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert run.stdout.splitlines()[-1] == ("False 2" if refused else "True 0")
+    assert ("expected a plain @dataclass" in run.stderr) is refused
 
 
 @needs_compiled

@@ -7,7 +7,14 @@ from fresh_process import bytes_of_a_run
 
 
 @pytest.mark.parametrize(
-    ("arm", "lag"), [("chunked-swap", 0), ("fcfs-background", 1), ("priority", 1), ("rotating", 1)]
+    ("arm", "lag"),
+    [
+        ("chunked-swap", 0),
+        ("fcfs-background", 1),
+        ("priority", 1),
+        ("rotating", 1),
+        ("sglang-hicache", 0),
+    ],
 )
 def test_same_bytes_in_another_process(arm: str, lag: int) -> None:
     one, other = (bytes_of_a_run(arm, lag, hash_seed) for hash_seed in ("1", "4242"))

@@ -27,7 +27,7 @@ from superinfer.sequence import Sequence, State
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class RotatingScheduler(Settings):
     """Time slices by slack: docs/scheduler.md tells how the parts work together."""
 

@@ -13,7 +13,7 @@ from superinfer.schedulers.rotating.lengths import LengthSource
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class Settings:
     """The `[scheduler]` section; the switches at the end turn one mechanism off each."""
 

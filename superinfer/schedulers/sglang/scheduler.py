@@ -54,7 +54,7 @@ _DECODING, _WAITING = State.DECODING, State.WAITING  # reading a member off its 
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class SglangScheduler:
     """Prefill first; the defaults are those of the server's arguments on GPUs of 25 GB or more."""
 
@@ -302,9 +302,9 @@ class SglangScheduler:
             self.full = True
             return False
         self._drop_gone()
-        found = self._sort(draft)
+        looked_up = self._sort(draft)
         batch = self._new_batch(draft, running)
-        self._fill(draft, batch, found, running)
+        self._fill(draft, batch, running, looked_up)
         if not batch.seqs:
             return False
         self.chunked = batch.tail
@@ -328,9 +328,7 @@ class SglangScheduler:
             batch.go_on(self.chunked, self._clipped(self.chunked))
         return batch
 
-    def _fill(
-        self, draft: Draft, batch: PrefillBatch, found: order.Found | None, running: int
-    ) -> None:
+    def _fill(self, draft: Draft, batch: PrefillBatch, running: int, looked_up: bool) -> None:
         """Admit from the head of the queue until something runs out."""
         waiting, taken = self.waiting, 0
         while taken < len(waiting):
@@ -338,7 +336,8 @@ class SglangScheduler:
                 self.full = True
                 break
             seq = waiting[taken]
-            node = draft.find_prefix(seq, touch=True) if found is None else found[seq]
+            # Looked up anew: whoever was admitted before may have brought more to the device.
+            node = draft.find_prefix(seq, touch=not looked_up)
             verdict = batch.add(seq, self._clipped(seq), node)
             admitted = bool(batch.seqs) and batch.seqs[-1] is seq
             taken += admitted
@@ -365,22 +364,22 @@ class SglangScheduler:
         self._filter()
         self.full = full
 
-    def _sort(self, draft: Draft) -> order.Found | None:
-        """Put the queue in order; returns what of each request is cached, if that was looked up."""
+    def _sort(self, draft: Draft) -> bool:
+        """Put the queue in order; returns whether that looked everybody's prefix up."""
         policy, rules, waiting = self.policy or self._rules.policy, self._rules, self.waiting
         if policy == "lof":
             order.by_longest_output(waiting, self._limit)
         if policy not in ("lpm", "dfs-weight") or not self._machine.prefix_caching:
-            return None
+            return False
         if policy == "lpm" and rules.lpm_limit is not None and len(waiting) > rules.lpm_limit:
-            return None
+            return False
         found = order.look_up(draft, waiting)
         if policy == "lpm":
             block_tokens = self._machine.block_tokens
             order.by_longest_prefix(waiting, found, block_tokens, rules.in_batch)
         else:
             order.by_depth_first_weight(waiting, found)
-        return found
+        return True
 
     def _drop_gone(self) -> None:
         """Take requests that ended out of the queue."""

@@ -26,7 +26,7 @@ TOO_LONG = "prompt_exceeds_max_input_len"
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class TensorRtLlmScheduler:
     """In-flight batching in order of arrival; the defaults are those of `BuildConfig`."""
 

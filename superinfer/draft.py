@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from superinfer.costs.base import Chunk
 from superinfer.errors import PlanError
-from superinfer.memory.base import Fate, Timing
+from superinfer.memory.base import EagerCache, Fate, Timing
 from superinfer.plan import Change, Direction, PrefillChunk, Transfer
 from superinfer.sequence import RESIDENT, Sequence, State
 
@@ -75,6 +75,11 @@ class Draft:
         """Blocks that hold `tokens` tokens."""
         return -(-tokens // self._engine.block_tokens)
 
+    def chunk_blocks(self, seq: Sequence, tokens: int) -> int:
+        """Blocks that a prefilling sequence lacks for a chunk of `tokens` tokens."""
+        need = self.blocks_for(seq.computed_tokens + tokens) - seq.shared_blocks - seq.blocks
+        return max(0, need)
+
     @property
     def host_free(self) -> int:
         """Host blocks that nobody holds."""
@@ -120,9 +125,13 @@ class Draft:
         keep_free: int = 0,
         whole_need: bool = False,
         charge_cached: bool = False,
+        chunk_tokens: int | None = None,
+        fit_all: bool = True,
     ) -> bool:
         """Give a waiting sequence all blocks of its prefill; False if they do not fit.
 
+        With `chunk_tokens` it gets only the blocks of a first chunk of at most so many tokens, and
+        the rest chunk by chunk; unless `fit_all` is off, all of them must fit even so.
         `keep_free` blocks must stay available afterwards. With `whole_need`, blocks that the prefix
         cache already holds are demanded all the same (vLLM v0.6.0); with `charge_cached`, chunks
         walk over the cached prefix instead of starting after it.
@@ -133,12 +142,16 @@ class Draft:
         need = -(-seq.prefill_tokens // engine.block_tokens)
         if whole_need and pool.total - pool.referenced - need < keep_free:
             return False
-        if engine.prefix is not None and not self._share_prefix(seq, need, keep_free):
+        if engine.prefix is not None:
+            if engine.eager is not None:
+                self._reclaim(seq, engine.eager)
+            if not self._share_prefix(seq, keep_free, None if fit_all else chunk_tokens):
+                return False
+        first = need if chunk_tokens is None else self._need(seq, seq.shared_blocks, chunk_tokens)
+        if pool.available - (need if fit_all else first) + seq.shared_blocks < keep_free:
             return False
-        private = need - seq.shared_blocks
+        private = first - seq.shared_blocks
         referenced = pool.referenced + private
-        if pool.total - referenced < keep_free:
-            return False
         seq.blocks = private
         pool.referenced = referenced
         if seq.prefix_tokens and not charge_cached:
@@ -157,7 +170,7 @@ class Draft:
         """
         if seq.state is not _PREFILLING:
             raise PlanError(f"{seq!r}: only a prefilling sequence takes a chunk")
-        start = seq.computed_tokens
+        engine, start = self._engine, seq.computed_tokens
         stop, end = start + tokens, seq.prefill_tokens
         if tokens < 1 or stop > end:
             raise PlanError(f"{seq!r}: chunk of {tokens} tokens at {start}")
@@ -166,8 +179,23 @@ class Draft:
         if start < seq.prefix_tokens:
             start = min(seq.prefix_tokens, stop - 1)
             tokens = stop - start
+        if (
+            stop > (seq.shared_blocks + seq.blocks) * engine.block_tokens
+            or engine.eager is not None
+        ):
+            self._grow(seq, stop)
         self.chunks.append(_chunk((seq, tokens, start, stop == end)))
         return tokens
+
+    def withdraw(self, seq: Sequence) -> int:
+        """Take back the sequence's chunk in this plan, keeping the blocks; returns its tokens.
+
+        Prompt blocks that an eager index holds for the chunk stay findable.
+        """
+        place = next(i for i, chunk in enumerate(self.chunks) if chunk.sequence is seq)
+        chunk = self.chunks.pop(place)
+        self.changes.append(Change("withdraw", seq, 0, (place, chunk)))
+        return chunk.tokens
 
     def decode(
         self, steps: int = MAX_STEPS, *, spare_blocks: int = 0, until: float = math.inf
@@ -330,15 +358,43 @@ class Draft:
         """Tokens whose blocks an unfinished prefill keeps from its admission on."""
         return seq.prefill_tokens if seq.computed_tokens < seq.prefill_tokens else 0
 
-    def _share_prefix(self, seq: Sequence, need: int, keep_free: int) -> bool:
-        """Lock the cached prefix, unless the rest of `need` would then not fit."""
+    def _need(self, seq: Sequence, cached_blocks: int, chunk_tokens: int | None) -> int:
+        """Blocks of a prefill, or of its first chunk, the cached ones included."""
+        tokens = seq.prefill_tokens
+        if chunk_tokens is not None:
+            tokens = min(tokens, cached_blocks * self._engine.block_tokens + chunk_tokens)
+        return self.blocks_for(tokens)
+
+    def _reclaim(self, seq: Sequence, cache: EagerCache) -> None:
+        """What this plan took so far costs cached blocks before `seq` looks for its prefix."""
+        excess = self.pool.excess + (self.batch.next_growth() if self.decoding else 0)
+        excess = min(excess, self.pool.cached)
+        if excess > 0:
+            self.changes.append(Change("reclaim", seq, 0, tuple(cache.reclaim(excess))))
+
+    def _grow(self, seq: Sequence, tokens: int) -> None:
+        """Take the blocks up to `tokens` that are lacking; an eager index knows them at once."""
+        engine, node = self._engine, seq.node
+        need = max(0, self.blocks_for(tokens) - seq.shared_blocks - seq.blocks)
+        seq.blocks += need
+        self.pool.referenced += need
+        published = 0 if engine.eager is None else engine.publish(seq, tokens)
+        if need or published:
+            self.changes.append(Change("grow", seq, need, (published, node)))
+
+    def _share_prefix(self, seq: Sequence, keep_free: int, chunk_tokens: int | None) -> bool:
+        """Lock the cached prefix, unless the rest of what is needed would then not fit."""
         engine = self._engine
         prefix, keys = engine.prefix, engine.keys(seq)
         assert prefix is not None
-        if not keys:
-            return True
-        limit = min(seq.prefill_tokens - 1, seq.request.prompt_tokens) // engine.block_tokens
+        limit = seq.prefill_tokens - 1
+        if engine.eager is None:
+            if not keys:
+                return True
+            limit = min(limit, seq.request.prompt_tokens)
+        limit //= engine.block_tokens
         cached, unreferenced = prefix.match(seq.request, keys, limit)
+        need = self._need(seq, cached, chunk_tokens)
         if self.available - unreferenced - (need - cached) < keep_free:
             return False
         seq.node, seq.shared_blocks = prefix.acquire(seq.request, keys, limit)
@@ -359,6 +415,7 @@ class Draft:
     def _drop(self, seq: Sequence) -> None:
         saved = self._snapshot(seq)
         self._leave_batch(seq)
+        self._engine.keep_own(seq)
         freed = self._engine.free_blocks(seq, self.now)
         seq.lost_tokens = max(seq.lost_tokens, seq.computed_tokens)
         seq.computed_tokens = seq.prefix_tokens = 0
@@ -387,6 +444,26 @@ class Draft:
         seq.state = State.WAITING
         self._engine.resident -= 1
 
+    def _undo_reclaim(self, change: Change) -> None:
+        assert self._engine.eager is not None
+        self._engine.eager.restore(change.saved)  # type: ignore[arg-type]
+
+    def _undo_grow(self, change: Change) -> None:
+        seq, (published, node) = change.sequence, change.saved
+        assert isinstance(published, int)
+        if published:
+            assert self._engine.eager is not None
+            self._engine.eager.unpublish(seq.node, published)
+        seq.node = node  # type: ignore[assignment]
+        seq.shared_blocks -= published
+        seq.blocks += published - change.blocks
+        self.pool.referenced -= change.blocks
+
+    def _undo_withdraw(self, change: Change) -> None:
+        place, chunk = change.saved
+        assert isinstance(place, int) and isinstance(chunk, PrefillChunk)
+        self.chunks.insert(place, chunk)
+
     def _undo_leave(self, change: Change) -> None:
         """Undo `preempt`, `swap_out` or `park`: everything that takes a sequence off the batch."""
         seq, engine = change.sequence, self._engine
@@ -395,7 +472,7 @@ class Draft:
             node = change.saved[_SAVED.index("node")]
             if node is not None:
                 assert engine.prefix is not None
-                engine.prefix.relock(node)  # type: ignore[arg-type]
+                engine.prefix.relock(node)
             self.pool.referenced -= change.blocks
         if seq.state is not State.PARKED:
             engine.resident += 1
@@ -444,6 +521,9 @@ _SAVED = (
 
 _UNDO = {
     "admit": Draft._undo_admit,
+    "grow": Draft._undo_grow,
+    "reclaim": Draft._undo_reclaim,
+    "withdraw": Draft._undo_withdraw,
     "preempt": Draft._undo_leave,
     "swap_out": Draft._undo_leave,
     "park": Draft._undo_leave,

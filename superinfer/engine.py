@@ -10,6 +10,7 @@ Time is an argument. There is no clock, no randomness and no I/O in here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from superinfer.batch import DecodeBatch
@@ -17,9 +18,9 @@ from superinfer.costs.base import CostModel
 from superinfer.draft import Draft
 from superinfer.errors import PlanError
 from superinfer.events import Sink
-from superinfer.memory.base import MemoryPolicy
+from superinfer.memory.base import EagerCache, MemoryPolicy, PrefixCache
 from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.prefix import Key, PrefixIndex, request_keys
+from superinfer.memory.prefix import Key, request_keys
 from superinfer.plan import Direction, Outcome, Plan, PrefillChunk, Transfer
 from superinfer.recorder import Recorder
 from superinfer.request import Request
@@ -65,12 +66,16 @@ class Engine:
         self.cost = cost
         self.config = config
         self.block_tokens = config.block_tokens
-        self.pool = BlockPool(config.total_blocks)
+        # A block of padding that the modelled system never hands out does not exist here.
+        self.pool = BlockPool(config.total_blocks - getattr(scheduler, "null_blocks", 0))
         self.host = HostPool(config.host_blocks)
         self.batch = DecodeBatch(config.block_tokens)
-        self.prefix = (
-            PrefixIndex(self.pool, config.block_tokens, memory) if config.prefix_caching else None
-        )
+        self.prefix: PrefixCache | None = None
+        self.eager: EagerCache | None = None
+        """The same index, if it follows every decision at once."""
+        if config.prefix_caching:
+            self.prefix = memory.index(self.pool, config.block_tokens)
+            self.eager = self.prefix if isinstance(self.prefix, EagerCache) else None
         self.live: dict[Sequence, None] = {}
         """Requests submitted and not ended."""
         self.resident = 0
@@ -145,7 +150,7 @@ class Engine:
         finished = outcome.finished
         if finished:
             if len(finished) > 1:  # a backend may report them in any order
-                finished = sorted(finished, key=lambda seq: seq.request.index)
+                finished = sorted(finished, key=self.eager.end_order if self.eager else _index)
             for seq in finished:
                 self.end(seq, "finished", None, now)
         if outcome.last:
@@ -199,6 +204,33 @@ class Engine:
             self.prefix.release(seq.node, now)
             seq.node, seq.shared_blocks = None, 0
         return freed
+
+    def keep_own(self, seq: Sequence) -> None:
+        """Before a preempted sequence is dropped: an eager index keeps its full private blocks.
+
+        With lag 1 the token that the step on the device is about to give is not known yet, so the
+        block that it completes has no hash.
+        """
+        if self.eager is None or seq.node is None:
+            return
+        running, known = self._running, seq.computed_tokens
+        if running is not None and running.decodes and seq.last_token_step == self.batch.step - 1:
+            known -= 1
+        own = known // self.block_tokens - seq.shared_blocks
+        if 0 < own <= seq.blocks:
+            self.eager.add_own(seq.request, seq.node, own)
+
+    def publish(self, seq: Sequence, computed_tokens: int) -> int:
+        """Make the prompt blocks among so many tokens findable; returns how many that were."""
+        assert self.prefix is not None
+        stop = min(computed_tokens, seq.request.prompt_tokens) // self.block_tokens
+        keys = self.keys(seq)
+        if not keys or stop <= seq.shared_blocks:
+            return 0
+        seq.node, moved = self.prefix.insert(seq.request, keys, seq.node, stop)
+        seq.blocks -= moved
+        seq.shared_blocks += moved
+        return moved
 
     def land(self, seq: Sequence) -> None:
         """A sequence's cache is back on the device: it goes on where it stopped."""
@@ -346,21 +378,11 @@ class Engine:
             seq.recomputed_tokens += min(seq.lost_tokens, seq.computed_tokens) - context
         self.recorder.computed_tokens += tokens
         if self.prefix is not None:
-            self._publish(seq)
+            self.publish(seq, seq.computed_tokens)
         if last:
             seq.output_tokens += 1
             seq.state = _DECODING
             self.batch.join(seq)
-
-    def _publish(self, seq: Sequence) -> None:
-        """Make the prompt blocks computed so far findable."""
-        assert self.prefix is not None
-        stop = min(seq.computed_tokens, seq.request.prompt_tokens) // self.block_tokens
-        keys = self.keys(seq)
-        if keys and stop > seq.shared_blocks:
-            seq.node, moved = self.prefix.insert(seq.request, keys, seq.node, stop)
-            seq.blocks -= moved
-            seq.shared_blocks += moved
 
     def _record_steps(self, plan: Plan, ends: list[float], last: bool) -> None:
         """Count and note steps whose ends are known."""
@@ -425,7 +447,7 @@ class Engine:
         """Free everything an ended sequence holds; full blocks of its text stay as cached ones."""
         if self.prefix is not None and seq.blocks and seq.computed_tokens:
             answer = seq.computed_tokens // self.block_tokens - seq.shared_blocks
-            if 0 < answer <= seq.blocks and self.keys(seq):
+            if 0 < answer <= seq.blocks and (self.eager is not None or self.keys(seq)):
                 node = seq.node
                 self.prefix.add_answer(seq.request, node, answer, now)
         self.free_blocks(seq, now)
@@ -444,7 +466,10 @@ class Engine:
 
     def _reclaim(self, now: float) -> None:
         assert self.prefix is not None
-        for _, blocks in self.prefix.reclaim(self.pool.excess):
+        self._note_reclaimed(self.prefix.reclaim(self.pool.excess), now)
+
+    def _note_reclaimed(self, taken: Items[tuple[object, int]], now: float) -> None:
+        for _, blocks in taken:
             self.recorder.events += 1
             if self._sink:
                 self._sink((now, "evict", "", blocks))
@@ -458,13 +483,15 @@ class Engine:
         """Count a draft's decisions on their sequences, and emit them."""
         moved = draft.before_step or draft.background
         copied = self._note_copies(draft.before_step + draft.background) if moved else {}
-        for kind, seq, blocks, _ in draft.changes:
+        for kind, seq, blocks, saved in draft.changes:
             if kind == "admit":
                 if seq.first_scheduled_s is None:
                     self._note_admission(seq, now)
                 self._emit(now, kind, seq, (blocks, seq.prefix_tokens))
             elif kind in _COPIES:
                 self._emit(now, _CHANGE_KINDS[kind], seq, (copied[seq, _COPIES[kind]],))
+            elif kind == "reclaim":
+                self._note_reclaimed(saved, now)  # type: ignore[arg-type]
             elif kind in _CHANGE_KINDS:
                 self._emit(now, _CHANGE_KINDS[kind], seq, (abs(blocks),))
 
@@ -493,6 +520,10 @@ class Engine:
         self.recorder.events += 1
         if self._sink is not None:
             self._sink((now, kind, seq.request.request_id, *numbers))
+
+
+def _index(seq: Sequence) -> int:
+    return seq.request.index
 
 
 _ENDED, _PREFILLING, _DECODING = State.ENDED, State.PREFILLING, State.DECODING

@@ -9,6 +9,7 @@ from superinfer.request import Request
 
 if TYPE_CHECKING:
     from superinfer.memory.prefix import Node
+    from superinfer.memory.vllm_v1 import Table
 
 
 class State(Enum):
@@ -89,7 +90,8 @@ class Sequence:
         """Private device blocks."""
         self.shared_blocks = 0
         """Device blocks held through the prefix index, up to and including `node`."""
-        self.node: Node | None = None
+        self.node: Node | Table | None = None
+        """What it holds in the prefix index."""
         self.keys: tuple[object, ...] | None = None
         self.host_blocks = 0
         self.join_step = 0

@@ -4,4 +4,5 @@ from __future__ import annotations
 
 MEMORY_POLICIES: dict[str, str] = {
     "lru": "superinfer.memory.lru:LruMemory",
+    "vllm_v1": "superinfer.memory.vllm_v1:VllmV1Memory",
 }

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from superinfer.memory.base import Fate, Timing
-from superinfer.memory.prefix import Node
+from superinfer.memory.prefix import Node, PrefixIndex
 
 if TYPE_CHECKING:
     from superinfer.draft import Draft
+    from superinfer.memory.pool import BlockPool
     from superinfer.sequence import Sequence
 
 
@@ -28,6 +29,10 @@ class LruMemory:
     name: str = field(default="lru", init=False)
     _heap: list[tuple[float, int, int, Node]] = field(default_factory=list, init=False)
     _pushed: int = field(default=0, init=False)
+
+    def index(self, pool: BlockPool, block_tokens: int) -> PrefixIndex:
+        """A tree whose leaves go in this order."""
+        return PrefixIndex(pool, block_tokens, self)
 
     def unused(self, node: Node) -> None:
         """Queue `node` by the time of its last use."""

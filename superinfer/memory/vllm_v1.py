@@ -1,0 +1,277 @@
+"""`vllm_v1`: the prefix cache of vLLM's V1 engine, block by block.
+
+Source: vLLM 0.33.0, `vllm/v1/core/block_pool.py` (`BlockPool`, `BlockHashToBlockMap`),
+`vllm/v1/core/single_type_kv_cache_manager.py` (`FullAttentionManager`),
+`vllm/v1/core/kv_cache_manager.py`. Its rules, each modelled here:
+
+* Blocks are chained by hash at block granularity. A block is findable from the moment its tokens
+  are scheduled, so later requests of the same step share it.
+* Equal blocks are not merged: two requests that compute the same text at the same time keep one
+  block each, and the one that came first is found.
+* Free blocks form a queue. A request gives its blocks back last block first; those with a hash go
+  to the tail and those without to the head. New blocks are taken from the head: empty blocks
+  first, then the ones freed longest ago, and of one request the deepest first.
+* At most all tokens but one are taken from the cache.
+* Output is hashed too. Of a preempted request it is found again when that request comes back. Text
+  of an answer has no content ids in a trace, so nobody else can ask for it: what a finished request
+  leaves behind beyond its prompt only takes its place in the queue, as one entry.
+
+As empty blocks always come first they need no place in the queue; the pool counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from superinfer.memory.base import Fate, Timing
+from superinfer.memory.pool import BlockPool
+from superinfer.memory.prefix import Key
+
+if TYPE_CHECKING:
+    from superinfer.draft import Draft
+    from superinfer.request import Request
+    from superinfer.sequence import Sequence
+
+
+class Block:
+    """A block with a hash, in use or free; or, with no key, a run of free ones nobody asks for."""
+
+    __slots__ = ("blocks", "key", "number", "place", "refs")
+
+    def __init__(self, key: Key | None, number: int, refs: int, blocks: int = 1) -> None:
+        self.key = key
+        self.number = number
+        """Which of equal blocks came first."""
+        self.refs = refs
+        self.blocks = blocks
+        """How many there are: 0 once it was reclaimed."""
+        self.place = 0
+        """Place in the queue of free blocks, 0 while in use."""
+
+
+class Table:
+    """The blocks with a hash that one sequence holds, from its first token on."""
+
+    __slots__ = ("blocks", "found_places", "number", "own")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        """Which admission this was: the running queue is in this order."""
+        self.blocks: list[Block] = []
+        self.found_places: list[int] = []
+        """Where those that were found at admission were queued."""
+        self.own: list[Block] = []
+        """Blocks of the request's own text that its preemption left in the cache."""
+
+    @property
+    def stop(self) -> int:
+        """Blocks held."""
+        return len(self.blocks)
+
+
+class BlockCache:
+    """Blocks by content, and the queue of the free ones (an `EagerCache`)."""
+
+    def __init__(self, pool: BlockPool, block_tokens: int) -> None:
+        self.pool = pool
+        self.block_tokens = block_tokens
+        self._found: dict[Key, list[Block]] = {}
+        """Blocks of each content, in the order in which they came."""
+        self._queue: list[tuple[int, Block]] = []
+        """A heap by place. Entries whose block has moved are passed over."""
+        self._counter = 0
+
+    # -- look-ups and locks -----------------------------------------------------------------------
+
+    def match(self, request: Request, keys: tuple[Key, ...], limit_blocks: int) -> tuple[int, int]:
+        """Blocks of the longest cached prefix, and how many of them no live sequence holds."""
+        blocks = self._prefix(request, keys, limit_blocks)
+        return len(blocks), sum(not block.refs for block in blocks)
+
+    def acquire(
+        self, request: Request, keys: tuple[Key, ...], limit_blocks: int
+    ) -> tuple[Table, int]:
+        """Lock the longest cached prefix; the table is there even if nothing was found."""
+        table = Table(self._next())
+        table.blocks = self._prefix(request, keys, limit_blocks)
+        table.found_places = [block.place for block in table.blocks]
+        for block in table.blocks:
+            self._lock(block)
+        return table, len(table.blocks)
+
+    def unlock(self, table: Table) -> None:
+        """Undo `acquire`: free blocks go back to where they were queued."""
+        for block, place in zip(table.blocks, table.found_places, strict=True):
+            self._unlock(block, place)
+
+    def release(self, table: Table, now: float) -> None:
+        """The sequence left: blocks that nobody else holds go to the tail, the last one first."""
+        for block in reversed(table.blocks):
+            self._unlock(block, self._next() if block.refs == 1 else 0)
+
+    def relock(self, table: Table) -> None:
+        """Undo `release`, and `add_own` before it."""
+        for block in table.own:
+            self._forget(block)
+            self.pool.cached -= 1
+            block.blocks = 0
+        table.own = []
+        for block in table.blocks:
+            self._lock(block)
+
+    # -- coming and going -------------------------------------------------------------------------
+
+    def insert(
+        self, request: Request, keys: tuple[Key, ...], table: Table | None, stop_blocks: int
+    ) -> tuple[Table | None, int]:
+        """Give a sequence's next private blocks, up to `stop_blocks` of its prompt, their hashes."""
+        if not keys:
+            return table, 0
+        if table is None:
+            table = Table(self._next())
+        start = table.stop
+        for index in range(start, stop_blocks):
+            block = Block(self._key(request, keys, index), self._next(), 1)
+            self._register(block)
+            table.blocks.append(block)
+        return table, max(0, stop_blocks - start)
+
+    def unpublish(self, table: Table, blocks: int) -> None:
+        """Undo an `insert` of so many blocks."""
+        for _ in range(blocks):
+            self._forget(table.blocks.pop())
+
+    def add_answer(self, request: Request, table: Table | None, blocks: int, now: float) -> None:
+        """Queue the blocks that an ended request filled beyond its hashed prompt."""
+        self._enqueue(Block(None, 0, 0, blocks), self._next())
+        self.pool.cached += blocks
+
+    def add_own(self, request: Request, table: Table, blocks: int) -> None:
+        """Queue a preempted request's own blocks, the last first; it can find them again."""
+        for index in range(table.stop + blocks - 1, table.stop - 1, -1):
+            block = Block(self._own_key(request, index), self._next(), 0)
+            self._register(block)
+            self._enqueue(block, self._next())
+            table.own.append(block)
+        self.pool.cached += blocks
+
+    def reclaim(self, blocks: int) -> list[tuple[Block, int]]:
+        """Empty so many blocks from the head of the queue."""
+        taken = []
+        while blocks > 0:
+            block = self._head()
+            count = min(blocks, block.blocks)
+            block.blocks -= count
+            if block.key is not None:
+                self._forget(block)
+            taken.append((block, count))
+            self.pool.cached -= count
+            blocks -= count
+        return taken
+
+    def restore(self, taken: Items[tuple[Block, int]]) -> None:
+        """Undo `reclaim`."""
+        for block, count in reversed(taken):
+            block.blocks += count
+            self.pool.cached += count
+            self._enqueue(block, block.place)
+            if block.key is not None:
+                self._register(block)
+
+    def end_order(self, seq: Sequence) -> tuple[int, int]:
+        """In the order of the running queue, which is that of admission."""
+        table = seq.node
+        return (table.number if isinstance(table, Table) else 0, seq.request.index)
+
+    def nodes(self) -> Iterator[Block]:
+        """Every block and run, each once (for checks)."""
+        yield from (block for equal in self._found.values() for block in equal)
+        yield from dict.fromkeys(b for _, b in self._queue if b.key is None and b.blocks)
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _prefix(self, request: Request, keys: tuple[Key, ...], limit_blocks: int) -> list[Block]:
+        blocks, found = [], self._found
+        for index in range(limit_blocks):
+            equal = found.get(self._key(request, keys, index))
+            if equal is None:
+                break
+            blocks.append(equal[0])
+        return blocks
+
+    def _key(self, request: Request, keys: tuple[Key, ...], index: int) -> Key:
+        """Content of a request's block; past its whole prompt blocks, the request's own."""
+        stop_tokens = (index + 1) * self.block_tokens
+        if not keys or stop_tokens > request.prompt_tokens:
+            return self._own_key(request, index)
+        content = keys[(stop_tokens - 1) // request.hash_block_tokens]
+        return (content, index, request.namespace, request.hash_block_tokens)
+
+    def _own_key(self, request: Request, index: int) -> Key:
+        return (request.index, index)
+
+    def _register(self, block: Block) -> None:
+        """Make findable, behind equal blocks that came before."""
+        equal = self._found.setdefault(block.key, [])
+        place = len(equal)
+        while place and equal[place - 1].number > block.number:
+            place -= 1
+        equal.insert(place, block)
+
+    def _forget(self, block: Block) -> None:
+        equal = self._found[block.key]
+        equal.remove(block)
+        if not equal:
+            del self._found[block.key]
+
+    def _lock(self, block: Block) -> None:
+        if not block.refs:
+            block.place = 0
+            self.pool.cached -= 1
+            self.pool.referenced += 1
+        block.refs += 1
+
+    def _unlock(self, block: Block, place: int) -> None:
+        block.refs -= 1
+        if not block.refs:
+            self.pool.referenced -= 1
+            self.pool.cached += 1
+            self._enqueue(block, place)
+
+    def _enqueue(self, block: Block, place: int) -> None:
+        block.place = place
+        heappush(self._queue, (place, block))
+
+    def _head(self) -> Block:
+        """The free block that goes next; entries that no longer hold are dropped on the way."""
+        queue = self._queue
+        while queue:
+            place, block = queue[0]
+            if block.place == place and block.blocks and not block.refs:
+                return block
+            heappop(queue)
+        raise AssertionError("nothing left to reclaim")
+
+    def _next(self) -> int:
+        self._counter += 1
+        return self._counter
+
+
+@dataclass(slots=True)
+class VllmV1Memory:
+    """The memory policy that belongs to the scheduler `vllm_v1`: victims are computed again."""
+
+    name: str = field(default="vllm_v1", init=False)
+    swap_in_timing: Timing = field(default="before_step", init=False)
+
+    def index(self, pool: BlockPool, block_tokens: int) -> BlockCache:
+        """The prefix cache described above."""
+        return BlockCache(pool, block_tokens)
+
+    def fate(self, seq: Sequence, draft: Draft) -> Fate:
+        """V1 has no swapping."""
+        return "recompute"

@@ -128,7 +128,7 @@ class BlockCache:
     def insert(
         self, request: Request, keys: tuple[Key, ...], table: Table | None, stop_blocks: int
     ) -> tuple[Table | None, int]:
-        """Give a sequence's next private blocks, up to `stop_blocks` of its prompt, their hashes."""
+        """Give a sequence's next blocks, up to `stop_blocks` of its prompt, their hashes."""
         if not keys:
             return table, 0
         if table is None:

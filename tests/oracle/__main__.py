@@ -74,7 +74,8 @@ def compare(cases: int, seed: int, keep_going: int) -> int:
             if bad >= keep_going:
                 break
     seconds = time.perf_counter() - started
-    print(f"{number - seed + 1} cases, {steps} steps, {bad} differ ({seconds:.0f} s); with {dict(kinds)}")
+    done = number - seed + 1
+    print(f"{done} cases, {steps} steps, {bad} differ ({seconds:.0f} s); with {dict(kinds)}")
     return bad
 
 

@@ -97,14 +97,14 @@ class Texts:
 def random_case(rng: Random) -> Case:
     """A case under some of: memory pressure, shared prefixes, priorities, chunking, async."""
     longest = rng.choice([48, 120, 300])
-    outputs = rng.choice([6, 40, 90])
+    outputs = rng.choice([6, 40, 90, 150])
     jobs = _random_jobs(rng, longest, outputs)
     widest = max(-(-(job.prompt_tokens + job.output_tokens) // BLOCK) for job in jobs)
     max_num_seqs = rng.choice([2, 4, 8, 16])
     chunked = rng.random() < 0.9
     budget = max(max_num_seqs, rng.choice([16, 33, 64, 100, 256, 512])) if chunked else 512
     settings = Settings(
-        num_blocks=1 + widest + rng.choice([0, 1, 2, 3, 5, 8, 13, 30, 100]),
+        num_blocks=1 + widest + rng.choice([0, 0, 1, 2, 3, 4, 6, 9, 13, 30]),
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=budget,
         policy=rng.choice(["fcfs", "priority"]),
@@ -122,7 +122,7 @@ def random_case(rng: Random) -> Case:
 def _random_jobs(rng: Random, longest: int, outputs: int) -> tuple[Job, ...]:
     texts, arrival, jobs = Texts(), 0, []
     hash_tokens = rng.choice([16, 16, 16, 32])
-    sharing = rng.choice([0.0, 0.5, 0.9])
+    sharing = rng.choice([0.0, 0.6, 1.0])
     for index in range(rng.randint(2, 14)):
         arrival += rng.choice([0, 0, 0, 1, 2, 9])
         prompt, output = rng.randint(1, longest), rng.randint(1, outputs)
@@ -148,7 +148,7 @@ def _random_jobs(rng: Random, longest: int, outputs: int) -> tuple[Job, ...]:
 
 def _words(rng: Random, index: int, count: int, sharing: float) -> list[int]:
     """A beginning from one of two common texts, then the request's own."""
-    common = rng.randint(0, count) if rng.random() < sharing else 0
-    start = rng.choice([0, 1000])
+    common = count - rng.choice([0, 0, 1, rng.randint(0, count)]) if rng.random() < sharing else 0
+    start, common = rng.choice([0, 0, 1000]), max(0, common)
     own = 10_000 * (index + 1) + (rng.randint(0, 9) * 100)
     return [*range(start, start + common), *range(own, own + count - common)]

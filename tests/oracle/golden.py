@@ -26,9 +26,7 @@ def _shared(index: int, common: int, prompt: int, output: int, **more: object) -
 
 
 NAMED: dict[str, Case] = {
-    "budget": Case(
-        Settings(40), (_alone(0, 300, 4), _alone(1, 100, 4), _alone(2, 74, 4))
-    ),
+    "budget": Case(Settings(40), (_alone(0, 300, 4), _alone(1, 100, 4), _alone(2, 74, 4))),
     "shared": Case(
         Settings(20),
         (
@@ -38,9 +36,7 @@ NAMED: dict[str, Case] = {
             _shared(3, 4, 74, 3, arrival_step=8),
         ),
     ),
-    "preempt_last": Case(
-        Settings(14), tuple(_alone(i, 40, 60) for i in range(4))
-    ),
+    "preempt_last": Case(Settings(14), tuple(_alone(i, 40, 60) for i in range(4))),
     "preempt_priority": Case(
         Settings(14, policy="priority"),
         tuple(_alone(i, 40, 60, priority=[1, 2, 0, 2][i]) for i in range(4)),

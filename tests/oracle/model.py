@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from harness import FakeCost
-from oracle.cases import BLOCK, Case, Job, Settings, Step, name
 
+from oracle.cases import BLOCK, Case, Job, Settings, Step, name
 from superinfer.engine import Engine, EngineConfig
 from superinfer.memory.vllm_v1 import VllmV1Memory
 from superinfer.plan import Outcome, Plan

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import vllm
-from oracle.cases import BLOCK, Case, Job, Settings, Step, name
 from vllm.config import CacheConfig, ObservabilityConfig, ParallelConfig, SchedulerConfig
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import get_hash_fn_by_name
@@ -24,6 +23,8 @@ from vllm.v1.core.sched import async_scheduler, scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
+
+from oracle.cases import BLOCK, Case, Job, Settings, Step, name
 
 STOP_TOKEN = 7
 _HASH = get_hash_fn_by_name("sha256")
@@ -159,7 +160,10 @@ class Run:
 
     def _more(self) -> bool:
         """Let arrivals in; False at the end. Passes over time in which there is nothing to do."""
-        jobs, idle = self.case.jobs, not (self.in_flight or self.scheduler.has_unfinished_requests())
+        jobs, idle = (
+            self.case.jobs,
+            not (self.in_flight or self.scheduler.has_unfinished_requests()),
+        )
         if idle and len(self.requests) < len(jobs):
             gap = jobs[len(self.requests)].arrival_step - len(self.steps)
             self._skip = max(self._skip, gap)

@@ -28,6 +28,7 @@ from property.test_invariants import Watch, assert_all_free, assert_each_ends_on
 from superinfer.draft import Draft
 from superinfer.engine import Engine
 from superinfer.errors import PlanError
+from superinfer.memory.vllm_v1 import BlockCache
 from superinfer.plan import Outcome
 from superinfer.sequence import Sequence, State
 
@@ -42,6 +43,8 @@ def block_refs(engine: Engine) -> dict[tuple[object, ...], int]:
     """References of every cached block: an edge may have been cut without a block changing."""
     if engine.prefix is None:
         return {}
+    if isinstance(engine.prefix, BlockCache):
+        return {(b.key, b.number, b.place, b.blocks): b.refs for b in engine.prefix.nodes()}
     refs: dict[tuple[object, ...], int] = {}
     for node in engine.prefix.nodes():
         for block in range(node.start, node.stop):

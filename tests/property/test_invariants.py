@@ -26,6 +26,7 @@ from sim.driver import simulate
 from sim.oracle import Oracle
 from superinfer.engine import Engine
 from superinfer.memory.prefix import Node
+from superinfer.memory.vllm_v1 import BlockCache
 from superinfer.plan import Outcome, Plan
 from superinfer.sequence import Sequence, State
 
@@ -130,6 +131,9 @@ class Watch:
 
     def check_prefix(self) -> None:
         """References are the sequences whose path goes through a node; edges join up."""
+        if isinstance(self.engine.prefix, BlockCache):
+            self.check_blocks(self.engine.prefix)
+            return
         passing = Counter(
             node for seq in holders(self.engine) if seq.node for node in seq.node.path()
         )
@@ -137,6 +141,18 @@ class Watch:
             assert node.refs == passing[node]
             assert node.stop > node.start
             assert node.parent is not None and node.parent.stop == node.start
+        for seq in holders(self.engine):
+            assert seq.shared_blocks == (seq.node.stop if seq.node else 0)
+
+    def check_blocks(self, cache: BlockCache) -> None:
+        """References are the sequences that hold a block; each content is held once by each."""
+        tables = [seq.node for seq in holders(self.engine) if seq.node]
+        holding = Counter(block for table in tables for block in table.blocks)
+        for block in cache.nodes():
+            assert block.refs == holding.pop(block, 0)
+            assert block.blocks == 1 or block.key is None
+            assert bool(block.place) != bool(block.refs)
+        assert not holding
         for seq in holders(self.engine):
             assert seq.shared_blocks == (seq.node.stop if seq.node else 0)
 
@@ -169,7 +185,10 @@ class Watch:
         elif state in (State.WAITING, State.ENDED):
             assert (device, seq.host_blocks, seq.node) == (0, 0, None)
         elif state in ON_DEVICE:
-            assert (device, seq.host_blocks) == (max(need, whole), 0)
+            # vLLM V1 takes blocks chunk by chunk.
+            chunkwise = state is State.PREFILLING and self.engine.scheduler.name == "vllm_v1"
+            assert (need if chunkwise else max(need, whole)) <= device <= max(need, whole)
+            assert seq.host_blocks == 0
         else:
             assert state is State.SWAPPED
             assert (device, seq.host_blocks, seq.node) == (0, need, None)

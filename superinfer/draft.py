@@ -219,9 +219,12 @@ class Draft:
         self.until = until
         return allowed
 
-    def preempt(self, seq: Sequence, fate: Fate | None = None) -> Fate:
+    def preempt(
+        self, seq: Sequence, fate: Fate | None = None, *, scheduled_tokens: int = 0
+    ) -> Fate:
         """Take a resident sequence's blocks away; `fate` None asks the memory policy.
 
+        `scheduled_tokens` is what this plan had for it before: an eager index has heard of them.
         A swap is a `before_step` copy: its blocks can be used in this very plan. Where the host has
         no room the sequence fails by the rule `host_memory_full`.
         """
@@ -231,7 +234,7 @@ class Draft:
         if fate == "swap":
             self.swap_out(seq, "before_step")
         else:
-            self._drop(seq)
+            self._drop(seq, scheduled_tokens)
         return fate
 
     def swap_out(self, seq: Sequence, timing: Timing) -> bool:
@@ -412,10 +415,10 @@ class Draft:
             self.batch.leave(seq)
             seq.blocks = self.blocks_for(seq.computed_tokens) - seq.shared_blocks
 
-    def _drop(self, seq: Sequence) -> None:
+    def _drop(self, seq: Sequence, scheduled_tokens: int = 0) -> None:
         saved = self._snapshot(seq)
         self._leave_batch(seq)
-        self._engine.keep_own(seq)
+        self._engine.keep_own(seq, scheduled_tokens)
         freed = self._engine.free_blocks(seq, self.now)
         seq.lost_tokens = max(seq.lost_tokens, seq.computed_tokens)
         seq.computed_tokens = seq.prefix_tokens = 0

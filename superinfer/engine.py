@@ -205,18 +205,19 @@ class Engine:
             seq.node, seq.shared_blocks = None, 0
         return freed
 
-    def keep_own(self, seq: Sequence) -> None:
+    def keep_own(self, seq: Sequence, scheduled_tokens: int) -> None:
         """Before a preempted sequence is dropped: an eager index keeps its full private blocks.
 
-        With lag 1 the token that the step on the device is about to give is not known yet, so the
-        block that it completes has no hash.
+        Those count that would have been full after the step in which it was `scheduled` first. With
+        lag 1 the token that the step on the device is about to give is not known yet, and so
+        neither is the content of the block that the step completes.
         """
         if self.eager is None or seq.node is None:
             return
-        running, known = self._running, seq.computed_tokens
+        running, told = self._running, seq.computed_tokens + scheduled_tokens
         if running is not None and running.decodes and seq.last_token_step == self.batch.step - 1:
-            known -= 1
-        own = known // self.block_tokens - seq.shared_blocks
+            told -= 1
+        own = told // self.block_tokens - seq.shared_blocks
         if 0 < own <= seq.blocks:
             self.eager.add_own(seq.request, seq.node, own)
 

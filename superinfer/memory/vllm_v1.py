@@ -9,9 +9,11 @@ Source: vLLM 0.33.0, `vllm/v1/core/block_pool.py` (`BlockPool`, `BlockHashToBloc
 * Equal blocks are not merged: two requests that compute the same text at the same time keep one
   block each, and the one that came first is found.
 * Free blocks form a queue. A request gives its blocks back last block first; those with a hash go
-  to the tail and those without to the head. New blocks are taken from the head: empty blocks
-  first, then the ones freed longest ago, and of one request the deepest first.
+  to the tail and those without to the head. New blocks are taken from the head: empty blocks first,
+  then the ones freed longest ago, and of one request the deepest first.
 * At most all tokens but one are taken from the cache.
+* A request that is preempted in the step that has just scheduled it leaves the blocks of that step
+  findable, though nothing has computed them.
 * Output is hashed too. Of a preempted request it is found again when that request comes back. Text
   of an answer has no content ids in a trace, so nobody else can ask for it: what a finished request
   leaves behind beyond its prompt only takes its place in the queue, as one entry.

@@ -272,7 +272,7 @@ class VllmV1Scheduler:
         elif tokens:
             step.growth -= draft.grows(victim)
         self._remove(victim)
-        draft.preempt(victim, "recompute")
+        draft.preempt(victim, "recompute", scheduled_tokens=tokens)
         self.waiting.put_back(victim)
         step.preempted = True
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from superinfer.costs.base import Chunk
 from superinfer.errors import PlanError
-from superinfer.memory.base import EagerCache, Fate, Timing
+from superinfer.memory.base import Fate, Timing
 from superinfer.plan import Change, Direction, PrefillChunk, Transfer
 from superinfer.sequence import RESIDENT, Sequence, State
 
@@ -144,7 +144,7 @@ class Draft:
             return False
         if engine.prefix is not None:
             if engine.eager is not None:
-                self._reclaim(seq, engine.eager)
+                self.settle(seq, self.batch.next_growth() if self.decoding else 0)
             if not self._share_prefix(seq, keep_free, None if fit_all else chunk_tokens):
                 return False
         first = need if chunk_tokens is None else self._need(seq, seq.shared_blocks, chunk_tokens)
@@ -186,6 +186,15 @@ class Draft:
             self._grow(seq, stop)
         self.chunks.append(_chunk((seq, tokens, start, stop == end)))
         return tokens
+
+    def settle(self, seq: Sequence, growth_blocks: int) -> None:
+        """With an eager index: what this plan has taken so far, and `growth_blocks` more for its
+        decodes, costs cached blocks now, before `seq` looks for its prefix or gives blocks back.
+        """
+        cache = self._engine.eager
+        excess = min(self.pool.excess + growth_blocks, self.pool.cached)
+        if cache is not None and excess > 0:
+            self.changes.append(Change("reclaim", seq, 0, tuple(cache.reclaim(excess))))
 
     def withdraw(self, seq: Sequence) -> int:
         """Take back the sequence's chunk in this plan, keeping the blocks; returns its tokens.
@@ -367,13 +376,6 @@ class Draft:
         if chunk_tokens is not None:
             tokens = min(tokens, cached_blocks * self._engine.block_tokens + chunk_tokens)
         return self.blocks_for(tokens)
-
-    def _reclaim(self, seq: Sequence, cache: EagerCache) -> None:
-        """What this plan took so far costs cached blocks before `seq` looks for its prefix."""
-        excess = self.pool.excess + (self.batch.next_growth() if self.decoding else 0)
-        excess = min(excess, self.pool.cached)
-        if excess > 0:
-            self.changes.append(Change("reclaim", seq, 0, tuple(cache.reclaim(excess))))
 
     def _grow(self, seq: Sequence, tokens: int) -> None:
         """Take the blocks up to `tokens` that are lacking; an eager index knows them at once."""

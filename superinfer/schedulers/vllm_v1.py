@@ -265,6 +265,7 @@ class VllmV1Scheduler:
 
     def _preempt(self, draft: Draft, victim: Sequence, step: _Step) -> None:
         """Take a running request's blocks away, also if this step has served it already."""
+        draft.settle(victim, step.growth)  # empty blocks that it gives back come too late for these
         tokens = step.scheduled.pop(victim, 0)
         step.budget_tokens += tokens
         if tokens and victim.state is _PREFILLING:

@@ -25,6 +25,9 @@ def _shared(index: int, common: int, prompt: int, output: int, **more: object) -
     return Job(prompt, output, output, hash_ids=ids, **more)  # type: ignore[arg-type]
 
 
+_RARER = (40, 50, 56, 70, 78, 91, 94, 111)
+"""Cases without chunked prefill or without prefix caching."""
+
 NAMED: dict[str, Case] = {
     "budget": Case(Settings(40), (_alone(0, 300, 4), _alone(1, 100, 4), _alone(2, 74, 4))),
     "shared": Case(
@@ -32,7 +35,7 @@ NAMED: dict[str, Case] = {
         (
             _shared(0, 4, 74, 3),
             _shared(1, 4, 74, 3, arrival_step=1),
-            _alone(2, 200, 3, arrival_step=4),
+            _alone(2, 280, 3, arrival_step=4),
             _shared(3, 4, 74, 3, arrival_step=8),
         ),
     ),
@@ -48,7 +51,7 @@ NAMED: dict[str, Case] = {
         Settings(60, long_prefill_token_threshold=40, max_num_batched_tokens=64),
         (_alone(0, 200, 5), _alone(1, 90, 5), _alone(2, 20, 9)),
     ),
-    **{f"random_{seed:02}": random_case(Random(seed)) for seed in range(30)},
+    **{f"random_{seed:03}": random_case(Random(seed)) for seed in (*range(24), *_RARER)},
 }
 
 

@@ -23,10 +23,11 @@ As empty blocks always come first they need no place in the queue; the pool coun
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from superinfer.memory.base import Fate, Timing
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from superinfer.draft import Draft
     from superinfer.request import Request
     from superinfer.sequence import Sequence
+
+_STRIDE = 64
+"""Blocks that a look-up asks for before it sees whether the first ones were there."""
 
 
 class Block:
@@ -83,9 +87,13 @@ class BlockCache:
         self.block_tokens = block_tokens
         self._found: dict[Key, list[Block]] = {}
         """Blocks of each content, in the order in which they came."""
-        self._queue: list[tuple[int, Block]] = []
-        """A heap by place. Entries whose block has moved are passed over."""
+        self._queue: OrderedDict[Block, None] = OrderedDict()
+        """Free blocks by place; the first goes next."""
+        self._roots: dict[tuple[str, int], int] = {}
+        """Numbers of the namespaces (with their sizes of content ids)."""
         self._counter = 0
+        self._latest: tuple[int, int, list[Block]] | None = None
+        """Request, limit and result of the latest look-up, while it holds."""
 
     # -- look-ups and locks -----------------------------------------------------------------------
 
@@ -98,7 +106,7 @@ class BlockCache:
         self, request: Request, keys: tuple[Key, ...], limit_blocks: int
     ) -> tuple[Table, int]:
         """Lock the longest cached prefix; the table is there even if nothing was found."""
-        table = Table(self._next())
+        table = self._table()
         table.blocks = self._prefix(request, keys, limit_blocks)
         table.found_places = [block.place for block in table.blocks]
         for block in table.blocks:
@@ -108,19 +116,32 @@ class BlockCache:
     def unlock(self, table: Table) -> None:
         """Undo `acquire`: free blocks go back to where they were queued."""
         for block, place in zip(table.blocks, table.found_places, strict=True):
-            self._unlock(block, place)
+            block.refs -= 1
+            if not block.refs:
+                self.pool.referenced -= 1
+                self.pool.cached += 1
+                block.place = place
+                self._queue[block] = None
+        if any(table.found_places):
+            self._queue = OrderedDict.fromkeys(sorted(self._queue, key=lambda b: b.place))
 
     def release(self, table: Table, now: float) -> None:
         """The sequence left: blocks that nobody else holds go to the tail, the last one first."""
+        freed = 0
         for block in reversed(table.blocks):
-            self._unlock(block, self._next() if block.refs == 1 else 0)
+            block.refs -= 1
+            if not block.refs:
+                self._enqueue(block)
+                freed += 1
+        self.pool.referenced -= freed
+        self.pool.cached += freed
 
     def relock(self, table: Table) -> None:
         """Undo `release`, and `add_own` before it."""
         for block in table.own:
             self._forget(block)
+            del self._queue[block]
             self.pool.cached -= 1
-            block.blocks = 0
         table.own = []
         for block in table.blocks:
             self._lock(block)
@@ -134,13 +155,14 @@ class BlockCache:
         if not keys:
             return table, 0
         if table is None:
-            table = Table(self._next())
-        start = table.stop
-        for index in range(start, stop_blocks):
-            block = Block(self._key(request, keys, index), self._next(), 1)
+            table = self._table()
+        new = self._keys(request, keys, table.stop, stop_blocks)
+        for key in new:
+            self._counter += 1
+            block = Block(key, self._counter, 1)
             self._register(block)
             table.blocks.append(block)
-        return table, max(0, stop_blocks - start)
+        return table, len(new)
 
     def unpublish(self, table: Table, blocks: int) -> None:
         """Undo an `insert` of so many blocks."""
@@ -149,29 +171,32 @@ class BlockCache:
 
     def add_answer(self, request: Request, table: Table | None, blocks: int, now: float) -> None:
         """Queue the blocks that an ended request filled beyond its hashed prompt."""
-        self._enqueue(Block(None, 0, 0, blocks), self._next())
+        self._enqueue(Block(None, 0, 0, blocks))
         self.pool.cached += blocks
 
     def add_own(self, request: Request, table: Table, blocks: int) -> None:
         """Queue a preempted request's own blocks, the last first; it can find them again."""
         for index in range(table.stop + blocks - 1, table.stop - 1, -1):
-            block = Block(self._own_key(request, index), self._next(), 0)
+            self._counter += 1
+            block = Block((request.index, index), self._counter, 0)
             self._register(block)
-            self._enqueue(block, self._next())
+            self._enqueue(block)
             table.own.append(block)
         self.pool.cached += blocks
 
     def reclaim(self, blocks: int) -> list[tuple[Block, int]]:
         """Empty so many blocks from the head of the queue."""
-        taken = []
+        taken, queue = [], self._queue
+        self.pool.cached -= blocks
         while blocks > 0:
-            block = self._head()
-            count = min(blocks, block.blocks)
+            block = next(iter(queue))
+            count = block.blocks if block.blocks < blocks else blocks
             block.blocks -= count
+            if not block.blocks:
+                del queue[block]
             if block.key is not None:
                 self._forget(block)
             taken.append((block, count))
-            self.pool.cached -= count
             blocks -= count
         return taken
 
@@ -180,7 +205,8 @@ class BlockCache:
         for block, count in reversed(taken):
             block.blocks += count
             self.pool.cached += count
-            self._enqueue(block, block.place)
+            self._queue[block] = None
+            self._queue.move_to_end(block, last=False)
             if block.key is not None:
                 self._register(block)
 
@@ -192,75 +218,73 @@ class BlockCache:
     def nodes(self) -> Iterator[Block]:
         """Every block and run, each once (for checks)."""
         yield from (block for equal in self._found.values() for block in equal)
-        yield from dict.fromkeys(b for _, b in self._queue if b.key is None and b.blocks)
+        yield from (block for block in self._queue if block.key is None)
 
     # -- inside -----------------------------------------------------------------------------------
 
     def _prefix(self, request: Request, keys: tuple[Key, ...], limit_blocks: int) -> list[Block]:
-        blocks, found = [], self._found
-        for index in range(limit_blocks):
-            equal = found.get(self._key(request, keys, index))
-            if equal is None:
+        latest = self._latest
+        if latest is not None and latest[:2] == (request.index, limit_blocks):
+            return latest[2][:]
+        blocks: list[Block] = []
+        for start in range(0, limit_blocks, _STRIDE):
+            stop = min(limit_blocks, start + _STRIDE)
+            equal = map(self._found.get, self._keys(request, keys, start, stop))
+            blocks += [copies[0] for copies in takewhile(bool, equal) if copies]
+            if len(blocks) < stop:
                 break
-            blocks.append(equal[0])
-        return blocks
+        self._latest = (request.index, limit_blocks, blocks)
+        return blocks[:]
 
-    def _key(self, request: Request, keys: tuple[Key, ...], index: int) -> Key:
-        """Content of a request's block; past its whole prompt blocks, the request's own."""
-        stop_tokens = (index + 1) * self.block_tokens
-        if not keys or stop_tokens > request.prompt_tokens:
-            return self._own_key(request, index)
-        content = keys[(stop_tokens - 1) // request.hash_block_tokens]
-        return (content, index, request.namespace, request.hash_block_tokens)
-
-    def _own_key(self, request: Request, index: int) -> Key:
-        return (request.index, index)
+    def _keys(self, request: Request, keys: tuple[Key, ...], start: int, stop: int) -> list[Key]:
+        """Contents of a request's blocks; past its whole prompt blocks, the request's own."""
+        size, ids = self.block_tokens, request.hash_block_tokens
+        shared = min(stop, request.prompt_tokens // size) if keys else 0
+        name = (request.namespace, ids)
+        root = self._roots.setdefault(name, len(self._roots))
+        found: list[Key] = [
+            (keys[(index * size + size - 1) // ids], index, root) for index in range(start, shared)
+        ]
+        found += [(request.index, index) for index in range(max(start, shared), stop)]
+        return found
 
     def _register(self, block: Block) -> None:
         """Make findable, behind equal blocks that came before."""
-        equal = self._found.setdefault(block.key, [])
+        self._latest = None
+        equal = self._found.get(block.key)
+        if equal is None:
+            self._found[block.key] = [block]
+            return
         place = len(equal)
         while place and equal[place - 1].number > block.number:
             place -= 1
         equal.insert(place, block)
 
     def _forget(self, block: Block) -> None:
+        self._latest = None
         equal = self._found[block.key]
-        equal.remove(block)
-        if not equal:
+        if len(equal) == 1:
             del self._found[block.key]
+        else:
+            equal.remove(block)
+
+    def _table(self) -> Table:
+        self._counter += 1
+        return Table(self._counter)
 
     def _lock(self, block: Block) -> None:
         if not block.refs:
             block.place = 0
+            del self._queue[block]
             self.pool.cached -= 1
             self.pool.referenced += 1
         block.refs += 1
 
-    def _unlock(self, block: Block, place: int) -> None:
-        block.refs -= 1
-        if not block.refs:
-            self.pool.referenced -= 1
-            self.pool.cached += 1
-            self._enqueue(block, place)
-
-    def _enqueue(self, block: Block, place: int) -> None:
-        block.place = place
-        heappush(self._queue, (place, block))
-
-    def _head(self) -> Block:
-        """The free block that goes next; entries that no longer hold are dropped on the way."""
-        queue = self._queue
-        while queue:
-            place, block = queue[0]
-            if block.place == place and block.blocks and not block.refs:
-                return block
-            heappop(queue)
-        raise AssertionError("nothing left to reclaim")
-
-    def _next(self) -> int:
+    def _enqueue(self, block: Block) -> None:
+        """To the tail."""
         self._counter += 1
-        return self._counter
+        block.place = self._counter
+        self._queue[block] = None
 
 
 @dataclass(slots=True)

@@ -125,9 +125,9 @@ class VllmV1Scheduler:
         """One step, or a slice of them in which nobody can come in and nothing but decodes runs."""
         self._sort_out_decodes(draft)
         step = self._serve_running(draft)
-        if draft.batch.size:
-            draft.decode(1)  # their blocks are gone before the waiting ones look for theirs
-        if not step.preempted:
+        if self.waiting and not step.preempted:
+            if draft.batch.size:
+                draft.decode(1)  # their blocks are gone before the waiting ones look for theirs
             self._admit(draft, step)
         if draft.batch.size:
             steady = not (draft.chunks or step.preempted or self._starved)

@@ -7,6 +7,9 @@ from random import Random
 from typing import Any
 
 BLOCK = 16
+STEP_LIMIT = 3000
+"""Runs are cut off here: without `scheduler_reserve_full_isl` requests can evict one another for
+ever, in the real scheduler as in ours."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from harness import FakeCost
 
-from oracle.cases import BLOCK, Case, Job, Settings, Step, name
+from oracle.cases import BLOCK, STEP_LIMIT, Case, Job, Settings, Step, name
 from superinfer.engine import Engine, EngineConfig
 from superinfer.memory.vllm_v1 import VllmV1Memory
 from superinfer.plan import Outcome, Plan
@@ -71,9 +71,9 @@ class Run:
         if case.settings.async_scheduling:
             self._run_ahead()
         else:
-            while (plan := self._plan()) is not None:
+            while (plan := self._plan()) is not None and len(self.steps) < STEP_LIMIT:
                 self._complete(plan)
-        assert not self.engine.live
+        assert not self.engine.live or len(self.steps) >= STEP_LIMIT
 
     def _event(self, event: Any) -> None:
         if event[1] == "preempt":
@@ -81,7 +81,7 @@ class Run:
 
     def _run_ahead(self) -> None:
         plan = self._plan()
-        while plan is not None:
+        while plan is not None and len(self.steps) < STEP_LIMIT:
             following = self._plan(ahead=True)
             self._complete(plan)
             if following is None:

@@ -24,7 +24,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 
-from oracle.cases import BLOCK, Case, Job, Settings, Step, name
+from oracle.cases import BLOCK, STEP_LIMIT, Case, Job, Settings, Step, name
 
 STOP_TOKEN = 7
 _HASH = get_hash_fn_by_name("sha256")
@@ -150,7 +150,7 @@ class Run:
         self._preempted: list[str] = []
         depth = 2 if case.settings.async_scheduling else 1
         idle = 0
-        while self._more():
+        while self._more() and len(self.steps) < STEP_LIMIT:
             scheduled = self._schedule()
             idle = 0 if scheduled or self.in_flight else idle + 1
             if idle > len(case.jobs) + 1:

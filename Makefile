@@ -6,7 +6,7 @@ STAMP := .venv/.stamp
 COMPILED := .venv/.compiled
 
 .DEFAULT_GOAL := test
-.PHONY: run test test-slow compile bench lint browser clean
+.PHONY: run test test-slow compile bench lint browser oracle clean
 
 ## Simulate the bundled trace; the result folder goes to runs/.
 run: $(COMPILED)
@@ -40,9 +40,26 @@ lint: $(STAMP)
 browser:
 	@.ci/browser
 
-## Remove the environment, caches and builds; results in runs/ stay.
+## The model of vLLM V1 beside the real scheduler (CPU only), on CASES random cases. Its environment
+## is its own and takes some GB; TORCH and pip's own variables choose the build of torch.
+VLLM ?= vllm==0.33.0
+TORCH ?= torch==2.13.0
+CASES ?= 1000
+SEED ?= 0
+oracle: .venv-oracle/.stamp
+	PYTHONPATH=.:tests VLLM_LOGGING_LEVEL=ERROR .venv-oracle/bin/python -m oracle --cases $(CASES) --seed $(SEED)
+
+.venv-oracle/.stamp: tests/oracle/requirements.txt
+	@echo "Setting up .venv-oracle (some minutes, once)"
+	@$(PYTHON) -m venv .venv-oracle
+	@.venv-oracle/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@.venv-oracle/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(VLLM)
+	@.venv-oracle/bin/python -m pip install --quiet --disable-pip-version-check -r tests/oracle/requirements.txt
+	@touch $@
+
+## Remove the environments, caches and builds; results in runs/ stay.
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-oracle .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	rm -f superinfer/.compiled *.so
 	find superinfer sim -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -80,6 +80,11 @@ class Draft:
         """Blocks that hold `tokens` tokens."""
         return -(-tokens // self._engine.block_tokens)
 
+    def chunk_blocks(self, seq: Sequence, tokens: int) -> int:
+        """Blocks that a prefilling sequence lacks for a chunk of `tokens` tokens."""
+        need = self.blocks_for(seq.computed_tokens + tokens) - seq.shared_blocks - seq.blocks
+        return max(0, need)
+
     @property
     def host_free(self) -> int:
         """Host blocks that nobody holds."""
@@ -135,20 +140,21 @@ class Draft:
         return self._engine.cost.step_s([Chunk(self._computed(seq), 0)], 0, 0)
 
     def find_prefix(self, seq: Sequence, *, touch: bool = False) -> Node | None:
-        """Deepest node of the cached prefix that a waiting sequence would share, if there is one.
+        """Deepest node of the cached prefix that a waiting sequence would share, if there is one
+        and the prefix index is a tree.
 
         `touch` counts the look-up as a use of its blocks, which stays so even after a `rollback`.
         """
         engine = self._engine
-        prefix = engine.prefix
-        if prefix is None or not (keys := engine.keys(seq)):
+        tree = engine.tree
+        if tree is None or not (keys := engine.keys(seq)):
             return None
         limit = self._shareable(seq)
         if engine.tier is not None:  # it does not share all that it finds
-            limit, _ = prefix.match(seq.request, keys, limit)
-        node = prefix.find(seq.request, keys, limit)
+            limit, _ = tree.match(seq.request, keys, limit)
+        node = tree.find(seq.request, keys, limit)
         if touch and node is not None:
-            prefix.touch(node, self.now)
+            tree.touch(node, self.now)
         return node
 
     # -- decisions ------------------------------------------------------------------------------
@@ -160,9 +166,13 @@ class Draft:
         keep_free: int = 0,
         whole_need: bool = False,
         charge_cached: bool = False,
+        chunk_tokens: int | None = None,
+        fit_all: bool = True,
     ) -> bool:
         """Give a waiting sequence all blocks of its prefill; False if they do not fit.
 
+        With `chunk_tokens` it gets only the blocks of a first chunk of at most so many tokens, and
+        the rest chunk by chunk; unless `fit_all` is off, all of them must fit even so.
         `keep_free` blocks must stay available afterwards. With `whole_need`, blocks that the prefix
         cache already holds are demanded all the same (vLLM v0.6.0); with `charge_cached`, chunks
         walk over the cached prefix instead of starting after it. A prefix that the host keeps is
@@ -174,20 +184,23 @@ class Draft:
         need = -(-seq.prefill_tokens // engine.block_tokens)
         if whole_need and pool.total - pool.referenced - need < keep_free:
             return False
-        if engine.prefix is not None and not self._share_prefix(seq, need, keep_free):
+        if engine.prefix is not None:
+            if engine.eager is not None:
+                self.settle(seq, self.batch.next_growth() if self.decoding else 0)
+            if not self._share_prefix(seq, keep_free, None if fit_all else chunk_tokens):
+                return False
+        first = need if chunk_tokens is None else self._need(seq, seq.shared_blocks, chunk_tokens)
+        if pool.available - (need if fit_all else first) + seq.shared_blocks < keep_free:
             return False
-        private = need - seq.shared_blocks
+        private = first - seq.shared_blocks
         referenced = pool.referenced + private
-        if pool.total - referenced < keep_free:
-            return False
         seq.blocks = private
         pool.referenced = referenced
         if seq.prefix_tokens and not charge_cached:
             seq.computed_tokens = seq.prefix_tokens
         seq.state = _PREFILLING
         engine.resident += 1
-        node = seq.node
-        loaded = self._load_prefix(seq) if node is not None and not node.on_device else ()
+        loaded = () if engine.tier is None else self._load_prefix(seq)
         self.changes.append(_change(("admit", seq, private, loaded)))
         return True
 
@@ -200,7 +213,7 @@ class Draft:
         """
         if seq.state is not _PREFILLING:
             raise PlanError(f"{seq!r}: only a prefilling sequence takes a chunk")
-        start = seq.computed_tokens
+        engine, start = self._engine, seq.computed_tokens
         stop, end = start + tokens, seq.prefill_tokens
         if tokens < 1 or stop > end:
             raise PlanError(f"{seq!r}: chunk of {tokens} tokens at {start}")
@@ -209,8 +222,32 @@ class Draft:
         if start < seq.prefix_tokens:
             start = min(seq.prefix_tokens, stop - 1)
             tokens = stop - start
+        if (
+            stop > (seq.shared_blocks + seq.blocks) * engine.block_tokens
+            or engine.eager is not None
+        ):
+            self._grow(seq, stop)
         self.chunks.append(_chunk((seq, tokens, start, stop == end)))
         return tokens
+
+    def settle(self, seq: Sequence, growth_blocks: int) -> None:
+        """With an eager index: what this plan has taken so far, and `growth_blocks` more for its
+        decodes, costs cached blocks now, before `seq` looks for its prefix or gives blocks back.
+        """
+        cache = self._engine.eager
+        excess = min(self.pool.excess + growth_blocks, self.pool.cached)
+        if cache is not None and excess > 0:
+            self.changes.append(Change("reclaim", seq, 0, tuple(cache.reclaim(excess))))
+
+    def withdraw(self, seq: Sequence) -> int:
+        """Take back the sequence's chunk in this plan, keeping the blocks; returns its tokens.
+
+        Prompt blocks that an eager index holds for the chunk stay findable.
+        """
+        place = next(i for i, chunk in enumerate(self.chunks) if chunk.sequence is seq)
+        chunk = self.chunks.pop(place)
+        self.changes.append(Change("withdraw", seq, 0, (place, chunk)))
+        return chunk.tokens
 
     def decode(
         self, steps: int = MAX_STEPS, *, spare_blocks: int = 0, until: float = math.inf
@@ -234,9 +271,12 @@ class Draft:
         self.until = until
         return allowed
 
-    def preempt(self, seq: Sequence, fate: Fate | None = None) -> Fate:
+    def preempt(
+        self, seq: Sequence, fate: Fate | None = None, *, scheduled_tokens: int = 0
+    ) -> Fate:
         """Take a resident sequence's blocks away; `fate` None asks the memory policy.
 
+        `scheduled_tokens` is what this plan had for it before: an eager index has heard of them.
         A swap is a `before_step` copy: its blocks can be used in this very plan. Where the host has
         no room the sequence fails by the rule `host_memory_full`.
         """
@@ -246,7 +286,7 @@ class Draft:
         if fate == "swap":
             self.swap_out(seq, "before_step")
         else:
-            self._drop(seq)
+            self._drop(seq, scheduled_tokens)
         return fate
 
     def swap_out(self, seq: Sequence, timing: Timing) -> bool:
@@ -378,15 +418,33 @@ class Draft:
         """Tokens whose blocks an unfinished prefill keeps from its admission on."""
         return seq.prefill_tokens if seq.computed_tokens < seq.prefill_tokens else 0
 
-    def _share_prefix(self, seq: Sequence, need: int, keep_free: int) -> bool:
-        """Lock the cached prefix, unless the rest of `need` would then not fit."""
+    def _need(self, seq: Sequence, cached_blocks: int, chunk_tokens: int | None) -> int:
+        """Blocks of a prefill, or of its first chunk, the cached ones included."""
+        tokens = seq.prefill_tokens
+        if chunk_tokens is not None:
+            tokens = min(tokens, cached_blocks * self._engine.block_tokens + chunk_tokens)
+        return self.blocks_for(tokens)
+
+    def _grow(self, seq: Sequence, tokens: int) -> None:
+        """Take the blocks up to `tokens` that are lacking; an eager index knows them at once."""
+        engine, node = self._engine, seq.node
+        need = max(0, self.blocks_for(tokens) - seq.shared_blocks - seq.blocks)
+        seq.blocks += need
+        self.pool.referenced += need
+        published = 0 if engine.eager is None else engine.publish(seq, tokens)
+        if need or published:
+            self.changes.append(Change("grow", seq, need, (published, node)))
+
+    def _share_prefix(self, seq: Sequence, keep_free: int, chunk_tokens: int | None) -> bool:
+        """Lock the cached prefix, unless the rest of what is needed would then not fit."""
         engine = self._engine
         prefix, keys = engine.prefix, engine.keys(seq)
         assert prefix is not None
-        if not keys:
+        if engine.eager is None and not keys:
             return True
         limit = self._shareable(seq)
         cached, unreferenced = prefix.match(seq.request, keys, limit)
+        need = self._need(seq, cached, chunk_tokens)
         if self.available - unreferenced - (need - cached) < keep_free:
             return False
         seq.node, seq.shared_blocks = prefix.acquire(seq.request, keys, cached)
@@ -394,15 +452,20 @@ class Draft:
         return True
 
     def _shareable(self, seq: Sequence) -> int:
-        """Most blocks that may come from the prefix index: one token at least is computed."""
-        shareable = min(seq.prefill_tokens - 1, seq.request.prompt_tokens)
+        """Most blocks that may come from the prefix index: one token at least is computed, and only
+        an eager index knows a request's own answer.
+        """
+        shareable = seq.prefill_tokens - 1
+        if self._engine.eager is None:
+            shareable = min(shareable, seq.request.prompt_tokens)
         return shareable // self._engine.block_tokens
 
-    def _load_prefix(self, seq: Sequence) -> tuple[int]:
-        """Copy back the part of the prefix that is on the host; returns its blocks."""
-        tier = self._engine.tier
-        assert tier is not None and seq.node is not None
-        blocks, timing = tier.load(seq.node), tier.tier.load_timing
+    def _load_prefix(self, seq: Sequence) -> tuple[object, ...]:
+        """Copy back the part of the prefix that is on the host, if any; returns its blocks."""
+        tier, node = self._engine.tier, seq.node
+        if tier is None or node is None or node.on_device:
+            return ()
+        blocks, timing = tier.load(node), tier.tier.load_timing
         transfer = self._transfer(seq, "h2d", blocks, timing)
         if timing == "background":
             seq.state, seq.transfer = State.MOVING_IN, transfer
@@ -419,9 +482,10 @@ class Draft:
             self.batch.leave(seq)
             seq.blocks = self.blocks_for(seq.computed_tokens) - seq.shared_blocks
 
-    def _drop(self, seq: Sequence) -> None:
+    def _drop(self, seq: Sequence, scheduled_tokens: int = 0) -> None:
         saved = self._snapshot(seq)
         self._leave_batch(seq)
+        self._engine.keep_own(seq, scheduled_tokens)
         freed = self._engine.free_blocks(seq, self.now)
         seq.lost_tokens = max(seq.lost_tokens, seq.computed_tokens)
         seq.computed_tokens = seq.prefix_tokens = 0
@@ -459,6 +523,26 @@ class Draft:
         assert tier is not None and node is not None and isinstance(blocks, int)
         tier.unload(node, blocks)
 
+    def _undo_reclaim(self, change: Change) -> None:
+        assert self._engine.eager is not None
+        self._engine.eager.restore(change.saved)  # type: ignore[arg-type]
+
+    def _undo_grow(self, change: Change) -> None:
+        seq, (published, node) = change.sequence, change.saved
+        assert isinstance(published, int)
+        if published:
+            assert self._engine.eager is not None
+            self._engine.eager.unpublish(seq.node, published)
+        seq.node = node
+        seq.shared_blocks -= published
+        seq.blocks += published - change.blocks
+        self.pool.referenced -= change.blocks
+
+    def _undo_withdraw(self, change: Change) -> None:
+        place, chunk = change.saved
+        assert isinstance(place, int) and isinstance(chunk, PrefillChunk)
+        self.chunks.insert(place, chunk)
+
     def _undo_leave(self, change: Change) -> None:
         """Undo `preempt`, `swap_out` or `park`: everything that takes a sequence off the batch."""
         seq, engine = change.sequence, self._engine
@@ -467,7 +551,7 @@ class Draft:
             node = change.saved[_SAVED.index("node")]
             if node is not None:
                 assert engine.prefix is not None
-                engine.prefix.relock(node)  # type: ignore[arg-type]
+                engine.prefix.relock(node)
             self.pool.referenced -= change.blocks
         if seq.state is not State.PARKED:
             engine.resident += 1
@@ -516,6 +600,9 @@ _SAVED: Final = (
 
 _UNDO: Final = {
     "admit": Draft._undo_admit,
+    "grow": Draft._undo_grow,
+    "reclaim": Draft._undo_reclaim,
+    "withdraw": Draft._undo_withdraw,
     "preempt": Draft._undo_leave,
     "swap_out": Draft._undo_leave,
     "park": Draft._undo_leave,

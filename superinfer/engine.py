@@ -10,6 +10,7 @@ Time is an argument. There is no clock, no randomness and no I/O in here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +19,7 @@ from superinfer.costs.base import CostModel
 from superinfer.draft import Draft
 from superinfer.errors import PlanError
 from superinfer.events import Sink
-from superinfer.memory.base import HostTier, MemoryPolicy, Timing
+from superinfer.memory.base import EagerCache, HostTier, MemoryPolicy, PrefixCache, Timing
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Key, PrefixIndex, request_keys
 from superinfer.memory.tiered import TieredIndex
@@ -67,14 +68,19 @@ class Engine:
         self.cost = cost
         self.config = config
         self.block_tokens = config.block_tokens
-        self.pool = BlockPool(config.total_blocks)
+        # A block of padding that the modelled system never hands out does not exist here.
+        self.pool = BlockPool(config.total_blocks - getattr(scheduler, "null_blocks", 0))
         self.host = HostPool(config.host_blocks, _host_cache_blocks(memory, config))
         self.batch = DecodeBatch(config.block_tokens)
-        self.prefix: PrefixIndex | None = None
+        self.prefix: PrefixCache | None = None
+        self.tree: PrefixIndex | None = None
+        """The prefix index if it is the shared tree, with a host tier or without."""
         self.tier: TieredIndex | None = None
         """The prefix index if it has a host tier."""
+        self.eager: EagerCache | None = None
+        """The prefix index if it follows every decision at once."""
         if config.prefix_caching:
-            self.prefix = self._index()
+            self._use(memory.index(self.pool, self.host, config.block_tokens))
         self.live: dict[Sequence, None] = {}
         """Requests submitted and not ended."""
         self.resident = 0
@@ -149,7 +155,9 @@ class Engine:
         finished = outcome.finished
         if finished:
             if len(finished) > 1:  # a backend may report them in any order
-                finished = sorted(finished, key=lambda seq: seq.request.index)
+                finished = sorted(
+                    finished, key=_index if self.eager is None else self.eager.end_order
+                )
             for seq in finished:
                 self.end(seq, "finished", None, now)
         if outcome.last:
@@ -204,6 +212,34 @@ class Engine:
             seq.node, seq.shared_blocks = None, 0
         return freed
 
+    def keep_own(self, seq: Sequence, scheduled_tokens: int) -> None:
+        """Before a preempted sequence is dropped: an eager index keeps its full private blocks.
+
+        Those count that would have been full after the step in which it was `scheduled` first. With
+        lag 1 the token that the step on the device is about to give is not known yet, and so
+        neither is the content of the block that the step completes.
+        """
+        if self.eager is None or seq.node is None:
+            return
+        running, told = self._running, seq.computed_tokens + scheduled_tokens
+        if running is not None and running.decodes and seq.last_token_step == self.batch.step - 1:
+            told -= 1
+        own = told // self.block_tokens - seq.shared_blocks
+        if 0 < own <= seq.blocks:
+            self.eager.add_own(seq.request, seq.node, own)
+
+    def publish(self, seq: Sequence, computed_tokens: int) -> int:
+        """Make the prompt blocks among so many tokens findable; returns how many that were."""
+        assert self.prefix is not None
+        stop = min(computed_tokens, seq.request.prompt_tokens) // self.block_tokens
+        keys = self.keys(seq)
+        if not keys or stop <= seq.shared_blocks:
+            return 0
+        seq.node, moved = self.prefix.insert(seq.request, keys, seq.node, stop)
+        seq.blocks -= moved
+        seq.shared_blocks += moved
+        return moved
+
     def land(self, seq: Sequence) -> None:
         """A sequence's cache is back on the device: it goes on where it stopped."""
         self.host.used -= seq.host_blocks
@@ -256,13 +292,12 @@ class Engine:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _index(self) -> PrefixIndex:
-        memory, size = self.memory, self.config.block_tokens
-        if not self.host.cache_total:
-            return PrefixIndex(self.pool, size, memory)
-        assert isinstance(memory, HostTier)
-        self.tier = TieredIndex(self.pool, self.host, size, memory, memory)
-        return self.tier
+    def _use(self, index: PrefixCache) -> None:
+        """Keep cached prefixes in this index."""
+        self.prefix = index
+        self.tree = index if isinstance(index, PrefixIndex) else None
+        self.tier = index if isinstance(index, TieredIndex) else None
+        self.eager = index if isinstance(index, EagerCache) else None
 
     def _decide(self, now: float) -> Plan | None:
         """Ask the scheduler, again while it only moved things about and left nothing to run."""
@@ -391,21 +426,11 @@ class Engine:
             seq.recomputed_tokens += min(seq.lost_tokens, seq.computed_tokens) - context
         self.recorder.computed_tokens += tokens
         if self.prefix is not None:
-            self._publish(seq)
+            self.publish(seq, seq.computed_tokens)
         if last:
             seq.output_tokens += 1
             seq.state = _DECODING
             self.batch.join(seq)
-
-    def _publish(self, seq: Sequence) -> None:
-        """Make the prompt blocks computed so far findable."""
-        assert self.prefix is not None
-        stop = min(seq.computed_tokens, seq.request.prompt_tokens) // self.block_tokens
-        keys = self.keys(seq)
-        if keys and stop > seq.shared_blocks:
-            seq.node, moved = self.prefix.insert(seq.request, keys, seq.node, stop)
-            seq.blocks -= moved
-            seq.shared_blocks += moved
 
     def _record_steps(self, plan: Plan, ends: list[float], last: bool) -> None:
         """Count and note steps whose ends are known."""
@@ -477,7 +502,7 @@ class Engine:
         """Free everything an ended sequence holds; full blocks of its text stay as cached ones."""
         if self.prefix is not None and seq.blocks and seq.computed_tokens:
             answer = seq.computed_tokens // self.block_tokens - seq.shared_blocks
-            if 0 < answer <= seq.blocks and self.keys(seq):
+            if 0 < answer <= seq.blocks and (self.eager is not None or self.keys(seq)):
                 node = seq.node
                 self.prefix.add_answer(seq.request, node, answer, now)
         self.free_blocks(seq, now)
@@ -503,7 +528,10 @@ class Engine:
 
     def _reclaim(self, wanted: int, now: float) -> None:
         assert self.prefix is not None
-        for _, blocks in self.prefix.reclaim(wanted):
+        self._note_reclaimed(self.prefix.reclaim(wanted), now)
+
+    def _note_reclaimed(self, taken: Items[tuple[object, int]], now: float) -> None:
+        for _, blocks in taken:
             self.recorder.events += 1
             if self._sink:
                 self._sink((now, "evict", "", blocks))
@@ -515,25 +543,27 @@ class Engine:
 
     def _note_changes(self, draft: Draft, now: float) -> None:
         """Count a draft's decisions on their sequences, and emit them."""
-        moved, prefix = draft.before_step or draft.background, self.prefix
+        moved, tree = draft.before_step or draft.background, self.tree
         copied = self._note_copies(draft.before_step + draft.background) if moved else {}
         for kind, seq, blocks, saved in draft.changes:
             if kind == "admit":
                 if seq.first_scheduled_s is None:
                     self._note_admission(seq, now)
                 self._emit(now, kind, seq, (blocks, seq.prefix_tokens))
-                if saved or (prefix is not None and prefix.notes_hits):
+                if saved or (tree is not None and tree.notes_hits):
                     self._note_reuse(seq, saved, now)
             elif kind in _COPIES:
                 self._emit(now, _CHANGE_KINDS[kind], seq, (copied[seq, _COPIES[kind]],))
+            elif kind == "reclaim":
+                self._note_reclaimed(saved, now)  # type: ignore[arg-type]
             elif kind in _CHANGE_KINDS:
                 self._emit(now, _CHANGE_KINDS[kind], seq, (abs(blocks),))
 
     def _note_reuse(self, seq: Sequence, loaded: tuple[object, ...], now: float) -> None:
         """A request was admitted, a part of its cached prefix maybe `loaded` from the host."""
         if seq.node is not None:
-            assert self.prefix is not None
-            self.prefix.hit(seq.request, seq.node)
+            assert self.tree is not None
+            self.tree.hit(seq.request, seq.node)
             if self.tier is not None:
                 self.tier.keep_loaded(seq.node)
         if loaded:
@@ -571,6 +601,10 @@ class Engine:
         self.recorder.events += 1
         if self._sink is not None:
             self._sink((now, kind, seq.request.request_id, *numbers))
+
+
+def _index(seq: Sequence) -> int:
+    return seq.request.index
 
 
 _ENDED: Final = State.ENDED

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 from superinfer.request import Request
-
-if TYPE_CHECKING:
-    from superinfer.memory.prefix import Node
 
 
 class State(Enum):
@@ -89,7 +86,8 @@ class Sequence:
         """Private device blocks."""
         self.shared_blocks = 0
         """Device blocks held through the prefix index, up to and including `node`."""
-        self.node: Node | None = None
+        self.node: Any = None
+        """What it holds in the prefix index, of the index's own kind; None if it holds nothing."""
         self.keys: tuple[object, ...] | None = None
         self.host_blocks = 0
         self.join_step = 0

@@ -9,7 +9,9 @@ from superinfer.engine import EngineConfig
 from superinfer.memory.base import Timing
 from superinfer.memory.leaves import Leaves
 from superinfer.memory.lru import LruMemory
-from superinfer.memory.prefix import Node
+from superinfer.memory.pool import BlockPool, HostPool
+from superinfer.memory.prefix import Node, PrefixIndex
+from superinfer.memory.tiered import TieredIndex
 
 
 def age(node: Node) -> tuple[float]:
@@ -31,6 +33,11 @@ class TieredLru(LruMemory):
 
     def __post_init__(self) -> None:
         self._host = Leaves(age, attrgetter("host_reclaimable"))
+
+    def index(self, pool: BlockPool, host: HostPool, block_tokens: int) -> PrefixIndex:
+        if not host.cache_total:
+            return PrefixIndex(pool, block_tokens, self)
+        return TieredIndex(pool, host, block_tokens, self, self)
 
     def host_cache_blocks(self, config: EngineConfig) -> int:
         return self.host_size_blocks

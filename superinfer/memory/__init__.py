@@ -7,4 +7,5 @@ MEMORY_POLICIES: dict[str, str] = {
     "lru": "superinfer.memory.lru:LruMemory",
     "retention": "superinfer.memory.retention:RetentionMemory",
     "radix": "superinfer.memory.radix:RadixMemory",
+    "vllm_v1": "superinfer.memory.vllm_v1:VllmV1Memory",
 }

@@ -27,11 +27,13 @@ from mypy_extensions import mypyc_attr
 
 from superinfer.errors import ConfigError
 from superinfer.memory.base import Timing
-from superinfer.memory.prefix import Node
+from superinfer.memory.prefix import Node, PrefixIndex
 from superinfer.memory.radix import OldestFirst, RadixMemory
+from superinfer.memory.tiered import TieredIndex
 
 if TYPE_CHECKING:
     from superinfer.engine import EngineConfig
+    from superinfer.memory.pool import BlockPool, HostPool
 
 LOAD_BACK_TOKENS = 10
 """`load_back_threshold`."""
@@ -63,6 +65,12 @@ class HiCacheMemory(RadixMemory):
         self._host_leaves = OldestFirst(attrgetter("host_reclaimable"))
         self.writes_back = self.write_policy == "write_back"
         self._requests = 2 if self.write_policy == "write_through_selective" else 1
+
+    def index(self, pool: BlockPool, host: HostPool, block_tokens: int) -> PrefixIndex:
+        """A tree whose leaves go in this order, with a tier on the host if that has room."""
+        if not host.cache_total:
+            return PrefixIndex(pool, block_tokens, self)
+        return TieredIndex(pool, host, block_tokens, self, self)
 
     def host_cache_blocks(self, config: EngineConfig) -> int:
         """So many times the device's pool."""

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal
 from mypy_extensions import mypyc_attr
 
 from superinfer.memory.base import Fate, Timing
-from superinfer.memory.prefix import Node
+from superinfer.memory.prefix import Node, PrefixIndex
 
 if TYPE_CHECKING:
     from superinfer.draft import Draft
+    from superinfer.memory.pool import BlockPool, HostPool
     from superinfer.sequence import Sequence
 
 
@@ -31,6 +32,10 @@ class LruMemory:
     name: str = field(default="lru", init=False)
     _heap: list[tuple[float, int, int, Node]] = field(default_factory=list, init=False)
     _pushed: int = field(default=0, init=False)
+
+    def index(self, pool: BlockPool, host: HostPool, block_tokens: int) -> PrefixIndex:
+        """A tree whose leaves go in this order."""
+        return PrefixIndex(pool, block_tokens, self)
 
     def unused(self, node: Node) -> None:
         """Queue `node` by the time of its last use."""

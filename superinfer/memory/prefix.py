@@ -15,7 +15,7 @@ from superinfer.memory.pool import BlockPool
 from superinfer.request import Request
 
 if TYPE_CHECKING:
-    from superinfer.memory.base import MemoryPolicy
+    from superinfer.memory.base import LeafOrder
 
 Key = object
 
@@ -113,7 +113,7 @@ class Node:
 class PrefixIndex:
     """The tree of one replica. It keeps the pool's `cached` and `referenced` counts."""
 
-    def __init__(self, pool: BlockPool, block_tokens: int, policy: MemoryPolicy) -> None:
+    def __init__(self, pool: BlockPool, block_tokens: int, policy: LeafOrder) -> None:
         self.pool = pool
         self.block_tokens = block_tokens
         self.policy = policy

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 from mypy_extensions import mypyc_attr
 
 from superinfer.memory.base import Fate, Timing
-from superinfer.memory.prefix import Node
+from superinfer.memory.prefix import Node, PrefixIndex
 
 if TYPE_CHECKING:
     from superinfer.draft import Draft
+    from superinfer.memory.pool import BlockPool, HostPool
     from superinfer.sequence import Sequence
 
 
@@ -90,6 +91,10 @@ class RadixMemory:
 
     def __post_init__(self) -> None:
         self._leaves = OldestFirst(attrgetter("reclaimable"))
+
+    def index(self, pool: BlockPool, host: HostPool, block_tokens: int) -> PrefixIndex:
+        """A tree whose leaves go in this order."""
+        return PrefixIndex(pool, block_tokens, self)
 
     def unused(self, node: Node) -> None:
         """Queue `node` by the time of its last use."""

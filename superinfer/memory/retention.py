@@ -23,12 +23,14 @@ from mypy_extensions import mypyc_attr
 from superinfer.errors import ConfigError
 from superinfer.memory.base import Fate, Timing
 from superinfer.memory.leaves import Leaves
-from superinfer.memory.prefix import Node
+from superinfer.memory.prefix import Node, PrefixIndex
+from superinfer.memory.tiered import TieredIndex
 from superinfer.request import Request
 
 if TYPE_CHECKING:
     from superinfer.draft import Draft
     from superinfer.engine import EngineConfig
+    from superinfer.memory.pool import BlockPool, HostPool
     from superinfer.sequence import Sequence
 
 DEFAULT_PRIORITY = 35
@@ -64,6 +66,12 @@ class RetentionMemory:
         _check_priority("memory.offload_min_priority", self.offload_min_priority)
         self._device = Leaves(_rank, attrgetter("reclaimable"))
         self._host = Leaves(_rank, attrgetter("host_reclaimable"))
+
+    def index(self, pool: BlockPool, host: HostPool, block_tokens: int) -> PrefixIndex:
+        """A tree whose leaves go in this order, with a tier on the host if that has room."""
+        if not host.cache_total:
+            return PrefixIndex(pool, block_tokens, self)
+        return TieredIndex(pool, host, block_tokens, self, self)
 
     # -- device ---------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ which blocks have to move and books them as copies. A copy ahead counts from its
 
 from __future__ import annotations
 
-from superinfer.memory.base import HostTier, MemoryPolicy
+from superinfer.memory.base import HostTier, LeafOrder
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Key, Node, PrefixIndex
 from superinfer.request import Request
@@ -23,7 +23,7 @@ class TieredIndex(PrefixIndex):
         pool: BlockPool,
         host: HostPool,
         block_tokens: int,
-        policy: MemoryPolicy,
+        policy: LeafOrder,
         tier: HostTier,
     ) -> None:
         super().__init__(pool, block_tokens, policy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 SCHEDULERS: dict[str, str] = {
     "vllm": "superinfer.schedulers.vllm:VllmScheduler",
+    "vllm_v1": "superinfer.schedulers.vllm_v1:VllmV1Scheduler",
     "tensorrt_llm": "superinfer.schedulers.tensorrt_llm:TensorRtLlmScheduler",
     "fcfs": "superinfer.schedulers.fcfs:FcfsScheduler",
     "priority": "superinfer.schedulers.priority:PriorityScheduler",

@@ -15,6 +15,7 @@ from superinfer.memory.hicache import HiCacheMemory
 from superinfer.memory.lru import LruMemory
 from superinfer.memory.radix import RadixMemory
 from superinfer.memory.retention import RetentionMemory
+from superinfer.memory.vllm_v1 import VllmV1Memory
 from superinfer.request import SLO, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
@@ -22,6 +23,7 @@ from superinfer.schedulers.rotating import RotatingScheduler
 from superinfer.schedulers.sglang import SglangScheduler
 from superinfer.schedulers.tensorrt_llm import TensorRtLlmScheduler
 from superinfer.schedulers.vllm import VllmScheduler
+from superinfer.schedulers.vllm_v1 import VllmV1Scheduler
 
 
 def workload(seed: int, count: int = 40) -> tuple[list[Any], list[int]]:
@@ -77,6 +79,14 @@ ARMS = {
     "vllm-chunked": lambda: (
         VllmScheduler(chunked=True, max_num_batched_tokens=16, max_num_seqs=8),
         LruMemory(),
+    ),
+    "vllm-v1": lambda: (
+        VllmV1Scheduler(max_num_batched_tokens=16, max_num_seqs=8),
+        VllmV1Memory(),
+    ),
+    "vllm-v1-priority": lambda: (
+        VllmV1Scheduler(max_num_batched_tokens=16, max_num_seqs=8, policy="priority"),
+        VllmV1Memory(),
     ),
     "fcfs": lambda: (FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8), LruMemory()),
     "fcfs-background": lambda: (

@@ -28,6 +28,7 @@ from property.test_invariants import Watch, assert_all_free, assert_each_ends_on
 from superinfer.draft import Draft
 from superinfer.engine import Engine
 from superinfer.errors import PlanError
+from superinfer.memory.vllm_v1 import BlockCache
 from superinfer.plan import Outcome
 from superinfer.sequence import Sequence, State
 
@@ -44,8 +45,11 @@ def block_refs(engine: Engine) -> dict[tuple[object, ...], tuple[object, ...]]:
     """
     if engine.prefix is None:
         return {}
+    if isinstance(engine.prefix, BlockCache):
+        return {(b.key, b.number, b.place, b.blocks): (b.refs,) for b in engine.prefix.nodes()}
+    assert engine.tree is not None
     refs: dict[tuple[object, ...], tuple[object, ...]] = {}
-    for node in engine.prefix.nodes():
+    for node in engine.tree.nodes():
         for block in range(node.start, node.stop):
             last = ((block + 1) * engine.block_tokens - 1) // node.hash_tokens
             first = ((node.start + 1) * engine.block_tokens - 1) // node.hash_tokens

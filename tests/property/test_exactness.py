@@ -33,6 +33,7 @@ from superinfer.memory.hicache import HiCacheMemory
 from superinfer.memory.lru import LruMemory
 from superinfer.memory.radix import RadixMemory
 from superinfer.memory.retention import RetentionMemory
+from superinfer.memory.vllm_v1 import VllmV1Memory
 from superinfer.metrics.columns import RequestView
 from superinfer.plan import Plan
 from superinfer.record import RunRecord
@@ -43,6 +44,7 @@ from superinfer.schedulers.rotating import RotatingScheduler
 from superinfer.schedulers.sglang import SglangScheduler
 from superinfer.schedulers.tensorrt_llm import TensorRtLlmScheduler
 from superinfer.schedulers.vllm import VllmScheduler
+from superinfer.schedulers.vllm_v1 import VllmV1Scheduler
 from superinfer.sequence import Sequence
 
 SETTINGS = settings(
@@ -106,6 +108,13 @@ def vllm(chunked: bool, preemption: Any) -> Callable[[], tuple[Any, Any]]:
     )
 
 
+def vllm_v1(memory: Callable[[], Any] = VllmV1Memory, **more: Any) -> Callable[[], tuple[Any, Any]]:
+    return lambda: (
+        VllmV1Scheduler(max_num_batched_tokens=16, max_num_seqs=8, **more),
+        memory(),
+    )
+
+
 def rotating(**switches: Any) -> Callable[[], tuple[Any, Any]]:
     """Waits are short beside those of the defaults, so that requests age."""
     return lambda: (
@@ -160,6 +169,9 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "vllm-swap": vllm(False, "swap"),
     "chunked": vllm(True, "recompute"),
     "chunked-swap": vllm(True, "swap"),
+    "vllm-v1": vllm_v1(),
+    "vllm-v1-priority": vllm_v1(policy="priority", long_prefill_token_threshold=6, watermark=0.1),
+    "vllm-v1-lru": vllm_v1(LruMemory, scheduler_reserve_full_isl=False),
     "fcfs": fcfs("recompute"),
     "fcfs-swap": fcfs("swap"),
     "fcfs-background": fcfs("swap", "background"),

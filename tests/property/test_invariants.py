@@ -26,6 +26,7 @@ from sim.driver import simulate
 from sim.oracle import Oracle
 from superinfer.engine import Engine
 from superinfer.memory.prefix import Node
+from superinfer.memory.vllm_v1 import Block, BlockCache
 from superinfer.plan import Outcome, Plan
 from superinfer.sequence import Sequence, State
 
@@ -51,8 +52,14 @@ def private(engine: Engine, seq: Sequence) -> int:
     return seq.blocks
 
 
-def nodes_of(engine: Engine) -> list[Node]:
-    return list(engine.prefix.nodes()) if engine.prefix is not None else []
+def nodes_of(engine: Engine) -> list[Node | Block]:
+    if isinstance(engine.prefix, BlockCache):
+        return list(engine.prefix.nodes())
+    return list(engine.tree.nodes()) if engine.tree is not None else []
+
+
+def on_device(node: Node | Block) -> bool:
+    return isinstance(node, Block) or node.on_device
 
 
 def holders(engine: Engine) -> list[Sequence]:
@@ -121,30 +128,35 @@ class Watch:
         held = sum(private(engine, seq) for seq in holders(engine))
         locked = sum(node.blocks for node in nodes if node.refs)
         assert pool.referenced == held + locked + taken
-        assert pool.cached == sum(n.blocks for n in nodes if n.on_device and not n.refs)
+        assert pool.cached == sum(n.blocks for n in nodes if on_device(n) and not n.refs)
         assert pool.referenced + pool.cached <= pool.total
         assert pool.referenced <= pool.peak_referenced
         assert pool.referenced + pool.cached <= pool.peak_used
         assert engine.host.used == sum(seq.host_blocks for seq in holders(engine))
         assert engine.host.used <= engine.host.total
-        assert engine.host.cached == sum(node.blocks for node in nodes if node.on_host)
+        copies = [node for node in nodes if isinstance(node, Node) and node.on_host]
+        assert engine.host.cached == sum(node.blocks for node in copies)
         assert engine.host.cached <= engine.host.cache_total
 
     def check_prefix(self) -> None:
         """References are the sequences whose path goes through a node; edges join up."""
+        if isinstance(self.engine.prefix, BlockCache):
+            self.check_blocks(self.engine.prefix)
+            return
         passing = Counter(
             node for seq in holders(self.engine) if seq.node for node in seq.node.path()
         )
-        for node in nodes_of(self.engine):
+        tree = self.engine.tree
+        for node in tree.nodes() if tree is not None else ():
             assert node.refs == passing[node]
             assert node.stop > node.start
             assert node.parent is not None and node.parent.stop == node.start
             self.check_place(node)
         for seq in holders(self.engine):
             assert seq.shared_blocks == (seq.node.stop if seq.node else 0)
-        if self.engine.prefix is not None:
+        if tree is not None:
             again = sum((node.refs - 1) * node.blocks for node in passing)
-            assert self.engine.prefix.shared_again == again
+            assert tree.shared_again == again
 
     def check_place(self, node: Node) -> None:
         """A node is somewhere; on the device only below one that is there, too."""
@@ -156,6 +168,19 @@ class Watch:
         assert not node.loading or node in loading
         if self.engine.tier is None:
             assert node.on_device and not (node.on_host or node.loading)
+
+    def check_blocks(self, cache: BlockCache) -> None:
+        """References are the sequences that hold a block; each content is held once by each."""
+        tables = [seq.node for seq in holders(self.engine) if seq.node]
+        holding = Counter(block for table in tables for block in table.blocks)
+        assert cache.shared_again == sum(holding.values()) - len(holding)
+        for block in cache.nodes():
+            assert block.refs == holding.pop(block, 0)
+            assert block.blocks == 1 or block.key is None
+            assert bool(block.place) != bool(block.refs)
+        assert not holding
+        for seq in holders(self.engine):
+            assert seq.shared_blocks == (seq.node.stop if seq.node else 0)
 
     def check_batch(self) -> None:
         engine, batch = self.engine, self.engine.batch
@@ -188,7 +213,10 @@ class Watch:
         elif state in (State.WAITING, State.ENDED):
             assert (device, seq.host_blocks, seq.node) == (0, 0, None)
         elif state in ON_DEVICE:
-            assert (device, seq.host_blocks) == (max(need, whole), 0)
+            # vLLM V1 takes blocks chunk by chunk.
+            chunkwise = state is State.PREFILLING and self.engine.scheduler.name == "vllm_v1"
+            assert (need if chunkwise else max(need, whole)) <= device <= max(need, whole)
+            assert seq.host_blocks == 0
         else:
             assert state is State.SWAPPED
             assert (device, seq.host_blocks, seq.node) == (0, need, None)

@@ -1,0 +1,47 @@
+"""The queue of waiting requests in vLLM's V1 engine (`vllm/v1/core/sched/request_queue.py`)."""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+
+from superinfer.sequence import Sequence
+
+
+class WaitingQueue:
+    """First come, first served, or by `Sequence.rank`."""
+
+    __slots__ = ("_heap", "_members", "_ranked")
+
+    def __init__(self, ranked: bool) -> None:
+        self._ranked = ranked
+        self._members: OrderedDict[Sequence, None] = OrderedDict()
+        self._heap: list[tuple[tuple[float, ...], int, Sequence]] = []
+        """Those that left are passed over."""
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def add(self, seq: Sequence) -> None:
+        """A new request."""
+        self._members[seq] = None
+        if self._ranked:
+            heapq.heappush(self._heap, (seq.rank, id(seq), seq))
+
+    def put_back(self, seq: Sequence) -> None:
+        """A preempted request: it comes first, or by rank."""
+        self.add(seq)
+        self._members.move_to_end(seq, last=False)
+
+    def discard(self, seq: Sequence) -> None:
+        """Remove if present."""
+        self._members.pop(seq, None)
+
+    def head(self) -> Sequence | None:
+        """Whose turn it is."""
+        if not self._ranked:
+            return next(iter(self._members), None)
+        heap = self._heap
+        while heap and heap[0][2] not in self._members:
+            heapq.heappop(heap)
+        return heap[0][2] if heap else None

@@ -306,8 +306,8 @@ class BlockCache:
 class VllmV1Memory:
     """The memory policy that belongs to the scheduler `vllm_v1`: victims are computed again."""
 
-    name: str = field(default="vllm_v1", init=False)
-    swap_in_timing: Timing = field(default="before_step", init=False)
+    name: str = field(default_factory=lambda: "vllm_v1", init=False)
+    swap_in_timing: Timing = field(default_factory=lambda: "before_step", init=False)
 
     def index(self, pool: BlockPool, host: HostPool, block_tokens: int) -> BlockCache:
         """The prefix cache described above."""

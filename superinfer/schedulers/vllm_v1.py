@@ -78,10 +78,10 @@ class VllmV1Scheduler:
     """Off: a request comes in as soon as its first chunk fits."""
     watermark: float = 0.0
     """Share of the blocks that admission leaves free while others run."""
-    name: str = field(default="vllm_v1", init=False)
-    block_tokens: int = field(default=16, init=False)
-    copies_per_block: int = field(default=1, init=False)
-    null_blocks: int = field(default=1, init=False)
+    name: str = field(default_factory=lambda: "vllm_v1", init=False)
+    block_tokens: int = field(default_factory=lambda: 16, init=False)
+    copies_per_block: int = field(default_factory=lambda: 1, init=False)
+    null_blocks: int = field(default_factory=lambda: 1, init=False)
     """Blocks of the pool that hold nothing."""
 
     waiting: WaitingQueue = field(init=False)
@@ -93,7 +93,7 @@ class VllmV1Scheduler:
     _limits: list[tuple[int, int, Sequence]] = field(default_factory=list, init=False)
     """A heap: at which step of the batch a member has all the tokens that it may get."""
     _machine: Machine = field(init=False)
-    _watermark_blocks: int = field(default=0, init=False)
+    _watermark_blocks: int = field(default_factory=int, init=False)
 
     # -- protocol -------------------------------------------------------------------------------
 

@@ -117,14 +117,15 @@ def measure(case: str, trace: Path, requests: int, options: list[str]) -> Measur
 
 def cases(requests: int, folder: Path) -> Iterator[tuple[str, Path, int, list[str]]]:
     """Name, trace, number of requests and options of every case."""
-    standard, small = folder / "standard.jsonl", folder / "thousand.jsonl"
+    standard, tenth, small = (folder / f"{name}.jsonl" for name in ("whole", "tenth", "thousand"))
     write_standard_workload(standard, requests)
+    write_standard_workload(tenth, requests // 10)
     write_standard_workload(small, 1000)
     yield "standard, 1,000 requests, vllm", small, 1000, ["--scheduler", "vllm"]
     for scheduler in SCHEDULERS:
         yield f"standard, {scheduler}", standard, requests, ["--scheduler", scheduler]
     for scheduler in RIVALS:
-        yield f"standard, {scheduler}", standard, requests, ["--scheduler", scheduler]
+        yield f"standard, {scheduler}", tenth, requests // 10, ["--scheduler", scheduler]
     prefill_first = ["--scheduler", "vllm", "--set", "scheduler.chunked=false"]
     yield "standard, vllm prefill-first", standard, requests, prefill_first
     mooncake = _data_dir() / "traces" / "mooncake" / "conversation_trace.jsonl.gz"

@@ -7,6 +7,7 @@ that moment; the scaled figure is requests per CPU second if there were 800,000 
 
 The standard workload: Poisson arrivals at 8 requests/s, 512 prompt and 192 output tokens,
 Llama-3.1-8B on one A100-80G. `--million` adds the marginal cost of a request in a run of a million.
+`make bench` compiles the core first; with SUPERINFER_INTERPRETED=1 its sources are measured.
 How long a scheduler takes to decide is measured inside one process (`experiments.decisions`).
 """
 
@@ -28,10 +29,13 @@ from typing import Any
 
 import numpy as np
 
+import superinfer
 from experiments.decisions import decision_times
+from superinfer.schedulers import SCHEDULERS as REGISTERED
 
 REFERENCE_TIMEOUTS_PER_S = 800_000
 SCHEDULERS = ("vllm", "fcfs", "priority", "rotating")
+RIVALS = tuple(name for name in REGISTERED if name not in SCHEDULERS)
 MILLION = 1_000_000
 RATE_PER_S, PROMPT_TOKENS, OUTPUT_TOKENS = 8.0, 512, 192
 
@@ -113,12 +117,15 @@ def measure(case: str, trace: Path, requests: int, options: list[str]) -> Measur
 
 def cases(requests: int, folder: Path) -> Iterator[tuple[str, Path, int, list[str]]]:
     """Name, trace, number of requests and options of every case."""
-    standard, small = folder / "standard.jsonl", folder / "thousand.jsonl"
+    standard, tenth, small = (folder / f"{name}.jsonl" for name in ("whole", "tenth", "thousand"))
     write_standard_workload(standard, requests)
+    write_standard_workload(tenth, requests // 10)
     write_standard_workload(small, 1000)
     yield "standard, 1,000 requests, vllm", small, 1000, ["--scheduler", "vllm"]
     for scheduler in SCHEDULERS:
         yield f"standard, {scheduler}", standard, requests, ["--scheduler", scheduler]
+    for scheduler in RIVALS:
+        yield f"standard, {scheduler}", tenth, requests // 10, ["--scheduler", scheduler]
     prefill_first = ["--scheduler", "vllm", "--set", "scheduler.chunked=false"]
     yield "standard, vllm prefill-first", standard, requests, prefill_first
     mooncake = _data_dir() / "traces" / "mooncake" / "conversation_trace.jsonl.gz"
@@ -168,6 +175,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "simpy": version("simpy"),
         "numpy": version("numpy"),
+        "core": "compiled" if superinfer.COMPILED else "interpreted",
     }
 
 

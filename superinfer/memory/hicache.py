@@ -49,13 +49,13 @@ class HiCacheMemory(RadixMemory):
     write_policy: Literal["write_through_selective", "write_through", "write_back"] = (
         "write_through_selective"
     )
-    name: str = field(default="hicache", init=False)
-    exclusive: bool = field(default=False, init=False)
-    writes_back: bool = field(default=False, init=False)
-    load_min_tokens: int = field(default=LOAD_BACK_TOKENS, init=False)
-    load_timing: Timing = field(default="before_step", init=False)
+    name: str = field(default_factory=lambda: "hicache", init=False)
+    exclusive: bool = field(default_factory=bool, init=False)
+    writes_back: bool = field(default_factory=bool, init=False)
+    load_min_tokens: int = field(default_factory=lambda: LOAD_BACK_TOKENS, init=False)
+    load_timing: Timing = field(default_factory=lambda: "before_step", init=False)
     _host_leaves: OldestFirst = field(init=False, repr=False)
-    _requests: int = field(default=1, init=False)
+    _requests: int = field(default_factory=lambda: 1, init=False)
     """Requests that have to use a node before it is copied."""
 
     def __post_init__(self) -> None:

@@ -29,9 +29,9 @@ class LruMemory:
     preemption: Literal["recompute", "swap", "cheaper"] = "recompute"
     """Fate of a victim's cache; `cheaper` compares predicted seconds of both ways."""
     swap_in_timing: Timing = "before_step"
-    name: str = field(default="lru", init=False)
+    name: str = field(default_factory=lambda: "lru", init=False)
     _heap: list[tuple[float, int, int, Node]] = field(default_factory=list, init=False)
-    _pushed: int = field(default=0, init=False)
+    _pushed: int = field(default_factory=int, init=False)
 
     def index(self, pool: BlockPool, host: HostPool, block_tokens: int) -> PrefixIndex:
         """A tree whose leaves go in this order."""

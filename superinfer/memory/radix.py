@@ -84,9 +84,9 @@ class OldestFirst:
 class RadixMemory:
     """Oldest leaf first, leaf by leaf; victims of a retraction are computed again."""
 
-    name: str = field(default="radix", init=False)
-    swap_in_timing: Timing = field(default="before_step", init=False)
-    whole_edges: bool = field(default=True, init=False)
+    name: str = field(default_factory=lambda: "radix", init=False)
+    swap_in_timing: Timing = field(default_factory=lambda: "before_step", init=False)
+    whole_edges: bool = field(default_factory=lambda: True, init=False)
     _leaves: OldestFirst = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

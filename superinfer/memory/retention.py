@@ -50,12 +50,12 @@ class RetentionMemory:
     """Host memory for blocks that left the device, per GPU; 0 drops them."""
     offload_min_priority: int = 30
     """Lowest priority that goes to the host: 30 in the source, 35 in the documentation."""
-    name: str = field(default="retention", init=False)
-    swap_in_timing: Timing = field(default="before_step", init=False)
-    exclusive: bool = field(default=True, init=False)
-    writes_back: bool = field(default=True, init=False)
-    load_min_tokens: int = field(default=0, init=False)
-    load_timing: Timing = field(default="before_step", init=False)
+    name: str = field(default_factory=lambda: "retention", init=False)
+    swap_in_timing: Timing = field(default_factory=lambda: "before_step", init=False)
+    exclusive: bool = field(default_factory=lambda: True, init=False)
+    writes_back: bool = field(default_factory=lambda: True, init=False)
+    load_min_tokens: int = field(default_factory=int, init=False)
+    load_timing: Timing = field(default_factory=lambda: "before_step", init=False)
     _device: Leaves = field(init=False, repr=False)
     _host: Leaves = field(init=False, repr=False)
 

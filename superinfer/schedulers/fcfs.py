@@ -29,9 +29,9 @@ class FcfsScheduler:
     max_num_seqs: int = 256
     watermark: float = 0.01
     """Share of the blocks that admission leaves free."""
-    name: str = field(default="fcfs", init=False)
-    block_tokens: int = field(default=32, init=False)
-    copies_per_block: int = field(default=1, init=False)
+    name: str = field(default_factory=lambda: "fcfs", init=False)
+    block_tokens: int = field(default_factory=lambda: 32, init=False)
+    copies_per_block: int = field(default_factory=lambda: 1, init=False)
 
     waiting: RankedQueue = field(init=False)
     swapped: RankedQueue = field(init=False)
@@ -39,7 +39,7 @@ class FcfsScheduler:
     """Resident sequences and those on their way in."""
     prefilling: RankedList = field(default_factory=RankedList, init=False)
     machine: Machine = field(init=False)
-    _keep_free: int = field(default=0, init=False)
+    _keep_free: int = field(default_factory=int, init=False)
 
     def __post_init__(self) -> None:
         self.waiting = RankedQueue(State.WAITING)

@@ -29,7 +29,7 @@ class PriorityScheduler(FcfsScheduler):
     """Share of the tightest TPOT target that a step may take."""
     step_cap_ms: float = 0.0
     """Step-time cap when no running request has a TPOT target; 0 = none."""
-    name: str = field(default="priority", init=False)
+    name: str = field(default_factory=lambda: "priority", init=False)
     _paces_s: list[float] = field(default_factory=list, init=False)
     """TPOT targets of the running requests, sorted."""
     _sizer: ChunkSizer = field(init=False, repr=False)

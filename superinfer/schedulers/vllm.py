@@ -91,26 +91,26 @@ class VllmScheduler:
     watermark: float = 0.01
     """Share of the blocks that admission and swap-in leave free."""
     preemption: Literal["recompute", "swap"] = "recompute"
-    name: str = field(default="vllm", init=False)
-    block_tokens: int = field(default=16, init=False)
-    copies_per_block: int = field(default=2, init=False)
+    name: str = field(default_factory=lambda: "vllm", init=False)
+    block_tokens: int = field(default_factory=lambda: 16, init=False)
+    copies_per_block: int = field(default_factory=lambda: 2, init=False)
 
     waiting: deque[Sequence] = field(default_factory=deque, init=False)
     running: OrderedDict[Sequence, None] = field(default_factory=OrderedDict, init=False)
     """Resident sequences in the order of service; the last is the first victim."""
     swapped: deque[Sequence] = field(default_factory=deque, init=False)
-    _front: Sequence | None = field(default=None, init=False)
+    _front: Sequence | None = field(default_factory=lambda: None, init=False)
     """An unfinished prefill near the front of `running` (admitted by the last iteration)."""
     _back: list[Sequence] = field(default_factory=list, init=False)
     """Unfinished prefills at the end of `running`."""
     _parked: list[Sequence] = field(default_factory=list, init=False)
-    _irregular: bool = field(default=False, init=False)
+    _irregular: bool = field(default_factory=bool, init=False)
     """True after an iteration that skipped a prefill: `_front` and `_back` do not hold."""
     _machine: Machine = field(init=False)
-    _budget_tokens: int = field(default=0, init=False)
-    _prompt_limit: int = field(default=0, init=False)
-    _keep_free: int = field(default=0, init=False)
-    _longest_prompt: int = field(default=0, init=False)
+    _budget_tokens: int = field(default_factory=int, init=False)
+    _prompt_limit: int = field(default_factory=int, init=False)
+    _keep_free: int = field(default_factory=int, init=False)
+    _longest_prompt: int = field(default_factory=int, init=False)
     """Tokens that can ever be admitted at once."""
 
     # -- protocol -------------------------------------------------------------------------------

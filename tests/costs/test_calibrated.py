@@ -229,3 +229,21 @@ def test_import_takes_no_heavy_library() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.interpreted
+def test_remembered_steps_are_those_of_a_fresh_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of one chunk are remembered, forgotten when there are too many, and never mixed up."""
+    monkeypatch.setattr("superinfer.costs.step.MOST_SINGLE_CHUNKS", 8)
+    remembering = build_cost("llama-3.1-8b", "a100-80g", 1, "calibrated")
+    steps = [
+        (tokens, before, decodes)
+        for tokens in (1, 512)
+        for before in (0, 512, 2048)
+        for decodes in (0, 1, 64)
+    ]
+    for tokens, before, decodes in [*steps, *reversed(steps), *steps]:
+        work = ([Chunk(tokens, before)], decodes, 700 * decodes)
+        fresh = build_cost("llama-3.1-8b", "a100-80g", 1, "calibrated")
+        assert remembering.step_s(*work) == fresh.step_s(*work)
+        assert len(remembering._single_cache) <= 8

@@ -31,12 +31,12 @@ from superinfer.sequence import Sequence, State
 class RotatingScheduler(Settings):
     """Time slices by slack: docs/scheduler.md tells how the parts work together."""
 
-    name: str = field(default="rotating", init=False)
-    block_tokens: int = field(default=32, init=False)
-    copies_per_block: int = field(default=1, init=False)
+    name: str = field(default_factory=lambda: "rotating", init=False)
+    block_tokens: int = field(default_factory=lambda: 32, init=False)
+    copies_per_block: int = field(default_factory=lambda: 1, init=False)
     counters: Counters = field(default_factory=Counters, init=False)
 
-    _true_length: TrueLength | None = field(default=None, init=False, repr=False)
+    _true_length: TrueLength | None = field(default_factory=lambda: None, init=False, repr=False)
     _jobs: dict[Sequence, Job] = field(default_factory=dict, init=False, repr=False)
     _arrived: list[Job] = field(default_factory=list, init=False, repr=False)
     """To be queued at the next decision."""
@@ -51,9 +51,9 @@ class RotatingScheduler(Settings):
     _rotation: Rotation = field(init=False, repr=False)
     _entrance: Entrance = field(init=False, repr=False)
     _urgency: Urgency = field(init=False, repr=False)
-    _version: int = field(default=0, init=False)
+    _version: int = field(default_factory=int, init=False)
     """`OnDevice.version` at the last decision."""
-    _changed: bool = field(default=False, init=False)
+    _changed: bool = field(default_factory=bool, init=False)
     """True if somebody came or went since the decision before."""
 
     # -- protocol -------------------------------------------------------------------------------

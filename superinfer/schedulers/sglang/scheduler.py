@@ -77,37 +77,37 @@ class SglangScheduler:
     """v0.3.2: clients stream, which ends rounds of decode steps."""
     stream_interval: int = 8
     """v0.3.2: decode steps between two sends of tokens."""
-    name: str = field(default="sglang", init=False)
-    block_tokens: int = field(default=1, init=False)
-    copies_per_block: int = field(default=0, init=False)
+    name: str = field(default_factory=lambda: "sglang", init=False)
+    block_tokens: int = field(default_factory=lambda: 1, init=False)
+    copies_per_block: int = field(default_factory=int, init=False)
     """A copy collects its tokens first: what it costs to set up does not grow with them."""
 
     waiting: list[Sequence] = field(default_factory=list, init=False)
-    chunked: Sequence | None = field(default=None, init=False)
+    chunked: Sequence | None = field(default_factory=lambda: None, init=False)
     """The one whose prompt is partly computed."""
-    full: bool = field(default=False, init=False)
+    full: bool = field(default_factory=bool, init=False)
     """True while no prefill is tried, since the running batch takes all memory or places."""
     _arrived: list[Sequence] = field(default_factory=list, init=False)
     _prefilled: list[Sequence] = field(default_factory=list, init=False)
     """The prompts that the latest prefill batch completes."""
-    _mixed: bool = field(default=False, init=False)
+    _mixed: bool = field(default_factory=bool, init=False)
     """True if the running requests were in that batch."""
     _finished: list[Sequence] = field(default_factory=list, init=False)
     """Ended requests that are still in the running batch."""
-    _just_finished: bool = field(default=False, init=False)
-    _gone: bool = field(default=False, init=False)
+    _just_finished: bool = field(default_factory=bool, init=False)
+    _gone: bool = field(default_factory=bool, init=False)
     """True if a request may have ended in the waiting queue."""
-    _mixed_steps: int = field(default=0, init=False)
-    _front: int = field(default=0, init=False)
-    _back: int = field(default=0, init=False)
+    _mixed_steps: int = field(default_factory=int, init=False)
+    _front: int = field(default_factory=int, init=False)
+    _back: int = field(default_factory=int, init=False)
     """Places taken so far at both ends of the running batch."""
     _rules: Rules = field(init=False)
     _ratio: NewTokenRatio = field(init=False)
     _reserve: Reserve = field(init=False)
-    _rounds: Rounds | None = field(default=None, init=False)
+    _rounds: Rounds | None = field(default_factory=lambda: None, init=False)
     _machine: Machine = field(init=False)
-    _places: int = field(default=0, init=False)
-    _longest_tokens: int = field(default=0, init=False)
+    _places: int = field(default_factory=int, init=False)
+    _longest_tokens: int = field(default_factory=int, init=False)
     """Longest prompt plus answer."""
 
     # -- protocol -------------------------------------------------------------------------------

@@ -41,9 +41,9 @@ class TensorRtLlmScheduler:
     free_gpu_memory_fraction: float = 0.9
     """Share for KV blocks of the device memory that weights and activations leave free; it stands
     in place of `run.gpu_memory_utilization`."""
-    name: str = field(default="tensorrt_llm", init=False)
-    block_tokens: int = field(default=32, init=False)
-    copies_per_block: int = field(default=1, init=False)
+    name: str = field(default_factory=lambda: "tensorrt_llm", init=False)
+    block_tokens: int = field(default_factory=lambda: 32, init=False)
+    copies_per_block: int = field(default_factory=lambda: 1, init=False)
     """Blocks of all layers lie together in one pool."""
 
     queues: Queues = field(default_factory=Queues, init=False)
@@ -52,8 +52,8 @@ class TensorRtLlmScheduler:
     _parked: list[Sequence] = field(default_factory=list, init=False)
     """Generating requests that got no token in the latest step."""
     _capacity: Capacity = field(init=False)
-    _max_input_len: int = field(default=0, init=False)
-    _unit: int = field(default=0, init=False)
+    _max_input_len: int = field(default_factory=int, init=False)
+    _unit: int = field(default_factory=int, init=False)
     """Chunks end at multiples of it: the block size."""
 
     def __post_init__(self) -> None:

@@ -1,17 +1,18 @@
 """`edf`: earliest deadline first, with chunked prefill at a fixed token budget.
 
-The classic order of real-time systems (Liu and Layland, JACM 20(1), 1973) over the stall-free batches
-of Sarathi-Serve (arXiv 2403.02310, section 4). Niyama (arXiv 2503.22562) uses the same pair as a
-baseline. A request is due when its first token is, or where no first token is promised when its
-answer is; who is promised nothing comes last, in order of arrival.
+The classic order of real-time systems (Liu and Layland, JACM 20(1), 1973) over the stall-free
+batches of Sarathi-Serve (arXiv 2403.02310, section 4). Niyama (arXiv 2503.22562) uses the same
+pair as a baseline. A request is due when its first token is, or where no first token is promised
+when its answer is; who is promised nothing comes last, in order of arrival.
 
 Memory: one who does not fit takes the place of running requests with later deadlines, the latest
-first, as the classic rule wants; `preempts = false` lets it wait. The same ones give way when the
-decodes need blocks that are not there. What becomes of their caches is the memory policy's choice.
+first, as the classic rule wants; `preempts = false` lets it wait. The same ones give way when
+the decodes need blocks that are not there. What becomes of their caches is the memory policy's
+choice.
 
-Left out: the deadlines of later tokens (a stream keeps the deadline of its first token and is only
-slowed by chunks), any test whether a deadline can still be met, and chunks sized by pace. Under
-overload that makes every request late in turn, the known weakness of this order.
+Left out: the deadlines of later tokens (a stream keeps the deadline of its first token and is
+only slowed by chunks), any test whether a deadline can still be met, and chunks sized by pace.
+Under overload that makes every request late in turn, the known weakness of this order.
 """
 
 from __future__ import annotations

@@ -120,6 +120,10 @@ class RankedList:
             return True
         return False
 
+    def first(self) -> Sequence:
+        """The one with the lowest rank: whose turn it is."""
+        return self._items[0]
+
     def last(self) -> Sequence:
         """The one with the highest rank: the first victim."""
         return self._items[-1]

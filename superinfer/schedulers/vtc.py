@@ -1,25 +1,27 @@
 """`vtc`: the least-served tenant first, by Virtual Token Counters.
 
 Source: Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024, arXiv 2401.00588),
-algorithm 2, and its artifact (Ying1123/VTC-artifact, slora/server/router/vtc_req_queue.py @14c19b70).
-A tenant's counter grows by 1 per prompt token when a request is admitted and by 2 per output token
-(the artifact's `input_price` and `output_price`). While there is room, the next request is the oldest
-of the waiting tenant with the lowest counter: work-conserving, no tenant is held back for another
-that has nothing to run. A tenant that had nothing waiting is lifted when it returns: to the lowest
-counter of those that wait or, where nobody does, to that of the tenant whose queue emptied last, so
-that idle time earns no credit. (The artifact leaves out the second rule; the paper has it.)
+algorithm 2, and its artifact (Ying1123/VTC-artifact, slora/server/router/vtc_req_queue.py
+@14c19b70). A tenant's counter grows by 1 per prompt token when a request is admitted and by 2
+per output token (the artifact's `input_price` and `output_price`). While there is room, the next
+request is the oldest of the waiting tenant with the lowest counter: work-conserving, no tenant
+is held back for another that has nothing to run. A tenant that had nothing waiting is lifted
+when it returns: to the lowest counter of those that wait or, where nobody does, to that of the
+tenant whose queue emptied last, so that idle time earns no credit. (The artifact leaves out the
+second rule; the paper has it.)
 
-Memory: the artifact admits only what fits if every running answer grows to its declared limit, and so
-never preempts. With the declared lengths known, the largest need is at one of the ends to come:
-order the requests by tokens left, longest first; then it is the largest sum of the first i lengths
-plus i times the i-th rest. Here each request may waste part of a block on top of it. A request that
-would not fit even alone is let in once it is alone. `reserve_declared = false` admits by the blocks of
-the prompt alone, like `fcfs`; then the latest arrival gives way, as the memory policy says.
+Memory: the artifact admits only what fits if every running answer grows to its declared limit,
+and so never preempts. With the declared lengths known, the largest need is at one of the ends to
+come: order the requests by tokens left, longest first; then it is the largest sum of the first i
+lengths plus i times the i-th rest. Here each request may waste part of a block on top of it. A
+request that would not fit even alone is let in once it is alone. `reserve_declared = false`
+admits by the blocks of the prompt alone, like `fcfs`; then the latest arrival gives way, as the
+memory policy says.
 
-Left out: tenant weights (all are equal), counters by profiled cost and by predicted lengths, adapters
-of S-LoRA, and its prefill steps for which decodes wait: prefill runs in chunks beside the decodes, as
-in `fcfs`. While the request whose turn it is does not fit, nobody else is tried before somebody
-arrives, ends or moves.
+Left out: tenant weights (all are equal), counters by profiled cost and by predicted lengths,
+adapters of S-LoRA, and its prefill steps for which decodes wait: prefill runs in chunks beside
+the decodes, as in `fcfs`. While the request whose turn it is does not fit, nobody else is tried
+before somebody arrives, ends or moves.
 """
 
 from __future__ import annotations
@@ -245,9 +247,9 @@ class VtcScheduler(TrackingScheduler):
             self._stale = False
 
     def _fit(self, draft: Draft, seq: Sequence) -> bool:
-        if self.reserve_declared and seq.state is State.WAITING and self.running:
-            if self._declared_peak(draft, seq) > self._capacity_tokens(draft):
-                return False
+        reserves = self.reserve_declared and seq.state is State.WAITING and len(self.running) > 0
+        if reserves and self._declared_peak(draft, seq) > self._capacity_tokens(draft):
+            return False
         return FcfsScheduler._fit(self, draft, seq)
 
     def _capacity_tokens(self, draft: Draft) -> int:
@@ -259,10 +261,9 @@ class VtcScheduler(TrackingScheduler):
         """Most tokens that the running ones and `seq` hold at a time if all go to their limits."""
         sizes = [(self._left(draft, one), self._held(draft, one)) for one in [*self.running, seq]]
         sizes.sort(reverse=True)
-        peak = held = together = 0
-        for left, tokens in sizes:
+        peak = held = 0
+        for together, (left, tokens) in enumerate(sizes, 1):
             held += tokens
-            together += 1
             peak = max(peak, held + together * left)
         return peak
 

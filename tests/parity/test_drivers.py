@@ -12,10 +12,15 @@ from sim.driver import simulate
 from sim.oracle import Oracle
 from superinfer.memory.lru import LruMemory
 from superinfer.request import SLO, SLOClass
+from superinfer.schedulers.andes import AndesScheduler
+from superinfer.schedulers.edf import EdfScheduler
+from superinfer.schedulers.fastserve import FastServeScheduler
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
+from superinfer.schedulers.qoserve import QoServeScheduler
 from superinfer.schedulers.rotating import RotatingScheduler
 from superinfer.schedulers.vllm import VllmScheduler
+from superinfer.schedulers.vtc import VtcScheduler
 
 
 def workload(seed: int, count: int = 40) -> tuple[list[Any], list[int]]:
@@ -79,6 +84,21 @@ ARMS = {
     "priority": lambda: (
         PriorityScheduler(max_num_batched_tokens=64, max_num_seqs=8),
         LruMemory("cheaper"),
+    ),
+    "edf": lambda: (EdfScheduler(max_num_batched_tokens=16, max_num_seqs=8), LruMemory("swap")),
+    "vtc": lambda: (VtcScheduler(max_num_batched_tokens=16, max_num_seqs=8), LruMemory()),
+    "vtc-optimistic": lambda: (
+        VtcScheduler(max_num_batched_tokens=16, max_num_seqs=8, reserve_declared=False),
+        LruMemory("swap", "background"),
+    ),
+    "qoserve": lambda: (QoServeScheduler(max_num_seqs=8), LruMemory()),
+    "fastserve": lambda: (
+        FastServeScheduler(max_num_batched_tokens=16, max_num_seqs=4, base_quantum_ms=2000.0),
+        LruMemory(),
+    ),
+    "andes": lambda: (
+        AndesScheduler(max_num_batched_tokens=64, max_num_seqs=8, pressure=0.5),
+        LruMemory(),
     ),
     "rotating": lambda: (
         RotatingScheduler(

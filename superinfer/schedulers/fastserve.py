@@ -281,18 +281,28 @@ class FastServeScheduler(FcfsScheduler):
 
     def _take_in(self, draft: Draft, seq: Sequence) -> bool:
         """Run the head of the queues, in place of one of a lower level if need be."""
-        if len(self.running) >= self.max_num_seqs:
-            loser = self._loser(seq)
-            if loser is None:
-                return False
-            mark = draft.mark()
-            self._park(draft, loser)
-            if self._take_in_place(draft, seq):
-                return True
-            if loser.state is State.PARKED and draft.mark()[0] == mark[0] + 1:
-                self._unpark(draft, loser)
+        if len(self.running) < self.max_num_seqs or self._hopeless(draft, seq):
+            return self._take_in_place(draft, seq)
+        loser = self._loser(seq)
+        return loser is not None and self._replace(draft, loser, seq)
+
+    def _replace(self, draft: Draft, loser: Sequence, seq: Sequence) -> bool:
+        """Let `seq` run in place of `loser`, which stays where it is if that cannot be."""
+        mark = draft.mark()
+        self._remove(loser)
+        draft.park(loser)
+        self._parked_seqs[loser] = None
+        taken = self._take_in_place(draft, seq)
+        if loser.state is not State.PARKED:
+            return taken  # moved out to make room
+        if not taken and draft.mark()[0] == mark[0] + 1:
+            draft.rollback(mark)
+            del self._parked_seqs[loser]
+            self.running.add(loser)
             return False
-        return self._take_in_place(draft, seq)
+        self._stop(loser)
+        self.parked.push(loser)
+        return taken
 
     def _take_in_place(self, draft: Draft, seq: Sequence) -> bool:
         if seq.state is not State.PARKED:
@@ -318,13 +328,6 @@ class FastServeScheduler(FcfsScheduler):
             if other.state is State.DECODING:
                 return other
         return None
-
-    def _park(self, draft: Draft, seq: Sequence) -> None:
-        self._remove(seq)
-        draft.park(seq)
-        self._stop(seq)
-        self._parked_seqs[seq] = None
-        self.parked.push(seq)
 
     def _unpark(self, draft: Draft, seq: Sequence) -> None:
         draft.unpark(seq)

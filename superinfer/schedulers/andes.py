@@ -159,7 +159,7 @@ class AndesScheduler(FcfsScheduler):
         if draft.chunks:
             self._prefill_steps += 1
         elif draft.batch.size:
-            draft.decode(self._steps(draft) if not (disturbed or draft.changes) else 1)
+            draft.decode(self.steps(draft) if not (disturbed or draft.changes) else 1)
 
     def ended(self, seq: Sequence) -> None:
         """Forget it."""
@@ -182,7 +182,7 @@ class AndesScheduler(FcfsScheduler):
     def _somebody_waits(self) -> bool:
         return self.waiting.head() is not None or self.swapped.head() is not None
 
-    def _steps(self, draft: Draft) -> int:
+    def steps(self, draft: Draft) -> int:
         """Steps until the next knapsack, which no one needs unless somebody waits."""
         if not self._somebody_waits:
             return MAX_STEPS

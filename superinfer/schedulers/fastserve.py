@@ -38,7 +38,7 @@ from typing import Final
 from mypy_extensions import mypyc_attr
 
 from superinfer.costs.base import Chunk
-from superinfer.draft import Draft
+from superinfer.draft import MAX_STEPS, Draft
 from superinfer.errors import ConfigError
 from superinfer.memory.base import Timing
 from superinfer.schedulers.base import Machine
@@ -195,6 +195,13 @@ class FastServeScheduler(FcfsScheduler):
             return inf
         time_s = min(self._quanta.next_s(), self._hunger.next_s())
         return time_s if time_s > now else inf
+
+    def steps(self, draft: Draft) -> int:
+        """Until blocks have to be kept free, if somebody is passed over."""
+        if not (self.proactive and self._parked_seqs):
+            return MAX_STEPS
+        spare = draft.available + self._leaving_blocks - self.max_num_seqs
+        return max(1, draft.batch.steps_within(spare, MAX_STEPS))
 
     def prefill_budget(self, draft: Draft) -> int:
         """The budget is for prompts alone."""

@@ -149,7 +149,7 @@ class VtcScheduler(TrackingScheduler):
     reserve_declared: bool = True
     """Admit only what fits if all running answers become as long as declared (the artifact)."""
     name: str = field(default="vtc", init=False)
-    counters: TokenCounters = field(init=False, repr=False)
+    service: TokenCounters = field(init=False, repr=False)
     _queues: TenantQueues = field(init=False, repr=False)
     """The same object as `waiting`."""
     _arrived: list[Sequence] = field(default_factory=list, init=False, repr=False)
@@ -162,8 +162,8 @@ class VtcScheduler(TrackingScheduler):
 
     def __post_init__(self) -> None:
         FcfsScheduler.__post_init__(self)
-        self.counters = TokenCounters(self.output_weight)
-        self.waiting = self._queues = TenantQueues(self.counters)
+        self.service = TokenCounters(self.output_weight)
+        self.waiting = self._queues = TenantQueues(self.service)
 
     # -- protocol -------------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class VtcScheduler(TrackingScheduler):
 
     def plan(self, draft: Draft, now: float) -> None:
         """Bring the counters up to date, then as `fcfs`."""
-        self.counters.step = draft.batch.step
+        self.service.step = draft.batch.step
         self.observe(draft)
         if self._arrived:
             arrived, self._arrived = self._arrived, []
@@ -204,7 +204,7 @@ class VtcScheduler(TrackingScheduler):
         """Count its last tokens and forget it."""
         TrackingScheduler.ended(self, seq)
         counted = self._counted.pop(seq, seq.output_tokens)
-        self.counters.add_output(seq.request.tenant, seq.output_tokens - counted)
+        self.service.add_output(seq.request.tenant, seq.output_tokens - counted)
         self._stale = True
 
     def preempt(self, draft: Draft, victim: Sequence) -> None:
@@ -217,25 +217,25 @@ class VtcScheduler(TrackingScheduler):
     def began(self, draft: Draft, seq: Sequence) -> None:
         """Its stream counts from here on; what it gave before (a first token) is counted now."""
         tenant = seq.request.tenant
-        self.counters.add_output(tenant, seq.output_tokens - self._counted[seq])
+        self.service.add_output(tenant, seq.output_tokens - self._counted[seq])
         self._counted[seq] = seq.output_tokens
-        self.counters.stream(tenant, seq.join_step, 1)
+        self.service.stream(tenant, seq.join_step, 1)
 
     def stopped(self, seq: Sequence) -> None:
         """The tokens of its stream become a plain number."""
         tenant = seq.request.tenant
-        self.counters.stream(tenant, seq.join_step, -1)
+        self.service.stream(tenant, seq.join_step, -1)
         if seq.state is _DECODING:  # else it has ended, and `ended` counts
-            steps = self.counters.step - seq.join_step
-            self.counters.add_output(tenant, steps)
+            steps = self.service.step - seq.join_step
+            self.service.add_output(tenant, steps)
             self._counted[seq] += steps
 
     def _add(self, seq: Sequence) -> None:
         TrackingScheduler._add(self, seq)
         if seq not in self._counted:
             self._counted[seq] = 0
-            service = self.input_weight * seq.request.prompt_tokens
-            self.counters.add(seq.request.tenant, service)
+            tokens = self.input_weight * seq.request.prompt_tokens
+            self.service.add(seq.request.tenant, tokens)
 
     # -- admission ------------------------------------------------------------------------------
 

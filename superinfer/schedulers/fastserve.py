@@ -197,7 +197,11 @@ class FastServeScheduler(FcfsScheduler):
         return time_s if time_s > now else inf
 
     def steps(self, draft: Draft) -> int:
-        """Until blocks have to be kept free, if somebody is passed over."""
+        """Until blocks have to be kept free, if somebody is passed over; while copies are under way
+        every growth counts for whether they will be enough.
+        """
+        if self._leaving:
+            return 1
         if not (self.proactive and self._parked_seqs):
             return MAX_STEPS
         spare = draft.available + self._leaving_blocks - self.max_num_seqs

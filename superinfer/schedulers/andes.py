@@ -53,6 +53,8 @@ from superinfer.schedulers.parts import (
 )
 from superinfer.sequence import Sequence, State
 
+FULL: Final = 0.9
+"""A knapsack filled to this share is left when the next one does not fit (public code)."""
 INERTIA: Final = 1.5
 """Factor on the gain of who is running (public code)."""
 _NEVER: Final = (State.MOVING_IN, State.MOVING_OUT)
@@ -246,7 +248,7 @@ class AndesScheduler(FcfsScheduler):
             if used + blocks <= capacity and len(picked) < self.max_num_seqs:
                 picked[seq] = None
                 used += blocks
-            elif used >= self.pressure * capacity:
+            elif used >= FULL * capacity:
                 break
         return picked
 

@@ -20,7 +20,8 @@ from superinfer.lab.results import load_run
 from traces import samples_dir
 
 SAMPLE = str(samples_dir() / "mixed.jsonl")
-SCHEDULERS = ("vllm", "fcfs", "priority")
+RIVALS = ("edf", "vtc", "qoserve", "fastserve", "andes")
+SCHEDULERS = ("vllm", "fcfs", "priority", *RIVALS)
 SIZES = ("run.kv_blocks=77", "run.block_tokens=64", "run.host_memory_gib=0.5")
 ENDINGS = ("finish", "reject", "fail", "cancel")
 

@@ -10,8 +10,8 @@ Source: Wu et al., "Fast Distributed Inference Serving for Large Language Models
   level; there is no lowest one.
 * Each step runs the first `max_num_seqs` requests by level. Within a level nobody is preempted:
   who runs stays until its quantum is over, the others wait in order of entering the level.
-* Starvation: who has not run for `starvation_s` rises to the front of level 0. (The public code
-  looks every 1,000 iterations; here it happens on time.)
+* Starvation: every `starvation_period_steps` steps, who has not run for `starvation_s` rises to
+  the front of level 0.
 * Memory: who is not run keeps its cache on the device while there is room. For a request of a
   better level that finds no room, those of lower levels are copied to the host in the
   background, lowest first, and copied back when it is their turn. *Proactively*, before anybody
@@ -60,6 +60,8 @@ class Turn:
     """When it entered the level: its place there."""
     left_s: float
     """Running time left of its quantum when it last came in or went out."""
+    off_since_s: float
+    """When it ran last, or arrived."""
     running_since_s: float | None = None
     """None while it does not run."""
     ticket: int = 0
@@ -115,7 +117,9 @@ class FastServeScheduler(FcfsScheduler):
     quantum_ratio: float = 2.0
     """Quantum of a level over that of the level above (public code)."""
     starvation_s: float = 3.0
-    """Longest time without running before the rise to level 0 (public code)."""
+    """Time without running after which a request rises to level 0 (public code)."""
+    starvation_period_steps: int = 1000
+    """Steps between two looks for starving requests (public code)."""
     skip_join: bool = True
     """New requests enter the level of their prefill. Off: level 0."""
     proactive: bool = True
@@ -128,8 +132,10 @@ class FastServeScheduler(FcfsScheduler):
     _turns: dict[Sequence, Turn] = field(default_factory=dict, init=False, repr=False)
     _quanta: Alarms = field(default_factory=Alarms, init=False, repr=False)
     """When the running ones have used their quanta."""
-    _hunger: Alarms = field(default_factory=Alarms, init=False, repr=False)
-    """When the others starve."""
+    _prefill_steps: int = field(default=0, init=False)
+    """Steps without decodes, which the decode batch does not count."""
+    _looks: int = field(default=0, init=False)
+    """Periods of looking for starving requests that are over."""
     _now: float = field(default=0.0, init=False)
     _parked_seqs: dict[Sequence, None] = field(default_factory=dict, init=False, repr=False)
     _leaving: dict[Sequence, int] = field(default_factory=dict, init=False, repr=False)
@@ -150,15 +156,18 @@ class FastServeScheduler(FcfsScheduler):
             raise ConfigError(
                 f"scheduler.quantum_ratio: expected above 1, got {self.quantum_ratio:g}"
             )
+        if self.starvation_period_steps < 1:
+            raise ConfigError(
+                "scheduler.starvation_period_steps: expected at least 1, "
+                f"got {self.starvation_period_steps}"
+            )
         FcfsScheduler.bind(self, machine)
 
     def submit(self, seq: Sequence, now: float) -> None:
         """Queue in the level of its prefill."""
         arrival_s = seq.request.arrival_s
         level = self._first_level(seq) if self.skip_join else 0
-        turn = Turn(level, arrival_s, self._quantum_s(level))
-        self._turns[seq] = turn
-        self._hunger.set(seq, turn, arrival_s + self.starvation_s)
+        self._turns[seq] = Turn(level, arrival_s, self._quantum_s(level), arrival_s)
         FcfsScheduler.submit(self, seq, now)
 
     def rank(self, seq: Sequence) -> tuple[float, ...]:
@@ -170,8 +179,13 @@ class FastServeScheduler(FcfsScheduler):
         """Sink and lift whose time has come, then as `fcfs` in the order of ranks."""
         self._now = now
         self._sink()
-        self._lift()
+        looks = self._step(draft) // self.starvation_period_steps
+        if looks > self._looks:
+            self._looks = looks
+            self._lift()
         FcfsScheduler.plan(self, draft, now)
+        if draft.chunks and not draft.batch.size:
+            self._prefill_steps += 1
         if self.proactive and self._parked_seqs:
             self._keep_blocks_free(draft)
 
@@ -187,25 +201,34 @@ class FastServeScheduler(FcfsScheduler):
         self._parked_seqs.pop(seq, None)
         del self._turns[seq]
         self._quanta.drop(seq)
-        self._hunger.drop(seq)
 
     def until_s(self, now: float) -> float:
-        """The next time that a level changes, if somebody could gain by it."""
-        if len(self.running) == len(self._turns):
+        """The next time that somebody sinks, if others could gain by it."""
+        if self._all_run:
             return inf
-        time_s = min(self._quanta.next_s(), self._hunger.next_s())
+        time_s = self._quanta.next_s()
         return time_s if time_s > now else inf
 
     def steps(self, draft: Draft) -> int:
-        """Until blocks have to be kept free, if somebody is passed over; while copies are under way
-        every growth counts for whether they will be enough.
+        """Until the next look for starving requests, or until blocks have to be kept free. While
+        copies are under way every growth counts for whether they will be enough.
         """
         if self._leaving:
             return 1
-        if not (self.proactive and self._parked_seqs):
+        if self._all_run:
             return MAX_STEPS
+        steps = self.starvation_period_steps - self._step(draft) % self.starvation_period_steps
+        if not (self.proactive and self._parked_seqs):
+            return min(steps, MAX_STEPS)
         spare = draft.available + self._leaving_blocks - self.max_num_seqs
-        return max(1, draft.batch.steps_within(spare, MAX_STEPS))
+        return max(1, draft.batch.steps_within(spare, min(steps, MAX_STEPS)))
+
+    @property
+    def _all_run(self) -> bool:
+        return len(self.running) == len(self._turns)
+
+    def _step(self, draft: Draft) -> int:
+        return draft.batch.step + self._prefill_steps
 
     def prefill_budget(self, draft: Draft) -> int:
         """The budget is for prompts alone."""
@@ -236,14 +259,13 @@ class FastServeScheduler(FcfsScheduler):
             self._rank_again(seq)
 
     def _lift(self) -> None:
-        """Level 0 for everybody who starved."""
-        while self._hunger.next_s() <= self._now:
-            _, seq = self._hunger.pop()
-            self._hunger.drop(seq)
-            turn = self._turns[seq]
-            turn.level, turn.since_s = 0, -inf
-            turn.left_s = self._quantum_s(0)
-            self._rank_again(seq)
+        """Level 0 for everybody who starves."""
+        for seq, turn in self._turns.items():
+            starved = turn.off_since_s + self.starvation_s <= self._now
+            if turn.running_since_s is None and starved:
+                turn.level, turn.since_s = 0, -inf
+                turn.left_s = self._quantum_s(0)
+                self._rank_again(seq)
 
     def _rank_again(self, seq: Sequence) -> None:
         """Move a request to the place that its level gives it."""
@@ -264,7 +286,6 @@ class FastServeScheduler(FcfsScheduler):
     def _start(self, seq: Sequence) -> None:
         """Its quantum runs from now on."""
         turn = self._turns[seq]
-        self._hunger.drop(seq)
         turn.running_since_s = self._now
         self._quanta.set(seq, turn, self._now + turn.left_s)
 
@@ -275,7 +296,7 @@ class FastServeScheduler(FcfsScheduler):
         if turn.running_since_s is not None:
             turn.left_s -= self._now - turn.running_since_s
             turn.running_since_s = None
-        self._hunger.set(seq, turn, self._now + self.starvation_s)
+        turn.off_since_s = self._now
 
     def _add(self, seq: Sequence) -> None:
         FcfsScheduler._add(self, seq)

@@ -155,7 +155,8 @@ def fastserve(**settings: Any) -> Callable[[], tuple[Any, Any]]:
         FastServeScheduler(
             max_num_batched_tokens=16,
             base_quantum_ms=3000.0,
-            starvation_s=25.0,
+            starvation_s=10.0,
+            starvation_period_steps=7,
             **{"max_num_seqs": 3, **settings},
         ),
         LruMemory(),

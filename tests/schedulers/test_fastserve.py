@@ -18,6 +18,7 @@ def fastserve(**settings: Any) -> FastServeScheduler:
     settings.setdefault("max_num_batched_tokens", 32)
     settings.setdefault("base_quantum_ms", 2000.0)
     settings.setdefault("starvation_s", 100.0)
+    settings.setdefault("starvation_period_steps", 1)
     return FastServeScheduler(**settings)
 
 
@@ -116,7 +117,7 @@ def test_a_long_prompt_enters_a_lower_level(skip_join: bool, expected: list[str]
 )
 def test_who_starves_rises(starvation_s: float, expected: list[str]) -> None:
     """One place; A's prefill takes 2 s, B's, which arrives at 0.5 s, 6 s. B is in the third level,
-    A in the second from 2 to 6 s. Risen at 3.5 s B takes the place at the next step's start, 4 s.
+    A in the second from 2 to 6 s. At 4 s B has starved for 3.5 s and takes the place.
     """
     lines = iterations(
         fastserve(max_num_seqs=1, starvation_s=starvation_s),
@@ -159,6 +160,7 @@ def test_whoever_is_passed_over_leaves_before_its_blocks_are_needed() -> None:
         ("base_quantum_ms", 0.0, "above 0, got 0"),
         ("starvation_s", -1.0, "above 0, got -1"),
         ("quantum_ratio", 1.0, "above 1, got 1"),
+        ("starvation_period_steps", 0, "at least 1, got 0"),
     ],
 )
 def test_bad_settings_are_refused(name: str, value: float, expected: str) -> None:

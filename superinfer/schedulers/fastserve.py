@@ -17,7 +17,8 @@ Source: Wu et al., "Fast Distributed Inference Serving for Large Language Models
   background, lowest first, and copied back when it is their turn. *Proactively*, before anybody
   needs them, as many blocks as there are places in a step are kept free by moving out whoever is
   passed over. Where the decodes of a step find no block the lowest in order goes at once and the
-  step waits for its copy. Without room on the host a cache is dropped and computed again.
+  step waits for its copy. Without room on the host nobody is moved out for others, and a cache
+  that has to go is dropped and computed again.
 
 Left out: pipeline parallelism; the estimate of the next scheduled time, for which, as in the
 public code, the order of the queues stands; swapping in ahead of a request's turn; holding back
@@ -400,7 +401,7 @@ class FastServeScheduler(FcfsScheduler):
             if victim is not seq and victim.state is not State.MOVING_IN:
                 victims.append(victim)
                 short -= draft.private_blocks(victim) + draft.grows(victim)
-        if short > 0:
+        if short > 0 or sum(draft.held_blocks(victim) for victim in victims) > draft.host_free:
             return False
         for victim in victims:
             self._take_off(draft, victim, self.swap_timing)

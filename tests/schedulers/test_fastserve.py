@@ -80,18 +80,17 @@ def test_background_copies_hold_their_blocks_until_they_land() -> None:
     ]
 
 
-def test_without_room_on_the_host_the_cache_is_dropped() -> None:
-    """A's prompt and its two tokens are computed again."""
-    lines = iterations(fastserve(), {"A": (8, 5), "B": (8, 2)}, {"B": 2}, blocks=4, host_blocks=0)
-    assert lines == [
-        "A8 used 2",
-        "A used 3",
-        "B8 -A used 2",
-        "B used 3",
-        "A10 used 3",
-        "A used 3",
-        "A used 3",
-    ]
+def test_without_room_on_the_host_the_better_level_waits() -> None:
+    lines = iterations(fastserve(), {"A": (8, 5), "B": (8, 2)}, {"B": 2}, blocks=4, host_blocks=2)
+    assert lines == ["A8 used 2", *["A used 3"] * 4, "B8 used 2", "B used 3"]
+
+
+def test_growth_without_room_on_the_host_drops_a_cache() -> None:
+    """A and B need a block each and none is left: B, which came last, computes its prompt and first
+    token again when A has ended.
+    """
+    lines = iterations(fastserve(), {"A": (8, 3), "B": (8, 3)}, blocks=4, host_blocks=0)
+    assert lines == ["A8 B8 used 4", "-B A used 3", "A used 3", "B9 used 3", "B used 3"]
 
 
 @pytest.mark.parametrize(

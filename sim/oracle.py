@@ -72,10 +72,11 @@ class Oracle:
 
     def _on_course(self, entry: tuple[int, int, int, Sequence]) -> bool:
         """True while the entry describes its sequence: a member since the same step, or one that
-        left the batch with its last token (a plan made ahead may preempt who has just finished).
+        left the batch with its last token, even if it is back (a plan made ahead may preempt or
+        park who has just finished).
         """
         _, _, join_step, seq = entry
-        if seq.state is _DECODING:
-            return seq.join_step == join_step
+        if seq.state is _DECODING and seq.join_step == join_step:
+            return True
         ended = seq.state is State.ENDED
         return not ended and self.target(seq.request) <= seq.output_tokens

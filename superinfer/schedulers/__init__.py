@@ -9,5 +9,10 @@ SCHEDULERS: dict[str, str] = {
     "fcfs": "superinfer.schedulers.fcfs:FcfsScheduler",
     "priority": "superinfer.schedulers.priority:PriorityScheduler",
     "sglang": "superinfer.schedulers.sglang:SglangScheduler",
+    "edf": "superinfer.schedulers.edf:EdfScheduler",
+    "vtc": "superinfer.schedulers.vtc:VtcScheduler",
+    "qoserve": "superinfer.schedulers.qoserve:QoServeScheduler",
+    "fastserve": "superinfer.schedulers.fastserve:FastServeScheduler",
+    "andes": "superinfer.schedulers.andes:AndesScheduler",
     "rotating": "superinfer.schedulers.rotating:RotatingScheduler",
 }

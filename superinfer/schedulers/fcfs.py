@@ -10,6 +10,7 @@ memory policy decides whether its cache is dropped or moved to the host.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 
 from mypy_extensions import mypyc_attr
 
@@ -69,7 +70,7 @@ class FcfsScheduler:
             self._fill_with_prefills(draft, admit=not disturbed)
         if draft.batch.size:
             steady = not (disturbed or draft.chunks or draft.changes)
-            draft.decode(MAX_STEPS if steady else 1)
+            draft.decode(self.steps(draft) if steady else 1, until=self.until_s(now))
 
     def swapped_out(self, seq: Sequence) -> None:
         """It may come back now."""
@@ -97,6 +98,14 @@ class FcfsScheduler:
     def clear_the_way(self, draft: Draft, seq: Sequence) -> bool:
         """Make room for a head of the queue that does not fit; True if something was preempted."""
         return False
+
+    def steps(self, draft: Draft) -> int:
+        """Steps for which this decision stands if nothing happens and memory lasts."""
+        return MAX_STEPS
+
+    def until_s(self, now: float) -> float:
+        """When this decision should be thought over though nothing has happened."""
+        return inf
 
     # -- inside ---------------------------------------------------------------------------------
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, insort
 from collections.abc import Iterator
+from math import inf
 from operator import attrgetter
 
+from superinfer.draft import Draft
 from superinfer.errors import ConfigError
+from superinfer.request import Request
 from superinfer.sequence import Sequence, State
 
 _rank = attrgetter("rank")
@@ -26,8 +29,37 @@ def check_limits(max_num_seqs: int, max_num_batched_tokens: int, watermark: floa
         raise ConfigError(f"scheduler.watermark: expected from 0 to below 1, got {watermark}")
 
 
+def check_positive(name: str, value: float) -> None:
+    """Refuse a setting that has to be above 0 (ConfigError)."""
+    if not value > 0:
+        raise ConfigError(f"scheduler.{name}: expected above 0, got {value:g}")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Refuse a setting below 0 (ConfigError)."""
+    if not value >= 0:
+        raise ConfigError(f"scheduler.{name}: expected at least 0, got {value:g}")
+
+
+def deadline_s(request: Request) -> float:
+    """When the first token is due; without a target for it, the whole answer; else never.
+
+    A floor of tokens/s alone makes the answer due as if it were as long as the request allows.
+    """
+    slo = request.slo
+    if slo.ttft_s is not None:
+        return request.arrival_s + slo.ttft_s
+    if slo.e2el_s is not None:
+        return request.arrival_s + slo.e2el_s
+    if slo.min_tokens_per_s is not None:
+        return request.arrival_s + request.max_tokens / slo.min_tokens_per_s
+    return inf
+
+
 class RankedQueue:
-    """Sequences in one state, lowest rank first. One that left that state is passed over."""
+    """Sequences in one state, lowest rank first. One that left that state, or has another rank by
+    now, is passed over.
+    """
 
     __slots__ = ("_heap", "_state")
 
@@ -43,8 +75,8 @@ class RankedQueue:
         """The sequence whose turn it is."""
         heap = self._heap
         while heap:
-            seq = heap[0][2]
-            if seq.state is self._state:
+            rank, _, seq = heap[0]
+            if seq.state is self._state and rank is seq.rank:
                 return seq
             heapq.heappop(heap)
         return None
@@ -95,3 +127,20 @@ class RankedList:
     def last(self) -> Sequence:
         """The one with the highest rank: the first victim."""
         return self._items[-1]
+
+
+def victims_for(
+    draft: Draft, seq: Sequence, running: RankedList, need_blocks: int, places: int
+) -> list[Sequence]:
+    """Whose leaving makes `need_blocks` available: the last in rank, all behind `seq` in the first
+    `places` of their ranks; nobody if that is not enough.
+    """
+    short = need_blocks - draft.available + draft.batch.next_growth()
+    victims: list[Sequence] = []
+    for victim in reversed(running):
+        if short <= 0 or victim.rank[:places] <= seq.rank[:places]:
+            break
+        if victim.state is not State.MOVING_IN:
+            victims.append(victim)
+            short -= draft.private_blocks(victim) + draft.grows(victim)
+    return [] if short > 0 else victims

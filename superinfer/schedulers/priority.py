@@ -17,7 +17,8 @@ from superinfer.draft import Draft
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.pacing import ChunkSizer
-from superinfer.sequence import Sequence, State
+from superinfer.schedulers.parts import victims_for
+from superinfer.sequence import Sequence
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -56,21 +57,9 @@ class PriorityScheduler(FcfsScheduler):
 
     def clear_the_way(self, draft: Draft, seq: Sequence) -> bool:
         """Preempt running requests of a lower class, the lowest first, if that makes room."""
-        short = (
-            draft.blocks_for(max(seq.prefill_tokens, seq.computed_tokens + 1))
-            + self._keep_free
-            - draft.available
-        )
-        short += draft.batch.next_growth()
-        victims = []
-        for victim in reversed(self.running):
-            if short <= 0 or victim.rank[:2] <= seq.rank[:2]:
-                break
-            if victim.state is not State.MOVING_IN:
-                victims.append(victim)
-                short -= draft.private_blocks(victim) + draft.grows(victim)
-        if short > 0:
-            return False
+        tokens = max(seq.prefill_tokens, seq.computed_tokens + 1)
+        need_blocks = draft.blocks_for(tokens) + self._keep_free
+        victims = victims_for(draft, seq, self.running, need_blocks, places=2)
         for victim in victims:
             self.preempt(draft, victim)
         return bool(victims)

@@ -17,13 +17,18 @@ from superinfer.memory.radix import RadixMemory
 from superinfer.memory.retention import RetentionMemory
 from superinfer.memory.vllm_v1 import VllmV1Memory
 from superinfer.request import SLO, SLOClass
+from superinfer.schedulers.andes import AndesScheduler
+from superinfer.schedulers.edf import EdfScheduler
+from superinfer.schedulers.fastserve import FastServeScheduler
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
+from superinfer.schedulers.qoserve import QoServeScheduler
 from superinfer.schedulers.rotating import RotatingScheduler
 from superinfer.schedulers.sglang import SglangScheduler
 from superinfer.schedulers.tensorrt_llm import TensorRtLlmScheduler
 from superinfer.schedulers.vllm import VllmScheduler
 from superinfer.schedulers.vllm_v1 import VllmV1Scheduler
+from superinfer.schedulers.vtc import VtcScheduler
 
 
 def workload(seed: int, count: int = 40) -> tuple[list[Any], list[int]]:
@@ -147,6 +152,21 @@ ARMS = {
     "fcfs-tier-background": lambda: (
         FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8),
         TieredLru(write_through_hits=2, load_timing="background"),
+    ),
+    "edf": lambda: (EdfScheduler(max_num_batched_tokens=16, max_num_seqs=8), LruMemory("swap")),
+    "vtc": lambda: (VtcScheduler(max_num_batched_tokens=16, max_num_seqs=8), LruMemory()),
+    "vtc-optimistic": lambda: (
+        VtcScheduler(max_num_batched_tokens=16, max_num_seqs=8, reserve_declared=False),
+        LruMemory("swap", "background"),
+    ),
+    "qoserve": lambda: (QoServeScheduler(max_num_seqs=8), LruMemory()),
+    "fastserve": lambda: (
+        FastServeScheduler(max_num_batched_tokens=16, max_num_seqs=4, base_quantum_ms=2000.0),
+        LruMemory(),
+    ),
+    "andes": lambda: (
+        AndesScheduler(max_num_batched_tokens=64, max_num_seqs=8, pressure=0.5),
+        LruMemory(),
     ),
     "rotating": lambda: (
         RotatingScheduler(

@@ -38,13 +38,18 @@ from superinfer.metrics.columns import RequestView
 from superinfer.plan import Plan
 from superinfer.record import RunRecord
 from superinfer.request import DEFAULT_CLASS, SLO, Request, SLOClass
+from superinfer.schedulers.andes import AndesScheduler
+from superinfer.schedulers.edf import EdfScheduler
+from superinfer.schedulers.fastserve import FastServeScheduler
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
+from superinfer.schedulers.qoserve import QoServeScheduler
 from superinfer.schedulers.rotating import RotatingScheduler
 from superinfer.schedulers.sglang import SglangScheduler
 from superinfer.schedulers.tensorrt_llm import TensorRtLlmScheduler
 from superinfer.schedulers.vllm import VllmScheduler
 from superinfer.schedulers.vllm_v1 import VllmV1Scheduler
+from superinfer.schedulers.vtc import VtcScheduler
 from superinfer.sequence import Sequence
 
 SETTINGS = settings(
@@ -164,6 +169,60 @@ def priority() -> tuple[Any, Any]:
     return PriorityScheduler(max_num_batched_tokens=64, max_num_seqs=8), LruMemory("cheaper")
 
 
+def edf() -> tuple[Any, Any]:
+    return EdfScheduler(max_num_batched_tokens=16, max_num_seqs=8), LruMemory("swap", "background")
+
+
+def vtc(*memory: Any, **settings: Any) -> Callable[[], tuple[Any, Any]]:
+    return lambda: (
+        VtcScheduler(max_num_batched_tokens=16, max_num_seqs=8, **settings),
+        LruMemory(*memory),
+    )
+
+
+def qoserve(*memory: Any, **settings: Any) -> Callable[[], tuple[Any, Any]]:
+    """Short deadlines for those that are promised nothing, so that some are relegated."""
+    return lambda: (
+        QoServeScheduler(
+            max_num_batched_tokens=96,
+            max_num_seqs=8,
+            best_effort_e2el_s=40.0,
+            alpha_ms_per_token=250.0,
+            **settings,
+        ),
+        LruMemory(*memory),
+    )
+
+
+def fastserve(**settings: Any) -> Callable[[], tuple[Any, Any]]:
+    """Quanta of a few steps and few places, so that levels change and somebody is passed over."""
+    return lambda: (
+        FastServeScheduler(
+            max_num_batched_tokens=16,
+            base_quantum_ms=3000.0,
+            starvation_s=10.0,
+            starvation_period_steps=7,
+            **{"max_num_seqs": 3, **settings},
+        ),
+        LruMemory(),
+    )
+
+
+def andes(**settings: Any) -> Callable[[], tuple[Any, Any]]:
+    """Pressure early and a short horizon, so that places are swapped."""
+    return lambda: (
+        AndesScheduler(
+            max_num_batched_tokens=64,
+            max_num_seqs=8,
+            pressure=0.5,
+            interval_steps=4,
+            horizon_s=20.0,
+            **settings,
+        ),
+        LruMemory(),
+    )
+
+
 ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "vllm": vllm(False, "recompute"),
     "vllm-swap": vllm(False, "swap"),
@@ -197,6 +256,15 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "tensorrt-max-equal": tensorrt(
         capacity_policy="max_utilization", context_chunking="equal_progress", max_num_tokens=16
     ),
+    "edf": edf,
+    "vtc": vtc(),
+    "vtc-optimistic": vtc("swap", "background", reserve_declared=False),
+    "qoserve": qoserve(),
+    "qoserve-swap": qoserve("swap", "background"),
+    "fastserve": fastserve(),
+    "fastserve-memory": fastserve(max_num_seqs=8, swap_timing="before_step"),
+    "andes": andes(),
+    "andes-swap": andes(preemption="swap"),
     "rotating": rotating(),
     "rotating-plain": rotating(
         promotion=False,

@@ -226,7 +226,10 @@ def test_bad_lines_can_be_skipped(cli: Cli, folder: Path) -> None:
     assert answer.err == "warning: bad.jsonl: skipped 1 bad lines\nresults in r\n"
 
 
-@pytest.mark.parametrize("scheduler", ["vllm", "fcfs", "priority", "rotating"])
+@pytest.mark.parametrize(
+    "scheduler",
+    ["vllm", "fcfs", "priority", "edf", "vtc", "qoserve", "fastserve", "andes", "rotating"],
+)
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_too_few_blocks_reject_by_a_named_rule(cli: Cli, scheduler: str, blocks: int) -> None:
     few = ("--scheduler", scheduler, "--set", f"run.kv_blocks={blocks}")

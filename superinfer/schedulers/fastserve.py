@@ -1,0 +1,445 @@
+"""`fastserve`: a skip-join multi-level feedback queue with proactive swapping; blind to targets.
+
+Source: Wu et al., "Fast Distributed Inference Serving for Large Language Models" (arXiv
+2305.05920, sections 4 and 5), and its public code (LLMServe/FastServe, fastserve/scheduler.py
+@6da4b75e).
+
+* Level l has a quantum of `base_quantum_ms` x `quantum_ratio`^l of running time. *Skip-join*: a
+  request enters the first level whose quantum covers its prefill, so that a long prompt does not
+  sink through levels in which it could not even give a token. Who used its quantum sinks one
+  level; there is no lowest one.
+* Each step runs the first `max_num_seqs` requests by level. Within a level nobody is preempted:
+  who runs stays until its quantum is over, the others wait in order of entering the level.
+* Starvation: every `starvation_period_steps` steps, who has not run for `starvation_s` rises to
+  the front of level 0.
+* Memory: who is not run keeps its cache on the device while there is room. For a request of a
+  better level that finds no room, those of lower levels are copied to the host in the
+  background, lowest first, and copied back when it is their turn. *Proactively*, before anybody
+  needs them, as many blocks as there are places in a step are kept free by moving out whoever is
+  passed over. Where the decodes of a step find no block the lowest in order goes at once and the
+  step waits for its copy. Without room on the host nobody is moved out for others, and a cache
+  that has to go is dropped and computed again.
+
+Left out: pipeline parallelism; the estimate of the next scheduled time, for which, as in the
+public code, the order of the queues stands; swapping in ahead of a request's turn; holding back
+new requests while less than a tenth of the host is free. Prefills are cut at the token budget,
+where the public code takes whole prompts of at most that length. Time counts as run from one
+decision to the next, waits of the step for copies included; requests that end do not wait for
+their level to be written down, so a quantum that nobody waits for costs nothing here.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final
+
+from mypy_extensions import mypyc_attr
+
+from superinfer.costs.base import Chunk
+from superinfer.draft import MAX_STEPS, Draft
+from superinfer.errors import ConfigError
+from superinfer.memory.base import Timing
+from superinfer.schedulers.base import Machine
+from superinfer.schedulers.fcfs import FcfsScheduler
+from superinfer.schedulers.parts import RankedQueue, check_positive
+from superinfer.sequence import Sequence, State
+
+_OFF: Final = (State.WAITING, State.SWAPPED, State.PARKED)
+MOST_LEVELS: Final = 64
+"""A quantum of so many doublings is never used up."""
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """Where a request stands in the queues."""
+
+    level: int
+    since_s: float
+    """When it entered the level: its place there."""
+    left_s: float
+    """Running time left of its quantum when it last came in or went out."""
+    off_since_s: float
+    """When it ran last, or arrived."""
+    running_since_s: float | None = None
+    """None while it does not run."""
+    ticket: int = 0
+    """Names the latest alarm that is set for it."""
+
+
+class Alarms:
+    """Times at which something happens to a request; setting one replaces the one before."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, int, Sequence]] = []
+        self._turns: dict[Sequence, Turn] = {}
+        self._tickets = 0
+
+    def set(self, seq: Sequence, turn: Turn, time_s: float) -> None:
+        """Ring at `time_s`; of equal times the earlier arrival rings first."""
+        self._tickets += 1
+        turn.ticket = self._tickets
+        self._turns[seq] = turn
+        heapq.heappush(self._heap, (time_s, seq.request.index, self._tickets, seq))
+
+    def drop(self, seq: Sequence) -> None:
+        """Do not ring for it any more."""
+        self._turns.pop(seq, None)
+
+    def next_s(self) -> float:
+        """When the next one rings; inf if none does."""
+        heap = self._heap
+        while heap:
+            turn = self._turns.get(heap[0][3])
+            if turn is not None and turn.ticket == heap[0][2]:
+                return heap[0][0]
+            heapq.heappop(heap)
+        return inf
+
+    def pop(self) -> tuple[float, Sequence]:
+        """The one that `next_s` told of."""
+        time_s, _, _, seq = heapq.heappop(self._heap)
+        return time_s, seq
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+@dataclass(slots=True)
+class FastServeScheduler(FcfsScheduler):
+    """Skip-join MLFQ. Watermark as in `fcfs`."""
+
+    max_num_batched_tokens: int = 2048
+    """Prompt tokens of a step; decodes come on top (Sarathi-Serve's relaxed value)."""
+    max_num_seqs: int = 128
+    """Requests of a step (the largest that the public evaluation runs, large_bs)."""
+    base_quantum_ms: float = 10.0
+    """Quantum of level 0 (public code)."""
+    quantum_ratio: float = 2.0
+    """Quantum of a level over that of the level above (public code)."""
+    starvation_s: float = 3.0
+    """Time without running after which a request rises to level 0 (public code)."""
+    starvation_period_steps: int = 1000
+    """Steps between two looks for starving requests (public code)."""
+    skip_join: bool = True
+    """New requests enter the level of their prefill. Off: level 0."""
+    proactive: bool = True
+    """Keep blocks free for those to come. Off: move somebody out only for one who needs it."""
+    swap_timing: Timing = "background"
+    """Copies run beside the computation (section 5), or the step waits for them."""
+    name: str = field(default="fastserve", init=False)
+    parked: RankedQueue = field(init=False)
+    """Resident, passed over because all places of the step are taken."""
+    _turns: dict[Sequence, Turn] = field(default_factory=dict, init=False, repr=False)
+    _quanta: Alarms = field(default_factory=Alarms, init=False, repr=False)
+    """When the running ones have used their quanta."""
+    _prefill_steps: int = field(default=0, init=False)
+    """Steps without decodes, which the decode batch does not count."""
+    _looks: int = field(default=0, init=False)
+    """Periods of looking for starving requests that are over."""
+    _now: float = field(default=0.0, init=False)
+    _parked_seqs: dict[Sequence, None] = field(default_factory=dict, init=False, repr=False)
+    _leaving: dict[Sequence, int] = field(default_factory=dict, init=False, repr=False)
+    _leaving_blocks: int = field(default=0, init=False)
+    """Blocks that come free when the copies under way have landed."""
+
+    def __post_init__(self) -> None:
+        FcfsScheduler.__post_init__(self)
+        self.parked = RankedQueue(State.PARKED)
+
+    # -- protocol -------------------------------------------------------------------------------
+
+    def bind(self, machine: Machine) -> None:
+        """Learn the machine."""
+        check_positive("base_quantum_ms", self.base_quantum_ms)
+        check_positive("starvation_s", self.starvation_s)
+        if not self.quantum_ratio > 1:
+            raise ConfigError(
+                f"scheduler.quantum_ratio: expected above 1, got {self.quantum_ratio:g}"
+            )
+        if self.starvation_period_steps < 1:
+            raise ConfigError(
+                "scheduler.starvation_period_steps: expected at least 1, "
+                f"got {self.starvation_period_steps}"
+            )
+        FcfsScheduler.bind(self, machine)
+
+    def submit(self, seq: Sequence, now: float) -> None:
+        """Queue in the level of its prefill."""
+        arrival_s = seq.request.arrival_s
+        level = self._first_level(seq) if self.skip_join else 0
+        self._turns[seq] = Turn(level, arrival_s, self._quantum_s(level), arrival_s)
+        FcfsScheduler.submit(self, seq, now)
+
+    def rank(self, seq: Sequence) -> tuple[float, ...]:
+        """By level, then by the time of entering it."""
+        turn = self._turns[seq]
+        return (float(turn.level), turn.since_s, seq.request.arrival_s, seq.request.index)
+
+    def plan(self, draft: Draft, now: float) -> None:
+        """Sink and lift whose time has come, then as `fcfs` in the order of ranks."""
+        self._now = now
+        self._sink()
+        looks = self._step(draft) // self.starvation_period_steps
+        if looks > self._looks:
+            self._looks = looks
+            self._lift()
+        FcfsScheduler.plan(self, draft, now)
+        if draft.chunks and not draft.batch.size:
+            self._prefill_steps += 1
+        if self.proactive and self._parked_seqs:
+            self._keep_blocks_free(draft)
+
+    def swapped_out(self, seq: Sequence) -> None:
+        """Its blocks are free, and it may come back."""
+        self._left(seq)
+        FcfsScheduler.swapped_out(self, seq)
+
+    def ended(self, seq: Sequence) -> None:
+        """Forget it."""
+        FcfsScheduler.ended(self, seq)
+        self._left(seq)
+        self._parked_seqs.pop(seq, None)
+        del self._turns[seq]
+        self._quanta.drop(seq)
+
+    def until_s(self, now: float) -> float:
+        """The next time that somebody sinks, if others could gain by it."""
+        if self._all_run:
+            return inf
+        time_s = self._quanta.next_s()
+        return time_s if time_s > now else inf
+
+    def steps(self, draft: Draft) -> int:
+        """Until the next look for starving requests, or until blocks have to be kept free. While
+        copies are under way every growth counts for whether they will be enough.
+        """
+        if self._leaving:
+            return 1
+        if self._all_run:
+            return MAX_STEPS
+        steps = self.starvation_period_steps - self._step(draft) % self.starvation_period_steps
+        if not (self.proactive and self._parked_seqs):
+            return min(steps, MAX_STEPS)
+        spare = draft.available + self._leaving_blocks - self.max_num_seqs
+        return max(1, draft.batch.steps_within(spare, min(steps, MAX_STEPS)))
+
+    @property
+    def _all_run(self) -> bool:
+        return len(self.running) == len(self._turns)
+
+    def _step(self, draft: Draft) -> int:
+        return draft.batch.step + self._prefill_steps
+
+    def prefill_budget(self, draft: Draft) -> int:
+        """The budget is for prompts alone."""
+        return self.max_num_batched_tokens
+
+    # -- levels ---------------------------------------------------------------------------------
+
+    def _quantum_s(self, level: int) -> float:
+        return float(self.base_quantum_ms / 1e3 * self.quantum_ratio ** min(level, MOST_LEVELS))
+
+    def _first_level(self, seq: Sequence) -> int:
+        """The first level whose quantum covers the prefill of the whole prompt, run alone."""
+        prefill_s = self.machine.cost.step_s([Chunk(seq.prefill_tokens, 0)], 0, 0)
+        level = 0
+        while self._quantum_s(level) < prefill_s and level < MOST_LEVELS:
+            level += 1
+        return level
+
+    def _sink(self) -> None:
+        """One level down for everybody who used a quantum by now, at the moment of using it."""
+        while self._quanta.next_s() <= self._now:
+            used_s, seq = self._quanta.pop()
+            turn = self._turns[seq]
+            turn.level += 1
+            turn.since_s = turn.running_since_s = used_s
+            turn.left_s = self._quantum_s(turn.level)
+            self._quanta.set(seq, turn, used_s + turn.left_s)
+            self._rank_again(seq)
+
+    def _lift(self) -> None:
+        """Level 0 for everybody who starves."""
+        for seq, turn in self._turns.items():
+            starved = turn.off_since_s + self.starvation_s <= self._now
+            if turn.running_since_s is None and starved:
+                turn.level, turn.since_s = 0, -inf
+                turn.left_s = self._quantum_s(0)
+                self._rank_again(seq)
+
+    def _rank_again(self, seq: Sequence) -> None:
+        """Move a request to the place that its level gives it."""
+        resident, prefilling = self.running.discard(seq), self.prefilling.discard(seq)
+        seq.rank = self.rank(seq)
+        if resident:
+            self.running.add(seq)
+        if prefilling:
+            self.prefilling.add(seq)
+        if seq.state in _OFF:
+            self._queue_of(seq).push(seq)
+
+    def _queue_of(self, seq: Sequence) -> RankedQueue:
+        if seq.state is State.PARKED:
+            return self.parked
+        return self.waiting if seq.state is State.WAITING else self.swapped
+
+    def _start(self, seq: Sequence) -> None:
+        """Its quantum runs from now on."""
+        turn = self._turns[seq]
+        turn.running_since_s = self._now
+        self._quanta.set(seq, turn, self._now + turn.left_s)
+
+    def _stop(self, seq: Sequence) -> None:
+        """What is left of its quantum is kept for its next turn."""
+        turn = self._turns[seq]
+        self._quanta.drop(seq)
+        if turn.running_since_s is not None:
+            turn.left_s -= self._now - turn.running_since_s
+            turn.running_since_s = None
+        turn.off_since_s = self._now
+
+    def _add(self, seq: Sequence) -> None:
+        FcfsScheduler._add(self, seq)
+        self._start(seq)
+
+    # -- places ---------------------------------------------------------------------------------
+
+    def _head(self) -> Sequence | None:
+        """The next to run: new, from the host, or passed over until now."""
+        head, parked = FcfsScheduler._head(self), self.parked.head()
+        if head is None or parked is None:
+            return head or parked
+        return parked if parked.rank < head.rank else head
+
+    def _take_in(self, draft: Draft, seq: Sequence) -> bool:
+        """Run the head of the queues, in place of one of a lower level if need be."""
+        if len(self.running) < self.max_num_seqs or self._hopeless(draft, seq):
+            return self._take_in_place(draft, seq)
+        loser = self._loser(seq)
+        return loser is not None and self._replace(draft, loser, seq)
+
+    def _replace(self, draft: Draft, loser: Sequence, seq: Sequence) -> bool:
+        """Let `seq` run in place of `loser`, which stays where it is if that cannot be."""
+        mark = draft.mark()
+        self._remove(loser)
+        draft.park(loser)
+        self._parked_seqs[loser] = None
+        taken = self._take_in_place(draft, seq)
+        if loser.state is not State.PARKED:
+            return taken  # moved out to make room
+        if not taken and draft.mark()[0] == mark[0] + 1:
+            draft.rollback(mark)
+            del self._parked_seqs[loser]
+            self.running.add(loser)
+            return False
+        self._stop(loser)
+        self.parked.push(loser)
+        return taken
+
+    def _take_in_place(self, draft: Draft, seq: Sequence) -> bool:
+        if seq.state is not State.PARKED:
+            return FcfsScheduler._take_in(self, draft, seq)
+        if draft.available <= draft.batch.next_growth() and not self._move_out(draft, seq, 1):
+            return False  # its own next token may need a block
+        self._unpark(draft, seq)
+        return True
+
+    def _fit(self, draft: Draft, seq: Sequence) -> bool:
+        """As `fcfs`, with this scheduler's timing of copies."""
+        if seq.state is State.WAITING:
+            return FcfsScheduler._fit(self, draft, seq)
+        keep_free = self._keep_free + draft.batch.next_growth() + bool(self.running)
+        return draft.try_swap_in(seq, keep_free=keep_free, timing=self.swap_timing)
+
+    def _loser(self, seq: Sequence) -> Sequence | None:
+        """Who gives its place to `seq`: the last of a lower level that could stand aside."""
+        level = self._turns[seq].level
+        for other in reversed(self.running):
+            if self._turns[other].level <= level:
+                return None
+            if other.state is State.DECODING:
+                return other
+        return None
+
+    def _unpark(self, draft: Draft, seq: Sequence) -> None:
+        draft.unpark(seq)
+        del self._parked_seqs[seq]
+        seq.rank = self.rank(seq)  # passes over its entry among the parked
+        self._add(seq)
+
+    # -- memory ---------------------------------------------------------------------------------
+
+    def preempt(self, draft: Draft, victim: Sequence) -> None:
+        """Take somebody off the device at once; the step waits for the copy."""
+        self._take_off(draft, victim, "before_step")
+
+    def _victim(self) -> Sequence:
+        """Whose blocks the decodes get: of those that are passed over the last, else the last."""
+        if self._parked_seqs:
+            return max(self._parked_seqs, key=_rank_of)
+        return FcfsScheduler._victim(self)
+
+    def clear_the_way(self, draft: Draft, seq: Sequence) -> bool:
+        """Move those of lower levels out for a request that does not fit."""
+        tokens = max(seq.prefill_tokens, seq.computed_tokens + 1)
+        spare = seq.state is State.SWAPPED and len(self.running) > 0
+        return self._move_out(draft, seq, draft.blocks_for(tokens) + self._keep_free + spare)
+
+    def _move_out(self, draft: Draft, seq: Sequence, need_blocks: int) -> bool:
+        """Move out whom `seq` may displace until `need_blocks` are free or about to be; nobody if
+        that is not enough. True if they are free now.
+        """
+        short = need_blocks - draft.available - self._leaving_blocks + draft.batch.next_growth()
+        if short <= 0:
+            return False  # copies under way will do
+        level = self._turns[seq].level
+        victims: list[Sequence] = []
+        for victim in self._last_first():
+            if short <= 0 or self._turns[victim].level <= level:
+                break
+            if victim is not seq and victim.state is not State.MOVING_IN:
+                victims.append(victim)
+                short -= draft.private_blocks(victim) + draft.grows(victim)
+        if short > 0 or sum(draft.held_blocks(victim) for victim in victims) > draft.host_free:
+            return False
+        for victim in victims:
+            self._take_off(draft, victim, self.swap_timing)
+        return not self._leaving
+
+    def _last_first(self) -> Iterable[Sequence]:
+        """Residents, the last in order first."""
+        if not self._parked_seqs:
+            return reversed(self.running)
+        return sorted([*self.running, *self._parked_seqs], key=_rank_of, reverse=True)
+
+    def _take_off(self, draft: Draft, victim: Sequence, timing: Timing) -> None:
+        self._remove(victim)
+        self._parked_seqs.pop(victim, None)
+        self._stop(victim)
+        blocks = draft.private_blocks(victim)
+        if not draft.host_fits(victim):
+            draft.preempt(victim, "recompute")
+        else:
+            draft.swap_out(victim, timing)
+        if victim.state is State.MOVING_OUT:
+            self._leaving[victim] = blocks
+            self._leaving_blocks += blocks
+        else:
+            self._queue_of(victim).push(victim)
+
+    def _left(self, seq: Sequence) -> None:
+        self._leaving_blocks -= self._leaving.pop(seq, 0)
+
+    def _keep_blocks_free(self, draft: Draft) -> None:
+        """Move out those that are passed over, the last first, for a block per place of a step."""
+        free = draft.available + self._leaving_blocks
+        for seq in sorted(self._parked_seqs, key=_rank_of, reverse=True):
+            if free >= self.max_num_seqs or not draft.host_fits(seq):
+                break
+            free += draft.private_blocks(seq)
+            self._take_off(draft, seq, self.swap_timing)
+
+
+def _rank_of(seq: Sequence) -> tuple[float, ...]:
+    return seq.rank

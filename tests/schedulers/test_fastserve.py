@@ -1,0 +1,167 @@
+"""`fastserve`: worked schedules (blocks of four tokens, no watermark, one second a step)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from harness import FakeCost, iterations, make_engine
+
+from superinfer.errors import ConfigError
+from superinfer.schedulers.fastserve import FastServeScheduler
+
+
+def fastserve(**settings: Any) -> FastServeScheduler:
+    """Quanta of 2, 4, 8, ... seconds."""
+    settings.setdefault("watermark", 0.0)
+    settings.setdefault("max_num_seqs", 4)
+    settings.setdefault("max_num_batched_tokens", 32)
+    settings.setdefault("base_quantum_ms", 2000.0)
+    settings.setdefault("starvation_s", 100.0)
+    settings.setdefault("starvation_period_steps", 1)
+    return FastServeScheduler(**settings)
+
+
+def test_who_used_its_quantum_stands_aside() -> None:
+    """One place. B arrives at 0.5 s in A's level and waits until A sinks, at 2 s; A keeps its two
+    blocks meanwhile.
+    """
+    lines = iterations(fastserve(max_num_seqs=1), {"A": (4, 6), "B": (4, 2)}, {"B": 2}, blocks=16)
+    assert lines == [
+        "A4 used 1",
+        "A used 2",
+        "B4 used 3",
+        "B used 4",
+        "A used 2",
+        "A used 2",
+        "A used 2",
+        "A used 3",
+    ]
+
+
+def test_a_lower_level_is_moved_out_for_a_better_one() -> None:
+    """B needs two blocks. While A is in its level it waits; from 2 s on A, a level lower, goes to
+    the host, and comes back when B, in a better level, has ended.
+    """
+    lines = iterations(
+        fastserve(swap_timing="before_step"),
+        {"A": (8, 5), "B": (8, 2)},
+        {"B": 2},
+        blocks=4,
+    )
+    assert lines == [
+        "A8 used 2",
+        "A used 3",
+        "B8 -A used 2",
+        "B used 3",
+        "+A A used 3",
+        "A used 3",
+        "A used 3",
+    ]
+
+
+def test_background_copies_hold_their_blocks_until_they_land() -> None:
+    """The same with copies of a second beside the computation: B starts at 3 s, when A's has
+    landed, and A's way back takes from 5 to 6 s. Nothing runs in either second, for want of blocks.
+    """
+    lines = iterations(
+        fastserve(), {"A": (8, 5), "B": (8, 2)}, {"B": 2}, blocks=4, cost=FakeCost(copy=1.0)
+    )
+    assert lines == [
+        "A8 used 2",
+        "A used 3",
+        "-A used 3",
+        "B8 used 2",
+        "B used 3",
+        "+A used 3",
+        "A used 3",
+        "A used 3",
+        "A used 3",
+    ]
+
+
+def test_without_room_on_the_host_the_better_level_waits() -> None:
+    lines = iterations(fastserve(), {"A": (8, 5), "B": (8, 2)}, {"B": 2}, blocks=4, host_blocks=2)
+    assert lines == ["A8 used 2", *["A used 3"] * 4, "B8 used 2", "B used 3"]
+
+
+def test_growth_without_room_on_the_host_drops_a_cache() -> None:
+    """A and B need a block each and none is left: B, which came last, computes its prompt and first
+    token again when A has ended.
+    """
+    lines = iterations(fastserve(), {"A": (8, 3), "B": (8, 3)}, blocks=4, host_blocks=0)
+    assert lines == ["A8 B8 used 4", "-B A used 3", "A used 3", "B9 used 3", "B used 3"]
+
+
+@pytest.mark.parametrize(
+    ("skip_join", "expected"),
+    [(True, ["B4 used 1", "A20 used 5"]), (False, ["A20 used 5", "B4 used 1"])],
+)
+def test_a_long_prompt_enters_a_lower_level(skip_join: bool, expected: list[str]) -> None:
+    """A's prefill takes 6 s, so its level is the third, of 8 s; B's takes 2 s."""
+    lines = iterations(
+        fastserve(max_num_seqs=1, skip_join=skip_join),
+        {"A": (20, 1), "B": (4, 1)},
+        cost=FakeCost(per_chunk_token=0.25),
+    )
+    assert lines == expected
+
+
+@pytest.mark.parametrize(
+    ("starvation_s", "expected"),
+    [
+        (3.0, ["A4 used 1", "A used 2", "A used 2", "B20 used 7", "A used 2", "A used 2"]),
+        (100.0, ["A4 used 1", *["A used 2"] * 4, "B20 used 5"]),
+    ],
+)
+def test_who_starves_rises(starvation_s: float, expected: list[str]) -> None:
+    """One place; A's prefill takes 2 s, B's, which arrives at 0.5 s, 6 s. B is in the third level,
+    A in the second from 2 to 6 s. At 4 s B has starved for 3.5 s and takes the place.
+    """
+    lines = iterations(
+        fastserve(max_num_seqs=1, starvation_s=starvation_s),
+        {"A": (4, 5), "B": (20, 1)},
+        {"B": 2},
+        blocks=16,
+        cost=FakeCost(per_chunk_token=0.25),
+    )
+    assert lines == expected
+
+
+def test_whoever_is_passed_over_leaves_before_its_blocks_are_needed() -> None:
+    """One place and so one block to keep free. At 2 s A sinks and stands aside with two blocks, B
+    takes one and one is left: enough. At its second token B takes that, and A is moved out, though
+    nobody is waiting for blocks; at 4 s B has ended and A comes back.
+    """
+    jobs = {"A": (4, 4), "B": (4, 2)}
+    kept = fastserve(max_num_seqs=1, swap_timing="before_step", proactive=False)
+    moved = fastserve(max_num_seqs=1, swap_timing="before_step")
+    start = ["A4 used 1", "A used 2", "B4 used 3"]
+    assert iterations(kept, jobs, {"B": 2}, blocks=4) == [
+        *start,
+        "B used 4",
+        "A used 2",
+        "A used 2",
+    ]
+    assert iterations(moved, jobs, {"B": 2}, blocks=3) == [
+        "A4 used 1",
+        "A used 2",
+        "B4 -A used 1",
+        "B used 2",
+        "+A A used 2",
+        "A used 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("base_quantum_ms", 0.0, "above 0, got 0"),
+        ("starvation_s", -1.0, "above 0, got -1"),
+        ("quantum_ratio", 1.0, "above 1, got 1"),
+        ("starvation_period_steps", 0, "at least 1, got 0"),
+    ],
+)
+def test_bad_settings_are_refused(name: str, value: float, expected: str) -> None:
+    with pytest.raises(ConfigError, match=rf"scheduler\.{name}: expected {expected}"):
+        make_engine(fastserve(**{name: value}), 10)

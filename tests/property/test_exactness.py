@@ -667,3 +667,21 @@ def test_copies_that_a_step_waits_for_are_not_booked() -> None:
         for step in replay(run.events, ()).steps
     ]
     assert close(run.coverage.total_s, sum(seconds))
+
+
+def test_the_turn_passes_between_weights_inside_a_slice() -> None:
+    """Two that wait, of different weights: whose slack over weight is less changes with time."""
+    idle = Job(0, 1, 1, 0, 0, False)
+    jobs = [
+        *[idle] * 7,
+        Job(30, 1, 1, 0, 0, False),
+        Job(0, 8, 27, 2, 1, True),
+        Job(0, 12, 15, 3, 0, True),
+        Job(1, 31, 14, 2, 0, True),
+        Job(3.5, 1, 18, 0, 0, True),
+        idle,
+        Job(0, 1, 17, 0, 0, True),
+    ]
+    cost = build_cost("llama-3.1-8b", "a100-80g", costs="roofline")
+    options = {"arm": "rotating-plain", "lag": 0, "prefix": True, "cost": cost}
+    assert_exact(jobs, step_by_step, scale_s=0.015, **options)

@@ -276,7 +276,7 @@ def test_the_order_without_urgency() -> None:
     jobs["late"].relegated = True
     for job in jobs.values():
         waiting.add(job, 25.0)
-    assert waiting.next_s() == 29.0
+    assert waiting.next_s(0.0) == 29.0
     assert [waiting.age(30.0) for _ in range(3)] == [jobs["older"], jobs["old"], None]
     for name in ("late", "older", "old", "plain"):
         assert waiting.head(30.0) is jobs[name]

@@ -43,13 +43,26 @@ class LaxityQueues:
 
     def head(self, now: float) -> Job | None:
         """The job whose turn it is."""
+        heads = self._heads()
+        return min(heads, key=lambda entry: _urgency(entry, now))[3] if heads else None
+
+    def next_turn_s(self, now: float) -> float:
+        """When the turn passes to a job of another weight, if nobody comes or goes until then."""
+        heads = self._heads()
+        if len(heads) < 2:
+            return inf
+        first = min(heads, key=lambda entry: _urgency(entry, now))
+        return min(_overtakes_s(first, other, now) for other in heads if other is not first)
+
+    def _heads(self) -> list[_Entry]:
+        """The first job of each weight, at the highest level where there is any."""
         if not self._entries:
-            return None
+            return []
         for heaps in self._heaps:
             heads = [heap[0] for heap in heaps.values() if self._tidy(heap)]
             if heads:
-                return min(heads, key=lambda entry: _urgency(entry, now))[3]
-        return None
+                return heads
+        return []
 
     def _tidy(self, heap: list[_Entry]) -> bool:
         """True if the heap has a head, once stale entries are gone."""
@@ -139,3 +152,17 @@ def _urgency(entry: _Entry, now: float) -> tuple[float, float, int]:
     start_by_s, index, ticket, job = entry
     slack_s = start_by_s - now
     return (slack_s / job.weight if slack_s > 0 else slack_s * job.weight, index, ticket)
+
+
+def _overtakes_s(first: _Entry, other: _Entry, now: float) -> float:
+    """When `other` becomes more urgent than `first`; inf if it never does.
+
+    Urgencies are straight lines until the latest start and from there on, all of them 0 there, so
+    two cross once before either is late or once when both are.
+    """
+    start_s, weight = first[0], first[3].weight
+    rival_s, rival = other[0], other[3].weight
+    before_s = (rival_s * weight - start_s * rival) / (weight - rival)
+    after_s = (rival_s * rival - start_s * weight) / (rival - weight)
+    both = (before_s if before_s <= start_s else inf, after_s if after_s >= start_s else inf)
+    return min((time_s for time_s in both if time_s > now), default=inf)

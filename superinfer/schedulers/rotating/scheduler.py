@@ -191,7 +191,7 @@ class RotatingScheduler(Settings):
 
     def _until(self, now: float) -> float:
         """When this decision should be thought over though nothing has happened."""
-        time_s = min(self._waiting.next_s(), self._urgency.blocked_until_s)
+        time_s = min(self._waiting.next_s(now), self._urgency.blocked_until_s)
         return time_s if time_s > now else inf
 
     # -- prefill --------------------------------------------------------------------------------

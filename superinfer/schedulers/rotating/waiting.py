@@ -73,9 +73,10 @@ class Waiting:
             self._queue(job)
         return job
 
-    def next_s(self) -> float:
-        """The next promotion or aging."""
-        return min(self._crossings.next_s(), self._agings.next_s())
+    def next_s(self, now: float) -> float:
+        """The next promotion or aging, or change of whose turn it is."""
+        alarm_s = min(self._crossings.next_s(), self._agings.next_s())
+        return min(alarm_s, self._laxity.next_turn_s(now))
 
     def urgent(self, now: float) -> Job | None:
         """The most urgent of level 0."""

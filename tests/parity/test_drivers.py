@@ -18,6 +18,7 @@ from superinfer.memory.retention import RetentionMemory
 from superinfer.request import SLO, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
+from superinfer.schedulers.rotasched import RotaScheduler
 from superinfer.schedulers.rotating import RotatingScheduler
 from superinfer.schedulers.sglang import SglangScheduler
 from superinfer.schedulers.tensorrt_llm import TensorRtLlmScheduler
@@ -138,6 +139,17 @@ ARMS = {
         FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8),
         TieredLru(write_through_hits=2, load_timing="background"),
     ),
+    **{
+        f"rotasched-{arm}": lambda settings=settings: (
+            RotaScheduler(max_num_batched_tokens=16, max_num_seqs=8, **settings),
+            LruMemory(),
+        )
+        for arm, settings in {
+            "repo": {"budget_blocks": 12},
+            "vlt": {"variant": "lvf_vlt", "budget_blocks": 12},
+            "forced": {"budget_blocks": 0, "eager": False, "full_duplex": False},
+        }.items()
+    },
     "rotating": lambda: (
         RotatingScheduler(
             max_num_batched_tokens=16, max_num_seqs=8, max_wait_s=12.0, tile_tokens=0

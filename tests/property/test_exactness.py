@@ -39,6 +39,7 @@ from superinfer.record import RunRecord
 from superinfer.request import DEFAULT_CLASS, SLO, Request, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
+from superinfer.schedulers.rotasched import RotaScheduler
 from superinfer.schedulers.rotating import RotatingScheduler
 from superinfer.schedulers.sglang import SglangScheduler
 from superinfer.schedulers.tensorrt_llm import TensorRtLlmScheduler
@@ -151,6 +152,13 @@ def tensorrt(**settings: Any) -> Callable[[], tuple[Any, Any]]:
     )
 
 
+def rotasched(**settings: Any) -> Callable[[], tuple[Any, Any]]:
+    return lambda: (
+        RotaScheduler(max_num_batched_tokens=16, max_num_seqs=8, **settings),
+        LruMemory(),
+    )
+
+
 def priority() -> tuple[Any, Any]:
     return PriorityScheduler(max_num_batched_tokens=64, max_num_seqs=8), LruMemory("cheaper")
 
@@ -185,6 +193,9 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "tensorrt-max-equal": tensorrt(
         capacity_policy="max_utilization", context_chunking="equal_progress", max_num_tokens=16
     ),
+    "rotasched": rotasched(budget_blocks=12),
+    "rotasched-vlt": rotasched(variant="lvf_vlt", budget_blocks=12),
+    "rotasched-forced": rotasched(budget_blocks=0, eager=False, full_duplex=False),
     "rotating": rotating(),
     "rotating-plain": rotating(
         promotion=False,

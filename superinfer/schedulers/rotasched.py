@@ -46,7 +46,7 @@ ADMIT_BELOW: Final = 0.90
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class RotaScheduler:
     """Largest lag first, by rotation to the host ahead of need."""
 

@@ -78,9 +78,9 @@ class Sweep:
 
 
 SWEEPS = (
-    Sweep("qwen2.5-32b", (20, 30, 35, 40, 50)),
-    Sweep("mixtral-8x7b", (20, 40, 60, 70, 80)),
-    Sweep("llama-3-8b", (60, 80, 100, 120, 140)),
+    Sweep("qwen2.5-32b", (20, 30, 40, 50)),
+    Sweep("mixtral-8x7b", (20, 40, 60, 80)),
+    Sweep("llama-3-8b", (60, 80, 100, 120)),
 )
 """From where everybody keeps up to where nobody does, on this device. The paper's rates, of a real
 one: 5 to 20 requests/s, for the smallest model 35 to 60.

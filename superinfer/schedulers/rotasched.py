@@ -69,9 +69,9 @@ class RotaScheduler:
     """TTFT target, to `lvf_vlt`, of requests without one."""
     tbt_s: float = 0.1
     """The same for the time between tokens."""
-    name: str = field(default="rotasched", init=False)
-    block_tokens: int = field(default=16, init=False)
-    copies_per_block: int = field(default=1, init=False)
+    name: str = field(default_factory=lambda: "rotasched", init=False)
+    block_tokens: int = field(default_factory=lambda: 16, init=False)
+    copies_per_block: int = field(default_factory=lambda: 1, init=False)
 
     new: RankedList = field(default_factory=RankedList, init=False)
     """Who waits without a cache. Ranks are the time since which they wait or, by virtual lag, from
@@ -86,15 +86,15 @@ class RotaScheduler:
     """Resident requests with prompt tokens left."""
     _needs: dict[Sequence, int] = field(default_factory=dict, init=False)
     """Blocks that each of those who wait needs."""
-    _needed_blocks: int = field(default=0, init=False)
+    _needed_blocks: int = field(default_factory=int, init=False)
     """Their sum."""
     _left: dict[Sequence, tuple[float, ...]] = field(default_factory=dict, init=False)
     """Who was rotated out in this very plan, and its rank while it ran. The code does not note
     that someone was away who is back in the same step, so it is again the one who ran longest.
     """
-    _entries: int = field(default=0, init=False)
-    _moved_in: int = field(default=0, init=False)
-    _moved_out: int = field(default=0, init=False)
+    _entries: int = field(default_factory=int, init=False)
+    _moved_in: int = field(default_factory=int, init=False)
+    _moved_out: int = field(default_factory=int, init=False)
 
     # -- protocol -------------------------------------------------------------------------------
 

@@ -7,9 +7,11 @@ specification). Every mistake is a ConfigError of one line.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import math
+import sys
 import tomllib
 import types
 import typing
@@ -325,9 +327,34 @@ def _load(section: str, name: str, known: Mapping[str, str]) -> Any:
 
 def _hints(section: str, name: str, cls: type) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(cls, include_extras=True)
+        found: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            found |= _own_hints(base)
+        return found
     except (NameError, TypeError) as error:
         raise ConfigError(f"{section} {name!r}: cannot read its annotations: {error}") from None
+
+
+def _own_hints(cls: type) -> dict[str, Any]:
+    """Type hints of what a class itself declares. A compiled one has forgotten all but plain types:
+    what it declares is in its source.
+    """
+    declared = vars(cls).get("__annotations__", {})
+    if "__mypyc_attrs__" in vars(cls):
+        file = Path(str(sys.modules[cls.__module__].__file__))
+        source = file.with_name(f"{file.name.partition('.')[0]}.py").read_text(encoding="utf-8")
+        body = next(
+            node.body
+            for node in ast.parse(source).body
+            if isinstance(node, ast.ClassDef) and node.name == cls.__name__
+        )
+        declared = {
+            ast.unparse(line.target): ast.unparse(line.annotation)
+            for line in body
+            if isinstance(line, ast.AnnAssign)
+        }
+    own = type(cls.__name__, (), {"__annotations__": declared, "__module__": cls.__module__})
+    return typing.get_type_hints(own, include_extras=True)
 
 
 def _instance(section: str, name: str, cls: Any, values: Mapping[str, Any]) -> Any:

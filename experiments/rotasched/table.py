@@ -16,8 +16,8 @@ _CONDITIONS = (
     "and 297 GB/s to the host. Poisson arrivals for 120 s, then to the end; a lognormal stand-in "
     "for ShareGPT's lengths (161 prompt, 338 answer tokens). Plans are made while the step before "
     "runs (`lag = 1`). All memory holds KV but for weights and activations, and every arm has the "
-    "same bytes of it. Means over the seeds, in brackets their 95 % interval; shares are of all "
-    "requests, a gap is the time between two tokens, latencies of gaps pooled over requests."
+    "same bytes of it. `rotating` alone makes use of a longest pause, 5 s. Means over the seeds, "
+    "in brackets their 95 % interval; shares are of all requests, gaps between tokens are pooled."
 )
 
 

@@ -73,6 +73,8 @@ class SimBackend:
             self.oracle.watch(plan.joined)
         for transfer in plan.background:
             self._launch(transfer, now)
+        if plan.full_duplex:
+            return max(now, plan.now + self._both_ways_s(plan.before_step))
         for transfer in plan.before_step:
             now += self._copy_s(transfer)
         return now
@@ -157,6 +159,16 @@ class SimBackend:
 
     def _copy_s(self, transfer: Transfer) -> float:
         return self.cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
+
+    def _both_ways_s(self, transfers: list[Transfer]) -> float:
+        """Seconds until the busier direction of the link has done its copies."""
+        out_s = in_s = 0.0
+        for transfer in transfers:
+            if transfer.direction == "d2h":
+                out_s += self._copy_s(transfer)
+            else:
+                in_s += self._copy_s(transfer)
+        return max(out_s, in_s)
 
     def _launch(self, transfer: Transfer, now: float) -> None:
         """Queue a background copy on its direction of the link, first come, first served."""

@@ -7,6 +7,7 @@ them run from source. Both forms give the same results, byte for byte.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -70,3 +71,17 @@ def shadows_compiled(cls: type) -> bool:
     inherited = {name for base in cls.__mro__ for name in getattr(base, "__mypyc_attrs__", ())}
     own = (vars(base).get("__slots__", ()) for base in cls.__mro__)
     return any(not inherited.isdisjoint(slots) for slots in own)
+
+
+def own_annotations(cls: type) -> dict[str, object]:
+    """What a class itself declares, by name: types, or their text. A compiled one has forgotten all
+    but plain types, so what it declares is read from its source.
+    """
+    if "__mypyc_attrs__" not in vars(cls):
+        return dict(vars(cls).get("__annotations__", {}))
+    file = Path(str(sys.modules[cls.__module__].__file__))
+    source = file.with_name(f"{file.name.partition('.')[0]}.py").read_text(encoding="utf-8")
+    classes = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    body = next(node.body for node in classes if node.name == cls.__name__)
+    lines = (line for line in body if isinstance(line, ast.AnnAssign))
+    return {ast.unparse(line.target): ast.unparse(line.annotation) for line in lines}

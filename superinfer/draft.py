@@ -47,6 +47,7 @@ class Draft:
         "chunks",
         "clear_blocks",
         "decoding",
+        "full_duplex",
         "now",
         "pool",
         "steps",
@@ -66,6 +67,8 @@ class Draft:
         self.clear_blocks = 0
         """Blocks that have to be free before the step, and not merely reclaimable."""
         self.decoding = False
+        self.full_duplex = False
+        """Whether `before_step` copies run both ways at once, from the decision on (`Plan`)."""
         self.steps = 1
         self.until = math.inf
 
@@ -89,6 +92,12 @@ class Draft:
     def host_free(self) -> int:
         """Host blocks that nobody holds."""
         return self._engine.host.free
+
+    @property
+    def host_occupancy(self) -> float:
+        """Share of the host blocks that swapped sequences hold; 0 where there are none."""
+        host = self._engine.host
+        return host.used / host.total if host.total else 0.0
 
     def host_fits(self, seq: Sequence) -> bool:
         """True if the host has room for the sequence's cache."""
@@ -289,10 +298,12 @@ class Draft:
             self._drop(seq, scheduled_tokens)
         return fate
 
-    def swap_out(self, seq: Sequence, timing: Timing) -> bool:
+    def swap_out(self, seq: Sequence, timing: Timing, copied_blocks: int | None = None) -> bool:
         """Copy a resident sequence to the host; in the background its blocks come free on landing.
 
-        Returns False, and fails the sequence, if the host has no room.
+        Of its blocks only `copied_blocks` are copied if the scheduler's system keeps the others on
+        the host while they are in use. Returns False, and fails the sequence, if the host has no
+        room.
         """
         if not self.host_fits(seq):
             self.fail(seq, "host_memory_full")
@@ -302,7 +313,8 @@ class Draft:
         seq.host_blocks = self.blocks_for(seq.computed_tokens)
         self._engine.host.used += seq.host_blocks
         seq.preemptions += 1
-        transfer = self._transfer(seq, "d2h", seq.host_blocks, timing)
+        copied = seq.host_blocks if copied_blocks is None else copied_blocks
+        transfer = self._transfer(seq, "d2h", copied, timing)
         self._engine.resident -= 1
         if timing == "background":
             seq.state, seq.transfer = State.MOVING_OUT, transfer

@@ -59,8 +59,9 @@ class Plan:
 
     Run `chunks` and, if `decodes`, one decode of every member of the batch, up to `steps` times and
     not past `until`; a chunk moves on by its tokens each time. `before_step` transfers come first
-    and the batch waits for them; `background` transfers run beside it. A plan may hold transfers
-    and no batch.
+    and the batch waits for them: one after the other, or with `full_duplex` both ways at once and
+    from `now` on, which with lag 1 is beside the step before. `background` transfers run beside the
+    batch. A plan may hold transfers and no batch.
     """
 
     now: float
@@ -87,6 +88,7 @@ class Plan:
     """Steps whose end the backend has reported."""
     advanced: bool = False
     """True when the engine has already counted the plan's last step (lag 1)."""
+    full_duplex: bool = False
 
     @property
     def has_step(self) -> bool:

@@ -229,8 +229,14 @@ class BlockingDriver:
             seconds = cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
             free_s[transfer.direction] = start_s + seconds
             heapq.heappush(self.landings, (start_s + seconds, next(self.started), transfer))
+        seconds_of = {"h2d": 0.0, "d2h": 0.0}
         for transfer in plan.before_step:
-            self.now += cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
+            seconds = cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
+            seconds_of[transfer.direction] += seconds
+        if plan.full_duplex:
+            self.now = max(self.now, plan.now + max(seconds_of.values()))
+        else:
+            self.now += sum(seconds_of.values())
 
     def _has_step(self, plan: Plan) -> bool:
         return bool(plan.chunks or plan.decodes)

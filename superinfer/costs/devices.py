@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from superinfer.errors import ConfigError
 
@@ -51,6 +51,18 @@ def _spec(
     return DeviceSpec(name, int(gib * GIB), memory, flops, link, link, peer, latency)
 
 
+def _gh200_144g() -> DeviceSpec:
+    """NVIDIA GH200 with 144 GB of HBM3e: 4.9 TB/s by its datasheet, the GPU of the one with 96 GB.
+
+    Usable memory: the share that the other one has. NVLink-C2C as copies reach it, 375 GB/s from
+    and 297 GB/s to the host (Schieffer et al., arXiv 2407.07850, on one with 96 GB). 1.4 us per
+    copy is what makes copies of 32 KiB reach the 5 % of the link that arXiv 2601.20309 names.
+    """
+    spec = _spec("gh200-144g", 144 * 97871 / 96 / 1024, 4.9e12, 990e12, 375e9, 450e9, 6e-6)
+    setup_s = 1.4e-6
+    return replace(spec, h2d=Link(375e9, setup_s), d2h=Link(297e9, setup_s))
+
+
 # All-reduce latency: 5 to 6 us is what vLLM's one-node kernel takes for small messages in a CUDA
 # graph (aiconfigurator, A100, vLLM 0.14.0); without NVLink 20 us is assumed.
 DEVICES: Mapping[str, DeviceSpec] = {
@@ -71,6 +83,7 @@ DEVICES: Mapping[str, DeviceSpec] = {
         # NVIDIA GH200 datasheet (96 GB HBM3): 4 TB/s, dense bf16 990 TFLOP/s, NVLink-C2C
         # 450 GB/s each way, nominal.
         _spec("gh200", 97871 / 1024, 4.0e12, 990e12, 450e9, 450e9, 6e-6),
+        _gh200_144g(),
         # AMD Instinct MI300X datasheet: 192 GB HBM3, 5.3 TB/s, dense bf16 1,307 TFLOP/s, seven
         # Infinity Fabric links of 64 GB/s each way, PCIe 5 x16.
         _spec("mi300x", 196592 / 1024, 5.3e12, 1307.4e12, 50e9, 448e9, 10e-6),

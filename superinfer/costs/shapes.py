@@ -117,6 +117,7 @@ PRESETS: Mapping[str, ModelShape] = {
         replace(_LLAMA3_70B, name="llama-3.1-70b", max_model_len=131072),
         ModelShape("llama-3.1-405b", 126, 16384, 128, 8, 128, 53248, 128256, 131072),
         ModelShape("mixtral-8x7b", 32, 4096, 32, 8, 128, 14336, 32000, 32768, False, True, 8, 2),
+        ModelShape("qwen2.5-32b", 64, 5120, 40, 8, 128, 27648, 152064, 32768),
         ModelShape("qwen3-32b", 64, 5120, 64, 8, 128, 25600, 151936, 40960),
         ModelShape(
             "gpt2",

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from superinfer.compiled import shadows_compiled
+from superinfer.compiled import own_annotations, shadows_compiled
 from superinfer.errors import ConfigError, InputError
 from superinfer.memory import MEMORY_POLICIES
 from superinfer.memory.base import MemoryPolicy
@@ -325,9 +325,18 @@ def _load(section: str, name: str, known: Mapping[str, str]) -> Any:
 
 def _hints(section: str, name: str, cls: type) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(cls, include_extras=True)
+        found: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            found |= _own_hints(base)
+        return found
     except (NameError, TypeError) as error:
         raise ConfigError(f"{section} {name!r}: cannot read its annotations: {error}") from None
+
+
+def _own_hints(cls: type) -> dict[str, Any]:
+    """Type hints of what a class itself declares."""
+    spoken = {"__annotations__": own_annotations(cls), "__module__": cls.__module__}
+    return typing.get_type_hints(type(cls.__name__, (), spoken), include_extras=True)
 
 
 def _instance(section: str, name: str, cls: Any, values: Mapping[str, Any]) -> Any:

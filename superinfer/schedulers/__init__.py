@@ -6,6 +6,7 @@ SCHEDULERS: dict[str, str] = {
     "vllm": "superinfer.schedulers.vllm:VllmScheduler",
     "vllm_v1": "superinfer.schedulers.vllm_v1:VllmV1Scheduler",
     "tensorrt_llm": "superinfer.schedulers.tensorrt_llm:TensorRtLlmScheduler",
+    "rotasched": "superinfer.schedulers.rotasched:RotaScheduler",
     "fcfs": "superinfer.schedulers.fcfs:FcfsScheduler",
     "priority": "superinfer.schedulers.priority:PriorityScheduler",
     "sglang": "superinfer.schedulers.sglang:SglangScheduler",

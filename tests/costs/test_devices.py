@@ -9,7 +9,7 @@ from superinfer.errors import ConfigError
 
 
 def test_presets_are_sane() -> None:
-    expected = {"a100-40g", "a100-80g", "h100", "h200", "l40s", "gh200", "mi300x"}
+    expected = {"a100-40g", "a100-80g", "h100", "h200", "l40s", "gh200", "gh200-144g", "mi300x"}
     assert set(DEVICES) == expected
     for spec in DEVICES.values():
         assert 40e9 < spec.memory_bytes < 210e9
@@ -22,6 +22,14 @@ def test_a100_and_gh200_figures() -> None:
     assert DEVICES["a100-80g"].memory_bytes == 85899345920
     assert DEVICES["a100-80g"].memory_bytes_per_s == 2.039e12
     assert DEVICES["gh200"].h2d.bytes_per_s == 450e9
+
+
+def test_small_copies_reach_a_twentieth_of_nvlink_c2c() -> None:
+    """Of 450 GB/s nominal: pieces of 32 KiB a twentieth, of 2 MiB more than half."""
+    for link in (DEVICES["gh200-144g"].h2d, DEVICES["gh200-144g"].d2h):
+        reached = {size: size / link.seconds(size, 1) / 450e9 for size in (2**15, 2**21)}
+        assert reached[2**15] == pytest.approx(0.05, rel=0.1)
+        assert reached[2**21] > 0.5
 
 
 def test_names_are_case_insensitive() -> None:

@@ -19,6 +19,7 @@ PARAMETERS = {
     "llama-3.1-70b": 70.55e9,
     "llama-3.1-405b": 405.85e9,
     "mixtral-8x7b": 46.7e9,
+    "qwen2.5-32b": 32.76e9,
     "qwen3-32b": 32.76e9,
     "gpt2": 124.4e6,
     "t5-base": 222.9e6,

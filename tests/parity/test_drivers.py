@@ -23,6 +23,7 @@ from superinfer.schedulers.fastserve import FastServeScheduler
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
 from superinfer.schedulers.qoserve import QoServeScheduler
+from superinfer.schedulers.rotasched import RotaScheduler
 from superinfer.schedulers.rotating import RotatingScheduler
 from superinfer.schedulers.sglang import SglangScheduler
 from superinfer.schedulers.tensorrt_llm import TensorRtLlmScheduler
@@ -168,6 +169,17 @@ ARMS = {
         AndesScheduler(max_num_batched_tokens=64, max_num_seqs=8, pressure=0.5),
         LruMemory(),
     ),
+    **{
+        f"rotasched-{arm}": lambda settings=settings: (
+            RotaScheduler(max_num_batched_tokens=16, max_num_seqs=8, **settings),
+            LruMemory(),
+        )
+        for arm, settings in {
+            "repo": {"budget_blocks": 12},
+            "vlt": {"variant": "lvf_vlt", "budget_blocks": 12},
+            "forced": {"budget_blocks": 0, "eager": False, "full_duplex": False},
+        }.items()
+    },
     "rotating": lambda: (
         RotatingScheduler(
             max_num_batched_tokens=16, max_num_seqs=8, max_wait_s=12.0, tile_tokens=0

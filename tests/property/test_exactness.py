@@ -44,6 +44,7 @@ from superinfer.schedulers.fastserve import FastServeScheduler
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
 from superinfer.schedulers.qoserve import QoServeScheduler
+from superinfer.schedulers.rotasched import RotaScheduler
 from superinfer.schedulers.rotating import RotatingScheduler
 from superinfer.schedulers.sglang import SglangScheduler
 from superinfer.schedulers.tensorrt_llm import TensorRtLlmScheduler
@@ -165,6 +166,13 @@ def tensorrt(**settings: Any) -> Callable[[], tuple[Any, Any]]:
     )
 
 
+def rotasched(**settings: Any) -> Callable[[], tuple[Any, Any]]:
+    return lambda: (
+        RotaScheduler(max_num_batched_tokens=16, max_num_seqs=8, **settings),
+        LruMemory(),
+    )
+
+
 def priority() -> tuple[Any, Any]:
     return PriorityScheduler(max_num_batched_tokens=64, max_num_seqs=8), LruMemory("cheaper")
 
@@ -265,6 +273,9 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "fastserve-memory": fastserve(max_num_seqs=8, swap_timing="before_step"),
     "andes": andes(),
     "andes-swap": andes(preemption="swap"),
+    "rotasched": rotasched(budget_blocks=12),
+    "rotasched-vlt": rotasched(variant="lvf_vlt", budget_blocks=12),
+    "rotasched-forced": rotasched(budget_blocks=0, eager=False, full_duplex=False),
     "rotating": rotating(),
     "rotating-plain": rotating(
         promotion=False,

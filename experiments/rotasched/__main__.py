@@ -1,0 +1,137 @@
+"""Run the study and write `summary.json`, `results.md` and a picture.
+
+What has been run is kept in `runs/rotasched`, so a study that was stopped goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from experiments.rotasched.measures import Numbers, measured
+from experiments.rotasched.plot import write_picture
+from experiments.rotasched.settings import (
+    ARMS,
+    LINK_KV_TOKENS,
+    LINK_MODEL,
+    LINK_RATE_PER_S,
+    LINKS_GB_PER_S,
+    SWEEPS,
+    VARIANT_MODEL,
+    VARIANT_RATE_PER_S,
+    VARIANTS,
+    config_of,
+)
+from experiments.rotasched.table import page
+from experiments.scenarios.bench import Bench, say
+from superinfer.lab.config import Config
+from superinfer.lab.content import code_hash
+from superinfer.lab.results import replacing, summary_json
+
+RESULTS = Path(__file__).parents[1] / "results" / "simulated" / "rotasched"
+CACHE = Path("runs") / "rotasched"
+VERSION = 1
+"""Of the form of `summary.json`."""
+
+
+def main() -> int:
+    """Run all parts and write the files."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.rotasched",
+        description="Reproduce the shape of RotaSched's results.",
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=0, help="processes (0: one per core)")
+    options = parser.parse_args()
+    bench = Bench(CACHE, options.workers)
+    seeds = range(options.seeds)
+    parts = {
+        "sweeps": {sweep.model: _sweep(bench, seeds, sweep.model) for sweep in SWEEPS},
+        "links": _links(bench, seeds),
+        "variants": _variants(bench, seeds),
+    }
+    write(options.out, parts, _made_by(options.seeds))
+    say(f"results in {options.out}")
+    return 0
+
+
+def write(out: Path, parts: Mapping[str, Any], made_by: Mapping[str, Any]) -> None:
+    """The files of the result."""
+    text = summary_json({"version": VERSION, "kind": "simulated", "made_by": made_by, **parts})
+    for name, content in (("summary.json", text + "\n"), ("results.md", page(json.loads(text)))):
+        with replacing(out / name) as staged:
+            staged.write_text(content, encoding="utf-8")
+    write_picture(json.loads(text), out)
+
+
+def _sweep(bench: Bench, seeds: range, model: str) -> Numbers:
+    """All arms of a model at all its rates."""
+    rates = next(sweep.rates_per_s for sweep in SWEEPS if sweep.model == model)
+    configs = {
+        f"{name} at {rate:g}": config_of(arm, model, rate)
+        for name, arm in ARMS.items()
+        for rate in rates
+    }
+    found = _measured(bench, configs, seeds, model)
+    points = {name: [found[f"{name} at {rate:g}"] for rate in rates] for name in ARMS}
+    return {"rates_per_s": list(rates), "arms": points}
+
+
+def _links(bench: Bench, seeds: range) -> Numbers:
+    """All arms with little memory, over links of several speeds."""
+    configs = {
+        f"{name} at {link:g}": config_of(
+            arm, LINK_MODEL, LINK_RATE_PER_S, kv_tokens=LINK_KV_TOKENS, link_gb_per_s=link
+        )
+        for name, arm in ARMS.items()
+        for link in LINKS_GB_PER_S
+    }
+    found = _measured(bench, configs, seeds, "links")
+    points = {name: [found[f"{name} at {link:g}"] for link in LINKS_GB_PER_S] for name in ARMS}
+    return {
+        "model": LINK_MODEL,
+        "rate_per_s": LINK_RATE_PER_S,
+        "kv_tokens": LINK_KV_TOKENS,
+        "gb_per_s": list(LINKS_GB_PER_S),
+        "arms": points,
+    }
+
+
+def _variants(bench: Bench, seeds: range) -> Numbers:
+    """The rival with one part changed at a time."""
+    configs = {
+        name: config_of(arm, VARIANT_MODEL, VARIANT_RATE_PER_S) for name, arm in VARIANTS.items()
+    }
+    found = _measured(bench, configs, seeds, "variants")
+    return {"model": VARIANT_MODEL, "rate_per_s": VARIANT_RATE_PER_S, "arms": found}
+
+
+def _measured(
+    bench: Bench, configs: Mapping[str, Config], seeds: range, what: str
+) -> dict[str, dict[str, Numbers]]:
+    runs = bench.runs(configs, seeds, what)
+    return {name: measured(each) for name, each in runs.items()}
+
+
+def _made_by(seeds: int) -> dict[str, Any]:
+    """What the numbers rest on."""
+    names = ("superinfer", "numpy", "simpy")
+    return {
+        "command": f"python -m experiments.rotasched --seeds {seeds}",
+        "versions": {
+            **{name: version(name) for name in names},
+            "Python": platform.python_version(),
+        },
+        "source": code_hash(("superinfer", "sim", "traces"))[:12],
+        "seeds": seeds,
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,141 @@
+"""The result as a page of markdown: findings first, then the numbers of every part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from experiments.rotasched.measures import GAP, MEASURES, THROUGHPUT, TPOT, TTFT, Measure
+from experiments.rotasched.settings import ARMS, DEFAULT, REPO, ROTATING, TUNED, VARIANTS
+
+Numbers = Mapping[str, Any]
+
+_CONDITIONS = (
+    "One GH200 with 144 GB, by its nominal figures (`roofline`): nobody measured its kernels, so "
+    "every step is a floor, and rates are higher than a real one would bear. Copies: 375 GB/s from "
+    "and 297 GB/s to the host. Poisson arrivals for 120 s, then to the end; a lognormal stand-in "
+    "for ShareGPT's lengths (161 prompt, 338 answer tokens). Plans are made while the step before "
+    "runs (`lag = 1`). All memory holds KV but for weights and activations, and every arm has the "
+    "same bytes of it. `rotating` alone makes use of a longest pause, 5 s. Means over the seeds, "
+    "in brackets their 95 % interval; shares are of all requests, gaps between tokens are pooled."
+)
+
+
+def page(summary: Numbers) -> str:
+    """The whole page."""
+    made_by = summary["made_by"]
+    versions = ", ".join(f"{name} {text}" for name, text in made_by["versions"].items())
+    lines = [
+        "# RotaSched on GH200: the shape of its results",
+        "",
+        f"**Simulated**, by `{made_by['command']}` with {versions}; source {made_by['source']}.",
+        "",
+        *(f"* {finding}" for finding in findings(summary)),
+        "",
+        _CONDITIONS,
+        "",
+        "![TTFT and TPOT attainment, gaps and tokens/s against the rate, simulated](rotasched.png)",
+        "",
+    ]
+    for model, sweep in summary["sweeps"].items():
+        lines += [f"## {model}", "", *_sweep(sweep), ""]
+    lines += [*_links(summary["links"]), "", *_variants(summary["variants"])]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def findings(summary: Numbers) -> Iterator[str]:
+    """What the numbers say, one line each."""
+    for model, sweep in summary["sweeps"].items():
+        yield _gain(model, sweep)
+    links = summary["links"]
+    slow, fast = links["gb_per_s"][0], links["gb_per_s"][-1]
+    for arm in (REPO, ROTATING):
+        share = _mean(links["arms"][arm][0], THROUGHPUT) / _mean(links["arms"][arm][-1], THROUGHPUT)
+        yield (
+            f"{links['kv_tokens']:,} tokens of KV memory, {links['rate_per_s']:g} requests/s: over "
+            f"{slow:g} GB/s {ARMS[arm].label} gives {100 * share:.0f} % of the tokens/s that it "
+            f"gives over {fast:g} GB/s."
+        )
+
+
+def _gain(model: str, sweep: Numbers) -> str:
+    """Where the public code gains most TTFT attainment on the better vLLM, and what it costs."""
+    arms = sweep["arms"]
+
+    def lead(place: int) -> float:
+        best = max(_mean(arms[name][place], TTFT) for name in (DEFAULT, TUNED))
+        return _mean(arms[REPO][place], TTFT) - best
+
+    place = max(range(len(sweep["rates_per_s"])), key=lead)
+    pairs = [
+        f"{measure.title.removesuffix(' (%)')} {_number(arms[REPO][place], measure)} against "
+        f"{_number(arms[TUNED][place], measure)}"
+        for measure in (TPOT, GAP, THROUGHPUT)
+    ]
+    return (
+        f"{model}: at most {100 * lead(place):+.1f} points of TTFT attainment over the better "
+        f"vLLM, at {sweep['rates_per_s'][place]:g} requests/s; there, against chunked vLLM, "
+        f"{', '.join(pairs)}."
+    )
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _sweep(sweep: Numbers) -> Iterator[str]:
+    rows = [
+        [ARMS[name].label, f"{rate:g}", *_cells(points[place])]
+        for place, rate in enumerate(sweep["rates_per_s"])
+        for name, points in sweep["arms"].items()
+    ]
+    yield from _table(["arm", "requests/s"], rows)
+
+
+def _links(links: Numbers) -> Iterator[str]:
+    yield f"## Links: {links['model']}, {links['kv_tokens']:,} tokens of KV memory"
+    yield ""
+    yield f"{links['rate_per_s']:g} requests/s; the link has the same speed both ways."
+    yield ""
+    rows = [
+        [ARMS[name].label, f"{link:g}", *_cells(points[place])]
+        for place, link in enumerate(links["gb_per_s"])
+        for name, points in links["arms"].items()
+    ]
+    yield from _table(["arm", "GB/s"], rows)
+
+
+def _variants(variants: Numbers) -> Iterator[str]:
+    yield f"## Variants of RotaSched: {variants['model']}, {variants['rate_per_s']:g} requests/s"
+    yield ""
+    rows = [[VARIANTS[name].label, *_cells(found)] for name, found in variants["arms"].items()]
+    yield from _table(["variant"], rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    titles = [*head, *(measure.title for measure in MEASURES)]
+    yield f"| {' | '.join(titles)} |"
+    yield f"|{'---|' * len(head)}{'---:|' * len(MEASURES)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _cells(numbers: Numbers) -> list[str]:
+    return [_cell(numbers, measure) for measure in MEASURES]
+
+
+def _cell(numbers: Numbers, measure: Measure) -> str:
+    found = numbers[measure.key]
+    text = _number(numbers, measure)
+    if found["low"] is None or found["low"] == found["high"]:
+        return text
+    low, high = (f"{measure.scale * found[end]:,.{measure.digits}f}" for end in ("low", "high"))
+    return f"{text} [{low}, {high}]"
+
+
+def _number(numbers: Numbers, measure: Measure) -> str:
+    mean = numbers[measure.key]["mean"]
+    return "-" if mean is None else f"{measure.scale * mean:,.{measure.digits}f}"
+
+
+def _mean(numbers: Numbers, measure: Measure) -> float:
+    return float(numbers[measure.key]["mean"])

@@ -53,7 +53,7 @@ ARMS: Mapping[str, Arm] = {
     ),
     REPO: _REPO,
     VLT: _VLT.changed("RotaSched, lag rebuilt, alpha 0.5", "scheduler.alpha=0.5"),
-    ROTATING: Arm("rotating (ours)", "rotating"),
+    ROTATING: Arm("rotating (ours), 1024 seqs", "rotating", ("scheduler.max_num_seqs=1024",)),
 }
 VARIANTS: Mapping[str, Arm] = {
     REPO: _REPO,

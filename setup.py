@@ -56,5 +56,7 @@ else:
     except ImportError:  # pip asks first what the build needs
         setup(setup_requires=TYPE_CHECKED_AGAINST)
     else:
-        extensions = mypycify(sources(), opt_level="2", debug_level="0", group_name="superinfer")
+        extensions = mypycify(
+            sources(), opt_level="2", debug_level="0", multi_file=True, group_name="superinfer"
+        )
         setup(ext_modules=extensions, cmdclass={"build_ext": BuildCore})

@@ -346,7 +346,7 @@ def _instance(section: str, name: str, cls: Any, values: Mapping[str, Any]) -> A
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{section} {name!r}: {error}") from None
     protocol = _PROTOCOLS[section]
-    wanted = [*protocol.__annotations__, *(key for key in vars(protocol) if key[0] != "_")]
+    wanted = [*own_annotations(protocol), *(key for key in vars(protocol) if key[0] != "_")]
     missing = [key for key in wanted if not hasattr(policy, key)]
     if missing:
         raise ConfigError(f"{section} {name!r}: expected a {section} with {', '.join(missing)}")

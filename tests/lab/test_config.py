@@ -34,7 +34,7 @@ def outside(cls: type) -> str:
     return f"own_policies:{cls.__name__}"
 
 
-@dataclass(slots=True)
+@dataclass
 class Bounded(FcfsScheduler):
     """Fields with bounds and units of their own."""
 
@@ -45,21 +45,21 @@ class Bounded(FcfsScheduler):
     name: str = field(default="bounded", init=False)
 
 
-@dataclass(slots=True)
+@dataclass
 class Unstorable(FcfsScheduler):
     """A setting that no file can hold."""
 
     what: Any = field(default_factory=object)
 
 
-@dataclass(slots=True)
+@dataclass
 class Unresolvable(FcfsScheduler):
     """An annotation that exists for the type checker only."""
 
     share: Decimal | None = None
 
 
-@dataclass(slots=True)
+@dataclass
 class Picky(FcfsScheduler):
     """Refuses its settings when it is made."""
 

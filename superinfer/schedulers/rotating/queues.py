@@ -52,7 +52,8 @@ class LaxityQueues:
         if len(heads) < 2:
             return inf
         first = min(heads, key=lambda entry: _urgency(entry, now))
-        return min(_overtakes_s(first, other, now) for other in heads if other is not first)
+        others = [entry for entry in heads if entry[3].weight != first[3].weight]
+        return min(_overtakes_s(first, other, now) for other in others)
 
     def _heads(self) -> list[_Entry]:
         """The first job of each weight, at the highest level where there is any."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 from pathlib import Path
 
@@ -23,29 +24,51 @@ PACKAGES = ("superinfer/memory", "superinfer/schedulers")
 """Compiled whole, but for the next."""
 INTERPRETED = ("superinfer/memory/base.py",)
 """Protocols that are looked for at run time, which compiled ones do not allow."""
-TYPE_CHECKED_AGAINST = ["mypy", "msgspec", "numpy", "simpy"]
 
 ROOT = Path(__file__).parent
+COMPILED = runpy.run_path(str(ROOT / "superinfer" / "compiled.py"))
+
+
+def below(pattern: str) -> set[str]:
+    """Paths of files, relative to the root."""
+    return {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)}
 
 
 def sources() -> list[str]:
-    """Paths of the modules to compile."""
-    named = [f"{folder}/{name}.py" for folder, names in MODULES.items() for name in names.split()]
-    inside = [path for package in PACKAGES for path in ROOT.glob(f"{package}/**/[a-z]*.py")]
-    found = {*named, *(path.relative_to(ROOT).as_posix() for path in inside)}
+    """The modules to compile."""
+    found = {f"{folder}/{name}.py" for folder, names in MODULES.items() for name in names.split()}
+    for package in PACKAGES:
+        found |= below(f"{package}/**/[a-z]*.py")
     return sorted(found.difference(INTERPRETED))
+
+
+def depended_on() -> list[str]:
+    """All that compiled code may have taken something from: types, constants."""
+    ours = below("superinfer/**/*.py") - below("superinfer/lab/**/*.py")
+    return sorted(ours | below("sim/load.py") | set(sources()))
+
+
+def build_requirements() -> list[str]:
+    """What the sources are checked against: a type error stops the compiler."""
+    wanted = re.compile(r"(mypy|msgspec|numpy|simpy)[=<>]")
+    return [line for line in (ROOT / "constraints.txt").read_text().split() if wanted.match(line)]
 
 
 class BuildCore(build_ext):
     """Leaves behind what the modules were compiled from, so that nobody runs stale ones."""
 
+    manifest: str
+
     def run(self) -> None:
         """Build, then write the manifest."""
-        super().run()
-        compiled = runpy.run_path(str(ROOT / "superinfer" / "compiled.py"))
         target = ROOT if self.inplace else Path(self.build_lib)
-        manifest = {"sources": sources(), "digest": compiled["digest"](ROOT, sources())}
-        (target / compiled["MANIFEST"]).write_text(json.dumps(manifest, indent=1) + "\n")
+        (target / COMPILED["MANIFEST"]).unlink(missing_ok=True)
+        for folder in {target, Path(self.build_lib)}:
+            for package in ("superinfer", "sim"):
+                for library in folder.glob(f"{package}/**/*.so"):
+                    library.unlink()
+        super().run()
+        (target / COMPILED["MANIFEST"]).write_text(self.manifest)
 
 
 if os.environ.get("SUPERINFER_COMPILE", "0") in {"", "0"}:
@@ -54,8 +77,10 @@ else:
     try:
         from mypyc.build import mypycify
     except ImportError:  # pip asks first what the build needs
-        setup(setup_requires=TYPE_CHECKED_AGAINST)
+        setup(setup_requires=build_requirements())
     else:
+        # Noted before the sources are read: an edit during the build makes it stale.
+        BuildCore.manifest = json.dumps(COMPILED["manifest"](ROOT, depended_on()), indent=1)
         extensions = mypycify(
             sources(), opt_level="2", debug_level="0", multi_file=True, group_name="superinfer"
         )

@@ -338,3 +338,7 @@ def _close_stdout() -> None:
     """Keep Python from trying to write the rest once more when it exits."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

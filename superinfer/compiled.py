@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
 import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
+from importlib.machinery import EXTENSION_SUFFIXES, FileFinder, ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 MANIFEST = "superinfer/.compiled"
 _PACKAGES = ("superinfer.", "sim.")
+_ROOT = Path(__file__).parent.parent
+_LIBRARY = "superinfer__mypyc"
+_SUFFIX = EXTENSION_SUFFIXES[0]
 
 
 def digest(root: Path, sources: Iterable[str]) -> str:
@@ -29,13 +34,36 @@ def digest(root: Path, sources: Iterable[str]) -> str:
     return content.hexdigest()
 
 
+def manifest(root: Path, sources: list[str]) -> dict[str, object]:
+    """What a build notes: its sources as they are now, and the interpreter that it is for."""
+    return {"suffix": _SUFFIX, "digest": digest(root, sources), "sources": sources}
+
+
 def up_to_date(root: Path) -> bool:
-    """True if there are compiled modules and they are those of the sources."""
+    """True if there are compiled modules, of these sources and for this interpreter."""
     try:
-        manifest = json.loads((root / MANIFEST).read_bytes())
-        return bool(manifest["digest"] == digest(root, manifest["sources"]))
+        noted = json.loads((root / MANIFEST).read_bytes())
+        return bool(noted == manifest(root, noted["sources"])) and _library(root).exists()
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _library(root: Path) -> Path:
+    """The library that all compiled modules share."""
+    return root / f"{_LIBRARY}{_SUFFIX}"
+
+
+class _Library:
+    """Finds the shared library from anywhere: it lies beside our packages, not in one."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of the library."""
+        if name != _LIBRARY:
+            return None
+        return spec_from_file_location(name, _library(_ROOT))
 
 
 class _SourcesOnly:
@@ -58,7 +86,8 @@ class _SourcesOnly:
 def choose_form() -> bool:
     """Have the imports that follow take compiled modules if they may; returns whether they do."""
     wanted = os.environ.get("SUPERINFER_INTERPRETED", "0") in {"", "0"}
-    if wanted and up_to_date(Path(__file__).parent.parent):
+    if wanted and up_to_date(_ROOT):
+        sys.meta_path.append(_Library)
         return True
     sys.meta_path.insert(0, _SourcesOnly)
     return False
@@ -78,7 +107,7 @@ def own_annotations(cls: type) -> dict[str, object]:
     but plain types, so what it declares is read from its source.
     """
     if "__mypyc_attrs__" not in vars(cls):
-        return dict(vars(cls).get("__annotations__", {}))
+        return dict(inspect.get_annotations(cls))
     file = Path(str(sys.modules[cls.__module__].__file__))
     source = file.with_name(f"{file.name.partition('.')[0]}.py").read_text(encoding="utf-8")
     classes = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))

@@ -90,7 +90,7 @@ class OpenQueue(RankedQueue):
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class AndesScheduler(FcfsScheduler):
     """Quality of experience per block. Places and watermark are those of `fcfs`."""
 
@@ -111,15 +111,15 @@ class AndesScheduler(FcfsScheduler):
     default_tpot_s: float = 0.2
     """Expected time per token of a request without such a target: about reading speed, 5
     tokens/s. Ours."""
-    name: str = field(default="andes", init=False)
-    block_tokens: int = field(default=16, init=False)
+    name: str = field(default_factory=lambda: "andes", init=False)
+    block_tokens: int = field(default_factory=lambda: 16, init=False)
     _open_waiting: OpenQueue = field(init=False, repr=False)
     _open_swapped: OpenQueue = field(init=False, repr=False)
     """The same objects as `waiting` and `swapped`."""
-    _ticket: int = field(default=0, init=False)
-    _submitted: int = field(default=0, init=False)
-    _preempted: int = field(default=0, init=False)
-    _prefill_steps: int = field(default=0, init=False)
+    _ticket: int = field(default_factory=int, init=False)
+    _submitted: int = field(default_factory=int, init=False)
+    _preempted: int = field(default_factory=int, init=False)
+    _prefill_steps: int = field(default_factory=int, init=False)
     """Steps without decodes, which the decode batch does not count."""
 
     def __post_init__(self) -> None:

@@ -28,13 +28,13 @@ from superinfer.sequence import Sequence
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class EdfScheduler(FcfsScheduler):
     """Earliest deadline first. Budget, places and watermark are those of `fcfs`."""
 
     preempts: bool = True
     """Earlier deadlines take blocks from later ones. Off: they wait for free ones."""
-    name: str = field(default="edf", init=False)
+    name: str = field(default_factory=lambda: "edf", init=False)
 
     def rank(self, seq: Sequence) -> tuple[float, ...]:
         """By deadline, then by arrival."""

@@ -105,7 +105,7 @@ class Alarms:
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class FastServeScheduler(FcfsScheduler):
     """Skip-join MLFQ. Watermark as in `fcfs`."""
 
@@ -127,20 +127,20 @@ class FastServeScheduler(FcfsScheduler):
     """Keep blocks free for those to come. Off: move somebody out only for one who needs it."""
     swap_timing: Timing = "background"
     """Copies run beside the computation (section 5), or the step waits for them."""
-    name: str = field(default="fastserve", init=False)
+    name: str = field(default_factory=lambda: "fastserve", init=False)
     parked: RankedQueue = field(init=False)
     """Resident, passed over because all places of the step are taken."""
     _turns: dict[Sequence, Turn] = field(default_factory=dict, init=False, repr=False)
     _quanta: Alarms = field(default_factory=Alarms, init=False, repr=False)
     """When the running ones have used their quanta."""
-    _prefill_steps: int = field(default=0, init=False)
+    _prefill_steps: int = field(default_factory=int, init=False)
     """Steps without decodes, which the decode batch does not count."""
-    _looks: int = field(default=0, init=False)
+    _looks: int = field(default_factory=int, init=False)
     """Periods of looking for starving requests that are over."""
-    _now: float = field(default=0.0, init=False)
+    _now: float = field(default_factory=float, init=False)
     _parked_seqs: dict[Sequence, None] = field(default_factory=dict, init=False, repr=False)
     _leaving: dict[Sequence, int] = field(default_factory=dict, init=False, repr=False)
-    _leaving_blocks: int = field(default=0, init=False)
+    _leaving_blocks: int = field(default_factory=int, init=False)
     """Blocks that come free when the copies under way have landed."""
 
     def __post_init__(self) -> None:

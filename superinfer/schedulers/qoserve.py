@@ -107,7 +107,7 @@ class Timelines:
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class QoServeScheduler(TrackingScheduler):
     """Niyama's three mechanisms. Places and watermark are those of `fcfs`."""
 
@@ -125,11 +125,11 @@ class QoServeScheduler(TrackingScheduler):
     """Deadline of requests that are promised nothing. Ours: half an hour, as for a batch job."""
     tile_tokens: int = 0
     """Rows of a tile of a matrix product, which chunks fill (pacing.py); 0: multiples of 64."""
-    name: str = field(default="qoserve", init=False)
+    name: str = field(default_factory=lambda: "qoserve", init=False)
     lengths: AnswerLengths = field(default_factory=AnswerLengths, init=False, repr=False)
     _timelines: Timelines = field(default_factory=Timelines, init=False, repr=False)
     _sizer: ChunkSizer = field(init=False, repr=False)
-    _now: float = field(default=0.0, init=False)
+    _now: float = field(default_factory=float, init=False)
     _chunked: set[Sequence] = field(default_factory=set, init=False, repr=False)
     """Had a chunk in the latest plan."""
     _relegated: list[Sequence] = field(default_factory=list, init=False, repr=False)

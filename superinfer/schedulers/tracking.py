@@ -14,7 +14,7 @@ from superinfer.sequence import Sequence, State
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class TrackingScheduler(FcfsScheduler):
     """`fcfs` with a word for every stream that starts or stops."""
 

@@ -138,7 +138,7 @@ class TenantQueues(RankedQueue):
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-@dataclass(slots=True)
+@dataclass
 class VtcScheduler(TrackingScheduler):
     """Virtual Token Counters. Budget, places and watermark are those of `fcfs`."""
 
@@ -148,7 +148,7 @@ class VtcScheduler(TrackingScheduler):
     """Service per output token (paper, section 3.1: 2)."""
     reserve_declared: bool = True
     """Admit only what fits if all running answers become as long as declared (the artifact)."""
-    name: str = field(default="vtc", init=False)
+    name: str = field(default_factory=lambda: "vtc", init=False)
     service: TokenCounters = field(init=False, repr=False)
     _queues: TenantQueues = field(init=False, repr=False)
     """The same object as `waiting`."""
@@ -157,7 +157,7 @@ class VtcScheduler(TrackingScheduler):
     _counted: dict[Sequence, int] = field(default_factory=dict, init=False, repr=False)
     """Output tokens counted for, not those of a stream under way; who is in here has paid for
     its prompt."""
-    _stale: bool = field(default=True, init=False)
+    _stale: bool = field(default_factory=lambda: True, init=False)
     """True if somebody arrived, left or moved since the queue was found blocked."""
 
     def __post_init__(self) -> None:

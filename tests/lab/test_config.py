@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ import tomli_w
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config import Config, RunConfig, build_policy, load_config
+from superinfer.memory import MEMORY_POLICIES
 from superinfer.memory.lru import LruMemory
 from superinfer.schedulers import SCHEDULERS
 from superinfer.schedulers.fcfs import FcfsScheduler
@@ -389,3 +391,27 @@ def test_a_configuration_does_not_change() -> None:
     with pytest.raises(AttributeError):
         config.scheduler = {}  # type: ignore[misc]
     assert isinstance(config, Config)
+
+
+@pytest.mark.parametrize(
+    ("section", "target"),
+    [
+        *(("scheduler", target) for target in SCHEDULERS.values()),
+        *(("memory", target) for target in MEMORY_POLICIES.values()),
+    ],
+)
+def test_every_policy_can_be_extended(
+    monkeypatch: pytest.MonkeyPatch, section: str, target: str
+) -> None:
+    module, _, name = target.partition(":")
+    base = getattr(importlib.import_module(module), name)
+    mine = dataclass(type("Mine", (base,), {"__module__": __name__, "__annotations__": {}}))
+    monkeypatch.setattr(sys.modules[__name__], "Mine", mine, raising=False)
+    policy, parent = build_policy(section, "own_policies:Mine", {}, {}), base()
+    assert plain_values(policy) == plain_values(parent)
+
+
+def plain_values(policy: Any) -> dict[str, Any]:
+    """The type of each field that is set, and the value of simple ones."""
+    found = {f.name: getattr(policy, f.name) for f in fields(policy) if hasattr(policy, f.name)}
+    return {n: v if isinstance(v, str | int | float) else type(v) for n, v in found.items()}

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fresh_process import bytes_of_a_run
+from fresh_process import bytes_of_runs
 from property.test_exactness import ARMS
 
 from superinfer.compiled import MANIFEST, up_to_date
@@ -35,13 +35,30 @@ def form_of(root: Path, interpreted: str = "0") -> str:
 @pytest.mark.slow
 @needs_compiled
 @pytest.mark.parametrize("lag", [0, 1])
-@pytest.mark.parametrize("arm", ARMS)
-def test_same_bytes_in_both_forms(monkeypatch: pytest.MonkeyPatch, arm: str, lag: int) -> None:
+def test_same_bytes_in_both_forms(monkeypatch: pytest.MonkeyPatch, lag: int) -> None:
     found = []
     for interpreted in ("0", "1"):
         monkeypatch.setenv("SUPERINFER_INTERPRETED", interpreted)
-        found.append(bytes_of_a_run(arm, lag, "1"))
+        found.append(bytes_of_runs(ARMS, lag, "1"))
     assert found[0] == found[1]
+
+
+@pytest.mark.slow
+@needs_compiled
+def test_the_command_line_runs_anywhere(tmp_path: Path) -> None:
+    """Also where the folder of the shared library is neither the current one nor on the path."""
+    (tmp_path / "t.jsonl").write_text('{"timestamp": 0, "input_length": 9, "output_length": 3}\n')
+    env = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    command = [Path(sys.executable).with_name("superinfer-sim"), "run", "t.jsonl", "--no-plots"]
+    run = subprocess.run(
+        command,
+        env={**env, "SUPERINFER_INTERPRETED": "0"},
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.slow
@@ -103,6 +120,21 @@ def test_changed_sources_are_run_as_they_are(tmp_path: Path) -> None:
     assert form_of(tmp_path, interpreted="1") == "False"
     source = tmp_path / "sim" / "oracle.py"
     source.write_text(source.read_text() + "\nCHANGED = True\n")
+    assert form_of(tmp_path) == "False"
+
+
+@needs_compiled
+@pytest.mark.parametrize("name", [MANIFEST, "superinfer__mypyc*"])
+def test_compiled_modules_for_another_interpreter_are_not_used(tmp_path: Path, name: str) -> None:
+    """Nor those without their library."""
+    for package in ("superinfer", "sim"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    if name == MANIFEST:
+        for library in ROOT.glob("superinfer__mypyc*"):
+            shutil.copy(library, tmp_path)
+        other = (tmp_path / MANIFEST).read_text().replace("cpython-3", "cpython-9")
+        (tmp_path / MANIFEST).write_text(other)
+    assert not up_to_date(tmp_path)
     assert form_of(tmp_path) == "False"
 
 

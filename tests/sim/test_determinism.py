@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fresh_process import bytes_of_a_run
+from fresh_process import bytes_of_runs
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,6 @@ from fresh_process import bytes_of_a_run
     ],
 )
 def test_same_bytes_in_another_process(arm: str, lag: int) -> None:
-    one, other = (bytes_of_a_run(arm, lag, hash_seed) for hash_seed in ("1", "4242"))
+    one, other = (bytes_of_runs([arm], lag, hash_seed) for hash_seed in ("1", "4242"))
     assert len(one) > 10_000 and b"'evict'" in one
     assert one == other

@@ -251,7 +251,9 @@ def test_seeds_are_drawn_as_their_mean(usual: Run) -> None:
 @pytest.mark.parametrize("count", [1, 8])
 def test_compare_of_runs_without_numbers(count: int) -> None:
     none = data(rejected())
-    texts(compare_figure({f"run{i}": [none] for i in range(count)}))
+    said = texts(compare_figure({f"run{i}": [none] for i in range(count)}))
+    assert "no request has a service-level objective" in said
+    assert said.count("no values") == 3
 
 
 def test_no_window_and_no_shared_state() -> None:

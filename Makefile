@@ -81,7 +81,7 @@ $(COMPILED): | $(STAMP)
 # Without a C compiler everything runs from the sources.
 COMPILE = [ superinfer/.compiled -nt setup.py ] && \
   SUPERINFER_INTERPRETED=0 $(BIN)/python -c 'import sys, superinfer; sys.exit(not superinfer.COMPILED)' || { \
-  echo "Compiling the core (a minute or two)"; \
+  echo "Compiling the core (two or three minutes)"; \
   SUPERINFER_COMPILE=1 $(BIN)/python setup.py -q build_ext --inplace > .venv/compile.log 2>&1 || { \
     tail -n 3 .venv/compile.log >&2; \
     echo "The core could not be compiled (.venv/compile.log): it runs from its sources, slower" >&2; }; }

@@ -13,6 +13,8 @@ def main() -> None:
     listens = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if listens:
         signal.signal(signal.SIGINT, _leave)
+    # One run is one thread; a thread of BLAS beside it would spin for nothing.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from sim.cli import main as run
 
     try:

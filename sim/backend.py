@@ -123,18 +123,19 @@ class SimBackend:
 
     def _jump(self, plan: Plan, now: float, ends: list[float], limit: int) -> float:
         """Append step ends until the first one that is not before the next event."""
-        cost, decodes, lag, append = self.cost, plan.decodes, self.lag, ends.append
+        cost, decodes, lag = self.cost, plan.decodes, self.lag
         done = plan.done_steps + len(ends)
         host_s = cost.host_s(decodes + len(plan.chunks))
-        horizon = min(self.env.peek(), plan.until, self.next_arrival_s)
+        horizon = min(min(self.env.peek(), plan.until), self.next_arrival_s)  # noqa: PLW3301
         while done < limit:
             chunks = plan.chunks_at(done) if plan.chunks else plan.chunks
             context = plan.context_tokens + done * decodes
-            device_s, growth_s, steps = cost.slice_line(chunks, decodes, context)
-            count = min(steps, limit - done)
+            line = cost.slice_line(chunks, decodes, context)
+            device_s, growth_s = line.first_s, line.growth_s
+            count = min(line.steps, limit - done)
             for _ in range(int(count)):
                 now += (device_s if device_s > host_s else host_s) if lag else host_s + device_s
-                append(now)
+                ends.append(now)
                 if now >= horizon:
                     return now
                 device_s += growth_s

@@ -154,7 +154,7 @@ class DecodeBatch:
 
     def growth(self, steps: int) -> int:
         """Blocks that the members need, all together, for the next `steps` steps."""
-        cycles, rest = divmod(steps, self.block_tokens)
+        cycles, rest = steps // self.block_tokens, steps % self.block_tokens
         blocks = cycles * self.size
         if rest:
             # Residues 1 - step, one less for each further step: a stretch of the circle.
@@ -173,8 +173,7 @@ class DecodeBatch:
         """Most steps, at most `limit`, that need no more than `blocks` new blocks."""
         if blocks < 0 or not self.size:
             return 0 if blocks < 0 else limit
-        cycles, left = divmod(blocks, self.size)
-        steps = cycles * self.block_tokens
+        left, steps = blocks % self.size, blocks // self.size * self.block_tokens
         if steps >= limit:
             return limit
         residues, size = self._residues, self.block_tokens

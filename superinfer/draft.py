@@ -142,7 +142,8 @@ class Draft:
 
     def copy_s(self, blocks: int, direction: Direction) -> float:
         """Predicted seconds to copy so many blocks over an idle link."""
-        return self._engine.cost.transfer_s(*self._engine.copy_size(blocks), direction)
+        nbytes, pieces = self._engine.copy_size(blocks)
+        return self._engine.cost.transfer_s(nbytes, pieces, direction)
 
     def recompute_s(self, seq: Sequence) -> float:
         """Predicted seconds to compute the cache again in one prefill."""

@@ -366,7 +366,7 @@ class Engine:
             changes,
             reserved,
             taken,
-            full_duplex=draft.full_duplex,
+            draft.full_duplex,
         )
 
     def _steps_without_copies(self, tier: TieredIndex, steps: int, chunks: bool) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from superinfer.memory.base import Timing
@@ -53,7 +53,7 @@ class Change(NamedTuple):
     """What undoing needs."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, init=False)
 class Plan:
     """A time slice: one batch, and for how long the decision stands.
 
@@ -82,13 +82,48 @@ class Plan:
     changes: list[Change]
     reserved_blocks: int
     """Blocks that all `steps` need for growth."""
-    taken_blocks: int = 0
+    taken_blocks: int
     """Of these, taken already for the next step."""
-    done_steps: int = 0
+    done_steps: int
     """Steps whose end the backend has reported."""
-    advanced: bool = False
+    advanced: bool
     """True when the engine has already counted the plan's last step (lag 1)."""
-    full_duplex: bool = False
+    full_duplex: bool
+
+    # Written out, because the one that `dataclass` makes is never compiled.
+    def __init__(  # noqa: PLR0913, PLR0917
+        self,
+        now: float,
+        chunks: list[PrefillChunk],
+        decodes: int,
+        context_tokens: int,
+        steps: int,
+        until: float,
+        before_step: list[Transfer],
+        background: list[Transfer],
+        first_step: int,
+        joined: list[Sequence],
+        changes: list[Change],
+        reserved_blocks: int,
+        taken_blocks: int = 0,
+        full_duplex: bool = False,
+    ) -> None:
+        self.now = now
+        self.chunks = chunks
+        self.decodes = decodes
+        self.context_tokens = context_tokens
+        self.steps = steps
+        self.until = until
+        self.before_step = before_step
+        self.background = background
+        self.first_step = first_step
+        self.joined = joined
+        self.changes = changes
+        self.reserved_blocks = reserved_blocks
+        self.taken_blocks = taken_blocks
+        self.done_steps = 0
+        self.advanced = False
+        self.full_duplex = full_duplex
 
     @property
     def has_step(self) -> bool:
@@ -100,13 +135,25 @@ class Plan:
         return [chunk.moved_on(step) for chunk in self.chunks] if step else self.chunks
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, init=False)
 class Outcome:
     """What happened: end times of the steps done, and who finished at the last of them."""
 
     end_s: float
     """End of the last step done; of the transfers where there was no step."""
-    step_end_s: list[float] = field(default_factory=list)
-    finished: list[Sequence] = field(default_factory=list)
-    last: bool = True
+    step_end_s: list[float]
+    finished: list[Sequence]
+    last: bool
     """False while the plan's final step is still running (lag 1)."""
+
+    def __init__(
+        self,
+        end_s: float,
+        step_end_s: list[float] | None = None,
+        finished: list[Sequence] | None = None,
+        last: bool = True,
+    ) -> None:
+        self.end_s = end_s
+        self.step_end_s = [] if step_end_s is None else step_end_s
+        self.finished = [] if finished is None else finished
+        self.last = last

@@ -6,7 +6,7 @@ The simulator advances time with it, and schedulers use the same object to predi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, final
 
 if TYPE_CHECKING:
     from superinfer.costs.coverage import Limits
@@ -35,17 +35,21 @@ class PrefillWork(Protocol):
         ...
 
 
-class SliceLine(NamedTuple):
+@final
+class SliceLine:
     """Device seconds of the steps of a time slice as a straight line.
 
     Step i takes `first_s + i * growth_s` seconds, for i below `steps`. A line instead of a number
     lets a slice of many steps be summed without a table look-up per step.
     """
 
-    first_s: float
-    growth_s: float
-    steps: float
-    """Steps for which the line holds (>= 1, infinity possible)."""
+    __slots__ = ("first_s", "growth_s", "steps")
+
+    def __init__(self, first_s: float, growth_s: float, steps: float) -> None:
+        self.first_s = first_s
+        self.growth_s = growth_s
+        self.steps = steps
+        """Steps for which the line holds (>= 1, infinity possible)."""
 
 
 class CostModel(Protocol):

@@ -71,6 +71,7 @@ class StepCost(ABC):
     def __init__(self, shape: ModelShape, tp: int, links: dict[str, Link], host: HostCost) -> None:
         shape.require_tp(tp)
         self.shape, self.tp, self.host = shape, tp, host
+        self._host_step_s, self._host_sequence_s = host.step_s, host.per_sequence_s
         self._links = links
         self._kv_bytes = shape.kv_bytes_per_token(tp)
         self._fixed_cache: dict[int, float] = {}
@@ -128,7 +129,7 @@ class StepCost(ABC):
 
     def host_s(self, sequences: int) -> float:
         """Host seconds before a step over `sequences` requests."""
-        return self.host.step_s + self.host.per_sequence_s * sequences
+        return self._host_step_s + self._host_sequence_s * sequences
 
     def set_link(self, bytes_per_s: float) -> None:
         """Give the link to the host another speed, the same in both directions."""

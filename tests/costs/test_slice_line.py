@@ -56,13 +56,13 @@ def follow(cost: StepCost, chunk: Chunk | None, decodes: int, context: int, step
     done = 0
     while done < steps:
         chunks = [] if chunk is None else [_after(chunk, done)]
-        first_s, growth_s, valid = cost.slice_line(chunks, decodes, context + done * decodes)
-        assert valid >= 1
-        for step in range(int(min(valid, steps - done))):
+        line = cost.slice_line(chunks, decodes, context + done * decodes)
+        assert line.steps >= 1
+        for step in range(int(min(line.steps, steps - done))):
             chunks = [] if chunk is None else [_after(chunk, done + step)]
             alone_s = cost.step_s(chunks, decodes, context + (done + step) * decodes)
-            assert first_s + step * growth_s == pytest.approx(alone_s, rel=1e-11)
-        done += int(min(valid, steps - done))
+            assert line.first_s + step * line.growth_s == pytest.approx(alone_s, rel=1e-11)
+        done += int(min(line.steps, steps - done))
 
 
 def _after(chunk: Chunk, steps: int) -> Chunk:
@@ -99,7 +99,8 @@ def test_several_chunks_are_asked_for_step_by_step() -> None:
     chunks = [Chunk(64, 0), Chunk(8, 100)]
     for which in ("roofline", next(iter(SHIPPED))):
         line = cost_of(which).slice_line(chunks, 3, 300)
-        assert line == (cost_of(which).step_s(chunks, 3, 300), 0.0, 1)
+        found = (line.first_s, line.growth_s, line.steps)
+        assert found == (cost_of(which).step_s(chunks, 3, 300), 0.0, 1)
 
 
 @given(st.sampled_from(list(SHIPPED)), st.integers(1, 3000))

@@ -72,6 +72,44 @@ def test_decodes_never_wait_for_a_prefill() -> None:
     ]
 
 
+def a_long_prompt(tenants: tuple[str, str], **settings: Any) -> tuple[int, list[Any]]:
+    """Decisions, and events, of a prompt of 1000 tokens in chunks of 15 beside a stream of 80
+    tokens, while two short ones wait for their turn from 10 s on.
+    """
+    requests = [arriving(0, 0.0, 4), arriving(1, 1.0, 1000)]
+    requests += [
+        arriving(index, 10.0, 40, tenant=tenant) for index, tenant in enumerate(tenants, 2)
+    ]
+    scheduler = rotating(admission=False, **settings)
+    played = run(scheduler, requests, [80, 1, 1, 1], 300)
+    return played.record.plans, [event for event in played.events if event[1] != "submit"]
+
+
+def test_the_long_middle_of_a_prompt_is_one_decision() -> None:
+    """67 chunks of 15 tokens: without slices each is a decision of its own. Two tenants that wait
+    may change places by what is computed for a third, so then nothing is put together.
+    """
+    plans, events = a_long_prompt(("b", "b"), aging=False)
+    step_by_step, same = a_long_prompt(("b", "c"), aging=False)
+    assert plans < 15
+    assert step_by_step > 60
+    prefills = [event[2:] for event in events if event[1] == "prefill"]
+    assert prefills[:68] == [
+        ("r0", 4, 0),
+        *(("r1", 15, 15 * chunk) for chunk in range(66)),
+        ("r1", 10, 990),
+    ]
+    assert [event[2:] for event in same if event[1] == "prefill"] == prefills
+
+
+def test_a_slice_of_chunks_ends_for_an_alarm() -> None:
+    """The two that wait are aged at 25 s, in the middle of a slice, and the prompt is not one of
+    them: for the 44 steps that it has left, the share of the aged could come due at any of them.
+    """
+    plans, _ = a_long_prompt(("b", "b"), max_wait_s=15.0)
+    assert 44 < plans < 54
+
+
 # -- relegation -----------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ TURNS: Final = 3
 """Requests without a latest start: whose first token is late, who has begun, the rest."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, init=False)
 class Job:
     """One live request as this scheduler sees it."""
 
@@ -41,32 +41,57 @@ class Job:
     """When the whole answer is due; inf without a target."""
     paced: bool
     weight: float
-    level: int = 3
-    start_by_s: float = inf
+    level: int
+    start_by_s: float
     """Latest start that keeps every deadline, while it is off the device."""
-    ticket: int = 0
+    ticket: int
     """Changes whenever its place in the queues does."""
-    relegated: bool = False
-    aged: bool = False
-    since_s: float = 0.0
+    relegated: bool
+    aged: bool
+    since_s: float
     """Since when it waits without a token."""
-    base_s: float = inf
+    base_s: float
     """While decoding: due time of the next token less the pace times the batch's step number."""
-    placed: bool = False
+    placed: bool
     """On the device, or on the way in."""
-    decoding: bool = False
-    join_step: int = 0
-    end_step: int = 0
+    decoding: bool
+    join_step: int
+    end_step: int
     """Step of the batch at which it is expected to end, while it decodes."""
-    aged_blocks: int = 0
+    aged_blocks: int
     """Blocks that it holds of the share of the aged."""
-    owed_rate: float = 0.0
+    owed_rate: float
     """Tokens/s that it is owed, once its stream has begun."""
+
+    # Written out, because the one that `dataclass` makes is never compiled.
+    def __init__(self, seq: Sequence, expected_tokens: int) -> None:
+        request, slo = seq.request, seq.request.slo
+        slo_class, arrival_s = request.slo_class, request.arrival_s
+        end_s = inf if slo.e2el_s is None else slo.e2el_s
+        if slo.min_tokens_per_s:
+            end_s = min(end_s, expected_tokens / slo.min_tokens_per_s)
+        self.seq = seq
+        self.first_due_s = inf if slo.ttft_s is None else arrival_s + slo.ttft_s
+        self.pace_s = inf if slo.tpot_s is None else slo.tpot_s
+        self.stall_s = _tolerated_stall_s(request)
+        self.end_due_s = arrival_s + end_s
+        self.paced = slo_class.delivery == "paced"
+        self.weight = slo_class.weight
+        self.level = 3
+        self.start_by_s = inf
+        self.ticket = 0
+        self.relegated = self.aged = False
+        self.since_s = arrival_s
+        self.base_s = inf
+        self.placed = self.decoding = False
+        self.join_step = self.end_step = self.aged_blocks = 0
+        self.owed_rate = 0.0
 
     @property
     def owes(self) -> bool:
         """False for a request without any deadline."""
-        return min(self.first_due_s, self.pace_s, self.stall_s, self.end_due_s) < inf
+        ends = self.stall_s < inf or self.end_due_s < inf
+        return ends or self.first_due_s < inf or self.pace_s < inf
 
     @property
     def hurried(self) -> bool:
@@ -95,20 +120,9 @@ class Job:
 
 def job_of(seq: Sequence, lengths: LengthEstimator) -> Job:
     """The job of a new request; a floor of tokens/s counts for the answer that is expected."""
-    request, slo = seq.request, seq.request.slo
-    end_s = inf if slo.e2el_s is None else slo.e2el_s
-    if slo.min_tokens_per_s:
-        end_s = min(end_s, lengths.tokens_left(request, 0, MEDIAN) / slo.min_tokens_per_s)
-    return Job(
-        seq=seq,
-        first_due_s=inf if slo.ttft_s is None else request.arrival_s + slo.ttft_s,
-        pace_s=inf if slo.tpot_s is None else slo.tpot_s,
-        stall_s=_tolerated_stall_s(request),
-        end_due_s=request.arrival_s + end_s,
-        paced=request.slo_class.delivery == "paced",
-        weight=request.slo_class.weight,
-        since_s=request.arrival_s,
-    )
+    request = seq.request
+    hurry = request.slo.min_tokens_per_s
+    return Job(seq, lengths.tokens_left(request, 0, MEDIAN) if hurry else request.max_tokens)
 
 
 def _tolerated_stall_s(request: Request) -> float:

@@ -73,10 +73,13 @@ class OnDevice:
 
     def settle_in(self, job: Job) -> None:
         """Its cache is there: it goes on with its prefill, or decodes from the next step on."""
-        if job.seq.state is State.PREFILLING:
-            insort(self.prefilling, job, key=_order)
-        else:
+        prefilling = self.prefilling
+        if job.seq.state is not State.PREFILLING:
             self._joining.append(job)
+        elif not prefilling:
+            prefilling.append(job)
+        else:
+            insort(prefilling, job, key=_order)
 
     def prefilled(self, job: Job) -> None:
         """Its last chunk is planned."""

@@ -78,8 +78,12 @@ class HistogramLengths(NoLengths):
         """Remember the answer for its tenant and class, and for the class."""
         class_name = request.slo_class.name
         key = (request.tenant, class_name)
-        self._by_key.setdefault(key, _History()).add(output_tokens)
-        self._by_class.setdefault(class_name, _History()).add(output_tokens)
+        of_tenant = self._by_key.get(key)
+        if of_tenant is None:
+            of_tenant = self._by_key[key] = _History()
+            self._by_class.setdefault(class_name, _History())
+        of_tenant.add(output_tokens)
+        self._by_class[class_name].add(output_tokens)
 
 
 class OracleLengths(NoLengths):

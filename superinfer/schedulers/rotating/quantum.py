@@ -24,7 +24,7 @@ MOST_TOKENS: Final = 100
 """Without a stall to respect, turns of a hundred tokens."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, init=False)
 class Quantum:
     """Quanta of one kind of request, in tokens."""
 
@@ -32,6 +32,11 @@ class Quantum:
     """Fewest tokens between coming in and leaving: what the link and the copy demand."""
     base_tokens: int
     """A turn at level 0; each level below doubles it."""
+
+    # Written out, because the one that `dataclass` makes is never compiled.
+    def __init__(self, residence_tokens: int, base_tokens: int) -> None:
+        self.residence_tokens = residence_tokens
+        self.base_tokens = base_tokens
 
 
 def quantum(

@@ -14,7 +14,8 @@ from superinfer.schedulers.rotating.tenants import TenantCounters
 from superinfer.sequence import Sequence, State
 
 LEVELS: Final = 4
-WAITING_STATES: Final = frozenset({State.WAITING, State.SWAPPED})
+_WAITING: Final = State.WAITING  # reading a member off its class is slow
+_SWAPPED: Final = State.SWAPPED
 
 _Entry = tuple[float, float, int, Job]
 
@@ -97,6 +98,11 @@ class TenantQueues:
                 return found
         return None
 
+    @property
+    def contested(self) -> bool:
+        """True if it may depend on the tenants' service who comes first."""
+        return any(len(heaps) > 1 for heaps in self._heaps)
+
     def _head_of(self, heaps: dict[str, list[_Entry]], step: int) -> Job | None:
         idle = [tenant for tenant, heap in heaps.items() if not _current(heap)]
         for tenant in idle:
@@ -125,7 +131,7 @@ class Alarms:
         """Take out the next job whose time has come."""
         while self._heap and self._heap[0][0] <= now:
             _, ticket, job = heapq.heappop(self._heap)
-            if ticket == job.ticket and job.seq.state in WAITING_STATES:
+            if ticket == job.ticket and _waits(job.seq):
                 return job
         return None
 
@@ -145,7 +151,7 @@ def _current(heap: list[_Entry]) -> bool:
 
 
 def _waits(seq: Sequence) -> bool:
-    return seq.state in WAITING_STATES
+    return seq.state is _WAITING or seq.state is _SWAPPED
 
 
 def _urgency(entry: _Entry, now: float) -> tuple[float, float, int]:

@@ -33,12 +33,14 @@ class Residents:
             for group in groups.values():
                 yield from (job for _, _, job in group)
 
-    def paces_s(self) -> Iterator[float]:
+    def paces_s(self) -> list[float]:
         """The times per token that are owed to somebody here, each once, the shortest first."""
         paces_s, place = self._paces_s, 0
+        found: list[float] = []
         while place < len(paces_s):
-            yield paces_s[place]
+            found.append(paces_s[place])
             place = bisect_right(paces_s, paces_s[place], place)
+        return found
 
     def add(self, job: Job) -> None:
         """A job decodes from now on."""

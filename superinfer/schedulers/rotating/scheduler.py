@@ -55,6 +55,10 @@ class RotatingScheduler(Settings):
     """`OnDevice.version` at the last decision."""
     _changed: bool = field(default_factory=bool, init=False)
     """True if somebody came or went since the decision before."""
+    _paced: bool = field(default_factory=bool, init=False)
+    """True if a resident's pace bounds the chunks of this step."""
+    _repeated: tuple[Job, int] | None = field(default_factory=lambda: None, init=False)
+    """Whose chunk the latest slice repeats, and its computed tokens after the first."""
 
     # -- protocol -------------------------------------------------------------------------------
 
@@ -98,6 +102,9 @@ class RotatingScheduler(Settings):
         self._wake(draft)
         disturbed = self._entrance.make_room_for_growth(draft)
         budget = self._prefill_budget(draft)
+        if not disturbed and self._one_prefill_takes_all(draft, budget):
+            self._urgency.rest()
+            return
         if self._somebody_waits:
             reserved = 0 if disturbed else self._urgency.serve(draft)
             self._fill(draft, budget, admit=not (disturbed or reserved))
@@ -147,6 +154,8 @@ class RotatingScheduler(Settings):
         """Queue who arrived, let those decode who are ready, lower those who used their turn."""
         self._rotation.begin(draft, len(self._jobs))
         self._outlook.begin(draft)
+        if self._repeated is not None:
+            self._count_repeats(*self._repeated)
         self._tenants.lift(draft.batch.step)
         for job in self._device.begin_decoding(draft):
             if self.demotion:
@@ -199,7 +208,8 @@ class RotatingScheduler(Settings):
     def _prefill_budget(self, draft: Draft) -> int:
         """Prefill tokens of this step: no resident stream may miss its pace because of them."""
         budget = max(1, self.max_num_batched_tokens - draft.batch.size)
-        paces_s = list(self._device.residents.paces_s()) if self.paced_chunks else []
+        paces_s = self._device.residents.paces_s() if self.paced_chunks else []
+        self._paced = bool(paces_s)
         if len(paces_s) > 1:
             budget = self._fair_chunk(draft, paces_s, budget)
         elif paces_s:
@@ -227,6 +237,43 @@ class RotatingScheduler(Settings):
         context = prefilling[0].seq.computed_tokens if prefilling else 0
         cap_s = self.pace_margin * pace_s
         return min(budget, self._sizer.tokens_under(cap_s, draft.batch, context, budget))
+
+    def _one_prefill_takes_all(self, draft: Draft, budget: int) -> bool:
+        """The long middle of a prompt, as a short cut: every decode gets its token, and the one
+        prefill under way, before which nobody comes, takes the whole budget again and again.
+        """
+        prefilling = self._device.prefilling
+        if len(prefilling) != 1 or self._paced or self._outlook.machine.prefix_caching:
+            return False
+        job = prefilling[0]
+        seq = job.seq
+        repeats = (seq.prefill_tokens - seq.computed_tokens - 1) // budget
+        if repeats < 2 or not draft.batch.size or not self._comes_first(draft, job):
+            return False
+        steps = min(repeats, self._steps(draft))
+        if steps < 2:
+            return False
+        self._prefill(draft, job, budget, steps)
+        self._repeated = job, seq.computed_tokens + budget
+        draft.decode(steps, until=self._until(draft.now))
+        return True
+
+    def _comes_first(self, draft: Draft, job: Job) -> bool:
+        """True if nobody can come in before a prefill is through, if no alarm goes off."""
+        if not self._somebody_waits:
+            return True
+        if job.hurried or self._waiting.may_overtake(job):
+            return False
+        head = self._waiting.head(draft.now)
+        return head is None or (not head.hurried and job.order < head.order)
+
+    def _count_repeats(self, job: Job, counted_tokens: int) -> None:
+        """Book the chunks of a slice that came after its first."""
+        self._repeated = None
+        tokens = job.seq.computed_tokens - counted_tokens
+        if job.placed and tokens:
+            self._tenants.prefilled(job.seq.request.tenant, tokens)
+            self._aged.count(job, tokens, self._outlook.prefill_rate)
 
     def _fill(self, draft: Draft, budget: int, admit: bool) -> None:
         """Chunks for unfinished prefills and for new requests, the most urgent first."""
@@ -266,12 +313,12 @@ class RotatingScheduler(Settings):
             if budget > 0:
                 budget -= self._prefill(draft, job, budget)
 
-    def _prefill(self, draft: Draft, job: Job, budget: int) -> int:
-        """A chunk of at most `budget` tokens; returns its tokens."""
+    def _prefill(self, draft: Draft, job: Job, budget: int, steps: int = 1) -> int:
+        """A chunk of at most `budget` tokens, the same in each of `steps`; returns its tokens."""
         seq = job.seq
         left = seq.prefill_tokens - seq.computed_tokens
         tokens = min(left, budget)
-        draft.prefill(seq, tokens)
+        draft.prefill(seq, tokens, steps=steps)
         self._tenants.prefilled(seq.request.tenant, tokens)
         self._aged.count(job, tokens, self._outlook.prefill_rate)
         if tokens == left:

@@ -32,7 +32,9 @@ class TenantCounters:
 
     def arrive(self, name: str) -> None:
         """A request of the tenant came in."""
-        tenant = self._tenants.setdefault(name, _Tenant())
+        tenant = self._tenants.get(name)
+        if tenant is None:
+            tenant = self._tenants[name] = _Tenant()
         if not tenant.live and name not in self._returned:
             self._returned.append(name)
         tenant.live += 1

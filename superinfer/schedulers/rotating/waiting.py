@@ -115,6 +115,14 @@ class Waiting:
         first = self._laxity.head(now) or others.head(step, LATE_OR_BEGUN) or self._aged.head()
         return first or others.head(step, REST)
 
+    def may_overtake(self, job: Job) -> bool:
+        """True if what is computed for a request can change who comes before it: the share of the
+        aged comes due, or another tenant's turn does.
+        """
+        aged = self._aged
+        share_is_due = aged.owed if job.aged else aged.head() is not None
+        return share_is_due or self._others.contested
+
     def behind_late(self) -> Job | None:
         """Who may pass a request whose first token is late and that finds no room: one that has
         begun, so that its memory is of use meanwhile.

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from experiments.scenarios.bench import Bench, say
+from experiments.scenarios.bench import CACHE, Bench, say
 from experiments.scenarios.comparison import Part, compare_setting
 from experiments.scenarios.extras import without_slo, wrong_slo
 from experiments.scenarios.plot import write_pictures
@@ -26,7 +26,6 @@ from superinfer.lab.results import replacing, summary_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "simulated" / "scenarios"
 QUICK_RESULTS = Path("runs") / "scenarios-quick"
-CACHE = Path("runs") / "scenarios"
 PROFILE = "a100-80g_llama-3.1-70b_tp4"
 VERSION = 1
 """Of the form of `summary.json`."""

@@ -6,23 +6,26 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from experiments.scenarios.bench import Bench, Runs
-from experiments.scenarios.measures import ATTAINMENT, BATCH, DECIDING, P99_TTFT, numbers_of, paired
-from experiments.scenarios.search import Star, star_of, tuned_arm
-from experiments.scenarios.settings import (
+from experiments.scenarios.arms import (
     ARMS,
     FCFS,
-    HOST_MEMORY_GIB,
     MODES,
     PRIORITY_SWAP,
     ROTATING,
-    TINY_RATE_PER_S,
-    TUNED,
     Arm,
+    as_published,
+)
+from experiments.scenarios.bench import Bench, Runs
+from experiments.scenarios.measures import ATTAINMENT, BATCH, DECIDING, P99_TTFT, numbers_of, paired
+from experiments.scenarios.search import Star, star_of
+from experiments.scenarios.settings import (
+    HOST_MEMORY_GIB,
+    TINY_RATE_PER_S,
     Extent,
     Setting,
     config_of,
 )
+from experiments.scenarios.tuning import tuned_arms
 from sim.run import build_engine
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
@@ -45,10 +48,12 @@ def compare_setting(bench: Bench, setting: Setting, extent: Extent) -> Part:
         part["first_come"] = _first_come(bench, setting, extent)
     if star.rate_per_s is None:
         return part
-    arms = dict(ARMS) | {TUNED: tuned_arm(bench, setting, star.rate_per_s, extent)}
-    part["tuned"] = arms[TUNED].label
+    tuned = tuned_arms(setting.name)
+    arms = _in_order(tuned)
+    part["tuned"] = {name: list(arm.settings) for name, arm in tuned.items()}
     part |= _at_star(bench, setting, extent, star, arms)
-    part["sweep"] = _sweep(bench, setting, extent, star)
+    part["published"] = _published(bench, setting, extent, star, arms)
+    part["sweep"] = _sweep(bench, setting, extent, star, arms)
     if setting.ablation:
         part["ablation"] = _ablation(bench, setting, extent, star.rate_per_s)
     return part
@@ -78,6 +83,12 @@ def _first_come(bench: Bench, setting: Setting, extent: Extent) -> Part:
     return {"rate_per_s": TINY_RATE_PER_S, "arms": arms}
 
 
+def _in_order(tuned: Mapping[str, Arm]) -> dict[str, Arm]:
+    """All arms, ours last."""
+    rivals = {name: arm for name, arm in ARMS.items() if name != ROTATING}
+    return rivals | dict(tuned) | {ROTATING: ARMS[ROTATING]}
+
+
 def _at_star(
     bench: Bench, setting: Setting, extent: Extent, star: Star, arms: Mapping[str, Arm]
 ) -> Part:
@@ -97,14 +108,31 @@ def _at_star(
     }
 
 
-def _sweep(bench: Bench, setting: Setting, extent: Extent, star: Star) -> Part:
-    """Curves over the chat rate. A first-come arm behind a backlog stands for all of them."""
-    vllm = [star.reference] if setting.vllm_is_reference else []
-    arms = (*vllm, FCFS, PRIORITY_SWAP, ROTATING)
+def _published(
+    bench: Bench, setting: Setting, extent: Extent, star: Star, arms: Mapping[str, Arm]
+) -> Part:
+    """The same once more, each arm with the host overhead that is published for it."""
+    rate = star.rate_per_s or 0.0
+    configs = {name: config_of(setting, as_published(arm), rate) for name, arm in arms.items()}
+    runs = bench.runs(configs, extent.seeds, f"{setting.name}: published host overheads")
+    changed = [name for name, arm in arms.items() if as_published(arm) != arm]
+    return {
+        "arms": {name: numbers_of(runs[name], DECIDING) for name in (*changed, ROTATING)},
+        "rotating_over": {
+            name: paired({name: runs[name], ROTATING: runs[ROTATING]}, name)[ROTATING]
+            for name in changed
+        },
+    }
+
+
+def _sweep(
+    bench: Bench, setting: Setting, extent: Extent, star: Star, arms: Mapping[str, Arm]
+) -> Part:
+    """Curves over the chat rate."""
     rates = [factor * (star.rate_per_s or 0.0) for factor in extent.sweep]
     configs = {
-        f"{name} at {rate!r}": config_of(setting, ARMS[name], rate)
-        for name in arms
+        f"{name} at {rate!r}": config_of(setting, arm, rate)
+        for name, arm in arms.items()
         for rate in rates
     }
     runs = bench.runs(configs, extent.swept_seeds, f"{setting.name}: sweep")

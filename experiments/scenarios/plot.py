@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT
-from experiments.scenarios.settings import (
+from experiments.scenarios.arms import (
     CHUNKED,
     FCFS,
-    KEPT_SHARE,
     PREFILL_FIRST,
     PRIORITY_SWAP,
+    QOSERVE,
+    ROTASCHED_VLT,
     ROTATING,
     label,
 )
-from superinfer.lab.plot_parts import BLUE, GREEN, GREY, ORANGE, RED
+from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT
+from experiments.scenarios.settings import KEPT_SHARE
+from superinfer.lab.plot_parts import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from superinfer.lab.results import replacing
 
 if TYPE_CHECKING:
@@ -31,9 +33,15 @@ _LOOKS: Mapping[str, dict[str, Any]] = {
     CHUNKED: {"color": GREY, "marker": "s", "ls": "--"},
     PREFILL_FIRST: {"color": GREY, "marker": "s", "ls": "--"},
     FCFS: {"color": ORANGE, "marker": "^", "ls": ":"},
+    "sglang-tuned": {"color": PURPLE, "marker": "v", "ls": ":"},
+    "tensorrt-llm-tuned": {"color": GREEN, "marker": "P", "ls": ":"},
+    "vllm-v1-tuned": {"color": SKY, "marker": "X", "ls": "--"},
+    QOSERVE: {"color": "#8C6D31", "marker": "<", "ls": "-."},
+    ROTASCHED_VLT: {"color": "#CC3399", "marker": ">", "ls": "-."},
     PRIORITY_SWAP: {"color": BLUE, "marker": "D", "ls": "-."},
     ROTATING: {"color": RED, "marker": "o", "ls": "-"},
 }
+"""The arms that are drawn: of vLLM v0.6.0 the reference alone, so both modes look the same."""
 _PANELS = (
     (ATTAINMENT, "chat attainment (%)", 100.0),
     (P99_TTFT, "chat P99 TTFT (s)", 1e-3),
@@ -69,7 +77,7 @@ def _sweep_figure(parts: Numbers) -> Figure:
     """One row per setting: attainment, P99 TTFT and batch tokens/s over the chat rate."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 2.7 * len(parts) + 0.9), layout="constrained")
+    figure = Figure(figsize=(11, 2.7 * len(parts) + 1.2), layout="constrained")
     grid = figure.subplots(len(parts), len(_PANELS), squeeze=False)
     for row, (name, part) in zip(grid, parts.items(), strict=True):
         for axes, panel in zip(row, _PANELS, strict=True):
@@ -79,9 +87,7 @@ def _sweep_figure(parts: Numbers) -> Figure:
         axes.set_xlabel("chat requests/s")
     lines = {line.get_label(): line for axes in grid[:, 0] for line in axes.get_lines()}
     known = {str(name): line for name, line in lines.items() if not str(name).startswith("_")}
-    figure.legend(
-        known.values(), known.keys(), loc="outside upper center", ncols=len(known), frameon=False
-    )
+    figure.legend(known.values(), known.keys(), loc="outside upper center", ncols=5, frameon=False)
     figure.supxlabel(
         "Simulated. Means over the seeds, ranges from the lowest to the highest of them; the "
         "vertical line is the load of the comparison.",
@@ -95,7 +101,11 @@ def _sweep_panel(axes: Axes, part: Numbers, panel: tuple[str, str, float]) -> No
 
     key, title, scale = panel
     rates = np.array(part["sweep"]["rates_per_s"])
-    for arm, found in part["sweep"]["arms"].items():
+    hidden = {CHUNKED, PREFILL_FIRST} - {part["star"]["reference"]}
+    for arm in (name for name in _LOOKS if name not in hidden):
+        found = part["sweep"]["arms"].get(arm)
+        if found is None:
+            continue
         means = _scaled([each[key]["mean"] for each in found], scale)
         axes.plot(rates, means, label=label(arm), ms=4, lw=1.5, **_LOOKS[arm])
         seeds = [_scaled(each[key]["by_seed"], scale) for each in found]

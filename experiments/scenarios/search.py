@@ -1,26 +1,16 @@
-"""The load of the comparison, and the tuned way of running vLLM at it."""
+"""The load of the comparison: the largest chat rate at which the reference keeps its share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from experiments.scenarios.arms import ARMS, MODES, PRIORITY_SWAP
 from experiments.scenarios.bench import Bench, say
-from experiments.scenarios.measures import ATTAINMENT, BATCH
-from experiments.scenarios.settings import (
-    ARMS,
-    KEPT_SHARE,
-    MODES,
-    PRIORITY_SWAP,
-    Arm,
-    Extent,
-    Setting,
-    config_of,
-)
+from experiments.scenarios.measures import ATTAINMENT
+from experiments.scenarios.settings import KEPT_SHARE, Extent, Setting, config_of
 from superinfer.lab.bisect import LoadSearch
 from superinfer.lab.config import Config
 from superinfer.lab.numbers import mean_number
-from superinfer.lab.results import Run
 
 
 @dataclass(slots=True, frozen=True)
@@ -88,34 +78,3 @@ def _share_kept(
     config = config_of(setting, ARMS[arm], rate_per_s)
     runs = bench.runs({arm: config}, extent.seeds, f"{setting.name}: the other mode of vLLM")
     return mean_number([run.summary for run in runs[arm]], ATTAINMENT) or 0.0
-
-
-def tuned_arm(bench: Bench, setting: Setting, rate_per_s: float, extent: Extent) -> Arm:
-    """The way of running vLLM with the highest chat attainment, then the most batch tokens.
-
-    All ways are tried on the first tuning seed, the best of them on the others too.
-    """
-    first, others = extent.tuning_seeds[:1], extent.tuning_seeds[1:]
-    screened = _tried(bench, setting, rate_per_s, extent.grid, first)
-    ranked = sorted(extent.grid, key=lambda name: _rank(screened[name]), reverse=True)
-    finalists = {name: extent.grid[name] for name in ranked[: extent.finalists]}
-    if not others or not any(_rank(screened[name])[0] for name in finalists):
-        return extent.grid[ranked[0]]
-    final = _tried(bench, setting, rate_per_s, finalists, extent.tuning_seeds)
-    return finalists[max(finalists, key=lambda name: _rank(final[name]))]
-
-
-def _tried(
-    bench: Bench,
-    setting: Setting,
-    rate_per_s: float,
-    grid: Mapping[str, Arm],
-    seeds: tuple[int, ...],
-) -> dict[str, list[Run]]:
-    configs = {name: config_of(setting, arm, rate_per_s) for name, arm in grid.items()}
-    return bench.runs(configs, seeds, f"{setting.name}: tuning vLLM")
-
-
-def _rank(runs: list[Run]) -> tuple[float, float]:
-    summaries = [run.summary for run in runs]
-    return (mean_number(summaries, ATTAINMENT) or 0.0, mean_number(summaries, BATCH) or 0.0)

@@ -1,13 +1,16 @@
-"""What is compared: settings, arms, and how much of each the full and the quick study run."""
+"""What is compared: settings, and how much of each the full and the quick study run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import msgspec
 
+from experiments.scenarios.arms import FCFS, Arm
+from sim.run import build_engine
 from superinfer.lab.config import Config, load_config
 
 KEPT_SHARE = 0.78
@@ -18,41 +21,6 @@ HOST_MEMORY_GIB = 4.0
 """Per GPU, for every arm: vLLM's default swap space."""
 TINY_RATE_PER_S = 0.05
 MACHINE = ("run.model=llama-3.1-70b", "run.device=a100-80g", "run.tp=4", "run.costs=calibrated")
-
-ROTATING, FCFS, PRIORITY, PRIORITY_SWAP = "rotating", "fcfs", "priority", "priority-swap"
-CHUNKED, PREFILL_FIRST, TUNED = "vllm-chunked", "vllm-prefill-first", "vllm-tuned"
-MODES = (PREFILL_FIRST, CHUNKED)
-
-
-@dataclass(slots=True, frozen=True)
-class Arm:
-    """A scheduler with the settings that belong to it."""
-
-    label: str
-    scheduler: str
-    settings: tuple[str, ...] = ()
-
-    def with_settings(self, label: str, *settings: str) -> Arm:
-        """The same arm with more settings, under another label."""
-        return replace(self, label=label, settings=(*self.settings, *settings))
-
-
-ARMS: Mapping[str, Arm] = {
-    CHUNKED: Arm("vLLM chunked (default)", "vllm", ("scheduler.chunked=true",)),
-    PREFILL_FIRST: Arm("vLLM prefill-first", "vllm", ("scheduler.chunked=false",)),
-    FCFS: Arm("fcfs", "fcfs"),
-    PRIORITY: Arm("priority (recompute)", "priority"),
-    PRIORITY_SWAP: Arm("priority (swap)", "priority", ('memory.preemption="swap"',)),
-    ROTATING: Arm("rotating", "rotating"),
-}
-"""All arms but `vllm-tuned`, which is chosen for each setting from `tuning_grid`."""
-
-
-def label(arm: str) -> str:
-    """How tables and pictures name an arm; what is no arm has the name it has."""
-    if arm == TUNED:
-        return "vLLM tuned"
-    return ARMS[arm].label if arm in ARMS else arm
 
 
 @dataclass(slots=True, frozen=True)
@@ -127,7 +95,10 @@ SETTINGS: Mapping[str, Setting] = {
 
 
 def config_of(setting: Setting, arm: Arm, chat_per_s: float, *more: str) -> Config:
-    """The run of an arm in a setting at a chat rate; `more` settings are laid over it."""
+    """The run of an arm in a setting at a chat rate; `more` settings are laid over it.
+
+    Batch requests have a priority below that of chat, for systems that can use one.
+    """
     low_s, high_s = WINDOW_S
     given = [
         *MACHINE,
@@ -138,38 +109,23 @@ def config_of(setting: Setting, arm: Arm, chat_per_s: float, *more: str) -> Conf
         f"run.duration_s={DURATION_S}",
         f"run.window_s=[{low_s}, {high_s}]",
         f"workload.clients.chat.rate_per_s={chat_per_s!r}",
+        "workload.clients.batch.priority=1",
         *arm.settings,
         *more,
     ]
     config = load_config(None, given, trace=setting.spec, scheduler=arm.scheduler)
-    if not setting.kv_tokens:
-        return config
-    blocks = setting.kv_tokens // config.build_scheduler().block_tokens
+    tokens = setting.kv_tokens or _all_memory_tokens()
+    blocks = tokens // config.build_scheduler().block_tokens
     return replace(config, run=msgspec.structs.replace(config.run, kv_blocks=blocks))
 
 
-def tuning_grid(
-    budgets: Sequence[int] = (512, 1024, 2048), most_seqs: Sequence[int] = (128, 256)
-) -> dict[str, Arm]:
-    """The ways of running vLLM v0.6.0 from which the tuned arm is chosen."""
-    modes = [
-        ARMS[CHUNKED].with_settings(
-            f"chunked, {tokens} tokens", f"scheduler.max_num_batched_tokens={tokens}"
-        )
-        for tokens in budgets
-    ]
-    modes.append(ARMS[PREFILL_FIRST].with_settings("prefill-first"))
-    grid = [
-        mode.with_settings(
-            f"{mode.label}, {seqs} sequences, {way}",
-            f"scheduler.max_num_seqs={seqs}",
-            f"scheduler.preemption={way}",
-        )
-        for mode in modes
-        for seqs in most_seqs
-        for way in ("recompute", "swap")
-    ]
-    return {arm.label: arm for arm in grid}
+@cache
+def _all_memory_tokens() -> int:
+    """Tokens whose KV cache fits, as vLLM counts: systems reserve memory in ways of their own, and
+    that is not what is compared.
+    """
+    sizes = build_engine(load_config(None, list(MACHINE), scheduler=FCFS))[0].config
+    return sizes.total_blocks * sizes.block_tokens
 
 
 SWITCHES = (
@@ -203,10 +159,6 @@ class Extent:
     sweep_seeds: int = 2
     sweep: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
     """Multiples of the load of the comparison."""
-    tuning_seeds: tuple[int, ...] = (100, 101, 102, 103, 104)
-    grid: Mapping[str, Arm] = field(default_factory=tuning_grid)
-    finalists: int = 2
-    """Ways of running vLLM that are tried on all tuning seeds; the others on the first alone."""
     ablations: Mapping[str, str] = field(default_factory=lambda: ABLATIONS)
     traces: tuple[str, ...] = ("sample", "azure-conv", "azure-code")
 
@@ -229,9 +181,6 @@ def quick_extent(seeds: int) -> Extent:
         tolerance=0.1,
         sweep_seeds=1,
         sweep=(0.5, 1.0, 1.5),
-        tuning_seeds=(100,),
-        grid=tuning_grid(budgets=(512,), most_seqs=(256,)),
-        finalists=2,
         ablations=few,
         traces=("sample",),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from experiments.scenarios.arms import CHUNKED, PREFILL_FIRST, ROTATING, label
 from experiments.scenarios.measures import (
     ATTAINMENT,
     BATCH,
@@ -14,13 +15,7 @@ from experiments.scenarios.measures import (
     TABLES,
     Measure,
 )
-from experiments.scenarios.settings import (
-    CHUNKED,
-    KEPT_SHARE,
-    PREFILL_FIRST,
-    ROTATING,
-    label,
-)
+from experiments.scenarios.settings import KEPT_SHARE
 from experiments.scenarios.verdicts import points, relative, verdicts
 
 Numbers = Mapping[str, Any]
@@ -91,10 +86,10 @@ def _setting(part: Numbers) -> Iterator[str]:
         yield ""
     if "arms" not in part:
         return
-    yield (
-        f"vLLM tuned is: {part['tuned']}, which has the highest chat attainment at this load on "
-        "seeds of its own (the most batch tokens/s among equals)."
-    )
+    yield "Tuned, on seeds of their own (`experiments/tuned.toml`):"
+    yield ""
+    for arm, settings in part["tuned"].items():
+        yield f"* {label(arm)}: {', '.join(f'`{given}`' for given in settings)}"
     for title, measures in TABLES.items():
         yield ""
         yield from _table(
@@ -104,6 +99,10 @@ def _setting(part: Numbers) -> Iterator[str]:
     for reference, arms in part["differences"].items():
         yield ""
         yield from _differences(f"against {label(reference)}", arms)
+    yield ""
+    yield from _swept(part["sweep"])
+    yield ""
+    yield from _published(part["published"])
     if "ablation" in part:
         yield ""
         yield from _ablation(part["ablation"])
@@ -151,6 +150,46 @@ def _differences(title: str, arms: Numbers) -> list[str]:
         for arm, found in arms.items()
     ]
     return _table(head, rows)
+
+
+def _swept(found: Numbers) -> Iterator[str]:
+    """Chat attainment and batch tokens/s of every arm over the load."""
+    head = [f"{factor:g} x" for factor in found["factors"]]
+    rows = [
+        [
+            label(arm),
+            *(
+                f"{_percent(point[ATTAINMENT]['mean'])}, "
+                f"{_number(point[BATCH]['mean'], Measure(BATCH, ''))}"
+                for point in points
+            ),
+        ]
+        for arm, points in found["arms"].items()
+    ]
+    seeds = _listed(found["seeds"])
+    yield f"Chat attainment and batch tokens/s at multiples of that chat rate (seeds {seeds}):"
+    yield ""
+    yield from _table(["arm", *head], rows)
+
+
+def _published(found: Numbers) -> Iterator[str]:
+    yield (
+        "Host time as it is published: hidden behind the device for the arms in this table, the "
+        "same as above for all others, `rotating` among them. `rotating` against them:"
+    )
+    yield ""
+    rows = [
+        [
+            label(arm),
+            _percent(found["arms"][arm][ATTAINMENT]["mean"]),
+            _number(found["arms"][arm][BATCH]["mean"], Measure(BATCH, "", 1, 1)),
+            str(points(change[ATTAINMENT])),
+            str(relative(change[BATCH])),
+        ]
+        for arm, change in found["rotating_over"].items()
+    ]
+    head = ["arm", "chat attainment", "batch tokens/s", "rotating: chat", "rotating: batch"]
+    yield from _table(head, rows)
 
 
 def _ablation(found: Numbers) -> Iterator[str]:

@@ -11,8 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.scenarios.arms import (
+    CHUNKED,
+    PREFILL_FIRST,
+    ROTATING,
+    SGLANG,
+    TENSORRT_LLM,
+    VLLM_V1,
+    label,
+)
 from experiments.scenarios.measures import ATTAINMENT, BATCH, MEAN_E2E, P99_TTFT, PEAK_KV
-from experiments.scenarios.settings import FCFS, PRIORITY, PRIORITY_SWAP, ROTATING, TUNED, label
 
 HOLDS, IN_THE_MEAN, FAILS = "holds", "holds in the mean only", "does not hold"
 
@@ -139,8 +147,12 @@ def _against_vllm(name: str, part: Numbers) -> list[Verdict]:
     return rows
 
 
+_UNTUNED = (CHUNKED, PREFILL_FIRST, VLLM_V1, SGLANG, TENSORRT_LLM)
+"""Arms of which there is a tuned one."""
+
+
 def _rivals(part: Numbers) -> Sequence[str]:
-    return [name for name in (PRIORITY, PRIORITY_SWAP, TUNED, FCFS) if name in part["arms"]]
+    return [name for name in part["arms"] if name not in (*_UNTUNED, ROTATING)]
 
 
 def _beats(name: str, part: Numbers, rival: str) -> Verdict:

@@ -1,0 +1,38 @@
+"""Tune vLLM, SGLang and TensorRT-LLM for every setting: `python -m experiments.scenarios.tune`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from experiments.scenarios.bench import CACHE, Bench, say
+from experiments.scenarios.search import star_of
+from experiments.scenarios.settings import SETTINGS, full_extent
+from experiments.scenarios.tuning import GRIDS, TUNED_FILE, tune, write_tuned
+
+
+def main() -> None:
+    """Find the load of each setting, tune at it, write the file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.scenarios.tune", description=(__doc__ or "").split(":")[0]
+    )
+    parser.add_argument("--only", default=",".join(SETTINGS), help=f"of {','.join(SETTINGS)}")
+    parser.add_argument("--out", type=Path, default=TUNED_FILE)
+    parser.add_argument("--workers", type=int, default=0, help="processes (0: one per core)")
+    options = parser.parse_args()
+    if unknown := set(options.only.split(",")) - set(SETTINGS):
+        parser.error(f"--only: expected some of {', '.join(SETTINGS)}, got {min(unknown)!r}")
+    bench, extent = Bench(CACHE, options.workers), full_extent(5)
+    for name in options.only.split(","):
+        setting = SETTINGS[name]
+        rate_per_s = star_of(bench, setting, extent).rate_per_s
+        if rate_per_s is None:
+            say(f"{name}: no load to compare at, so nothing to tune for")
+            continue
+        choices = {arm: tune(bench, setting, rate_per_s, grid) for arm, grid in GRIDS.items()}
+        write_tuned(options.out, name, rate_per_s, choices)
+    say(f"tuned settings in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

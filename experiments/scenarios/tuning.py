@@ -1,0 +1,189 @@
+"""How rivals (vLLM, both engines; SGLang; TensorRT-LLM) are tuned, and where that is kept."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import tomli_w
+
+from experiments.scenarios.arms import (
+    ARMS,
+    CHUNKED,
+    PREFILL_FIRST,
+    SGLANG,
+    TENSORRT_LLM,
+    TUNED,
+    VLLM_V1,
+    Arm,
+)
+from experiments.scenarios.bench import Bench
+from experiments.scenarios.measures import ATTAINMENT, BATCH
+from experiments.scenarios.settings import Setting, config_of
+from superinfer.errors import ConfigError
+from superinfer.lab.numbers import mean_number
+from superinfer.lab.results import Run, replacing
+
+TUNED_FILE = Path(__file__).parents[1] / "tuned.toml"
+SEEDS = (100, 101, 102, 103, 104)
+"""No comparison uses them."""
+FINALISTS = 2
+"""Ways of running a system that are tried on all seeds; the others on the first alone."""
+_HEAD = """\
+# Settings of the tuned arms, by setting of the study. `python -m experiments.scenarios.tune` writes
+# this file. Each is the best of a grid at the chat rate of the comparison: most chat attainment (in
+# whole points), then most batch tokens/s; all candidates on the first seed, the best two on all.
+# Simulated.
+"""
+
+
+def vllm_grid(
+    budgets: Sequence[int] = (256, 384, 512, 1024, 2048), most_seqs: Sequence[int] = (128, 256)
+) -> Iterator[Arm]:
+    """Ways of running vLLM v0.6.0."""
+    modes = [(CHUNKED, (f"scheduler.max_num_batched_tokens={tokens}",)) for tokens in budgets]
+    for (mode, given), seqs, way in product(
+        [*modes, (PREFILL_FIRST, ())], most_seqs, ("recompute", "swap")
+    ):
+        settings = (*given, f"scheduler.max_num_seqs={seqs}", f"scheduler.preemption={way}")
+        yield ARMS[mode].with_settings("", *settings)
+
+
+def vllm_v1_grid(
+    budgets: Sequence[int] = (256, 384, 512, 1024, 2048), most_seqs: Sequence[int] = (128, 256)
+) -> Iterator[Arm]:
+    """Ways of running vLLM V1, with priorities or without."""
+    for tokens, seqs, policy in product(budgets, most_seqs, ("fcfs", "priority")):
+        yield ARMS[VLLM_V1].with_settings(
+            "",
+            f"scheduler.max_num_batched_tokens={tokens}",
+            f"scheduler.max_num_seqs={seqs}",
+            f"scheduler.policy={policy}",
+        )
+
+
+def sglang_grid(
+    chunks: Sequence[int] = (256, 384, 512, 2048, 8192), conservative: Sequence[float] = (0.3, 1.0)
+) -> Iterator[Arm]:
+    """Ways of running SGLang v0.4.6."""
+    for tokens, mixed, ratio, policy in product(
+        chunks, ("false", "true"), conservative, ("fcfs", "lpm")
+    ):
+        yield ARMS[SGLANG].with_settings(
+            "",
+            f"scheduler.chunked_prefill_tokens={tokens}",
+            f"scheduler.mixed_chunk={mixed}",
+            f"scheduler.schedule_conservativeness={ratio}",
+            f"scheduler.policy={policy}",
+        )
+
+
+def tensorrt_llm_grid(
+    budgets: Sequence[int] = (256, 384, 512, 2048, 8192), most_seqs: Sequence[int] = (128, 256)
+) -> Iterator[Arm]:
+    """Ways of running TensorRT-LLM. Whole prompts take a budget for the longest of them."""
+    chunked = [(f"scheduler.max_num_tokens={n}", "first_come_first_served") for n in budgets]
+    whole = [("scheduler.max_num_tokens=16384", "off")]
+    for (tokens, chunking), seqs, capacity in product(
+        [*chunked, *whole], most_seqs, ("guaranteed_no_evict", "max_utilization")
+    ):
+        yield ARMS[TENSORRT_LLM].with_settings(
+            "",
+            tokens,
+            f"scheduler.context_chunking={chunking}",
+            f"scheduler.max_batch_size={seqs}",
+            f"scheduler.capacity_policy={capacity}",
+        )
+
+
+Grids = Mapping[str, Sequence[Arm]]
+GRIDS: Grids = {
+    "vllm-tuned": list(vllm_grid()),
+    "vllm-v1-tuned": list(vllm_v1_grid()),
+    "sglang-tuned": list(sglang_grid()),
+    "tensorrt-llm-tuned": list(tensorrt_llm_grid()),
+}
+"""By tuned arm, the candidates."""
+
+
+@dataclass(slots=True, frozen=True)
+class Choice:
+    """The best way found, and what it reached on the tuning seeds."""
+
+    arm: Arm
+    chat_attainment: float
+    batch_tokens_per_s: float
+
+
+def tune(
+    bench: Bench,
+    setting: Setting,
+    rate_per_s: float,
+    grid: Sequence[Arm],
+    seeds: Sequence[int] = SEEDS,
+) -> Choice:
+    """The candidate with the highest chat attainment, then the most batch tokens."""
+    first = _tried(bench, setting, rate_per_s, grid, seeds[:1])
+    ranked = sorted(range(len(grid)), key=lambda place: _rank(first[place]), reverse=True)
+    finalists = [grid[place] for place in ranked[:FINALISTS]]
+    final = _tried(bench, setting, rate_per_s, finalists, seeds)
+    best = max(range(len(finalists)), key=lambda place: _rank(final[place]))
+    return Choice(finalists[best], _mean(final[best], ATTAINMENT), _mean(final[best], BATCH))
+
+
+def write_tuned(path: Path, setting: str, rate_per_s: float, choices: Mapping[str, Choice]) -> None:
+    """Put the choices for one setting into the file; those for others stay."""
+    tables = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    tables[setting] = {
+        "chat_requests_per_s": round(rate_per_s, 6),
+        "seeds": list(SEEDS),
+        **{name: _table(choice) for name, choice in choices.items()},
+    }
+    with replacing(path) as staged:
+        staged.write_text(_HEAD + "\n" + tomli_w.dumps(dict(sorted(tables.items()))))
+
+
+def tuned_arms(setting: str, path: Path = TUNED_FILE) -> dict[str, Arm]:
+    """The tuned arms of a setting; ConfigError if it was never tuned."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = {name: tables[setting][name] for name in TUNED}
+    except (OSError, KeyError):
+        raise ConfigError(
+            f"{path.name} has nothing for {setting}: run `python -m experiments.scenarios.tune`"
+        ) from None
+    return {
+        name: Arm(TUNED[name], table["scheduler"], tuple(table["settings"]))
+        for name, table in found.items()
+    }
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _tried(
+    bench: Bench, setting: Setting, rate_per_s: float, grid: Sequence[Arm], seeds: Sequence[int]
+) -> list[list[Run]]:
+    configs = {str(place): config_of(setting, arm, rate_per_s) for place, arm in enumerate(grid)}
+    runs = bench.runs(configs, seeds, f"{setting.name}: tuning {grid[0].scheduler}")
+    return [runs[name] for name in configs]
+
+
+def _rank(runs: list[Run]) -> tuple[float, float]:
+    return round(_mean(runs, ATTAINMENT), 2), _mean(runs, BATCH)
+
+
+def _mean(runs: list[Run], key: str) -> float:
+    return mean_number([run.summary for run in runs], key) or 0.0
+
+
+def _table(choice: Choice) -> dict[str, object]:
+    return {
+        "scheduler": choice.arm.scheduler,
+        "settings": list(choice.arm.settings),
+        "chat_attainment": round(choice.chat_attainment, 4),
+        "batch_tokens_per_s": round(choice.batch_tokens_per_s, 1),
+    }

@@ -327,7 +327,10 @@ BAD_SETTINGS: list[tuple[str, str]] = [
     ("run.gpu_memory_utilization=0.1", "needs 15.0 GiB of weights per GPU"),
     ("run.lag=2", "run.lag: expected an integer <= 1, got 2"),
     ("run.block_tokens=1000000", "run.block_tokens: expected an integer <= 16384, got 1000000"),
-    ("run.costs=none", "costs='none': expected auto, roofline, calibrated or a profile file"),
+    (
+        "run.costs=none",
+        "costs='none': expected auto, roofline, calibrated, flexgen or a profile file",
+    ),
     ("run.costs=t.jsonl", "t.jsonl: expected JSON"),
     ("scheduler.agin=true", "scheduler.agin: unknown (did you mean 'aging'?); rotating takes: "),
     ("scheduler.aging=yes", "scheduler.aging: expected true or false, got 'yes'"),

@@ -228,7 +228,18 @@ def test_bad_lines_can_be_skipped(cli: Cli, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "scheduler",
-    ["vllm", "fcfs", "priority", "edf", "vtc", "qoserve", "fastserve", "andes", "rotating"],
+    [
+        "vllm",
+        "fcfs",
+        "priority",
+        "edf",
+        "vtc",
+        "qoserve",
+        "fastserve",
+        "andes",
+        "flexgen",
+        "rotating",
+    ],
 )
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_too_few_blocks_reject_by_a_named_rule(cli: Cli, scheduler: str, blocks: int) -> None:

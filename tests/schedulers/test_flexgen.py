@@ -225,8 +225,8 @@ def test_a_prefill_waits_for_the_prefix_that_comes_from_the_host() -> None:
     load = next(event for event in events if event[1] == "load")
     landing = next(event for event in events if event[1] == "transfer" and event[2] == "C")
     assert load[2:] == ("C", 1) and landing[0] == load[0] + 2
-    # All 12 tokens are computed all the same.
-    assert engine.recorder.sequences[2].first_token_s == landing[0] + 1.25 + 12 / 64
+    # Two blocks of B make room, which takes 4 s; and all 12 tokens are computed all the same.
+    assert engine.recorder.sequences[2].first_token_s == load[0] + 4 + 1.25 + 12 / 64
 
 
 def test_a_block_that_everybody_leaves_before_it_began_is_over() -> None:

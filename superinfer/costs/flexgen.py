@@ -24,10 +24,11 @@ Differs or left out: `cost_model.py` adds loads to the longest of the others whe
 and disk to host link in prefills, while the paper and this model overlap all of them; the code
 loads all of a layer's weights in its first slot, the algorithm and this model a part in each;
 shares are of bytes, not of whole tensors (the code puts 20 % of OPT's weights on the GPU as 8 %);
-embeddings count as spread over the layers; sparse attention, the loss of CPU speed in
-small batches, pinned memory, pipelines of several GPUs. A batch is a rectangle: rows of different
-length count as the longest. Times of compute are optimistic where the compute model is: with the
-nominal T4, FlexGen's published throughputs are exceeded (`tests/costs/test_flexgen.py`).
+embeddings count as spread over the layers; the queries that cross for attention on the CPU, and its
+loss of speed in small batches; sparse attention, pinned memory, pipelines of several GPUs. A batch
+is a rectangle: rows of different length count as the longest. Times are optimistic where those of
+compute are: with the nominal T4, all but one of FlexGen's published throughputs that
+`tests/costs/test_flexgen.py` compares are exceeded.
 """
 
 from __future__ import annotations
@@ -79,9 +80,10 @@ class FlexGenCost(StepCost):
         self._cpu_key_s = attention_flops / self._off.cpu_attention_flops
         on_cpu = placement.cache.off if placement.cpu_attention else 0.0
         self._on_cpu = on_cpu
-        packed = placement.compress_weight
-        unpacked = self._weight_bytes + shape.weight_bytes(1) if packed else 0.0
-        self._unpack_weights_s = unpacked / device.memory_bytes_per_s
+        # Unpacking reads what is packed and writes 16 bits.
+        unpacked = self._weight_bytes + shape.weight_bytes(1)
+        slot = unpacked / device.memory_bytes_per_s if placement.compress_weight else 0.0
+        self._unpack_weights_s = slot
         unpacked = self._cache_bytes + shape.kv_bytes_per_token(1)
         gpu_keys = 1.0 - on_cpu if placement.compress_cache else 0.0
         self._unpack_key_s = gpu_keys * unpacked / device.memory_bytes_per_s
@@ -153,23 +155,19 @@ class FlexGenCost(StepCost):
     def peak_bytes(self, prompt_tokens: int, answer_tokens: int) -> tuple[float, float, float]:
         """Peak bytes on GPU, CPU and disk of a full block of such requests."""
         placement, shape = self.placement, self.shape
-        weights, cache = placement.weights, placement.cache
-        per_batch = placement.gpu_batch_size * (prompt_tokens + answer_tokens) * self._cache_bytes
-        kept = placement.num_gpu_batches * per_batch
-        hidden = placement.places * prompt_tokens * self._activation_bytes / shape.layers
-        layer = self._weight_bytes / shape.layers
-        rows = placement.gpu_batch_size
-        buffers = 2 * layer * weights.off + activation_reserve_bytes(
-            shape, 1, rows * prompt_tokens, rows
-        )
+        weights, cache, moved = placement.weights, placement.cache, placement.activations
+        rows, model = placement.gpu_batch_size, self._weight_bytes
+        batch = rows * (prompt_tokens + answer_tokens) * self._cache_bytes
+        block = placement.num_gpu_batches * batch
+        hidden = placement.places * prompt_tokens * shape.hidden * shape.dtype_bytes
+        # Of what is off the GPU, one layer's is in use there while the next one's arrives.
+        buffers = 2 * model / shape.layers * weights.off
         if not placement.cpu_attention:
-            buffers += 2 * per_batch / shape.layers * cache.off
-        moved = placement.activations
-        return (
-            self._weight_bytes * weights.gpu + kept * cache.gpu + hidden * moved.gpu + buffers,
-            self._weight_bytes * weights.cpu + kept * cache.cpu + hidden * moved.cpu,
-            self._weight_bytes * weights.disk + kept * cache.disk,
-        )
+            buffers += 2 * batch / shape.layers * cache.off
+        working = activation_reserve_bytes(shape, 1, rows * prompt_tokens, rows)
+        gpu = model * weights.gpu + block * cache.gpu + hidden * moved.gpu + buffers + working
+        cpu = model * weights.cpu + block * cache.cpu + hidden * moved.cpu
+        return gpu, cpu, model * weights.disk + block * cache.disk
 
     # -- inside ---------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from harness import BlockingDriver, FakeCost, iterations, make_engine, request
 from tiered import TieredLru
 
 from sim.run import build_engine
-from superinfer.costs import FlexGenCost
+from superinfer.costs import Chunk, FlexGenCost
 from superinfer.draft import Draft
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError, PlanError
@@ -253,19 +253,34 @@ def test_a_block_is_few_slices() -> None:
     assert engine.recorder.plans <= 5
 
 
-class Unpadded(FcfsScheduler):
-    """Pads to less than it asks for."""
+class Padding(FcfsScheduler):
+    """Pads every step to the same chunks and decodes."""
 
-    def plan(self, draft: Any, now: float) -> None:
+    work: Any = ([], 0, 0)
+
+    def plan(self, draft: Draft, now: float) -> None:
         FcfsScheduler.plan(self, draft, now)
-        draft.pad([], 0, 0)
+        draft.pad(*self.work)
 
 
 def test_padding_never_hides_work() -> None:
-    engine = make_engine(Unpadded(), 16)
-    engine.submit(request(0, 8, 0), 0.0)
+    engine = make_engine(Padding(), 16)
+    seq = engine.submit(request(0, 8, 0), 0.0)
     with pytest.raises(PlanError, match="padding to 0 chunks and 0 decodes is less than 1 and 0"):
         engine.plan(0.0)
+    assert seq.state is State.WAITING
+
+
+def test_a_padded_prefill_is_one_step() -> None:
+    scheduler = Padding()
+    scheduler.work = ([Chunk(8, 0)], 1, 9)
+    engine = make_engine(scheduler, 16)
+    engine.submit(request(0, 8, 0), 0.0)
+    plan = engine.plan(0.0)
+    assert plan is not None and plan.work_at(0) == scheduler.work
+    engine.complete(plan, Outcome(1.0, [1.0]))
+    with pytest.raises(PlanError, match="a slice of several steps has no padded chunks"):
+        engine.plan(1.0)
 
 
 @pytest.mark.parametrize(

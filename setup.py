@@ -17,7 +17,7 @@ from setuptools.command.build_ext import build_ext
 
 MODULES = {
     "superinfer": "batch draft engine plan recorder request sequence",
-    "superinfer/costs": "base calibrated coverage roofline step tables",
+    "superinfer/costs": "base calibrated coverage flexgen placement roofline step tables",
     "sim": "backend driver environment oracle stopwatch",
 }
 PACKAGES = ("superinfer/memory", "superinfer/schedulers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
+from collections.abc import Sequence as Items
 from math import inf
 from typing import Any
 
@@ -11,7 +12,7 @@ from simpy.events import URGENT
 
 from sim.environment import ExactEnvironment
 from sim.oracle import Oracle
-from superinfer.costs import Coverage
+from superinfer.costs import Coverage, PrefillWork
 from superinfer.engine import Engine
 from superinfer.plan import Outcome, Plan, Transfer
 from superinfer.request import Request
@@ -111,9 +112,12 @@ class SimBackend:
 
     def _step_s(self, plan: Plan, done: int) -> float:
         """Seconds of the plan's step that comes after `done` of them, host time included."""
-        cost, decodes, chunks = self.cost, plan.decodes, plan.chunks
+        cost, decodes = self.cost, plan.decodes
         context = plan.context_tokens
-        if done:
+        chunks: Items[PrefillWork] = plan.chunks
+        if plan.padded is not None:
+            chunks, decodes, context = plan.work_at(done)
+        elif done:
             context += done * decodes
             chunks = plan.chunks_at(done)
         device_s = cost.step_s(chunks, decodes, context)
@@ -123,14 +127,17 @@ class SimBackend:
 
     def _jump(self, plan: Plan, now: float, ends: list[float], limit: int) -> float:
         """Append step ends until the first one that is not before the next event."""
-        cost, decodes, lag = self.cost, plan.decodes, self.lag
+        cost, lag, padded = self.cost, self.lag, plan.padded
         done = plan.done_steps + len(ends)
-        host_s = cost.host_s(decodes + len(plan.chunks))
+        decodes = plan.decodes if padded is None else padded.decodes
+        context = plan.context_tokens if padded is None else padded.context_tokens
+        chunks: Items[PrefillWork] = plan.chunks
+        host_s = cost.host_s(decodes + len(chunks))
         horizon = min(min(self.env.peek(), plan.until), self.next_arrival_s)  # noqa: PLW3301
         while done < limit:
-            chunks = plan.chunks_at(done) if plan.chunks else plan.chunks
-            context = plan.context_tokens + done * decodes
-            line = cost.slice_line(chunks, decodes, context)
+            if chunks:
+                chunks = plan.chunks_at(done)
+            line = cost.slice_line(chunks, decodes, context + done * decodes)
             device_s, growth_s = line.first_s, line.growth_s
             count = min(line.steps, limit - done)
             for _ in range(int(count)):
@@ -144,8 +151,10 @@ class SimBackend:
 
     def _book(self, plan: Plan, start_s: float, ends: list[float]) -> None:
         done, decodes = plan.done_steps, plan.decodes
-        chunks = plan.chunks_at(done) if plan.chunks else ()
+        chunks: Items[PrefillWork] = plan.chunks_at(done) if plan.chunks else ()
         context = plan.context_tokens + done * decodes
+        if plan.padded is not None:
+            chunks, decodes, context = plan.work_at(done)
         self.coverage.book(chunks, decodes, context, start_s, ends)
 
     def _finished(self, plan: Plan, steps: int) -> list[Sequence]:

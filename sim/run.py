@@ -18,8 +18,10 @@ from superinfer.costs import (
     DEVICES,
     PRESETS,
     DeviceSpec,
+    FlexGenCost,
     HostCost,
     ModelShape,
+    Placement,
     StepCost,
     build_cost,
     kv_capacity_blocks,
@@ -89,7 +91,9 @@ def build_engine(
     scheduler = config.build_scheduler()
     if hasattr(scheduler, "tell_lengths"):
         scheduler.tell_lengths(true_length or (lambda request: 1))
-    cost = _cost(config.run, shape, device)
+    # FlexGen's policy says where its tensors are, and so what its steps cost.
+    offloading = getattr(scheduler, "offloading", None)
+    cost = _cost(config.run, shape, device, offloading() if offloading else None)
     sizes = engine_config(config.run, shape, cost, scheduler)
     return Engine(scheduler, config.build_memory(), cost, sizes, sink), cost
 
@@ -106,9 +110,14 @@ def engine_config(
     block_bytes = block_tokens * cost.kv_bytes_per_token
     free_share = getattr(scheduler, "free_gpu_memory_fraction", None)
     shares = (run.gpu_memory_utilization, 1.0) if free_share is None else (1.0, free_share)
-    blocks = run.kv_blocks or kv_capacity_blocks(
-        shape, load_device(run.device), run.tp, block_tokens, shares[0], None, shares[1]
-    )
+    if run.kv_blocks:
+        blocks = run.kv_blocks
+    elif isinstance(cost, FlexGenCost):
+        blocks = cost.capacity_blocks(block_tokens, shares[0])
+    else:
+        blocks = kv_capacity_blocks(
+            shape, load_device(run.device), run.tp, block_tokens, shares[0], None, shares[1]
+        )
     return EngineConfig(
         total_blocks=blocks,
         block_tokens=block_tokens,
@@ -154,11 +163,14 @@ def _named(place: str, name: str, load: Callable[[str], _T], known: Iterable[str
         raise ConfigError(f"{place}: {error}{did_you_mean(name, known)}") from None
 
 
-def _cost(run: RunConfig, shape: ModelShape, device: DeviceSpec) -> StepCost:
+def _cost(
+    run: RunConfig, shape: ModelShape, device: DeviceSpec, placement: Placement | None
+) -> StepCost:
     """The cost model, with the host overhead and the link of `[run]` where they are given."""
-    cost = build_cost(shape, device, run.tp, run.costs)
+    cost = build_cost(shape, device, run.tp, run.costs, None, placement)
     if run.host_step_ms is not None or run.host_per_sequence_us is not None:
-        cost = build_cost(shape, device, run.tp, run.costs, _host(run, cost.host))
+        host = _host(run, cost.host)
+        cost = build_cost(shape, device, run.tp, run.costs, host, placement)
     if run.host_link_gb_per_s is not None:
         cost.set_link(run.host_link_gb_per_s * 1e9)
     return cost

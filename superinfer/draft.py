@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from collections.abc import Sequence as Items
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
-from superinfer.costs.base import Chunk
+from superinfer.costs.base import Chunk, PrefillWork
 from superinfer.errors import PlanError
 from superinfer.memory.base import Fate, Timing
-from superinfer.plan import Change, Direction, PrefillChunk, Transfer
+from superinfer.plan import Change, Direction, PrefillChunk, Transfer, Work
 from superinfer.sequence import RESIDENT, Sequence, State
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Draft:
         "decoding",
         "full_duplex",
         "now",
+        "padded",
         "pool",
         "steps",
         "until",
@@ -69,10 +71,16 @@ class Draft:
         self.decoding = False
         self.full_duplex = False
         """Whether `before_step` copies run both ways at once, from the decision on (`Plan`)."""
+        self.padded: Work | None = None
         self.steps = 1
         self.until = math.inf
 
     # -- questions ------------------------------------------------------------------------------
+
+    @property
+    def ahead(self) -> bool:
+        """True if a step is on the device (lag 1): what is decided now follows it."""
+        return self._engine._running is not None
 
     @property
     def available(self) -> int:
@@ -281,6 +289,13 @@ class Draft:
         self.until = until
         return allowed
 
+    def pad(self, chunks: Items[PrefillWork], decodes: int, context_tokens: int) -> None:
+        """Say what the device computes in the first step where it is more than the plan's chunks
+        and decodes: with `chunks` it is a slice of one step. In further steps each of the `decodes`
+        has one token more, as the plan's own have.
+        """
+        self.padded = Work(chunks, decodes, context_tokens)
+
     def preempt(
         self, seq: Sequence, fate: Fate | None = None, *, scheduled_tokens: int = 0
     ) -> Fate:
@@ -400,7 +415,7 @@ class Draft:
     def rollback(self, mark: tuple[int, int, int, int] = (0, 0, 0, 0)) -> None:
         """Take back every decision since `mark`, latest first, and how long the slice is."""
         self.decoding, self.steps, self.chunk_steps, self.until = False, 1, 1, math.inf
-        self.clear_blocks = 0
+        self.clear_blocks, self.padded = 0, None
         changes, chunks, before, background = mark
         while len(self.changes) > changes:
             change = self.changes.pop()

@@ -23,7 +23,7 @@ from superinfer.memory.base import EagerCache, HostTier, MemoryPolicy, PrefixCac
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Key, PrefixIndex, request_keys
 from superinfer.memory.tiered import TieredIndex
-from superinfer.plan import Direction, Outcome, Plan, PrefillChunk, Transfer
+from superinfer.plan import Direction, Outcome, Plan, PrefillChunk, Transfer, Work
 from superinfer.recorder import Recorder
 from superinfer.request import Request
 from superinfer.schedulers.base import Machine, Scheduler
@@ -105,6 +105,7 @@ class Engine:
                 layers=config.layers,
                 cost=cost,
                 prefix_caching=config.prefix_caching,
+                lag=config.lag,
             )
         )
 
@@ -335,6 +336,8 @@ class Engine:
             raise PlanError(f"{pool.referenced + reserved} blocks asked of {pool.total}")
         if chunks:
             _check_chunks(chunks, steps)
+        if draft.padded is not None:
+            _check_padding(draft.padded, len(chunks), decodes, steps)
         if changes:
             self._note_changes(draft, now)
         if self.tier is not None:
@@ -367,6 +370,7 @@ class Engine:
             reserved,
             taken,
             draft.full_duplex,
+            draft.padded,
         )
 
     def _steps_without_copies(self, tier: TieredIndex, steps: int, chunks: bool) -> int:
@@ -634,6 +638,15 @@ def _check_chunks(chunks: list[PrefillChunk], steps: int) -> None:
             raise PlanError("a slice of several steps has one chunk at most")
         if len({chunk.sequence for chunk in chunks}) < len(chunks):
             raise PlanError("a sequence has two chunks in one plan")
+
+
+def _check_padding(padded: Work, chunks: int, decodes: int, steps: int) -> None:
+    """The device computes at least what the plan asks for, and a padded prefill once."""
+    if len(padded.chunks) < chunks or padded.decodes < decodes:
+        work = f"{len(padded.chunks)} chunks and {padded.decodes} decodes"
+        raise PlanError(f"padding to {work} is less than {chunks} and {decodes}")
+    if padded.chunks and steps > 1:
+        raise PlanError("a slice of several steps has no padded chunks")
 
 
 _CHANGE_KINDS: Final = {

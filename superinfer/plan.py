@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from superinfer.costs.base import PrefillWork
 from superinfer.memory.base import Timing
 from superinfer.sequence import Sequence
 
@@ -53,6 +55,14 @@ class Change(NamedTuple):
     """What undoing needs."""
 
 
+class Work(NamedTuple):
+    """What a step makes the device compute, in the terms of a cost model."""
+
+    chunks: Items[PrefillWork]
+    decodes: int
+    context_tokens: int
+
+
 @dataclass(slots=True, eq=False, init=False)
 class Plan:
     """A time slice: one batch, and for how long the decision stands.
@@ -89,6 +99,9 @@ class Plan:
     advanced: bool
     """True when the engine has already counted the plan's last step (lag 1)."""
     full_duplex: bool
+    padded: Work | None
+    """What the device computes in the first step where that is more than anybody asked for: a batch
+    of fixed size and length. Who gets tokens, and which memory is taken, does not change."""
 
     # Written out, because the one that `dataclass` makes is never compiled.
     def __init__(  # noqa: PLR0913, PLR0917
@@ -107,6 +120,7 @@ class Plan:
         reserved_blocks: int,
         taken_blocks: int = 0,
         full_duplex: bool = False,
+        padded: Work | None = None,
     ) -> None:
         self.now = now
         self.chunks = chunks
@@ -124,6 +138,7 @@ class Plan:
         self.done_steps = 0
         self.advanced = False
         self.full_duplex = full_duplex
+        self.padded = padded
 
     @property
     def has_step(self) -> bool:
@@ -133,6 +148,16 @@ class Plan:
     def chunks_at(self, step: int) -> list[PrefillChunk]:
         """The chunks of a step, the first being 0."""
         return [chunk.moved_on(step) for chunk in self.chunks] if step else self.chunks
+
+    def work_at(self, step: int) -> Work:
+        """What the device computes in a step, the first being 0. Padding has no chunks but in the
+        first.
+        """
+        padded = self.padded
+        if padded is None:
+            context = self.context_tokens + step * self.decodes
+            return Work(self.chunks_at(step), self.decodes, context)
+        return padded._replace(context_tokens=padded.context_tokens + step * padded.decodes)
 
 
 @dataclass(slots=True, eq=False, init=False)

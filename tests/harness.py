@@ -244,10 +244,10 @@ class BlockingDriver:
     def _step_s(self, plan: Plan, done: int) -> float:
         if not self._has_step(plan):
             return 0.0
-        context = plan.context_tokens + done * plan.decodes
+        chunks, decodes, context = plan.work_at(done)
         cost = self.engine.cost
-        device_s = cost.step_s(plan.chunks_at(done), plan.decodes, context)
-        host_s = cost.host_s(plan.decodes + len(plan.chunks))
+        device_s = cost.step_s(chunks, decodes, context)
+        host_s = cost.host_s(decodes + len(chunks))
         return max(host_s, device_s) if self.engine.config.lag else host_s + device_s
 
     def _finishing(self, plan: Plan, steps: int, counted: bool) -> list[Any]:

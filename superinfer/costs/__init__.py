@@ -10,6 +10,9 @@ from superinfer.costs.calibrated import CalibratedCost
 from superinfer.costs.capacity import activation_reserve_bytes, kv_capacity_blocks
 from superinfer.costs.coverage import Coverage, Limits
 from superinfer.costs.devices import DEVICES, DeviceSpec, load_device
+from superinfer.costs.flexgen import FlexGenCost
+from superinfer.costs.placement import Placement
+from superinfer.costs.placement_search import best_placement
 from superinfer.costs.profile import HostCost, Profile, load_profile, write_profile
 from superinfer.costs.roofline import RooflineCost
 from superinfer.costs.shapes import PRESETS, ModelShape, canonical_name, load_shape
@@ -25,9 +28,11 @@ __all__ = [
     "CostModel",
     "Coverage",
     "DeviceSpec",
+    "FlexGenCost",
     "HostCost",
     "Limits",
     "ModelShape",
+    "Placement",
     "PrefillWork",
     "Profile",
     "ProfileName",
@@ -65,13 +70,31 @@ def build_cost(
     tp: int = 1,
     costs: str = "auto",
     host: HostCost | None = None,
+    placement: Placement | None = None,
 ) -> StepCost:
     """The cost model for a run. `host` replaces the host overhead.
 
     `costs`: `auto` (a shipped profile where there is one, else roofline), `roofline`, `calibrated`
-    (a shipped profile or ConfigError) or the path of a profile.
+    (a shipped profile or ConfigError) or the path of a profile. With a `placement` that gives the
+    times of compute, and FlexGen's streaming is put around them (`flexgen`: around the roofline).
     """
     shape = load_shape(model) if isinstance(model, str) else model
+    if placement is None:
+        if costs == "flexgen":
+            raise ConfigError("costs='flexgen': expected a scheduler with a placement: flexgen")
+        return _compute(shape, device, tp, costs, host)
+    spec = load_device(device) if isinstance(device, str) else device
+    source = "roofline" if costs == "flexgen" else costs
+    compute = _compute(shape, spec, tp, source, host)
+    if placement.search_tokens is not None:
+        placement = best_placement(compute, spec, placement)
+    return FlexGenCost(compute, spec, placement)
+
+
+def _compute(
+    shape: ModelShape, device: str | DeviceSpec, tp: int, costs: str, host: HostCost | None
+) -> StepCost:
+    """The cost model of a device that holds everything."""
     if costs not in ("auto", "roofline", "calibrated"):
         return _from_file(costs, shape, device, tp, host)
     spec = load_device(device) if isinstance(device, str) else device
@@ -93,7 +116,9 @@ def _from_file(
     host: HostCost | None,
 ) -> StepCost:
     if not Path(path).is_file():
-        raise ConfigError(f"costs={path!r}: expected auto, roofline, calibrated or a profile file")
+        raise ConfigError(
+            f"costs={path!r}: expected auto, roofline, calibrated, flexgen or a profile file"
+        )
     profile = load_profile(path)
     wanted = device if isinstance(device, str) else device.name
     found = (_device_key(profile.device), profile.tp)

@@ -31,7 +31,7 @@ from superinfer.costs.coverage import (
 )
 from superinfer.costs.profile import HostCost, Kernel, Profile
 from superinfer.costs.shapes import ModelShape, canonical_name
-from superinfer.costs.step import Origin, StepCost, steps_within
+from superinfer.costs.step import KernelCost, Origin, steps_within
 from superinfer.costs.tables import Curve, Grid, linear, total
 from superinfer.errors import ConfigError
 
@@ -61,7 +61,7 @@ _PER_ROW = ("gemm_lm_head", "sample")
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class CalibratedCost(StepCost):
+class CalibratedCost(KernelCost):
     """The cost model of one profile. Pure, with caches by token count and by batch size.
 
     Decode attention assumes sequences of equal context: it is read at the batch's mean.

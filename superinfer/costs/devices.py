@@ -24,6 +24,20 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Offloading:
+    """What the runtime of FlexGen reaches where it keeps tensors off the device, in bytes/s and
+    FLOP/s. Loads from the host take the plain link.
+    """
+
+    cache_store_bytes_per_s: float
+    """KV cache from the device to the host."""
+    activation_store_bytes_per_s: float
+    disk_read_bytes_per_s: float
+    disk_write_bytes_per_s: float
+    cpu_attention_flops: float
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceSpec:
     """Nominal figures of one accelerator: bytes, bytes/s (one direction), FLOP/s, seconds."""
 
@@ -36,6 +50,23 @@ class DeviceSpec:
     peer_bytes_per_s: float
     """Bytes/s that one device sends to its peers in an all-reduce."""
     all_reduce_latency_s: float
+    fitted: Offloading | None = None
+    """Where somebody fitted it to runs."""
+
+    @property
+    def offloading(self) -> Offloading:
+        """As fitted; else stores take the plain link, and disk and CPU are assumed to be those of
+        the T4's machine.
+        """
+        if self.fitted is not None:
+            return self.fitted
+        store = self.d2h.bytes_per_s
+        return replace(_T4, cache_store_bytes_per_s=store, activation_store_bytes_per_s=store)
+
+
+_T4 = Offloading(0.97 * GIB, 4.82 * GIB, 0.473 * GIB, 0.746 * GIB, 12.3e9)
+"""FlexGen's own fit (`CostModelConfig` in experimental/cost_model.py, where a GB is 2**30 bytes) to
+runs on a Google Cloud instance with a T4, 208 GB of memory and an SSD of 1.5 TB."""
 
 
 def _spec(
@@ -63,6 +94,15 @@ def _gh200_144g() -> DeviceSpec:
     return replace(spec, h2d=Link(375e9, setup_s), d2h=Link(297e9, setup_s))
 
 
+def _t4_16g() -> DeviceSpec:
+    """NVIDIA T4 datasheet: 16 GB GDDR6 (15,109 MiB with ECC), 320 GB/s, 65 TFLOP/s in fp16 (it has
+    no bf16), PCIe 3 x16. The link is FlexGen's fit, 12.89 GiB/s. It also fits 21 TFLOP/s to prefill
+    and 4.3 to decodes: the board's 70 W and FlexGen's kernels do not hold the datasheet's peak.
+    """
+    spec = _spec("t4-16g", 15109 / 1024, 0.32e12, 65e12, 12.89 * GIB, 12.89 * GIB, 20e-6)
+    return replace(spec, fitted=_T4)
+
+
 # All-reduce latency: 5 to 6 us is what vLLM's one-node kernel takes for small messages in a CUDA
 # graph (aiconfigurator, A100, vLLM 0.14.0); without NVLink 20 us is assumed.
 DEVICES: Mapping[str, DeviceSpec] = {
@@ -87,6 +127,7 @@ DEVICES: Mapping[str, DeviceSpec] = {
         # AMD Instinct MI300X datasheet: 192 GB HBM3, 5.3 TB/s, dense bf16 1,307 TFLOP/s, seven
         # Infinity Fabric links of 64 GB/s each way, PCIe 5 x16.
         _spec("mi300x", 196592 / 1024, 5.3e12, 1307.4e12, 50e9, 448e9, 10e-6),
+        _t4_16g(),
     )
 }
 

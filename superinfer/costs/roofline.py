@@ -18,12 +18,12 @@ from superinfer.costs.base import PrefillWork
 from superinfer.costs.devices import DeviceSpec
 from superinfer.costs.profile import HostCost
 from superinfer.costs.shapes import ModelShape
-from superinfer.costs.step import DEFAULT_HOST, Origin, StepCost, steps_within
+from superinfer.costs.step import DEFAULT_HOST, KernelCost, Origin, steps_within
 from superinfer.costs.tables import Curve, linear
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class RooflineCost(StepCost):
+class RooflineCost(KernelCost):
     """The cost model of a device's nominal figures. Pure; optimistic by construction.
 
     For an encoder-decoder model a chunk is a prompt through the encoder plus the cross-attention

@@ -103,6 +103,9 @@ class ModelShape:
 
 _LLAMA2_70B = ModelShape("llama-2-70b", 80, 8192, 64, 8, 128, 28672, 32000, 4096)
 _LLAMA3_8B = ModelShape("llama-3-8b", 32, 4096, 32, 8, 128, 14336, 128256, 8192)
+_OPT_30B = ModelShape(
+    "opt-30b", 48, 7168, 56, 56, 128, 28672, 50272, 2048, True, False, learned_positions=True
+)
 _LLAMA3_70B = ModelShape("llama-3-70b", 80, 8192, 64, 8, 128, 28672, 128256, 8192)
 
 PRESETS: Mapping[str, ModelShape] = {
@@ -132,6 +135,16 @@ PRESETS: Mapping[str, ModelShape] = {
             True,
             False,
             learned_positions=True,
+        ),
+        _OPT_30B,
+        replace(
+            _OPT_30B,
+            name="opt-175b",
+            layers=96,
+            hidden=12288,
+            heads=96,
+            kv_heads=96,
+            intermediate=49152,
         ),
         ModelShape(
             "t5-base",

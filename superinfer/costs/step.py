@@ -1,6 +1,6 @@
-"""What every step-time model shares: caches, host and link times, and the shape of a step.
+"""What step-time models share: host and link times; for those made of kernels, their sum.
 
-A step is `fixed(tokens) + rows(output rows) + decode attention + prefill attention`:
+Such a step is `fixed(tokens) + rows(output rows) + decode attention + prefill attention`:
 
 * fixed: all kernels that see every token of the step (projections, norms, all-reduce);
 * rows: kernels that see one row per answer (LM head, sampling). Each decode and each chunk counts
@@ -60,10 +60,7 @@ class Origin(NamedTuple):
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class StepCost(ABC):
-    """A cost model out of four parts; subclasses supply the parts, this one the caching.
-
-    The caches change with use; answers do not.
-    """
+    """A cost model of one replica: what a run asks of it beside the protocol."""
 
     limits: Limits = NO_LIMITS
     """Where measuring ended."""
@@ -72,12 +69,9 @@ class StepCost(ABC):
         shape.require_tp(tp)
         self.shape, self.tp, self.host = shape, tp, host
         self._host_step_s, self._host_sequence_s = host.step_s, host.per_sequence_s
-        self._links = links
+        self.links = links
+        """By direction: `h2d` and `d2h`."""
         self._kv_bytes = shape.kv_bytes_per_token(tp)
-        self._fixed_cache: dict[int, float] = {}
-        self._rows_cache: dict[int, float] = {}
-        self._lines_cache: dict[int, _Lines] = {}
-        self._single_cache: dict[tuple[int, int, int], float] = {}
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -101,6 +95,51 @@ class StepCost(ABC):
             "family_error": origin.family_error,
             "host_overhead_origin": self.host.origin,
         }
+
+    @abstractmethod
+    def step_s(self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int) -> float:
+        """Device seconds of one step; 0 for an empty one."""
+
+    @abstractmethod
+    def slice_line(
+        self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int
+    ) -> SliceLine:
+        """The line of a slice that starts with this step; not for an empty one."""
+
+    def host_s(self, sequences: int) -> float:
+        """Host seconds before a step over `sequences` requests."""
+        return self._host_step_s + self._host_sequence_s * sequences
+
+    def set_link(self, bytes_per_s: float) -> None:
+        """Give the link to the host another speed, the same in both directions."""
+        self.links = {
+            direction: replace(link, bytes_per_s=bytes_per_s)
+            for direction, link in self.links.items()
+        }
+
+    def transfer_s(self, nbytes: int, pieces: int, direction: str) -> float:
+        """Seconds for `nbytes` per link in `pieces` copies; `direction` is `h2d` or `d2h`."""
+        if not nbytes:
+            return 0.0
+        link = self.links.get(direction)
+        if link is None:
+            raise ConfigError(f"unknown direction {direction!r}; known: {', '.join(self.links)}")
+        return pieces * link.setup_s + nbytes / link.bytes_per_s
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class KernelCost(StepCost):
+    """A cost model out of four parts; subclasses supply the parts, this one the caching.
+
+    The caches change with use; answers do not.
+    """
+
+    def __init__(self, shape: ModelShape, tp: int, links: dict[str, Link], host: HostCost) -> None:
+        super().__init__(shape, tp, links, host)
+        self._fixed_cache: dict[int, float] = {}
+        self._rows_cache: dict[int, float] = {}
+        self._lines_cache: dict[int, _Lines] = {}
+        self._single_cache: dict[tuple[int, int, int], float] = {}
 
     def step_s(self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int) -> float:
         """Device seconds of one step; 0 for an empty one."""
@@ -126,26 +165,6 @@ class StepCost(ABC):
             growth_s += found.lines[piece][1] * decodes
             steps = min(steps, _steps_to_end(found, piece, decodes, context_tokens))
         return SliceLine(first_s, growth_s, steps)
-
-    def host_s(self, sequences: int) -> float:
-        """Host seconds before a step over `sequences` requests."""
-        return self._host_step_s + self._host_sequence_s * sequences
-
-    def set_link(self, bytes_per_s: float) -> None:
-        """Give the link to the host another speed, the same in both directions."""
-        self._links = {
-            direction: replace(link, bytes_per_s=bytes_per_s)
-            for direction, link in self._links.items()
-        }
-
-    def transfer_s(self, nbytes: int, pieces: int, direction: str) -> float:
-        """Seconds for `nbytes` per link in `pieces` copies; `direction` is `h2d` or `d2h`."""
-        if not nbytes:
-            return 0.0
-        link = self._links.get(direction)
-        if link is None:
-            raise ConfigError(f"unknown direction {direction!r}; known: {', '.join(self._links)}")
-        return pieces * link.setup_s + nbytes / link.bytes_per_s
 
     @abstractmethod
     def _fixed_s(self, tokens: int) -> float:

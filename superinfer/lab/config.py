@@ -54,7 +54,8 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """Recorded with the result. Replaying a trace draws nothing at random."""
     costs: str = "auto"
-    """`auto`, `roofline`, `calibrated`, or the path of a profile."""
+    """`auto`, `roofline`, `calibrated`, or the path of a profile. The scheduler `flexgen` puts its
+    streaming around it, and takes `flexgen` for the roofline."""
     lag: Annotated[int, Meta(ge=0, le=1)] = 0
     """1: plan the next step while the current one runs."""
     prefix_caching: bool = False

@@ -15,5 +15,6 @@ SCHEDULERS: dict[str, str] = {
     "qoserve": "superinfer.schedulers.qoserve:QoServeScheduler",
     "fastserve": "superinfer.schedulers.fastserve:FastServeScheduler",
     "andes": "superinfer.schedulers.andes:AndesScheduler",
+    "flexgen": "superinfer.schedulers.flexgen:FlexGenScheduler",
     "rotating": "superinfer.schedulers.rotating:RotatingScheduler",
 }

@@ -22,6 +22,8 @@ class Machine:
     cost: CostModel
     """Predicts steps and transfers."""
     prefix_caching: bool
+    lag: int = 0
+    """1: a step is planned, and its host work done, while the one before runs."""
 
 
 class Scheduler(Protocol):

@@ -10,9 +10,10 @@ from superinfer.errors import ConfigError
 
 def test_presets_are_sane() -> None:
     expected = {"a100-40g", "a100-80g", "h100", "h200", "l40s", "gh200", "gh200-144g", "mi300x"}
+    expected.add("t4-16g")
     assert set(DEVICES) == expected
     for spec in DEVICES.values():
-        assert 40e9 < spec.memory_bytes < 210e9
+        assert 15e9 < spec.memory_bytes < 210e9
         # FLOPs per byte at the roofline's ridge.
         assert 100 < spec.bf16_flops / spec.memory_bytes_per_s < 450
         assert spec.h2d.bytes_per_s <= spec.memory_bytes_per_s
@@ -30,6 +31,19 @@ def test_small_copies_reach_a_twentieth_of_nvlink_c2c() -> None:
         reached = {size: size / link.seconds(size, 1) / 450e9 for size in (2**15, 2**21)}
         assert reached[2**15] == pytest.approx(0.05, rel=0.1)
         assert reached[2**21] > 0.5
+
+
+def test_the_t4_has_the_constants_that_flexgen_fitted() -> None:
+    t4 = DEVICES["t4-16g"]
+    assert t4.h2d.bytes_per_s == pytest.approx(12.89 * 2**30)
+    assert t4.offloading.cache_store_bytes_per_s == pytest.approx(0.97 * 2**30)
+    assert t4.offloading.disk_read_bytes_per_s == pytest.approx(0.473 * 2**30)
+
+
+def test_elsewhere_stores_take_the_plain_link() -> None:
+    found, t4 = DEVICES["h100"].offloading, DEVICES["t4-16g"].offloading
+    assert found.cache_store_bytes_per_s == found.activation_store_bytes_per_s == 50e9
+    assert found.disk_read_bytes_per_s == t4.disk_read_bytes_per_s
 
 
 def test_names_are_case_insensitive() -> None:

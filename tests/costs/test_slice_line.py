@@ -12,12 +12,14 @@ from superinfer.costs import (
     CalibratedCost,
     Chunk,
     HostCost,
+    Placement,
     Profile,
     StepCost,
     build_cost,
     list_profiles,
     load_shape,
 )
+from superinfer.costs.placement import shares_of
 from superinfer.costs.profile import Kernel
 
 SHIPPED = {f"{name.model} tp{name.tp}": name for name in list_profiles()}
@@ -30,6 +32,8 @@ def cost_of(which: str) -> StepCost:
     if which == "slow memory":
         # Attention of a short chunk is bound by memory first and by compute later on.
         return build_cost("llama-3.1-70b", "l40s", 8, "roofline")
+    if which in STREAMED:
+        return _streamed(*STREAMED[which])
     if which == "table":
         return CalibratedCost(_with_table(), load_shape("gpt2"))
     name = SHIPPED[which]
@@ -48,7 +52,21 @@ def _with_table() -> Profile:
     return Profile("a100-80g", "gpt2", 1, kernels, {}, HostCost(0.0, 0.0))
 
 
-models = st.sampled_from([*SHIPPED, "roofline", "slow memory", "table"])
+def _streamed(percent: tuple[float, ...], on_cpu: bool, compressed: bool) -> StepCost:
+    placement = Placement(
+        40, 3, *shares_of(percent), on_cpu, compress_weight=compressed, compress_cache=compressed
+    )
+    return build_cost("opt-30b", "t4-16g", costs="flexgen", placement=placement)
+
+
+STREAMED = {
+    # What takes longest passes from the weights' way in to the cache's, or to the CPU.
+    "weights on the CPU": ((0, 100, 100, 0, 100, 0), False, False),
+    "all on the CPU": ((0, 100, 0, 100, 0, 100), False, True),
+    "attention on the CPU": ((20, 80, 30, 70, 0, 100), True, False),
+    "disk": ((0, 50, 0, 0, 100, 0), True, False),
+}
+models = st.sampled_from([*SHIPPED, *STREAMED, "roofline", "slow memory", "table"])
 
 
 def follow(cost: StepCost, chunk: Chunk | None, decodes: int, context: int, steps: int) -> None:
@@ -92,6 +110,12 @@ def test_a_line_ends_where_compute_overtakes_memory() -> None:
     cost = cost_of("slow memory")
     assert cost.slice_line([Chunk(8, 0)], 0, 0).steps == float("inf")
     ends = [cost.slice_line([Chunk(tokens, 0)], 0, 0).steps for tokens in range(8, 200)]
+    assert any(1 < steps < float("inf") for steps in ends)
+
+
+@pytest.mark.parametrize("which", ["all on the CPU", "attention on the CPU"])
+def test_a_line_ends_where_another_part_of_a_slot_becomes_the_longest(which: str) -> None:
+    ends = [cost_of(which).slice_line([], 120, 120 * context).steps for context in range(1, 999, 9)]
     assert any(1 < steps < float("inf") for steps in ends)
 
 

@@ -350,7 +350,8 @@ def without_nulls(tables: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("scheduler", [*SCHEDULERS, outside(Bounded)])
 def test_the_resolved_configuration_can_be_read_again(tmp_path: Path, scheduler: str) -> None:
-    most = "max_batch_size" if scheduler == "tensorrt_llm" else "max_num_seqs"
+    own = {"tensorrt_llm": "max_batch_size", "flexgen": "gpu_batch_size"}
+    most = own.get(scheduler, "max_num_seqs")
     config = load_config(
         None,
         ["run.host_step_ms=0.1", "classes.chat.ttft_ms=33", f"scheduler.{most}=11"],

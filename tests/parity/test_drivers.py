@@ -21,6 +21,7 @@ from superinfer.schedulers.andes import AndesScheduler
 from superinfer.schedulers.edf import EdfScheduler
 from superinfer.schedulers.fastserve import FastServeScheduler
 from superinfer.schedulers.fcfs import FcfsScheduler
+from superinfer.schedulers.flexgen import FlexGenScheduler
 from superinfer.schedulers.priority import PriorityScheduler
 from superinfer.schedulers.qoserve import QoServeScheduler
 from superinfer.schedulers.rotasched import RotaScheduler
@@ -180,6 +181,8 @@ ARMS = {
             "forced": {"budget_blocks": 0, "eager": False, "full_duplex": False},
         }.items()
     },
+    "flexgen": lambda: (FlexGenScheduler(gpu_batch_size=1, num_gpu_batches=2), LruMemory()),
+    "flexgen-one": lambda: (FlexGenScheduler(gpu_batch_size=1, early_stop=True), LruMemory()),
     "rotating": lambda: (
         RotatingScheduler(
             max_num_batched_tokens=16, max_num_seqs=8, max_wait_s=12.0, tile_tokens=0

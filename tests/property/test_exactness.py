@@ -42,6 +42,7 @@ from superinfer.schedulers.andes import AndesScheduler
 from superinfer.schedulers.edf import EdfScheduler
 from superinfer.schedulers.fastserve import FastServeScheduler
 from superinfer.schedulers.fcfs import FcfsScheduler
+from superinfer.schedulers.flexgen import FlexGenScheduler
 from superinfer.schedulers.priority import PriorityScheduler
 from superinfer.schedulers.qoserve import QoServeScheduler
 from superinfer.schedulers.rotasched import RotaScheduler
@@ -129,6 +130,10 @@ def rotating(**switches: Any) -> Callable[[], tuple[Any, Any]]:
         ),
         LruMemory(),
     )
+
+
+def flexgen(**settings: Any) -> Callable[[], tuple[Any, Any]]:
+    return lambda: (FlexGenScheduler(**settings), LruMemory())
 
 
 def fcfs(*memory: Any) -> Callable[[], tuple[Any, Any]]:
@@ -276,6 +281,8 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "rotasched": rotasched(budget_blocks=12),
     "rotasched-vlt": rotasched(variant="lvf_vlt", budget_blocks=12),
     "rotasched-forced": rotasched(budget_blocks=0, eager=False, full_duplex=False),
+    "flexgen": flexgen(gpu_batch_size=2),
+    "flexgen-one": flexgen(gpu_batch_size=1, early_stop=True),
     "rotating": rotating(),
     "rotating-plain": rotating(
         promotion=False,

@@ -228,7 +228,18 @@ def test_bad_lines_can_be_skipped(cli: Cli, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "scheduler",
-    ["vllm", "fcfs", "priority", "edf", "vtc", "qoserve", "fastserve", "andes", "rotating"],
+    [
+        "vllm",
+        "fcfs",
+        "priority",
+        "edf",
+        "vtc",
+        "qoserve",
+        "fastserve",
+        "andes",
+        "flexgen",
+        "rotating",
+    ],
 )
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_too_few_blocks_reject_by_a_named_rule(cli: Cli, scheduler: str, blocks: int) -> None:
@@ -327,7 +338,10 @@ BAD_SETTINGS: list[tuple[str, str]] = [
     ("run.gpu_memory_utilization=0.1", "needs 15.0 GiB of weights per GPU"),
     ("run.lag=2", "run.lag: expected an integer <= 1, got 2"),
     ("run.block_tokens=1000000", "run.block_tokens: expected an integer <= 16384, got 1000000"),
-    ("run.costs=none", "costs='none': expected auto, roofline, calibrated or a profile file"),
+    (
+        "run.costs=none",
+        "costs='none': expected auto, roofline, calibrated, flexgen or a profile file",
+    ),
     ("run.costs=t.jsonl", "t.jsonl: expected JSON"),
     ("scheduler.agin=true", "scheduler.agin: unknown (did you mean 'aging'?); rotating takes: "),
     ("scheduler.aging=yes", "scheduler.aging: expected true or false, got 'yes'"),

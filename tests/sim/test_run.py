@@ -21,7 +21,7 @@ from superinfer.metrics import summarise
 from traces import samples_dir
 
 SAMPLE = str(samples_dir() / "mixed.jsonl")
-RIVALS = ("edf", "vtc", "qoserve", "fastserve", "andes")
+RIVALS = ("edf", "vtc", "qoserve", "fastserve", "andes", "flexgen")
 SCHEDULERS = ("vllm", "fcfs", "priority", *RIVALS)
 SAMPLE_SETTINGS = ((), ("run.kv_blocks=400",), ("run.prefix_caching=true",))
 SIZES = ("run.kv_blocks=77", "run.block_tokens=64", "run.host_memory_gib=0.5")

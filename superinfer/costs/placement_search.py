@@ -1,0 +1,71 @@
+"""The shares of a placement that make a block fastest: FlexGen's policy search, on a grid.
+
+Source: arXiv 2303.06865, section 4.3, and experimental/cost_model.py of FMInference/FlexLLMGen: for
+a given batch and block size a linear program chooses the shares that minimise a block's time, with
+at most 0.8 of each memory used (`alpha_g`, `alpha_c`, `alpha_n`). Here shares are multiples of 10 %
+(activations: all or none), as in most published settings, and all of them that fit are compared,
+so no solver is needed. Batch and block size are the user's; the paper enumerates them around its
+program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from superinfer.costs.base import Chunk
+from superinfer.costs.devices import DeviceSpec
+from superinfer.costs.flexgen import FlexGenCost
+from superinfer.costs.placement import Placement
+from superinfer.costs.step import StepCost
+from superinfer.errors import ConfigError
+
+SAFETY = 0.8
+"""Share of each memory that a searched placement may use."""
+_STEP_PERCENT = 10
+
+
+def best_placement(compute: StepCost, device: DeviceSpec, wanted: Placement) -> Placement:
+    """The fastest placement that fits; ConfigError if none does."""
+    if wanted.search_tokens is None:
+        return wanted
+    prompt, answer = wanted.search_tokens
+    best: tuple[float, Placement] | None = None
+    for percent in _candidates():
+        placement = wanted.with_percent(percent)
+        cost = FlexGenCost(compute, device, placement)
+        if _fits(cost, prompt, answer):
+            seconds = block_s(cost, prompt, answer)
+            if best is None or seconds < best[0]:
+                best = (seconds, placement)
+    if best is None:
+        raise ConfigError(
+            f"scheduler.placement='auto': nothing fits {device.name} with {compute.shape.name}, "
+            f"{wanted.places} requests of {prompt} and {answer} tokens: expected a smaller block"
+        )
+    return best[1]
+
+
+def block_s(cost: FlexGenCost, prompt_tokens: int, answer_tokens: int) -> float:
+    """Seconds of a block by the paper's formula: each decode at the mean context."""
+    places = cost.placement.places
+    prefill_s = cost.step_s([Chunk(prompt_tokens, 0)] * places, 0, 0)
+    context = places * (prompt_tokens + (answer_tokens + 1) // 2)
+    return prefill_s + (answer_tokens - 1) * cost.step_s((), places, context)
+
+
+def _candidates() -> Iterator[tuple[int, int, int, int, int, int]]:
+    """Shares in percent, those that use the GPU most first."""
+    grid = range(100, -1, -_STEP_PERCENT)
+    for weights in grid:
+        for cache in grid:
+            for moved in (100, 0):
+                for weights_cpu in range(100 - weights, -1, -_STEP_PERCENT):
+                    for cache_cpu in range(100 - cache, -1, -_STEP_PERCENT):
+                        yield weights, weights_cpu, cache, cache_cpu, moved, 100 - moved
+
+
+def _fits(cost: FlexGenCost, prompt_tokens: int, answer_tokens: int) -> bool:
+    placement = cost.placement
+    sizes = (cost.device.memory_bytes, placement.cpu_memory_bytes, placement.disk_bytes)
+    peaks = cost.peak_bytes(prompt_tokens, answer_tokens)
+    return all(peak <= SAFETY * size for peak, size in zip(peaks, sizes, strict=True))

@@ -202,7 +202,7 @@ def compare(
     schedulers: Annotated[
         str | None,
         typer.Option(
-            help="Schedulers, comma separated; the first is the reference.",
+            help="Schedulers, comma separated, or all; the first is the reference.",
             show_default="vllm,fcfs,priority,rotating; none with --arm",
         ),
     ] = None,

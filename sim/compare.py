@@ -33,6 +33,7 @@ from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import SUMMARY, Run, replacing, summary_json, write_run
 from superinfer.lab.study import WALL_CLOCK, Study, StudyResult, run_study
 from superinfer.lab.trust import range_warning
+from superinfer.schedulers import SCHEDULERS
 from traces.cli import print_out, print_table
 from traces.generate.workload import MAX_SEED
 
@@ -51,6 +52,7 @@ WORKLOAD_KEYS = (
     "without_slo",
 )
 """What all arms of a comparison must agree on, beside the classes and the specification."""
+ALL = "all"
 COMPARISON, PICTURE = "comparison.json", "compare.png"
 
 _STUDY, _LOCK, _STDIN = ".study", ".lock", ".stdin"
@@ -114,9 +116,14 @@ def load_arms(
 ) -> Arms:
     """One configuration per scheduler name and per file, all of the same workload.
 
-    `load` gets the file or None, and the scheduler or None.
+    `load` gets the file or None, and the scheduler or None. `all` stands for every scheduler that
+    comes with us; those that are named beside it come first.
     """
-    wanted: list[tuple[str, Path | None, str | None]] = [(name, None, name) for name in schedulers]
+    names = (
+        dict.fromkeys(schedulers) | dict.fromkeys(SCHEDULERS) if ALL in schedulers else schedulers
+    )
+    wanted: list[tuple[str, Path | None, str | None]]
+    wanted = [(name, None, name) for name in names if name != ALL]
     wanted += [(file.stem, file, None) for file in files]
     arms: Arms = {}
     for name, file, scheduler in wanted:

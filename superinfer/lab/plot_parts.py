@@ -37,6 +37,8 @@ ATTAINMENT = {
 
 _DECADES = 20.0
 """An axis whose values span more than this factor is logarithmic."""
+_MANY = 8
+"""With more groups of bars than this, words beside them are turned."""
 _GIB = 2.0**30
 _GB = 1e9
 
@@ -165,6 +167,7 @@ def share_bars(axes: Axes, groups: Sequence[str], bars: Mapping[str, Bars]) -> N
     """Groups of bars from 0 to 100 %, each with its number; the legend is the caller's."""
     width = 0.8 / max(1, len(bars))
     empty = {i for i in range(len(groups)) if all(bar[0][i] is None for bar in bars.values())}
+    many = len(groups) > _MANY
     for i, (name, (shares, colour, hatch)) in enumerate(bars.items()):
         at = np.arange(len(groups)) + (i - (len(bars) - 1) / 2) * width
         drawn = axes.bar(
@@ -177,11 +180,14 @@ def share_bars(axes: Axes, groups: Sequence[str], bars: Mapping[str, Bars]) -> N
             edgecolor="white",
         )
         texts = ["" if j in empty else per_cent(share) for j, share in enumerate(shares)]
-        axes.bar_label(drawn, texts, fontsize="x-small", padding=2)
+        size = "xx-small" if many else "x-small"
+        axes.bar_label(drawn, texts, fontsize=size, padding=2, rotation=90 if many else 0)
     for j in empty:
         _say_without(axes, j)
     axes.set_xticks(range(len(groups)), [label(name, 16) for name in groups])
-    axes.set_ylim(0, 1.08)
+    if many:
+        axes.tick_params(axis="x", rotation=25)
+    axes.set_ylim(0, 1.12 if many else 1.08)
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_ylabel("share of requests with that target")

@@ -57,6 +57,19 @@ COMPARE_ROWS = {
     "jain_index": "Jain index",
     "rejected": "rejected",
 }
+_WIDE_ROWS = (
+    "slo_attainment",
+    "request_goodput",
+    "output_throughput",
+    "median_ttft_ms",
+    "p99_ttft_ms",
+    "p99_tpot_ms",
+    "p99_e2el_ms",
+    "worst_stall_ms",
+    "rejected",
+)
+"""What is shown of many runs, which stand in rows then."""
+_MOST_COLUMNS = 6
 _SHARES = ("attainment", "tax", "rate")
 _HIGHER_IS_BETTER = (
     "attainment",
@@ -88,8 +101,11 @@ def compare_table(
     """Runs in columns; behind the first, the difference from the first in per cent.
 
     `better` and `worse` say which way the difference goes for that metric. With `differences`, the
-    bounds of its interval follow, and `unclear` stands where that holds no difference at all.
+    bounds of its interval follow, and `unclear` stands where that holds no difference at all. More
+    than six runs stand in rows, with fewer metrics and without bounds.
     """
+    if len(runs) > _MOST_COLUMNS:
+        return _compare_many(runs, differences)
     table = _table("Metric", *(name for name, _ in runs), title="Comparison")
     known = {(found.arm, found.metric): found for found in differences}
     for key, label in COMPARE_ROWS.items():
@@ -102,6 +118,20 @@ def compare_table(
             table.add_row(label, *cells)
     table.caption = _what_intervals_are(differences)
     table.caption_justify = "left"
+    return table
+
+
+def _compare_many(runs: Sequence[tuple[str, Summary]], differences: Sequence[Difference]) -> Table:
+    shown = [key for key in _WIDE_ROWS if any(summary.get(key) is not None for _, summary in runs)]
+    table = _table("Scheduler", *(COMPARE_ROWS[key] for key in shown), title="Comparison")
+    known = {(found.arm, found.metric): found for found in differences}
+    base = runs[0][1]
+    for column, (name, summary) in enumerate(runs):
+        cells = [
+            _change(key, summary.get(key), base.get(key), column, known.get((name, key)))
+            for key in shown
+        ]
+        table.add_row(_text(name), *cells)
     return table
 
 
@@ -168,18 +198,24 @@ def _table(first: str, *others: str, title: str | None = None) -> Table:
 def _compared(
     key: str, value: float | None, base: float | None, column: int, found: Difference | None
 ) -> str:
+    same = column and (difference(key, value, base) or ("", ""))[1] == "same"
+    return _change(key, value, base, column, found) + ("" if same else _bounds(key, found))
+
+
+def _change(
+    key: str, value: float | None, base: float | None, column: int, found: Difference | None
+) -> str:
+    """A value, and below it which way it goes from the first run's."""
     change = difference(key, value, base) if column else None
     if change is None:
-        return _value(key, value) + _bounds(key, found)
+        return _value(key, value)
     per_cent, mark = change
     if mark == "same":
         return f"{_value(key, value)}\n[dim]same[/dim]"
     if found is not None and found.interval is not None and found.interval.contains_zero:
         mark = "unclear"
     colour = {"better": "green", "worse": "red"}.get(mark, "yellow")
-    return (
-        f"{_value(key, value)}\n[{colour}]{per_cent:+.1f}% {mark}[/{colour}]{_bounds(key, found)}"
-    )
+    return f"{_value(key, value)}\n[{colour}]{per_cent:+.1f}% {mark}[/{colour}]"
 
 
 def _bounds(key: str, found: Difference | None) -> str:

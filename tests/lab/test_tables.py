@@ -51,6 +51,20 @@ def test_compare_shows_differences_from_the_first() -> None:
     assert "goodput" not in shown, "a metric that no run has is left out"
 
 
+def test_many_runs_stand_in_rows() -> None:
+    runs = [
+        (f"arm{i}", {"slo_attainment": 0.5 + i / 100, "p99_ttft_ms": 1000.0, "preemptions": i})
+        for i in range(8)
+    ]
+    lines = text(compare_table(runs)).splitlines()
+    assert max(map(len, lines)) <= 60
+    (head,) = (line for line in lines if "Scheduler" in line)
+    assert "SLO attainment (%)" in head and "TTFT p99 (ms)" in head and "preemptions" not in head
+    place = next(i for i, line in enumerate(lines) if "arm7" in line)
+    assert "57.00" in lines[place]
+    assert "+14.0% better" in lines[place + 1] and "same" in lines[place + 1]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "base", "expected"),
     [

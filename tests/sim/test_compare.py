@@ -20,6 +20,7 @@ from sim.compare import COMPARISON, compare_command, load_arms
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config, load_config
 from superinfer.lab.results import load_run
+from superinfer.schedulers import SCHEDULERS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECORD = '{{"timestamp":{at},"input_length":{prompt},"output_length":{answer},"class":"chat"}}\n'
@@ -95,6 +96,12 @@ def until(condition: Callable[[], object]) -> None:
 
 def stored(root: Path) -> list[Path]:
     return sorted(root.glob(".study/*/summary.json"))
+
+
+def test_all_stands_for_every_scheduler(folder: Path) -> None:
+    assert list(arms("all")) == list(SCHEDULERS)
+    assert list(arms("rotating", "all"))[:2] == ["rotating", next(iter(SCHEDULERS))]
+    assert len(arms("rotating", "all")) == len(SCHEDULERS)
 
 
 # -- seeds ----------------------------------------------------------------------------------------

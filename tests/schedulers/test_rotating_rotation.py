@@ -186,3 +186,24 @@ def test_nobody_leaves_early_who_would_be_back_before_the_blocks_run_out() -> No
     assert lines[:9] == ["A8 B8 used 4", *["AB used 6"] * 4, *["AB used 8"] * 4]
     assert lines[9:14] == ["-B A used 5", *["A used 5"] * 3, "A used 6"]
     assert lines[14:] == ["+B used 4", *["B used 5"] * 4, "B used 6"]
+
+
+def test_a_stream_that_began_late_may_be_paused_no_longer_than_others() -> None:
+    """A's first token, due at 0.5 s, is given up for Z's. Later A leaves for B, which owes no pace,
+    and is due again at 9 s; B decodes from iteration 9 on and leaves after the one step that it
+    has to stay.
+    """
+    lines = iterations(
+        told({"A": 24, "Z": 1, "B": 24}),
+        {"A": (20, 24), "Z": (4, 1), "B": (32, 24)},
+        {"B": 6},
+        blocks=13,
+        requests={
+            "A": promised(ttft_s=0.5, tpot_s=4.0),
+            "Z": promised(ttft_s=2.0),
+            "B": promised(ttft_s=4.0),
+        },
+    )
+    assert lines[:5] == ["Z4 A12 used 6", "A8 used 5", "A used 6", "A used 6", "A used 6"]
+    assert lines[5:9] == LEAVES
+    assert lines[9:11] == ["-B +A A used 6", "A used 7"]

@@ -168,6 +168,7 @@ def test_thrash(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     by_rule = overcommitted()
     monkeypatch.setattr(rotation, "quantum", lambda **load: Quantum(5, 5))
+    monkeypatch.setattr(rotation, "exchange_s", lambda resident_s: 0.0)
     forced = overcommitted()
     ends = [max(played.record.table.finish_s) for played in (by_rule, forced)]
     rotations = [played.record.table.rotations.sum() for played in (by_rule, forced)]

@@ -85,6 +85,29 @@ def test_not_over_a_slow_link() -> None:
     assert b_is_urgent(promised(ttft_s=8.0, tpot_s=2.75), cost=cost)[4] == LEAVES[0]
 
 
+def test_not_who_has_to_be_back_before_the_link_can_keep_up() -> None:
+    """Out and back takes 2 * 1 s for all residents, which may be half of a turn: 4 s. A has decoded
+    for four steps in iteration 7, as long as it has to. A gap of 4 s is enough; one of 3.875 s is
+    not, though 0.775 + 2 + 1 s are less. A goes on to its end, and B, due at 13.5 s, is given up.
+    """
+    answers = {"A": 24, "B": 2}
+    lines = {
+        gap_s: iterations(
+            told(answers),
+            {"A": (20, 24), "B": (32, 2)},
+            {"B": 7},
+            blocks=13,
+            requests=dict.fromkeys(answers, promised(ttft_s=8.0, tpot_s=gap_s)),
+            cost=FakeCost(copy=1.0),
+        )
+        for gap_s in (4.0, 3.875)
+    }
+    start = [*START, "A used 6", "A used 6"]
+    assert lines[4.0][:11] == [*start, *LEAVES, "+A A used 7"]
+    stays = [f"A used {6 + place // 4}" for place in range(4, 23)]
+    assert lines[3.875] == [*start, *stays, "B16 used 8", "B16 used 8", "B used 9"]
+
+
 def test_not_before_the_minimum_residence() -> None:
     """Copying A's 7 blocks out and back takes 3.5 s. The tenth of it that is not hidden may be a
     twentieth of the steps that A gets: 7. It decodes since iteration 3, so it leaves in iteration
@@ -151,3 +174,36 @@ def test_a_resident_leaves_before_the_blocks_run_out() -> None:
     settings = {"rotation": False, "admission": False}
     lines = iterations(told({"A": 30, "B": 30}, **settings), jobs, blocks=8, requests=targets)
     assert lines[:3] == ["A8 B8 used 4", "AB used 6", "AB used 6"]
+
+
+def test_nobody_leaves_early_who_would_be_back_before_the_blocks_run_out() -> None:
+    """As above with gaps of 7.5 s, less than the eight steps: A and B go on until at iteration 10
+    no block is left, and B goes for 5 steps, until A has ended.
+    """
+    jobs = {"A": (8, 14), "B": (8, 14)}
+    targets = {name: promised(ttft_s=3.0, tpot_s=7.5) for name in jobs}
+    lines = iterations(told({"A": 30, "B": 30}), jobs, blocks=8, requests=targets)
+    assert lines[:9] == ["A8 B8 used 4", *["AB used 6"] * 4, *["AB used 8"] * 4]
+    assert lines[9:14] == ["-B A used 5", *["A used 5"] * 3, "A used 6"]
+    assert lines[14:] == ["+B used 4", *["B used 5"] * 4, "B used 6"]
+
+
+def test_a_stream_that_began_late_may_be_paused_no_longer_than_others() -> None:
+    """A's first token, due at 0.5 s, is given up for Z's. Later A leaves for B, which owes no pace,
+    and is due again at 9 s; B decodes from iteration 9 on and leaves after the one step that it
+    has to stay.
+    """
+    lines = iterations(
+        told({"A": 24, "Z": 1, "B": 24}),
+        {"A": (20, 24), "Z": (4, 1), "B": (32, 24)},
+        {"B": 6},
+        blocks=13,
+        requests={
+            "A": promised(ttft_s=0.5, tpot_s=4.0),
+            "Z": promised(ttft_s=2.0),
+            "B": promised(ttft_s=4.0),
+        },
+    )
+    assert lines[:5] == ["Z4 A12 used 6", "A8 used 5", "A used 6", "A used 6", "A used 6"]
+    assert lines[5:9] == LEAVES
+    assert lines[9:11] == ["-B +A A used 6", "A used 7"]

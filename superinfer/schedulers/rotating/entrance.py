@@ -94,8 +94,9 @@ class Entrance:
         short = need_blocks(draft, job) + reserved + self._kept(draft)
         short -= draft.available + self._rotation.leaving_blocks
         victims: list[Job] = []
+        turn_s = self._rotation.turn_s(draft)
         while short > 0:
-            victim = self._rotation.victim(draft, victims)
+            victim = self._rotation.victim(draft, turn_s, victims)
             if victim is None:
                 return False  # nobody leaves in vain
             short -= draft.private_blocks(victim.seq) + draft.grows(victim.seq)
@@ -129,7 +130,8 @@ class Entrance:
         if batch.steps_within(room, LOOKAHEAD_STEPS) == LOOKAHEAD_STEPS:
             return
         if batch.growth(LOOKAHEAD_STEPS) > room + self._rotation.leaving_blocks:
-            job = self._rotation.victim(draft)
+            # who would be back before then makes no room
+            job = self._rotation.victim(draft, LOOKAHEAD_STEPS * self._outlook.step_s)
             if job is not None:
                 self._rotate_out(draft, job, "background")
 

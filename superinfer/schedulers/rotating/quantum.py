@@ -6,6 +6,10 @@ Three things bound it from below or above (units: seconds, bytes, tokens):
 * the copy of one request: what is not hidden behind computation costs at most `COPY_SHARE` of it;
 * the stall: with m requests taking turns on one place, a gap of (m - 1) quanta may not exceed the
   longest tolerated stall.
+
+The first must not be longer than the third. Who has to be back sooner than the resident set can be
+exchanged would push out another one that has to be back as soon, and so on: the copies that every
+step waits for take the time, and nobody gains a place (`exchange_s`).
 """
 
 from __future__ import annotations
@@ -37,6 +41,13 @@ class Quantum:
     def __init__(self, residence_tokens: int, base_tokens: int) -> None:
         self.residence_tokens = residence_tokens
         self.base_tokens = base_tokens
+
+
+def exchange_s(resident_s: float) -> float:
+    """Time in which all residents may take turns with others: their copies, out and back, are then
+    `LINK_SHARE` of it. `resident_s` is the time of copying the resident set one way.
+    """
+    return 2.0 * resident_s / LINK_SHARE
 
 
 def quantum(

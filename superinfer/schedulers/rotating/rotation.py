@@ -10,7 +10,7 @@ from superinfer.draft import Draft
 from superinfer.memory.base import Timing
 from superinfer.schedulers.rotating.deadlines import Job
 from superinfer.schedulers.rotating.outlook import Outlook
-from superinfer.schedulers.rotating.quantum import Quantum, quantum
+from superinfer.schedulers.rotating.quantum import Quantum, exchange_s, quantum
 from superinfer.schedulers.rotating.residents import Residents
 from superinfer.sequence import Sequence
 
@@ -48,13 +48,21 @@ class Rotation:
             return min(credit_s, job.stall_s)
         return min(job.base_s if job.end_due_s < inf else inf, job.stall_s)
 
-    def victim(self, draft: Draft, chosen: Collection[Job] = ()) -> Job | None:
-        """Who has most slack of those for whom a rotation pays, `chosen` ones not counted."""
+    def victim(self, draft: Draft, away_s: float, chosen: Collection[Job] = ()) -> Job | None:
+        """Who has most slack of those for whom a rotation pays and who can stay away for `away_s`,
+        `chosen` ones not counted.
+        """
 
         def eligible(job: Job, slack_s: float) -> bool:
-            return job not in chosen and self._may_leave(draft, job, slack_s)
+            if job in chosen or slack_s < away_s:
+                return False
+            return self._may_leave(draft, job, slack_s)
 
         return self._residents.most_slack(self.slack_s, eligible)
+
+    def turn_s(self, draft: Draft) -> float:
+        """How long who leaves for another has to stay away at least, for the link to keep up."""
+        return exchange_s(self._resident_s(draft))
 
     def any_victim(self) -> Job | None:
         """Who has most slack, whether it pays or not."""
@@ -86,11 +94,14 @@ class Rotation:
         size = max(1, draft.batch.size)
         return quantum(
             step_s=self._outlook.step_s,
-            resident_s=draft.copy_s(draft.pool.referenced, "h2d"),
+            resident_s=self._resident_s(draft),
             copy_s=2 * draft.copy_s(draft.pool.referenced // size, "d2h"),
             stall_s=job.stall_s,
             turns=self._live / size,
         )
+
+    def _resident_s(self, draft: Draft) -> float:
+        return draft.copy_s(draft.pool.referenced, "h2d")
 
     def _may_leave(self, draft: Draft, job: Job, slack_s: float) -> bool:
         seq = job.seq

@@ -21,6 +21,7 @@ from experiments.rotasched.settings import (
     LINK_MODEL,
     LINK_RATE_PER_S,
     LINKS_GB_PER_S,
+    MAX_STALL_S,
     SWEEPS,
     VARIANT_MODEL,
     VARIANT_RATE_PER_S,
@@ -53,7 +54,8 @@ def main() -> int:
     seeds = range(options.seeds)
     parts = {
         "sweeps": {sweep.model: _sweep(bench, seeds, sweep.model) for sweep in SWEEPS},
-        "links": _links(bench, seeds),
+        "links": _links(bench, seeds, MAX_STALL_S),
+        "links_no_stall": _links(bench, seeds, 0.0),
         "variants": _variants(bench, seeds),
     }
     write(options.out, parts, _made_by(options.seeds))
@@ -83,11 +85,16 @@ def _sweep(bench: Bench, seeds: range, model: str) -> Numbers:
     return {"rates_per_s": list(rates), "arms": points}
 
 
-def _links(bench: Bench, seeds: range) -> Numbers:
+def _links(bench: Bench, seeds: range, max_stall_s: float) -> Numbers:
     """All arms with little memory, over links of several speeds."""
     configs = {
         f"{name} at {link:g}": config_of(
-            arm, LINK_MODEL, LINK_RATE_PER_S, kv_tokens=LINK_KV_TOKENS, link_gb_per_s=link
+            arm,
+            LINK_MODEL,
+            LINK_RATE_PER_S,
+            kv_tokens=LINK_KV_TOKENS,
+            link_gb_per_s=link,
+            max_stall_s=max_stall_s,
         )
         for name, arm in ARMS.items()
         for link in LINKS_GB_PER_S
@@ -98,6 +105,7 @@ def _links(bench: Bench, seeds: range) -> Numbers:
         "model": LINK_MODEL,
         "rate_per_s": LINK_RATE_PER_S,
         "kv_tokens": LINK_KV_TOKENS,
+        "max_stall_s": max_stall_s or None,
         "gb_per_s": list(LINKS_GB_PER_S),
         "arms": points,
     }

@@ -10,14 +10,17 @@ from experiments.rotasched.settings import ARMS, DEFAULT, REPO, ROTATING, TUNED,
 
 Numbers = Mapping[str, Any]
 
+LINK_PARTS = ("links", "links_no_stall")
+
 _CONDITIONS = (
     "One GH200 with 144 GB, by its nominal figures (`roofline`): nobody measured its kernels, so "
     "every step is a floor, and rates are higher than a real one would bear. Copies: 375 GB/s from "
     "and 297 GB/s to the host. Poisson arrivals for 120 s, then to the end; a lognormal stand-in "
     "for ShareGPT's lengths (161 prompt, 338 answer tokens). Plans are made while the step before "
     "runs (`lag = 1`). All memory holds KV but for weights and activations, and every arm has the "
-    "same bytes of it. `rotating` alone makes use of a longest pause, 5 s. Means over the seeds, "
-    "in brackets their 95 % interval; shares are of all requests, gaps between tokens are pooled."
+    "same bytes of it. `rotating` alone makes use of a longest pause, 5 s where nothing else is "
+    "said. Means over the seeds, in brackets their 95 % interval; shares are of all requests, gaps "
+    "between tokens are pooled."
 )
 
 
@@ -39,7 +42,9 @@ def page(summary: Numbers) -> str:
     ]
     for model, sweep in summary["sweeps"].items():
         lines += [f"## {model}", "", *_sweep(sweep), ""]
-    lines += [*_links(summary["links"]), "", *_variants(summary["variants"])]
+    for part in LINK_PARTS:
+        lines += [*_links(summary[part]), ""]
+    lines += [*_variants(summary["variants"])]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -47,14 +52,19 @@ def findings(summary: Numbers) -> Iterator[str]:
     """What the numbers say, one line each."""
     for model, sweep in summary["sweeps"].items():
         yield _gain(model, sweep)
-    links = summary["links"]
+    for part in LINK_PARTS:
+        yield from _slow_link(summary[part])
+
+
+def _slow_link(links: Numbers) -> Iterator[str]:
+    """What is left of the fastest link's tokens/s over the slowest."""
     slow, fast = links["gb_per_s"][0], links["gb_per_s"][-1]
     for arm in (REPO, ROTATING):
         share = _mean(links["arms"][arm][0], THROUGHPUT) / _mean(links["arms"][arm][-1], THROUGHPUT)
         yield (
             f"{links['kv_tokens']:,} tokens of KV memory, {links['rate_per_s']:g} requests/s: over "
             f"{slow:g} GB/s {ARMS[arm].label} gives {100 * share:.0f} % of the tokens/s that it "
-            f"gives over {fast:g} GB/s."
+            f"gives over {fast:g} GB/s, {_pause(links)}."
         )
 
 
@@ -92,7 +102,8 @@ def _sweep(sweep: Numbers) -> Iterator[str]:
 
 
 def _links(links: Numbers) -> Iterator[str]:
-    yield f"## Links: {links['model']}, {links['kv_tokens']:,} tokens of KV memory"
+    size = f"{links['kv_tokens']:,} tokens of KV memory"
+    yield f"## Links: {links['model']}, {size}, {_pause(links)}"
     yield ""
     yield f"{links['rate_per_s']:g} requests/s; the link has the same speed both ways."
     yield ""
@@ -102,6 +113,11 @@ def _links(links: Numbers) -> Iterator[str]:
         for name, points in links["arms"].items()
     ]
     yield from _table(["arm", "GB/s"], rows)
+
+
+def _pause(links: Numbers) -> str:
+    pause_s = links["max_stall_s"]
+    return f"with a longest pause of {pause_s:g} s" if pause_s else "with no longest pause stated"
 
 
 def _variants(variants: Numbers) -> Iterator[str]:

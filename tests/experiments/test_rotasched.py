@@ -16,7 +16,6 @@ from experiments.rotasched.settings import (
     DEFAULT,
     LINK_KV_TOKENS,
     LINK_MODEL,
-    LINK_RATE_PER_S,
     LINKS_GB_PER_S,
     REPO,
     ROTATING,
@@ -51,7 +50,7 @@ def short_run(arm: Arm, link_gb_per_s: float) -> tuple[float, int]:
     config = config_of(
         arm,
         LINK_MODEL,
-        2 * LINK_RATE_PER_S,
+        36.0,
         kv_tokens=LINK_KV_TOKENS // 4,
         link_gb_per_s=link_gb_per_s,
     )
@@ -93,15 +92,17 @@ def test_page_and_picture(tmp_path: Path) -> None:
     points[TUNED] = [numbers(1.0), numbers(0.4)]
     sweep = {"rates_per_s": [10, 20], "arms": points}
     links = {name: [numbers(1.0), numbers(2.0)] for name in ARMS}
+    little = {
+        "model": "qwen2.5-32b",
+        "rate_per_s": 18.0,
+        "kv_tokens": 56000,
+        "gb_per_s": [25.0, 375.0],
+        "arms": links,
+    }
     parts = {
         "sweeps": {"qwen2.5-32b": sweep},
-        "links": {
-            "model": "qwen2.5-32b",
-            "rate_per_s": 18.0,
-            "kv_tokens": 56000,
-            "gb_per_s": [25.0, 375.0],
-            "arms": links,
-        },
+        "links": little | {"max_stall_s": 5.0},
+        "links_no_stall": little | {"max_stall_s": None},
         "variants": {
             "model": "qwen2.5-32b",
             "rate_per_s": 40.0,
@@ -113,6 +114,7 @@ def test_page_and_picture(tmp_path: Path) -> None:
     page = (tmp_path / "results.md").read_text()
     assert "at most +30.0 points of TTFT attainment over the better vLLM, at 20 requests/s" in page
     assert "gives 50 % of the tokens/s" in page
+    assert "with a longest pause of 5 s" in page and "with no longest pause stated" in page
     assert f"| {ARMS[DEFAULT].label} | 10 | 90.0 [80.0, 100.0] |" in page
     assert json.loads((tmp_path / "summary.json").read_text())["kind"] == "simulated"
     assert (tmp_path / "rotasched.png").stat().st_size > 10_000

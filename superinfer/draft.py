@@ -1,7 +1,8 @@
 """The transactional view on which a scheduler builds a plan.
 
 Every decision takes effect at once on the engine's counters, so later ones see it, and is noted, so
-that `rollback` can take it back. The engine turns a finished draft into a plan or refuses it.
+that `rollback` can take it back (`undo.py`). The engine turns a finished draft into a plan or
+refuses it. What can be asked stands in `draft_view.py`.
 """
 
 from __future__ import annotations
@@ -10,17 +11,15 @@ import math
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
-from superinfer.costs.base import Chunk, PrefillWork
+from superinfer.costs.base import PrefillWork
+from superinfer.draft_view import DraftView
 from superinfer.errors import PlanError
 from superinfer.memory.base import Fate, Timing
 from superinfer.plan import Change, Direction, PrefillChunk, Transfer, Work
 from superinfer.sequence import RESIDENT, Sequence, State
-
-if TYPE_CHECKING:
-    from superinfer.engine import Engine
-    from superinfer.memory.prefix import Node
+from superinfer.undo import snapshot, take_back
 
 MAX_STEPS: Final = 1024
 """Longest slice, in steps: long enough that events and memory end slices, not this."""
@@ -35,145 +34,10 @@ _change = partial(tuple.__new__, Change)
 """What the constructors of these named tuples do, without a call of Python in between."""
 
 
-class Draft:
+class Draft(DraftView):
     """Decisions for the next plan. Schedulers call its methods and read its properties."""
 
-    __slots__ = (
-        "_engine",
-        "background",
-        "batch",
-        "before_step",
-        "changes",
-        "chunk_steps",
-        "chunks",
-        "clear_blocks",
-        "decoding",
-        "full_duplex",
-        "now",
-        "padded",
-        "pool",
-        "steps",
-        "until",
-    )
-
-    def __init__(self, engine: Engine, now: float) -> None:
-        self._engine = engine
-        self.now = now
-        self.batch = engine.batch
-        self.pool = engine.pool
-        self.chunks: list[PrefillChunk] = []
-        self.before_step: list[Transfer] = []
-        self.background: list[Transfer] = []
-        self.changes: list[Change] = []
-        self.chunk_steps = 1
-        self.clear_blocks = 0
-        """Blocks that have to be free before the step, and not merely reclaimable."""
-        self.decoding = False
-        self.full_duplex = False
-        """Whether `before_step` copies run both ways at once, from the decision on (`Plan`)."""
-        self.padded: Work | None = None
-        self.steps = 1
-        self.until = math.inf
-
-    # -- questions ------------------------------------------------------------------------------
-
-    @property
-    def ahead(self) -> bool:
-        """True if a step is on the device (lag 1): what is decided now follows it."""
-        return self._engine._running is not None
-
-    @property
-    def available(self) -> int:
-        """Device blocks that can still be taken, before the decode batch grows."""
-        return self.pool.total - self.pool.referenced
-
-    def blocks_for(self, tokens: int) -> int:
-        """Blocks that hold `tokens` tokens."""
-        return -(-tokens // self._engine.block_tokens)
-
-    def chunk_blocks(self, seq: Sequence, tokens: int) -> int:
-        """Blocks that a prefilling sequence lacks for a chunk of `tokens` tokens."""
-        need = self.blocks_for(seq.computed_tokens + tokens) - seq.shared_blocks - seq.blocks
-        return max(0, need)
-
-    @property
-    def host_free(self) -> int:
-        """Host blocks that nobody holds."""
-        return self._engine.host.free
-
-    @property
-    def host_occupancy(self) -> float:
-        """Share of the host blocks that swapped sequences hold; 0 where there are none."""
-        host = self._engine.host
-        return host.used / host.total if host.total else 0.0
-
-    def host_fits(self, seq: Sequence) -> bool:
-        """True if the host has room for the sequence's cache."""
-        return self._engine.host.free >= self.held_blocks(seq)
-
-    def held_blocks(self, seq: Sequence) -> int:
-        """Blocks that hold the computed tokens of a resident sequence, shared ones included."""
-        return self.blocks_for(self._computed(seq))
-
-    def private_blocks(self, seq: Sequence) -> int:
-        """Device blocks that come free when this sequence leaves, shared ones not counted."""
-        if seq.state is State.DECODING:
-            return self.held_blocks(seq) - seq.shared_blocks
-        return seq.blocks
-
-    @property
-    def saved_by_sharing(self) -> int:
-        """Device blocks that the live sequences would hold more if each had its own."""
-        prefix = self._engine.prefix
-        return prefix.shared_again if prefix is not None else 0
-
-    def first_new_block(self, seq: Sequence) -> object:
-        """Names the first full block of a prompt that the prefix cache does not hold; None if it
-        holds all of them, or if nothing is known of the content. Equal names, equal prefixes.
-        """
-        engine = self._engine
-        prefix, keys = engine.prefix, engine.keys(seq)
-        if prefix is None or not keys:
-            return None
-        blocks = seq.request.prompt_tokens // engine.block_tokens
-        cached, _ = prefix.match(seq.request, keys, blocks)
-        return prefix.block_name(seq.request, keys, cached) if cached < blocks else None
-
-    def grows(self, seq: Sequence) -> bool:
-        """True if the sequence decodes and needs a new block in the next step."""
-        return seq.state is State.DECODING and self.batch.grows(seq)
-
-    def swap_s(self, seq: Sequence) -> float:
-        """Predicted seconds to copy the cache to the host and back."""
-        blocks = self.held_blocks(seq)
-        return self.copy_s(blocks, "d2h") + self.copy_s(blocks, "h2d")
-
-    def copy_s(self, blocks: int, direction: Direction) -> float:
-        """Predicted seconds to copy so many blocks over an idle link."""
-        nbytes, pieces = self._engine.copy_size(blocks)
-        return self._engine.cost.transfer_s(nbytes, pieces, direction)
-
-    def recompute_s(self, seq: Sequence) -> float:
-        """Predicted seconds to compute the cache again in one prefill."""
-        return self._engine.cost.step_s([Chunk(self._computed(seq), 0)], 0, 0)
-
-    def find_prefix(self, seq: Sequence, *, touch: bool = False) -> Node | None:
-        """Deepest node of the cached prefix that a waiting sequence would share, if there is one
-        and the prefix index is a tree.
-
-        `touch` counts the look-up as a use of its blocks, which stays so even after a `rollback`.
-        """
-        engine = self._engine
-        tree = engine.tree
-        if tree is None or not (keys := engine.keys(seq)):
-            return None
-        limit = self._shareable(seq)
-        if engine.tier is not None:  # it does not share all that it finds
-            limit, _ = tree.match(seq.request, keys, limit)
-        node = tree.find(seq.request, keys, limit)
-        if touch and node is not None:
-            tree.touch(node, self.now)
-        return node
+    __slots__ = ()
 
     # -- decisions ------------------------------------------------------------------------------
 
@@ -324,7 +188,7 @@ class Draft:
         if not self.host_fits(seq):
             self.fail(seq, "host_memory_full")
             return False
-        saved = self._snapshot(seq)
+        saved = snapshot(seq)
         self._leave_batch(seq)
         seq.host_blocks = self.blocks_for(seq.computed_tokens)
         self._engine.host.used += seq.host_blocks
@@ -371,7 +235,7 @@ class Draft:
     def park(self, seq: Sequence) -> None:
         """Take a member out of the decode batch; it stays resident."""
         self._expect(seq, State.DECODING)
-        saved = self._snapshot(seq)
+        saved = snapshot(seq)
         self._leave_batch(seq)
         seq.state = State.PARKED
         self.changes.append(Change("park", seq, 0, saved))
@@ -420,7 +284,7 @@ class Draft:
         while len(self.changes) > changes:
             change = self.changes.pop()
             if change.sequence.state is not State.ENDED:
-                _UNDO[change.kind](self, change)
+                take_back(self._engine, self.chunks, change)
         del self.chunks[chunks:]
         del self.before_step[before:], self.background[background:]
 
@@ -436,11 +300,6 @@ class Draft:
         if self.chunks or prefix_left or seq.computed_tokens + steps * tokens >= seq.prefill_tokens:
             raise PlanError(f"{seq!r}: {steps} chunks of {tokens} tokens at {seq.computed_tokens}")
         self.chunk_steps = min(steps, MAX_STEPS)
-
-    def _computed(self, seq: Sequence) -> int:
-        if seq.state is State.DECODING:
-            return self.batch.length(seq) - 1
-        return seq.computed_tokens
 
     def _prefill_room(self, seq: Sequence) -> int:
         """Tokens whose blocks an unfinished prefill keeps from its admission on."""
@@ -479,15 +338,6 @@ class Draft:
         seq.prefix_tokens = seq.shared_blocks * engine.block_tokens
         return True
 
-    def _shareable(self, seq: Sequence) -> int:
-        """Most blocks that may come from the prefix index: one token at least is computed, and only
-        an eager index knows a request's own answer.
-        """
-        shareable = seq.prefill_tokens - 1
-        if self._engine.eager is None:
-            shareable = min(shareable, seq.request.prompt_tokens)
-        return shareable // self._engine.block_tokens
-
     def _load_prefix(self, seq: Sequence) -> tuple[object, ...]:
         """Copy back the part of the prefix that is on the host, if any; returns its blocks."""
         tier, node = self._engine.tier, seq.node
@@ -499,19 +349,13 @@ class Draft:
             seq.state, seq.transfer = State.MOVING_IN, transfer
         return (blocks,)
 
-    def _unshare_prefix(self, seq: Sequence) -> None:
-        if seq.node is not None:
-            assert self._engine.prefix is not None
-            self._engine.prefix.unlock(seq.node)
-        seq.node, seq.shared_blocks, seq.prefix_tokens = None, 0, 0
-
     def _leave_batch(self, seq: Sequence) -> None:
         if seq.state is State.DECODING:
             self.batch.leave(seq)
             seq.blocks = self.blocks_for(seq.computed_tokens) - seq.shared_blocks
 
     def _drop(self, seq: Sequence, scheduled_tokens: int = 0) -> None:
-        saved = self._snapshot(seq)
+        saved = snapshot(seq)
         self._leave_batch(seq)
         self._engine.keep_own(seq, scheduled_tokens)
         freed = self._engine.free_blocks(seq, self.now)
@@ -530,111 +374,3 @@ class Draft:
         transfer = Transfer(seq, direction, blocks, nbytes, pieces, timing)
         (self.before_step if timing == "before_step" else self.background).append(transfer)
         return transfer
-
-    def _snapshot(self, seq: Sequence) -> tuple[object, ...]:
-        return tuple(getattr(seq, name) for name in _SAVED)
-
-    def _undo_admit(self, change: Change) -> None:
-        seq = change.sequence
-        self.pool.referenced -= seq.blocks
-        seq.blocks = seq.computed_tokens = 0
-        node, loaded = seq.node, change.saved
-        self._unshare_prefix(seq)
-        if loaded:
-            self._unload_prefix(node, loaded)
-        seq.state, seq.transfer = State.WAITING, None
-        self._engine.resident -= 1
-
-    def _unload_prefix(self, node: Node | None, loaded: tuple[object, ...]) -> None:
-        (blocks,) = loaded
-        tier = self._engine.tier
-        assert tier is not None and node is not None and isinstance(blocks, int)
-        tier.unload(node, blocks)
-
-    def _undo_reclaim(self, change: Change) -> None:
-        assert self._engine.eager is not None
-        self._engine.eager.restore(change.saved)  # type: ignore[arg-type]
-
-    def _undo_grow(self, change: Change) -> None:
-        seq, (published, node) = change.sequence, change.saved
-        assert isinstance(published, int)
-        if published:
-            assert self._engine.eager is not None
-            self._engine.eager.unpublish(seq.node, published)
-        seq.node = node
-        seq.shared_blocks -= published
-        seq.blocks += published - change.blocks
-        self.pool.referenced -= change.blocks
-
-    def _undo_withdraw(self, change: Change) -> None:
-        place, chunk = change.saved
-        assert isinstance(place, int) and isinstance(chunk, PrefillChunk)
-        self.chunks.insert(place, chunk)
-
-    def _undo_leave(self, change: Change) -> None:
-        """Undo `preempt`, `swap_out` or `park`: everything that takes a sequence off the batch."""
-        seq, engine = change.sequence, self._engine
-        engine.host.used -= seq.host_blocks
-        if seq.state in (State.WAITING, State.SWAPPED):
-            node = change.saved[_SAVED.index("node")]
-            if node is not None:
-                assert engine.prefix is not None
-                engine.prefix.relock(node)
-            self.pool.referenced -= change.blocks
-        if seq.state is not State.PARKED:
-            engine.resident += 1
-        for name, value in zip(_SAVED, change.saved, strict=True):
-            setattr(seq, name, value)
-        if seq.state is State.DECODING:
-            self.batch.undo_leave(seq)
-
-    def _undo_swap_in(self, change: Change) -> None:
-        seq, engine = change.sequence, self._engine
-        timing, host_blocks = change.saved
-        if timing == "before_step":
-            assert isinstance(host_blocks, int)
-            engine.unland(seq, host_blocks)
-        self.pool.referenced -= seq.blocks
-        seq.blocks = 0
-        seq.transfer = None
-        engine.resident -= 1
-        seq.state = State.SWAPPED
-
-    def _undo_note(self, change: Change) -> None:
-        """Nothing was changed."""
-
-    def _undo_unpark(self, change: Change) -> None:
-        self.batch.undo_join(change.sequence)
-        change.sequence.state = State.PARKED
-
-
-_SAVED: Final = (
-    "state",
-    "prefill_tokens",
-    "computed_tokens",
-    "output_tokens",
-    "prefix_tokens",
-    "blocks",
-    "shared_blocks",
-    "node",
-    "host_blocks",
-    "join_step",
-    "last_token_step",
-    "last_token_s",
-    "lost_tokens",
-    "preemptions",
-    "transfer",
-)
-
-_UNDO: Final = {
-    "admit": Draft._undo_admit,
-    "grow": Draft._undo_grow,
-    "reclaim": Draft._undo_reclaim,
-    "withdraw": Draft._undo_withdraw,
-    "preempt": Draft._undo_leave,
-    "swap_out": Draft._undo_leave,
-    "park": Draft._undo_leave,
-    "swap_in": Draft._undo_swap_in,
-    "unpark": Draft._undo_unpark,
-    **dict.fromkeys(("promote", "demote", "relegate", "prefetch"), Draft._undo_note),
-}

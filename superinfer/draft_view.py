@@ -1,0 +1,169 @@
+"""What a scheduler can ask while it builds a plan: the read side of a draft."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from superinfer.costs.base import Chunk
+from superinfer.plan import Change, Direction, PrefillChunk, Transfer, Work
+from superinfer.sequence import Sequence, State
+
+if TYPE_CHECKING:
+    from superinfer.engine import Engine
+    from superinfer.memory.prefix import Node
+
+
+class DraftView:
+    """The plan so far, and questions about the engine as the decisions so far have left it."""
+
+    __slots__ = (
+        "_engine",
+        "background",
+        "batch",
+        "before_step",
+        "changes",
+        "chunk_steps",
+        "chunks",
+        "clear_blocks",
+        "decoding",
+        "full_duplex",
+        "now",
+        "padded",
+        "pool",
+        "steps",
+        "until",
+    )
+
+    def __init__(self, engine: Engine, now: float) -> None:
+        self._engine = engine
+        self.now = now
+        self.batch = engine.batch
+        self.pool = engine.pool
+        self.chunks: list[PrefillChunk] = []
+        self.before_step: list[Transfer] = []
+        self.background: list[Transfer] = []
+        self.changes: list[Change] = []
+        self.chunk_steps = 1
+        self.clear_blocks = 0
+        """Blocks that have to be free before the step, and not merely reclaimable."""
+        self.decoding = False
+        self.full_duplex = False
+        """Whether `before_step` copies run both ways at once, from the decision on (`Plan`)."""
+        self.padded: Work | None = None
+        self.steps = 1
+        self.until = math.inf
+
+    @property
+    def ahead(self) -> bool:
+        """True if a step is on the device (lag 1): what is decided now follows it."""
+        return self._engine._running is not None
+
+    @property
+    def available(self) -> int:
+        """Device blocks that can still be taken, before the decode batch grows."""
+        return self.pool.total - self.pool.referenced
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks that hold `tokens` tokens."""
+        return -(-tokens // self._engine.block_tokens)
+
+    def chunk_blocks(self, seq: Sequence, tokens: int) -> int:
+        """Blocks that a prefilling sequence lacks for a chunk of `tokens` tokens."""
+        need = self.blocks_for(seq.computed_tokens + tokens) - seq.shared_blocks - seq.blocks
+        return max(0, need)
+
+    @property
+    def host_free(self) -> int:
+        """Host blocks that nobody holds."""
+        return self._engine.host.free
+
+    @property
+    def host_occupancy(self) -> float:
+        """Share of the host blocks that swapped sequences hold; 0 where there are none."""
+        host = self._engine.host
+        return host.used / host.total if host.total else 0.0
+
+    def host_fits(self, seq: Sequence) -> bool:
+        """True if the host has room for the sequence's cache."""
+        return self._engine.host.free >= self.held_blocks(seq)
+
+    def held_blocks(self, seq: Sequence) -> int:
+        """Blocks that hold the computed tokens of a resident sequence, shared ones included."""
+        return self.blocks_for(self._computed(seq))
+
+    def private_blocks(self, seq: Sequence) -> int:
+        """Device blocks that come free when this sequence leaves, shared ones not counted."""
+        if seq.state is State.DECODING:
+            return self.held_blocks(seq) - seq.shared_blocks
+        return seq.blocks
+
+    @property
+    def saved_by_sharing(self) -> int:
+        """Device blocks that the live sequences would hold more if each had its own."""
+        prefix = self._engine.prefix
+        return prefix.shared_again if prefix is not None else 0
+
+    def first_new_block(self, seq: Sequence) -> object:
+        """Names the first full block of a prompt that the prefix cache does not hold; None if it
+        holds all of them, or if nothing is known of the content. Equal names, equal prefixes.
+        """
+        engine = self._engine
+        prefix, keys = engine.prefix, engine.keys(seq)
+        if prefix is None or not keys:
+            return None
+        blocks = seq.request.prompt_tokens // engine.block_tokens
+        cached, _ = prefix.match(seq.request, keys, blocks)
+        return prefix.block_name(seq.request, keys, cached) if cached < blocks else None
+
+    def grows(self, seq: Sequence) -> bool:
+        """True if the sequence decodes and needs a new block in the next step."""
+        return seq.state is State.DECODING and self.batch.grows(seq)
+
+    def swap_s(self, seq: Sequence) -> float:
+        """Predicted seconds to copy the cache to the host and back."""
+        blocks = self.held_blocks(seq)
+        return self.copy_s(blocks, "d2h") + self.copy_s(blocks, "h2d")
+
+    def copy_s(self, blocks: int, direction: Direction) -> float:
+        """Predicted seconds to copy so many blocks over an idle link."""
+        nbytes, pieces = self._engine.copy_size(blocks)
+        return self._engine.cost.transfer_s(nbytes, pieces, direction)
+
+    def recompute_s(self, seq: Sequence) -> float:
+        """Predicted seconds to compute the cache again in one prefill."""
+        return self._engine.cost.step_s([Chunk(self._computed(seq), 0)], 0, 0)
+
+    def find_prefix(self, seq: Sequence, *, touch: bool = False) -> Node | None:
+        """Deepest node of the cached prefix that a waiting sequence would share, if there is one
+        and the prefix index is a tree.
+
+        `touch` counts the look-up as a use of its blocks, which stays so even after a `rollback`.
+        """
+        engine = self._engine
+        tree = engine.tree
+        if tree is None or not (keys := engine.keys(seq)):
+            return None
+        limit = self._shareable(seq)
+        if engine.tier is not None:  # it does not share all that it finds
+            limit, _ = tree.match(seq.request, keys, limit)
+        node = tree.find(seq.request, keys, limit)
+        if touch and node is not None:
+            tree.touch(node, self.now)
+        return node
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _computed(self, seq: Sequence) -> int:
+        if seq.state is State.DECODING:
+            return self.batch.length(seq) - 1
+        return seq.computed_tokens
+
+    def _shareable(self, seq: Sequence) -> int:
+        """Most blocks that may come from the prefix index: one token at least is computed, and only
+        an eager index knows a request's own answer.
+        """
+        shareable = seq.prefill_tokens - 1
+        if self._engine.eager is None:
+            shareable = min(shareable, seq.request.prompt_tokens)
+        return shareable // self._engine.block_tokens

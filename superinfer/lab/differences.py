@@ -109,15 +109,6 @@ def differences(
     return found
 
 
-def intervals_by_arm(found: Sequence[Difference]) -> dict[str, dict[str, Interval]]:
-    """The intervals that are known, by arm and metric: what a report of a comparison takes."""
-    table: dict[str, dict[str, Interval]] = {}
-    for each in found:
-        if each.interval is not None:
-            table.setdefault(each.arm, {})[each.metric] = each.interval
-    return table
-
-
 def check_metrics(arms: Arms, metrics: Sequence[str]) -> None:
     """ConfigError for a metric that no run's summary has a place for."""
     summaries = [run.summary for runs in arms.values() for run in runs]

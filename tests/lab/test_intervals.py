@@ -15,7 +15,7 @@ from records import CLASSES, Job, build, large_record
 
 from superinfer.errors import ConfigError
 from superinfer.lab.bisect import LoadSearch, Probe, largest_load, mean_at, with_rate_scale
-from superinfer.lab.differences import differences, intervals_by_arm
+from superinfer.lab.differences import differences
 from superinfer.lab.intervals import (
     FEW,
     FEWEST_BLOCKS,
@@ -224,7 +224,6 @@ def test_differences_are_paired_by_seed() -> None:
     half = 2.776445 * np.std([0.9, 1.1, 0.9, 1.1, 0.9], ddof=1) / math.sqrt(5)
     assert found.interval.low == pytest.approx(0.98 - half)
     assert (found.interval.method, found.interval.contains_zero) == ("paired t", False)
-    assert intervals_by_arm([found]) == {"arm": {"x": found.interval}}
     assert json.loads(json.dumps(found.as_json()))["interval"]["size"] == 5
 
 

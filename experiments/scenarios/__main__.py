@@ -27,7 +27,7 @@ from superinfer.lab.results import replacing, summary_json
 RESULTS = Path(__file__).parents[1] / "results" / "simulated" / "scenarios"
 QUICK_RESULTS = Path("runs") / "scenarios-quick"
 PROFILE = "a100-80g_llama-3.1-70b_tp4"
-VERSION = 1
+VERSION = 2
 """Of the form of `summary.json`."""
 PARTS = (*SETTINGS, "no-slo", "wrong-slo")
 

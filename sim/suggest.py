@@ -120,7 +120,7 @@ class Search:
     def _simulated(self, config: Config, workload: Workload) -> Outcomes:
         result = run_simulation(config, workload)
         if config is self.config:
-            self.range_warning = range_warning(result.trust) or ""
+            self.range_warning = range_warning(result.trust)
         return outcomes(RunMetrics(result.record, window_of(config)))
 
     def _first_proposals(self) -> Proposals:

@@ -374,6 +374,20 @@ def test_aging_with_a_reserved_share(on: bool) -> None:
     assert scheduler.counters.get("aged", 0) == (1 if on else 0)
 
 
+def test_prompts_of_the_aged_are_computed_one_by_one() -> None:
+    """A new urgent prompt of a whole step for every step, and room for all. B and C came first and
+    owe nothing; both are aged at 4 s. C comes in when B has its token, and not with it.
+    """
+    urgent = promised(ttft_s=3.0)
+    requests = [arriving(0, 0.0, 40), arriving(1, 0.0, 40)]
+    requests += [arriving(2 + index, float(index), 16, **urgent) for index in range(60)]
+    scheduler = rotating(max_wait_s=4.0, aged_share=0.25, relegation=False)
+    played = run(scheduler, requests, [1] * 62, 400)
+    came, given = played.record.table.first_scheduled_s, played.tokens
+    assert scheduler.counters["aged"] >= 2
+    assert given(0)[0] <= came[1] < given(1)[0] < 40.0
+
+
 @pytest.mark.parametrize("rotation", [True, False])
 def test_residents_with_slack_leave_for_the_aged(rotation: bool) -> None:
     """A owes nothing and goes on for long; B, as little, came at 0.5 s and is aged at 4.5 s. At 5 s

@@ -9,7 +9,9 @@ Among the aged, tenants share by Start-time Fair Queueing (Goyal, Vin and Cheng,
 blocks: the oldest request of the tenant whose aged have taken least comes next, and a tenant that
 had nobody aged starts where the latest one to come in stood. While two tenants have aged requests
 waiting, neither gets more than the other plus one request of each. So a flood of requests that are
-late does not keep the aged of another tenant away. Without `fairness` all tenants are one.
+late does not keep the aged of another tenant away. None comes in for the share while a prompt of
+the aged is being computed: what is not on the device yet can still give way. Without `fairness` all
+tenants are one.
 
 Hence no wait without a token is longer than
 

@@ -279,7 +279,7 @@ class RotatingScheduler(Settings):
     def _fill(self, draft: Draft, budget: int, admit: bool) -> None:
         """Chunks for unfinished prefills and for new requests, the most urgent first."""
         kept = 0
-        if any(job.aged for job in self._device.prefilling):
+        if self._device.aged_prefill:
             kept = self._aged.tokens_kept(budget)
         budget -= kept
         unfinished = iter(list(self._device.prefilling))

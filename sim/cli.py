@@ -16,6 +16,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.options import (
+    AsJson,
+    Classes,
+    Concurrency,
+    ConfigFile,
+    Device,
+    Duration,
+    Lag,
+    Limit,
+    Memory,
+    Model,
+    NoPlots,
+    Out,
+    PrefixCaching,
+    RateScale,
+    Require,
+    Scheduler,
+    Seed,
+    Settings,
+    SkipBad,
+    Spread,
+    Target,
+    Tp,
+    Trace,
+    WithoutSlo,
+)
 from sim.profiles_cli import app as profiles_app
 from superinfer.errors import SuperInferError
 from traces.cli import app as traces_app
@@ -35,113 +61,11 @@ app = typer.Typer(
 app.add_typer(traces_app, name="traces")
 app.add_typer(profiles_app, name="profiles")
 
-Trace = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="TRACE",
-        show_default="run.trace of --config",
-        help="Native, Mooncake or Azure trace; - for stdin.",
-    ),
-]
-Memory = Annotated[str | None, typer.Option(help="Memory policy.", show_default="lru")]
-Model = Annotated[
-    str | None,
-    typer.Option(help="Preset, or a config.json.", show_default="llama-3.1-8b"),
-]
-Device = Annotated[str | None, typer.Option(help="Device preset.", show_default="a100-80g")]
-Tp = Annotated[int | None, typer.Option(help="Tensor-parallel GPUs.", show_default="1")]
-Seed = Annotated[
-    int | None,
-    typer.Option(
-        help="Recorded in the summary; replaying a trace draws nothing at random.",
-        show_default="0",
-    ),
-]
-PrefixCaching = Annotated[
-    bool | None,
-    typer.Option(
-        "--prefix-caching/--no-prefix-caching",
-        help="Reuse the KV cache of equal prompt beginnings.",
-        show_default="no-prefix-caching",
-    ),
-]
-Lag = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        max=1,
-        help="1: plan the next step while the current one runs.",
-        show_default="0",
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        help="Result folder; if it exists, -2 is added.",
-        show_default="runs/<trace>-<scheduler>-<time>",
-    ),
-]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", metavar="FILE", help="TOML configuration, or scenario-m or scenario-c."
-    ),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="One setting, e.g. scheduler.max_num_seqs=128."),
-]
-Classes = Annotated[
-    Path | None,
-    typer.Option("--classes", metavar="FILE", help="TOML file of service classes."),
-]
-Require = Annotated[
-    list[str] | None,
-    typer.Option("--require", metavar="EXPR", help="Gate, e.g. 'slo_attainment>=0.95'."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON alone.")]
-NoPlots = Annotated[bool, typer.Option("--no-plots", help="Write no pictures.")]
-SkipBad = Annotated[
-    bool | None, typer.Option("--skip-bad", help="Leave bad lines out and count them.")
-]
-Limit = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Use only the first N requests.")
-]
-Spread = Annotated[
-    bool | None,
-    typer.Option("--spread", help="Distribute requests that share a stamp."),
-]
-Concurrency = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        min=1,
-        help="Closed loop: N requests under way; the next is sent when one ends.",
-        show_default="open loop",
-    ),
-]
-Duration = Annotated[
-    float | None,
-    typer.Option("--duration", metavar="SECONDS", help="Cut the run off at this time."),
-]
-RateScale = Annotated[
-    float | None,
-    typer.Option(metavar="X", help="Arrival rate as a multiple of the trace's."),
-]
-WithoutSlo = Annotated[
-    bool | None, typer.Option("--without-slo", help="Take every target away from the requests.")
-]
-
 
 @app.command()
 def run(
     trace: Trace = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            help="Scheduler, by name or as package.module:Class.", show_default="rotating"
-        ),
-    ] = None,
+    scheduler: Scheduler = None,
     memory: Memory = None,
     model: Model = None,
     device: Device = None,
@@ -271,6 +195,86 @@ def compare(
     arms = load_arms(names, arm or (), load)
     options = RunOptions(out, (), as_json, not no_plots)
     raise typer.Exit(compare_command(arms, options, seeds, workers))
+
+
+@app.command("suggest-slo")
+def suggest_slo(
+    trace: Trace = None,
+    scheduler: Scheduler = None,
+    quantile: Annotated[
+        float, typer.Option(metavar="P", min=1, max=99.99, help="Quantile to promise, in %.")
+    ] = 95.0,
+    margin: Annotated[
+        float, typer.Option(metavar="M", min=0, max=1000, help="Room above it, in %.")
+    ] = 20.0,
+    attainment: Annotated[
+        float, typer.Option(metavar="A", min=1, max=100, help="Share that is to meet it, in %.")
+    ] = 95.0,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--class", metavar="NAME", help="Only this class.", show_default="all"),
+    ] = None,
+    target: Annotated[
+        list[Target] | None,
+        typer.Option(help="Which target.", show_default="those stated, else ttft_ms and tpot_ms"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="TOML file for --classes.")
+    ] = None,
+    memory: Memory = None,
+    model: Model = None,
+    device: Device = None,
+    tp: Tp = None,
+    seed: Seed = None,
+    prefix_caching: PrefixCaching = None,
+    lag: Lag = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    classes: Classes = None,
+    as_json: AsJson = False,
+    skip_bad: SkipBad = None,
+    concurrency: Concurrency = None,
+    duration: Duration = None,
+    rate_scale: RateScale = None,
+    limit: Limit = None,
+    spread: Spread = None,
+    without_slo: WithoutSlo = None,
+) -> None:
+    """Propose targets per class that are kept at a load, and warn of those that never can be."""
+    from sim.suggest import Wish, suggest_command
+    from superinfer.lab.config import load_config
+
+    chosen = load_config(
+        config,
+        settings or (),
+        classes,
+        trace=trace,
+        scheduler=scheduler,
+        memory=memory,
+        model=model,
+        device=device,
+        tp=tp,
+        seed=seed,
+        prefix_caching=prefix_caching,
+        lag=lag,
+        skip_bad=skip_bad,
+        concurrency=concurrency,
+        duration_s=duration,
+        rate_scale=rate_scale,
+        limit=limit,
+        spread=spread,
+        without_slo=without_slo,
+    )
+    wish = Wish(
+        quantile / 100,
+        margin / 100,
+        attainment / 100,
+        tuple(only or ()),
+        tuple(each.value for each in target or ()),
+        output,
+        as_json,
+    )
+    raise typer.Exit(suggest_command(chosen, wish))
 
 
 def main() -> None:

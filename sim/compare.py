@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-import io
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from sim.commands import (
     write_pages,
 )
 from sim.run import build_engine
-from sim.workload import is_spec, load_workload
+from sim.workload import feed_stdin, is_spec, kept_stdin, load_workload
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.config import Config
 from superinfer.lab.differences import Difference, differences
@@ -70,7 +68,7 @@ class Simulate:
 
     def __call__(self, config: Config, folder: Path) -> None:
         if self.stdin is not None:
-            _feed_stdin(self.stdin.read_bytes())
+            feed_stdin(self.stdin.read_bytes())
         metrics, summary = simulated(config, load_workload(config))
         written = write_run(folder, metrics, summary, config.resolved())
         if self.plots:
@@ -92,7 +90,7 @@ def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: in
     """
     first = next(iter(arms.values()))
     _check(arms, options, seeds)
-    stdin = _kept_stdin(first)
+    stdin = kept_stdin(first)
     workload = read_workload(first)
     chosen = range(first.run.seed, first.run.seed + seeds) if seeds > 1 else ()
     with _claimed(options.out or default_run_folder(first, workload, "compare")) as root:
@@ -269,19 +267,6 @@ def _study(
         inputs[0].write_bytes(stdin)
     runner = Simulate(options.plots, inputs[0] if inputs else None)
     return Study(arms, root / _STUDY, runner, seeds, inputs, workers)
-
-
-def _kept_stdin(config: Config) -> bytes | None:
-    """All of standard input where the trace is `-`; it can be read once more."""
-    if config.run.trace != "-" or sys.stdin is None:
-        return None
-    data = sys.stdin.buffer.read()
-    _feed_stdin(data)
-    return data
-
-
-def _feed_stdin(data: bytes) -> None:
-    sys.stdin = io.TextIOWrapper(io.BytesIO(data))
 
 
 def _place(result: StudyResult, seeds: Sequence[int], root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from dataclasses import replace
@@ -36,6 +37,20 @@ def is_spec(trace: str) -> bool:
     from traces.generate import bundled_specs
 
     return trace in bundled_specs()
+
+
+def kept_stdin(config: Config) -> bytes | None:
+    """All of standard input where the trace is `-`; it can be read once more."""
+    if config.run.trace != "-" or sys.stdin is None:
+        return None
+    data = sys.stdin.buffer.read()
+    feed_stdin(data)
+    return data
+
+
+def feed_stdin(data: bytes) -> None:
+    """Let standard input give these bytes."""
+    sys.stdin = io.TextIOWrapper(io.BytesIO(data))
 
 
 def _generated(config: Config) -> Workload:

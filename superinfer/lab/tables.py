@@ -34,7 +34,9 @@ _RUN_ROWS = {
     "h2d_bytes": "host to device (GiB)",
     "d2h_bytes": "device to host (GiB)",
     "worst_stall_ms": "worst stall (ms)",
+    "worst_wait_ms": "worst wait (ms)",
     "jain_index": "Jain index",
+    "vtc_gap": "VTC gap (tokens)",
     "wall_s": "wall time (s)",
 }
 COMPARE_ROWS = {
@@ -51,10 +53,12 @@ COMPARE_ROWS = {
     "p99_itl_ms": "ITL p99 (ms)",
     "p99_e2el_ms": "E2E p99 (ms)",
     "worst_stall_ms": "worst stall (ms)",
+    "worst_wait_ms": "worst wait (ms)",
     "preemptions": "preemptions",
     "recompute_tax": "recompute tax (%)",
     "prefix_hit_rate": "prefix hits (%)",
     "jain_index": "Jain index",
+    "vtc_gap": "VTC gap (tokens)",
     "rejected": "rejected",
 }
 _WIDE_ROWS = (
@@ -177,6 +181,8 @@ def _group_table(title: str, groups: Mapping[str, Summary]) -> Table:
         "p99_ttft_ms": "TTFT p99",
         "p99_tpot_ms": "TPOT p99",
         "p99_e2el_ms": "E2E p99",
+        "worst_stall_ms": "max stall",
+        "worst_wait_ms": "max wait",
     }
     table = _table(title, *columns.values())
     for name, group in groups.items():

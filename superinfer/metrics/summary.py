@@ -54,6 +54,7 @@ class RunMetrics:
     duration_s: float
     _window: Window | None
     _stall_s: Floats
+    _wait_s: Floats
     _state: Ints
 
     def __init__(self, record: RunRecord, window: Window | None = None) -> None:
@@ -63,6 +64,7 @@ class RunMetrics:
         self.gaps = GapPool.of(self.view.streams)
         self.duration_s = window.length_s if window else _duration_s(self.view)
         self._stall_s = _longest_stall_s(self.view)
+        self._wait_s = _longest_wait_s(self.view)
         code = {state: i for i, state in enumerate(STATES)}
         states = record.table.state
         self._state = np.array([code[state] for state in states], np.int64)
@@ -103,8 +105,13 @@ class RunMetrics:
             **self._attainment(rows),
             **self._memory(rows),
             "worst_stall_ms": _max_ms(self._stall_s[rows]),
+            "worst_wait_ms": _max_ms(self._wait_s[rows]),
             "slo": self._common_targets(rows),
         }
+
+    def measured_rows(self) -> Ints:
+        """Numbers of the requests that are measured: with a window, those that arrived inside."""
+        return self._arrived_inside(np.arange(self.view.finished.size))
 
     def itl_counts(self, rows: Ints) -> tuple[Floats, Ints]:
         """Ascending times between tokens (ms) of finished requests in `rows`, and their counts."""
@@ -275,6 +282,21 @@ def _longest_stall_s(view: RequestView) -> Floats:
     in_vain = view.record.table.finish_s - view.streams.last_token_s()
     stall: Floats = np.fmax(view.longest_gap_s, np.where(view.finished, np.nan, in_vain))
     return stall
+
+
+def _longest_wait_s(view: RequestView) -> Floats:
+    """Longest time of each client without a token, the wait for the first one included.
+
+    Who got no more waited until its end, or until the end of the run if that was cut off.
+    """
+    finish_s, ends_s = view.record.table.finish_s, view.streams.step_end_s
+    run_end_s = ends_s[-1] if ends_s.size else np.nan
+    latest_s = view.streams.last_token_s()
+    since_s = np.where(np.isnan(latest_s), view.arrival_s, latest_s)
+    in_vain = np.where(np.isnan(finish_s), run_end_s, finish_s) - since_s
+    served: Floats = np.fmax(view.ttft_s, view.longest_gap_s)
+    wait: Floats = np.fmax(served, np.where(view.finished, np.nan, in_vain))
+    return wait
 
 
 def _max_ms(values_s: Floats) -> float | None:

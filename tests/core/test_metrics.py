@@ -6,7 +6,7 @@ import json
 import math
 import time
 import tracemalloc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from random import Random
 
@@ -136,6 +136,28 @@ def test_worst_stall_includes_a_wait_that_ended_in_failure() -> None:
     summary = summarise(build([failed], STEPS))
     assert summary["worst_stall_ms"] == 14_000
     assert summary["max_itl_ms"] is None
+
+
+def test_worst_wait_is_for_any_token_and_of_every_request() -> None:
+    """Steps end at 10 at the latest. The first waits 1.5 s for its first token and 3 s for a later
+    one; the next 6 s for its first; of the one that was turned away after 7 s all of it counts;
+    one of two that were cut off waits since its last token at 6, the other since its arrival.
+    """
+    worked = {
+        "stalled": (B, 3.0),
+        "late": (Job(1, 10, 1, 7, 7), 6.0),
+        "rejected": (Job(1, 10, 0, finish_s=8, state="rejected"), 7.0),
+        "begun": (Job(0, 10, 5, 1, runs=[(0, 4, 1.0)], state="unfinished"), 4.0),
+        "never": (Job(2, 10, 0, state="unfinished"), 8.0),
+    }
+    for name, (job, wait_s) in worked.items():
+        assert summarise(build([job], STEPS))["worst_wait_ms"] == 1e3 * wait_s, name
+    jobs = [replace(job, tenant=name) for name, (job, _) in worked.items()]
+    tenants = summarise(build(jobs, STEPS))["tenants"]
+    assert {name: group["worst_wait_ms"] for name, group in tenants.items()} == {
+        name: 1e3 * wait_s for name, (_, wait_s) in worked.items()
+    }
+    assert summarise(build([], []))["worst_wait_ms"] is None
 
 
 def test_swap_out_and_in_makes_one_long_gap() -> None:

@@ -75,6 +75,11 @@ def test_figures_of_the_page_are_those_of_the_summary(usual: Path, report: Path)
     assert f"SLO attainment {100 * summary['slo_attainment']:.2f} %" in words
     assert f"TTFT {summary['mean_ttft_ms']:,.0f}" in words
     assert f"output tokens/s {summary['output_throughput']:,.0f}" in words
+    assert f"Jain index of their shares: {summary['jain_index']:.3f}" in words
+    assert f"{summary['vtc_gap']:,.0f} weighted tokens" in words
+    for name, group in summary["classes"].items():
+        stall, wait = (f"{group[f'worst_{kind}_ms']:,.0f}" for kind in ("stall", "wait"))
+        assert f"{name} {stall} {wait}" in words
 
 
 def test_a_page_needs_nothing_from_outside(report: Path) -> None:

@@ -22,7 +22,9 @@ def text(renderable: object, width: int = 80) -> str:
 
 def test_summary_shows_counts_latencies_classes_and_tenants() -> None:
     shown = text(summary_table(summarise(large_record(90, 2000, 20), {"wall_s": 1.5})))
-    for word in ("requests submitted", "SLO attainment (%)", "TTFT", "p999", "chat", "t0", "1.50"):
+    words = ("worst stall (ms)", "worst wait (ms)", "Jain index", "VTC gap (tokens)", "stall")
+    found = ("requests submitted", "SLO attainment (%)", "TTFT", "p999", "chat", "t0", "1.50")
+    for word in (*words, *found):
         assert word in shown
     assert max(map(len, shown.splitlines())) <= 80
 

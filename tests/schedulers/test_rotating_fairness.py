@@ -220,6 +220,78 @@ def test_who_came_in_is_not_queued_as_aged_any_more() -> None:
     assert share.head() is second
 
 
+def queued(share: AgedShare, index: int, tenant: str) -> Job:
+    """An aged request of a tenant in the queue; its ticket is its number."""
+    job = job_of(Sequence(arriving(index, 0.0, 8, tenant=tenant)), NoLengths())
+    job.aged, job.ticket = True, index
+    share.push(job)
+    return job
+
+
+def served_in_turn(share: AgedShare, blocks: dict[str, int], number: int) -> list[str]:
+    """The next so many to come in, as names of tenants and numbers of requests."""
+    found = []
+    for _ in range(number):
+        job = share.head()
+        assert job is not None
+        request = job.seq.request
+        found.append(f"{request.tenant}{request.index}")
+        job.ticket = -1
+        share.takes(job, blocks[request.tenant])
+    return found
+
+
+def test_the_aged_of_a_flood_do_not_come_before_those_of_others() -> None:
+    """Tenant a, with ten times as many and aged first, has requests of 2 blocks, b of 4: a ends at
+    2, b at 4, a at 4 (the tie goes by name), a at 6, b at 8, and so on. Without fairness the order
+    is that of aging.
+    """
+    for fair in (True, False):
+        share = AgedShare(0.1, 4.0, fair)
+        for index in range(20):
+            queued(share, index, "a")
+        for index in (20, 21):
+            queued(share, index, "b")
+        found = served_in_turn(share, {"a": 2, "b": 4}, 6)
+        assert found == (
+            ["a0", "b20", "a1", "a2", "b21", "a3"] if fair else [f"a{index}" for index in range(6)]
+        )
+
+
+def test_having_nobody_aged_earns_no_credit_in_the_share() -> None:
+    """Tenant a alone has taken 10 blocks when b comes: b starts at 8, where a's latest stood, so it
+    has one turn before a goes on, and not five.
+    """
+    share = AgedShare(0.1, 4.0)
+    for index in range(9):
+        queued(share, index, "a")
+    served_in_turn(share, {"a": 2}, 5)
+    for index in range(9, 15):
+        queued(share, index, "b")
+    assert served_in_turn(share, {"a": 2, "b": 2}, 4) == ["b9", "a5", "b10", "a6"]
+
+
+@pytest.mark.interpreted
+def test_prefill_that_is_kept_goes_by_who_came_in_first() -> None:
+    """A request that was promised nothing and one that is late are both aged and on the device, the
+    former since longer: its prompt is computed first, though a late one is the more urgent.
+    """
+    order: list[str] = []
+    scheduler, draft = rotating(), SimpleNamespace(chunks=[])
+    plain, late = aged_job(0), aged_job(1, ttft_s=1.0)
+    late.relegated = True
+    plain.ticket, late.ticket = 3, 4
+    scheduler._device = SimpleNamespace(prefilling=[late, plain])  # type: ignore[assignment]
+
+    def prefill(draft: Any, job: Job, budget: int, steps: int = 1) -> int:
+        order.append(job.seq.request.request_id)
+        return 1
+
+    scheduler._prefill = prefill  # type: ignore[method-assign]
+    scheduler._fill_aged(draft, 8)  # type: ignore[arg-type]
+    assert order == ["r0", "r1"]
+
+
 def test_only_the_aged_use_up_their_share() -> None:
     """Others without a deadline do not, or those who come late for ever would starve the aged."""
     share = AgedShare(0.1, 4.0)
@@ -300,6 +372,20 @@ def test_aging_with_a_reserved_share(on: bool) -> None:
     played = run(scheduler, requests, [1] * 15, 32)
     assert played.tokens(1) == [5.0 if on else 15.0]
     assert scheduler.counters.get("aged", 0) == (1 if on else 0)
+
+
+def test_prompts_of_the_aged_are_computed_one_by_one() -> None:
+    """A new urgent prompt of a whole step for every step, and room for all. B and C came first and
+    owe nothing; both are aged at 4 s. C comes in when B has its token, and not with it.
+    """
+    urgent = promised(ttft_s=3.0)
+    requests = [arriving(0, 0.0, 40), arriving(1, 0.0, 40)]
+    requests += [arriving(2 + index, float(index), 16, **urgent) for index in range(60)]
+    scheduler = rotating(max_wait_s=4.0, aged_share=0.25, relegation=False)
+    played = run(scheduler, requests, [1] * 62, 400)
+    came, given = played.record.table.first_scheduled_s, played.tokens
+    assert scheduler.counters["aged"] >= 2
+    assert given(0)[0] <= came[1] < given(1)[0] < 40.0
 
 
 @pytest.mark.parametrize("rotation", [True, False])

@@ -33,6 +33,8 @@ class Wait:
     end_s: float
     aged_s: float
     row: int
+    tenant: str
+    """Empty where the aged of all tenants are one queue."""
 
 
 def long_waits(played: Run) -> list[Wait]:
@@ -40,10 +42,11 @@ def long_waits(played: Run) -> list[Wait]:
     scheduler, found = played.scheduler, []
     for row, request in enumerate(played.requests):
         ttft_s = request.slo.ttft_s or 0.0
+        tenant = request.tenant if scheduler.fairness else ""
         patience_s = max(scheduler.max_wait_s, scheduler.max_wait_ttfts * ttft_s)
         for start_s, end_s in pairwise([request.arrival_s, *played.tokens(row)]):
             if end_s - start_s > patience_s:
-                found.append(Wait(start_s, end_s, start_s + patience_s, row))
+                found.append(Wait(start_s, end_s, start_s + patience_s, row, tenant))
     return found
 
 
@@ -53,6 +56,7 @@ class Bound:
     def __init__(self, played: Run, output_tokens: list[int]) -> None:
         self._requests, self._outputs = played.requests, output_tokens
         self._share = played.scheduler.aged_share
+        self._aging = played.scheduler.aging
         self._saved = self._share * played.scheduler.max_wait_s * PREFILL_RATE
         steps = np.diff(played.record.tokens.decode_end_s)
         self._stay_s = max(output_tokens) * float(steps.max())
@@ -62,15 +66,29 @@ class Bound:
         self._waits = long_waits(played)
 
     def excess_s(self, wait: Wait) -> float:
-        """By how much a wait is longer than allowed; negative if it is not."""
-        ahead = [w.row for w in self._waits if w.aged_s <= wait.aged_s < w.end_s]
-        work = sum(self._requests[row].prompt_tokens + self._outputs[row] for row in ahead)
+        """By how much a wait is longer than allowed; negative if it is not.
+
+        Other tenants' aged may take as much as this one's, and twice the longest request.
+        """
+        aged = [w for w in self._waits if w.aged_s < wait.end_s and w.end_s > wait.aged_s]
+        mine = [w for w in aged if w.tenant == wait.tenant and w.aged_s <= wait.aged_s]
+        own, longest = sum(self._work(w) for w in mine), max(self._work(w) for w in self._waits)
+        rivals = [w for w in aged if w.tenant != wait.tenant] if self._aging else []
+        work = own + len({w.tenant for w in rivals}) * (own + 2 * longest)
+        ahead = len(mine) + sum(w.end_s <= wait.end_s for w in rivals)
         computed = self._computed(wait.end_s) - self._computed(wait.aged_s)
         by_share_s = 0.0
         if computed:
             rate = computed / (wait.end_s - wait.aged_s)
             by_share_s = (self._saved + work) / (self._share * rate)
-        return wait.end_s - wait.aged_s - by_share_s - 2 * len(ahead) * self._stay_s
+        return wait.end_s - wait.aged_s - by_share_s - 2 * ahead * self._stay_s
+
+    def waits_of(self, tenant: str) -> list[Wait]:
+        """The long waits of a tenant."""
+        return [wait for wait in self._waits if self._requests[wait.row].tenant == tenant]
+
+    def _work(self, wait: Wait) -> int:
+        return self._requests[wait.row].prompt_tokens + self._outputs[wait.row]
 
     def broken(self) -> list[Wait]:
         """The waits that are too long."""
@@ -127,6 +145,41 @@ def test_nobody_starves_behind_requests_that_are_late_from_the_start() -> None:
     assert overload(15.0, 2.0, light, HOPELESS).broken() == []
     broken = overload(30.0, 2.0, light, HOPELESS, aging=False).broken()
     assert broken and broken[0].end_s > 30.0
+
+
+LATE_FLOOD: dict[str, Any] = {"tenant": "hostile", **promised(ttft_s=0.25, tpot_s=0.25)}
+
+
+def late_flood(seconds: float, load: float, light: list[Light], **settings: Any) -> Bound:
+    """A hostile tenant whose requests are late for the most part and then aged as well."""
+    return overload(seconds, load, light, LATE_FLOOD, max_wait_s=2.0, **settings)
+
+
+def test_a_flood_of_late_requests_keeps_no_other_tenant_from_the_share() -> None:
+    """The hostile tenant's late requests are aged too, and before the other's. In turns its aged
+    cost the other no more than its own; in order of aging the waits last as long as the flood.
+    """
+    light = [(5.0 + index, 24, 4) for index in range(3)]
+    longest_s = {}
+    for fair in (True, False):
+        found = late_flood(40.0, 3.0, light, fairness=fair)
+        assert len(found.waits_of("hostile")) > 50
+        waits = found.waits_of("default")
+        longest_s[fair] = max(wait.end_s - wait.start_s for wait in waits)
+    assert longest_s[True] < 20 and longest_s[False] > 60, longest_s
+
+
+@hypothesis_settings(SETTINGS, max_examples=8)
+@given(
+    load=st.sampled_from([1.5, 2.0, 3.0]),
+    light=st.lists(
+        st.tuples(st.sampled_from([0.5, 2.0, 5.0]), st.integers(1, 80), st.integers(1, 12)),
+        min_size=1,
+        max_size=5,
+    ),
+)
+def test_no_flood_takes_the_share_of_another_tenant(load: float, light: list[Light]) -> None:
+    assert late_flood(12.0, load, light).broken() == []
 
 
 @pytest.mark.parametrize("switch", ["relegation", "rotation", "admission", "fairness"])

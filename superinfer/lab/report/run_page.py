@@ -213,6 +213,7 @@ def _latency(data: PlotData) -> list[Content]:
     found = [
         tag("div", *pictures, class_="pictures"),
         table("Latency over all finished requests (ms)", ("", *STATISTICS.values()), rows),
+        _longest(data.summary),
     ]
     groups = data.summary.get("classes") or {}
     if len(groups) > 1:
@@ -224,6 +225,17 @@ def _latency(data: PlotData) -> list[Content]:
         by_class = table("Latency by class (ms)", ("class", *STATISTICS.values()), rows)
         found.append(folded("Latency by class", by_class))
     return [*found]
+
+
+def _longest(summary: Summary) -> Html:
+    """How long a client went without a token, at worst."""
+    keys = ("worst_stall_ms", "worst_wait_ms")
+    rows = [
+        (name, *(shown(key, group.get(key)) for key in keys))
+        for name, group in _groups(summary, "classes")
+    ]
+    head = ("class", "between two tokens", "for any token, the first one included")
+    return table("Longest times without a token (ms)", head, rows)
 
 
 def _quantiles(name: str, group: Summary, key: str) -> list[str]:
@@ -274,6 +286,7 @@ def _tenants(summary: Summary) -> list[Content]:
         "p99_e2el_ms": "E2E p99 (ms)",
         "output_throughput": "output tokens/s",
         "worst_stall_ms": "worst stall (ms)",
+        "worst_wait_ms": "worst wait (ms)",
         "preemptions": "preemptions",
         "rejected": "rejected",
     }
@@ -281,7 +294,13 @@ def _tenants(summary: Summary) -> list[Content]:
         (name, *(shown(key, group.get(key)) for key in columns))
         for name, group in _groups(summary, "tenants")
     ]
-    return [table("Metrics by tenant", ("tenant", *columns.values()), rows)]
+    jain, gap = (shown(key, summary.get(key)) for key in ("jain_index", "vtc_gap"))
+    note = (
+        f"Jain index of their shares: {jain}. Largest gap in service while two of them had "
+        f"requests waiting (VTC): {gap} weighted tokens."
+    )
+    found = table("Metrics by tenant", ("tenant", *columns.values()), rows)
+    return [found, tag("p", note, class_="note")]
 
 
 def _groups(summary: Summary, kind: str) -> list[tuple[str, Summary]]:

@@ -105,6 +105,7 @@ RUN_ROWS: Mapping[str, Mapping[str, str]] = {
     },
     "Fairness and stalls": {
         "worst_stall_ms": "worst stall (ms)",
+        "worst_wait_ms": "worst wait for a token (ms)",
         "jain_index": "Jain index of tenants",
         "vtc_gap": "service gap of tenants (weighted tokens)",
     },
@@ -132,6 +133,7 @@ COMPARE_ROWS: Mapping[str, str] = {
     "median_e2el_ms": "E2E median (ms)",
     "p99_e2el_ms": "E2E p99 (ms)",
     "worst_stall_ms": "worst stall (ms)",
+    "worst_wait_ms": "worst wait for a token (ms)",
     "preemptions": "preemptions",
     "rotations": "rotations",
     "recompute_tax": "recompute tax",
@@ -140,6 +142,7 @@ COMPARE_ROWS: Mapping[str, str] = {
     "d2h_bytes": "device to host",
     "peak_kv_bytes": "peak KV in use, per GPU",
     "jain_index": "Jain index of tenants",
+    "vtc_gap": "service gap of tenants (weighted tokens)",
     "rejected": "rejected",
     "failed": "failed",
     "unfinished": "unfinished",
@@ -152,6 +155,8 @@ GROUP_ROWS: Mapping[str, str] = {
     "p99_tpot_ms": "TPOT p99 (ms)",
     "p99_itl_ms": "ITL p99 (ms)",
     "p99_e2el_ms": "E2E p99 (ms)",
+    "worst_stall_ms": "worst stall (ms)",
+    "worst_wait_ms": "worst wait for a token (ms)",
     "preemptions": "preemptions",
 }
 """Of each class and tenant."""

@@ -5,14 +5,24 @@ While the aged got less than `aged_share` of the prefill tokens lately, the firs
 before everybody else: residents with slack leave for it, and what comes free is kept for it.
 Together the aged hold `aged_share` of the blocks, and one of them may always come in.
 
+Among the aged, tenants share by Start-time Fair Queueing (Goyal, Vin and Cheng, SIGCOMM 1996), in
+blocks: the oldest request of the tenant whose aged have taken least comes next, and a tenant that
+had nobody aged starts where the latest one to come in stood. While two tenants have aged requests
+waiting, neither gets more than the other plus one request of each. So a flood of requests that are
+late does not keep the aged of another tenant away. None comes in for the share while a prompt of
+the aged is being computed: what is not on the device yet can still give way. Without `fairness` all
+tenants are one.
+
 Hence no wait without a token is longer than
 
     patience + (C + W) / (aged_share * p) + 2 * (K + 1) * H
 
 * the patience is the wait after which it is aged;
-* W are the prompt tokens (after a preemption also the answers so far) of the K requests that were
-  aged before it and of itself, and p the prompt tokens/s that are computed meanwhile: of these
-  `aged_share` is theirs, once what the aged got beyond it has been made up for;
+* W are the prompt tokens (after a preemption also the answers so far) of the K aged requests that
+  come in before it and of itself, and p the prompt tokens/s that are computed meanwhile: of these
+  `aged_share` is theirs, once what the aged got beyond it has been made up for. With w tokens of
+  its own tenant's that were aged before it and of itself, L of the longest request, and T tenants
+  that have anybody aged meanwhile, W is at most T * (w + 2 * L), up to parts of blocks;
 * C = aged_share * max_wait_s * (prefill tokens/s) is the most that counts as got beyond it;
 * H is the longest stay on the device (answer tokens times the longest step): nobody comes in before
   the first of the aged, so after H at the latest the device is empty and it has its blocks; and
@@ -28,13 +38,21 @@ from superinfer.schedulers.rotating.deadlines import Job
 
 
 class AgedShare:
-    """The aged requests that wait, in order of aging, and what their share has got."""
+    """The aged requests that wait, by tenant in order of aging, and what their share has got."""
 
-    def __init__(self, share: float, window_s: float) -> None:
-        """`window_s` bounds how much service can be saved up or owed."""
+    def __init__(self, share: float, window_s: float, fair: bool = True) -> None:
+        """`window_s` bounds how much service can be saved up or owed; if `fair`, tenants take
+        turns.
+        """
         self._share = share
         self._window_s = window_s
-        self._waiting: deque[tuple[int, Job]] = deque()
+        self._fair = fair
+        self._waiting: dict[str, deque[tuple[int, Job]]] = {}
+        """By tenant."""
+        self._taken: dict[str, int] = {}
+        """Blocks that the aged of each tenant took so far, or where it started."""
+        self._start_blocks = 0
+        """Where the tenant stood whose request came in latest."""
         self._blocks = 0
         self._served_tokens = 0.0
 
@@ -45,14 +63,26 @@ class AgedShare:
 
     def push(self, job: Job) -> None:
         """Queue an aged request."""
-        self._waiting.append((job.ticket, job))
+        tenant = self._tenant(job)
+        if tenant not in self._waiting:
+            self._waiting[tenant] = deque()
+            self._taken[tenant] = max(self._taken.get(tenant, 0), self._start_blocks)
+        self._waiting[tenant].append((job.ticket, job))
 
     def head(self) -> Job | None:
-        """The aged request that has waited longest."""
+        """The aged request whose turn it is."""
         waiting = self._waiting
-        while waiting and waiting[0][0] != waiting[0][1].ticket:
-            waiting.popleft()
-        return waiting[0][1] if waiting else None
+        while waiting:
+            tenant = next(iter(waiting))
+            if len(waiting) > 1:
+                tenant = min(waiting, key=lambda name: (self._taken[name], name))
+            queue = waiting[tenant]
+            while queue and queue[0][0] != queue[0][1].ticket:
+                queue.popleft()
+            if queue:
+                return queue[0][1]
+            del waiting[tenant]
+        return None
 
     def fits(self, need_blocks: int, total_blocks: int) -> bool:
         """True if a request of so many blocks stays within the share; one always does."""
@@ -60,6 +90,9 @@ class AgedShare:
 
     def takes(self, job: Job, blocks: int) -> None:
         """An aged request takes a place on the device with so many blocks."""
+        tenant = self._tenant(job)
+        self._start_blocks = self._taken.get(tenant, 0)
+        self._taken[tenant] = self._start_blocks + blocks
         job.aged_blocks = blocks
         self._blocks += blocks
 
@@ -67,6 +100,9 @@ class AgedShare:
         """A request leaves the device, and is not aged any more."""
         self._blocks -= job.aged_blocks
         job.aged, job.aged_blocks = False, 0
+
+    def _tenant(self, job: Job) -> str:
+        return job.seq.request.tenant if self._fair else ""
 
     def tokens_kept(self, budget: int) -> int:
         """Of a step's prefill tokens, those that go to aged requests on the device first."""

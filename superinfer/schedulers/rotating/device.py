@@ -45,6 +45,11 @@ class OnDevice:
         self._tenants = tenants
         self._aged = aged
 
+    @property
+    def aged_prefill(self) -> bool:
+        """True if a prompt of an aged request is being computed."""
+        return any(job.aged for job in self.prefilling)
+
     def take_place(self, job: Job, blocks: int) -> None:
         """A request comes in, with so many blocks."""
         self.places += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf
+from operator import attrgetter
 
 from mypy_extensions import mypyc_attr
 
@@ -68,7 +69,7 @@ class RotatingScheduler(Settings):
         self._estimator = estimator_of(self.lengths, self._true_length)
         self._sizer = ChunkSizer(machine.cost, self.tile_tokens)
         self._outlook = Outlook(machine, self._estimator, self.max_num_batched_tokens)
-        self._aged = AgedShare(self.aged_share, self.max_wait_s)
+        self._aged = AgedShare(self.aged_share, self.max_wait_s, self.fairness)
         self._waiting = Waiting(self, self._outlook, self._tenants, self._aged)
         self._admission = Admission(machine, self._estimator)
         self._device = OnDevice(self._outlook, self._admission, self._tenants, self._aged)
@@ -278,7 +279,7 @@ class RotatingScheduler(Settings):
     def _fill(self, draft: Draft, budget: int, admit: bool) -> None:
         """Chunks for unfinished prefills and for new requests, the most urgent first."""
         kept = 0
-        if any(job.aged for job in self._device.prefilling):
+        if self._device.aged_prefill:
             kept = self._aged.tokens_kept(budget)
         budget -= kept
         unfinished = iter(list(self._device.prefilling))
@@ -307,9 +308,12 @@ class RotatingScheduler(Settings):
         return False
 
     def _fill_aged(self, draft: Draft, budget: int) -> None:
-        """What was kept for aged requests."""
+        """What was kept for aged requests, in the order in which they came in: what makes one more
+        urgent than another does not count here.
+        """
         chunked = {chunk.sequence for chunk in draft.chunks}
-        for job in [job for job in self._device.prefilling if job.aged and job.seq not in chunked]:
+        aged = [job for job in self._device.prefilling if job.aged and job.seq not in chunked]
+        for job in sorted(aged, key=attrgetter("ticket")):
             if budget > 0:
                 budget -= self._prefill(draft, job, budget)
 

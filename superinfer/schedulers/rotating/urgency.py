@@ -15,7 +15,9 @@ from superinfer.schedulers.rotating.outlook import Outlook
 from superinfer.schedulers.rotating.settings import Settings
 from superinfer.schedulers.rotating.triage import Work, given_up
 from superinfer.schedulers.rotating.waiting import Waiting
+from superinfer.sequence import State
 
+_WAITING: Final = State.WAITING  # reading a member off its class is slow
 URGENT_AT_ONCE: Final = 8
 """Urgent requests for which one decision makes room."""
 MOST_RELEGATION_MARGIN: Final = 0.3
@@ -49,6 +51,8 @@ class Urgency:
         """Take in urgent requests, rotating others out; returns blocks kept for those that wait."""
         self.blocked_until_s = inf
         owed = self._waiting.owed(draft, need_blocks)
+        if owed is not None and owed.seq.state is _WAITING and self._device.aged_prefill:
+            owed = None  # the share is being spent, and whose turn is next is open until it is
         self.blocked = owed is not None and not self._enters(draft, owed, 0)
         if owed is not None and self.blocked:
             return need_blocks(draft, owed)  # what comes free is for the share of the aged

@@ -167,13 +167,12 @@ def _cost(
     run: RunConfig, shape: ModelShape, device: DeviceSpec, placement: Placement | None
 ) -> StepCost:
     """The cost model, with the host overhead and the link of `[run]` where they are given."""
-    cost = build_cost(shape, device, run.tp, run.costs, None, placement)
+    host, link = None, run.host_link_gb_per_s
     if run.host_step_ms is not None or run.host_per_sequence_us is not None:
-        host = _host(run, cost.host)
-        cost = build_cost(shape, device, run.tp, run.costs, host, placement)
-    if run.host_link_gb_per_s is not None:
-        cost.set_link(run.host_link_gb_per_s * 1e9)
-    return cost
+        costs = "roofline" if run.costs == "flexgen" else run.costs
+        host = _host(run, build_cost(shape, device, run.tp, costs).host)
+    bytes_per_s = None if link is None else link * 1e9
+    return build_cost(shape, device, run.tp, run.costs, host, placement, bytes_per_s)
 
 
 def _host(run: RunConfig, known: HostCost) -> HostCost:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 ROTATING, FCFS, PRIORITY, PRIORITY_SWAP = "rotating", "fcfs", "priority", "priority-swap"
 CHUNKED, PREFILL_FIRST = "vllm-chunked", "vllm-prefill-first"
 VLLM_V1, SGLANG, TENSORRT_LLM = "vllm-v1", "sglang", "tensorrt-llm"
-ROTASCHED, ROTASCHED_VLT, QOSERVE = "rotasched", "rotasched-vlt", "qoserve"
+ROTASCHED, ROTASCHED_VLT, QOSERVE, EDF = "rotasched", "rotasched-vlt", "qoserve", "edf"
 MODES = (PREFILL_FIRST, CHUNKED)
 """Of vLLM v0.6.0, the named reference."""
 
@@ -37,7 +37,7 @@ ARMS: Mapping[str, Arm] = {
     "andes": Arm("Andes", "andes"),
     ROTASCHED: Arm("RotaSched (public code)", "rotasched"),
     ROTASCHED_VLT: Arm("RotaSched (virtual lag)", "rotasched", ("scheduler.variant=lvf_vlt",)),
-    "edf": Arm("EDF", "edf"),
+    EDF: Arm("EDF (default)", "edf"),
     QOSERVE: Arm("QoServe", "qoserve"),
     FCFS: Arm("fcfs", "fcfs"),
     PRIORITY: Arm("priority (recompute)", "priority"),
@@ -51,6 +51,7 @@ TUNED: Mapping[str, str] = {
     "vllm-v1-tuned": "vLLM V1 tuned",
     "sglang-tuned": "SGLang tuned",
     "tensorrt-llm-tuned": "TensorRT-LLM tuned",
+    "edf-tuned": "EDF tuned",
 }
 """Their labels."""
 

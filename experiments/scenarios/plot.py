@@ -36,6 +36,7 @@ _LOOKS: Mapping[str, dict[str, Any]] = {
     "sglang-tuned": {"color": PURPLE, "marker": "v", "ls": ":"},
     "tensorrt-llm-tuned": {"color": GREEN, "marker": "P", "ls": ":"},
     "vllm-v1-tuned": {"color": SKY, "marker": "X", "ls": "--"},
+    "edf-tuned": {"color": "#666633", "marker": "*", "ls": ":"},
     QOSERVE: {"color": "#8C6D31", "marker": "<", "ls": "-."},
     ROTASCHED_VLT: {"color": "#CC3399", "marker": ">", "ls": "-."},
     PRIORITY_SWAP: {"color": BLUE, "marker": "D", "ls": "-."},

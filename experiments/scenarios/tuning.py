@@ -1,4 +1,4 @@
-"""How rivals (vLLM, both engines; SGLang; TensorRT-LLM) are tuned, and where that is kept."""
+"""How rivals (vLLM, both engines; SGLang; TensorRT-LLM; EDF) are tuned, and where that is kept."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import tomli_w
 from experiments.scenarios.arms import (
     ARMS,
     CHUNKED,
+    EDF,
     PREFILL_FIRST,
     SGLANG,
     TENSORRT_LLM,
@@ -99,12 +100,24 @@ def tensorrt_llm_grid(
         )
 
 
+def edf_grid(budgets: Sequence[int] = (256, 384, 512, 2048)) -> Iterator[Arm]:
+    """Ways of running the classic order: the simplest that knows deadlines."""
+    for tokens, preempts, way in product(budgets, ("true", "false"), ("recompute", "swap")):
+        yield ARMS[EDF].with_settings(
+            "",
+            f"scheduler.max_num_batched_tokens={tokens}",
+            f"scheduler.preempts={preempts}",
+            f"memory.preemption={way}",
+        )
+
+
 Grids = Mapping[str, Sequence[Arm]]
 GRIDS: Grids = {
     "vllm-tuned": list(vllm_grid()),
     "vllm-v1-tuned": list(vllm_v1_grid()),
     "sglang-tuned": list(sglang_grid()),
     "tensorrt-llm-tuned": list(tensorrt_llm_grid()),
+    "edf-tuned": list(edf_grid()),
 }
 """By tuned arm, the candidates."""
 

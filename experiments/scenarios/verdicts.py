@@ -13,6 +13,7 @@ from typing import Any
 
 from experiments.scenarios.arms import (
     CHUNKED,
+    EDF,
     PREFILL_FIRST,
     ROTATING,
     SGLANG,
@@ -147,7 +148,7 @@ def _against_vllm(name: str, part: Numbers) -> list[Verdict]:
     return rows
 
 
-_UNTUNED = (CHUNKED, PREFILL_FIRST, VLLM_V1, SGLANG, TENSORRT_LLM)
+_UNTUNED = (CHUNKED, PREFILL_FIRST, VLLM_V1, SGLANG, TENSORRT_LLM, EDF)
 """Arms of which there is a tuned one."""
 
 

@@ -71,24 +71,27 @@ def build_cost(
     costs: str = "auto",
     host: HostCost | None = None,
     placement: Placement | None = None,
+    link_bytes_per_s: float | None = None,
 ) -> StepCost:
-    """The cost model for a run. `host` replaces the host overhead.
+    """The cost model for a run. `host` replaces the host overhead, `link_bytes_per_s` the speed of
+    the link to the host, both ways.
 
     `costs`: `auto` (a shipped profile where there is one, else roofline), `roofline`, `calibrated`
     (a shipped profile or ConfigError) or the path of a profile. With a `placement` that gives the
     times of compute, and FlexGen's streaming is put around them (`flexgen`: around the roofline).
     """
     shape = load_shape(model) if isinstance(model, str) else model
-    if placement is None:
-        if costs == "flexgen":
-            raise ConfigError("costs='flexgen': expected a scheduler with a placement: flexgen")
-        return _compute(shape, device, tp, costs, host)
+    if costs == "flexgen" and placement is None:
+        raise ConfigError("costs='flexgen': expected a scheduler with a placement: flexgen")
     spec = load_device(device) if isinstance(device, str) else device
-    source = "roofline" if costs == "flexgen" else costs
-    compute = _compute(shape, spec, tp, source, host)
-    if placement.search_tokens is not None:
-        placement = best_placement(compute, spec, placement)
-    return FlexGenCost(compute, spec, placement)
+    cost = _compute(shape, spec, tp, "roofline" if costs == "flexgen" else costs, host)
+    if placement is not None:
+        if placement.search_tokens is not None:
+            placement = best_placement(cost, spec, placement, link_bytes_per_s)
+        cost = FlexGenCost(cost, spec, placement)
+    if link_bytes_per_s is not None:
+        cost.set_link(link_bytes_per_s)
+    return cost
 
 
 def _compute(

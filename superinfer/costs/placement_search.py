@@ -24,8 +24,16 @@ SAFETY = 0.8
 _STEP_PERCENT = 10
 
 
-def best_placement(compute: StepCost, device: DeviceSpec, wanted: Placement) -> Placement:
-    """The fastest placement that fits; ConfigError if none does."""
+def best_placement(
+    compute: StepCost,
+    device: DeviceSpec,
+    wanted: Placement,
+    link_bytes_per_s: float | None = None,
+) -> Placement:
+    """The fastest placement that fits; ConfigError if none does.
+
+    `link_bytes_per_s` stands in place of the device's speed of the link to the host.
+    """
     if wanted.search_tokens is None:
         return wanted
     prompt, answer = wanted.search_tokens
@@ -33,6 +41,8 @@ def best_placement(compute: StepCost, device: DeviceSpec, wanted: Placement) -> 
     for percent in _candidates():
         placement = wanted.with_percent(percent)
         cost = FlexGenCost(compute, device, placement)
+        if link_bytes_per_s is not None:
+            cost.set_link(link_bytes_per_s)
         if _fits(cost, prompt, answer):
             seconds = block_s(cost, prompt, answer)
             if best is None or seconds < best[0]:

@@ -174,3 +174,14 @@ def test_thrash(monkeypatch: pytest.MonkeyPatch) -> None:
     rotations = [played.record.table.rotations.sum() for played in (by_rule, forced)]
     assert ends[1] > 2 * ends[0]
     assert rotations[1] > 3 * rotations[0]
+
+
+@pytest.mark.parametrize("aging", [True, False])
+def test_a_request_that_outgrows_all_memory_ends_at_once(aging: bool) -> None:
+    """8 prompt tokens and 100 of the answer in 10 blocks of 4: alone and out of memory after 33
+    tokens, it is preempted, and turned away for ever rather than left to wait for somebody to go.
+    """
+    played = run(rotating(aging=aging), [arriving(0, 0.0, 8)], [100], 10)
+    (end,) = played.kinds("reject")
+    assert end[3] == "exceeds_kv_capacity"
+    assert end[0] <= 35.0

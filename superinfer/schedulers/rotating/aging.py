@@ -23,7 +23,8 @@ Hence no wait without a token is longer than
   `aged_share` is theirs, once what the aged got beyond it has been made up for. With w tokens of
   its own tenant's that were aged before it and of itself, L of the longest request, and T tenants
   that have anybody aged meanwhile, W is at most T * (w + 2 * L), up to parts of blocks;
-* C = aged_share * max_wait_s * (prefill tokens/s) is the most that counts as got beyond it;
+* C = aged_share * max_wait_s * (prompt tokens/s of whole budgets with nothing beside them) is the
+  most that counts as got beyond it;
 * H is the longest stay on the device (answer tokens times the longest step): nobody comes in before
   the first of the aged, so after H at the latest the device is empty and it has its blocks; and
   after another H, with its answer given or moved away, the next one's turn has come.
@@ -109,7 +110,7 @@ class AgedShare:
         return min(budget, max(GRAIN_TOKENS, int(self._share * budget))) if self.owed else 0
 
     def count(self, job: Job, tokens: int, prefill_rate: float) -> None:
-        """So many prompt tokens of a request were computed, at `prefill_rate` tokens/s."""
+        """So many prompt tokens of a request were computed; `prefill_rate` bounds what counts."""
         change = -self._share * tokens
         if job.aged:
             change += tokens

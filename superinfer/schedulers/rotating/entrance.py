@@ -52,9 +52,9 @@ class Entrance:
 
     def admit(self, draft: Draft, job: Job) -> bool:
         """Take in a request that is not urgent, if what is predicted to grow still fits."""
-        if job.since_s == draft.now and job.seq.preemptions:
-            return False  # it has only just left
         device = self._device
+        if job.since_s == draft.now and job.seq.preemptions and device.places:
+            return False  # it has only just left, for others
         if self._settings.admission and device.places and not job.aged:
             here = (device.residents, device.entering, device.version)
             if not self._admission.fits(draft, job, *here):

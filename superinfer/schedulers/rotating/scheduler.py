@@ -8,6 +8,7 @@ from operator import attrgetter
 
 from mypy_extensions import mypyc_attr
 
+from superinfer.costs.base import Chunk
 from superinfer.draft import MAX_STEPS, Draft
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.pacing import GRAIN_TOKENS, ChunkSizer
@@ -60,6 +61,8 @@ class RotatingScheduler(Settings):
     """True if a resident's pace bounds the chunks of this step."""
     _repeated: tuple[Job, int] | None = field(default_factory=lambda: None, init=False)
     """Whose chunk the latest slice repeats, and its computed tokens after the first."""
+    _full_rate: float = field(default_factory=float, init=False)
+    """Prompt tokens/s of whole budgets with nothing beside them."""
 
     # -- protocol -------------------------------------------------------------------------------
 
@@ -67,7 +70,9 @@ class RotatingScheduler(Settings):
         """Learn the machine."""
         self.check()
         self._estimator = estimator_of(self.lengths, self._true_length)
-        self._sizer = ChunkSizer(machine.cost, self.tile_tokens)
+        cost, budget = machine.cost, self.max_num_batched_tokens
+        self._full_rate = budget / (cost.step_s([Chunk(budget, 0)], 0, 0) + cost.host_s(1))
+        self._sizer = ChunkSizer(cost, self.tile_tokens)
         self._outlook = Outlook(machine, self._estimator, self.max_num_batched_tokens)
         self._aged = AgedShare(self.aged_share, self.max_wait_s, self.fairness)
         self._waiting = Waiting(self, self._outlook, self._tenants, self._aged)
@@ -129,6 +134,8 @@ class RotatingScheduler(Settings):
 
     def ended(self, seq: Sequence) -> None:
         """Forget it and learn from its length."""
+        if self._repeated is not None and self._repeated[0].seq is seq:
+            self._count_repeats(*self._repeated)
         job = self._jobs.pop(seq)
         job.ticket = -1
         self._device.take_off(job, max(job.join_step, seq.last_token_step + 1))
@@ -272,9 +279,9 @@ class RotatingScheduler(Settings):
         """Book the chunks of a slice that came after its first."""
         self._repeated = None
         tokens = job.seq.computed_tokens - counted_tokens
-        if job.placed and tokens:
+        if tokens > 0:
             self._tenants.prefilled(job.seq.request.tenant, tokens)
-            self._aged.count(job, tokens, self._outlook.prefill_rate)
+            self._aged.count(job, tokens, self._full_rate)
 
     def _fill(self, draft: Draft, budget: int, admit: bool) -> None:
         """Chunks for unfinished prefills and for new requests, the most urgent first."""
@@ -282,13 +289,17 @@ class RotatingScheduler(Settings):
         if self._device.aged_prefill:
             kept = self._aged.tokens_kept(budget)
         budget -= kept
+        first = self._aged_in_order()[0] if kept else None  # what is kept is for it
         unfinished = iter(list(self._device.prefilling))
         current = next(unfinished, None)
         while budget > 0:
             head = self._waiting.head(draft.now) if admit else None
             if current is not None and (head is None or current.order < head.order):
                 if current.seq.state is State.PREFILLING and current.placed:
-                    budget -= self._prefill(draft, current, budget)
+                    own = kept if current is first else 0
+                    tokens = self._prefill(draft, current, budget + own)
+                    kept -= min(own, tokens)
+                    budget -= max(0, tokens - own)
                 current = next(unfinished, None)
             elif head is None:
                 break
@@ -312,10 +323,14 @@ class RotatingScheduler(Settings):
         urgent than another does not count here.
         """
         chunked = {chunk.sequence for chunk in draft.chunks}
-        aged = [job for job in self._device.prefilling if job.aged and job.seq not in chunked]
-        for job in sorted(aged, key=attrgetter("ticket")):
-            if budget > 0:
+        for job in self._aged_in_order():
+            if budget > 0 and job.seq not in chunked:
                 budget -= self._prefill(draft, job, budget)
+
+    def _aged_in_order(self) -> list[Job]:
+        """Aged requests with prompt tokens left, by when they came in."""
+        aged = [job for job in self._device.prefilling if job.aged]
+        return sorted(aged, key=attrgetter("ticket"))
 
     def _prefill(self, draft: Draft, job: Job, budget: int, steps: int = 1) -> int:
         """A chunk of at most `budget` tokens, the same in each of `steps`; returns its tokens."""
@@ -324,7 +339,7 @@ class RotatingScheduler(Settings):
         tokens = min(left, budget)
         draft.prefill(seq, tokens, steps=steps)
         self._tenants.prefilled(seq.request.tenant, tokens)
-        self._aged.count(job, tokens, self._outlook.prefill_rate)
+        self._aged.count(job, tokens, self._full_rate)
         if tokens == left:
             job.since_s = draft.now
             self._device.prefilled(job)

@@ -14,6 +14,10 @@ ORDERS: Final[dict[str, str]] = {
     "lru": "superinfer.memory.orders.lru:LruOrder",
     "lfu": "superinfer.memory.orders.lfu:LfuOrder",
     "fifo": "superinfer.memory.orders.fifo:FifoOrder",
+    "two_level": "superinfer.memory.orders.two_level:TwoLevelOrder",
+    "gdsf": "superinfer.memory.orders.gdsf:GdsfOrder",
+    "s3fifo": "superinfer.memory.orders.s3fifo:S3FifoOrder",
+    "tail_lru": "superinfer.memory.orders.tail_lru:TailLruOrder",
     "belady": "superinfer.memory.orders.belady:BeladyOrder",
 }
 

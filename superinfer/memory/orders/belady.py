@@ -9,37 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from superinfer.memory.orders.base import Ranked, Surroundings
+from superinfer.memory.orders.base import RankedBlocks, Surroundings, last_entry
 from superinfer.memory.prefix import Node, request_keys
 from superinfer.request import Request
 
 NEVER = 1 << 60
 
 
-class BeladyOrder(Ranked):
+class BeladyOrder(RankedBlocks):
     """Farthest next use first; it must be given every request in turn (`Request.index`)."""
 
     def __init__(self, surroundings: Surroundings) -> None:
-        super().__init__(self._rank)
+        super().__init__(self._rank, surroundings.block_tokens)
         assert surroundings.future is not None, "belady: needs the requests to come"
         self._next_uses = next_uses(surroundings.future)
 
-    def retain(self, node: Node, request: Request) -> None:
-        """Remember which request used it last."""
-        node.note = self._next_uses[request.index]
-
-    def victim(self, blocks: int) -> tuple[Node, int]:
-        """The farthest leaf, back to the last block that is used before its end is."""
-        node, count = super().victim(blocks)
-        uses: list[int] = node.note
-        last = uses[node.stop - 1]
-        same = 1
-        while same < count and uses[node.stop - 1 - same] == last:
-            same += 1
-        return node, same
+    def entries(self, request: Request) -> list[int]:
+        """Which request uses each block next."""
+        return self._next_uses[request.index]
 
     def _rank(self, node: Node) -> tuple[float, ...]:
-        return (-node.note[node.stop - 1],)
+        return (-NEVER if node.answer else -last_entry(node, self._block_tokens),)
 
 
 def next_uses(requests: Sequence[Request]) -> list[list[int]]:

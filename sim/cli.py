@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.cache_cli import cache_study, train_reuse
 from sim.profiles_cli import app as profiles_app
 from superinfer.errors import SuperInferError
 from traces.cli import app as traces_app
@@ -34,6 +35,8 @@ app = typer.Typer(
 )
 app.add_typer(traces_app, name="traces")
 app.add_typer(profiles_app, name="profiles")
+app.command("cache-study")(cache_study)
+app.command("train-reuse")(train_reuse)
 
 Trace = Annotated[
     str | None,

@@ -10,6 +10,8 @@ from typing import Final
 from superinfer.errors import ConfigError
 from superinfer.memory.orders.base import EvictionOrder, Surroundings
 
+__all__ = ["ORDERS", "EvictionOrder", "Surroundings", "build_order"]
+
 ORDERS: Final[dict[str, str]] = {
     "lru": "superinfer.memory.orders.lru:LruOrder",
     "lfu": "superinfer.memory.orders.lfu:LfuOrder",
@@ -18,6 +20,8 @@ ORDERS: Final[dict[str, str]] = {
     "gdsf": "superinfer.memory.orders.gdsf:GdsfOrder",
     "s3fifo": "superinfer.memory.orders.s3fifo:S3FifoOrder",
     "tail_lru": "superinfer.memory.orders.tail_lru:TailLruOrder",
+    "category_exponential": "superinfer.memory.orders.category:CategoryOrder",
+    "slo_aware": "superinfer.memory.orders.slo_aware:LearnedOrder",
     "belady": "superinfer.memory.orders.belady:BeladyOrder",
 }
 

@@ -1,0 +1,130 @@
+"""An order by values that change while a block waits: what the learned and the exponential share."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from superinfer.memory.orders.base import Surroundings, key_position
+from superinfer.memory.prefix import Node
+from superinfer.memory.reuse.history import History, Visit
+from superinfer.request import Request
+
+
+@dataclass(slots=True)
+class Worth:
+    """What the blocks of a prompt are worth after its use: steps over age, for each stretch."""
+
+    used_s: float
+    starts: list[int]
+    """First block of each stretch."""
+    values: list[list[float]]
+    """For each stretch the value in each bin of age; one more, 0, for what is older."""
+
+
+class Appraiser(Protocol):
+    """Says what blocks are worth."""
+
+    @property
+    def edges_s(self) -> Sequence[float]:
+        """Ends of the bins of age."""
+        ...
+
+    def appraise(self, visit: Visit) -> list[list[float]]:
+        """For each stretch of a prompt that was just used, its value in each bin of age."""
+        ...
+
+
+class ValuedOrder:
+    """The lowest value first. A value changes when the age of a block passes an edge, and two heaps
+    follow that: leaves by value, and the moments at which a leaf's value changes.
+    """
+
+    def __init__(self, surroundings: Surroundings, appraiser: Appraiser) -> None:
+        self._block_tokens = surroundings.block_tokens
+        self._appraiser = appraiser
+        self._edges_s = [*appraiser.edges_s, math.inf]
+        self._history = History()
+        self._leaves: list[tuple[float, int, int, Node, Worth, float]] = []
+        self._changes: list[tuple[float, int, Node, Worth]] = []
+        self._pushed = 0
+        self.now_s = 0.0
+        self._request: Request | None = None
+        self._worth: Worth | None = None
+
+    def retain(self, node: Node, request: Request) -> None:
+        """Blocks are appraised when the request that used them lets go of them."""
+        if request is not self._request:
+            self._request, self._worth = request, None
+        node.note = request
+
+    def unused(self, node: Node) -> None:
+        """Queue a leaf by its present value."""
+        self.now_s = max(self.now_s, node.last_access_s)
+        if isinstance(node.note, Request):
+            self._settle(node, node.note)
+        self._push(node)
+
+    def victim(self, blocks: int) -> tuple[Node, int]:
+        """The leaf of the lowest value, back to where its stretch begins."""
+        self._pass_edges()
+        while True:
+            _, depth, _, node, worth, until_s = heapq.heappop(self._leaves)
+            if self._current(node, worth, depth) and until_s > self.now_s:
+                break
+        if node.answer:
+            return node, min(blocks, node.blocks)
+        start = self._stretch_start(node, worth)
+        return node, max(1, min(blocks, node.stop - max(node.start, start)))
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _settle(self, node: Node, request: Request) -> None:
+        """Appraise a prompt once, and give what comes out to all nodes of its path."""
+        if request is not self._request or self._worth is None:
+            visit = self._history.visit(request, self.now_s)
+            values = self._appraiser.appraise(visit)
+            self._request = request
+            self._worth = Worth(self.now_s, visit.starts, values)
+        for step in node.path():
+            if step.note is request:
+                step.note = self._worth
+
+    def _push(self, node: Node) -> None:
+        worth: Worth = node.note
+        edge = 0
+        while worth.used_s + self._edges_s[edge] <= self.now_s:
+            edge += 1
+        until_s = worth.used_s + self._edges_s[edge]
+        value = 0.0 if node.answer else worth.values[self._stretch(node, worth)][edge]
+        self._pushed += 1  # breaks ties, so that nodes are never compared
+        entry = (value, -node.stop, self._pushed, node, worth, until_s)
+        heapq.heappush(self._leaves, entry)
+        heapq.heappush(self._changes, (until_s, self._pushed, node, worth))
+
+    def _pass_edges(self) -> None:
+        """Queue every leaf again whose value has changed."""
+        changes = self._changes
+        while changes and changes[0][0] <= self.now_s:
+            _, _, node, worth = heapq.heappop(changes)
+            if node.note is worth and node.reclaimable:
+                self._push(node)
+
+    @staticmethod
+    def _current(node: Node, worth: Worth, depth: int) -> bool:
+        return node.note is worth and -node.stop == depth and node.reclaimable
+
+    def _stretch(self, node: Node, worth: Worth) -> int:
+        """Which stretch of the prompt a node's last block is in."""
+        position = key_position(node, node.stop - 1, self._block_tokens)
+        stretch = len(worth.starts) - 1
+        while worth.starts[stretch] > position:
+            stretch -= 1
+        return stretch
+
+    def _stretch_start(self, node: Node, worth: Worth) -> int:
+        first = worth.starts[self._stretch(node, worth)]
+        return first * node.hash_tokens // self._block_tokens

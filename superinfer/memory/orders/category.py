@@ -1,13 +1,13 @@
 """`category_exponential`: reuse times that are exponential within a category of prompts.
 
-Source: "KVCache cache in the wild" (arXiv 2506.02634): in a provider's traces the time until a block
-is used again is close to exponential within a category, which is the kind of request and its turn
+Source: "KVCache cache in the wild" (arXiv 2506.02634): in a provider's traces the time until a
+block is used again is close to exponential within a category: the kind of request and its turn
 in the conversation. A block's priority is the probability that it is used within its expected life
 in the cache, then its offset in the prompt, the earlier ones last to go.
 
 Categories here are the turns alone (traces name no kind of request). Share and mean time of reuse
-are counted in blocks as they are seen, and what is old weighs less: all
-counts are halved when a category has seen `HALF_LIFE` blocks. The life is the mean age of what went.
+are counted in blocks as they are seen, and what is old weighs less: all counts are halved when a
+category has seen `HALF_LIFE` blocks. The life is the mean age of what went.
 """
 
 from __future__ import annotations

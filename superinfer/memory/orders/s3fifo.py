@@ -59,13 +59,12 @@ class S3FifoOrder:
 
     def victim(self, blocks: int) -> tuple[Node, int]:
         """From the small queue while that has its share, else from the main one."""
-        while True:
-            if self._small_blocks >= self._small_limit:
-                found = self._from_small(blocks) or self._from_main(blocks)
-            else:
-                found = self._from_main(blocks) or self._from_small(blocks)
-            if found is not None:
-                return found
+        if self._small_blocks >= self._small_limit:
+            found = self._from_small(blocks) or self._from_main(blocks)
+        else:
+            found = self._from_main(blocks) or self._from_small(blocks)
+        assert found is not None, "nothing left to reclaim"
+        return found
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -74,31 +73,27 @@ class S3FifoOrder:
         return Place(main, self._turns, uses)
 
     def _from_small(self, blocks: int) -> tuple[Node, int] | None:
-        """What the small queue loses; None if it moved a leaf on, or has none."""
-        found = self._small.victim(blocks)
-        if found is None:
-            return None
-        node, count = found
-        if node.note.uses > 1:
+        """What the small queue loses; None if all its leaves move on."""
+        while (found := self._small.victim(blocks)) is not None:
+            node, count = found
+            if node.note.uses <= 1:
+                self._small_blocks -= count
+                self._remember(node, count)
+                return found
             self._small_blocks -= node.blocks
             node.note = self._place(True, 0)
             self._main.push(node)
-            return None
-        self._small_blocks -= count
-        self._remember(node, count)
-        return found
+        return None
 
     def _from_main(self, blocks: int) -> tuple[Node, int] | None:
-        """What the main queue loses; None if it gave a leaf another round, or has none."""
-        found = self._main.victim(blocks)
-        if found is None:
-            return None
-        node = found[0]
-        if node.note.uses:
+        """What the main queue loses, when it has given each use another round."""
+        while (found := self._main.victim(blocks)) is not None:
+            node = found[0]
+            if not node.note.uses:
+                return found
             node.note = self._place(True, node.note.uses - 1)
             self._main.push(node)
-            return None
-        return found
+        return None
 
     def _remember(self, node: Node, blocks: int) -> None:
         """Keep the names of a leaf's last blocks, and forget the oldest ones."""

@@ -1,8 +1,9 @@
-"""`slo_aware`: what the reuse model thinks will be used least, for the place it takes, goes first."""
+"""`slo_aware`: the blocks that promise the fewest hits for the time that they take go first."""
 
 from __future__ import annotations
 
 from superinfer.memory.orders.base import Surroundings
+from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.reuse.history import Visit
 from superinfer.memory.reuse.model import ReuseModel, load_model
@@ -23,7 +24,8 @@ class LearnedAppraiser:
 
 
 class LearnedOrder(ValuedOrder):
-    """Lowest expected hits per second first, without a guard."""
+    """Fewest expected hits per second first; by age alone while a shadow LRU would hit more."""
 
     def __init__(self, surroundings: Surroundings) -> None:
-        super().__init__(surroundings, LearnedAppraiser(load_model(surroundings.weights)))
+        appraiser = LearnedAppraiser(load_model(surroundings.weights))
+        super().__init__(surroundings, appraiser, Guard(surroundings))

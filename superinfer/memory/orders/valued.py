@@ -1,4 +1,4 @@
-"""An order by values that change while a block waits: what the learned and the exponential share."""
+"""An order by values that change while a block waits: what two policies have in common."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from superinfer.memory.orders.base import Surroundings, key_position
+from superinfer.memory.orders.guard import Guard
 from superinfer.memory.prefix import Node
 from superinfer.memory.reuse.history import History, Visit
 from superinfer.request import Request
@@ -43,9 +44,17 @@ class ValuedOrder:
     follow that: leaves by value, and the moments at which a leaf's value changes.
     """
 
-    def __init__(self, surroundings: Surroundings, appraiser: Appraiser) -> None:
+    whole_edges = True
+
+    def __init__(
+        self, surroundings: Surroundings, appraiser: Appraiser, guard: Guard | None = None
+    ) -> None:
         self._block_tokens = surroundings.block_tokens
-        self._appraiser = appraiser
+        self._appraiser, self._guard = appraiser, guard
+        self._plain = False
+        """True while leaves go by age alone."""
+        self._found_blocks = 0
+        """Of the present request, in the cache when it came."""
         self._edges_s = [*appraiser.edges_s, math.inf]
         self._history = History()
         self._leaves: list[tuple[float, int, int, Node, Worth, float]] = []
@@ -58,7 +67,9 @@ class ValuedOrder:
     def retain(self, node: Node, request: Request) -> None:
         """Blocks are appraised when the request that used them lets go of them."""
         if request is not self._request:
-            self._request, self._worth = request, None
+            self._request, self._worth, self._found_blocks = request, None, 0
+        if node.note is not None and node.note is not request:
+            self._found_blocks += node.blocks
         node.note = request
 
     def unused(self, node: Node) -> None:
@@ -67,6 +78,11 @@ class ValuedOrder:
         if isinstance(node.note, Request):
             self._settle(node, node.note)
         self._push(node)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the guard has to say."""
+        return self._guard.notes if self._guard is not None else []
 
     def victim(self, blocks: int) -> tuple[Node, int]:
         """The leaf of the lowest value, back to where its stretch begins."""
@@ -89,18 +105,36 @@ class ValuedOrder:
             values = self._appraiser.appraise(visit)
             self._request = request
             self._worth = Worth(self.now_s, visit.starts, values)
+            self._consult(request)
         for step in node.path():
             if step.note is request:
                 step.note = self._worth
 
+    def _consult(self, request: Request) -> None:
+        """Ask the guard for the mode, and queue all leaves again if that changes."""
+        if self._guard is None:
+            return
+        found = self._found_blocks * self._block_tokens / request.hash_block_tokens
+        if not self._guard.observe(request, found):
+            return
+        self._plain = self._guard.plain
+        leaves = [entry for entry in self._leaves if self._current(entry[3], entry[4], entry[1])]
+        self._leaves, self._changes = [], []
+        for node in dict.fromkeys(entry[3] for entry in leaves):
+            self._push(node)
+
     def _push(self, node: Node) -> None:
         worth: Worth = node.note
+        self._pushed += 1  # breaks ties, so that nodes are never compared
+        if self._plain:
+            entry = (node.last_access_s, -node.stop, self._pushed, node, worth, math.inf)
+            heapq.heappush(self._leaves, entry)
+            return
         edge = 0
         while worth.used_s + self._edges_s[edge] <= self.now_s:
             edge += 1
         until_s = worth.used_s + self._edges_s[edge]
         value = 0.0 if node.answer else worth.values[self._stretch(node, worth)][edge]
-        self._pushed += 1  # breaks ties, so that nodes are never compared
         entry = (value, -node.stop, self._pushed, node, worth, until_s)
         heapq.heappush(self._leaves, entry)
         heapq.heappush(self._changes, (until_s, self._pushed, node, worth))

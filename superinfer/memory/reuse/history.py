@@ -17,11 +17,33 @@ from superinfer.request import Request
 
 GAPS: Final = 8
 """Gaps between uses that are kept."""
-COMMON_USES: Final = 50
-"""A trail that was used so often is a common beginning, which says nothing of a session."""
+COMMON_FAN_OUT: Final = 50
+"""A trail that so many prompts left is a common beginning, which says nothing of a session."""
 KEYS: Final = 1 << 17
 """Content ids in the younger half of the memory; when it is full the older half is forgotten."""
-FEATURES: Final = ["blocks", "matched", "new", "prompt_tokens", "continues", "session_gap", "turns", "partial_end", "growth", "last_growth", "session_age", "shortest_gap", "last_tokens", "is_new", "uses", "fan_out", "start", "length", "after", "gap", "is_partial"]
+FEATURES: Final = [
+    "blocks",
+    "matched",
+    "new",
+    "prompt_tokens",
+    "continues",
+    "session_gap",
+    "turns",
+    "partial_end",
+    "growth",
+    "last_growth",
+    "session_age",
+    "shortest_gap",
+    "last_tokens",
+    "is_new",
+    "uses",
+    "fan_out",
+    "start",
+    "length",
+    "after",
+    "gap",
+    "is_partial",
+]
 
 
 class Session:
@@ -30,8 +52,8 @@ class Session:
     __slots__ = ("born_s", "growth_tokens", "shortest_gap_s", "times_s", "tokens", "turns")
 
     def __init__(self, now: float, tokens: int, before: Session | None, gap_s: float) -> None:
-        self.times_s = [*before.times_s[1 - GAPS :], now] if before else [now]
-        self.turns = before.turns + 1 if before else 1
+        self.times_s: list[float] = [*before.times_s[1 - GAPS :], now] if before else [now]
+        self.turns: int = before.turns + 1 if before else 1
         self.tokens = tokens
         self.growth_tokens = tokens - before.tokens if before else 0
         self.born_s: float = before.born_s if before else now
@@ -70,8 +92,7 @@ class Visit:
     stops: list[int] = field(default_factory=list)
     features: list[list[float]] = field(default_factory=list)
     gaps: list[list[float]] = field(default_factory=list)
-    """Logarithms of the seconds between the latest uses, the latest first; 0 where there is none."""
-
+    """Logarithms of the seconds between the latest uses, latest first; 0 where there is none."""
     waited_s: list[float | None] = field(default_factory=list)
     """Seconds since each stretch was used before, if it was."""
 
@@ -153,7 +174,7 @@ class History:
         for trail in path:
             trail.times_s = [*trail.times_s[1 - GAPS :], now]
             trail.uses += 1
-            if trail.uses < COMMON_USES:
+            if trail.fan_out < COMMON_FAN_OUT:
                 trail.session = session
             if names[trail.start] not in self._young:
                 self._remember(names, trail.start, trail.stop, trail)
@@ -187,7 +208,7 @@ def _names(request: Request) -> list[object]:
 
 def _session(path: list[Trail], now: float) -> tuple[Session | None, float]:
     """The session that a prompt goes on with, and the seconds since its last turn."""
-    if not path or path[-1].uses >= COMMON_USES:
+    if not path or path[-1].fan_out >= COMMON_FAN_OUT:
         return None, 0.0
     return path[-1].session, now - path[-1].times_s[-1]
 
@@ -199,11 +220,7 @@ def _new_stretches(
     stop = len(names)
     partial = bool(request.prompt_tokens % request.hash_block_tokens)
     bounds = [known, stop - 1, stop] if partial else [known, stop]
-    return [
-        (start, end, partial and end == stop)
-        for start, end in pairwise(bounds)
-        if start < end
-    ]
+    return [(start, end, partial and end == stop) for start, end in pairwise(bounds) if start < end]
 
 
 def _prompt_features(

@@ -187,10 +187,11 @@ def test_a_value_changes_with_age(every_s: float, last: tuple[int, int]) -> None
 
 
 def test_only_the_worthless_end_of_a_prompt_goes() -> None:
-    # The second prompt shares (1, 2): those are worth 9 then. 3 and 5 go, and again 4 and then 3.
+    # The second prompt shares (1, 2), which are worth 9 then. Of the others, worth nothing, the
+    # deepest go: 5 and 4, and after the third prompt 6.
     order = ValuedOrder(Surroundings(3, BLOCK), EndsWorthless())
     asked = requests([(1, 2, 3), (1, 2, 4, 5), (1, 2, 3, 6), (1, 2, 4)])
-    assert replay(order, 3, asked) == [0, 2, 2, 2]
+    assert replay(order, 3, asked) == [0, 2, 3, 2]
 
 
 @pytest.mark.parametrize("name", sorted(ORDERS))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
-EDGES_S: Final = (15.0, 30.0, 45.0, 60.0, 80.0, 100.0, 125.0, 150.0, 200.0, 300.0, 600.0)
+EDGES_S: Final = (10.0, 30.0, 75.0, 150.0, 300.0, 600.0)
 HIDDEN: Final = 48
 DROPOUT: Final = 0.2
 EPOCHS: Final = 20

@@ -129,7 +129,7 @@ def test_category_counts_by_turn() -> None:
     appraiser, history = CategoryAppraiser(), History()
     turns = [(1, 2), (1, 2, 3), (1, 2, 3, 4)]
     for request in requests(turns, every_s=10.0):
-        appraiser.appraise(history.visit(request, request.arrival_s))
+        appraiser.appraise([history.visit(request, request.arrival_s)])
     first, second, third = appraiser._categories[1:4]
     # The prior is 4 visits with one use after 60 s; then two blocks are used again after turn one,
     # and three after turn two, each after 10 s.
@@ -157,7 +157,10 @@ class ByTurn:
         self.rows = rows
         self.turn = -1
 
-    def appraise(self, visit: Visit) -> list[list[float]]:
+    def appraise(self, visits: Sequence[Visit]) -> list[list[list[float]]]:
+        return [self.of(visit) for visit in visits]
+
+    def of(self, visit: Visit) -> list[list[float]]:
         self.turn += 1
         return [[*self.rows[min(self.turn, len(self.rows) - 1)], 0.0]] * len(visit.starts)
 
@@ -165,7 +168,7 @@ class ByTurn:
 class EndsWorthless(ByTurn):
     """What begins a prompt is worth 9 if it has two blocks, all else nothing."""
 
-    def appraise(self, visit: Visit) -> list[list[float]]:
+    def of(self, visit: Visit) -> list[list[float]]:
         return [[9.0, 9.0, 0.0] if stop == 2 else [0.0] * 3 for stop in visit.stops]
 
 

@@ -17,7 +17,7 @@ from superinfer.memory.orders.guard import FIRST_PAUSE, TRIAL, Guard
 from superinfer.memory.replay import CacheReplay
 from superinfer.memory.reuse.history import FEATURES, GAPS, History, Visit, log_gaps
 from superinfer.memory.reuse.model import HEADS, WIDTH, ReuseModel, load_model
-from superinfer.memory.reuse.value import values
+from superinfer.memory.reuse.value import Valuation
 from superinfer.request import Request
 
 BLOCK = 512
@@ -163,11 +163,12 @@ def test_the_shipped_model() -> None:
 
 def test_a_node_costs_less_than_20_us_in_a_batch() -> None:
     model, rows = load_model(), 64
+    valuation = Valuation(model.edges_s)
     features, gaps = [[1.0] * len(FEATURES)] * rows, [[2.0] * GAPS] * rows
     best = math.inf
     for _ in range(20):
         began = time.process_time()
-        values(model.hazards(features, gaps), model.edges_s)
+        valuation.values(model.hazards(features, gaps))
         best = min(best, time.process_time() - began)
     assert best / rows < 20e-6
 
@@ -192,7 +193,7 @@ def test_value_is_the_best_ratio_of_hits_to_time() -> None:
     # Bins of 10 and 20 s. To the first end: 0.2 hits in 0.2 x 5 + 0.8 x 10 = 9 s. To the second:
     # 0.2 + 0.8 x 0.5 = 0.6 hits in 9 + 0.4 x 10 + 0.4 x 20 = 21 s, which is better. From the
     # second bin on: 0.5 hits in 0.5 x 10 + 0.5 x 20 = 15 s.
-    found = values(np.array([[0.2, 0.5], [0.5, 0.0]]), [10.0, 30.0])
+    found = Valuation([10.0, 30.0]).values(np.array([[0.2, 0.5], [0.5, 0.0]]))
     assert found[0] == pytest.approx([0.6 / 21.0, 0.5 / 15.0])
     # The other row hopes for the first bin alone: 0.5 hits in 0.5 x 5 + 0.5 x 10 = 7.5 s.
     assert found[1] == pytest.approx([0.5 / 7.5, 0.0])

@@ -13,6 +13,7 @@ category has seen `HALF_LIFE` blocks. The life is the mean age of what went.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,8 +68,11 @@ class CategoryAppraiser:
         self.life_s = EDGES_S[-1]
         self._categories = [Category() for _ in range(MOST_TURNS + 1)]
 
-    def appraise(self, visit: Visit) -> list[list[float]]:
-        """Count what was used again, and judge the prompt by its turn."""
+    def appraise(self, visits: Sequence[Visit]) -> list[list[list[float]]]:
+        """Count what was used again, and judge each prompt by its turn."""
+        return [self._appraise(visit) for visit in visits]
+
+    def _appraise(self, visit: Visit) -> list[list[float]]:
         turns = visit.turns
         for start, stop, waited_s in zip(visit.starts, visit.stops, visit.waited_s, strict=True):
             if waited_s is not None and turns:

@@ -9,9 +9,9 @@ from superinfer.memory.orders.lru import LruOrder
 from superinfer.memory.replay import CacheReplay
 from superinfer.request import Request
 
-WINDOW: Final = 200.0
+WINDOW: Final = 400.0
 """Requests over which hit rates roll: the weight of one falls by 1 / WINDOW with each request."""
-TRIAL: Final = 200
+TRIAL: Final = 400
 """Requests before a new mode is judged."""
 MARGIN: Final = 0.005
 """A hit rate that is lower by no more than this is not held against the learned order."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.reuse.history import Visit
 from superinfer.memory.reuse.model import ReuseModel, load_model
-from superinfer.memory.reuse.value import values
+from superinfer.memory.reuse.value import Valuation
 
 
 class LearnedAppraiser:
@@ -16,11 +18,14 @@ class LearnedAppraiser:
     def __init__(self, model: ReuseModel) -> None:
         self._model = model
         self.edges_s = model.edges_s
+        self._valuation = Valuation(model.edges_s)
 
-    def appraise(self, visit: Visit) -> list[list[float]]:
-        """All stretches of a prompt in one batch."""
-        found = values(self._model.hazards(visit.features, visit.gaps), self.edges_s)
-        return [[*row, 0.0] for row in found.tolist()]
+    def appraise(self, visits: Sequence[Visit]) -> list[list[list[float]]]:
+        """All stretches of all prompts in one batch."""
+        features = [row for visit in visits for row in visit.features]
+        gaps = [row for visit in visits for row in visit.gaps]
+        rows = iter(self._valuation.values(self._model.hazards(features, gaps)).tolist())
+        return [[[*next(rows), 0.0] for _ in visit.starts] for visit in visits]
 
 
 class LearnedOrder(ValuedOrder):

@@ -14,6 +14,9 @@ from superinfer.memory.prefix import Node
 from superinfer.memory.reuse.history import History, Visit
 from superinfer.request import Request
 
+BATCH_SHARE = 0.02
+"""Prompts wait to be appraised together until they have this share of the capacity."""
+
 
 @dataclass(slots=True)
 class Worth:
@@ -23,7 +26,8 @@ class Worth:
     starts: list[int]
     """First block of each stretch."""
     values: list[list[float]]
-    """For each stretch the value in each bin of age; one more, 0, for what is older."""
+    """For each stretch the value in each bin of age; one more, 0, for what is older. Empty until it
+    is appraised."""
 
 
 class Appraiser(Protocol):
@@ -34,8 +38,8 @@ class Appraiser(Protocol):
         """Ends of the bins of age."""
         ...
 
-    def appraise(self, visit: Visit) -> list[list[float]]:
-        """For each stretch of a prompt that was just used, its value in each bin of age."""
+    def appraise(self, visits: Sequence[Visit]) -> list[list[list[float]]]:
+        """For each stretch of prompts that were just used, its value in each bin of age."""
         ...
 
 
@@ -53,6 +57,12 @@ class ValuedOrder:
         self._appraiser, self._guard = appraiser, guard
         self._plain = False
         """True while leaves go by age alone."""
+        self._visits: list[tuple[Worth, Visit]] = []
+        """Prompts that wait for a batch."""
+        self._visited_blocks = 0
+        self._batch_blocks = BATCH_SHARE * surroundings.capacity_blocks
+        self._unappraised: list[Node] = []
+        """Leaves of these prompts; they stay until the batch is appraised."""
         self._found_blocks = 0
         """Of the present request, in the cache when it came."""
         self._edges_s = [*appraiser.edges_s, math.inf]
@@ -73,11 +83,14 @@ class ValuedOrder:
         node.note = request
 
     def unused(self, node: Node) -> None:
-        """Queue a leaf by its present value."""
+        """Queue a leaf by its present value, or leave it until there is one."""
         self.now_s = max(self.now_s, node.last_access_s)
         if isinstance(node.note, Request):
             self._settle(node, node.note)
-        self._push(node)
+        if node.note.values or self._plain:
+            self._push(node)
+        else:
+            self._unappraised.append(node)
 
     @property
     def notes(self) -> list[str]:
@@ -86,8 +99,12 @@ class ValuedOrder:
 
     def victim(self, blocks: int) -> tuple[Node, int]:
         """The leaf of the lowest value, back to where its stretch begins."""
+        if self._visited_blocks > self._batch_blocks:
+            self._appraise()
         self._pass_edges()
         while True:
+            if not self._leaves:
+                self._appraise()
             _, depth, _, node, worth, until_s = heapq.heappop(self._leaves)
             if self._current(node, worth, depth) and until_s > self.now_s:
                 break
@@ -102,13 +119,25 @@ class ValuedOrder:
         """Appraise a prompt once, and give what comes out to all nodes of its path."""
         if request is not self._request or self._worth is None:
             visit = self._history.visit(request, self.now_s)
-            values = self._appraiser.appraise(visit)
             self._request = request
-            self._worth = Worth(self.now_s, visit.starts, values)
+            self._worth = Worth(self.now_s, visit.starts, [])
+            self._visits.append((self._worth, visit))
+            self._visited_blocks += visit.stops[-1]
             self._consult(request)
         for step in node.path():
             if step.note is request:
                 step.note = self._worth
+
+    def _appraise(self) -> None:
+        """Let a batch of prompts be appraised, and queue their leaves."""
+        found = self._appraiser.appraise([visit for _, visit in self._visits])
+        for (worth, _), values in zip(self._visits, found, strict=True):
+            worth.values = values
+        nodes, self._unappraised = self._unappraised, []
+        self._visits, self._visited_blocks = [], 0
+        for node in nodes:
+            if node.note.values and node.reclaimable:
+                self._push(node)
 
     def _consult(self, request: Request) -> None:
         """Ask the guard for the mode, and queue all leaves again if that changes."""
@@ -118,6 +147,7 @@ class ValuedOrder:
         if not self._guard.observe(request, found):
             return
         self._plain = self._guard.plain
+        self._appraise()
         leaves = [entry for entry in self._leaves if self._current(entry[3], entry[4], entry[1])]
         self._leaves, self._changes = [], []
         for node in dict.fromkeys(entry[3] for entry in leaves):

@@ -21,6 +21,8 @@ HEADS: Final = 4
 WIDTH: Final = 32
 CLIP: Final = 5.0
 """Standardised features lie between minus and plus this."""
+ABSENT: Final = np.float32(-1e9)
+"""Added to the score of a gap that is not there."""
 FORMAT: Final = 1
 DEFAULT_WEIGHTS: Final = Path(__file__).parents[1] / "weights" / "reuse.npz"
 
@@ -58,28 +60,32 @@ class ReuseModel:
         """Rows by bins."""
         w = self._w
         rows = len(features)
-        known = (np.array(features, np.float32) - self._mean) / self._scale
-        np.clip(known, -CLIP, CLIP, out=known)
+        known = np.array(features, np.float32)
+        known -= self._mean
+        known /= self._scale
+        np.minimum(np.maximum(known, -CLIP, out=known), CLIP, out=known)
         first = known @ self._first_w + self._first_b
         context = self._attend(first[:, :WIDTH], np.array(gaps, np.float32), rows)
-        hidden = np.maximum(first[:, WIDTH:] + context @ self._context_w, 0.0)
-        hidden = np.maximum(hidden @ w["w_deep"] + w["b_deep"], 0.0)
-        logits = hidden @ w["w_out"] + w["b_out"]
+        hidden = first[:, WIDTH:] + context @ self._context_w
+        hidden = np.maximum(hidden, 0.0, out=hidden) @ w["w_deep"] + w["b_deep"]
+        logits = np.maximum(hidden, 0.0, out=hidden) @ w["w_out"] + w["b_out"]
         hazards: Floats = 1.0 / (1.0 + np.exp(-logits))
         return hazards
 
     def _attend(self, query: Floats, gaps: Floats, rows: int) -> Floats:
         """What the queries draw from the gaps and from a vector that is always there."""
         size = WIDTH // HEADS
-        events = np.maximum(gaps[:, :, None] * self._embed_w + self._embed_b, 0.0)
+        events = gaps[:, :, None] * self._embed_w + self._embed_b
+        np.maximum(events, 0.0, out=events)
         kv = np.empty((rows, GAPS + 1, 2 * WIDTH), np.float32)
         kv[:, 0] = self._null_kv
         kv[:, 1:] = events @ self._kv_w + self._kv_b
         parts = kv.reshape(rows, GAPS + 1, 2, HEADS, size).transpose(2, 0, 3, 1, 4)
         heads = query.reshape(rows, HEADS, size, 1)
         scores = (parts[0] @ heads)[..., 0]
-        scores[:, :, 1:][np.broadcast_to((gaps <= 0.0)[:, None], (rows, HEADS, GAPS))] = -1e9
-        share = np.exp(scores - scores.max(axis=2, keepdims=True))
+        scores[:, :, 1:] += ((gaps <= 0.0) * ABSENT)[:, None]
+        scores -= scores.max(axis=2, keepdims=True)
+        share = np.exp(scores)
         share /= share.sum(axis=2, keepdims=True)
         context: Floats = (share[:, :, None] @ parts[1]).reshape(rows, WIDTH)
         return context

@@ -8,7 +8,7 @@ import pytest
 from superinfer.errors import ConfigError
 from superinfer.lab.reuse import EDGES_S, HIDDEN, examples, train
 from superinfer.memory.reuse.history import FEATURES, GAPS
-from superinfer.memory.reuse.model import ReuseModel
+from superinfer.memory.reuse.model import CLIP, ReuseModel
 from superinfer.request import Request
 
 EDGES = (10.0, 30.0, 100.0)
@@ -59,7 +59,7 @@ def test_the_fit_tells_what_comes_again() -> None:
     assert ever[comes].mean() > 0.8 and ever[never].mean() < 0.2
     # The same network in both forms, but for dropout.
     weights = {k: torch.from_numpy(v) for k, v in arrays.items() if k[:2] in ("w_", "b_", "p_")}
-    known = np.clip((data.features - arrays["mean"]) / arrays["scale"], -5, 5)
+    known = np.clip((data.features - arrays["mean"]) / arrays["scale"], -CLIP, CLIP)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reuse, "DROPOUT", 0.0)
         logits = reuse._logits(torch, weights, torch.from_numpy(known), torch.from_numpy(data.gaps))

@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 
 HEADS: Final = 4
 WIDTH: Final = 32
-CLIP: Final = 5.0
+CLIP: Final = 10.0
 """Standardised features lie between minus and plus this."""
 ABSENT: Final = np.float32(-1e9)
 """Added to the score of a gap that is not there."""

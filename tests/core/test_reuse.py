@@ -205,16 +205,25 @@ def test_value_is_the_best_ratio_of_hits_to_time() -> None:
 def test_the_guard_falls_back_and_comes_back() -> None:
     guard = Guard(Surroundings(100, BLOCK))
     modes = []
-    for turn in range(TRIAL + FIRST_PAUSE + 1):
+    for turn in range(450):
         guard.observe(prompt(float(turn), 1, 2), 0.0)  # a shadow LRU would hit both blocks
         modes.append(guard.plain)
-    assert modes.index(True) == TRIAL - 1
-    assert modes[TRIAL:].index(False) == FIRST_PAUSE - 1
-    # Of 200 requests, each weighing 0.995 of the next one, all but the first would hit.
-    assert guard.notes == [
-        "fell back to lru at request 200: hit rate 0.000, lru 0.997; fell back 1 times, "
-        "67% of the requests"
-    ]
+    # After n requests it lacks (n - 1) / n of the hits, and 0.03 x 400 / n are tolerated: 13 are
+    # too many, for the first of them, which hits nothing, weighs less than the others.
+    assert modes.index(True) == 12
+    assert modes[12:].index(False) == FIRST_PAUSE
+    first = "fell back to lru at request 13: hit rate 0.000, lru 0.924"
+    # It is tried at request 413, and lacks all that LRU hits.
+    assert guard.notes == [f"{first}; fell back 2 times, 97% of the requests"]
+
+
+def test_the_guard_waits_where_little_is_lost() -> None:
+    guard = Guard(Surroundings(100, BLOCK))
+    for turn in range(TRIAL - 1):
+        guard.observe(prompt(float(turn), *range(100)), 98.0 if turn else 0.0)
+    assert not guard.plain  # 2 points lower
+    guard.observe(prompt(1000.0, *range(100)), 98.0)
+    assert guard.plain
 
 
 def test_the_guard_is_silent_while_all_is_well() -> None:
@@ -265,5 +274,5 @@ def test_a_harmful_model_is_fenced_in(tmp_path: Path) -> None:
     lru = sum(CacheReplay(450, BLOCK, build_order("lru", Surroundings(450, BLOCK))).hits(asked))
     own = CacheReplay(450, BLOCK, order).hits(asked)
     assert sum(own) < lru  # it did harm
-    assert sum(own) >= 0.8 * lru
+    assert sum(own) >= 0.9 * lru
     assert order.notes and order.notes[0].startswith("fell back to lru at request")  # type: ignore[attr-defined]

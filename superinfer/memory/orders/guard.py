@@ -12,9 +12,11 @@ from superinfer.request import Request
 WINDOW: Final = 400.0
 """Requests over which hit rates roll: the weight of one falls by 1 / WINDOW with each request."""
 TRIAL: Final = 400
-"""Requests before a new mode is judged."""
+"""Requests before the learned order is judged, unless it fails grossly."""
 MARGIN: Final = 0.005
 """A hit rate that is lower by no more than this is not held against the learned order."""
+GROSS: Final = 0.03
+"""A hit rate that is lower by more than this ends a trial at once."""
 FIRST_PAUSE: Final = 400
 """Requests until the learned order is tried again; twice as many after each further failure."""
 
@@ -64,8 +66,10 @@ class Guard:
         return shadow
 
     def _fall(self) -> bool:
-        judged = self._requests - self._changed >= TRIAL
-        if not judged or self._own >= self._shadow - MARGIN * self._blocks:
+        margin = MARGIN
+        if self._requests - self._changed < TRIAL:  # a window that is not full tells less
+            margin = GROSS * max(1.0, WINDOW / self._requests)
+        if self._own >= self._shadow - margin * self._blocks:
             return False
         own, shadow = self._own / self._blocks, self._shadow / self._blocks
         self.falls.append(

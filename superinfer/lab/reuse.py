@@ -25,7 +25,7 @@ EDGES_S: Final = (10.0, 30.0, 75.0, 150.0, 300.0, 600.0)
 HIDDEN: Final = 48
 DROPOUT: Final = 0.2
 EPOCHS: Final = 20
-BATCH: Final = 512
+BATCH: Final = 128
 LEARNING_RATE: Final = 2e-3
 WEIGHT_DECAY: Final = 1e-3
 

@@ -166,7 +166,7 @@ def test_a_node_costs_less_than_20_us_in_a_batch() -> None:
     valuation = Valuation(model.edges_s)
     features, gaps = [[1.0] * len(FEATURES)] * rows, [[2.0] * GAPS] * rows
     best = math.inf
-    for _ in range(20):
+    for _ in range(50):
         began = time.process_time()
         valuation.values(model.hazards(features, gaps))
         best = min(best, time.process_time() - began)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,14 @@ class Outcome:
     """What the policy has to say."""
 
 
+class Replay(NamedTuple):
+    """All prompts through one policy."""
+
+    hits: list[int]
+    cpu_s: float
+    notes: tuple[str, ...]
+
+
 @dataclass(slots=True, frozen=True)
 class CacheStudy:
     """Prompts, and from which of them on hits are counted."""
@@ -55,31 +63,35 @@ class CacheStudy:
         """Every policy at every capacity, in the order given."""
         found = []
         for capacity in capacities:
-            ends = [self._replay(name, capacity)[0] for name in (FLOOR, BOUND)]
-            rates = [self._rate(hits) for hits in ends]
-            found += [self._outcome(name, capacity, rates[0], rates[1]) for name in policies]
+            ends = {name: self._replay(name, capacity) for name in (FLOOR, BOUND)}
+            for name in policies:
+                replay = ends.get(name) or self._replay(name, capacity)
+                found.append(self._outcome(name, capacity, replay, ends))
         return found
 
     def blocks(self) -> int:
         """Blocks of the counted prompts."""
         return sum(len(request.hash_ids) for request in self.requests[self.first_counted :])
 
-    def _outcome(self, policy: str, capacity: int, floor: float, bound: float) -> Outcome:
-        hits, cpu_s, notes = self._replay(policy, capacity)
-        rate = self._rate(hits)
+    def _outcome(
+        self, policy: str, capacity: int, replay: Replay, ends: Mapping[str, Replay]
+    ) -> Outcome:
+        rate = self._rate(replay.hits)
+        floor, bound = self._rate(ends[FLOOR].hits), self._rate(ends[BOUND].hits)
         closed = (rate - floor) / (bound - floor) if bound > floor else None
         blocks = sum(len(request.hash_ids) for request in self.requests)
-        return Outcome(
-            policy, capacity, rate, closed, self._saved(hits), 1e6 * cpu_s / blocks, notes
-        )
+        cpu_us = 1e6 * replay.cpu_s / blocks
+        saved_s = self._saved(replay.hits)
+        return Outcome(policy, capacity, rate, closed, saved_s, cpu_us, replay.notes)
 
-    def _replay(self, policy: str, capacity: int) -> tuple[list[int], float, tuple[str, ...]]:
+    def _replay(self, policy: str, capacity: int) -> Replay:
         requests = self.requests
         surroundings = Surroundings(capacity, requests[0].hash_block_tokens, requests, self.weights)
         order = build_order(policy, surroundings)
         began = time.process_time()
         hits = CacheReplay(capacity, surroundings.block_tokens, order).hits(requests)
-        return hits, time.process_time() - began, tuple(getattr(order, "notes", ()))
+        cpu_s = time.process_time() - began
+        return Replay(hits, cpu_s, tuple(getattr(order, "notes", ())))
 
     def _rate(self, hits: Sequence[int]) -> float:
         return sum(hits[self.first_counted :]) / self.blocks()

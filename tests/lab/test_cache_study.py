@@ -61,6 +61,7 @@ def test_published_rates_of_mooncake_conversation() -> None:
             assert found[policy, size] == pytest.approx(rate, abs=0.00055), (policy, size)
 
 
+@pytest.mark.slow
 def test_the_learned_policy_beats_the_others_on_the_second_half() -> None:
     rows = conversation(0.5).outcomes(tuple(ORDERS), SIZES)
     closed = {(row.policy, row.capacity_blocks): row.gap_closed or 0.0 for row in rows}

@@ -71,6 +71,14 @@ def test_a_trail_is_cut_where_prompts_part() -> None:
     assert feature(seen, "fan_out") == [2, 0]
 
 
+def test_blocks_of_another_size_count_by_their_tokens() -> None:
+    small = Request("", 0.0, 512 * 3, 1, hash_ids=tuple(range(24)), hash_block_tokens=64)
+    (row,) = visit(History(), small).features
+    (same,) = visit(History(), prompt(0.0, 1, 2, 3)).features
+    end = FEATURES.index("last_tokens")  # tokens in the last block
+    assert row[:end] + row[end + 1 :] == same[:end] + same[end + 1 :]
+
+
 def test_namespaces_share_nothing() -> None:
     history = History()
     visit(history, prompt(0.0, 1, 2))

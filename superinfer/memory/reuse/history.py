@@ -19,6 +19,8 @@ GAPS: Final = 8
 """Gaps between uses that are kept."""
 COMMON_FAN_OUT: Final = 50
 """A trail that so many prompts left is a common beginning, which says nothing of a session."""
+UNIT_TOKENS: Final = 512
+"""Features count blocks of this size, whatever the trace's."""
 KEYS: Final = 1 << 17
 """Content ids in the younger half of the memory; when it is full the older half is forgotten."""
 FEATURES: Final = [
@@ -123,6 +125,7 @@ class History:
     def visit(self, request: Request, now: float) -> Visit:
         """Note that a prompt is used, and say what was known of it before."""
         names = _names(request)
+        scale = request.hash_block_tokens / UNIT_TOKENS
         path = self._path(names)
         session, gap_s = _session(path, now)
         common = _prompt_features(request, len(names), path, session, gap_s, now)
@@ -130,7 +133,7 @@ class History:
         times_s = session.times_s if session else []
         for trail in path:
             known = trail.times_s if len(trail.times_s) >= len(times_s) else times_s
-            row = common + _trail_features(trail, len(names), now)
+            row = common + _trail_features(trail, len(names), scale, now)
             gaps = log_gaps(known, now)
             visit.add(trail.start, trail.stop, row, gaps, now - trail.times_s[-1])
         after = Session(now, request.prompt_tokens, session, gap_s)
@@ -138,8 +141,8 @@ class History:
         gaps = log_gaps(times_s, now)
         for start, stop, partial in _new_stretches(request, path[-1].stop if path else 0, names):
             self._remember(names, start, stop, Trail(start, stop, now, after))
-            row = [1.0, 0.0, 0.0, log1p(start), log1p(stop - start), log1p(len(names) - stop)]
-            visit.add(start, stop, [*common, *row, 0.0, float(partial)], gaps)
+            row = [1.0, 0.0, 0.0, *_place(start, stop, len(names), scale), 0.0, float(partial)]
+            visit.add(start, stop, common + row, gaps)
         return visit
 
     # -- inside ---------------------------------------------------------------------------------
@@ -235,7 +238,9 @@ def _prompt_features(
     matched = path[-1].stop if path else 0
     tokens = request.prompt_tokens
     partial = tokens % request.hash_block_tokens
-    first = [log1p(blocks), log1p(matched), log1p(blocks - matched), log1p(tokens)]
+    scale = request.hash_block_tokens / UNIT_TOKENS
+    counts = (blocks, matched, blocks - matched)
+    first = [*(log1p(scale * count) for count in counts), log1p(tokens)]
     end_tokens = log1p((tokens - 1) % request.hash_block_tokens)
     if session is None:
         return [*first, 0.0, 0.0, 0.0, float(partial > 0), 0.0, 0.0, 0.0, 0.0, end_tokens]
@@ -253,15 +258,18 @@ def _prompt_features(
     ]
 
 
-def _trail_features(trail: Trail, blocks: int, now: float) -> list[float]:
+def _place(start: int, stop: int, blocks: int, scale: float) -> list[float]:
+    """Where a stretch lies in its prompt."""
+    return [log1p(scale * count) for count in (start, stop - start, blocks - stop)]
+
+
+def _trail_features(trail: Trail, blocks: int, scale: float, now: float) -> list[float]:
     """What is known of a stretch that was used before."""
     return [
         0.0,
         log1p(trail.uses),
         log1p(trail.fan_out),
-        log1p(trail.start),
-        log1p(trail.stop - trail.start),
-        log1p(blocks - trail.stop),
+        *_place(trail.start, trail.stop, blocks, scale),
         log1p(now - trail.times_s[-1]),
         0.0,
     ]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.cache_cli import cache_study, train_reuse
 from sim.options import (
     AsJson,
     Classes,
@@ -60,6 +61,8 @@ app = typer.Typer(
 )
 app.add_typer(traces_app, name="traces")
 app.add_typer(profiles_app, name="profiles")
+app.command("cache-study")(cache_study)
+app.command("train-reuse")(train_reuse)
 
 
 @app.command()

@@ -8,7 +8,7 @@ chained (each stands for all content up to its end), so equal keys mean equal pr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from superinfer.memory.base import Retention, WholeEdges
 from superinfer.memory.pool import BlockPool
@@ -42,6 +42,7 @@ class Node:
         "keys",
         "last_access_s",
         "loading",
+        "note",
         "on_device",
         "on_host",
         "parent",
@@ -70,6 +71,8 @@ class Node:
         self.last_access_s = 0.0
         self.priority: int | None = None
         """What a memory policy noted of it; both parts of a cut edge keep it."""
+        self.note: Any = None
+        """The same for a policy that has more to say."""
         # Where its blocks are; without a host tier (`memory.tiered`) always on the device alone.
         self.on_device = True
         self.on_host = False
@@ -379,7 +382,7 @@ class PrefixIndex:
         keys = self._cut(node, node.start, stop)
         upper = Node(parent, keys, node.start, stop, node.hash_tokens)
         upper.refs, upper.hits, upper.priority = node.refs, node.hits, node.priority
-        upper.last_access_s = node.last_access_s
+        upper.note, upper.last_access_s = node.note, node.last_access_s
         upper.on_device, upper.on_host = node.on_device, node.on_host
         upper.loading = node.loading
         upper.device_children = int(node.on_device)

@@ -1,0 +1,89 @@
+"""The guard of a learned order: a shadow LRU of the same size, and what it would have hit."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from superinfer.memory.orders.base import Surroundings
+from superinfer.memory.orders.lru import LruOrder
+from superinfer.memory.replay import CacheReplay
+from superinfer.request import Request
+
+WINDOW: Final = 400.0
+"""Requests over which hit rates roll: the weight of one falls by 1 / WINDOW with each request."""
+TRIAL: Final = 400
+"""Requests before the learned order is judged, unless it fails grossly."""
+MARGIN: Final = 0.005
+"""A hit rate that is lower by no more than this is not held against the learned order."""
+GROSS: Final = 0.03
+"""A hit rate that is lower by more than this ends a trial at once."""
+FIRST_PAUSE: Final = 400
+"""Requests until the learned order is tried again; twice as many after each further failure."""
+
+
+class Guard:
+    """Compares rolling hit rates, and decides whether to go by age alone for a while."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._surroundings = surroundings
+        self._shadows: dict[int, CacheReplay] = {}
+        self._own = self._shadow = self._blocks = 0.0
+        self._requests = self._changed = self.fallen_back = 0
+        self._pause = FIRST_PAUSE
+        self.plain = False
+        """True while the order goes by age alone."""
+        self.falls: list[str] = []
+        """What happened, in words."""
+
+    def observe(self, request: Request, own_blocks: float) -> bool:
+        """Count what a request hit, in content ids; True if the mode changes."""
+        keep = 1.0 - 1.0 / WINDOW
+        self._own = keep * self._own + own_blocks
+        self._shadow = keep * self._shadow + self._shadow_of(request).serve(request)
+        self._blocks = keep * self._blocks + len(request.hash_ids)
+        self._requests += 1
+        self.fallen_back += self.plain
+        return self._back() if self.plain else self._fall()
+
+    @property
+    def notes(self) -> list[str]:
+        """Nothing, unless it fell back."""
+        if not self.falls:
+            return []
+        share = self.fallen_back / self._requests
+        return [f"{self.falls[0]}; fell back {len(self.falls)} times, {share:.0%} of the requests"]
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _shadow_of(self, request: Request) -> CacheReplay:
+        """The shadow for the granularity of a trace."""
+        tokens = request.hash_block_tokens
+        shadow = self._shadows.get(tokens)
+        if shadow is None:
+            near = self._surroundings
+            capacity = max(1, near.capacity_blocks * near.block_tokens // tokens)
+            shadow = self._shadows[tokens] = CacheReplay(capacity, tokens, LruOrder(near))
+        return shadow
+
+    def _fall(self) -> bool:
+        margin = MARGIN
+        if self._requests - self._changed < TRIAL:  # a window that is not full tells less
+            margin = GROSS * max(1.0, WINDOW / self._requests)
+        if self._own >= self._shadow - margin * self._blocks:
+            return False
+        own, shadow = self._own / self._blocks, self._shadow / self._blocks
+        self.falls.append(
+            f"fell back to lru at request {self._requests}: hit rate {own:.3f}, lru {shadow:.3f}"
+        )
+        self._switch(True)
+        return True
+
+    def _back(self) -> bool:
+        if self._requests - self._changed < self._pause:
+            return False
+        self._pause *= 2
+        self._switch(False)
+        return True
+
+    def _switch(self, plain: bool) -> None:
+        self.plain, self._changed = plain, self._requests

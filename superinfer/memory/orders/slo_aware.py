@@ -1,0 +1,36 @@
+"""`slo_aware`: the blocks that promise the fewest hits for the time that they take go first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from superinfer.memory.orders.base import Surroundings
+from superinfer.memory.orders.guard import Guard
+from superinfer.memory.orders.valued import ValuedOrder
+from superinfer.memory.reuse.history import Visit
+from superinfer.memory.reuse.model import ReuseModel, load_model
+from superinfer.memory.reuse.value import Valuation
+
+
+class LearnedAppraiser:
+    """The values that follow from the hazards of the reuse model."""
+
+    def __init__(self, model: ReuseModel) -> None:
+        self._model = model
+        self.edges_s = model.edges_s
+        self._valuation = Valuation(model.edges_s)
+
+    def appraise(self, visits: Sequence[Visit]) -> list[list[list[float]]]:
+        """All stretches of all prompts in one batch."""
+        features = [row for visit in visits for row in visit.features]
+        gaps = [row for visit in visits for row in visit.gaps]
+        rows = iter(self._valuation.values(self._model.hazards(features, gaps)).tolist())
+        return [[[*next(rows), 0.0] for _ in visit.starts] for visit in visits]
+
+
+class LearnedOrder(ValuedOrder):
+    """Fewest expected hits per second first; by age alone while a shadow LRU would hit more."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        appraiser = LearnedAppraiser(load_model(surroundings.weights))
+        super().__init__(surroundings, appraiser, Guard(surroundings))

@@ -1,0 +1,104 @@
+"""The reuse model in numpy: one attention layer over the latest gaps, then two hidden layers.
+
+The hazard of a bin is the probability that a stretch of blocks is used in it, given that it was not
+used before. `superinfer.lab.reuse` trains the weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superinfer.errors import ConfigError
+from superinfer.memory.reuse.history import FEATURES, GAPS
+
+Floats = NDArray[np.float32]
+
+HEADS: Final = 4
+WIDTH: Final = 32
+CLIP: Final = 10.0
+"""Standardised features lie between minus and plus this."""
+ABSENT: Final = np.float32(-1e9)
+"""Added to the score of a gap that is not there."""
+FORMAT: Final = 1
+DEFAULT_WEIGHTS: Final = Path(__file__).parents[1] / "weights" / "reuse.npz"
+
+
+class ReuseModel:
+    """Trained weights, ready to be asked."""
+
+    def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
+        self.edges_s: list[float] = [float(edge) for edge in arrays["edges_s"]]
+        """Ends of the bins, in seconds since the latest use."""
+        self.source = str(arrays["source"])
+        """What it was trained on."""
+        self.parameters = sum(
+            array.size for name, array in arrays.items() if name.startswith(("w_", "b_", "p_"))
+        )
+        w = {
+            name: array.astype(np.float32)
+            for name, array in arrays.items()
+            if array.dtype.kind == "f"
+        }
+        self._mean, self._scale = w["mean"], w["scale"]
+        self._embed_w, self._embed_b, self._w = w["w_embed"], w["p_place"] + w["b_embed"], w
+        kv_w = np.concatenate([w["w_key"], w["w_value"]], axis=1)
+        self._kv_w, self._kv_b = kv_w, np.concatenate([w["b_key"], w["b_value"]])
+        self._null_kv = w["p_null"] @ kv_w + self._kv_b
+        # One product for what is asked of the gaps and what is known of the stretch itself.
+        query = w["w_query"] / np.float32(np.sqrt(WIDTH // HEADS))
+        hidden = w["w_hidden"]
+        self._first_w = np.concatenate([query, hidden[: len(FEATURES)]], axis=1)
+        query_b = w["b_query"] / np.float32(np.sqrt(WIDTH // HEADS))
+        self._first_b = np.concatenate([query_b, w["b_hidden"]])
+        self._context_w = hidden[len(FEATURES) :]
+
+    def hazards(self, features: list[list[float]], gaps: list[list[float]]) -> Floats:
+        """Rows by bins."""
+        w = self._w
+        rows = len(features)
+        known = np.array(features, np.float32)
+        known -= self._mean
+        known /= self._scale
+        np.minimum(np.maximum(known, -CLIP, out=known), CLIP, out=known)
+        first = known @ self._first_w + self._first_b
+        context = self._attend(first[:, :WIDTH], np.array(gaps, np.float32), rows)
+        hidden = first[:, WIDTH:] + context @ self._context_w
+        hidden = np.maximum(hidden, 0.0, out=hidden) @ w["w_deep"] + w["b_deep"]
+        logits = np.maximum(hidden, 0.0, out=hidden) @ w["w_out"] + w["b_out"]
+        hazards: Floats = 1.0 / (1.0 + np.exp(-logits))
+        return hazards
+
+    def _attend(self, query: Floats, gaps: Floats, rows: int) -> Floats:
+        """What the queries draw from the gaps and from a vector that is always there."""
+        size = WIDTH // HEADS
+        events = gaps[:, :, None] * self._embed_w + self._embed_b
+        np.maximum(events, 0.0, out=events)
+        kv = np.empty((rows, GAPS + 1, 2 * WIDTH), np.float32)
+        kv[:, 0] = self._null_kv
+        kv[:, 1:] = events @ self._kv_w + self._kv_b
+        parts = kv.reshape(rows, GAPS + 1, 2, HEADS, size).transpose(2, 0, 3, 1, 4)
+        heads = query.reshape(rows, HEADS, size, 1)
+        scores = (parts[0] @ heads)[..., 0]
+        scores[:, :, 1:] += ((gaps <= 0.0) * ABSENT)[:, None]
+        scores -= scores.max(axis=2, keepdims=True)
+        share = np.exp(scores)
+        share /= share.sum(axis=2, keepdims=True)
+        context: Floats = (share[:, :, None] @ parts[1]).reshape(rows, WIDTH)
+        return context
+
+
+def load_model(path: str | Path | None = None) -> ReuseModel:
+    """The model of a file that `train-reuse` wrote; None gives the one that ships."""
+    file = DEFAULT_WEIGHTS if path is None else Path(path)
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            arrays = dict(found)
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigError(f"{file}: expected the weights of a reuse model, got: {error}") from None
+    if int(arrays.get("format", np.array(0))) != FORMAT:
+        raise ConfigError(f"{file}: expected a reuse model of format {FORMAT}")
+    return ReuseModel(arrays)

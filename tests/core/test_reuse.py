@@ -1,0 +1,286 @@
+"""The reuse model: what is remembered, what is asked of the network, what its answer is worth."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from superinfer.errors import ConfigError
+from superinfer.memory.orders import Surroundings, build_order
+from superinfer.memory.orders.guard import FIRST_PAUSE, TRIAL, Guard
+from superinfer.memory.replay import CacheReplay
+from superinfer.memory.reuse.history import FEATURES, GAPS, History, Visit, log_gaps
+from superinfer.memory.reuse.model import HEADS, WIDTH, ReuseModel, load_model
+from superinfer.memory.reuse.value import Valuation
+from superinfer.request import Request
+
+BLOCK = 512
+
+
+def prompt(at_s: float, *ids: int, short: int = 0) -> Request:
+    """A prompt whose last block lacks `short` tokens."""
+    return Request("", at_s, BLOCK * len(ids) - short, 1, hash_ids=ids)
+
+
+def visit(history: History, request: Request) -> Visit:
+    return history.visit(request, request.arrival_s)
+
+
+def feature(seen: Visit, name: str) -> list[float]:
+    """A column of the features, as the number that it is the logarithm of."""
+    return [round(math.expm1(row[FEATURES.index(name)]), 6) for row in seen.features]
+
+
+# -- history --------------------------------------------------------------------------------------
+
+
+def test_a_conversation_is_followed() -> None:
+    history = History()
+    first = visit(history, prompt(10.0, 1, 2, 3, short=100))
+    assert (first.starts, first.stops, first.turns) == ([0, 2], [2, 3], 0)
+    assert feature(first, "turns") == [0, 0]
+    second = visit(history, prompt(40.0, 1, 2, 4, 5))
+    assert (second.starts, second.stops, second.turns) == ([0, 2], [2, 4], 1)
+    assert second.waited_s == [30.0, None]
+    assert feature(second, "session_gap") == [30, 30]
+    assert feature(second, "uses") == [1, 0]
+    assert feature(second, "growth") == [612, 612]
+    third = visit(history, prompt(100.0, 1, 2, 4, 5, 6))
+    assert (third.starts, third.stops, third.turns) == ([0, 2, 4], [2, 4, 5], 2)
+    assert feature(third, "uses") == [2, 1, 0]
+    assert feature(third, "shortest_gap") == [30, 30, 30]
+    assert feature(third, "session_age") == [90, 90, 90]
+    # Each stretch has the gaps of the session, if that is older than the stretch.
+    assert third.gaps[0] == third.gaps[1] == third.gaps[2] == log_gaps([10.0, 40.0], 100.0)
+
+
+def test_a_trail_is_cut_where_prompts_part() -> None:
+    history = History()
+    visit(history, prompt(0.0, 1, 2, 3, 4))
+    visit(history, prompt(5.0, 1, 2, 9))
+    seen = visit(history, prompt(9.0, 1, 2, 3, 4))
+    assert (seen.starts, seen.stops) == ([0, 2], [2, 4])
+    assert seen.waited_s == [4.0, 9.0]
+    assert feature(seen, "uses") == [2, 1]
+    assert feature(seen, "fan_out") == [2, 0]
+
+
+def test_blocks_of_another_size_count_by_their_tokens() -> None:
+    small = Request("", 0.0, 512 * 3, 1, hash_ids=tuple(range(24)), hash_block_tokens=64)
+    (row,) = visit(History(), small).features
+    (same,) = visit(History(), prompt(0.0, 1, 2, 3)).features
+    end = FEATURES.index("last_tokens")  # tokens in the last block
+    assert row[:end] + row[end + 1 :] == same[:end] + same[end + 1 :]
+
+
+def test_namespaces_share_nothing() -> None:
+    history = History()
+    visit(history, prompt(0.0, 1, 2))
+    other = prompt(1.0, 1, 2)
+    other.namespace = "b"
+    assert visit(history, other).waited_s == [None]
+
+
+def test_gaps_are_the_latest_ones() -> None:
+    found = log_gaps([float(t) for t in range(20)][-GAPS:], 30.0)
+    assert len(found) == GAPS
+    assert found[0] == pytest.approx(math.log(12.0) + 0.01)
+    assert found[1:] == pytest.approx([math.log(2.0) + 0.01] * (GAPS - 1))
+    assert log_gaps([], 1.0) == [0.0] * GAPS
+
+
+def test_history_is_bounded() -> None:
+    history = History(keys=100)
+    for start in range(0, 10_000, 10):
+        visit(history, prompt(float(start), *range(start, start + 10)))
+        assert len(history._young) + len(history._old) <= 2 * 110
+    assert visit(history, prompt(1e5, *range(10))).waited_s == [None]
+
+
+def test_what_is_used_is_not_forgotten() -> None:
+    history = History(keys=100)
+    for start in range(10, 10_000, 10):
+        visit(history, prompt(float(start), *range(start, start + 10)))
+        seen = visit(history, prompt(start + 1.0, 1, 2))
+    assert seen.waited_s == [10.0]
+
+
+# -- network --------------------------------------------------------------------------------------
+
+
+def arrays(seed: int = 0, hidden: int = 6, bins: int = 3) -> dict[str, Any]:
+    """Random weights of a small model."""
+    random_ = np.random.default_rng(seed)
+    inputs = len(FEATURES)
+    shapes = {
+        "w_embed": (1, WIDTH), "b_embed": (WIDTH,), "p_place": (GAPS, WIDTH), "p_null": (WIDTH,),
+        "w_query": (inputs, WIDTH), "b_query": (WIDTH,), "w_key": (WIDTH, WIDTH),
+        "b_key": (WIDTH,), "w_value": (WIDTH, WIDTH), "b_value": (WIDTH,),
+        "w_hidden": (inputs + WIDTH, hidden), "b_hidden": (hidden,), "w_deep": (hidden, hidden),
+        "b_deep": (hidden,), "w_out": (hidden, bins), "b_out": (bins,),
+    }  # fmt: skip
+    found: dict[str, Any] = {
+        name: random_.normal(size=shape).astype(np.float32) * 0.3 for name, shape in shapes.items()
+    }
+    found |= {"mean": np.zeros(inputs, np.float32), "scale": np.ones(inputs, np.float32)}
+    return found | {"edges_s": np.arange(1.0, bins + 1), "source": np.array("x")}
+
+
+def one_row(w: dict[str, Any], features: np.ndarray, gaps: list[float]) -> np.ndarray:
+    """The network for one row, gap by gap and head by head."""
+    events = [w["p_null"]]
+    for place, gap in enumerate(gaps):
+        if gap > 0:
+            events.append(np.maximum(gap * w["w_embed"][0] + w["b_embed"] + w["p_place"][place], 0))
+    query = features @ w["w_query"] + w["b_query"]
+    context, size = [], WIDTH // HEADS
+    for head in range(HEADS):
+        part = slice(head * size, (head + 1) * size)
+        keys = [(event @ w["w_key"] + w["b_key"])[part] for event in events]
+        drawn = [(event @ w["w_value"] + w["b_value"])[part] for event in events]
+        scores = np.exp([query[part] @ key / math.sqrt(size) for key in keys])
+        context.append(sum(s * v for s, v in zip(scores / scores.sum(), drawn, strict=True)))
+    x = np.concatenate([features, *context])
+    x = np.maximum(x @ w["w_hidden"] + w["b_hidden"], 0)
+    x = np.maximum(x @ w["w_deep"] + w["b_deep"], 0)
+    return np.asarray(1 / (1 + np.exp(-(x @ w["w_out"] + w["b_out"]))))
+
+
+def test_batches_give_what_single_rows_give() -> None:
+    w = arrays()
+    random_ = np.random.default_rng(1)
+    features = random_.normal(size=(7, len(FEATURES)))
+    gaps = [[2.0] * known + [0.0] * (GAPS - known) for known in (0, 1, 2, 3, 5, 7, 8)]
+    found = ReuseModel(w).hazards(features.tolist(), gaps)
+    for row in range(7):
+        assert found[row] == pytest.approx(one_row(w, features[row], gaps[row]), rel=1e-4)
+
+
+def test_the_shipped_model() -> None:
+    model = load_model()
+    assert model.parameters < 50_000
+    assert "conversation_trace" in model.source and "0.5" in model.source
+    assert model.edges_s == sorted(model.edges_s)
+
+
+def test_a_node_costs_less_than_20_us_in_a_batch() -> None:
+    model, rows = load_model(), 64
+    valuation = Valuation(model.edges_s)
+    features, gaps = [[1.0] * len(FEATURES)] * rows, [[2.0] * GAPS] * rows
+    best = math.inf
+    for _ in range(50):
+        began = time.process_time()
+        valuation.values(model.hazards(features, gaps))
+        best = min(best, time.process_time() - began)
+    assert best / rows < 20e-6
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights"])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "model.npz"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"model\.npz: expected the weights of a reuse model"):
+        load_model(file)
+    np.savez(file, other=np.zeros(1))
+    with pytest.raises(ConfigError, match="expected a reuse model of format 1"):
+        load_model(file)
+    with pytest.raises(ConfigError, match="absent"):
+        load_model(tmp_path / "absent.npz")
+
+
+# -- value ----------------------------------------------------------------------------------------
+
+
+def test_value_is_the_best_ratio_of_hits_to_time() -> None:
+    # Bins of 10 and 20 s. To the first end: 0.2 hits in 0.2 x 5 + 0.8 x 10 = 9 s. To the second:
+    # 0.2 + 0.8 x 0.5 = 0.6 hits in 9 + 0.4 x 10 + 0.4 x 20 = 21 s, which is better. From the
+    # second bin on: 0.5 hits in 0.5 x 10 + 0.5 x 20 = 15 s.
+    found = Valuation([10.0, 30.0]).values(np.array([[0.2, 0.5], [0.5, 0.0]]))
+    assert found[0] == pytest.approx([0.6 / 21.0, 0.5 / 15.0])
+    # The other row hopes for the first bin alone: 0.5 hits in 0.5 x 5 + 0.5 x 10 = 7.5 s.
+    assert found[1] == pytest.approx([0.5 / 7.5, 0.0])
+
+
+# -- guard ----------------------------------------------------------------------------------------
+
+
+def test_the_guard_falls_back_and_comes_back() -> None:
+    guard = Guard(Surroundings(100, BLOCK))
+    modes = []
+    for turn in range(450):
+        guard.observe(prompt(float(turn), 1, 2), 0.0)  # a shadow LRU would hit both blocks
+        modes.append(guard.plain)
+    # After n requests it lacks (n - 1) / n of the hits, and 0.03 x 400 / n are tolerated: 13 are
+    # too many, for the first of them, which hits nothing, weighs less than the others.
+    assert modes.index(True) == 12
+    assert modes[12:].index(False) == FIRST_PAUSE
+    first = "fell back to lru at request 13: hit rate 0.000, lru 0.924"
+    # It is tried at request 413, and lacks all that LRU hits.
+    assert guard.notes == [f"{first}; fell back 2 times, 97% of the requests"]
+
+
+def test_the_guard_waits_where_little_is_lost() -> None:
+    guard = Guard(Surroundings(100, BLOCK))
+    for turn in range(TRIAL - 1):
+        guard.observe(prompt(float(turn), *range(100)), 98.0 if turn else 0.0)
+    assert not guard.plain  # 2 points lower
+    guard.observe(prompt(1000.0, *range(100)), 98.0)
+    assert guard.plain
+
+
+def test_the_guard_is_silent_while_all_is_well() -> None:
+    guard = Guard(Surroundings(100, BLOCK))
+    for turn in range(500):
+        assert not guard.observe(prompt(float(turn), 1, 2), 2.0 if turn else 0.0)
+    assert guard.notes == []
+
+
+def drawn(prompts: int, pool: int, seed: int) -> list[Request]:
+    """Prompts of 8 blocks, drawn from a pool."""
+    random_ = random.Random(seed)
+    picked = (8 * random_.randrange(pool) for _ in range(prompts))
+    return [prompt(0.3 * i, *range(first, first + 8)) for i, first in enumerate(picked)]
+
+
+TRACES = {
+    "random": drawn(2500, 400, 0),
+    "scan": [prompt(0.3 * i, *range(i % 400 * 8, i % 400 * 8 + 8)) for i in range(1500)],
+    "no reuse": [prompt(0.3 * i, *range(8 * i, 8 * i + 8)) for i in range(1500)],
+}
+
+
+@pytest.mark.parametrize("capacity", [500, 2000])
+@pytest.mark.parametrize("trace", list(TRACES))
+def test_never_more_than_a_point_under_lru(trace: str, capacity: int) -> None:
+    asked = TRACES[trace]
+    blocks = sum(len(request.hash_ids) for request in asked)
+    rates = {
+        name: sum(CacheReplay(capacity, BLOCK, order).hits(asked)) / blocks
+        for name in ("lru", "slo_aware")
+        for order in [build_order(name, Surroundings(capacity, BLOCK))]
+    }
+    assert rates["slo_aware"] >= rates["lru"] - 0.01
+
+
+def test_a_harmful_model_is_fenced_in(tmp_path: Path) -> None:
+    """A model that evicts what is used most: the guard keeps it near LRU, and says so."""
+    weights = arrays(hidden=2, bins=2) | {"format": np.array(1), "edges_s": np.array([1e3, 1e4])}
+    for name in ("w_hidden", "b_hidden", "w_deep", "b_deep", "w_out"):
+        weights[name] = np.zeros_like(weights[name])
+    weights["w_hidden"][FEATURES.index("uses"), 0] = 1.0  # hazard falls with the uses
+    weights["w_deep"][0, 0], weights["w_out"][0, :] = 1.0, -3.0
+    np.savez(tmp_path / "bad.npz", **weights)
+    ids = [3 * (i % 50) if i % 2 else 10_000 + 3 * i for i in range(3000)]
+    asked = [prompt(0.3 * i, first, first + 1, first + 2) for i, first in enumerate(ids)]
+    order = build_order("slo_aware", Surroundings(450, BLOCK, None, str(tmp_path / "bad.npz")))
+    lru = sum(CacheReplay(450, BLOCK, build_order("lru", Surroundings(450, BLOCK))).hits(asked))
+    own = CacheReplay(450, BLOCK, order).hits(asked)
+    assert sum(own) < lru  # it did harm
+    assert sum(own) >= 0.9 * lru
+    assert order.notes and order.notes[0].startswith("fell back to lru at request")  # type: ignore[attr-defined]

@@ -1,0 +1,84 @@
+"""`cache-study` and `train-reuse` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from sim.cli import app
+from superinfer.errors import ConfigError
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    """Two conversations of growing prompts between prompts that come once."""
+    lines = []
+    for turn in range(30):
+        talk = [10_000 * (turn // 6 + 1) + block for block in range(turn % 6 + 2)]
+        for who, ids in enumerate((talk, list(range(5 * turn, 5 * turn + 5)))):
+            lines.append(
+                {
+                    "timestamp": 20_000 * turn + 7000 * who,
+                    "input_length": 512 * len(ids) - 30,
+                    "output_length": 5,
+                    "hash_ids": ids,
+                }
+            )
+    path = tmp_path / "talk.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return path
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_json_alone(trace: Path) -> None:
+    result = run("cache-study", trace, "--capacity", "8,16", "--policies", "lru,belady", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert (found["trace"], found["requests"], found["block_tokens"]) == ("talk", 60, 512)
+    rows = {(row["policy"], row["capacity_blocks"]): row for row in found["results"]}
+    assert set(rows) == {("lru", 8), ("lru", 16), ("belady", 8), ("belady", 16)}
+    assert rows["lru", 8]["gap_closed"] == 0.0 and rows["belady", 8]["gap_closed"] == 1.0
+    assert 0.0 < rows["lru", 8]["hit_rate"] < rows["belady", 8]["hit_rate"]
+    assert rows["belady", 8]["prefill_seconds_saved"] > 0.0
+
+
+def test_table_with_all_policies(trace: Path) -> None:
+    lines = run("cache-study", trace, "--capacity", "8", "--from", "0.5").stdout.splitlines()
+    assert sum("│      8" in line or "8 │" in line for line in lines) == 10
+
+
+@pytest.mark.parametrize("sizes", ["0", "a", "", "5,-1"])
+def test_bad_capacities(trace: Path, sizes: str) -> None:
+    result = run("cache-study", trace, "--capacity", sizes)
+    assert isinstance(result.exception, ConfigError)
+    assert "--capacity: expected block counts above 0" in str(result.exception)
+
+
+def test_bad_policies(trace: Path) -> None:
+    result = run("cache-study", trace, "--policies", "lru,mru")
+    assert "got 'mru'" in str(result.exception)
+
+
+def test_train_and_use(trace: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs torch (the train extra)")
+    model = tmp_path / "model.npz"
+    assert run("train-reuse", trace, "-o", model, "--until", "0.5").exit_code == 0
+    result = run(
+        "cache-study",
+        trace,
+        "--weights",
+        model,
+        "--policies",
+        "slo_aware",
+        "--capacity",
+        "8",
+        "--json",
+    )
+    assert json.loads(result.stdout)["results"][0]["hit_rate"] > 0.0

@@ -1,4 +1,4 @@
-"""Tune vLLM, SGLang and TensorRT-LLM for every setting: `python -m experiments.scenarios.tune`."""
+"""Tune the rivals for every setting: `python -m experiments.scenarios.tune`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(SETTINGS), help=f"of {','.join(SETTINGS)}")
     parser.add_argument("--out", type=Path, default=TUNED_FILE)
     parser.add_argument("--workers", type=int, default=0, help="processes (0: one per core)")
+    parser.add_argument("--arms", default=",".join(GRIDS), help=f"of {','.join(GRIDS)}")
     options = parser.parse_args()
     if unknown := set(options.only.split(",")) - set(SETTINGS):
         parser.error(f"--only: expected some of {', '.join(SETTINGS)}, got {min(unknown)!r}")
+    if unknown := set(options.arms.split(",")) - set(GRIDS):
+        parser.error(f"--arms: expected some of {', '.join(GRIDS)}, got {min(unknown)!r}")
     bench, extent = Bench(CACHE, options.workers), full_extent(5)
     for name in options.only.split(","):
         setting = SETTINGS[name]
@@ -29,7 +32,8 @@ def main() -> None:
         if rate_per_s is None:
             say(f"{name}: no load to compare at, so nothing to tune for")
             continue
-        choices = {arm: tune(bench, setting, rate_per_s, grid) for arm, grid in GRIDS.items()}
+        arms = options.arms.split(",")
+        choices = {arm: tune(bench, setting, rate_per_s, GRIDS[arm]) for arm in arms}
         write_tuned(options.out, name, rate_per_s, choices)
     say(f"tuned settings in {options.out}")
 

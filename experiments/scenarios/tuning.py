@@ -148,11 +148,13 @@ def tune(
 
 
 def write_tuned(path: Path, setting: str, rate_per_s: float, choices: Mapping[str, Choice]) -> None:
-    """Put the choices for one setting into the file; those for others stay."""
+    """Put the choices for one setting into the file; all others stay."""
     tables = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = {name: table for name, table in tables.get(setting, {}).items() if name in TUNED}
     tables[setting] = {
         "chat_requests_per_s": round(rate_per_s, 6),
         "seeds": list(SEEDS),
+        **known,
         **{name: _table(choice) for name, choice in choices.items()},
     }
     with replacing(path) as staged:

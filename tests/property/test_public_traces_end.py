@@ -28,6 +28,7 @@ TRACES = {
 RULES = {
     "tensorrt_llm": {"prompt_exceeds_max_input_len"},
     "sglang": {"prompt_too_long", "retracted_never_fits"},
+    "flexgen": {"exceeds_kv_capacity"},
 }
 """Why a system turns requests away, as its module's docstring cites."""
 EVERY = 2003

@@ -21,8 +21,6 @@ class Surroundings:
     """All requests, those to come too: for the offline bound alone."""
     weights: str | None = None
     """File of a trained model; None takes the one that ships."""
-    prefill_s: Callable[[int], float] | None = None
-    """Seconds to compute the first so many blocks of a prompt; None counts blocks as equal."""
 
 
 class EvictionOrder(Protocol):

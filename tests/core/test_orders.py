@@ -212,6 +212,14 @@ def test_every_order_holds_the_capacity_and_a_set_of_prefixes(name: str) -> None
         assert all(node.parent is not None for node in cache._index.nodes())
 
 
+@pytest.mark.parametrize("name", sorted(ORDERS))
+@pytest.mark.parametrize("capacity", [1, 2, 5])
+def test_prompts_longer_than_the_capacity(name: str, capacity: int) -> None:
+    """No order runs out of leaves, whatever was used again and however little there is."""
+    prompts = [(1,), (1,), (1,), (2, 3, 4, 5, 6, 7, 8), (2, 3), (2, 3), (1, 9), (20, 21, 22)] * 5
+    assert len(hits(name, capacity, prompts)) == len(prompts)
+
+
 def test_an_unknown_order_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected some of lru, lfu"):
         build_order("newest", Surroundings(1, BLOCK))

@@ -63,6 +63,7 @@ class S3FifoOrder:
             found = self._from_small(blocks) or self._from_main(blocks)
         else:
             found = self._from_main(blocks) or self._from_small(blocks)
+        found = found or self._from_main(blocks)  # all of the small queue may just have moved on
         assert found is not None, "nothing left to reclaim"
         return found
 

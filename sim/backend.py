@@ -72,6 +72,8 @@ class SimBackend:
         """Start a plan's copies; returns when its batch can start."""
         if plan.joined:
             self.oracle.watch(plan.joined)
+        for job in plan.requantised:
+            now += self.cost.requantise_s(job.nbytes, job.to_bits)
         for transfer in plan.background:
             self._launch(transfer, now)
         if plan.full_duplex:

@@ -32,6 +32,7 @@ from superinfer.engine import Engine, EngineConfig
 from superinfer.errors import ConfigError
 from superinfer.events import Sink
 from superinfer.lab.config import Config, RunConfig
+from superinfer.memory.slabs import NO_SMALL, slabs_of
 from superinfer.record import RunRecord
 from superinfer.request import Request
 from superinfer.schedulers.base import Scheduler
@@ -73,6 +74,7 @@ def run_simulation(config: Config, workload: Workload, sink: Sink | None = None)
         coverage, closed = simulate(engine, workload.requests, oracle, load, stop_s)
     wall_s = time.perf_counter() - started
     record = engine.recorder.build(engine)
+    record.quality = cost.quality
     sent = _load_summary(load, config.run, closed.left if closed else {})
     trust = cost.trust(coverage)
     return SimResult(record, wall_s, stopwatch.seconds, trust, engine.config, sent)
@@ -118,10 +120,16 @@ def engine_config(
         blocks = kv_capacity_blocks(
             shape, load_device(run.device), run.tp, block_tokens, shares[0], None, shares[1]
         )
+    eight = shape.kv_block_bytes(run.tp, block_tokens, 8)
+    four = shape.kv_block_bytes(run.tp, block_tokens, 4)
+    # FlexGen keeps all of its cache at one precision.
+    small = NO_SMALL if isinstance(cost, FlexGenCost) else (eight, four)
     return EngineConfig(
         total_blocks=blocks,
         block_tokens=block_tokens,
         block_bytes=block_bytes,
+        small_block_bytes=small,
+        slabs=slabs_of(block_bytes, eight, four),
         host_blocks=int(run.host_memory_gib * 2**30 // block_bytes),
         max_model_len=run.max_model_len or shape.max_model_len,
         layers=shape.layers,

@@ -81,7 +81,8 @@ class DecodeBatch:
         """Steps in which the batch advanced so far."""
         self.size = 0
         self.context_tokens = 0
-        """Sum over members of the tokens that attention covers in the next step."""
+        """Sum over members of the tokens that attention covers in the next step, those in blocks of
+        fewer bits counted by the time that they take."""
         self.end_s = array("d")
         """End time of every step."""
         self.members: dict[Sequence, None] = {}
@@ -95,7 +96,7 @@ class DecodeBatch:
         length = seq.computed_tokens + 1
         seq.join_step = self.step
         self.size += 1
-        self.context_tokens += length
+        self.context_tokens += length - seq.light_tokens
         self._residues[(length - self.step) % self.block_tokens] += 1
         self.members[seq] = None
         self.joined.append(seq)
@@ -106,7 +107,7 @@ class DecodeBatch:
         length = seq.computed_tokens + 1
         self._residues[(length - seq.join_step) % self.block_tokens] -= 1
         self.size -= 1
-        self.context_tokens -= length + advanced
+        self.context_tokens -= length + advanced - seq.light_tokens
         del self.members[seq]
         if advanced:
             self.runs.add(seq, self.step)
@@ -122,18 +123,23 @@ class DecodeBatch:
         length = seq.computed_tokens + 1
         self._residues[(length - seq.join_step) % self.block_tokens] += 1
         self.size += 1
-        self.context_tokens += length + advanced
+        self.context_tokens += length + advanced - seq.light_tokens
         self.members[seq] = None
 
     def undo_join(self, seq: Sequence) -> None:
         """Take back `join` of the sequence that joined last, before any step."""
         length = seq.computed_tokens + 1
         self.size -= 1
-        self.context_tokens -= length
+        self.context_tokens -= length - seq.light_tokens
         self._residues[(length - self.step) % self.block_tokens] -= 1
         del self.members[seq]
         if self.joined and self.joined[-1] is seq:
             self.joined.pop()
+
+    def lighten(self, seq: Sequence, tokens: int) -> None:
+        """Blocks of a member lost bits: attention saves so many tokens more of its context."""
+        seq.light_tokens += tokens
+        self.context_tokens -= tokens
 
     def advance(self, steps: int) -> None:
         """Give every member `steps` tokens; `end_s` is filled in by whoever knows the times."""

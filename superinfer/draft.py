@@ -17,6 +17,7 @@ from superinfer.costs.base import PrefillWork
 from superinfer.draft_view import DraftView
 from superinfer.errors import PlanError
 from superinfer.memory.base import Fate, Timing
+from superinfer.memory.slabs import NO_SMALL, Small
 from superinfer.plan import Change, Direction, PrefillChunk, Transfer, Work
 from superinfer.sequence import RESIDENT, Sequence, State
 from superinfer.undo import snapshot, take_back
@@ -64,7 +65,7 @@ class Draft(DraftView):
             self._expect(seq, State.WAITING)
         engine, pool = self._engine, self.pool
         need = -(-seq.prefill_tokens // engine.block_tokens)
-        if whole_need and pool.total - pool.referenced - need < keep_free:
+        if whole_need and pool.available - need < keep_free:
             return False
         if engine.prefix is not None:
             if engine.eager is not None:
@@ -141,7 +142,7 @@ class Draft(DraftView):
         they are the same.
         """
         batch, pool = self.batch, self.pool
-        available = pool.total - pool.referenced - spare_blocks
+        available = pool.total - pool.lent - pool.referenced - spare_blocks
         if self.chunks and steps > self.chunk_steps:
             steps = self.chunk_steps
         if steps == 1:
@@ -194,7 +195,9 @@ class Draft(DraftView):
         self._engine.host.used += seq.host_blocks
         seq.preemptions += 1
         copied = seq.host_blocks if copied_blocks is None else copied_blocks
-        transfer = self._transfer(seq, "d2h", copied, timing)
+        small = self._engine.small_blocks(seq) if copied_blocks is None else NO_SMALL
+        seq.host_small = self._engine.small_blocks(seq)
+        transfer = self._transfer(seq, "d2h", copied, timing, small)
         self._engine.resident -= 1
         if timing == "background":
             seq.state, seq.transfer = State.MOVING_OUT, transfer
@@ -215,13 +218,15 @@ class Draft(DraftView):
         self._expect(seq, State.SWAPPED)
         engine = self._engine
         blocks = self.blocks_for(max(seq.computed_tokens, self._prefill_room(seq)))
-        if self.available - blocks < keep_free:
+        small = seq.host_small
+        if self.available + self.pool.saving(*small) - blocks < keep_free:
             return False
         timing = timing or engine.memory.swap_in_timing
-        seq.blocks = blocks
+        seq.blocks, seq.small = blocks, small
         self.pool.referenced += blocks
-        seq.transfer = self._transfer(seq, "h2d", seq.host_blocks, timing)
-        self.changes.append(Change("swap_in", seq, blocks, (timing, seq.host_blocks)))
+        self.pool.hold_small(small)
+        seq.transfer = self._transfer(seq, "h2d", seq.host_blocks, timing, small)
+        self.changes.append(Change("swap_in", seq, blocks, (timing, seq.host_blocks, small)))
         engine.resident += 1
         seq.state = State.MOVING_IN
         if timing == "before_step":
@@ -368,9 +373,14 @@ class Draft(DraftView):
         self.changes.append(Change("preempt", seq, -freed, saved))
 
     def _transfer(
-        self, seq: Sequence, direction: Direction, blocks: int, timing: Timing
+        self,
+        seq: Sequence,
+        direction: Direction,
+        blocks: int,
+        timing: Timing,
+        small: Small = NO_SMALL,
     ) -> Transfer:
-        nbytes, pieces = self._engine.copy_size(blocks)
+        nbytes, pieces = self._engine.copy_size(blocks, small)
         transfer = Transfer(seq, direction, blocks, nbytes, pieces, timing)
         (self.before_step if timing == "before_step" else self.background).append(transfer)
         return transfer

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from superinfer.costs.base import Chunk
+from superinfer.memory.slabs import NO_SMALL
 from superinfer.plan import Change, Direction, PrefillChunk, Transfer, Work
 from superinfer.sequence import Sequence, State
 
@@ -62,7 +63,7 @@ class DraftView:
     @property
     def available(self) -> int:
         """Device blocks that can still be taken, before the decode batch grows."""
-        return self.pool.total - self.pool.referenced
+        return self.pool.available
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold `tokens` tokens."""
@@ -93,10 +94,15 @@ class DraftView:
         return self.blocks_for(self._computed(seq))
 
     def private_blocks(self, seq: Sequence) -> int:
-        """Device blocks that come free when this sequence leaves, shared ones not counted."""
+        """Device blocks of 16 bits that come free when this sequence leaves, shared ones not
+        counted.
+        """
+        blocks = seq.blocks
         if seq.state is State.DECODING:
-            return self.held_blocks(seq) - seq.shared_blocks
-        return seq.blocks
+            blocks = self.held_blocks(seq) - seq.shared_blocks
+        if seq.small == NO_SMALL:
+            return blocks
+        return blocks + self.pool.saving(-seq.small[0], -seq.small[1])
 
     @property
     def saved_by_sharing(self) -> int:
@@ -122,8 +128,10 @@ class DraftView:
 
     def swap_s(self, seq: Sequence) -> float:
         """Predicted seconds to copy the cache to the host and back."""
-        blocks = self.held_blocks(seq)
-        return self.copy_s(blocks, "d2h") + self.copy_s(blocks, "h2d")
+        engine, cost = self._engine, self._engine.cost
+        nbytes, pieces = engine.copy_size(self.held_blocks(seq), engine.small_blocks(seq))
+        out_s = cost.transfer_s(nbytes, pieces, "d2h")
+        return out_s + cost.transfer_s(nbytes, pieces, "h2d")
 
     def copy_s(self, blocks: int, direction: Direction) -> float:
         """Predicted seconds to copy so many blocks over an idle link."""

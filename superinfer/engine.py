@@ -16,14 +16,31 @@ from typing import Final
 
 from superinfer.batch import DecodeBatch
 from superinfer.costs.base import CostModel
+from superinfer.demotion import Demotion, parts_of
 from superinfer.draft import Draft
 from superinfer.errors import PlanError
 from superinfer.events import Sink
-from superinfer.memory.base import EagerCache, HostTier, MemoryPolicy, PrefixCache, Timing
+from superinfer.memory.base import (
+    EagerCache,
+    HostTier,
+    Ladder,
+    MemoryPolicy,
+    PrefixCache,
+    Timing,
+)
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Key, PrefixIndex, request_keys
+from superinfer.memory.slabs import NO_SMALL, ONE_BLOCK_SLABS, Slabs, Small
 from superinfer.memory.tiered import TieredIndex
-from superinfer.plan import Direction, Outcome, Plan, PrefillChunk, Transfer, Work
+from superinfer.plan import (
+    Direction,
+    Outcome,
+    Plan,
+    PrefillChunk,
+    Requantise,
+    Transfer,
+    Work,
+)
 from superinfer.recorder import Recorder
 from superinfer.request import Request
 from superinfer.schedulers.base import Machine, Scheduler
@@ -44,6 +61,9 @@ class EngineConfig:
     block_tokens: int
     block_bytes: int
     """Bytes of one block on one GPU."""
+    small_block_bytes: tuple[int, int] = (0, 0)
+    """The same for a block of 8 bits and one of 4 bits; 0: there are none."""
+    slabs: Slabs = ONE_BLOCK_SLABS
     host_blocks: int = 0
     max_model_len: int = 1 << 30
     layers: int = 1
@@ -69,7 +89,9 @@ class Engine:
         self.config = config
         self.block_tokens = config.block_tokens
         # A block of padding that the modelled system never hands out does not exist here.
-        self.pool = BlockPool(config.total_blocks - getattr(scheduler, "null_blocks", 0))
+        self.pool = BlockPool(
+            config.total_blocks - getattr(scheduler, "null_blocks", 0), config.slabs
+        )
         self.host = HostPool(config.host_blocks, _host_cache_blocks(memory, config))
         self.batch = DecodeBatch(config.block_tokens)
         self.prefix: PrefixCache | None = None
@@ -97,6 +119,12 @@ class Engine:
         self._lag = config.lag
         self._deferred_ends: list[tuple[Sequence, str, str | None]] = []
         self._landed: list[tuple[Transfer, float]] = []
+        self.demotion: Demotion | None = None
+        if isinstance(memory, Ladder) and config.small_block_bytes != NO_SMALL:
+            self.demotion = Demotion(self, memory)
+        """Who takes bits from the caches of running requests, where the memory policy wants it."""
+        self._requantised: list[Requantise] = []
+        """For the next plan."""
         scheduler.bind(
             Machine(
                 total_blocks=config.total_blocks,
@@ -196,17 +224,29 @@ class Engine:
             seq.keys = request_keys(seq.request)
         return seq.keys
 
-    def copy_size(self, blocks: int) -> tuple[int, int]:
-        """Bytes and number of separate copies that moving `blocks` takes."""
-        return (
-            blocks * self.config.block_bytes,
-            blocks * self.scheduler.copies_per_block,
-        )
+    def copy_size(self, blocks: int, small: Small = NO_SMALL) -> tuple[int, int]:
+        """Bytes and number of separate copies that moving `blocks` takes, `small` among them."""
+        nbytes = blocks * self.config.block_bytes
+        if small != NO_SMALL:
+            whole, (eight, four) = self.config.block_bytes, self.config.small_block_bytes
+            nbytes -= small[0] * (whole - eight) + small[1] * (whole - four)
+        return nbytes, blocks * self.scheduler.copies_per_block
+
+    def small_blocks(self, seq: Sequence) -> Small:
+        """Blocks of fewer than 16 bits that a resident sequence holds, shared ones included."""
+        if seq.node is None or self.tree is None or not self.pool.small:
+            return seq.small
+        assert self.demotion is not None
+        return self.demotion.held(seq)
 
     def free_blocks(self, seq: Sequence, now: float) -> int:
         """Give back a sequence's device blocks; returns how many private ones that were."""
         freed, seq.blocks = seq.blocks, 0
         self.pool.referenced -= freed
+        if seq.small != NO_SMALL:
+            self.pool.release_small(seq.small)
+            seq.small = NO_SMALL
+        seq.light_tokens = 0
         if seq.node is not None:
             assert self.prefix is not None
             self.prefix.release(seq.node, now)
@@ -230,8 +270,13 @@ class Engine:
             self.eager.add_own(seq.request, seq.node, own)
 
     def publish(self, seq: Sequence, computed_tokens: int) -> int:
-        """Make the prompt blocks among so many tokens findable; returns how many that were."""
+        """Make the prompt blocks among so many tokens findable; returns how many that were.
+
+        Not those of a prompt that came back from the host with fewer bits.
+        """
         assert self.prefix is not None
+        if seq.small != NO_SMALL:
+            return 0
         stop = min(computed_tokens, seq.request.prompt_tokens) // self.block_tokens
         keys = self.keys(seq)
         if not keys or stop <= seq.shared_blocks:
@@ -245,18 +290,18 @@ class Engine:
         """A sequence's cache is back on the device: it goes on where it stopped."""
         self.host.used -= seq.host_blocks
         seq.transfer = None
-        seq.host_blocks = 0
+        seq.host_blocks, seq.host_small = 0, NO_SMALL
         if seq.computed_tokens < seq.prefill_tokens:
             seq.state = State.PREFILLING
         else:
             seq.state = State.DECODING
-            self.batch.join(seq)
+            self._join(seq)
 
-    def unland(self, seq: Sequence, host_blocks: int) -> None:
+    def unland(self, seq: Sequence, host_blocks: int, host_small: Small) -> None:
         """Undo `land`."""
         if seq.state is State.DECODING:
             self.batch.undo_join(seq)
-        seq.host_blocks = host_blocks
+        seq.host_blocks, seq.host_small = host_blocks, host_small
         self.host.used += host_blocks
 
     def end_after_step(self, seq: Sequence, outcome: str, reason: str | None, now: float) -> None:
@@ -278,6 +323,9 @@ class Engine:
             seq.blocks = -(-seq.computed_tokens // self.block_tokens) - seq.shared_blocks
         if state in _ON_DEVICE:
             self.resident -= 1
+        if self.pool.small and state in _ON_DEVICE:
+            assert self.demotion is not None
+            seq.kv_shares = self.demotion.shares(seq)
         seq.state = _ENDED
         seq.outcome, seq.end_reason, seq.finish_s = outcome, reason, now
         del self.live[seq]
@@ -302,6 +350,8 @@ class Engine:
 
     def _decide(self, now: float) -> Plan | None:
         """Ask the scheduler, again while it only moved things about and left nothing to run."""
+        if self.demotion is not None:
+            self._demote(self.demotion, now)
         ask, idle = self.ask or self.scheduler.plan, 0
         while idle < MAX_IDLE_DECISIONS:
             draft, live = Draft(self, now), len(self.live)
@@ -330,9 +380,11 @@ class Engine:
             raise PlanError("no memory for the next step: preempt or park before decoding")
         if steps > 1 and self.tier is not None:
             steps = self._steps_without_copies(self.tier, steps, bool(chunks))
+        if steps > 1 and decodes and self.demotion is not None:
+            steps = min(steps, batch.steps_within(self.demotion.room, steps) + 1)
         taken = batch.next_growth() if decodes else 0
         reserved = taken if steps == 1 else batch.growth(steps)
-        if pool.referenced + reserved > pool.total:
+        if reserved > pool.available:
             raise PlanError(f"{pool.referenced + reserved} blocks asked of {pool.total}")
         if chunks:
             _check_chunks(chunks, steps)
@@ -355,6 +407,7 @@ class Engine:
             self._copy_cached("offload", blocks, draft.before_step, "before_step", now)
         self.recorder.plans += 1
         joined, batch.joined = batch.joined, []
+        requantised, self._requantised = self._requantised, []
         return Plan(
             now,
             chunks,
@@ -371,7 +424,22 @@ class Engine:
             taken,
             draft.full_duplex,
             draft.padded,
+            requantised,
         )
+
+    def _join(self, seq: Sequence) -> None:
+        """Make a sequence a member of the decode batch."""
+        if self.pool.small:
+            assert self.demotion is not None
+            seq.light_tokens = self.demotion.light_tokens(seq)
+        self.batch.join(seq)
+
+    def _demote(self, demotion: Demotion, now: float) -> None:
+        """Take bits from the caches of running requests, as far as memory is short."""
+        done = demotion.relieve()
+        for seq, from_bits, to_bits, blocks, _, _ in done:
+            self._emit(now, "requantise", seq, (blocks, from_bits, to_bits))
+        self._requantised += done
 
     def _steps_without_copies(self, tier: TieredIndex, steps: int, chunks: bool) -> int:
         """Copies of cached blocks come before a step: a slice ends where one may be needed."""
@@ -435,7 +503,7 @@ class Engine:
         if last:
             seq.output_tokens += 1
             seq.state = _DECODING
-            self.batch.join(seq)
+            self._join(seq)
 
     def _record_steps(self, plan: Plan, ends: list[float], last: bool) -> None:
         """Count and note steps whose ends are known."""
@@ -508,12 +576,21 @@ class Engine:
         if self.prefix is not None and seq.blocks and seq.computed_tokens:
             answer = seq.computed_tokens // self.block_tokens - seq.shared_blocks
             if 0 < answer <= seq.blocks and (self.eager is not None or self.keys(seq)):
-                node = seq.node
-                self.prefix.add_answer(seq.request, node, answer, now)
+                self._keep_answer(self.prefix, seq, answer, now)
         self.free_blocks(seq, now)
         if seq.host_blocks:
             self.host.used -= seq.host_blocks
             seq.host_blocks = 0
+
+    def _keep_answer(self, prefix: PrefixCache, seq: Sequence, blocks: int, now: float) -> None:
+        """Keep full blocks of a sequence's own text as cached ones, as they are."""
+        node = seq.node
+        if seq.small == NO_SMALL:
+            prefix.add_answer(seq.request, node, blocks, now)
+            return
+        assert self.tree is not None
+        for bits, count in parts_of(seq, blocks):
+            node = self.tree.add_answer(seq.request, node, count, now, bits)
 
     def _settle(self, now: float) -> None:
         """After blocks were taken: reclaim cached ones that are in the way, note the peak.
@@ -522,13 +599,12 @@ class Engine:
         give back more than is asked for.
         """
         self.pool.note_peak()
-        if self.pool.referenced + self.pool.cached > self.pool.total:
+        while self.pool.excess > 0:  # smaller blocks make less room than they count
             self._reclaim(self.pool.excess, now)
 
     def _clear(self, blocks: int, now: float) -> None:
         """Reclaim cached blocks until `blocks` are free, as far as there are any."""
-        lacking = min(self.pool.excess + blocks, self.pool.cached)
-        if lacking > 0:
+        while (lacking := min(self.pool.excess + blocks, self.pool.cached)) > 0:
             self._reclaim(lacking, now)
 
     def _reclaim(self, wanted: int, now: float) -> None:

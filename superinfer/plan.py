@@ -44,6 +44,22 @@ class Transfer:
     timing: Timing
 
 
+class Requantise(NamedTuple):
+    """Blocks of a sequence that lose bits before a plan's first step; their room is free in it.
+
+    They are the first ones of its cache that have `from_bits`, are full, and are not kept at 16
+    bits (`memory.base.Ladder`): its own, or the tree's if `shared`.
+    """
+
+    sequence: Sequence
+    from_bits: int
+    to_bits: int
+    blocks: int
+    shared: bool
+    nbytes: int
+    """Read and written on one GPU."""
+
+
 class Change(NamedTuple):
     """One decision of the scheduler, in order: the raw material of events and of block tables."""
 
@@ -99,6 +115,8 @@ class Plan:
     advanced: bool
     """True when the engine has already counted the plan's last step (lag 1)."""
     full_duplex: bool
+    requantised: Items[Requantise]
+    """What the device does first of all; the batch waits for it."""
     padded: Work | None
     """What the device computes in the first step where that is more than anybody asked for: a batch
     of fixed size and length. Who gets tokens, and which memory is taken, does not change."""
@@ -121,6 +139,7 @@ class Plan:
         taken_blocks: int = 0,
         full_duplex: bool = False,
         padded: Work | None = None,
+        requantised: Items[Requantise] = (),
     ) -> None:
         self.now = now
         self.chunks = chunks
@@ -139,6 +158,7 @@ class Plan:
         self.advanced = False
         self.full_duplex = full_duplex
         self.padded = padded
+        self.requantised = requantised
 
     @property
     def has_step(self) -> bool:

@@ -35,7 +35,10 @@ class RequestTable:
     h2d_bytes: Ints
     d2h_bytes: Ints
     kv_bits: Floats
-    """Mean bits per KV value while the request held cache (16 when nothing was demoted)."""
+    """Mean bits per value of the request's cache as it was at its end; NaN if it never had one."""
+    kv_8_share: Floats
+    """Share of that cache in blocks of 8 bits; the rest has 16, or 4."""
+    kv_4_share: Floats
 
 
 @dataclass(slots=True)
@@ -102,5 +105,8 @@ class RunRecord:
     steps: int = 0
     plans: int = 0
     events: int = 0
+    quality: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """By bits (`8`, `4`) what a cache of that precision costs: `kl` and `perplexity_change` against
+    16 bits, as measured; None or absent where nobody did."""
     extra: dict[str, float] = field(default_factory=dict)
     """Counters that only one scheduler or memory policy keeps."""

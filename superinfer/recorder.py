@@ -81,7 +81,8 @@ class Recorder:
 
     def _state(self, engine: Engine, now: float) -> Sample:
         pool, resident = engine.pool, engine.resident
-        blocks = (pool.referenced, pool.cached, engine.host.used + engine.host.cached)
+        host = engine.host
+        blocks = (pool.taken, pool.used - pool.taken, host.used + host.cached)
         moved = (self.rotations, self.h2d_bytes, self.d2h_bytes + self.cache_d2h_bytes)
         return (now, len(engine.live) - resident, resident, *blocks, *moved)
 
@@ -111,7 +112,7 @@ class Recorder:
             table=table,
             tokens=_token_times(engine.batch, self.sequences),
             timeline=_timeline(self._all_samples(engine, table)),
-            total_blocks=pool.total,
+            total_blocks=pool.size,
             block_tokens=config.block_tokens,
             block_bytes=config.block_bytes,
             peak_referenced_blocks=pool.peak_referenced,
@@ -137,6 +138,7 @@ def _ints(sequences: list[Sequence], name: str) -> Ints:
 
 
 def _table(sequences: list[Sequence]) -> RequestTable:
+    shares = np.array([seq.kv_shares for seq in sequences], np.float64).reshape(-1, 2)
     return RequestTable(
         requests=[seq.request for seq in sequences],
         state=[seq.outcome or "unfinished" for seq in sequences],
@@ -151,7 +153,9 @@ def _table(sequences: list[Sequence]) -> RequestTable:
         rotations=_ints(sequences, "rotations"),
         h2d_bytes=_ints(sequences, "h2d_bytes"),
         d2h_bytes=_ints(sequences, "d2h_bytes"),
-        kv_bits=np.full(len(sequences), 16.0),
+        kv_bits=16.0 - shares @ (8.0, 12.0),
+        kv_8_share=shares[:, 0],
+        kv_4_share=shares[:, 1],
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, Final
 
+from superinfer.memory.slabs import NO_SMALL
 from superinfer.request import Request
 
 
@@ -51,10 +52,13 @@ class Sequence:
         "first_token_s",
         "h2d_bytes",
         "host_blocks",
+        "host_small",
         "join_step",
         "keys",
+        "kv_shares",
         "last_token_s",
         "last_token_step",
+        "light_tokens",
         "lost_tokens",
         "node",
         "outcome",
@@ -67,6 +71,7 @@ class Sequence:
         "request",
         "rotations",
         "shared_blocks",
+        "small",
         "state",
         "transfer",
     )
@@ -84,12 +89,18 @@ class Sequence:
         """Leading tokens of this prefill that need no computation (prefix-cache hit)."""
         self.blocks = 0
         """Private device blocks."""
+        self.small = NO_SMALL
+        """Of `blocks`, how many have 8 and 4 bits."""
+        self.light_tokens = 0
+        """Tokens of its context that attention saves because blocks of it have fewer bits."""
         self.shared_blocks = 0
         """Device blocks held through the prefix index, up to and including `node`."""
         self.node: Any = None
         """What it holds in the prefix index, of the index's own kind; None if it holds nothing."""
         self.keys: tuple[object, ...] | None = None
         self.host_blocks = 0
+        self.host_small = NO_SMALL
+        """Of `host_blocks`, how many have 8 and 4 bits."""
         self.join_step = 0
         self.last_token_step = -1
         """Decode step that gave the last token, or -1 when `last_token_s` holds its time."""
@@ -99,6 +110,8 @@ class Sequence:
         self.rank: tuple[float, ...] = ()
         """Place in the order of the scheduler that set it; unique."""
         self.transfer: object = None
+        self.kv_shares = (0.0, 0.0)
+        """Shares of its cache that had 8 and 4 bits when it ended."""
         self.preemptions = 0
         self.rotations = 0
         self.cached_tokens = 0

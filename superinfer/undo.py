@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from superinfer.memory.slabs import NO_SMALL
 from superinfer.plan import Change, PrefillChunk
 from superinfer.sequence import Sequence, State
 
@@ -18,9 +19,12 @@ _SAVED: Final = (
     "output_tokens",
     "prefix_tokens",
     "blocks",
+    "small",
+    "light_tokens",
     "shared_blocks",
     "node",
     "host_blocks",
+    "host_small",
     "join_step",
     "last_token_step",
     "last_token_s",
@@ -51,7 +55,7 @@ def take_back(engine: Engine, chunks: list[PrefillChunk], change: Change) -> Non
 def _admit(engine: Engine, change: Change) -> None:
     seq = change.sequence
     engine.pool.referenced -= seq.blocks
-    seq.blocks = seq.computed_tokens = 0
+    seq.blocks = seq.computed_tokens = seq.light_tokens = 0
     node, loaded = seq.node, change.saved
     if node is not None:
         assert engine.prefix is not None
@@ -92,22 +96,26 @@ def _leave(engine: Engine, change: Change) -> None:
             assert engine.prefix is not None
             engine.prefix.relock(node)
         engine.pool.referenced -= change.blocks
+    freed = seq.state in (State.WAITING, State.SWAPPED)
     if seq.state is not State.PARKED:
         engine.resident += 1
     for name, value in zip(_SAVED, change.saved, strict=True):
         setattr(seq, name, value)
+    if freed:
+        engine.pool.hold_small(seq.small)
     if seq.state is State.DECODING:
         engine.batch.undo_leave(seq)
 
 
 def _swap_in(engine: Engine, change: Change) -> None:
     seq = change.sequence
-    timing, host_blocks = change.saved
+    timing, host_blocks, host_small = change.saved
     if timing == "before_step":
-        assert isinstance(host_blocks, int)
-        engine.unland(seq, host_blocks)
+        assert isinstance(host_blocks, int) and isinstance(host_small, tuple)
+        engine.unland(seq, host_blocks, host_small)
     engine.pool.referenced -= seq.blocks
-    seq.blocks = 0
+    engine.pool.release_small(seq.small)
+    seq.blocks, seq.small, seq.light_tokens = 0, NO_SMALL, 0
     seq.transfer = None
     engine.resident -= 1
     seq.state = State.SWAPPED

@@ -48,6 +48,12 @@ class FakeCost:
     def transfer_s(self, nbytes: int, pieces: int, direction: str) -> float:
         return self.copy + self.per_byte * nbytes
 
+    def attention_share(self, bits: int, byte_share: float) -> float:
+        return byte_share
+
+    def requantise_s(self, nbytes: int, to_bits: int) -> float:
+        return self.per_byte * nbytes
+
 
 @dataclass
 class IdleScheduler(FcfsScheduler):
@@ -223,6 +229,8 @@ class BlockingDriver:
 
     def _start(self, plan: Plan) -> None:
         cost = self.engine.cost
+        for job in plan.requantised:
+            self.now += cost.requantise_s(job.nbytes, job.to_bits)
         for transfer in plan.background:
             free_s = self.link_free
             start_s = max(self.now, free_s[transfer.direction])

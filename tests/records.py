@@ -31,6 +31,8 @@ class Job:
     recomputed: int = 0
     preemptions: int = 0
     kv_bits: float = 16.0
+    kv_8_share: float = 0.0
+    kv_4_share: float = 0.0
 
 
 def ints(values: list[int]) -> Ints:
@@ -71,6 +73,8 @@ def build(jobs: list[Job], decode_end_s: list[float], **changes: Any) -> RunReco
         h2d_bytes=zero,
         d2h_bytes=zero,
         kv_bits=floats([job.kv_bits for job in jobs]),
+        kv_8_share=floats([job.kv_8_share for job in jobs]),
+        kv_4_share=floats([job.kv_4_share for job in jobs]),
     )
     runs = [(row, *run) for row, job in enumerate(jobs) for run in job.runs]
     gaps = [(row, gap) for row, job in enumerate(jobs) for gap in job.gaps]

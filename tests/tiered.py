@@ -1,4 +1,6 @@
-"""A memory policy with a host tier whose every choice is a field: for tests of the mechanism."""
+"""Memory policies whose every choice is a field, for tests of the mechanisms: a host tier, and
+precisions that fall under pressure.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from superinfer.memory.lru import LruMemory
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Node, PrefixIndex
 from superinfer.memory.tiered import TieredIndex
+from superinfer.request import Request
 
 
 def age(node: Node) -> tuple[float]:
@@ -53,3 +56,19 @@ class TieredLru(LruMemory):
 
     def host_victim(self, blocks: int) -> tuple[Node, int] | None:
         return self._host.victim(blocks)
+
+
+@dataclass
+class ShrinkingLru(TieredLru):
+    """The same with precisions that fall under pressure."""
+
+    host_size_blocks: int = 0
+    shrink_8_at: float = 0.4
+    shrink_4_at: float = 0.7
+    tail_tokens: int = 3
+
+    def floor_bits(self, request: Request) -> int:
+        return request.slo_class.min_kv_bits
+
+    def shrinks_first(self, request: Request) -> float:
+        return request.slo_class.weight

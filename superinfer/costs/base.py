@@ -88,3 +88,13 @@ class CostModel(Protocol):
     def transfer_s(self, nbytes: int, pieces: int, direction: str) -> float:
         """Seconds for a copy of `nbytes` per link in `pieces` copies; `h2d` or `d2h`."""
         ...
+
+    def attention_share(self, bits: int, byte_share: float) -> float:
+        """Seconds of decode attention over context of `bits` bits per value, as a share of those at
+        16 bits; its blocks have `byte_share` of the bytes.
+        """
+        ...
+
+    def requantise_s(self, nbytes: int, to_bits: int) -> float:
+        """Device seconds to bring blocks to `to_bits`, `nbytes` read and written on each GPU."""
+        ...

@@ -31,7 +31,13 @@ from superinfer.costs.coverage import (
 )
 from superinfer.costs.profile import HostCost, Kernel, Profile
 from superinfer.costs.shapes import ModelShape, canonical_name
-from superinfer.costs.step import KernelCost, Origin, steps_within
+from superinfer.costs.step import (
+    LARGE_BATCH,
+    LONG_CONTEXT_TOKENS,
+    KernelCost,
+    Origin,
+    steps_within,
+)
 from superinfer.costs.tables import Curve, Grid, linear, total
 from superinfer.errors import ConfigError
 
@@ -88,6 +94,24 @@ class CalibratedCost(KernelCost):
             measured=True,
             family_error=max(errors, default=None),
         )
+
+    @property
+    def quality(self) -> dict[str, dict[str, float | None]]:
+        """As the profile says."""
+        return self.profile.quality
+
+    def attention_share(self, bits: int, byte_share: float) -> float:
+        """As measured, in a large batch with long contexts; without a measurement by bytes."""
+        kernel = self.profile.kernels.get(f"attention_decode_{bits}")
+        if kernel is None:
+            return super().attention_share(bits, byte_share)
+        small = _grid(kernel).row(LARGE_BATCH).at(LONG_CONTEXT_TOKENS)
+        return min(1.0, small / self._decode.row(LARGE_BATCH).at(LONG_CONTEXT_TOKENS))
+
+    def requantise_s(self, nbytes: int, to_bits: int) -> float:
+        """As measured; without a measurement at the rate of attention."""
+        curve = self._kernel(f"requantise_{to_bits}")
+        return super().requantise_s(nbytes, to_bits) if curve is None else curve.at(nbytes)
 
     def _fixed_s(self, tokens: int) -> float:
         return self._tokens_curve.at(tokens)

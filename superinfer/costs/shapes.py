@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from superinfer.errors import ConfigError, InputError
+from superinfer.memory.slabs import block_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,10 @@ class ModelShape:
     def kv_bytes_per_token(self, tp: int = 1) -> int:
         """Bytes of 16-bit K and V of one token over all decoder layers, on one of `tp` GPUs."""
         return 2 * self.layers * self.gpu_kv_heads(tp) * self.head_dim * self.dtype_bytes
+
+    def kv_block_bytes(self, tp: int, block_tokens: int, bits: int) -> int:
+        """Bytes of a block of K and V at a precision, its scales included, on one of `tp` GPUs."""
+        return block_bytes(self.gpu_kv_heads(tp), self.head_dim, self.layers, block_tokens, bits)
 
     def cross_kv_bytes_per_token(self, tp: int = 1) -> int:
         """Bytes of cross-attention K and V per prompt token; 0 without an encoder."""

@@ -33,6 +33,15 @@ DEFAULT_HOST: Final = HostCost(step_s=0.004, per_sequence_s=20e-6, origin="assum
 per sequence is assumed. Other systems of that time: 1 to 2 ms (SGLang v0.3), below 1 ms and hidden
 (TensorRT-LLM)."""
 
+UNPACKING: Final = 1.5
+"""Decode attention over 8- and 4-bit caches takes so much longer than its bytes say. Assumed, where
+no profile has measured it: unpacking costs 20 to 90 % in the kernels that QServe looked at (arXiv
+2405.04532, section 1)."""
+
+LARGE_BATCH: Final = 64
+LONG_CONTEXT_TOKENS: Final = 4096
+"""Where decode attention is limited by memory, and by nothing else."""
+
 MOST_SINGLE_CHUNKS: Final = 1 << 15
 """Steps with one chunk that are remembered; a few MB."""
 
@@ -77,6 +86,11 @@ class StepCost(ABC):
     def kv_bytes_per_token(self) -> int:
         """Bytes of 16-bit KV cache per token on one GPU."""
         return self._kv_bytes
+
+    @property
+    def quality(self) -> dict[str, dict[str, float | None]]:
+        """What caches of 8 and 4 bits cost in quality, where that was measured (`RunRecord`)."""
+        return {}
 
     @property
     @abstractmethod
@@ -125,6 +139,16 @@ class StepCost(ABC):
         if link is None:
             raise ConfigError(f"unknown direction {direction!r}; known: {', '.join(self.links)}")
         return pieces * link.setup_s + nbytes / link.bytes_per_s
+
+
+    def attention_share(self, bits: int, byte_share: float) -> float:
+        """By the bytes that are read, and what unpacking them costs; no more than at 16 bits."""
+        return min(1.0, UNPACKING * byte_share)
+
+    def requantise_s(self, nbytes: int, to_bits: int) -> float:
+        """At the rate at which attention of a large batch reads its keys and values."""
+        line = self.slice_line((), LARGE_BATCH, LARGE_BATCH * LONG_CONTEXT_TOKENS)
+        return nbytes * line.growth_s / (LARGE_BATCH * self._kv_bytes)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -153,6 +153,28 @@ class WholeEdges(Protocol):
 
 
 @runtime_checkable
+class Ladder(Protocol):
+    """What a memory policy has beside that if running requests lose bits when memory is short.
+
+    The engine then demotes full blocks of members of the decode batch, never up again: to 8 bits
+    while live requests take `shrink_8_at` of the memory, and to 4 while they take `shrink_4_at`.
+    """
+
+    shrink_8_at: float
+    shrink_4_at: float
+    tail_tokens: int
+    """The latest tokens keep 16 bits, and the first block does."""
+
+    def floor_bits(self, request: Request) -> int:
+        """The fewest bits that the cache of a request may have: 16, 8 or 4."""
+        ...
+
+    def shrinks_first(self, request: Request) -> float:
+        """The request with the lowest of these loses bits first."""
+        ...
+
+
+@runtime_checkable
 class HostTier(Protocol):
     """What a memory policy has beside that if it keeps cached blocks on the host, too.
 

@@ -35,6 +35,7 @@ class Node:
     """Blocks `[start, stop)` of every prompt that begins with the path to here."""
 
     __slots__ = (
+        "bits",
         "children",
         "device_children",
         "hash_tokens",
@@ -68,6 +69,8 @@ class Node:
         self.children: dict[Key, Node] = {}
         self.refs = 0
         """Live sequences whose path goes through this node."""
+        self.bits = 16
+        """Of each value in its blocks."""
         self.last_access_s = 0.0
         self.priority: int | None = None
         """What a memory policy noted of it; both parts of a cut edge keep it."""
@@ -150,7 +153,7 @@ class PrefixIndex:
         node, unreferenced = self.root(request), 0
         while node.stop < limit_blocks:
             child, matched = self._step(node, keys, limit_blocks)
-            if child is None:
+            if child is None or child.bits < request.slo_class.min_kv_bits:
                 break
             if not child.refs:
                 unreferenced += matched - child.start
@@ -175,7 +178,7 @@ class PrefixIndex:
         node = self.root(request)
         while node.stop < limit_blocks:
             child, matched = self._step(node, keys, limit_blocks)
-            if child is None:
+            if child is None or child.bits < request.slo_class.min_kv_bits:
                 break
             if matched < child.stop:
                 node = self._split(child, matched)
@@ -221,6 +224,8 @@ class PrefixIndex:
             if not step.refs:
                 self.pool.referenced -= step.blocks
                 self.pool.cached += step.blocks
+                if step.bits < 16:
+                    self.pool.count_small(step.bits, -step.blocks, step.blocks)
                 if not step.device_children:
                     self.policy.unused(step)
             else:
@@ -251,20 +256,26 @@ class PrefixIndex:
         while current.stop < stop_blocks:
             child, matched = self._step(current, keys, stop_blocks)
             if child is not None:
-                current = self._covered(child, matched)
+                if child.bits < request.slo_class.min_kv_bits and child.refs:
+                    break  # others hold it with fewer bits than these may have
+                current = self._covered(child, matched, request)
             elif current is node and self._may_extend(node):
                 self._extend(node, keys, stop_blocks)
                 return node, stop_blocks - start
             else:
                 current = self._add(current, keys, stop_blocks)
+        if current is top:
+            return node, 0
         # Blocks of the sequence become the tree's (new nodes) or are given back (duplicates).
-        self.pool.referenced -= stop_blocks - start
+        self.pool.referenced -= current.stop - start
         self._lock(current, top)
         if self._retention is not None:
             self._retain(request, current, top)
-        return current, stop_blocks - start
+        return current, current.stop - start
 
-    def add_answer(self, request: Request, node: Node | None, blocks: int, now: float) -> Node:
+    def add_answer(
+        self, request: Request, node: Node | None, blocks: int, now: float, bits: int = 16
+    ) -> Node:
         """Keep `blocks` blocks of generated text below `node` as cached blocks.
 
         A trace has no content ids for answers, so nothing can match them, but they take part in the
@@ -277,10 +288,17 @@ class PrefixIndex:
         parent.children[key] = leaf
         parent.device_children += 1
         self.pool.cached += blocks
+        if bits < 16:
+            leaf.bits = bits
+            self.pool.count_small(bits, 0, blocks)
         if self._retention is not None:
             self._retention.retain(leaf, request)
         self.policy.unused(leaf)
         return leaf
+
+    def cut(self, node: Node, stop: int) -> Node:
+        """Make two of an edge, at block `stop`; `node` is the lower one. Returns the upper."""
+        return self._split(node, stop)
 
     def reclaim(self, blocks: int) -> list[tuple[Node, int]]:
         """Drop `blocks` cached blocks in the policy's order; returns what was taken from where."""
@@ -324,9 +342,17 @@ class PrefixIndex:
                 break
             self._retention.retain(step, request)
 
-    def _covered(self, child: Node, matched: int) -> Node:
-        """The part of a child up to block `matched`, which a sequence has computed, too."""
-        return self._split(child, matched) if matched < child.stop else child
+    def _covered(self, child: Node, matched: int, request: Request) -> Node:
+        """The part of a child up to block `matched`, which a sequence has computed, too.
+
+        Where it had fewer bits than the request may have, it is the sequence's from now on.
+        """
+        node = self._split(child, matched) if matched < child.stop else child
+        if node.bits < request.slo_class.min_kv_bits:
+            if node.on_device:
+                self.pool.count_small(node.bits, 0, -node.blocks)
+            node.bits = 16
+        return node
 
     def _lock(self, node: Node, above: Node | None) -> None:
         """Add one reference to `node` and its ancestors, `above` (already locked) excluded."""
@@ -338,6 +364,10 @@ class PrefixIndex:
                 if step.on_device:
                     pool.cached -= step.blocks
                 pool.referenced += step.blocks
+                if step.bits < 16:
+                    pool.count_small(
+                        step.bits, step.blocks, -step.blocks if step.on_device else 0
+                    )
             else:
                 self.shared_again += step.blocks
             step.refs += 1
@@ -352,7 +382,7 @@ class PrefixIndex:
 
     def _may_extend(self, node: Node) -> bool:
         """True if the edge is the inserting sequence's alone, and may grow."""
-        alone = node.refs == 1 and not (node.children or node.on_host)
+        alone = node.refs == 1 and node.bits == 16 and not (node.children or node.on_host)
         return alone and self._grow_edges
 
     def _extend(self, node: Node, keys: tuple[Key, ...], stop: int) -> None:
@@ -384,7 +414,7 @@ class PrefixIndex:
         upper.refs, upper.hits, upper.priority = node.refs, node.hits, node.priority
         upper.note, upper.last_access_s = node.note, node.last_access_s
         upper.on_device, upper.on_host = node.on_device, node.on_host
-        upper.loading = node.loading
+        upper.loading, upper.bits = node.loading, node.bits
         upper.device_children = int(node.on_device)
         parent.children[keys[0]] = upper
         node.keys = self._cut(node, stop, node.stop)
@@ -393,9 +423,15 @@ class PrefixIndex:
         upper.children[node.keys[0]] = node
         return upper
 
+    def _uncache(self, node: Node, blocks: int) -> None:
+        """So many blocks of an unreferenced node leave the device."""
+        self.pool.cached -= blocks
+        if node.bits < 16:
+            self.pool.count_small(node.bits, 0, -blocks)
+
     def _trim(self, node: Node, blocks: int) -> None:
         """Drop the last `blocks` blocks of an unreferenced leaf."""
-        self.pool.cached -= blocks
+        self._uncache(node, blocks)
         parent = node.parent
         assert parent is not None and node.reclaimable
         if blocks < node.blocks:

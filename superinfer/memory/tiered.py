@@ -61,7 +61,7 @@ class TieredIndex(PrefixIndex):
         on_device = (0, 0)
         while node.stop < limit_blocks:
             child, matched = self._step(node, keys, limit_blocks)
-            if child is None or child.loading:
+            if child is None or child.loading or child.bits < request.slo_class.min_kv_bits:
                 break
             if not child.refs:
                 unreferenced += matched - child.start
@@ -102,7 +102,7 @@ class TieredIndex(PrefixIndex):
             blocks -= step.blocks
             self._count_on_device(step, False)
             step.loading = False
-            self.pool.cached -= step.blocks
+            self._uncache(step, step.blocks)
             self._announce(step)
         if step.reclaimable:
             self.policy.unused(step)
@@ -133,9 +133,11 @@ class TieredIndex(PrefixIndex):
                 self._hit(step)
         return last, moved
 
-    def add_answer(self, request: Request, node: Node | None, blocks: int, now: float) -> Node:
+    def add_answer(
+        self, request: Request, node: Node | None, blocks: int, now: float, bits: int = 16
+    ) -> Node:
         """The same; it counts as a hit."""
-        leaf = super().add_answer(request, node, blocks, now)
+        leaf = super().add_answer(request, node, blocks, now, bits)
         self._hit(leaf)
         return leaf
 
@@ -150,10 +152,11 @@ class TieredIndex(PrefixIndex):
             dropped += victim[1]
         return dropped
 
-    def _covered(self, child: Node, matched: int) -> Node:
+    def _covered(self, child: Node, matched: int, request: Request) -> Node:
         """Blocks that were on the host alone are on the device now that they were computed."""
-        node = super()._covered(child, matched)
+        node = super()._covered(child, matched, request)
         if not node.on_device:
+            node.bits = 16
             self._count_on_device(node, True)
             self.pool.cached += node.blocks
             if self.tier.exclusive:
@@ -227,7 +230,7 @@ class TieredIndex(PrefixIndex):
         parent = node.parent
         assert parent is not None
         self._count_on_device(node, False)
-        self.pool.cached -= blocks
+        self._uncache(node, blocks)
         if not node.on_host:
             self._note_copy(node)
             self._evicted_blocks += blocks
@@ -244,7 +247,7 @@ class TieredIndex(PrefixIndex):
         if len(node.children) != 1:
             return
         (child,) = node.children.values()
-        for name in ("last_access_s", "priority", "hits", "answer"):
+        for name in ("last_access_s", "priority", "hits", "answer", "bits"):
             if getattr(node, name) != getattr(child, name):
                 return
         shared = node.keys[-1] == child.keys[0]

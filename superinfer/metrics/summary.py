@@ -234,8 +234,25 @@ class RunMetrics:
         bits = float(tokens @ table.kv_bits[held]) / int(tokens.sum()) if tokens.size else None
         totals = ("preemptions", "rotations", "h2d_bytes", "d2h_bytes")
         return {name: int(getattr(table, name)[rows].sum()) for name in totals} | {
-            "kv_bits_mean": bits
+            "kv_bits_mean": bits,
+            "kv_kl": self._quality("kl", held, tokens),
+            "kv_perplexity_change": self._quality("perplexity_change", held, tokens),
         }
+
+    def _quality(self, measure: str, held: Ints, tokens: Ints) -> float | str | None:
+        """What the precisions of the caches are expected to cost, by tokens, as if each answer had
+        been given with the cache that it ended with; `unmeasured` where a part of it is.
+        """
+        if not tokens.size:
+            return None
+        table, expected = self.record.table, 0.0
+        for bits, shares in (("8", table.kv_8_share), ("4", table.kv_4_share)):
+            share = float(tokens @ shares[held]) / int(tokens.sum())
+            cost = self.record.quality.get(bits, {}).get(measure)
+            if share and cost is None:
+                return "unmeasured"
+            expected += share * (cost or 0.0)
+        return expected
 
     def _common_targets(self, rows: Ints) -> dict[str, float | None]:
         """The targets that all requests of a group share; None where they differ or have none."""

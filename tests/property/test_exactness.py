@@ -13,7 +13,7 @@ import pytest
 from harness import FakeCost, make_engine, request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiered import TieredLru
+from tiered import ShrinkingLru, TieredLru
 
 from sim.driver import simulate
 from sim.oracle import Oracle
@@ -29,10 +29,12 @@ from superinfer.costs.coverage import (
 )
 from superinfer.engine import Engine
 from superinfer.lab.replay import replay
+from superinfer.memory.base import Ladder
 from superinfer.memory.hicache import HiCacheMemory
 from superinfer.memory.lru import LruMemory
 from superinfer.memory.radix import RadixMemory
 from superinfer.memory.retention import RetentionMemory
+from superinfer.memory.slabs import Slabs
 from superinfer.memory.vllm_v1 import VllmV1Memory
 from superinfer.metrics.columns import RequestView
 from superinfer.plan import Plan
@@ -93,11 +95,13 @@ JOBS = st.lists(
 PACE = SLO(ttft_s=4.0, tpot_s=2.0)
 CLASSES = (
     SLOClass("strict", PACE),
-    SLOClass("whole", SLO(e2el_s=60.0, min_tokens_per_s=0.25)),
-    SLOClass("paced", PACE, delivery="paced", weight=2.0),
+    SLOClass("whole", SLO(e2el_s=60.0, min_tokens_per_s=0.25), min_kv_bits=4),
+    SLOClass("paced", PACE, delivery="paced", weight=2.0, min_kv_bits=8),
     SLOClass("stall", PACE, max_stall_s=8.0, weight=0.5),
 )
 """What the tight requests of each group are promised."""
+LOOSE = replace(DEFAULT_CLASS, min_kv_bits=4)
+"""The class of the others."""
 
 
 def vllm(chunked: bool, preemption: Any) -> Callable[[], tuple[Any, Any]]:
@@ -160,6 +164,11 @@ def sglang(memory: Callable[[], Any] = RadixMemory, **settings: Any) -> Callable
 def tiered(make: Callable[[], tuple[Any, Any]], **memory: Any) -> Callable[[], tuple[Any, Any]]:
     """The scheduler of another arm with cached blocks on the host, too."""
     return lambda: (make()[0], TieredLru(**memory))
+
+
+def shrinking(make: Callable[[], tuple[Any, Any]], **memory: Any) -> Callable[[], tuple[Any, Any]]:
+    """The scheduler of another arm with precisions that fall under pressure."""
+    return lambda: (make()[0], ShrinkingLru(**memory))
 
 
 def tensorrt(**settings: Any) -> Callable[[], tuple[Any, Any]]:
@@ -294,6 +303,12 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
         admission=False,
         fairness=False,
     ),
+    "rotating-shrinking": shrinking(rotating()),
+    "fcfs-shrinking": shrinking(fcfs(), preemption="swap", swap_in_timing="background"),
+    "vllm-shrinking": shrinking(vllm(True, "recompute"), shrink_8_at=0.2, shrink_4_at=0.3),
+    "priority-shrinking": shrinking(
+        priority, preemption="cheaper", host_size_blocks=10, write_through_hits=2
+    ),
 }
 
 FAKE = FakeCost(
@@ -313,6 +328,11 @@ FAKE = FakeCost(
         )
     ),
 )
+SMALL_BLOCKS: dict[str, Any] = {
+    "block_bytes": 8,
+    "small_block_bytes": (4, 3),
+    "slabs": Slabs(2, 4, 5),
+}
 ALL_ARMS = pytest.mark.parametrize("arm", ARMS)
 BOTH_LAGS = pytest.mark.parametrize("lag", [0, 1])
 BOTH_CACHES = pytest.mark.parametrize("prefix", [False, True], ids=["plain", "prefix"])
@@ -343,7 +363,7 @@ def prompts(jobs: list[Job], scale_s: float = 1.0) -> list[Request]:
     for index, job in enumerate(jobs):
         now += job.gap * scale_s
         first = 1000 * job.group if job.group else 1000 * (index + 10)
-        slo_class = in_seconds(CLASSES[job.group], scale_s) if job.tight else DEFAULT_CLASS
+        slo_class = in_seconds(CLASSES[job.group], scale_s) if job.tight else LOOSE
         requests.append(
             request(
                 index,
@@ -375,6 +395,7 @@ def build(arm: str, lag: int, prefix: bool, sink: Any = None, cost: Any = FAKE) 
         lag=lag,
         prefix_caching=prefix,
         max_model_len=512,
+        **(SMALL_BLOCKS if isinstance(memory, Ladder) else {}),
     )
 
 
@@ -396,7 +417,7 @@ class SlowBatch(DecodeBatch):
 
     @property
     def context_tokens(self) -> int:  # type: ignore[override]
-        return sum(self.length(seq) for seq in self.members)
+        return sum(self.length(seq) - seq.light_tokens for seq in self.members)
 
     @context_tokens.setter
     def context_tokens(self, value: int) -> None:

@@ -130,13 +130,39 @@ class Watch:
         assert pool.referenced == held + locked + taken
         assert pool.cached == sum(n.blocks for n in nodes if on_device(n) and not n.refs)
         assert pool.referenced + pool.cached <= pool.total
-        assert pool.referenced <= pool.peak_referenced
-        assert pool.referenced + pool.cached <= pool.peak_used
+        assert pool.taken <= pool.peak_referenced
+        assert pool.used <= pool.peak_used
+        self.check_precision()
         assert engine.host.used == sum(seq.host_blocks for seq in holders(engine))
         assert engine.host.used <= engine.host.total
         copies = [node for node in nodes if isinstance(node, Node) and node.on_host]
         assert engine.host.cached == sum(node.blocks for node in copies)
         assert engine.host.cached <= engine.host.cache_total
+
+    def check_precision(self) -> None:
+        """What smaller blocks save is what the pool says, and no class has fewer bits than it may."""
+        engine, pool = self.engine, self.engine.pool
+        held, cached = Counter[int](), Counter[int]()
+        for seq in holders(engine):
+            held[8] += seq.small[0]
+            held[4] += seq.small[1]
+            assert sum(seq.small) <= max(0, private(engine, seq) - 1)
+        for node in nodes_of(engine):
+            if isinstance(node, Node) and node.bits < 16 and node.on_device:
+                (held if node.refs else cached)[node.bits] += node.blocks
+        slabs = engine.config.slabs
+        kept = slabs.saved(held[8], held[4])
+        saved = slabs.saved(held[8] + cached[8], held[4] + cached[4])
+        assert (pool.total, pool.lent) == (pool.size + saved, saved - kept)
+        assert pool.taken == pool.referenced - kept <= pool.size
+        for seq in holders(engine):
+            path = list(seq.node.path()) if isinstance(seq.node, Node) else []
+            floor = seq.request.slo_class.min_kv_bits
+            assert all(node.bits >= floor for node in path)
+            assert not seq.small[1] or floor == 4
+            assert not seq.small[0] or floor <= 8
+            if seq.state is State.DECODING and engine.demotion is not None:
+                assert seq.light_tokens == engine.demotion.light_tokens(seq)
 
     def check_prefix(self) -> None:
         """References are the sequences whose path goes through a node; edges join up."""
@@ -189,7 +215,8 @@ class Watch:
         assert set(batch.members) == set(members) and batch.size == len(members)
         assert engine.resident == states[State.MOVING_IN] + sum(states[s] for s in ON_DEVICE)
         cached = [computed(engine, seq) for seq in members]
-        assert batch.context_tokens == sum(cached) + len(cached)
+        light = sum(seq.light_tokens for seq in members)
+        assert batch.context_tokens == sum(cached) + len(cached) - light
         size = engine.block_tokens
         for steps in range(2 * size + 1):
             growth = sum(ceil_div(n + steps, size) - ceil_div(n, size) for n in cached)

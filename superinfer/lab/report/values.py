@@ -101,6 +101,8 @@ RUN_ROWS: Mapping[str, Mapping[str, str]] = {
         "prefetch_useful_bytes": "prefetched and used",
         "prefetch_wasted_bytes": "prefetched in vain",
         "kv_bits_mean": "bits per KV value, mean",
+        "kv_kl": "expected KL of answers from 16-bit KV",
+        "kv_perplexity_change": "expected change of perplexity from 16-bit KV",
         "recompute_tax": "recompute tax",
     },
     "Fairness and stalls": {

@@ -24,7 +24,6 @@ class Admission:
     """Predictions over everybody on the device; asked only when somebody wants to come in."""
 
     def __init__(self, machine: Machine, lengths: LengthEstimator) -> None:
-        self._tokens = int(MEMORY_SHARE * machine.total_blocks) * machine.block_tokens
         self._block = machine.block_tokens
         self._rounding = machine.block_tokens // 2
         self._lengths = lengths
@@ -69,7 +68,7 @@ class Admission:
         left = np.array([self._left(draft, j) for j in jobs], np.int64)
         order = np.argsort(-left, kind="stable")
         peaks = np.cumsum(held[order]) + np.arange(1, len(jobs) + 1) * left[order]
-        if int(peaks.max()) <= self._tokens:
+        if int(peaks.max()) <= self._tokens(draft):
             return True
         self._refused = (version, job.ticket)
         return False
@@ -79,7 +78,12 @@ class Admission:
         held = (draft.pool.referenced + draft.blocks_for(_cache_tokens(job.seq))) * self._block
         left = self._end_steps - self._decoding * draft.batch.step
         left += sum(self._left(draft, other) for other in (job, *entering))
-        return held + left + self._decoding * self._block <= self._tokens
+        return held + left + self._decoding * self._block <= self._tokens(draft)
+
+    def _tokens(self, draft: Draft) -> int:
+        """Tokens whose cache there may be, at the precisions of this moment."""
+        pool = draft.pool
+        return int(MEMORY_SHARE * (pool.total - pool.lent)) * self._block
 
     def begin_stream(self, job: Job) -> None:
         """A stream is on the device for the first time: its pace is owed until it ends."""

@@ -1,0 +1,204 @@
+"""Who loses bits when memory is short: the ladder of a memory policy, carried out on the engine.
+
+Full blocks of members of the decode batch are demoted, never up again: first to 8 bits, and to 4
+under more pressure, as far as the classes of all who hold them allow. Nothing here is done while
+live requests take less memory than the lowest threshold, and not again before they take more by a
+share of the pool, so the work of a step does not grow with the batch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from superinfer.memory.slabs import Small
+from superinfer.plan import Requantise
+
+if TYPE_CHECKING:
+    from superinfer.engine import Engine
+    from superinfer.memory.base import Ladder
+    from superinfer.memory.prefix import Node
+    from superinfer.sequence import Sequence
+
+FIRST_BLOCKS: Final = 1
+"""Blocks at the beginning that keep 16 bits: attention leans on the first tokens."""
+GRAIN: Final = 0.02
+"""Share of the pool by which demotion goes below a threshold, and by which more is taken before it
+looks again."""
+
+
+class Demotion:
+    """The demotions of one engine."""
+
+    def __init__(self, engine: Engine, ladder: Ladder) -> None:
+        self._engine, self._ladder, self._pool = engine, ladder, engine.pool
+        config = engine.config
+        self._bytes = {16: config.block_bytes}
+        self._bytes.update(zip((8, 4), config.small_block_bytes, strict=True))
+        self._saved_tokens = {
+            bits: config.block_tokens * (1.0 - self._time_share(bits)) for bits in (8, 4)
+        }
+        size = self._pool.size
+        self._grain = max(1, int(GRAIN * size))
+        shares = ((4, ladder.shrink_4_at), (8, ladder.shrink_8_at))
+        self._levels = [(bits, int(share * size)) for bits, share in shares if share <= 1]
+        self._tail_blocks = -(-ladder.tail_tokens // config.block_tokens)
+        self._lowest = min([taken for _, taken in self._levels], default=size + 1)
+        self._next = self._lowest
+        """Nothing is done while live requests take less."""
+
+    @property
+    def room(self) -> int:
+        """Blocks that can be taken before there may be something to do."""
+        return max(0, self._next - 1 - self._pool.taken)
+
+    def relieve(self) -> list[Requantise]:
+        """Demote what has to be; returns what was."""
+        taken = self._pool.taken
+        self._next = min(self._next, self._after(taken))
+        joined = self._engine.batch.joined
+        if taken >= self._next:
+            done = self._demote(list(self._engine.batch.members))
+        elif joined and taken >= self._lowest:
+            done = self._demote([seq for seq in joined if seq in self._engine.batch.members])
+        else:
+            return []
+        self._next = self._after(self._pool.taken)
+        return done
+
+    # -- what a sequence holds ------------------------------------------------------------------
+
+    def held(self, seq: Sequence) -> Small:
+        """Smaller blocks of a sequence, shared ones included."""
+        held = {8: seq.small[0], 4: seq.small[1], 16: 0}
+        for node in _path(seq):
+            held[node.bits] += node.blocks
+        return held[8], held[4]
+
+    def light_tokens(self, seq: Sequence) -> int:
+        """Tokens of context that attention saves because of them."""
+        return self._light(self.held(seq))
+
+    def shares(self, seq: Sequence) -> tuple[float, float]:
+        """Shares of its blocks that have 8 and 4 bits."""
+        eight, four = self.held(seq)
+        blocks = seq.blocks + seq.shared_blocks
+        return (eight / blocks, four / blocks) if blocks else (0.0, 0.0)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _time_share(self, bits: int) -> float:
+        byte_share = self._bytes[bits] / self._bytes[16]
+        return self._engine.cost.attention_share(bits, byte_share)
+
+    def _light(self, small: Small) -> int:
+        return int(self._saved_tokens[8] * small[0] + self._saved_tokens[4] * small[1])
+
+    def _after(self, taken: int) -> int:
+        """At how many blocks to look again when so many are taken."""
+        over = [level for _, level in self._levels if level > taken]
+        if taken < self._lowest:
+            return self._lowest
+        return min([*over, taken + self._grain])
+
+    def _demote(self, members: list[Sequence]) -> list[Requantise]:
+        """Demote blocks of these members until the memory is below the thresholds, to 4 bits first:
+        nothing loses bits twice at once.
+        """
+        done: list[Requantise] = []
+        members.sort(key=self._turn)
+        for bits, level in self._levels:
+            if self._pool.taken >= level:
+                self._demote_to(bits, level - self._grain, members, done)
+        return done
+
+    def _turn(self, seq: Sequence) -> tuple[float, int]:
+        return self._ladder.shrinks_first(seq.request), seq.request.index
+
+    def _demote_to(
+        self, bits: int, goal: int, members: list[Sequence], done: list[Requantise]
+    ) -> None:
+        floors = {seq: self._ladder.floor_bits(seq.request) for seq in members}
+        lower = [seq for seq in members if floors[seq] <= bits]
+        holders = self._holders(lower) if self._engine.tree is not None else {}
+        for seq in lower:
+            if self._pool.taken <= goal:
+                return
+            for node in list(_path(seq)):
+                if node.bits > bits and len(holders.get(node, ())) == node.refs:
+                    self._demote_node(node, bits, holders[node], done)
+            self._demote_own(seq, bits, done)
+
+    @staticmethod
+    def _holders(members: list[Sequence]) -> dict[Node, list[Sequence]]:
+        """Which of these members hold each part of the prefix tree."""
+        holders: dict[Node, list[Sequence]] = {}
+        for seq in members:
+            for node in _path(seq):
+                holders.setdefault(node, []).append(seq)
+        return holders
+
+    def _demote_node(
+        self, node: Node, bits: int, holders: list[Sequence], done: list[Requantise]
+    ) -> None:
+        """Demote a part of the prefix tree, all of whose holders allow it."""
+        tree = self._engine.tree
+        assert tree is not None
+        if node.start < FIRST_BLOCKS < node.stop:
+            tree.cut(node, FIRST_BLOCKS)  # `node` is what comes after
+        latest = min(self._full_blocks(seq) for seq in holders) - self._tail_blocks
+        if node.start < latest < node.stop:
+            node = tree.cut(node, latest)
+        if node.start < FIRST_BLOCKS or node.stop > latest:
+            return
+        done.append(self._job(holders[0], node.bits, bits, node.blocks, True))
+        if node.bits < 16:
+            self._pool.count_small(node.bits, -node.blocks, 0)
+        self._pool.count_small(bits, node.blocks, 0)
+        node.bits = bits
+        for seq in holders:
+            self._relight(seq)
+
+    def _demote_own(self, seq: Sequence, bits: int, done: list[Requantise]) -> None:
+        """Demote the full blocks that a member has for itself, but the first and the latest."""
+        eight, four = seq.small
+        first = max(FIRST_BLOCKS, seq.shared_blocks)
+        whole = self._full_blocks(seq) - self._tail_blocks - first - eight - four
+        moved = 0
+        if whole > 0:
+            done.append(self._job(seq, 16, bits, whole, False))
+            moved += whole
+        if bits == 4 and eight:
+            done.append(self._job(seq, 8, 4, eight, False))
+        elif not moved:
+            return
+        self._pool.release_small(seq.small)
+        seq.small = (eight + moved, four) if bits == 8 else (0, four + eight + max(0, moved))
+        self._pool.hold_small(seq.small)
+        self._relight(seq)
+
+    def _full_blocks(self, seq: Sequence) -> int:
+        return (self._engine.batch.length(seq) - 1) // self._engine.block_tokens
+
+    def _relight(self, seq: Sequence) -> None:
+        self._engine.batch.lighten(seq, self.light_tokens(seq) - seq.light_tokens)
+
+    def _job(
+        self, seq: Sequence, from_bits: int, to_bits: int, blocks: int, shared: bool
+    ) -> Requantise:
+        nbytes = blocks * (self._bytes[from_bits] + self._bytes[to_bits])
+        return Requantise(seq, from_bits, to_bits, blocks, shared, nbytes)
+
+
+def parts_of(seq: Sequence, blocks: int) -> list[tuple[int, int]]:
+    """Bits and number of the full `blocks` that a sequence has for itself, from the first on: what
+    was demoted first has the fewest.
+    """
+    first = max(0, FIRST_BLOCKS - seq.shared_blocks)
+    eight, four = seq.small
+    parts = [(16, first), (4, four), (8, eight), (16, blocks - first - four - eight)]
+    return [(bits, count) for bits, count in parts if count > 0]
+
+
+def _path(seq: Sequence) -> Any:
+    """The parts of the prefix tree that a sequence holds, the last one first."""
+    return seq.node.path() if seq.node is not None else ()

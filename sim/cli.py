@@ -23,6 +23,7 @@ from sim.options import (
     Concurrency,
     ConfigFile,
     Device,
+    Dial,
     Duration,
     Lag,
     Limit,
@@ -93,6 +94,7 @@ def run(
     limit: Limit = None,
     spread: Spread = None,
     without_slo: WithoutSlo = None,
+    dial: Dial = None,
 ) -> None:
     """Simulate one scheduler on a trace and write a result folder."""
     from sim.commands import RunOptions, run_command
@@ -118,6 +120,7 @@ def run(
         limit=limit,
         spread=spread,
         without_slo=without_slo,
+        dial=dial,
     )
     options = RunOptions(out, tuple(require or ()), as_json, not no_plots, timeline)
     raise typer.Exit(run_command(chosen, options))
@@ -163,6 +166,7 @@ def compare(
     limit: Limit = None,
     spread: Spread = None,
     without_slo: WithoutSlo = None,
+    dial: Dial = None,
 ) -> None:
     """Simulate several schedulers on the same trace and show the differences."""
     from sim.commands import RunOptions
@@ -190,6 +194,7 @@ def compare(
             limit=limit,
             spread=spread,
             without_slo=without_slo,
+            dial=dial,
         )
 
     if schedulers is None:
@@ -242,6 +247,7 @@ def suggest_slo(
     limit: Limit = None,
     spread: Spread = None,
     without_slo: WithoutSlo = None,
+    dial: Dial = None,
 ) -> None:
     """Propose targets per class that are kept at a load, and warn of those that never can be."""
     from sim.suggest import Wish, suggest_command
@@ -267,6 +273,7 @@ def suggest_slo(
         limit=limit,
         spread=spread,
         without_slo=without_slo,
+        dial=dial,
     )
     wish = Wish(
         quantile / 100,

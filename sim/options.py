@@ -105,6 +105,14 @@ RateScale = Annotated[
     float | None,
     typer.Option(metavar="X", help="Arrival rate as a multiple of the trace's."),
 ]
+Dial = Annotated[
+    str | None,
+    typer.Option(
+        metavar="cost=X,speed=Y,quality=Z",
+        help="How these are traded, each 0-1: precision, SLO margin, over-commit, batch depth.",
+        show_default="none",
+    ),
+]
 WithoutSlo = Annotated[
     bool | None, typer.Option("--without-slo", help="Take every target away from the requests.")
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config import Config, bundled_configs
+from superinfer.lab.dial import dial_of
 from superinfer.request import SLO, SLOClass
 from superinfer.settings import did_you_mean
 from superinfer.slo_classes import PRESETS, class_from_table
@@ -106,6 +107,10 @@ def _read(config: Config) -> Workload:
 def _classes(config: Config) -> dict[str, SLOClass]:
     """The presets with the classes of the configuration laid over them."""
     classes = dict(PRESETS)
+    if dial := dial_of(config.run.dial):
+        classes = {
+            name: replace(preset, min_kv_bits=dial.floor_bits) for name, preset in classes.items()
+        }
     for name, table in config.classes.items():
-        classes[name] = class_from_table(name, table, classes.get(name, PRESETS["default"]))
+        classes[name] = class_from_table(name, table, classes.get(name, classes["default"]))
     return classes

@@ -373,15 +373,9 @@ class Engine:
         """Check a draft as a whole and turn it into a plan."""
         batch, pool, chunks, changes = self.batch, self.pool, draft.chunks, draft.changes
         decodes = batch.size if draft.decoding else 0
-        steps = draft.steps if decodes else draft.chunk_steps
-        if chunks and steps > draft.chunk_steps:
-            steps = draft.chunk_steps
+        steps = self._steps_of(draft, decodes)
         if steps < 1:
             raise PlanError("no memory for the next step: preempt or park before decoding")
-        if steps > 1 and self.tier is not None:
-            steps = self._steps_without_copies(self.tier, steps, bool(chunks))
-        if steps > 1 and decodes and self.demotion is not None:
-            steps = min(steps, batch.steps_within(self.demotion.room, steps) + 1)
         taken = batch.next_growth() if decodes else 0
         reserved = taken if steps == 1 else batch.growth(steps)
         if reserved > pool.available:
@@ -426,6 +420,18 @@ class Engine:
             draft.padded,
             requantised,
         )
+
+    def _steps_of(self, draft: Draft, decodes: int) -> int:
+        """How many steps a draft stands for: fewer where memory has to be seen to in between."""
+        steps = draft.steps if decodes else draft.chunk_steps
+        if draft.chunks and steps > draft.chunk_steps:
+            steps = draft.chunk_steps
+        if steps > 1:
+            if self.tier is not None:
+                steps = self._steps_without_copies(self.tier, steps, bool(draft.chunks))
+            if self.demotion is not None and decodes:
+                steps = min(steps, self.batch.steps_within(self.demotion.room, steps) + 1)
+        return steps
 
     def _join(self, seq: Sequence) -> None:
         """Make a sequence a member of the decode batch."""

@@ -140,7 +140,6 @@ class StepCost(ABC):
             raise ConfigError(f"unknown direction {direction!r}; known: {', '.join(self.links)}")
         return pieces * link.setup_s + nbytes / link.bytes_per_s
 
-
     def attention_share(self, bits: int, byte_share: float) -> float:
         """By the bytes that are read, and what unpacking them costs; no more than at 16 bits."""
         return min(1.0, UNPACKING * byte_share)

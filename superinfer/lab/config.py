@@ -23,6 +23,8 @@ from msgspec import Meta
 
 from superinfer.compiled import own_annotations, shadows_compiled
 from superinfer.errors import ConfigError, InputError
+from superinfer.lab.dial import MEMORY as DIALLED_MEMORY
+from superinfer.lab.dial import Dial, dial_of, parse_dial
 from superinfer.memory import MEMORY_POLICIES
 from superinfer.memory.base import MemoryPolicy
 from superinfer.schedulers import SCHEDULERS
@@ -87,6 +89,9 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Cut the run off at the first step that ends so late; 0: run to the end."""
     window_s: list[Annotated[float, Meta(ge=0, le=1e12)]] = msgspec.field(default_factory=list)
     """[from, to): measure only what happens there; empty: the whole run."""
+    dial: dict[str, float] = msgspec.field(default_factory=dict)
+    """Weights of `cost`, `speed` and `quality`, from which settings follow that are not given
+    (`superinfer.lab.dial`); empty: no dial."""
     rate_scale: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     """Arrival rate as a multiple of the trace's."""
     limit: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
@@ -146,12 +151,24 @@ def load_config(
     given = parse_settings(settings, SECTIONS)
     run = _merged("run", files, given)
     run |= {key: value for key, value in overrides.items() if value is not None}
+    if isinstance(run.get("dial"), str):
+        run["dial"] = parse_dial(run["dial"])
+    if run.get("dial"):
+        run.setdefault("memory", DIALLED_MEMORY)
     chosen = _run_config(run)
+    dial = dial_of(chosen.dial)
     notes: list[str] = []
     config = Config(
         run=chosen,
-        scheduler=_policy_table("scheduler", chosen.scheduler, files, given, notes),
-        memory=_policy_table("memory", chosen.memory, files, given, notes),
+        scheduler=_dialled(
+            dial,
+            "scheduler",
+            chosen,
+            _policy_table("scheduler", chosen.scheduler, files, given, notes),
+        ),
+        memory=_dialled(
+            dial, "memory", chosen, _policy_table("memory", chosen.memory, files, given, notes)
+        ),
         classes=_class_tables(files, classes, given),
         workload=_nested([*(tables for _, tables in files), given], "workload"),
         notes=tuple(notes),
@@ -279,6 +296,18 @@ def _policy_table(
         elif table:
             notes.append(f"{file}: [{section}] is for {named}: not used with {chosen}")
     return _merged(section, fitting, given)
+
+
+def _dialled(
+    dial: Dial | None, section: str, run: RunConfig, table: dict[str, Any]
+) -> dict[str, Any]:
+    """What a dial sets of a policy, with what is given laid over it."""
+    if dial is None:
+        return table
+    cls = _load(section, getattr(run, section), _KNOWN[section])
+    taken = {field.name for field in dataclasses.fields(cls) if field.init}
+    set_ = {key: value for key, value in dial.settings(section).items() if key in taken}
+    return set_ | table
 
 
 def _class_tables(files: Files, classes: Path | None, given: Tables) -> dict[str, Any]:

@@ -64,9 +64,7 @@ class BlockPool:
     @property
     def small(self) -> bool:
         """True if there is any block of fewer than 16 bits."""
-        return bool(
-            self._referenced_8 + self._referenced_4 + self._cached_8 + self._cached_4
-        )
+        return bool(self._referenced_8 + self._referenced_4 + self._cached_8 + self._cached_4)
 
     @property
     def excess(self) -> int:

@@ -365,9 +365,7 @@ class PrefixIndex:
                     pool.cached -= step.blocks
                 pool.referenced += step.blocks
                 if step.bits < 16:
-                    pool.count_small(
-                        step.bits, step.blocks, -step.blocks if step.on_device else 0
-                    )
+                    pool.count_small(step.bits, step.blocks, -step.blocks if step.on_device else 0)
             else:
                 self.shared_again += step.blocks
             step.refs += 1

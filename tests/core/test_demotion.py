@@ -40,7 +40,11 @@ class Bench:
             scheduler, blocks, memory=memory, sink=self.events.append, **engine
         )
 
-    def run(self, *jobs: tuple[int, int, SLOClass], ids: tuple[int, ...] = (), gap: float = 0.0):
+    def run(
+        self, *jobs: tuple[int, int, SLOClass], ids: tuple[int, ...] = (), gap: float = 0.0
+    ) -> Bench:
+        """Prompt and answer tokens and class of each; all prompts begin with `ids`."""
+        own = [(*ids, *range(100 * index, 100 * index + 50)) for index in range(len(jobs))]
         made = [
             request(
                 index,
@@ -48,11 +52,11 @@ class Bench:
                 0,
                 index * gap,
                 slo_class=slo_class,
-                hash_ids=(*ids, *range(100 * index + 100, 100 * index + 100 + 20))[: prompt // BLOCK + 1],
+                hash_ids=own[index][: prompt // BLOCK + 1],
                 hash_block_tokens=BLOCK,
             )
             for index, (prompt, _, slo_class) in enumerate(jobs)
-        ]  # fmt: skip
+        ]
         outputs = [output for _, output, _ in jobs]
         BlockingDriver(
             self.engine, made, outputs, lambda _, plan: self.plans.append(plan), single_steps=True

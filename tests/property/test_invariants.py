@@ -140,7 +140,7 @@ class Watch:
         assert engine.host.cached <= engine.host.cache_total
 
     def check_precision(self) -> None:
-        """What smaller blocks save is what the pool says, and no class has fewer bits than it may."""
+        """What smaller blocks save is what the pool says, and classes have the bits they demand."""
         engine, pool = self.engine, self.engine.pool
         held, cached = Counter[int](), Counter[int]()
         for seq in holders(engine):

@@ -14,7 +14,7 @@ from property.test_exactness import SETTINGS
 from rotating_runs import arriving, promised, rotating, run, told
 
 from superinfer.schedulers.base import Machine
-from superinfer.schedulers.rotating.admission import MEMORY_SHARE, Admission
+from superinfer.schedulers.rotating.admission import Admission
 from superinfer.schedulers.rotating.deadlines import Job, job_of
 from superinfer.schedulers.rotating.lengths import NoLengths, OracleLengths
 from superinfer.sequence import Sequence
@@ -37,9 +37,9 @@ class Bench:
     def __init__(self, helds: list[Held], total_blocks: int) -> None:
         machine = Machine(total_blocks, BLOCK, 1 << 20, 1, FakeCost(), False)
         lefts: dict[int, int] = {}
-        self.admission = Admission(machine, OracleLengths(lambda req: lefts[req.index]))
+        self.admission = Admission(machine, OracleLengths(lambda req: lefts[req.index]), 0.98)
         self.lengths: dict[Sequence, int] = {}
-        self.limit = int(MEMORY_SHARE * total_blocks) * BLOCK
+        self.limit = int(0.98 * total_blocks) * BLOCK
         blocks = sum(-(-held.tokens // BLOCK) for held in helds[:-1])
         self.draft: Any = SimpleNamespace(
             batch=SimpleNamespace(

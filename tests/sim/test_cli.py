@@ -35,8 +35,8 @@ submitted completed rejected failed duration total_input_tokens total_output_tok
 request_throughput output_throughput total_token_throughput request_goodput max_itl_ms
 slo_attainment ttft_attainment tpot_attainment paced_attainment token_goodput preemptions rotations
 recompute_tax prefix_hit_rate peak_kv_bytes peak_slab_bytes h2d_bytes d2h_bytes
-prefetch_useful_bytes prefetch_wasted_bytes kv_bits_mean kv_kl kv_perplexity_change jain_index vtc_gap worst_stall_ms
-worst_wait_ms
+prefetch_useful_bytes prefetch_wasted_bytes kv_bits_mean kv_kl kv_perplexity_change jain_index
+vtc_gap worst_stall_ms worst_wait_ms
 scheduler_s wall_s sim_requests_per_wall_s steps events classes tenants trust run
 """
 QUANTILES = [

@@ -14,8 +14,6 @@ from superinfer.schedulers.rotating.deadlines import Job
 from superinfer.schedulers.rotating.lengths import CAUTIOUS, LengthEstimator
 from superinfer.sequence import Sequence
 
-MEMORY_SHARE: Final = 0.98
-"""Of the blocks, what a predicted peak may take."""
 RATE_SHARE: Final = 0.9
 """Of the tokens/s that the batch can give, what streams may be owed."""
 
@@ -23,7 +21,8 @@ RATE_SHARE: Final = 0.9
 class Admission:
     """Predictions over everybody on the device; asked only when somebody wants to come in."""
 
-    def __init__(self, machine: Machine, lengths: LengthEstimator) -> None:
+    def __init__(self, machine: Machine, lengths: LengthEstimator, memory_share: float) -> None:
+        self._share = memory_share
         self._block = machine.block_tokens
         self._rounding = machine.block_tokens // 2
         self._lengths = lengths
@@ -83,7 +82,7 @@ class Admission:
     def _tokens(self, draft: Draft) -> int:
         """Tokens whose cache there may be, at the precisions of this moment."""
         pool = draft.pool
-        return int(MEMORY_SHARE * (pool.total - pool.lent)) * self._block
+        return int(self._share * (pool.total - pool.lent)) * self._block
 
     def begin_stream(self, job: Job) -> None:
         """A stream is on the device for the first time: its pace is owed until it ends."""

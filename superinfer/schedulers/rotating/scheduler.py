@@ -76,7 +76,7 @@ class RotatingScheduler(Settings):
         self._outlook = Outlook(machine, self._estimator, self.max_num_batched_tokens)
         self._aged = AgedShare(self.aged_share, self.max_wait_s, self.fairness)
         self._waiting = Waiting(self, self._outlook, self._tenants, self._aged)
-        self._admission = Admission(machine, self._estimator)
+        self._admission = Admission(machine, self._estimator, self.memory_share)
         self._device = OnDevice(self._outlook, self._admission, self._tenants, self._aged)
         self._rotation = Rotation(self._outlook, self._device.residents, self.hysteresis)
         self._entrance = Entrance(

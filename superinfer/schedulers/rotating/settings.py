@@ -25,6 +25,9 @@ class Settings:
     """Rows of a tile of a matrix product, which chunks fill (pacing.py); 0: multiples of 64."""
     watermark: float = 0.01
     """Share of the blocks that admission leaves free (vLLM's default)."""
+    memory_share: float = 0.98
+    """Of the blocks, what the predicted peak of those on the device may take. Above 1 more come in
+    than will fit, and what does not is rotated."""
     pace_margin: float = 0.95
     """Share of the tightest pace among resident streams that a step may take: room for an error
     of 5 % in the predicted step time, what calibrated profiles promise."""
@@ -74,7 +77,7 @@ class Settings:
     def check(self) -> None:
         """Refuse values with which nothing could ever run, or nothing be promised (ConfigError)."""
         check_limits(self.max_num_seqs, self.max_num_batched_tokens, self.watermark)
-        for name in ("max_wait_s", "level_steps", "pace_margin", "aged_share"):
+        for name in ("max_wait_s", "level_steps", "pace_margin", "memory_share", "aged_share"):
             if getattr(self, name) <= 0:
                 _refuse(name, "above 0", getattr(self, name))
         if self.pace_margin > 1:

@@ -53,6 +53,8 @@ class Settings:
     lengths: LengthSource = "histogram"
     """How answer lengths are predicted; `oracle` knows them, for studies in simulation."""
 
+    deadline_order: bool = True
+    """Who is nearest to its latest start comes first. Off: by arrival; nobody is urgent."""
     rotation: bool = True
     """Residents with slack leave for urgent requests. Off: only when decodes run out of blocks."""
     promotion: bool = True

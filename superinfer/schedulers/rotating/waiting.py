@@ -48,7 +48,8 @@ class Waiting:
 
     def add(self, job: Job, now: float) -> None:
         """Queue a request that is off the device, at the level of its slack."""
-        free = not job.owes or (job.relegated and not job.seq.output_tokens)
+        free = not (job.owes and self._settings.deadline_order)
+        free = free or (job.relegated and not job.seq.output_tokens)
         job.start_by_s = inf if free else self._outlook.latest_start_s(job)
         job.level = self._level(job, now)
         self._queue(job)

@@ -1,0 +1,121 @@
+"""The result as a page of markdown: what each rung is worth, then its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from experiments.ladder.plot import PICTURE
+from experiments.ladder.settings import KV_BITS
+from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT, PEAK_KV, Measure
+from experiments.scenarios.verdicts import points, relative
+
+Numbers = Mapping[str, Any]
+
+MEASURES = (
+    Measure(ATTAINMENT, "chat attainment (%)", 100, 1),
+    Measure("classes.chat.median_ttft_ms", "P50 TTFT (ms)"),
+    Measure(P99_TTFT, "P99 TTFT (ms)"),
+    Measure("classes.chat.p999_itl_ms", "P99.9 ITL (ms)"),
+    Measure(BATCH, "batch tokens/s", 1, 1),
+    Measure(PEAK_KV, "peak KV (GiB per GPU)", 1, 2),
+    Measure("prefix_hit_rate", "prefix hits (%)", 100, 1),
+    Measure("kv_bits_mean", "KV bits", 1, 2),
+    Measure("total_rotations", "rotations", 1, 0),
+    Measure("d2h_gib", "to the host (GiB per link)", 1, 1),
+    Measure("h2d_gib", "from the host (GiB per link)", 1, 1),
+)
+REPORTED = tuple(each.key for each in MEASURES)
+_CONDITIONS = (
+    "Each rung has all that the ones above it in the table have, and one thing more; the first is "
+    "the best of three sizes of a fixed chunk. Prefix caching is on for all, so that a cache "
+    "policy has something to do; else the settings and loads are those of `experiments.scenarios`. Before "
+    "*learned reuse* the memory policy is `lru`. From *mixed precision* on batch requests may lose "
+    f"bits down to {KV_BITS}, chat requests none; what that costs in quality is unmeasured. All "
+    "requests of a class are of one tenant here, so *tenant fairness* orders two tenants. A change "
+    "is called better or worse where its paired 95 % interval lies on one side of zero."
+)
+
+
+def page(summary: Numbers) -> str:
+    """The whole page."""
+    made_by = summary["made_by"]
+    versions = ", ".join(f"{name} {text}" for name, text in made_by["versions"].items())
+    lines = [
+        "# What each mechanism is worth",
+        "",
+        f"**Simulated**, by `{made_by['command']}` with {versions}; source {made_by['source']}; "
+        f"Llama-3.1-70B on four A100-80G (TP 4), step times of the profile `{made_by['profile']}`.",
+        "",
+        _CONDITIONS,
+        "",
+        f"![Chat attainment and batch throughput, rung by rung, simulated]({PICTURE})",
+        "",
+    ]
+    for name, found in summary["scenarios"].items():
+        lines += [*_scenario(name, found), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _scenario(name: str, found: Numbers) -> Iterator[str]:
+    yield f"## {name}: {found['title']}"
+    yield ""
+    yield f"At {found['rate_per_s']:.5g} chat requests/s."
+    yield ""
+    yield from _worth(found)
+    yield ""
+    shown = found["fixed_chunks"] | found["rungs"]
+    head = ["rung", *(each.title for each in MEASURES)]
+    yield from _table(head, [[rung, *_cells(numbers)] for rung, numbers in shown.items()])
+
+
+def _worth(found: Numbers) -> Iterator[str]:
+    head = ["rung", "chat attainment", "chat P99 TTFT", "batch tokens/s", "peak KV", "worth"]
+    rows = [_row(rung, step) for rung, step in found["steps"].items()]
+    yield from _table(head, [*rows, _row("**all of it**", found["whole"])])
+
+
+def _row(rung: str, step: Numbers) -> list[str]:
+    return [
+        rung,
+        str(points(step[ATTAINMENT])),
+        *(str(relative(step[key])) for key in (P99_TTFT, BATCH, PEAK_KV)),
+        worth(step),
+    ]
+
+
+def worth(step: Numbers) -> str:
+    """What a step changes beyond doubt, in words."""
+    better: list[str] = []
+    worse: list[str] = []
+    for key, what, sign in (
+        (ATTAINMENT, "chat attainment", 1),
+        (P99_TTFT, "chat P99 TTFT", -1),
+        (BATCH, "batch tokens/s", 1),
+        (PEAK_KV, "peak KV", -1),
+    ):
+        low, high = step[key]["low"], step[key]["high"]
+        if low is None or low <= 0 <= high:
+            continue
+        (better if sign * low > 0 else worse).append(what)
+    said = [f"better: {', '.join(better)}"] if better else []
+    said += [f"worse: {', '.join(worse)}"] if worse else []
+    return "; ".join(said) or "nothing that shows"
+
+
+def _cells(numbers: Numbers) -> list[str]:
+    cells = []
+    for each in MEASURES:
+        mean = numbers[each.key]["mean"]
+        cells.append("-" if mean is None else f"{mean * each.scale:,.{each.digits}f}")
+    return cells
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"

@@ -29,9 +29,9 @@ REPORTED = tuple(each.key for each in MEASURES)
 _CONDITIONS = (
     "Each rung has all that the ones above it in the table have, and one thing more; the first is "
     "the best of three sizes of a fixed chunk. Prefix caching is on for all, so that a cache "
-    "policy has something to do; else the settings and loads are those of `experiments.scenarios`. Before "
-    "*learned reuse* the memory policy is `lru`. From *mixed precision* on batch requests may lose "
-    f"bits down to {KV_BITS}, chat requests none; what that costs in quality is unmeasured. All "
+    "policy has something to do; else the settings and loads are those of "
+    "`experiments.scenarios`. Before *learned reuse* the memory policy is `lru`. From *mixed "
+    f"precision* on batch requests may lose bits down to {KV_BITS}, chat requests none; what that costs in quality is unmeasured. All "
     "requests of a class are of one tenant here, so *tenant fairness* orders two tenants. A change "
     "is called better or worse where its paired 95 % interval lies on one side of zero."
 )

@@ -147,6 +147,7 @@ def large_record(
     table = RequestTable(
         jobs, ["finished"] * requests, [None] * requests, first_token - 0.005, first_token, finish,
         length + 1 + one, zero, one * 500, one, zero, zero, zero, np.full(requests, 16.0),
+        np.zeros(requests), np.zeros(requests),
     )  # fmt: skip
     rows = np.arange(requests)
     tokens = TokenTimes(

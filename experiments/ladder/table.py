@@ -31,9 +31,10 @@ _CONDITIONS = (
     "the best of three sizes of a fixed chunk. Prefix caching is on for all, so that a cache "
     "policy has something to do; else the settings and loads are those of "
     "`experiments.scenarios`. Before *learned reuse* the memory policy is `lru`. From *mixed "
-    f"precision* on batch requests may lose bits down to {KV_BITS}, chat requests none; what that costs in quality is unmeasured. All "
-    "requests of a class are of one tenant here, so *tenant fairness* orders two tenants. A change "
-    "is called better or worse where its paired 95 % interval lies on one side of zero."
+    f"precision* on batch requests may lose bits down to {KV_BITS}, chat requests none; "
+    "what that costs in quality is unmeasured. All requests of a class are of one tenant here, so "
+    "*tenant fairness* orders two tenants. A change is called better or worse where its paired "
+    "95 % interval lies on one side of zero."
 )
 
 

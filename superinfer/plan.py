@@ -42,6 +42,8 @@ class Transfer:
     pieces: int
     """Separate copies that it takes, each with its set-up cost."""
     timing: Timing
+    job: object = None
+    """What an `OffloadTier` knows the copy by."""
 
 
 class Change(NamedTuple):

@@ -21,8 +21,13 @@ on an H100 or H200, and 1024 and 16384 from 160 GiB on.
 
 Left out: speculative decoding, LoRA, multimodal inputs, structured output, pooling models, sliding
 windows and other hybrid caches, `prefill_schedule_interval`, `max_num_active_seqs`, the limits of
-the API server's queue, pipeline and data parallelism, and KV connectors. So there is no offloading
-to the host, and V1 has no swapping: `host_memory_gib` means nothing here. The release refuses to
+the API server's queue, pipeline and data parallelism, and KV connectors, but for the release's own
+for the host's memory: with the memory policy's `offload` a waiting request whose prefix goes on
+there takes its blocks and waits for the load, while those behind it are looked at; when it has
+landed it comes before all others that wait (`kv_holding_waiting` there). A load is let in only if
+prompts that are being computed or loaded keep the blocks that they lack. There is no `offload` with
+`lag = 1`, where the release holds back the blocks of requests that left until the step under way
+is over. Without it `host_memory_gib` means nothing here: V1 has no swapping. The release refuses to
 start unless one request of `max_model_len` fits the memory; here a request that cannot fit ends by
 the rule `exceeds_kv_capacity`. It also refuses prompts that leave no room for an answer:
 `prompt_too_long`.
@@ -33,6 +38,7 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final, Literal
 
 from mypy_extensions import mypyc_attr
@@ -85,6 +91,8 @@ class VllmV1Scheduler:
     """Blocks of the pool that hold nothing."""
 
     waiting: WaitingQueue = field(init=False)
+    loading: WaitingQueue = field(init=False)
+    """Those whose prefix is on its way from the host, or has landed and they have not run yet."""
     running: OrderedDict[Sequence, None] = field(default_factory=OrderedDict, init=False)
     prefilling: dict[Sequence, None] = field(default_factory=dict, init=False)
     """Those of `running` with prompt left to compute, in the same order."""
@@ -99,6 +107,7 @@ class VllmV1Scheduler:
 
     def __post_init__(self) -> None:
         self.waiting = WaitingQueue(self.policy == "priority")
+        self.loading = WaitingQueue(self.policy == "priority")
 
     def bind(self, machine: Machine) -> None:
         """Learn the machine."""
@@ -129,7 +138,7 @@ class VllmV1Scheduler:
         """One step, or a slice of them in which nobody can come in and nothing but decodes runs."""
         self._sort_out_decodes(draft)
         step = self._serve_running(draft)
-        if self.waiting and not step.preempted:
+        if (self.waiting or self.loading) and not step.preempted:
             if draft.batch.size:
                 draft.decode(1)  # their blocks are gone before the waiting ones look for theirs
             self._admit(draft, step)
@@ -141,7 +150,7 @@ class VllmV1Scheduler:
         """Never called: nothing is copied."""
 
     def resumed(self, seq: Sequence) -> None:
-        """Never called: nothing is copied."""
+        """A load has landed: `plan` sees it by the state of the sequence."""
 
     def ended(self, seq: Sequence) -> None:
         """Forget it."""
@@ -151,6 +160,7 @@ class VllmV1Scheduler:
                 self._starved.remove(seq)
         else:
             self.waiting.discard(seq)
+            self.loading.discard(seq)
 
     def next_wakeup(self, now: float) -> float | None:
         """Nothing here depends on time."""
@@ -298,7 +308,7 @@ class VllmV1Scheduler:
         """The threshold spares the others; a request that is alone may take the whole budget."""
         threshold, requests = (
             self.long_prefill_token_threshold,
-            len(self.running) + len(self.waiting),
+            len(self.running) + len(self.waiting) + len(self.loading),
         )
         if not threshold or requests < 2:
             return self.max_num_batched_tokens
@@ -313,28 +323,83 @@ class VllmV1Scheduler:
     # -- waiting requests -----------------------------------------------------------------------
 
     def _admit(self, draft: Draft, step: _Step) -> None:
-        """Let in from the head of the queue, strictly in order, while tokens and blocks last."""
-        longest = self._longest_chunk()
+        """Let in from the head of the queue, strictly in order, while tokens and blocks last; those
+        whose prefix was loaded come first, and who waits for copies is passed over.
+        """
+        if self.loading and not self._admit_loaded(draft, step):
+            return
+        longest, queue = self._longest_chunk(), self.waiting
         while step.budget_tokens > 0 and len(self.running) < self.max_num_seqs:
-            seq = self.waiting.head()
+            seq = queue.head()
             if seq is None:
                 break
             if rule := self._hopeless(draft, seq):
-                self.waiting.discard(seq)
+                queue.discard(seq)
                 draft.reject(seq, rule)
+                continue
+            on_host = draft.host_prefix(seq)
+            if on_host is None:
+                queue.pass_over(seq)
+                continue
+            if on_host:
+                if not self._try_load(draft, seq, on_host, step):
+                    break
                 continue
             tokens = self._try_admit(draft, seq, min(longest, step.budget_tokens), step)
             if not tokens:
                 break
             step.budget_tokens -= tokens
+        queue.end_pass()
+
+    def _admit_loaded(self, draft: Draft, step: _Step) -> bool:
+        """Let in those whose prefix has landed; False if one of them has to wait on, and with it
+        everybody else.
+        """
+        longest, queue, fits = self._longest_chunk(), self.loading, True
+        while step.budget_tokens > 0 and len(self.running) < self.max_num_seqs:
+            seq = queue.head()
+            if seq is None:
+                break
+            if seq.state is State.MOVING_IN:
+                queue.pass_over(seq)
+                continue
+            draft.adopt(seq)
+            tokens = min(_left(seq), longest)
+            fits = self.chunked or tokens <= step.budget_tokens
+            tokens = min(tokens, step.budget_tokens)
+            need = draft.chunk_blocks(
+                seq, _left(seq) if self.scheduler_reserve_full_isl else tokens
+            )
+            if not fits or draft.available - need < self._keep_free(step):
+                fits = False
+                break
+            queue.discard(seq)
+            self._start(draft, seq, tokens)
+            step.budget_tokens -= tokens
+        queue.end_pass()
+        return fits
+
+    def _try_load(self, draft: Draft, seq: Sequence, blocks: int, step: _Step) -> bool:
+        """Load so many blocks of the head's prefix, if they fit."""
+        lacking = chain(self.prefilling, self.loading)
+        if not draft.try_load(
+            seq,
+            blocks,
+            keep_free=self._keep_free(step),
+            reserved_blocks=sum(draft.chunk_blocks(other, _left(other)) for other in lacking),
+            fit_all=self.scheduler_reserve_full_isl,
+        ):
+            return False
+        self.waiting.discard(seq)
+        self.loading.add(seq)
+        return True
 
     def _try_admit(self, draft: Draft, seq: Sequence, most: int, step: _Step) -> int:
         """Admit the head with a first chunk of at most `most` tokens; returns its tokens."""
-        watermark = self._watermark_blocks if self.running else 0
         mark = draft.mark()
         if not draft.try_admit(
             seq,
-            keep_free=watermark + step.growth,
+            keep_free=self._keep_free(step),
             chunk_tokens=most,
             fit_all=self.scheduler_reserve_full_isl,
         ):
@@ -343,10 +408,20 @@ class VllmV1Scheduler:
             draft.rollback(mark)
             return 0
         self.waiting.discard(seq)
-        self.running[seq] = self.prefilling[seq] = None
         tokens = min(_left(seq), most)
-        self._chunk(draft, seq, tokens)
+        self._start(draft, seq, tokens)
         return tokens
+
+    def _start(self, draft: Draft, seq: Sequence, tokens: int) -> None:
+        """It runs from now on, this step with a first chunk."""
+        self.running[seq] = self.prefilling[seq] = None
+        self._chunk(draft, seq, tokens)
+
+    def _keep_free(self, step: _Step) -> int:
+        """Blocks that an admission must leave: the watermark, while others run, and what this
+        step's decodes take.
+        """
+        return (self._watermark_blocks if self.running else 0) + step.growth
 
     def _hopeless(self, draft: Draft, seq: Sequence) -> str | None:
         """The rule by which a request can never run, if there is one."""

@@ -28,7 +28,7 @@ from property.test_invariants import Watch, assert_all_free, assert_each_ends_on
 from superinfer.draft import Draft
 from superinfer.engine import Engine
 from superinfer.errors import PlanError
-from superinfer.memory.vllm_v1 import BlockCache
+from superinfer.memory.vllm_v1_cache import BlockCache
 from superinfer.plan import Outcome
 from superinfer.sequence import Sequence, State
 

@@ -26,7 +26,7 @@ from sim.driver import simulate
 from sim.oracle import Oracle
 from superinfer.engine import Engine
 from superinfer.memory.prefix import Node
-from superinfer.memory.vllm_v1 import Block, BlockCache
+from superinfer.memory.vllm_v1_cache import Block, BlockCache
 from superinfer.plan import Outcome, Plan
 from superinfer.sequence import Sequence, State
 

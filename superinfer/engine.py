@@ -388,14 +388,14 @@ class Engine:
 
     def _steps_without_copies(self, steps: int, chunks: bool) -> int:
         """Copies of cached blocks come before a step, or follow on one: a slice ends where one may
-        be needed. In an offload tier a waiting request may also miss a block that went.
+        be needed. With an offload tier a waiting request may also miss a block that goes.
         """
         tier, offload = self.tier, self.offload
         if offload is not None:
             steps = offload.steps_before_store(self.batch, steps)
         if chunks or steps == 1:
             return 1
-        if tier is not None and not tier.tier.writes_back:
+        if len(self.live) == self.resident if tier is None else not tier.tier.writes_back:
             return steps
         return self._steps_without_eviction(steps)
 

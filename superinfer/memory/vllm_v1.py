@@ -35,6 +35,8 @@ class VllmV1Memory:
     the scheduler `vllm_v1` loads them back."""
     offload_policy: Literal["lru", "arc"] = "lru"
     """Which blocks make way on the host: the release's `eviction_policy`."""
+    offload_prompt_only: bool = True
+    """Blocks that end in an answer are not copied, as the release has it."""
     name: str = field(default_factory=lambda: "vllm_v1", init=False)
     swap_in_timing: Timing = field(default_factory=lambda: "before_step", init=False)
 
@@ -49,7 +51,7 @@ class VllmV1Memory:
         if not host.cache_total:
             return BlockCache(pool, block_tokens)
         order = LruOrder() if self.offload_policy == "lru" else ArcOrder(host.cache_total)
-        return OffloadingCache(pool, host, block_tokens, order)
+        return OffloadingCache(pool, host, block_tokens, order, self.offload_prompt_only)
 
     def host_cache_blocks(self, config: EngineConfig) -> int:
         """All that the host has, if blocks are to be copied there."""

@@ -5,7 +5,7 @@ Source: vLLM 0.33.0, `OffloadingConnectorScheduler` in
 `worker.py` beside it, and the calls of it in `vllm/v1/core/sched/scheduler.py`; which host blocks
 go stands in `vllm_v1_host.py`. The rules:
 
-* In the step that completes blocks of a request, of its prompt or of its answer, they are offered
+* In the step that completes blocks of a request's prompt (or also of its answer) they are offered
   to the host, all that have not been since the request came in last: so a prefix found on the
   device is offered again. What the host lacks and has room for is copied once that step is over; if
   it has no room, all is offered again in the request's next step, the last time when it has ended.
@@ -19,9 +19,9 @@ go stands in `vllm_v1_host.py`. The rules:
 Left out: blocks that move in a copy are not waited for when their place on the device is taken
 (there the worker waits for the copy of a preempted request, and of one that has ended when its
 blocks are taken; here such a copy runs on beside the steps, and holds up only what the rules above
-say); host blocks of several device blocks (`blocks_per_chunk`); `offload_prompt_only`, loads
-within a step (`sync_load_budget_bytes`), limits of single requests, further tiers, events. Requests
-that ended in the same step are done with in their order of arrival (a set there).
+say); host blocks of several device blocks (`blocks_per_chunk`); loads within a step
+(`sync_load_budget_bytes`), limits of single requests, further tiers, events. Requests that ended in
+the same step are done with in their order of arrival (a set there).
 """
 
 from __future__ import annotations
@@ -75,10 +75,17 @@ class OffloadingCache(BlockCache):
     """Blocks on the device, and copies on the host (an `OffloadTier`)."""
 
     def __init__(
-        self, pool: BlockPool, host: HostPool, block_tokens: int, order: CopyOrder
+        self,
+        pool: BlockPool,
+        host: HostPool,
+        block_tokens: int,
+        order: CopyOrder,
+        prompts_only: bool,
     ) -> None:
         super().__init__(pool, block_tokens)
         self.copies = HostBlocks(host, order)
+        self.prompts_only = prompts_only
+        """Whether blocks that end in an answer are never offered."""
         self._users: dict[int, User] = {}
         self._loading: set[Key] = set()
         """Blocks that are wanted back on the device, or on their way."""
@@ -182,7 +189,7 @@ class OffloadingCache(BlockCache):
 
     def steps_before_store(self, batch: DecodeBatch, steps: int) -> int:
         """As the protocol says; called for every plan, it hears of everybody who joins."""
-        for seq in batch.joined:
+        for seq in () if self.prompts_only else batch.joined:
             step = batch.step + -batch.length(seq) % self.block_tokens
             heapq.heappush(self._full_at, (step, seq.request.index, seq))
         if self._behind and any(seq.state is _DECODING for seq in self._behind):
@@ -202,7 +209,7 @@ class OffloadingCache(BlockCache):
         user = self._users.pop(seq.request.index, None)
         if user is None:
             return
-        start, stop = user.stored, seq.computed_tokens // self.block_tokens
+        start, stop = user.stored, self._offerable(seq, seq.computed_tokens)
         keys = self._keys(seq.request, seq.keys or (), start, stop) if start < stop else []
         self._left.append((user, start, keys))
 
@@ -232,9 +239,15 @@ class OffloadingCache(BlockCache):
             heapq.heappush(heap, (step + self.block_tokens, seq.request.index, seq))
         return list(found | again)
 
+    def _offerable(self, seq: Sequence, tokens: int) -> int:
+        """Blocks among so many computed tokens that the host may have."""
+        if self.prompts_only:
+            tokens = min(tokens, seq.request.prompt_tokens)
+        return tokens // self.block_tokens
+
     def _offer_next(self, seq: Sequence, tokens: int) -> None:
         """Offer the blocks of a running request that have come since it did so last."""
-        user, stop = self._user(seq.request.index), tokens // self.block_tokens
+        user, stop = self._user(seq.request.index), self._offerable(seq, tokens)
         if user.stored >= stop:
             return
         keys = self._keys(seq.request, seq.keys or (), user.stored, stop)

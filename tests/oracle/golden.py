@@ -62,9 +62,13 @@ def write(path: Path, case: Case, steps: list[Step], source: dict[str, str]) -> 
         '{"source": ' + json.dumps(source),
         '"settings": ' + json.dumps(table["settings"]),
         '"jobs": [\n' + ",\n".join(map(json.dumps, table["jobs"])) + "\n]",
-        '"steps": [\n' + ",\n".join(json.dumps(list(asdict(s).values())) for s in steps) + "\n]}",
+        '"steps": [\n' + ",\n".join(json.dumps(_values(s)) for s in steps) + "\n]}",
     ]
     path.write_text(",\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _values(step: Step) -> list[object]:
+    return [value for value in asdict(step).values() if value is not None]
 
 
 def read(path: Path) -> tuple[Case, list[Step]]:

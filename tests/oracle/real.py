@@ -313,8 +313,13 @@ class OffloadRun(Run):
             self._arrive()
             if self._schedule():
                 self._update()
-            elif not self.worker.unsent and not self._jump():
+            elif not (self._changed() or self._jump()):
                 break
+
+    def _changed(self) -> bool:
+        """Whether a step without work has something follow at once."""
+        asked = self._last.kv_connector_metadata
+        return bool(self._last.preempted_req_ids or asked.load_jobs or asked.store_jobs)
 
     def _arrive(self) -> None:
         jobs, self._clock = self.case.jobs, len(self.steps) + self._skip

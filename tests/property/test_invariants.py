@@ -27,6 +27,8 @@ from sim.oracle import Oracle
 from superinfer.engine import Engine
 from superinfer.memory.prefix import Node
 from superinfer.memory.vllm_v1_cache import Block, BlockCache
+from superinfer.memory.vllm_v1_host import WRITING
+from superinfer.memory.vllm_v1_offload import OffloadingCache
 from superinfer.plan import Outcome, Plan
 from superinfer.sequence import Sequence, State
 
@@ -134,9 +136,26 @@ class Watch:
         assert pool.referenced + pool.cached <= pool.peak_used
         assert engine.host.used == sum(seq.host_blocks for seq in holders(engine))
         assert engine.host.used <= engine.host.total
-        copies = [node for node in nodes if isinstance(node, Node) and node.on_host]
-        assert engine.host.cached == sum(node.blocks for node in copies)
+        assert engine.host.cached == self.copies(nodes)
         assert engine.host.cached <= engine.host.cache_total
+
+    def copies(self, nodes: list[Node | Block]) -> int:
+        """Blocks on the host beside swapped ones; checks who reads them."""
+        if not isinstance(self.engine.prefix, OffloadingCache):
+            return sum(node.blocks for node in nodes if isinstance(node, Node) and node.on_host)
+        blocks = self.engine.prefix.copies
+        copies = list(blocks.order)
+        reading = Counter(
+            key
+            for seq in holders(self.engine)
+            if seq.transfer and seq.node.job
+            for key in seq.node.job.keys
+        )
+        assert all(copy.refs == WRITING or copy.refs == reading[copy.key] for copy in copies)
+        assert all(blocks.get(key) for key in reading)
+        assert blocks.idle_blocks == sum(not copy.refs for copy in copies)
+        assert len({copy.key for copy in copies}) == len(copies)
+        return len(copies)
 
     def check_prefix(self) -> None:
         """References are the sequences whose path goes through a node; edges join up."""

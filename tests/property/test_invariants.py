@@ -316,16 +316,25 @@ def test_invariants_with_cancels(
     assert_all_free(engine)
 
 
-@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize(
+    ("arm", "lag"),
+    [
+        ("fcfs-background", 0),
+        ("fcfs-background", 1),
+        ("vllm-v1-offload", 0),
+        ("vllm-v1-offload-answers", 0),
+        ("vllm-v1-offload-arc", 0),
+    ],
+)
 @settings(SETTINGS, max_examples=30)
 @given(jobs=JOBS, cancels=CANCELS, link_s=st.sampled_from([0.0, 0.5, 7.0]))
 def test_invariants_with_slow_links(
-    lag: int, jobs: list[Job], cancels: list[tuple[float, int]], link_s: float
+    arm: str, lag: int, jobs: list[Job], cancels: list[tuple[float, int]], link_s: float
 ) -> None:
     """Copies that take several steps: requests end while their cache is on the way."""
     events: list[Any] = []
     cost = FakeCost(step=1.0, copy=link_s)
-    engine = build("fcfs-background", lag, True, events.append, cost)
+    engine = build(arm, lag, True, events.append, cost)
     Watch(engine)
     outputs = [job.output for job in jobs]
     ImpatientDriver(engine, prompts(jobs), outputs, cancels=sorted(cancels)).run()
@@ -333,14 +342,22 @@ def test_invariants_with_slow_links(
     assert_all_free(engine)
 
 
-@pytest.mark.parametrize("lag", [0, 1])
-def test_cancel_while_the_cache_is_on_its_way(lag: int) -> None:
+@pytest.mark.parametrize(
+    ("arm", "lag", "kind"),
+    [
+        ("fcfs-background", 0, "rotate_in"),
+        ("fcfs-background", 1, "rotate_in"),
+        ("vllm-v1-offload", 0, "load"),
+    ],
+)
+def test_cancel_while_the_cache_is_on_its_way(arm: str, lag: int, kind: str) -> None:
     """Every copy back of a run in turn meets a client who gives up before it lands."""
-    jobs = [Job(0.25 * (i % 3), 10 + i % 7, 20 + i % 5, 0, 0, False) for i in range(9)]
+    groups, count = (3, 18) if kind == "load" else (1, 9)
+    jobs = [Job(0.25 * (i % 3), 10 + i % 7, 20 + i % 5, i % groups, 0, False) for i in range(count)]
 
     def run(cancels: list[tuple[float, int]]) -> tuple[Engine, list[Any]]:
         events: list[Any] = []
-        engine = build("fcfs-background", lag, True, events.append, FakeCost(copy=7.0))
+        engine = build(arm, lag, True, events.append, FakeCost(copy=7.0))
         Watch(engine)
         outputs = [job.output for job in jobs]
         ImpatientDriver(engine, prompts(jobs), outputs, cancels=cancels).run()
@@ -348,7 +365,7 @@ def test_cancel_while_the_cache_is_on_its_way(lag: int) -> None:
         assert_all_free(engine)
         return engine, events
 
-    starts = [(event[0], int(event[2][1:])) for event in run([])[1] if event[1] == "rotate_in"]
+    starts = [(event[0], int(event[2][1:])) for event in run([])[1] if event[1] == kind]
     assert len(starts) > 3
     for start_s, index in starts:
         engine, events = run([(start_s + 3.5, index)])

@@ -8,6 +8,7 @@ made up here. The loop is that of the release's engine core: plain, or with two 
 from __future__ import annotations
 
 import hashlib
+import logging
 import mmap
 from collections import deque
 from pathlib import Path
@@ -40,6 +41,7 @@ from vllm.v1.request import Request
 
 from oracle.cases import BLOCK, STEP_LIMIT, Case, Job, Offload, Settings, Step, name
 
+logging.getLogger("vllm").setLevel(logging.ERROR)  # it warns of each store that finds no room
 STOP_TOKEN = 7
 _HASH = get_hash_fn_by_name("sha256")
 init_none_hash(_HASH)

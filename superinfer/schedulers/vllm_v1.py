@@ -44,26 +44,21 @@ from typing import Final, Literal
 from mypy_extensions import mypyc_attr
 
 from superinfer.draft import MAX_STEPS, Draft
-from superinfer.errors import ConfigError
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.parts import check_limits
 from superinfer.schedulers.vllm_v1_queue import WaitingQueue
+from superinfer.schedulers.vllm_v1_step import (
+    Step,
+    check_policy,
+    check_whole_prompts,
+    hopeless,
+    left_tokens,
+    lowest,
+)
 from superinfer.sequence import Sequence, State
 
 _DECODING: Final = State.DECODING  # reading a member off its class is slow
 _PREFILLING: Final = State.PREFILLING
-
-
-@dataclass(slots=True)
-class _Step:
-    """What was decided for the running requests."""
-
-    budget_tokens: int
-    growth: int = 0
-    """Blocks that the decodes of this step take."""
-    scheduled: dict[Sequence, int] = field(default_factory=dict)
-    """Tokens of those that a walk has served."""
-    preempted: bool = False
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -112,19 +107,9 @@ class VllmV1Scheduler:
     def bind(self, machine: Machine) -> None:
         """Learn the machine."""
         check_limits(self.max_num_seqs, self.max_num_batched_tokens, self.watermark)
-        if self.policy not in ("fcfs", "priority"):
-            raise ConfigError(f"scheduler.policy: expected fcfs or priority, got {self.policy!r}")
-        if self.long_prefill_token_threshold < 0:
-            raise ConfigError(
-                "scheduler.long_prefill_token_threshold: expected 0 or more, "
-                f"got {self.long_prefill_token_threshold}"
-            )
-        if not self.chunked and self.max_num_batched_tokens < machine.max_model_len:
-            raise ConfigError(
-                "scheduler.max_num_batched_tokens: expected at least max_model_len "
-                f"({machine.max_model_len}) without chunked prefill, "
-                f"got {self.max_num_batched_tokens}"
-            )
+        check_policy(self.policy, self.long_prefill_token_threshold)
+        if not self.chunked:
+            check_whole_prompts(self.max_num_batched_tokens, machine.max_model_len)
         self._machine = machine
         self._watermark_blocks = int(self.watermark * machine.total_blocks)
 
@@ -197,7 +182,7 @@ class VllmV1Scheduler:
 
     # -- running requests -----------------------------------------------------------------------
 
-    def _serve_running(self, draft: Draft) -> _Step:
+    def _serve_running(self, draft: Draft) -> Step:
         """A token for each decode and chunks for unfinished prompts, in running order."""
         batch = draft.batch
         decodes, growth = batch.size, batch.next_growth()
@@ -209,7 +194,7 @@ class VllmV1Scheduler:
             blocks += draft.chunk_blocks(seq, tokens)
         if blocks > draft.available:
             return self._walk(draft)
-        step = _Step(self.max_num_batched_tokens - decodes, growth)
+        step = Step(self.max_num_batched_tokens - decodes, growth)
         for seq, tokens in chunks:
             self._chunk(draft, seq, tokens)
             step.budget_tokens -= tokens
@@ -221,16 +206,16 @@ class VllmV1Scheduler:
         if not self.prefilling:
             return [] if left >= 0 else None
         longest = self._longest_chunk()
-        chunks = [(seq, min(_left(seq), longest)) for seq in self.prefilling]
+        chunks = [(seq, min(left_tokens(seq), longest)) for seq in self.prefilling]
         if sum(tokens for _, tokens in chunks) <= left:
             return chunks
         if len(chunks) == 1 and left > 0 and next(reversed(self.running)) is chunks[0][0]:
             return [(chunks[0][0], left)]
         return None
 
-    def _walk(self, draft: Draft) -> _Step:
+    def _walk(self, draft: Draft) -> Step:
         """Serve the running requests one by one, preempting where memory is short."""
-        step = _Step(self.max_num_batched_tokens)
+        step = Step(self.max_num_batched_tokens)
         longest, turn = self._longest_chunk(), 0
         order = list(self.running)
         while turn < len(order) and step.budget_tokens > 0:
@@ -240,7 +225,7 @@ class VllmV1Scheduler:
                 continue
             tokens = 1
             if seq.state is _PREFILLING:
-                tokens = min(_left(seq), longest, step.budget_tokens)
+                tokens = min(left_tokens(seq), longest, step.budget_tokens)
             turn -= self._make_room(draft, seq, tokens, step, order, turn)
             if seq.state is State.WAITING:
                 continue  # it gave way itself
@@ -257,7 +242,7 @@ class VllmV1Scheduler:
         draft: Draft,
         seq: Sequence,
         tokens: int,
-        step: _Step,
+        step: Step,
         order: list[Sequence],
         turn: int,
     ) -> int:
@@ -270,14 +255,14 @@ class VllmV1Scheduler:
         while need > draft.available - step.growth and seq.state is not State.WAITING:
             victim = order[-1]
             if self.policy == "priority":
-                victim = max(order, key=_lowest)
+                victim = max(order, key=lowest)
             place = order.index(victim) if victim is not order[-1] else len(order) - 1
             del order[place]
             moved += place < turn - moved
             self._preempt(draft, victim, step)
         return moved
 
-    def _preempt(self, draft: Draft, victim: Sequence, step: _Step) -> None:
+    def _preempt(self, draft: Draft, victim: Sequence, step: Step) -> None:
         """Take a running request's blocks away, also if this step has served it already."""
         draft.settle(victim, step.growth)  # empty blocks that it gives back come too late for these
         tokens = step.scheduled.pop(victim, 0)
@@ -291,7 +276,7 @@ class VllmV1Scheduler:
         self.waiting.put_back(victim)
         step.preempted = True
 
-    def _serve(self, draft: Draft, seq: Sequence, tokens: int, step: _Step) -> None:
+    def _serve(self, draft: Draft, seq: Sequence, tokens: int, step: Step) -> None:
         step.budget_tokens -= tokens
         step.scheduled[seq] = tokens
         if seq.state is _PREFILLING:
@@ -300,16 +285,14 @@ class VllmV1Scheduler:
             step.growth += draft.grows(seq)
 
     def _chunk(self, draft: Draft, seq: Sequence, tokens: int) -> None:
-        if tokens == _left(seq):
+        if tokens == left_tokens(seq):
             del self.prefilling[seq]
         draft.prefill(seq, tokens)
 
     def _longest_chunk(self) -> int:
         """The threshold spares the others; a request that is alone may take the whole budget."""
-        threshold, requests = (
-            self.long_prefill_token_threshold,
-            len(self.running) + len(self.waiting) + len(self.loading),
-        )
+        threshold = self.long_prefill_token_threshold
+        requests = len(self.running) + len(self.waiting) + len(self.loading)
         if not threshold or requests < 2:
             return self.max_num_batched_tokens
         if self.long_prefill_token_threshold_adaptive:
@@ -322,7 +305,7 @@ class VllmV1Scheduler:
 
     # -- waiting requests -----------------------------------------------------------------------
 
-    def _admit(self, draft: Draft, step: _Step) -> None:
+    def _admit(self, draft: Draft, step: Step) -> None:
         """Let in from the head of the queue, strictly in order, while tokens and blocks last; those
         whose prefix was loaded come first, and who waits for copies is passed over.
         """
@@ -333,7 +316,7 @@ class VllmV1Scheduler:
             seq = queue.head()
             if seq is None:
                 break
-            if rule := self._hopeless(draft, seq):
+            if rule := hopeless(draft, seq, self._machine.max_model_len):
                 queue.discard(seq)
                 draft.reject(seq, rule)
                 continue
@@ -351,7 +334,7 @@ class VllmV1Scheduler:
             step.budget_tokens -= tokens
         queue.end_pass()
 
-    def _admit_loaded(self, draft: Draft, step: _Step) -> bool:
+    def _admit_loaded(self, draft: Draft, step: Step) -> bool:
         """Let in those whose prefix has landed; False if one of them has to wait on, and with it
         everybody else.
         """
@@ -364,11 +347,11 @@ class VllmV1Scheduler:
                 queue.pass_over(seq)
                 continue
             draft.adopt(seq)
-            tokens = min(_left(seq), longest)
+            tokens = min(left_tokens(seq), longest)
             fits = self.chunked or tokens <= step.budget_tokens
             tokens = min(tokens, step.budget_tokens)
             need = draft.chunk_blocks(
-                seq, _left(seq) if self.scheduler_reserve_full_isl else tokens
+                seq, left_tokens(seq) if self.scheduler_reserve_full_isl else tokens
             )
             if not fits or draft.available - need < self._keep_free(step):
                 fits = False
@@ -379,14 +362,14 @@ class VllmV1Scheduler:
         queue.end_pass()
         return fits
 
-    def _try_load(self, draft: Draft, seq: Sequence, blocks: int, step: _Step) -> bool:
+    def _try_load(self, draft: Draft, seq: Sequence, blocks: int, step: Step) -> bool:
         """Load so many blocks of the head's prefix, if they fit."""
         lacking = chain(self.prefilling, self.loading)
         if not draft.try_load(
             seq,
             blocks,
             keep_free=self._keep_free(step),
-            reserved_blocks=sum(draft.chunk_blocks(other, _left(other)) for other in lacking),
+            reserved_blocks=sum(draft.chunk_blocks(other, left_tokens(other)) for other in lacking),
             fit_all=self.scheduler_reserve_full_isl,
         ):
             return False
@@ -394,7 +377,7 @@ class VllmV1Scheduler:
         self.loading.add(seq)
         return True
 
-    def _try_admit(self, draft: Draft, seq: Sequence, most: int, step: _Step) -> int:
+    def _try_admit(self, draft: Draft, seq: Sequence, most: int, step: Step) -> int:
         """Admit the head with a first chunk of at most `most` tokens; returns its tokens."""
         mark = draft.mark()
         if not draft.try_admit(
@@ -404,11 +387,11 @@ class VllmV1Scheduler:
             fit_all=self.scheduler_reserve_full_isl,
         ):
             return 0
-        if not self.chunked and min(_left(seq), self._longest_chunk()) > most:
+        if not self.chunked and min(left_tokens(seq), self._longest_chunk()) > most:
             draft.rollback(mark)
             return 0
         self.waiting.discard(seq)
-        tokens = min(_left(seq), most)
+        tokens = min(left_tokens(seq), most)
         self._start(draft, seq, tokens)
         return tokens
 
@@ -417,26 +400,8 @@ class VllmV1Scheduler:
         self.running[seq] = self.prefilling[seq] = None
         self._chunk(draft, seq, tokens)
 
-    def _keep_free(self, step: _Step) -> int:
+    def _keep_free(self, step: Step) -> int:
         """Blocks that an admission must leave: the watermark, while others run, and what this
         step's decodes take.
         """
         return (self._watermark_blocks if self.running else 0) + step.growth
-
-    def _hopeless(self, draft: Draft, seq: Sequence) -> str | None:
-        """The rule by which a request can never run, if there is one."""
-        if seq.request.prompt_tokens >= self._machine.max_model_len:
-            return "prompt_too_long"  # the release wants room for a token of answer
-        if draft.blocks_for(seq.prefill_tokens) > draft.pool.total:
-            return "exceeds_kv_capacity"
-        return None
-
-
-def _left(seq: Sequence) -> int:
-    """Tokens of its prefill that a sequence has not computed."""
-    return seq.prefill_tokens - seq.computed_tokens
-
-
-def _lowest(seq: Sequence) -> tuple[float, ...]:
-    """The first victim by priority has the largest of these; the first in line where equal."""
-    return seq.rank[:2]

@@ -19,18 +19,17 @@ Defaults: those of `vllm serve` on an A100 or a GPU of less than 70 GiB
 (`vllm/engine/arg_utils.py`): 256 sequences and 2048 tokens a step. The release takes 1024 and 8192
 on an H100 or H200, and 1024 and 16384 from 160 GiB on.
 
+With the memory policy's `offload` (and `lag = 0`: with a KV connector asynchronous scheduling
+preempts and frees later) a waiting request whose prefix goes on in the host's memory takes its
+blocks and waits for the load, and those behind it are looked at. Once landed it comes before all
+others that wait (`kv_holding_waiting` there). It is let in only if prompts that are being computed
+or loaded keep the blocks they lack. Without it `host_memory_gib` means nothing: V1 never swaps.
+
 Left out: speculative decoding, LoRA, multimodal inputs, structured output, pooling models, sliding
 windows and other hybrid caches, `prefill_schedule_interval`, `max_num_active_seqs`, the limits of
-the API server's queue, pipeline and data parallelism, and KV connectors, but for the release's own
-for the host's memory: with the memory policy's `offload` a waiting request whose prefix goes on
-there takes its blocks and waits for the load, while those behind it are looked at; when it has
-landed it comes before all others that wait (`kv_holding_waiting` there). A load is let in only if
-prompts that are being computed or loaded keep the blocks that they lack. There is no `offload` with
-`lag = 1`, where the release holds back the blocks of requests that left until the step under way
-is over. Without it `host_memory_gib` means nothing here: V1 has no swapping. The release refuses to
-start unless one request of `max_model_len` fits the memory; here a request that cannot fit ends by
-the rule `exceeds_kv_capacity`. It also refuses prompts that leave no room for an answer:
-`prompt_too_long`.
+the API server's queue, pipeline and data parallelism, all other KV connectors. The release starts
+only if one request of `max_model_len` fits the memory; here a request that cannot fit ends by the
+rule `exceeds_kv_capacity`. It refuses prompts that leave no room for an answer: `prompt_too_long`.
 """
 
 from __future__ import annotations
@@ -53,6 +52,7 @@ from superinfer.schedulers.vllm_v1_step import (
     check_whole_prompts,
     hopeless,
     left_tokens,
+    limit_tokens,
     lowest,
 )
 from superinfer.sequence import Sequence, State
@@ -87,7 +87,7 @@ class VllmV1Scheduler:
 
     waiting: WaitingQueue = field(init=False)
     loading: WaitingQueue = field(init=False)
-    """Those whose prefix is on its way from the host, or has landed and they have not run yet."""
+    """Those that have not run since their prefix was loaded, or is being loaded."""
     running: OrderedDict[Sequence, None] = field(default_factory=OrderedDict, init=False)
     prefilling: dict[Sequence, None] = field(default_factory=dict, init=False)
     """Those of `running` with prompt left to compute, in the same order."""
@@ -160,19 +160,14 @@ class VllmV1Scheduler:
         for seq in self._starved:
             draft.unpark(seq)
         self._starved.clear()
-        batch = draft.batch
+        batch, longest = draft.batch, self._machine.max_model_len
         for seq in batch.joined:
-            left = self._limit_tokens(seq) - seq.output_tokens
+            left = limit_tokens(seq, longest) - seq.output_tokens
             heapq.heappush(self._limits, (seq.join_step + left, seq.request.index, seq))
         while self._limits and self._limits[0][0] <= batch.step:
             seq = heapq.heappop(self._limits)[2]
-            if seq.state is _DECODING and batch.output_tokens(seq) >= self._limit_tokens(seq):
+            if seq.state is _DECODING and batch.output_tokens(seq) >= limit_tokens(seq, longest):
                 draft.park(seq)
-
-    def _limit_tokens(self, seq: Sequence) -> int:
-        request = seq.request
-        room = max(1, self._machine.max_model_len - request.prompt_tokens)
-        return min(request.max_tokens, room)
 
     def _steps_to_limit(self, draft: Draft) -> int:
         """Steps until a member may have all its tokens."""

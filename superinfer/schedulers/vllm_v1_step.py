@@ -26,6 +26,11 @@ def left_tokens(seq: Sequence) -> int:
     return seq.prefill_tokens - seq.computed_tokens
 
 
+def limit_tokens(seq: Sequence, max_model_len: int) -> int:
+    """Tokens of its answer that a sequence may get."""
+    return min(seq.request.max_tokens, max(1, max_model_len - seq.request.prompt_tokens))
+
+
 def lowest(seq: Sequence) -> tuple[float, ...]:
     """The first victim by priority has the largest of these; the first in line where equal."""
     return seq.rank[:2]

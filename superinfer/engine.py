@@ -17,7 +17,7 @@ from typing import Final
 from superinfer.batch import DecodeBatch
 from superinfer.costs.base import CostModel
 from superinfer.draft import Draft
-from superinfer.errors import PlanError
+from superinfer.errors import ConfigError, PlanError
 from superinfer.events import Sink
 from superinfer.memory.base import (
     EagerCache,
@@ -313,6 +313,12 @@ class Engine:
         self.eager = index if isinstance(index, EagerCache) else None
         self.offload = index if isinstance(index, OffloadTier) else None
         self._has_host = self.tier is not None or self.offload is not None
+        scheduler = self.scheduler
+        if self.offload is not None and not getattr(scheduler, "loads_prefixes", False):
+            raise ConfigError(
+                "memory.offload: expected a scheduler that loads prefixes (vllm_v1), "
+                f"got {scheduler.name}"
+            )
 
     def _decide(self, now: float) -> Plan | None:
         """Ask the scheduler, again while it only moved things about and left nothing to run."""
@@ -672,9 +678,10 @@ _ON_DEVICE: Final = (State.DECODING, State.PREFILLING, State.PARKED, State.MOVIN
 
 def _host_cache_blocks(memory: MemoryPolicy, config: EngineConfig) -> int:
     """Host blocks for cached prefixes, where there are any."""
-    if config.prefix_caching and isinstance(memory, HostRoom):
-        return memory.host_cache_blocks(config)
-    return 0
+    if not isinstance(memory, HostRoom):
+        return 0
+    blocks = memory.host_cache_blocks(config)
+    return blocks if config.prefix_caching else 0
 
 
 def _check_chunks(chunks: list[PrefillChunk], steps: int) -> None:

@@ -141,7 +141,8 @@ class OffloadTier(Protocol):
     account and always in the background. The engine books the copies, which are the tier's *jobs*.
 
     Between the plan in which a load was decided and its landing the request is one that moves in
-    (`State.MOVING_IN`); its blocks are findable from `Draft.adopt` on.
+    (`State.MOVING_IN`); its blocks are findable from `Draft.adopt` on. The scheduler has to ask for
+    loads, and says that it does so by an attribute `loads_prefixes`.
     """
 
     def find(

@@ -31,8 +31,7 @@ class VllmV1Memory:
     """The memory policy that belongs to the scheduler `vllm_v1`: victims are computed again."""
 
     offload: bool = False
-    """Copy full blocks to the host, all of whose memory (`run.host_memory_gib`) is for them. Only
-    the scheduler `vllm_v1` loads them back."""
+    """Copy full blocks to the host, all of whose memory (`run.host_memory_gib`) is for them."""
     offload_policy: Literal["lru", "arc"] = "lru"
     """Which blocks make way on the host: the release's `eviction_policy`."""
     offload_prompt_only: bool = True
@@ -57,6 +56,8 @@ class VllmV1Memory:
         """All that the host has, if blocks are to be copied there."""
         if not self.offload:
             return 0
+        if not config.prefix_caching:
+            raise ConfigError("memory.offload: expected run.prefix_caching = true, got false")
         if config.lag:
             raise ConfigError("memory.offload: expected run.lag = 0, got 1")
         if config.host_blocks < 1:

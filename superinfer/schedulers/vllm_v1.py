@@ -84,6 +84,8 @@ class VllmV1Scheduler:
     copies_per_block: int = field(default_factory=lambda: 1, init=False)
     null_blocks: int = field(default_factory=lambda: 1, init=False)
     """Blocks of the pool that hold nothing."""
+    loads_prefixes: bool = field(default_factory=lambda: True, init=False)
+    """It asks an offload tier what the host has."""
 
     waiting: WaitingQueue = field(init=False)
     loading: WaitingQueue = field(init=False)

@@ -195,7 +195,7 @@ class Hesitant:
 
 def hesitant(arm: str, seed: int | None, events: list[Any], **config: Any) -> Engine:
     """An engine; with a seed its scheduler is hesitant."""
-    skip_impossible(arm, config.get("lag", 0))
+    skip_impossible(arm, config.get("lag", 0), config.get("prefix_caching", False))
     scheduler, memory = ARMS[arm]()
     if seed is not None:
         scheduler = Hesitant(scheduler, Random(seed))

@@ -12,6 +12,7 @@ from harness import FakeCost, iterations, make_engine
 
 from superinfer.errors import ConfigError
 from superinfer.memory.vllm_v1 import VllmV1Memory
+from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.vllm_v1 import VllmV1Scheduler
 
 TEXTS = {name: tuple(range(start, start + 16)) for name, start in (("a", 0), ("b", 100))}
@@ -195,13 +196,20 @@ def test_a_prefix_on_the_device_is_offered_again() -> None:
 def test_what_does_not_fit_together_is_refused() -> None:
     """One clear line each."""
 
-    def build(memory: VllmV1Memory, **config: Any) -> None:
-        make_engine(VllmV1Scheduler(), 8, memory=memory, prefix_caching=True, **config)
+    def build(memory: VllmV1Memory, scheduler: Any = None, **config: Any) -> None:
+        config = {"prefix_caching": True, "host_blocks": 4} | config
+        make_engine(scheduler or VllmV1Scheduler(), 8, memory=memory, **config)
 
+    offload = VllmV1Memory(offload=True)
+    build(offload)
     with pytest.raises(ConfigError, match=r"memory.offload: expected run.lag = 0, got 1"):
-        build(VllmV1Memory(offload=True), lag=1, host_blocks=4)
+        build(offload, lag=1)
     with pytest.raises(ConfigError, match=r"memory.offload: expected room on the host"):
-        build(VllmV1Memory(offload=True))
+        build(offload, host_blocks=0)
+    with pytest.raises(ConfigError, match=r"memory.offload: expected run.prefix_caching = true"):
+        build(offload, prefix_caching=False)
+    with pytest.raises(ConfigError, match=r"memory.offload: expected a scheduler .*, got fcfs"):
+        build(offload, FcfsScheduler())
     with pytest.raises(ConfigError, match=r"memory.offload_policy: expected lru or arc, got 'fi"):
         VllmV1Memory(offload_policy="fifo")  # type: ignore[arg-type]
-    build(VllmV1Memory(), lag=1)
+    build(VllmV1Memory(), FcfsScheduler(), lag=1)

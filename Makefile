@@ -48,6 +48,7 @@ CASES ?= 1000
 SEED ?= 0
 oracle: .venv-oracle/.stamp
 	PYTHONPATH=.:tests VLLM_LOGGING_LEVEL=ERROR .venv-oracle/bin/python -m oracle --cases $(CASES) --seed $(SEED)
+	PYTHONPATH=.:tests VLLM_LOGGING_LEVEL=ERROR .venv-oracle/bin/python -m oracle --cases $(CASES) --seed $(SEED) --offload
 
 .venv-oracle/.stamp: tests/oracle/requirements.txt
 	@echo "Setting up .venv-oracle (some minutes, once)"

@@ -2,7 +2,8 @@
 
 Every decision takes effect at once on the engine's counters, so later ones see it, and is noted, so
 that `rollback` can take it back (`undo.py`). The engine turns a finished draft into a plan or
-refuses it. What can be asked stands in `draft_view.py`.
+refuses it. What can be asked stands in `draft_view.py`, and what goes with a cache that
+follows every decision, and with loads of its blocks, in `draft_loads.py`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from functools import partial
 from typing import Final, Literal
 
 from superinfer.costs.base import PrefillWork
-from superinfer.draft_view import DraftView
+from superinfer.draft_loads import DraftLoads
 from superinfer.errors import PlanError
 from superinfer.memory.base import Fate, Timing
-from superinfer.memory.slabs import NO_SMALL, Small
-from superinfer.plan import Change, Direction, PrefillChunk, Transfer, Work
+from superinfer.memory.slabs import NO_SMALL
+from superinfer.plan import Change, PrefillChunk, Work
 from superinfer.sequence import RESIDENT, Sequence, State
 from superinfer.undo import snapshot, take_back
 
@@ -35,7 +36,7 @@ _change = partial(tuple.__new__, Change)
 """What the constructors of these named tuples do, without a call of Python in between."""
 
 
-class Draft(DraftView):
+class Draft(DraftLoads):
     """Decisions for the next plan. Schedulers call its methods and read its properties."""
 
     __slots__ = ()
@@ -112,15 +113,6 @@ class Draft(DraftView):
             self._grow(seq, stop)
         self.chunks.append(_chunk((seq, tokens, start, stop == end)))
         return tokens
-
-    def settle(self, seq: Sequence, growth_blocks: int) -> None:
-        """With an eager index: what this plan has taken so far, and `growth_blocks` more for its
-        decodes, costs cached blocks now, before `seq` looks for its prefix or gives blocks back.
-        """
-        cache = self._engine.eager
-        excess = min(self.pool.excess + growth_blocks, self.pool.cached)
-        if cache is not None and excess > 0:
-            self.changes.append(Change("reclaim", seq, 0, tuple(cache.reclaim(excess))))
 
     def withdraw(self, seq: Sequence) -> int:
         """Take back the sequence's chunk in this plan, keeping the blocks; returns its tokens.
@@ -295,10 +287,6 @@ class Draft(DraftView):
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _expect(self, seq: Sequence, state: State) -> None:
-        if seq.state is not state:
-            raise PlanError(f"{seq!r}: expected state {state.value}")
-
     def _repeat_chunk(self, seq: Sequence, tokens: int, steps: int) -> None:
         """Note that every step of the slice computes as much; none may end the prompt."""
         prefix_left = seq.computed_tokens < seq.prefix_tokens
@@ -316,16 +304,6 @@ class Draft(DraftView):
         if chunk_tokens is not None:
             tokens = min(tokens, cached_blocks * self._engine.block_tokens + chunk_tokens)
         return self.blocks_for(tokens)
-
-    def _grow(self, seq: Sequence, tokens: int) -> None:
-        """Take the blocks up to `tokens` that are lacking; an eager index knows them at once."""
-        engine, node = self._engine, seq.node
-        need = max(0, self.blocks_for(tokens) - seq.shared_blocks - seq.blocks)
-        seq.blocks += need
-        self.pool.referenced += need
-        published = 0 if engine.eager is None else engine.publish(seq, tokens)
-        if need or published:
-            self.changes.append(Change("grow", seq, need, (published, node)))
 
     def _share_prefix(self, seq: Sequence, keep_free: int, chunk_tokens: int | None) -> bool:
         """Lock the cached prefix, unless the rest of what is needed would then not fit."""
@@ -371,16 +349,3 @@ class Draft(DraftView):
         seq.state = State.WAITING
         self._engine.resident -= 1
         self.changes.append(Change("preempt", seq, -freed, saved))
-
-    def _transfer(
-        self,
-        seq: Sequence,
-        direction: Direction,
-        blocks: int,
-        timing: Timing,
-        small: Small = NO_SMALL,
-    ) -> Transfer:
-        nbytes, pieces = self._engine.copy_size(blocks, small)
-        transfer = Transfer(seq, direction, blocks, nbytes, pieces, timing)
-        (self.before_step if timing == "before_step" else self.background).append(transfer)
-        return transfer

@@ -18,13 +18,14 @@ from superinfer.batch import DecodeBatch
 from superinfer.costs.base import CostModel
 from superinfer.demotion import Demotion, parts_of
 from superinfer.draft import Draft
-from superinfer.errors import PlanError
+from superinfer.errors import ConfigError, PlanError
 from superinfer.events import Sink
 from superinfer.memory.base import (
     EagerCache,
-    HostTier,
+    HostRoom,
     Ladder,
     MemoryPolicy,
+    OffloadTier,
     PrefixCache,
     Timing,
 )
@@ -101,6 +102,9 @@ class Engine:
         """The prefix index if it has a host tier."""
         self.eager: EagerCache | None = None
         """The prefix index if it follows every decision at once."""
+        self.offload: OffloadTier | None = None
+        """The prefix index if it copies blocks to the host and back in the background."""
+        self._has_host = False
         if config.prefix_caching:
             self._use(memory.index(self.pool, self.host, config.block_tokens))
         self.live: dict[Sequence, None] = {}
@@ -329,6 +333,8 @@ class Engine:
         seq.state = _ENDED
         seq.outcome, seq.end_reason, seq.finish_s = outcome, reason, now
         del self.live[seq]
+        if self.offload is not None:
+            self.offload.ended(seq)
         if state not in _MOVING:  # a copy under way still uses the blocks: `transferred` frees them
             self._release_all(seq, now)
         seq.keys = None
@@ -347,6 +353,14 @@ class Engine:
         self.tree = index if isinstance(index, PrefixIndex) else None
         self.tier = index if isinstance(index, TieredIndex) else None
         self.eager = index if isinstance(index, EagerCache) else None
+        self.offload = index if isinstance(index, OffloadTier) else None
+        self._has_host = self.tier is not None or self.offload is not None
+        scheduler = self.scheduler
+        if self.offload is not None and not getattr(scheduler, "loads_prefixes", False):
+            raise ConfigError(
+                "memory.offload: expected a scheduler that loads prefixes (vllm_v1), "
+                f"got {scheduler.name}"
+            )
 
     def _decide(self, now: float) -> Plan | None:
         """Ask the scheduler, again while it only moved things about and left nothing to run."""
@@ -386,9 +400,8 @@ class Engine:
             _check_padding(draft.padded, len(chunks), decodes, steps)
         if changes:
             self._note_changes(draft, now)
-        if self.tier is not None:
-            blocks = self.tier.take_backed_up()
-            self._copy_cached("backup", blocks, draft.background, "background", now)
+        if self._has_host:
+            self._back_up(draft, decodes, now)
         if not (decodes or chunks or draft.before_step or draft.background):
             return None
         if draft.clear_blocks:
@@ -426,11 +439,10 @@ class Engine:
         steps = draft.steps if decodes else draft.chunk_steps
         if draft.chunks and steps > draft.chunk_steps:
             steps = draft.chunk_steps
-        if steps > 1:
-            if self.tier is not None:
-                steps = self._steps_without_copies(self.tier, steps, bool(draft.chunks))
-            if self.demotion is not None and decodes:
-                steps = min(steps, self.batch.steps_within(self.demotion.room, steps) + 1)
+        if self._has_host and steps > 0:
+            steps = self._steps_without_copies(steps, bool(draft.chunks))
+        if steps > 1 and decodes and self.demotion is not None:
+            steps = min(steps, self.batch.steps_within(self.demotion.room, steps) + 1)
         return steps
 
     def _join(self, seq: Sequence) -> None:
@@ -447,15 +459,49 @@ class Engine:
             self._emit(now, "requantise", seq, (blocks, from_bits, to_bits))
         self._requantised += done
 
-    def _steps_without_copies(self, tier: TieredIndex, steps: int, chunks: bool) -> int:
-        """Copies of cached blocks come before a step: a slice ends where one may be needed."""
-        if chunks:
+    def _steps_without_copies(self, steps: int, chunks: bool) -> int:
+        """Copies of cached blocks come before a step, or follow on one: a slice ends where one may
+        be needed. With an offload tier a waiting request may also miss a block that goes.
+        """
+        tier, offload = self.tier, self.offload
+        if offload is not None:
+            steps = offload.steps_before_store(self.batch, steps)
+        if chunks or steps == 1:
             return 1
-        pool, batch = self.pool, self.batch
-        if not tier.tier.writes_back:
+        if len(self.live) == self.resident if tier is None else not tier.tier.writes_back:
             return steps
+        return self._steps_without_eviction(steps)
+
+    def _steps_without_eviction(self, steps: int) -> int:
+        """How many of so many decodes, one at least, take free blocks alone."""
+        pool, batch = self.pool, self.batch
         free = pool.total - pool.referenced - pool.cached
         return batch.steps_within(max(free, batch.next_growth()), steps)
+
+    def _back_up(self, draft: Draft, decodes: int, now: float) -> None:
+        """Book copies to the host that no step waits for."""
+        if self.tier is not None:
+            blocks = self.tier.take_backed_up()
+            self._copy_cached("backup", blocks, draft.background, "background", now)
+        if self.offload is not None:
+            for job, blocks in self._due_stores(self.offload, draft, decodes):
+                self._copy_cached("backup", blocks, draft.background, "background", now)
+                draft.background[-1].job = job
+
+    def _due_stores(
+        self, offload: OffloadTier, draft: Draft, decodes: int
+    ) -> list[tuple[object, int]]:
+        """What the step before completed is copied from this one on; what this plan's first step
+        completes, with the next plan.
+        """
+        for transfer in draft.background:
+            if transfer.job is not None:
+                offload.begin(transfer.job)
+        due = offload.take_stores()
+        offload.store(self.batch, draft.chunks, decodes)
+        if not (decodes or draft.chunks):
+            due += offload.take_stores()
+        return due
 
     def _copy_cached(
         self, kind: str, blocks: int, transfers: list[Transfer], timing: Timing, now: float
@@ -558,6 +604,9 @@ class Engine:
 
     def _land(self, transfer: Transfer, now: float) -> None:
         seq = transfer.sequence
+        if transfer.job is not None:
+            assert self.offload is not None
+            self.offload.landed(transfer.job)
         if seq is None:
             self.recorder.events += 1
             if self._sink is not None:
@@ -648,8 +697,7 @@ class Engine:
 
     def _note_reuse(self, seq: Sequence, loaded: tuple[object, ...], now: float) -> None:
         """A request was admitted, a part of its cached prefix maybe `loaded` from the host."""
-        if seq.node is not None:
-            assert self.tree is not None
+        if seq.node is not None and self.tree is not None:
             self.tree.hit(seq.request, seq.node)
             if self.tier is not None:
                 self.tier.keep_loaded(seq.node)
@@ -705,9 +753,10 @@ _ON_DEVICE: Final = (State.DECODING, State.PREFILLING, State.PARKED, State.MOVIN
 
 def _host_cache_blocks(memory: MemoryPolicy, config: EngineConfig) -> int:
     """Host blocks for cached prefixes, where there are any."""
-    if config.prefix_caching and isinstance(memory, HostTier):
-        return memory.host_cache_blocks(config)
-    return 0
+    if not isinstance(memory, HostRoom):
+        return 0
+    blocks = memory.host_cache_blocks(config)
+    return blocks if config.prefix_caching else 0
 
 
 def _check_chunks(chunks: list[PrefillChunk], steps: int) -> None:

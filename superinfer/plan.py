@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from superinfer.costs.base import PrefillWork
 from superinfer.memory.base import Timing
@@ -42,6 +42,8 @@ class Transfer:
     pieces: int
     """Separate copies that it takes, each with its set-up cost."""
     timing: Timing
+    job: Any = None
+    """What an `OffloadTier` knows the copy by."""
 
 
 class Requantise(NamedTuple):

@@ -63,8 +63,12 @@ def _admit(engine: Engine, change: Change) -> None:
     seq.node, seq.shared_blocks, seq.prefix_tokens = None, 0, 0
     if loaded:
         (blocks,) = loaded
-        assert engine.tier is not None and isinstance(blocks, int)
-        engine.tier.unload(node, blocks)
+        assert isinstance(blocks, int)
+        if engine.tier is not None:
+            engine.tier.unload(node, blocks)
+        else:
+            assert engine.offload is not None
+            engine.offload.unload(node)
     seq.state, seq.transfer = State.WAITING, None
     engine.resident -= 1
 
@@ -72,6 +76,11 @@ def _admit(engine: Engine, change: Change) -> None:
 def _reclaim(engine: Engine, change: Change) -> None:
     assert engine.eager is not None
     engine.eager.restore(change.saved)  # type: ignore[arg-type]
+
+
+def _adopt(engine: Engine, change: Change) -> None:
+    assert engine.offload is not None
+    engine.offload.unadopt(change.sequence.node)
 
 
 def _grow(engine: Engine, change: Change) -> None:
@@ -132,6 +141,7 @@ def _note(engine: Engine, change: Change) -> None:
 
 _UNDO: Final[dict[str, Callable[[Engine, Change], None]]] = {
     "admit": _admit,
+    "adopt": _adopt,
     "grow": _grow,
     "reclaim": _reclaim,
     "preempt": _leave,

@@ -8,10 +8,12 @@ from collections.abc import Sequence as Items
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from superinfer.batch import DecodeBatch
     from superinfer.draft import Draft
     from superinfer.engine import EngineConfig
     from superinfer.memory.pool import BlockPool, HostPool
     from superinfer.memory.prefix import Key, Node
+    from superinfer.plan import PrefillChunk
     from superinfer.request import Request
     from superinfer.sequence import Sequence
 
@@ -33,8 +35,9 @@ class MemoryPolicy(Protocol):
         ...
 
     def index(self, pool: BlockPool, host: HostPool, block_tokens: int) -> PrefixCache:
-        """The index of cached prefixes, whose unused blocks go in this policy's order. With a host
-        tier that has room (`HostTier`, `host.cache_total`) it is a `memory.tiered.TieredIndex`.
+        """The index of cached prefixes, whose unused blocks go in this policy's order. With room on
+        the host (`HostRoom`, `host.cache_total`) it is a `memory.tiered.TieredIndex`, or an
+        `OffloadTier`.
         """
         ...
 
@@ -133,6 +136,71 @@ class EagerCache(PrefixCache, Protocol):
 
 
 @runtime_checkable
+class OffloadTier(Protocol):
+    """What an eager index has beside that if it copies blocks to the host, and back, on its own
+    account and always in the background. The engine books the copies, which are the tier's *jobs*.
+
+    Between the plan in which a load was decided and its landing the request is one that moves in
+    (`State.MOVING_IN`); its blocks are findable from `Draft.adopt` on. The scheduler has to ask for
+    loads, and says that it does so by an attribute `loads_prefixes`.
+    """
+
+    def find(
+        self, request: Request, keys: tuple[Key, ...], start_blocks: int, stop_blocks: int
+    ) -> int | None:
+        """Blocks on the host behind the first `start_blocks`, at most up to `stop_blocks`; None if
+        copies under way have to land before that can be said.
+        """
+        ...
+
+    def load(
+        self, request: Request, keys: tuple[Key, ...], node: Any, start_blocks: int, blocks: int
+    ) -> object:
+        """Such blocks are wanted on the device, for the request that holds `node`: a job."""
+        ...
+
+    def unload(self, node: Any) -> None:
+        """Undo `load`."""
+        ...
+
+    def adopt(self, node: Any) -> bool:
+        """What was loaded for `node` becomes findable; False if it was before."""
+        ...
+
+    def unadopt(self, node: Any) -> None:
+        """Undo `adopt`."""
+        ...
+
+    def begin(self, job: Any) -> None:
+        """A load is part of a plan."""
+        ...
+
+    def store(self, batch: DecodeBatch, chunks: Items[PrefillChunk], decodes: int) -> None:
+        """A plan has these chunks and, if `decodes`, the batch: prepare to copy what its first step
+        completes. Those who `ended` since the last one are done with.
+        """
+        ...
+
+    def steps_before_store(self, batch: DecodeBatch, steps: int) -> int:
+        """How many of `steps` steps, but one at least, the batch can run before it has blocks to
+        copy.
+        """
+        ...
+
+    def take_stores(self) -> list[tuple[object, int]]:
+        """Jobs that were prepared since last asked, with their blocks."""
+        ...
+
+    def landed(self, job: Any) -> None:
+        """A copy is over."""
+        ...
+
+    def ended(self, seq: Sequence) -> None:
+        """A request ends and still holds its blocks."""
+        ...
+
+
+@runtime_checkable
 class Retention(Protocol):
     """What a memory policy has beside that if it matters who uses a block."""
 
@@ -175,8 +243,17 @@ class Ladder(Protocol):
 
 
 @runtime_checkable
-class HostTier(Protocol):
-    """What a memory policy has beside that if it keeps cached blocks on the host, too.
+class HostRoom(Protocol):
+    """What a memory policy has beside that if its index keeps blocks on the host, too."""
+
+    def host_cache_blocks(self, config: EngineConfig) -> int:
+        """Host blocks for cached prefixes; with 0 there is no host tier."""
+        ...
+
+
+@runtime_checkable
+class HostTier(HostRoom, Protocol):
+    """What a memory policy has beside that if the shared tree keeps cached blocks on the host.
 
     Where there is room for them (`host_cache_blocks`) its `index` is a `memory.tiered.TieredIndex`,
     and the device's leaves go in its order (`LeafOrder`). Copies to the host are made when blocks
@@ -205,10 +282,6 @@ class HostTier(Protocol):
         that moves in (`State.MOVING_IN`), which the scheduler has to be ready for: it hears of the
         landing by `resumed`.
         """
-        ...
-
-    def host_cache_blocks(self, config: EngineConfig) -> int:
-        """Host blocks for cached prefixes; with 0 there is no host tier."""
         ...
 
     def keep(self, node: Node) -> bool:

@@ -19,13 +19,17 @@ Defaults: those of `vllm serve` on an A100 or a GPU of less than 70 GiB
 (`vllm/engine/arg_utils.py`): 256 sequences and 2048 tokens a step. The release takes 1024 and 8192
 on an H100 or H200, and 1024 and 16384 from 160 GiB on.
 
+With the memory policy's `offload` (and `lag = 0`: with a KV connector asynchronous scheduling
+preempts and frees later) a waiting request whose prefix goes on in the host's memory takes its
+blocks and waits for the load, and those behind it are looked at. Once landed it comes before all
+others that wait (`kv_holding_waiting` there). It is let in only if prompts that are being computed
+or loaded keep the blocks they lack. Without it `host_memory_gib` means nothing: V1 never swaps.
+
 Left out: speculative decoding, LoRA, multimodal inputs, structured output, pooling models, sliding
 windows and other hybrid caches, `prefill_schedule_interval`, `max_num_active_seqs`, the limits of
-the API server's queue, pipeline and data parallelism, and KV connectors. So there is no offloading
-to the host, and V1 has no swapping: `host_memory_gib` means nothing here. The release refuses to
-start unless one request of `max_model_len` fits the memory; here a request that cannot fit ends by
-the rule `exceeds_kv_capacity`. It also refuses prompts that leave no room for an answer:
-`prompt_too_long`.
+the API server's queue, pipeline and data parallelism, all other KV connectors. The release starts
+only if one request of `max_model_len` fits the memory; here a request that cannot fit ends by the
+rule `exceeds_kv_capacity`. It refuses prompts that leave no room for an answer: `prompt_too_long`.
 """
 
 from __future__ import annotations
@@ -33,31 +37,28 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final, Literal
 
 from mypy_extensions import mypyc_attr
 
 from superinfer.draft import MAX_STEPS, Draft
-from superinfer.errors import ConfigError
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.parts import check_limits
 from superinfer.schedulers.vllm_v1_queue import WaitingQueue
+from superinfer.schedulers.vllm_v1_step import (
+    Step,
+    check_policy,
+    check_whole_prompts,
+    hopeless,
+    left_tokens,
+    limit_tokens,
+    lowest,
+)
 from superinfer.sequence import Sequence, State
 
 _DECODING: Final = State.DECODING  # reading a member off its class is slow
 _PREFILLING: Final = State.PREFILLING
-
-
-@dataclass(slots=True)
-class _Step:
-    """What was decided for the running requests."""
-
-    budget_tokens: int
-    growth: int = 0
-    """Blocks that the decodes of this step take."""
-    scheduled: dict[Sequence, int] = field(default_factory=dict)
-    """Tokens of those that a walk has served."""
-    preempted: bool = False
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -83,8 +84,12 @@ class VllmV1Scheduler:
     copies_per_block: int = field(default_factory=lambda: 1, init=False)
     null_blocks: int = field(default_factory=lambda: 1, init=False)
     """Blocks of the pool that hold nothing."""
+    loads_prefixes: bool = field(default_factory=lambda: True, init=False)
+    """It asks an offload tier what the host has."""
 
     waiting: WaitingQueue = field(init=False)
+    loading: WaitingQueue = field(init=False)
+    """Those that have not run since their prefix was loaded, or is being loaded."""
     running: OrderedDict[Sequence, None] = field(default_factory=OrderedDict, init=False)
     prefilling: dict[Sequence, None] = field(default_factory=dict, init=False)
     """Those of `running` with prompt left to compute, in the same order."""
@@ -99,23 +104,14 @@ class VllmV1Scheduler:
 
     def __post_init__(self) -> None:
         self.waiting = WaitingQueue(self.policy == "priority")
+        self.loading = WaitingQueue(self.policy == "priority")
 
     def bind(self, machine: Machine) -> None:
         """Learn the machine."""
         check_limits(self.max_num_seqs, self.max_num_batched_tokens, self.watermark)
-        if self.policy not in ("fcfs", "priority"):
-            raise ConfigError(f"scheduler.policy: expected fcfs or priority, got {self.policy!r}")
-        if self.long_prefill_token_threshold < 0:
-            raise ConfigError(
-                "scheduler.long_prefill_token_threshold: expected 0 or more, "
-                f"got {self.long_prefill_token_threshold}"
-            )
-        if not self.chunked and self.max_num_batched_tokens < machine.max_model_len:
-            raise ConfigError(
-                "scheduler.max_num_batched_tokens: expected at least max_model_len "
-                f"({machine.max_model_len}) without chunked prefill, "
-                f"got {self.max_num_batched_tokens}"
-            )
+        check_policy(self.policy, self.long_prefill_token_threshold)
+        if not self.chunked:
+            check_whole_prompts(self.max_num_batched_tokens, machine.max_model_len)
         self._machine = machine
         self._watermark_blocks = int(self.watermark * machine.total_blocks)
 
@@ -129,7 +125,7 @@ class VllmV1Scheduler:
         """One step, or a slice of them in which nobody can come in and nothing but decodes runs."""
         self._sort_out_decodes(draft)
         step = self._serve_running(draft)
-        if self.waiting and not step.preempted:
+        if (self.waiting or self.loading) and not step.preempted:
             if draft.batch.size:
                 draft.decode(1)  # their blocks are gone before the waiting ones look for theirs
             self._admit(draft, step)
@@ -141,7 +137,7 @@ class VllmV1Scheduler:
         """Never called: nothing is copied."""
 
     def resumed(self, seq: Sequence) -> None:
-        """Never called: nothing is copied."""
+        """A load has landed: `plan` sees it by the state of the sequence."""
 
     def ended(self, seq: Sequence) -> None:
         """Forget it."""
@@ -151,6 +147,7 @@ class VllmV1Scheduler:
                 self._starved.remove(seq)
         else:
             self.waiting.discard(seq)
+            self.loading.discard(seq)
 
     def next_wakeup(self, now: float) -> float | None:
         """Nothing here depends on time."""
@@ -165,19 +162,14 @@ class VllmV1Scheduler:
         for seq in self._starved:
             draft.unpark(seq)
         self._starved.clear()
-        batch = draft.batch
+        batch, longest = draft.batch, self._machine.max_model_len
         for seq in batch.joined:
-            left = self._limit_tokens(seq) - seq.output_tokens
+            left = limit_tokens(seq, longest) - seq.output_tokens
             heapq.heappush(self._limits, (seq.join_step + left, seq.request.index, seq))
         while self._limits and self._limits[0][0] <= batch.step:
             seq = heapq.heappop(self._limits)[2]
-            if seq.state is _DECODING and batch.output_tokens(seq) >= self._limit_tokens(seq):
+            if seq.state is _DECODING and batch.output_tokens(seq) >= limit_tokens(seq, longest):
                 draft.park(seq)
-
-    def _limit_tokens(self, seq: Sequence) -> int:
-        request = seq.request
-        room = max(1, self._machine.max_model_len - request.prompt_tokens)
-        return min(request.max_tokens, room)
 
     def _steps_to_limit(self, draft: Draft) -> int:
         """Steps until a member may have all its tokens."""
@@ -187,7 +179,7 @@ class VllmV1Scheduler:
 
     # -- running requests -----------------------------------------------------------------------
 
-    def _serve_running(self, draft: Draft) -> _Step:
+    def _serve_running(self, draft: Draft) -> Step:
         """A token for each decode and chunks for unfinished prompts, in running order."""
         batch = draft.batch
         decodes, growth = batch.size, batch.next_growth()
@@ -199,7 +191,7 @@ class VllmV1Scheduler:
             blocks += draft.chunk_blocks(seq, tokens)
         if blocks > draft.available:
             return self._walk(draft)
-        step = _Step(self.max_num_batched_tokens - decodes, growth)
+        step = Step(self.max_num_batched_tokens - decodes, growth)
         for seq, tokens in chunks:
             self._chunk(draft, seq, tokens)
             step.budget_tokens -= tokens
@@ -211,16 +203,16 @@ class VllmV1Scheduler:
         if not self.prefilling:
             return [] if left >= 0 else None
         longest = self._longest_chunk()
-        chunks = [(seq, min(_left(seq), longest)) for seq in self.prefilling]
+        chunks = [(seq, min(left_tokens(seq), longest)) for seq in self.prefilling]
         if sum(tokens for _, tokens in chunks) <= left:
             return chunks
         if len(chunks) == 1 and left > 0 and next(reversed(self.running)) is chunks[0][0]:
             return [(chunks[0][0], left)]
         return None
 
-    def _walk(self, draft: Draft) -> _Step:
+    def _walk(self, draft: Draft) -> Step:
         """Serve the running requests one by one, preempting where memory is short."""
-        step = _Step(self.max_num_batched_tokens)
+        step = Step(self.max_num_batched_tokens)
         longest, turn = self._longest_chunk(), 0
         order = list(self.running)
         while turn < len(order) and step.budget_tokens > 0:
@@ -230,7 +222,7 @@ class VllmV1Scheduler:
                 continue
             tokens = 1
             if seq.state is _PREFILLING:
-                tokens = min(_left(seq), longest, step.budget_tokens)
+                tokens = min(left_tokens(seq), longest, step.budget_tokens)
             turn -= self._make_room(draft, seq, tokens, step, order, turn)
             if seq.state is State.WAITING:
                 continue  # it gave way itself
@@ -247,7 +239,7 @@ class VllmV1Scheduler:
         draft: Draft,
         seq: Sequence,
         tokens: int,
-        step: _Step,
+        step: Step,
         order: list[Sequence],
         turn: int,
     ) -> int:
@@ -260,14 +252,14 @@ class VllmV1Scheduler:
         while need > draft.available - step.growth and seq.state is not State.WAITING:
             victim = order[-1]
             if self.policy == "priority":
-                victim = max(order, key=_lowest)
+                victim = max(order, key=lowest)
             place = order.index(victim) if victim is not order[-1] else len(order) - 1
             del order[place]
             moved += place < turn - moved
             self._preempt(draft, victim, step)
         return moved
 
-    def _preempt(self, draft: Draft, victim: Sequence, step: _Step) -> None:
+    def _preempt(self, draft: Draft, victim: Sequence, step: Step) -> None:
         """Take a running request's blocks away, also if this step has served it already."""
         draft.settle(victim, step.growth)  # empty blocks that it gives back come too late for these
         tokens = step.scheduled.pop(victim, 0)
@@ -281,7 +273,7 @@ class VllmV1Scheduler:
         self.waiting.put_back(victim)
         step.preempted = True
 
-    def _serve(self, draft: Draft, seq: Sequence, tokens: int, step: _Step) -> None:
+    def _serve(self, draft: Draft, seq: Sequence, tokens: int, step: Step) -> None:
         step.budget_tokens -= tokens
         step.scheduled[seq] = tokens
         if seq.state is _PREFILLING:
@@ -290,16 +282,14 @@ class VllmV1Scheduler:
             step.growth += draft.grows(seq)
 
     def _chunk(self, draft: Draft, seq: Sequence, tokens: int) -> None:
-        if tokens == _left(seq):
+        if tokens == left_tokens(seq):
             del self.prefilling[seq]
         draft.prefill(seq, tokens)
 
     def _longest_chunk(self) -> int:
         """The threshold spares the others; a request that is alone may take the whole budget."""
-        threshold, requests = (
-            self.long_prefill_token_threshold,
-            len(self.running) + len(self.waiting),
-        )
+        threshold = self.long_prefill_token_threshold
+        requests = len(self.running) + len(self.waiting) + len(self.loading)
         if not threshold or requests < 2:
             return self.max_num_batched_tokens
         if self.long_prefill_token_threshold_adaptive:
@@ -312,56 +302,103 @@ class VllmV1Scheduler:
 
     # -- waiting requests -----------------------------------------------------------------------
 
-    def _admit(self, draft: Draft, step: _Step) -> None:
-        """Let in from the head of the queue, strictly in order, while tokens and blocks last."""
-        longest = self._longest_chunk()
+    def _admit(self, draft: Draft, step: Step) -> None:
+        """Let in from the head of the queue, strictly in order, while tokens and blocks last; those
+        whose prefix was loaded come first, and who waits for copies is passed over.
+        """
+        if self.loading and not self._admit_loaded(draft, step):
+            return
+        longest, queue = self._longest_chunk(), self.waiting
         while step.budget_tokens > 0 and len(self.running) < self.max_num_seqs:
-            seq = self.waiting.head()
+            seq = queue.head()
             if seq is None:
                 break
-            if rule := self._hopeless(draft, seq):
-                self.waiting.discard(seq)
+            if rule := hopeless(draft, seq, self._machine.max_model_len):
+                queue.discard(seq)
                 draft.reject(seq, rule)
+                continue
+            on_host = draft.host_prefix(seq)
+            if on_host is None:
+                queue.pass_over(seq)
+                continue
+            if on_host:
+                if not self._try_load(draft, seq, on_host, step):
+                    break
                 continue
             tokens = self._try_admit(draft, seq, min(longest, step.budget_tokens), step)
             if not tokens:
                 break
             step.budget_tokens -= tokens
+        queue.end_pass()
 
-    def _try_admit(self, draft: Draft, seq: Sequence, most: int, step: _Step) -> int:
+    def _admit_loaded(self, draft: Draft, step: Step) -> bool:
+        """Let in those whose prefix has landed; False if one of them has to wait on, and with it
+        everybody else.
+        """
+        longest, queue, fits = self._longest_chunk(), self.loading, True
+        while step.budget_tokens > 0 and len(self.running) < self.max_num_seqs:
+            seq = queue.head()
+            if seq is None:
+                break
+            if seq.state is State.MOVING_IN:
+                queue.pass_over(seq)
+                continue
+            draft.adopt(seq)
+            tokens = min(left_tokens(seq), longest)
+            fits = self.chunked or tokens <= step.budget_tokens
+            tokens = min(tokens, step.budget_tokens)
+            need = draft.chunk_blocks(
+                seq, left_tokens(seq) if self.scheduler_reserve_full_isl else tokens
+            )
+            if not fits or draft.available - need < self._keep_free(step):
+                fits = False
+                break
+            queue.discard(seq)
+            self._start(draft, seq, tokens)
+            step.budget_tokens -= tokens
+        queue.end_pass()
+        return fits
+
+    def _try_load(self, draft: Draft, seq: Sequence, blocks: int, step: Step) -> bool:
+        """Load so many blocks of the head's prefix, if they fit."""
+        lacking = chain(self.prefilling, self.loading)
+        if not draft.try_load(
+            seq,
+            blocks,
+            keep_free=self._keep_free(step),
+            reserved_blocks=sum(draft.chunk_blocks(other, left_tokens(other)) for other in lacking),
+            fit_all=self.scheduler_reserve_full_isl,
+        ):
+            return False
+        self.waiting.discard(seq)
+        self.loading.add(seq)
+        return True
+
+    def _try_admit(self, draft: Draft, seq: Sequence, most: int, step: Step) -> int:
         """Admit the head with a first chunk of at most `most` tokens; returns its tokens."""
-        watermark = self._watermark_blocks if self.running else 0
         mark = draft.mark()
         if not draft.try_admit(
             seq,
-            keep_free=watermark + step.growth,
+            keep_free=self._keep_free(step),
             chunk_tokens=most,
             fit_all=self.scheduler_reserve_full_isl,
         ):
             return 0
-        if not self.chunked and min(_left(seq), self._longest_chunk()) > most:
+        if not self.chunked and min(left_tokens(seq), self._longest_chunk()) > most:
             draft.rollback(mark)
             return 0
         self.waiting.discard(seq)
-        self.running[seq] = self.prefilling[seq] = None
-        tokens = min(_left(seq), most)
-        self._chunk(draft, seq, tokens)
+        tokens = min(left_tokens(seq), most)
+        self._start(draft, seq, tokens)
         return tokens
 
-    def _hopeless(self, draft: Draft, seq: Sequence) -> str | None:
-        """The rule by which a request can never run, if there is one."""
-        if seq.request.prompt_tokens >= self._machine.max_model_len:
-            return "prompt_too_long"  # the release wants room for a token of answer
-        if draft.blocks_for(seq.prefill_tokens) > draft.pool.total:
-            return "exceeds_kv_capacity"
-        return None
+    def _start(self, draft: Draft, seq: Sequence, tokens: int) -> None:
+        """It runs from now on, this step with a first chunk."""
+        self.running[seq] = self.prefilling[seq] = None
+        self._chunk(draft, seq, tokens)
 
-
-def _left(seq: Sequence) -> int:
-    """Tokens of its prefill that a sequence has not computed."""
-    return seq.prefill_tokens - seq.computed_tokens
-
-
-def _lowest(seq: Sequence) -> tuple[float, ...]:
-    """The first victim by priority has the largest of these; the first in line where equal."""
-    return seq.rank[:2]
+    def _keep_free(self, step: Step) -> int:
+        """Blocks that an admission must leave: the watermark, while others run, and what this
+        step's decodes take.
+        """
+        return (self._watermark_blocks if self.running else 0) + step.growth

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
+from collections.abc import Iterator
 
 from superinfer.sequence import Sequence
 
@@ -11,16 +12,22 @@ from superinfer.sequence import Sequence
 class WaitingQueue:
     """First come, first served, or by `Sequence.rank`."""
 
-    __slots__ = ("_heap", "_members", "_ranked")
+    __slots__ = ("_aside", "_heap", "_members", "_ranked")
 
     def __init__(self, ranked: bool) -> None:
         self._ranked = ranked
         self._members: OrderedDict[Sequence, None] = OrderedDict()
         self._heap: list[tuple[tuple[float, ...], int, Sequence]] = []
         """Those that left are passed over."""
+        self._aside: list[Sequence] = []
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._members) + len(self._aside)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        """All, in no order."""
+        yield from self._members
+        yield from self._aside
 
     def add(self, seq: Sequence) -> None:
         """A new request."""
@@ -45,3 +52,13 @@ class WaitingQueue:
         while heap and heap[0][2] not in self._members:
             heapq.heappop(heap)
         return heap[0][2] if heap else None
+
+    def pass_over(self, seq: Sequence) -> None:
+        """Whose turn it is cannot come in now: the next one is looked at."""
+        del self._members[seq]
+        self._aside.append(seq)
+
+    def end_pass(self) -> None:
+        """Those passed over are back in their places."""
+        while self._aside:
+            self.put_back(self._aside.pop())

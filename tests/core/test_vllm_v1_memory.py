@@ -13,7 +13,8 @@ from superinfer.memory.base import EagerCache
 from superinfer.memory.lru import LruMemory
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Key, request_keys
-from superinfer.memory.vllm_v1 import Block, BlockCache, Table, VllmV1Memory
+from superinfer.memory.vllm_v1 import VllmV1Memory
+from superinfer.memory.vllm_v1_cache import Block, BlockCache, Table
 from superinfer.plan import Outcome
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.sequence import Sequence, State

@@ -17,9 +17,11 @@ from superinfer.errors import SuperInferError
 from superinfer.lab.replay import Replay, replay
 from superinfer.lab.timeline import TimelineSink, write_timeline
 from superinfer.memory.lru import LruMemory
+from superinfer.memory.vllm_v1 import VllmV1Memory
 from superinfer.plan import Plan, Transfer
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.vllm import VllmScheduler
+from superinfer.schedulers.vllm_v1 import VllmV1Scheduler
 
 COST = FakeCost(
     step=1.0, per_chunk_token=2**-6, per_context_token=2**-8, host=0.25, copy=0.5, per_byte=2**-4
@@ -91,8 +93,15 @@ ARMS = {
         FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8),
         TieredLru(write_through_hits=2, load_timing="background"),
     ),
+    "offload": lambda: (
+        VllmV1Scheduler(max_num_batched_tokens=16, max_num_seqs=8),
+        VllmV1Memory(offload=True),
+    ),
 }
-COPYING = {False: ("swap", "background"), True: ("swap", "background", "tier", "tier-background")}
+COPYING = {
+    False: ("swap", "background"),
+    True: ("swap", "background", "tier", "tier-background", "offload"),
+}
 """Arms that copy, without and with a prefix cache."""
 
 
@@ -111,6 +120,8 @@ def driven(
     arm: str, *, lag: int = 0, prefix: bool = False, most: int = 99, cost: FakeCost = COST
 ) -> Any:
     """The sink of a run, the engine's record, and the diary."""
+    if arm == "offload" and (lag or not prefix):
+        pytest.skip("offload needs lag 0 and a prefix cache")
     requests, answers = workload()
     scheduler, memory = ARMS[arm]()
     sink = TimelineSink(lag=lag, max_requests=most)

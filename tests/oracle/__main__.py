@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 
 from oracle import model
-from oracle.cases import STEP_LIMIT, Case, Step, random_case
+from oracle.cases import STEP_LIMIT, Case, Step, random_case, random_offload_case
 from oracle.golden import NAMED, write
 
 
@@ -55,16 +55,23 @@ def what(case: Case, steps: list[Step], hit: bool) -> list[str]:
         "priority": settings.policy == "priority",
         "async": settings.async_scheduling,
         "no caching": not settings.enable_prefix_caching,
+        "offload": settings.offload is not None,
+        "loads": any(step.loads for step in steps),
     }
     return [key for key, holds in found.items() if holds]
 
 
-def compare(cases: int, seed: int, keep_going: int) -> int:
+def draw(number: int, offload: bool) -> Case:
+    """The random case of this number."""
+    return (random_offload_case if offload else random_case)(Random(number))
+
+
+def compare(cases: int, seed: int, keep_going: int, offload: bool) -> int:
     """Random cases; returns how many differ."""
     kinds: Counter[str] = Counter()
     bad, steps, started = 0, 0, time.perf_counter()
     for number in range(seed, seed + cases):
-        case = random_case(Random(number))
+        case = draw(number, offload)
         expected, difference, hit = attempt(case)
         steps += len(expected)
         kinds.update(what(case, expected, hit))
@@ -84,12 +91,17 @@ def record(folder: Path) -> None:
     from oracle import real
 
     for name, case in NAMED.items():
-        write(folder / f"{name}.json", case, real.run(case), real.identity())
+        write(
+            folder / f"{name}.json",
+            case,
+            real.run(case),
+            real.identity(case.settings.offload is not None),
+        )
 
 
-def show(seed: int) -> None:
+def show(seed: int, offload: bool) -> None:
     """One random case, as JSON."""
-    print(json.dumps(random_case(Random(seed)).to_json()))
+    print(json.dumps(draw(seed, offload).to_json()))
 
 
 def main() -> None:
@@ -100,13 +112,15 @@ def main() -> None:
     parser.add_argument("--stop-after", type=int, default=5, help="differing cases")
     parser.add_argument("--record", type=Path, help="write golden traces to this folder instead")
     parser.add_argument("--show", type=int, help="print the random case of this seed")
+    parser.add_argument("--offload", action="store_true", help="cases with copies to the host")
     options = parser.parse_args()
     if options.show is not None:
-        show(options.show)
+        show(options.show, options.offload)
     elif options.record is not None:
         record(options.record)
     else:
-        sys.exit(bool(compare(options.cases, options.seed, options.stop_after)))
+        number, seed, most = options.cases, options.seed, options.stop_after
+        sys.exit(bool(compare(number, seed, most, options.offload)))
 
 
 if __name__ == "__main__":

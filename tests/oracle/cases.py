@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -10,6 +10,19 @@ BLOCK = 16
 STEP_LIMIT = 3000
 """Runs are cut off here: without `scheduler_reserve_full_isl` requests can evict one another for
 ever, in the real scheduler as in ours."""
+
+
+@dataclass(frozen=True)
+class Offload:
+    """Copies to the host, and how long they take: a copy that starts with a step is over after so
+    many more steps.
+    """
+
+    host_blocks: int
+    eviction_policy: str = "lru"
+    offload_prompt_only: bool = True
+    store_steps: int = 0
+    load_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,7 @@ class Settings:
     watermark: float = 0.0
     enable_prefix_caching: bool = True
     async_scheduling: bool = False
+    offload: Offload | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,10 @@ class Step:
     finished: list[str] = field(default_factory=list)
     free_blocks: int = 0
     """After the decision."""
+    host_blocks: int | None = None
+    """Blocks that the host has or is about to have, then."""
+    loads: dict[str, int] | None = None
+    """Blocks of the loads that begin, as with `preempted`."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +83,19 @@ class Case:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {"settings": asdict(self.settings), "jobs": [asdict(job) for job in self.jobs]}
+        settings = asdict(self.settings)
+        if self.settings.offload is None:
+            del settings["offload"]
+        return {"settings": settings, "jobs": [asdict(job) for job in self.jobs]}
 
     @staticmethod
     def from_json(table: dict[str, Any]) -> Case:
         """The inverse of `to_json`."""
         jobs = [Job(**{**job, "hash_ids": tuple(job["hash_ids"])}) for job in table["jobs"]]
-        return Case(Settings(**table["settings"]), tuple(jobs))
+        settings = dict(table["settings"])
+        if "offload" in settings:
+            settings["offload"] = Offload(**settings["offload"])
+        return Case(Settings(**settings), tuple(jobs))
 
 
 def name(index: int) -> str:
@@ -120,6 +144,56 @@ def random_case(rng: Random) -> Case:
         async_scheduling=rng.random() < 0.5,
     )
     return Case(settings, jobs)
+
+
+def random_offload_case(rng: Random) -> Case:
+    """The same with copies to the host, mostly of texts that come back when the device has lost
+    them.
+    """
+    case = random_case(rng)
+    offload = Offload(
+        host_blocks=rng.choice([3, 8, 15, 25, 40, 80]),
+        eviction_policy=rng.choice(["lru", "arc"]),
+        offload_prompt_only=rng.random() < 0.5,
+        store_steps=rng.choice([0, 0, 1, 3, 10]),
+        load_steps=rng.choice([0, 1, 2, 5, 15]),
+    )
+    settings = replace(
+        case.settings, enable_prefix_caching=True, async_scheduling=False, offload=offload
+    )
+    if rng.random() < 0.7:
+        longest = rng.choice([100, 200])
+        jobs = _recurring_jobs(rng, longest)
+        widest = max(-(-(job.prompt_tokens + job.output_tokens) // BLOCK) for job in jobs)
+        blocks = 1 + widest + rng.choice([0, 1, 2, 3, 5, 8, 13])
+        return Case(replace(settings, num_blocks=blocks), jobs)
+    return Case(settings, case.jobs)
+
+
+def _recurring_jobs(rng: Random, longest: int) -> tuple[Job, ...]:
+    """Requests over a few texts, each of which takes up one of them from its beginning."""
+    texts, arrival, jobs = Texts(), 0, []
+    count = rng.choice([2, 4, 6])
+    for index in range(rng.randint(4, 24)):
+        arrival += rng.choice([0, 0, 1, 3, 8])
+        blocks = rng.randint(1, longest // BLOCK)
+        start = 1000 * rng.randint(1, count)
+        words = [*range(start, start + blocks)]
+        tail = rng.choice([0, 0, 1, 7, 16, 30])
+        own = 10_000 * (index + 1)
+        words += range(own, own - (-tail // BLOCK))
+        output = rng.choice([1, 2, 8, 30])
+        jobs.append(
+            Job(
+                prompt_tokens=blocks * BLOCK + tail,
+                output_tokens=output,
+                max_tokens=output,
+                arrival_step=arrival,
+                priority=rng.randint(0, 2),
+                hash_ids=texts.ids(words),
+            )
+        )
+    return tuple(jobs)
 
 
 def _random_jobs(rng: Random, longest: int, outputs: int) -> tuple[Job, ...]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
-from oracle.cases import Case, Job, Settings, Step, Texts, random_case
+from oracle.cases import Case, Job, Settings, Step, Texts, random_case, random_offload_case
 
 _TEXTS = Texts()
 
@@ -27,6 +27,9 @@ def _shared(index: int, common: int, prompt: int, output: int, **more: object) -
 
 _RARER = (40, 50, 56, 70, 78, 91, 94, 111)
 """Cases without chunked prefill or without prefix caching."""
+
+_OFFLOADS = (1, 7, 11, 14, 23, 41, 45, 50, 59, 82)
+"""Cases in which much is loaded back from the host."""
 
 NAMED: dict[str, Case] = {
     "budget": Case(Settings(40), (_alone(0, 300, 4), _alone(1, 100, 4), _alone(2, 74, 4))),
@@ -52,6 +55,7 @@ NAMED: dict[str, Case] = {
         (_alone(0, 200, 5), _alone(1, 90, 5), _alone(2, 20, 9)),
     ),
     **{f"random_{seed:03}": random_case(Random(seed)) for seed in (*range(24), *_RARER)},
+    **{f"offload_{seed:03}": random_offload_case(Random(seed)) for seed in _OFFLOADS},
 }
 
 
@@ -62,9 +66,13 @@ def write(path: Path, case: Case, steps: list[Step], source: dict[str, str]) -> 
         '{"source": ' + json.dumps(source),
         '"settings": ' + json.dumps(table["settings"]),
         '"jobs": [\n' + ",\n".join(map(json.dumps, table["jobs"])) + "\n]",
-        '"steps": [\n' + ",\n".join(json.dumps(list(asdict(s).values())) for s in steps) + "\n]}",
+        '"steps": [\n' + ",\n".join(json.dumps(_values(s)) for s in steps) + "\n]}",
     ]
     path.write_text(",\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _values(step: Step) -> list[object]:
+    return [value for value in asdict(step).values() if value is not None]
 
 
 def read(path: Path) -> tuple[Case, list[Step]]:

@@ -8,6 +8,8 @@ made up here. The loop is that of the release's engine core: plain, or with two 
 from __future__ import annotations
 
 import hashlib
+import logging
+import mmap
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,25 +17,46 @@ from typing import Any
 
 import torch
 import vllm
-from vllm.config import CacheConfig, ObservabilityConfig, ParallelConfig, SchedulerConfig
+from vllm.config import (
+    CacheConfig,
+    KVTransferConfig,
+    ObservabilityConfig,
+    ParallelConfig,
+    SchedulerConfig,
+)
+from vllm.distributed.kv_transfer.kv_connector.v1.offloading import scheduler as offloading
+from vllm.distributed.kv_transfer.kv_connector.v1.offloading.common import (
+    OffloadingConnectorMetadata,
+    OffloadingWorkerMetadata,
+)
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import get_hash_fn_by_name
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched import async_scheduler, scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.kv_offload.cpu import manager
+from vllm.v1.kv_offload.cpu.policies import arc, lru
+from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request
 
-from oracle.cases import BLOCK, STEP_LIMIT, Case, Job, Settings, Step, name
+from oracle.cases import BLOCK, STEP_LIMIT, Case, Job, Offload, Settings, Step, name
 
+logging.getLogger("vllm").setLevel(logging.ERROR)  # it warns of each store that finds no room
 STOP_TOKEN = 7
 _HASH = get_hash_fn_by_name("sha256")
 init_none_hash(_HASH)
 
 
-def identity() -> dict[str, str]:
-    """Which scheduler this is."""
+PAGE = mmap.PAGESIZE
+"""Bytes of a block on the host: those of the block, rounded up to this."""
+
+
+def identity(offload: bool) -> dict[str, str]:
+    """Which scheduler this is, and which connector."""
     files = {"scheduler.py": scheduler, "async_scheduler.py": async_scheduler}
+    if offload:
+        files |= {"offloading/scheduler.py": offloading, "cpu/manager.py": manager}
+        files |= {"cpu/policies/lru.py": lru, "cpu/policies/arc.py": arc}
     return {"vllm": vllm.__version__} | {
         f"sha256 of {file}": hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
         for file, module in files.items()
@@ -76,6 +99,10 @@ def _config(settings: Settings, cache: CacheConfig) -> Any:
         uses_mrope=False,
         supports_multimodal_inputs=False,
         return_sampling_mask=None,
+        model="none",
+        dtype=torch.float32,
+        use_mla=False,
+        get_total_num_kv_heads=lambda: 1,
     )
     return SimpleNamespace(
         scheduler_config=SchedulerConfig(
@@ -105,11 +132,23 @@ def _config(settings: Settings, cache: CacheConfig) -> Any:
         max_concurrent_batches=2 if settings.async_scheduling else 1,
         is_mm_encoder_only=False,
         lora_config=None,
-        kv_transfer_config=None,
+        kv_transfer_config=_transfers(settings.offload) if settings.offload else None,
         kv_events_config=None,
         ec_transfer_config=None,
         speculative_config=None,
         max_in_flight_tokens=None,
+    )
+
+
+def _transfers(offload: Offload) -> KVTransferConfig:
+    return KVTransferConfig(
+        kv_connector="OffloadingConnector",
+        kv_role="kv_both",
+        kv_connector_extra_config={
+            "cpu_bytes_to_use": offload.host_blocks * PAGE,
+            "eviction_policy": offload.eviction_policy,
+            "offload_prompt_only": offload.offload_prompt_only,
+        },
     )
 
 
@@ -132,7 +171,7 @@ def make_request(index: int, job: Job) -> Request:
 
 def run(case: Case) -> list[Step]:
     """Every step of the case that scheduled something."""
-    return Run(case).steps
+    return (OffloadRun(case) if case.settings.offload else Run(case)).steps
 
 
 class Run:
@@ -148,8 +187,11 @@ class Run:
         self.in_flight: deque[tuple[Any, Step, Any]] = deque()
         self._skip = 0
         self._preempted: list[str] = []
+        self._go()
+
+    def _go(self) -> None:
+        case, idle = self.case, 0
         depth = 2 if case.settings.async_scheduling else 1
-        idle = 0
         while self._more() and len(self.steps) < STEP_LIMIT:
             scheduled = self._schedule()
             idle = 0 if scheduled or self.in_flight else idle + 1
@@ -178,7 +220,7 @@ class Run:
         return not idle
 
     def _schedule(self) -> bool:
-        output = self.scheduler.schedule()
+        output = self._last = self.scheduler.schedule()
         self._preempted += output.preempted_req_ids or ()
         tokens = dict(output.num_scheduled_tokens)
         if not tokens:
@@ -216,6 +258,105 @@ class Run:
     def _update(self) -> None:
         output, step, sampled = self.in_flight.popleft()
         before = {key for key, request in self.requests.items() if request.is_finished()}
-        self.scheduler.update_from_output(output, sampled)
+        self._report(output, sampled)
         after = {key for key, request in self.requests.items() if request.is_finished()}
         step.finished = sorted(after - before)
+
+    def _report(self, output: Any, sampled: Any) -> None:
+        self.scheduler.update_from_output(output, sampled)
+
+
+class InOrder(set[str]):
+    """The requests that ended in a step, gone through in the order of arrival."""
+
+    def __iter__(self) -> Any:
+        return iter(sorted(set.__iter__(self)))
+
+
+class Worker:
+    """What the connector's worker would report: a store starts with the step after it was asked
+    for, a load with its own, and each is over after so many steps.
+    """
+
+    def __init__(self, offload: Offload) -> None:
+        self.offload = offload
+        self.unsent: list[int] = []
+        self.under_way: list[tuple[int, int, str | None]] = []
+
+    def start(self, asked: OffloadingConnectorMetadata, clock: int) -> None:
+        """A step begins."""
+        stores, self.unsent = self.unsent, list(asked.store_jobs)
+        self.under_way += [(clock + self.offload.store_steps, job, None) for job in stores]
+        for job, load in asked.load_jobs.items():
+            self.under_way.append((clock + self.offload.load_steps, job, load.req_id))
+
+    def report(self, clock: int) -> KVConnectorOutput:
+        """What is over when the step of this time is."""
+        over = [entry for entry in self.under_way if entry[0] <= clock]
+        self.under_way = [entry for entry in self.under_way if entry[0] > clock]
+        return KVConnectorOutput(
+            finished_recving={request for _, _, request in over if request is not None},
+            kv_connector_worker_meta=OffloadingWorkerMetadata(
+                completed_jobs={job: 1 for _, job, _ in over}
+            ),
+        )
+
+
+class OffloadRun(Run):
+    """A case with the real OffloadingConnector, its worker made up."""
+
+    def _go(self) -> None:
+        offload = self.case.settings.offload
+        assert offload is not None
+        self.worker = Worker(offload)
+        self._loads: dict[str, int] = {}
+        self._clock = 0
+        while len(self.steps) < STEP_LIMIT:
+            self._arrive()
+            if self._schedule():
+                self._update()
+            elif not (self._changed() or self._jump()):
+                break
+
+    def _changed(self) -> bool:
+        """Whether a step without work has something follow at once."""
+        asked = self._last.kv_connector_metadata
+        return bool(self._last.preempted_req_ids or asked.load_jobs or asked.store_jobs)
+
+    def _arrive(self) -> None:
+        jobs, self._clock = self.case.jobs, len(self.steps) + self._skip
+        while len(self.requests) < len(jobs):
+            job = jobs[len(self.requests)]
+            if job.arrival_step > self._clock:
+                break
+            request = make_request(len(self.requests), job)
+            self.requests[request.request_id] = request
+            self.scheduler.add_request(request)
+
+    def _jump(self) -> bool:
+        """Pass over time in which there is nothing to run; False at the end."""
+        coming = [entry[0] for entry in self.worker.under_way]
+        coming += [job.arrival_step for job in self.case.jobs[len(self.requests) :][:1]]
+        if coming:
+            self._skip = max(self._skip, min(coming) - len(self.steps))
+            self._clock = len(self.steps) + self._skip
+            self._report(self._last, self._sample({}))
+        return bool(coming)
+
+    def _schedule(self) -> bool:
+        self.scheduler.finished_req_ids = InOrder(self.scheduler.finished_req_ids)
+        ran = super()._schedule()
+        asked = self._last.kv_connector_metadata
+        self.worker.start(asked, self._clock)
+        for load in asked.load_jobs.values():
+            self._loads[load.req_id] = len(load.dst_spec.block_ids)
+        if ran:
+            host = self.scheduler.connector.connector_scheduler.manager
+            self.steps[-1].host_blocks = host._num_chunks - host._get_num_free_chunks()
+            self.steps[-1].loads = dict(sorted(self._loads.items()))
+            self._loads = {}
+        return ran
+
+    def _report(self, output: Any, sampled: Any) -> None:
+        sampled.kv_connector_output = self.worker.report(self._clock)
+        self.scheduler.update_from_output(output, sampled)

@@ -95,6 +95,10 @@ ARMS = {
         VllmV1Scheduler(max_num_batched_tokens=16, max_num_seqs=8, policy="priority"),
         VllmV1Memory(),
     ),
+    "vllm-v1-offload": lambda: (
+        VllmV1Scheduler(max_num_batched_tokens=16, max_num_seqs=8),
+        VllmV1Memory(offload=True, offload_prompt_only=False),
+    ),
     "fcfs": lambda: (FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8), LruMemory()),
     "fcfs-background": lambda: (
         FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8),
@@ -193,6 +197,8 @@ ARMS = {
 
 
 def both(arm: str, lag: int, prefix: bool, seed: int) -> tuple[list[Any], list[Any]]:
+    if "offload" in arm and (lag or not prefix):
+        pytest.skip("offload needs lag 0 and a prefix cache")
     requests, output_tokens = workload(seed)
     logs: list[list[Any]] = []
     for driver in ("simpy", "blocking"):

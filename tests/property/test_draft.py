@@ -22,13 +22,14 @@ from property.test_exactness import (
     SETTINGS,
     Job,
     prompts,
+    skip_impossible,
 )
 from property.test_invariants import Watch, assert_all_free, assert_each_ends_once
 
 from superinfer.draft import Draft
 from superinfer.engine import Engine
 from superinfer.errors import PlanError
-from superinfer.memory.vllm_v1 import BlockCache
+from superinfer.memory.vllm_v1_cache import BlockCache
 from superinfer.plan import Outcome
 from superinfer.sequence import Sequence, State
 
@@ -90,6 +91,9 @@ def assert_unchanged(engine: Engine, before: dict[str, Any]) -> None:
 
 
 def _admit(draft: Draft, seq: Sequence, rng: Random) -> None:
+    if on_host := draft.host_prefix(seq):
+        draft.try_load(seq, on_host, keep_free=rng.randint(0, 2), reserved_blocks=rng.randint(0, 2))
+        return
     keep_free = rng.randint(0, 3)
     whole, charge = rng.random() < 0.5, rng.random() < 0.5
     if draft.try_admit(seq, keep_free=keep_free, whole_need=whole, charge_cached=charge):
@@ -99,6 +103,11 @@ def _admit(draft: Draft, seq: Sequence, rng: Random) -> None:
 def _prefill(draft: Draft, seq: Sequence, rng: Random) -> None:
     left = seq.prefill_tokens - seq.computed_tokens
     assert 1 <= draft.prefill(seq, rng.randint(1, left)) <= left
+
+
+def _adopt(draft: Draft, seq: Sequence, rng: Random) -> None:
+    if draft._engine.offload is not None and seq.node is not None:
+        draft.adopt(seq)
 
 
 def _preempt(draft: Draft, seq: Sequence, rng: Random) -> None:
@@ -130,7 +139,7 @@ def _unpark(draft: Draft, seq: Sequence, rng: Random) -> None:
 Decision = Callable[[Draft, Sequence, Random], None]
 DECISIONS: dict[State, list[Decision]] = {
     State.WAITING: [_admit],
-    State.PREFILLING: [_prefill, _prefill, _preempt, _swap_out],
+    State.PREFILLING: [_prefill, _prefill, _preempt, _swap_out, _adopt],
     State.DECODING: [_preempt, _swap_out, _park, _park],
     State.PARKED: [_preempt, _swap_out, _unpark],
     State.SWAPPED: [_swap_in],
@@ -186,6 +195,7 @@ class Hesitant:
 
 def hesitant(arm: str, seed: int | None, events: list[Any], **config: Any) -> Engine:
     """An engine; with a seed its scheduler is hesitant."""
+    skip_impossible(arm, config.get("lag", 0), config.get("prefix_caching", False))
     scheduler, memory = ARMS[arm]()
     if seed is not None:
         scheduler = Hesitant(scheduler, Random(seed))

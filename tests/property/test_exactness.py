@@ -27,7 +27,7 @@ from superinfer.costs.coverage import (
     STEP_TOKENS,
     Limit,
 )
-from superinfer.engine import Engine
+from superinfer.engine import Engine, EngineConfig
 from superinfer.lab.replay import replay
 from superinfer.memory.base import Ladder
 from superinfer.memory.hicache import HiCacheMemory
@@ -124,6 +124,20 @@ def vllm_v1(memory: Callable[[], Any] = VllmV1Memory, **more: Any) -> Callable[[
         VllmV1Scheduler(max_num_batched_tokens=16, max_num_seqs=8, **more),
         memory(),
     )
+
+
+@dataclass
+class SmallHost(VllmV1Memory):
+    """Copies on the host that make way for one another."""
+
+    host_size_blocks: int = 20
+
+    def host_cache_blocks(self, config: EngineConfig) -> int:
+        return min(self.host_size_blocks, VllmV1Memory.host_cache_blocks(self, config))
+
+
+def offload(*memory: Any, **more: Any) -> Callable[[], tuple[Any, Any]]:
+    return vllm_v1(partial(SmallHost, True, *memory), **more)
 
 
 def rotating(**switches: Any) -> Callable[[], tuple[Any, Any]]:
@@ -253,6 +267,10 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "vllm-v1": vllm_v1(),
     "vllm-v1-priority": vllm_v1(policy="priority", long_prefill_token_threshold=6, watermark=0.1),
     "vllm-v1-lru": vllm_v1(LruMemory, scheduler_reserve_full_isl=False),
+    "vllm-v1-offload": offload("lru", True, 40),
+    "vllm-v1-offload-answers": offload("lru", False, watermark=0.1),
+    "vllm-v1-offload-arc": offload("arc", False, 12, policy="priority"),
+    "vllm-v1-offload-first": offload("arc", True, scheduler_reserve_full_isl=False),
     "fcfs": fcfs("recompute"),
     "fcfs-swap": fcfs("swap"),
     "fcfs-background": fcfs("swap", "background"),
@@ -382,8 +400,15 @@ def prompts(jobs: list[Job], scale_s: float = 1.0) -> list[Request]:
     return requests
 
 
+def skip_impossible(arm: str, lag: int, prefix: bool) -> None:
+    """What an engine refuses to run."""
+    if "offload" in arm and (lag or not prefix):
+        pytest.skip("offload needs lag 0 and a prefix cache")
+
+
 def build(arm: str, lag: int, prefix: bool, sink: Any = None, cost: Any = FAKE) -> Engine:
     """A small engine under memory pressure."""
+    skip_impossible(arm, lag, prefix)
     scheduler, memory = ARMS[arm]()
     return make_engine(
         scheduler,
@@ -683,7 +708,9 @@ def test_workload_is_hard() -> None:
     assert len(run.coverage.left_range) == len(FAKE.limits.entries)
 
 
-@pytest.mark.parametrize("arm", [arm for arm in ARMS if "tier" in arm or "tensorrt" in arm])
+@pytest.mark.parametrize(
+    "arm", [arm for arm in ARMS if any(name in arm for name in ("tier", "tensorrt", "offload"))]
+)
 def test_host_tiers_are_busy(arm: str) -> None:
     """The comparisons mean something for cached blocks on the host, too."""
     jobs = [

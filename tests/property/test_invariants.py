@@ -26,7 +26,9 @@ from sim.driver import simulate
 from sim.oracle import Oracle
 from superinfer.engine import Engine
 from superinfer.memory.prefix import Node
-from superinfer.memory.vllm_v1 import Block, BlockCache
+from superinfer.memory.vllm_v1_cache import Block, BlockCache
+from superinfer.memory.vllm_v1_host import WRITING
+from superinfer.memory.vllm_v1_offload import OffloadingCache
 from superinfer.plan import Outcome, Plan
 from superinfer.sequence import Sequence, State
 
@@ -135,8 +137,7 @@ class Watch:
         self.check_precision()
         assert engine.host.used == sum(seq.host_blocks for seq in holders(engine))
         assert engine.host.used <= engine.host.total
-        copies = [node for node in nodes if isinstance(node, Node) and node.on_host]
-        assert engine.host.cached == sum(node.blocks for node in copies)
+        assert engine.host.cached == self.copies(nodes)
         assert engine.host.cached <= engine.host.cache_total
 
     def check_precision(self) -> None:
@@ -163,6 +164,24 @@ class Watch:
             assert not seq.small[0] or floor <= 8
             if seq.state is State.DECODING and engine.demotion is not None:
                 assert seq.light_tokens == engine.demotion.light_tokens(seq)
+
+    def copies(self, nodes: list[Node | Block]) -> int:
+        """Blocks on the host beside swapped ones; checks who reads them."""
+        if not isinstance(self.engine.prefix, OffloadingCache):
+            return sum(node.blocks for node in nodes if isinstance(node, Node) and node.on_host)
+        blocks = self.engine.prefix.copies
+        copies = list(blocks.order)
+        reading = Counter(
+            key
+            for seq in holders(self.engine)
+            if seq.transfer and seq.node.job
+            for key in seq.node.job.keys
+        )
+        assert all(copy.refs == WRITING or copy.refs == reading[copy.key] for copy in copies)
+        assert all(blocks.get(key) for key in reading)
+        assert blocks.idle_blocks == sum(not copy.refs for copy in copies)
+        assert len({copy.key for copy in copies}) == len(copies)
+        return len(copies)
 
     def check_prefix(self) -> None:
         """References are the sequences whose path goes through a node; edges join up."""
@@ -324,16 +343,25 @@ def test_invariants_with_cancels(
     assert_all_free(engine)
 
 
-@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize(
+    ("arm", "lag"),
+    [
+        ("fcfs-background", 0),
+        ("fcfs-background", 1),
+        ("vllm-v1-offload", 0),
+        ("vllm-v1-offload-answers", 0),
+        ("vllm-v1-offload-arc", 0),
+    ],
+)
 @settings(SETTINGS, max_examples=30)
 @given(jobs=JOBS, cancels=CANCELS, link_s=st.sampled_from([0.0, 0.5, 7.0]))
 def test_invariants_with_slow_links(
-    lag: int, jobs: list[Job], cancels: list[tuple[float, int]], link_s: float
+    arm: str, lag: int, jobs: list[Job], cancels: list[tuple[float, int]], link_s: float
 ) -> None:
     """Copies that take several steps: requests end while their cache is on the way."""
     events: list[Any] = []
     cost = FakeCost(step=1.0, copy=link_s)
-    engine = build("fcfs-background", lag, True, events.append, cost)
+    engine = build(arm, lag, True, events.append, cost)
     Watch(engine)
     outputs = [job.output for job in jobs]
     ImpatientDriver(engine, prompts(jobs), outputs, cancels=sorted(cancels)).run()
@@ -341,14 +369,22 @@ def test_invariants_with_slow_links(
     assert_all_free(engine)
 
 
-@pytest.mark.parametrize("lag", [0, 1])
-def test_cancel_while_the_cache_is_on_its_way(lag: int) -> None:
+@pytest.mark.parametrize(
+    ("arm", "lag", "kind"),
+    [
+        ("fcfs-background", 0, "rotate_in"),
+        ("fcfs-background", 1, "rotate_in"),
+        ("vllm-v1-offload", 0, "load"),
+    ],
+)
+def test_cancel_while_the_cache_is_on_its_way(arm: str, lag: int, kind: str) -> None:
     """Every copy back of a run in turn meets a client who gives up before it lands."""
-    jobs = [Job(0.25 * (i % 3), 10 + i % 7, 20 + i % 5, 0, 0, False) for i in range(9)]
+    groups, count = (3, 18) if kind == "load" else (1, 9)
+    jobs = [Job(0.25 * (i % 3), 10 + i % 7, 20 + i % 5, i % groups, 0, False) for i in range(count)]
 
     def run(cancels: list[tuple[float, int]]) -> tuple[Engine, list[Any]]:
         events: list[Any] = []
-        engine = build("fcfs-background", lag, True, events.append, FakeCost(copy=7.0))
+        engine = build(arm, lag, True, events.append, FakeCost(copy=7.0))
         Watch(engine)
         outputs = [job.output for job in jobs]
         ImpatientDriver(engine, prompts(jobs), outputs, cancels=cancels).run()
@@ -356,7 +392,7 @@ def test_cancel_while_the_cache_is_on_its_way(lag: int) -> None:
         assert_all_free(engine)
         return engine, events
 
-    starts = [(event[0], int(event[2][1:])) for event in run([])[1] if event[1] == "rotate_in"]
+    starts = [(event[0], int(event[2][1:])) for event in run([])[1] if event[1] == kind]
     assert len(starts) > 3
     for start_s, index in starts:
         engine, events = run([(start_s + 3.5, index)])

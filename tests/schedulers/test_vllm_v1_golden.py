@@ -1,7 +1,8 @@
 """Traces of the real scheduler of vLLM 0.33.0 (`oracle.golden`), step by step, without vLLM.
 
 Each holds a configuration, its requests, and for every step what was scheduled, preempted and
-finished and how many blocks were free. `make oracle` compares fresh random cases live.
+finished and how many blocks were free; with copies to the host also how many blocks that has, and
+which loads began. `make oracle` compares fresh random cases live.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from oracle import model
+from oracle.cases import Case, Step
 from oracle.golden import NAMED, read
 
 FOLDER = Path(__file__).with_name("golden")
@@ -43,9 +45,25 @@ def test_the_traces_cover_what_can_happen() -> None:
                 "threshold": settings.long_prefill_token_threshold > 0,
                 "whole prompts": not settings.enable_chunked_prefill,
                 "first chunk fits": not settings.scheduler_reserve_full_isl,
+                **what_the_host_does(case, steps),
             }
         )
-    assert len(seen) == 10 and min(seen.values()) >= 3, seen
+    assert len(seen) == 16 and min(seen.values()) >= 3, seen
+
+
+def what_the_host_does(case: Case, steps: list[Step]) -> dict[str, bool]:
+    offload = case.settings.offload
+    if offload is None:
+        return {}
+    assert any(step.loads for step in steps)
+    return {
+        "lru": offload.eviction_policy == "lru",
+        "arc": offload.eviction_policy == "arc",
+        "prompts": offload.offload_prompt_only,
+        "answers, too": not offload.offload_prompt_only,
+        "full": max(step.host_blocks or 0 for step in steps) == offload.host_blocks,
+        "slow loads": offload.load_steps > 4,
+    }
 
 
 def test_facts_seen_in_the_real_scheduler() -> None:

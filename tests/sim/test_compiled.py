@@ -37,9 +37,10 @@ def form_of(root: Path, interpreted: str = "0") -> str:
 @pytest.mark.parametrize("lag", [0, 1])
 def test_same_bytes_in_both_forms(monkeypatch: pytest.MonkeyPatch, lag: int) -> None:
     found = []
+    arms = [arm for arm in ARMS if not (lag and "offload" in arm)]
     for interpreted in ("0", "1"):
         monkeypatch.setenv("SUPERINFER_INTERPRETED", interpreted)
-        found.append(bytes_of_runs(ARMS, lag, "1"))
+        found.append(bytes_of_runs(arms, lag, "1"))
     assert found[0] == found[1]
 
 

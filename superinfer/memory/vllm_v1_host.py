@@ -1,0 +1,392 @@
+"""The host's blocks in vLLM's offloading: which are there, which are in use, which go first.
+
+Source: vLLM 0.33.0, `vllm/v1/kv_offload/cpu/manager.py` (`CPUOffloadingManager`) and, for the two
+orders, `lru.py` and `arc.py` in `vllm/v1/kv_offload/cpu/policies/`. The rules:
+
+* What a request wants to store and is not there yet gets room all or nothing. Idle blocks make way
+  in the order of the policy; those that are being written or read do not, nor does anything else
+  that the request offered with it. If they are too few, nothing is stored.
+* A block that is being written is there, but cannot be read yet.
+* A request counts as one use of each block that it offered or loaded. While it lives, its blocks
+  share one place in the order, the deepest of them first in line; when it has ended they get the
+  last places, again the deepest first (`lru`).
+* `arc` has blocks that were stored once (T1) and blocks that another request has used since (T2),
+  remembers the names of what it dropped from each (B1, B2), and learns from requests that store
+  such a block again how large T1 should be. Uses count when a request has ended.
+
+Left out: the tracker of `store_threshold` (off by default there), the calls of other tiers and
+failed copies.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Items
+from collections.abc import Set as AbstractSet
+from typing import Final, Protocol
+
+from superinfer.memory.pool import HostPool
+from superinfer.memory.prefix import Key
+
+WRITING: Final = -1
+"""`Copy.refs` of a block that is not readable yet."""
+_SMALL_HEAP: Final = 64
+
+
+class Copy:
+    """A block on the host."""
+
+    __slots__ = ("index", "key", "rank", "refs")
+
+    def __init__(self, key: Key, index: int) -> None:
+        self.key = key
+        self.index = index
+        """Its place in the prompts that have it."""
+        self.refs = WRITING
+        """Loads that read it."""
+        self.rank = (0, 0)
+        """Its place in the order `lru`."""
+
+
+class User:
+    """What one request has done on the host."""
+
+    __slots__ = ("inserted", "jobs", "missed", "number", "rank", "reused", "seen", "stored")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        """The request's index."""
+        self.rank = 0
+        """Its place in the order `lru`, 0 before it has one."""
+        self.jobs = 0
+        """Its copies under way."""
+        self.stored = 0
+        """Leading blocks of the request that need not be offered again."""
+        self.seen: dict[Key, int] = {}
+        """Blocks it used, with their places in the request."""
+        self.inserted: set[Key] = set()
+        self.reused: set[Key] = set()
+        self.missed: set[Key] = set()
+
+
+class CopyOrder(Protocol):
+    """Holds the copies, and says which idle ones go first."""
+
+    def get(self, key: Key) -> Copy | None:
+        """The copy of a block, if there is one."""
+        ...
+
+    def insert(self, copy: Copy, user: User) -> None:
+        """Take in a copy that `user` is about to write."""
+        ...
+
+    def missed(self, keys: Items[Key]) -> None:
+        """A request stores these blocks, which are not there."""
+        ...
+
+    def used(self, keys: Items[Key], user: User) -> None:
+        """`user` meets these blocks for the first time; some may be about to be inserted."""
+        ...
+
+    def idle(self, copy: Copy) -> None:
+        """Nobody writes or reads it any more."""
+        ...
+
+    def left(self, keys: Items[Key], user: User) -> None:
+        """`user` has ended; `keys` are all that it used, from its first block on."""
+        ...
+
+    def evict(self, count: int, protected: AbstractSet[Key]) -> list[Copy] | None:
+        """Drop so many idle copies, none of them protected; or None, and none, if they are too
+        few.
+        """
+        ...
+
+    def __iter__(self) -> Iterator[Copy]:
+        """All copies."""
+        ...
+
+
+class LruOrder:
+    """Least recently used first."""
+
+    def __init__(self) -> None:
+        self._copies: dict[Key, Copy] = {}
+        self._heap: list[tuple[tuple[int, int], int, Copy]] = []
+        """Entries are out of date when the copy has gone, is in use, or has another rank."""
+        self._ranks = 0
+        self._pushes = 0
+        """Breaks ties, so that copies are never compared."""
+
+    def __iter__(self) -> Iterator[Copy]:
+        """All copies."""
+        return iter(self._copies.values())
+
+    def get(self, key: Key) -> Copy | None:
+        """As the protocol says."""
+        return self._copies.get(key)
+
+    def insert(self, copy: Copy, user: User) -> None:
+        """With the other blocks of its request."""
+        self._copies[copy.key] = copy
+        copy.rank = (self._rank_of(user), -copy.index)
+
+    def missed(self, keys: Items[Key]) -> None:
+        """Nothing: what is not there has no place."""
+
+    def used(self, keys: Items[Key], user: User) -> None:
+        """Move what is there up to the other blocks of the request."""
+        rank = self._rank_of(user)
+        for key in keys:
+            copy = self._copies.get(key)
+            if copy is not None and copy.rank < (rank, -copy.index):
+                self._move(copy, (rank, -copy.index))
+
+    def idle(self, copy: Copy) -> None:
+        """It may be evicted now."""
+        self._pushes += 1
+        heapq.heappush(self._heap, (copy.rank, self._pushes, copy))
+        if len(self._heap) > max(_SMALL_HEAP, 4 * len(self._copies)):
+            self._heap = [entry for entry in self._heap if self._holds(entry)]
+            heapq.heapify(self._heap)
+
+    def left(self, keys: Items[Key], user: User) -> None:
+        """Each gets a place of its own at the end, the first block the very last."""
+        for key in reversed(keys):
+            copy = self._copies.get(key)
+            if copy is not None:
+                self._ranks += 1
+                self._move(copy, (self._ranks, 0))
+
+    def evict(self, count: int, protected: AbstractSet[Key]) -> list[Copy] | None:
+        """From the front of the order."""
+        victims: dict[Copy, tuple[tuple[int, int], int, Copy]] = {}
+        spared: list[tuple[tuple[int, int], int, Copy]] = []
+        while self._heap and len(victims) < count:
+            entry = heapq.heappop(self._heap)
+            if not self._holds(entry):
+                continue
+            if entry[2].key in protected:
+                spared.append(entry)
+            else:
+                victims[entry[2]] = entry
+        enough = len(victims) == count
+        for entry in spared if enough else [*spared, *victims.values()]:
+            heapq.heappush(self._heap, entry)
+        if not enough:
+            return None
+        for copy in victims:
+            del self._copies[copy.key]
+        return list(victims)
+
+    def _rank_of(self, user: User) -> int:
+        if not user.rank:
+            self._ranks += 1
+            user.rank = self._ranks
+        return user.rank
+
+    def _move(self, copy: Copy, rank: tuple[int, int]) -> None:
+        copy.rank = rank
+        if not copy.refs:
+            self.idle(copy)
+
+    def _holds(self, entry: tuple[tuple[int, int], int, Copy]) -> bool:
+        rank, _, copy = entry
+        return not copy.refs and copy.rank == rank and self._copies.get(copy.key) is copy
+
+
+class ArcOrder:
+    """Adaptive replacement between blocks used once and blocks used again."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.target = 0.0
+        """How large the part of those used once should be."""
+        self.once: OrderedDict[Key, Copy] = OrderedDict()
+        self.again: OrderedDict[Key, Copy] = OrderedDict()
+        self.gone_once: OrderedDict[Key, None] = OrderedDict()
+        """Names of what was evicted from `once`, and next from `again`; the oldest first."""
+        self.gone_again: OrderedDict[Key, None] = OrderedDict()
+
+    def __iter__(self) -> Iterator[Copy]:
+        """All copies."""
+        yield from self.once.values()
+        yield from self.again.values()
+
+    def get(self, key: Key) -> Copy | None:
+        """As the protocol says."""
+        copy = self.once.get(key)
+        return self.again.get(key) if copy is None else copy
+
+    def insert(self, copy: Copy, user: User) -> None:
+        """As one that was used once."""
+        self.once[copy.key] = copy
+        self.gone_once.pop(copy.key, None)
+        self.gone_again.pop(copy.key, None)
+
+    def missed(self, keys: Items[Key]) -> None:
+        """What has gone too soon shifts the balance."""
+        for key in reversed(keys):
+            if key in self.gone_once:
+                step = max(1.0, len(self.gone_again) / len(self.gone_once))
+                self.target = min(self.target + step, self.capacity)
+                self.gone_once.move_to_end(key)
+            elif key in self.gone_again:
+                step = max(1.0, len(self.gone_once) / len(self.gone_again))
+                self.target = max(self.target - step, 0.0)
+                self.gone_again.move_to_end(key)
+
+    def used(self, keys: Items[Key], user: User) -> None:
+        """Nothing: it counts when the request has ended."""
+
+    def idle(self, copy: Copy) -> None:
+        """Nothing: who is idle is seen when room is needed."""
+
+    def left(self, keys: Items[Key], user: User) -> None:
+        """What it only stored moves to the end of its part, what it found moves to `again`."""
+        for key in reversed(keys):
+            if key in user.reused:
+                if key in self.once:
+                    self.again[key] = self.once.pop(key)
+                elif key in self.again:
+                    self.again.move_to_end(key)
+            elif key in user.inserted:
+                if key in self.once:
+                    self.once.move_to_end(key)
+                elif key in self.again:
+                    self.again.move_to_end(key)
+
+    def evict(self, count: int, protected: AbstractSet[Key]) -> list[Copy] | None:
+        """From `once` while that is as large as it should be, else from `again`; from the other
+        part where one has none left.
+        """
+        victims: list[tuple[Copy, bool]] = []
+        left_once = len(self.once)
+        once, again = _idle(self.once, protected), _idle(self.again, protected)
+        while len(victims) < count:
+            wanted = left_once >= int(self.target)
+            copy = next(once, None) if wanted else None
+            from_once = copy is not None
+            if copy is None:
+                copy = next(again, None)
+            if copy is None:
+                copy, from_once = next(once, None), True
+            if copy is None:
+                return None
+            left_once -= from_once
+            victims.append((copy, from_once))
+        for copy, from_once in victims:
+            self._drop(copy.key, from_once)
+        return [copy for copy, _ in victims]
+
+    def _drop(self, key: Key, from_once: bool) -> None:
+        part, gone = self.again, self.gone_again
+        if from_once:
+            part, gone = self.once, self.gone_once
+        del part[key]
+        gone[key] = None
+        while len(gone) > self.capacity:
+            gone.popitem(last=False)
+
+
+def _idle(part: OrderedDict[Key, Copy], protected: AbstractSet[Key]) -> Iterator[Copy]:
+    for key, copy in part.items():
+        if not copy.refs and key not in protected:
+            yield copy
+
+
+class HostBlocks:
+    """The copies on the host. It keeps the pool's `cached` count."""
+
+    def __init__(self, host: HostPool, order: CopyOrder) -> None:
+        self.host = host
+        self.order = order
+        self.idle_blocks = 0
+        """Copies that nobody writes or reads."""
+
+    def get(self, key: Key) -> Copy | None:
+        """The copy of a block, if there is one, readable or not."""
+        return self.order.get(key)
+
+    def reserve(self, user: User, start: int, keys: Items[Key]) -> list[Key] | None:
+        """Room for those of a request's blocks from `start` on that are not there: returns which
+        these are, or None if there is not enough room.
+        """
+        copies = [self.order.get(key) for key in keys]
+        new = [key for key, copy in zip(keys, copies, strict=True) if copy is None]
+        ready = [copy.key for copy in copies if copy is not None and copy.refs != WRITING]
+        missed = [key for key in new if key not in user.missed]
+        self.order.missed(missed)
+        user.missed.update(missed)
+        self._note(user, start, keys, {*new, *ready})
+        user.reused.update(key for key in ready if key not in user.inserted)
+        if new and not self._make_room(len(new), set(keys)):
+            return None
+        for key in new:
+            self.order.insert(Copy(key, user.seen[key]), user)
+        self.host.cached += len(new)
+        user.inserted.update(new)
+        return new
+
+    def written(self, keys: Iterable[Key]) -> None:
+        """They can be read from now on."""
+        for key in keys:
+            copy = self._copy(key)
+            copy.refs = 0
+            self._now_idle(copy)
+
+    def pin(self, user: User, start: int, keys: Items[Key]) -> None:
+        """A request reads its blocks from `start` on, which are readable."""
+        for key in keys:
+            copy = self._copy(key)
+            if not copy.refs:
+                self.idle_blocks -= 1
+            copy.refs += 1
+        self._note(user, start, keys, set(keys))
+        user.reused.update(key for key in keys if key not in user.inserted)
+
+    def unpin(self, keys: Iterable[Key]) -> None:
+        """They have been read."""
+        for key in keys:
+            copy = self._copy(key)
+            copy.refs -= 1
+            if not copy.refs:
+                self._now_idle(copy)
+
+    def leave(self, user: User) -> None:
+        """A request has ended."""
+        self.order.left(sorted(user.seen, key=user.seen.__getitem__), user)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _copy(self, key: Key) -> Copy:
+        copy = self.order.get(key)
+        assert copy is not None
+        return copy
+
+    def _now_idle(self, copy: Copy) -> None:
+        self.idle_blocks += 1
+        self.order.idle(copy)
+
+    def _note(self, user: User, start: int, keys: Items[Key], which: AbstractSet[Key]) -> None:
+        """The request uses `which` of its blocks from `start` on."""
+        fresh = []
+        for index, key in enumerate(keys, start):
+            if key in which and key not in user.seen:
+                user.seen[key] = index
+                fresh.append(key)
+        if fresh:
+            self.order.used(fresh, user)
+
+    def _make_room(self, blocks: int, offered: AbstractSet[Key]) -> bool:
+        short = blocks - self.host.cache_free
+        if short <= 0:
+            return True
+        victims = self.order.evict(short, offered) if short <= self.idle_blocks else None
+        if victims is None:
+            return False
+        self.idle_blocks -= short
+        self.host.cached -= short
+        return True

@@ -19,7 +19,14 @@ from superinfer.costs.base import CostModel
 from superinfer.draft import Draft
 from superinfer.errors import PlanError
 from superinfer.events import Sink
-from superinfer.memory.base import EagerCache, HostTier, MemoryPolicy, PrefixCache, Timing
+from superinfer.memory.base import (
+    CostAware,
+    EagerCache,
+    HostTier,
+    MemoryPolicy,
+    PrefixCache,
+    Timing,
+)
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Key, PrefixIndex, request_keys
 from superinfer.memory.tiered import TieredIndex
@@ -80,6 +87,8 @@ class Engine:
         self.eager: EagerCache | None = None
         """The prefix index if it follows every decision at once."""
         if config.prefix_caching:
+            if isinstance(memory, CostAware):
+                memory.bind_costs(cost, self.copy_size)
             self._use(memory.index(self.pool, self.host, config.block_tokens))
         self.live: dict[Sequence, None] = {}
         """Requests submitted and not ended."""

@@ -104,3 +104,5 @@ class RunRecord:
     events: int = 0
     extra: dict[str, float] = field(default_factory=dict)
     """Counters that only one scheduler or memory policy keeps."""
+    notes: list[str] = field(default_factory=list)
+    """What a memory policy has to say of the run."""

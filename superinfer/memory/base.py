@@ -4,10 +4,12 @@ in which cached prefixes are found.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from superinfer.costs.base import CostModel
     from superinfer.draft import Draft
     from superinfer.engine import EngineConfig
     from superinfer.memory.pool import BlockPool, HostPool
@@ -150,6 +152,28 @@ class WholeEdges(Protocol):
     """
 
     whole_edges: bool
+
+
+@runtime_checkable
+class CostAware(Protocol):
+    """What a memory policy has beside that if it weighs what blocks cost and save."""
+
+    def bind_costs(self, cost: CostModel, copy_size: Callable[[int], tuple[int, int]]) -> None:
+        """Learn the cost model and the bytes and separate copies of so many blocks, once, before
+        `index`. They are not to be asked before that.
+        """
+        ...
+
+
+@runtime_checkable
+class LoadChoice(Protocol):
+    """What a host tier has beside that if a copy back is not always better than computing."""
+
+    def loads(self, start_blocks: int, stop_blocks: int) -> bool:
+        """Blocks from `start_blocks` to `stop_blocks` of a prompt are on the host, what is before
+        them on the device: copy them back?
+        """
+        ...
 
 
 @runtime_checkable

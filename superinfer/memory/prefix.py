@@ -125,6 +125,8 @@ class PrefixIndex:
         """True if `hit` does anything."""
         self.shared_again = 0
         """Blocks of locked paths, counted for each sequence beside the first that holds them."""
+        self.locked_blocks = 0
+        """Blocks of locked paths."""
         self._grow_edges = not isinstance(policy, WholeEdges)
         self._roots: dict[tuple[str, int], Node] = {}
 
@@ -219,6 +221,7 @@ class PrefixIndex:
         for step in node.path():
             step.refs -= 1
             if not step.refs:
+                self.locked_blocks -= step.blocks
                 self.pool.referenced -= step.blocks
                 self.pool.cached += step.blocks
                 if not step.device_children:
@@ -338,6 +341,7 @@ class PrefixIndex:
                 if step.on_device:
                     pool.cached -= step.blocks
                 pool.referenced += step.blocks
+                self.locked_blocks += step.blocks
             else:
                 self.shared_again += step.blocks
             step.refs += 1
@@ -357,6 +361,7 @@ class PrefixIndex:
 
     def _extend(self, node: Node, keys: tuple[Key, ...], stop: int) -> None:
         """Lengthen an edge that only the inserting sequence holds."""
+        self.locked_blocks += stop - node.stop
         node.stop = stop
         node.keys = self._run(keys, node.start, stop, node.hash_tokens)
 

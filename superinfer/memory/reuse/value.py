@@ -44,3 +44,9 @@ class Valuation:
         used /= spent
         best: Values = used.max(axis=2)
         return best
+
+
+def later_use(hazards: NDArray[Any]) -> NDArray[Any]:
+    """The probability of a use from the beginning of each bin to the end of the last one."""
+    survival: NDArray[Any] = np.multiply.accumulate(1.0 - hazards[:, ::-1], axis=1)[:, ::-1]
+    return 1.0 - survival

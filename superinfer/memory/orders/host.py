@@ -1,0 +1,111 @@
+"""Cached blocks on the host, by value: what is kept there, and what makes room."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+
+from superinfer.memory.orders.valued import ValuedOrder
+from superinfer.memory.orders.worth import ValueQueue, Worth
+from superinfer.memory.pool import HostPool
+from superinfer.memory.prefix import Node
+from superinfer.memory.reuse.prices import Prices
+
+
+class Pricing:
+    """What a hit on a block saves, by the tier that it is on: predicted seconds times the weight.
+
+    The weight of a stretch is the highest class weight of those who used it lately.
+    """
+
+    def __init__(self, prices: Prices, block_tokens: int) -> None:
+        self._prices, self._block_tokens = prices, block_tokens
+
+    def on_device(self, worth: Worth) -> list[float]:
+        """Nothing has to be computed."""
+        return self._cached(worth, "device", 0.0)
+
+    def on_host(self, worth: Worth) -> list[float]:
+        """It has to be loaded."""
+        return self._cached(worth, "host", self._prices.block_copy_s("h2d"))
+
+    def load_saves_s(self, node: Node) -> float:
+        """Seconds that a block of a node's end saves if it is loaded and not computed."""
+        worth: Worth = node.note
+        stretch = worth.stretch(node, self._block_tokens)
+        return self._compute_s(worth)[stretch] - self._prices.block_copy_s("h2d")
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _cached(self, worth: Worth, tier: str, lost_s: float) -> list[float]:
+        found = worth.prices.get(tier)
+        if found is None:
+            weighed = zip(worth.visit.weights, self._compute_s(worth), strict=True)
+            found = [weight * max(0.0, saved_s - lost_s) for weight, saved_s in weighed]
+            worth.prices[tier] = found
+        return found
+
+    def _compute_s(self, worth: Worth) -> list[float]:
+        """Seconds to compute a block of each stretch."""
+        found = worth.prices.get("compute")
+        if found is None:
+            visit, request = worth.visit, worth.request
+            size, end = request.hash_block_tokens, request.prompt_tokens
+            found = [
+                self._prices.block_s(start * size, min(stop * size, end))
+                for start, stop in zip(visit.starts, visit.stops, strict=True)
+            ]
+            worth.prices["compute"] = found
+        return found
+
+
+class HostShelf:
+    """The leaves of the host, lowest value first; by age alone while the device goes by age."""
+
+    def __init__(
+        self,
+        order: ValuedOrder,
+        pricing: Pricing,
+        prices: Prices,
+        host: HostPool,
+        block_tokens: int,
+    ) -> None:
+        self._order, self._host = order, host
+        self._pricing, self._prices = pricing, prices
+        reclaimable = attrgetter("host_reclaimable")
+        self._queue = ValueQueue(order.edges_s, block_tokens, reclaimable, pricing.on_host)
+
+    def keep(self, node: Node) -> bool:
+        """Whether blocks of a leaf of the device are worth the copy, and their place here."""
+        if node.answer:
+            return False
+        saves_s = self._pricing.load_saves_s(node)
+        queue, now = self._follow(), self._order.now_s
+        if queue.plain:
+            return saves_s > 0.0
+        if queue.chance(node, now) * saves_s <= self._prices.block_copy_s("d2h"):
+            return False
+        lowest = queue.lowest(now) if self._host.cache_free < 1 else None
+        return lowest is None or lowest < queue.value(node, now)
+
+    def push(self, node: Node) -> None:
+        """Queue a leaf of the host."""
+        queue = self._follow()
+        if not node.note.values:
+            self._order.appraise()
+        queue.push(node, self._order.now_s)
+
+    def victim(self, blocks: int) -> tuple[Node, int] | None:
+        """The lowest in value, back to where its stretch begins."""
+        return self._follow().pop(blocks, self._order.now_s)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _follow(self) -> ValueQueue:
+        """The queue, in the mode of the device's."""
+        queue = self._queue
+        if queue.plain != self._order.plain:
+            nodes = queue.clear()
+            queue.plain = self._order.plain
+            for node in nodes:
+                queue.push(node, self._order.now_s)
+        return queue

@@ -172,9 +172,7 @@ def tensorrt(**settings: Any) -> Callable[[], tuple[Any, Any]]:
     )
 
 
-def slo_aware(
-    make: Callable[[], tuple[Any, Any]], **memory: Any
-) -> Callable[[], tuple[Any, Any]]:
+def slo_aware(make: Callable[[], tuple[Any, Any]], **memory: Any) -> Callable[[], tuple[Any, Any]]:
     """The scheduler of another arm with the learned order, on both tiers."""
     return lambda: (make()[0], SloAwareMemory(**memory))
 

@@ -55,6 +55,11 @@ class Guard:
         return self._back() if self.plain else self._fall()
 
     @property
+    def shadow_rate(self) -> float:
+        """Share of the blocks of a prompt that plain age finds."""
+        return self._shadow / self._blocks if self._blocks else 0.0
+
+    @property
     def notes(self) -> list[str]:
         """Nothing, unless it fell back."""
         if not self.falls:
@@ -88,7 +93,7 @@ class Guard:
             margin = GROSS * max(1.0, WINDOW / self.requests)
         if self._own >= self._shadow - margin * self._blocks:
             return False
-        own, shadow = self._own / self._blocks, self._shadow / self._blocks
+        own, shadow = self._own / self._blocks, self.shadow_rate
         self.falls.append(
             f"fell back to lru at request {self.requests}: hit rate {own:.3f}, lru {shadow:.3f}"
         )

@@ -75,16 +75,18 @@ class HostShelf:
         self._queue = ValueQueue(order.edges_s, block_tokens, reclaimable, pricing.on_host)
 
     def keep(self, node: Node) -> bool:
-        """Whether blocks of a leaf of the device are worth the copy, and their place here."""
+        """Whether blocks of a leaf of the device are worth the copy, and their place here.
+
+        By age alone any block is as likely to be used as the shadow says, and the oldest goes.
+        """
         if node.answer:
             return False
-        saves_s = self._pricing.load_saves_s(node)
-        queue, now = self._follow(), self._order.now_s
-        if queue.plain:
-            return saves_s > 0.0
-        if queue.chance(node, now) * saves_s <= self._prices.block_copy_s("d2h"):
+        queue, now, guard = self._follow(), self._order.now_s, self._order.guard
+        by_age = guard if queue.plain else None
+        chance = queue.chance(node, now) if by_age is None else by_age.shadow_rate
+        if chance * self._pricing.load_saves_s(node) <= self._prices.block_copy_s("d2h"):
             return False
-        lowest = queue.lowest(now) if self._host.cache_free < 1 else None
+        lowest = queue.lowest(now) if by_age is None and self._host.cache_free < 1 else None
         return lowest is None or lowest < queue.value(node, now)
 
     def push(self, node: Node) -> None:

@@ -193,6 +193,8 @@ class Parts:
             self.guard.resize(
                 pool.total - pool.referenced + tree.locked_blocks + self.host.cache_total
             )
+        if node.on_host:  # it was just copied back
+            self.shelf.loaded(node)
         self.order.retain(node, request)
 
     def counters(self) -> dict[str, float]:

@@ -83,8 +83,9 @@ class CategoryAppraiser:
         if category.visits > HALF_LIFE:
             category.halve()
         row = [category.used_within(age_s, self.life_s) for age_s in (0.0, *EDGES_S)]
-        rows = [row] * len(visit.starts)
-        return Appraisal(rows, rows)
+        stretches = len(visit.starts)
+        unused = [1.0 - category.used_within(0.0, age_s) for age_s in EDGES_S]
+        return Appraisal([row] * stretches, [unused] * stretches)
 
     @staticmethod
     def _reused(category: Category, blocks: int, waited_s: float) -> None:

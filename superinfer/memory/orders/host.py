@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from operator import attrgetter
+from typing import Final
 
+from superinfer.memory.orders.guard import WINDOW
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.orders.worth import ValueQueue, Worth
 from superinfer.memory.pool import HostPool
 from superinfer.memory.prefix import Node
 from superinfer.memory.reuse.prices import Prices
+
+PRIOR_SHARE: Final = 0.02
+"""Of the host's blocks: so many expected uses, all of which came, stand at the beginning."""
+LIFE_SMOOTHING: Final = 0.02
 
 
 class Pricing:
@@ -58,6 +65,40 @@ class Pricing:
         return found
 
 
+class Experience:
+    """What became of blocks that went to the host: how long they stayed there, and how many of the
+    uses that were expected came.
+    """
+
+    def __init__(self, capacity_blocks: int) -> None:
+        self.life_s = math.inf
+        """Mean stay of what went unused."""
+        self._prior = self._used = self._expected = PRIOR_SHARE * capacity_blocks
+        self._requests = 0
+
+    def trust(self, requests: int) -> float:
+        """Uses that came for each that was expected; what is `requests` old weighs less."""
+        if requests > self._requests:
+            keep = (1.0 - 1.0 / WINDOW) ** (requests - self._requests)
+            self._used = self._prior + keep * (self._used - self._prior)
+            self._expected = self._prior + keep * (self._expected - self._prior)
+            self._requests = requests
+        return self._used / self._expected
+
+    def used(self, worth: Worth, blocks: int) -> None:
+        """So many blocks are copied back."""
+        self._used += blocks
+        self._expected += worth.kept_chance * blocks
+
+    def gone(self, worth: Worth, blocks: int, now: float) -> None:
+        """So many made room unused."""
+        self._expected += worth.kept_chance * blocks
+        stayed_s = now - worth.kept_s
+        if self.life_s == math.inf:
+            self.life_s = stayed_s
+        self.life_s += LIFE_SMOOTHING * (stayed_s - self.life_s)
+
+
 class HostShelf:
     """The leaves of the host, lowest value first; by age alone while the device goes by age."""
 
@@ -71,6 +112,7 @@ class HostShelf:
     ) -> None:
         self._order, self._host = order, host
         self._pricing, self._prices = pricing, prices
+        self._experience = Experience(host.cache_total)
         reclaimable = attrgetter("host_reclaimable")
         self._queue = ValueQueue(order.edges_s, block_tokens, reclaimable, pricing.on_host)
 
@@ -81,13 +123,16 @@ class HostShelf:
         """
         if node.answer:
             return False
-        queue, now, guard = self._follow(), self._order.now_s, self._order.guard
-        by_age = guard if queue.plain else None
-        chance = queue.chance(node, now) if by_age is None else by_age.shadow_rate
+        queue, now, chance = self._follow(), self._order.now_s, self._chance(node)
         if chance * self._pricing.load_saves_s(node) <= self._prices.block_copy_s("d2h"):
             return False
-        lowest = queue.lowest(now) if by_age is None and self._host.cache_free < 1 else None
-        return lowest is None or lowest < queue.value(node, now)
+        if self._host.cache_free < 1 and not queue.plain:
+            lowest = queue.lowest(now)
+            if lowest is not None and lowest >= queue.value(node, now):
+                return False
+        worth: Worth = node.note
+        worth.kept_s, worth.kept_chance = now, chance
+        return True
 
     def push(self, node: Node) -> None:
         """Queue a leaf of the host."""
@@ -98,9 +143,24 @@ class HostShelf:
 
     def victim(self, blocks: int) -> tuple[Node, int] | None:
         """The lowest in value, back to where its stretch begins."""
-        return self._follow().pop(blocks, self._order.now_s)
+        found = self._follow().pop(blocks, self._order.now_s)
+        if found is not None:
+            self._experience.gone(found[0].note, found[1], self._order.now_s)
+        return found
+
+    def loaded(self, node: Node) -> None:
+        """A request found it here."""
+        self._experience.used(node.note, node.blocks)
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _chance(self, node: Node) -> float:
+        """How likely it seems that a block is used before it has to make room here."""
+        experience, guard = self._experience, self._order.guard
+        if self._queue.plain and guard is not None:
+            return guard.shadow_rate
+        chance = self._queue.chance(node, self._order.now_s, experience.life_s)
+        return min(1.0, chance * experience.trust(self._order.uses))
 
     def _follow(self) -> ValueQueue:
         """The queue, in the mode of the device's."""

@@ -10,7 +10,7 @@ from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.orders.worth import Appraisal
 from superinfer.memory.reuse.history import Visit
 from superinfer.memory.reuse.model import ReuseModel, load_model
-from superinfer.memory.reuse.value import Valuation, later_use
+from superinfer.memory.reuse.value import Valuation, survival
 
 
 class LearnedAppraiser:
@@ -27,11 +27,11 @@ class LearnedAppraiser:
         gaps = [row for visit in visits for row in visit.gaps]
         hazards = self._model.hazards(features, gaps)
         values = [[*row, 0.0] for row in self._valuation.values(hazards).tolist()]
-        chances = [[*row, 0.0] for row in later_use(hazards).tolist()]
+        unused = survival(hazards).tolist()
         found, first = [], 0
         for visit in visits:
             stop = first + len(visit.starts)
-            found.append(Appraisal(values[first:stop], chances[first:stop]))
+            found.append(Appraisal(values[first:stop], unused[first:stop]))
             first = stop
         return found
 

@@ -61,6 +61,8 @@ class ValuedOrder:
         """The leaf that lost blocks last."""
         self._worth: Worth | None = None
         """Of the latest request that was new."""
+        self.uses = 0
+        """Requests so far."""
         self._young: dict[int, Worth] = {}
         self._old: dict[int, Worth] = {}
         self.now_s = 0.0
@@ -117,8 +119,8 @@ class ValuedOrder:
         self._visits, self._unappraised, self._visited_blocks = [], [], 0.0
         if worths:
             found = self._appraiser.appraise([worth.visit for worth in worths])
-            for worth, (values, chances) in zip(worths, found, strict=True):
-                worth.values, worth.chances = values, chances
+            for worth, (values, unused) in zip(worths, found, strict=True):
+                worth.values, worth.unused = values, unused
         for node in nodes:
             if node.note.values and node.reclaimable:
                 self._push(node)
@@ -150,6 +152,7 @@ class ValuedOrder:
         self.now_s = max(self.now_s, request.arrival_s)
         visit = self._history.visit(request, self.now_s)
         self._worth = worth = Worth(request, self.now_s, visit)
+        self.uses += 1
         self._visits.append(worth)
         self._visited_blocks += visit.stops[-1] * request.hash_block_tokens / self._block_tokens
         self._young[id(request)] = worth

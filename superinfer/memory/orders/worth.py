@@ -11,15 +11,17 @@ from typing import NamedTuple
 from superinfer.memory.orders.base import key_position
 from superinfer.memory.prefix import Node
 from superinfer.memory.reuse.history import Visit
+from superinfer.memory.reuse.value import used_within
 from superinfer.request import Request
 
 
 class Appraisal(NamedTuple):
-    """What the stretches of a prompt are worth, by bins of age; one more, 0, for what is older."""
+    """What the stretches of a prompt are worth, by bins of age."""
 
     values: list[list[float]]
-    chances: list[list[float]]
-    """Probabilities of a use from that age on."""
+    """One more, 0, for what is older."""
+    unused: list[list[float]]
+    """Probabilities of no use up to the end of each bin."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,9 +35,14 @@ class Worth:
     """In the cache when the request came."""
     values: list[list[float]] = field(default_factory=list)
     """For each stretch the value in each bin of age. Empty until it is appraised."""
-    chances: list[list[float]] = field(default_factory=list)
+    unused: list[list[float]] = field(default_factory=list)
+    """For each stretch the probability of no use up to the end of each bin."""
     prices: dict[str, list[float]] = field(default_factory=dict)
     """For each stretch what a hit is worth on a tier."""
+    kept_s: float = 0.0
+    """When blocks of it went to the host, if any did."""
+    kept_chance: float = 0.0
+    """How likely a use of them seemed then."""
 
     def stretch(self, node: Node, block_tokens: int) -> int:
         """Which stretch of the prompt a node's last block is in."""
@@ -119,10 +126,11 @@ class ValueQueue:
         worth: Worth = node.note
         return self._value(node, worth, self._edge(worth, now))
 
-    def chance(self, node: Node, now: float) -> float:
-        """The probability that its last block is used from now on."""
+    def chance(self, node: Node, now: float, life_s: float) -> float:
+        """The probability that its last block is used in the next `life_s` seconds."""
         worth: Worth = node.note
-        return worth.chances[worth.stretch(node, self._block_tokens)][self._edge(worth, now)]
+        unused = worth.unused[worth.stretch(node, self._block_tokens)]
+        return used_within(unused, self._edges_s[:-1], now - worth.used_s, life_s)
 
     def changed(self, now: float) -> list[Node]:
         """Leaves whose value has changed since they were queued."""

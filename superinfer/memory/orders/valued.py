@@ -171,13 +171,11 @@ class ValuedOrder:
     def _push(self, node: Node) -> None:
         """Queue a leaf, or pin it; what is left of one that goes is not pinned again."""
         queue, pins, now = self._queue, self._pins, self.now_s
-        if pins is None or queue.plain:
+        if pins is None or queue.plain or node is self._cut or node.answer:
             queue.push(node, now)
             return
-        pinned, lost = False, list[Node]()
         pins.drop(node)
-        if node is not self._cut and not node.answer:
-            pinned, lost = pins.offer(node, queue.value(node, now), now)
+        pinned, lost = pins.offer(node, queue.value(node, now), now)
         for other in lost if pinned else [*lost, node]:
             queue.push(other, now)
 

@@ -97,10 +97,14 @@ class ValueQueue:
         if self.plain:
             self._enter(node.last_access_s, node, worth, math.inf)
             return
+        if node.answer:
+            self._enter(0.0, node, worth, math.inf)
+            return
         edge = self._edge(worth, now)
         until_s = worth.used_s + self._edges_s[edge]
         self._enter(self._value(node, worth, edge), node, worth, until_s)
-        heapq.heappush(self._changes, (until_s, self._pushed, node, worth))
+        if until_s < math.inf:
+            heapq.heappush(self._changes, (until_s, self._pushed, node, worth))
 
     def pop(self, blocks: int, now: float) -> tuple[Node, int] | None:
         """Take the first leaf, and how many of its blocks go: back to where its stretch begins, and

@@ -2,7 +2,7 @@
 
 What share of the simulated time of a run the policy's own work takes on this machine: history,
 reuse model, values, queues, pins, host tier and guard, everything that the engine asks it. The runs
-are simulated, the time of the policy is measured, in wall-clock seconds of this machine.
+are simulated; the time of the policy is measured, in CPU seconds of this machine.
 
 * standard: the workload of `experiments.bench`, whose 512 prompt tokens have content ids here: a
   system prompt of 256 tokens, one of four, and 256 tokens of their own;
@@ -42,16 +42,16 @@ SYSTEM_PROMPTS, ID_TOKENS = 4, 256
 
 @dataclass
 class Spent:
-    """Seconds and calls of a policy."""
+    """CPU seconds and calls of a policy."""
 
     seconds: float = 0.0
     calls: int = 0
 
     def time(self, work: Callable[[], _T]) -> _T:
         """Do it, and count how long it took."""
-        started = time.perf_counter()
+        started = time.process_time()
         found = work()
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.process_time() - started
         self.calls += 1
         return found
 

@@ -189,12 +189,13 @@ class Parts:
         self.shelf = HostShelf(self.order, pricing, prices, host, block_tokens)
 
     def retain(self, node: Node, request: Request) -> None:
-        """A use; the shadow of the guard has the room that prompts have now."""
+        """A use. The shadow of the guard has the room that prompts have now: the device, less what
+        requests have for themselves, and what is kept on the host.
+        """
         if self.guard is not None:
-            pool, tree = self.tree.pool, self.tree
-            self.guard.resize(
-                pool.total - pool.referenced + tree.locked_blocks + self.host.cache_total
-            )
+            pool = self.tree.pool
+            private = pool.referenced - self.tree.locked_blocks
+            self.guard.resize(pool.total - private + self.host.cached)
         if node.on_host:  # it was just copied back
             self.shelf.loaded(node)
         self.order.retain(node, request)

@@ -414,6 +414,24 @@ def test_the_shadow_has_the_room_that_there_is() -> None:
     assert guard.shadow_rate == 0.0
 
 
+def test_the_room_of_prompts_is_the_device_less_what_requests_have_for_themselves(
+    even: str,
+) -> None:
+    """100 blocks, of which a request has 30 for its answer; one more is on the host."""
+    shelf = Shelf(even, 10, guard=True)
+    shelf.put(prompt(0.0, 1))
+    shelf.index.reclaim(1)
+    shelf.pool.referenced += 30
+    req = prompt(1.0, 2, 3)
+    node, _ = shelf.index.insert(req, request_keys(req), None, 2)  # held, and not its own
+    shelf.pool.referenced += 2
+    shelf.put(prompt(2.0, 4))
+    parts = shelf.policy._parts
+    assert node is not None and parts is not None and parts.guard is not None
+    assert shelf.on_host() == [1]
+    assert parts.guard._room_blocks == 100 - 30 + 1
+
+
 def test_hits_of_heavy_classes_count_more_for_the_guard() -> None:
     guard = Guard(Surroundings(100, BLOCK))
     for turn in range(400):

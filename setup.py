@@ -24,8 +24,6 @@ PACKAGES = ("superinfer/memory", "superinfer/schedulers")
 """Compiled whole, but for the next."""
 INTERPRETED = ("superinfer/memory/base.py",)
 """Protocols that are looked for at run time, which compiled ones do not allow."""
-STUDIED = ("superinfer/memory/orders", "superinfer/memory/reuse")
-"""What only the cache study runs so far, and `superinfer/memory/replay.py`."""
 
 ROOT = Path(__file__).parent
 COMPILED = runpy.run_path(str(ROOT / "superinfer" / "compiled.py"))
@@ -41,9 +39,7 @@ def sources() -> list[str]:
     found = {f"{folder}/{name}.py" for folder, names in MODULES.items() for name in names.split()}
     for package in PACKAGES:
         found |= below(f"{package}/**/[a-z]*.py")
-    for package in STUDIED:
-        found -= below(f"{package}/*.py")
-    return sorted(found.difference(INTERPRETED, ("superinfer/memory/replay.py",)))
+    return sorted(found.difference(INTERPRETED))
 
 
 def depended_on() -> list[str]:

@@ -221,5 +221,7 @@ def _show(summary: Summary, as_json: bool) -> None:
         from superinfer.lab.tables import summary_table
 
         print_table(summary_table(summary))
+    for note in summary["notes"]:
+        say(f"note: {note}")
     if warning := range_warning(summary["trust"]):
         say(f"warning: {warning}")

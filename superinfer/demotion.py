@@ -111,8 +111,8 @@ class Demotion:
                 self._demote_to(bits, level - self._grain, members, done)
         return done
 
-    def _turn(self, seq: Sequence) -> tuple[float, int]:
-        return self._ladder.shrinks_first(seq.request), seq.request.index
+    def _turn(self, seq: Sequence) -> tuple[float, bool, int]:
+        return (*self._ladder.shrinks_first(seq.request), seq.request.index)
 
     def _demote_to(
         self, bits: int, goal: int, members: list[Sequence], done: list[Requantise]

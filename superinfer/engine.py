@@ -21,6 +21,7 @@ from superinfer.draft import Draft
 from superinfer.errors import ConfigError, PlanError
 from superinfer.events import Sink
 from superinfer.memory.base import (
+    CostAware,
     EagerCache,
     HostRoom,
     Ladder,
@@ -106,6 +107,8 @@ class Engine:
         """The prefix index if it copies blocks to the host and back in the background."""
         self._has_host = False
         if config.prefix_caching:
+            if isinstance(memory, CostAware):
+                memory.bind_costs(cost, self.copy_size)
             self._use(memory.index(self.pool, self.host, config.block_tokens))
         self.live: dict[Sequence, None] = {}
         """Requests submitted and not ended."""

@@ -110,3 +110,5 @@ class RunRecord:
     16 bits, as measured; None or absent where nobody did."""
     extra: dict[str, float] = field(default_factory=dict)
     """Counters that only one scheduler or memory policy keeps."""
+    notes: list[str] = field(default_factory=list)
+    """What a memory policy has to say of the run."""

@@ -124,8 +124,15 @@ class Recorder:
             steps=self.steps_without_decode + decode_steps,
             plans=self.plans,
             events=self.events + decode_steps + len(self.sequences) + begun + ended,
-            extra=dict(getattr(engine.scheduler, "counters", {})),
+            extra=_counters(engine),
+            notes=list(getattr(engine.memory, "notes", ())),
         )
+
+
+def _counters(engine: Engine) -> dict[str, float]:
+    """Those of the scheduler, and those of the memory policy."""
+    parts = (engine.scheduler, engine.memory)
+    return {name: n for part in parts for name, n in getattr(part, "counters", {}).items()}
 
 
 def _floats(sequences: list[Sequence], name: str) -> Floats:

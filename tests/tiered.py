@@ -70,5 +70,5 @@ class ShrinkingLru(TieredLru):
     def floor_bits(self, request: Request) -> int:
         return request.slo_class.min_kv_bits
 
-    def shrinks_first(self, request: Request) -> float:
-        return request.slo_class.weight
+    def shrinks_first(self, request: Request) -> tuple[float, bool]:
+        return request.slo_class.weight, False

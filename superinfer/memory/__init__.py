@@ -7,5 +7,6 @@ MEMORY_POLICIES: dict[str, str] = {
     "lru": "superinfer.memory.lru:LruMemory",
     "retention": "superinfer.memory.retention:RetentionMemory",
     "radix": "superinfer.memory.radix:RadixMemory",
+    "slo_aware": "superinfer.memory.slo_aware:SloAwareMemory",
     "vllm_v1": "superinfer.memory.vllm_v1:VllmV1Memory",
 }

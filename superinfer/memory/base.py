@@ -4,11 +4,13 @@ in which cached prefixes are found.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from superinfer.batch import DecodeBatch
+    from superinfer.costs.base import CostModel
     from superinfer.draft import Draft
     from superinfer.engine import EngineConfig
     from superinfer.memory.pool import BlockPool, HostPool
@@ -237,8 +239,19 @@ class Ladder(Protocol):
         """The fewest bits that the cache of a request may have: 16, 8 or 4."""
         ...
 
-    def shrinks_first(self, request: Request) -> float:
+    def shrinks_first(self, request: Request) -> tuple[float, bool]:
         """The request with the lowest of these loses bits first."""
+        ...
+
+
+@runtime_checkable
+class CostAware(Protocol):
+    """What a memory policy has beside that if it weighs what blocks cost and save."""
+
+    def bind_costs(self, cost: CostModel, copy_size: Callable[[int], tuple[int, int]]) -> None:
+        """Learn the cost model and the bytes and separate copies of so many blocks, once, before
+        `index`. They are not to be asked before that.
+        """
         ...
 
 
@@ -248,6 +261,17 @@ class HostRoom(Protocol):
 
     def host_cache_blocks(self, config: EngineConfig) -> int:
         """Host blocks for cached prefixes; with 0 there is no host tier."""
+        ...
+
+
+@runtime_checkable
+class LoadChoice(Protocol):
+    """What a host tier has beside that if a copy back is not always better than computing."""
+
+    def loads(self, start_blocks: int, stop_blocks: int) -> bool:
+        """Blocks from `start_blocks` to `stop_blocks` of a prompt are on the host, what is before
+        them on the device: copy them back?
+        """
         ...
 
 

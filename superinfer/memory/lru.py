@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from superinfer.memory.pool import BlockPool, HostPool
     from superinfer.sequence import Sequence
 
+Preemption = Literal["recompute", "swap", "cheaper"]
+
+
+def chosen_fate(preemption: Preemption, seq: Sequence, draft: Draft) -> Fate:
+    """What the setting says; swapping needs room on the host."""
+    if preemption == "recompute" or not draft.host_fits(seq):
+        return "recompute"
+    if preemption == "swap" or draft.swap_s(seq) < draft.recompute_s(seq):
+        return "swap"
+    return "recompute"
+
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 @dataclass
@@ -26,7 +37,7 @@ class LruMemory:
     time of its last step and ties go to the block with the most hashed tokens before it.
     """
 
-    preemption: Literal["recompute", "swap", "cheaper"] = "recompute"
+    preemption: Preemption = "recompute"
     """Fate of a victim's cache; `cheaper` compares predicted seconds of both ways."""
     swap_in_timing: Timing = "before_step"
     name: str = field(default_factory=lambda: "lru", init=False)
@@ -52,12 +63,8 @@ class LruMemory:
         return node, count
 
     def fate(self, seq: Sequence, draft: Draft) -> Fate:
-        """As configured; swapping needs room on the host."""
-        if self.preemption == "recompute" or not draft.host_fits(seq):
-            return "recompute"
-        if self.preemption == "swap" or draft.swap_s(seq) < draft.recompute_s(seq):
-            return "swap"
-        return "recompute"
+        """As configured."""
+        return chosen_fate(self.preemption, seq, draft)
 
     def _pop(self) -> tuple[float, int, int, Node]:
         entry = self._peek()

@@ -128,6 +128,8 @@ class PrefixIndex:
         """True if `hit` does anything."""
         self.shared_again = 0
         """Blocks of locked paths, counted for each sequence beside the first that holds them."""
+        self.locked_blocks = 0
+        """Blocks of locked paths."""
         self._grow_edges = not isinstance(policy, WholeEdges)
         self._roots: dict[tuple[str, int], Node] = {}
 
@@ -222,6 +224,7 @@ class PrefixIndex:
         for step in node.path():
             step.refs -= 1
             if not step.refs:
+                self.locked_blocks -= step.blocks
                 self.pool.referenced -= step.blocks
                 self.pool.cached += step.blocks
                 if step.bits < 16:
@@ -366,6 +369,7 @@ class PrefixIndex:
                 pool.referenced += step.blocks
                 if step.bits < 16:
                     pool.count_small(step.bits, step.blocks, -step.blocks if step.on_device else 0)
+                self.locked_blocks += step.blocks
             else:
                 self.shared_again += step.blocks
             step.refs += 1
@@ -385,6 +389,7 @@ class PrefixIndex:
 
     def _extend(self, node: Node, keys: tuple[Key, ...], stop: int) -> None:
         """Lengthen an edge that only the inserting sequence holds."""
+        self.locked_blocks += stop - node.stop
         node.stop = stop
         node.keys = self._run(keys, node.start, stop, node.hash_tokens)
 

@@ -9,7 +9,7 @@ which blocks have to move and books them as copies. A copy ahead counts from its
 
 from __future__ import annotations
 
-from superinfer.memory.base import HostTier, LeafOrder
+from superinfer.memory.base import HostTier, LeafOrder, LoadChoice
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Key, Node, PrefixIndex
 from superinfer.request import Request
@@ -29,6 +29,7 @@ class TieredIndex(PrefixIndex):
         super().__init__(pool, block_tokens, policy)
         self.host = host
         self.tier = tier
+        self._choice = tier if isinstance(tier, LoadChoice) else None
         self.notes_hits = True
         self._evicted_blocks = 0
         self._backed_up_blocks = 0
@@ -71,9 +72,7 @@ class TieredIndex(PrefixIndex):
             if matched < child.stop:
                 break
             node = child
-        if (stop - on_device[0]) * self.block_tokens < self.tier.load_min_tokens:
-            return on_device
-        return stop, unreferenced
+        return (stop, unreferenced) if self._loads(on_device[0], stop) else on_device
 
     def touch(self, node: Node, now: float) -> None:
         """The same on both tiers."""
@@ -174,6 +173,12 @@ class TieredIndex(PrefixIndex):
 
     # -- inside ---------------------------------------------------------------------------------
 
+    def _loads(self, start: int, stop: int) -> bool:
+        """Whether a stretch on the host is worth a copy back, if there is one."""
+        if stop == start or (stop - start) * self.block_tokens < self.tier.load_min_tokens:
+            return False
+        return self._choice is None or self._choice.loads(start, stop)
+
     def _hit(self, node: Node) -> None:
         node.hits += 1
         if node.on_host or not self.tier.write_through(node):
@@ -247,7 +252,7 @@ class TieredIndex(PrefixIndex):
         if len(node.children) != 1:
             return
         (child,) = node.children.values()
-        for name in ("last_access_s", "priority", "hits", "answer", "bits"):
+        for name in ("last_access_s", "priority", "note", "hits", "answer", "bits"):
             if getattr(node, name) != getattr(child, name):
                 return
         shared = node.keys[-1] == child.keys[0]

@@ -90,6 +90,7 @@ class RunMetrics:
             "classes": self._groups(self.class_rows(), whole),
             "tenants": self._groups(self.tenant_rows(), whole),
             "counters": dict(self.record.extra),
+            "notes": list(self.record.notes),
             "load": given.get("load"),
             "trust": given.get("trust"),
             "run": given.get("run"),

@@ -10,6 +10,7 @@ from superinfer.errors import ConfigError
 from superinfer.memory.orders import ORDERS, EvictionOrder, Surroundings, build_order
 from superinfer.memory.orders.category import Category, CategoryAppraiser
 from superinfer.memory.orders.valued import ValuedOrder
+from superinfer.memory.orders.worth import Appraisal
 from superinfer.memory.replay import CacheReplay
 from superinfer.memory.reuse.history import History, Visit
 from superinfer.request import Request
@@ -157,8 +158,8 @@ class ByTurn:
         self.rows = rows
         self.turn = -1
 
-    def appraise(self, visits: Sequence[Visit]) -> list[list[list[float]]]:
-        return [self.of(visit) for visit in visits]
+    def appraise(self, visits: Sequence[Visit]) -> list[Appraisal]:
+        return [Appraisal(rows, rows) for rows in map(self.of, visits)]
 
     def of(self, visit: Visit) -> list[list[float]]:
         self.turn += 1

@@ -15,6 +15,7 @@ from superinfer.memory.hicache import HiCacheMemory
 from superinfer.memory.lru import LruMemory
 from superinfer.memory.radix import RadixMemory
 from superinfer.memory.retention import RetentionMemory
+from superinfer.memory.slo_aware import SloAwareMemory
 from superinfer.memory.vllm_v1 import VllmV1Memory
 from superinfer.request import SLO, SLOClass
 from superinfer.schedulers.andes import AndesScheduler
@@ -158,6 +159,10 @@ ARMS = {
     "fcfs-tier-background": lambda: (
         FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8),
         TieredLru(write_through_hits=2, load_timing="background"),
+    ),
+    "rotating-slo-aware": lambda: (
+        RotatingScheduler(max_num_batched_tokens=16, max_num_seqs=8),
+        SloAwareMemory(host_ratio=0.5),
     ),
     "edf": lambda: (EdfScheduler(max_num_batched_tokens=16, max_num_seqs=8), LruMemory("swap")),
     "vtc": lambda: (VtcScheduler(max_num_batched_tokens=16, max_num_seqs=8), LruMemory()),

@@ -35,6 +35,7 @@ from superinfer.memory.lru import LruMemory
 from superinfer.memory.radix import RadixMemory
 from superinfer.memory.retention import RetentionMemory
 from superinfer.memory.slabs import Slabs
+from superinfer.memory.slo_aware import SloAwareMemory
 from superinfer.memory.vllm_v1 import VllmV1Memory
 from superinfer.metrics.columns import RequestView
 from superinfer.plan import Plan
@@ -194,6 +195,12 @@ def tensorrt(**settings: Any) -> Callable[[], tuple[Any, Any]]:
     )
 
 
+def slo_aware(make: Callable[[], tuple[Any, Any]], **memory: Any) -> Callable[[], tuple[Any, Any]]:
+    """The scheduler of another arm with the learned order, on both tiers."""
+    pressed = {"tail_tokens": 3, "shrink_8_at": 0.4, "shrink_4_at": 0.7}
+    return lambda: (make()[0], SloAwareMemory(**pressed | memory))
+
+
 def rotasched(**settings: Any) -> Callable[[], tuple[Any, Any]]:
     return lambda: (
         RotaScheduler(max_num_batched_tokens=16, max_num_seqs=8, **settings),
@@ -289,6 +296,9 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
         load_timing="background",
         host_size_blocks=20,
     ),
+    "vllm-slo-aware": slo_aware(vllm(False, "recompute"), host_ratio=0.5),
+    "chunked-slo-aware": slo_aware(vllm(True, "recompute"), host_ratio=0.0, pin_s=5.0),
+    "rotating-slo-aware": slo_aware(rotating(), preemption="cheaper", pin_share=0.5),
     "vllm-tier": tiered(vllm(False, "recompute"), exclusive=True, host_size_blocks=10),
     "tensorrt": tensorrt(),
     "tensorrt-chunked": tensorrt(context_chunking="first_come_first_served", max_num_tokens=16),

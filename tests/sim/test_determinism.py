@@ -14,6 +14,7 @@ from fresh_process import bytes_of_runs
         ("priority", 1),
         ("rotating", 1),
         ("sglang-hicache", 0),
+        ("rotating-slo-aware", 0),
     ],
 )
 def test_same_bytes_in_another_process(arm: str, lag: int) -> None:

@@ -160,7 +160,9 @@ def _metrics(summary: Summary) -> list[Content]:
         rows = [(name, number(value)) for name, value in counters.items()]
         tables.append(table("Counters of the policies", ("counter", "value"), rows))
     ended = tag("p", _ended_words(summary)) if _ended_words(summary) else None
-    return [tag("dl", *cards, class_="cards"), ended, tag("div", *tables, class_="columns")]
+    notes = [tag("p", f"Note: {note}.") for note in summary.get("notes") or ()]
+    columns = tag("div", *tables, class_="columns")
+    return [tag("dl", *cards, class_="cards"), ended, *notes, columns]
 
 
 def _ended_words(summary: Summary) -> str:

@@ -21,6 +21,8 @@ class Surroundings:
     """All requests, those to come too: for the offline bound alone."""
     weights: str | None = None
     """File of a trained model; None takes the one that ships."""
+    whole_blocks: bool = False
+    """Only full blocks short of the end of a prompt can be found, as in an engine."""
 
 
 class EvictionOrder(Protocol):

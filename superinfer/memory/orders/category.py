@@ -19,6 +19,7 @@ from typing import Final
 
 from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.valued import ValuedOrder
+from superinfer.memory.orders.worth import Appraisal
 from superinfer.memory.prefix import Node
 from superinfer.memory.reuse.history import Visit
 
@@ -68,11 +69,11 @@ class CategoryAppraiser:
         self.life_s = EDGES_S[-1]
         self._categories = [Category() for _ in range(MOST_TURNS + 1)]
 
-    def appraise(self, visits: Sequence[Visit]) -> list[list[list[float]]]:
+    def appraise(self, visits: Sequence[Visit]) -> list[Appraisal]:
         """Count what was used again, and judge each prompt by its turn."""
         return [self._appraise(visit) for visit in visits]
 
-    def _appraise(self, visit: Visit) -> list[list[float]]:
+    def _appraise(self, visit: Visit) -> Appraisal:
         turns = visit.turns
         for start, stop, waited_s in zip(visit.starts, visit.stops, visit.waited_s, strict=True):
             if waited_s is not None and turns:
@@ -82,7 +83,9 @@ class CategoryAppraiser:
         if category.visits > HALF_LIFE:
             category.halve()
         row = [category.used_within(age_s, self.life_s) for age_s in (0.0, *EDGES_S)]
-        return [row] * len(visit.starts)
+        stretches = len(visit.starts)
+        unused = [1.0 - category.used_within(0.0, age_s) for age_s in EDGES_S]
+        return Appraisal([row] * stretches, [unused] * stretches)
 
     @staticmethod
     def _reused(category: Category, blocks: int, waited_s: float) -> None:

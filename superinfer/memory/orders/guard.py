@@ -26,64 +26,86 @@ class Guard:
 
     def __init__(self, surroundings: Surroundings) -> None:
         self._surroundings = surroundings
+        self._room_blocks = surroundings.capacity_blocks
         self._shadows: dict[int, CacheReplay] = {}
         self._own = self._shadow = self._blocks = 0.0
-        self._requests = self._changed = self.fallen_back = 0
+        self.requests = self._changed = self.fallen_back = 0
         self._pause = FIRST_PAUSE
         self.plain = False
         """True while the order goes by age alone."""
         self.falls: list[str] = []
         """What happened, in words."""
 
+    def resize(self, room_blocks: int) -> None:
+        """The cache has room for so many blocks now, and the shadow with it."""
+        self._room_blocks = room_blocks
+
     def observe(self, request: Request, own_blocks: float) -> bool:
-        """Count what a request hit, in content ids; True if the mode changes."""
-        keep = 1.0 - 1.0 / WINDOW
-        self._own = keep * self._own + own_blocks
-        self._shadow = keep * self._shadow + self._shadow_of(request).serve(request)
-        self._blocks = keep * self._blocks + len(request.hash_ids)
-        self._requests += 1
+        """Count what a request hit, in content ids; True if the mode changes.
+
+        Hits count by the weight of the class, as they do for the values.
+        """
+        keep, weight = 1.0 - 1.0 / WINDOW, request.slo_class.weight
+        shadow_blocks = self._findable(request, self._shadow_of(request).serve(request))
+        self._own = keep * self._own + weight * own_blocks
+        self._shadow = keep * self._shadow + weight * shadow_blocks
+        self._blocks = keep * self._blocks + weight * len(request.hash_ids)
+        self.requests += 1
         self.fallen_back += self.plain
         return self._back() if self.plain else self._fall()
+
+    @property
+    def shadow_rate(self) -> float:
+        """Share of the blocks of a prompt that plain age finds."""
+        return self._shadow / self._blocks if self._blocks else 0.0
 
     @property
     def notes(self) -> list[str]:
         """Nothing, unless it fell back."""
         if not self.falls:
             return []
-        share = self.fallen_back / self._requests
+        share = self.fallen_back / self.requests
         return [f"{self.falls[0]}; fell back {len(self.falls)} times, {share:.0%} of the requests"]
 
     # -- inside ---------------------------------------------------------------------------------
 
     def _shadow_of(self, request: Request) -> CacheReplay:
         """The shadow for the granularity of a trace."""
-        tokens = request.hash_block_tokens
+        tokens, near = request.hash_block_tokens, self._surroundings
+        capacity = max(1, self._room_blocks * near.block_tokens // tokens)
         shadow = self._shadows.get(tokens)
         if shadow is None:
-            near = self._surroundings
-            capacity = max(1, near.capacity_blocks * near.block_tokens // tokens)
             shadow = self._shadows[tokens] = CacheReplay(capacity, tokens, LruOrder(near))
+        shadow.resize(capacity)
         return shadow
+
+    def _findable(self, request: Request, hash_blocks: int) -> float:
+        """What the cache could have found of that."""
+        near, tokens = self._surroundings, request.hash_block_tokens
+        if not near.whole_blocks:
+            return hash_blocks
+        most_tokens = min(hash_blocks * tokens, request.prompt_tokens - 1)
+        return most_tokens // near.block_tokens * near.block_tokens / tokens
 
     def _fall(self) -> bool:
         margin = MARGIN
-        if self._requests - self._changed < TRIAL:  # a window that is not full tells less
-            margin = GROSS * max(1.0, WINDOW / self._requests)
+        if self.requests - self._changed < TRIAL:  # a window that is not full tells less
+            margin = GROSS * max(1.0, WINDOW / self.requests)
         if self._own >= self._shadow - margin * self._blocks:
             return False
-        own, shadow = self._own / self._blocks, self._shadow / self._blocks
+        own, shadow = self._own / self._blocks, self.shadow_rate
         self.falls.append(
-            f"fell back to lru at request {self._requests}: hit rate {own:.3f}, lru {shadow:.3f}"
+            f"fell back to lru at request {self.requests}: hit rate {own:.3f}, lru {shadow:.3f}"
         )
         self._switch(True)
         return True
 
     def _back(self) -> bool:
-        if self._requests - self._changed < self._pause:
+        if self.requests - self._changed < self._pause:
             return False
         self._pause *= 2
         self._switch(False)
         return True
 
     def _switch(self, plain: bool) -> None:
-        self.plain, self._changed = plain, self._requests
+        self.plain, self._changed = plain, self.requests

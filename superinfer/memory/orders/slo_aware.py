@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.valued import ValuedOrder
+from superinfer.memory.orders.worth import Appraisal
 from superinfer.memory.reuse.history import Visit
 from superinfer.memory.reuse.model import ReuseModel, load_model
-from superinfer.memory.reuse.value import Valuation
+from superinfer.memory.reuse.value import Valuation, survival
 
 
 class LearnedAppraiser:
@@ -20,12 +21,19 @@ class LearnedAppraiser:
         self.edges_s = model.edges_s
         self._valuation = Valuation(model.edges_s)
 
-    def appraise(self, visits: Sequence[Visit]) -> list[list[list[float]]]:
+    def appraise(self, visits: Sequence[Visit]) -> list[Appraisal]:
         """All stretches of all prompts in one batch."""
         features = [row for visit in visits for row in visit.features]
         gaps = [row for visit in visits for row in visit.gaps]
-        rows = iter(self._valuation.values(self._model.hazards(features, gaps)).tolist())
-        return [[[*next(rows), 0.0] for _ in visit.starts] for visit in visits]
+        hazards = self._model.hazards(features, gaps)
+        values = [[*row, 0.0] for row in self._valuation.values(hazards).tolist()]
+        unused = survival(hazards).tolist()
+        found, first = [], 0
+        for visit in visits:
+            stop = first + len(visit.starts)
+            found.append(Appraisal(values[first:stop], unused[first:stop]))
+            first = stop
+        return found
 
 
 class LearnedOrder(ValuedOrder):

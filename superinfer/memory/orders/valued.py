@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import heapq
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Final, Protocol
 
-from superinfer.memory.orders.base import Surroundings, key_position
+from superinfer.memory.orders.base import Surroundings, reclaimable
 from superinfer.memory.orders.guard import Guard
+from superinfer.memory.orders.pins import Pins
+from superinfer.memory.orders.worth import Appraisal, Pricing, ValueQueue, Worth
 from superinfer.memory.prefix import Node
 from superinfer.memory.reuse.history import History, Visit
 from superinfer.request import Request
 
-BATCH_SHARE = 0.02
+BATCH_SHARE: Final = 0.02
 """Prompts wait to be appraised together until they have this share of the capacity."""
-
-
-@dataclass(slots=True)
-class Worth:
-    """What the blocks of a prompt are worth after its use: steps over age, for each stretch."""
-
-    used_s: float
-    starts: list[int]
-    """First block of each stretch."""
-    values: list[list[float]]
-    """For each stretch the value in each bin of age; one more, 0, for what is older. Empty until it
-    is appraised."""
+REMEMBERED: Final = 4096
+"""Requests in the younger half of those whose use is not counted again when they go on."""
 
 
 class Appraiser(Protocol):
@@ -38,157 +28,173 @@ class Appraiser(Protocol):
         """Ends of the bins of age."""
         ...
 
-    def appraise(self, visits: Sequence[Visit]) -> list[list[list[float]]]:
-        """For each stretch of prompts that were just used, its value in each bin of age."""
+    def appraise(self, visits: Sequence[Visit]) -> list[Appraisal]:
+        """Of prompts that were just used."""
         ...
 
 
 class ValuedOrder:
-    """The lowest value first. A value changes when the age of a block passes an edge, and two heaps
-    follow that: leaves by value, and the moments at which a leaf's value changes.
-    """
+    """The lowest value first (`ValueQueue`); pinned leaves when no other is left."""
 
     whole_edges = True
 
     def __init__(
-        self, surroundings: Surroundings, appraiser: Appraiser, guard: Guard | None = None
+        self,
+        surroundings: Surroundings,
+        appraiser: Appraiser,
+        guard: Guard | None = None,
+        pricing: Pricing = lambda worth: None,
+        pins: Pins | None = None,
     ) -> None:
         self._block_tokens = surroundings.block_tokens
-        self._appraiser, self._guard = appraiser, guard
-        self._plain = False
-        """True while leaves go by age alone."""
-        self._visits: list[tuple[Worth, Visit]] = []
+        self._appraiser, self.guard, self._pins = appraiser, guard, pins
+        self._visits: list[Worth] = []
         """Prompts that wait for a batch."""
-        self._visited_blocks = 0
+        self._visited_blocks = 0.0
         self._batch_blocks = BATCH_SHARE * surroundings.capacity_blocks
         self._unappraised: list[Node] = []
         """Leaves of these prompts; they stay until the batch is appraised."""
-        self._found_blocks = 0
-        """Of the present request, in the cache when it came."""
-        self._edges_s = [*appraiser.edges_s, math.inf]
         self._history = History()
-        self._leaves: list[tuple[float, int, int, Node, Worth, float]] = []
-        self._changes: list[tuple[float, int, Node, Worth]] = []
-        self._pushed = 0
-        self.now_s = 0.0
-        self._request: Request | None = None
+        free = reclaimable if pins is None else partial(_unpinned, pins)
+        self._queue = ValueQueue(appraiser.edges_s, self._block_tokens, free, pricing)
+        self._cut: Node | None = None
+        """The leaf that lost blocks last."""
         self._worth: Worth | None = None
+        """Of the latest request that was new."""
+        self.uses = 0
+        """Requests so far."""
+        self._young: dict[int, Worth] = {}
+        self._old: dict[int, Worth] = {}
+        self.now_s = 0.0
 
     def retain(self, node: Node, request: Request) -> None:
-        """Blocks are appraised when the request that used them lets go of them."""
-        if request is not self._request:
-            self._request, self._worth, self._found_blocks = request, None, 0
-        if node.note is not None and node.note is not request:
-            self._found_blocks += node.blocks
-        node.note = request
+        """A request counts as a use when it comes, and its prompt is appraised soon after."""
+        worth = self._use(request)
+        if node.note is not None and node.note is not worth:
+            worth.found_blocks += node.blocks
+        node.note = worth
+        if node is self._cut:
+            self._cut = None
+        if self._pins is not None:
+            self._pins.drop(node)
 
     def unused(self, node: Node) -> None:
         """Queue a leaf by its present value, or leave it until there is one."""
         self.now_s = max(self.now_s, node.last_access_s)
-        if isinstance(node.note, Request):
-            self._settle(node, node.note)
-        if node.note.values or self._plain:
+        if node.note.values or self._queue.plain:
             self._push(node)
         else:
             self._unappraised.append(node)
 
     @property
+    def edges_s(self) -> Sequence[float]:
+        """Ends of the bins of age."""
+        return self._appraiser.edges_s
+
+    @property
+    def plain(self) -> bool:
+        """True while leaves go by age alone."""
+        return self._queue.plain
+
+    @property
     def notes(self) -> list[str]:
         """What the guard has to say."""
-        return self._guard.notes if self._guard is not None else []
+        return self.guard.notes if self.guard is not None else []
 
     def victim(self, blocks: int) -> tuple[Node, int]:
         """The leaf of the lowest value, back to where its stretch begins."""
         if self._visited_blocks > self._batch_blocks:
-            self._appraise()
-        self._pass_edges()
-        while True:
-            if not self._leaves:
-                self._appraise()
-            _, depth, _, node, worth, until_s = heapq.heappop(self._leaves)
-            if self._current(node, worth, depth) and until_s > self.now_s:
-                break
-        if node.answer:
-            return node, min(blocks, node.blocks)
-        start = self._stretch_start(node, worth)
-        return node, max(1, min(blocks, node.stop - max(node.start, start)))
+            self.appraise()
+        self._pass_time()
+        found = self._queue.pop(blocks, self.now_s)
+        if found is None:
+            self.appraise()
+            found = self._queue.pop(blocks, self.now_s) or self._pinned_victim(blocks)
+        self._cut = found[0]
+        return found
 
-    # -- inside ---------------------------------------------------------------------------------
-
-    def _settle(self, node: Node, request: Request) -> None:
-        """Appraise a prompt once, and give what comes out to all nodes of its path."""
-        if request is not self._request or self._worth is None:
-            visit = self._history.visit(request, self.now_s)
-            self._request = request
-            self._worth = Worth(self.now_s, visit.starts, [])
-            self._visits.append((self._worth, visit))
-            self._visited_blocks += visit.stops[-1]
-            self._consult(request)
-        for step in node.path():
-            if step.note is request:
-                step.note = self._worth
-
-    def _appraise(self) -> None:
+    def appraise(self) -> None:
         """Let a batch of prompts be appraised, and queue their leaves."""
-        found = self._appraiser.appraise([visit for _, visit in self._visits])
-        for (worth, _), values in zip(self._visits, found, strict=True):
-            worth.values = values
-        nodes, self._unappraised = self._unappraised, []
-        self._visits, self._visited_blocks = [], 0
+        worths, nodes = self._visits, self._unappraised
+        self._visits, self._unappraised, self._visited_blocks = [], [], 0.0
+        if worths:
+            found = self._appraiser.appraise([worth.visit for worth in worths])
+            for worth, (values, unused) in zip(worths, found, strict=True):
+                worth.values, worth.unused = values, unused
         for node in nodes:
             if node.note.values and node.reclaimable:
                 self._push(node)
 
-    def _consult(self, request: Request) -> None:
-        """Ask the guard for the mode, and queue all leaves again if that changes."""
-        if self._guard is None:
-            return
-        found = self._found_blocks * self._block_tokens / request.hash_block_tokens
-        if not self._guard.observe(request, found):
-            return
-        self._plain = self._guard.plain
-        self._appraise()
-        leaves = [entry for entry in self._leaves if self._current(entry[3], entry[4], entry[1])]
-        self._leaves, self._changes = [], []
-        for node in dict.fromkeys(entry[3] for entry in leaves):
-            self._push(node)
-
-    def _push(self, node: Node) -> None:
-        worth: Worth = node.note
-        self._pushed += 1  # breaks ties, so that nodes are never compared
-        if self._plain:
-            entry = (node.last_access_s, -node.stop, self._pushed, node, worth, math.inf)
-            heapq.heappush(self._leaves, entry)
-            return
-        edge = 0
-        while worth.used_s + self._edges_s[edge] <= self.now_s:
-            edge += 1
-        until_s = worth.used_s + self._edges_s[edge]
-        value = 0.0 if node.answer else worth.values[self._stretch(node, worth)][edge]
-        entry = (value, -node.stop, self._pushed, node, worth, until_s)
-        heapq.heappush(self._leaves, entry)
-        heapq.heappush(self._changes, (until_s, self._pushed, node, worth))
-
-    def _pass_edges(self) -> None:
-        """Queue every leaf again whose value has changed."""
-        changes = self._changes
-        while changes and changes[0][0] <= self.now_s:
-            _, _, node, worth = heapq.heappop(changes)
-            if node.note is worth and node.reclaimable:
+    def switch(self, plain: bool) -> None:
+        """Go by age alone from now on, or by value."""
+        self.appraise()
+        queue = self._queue
+        nodes = queue.clear() + (self._pins.clear() if self._pins is not None else [])
+        queue.plain = plain
+        for node in nodes:
+            if node.reclaimable:
                 self._push(node)
 
-    @staticmethod
-    def _current(node: Node, worth: Worth, depth: int) -> bool:
-        return node.note is worth and -node.stop == depth and node.reclaimable
+    # -- inside ---------------------------------------------------------------------------------
 
-    def _stretch(self, node: Node, worth: Worth) -> int:
-        """Which stretch of the prompt a node's last block is in."""
-        position = key_position(node, node.stop - 1, self._block_tokens)
-        stretch = len(worth.starts) - 1
-        while worth.starts[stretch] > position:
-            stretch -= 1
-        return stretch
+    def _use(self, request: Request) -> Worth:
+        """What the use by this request is worth. One that goes on after a pause uses its prompt
+        once.
+        """
+        worth = self._worth
+        if worth is not None and worth.request is request:
+            return worth
+        known = self._young.get(id(request)) or self._old.get(id(request))
+        if known is not None:
+            return known
+        if worth is not None:
+            self._consult(worth)
+        self.now_s = max(self.now_s, request.arrival_s)
+        visit = self._history.visit(request, self.now_s)
+        self._worth = worth = Worth(request, self.now_s, visit)
+        self.uses += 1
+        self._visits.append(worth)
+        self._visited_blocks += visit.stops[-1] * request.hash_block_tokens / self._block_tokens
+        self._young[id(request)] = worth
+        if len(self._young) > REMEMBERED:
+            self._old, self._young = self._young, {}
+        return worth
 
-    def _stretch_start(self, node: Node, worth: Worth) -> int:
-        first = worth.starts[self._stretch(node, worth)]
-        return first * node.hash_tokens // self._block_tokens
+    def _consult(self, worth: Worth) -> None:
+        """Ask the guard for the mode, now that all is known of what a request found."""
+        if self.guard is None:
+            return
+        found = worth.found_blocks * self._block_tokens / worth.request.hash_block_tokens
+        if self.guard.observe(worth.request, found):
+            self.switch(self.guard.plain)
+
+    def _push(self, node: Node) -> None:
+        """Queue a leaf, or pin it; what is left of one that goes is not pinned again."""
+        queue, pins, now = self._queue, self._pins, self.now_s
+        if pins is None or queue.plain or node is self._cut or node.answer:
+            queue.push(node, now)
+            return
+        pins.drop(node)
+        pinned, lost = pins.offer(node, queue.value(node, now), now)
+        for other in lost if pinned else [*lost, node]:
+            queue.push(other, now)
+
+    def _pass_time(self) -> None:
+        """Queue every leaf again whose pin has lapsed or whose value has changed."""
+        now = self.now_s
+        for node in self._pins.lapsed(now) if self._pins is not None else ():
+            if node.reclaimable:
+                self._queue.push(node, now)
+        for node in self._queue.changed(now):
+            self._queue.push(node, now)
+
+    def _pinned_victim(self, blocks: int) -> tuple[Node, int]:
+        """The lowest of the pinned leaves."""
+        node = self._pins.pop() if self._pins is not None else None
+        assert node is not None, "nothing left to reclaim"
+        worth: Worth = node.note
+        return node, max(1, min(blocks, node.stop - worth.first_block(node, self._block_tokens)))
+
+
+def _unpinned(pins: Pins, node: Node) -> bool:
+    return node.reclaimable and node not in pins

@@ -21,6 +21,8 @@ COMMON_FAN_OUT: Final = 50
 """A trail that so many prompts left is a common beginning, which says nothing of a session."""
 UNIT_TOKENS: Final = 512
 """Features count blocks of this size, whatever the trace's."""
+LATELY_S: Final = 600.0
+"""A use counts for the weight of a stretch for so long: as far as the shipped model looks."""
 KEYS: Final = 1 << 17
 """Content ids in the younger half of the memory; when it is full the older half is forgotten."""
 FEATURES: Final = [
@@ -65,21 +67,32 @@ class Session:
 class Trail:
     """Blocks `[start, stop)` of prompts that were used by the same requests."""
 
-    __slots__ = ("fan_out", "session", "start", "stop", "times_s", "uses")
+    __slots__ = ("fan_out", "session", "start", "stop", "times_s", "uses", "weights")
 
-    def __init__(self, start: int, stop: int, now: float, session: Session) -> None:
+    def __init__(self, start: int, stop: int, now: float, session: Session, weight: float) -> None:
         self.start, self.stop = start, stop
         self.times_s = [now]
+        self.weights = [weight]
+        """Of the service classes of these uses."""
         self.uses = 1
         self.fan_out = 0
         self.session = session
 
     def upper(self, stop: int) -> Trail:
         """Cut the trail: the blocks up to `stop` become one of their own."""
-        part = Trail(self.start, stop, 0.0, self.session)
+        part = Trail(self.start, stop, 0.0, self.session, 0.0)
         part.times_s, part.uses, part.fan_out = self.times_s.copy(), self.uses, 1
+        part.weights = self.weights.copy()
         self.start = stop
         return part
+
+    def weight(self, now: float, own: float) -> float:
+        """The highest weight of those who used it lately, `own` included."""
+        lately = now - LATELY_S
+        for time_s, weight in zip(self.times_s, self.weights, strict=True):
+            if weight > own and time_s >= lately:
+                own = weight
+        return own
 
 
 @dataclass(slots=True)
@@ -97,6 +110,8 @@ class Visit:
     """Logarithms of the seconds between the latest uses, latest first; 0 where there is none."""
     waited_s: list[float | None] = field(default_factory=list)
     """Seconds since each stretch was used before, if it was."""
+    weights: list[float] = field(default_factory=list)
+    """The highest class weight of those who used each stretch lately."""
 
     def add(
         self,
@@ -104,10 +119,12 @@ class Visit:
         stop: int,
         features: list[float],
         gaps: list[float],
+        weight: float,
         waited_s: float | None = None,
     ) -> None:
         """One more stretch."""
         self.waited_s.append(waited_s)
+        self.weights.append(weight)
         self.starts.append(start)
         self.stops.append(stop)
         self.features.append(features)
@@ -131,29 +148,35 @@ class History:
         common = _prompt_features(request, len(names), path, session, gap_s, now)
         visit = Visit(now, session.turns if session else 0)
         times_s = session.times_s if session else []
+        own = request.slo_class.weight
         for trail in path:
             known = trail.times_s if len(trail.times_s) >= len(times_s) else times_s
             row = common + _trail_features(trail, len(names), scale, now)
             gaps = log_gaps(known, now)
-            visit.add(trail.start, trail.stop, row, gaps, now - trail.times_s[-1])
+            waited_s = now - trail.times_s[-1]
+            visit.add(trail.start, trail.stop, row, gaps, trail.weight(now, own), waited_s)
         after = Session(now, request.prompt_tokens, session, gap_s)
-        self._use(path, names, after, now)
+        self._use(path, names, after, now, own)
         gaps = log_gaps(times_s, now)
         for start, stop, partial in _new_stretches(request, path[-1].stop if path else 0, names):
-            self._remember(names, start, stop, Trail(start, stop, now, after))
+            self._remember(names, start, stop, Trail(start, stop, now, after, own))
             row = [1.0, 0.0, 0.0, *_place(start, stop, len(names), scale), 0.0, float(partial)]
-            visit.add(start, stop, common + row, gaps)
+            visit.add(start, stop, common + row, gaps, own)
         return visit
 
     # -- inside ---------------------------------------------------------------------------------
 
     def _path(self, names: list[object]) -> list[Trail]:
-        """The trails of the longest known beginning; the last one is cut where that ends."""
+        """The trails of the longest known beginning; the last one is cut where that ends.
+
+        Chained ids belong to one place in their prompts. An id that a trace has at several places
+        is known only where it was seen last.
+        """
         path: list[Trail] = []
         block = 0
         while block < len(names):
             trail = self._find(names[block])
-            if trail is None:
+            if trail is None or trail.start != block:
                 break
             whole = trail.stop <= len(names) and self._find(names[trail.stop - 1]) is trail
             if not whole:
@@ -171,11 +194,14 @@ class History:
         self._remember(names, part.start, stop, part)
         return part
 
-    def _use(self, path: list[Trail], names: list[object], session: Session, now: float) -> None:
+    def _use(
+        self, path: list[Trail], names: list[object], session: Session, now: float, weight: float
+    ) -> None:
         if path and path[-1].stop < len(names):
             path[-1].fan_out += 1
         for trail in path:
             trail.times_s = [*trail.times_s[1 - GAPS :], now]
+            trail.weights = [*trail.weights[1 - GAPS :], weight]
             trail.uses += 1
             if trail.fan_out < COMMON_FAN_OUT:
                 trail.session = session

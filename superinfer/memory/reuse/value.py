@@ -44,3 +44,30 @@ class Valuation:
         used /= spent
         best: Values = used.max(axis=2)
         return best
+
+
+def survival(hazards: NDArray[Any]) -> NDArray[Any]:
+    """The probability of no use up to the end of each bin, rows by bins."""
+    found: NDArray[Any] = np.multiply.accumulate(1.0 - hazards, axis=1)
+    return found
+
+
+def used_within(
+    unused: Sequence[float], edges_s: Sequence[float], age_s: float, life_s: float
+) -> float:
+    """Probability of a use before `age_s + life_s` when there was none before `age_s`.
+
+    `unused` is the probability of no use up to each edge, which falls in straight lines in between
+    and not at all past the last one.
+    """
+    now = _at(unused, edges_s, age_s)
+    return 1.0 - _at(unused, edges_s, age_s + life_s) / now if now > 0.0 else 0.0
+
+
+def _at(unused: Sequence[float], edges_s: Sequence[float], age_s: float) -> float:
+    before, start_s = 1.0, 0.0
+    for after, end_s in zip(unused, edges_s, strict=True):
+        if age_s < end_s:
+            return before + (after - before) * (age_s - start_s) / (end_s - start_s)
+        before, start_s = after, end_s
+    return before

@@ -1,0 +1,173 @@
+"""Cached blocks on the host, by value: what is kept there, and what makes room."""
+
+from __future__ import annotations
+
+import math
+from operator import attrgetter
+from typing import Final
+
+from superinfer.memory.orders.guard import WINDOW
+from superinfer.memory.orders.valued import ValuedOrder
+from superinfer.memory.orders.worth import ValueQueue, Worth
+from superinfer.memory.pool import HostPool
+from superinfer.memory.prefix import Node
+from superinfer.memory.reuse.prices import Prices
+
+PRIOR_SHARE: Final = 0.02
+"""Of the host's blocks: so many expected uses, all of which came, stand at the beginning."""
+LIFE_SMOOTHING: Final = 0.02
+
+
+class Pricing:
+    """What a hit on a block saves, by the tier that it is on: predicted seconds times the weight.
+
+    The weight of a stretch is the highest class weight of those who used it lately.
+    """
+
+    def __init__(self, prices: Prices, block_tokens: int) -> None:
+        self._prices, self._block_tokens = prices, block_tokens
+
+    def on_device(self, worth: Worth) -> list[float]:
+        """Nothing has to be computed."""
+        return self._cached(worth, "device", 0.0)
+
+    def on_host(self, worth: Worth) -> list[float]:
+        """It has to be loaded."""
+        return self._cached(worth, "host", self._prices.block_copy_s("h2d"))
+
+    def load_saves_s(self, node: Node) -> float:
+        """Seconds that a block of a node's end saves if it is loaded and not computed."""
+        worth: Worth = node.note
+        stretch = worth.stretch(node, self._block_tokens)
+        return self._compute_s(worth)[stretch] - self._prices.block_copy_s("h2d")
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _cached(self, worth: Worth, tier: str, lost_s: float) -> list[float]:
+        found = worth.prices.get(tier)
+        if found is None:
+            weighed = zip(worth.visit.weights, self._compute_s(worth), strict=True)
+            found = [weight * max(0.0, saved_s - lost_s) for weight, saved_s in weighed]
+            worth.prices[tier] = found
+        return found
+
+    def _compute_s(self, worth: Worth) -> list[float]:
+        """Seconds to compute a block of each stretch."""
+        found = worth.prices.get("compute")
+        if found is None:
+            visit, request = worth.visit, worth.request
+            size, end = request.hash_block_tokens, request.prompt_tokens
+            found = [
+                self._prices.block_s(start * size, min(stop * size, end))
+                for start, stop in zip(visit.starts, visit.stops, strict=True)
+            ]
+            worth.prices["compute"] = found
+        return found
+
+
+class Experience:
+    """What became of blocks that went to the host: how long they stayed there, and how many of the
+    uses that were expected came.
+    """
+
+    def __init__(self, capacity_blocks: int) -> None:
+        self.life_s = math.inf
+        """Mean stay of what went unused."""
+        self._prior = self._used = self._expected = PRIOR_SHARE * capacity_blocks
+        self._requests = 0
+
+    def trust(self, requests: int) -> float:
+        """Uses that came for each that was expected; what is `requests` old weighs less."""
+        if requests > self._requests:
+            keep = (1.0 - 1.0 / WINDOW) ** (requests - self._requests)
+            self._used = self._prior + keep * (self._used - self._prior)
+            self._expected = self._prior + keep * (self._expected - self._prior)
+            self._requests = requests
+        return self._used / self._expected
+
+    def used(self, worth: Worth, blocks: int) -> None:
+        """So many blocks are copied back."""
+        self._used += blocks
+        self._expected += worth.kept_chance * blocks
+
+    def gone(self, worth: Worth, blocks: int, now: float) -> None:
+        """So many made room unused."""
+        self._expected += worth.kept_chance * blocks
+        stayed_s = now - worth.kept_s
+        if self.life_s == math.inf:
+            self.life_s = stayed_s
+        self.life_s += LIFE_SMOOTHING * (stayed_s - self.life_s)
+
+
+class HostShelf:
+    """The leaves of the host, lowest value first; by age alone while the device goes by age."""
+
+    def __init__(
+        self,
+        order: ValuedOrder,
+        pricing: Pricing,
+        prices: Prices,
+        host: HostPool,
+        block_tokens: int,
+    ) -> None:
+        self._order, self._host = order, host
+        self._pricing, self._prices = pricing, prices
+        self._experience = Experience(host.cache_total)
+        reclaimable = attrgetter("host_reclaimable")
+        self._queue = ValueQueue(order.edges_s, block_tokens, reclaimable, pricing.on_host)
+
+    def keep(self, node: Node) -> bool:
+        """Whether blocks of a leaf of the device are worth the copy, and their place here.
+
+        By age alone any block is as likely to be used as the shadow says, and the oldest goes.
+        """
+        if node.answer:
+            return False
+        queue, now, chance = self._follow(), self._order.now_s, self._chance(node)
+        if chance * self._pricing.load_saves_s(node) <= self._prices.block_copy_s("d2h"):
+            return False
+        if self._host.cache_free < 1 and not queue.plain:
+            lowest = queue.lowest(now)
+            if lowest is not None and lowest >= queue.value(node, now):
+                return False
+        worth: Worth = node.note
+        worth.kept_s, worth.kept_chance = now, chance
+        return True
+
+    def push(self, node: Node) -> None:
+        """Queue a leaf of the host."""
+        queue = self._follow()
+        if not node.note.values:
+            self._order.appraise()
+        queue.push(node, self._order.now_s)
+
+    def victim(self, blocks: int) -> tuple[Node, int] | None:
+        """The lowest in value, back to where its stretch begins."""
+        found = self._follow().pop(blocks, self._order.now_s)
+        if found is not None:
+            self._experience.gone(found[0].note, found[1], self._order.now_s)
+        return found
+
+    def loaded(self, node: Node) -> None:
+        """A request found it here."""
+        self._experience.used(node.note, node.blocks)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _chance(self, node: Node) -> float:
+        """How likely it seems that a block is used before it has to make room here."""
+        experience, guard = self._experience, self._order.guard
+        if self._queue.plain and guard is not None:
+            return guard.shadow_rate
+        chance = self._queue.chance(node, self._order.now_s, experience.life_s)
+        return min(1.0, chance * experience.trust(self._order.uses))
+
+    def _follow(self) -> ValueQueue:
+        """The queue, in the mode of the device's."""
+        queue = self._queue
+        if queue.plain != self._order.plain:
+            nodes = queue.clear()
+            queue.plain = self._order.plain
+            for node in nodes:
+                queue.push(node, self._order.now_s)
+        return queue

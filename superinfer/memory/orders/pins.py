@@ -1,0 +1,136 @@
+"""Pins: the most valuable leaves keep their rank for a while, whatever their age does to it."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+from superinfer.memory.prefix import Node
+
+
+@dataclass(slots=True, eq=False)
+class Pin:
+    """One pinned leaf."""
+
+    value: float
+    """When it was pinned."""
+    until_s: float
+    path: list[Node]
+    """What it holds in place: itself and what is above."""
+
+
+class Pins:
+    """A bounded set of leaves by value; a better one takes the place of the lowest.
+
+    A pinned leaf holds what is above it, so that counts as pinned, too, once for all its leaves.
+    """
+
+    def __init__(self, most_blocks: int, ttl_s: float) -> None:
+        self._most_blocks, self._ttl_s = most_blocks, ttl_s
+        self._pinned: dict[Node, Pin] = {}
+        self._order: list[tuple[float, int, int, Node, Pin]] = []
+        self._ends: list[tuple[float, int, Node, Pin]] = []
+        self._held: dict[Node, list[int]] = {}
+        """For each node above or at a pinned leaf: how many of these, and its blocks then."""
+        self._entered = 0
+        self.blocks = self.peak_blocks = self.made = self.expired = 0
+
+    def __contains__(self, node: Node) -> bool:
+        return node in self._pinned
+
+    def offer(self, node: Node, value: float, now: float) -> tuple[bool, list[Node]]:
+        """Pin a leaf if there is room, or if it is worth more than what makes room for it.
+
+        Returns whether it is pinned, and the leaves that lost their pins.
+        """
+        until_s = node.last_access_s + self._ttl_s
+        if value <= 0.0 or until_s <= now or node in self._pinned:
+            return False, []
+        room, lost = self._make_room(node, value)
+        if room:
+            self._pin(node, Pin(value, until_s, list(node.path())))
+        return room, lost
+
+    def drop(self, node: Node) -> None:
+        """A pinned leaf is used again, or goes."""
+        pin = self._pinned.pop(node, None)
+        if pin is None:
+            return
+        for step in pin.path:
+            held = self._held[step]
+            held[0] -= 1
+            if not held[0]:
+                self.blocks -= held[1]
+                del self._held[step]
+
+    def lapsed(self, now: float) -> list[Node]:
+        """Leaves whose time is over; they are pinned no longer."""
+        ends, found = self._ends, []
+        while ends and ends[0][0] <= now:
+            _, _, node, pin = heapq.heappop(ends)
+            if self._pinned.get(node) is pin:
+                self.drop(node)
+                self.expired += 1
+                found.append(node)
+        return found
+
+    def pop(self) -> Node | None:
+        """Take the lowest leaf: nothing else is left."""
+        pin = self._lowest()
+        if pin is None:
+            return None
+        node = pin.path[0]
+        self.drop(node)
+        return node
+
+    def clear(self) -> list[Node]:
+        """Give up all pins; returns the leaves."""
+        nodes = list(self._pinned)
+        for node in nodes:
+            self.drop(node)
+        return nodes
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _make_room(self, node: Node, value: float) -> tuple[bool, list[Node]]:
+        """Whether there is room for one more leaf, and who had to go for it."""
+        lost: list[Node] = []
+        if node.blocks > self._most_blocks:
+            return False, lost
+        while self.blocks + self._need(node) > self._most_blocks:
+            lowest = self._lowest()
+            if lowest is None or lowest.value >= value:
+                return False, lost
+            lost.append(lowest.path[0])
+            self.drop(lowest.path[0])
+        return True, lost
+
+    def _need(self, node: Node) -> int:
+        """Blocks that no pinned leaf holds so far."""
+        return sum(step.blocks for step in node.path() if step not in self._held)
+
+    def _pin(self, node: Node, pin: Pin) -> None:
+        for step in pin.path:
+            held = self._held.get(step)
+            if held is None:
+                self._held[step] = [1, step.blocks]
+                self.blocks += step.blocks
+            else:
+                held[0] += 1
+        self._pinned[node] = pin
+        self._entered -= 1  # breaks ties, so that nodes are never compared
+        heapq.heappush(self._order, (pin.value, -node.stop, self._entered, node, pin))
+        heapq.heappush(self._ends, (pin.until_s, self._entered, node, pin))
+        self.made += 1
+        self.peak_blocks = max(self.peak_blocks, self.blocks)
+
+    def _lowest(self) -> Pin | None:
+        order = self._order
+        while order:
+            _, _, _, node, pin = order[0]
+            if self._pinned.get(node) is pin:
+                if node.reclaimable:
+                    return pin
+                self.drop(node)
+            heapq.heappop(order)
+        return None

@@ -1,0 +1,58 @@
+"""What a cached block saves and costs, in predicted seconds: computing it again, copying it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from superinfer.costs.base import Chunk, CostModel
+
+CHUNK_TOKENS: Final = 2048
+"""Prefill is timed in chunks of so many tokens."""
+COPIED_BLOCKS: Final = 64
+"""Copies are timed together: blocks leave and come by the stretch."""
+CopySize = Callable[[int], tuple[int, int]]
+"""Bytes and separate copies of so many blocks."""
+
+
+class Prices:
+    """Seconds by the cost model, for blocks of one size.
+
+    A block far down a prompt takes longer to compute, for it looks back at all that is before it.
+    """
+
+    def __init__(self, cost: CostModel, block_tokens: int, copy_size: CopySize) -> None:
+        self._cost = cost
+        self._block_tokens, self._copy_size = block_tokens, copy_size
+        self._prefill_s = [0.0]
+        """To compute so many chunks from the beginning of a prompt; longer when asked for more."""
+        self._block_copy_s: dict[str, float] = {}
+
+    def block_copy_s(self, direction: str) -> float:
+        """To copy a block, as one of many."""
+        found = self._block_copy_s.get(direction)
+        if found is None:
+            found = self.copy_s(COPIED_BLOCKS, direction) / COPIED_BLOCKS
+            self._block_copy_s[direction] = found
+        return found
+
+    def copy_s(self, blocks: int, direction: str) -> float:
+        """To copy so many blocks."""
+        return self._cost.transfer_s(*self._copy_size(blocks), direction)
+
+    def compute_s(self, start_tokens: int, stop_tokens: int) -> float:
+        """To compute a stretch of a prompt, what is before it being there."""
+        return self._prefilled_s(stop_tokens) - self._prefilled_s(start_tokens)
+
+    def block_s(self, start_tokens: int, stop_tokens: int) -> float:
+        """The same for each block of it."""
+        blocks = (stop_tokens - start_tokens) / self._block_tokens
+        return self.compute_s(start_tokens, stop_tokens) / blocks
+
+    def _prefilled_s(self, tokens: int) -> float:
+        chunk, rest = divmod(tokens, CHUNK_TOKENS)
+        known = self._prefill_s
+        while len(known) < chunk + 2:
+            work = [Chunk(CHUNK_TOKENS, (len(known) - 1) * CHUNK_TOKENS)]
+            known.append(known[-1] + self._cost.step_s(work, 0, 0))
+        return known[chunk] + (known[chunk + 1] - known[chunk]) * rest / CHUNK_TOKENS

@@ -1,0 +1,241 @@
+"""`slo_aware`: the blocks go first that promise the fewest seconds of prefill saved.
+
+A cached block is worth hits to expect for each second that it keeps its place (the reuse model and
+its Gittins index, `memory.orders`), times the seconds that computing it again would take at its
+place in the prompt, times the highest class weight among those who used it lately. All blocks have
+the same bytes here, so a value per byte has the same order. Marconi (arXiv 2411.19379) weighs
+recency by FLOPs saved per byte, RAGCache (arXiv 2404.12457) frequency by the time to compute; the
+order of leaves of the prefix tree is theirs, too.
+
+* **Pins.** The most valuable leaves, together a share of the device's blocks, keep their rank for a
+  while although their age lowers their value. A cached block never stands in the way of a live
+  request (`memory.pool`), so a pin is an order and no lock: pinned blocks go when no other cached
+  block is left. Continuum (arXiv 2511.02230) pins for a limited time, too, while a tool is called.
+* **Host.** A block that leaves the device goes to the host if the probability of a use, times the
+  seconds that loading saves over computing, exceeds the seconds of the copy there, for which the
+  step waits; and if it is worth more than what it takes the place of. Ends of prompts that nobody
+  will use again thus go for good, and generated text, which nothing can match.
+* **Guard.** While a shadow LRU of the same size hits more, blocks go by age alone (`orders.guard`).
+* **Precision.** Running requests lose bits under pressure, as far as their classes allow
+  (`min_kv_bits`; `superinfer.demotion`): those of the lowest weight first, of equals those without
+  a target. With or without prefix caching.
+
+Left out: token types and tenants of a request, which traces do not have; cached blocks that nobody
+holds lose no more bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mypy_extensions import mypyc_attr
+
+from superinfer.errors import ConfigError
+from superinfer.memory.base import Fate, Timing
+from superinfer.memory.lru import Preemption, chosen_fate
+from superinfer.memory.orders.base import Surroundings
+from superinfer.memory.orders.guard import Guard
+from superinfer.memory.orders.host import HostShelf, Pricing
+from superinfer.memory.orders.pins import Pins
+from superinfer.memory.orders.slo_aware import LearnedAppraiser
+from superinfer.memory.orders.valued import ValuedOrder
+from superinfer.memory.prefix import Node, PrefixIndex
+from superinfer.memory.reuse.model import load_model
+from superinfer.memory.reuse.prices import CopySize, Prices
+from superinfer.memory.tiered import TieredIndex
+
+if TYPE_CHECKING:
+    from superinfer.costs.base import CostModel
+    from superinfer.draft import Draft
+    from superinfer.engine import EngineConfig
+    from superinfer.memory.pool import BlockPool, HostPool
+    from superinfer.request import Request
+    from superinfer.sequence import Sequence
+
+
+@dataclass(slots=True, frozen=True)
+class Costs:
+    """What the engine tells."""
+
+    model: CostModel
+    copy_size: CopySize
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+@dataclass
+class SloAwareMemory:
+    """Lowest value first on the device and on the host."""
+
+    weights: str = ""
+    """File of a reuse model that `train-reuse` wrote; empty takes the one that ships."""
+    pin_share: float = 0.2
+    """Of the device's blocks, that may be pinned."""
+    pin_s: float = 30.0
+    """A pin ends so long after the latest use: three in four of the pauses between the calls of
+    coding agents are no longer (callanjfox/kv-cache-tester@94f6046d, 6,089 pauses: median 10 s,
+    75 % up to 31 s)."""
+    host_ratio: float = 1.0
+    """Host blocks for cached prefixes as a multiple of the device's; 0 for none. A DGX A100 has
+    2 TB for the 640 GB of its GPUs; SGLang's default is 2."""
+    preemption: Preemption = "recompute"
+    """Fate of a victim's cache; `cheaper` compares predicted seconds of both ways."""
+    swap_in_timing: Timing = "before_step"
+    guard: bool = True
+    """Go by age while a shadow LRU hits more."""
+    shrink_8_at: float = 0.7
+    """Share of the device's memory that live requests have to take for caches to go to 8 bits; above
+    1: never."""
+    shrink_4_at: float = 0.85
+    """The same for 4 bits."""
+    tail_tokens: int = 128
+    """The latest tokens of a request that keep 16 bits (KIVI's residual, arXiv 2402.02750)."""
+    name: str = field(default_factory=lambda: "slo_aware", init=False)
+    whole_edges: bool = field(default_factory=lambda: True, init=False)
+    exclusive: bool = field(default_factory=lambda: True, init=False)
+    writes_back: bool = field(default_factory=lambda: True, init=False)
+    load_min_tokens: int = field(default_factory=int, init=False)
+    load_timing: Timing = field(default_factory=lambda: "before_step", init=False)
+    _costs: Costs | None = field(default_factory=lambda: None, init=False, repr=False)
+    _parts: Parts | None = field(default_factory=lambda: None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.pin_share > 1:
+            raise ConfigError(f"memory.pin_share: expected from 0 to 1, got {self.pin_share}")
+        if self.shrink_4_at < self.shrink_8_at:
+            expected = f"at least memory.shrink_8_at ({self.shrink_8_at:g})"
+            raise ConfigError(f"memory.shrink_4_at: expected {expected}, got {self.shrink_4_at:g}")
+
+    def bind_costs(self, cost: CostModel, copy_size: CopySize) -> None:
+        """Keep them for `index`."""
+        self._costs = Costs(cost, copy_size)
+
+    def index(self, pool: BlockPool, host: HostPool, block_tokens: int) -> PrefixIndex:
+        """A tree whose leaves go in this order, with a tier on the host if that has room."""
+        assert self._costs is not None, "the engine tells the costs first"
+        tree = (
+            TieredIndex(pool, host, block_tokens, self, self)
+            if host.cache_total
+            else PrefixIndex(pool, block_tokens, self)
+        )
+        prices = Prices(self._costs.model, block_tokens, self._costs.copy_size)
+        self._parts = Parts(self, prices, tree, host)
+        return tree
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """What it did, for the result."""
+        return {} if self._parts is None else self._parts.counters()
+
+    @property
+    def notes(self) -> list[str]:
+        """What the guard has to say."""
+        return [] if self._parts is None else self._parts.order.notes
+
+    # -- device ---------------------------------------------------------------------------------
+
+    def retain(self, node: Node, request: Request) -> None:
+        """A use of the node's prompt."""
+        self._used.retain(node, request)
+
+    def unused(self, node: Node) -> None:
+        """Queue it by value."""
+        self._used.order.unused(node)
+
+    def victim(self, blocks: int) -> tuple[Node, int]:
+        """The lowest in value; a pinned one when there is no other."""
+        return self._used.order.victim(blocks)
+
+    def fate(self, seq: Sequence, draft: Draft) -> Fate:
+        """As configured."""
+        return chosen_fate(self.preemption, seq, draft)
+
+    # -- precision ------------------------------------------------------------------------------
+
+    def floor_bits(self, request: Request) -> int:
+        """What the class demands."""
+        return request.slo_class.min_kv_bits
+
+    def shrinks_first(self, request: Request) -> tuple[float, bool]:
+        """By weight; of equals, who was promised nothing."""
+        return request.slo_class.weight, not request.slo.empty
+
+    # -- host -----------------------------------------------------------------------------------
+
+    def host_cache_blocks(self, config: EngineConfig) -> int:
+        """So many times the device's."""
+        return int(config.total_blocks * self.host_ratio)
+
+    def keep(self, node: Node) -> bool:
+        """Only what is worth the copy and its place."""
+        return self._used.shelf.keep(node)
+
+    def write_through(self, node: Node) -> bool:
+        """Never: blocks are copied when they go."""
+        return False
+
+    def host_unused(self, node: Node) -> None:
+        """Queue it by value."""
+        self._used.shelf.push(node)
+
+    def host_victim(self, blocks: int) -> tuple[Node, int] | None:
+        """The lowest in value on the host."""
+        return self._used.shelf.victim(blocks)
+
+    def loads(self, start_blocks: int, stop_blocks: int) -> bool:
+        """True if that is predicted to be faster than to compute them."""
+        prices, size = self._used.prices, self._used.tree.block_tokens
+        compute_s = prices.compute_s(start_blocks * size, stop_blocks * size)
+        return prices.copy_s(stop_blocks - start_blocks, "h2d") < compute_s
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    @property
+    def _used(self) -> Parts:
+        assert self._parts is not None
+        return self._parts
+
+
+class Parts:
+    """What a policy works with once it has an index."""
+
+    def __init__(
+        self, settings: SloAwareMemory, prices: Prices, tree: PrefixIndex, host: HostPool
+    ) -> None:
+        pool, block_tokens = tree.pool, tree.block_tokens
+        near = Surroundings(pool.total, block_tokens, None, settings.weights or None, True)
+        pricing = Pricing(prices, block_tokens)
+        appraiser = LearnedAppraiser(load_model(near.weights))
+        self.tree, self.host, self.prices = tree, host, prices
+        self.pins = Pins(int(settings.pin_share * pool.total), settings.pin_s)
+        self.guard = Guard(near) if settings.guard else None
+        self.order = ValuedOrder(near, appraiser, self.guard, pricing.on_device, self.pins)
+        self.shelf = HostShelf(self.order, pricing, prices, host, block_tokens)
+
+    def retain(self, node: Node, request: Request) -> None:
+        """A use. The shadow of the guard has the room that prompts have now: the device, less what
+        requests have for themselves, and what is kept on the host.
+        """
+        if self.guard is not None:
+            pool = self.tree.pool
+            private = pool.referenced - self.tree.locked_blocks
+            self.guard.resize(pool.total - private + self.host.cached)
+        if node.on_host:  # it was just copied back
+            self.shelf.loaded(node)
+        self.order.retain(node, request)
+
+    def counters(self) -> dict[str, float]:
+        """Pins and fallbacks."""
+        pins = self.pins
+        found = {
+            "pins": pins.made,
+            "pins_expired": pins.expired,
+            "pinned_blocks_peak": pins.peak_blocks,
+        }
+        if self.guard is not None:
+            found |= {
+                "guard_requests": self.guard.requests,
+                "guard_fallbacks": len(self.guard.falls),
+                "guard_fallback_requests": self.guard.fallen_back,
+            }
+        return {name: float(value) for name, value in found.items()}

@@ -84,7 +84,7 @@ class SloAwareMemory:
     guard: bool = True
     """Go by age while a shadow LRU hits more."""
     shrink_8_at: float = 0.7
-    """Share of the device's memory that live requests have to take for caches to go to 8 bits; above
+    """Share of the memory that live requests have to take for caches to go to 8 bits; above
     1: never."""
     shrink_4_at: float = 0.85
     """The same for 4 bits."""

@@ -33,6 +33,7 @@ class DraftView:
         "pool",
         "steps",
         "until",
+        "write_blocks",
     )
 
     def __init__(self, engine: Engine, now: float) -> None:
@@ -53,6 +54,8 @@ class DraftView:
         self.padded: Work | None = None
         self.steps = 1
         self.until = math.inf
+        self.write_blocks = 0
+        """Full blocks to be written through, at most."""
 
     @property
     def ahead(self) -> bool:
@@ -120,10 +123,47 @@ class DraftView:
         """True if the sequence decodes and needs a new block in the next step."""
         return seq.state is State.DECODING and self.batch.grows(seq)
 
+    def dirty_blocks(self, seq: Sequence) -> int:
+        """Blocks of a resident sequence that a swap-out has to copy: the others were written
+        through.
+        """
+        mirror, held = self._engine.mirror, self.held_blocks(seq)
+        return held if mirror is None else held - mirror.synced_blocks(seq)
+
+    def queued_s(self, direction: Direction) -> float:
+        """Predicted seconds until a direction of the link is through with the copies under way and
+        those that this plan has so far.
+        """
+        links = self._engine.links
+        queued_s = links.queued_s(direction, self.now)
+        for transfer in (*self.before_step, *self.background):
+            if transfer.direction == direction:
+                queued_s += links.copy_s(transfer)
+        return queued_s
+
+    def link_idle(self, direction: Direction) -> bool:
+        """True if no copy in a direction is under way or planned."""
+        if self._engine.links.busy(direction):
+            return False
+        planned = (*self.before_step, *self.background)
+        return all(transfer.direction != direction for transfer in planned)
+
+    @property
+    def write_backlog(self) -> bool:
+        """True if the latest write-through left full blocks behind for another one."""
+        mirror = self._engine.mirror
+        return mirror is not None and mirror.backlog
+
     def swap_s(self, seq: Sequence) -> float:
-        """Predicted seconds to copy the cache to the host and back."""
-        blocks = self.held_blocks(seq)
-        return self.copy_s(blocks, "d2h") + self.copy_s(blocks, "h2d")
+        """Predicted seconds to copy the cache to the host, as far as it is not there, and back; each
+        way behind what waits for the link now.
+        """
+        out_s = self.queued_s("d2h") + self.copy_s(self.dirty_blocks(seq), "d2h")
+        return out_s + self.queued_s("h2d") + self.copy_s(self.held_blocks(seq), "h2d")
+
+    def offload_loses(self, seq: Sequence) -> bool:
+        """True if copying a sequence out and back would take no less than computing it again."""
+        return self.swap_s(seq) >= self.recompute_s(seq)
 
     def copy_s(self, blocks: int, direction: Direction) -> float:
         """Predicted seconds to copy so many blocks over an idle link."""

@@ -19,10 +19,12 @@ from superinfer.costs.base import CostModel
 from superinfer.draft import Draft
 from superinfer.errors import PlanError
 from superinfer.events import Sink
+from superinfer.links import Links
 from superinfer.memory.base import EagerCache, HostTier, MemoryPolicy, PrefixCache, Timing
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Key, PrefixIndex, request_keys
 from superinfer.memory.tiered import TieredIndex
+from superinfer.mirror import Mirror
 from superinfer.plan import Direction, Outcome, Plan, PrefillChunk, Transfer, Work
 from superinfer.recorder import Recorder
 from superinfer.request import Request
@@ -81,6 +83,11 @@ class Engine:
         """The prefix index if it follows every decision at once."""
         if config.prefix_caching:
             self._use(memory.index(self.pool, self.host, config.block_tokens))
+        self.links = Links(cost)
+        self.mirror: Mirror | None = None
+        """Copies of running sequences on the host, if the scheduler wants any."""
+        if getattr(scheduler, "write_through", False):
+            self.mirror = Mirror(self.host, config.block_tokens)
         self.live: dict[Sequence, None] = {}
         """Requests submitted and not ended."""
         self.resident = 0
@@ -274,6 +281,8 @@ class Engine:
         if state is _ENDED:
             return
         if state is _DECODING:
+            if self.mirror is not None:
+                self.mirror.leave(seq, False)
             self.batch.leave(seq)
             seq.blocks = -(-seq.computed_tokens // self.block_tokens) - seq.shared_blocks
         if state in _ON_DEVICE:
@@ -284,6 +293,8 @@ class Engine:
         if state not in _MOVING:  # a copy under way still uses the blocks: `transferred` frees them
             self._release_all(seq, now)
         seq.keys = None
+        if self.recorder.prefetched:
+            self.recorder.settle_prefetch(seq)
         self.scheduler.ended(seq)
         if self._sink is not None:
             detail = seq.output_tokens if reason is None else reason
@@ -340,6 +351,8 @@ class Engine:
             _check_padding(draft.padded, len(chunks), decodes, steps)
         if changes:
             self._note_changes(draft, now)
+        if self.mirror is not None:
+            self._mirror(self.mirror, draft, decodes, now)
         if self.tier is not None:
             blocks = self.tier.take_backed_up()
             self._copy_cached("backup", blocks, draft.background, "background", now)
@@ -353,6 +366,8 @@ class Engine:
         if self.tier is not None:
             blocks = self.tier.take_evicted()
             self._copy_cached("offload", blocks, draft.before_step, "before_step", now)
+        if draft.before_step or draft.background:
+            self.links.start(draft.before_step, draft.background, now)
         self.recorder.plans += 1
         joined, batch.joined = batch.joined, []
         return Plan(
@@ -386,7 +401,7 @@ class Engine:
     def _copy_cached(
         self, kind: str, blocks: int, transfers: list[Transfer], timing: Timing, now: float
     ) -> None:
-        """Book a copy of cached blocks to the host."""
+        """Book a copy to the host that no request asked for."""
         if not blocks:
             return
         nbytes, pieces = self.copy_size(blocks)
@@ -395,6 +410,22 @@ class Engine:
         self.recorder.events += 1
         if self._sink is not None:
             self._sink((now, kind, "", blocks))
+
+    def _mirror(self, mirror: Mirror, draft: Draft, decodes: int, now: float) -> None:
+        """Tell the mirror what a draft decided, and start the copy that it asks for."""
+        for kind, seq, _, saved in draft.changes:
+            if kind in _LEAVING:
+                mirror.leave(seq, kind == "swap_out")
+            elif kind == "swap_in" and seq.state is _DECODING and saved[0] == "before_step":
+                mirror.join(seq, seq.computed_tokens // self.block_tokens)
+        if self.batch.joined:
+            mirror.take_in(self.batch)
+        mirror.give_way(self.batch)
+        if draft.write_blocks and decodes:
+            blocks = mirror.start(self.batch, draft.write_blocks)
+            if blocks:
+                self._copy_cached("write_through", blocks, draft.background, "background", now)
+                mirror.begin(draft.background[-1])
 
     def _take_growth(self, plan: Plan) -> None:
         """Lag 1: the plan's last step is on the device, with everybody who was in the batch."""
@@ -483,8 +514,11 @@ class Engine:
             self._land(transfer, now)
 
     def _land(self, transfer: Transfer, now: float) -> None:
+        self.links.landed(transfer, now)
         seq = transfer.sequence
         if seq is None:
+            if self.mirror is not None and transfer is self.mirror.transfer:
+                self.mirror.landed()
             self.recorder.events += 1
             if self._sink is not None:
                 self._sink((now, "transfer", "", transfer.blocks))
@@ -501,6 +535,8 @@ class Engine:
             self.scheduler.swapped_out(seq)
         else:
             self.land(seq)
+            if self.mirror is not None and seq.state is _DECODING:
+                self.mirror.join(seq, seq.computed_tokens // self.block_tokens)
             self.scheduler.resumed(seq)
 
     def _release_all(self, seq: Sequence, now: float) -> None:
@@ -563,6 +599,13 @@ class Engine:
                 self._note_reclaimed(saved, now)  # type: ignore[arg-type]
             elif kind in _CHANGE_KINDS:
                 self._emit(now, _CHANGE_KINDS[kind], seq, (abs(blocks),))
+                if kind == "no_offload":
+                    self.recorder.losing_offloads += 1
+                elif kind == "prefetch":
+                    nbytes, _ = self.copy_size(copied[seq, "h2d"])
+                    self.recorder.prefetched[seq] = nbytes, seq.output_tokens
+            if kind in _LEAVING and seq in self.recorder.prefetched:
+                self.recorder.settle_prefetch(seq)
 
     def _note_reuse(self, seq: Sequence, loaded: tuple[object, ...], now: float) -> None:
         """A request was admitted, a part of its cached prefix maybe `loaded` from the host."""
@@ -616,6 +659,8 @@ _ENDED: Final = State.ENDED
 _PREFILLING: Final = State.PREFILLING
 _DECODING: Final = State.DECODING
 """Reading a member off its class is slow."""
+_LEAVING: Final = ("swap_out", "preempt", "park")
+"""Changes that take a sequence out of the decode batch."""
 _MOVING: Final = (State.MOVING_OUT, State.MOVING_IN)
 _ON_DEVICE: Final = (State.DECODING, State.PREFILLING, State.PARKED, State.MOVING_IN)
 """Tuples: hashing a member of an `Enum` for a set takes longer than three comparisons."""
@@ -653,7 +698,7 @@ _CHANGE_KINDS: Final = {
     "preempt": "preempt",
     "swap_out": "rotate_out",
     "swap_in": "rotate_in",
-    **{kind: kind for kind in ("promote", "demote", "relegate", "prefetch")},
+    **{kind: kind for kind in ("promote", "demote", "relegate", "prefetch", "no_offload")},
 }
 _COPIES: dict[str, Direction] = {"swap_out": "d2h", "swap_in": "h2d"}
 _END_KINDS: Final = {

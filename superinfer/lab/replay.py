@@ -42,6 +42,7 @@ _DIRECTIONS = {
     "rotate_in": "h2d",
     "load": "h2d",
     "backup": "d2h",
+    "write_through": "d2h",
     "offload": "d2h",
 }
 _PLANNED = ("admit", "preempt", *_DIRECTIONS)
@@ -379,7 +380,7 @@ def _landings(events: Sequence[Event]) -> dict[int, Event]:
     """They have no request and land in the order in which they started."""
     found: dict[int, Event] = {}
     for number, event in enumerate(events):
-        if event[1] == "backup":
+        if event[1] in {"backup", "write_through"}:
             backups.append(number)
         elif event[1] in _DIRECTIONS:
             started[event[2]] = number

@@ -27,7 +27,8 @@ class LruMemory:
     """
 
     preemption: Literal["recompute", "swap", "cheaper"] = "recompute"
-    """Fate of a victim's cache; `cheaper` compares predicted seconds of both ways."""
+    """Fate of a victim's cache; `cheaper` compares predicted seconds of both ways, what waits for
+    the link included."""
     swap_in_timing: Timing = "before_step"
     name: str = field(default_factory=lambda: "lru", init=False)
     _heap: list[tuple[float, int, int, Node]] = field(default_factory=list, init=False)
@@ -55,9 +56,12 @@ class LruMemory:
         """As configured; swapping needs room on the host."""
         if self.preemption == "recompute" or not draft.host_fits(seq):
             return "recompute"
-        if self.preemption == "swap" or draft.swap_s(seq) < draft.recompute_s(seq):
+        if self.preemption == "swap":
             return "swap"
-        return "recompute"
+        if draft.offload_loses(seq):
+            draft.note("no_offload", seq)
+            return "recompute"
+        return "swap"
 
     def _pop(self) -> tuple[float, int, int, Node]:
         entry = self._peek()

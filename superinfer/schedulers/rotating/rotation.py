@@ -103,13 +103,19 @@ class Rotation:
     def _resident_s(self, draft: Draft) -> float:
         return draft.copy_s(draft.pool.referenced, "h2d")
 
+    def _return_s(self, draft: Draft, seq: Sequence) -> float:
+        """What leaving and coming back takes, in the cheaper way."""
+        if draft.offload_loses(seq):
+            return self._outlook.prefill_s(draft.batch.length(seq))
+        return draft.swap_s(seq)
+
     def _may_leave(self, draft: Draft, job: Job, slack_s: float) -> bool:
         seq = job.seq
         turn = self.quantum(job)
         if self.step - job.join_step < turn.residence_tokens or not draft.host_fits(seq):
             return False
         kept_s = self._hysteresis * job.stall_s if job.stall_s < inf else 0.0
-        if slack_s <= kept_s + draft.swap_s(seq) + self._outlook.step_s:
+        if slack_s <= kept_s + self._return_s(draft, seq) + self._outlook.step_s:
             return False
         given = draft.batch.output_tokens(seq)
         left = self._outlook.tokens_left(job, given)

@@ -231,9 +231,10 @@ class Mirror:
 
     def _give_up_transfer(self) -> None:
         """What is under way is not kept: a rotation that follows on the link takes its place."""
-        for member, _ in self._under_way:
-            if member.alive and member not in self._queue:
-                self._queue.append(member)
+        queue = self._queue
+        for member, _ in reversed(self._under_way):
+            if not (queue and queue[0] is member):  # the last one may have been taken in part
+                queue.appendleft(member)
         self._under_way = []
         self._grown_under_way, self._next_watermark = 0, self._watermark
         self._drop_transfer(self._held_blocks)

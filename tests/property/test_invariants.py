@@ -133,7 +133,7 @@ class Watch:
         assert pool.referenced <= pool.peak_referenced
         assert pool.referenced + pool.cached <= pool.peak_used
         assert engine.host.used == sum(seq.host_blocks for seq in holders(engine))
-        assert engine.host.used <= engine.host.total
+        assert engine.host.used + engine.host.mirrored <= engine.host.total
         copies = [node for node in nodes if isinstance(node, Node) and node.on_host]
         assert engine.host.cached == sum(node.blocks for node in copies)
         assert engine.host.cached <= engine.host.cache_total
@@ -242,6 +242,7 @@ class ImpatientDriver(BlockingDriver):
 def assert_all_free(engine: Engine) -> None:
     """At the end nothing is held, and every cached block can be reclaimed."""
     assert (engine.pool.referenced, engine.host.used, engine.resident) == (0, 0, 0)
+    assert engine.host.mirrored == 0
     if engine.prefix is not None:
         engine.prefix.reclaim(engine.pool.cached)
         if engine.tier is not None:

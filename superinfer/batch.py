@@ -165,12 +165,6 @@ class DecodeBatch:
                 blocks += sum(residues[: start + rest - size])
         return blocks
 
-    def full_blocks(self) -> int:
-        """Blocks that the members have filled, all together."""
-        residues, size, shift = self._residues, self.block_tokens, self.step - 1
-        rest = sum(count * ((place + shift) % size) for place, count in enumerate(residues))
-        return (self.context_tokens - self.size - rest) // size
-
     def next_growth(self) -> int:
         """Blocks that the members need, all together, for the next step."""
         return self._residues[(1 - self.step) % self.block_tokens]

@@ -87,7 +87,8 @@ class Engine:
         self.mirror: Mirror | None = None
         """Copies of running sequences on the host, if the scheduler wants any."""
         if getattr(scheduler, "write_through", False):
-            self.mirror = Mirror(self.host, config.block_tokens)
+            wanted: Callable[[Sequence], bool] = getattr(scheduler, "may_swap_out")  # noqa: B009
+            self.mirror = Mirror(self.host, config.block_tokens, wanted)
         self.live: dict[Sequence, None] = {}
         """Requests submitted and not ended."""
         self.resident = 0

@@ -5,11 +5,12 @@ the device for the host takes along only what has no copy yet. The idea is Duple
 (arXiv 2601.20309). Its public code copies every block as soon as it is full and counts no time for
 that (`schedulers/rotasched.py`); here each copy is a background transfer of its own on the link.
 
-No block is looked at by itself. Members of the decode batch fill blocks in the order of steps, so
-one watermark describes what they filled while decoding: a block that was full when the batch had
-done so many steps, or fewer, has its copy. Blocks that were full when their sequence joined (its
-prompt; after a rotation, what came back) are counted by sequence, in the order of joining. How
-many blocks all members have filled in total follows from the batch's sums.
+The scheduler says whose blocks are worth it (`may_swap_out` in `schedulers/base.py`): those are the
+members here. No block is looked at by itself. Members fill blocks in the order of steps, so one watermark
+describes what they filled while decoding: a block that was full when the batch had done so many
+steps, or fewer, has its copy. Blocks that were full when their sequence joined the batch (its
+prompt; after a rotation, what came back) are counted by sequence, in the order of joining. How many
+blocks all members have filled follows from sums, kept as `batch.DecodeBatch` keeps its own.
 
 Copies only ever use host blocks that nobody needs: they give way to caches that are rotated out,
 those of the latest member first, since it will be the last to be rotated again.
@@ -21,6 +22,7 @@ both are rotated out; blocks of unfinished prefills get no copies.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from superinfer.batch import DecodeBatch
 from superinfer.memory.pool import HostPool
@@ -51,7 +53,10 @@ class Mirror:
     It is told of decisions when a plan is made of them, so taking decisions back costs nothing.
     """
 
-    def __init__(self, host: HostPool, block_tokens: int) -> None:
+    def __init__(
+        self, host: HostPool, block_tokens: int, wanted: Callable[[Sequence], bool]
+    ) -> None:
+        """`wanted` is asked when a sequence has joined the batch: may it be swapped out?"""
         self.transfer: Transfer | None = None
         """The copy under way."""
         self.backlog = False
@@ -64,8 +69,13 @@ class Mirror:
         """Of these, blocks whose sequence went on to its end or gave its copies up."""
         self._host = host
         self._block_tokens = block_tokens
+        self._wanted = wanted
         self._members: dict[Sequence, Mirrored] = {}
-        """All members of the batch, in the order in which they joined."""
+        """In the order in which they joined."""
+        self._tokens = 0
+        """Sum over members of their tokens at the start less the step then."""
+        self._residues = [0] * block_tokens
+        """Members by that difference, modulo the tokens of a block."""
         self._watermark = 0
         self._start_blocks = 0
         """Sum over members of the blocks that were full when counting began."""
@@ -93,7 +103,7 @@ class Mirror:
 
     def join(self, seq: Sequence, kept_blocks: int = 0) -> None:
         """A sequence has joined the batch, with copies of its first `kept_blocks` left over."""
-        if seq in self._members:
+        if seq in self._members or not self._wanted(seq):
             return
         self._host.mirrored += kept_blocks
         self._count(seq, Mirrored(seq.join_step, seq.computed_tokens, kept_blocks))
@@ -175,9 +185,21 @@ class Mirror:
         done = step - member.start_step
         return (tokens + done) // size - tokens // size if done > 0 else 0
 
+    def _full_blocks(self, step: int) -> int:
+        """Blocks that the members have filled when the batch has done `step` steps."""
+        size = self._block_tokens
+        rest = sum(n * ((place + step) % size) for place, n in enumerate(self._residues))
+        return (self._tokens + len(self._members) * step - rest) // size
+
+    def _add(self, member: Mirrored, count: int) -> None:
+        tokens = member.start_tokens - member.start_step
+        self._tokens += count * tokens
+        self._residues[tokens % self._block_tokens] += count
+
     def _count(self, seq: Sequence, member: Mirrored) -> None:
         self._members[seq] = member
         first = member.start_tokens // self._block_tokens
+        self._add(member, 1)
         self._start_blocks += first
         if member.synced < first:
             self._queue.append(member)
@@ -185,6 +207,7 @@ class Mirror:
     def _forget(self, member: Mirrored) -> int:
         """Take a member out of all sums; returns the blocks that were written through for it."""
         member.alive = False
+        self._add(member, -1)
         grown = self._grown(member, self._watermark)
         self._start_blocks -= member.start_tokens // self._block_tokens
         self._grown_synced -= grown
@@ -196,7 +219,7 @@ class Mirror:
     def _grown_until(self, batch: DecodeBatch, limit: int) -> tuple[int, int]:
         """How far the watermark goes with about `limit` blocks, and how many blocks that takes."""
         step, start = batch.step, self._watermark
-        blocks = batch.full_blocks() - self._start_blocks - self._grown_synced
+        blocks = self._full_blocks(step) - self._start_blocks - self._grown_synced
         if blocks <= limit:
             return step, blocks
         # Behind by more than one transfer, after a time without any: as many steps as cannot fill

@@ -55,6 +55,8 @@ class Shadow:
         return sum(block.state == SYNCED for block in blocks) + self.reserved
 
     def join(self, seq: Sequence, kept: int) -> None:
+        if seq.request.index % 4 == 3:
+            return
         first = [Block(None) for _ in range(seq.computed_tokens // BLOCK)]
         for block in first[:kept]:
             block.state = SYNCED
@@ -68,7 +70,7 @@ class Shadow:
 
     def leave(self, seq: Sequence, to_host: bool) -> None:
         self.queue = [other for other in self.queue if other is not seq]
-        self._part(self.members.pop(seq), to_host)
+        self._part(self.members.pop(seq, []), to_host)
 
     def _part(self, blocks: list[Block], to_host: bool) -> None:
         written = sum(block.state == SYNCED and block.written for block in blocks)
@@ -144,7 +146,7 @@ class Both:
     def __init__(self, host_blocks: int) -> None:
         self.batch = DecodeBatch(BLOCK)
         self.host = HostPool(host_blocks)
-        self.mirror = Mirror(self.host, BLOCK)
+        self.mirror = Mirror(self.host, BLOCK, lambda seq: seq.request.index % 4 != 3)
         self.shadow = Shadow(host_blocks)
         self.made = 0
 
@@ -191,7 +193,6 @@ class Both:
         for seq, blocks in shadow.members.items():
             assert len(blocks) == (self.batch.length(seq) - 1) // BLOCK
             assert mirror.synced_blocks(seq) == sum(b.state == SYNCED for b in blocks)
-        assert self.batch.full_blocks() == sum(map(len, shadow.members.values()))
         assert self.host.mirrored == shadow.mirrored
         assert self.host.used + self.host.mirrored <= self.host.total
         counts = (mirror.written_blocks, mirror.useful_blocks, mirror.wasted_blocks)

@@ -64,6 +64,12 @@ class Rotation:
         """How long who leaves for another has to stay away at least, for the link to keep up."""
         return exchange_s(self._resident_s(draft))
 
+    @property
+    def longest_turn_s(self) -> float:
+        """The same when memory is full."""
+        draft = self._outlook.draft
+        return exchange_s(draft.copy_s(draft.pool.total, "h2d"))
+
     def any_victim(self) -> Job | None:
         """Who has most slack, whether it pays or not."""
         return self._residents.most_slack(self.slack_s, lambda job, slack_s: True)

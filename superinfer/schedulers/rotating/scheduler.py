@@ -159,6 +159,10 @@ class RotatingScheduler(Settings):
         time_s = self._until(now)
         return None if time_s == inf else time_s
 
+    def may_swap_out(self, seq: Sequence) -> bool:
+        """True if it could stay away long enough for somebody else to use its place."""
+        return self._jobs[seq].stall_s >= self._rotation.longest_turn_s
+
     @property
     def _somebody_waits(self) -> bool:
         """True if somebody has no place on the device."""

@@ -2,7 +2,8 @@
 
 Only where somebody may have to leave for somebody else: while a request that is off the device finds
 no place, and memory is nearly full. A run that memory holds writes nothing; neither does one that
-is short of computation alone, where nobody is ever rotated.
+is short of computation alone, where nobody is ever rotated. And only for those who could leave: a
+stream that tolerates less of a pause than a turn takes never does (`RotatingScheduler.may_swap_out`).
 
 The link comes first: nothing is written while another copy to the host is under way or planned, and
 one write takes no more than half of a step. So rotations wait for it no longer than that, and it

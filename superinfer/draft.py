@@ -182,8 +182,8 @@ class Draft(DraftView):
         """Copy a resident sequence to the host; in the background its blocks come free on landing.
 
         Blocks that were written through are there already. `copied_blocks` says how many are copied
-        where the scheduler's system keeps the others on the host in a way of its own. Returns False, and fails the sequence, if the host has no
-        room.
+        where the scheduler's system keeps the others on the host in a way of its own. Returns
+        False, and fails the sequence, if the host has no room.
         """
         if not self.host_fits(seq):
             self.fail(seq, "host_memory_full")

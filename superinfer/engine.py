@@ -346,17 +346,12 @@ class Engine:
         reserved = taken if steps == 1 else batch.growth(steps)
         if pool.referenced + reserved > pool.total:
             raise PlanError(f"{pool.referenced + reserved} blocks asked of {pool.total}")
-        if chunks:
-            _check_chunks(chunks, steps)
-        if draft.padded is not None:
-            _check_padding(draft.padded, len(chunks), decodes, steps)
+        if chunks or draft.padded is not None:
+            _check_work(draft.padded, chunks, decodes, steps)
         if changes:
             self._note_changes(draft, now)
-        if self.mirror is not None:
-            self._mirror(self.mirror, draft, decodes, now)
-        if self.tier is not None:
-            blocks = self.tier.take_backed_up()
-            self._copy_cached("backup", blocks, draft.background, "background", now)
+        if self.mirror is not None or self.tier is not None:
+            self._copy_ahead(draft, decodes, now)
         if not (decodes or chunks or draft.before_step or draft.background):
             return None
         if draft.clear_blocks:
@@ -412,8 +407,22 @@ class Engine:
         if self._sink is not None:
             self._sink((now, kind, "", blocks))
 
-    def _mirror(self, mirror: Mirror, draft: Draft, decodes: int, now: float) -> None:
-        """Tell the mirror what a draft decided, and start the copy that it asks for."""
+    def _copy_ahead(self, draft: Draft, decodes: int, now: float) -> None:
+        """Copies to the host ahead of need, in the background."""
+        if self.mirror is not None:
+            self._follow(self.mirror, draft)
+            blocks = 0
+            if draft.write_blocks and decodes:
+                blocks = self.mirror.start(self.batch, draft.write_blocks)
+            if blocks:
+                self._copy_cached("write_through", blocks, draft.background, "background", now)
+                self.mirror.begin(draft.background[-1])
+        if self.tier is not None:
+            blocks = self.tier.take_backed_up()
+            self._copy_cached("backup", blocks, draft.background, "background", now)
+
+    def _follow(self, mirror: Mirror, draft: Draft) -> None:
+        """Tell the mirror who comes and goes by a draft."""
         for kind, seq, _, saved in draft.changes:
             if kind in _LEAVING:
                 mirror.leave(seq, kind == "swap_out")
@@ -422,11 +431,6 @@ class Engine:
         if self.batch.joined:
             mirror.take_in(self.batch)
         mirror.give_way(self.batch)
-        if draft.write_blocks and decodes:
-            blocks = mirror.start(self.batch, draft.write_blocks)
-            if blocks:
-                self._copy_cached("write_through", blocks, draft.background, "background", now)
-                mirror.begin(draft.background[-1])
 
     def _take_growth(self, plan: Plan) -> None:
         """Lag 1: the plan's last step is on the device, with everybody who was in the batch."""
@@ -672,6 +676,14 @@ def _host_cache_blocks(memory: MemoryPolicy, config: EngineConfig) -> int:
     if config.prefix_caching and isinstance(memory, HostTier):
         return memory.host_cache_blocks(config)
     return 0
+
+
+def _check_work(padded: Work | None, chunks: list[PrefillChunk], decodes: int, steps: int) -> None:
+    """What the device is asked to compute is possible."""
+    if chunks:
+        _check_chunks(chunks, steps)
+    if padded is not None:
+        _check_padding(padded, len(chunks), decodes, steps)
 
 
 def _check_chunks(chunks: list[PrefillChunk], steps: int) -> None:

@@ -26,9 +26,13 @@ class Links:
         """A plan with these copies was made."""
         free_s = self._free_s
         for transfer in before_step:
-            free_s[transfer.direction] = max(now, free_s[transfer.direction]) + self.copy_s(transfer)
+            free_s[transfer.direction] = max(now, free_s[transfer.direction]) + self.copy_s(
+                transfer
+            )
         for transfer in background:
-            free_s[transfer.direction] = max(now, free_s[transfer.direction]) + self.copy_s(transfer)
+            free_s[transfer.direction] = max(now, free_s[transfer.direction]) + self.copy_s(
+                transfer
+            )
             self._under_way[transfer.direction] += 1
 
     def landed(self, transfer: Transfer, now: float) -> None:

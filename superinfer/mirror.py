@@ -6,11 +6,11 @@ the device for the host takes along only what has no copy yet. The idea is Duple
 that (`schedulers/rotasched.py`); here each copy is a background transfer of its own on the link.
 
 The scheduler says whose blocks are worth it (`may_swap_out` in `schedulers/base.py`): those are the
-members here. No block is looked at by itself. Members fill blocks in the order of steps, so one watermark
-describes what they filled while decoding: a block that was full when the batch had done so many
-steps, or fewer, has its copy. Blocks that were full when their sequence joined the batch (its
-prompt; after a rotation, what came back) are counted by sequence, in the order of joining. How many
-blocks all members have filled follows from sums, kept as `batch.DecodeBatch` keeps its own.
+members here. No block is looked at by itself. Members fill blocks in the order of steps, so one
+watermark describes what they filled while decoding: a block that was full when the batch had done
+so many steps, or fewer, has its copy. Blocks that were full when their sequence joined the batch
+(its prompt; after a rotation, what came back) are counted by sequence, in the order of joining. How
+many blocks all members have filled follows from sums, kept as `batch.DecodeBatch` keeps its own.
 
 Copies only ever use host blocks that nobody needs: they give way to caches that are rotated out,
 those of the latest member first, since it will be the last to be rotated again.

@@ -232,9 +232,7 @@ class BlockingDriver:
 
     def _copied(self, transfer: Transfer, earliest_s: float) -> float:
         """When a copy is done, behind those that its direction of the link has to do before."""
-        seconds = self.engine.cost.transfer_s(
-            transfer.nbytes, transfer.pieces, transfer.direction
-        )
+        seconds = self.engine.cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
         start_s = max(earliest_s, self.link_free[transfer.direction])
         self.link_free[transfer.direction] = start_s + seconds
         return start_s + seconds

@@ -31,8 +31,8 @@ class Scheduler(Protocol):
 
     Its constructor dataclass is the `[scheduler]` section of a config. It changes nothing but its
     own queues; all else goes through the draft. One that calls `Draft.write_through` has, beside
-    what stands here, an attribute `write_through` that is true, and `may_swap_out(seq)`, which tells
-    of a sequence that has joined the decode batch whether copies of its blocks could be of use.
+    what stands here, an attribute `write_through` that is true, and `may_swap_out(seq)`: whether
+    copies of the blocks of a sequence that has joined the decode batch could be of use.
     """
 
     name: str

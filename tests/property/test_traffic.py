@@ -83,7 +83,7 @@ def play(jobs: list[Job], change: Callable[[Engine], None] | None, *build_with: 
 @pytest.mark.parametrize("change", [step_by_step, one_by_one])
 @ROTATING
 @BOTH_LAGS
-@settings(SETTINGS, max_examples=25)
+@settings(SETTINGS, max_examples=10)
 @given(jobs=JOBS, host_blocks=HOSTS, prefix=st.booleans())
 def test_slices_are_exact(
     change: Any, arm: str, lag: int, jobs: list[Job], host_blocks: int, prefix: bool
@@ -96,7 +96,7 @@ def test_slices_are_exact(
 
 @ROTATING
 @BOTH_LAGS
-@settings(SETTINGS, max_examples=15)
+@settings(SETTINGS, max_examples=8)
 @given(jobs=JOBS, seed=st.integers(0, 1 << 32), host_blocks=HOSTS)
 def test_hesitation_leaves_no_trace(
     arm: str, lag: int, jobs: list[Job], seed: int, host_blocks: int
@@ -115,7 +115,7 @@ def test_hesitation_leaves_no_trace(
 @ROTATING
 @BOTH_LAGS
 @BOTH_CACHES
-@settings(SETTINGS, max_examples=10)
+@settings(SETTINGS, max_examples=6)
 @given(jobs=JOBS, cancels=CANCELS, host_blocks=HOSTS)
 def test_invariants_with_cancels(
     arm: str, lag: int, prefix: bool, jobs: list[Job], cancels: Any, host_blocks: int
@@ -151,7 +151,7 @@ def check_copies(engine: Engine, plan: Plan) -> None:
 @BOTH_LAGS
 @ROTATING
 def test_both_drivers_log_the_same(arm: str, lag: int, prefix: bool) -> None:
-    for seed in range(10):
+    for seed in range(4):
         jobs = crowd(seed)
         outputs = [job.output for job in jobs]
         logs: list[list[Any]] = [[], []]
@@ -181,7 +181,7 @@ def test_these_runs_do_what_is_tested() -> None:
     """They rotate, write through to use and in vain, prefetch, and give copies up."""
     kinds: Counter[str] = Counter()
     totals: Counter[str] = Counter()
-    for seed in range(20):
+    for seed in range(12):
         for host_blocks in (12, 400):
             run = play(crowd(seed), None, "rotating", 0, host_blocks, False)
             kinds.update(event[1] for event in run.events)

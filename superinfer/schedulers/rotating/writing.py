@@ -1,9 +1,10 @@
 """When full blocks of residents are copied to the host ahead of need (write-through).
 
-Only where somebody may have to leave for somebody else: while a request that is off the device finds
-no place, and memory is nearly full. A run that memory holds writes nothing; neither does one that
-is short of computation alone, where nobody is ever rotated. And only for those who could leave: a
-stream that tolerates less of a pause than a turn takes never does (`RotatingScheduler.may_swap_out`).
+Only where somebody may have to leave for somebody else: while a request that is off the device
+finds no place, and memory is nearly full. A run that memory holds writes nothing; neither does one
+that is short of computation alone, where nobody is ever rotated. And only for those who could
+leave: a stream that tolerates less of a pause than a turn takes never does
+(`RotatingScheduler.may_swap_out`).
 
 The link comes first: nothing is written while another copy to the host is under way or planned, and
 one write takes no more than half of a step. So rotations wait for it no longer than that, and it
@@ -14,6 +15,7 @@ to leave behind follows as soon as that has landed.
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Final
 
 from superinfer.draft import MAX_STEPS, Draft
@@ -40,22 +42,22 @@ class WriteThrough:
         """Steps until a write may be due, at least one."""
         if not (self._wanted and somebody_waits):
             return MAX_STEPS
-        return WRITE_STEPS - draft.batch.step % WRITE_STEPS
+        batch, pool = draft.batch, draft.pool
+        steps = WRITE_STEPS - batch.step % WRITE_STEPS
+        spare = ceil(NEARLY_FULL * pool.total) - 1 - pool.referenced
+        return steps if spare < 0 else max(steps, batch.steps_within(spare, MAX_STEPS) + 1)
 
     def decide(self, draft: Draft, somebody_waits: bool) -> None:
         """Ask for a write if it is time for one."""
-        batch = draft.batch
+        batch, pool = draft.batch, draft.pool
         if not (self._wanted and somebody_waits and batch.size):
             self._due = False
             return
+        full = pool.referenced >= NEARLY_FULL * pool.total
         if batch.step % WRITE_STEPS == 0:
-            self._due = True
-        elif not (self._due or draft.write_backlog):
-            return
-        if not draft.link_idle("d2h"):
-            return
-        self._due = False
-        if draft.pool.referenced >= NEARLY_FULL * draft.pool.total:
+            self._due = full
+        if full and (self._due or draft.write_backlog) and draft.link_idle("d2h"):
+            self._due = False
             draft.write_through(self._blocks(draft))
 
     def _blocks(self, draft: Draft) -> int:

@@ -155,7 +155,7 @@ class DraftView:
         return mirror is not None and mirror.backlog
 
     def swap_s(self, seq: Sequence) -> float:
-        """Predicted seconds to copy the cache to the host, where it is not there yet, and back; each
+        """Predicted seconds to copy what has no copy yet to the host, and all of it back; each
         way behind what waits for the link now.
         """
         out_s = self.queued_s("d2h") + self.copy_s(self.dirty_blocks(seq), "d2h")

@@ -282,7 +282,7 @@ class Engine:
         if state is _ENDED:
             return
         if state is _DECODING:
-            if self.mirror is not None:
+            if self.mirror is not None and self.mirror.active:
                 self.mirror.leave(seq, False)
             self.batch.leave(seq)
             seq.blocks = -(-seq.computed_tokens // self.block_tokens) - seq.shared_blocks
@@ -350,7 +350,7 @@ class Engine:
             _check_work(draft.padded, chunks, decodes, steps)
         if changes:
             self._note_changes(draft, now)
-        if self.mirror is not None or self.tier is not None:
+        if self.tier is not None or (self.mirror is not None and self.mirror.concerns(draft)):
             self._copy_ahead(draft, decodes, now)
         if not (decodes or chunks or draft.before_step or draft.background):
             return None
@@ -409,7 +409,7 @@ class Engine:
 
     def _copy_ahead(self, draft: Draft, decodes: int, now: float) -> None:
         """Copies to the host ahead of need, in the background."""
-        if self.mirror is not None:
+        if self.mirror is not None and self.mirror.concerns(draft):
             self._follow(self.mirror, draft)
             blocks = 0
             if draft.write_blocks and decodes:
@@ -423,6 +423,8 @@ class Engine:
 
     def _follow(self, mirror: Mirror, draft: Draft) -> None:
         """Tell the mirror who comes and goes by a draft."""
+        if not mirror.active:
+            mirror.activate(self.batch)
         for kind, seq, _, saved in draft.changes:
             if kind in _LEAVING:
                 mirror.leave(seq, kind == "swap_out")
@@ -539,6 +541,8 @@ class Engine:
             seq.state = State.SWAPPED
             self.scheduler.swapped_out(seq)
         else:
+            if self.mirror is not None and not self.mirror.active:
+                self.mirror.activate(self.batch)
             self.land(seq)
             if self.mirror is not None and seq.state is _DECODING:
                 self.mirror.join(seq, seq.computed_tokens // self.block_tokens)

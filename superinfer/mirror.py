@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable
 
 from superinfer.batch import DecodeBatch
+from superinfer.draft_view import DraftView
 from superinfer.memory.pool import HostPool
 from superinfer.plan import Transfer
 from superinfer.sequence import Sequence, State
@@ -57,6 +58,8 @@ class Mirror:
         self, host: HostPool, block_tokens: int, wanted: Callable[[Sequence], bool]
     ) -> None:
         """`wanted` is asked when a sequence has joined the batch: may it be swapped out?"""
+        self.active = False
+        """False until there is the first copy to be kept: nobody is counted till then."""
         self.transfer: Transfer | None = None
         """The copy under way."""
         self.backlog = False
@@ -99,7 +102,20 @@ class Mirror:
         member = self._members.get(seq)
         return 0 if member is None else member.synced + self._grown(member, self._watermark)
 
+    def concerns(self, draft: DraftView) -> bool:
+        """True if it has to be told of a draft: always once there are copies."""
+        return self.active or draft.write_blocks > 0 or bool(draft.before_step)
+
     # -- who comes and goes ---------------------------------------------------------------------
+
+    def activate(self, batch: DecodeBatch) -> None:
+        """Count who is in the batch from now on: all their full blocks are first blocks, in the
+        order in which they joined. Who joined since the plan before comes with `take_in`.
+        """
+        self.active, self._watermark = True, batch.step
+        members = [seq for seq in batch.members if seq not in batch.joined and self._wanted(seq)]
+        for seq in sorted(members, key=_join_order):
+            self._count(seq, Mirrored(batch.step, batch.length(seq) - 1, 0))
 
     def join(self, seq: Sequence, kept_blocks: int = 0) -> None:
         """A sequence has joined the batch, with copies of its first `kept_blocks` left over."""
@@ -267,3 +283,7 @@ class Mirror:
         """So many blocks of the transfer are of no use."""
         self._host.mirrored -= blocks
         self.wasted_blocks += blocks
+
+
+def _join_order(seq: Sequence) -> tuple[int, int]:
+    return seq.join_step, seq.request.index

@@ -54,6 +54,10 @@ class Shadow:
         blocks = [block for owned in self.members.values() for block in owned]
         return sum(block.state == SYNCED for block in blocks) + self.reserved
 
+    def activate(self, batch: DecodeBatch) -> None:
+        self.watermark = batch.step
+        self.members = {seq: [Block(None) for _ in owned] for seq, owned in self.members.items()}
+
     def join(self, seq: Sequence, kept: int) -> None:
         if seq.request.index % 4 == 3:
             return
@@ -156,9 +160,19 @@ class Both:
         seq.computed_tokens, seq.state = tokens, State.DECODING
         room = self.host.total - self.host.used - self.host.mirrored
         kept = min(kept, tokens // BLOCK, max(0, room))
+        if kept:
+            self.activate()
         self.batch.join(seq)
-        self.mirror.join(seq, kept)
+        if self.mirror.active:
+            self.mirror.join(seq, kept)
         self.shadow.join(seq, kept)
+
+    def activate(self) -> None:
+        """As the engine does before the first copy."""
+        if not self.mirror.active:
+            self.batch.joined.clear()
+            self.mirror.activate(self.batch)
+            self.shadow.activate(self.batch)
 
     def advance(self, steps: int, _: int) -> None:
         for _step in range(steps):
@@ -173,6 +187,7 @@ class Both:
             self.shadow.leave(members[place], bool(to_host))
 
     def start(self, limit: int, _: int) -> None:
+        self.activate()
         blocks = self.mirror.start(self.batch, limit)
         assert blocks == self.shadow.start(self.batch, limit)
         if blocks:
@@ -221,12 +236,13 @@ def test_watermark_and_sums_are_what_every_block_tells(ops: list[Any], host_bloc
 
 
 def test_a_slow_link_lags_behind_in_order() -> None:
-    """Two members of 8 tokens; after 8 steps each has filled two more blocks, at steps 4 and 8.
+    """Two members of 8 tokens, one of which came with a copy of its first block; after 8 steps each
+    has filled two more blocks, at steps 4 and 8.
     Three blocks do not take them all: 3 * 4 // 2 = 6 steps' worth are those of step 4, and then
-    one of the first blocks of the member that came first. The next three take those of step 8 and
-    its other first block; the next the other member's.
+    the first block of the one that came first which has no copy. The next three take those of step
+    8 and one of the other's first blocks; the next its last.
     """
-    both = play([("join", 8, 0), ("join", 8, 0), ("advance", 8, 0)], 1000)
+    both = play([("join", 8, 1), ("join", 8, 0), ("advance", 8, 0)], 1000)
     copies = []
     for _ in range(3):
         both.start(3, 0)
@@ -234,7 +250,7 @@ def test_a_slow_link_lags_behind_in_order() -> None:
         both.land()
         both.check()
         copies.append(([both.mirror.synced_blocks(s) for s in both.batch.members], backlog))
-    assert copies == [([2, 1], True), ([4, 2], True), ([4, 4], False)]
+    assert copies == [([3, 1], True), ([4, 3], True), ([4, 4], False)]
 
 
 @pytest.mark.parametrize(("used", "synced", "wasted"), [(16, [4, 2], 0), (17, [4, 0], 2)])

@@ -34,6 +34,7 @@ class Rotation:
         """Steps of the decode batch so far."""
         self._now = 0.0
         self._live = 0
+        self._longest_turn_s: float | None = None
         self._quanta: dict[float, Quantum] = {}
 
     def begin(self, draft: Draft, live: int) -> None:
@@ -67,8 +68,10 @@ class Rotation:
     @property
     def longest_turn_s(self) -> float:
         """The same when memory is full."""
-        draft = self._outlook.draft
-        return exchange_s(draft.copy_s(draft.pool.total, "h2d"))
+        if self._longest_turn_s is None:
+            draft = self._outlook.draft
+            self._longest_turn_s = exchange_s(draft.copy_s(draft.pool.total, "h2d"))
+        return self._longest_turn_s
 
     def any_victim(self) -> Job | None:
         """Who has most slack, whether it pays or not."""

@@ -36,7 +36,9 @@ class WriteThrough:
         self._wanted = wanted
         self._outlook = outlook
         self._due = False
-        """True if the last chance was missed because the link was busy."""
+        """True if it is time for a write, for which the link may still be busy."""
+        self._begun = False
+        """True if there was a write since memory became nearly full."""
 
     def steps(self, draft: Draft, somebody_waits: bool) -> int:
         """Steps until a write may be due, at least one."""
@@ -50,14 +52,15 @@ class WriteThrough:
     def decide(self, draft: Draft, somebody_waits: bool) -> None:
         """Ask for a write if it is time for one."""
         batch, pool = draft.batch, draft.pool
-        if not (self._wanted and somebody_waits and batch.size):
-            self._due = False
-            return
         full = pool.referenced >= NEARLY_FULL * pool.total
+        if not (full and self._wanted and somebody_waits and batch.size):
+            self._due = self._begun = False
+            return
         if batch.step % WRITE_STEPS == 0:
-            self._due = full
-        if full and (self._due or draft.write_backlog) and draft.link_idle("d2h"):
-            self._due = False
+            self._due = True
+        due = self._due or (self._begun and draft.write_backlog)
+        if due and draft.link_idle("d2h"):
+            self._due, self._begun = False, True
             draft.write_through(self._blocks(draft))
 
     def _blocks(self, draft: Draft) -> int:

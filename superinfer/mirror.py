@@ -9,11 +9,12 @@ The scheduler says whose blocks are worth it (`may_swap_out` in `schedulers/base
 members here. No block is looked at by itself. Members fill blocks in the order of steps, so one
 watermark describes what they filled while decoding: a block that was full when the batch had done
 so many steps, or fewer, has its copy. Blocks that were full when their sequence joined the batch
-(its prompt; after a rotation, what came back) are counted by sequence, in the order of joining. How
-many blocks all members have filled follows from sums, kept as `batch.DecodeBatch` keeps its own.
+(its prompt; after a rotation, what came back) are counted by sequence, the latest first. How many
+blocks all members have filled follows from sums, kept as `batch.DecodeBatch` keeps its own.
 
 Copies only ever use host blocks that nobody needs: they give way to caches that are rotated out,
-those of the latest member first, since it will be the last to be rotated again.
+those of the earliest member first. Whose first blocks go first and whose copies give way matters
+where the host is small: of requests that owe the same, `rotating` takes the latest off the device.
 
 Left out: two sequences that share a prefix on the device have two copies of it, as they have when
 both are rotated out; blocks of unfinished prefills get no copies.
@@ -74,7 +75,7 @@ class Mirror:
         self._block_tokens = block_tokens
         self._wanted = wanted
         self._members: dict[Sequence, Mirrored] = {}
-        """In the order in which they joined."""
+        """In the order in which they joined, or gave their copies up."""
         self._tokens = 0
         """Sum over members of their tokens at the start less the step then."""
         self._residues = [0] * block_tokens
@@ -85,7 +86,7 @@ class Mirror:
         self._grown_synced = 0
         """Sum over members of the blocks filled since then that have a copy."""
         self._queue: deque[Mirrored] = deque()
-        """Members in the order of joining, up to those all of whose first blocks have copies."""
+        """Members, the latest first; those whose first blocks all have copies drop out in time."""
         self._under_way: list[tuple[Mirrored, int]] = []
         """First blocks in the transfer, by member."""
         self._next_watermark = 0
@@ -109,8 +110,8 @@ class Mirror:
     # -- who comes and goes ---------------------------------------------------------------------
 
     def activate(self, batch: DecodeBatch) -> None:
-        """Count who is in the batch from now on: all their full blocks are first blocks, in the
-        order in which they joined. Who joined since the plan before comes with `take_in`.
+        """Count who is in the batch from now on: all their full blocks are first blocks. Who joined
+        since the plan before comes with `take_in`.
         """
         self.active, self._watermark = True, batch.step
         members = [seq for seq in batch.members if seq not in batch.joined and self._wanted(seq)]
@@ -145,9 +146,9 @@ class Mirror:
         host = self._host
         if host.used + host.mirrored <= host.total:
             return
-        for seq in reversed(list(self._members)):
-            member = self._members[seq]
+        for seq, member in list(self._members.items()):
             if member.synced or self._grown(member, self._watermark):
+                del self._members[seq]
                 self.wasted_blocks += self._forget(member)
                 self._count(seq, Mirrored(batch.step, batch.length(seq) - 1, 0))
                 if host.used + host.mirrored <= host.total:
@@ -218,7 +219,7 @@ class Mirror:
         self._add(member, 1)
         self._start_blocks += first
         if member.synced < first:
-            self._queue.append(member)
+            self._queue.appendleft(member)
 
     def _forget(self, member: Mirrored) -> int:
         """Take a member out of all sums; returns the blocks that were written through for it."""
@@ -270,11 +271,8 @@ class Mirror:
 
     def _give_up_transfer(self) -> None:
         """What is under way is not kept: a rotation that follows on the link takes its place."""
-        queue = self._queue
-        for member, _ in reversed(self._under_way):
-            if not (queue and queue[0] is member):  # the last one may have been taken in part
-                queue.appendleft(member)
         self._under_way = []
+        self._queue = deque(reversed(list(self._members.values())))
         self._grown_under_way, self._next_watermark = 0, self._watermark
         self._drop_transfer(self._held_blocks)
         self._held_blocks = 0

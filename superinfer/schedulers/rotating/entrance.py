@@ -152,12 +152,12 @@ class Entrance:
     # -- inside ---------------------------------------------------------------------------------
 
     def _rotate_out(self, draft: Draft, job: Job, timing: Timing) -> None:
-        """Copy a resident to the host."""
+        """Copy a resident to the host, or drop its cache where that costs less."""
         self._device.take_off(job, draft.batch.step)
         if not self._drop_loser(draft, job):
             self._rotation.leave(draft, job, timing)
+            self._counters.add("rotations")
         self._leaves(draft, job)
-        self._counters.add("rotations")
 
     def _drop_loser(self, draft: Draft, job: Job) -> bool:
         """Drop a cache that is computed again in less time than copied out and back."""

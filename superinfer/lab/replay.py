@@ -82,6 +82,8 @@ class Copy:
     """Empty for cached blocks that no request asked to copy."""
     blocks: int
     background: bool
+    written_through: bool = False
+    """True for full blocks of running requests, copied ahead of need."""
 
 
 @dataclass(slots=True)
@@ -281,7 +283,8 @@ class _Replayer:
             end_s = start_s + seconds
             self._free_s = max(self._free_s, end_s)
         self._link_free_s[direction, background] = end_s
-        return Copy(start_s, end_s, direction, request_id, blocks, background)
+        written = kind == "write_through"
+        return Copy(start_s, end_s, direction, request_id, blocks, background, written)
 
     def _behind_s(self, direction: str, decided_s: float) -> float:
         """When the background copies that were decided before are through; a step's own copies come

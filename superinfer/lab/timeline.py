@@ -177,7 +177,8 @@ def _links(copies: list[Copy], block_bytes: int | None) -> Iterator[TraceEvent]:
             yield from _track(_LINKS, tid, f"{_LINK_NAMES[direction]} ({kind})", tid)
         for copy in mine:
             args = {name: copy.blocks * unit for name, unit in {"blocks": 1, **size}.items()}
-            where = (copy.request_id or "cached blocks", _LINKS, tid, args)
+            unasked = "written through" if copy.written_through else "cached blocks"
+            where = (copy.request_id or unasked, _LINKS, tid, args)
             if copy.end_s > copy.start_s:
                 yield _slice(copy.start_s, copy.end_s, *where)
             else:

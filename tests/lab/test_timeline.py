@@ -166,7 +166,9 @@ def test_copies_share_the_link_as_on_the_device(lag: int, full_duplex: bool) -> 
         ]
         assert sorted(copies) == sorted(diary.copies)
         waited += sum(not background for *_, background in copies)
-        written += sum(event[1] == "write_through" for event in sink.events)
+        writes = sum(event[1] == "write_through" for event in sink.events)
+        assert sum(copy.written_through for copy in found.copies) == writes
+        written += writes
     assert waited > 100 and written > 2
 
 

@@ -16,7 +16,8 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 MODULES = {
-    "superinfer": "batch draft draft_loads draft_view engine plan recorder request sequence undo",
+    "superinfer": "batch demotion draft draft_loads draft_view engine links mirror plan recorder "
+    "request sequence undo",
     "superinfer/costs": "base calibrated coverage flexgen placement roofline step tables",
     "sim": "backend driver environment oracle stopwatch",
 }

@@ -69,18 +69,22 @@ class SimBackend:
             self.wake()
 
     def start(self, plan: Plan, now: float) -> float:
-        """Start a plan's copies; returns when its batch can start."""
+        """Start a plan's copies; returns when its batch can start.
+
+        A direction of the link does one copy after the other; those that the batch waits for come
+        before the plan's others, and behind what was started earlier.
+        """
         if plan.joined:
             self.oracle.watch(plan.joined)
+        ready_s = now
         for job in plan.requantised:
-            now += self.cost.requantise_s(job.nbytes, job.to_bits)
+            ready_s += self.cost.requantise_s(job.nbytes, job.to_bits)
+        for transfer in plan.before_step:
+            end_s = self._queue(transfer, plan.now if plan.full_duplex else ready_s)
+            ready_s = max(ready_s, end_s)
         for transfer in plan.background:
             self._launch(transfer, now)
-        if plan.full_duplex:
-            return max(now, plan.now + self._both_ways_s(plan.before_step))
-        for transfer in plan.before_step:
-            now += self._copy_s(transfer)
-        return now
+        return ready_s
 
     def run(self, plan: Plan, now: float, limit: int) -> Wait:
         """A plan's steps until `limit` of them are done, a finish, an interruption or `until`."""
@@ -172,20 +176,16 @@ class SimBackend:
     def _copy_s(self, transfer: Transfer) -> float:
         return self.cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
 
-    def _both_ways_s(self, transfers: list[Transfer]) -> float:
-        """Seconds until the busier direction of the link has done its copies."""
-        out_s = in_s = 0.0
-        for transfer in transfers:
-            if transfer.direction == "d2h":
-                out_s += self._copy_s(transfer)
-            else:
-                in_s += self._copy_s(transfer)
-        return max(out_s, in_s)
+    def _queue(self, transfer: Transfer, now: float) -> float:
+        """Put a copy at the end of the queue for its direction; returns when it will be done."""
+        start_s = max(now, self._link_free_s[transfer.direction])
+        end_s = start_s + self._copy_s(transfer)
+        self._link_free_s[transfer.direction] = end_s
+        return end_s
 
     def _launch(self, transfer: Transfer, now: float) -> None:
-        """Queue a background copy on its direction of the link, first come, first served."""
-        start_s = max(now, self._link_free_s[transfer.direction])
-        end_s = self._link_free_s[transfer.direction] = start_s + self._copy_s(transfer)
+        """Start a background copy, and tell when it has landed."""
+        end_s = self._queue(transfer, now)
         event = self.env.at(end_s, URGENT)
         assert event.callbacks is not None
         event.callbacks.append(lambda _: self._landed(transfer, end_s))

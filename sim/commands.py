@@ -201,7 +201,8 @@ def _versions() -> dict[str, str]:
 def _timeline_sink(config: Config) -> TimelineSink:
     from superinfer.lab.timeline import TimelineSink
 
-    return TimelineSink(lag=config.run.lag)
+    full_duplex = bool(getattr(config.build_scheduler(), "full_duplex", False))
+    return TimelineSink(lag=config.run.lag, full_duplex=full_duplex)
 
 
 def _write_timeline(sink: TimelineSink, folder: Path, metrics: RunMetrics, config: Config) -> Path:

@@ -174,9 +174,9 @@ class Draft(DraftLoads):
     def swap_out(self, seq: Sequence, timing: Timing, copied_blocks: int | None = None) -> bool:
         """Copy a resident sequence to the host; in the background its blocks come free on landing.
 
-        Of its blocks only `copied_blocks` are copied if the scheduler's system keeps the others on
-        the host while they are in use. Returns False, and fails the sequence, if the host has no
-        room.
+        Blocks that were written through are there already. `copied_blocks` says how many are copied
+        where the scheduler's system keeps the others on the host in a way of its own. Returns
+        False, and fails the sequence, if the host has no room.
         """
         if not self.host_fits(seq):
             self.fail(seq, "host_memory_full")
@@ -186,9 +186,11 @@ class Draft(DraftLoads):
         seq.host_blocks = self.blocks_for(seq.computed_tokens)
         self._engine.host.used += seq.host_blocks
         seq.preemptions += 1
-        copied = seq.host_blocks if copied_blocks is None else copied_blocks
-        small = self._engine.small_blocks(seq) if copied_blocks is None else NO_SMALL
-        seq.host_small = self._engine.small_blocks(seq)
+        small = seq.host_small = self._engine.small_blocks(seq)
+        if copied_blocks is None:
+            copied = self.dirty_blocks(seq)
+        else:
+            copied, small = copied_blocks, NO_SMALL
         transfer = self._transfer(seq, "d2h", copied, timing, small)
         self._engine.resident -= 1
         if timing == "background":
@@ -229,6 +231,12 @@ class Draft(DraftLoads):
         """Reclaim cached blocks before the step until so many are free, or none is cached."""
         self.clear_blocks = blocks
 
+    def write_through(self, blocks: int) -> None:
+        """Copy about so many full blocks of the decode batch that have no copy yet to the host, in
+        the background and beside the step. The scheduler has to have `write_through` set.
+        """
+        self.write_blocks = blocks
+
     def park(self, seq: Sequence) -> None:
         """Take a member out of the decode batch; it stays resident."""
         self._expect(seq, State.DECODING)
@@ -245,7 +253,9 @@ class Draft(DraftLoads):
         self.changes.append(Change("unpark", seq, 0))
 
     def note(
-        self, kind: Literal["promote", "demote", "relegate", "prefetch"], seq: Sequence
+        self,
+        kind: Literal["promote", "demote", "relegate", "prefetch", "no_offload"],
+        seq: Sequence,
     ) -> None:
         """Log a decision that changes nothing outside the scheduler."""
         self.changes.append(Change(kind, seq, 0))
@@ -276,7 +286,7 @@ class Draft(DraftLoads):
     def rollback(self, mark: tuple[int, int, int, int] = (0, 0, 0, 0)) -> None:
         """Take back every decision since `mark`, latest first, and how long the slice is."""
         self.decoding, self.steps, self.chunk_steps, self.until = False, 1, 1, math.inf
-        self.clear_blocks, self.padded = 0, None
+        self.clear_blocks, self.padded, self.write_blocks = 0, None, 0
         changes, chunks, before, background = mark
         while len(self.changes) > changes:
             change = self.changes.pop()

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from superinfer.costs.base import Chunk
-from superinfer.memory.slabs import NO_SMALL
+from superinfer.memory.slabs import NO_SMALL, Small
 from superinfer.plan import Change, Direction, PrefillChunk, Transfer, Work
 from superinfer.sequence import Sequence, State
 
@@ -34,6 +34,7 @@ class DraftView:
         "pool",
         "steps",
         "until",
+        "write_blocks",
     )
 
     def __init__(self, engine: Engine, now: float) -> None:
@@ -54,6 +55,8 @@ class DraftView:
         self.padded: Work | None = None
         self.steps = 1
         self.until = math.inf
+        self.write_blocks = 0
+        """Full blocks to be written through, at most."""
 
     @property
     def ahead(self) -> bool:
@@ -126,16 +129,55 @@ class DraftView:
         """True if the sequence decodes and needs a new block in the next step."""
         return seq.state is State.DECODING and self.batch.grows(seq)
 
-    def swap_s(self, seq: Sequence) -> float:
-        """Predicted seconds to copy the cache to the host and back."""
-        engine, cost = self._engine, self._engine.cost
-        nbytes, pieces = engine.copy_size(self.held_blocks(seq), engine.small_blocks(seq))
-        out_s = cost.transfer_s(nbytes, pieces, "d2h")
-        return out_s + cost.transfer_s(nbytes, pieces, "h2d")
+    def dirty_blocks(self, seq: Sequence) -> int:
+        """Blocks of a resident sequence that a swap-out has to copy: the others were written
+        through, and have lost no bits since.
+        """
+        mirror, held = self._engine.mirror, self.held_blocks(seq)
+        if mirror is None:
+            return held
+        synced, (eight, four) = mirror.synced_blocks(seq), self._engine.small_blocks(seq)
+        return held - max(0, synced - eight - four)  # the oldest are written and lose bits first
 
-    def copy_s(self, blocks: int, direction: Direction) -> float:
-        """Predicted seconds to copy so many blocks over an idle link."""
-        nbytes, pieces = self._engine.copy_size(blocks)
+    def queued_s(self, direction: Direction) -> float:
+        """Predicted seconds until a direction of the link is through with the copies under way and
+        those that this plan has so far.
+        """
+        links = self._engine.links
+        queued_s = links.queued_s(direction, self.now)
+        for transfer in (*self.before_step, *self.background):
+            if transfer.direction == direction:
+                queued_s += links.copy_s(transfer)
+        return queued_s
+
+    def link_idle(self, direction: Direction) -> bool:
+        """True if no copy in a direction is under way or planned."""
+        if self._engine.links.busy(direction):
+            return False
+        planned = (*self.before_step, *self.background)
+        return all(transfer.direction != direction for transfer in planned)
+
+    @property
+    def write_backlog(self) -> bool:
+        """True if the latest write-through left full blocks behind for another one."""
+        mirror = self._engine.mirror
+        return mirror is not None and mirror.backlog
+
+    def swap_s(self, seq: Sequence) -> float:
+        """Predicted seconds to copy what has no copy yet to the host, and all of it back; each
+        way behind what waits for the link now.
+        """
+        small = self._engine.small_blocks(seq)
+        out_s = self.queued_s("d2h") + self.copy_s(self.dirty_blocks(seq), "d2h", small)
+        return out_s + self.queued_s("h2d") + self.copy_s(self.held_blocks(seq), "h2d", small)
+
+    def offload_loses(self, seq: Sequence) -> bool:
+        """True if copying a sequence out and back would take no less than computing it again."""
+        return self.swap_s(seq) >= self.recompute_s(seq)
+
+    def copy_s(self, blocks: int, direction: Direction, small: Small = NO_SMALL) -> float:
+        """Predicted seconds to copy so many blocks, `small` ones among them, over an idle link."""
+        nbytes, pieces = self._engine.copy_size(blocks, small)
         return self._engine.cost.transfer_s(nbytes, pieces, direction)
 
     def recompute_s(self, seq: Sequence) -> float:

@@ -20,6 +20,7 @@ from superinfer.demotion import Demotion, parts_of
 from superinfer.draft import Draft
 from superinfer.errors import ConfigError, PlanError
 from superinfer.events import Sink
+from superinfer.links import Links
 from superinfer.memory.base import (
     CostAware,
     EagerCache,
@@ -34,6 +35,7 @@ from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Key, PrefixIndex, request_keys
 from superinfer.memory.slabs import NO_SMALL, ONE_BLOCK_SLABS, Slabs, Small
 from superinfer.memory.tiered import TieredIndex
+from superinfer.mirror import Mirror
 from superinfer.plan import (
     Direction,
     Outcome,
@@ -110,6 +112,9 @@ class Engine:
             if isinstance(memory, CostAware):
                 memory.bind_costs(cost, self.copy_size)
             self._use(memory.index(self.pool, self.host, config.block_tokens))
+        self.links = Links(cost)
+        self.mirror = _mirror(scheduler, self.host, config.block_tokens)
+        """Copies of running sequences on the host, if the scheduler wants any."""
         self.live: dict[Sequence, None] = {}
         """Requests submitted and not ended."""
         self.resident = 0
@@ -326,6 +331,8 @@ class Engine:
         if state is _ENDED:
             return
         if state is _DECODING:
+            if self.mirror is not None and self.mirror.active:
+                self.mirror.leave(seq, False)
             self.batch.leave(seq)
             seq.blocks = -(-seq.computed_tokens // self.block_tokens) - seq.shared_blocks
         if state in _ON_DEVICE:
@@ -341,6 +348,8 @@ class Engine:
         if state not in _MOVING:  # a copy under way still uses the blocks: `transferred` frees them
             self._release_all(seq, now)
         seq.keys = None
+        if self.recorder.prefetched:
+            self.recorder.settle_prefetch(seq)
         self.scheduler.ended(seq)
         if self._sink is not None:
             detail = seq.output_tokens if reason is None else reason
@@ -397,14 +406,12 @@ class Engine:
         reserved = taken if steps == 1 else batch.growth(steps)
         if reserved > pool.available:
             raise PlanError(f"{pool.referenced + reserved} blocks asked of {pool.total}")
-        if chunks:
-            _check_chunks(chunks, steps)
-        if draft.padded is not None:
-            _check_padding(draft.padded, len(chunks), decodes, steps)
+        if chunks or draft.padded is not None:
+            _check_work(draft.padded, chunks, decodes, steps)
         if changes:
             self._note_changes(draft, now)
-        if self._has_host:
-            self._back_up(draft, decodes, now)
+        if self._has_host or (self.mirror is not None and self.mirror.concerns(draft)):
+            self._copy_ahead(draft, decodes, now)
         if not (decodes or chunks or draft.before_step or draft.background):
             return None
         if draft.clear_blocks:
@@ -415,6 +422,8 @@ class Engine:
         if self.tier is not None:
             blocks = self.tier.take_evicted()
             self._copy_cached("offload", blocks, draft.before_step, "before_step", now)
+        if draft.before_step or draft.background:
+            self.links.start(draft.before_step, draft.background, now)
         self.recorder.plans += 1
         joined, batch.joined = batch.joined, []
         requantised, self._requantised = self._requantised, []
@@ -509,7 +518,7 @@ class Engine:
     def _copy_cached(
         self, kind: str, blocks: int, transfers: list[Transfer], timing: Timing, now: float
     ) -> None:
-        """Book a copy of cached blocks to the host."""
+        """Book a copy to the host that no request asked for."""
         if not blocks:
             return
         nbytes, pieces = self.copy_size(blocks)
@@ -518,6 +527,32 @@ class Engine:
         self.recorder.events += 1
         if self._sink is not None:
             self._sink((now, kind, "", blocks))
+
+    def _copy_ahead(self, draft: Draft, decodes: int, now: float) -> None:
+        """Copies to the host ahead of need, in the background."""
+        if self.mirror is not None and self.mirror.concerns(draft):
+            self._follow(self.mirror, draft)
+            blocks = 0
+            if draft.write_blocks and decodes:
+                blocks = self.mirror.start(self.batch, draft.write_blocks)
+            if blocks:
+                self._copy_cached("write_through", blocks, draft.background, "background", now)
+                self.mirror.begin(draft.background[-1])
+        if self._has_host:
+            self._back_up(draft, decodes, now)
+
+    def _follow(self, mirror: Mirror, draft: Draft) -> None:
+        """Tell the mirror who comes and goes by a draft."""
+        if not mirror.active:
+            mirror.activate(self.batch)
+        for kind, seq, _, saved in draft.changes:
+            if kind in _LEAVING:
+                mirror.leave(seq, kind == "swap_out")
+            elif kind == "swap_in" and seq.state is _DECODING and saved[0] == "before_step":
+                mirror.join(seq, seq.computed_tokens // self.block_tokens)
+        if self.batch.joined:
+            mirror.take_in(self.batch)
+        mirror.give_way(self.batch)
 
     def _take_growth(self, plan: Plan) -> None:
         """Lag 1: the plan's last step is on the device, with everybody who was in the batch."""
@@ -606,11 +641,14 @@ class Engine:
             self._land(transfer, now)
 
     def _land(self, transfer: Transfer, now: float) -> None:
+        self.links.landed(transfer, now)
         seq = transfer.sequence
         if transfer.job is not None:
             assert self.offload is not None
             self.offload.landed(transfer.job)
         if seq is None:
+            if self.mirror is not None and transfer is self.mirror.transfer:
+                self.mirror.landed()
             self.recorder.events += 1
             if self._sink is not None:
                 self._sink((now, "transfer", "", transfer.blocks))
@@ -626,7 +664,11 @@ class Engine:
             seq.state = State.SWAPPED
             self.scheduler.swapped_out(seq)
         else:
+            if self.mirror is not None and not self.mirror.active:
+                self.mirror.activate(self.batch)
             self.land(seq)
+            if self.mirror is not None and seq.state is _DECODING:
+                self.mirror.join(seq, seq.computed_tokens // self.block_tokens)
             self.scheduler.resumed(seq)
 
     def _release_all(self, seq: Sequence, now: float) -> None:
@@ -697,6 +739,13 @@ class Engine:
                 self._note_reclaimed(saved, now)  # type: ignore[arg-type]
             elif kind in _CHANGE_KINDS:
                 self._emit(now, _CHANGE_KINDS[kind], seq, (abs(blocks),))
+                if kind == "no_offload":
+                    self.recorder.losing_offloads += 1
+                elif kind == "prefetch":
+                    nbytes, _ = self.copy_size(copied[seq, "h2d"])
+                    self.recorder.prefetched[seq] = nbytes, seq.output_tokens
+            if kind in _LEAVING and seq in self.recorder.prefetched:
+                self.recorder.settle_prefetch(seq)
 
     def _note_reuse(self, seq: Sequence, loaded: tuple[object, ...], now: float) -> None:
         """A request was admitted, a part of its cached prefix maybe `loaded` from the host."""
@@ -749,9 +798,19 @@ _ENDED: Final = State.ENDED
 _PREFILLING: Final = State.PREFILLING
 _DECODING: Final = State.DECODING
 """Reading a member off its class is slow."""
+_LEAVING: Final = ("swap_out", "preempt", "park")
+"""Changes that take a sequence out of the decode batch."""
 _MOVING: Final = (State.MOVING_OUT, State.MOVING_IN)
 _ON_DEVICE: Final = (State.DECODING, State.PREFILLING, State.PARKED, State.MOVING_IN)
 """Tuples: hashing a member of an `Enum` for a set takes longer than three comparisons."""
+
+
+def _mirror(scheduler: Scheduler, host: HostPool, block_tokens: int) -> Mirror | None:
+    """Where copies of running sequences are counted, if the scheduler wants any."""
+    if not getattr(scheduler, "write_through", False):
+        return None
+    wanted: Callable[[Sequence], bool] = getattr(scheduler, "may_swap_out")  # noqa: B009
+    return Mirror(host, block_tokens, wanted)
 
 
 def _host_cache_blocks(memory: MemoryPolicy, config: EngineConfig) -> int:
@@ -760,6 +819,14 @@ def _host_cache_blocks(memory: MemoryPolicy, config: EngineConfig) -> int:
         return 0
     blocks = memory.host_cache_blocks(config)
     return blocks if config.prefix_caching else 0
+
+
+def _check_work(padded: Work | None, chunks: list[PrefillChunk], decodes: int, steps: int) -> None:
+    """What the device is asked to compute is possible."""
+    if chunks:
+        _check_chunks(chunks, steps)
+    if padded is not None:
+        _check_padding(padded, len(chunks), decodes, steps)
 
 
 def _check_chunks(chunks: list[PrefillChunk], steps: int) -> None:
@@ -787,7 +854,7 @@ _CHANGE_KINDS: Final = {
     "preempt": "preempt",
     "swap_out": "rotate_out",
     "swap_in": "rotate_in",
-    **{kind: kind for kind in ("promote", "demote", "relegate", "prefetch")},
+    **{kind: kind for kind in ("promote", "demote", "relegate", "prefetch", "no_offload")},
 }
 _COPIES: dict[str, Direction] = {"swap_out": "d2h", "swap_in": "h2d"}
 _END_KINDS: Final = {

@@ -13,6 +13,8 @@ An event is `(t_s, kind, request_id, *numbers)`. Kinds and their numbers:
     rotate_in    blocks copied back
     load         cached blocks on the host, copied back for a request that is admitted
     backup       cached blocks that get a copy on the host in the background (no request_id)
+    write_through full blocks of running requests that get a copy on the host (no request_id)
+    no_offload   0; a copy to the host would have taken no less than computing again
     offload      cached blocks copied to the host as they leave the device (no request_id)
     transfer     blocks; a background copy landed
     evict        cached blocks reclaimed (request_id is empty)

@@ -73,7 +73,7 @@ class Timeline:
     cached_blocks: Ints
     """Blocks kept only for reuse."""
     host_blocks: Ints
-    """Host blocks in use: of requests swapped out, and copies of cached blocks."""
+    """Host blocks in use: of requests swapped out, and copies of cached and of running ones."""
     rotations: Ints
     """Copies of caches to the host so far; this column and the next two only ever grow."""
     h2d_bytes: Ints
@@ -99,9 +99,20 @@ class RunRecord:
     prefix_query_tokens: int
     prefix_hit_tokens: int
     cache_d2h_bytes: int = 0
-    """Bytes of cached blocks copied to the host, which count for no request."""
+    """Bytes copied to the host that count for no request: cached blocks, and what was written
+    through."""
+    write_through_bytes: int = 0
+    """Bytes of running requests' full blocks that were copied to the host ahead of need."""
+    write_through_useful_bytes: int = 0
+    """Of these, what did not have to be copied when its request was swapped out."""
+    write_through_wasted_bytes: int = 0
+    """Of these, what was never of use, because its request ended or the room was needed."""
     prefetch_useful_bytes: int = 0
+    """Bytes copied back ahead of need for requests that got a token before they left again."""
     prefetch_wasted_bytes: int = 0
+    """The same for the others."""
+    losing_offloads: int = 0
+    """Copies to the host that were not made because computing again took no longer."""
     steps: int = 0
     plans: int = 0
     events: int = 0

@@ -41,8 +41,12 @@ class Recorder:
         "d2h_bytes",
         "events",
         "h2d_bytes",
+        "losing_offloads",
         "next_sample_s",
         "plans",
+        "prefetch_useful_bytes",
+        "prefetch_wasted_bytes",
+        "prefetched",
         "prefix_hit_tokens",
         "prefix_query_tokens",
         "rotations",
@@ -57,7 +61,14 @@ class Recorder:
         self.prefix_query_tokens = 0
         self.prefix_hit_tokens = 0
         self.cache_d2h_bytes = 0
-        """Copied to the host for no request: cached blocks."""
+        """Copied to the host for no request: cached blocks, and what was written through."""
+        self.losing_offloads = 0
+        """Copies to the host that were not made because computing again took no longer."""
+        self.prefetched: dict[Sequence, tuple[int, int]] = {}
+        """Bytes that were copied back ahead of need, and the output tokens then, of requests of
+        which it is not known yet whether that was of use."""
+        self.prefetch_useful_bytes = 0
+        self.prefetch_wasted_bytes = 0
         self.steps_without_decode = 0
         """The others are counted by the batch."""
         self.plans = 0
@@ -72,6 +83,14 @@ class Recorder:
         self.next_sample_s = -math.inf
         """No sample is due before this time."""
 
+    def settle_prefetch(self, seq: Sequence) -> None:
+        """A prefetched request leaves the device or ends: it was of use if a token came of it."""
+        nbytes, tokens = self.prefetched.pop(seq, (0, 0))
+        if seq.output_tokens > tokens:
+            self.prefetch_useful_bytes += nbytes
+        else:
+            self.prefetch_wasted_bytes += nbytes
+
     def sample(self, engine: Engine, now: float) -> None:
         """Note the state of the replica."""
         self._samples.append(self._state(engine, now))
@@ -82,7 +101,8 @@ class Recorder:
     def _state(self, engine: Engine, now: float) -> Sample:
         pool, resident = engine.pool, engine.resident
         host = engine.host
-        blocks = (pool.taken, pool.used - pool.taken, host.used + host.cached)
+        on_host = host.used + host.cached + host.mirrored
+        blocks = (pool.taken, pool.used - pool.taken, on_host)
         moved = (self.rotations, self.h2d_bytes, self.d2h_bytes + self.cache_d2h_bytes)
         return (now, len(engine.live) - resident, resident, *blocks, *moved)
 
@@ -107,6 +127,7 @@ class Recorder:
         pool, config = engine.pool, engine.config
         decode_steps, table = len(engine.batch.end_s), _table(self.sequences)
         ended = len(self.sequences) - len(engine.live)
+        mirror, block_bytes = engine.mirror, config.block_bytes
         begun = int(np.count_nonzero(~np.isnan(table.first_token_s)))
         return RunRecord(
             table=table,
@@ -121,6 +142,12 @@ class Recorder:
             prefix_query_tokens=self.prefix_query_tokens,
             prefix_hit_tokens=self.prefix_hit_tokens,
             cache_d2h_bytes=self.cache_d2h_bytes,
+            write_through_bytes=mirror.written_blocks * block_bytes if mirror else 0,
+            write_through_useful_bytes=mirror.useful_blocks * block_bytes if mirror else 0,
+            write_through_wasted_bytes=mirror.wasted_blocks * block_bytes if mirror else 0,
+            prefetch_useful_bytes=self.prefetch_useful_bytes,
+            prefetch_wasted_bytes=self.prefetch_wasted_bytes,
+            losing_offloads=self.losing_offloads,
             steps=self.steps_without_decode + decode_steps,
             plans=self.plans,
             events=self.events + decode_steps + len(self.sequences) + begun + ended,

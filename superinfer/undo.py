@@ -149,5 +149,5 @@ _UNDO: Final[dict[str, Callable[[Engine, Change], None]]] = {
     "park": _leave,
     "swap_in": _swap_in,
     "unpark": _unpark,
-    **dict.fromkeys(("promote", "demote", "relegate", "prefetch"), _note),
+    **dict.fromkeys(("promote", "demote", "relegate", "prefetch", "no_offload"), _note),
 }

@@ -228,23 +228,22 @@ class BlockingDriver:
                 self.engine.submit(self.requests[self.arrived - 1], arrival_s)
 
     def _start(self, plan: Plan) -> None:
-        cost = self.engine.cost
+        begin_s = self.now
         for job in plan.requantised:
-            self.now += cost.requantise_s(job.nbytes, job.to_bits)
-        for transfer in plan.background:
-            free_s = self.link_free
-            start_s = max(self.now, free_s[transfer.direction])
-            seconds = cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
-            free_s[transfer.direction] = start_s + seconds
-            heapq.heappush(self.landings, (start_s + seconds, next(self.started), transfer))
-        seconds_of = {"h2d": 0.0, "d2h": 0.0}
+            self.now += self.engine.cost.requantise_s(job.nbytes, job.to_bits)
         for transfer in plan.before_step:
-            seconds = cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
-            seconds_of[transfer.direction] += seconds
-        if plan.full_duplex:
-            self.now = max(self.now, plan.now + max(seconds_of.values()))
-        else:
-            self.now += sum(seconds_of.values())
+            done_s = self._copied(transfer, plan.now if plan.full_duplex else self.now)
+            self.now = max(self.now, done_s)
+        for transfer in plan.background:
+            landing_s = self._copied(transfer, begin_s)
+            heapq.heappush(self.landings, (landing_s, next(self.started), transfer))
+
+    def _copied(self, transfer: Transfer, earliest_s: float) -> float:
+        """When a copy is done, behind those that its direction of the link has to do before."""
+        seconds = self.engine.cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
+        start_s = max(earliest_s, self.link_free[transfer.direction])
+        self.link_free[transfer.direction] = start_s + seconds
+        return start_s + seconds
 
     def _has_step(self, plan: Plan) -> bool:
         return bool(plan.chunks or plan.decodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from property.test_exactness import token_times
 
 from sim.driver import simulate
 from sim.oracle import Oracle
+from superinfer.costs import Chunk
 from superinfer.engine import Engine
 from superinfer.request import SLO, Request, SLOClass
 from superinfer.schedulers.rotating import RotatingScheduler
@@ -30,6 +32,17 @@ def promised(**targets: Any) -> dict[str, Any]:
     treatment = {name: targets.pop(name) for name in names if name in targets}
     slo = SLO(**targets)
     return {"slo": slo, "slo_class": SLOClass("promised", slo, **treatment)}
+
+
+@dataclass
+class DearAgain(FakeCost):
+    """A chunk of more than 16 tokens takes a second for each: no chunk of a small scheduler is so
+    long, but what a copy to the host is weighed against is.
+    """
+
+    def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
+        longest = max((chunk.tokens for chunk in chunks), default=0)
+        return float(longest) if longest > 16 else super().step_s(chunks, decodes, context_tokens)
 
 
 @dataclass

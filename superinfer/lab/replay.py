@@ -42,6 +42,7 @@ _DIRECTIONS = {
     "rotate_in": "h2d",
     "load": "h2d",
     "backup": "d2h",
+    "write_through": "d2h",
     "offload": "d2h",
 }
 _PLANNED = ("admit", "preempt", *_DIRECTIONS)
@@ -81,6 +82,8 @@ class Copy:
     """Empty for cached blocks that no request asked to copy."""
     blocks: int
     background: bool
+    written_through: bool = False
+    """True for full blocks of running requests, copied ahead of need."""
 
 
 @dataclass(slots=True)
@@ -131,13 +134,15 @@ def replay(
     lag: int = 0,
     block_tokens: int = 1,
     copy_s: CopySeconds | None = None,
+    full_duplex: bool = False,
 ) -> Replay:
     """Put a log, in the order of emission, back together; stories of the requests `shown` only.
 
     `block_tokens` tells a finished recomputation from one that was preempted half-way; with 1 every
-    one counts as finished.
+    one counts as finished. `full_duplex` says how copies run that a step waits for (`plan.Plan`).
     """
     replayer = _Replayer(frozenset(shown), lag, block_tokens, copy_s)
+    replayer.full_duplex = full_duplex
     replayer.landings = _landings(events)
     return replayer.run(events)
 
@@ -164,7 +169,10 @@ class _Replayer:
         """Decisions that count from the end of the step on the device."""
         self._step_over = False
         """True once that step has been read."""
+        self.full_duplex = False
         self._link_free_s: dict[tuple[str, bool], float] = {}
+        self._background: dict[str, list[tuple[float, float]]] = {"d2h": [], "h2d": []}
+        """When background copies of a direction were decided and when they were through."""
 
     def run(self, events: Sequence[Event]) -> Replay:
         """Read all events, then end what is still open."""
@@ -266,12 +274,24 @@ class _Replayer:
             seconds = self._copy_s(blocks, direction) if self._copy_s else inf
             end_s = max(landed_s, earliest_s)
             start_s = max(earliest_s, end_s - seconds)
+            self._background[direction].append((event[0], end_s))
         else:
-            start_s = max(earliest_s, self._free_s)
+            own_s = self._link_free_s.get((direction, background), -inf)
+            waited_s = max(event[0], own_s) if self.full_duplex else max(earliest_s, self._free_s)
+            start_s = max(waited_s, self._behind_s(direction, event[0]))
             seconds = self._copy_s(blocks, direction) if self._copy_s else 0.0
-            end_s = self._free_s = start_s + seconds
+            end_s = start_s + seconds
+            self._free_s = max(self._free_s, end_s)
         self._link_free_s[direction, background] = end_s
-        return Copy(start_s, end_s, direction, request_id, blocks, background)
+        written = kind == "write_through"
+        return Copy(start_s, end_s, direction, request_id, blocks, background, written)
+
+    def _behind_s(self, direction: str, decided_s: float) -> float:
+        """When the background copies that were decided before are through; a step's own copies come
+        before those of the same decision.
+        """
+        earlier = (end for at, end in reversed(self._background[direction]) if at < decided_s)
+        return next(earlier, -inf)
 
     def _tell(self, event: Any, t: float) -> None:
         kind, request_id = event[1], event[2]
@@ -379,7 +399,7 @@ def _landings(events: Sequence[Event]) -> dict[int, Event]:
     """They have no request and land in the order in which they started."""
     found: dict[int, Event] = {}
     for number, event in enumerate(events):
-        if event[1] == "backup":
+        if event[1] in {"backup", "write_through"}:
             backups.append(number)
         elif event[1] in _DIRECTIONS:
             started[event[2]] = number

@@ -33,12 +33,15 @@ TraceEvent = dict[str, Any]
 class TimelineSink:
     """Collects the events of a run's first requests, and all that happens until they have ended.
 
-    Pass it to `run_simulation` and then to `write_timeline`. `lag` is that of the run. Requests
-    after the first `max_requests` have no track: they are counted, and seen as load on the device.
+    Pass it to `run_simulation` and then to `write_timeline`. `lag` is that of the run, and
+    `full_duplex` says whether copies that a step waits for run both ways at once. Requests after
+    the first `max_requests` have no track: they are counted, and seen as load on the device.
     """
 
-    def __init__(self, *, lag: int = 0, max_requests: int = MAXREQUESTS) -> None:
-        self.lag, self.max_requests = lag, max_requests
+    def __init__(
+        self, *, lag: int = 0, max_requests: int = MAXREQUESTS, full_duplex: bool = False
+    ) -> None:
+        self.lag, self.max_requests, self.full_duplex = lag, max_requests, full_duplex
         self.events: list[Event] = []
         self.shown: list[str] = []
         """Ids of the requests that get a track, in order of arrival."""
@@ -89,6 +92,7 @@ def write_timeline(
         lag=sink.lag,
         block_tokens=record.block_tokens if record else 1,
         copy_s=copy_s,
+        full_duplex=sink.full_duplex,
     )
     other = {
         "requests_shown": len(sink.shown),
@@ -173,7 +177,8 @@ def _links(copies: list[Copy], block_bytes: int | None) -> Iterator[TraceEvent]:
             yield from _track(_LINKS, tid, f"{_LINK_NAMES[direction]} ({kind})", tid)
         for copy in mine:
             args = {name: copy.blocks * unit for name, unit in {"blocks": 1, **size}.items()}
-            where = (copy.request_id or "cached blocks", _LINKS, tid, args)
+            unasked = "written through" if copy.written_through else "cached blocks"
+            where = (copy.request_id or unasked, _LINKS, tid, args)
             if copy.end_s > copy.start_s:
                 yield _slice(copy.start_s, copy.end_s, *where)
             else:

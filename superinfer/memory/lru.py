@@ -23,9 +23,12 @@ def chosen_fate(preemption: Preemption, seq: Sequence, draft: Draft) -> Fate:
     """What the setting says; swapping needs room on the host."""
     if preemption == "recompute" or not draft.host_fits(seq):
         return "recompute"
-    if preemption == "swap" or draft.swap_s(seq) < draft.recompute_s(seq):
+    if preemption == "swap":
         return "swap"
-    return "recompute"
+    if draft.offload_loses(seq):
+        draft.note("no_offload", seq)
+        return "recompute"
+    return "swap"
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -38,7 +41,8 @@ class LruMemory:
     """
 
     preemption: Preemption = "recompute"
-    """Fate of a victim's cache; `cheaper` compares predicted seconds of both ways."""
+    """Fate of a victim's cache; `cheaper` compares predicted seconds of both ways, what waits for
+    the link included."""
     swap_in_timing: Timing = "before_step"
     name: str = field(default_factory=lambda: "lru", init=False)
     _heap: list[tuple[float, int, int, Node]] = field(default_factory=list, init=False)

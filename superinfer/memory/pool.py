@@ -119,14 +119,16 @@ class BlockPool:
 
 class HostPool:
     """Host blocks, counted: `total` for swapped sequences, and apart from them `cache_total` for
-    copies of cached prefixes.
+    copies of cached prefixes. Of what swapped sequences do not need, `mirrored` blocks hold copies
+    of running ones (`superinfer.mirror`), which never stand in the way of a swap-out.
     """
 
-    __slots__ = ("cache_total", "cached", "total", "used")
+    __slots__ = ("cache_total", "cached", "mirrored", "total", "used")
 
     def __init__(self, total: int, cache_total: int = 0) -> None:
         self.total = total
         self.used = 0
+        self.mirrored = 0
         self.cache_total = cache_total
         self.cached = 0
 

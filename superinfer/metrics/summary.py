@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -275,14 +275,24 @@ class RunMetrics:
             "prefix_hit_rate": _ratio(record.prefix_hit_tokens, record.prefix_query_tokens),
             "peak_kv_bytes": record.peak_referenced_blocks * record.block_bytes,
             "peak_slab_bytes": record.peak_used_blocks * record.block_bytes,
-            "prefetch_useful_bytes": record.prefetch_useful_bytes,
-            "prefetch_wasted_bytes": record.prefetch_wasted_bytes,
+            **{name: getattr(record, name) for name in _TRAFFIC},
             "jain_index": shares.jain_index() if shares else None,
             "vtc_gap": shares.vtc_gap() if shares else None,
         }
 
     def _rate(self, count: int) -> float | None:
         return _ratio(count, self.duration_s)
+
+
+_TRAFFIC: Final = (
+    "write_through_bytes",
+    "write_through_useful_bytes",
+    "write_through_wasted_bytes",
+    "prefetch_useful_bytes",
+    "prefetch_wasted_bytes",
+    "losing_offloads",
+)
+"""Copies ahead of need, and those that were not made, as the record has them."""
 
 
 def _duration_s(view: RequestView) -> float:

@@ -30,7 +30,9 @@ class Scheduler(Protocol):
     """Owns the queues: admission, batch, chunks, victims.
 
     Its constructor dataclass is the `[scheduler]` section of a config. It changes nothing but its
-    own queues; all else goes through the draft.
+    own queues; all else goes through the draft. One that calls `Draft.write_through` has, beside
+    what stands here, an attribute `write_through` that is true, and `may_swap_out(seq)`: whether
+    copies of the blocks of a sequence that has joined the decode batch could be of use.
     """
 
     name: str

@@ -11,7 +11,7 @@ from superinfer.draft import Draft
 from superinfer.memory.lru import LruMemory
 from superinfer.memory.pool import BlockPool
 from superinfer.memory.prefix import Node, PrefixIndex, request_keys
-from superinfer.plan import Outcome
+from superinfer.plan import Outcome, Transfer
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.sequence import Sequence, State
 
@@ -122,6 +122,33 @@ def resident_draft(memory: LruMemory, cost: Any, host_blocks: int) -> tuple[Draf
     engine.complete(plan, Outcome(1.0, [1.0]))
     assert seq.state is State.DECODING
     return Draft(engine, 1.0), seq
+
+
+def test_what_waits_for_the_link_counts_in_a_fate() -> None:
+    """Out and back takes 2 s, less than 3 s. Behind another copy of 1 s that way it is no less, and
+    after half of that it is.
+    """
+    cost = FakeCost(step=1.0, per_chunk_token=0.25, copy=1.0)
+    draft, seq = resident_draft(LruMemory("cheaper"), cost, 100)
+    engine = draft._engine
+    assert (draft.queued_s("d2h"), draft.swap_s(seq)) == (0.0, 2.0)
+    before = draft.mark()
+    assert draft.preempt(seq) == "swap"
+    assert (draft.queued_s("d2h"), draft.queued_s("h2d"), draft.link_idle("d2h")) == (1, 0, False)
+    draft.rollback(before)
+    assert draft.link_idle("d2h")
+    copy = Transfer(None, "d2h", 2, 8, 2, "background")
+    engine.links.start([], [copy], 1.0)
+    assert draft.swap_s(seq) == 3.0 and not draft.link_idle("d2h")
+    assert draft.preempt(seq) == "recompute"
+    assert [change.kind for change in draft.changes] == ["no_offload", "preempt"]
+    draft.rollback()
+    later = Draft(engine, 1.5)
+    assert later.preempt(seq) == "swap"
+    later.rollback()
+    engine.links.landed(copy, 1.25)
+    draft = Draft(engine, 1.25)
+    assert draft.swap_s(seq) == 2.0 and draft.link_idle("d2h")
 
 
 @pytest.mark.parametrize(

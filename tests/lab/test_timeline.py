@@ -19,7 +19,9 @@ from superinfer.lab.timeline import TimelineSink, write_timeline
 from superinfer.memory.lru import LruMemory
 from superinfer.memory.vllm_v1 import VllmV1Memory
 from superinfer.plan import Plan, Transfer
+from superinfer.request import SLO
 from superinfer.schedulers.fcfs import FcfsScheduler
+from superinfer.schedulers.rotating import RotatingScheduler
 from superinfer.schedulers.vllm import VllmScheduler
 from superinfer.schedulers.vllm_v1 import VllmV1Scheduler
 
@@ -43,19 +45,9 @@ class Diary(BlockingDriver):
     steps: list[tuple[float, float]] = field(default_factory=list)
     copies: list[tuple[float, float, str, str, bool]] = field(default_factory=list)
 
-    def _start(self, plan: Plan) -> None:
-        now, free_s = self.now, dict(self.link_free)
-        super()._start(plan)
-        for transfer in plan.before_step:
-            now = self._write(transfer, now)
-        for transfer in plan.background:
-            start_s = max(now, free_s[transfer.direction])
-            free_s[transfer.direction] = self._write(transfer, start_s)
-
-    def _write(self, transfer: Transfer, start_s: float) -> float:
-        end_s = start_s + self.engine.cost.transfer_s(
-            transfer.nbytes, transfer.pieces, transfer.direction
-        )
+    def _copied(self, transfer: Transfer, earliest_s: float) -> float:
+        start_s = max(earliest_s, self.link_free[transfer.direction])
+        end_s = super()._copied(transfer, earliest_s)
         background = transfer.timing == "background"
         who = transfer.sequence.request.request_id if transfer.sequence else ""
         self.copies.append((start_s, end_s, transfer.direction, who, background))
@@ -149,6 +141,46 @@ def test_steps_and_copies_are_those_of_the_device(arm: str, lag: int, prefix: bo
     assert steps == diary.steps
     assert sorted(copies) == sorted(diary.copies)
     assert bool(copies) == (arm in COPYING[prefix])
+
+
+@pytest.mark.parametrize(("lag", "full_duplex"), [(0, False), (0, True), (1, False)])
+def test_copies_share_the_link_as_on_the_device(lag: int, full_duplex: bool) -> None:
+    """Copies that a step waits for stand behind those in the background that began earlier; some of
+    these are written through for no request.
+    """
+    cost = replace(COST, copy=2**-5, per_byte=2**-5)
+    waited = written = 0
+    for shift in range(6):
+        requests, answers = workload()
+        tight = SLO(ttft_s=6.0, tpot_s=4.0)
+        requests = [
+            replace(each, slo=tight) if each.index % 4 == shift % 4 else each for each in requests
+        ]
+        scheduler = RotatingScheduler(
+            max_num_batched_tokens=16, max_num_seqs=8, tile_tokens=0, full_duplex=full_duplex
+        )
+        sink = TimelineSink(lag=lag, full_duplex=full_duplex)
+        engine = make_engine(scheduler, 24 + shift, cost=cost, sink=sink, host_blocks=200, lag=lag)
+        diary = Diary(engine, requests, [answer + 10 for answer in answers])
+        diary.run()
+        found = replay(
+            sink.events,
+            sink.shown,
+            lag=lag,
+            block_tokens=BLOCK_TOKENS,
+            copy_s=lambda blocks, direction: cost.transfer_s(blocks, blocks, direction),
+            full_duplex=full_duplex,
+        )
+        assert [(step.start_s, step.end_s) for step in found.steps] == diary.steps
+        copies = [
+            (c.start_s, c.end_s, c.direction, c.request_id, c.background) for c in found.copies
+        ]
+        assert sorted(copies) == sorted(diary.copies)
+        waited += sum(not background for *_, background in copies)
+        writes = sum(event[1] == "write_through" for event in sink.events)
+        assert sum(copy.written_through for copy in found.copies) == writes
+        written += writes
+    assert waited > 100 and written > 2
 
 
 @pytest.mark.parametrize("prefix", [False, True])

@@ -321,6 +321,8 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "flexgen": flexgen(gpu_batch_size=2),
     "flexgen-one": flexgen(gpu_batch_size=1, early_stop=True),
     "rotating": rotating(),
+    "rotating-half-duplex": rotating(full_duplex=False, layout="layer_first", prefetch_share=0.05),
+    "rotating-dirty": rotating(write_through=False),
     "rotating-plain": rotating(
         promotion=False,
         demotion=False,
@@ -594,6 +596,12 @@ COUNTERS = (
     "prefix_query_tokens",
     "prefix_hit_tokens",
     "cache_d2h_bytes",
+    "write_through_bytes",
+    "write_through_useful_bytes",
+    "write_through_wasted_bytes",
+    "prefetch_useful_bytes",
+    "prefetch_wasted_bytes",
+    "losing_offloads",
     "steps",
 )
 

@@ -136,7 +136,7 @@ class Watch:
         assert pool.used <= pool.peak_used
         self.check_precision()
         assert engine.host.used == sum(seq.host_blocks for seq in holders(engine))
-        assert engine.host.used <= engine.host.total
+        assert engine.host.used + engine.host.mirrored <= engine.host.total
         assert engine.host.cached == self.copies(nodes)
         assert engine.host.cached <= engine.host.cache_total
 
@@ -288,6 +288,7 @@ class ImpatientDriver(BlockingDriver):
 def assert_all_free(engine: Engine) -> None:
     """At the end nothing is held, and every cached block can be reclaimed."""
     assert (engine.pool.referenced, engine.host.used, engine.resident) == (0, 0, 0)
+    assert engine.host.mirrored == 0
     if engine.prefix is not None:
         engine.prefix.reclaim(engine.pool.cached)
         if engine.tier is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from harness import FakeCost, iterations
-from rotating_runs import arriving, promised, run, told
+from rotating_runs import DearAgain, arriving, promised, run, told
 
 STREAM = promised(ttft_s=8.0, tpot_s=4.0)
 START = ["A16 used 5", "A4 used 5", "A used 6", "A used 6"]
@@ -80,7 +80,7 @@ def test_not_over_a_slow_link() -> None:
     """Out and back takes 2 * 0.5 s: of a gap of 2.5 s, 0.5 + 1 + 1 s is not less, and of a gap of
     2.75 s, 0.55 + 1 + 1 s is.
     """
-    cost = FakeCost(copy=0.5)
+    cost = DearAgain(copy=0.5)
     assert b_is_urgent(promised(ttft_s=8.0, tpot_s=2.5), cost=cost)[:10] == START + STAYS
     assert b_is_urgent(promised(ttft_s=8.0, tpot_s=2.75), cost=cost)[4] == LEAVES[0]
 
@@ -98,7 +98,7 @@ def test_not_who_has_to_be_back_before_the_link_can_keep_up() -> None:
             {"B": 7},
             blocks=13,
             requests=dict.fromkeys(answers, promised(ttft_s=8.0, tpot_s=gap_s)),
-            cost=FakeCost(copy=1.0),
+            cost=DearAgain(copy=1.0),
         )
         for gap_s in (4.0, 3.875)
     }
@@ -154,7 +154,7 @@ def test_prefetch_runs_beside_the_computation(on: bool) -> None:
         arriving(2, 8.0, 4, name="C", **promised(ttft_s=20.0)),
     ]
     scheduler = told({"A": 25, "B": 2, "C": 4}, prefetch=on, admission=False)
-    played = run(scheduler, requests, [25, 2, 4], 13, cost=FakeCost(copy=0.5))
+    played = run(scheduler, requests, [25, 2, 4], 13, cost=DearAgain(copy=0.5))
     assert played.tokens(1) == [7.5, 8.5]
     assert played.tokens(2) == ([9.5, 10.5, 11.5, 12.5] if on else [10.0, 11.0, 12.0, 13.0])
     assert [event[0] for event in played.kinds("prefetch")] == ([8.5] if on else [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 from superinfer.draft import MAX_STEPS, Draft
@@ -46,6 +47,10 @@ class Entrance:
         self._rotation = rotation
         self._admission = admission
         self._counters = counters
+        self.held_back = False
+        """True if this decision put a copy back off, for the share that such copies have."""
+        self.prefetch_from_s = -inf
+        """From when on there is link time for the next copy back of who is not urgent."""
         self._keep_free = int(settings.watermark * outlook.machine.total_blocks)
 
     # -- in -------------------------------------------------------------------------------------
@@ -115,8 +120,10 @@ class Entrance:
         while draft.available < draft.batch.next_growth():
             job = self._rotation.any_victim() or self._device.prefilling[-1]
             self._device.take_off(job, draft.batch.step)
-            cheap = draft.host_fits(job.seq) and draft.swap_s(job.seq) < draft.recompute_s(job.seq)
-            draft.preempt(job.seq, "swap" if cheap else "recompute")
+            if draft.host_fits(job.seq) and not self._drop_loser(draft, job):
+                draft.preempt(job.seq, "swap")
+            elif job.seq.state is not State.WAITING:
+                draft.preempt(job.seq, "recompute")
             self._leaves(draft, job)
             self._counters.add("forced_preemptions")
             disturbed = True
@@ -145,11 +152,20 @@ class Entrance:
     # -- inside ---------------------------------------------------------------------------------
 
     def _rotate_out(self, draft: Draft, job: Job, timing: Timing) -> None:
-        """Copy a resident to the host."""
+        """Copy a resident to the host, or drop its cache where that costs less."""
         self._device.take_off(job, draft.batch.step)
-        self._rotation.leave(draft, job, timing)
+        if not self._drop_loser(draft, job):
+            self._rotation.leave(draft, job, timing)
+            self._counters.add("rotations")
         self._leaves(draft, job)
-        self._counters.add("rotations")
+
+    def _drop_loser(self, draft: Draft, job: Job) -> bool:
+        """Drop a cache that is computed again in less time than copied out and back."""
+        if not draft.offload_loses(job.seq):
+            return False
+        draft.note("no_offload", job.seq)
+        draft.preempt(job.seq, "recompute")
+        return True
 
     def _leaves(self, draft: Draft, job: Job) -> None:
         if draft.batch.step > job.join_step:  # else it left before it got a token
@@ -160,6 +176,10 @@ class Entrance:
     def _bring_back(self, draft: Draft, job: Job, keep_free: int) -> bool:
         """Copy a request back: ahead of need beside the computation, else before the step."""
         ahead = self._settings.prefetch and draft.now < job.start_by_s and not job.aged
+        budgeted = ahead and not (job.hurried and job.level == 0)
+        if budgeted and draft.now < self.prefetch_from_s:
+            self.held_back = True
+            return False
         timing: Timing = "background" if ahead else "before_step"
         blocks = job.seq.host_blocks
         grows = draft.blocks_for(job.seq.computed_tokens + 1) > blocks
@@ -167,6 +187,9 @@ class Entrance:
         if not draft.try_swap_in(job.seq, keep_free=keep_free + spare, timing=timing):
             return False
         self._place(draft, job)
+        if budgeted:
+            copy_s = draft.copy_s(blocks, "h2d")
+            self.prefetch_from_s = draft.now + copy_s / self._settings.prefetch_share
         if ahead:
             self._counters.add("prefetched_blocks", blocks)
             draft.note("prefetch", job.seq)

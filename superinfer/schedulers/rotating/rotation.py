@@ -34,6 +34,7 @@ class Rotation:
         """Steps of the decode batch so far."""
         self._now = 0.0
         self._live = 0
+        self._longest_turn_s: float | None = None
         self._quanta: dict[float, Quantum] = {}
 
     def begin(self, draft: Draft, live: int) -> None:
@@ -63,6 +64,14 @@ class Rotation:
     def turn_s(self, draft: Draft) -> float:
         """How long who leaves for another has to stay away at least, for the link to keep up."""
         return exchange_s(self._resident_s(draft))
+
+    @property
+    def longest_turn_s(self) -> float:
+        """The same when memory is full."""
+        if self._longest_turn_s is None:
+            draft = self._outlook.draft
+            self._longest_turn_s = exchange_s(draft.copy_s(draft.pool.total, "h2d"))
+        return self._longest_turn_s
 
     def any_victim(self) -> Job | None:
         """Who has most slack, whether it pays or not."""
@@ -103,13 +112,19 @@ class Rotation:
     def _resident_s(self, draft: Draft) -> float:
         return draft.copy_s(draft.pool.referenced, "h2d")
 
+    def _return_s(self, draft: Draft, seq: Sequence) -> float:
+        """What leaving and coming back takes, in the cheaper way."""
+        if draft.offload_loses(seq):
+            return self._outlook.prefill_s(draft.batch.length(seq))
+        return draft.swap_s(seq)
+
     def _may_leave(self, draft: Draft, job: Job, slack_s: float) -> bool:
         seq = job.seq
         turn = self.quantum(job)
         if self.step - job.join_step < turn.residence_tokens or not draft.host_fits(seq):
             return False
         kept_s = self._hysteresis * job.stall_s if job.stall_s < inf else 0.0
-        if slack_s <= kept_s + draft.swap_s(seq) + self._outlook.step_s:
+        if slack_s <= kept_s + self._return_s(draft, seq) + self._outlook.step_s:
             return False
         given = draft.batch.output_tokens(seq)
         left = self._outlook.tokens_left(job, given)

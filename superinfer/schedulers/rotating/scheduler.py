@@ -9,7 +9,7 @@ from operator import attrgetter
 from mypy_extensions import mypyc_attr
 
 from superinfer.costs.base import Chunk
-from superinfer.draft import MAX_STEPS, Draft
+from superinfer.draft import Draft
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.pacing import GRAIN_TOKENS, ChunkSizer
 from superinfer.schedulers.rotating.admission import Admission
@@ -25,6 +25,7 @@ from superinfer.schedulers.rotating.settings import Settings
 from superinfer.schedulers.rotating.tenants import TenantCounters
 from superinfer.schedulers.rotating.urgency import Urgency
 from superinfer.schedulers.rotating.waiting import Waiting
+from superinfer.schedulers.rotating.writing import WriteThrough
 from superinfer.sequence import Sequence, State
 
 
@@ -53,6 +54,7 @@ class RotatingScheduler(Settings):
     _rotation: Rotation = field(init=False, repr=False)
     _entrance: Entrance = field(init=False, repr=False)
     _urgency: Urgency = field(init=False, repr=False)
+    _writes: WriteThrough = field(init=False, repr=False)
     _version: int = field(default_factory=int, init=False)
     """`OnDevice.version` at the last decision."""
     _changed: bool = field(default_factory=bool, init=False)
@@ -69,6 +71,8 @@ class RotatingScheduler(Settings):
     def bind(self, machine: Machine) -> None:
         """Learn the machine."""
         self.check()
+        if self.layout == "layer_first":
+            self.copies_per_block = 2 * machine.layers
         self._estimator = estimator_of(self.lengths, self._true_length)
         cost, budget = machine.cost, self.max_num_batched_tokens
         self._full_rate = budget / (cost.step_s([Chunk(budget, 0)], 0, 0) + cost.host_s(1))
@@ -90,6 +94,7 @@ class RotatingScheduler(Settings):
         )
         parts = (self._outlook, self._waiting, self._device, self._entrance)
         self._urgency = Urgency(self, *parts, self.counters)
+        self._writes = WriteThrough(self.write_through and self.rotation, self._outlook)
 
     def tell_lengths(self, true_length: TrueLength) -> None:
         """Before `bind`: what `lengths = "oracle"` answers with. Only a simulation can know it."""
@@ -104,12 +109,14 @@ class RotatingScheduler(Settings):
 
     def plan(self, draft: Draft, now: float) -> None:
         """Wake who is due, make room for the urgent, fill the step with prefill, decode."""
+        draft.full_duplex = self.full_duplex
         self._observe(draft)
         self._wake(draft)
         disturbed = self._entrance.make_room_for_growth(draft)
         budget = self._prefill_budget(draft)
         if not disturbed and self._one_prefill_takes_all(draft, budget):
             self._urgency.rest()
+            self._writes.decide(draft, self._somebody_waits)
             return
         if self._somebody_waits:
             reserved = 0 if disturbed else self._urgency.serve(draft)
@@ -122,6 +129,7 @@ class RotatingScheduler(Settings):
             self._entrance.look_ahead(draft)
             steady = not (disturbed or draft.chunks or draft.changes)
             draft.decode(self._steps(draft) if steady else 1, until=self._until(now))
+            self._writes.decide(draft, self._somebody_waits)
 
     def swapped_out(self, seq: Sequence) -> None:
         """Its blocks are free, and it can come back."""
@@ -151,6 +159,10 @@ class RotatingScheduler(Settings):
         time_s = self._until(now)
         return None if time_s == inf else time_s
 
+    def may_swap_out(self, seq: Sequence) -> bool:
+        """True if it could stay away long enough for somebody else to use its place."""
+        return self._jobs[seq].stall_s >= self._rotation.longest_turn_s
+
     @property
     def _somebody_waits(self) -> bool:
         """True if somebody has no place on the device."""
@@ -161,6 +173,7 @@ class RotatingScheduler(Settings):
     def _observe(self, draft: Draft) -> None:
         """Queue who arrived, let those decode who are ready, lower those who used their turn."""
         self._rotation.begin(draft, len(self._jobs))
+        self._entrance.held_back = False
         self._outlook.begin(draft)
         if self._repeated is not None:
             self._count_repeats(*self._repeated)
@@ -203,12 +216,16 @@ class RotatingScheduler(Settings):
         """Steps for which this decision stands if nothing happens."""
         if self._urgency.blocked or (self._somebody_waits and self._changed):
             return 1  # any step may let a resident leave; the next one frees what has left
-        steps = min(MAX_STEPS, self._entrance.steps_unforeseen(draft))
-        return min(steps, self._device.steps_in_quanta(draft.batch.step))
+        return min(
+            self._entrance.steps_unforeseen(draft),
+            self._device.steps_in_quanta(draft.batch.step),
+            self._writes.steps(draft, self._somebody_waits),
+        )
 
     def _until(self, now: float) -> float:
         """When this decision should be thought over though nothing has happened."""
         time_s = min(self._waiting.next_s(now), self._urgency.blocked_until_s)
+        time_s = min(time_s, self._entrance.prefetch_from_s if self._entrance.held_back else inf)
         return time_s if time_s > now else inf
 
     # -- prefill --------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from mypy_extensions import mypyc_attr
 
@@ -50,6 +50,11 @@ class Settings:
     """The same in TTFT targets."""
     aged_share: float = 0.1
     """Share of blocks and prefill tokens kept for aged requests: the bound on every wait."""
+    prefetch_share: float = 0.25
+    """Share of the link that copies back of who is not urgent may take."""
+    layout: Literal["block_first", "layer_first"] = "block_first"
+    """`layer_first` copies K and V of each layer of a block by themselves, as vLLM does: so many
+    times the set-up cost of a copy."""
     lengths: LengthSource = "histogram"
     """How answer lengths are predicted; `oracle` knows them, for studies in simulation."""
 
@@ -65,6 +70,12 @@ class Settings:
     """New requests enter the level of their slack. Off: the top."""
     prefetch: bool = True
     """Who is not urgent yet comes back beside the computation. Off: the step waits for the copy."""
+    write_through: bool = True
+    """While memory is short, full blocks of residents are copied to the host on an idle link, and
+    stay there after a rotation, so that a rotation copies only what has changed since."""
+    full_duplex: bool = True
+    """Copies that a step waits for run both ways at once, with `lag = 1` beside the step before (as
+    DuplexKV's do). Off: one after the other."""
     relegation: bool = True
     """First tokens that will be late do not make others late."""
     paced_chunks: bool = True
@@ -79,11 +90,20 @@ class Settings:
     def check(self) -> None:
         """Refuse values with which nothing could ever run, or nothing be promised (ConfigError)."""
         check_limits(self.max_num_seqs, self.max_num_batched_tokens, self.watermark)
-        for name in ("max_wait_s", "level_steps", "pace_margin", "memory_share", "aged_share"):
+        for name in (
+            "max_wait_s",
+            "level_steps",
+            "pace_margin",
+            "memory_share",
+            "aged_share",
+            "prefetch_share",
+        ):
             if getattr(self, name) <= 0:
                 _refuse(name, "above 0", getattr(self, name))
         if self.pace_margin > 1:
             _refuse("pace_margin", "above 0 and at most 1", self.pace_margin)
+        if self.prefetch_share > 1:
+            _refuse("prefetch_share", "above 0 and at most 1", self.prefetch_share)
         if self.aged_share >= 1:
             _refuse("aged_share", "above 0 and below 1", self.aged_share)
 

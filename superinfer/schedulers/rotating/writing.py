@@ -52,8 +52,8 @@ class WriteThrough:
     def decide(self, draft: Draft, somebody_waits: bool) -> None:
         """Ask for a write if it is time for one."""
         batch, pool = draft.batch, draft.pool
-        full = pool.referenced >= NEARLY_FULL * pool.total
-        if not (full and self._wanted and somebody_waits and batch.size):
+        short = self._wanted and somebody_waits and batch.size > 0
+        if not (short and pool.referenced >= NEARLY_FULL * pool.total):
             self._due = self._begun = False
             return
         if batch.step % WRITE_STEPS == 0:

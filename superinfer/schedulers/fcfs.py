@@ -195,7 +195,7 @@ class FcfsScheduler:
         tokens = max(seq.prefill_tokens, seq.computed_tokens + 1)
         if seq.prefill_tokens > self.machine.max_model_len:
             return "prompt_too_long"
-        if draft.blocks_for(tokens) + self._keep_free > draft.pool.total:
+        if draft.blocks_for(tokens) + self._keep_free > draft.pool.size:
             return "exceeds_kv_capacity"
         return None
 

@@ -206,7 +206,7 @@ class FlexGenScheduler:
         """The rule by which a request cannot be in a block of such lengths, if there is one."""
         if seq.prefill_tokens > self._machine.max_model_len:
             return "prompt_too_long"
-        if self.places * draft.blocks_for(prompt + answer - 1) > draft.pool.total:
+        if self.places * draft.blocks_for(prompt + answer - 1) > draft.pool.size:
             return "exceeds_kv_capacity"
         return None
 

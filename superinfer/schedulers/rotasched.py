@@ -309,7 +309,7 @@ class RotaScheduler:
         """The rule by which a request can never run, if there is one."""
         if seq.prefill_tokens > self.machine.max_model_len:
             return "prompt_too_long"
-        if self._needs[seq] > draft.pool.total:
+        if self._needs[seq] > draft.pool.size:
             return "exceeds_kv_capacity"
         return None
 

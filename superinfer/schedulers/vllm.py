@@ -441,10 +441,10 @@ class VllmScheduler:
     def _never_back(self, draft: Draft, seq: Sequence, tokens: int) -> str | None:
         """The rule by which a swapped sequence can never return, if there is one."""
         blocks = draft.blocks_for(max(seq.computed_tokens, seq.prefill_tokens)) + 1
-        if blocks > draft.pool.total:
+        if blocks > draft.pool.size:
             return "sequence_exceeds_kv_capacity"
         # The real engine waits for ever in these two cases.
-        if blocks + self._keep_free > draft.pool.total or tokens > self._budget_tokens:
+        if blocks + self._keep_free > draft.pool.size or tokens > self._budget_tokens:
             return "swap_in_never_fits"
         return None
 

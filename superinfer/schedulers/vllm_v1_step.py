@@ -40,7 +40,7 @@ def hopeless(draft: Draft, seq: Sequence, max_model_len: int) -> str | None:
     """The rule by which a request can never run, if there is one."""
     if seq.request.prompt_tokens >= max_model_len:
         return "prompt_too_long"  # the release wants room for a token of answer
-    if draft.blocks_for(seq.prefill_tokens) > draft.pool.total:
+    if draft.blocks_for(seq.prefill_tokens) > draft.pool.size:
         return "exceeds_kv_capacity"
     return None
 

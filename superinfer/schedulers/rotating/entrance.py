@@ -207,7 +207,7 @@ class Entrance:
         if seq.prefill_tokens > self._outlook.machine.max_model_len:
             return "prompt_too_long"
         tokens = max(seq.prefill_tokens, seq.computed_tokens + 1)
-        if draft.blocks_for(tokens) + self._keep_free > draft.pool.total:
+        if draft.blocks_for(tokens) + self._keep_free > draft.pool.size:
             return "exceeds_kv_capacity"
         return None
 

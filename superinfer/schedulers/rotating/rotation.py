@@ -70,7 +70,7 @@ class Rotation:
         """The same when memory is full."""
         if self._longest_turn_s is None:
             draft = self._outlook.draft
-            self._longest_turn_s = exchange_s(draft.copy_s(draft.pool.total, "h2d"))
+            self._longest_turn_s = exchange_s(draft.copy_s(draft.pool.size, "h2d"))
         return self._longest_turn_s
 
     def any_victim(self) -> Job | None:
@@ -104,13 +104,13 @@ class Rotation:
         return quantum(
             step_s=self._outlook.step_s,
             resident_s=self._resident_s(draft),
-            copy_s=2 * draft.copy_s(draft.pool.referenced // size, "d2h"),
+            copy_s=2 * draft.copy_s(draft.pool.taken // size, "d2h"),
             stall_s=job.stall_s,
             turns=self._live / size,
         )
 
     def _resident_s(self, draft: Draft) -> float:
-        return draft.copy_s(draft.pool.referenced, "h2d")
+        return draft.copy_s(draft.pool.taken, "h2d")
 
     def _return_s(self, draft: Draft, seq: Sequence) -> float:
         """What leaving and coming back takes, in the cheaper way."""

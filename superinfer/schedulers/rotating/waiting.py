@@ -105,7 +105,7 @@ class Waiting:
     def owed(self, draft: Draft, need_blocks: Needs) -> Job | None:
         """The aged request that comes before everybody, while the share of the aged lasts."""
         aged = self._aged.head() if self._aged.owed else None
-        fits = aged and self._aged.fits(need_blocks(draft, aged), draft.pool.total)
+        fits = aged and self._aged.fits(need_blocks(draft, aged), draft.pool.size)
         return aged if fits else None
 
     def head(self, now: float) -> Job | None:

@@ -46,14 +46,14 @@ class WriteThrough:
             return MAX_STEPS
         batch, pool = draft.batch, draft.pool
         steps = WRITE_STEPS - batch.step % WRITE_STEPS
-        spare = ceil(NEARLY_FULL * pool.total) - 1 - pool.referenced
+        spare = ceil(NEARLY_FULL * pool.size) - 1 - pool.taken
         return steps if spare < 0 else max(steps, batch.steps_within(spare, MAX_STEPS) + 1)
 
     def decide(self, draft: Draft, somebody_waits: bool) -> None:
         """Ask for a write if it is time for one."""
         batch, pool = draft.batch, draft.pool
         short = self._wanted and somebody_waits and batch.size > 0
-        if not (short and pool.referenced >= NEARLY_FULL * pool.total):
+        if not (short and pool.taken >= NEARLY_FULL * pool.size):
             self._due = self._begun = False
             return
         if batch.step % WRITE_STEPS == 0:
@@ -65,6 +65,6 @@ class WriteThrough:
 
     def _blocks(self, draft: Draft) -> int:
         one_s = draft.copy_s(1, "d2h")
-        most = draft.pool.total
+        most = draft.pool.size
         share_s = STEP_SHARE * self._outlook.step_s
         return most if one_s * most <= share_s else max(1, int(share_s / one_s))

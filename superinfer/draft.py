@@ -182,14 +182,13 @@ class Draft(DraftLoads):
             self.fail(seq, "host_memory_full")
             return False
         saved = snapshot(seq)
+        small, copied = self._engine.small_blocks(seq), self.dirty_blocks(seq)
         self._leave_batch(seq)
         seq.host_blocks = self.blocks_for(seq.computed_tokens)
         self._engine.host.used += seq.host_blocks
         seq.preemptions += 1
-        small = seq.host_small = self._engine.small_blocks(seq)
-        if copied_blocks is None:
-            copied = self.dirty_blocks(seq)
-        else:
+        seq.host_small = small
+        if copied_blocks is not None:
             copied, small = copied_blocks, NO_SMALL
         transfer = self._transfer(seq, "d2h", copied, timing, small)
         self._engine.resident -= 1

@@ -45,7 +45,7 @@ class Bench:
             batch=SimpleNamespace(
                 step=7, length=self.lengths.__getitem__, output_tokens=lambda seq: 0
             ),
-            pool=SimpleNamespace(referenced=blocks),
+            pool=SimpleNamespace(referenced=blocks, total=total_blocks, lent=0),
             blocks_for=lambda tokens: -(-tokens // BLOCK),
         )
         self.jobs = [self._job(index, held, lefts) for index, held in enumerate(helds)]

@@ -202,6 +202,7 @@ class Watch:
         if tree is not None:
             again = sum((node.refs - 1) * node.blocks for node in passing)
             assert tree.shared_again == again
+            assert tree.locked_blocks == sum(node.blocks for node in passing)
 
     def check_place(self, node: Node) -> None:
         """A node is somewhere; on the device only below one that is there, too."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from mypy_extensions import mypyc_attr
+
 from superinfer.memory.leaves import Leaves, Rank
 from superinfer.memory.prefix import Node
 from superinfer.request import Request
@@ -45,6 +47,7 @@ class EvictionOrder(Protocol):
         ...
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Ranked:
     """An order by a rank of leaves: the lowest goes first, of equals the deepest."""
 
@@ -62,6 +65,7 @@ class Ranked:
         return found
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RankedBlocks(Ranked):
     """An order that thinks of every block for itself: `note` of a node is a list with an entry for
     each content id of the request that used it last.

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from superinfer.memory.orders.base import Surroundings, reclaimable
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.pins import Pins
@@ -33,6 +35,7 @@ class Appraiser(Protocol):
         ...
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ValuedOrder:
     """The lowest value first (`ValueQueue`); pinned leaves when no other is left."""
 

@@ -32,7 +32,8 @@ from superinfer.memory.prefix import Key
 
 WRITING: Final = -1
 """`Copy.refs` of a block that is not readable yet."""
-_SMALL_HEAP: Final = 64
+_FEW: Final = 64
+"""Entries that are not worth tidying up."""
 
 
 class Copy:
@@ -46,8 +47,8 @@ class Copy:
         """Its place in the prompts that have it."""
         self.refs = WRITING
         """Loads that read it."""
-        self.rank = (0, 0)
-        """Its place in the order `lru`."""
+        self.rank = 0
+        """Its group in the order `lru`."""
 
 
 class User:
@@ -59,7 +60,7 @@ class User:
         self.number = number
         """The request's index."""
         self.rank = 0
-        """Its place in the order `lru`, 0 before it has one."""
+        """Its group in the order `lru`, 0 before it has one."""
         self.jobs = 0
         """Its copies under way."""
         self.stored = 0
@@ -110,15 +111,19 @@ class CopyOrder(Protocol):
 
 
 class LruOrder:
-    """Least recently used first."""
+    """Least recently used first, in groups: the blocks that one request was the last to use."""
 
     def __init__(self) -> None:
         self._copies: dict[Key, Copy] = {}
-        self._heap: list[tuple[tuple[int, int], int, Copy]] = []
-        """Entries are out of date when the copy has gone, is in use, or has another rank."""
+        self._groups: dict[int, list[Copy]] = {}
+        """By rank. An entry is out of date when the copy has gone or has another rank."""
+        self._order: list[int] = []
+        """A heap of the ranks, some of groups that are no more."""
+        self._sorted: set[int] = set()
+        """Groups known to have their deepest block last."""
         self._ranks = 0
-        self._pushes = 0
-        """Breaks ties, so that copies are never compared."""
+        self._entries = 0
+        """Made since the last tidying up."""
 
     def __iter__(self) -> Iterator[Copy]:
         """All copies."""
@@ -131,7 +136,7 @@ class LruOrder:
     def insert(self, copy: Copy, user: User) -> None:
         """With the other blocks of its request."""
         self._copies[copy.key] = copy
-        copy.rank = (self._rank_of(user), -copy.index)
+        self._join(copy, self._rank_of(user))
 
     def missed(self, keys: Items[Key]) -> None:
         """Nothing: what is not there has no place."""
@@ -141,45 +146,64 @@ class LruOrder:
         rank = self._rank_of(user)
         for key in keys:
             copy = self._copies.get(key)
-            if copy is not None and copy.rank < (rank, -copy.index):
-                self._move(copy, (rank, -copy.index))
+            if copy is not None and copy.rank < rank:
+                self._join(copy, rank)
 
     def idle(self, copy: Copy) -> None:
-        """It may be evicted now."""
-        self._pushes += 1
-        heapq.heappush(self._heap, (copy.rank, self._pushes, copy))
-        if len(self._heap) > max(_SMALL_HEAP, 4 * len(self._copies)):
-            self._heap = [entry for entry in self._heap if self._holds(entry)]
-            heapq.heapify(self._heap)
+        """Nothing: who is idle is seen when room is needed."""
 
     def left(self, keys: Items[Key], user: User) -> None:
-        """Each gets a place of its own at the end, the first block the very last."""
-        for key in reversed(keys):
-            copy = self._copies.get(key)
-            if copy is not None:
-                self._ranks += 1
-                self._move(copy, (self._ranks, 0))
+        """All to the end."""
+        self._ranks += 1
+        group = [self._copies[key] for key in keys if key in self._copies]
+        for copy in group:
+            copy.rank = self._ranks
+        self._groups.pop(user.rank, None)
+        if group:
+            self._groups[self._ranks] = group
+            self._sorted.add(self._ranks)
+            heapq.heappush(self._order, self._ranks)
+        self._entries += len(group)
+        if self._entries > max(_FEW, 4 * len(self._copies)):
+            self._tidy_up()
 
     def evict(self, count: int, protected: AbstractSet[Key]) -> list[Copy] | None:
-        """From the front of the order."""
-        victims: dict[Copy, tuple[tuple[int, int], int, Copy]] = {}
-        spared: list[tuple[tuple[int, int], int, Copy]] = []
-        while self._heap and len(victims) < count:
-            entry = heapq.heappop(self._heap)
-            if not self._holds(entry):
-                continue
-            if entry[2].key in protected:
-                spared.append(entry)
-            else:
-                victims[entry[2]] = entry
+        """The deepest block of the first group, and so on."""
+        victims: list[Copy] = []
+        passed = [0]
+        while self._order and len(victims) < count:
+            rank = heapq.heappop(self._order)
+            if rank != passed[-1] and rank in self._groups:
+                self._take(rank, count, protected, victims)
+                passed.append(rank)
         enough = len(victims) == count
-        for entry in spared if enough else [*spared, *victims.values()]:
-            heapq.heappush(self._heap, entry)
-        if not enough:
-            return None
         for copy in victims:
-            del self._copies[copy.key]
-        return list(victims)
+            if enough:
+                del self._copies[copy.key]
+            else:
+                self._join(copy, copy.rank)
+        for rank in passed[1:]:
+            if self._groups[rank]:
+                heapq.heappush(self._order, rank)
+            else:
+                del self._groups[rank]
+        return victims if enough else None
+
+    def _take(
+        self, rank: int, count: int, protected: AbstractSet[Key], victims: list[Copy]
+    ) -> None:
+        """Take out of a group what can go, until there are `count`."""
+        group = self._groups[rank]
+        spared: list[Copy] = []
+        if rank not in self._sorted:
+            group.sort(key=_index)
+            self._sorted.add(rank)
+        while group and len(victims) < count:
+            copy = group.pop()
+            if copy.rank != rank or self._copies.get(copy.key) is not copy:
+                continue
+            (spared if copy.refs or copy.key in protected else victims).append(copy)
+        group.extend(reversed(spared))
 
     def _rank_of(self, user: User) -> int:
         if not user.rank:
@@ -187,14 +211,27 @@ class LruOrder:
             user.rank = self._ranks
         return user.rank
 
-    def _move(self, copy: Copy, rank: tuple[int, int]) -> None:
+    def _join(self, copy: Copy, rank: int) -> None:
         copy.rank = rank
-        if not copy.refs:
-            self.idle(copy)
+        group = self._groups.get(rank)
+        if group is None:
+            group = self._groups[rank] = []
+            heapq.heappush(self._order, rank)
+        group.append(copy)
+        self._entries += 1
+        self._sorted.discard(rank)
 
-    def _holds(self, entry: tuple[tuple[int, int], int, Copy]) -> bool:
-        rank, _, copy = entry
-        return not copy.refs and copy.rank == rank and self._copies.get(copy.key) is copy
+    def _tidy_up(self) -> None:
+        """Forget entries that are out of date."""
+        live = self._copies
+        for rank, group in list(self._groups.items()):
+            kept = [copy for copy in group if copy.rank == rank and live.get(copy.key) is copy]
+            if kept:
+                self._groups[rank] = kept
+            else:
+                del self._groups[rank]
+        self._sorted &= self._groups.keys()
+        self._order, self._entries = sorted(self._groups), len(live)
 
 
 class ArcOrder:
@@ -289,6 +326,10 @@ class ArcOrder:
         gone[key] = None
         while len(gone) > self.capacity:
             gone.popitem(last=False)
+
+
+def _index(copy: Copy) -> int:
+    return copy.index
 
 
 def _idle(part: OrderedDict[Key, Copy], protected: AbstractSet[Key]) -> Iterator[Copy]:

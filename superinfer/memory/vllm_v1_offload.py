@@ -16,12 +16,12 @@ go stands in `vllm_v1_host.py`. The rules:
 * A load gets its device blocks at once. They are findable when it has landed and it is the
   request's turn, not before.
 
-Left out: blocks that move in a copy are not waited for when their place on the device is taken
-(there the worker waits for the copy of a preempted request, and of one that has ended when its
-blocks are taken; here such a copy runs on beside the steps, and holds up only what the rules above
-say); host blocks of several device blocks (`blocks_per_chunk`); loads within a step
-(`sync_load_budget_bytes`), limits of single requests, further tiers, events. Requests that ended in
-the same step are done with in their order of arrival (a set there).
+Left out: two waits of the worker. There a step waits for the copies of requests that it preempts,
+and for those of ended ones when it takes their blocks on the device; here they run on beside the
+steps, and hold up only what the rules above say. Also host blocks of several device blocks
+(`blocks_per_chunk`), loads within a step (`sync_load_budget_bytes`), failed copies, limits of single
+requests, further tiers and events. Requests that ended in the same step are done with in their
+order of arrival (a set there).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Source: vLLM 0.33.0, `OffloadingConnectorScheduler` in
 `vllm/distributed/kv_transfer/kv_connector/v1/offloading/scheduler.py`, what its worker does in
 `worker.py` beside it, and the calls of it in `vllm/v1/core/sched/scheduler.py`; which host blocks
-go stands in `vllm_v1_host.py`. The rules:
+go stands in `vllm_v1_host.py` and `vllm_v1_orders.py`. The rules:
 
 * In the step that completes blocks of a request's prompt (or also of its answer) they are offered
   to the host, all that have not been since the request came in last: so a prefix found on the
@@ -16,12 +16,12 @@ go stands in `vllm_v1_host.py`. The rules:
 * A load gets its device blocks at once. They are findable when it has landed and it is the
   request's turn, not before.
 
-Left out: blocks that move in a copy are not waited for when their place on the device is taken
-(there the worker waits for the copy of a preempted request, and of one that has ended when its
-blocks are taken; here such a copy runs on beside the steps, and holds up only what the rules above
-say); host blocks of several device blocks (`blocks_per_chunk`); loads within a step
-(`sync_load_budget_bytes`), limits of single requests, further tiers, events. Requests that ended in
-the same step are done with in their order of arrival (a set there).
+Left out: two waits of the worker. There a step waits for the copies of requests that it preempts,
+and for those of ended ones when it takes their blocks on the device; here they run on beside the
+steps, and hold up only what the rules above say. Also host blocks of several device blocks
+(`blocks_per_chunk`), loads within a step (`sync_load_budget_bytes`), failed copies, limits of
+single requests, further tiers and events. Requests that ended in the same step are done with in
+their order of arrival (a set there).
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from superinfer.batch import DecodeBatch
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Key
 from superinfer.memory.vllm_v1_cache import BlockCache, Table
-from superinfer.memory.vllm_v1_host import WRITING, CopyOrder, HostBlocks, User
+from superinfer.memory.vllm_v1_host import HostBlocks
+from superinfer.memory.vllm_v1_orders import WRITING, CopyOrder, User
 from superinfer.plan import PrefillChunk
 from superinfer.request import Request
 from superinfer.sequence import Sequence, State

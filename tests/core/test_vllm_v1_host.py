@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 
 from superinfer.memory.pool import HostPool
-from superinfer.memory.vllm_v1_host import ArcOrder, CopyOrder, HostBlocks, LruOrder, User
+from superinfer.memory.vllm_v1_host import HostBlocks
+from superinfer.memory.vllm_v1_orders import ArcOrder, CopyOrder, LruOrder, User
 
 
 def keys(names: str) -> list[object]:
@@ -139,8 +140,22 @@ def test_lru_forgets_what_is_out_of_date() -> None:
     for turn in range(200):
         host.offer(f"y{turn}", "a0 a1 a2")
         host.leave(f"y{turn}")
-    assert len(order._heap) <= 70
+    assert sum(map(len, order._groups.values())) <= 70 and len(order._order) <= 70
     assert host.gone(3) == "a2 a1 a0"
+
+
+def test_lru_keeps_the_place_of_a_request_whose_blocks_have_gone() -> None:
+    """Also when others came while it had none on the host."""
+    host = Host(8, LruOrder())
+    host.offer("x", "a0")
+    host.offer("y", "b0")
+    assert host.gone(1) == "a0"
+    host.offer("x", "a1 a2")
+    assert host.gone(3) == "a2 a1 b0"
+    host.offer("y", "b1")
+    host.offer("z", "c0")
+    assert host.offer("z", "c0 c1 c2 c3 c4 c5 c6 c7 c8") is None
+    assert host.gone(2) == "b1 c0"
 
 
 # -- adaptive replacement -------------------------------------------------------------------------

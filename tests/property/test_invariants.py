@@ -27,8 +27,8 @@ from sim.oracle import Oracle
 from superinfer.engine import Engine
 from superinfer.memory.prefix import Node
 from superinfer.memory.vllm_v1_cache import Block, BlockCache
-from superinfer.memory.vllm_v1_host import WRITING
 from superinfer.memory.vllm_v1_offload import OffloadingCache
+from superinfer.memory.vllm_v1_orders import WRITING
 from superinfer.plan import Outcome, Plan
 from superinfer.sequence import Sequence, State
 

@@ -9,6 +9,9 @@ ROTATING, FCFS, PRIORITY, PRIORITY_SWAP = "rotating", "fcfs", "priority", "prior
 CHUNKED, PREFILL_FIRST = "vllm-chunked", "vllm-prefill-first"
 VLLM_V1, SGLANG, TENSORRT_LLM = "vllm-v1", "sglang", "tensorrt-llm"
 ROTASCHED, ROTASCHED_VLT, QOSERVE, EDF = "rotasched", "rotasched-vlt", "qoserve", "edf"
+MANAGED, KV8, KV4 = "rotating-slo-aware", "rotating-kv8", "rotating-kv4"
+WITH_MEMORY = (MANAGED, KV8, KV4)
+"""Ours with the memory manager: at 16 bits, and with the batch class allowing fewer."""
 MODES = (PREFILL_FIRST, CHUNKED)
 """Of vLLM v0.6.0, the named reference."""
 
@@ -20,10 +23,26 @@ class Arm:
     label: str
     scheduler: str
     settings: tuple[str, ...] = ()
+    kv_scale: float = 1.0
+    """Blocks of KV cache in the memory in which others have one: its precision is another one."""
 
     def with_settings(self, label: str, *settings: str) -> Arm:
         """The same arm with more settings, under another label."""
         return replace(self, label=label, settings=(*self.settings, *settings))
+
+
+def _with_fewer_bits(bits: int) -> Arm:
+    """Ours with a batch class whose cache loses bits as soon as it decodes."""
+    return Arm(
+        f"rotating, slo_aware, batch KV {bits} bits",
+        "rotating",
+        (
+            "run.memory=slo_aware",
+            f"classes.batch.min_kv_bits={bits}",
+            "memory.shrink_8_at=0",
+            "memory.shrink_4_at=0",
+        ),
+    )
 
 
 ARMS: Mapping[str, Arm] = {
@@ -42,9 +61,21 @@ ARMS: Mapping[str, Arm] = {
     FCFS: Arm("fcfs", "fcfs"),
     PRIORITY: Arm("priority (recompute)", "priority"),
     PRIORITY_SWAP: Arm("priority (swap)", "priority", ("memory.preemption=swap",)),
+    MANAGED: Arm("rotating, slo_aware", "rotating", ("run.memory=slo_aware",)),
+    KV8: _with_fewer_bits(8),
+    KV4: _with_fewer_bits(4),
     ROTATING: Arm("rotating", "rotating"),
 }
 """All arms but the tuned ones, which `tuning` chooses for each setting."""
+
+KV8_RIVALS: Mapping[str, str] = {
+    "tensorrt-llm-kv8": "tensorrt-llm-tuned",
+    "edf-kv8": "edf-tuned",
+}
+"""Tuned arms once more with 8-bit KV for everybody, which TensorRT-LLM, vLLM and SGLang offer: room
+for twice the blocks, and attention that takes no longer or shorter than at 16 bits."""
+KV8_SCALE = 1.0 / 0.508
+"""Of blocks, by their bytes (`superinfer.memory.slabs.block_bytes`)."""
 
 TUNED: Mapping[str, str] = {
     "vllm-tuned": "vLLM 0.6.0 tuned",
@@ -63,6 +94,8 @@ notes, "zero-overhead batch scheduler"), TensorRT-LLM (its manual, "overlap sche
 
 def label(arm: str) -> str:
     """How tables and pictures name an arm; what is no arm has the name it has."""
+    if arm in KV8_RIVALS:
+        return f"{TUNED[KV8_RIVALS[arm]]}, all KV 8 bits"
     return TUNED.get(arm) or (ARMS[arm].label if arm in ARMS else arm)
 
 

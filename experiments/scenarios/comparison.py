@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from experiments.scenarios.arms import (
     ARMS,
     FCFS,
+    KV8_RIVALS,
+    KV8_SCALE,
     MODES,
     PRIORITY_SWAP,
     ROTATING,
+    WITH_MEMORY,
     Arm,
     as_published,
+    label,
 )
 from experiments.scenarios.bench import Bench, Runs
 from experiments.scenarios.measures import ATTAINMENT, BATCH, DECIDING, P99_TTFT, numbers_of, paired
@@ -85,8 +89,14 @@ def _first_come(bench: Bench, setting: Setting, extent: Extent) -> Part:
 
 def _in_order(tuned: Mapping[str, Arm]) -> dict[str, Arm]:
     """All arms, ours last."""
-    rivals = {name: arm for name, arm in ARMS.items() if name != ROTATING}
-    return rivals | dict(tuned) | {ROTATING: ARMS[ROTATING]}
+    ours = (*WITH_MEMORY, ROTATING)
+    rivals = {name: arm for name, arm in ARMS.items() if name not in ours}
+    smaller = {
+        name: replace(tuned[base], label=label(name), kv_scale=KV8_SCALE)
+        for name, base in KV8_RIVALS.items()
+        if base in tuned
+    }
+    return rivals | dict(tuned) | smaller | {name: ARMS[name] for name in ours}
 
 
 def _at_star(
@@ -100,12 +110,17 @@ def _at_star(
     return {
         "arms": {name: numbers_of(each) for name, each in runs.items()},
         "differences": {name: paired(runs, name) for name in references},
-        "rotating_over": {
-            name: paired({name: runs[name], ROTATING: runs[ROTATING]}, name)[ROTATING]
-            for name in arms
-            if name != ROTATING
+        "rotating_over": _over(runs, ROTATING, [name for name in arms if name != ROTATING]),
+        "with_memory_over": {
+            ours: _over(runs, ours, [name for name in arms if name not in WITH_MEMORY])
+            for ours in WITH_MEMORY
         },
     }
+
+
+def _over(runs: Runs, ours: str, rivals: Sequence[str]) -> Part:
+    """How an arm differs from each of its rivals."""
+    return {name: paired({name: runs[name], ours: runs[ours]}, name)[ours] for name in rivals}
 
 
 def _published(
@@ -118,10 +133,7 @@ def _published(
     changed = [name for name, arm in arms.items() if as_published(arm) != arm]
     return {
         "arms": {name: numbers_of(runs[name], DECIDING) for name in (*changed, ROTATING)},
-        "rotating_over": {
-            name: paired({name: runs[name], ROTATING: runs[ROTATING]}, name)[ROTATING]
-            for name in changed
-        },
+        "rotating_over": _over(runs, ROTATING, changed),
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from experiments.scenarios.arms import (
     CHUNKED,
     FCFS,
+    KV4,
     PREFILL_FIRST,
     PRIORITY_SWAP,
     QOSERVE,
@@ -40,6 +41,7 @@ _LOOKS: Mapping[str, dict[str, Any]] = {
     QOSERVE: {"color": "#8C6D31", "marker": "<", "ls": "-."},
     ROTASCHED_VLT: {"color": "#CC3399", "marker": ">", "ls": "-."},
     PRIORITY_SWAP: {"color": BLUE, "marker": "D", "ls": "-."},
+    KV4: {"color": RED, "marker": "o", "ls": "--", "mfc": "white"},
     ROTATING: {"color": RED, "marker": "o", "ls": "-"},
 }
 """The arms that are drawn: of vLLM v0.6.0 the reference alone, so both modes look the same."""

@@ -115,7 +115,7 @@ def config_of(setting: Setting, arm: Arm, chat_per_s: float, *more: str) -> Conf
     ]
     config = load_config(None, given, trace=setting.spec, scheduler=arm.scheduler)
     tokens = setting.kv_tokens or _all_memory_tokens()
-    blocks = tokens // config.build_scheduler().block_tokens
+    blocks = int(tokens * arm.kv_scale) // config.build_scheduler().block_tokens
     return replace(config, run=msgspec.structs.replace(config.run, kv_blocks=blocks))
 
 

@@ -19,6 +19,7 @@ from experiments.scenarios.arms import (
     SGLANG,
     TENSORRT_LLM,
     VLLM_V1,
+    WITH_MEMORY,
     label,
 )
 from experiments.scenarios.measures import ATTAINMENT, BATCH, MEAN_E2E, P99_TTFT, PEAK_KV
@@ -90,10 +91,13 @@ def verdicts(parts: Parts) -> list[Verdict]:
             rows.append(Verdict(name, "a load to compare at", part["star"]["said"], FAILS))
         elif name.startswith("article"):
             rows += _against_vllm(name, part)
+            rows += [row for ours in _with_memory(part) for row in _of_ours(name, part, ours)]
         elif name.startswith("m-"):
             rows += [_beats(name, part, rival) for rival in _rivals(part)]
         else:
             rows.append(_not_worse_than_best(name, part))
+        if not name.startswith("article"):
+            rows += [_beats_all(name, part, ours) for ours in _with_memory(part)]
     return rows
 
 
@@ -121,31 +125,40 @@ _OURS = ("ours", -60.0, 98.0, -1.0, -40.0)
 
 def _against_vllm(name: str, part: Numbers) -> list[Verdict]:
     """P99 TTFT, attainment, batch throughput and peak KV, against vLLM's better mode."""
-    arms, found = part["arms"], part["differences"][part["star"]["reference"]][ROTATING]
-    share = arms[ROTATING][ATTAINMENT]
+    return [row for claims in (_ARTICLE, _OURS) for row in _four(name, part, ROTATING, claims)]
+
+
+def _of_ours(name: str, part: Numbers, ours: str) -> list[Verdict]:
+    """Our own claims, of an arm with the memory manager."""
+    return _four(name, part, ours, (label(ours), *_OURS[1:]))
+
+
+def _four(
+    name: str, part: Numbers, ours: str, claims: tuple[str, float, float, float, float]
+) -> list[Verdict]:
+    arms, found = part["arms"], part["differences"][part["star"]["reference"]][ours]
+    share = arms[ours][ATTAINMENT]
     kept = Measured(
         100 * share["mean"], _times(share["low"], 100), _times(share["high"], 100), signed=False
     )
     ttft, batch, peak = (relative(found[key]) for key in (P99_TTFT, BATCH, PEAK_KV))
-    rows = []
-    for whose, p99, attained, lost, memory in (_ARTICLE, _OURS):
-        rows += [
-            Verdict(name, f"{whose}: chat P99 TTFT {p99:+.0f} %", str(ttft), at_most(ttft, p99)),
-            Verdict(
-                name,
-                f"{whose}: chat attainment at least {attained:.0f} %",
-                str(kept),
-                at_least(kept, attained),
-            ),
-            Verdict(
-                name,
-                f"{whose}: batch tokens/s no less than {lost:+.0f} %",
-                str(batch),
-                at_least(batch, lost),
-            ),
-            Verdict(name, f"{whose}: peak KV {memory:+.0f} %", str(peak), at_most(peak, memory)),
-        ]
-    return rows
+    whose, p99, attained, lost, memory = claims
+    return [
+        Verdict(name, f"{whose}: chat P99 TTFT {p99:+.0f} %", str(ttft), at_most(ttft, p99)),
+        Verdict(
+            name,
+            f"{whose}: chat attainment at least {attained:.0f} %",
+            str(kept),
+            at_least(kept, attained),
+        ),
+        Verdict(
+            name,
+            f"{whose}: batch tokens/s no less than {lost:+.0f} %",
+            str(batch),
+            at_least(batch, lost),
+        ),
+        Verdict(name, f"{whose}: peak KV {memory:+.0f} %", str(peak), at_most(peak, memory)),
+    ]
 
 
 _UNTUNED = (CHUNKED, PREFILL_FIRST, VLLM_V1, SGLANG, TENSORRT_LLM, EDF)
@@ -153,22 +166,46 @@ _UNTUNED = (CHUNKED, PREFILL_FIRST, VLLM_V1, SGLANG, TENSORRT_LLM, EDF)
 
 
 def _rivals(part: Numbers) -> Sequence[str]:
-    return [name for name in part["arms"] if name not in (*_UNTUNED, ROTATING)]
+    return [name for name in part["arms"] if name not in (*_UNTUNED, *WITH_MEMORY, ROTATING)]
+
+
+def _with_memory(part: Numbers) -> Sequence[str]:
+    return [name for name in WITH_MEMORY if name in part.get("with_memory_over", {})]
+
+
+def _beats_all(name: str, part: Numbers, ours: str) -> Verdict:
+    """Better than every rival at one of the two, not worse at the other; says against whom not."""
+    found = part["with_memory_over"][ours]
+    lost = []
+    for rival in _rivals(part):
+        chat, batch = points(found[rival][ATTAINMENT]), relative(found[rival][BATCH])
+        if not _wins(chat, batch):
+            lost.append(f"{label(rival)} (chat {chat}, batch {batch})")
+    claim = (
+        f"honest: {label(ours)} beats every rival on chat attainment or batch tokens/s, the other "
+        "not worse"
+    )
+    said = f"all but {'; '.join(lost)}" if lost else f"all {len(_rivals(part))}"
+    return Verdict(name, claim, said, FAILS if lost else HOLDS)
+
+
+def _wins(chat: Measured, batch: Measured) -> bool:
+    return (chat.above_zero and batch.not_worse) or (batch.above_zero and chat.not_worse)
 
 
 def _beats(name: str, part: Numbers, rival: str) -> Verdict:
     """Better at one of chat attainment and batch throughput, not worse at the other."""
     chat, batch = _over(part, rival)
-    wins = (chat.above_zero and batch.not_worse) or (batch.above_zero and chat.not_worse)
     claim = (
         f"honest: beats {label(rival)} on chat attainment or batch tokens/s, the other not worse"
     )
-    return Verdict(name, claim, f"chat {chat}, batch {batch}", HOLDS if wins else FAILS)
+    outcome = HOLDS if _wins(chat, batch) else FAILS
+    return Verdict(name, claim, f"chat {chat}, batch {batch}", outcome)
 
 
 def _not_worse_than_best(name: str, part: Numbers) -> Verdict:
     """Not worse than the rival with the highest chat attainment, at either."""
-    rivals = [rival for rival in part["arms"] if rival != ROTATING]
+    rivals = [rival for rival in part["arms"] if rival not in (*WITH_MEMORY, ROTATING)]
     best = max(rivals, key=lambda rival: part["arms"][rival][ATTAINMENT]["mean"] or 0.0)
     chat, batch = _over(part, best)
     holds = chat.not_worse and batch.not_worse

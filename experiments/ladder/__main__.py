@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,13 @@ from typing import Any
 from experiments.ladder.plot import write_picture
 from experiments.ladder.settings import SCENARIOS, config_at, first_rungs, further_rungs
 from experiments.ladder.table import REPORTED, page
+from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
 from experiments.scenarios.arms import Arm
 from experiments.scenarios.bench import Bench, Runs, say
 from experiments.scenarios.measures import BATCH, DECIDING, numbers_of, paired
 from experiments.scenarios.settings import SETTINGS
-from superinfer.lab.content import code_hash
 from superinfer.lab.numbers import mean_number
-from superinfer.lab.results import replacing, summary_json
 
-SIMULATED = Path(__file__).parents[1] / "results" / "simulated"
 RESULTS = SIMULATED / "ladder"
 LOADS = SIMULATED / "scenarios" / "summary.json"
 """Where the study of the scenarios says at which load it compares."""
@@ -46,7 +42,8 @@ def main() -> int:
     bench = Bench(CACHE, options.workers)
     rates = loads()
     found = {name: climb(bench, name, rates[name], range(options.seeds)) for name in SCENARIOS}
-    write(options.out, found, _made_by(options.seeds))
+    command = f"python -m experiments.ladder --seeds {options.seeds}"
+    write(options.out, found, made_by(command, profile=PROFILE_70B))
     say(f"results in {options.out}")
     return 0
 
@@ -81,32 +78,14 @@ def climb(bench: Bench, scenario: str, rate_per_s: float, seeds: Sequence[int]) 
     }
 
 
-def write(out: Path, found: Mapping[str, Any], made_by: Mapping[str, Any]) -> None:
+def write(out: Path, found: Mapping[str, Any], rests_on: Mapping[str, Any]) -> None:
     """The files of the result."""
-    summary = {"version": VERSION, "kind": "simulated", "made_by": made_by, "scenarios": found}
-    text = summary_json(summary)
-    for name, content in (("summary.json", text + "\n"), ("results.md", page(json.loads(text)))):
-        with replacing(out / name) as staged:
-            staged.write_text(content, encoding="utf-8")
-    write_picture(json.loads(text), out)
+    summary = {"version": VERSION, "made_by": rests_on, "scenarios": found}
+    write_picture(write_result(out, summary, page), out)
 
 
 def _batch(runs: Runs, name: str) -> float:
     return mean_number([run.summary for run in runs[name]], BATCH) or 0.0
-
-
-def _made_by(seeds: int) -> dict[str, Any]:
-    """What the numbers rest on."""
-    names = ("superinfer", "numpy", "simpy")
-    return {
-        "command": f"python -m experiments.ladder --seeds {seeds}",
-        "versions": {
-            **{name: version(name) for name in names},
-            "Python": platform.python_version(),
-        },
-        "source": code_hash(("superinfer", "sim", "traces"))[:12],
-        "profile": "a100-80g_llama-3.1-70b_tp4",
-    }
 
 
 if __name__ == "__main__":

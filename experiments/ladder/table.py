@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.ladder.plot import PICTURE
 from experiments.ladder.settings import KV_BITS
+from experiments.record import provenance
 from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT, PEAK_KV, Measure
 from experiments.scenarios.verdicts import points, relative
 
@@ -41,12 +42,11 @@ _CONDITIONS = (
 def page(summary: Numbers) -> str:
     """The whole page."""
     made_by = summary["made_by"]
-    versions = ", ".join(f"{name} {text}" for name, text in made_by["versions"].items())
+    machine = "Llama-3.1-70B on four A100-80G (TP 4), step times of the profile"
     lines = [
         "# What each mechanism is worth",
         "",
-        f"**Simulated**, by `{made_by['command']}` with {versions}; source {made_by['source']}; "
-        f"Llama-3.1-70B on four A100-80G (TP 4), step times of the profile `{made_by['profile']}`.",
+        provenance(made_by, f"{machine} `{made_by['profile']}`"),
         "",
         _CONDITIONS,
         "",

@@ -6,13 +6,11 @@ What has been run is kept in `runs/rotasched`, so a study that was stopped goes 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from experiments.record import SIMULATED, made_by, write_result
 from experiments.rotasched.measures import Numbers, measured
 from experiments.rotasched.plot import write_picture
 from experiments.rotasched.settings import (
@@ -31,10 +29,8 @@ from experiments.rotasched.settings import (
 from experiments.rotasched.table import page
 from experiments.scenarios.bench import Bench, say
 from superinfer.lab.config import Config
-from superinfer.lab.content import code_hash
-from superinfer.lab.results import replacing, summary_json
 
-RESULTS = Path(__file__).parents[1] / "results" / "simulated" / "rotasched"
+RESULTS = SIMULATED / "rotasched"
 CACHE = Path("runs") / "rotasched"
 VERSION = 1
 """Of the form of `summary.json`."""
@@ -58,18 +54,16 @@ def main() -> int:
         "links_no_stall": _links(bench, seeds, 0.0),
         "variants": _variants(bench, seeds),
     }
-    write(options.out, parts, _made_by(options.seeds))
+    command = f"python -m experiments.rotasched --seeds {options.seeds}"
+    write(options.out, parts, made_by(command, seeds=options.seeds))
     say(f"results in {options.out}")
     return 0
 
 
-def write(out: Path, parts: Mapping[str, Any], made_by: Mapping[str, Any]) -> None:
+def write(out: Path, parts: Mapping[str, Any], rests_on: Mapping[str, Any]) -> None:
     """The files of the result."""
-    text = summary_json({"version": VERSION, "kind": "simulated", "made_by": made_by, **parts})
-    for name, content in (("summary.json", text + "\n"), ("results.md", page(json.loads(text)))):
-        with replacing(out / name) as staged:
-            staged.write_text(content, encoding="utf-8")
-    write_picture(json.loads(text), out)
+    summary = {"version": VERSION, "made_by": rests_on, **parts}
+    write_picture(write_result(out, summary, page), out)
 
 
 def _sweep(bench: Bench, seeds: range, model: str) -> Numbers:
@@ -125,20 +119,6 @@ def _measured(
 ) -> dict[str, dict[str, Numbers]]:
     runs = bench.runs(configs, seeds, what)
     return {name: measured(each) for name, each in runs.items()}
-
-
-def _made_by(seeds: int) -> dict[str, Any]:
-    """What the numbers rest on."""
-    names = ("superinfer", "numpy", "simpy")
-    return {
-        "command": f"python -m experiments.rotasched --seeds {seeds}",
-        "versions": {
-            **{name: version(name) for name in names},
-            "Python": platform.python_version(),
-        },
-        "source": code_hash(("superinfer", "sim", "traces"))[:12],
-        "seeds": seeds,
-    }
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
 from experiments.scenarios.bench import CACHE, Bench, say
 from experiments.scenarios.comparison import Part, compare_setting
 from experiments.scenarios.extras import without_slo, wrong_slo
@@ -21,12 +20,9 @@ from experiments.scenarios.plot import write_pictures
 from experiments.scenarios.settings import SETTINGS, Extent, full_extent, quick_extent
 from experiments.scenarios.table import page
 from superinfer.errors import SuperInferError
-from superinfer.lab.content import code_hash
-from superinfer.lab.results import replacing, summary_json
 
-RESULTS = Path(__file__).parents[1] / "results" / "simulated" / "scenarios"
+RESULTS = SIMULATED / "scenarios"
 QUICK_RESULTS = Path("runs") / "scenarios-quick"
-PROFILE = "a100-80g_llama-3.1-70b_tp4"
 VERSION = 2
 """Of the form of `summary.json`."""
 PARTS = (*SETTINGS, "no-slo", "wrong-slo")
@@ -46,8 +42,8 @@ def main() -> int:
             say(f"error: {name}: {error}")
             failed = True
             continue
-        found[name] = part | {"made_by": _made_by(options)}
-        _write(out, {name: found[name] for name in PARTS if name in found}, _made_by(options))
+        found[name] = part | {"made_by": _rests_on(options)}
+        _write(out, {name: found[name] for name in PARTS if name in found}, _rests_on(options))
     say(f"{bench.stored - before} runs were made; results in {out}")
     return int(failed)
 
@@ -85,20 +81,11 @@ def _runner(name: str) -> Callable[[Bench, Extent], Part]:
     return lambda bench, extent: compare_setting(bench, SETTINGS[name], extent)
 
 
-def _made_by(options: argparse.Namespace) -> dict[str, Any]:
+def _rests_on(options: argparse.Namespace) -> dict[str, Any]:
     """What a part's numbers rest on."""
     quick = " --quick" if options.quick else ""
-    names = ("superinfer", "numpy", "simpy")
-    return {
-        "command": f"python -m experiments.scenarios --seeds {options.seeds}{quick}",
-        "quick": options.quick,
-        "versions": {
-            **{name: version(name) for name in names},
-            "Python": platform.python_version(),
-        },
-        "source": code_hash(("superinfer", "sim", "traces"))[:12],
-        "profile": PROFILE,
-    }
+    command = f"python -m experiments.scenarios --seeds {options.seeds}{quick}"
+    return made_by(command, quick=options.quick, profile=PROFILE_70B)
 
 
 def _earlier(out: Path) -> dict[str, Any]:
@@ -110,20 +97,11 @@ def _earlier(out: Path) -> dict[str, Any]:
     return parts
 
 
-def _write(out: Path, parts: dict[str, Any], made_by: dict[str, Any]) -> None:
+def _write(out: Path, parts: dict[str, Any], rests_on: dict[str, Any]) -> None:
     """The files of the result, from what is known so far."""
-    stale = [name for name, part in parts.items() if part["made_by"] != made_by]
-    summary = {
-        "version": VERSION,
-        "kind": "simulated",
-        "made_by": made_by | {"stale": stale},
-        "parts": parts,
-    }
-    text = summary_json(summary)
-    for name, content in (("summary.json", text + "\n"), ("results.md", page(json.loads(text)))):
-        with replacing(out / name) as staged:
-            staged.write_text(content, encoding="utf-8")
-    write_pictures(json.loads(text), out)
+    stale = [name for name, part in parts.items() if part["made_by"] != rests_on]
+    summary = {"version": VERSION, "made_by": rests_on | {"stale": stale}, "parts": parts}
+    write_pictures(write_result(out, summary, page), out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,46 @@
+"""What the studies have in common: what their numbers rest on, and the files that they write."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from superinfer.lab.content import code_hash
+from superinfer.lab.results import replacing, summary_json
+
+SIMULATED = Path(__file__).parent / "results" / "simulated"
+PROFILE_70B = "a100-80g_llama-3.1-70b_tp4"
+"""Step times of Llama-3.1-70B on four A100-80G."""
+
+
+def made_by(command: str, **more: object) -> dict[str, Any]:
+    """The command, versions and sources of a study, and what it says beside that."""
+    names = ("superinfer", "numpy", "simpy")
+    versions = {name: version(name) for name in names} | {"Python": platform.python_version()}
+    source = code_hash(("superinfer", "sim", "traces"))[:12]
+    return {"command": command, "versions": versions, "source": source, **more}
+
+
+def write_result(
+    out: Path, summary: Mapping[str, Any], page: Callable[[dict[str, Any]], str]
+) -> dict[str, Any]:
+    """Write `summary.json` and the page made of it; returns the summary as it can be read back."""
+    text = summary_json({"kind": "simulated", **summary})
+    read: dict[str, Any] = json.loads(text)
+    for name, content in (("summary.json", text + "\n"), ("results.md", page(read))):
+        with replacing(out / name) as staged:
+            staged.write_text(content, encoding="utf-8")
+    return read
+
+
+def provenance(made_by: Mapping[str, Any], what: str) -> str:
+    """A sentence for the top of a page."""
+    versions = ", ".join(f"{name} {text}" for name, text in made_by["versions"].items())
+    return (
+        f"**Simulated**, by `{made_by['command']}` with {versions}; source {made_by['source']}; "
+        f"{what}."
+    )

@@ -6,9 +6,9 @@ them up never turns back what it stands for:
 * quality q: the KV precision. Classes that demand nothing may go down to 16 bits (q >= 1/2), 8 bits
   (q >= 1/5) or 4; what a class demands stays. Caches lose bits once live requests take 2 q of the
   memory (8 bits), or 2 q + 0.15 (4 bits).
-* speed s: the margin before targets. Steps take at most 1 - 0.2 s of the tightest pace, and a first
+* speed s: the margin before targets. Steps take at most 1 - 0.1 s of the tightest pace, and a first
   token is urgent 0.6 s seconds before its latest start.
-* cost c: how full the machine is. The memory that admission plans with is 0.9 + 0.4 c of what there
+* cost c: how full the machine is. The memory that admission plans with is 0.7 + 0.6 c of what there
   is (over-commit; above 1, what does not fit is rotated), and a step takes up to 1,024 * 4^c tokens
   of 128 * 4^c requests (batch depth).
 """
@@ -50,9 +50,9 @@ class Dial:
             return {"shrink_8_at": at, "shrink_4_at": at + 0.15}
         depth = 4.0**self.cost
         return {
-            "pace_margin": 1.0 - 0.2 * self.speed,
+            "pace_margin": 1.0 - 0.1 * self.speed,
             "promotion_margin_s": 0.6 * self.speed,
-            "memory_share": 0.9 + 0.4 * self.cost,
+            "memory_share": 0.7 + 0.6 * self.cost,
             "max_num_batched_tokens": TILE_TOKENS * round(1024 * depth / TILE_TOKENS),
             "max_num_seqs": round(128 * depth),
         }

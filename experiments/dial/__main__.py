@@ -1,0 +1,94 @@
+"""Run the grid and write `summary.json`, `results.md` and a picture.
+
+What has been run is kept in `runs/dial`, so a study that was stopped goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.dial.front import pareto_front
+from experiments.dial.plot import write_picture
+from experiments.dial.table import REPORTED, page
+from experiments.ladder.__main__ import loads
+from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
+from experiments.scenarios.arms import ARMS, ROTATING
+from experiments.scenarios.bench import Bench, say
+from experiments.scenarios.measures import ATTAINMENT, BATCH, numbers_of
+from experiments.scenarios.settings import SETTINGS, config_of
+from superinfer.lab.config import Config
+from superinfer.lab.dial import WEIGHTS
+
+RESULTS = SIMULATED / "dial"
+CACHE = Path("runs") / "dial"
+SCENARIO = "m-pcie"
+PARTS = 5
+"""The weights are multiples of one over this."""
+BITS = "kv_bits_mean"
+GOALS = (BATCH, ATTAINMENT, BITS)
+"""What stands for cost, speed and quality: the more, the better."""
+VERSION = 1
+"""Of the form of `summary.json`."""
+
+
+def main() -> int:
+    """Run every point of the grid and write the files."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.dial", description="What the dial gives, corner to corner."
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=0, help="processes (0: one per core)")
+    options = parser.parse_args()
+    found = sweep(Bench(CACHE, options.workers), loads()[SCENARIO], range(options.seeds))
+    command = f"python -m experiments.dial --seeds {options.seeds}"
+    write(options.out, found, made_by(command, profile=PROFILE_70B))
+    say(f"results in {options.out}")
+    return 0
+
+
+def grid() -> list[dict[str, float]]:
+    """All weights that sum to 1."""
+    return [
+        dict(
+            zip(WEIGHTS, (cost / PARTS, speed / PARTS, (PARTS - cost - speed) / PARTS), strict=True)
+        )
+        for cost in range(PARTS + 1)
+        for speed in range(PARTS + 1 - cost)
+    ]
+
+
+def config_at(weights: Mapping[str, float], chat_per_s: float) -> Config:
+    """The run of a point."""
+    table = ", ".join(f"{name} = {weight!r}" for name, weight in weights.items())
+    return config_of(SETTINGS[SCENARIO], ARMS[ROTATING], chat_per_s, f"run.dial={{{table}}}")
+
+
+def sweep(bench: Bench, rate_per_s: float, seeds: Sequence[int]) -> dict[str, Any]:
+    """Every point, and which ones no other beats in everything."""
+    points = grid()
+    configs = {str(number): config_at(each, rate_per_s) for number, each in enumerate(points)}
+    runs = bench.runs(configs, seeds, "dial")
+    numbers = [numbers_of(runs[str(number)], REPORTED) for number in range(len(points))]
+    front = pareto_front([[each[goal]["mean"] for goal in GOALS] for each in numbers])
+    return {
+        "scenario": SCENARIO,
+        "title": SETTINGS[SCENARIO].title,
+        "rate_per_s": rate_per_s,
+        "points": [
+            {"weights": weights, "numbers": found, "front": number in front}
+            for number, (weights, found) in enumerate(zip(points, numbers, strict=True))
+        ],
+    }
+
+
+def write(out: Path, found: Mapping[str, Any], rests_on: Mapping[str, Any]) -> None:
+    """The files of the result."""
+    write_picture(write_result(out, {"version": VERSION, "made_by": rests_on, **found}, page), out)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,66 @@
+"""The result as a page of markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from experiments.dial.plot import PICTURE
+from experiments.record import provenance
+from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT, PEAK_KV, Measure
+from superinfer.lab.dial import Dial
+
+Numbers = Mapping[str, Any]
+
+MEASURES = (
+    Measure(BATCH, "batch tokens/s", 1, 1),
+    Measure(ATTAINMENT, "chat attainment (%)", 100, 1),
+    Measure(P99_TTFT, "chat P99 TTFT (ms)"),
+    Measure("classes.chat.p99_itl_ms", "chat P99 ITL (ms)"),
+    Measure("kv_bits_mean", "KV bits", 1, 2),
+    Measure(PEAK_KV, "peak KV (GiB per GPU)", 1, 2),
+    Measure("total_rotations", "rotations"),
+)
+REPORTED = tuple(each.key for each in MEASURES)
+_SET = ("floor_bits", "shrink_8_at", "pace_margin", "memory_share", "max_num_batched_tokens")
+
+
+def page(summary: Numbers) -> str:
+    """The whole page."""
+    made_by = summary["made_by"]
+    machine = "Llama-3.1-70B on four A100-80G (TP 4), step times of the profile"
+    lines = [
+        "# The dial between cost, speed and quality",
+        "",
+        provenance(made_by, f"{machine} `{made_by['profile']}`"),
+        "",
+        f"{summary['scenario']}: {summary['title']}; {summary['rate_per_s']:.5g} chat requests/s. "
+        "Cost is read as batch tokens/s (the more, the cheaper a token), speed as chat attainment, "
+        "quality as mean bits of a cached value: what fewer bits do to answers is unmeasured. A "
+        "point is on the front if no other has as much of all three and more of one.",
+        "",
+        f"![Batch throughput against chat attainment, by KV bits, simulated]({PICTURE})",
+        "",
+        *_points(summary["points"]),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _points(points: list[Numbers]) -> Iterator[str]:
+    titles = [each.title for each in MEASURES]
+    head = ["cost", "speed", "quality", "front", *titles, *(f"`{name}`" for name in _SET)]
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for point in points:
+        weights, found = point["weights"], point["numbers"]
+        cells = [f"{weights[name]:g}" for name in ("cost", "speed", "quality")]
+        cells.append("yes" if point["front"] else "")
+        cells += [f"{found[m.key]['mean'] * m.scale:,.{m.digits}f}" for m in MEASURES]
+        cells += [f"{value:g}" for value in _set_by(Dial(**weights))]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _set_by(dial: Dial) -> Iterator[float]:
+    settings = dial.settings("memory") | dial.settings("scheduler")
+    settings["floor_bits"] = dial.floor_bits
+    return (settings[name] for name in _SET)

@@ -83,9 +83,14 @@ def _row(rung: str, step: Numbers) -> list[str]:
     return [
         rung,
         str(points(step[ATTAINMENT])),
-        *(str(relative(step[key])) for key in (P99_TTFT, BATCH, PEAK_KV)),
+        *(_relative(step, key) for key in (P99_TTFT, BATCH, PEAK_KV)),
         worth(step),
     ]
+
+
+def _relative(step: Numbers, key: str) -> str:
+    """A change in per cent; none where no request has such a number."""
+    return str(relative(step[key])) if key in step else "none"
 
 
 def worth(step: Numbers) -> str:
@@ -98,7 +103,7 @@ def worth(step: Numbers) -> str:
         (BATCH, "batch tokens/s", 1),
         (PEAK_KV, "peak KV", -1),
     ):
-        low, high = step[key]["low"], step[key]["high"]
+        low, high = (step[key]["low"], step[key]["high"]) if key in step else (None, None)
         if low is None or low <= 0 <= high:
             continue
         (better if sign * low > 0 else worse).append(what)

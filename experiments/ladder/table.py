@@ -103,10 +103,10 @@ def worth(step: Numbers) -> str:
         (BATCH, "batch tokens/s", 1),
         (PEAK_KV, "peak KV", -1),
     ):
-        low, high = (step[key]["low"], step[key]["high"]) if key in step else (None, None)
-        if low is None or low <= 0 <= high:
+        change = step.get(key, {"low": None})
+        if change["low"] is None or change["low"] <= 0 <= change["high"]:
             continue
-        (better if sign * low > 0 else worse).append(what)
+        (better if sign * change["low"] > 0 else worse).append(what)
     said = [f"better: {', '.join(better)}"] if better else []
     said += [f"worse: {', '.join(worse)}"] if worse else []
     return "; ".join(said) or "nothing that shows"

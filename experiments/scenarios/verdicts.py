@@ -94,10 +94,11 @@ def verdicts(parts: Parts) -> list[Verdict]:
             rows += [row for ours in _with_memory(part) for row in _of_ours(name, part, ours)]
         elif name.startswith("m-"):
             rows += [_beats(name, part, rival) for rival in _rivals(part)]
-        else:
-            rows.append(_not_worse_than_best(name, part))
-        if not name.startswith("article"):
             rows += [_beats_all(name, part, ours) for ours in _with_memory(part)]
+        else:
+            rows += [
+                _not_worse_than_best(name, part, ours) for ours in (ROTATING, *_with_memory(part))
+            ]
     return rows
 
 
@@ -175,10 +176,9 @@ def _with_memory(part: Numbers) -> Sequence[str]:
 
 def _beats_all(name: str, part: Numbers, ours: str) -> Verdict:
     """Better than every rival at one of the two, not worse at the other; says against whom not."""
-    found = part["with_memory_over"][ours]
     lost = []
     for rival in _rivals(part):
-        chat, batch = points(found[rival][ATTAINMENT]), relative(found[rival][BATCH])
+        chat, batch = _over(part, rival, ours)
         if not _wins(chat, batch):
             lost.append(f"{label(rival)} (chat {chat}, batch {batch})")
     claim = (
@@ -203,21 +203,23 @@ def _beats(name: str, part: Numbers, rival: str) -> Verdict:
     return Verdict(name, claim, f"chat {chat}, batch {batch}", outcome)
 
 
-def _not_worse_than_best(name: str, part: Numbers) -> Verdict:
+def _not_worse_than_best(name: str, part: Numbers, ours: str) -> Verdict:
     """Not worse than the rival with the highest chat attainment, at either."""
     rivals = [rival for rival in part["arms"] if rival not in (*WITH_MEMORY, ROTATING)]
     best = max(rivals, key=lambda rival: part["arms"][rival][ATTAINMENT]["mean"] or 0.0)
-    chat, batch = _over(part, best)
+    chat, batch = _over(part, best, ours)
     holds = chat.not_worse and batch.not_worse
+    whose = "" if ours == ROTATING else f"{label(ours)} "
     claim = (
-        f"honest: not worse than {label(best)}, the best at chat attainment, nor at its batch "
-        "tokens/s"
+        f"honest: {whose}not worse than {label(best)}, the best at chat attainment, nor at its "
+        "batch tokens/s"
     )
     return Verdict(name, claim, f"chat {chat}, batch {batch}", HOLDS if holds else FAILS)
 
 
-def _over(part: Numbers, rival: str) -> tuple[Measured, Measured]:
-    found = part["rotating_over"][rival]
+def _over(part: Numbers, rival: str, ours: str = ROTATING) -> tuple[Measured, Measured]:
+    over = part["rotating_over"] if ours == ROTATING else part["with_memory_over"][ours]
+    found = over[rival]
     return points(found[ATTAINMENT]), relative(found[BATCH])
 
 

@@ -60,7 +60,7 @@ class Entrance:
         device = self._device
         if job.since_s == draft.now and job.seq.preemptions and device.places:
             return False  # it has only just left, for others
-        # Whose first token is late is owed it as soon as its blocks are there, whatever grows later.
+        # Who is late for its first token gets it as soon as its blocks are there.
         if self._settings.admission and device.places and not (job.aged or job.late):
             here = (device.residents, device.entering, device.version)
             if not self._admission.fits(draft, job, *here):

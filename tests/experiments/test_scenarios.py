@@ -11,13 +11,16 @@ import pytest
 from experiments.scenarios.arms import (
     ARMS,
     CHUNKED,
+    KV4,
     PREFILL_FIRST,
     PRIORITY_SWAP,
     ROTATING,
     TUNED,
+    WITH_MEMORY,
     as_published,
+    label,
 )
-from experiments.scenarios.comparison import conditions
+from experiments.scenarios.comparison import _in_order, conditions
 from experiments.scenarios.measures import ATTAINMENT, BATCH, DECIDING, P99_TTFT, PEAK_KV, TABLES
 from experiments.scenarios.plot import MECHANISMS, SWEEP, write_pictures
 from experiments.scenarios.settings import SETTINGS, config_of, full_extent, quick_extent
@@ -217,6 +220,37 @@ def test_not_worse_than_the_arm_with_the_highest_attainment() -> None:
     assert list(outcomes("c", part).values()) == [HOLDS]
     part["rotating_over"]["priority"][BATCH] = worse
     assert list(outcomes("c", part).values()) == [FAILS]
+
+
+def test_the_memory_manager_against_every_rival() -> None:
+    """One row, which names those against whom it does not hold."""
+    better, same, worse = difference(0.05, 0.01), difference(0.0, 0.01), difference(-0.05, 0.01)
+    over = {
+        "fcfs": {ATTAINMENT: better, BATCH: same},
+        PRIORITY_SWAP: {ATTAINMENT: better, BATCH: worse},
+    }
+    part: dict[str, Any] = {
+        "differences": {},
+        "arms": dict.fromkeys(("fcfs", PRIORITY_SWAP, KV4, ROTATING), measured_arm(0.8)),
+        "rotating_over": over,
+        "with_memory_over": {KV4: over},
+    }
+    *_, (claim, outcome) = outcomes("m-pcie", part).items()
+    assert outcome == FAILS and label(KV4) in claim
+    *_, row = verdicts({"m-pcie": part})
+    assert row.measured.startswith("all but priority (swap) (chat +5.0 points")
+    over[PRIORITY_SWAP][BATCH] = same
+    *_, row = verdicts({"m-pcie": part})
+    assert (row.measured, row.outcome) == ("all 2", HOLDS)
+
+
+def test_rivals_with_8_bit_kv_have_the_room_of_twice_the_blocks() -> None:
+    setting = SETTINGS["m-pcie"]
+    arms = _in_order(tuned_arms(setting.name))
+    plain, small = (config_of(setting, arms[name], 2.0) for name in ("edf-tuned", "edf-kv8"))
+    assert small.run.kv_blocks == pytest.approx(plain.run.kv_blocks / 0.508, rel=1e-3)
+    assert small.scheduler == plain.scheduler
+    assert list(arms)[-4:] == [*WITH_MEMORY, ROTATING]
 
 
 def article_part() -> dict[str, Any]:

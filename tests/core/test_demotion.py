@@ -111,6 +111,19 @@ def test_another_small_block_never_takes_room_from_others(
     assert saved <= slabs.saved(eight, four + 1) <= saved + 1
 
 
+@given(
+    slabs=st.builds(Slabs, st.just(5), st.integers(5, 10), st.integers(10, 20)),
+    eight=st.integers(0, 60),
+    four=st.integers(0, 60),
+    moved=st.integers(0, 60),
+)
+def test_blocks_that_go_from_8_to_4_bits_never_take_more_room(
+    slabs: Slabs, eight: int, four: int, moved: int
+) -> None:
+    """Too few for a slab of their own, they stay in the room of 8 bits."""
+    assert slabs.saved(eight + moved, four) <= slabs.saved(eight, four + moved)
+
+
 # -- who loses bits -------------------------------------------------------------------------------
 
 

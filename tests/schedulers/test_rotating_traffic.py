@@ -10,10 +10,13 @@ import pytest
 from harness import FakeCost, make_engine
 from property.test_invariants import ImpatientDriver
 from rotating_runs import DearAgain, Run, arriving, promised, rotating, run, told
+from tiered import ShrinkingLru
 
 from superinfer.errors import ConfigError
+from superinfer.memory.slabs import Slabs
 from superinfer.metrics.summary import summarise
 from superinfer.plan import Plan
+from superinfer.request import SLOClass
 
 # -- write-through --------------------------------------------------------------------------------
 
@@ -219,6 +222,27 @@ def test_a_prefetch_without_a_token_is_wasted(cancel_s: float, wasted: int) -> N
     assert record.prefetch_wasted_bytes == wasted
     moved = sum(event[3] for event in events if event[1] == "rotate_in")
     assert record.prefetch_useful_bytes + wasted == moved
+
+
+def test_a_prefetch_of_smaller_blocks_counts_the_bytes_that_it_moves() -> None:
+    """Blocks of eight bytes: A leaves for B with some of four bytes."""
+    copied: list[int] = []
+
+    def note(engine: Any, plan: Plan) -> None:
+        copied.extend(copy.nbytes for copy in plan.background if copy.direction == "h2d")
+        assert all(copy.nbytes < 8 * copy.blocks for copy in plan.background)
+
+    requests = [
+        arriving(0, 0.0, 24, name="A", slo_class=SLOClass("loose", min_kv_bits=8)),
+        arriving(1, 3.5, 36, name="B", **promised(ttft_s=9.0)),
+    ]
+    memory = ShrinkingLru(shrink_8_at=0.3, shrink_4_at=1.1, tail_tokens=4)
+    sizes: dict[str, Any] = {"block_bytes": 8, "small_block_bytes": (4, 2), "slabs": Slabs(1, 2, 4)}
+    scheduler = told({"A": 30, "B": 2}, write_through=False)
+    engine = make_engine(scheduler, 12, memory=memory, host_blocks=64, **sizes)
+    ImpatientDriver(engine, requests, [9, 2], note).run()
+    record = engine.recorder.build(engine)
+    assert copied and record.prefetch_useful_bytes == sum(copied)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.5])

@@ -146,6 +146,21 @@ def test_more_pressure_takes_four_bits() -> None:
     assert {row[3:] for row in found} == {(16, 8), (8, 4), (16, 4)}
 
 
+def test_a_precision_whose_blocks_are_no_smaller_is_left_out() -> None:
+    """With blocks of one token, as SGLang's, the scales of the channels make 4 bits larger than
+    16.
+    """
+    sixteen, eight, four = (block_bytes(8, 128, 32, 1, bits) for bits in (16, 8, 4))
+    assert eight < sixteen < four
+    sizes: dict[str, Any] = {
+        "block_bytes": sixteen,
+        "small_block_bytes": (eight, four),
+        "slabs": slabs_of(sixteen, eight, four, sixteen),
+    }
+    found = Bench(12, **sizes).run((16, 30, LOOSE), (16, 30, LOOSE)).demotions
+    assert found and {event[-1] for event in found} == {8}
+
+
 @pytest.mark.parametrize(("slo_class", "bits"), [(STRICT, set()), (EIGHT, {8}), (LOOSE, {4})])
 def test_a_class_gets_the_bits_that_it_demands(slo_class: SLOClass, bits: set[int]) -> None:
     memory = ShrinkingLru(shrink_8_at=0.2, shrink_4_at=0.3, tail_tokens=BLOCK)

@@ -734,8 +734,8 @@ class Engine:
                 if saved or (tree is not None and tree.notes_hits):
                     self._note_reuse(seq, saved, now)
             elif kind in _COPIES:
-                blocks = copied[seq, _COPIES[kind]].blocks
-                self._emit(now, _CHANGE_KINDS[kind], seq, (blocks,))
+                transfer = copied[seq, _COPIES[kind]]
+                self._emit(now, _CHANGE_KINDS[kind], seq, (transfer.blocks,))
             elif kind == "reclaim":
                 self._note_reclaimed(saved, now)  # type: ignore[arg-type]
             elif kind in _CHANGE_KINDS:

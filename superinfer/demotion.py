@@ -40,7 +40,9 @@ class Demotion:
         size = self._pool.size
         self._grain = max(1, int(GRAIN * size))
         shares = ((4, ladder.shrink_4_at), (8, ladder.shrink_8_at))
-        self._levels = [(bits, int(share * size)) for bits, share in shares if share <= 1]
+        self._levels = [
+            (bits, int(share * size)) for bits, share in shares if share <= 1 and self._pays(bits)
+        ]
         self._tail_blocks = -(-ladder.tail_tokens // config.block_tokens)
         self._lowest = min([taken for _, taken in self._levels], default=size + 1)
         self._next = self._lowest
@@ -85,6 +87,12 @@ class Demotion:
         return (eight / blocks, four / blocks) if blocks else (0.0, 0.0)
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _pays(self, bits: int) -> bool:
+        """Whether blocks are smaller than with more bits: where they are short, the scales of the
+        channels outweigh 4-bit values.
+        """
+        return all(self._bytes[bits] < self._bytes[more] for more in (16, 8) if more > bits)
 
     def _time_share(self, bits: int) -> float:
         byte_share = self._bytes[bits] / self._bytes[16]
@@ -163,16 +171,15 @@ class Demotion:
         eight, four = seq.small
         first = max(FIRST_BLOCKS, seq.shared_blocks)
         whole = self._full_blocks(seq) - self._tail_blocks - first - eight - four
-        moved = 0
-        if whole > 0:
-            done.append(self._job(seq, 16, bits, whole, False))
-            moved += whole
+        moved = max(0, whole)
+        if moved:
+            done.append(self._job(seq, 16, bits, moved, False))
         if bits == 4 and eight:
             done.append(self._job(seq, 8, 4, eight, False))
         elif not moved:
             return
         self._pool.release_small(seq.small)
-        seq.small = (eight + moved, four) if bits == 8 else (0, four + eight + max(0, moved))
+        seq.small = (eight + moved, four) if bits == 8 else (0, four + eight + moved)
         self._pool.hold_small(seq.small)
         self._relight(seq)
 

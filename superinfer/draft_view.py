@@ -131,7 +131,7 @@ class DraftView:
 
     def dirty_blocks(self, seq: Sequence) -> int:
         """Blocks of a resident sequence that a swap-out has to copy: the others were written
-        through, and have lost no bits since.
+        through at 16 bits. One of fewer bits is taken to have lost them since.
         """
         mirror, held = self._engine.mirror, self.held_blocks(seq)
         if mirror is None:

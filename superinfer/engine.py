@@ -734,7 +734,8 @@ class Engine:
                 if saved or (tree is not None and tree.notes_hits):
                     self._note_reuse(seq, saved, now)
             elif kind in _COPIES:
-                self._emit(now, _CHANGE_KINDS[kind], seq, (copied[seq, _COPIES[kind]],))
+                transfer = copied[seq, _COPIES[kind]]
+                self._emit(now, _CHANGE_KINDS[kind], seq, (transfer.blocks,))
             elif kind == "reclaim":
                 self._note_reclaimed(saved, now)  # type: ignore[arg-type]
             elif kind in _CHANGE_KINDS:
@@ -742,7 +743,7 @@ class Engine:
                 if kind == "no_offload":
                     self.recorder.losing_offloads += 1
                 elif kind == "prefetch":
-                    nbytes, _ = self.copy_size(copied[seq, "h2d"])
+                    nbytes = copied[seq, "h2d"].nbytes
                     self.recorder.prefetched[seq] = nbytes, seq.output_tokens
             if kind in _LEAVING and seq in self.recorder.prefetched:
                 self.recorder.settle_prefetch(seq)
@@ -756,14 +757,14 @@ class Engine:
         if loaded:
             self._emit(now, "load", seq, loaded)
 
-    def _note_copies(self, transfers: list[Transfer]) -> dict[tuple[Sequence, Direction], int]:
-        """Count copies, on their sequences too; returns the blocks of each."""
+    def _note_copies(self, transfers: list[Transfer]) -> dict[tuple[Sequence, Direction], Transfer]:
+        """Count copies, on their sequences too; returns each by what it moves and where."""
         recorder = self.recorder
-        copied: dict[tuple[Sequence, Direction], int] = {}
+        copied: dict[tuple[Sequence, Direction], Transfer] = {}
         for transfer in transfers:
             seq = transfer.sequence
             assert seq is not None  # the scheduler moves sequences; cached blocks come later
-            copied[seq, transfer.direction] = transfer.blocks
+            copied[seq, transfer.direction] = transfer
             if transfer.direction == "d2h":
                 seq.d2h_bytes += transfer.nbytes
                 seq.rotations += 1

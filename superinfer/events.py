@@ -14,6 +14,8 @@ An event is `(t_s, kind, request_id, *numbers)`. Kinds and their numbers:
     load         cached blocks on the host, copied back for a request that is admitted
     backup       cached blocks that get a copy on the host in the background (no request_id)
     write_through full blocks of running requests that get a copy on the host (no request_id)
+    requantise   full blocks of a running request that lose bits, bits before, bits after
+    promote, demote, relegate, prefetch    0; what `rotating` decided about a request
     no_offload   0; a copy to the host would have taken no less than computing again
     offload      cached blocks copied to the host as they leave the device (no request_id)
     transfer     blocks; a background copy landed

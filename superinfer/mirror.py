@@ -126,14 +126,16 @@ class Mirror:
         self._count(seq, Mirrored(seq.join_step, seq.computed_tokens, kept_blocks))
 
     def leave(self, seq: Sequence, to_host: bool) -> None:
-        """A member has left the batch; if `to_host`, its copies are part of what is there now."""
+        """A member has left the batch; if `to_host`, its copies are part of what is there now, but
+        for those of blocks that have fewer bits, which were copied again (`dirty_blocks`).
+        """
+        synced = self.synced_blocks(seq)
         member = self._members.pop(seq, None)
         if member is not None:
             written = self._forget(member)
-            if to_host:
-                self.useful_blocks += written
-            else:
-                self.wasted_blocks += written
+            useful = min(written, max(0, synced - sum(seq.host_small))) if to_host else 0
+            self.useful_blocks += useful
+            self.wasted_blocks += written - useful
 
     def take_in(self, batch: DecodeBatch) -> None:
         """Count who joined the batch since the plan before."""

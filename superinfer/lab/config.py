@@ -158,17 +158,15 @@ def load_config(
     chosen = _run_config(run)
     dial = dial_of(chosen.dial)
     notes: list[str] = []
+    scheduler = _policy_table("scheduler", chosen.scheduler, files, given, notes)
+    memory = _policy_table("memory", chosen.memory, files, given, notes)
+    if dial is not None:
+        scheduler = _dialled(dial, "scheduler", chosen.scheduler, scheduler, notes)
+        memory = _dialled(dial, "memory", chosen.memory, memory, notes)
     config = Config(
         run=chosen,
-        scheduler=_dialled(
-            dial,
-            "scheduler",
-            chosen,
-            _policy_table("scheduler", chosen.scheduler, files, given, notes),
-        ),
-        memory=_dialled(
-            dial, "memory", chosen, _policy_table("memory", chosen.memory, files, given, notes)
-        ),
+        scheduler=scheduler,
+        memory=memory,
         classes=_class_tables(files, classes, given),
         workload=_nested([*(tables for _, tables in files), given], "workload"),
         notes=tuple(notes),
@@ -299,15 +297,16 @@ def _policy_table(
 
 
 def _dialled(
-    dial: Dial | None, section: str, run: RunConfig, table: dict[str, Any]
+    dial: Dial, section: str, chosen: str, table: dict[str, Any], notes: list[str]
 ) -> dict[str, Any]:
-    """What a dial sets of a policy, with what is given laid over it."""
-    if dial is None:
-        return table
-    cls = _load(section, getattr(run, section), _KNOWN[section])
+    """What a dial sets of a policy, with what is given laid over it; a note says what the policy
+    does not have.
+    """
+    cls, settings = _load(section, chosen, _KNOWN[section]), dial.settings(section)
     taken = {field.name for field in dataclasses.fields(cls) if field.init}
-    set_ = {key: value for key, value in dial.settings(section).items() if key in taken}
-    return set_ | table
+    if lacking := [key for key in settings if key not in taken]:
+        notes.append(f"run.dial: not for {chosen}, which has no {', '.join(lacking)}")
+    return {key: value for key, value in settings.items() if key in taken} | table
 
 
 def _class_tables(files: Files, classes: Path | None, given: Tables) -> dict[str, Any]:

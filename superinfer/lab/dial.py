@@ -74,11 +74,14 @@ def parse_dial(text: str) -> dict[str, float]:
     """The table that `cost=0.2,speed=0.5,quality=0.3` stands for."""
     weights: dict[str, float] = {}
     for part in text.split(","):
-        name, _, value = part.partition("=")
+        name, _, value = (piece.strip() for piece in part.partition("="))
         try:
-            weights[name.strip()] = float(value)
+            known = name in weights
+            weights[name] = float(value)
         except ValueError:
             expected = "such as cost=0.2,speed=0.5,quality=0.3"
             raise ConfigError(f"--dial: expected weights {expected}, got {text!r}") from None
+        if known:
+            raise ConfigError(f"--dial: expected {name} once, got {text!r}")
     dial_of(weights)
     return weights

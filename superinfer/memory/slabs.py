@@ -3,7 +3,7 @@
 Memory is handed out in slabs of fixed size, each for blocks of one precision. A precision holds no
 more slabs than its blocks need: where they are spread thin, the executor moves them together. It
 takes another slab only for more blocks than have room there at 16 bits; fewer keep the room that
-they have. So blocks that lose bits never take more memory than before.
+they have, at 16 bits or at 8. So blocks that lose bits never take more memory than before.
 """
 
 from __future__ import annotations
@@ -32,7 +32,12 @@ class Slabs:
 
     def saved(self, blocks_8: int, blocks_4: int) -> int:
         """Blocks of 16 bits that find room because these take less."""
-        return self._saved(blocks_8, self.blocks_8) + self._saved(blocks_4, self.blocks_4)
+        rest = blocks_4 % self.blocks_4
+        apart = self._saved(blocks_8, self.blocks_8) + self._saved(blocks_4, self.blocks_4)
+        if not (rest and blocks_8):
+            return apart
+        beside = self._saved(blocks_8 + rest, self.blocks_8)
+        return max(apart, beside + self._saved(blocks_4 - rest, self.blocks_4))
 
     def _saved(self, blocks: int, per_slab: int) -> int:
         slabs, rest = divmod(blocks, per_slab)

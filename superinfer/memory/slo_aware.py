@@ -2,10 +2,10 @@
 
 A cached block is worth hits to expect for each second that it keeps its place (the reuse model and
 its Gittins index, `memory.orders`), times the seconds that computing it again would take at its
-place in the prompt, times the highest class weight among those who used it lately. All blocks have
-the same bytes here, so a value per byte has the same order. Marconi (arXiv 2411.19379) weighs
-recency by FLOPs saved per byte, RAGCache (arXiv 2404.12457) frequency by the time to compute; the
-order of leaves of the prefix tree is theirs, too.
+place in the prompt, times the highest class weight among those who used it lately. All blocks count
+as equally large, whatever their bits, so a value per byte has the same order. Marconi (arXiv
+2411.19379) weighs recency by FLOPs saved per byte, RAGCache (arXiv 2404.12457) frequency by the
+time to compute; the order of leaves of the prefix tree is theirs, too.
 
 * **Pins.** The most valuable leaves, together a share of the device's blocks, keep their rank for a
   while although their age lowers their value. A cached block never stands in the way of a live
@@ -21,7 +21,7 @@ order of leaves of the prefix tree is theirs, too.
   a target. With or without prefix caching.
 
 Left out: token types and tenants of a request, which traces do not have; cached blocks that nobody
-holds lose no more bits.
+holds lose no more bits, and their copies to and from the host are charged as of 16 bits.
 """
 
 from __future__ import annotations

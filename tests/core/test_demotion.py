@@ -111,6 +111,19 @@ def test_another_small_block_never_takes_room_from_others(
     assert saved <= slabs.saved(eight, four + 1) <= saved + 1
 
 
+@given(
+    slabs=st.builds(Slabs, st.just(5), st.integers(5, 10), st.integers(10, 20)),
+    eight=st.integers(0, 60),
+    four=st.integers(0, 60),
+    moved=st.integers(0, 60),
+)
+def test_blocks_that_go_from_8_to_4_bits_never_take_more_room(
+    slabs: Slabs, eight: int, four: int, moved: int
+) -> None:
+    """Too few for a slab of their own, they stay in the room of 8 bits."""
+    assert slabs.saved(eight + moved, four) <= slabs.saved(eight, four + moved)
+
+
 # -- who loses bits -------------------------------------------------------------------------------
 
 
@@ -131,6 +144,21 @@ def test_more_pressure_takes_four_bits() -> None:
     found = Bench(12, memory).run((16, 40, LOOSE)).demotions
     assert [row[2:] for row in found if row[3] == 8]  # blocks of 8 bits went on to 4
     assert {row[3:] for row in found} == {(16, 8), (8, 4), (16, 4)}
+
+
+def test_a_precision_whose_blocks_are_no_smaller_is_left_out() -> None:
+    """With blocks of one token, as SGLang's, the scales of the channels make 4 bits larger than
+    16.
+    """
+    sixteen, eight, four = (block_bytes(8, 128, 32, 1, bits) for bits in (16, 8, 4))
+    assert eight < sixteen < four
+    sizes: dict[str, Any] = {
+        "block_bytes": sixteen,
+        "small_block_bytes": (eight, four),
+        "slabs": slabs_of(sixteen, eight, four, sixteen),
+    }
+    found = Bench(12, **sizes).run((16, 30, LOOSE), (16, 30, LOOSE)).demotions
+    assert found and {event[-1] for event in found} == {8}
 
 
 @pytest.mark.parametrize(("slo_class", "bits"), [(STRICT, set()), (EIGHT, {8}), (LOOSE, {4})])

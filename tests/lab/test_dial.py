@@ -67,7 +67,18 @@ def test_floors_of_precision() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["cost=2", "cost=-0.1", "cost=0,speed=0", "price=1", "cost", "cost=x", "cost=nan", ""]
+    "text",
+    [
+        "cost=2",
+        "cost=-0.1",
+        "cost=0,speed=0",
+        "price=1",
+        "cost",
+        "cost=x",
+        "cost=nan",
+        "",
+        "cost=1,cost=0.5",
+    ],
 )
 def test_bad_weights_are_told_in_one_line(text: str) -> None:
     with pytest.raises(ConfigError, match="cost"):
@@ -89,6 +100,11 @@ def test_a_scheduler_takes_what_it_knows_of_a_dial() -> None:
     config = load_config(None, [], scheduler="vllm", memory="lru", dial="cost=1")
     assert config.scheduler == {"max_num_batched_tokens": 4096, "max_num_seqs": 512}
     assert config.memory == {}
+    assert config.notes == (
+        "run.dial: not for vllm, which has no pace_margin, promotion_margin_s, memory_share",
+        "run.dial: not for lru, which has no shrink_8_at, shrink_4_at",
+    )
+    assert load_config(None, [], dial="cost=1").notes == ()
 
 
 def test_classes_keep_the_precision_that_they_demand(tmp_path: Path) -> None:

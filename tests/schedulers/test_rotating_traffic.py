@@ -10,12 +10,19 @@ import pytest
 from harness import FakeCost, make_engine
 from property.test_invariants import ImpatientDriver
 from rotating_runs import DearAgain, Run, arriving, promised, rotating, run, told
+from tiered import ShrinkingLru
 
 from superinfer.errors import ConfigError
+from superinfer.memory.slabs import Slabs
 from superinfer.metrics.summary import summarise
 from superinfer.plan import Plan
+from superinfer.request import SLOClass
 
 # -- write-through --------------------------------------------------------------------------------
+
+
+SIZES: dict[str, Any] = {"block_bytes": 8, "small_block_bytes": (4, 2), "slabs": Slabs(1, 2, 4)}
+"""Blocks of three precisions."""
 
 
 def a_leaves_twice(**settings: Any) -> Run:
@@ -115,6 +122,32 @@ def test_one_write_takes_no_more_than_half_a_step() -> None:
 
 
 # -- both ways ------------------------------------------------------------------------------------
+
+
+def test_a_copy_of_a_block_that_lost_bits_since_is_wasted() -> None:
+    """A's blocks are written through at 1 s; when all memory is taken, nine go to 8 bits."""
+    requests = [
+        arriving(0, 0.0, 44, name="A", slo_class=SLOClass("loose", min_kv_bits=8)),
+        arriving(1, 0.0, 8, name="W"),
+        arriving(2, 2.5, 40, name="B", **promised(ttft_s=4.0)),
+    ]
+    memory = ShrinkingLru(shrink_8_at=1.0, shrink_4_at=1.1, tail_tokens=4)
+    scheduler = told({"A": 40, "W": 2, "B": 2}, admission=False, max_num_batched_tokens=64)
+    events: list[Any] = []
+    cost, sink = FakeCost(per_byte=2**-8), events.append
+    engine = make_engine(
+        scheduler, 12, memory=memory, cost=cost, sink=sink, host_blocks=64, **SIZES
+    )
+    ImpatientDriver(engine, requests, [12, 2, 2]).run()
+    kinds = ("write_through", "requantise", "rotate_out")
+    assert [event[1:4] for event in events if event[1] in kinds] == [
+        ("write_through", "", 11),
+        ("requantise", "A", 9),
+        ("rotate_out", "A", 10),  # those nine, and the twelfth
+    ]
+    record = engine.recorder.build(engine)
+    written = (record.write_through_bytes, record.write_through_useful_bytes)
+    assert written == (11 * 8, 2 * 8) and record.write_through_wasted_bytes == 9 * 8
 
 
 @pytest.mark.parametrize(("full_duplex", "end_s"), [(True, 10.5), (False, 10.75)])
@@ -219,6 +252,26 @@ def test_a_prefetch_without_a_token_is_wasted(cancel_s: float, wasted: int) -> N
     assert record.prefetch_wasted_bytes == wasted
     moved = sum(event[3] for event in events if event[1] == "rotate_in")
     assert record.prefetch_useful_bytes + wasted == moved
+
+
+def test_a_prefetch_of_smaller_blocks_counts_the_bytes_that_it_moves() -> None:
+    """Blocks of eight bytes: A leaves for B with some of four bytes."""
+    copied: list[int] = []
+
+    def note(engine: Any, plan: Plan) -> None:
+        copied.extend(copy.nbytes for copy in plan.background if copy.direction == "h2d")
+        assert all(copy.nbytes < 8 * copy.blocks for copy in plan.background)
+
+    requests = [
+        arriving(0, 0.0, 24, name="A", slo_class=SLOClass("loose", min_kv_bits=8)),
+        arriving(1, 3.5, 36, name="B", **promised(ttft_s=9.0)),
+    ]
+    memory = ShrinkingLru(shrink_8_at=0.3, shrink_4_at=1.1, tail_tokens=4)
+    scheduler = told({"A": 30, "B": 2}, write_through=False)
+    engine = make_engine(scheduler, 12, memory=memory, host_blocks=64, **SIZES)
+    ImpatientDriver(engine, requests, [9, 2], note).run()
+    record = engine.recorder.build(engine)
+    assert copied and record.prefetch_useful_bytes == sum(copied)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.5])

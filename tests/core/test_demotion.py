@@ -261,7 +261,7 @@ def test_a_rotation_moves_the_bytes_that_are_there() -> None:
 def test_attention_and_conversion_without_a_measurement() -> None:
     cost = build_cost("llama-3.1-8b", "a100-80g", costs="roofline")
     assert cost.attention_share(8, 0.5) == 0.75 and cost.attention_share(8, 0.9) == 1.0
-    read_s = cost.requantise_s(cost.device.memory_bytes_per_s, 8)  # type: ignore[attr-defined]
+    read_s = cost.requantise_s(int(cost.device.memory_bytes_per_s), 8)  # type: ignore[attr-defined]
     assert read_s == pytest.approx(1.0)
 
 

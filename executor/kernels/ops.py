@@ -1,0 +1,131 @@
+"""The operations of which models are made, once in Triton and once in torch.
+
+Both sets have the same names and signatures; a model calls what `ops_for` gave it and knows no
+more. Triton is imported only where it is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from executor.kv.layout import KVLayout
+from executor.step import DecodeItems, PrefillChunks
+
+
+class Ops(Protocol):
+    """What a model needs of a device. Tensors are contiguous unless it says otherwise."""
+
+    def rms_norm(
+        self, x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Root-mean-square norm of `x + residual` over the last dimension, computed in float32.
+
+        `x` [rows, hidden]. Returns the normed rows and the sum, both of the type of `x`.
+        """
+        ...
+
+    def rope_write(  # noqa: PLR0913, PLR0917
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cos: Tensor | None,
+        sin: Tensor | None,
+        positions: Tensor,
+        arena: Tensor,
+        layout: KVLayout,
+        layer: int,
+        write_offsets: Tensor,
+        write_slots: Tensor,
+    ) -> None:
+        """Rotate `q` in place and write the rotated `k`, and `v`, into their 16-bit blocks.
+
+        `q` [rows, heads, D], `k` and `v` [rows, kv_heads, D], views of one fused projection (row
+        stride free, the last two dimensions contiguous). `cos`, `sin` float32 [max_positions,
+        D / 2] (halves rotated, as in Hugging Face's Llama); None: no rotation. `write_slots` -1
+        writes nothing.
+        """
+        ...
+
+    def decode_attention(  # noqa: PLR0913, PLR0917
+        self,
+        q: Tensor,
+        arena: Tensor,
+        layout: KVLayout,
+        layer: int,
+        items: DecodeItems,
+        scale: float,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """Attention of one query per row over its items; [rows, heads, D] like `q`.
+
+        A row without keys gives zeros. `bias` float32 [heads, 2 * reach + 1] is added to scores,
+        by the clamped distance key - query: entry `reach` is distance 0.
+        """
+        ...
+
+    def prefill_attention(  # noqa: PLR0913, PLR0917
+        self,
+        q: Tensor,
+        arena: Tensor,
+        layout: KVLayout,
+        layer: int,
+        chunks: PrefillChunks,
+        scale: float,
+        bias: Tensor | None = None,
+        causal: bool = True,
+    ) -> Tensor:
+        """Attention of the rows of chunks (`q` holds those rows alone) over their blocks."""
+        ...
+
+    def silu_mul(self, x: Tensor) -> Tensor:
+        """`silu(gate) * up` of `x` [rows, 2 * n], gate first; [rows, n]."""
+        ...
+
+    def gelu_mul(self, x: Tensor) -> Tensor:
+        """The same with GELU in its tanh form."""
+        ...
+
+    def linear_int8(self, x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+        """`x` [rows, k] times int8 `weight` [n, k] transposed, times `scales` [n]; [rows, n]."""
+        ...
+
+    def moe(
+        self, x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor
+    ) -> Tensor:
+        """Mixture of gated-SiLU experts; [rows, hidden].
+
+        `weights` float32 and `experts` int64 [rows, k]: who works on a row and with which share.
+        `gate_up` [experts, 2 * n, hidden], `down` [experts, hidden, n].
+        """
+        ...
+
+    def requantise(  # noqa: PLR0913, PLR0917
+        self,
+        arena: Tensor,
+        layout: KVLayout,
+        sources: Tensor,
+        targets: Tensor,
+        from_bits: int,
+        to_bits: int,
+    ) -> None:
+        """Rewrite full blocks with fewer bits (16 to 8, 16 to 4, 8 to 4); byte offsets, int64."""
+        ...
+
+    def copy_blocks(self, arena: Tensor, sources: Tensor, targets: Tensor, nbytes: int) -> None:
+        """Copy blocks of `nbytes` inside the arena; no target may be a source."""
+        ...
+
+
+def ops_for(device: torch.device) -> Ops:
+    """Triton's operations on a GPU, torch's elsewhere."""
+    if device.type == "cuda":
+        from executor.kernels.triton_ops import TritonOps
+
+        return TritonOps()
+    from executor.kernels.reference import TorchOps
+
+    return TorchOps()

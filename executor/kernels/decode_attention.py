@@ -158,7 +158,9 @@ def _tokens_item(
 ):  # fmt: skip
     """An item of 16 or 8 bits; `sums` gets its sum, the largest score and the total are returned."""
     DTYPE: tl.constexpr = queries.dtype.element_ty
-    UNIT: tl.constexpr = 2 * T * D * DTYPE.primitive_bitwidth // 8 if BITS == 16 else 2 * T * (D + 2)
+    UNIT: tl.constexpr = (
+        2 * T * D * DTYPE.primitive_bitwidth // 8 if BITS == 16 else 2 * T * (D + 2)
+    )
     columns = tl.arange(0, 2 * PAD)
     dims = dims_of(columns, D // 2, PAD)
     mask = member[:, None] & (columns % PAD < D // 2)[None, :]

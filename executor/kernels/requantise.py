@@ -85,8 +85,12 @@ def _write_k_4(low, high, unit, meta, token, dims, mask, inside, D: tl.constexpr
 @triton.jit
 def _write_v_4(low, high, codes, meta, token, dims, mask, D: tl.constexpr, T: tl.constexpr):
     # The padding holds zeros, which must not count.
-    least = tl.minimum(tl.min(tl.where(mask, low, 3.0e38), 1), tl.min(tl.where(mask, high, 3.0e38), 1))
-    most = tl.maximum(tl.max(tl.where(mask, low, -3.0e38), 1), tl.max(tl.where(mask, high, -3.0e38), 1))
+    least = tl.minimum(
+        tl.min(tl.where(mask, low, 3.0e38), 1), tl.min(tl.where(mask, high, 3.0e38), 1)
+    )
+    most = tl.maximum(
+        tl.max(tl.where(mask, low, -3.0e38), 1), tl.max(tl.where(mask, high, -3.0e38), 1)
+    )
     scale, least = _range(least, most)
     tl.store(meta + token, scale)
     tl.store(meta + T + token, least)

@@ -225,7 +225,9 @@ def decode_case(  # many columns, one per property of a case
     sequences = [memory.sequence(blocks, layer) for blocks in rows]
     q = memory.queries(len(rows) + pad_rows, heads)
     scale = layout.head_dim**-0.5 if scale is None else scale
-    bias = None if reach is None else torch.randn((heads, 2 * reach + 1), generator=memory.generator)
+    bias = (
+        None if reach is None else torch.randn((heads, 2 * reach + 1), generator=memory.generator)
+    )
     positions = [max(known.length - 1, 0) for known in sequences]
     expected = torch.zeros(q.shape, dtype=torch.float64)
     for row, known in enumerate(sequences):
@@ -305,7 +307,9 @@ def prefill_case(  # many columns, one per property of a case
     ]
     q = memory.queries(sum(lengths), heads)
     scale = layout.head_dim**-0.5 if scale is None else scale
-    bias = None if reach is None else torch.randn((heads, 2 * reach + 1), generator=memory.generator)
+    bias = (
+        None if reach is None else torch.randn((heads, 2 * reach + 1), generator=memory.generator)
+    )
     first_row = [0, *np.cumsum(lengths).tolist()]
     expected = torch.zeros(q.shape, dtype=torch.float64)
     for chunk, known in enumerate(sequences):

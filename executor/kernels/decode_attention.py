@@ -163,7 +163,7 @@ def _tokens_item(
     sums,    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr,
     TILE: tl.constexpr, BITS: tl.constexpr,
 ):  # fmt: skip
-    """An item of 16 or 8 bits; `sums` gets its sum, the largest score and the total are returned."""
+    """An item of 16 or 8 bits: `sums` gets its sum; returns the largest score and the total."""
     DTYPE: tl.constexpr = queries.dtype.element_ty
     UNIT: tl.constexpr = (
         2 * T * D * DTYPE.primitive_bitwidth // 8 if BITS == 16 else 2 * T * (D + 2)

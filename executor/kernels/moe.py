@@ -258,7 +258,7 @@ def _route_constants(pairs: int, count: int, tile_rows: int) -> dict[str, int]:
     }
 
 
-def _grouped(
+def _grouped(  # noqa: PLR0913, PLR0917
     x: Tensor,
     weight: Tensor,
     shares: Tensor,

@@ -7,6 +7,7 @@ values that the blocks stand for, without the code under test.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -366,4 +367,4 @@ def error(found: Tensor, expected: Tensor) -> float:
     """Norm of the difference over the norm of what is expected; NaN counts as infinite."""
     scale = float(expected.double().norm()) or 1.0
     norm = float((found.double() - expected.double()).norm()) / scale
-    return norm if norm == norm else float("inf")
+    return float("inf") if math.isnan(norm) else norm

@@ -46,6 +46,7 @@ class RandomArena:
         self.arena = torch.empty(begin + sum(sizes.values()), dtype=torch.uint8, device=device)
         self.offsets: dict[int, np.ndarray] = {}
         """By precision, int64: where its blocks are."""
+        self._queue = {precision: np.zeros(0, dtype=np.int64) for precision in bits}
         for precision, size in sizes.items():
             fill_blocks(self.arena[begin : begin + size], layout, precision, seed)
             step = layout.block_bytes[precision]
@@ -72,9 +73,11 @@ class RandomArena:
 
     def _draw(self, bits: int, count: int) -> np.ndarray:
         """Blocks in random order, each once before one comes again."""
-        found = self.offsets[bits]
-        rounds = [self.random.permutation(found) for _ in range(-(-count // len(found)))]
-        return np.concatenate(rounds)[:count]
+        queue = self._queue[bits]
+        while len(queue) < count:
+            queue = np.concatenate([queue, self.random.permutation(self.offsets[bits])])
+        self._queue[bits] = queue[count:]
+        return queue[:count]
 
 
 def fill_blocks(region: Tensor, layout: KVLayout, bits: int, seed: int = 0) -> None:

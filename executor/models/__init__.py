@@ -10,6 +10,7 @@ import torch
 from executor.kernels.ops import Ops, ops_for
 from executor.models.base import Model, check_length
 from executor.models.config import ModelConfig, read_config
+from executor.models.gpt2 import load_gpt2
 from executor.models.layers import Loader
 from executor.models.llama import load_llama
 from executor.models.mixtral import load_mixtral
@@ -23,6 +24,7 @@ _OLDEST_GPU = (8, 0)
 _FAMILIES: dict[str, Callable[[ModelConfig, Loader, int, int], Model]] = {
     "llama": load_llama,
     "mixtral": load_mixtral,
+    "gpt2": load_gpt2,
 }
 
 

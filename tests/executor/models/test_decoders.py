@@ -1,4 +1,4 @@
-"""Llama and its relatives against transformers."""
+"""Decoders against transformers: logits, and greedy tokens where they are clear."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ SIZES = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
 }
+GPT2 = {"vocab_size": 97, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -28,6 +29,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+LINEAR = {"rope_type": "linear", "rope_theta": 5e3, "factor": 4.0}
 CASES = {
     "gqa": ("Llama", {}),
     "one-kv-head": ("Llama", {"num_key_value_heads": 1}),
@@ -43,6 +45,8 @@ CASES = {
     "qwen2": ("Qwen2", {}),
     "qwen3": ("Qwen3", {"head_dim": 32}),
     "qwen3-tied": ("Qwen3", {"head_dim": 16, "tie_word_embeddings": True}),
+    "gpt2": ("GPT2", {}),
+    "gpt2-wide": ("GPT2", {"n_inner": 96, "tie_word_embeddings": False}),
     "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
 }
 
@@ -52,9 +56,10 @@ def pair(request, tmp_path_factory):
     """A model here, and the same in transformers."""
     kind, extra = CASES[request.param]
     library = transformers()
-    config = getattr(library, f"{kind}Config")(**(SIZES | extra))
+    sizes, name = (GPT2, "LMHeadModel") if kind == "GPT2" else (SIZES, "ForCausalLM")
+    config = getattr(library, f"{kind}Config")(**(sizes | extra))
     folder = tmp_path_factory.mktemp(request.param)
-    oracle = saved(getattr(library, f"{kind}ForCausalLM")(config), folder)
+    oracle = saved(getattr(library, kind + name)(config), folder)
     ours = load_model(folder, device=CPU, dtype=torch.float32, block_tokens=16, ops=PlainOps())
     return ours, oracle
 

@@ -6,41 +6,34 @@ kernel turns what it loads into float32 before arithmetic, and matrix products g
 
 from __future__ import annotations
 
-import os
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-INTERPRET = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+from executor.kernels.tiles import INTERPRET, operand, power_of_two
+
 LOG2E = tl.constexpr(1.4426950408889634)
 NEVER = tl.constexpr(-1.0e30)
 """Score of a key that is not seen; finite, so that the difference of two is not NaN."""
 LIFT = tl.constexpr(1024.0)
-"""Probabilities times scales of V are kept this much larger, or float16 would lose small ones."""
+"""Weights times scales of V are kept this much larger, or float16 would lose small ones."""
 LIFT_Q = tl.constexpr(16.0)
 """The same for queries times scales of K."""
-
-TRITON_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 @triton.jit
 def dot(a, b, acc):
     """Matrix product in the type of `a`, accumulated in float32."""
-    if INTERPRET:
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")
-    else:
-        return tl.dot(a, b, acc, input_precision="ieee")
+    return tl.dot(operand(a), operand(b), acc, input_precision="ieee")
 
 
 @triton.jit
-def number(codes, dtype: tl.constexpr):
-    """Integer codes as numbers of the type of the queries; exact for up to 8 bits."""
+def number(codes, DTYPE: tl.constexpr):
+    """Codes of up to 8 bits as numbers of a type that holds them exactly."""
     if INTERPRET:
         return codes.to(tl.float32)
     else:
-        return codes.to(dtype)
+        return codes.to(DTYPE)
 
 
 @triton.jit
@@ -53,23 +46,24 @@ def dims_of(columns, HALF: tl.constexpr, PAD: tl.constexpr):
 
 
 @triton.jit
-def relative_bias(bias, heads, distance, reach, mask):
-    """Rows `heads` of the table at a clamped distance, times log2(e)."""
+def see(scores, peak, total):
+    """One step of the online softmax: weights, factor of what was summed before, new state."""
+    new = tl.maximum(peak, tl.max(scores, 1))
+    keep = tl.exp2(peak - new)
+    weights = tl.exp2(scores - new[:, None])
+    return weights, keep, new, total * keep + tl.sum(weights, 1)
+
+
+@triton.jit
+def relative_bias(bias, rows, distance, reach, mask):
+    """Table row `rows` at a clamped distance, times log2(e)."""
     entry = tl.minimum(tl.maximum(distance, -reach), reach) + reach
-    return tl.load(bias + heads * (2 * reach + 1) + entry, mask=mask, other=0.0) * LOG2E
+    return tl.load(bias + rows * (2 * reach + 1) + entry, mask=mask, other=0.0) * LOG2E
 
 
 def padded_half(head_dim: int) -> int:
     """Columns that hold half a head: a power of two, and at least what a matrix product takes."""
-    return max(16, triton.next_power_of_2(head_dim // 2))
-
-
-def capability(tensor: Tensor) -> int:
-    """80 or 90, the tile table to use; the interpreter takes the newest."""
-    if tensor.device.type != "cuda":
-        return 90
-    major, _ = torch.cuda.get_device_capability(tensor.device)
-    return 80 if major < 9 else 90
+    return max(16, power_of_two(head_dim // 2))
 
 
 def reach_of(bias: Tensor | None) -> int:

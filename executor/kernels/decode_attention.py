@@ -23,14 +23,15 @@ from executor.kernels.common import (
     LIFT_Q,
     LOG2E,
     NEVER,
-    capability,
     dims_of,
     dot,
     number,
     padded_half,
     reach_of,
     relative_bias,
+    see,
 )
+from executor.kernels.tiles import capability, power_of_two
 from executor.kv.layout import KVLayout
 from executor.step import DecodeItems
 
@@ -41,15 +42,6 @@ TILES: dict[int, dict[str, int]] = {
 """Per architecture; tokens of a tile of 16 or 8 bits (a tile of 4 bits is one block)."""
 MERGE = {"tile": 16, "num_warps": 4}
 """Items that a program of the merge takes at a time."""
-
-
-@triton.jit
-def _weigh(scores, largest, total):
-    """One step of the online softmax: weights, factor of what was summed before, new state."""
-    new = tl.maximum(largest, tl.max(scores, 1))
-    keep = tl.exp2(largest - new)
-    weights = tl.exp2(scores - new[:, None])
-    return weights, keep, new, total * keep + tl.sum(weights, 1)
 
 
 @triton.jit
@@ -95,7 +87,7 @@ def _attend_tokens(
         if bias is not None:
             scores += _position_bias(bias, heads, starts, token // T, slot, position, reach, there)
         scores = tl.where(there[None, :], scores, NEVER)
-        weights, keep, largest, total = _weigh(scores, largest, total)
+        weights, keep, largest, total = see(scores, largest, total)
         if BITS == 8:
             weights = weights * v_scale[None, :]
         acc = dot(weights.to(q.dtype), v, acc * keep[:, None])
@@ -148,7 +140,7 @@ def _attend_channels(
             block_of = block + tl.zeros([T], tl.int32)
             scores += _position_bias(bias, heads, starts, block_of, slot, position, reach, there)
         scores = tl.where(there[None, :], scores, NEVER)
-        weights, keep, largest, total = _weigh(scores, largest, total)
+        weights, keep, largest, total = see(scores, largest, total)
         least = least * keep + tl.sum(weights * v_min[None, :], 1)
         weights = (weights * (v_scale * LIFT)[None, :]).to(DTYPE)
         acc_low = dot(weights, number(v & 15, DTYPE), acc_low * keep[:, None])
@@ -156,6 +148,48 @@ def _attend_channels(
     acc_low = acc_low * (1.0 / LIFT) + least[:, None]
     acc_high = acc_high * (1.0 / LIFT) + least[:, None]
     return acc_low, acc_high, largest, total
+
+
+@triton.jit
+def _tokens_item(
+    queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach, sums,
+    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr,
+    TILE: tl.constexpr, BITS: tl.constexpr,
+):  # fmt: skip
+    """An item of 16 or 8 bits; `sums` gets its sum, the largest score and the total are returned."""
+    DTYPE: tl.constexpr = queries.dtype.element_ty
+    UNIT: tl.constexpr = 2 * T * D * DTYPE.primitive_bitwidth // 8 if BITS == 16 else 2 * T * (D + 2)
+    columns = tl.arange(0, 2 * PAD)
+    dims = dims_of(columns, D // 2, PAD)
+    mask = member[:, None] & (columns % PAD < D // 2)[None, :]
+    q = tl.load(queries + dims[None, :], mask=mask, other=0.0)
+    acc, peak, total = _attend_tokens(
+        q, arena + unit * UNIT, offsets, starts, tokens, scale, bias, heads, position, reach,
+        D, T, M, PAD, TILE, BITS,
+    )  # fmt: skip
+    tl.store(sums + dims[None, :], acc, mask=mask)
+    return peak, total
+
+
+@triton.jit
+def _channels_item(
+    queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach, sums,
+    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr,
+):  # fmt: skip
+    """The same for an item of 4 bits."""
+    HALF: tl.constexpr = D // 2
+    UNIT: tl.constexpr = T * D + 4 * (D + T)
+    dims = tl.arange(0, PAD)
+    mask = member[:, None] & (dims < HALF)[None, :]
+    low = tl.load(queries + dims[None, :], mask=mask, other=0.0).to(tl.float32)
+    high = tl.load(queries + HALF + dims[None, :], mask=mask, other=0.0).to(tl.float32)
+    acc_low, acc_high, peak, total = _attend_channels(
+        low, high, arena + unit * UNIT, offsets, starts, tokens, scale, bias, heads, position, reach,
+        D, T, M, PAD, queries.dtype.element_ty,
+    )  # fmt: skip
+    tl.store(sums + dims[None, :], acc_low, mask=mask)
+    tl.store(sums + HALF + dims[None, :], acc_high, mask=mask)
+    return peak, total
 
 
 @triton.jit(do_not_specialize=["layer", "reach"])
@@ -172,60 +206,41 @@ def decode_items(
     item = tl.program_id(0) // KV_HEADS
     kv_head = tl.program_id(0) % KV_HEADS
     HEADS: tl.constexpr = KV_HEADS * GROUP
-    DTYPE: tl.constexpr = q.dtype.element_ty
-    HALF: tl.constexpr = D // 2
     member = tl.arange(0, M) < GROUP
-    heads = kv_head * GROUP + tl.arange(0, M)
-    states = item.to(tl.int64) * HEADS + heads
+    heads = kv_head * GROUP + tl.where(member, tl.arange(0, M), 0)
+    state = item.to(tl.int64) * HEADS + heads
     keys = tl.load(tokens + item)
     if keys == 0:
-        tl.store(peaks + states, tl.full([M], NEVER, tl.float32), mask=member)
-        tl.store(totals + states, tl.zeros([M], tl.float32), mask=member)
+        tl.store(peaks + state, tl.full([M], NEVER, tl.float32), mask=member)
+        tl.store(totals + state, tl.zeros([M], tl.float32), mask=member)
         return
     precision = tl.load(bits + item)
     row = tl.load(rows + item)
     entry = tl.load(first + item)
     position = tl.load(positions + row)
-    heads = tl.where(member, heads, 0)
     queries = q + row.to(tl.int64) * q_stride + heads[:, None] * D
+    sums += state[:, None] * D
+    unit = layer * KV_HEADS + kv_head
+    offsets += entry
+    starts += entry
+    scale = scale * LOG2E
     if precision == 4:
-        dims = tl.arange(0, PAD)
-        mask = member[:, None] & (dims < HALF)[None, :]
-        low = tl.load(queries + dims[None, :], mask=mask, other=0.0).to(tl.float32)
-        high = tl.load(queries + HALF + dims[None, :], mask=mask, other=0.0).to(tl.float32)
-        UNIT_4: tl.constexpr = T * D + 4 * (D + T)
-        acc_low, acc_high, peak, total = _attend_channels(
-            low, high, arena + (layer * KV_HEADS + kv_head) * UNIT_4, offsets + entry,
-            starts + entry, keys, scale * LOG2E, bias, heads, position, reach,
-            D, T, M, PAD, DTYPE,
+        peak, total = _channels_item(
+            queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position, reach,
+            sums, D, T, M, PAD,
         )  # fmt: skip
-        out = sums + states[:, None] * D + dims[None, :]
-        tl.store(out, acc_low, mask=mask)
-        tl.store(out + HALF, acc_high, mask=mask)
-        tl.store(peaks + states, peak, mask=member)
-        tl.store(totals + states, total, mask=member)
+    elif precision == 8:
+        peak, total = _tokens_item(
+            queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position, reach,
+            sums, D, T, M, PAD, TILE, 8,
+        )  # fmt: skip
     else:
-        columns = tl.arange(0, 2 * PAD)
-        dims = dims_of(columns, HALF, PAD)
-        mask = member[:, None] & (columns % PAD < HALF)[None, :]
-        query = tl.load(queries + dims[None, :], mask=mask, other=0.0)
-        if precision == 8:
-            UNIT_8: tl.constexpr = 2 * T * D + 4 * T
-            acc, peak, total = _attend_tokens(
-                query, arena + (layer * KV_HEADS + kv_head) * UNIT_8, offsets + entry,
-                starts + entry, keys, scale * LOG2E, bias, heads, position, reach,
-                D, T, M, PAD, TILE, 8,
-            )  # fmt: skip
-        else:
-            UNIT_16: tl.constexpr = 2 * T * D * DTYPE.primitive_bitwidth // 8
-            acc, peak, total = _attend_tokens(
-                query, arena + (layer * KV_HEADS + kv_head) * UNIT_16, offsets + entry,
-                starts + entry, keys, scale * LOG2E, bias, heads, position, reach,
-                D, T, M, PAD, TILE, 16,
-            )  # fmt: skip
-        tl.store(sums + states[:, None] * D + dims[None, :], acc, mask=mask)
-        tl.store(peaks + states, peak, mask=member)
-        tl.store(totals + states, total, mask=member)
+        peak, total = _tokens_item(
+            queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position, reach,
+            sums, D, T, M, PAD, TILE, 16,
+        )  # fmt: skip
+    tl.store(peaks + state, peak, mask=member)
+    tl.store(totals + state, total, mask=member)
 
 
 @triton.jit
@@ -281,7 +296,7 @@ def decode_attention(  # noqa: PLR0913, PLR0917
     out = q.new_empty((rows, heads, head_dim))
     if not rows:
         return out
-    tiles = TILES[capability(q)]
+    tiles = TILES[capability(q.device)]
     if capacity:
         decode_items[(capacity * layout.kv_heads,)](
             q, arena, sums, peaks[0], peaks[1],
@@ -293,7 +308,7 @@ def decode_attention(  # noqa: PLR0913, PLR0917
         )  # fmt: skip
     merge_items[(rows, heads)](
         sums, peaks[0], peaks[1], items.row_items, out,
-        heads, head_dim, triton.next_power_of_2(head_dim), MERGE["tile"],
+        heads, head_dim, power_of_two(head_dim), MERGE["tile"],
         num_warps=MERGE["num_warps"],
     )  # fmt: skip
     return out
@@ -307,7 +322,7 @@ def constants(layout: KVLayout, heads: int, tile: int) -> dict[str, int]:
         "GROUP": group,
         "D": layout.head_dim,
         "T": layout.block_tokens,
-        "M": max(16, triton.next_power_of_2(group)),
+        "M": max(16, power_of_two(group)),
         "PAD": padded_half(layout.head_dim),
         "TILE": max(tile, layout.block_tokens),
     }

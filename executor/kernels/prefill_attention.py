@@ -17,14 +17,15 @@ from executor.kernels.common import (
     LIFT,
     LOG2E,
     NEVER,
-    capability,
     dims_of,
     dot,
     number,
     padded_half,
     reach_of,
     relative_bias,
+    see,
 )
+from executor.kernels.tiles import capability
 from executor.kv.layout import KVLayout
 from executor.step import PrefillChunks
 
@@ -39,15 +40,6 @@ TILES: dict[int, dict[int, dict[str, int]]] = {
     },
 }
 """Per architecture and rows of a tile; keys of a tile."""
-
-
-@triton.jit
-def _see(scores, acc, peak, total):
-    """One step of the online softmax: weights, the sum so far rescaled, new state."""
-    new = tl.maximum(peak, tl.max(scores, 1))
-    keep = tl.exp2(peak - new)
-    weights = tl.exp2(scores - new[:, None])
-    return weights, acc * keep[:, None], new, total * keep + tl.sum(weights, 1)
 
 
 @triton.jit
@@ -95,10 +87,10 @@ def _attend_tokens(
             scores = _add_bias(scores, bias, starts, key // T, slot, there, position, reach)
         if MASKED:
             scores = tl.where(key[None, :] < limit[:, None], scores, NEVER)
-        weights, acc, peak, total = _see(scores, acc, peak, total)
+        weights, keep, peak, total = see(scores, peak, total)
         if BITS == 8:
             weights = weights * v_scale[None, :]
-        acc = dot(weights.to(DTYPE), v, acc)
+        acc = dot(weights.to(DTYPE), v, acc * keep[:, None])
     if BITS == 8:
         acc = acc * (1.0 / LIFT)
     return acc, peak, total
@@ -144,8 +136,9 @@ def _attend_channels(
             block_of = block + tl.zeros([T], tl.int32)
             scores = _add_bias(scores, bias, starts, block_of, slot, there, position, reach)
         scores = tl.where(there[None, :], scores, NEVER)
-        weights, acc, peak, total = _see(scores, acc, peak, total)
-        acc = dot(weights.to(DTYPE), _values(v, v_scale, v_scale, v_min, v_min, DTYPE), acc)
+        weights, keep, peak, total = see(scores, peak, total)
+        v = _values(v, v_scale, v_scale, v_min, v_min, DTYPE)
+        acc = dot(weights.to(DTYPE), v, acc * keep[:, None])
     return acc, peak, total
 
 
@@ -244,7 +237,7 @@ def prefill_attention(  # noqa: PLR0913, PLR0917
     if not rows or not count:
         return out
     tile_rows = 128 if chunks.longest > 64 else 64
-    tiles = TILES[capability(q)][tile_rows]
+    tiles = TILES[capability(q.device)][tile_rows]
     prefill_tiles[(heads, triton.cdiv(chunks.longest, tile_rows), count)](
         q, arena, out, chunks.first_row, chunks.context, chunks.first, chunks.tokens,
         chunks.blocks.offsets, chunks.blocks.positions, bias,

@@ -6,8 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from executor.kernels.common import TRITON_NAMES, padded_half
-from executor.kernels.registry import Entry
+from executor.kernels.common import padded_half
 from executor.kv.layout import KVLayout
 
 ROWS = 8

@@ -15,6 +15,7 @@ from executor.models.layers import Loader
 from executor.models.llama import load_llama
 from executor.models.mixtral import load_mixtral
 from executor.models.parallel import Group, world
+from executor.models.t5 import load_t5
 from executor.models.weights import FileWeights, RandomWeights, Weights
 from superinfer.errors import ConfigError
 
@@ -25,6 +26,7 @@ _FAMILIES: dict[str, Callable[[ModelConfig, Loader, int, int], Model]] = {
     "llama": load_llama,
     "mixtral": load_mixtral,
     "gpt2": load_gpt2,
+    "t5": load_t5,
 }
 
 
@@ -67,7 +69,8 @@ def _context(config: ModelConfig, asked: int | None) -> int:
     limit = config.shape.max_model_len
     if asked is None:
         return limit
-    if not 0 < asked <= limit:
+    # T5's distances have no end.
+    if asked < 1 or (asked > limit and config.family != "t5"):
         raise ConfigError(f"max_model_len {asked} is not between 1 and the model's {limit}")
     return asked
 

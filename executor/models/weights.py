@@ -55,7 +55,7 @@ class Weights(Protocol):
     """A source of weights."""
 
     def has(self, name: str) -> bool:
-        """Whether a tensor of that name can be asked for."""
+        """Whether a file has the tensor; random ones are in none."""
         ...
 
     def fill(self, out: Tensor, piece: Piece) -> None:
@@ -88,8 +88,8 @@ class RandomWeights:
         self._seed = seed
 
     def has(self, name: str) -> bool:
-        """Any name will do."""
-        return True
+        """Never: the names of random tensors are up to who asks."""
+        return False
 
     def fill(self, out: Tensor, piece: Piece) -> None:
         """Write random values into `out`."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from executor.calibration.cases import RandomArena, decode_step, mixed_step
 from executor.calibration.timing import Timing, cache_bytes, time_calls
+from executor.items import ItemBudget
 from executor.kernels.ops import Ops
 from executor.kv.layout import KVLayout
 
@@ -42,12 +43,12 @@ def time_decode(  # noqa: PLR0913, PLR0917
     source: RandomArena,
     contexts: list[int],
     bits: int,
-    item_blocks: int,
+    budget: ItemBudget,
     budget_s: float = 0.1,
 ) -> Timing:
     """Seconds per layer of decode attention; layers take turns, so that caches hold nothing."""
     shares = {} if bits == 16 else {bits: 1.0}
-    step = decode_step(source, contexts, 100, item_blocks, shares)
+    step = decode_step(source, contexts, 100, budget, shares)
     items = step.decode
     assert items is not None
     q = heads.query(len(contexts), source.device)
@@ -74,7 +75,7 @@ def time_prefill(
     ops: Ops, heads: Heads, source: RandomArena, chunk: tuple[int, int], budget_s: float = 0.2
 ) -> Timing:
     """Seconds per layer of attention of a chunk `(tokens, context before)` of 16 bits."""
-    step = mixed_step(source, [], [chunk], 100, 1)
+    step = mixed_step(source, [], [chunk], 100, ItemBudget.of(heads.layout, source.device))
     chunks = step.prefill
     assert chunks is not None
     q = heads.query(chunk[0], source.device)

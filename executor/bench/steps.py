@@ -12,13 +12,12 @@ from torch import Tensor
 from executor.bench.floors import Ceilings, decode_floor_s, prefill_floor_s
 from executor.calibration.cases import RandomArena, decode_step, mixed_step
 from executor.calibration.timing import time_calls
+from executor.items import ItemBudget
 from executor.kv.layout import KVLayout
 from executor.models.base import Model
 from executor.step import StepInputs
 from superinfer.costs.shapes import ModelShape
 
-ITEM_BLOCKS = 16
-"""Blocks of a work item where nothing else is asked for."""
 SPARE_BYTES = 3 << 30
 """Left free for activations and graphs."""
 
@@ -82,13 +81,12 @@ def measure_decode(  # noqa: PLR0913, PLR0917
     source: RandomArena,
     ceilings: Ceilings,
     weight_bytes: float = 2.0,
-    item_blocks: int = ITEM_BLOCKS,
     budget_s: float = 0.3,
 ) -> Measured:
     """Seconds of the point's step, captured and replayed."""
     shares = {} if point.bits == 16 else {point.bits: 1.0}
     contexts = [point.context] * point.batch
-    step = decode_step(source, contexts, model.vocab, item_blocks, shares)
+    step = decode_step(source, contexts, model.vocab, ItemBudget.of(model.layout, model.device), shares)
     call = greedy(model, step, source.arena)
     timing = time_calls([call], model.device, budget_s)
     size = kv_bytes(model.layout, point.bits)
@@ -107,7 +105,7 @@ def measure_prefill(  # noqa: PLR0913, PLR0917
     budget_s: float = 0.5,
 ) -> Measured:
     """Seconds of one prompt in one step, run eagerly as the runner does."""
-    step = mixed_step(source, [], [(tokens, 0)], model.vocab, ITEM_BLOCKS)
+    step = mixed_step(source, [], [(tokens, 0)], model.vocab, ItemBudget.of(model.layout, model.device))
     call = greedy(model, step, source.arena)
     timing = time_calls([call], model.device, budget_s, graph=False)
     floor_s = prefill_floor_s(shape, tokens, ceilings)

@@ -6,6 +6,7 @@ are far larger than the L2, so contexts larger than the arena still miss it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from executor.inputs import ChunkRows, DecodeRow, build_inputs
+from executor.items import ItemBudget
 from executor.kv.layout import PRECISIONS, SCALE_BYTES, KVLayout
 from executor.step import StepInputs
 
@@ -29,28 +31,28 @@ class Table:
 
 
 class RandomArena:
-    """An arena with `blocks` blocks of each precision in `bits`, all of random contents."""
+    """An arena with `blocks` blocks of each precision, or of each as it says, all random."""
 
     def __init__(
         self,
         layout: KVLayout,
-        blocks: int,
+        blocks: int | Mapping[int, int],
         device: torch.device,
-        bits: tuple[int, ...] = PRECISIONS,
         begin: int = 0,
         seed: int = 0,
     ) -> None:
         self.layout, self.device = layout, device
         self.random = np.random.default_rng(seed)
-        sizes = {precision: layout.block_bytes[precision] * blocks for precision in bits}
+        counts = dict.fromkeys(PRECISIONS, blocks) if isinstance(blocks, int) else dict(blocks)
+        sizes = {bits: layout.block_bytes[bits] * count for bits, count in counts.items()}
         self.arena = torch.empty(begin + sum(sizes.values()), dtype=torch.uint8, device=device)
         self.offsets: dict[int, np.ndarray] = {}
         """By precision, int64: where its blocks are."""
-        self._queue = {precision: np.zeros(0, dtype=np.int64) for precision in bits}
-        for precision, size in sizes.items():
-            fill_blocks(self.arena[begin : begin + size], layout, precision, seed)
-            step = layout.block_bytes[precision]
-            self.offsets[precision] = begin + step * np.arange(blocks, dtype=np.int64)
+        self._queue = {bits: np.zeros(0, dtype=np.int64) for bits in counts}
+        for bits, size in sizes.items():
+            fill_blocks(self.arena[begin : begin + size], layout, bits, seed)
+            step = layout.block_bytes[bits]
+            self.offsets[bits] = begin + step * np.arange(counts[bits], dtype=np.int64)
             begin += size
 
     def table(self, tokens: int, shares: dict[int, float] | None = None) -> Table:
@@ -115,20 +117,46 @@ def _fill_codes(units: Tensor, layout: KVLayout, bits: int, generator: torch.Gen
     units[..., codes:] = scales.to(torch.float16).view(torch.uint8)
 
 
+def decode_rows(
+    source: RandomArena,
+    contexts: list[int],
+    vocab: int,
+    shares: dict[int, float] | None = None,
+) -> list[DecodeRow]:
+    """One decode for each context, whose keys (its own included) are so many."""
+    tokens = source.random.integers(0, vocab, len(contexts)).tolist()
+    return [
+        DecodeRow(source.table(context, shares), context, token)
+        for context, token in zip(contexts, tokens, strict=True)
+    ]
+
+
+def chunk_rows(source: RandomArena, chunks: list[tuple[int, int]], vocab: int) -> list[ChunkRows]:
+    """Chunks of `(tokens, context before)`; every one wants logits."""
+    draw = source.random.integers
+    return [
+        ChunkRows(source.table(context + tokens), context, draw(0, vocab, tokens), True)
+        for tokens, context in chunks
+    ]
+
+
 def decode_step(
     source: RandomArena,
     contexts: list[int],
     vocab: int,
-    item_blocks: int,
+    budget: ItemBudget,
     shares: dict[int, float] | None = None,
 ) -> StepInputs:
-    """One decode for each context, whose keys (its own included) are so many."""
-    tokens = source.random.integers(0, vocab, len(contexts)).tolist()
-    rows = [
-        DecodeRow(source.table(context, shares), context, token)
-        for context, token in zip(contexts, tokens, strict=True)
-    ]
-    return build_inputs(rows, [], source.layout, source.device, item_blocks=item_blocks)
+    """Decodes alone, their work items padded as they are where steps are captured."""
+    rows = decode_rows(source, contexts, vocab, shares)
+    return build_inputs(
+        rows,
+        [],
+        source.layout,
+        source.device,
+        item_blocks=item_blocks(budget, source.layout, contexts),
+        pad_items=budget.capacity(len(rows)) if source.device.type == "cuda" else 0,
+    )
 
 
 def mixed_step(
@@ -136,15 +164,19 @@ def mixed_step(
     contexts: list[int],
     chunks: list[tuple[int, int]],
     vocab: int,
-    item_blocks: int,
+    budget: ItemBudget,
 ) -> StepInputs:
-    """Decodes beside chunks of `(tokens, context before)`; every chunk wants logits."""
-    draw = source.random.integers
-    rows = [
-        DecodeRow(source.table(context), context, int(draw(vocab))) for context in contexts
-    ]
-    parts = [
-        ChunkRows(source.table(context + tokens), context, draw(0, vocab, tokens).tolist(), True)
-        for tokens, context in chunks
-    ]
-    return build_inputs(rows, parts, source.layout, source.device, item_blocks=item_blocks)
+    """Decodes beside chunks."""
+    return build_inputs(
+        decode_rows(source, contexts, vocab),
+        chunk_rows(source, chunks, vocab),
+        source.layout,
+        source.device,
+        item_blocks=item_blocks(budget, source.layout, contexts),
+    )
+
+
+def item_blocks(budget: ItemBudget, layout: KVLayout, contexts: list[int]) -> int:
+    """Blocks of a work item, as the runner chooses them."""
+    blocks = sum(-(-context // layout.block_tokens) for context in contexts)
+    return budget.item_blocks(len(contexts), blocks)

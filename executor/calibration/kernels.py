@@ -18,6 +18,7 @@ from executor.bench.attention import Heads, time_decode, time_prefill
 from executor.calibration.cases import RandomArena
 from executor.calibration.tables import Family, hold_out, measure_curve, measure_grid
 from executor.calibration.timing import Call, Deadline, Timing, copies_beyond_cache, time_calls
+from executor.items import ItemBudget
 from executor.kernels.ops import Ops
 from executor.kv.layout import KVLayout
 from superinfer.costs.shapes import ModelShape
@@ -93,7 +94,7 @@ class Bench:
     ops: Ops
     device: torch.device
     grids: Grids
-    item_blocks: int
+    budget: ItemBudget
     int8: bool = False
     point_s: float = 0.05
     """Measuring time of a point."""
@@ -272,7 +273,7 @@ def measure_decode(bench: Bench, source: RandomArena, bits: int, deadline: Deadl
     def at(sequences: int, context: int) -> Timing:
         contexts = [context] * sequences
         return time_decode(
-            bench.ops, heads, source, contexts, bits, bench.item_blocks, bench.point_s
+            bench.ops, heads, source, contexts, bits, bench.budget, bench.point_s
         )
 
     axes = {"sequences": grids.sequences, "context_tokens": grids.contexts}

@@ -69,7 +69,7 @@ def time_calls(
     """
     if device.type != "cuda":
         return _time_cpu(calls, budget_s)
-    run = _captured(calls) if graph else _each(calls)
+    run = captured(calls) if graph else _each(calls)
     run()
     return _time_cuda(run, len(calls), budget_s)
 
@@ -82,7 +82,7 @@ def _each(calls: Sequence[Call]) -> Call:
     return run
 
 
-def _captured(calls: Sequence[Call]) -> Call:
+def captured(calls: Sequence[Call]) -> Call:
     """A graph of all calls. They run once before, on a side stream, so that all is compiled."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

@@ -120,7 +120,7 @@ def rope_write(context: Context) -> Result:
     ops, errors = ops_of(context), {}
     for shape in SHAPES:
         heads, layout = layout_of(context, shape)
-        source = RandomArena(layout, 8, device_of(context), bits=(16,))
+        source = RandomArena(layout, {16: 8}, device_of(context))
         rows, layer = 37, 1
         fused = randn(context, rows, (heads + 2 * layout.kv_heads) * layout.head_dim)
         q, k, v = fused.view(rows, -1, layout.head_dim).split(

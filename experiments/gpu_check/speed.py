@@ -25,6 +25,7 @@ from executor.bench.steps import free_bytes
 from executor.calibration.cases import RandomArena
 from executor.calibration.ceilings import copy_bandwidth, gemm_rate
 from executor.calibration.timing import Call, copies_beyond_cache, time_calls
+from executor.items import ItemBudget
 from executor.kv.layout import KVLayout
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.setting import device_of, dtype_of, ops_of, randn
@@ -32,19 +33,20 @@ from experiments.gpu_check.setting import device_of, dtype_of, ops_of, randn
 Row = dict[str, Any]
 DECODE_VARIANTS: tuple[dict[str, int], ...] = (
     {},
-    {"tokens": 32, "num_warps": 4, "num_stages": 4},
-    {"tokens": 64, "num_warps": 4, "num_stages": 4},
-    {"tokens": 64, "num_warps": 8, "num_stages": 3},
-    {"tokens": 64, "num_warps": 2, "num_stages": 3},
-    {"tokens": 128, "num_warps": 4, "num_stages": 2},
-    {"tokens": 128, "num_warps": 8, "num_stages": 3},
+    {"tile": 32, "num_warps": 4, "num_stages": 4},
+    {"tile": 64, "num_warps": 4, "num_stages": 4},
+    {"tile": 64, "num_warps": 8, "num_stages": 3},
+    {"tile": 64, "num_warps": 2, "num_stages": 3},
+    {"tile": 128, "num_warps": 4, "num_stages": 2},
+    {"tile": 128, "num_warps": 8, "num_stages": 3},
 )
 PREFILL_VARIANTS: tuple[dict[str, int], ...] = (
     {},
-    {"rows": 128, "tokens": 64, "num_warps": 8, "num_stages": 2},
-    {"rows": 128, "tokens": 64, "num_warps": 8, "num_stages": 4},
-    {"rows": 64, "tokens": 64, "num_warps": 4, "num_stages": 3},
-    {"rows": 128, "tokens": 128, "num_warps": 8, "num_stages": 2},
+    {"keys": 64, "num_warps": 8, "num_stages": 2},
+    {"keys": 64, "num_warps": 8, "num_stages": 4},
+    {"keys": 128, "num_warps": 8, "num_stages": 2},
+    {"keys": 64, "num_warps": 4, "num_stages": 2},
+    {"keys": 32, "num_warps": 4, "num_stages": 3},
 )
 INT8_VARIANTS: tuple[dict[str, int], ...] = (
     {},
@@ -67,8 +69,7 @@ def arena_of(context: Context, heads: Heads, bits: int, blocks: int) -> RandomAr
     """An arena with that many blocks of `bits`, if they fit, and some of 16 bits for tails."""
     device, size = device_of(context), heads.layout.block_bytes[bits]
     blocks = max(64, min(blocks, free_bytes(device) // (2 * size)))
-    kinds = (16,) if bits == 16 else (16, bits)
-    return RandomArena(heads.layout, blocks, device, kinds)
+    return RandomArena(heads.layout, {16: 160, bits: blocks + 160}, device)
 
 
 def ceiling(context: Context) -> float:
@@ -95,6 +96,8 @@ def tiles(module: str, change: dict[str, int]) -> Iterator[None]:
 
 
 def _changed(entry: Any, change: dict[str, int]) -> Any:
+    if isinstance(entry, dict) and all(isinstance(inner, dict) for inner in entry.values()):
+        return {rows: _changed(inner, change) for rows, inner in entry.items()}
     if isinstance(entry, dict):
         unknown = set(change) - set(entry)
         if unknown:
@@ -130,24 +133,18 @@ def guarded(row: Row, measure: Callable[[], Row]) -> Row:
 
 
 def decode_tiles(context: Context) -> Result:
-    """Variants of the decode kernel and of the length of items, B=32 with 8k each."""
+    """Variants of the decode kernel, B=32 with 8k each."""
     heads, rows = heads_of(context), []
     contexts = [257] * 2 if context.tiny else [8192] * 32
-    lengths = (8,) if context.tiny else (8, 16, 32, 64)
     for bits in (16, 8, 4):
         source = arena_of(context, heads, bits, sum(contexts) // 32)
-        for change, item_blocks in product(DECODE_VARIANTS, lengths):
-            if change and item_blocks not in (8, 32):
-                continue
-            row = {"kv": bits, "tile": label(change), "item_blocks": item_blocks}
+        for change in DECODE_VARIANTS:
 
-            def measure(
-                change: dict[str, int] = change, bits: int = bits, length: int = item_blocks
-            ) -> Row:
+            def measure(change: dict[str, int] = change, bits: int = bits) -> Row:
                 with tiles("decode_attention", change):
-                    return _decode_row(context, heads, source, contexts, bits, length)
+                    return _decode_row(context, heads, source, contexts, bits)
 
-            rows.append(guarded(row, measure))
+            rows.append(guarded({"kv": bits, "tile": label(change)}, measure))
         del source
     return outcome(rows)
 
@@ -158,31 +155,50 @@ def _decode_row(
     source: RandomArena,
     contexts: list[int],
     bits: int,
-    item_blocks: int,
+    budget: ItemBudget | None = None,
 ) -> Row:
+    budget = budget or ItemBudget.of(heads.layout, device_of(context))
     budget_s = 0.02 if context.tiny else 0.06
-    timing = time_decode(ops_of(context), heads, source, contexts, bits, item_blocks, budget_s)
+    timing = time_decode(ops_of(context), heads, source, contexts, bits, budget, budget_s)
     rate = decode_bytes(heads, contexts, bits) / timing.seconds
     return {"us": timing.seconds * 1e6, "GB/s": rate / 1e9, "share": rate / ceiling(context)}
 
 
 def decode_shapes(context: Context) -> Result:
-    """Batches and contexts of the table of floors, per precision, and lengths of items."""
+    """Batches and contexts of the table of floors, per precision and number of work items."""
     heads, rows = heads_of(context), []
-    points = ((2, 65),) if context.tiny else ((1, 1024), (1, 32768), (32, 1024), (128, 1024), (64, 4096))
+    points = (
+        ((2, 65),)
+        if context.tiny
+        else ((1, 1024), (1, 32768), (32, 1024), (128, 1024), (64, 4096))
+    )
     for bits in (16, 8, 4):
         source = arena_of(context, heads, bits, 8192)
-        for (batch, length), item_blocks in product(points, (4, 8, 16, 32)):
-            row = {"kv": bits, "B": batch, "ctx": length, "item_blocks": item_blocks}
+        for (batch, length), (programs, shortest) in product(
+            points, ((4, 128), (2, 128), (8, 128), (8, 64), (16, 64))
+        ):
+            budget = _budget(context, heads, programs, shortest)
+            row = {"kv": bits, "B": batch, "ctx": length, "programs": programs, "least": shortest}
 
             def measure(
-                contexts: list[int] = [length] * batch, bits: int = bits, cut: int = item_blocks
+                contexts: list[int] = [length] * batch,
+                bits: int = bits,
+                budget: ItemBudget = budget,
             ) -> Row:
-                return _decode_row(context, heads, source, contexts, bits, cut)
+                return _decode_row(context, heads, source, contexts, bits, budget)
 
             rows.append(guarded(row, measure))
         del source
     return outcome(rows)
+
+
+def _budget(context: Context, heads: Heads, programs: int, shortest_tokens: int) -> ItemBudget:
+    """Work items for so many programs per multiprocessor, of so many tokens at the least."""
+    processors = 8
+    if not context.tiny:
+        processors = torch.cuda.get_device_properties(0).multi_processor_count
+    shortest = max(1, shortest_tokens // heads.layout.block_tokens)
+    return ItemBudget(-(-processors * programs // heads.layout.kv_heads), shortest)
 
 
 def decode_peers(context: Context) -> Result:
@@ -190,6 +206,8 @@ def decode_peers(context: Context) -> Result:
     heads, rows = heads_of(context), []
     points = ((2, 64),) if context.tiny else ((1, 1024), (1, 32768), (32, 1024), (32, 8192), (128, 1024))
     for (name, peer), (batch, length) in product(PEERS.items(), points):
+        if name == "FlexAttention" and context.tiny:
+            continue
         if context.options["fast"] and name == "FlexAttention" and batch != 32:
             continue
         row = {"peer": name, "B": batch, "ctx": length}

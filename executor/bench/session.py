@@ -81,9 +81,11 @@ class Session:
                 if wanted > len(source.offsets[bits]):
                     yield {"point": point.name, "skipped": "does not fit"}
                     continue
-                yield self._row(measure_decode(
-                    self.model, self.shape, point, source, self.ceilings, self.weight_bytes
-                ))
+                yield self._row(
+                    measure_decode(
+                        self.model, self.shape, point, source, self.ceilings, self.weight_bytes
+                    )
+                )
             del source
 
     def prefills(self, sizes: tuple[int, ...], deadline: Deadline) -> Iterator[Row]:
@@ -93,9 +95,7 @@ class Session:
         for tokens in sizes:
             if deadline.over:
                 return
-            yield self._row(
-                measure_prefill(self.model, self.shape, tokens, source, self.ceilings)
-            )
+            yield self._row(measure_prefill(self.model, self.shape, tokens, source, self.ceilings))
 
     def attention(self, points: tuple[DecodePoint, ...], deadline: Deadline) -> Iterator[Row]:
         """Decode attention alone, as a share of the copy bandwidth."""
@@ -137,7 +137,9 @@ class Session:
                 rate = decode_bytes(heads, contexts, 16) / timing.seconds
                 share = rate / self.ceilings.bytes_per_s
                 yield row | {
-                    "seconds": timing.seconds, "bytes_per_s": rate, "share_of_copy": share,
+                    "seconds": timing.seconds,
+                    "bytes_per_s": rate,
+                    "share_of_copy": share,
                 }
 
     def swaps(self) -> Iterator[Row]:

@@ -86,7 +86,9 @@ def measure_decode(  # noqa: PLR0913, PLR0917
     """Seconds of the point's step, captured and replayed."""
     shares = {} if point.bits == 16 else {point.bits: 1.0}
     contexts = [point.context] * point.batch
-    step = decode_step(source, contexts, model.vocab, ItemBudget.of(model.layout, model.device), shares)
+    step = decode_step(
+        source, contexts, model.vocab, ItemBudget.of(model.layout, model.device), shares
+    )
     call = greedy(model, step, source.arena)
     timing = time_calls([call], model.device, budget_s)
     size = kv_bytes(model.layout, point.bits)
@@ -105,7 +107,9 @@ def measure_prefill(  # noqa: PLR0913, PLR0917
     budget_s: float = 0.5,
 ) -> Measured:
     """Seconds of one prompt in one step, run eagerly as the runner does."""
-    step = mixed_step(source, [], [(tokens, 0)], model.vocab, ItemBudget.of(model.layout, model.device))
+    step = mixed_step(
+        source, [], [(tokens, 0)], model.vocab, ItemBudget.of(model.layout, model.device)
+    )
     call = greedy(model, step, source.arena)
     timing = time_calls([call], model.device, budget_s, graph=False)
     floor_s = prefill_floor_s(shape, tokens, ceilings)

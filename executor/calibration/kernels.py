@@ -63,7 +63,29 @@ class Grids:
 
 
 GPU = Grids(
-    tokens=(1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768)
+    tokens=(
+        1,
+        2,
+        4,
+        8,
+        16,
+        24,
+        32,
+        48,
+        64,
+        96,
+        128,
+        160,
+        192,
+        224,
+        256,
+        320,
+        384,
+        448,
+        512,
+        640,
+        768,
+    )
     + (1024, 1280, 1536, 1792, 2048, 2560, 3072, 4096, 5120, 6144, 8192),
     rows=(1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256),
     sequences=(1, 2, 4, 8, 16, 32, 64, 128, 256),
@@ -131,7 +153,10 @@ def measure_gemm(bench: Bench, part: str, size: tuple[int, int], deadline: Deadl
     """One projection; the head's products become float32, as logits do."""
     outputs, inputs = size
     nbytes = outputs * inputs * (1 if bench.int8 else bench.dtype.itemsize)
-    sets = [_weights(bench, outputs, inputs) for _ in range(copies_beyond_cache(nbytes, bench.device, 12))]
+    sets = [
+        _weights(bench, outputs, inputs)
+        for _ in range(copies_beyond_cache(nbytes, bench.device, 12))
+    ]
     head = part == "lm_head"
 
     def at(rows: int) -> Timing:
@@ -218,17 +243,13 @@ def measure_embed(bench: Bench, deadline: Deadline) -> Family:
     table = bench.randn(bench.shape.vocab, bench.shape.hidden)
 
     def at(rows: int) -> Timing:
-        ids = [
-            torch.randint(0, bench.shape.vocab, (rows,), device=bench.device) for _ in range(4)
-        ]
+        ids = [torch.randint(0, bench.shape.vocab, (rows,), device=bench.device) for _ in range(4)]
         return bench.time([lambda i=i: F.embedding(i, table) for i in ids])
 
     return _curve(bench, bench.grids.tokens, "tokens", at, deadline)
 
 
-def measure_sample(
-    bench: Bench, deadline: Deadline, sample: Callable[[Tensor], Tensor]
-) -> Family:
+def measure_sample(bench: Bench, deadline: Deadline, sample: Callable[[Tensor], Tensor]) -> Family:
     """The next tokens out of float32 logits."""
 
     def at(rows: int) -> Timing:
@@ -272,9 +293,7 @@ def measure_decode(bench: Bench, source: RandomArena, bits: int, deadline: Deadl
 
     def at(sequences: int, context: int) -> Timing:
         contexts = [context] * sequences
-        return time_decode(
-            bench.ops, heads, source, contexts, bits, bench.budget, bench.point_s
-        )
+        return time_decode(bench.ops, heads, source, contexts, bits, bench.budget, bench.point_s)
 
     axes = {"sequences": grids.sequences, "context_tokens": grids.contexts}
     family = measure_grid(axes, at, deadline, grids.most_context)
@@ -331,9 +350,7 @@ def measure_copy(bench: Bench, source: RandomArena, deadline: Deadline) -> Famil
     def at(nbytes: int) -> Timing:
         count = max(1, nbytes // (2 * size))
         sources, targets = blocks[:count], blocks[count : 2 * count]
-        return bench.time(
-            [lambda: bench.ops.copy_blocks(source.arena, sources, targets, size)]
-        )
+        return bench.time([lambda: bench.ops.copy_blocks(source.arena, sources, targets, size)])
 
     axis = tuple(2 * size * count for count in bench.grids.blocks if 2 * count <= len(blocks))
     return measure_curve(axis, "bytes", at, deadline)
@@ -352,7 +369,9 @@ def measure_moe(bench: Bench, deadline: Deadline) -> Iterator[tuple[str, Family]
         return weights / weights.sum(-1, keepdim=True), some
 
     def at_route(rows: int) -> Timing:
-        return bench.time([lambda x=x: route(x) for (x,) in _activations(bench, rows, (shape.hidden,))])
+        return bench.time(
+            [lambda x=x: route(x) for (x,) in _activations(bench, rows, (shape.hidden,))]
+        )
 
     def at_gemm(rows: int) -> Timing:
         sets = [(x, *route(x)) for (x,) in _activations(bench, rows, (shape.hidden,))]

@@ -8,6 +8,7 @@ come beside it as `DIR/<part>.tar.gz`. `--device cpu` runs the same code on tiny
 from __future__ import annotations
 
 import argparse
+import shutil
 import tarfile
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     options.work.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(options.work / "inbox", ignore_errors=True)
     results = Results(out / "results.json")
     end_s = time.monotonic() + 60 * options.minutes
     names = options.parts.split(",") if options.parts else list(ORDER)

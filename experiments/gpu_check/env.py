@@ -30,7 +30,9 @@ def links(context: Context) -> Result:
 
 def _smi() -> str:
     try:
-        asked = "name,driver_version,memory.total,clocks.sm,clocks.mem,power.limit,pcie.link.gen.max"
+        asked = (
+            "name,driver_version,memory.total,clocks.sm,clocks.mem,power.limit,pcie.link.gen.max"
+        )
         done = subprocess.run(
             ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"],
             capture_output=True,

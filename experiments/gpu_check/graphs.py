@@ -97,9 +97,7 @@ def models(context: Context) -> Result:
     device, errors = device_of(context), {}
     narrow = small_model(context)
     path = context.work / "small" / "config.json"
-    wide = load_model(
-        path, device=device, dtype=torch.float32, random_weights=True, ops=TorchOps()
-    )
+    wide = load_model(path, device=device, dtype=torch.float32, random_weights=True, ops=TorchOps())
     copy_weights(narrow, wide)
     for name, contexts, chunks in (
         ("prefill", [], [(70, 0), (33, 0)]),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Callable
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -132,9 +134,7 @@ def rope_write(context: Context) -> Result:
         wanted_q = reference.rotate(q, cos, sin, positions)
         wanted_k = reference.rotate(k, cos, sin, positions)
         before = source.arena.clone()
-        ops.rope_write(
-            q, k, v, cos, sin, positions, source.arena, layout, layer, offsets, slots
-        )
+        ops.rope_write(q, k, v, cos, sin, positions, source.arena, layout, layer, offsets, slots)
         errors[f"{shape} q"] = reference.relative_error(q, wanted_q)
         found_k, found_v = _written(source.arena, layout, layer, offsets, slots)
         live = slots >= 0
@@ -178,12 +178,12 @@ def _written(
     return torch.stack(keys), torch.stack(values)
 
 
-def decode_attention(context: Context) -> Result:
+def decode_attention(context: Context, shape: str) -> Result:
     """All precisions and mixes, lengths at block edges, long ones over many items, padding."""
     errors: dict[str, float] = {}
-    for shape, (mix, shares) in product(SHAPES, MIXES.items()):
+    for mix, shares in MIXES.items():
         for item_blocks in (1, 8) if context.tiny else (4, 16):
-            name = f"{shape} {mix} items of {item_blocks}"
+            name = f"{mix} items of {item_blocks}"
             errors[name] = _decode_error(context, shape, shares, item_blocks)
     return verdict(errors, tolerance(context))
 
@@ -222,11 +222,11 @@ def worst_row(found: Tensor, wanted: Tensor) -> float:
     return max((reference.relative_error(a, b) for a, b in pairs), default=0.0)
 
 
-def prefill_attention(context: Context) -> Result:
+def prefill_attention(context: Context, shape: str) -> Result:
     """Chunks with and without context in all precisions, shorter and longer than a tile."""
     errors: dict[str, float] = {}
-    for shape, (mix, shares) in product(SHAPES, MIXES.items()):
-        errors[f"{shape} {mix}"] = _prefill_error(context, shape, shares)
+    for mix, shares in MIXES.items():
+        errors[mix] = _prefill_error(context, shape, shares)
     return verdict(errors, tolerance(context))
 
 
@@ -267,11 +267,10 @@ def _chunk_table(source: RandomArena, count: int, before: int, shares: Shares) -
     )
 
 
-def requantise(context: Context) -> Result:
+def requantise(context: Context, shape: str) -> Result:
     """What is read back is within half a step of what was there, and no other byte changes."""
     ops, errors = ops_of(context), {}
-    pairs = ((16, 8), (16, 4), (8, 4))
-    for shape, (before, after) in product(SHAPES, pairs):
+    for before, after in ((16, 8), (16, 4), (8, 4)):
         _, layout = layout_of(context, shape)
         source = RandomArena(layout, 6, device_of(context))
         sources, targets = source.offsets[before][:3], source.offsets[after][2:5]
@@ -284,7 +283,7 @@ def requantise(context: Context) -> Result:
             before,
             after,
         )
-        name = f"{shape} {before}->{after}"
+        name = f"{before}->{after}"
         errors[name] = max(
             _steps_off(old, source.arena, layout, (before, int(a)), (after, int(b)))
             for a, b in zip(sources, targets, strict=True)
@@ -379,15 +378,20 @@ def _everything(context: Context, heads: int, source: RandomArena) -> dict[str, 
     return {**found, "blocks": arena[first:].clone()}
 
 
+def _by_shape(name: str, check: Callable[[Context, str], Result]) -> dict[str, Check]:
+    """A check for each shape, so that they can run, and compile, side by side."""
+    return {f"{name}-{shape}": partial(check, shape=shape) for shape in SHAPES}
+
+
 CHECKS: dict[str, Check] = {
-    "rms_norm": rms_norm,
-    "activations": activations,
-    "rope_write": rope_write,
-    "decode_attention": decode_attention,
-    "prefill_attention": prefill_attention,
-    "requantise": requantise,
-    "copy_blocks": copy_blocks,
+    **_by_shape("decode", decode_attention),
+    **_by_shape("prefill", prefill_attention),
+    **_by_shape("requantise", requantise),
     "linear_int8": linear_int8,
     "moe": moe,
     "far_arena": far_arena,
+    "rms_norm": rms_norm,
+    "activations": activations,
+    "rope_write": rope_write,
+    "copy_blocks": copy_blocks,
 }

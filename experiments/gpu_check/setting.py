@@ -55,9 +55,7 @@ def poison(context: Context) -> None:
     torch.cuda.empty_cache()
     nan = float("nan")
     large = torch.full((POISON_BYTES // 4,), nan, device=context.device)
-    small = [
-        torch.full((SMALL_POISON_BYTES // 4,), nan, device=context.device) for _ in range(16)
-    ]
+    small = [torch.full((SMALL_POISON_BYTES // 4,), nan, device=context.device) for _ in range(16)]
     torch.cuda.synchronize()
     del large, small
 

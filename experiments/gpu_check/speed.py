@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from itertools import product
 from typing import Any
@@ -132,19 +133,18 @@ def guarded(row: Row, measure: Callable[[], Row]) -> Row:
         return {**row, "error": f"{type(error).__name__}: {error}"[:300]}
 
 
-def decode_tiles(context: Context) -> Result:
-    """Variants of the decode kernel, B=32 with 8k each."""
+def decode_tiles(context: Context, change: dict[str, int]) -> Result:
+    """A variant of the decode kernel, B=32 with 8k each."""
     heads, rows = heads_of(context), []
     contexts = [257] * 2 if context.tiny else [8192] * 32
     for bits in (16, 8, 4):
         source = arena_of(context, heads, bits, sum(contexts) // 32)
-        for change in DECODE_VARIANTS:
 
-            def measure(change: dict[str, int] = change, bits: int = bits) -> Row:
-                with tiles("decode_attention", change):
-                    return _decode_row(context, heads, source, contexts, bits)
+        def measure(bits: int = bits) -> Row:
+            with tiles("decode_attention", change):
+                return _decode_row(context, heads, source, contexts, bits)
 
-            rows.append(guarded({"kv": bits, "tile": label(change)}, measure))
+        rows.append(guarded({"kv": bits, "tile": label(change)}, measure))
         del source
     return outcome(rows)
 
@@ -160,17 +160,14 @@ def _decode_row(
     budget = budget or ItemBudget.of(heads.layout, device_of(context))
     budget_s = 0.02 if context.tiny else 0.06
     timing = time_decode(ops_of(context), heads, source, contexts, bits, budget, budget_s)
-    rate = decode_bytes(heads, contexts, bits) / timing.seconds
-    return {"us": timing.seconds * 1e6, "GB/s": rate / 1e9, "share": rate / ceiling(context)}
+    return _streamed(context, decode_bytes(heads, contexts, bits), timing.seconds)
 
 
 def decode_shapes(context: Context) -> Result:
     """Batches and contexts of the table of floors, per precision and number of work items."""
     heads, rows = heads_of(context), []
     points = (
-        ((2, 65),)
-        if context.tiny
-        else ((1, 1024), (1, 32768), (32, 1024), (128, 1024), (64, 4096))
+        ((2, 65),) if context.tiny else ((1, 1024), (1, 32768), (32, 1024), (128, 1024), (64, 4096))
     )
     for bits in (16, 8, 4):
         source = arena_of(context, heads, bits, 8192)
@@ -204,7 +201,9 @@ def _budget(context: Context, heads: Heads, programs: int, shortest_tokens: int)
 def decode_peers(context: Context) -> Result:
     """torch's decode attention over dense keys and values of 16 bits."""
     heads, rows = heads_of(context), []
-    points = ((2, 64),) if context.tiny else ((1, 1024), (1, 32768), (32, 1024), (32, 8192), (128, 1024))
+    points = (
+        ((2, 64),) if context.tiny else ((1, 1024), (1, 32768), (32, 1024), (32, 8192), (128, 1024))
+    )
     for (name, peer), (batch, length) in product(PEERS.items(), points):
         if name == "FlexAttention" and context.tiny:
             continue
@@ -212,41 +211,49 @@ def decode_peers(context: Context) -> Result:
             continue
         row = {"peer": name, "B": batch, "ctx": length}
 
-        def measure(
-            peer: Any = peer, batch: int = batch, length: int = length
-        ) -> Row:
+        def measure(peer: Any = peer, batch: int = batch, length: int = length) -> Row:
             timing = peer(heads, batch, length, device_of(context), 0.05)
-            rate = decode_bytes(heads, [length] * batch, 16) / timing.seconds
-            return {"us": timing.seconds * 1e6, "GB/s": rate / 1e9, "share": rate / ceiling(context)}
+            return _streamed(context, decode_bytes(heads, [length] * batch, 16), timing.seconds)
 
         rows.append(guarded(row, measure))
     return outcome(rows)
 
 
-def prefill(context: Context) -> Result:
-    """TFLOP/s of prefill attention by variant, and of torch's."""
+def prefill(context: Context, change: dict[str, int]) -> Result:
+    """TFLOP/s of a variant of prefill attention."""
     heads, rows = heads_of(context, layers=4), []
-    points = ((40, 0), (9, 30)) if context.tiny else ((2048, 0), (8192, 0), (512, 8192))
     source = arena_of(context, heads, 16, 2048)
-    device, peak = device_of(context), gemm_rate(device_of(context), 0.2)
-    for change, chunk in product(PREFILL_VARIANTS, points):
-        row = {"kernel": "ours", "tile": label(change), "chunk": chunk[0], "context": chunk[1]}
+    peak = gemm_rate(device_of(context), 0.1)
+    for chunk in prefill_chunks(context):
+        row = {"tile": label(change), "chunk": chunk[0], "context": chunk[1]}
 
-        def measure(change: dict[str, int] = change, chunk: tuple[int, int] = chunk) -> Row:
+        def measure(chunk: tuple[int, int] = chunk) -> Row:
             with tiles("prefill_attention", change):
                 timing = time_prefill(ops_of(context), heads, source, chunk, 0.06)
             return _rate(prefill_flops(heads, chunk), timing.seconds, peak)
 
         rows.append(guarded(row, measure))
-    for tokens, before in points:
+    return outcome(rows, gemm_flops=peak)
+
+
+def prefill_chunks(context: Context) -> tuple[tuple[int, int], ...]:
+    """Chunks `(tokens, context before)`."""
+    return ((40, 0), (9, 30)) if context.tiny else ((2048, 0), (8192, 0), (512, 8192))
+
+
+def prefill_peers(context: Context) -> Result:
+    """TFLOP/s of torch's attention over whole prompts."""
+    heads, rows, device = heads_of(context, layers=4), [], device_of(context)
+    peak = gemm_rate(device, 0.1)
+    for tokens, before in prefill_chunks(context):
         if before:
             continue
 
-        def peer(tokens: int = tokens) -> Row:
+        def measure(tokens: int = tokens) -> Row:
             timing = sdpa_prefill(heads, 1, tokens, device, 0.06)
             return _rate(prefill_flops(heads, (tokens, 0)), timing.seconds, peak)
 
-        rows.append(guarded({"kernel": "torch SDPA", "chunk": tokens}, peer))
+        rows.append(guarded({"kernel": "torch SDPA", "chunk": tokens}, measure))
     return outcome(rows, gemm_flops=peak)
 
 
@@ -255,38 +262,47 @@ def _rate(flops: float, seconds: float, peak: float) -> Row:
     return {"us": seconds * 1e6, "TFLOP/s": rate / 1e12, "share": rate / peak}
 
 
-def int8_products(context: Context) -> Result:
-    """Bytes/s of products with int8 weights, the weights of 8B and 70B layers."""
+def int8_products(context: Context, change: dict[str, int]) -> Result:
+    """Bytes/s of products with int8 weights by a variant, the weights of 8B and 70B layers."""
     ops, rows, device = ops_of(context), [], device_of(context)
-    sizes = ((128, 64),) if context.tiny else ((28672, 4096), (4096, 14336), (57344, 8192), (8192, 8192))
-    counts = (1, 17) if context.tiny else (1, 16, 32, 64, 256)
-    for (n, k), m in product(sizes, counts):
+    large = ((28672, 4096), (4096, 14336), (57344, 8192), (8192, 8192))
+    sizes = ((128, 64),) if context.tiny else large
+    counts = (1, 17) if context.tiny else (1, 16) if change else (1, 16, 32, 64, 256)
+    for n, k in sizes:
         sets = copies_beyond_cache(n * k, device, 8)
         weights = [
             torch.randint(-127, 128, (n, k), dtype=torch.int8, device=device) for _ in range(sets)
         ]
-        scales, x = torch.rand(n, device=device), randn(context, m, k)
-        for change in INT8_VARIANTS if m in (1, 16) else ({},):
-            row = {"m": m, "n": n, "k": k, "tile": label(change)}
+        scales = torch.rand(n, device=device)
+        for m in counts:
+            x = randn(context, m, k)
+            calls: list[Call] = [
+                lambda w=w, x=x, s=scales: ops.linear_int8(x, w, s) for w in weights
+            ]
 
-            def measure(
-                change: dict[str, int] = change, x: Tensor = x, weights: Any = weights, s: Tensor = scales
-            ) -> Row:
-                calls: list[Call] = [lambda w=w: ops.linear_int8(x, w, s) for w in weights]
+            def measure(calls: list[Call] = calls, nbytes: int = n * k) -> Row:
                 with tiles("linear_int8", change):
                     timing = time_calls(calls, device, 0.04)
-                rate = weights[0].numel() / timing.seconds
-                return {"us": timing.seconds * 1e6, "GB/s": rate / 1e9, "share": rate / ceiling(context)}
+                return _streamed(context, nbytes, timing.seconds)
 
-            rows.append(guarded(row, measure))
-        del weights
+            rows.append(guarded({"m": m, "n": n, "k": k, "tile": label(change)}, measure))
+        del weights, calls
     return outcome(rows)
+
+
+def _streamed(context: Context, nbytes: float, seconds: float) -> Row:
+    rate = nbytes / seconds
+    return {"us": seconds * 1e6, "GB/s": rate / 1e9, "share": rate / ceiling(context)}
 
 
 def dense_products(context: Context) -> Result:
     """torch's own 16-bit products of the same layers, for the share that a step can reach."""
     rows, device = [], device_of(context)
-    sizes = ((128, 64),) if context.tiny else ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096))
+    sizes = (
+        ((128, 64),)
+        if context.tiny
+        else ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096))
+    )
     for (n, k), m in product(sizes, (1, 17) if context.tiny else (1, 32, 128, 2048)):
         sets = copies_beyond_cache(2 * n * k, device, 8)
         weights = [randn(context, n, k, scale=0.02) for _ in range(sets)]
@@ -296,7 +312,11 @@ def dense_products(context: Context) -> Result:
             calls: list[Call] = [lambda w=w: torch.nn.functional.linear(x, w) for w in weights]
             timing = time_calls(calls, device, 0.03)
             rate = weights[0].numel() * weights[0].element_size() / timing.seconds
-            return {"us": timing.seconds * 1e6, "GB/s": rate / 1e9, "TFLOP/s": flops / timing.seconds / 1e12}
+            return {
+                "us": timing.seconds * 1e6,
+                "GB/s": rate / 1e9,
+                "TFLOP/s": flops / timing.seconds / 1e12,
+            }
 
         rows.append(guarded({"m": m, "n": n, "k": k}, measure))
         del weights
@@ -310,8 +330,7 @@ def streaming(context: Context) -> Result:
 
         def measure(calls: list[Call] = calls, nbytes: float = nbytes) -> Row:
             timing = time_calls(calls, device_of(context), 0.04)
-            rate = nbytes / timing.seconds
-            return {"us": timing.seconds * 1e6, "GB/s": rate / 1e9, "share": rate / ceiling(context)}
+            return _streamed(context, nbytes, timing.seconds)
 
         rows.append(guarded({"kernel": name}, measure))
     return outcome(rows)
@@ -384,20 +403,27 @@ def moe(context: Context) -> Result:
             timing = time_calls([lambda: ops.moe(x, shares, some, gate_up, down)], device, 0.05)
             touched = len(torch.unique(some)) / experts
             nbytes = touched * (gate_up.numel() + down.numel()) * x.element_size()
-            rate = nbytes / timing.seconds
-            return {"us": timing.seconds * 1e6, "GB/s": rate / 1e9, "share": rate / ceiling(context)}
+            return _streamed(context, nbytes, timing.seconds)
 
         rows.append(guarded({"m": m}, measure))
     return outcome(rows)
 
 
+def _variants(
+    name: str, check: Callable[[Context, dict[str, int]], Result], found: tuple[dict[str, int], ...]
+) -> dict[str, Check]:
+    """A check for each variant, so that they can be compiled side by side."""
+    return {f"{name}-{i}": partial(check, change=change) for i, change in enumerate(found)}
+
+
 CHECKS: dict[str, Check] = {
-    "decode_tiles": decode_tiles,
     "decode_shapes": decode_shapes,
-    "prefill": prefill,
-    "int8_products": int8_products,
+    **_variants("decode_tiles", decode_tiles, DECODE_VARIANTS),
+    **_variants("prefill", prefill, PREFILL_VARIANTS),
+    "prefill_peers": prefill_peers,
+    **_variants("int8", int8_products, INT8_VARIANTS),
     "streaming": streaming,
     "dense_products": dense_products,
-    "decode_peers": decode_peers,
     "moe": moe,
+    "decode_peers": decode_peers,
 }

@@ -37,7 +37,9 @@ def read_units(  # noqa: PLR0913, PLR0917
     """K and V of one layer of blocks as numbers, each [blocks, kv_heads, T, D]."""
     first = offsets + layout.unit_offset(bits, layer)
     raw = gather_bytes(arena, first, layout.layer_bytes[bits])
-    return decode_units(raw.view(len(offsets), layout.kv_heads, -1), layout, bits, dtype)
+    return decode_units(
+        raw.view(len(offsets), layout.kv_heads, layout.unit_bytes[bits]), layout, bits, dtype
+    )
 
 
 def decode_units(

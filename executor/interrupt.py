@@ -12,14 +12,16 @@ from executor.driver import Driver
 
 
 @contextmanager
-def stopping(driver: Driver) -> Iterator[None]:
+def stopping(
+    driver: Driver, message: str = "interrupted: writing the results so far"
+) -> Iterator[None]:
     """Let Ctrl-C stop a driver, so that what it has done so far can be written."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         if driver.stopped:
             raise KeyboardInterrupt
         driver.stopped = True
-        print("interrupted: writing the results so far", file=sys.stderr)
+        print(message, file=sys.stderr)
 
     before = signal.signal(signal.SIGINT, stop)
     try:

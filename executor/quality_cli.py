@@ -26,6 +26,7 @@ Report = dict[str, Any]
 LEGEND = """\
 Against 16 bits everywhere. Blocks have 16 bits while they are the newest. "K per token" is naive
 and for comparison. Outliers: two pairs of channels of each KV head made 12 times as large in K."""
+RECALL_WINDOWS = 8
 RECALL_LEGEND = """\
 Bits per byte of a passage where it stands first and again; how many bytes of a value are predicted
 right after its key, and without the key and the value ever having stood in the text."""
@@ -50,7 +51,7 @@ def register(app: typer.Typer) -> None:
     app.command("quality")(quality)
 
 
-def quality(  # noqa: PLR0913, PLR0917
+def quality(
     model: Annotated[Path, typer.Option(help="Folder of a Llama.")] = TINY,
     text: Annotated[Path, typer.Option(help="UTF-8 text that it was not trained on.")] = HELDOUT,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
@@ -90,16 +91,15 @@ def _device(name: str) -> str:
 
 def measure(settings: Settings) -> Report:
     """Every form on the model as it is and on the same with outlier channels."""
+    import torch
+
+    tokens = _tokens(settings)
+    plain = _measure_one(settings, settings.model, tokens)
     with tempfile.TemporaryDirectory(prefix="superinfer-quality-") as folder:
         from executor.quality_probes import with_outliers
 
-        sources = {
-            "plain": settings.model,
-            "outliers": with_outliers(settings.model, Path(folder)),
-        }
-        found = {name: _measure_one(settings, source) for name, source in sources.items()}
-    import torch
-
+        changed = with_outliers(settings.model, Path(folder))
+        outliers = _measure_one(settings, changed, tokens)
     return {
         "model": settings.model.name,
         "device": settings.device,
@@ -108,11 +108,33 @@ def measure(settings: Settings) -> Report:
         "distance_tokens": settings.distance,
         "attention": "decode" if settings.by_decode else "prefill",
         "versions": {"torch": torch.__version__},
-        **found,
+        "plain": plain,
+        "outliers": outliers,
     }
 
 
-def _measure_one(settings: Settings, source: Path) -> Report:
+def _tokens(settings: Settings) -> list[int]:
+    """The text as bytes for a byte-level model, else by the model's own tokenizer."""
+    config = json.loads(_read(settings.model / "config.json"))
+    text = _read(settings.text)
+    if config.get("vocab_size", 0) < 300:
+        return [token for part in documents(text) for token in part]
+    from tokenizers import Tokenizer
+
+    speller = Tokenizer.from_str(_read(settings.model / "tokenizer.json"))
+    return [int(token) for token in speller.encode(text).ids]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read: {error.strerror}", file=str(path)) from None
+    except ValueError as error:
+        raise InputError(f"expected UTF-8: {error}", file=str(path)) from None
+
+
+def _measure_one(settings: Settings, source: Path, tokens: list[int]) -> Report:
     import torch
 
     from executor.models import load_model
@@ -121,37 +143,17 @@ def _measure_one(settings: Settings, source: Path) -> Report:
 
     dtype = torch.float32 if settings.device == "cpu" else torch.bfloat16
     model = load_model(source, device=settings.device, dtype=dtype)
-    tokens = _tokens(settings)
     _check(settings, model, len(tokens))
     windows = windows_of(tokens, settings.windows, settings.length)
     baseline = Baseline(model, windows, settings.by_decode)
-    text = recall_text(
-        tokens, min(8, settings.windows), settings.distance, model.layout.block_tokens
-    )
+    block, rows = model.layout.block_tokens, min(RECALL_WINDOWS, settings.windows)
+    text = recall_text(tokens, rows, settings.distance, block)
+    remembered = (EXACT, *FORMS[:2], NAIVE)
     return {
         "bits_per_token": float(baseline.nats().mean()) / math.log(2),
         "forms": {form.name: asdict(baseline.difference(form)) for form in FORMS},
-        "recall": {
-            form.name: asdict(recall(model, form, text)) for form in (EXACT, *FORMS[:2], NAIVE)
-        },
+        "recall": {form.name: asdict(recall(model, form, text)) for form in remembered},
     }
-
-
-def _tokens(settings: Settings) -> list[int]:
-    """The text as bytes for a byte-level model, else by the model's own tokenizer."""
-    try:
-        text = settings.text.read_text(encoding="utf-8")
-        config = json.loads((settings.model / "config.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", file=str(error.filename)) from None
-    except ValueError as error:
-        raise InputError(f"cannot read: {error}", file=str(settings.model)) from None
-    if config.get("vocab_size", 0) < 300:
-        return [token for part in documents(text) for token in part]
-    from tokenizers import Tokenizer
-
-    found = Tokenizer.from_file(str(settings.model / "tokenizer.json")).encode(text).ids
-    return [int(token) for token in found]
 
 
 def _check(settings: Settings, model: Model, tokens: int) -> None:

@@ -113,7 +113,8 @@ def open_session(
     with out_of_memory("laying out the KV cache"):
         sizes = _sizes(config, model, scheduler, smaller)
         arena = Arena(
-            model.layout, arena_size(model.layout, sizes.total_blocks, sizes.slabs, smaller),
+            model.layout,
+            arena_size(model.layout, sizes.total_blocks, sizes.slabs, smaller),
             device.torch,
         )
         host = _host(sizes, device)
@@ -134,7 +135,7 @@ def out_of_memory(what: str) -> Iterator[None]:
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _assembled(  # noqa: PLR0913, PLR0917
+def _assembled(
     engine: Engine,
     model: Model,
     arenas: tuple[Arena, HostArena | None],
@@ -226,5 +227,3 @@ def _host(sizes: EngineConfig, device: Device) -> HostArena | None:
     if not sizes.host_blocks:
         return None
     return HostArena(sizes.block_bytes, sizes.host_blocks, pinned=device.torch.type == "cuda")
-
-

@@ -15,8 +15,7 @@ from superinfer.request import SLO, Request
 from traces.workload import Workload
 
 _GOLDEN, _MIX_1, _MIX_2 = (
-    np.uint64(constant)
-    for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+    np.uint64(constant) for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
 """Constants of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
 

@@ -28,9 +28,12 @@ from torch import Tensor
 
 from executor.shipped import END, PAD, TINY, documents
 from experiments.tiny_llama import Pass, Shape, initial_weights
+from experiments.tiny_page import page
 
 HELDOUT_SHARE = 0.05
 EXCERPT_BYTES = 60_000
+WINDOW = 512
+"""Tokens of the windows in which held-out text is measured for the record."""
 TYPE = torch.bfloat16
 """Of the weights on disk."""
 
@@ -54,15 +57,17 @@ class Recipe:
     """Of the time, for long rows."""
     peak_rate: float = 3e-3
     warmup_share: float = 0.03
+    warmup_steps: int = 60
+    """At least so many, as the first step takes long."""
     decay: float = 0.1
     """Weight decay of AdamW, for matrices."""
     dropout: float = 0.1
     repeated_share: float = 0.25
     """Of the rows, with a passage repeated."""
 
-    def rate(self, progress: float) -> float:
+    def rate(self, progress: float, steps: int) -> float:
         """Learning rate after a share of the time: warm-up, then half a cosine down to 2 %."""
-        warmup = min(1.0, progress / self.warmup_share)
+        warmup = min(1.0, progress / self.warmup_share, (steps + 1) / self.warmup_steps)
         return self.peak_rate * warmup * (0.51 + 0.49 * math.cos(math.pi * min(progress, 1.0)))
 
     def row(self, progress: float) -> int:
@@ -74,7 +79,7 @@ def recipe_for(device: torch.device, minutes: float, seed: int, context: int) ->
     """What a GPU does in a minute, or a CPU in some; a CPU sees short rows alone."""
     if device.type == "cuda":
         return Recipe(minutes, seed, 65_536, 1024, context, 4096, 1 << 20)
-    return Recipe(minutes, seed, 1024, 256, 512, 512, 16_384, evaluations=3)
+    return Recipe(minutes, seed, 1024, 256, 256, 512, 16_384, 3, warmup_steps=20)
 
 
 @dataclass(frozen=True)
@@ -170,7 +175,7 @@ class Training:
     corpus: Corpus
     device: torch.device
     out: Path
-    started_s: float = field(default_factory=time.monotonic)
+    started_s: float = 0.0
     best: float = math.inf
     kept: dict[str, Tensor] = field(default_factory=dict)
     steps: int = 0
@@ -199,7 +204,7 @@ class Training:
 
     def run(self) -> None:
         """Train until the time is up."""
-        judged_at = 0.0
+        self.started_s, judged_at = time.monotonic(), 0.0
         while (progress := self.progress()) < 1:
             self.step(progress)
             if progress >= judged_at + 1 / self.recipe.evaluations:
@@ -216,7 +221,7 @@ class Training:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate(progress)
+            group["lr"] = self.recipe.rate(progress, self.steps)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._follow()
@@ -320,19 +325,23 @@ def record(training: Training) -> dict[str, Any]:
     corpus, recipe = training.corpus, training.recipe
     kept = {name: w.float() for name, w in training.kept.items()}
     model = Pass(training.shape, kept, torch.float32)
-    length = recipe.judged_length
+    windows = sorted({WINDOW, recipe.judged_length, recipe.long})
+    heldout = {length: bits_per_token(model, corpus.excerpt, length) for length in windows}
     return {
         "weights": sum(w.numel() for w in kept.values()),
-        "heldout_bits_per_byte": round(bits_per_token(model, corpus.excerpt, length), 4),
+        "bits_per_byte": round(heldout[WINDOW], 4),
+        "bits_per_byte_by_window": {str(n): round(bits, 4) for n, bits in heldout.items()},
+        "bits_per_byte_of_first_8192": round(
+            bits_per_token(model, corpus.excerpt[:8193], WINDOW), 4
+        ),
         "heldout_bytes": len(corpus.excerpt),
-        "heldout_window": length,
         "judged_bits_per_byte": round(training.best, 4),
         "train_bytes": len(corpus.train),
         "tokens": training.tokens,
         "steps": training.steps,
         "seconds": round(time.monotonic() - training.started_s, 1),
         "seed": recipe.seed,
-        "longest_row": recipe.long,
+        "rows": [recipe.short, recipe.long],
         "device": _name(training.device),
         "torch": torch.__version__,
     }
@@ -350,8 +359,10 @@ def train(corpus: Path, out: Path, recipe: Recipe, shape: Shape, device: torch.d
     write_folder(out, shape, data.excerpt_text)
     training = Training(shape, recipe, data, device, out)
     training.run()
-    text = json.dumps(record(training), indent=1)
+    found = record(training)
+    text = json.dumps(found, indent=1)
     (out / "training.json").write_text(text + "\n", encoding="utf-8")
+    (out / "README.md").write_text(page(found), encoding="utf-8")
     print(text)
 
 

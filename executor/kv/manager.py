@@ -58,10 +58,10 @@ class BlockManager:
 
     def grow(self, plan: Plan, step: int) -> Moves:
         """Blocks for step `step` (from 1 on) of a plan, before it starts. To be called for each."""
-        ahead = step - plan.done_steps
-        if plan.decodes and ahead > 0:
+        if plan.decodes:
+            ahead = step - plan.done_steps  # steps that the engine has not counted yet
             pool, growth = self.engine.pool, self.engine.batch.growth(ahead + 1)
-            if pool.excess + growth - plan.taken_blocks > 0:
+            if ahead and pool.excess + growth - plan.taken_blocks > 0:
                 self.engine.take_growth(plan, ahead + 1)
             self._free_trimmed()
             self._grow(ahead)

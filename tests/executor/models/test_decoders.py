@@ -7,7 +7,6 @@ import random
 import pytest
 import torch
 from modelkit.harness import CPU, Harness, check, saved, transformers
-from modelkit.plain_ops import PlainOps
 
 from executor.models import load_model
 
@@ -60,7 +59,7 @@ def pair(request, tmp_path_factory):
     config = getattr(library, f"{kind}Config")(**(sizes | extra))
     folder = tmp_path_factory.mktemp(request.param)
     oracle = saved(getattr(library, kind + name)(config), folder)
-    ours = load_model(folder, device=CPU, dtype=torch.float32, block_tokens=16, ops=PlainOps())
+    ours = load_model(folder, device=CPU, dtype=torch.float32, block_tokens=16)
     return ours, oracle
 
 
@@ -68,11 +67,51 @@ def prompt(length, seed=0):
     return random.Random(seed).choices(range(97), k=length)
 
 
-def test_prompt_and_greedy_tokens(pair):
+def test_prompts_and_greedy_tokens(pair):
     ours, oracle = pair
     harness = Harness(ours)
     for length in (1, 16, 41):
         sequence = harness.sequence(prompt(length, length), length + 8)
         harness.generate(sequence, 6)
         assert len(sequence.logits) == 6
+        check(sequence, oracle)
+
+
+def test_a_mixed_batch_in_any_order(pair):
+    """Decodes of different lengths beside chunks; some rows are padding, and order is free."""
+    ours, oracle = pair
+    for seed in range(2):
+        shuffled = random.Random(seed)
+        harness = Harness(ours)
+        old = [harness.sequence(prompt(length, length), length + 8) for length in (1, 15, 16, 33)]
+        new = [harness.sequence(prompt(length, length), length + 8) for length in (5, 20, 32)]
+        for sequence in old:
+            harness.generate(sequence, 1)
+        shuffled.shuffle(old)
+        shuffled.shuffle(new)
+        harness.step(old, [(s, min(11, len(s.tokens))) for s in new], pad_rows=6, pad_items=30)
+        rest = [(s, len(s.tokens) - s.done) for s in new if s.done < len(s.tokens)]
+        harness.step([], rest)
+        harness.decode(new + old[::-1], 3)
+        for sequence in old + new:
+            check(sequence, oracle)
+
+
+def test_some_chunk_sizes(pair):
+    ours, oracle = pair
+    tokens = prompt(35, 1)
+    for size in (1, 2, 3, 7, 15, 16, 17, 32, 34, 35):
+        harness = Harness(ours)
+        sequence = harness.sequence(tokens, 40)
+        harness.generate(sequence, 2, size)
+        check(sequence, oracle)
+
+
+@pytest.mark.slow
+def test_all_chunk_sizes(pair):
+    ours, oracle = pair
+    for size in range(1, 36):
+        harness = Harness(ours)
+        sequence = harness.sequence(prompt(35, size), 40)
+        harness.generate(sequence, 2, size)
         check(sequence, oracle)

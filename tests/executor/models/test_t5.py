@@ -7,7 +7,6 @@ import random
 import pytest
 import torch
 from modelkit.harness import CLOSE, CPU, GAP, Harness, saved, transformers
-from modelkit.plain_ops import PlainOps
 
 from executor.inputs import ChunkRows, DecodeRow, build_inputs
 from executor.models import load_model
@@ -42,7 +41,7 @@ def pair(request, tmp_path_factory):
 
 
 def load(folder, **changes):
-    settings = {"device": CPU, "dtype": torch.float32, "block_tokens": 16, "ops": PlainOps()}
+    settings = {"device": CPU, "dtype": torch.float32, "block_tokens": 16}
     return load_model(folder, **(settings | changes))
 
 

@@ -105,6 +105,5 @@ def entries() -> list[Entry]:
     return [
         entry(capability, hidden, residual)
         for capability in (80, 90)
-        for hidden in (256, 4096, 8192)
-        for residual in (False, True)
+        for hidden, residual in ((256, True), (4096, True), (8192, False), (8192, True))
     ]

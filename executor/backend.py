@@ -234,15 +234,11 @@ class TorchBackend:
         answers = [self.answers[seq.request] for seq in giving]
         if all(answer.sampling.greedy for answer in answers):
             return None
+        waiting = self._flights[-1].entries if self._flights else {}
         return [
-            answer.row(self._place(answer, seq))
+            answer.row(answer.known + (seq in waiting))
             for answer, seq in zip(answers, giving, strict=True)
         ]
-
-    def _place(self, answer: Answer, seq: Sequence) -> int:
-        """Position of the token that a sequence gets."""
-        waiting = bool(self._flights) and seq in self._flights[-1].entries
-        return answer.known + waiting
 
     def _landed(self) -> list[Sequence]:
         """Read the tokens of the oldest step on the device; returns who has all tokens."""

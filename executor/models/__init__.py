@@ -53,15 +53,28 @@ def load_model(  # noqa: PLR0913
     config, folder = read_config(source)
     group = group or world()
     group.require(config.shape)
-    device = torch.device(device)
+    device = _device(device)
     length = _context(config, max_model_len)
+    ops = ops or _ops(device)
     weights = _weights(folder, str(source), device, seed if random_weights else None)
-    loader = Loader(weights, device, dtype, ops or _ops(device), group, int8)
+    loader = Loader(weights, device, dtype, ops, group, int8)
     try:
         with torch.no_grad():
             return _FAMILIES[config.family](config, loader, block_tokens, length)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:  # of a GPU: OutOfMemoryError, which is one
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
         raise ConfigError(_too_large(config, device, group)) from None
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {device!r}: cpu and cuda are known") from None
+    if found.type == "cuda":
+        _require_gpu(found)
+    return found
 
 
 def _context(config: ModelConfig, asked: int | None) -> int:
@@ -86,8 +99,6 @@ def _weights(folder: Path | None, source: str, device: torch.device, seed: int |
 
 def _ops(device: torch.device) -> Ops:
     """The operations of a device; one clear line where it has none."""
-    if device.type == "cuda":
-        _require_gpu(device)
     try:
         return ops_for(device)
     except ModuleNotFoundError as error:

@@ -355,6 +355,9 @@ def _name(device: torch.device) -> str:
 
 def train(corpus: Path, out: Path, recipe: Recipe, shape: Shape, device: torch.device) -> None:
     """Train a model into a folder."""
+    if device.type == "cuda":
+        # Its attention is planned anew for each shape, which a short run has no time for.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     data = read_corpus(corpus, device)
     write_folder(out, shape, data.excerpt_text)
     training = Training(shape, recipe, data, device, out)

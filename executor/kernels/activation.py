@@ -48,7 +48,7 @@ def _gated(x: Tensor, *, gelu: bool) -> Tensor:
         return out
     form = _form(n)
     grid = (triton.cdiv(rows, form["ROWS"]), triton.cdiv(n, form["WIDTH"]))
-    gated_kernel[grid](x, out, rows, n, GELU=gelu, **form, num_warps=4)
+    gated_kernel[grid](x.contiguous(), out, rows, n, GELU=gelu, **form, num_warps=4)
     return out
 
 

@@ -53,6 +53,7 @@ def rms_norm(
     x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """See `Ops.rms_norm`."""
+    x = x.contiguous()
     rows, hidden = x.shape
     normed = torch.empty_like(x)
     total = x if residual is None else torch.empty_like(x)
@@ -61,7 +62,7 @@ def rms_norm(
     constants, options = _form(hidden)
     rms_norm_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
         x,
-        x if residual is None else residual,
+        x if residual is None else residual.contiguous(),
         weight,
         normed,
         total,

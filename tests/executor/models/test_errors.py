@@ -158,6 +158,11 @@ def test_presets(tmp_path):
     refused(ConfigError, "llama-9", "unknown model 'llama-9'", random_weights=True)
 
 
+def test_a_folder_that_is_called_like_a_preset(folder):
+    folder = folder.rename(folder.parent / "llama-3.1-8b")
+    assert load_model(folder, device=CPU, dtype=torch.float32).vocab == 32
+
+
 @pytest.mark.parametrize("length", [0, 65])
 def test_contexts(tmp_path, length):
     write(tmp_path)

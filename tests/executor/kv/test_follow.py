@@ -37,7 +37,7 @@ FOLLOWED = (
 BLOCKS = 24
 
 
-def follow(  # noqa: PLR0913, PLR0917
+def follow(
     arm: str, jobs: list[Job], lag: int, prefix: bool, streams: Any, slab_blocks: int = 2
 ) -> PlacedDriver:
     scheduler, memory = ARMS[arm]()
@@ -55,9 +55,7 @@ def follow(  # noqa: PLR0913, PLR0917
         prefix_caching=prefix,
     )
     requests = prompts(jobs)
-    driver = PlacedDriver(
-        engine, requests, [max(1, job.output) for job in jobs], streams=streams
-    )
+    driver = PlacedDriver(engine, requests, [max(1, job.output) for job in jobs], streams=streams)
     driver.run()
     return driver
 

@@ -62,7 +62,7 @@ class Harness:
     def __init__(self, model, blocks=64, item_blocks=2):
         self.model, self.item_blocks = model, item_blocks
         size = model.layout.block_bytes[16]
-        self.arena = torch.full((blocks * size,), 0xFF, dtype=torch.uint8)
+        self.arena = torch.full((blocks * size,), 0xFF, dtype=torch.uint8, device=model.device)
         order = np.random.default_rng(0).permutation(blocks)
         self.free = (order * size).tolist()
 
@@ -85,7 +85,7 @@ class Harness:
             rows,
             parts,
             self.model.layout,
-            CPU,
+            self.model.device,
             item_blocks=self.item_blocks,
             pad_rows=pad_rows,
             pad_items=pad_items,

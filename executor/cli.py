@@ -17,7 +17,7 @@ import typer
 from superinfer.errors import SuperInferError
 
 INTERRUPTED = 130
-MORE_COMMANDS = ("executor.quality_cli",)
+MORE_COMMANDS = ("executor.quality_cli", "executor.calibration.cli")
 """Modules with a function `register(app)`."""
 
 app = typer.Typer(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import torch
@@ -13,8 +15,9 @@ from executor.calibration.timing import time_calls
 Row = dict[str, Any]
 LARGE_COPY = 64 << 20
 """One copy of so many bytes is what a link is taken to reach at the most."""
-COPIES = 48
-"""Copies in flight in each direction while steps run."""
+COPIES = 128
+"""Copies queued in each direction before each step: they take longer than it."""
+STEPS = 16
 
 
 def link_rows(device: torch.device, sizes: dict[str, int], budget_s: float = 0.15) -> list[Row]:
@@ -47,35 +50,26 @@ def slowdown(
     if device.type != "cuda":
         raise ValueError("copies beside steps need a GPU")
     alone_s = time_calls([step], device, budget_s, graph=False).seconds
-    pools = Pools(device)
-    copied = pools.start(size, COPIES)
-    beside_s = _while_copying(step, pools, size, copied)
+    pools, samples = Pools(device), list[float]()
+    for _ in range(STEPS):
+        over = pools.start(size, COPIES)
+        seconds = _between_events(step)
+        if not over():
+            samples.append(seconds)
+    torch.cuda.synchronize(device)
+    beside_s = median(samples) if samples else math.nan
     return {
         "alone_s": alone_s,
         "with_swap_s": beside_s,
         "slowdown": beside_s / alone_s - 1,
-        "bytes_per_step": 2 * size * COPIES,
+        "steps": len(samples),
     }
 
 
-def _while_copying(
-    step: Callable[[], object], pools: Pools, size: int, copied: Callable[[], bool]
-) -> float:
-    """Median seconds of steps during which copies were under way from beginning to end."""
-    samples: list[float] = []
-    for _ in range(200):
-        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        if copied():
-            copied = pools.start(size, COPIES)
-        first.record()
-        step()
-        last.record()
-        last.synchronize()
-        if not copied():
-            samples.append(first.elapsed_time(last) / 1000)
-        if len(samples) >= 12:
-            break
-    torch.cuda.synchronize()
-    if not samples:
-        return float("nan")
-    return sorted(samples)[len(samples) // 2]
+def _between_events(step: Callable[[], object]) -> float:
+    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    first.record()
+    step()
+    last.record()
+    last.synchronize()
+    return float(first.elapsed_time(last)) / 1000

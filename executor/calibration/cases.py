@@ -55,6 +55,15 @@ class RandomArena:
             self.offsets[bits] = begin + step * np.arange(counts[bits], dtype=np.int64)
             begin += size
 
+    @classmethod
+    def over(cls, layout: KVLayout, arena: Tensor, blocks: int, seed: int = 0) -> RandomArena:
+        """The first `blocks` 16-bit blocks of an arena that is there already."""
+        made = cls(layout, {16: 0}, arena.device, seed=seed)
+        size = layout.block_bytes[16]
+        fill_blocks(arena[: blocks * size], layout, 16, seed)
+        made.arena, made.offsets = arena, {16: size * np.arange(blocks, dtype=np.int64)}
+        return made
+
     def table(self, tokens: int, shares: dict[int, float] | None = None) -> Table:
         """A table that covers `tokens`; `shares` of its full blocks have these bits, the rest 16.
 
@@ -85,8 +94,10 @@ class RandomArena:
 def fill_blocks(region: Tensor, layout: KVLayout, bits: int, seed: int = 0) -> None:
     """Write random keys and values of `bits` into a region of whole blocks, in place."""
     size = layout.block_bytes[bits]
-    blocks = region.view(-1, size)
+    blocks = region.view(len(region) // size, size)
     some = min(FILL_BLOCKS, len(blocks))
+    if not some:
+        return
     generator = torch.Generator(region.device).manual_seed(seed)
     units = blocks[:some].view(some, layout.layers, layout.kv_heads, layout.unit_bytes[bits])
     if bits == 16:

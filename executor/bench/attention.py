@@ -37,7 +37,7 @@ class Heads:
         return torch.randn(shape, device=device).to(self.layout.dtype)
 
 
-def time_decode(  # noqa: PLR0913, PLR0917
+def time_decode(
     ops: Ops,
     heads: Heads,
     source: RandomArena,

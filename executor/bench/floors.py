@@ -55,7 +55,7 @@ def active_weights(shape: ModelShape) -> float:
     return shape.parameters - head_weights(shape) - idle
 
 
-def decode_floor_s(  # noqa: PLR0913, PLR0917
+def decode_floor_s(
     shape: ModelShape,
     batch: int,
     context: int,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ from executor.bench.attention import PEERS, Heads, decode_bytes, time_decode
 from executor.bench.floors import Ceilings
 from executor.bench.steps import (
     DecodePoint,
-    Measured,
     free_bytes,
     greedy,
     measure_decode,
@@ -20,7 +19,7 @@ from executor.bench.steps import (
 )
 from executor.bench.swap import link_rows, slowdown
 from executor.calibration.cases import RandomArena, decode_step
-from executor.calibration.ceilings import copy_bandwidth, gemm_rate
+from executor.calibration.ceilings import copy_bandwidth, gemm_rate, hardware, versions
 from executor.calibration.timing import Deadline, captured
 from executor.items import ItemBudget
 from executor.kernels.ops import ops_for
@@ -42,8 +41,14 @@ LARGE_POINTS = tuple(
 )
 PREFILLS = (2048, 8192)
 TINY_POINTS = tuple(DecodePoint(batch, 65, bits) for batch in (1, 3) for bits in (16, 8, 4))
-GOALS = {"attention 16": 0.75, "attention 8": 0.60, "attention 4": 0.45}
-"""Shares of the copy bandwidth that attention alone should reach at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """What to measure."""
+
+    decodes: tuple[DecodePoint, ...] = POINTS
+    prefills: tuple[int, ...] = PREFILLS
 
 
 @dataclass(slots=True)
@@ -64,6 +69,17 @@ class Session:
         model = load_model(source, device=device, dtype=dtype, random_weights=True, int8=int8)
         return cls(model, load_shape(source), rates, int8)
 
+    def header(self) -> Row:
+        """Model, device and ceilings."""
+        return {
+            "model": self.shape.name,
+            "device": hardware(self.model.device)["name"],
+            "copy_bytes_per_s": self.ceilings.bytes_per_s,
+            "gemm_flops": self.ceilings.flops,
+            "int8_weights": self.int8,
+            "versions": versions(),
+        }
+
     @property
     def weight_bytes(self) -> float:
         """Of one weight."""
@@ -81,11 +97,10 @@ class Session:
                 if wanted > len(source.offsets[bits]):
                     yield {"point": point.name, "skipped": "does not fit"}
                     continue
-                yield self._row(
-                    measure_decode(
-                        self.model, self.shape, point, source, self.ceilings, self.weight_bytes
-                    )
+                measured = measure_decode(
+                    self.model, self.shape, point, source, self.ceilings, self.weight_bytes
                 )
+                yield measured.row()
             del source
 
     def prefills(self, sizes: tuple[int, ...], deadline: Deadline) -> Iterator[Row]:
@@ -95,7 +110,7 @@ class Session:
         for tokens in sizes:
             if deadline.over:
                 return
-            yield self._row(measure_prefill(self.model, self.shape, tokens, source, self.ceilings))
+            yield measure_prefill(self.model, self.shape, tokens, source, self.ceilings).row()
 
     def attention(self, points: tuple[DecodePoint, ...], deadline: Deadline) -> Iterator[Row]:
         """Decode attention alone, as a share of the copy bandwidth."""
@@ -164,5 +179,11 @@ class Session:
         blocks = {16: tails, bits: max(wanted, default=0) + tails}
         return RandomArena(layout, blocks, device)
 
-    def _row(self, measured: Measured) -> Row:
-        return measured.row()
+
+PARTS: dict[str, Callable[[Session, Points, Deadline], Iterator[Row]]] = {
+    "decode": lambda session, points, end: session.decodes(points.decodes, end),
+    "prefill": lambda session, points, end: session.prefills(points.prefills, end),
+    "attention": lambda session, points, end: session.attention(points.decodes, end),
+    "peers": lambda session, points, end: session.peers(points.decodes, end),
+    "swap": lambda session, points, end: session.swaps(),
+}

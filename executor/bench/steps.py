@@ -74,7 +74,7 @@ def kv_bytes(layout: KVLayout, bits: int) -> float:
     return layout.block_bytes[bits] / layout.block_tokens
 
 
-def measure_decode(  # noqa: PLR0913, PLR0917
+def measure_decode(
     model: Model,
     shape: ModelShape,
     point: DecodePoint,
@@ -98,7 +98,7 @@ def measure_decode(  # noqa: PLR0913, PLR0917
     )
 
 
-def measure_prefill(  # noqa: PLR0913, PLR0917
+def measure_prefill(
     model: Model,
     shape: ModelShape,
     tokens: int,

@@ -35,7 +35,7 @@ from executor.kernels.ops import ops_for
 from executor.kv.layout import KVLayout
 from executor.models.config import read_config
 from executor.session import DTYPES, ModelOptions, Session, open_session, source_of
-from superinfer.costs import CalibratedCost
+from superinfer.costs import CalibratedCost, Chunk
 from superinfer.costs.devices import Link
 from superinfer.costs.profile import HostCost, Kernel, Profile
 from superinfer.costs.shapes import ModelShape
@@ -112,9 +112,7 @@ class Subject:
         int8 = self.wish.loading.int8
         point_s = 0.03 if self.wish.minutes < 4 else 0.06
         ops = ops_for(self.device)
-        return Bench(
-            self.shape, self.layout, ops, self.device, self.grids(), budget, int8, point_s
-        )
+        return Bench(self.shape, self.layout, ops, self.device, self.grids(), budget, int8, point_s)
 
 
 def dtype_of(loading: ModelOptions, device: torch.device) -> torch.dtype:
@@ -143,9 +141,7 @@ def calibrate(wish: Wish, say: Say) -> Profile:
 # -- kernels ------------------------------------------------------------------------------------
 
 
-def measure_kernels(
-    subject: Subject, deadline: Deadline, say: Say
-) -> Iterator[tuple[str, Family]]:
+def measure_kernels(subject: Subject, deadline: Deadline, say: Say) -> Iterator[tuple[str, Family]]:
     """Every kernel that the cost model reads of this model, one after the other."""
     bench = subject.bench()
     todo = [*_dense(bench), *_blocks(subject, bench)]
@@ -253,9 +249,7 @@ def _profile(
         tp=1,
         dtype=DTYPE_NAMES[str(subject.layout.dtype).removeprefix("torch.")],
         kernels={name: family.kernel for name, family in found.items()},
-        links={
-            way: Link(link["bytes_per_s"], link["setup_s"]) for way, link in links.items()
-        },
+        links={way: Link(link["bytes_per_s"], link["setup_s"]) for way, link in links.items()},
         host=HostCost(0.0, 0.0, "measured"),
         memory={
             "device_bytes": machine.get("memory_bytes"),

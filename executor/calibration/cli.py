@@ -35,9 +35,7 @@ def calibrate(
         bool, typer.Option("--random-weights", help="Draw the weights; needs no files but sizes.")
     ] = False,
     block_tokens: Annotated[int, typer.Option(help="Tokens of a block: 16, 32, 64.")] = 32,
-    max_model_len: Annotated[
-        int, typer.Option(min=0, help="Longest context; 0: the model's.")
-    ] = 0,
+    max_model_len: Annotated[int, typer.Option(min=0, help="Longest context; 0: the model's.")] = 0,
     max_sequences: Annotated[
         int, typer.Option(min=0, help="Most sequences of a step; 0: 256, on a CPU 64.")
     ] = 0,

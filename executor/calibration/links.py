@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from executor.calibration.timing import Deadline, time_calls
+from executor.calibration.timing import time_calls
 
 SIZES = (64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20)
 """Bytes of one copy."""

@@ -68,7 +68,9 @@ class Limits:
             tokens = np.exp(random.uniform(np.log(8), np.log(self.chunk_tokens)))
             parts = int(random.integers(1, self.chunks + 1))
             before = random.integers(0, max(1, self.context // 2), parts)
-            chunks = [(max(1, int(tokens) // parts), int(b) * (i % 2)) for i, b in enumerate(before)]
+            chunks = [
+                (max(1, int(tokens) // parts), int(b) * (i % 2)) for i, b in enumerate(before)
+            ]
             if random.random() < 0.3:
                 contexts = contexts[:0]
         lengths = np.clip(contexts, 1, self.context).astype(int).tolist()

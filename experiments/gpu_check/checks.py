@@ -189,7 +189,7 @@ def run_check(check: Check, context: Context) -> Result:
         result = {"ok": True, **check(context)}
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         result = {
             "ok": False,
             "error": f"{type(error).__name__}: {error}"[:2000],

@@ -48,7 +48,7 @@ def shown(row: Row) -> str:
 def _cell(key: str, value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
-    if key == "seconds" or key.endswith("_s") and not key.endswith("per_s"):
+    if key == "seconds" or (key.endswith("_s") and not key.endswith("per_s")):
         return f"{value * 1000:.3f}ms"
     return f"{value:.4g}"
 

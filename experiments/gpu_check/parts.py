@@ -29,8 +29,8 @@ ORDER: dict[str, Entry] = {
     "train": Entry("train", 300, 100, ("train",)),
     "floors": Entry("floors", 500, 90),
     "calibrate-8b": Entry("calibrate", 500, 110, ("profiles",)),
-    "run": Entry("runs", 500, 100, ("runs",)),
-    "validate": Entry("validation", 590, 130, ("validation",)),
+    "run": Entry("runs", 500, 120, ("runs",)),
+    "validate": Entry("validation", 300, 60, ("validation",)),
     "70b": Entry("large", 400, 90),
 }
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from experiments.gpu_check.calibrate import profile_path
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.floors import tiny_config
 
@@ -34,6 +35,7 @@ SHOWN = (
 def run(context: Context, policy: str) -> Result:
     """One policy; the summary of its folder."""
     folder = context.work / "runs" / policy
+    shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "executor", "run", TRACE, *options(context, policy)]
     command += ["--out", str(folder), "--no-plots", "--json"]
     summary, said = call(command, context.seconds)
@@ -49,15 +51,23 @@ def options(context: Context, policy: str) -> list[str]:
         model, blocks, limit, rate = tiny_config(context), 200, 6, 4.0
     else:
         model = context.options["model"] or "llama-3.1-8b"
-        blocks, limit, rate = 1500, 260, 4.0
+        blocks, limit, rate = 1800, 120 if context.options["fast"] else 300, 4.0
     return [
         *("--scheduler", policy, "--model", model, "--device", context.device),
         *("--random-weights", "--kv-blocks", str(blocks), "--block-tokens", "32"),
         *("--limit", str(limit), "--rate-scale", str(rate), "--lag", "1"),
         *("--set", "run.host_memory_gib=16" if not context.tiny else "run.host_memory_gib=0.2"),
         *("--max-model-len", "4096" if context.tiny else "16384"),
+        *("--set", "scheduler.max_num_seqs=64"),
+        *costs(context),
         "--as-fast-as-possible",
     ]
+
+
+def costs(context: Context) -> list[str]:
+    """The profile of this device for the schedulers' predictions, where it is there."""
+    path = profile_path(context)
+    return ["--set", f"run.costs={json.dumps(str(path))}"] if path.is_file() else []
 
 
 def call(command: list[str], seconds: float) -> tuple[dict[str, Any], str]:
@@ -66,14 +76,10 @@ def call(command: list[str], seconds: float) -> tuple[dict[str, Any], str]:
         command, capture_output=True, text=True, timeout=max(10.0, seconds), check=False
     )
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command[2:8])}: exit {done.returncode}: {done.stderr[-1500:]}")
+        raise RuntimeError(
+            f"{' '.join(command[2:8])}: exit {done.returncode}: {done.stderr[-1500:]}"
+        )
     return json.loads(done.stdout), done.stderr
-
-
-def saved(folder: Path) -> dict[str, Any]:
-    """The summary in a result folder."""
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return found
 
 
 CHECKS: dict[str, Check] = {policy: partial(run, policy=policy) for policy in POLICIES}

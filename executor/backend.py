@@ -24,8 +24,8 @@ from superinfer.sequence import Sequence, State
 class Blocks(Protocol):
     """Where blocks are (`kv.manager.BlockManager`)."""
 
-    def follow(self, plan: Plan) -> Moves:
-        """What a plan that the engine has just made moves."""
+    def follow(self, plan: Plan | None) -> Moves:
+        """What moves because of a decision that the engine has just made."""
         ...
 
     def table(self, seq: Sequence) -> BlockTable:
@@ -102,12 +102,12 @@ class TorchBackend:
         self._work: dict[Plan, Work] = {}
         self._flights: deque[Flight] = deque()
 
-    def take(self, plan: Plan) -> None:
-        """Carry out what a plan moves, at once after the engine has made it; queue its first step
-        behind the one that runs, if any does.
+    def take(self, plan: Plan | None) -> None:
+        """Carry out what a decision moves, at once after the engine has made it; queue the plan's
+        first step behind the one that runs, if any does.
         """
         self.mover.start(self.blocks.follow(plan))
-        if not plan.has_step:
+        if plan is None or not plan.has_step:
             return
         members = list(self.engine.batch.members) if plan.decodes else []
         lengths = [self.engine.batch.length(seq) for seq in members]

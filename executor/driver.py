@@ -89,8 +89,7 @@ class Driver:
         """Ask for the next plan; whatever happened until now is known to it."""
         self.backend.interrupted = False
         plan = self.engine.plan(self.now)
-        if plan is not None:
-            self.backend.take(plan)
+        self.backend.take(plan)
         return plan
 
     def _wait(self) -> bool:

@@ -86,6 +86,8 @@ def _device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in {"cpu", "cuda"}:
+        raise ConfigError(f"--device {name}: expected cpu, cuda or auto")
     return name
 
 

@@ -29,8 +29,8 @@ were kept ({judged_bits_per_byte:.3f} bits per byte there).
 
 **Training.** {steps:,} steps over {tokens:,} bytes ({epochs:.1f} times the {train_bytes:,} of the
 training part) in {seconds:.0f} seconds on {device}, torch {torch}, seed {seed}. Rows of {short:,}
-bytes, at the end of {long:,}; into a quarter of them a passage was copied further on, so that the
-model learns to repeat what it saw far back. The learning rate follows the clock: a second run gives
+bytes, at the end of {long:,}; into many of them passages were copied further on, so that the model
+learns to repeat what it saw far back. The learning rate follows the clock: a second run gives
 another model of about the same quality.
 
     apt-get install bible-kjv bible-kjv-text

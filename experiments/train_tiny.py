@@ -62,7 +62,7 @@ class Recipe:
     decay: float = 0.1
     """Weight decay of AdamW, for matrices."""
     dropout: float = 0.1
-    repeated_share: float = 0.25
+    repeated_share: float = 0.5
     """Of the rows, with a passage repeated."""
 
     def rate(self, progress: float, steps: int) -> float:
@@ -116,7 +116,7 @@ def batch(tokens: Tensor, rows: int, length: int, repeated_share: float) -> Tens
     device = tokens.device
     starts = torch.randint(len(tokens) - length - 1, (rows, 1), device=device)
     columns = torch.arange(length + 1, device=device).expand(rows, -1)
-    for _ in range(max(1, length // 2048)):
+    for _ in range(max(1, length // 1024)):
         columns = _repeat_a_passage(columns, repeated_share)
     return tokens[starts + columns].long()
 
@@ -355,6 +355,9 @@ def _name(device: torch.device) -> str:
 
 def train(corpus: Path, out: Path, recipe: Recipe, shape: Shape, device: torch.device) -> None:
     """Train a model into a folder."""
+    if device.type == "cuda":
+        # Its attention is planned anew for each shape, which a short run has no time for.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     data = read_corpus(corpus, device)
     write_folder(out, shape, data.excerpt_text)
     training = Training(shape, recipe, data, device, out)

@@ -199,7 +199,7 @@ class Step:
         """A sequence computes the tokens after the first `context` ones of these."""
         offsets, bits = table.offsets.copy(), table.bits.copy()
         stop = len(numbers)
-        for block in range(context // TOKENS, -(-stop // TOKENS)):
+        for block in range(context // TOKENS, -(-stop // TOKENS)) if context < stop else ():
             first, last = max(context, block * TOKENS), min(stop, (block + 1) * TOKENS)
             assert bits[block] == 16, "new tokens go into blocks of 16 bits"
             self.writes.append((int(offsets[block]), first % TOKENS, numbers[first:last]))
@@ -317,7 +317,9 @@ class PlacedDriver(BlockingDriver):
                 work.add(seq, table(seq), self.contents.of(seq)[:length], length - 1)
         for seq, tokens, context, _ in plan.chunks_at(step):
             stop = context + tokens
-            work.add(seq, table(seq), self.contents.of(seq)[:stop], context)
+            # The last token of a chunk runs although it is there already (`Draft.prefill`).
+            new = max(context, seq.prefix_tokens)
+            work.add(seq, table(seq), self.contents.of(seq)[:stop], new)
         self.streams.run("compute", lambda: work.run(self.arena.tensor))
 
     def _move(self, moves: Moves) -> None:

@@ -241,6 +241,7 @@ def test_the_table(folder: Path, tmp_path: Path) -> None:
         (("--length", "65"), "--length 65: expected whole blocks of 32 tokens"),
         (("--distance", "4096"), "--distance 4096: the text has"),
         (("--text", "nowhere.txt"), "nowhere.txt: cannot read: No such file"),
+        (("--device", "abacus"), "--device abacus: expected cpu, cuda or auto"),
         (("--model", "nowhere"), "nowhere/config.json: cannot read: No such file"),
     ],
 )
@@ -253,9 +254,7 @@ def test_errors_are_one_line(folder: Path, change: tuple[str, ...], error: str) 
 # -- the shipped model ----------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_the_shipped_model_bears_8_and_4_bits_and_naive_4_bits_break() -> None:
-    report = measure(Settings(windows=8, length=512, distance=512))
+def bears_few_bits_unless_they_are_naive(report: dict[str, Any]) -> None:
     for kind in ("plain", "outliers"):
         forms = report[kind]["forms"]
         assert abs(forms["8 bits"]["perplexity_change"]) < 0.001
@@ -266,3 +265,15 @@ def test_the_shipped_model_bears_8_and_4_bits_and_naive_4_bits_break() -> None:
     assert naive["perplexity_change"] > 0.02
     assert naive["kl"] > 10 * changed["4 bits"]["kl"]
     assert changed["4 bits"]["kl"] < 1.5 * plain["4 bits"]["kl"]
+
+
+@pytest.mark.slow
+def test_the_shipped_model_bears_few_bits() -> None:
+    bears_few_bits_unless_they_are_naive(measure(Settings(windows=8, distance=512)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("by_decode", [False, True])
+def test_the_shipped_model_bears_few_bits_on_a_gpu(by_decode: bool) -> None:
+    settings = Settings(device="cuda", by_decode=by_decode)
+    bears_few_bits_unless_they_are_naive(measure(settings))

@@ -37,6 +37,7 @@ def load_model(  # noqa: PLR0913
     dtype: torch.dtype,
     random_weights: bool = False,
     int8: bool = False,
+    int8_head: bool = True,
     block_tokens: int = 32,
     max_model_len: int | None = None,
     ops: Ops | None = None,
@@ -46,8 +47,9 @@ def load_model(  # noqa: PLR0913
     """A model on a device.
 
     `source` is a preset's name (with `random_weights`), a `config.json` or the folder of one with
-    its safetensors. `int8` keeps the weights of linear layers in 8 bits. `ops` replaces the
-    device's own operations, `group` says which ranks share the model (all of torch.distributed).
+    its safetensors. `int8` keeps the weights of linear layers in 8 bits, the head's too unless
+    `int8_head` is off; embeddings, norms and experts stay as they are. `ops` replaces the device's
+    own operations, `group` says which ranks share the model (all of torch.distributed).
     Raises ConfigError or InputError where that cannot be.
     """
     config, folder = read_config(source)
@@ -57,7 +59,7 @@ def load_model(  # noqa: PLR0913
     length = _context(config, max_model_len)
     ops = ops or _ops(device)
     weights = _weights(folder, str(source), device, seed if random_weights else None)
-    loader = Loader(weights, device, dtype, ops, group, int8)
+    loader = Loader(weights, device, dtype, ops, group, int8, int8 and int8_head)
     try:
         with torch.no_grad():
             return _FAMILIES[config.family](config, loader, block_tokens, length)

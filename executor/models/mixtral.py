@@ -91,7 +91,9 @@ def _stacked(loader: Loader, config: ModelConfig, prefix: str) -> tuple[Tensor, 
     wide = (shape.experts, 2 * n, shape.hidden)
     for half, first in ((gate_up[:, :each], 0), (gate_up[:, each:], n)):
         rows = slice(first + columns.start, first + columns.stop)
-        loader.weights.fill(half, Piece(prefix + "gate_up_proj", wide, (everything, rows)))
+        loader.weights.fill(
+            half, Piece(prefix + "gate_up_proj", wide, (everything, rows, everything))
+        )
     down = Piece(
         prefix + "down_proj",
         (shape.experts, shape.hidden, n),

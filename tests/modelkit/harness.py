@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
 
 from executor.inputs import ChunkRows, DecodeRow, build_inputs
@@ -23,7 +24,7 @@ def transformers():
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import transformers as library
+        library = pytest.importorskip("transformers")
     library.logging.set_verbosity_error()
     library.logging.disable_progress_bar()
     return library

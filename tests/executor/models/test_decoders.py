@@ -100,7 +100,7 @@ def test_a_mixed_batch_in_any_order(pair):
 def test_some_chunk_sizes(pair):
     ours, oracle = pair
     tokens = prompt(35, 1)
-    for size in (1, 2, 3, 7, 15, 16, 17, 32, 34, 35):
+    for size in (1, 7, 16, 33):
         harness = Harness(ours)
         sequence = harness.sequence(tokens, 40)
         harness.generate(sequence, 2, size)

@@ -144,10 +144,9 @@ def write(model, harness, sequence, encoded):
 @pytest.mark.parametrize("both_ways", [True, False])
 @pytest.mark.parametrize(("count", "reach"), [(32, 128), (8, 20)])
 def test_buckets_of_distances(both_ways, count, reach):
-    from transformers.models.t5.modeling_t5 import T5Attention
-
+    attention = transformers().models.t5.modeling_t5.T5Attention
     distances = torch.arange(-300, 301)
-    wanted = T5Attention._relative_position_bucket(distances, both_ways, count, reach)
+    wanted = attention._relative_position_bucket(distances, both_ways, count, reach)
     assert torch.equal(buckets(distances, count, reach, both_ways), wanted)
     weight = torch.randn(count, 3)
     table = bias_by_distance(weight, reach, both_ways)

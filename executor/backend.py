@@ -98,7 +98,8 @@ class TorchBackend:
         self.arrivals = arrivals
         self.interrupted = False
         """Set by anything that the scheduler should hear of at the next step boundary."""
-        self._ahead = bool(engine.config.lag) and runner.asynchronous
+        self.ahead = bool(engine.config.lag) and runner.asynchronous
+        """Queue steps before the tokens of the one that runs are read."""
         self._work: dict[Plan, Work] = {}
         self._flights: deque[Flight] = deque()
 
@@ -112,7 +113,7 @@ class TorchBackend:
         members = list(self.engine.batch.members) if plan.decodes else []
         lengths = [self.engine.batch.length(seq) for seq in members]
         self._work[plan] = Work(members, lengths, plan.chunks)
-        if self._ahead and self._flights:
+        if self.ahead and self._flights:
             self.launch(plan)
 
     def start(self, plan: Plan, now: float) -> float:
@@ -145,7 +146,7 @@ class TorchBackend:
         work, ends = self._work[plan], list[float]()
         while True:
             done = plan.done_steps + len(ends)
-            while work.launched <= done or (ahead and self._ahead and work.launched <= done + 1):
+            while work.launched <= done or (ahead and self.ahead and work.launched <= done + 1):
                 self.launch(plan)
             finished = self._landed()
             now = self.clock.step_end(plan, done, now)

@@ -15,8 +15,8 @@ from superinfer.errors import ConfigError
 
 HOST = "cpu"
 _GPUS = {
-    "H200": "h200",
     "GH200": "gh200",
+    "H200": "h200",
     "H100": "h100",
     "A100": "a100-80g",
     "L40S": "l40s",

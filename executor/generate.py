@@ -116,7 +116,7 @@ def _answer(wish: Wish, model: Model, tokenizer: Tokenizer, prompt: str, text: T
     sampling = wish.sampling
     history = History(tokens, model.vocab, model.device) if sampling.penalised else None
     ids = np.array(tokens, np.int64)
-    return Answer(ids, limit, ends, sampling, history, lambda token: text.push(token))
+    return Answer(ids, limit, ends, sampling, history, text.push)
 
 
 def _run(session: Session, answer: Answer) -> bool:

@@ -197,7 +197,9 @@ def _shape(config: Config, model: Model) -> ModelShape:
 def _cost(config: Config, device: Device, model: Model) -> StepCost:
     """The cost model with which schedulers predict."""
     shape, costs = _shape(config, model), config.run.costs
-    cost = build_cost(shape, device.spec, 1, costs, HOST if costs == "auto" else None)
+    cost = build_cost(shape, device.spec, 1, costs)
+    if cost.host.origin == "assumed":
+        cost = build_cost(shape, device.spec, 1, costs, HOST)
     if config.run.host_link_gb_per_s is not None:
         cost.set_link(config.run.host_link_gb_per_s * 1e9)
     return cost

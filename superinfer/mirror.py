@@ -110,6 +110,20 @@ class Mirror:
         """True if it has to be told of a draft: always once there are copies."""
         return self.active or draft.write_blocks > 0 or bool(draft.before_step)
 
+    def chosen(self) -> list[tuple[Sequence, int, int]]:
+        """What the transfer copies, just after `begin`: stretches of blocks, each by whose they
+        are, the first one and the one behind the last. Looks at every member.
+        """
+        owners = {member: seq for seq, member in self._members.items()}
+        found = [(owners[m], m.synced, m.synced + blocks) for m, blocks in self._under_way]
+        for member, seq in owners.items():
+            first = member.start_tokens // self._block_tokens
+            start = first + self._grown(member, self._watermark)
+            stop = first + self._grown(member, self._next_watermark)
+            if stop > start:
+                found.append((seq, start, stop))
+        return found
+
     # -- who comes and goes ---------------------------------------------------------------------
 
     def activate(self, batch: DecodeBatch) -> None:

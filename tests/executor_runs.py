@@ -87,6 +87,8 @@ class Rig:
 
     engine: Engine
     model: Any
+    ahead: bool = False
+    """Queue steps as on a device that runs beside the host."""
     manager: CheckedManager = field(init=False)
     mover: Mover = field(init=False)
     runner: Runner = field(init=False)
@@ -111,7 +113,9 @@ class Rig:
         """The clock on the wall, without idle time."""
         return RealTime(self.mover.poll, lambda: self.mover.busy, skip_idle=True)
 
-    def run(self, requests: Iterable[Request], answers: Answers, clock: Clock | None = None) -> Driver:
+    def run(
+        self, requests: Iterable[Request], answers: Answers, clock: Clock | None = None
+    ) -> Driver:
         """To the end of the requests; by given times, unless there is another clock."""
         backend = TorchBackend(
             self.engine,
@@ -122,6 +126,7 @@ class Rig:
             clock or self.given_times(),
             TimedArrivals(requests),
         )
+        backend.ahead = backend.ahead or self.ahead
         driver = Driver(backend)
         driver.run()
         return driver

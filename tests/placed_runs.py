@@ -62,7 +62,7 @@ def put_blocks(arena: Tensor, offsets: np.ndarray, bits: int, content: np.ndarra
 class PatternOps:
     """The operations that move blocks, on patterns."""
 
-    def requantise(  # noqa: PLR0913, PLR0917
+    def requantise(
         self,
         arena: Tensor,
         layout: KVLayout,
@@ -218,7 +218,7 @@ class Step:
                 self._read(arena, name, offsets, bits == kind, kind, numbers)
 
     @staticmethod
-    def _read(  # noqa: PLR0913, PLR0917
+    def _read(
         arena: Tensor,
         name: str,
         offsets: np.ndarray,
@@ -324,10 +324,13 @@ class PlacedDriver(BlockingDriver):
 
     def _move(self, moves: Moves) -> None:
         self.mover.start(moves)
+        assert all(len(job.device) <= job.transfer.blocks for job in moves.copies)
         for order in moves.orders:
             kind = type(order).__name__
             self.orders[kind] = self.orders.get(kind, 0) + 1
-        self._moving |= {job.transfer for job in moves.copies if job.transfer.timing == "background"}
+        self._moving |= {
+            job.transfer for job in moves.copies if job.transfer.timing == "background"
+        }
         if isinstance(self.streams, FakeStreams):
             self.streams.go_on(8)
 

@@ -42,7 +42,7 @@ TILES: dict[int, tuple[Tile, ...]] = {
 }
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 def linear_int8_kernel(  # noqa: PLR0913, PLR0917
     x,
     weight,

@@ -78,7 +78,7 @@ class Routing:
     """int32 [1]: how many tiles there are."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs", "most_tiles"])
 def route_kernel(  # noqa: PLR0913, PLR0917
     experts,
     order,
@@ -128,7 +128,7 @@ def _chosen(experts, start, pairs, EXPERTS: tl.constexpr, CHUNK: tl.constexpr):
     return (chosen[:, None] == tl.arange(0, EXPERTS)[None, :]).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["most_tiles"])
 def grouped_kernel(  # noqa: PLR0913, PLR0917
     x,
     weight,

@@ -16,7 +16,7 @@ TILE_ELEMENTS = 2048
 """Rows shorter than this share a program."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def rms_norm_kernel(  # noqa: PLR0913, PLR0917
     x,
     residual,

@@ -1,7 +1,8 @@
 """Tile sizes and what else all kernels share.
 
 Tiles are plain tables, by architecture and number of rows: Triton's autotuner would time kernels at
-run time, so that two runs could sum in different orders.
+run time, so that two runs could sum in different orders. Numbers of rows are exempt from Triton's
+specialisation on values (`do_not_specialize`): a new batch size must not wait for a compiler.
 """
 
 from __future__ import annotations

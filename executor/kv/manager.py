@@ -9,6 +9,7 @@ import numpy as np
 
 from executor.kv.arena import Arena, HostArena
 from executor.kv.host import HostBlocks, HostPlaces
+from executor.kv.mirrored import MirrorPlaces
 from executor.kv.placer import Held, Placer
 from executor.kv.tables import NO_BITS, NO_OFFSETS, BlockTable, CopyJob, Moves, Offsets
 from superinfer.engine import Engine
@@ -38,6 +39,12 @@ class BlockManager:
         self.host = HostPlaces(host)
         self.hosted: dict[Sequence, HostBlocks] = {}
         """What is on the host of sequences that were swapped out."""
+        self.mirrored = MirrorPlaces(self.host)
+        """Copies on the host of sequences that run."""
+        self._returned: dict[Sequence, HostBlocks] = {}
+        """What is on the host of those that have just come back in the background."""
+        self._kept: dict[Sequence, int] = {}
+        """Blocks whose places on the host stay, of those that come back with this plan."""
         self._changes: list[Change] = []
         self._trimmed: list[Offsets] = []
         """Places of dropped nodes. A swap-out of the same plan may still have to read them."""
@@ -49,11 +56,14 @@ class BlockManager:
         """Place what a plan takes, and free what it gives back; returns what has to be moved."""
         changes, self._changes = self._changes, []
         transfers = _by_sequence(plan)
+        self._free_returned()
         self._take_out(changes, transfers)
         self._free_trimmed()
         self._bring_in(changes, transfers)
         if plan is not None and plan.decodes:
             self._grow(0)
+        if plan is not None and plan.background:
+            self._write_through(plan)
         return self._moves(() if plan is None else (*plan.before_step, *plan.background))
 
     def grow(self, plan: Plan, step: int) -> Moves:
@@ -74,6 +84,7 @@ class BlockManager:
     def settle(self) -> None:
         """Free what was only waiting for the next plan. Not between a plan and its `follow`."""
         self._free_trimmed()
+        self._free_returned()
 
     # -- what the engine calls ------------------------------------------------------------------
 
@@ -135,12 +146,14 @@ class BlockManager:
         """Free what was copied from, unless the sequence has ended: then `released` does it."""
         self.device.flights.pop(transfer, None)
         seq = transfer.sequence
-        if seq is None or seq.state is State.ENDED:
+        if seq is None:
+            self.mirrored.landed(transfer)
+        elif seq.state is State.ENDED:
             return
-        if transfer.direction == "d2h":
+        elif transfer.direction == "d2h":
             self.device.drop(seq)
         else:
-            self._forget_hosted(seq)
+            self._returned[seq] = self.hosted.pop(seq)  # `mirror_joined` may keep some of it
 
     def split(self, upper: Node, lower: Node) -> None:
         """Cut its table."""
@@ -161,13 +174,19 @@ class BlockManager:
             del self.device.nodes[node]
 
     def mirror_joined(self, seq: Sequence, kept_blocks: int) -> None:
-        """Not yet."""
+        """Keep the places on the host of what is kept, now or when the plan brings it back."""
+        if seq in self._returned:
+            self.mirrored.keep(seq, self._returned.pop(seq), kept_blocks)
+        elif kept_blocks:
+            self._kept[seq] = kept_blocks
 
     def mirror_left(self, seq: Sequence, to_host: bool) -> None:
-        """Not yet."""
+        """Its places are free, or become those of what is there now."""
+        self.mirrored.leave(seq, to_host)
 
     def mirror_given_up(self) -> None:
-        """Not yet."""
+        """Its places are free for copies that follow."""
+        self.mirrored.give_up()
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -194,12 +213,12 @@ class BlockManager:
                 self.device.drop(seq)
 
     def _swap_out(self, seq: Sequence, held: Held, transfer: Transfer) -> None:
-        """Copy what was computed; the rest was room for more."""
+        """Copy what was computed and has no copy yet; the rest was room for more."""
         stop = -(-seq.computed_tokens // self.engine.block_tokens)
-        bits, host = held.table.bits[:stop].copy(), self.host.take(stop)
-        self.hosted[seq] = HostBlocks(host, bits)
-        job = CopyJob(transfer, "d2h", held.table.offsets[:stop].copy(), bits, host)
-        self._start(job)
+        hosted, dirty = self.mirrored.swap_out(seq, held.table, stop)
+        self.hosted[seq] = hosted
+        device, host = held.table.offsets[dirty], hosted.offsets[dirty]
+        self._start(CopyJob(transfer, "d2h", device, hosted.bits[dirty], host))
         if transfer.timing == "before_step":
             self.device.drop(seq)
 
@@ -231,7 +250,12 @@ class BlockManager:
         held.table.append(device, host.bits)
         self._start(CopyJob(transfer, "h2d", device, host.bits, host.offsets))
         if transfer.timing == "before_step":
-            self._forget_hosted(seq)
+            self.mirrored.keep(seq, self.hosted.pop(seq), self._kept.pop(seq, 0))
+
+    def _write_through(self, plan: Plan) -> None:
+        mirror = self.engine.mirror
+        if mirror is not None and mirror.transfer in plan.background:
+            self._start(self.mirrored.write(mirror, mirror.transfer, self.device))
 
     def _start(self, job: CopyJob) -> None:
         self.device.orders.append(job)
@@ -252,6 +276,11 @@ class BlockManager:
         for offsets in self._trimmed:
             self.device.places.give(offsets)
         self._trimmed.clear()
+
+    def _free_returned(self) -> None:
+        for hosted in self._returned.values():
+            self.host.give(hosted.offsets)
+        self._returned.clear()
 
     def _forget_hosted(self, seq: Sequence) -> None:
         host = self.hosted.pop(seq, None)

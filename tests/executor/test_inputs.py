@@ -1,7 +1,5 @@
 """From tables of blocks to the tensors of a step."""
 
-# ruff: noqa: E402
-
 from __future__ import annotations
 
 from dataclasses import dataclass

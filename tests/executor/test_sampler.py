@@ -1,7 +1,5 @@
 """How tokens are drawn."""
 
-# ruff: noqa: E402
-
 from __future__ import annotations
 
 import pytest

@@ -117,13 +117,13 @@ def test_its_page_tells_the_record() -> None:
 def test_it_writes_words(model: Pass) -> None:
     tokens = torch.tensor([list(b"And the LORD said unto Moses, ")])
     with torch.inference_mode():
-        for _ in range(160):
+        for _ in range(110):
             following = model.logits(tokens)[:, -1].argmax(-1, keepdim=True)
             tokens = torch.cat((tokens, following), dim=1)
     text = bytes(token for token in tokens[0].tolist() if token < END).decode()
     words = re.findall(r"[A-Za-z]+", text)[:-1]  # The last one may be cut off.
     known = set(re.findall(r"[A-Za-z]+", HELDOUT.read_text())) | {"LORD", "Moses"}
-    assert len(words) > 25
+    assert len(words) > 20
     assert sum(word in known for word in words) / len(words) > 0.8, text
 
 

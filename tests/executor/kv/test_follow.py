@@ -37,7 +37,9 @@ FOLLOWED = (
 BLOCKS = 24
 
 
-def follow(arm: str, jobs: list[Job], lag: int, prefix: bool, streams: Any) -> PlacedDriver:
+def follow(
+    arm: str, jobs: list[Job], lag: int, prefix: bool, streams: Any, slab_blocks: int = 2
+) -> PlacedDriver:
     scheduler, memory = ARMS[arm]()
     engine = make_engine(
         scheduler,
@@ -47,15 +49,13 @@ def follow(arm: str, jobs: list[Job], lag: int, prefix: bool, streams: Any) -> P
         block_tokens=4,
         block_bytes=BLOCK_BYTES[16],
         small_block_bytes=(BLOCK_BYTES[8], BLOCK_BYTES[4]),
-        slabs=pattern_slabs(4),
+        slabs=pattern_slabs(slab_blocks),
         host_blocks=BLOCKS,
         lag=lag,
         prefix_caching=prefix,
     )
     requests = prompts(jobs)
-    driver = PlacedDriver(
-        engine, requests, [max(1, job.output) for job in jobs], streams=streams
-    )
+    driver = PlacedDriver(engine, requests, [max(1, job.output) for job in jobs], streams=streams)
     driver.run()
     return driver
 

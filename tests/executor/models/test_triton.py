@@ -61,7 +61,7 @@ def outcome_of_t5(model):
     kept = []
     forward = model.forward
     model.forward = lambda *inputs: kept.append(forward(*inputs)) or kept[-1]
-    generate(model, PROMPTS, 2, item_blocks=1)
+    generate(model, PROMPTS, 2)
     return torch.cat(kept).cpu()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ def decode_bytes(heads: Heads, contexts: list[int], bits: int) -> float:
     tails = [(context - 1) % tokens + 1 for context in contexts]
     kv = sum(c - t for c, t in zip(contexts, tails, strict=True)) * small + sum(tails) * wide
     queries = len(contexts) * heads.count * layout.head_dim * layout.dtype.itemsize
-    return kv + 2 * queries
+    return float(kv + 2 * queries)
 
 
 def time_prefill(
@@ -157,4 +158,4 @@ def _dense(
 
     q = randn(batch, heads.count, queries, layout.head_dim)
     pairs = [(randn(*shape), randn(*shape)) for _ in range(sets)]
-    return time_calls([lambda k=k, v=v: run(q, k, v) for k, v in pairs], device, budget_s)
+    return time_calls([partial(run, q, k, v) for k, v in pairs], device, budget_s)

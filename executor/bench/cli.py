@@ -39,7 +39,7 @@ def bench(
     """Measure steps and kernels against what the device allows, and against peers."""
     import torch
 
-    from executor.bench.report import HANDICAPS, bench_lines
+    from executor.bench.report import HANDICAPS, Row, bench_lines
     from executor.bench.session import PARTS, Points, Session
     from executor.bench.steps import DecodePoint
     from executor.calibration.calibrate import dtype_of
@@ -64,7 +64,7 @@ def bench(
     )
     opened = Session.open(model, where, dtype_of(ModelOptions(dtype), where), int8)
     deadline = Deadline(60 * minutes)
-    found = {name: [] for name in wanted}
+    found: dict[str, list[Row]] = {name: [] for name in wanted}
     for name in wanted:
         for row in PARTS[name](opened, points, deadline):
             found[name].append(row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ class Subject:
     @property
     def gpu(self) -> bool:
         """True on a GPU."""
-        return self.device.type == "cuda"
+        return bool(self.device.type == "cuda")
 
     @property
     def max_model_len(self) -> int:
@@ -162,14 +163,14 @@ def _dense(bench: Bench) -> Iterator[tuple[str, Measure]]:
     for part, size in kernels.gemm_sizes(bench.shape).items():
         yield (
             f"gemm_{part}",
-            lambda d, part=part, size=size: kernels.measure_gemm(bench, part, size, d),
+            partial(kernels.measure_gemm, bench, part, size),
         )
-    yield "norm", lambda d: kernels.measure_norm(bench, d)
+    yield "norm", partial(kernels.measure_norm, bench)
     if bench.shape.experts:
-        yield "moe", lambda d: kernels.measure_moe(bench, d)
+        yield "moe", partial(kernels.measure_moe, bench)
     else:
-        yield "activation", lambda d: kernels.measure_activation(bench, d)
-    yield "embed", lambda d: kernels.measure_embed(bench, d)
+        yield "activation", partial(kernels.measure_activation, bench)
+    yield "embed", partial(kernels.measure_embed, bench)
     yield "sample", lambda d: kernels.measure_sample(bench, d, _greedy)
 
 
@@ -181,22 +182,16 @@ def _greedy(logits: Tensor) -> Tensor:
 def _blocks(subject: Subject, bench: Bench) -> Iterator[tuple[str, Measure]]:
     """What reads or writes blocks; an arena for each precision, one at a time."""
 
-    def source(*bits: int) -> RandomArena:
-        return _arena(subject, bits)
+    def over(bits: tuple[int, ...], measure: Callable[..., Family], *more: int) -> Measure:
+        return lambda deadline: measure(bench, _arena(subject, bits), *more, deadline)
 
-    yield "rope_write", lambda d: kernels.measure_rope(bench, source(16), d)
+    yield "rope_write", over((16,), kernels.measure_rope)
     for bits in (16, 8, 4):
-        yield (
-            f"attention_decode_{bits}",
-            lambda d, bits=bits: kernels.measure_decode(bench, source(bits), bits, d),
-        )
-    yield "attention_prefill", lambda d: kernels.measure_prefill(bench, source(16), d)
+        yield f"attention_decode_{bits}", over((bits,), kernels.measure_decode, bits)
+    yield "attention_prefill", over((16,), kernels.measure_prefill)
     for bits in (8, 4):
-        yield (
-            f"requantise_{bits}",
-            lambda d, bits=bits: kernels.measure_requantise(bench, source(16, bits), bits, d),
-        )
-    yield "block_copy", lambda d: kernels.measure_copy(bench, source(16), d)
+        yield f"requantise_{bits}", over((16, bits), kernels.measure_requantise, bits)
+    yield "block_copy", over((16,), kernels.measure_copy)
 
 
 def _arena(subject: Subject, bits: tuple[int, ...]) -> RandomArena:

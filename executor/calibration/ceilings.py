@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def gemm_rate(device: torch.device, budget_s: float = 0.3) -> float:
         )
         for _ in range(2)
     ]
-    calls: list[Call] = [lambda a=a, b=b: torch.mm(a, b) for a, b in pairs]
+    calls: list[Call] = [partial(torch.mm, a, b) for a, b in pairs]
     return 2 * size**3 / time_calls(calls, device, budget_s, graph=False).seconds
 
 

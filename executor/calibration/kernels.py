@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from executor.bench.attention import Heads, time_decode, time_prefill
 from executor.calibration.cases import RandomArena
-from executor.calibration.tables import Family, hold_out, measure_curve, measure_grid
+from executor.calibration.tables import Axes, Family, hold_out, measure_curve, measure_grid
 from executor.calibration.timing import Call, Deadline, Timing, copies_beyond_cache, time_calls
 from executor.items import ItemBudget
 from executor.kernels.ops import Ops
@@ -62,31 +63,16 @@ class Grids:
         )
 
 
+def spaced(last: int, fine_from: int) -> tuple[int, ...]:
+    """Whole numbers from 1 to `last`, two to an octave and from `fine_from` on four."""
+    octaves = range(last.bit_length())
+    coarse = {n << k for n in (2, 3) for k in octaves} | {1}
+    fine = {n << k for n in (4, 5, 6, 7) for k in octaves}
+    return tuple(sorted(n for n in coarse | {m for m in fine if m > fine_from} if n <= last))
+
+
 GPU = Grids(
-    tokens=(
-        1,
-        2,
-        4,
-        8,
-        16,
-        24,
-        32,
-        48,
-        64,
-        96,
-        128,
-        160,
-        192,
-        224,
-        256,
-        320,
-        384,
-        448,
-        512,
-        640,
-        768,
-    )
-    + (1024, 1280, 1536, 1792, 2048, 2560, 3072, 4096, 5120, 6144, 8192),
+    tokens=spaced(8192, 128),
     rows=(1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256),
     sequences=(1, 2, 4, 8, 16, 32, 64, 128, 256),
     contexts=(32, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768),
@@ -244,7 +230,7 @@ def measure_embed(bench: Bench, deadline: Deadline) -> Family:
 
     def at(rows: int) -> Timing:
         ids = [torch.randint(0, bench.shape.vocab, (rows,), device=bench.device) for _ in range(4)]
-        return bench.time([lambda i=i: F.embedding(i, table) for i in ids])
+        return bench.time([partial(F.embedding, i, table) for i in ids])
 
     return _curve(bench, bench.grids.tokens, "tokens", at, deadline)
 
@@ -254,7 +240,7 @@ def measure_sample(bench: Bench, deadline: Deadline, sample: Callable[[Tensor], 
 
     def at(rows: int) -> Timing:
         logits = [torch.randn(rows, bench.shape.vocab, device=bench.device) for _ in range(2)]
-        return bench.time([lambda x=x: sample(x) for x in logits])
+        return bench.time([partial(sample, x) for x in logits])
 
     return _curve(bench, bench.grids.rows, "sequences", at, deadline)
 
@@ -295,7 +281,7 @@ def measure_decode(bench: Bench, source: RandomArena, bits: int, deadline: Deadl
         contexts = [context] * sequences
         return time_decode(bench.ops, heads, source, contexts, bits, bench.budget, bench.point_s)
 
-    axes = {"sequences": grids.sequences, "context_tokens": grids.contexts}
+    axes: Axes = {"sequences": grids.sequences, "context_tokens": grids.contexts}
     family = measure_grid(axes, at, deadline, grids.most_context)
     family.range["total_context_tokens"] = (0.0, float(grids.most_context))
     places = zip(_between(bench, grids.sequences), _between(bench, grids.contexts), strict=True)
@@ -311,7 +297,7 @@ def measure_prefill(bench: Bench, source: RandomArena, deadline: Deadline) -> Fa
     def at(tokens: int, before: int) -> Timing:
         return time_prefill(bench.ops, heads, source, (tokens, before), bench.point_s)
 
-    axes = {"chunk_tokens": grids.chunks, "context_tokens": grids.before}
+    axes: Axes = {"chunk_tokens": grids.chunks, "context_tokens": grids.before}
     family = measure_grid(axes, at, deadline, grids.chunks[-1] * grids.before[-2])
     places = zip(_between(bench, grids.chunks), _between(bench, grids.before), strict=True)
     if not deadline.over:
@@ -370,14 +356,12 @@ def measure_moe(bench: Bench, deadline: Deadline) -> Iterator[tuple[str, Family]
 
     def at_route(rows: int) -> Timing:
         return bench.time(
-            [lambda x=x: route(x) for (x,) in _activations(bench, rows, (shape.hidden,))]
+            [partial(route, x) for (x,) in _activations(bench, rows, (shape.hidden,))]
         )
 
     def at_gemm(rows: int) -> Timing:
         sets = [(x, *route(x)) for (x,) in _activations(bench, rows, (shape.hidden,))]
-        return bench.time(
-            [lambda x=x, w=w, e=e: bench.ops.moe(x, w, e, gate_up, down) for x, w, e in sets]
-        )
+        return bench.time([partial(bench.ops.moe, x, w, e, gate_up, down) for x, w, e in sets])
 
     yield "moe_route", _curve(bench, bench.grids.tokens, "tokens", at_route, deadline)
     yield "moe_gemm", _curve(bench, bench.grids.tokens, "tokens", at_gemm, deadline)

@@ -73,7 +73,7 @@ class Pools:
 
     def _queue(self, size: int, count: int, directions: tuple[str, ...]) -> Callable[[], None]:
         if self.device.type != "cuda":
-            return lambda: [self._copy(name, size, count) for name in directions] and None
+            return lambda: self._copy_each(size, count, directions)
 
         def run() -> None:
             now = torch.cuda.current_stream()
@@ -85,6 +85,10 @@ class Pools:
                 now.wait_stream(self.streams[name])
 
         return run
+
+    def _copy_each(self, size: int, count: int, directions: tuple[str, ...]) -> None:
+        for name in directions:
+            self._copy(name, size, count)
 
     def _copy(self, direction: str, size: int, count: int) -> None:
         """A copy for each piece, scattered on the device as blocks are."""

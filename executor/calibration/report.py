@@ -21,7 +21,8 @@ def profile_lines(profile: Profile) -> Iterator[str]:
         rate, setup = link.bytes_per_s / 1e9, link.setup_s * 1e6
         yield f"  {way:5} {rate:6.1f} GB/s, {setup:.1f} us per copy"
     host = profile.host
-    yield f"  host  {host.step_s * 1e6:.0f} us per step, {host.per_sequence_s * 1e6:.1f} per sequence"
+    step_us, sequence_us = host.step_s * 1e6, host.per_sequence_s * 1e6
+    yield f"  host  {step_us:.0f} us per step, {sequence_us:.1f} per sequence"
     yield f"  {'':24} {'points':>6} {'spread':>7} {'error on held-out':>18}"
     for name, entry in profile.fit.items():
         error = entry.get("heldout_mape", entry.get("mean"))

@@ -6,6 +6,7 @@ on the runner's steps, and planning, placing blocks and booking tokens, measured
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -199,7 +200,7 @@ def fit_host(steps: Sequence[Step], beside: Sequence[float]) -> HostFit:
 
 def _group(sequences: int) -> int:
     """Powers of the square root of two."""
-    return round(2 ** (round(2 * np.log2(max(1, sequences))) / 2))
+    return round(2 ** (round(2 * math.log2(max(1, sequences))) / 2))
 
 
 @dataclass(slots=True)

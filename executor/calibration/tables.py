@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,7 @@ from executor.calibration.timing import Deadline, Timing
 from superinfer.costs.profile import Kernel
 from superinfer.costs.tables import Curve, Grid
 
-Axis = tuple[float, ...]
+Axes = Mapping[str, Sequence[int]]
 AtPoint = Callable[[int], Timing]
 AtPlace = Callable[[int, int], Timing]
 
@@ -76,7 +76,7 @@ def measure_curve(axis: Sequence[int], name: str, at: AtPoint, deadline: Deadlin
 
 
 def measure_grid(
-    axes: dict[str, Sequence[int]],
+    axes: Axes,
     at: AtPlace,
     deadline: Deadline,
     most: float = math.inf,
@@ -93,7 +93,7 @@ def measure_grid(
         row = rows[index]
         if len(table) >= 2 and deadline.over:
             break
-        measured = []
+        measured: list[float] = []
         for column in columns:
             if row * column > most and len(measured) >= 2:
                 break

@@ -2,8 +2,8 @@
 
 What is timed is a list of calls that do the same work on different data. On a GPU they are captured
 into one graph, in order, and the graph is replayed between two events, so that the gaps between
-launches are those of a graph; together their data has to be larger than the L2. On a CPU they run one after
-the other by the wall clock.
+launches are those of a graph; together their data has to be larger than the L2. On a CPU they run
+one after the other by the wall clock.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -66,7 +66,7 @@ def _metrics(service_class: str, device: Summary, simulated: Summary) -> Iterato
             yield Metric(name, service_class, float(pair[0] or 0), float(pair[1] or 0))
 
 
-def middle(summaries: list[Summary]) -> dict[str, Any]:
+def middle(summaries: Sequence[Summary]) -> dict[str, Any]:
     """The median of each number of several runs of the same thing, tables inside tables too."""
     first = summaries[0]
     found: dict[str, Any] = {}
@@ -85,7 +85,7 @@ def _numbers(values: list[Any]) -> bool:
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
-def spread(summaries: list[Summary], name: str) -> float:
+def spread(summaries: Sequence[Summary], name: str) -> float:
     """Largest less smallest of a number over runs of the same thing, as a share of the median."""
     values = [float(summary[name]) for summary in summaries]
     centre = median(values)

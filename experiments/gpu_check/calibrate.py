@@ -6,7 +6,7 @@ from pathlib import Path
 
 from executor.calibration.calibrate import Wish
 from executor.calibration.calibrate import calibrate as measure
-from executor.calibration.kernels import Grids
+from executor.calibration.kernels import Grids, spaced
 from executor.calibration.report import profile_lines
 from executor.session import ModelOptions
 from experiments.gpu_check.checks import Check, Context, Result
@@ -16,8 +16,7 @@ from superinfer.costs.profile import write_profile
 MODEL = "llama-3.1-8b"
 LONGEST = 32768
 FAST = Grids(
-    tokens=(1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-    + (3072, 4096, 8192),
+    tokens=spaced(8192, 8192),
     rows=(1, 4, 8, 16, 32, 64, 128),
     sequences=(1, 2, 4, 8, 16, 32, 64, 128),
     contexts=(32, 256, 512, 1024, 2048, 4096, 8192, 32768),

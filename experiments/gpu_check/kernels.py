@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -233,9 +233,8 @@ def _prefill_error(context: Context, shape: str, shares: Shares) -> float:
     heads, layout = layout_of(context, shape)
     tokens = layout.block_tokens
     source = RandomArena(layout, 40, device_of(context))
-    if context.tiny:
-        sizes = ((1, 0), (tokens + 3, 0), (5, 2 * tokens + 1))
-    else:
+    sizes: tuple[tuple[int, int], ...] = ((1, 0), (tokens + 3, 0), (5, 2 * tokens + 1))
+    if not context.tiny:
         sizes = ((1, 0), (tokens, 0), (129, 0), (1, 4 * tokens), (300, 3 * tokens + 5), (17, 900))
     chunks = [
         ChunkRows(_chunk_table(source, count, before, shares), before, [1] * count, True)
@@ -249,7 +248,7 @@ def _prefill_error(context: Context, shape: str, shares: Shares) -> float:
     found = ops_of(context).prefill_attention(q, source.arena, layout, 1, step.prefill, scale)
     wanted = reference.prefill_attention(q, source.arena, layout, 1, step.prefill, scale)
     ends = step.prefill.first_row.tolist()
-    spans = [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+    spans = [slice(a, b) for a, b in pairwise(ends)]
     return max(reference.relative_error(found[s], wanted[s]) for s in spans)
 
 
@@ -377,7 +376,7 @@ def _everything(context: Context, heads: int, source: RandomArena) -> dict[str, 
     return {**found, "blocks": arena[first:].clone()}
 
 
-def _by_shape(name: str, check: Callable[[Context, str], Result]) -> dict[str, Check]:
+def _by_shape(name: str, check: Callable[..., Result]) -> dict[str, Check]:
     """A check for each shape, so that they can run, and compile, side by side."""
     return {f"{name}-{shape}": partial(check, shape=shape) for shape in SHAPES}
 

@@ -140,7 +140,7 @@ def moe(x: Tensor, shares: Tensor, experts: Tensor, gate_up: Tensor, down: Tenso
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
-    """‖found − wanted‖ / ‖wanted‖; infinite where a NaN was found or an element not written."""
+    """‖found - wanted‖ / ‖wanted‖; infinite where a NaN was found or an element not written."""
     if found.shape != wanted.shape or not bool(torch.isfinite(found).all()):
         return float("inf")
     wide = wanted.double()

@@ -139,13 +139,11 @@ def decode_tiles(context: Context, change: dict[str, int]) -> Result:
     contexts = [257] * 2 if context.tiny else [8192] * 32
     for bits in (16, 8, 4):
         source = arena_of(context, heads, bits, sum(contexts) // 32)
-
-        def measure(bits: int = bits) -> Row:
-            with tiles("decode_attention", change):
-                return _decode_row(context, heads, source, contexts, bits)
-
-        rows.append(guarded({"kv": bits, "tile": label(change)}, measure))
-        del source
+        measure = partial(_decode_row, context, heads, source, contexts, bits)
+        row = {"kv": bits, "tile": label(change)}
+        with tiles("decode_attention", change):
+            rows.append(guarded(row, measure))
+        del source, measure
     return outcome(rows)
 
 
@@ -176,16 +174,10 @@ def decode_shapes(context: Context) -> Result:
         ):
             budget = _budget(context, heads, programs, shortest)
             row = {"kv": bits, "B": batch, "ctx": length, "programs": programs, "least": shortest}
-
-            def measure(
-                contexts: list[int] = [length] * batch,
-                bits: int = bits,
-                budget: ItemBudget = budget,
-            ) -> Row:
-                return _decode_row(context, heads, source, contexts, bits, budget)
-
+            contexts = [length] * batch
+            measure = partial(_decode_row, context, heads, source, contexts, bits, budget)
             rows.append(guarded(row, measure))
-        del source
+        del source, measure
     return outcome(rows)
 
 
@@ -276,9 +268,7 @@ def int8_products(context: Context, change: dict[str, int]) -> Result:
         scales = torch.rand(n, device=device)
         for m in counts:
             x = randn(context, m, k)
-            calls: list[Call] = [
-                lambda w=w, x=x, s=scales: ops.linear_int8(x, w, s) for w in weights
-            ]
+            calls: list[Call] = [partial(ops.linear_int8, x, w, scales) for w in weights]
 
             def measure(calls: list[Call] = calls, nbytes: int = n * k) -> Row:
                 with tiles("linear_int8", change):
@@ -309,7 +299,7 @@ def dense_products(context: Context) -> Result:
         x = randn(context, m, k)
 
         def measure(x: Tensor = x, weights: Any = weights, flops: float = 2.0 * m * n * k) -> Row:
-            calls: list[Call] = [lambda w=w: torch.nn.functional.linear(x, w) for w in weights]
+            calls: list[Call] = [partial(torch.nn.functional.linear, x, w) for w in weights]
             timing = time_calls(calls, device, 0.03)
             rate = weights[0].numel() * weights[0].element_size() / timing.seconds
             return {
@@ -348,13 +338,13 @@ def _streams(context: Context) -> Iterator[tuple[str, float, list[Call]]]:
         yield (
             f"rms_norm+residual {rows}x{hidden}",
             4.0 * rows * hidden * item,
-            [lambda x=x, r=r, w=weight: ops.rms_norm(x, w, 1e-5, r) for x, r in xs],
+            [partial(ops.rms_norm, x, weight, 1e-5, r) for x, r in xs],
         )
         wide = [randn(context, rows, 2 * width) for _ in range(min(4, sets))]
         yield (
             f"silu_mul {rows}x{width}",
             3.0 * rows * width * item,
-            [lambda x=x: ops.silu_mul(x) for x in wide],
+            [partial(ops.silu_mul, x) for x in wide],
         )
     yield from _block_streams(context, heads)
 
@@ -370,13 +360,14 @@ def _block_streams(context: Context, heads: Heads) -> Iterator[tuple[str, float,
             f"requantise {before}->{after}",
             float(count * size),
             [
-                lambda a=before, b=after, i=i: ops.requantise(
+                partial(
+                    ops.requantise,
                     source.arena,
                     layout,
-                    blocks[a][i * count : (i + 1) * count],
-                    blocks[b][i * count : (i + 1) * count],
-                    a,
-                    b,
+                    blocks[before][i * count : (i + 1) * count],
+                    blocks[after][i * count : (i + 1) * count],
+                    before,
+                    after,
                 )
                 for i in range(2)
             ],
@@ -400,7 +391,7 @@ def moe(context: Context) -> Result:
         shares, some = torch.topk(torch.rand(m, experts, device=device), 2)
 
         def measure(x: Tensor = x, shares: Tensor = shares, some: Tensor = some) -> Row:
-            timing = time_calls([lambda: ops.moe(x, shares, some, gate_up, down)], device, 0.05)
+            timing = time_calls([partial(ops.moe, x, shares, some, gate_up, down)], device, 0.05)
             touched = len(torch.unique(some)) / experts
             nbytes = touched * (gate_up.numel() + down.numel()) * x.element_size()
             return _streamed(context, nbytes, timing.seconds)
@@ -410,7 +401,7 @@ def moe(context: Context) -> Result:
 
 
 def _variants(
-    name: str, check: Callable[[Context, dict[str, int]], Result], found: tuple[dict[str, int], ...]
+    name: str, check: Callable[..., Result], found: tuple[dict[str, int], ...]
 ) -> dict[str, Check]:
     """A check for each variant, so that they can be compiled side by side."""
     return {f"{name}-{i}": partial(check, change=change) for i, change in enumerate(found)}

@@ -17,7 +17,15 @@ from executor.models.base import check_length
 from executor.models.config import read_config
 from executor.models.tokenizer import TextStream, Tokenizer, load_tokenizer
 from executor.sampler import History, Sampling
-from executor.session import ModelOptions, Session, open_session, out_of_memory, source_of
+from executor.session import (
+    ModelOptions,
+    Session,
+    load_t5,
+    open_session,
+    out_of_memory,
+    source_of,
+)
+from executor.translate import translate
 from superinfer.errors import InputError
 from superinfer.lab.config import Config, load_config
 from superinfer.request import Request
@@ -79,12 +87,19 @@ def generate_command(wish: Wish, options: ModelOptions, seed: int) -> int:
     """Print what a model makes of a prompt; returns the exit code."""
     prompt = sys.stdin.read() if wish.prompt == "-" else wish.prompt
     config = _config(wish, seed)
-    folder = read_config(source_of(config.run.model))[1]
-    session = open_session(config, options)
-    tokenizer = load_tokenizer(folder, session.model.vocab)
+    found, folder = read_config(source_of(config.run.model))
+    tokenizer = load_tokenizer(folder, found.shape.vocab)
     text = Text(tokenizer.stream(), wish.stop, _print)
-    answer = _answer(wish, session.model, tokenizer, prompt, text)
-    stopped = _run(session, answer)
+    if found.family == "t5":
+        model, tokens = load_t5(config, options), _tokens(tokenizer, prompt)
+        limit = min(wish.max_tokens, model.max_model_len - 1)
+        with out_of_memory("running a step"):
+            translate(model, tokens, limit, tokenizer.end_tokens, wish.sampling, text.push)
+        stopped = False
+    else:
+        session = open_session(config, options)
+        answer = _answer(wish, session.model, tokenizer, prompt, text)
+        stopped = _run(session, answer)
     text.finish()
     print()
     return INTERRUPTED if stopped else 0
@@ -107,9 +122,7 @@ def _config(wish: Wish, seed: int) -> Config:
 
 
 def _answer(wish: Wish, model: Model, tokenizer: Tokenizer, prompt: str, text: Text) -> Answer:
-    tokens = tokenizer.encode(prompt)
-    if not tokens:
-        raise InputError("expected a prompt with at least one token")
+    tokens = _tokens(tokenizer, prompt)
     check_length(model, len(tokens), 1)
     limit = min(wish.max_tokens, model.max_model_len - len(tokens))
     ends = tokenizer.end_tokens
@@ -117,6 +130,13 @@ def _answer(wish: Wish, model: Model, tokenizer: Tokenizer, prompt: str, text: T
     history = History(tokens, model.vocab, model.device) if sampling.penalised else None
     ids = np.array(tokens, np.int64)
     return Answer(ids, limit, ends, sampling, history, text.push)
+
+
+def _tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    tokens = tokenizer.encode(prompt)
+    if not tokens:
+        raise InputError("expected a prompt with at least one token")
+    return tokens
 
 
 def _run(session: Session, answer: Answer) -> bool:

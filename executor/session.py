@@ -23,6 +23,7 @@ from executor.kv.streams import streams_for
 from executor.kv.swap import Mover
 from executor.models import Model, load_model
 from executor.models.config import read_config
+from executor.models.t5 import T5
 from executor.runner import Runner
 from superinfer.costs import HostCost, StepCost, build_cost
 from superinfer.costs.shapes import ModelShape
@@ -102,6 +103,10 @@ def open_session(
     run = config.run
     if run.tp != 1:
         raise ConfigError(f"run.tp: expected 1 on this command, got {run.tp}")
+    if read_config(source_of(run.model))[0].family == "t5":
+        raise ConfigError(
+            f"run.model: {run.model} is an encoder-decoder; a trace is replayed with decoders alone"
+        )
     device = find_device(run.device)
     scheduler, memory = config.build_scheduler(), config.build_memory()
     if hasattr(scheduler, "tell_lengths"):
@@ -120,6 +125,15 @@ def open_session(
         host = _host(sizes, device)
     engine = Engine(scheduler, memory, cost, sizes, sink)
     return _assembled(engine, model, (arena, host), device, cost, options)
+
+
+def load_t5(config: Config, options: ModelOptions) -> T5:
+    """An encoder-decoder alone, without a session around it."""
+    device = find_device(config.run.device)
+    with out_of_memory("loading the model"):
+        model = _model(config, options, device, config.run.block_tokens or 32)
+    assert isinstance(model, T5)
+    return model
 
 
 @contextmanager

@@ -6,11 +6,15 @@ kernel turns what it loads into float32 before arithmetic, and matrix products g
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from executor.kernels.tiles import INTERPRET, operand, power_of_two
+from executor.kv.layout import KVLayout
 
 LOG2E = tl.constexpr(1.4426950408889634)
 NEVER = tl.constexpr(-1.0e30)
@@ -25,6 +29,15 @@ LIFT_Q = tl.constexpr(16.0)
 def dot(a, b, acc):
     """Matrix product in the type of `a`, accumulated in float32."""
     return tl.dot(operand(a), operand(b), acc, input_precision="ieee")
+
+
+@triton.jit
+def aligned(offset):
+    """A byte offset of a block as what it is, a multiple of 16.
+
+    In arithmetic, since the software pipeline loses what `tl.multiple_of` says.
+    """
+    return (offset >> 4) << 4
 
 
 @triton.jit
@@ -69,3 +82,41 @@ def padded_half(head_dim: int) -> int:
 def reach_of(bias: Tensor | None) -> int:
     """Largest distance that a table of relative biases tells apart."""
     return 0 if bias is None else bias.shape[1] // 2
+
+
+@dataclass(frozen=True)
+class Form:
+    """A model's heads and blocks, for which the kernels are listed in the registry."""
+
+    kv_heads: int
+    group: int
+    head_dim: int
+    block_tokens: int
+
+    @property
+    def heads(self) -> int:
+        """Query heads."""
+        return self.kv_heads * self.group
+
+    @property
+    def layout(self) -> KVLayout:
+        """Its blocks; the number of layers is no part of a kernel."""
+        return KVLayout(32, self.kv_heads, self.head_dim, self.block_tokens, torch.bfloat16)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kv_heads}x{self.group} heads of {self.head_dim}, blocks of {self.block_tokens}"
+        )
+
+
+FORMS = (
+    Form(8, 4, 128, 32),  # Llama 3.1 8B
+    Form(8, 8, 128, 32),  # Llama 3.1 70B
+    Form(8, 4, 64, 32),  # Llama 3.2 1B
+    Form(32, 1, 80, 32),  # Phi 2
+    Form(8, 4, 128, 16),
+    Form(8, 4, 128, 64),
+)
+"""Head dimensions, groups and sizes of blocks of which each kernel is listed."""
+BIASED = Form(8, 1, 64, 32)
+"""T5 small: a relative bias."""

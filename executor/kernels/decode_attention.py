@@ -11,7 +11,12 @@ multiply its weights and scores; those of 4-bit K belong to a channel and multip
 per block, whose product with the minima is a constant of the block.
 """
 
+# Kernels take what they need one by one.
+# ruff: noqa: PLR0913, PLR0917
+
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -19,10 +24,14 @@ import triton.language as tl
 from torch import Tensor
 
 from executor.kernels.common import (
+    BIASED,
+    FORMS,
     LIFT,
     LIFT_Q,
     LOG2E,
     NEVER,
+    Form,
+    aligned,
     dims_of,
     dot,
     number,
@@ -31,6 +40,7 @@ from executor.kernels.common import (
     relative_bias,
     see,
 )
+from executor.kernels.registry import Entry
 from executor.kernels.tiles import capability, power_of_two
 from executor.kv.layout import KVLayout
 from executor.step import DecodeItems
@@ -68,7 +78,7 @@ def _attend_tokens(
         token = begin + tl.arange(0, TILE)
         there = token < tokens
         slot = token % T
-        unit = arena + tl.multiple_of(tl.load(offsets + token // T, mask=there, other=0), 16)
+        unit = arena + aligned(tl.load(offsets + token // T, mask=there, other=0))
         mask = there[:, None] & inside[None, :]
         keys = unit.to(tl.pointer_type(element))[:, None] + (slot[:, None] * D + dims[None, :])
         k = tl.load(keys, mask=mask, other=0)
@@ -80,10 +90,7 @@ def _attend_tokens(
             k = number(k, q.dtype)
             v = number(v, q.dtype)
         scores = dot(q, tl.trans(k), tl.zeros([M, TILE], tl.float32))
-        if BITS == 8:
-            scores = scores * k_scale[None, :]
-        else:
-            scores = scores * scale
+        scores = scores * (k_scale[None, :] if BITS == 8 else scale)
         if bias is not None:
             scores += _position_bias(bias, heads, starts, token // T, slot, position, reach, there)
         scores = tl.where(there[None, :], scores, NEVER)
@@ -117,7 +124,7 @@ def _attend_channels(
     acc_high = tl.zeros([M, PAD], tl.float32)
     for block in range(0, tl.cdiv(tokens, T)):
         there = block * T + slot < tokens
-        unit = arena + tl.multiple_of(tl.load(offsets + block), 16)
+        unit = arena + aligned(tl.load(offsets + block))
         mask = there[:, None] & inside[None, :]
         codes = unit + (slot[:, None] * HALF + dims[None, :])
         k = tl.load(codes, mask=mask, other=0)
@@ -152,13 +159,15 @@ def _attend_channels(
 
 @triton.jit
 def _tokens_item(
-    queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach, sums,
-    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr,
+    queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
+    sums,    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr,
     TILE: tl.constexpr, BITS: tl.constexpr,
 ):  # fmt: skip
-    """An item of 16 or 8 bits; `sums` gets its sum, the largest score and the total are returned."""
+    """An item of 16 or 8 bits: `sums` gets its sum; returns the largest score and the total."""
     DTYPE: tl.constexpr = queries.dtype.element_ty
-    UNIT: tl.constexpr = 2 * T * D * DTYPE.primitive_bitwidth // 8 if BITS == 16 else 2 * T * (D + 2)
+    UNIT: tl.constexpr = (
+        2 * T * D * DTYPE.primitive_bitwidth // 8 if BITS == 16 else 2 * T * (D + 2)
+    )
     columns = tl.arange(0, 2 * PAD)
     dims = dims_of(columns, D // 2, PAD)
     mask = member[:, None] & (columns % PAD < D // 2)[None, :]
@@ -173,8 +182,8 @@ def _tokens_item(
 
 @triton.jit
 def _channels_item(
-    queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach, sums,
-    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr,
+    queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
+    sums,    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr,
 ):  # fmt: skip
     """The same for an item of 4 bits."""
     HALF: tl.constexpr = D // 2
@@ -184,8 +193,8 @@ def _channels_item(
     low = tl.load(queries + dims[None, :], mask=mask, other=0.0).to(tl.float32)
     high = tl.load(queries + HALF + dims[None, :], mask=mask, other=0.0).to(tl.float32)
     acc_low, acc_high, peak, total = _attend_channels(
-        low, high, arena + unit * UNIT, offsets, starts, tokens, scale, bias, heads, position, reach,
-        D, T, M, PAD, queries.dtype.element_ty,
+        low, high, arena + unit * UNIT, offsets, starts, tokens, scale, bias, heads, position,
+        reach,         D, T, M, PAD, queries.dtype.element_ty,
     )  # fmt: skip
     tl.store(sums + dims[None, :], acc_low, mask=mask)
     tl.store(sums + HALF + dims[None, :], acc_high, mask=mask)
@@ -226,18 +235,18 @@ def decode_items(
     scale = scale * LOG2E
     if precision == 4:
         peak, total = _channels_item(
-            queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position, reach,
-            sums, D, T, M, PAD,
+            queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
+            reach, sums, D, T, M, PAD,
         )  # fmt: skip
     elif precision == 8:
         peak, total = _tokens_item(
-            queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position, reach,
-            sums, D, T, M, PAD, TILE, 8,
+            queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
+            reach, sums, D, T, M, PAD, TILE, 8,
         )  # fmt: skip
     else:
         peak, total = _tokens_item(
-            queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position, reach,
-            sums, D, T, M, PAD, TILE, 16,
+            queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
+            reach, sums, D, T, M, PAD, TILE, 16,
         )  # fmt: skip
     tl.store(peaks + state, peak, mask=member)
     tl.store(totals + state, total, mask=member)
@@ -279,7 +288,7 @@ def merge_items(
     tl.store(out + where, result.to(out.dtype.element_ty), mask=inside)
 
 
-def decode_attention(  # noqa: PLR0913, PLR0917
+def decode_attention(
     q: Tensor,
     arena: Tensor,
     layout: KVLayout,
@@ -326,3 +335,53 @@ def constants(layout: KVLayout, heads: int, tile: int) -> dict[str, int]:
         "PAD": padded_half(layout.head_dim),
         "TILE": max(tile, layout.block_tokens),
     }
+
+
+def entries() -> list[Entry]:
+    """Both kernels for every form."""
+    found = []
+    for chip in TILES:
+        found += [_decode_entry(chip, form, biased=False) for form in FORMS]
+        found.append(_decode_entry(chip, BIASED, biased=True))
+        found += [_merge_entry(chip, head_dim) for head_dim in (64, 80, 128)]
+    return found
+
+
+def _decode_entry(chip: int, form: Form, biased: bool) -> Entry:
+    tiles = TILES[chip]
+    pointers = dict.fromkeys(("sums", "peaks", "totals"), "*fp32")
+    pointers |= dict.fromkeys(("bits", "rows", "first", "tokens", "positions", "starts"), "*i32")
+    pointers |= {"q": "*bf16", "arena": "*u8", "offsets": "*i64"}
+    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles["tile"])}
+    if biased:
+        pointers["bias"] = "*fp32"
+    else:
+        constant["bias"] = None
+    return Entry(
+        name=f"decode_items {form}{' biased' if biased else ''}",
+        kernel=decode_items,
+        capability=chip,
+        types=pointers | {"scale": "fp32", "q_stride": "i32", "layer": "i32", "reach": "i32"},
+        constants=constant,
+        aligned=(*pointers, "q_stride"),
+        options={key: tiles[key] for key in ("num_warps", "num_stages")},
+        dot=True,
+        pipelined=True,
+    )
+
+
+def _merge_entry(chip: int, head_dim: int) -> Entry:
+    pointers = dict.fromkeys(("sums", "peaks", "totals"), "*fp32")
+    pointers |= {"row_items": "*i32", "out": "*bf16"}
+    return Entry(
+        name=f"merge_items {head_dim}",
+        kernel=merge_items,
+        capability=chip,
+        types=pointers,
+        constants={
+            "HEADS": 32, "D": head_dim, "WIDTH": power_of_two(head_dim), "TILE": MERGE["tile"],
+        },
+        aligned=tuple(pointers),
+        options={"num_warps": MERGE["num_warps"]},
+        max_registers=128,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Greedy generation with an encoder-decoder: the shortest loop that uses T5 as it is meant.
+"""Generation with an encoder-decoder: the shortest loop that uses T5 as it is meant.
 
 Every prompt is encoded once and its cross keys and values written to blocks of their own. The
 decoder's prompt is its start token, so all its steps are decodes.
@@ -6,8 +6,9 @@ decoder's prompt is its start token, so all its steps are decodes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,15 +19,26 @@ from executor.kv.tables import BlockTable
 from executor.models.base import check_length
 from executor.models.t5 import T5, CrossKeys
 
-ITEM_BLOCKS = 8
+ITEM_BLOCKS = 4
+"""Blocks of one work item of attention."""
+
+
+Choose: TypeAlias = Callable[[Tensor, int], Tensor]
+"""The tokens, int64 [rows], of logits [rows, vocab] for a position of the decoder."""
 
 
 @dataclass(slots=True)
 class _Sequence:
+    index: int
     cross: BlockTable
     cross_tokens: int
     own: BlockTable
     tokens: list[int]
+
+
+def greedy(logits: Tensor, position: int) -> Tensor:
+    """The most likely tokens."""
+    return logits.argmax(dim=1)
 
 
 def generate(
@@ -34,22 +46,35 @@ def generate(
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
     end_tokens: Collection[int] = (),
-    item_blocks: int = ITEM_BLOCKS,
 ) -> list[list[int]]:
-    """The decoder's tokens for each prompt: up to `max_tokens`, an end token the last of them.
+    """The decoder's greedy tokens for each prompt: up to `max_tokens`, an end token the last.
 
     Raises InputError for a prompt or an answer above the model's context.
     """
-    sequences, arena = _prepared(model, prompts, max_tokens)
-    running = list(sequences)
-    for _ in range(max_tokens):
-        chosen = _step(model, running, arena, item_blocks).argmax(dim=1).tolist()
+    answers: list[list[int]] = [[] for _ in prompts]
+    for step in steps(model, prompts, max_tokens, end_tokens):
+        for index, token in step:
+            answers[index].append(token)
+    return answers
+
+
+def steps(
+    model: T5,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    end_tokens: Collection[int] = (),
+    choose: Choose = greedy,
+) -> Iterator[list[tuple[int, int]]]:
+    """Step by step, the prompts that got a token, and which. Errors as of `generate`."""
+    running, arena = _prepared(model, prompts, max_tokens)
+    for position in range(1, max_tokens + 1):
+        if not running:
+            return
+        chosen = choose(_step(model, running, arena), position).tolist()
         for sequence, token in zip(running, chosen, strict=True):
             sequence.tokens.append(token)
+        yield [(sequence.index, sequence.tokens[-1]) for sequence in running]
         running = [sequence for sequence in running if sequence.tokens[-1] not in end_tokens]
-        if not running:
-            break
-    return [sequence.tokens[1:] for sequence in sequences]
 
 
 def _prepared(
@@ -67,8 +92,8 @@ def _prepared(
     )
     tables = _tables([count for each in cross for count in (each, own)], size)
     sequences = [
-        _Sequence(next(tables), len(prompt), next(tables), [model.start_token])
-        for prompt in prompts
+        _Sequence(index, next(tables), len(prompt), next(tables), [model.start_token])
+        for index, prompt in enumerate(prompts)
     ]
     for sequence, encoded in zip(sequences, model.encode(prompts), strict=True):
         _write(model, sequence, encoded, arena)
@@ -97,11 +122,11 @@ def _write(model: T5, sequence: _Sequence, encoded: Tensor, arena: Tensor) -> No
     model.write_cross(encoded, arena, offsets.to(model.device), slots.to(model.device))
 
 
-def _step(model: T5, running: list[_Sequence], arena: Tensor, item_blocks: int) -> Tensor:
+def _step(model: T5, running: list[_Sequence], arena: Tensor) -> Tensor:
     """One token for every sequence; logits [sequences, vocab]."""
     own = [DecodeRow(s.own, len(s.tokens), s.tokens[-1]) for s in running]
     other = [DecodeRow(s.cross, s.cross_tokens, 0) for s in running]
     place = (model.layout, model.device)
-    step = build_inputs(own, [], *place, item_blocks=item_blocks)
-    cross = build_inputs(other, [], *place, item_blocks=item_blocks)
+    step = build_inputs(own, [], *place, item_blocks=ITEM_BLOCKS)
+    cross = build_inputs(other, [], *place, item_blocks=ITEM_BLOCKS)
     return model.forward(step, arena, CrossKeys(len(running), cross.decode))

@@ -26,7 +26,7 @@ def scatter_bytes(arena: Tensor, offsets: Tensor, rows: Tensor) -> None:
     words[offsets[:, None] // WORD + torch.arange(values.shape[1], device=arena.device)] = values
 
 
-def read_units(  # noqa: PLR0913, PLR0917
+def read_units(
     arena: Tensor,
     layout: KVLayout,
     layer: int,
@@ -111,7 +111,7 @@ def _packed(codes: Tensor) -> Tensor:
     return low | (high << 4)
 
 
-def requantise(  # noqa: PLR0913, PLR0917
+def requantise(
     arena: Tensor,
     layout: KVLayout,
     sources: Tensor,

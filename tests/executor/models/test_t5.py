@@ -79,10 +79,12 @@ def test_the_encoder_in_a_padded_batch(pair):
         assert (encoded - wanted).abs().max() <= CLOSE
 
 
-def test_greedy_tokens_of_a_batch(pair):
+@pytest.mark.parametrize("item_blocks", [1, 4])
+def test_greedy_tokens_of_a_batch(pair, monkeypatch, item_blocks):
+    monkeypatch.setattr("executor.models.seq2seq.ITEM_BLOCKS", item_blocks)
     ours, oracle = pair
     sources, recorder = [prompt(length) for length in (1, 33, 16)], Recorder(ours)
-    answers = generate(recorder, sources, 24, item_blocks=1)
+    answers = generate(recorder, sources, 24)
     for row, (source, answer) in enumerate(zip(sources, answers, strict=True)):
         logits = torch.stack([step[row] for step in recorder.steps])
         wanted = truth(oracle, source, [0, *answer[:-1]])

@@ -7,6 +7,7 @@ values that the blocks stand for, without the code under test.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -225,7 +226,9 @@ def decode_case(  # many columns, one per property of a case
     sequences = [memory.sequence(blocks, layer) for blocks in rows]
     q = memory.queries(len(rows) + pad_rows, heads)
     scale = layout.head_dim**-0.5 if scale is None else scale
-    bias = None if reach is None else torch.randn((heads, 2 * reach + 1), generator=memory.generator)
+    bias = (
+        None if reach is None else torch.randn((heads, 2 * reach + 1), generator=memory.generator)
+    )
     positions = [max(known.length - 1, 0) for known in sequences]
     expected = torch.zeros(q.shape, dtype=torch.float64)
     for row, known in enumerate(sequences):
@@ -305,7 +308,9 @@ def prefill_case(  # many columns, one per property of a case
     ]
     q = memory.queries(sum(lengths), heads)
     scale = layout.head_dim**-0.5 if scale is None else scale
-    bias = None if reach is None else torch.randn((heads, 2 * reach + 1), generator=memory.generator)
+    bias = (
+        None if reach is None else torch.randn((heads, 2 * reach + 1), generator=memory.generator)
+    )
     first_row = [0, *np.cumsum(lengths).tolist()]
     expected = torch.zeros(q.shape, dtype=torch.float64)
     for chunk, known in enumerate(sequences):
@@ -362,4 +367,4 @@ def error(found: Tensor, expected: Tensor) -> float:
     """Norm of the difference over the norm of what is expected; NaN counts as infinite."""
     scale = float(expected.double().norm()) or 1.0
     norm = float((found.double() - expected.double()).norm()) / scale
-    return norm if norm == norm else float("inf")
+    return float("inf") if math.isnan(norm) else norm

@@ -13,7 +13,7 @@ from executor.kernels.tiles import power_of_two
 TILE_ELEMENTS = 1024
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def gated_kernel(x, out, rows, n, GELU: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """A tile of ROWS rows and WIDTH columns of the output."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -48,7 +48,7 @@ def _gated(x: Tensor, *, gelu: bool) -> Tensor:
         return out
     form = _form(n)
     grid = (triton.cdiv(rows, form["ROWS"]), triton.cdiv(n, form["WIDTH"]))
-    gated_kernel[grid](x, out, rows, n, GELU=gelu, **form, num_warps=4)
+    gated_kernel[grid](x.contiguous(), out, rows, n, GELU=gelu, **form, num_warps=4)
     return out
 
 

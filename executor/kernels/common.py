@@ -6,41 +6,47 @@ kernel turns what it loads into float32 before arithmetic, and matrix products g
 
 from __future__ import annotations
 
-import os
+from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-INTERPRET = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+from executor.kernels.tiles import INTERPRET, operand, power_of_two
+from executor.kv.layout import KVLayout
+
 LOG2E = tl.constexpr(1.4426950408889634)
 NEVER = tl.constexpr(-1.0e30)
 """Score of a key that is not seen; finite, so that the difference of two is not NaN."""
 LIFT = tl.constexpr(1024.0)
-"""Probabilities times scales of V are kept this much larger, or float16 would lose small ones."""
+"""Weights times scales of V are kept this much larger, or float16 would lose small ones."""
 LIFT_Q = tl.constexpr(16.0)
 """The same for queries times scales of K."""
-
-TRITON_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 @triton.jit
 def dot(a, b, acc):
     """Matrix product in the type of `a`, accumulated in float32."""
-    if INTERPRET:
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")
-    else:
-        return tl.dot(a, b, acc, input_precision="ieee")
+    return tl.dot(operand(a), operand(b), acc, input_precision="ieee")
 
 
 @triton.jit
-def number(codes, dtype: tl.constexpr):
-    """Integer codes as numbers of the type of the queries; exact for up to 8 bits."""
+def aligned(offset):
+    """A byte offset of a block as what it is, a multiple of 16.
+
+    In arithmetic, since the software pipeline loses what `tl.multiple_of` says.
+    """
+    return (offset >> 4) << 4
+
+
+@triton.jit
+def number(codes, DTYPE: tl.constexpr):
+    """Codes of up to 8 bits as numbers of a type that holds them exactly."""
     if INTERPRET:
         return codes.to(tl.float32)
     else:
-        return codes.to(dtype)
+        return codes.to(DTYPE)
 
 
 @triton.jit
@@ -53,25 +59,64 @@ def dims_of(columns, HALF: tl.constexpr, PAD: tl.constexpr):
 
 
 @triton.jit
-def relative_bias(bias, heads, distance, reach, mask):
-    """Rows `heads` of the table at a clamped distance, times log2(e)."""
+def see(scores, peak, total):
+    """One step of the online softmax: weights, factor of what was summed before, new state."""
+    new = tl.maximum(peak, tl.max(scores, 1))
+    keep = tl.exp2(peak - new)
+    weights = tl.exp2(scores - new[:, None])
+    return weights, keep, new, total * keep + tl.sum(weights, 1)
+
+
+@triton.jit
+def relative_bias(bias, rows, distance, reach, mask):
+    """Table row `rows` at a clamped distance, times log2(e)."""
     entry = tl.minimum(tl.maximum(distance, -reach), reach) + reach
-    return tl.load(bias + heads * (2 * reach + 1) + entry, mask=mask, other=0.0) * LOG2E
+    return tl.load(bias + rows * (2 * reach + 1) + entry, mask=mask, other=0.0) * LOG2E
 
 
 def padded_half(head_dim: int) -> int:
     """Columns that hold half a head: a power of two, and at least what a matrix product takes."""
-    return max(16, triton.next_power_of_2(head_dim // 2))
-
-
-def capability(tensor: Tensor) -> int:
-    """80 or 90, the tile table to use; the interpreter takes the newest."""
-    if tensor.device.type != "cuda":
-        return 90
-    major, _ = torch.cuda.get_device_capability(tensor.device)
-    return 80 if major < 9 else 90
+    return max(16, power_of_two(head_dim // 2))
 
 
 def reach_of(bias: Tensor | None) -> int:
     """Largest distance that a table of relative biases tells apart."""
     return 0 if bias is None else bias.shape[1] // 2
+
+
+@dataclass(frozen=True)
+class Form:
+    """A model's heads and blocks, for which the kernels are listed in the registry."""
+
+    kv_heads: int
+    group: int
+    head_dim: int
+    block_tokens: int
+
+    @property
+    def heads(self) -> int:
+        """Query heads."""
+        return self.kv_heads * self.group
+
+    @property
+    def layout(self) -> KVLayout:
+        """Its blocks; the number of layers is no part of a kernel."""
+        return KVLayout(32, self.kv_heads, self.head_dim, self.block_tokens, torch.bfloat16)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kv_heads}x{self.group} heads of {self.head_dim}, blocks of {self.block_tokens}"
+        )
+
+
+FORMS = (
+    Form(8, 4, 128, 32),  # Llama 3.1 8B
+    Form(8, 8, 128, 32),  # Llama 3.1 70B
+    Form(8, 4, 64, 32),  # Llama 3.2 1B
+    Form(32, 1, 80, 32),  # Phi 2
+    Form(8, 4, 128, 16),
+    Form(8, 4, 128, 64),
+)
+"""Head dimensions, groups and sizes of blocks of which each kernel is listed."""
+BIASED = Form(8, 1, 64, 32)
+"""T5 small: a relative bias."""

@@ -11,7 +11,12 @@ multiply its weights and scores; those of 4-bit K belong to a channel and multip
 per block, whose product with the minima is a constant of the block.
 """
 
+# Kernels take what they need one by one.
+# ruff: noqa: PLR0913, PLR0917
+
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -19,18 +24,24 @@ import triton.language as tl
 from torch import Tensor
 
 from executor.kernels.common import (
+    BIASED,
+    FORMS,
     LIFT,
     LIFT_Q,
     LOG2E,
     NEVER,
-    capability,
+    Form,
+    aligned,
     dims_of,
     dot,
     number,
     padded_half,
     reach_of,
     relative_bias,
+    see,
 )
+from executor.kernels.registry import Entry
+from executor.kernels.tiles import capability, power_of_two
 from executor.kv.layout import KVLayout
 from executor.step import DecodeItems
 
@@ -41,15 +52,6 @@ TILES: dict[int, dict[str, int]] = {
 """Per architecture; tokens of a tile of 16 or 8 bits (a tile of 4 bits is one block)."""
 MERGE = {"tile": 16, "num_warps": 4}
 """Items that a program of the merge takes at a time."""
-
-
-@triton.jit
-def _weigh(scores, largest, total):
-    """One step of the online softmax: weights, factor of what was summed before, new state."""
-    new = tl.maximum(largest, tl.max(scores, 1))
-    keep = tl.exp2(largest - new)
-    weights = tl.exp2(scores - new[:, None])
-    return weights, keep, new, total * keep + tl.sum(weights, 1)
 
 
 @triton.jit
@@ -76,7 +78,7 @@ def _attend_tokens(
         token = begin + tl.arange(0, TILE)
         there = token < tokens
         slot = token % T
-        unit = arena + tl.multiple_of(tl.load(offsets + token // T, mask=there, other=0), 16)
+        unit = arena + aligned(tl.load(offsets + token // T, mask=there, other=0))
         mask = there[:, None] & inside[None, :]
         keys = unit.to(tl.pointer_type(element))[:, None] + (slot[:, None] * D + dims[None, :])
         k = tl.load(keys, mask=mask, other=0)
@@ -88,14 +90,11 @@ def _attend_tokens(
             k = number(k, q.dtype)
             v = number(v, q.dtype)
         scores = dot(q, tl.trans(k), tl.zeros([M, TILE], tl.float32))
-        if BITS == 8:
-            scores = scores * k_scale[None, :]
-        else:
-            scores = scores * scale
+        scores = scores * (k_scale[None, :] if BITS == 8 else scale)
         if bias is not None:
             scores += _position_bias(bias, heads, starts, token // T, slot, position, reach, there)
         scores = tl.where(there[None, :], scores, NEVER)
-        weights, keep, largest, total = _weigh(scores, largest, total)
+        weights, keep, largest, total = see(scores, largest, total)
         if BITS == 8:
             weights = weights * v_scale[None, :]
         acc = dot(weights.to(q.dtype), v, acc * keep[:, None])
@@ -125,7 +124,7 @@ def _attend_channels(
     acc_high = tl.zeros([M, PAD], tl.float32)
     for block in range(0, tl.cdiv(tokens, T)):
         there = block * T + slot < tokens
-        unit = arena + tl.multiple_of(tl.load(offsets + block), 16)
+        unit = arena + aligned(tl.load(offsets + block))
         mask = there[:, None] & inside[None, :]
         codes = unit + (slot[:, None] * HALF + dims[None, :])
         k = tl.load(codes, mask=mask, other=0)
@@ -148,7 +147,7 @@ def _attend_channels(
             block_of = block + tl.zeros([T], tl.int32)
             scores += _position_bias(bias, heads, starts, block_of, slot, position, reach, there)
         scores = tl.where(there[None, :], scores, NEVER)
-        weights, keep, largest, total = _weigh(scores, largest, total)
+        weights, keep, largest, total = see(scores, largest, total)
         least = least * keep + tl.sum(weights * v_min[None, :], 1)
         weights = (weights * (v_scale * LIFT)[None, :]).to(DTYPE)
         acc_low = dot(weights, number(v & 15, DTYPE), acc_low * keep[:, None])
@@ -156,6 +155,50 @@ def _attend_channels(
     acc_low = acc_low * (1.0 / LIFT) + least[:, None]
     acc_high = acc_high * (1.0 / LIFT) + least[:, None]
     return acc_low, acc_high, largest, total
+
+
+@triton.jit
+def _tokens_item(
+    queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
+    sums,    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr,
+    TILE: tl.constexpr, BITS: tl.constexpr,
+):  # fmt: skip
+    """An item of 16 or 8 bits: `sums` gets its sum; returns the largest score and the total."""
+    DTYPE: tl.constexpr = queries.dtype.element_ty
+    UNIT: tl.constexpr = (
+        2 * T * D * DTYPE.primitive_bitwidth // 8 if BITS == 16 else 2 * T * (D + 2)
+    )
+    columns = tl.arange(0, 2 * PAD)
+    dims = dims_of(columns, D // 2, PAD)
+    mask = member[:, None] & (columns % PAD < D // 2)[None, :]
+    q = tl.load(queries + dims[None, :], mask=mask, other=0.0)
+    acc, peak, total = _attend_tokens(
+        q, arena + unit * UNIT, offsets, starts, tokens, scale, bias, heads, position, reach,
+        D, T, M, PAD, TILE, BITS,
+    )  # fmt: skip
+    tl.store(sums + dims[None, :], acc, mask=mask)
+    return peak, total
+
+
+@triton.jit
+def _channels_item(
+    queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
+    sums,    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr,
+):  # fmt: skip
+    """The same for an item of 4 bits."""
+    HALF: tl.constexpr = D // 2
+    UNIT: tl.constexpr = T * D + 4 * (D + T)
+    dims = tl.arange(0, PAD)
+    mask = member[:, None] & (dims < HALF)[None, :]
+    low = tl.load(queries + dims[None, :], mask=mask, other=0.0).to(tl.float32)
+    high = tl.load(queries + HALF + dims[None, :], mask=mask, other=0.0).to(tl.float32)
+    acc_low, acc_high, peak, total = _attend_channels(
+        low, high, arena + unit * UNIT, offsets, starts, tokens, scale, bias, heads, position,
+        reach,         D, T, M, PAD, queries.dtype.element_ty,
+    )  # fmt: skip
+    tl.store(sums + dims[None, :], acc_low, mask=mask)
+    tl.store(sums + HALF + dims[None, :], acc_high, mask=mask)
+    return peak, total
 
 
 @triton.jit(do_not_specialize=["layer", "reach"])
@@ -172,60 +215,41 @@ def decode_items(
     item = tl.program_id(0) // KV_HEADS
     kv_head = tl.program_id(0) % KV_HEADS
     HEADS: tl.constexpr = KV_HEADS * GROUP
-    DTYPE: tl.constexpr = q.dtype.element_ty
-    HALF: tl.constexpr = D // 2
     member = tl.arange(0, M) < GROUP
-    heads = kv_head * GROUP + tl.arange(0, M)
-    states = item.to(tl.int64) * HEADS + heads
+    heads = kv_head * GROUP + tl.where(member, tl.arange(0, M), 0)
+    state = item.to(tl.int64) * HEADS + heads
     keys = tl.load(tokens + item)
     if keys == 0:
-        tl.store(peaks + states, tl.full([M], NEVER, tl.float32), mask=member)
-        tl.store(totals + states, tl.zeros([M], tl.float32), mask=member)
+        tl.store(peaks + state, tl.full([M], NEVER, tl.float32), mask=member)
+        tl.store(totals + state, tl.zeros([M], tl.float32), mask=member)
         return
     precision = tl.load(bits + item)
     row = tl.load(rows + item)
     entry = tl.load(first + item)
     position = tl.load(positions + row)
-    heads = tl.where(member, heads, 0)
     queries = q + row.to(tl.int64) * q_stride + heads[:, None] * D
+    sums += state[:, None] * D
+    unit = layer * KV_HEADS + kv_head
+    offsets += entry
+    starts += entry
+    scale = scale * LOG2E
     if precision == 4:
-        dims = tl.arange(0, PAD)
-        mask = member[:, None] & (dims < HALF)[None, :]
-        low = tl.load(queries + dims[None, :], mask=mask, other=0.0).to(tl.float32)
-        high = tl.load(queries + HALF + dims[None, :], mask=mask, other=0.0).to(tl.float32)
-        UNIT_4: tl.constexpr = T * D + 4 * (D + T)
-        acc_low, acc_high, peak, total = _attend_channels(
-            low, high, arena + (layer * KV_HEADS + kv_head) * UNIT_4, offsets + entry,
-            starts + entry, keys, scale * LOG2E, bias, heads, position, reach,
-            D, T, M, PAD, DTYPE,
+        peak, total = _channels_item(
+            queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
+            reach, sums, D, T, M, PAD,
         )  # fmt: skip
-        out = sums + states[:, None] * D + dims[None, :]
-        tl.store(out, acc_low, mask=mask)
-        tl.store(out + HALF, acc_high, mask=mask)
-        tl.store(peaks + states, peak, mask=member)
-        tl.store(totals + states, total, mask=member)
+    elif precision == 8:
+        peak, total = _tokens_item(
+            queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
+            reach, sums, D, T, M, PAD, TILE, 8,
+        )  # fmt: skip
     else:
-        columns = tl.arange(0, 2 * PAD)
-        dims = dims_of(columns, HALF, PAD)
-        mask = member[:, None] & (columns % PAD < HALF)[None, :]
-        query = tl.load(queries + dims[None, :], mask=mask, other=0.0)
-        if precision == 8:
-            UNIT_8: tl.constexpr = 2 * T * D + 4 * T
-            acc, peak, total = _attend_tokens(
-                query, arena + (layer * KV_HEADS + kv_head) * UNIT_8, offsets + entry,
-                starts + entry, keys, scale * LOG2E, bias, heads, position, reach,
-                D, T, M, PAD, TILE, 8,
-            )  # fmt: skip
-        else:
-            UNIT_16: tl.constexpr = 2 * T * D * DTYPE.primitive_bitwidth // 8
-            acc, peak, total = _attend_tokens(
-                query, arena + (layer * KV_HEADS + kv_head) * UNIT_16, offsets + entry,
-                starts + entry, keys, scale * LOG2E, bias, heads, position, reach,
-                D, T, M, PAD, TILE, 16,
-            )  # fmt: skip
-        tl.store(sums + states[:, None] * D + dims[None, :], acc, mask=mask)
-        tl.store(peaks + states, peak, mask=member)
-        tl.store(totals + states, total, mask=member)
+        peak, total = _tokens_item(
+            queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
+            reach, sums, D, T, M, PAD, TILE, 16,
+        )  # fmt: skip
+    tl.store(peaks + state, peak, mask=member)
+    tl.store(totals + state, total, mask=member)
 
 
 @triton.jit
@@ -264,7 +288,7 @@ def merge_items(
     tl.store(out + where, result.to(out.dtype.element_ty), mask=inside)
 
 
-def decode_attention(  # noqa: PLR0913, PLR0917
+def decode_attention(
     q: Tensor,
     arena: Tensor,
     layout: KVLayout,
@@ -281,7 +305,7 @@ def decode_attention(  # noqa: PLR0913, PLR0917
     out = q.new_empty((rows, heads, head_dim))
     if not rows:
         return out
-    tiles = TILES[capability(q)]
+    tiles = TILES[capability(q.device)]
     if capacity:
         decode_items[(capacity * layout.kv_heads,)](
             q, arena, sums, peaks[0], peaks[1],
@@ -293,7 +317,7 @@ def decode_attention(  # noqa: PLR0913, PLR0917
         )  # fmt: skip
     merge_items[(rows, heads)](
         sums, peaks[0], peaks[1], items.row_items, out,
-        heads, head_dim, triton.next_power_of_2(head_dim), MERGE["tile"],
+        heads, head_dim, power_of_two(head_dim), MERGE["tile"],
         num_warps=MERGE["num_warps"],
     )  # fmt: skip
     return out
@@ -307,7 +331,57 @@ def constants(layout: KVLayout, heads: int, tile: int) -> dict[str, int]:
         "GROUP": group,
         "D": layout.head_dim,
         "T": layout.block_tokens,
-        "M": max(16, triton.next_power_of_2(group)),
+        "M": max(16, power_of_two(group)),
         "PAD": padded_half(layout.head_dim),
         "TILE": max(tile, layout.block_tokens),
     }
+
+
+def entries() -> list[Entry]:
+    """Both kernels for every form."""
+    found = []
+    for chip in TILES:
+        found += [_decode_entry(chip, form, biased=False) for form in FORMS]
+        found.append(_decode_entry(chip, BIASED, biased=True))
+        found += [_merge_entry(chip, head_dim) for head_dim in (64, 80, 128)]
+    return found
+
+
+def _decode_entry(chip: int, form: Form, biased: bool) -> Entry:
+    tiles = TILES[chip]
+    pointers = dict.fromkeys(("sums", "peaks", "totals"), "*fp32")
+    pointers |= dict.fromkeys(("bits", "rows", "first", "tokens", "positions", "starts"), "*i32")
+    pointers |= {"q": "*bf16", "arena": "*u8", "offsets": "*i64"}
+    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles["tile"])}
+    if biased:
+        pointers["bias"] = "*fp32"
+    else:
+        constant["bias"] = None
+    return Entry(
+        name=f"decode_items {form}{' biased' if biased else ''}",
+        kernel=decode_items,
+        capability=chip,
+        types=pointers | {"scale": "fp32", "q_stride": "i32", "layer": "i32", "reach": "i32"},
+        constants=constant,
+        aligned=(*pointers, "q_stride"),
+        options={key: tiles[key] for key in ("num_warps", "num_stages")},
+        dot=True,
+        pipelined=True,
+    )
+
+
+def _merge_entry(chip: int, head_dim: int) -> Entry:
+    pointers = dict.fromkeys(("sums", "peaks", "totals"), "*fp32")
+    pointers |= {"row_items": "*i32", "out": "*bf16"}
+    return Entry(
+        name=f"merge_items {head_dim}",
+        kernel=merge_items,
+        capability=chip,
+        types=pointers,
+        constants={
+            "HEADS": 32, "D": head_dim, "WIDTH": power_of_two(head_dim), "TILE": MERGE["tile"],
+        },
+        aligned=tuple(pointers),
+        options={"num_warps": MERGE["num_warps"]},
+        max_registers=128,
+    )  # fmt: skip

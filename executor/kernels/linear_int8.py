@@ -1,14 +1,17 @@
 """Matrix product with int8 weights, scaled per output channel.
 
 The weights are the left operand of the dot and the activations, transposed, the right one: the
-weights are then converted in registers on their way from shared memory to the tensor cores, and a
-tile of few rows wastes nothing, because 16 rows are a full width of the right operand. The scale is
+weights are converted in registers on their way from shared memory to the tensor cores, and a tile
+of few rows wastes nothing, because 16 rows are a full width of the right operand. The scale is
 applied after the dot, so that all codes, -127 to 127, are exact in bfloat16.
 
-For few rows the weights are all that counts: a tile of 64 outputs gives at least as many programs
-as a GPU has multiprocessors from 8,192 outputs on, each with three tiles of weights on their way,
-which is what the latency of memory asks for (an estimate: 4.8 TB/s times 0.7 us over 132
-multiprocessors is 26 KB each).
+For few rows the weights are all that counts. Tiles of 32 outputs give two programs per
+multiprocessor from 8,192 outputs on, each with three tiles of 8 KiB of weights on their way; the
+latency of memory asks for 26 KB per multiprocessor (an estimate: 4.8 TB/s times 0.7 us over 132).
+Two warps are meant: with four, and 64 outputs, Triton takes Hopper's `wgmma`, whose left operand
+has every thread read two codes at a time and takes twice the instructions to convert them (read in
+the compiled code). From 64 rows on the activations have to come from shared memory, as `wgmma` has
+them.
 """
 
 from __future__ import annotations
@@ -21,32 +24,25 @@ import triton.language as tl
 from torch import Tensor
 
 from executor.kernels.registry import Entry
-from executor.kernels.tiles import GROUP, Tile, capability, operand, smallest, tile_of
+from executor.kernels.tiles import GROUP, Tile, capability, choose, operand, tile_of, types_of
 
 TILES: dict[int, tuple[Tile, ...]] = {
     80: (
-        Tile(rows=16, outs=64, depth=256, warps=4, stages=3),
-        Tile(rows=32, outs=64, depth=128, warps=4, stages=4),
+        Tile(rows=16, outs=32, depth=256, warps=2, stages=4),
+        Tile(rows=32, outs=64, depth=128, warps=2, stages=5),
         Tile(rows=64, outs=64, depth=128, warps=4, stages=4),
         Tile(rows=128, outs=128, depth=64, warps=8, stages=4),
     ),
     90: (
-        Tile(rows=16, outs=64, depth=256, warps=4, stages=4),
-        Tile(rows=32, outs=64, depth=256, warps=4, stages=3),
+        Tile(rows=16, outs=32, depth=256, warps=2, stages=4),
+        Tile(rows=32, outs=64, depth=128, warps=2, stages=5),
         Tile(rows=64, outs=64, depth=128, warps=4, stages=4),
         Tile(rows=128, outs=128, depth=64, warps=8, stages=4),
     ),
 }
-NARROW: dict[int, Tile] = {
-    80: Tile(rows=16, outs=32, depth=256, warps=4, stages=4),
-    90: Tile(rows=16, outs=32, depth=256, warps=4, stages=4),
-}
-"""For up to 16 rows and so few outputs that wider tiles would leave multiprocessors idle."""
-NARROW_OUTPUTS = 6144
-"""Up to so many outputs are few."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 def linear_int8_kernel(  # noqa: PLR0913, PLR0917
     x,
     weight,
@@ -97,19 +93,10 @@ def linear_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     out = torch.empty((m, n), dtype=x.dtype, device=x.device)
     if m == 0:
         return out
-    tile = tile_for(capability(x.device), m, n)
+    tile = choose(TILES[capability(x.device)], m, x.element_size())
     grid = (triton.cdiv(m, tile.rows) * triton.cdiv(n, tile.outs),)
-    linear_int8_kernel[grid](
-        x, weight, scales, out, m, n, k, **_constants(tile, k), **tile.options(x.element_size())
-    )
+    linear_int8_kernel[grid](x, weight, scales, out, m, n, k, **_constants(tile, k), **tile.options)
     return out
-
-
-def tile_for(capability: int, rows: int, outputs: int) -> Tile:
-    """The tile for a product of so many rows and outputs."""
-    if rows <= NARROW[capability].rows and outputs <= NARROW_OUTPUTS:
-        return NARROW[capability]
-    return smallest(TILES[capability], rows)
 
 
 def _constants(tile: Tile, k: int) -> dict[str, Any]:
@@ -117,25 +104,24 @@ def _constants(tile: Tile, k: int) -> dict[str, Any]:
 
 
 def entries() -> list[Entry]:
-    """Every tile, for bfloat16 and for float16."""
+    """Every tile for bfloat16, and the first one for the other types."""
     return [
-        _entry(capability, tile, dtype)
-        for capability, tiles in TILES.items()
-        for tile in (NARROW[capability], *tiles)
-        for dtype in ("bf16", "fp16", "fp32")
+        _entry(chip, tile, dtype)
+        for chip, tiles in TILES.items()
+        for tile, dtype in types_of(tiles)
     ]
 
 
-def _entry(capability: int, tile: Tile, dtype: str) -> Entry:
+def _entry(chip: int, tile: Tile, dtype: str) -> Entry:
     types = {"x": f"*{dtype}", "weight": "*i8", "scales": "*fp32", "out": f"*{dtype}"}
     return Entry(
         name=f"linear_int8 {tile.rows}x{tile.outs}x{tile.depth} {dtype}",
         kernel=linear_int8_kernel,
-        capability=capability,
+        capability=chip,
         types=types | {"m": "i32", "n": "i32", "k": "i32"},
         constants=_constants(tile, 8192),
         aligned=("x", "weight", "scales", "out", "n", "k"),
-        options=tile.options(4 if dtype == "fp32" else 2),
+        options=tile.options,
         dot=dtype != "fp32",
         pipelined=dtype != "fp32",
     )

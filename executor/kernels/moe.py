@@ -25,10 +25,11 @@ from executor.kernels.tiles import (
     GROUP,
     Tile,
     capability,
+    choose,
     operand,
     power_of_two,
-    smallest,
     tile_of,
+    types_of,
 )
 
 UP_TILES: dict[int, tuple[Tile, ...]] = {
@@ -77,7 +78,7 @@ class Routing:
     """int32 [1]: how many tiles there are."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs", "most_tiles"])
 def route_kernel(  # noqa: PLR0913, PLR0917
     experts,
     order,
@@ -127,7 +128,7 @@ def _chosen(experts, start, pairs, EXPERTS: tl.constexpr, CHUNK: tl.constexpr):
     return (chosen[:, None] == tl.arange(0, EXPERTS)[None, :]).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["most_tiles"])
 def grouped_kernel(  # noqa: PLR0913, PLR0917
     x,
     weight,
@@ -212,11 +213,11 @@ def moe(x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, down: Tens
         return torch.empty_like(x)
     chip, count = capability(x.device), gate_up.shape[0]
     mean_rows = triton.cdiv(rows * k, count)
-    up_tile = smallest(UP_TILES[chip], mean_rows)
-    down_tile = smallest(DOWN_TILES[chip], mean_rows)
-    routing = route(experts, count, up_tile.rows)
+    up_tile = choose(UP_TILES[chip], mean_rows, x.element_size())
+    down_tile = choose(DOWN_TILES[chip], mean_rows, x.element_size())
+    routing = route(experts.contiguous(), count, up_tile.rows)
     inner = x.new_empty((rows * k, down.shape[2]))
-    _grouped(x, gate_up, weights, inner, routing, k, up_tile)
+    _grouped(x.contiguous(), gate_up, weights.contiguous(), inner, routing, k, up_tile)
     pairs = x.new_empty((rows * k, hidden))
     _grouped(inner, down, weights, pairs, routing, k, down_tile)
     return pairs.view(rows, k, hidden).sum(dim=1)
@@ -258,7 +259,7 @@ def _route_constants(pairs: int, count: int, tile_rows: int) -> dict[str, int]:
     }
 
 
-def _grouped(  # noqa: PLR0913, PLR0917
+def _grouped(
     x: Tensor,
     weight: Tensor,
     shares: Tensor,
@@ -283,7 +284,7 @@ def _grouped(  # noqa: PLR0913, PLR0917
         chosen,
         GATED=weight.shape[1] == 2 * n,
         **_constants(tile, k),
-        **tile.options(x.element_size()),
+        **tile.options,
     )
 
 
@@ -302,8 +303,7 @@ def entries() -> list[Entry]:
         _entry(chip, tile, gated, dtype)
         for gated, table in ((True, UP_TILES), (False, DOWN_TILES))
         for chip, tiles in table.items()
-        for tile in tiles
-        for dtype in ("bf16", "fp32")
+        for tile, dtype in types_of(tiles)
     ]
     return routes + products
 
@@ -334,7 +334,7 @@ def _entry(chip: int, tile: Tile, gated: bool, dtype: str) -> Entry:
         types=types,
         constants={"GATED": gated, **_constants(tile, 4096)},
         aligned=("x", "weight", "shares", "out", "order", "tiles", "used", "n", "k"),
-        options=tile.options(4 if dtype == "fp32" else 2),
+        options=tile.options,
         dot=dtype != "fp32",
         pipelined=dtype != "fp32",
     )

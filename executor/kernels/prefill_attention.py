@@ -7,24 +7,35 @@ is one on the index of a key in that range: tiles that every row sees run withou
 that no row sees are left out, and the rest is masked.
 """
 
+# Kernels take what they need one by one.
+# ruff: noqa: PLR0913, PLR0917
+
 from __future__ import annotations
+
+from typing import Any
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from executor.kernels.common import (
+    BIASED,
+    FORMS,
     LIFT,
     LOG2E,
     NEVER,
-    capability,
+    Form,
+    aligned,
     dims_of,
     dot,
     number,
     padded_half,
     reach_of,
     relative_bias,
+    see,
 )
+from executor.kernels.registry import Entry
+from executor.kernels.tiles import capability
 from executor.kv.layout import KVLayout
 from executor.step import PrefillChunks
 
@@ -42,15 +53,6 @@ TILES: dict[int, dict[int, dict[str, int]]] = {
 
 
 @triton.jit
-def _see(scores, acc, peak, total):
-    """One step of the online softmax: weights, the sum so far rescaled, new state."""
-    new = tl.maximum(peak, tl.max(scores, 1))
-    keep = tl.exp2(peak - new)
-    weights = tl.exp2(scores - new[:, None])
-    return weights, acc * keep[:, None], new, total * keep + tl.sum(weights, 1)
-
-
-@triton.jit
 def _add_bias(scores, bias, starts, block, slot, there, position, reach):
     key = tl.load(starts + block, mask=there, other=0) + slot
     distance = key[None, :] - position[:, None]
@@ -59,7 +61,8 @@ def _add_bias(scores, bias, starts, block, slot, there, position, reach):
 
 @triton.jit
 def _attend_tokens(
-    query, arena, offsets, starts, begin, end, limit, acc, peak, total, scale, bias, position, reach,
+    query, arena, offsets, starts, begin, end, limit, acc, peak, total, scale, bias, position,
+    reach,
     D: tl.constexpr, T: tl.constexpr, PAD: tl.constexpr, BN: tl.constexpr,
     BITS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
@@ -78,7 +81,7 @@ def _attend_tokens(
         key = start + tl.arange(0, BN)
         there = key < end
         slot = key % T
-        unit = arena + tl.multiple_of(tl.load(offsets + key // T, mask=there, other=0), 16)
+        unit = arena + aligned(tl.load(offsets + key // T, mask=there, other=0))
         mask = inside & there[:, None] if MASKED else inside
         keys = unit.to(tl.pointer_type(element))[:, None] + (slot[:, None] * D + dims[None, :])
         k = tl.load(keys, mask=mask, other=0)
@@ -95,10 +98,10 @@ def _attend_tokens(
             scores = _add_bias(scores, bias, starts, key // T, slot, there, position, reach)
         if MASKED:
             scores = tl.where(key[None, :] < limit[:, None], scores, NEVER)
-        weights, acc, peak, total = _see(scores, acc, peak, total)
+        weights, keep, peak, total = see(scores, peak, total)
         if BITS == 8:
             weights = weights * v_scale[None, :]
-        acc = dot(weights.to(DTYPE), v, acc)
+        acc = dot(weights.to(DTYPE), v, acc * keep[:, None])
     if BITS == 8:
         acc = acc * (1.0 / LIFT)
     return acc, peak, total
@@ -126,7 +129,7 @@ def _attend_channels(
     slot = tl.arange(0, T)
     for block in range(0, tl.cdiv(end, T)):
         there = block * T + slot < end
-        unit = arena + tl.multiple_of(tl.load(offsets + block), 16)
+        unit = arena + aligned(tl.load(offsets + block))
         mask = there[:, None] & inside[None, :]
         codes = unit + (slot[:, None] * HALF + dims[None, :])
         k = tl.load(codes, mask=mask, other=0)
@@ -144,8 +147,9 @@ def _attend_channels(
             block_of = block + tl.zeros([T], tl.int32)
             scores = _add_bias(scores, bias, starts, block_of, slot, there, position, reach)
         scores = tl.where(there[None, :], scores, NEVER)
-        weights, acc, peak, total = _see(scores, acc, peak, total)
-        acc = dot(weights.to(DTYPE), _values(v, v_scale, v_scale, v_min, v_min, DTYPE), acc)
+        weights, keep, peak, total = see(scores, peak, total)
+        v = _values(v, v_scale, v_scale, v_min, v_min, DTYPE)
+        acc = dot(weights.to(DTYPE), v, acc * keep[:, None])
     return acc, peak, total
 
 
@@ -227,7 +231,7 @@ def prefill_tiles(
     tl.store(target, acc.to(out.dtype.element_ty), mask=mask)
 
 
-def prefill_attention(  # noqa: PLR0913, PLR0917
+def prefill_attention(
     q: Tensor,
     arena: Tensor,
     layout: KVLayout,
@@ -244,7 +248,7 @@ def prefill_attention(  # noqa: PLR0913, PLR0917
     if not rows or not count:
         return out
     tile_rows = 128 if chunks.longest > 64 else 64
-    tiles = TILES[capability(q)][tile_rows]
+    tiles = TILES[capability(q.device)][tile_rows]
     prefill_tiles[(heads, triton.cdiv(chunks.longest, tile_rows), count)](
         q, arena, out, chunks.first_row, chunks.context, chunks.first, chunks.tokens,
         chunks.blocks.offsets, chunks.blocks.positions, bias,
@@ -266,3 +270,38 @@ def constants(layout: KVLayout, heads: int, tile_rows: int, tile_keys: int) -> d
         "BM": tile_rows,
         "BN": max(tile_keys, layout.block_tokens),
     }
+
+
+def entries() -> list[Entry]:
+    """Both tile sizes of every form, and a decoder's attention to an encoder."""
+    found = []
+    for chip, sizes in TILES.items():
+        for rows in sizes:
+            found += [_entry(chip, form, rows) for form in FORMS]
+        found.append(_entry(chip, BIASED, 128, biased=True))
+        found.append(_entry(chip, BIASED, 64, causal=False))
+    return found
+
+
+def _entry(chip: int, form: Form, rows: int, *, biased: bool = False, causal: bool = True) -> Entry:
+    tiles = TILES[chip][rows]
+    pointers = dict.fromkeys(("first_row", "context", "first", "tokens", "starts"), "*i32")
+    pointers |= {"q": "*bf16", "out": "*bf16", "arena": "*u8", "offsets": "*i64"}
+    constant: dict[str, Any] = {**constants(form.layout, form.heads, rows, tiles["keys"])}
+    constant["CAUSAL"] = causal
+    if biased:
+        pointers["bias"] = "*fp32"
+    else:
+        constant["bias"] = None
+    kind = f"{'' if causal else ' not causal'}{' biased' if biased else ''}"
+    return Entry(
+        name=f"prefill_tiles of {rows} rows, {form}{kind}",
+        kernel=prefill_tiles,
+        capability=chip,
+        types=pointers | {"scale": "fp32", "q_stride": "i32", "layer": "i32", "reach": "i32"},
+        constants=constant,
+        aligned=(*pointers, "q_stride"),
+        options={key: tiles[key] for key in ("num_warps", "num_stages")},
+        dot=True,
+        pipelined=True,
+    )

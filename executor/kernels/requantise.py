@@ -6,13 +6,20 @@ section 3). Codes are made with scale and minimum as they are stored, in float16
 up.
 """
 
+# Kernels take what they need one by one.
+# ruff: noqa: PLR0913, PLR0917
+
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from executor.kernels.common import padded_half
+from executor.kernels.common import FORMS, Form, padded_half
+from executor.kernels.registry import Entry
 from executor.kv.layout import KVLayout
 
 NUM_WARPS = 4
@@ -85,8 +92,12 @@ def _write_k_4(low, high, unit, meta, token, dims, mask, inside, D: tl.constexpr
 @triton.jit
 def _write_v_4(low, high, codes, meta, token, dims, mask, D: tl.constexpr, T: tl.constexpr):
     # The padding holds zeros, which must not count.
-    least = tl.minimum(tl.min(tl.where(mask, low, 3.0e38), 1), tl.min(tl.where(mask, high, 3.0e38), 1))
-    most = tl.maximum(tl.max(tl.where(mask, low, -3.0e38), 1), tl.max(tl.where(mask, high, -3.0e38), 1))
+    least = tl.minimum(
+        tl.min(tl.where(mask, low, 3.0e38), 1), tl.min(tl.where(mask, high, 3.0e38), 1)
+    )
+    most = tl.maximum(
+        tl.max(tl.where(mask, low, -3.0e38), 1), tl.max(tl.where(mask, high, -3.0e38), 1)
+    )
     scale, least = _range(least, most)
     tl.store(meta + token, scale)
     tl.store(meta + T + token, least)
@@ -135,7 +146,7 @@ def rewrite_blocks(
         _write_v_4(low, high, target + T * D // 2, meta + 2 * D, token, dims, mask, D, T)
 
 
-def requantise(  # noqa: PLR0913, PLR0917
+def requantise(
     arena: Tensor,
     layout: KVLayout,
     sources: Tensor,
@@ -150,3 +161,44 @@ def requantise(  # noqa: PLR0913, PLR0917
         rewrite_blocks[(blocks * units,)](
             arena, sources, targets, **constants(layout, from_bits, to_bits), num_warps=NUM_WARPS
         )
+
+
+TYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
+
+
+def constants(layout: KVLayout, from_bits: int, to_bits: int) -> dict[str, Any]:
+    """Compile-time arguments of `rewrite_blocks`."""
+    return {
+        "UNITS": layout.layers * layout.kv_heads,
+        "D": layout.head_dim,
+        "T": layout.block_tokens,
+        "PAD": padded_half(layout.head_dim),
+        "FROM": from_bits,
+        "TO": to_bits,
+        "DTYPE": TYPES[layout.dtype],
+    }
+
+
+def entries() -> list[Entry]:
+    """Every form and pair of precisions."""
+    pairs = ((16, 8), (16, 4), (8, 4))
+    return [
+        _entry(capability, form, *pair)
+        for capability in (80, 90)
+        for form in FORMS
+        for pair in pairs
+    ]
+
+
+def _entry(capability: int, form: Form, from_bits: int, to_bits: int) -> Entry:
+    pointers = {"arena": "*u8", "sources": "*i64", "targets": "*i64"}
+    return Entry(
+        name=f"rewrite_blocks {from_bits} to {to_bits}, {form}",
+        kernel=rewrite_blocks,
+        capability=capability,
+        types=pointers,
+        constants=constants(form.layout, from_bits, to_bits),
+        aligned=tuple(pointers),
+        options={"num_warps": NUM_WARPS},
+        max_registers=168,
+    )

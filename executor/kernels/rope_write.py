@@ -1,12 +1,17 @@
 """Rotary position embedding of queries and keys, and the write of keys and values to blocks."""
 
+# Kernels take what they need one by one.
+# ruff: noqa: PLR0913, PLR0917
+
 from __future__ import annotations
+
+from typing import Any
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from executor.kernels.common import TRITON_NAMES, padded_half
+from executor.kernels.common import BIASED, FORMS, Form, padded_half
 from executor.kernels.registry import Entry
 from executor.kv.layout import KVLayout
 
@@ -69,7 +74,7 @@ def rotate_and_write(
         tl.store(target + HALF, tl.load(source + HALF, mask=mask, other=0.0), mask=write)
 
 
-def rope_write(  # noqa: PLR0913, PLR0917
+def rope_write(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -104,3 +109,33 @@ def constants(layout: KVLayout, heads: int) -> dict[str, int]:
         "PAD": padded_half(layout.head_dim),
         "ROWS": ROWS,
     }
+
+
+def entries() -> list[Entry]:
+    """Every form with a rotation, and one without."""
+    found = []
+    for capability in (80, 90):
+        found += [_entry(capability, form) for form in FORMS]
+        found.append(_entry(capability, BIASED, rotated=False))
+    return found
+
+
+def _entry(capability: int, form: Form, rotated: bool = True) -> Entry:
+    pointers = dict.fromkeys(("q", "k", "v"), "*bf16")
+    pointers |= {"positions": "*i32", "slots": "*i32", "offsets": "*i64", "arena": "*u8"}
+    constant: dict[str, Any] = {**constants(form.layout, form.heads)}
+    if rotated:
+        pointers |= {"cos": "*fp32", "sin": "*fp32"}
+    else:
+        constant |= {"cos": None, "sin": None}
+    integers = dict.fromkeys(("rows", "layer", "q_stride", "k_stride", "v_stride"), "i32")
+    return Entry(
+        name=f"rotate_and_write {form}{'' if rotated else ' without rotation'}",
+        kernel=rotate_and_write,
+        capability=capability,
+        types=pointers | integers,
+        constants=constant,
+        aligned=(*pointers, "q_stride", "k_stride", "v_stride"),
+        options={"num_warps": NUM_WARPS},
+        max_registers=128,
+    )

@@ -1,7 +1,8 @@
 """Tile sizes and what else all kernels share.
 
 Tiles are plain tables, by architecture and number of rows: Triton's autotuner would time kernels at
-run time, so that two runs could sum in different orders.
+run time, so that two runs could sum in different orders. Numbers of rows are exempt from Triton's
+specialisation on values (`do_not_specialize`): a new batch size must not wait for a compiler.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ class Tile:
     stages: int
     """Copies in flight, the one in use included."""
 
-    def options(self, itemsize: int) -> dict[str, int]:
-        """As Triton's launch takes them; activations of 4 bytes get the room for two copies."""
-        stages = self.stages if itemsize <= 2 else 2
-        return {"num_warps": self.warps, "num_stages": stages}
+    @property
+    def options(self) -> dict[str, int]:
+        """As Triton's launch takes them."""
+        return {"num_warps": self.warps, "num_stages": self.stages}
 
     def constants(self, depth: int) -> dict[str, Any]:
         """Constants of a kernel that sums over `depth` elements."""
@@ -78,9 +79,19 @@ def capability(device: torch.device) -> int:
     return 90 if major >= 9 else 80
 
 
-def smallest(tiles: Sequence[Tile], rows: int) -> Tile:
-    """The first tile that takes all rows, else the last one; tiles are sorted by rows."""
+def choose(tiles: Sequence[Tile], rows: int, itemsize: int = 2) -> Tile:
+    """The first tile that takes all rows, else the last one; tiles are sorted by rows.
+
+    Values of 4 bytes go without tensor cores, and larger tiles of them spill registers: the first.
+    """
+    if itemsize > 2:
+        return tiles[0]
     return next((tile for tile in tiles if tile.rows >= rows), tiles[-1])
+
+
+def types_of(tiles: Sequence[Tile]) -> list[tuple[Tile, str]]:
+    """Which tiles to compile for which type: all for bfloat16, the first for the others."""
+    return [(tile, "bf16") for tile in tiles] + [(tiles[0], "fp16"), (tiles[0], "fp32")]
 
 
 def power_of_two(n: int) -> int:

@@ -74,7 +74,7 @@ def _write_rows(arena: Tensor, first: Tensor, rows: Tensor) -> None:
     arena[:whole].view(-1, granule)[target] = raw
 
 
-def decode_attention(  # noqa: PLR0913, PLR0917
+def decode_attention(
     q: Tensor,
     arena: Tensor,
     layout: KVLayout,
@@ -193,7 +193,7 @@ def prefill_attention(  # noqa: PLR0913, PLR0917
     return out
 
 
-def _gather_chunk(  # noqa: PLR0913, PLR0917
+def _gather_chunk(
     arena: Tensor,
     layout: KVLayout,
     layer: int,

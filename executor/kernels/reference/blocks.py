@@ -22,11 +22,11 @@ def gather_bytes(arena: Tensor, offsets: Tensor, nbytes: int) -> Tensor:
 def scatter_bytes(arena: Tensor, offsets: Tensor, rows: Tensor) -> None:
     """Write uint8 `rows` [offsets, nbytes] at byte offsets; the inverse of `gather_bytes`."""
     words = arena[: arena.numel() // WORD * WORD].view(torch.int64)
-    for offset, row in zip((offsets // WORD).tolist(), rows.view(torch.int64), strict=True):
-        words[offset : offset + row.numel()] = row
+    values = rows.view(torch.int64)
+    words[offsets[:, None] // WORD + torch.arange(values.shape[1], device=arena.device)] = values
 
 
-def read_units(  # noqa: PLR0913, PLR0917
+def read_units(
     arena: Tensor,
     layout: KVLayout,
     layer: int,
@@ -37,9 +37,8 @@ def read_units(  # noqa: PLR0913, PLR0917
     """K and V of one layer of blocks as numbers, each [blocks, kv_heads, T, D]."""
     first = offsets + layout.unit_offset(bits, layer)
     raw = gather_bytes(arena, first, layout.layer_bytes[bits])
-    return decode_units(
-        raw.view(len(offsets), layout.kv_heads, layout.unit_bytes[bits]), layout, bits, dtype
-    )
+    units = raw.view(len(offsets), layout.kv_heads, layout.unit_bytes[bits])
+    return decode_units(units, layout, bits, dtype)
 
 
 def decode_units(
@@ -112,7 +111,7 @@ def _packed(codes: Tensor) -> Tensor:
     return low | (high << 4)
 
 
-def requantise(  # noqa: PLR0913, PLR0917
+def requantise(
     arena: Tensor,
     layout: KVLayout,
     sources: Tensor,
@@ -124,6 +123,6 @@ def requantise(  # noqa: PLR0913, PLR0917
     if not len(sources):
         return
     raw = gather_bytes(arena, sources, layout.block_bytes[from_bits])
-    units = raw.view(len(sources), layout.layers * layout.kv_heads, -1)
+    units = raw.view(len(sources), -1, layout.unit_bytes[from_bits])
     k, v = decode_units(units, layout, from_bits, torch.float32)
     scatter_bytes(arena, targets, encode_units(k, v, to_bits).flatten(1))

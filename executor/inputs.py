@@ -122,7 +122,7 @@ class HostInputs:
     arrays: dict[str, Array] = field(default_factory=dict)
 
 
-def build_inputs(  # noqa: PLR0913
+def build_inputs(
     decodes: list[DecodeRow],
     chunks: list[ChunkRows],
     layout: KVLayout,
@@ -144,7 +144,7 @@ def build_inputs(  # noqa: PLR0913
     return step_of(buffer.to(device, non_blocking=True), host.sizes)
 
 
-def host_inputs(  # noqa: PLR0913
+def host_inputs(
     decodes: list[DecodeRow],
     chunks: list[ChunkRows],
     layout: KVLayout,
@@ -363,7 +363,9 @@ def _grouped(tables: list[Table], lengths: Array, block_tokens: int) -> _Lists:
     """
     held = -(-lengths // block_tokens)
     if not len(tables):
-        return _Lists(np.zeros((0, CLASSES), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32))
+        return _Lists(
+            np.zeros((0, CLASSES), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32)
+        )
     offsets = np.concatenate([t.offsets[:n] for t, n in zip(tables, held, strict=True)])
     bits = np.concatenate([t.bits[:n] for t, n in zip(tables, held, strict=True)])
     position = np.arange(len(offsets)) - np.repeat(np.cumsum(held) - held, held)

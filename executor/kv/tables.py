@@ -14,7 +14,11 @@ Offsets = NDArray[np.int64]
 Bits = NDArray[np.int8]
 """16, 8 or 4 for each block."""
 
+Where = slice | NDArray[np.intp]
+"""Entries of a table."""
+
 NO_OFFSETS: Offsets = np.empty(0, np.int64)
+NO_BITS: Bits = np.empty(0, np.int8)
 _FIRST_ROOM = 8
 """Blocks for which a new table has room."""
 
@@ -45,8 +49,8 @@ class BlockTable:
         """Precision of each block. A view, too."""
         return self._bits[: self.length]
 
-    def append(self, offsets: Offsets, bits: int) -> None:
-        """Add blocks of one precision at the end."""
+    def append(self, offsets: Offsets, bits: int | Bits) -> None:
+        """Add blocks at the end."""
         stop = self.length + len(offsets)
         if stop > len(self._offsets):
             room = max(stop, 2 * len(self._offsets))
@@ -56,7 +60,7 @@ class BlockTable:
         self._bits[self.length : stop] = bits
         self.length = stop
 
-    def put(self, places: slice | NDArray[np.intp], offsets: Offsets, bits: int) -> None:
+    def put(self, places: Where, offsets: Offsets, bits: int | Bits) -> None:
         """Give the blocks at `places` of the table other places in the arena, and these bits."""
         self.offsets[places] = offsets
         self.bits[places] = bits

@@ -10,10 +10,12 @@ import torch
 from executor.kernels.ops import Ops, ops_for
 from executor.models.base import Model, check_length
 from executor.models.config import ModelConfig, read_config
+from executor.models.gpt2 import load_gpt2
 from executor.models.layers import Loader
 from executor.models.llama import load_llama
 from executor.models.mixtral import load_mixtral
 from executor.models.parallel import Group, world
+from executor.models.t5 import load_t5
 from executor.models.weights import FileWeights, RandomWeights, Weights
 from superinfer.errors import ConfigError
 
@@ -23,6 +25,8 @@ _OLDEST_GPU = (8, 0)
 _FAMILIES: dict[str, Callable[[ModelConfig, Loader, int, int], Model]] = {
     "llama": load_llama,
     "mixtral": load_mixtral,
+    "gpt2": load_gpt2,
+    "t5": load_t5,
 }
 
 
@@ -33,6 +37,7 @@ def load_model(  # noqa: PLR0913
     dtype: torch.dtype,
     random_weights: bool = False,
     int8: bool = False,
+    int8_head: bool = True,
     block_tokens: int = 32,
     max_model_len: int | None = None,
     ops: Ops | None = None,
@@ -42,22 +47,36 @@ def load_model(  # noqa: PLR0913
     """A model on a device.
 
     `source` is a preset's name (with `random_weights`), a `config.json` or the folder of one with
-    its safetensors. `int8` keeps the weights of linear layers in 8 bits. `ops` replaces the
-    device's own operations, `group` says which ranks share the model (all of torch.distributed).
+    its safetensors. `int8` keeps the weights of linear layers in 8 bits, the head's too unless
+    `int8_head` is off; embeddings, norms and experts stay as they are. `ops` replaces the device's
+    own operations, `group` says which ranks share the model (all of torch.distributed).
     Raises ConfigError or InputError where that cannot be.
     """
     config, folder = read_config(source)
     group = group or world()
     group.require(config.shape)
-    device = torch.device(device)
+    device = _device(device)
     length = _context(config, max_model_len)
+    ops = ops or _ops(device)
     weights = _weights(folder, str(source), device, seed if random_weights else None)
-    loader = Loader(weights, device, dtype, ops or _ops(device), group, int8)
+    loader = Loader(weights, device, dtype, ops, group, int8, int8 and int8_head)
     try:
         with torch.no_grad():
             return _FAMILIES[config.family](config, loader, block_tokens, length)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:  # of a GPU: OutOfMemoryError, which is one
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
         raise ConfigError(_too_large(config, device, group)) from None
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {device!r}: cpu and cuda are known") from None
+    if found.type == "cuda":
+        _require_gpu(found)
+    return found
 
 
 def _context(config: ModelConfig, asked: int | None) -> int:
@@ -65,7 +84,8 @@ def _context(config: ModelConfig, asked: int | None) -> int:
     limit = config.shape.max_model_len
     if asked is None:
         return limit
-    if not 0 < asked <= limit:
+    # T5's distances have no end.
+    if asked < 1 or (asked > limit and config.family != "t5"):
         raise ConfigError(f"max_model_len {asked} is not between 1 and the model's {limit}")
     return asked
 
@@ -81,8 +101,6 @@ def _weights(folder: Path | None, source: str, device: torch.device, seed: int |
 
 def _ops(device: torch.device) -> Ops:
     """The operations of a device; one clear line where it has none."""
-    if device.type == "cuda":
-        _require_gpu(device)
     try:
         return ops_for(device)
     except ModuleNotFoundError as error:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from executor.kernels.ops import Ops
 from executor.kv.layout import KVLayout
-from executor.step import StepInputs
+from executor.step import DecodeItems, PrefillChunks, StepInputs
 from superinfer.errors import InputError
 
 
@@ -32,6 +32,22 @@ class Model(Protocol):
         ...
 
 
+class Keys(Protocol):
+    """Whose blocks the rows of a step attend to: those of `StepInputs`, or of another sequence."""
+
+    @property
+    def decodes(self) -> int:
+        """Rows that decode; they come first."""
+
+    @property
+    def decode(self) -> DecodeItems | None:
+        """Blocks of those rows."""
+
+    @property
+    def prefill(self) -> PrefillChunks | None:
+        """Blocks of the rows behind them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attention:
     """Attention over blocks as one model runs it."""
@@ -43,26 +59,24 @@ class Attention:
     def __call__(
         self,
         q: Tensor,
-        step: StepInputs,
+        keys: Keys,
         arena: Tensor,
         layer: int,
         bias: Tensor | None = None,
+        causal: bool = True,
     ) -> Tensor:
-        """Decodes first, then chunks, like the rows of `q` [rows, heads, D]; [rows, heads * D]."""
-        parts = []
-        if step.decode is not None and step.decodes:
-            rows = q[: step.decodes]
+        """Decodes first, then chunks, like the rows of `q` [rows, heads, D]; [rows, heads * D].
+
+        `bias` is that of `Ops.decode_attention`; chunks that are not `causal` see all keys.
+        """
+        parts, place = [], (arena, self.layout, layer)
+        if keys.decode is not None and keys.decodes:
+            rows = q[: keys.decodes]
+            parts.append(self.ops.decode_attention(rows, *place, keys.decode, self.scale, bias))
+        if keys.prefill is not None:
+            rows = q[keys.decodes :]
             parts.append(
-                self.ops.decode_attention(
-                    rows, arena, self.layout, layer, step.decode, self.scale, bias
-                )
-            )
-        if step.prefill is not None:
-            rows = q[step.decodes :]
-            parts.append(
-                self.ops.prefill_attention(
-                    rows, arena, self.layout, layer, step.prefill, self.scale, bias
-                )
+                self.ops.prefill_attention(rows, *place, keys.prefill, self.scale, bias, causal)
             )
         joined = parts[0] if len(parts) == 1 else torch.cat(parts)
         return joined.flatten(1)

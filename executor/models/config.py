@@ -59,11 +59,12 @@ def read_config(source: str | Path) -> tuple[ModelConfig, Path | None]:
     nor file, InputError for a config that cannot be used.
     """
     preset = PRESETS.get(canonical_name(str(source)))
-    if preset is not None and not Path(source).exists():
-        return _preset(preset), None
-    shape = load_shape(Path(source))
     path = Path(source)
+    if preset is not None and not path.exists():
+        return _preset(preset), None
+    # A folder may be called like a preset, but its config never is.
     path = path / "config.json" if path.is_dir() else path
+    shape = load_shape(path)
     raw = json.loads(path.read_text(encoding="utf-8"))
     return _from_file(raw, shape, str(path)), path.parent
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -55,6 +55,7 @@ class Loader:
     ops: Ops
     group: Group
     int8: bool = False
+    int8_head: bool = False
 
     def tensor(self, piece: Piece) -> Tensor:
         """One tensor of the model's type."""
@@ -85,9 +86,9 @@ class Loader:
         codes, scales = self._fused_int8(pieces)
         return Linear(codes, self.ops, scales, bias, group)
 
-    def quantised(self, weight: Tensor) -> Linear:
-        """A matrix that is on the device already, also as int8 if that is wanted."""
-        if not self.int8:
+    def head(self, weight: Tensor) -> Linear:
+        """A head of weights that are on the device already; in int8 it is a copy."""
+        if not self.int8_head:
             return Linear(weight, self.ops)
         codes = torch.empty_like(weight, dtype=torch.int8)
         scales = self.empty((weight.shape[0],), torch.float32)
@@ -151,12 +152,13 @@ def load_head(loader: Loader, name: str, vocab: int, hidden: int) -> Head:
     group = loader.group
     split = group.size > 1 and vocab % group.size == 0
     rows = group.part(vocab) if split else slice(0, vocab)
+    loader = replace(loader, int8=loader.int8_head)
     return Head(loader.linear([outputs(name, (vocab, hidden), rows)]), group, split)
 
 
 def tied_head(loader: Loader, embedding: Tensor) -> Head:
-    """The embedding as a head; in int8 it is a copy."""
+    """The embedding as a head."""
     group, vocab = loader.group, embedding.shape[0]
     split = group.size > 1 and vocab % group.size == 0
     rows = embedding[group.part(vocab)] if split else embedding
-    return Head(loader.quantised(rows), group, split)
+    return Head(loader.head(rows), group, split)

@@ -49,14 +49,13 @@ def load_mixtral(
 
 
 def _load_experts(loader: Loader, config: ModelConfig, prefix: str) -> Experts:
-    single = prefix + "block_sparse_moe."
-    if loader.weights.has(single + "experts.0.w1.weight"):
+    shape, single, stacked = config.shape, prefix + "block_sparse_moe.", prefix + "mlp."
+    if loader.weights.has(stacked + "experts.gate_up_proj"):
+        gate_up, down = _stacked(loader, config, stacked + "experts.")
+        router = stacked + "gate.weight"
+    else:
         gate_up, down = _single(loader, config, single + "experts.")
         router = single + "gate.weight"
-    else:
-        gate_up, down = _stacked(loader, config, prefix + "mlp.experts.")
-        router = prefix + "mlp.gate.weight"
-    shape = config.shape
     return Experts(
         loader.tensor(Piece(router, (shape.experts, shape.hidden))),
         gate_up,
@@ -92,7 +91,9 @@ def _stacked(loader: Loader, config: ModelConfig, prefix: str) -> tuple[Tensor, 
     wide = (shape.experts, 2 * n, shape.hidden)
     for half, first in ((gate_up[:, :each], 0), (gate_up[:, each:], n)):
         rows = slice(first + columns.start, first + columns.stop)
-        loader.weights.fill(half, Piece(prefix + "gate_up_proj", wide, (everything, rows)))
+        loader.weights.fill(
+            half, Piece(prefix + "gate_up_proj", wide, (everything, rows, everything))
+        )
     down = Piece(
         prefix + "down_proj",
         (shape.experts, shape.hidden, n),

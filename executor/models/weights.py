@@ -55,7 +55,7 @@ class Weights(Protocol):
     """A source of weights."""
 
     def has(self, name: str) -> bool:
-        """Whether a tensor of that name can be asked for."""
+        """Whether a file has the tensor; random ones are in none."""
         ...
 
     def fill(self, out: Tensor, piece: Piece) -> None:
@@ -88,8 +88,8 @@ class RandomWeights:
         self._seed = seed
 
     def has(self, name: str) -> bool:
-        """Any name will do."""
-        return True
+        """Never: the names of random tensors are up to who asks."""
+        return False
 
     def fill(self, out: Tensor, piece: Piece) -> None:
         """Write random values into `out`."""
@@ -162,10 +162,19 @@ class FileWeights:
         if name is None:
             raise InputError("missing tensor", file=str(self._folder), field=piece.name)
         file = self._places[name]
-        view = self._open(file).get_slice(name)
+        view = self._view(file, name)
         self._check(view, piece, file)
         read: Tensor = view[piece.part or (slice(None),)]
         return read.mT if piece.transposed else read
+
+    def _view(self, file: str, name: str) -> Any:
+        from safetensors import SafetensorError
+
+        try:
+            return self._open(file).get_slice(name)
+        except SafetensorError:  # the index names a tensor that its shard has not
+            path = str(self._folder / file)
+            raise InputError("missing tensor", file=path, field=name) from None
 
     def _check(self, view: Any, piece: Piece, file: str) -> None:
         path, name = str(self._folder / file), piece.name

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
 
 from executor.inputs import ChunkRows, DecodeRow, build_inputs
@@ -23,7 +24,7 @@ def transformers():
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import transformers as library
+        library = pytest.importorskip("transformers")
     library.logging.set_verbosity_error()
     library.logging.disable_progress_bar()
     return library
@@ -62,7 +63,7 @@ class Harness:
     def __init__(self, model, blocks=64, item_blocks=2):
         self.model, self.item_blocks = model, item_blocks
         size = model.layout.block_bytes[16]
-        self.arena = torch.full((blocks * size,), 0xFF, dtype=torch.uint8)
+        self.arena = torch.full((blocks * size,), 0xFF, dtype=torch.uint8, device=model.device)
         order = np.random.default_rng(0).permutation(blocks)
         self.free = (order * size).tolist()
 
@@ -85,7 +86,7 @@ class Harness:
             rows,
             parts,
             self.model.layout,
-            CPU,
+            self.model.device,
             item_blocks=self.item_blocks,
             pad_rows=pad_rows,
             pad_items=pad_items,

@@ -110,6 +110,8 @@ def _gather_items(
     parts = []
     for bits in PRECISIONS:
         chosen = (items.bits == bits) & (items.tokens > 0)
+        if parts and not chosen.any():
+            continue
         parts.append(
             _gather(
                 arena, layout, layer, bits, items.blocks, wide,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
 import torch
+from modelkit.folders import config_file, drawn_folder
 from modelkit.harness import CPU, Harness
 from modelkit.plain_ops import PlainOps
 
@@ -14,24 +14,6 @@ from executor.models import load_model
 from executor.models.config import read_config
 from executor.models.weights import Piece, RandomWeights, quantise_rows
 from superinfer.costs.shapes import PRESETS
-
-TINY = {
-    "model_type": "llama",
-    "vocab_size": 300,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "rope_theta": 10000.0,
-}
-
-
-def config_file(folder, **changes):
-    path = folder / "config.json"
-    path.write_text(json.dumps(TINY | changes))
-    return path
 
 
 def load(path, **changes):
@@ -94,38 +76,16 @@ def test_rows_are_quantised_by_their_largest_value():
     assert scales[0] == pytest.approx(0.01)
 
 
-def test_int8_weights_are_close_to_what_they_stand_for(tmp_path):
-    """A folder's weights, once as they are and once as int8."""
-    from safetensors.torch import save_file
-
-    path = config_file(tmp_path)
-    names, weights = tensors(), RandomWeights(CPU, 5)
-    stored = {}
-    for name, shape in names.items():
-        stored[name] = torch.empty(shape)
-        fixed = {"mean": 1.0, "std": 0.0} if len(shape) == 1 else {}
-        weights.fill(stored[name], Piece(name, shape, **fixed))
-    save_file(stored, tmp_path / "model.safetensors")
-    exact = logits(load(path.parent, random_weights=False))
-    close = logits(load(path.parent, random_weights=False, int8=True))
+@pytest.mark.parametrize("tied", [False, True])
+def test_int8_weights_are_close_to_what_they_stand_for(tmp_path, tied):
+    """A folder's weights as they are, as int8, and as int8 but for the head."""
+    folder = drawn_folder(tmp_path, tie_word_embeddings=tied)
+    exact = logits(load(folder, random_weights=False))
+    close = logits(load(folder, random_weights=False, int8=True))
+    closer = logits(load(folder, random_weights=False, int8=True, int8_head=False))
+    assert 1e-4 < (exact - closer).norm() / exact.norm() < 0.03
     assert 1e-4 < (exact - close).norm() / exact.norm() < 0.03
-
-
-def tensors():
-    """Names and shapes of the tiny model's tensors."""
-    wide, narrow = (128, 64), (64, 128)
-    shapes = {"model.embed_tokens.weight": (300, 64), "model.norm.weight": (64,)}
-    shapes["lm_head.weight"] = (300, 64)
-    for layer in range(3):
-        prefix = f"model.layers.{layer}."
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            shapes[f"{prefix}{name}.weight"] = (64,)
-        for name, shape in {"q_proj": (64, 64), "k_proj": (32, 64), "v_proj": (32, 64)}.items():
-            shapes[f"{prefix}self_attn.{name}.weight"] = shape
-        shapes[f"{prefix}self_attn.o_proj.weight"] = (64, 64)
-        for name, shape in {"gate_proj": wide, "up_proj": wide, "down_proj": narrow}.items():
-            shapes[f"{prefix}mlp.{name}.weight"] = shape
-    return shapes
+    assert not torch.equal(close, closer)
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if not name.startswith("opt")])

@@ -19,6 +19,7 @@ from executor.inputs import HostInputs, Sizes, host_inputs, pack, step_of
 
 if TYPE_CHECKING:
     from executor.runner import Batch, Runner
+    from executor.step import StepInputs
 
 SHARED_BLOCKS = 4
 """A shared block is listed by each of its rows: lists may be so many times as long as the arena."""
@@ -62,7 +63,7 @@ class DecodeGraphs:
         rows = self._load(batch)
         if rows is None:
             return None
-        return self._runner.forward(step_of(self._buffer, self._sizes[rows]))
+        return self._runner.forward(self._step(self._sizes[rows]))
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -76,6 +77,9 @@ class DecodeGraphs:
             return None
         self._fill(host, self._sizes[rows])
         return rows
+
+    def _step(self, sizes: Sizes) -> StepInputs:
+        return step_of(self._buffer, sizes)
 
     def _capacity(self, rows: int, arena_blocks: int) -> Sizes:
         model = self._runner.model
@@ -110,7 +114,7 @@ class DecodeGraphs:
         """Copy a step into the static buffer: up to the end of its list of offsets, and the
         positions behind the unused rest of that list.
         """
-        packed = pack(host, sizes, pinned=True)
+        packed = pack(host, sizes, pinned=self._runner.asynchronous)
         places, _ = sizes.places()
         entries = len(host.arrays["decode_offsets"])
         for start, stop in (
@@ -125,7 +129,7 @@ class DecodeGraphs:
     def _capture(self, rows: int, pool: Any) -> Any:
         """Record one step of `rows` empty rows."""
         runner, sizes = self._runner, self._sizes[rows]
-        step = step_of(self._buffer, sizes)
+        step = self._step(sizes)
         nothing = host_inputs(
             [], [], runner.model.layout, item_blocks=1, pad_rows=rows, pad_items=sizes.items
         )

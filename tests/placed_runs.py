@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -30,6 +30,7 @@ from superinfer.sequence import Sequence
 TOKENS = 4
 """Of a block."""
 BLOCK_BYTES = {16: 64, 8: 36, 4: 20}
+LANES: tuple[Lane, ...] = ("compute", "d2h", "h2d")
 SLOT_BYTES = {bits: size // TOKENS for bits, size in BLOCK_BYTES.items()}
 
 
@@ -96,11 +97,7 @@ class FakeStreams:
     """Lanes that do nothing until they are told to, each in its own time."""
 
     def __init__(self, seed: int) -> None:
-        self._lanes: dict[Lane, deque[Callable[[], bool]]] = {
-            "compute": deque(),
-            "d2h": deque(),
-            "h2d": deque(),
-        }
+        self._lanes: dict[Lane, deque[Callable[[], bool]]] = {lane: deque() for lane in LANES}
         self._random = random.Random(seed)
 
     def run(self, lane: Lane, action: Callable[[], None]) -> None:
@@ -145,12 +142,6 @@ class FakeStreams:
             lanes = [lane for lane in self._lanes.values() if lane]
             idle = 0 if self._try(self._random.choice(lanes)) else idle + 1
             assert idle < 1000, "the lanes wait for each other"
-
-    def finish_mark(self, mark: FakeMark) -> None:
-        """Until a mark is reached."""
-        while not mark.reached:
-            lanes = [lane for lane in self._lanes.values() if lane]
-            self._try(self._random.choice(lanes))
 
     @staticmethod
     def _try(lane: deque[Callable[[], bool]]) -> bool:
@@ -234,79 +225,32 @@ class Step:
         assert not wrong.any(), f"{name}: {bits}-bit tokens {tokens[there][wrong]} are others"
 
 
-@dataclass
-class PlacedDriver(BlockingDriver):
-    """The plain driver with a device whose memory is real and whose lanes may lag behind."""
+class Device:
+    """The memory of an engine's device, and what plans make of it."""
 
-    streams: Streams = field(default_factory=InlineStreams)
-    checks: int = 0
-    orders: dict[str, int] = field(default_factory=dict)
-    """Orders carried out, by kind."""
-
-    def __post_init__(self) -> None:
-        config = self.engine.config
+    def __init__(self, engine: Engine, streams: Streams) -> None:
+        self.engine, self.streams = engine, streams
+        config, host = engine.config, engine.host
         layout = cast("KVLayout", PatternLayout())
         size = arena_size(layout, config.total_blocks, config.slabs, any(config.small_block_bytes))
         self.arena = Arena(layout, size, torch.device("cpu"))
-        host = self.engine.host
-        self.host = HostArena(BLOCK_BYTES[16], host.total + host.cache_total, pinned=False)
-        self.manager = BlockManager(self.engine, self.arena, self.host)
-        ops = cast("Any", PatternOps())
-        self.mover = Mover(self.arena, self.host, ops, self.streams)
-        self.contents = Contents(self.engine)
-        self._steps: dict[Plan, int] = {}
-        """Steps of a plan that were given to the device."""
-        self._moving: set[Transfer] = set()
-        self._last: Plan | None = None
+        blocks = host.total + host.cache_total
+        self.host = HostArena(BLOCK_BYTES[16], blocks, pinned=False) if blocks else None
+        self.manager = BlockManager(engine, self.arena, self.host)
+        self.mover = Mover(self.arena, self.host, cast("Any", PatternOps()), streams)
+        self.contents = Contents(engine)
+        self.moving: set[Transfer] = set()
+        """Background copies that have not been reported."""
+        self.orders: Counter[str] = Counter()
+        """Orders carried out, by kind."""
 
-    # -- what the plain driver does, and what the device does then --------------------------------
-
-    def _plan(self) -> Plan | None:
-        """With lag 1 the last step of the plan before is on the device already."""
-        last = self._last
-        if self.engine.config.lag and last is not None and last.done_steps >= self._given(last):
-            self._give(last, last.done_steps)
-        plan = super()._plan()
-        self._last = plan
+    def follow(self, plan: Plan | None) -> None:
+        """Move what a plan moves, and compare all counts."""
         self._move(self.manager.follow(plan))
         check(self.manager)
-        self.checks += 1
-        if plan is not None and self.engine.config.lag and self._has_step(plan):
-            self._give(plan, 0)
-        return plan
 
-    def _step_s(self, plan: Plan, done: int) -> float:
-        if self._has_step(plan) and self._given(plan) <= done:
-            self._give(plan, done)
-        if not self.engine.config.lag and isinstance(self.streams, FakeStreams):
-            self.streams.finish("compute")
-        return super()._step_s(plan, done)
-
-    def _catch_up(self) -> None:
-        """A copy has landed when its lane says so; in the fake time it always has by then."""
-        if isinstance(self.streams, FakeStreams):
-            self.streams.go_on(8)
-        due = [entry[2] for entry in self.landings if entry[0] <= self.now]
-        self._finish_copies(due)
-        super()._catch_up()
-
-    def run(self) -> None:
-        super().run()
-        if isinstance(self.streams, FakeStreams):
-            for lane in ("compute", "d2h", "h2d"):
-                self.streams.finish(cast("Lane", lane))
-        check(self.manager)
-
-    # -- the device -----------------------------------------------------------------------------
-
-    def _given(self, plan: Plan) -> int:
-        return self._steps.get(plan, 0)
-
-    def _give(self, plan: Plan, step: int) -> None:
+    def give(self, plan: Plan, step: int) -> None:
         """Give the device a step of a plan."""
-        if not self._has_step(plan):
-            return
-        self._steps[plan] = step + 1
         if step:
             self._move(self.manager.grow(plan, step))
         work = Step()
@@ -322,24 +266,85 @@ class PlacedDriver(BlockingDriver):
             work.add(seq, table(seq), self.contents.of(seq)[:stop], new)
         self.streams.run("compute", lambda: work.run(self.arena.tensor))
 
+    def poll(self) -> list[Transfer]:
+        """Background copies that have landed."""
+        landed = self.mover.poll()
+        self.moving.difference_update(landed)
+        return landed
+
+    def finish(self) -> None:
+        """Do all that is left."""
+        if isinstance(self.streams, FakeStreams):
+            for lane in LANES:
+                self.streams.finish(lane)
+
     def _move(self, moves: Moves) -> None:
         self.mover.start(moves)
-        assert all(len(job.device) <= job.transfer.blocks for job in moves.copies)
-        for order in moves.orders:
-            kind = type(order).__name__
-            self.orders[kind] = self.orders.get(kind, 0) + 1
-        self._moving |= {
-            job.transfer for job in moves.copies if job.transfer.timing == "background"
-        }
-        if isinstance(self.streams, FakeStreams):
-            self.streams.go_on(8)
+        self.orders.update(type(order).__name__ for order in moves.orders)
+        for job in moves.copies:
+            assert len(job.device) <= job.transfer.blocks
+            if job.transfer.timing == "background":
+                self.moving.add(job.transfer)
 
-    def _finish_copies(self, due: list[Transfer]) -> None:
-        self._moving.difference_update(self.mover.poll())
-        while self._moving.intersection(due):
+
+@dataclass
+class PlacedDriver(BlockingDriver):
+    """The plain driver with a device whose memory is real and whose lanes may lag behind."""
+
+    streams: Streams = field(default_factory=InlineStreams)
+    checks: int = 0
+
+    def __post_init__(self) -> None:
+        self.device = Device(self.engine, self.streams)
+        self._steps: dict[Plan, int] = {}
+        """Steps of a plan that were given to the device."""
+        self._last: Plan | None = None
+
+    def run(self) -> None:
+        super().run()
+        self.device.finish()
+        check(self.device.manager)
+
+    # -- what the plain driver does, and what the device does then --------------------------------
+
+    def _plan(self) -> Plan | None:
+        """With lag 1 the last step of the plan before is on the device already."""
+        last = self._last
+        if self.engine.config.lag and last is not None and last.done_steps >= self._given(last):
+            self._give(last, last.done_steps)
+        self._last = plan = super()._plan()
+        self.device.follow(plan)
+        self.checks += 1
+        if plan is not None and self.engine.config.lag:
+            self._give(plan, 0)
+        return plan
+
+    def _step_s(self, plan: Plan, done: int) -> float:
+        if self._given(plan) <= done:
+            self._give(plan, done)
+        if not self.engine.config.lag and isinstance(self.streams, FakeStreams):
+            self.streams.finish("compute")
+        return super()._step_s(plan, done)
+
+    def _catch_up(self) -> None:
+        """A copy has landed when its lane says so; in the fake time it always has by then."""
+        if isinstance(self.streams, FakeStreams):
+            self.streams.go_on(16)
+        due = {entry[2] for entry in self.landings if entry[0] <= self.now}
+        self.device.poll()
+        while self.device.moving & due:
             assert isinstance(self.streams, FakeStreams)
             self.streams.go_on(1)
-            self._moving.difference_update(self.mover.poll())
+            self.device.poll()
+        super()._catch_up()
+
+    def _given(self, plan: Plan) -> int:
+        return self._steps.get(plan, 0)
+
+    def _give(self, plan: Plan, step: int) -> None:
+        if self._has_step(plan):
+            self._steps[plan] = step + 1
+            self.device.give(plan, step)
 
 
 def pattern_slabs(blocks_16: int) -> Slabs:

@@ -52,7 +52,7 @@ class Placer:
     def take(self, bits: int, count: int) -> Offsets:
         """Places for so many blocks, made by compaction if there are too few."""
         while self.places.room(bits) < count:
-            self._compact(bits)
+            self.compact(bits)
         return self.places.take(bits, count)
 
     def take_mixed(self, bits: np.ndarray) -> Offsets:
@@ -85,7 +85,7 @@ class Placer:
         while len(where):
             room = self.places.room(to_bits)
             if not room:
-                self._compact(to_bits)
+                self.compact(to_bits)
                 continue
             part, where = where[:room], where[room:]
             targets = self.places.take(to_bits, len(part))
@@ -96,9 +96,7 @@ class Placer:
                 self._put_shared(owner, part, sources, targets, to_bits)
             table.put(part, targets, to_bits)
 
-    # -- inside ---------------------------------------------------------------------------------
-
-    def _compact(self, for_bits: int) -> None:
+    def compact(self, for_bits: int) -> None:
         """Empty a slab of another precision."""
         thin = self.places.thin_slabs(for_bits)
         if not thin:
@@ -114,6 +112,8 @@ class Placer:
             if len(where):
                 found = np.searchsorted(sources, table.offsets[where])
                 table.put(where, targets[found], bits)
+
+    # -- inside ---------------------------------------------------------------------------------
 
     def _copies_in(self, slab: int) -> list[Transfer]:
         """Copies under way that read or write a slab."""

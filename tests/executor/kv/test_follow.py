@@ -33,6 +33,10 @@ FOLLOWED = (
     "fcfs-shrinking",
     "vllm-shrinking",
     "chunked-slo-aware",
+    "rotating",
+    "rotating-shrinking",
+    "rotasched",
+    "andes",
 )
 BLOCKS = 24
 

@@ -34,12 +34,15 @@ from experiments.gpu_check.setting import device_of, dtype_of, ops_of, randn
 Row = dict[str, Any]
 DECODE_VARIANTS: tuple[dict[str, int], ...] = (
     {},
-    {"tile": 32, "num_warps": 4, "num_stages": 4},
+    {"tile": 64, "num_warps": 4, "num_stages": 3},
     {"tile": 64, "num_warps": 4, "num_stages": 4},
-    {"tile": 64, "num_warps": 8, "num_stages": 3},
-    {"tile": 64, "num_warps": 2, "num_stages": 3},
-    {"tile": 128, "num_warps": 4, "num_stages": 2},
-    {"tile": 128, "num_warps": 8, "num_stages": 3},
+    {"tile": 64, "num_warps": 4, "num_stages": 7},
+    {"tile": 64, "num_warps": 2, "num_stages": 5},
+    {"tile": 64, "num_warps": 8, "num_stages": 4},
+    {"tile": 32, "num_warps": 4, "num_stages": 5},
+    {"tile": 32, "num_warps": 2, "num_stages": 6},
+    {"tile": 128, "num_warps": 4, "num_stages": 3},
+    {"tile": 128, "num_warps": 8, "num_stages": 4},
 )
 PREFILL_VARIANTS: tuple[dict[str, int], ...] = (
     {},

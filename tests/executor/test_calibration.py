@@ -195,7 +195,7 @@ def test_host_time_is_not_negative() -> None:
 
 def test_random_batches_and_requests_fit() -> None:
     """Into the model's context and the number of sequences."""
-    limits, random = Limits(16, 200, 100), np.random.default_rng(0)
+    limits, random = Limits(16, 200, 100, 1600), np.random.default_rng(0)
     for i in range(100):
         shape = limits.batch(random, mixed=i % 2 == 1)
         assert len(shape.contexts) <= 16 and all(1 <= c <= 200 for c in shape.contexts)

@@ -72,7 +72,7 @@ def heads_of(context: Context, layers: int = 8) -> Heads:
 def arena_of(context: Context, heads: Heads, bits: int, blocks: int) -> RandomArena:
     """An arena with that many blocks of `bits`, if they fit, and some of 16 bits for tails."""
     device, size = device_of(context), heads.layout.block_bytes[bits]
-    blocks = max(64, min(blocks, free_bytes(device) // (2 * size)))
+    blocks = 64 if context.rehearsal else max(64, min(blocks, free_bytes(device) // (2 * size)))
     return RandomArena(heads.layout, {16: 160, bits: blocks + 160}, device)
 
 

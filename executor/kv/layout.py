@@ -42,7 +42,11 @@ class KVLayout:
     @cached_property
     def unit_bytes(self) -> dict[int, int]:
         """Bytes of one layer and KV head of a block, per precision."""
-        values, tokens, channels = self.block_tokens * self.head_dim, self.block_tokens, self.head_dim
+        values, tokens, channels = (
+            self.block_tokens * self.head_dim,
+            self.block_tokens,
+            self.head_dim,
+        )
         return {
             16: 2 * values * self.dtype.itemsize,
             8: 2 * values + 2 * SCALE_BYTES * tokens,

@@ -68,7 +68,7 @@ def entries() -> list[Entry]:
             constants={"GELU": gelu, **_form(14336)},
             aligned=("x", "out", "n"),
             options={"num_warps": 4},
-            max_registers=64,
+            max_registers=40,
         )
         for capability in (80, 90)
         for gelu in (False, True)

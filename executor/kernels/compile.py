@@ -14,7 +14,6 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,10 +66,15 @@ def compile_entry(entry: Entry) -> Compiled:
     if found is None:
         raise ConfigError(f"cuobjdump names no registers of {entry.name}: {usage!r}")
     code = _run("nvdisasm", binary, "-c")
-    counts = {name: len(re.findall(pattern, code)) for name, pattern in PATTERNS.items()}
     figures = {"registers": int(found[1]), "stack_bytes": int(found[2]), "shared_bytes": shared}
-    problems = tuple(_problems(entry, figures | counts))
-    return Compiled(entry.name, entry.capability, **figures, **counts, problems=problems)
+    figures |= counts(code)
+    short = tuple(problems(entry, figures))
+    return Compiled(entry.name, entry.capability, **figures, problems=short)
+
+
+def counts(code: str) -> dict[str, int]:
+    """How many instructions of each kind there are in disassembled code."""
+    return {name: len(re.findall(pattern, code)) for name, pattern in PATTERNS.items()}
 
 
 def check_tools() -> None:
@@ -100,17 +104,17 @@ def _binary(entry: Entry) -> tuple[bytes, int]:
     return compiled.asm["cubin"], compiled.metadata.shared
 
 
-def _problems(entry: Entry, figures: dict[str, int]) -> Iterator[str]:
-    if figures["stack_bytes"]:
-        yield f"spills {figures['stack_bytes']} bytes"
-    if figures["shared_bytes"] > SHARED_LIMITS[entry.capability]:
-        yield f"more than {SHARED_LIMITS[entry.capability]} bytes of shared memory"
-    if figures["registers"] > entry.max_registers:
-        yield f"more than {entry.max_registers} registers"
-    if entry.dot and not figures["tensor_cores"]:
-        yield "no tensor cores"
-    if entry.pipelined and not figures["async_copies"]:
-        yield "no asynchronous copies"
+def problems(entry: Entry, figures: dict[str, int]) -> list[str]:
+    """Where the figures of a compiled entry fall short of what the entry asks for."""
+    limit = SHARED_LIMITS[entry.capability]
+    found = {
+        f"spills {figures['stack_bytes']} bytes": figures["stack_bytes"] > 0,
+        f"more than {limit} bytes of shared memory": figures["shared_bytes"] > limit,
+        f"more than {entry.max_registers} registers": figures["registers"] > entry.max_registers,
+        "no tensor cores": entry.dot and not figures["tensor_cores"],
+        "no asynchronous copies": entry.pipelined and not figures["async_copies"],
+    }
+    return [problem for problem, holds in found.items() if holds]
 
 
 def _tool(name: str) -> Path:
@@ -127,15 +131,15 @@ def _run(tool: str, binary: bytes, flag: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def compile_all(wanted: list[tuple[str, int]], processes: int = 1) -> list[Compiled]:
+def compile_all(named: list[tuple[str, int]], processes: int = 1) -> list[Compiled]:
     """Compile entries, given by name and capability, in processes of their own."""
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(_compile_named, wanted))
+        return list(pool.map(_compile_named, named))
 
 
-def _compile_named(wanted: tuple[str, int]) -> Compiled:
+def _compile_named(named: tuple[str, int]) -> Compiled:
     """In a process of its own, where the entry itself cannot be sent."""
-    found = next(entry for entry in entries() if (entry.name, entry.capability) == wanted)
+    found = next(entry for entry in entries() if (entry.name, entry.capability) == named)
     return compile_entry(found)
 
 
@@ -154,7 +158,7 @@ def main(
     """
     try:
         check_tools()
-        found = compile_all(_wanted(capability, name), processes)
+        found = compile_all(wanted(capability, name), processes)
     except ConfigError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from error
@@ -165,16 +169,17 @@ def main(
     raise typer.Exit(int(any(compiled.problems for compiled in found)))
 
 
-def _wanted(capability: int | None, name: str) -> list[tuple[str, int]]:
-    wanted = [
+def wanted(capability: int | None, name: str) -> list[tuple[str, int]]:
+    """Names and capabilities of entries; raises ConfigError if there are none."""
+    named = [
         (entry.name, entry.capability)
         for entry in entries()
         if name in entry.name and capability in (None, entry.capability)
     ]
-    if not wanted:
+    if not named:
         chip = "" if capability is None else f" for capability {capability}"
         raise ConfigError(f"there is no kernel with {name!r} in its name{chip}")
-    return wanted
+    return named
 
 
 def _print_table(found: list[Compiled]) -> None:

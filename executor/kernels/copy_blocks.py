@@ -51,7 +51,7 @@ def entries() -> list[Entry]:
             constants={"TILE": TILE_WORDS},
             aligned=("arena", "sources", "targets", "words"),
             options={"num_warps": 8},
-            max_registers=64,
+            max_registers=48,
         )
         for capability in (80, 90)
     ]

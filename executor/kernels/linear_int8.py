@@ -122,6 +122,7 @@ def _entry(chip: int, tile: Tile, dtype: str) -> Entry:
         constants=_constants(tile, 8192),
         aligned=("x", "weight", "scales", "out", "n", "k"),
         options=tile.options,
+        max_registers=192,
         dot=dtype != "fp32",
         pipelined=dtype != "fp32",
     )

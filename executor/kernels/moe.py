@@ -320,6 +320,7 @@ def _route_entry(chip: int, pairs: int, count: int) -> Entry:
         constants=constants,
         aligned=("experts", "order", "ends", "tiles", "used"),
         options={"num_warps": 4},
+        max_registers=128,
     )
 
 
@@ -335,6 +336,7 @@ def _entry(chip: int, tile: Tile, gated: bool, dtype: str) -> Entry:
         constants={"GATED": gated, **_constants(tile, 4096)},
         aligned=("x", "weight", "shares", "out", "order", "tiles", "used", "n", "k"),
         options=tile.options,
+        max_registers=192,
         dot=dtype != "fp32",
         pipelined=dtype != "fp32",
     )

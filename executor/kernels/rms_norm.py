@@ -100,7 +100,7 @@ def entries() -> list[Entry]:
             constants=shared,
             aligned=("x", "residual", "weight", "normed", "total", "hidden"),
             options=options,
-            max_registers=128,
+            max_registers=64,
         )
 
     return [

@@ -162,7 +162,9 @@ class Demotion:
         if node.bits < 16:
             self._pool.count_small(node.bits, -node.blocks, 0)
         self._pool.count_small(bits, node.blocks, 0)
-        node.bits = bits
+        node.bits, before = bits, node.bits
+        if self._engine.placement is not None:
+            self._engine.placement.demoted(holders[0], node, before, bits, node.blocks)
         for seq in holders:
             self._relight(seq)
 
@@ -173,15 +175,22 @@ class Demotion:
         whole = self._full_blocks(seq) - self._tail_blocks - first - eight - four
         moved = max(0, whole)
         if moved:
-            done.append(self._job(seq, 16, bits, moved, False))
+            self._note_own(seq, 16, bits, moved, done)
         if bits == 4 and eight:
-            done.append(self._job(seq, 8, 4, eight, False))
+            self._note_own(seq, 8, 4, eight, done)
         elif not moved:
             return
         self._pool.release_small(seq.small)
         seq.small = (eight + moved, four) if bits == 8 else (0, four + eight + moved)
         self._pool.hold_small(seq.small)
         self._relight(seq)
+
+    def _note_own(
+        self, seq: Sequence, from_bits: int, to_bits: int, blocks: int, done: list[Requantise]
+    ) -> None:
+        done.append(self._job(seq, from_bits, to_bits, blocks, False))
+        if self._engine.placement is not None:
+            self._engine.placement.demoted(seq, None, from_bits, to_bits, blocks)
 
     def _full_blocks(self, seq: Sequence) -> int:
         return (self._engine.batch.length(seq) - 1) // self._engine.block_tokens

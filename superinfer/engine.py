@@ -36,6 +36,7 @@ from superinfer.memory.prefix import Key, PrefixIndex, request_keys
 from superinfer.memory.slabs import NO_SMALL, ONE_BLOCK_SLABS, Slabs, Small
 from superinfer.memory.tiered import TieredIndex
 from superinfer.mirror import Mirror
+from superinfer.placement import Placement
 from superinfer.plan import (
     Direction,
     Outcome,
@@ -126,6 +127,8 @@ class Engine:
         """Called when a request has ended. Neither may call the engine back."""
         self.ask: Ask | None = None
         """Stands in for the scheduler's `plan`; a driver may put its own function around that."""
+        self.placement: Placement | None = None
+        """Who gives places to the blocks that are counted here; see `place`."""
         self._sink = sink
         self._running: Plan | None = None
         self._lag = config.lag
@@ -228,6 +231,24 @@ class Engine:
         """When to ask for a plan if nothing happens before."""
         return self.scheduler.next_wakeup(now)
 
+    def place(self, placement: Placement) -> None:
+        """Tell `placement`, from the beginning on, whatever gives blocks to somebody else."""
+        self.placement = placement
+        if self.tree is not None:
+            self.tree.placement = placement
+        if self.mirror is not None:
+            self.mirror.placement = placement
+
+    def take_growth(self, plan: Plan, steps: int) -> None:
+        """Take now what the first `steps` of a plan's steps that are not done need for growth, as
+        it would be when they are done. For drivers whose blocks have places: before the last of
+        these steps starts, cached blocks that are in the way have to be gone.
+        """
+        growth = self.batch.growth(steps)
+        self.pool.referenced += growth - plan.taken_blocks
+        plan.taken_blocks = growth
+        self._settle(plan.now)
+
     # -- what a draft calls ---------------------------------------------------------------------
 
     def keys(self, seq: Sequence) -> tuple[Key, ...]:
@@ -293,9 +314,12 @@ class Engine:
         keys = self.keys(seq)
         if not keys or stop <= seq.shared_blocks:
             return 0
-        seq.node, moved = self.prefix.insert(seq.request, keys, seq.node, stop)
+        above = seq.node
+        seq.node, moved = self.prefix.insert(seq.request, keys, above, stop)
         seq.blocks -= moved
         seq.shared_blocks += moved
+        if moved and self.placement is not None:
+            self.placement.published(seq, above)
         return moved
 
     def land(self, seq: Sequence) -> None:
@@ -410,6 +434,8 @@ class Engine:
             _check_work(draft.padded, chunks, decodes, steps)
         if changes:
             self._note_changes(draft, now)
+            if self.placement is not None:
+                self.placement.decided(changes)
         if self._has_host or (self.mirror is not None and self.mirror.concerns(draft)):
             self._copy_ahead(draft, decodes, now)
         if not (decodes or chunks or draft.before_step or draft.background):
@@ -642,6 +668,8 @@ class Engine:
 
     def _land(self, transfer: Transfer, now: float) -> None:
         self.links.landed(transfer, now)
+        if self.placement is not None:
+            self.placement.landed(transfer)
         seq = transfer.sequence
         if transfer.job is not None:
             assert self.offload is not None
@@ -677,6 +705,8 @@ class Engine:
             answer = seq.computed_tokens // self.block_tokens - seq.shared_blocks
             if 0 < answer <= seq.blocks and (self.eager is not None or self.keys(seq)):
                 self._keep_answer(self.prefix, seq, answer, now)
+        if self.placement is not None:
+            self.placement.released(seq)
         self.free_blocks(seq, now)
         if seq.host_blocks:
             self.host.used -= seq.host_blocks
@@ -686,11 +716,15 @@ class Engine:
         """Keep full blocks of a sequence's own text as cached ones, as they are."""
         node = seq.node
         if seq.small == NO_SMALL:
-            prefix.add_answer(seq.request, node, blocks, now)
+            leaf = prefix.add_answer(seq.request, node, blocks, now)
+            if self.placement is not None and self.tree is not None:
+                self.placement.answered(seq, leaf)  # type: ignore[arg-type]
             return
         assert self.tree is not None
         for bits, count in parts_of(seq, blocks):
             node = self.tree.add_answer(seq.request, node, count, now, bits)
+        if self.placement is not None:
+            self.placement.answered(seq, node)
 
     def _settle(self, now: float) -> None:
         """After blocks were taken: reclaim cached ones that are in the way, note the peak.

@@ -28,6 +28,7 @@ from collections.abc import Callable
 from superinfer.batch import DecodeBatch
 from superinfer.draft_view import DraftView
 from superinfer.memory.pool import HostPool
+from superinfer.placement import Placement
 from superinfer.plan import Transfer
 from superinfer.sequence import Sequence, State
 
@@ -71,6 +72,8 @@ class Mirror:
         """Of these, blocks that did not have to be copied when their sequence was rotated out."""
         self.wasted_blocks = 0
         """Of these, blocks whose sequence went on to its end or gave its copies up."""
+        self.placement: Placement | None = None
+        """Who gives places to the copies, if anybody does."""
         self._host = host
         self._block_tokens = block_tokens
         self._wanted = wanted
@@ -107,6 +110,20 @@ class Mirror:
         """True if it has to be told of a draft: always once there are copies."""
         return self.active or draft.write_blocks > 0 or bool(draft.before_step)
 
+    def chosen(self) -> list[tuple[Sequence, int, int]]:
+        """What the transfer copies, just after `begin`: stretches of blocks, each by whose they
+        are, the first one and the one behind the last. Looks at every member.
+        """
+        owners = {member: seq for seq, member in self._members.items()}
+        found = [(owners[m], m.synced, m.synced + blocks) for m, blocks in self._under_way]
+        for member, seq in owners.items():
+            first = member.start_tokens // self._block_tokens
+            start = first + self._grown(member, self._watermark)
+            stop = first + self._grown(member, self._next_watermark)
+            if stop > start:
+                found.append((seq, start, stop))
+        return found
+
     # -- who comes and goes ---------------------------------------------------------------------
 
     def activate(self, batch: DecodeBatch) -> None:
@@ -123,6 +140,8 @@ class Mirror:
         if seq in self._members or not self._wanted(seq):
             return
         self._host.mirrored += kept_blocks
+        if self.placement is not None:
+            self.placement.mirror_joined(seq, kept_blocks)
         self._count(seq, Mirrored(seq.join_step, seq.computed_tokens, kept_blocks))
 
     def leave(self, seq: Sequence, to_host: bool) -> None:
@@ -133,6 +152,8 @@ class Mirror:
         member = self._members.pop(seq, None)
         if member is not None:
             written = self._forget(member)
+            if self.placement is not None:
+                self.placement.mirror_left(seq, to_host)
             useful = min(written, max(0, synced - sum(seq.host_small))) if to_host else 0
             self.useful_blocks += useful
             self.wasted_blocks += written - useful
@@ -152,6 +173,8 @@ class Mirror:
             if member.synced or self._grown(member, self._watermark):
                 del self._members[seq]
                 self.wasted_blocks += self._forget(member)
+                if self.placement is not None:
+                    self.placement.mirror_left(seq, False)
                 self._count(seq, Mirrored(batch.step, batch.length(seq) - 1, 0))
                 if host.used + host.mirrored <= host.total:
                     return
@@ -273,6 +296,8 @@ class Mirror:
 
     def _give_up_transfer(self) -> None:
         """What is under way is not kept: a rotation that follows on the link takes its place."""
+        if self.placement is not None:
+            self.placement.mirror_given_up()
         self._under_way = []
         self._queue = deque(reversed(list(self._members.values())))
         self._grown_under_way, self._next_watermark = 0, self._watermark

@@ -16,6 +16,7 @@ from superinfer.request import Request
 
 if TYPE_CHECKING:
     from superinfer.memory.base import LeafOrder
+    from superinfer.placement import Placement
 
 Key = object
 
@@ -131,6 +132,8 @@ class PrefixIndex:
         self.locked_blocks = 0
         """Blocks of locked paths."""
         self._grow_edges = not isinstance(policy, WholeEdges)
+        self.placement: Placement | None = None
+        """Who gives places to its blocks, if anybody does."""
         self._roots: dict[tuple[str, int], Node] = {}
 
     def root(self, request: Request) -> Node:
@@ -424,6 +427,8 @@ class PrefixIndex:
         node.start = stop
         node.parent = upper
         upper.children[node.keys[0]] = node
+        if self.placement is not None:
+            self.placement.split(upper, node)
         return upper
 
     def _uncache(self, node: Node, blocks: int) -> None:
@@ -434,6 +439,8 @@ class PrefixIndex:
 
     def _trim(self, node: Node, blocks: int) -> None:
         """Drop the last `blocks` blocks of an unreferenced leaf."""
+        if self.placement is not None:
+            self.placement.trimmed(node, blocks)
         self._uncache(node, blocks)
         parent = node.parent
         assert parent is not None and node.reclaimable

@@ -1,0 +1,382 @@
+"""From block tables to the tensors of one step: rows, work items, chunks; one copy to the device.
+
+All of it is numpy over whole batches: a row's blocks are grouped by precision (attention over
+cached keys does not depend on their order), each group is cut into items, and everything is laid
+into one buffer of bytes, of which the tensors on the device are views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from executor.kv.layout import KVLayout
+from executor.step import BlockLists, DecodeItems, PrefillChunks, StepInputs
+
+Array = NDArray[Any]
+
+CLASSES = 3
+"""Precisions, in the order 16, 8, 4 bits."""
+ALIGNMENT = 16
+"""Bytes; every tensor begins at a multiple, as wide loads want it."""
+_CLASS_OF_BITS = np.full(17, 127, np.int8)
+_CLASS_OF_BITS[[16, 8, 4]] = (0, 1, 2)
+_BITS_OF_CLASS = np.array((16, 8, 4), np.int32)
+
+
+class Table(Protocol):
+    """The blocks of a sequence in the order of its tokens (`kv.tables.BlockTable`)."""
+
+    @property
+    def offsets(self) -> Array:
+        """int64: byte offset of each block in the arena."""
+
+    @property
+    def bits(self) -> Array:
+        """int8: 16, 8 or 4."""
+
+
+@dataclass(slots=True)
+class DecodeRow:
+    """A sequence that gets one token."""
+
+    table: Table
+    length: int
+    """Keys after this step's write: the position of `token`, plus one."""
+    token: int
+
+
+@dataclass(slots=True)
+class ChunkRows:
+    """A stretch of a prompt."""
+
+    table: Table
+    context: int
+    """Position of the first token."""
+    tokens: Sequence[int] | Array
+    wants_logits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Lengths of a step's arrays; those of a captured step are capacities."""
+
+    rows: int
+    decodes: int = 0
+    items: int = 0
+    decode_blocks: int = 0
+    chunks: int = 0
+    chunk_blocks: int = 0
+    wanted: int = 0
+    longest: int = 0
+
+    def fields(self) -> dict[str, tuple[type, tuple[int, ...]]]:
+        """Type and shape of each array, in the order in which they lie in the buffer.
+
+        The lists of blocks come last, so that a copy may stop where they end.
+        """
+        i4, i8 = np.int32, np.int64
+        return {
+            "token_ids": (i8, (self.rows,)),
+            "write_offsets": (i8, (self.rows,)),
+            "logit_rows": (i8, (self.wanted,)),
+            "positions": (i4, (self.rows,)),
+            "write_slots": (i4, (self.rows,)),
+            "item_bits": (i4, (self.items,)),
+            "item_rows": (i4, (self.items,)),
+            "item_first": (i4, (self.items,)),
+            "item_tokens": (i4, (self.items,)),
+            "row_items": (i4, (self.decodes + 1,)),
+            "first_row": (i4, (self.chunks + 1,)),
+            "context": (i4, (self.chunks,)),
+            "chunk_first": (i4, (self.chunks, CLASSES)),
+            "chunk_tokens": (i4, (self.chunks, CLASSES)),
+            "decode_offsets": (i8, (self.decode_blocks,)),
+            "decode_positions": (i4, (self.decode_blocks,)),
+            "chunk_offsets": (i8, (self.chunk_blocks,)),
+            "chunk_positions": (i4, (self.chunk_blocks,)),
+        }
+
+    def places(self) -> tuple[dict[str, tuple[int, type, tuple[int, ...]]], int]:
+        """Byte offset, type and shape of each array, and the bytes of all."""
+        places, end = {}, 0
+        for name, (kind, shape) in self.fields().items():
+            places[name] = (end, kind, shape)
+            nbytes = prod(shape) * np.dtype(kind).itemsize
+            end += -(-nbytes // ALIGNMENT) * ALIGNMENT
+        return places, max(end, ALIGNMENT)
+
+
+@dataclass(slots=True)
+class HostInputs:
+    """A step's arrays on the host, by the names of `Sizes.fields`."""
+
+    sizes: Sizes
+    arrays: dict[str, Array] = field(default_factory=dict)
+
+
+def build_inputs(
+    decodes: list[DecodeRow],
+    chunks: list[ChunkRows],
+    layout: KVLayout,
+    device: torch.device,
+    *,
+    item_blocks: int,
+    pad_rows: int = 0,
+    pad_items: int = 0,
+) -> StepInputs:
+    """The inputs of a step, on the device.
+
+    Decode rows are padded up to `pad_rows` and work items up to `pad_items`; a padding row writes
+    nothing, attends to nothing and wants its logits. An item has at most `item_blocks` blocks.
+    """
+    host = host_inputs(
+        decodes, chunks, layout, item_blocks=item_blocks, pad_rows=pad_rows, pad_items=pad_items
+    )
+    buffer = pack(host, host.sizes, pinned=device.type == "cuda")
+    return step_of(buffer.to(device, non_blocking=True), host.sizes)
+
+
+def host_inputs(
+    decodes: list[DecodeRow],
+    chunks: list[ChunkRows],
+    layout: KVLayout,
+    *,
+    item_blocks: int,
+    pad_rows: int = 0,
+    pad_items: int = 0,
+) -> HostInputs:
+    """The arrays of `build_inputs`, before they are laid into one buffer."""
+    padded = max(pad_rows, len(decodes))
+    arrays = _decode_rows(decodes, layout.block_tokens, padded)
+    items, blocks = 0, 0
+    if padded:
+        arrays |= _decode_items(decodes, layout.block_tokens, item_blocks, (padded, pad_items))
+        items, blocks = len(arrays["item_bits"]), len(arrays["decode_offsets"])
+    longest = 0
+    if chunks:
+        _add_chunk_rows(arrays, chunks, layout.block_tokens, padded)
+        arrays |= _chunk_lists(chunks, layout.block_tokens)
+        longest = max(len(chunk.tokens) for chunk in chunks)
+    sizes = Sizes(
+        rows=len(arrays["token_ids"]),
+        decodes=padded,
+        items=items,
+        decode_blocks=blocks,
+        chunks=len(chunks),
+        chunk_blocks=len(arrays["chunk_offsets"]) if chunks else 0,
+        wanted=len(arrays["logit_rows"]),
+        longest=longest,
+    )
+    return HostInputs(sizes, arrays)
+
+
+def pack(host: HostInputs, sizes: Sizes, pinned: bool = False) -> Tensor:
+    """Lay the arrays into one buffer of bytes on the host, at the places that `sizes` gives them.
+
+    Pinned memory comes from torch's cache, which takes a buffer back when the copy out of it that
+    was queued is over.
+    """
+    places, nbytes = sizes.places()
+    buffer = torch.empty(nbytes, dtype=torch.uint8, pin_memory=pinned)
+    raw = buffer.numpy()
+    for name, array in host.arrays.items():
+        start, kind, _ = places[name]
+        target = raw[start : start + array.size * np.dtype(kind).itemsize]
+        target.view(kind)[:] = array.reshape(-1)
+    return buffer
+
+
+def step_of(buffer: Tensor, sizes: Sizes) -> StepInputs:
+    """A step's tensors as views of a buffer that `pack` laid out."""
+    views = _views(buffer, sizes)
+    decode = prefill = None
+    if sizes.decodes:
+        decode = DecodeItems(
+            bits=views["item_bits"],
+            rows=views["item_rows"],
+            first=views["item_first"],
+            tokens=views["item_tokens"],
+            row_items=views["row_items"],
+            positions=views["positions"][: sizes.decodes],
+            blocks=BlockLists(views["decode_offsets"], views["decode_positions"]),
+        )
+    if sizes.chunks:
+        prefill = PrefillChunks(
+            first_row=views["first_row"],
+            context=views["context"],
+            first=views["chunk_first"],
+            tokens=views["chunk_tokens"],
+            blocks=BlockLists(views["chunk_offsets"], views["chunk_positions"]),
+            longest=sizes.longest,
+        )
+    return StepInputs(
+        token_ids=views["token_ids"],
+        positions=views["positions"],
+        write_offsets=views["write_offsets"],
+        write_slots=views["write_slots"],
+        decodes=sizes.decodes,
+        decode=decode,
+        prefill=prefill,
+        logit_rows=views["logit_rows"],
+    )
+
+
+def _views(buffer: Tensor, sizes: Sizes) -> dict[str, Tensor]:
+    places, _ = sizes.places()
+    views = {}
+    for name, (start, kind, shape) in places.items():
+        nbytes = prod(shape) * np.dtype(kind).itemsize
+        typed = torch.int64 if kind is np.int64 else torch.int32
+        views[name] = buffer[start : start + nbytes].view(typed).view(shape)
+    return views
+
+
+# -- decodes ------------------------------------------------------------------------------------
+
+
+def _decode_rows(rows: list[DecodeRow], block_tokens: int, padded: int) -> dict[str, Array]:
+    """Token, position and place to write of each row; padding is token 0 that goes nowhere."""
+    count = len(rows)
+    tokens, offsets = np.zeros(padded, np.int64), np.zeros(padded, np.int64)
+    positions, slots = np.zeros(padded, np.int32), np.full(padded, -1, np.int32)
+    if count:
+        positions[:count] = [row.length - 1 for row in rows]
+        tokens[:count] = [row.token for row in rows]
+        offsets[:count] = [row.table.offsets[(row.length - 1) // block_tokens] for row in rows]
+        slots[:count] = positions[:count] % block_tokens
+    return {
+        "token_ids": tokens,
+        "positions": positions,
+        "write_offsets": offsets,
+        "write_slots": slots,
+        "logit_rows": np.arange(padded, dtype=np.int64),
+    }
+
+
+def _decode_items(
+    rows: list[DecodeRow], block_tokens: int, item_blocks: int, padded: tuple[int, int]
+) -> dict[str, Array]:
+    """Work items of the rows and their lists of blocks; `padded` holds rows and items at least."""
+    lengths = np.fromiter((row.length for row in rows), np.int64, len(rows))
+    lists = _grouped([row.table for row in rows], lengths, block_tokens)
+    counts = lists.counts.reshape(-1)
+    per_group = -(-counts // item_blocks)
+    items, total = int(per_group.sum()), max(int(per_group.sum()), padded[1])
+    group = np.repeat(np.arange(len(counts)), per_group)
+    number = np.arange(items) - np.repeat(np.cumsum(per_group) - per_group, per_group)
+    start = (np.cumsum(counts) - counts)[group] + number * item_blocks
+    held = np.minimum(counts[group] - number * item_blocks, item_blocks)
+    # What the tail block lacks of being full is missing from the last item of the 16-bit group.
+    tokens = held * block_tokens
+    last_of_row = np.cumsum(per_group)[::CLASSES] - 1
+    tokens[last_of_row] -= -(-lengths // block_tokens) * block_tokens - lengths
+    row_items = np.full(max(padded[0], len(rows)) + 1, items, np.int32)
+    row_items[0] = 0
+    row_items[1 : len(rows) + 1] = np.cumsum(per_group)[CLASSES - 1 :: CLASSES]
+    return {
+        "item_bits": _lengthened(_BITS_OF_CLASS[group % CLASSES], total),
+        "item_rows": _lengthened(group // CLASSES, total),
+        "item_first": _lengthened(start, total),
+        "item_tokens": _lengthened(tokens, total),
+        "row_items": row_items,
+        "decode_offsets": lists.offsets,
+        "decode_positions": lists.positions,
+    }
+
+
+def _lengthened(values: Array, count: int) -> Array:
+    """`values` as int32, with zeros behind up to `count`; padding is an item of 16 bits, empty."""
+    longer = np.zeros(count, np.int32)
+    longer[: len(values)] = values
+    return longer
+
+
+# -- chunks -------------------------------------------------------------------------------------
+
+
+def _add_chunk_rows(
+    arrays: dict[str, Array], chunks: list[ChunkRows], block_tokens: int, decodes: int
+) -> None:
+    """Put the tokens of the chunks behind the rows that are there."""
+    counts = np.array([len(chunk.tokens) for chunk in chunks])
+    ends = np.cumsum(counts)
+    positions = [np.arange(c.context, c.context + len(c.tokens)) for c in chunks]
+    offsets = [
+        np.asarray(chunk.table.offsets)[place // block_tokens]
+        for chunk, place in zip(chunks, positions, strict=True)
+    ]
+    place = np.concatenate(positions)
+    wanted = np.array([chunk.wants_logits for chunk in chunks])
+    for name, added in (
+        ("token_ids", np.concatenate([np.asarray(chunk.tokens) for chunk in chunks])),
+        ("positions", place),
+        ("write_offsets", np.concatenate(offsets)),
+        ("write_slots", place % block_tokens),
+        ("logit_rows", decodes + ends[wanted] - 1),
+    ):
+        arrays[name] = np.concatenate((arrays[name], added.astype(arrays[name].dtype)))
+
+
+def _chunk_lists(chunks: list[ChunkRows], block_tokens: int) -> dict[str, Array]:
+    """Ranges of blocks of each chunk, one per precision; its own tokens are in the first."""
+    counts = np.array([len(chunk.tokens) for chunk in chunks])
+    context = np.array([chunk.context for chunk in chunks])
+    lengths = context + counts
+    lists = _grouped([chunk.table for chunk in chunks], lengths, block_tokens)
+    tokens = lists.counts * block_tokens
+    tokens[:, 0] -= -(-lengths // block_tokens) * block_tokens - lengths
+    flat = lists.counts.reshape(-1)
+    first = (np.cumsum(flat) - flat).reshape(-1, CLASSES)
+    return {
+        "first_row": np.concatenate(([0], np.cumsum(counts))),
+        "context": context,
+        "chunk_first": first,
+        "chunk_tokens": tokens,
+        "chunk_offsets": lists.offsets,
+        "chunk_positions": lists.positions,
+    }
+
+
+# -- lists of blocks ----------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Lists:
+    counts: Array
+    """[tables, 3]: blocks of each precision."""
+    offsets: Array
+    positions: Array
+
+
+def _grouped(tables: list[Table], lengths: Array, block_tokens: int) -> _Lists:
+    """The blocks of each table that hold its first `length` tokens, grouped by precision.
+
+    Inside a group they stay in order; the tail block has 16 bits, so it ends its group.
+    """
+    held = -(-lengths // block_tokens)
+    if not len(tables):
+        return _Lists(
+            np.zeros((0, CLASSES), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32)
+        )
+    offsets = np.concatenate([t.offsets[:n] for t, n in zip(tables, held, strict=True)])
+    bits = np.concatenate([t.bits[:n] for t, n in zip(tables, held, strict=True)])
+    position = np.arange(len(offsets)) - np.repeat(np.cumsum(held) - held, held)
+    position = (position * block_tokens).astype(np.int32)
+    if (bits == 16).all():
+        counts = np.zeros((len(tables), CLASSES), np.int64)
+        counts[:, 0] = held
+        return _Lists(counts, offsets, position)
+    key = np.repeat(np.arange(len(tables)) * CLASSES, held) + _CLASS_OF_BITS[bits]
+    counts = np.bincount(key, minlength=len(tables) * CLASSES).reshape(-1, CLASSES)
+    # Keys of 16 bits are sorted by radix, in linear time.
+    small = key.astype(np.uint16) if len(tables) * CLASSES < 1 << 16 else key
+    order = np.argsort(small, kind="stable")
+    return _Lists(counts, offsets[order], position[order])

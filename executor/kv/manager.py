@@ -1,0 +1,364 @@
+"""The block manager: gives places to the blocks that the core counts, plan by plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Items
+
+import numpy as np
+
+from executor.kv.arena import Arena, HostArena
+from executor.kv.host import HostBlocks, HostPlaces
+from executor.kv.mirrored import MirrorPlaces
+from executor.kv.placer import Held, Placer
+from executor.kv.tables import NO_BITS, NO_OFFSETS, BlockTable, CopyJob, Moves, Offsets
+from executor.kv.tier import TierPlaces
+from superinfer.engine import Engine
+from superinfer.errors import ConfigError
+from superinfer.memory.prefix import Node
+from superinfer.plan import Change, Direction, Plan, Transfer
+from superinfer.sequence import RESIDENT, Sequence, State
+
+Transfers = dict[tuple[Sequence, Direction], Transfer]
+_LEAVING = ("preempt", "swap_out")
+_COMING = ("admit", "swap_in", "grow")
+_ON_DEVICE = (*RESIDENT, State.MOVING_IN, State.MOVING_OUT)
+
+
+class BlockManager:
+    """Follows an engine, which calls the methods of `superinfer.placement.Placement`.
+
+    A driver calls `follow` right after each `engine.plan`, `grow` before each further step of a
+    slice, and `table`.
+    """
+
+    def __init__(self, engine: Engine, arena: Arena, host: HostArena | None = None) -> None:
+        """Raises ConfigError where the engine's memory policy cannot be followed."""
+        _check_supported(engine, arena)
+        self.engine = engine
+        self.device = Placer(arena.allocator())
+        self.host = HostPlaces(host)
+        self.hosted: dict[Sequence, HostBlocks] = {}
+        """What is on the host of sequences that were swapped out."""
+        self.mirrored = MirrorPlaces(self.host)
+        """Copies on the host of sequences that run."""
+        self.tier = TierPlaces(self.host, self.device)
+        """Cached prefixes on the host."""
+        self._returned: dict[Sequence, HostBlocks] = {}
+        """What is on the host of those that have just come back in the background."""
+        self._kept: dict[Sequence, int] = {}
+        """Blocks whose places on the host stay, of those that come back with this plan."""
+        self._changes: list[Change] = []
+        self._trimmed: list[Offsets] = []
+        """Places of dropped nodes. A swap-out of the same plan may still have to read them."""
+        engine.place(self)
+
+    # -- what a driver calls --------------------------------------------------------------------
+
+    def follow(self, plan: Plan | None) -> Moves:
+        """Place what a plan takes, and free what it gives back; returns what has to be moved."""
+        changes, self._changes = self._changes, []
+        transfers = _by_sequence(plan)
+        self._free_returned()
+        self._take_out(changes, transfers)
+        self._free_trimmed()
+        self._bring_in(changes, transfers)
+        if plan is not None and plan.decodes:
+            self._grow(0)
+        if plan is not None and plan.background:
+            self._copy_ahead(plan.background)
+        self.tier.settle()
+        return self._moves(() if plan is None else (*plan.before_step, *plan.background))
+
+    def grow(self, plan: Plan, step: int) -> Moves:
+        """Blocks for step `step` (from 1 on) of a plan, before it starts. To be called for each."""
+        if plan.decodes:
+            ahead = step - plan.done_steps  # steps that the engine has not counted yet
+            pool, growth = self.engine.pool, self.engine.batch.growth(ahead + 1)
+            if ahead and pool.excess + growth - plan.taken_blocks > 0:
+                self.engine.take_growth(plan, ahead + 1)
+            self._free_trimmed()
+            self._grow(ahead)
+        return self._moves(())
+
+    def table(self, seq: Sequence) -> BlockTable:
+        """The blocks of a sequence on the device."""
+        return self.device.held[seq].table
+
+    def settle(self) -> None:
+        """Free what was only waiting for the next plan. Not between a plan and its `follow`."""
+        self._free_trimmed()
+        self._free_returned()
+        self.tier.settle()
+
+    # -- what the engine calls ------------------------------------------------------------------
+
+    def decided(self, changes: Items[Change]) -> None:
+        """Kept for `follow`."""
+        self._changes += changes
+
+    def demoted(
+        self, seq: Sequence, node: Node | None, from_bits: int, to_bits: int, blocks: int
+    ) -> None:
+        """Rewrite them."""
+        self._free_trimmed()
+        if node is not None:
+            self.device.demote(node, np.arange(blocks), from_bits, to_bits)
+            self.tier.refresh(node)
+            return
+        held = self.device.held[seq]
+        own = max(1, held.shared)
+        where = own + np.flatnonzero(held.table.bits[own:] == from_bits)[:blocks]
+        self.device.demote(held, where, from_bits, to_bits)
+
+    def published(self, seq: Sequence, above: Node | None) -> None:
+        """New nodes get the places of the sequence's blocks, and it gets those of older ones."""
+        held, nodes = self.device.held[seq], self.device.nodes
+        for node in _path(seq.node, above):
+            table, where = nodes.get(node), slice(node.start, node.stop)
+            if table is None:  # new, or on the host alone till now
+                table = nodes[node] = BlockTable(node.blocks)
+                table.append(held.table.offsets[where], held.table.bits[where])
+                self.tier.refresh(node)
+            elif len(table) < node.blocks:
+                new = slice(node.start + len(table), node.stop)
+                table.append(held.table.offsets[new], held.table.bits[new])
+            elif table.bits[0] != node.bits:  # others had it with fewer bits than this one may have
+                self.device.places.give(table.offsets)
+                table.put(slice(None), held.table.offsets[where], held.table.bits[where])
+                self.tier.refresh(node)
+            else:
+                self.device.places.give(held.table.offsets[where])
+                held.table.put(where, table.offsets, table.bits)
+        held.shared = seq.shared_blocks
+
+    def answered(self, seq: Sequence, leaf: Node) -> None:
+        """Each node gets the first blocks of its precision. Nothing ever matches an answer."""
+        held = self.device.held[seq]
+        offsets, bits = held.own, held.table.bits[held.shared :].copy()
+        left = np.ones(len(offsets), np.bool_)
+        for node in _path(leaf, seq.node):
+            where = np.flatnonzero(left & (bits == node.bits))[: node.blocks]
+            table = self.device.nodes[node] = BlockTable(node.blocks)
+            table.append(offsets[where], node.bits)
+            left[where] = False
+        rest = offsets[left], bits[left]
+        held.table.truncate(held.shared)
+        held.table.append(*rest)
+
+    def released(self, seq: Sequence) -> None:
+        """Free everything."""
+        self.device.drop(seq)
+        self._forget_hosted(seq)
+
+    def landed(self, transfer: Transfer) -> None:
+        """Free what was copied from, unless the sequence has ended: then `released` does it."""
+        self.device.flights = [job for job in self.device.flights if job.transfer is not transfer]
+        seq = transfer.sequence
+        if seq is None:
+            self.mirrored.landed(transfer)
+        elif seq.state is State.ENDED:
+            return
+        elif transfer.direction == "d2h":
+            self.device.drop(seq)
+        elif seq in self.hosted:
+            self._returned[seq] = self.hosted.pop(seq)  # `mirror_joined` may keep some of it
+
+    def split(self, upper: Node, lower: Node) -> None:
+        """Cut its table."""
+        self.tier.split(upper, lower)
+        nodes = self.device.nodes
+        table = nodes.get(lower)
+        if table is None:
+            return
+        for node, where in ((upper, slice(upper.blocks)), (lower, slice(upper.blocks, None))):
+            part = nodes[node] = BlockTable(node.blocks)
+            part.append(table.offsets[where], table.bits[where])
+
+    def trimmed(self, node: Node, blocks: int) -> None:
+        """Its places are free when nobody has to read them any more."""
+        table = self.device.nodes[node]
+        left = len(table) - blocks
+        self._trimmed.append(table.offsets[left:].copy())
+        if left:
+            table.truncate(left)
+        else:
+            del self.device.nodes[node]
+
+    def backed_up(self, node: Node) -> None:
+        """It gets a place on the host; the copy begins with the next plan."""
+        self.tier.back_up(node)
+
+    def moved_to_host(self, node: Node) -> None:
+        """Its places on the device are free when nobody has to read them any more."""
+        self._trimmed.append(self.tier.move(node))
+
+    def dropped_on_host(self, node: Node, blocks: int) -> None:
+        """Their places are free when nobody has to read them any more."""
+        self.tier.drop(node, blocks)
+
+    def joined_on_host(self, node: Node, child: Node) -> None:
+        """Its places go to `node`."""
+        self.tier.join(node, child)
+
+    def mirror_joined(self, seq: Sequence, kept_blocks: int) -> None:
+        """Keep the places on the host of what is kept, now or when the plan brings it back."""
+        if seq in self._returned:
+            self.mirrored.keep(seq, self._returned.pop(seq), kept_blocks)
+        elif kept_blocks:
+            self._kept[seq] = kept_blocks
+
+    def mirror_left(self, seq: Sequence, to_host: bool) -> None:
+        """Its places are free, or become those of what is there now."""
+        self.mirrored.leave(seq, to_host)
+
+    def mirror_given_up(self) -> None:
+        """Its places are free for copies that follow."""
+        self.mirrored.give_up()
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _moves(self, transfers: Items[Transfer]) -> Moves:
+        """The orders so far, and an empty one for each transfer that turned out to move nothing."""
+        orders, self.device.orders = self.device.orders, []
+        moves = Moves(orders)
+        started = {job.transfer for job in moves.copies}
+        for transfer in transfers:
+            if transfer not in started:
+                orders.append(
+                    CopyJob(transfer, transfer.direction, NO_OFFSETS, NO_BITS, NO_OFFSETS)
+                )
+        return moves
+
+    def _take_out(self, changes: Iterable[Change], transfers: Transfers) -> None:
+        for kind, seq, _, _ in changes:
+            held = self.device.held.get(seq) if kind in _LEAVING else None
+            if held is None:
+                continue
+            if kind == "swap_out":
+                self._swap_out(seq, held, transfers[seq, "d2h"])
+            else:
+                self.device.drop(seq)
+
+    def _swap_out(self, seq: Sequence, held: Held, transfer: Transfer) -> None:
+        """Copy what was computed and has no copy yet; the rest was room for more."""
+        stop = -(-seq.computed_tokens // self.engine.block_tokens)
+        hosted, dirty = self.mirrored.swap_out(seq, held.table, stop)
+        self.hosted[seq] = hosted
+        device, host = held.table.offsets[dirty], hosted.offsets[dirty]
+        self._start(CopyJob(transfer, "d2h", device, hosted.bits[dirty], host))
+        if transfer.timing == "before_step":
+            self.device.drop(seq)
+
+    def _bring_in(self, changes: Iterable[Change], transfers: Transfers) -> None:
+        for kind, seq, _, _ in changes:
+            if kind not in _COMING or seq.state not in _ON_DEVICE:
+                continue
+            held = self.device.held.get(seq)
+            if held is None:
+                held = self._seat(seq, transfers.get((seq, "h2d")))
+                # One that goes back out at once has never left the host.
+                if seq in self.hosted and seq.state is not State.MOVING_OUT:
+                    self._swap_in(seq, held, transfers[seq, "h2d"])
+            self.device.extend(held, seq.shared_blocks + seq.blocks)
+
+    def _seat(self, seq: Sequence, load: Transfer | None) -> Held:
+        """A table that begins with what is found in the prefix tree, part of it maybe loaded."""
+        held = Held(BlockTable(seq.shared_blocks + seq.blocks + 1), seq.shared_blocks)
+        path = _path(seq.node, None)
+        if lacking := [node for node in path if node not in self.device.nodes]:
+            assert load is not None
+            self._start(self.tier.load(lacking, load))
+        for node in path:
+            table = self.device.nodes[node]
+            held.table.append(table.offsets, table.bits)
+        self.device.held[seq] = held
+        return held
+
+    def _swap_in(self, seq: Sequence, held: Held, transfer: Transfer) -> None:
+        """Copy everything back; with `before_step` the places on the host are free at once."""
+        host = self.hosted[seq]
+        device = self.device.take_mixed(host.bits)
+        held.table.append(device, host.bits)
+        self._start(CopyJob(transfer, "h2d", device, host.bits, host.offsets))
+        if transfer.timing == "before_step":
+            self.mirrored.keep(seq, self.hosted.pop(seq), self._kept.pop(seq, 0))
+
+    def _copy_ahead(self, transfers: Iterable[Transfer]) -> None:
+        """Start the copies that no sequence asked for."""
+        mirror = self.engine.mirror
+        for transfer in transfers:
+            if transfer.sequence is not None:
+                continue
+            if mirror is not None and mirror.transfer is transfer:
+                self._start(self.mirrored.write(mirror, transfer, self.device))
+            else:
+                self._start(self.tier.write(transfer))
+
+    def _start(self, job: CopyJob) -> None:
+        self.device.orders.append(job)
+        if job.background:
+            self.device.flights.append(job)
+
+    def _grow(self, ahead: int) -> None:
+        """Members of the decode batch get a block where the step after `ahead` more needs one."""
+        batch, size = self.engine.batch, self.engine.block_tokens
+        if not batch.growth(ahead + 1) - batch.growth(ahead):
+            return
+        for seq in batch.members:
+            tokens = batch.length(seq) + ahead
+            if tokens % size == 1 or size == 1:
+                self.device.extend(self.device.held[seq], -(-tokens // size))
+
+    def _free_trimmed(self) -> None:
+        for offsets in self._trimmed:
+            self.device.give_cached(offsets)
+        self._trimmed.clear()
+
+    def _free_returned(self) -> None:
+        for hosted in self._returned.values():
+            self.host.give(hosted.offsets)
+        self._returned.clear()
+
+    def _forget_hosted(self, seq: Sequence) -> None:
+        host = self.hosted.pop(seq, None)
+        if host is not None:
+            self.host.give(host.offsets)
+
+
+def _by_sequence(plan: Plan | None) -> Transfers:
+    """The copies of sequences, each by whose it is and where it goes."""
+    copies = () if plan is None else (*plan.before_step, *plan.background)
+    return {
+        (transfer.sequence, transfer.direction): transfer
+        for transfer in copies
+        if transfer.sequence is not None
+    }
+
+
+def _path(node: Node | None, above: Node | None) -> list[Node]:
+    """The nodes down to `node`, from below `above` on; `node` itself in any case."""
+    if node is None:
+        return []
+    path = [node]
+    for step in node.path():
+        if step is above:
+            break
+        if step is not node:
+            path.append(step)
+    return path[::-1]
+
+
+def _check_supported(engine: Engine, arena: Arena) -> None:
+    if engine.prefix is not None and engine.tree is None:
+        raise ConfigError(
+            f"memory.name: expected one whose prefix cache is the shared tree (lru, slo_aware), "
+            f"got {engine.memory.name}, which no device can follow"
+        )
+    sizes = arena.size.block_bytes
+    wanted = {16: engine.config.block_bytes}
+    wanted |= (
+        dict(zip((8, 4), engine.config.small_block_bytes, strict=True)) if len(sizes) > 1 else {}
+    )
+    if wanted != sizes:
+        raise ValueError(f"the engine counts blocks of {wanted} bytes, the arena has {sizes}")

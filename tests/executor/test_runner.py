@@ -1,0 +1,187 @@
+"""Steps of a model: padding, graphs, and tokens that nobody has read yet."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from executor_runs import CPU
+
+from executor.graphs import DecodeGraphs, buckets
+from executor.inputs import ChunkRows, DecodeRow
+from executor.items import ItemBudget
+from executor.kv.tables import BlockTable
+from executor.models import load_model
+from executor.runner import Batch, Runner, unread
+from executor.sampler import Sampling, SamplingRow
+
+BLOCKS = 60
+
+
+class DryGraphs(DecodeGraphs):
+    """Graphs for a device that has none: a replay does the work again."""
+
+    def _capture(self, rows, pool):
+        runner, sizes = self._runner, self._sizes[rows]
+
+        class Graph:
+            def replay(graph):
+                step = self._step(sizes)
+                logits = runner.forward(step)
+                self._logits[:rows].copy_(logits)
+                runner.outputs[:rows].copy_(logits.argmax(-1))
+
+            def pool(graph):
+                return 1
+
+        return Graph()
+
+
+def tiny_model(tmp_path, device, dtype=torch.float32, **changes):
+    import json
+
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "intermediate_size": 128,
+        "vocab_size": 131,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        **changes,
+    }
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    return load_model(
+        path, device=device, dtype=dtype, random_weights=True, block_tokens=16, seed=2
+    )
+
+
+def runner_on(tmp_path, device, dtype=torch.float32, budget=None):
+    model = tiny_model(tmp_path, device, dtype)
+    arena = torch.zeros(BLOCKS * model.layout.block_bytes[16], dtype=torch.uint8, device=device)
+    return Runner(model, arena, budget)
+
+
+def prefilled(runner, lengths, seed=0):
+    """Sequences whose prompts are computed, and their tables."""
+    generator = np.random.default_rng(seed)
+    size, step = runner.model.layout.block_tokens, runner.model.layout.block_bytes[16]
+    places = generator.permutation(BLOCKS)
+    tables, chunks = [], []
+    for length in lengths:
+        blocks = length // size + 1  # room for one token more
+        table = BlockTable()
+        table.append(places[:blocks].astype(np.int64) * step, 16)
+        places = places[blocks:]
+        tables.append(table)
+        chunks.append(ChunkRows(table, 0, generator.integers(0, 131, length), True))
+    first = runner.launch(Batch([], chunks)).wait()
+    return tables, first
+
+
+LENGTHS = (1, 15, 16, 17, 70, 100)
+
+
+def decodes(tables, tokens):
+    return [
+        DecodeRow(table, length + 1, token)
+        for table, length, token in zip(tables, LENGTHS, tokens, strict=True)
+    ]
+
+
+def test_batch_sizes_of_graphs():
+    assert buckets(1) == [1]
+    assert buckets(6) == [1, 2, 4, 6]
+    assert buckets(20) == [1, 2, 4, 8, 16, 20]
+    found = buckets(256)
+    assert found[-1] == 256 and found == sorted(found)
+    assert max(b - a for a, b in pairwise(found)) == 16
+
+
+@pytest.mark.parametrize("extra", [0, 3, 40])
+def test_a_padded_step_gives_the_tokens_of_the_plain_one(tmp_path, extra):
+    budget = ItemBudget(extra, 1 if extra else 1 << 20)
+    runner = runner_on(tmp_path, CPU, budget=budget)
+    tables, first = prefilled(runner, LENGTHS)
+    arena = runner.arena.clone()
+    plain = runner.launch(Batch(decodes(tables, first), [])).wait()
+    after = runner.arena.clone()
+    assert not torch.equal(arena, after)
+    for max_rows in (6, 8, 20):
+        runner.arena.copy_(arena)
+        graphs = DryGraphs(runner, max_rows, BLOCKS)
+        logits = graphs.replay(Batch(decodes(tables, first), []))
+        assert logits.shape[0] >= 6 and torch.isfinite(logits).all()
+        assert runner.outputs[:6].tolist() == plain
+        assert torch.allclose(runner.arena.view(torch.float32), after.view(torch.float32))
+    assert graphs.replay(Batch(decodes(tables, first) * 4, [])) is None  # 24 rows are too many
+
+
+def test_a_token_need_not_be_read_before_the_next_step(tmp_path):
+    runner = runner_on(tmp_path, CPU)
+    tables, first = prefilled(runner, LENGTHS)
+    arena = runner.arena.clone()
+    second = runner.launch(Batch(decodes(tables, first), [])).wait()
+    assert second != first
+    runner.arena.copy_(arena)
+    runner.outputs[:6] = torch.tensor(first)
+    names = [unread(entry) for entry in range(6)]
+    # In another order, and one of them known.
+    rows = decodes(tables, names)
+    rows[2].token = first[2]
+    order = [4, 2, 0, 5, 1, 3]
+    tokens = runner.launch(Batch([rows[i] for i in order], [])).wait()
+    assert tokens == [second[i] for i in order]
+
+
+def test_items_stay_within_their_budget():
+    generator = np.random.default_rng(3)
+    for _ in range(300):
+        budget = ItemBudget(int(generator.integers(1, 50)), int(generator.integers(1, 5)))
+        rows = int(generator.integers(1, 30))
+        counts = generator.integers(0, 40, (rows, 3))
+        counts[:, 0] += 1
+        size = budget.item_blocks(rows, int(counts.sum()))
+        assert (-(-counts // size)).sum() <= budget.capacity(rows)
+
+
+def test_one_row_draws_beside_greedy_ones(tmp_path):
+    runner = runner_on(tmp_path, CPU)
+    tables, first = prefilled(runner, LENGTHS)
+    greedy = runner.launch(Batch(decodes(tables, first), [])).wait()
+    sampling = [SamplingRow(Sampling(0.0), 5)] * 6
+    sampling[3] = SamplingRow(Sampling(50.0, seed=4), 5)
+    tokens = runner.launch(Batch(decodes(tables, first), [], sampling)).wait()
+    assert tokens[:3] + tokens[4:] == greedy[:3] + greedy[4:]
+    assert tokens[3] != greedy[3]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_graph_gives_the_bits_of_the_eager_step(tmp_path, dtype):
+    runner = runner_on(tmp_path, torch.device("cuda"), dtype)
+    tables, first = prefilled(runner, LENGTHS)
+    runner.capture(20, BLOCKS)
+    arena = runner.arena.clone()
+    for rows in (1, 3, 6):
+        batch = Batch(decodes(tables, first)[:rows], [])
+        runner.arena.copy_(arena)
+        replayed = runner.graphs.replay(batch)[:rows].clone()
+        written = runner.arena.clone()
+        runner.arena.copy_(arena)
+        eager = runner.graphs.eager(batch)[:rows]
+        assert torch.equal(replayed, eager)
+        assert torch.equal(written, runner.arena)
+        assert torch.isfinite(replayed).all()
+    assert runner.launch(Batch(decodes(tables, first), [])).wait() and runner.replayed == 1

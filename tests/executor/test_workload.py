@@ -1,7 +1,5 @@
 """The tokens that stand for a trace, and the capacity and devices of a run."""
 
-# ruff: noqa: E402
-
 from __future__ import annotations
 
 import numpy as np
@@ -9,10 +7,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from executor_runs import tiny_model
 from harness import request
 
-from executor.capacity import blocks_that_fit, slabs_for
+from executor.capacity import blocks_that_fit, compile_kernels, slabs_for
 from executor.device import find_device
+from executor.kernels.ops import ops_for
 from executor.kv.arena import arena_size
 from executor.kv.layout import KVLayout
 from executor.workload import answers_of, forced_tokens, prompt_tokens
@@ -88,3 +88,8 @@ def test_devices():
         for name in ("cuda", "h200"):
             with pytest.raises(ConfigError, match="no CUDA device"):
                 find_device(name)
+
+
+def test_what_is_compiled_before_a_run_runs(tmp_path):
+    model = tiny_model(tmp_path, torch.device("cpu"))
+    compile_kernels(model, ops_for(torch.device("cpu")), smaller=True)

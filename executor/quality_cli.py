@@ -52,8 +52,13 @@ def register(app: typer.Typer) -> None:
 
 
 def quality(
-    model: Annotated[Path, typer.Option(help="Folder of a Llama.")] = TINY,
-    text: Annotated[Path, typer.Option(help="UTF-8 text that it was not trained on.")] = HELDOUT,
+    model: Annotated[
+        Path, typer.Option(help="Folder of a Llama.", show_default="the shipped one")
+    ] = TINY,
+    text: Annotated[
+        Path,
+        typer.Option(help="Text that it was not trained on.", show_default="the shipped one's"),
+    ] = HELDOUT,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     windows: Annotated[int, typer.Option(min=2, help="Windows of text.")] = 16,
     length: Annotated[int, typer.Option(min=64, help="Tokens of a window.")] = 512,

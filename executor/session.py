@@ -12,7 +12,7 @@ import torch
 from executor.answers import Answers
 from executor.arrivals import Arrivals
 from executor.backend import TorchBackend
-from executor.capacity import blocks_that_fit, slabs_for
+from executor.capacity import blocks_that_fit, compile_kernels, slabs_for
 from executor.clock import Clock, RealTime
 from executor.device import Device, find_device
 from executor.driver import Driver
@@ -118,6 +118,9 @@ def open_session(
         model = _model(config, options, device, _block_tokens(config, scheduler))
     cost = _cost(config, device, model)
     smaller = isinstance(memory, Ladder)
+    if model.device.type == "cuda":
+        with out_of_memory("compiling kernels"):
+            compile_kernels(model, ops_for(model.device), smaller)
     with out_of_memory("laying out the KV cache"):
         sizes = _sizes(config, model, scheduler, smaller, channel)
         arena = Arena(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from executor.kv.layout import KVLayout
 from executor.kv.manager import BlockManager
 from executor.kv.streams import InlineStreams
 from executor.kv.swap import Mover
+from executor.models import load_model
 from executor.runner import Runner
 from executor.step import StepInputs
 from executor.workload import forced_tokens
@@ -130,6 +133,33 @@ class Rig:
         driver = Driver(backend)
         driver.run()
         return driver
+
+
+def tiny_model(
+    folder: Path, device: torch.device = CPU, dtype: torch.dtype = torch.float32, **changes: Any
+) -> Any:
+    """A random Llama with heads of the kernels' sizes."""
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "intermediate_size": 128,
+        "vocab_size": 131,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        **changes,
+    }
+    path = folder / "config.json"
+    path.write_text(json.dumps(config))
+    return load_model(
+        path, device=device, dtype=dtype, random_weights=True, block_tokens=16, seed=2
+    )
 
 
 def finisher(mover: Mover) -> Callable[[Any], None]:

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from executor.kernels.codes import halves_of_bytes, number
 from executor.kernels.common import (
     BIASED,
     FORMS,
@@ -28,7 +29,6 @@ from executor.kernels.common import (
     aligned,
     dims_of,
     dot,
-    number,
     padded_half,
     reach_of,
     relative_bias,
@@ -110,8 +110,9 @@ def _attend_tokens(
 @triton.jit
 def _values(codes, scale_low, scale_high, min_low, min_high, DTYPE: tl.constexpr):
     """4-bit codes [tokens, PAD] as values [tokens, 2 * PAD]."""
-    low = number(codes & 15, tl.float32) * scale_low + min_low
-    high = number(codes >> 4, tl.float32) * scale_high + min_high
+    low, high = halves_of_bytes(codes, DTYPE)
+    low = low.to(tl.float32) * scale_low + min_low
+    high = high.to(tl.float32) * scale_high + min_high
     pair = tl.permute(tl.join(low.to(DTYPE), high.to(DTYPE)), (0, 2, 1))
     return tl.reshape(pair, (codes.shape[0], 2 * codes.shape[1]))
 

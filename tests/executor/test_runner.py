@@ -9,13 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from executor_runs import CPU
+from executor_runs import CPU, tiny_model
 
 from executor.graphs import DecodeGraphs, buckets
 from executor.inputs import ChunkRows, DecodeRow
 from executor.items import ItemBudget
 from executor.kv.tables import BlockTable
-from executor.models import load_model
 from executor.runner import Batch, Runner, unread
 from executor.sampler import Sampling, SamplingRow
 
@@ -39,32 +38,6 @@ class DryGraphs(DecodeGraphs):
                 return 1
 
         return Graph()
-
-
-def tiny_model(tmp_path, device, dtype=torch.float32, **changes):
-    import json
-
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 64,
-        "intermediate_size": 128,
-        "vocab_size": 131,
-        "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5,
-        "hidden_act": "silu",
-        "tie_word_embeddings": True,
-        **changes,
-    }
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(config))
-    return load_model(
-        path, device=device, dtype=dtype, random_weights=True, block_tokens=16, seed=2
-    )
 
 
 def runner_on(tmp_path, device, dtype=torch.float32, budget=None):

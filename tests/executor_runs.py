@@ -35,6 +35,22 @@ from superinfer.plan import Plan
 from superinfer.request import Request
 
 CPU = torch.device("cpu")
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "intermediate_size": 128,
+    "vocab_size": 131,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+}
+"""Sizes of a small Llama."""
 
 
 class IdleModel:
@@ -139,24 +155,8 @@ def tiny_model(
     folder: Path, device: torch.device = CPU, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> Any:
     """A random Llama with heads of the kernels' sizes."""
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 64,
-        "intermediate_size": 128,
-        "vocab_size": 131,
-        "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5,
-        "hidden_act": "silu",
-        "tie_word_embeddings": True,
-        **changes,
-    }
     path = folder / "config.json"
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps({**LLAMA, **changes}))
     return load_model(
         path, device=device, dtype=dtype, random_weights=True, block_tokens=16, seed=2
     )

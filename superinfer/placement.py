@@ -61,6 +61,24 @@ class Placement(Protocol):
         """The last `blocks` blocks of a leaf, which has them still, are dropped."""
         ...
 
+    # -- its host tier --------------------------------------------------------------------------
+
+    def backed_up(self, node: Node) -> None:
+        """`node`, all of it, gets a copy on the host while it stays on the device."""
+        ...
+
+    def moved_to_host(self, node: Node) -> None:
+        """`node` leaves the device; it is `on_host` already, or gets a copy there now."""
+        ...
+
+    def dropped_on_host(self, node: Node, blocks: int) -> None:
+        """The last `blocks` blocks of a node, which has them still, have no copy any more."""
+        ...
+
+    def joined_on_host(self, node: Node, child: Node) -> None:
+        """The blocks of `child` become the last ones of `node`; both are on the host alone."""
+        ...
+
     # -- copies of running sequences ------------------------------------------------------------
 
     def mirror_joined(self, seq: Sequence, kept_blocks: int) -> None:

@@ -282,9 +282,10 @@ class Device:
         self.mover.start(moves)
         self.orders.update(type(order).__name__ for order in moves.orders)
         for job in moves.copies:
-            assert len(job.device) <= job.transfer.blocks
-            if job.transfer.timing == "background":
-                self.moving.add(job.transfer)
+            if job.transfer is not None:
+                assert len(job.device) <= job.transfer.blocks
+            if job.background:
+                self.moving.add(cast("Transfer", job.transfer))
 
 
 @dataclass

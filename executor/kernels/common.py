@@ -42,11 +42,14 @@ def aligned(offset):
 
 @triton.jit
 def number(codes, DTYPE: tl.constexpr):
-    """Codes of up to 8 bits as numbers of a type that holds them exactly."""
+    """Codes of -128 to 127 as numbers of a type that holds them exactly.
+
+    Through int8, also where they are unsigned: for that Triton has a fast conversion.
+    """
     if INTERPRET:
         return codes.to(tl.float32)
     else:
-        return codes.to(DTYPE)
+        return codes.to(tl.int8).to(DTYPE)
 
 
 @triton.jit

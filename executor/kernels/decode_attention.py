@@ -46,8 +46,8 @@ from executor.kv.layout import KVLayout
 from executor.step import DecodeItems
 
 TILES: dict[int, dict[str, int]] = {
-    80: {"tile": 64, "num_warps": 4, "num_stages": 3},
-    90: {"tile": 64, "num_warps": 4, "num_stages": 3},
+    80: {"tile": 64, "num_warps": 4, "num_stages": 5},
+    90: {"tile": 64, "num_warps": 4, "num_stages": 5},
 }
 """Per architecture; tokens of a tile of 16 or 8 bits (a tile of 4 bits is one block)."""
 MERGE = {"tile": 16, "num_warps": 4}
@@ -61,81 +61,169 @@ def _position_bias(bias, heads, starts, block, slot, position, reach, there):
 
 
 @triton.jit
-def _attend_tokens(
-    q, arena, offsets, starts, tokens, scale, bias, heads, position, reach,
-    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr,
-    TILE: tl.constexpr, BITS: tl.constexpr,
+def _blocks(arena, offsets, token, tokens, T: tl.constexpr):
+    """Where the blocks of some tokens of an item begin; those beyond the last count as block 0."""
+    return arena + aligned(tl.load(offsets + token // T, mask=token < tokens, other=0))
+
+
+@triton.jit
+def _wide_item(
+    queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
+    sums,
+    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """An item of 16 or 8 bits: all its scales belong to tokens. Returns sum, largest, total."""
+    """An item of 16 bits: `sums` gets its sum; returns the largest score and the total."""
+    DTYPE: tl.constexpr = queries.dtype.element_ty
     columns = tl.arange(0, 2 * PAD)
     dims = dims_of(columns, D // 2, PAD)
-    inside = columns % PAD < D // 2
-    element: tl.constexpr = q.dtype if BITS == 16 else tl.int8
-    largest = tl.full([M], NEVER, tl.float32)
+    inside = (columns % PAD < D // 2)[None, :]
+    q = tl.load(queries + dims[None, :], mask=member[:, None] & inside, other=0.0)
+    arena += unit * (2 * T * D * DTYPE.primitive_bitwidth // 8)
+    peak = tl.full([M], NEVER, tl.float32)
     total = tl.zeros([M], tl.float32)
     acc = tl.zeros([M, 2 * PAD], tl.float32)
     for begin in range(0, tokens, TILE):
         token = begin + tl.arange(0, TILE)
         there = token < tokens
         slot = token % T
-        unit = arena + aligned(tl.load(offsets + token // T, mask=there, other=0))
-        mask = there[:, None] & inside[None, :]
-        keys = unit.to(tl.pointer_type(element))[:, None] + (slot[:, None] * D + dims[None, :])
-        k = tl.load(keys, mask=mask, other=0)
-        v = tl.load(keys + T * D, mask=mask, other=0)
-        if BITS == 8:
-            scales = (unit + 2 * T * D).to(tl.pointer_type(tl.float16)) + slot
-            k_scale = tl.load(scales, mask=there, other=0.0).to(tl.float32) * scale
-            v_scale = tl.load(scales + T, mask=there, other=0.0).to(tl.float32) * LIFT
-            k = number(k, q.dtype)
-            v = number(v, q.dtype)
-        scores = dot(q, tl.trans(k), tl.zeros([M, TILE], tl.float32))
-        scores = scores * (k_scale[None, :] if BITS == 8 else scale)
+        keys = _blocks(arena, offsets, token, tokens, T).to(tl.pointer_type(DTYPE))
+        keys = keys[:, None] + (slot[:, None] * D + dims[None, :])
+        k = tl.load(keys, mask=there[:, None] & inside, other=0.0)
+        v = tl.load(keys + T * D, mask=there[:, None] & inside, other=0.0)
+        scores = dot(q, tl.trans(k), tl.zeros([M, TILE], tl.float32)) * scale
         if bias is not None:
             scores += _position_bias(bias, heads, starts, token // T, slot, position, reach, there)
         scores = tl.where(there[None, :], scores, NEVER)
-        weights, keep, largest, total = see(scores, largest, total)
-        if BITS == 8:
-            weights = weights * v_scale[None, :]
-        acc = dot(weights.to(q.dtype), v, acc * keep[:, None])
-    if BITS == 8:
-        acc = acc * (1.0 / LIFT)
-    return acc, largest, total
+        weights, keep, peak, total = see(scores, peak, total)
+        acc = dot(weights.to(DTYPE), v, acc * keep[:, None])
+    tl.store(sums + dims[None, :], acc, mask=member[:, None] & inside)
+    return peak, total
 
 
 @triton.jit
-def _attend_channels(
-    low, high, arena, offsets, starts, tokens, scale, bias, heads, position, reach,
-    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """An item of 4 bits, a block at a time, by halves of the head: low and high nibbles.
+def _token_scales(arena, offsets, token, tokens, D: tl.constexpr, T: tl.constexpr):
+    """Scales of K and of V of some tokens of an item of 8 bits, float16."""
+    there = token < tokens
+    meta = _blocks(arena, offsets, token, tokens, T) + 2 * T * D
+    scales = meta.to(tl.pointer_type(tl.float16)) + token % T
+    k_scale = tl.load(scales, mask=there, other=0.0)
+    return k_scale, tl.load(scales + T, mask=there, other=0.0)
 
-    `low`, `high` float32 [M, PAD]: the halves of the query. Returns the halves of the sum, largest,
-    total.
+
+@triton.jit
+def _byte_item(
+    queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
+    sums,
+    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """The same for an item of 8 bits.
+
+    V is read in pairs of dimensions, even ones low and odd ones high in 16 bits: elements of 16
+    bits can be transposed on their way to the tensor cores, those of 8 bits cannot. The scales of
+    a tile are loaded one turn ahead by hand: each thread has one, too few for an asynchronous copy.
     """
+    DTYPE: tl.constexpr = queries.dtype.element_ty
+    HALF: tl.constexpr = D // 2
+    columns = tl.arange(0, 2 * PAD)
+    dims = dims_of(columns, HALF, PAD)
+    inside = (columns % PAD < HALF)[None, :]
+    pairs = tl.arange(0, PAD)
+    paired = (pairs < HALF)[None, :]
+    q = tl.load(queries + dims[None, :], mask=member[:, None] & inside, other=0.0)
+    arena += unit * (2 * T * D + 4 * T)
+    peak = tl.full([M], NEVER, tl.float32)
+    total = tl.zeros([M], tl.float32)
+    even = tl.zeros([M, PAD], tl.float32)
+    odd = tl.zeros([M, PAD], tl.float32)
+    next_k, next_v = _token_scales(arena, offsets, tl.arange(0, TILE), tokens, D, T)
+    for begin in range(0, tokens, TILE):
+        token = begin + tl.arange(0, TILE)
+        there = token < tokens
+        slot = token % T
+        codes = _blocks(arena, offsets, token, tokens, T)
+        keys = codes.to(tl.pointer_type(tl.int8))[:, None] + (slot[:, None] * D + dims[None, :])
+        k = tl.load(keys, mask=there[:, None] & inside, other=0)
+        values = (codes + T * D).to(tl.pointer_type(tl.int16))[:, None]
+        values += slot[:, None] * HALF + pairs[None, :]
+        v = tl.load(values, mask=there[:, None] & paired, other=0)
+        k_scale = next_k.to(tl.float32) * scale
+        v_scale = next_v.to(tl.float32) * LIFT
+        scores = dot(q, tl.trans(number(k, DTYPE)), tl.zeros([M, TILE], tl.float32))
+        scores = scores * k_scale[None, :]
+        if bias is not None:
+            scores += _position_bias(bias, heads, starts, token // T, slot, position, reach, there)
+        scores = tl.where(there[None, :], scores, NEVER)
+        weights, keep, peak, total = see(scores, peak, total)
+        weights = (weights * v_scale[None, :]).to(DTYPE)
+        even = dot(weights, number(v.to(tl.int8), DTYPE), even * keep[:, None])
+        odd = dot(weights, number((v >> 8).to(tl.int8), DTYPE), odd * keep[:, None])
+        next_k, next_v = _token_scales(arena, offsets, token + TILE, tokens, D, T)
+    out = sums + 2 * pairs[None, :]
+    tl.store(out, even * (1.0 / LIFT), mask=member[:, None] & paired)
+    tl.store(out + 1, odd * (1.0 / LIFT), mask=member[:, None] & paired)
+    return peak, total
+
+
+@triton.jit
+def _value_scales(arena, offsets, block, tokens, slot, D: tl.constexpr, T: tl.constexpr):
+    """Scales and minima of V of a block of 4 bits, float16."""
+    there = block * T + slot < tokens
+    offset = tl.load(offsets + block, mask=block * T < tokens, other=0)
+    meta = (arena + aligned(offset) + T * D + 4 * D).to(tl.pointer_type(tl.float16)) + slot
+    v_scale = tl.load(meta, mask=there, other=0.0)
+    return v_scale, tl.load(meta + T, mask=there, other=0.0)
+
+
+@triton.jit
+def _add_nibbles(weights, v, shift: tl.constexpr, acc, keep):
+    """One nibble of each 16-bit word of V."""
+    codes = number(((v >> shift) & 15).to(tl.int8), weights.dtype)
+    return dot(weights, codes, acc * keep[:, None])
+
+
+@triton.jit
+def _nibble_item(
+    queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
+    sums,
+    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr, WORDS: tl.constexpr,
+):  # fmt: skip
+    """The same for an item of 4 bits, a block at a time.
+
+    K is taken by halves of the head, V by the four nibbles of 16-bit words.
+    """
+    DTYPE: tl.constexpr = queries.dtype.element_ty
     HALF: tl.constexpr = D // 2
     dims = tl.arange(0, PAD)
     inside = dims < HALF
+    words = tl.arange(0, WORDS)
+    mask = member[:, None] & inside[None, :]
+    low = tl.load(queries + dims[None, :], mask=mask, other=0.0).to(tl.float32)
+    high = tl.load(queries + HALF + dims[None, :], mask=mask, other=0.0).to(tl.float32)
+    arena += unit * (T * D + 4 * (D + T))
     slot = tl.arange(0, T)
-    largest = tl.full([M], NEVER, tl.float32)
+    peak = tl.full([M], NEVER, tl.float32)
     total = tl.zeros([M], tl.float32)
     least = tl.zeros([M], tl.float32)
-    acc_low = tl.zeros([M, PAD], tl.float32)
-    acc_high = tl.zeros([M, PAD], tl.float32)
+    acc_0 = tl.zeros([M, WORDS], tl.float32)
+    acc_1 = tl.zeros([M, WORDS], tl.float32)
+    acc_2 = tl.zeros([M, WORDS], tl.float32)
+    acc_3 = tl.zeros([M, WORDS], tl.float32)
+    next_scale, next_min = _value_scales(arena, offsets, 0, tokens, slot, D, T)
     for block in range(0, tl.cdiv(tokens, T)):
         there = block * T + slot < tokens
-        unit = arena + aligned(tl.load(offsets + block))
-        mask = there[:, None] & inside[None, :]
-        codes = unit + (slot[:, None] * HALF + dims[None, :])
-        k = tl.load(codes, mask=mask, other=0)
-        v = tl.load(codes + T * HALF, mask=mask, other=0)
-        meta = (unit + T * D).to(tl.pointer_type(tl.float16))
+        codes = arena + aligned(tl.load(offsets + block))
+        keys = codes + (slot[:, None] * HALF + dims[None, :])
+        k = tl.load(keys, mask=there[:, None] & inside[None, :], other=0)
+        values = (codes + T * HALF).to(tl.pointer_type(tl.uint16))
+        values += slot[:, None] * (D // 4) + words[None, :]
+        v = tl.load(values, mask=there[:, None] & (words < D // 4)[None, :], other=0)
+        meta = (codes + T * D).to(tl.pointer_type(tl.float16))
         scale_low = tl.load(meta + dims, mask=inside, other=0.0).to(tl.float32)
         scale_high = tl.load(meta + HALF + dims, mask=inside, other=0.0).to(tl.float32)
         min_low = tl.load(meta + D + dims, mask=inside, other=0.0).to(tl.float32)
         min_high = tl.load(meta + D + HALF + dims, mask=inside, other=0.0).to(tl.float32)
-        v_scale = tl.load(meta + 2 * D + slot, mask=there, other=0.0).to(tl.float32)
-        v_min = tl.load(meta + 2 * D + T + slot, mask=there, other=0.0).to(tl.float32)
+        v_scale = next_scale.to(tl.float32) * LIFT
+        v_min = next_min.to(tl.float32)
 
         q_low = (low * (scale_low * LIFT_Q)[None, :]).to(DTYPE)
         q_high = (high * (scale_high * LIFT_Q)[None, :]).to(DTYPE)
@@ -147,57 +235,21 @@ def _attend_channels(
             block_of = block + tl.zeros([T], tl.int32)
             scores += _position_bias(bias, heads, starts, block_of, slot, position, reach, there)
         scores = tl.where(there[None, :], scores, NEVER)
-        weights, keep, largest, total = see(scores, largest, total)
+        weights, keep, peak, total = see(scores, peak, total)
         least = least * keep + tl.sum(weights * v_min[None, :], 1)
-        weights = (weights * (v_scale * LIFT)[None, :]).to(DTYPE)
-        acc_low = dot(weights, number(v & 15, DTYPE), acc_low * keep[:, None])
-        acc_high = dot(weights, number(v >> 4, DTYPE), acc_high * keep[:, None])
-    acc_low = acc_low * (1.0 / LIFT) + least[:, None]
-    acc_high = acc_high * (1.0 / LIFT) + least[:, None]
-    return acc_low, acc_high, largest, total
-
-
-@triton.jit
-def _tokens_item(
-    queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
-    sums,    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr,
-    TILE: tl.constexpr, BITS: tl.constexpr,
-):  # fmt: skip
-    """An item of 16 or 8 bits: `sums` gets its sum; returns the largest score and the total."""
-    DTYPE: tl.constexpr = queries.dtype.element_ty
-    UNIT: tl.constexpr = (
-        2 * T * D * DTYPE.primitive_bitwidth // 8 if BITS == 16 else 2 * T * (D + 2)
-    )
-    columns = tl.arange(0, 2 * PAD)
-    dims = dims_of(columns, D // 2, PAD)
-    mask = member[:, None] & (columns % PAD < D // 2)[None, :]
-    q = tl.load(queries + dims[None, :], mask=mask, other=0.0)
-    acc, peak, total = _attend_tokens(
-        q, arena + unit * UNIT, offsets, starts, tokens, scale, bias, heads, position, reach,
-        D, T, M, PAD, TILE, BITS,
-    )  # fmt: skip
-    tl.store(sums + dims[None, :], acc, mask=mask)
-    return peak, total
-
-
-@triton.jit
-def _channels_item(
-    queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
-    sums,    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr,
-):  # fmt: skip
-    """The same for an item of 4 bits."""
-    HALF: tl.constexpr = D // 2
-    UNIT: tl.constexpr = T * D + 4 * (D + T)
-    dims = tl.arange(0, PAD)
-    mask = member[:, None] & (dims < HALF)[None, :]
-    low = tl.load(queries + dims[None, :], mask=mask, other=0.0).to(tl.float32)
-    high = tl.load(queries + HALF + dims[None, :], mask=mask, other=0.0).to(tl.float32)
-    acc_low, acc_high, peak, total = _attend_channels(
-        low, high, arena + unit * UNIT, offsets, starts, tokens, scale, bias, heads, position,
-        reach,         D, T, M, PAD, queries.dtype.element_ty,
-    )  # fmt: skip
-    tl.store(sums + dims[None, :], acc_low, mask=mask)
-    tl.store(sums + HALF + dims[None, :], acc_high, mask=mask)
+        weights = (weights * v_scale[None, :]).to(DTYPE)
+        acc_0 = _add_nibbles(weights, v, 0, acc_0, keep)
+        acc_1 = _add_nibbles(weights, v, 4, acc_1, keep)
+        acc_2 = _add_nibbles(weights, v, 8, acc_2, keep)
+        acc_3 = _add_nibbles(weights, v, 12, acc_3, keep)
+        next_scale, next_min = _value_scales(arena, offsets, block + 1, tokens, slot, D, T)
+    out = sums + 2 * words[None, :]
+    mask = member[:, None] & (words < D // 4)[None, :]
+    least = least[:, None]
+    tl.store(out, acc_0 * (1.0 / LIFT) + least, mask=mask)
+    tl.store(out + HALF, acc_1 * (1.0 / LIFT) + least, mask=mask)
+    tl.store(out + 1, acc_2 * (1.0 / LIFT) + least, mask=mask)
+    tl.store(out + HALF + 1, acc_3 * (1.0 / LIFT) + least, mask=mask)
     return peak, total
 
 
@@ -206,7 +258,7 @@ def decode_items(
     q, arena, sums, peaks, totals, bits, rows, first, tokens, positions, offsets, starts, bias,
     scale, q_stride, layer, reach,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
-    M: tl.constexpr, PAD: tl.constexpr, TILE: tl.constexpr,
+    M: tl.constexpr, PAD: tl.constexpr, WORDS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Attention of one item and KV head.
 
@@ -234,19 +286,19 @@ def decode_items(
     starts += entry
     scale = scale * LOG2E
     if precision == 4:
-        peak, total = _channels_item(
+        peak, total = _nibble_item(
             queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
-            reach, sums, D, T, M, PAD,
+            reach, sums, D, T, M, PAD, WORDS,
         )  # fmt: skip
     elif precision == 8:
-        peak, total = _tokens_item(
+        peak, total = _byte_item(
             queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
-            reach, sums, D, T, M, PAD, TILE, 8,
+            reach, sums, D, T, M, PAD, TILE,
         )  # fmt: skip
     else:
-        peak, total = _tokens_item(
+        peak, total = _wide_item(
             queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
-            reach, sums, D, T, M, PAD, TILE, 16,
+            reach, sums, D, T, M, PAD, TILE,
         )  # fmt: skip
     tl.store(peaks + state, peak, mask=member)
     tl.store(totals + state, total, mask=member)
@@ -333,6 +385,7 @@ def constants(layout: KVLayout, heads: int, tile: int) -> dict[str, int]:
         "T": layout.block_tokens,
         "M": max(16, power_of_two(group)),
         "PAD": padded_half(layout.head_dim),
+        "WORDS": max(16, power_of_two(layout.head_dim // 4)),
         "TILE": max(tile, layout.block_tokens),
     }
 

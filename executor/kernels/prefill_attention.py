@@ -91,7 +91,6 @@ def _attend_tokens(
             k_scale = tl.load(scales, mask=there, other=0.0).to(tl.float32) * scale
             v_scale = tl.load(scales + T, mask=there, other=0.0).to(tl.float32) * LIFT
             k = number(k, DTYPE)
-            v = number(v, DTYPE)
         scores = dot(query, tl.trans(k), tl.zeros([query.shape[0], BN], tl.float32))
         scores = scores * (k_scale[None, :] if BITS == 8 else scale)
         if bias is not None:
@@ -101,6 +100,7 @@ def _attend_tokens(
         weights, keep, peak, total = see(scores, peak, total)
         if BITS == 8:
             weights = weights * v_scale[None, :]
+            v = number(v, DTYPE)
         acc = dot(weights.to(DTYPE), v, acc * keep[:, None])
     if BITS == 8:
         acc = acc * (1.0 / LIFT)

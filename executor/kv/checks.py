@@ -88,4 +88,9 @@ def _check_host(manager: BlockManager) -> None:
     host = manager.engine.host
     hosted = sum(len(blocks.offsets) for blocks in manager.hosted.values())
     assert hosted == host.used, (hosted, host.used)
+    tree = manager.engine.tree
+    there = set() if tree is None else {node for node in tree.nodes() if node.on_host}
+    assert set(manager.tier.nodes) == there
+    for node, blocks in manager.tier.nodes.items():
+        assert len(blocks.offsets) == node.blocks and (blocks.bits == node.bits).all()
     assert manager.host.taken == host.used + host.mirrored + host.cached

@@ -12,6 +12,7 @@ from executor.kv.host import HostBlocks, HostPlaces
 from executor.kv.mirrored import MirrorPlaces
 from executor.kv.placer import Held, Placer
 from executor.kv.tables import NO_BITS, NO_OFFSETS, BlockTable, CopyJob, Moves, Offsets
+from executor.kv.tier import TierPlaces
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError
 from superinfer.memory.prefix import Node
@@ -41,6 +42,8 @@ class BlockManager:
         """What is on the host of sequences that were swapped out."""
         self.mirrored = MirrorPlaces(self.host)
         """Copies on the host of sequences that run."""
+        self.tier = TierPlaces(self.host, self.device)
+        """Cached prefixes on the host."""
         self._returned: dict[Sequence, HostBlocks] = {}
         """What is on the host of those that have just come back in the background."""
         self._kept: dict[Sequence, int] = {}
@@ -63,7 +66,8 @@ class BlockManager:
         if plan is not None and plan.decodes:
             self._grow(0)
         if plan is not None and plan.background:
-            self._write_through(plan)
+            self._copy_ahead(plan.background)
+        self.tier.settle()
         return self._moves(() if plan is None else (*plan.before_step, *plan.background))
 
     def grow(self, plan: Plan, step: int) -> Moves:
@@ -85,6 +89,7 @@ class BlockManager:
         """Free what was only waiting for the next plan. Not between a plan and its `follow`."""
         self._free_trimmed()
         self._free_returned()
+        self.tier.settle()
 
     # -- what the engine calls ------------------------------------------------------------------
 
@@ -99,6 +104,7 @@ class BlockManager:
         self._free_trimmed()
         if node is not None:
             self.device.demote(node, np.arange(blocks), from_bits, to_bits)
+            self.tier.refresh(node)
             return
         held = self.device.held[seq]
         own = max(1, held.shared)
@@ -110,14 +116,17 @@ class BlockManager:
         held, nodes = self.device.held[seq], self.device.nodes
         for node in _path(seq.node, above):
             table, where = nodes.get(node), slice(node.start, node.stop)
-            if table is None:
+            if table is None:  # new, or on the host alone till now
                 table = nodes[node] = BlockTable(node.blocks)
-            if len(table) < node.blocks:
+                table.append(held.table.offsets[where], held.table.bits[where])
+                self.tier.refresh(node)
+            elif len(table) < node.blocks:
                 new = slice(node.start + len(table), node.stop)
                 table.append(held.table.offsets[new], held.table.bits[new])
             elif table.bits[0] != node.bits:  # others had it with fewer bits than this one may have
                 self.device.places.give(table.offsets)
                 table.put(slice(None), held.table.offsets[where], held.table.bits[where])
+                self.tier.refresh(node)
             else:
                 self.device.places.give(held.table.offsets[where])
                 held.table.put(where, table.offsets, table.bits)
@@ -144,7 +153,7 @@ class BlockManager:
 
     def landed(self, transfer: Transfer) -> None:
         """Free what was copied from, unless the sequence has ended: then `released` does it."""
-        self.device.flights.pop(transfer, None)
+        self.device.flights = [job for job in self.device.flights if job.transfer is not transfer]
         seq = transfer.sequence
         if seq is None:
             self.mirrored.landed(transfer)
@@ -152,13 +161,16 @@ class BlockManager:
             return
         elif transfer.direction == "d2h":
             self.device.drop(seq)
-        else:
+        elif seq in self.hosted:
             self._returned[seq] = self.hosted.pop(seq)  # `mirror_joined` may keep some of it
 
     def split(self, upper: Node, lower: Node) -> None:
         """Cut its table."""
+        self.tier.split(upper, lower)
         nodes = self.device.nodes
-        table = nodes[lower]
+        table = nodes.get(lower)
+        if table is None:
+            return
         for node, where in ((upper, slice(upper.blocks)), (lower, slice(upper.blocks, None))):
             part = nodes[node] = BlockTable(node.blocks)
             part.append(table.offsets[where], table.bits[where])
@@ -172,6 +184,22 @@ class BlockManager:
             table.truncate(left)
         else:
             del self.device.nodes[node]
+
+    def backed_up(self, node: Node) -> None:
+        """It gets a place on the host; the copy begins with the next plan."""
+        self.tier.back_up(node)
+
+    def moved_to_host(self, node: Node) -> None:
+        """Its places on the device are free when nobody has to read them any more."""
+        self._trimmed.append(self.tier.move(node))
+
+    def dropped_on_host(self, node: Node, blocks: int) -> None:
+        """Their places are free when nobody has to read them any more."""
+        self.tier.drop(node, blocks)
+
+    def joined_on_host(self, node: Node, child: Node) -> None:
+        """Its places go to `node`."""
+        self.tier.join(node, child)
 
     def mirror_joined(self, seq: Sequence, kept_blocks: int) -> None:
         """Keep the places on the host of what is kept, now or when the plan brings it back."""
@@ -228,16 +256,20 @@ class BlockManager:
                 continue
             held = self.device.held.get(seq)
             if held is None:
-                held = self._seat(seq)
+                held = self._seat(seq, transfers.get((seq, "h2d")))
                 # One that goes back out at once has never left the host.
                 if seq in self.hosted and seq.state is not State.MOVING_OUT:
                     self._swap_in(seq, held, transfers[seq, "h2d"])
             self.device.extend(held, seq.shared_blocks + seq.blocks)
 
-    def _seat(self, seq: Sequence) -> Held:
-        """A table that begins with what is found in the prefix tree."""
+    def _seat(self, seq: Sequence, load: Transfer | None) -> Held:
+        """A table that begins with what is found in the prefix tree, part of it maybe loaded."""
         held = Held(BlockTable(seq.shared_blocks + seq.blocks + 1), seq.shared_blocks)
-        for node in _path(seq.node, None):
+        path = _path(seq.node, None)
+        if lacking := [node for node in path if node not in self.device.nodes]:
+            assert load is not None
+            self._start(self.tier.load(lacking, load))
+        for node in path:
             table = self.device.nodes[node]
             held.table.append(table.offsets, table.bits)
         self.device.held[seq] = held
@@ -252,15 +284,21 @@ class BlockManager:
         if transfer.timing == "before_step":
             self.mirrored.keep(seq, self.hosted.pop(seq), self._kept.pop(seq, 0))
 
-    def _write_through(self, plan: Plan) -> None:
+    def _copy_ahead(self, transfers: Iterable[Transfer]) -> None:
+        """Start the copies that no sequence asked for."""
         mirror = self.engine.mirror
-        if mirror is not None and mirror.transfer in plan.background:
-            self._start(self.mirrored.write(mirror, mirror.transfer, self.device))
+        for transfer in transfers:
+            if transfer.sequence is not None:
+                continue
+            if mirror is not None and mirror.transfer is transfer:
+                self._start(self.mirrored.write(mirror, transfer, self.device))
+            else:
+                self._start(self.tier.write(transfer))
 
     def _start(self, job: CopyJob) -> None:
         self.device.orders.append(job)
-        if job.transfer.timing == "background":
-            self.device.flights[job.transfer] = job
+        if job.background:
+            self.device.flights.append(job)
 
     def _grow(self, ahead: int) -> None:
         """Members of the decode batch get a block where the step after `ahead` more needs one."""
@@ -274,7 +312,7 @@ class BlockManager:
 
     def _free_trimmed(self) -> None:
         for offsets in self._trimmed:
-            self.device.places.give(offsets)
+            self.device.give_cached(offsets)
         self._trimmed.clear()
 
     def _free_returned(self) -> None:
@@ -312,11 +350,10 @@ def _path(node: Node | None, above: Node | None) -> list[Node]:
 
 
 def _check_supported(engine: Engine, arena: Arena) -> None:
-    if engine.eager is not None or engine.tier is not None:
-        kind = "a host tier" if engine.tier is not None else "an index that follows every decision"
+    if engine.prefix is not None and engine.tree is None:
         raise ConfigError(
-            f"memory: expected a policy whose prefix cache is a tree on the device, "
-            f"{engine.memory.name} has {kind}: not supported on a device"
+            f"memory.name: expected one whose prefix cache is the shared tree (lru, slo_aware), "
+            f"got {engine.memory.name}, which no device can follow"
         )
     sizes = arena.size.block_bytes
     wanted = {16: engine.config.block_bytes}

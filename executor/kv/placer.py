@@ -15,9 +15,9 @@ from executor.kv.tables import (
     Offsets,
     Order,
     RequantiseJob,
+    WaitJob,
 )
 from superinfer.memory.prefix import Node
-from superinfer.plan import Transfer
 from superinfer.sequence import Sequence
 
 
@@ -42,7 +42,7 @@ class Placer:
         self.places = places
         self.held: dict[Sequence, Held] = {}
         self.nodes: dict[Node, BlockTable] = {}
-        self.flights: dict[Transfer, CopyJob] = {}
+        self.flights: list[CopyJob] = []
         """Background copies under way."""
         self.orders: list[Order] = []
         """What has to be done so that the places hold what they should, in order."""
@@ -64,6 +64,13 @@ class Placer:
             where = np.flatnonzero(bits == wanted)
             offsets[where] = self.take(wanted, len(where)) if len(where) else NO_OFFSETS
         return offsets
+
+    def give_cached(self, offsets: Offsets) -> None:
+        """Take back places of cached blocks, which may still be on their way to the host."""
+        after = [job for job in self.flights if np.isin(job.device, offsets).any()]
+        if after:
+            self.orders.append(WaitJob(after))
+        self.places.give(offsets)
 
     # -- who has what ---------------------------------------------------------------------------
 
@@ -115,12 +122,10 @@ class Placer:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _copies_in(self, slab: int) -> list[Transfer]:
+    def _copies_in(self, slab: int) -> list[CopyJob]:
         """Copies under way that read or write a slab."""
         size = self.places.slab_bytes
-        return [
-            transfer for transfer, job in self.flights.items() if (job.device // size == slab).any()
-        ]
+        return [job for job in self.flights if (job.device // size == slab).any()]
 
     def _put_shared(
         self, node: Node, part: np.ndarray, sources: Offsets, targets: Offsets, bits: int

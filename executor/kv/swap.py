@@ -23,7 +23,7 @@ from torch import Tensor
 from executor.kernels.ops import Ops
 from executor.kv.arena import Arena, HostArena
 from executor.kv.streams import Lane, Mark, Streams
-from executor.kv.tables import CopyJob, MoveJob, Moves, Offsets, RequantiseJob
+from executor.kv.tables import CopyJob, MoveJob, Moves, Offsets, RequantiseJob, WaitJob
 from superinfer.plan import Transfer
 
 
@@ -36,7 +36,7 @@ class _Flight:
     slabs: set[int]
     host: set[int]
     awaited: bool
-    """True if the computing lane waits for it, or does so already."""
+    """True if the computing lane waits for it already, or need not."""
 
     def touches(self, other: _Flight) -> bool:
         """True if both are about the same memory."""
@@ -66,6 +66,9 @@ class Mover:
         for order in moves.orders:
             if isinstance(order, CopyJob):
                 self._copy(order)
+            elif isinstance(order, WaitJob):
+                self._wait_for(order.after)
+                self._computed = self._streams.mark("compute")
             else:
                 self._change(order)
         self._await_copies()
@@ -76,7 +79,8 @@ class Mover:
         for flight in self._flights:
             if not self._streams.reached(flight.mark):
                 left.append(flight)
-            elif flight.job.transfer.timing == "background":
+            elif flight.job.background:
+                assert flight.job.transfer is not None
                 landed.append(flight.job.transfer)
         self._flights = left
         return landed
@@ -89,9 +93,7 @@ class Mover:
         arena, ops = self._arena, self._ops
         sources, targets = self._places(order.sources), self._places(order.targets)
         if isinstance(order, MoveJob):
-            for flight in self._flights:
-                if flight.job.transfer in order.after:
-                    self._streams.wait("compute", flight.mark)
+            self._wait_for(order.after)
             nbytes = arena.size.block_bytes[order.bits]
             self._streams.run(
                 "compute", lambda: ops.copy_blocks(arena.tensor, sources, targets, nbytes)
@@ -103,6 +105,12 @@ class Mover:
                 lambda: ops.requantise(arena.tensor, arena.layout, sources, targets, before, after),
             )
         self._computed = self._streams.mark("compute")
+
+    def _wait_for(self, jobs: list[CopyJob]) -> None:
+        """The computing lane waits for background copies."""
+        for flight in self._flights:
+            if flight.job in jobs:
+                self._streams.wait("compute", flight.mark)
 
     def _places(self, offsets: Offsets) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(offsets)).to(self._arena.tensor.device)
@@ -120,8 +128,7 @@ class Mover:
         """Put a copy on its lane, behind those of the other lane that touch the same memory."""
         lane: Lane = job.direction
         slabs = set((job.device // self._arena.size.slab_bytes).tolist())
-        awaited = job.transfer.timing == "background"
-        flight = _Flight(job, None, slabs, set(job.host.tolist()), awaited)
+        flight = _Flight(job, None, slabs, set(job.host.tolist()), job.background)
         self._streams.wait(lane, self._computed)
         for other in self._flights:
             if other.job.direction != lane and flight.touches(other):

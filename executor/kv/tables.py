@@ -90,30 +90,44 @@ class MoveJob:
     bits: int
     sources: Offsets
     targets: Offsets
-    after: list[Transfer] = field(default_factory=list)
+    after: list[CopyJob] = field(default_factory=list)
     """Copies under way that read or write the sources: they have to be over first."""
+
+
+@dataclass(slots=True, eq=False)
+class WaitJob:
+    """Wait for copies under way: places that they read are handed out again."""
+
+    after: list[CopyJob]
 
 
 @dataclass(slots=True, eq=False)
 class CopyJob:
     """Copy blocks between the device and the host: what a transfer of the plan means."""
 
-    transfer: Transfer
+    transfer: Transfer | None
+    """None for a copy that the core books with a later plan, or not at all: the step waits for it.
+    """
     direction: Direction
     device: Offsets
     bits: Bits
     host: Offsets
     """Byte offsets in the host arena."""
 
+    @property
+    def background(self) -> bool:
+        """True if no step waits for it."""
+        return self.transfer is not None and self.transfer.timing == "background"
 
-Order = RequantiseJob | MoveJob | CopyJob
+
+Order = RequantiseJob | MoveJob | WaitJob | CopyJob
 
 
 @dataclass(slots=True, eq=False)
 class Moves:
     """What a plan moves, in order: it has to look as if one were over when the next one begins, and
     all of them when the plan's first step begins. Background copies may end later; nobody touches
-    their blocks before they have landed, unless an order names them (`MoveJob.after`).
+    their blocks before they have landed, unless an order names them (`after`).
     """
 
     orders: list[Order] = field(default_factory=list)

@@ -80,8 +80,8 @@ def _device(device: torch.device | str) -> torch.device:
 
 
 def _context(config: ModelConfig, asked: int | None) -> int:
-    """Positions that the model is prepared for."""
-    limit = config.shape.max_model_len
+    """Positions that the model is prepared for; a sliding window ends them."""
+    limit = min(config.shape.max_model_len, config.window or config.shape.max_model_len)
     if asked is None:
         return limit
     # T5's distances have no end.

@@ -44,6 +44,8 @@ class ModelConfig:
     mlp_bias: bool = False
     qk_norm: bool = False
     tied_head: bool = False
+    window: int | None = None
+    """Keys that a token sees at most; contexts end there, so that it never matters."""
     buckets: int = 32
     max_distance: int = 128
     scaled_head: bool = False
@@ -94,12 +96,14 @@ def _llama_rope(name: str) -> Rope:
 
 def _from_file(raw: Mapping[str, Any], shape: ModelShape, file: str) -> ModelConfig:
     kind = str(raw["model_type"])
+    if raw.get("quantization_config"):
+        wanted = "expected plain weights, which can become int8 at load"
+        raise InputError(wanted, file=file, field="quantization_config")
     if kind == "gpt2":
         return _gpt2(raw, shape, file)
     if kind in ("t5", "mt5"):
         return _t5(raw, shape, file)
     _require(raw, "hidden_act", ("silu", "swish"), file)
-    _no_window(raw, shape, file)
     return ModelConfig(
         family="mixtral" if kind == "mixtral" else "llama",
         shape=shape,
@@ -110,6 +114,7 @@ def _from_file(raw: Mapping[str, Any], shape: ModelShape, file: str) -> ModelCon
         mlp_bias=bool(raw.get("mlp_bias", False)),
         qk_norm=kind == "qwen3",
         tied_head=shape.tied_embeddings,
+        window=_window(raw, kind, file),
     )
 
 
@@ -146,6 +151,7 @@ def _rope(raw: Mapping[str, Any], file: str) -> Rope:
     if kind not in ROPE_KINDS:
         known = ", ".join(ROPE_KINDS)
         raise InputError(f"expected one of {known}; found {kind!r}", file=file, field="rope_type")
+    _require(settings, "partial_rotary_factor", (1.0, None), file)
     theta = settings.get("rope_theta", raw.get("rope_theta", 10000.0))
     return Rope(
         _number({"rope_theta": theta}, "rope_theta", 10000.0, file),
@@ -173,12 +179,9 @@ def _require(raw: Mapping[str, Any], key: str, allowed: tuple[object, ...], file
         raise InputError(f"expected {wanted}, found {value!r}", file=file, field=key)
 
 
-def _no_window(raw: Mapping[str, Any], shape: ModelShape, file: str) -> None:
-    """A window is nothing to us as long as it covers the whole context."""
-    window = raw.get("sliding_window") if raw.get("use_sliding_window", True) else None
-    if window is not None and int(window) < shape.max_model_len:
-        raise InputError(
-            f"sliding windows are not supported: {window} of {shape.max_model_len} positions",
-            file=file,
-            field="sliding_window",
-        )
+def _window(raw: Mapping[str, Any], kind: str, file: str) -> int | None:
+    """The sliding window, if there is one; Qwen's has a switch of its own."""
+    used = raw.get("use_sliding_window", not kind.startswith("qwen"))
+    if not used or raw.get("sliding_window") is None:
+        return None
+    return int(_number(raw, "sliding_window", 1, file))

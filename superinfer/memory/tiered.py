@@ -186,6 +186,8 @@ class TieredIndex(PrefixIndex):
         if node.blocks <= self.host.cache_total and self._room(node.blocks) == node.blocks:
             self._note_copy(node)
             self._backed_up_blocks += node.blocks
+            if self.placement is not None:
+                self.placement.backed_up(node)
 
     def _room(self, blocks: int) -> int:
         """How many of `blocks` more blocks the host can take, older ones having made way."""
@@ -234,6 +236,8 @@ class TieredIndex(PrefixIndex):
             self._split(node, node.stop - blocks)  # `node` is the lower part
         parent = node.parent
         assert parent is not None
+        if self.placement is not None:
+            self.placement.moved_to_host(node)
         self._count_on_device(node, False)
         self._uncache(node, blocks)
         if not node.on_host:
@@ -255,6 +259,8 @@ class TieredIndex(PrefixIndex):
         for name in ("last_access_s", "priority", "note", "hits", "answer", "bits"):
             if getattr(node, name) != getattr(child, name):
                 return
+        if self.placement is not None:
+            self.placement.joined_on_host(node, child)
         shared = node.keys[-1] == child.keys[0]
         node.keys = node.keys + child.keys[1:] if shared else node.keys + child.keys
         node.stop, node.children = child.stop, child.children
@@ -264,6 +270,8 @@ class TieredIndex(PrefixIndex):
 
     def _trim_host(self, node: Node, blocks: int) -> None:
         """Drop the last `blocks` blocks of a leaf that is on the host alone."""
+        if self.placement is not None:
+            self.placement.dropped_on_host(node, blocks)
         self.host.cached -= blocks
         parent = node.parent
         assert parent is not None and node.host_reclaimable
@@ -282,6 +290,8 @@ class TieredIndex(PrefixIndex):
         node.children.clear()
         while below:
             lost = below.pop()
+            if self.placement is not None:
+                self.placement.dropped_on_host(lost, lost.blocks)
             self.host.cached -= lost.blocks
             lost.parent = None
             below.extend(lost.children.values())
@@ -300,5 +310,7 @@ class TieredIndex(PrefixIndex):
         self.host.cached += node.blocks
 
     def _forget_copy(self, node: Node) -> None:
+        if self.placement is not None:
+            self.placement.dropped_on_host(node, node.blocks)
         node.on_host = False
         self.host.cached -= node.blocks

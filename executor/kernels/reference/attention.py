@@ -142,10 +142,13 @@ def _gather(  # noqa: PLR0913, PLR0917
     keys, values = read_units(arena, layout, layer, bits, blocks.offsets[entries], wide)
     there = within[:, None] * per_block + slots < tokens.long()[ranges, None]
     # Beyond the last key a block may hold anything, also what is not a number.
-    kept = there[:, None, :, None]
+    partial = (~there.all(1)).nonzero()[:, 0]
+    kept = there[partial][:, None, :, None]
+    keys[partial] = keys[partial].where(kept, 0.0)
+    values[partial] = values[partial].where(kept, 0.0)
     return _Gathered(
-        keys=keys.where(kept, 0.0),
-        values=values.where(kept, 0.0),
+        keys=keys,
+        values=values,
         positions=blocks.positions[entries].long()[:, None] + slots,
         there=there,
         owners=owners.long()[ranges],
@@ -153,6 +156,9 @@ def _gather(  # noqa: PLR0913, PLR0917
 
 
 def _joined(parts: list[_Gathered]) -> _Gathered:
+    parts = [part for part in parts if len(part.owners)] or parts[:1]
+    if len(parts) == 1:
+        return parts[0]
     return _Gathered(
         keys=torch.cat([part.keys for part in parts]),
         values=torch.cat([part.values for part in parts]),

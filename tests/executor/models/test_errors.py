@@ -96,16 +96,29 @@ def test_shards_load(folder):
         ({"rope_scaling": [1]}, "rope_parameters: expected an object"),
         ({"rope_theta": "big"}, "rope_theta: expected a number above 0"),
         ({"rms_norm_eps": 0}, "rms_norm_eps: expected a number above 0"),
-        ({"sliding_window": 16}, "sliding_window: .* 16 of 64 positions"),
+        ({"sliding_window": -1}, "sliding_window: expected a number above 0"),
+        ({"rope_scaling": {"partial_rotary_factor": 0.5}}, "rotary_factor: expected 1.0"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config: expected plain weights"),
     ],
 )
 def test_configs_that_are_not_understood(tmp_path, changes, match):
     refused(InputError, write(tmp_path, **changes), match, random_weights=True)
 
 
-def test_a_window_that_covers_everything_is_none(tmp_path):
-    write(tmp_path, sliding_window=64)
-    load_model(tmp_path, device=CPU, dtype=torch.float32, random_weights=True)
+@pytest.mark.parametrize(
+    ("kind", "changes", "context"),
+    [
+        ("mistral", {"sliding_window": 16}, 16),
+        ("mistral", {"sliding_window": 128}, 64),
+        ("mistral", {"sliding_window": None}, 64),
+        ("qwen2", {"sliding_window": 16}, 64),
+        ("qwen2", {"sliding_window": 16, "use_sliding_window": True}, 16),
+    ],
+)
+def test_contexts_end_with_the_sliding_window(tmp_path, kind, changes, context):
+    write(tmp_path, model_type=kind, **changes)
+    settings = {"device": CPU, "dtype": torch.float32, "random_weights": True}
+    assert load_model(tmp_path, **settings).max_model_len == context
 
 
 def test_gpt2_and_t5_of_other_kinds(tmp_path):

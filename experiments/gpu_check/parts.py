@@ -28,7 +28,7 @@ ORDER: dict[str, Entry] = {
     "speed": Entry("speed", 400, 90, rehearsed=True),
     "train": Entry("train", 300, 100, ("train",)),
     "floors": Entry("floors", 500, 90),
-    "calibrate-8b": Entry("calibrate", 500, 110, ("profiles",)),
+    "calibrate-8b": Entry("calibrate", 500, 140, ("profiles",)),
     "run": Entry("runs", 500, 120, ("runs",)),
     "validate": Entry("validation", 300, 60, ("validation",)),
     "70b": Entry("large", 400, 90),

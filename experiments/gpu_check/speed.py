@@ -34,12 +34,15 @@ from experiments.gpu_check.setting import device_of, dtype_of, ops_of, randn
 Row = dict[str, Any]
 DECODE_VARIANTS: tuple[dict[str, int], ...] = (
     {},
-    {"tile": 32, "num_warps": 4, "num_stages": 4},
+    {"tile": 64, "num_warps": 4, "num_stages": 3},
     {"tile": 64, "num_warps": 4, "num_stages": 4},
-    {"tile": 64, "num_warps": 8, "num_stages": 3},
-    {"tile": 64, "num_warps": 2, "num_stages": 3},
-    {"tile": 128, "num_warps": 4, "num_stages": 2},
-    {"tile": 128, "num_warps": 8, "num_stages": 3},
+    {"tile": 64, "num_warps": 4, "num_stages": 7},
+    {"tile": 64, "num_warps": 2, "num_stages": 5},
+    {"tile": 64, "num_warps": 8, "num_stages": 4},
+    {"tile": 32, "num_warps": 4, "num_stages": 5},
+    {"tile": 32, "num_warps": 2, "num_stages": 6},
+    {"tile": 128, "num_warps": 4, "num_stages": 3},
+    {"tile": 128, "num_warps": 8, "num_stages": 4},
 )
 PREFILL_VARIANTS: tuple[dict[str, int], ...] = (
     {},
@@ -69,7 +72,7 @@ def heads_of(context: Context, layers: int = 8) -> Heads:
 def arena_of(context: Context, heads: Heads, bits: int, blocks: int) -> RandomArena:
     """An arena with that many blocks of `bits`, if they fit, and some of 16 bits for tails."""
     device, size = device_of(context), heads.layout.block_bytes[bits]
-    blocks = max(64, min(blocks, free_bytes(device) // (2 * size)))
+    blocks = 64 if context.rehearsal else max(64, min(blocks, free_bytes(device) // (2 * size)))
     return RandomArena(heads.layout, {16: 160, bits: blocks + 160}, device)
 
 

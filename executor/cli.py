@@ -17,7 +17,12 @@ import typer
 from superinfer.errors import SuperInferError
 
 INTERRUPTED = 130
-MORE_COMMANDS = ("executor.quality_cli",)
+MORE_COMMANDS = (
+    "executor.bench.cli",
+    "executor.calibration.cli",
+    "executor.quality_cli",
+    "executor.validation.cli",
+)
 """Modules with a function `register(app)`."""
 
 app = typer.Typer(

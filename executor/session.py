@@ -44,6 +44,7 @@ TINY = "tiny"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 HOST = HostCost(step_s=0.001, per_sequence_s=5e-6, origin="assumed")
 """For predictions, where no profile has measured it."""
+PINNED_AT_ONCE_BYTES = 8 << 30
 MOST_ROWS = 256
 """Rows of the largest decode graph, if the scheduler names no limit of its own."""
 
@@ -128,8 +129,8 @@ def open_session(
             arena_size(model.layout, sizes.total_blocks, sizes.slabs, smaller),
             device.torch,
         )
-        host = _host(sizes, device)
-    engine = Engine(scheduler, memory, cost, sizes, sink)
+        engine = Engine(scheduler, memory, cost, sizes, sink)
+        host = _host(engine, device)
     return _assembled(engine, model, (arena, host), device, cost, options, channel)
 
 
@@ -252,7 +253,12 @@ def _sizes(
     )
 
 
-def _host(sizes: EngineConfig, device: Device) -> HostArena | None:
-    if not sizes.host_blocks:
+def _host(engine: Engine, device: Device) -> HostArena | None:
+    """Host memory for swapped caches and cached prefixes; what is not pinned at once comes when it
+    is needed.
+    """
+    blocks, nbytes = engine.host.total + engine.host.cache_total, engine.config.block_bytes
+    if not blocks:
         return None
-    return HostArena(sizes.block_bytes, sizes.host_blocks, pinned=device.torch.type == "cuda")
+    first = min(blocks, max(1, PINNED_AT_ONCE_BYTES // nbytes))
+    return HostArena(nbytes, first, pinned=device.torch.type == "cuda")

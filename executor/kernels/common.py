@@ -41,6 +41,22 @@ def aligned(offset):
 
 
 @triton.jit
+def blocks_of(arena, offsets, token, tokens, T: tl.constexpr):
+    """Where the blocks of some tokens of an item begin; those beyond the last count as block 0."""
+    return arena + aligned(tl.load(offsets + token // T, mask=token < tokens, other=0))
+
+
+@triton.jit
+def token_scales(arena, offsets, token, tokens, D: tl.constexpr, T: tl.constexpr):
+    """Scales of K and of V of some tokens of an item of 8 bits, float16."""
+    there = token < tokens
+    meta = blocks_of(arena, offsets, token, tokens, T) + 2 * T * D
+    scales = meta.to(tl.pointer_type(tl.float16)) + token % T
+    k_scale = tl.load(scales, mask=there, other=0.0)
+    return k_scale, tl.load(scales + T, mask=there, other=0.0)
+
+
+@triton.jit
 def dims_of(columns, HALF: tl.constexpr, PAD: tl.constexpr):
     """Dimension of a column of a tile in which each half of a head is padded to PAD."""
     if HALF == PAD:

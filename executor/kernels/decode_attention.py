@@ -39,12 +39,14 @@ from executor.kernels.common import (
     NEVER,
     Form,
     aligned,
+    blocks_of,
     dims_of,
     dot,
     padded_half,
     reach_of,
     relative_bias,
     see,
+    token_scales,
 )
 from executor.kernels.registry import Entry
 from executor.kernels.tiles import capability, power_of_two
@@ -67,12 +69,6 @@ def _position_bias(bias, heads, starts, block, slot, position, reach, there):
 
 
 @triton.jit
-def _blocks(arena, offsets, token, tokens, T: tl.constexpr):
-    """Where the blocks of some tokens of an item begin; those beyond the last count as block 0."""
-    return arena + aligned(tl.load(offsets + token // T, mask=token < tokens, other=0))
-
-
-@triton.jit
 def _wide_item(
     queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
     sums,
@@ -92,7 +88,7 @@ def _wide_item(
         token = begin + tl.arange(0, TILE)
         there = token < tokens
         slot = token % T
-        keys = _blocks(arena, offsets, token, tokens, T).to(tl.pointer_type(DTYPE))
+        keys = blocks_of(arena, offsets, token, tokens, T).to(tl.pointer_type(DTYPE))
         keys = keys[:, None] + (slot[:, None] * D + dims[None, :])
         k = tl.load(keys, mask=there[:, None] & inside, other=0.0)
         v = tl.load(keys + T * D, mask=there[:, None] & inside, other=0.0)
@@ -104,16 +100,6 @@ def _wide_item(
         acc = dot(weights.to(DTYPE), v, acc * keep[:, None])
     tl.store(sums + dims[None, :], acc, mask=member[:, None] & inside)
     return peak, total
-
-
-@triton.jit
-def _token_scales(arena, offsets, token, tokens, D: tl.constexpr, T: tl.constexpr):
-    """Scales of K and of V of some tokens of an item of 8 bits, float16."""
-    there = token < tokens
-    meta = _blocks(arena, offsets, token, tokens, T) + 2 * T * D
-    scales = meta.to(tl.pointer_type(tl.float16)) + token % T
-    k_scale = tl.load(scales, mask=there, other=0.0)
-    return k_scale, tl.load(scales + T, mask=there, other=0.0)
 
 
 @triton.jit
@@ -141,12 +127,12 @@ def _byte_item(
     total = tl.zeros([M], tl.float32)
     even = tl.zeros([M, PAD], tl.float32)
     odd = tl.zeros([M, PAD], tl.float32)
-    next_k, next_v = _token_scales(arena, offsets, tl.arange(0, TILE), tokens, D, T)
+    next_k, next_v = token_scales(arena, offsets, tl.arange(0, TILE), tokens, D, T)
     for begin in range(0, tokens, TILE):
         token = begin + tl.arange(0, TILE)
         there = token < tokens
         slot = token % T
-        codes = _blocks(arena, offsets, token, tokens, T)
+        codes = blocks_of(arena, offsets, token, tokens, T)
         keys = codes.to(tl.pointer_type(tl.int8))[:, None] + (slot[:, None] * D + dims[None, :])
         k = tl.load(keys, mask=there[:, None] & inside, other=0)
         values = (codes + T * D).to(tl.pointer_type(tl.int16))[:, None]
@@ -164,7 +150,7 @@ def _byte_item(
         v_even, v_odd = bytes_of_words(v, DTYPE)
         even = dot(weights, v_even, even * keep[:, None])
         odd = dot(weights, v_odd, odd * keep[:, None])
-        next_k, next_v = _token_scales(arena, offsets, token + TILE, tokens, D, T)
+        next_k, next_v = token_scales(arena, offsets, token + TILE, tokens, D, T)
     out = sums + 2 * pairs[None, :]
     tl.store(out, even * (1.0 / LIFT), mask=member[:, None] & paired)
     tl.store(out + 1, odd * (1.0 / LIFT), mask=member[:, None] & paired)
@@ -389,7 +375,7 @@ def constants(layout: KVLayout, heads: int, tile: int) -> dict[str, int]:
         "M": max(16, power_of_two(group)),
         "PAD": padded_half(layout.head_dim),
         "WORDS": max(16, power_of_two(layout.head_dim // 4)),
-        "TILE": max(tile, layout.block_tokens),
+        "TILE": tile,
     }
 
 

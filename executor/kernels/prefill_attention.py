@@ -27,12 +27,14 @@ from executor.kernels.common import (
     NEVER,
     Form,
     aligned,
+    blocks_of,
     dims_of,
     dot,
     padded_half,
     reach_of,
     relative_bias,
     see,
+    token_scales,
 )
 from executor.kernels.registry import Entry
 from executor.kernels.tiles import capability
@@ -87,19 +89,19 @@ def _attend_tokens(
     inside = (columns % HALF_PAD < WIDTH // 2)[None, :]
     if BITS == 8:
         acc = acc * LIFT
+        next_k, next_v = token_scales(arena, offsets, begin + tl.arange(0, BN), end, D, T)
     for start in range(begin, end, BN):
         key = start + tl.arange(0, BN)
         there = key < end
         slot = key % T
-        unit = arena + aligned(tl.load(offsets + key // T, mask=there, other=0))
+        unit = blocks_of(arena, offsets, key, end, T)
         mask = inside & there[:, None] if MASKED else inside
         keys = unit.to(tl.pointer_type(element))[:, None] + (slot[:, None] * WIDTH + elements[None, :])
         k = tl.load(keys, mask=mask, other=0)
         v = tl.load(keys + T * WIDTH, mask=mask, other=0)
         if BITS == 8:
-            scales = (unit + 2 * T * D).to(tl.pointer_type(tl.float16)) + slot
-            k_scale = tl.load(scales, mask=there, other=0.0).to(tl.float32) * scale
-            v_scale = tl.load(scales + T, mask=there, other=0.0).to(tl.float32) * LIFT
+            k_scale = next_k.to(tl.float32) * scale
+            v_scale = next_v.to(tl.float32) * LIFT
             k = _signed(k, DTYPE)
         scores = dot(query, tl.trans(k), tl.zeros([query.shape[0], BN], tl.float32))
         scores = scores * (k_scale[None, :] if BITS == 8 else scale)
@@ -112,6 +114,8 @@ def _attend_tokens(
             weights = weights * v_scale[None, :]
             v = _signed(v, DTYPE)
         acc = dot(weights.to(DTYPE), v, acc * keep[:, None])
+        if BITS == 8:
+            next_k, next_v = token_scales(arena, offsets, key + BN, end, D, T)
     if BITS == 8:
         acc = acc * (1.0 / LIFT)
     return acc, peak, total
@@ -279,7 +283,7 @@ def constants(layout: KVLayout, heads: int, tile_rows: int, tile_keys: int) -> d
         "T": layout.block_tokens,
         "PAD": padded_half(layout.head_dim),
         "BM": tile_rows,
-        "BN": max(tile_keys, layout.block_tokens),
+        "BN": tile_keys,
     }
 
 

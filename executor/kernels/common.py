@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from executor.kernels.tiles import INTERPRET, operand, power_of_two
+from executor.kernels.tiles import operand, power_of_two
 from executor.kv.layout import KVLayout
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -41,15 +41,19 @@ def aligned(offset):
 
 
 @triton.jit
-def number(codes, DTYPE: tl.constexpr):
-    """Codes of -128 to 127 as numbers of a type that holds them exactly.
+def blocks_of(arena, offsets, token, tokens, T: tl.constexpr):
+    """Where the blocks of some tokens of an item begin; those beyond the last count as block 0."""
+    return arena + aligned(tl.load(offsets + token // T, mask=token < tokens, other=0))
 
-    Through int8, also where they are unsigned: for that Triton has a fast conversion.
-    """
-    if INTERPRET:
-        return codes.to(tl.float32)
-    else:
-        return codes.to(tl.int8).to(DTYPE)
+
+@triton.jit
+def token_scales(arena, offsets, token, tokens, D: tl.constexpr, T: tl.constexpr):
+    """Scales of K and of V of some tokens of an item of 8 bits, float16."""
+    there = token < tokens
+    meta = blocks_of(arena, offsets, token, tokens, T) + 2 * T * D
+    scales = meta.to(tl.pointer_type(tl.float16)) + token % T
+    k_scale = tl.load(scales, mask=there, other=0.0)
+    return k_scale, tl.load(scales + T, mask=there, other=0.0)
 
 
 @triton.jit
@@ -62,12 +66,13 @@ def dims_of(columns, HALF: tl.constexpr, PAD: tl.constexpr):
 
 
 @triton.jit
-def see(scores, peak, total):
-    """One step of the online softmax: weights, factor of what was summed before, new state."""
-    new = tl.maximum(peak, tl.max(scores, 1))
-    keep = tl.exp2(peak - new)
-    weights = tl.exp2(scores - new[:, None])
-    return weights, keep, new, total * keep + tl.sum(weights, 1)
+def see(scores, scale, peak):
+    """One step of the online softmax of `scores` times a positive `scale`.
+
+    Returns weights, the factor of what was summed before, and the new largest score.
+    """
+    new = tl.maximum(peak, tl.max(scores, 1) * scale)
+    return tl.exp2(scores * scale - new[:, None]), tl.exp2(peak - new), new
 
 
 @triton.jit

@@ -210,6 +210,7 @@ class BlockManager:
 
     def mirror_left(self, seq: Sequence, to_host: bool) -> None:
         """Its places are free, or become those of what is there now."""
+        self._kept.pop(seq, None)
         self.mirrored.leave(seq, to_host)
 
     def mirror_given_up(self) -> None:
@@ -232,13 +233,22 @@ class BlockManager:
 
     def _take_out(self, changes: Iterable[Change], transfers: Transfers) -> None:
         for kind, seq, _, _ in changes:
-            held = self.device.held.get(seq) if kind in _LEAVING else None
-            if held is None:
+            if kind not in _LEAVING:
                 continue
-            if kind == "swap_out":
+            held = self.device.held.get(seq)
+            if held is None:
+                self._take_back(kind, seq)
+            elif kind == "swap_out":
                 self._swap_out(seq, held, transfers[seq, "d2h"])
             else:
                 self.device.drop(seq)
+
+    def _take_back(self, kind: str, seq: Sequence) -> None:
+        """It leaves in the plan that brought it: nothing has moved yet."""
+        if kind == "preempt":
+            self._forget_hosted(seq)
+        elif seq.computed_tokens and seq not in self.hosted:
+            raise NotImplementedError(f"{seq!r} was admitted and swapped out in one plan")
 
     def _swap_out(self, seq: Sequence, held: Held, transfer: Transfer) -> None:
         """Copy what was computed and has no copy yet; the rest was room for more."""

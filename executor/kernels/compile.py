@@ -192,9 +192,9 @@ def _print_table(found: list[Compiled]) -> None:
     from rich.table import Table
 
     table = Table(title="Kernels as compiled")
-    table.add_column("kernel", no_wrap=True)
+    table.add_column("kernel", overflow="fold")
     for column in ("sm", "regs", "stack", "KiB", "mma", "async", "wide", "s"):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", min_width=len(column))
     for compiled in found:
         table.add_row(*_row(compiled))
     Console().print(table)

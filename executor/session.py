@@ -222,7 +222,7 @@ def _shape(config: Config, model: Model) -> ModelShape:
 def _cost(config: Config, device: Device, model: Model) -> StepCost:
     """The cost model with which schedulers predict."""
     shape, costs = _shape(config, model), config.run.costs
-    cost = build_cost(shape, device.spec, 1, costs)
+    cost = build_cost(shape, device.spec, config.run.tp, costs)
     if cost.host.origin == "assumed":
         cost = build_cost(shape, device.spec, config.run.tp, costs, HOST)
     if config.run.host_link_gb_per_s is not None:

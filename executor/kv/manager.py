@@ -267,8 +267,7 @@ class BlockManager:
             held = self.device.held.get(seq)
             if held is None:
                 held = self._seat(seq, transfers.get((seq, "h2d")))
-                # One that goes back out at once has never left the host.
-                if seq in self.hosted and seq.state is not State.MOVING_OUT:
+                if seq in self.hosted:
                     self._swap_in(seq, held, transfers[seq, "h2d"])
             self.device.extend(held, seq.shared_blocks + seq.blocks)
 
@@ -290,6 +289,8 @@ class BlockManager:
         host = self.hosted[seq]
         device = self.device.take_mixed(host.bits)
         held.table.append(device, host.bits)
+        if seq.state is State.MOVING_OUT:  # it goes out again at once, and has never left the host
+            return
         self._start(CopyJob(transfer, "h2d", device, host.bits, host.offsets))
         if transfer.timing == "before_step":
             self.mirrored.keep(seq, self.hosted.pop(seq), self._kept.pop(seq, 0))

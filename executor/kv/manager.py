@@ -238,9 +238,10 @@ class BlockManager:
             held = self.device.held.get(seq)
             if held is None:
                 self._take_back(kind, seq)
-            elif kind == "swap_out":
+            elif kind == "swap_out" and seq.state is not State.WAITING:
                 self._swap_out(seq, held, transfers[seq, "d2h"])
-            else:
+            else:  # dropped, now or later in the same plan
+                self.mirrored.forget(seq)
                 self.device.drop(seq)
 
     def _take_back(self, kind: str, seq: Sequence) -> None:

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from torch import Tensor
 from executor.device import HOST
 from executor.inputs import ChunkRows, DecodeRow
 from executor.kv.swap import Mover
-from executor.kv.tables import BlockTable, CopyJob, MoveJob, Moves, Order
+from executor.kv.tables import BlockTable, CopyJob, MoveJob, Moves, Order, WaitJob
 from executor.models import Group, Model
 from executor.models.config import read_config
 from executor.runner import Batch, Launched, Runner
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 JOIN_S = 30.0
 """How long a rank has to end by itself."""
-GRACE_S = 1.0
+GRACE_S = 10.0
 """Between the end of a rank's connections and its own."""
 MEETING, PATIENCE = timedelta(minutes=5), timedelta(days=30)
 """How long ranks wait for each other at the start, and for orders."""
@@ -83,10 +83,10 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What the other ranks know of a transfer."""
+    """What the other ranks know of a background transfer."""
 
     number: int
-    timing: str
+    timing: str = "background"
 
 
 @dataclass(slots=True)
@@ -181,20 +181,23 @@ class LeadingMover:
         """Background copies that are over here; the others wait for theirs."""
         landed = self.mover.poll()
         if landed:
-            numbers = [self._tickets.pop(transfer).number for transfer in landed]
-            self.channel.send(("landed", numbers))
+            tickets = [self._tickets.pop(transfer) for transfer in landed]
+            self.channel.send(("landed", tickets))
         return landed
 
     def _shipped(self, order: Order) -> Order:
-        """The order with tickets for transfers; those that are over have been told."""
+        """The order with tickets for background copies; steps wait for all others anyway."""
         if isinstance(order, CopyJob):
-            ticket: Any = Ticket(self._sent, order.transfer.timing)
+            if order.transfer is None or not order.background:
+                return replace(order, transfer=None)
+            ticket: Any = Ticket(self._sent)
             self._sent += 1
-            if ticket.timing == "background":
-                self._tickets[order.transfer] = ticket
+            self._tickets[order.transfer] = ticket
             return replace(order, transfer=ticket)
-        if isinstance(order, MoveJob):
-            left: list[Any] = [self._tickets[t] for t in order.after if t in self._tickets]
+        if isinstance(order, (MoveJob, WaitJob)):
+            left: list[Any] = [
+                self._tickets[job.transfer] for job in order.after if job.transfer in self._tickets
+            ]
             return replace(order, after=left)
         return order
 
@@ -204,20 +207,43 @@ class LeadingMover:
 
 def follow(session: Session, channel: Channel) -> None:
     """Carry out what rank 0 says, until it says that it is over."""
-    landed: set[int] = set()
-    mover, runner = session.mover, session.runner
+    mover = FollowingMover(session.mover)
     while (order := channel.receive()) is not None:
         kind, content = order
         if kind == "step":
-            runner.launch(content.batch())
+            session.runner.launch(content.batch())
         elif kind == "moves":
-            mover.start(Moves(content))
+            mover.start(content)
         else:
-            wanted = set(content)
-            while not wanted <= landed:
-                tickets: list[Any] = list(mover.poll())
-                landed.update(ticket.number for ticket in tickets)
-            landed -= wanted
+            mover.wait_for(content)
+
+
+class FollowingMover:
+    """Gives orders from rank 0 to the mover of another one."""
+
+    def __init__(self, mover: Any) -> None:
+        self._mover = mover
+        self._copies: dict[Ticket, CopyJob] = {}
+        """Background copies that have not landed on rank 0."""
+        self._over: set[Ticket] = set()
+        """Of them, those that are over here."""
+
+    def start(self, orders: list[Any]) -> None:
+        """Start the orders of a plan."""
+        for order in orders:
+            if isinstance(order, CopyJob) and order.background:
+                self._copies[cast(Any, order.transfer)] = order
+            elif isinstance(order, (MoveJob, WaitJob)):
+                order.after = [self._copies[cast(Any, ticket)] for ticket in order.after]
+        self._mover.start(Moves(orders))
+
+    def wait_for(self, tickets: list[Ticket]) -> None:
+        """Come back when these copies are over here, too."""
+        while not self._over.issuperset(tickets):
+            self._over.update(self._mover.poll())
+        self._over.difference_update(tickets)
+        for ticket in tickets:
+            del self._copies[ticket]
 
 
 def _rank(rank: int, meeting: str, config: Config, options: ModelOptions) -> None:

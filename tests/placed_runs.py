@@ -285,7 +285,7 @@ class Device:
         self.orders.update(type(order).__name__ for order in moves.orders)
         for job in moves.copies:
             if job.transfer is not None:
-                assert len(job.device) <= job.transfer.blocks
+                assert len(job.device) <= job.transfer.blocks, job
             if job.background:
                 self.moving.add(cast("Transfer", job.transfer))
 

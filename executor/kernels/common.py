@@ -66,12 +66,13 @@ def dims_of(columns, HALF: tl.constexpr, PAD: tl.constexpr):
 
 
 @triton.jit
-def see(scores, peak, total):
-    """One step of the online softmax: weights, factor of what was summed before, new state."""
-    new = tl.maximum(peak, tl.max(scores, 1))
-    keep = tl.exp2(peak - new)
-    weights = tl.exp2(scores - new[:, None])
-    return weights, keep, new, total * keep + tl.sum(weights, 1)
+def see(scores, scale, peak):
+    """One step of the online softmax of `scores` times a positive `scale`.
+
+    Returns weights, the factor of what was summed before, and the new largest score.
+    """
+    new = tl.maximum(peak, tl.max(scores, 1) * scale)
+    return tl.exp2(scores * scale - new[:, None]), tl.exp2(peak - new), new
 
 
 @triton.jit

@@ -210,6 +210,7 @@ class BlockManager:
 
     def mirror_left(self, seq: Sequence, to_host: bool) -> None:
         """Its places are free, or become those of what is there now."""
+        self._kept.pop(seq, None)
         self.mirrored.leave(seq, to_host)
 
     def mirror_given_up(self) -> None:

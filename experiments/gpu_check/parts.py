@@ -32,6 +32,7 @@ ORDER: dict[str, Entry] = {
     "run": Entry("runs", 500, 120, ("runs",)),
     "validate": Entry("validation", 300, 60, ("validation",)),
     "70b": Entry("large", 400, 90),
+    "engines": Entry("engines", 400, 100),
 }
 
 

@@ -125,7 +125,8 @@ def test_longer_work_takes_longer() -> None:
 def test_spread_is_the_distance_of_quartiles() -> None:
     """As a share of the median."""
     assert Timing.of([1.0, 2.0, 3.0, 4.0, 5.0]).spread == pytest.approx(1.0)
-    assert Timing.of([2.0]) == Timing(2.0, 0.0, 1)
+    assert Timing.of([2.0]) == Timing(2.0, 0.0, 1, 2.0)
+    assert Timing.of([3.0, 2.0, 4.0]).best == 2.0
 
 
 def test_links_have_a_rate_and_a_setup() -> None:

@@ -16,7 +16,7 @@ from modelkit.ranks import leaves
 from executor.arrivals import TimedArrivals
 from executor.clock import GivenTimes
 from executor.inputs import ChunkRows, DecodeRow
-from executor.kv.tables import BlockTable, CopyJob, MoveJob, Moves, RequantiseJob
+from executor.kv.tables import BlockTable, CopyJob, MoveJob, Moves, RequantiseJob, WaitJob
 from executor.ranks import LeadingMover, Rows, Ticket, follow, ranks_of
 from executor.replay import RunOptions, run_command
 from executor.runner import Batch
@@ -106,36 +106,35 @@ def test_penalties_stay_on_rank_0():
         Rows.of(Batch([DecodeRow(table(1), 3, 1)], [], [row]), 16)
 
 
-def test_moves_arrive_with_tickets_for_transfers():
+def test_moves_arrive_with_tickets_for_background_copies():
     wire, mover = Wire(), Lazy()
     leading = LeadingMover(mover, wire)
-    early, late, urgent = transfer(), transfer(), transfer("blocking")
-    leading.start(Moves([copy(early), copy(urgent)]))
+    early, late, urgent = copy(transfer()), copy(transfer()), copy(transfer("before_step"))
+    leading.start(Moves([early, urgent, copy(None)]))
     leading.start(Moves([]))
     job = RequantiseJob(16, 8, NONE, NONE)
-    leading.start(Moves([job, copy(late), MoveJob(16, NONE, NONE, [early, late])]))
-    mover.over = [early]
-    assert leading.poll() == [early]
-    leading.start(Moves([MoveJob(16, NONE, NONE, [early, late])]))
+    leading.start(Moves([job, late, MoveJob(16, NONE, NONE, [early, urgent, late])]))
+    mover.over = [early.transfer]
+    assert leading.poll() == [early.transfer]
+    leading.start(Moves([WaitJob([early, late])]))
     (_, first), (_, second), landed, (_, third) = wire.orders
-    assert [order.transfer for order in first] == [
-        Ticket(0, "background"),
-        Ticket(1, "blocking"),
-    ]
-    assert second[1].transfer == Ticket(2, "background")
-    assert second[2].after == [Ticket(0, "background"), Ticket(2, "background")]
-    assert landed == ("landed", [0])
-    assert third[0].after == [Ticket(2, "background")]
+    assert [order.transfer for order in first] == [Ticket(0), None, None]
+    assert second[1].transfer == Ticket(1)
+    assert second[2].after == [Ticket(0), Ticket(1)]
+    assert landed == ("landed", [Ticket(0)])
+    assert third[0].after == [Ticket(1)]
     assert len(mover.told) == 4
 
 
 def test_a_follower_waits_for_its_own_copies():
     wire, lazy = Wire(), Lazy()
     batch = Batch([DecodeRow(table(1), 3, 1)], [], None)
-    wire.send(("moves", [copy(Ticket(0, "background")), copy(Ticket(1, "background"))]))
-    wire.send(("landed", [1]))
+    wire.send(("moves", [copy(Ticket(0)), copy(Ticket(1))]))
+    wire.send(("moves", [WaitJob([Ticket(1)])]))
+    wire.send(("landed", [Ticket(1)]))
     wire.send(("step", Rows.of(batch, 16)))
-    answers = iter([[], [Ticket(0, "background")], [Ticket(1, "background")]])
+    wire.send(("landed", [Ticket(0)]))
+    answers = iter([[], [Ticket(0)], [Ticket(1)]])
     polled = []
     lazy.poll = lambda: polled.append(len(lazy.told)) or next(answers)
 
@@ -143,8 +142,10 @@ def test_a_follower_waits_for_its_own_copies():
         mover = runner = lazy
 
     follow(Session, wire)
-    assert polled == [1, 1, 1]  # all of them before the step
-    assert lazy.told[1].decodes[0].length == 3
+    assert polled == [2, 2, 2]  # all of them before the step
+    copies, waits, step = lazy.told
+    assert waits[0].after[0] is copies[1]
+    assert step.decodes[0].length == 3
 
 
 def configuration(folder, tp, settings=(), **changes):

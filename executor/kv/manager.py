@@ -238,9 +238,10 @@ class BlockManager:
             held = self.device.held.get(seq)
             if held is None:
                 self._take_back(kind, seq)
-            elif kind == "swap_out":
+            elif kind == "swap_out" and seq.state is not State.WAITING:
                 self._swap_out(seq, held, transfers[seq, "d2h"])
-            else:
+            else:  # dropped, now or later in the same plan
+                self.mirrored.forget(seq)
                 self.device.drop(seq)
 
     def _take_back(self, kind: str, seq: Sequence) -> None:
@@ -267,8 +268,7 @@ class BlockManager:
             held = self.device.held.get(seq)
             if held is None:
                 held = self._seat(seq, transfers.get((seq, "h2d")))
-                # One that goes back out at once has never left the host.
-                if seq in self.hosted and seq.state is not State.MOVING_OUT:
+                if seq in self.hosted:
                     self._swap_in(seq, held, transfers[seq, "h2d"])
             self.device.extend(held, seq.shared_blocks + seq.blocks)
 
@@ -290,6 +290,8 @@ class BlockManager:
         host = self.hosted[seq]
         device = self.device.take_mixed(host.bits)
         held.table.append(device, host.bits)
+        if seq.state is State.MOVING_OUT:  # it goes out again at once, and has never left the host
+            return
         self._start(CopyJob(transfer, "h2d", device, host.bits, host.offsets))
         if transfer.timing == "before_step":
             self.mirrored.keep(seq, self.hosted.pop(seq), self._kept.pop(seq, 0))

@@ -29,7 +29,7 @@ ORDER: dict[str, Entry] = {
     "train": Entry("train", 300, 100, ("train",)),
     "floors": Entry("floors", 500, 90),
     "calibrate-8b": Entry("calibrate", 500, 140, ("profiles",)),
-    "run": Entry("runs", 500, 120, ("runs",)),
+    "run": Entry("runs", 500, 150, ("runs",)),
     "validate": Entry("validation", 300, 60, ("validation",)),
     "70b": Entry("large", 400, 90),
     "engines": Entry("engines", 400, 100),

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from executor.kernels.tiles import INTERPRET, operand, power_of_two
+from executor.kernels.tiles import operand, power_of_two
 from executor.kv.layout import KVLayout
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -38,18 +38,6 @@ def aligned(offset):
     In arithmetic, since the software pipeline loses what `tl.multiple_of` says.
     """
     return (offset >> 4) << 4
-
-
-@triton.jit
-def number(codes, DTYPE: tl.constexpr):
-    """Codes of -128 to 127 as numbers of a type that holds them exactly.
-
-    Through int8, also where they are unsigned: for that Triton has a fast conversion.
-    """
-    if INTERPRET:
-        return codes.to(tl.float32)
-    else:
-        return codes.to(tl.int8).to(DTYPE)
 
 
 @triton.jit

@@ -23,6 +23,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from executor.kernels.codes import (
+    bytes_of_words,
+    halves_of_bytes,
+    nibbles_of_words,
+    number,
+    without_offset,
+)
 from executor.kernels.common import (
     BIASED,
     FORMS,
@@ -34,7 +41,6 @@ from executor.kernels.common import (
     aligned,
     dims_of,
     dot,
-    number,
     padded_half,
     reach_of,
     relative_bias,
@@ -155,8 +161,9 @@ def _byte_item(
         scores = tl.where(there[None, :], scores, NEVER)
         weights, keep, peak, total = see(scores, peak, total)
         weights = (weights * v_scale[None, :]).to(DTYPE)
-        even = dot(weights, number(v.to(tl.int8), DTYPE), even * keep[:, None])
-        odd = dot(weights, number((v >> 8).to(tl.int8), DTYPE), odd * keep[:, None])
+        v_even, v_odd = bytes_of_words(v, DTYPE)
+        even = dot(weights, v_even, even * keep[:, None])
+        odd = dot(weights, v_odd, odd * keep[:, None])
         next_k, next_v = _token_scales(arena, offsets, token + TILE, tokens, D, T)
     out = sums + 2 * pairs[None, :]
     tl.store(out, even * (1.0 / LIFT), mask=member[:, None] & paired)
@@ -172,13 +179,6 @@ def _value_scales(arena, offsets, block, tokens, slot, D: tl.constexpr, T: tl.co
     meta = (arena + aligned(offset) + T * D + 4 * D).to(tl.pointer_type(tl.float16)) + slot
     v_scale = tl.load(meta, mask=there, other=0.0)
     return v_scale, tl.load(meta + T, mask=there, other=0.0)
-
-
-@triton.jit
-def _add_nibbles(weights, v, shift: tl.constexpr, acc, keep):
-    """One nibble of each 16-bit word of V."""
-    codes = number(((v >> shift) & 15).to(tl.int8), weights.dtype)
-    return dot(weights, codes, acc * keep[:, None])
 
 
 @triton.jit
@@ -223,12 +223,13 @@ def _nibble_item(
         min_low = tl.load(meta + D + dims, mask=inside, other=0.0).to(tl.float32)
         min_high = tl.load(meta + D + HALF + dims, mask=inside, other=0.0).to(tl.float32)
         v_scale = next_scale.to(tl.float32) * LIFT
-        v_min = next_min.to(tl.float32)
+        v_min = next_min.to(tl.float32) * LIFT
 
         q_low = (low * (scale_low * LIFT_Q)[None, :]).to(DTYPE)
         q_high = (high * (scale_high * LIFT_Q)[None, :]).to(DTYPE)
-        scores = dot(q_low, tl.trans(number(k & 15, DTYPE)), tl.zeros([M, T], tl.float32))
-        scores = dot(q_high, tl.trans(number(k >> 4, DTYPE)), scores)
+        k_low, k_high = halves_of_bytes(k, DTYPE)
+        scores = dot(q_low, tl.trans(k_low), tl.zeros([M, T], tl.float32))
+        scores = dot(q_high, tl.trans(k_high), scores)
         constant = tl.sum(low * min_low[None, :] + high * min_high[None, :], 1)
         scores = (scores * (1.0 / LIFT_Q) + constant[:, None]) * scale
         if bias is not None:
@@ -238,18 +239,20 @@ def _nibble_item(
         weights, keep, peak, total = see(scores, peak, total)
         least = least * keep + tl.sum(weights * v_min[None, :], 1)
         weights = (weights * v_scale[None, :]).to(DTYPE)
-        acc_0 = _add_nibbles(weights, v, 0, acc_0, keep)
-        acc_1 = _add_nibbles(weights, v, 4, acc_1, keep)
-        acc_2 = _add_nibbles(weights, v, 8, acc_2, keep)
-        acc_3 = _add_nibbles(weights, v, 12, acc_3, keep)
+        least = without_offset(least, weights, DTYPE)
+        v_0, v_1, v_2, v_3 = nibbles_of_words(v, DTYPE)
+        acc_0 = dot(weights, v_0, acc_0 * keep[:, None])
+        acc_1 = dot(weights, v_1, acc_1 * keep[:, None])
+        acc_2 = dot(weights, v_2, acc_2 * keep[:, None])
+        acc_3 = dot(weights, v_3, acc_3 * keep[:, None])
         next_scale, next_min = _value_scales(arena, offsets, block + 1, tokens, slot, D, T)
     out = sums + 2 * words[None, :]
     mask = member[:, None] & (words < D // 4)[None, :]
     least = least[:, None]
-    tl.store(out, acc_0 * (1.0 / LIFT) + least, mask=mask)
-    tl.store(out + HALF, acc_1 * (1.0 / LIFT) + least, mask=mask)
-    tl.store(out + 1, acc_2 * (1.0 / LIFT) + least, mask=mask)
-    tl.store(out + HALF + 1, acc_3 * (1.0 / LIFT) + least, mask=mask)
+    tl.store(out, (acc_0 + least) * (1.0 / LIFT), mask=mask)
+    tl.store(out + HALF, (acc_1 + least) * (1.0 / LIFT), mask=mask)
+    tl.store(out + 1, (acc_2 + least) * (1.0 / LIFT), mask=mask)
+    tl.store(out + HALF + 1, (acc_3 + least) * (1.0 / LIFT), mask=mask)
     return peak, total
 
 

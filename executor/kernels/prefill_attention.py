@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from executor.kernels.codes import bytes_of_words, halves_of_bytes
 from executor.kernels.common import (
     BIASED,
     FORMS,
@@ -28,7 +29,6 @@ from executor.kernels.common import (
     aligned,
     dims_of,
     dot,
-    number,
     padded_half,
     reach_of,
     relative_bias,
@@ -60,6 +60,13 @@ def _add_bias(scores, bias, starts, block, slot, there, position, reach):
 
 
 @triton.jit
+def _signed(words, DTYPE: tl.constexpr):
+    """Pairs of 8-bit codes [tokens, PAD] as codes [tokens, 2 * PAD]."""
+    low, high = bytes_of_words(words, DTYPE)
+    return tl.reshape(tl.join(low, high), (words.shape[0], 2 * words.shape[1]))
+
+
+@triton.jit
 def _attend_tokens(
     query, arena, offsets, starts, begin, end, limit, acc, peak, total, scale, bias, position,
     reach,
@@ -68,13 +75,16 @@ def _attend_tokens(
 ):  # fmt: skip
     """Keys [begin, end) of 16 or 8 bits; with `MASKED` a row sees those before its `limit`.
 
-    Without, the keys are a whole number of tiles.
+    Without, the keys are a whole number of tiles. Codes are read two at a time.
     """
     DTYPE: tl.constexpr = query.dtype
-    element: tl.constexpr = DTYPE if BITS == 16 else tl.int8
-    columns = tl.arange(0, 2 * PAD)
-    dims = dims_of(columns, D // 2, PAD)
-    inside = (columns % PAD < D // 2)[None, :]
+    element: tl.constexpr = DTYPE if BITS == 16 else tl.int16
+    PER_ELEMENT: tl.constexpr = 16 // BITS
+    WIDTH: tl.constexpr = D // PER_ELEMENT
+    HALF_PAD: tl.constexpr = PAD // PER_ELEMENT
+    columns = tl.arange(0, 2 * HALF_PAD)
+    elements = dims_of(columns, WIDTH // 2, HALF_PAD)
+    inside = (columns % HALF_PAD < WIDTH // 2)[None, :]
     if BITS == 8:
         acc = acc * LIFT
     for start in range(begin, end, BN):
@@ -83,14 +93,14 @@ def _attend_tokens(
         slot = key % T
         unit = arena + aligned(tl.load(offsets + key // T, mask=there, other=0))
         mask = inside & there[:, None] if MASKED else inside
-        keys = unit.to(tl.pointer_type(element))[:, None] + (slot[:, None] * D + dims[None, :])
+        keys = unit.to(tl.pointer_type(element))[:, None] + (slot[:, None] * WIDTH + elements[None, :])
         k = tl.load(keys, mask=mask, other=0)
-        v = tl.load(keys + T * D, mask=mask, other=0)
+        v = tl.load(keys + T * WIDTH, mask=mask, other=0)
         if BITS == 8:
             scales = (unit + 2 * T * D).to(tl.pointer_type(tl.float16)) + slot
             k_scale = tl.load(scales, mask=there, other=0.0).to(tl.float32) * scale
             v_scale = tl.load(scales + T, mask=there, other=0.0).to(tl.float32) * LIFT
-            k = number(k, DTYPE)
+            k = _signed(k, DTYPE)
         scores = dot(query, tl.trans(k), tl.zeros([query.shape[0], BN], tl.float32))
         scores = scores * (k_scale[None, :] if BITS == 8 else scale)
         if bias is not None:
@@ -100,7 +110,7 @@ def _attend_tokens(
         weights, keep, peak, total = see(scores, peak, total)
         if BITS == 8:
             weights = weights * v_scale[None, :]
-            v = number(v, DTYPE)
+            v = _signed(v, DTYPE)
         acc = dot(weights.to(DTYPE), v, acc * keep[:, None])
     if BITS == 8:
         acc = acc * (1.0 / LIFT)
@@ -110,8 +120,9 @@ def _attend_tokens(
 @triton.jit
 def _values(codes, scale_low, scale_high, min_low, min_high, DTYPE: tl.constexpr):
     """4-bit codes [tokens, PAD] as values [tokens, 2 * PAD]."""
-    low = number(codes & 15, tl.float32) * scale_low + min_low
-    high = number(codes >> 4, tl.float32) * scale_high + min_high
+    low, high = halves_of_bytes(codes, DTYPE)
+    low = low.to(tl.float32) * scale_low + min_low
+    high = high.to(tl.float32) * scale_high + min_high
     pair = tl.permute(tl.join(low.to(DTYPE), high.to(DTYPE)), (0, 2, 1))
     return tl.reshape(pair, (codes.shape[0], 2 * codes.shape[1]))
 

@@ -49,7 +49,10 @@ Int8 = Annotated[bool, typer.Option("--int8", help="Keep weights in 8 bits.")]
 RandomWeights = Annotated[
     bool, typer.Option("--random-weights", help="Draw the weights; needs no files but sizes.")
 ]
-Graphs = Annotated[bool, typer.Option("--graphs/--no-graphs", help="CUDA graphs for decodes.")]
+Graphs = Annotated[
+    bool,
+    typer.Option("--graphs/--no-graphs", help="CUDA graphs for steps."),
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="Of weights, prompts and sampling.")]
 KvBlocks = Annotated[
     int | None,

@@ -1,10 +1,18 @@
-"""Decode steps as CUDA graphs, one for each of a few batch sizes.
+"""Steps as CUDA graphs, one for each of a few sizes.
 
-Everything that changes from step to step (tokens, lengths, blocks, items) is data in one static
-buffer, filled by one copy before a replay; rows and items are padded to the graph's size. The
-buffers' sizes are the same whatever the precision of the blocks, so that needs no graphs of its
-own. Graphs are captured from the largest to the smallest, so that all share the memory of the
-largest, and on one stream, after a run that compiles what has to be compiled.
+Everything that changes from step to step (tokens, lengths, blocks, items, where decodes end and
+chunks begin) is data in one static buffer, filled by one copy before a replay; rows, items and
+chunks are padded to the graph's size. The buffers' sizes are the same whatever the precision of the
+blocks, so that needs no graphs of its own. Graphs are captured from the largest to the smallest, so
+that all share the memory of the largest, and on one stream, after a run that compiles what has to
+be compiled.
+
+A step that only decodes has a graph by its rows. In a step with chunks decodes and chunks share
+the rows, so its graph goes by the rows of both together, and for the work items of attention by
+how many of them may decode. Rows are padded by less than 64 up to 512 rows and by less than half in
+all cases, since a device that computes more than about 300 rows is bound by arithmetic, and padding
+costs what it computes. Steps of more rows run eagerly: the device takes longer for them than the
+host for their launches. So do those of more than a few chunks.
 """
 
 from __future__ import annotations
@@ -16,14 +24,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from executor.inputs import HostInputs, Sizes, host_inputs, pack, step_of
+from executor.inputs import BLOCK_LISTS, HostInputs, Sizes, host_inputs, pack, padded, step_of
 
 if TYPE_CHECKING:
+    from executor.inputs import ChunkRows, DecodeRow
     from executor.runner import Batch, Runner
     from executor.step import StepInputs
 
 SHARED_BLOCKS = 4
 """A shared block is listed by each of its rows: lists may be so many times as long as the arena."""
+MIXED_ROWS = (32, 64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
+"""Rows of the graphs for steps with chunks; smaller ones would take as long as 32."""
+FEW_DECODES = 64
+"""An empty item costs little, but a graph for all rows has some hundreds of them in each layer."""
+MOST_CHUNKS = 4
+"""Chunks of a step with a graph."""
 
 
 def buckets(max_rows: int) -> list[int]:
@@ -32,119 +47,157 @@ def buckets(max_rows: int) -> list[int]:
     return sorted({size for size in sizes if size < max_rows} | {max_rows})
 
 
-class DecodeGraphs:
+def mixed_buckets(max_rows: int) -> list[tuple[int, int]]:
+    """Graphs for steps with chunks: rows, and how many of them may decode; smallest first."""
+    limits = {0, min(FEW_DECODES, max_rows), max_rows}
+    return sorted({(rows, min(rows, limit)) for rows in MIXED_ROWS for limit in limits})
+
+
+class StepGraphs:
     """The graphs of one runner."""
 
     def __init__(self, runner: Runner, max_rows: int, arena_blocks: int) -> None:
         """Captures them all. `arena_blocks` is how many blocks the arena can have at most."""
         self._runner = runner
-        self._sizes = {rows: self._capacity(rows, arena_blocks) for rows in buckets(max_rows)}
-        nbytes = max(sizes.places()[1] for sizes in self._sizes.values())
+        self._most_blocks = SHARED_BLOCKS * arena_blocks
+        sizes = [self._decode_sizes(rows) for rows in buckets(max_rows)]
+        sizes += [self._mixed_sizes(*size) for size in mixed_buckets(max_rows)]
+        nbytes = max(size.places()[1] for size in sizes)
         self._buffer = torch.zeros(nbytes, dtype=torch.uint8, device=runner.device)
         self._logits = torch.zeros(
-            max_rows, runner.model.vocab, dtype=torch.float32, device=runner.device
+            max(size.wanted for size in sizes),
+            runner.model.vocab,
+            dtype=torch.float32,
+            device=runner.device,
         )
-        self._graphs: dict[int, Any] = {}
+        self._graphs: dict[Sizes, Any] = {}
         pool = None
-        for rows in sorted(self._sizes, reverse=True):
-            self._graphs[rows] = self._capture(rows, pool)
-            pool = pool or self._graphs[rows].pool()
-        self._graphs = dict(sorted(self._graphs.items()))
+        for size in sorted(sizes, key=_order, reverse=True):
+            self._graphs[size] = self._capture(size, pool)
+            pool = pool or self._graphs[size].pool()
+        self._sizes = sorted(sizes, key=_order)
+
+    def __len__(self) -> int:
+        """How many graphs there are."""
+        return len(self._graphs)
 
     def replay(self, batch: Batch) -> Tensor | None:
-        """Queue a step of decodes; its logits, or None where no graph is large enough."""
-        rows = self._load(batch)
-        if rows is None:
+        """Queue a step; the logits of its wanted rows and of padding behind them, or None where no
+        graph is large enough.
+        """
+        sizes = self._load(batch)
+        if sizes is None:
             return None
-        self._graphs[rows].replay()
-        return self._logits[:rows]
+        self._graphs[sizes].replay()
+        return self._logits[: sizes.wanted]
 
     def prepared(self, batch: Batch) -> Callable[[], object] | None:
         """Fill the buffers for a step, and what replays it, as often as it is called."""
-        rows = self._load(batch)
-        return None if rows is None else self._graphs[rows].replay
+        sizes = self._load(batch)
+        return None if sizes is None else self._graphs[sizes].replay
 
     def eager(self, batch: Batch) -> Tensor | None:
         """The same step, with the same padding, without its graph: what a replay has to equal."""
-        rows = self._load(batch)
-        if rows is None:
-            return None
-        return self._runner.forward(self._step(self._sizes[rows]))
+        sizes = self._load(batch)
+        return None if sizes is None else self._runner.forward(self._step(sizes))
+
+    def sizes_for(self, decodes: int, chunk_tokens: int, chunks: int) -> Sizes | None:
+        """The smallest graph that holds such a step."""
+        rows = decodes + chunk_tokens
+        for sizes in self._sizes:
+            if bool(sizes.chunks) == bool(chunks) and (
+                rows <= sizes.rows and decodes <= sizes.decodes and chunks <= sizes.chunks
+            ):
+                return sizes
+        return None
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _load(self, batch: Batch) -> int | None:
-        """Fill the static buffer; the rows of the graph to replay, or None if none is large
-        enough.
-        """
-        rows = next((size for size in self._graphs if size >= len(batch.decodes)), None)
-        host = None if rows is None else self._inputs(batch, self._sizes[rows])
-        if rows is None or host is None:
+    def _load(self, batch: Batch) -> Sizes | None:
+        """Fill the static buffer; the graph to replay, or None if none is large enough."""
+        tokens = sum(len(chunk.tokens) for chunk in batch.chunks)
+        sizes = self.sizes_for(len(batch.decodes), tokens, len(batch.chunks))
+        host = None if sizes is None else self._inputs(batch.decodes, batch.chunks, sizes)
+        if sizes is None or host is None:
             return None
-        self._fill(host, self._sizes[rows])
-        return rows
+        self._fill(host, sizes)
+        return sizes
 
     def _step(self, sizes: Sizes) -> StepInputs:
         return step_of(self._buffer, sizes)
 
-    def _capacity(self, rows: int, arena_blocks: int) -> Sizes:
-        model = self._runner.model
-        longest = -(-model.max_model_len // model.layout.block_tokens)
+    def _decode_sizes(self, rows: int) -> Sizes:
         return Sizes(
             rows=rows,
             decodes=rows,
             items=self._runner.budget.capacity(rows),
-            decode_blocks=min(rows * longest, SHARED_BLOCKS * arena_blocks),
+            decode_blocks=self._blocks_of(rows),
             wanted=rows,
         )
 
-    def _inputs(self, batch: Batch, sizes: Sizes) -> HostInputs | None:
+    def _mixed_sizes(self, rows: int, decodes: int) -> Sizes:
+        return Sizes(
+            rows=rows,
+            decodes=decodes,
+            items=self._runner.budget.capacity(decodes) if decodes else 0,
+            decode_blocks=self._blocks_of(decodes),
+            chunks=MOST_CHUNKS,
+            chunk_blocks=self._blocks_of(MOST_CHUNKS),
+            wanted=decodes + MOST_CHUNKS,
+            longest=rows,
+            whole_step=True,
+        )
+
+    def _blocks_of(self, sequences: int) -> int:
+        """Entries of the lists of so many sequences."""
+        model = self._runner.model
+        longest = -(-model.max_model_len // model.layout.block_tokens)
+        return min(sequences * longest, self._most_blocks)
+
+    def _inputs(
+        self, decodes: list[DecodeRow], chunks: list[ChunkRows], sizes: Sizes
+    ) -> HostInputs | None:
         """The arrays of a step, padded; None if its lists are longer than the buffer's."""
         runner = self._runner
         size = runner.model.layout.block_tokens
-        blocks = sum(-(-row.length // size) for row in batch.decodes)
-        if blocks > sizes.decode_blocks:
+        blocks = sum(-(-row.length // size) for row in decodes)
+        read = sum(-(-(chunk.context + len(chunk.tokens)) // size) for chunk in chunks)
+        if blocks > sizes.decode_blocks or read > sizes.chunk_blocks:
             return None
         host = host_inputs(
-            batch.decodes,
-            [],
+            decodes,
+            chunks,
             runner.model.layout,
-            item_blocks=runner.budget.item_blocks(len(batch.decodes), blocks),
-            pad_rows=sizes.rows,
+            item_blocks=runner.budget.item_blocks(len(decodes), blocks),
+            pad_rows=0 if sizes.chunks else sizes.rows,
             pad_items=sizes.items,
         )
-        assert host.sizes.items == sizes.items  # `ItemBudget` keeps within its capacity
-        return host
+        assert host.sizes.items <= sizes.items  # `ItemBudget` keeps within its capacity
+        return padded(host, sizes) if sizes.chunks else host
 
     def _fill(self, host: HostInputs, sizes: Sizes) -> None:
-        """Copy a step into the static buffer: up to the end of its list of offsets, and the
-        positions behind the unused rest of that list.
-        """
+        """Copy a step into the static buffer, its lists of blocks up to their ends."""
         packed = pack(host, sizes, pinned=self._runner.asynchronous)
         places, _ = sizes.places()
-        entries = len(host.arrays["decode_offsets"])
-        for start, stop in (
-            (0, places["decode_offsets"][0] + entries * np.dtype(np.int64).itemsize),
-            (
-                places["decode_positions"][0],
-                places["decode_positions"][0] + entries * np.dtype(np.int32).itemsize,
-            ),
-        ):
-            self._buffer[start:stop].copy_(packed[start:stop], non_blocking=True)
+        for name in BLOCK_LISTS:
+            start, kind, _ = places[name]
+            stop = start + len(host.arrays.get(name, ())) * np.dtype(kind).itemsize
+            if name == BLOCK_LISTS[0]:
+                start = 0  # all other arrays lie before the first list
+            if start < stop:
+                self._buffer[start:stop].copy_(packed[start:stop], non_blocking=True)
 
-    def _capture(self, rows: int, pool: Any) -> Any:
-        """Record one step of `rows` empty rows."""
-        runner, sizes = self._runner, self._sizes[rows]
-        step = self._step(sizes)
-        nothing = host_inputs(
-            [], [], runner.model.layout, item_blocks=1, pad_rows=rows, pad_items=sizes.items
-        )
+    def _capture(self, sizes: Sizes, pool: Any) -> Any:
+        """Record one step of empty rows."""
+        runner, step = self._runner, self._step(sizes)
+        nothing = self._inputs([], [], sizes)
+        assert nothing is not None
         self._fill(nothing, sizes)
 
         def run() -> None:
             logits = runner.forward(step)
-            self._logits[:rows].copy_(logits)
-            runner.outputs[:rows].copy_(logits.argmax(-1))
+            self._logits[: sizes.wanted].copy_(logits)
+            runner.outputs[: sizes.wanted].copy_(logits.argmax(-1))
 
         side = torch.cuda.Stream(runner.device)
         side.wait_stream(torch.cuda.current_stream(runner.device))
@@ -155,3 +208,7 @@ class DecodeGraphs:
         with torch.cuda.graph(graph, pool=pool):
             run()
         return graph
+
+
+def _order(sizes: Sizes) -> tuple[int, int]:
+    return sizes.rows, sizes.decodes

@@ -26,6 +26,8 @@ CLASSES = 3
 """Precisions, in the order 16, 8, 4 bits."""
 ALIGNMENT = 16
 """Bytes; every tensor begins at a multiple, as wide loads want it."""
+BLOCK_LISTS = ("decode_offsets", "decode_positions", "chunk_offsets", "chunk_positions")
+"""The arrays of a step of which a larger buffer may be filled in part."""
 _CLASS_OF_BITS = np.full(17, 127, np.int8)
 _CLASS_OF_BITS[[16, 8, 4]] = (0, 1, 2)
 _BITS_OF_CLASS = np.array((16, 8, 4), np.int32)
@@ -76,6 +78,8 @@ class Sizes:
     chunk_blocks: int = 0
     wanted: int = 0
     longest: int = 0
+    whole_step: bool = False
+    """See `PrefillChunks`."""
 
     def fields(self) -> dict[str, tuple[type, tuple[int, ...]]]:
         """Type and shape of each array, in the order in which they lie in the buffer.
@@ -178,6 +182,32 @@ def host_inputs(
     return HostInputs(sizes, arrays)
 
 
+def padded(host: HostInputs, sizes: Sizes) -> HostInputs:
+    """A step in arrays of given lengths, its lists of blocks as they are.
+
+    The rows behind the last chunk are token 0 that goes nowhere, chunks and items behind the last
+    are empty, and wanted rows behind the last repeat the first row. Rows of chunks are counted from
+    the step's first one (`PrefillChunks.whole_step`).
+    """
+    arrays = dict(host.arrays)
+    if "first_row" in arrays:
+        arrays["first_row"] = arrays["first_row"] + host.sizes.decodes
+    for name, (kind, shape) in sizes.fields().items():
+        if name not in BLOCK_LISTS:
+            known = arrays.get(name, np.zeros((0, *shape[1:]), kind))
+            arrays[name] = _extended(name, known, shape)
+    return HostInputs(sizes, arrays)
+
+
+def _extended(name: str, known: Array, shape: tuple[int, ...]) -> Array:
+    filling = -1 if name == "write_slots" else 0
+    if name in {"row_items", "first_row"} and len(known):
+        filling = known[-1]
+    longer = np.full(shape, filling, known.dtype)
+    longer[: len(known)] = known
+    return longer
+
+
 def pack(host: HostInputs, sizes: Sizes, pinned: bool = False) -> Tensor:
     """Lay the arrays into one buffer of bytes on the host, at the places that `sizes` gives them.
 
@@ -216,6 +246,7 @@ def step_of(buffer: Tensor, sizes: Sizes) -> StepInputs:
             tokens=views["chunk_tokens"],
             blocks=BlockLists(views["chunk_offsets"], views["chunk_positions"]),
             longest=sizes.longest,
+            whole_step=sizes.whole_step,
         )
     return StepInputs(
         token_ids=views["token_ids"],

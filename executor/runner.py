@@ -2,8 +2,8 @@
 
 The token of a step stays on the device: `outputs` holds what the latest step gave, one entry per
 wanted row, and the next step may name an entry instead of a token (`unread`). So a step can be
-queued before anybody has read the tokens of the one before. Steps that only decode are replayed
-from CUDA graphs (`graphs`), all others run eagerly; both give the same bits.
+queued before anybody has read the tokens of the one before. Steps are replayed from CUDA graphs
+where there is one that is large enough (`graphs`), and run eagerly otherwise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from executor.sampler import GREEDY, SamplingRow, sample
 from executor.step import StepInputs
 
 if TYPE_CHECKING:
-    from executor.graphs import DecodeGraphs
+    from executor.graphs import StepGraphs
     from executor.models import Model
 
 MAX_OUTPUTS = 4096
@@ -78,16 +78,16 @@ class Runner:
         """True if steps run beside the host."""
         self.budget = budget or ItemBudget.of(model.layout, self.device)
         self.outputs = torch.zeros(MAX_OUTPUTS, dtype=torch.int64, device=self.device)
-        self.graphs: DecodeGraphs | None = None
+        self.graphs: StepGraphs | None = None
         self.replayed = 0
         """Steps that came from a graph."""
         self.steps = 0
 
     def capture(self, max_rows: int, arena_blocks: int) -> None:
-        """Prepare graphs for decodes of up to `max_rows` rows; only on a GPU."""
-        from executor.graphs import DecodeGraphs
+        """Prepare graphs for steps with up to `max_rows` decodes; only on a GPU."""
+        from executor.graphs import StepGraphs
 
-        self.graphs = DecodeGraphs(self, max_rows, arena_blocks)
+        self.graphs = StepGraphs(self, max_rows, arena_blocks)
 
     def launch(self, batch: Batch) -> Launched:
         """Queue a step; its tokens can be waited for."""
@@ -123,14 +123,14 @@ class Runner:
         return self._choose(logits, batch.sampling)
 
     def _replayed(self, batch: Batch) -> Tensor | None:
-        """A step of decodes from a graph, if there is one for it."""
-        if self.graphs is None or batch.chunks:
+        """A step from a graph, if there is one for it."""
+        if self.graphs is None:
             return None
         logits = self.graphs.replay(batch)
         if logits is None:
             return None
         self.replayed += 1
-        rows = len(batch.decodes)
+        rows = batch.wanted
         if batch.sampling is None or all(row.sampling.greedy for row in batch.sampling):
             return self.outputs[:rows]
         return self._choose(logits[:rows], batch.sampling)

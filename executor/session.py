@@ -46,7 +46,7 @@ HOST = HostCost(step_s=0.001, per_sequence_s=5e-6, origin="assumed")
 """For predictions, where no profile has measured it."""
 PINNED_AT_ONCE_BYTES = 8 << 30
 MOST_ROWS = 256
-"""Rows of the largest decode graph, if the scheduler names no limit of its own."""
+"""Decodes of the largest graphs, if the scheduler names no limit of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class ModelOptions:
     int8: bool = False
     random_weights: bool = False
     graphs: bool = True
-    """Replay decode steps from CUDA graphs."""
+    """Replay steps from CUDA graphs."""
 
 
 @dataclass(slots=True)

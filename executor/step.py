@@ -66,7 +66,10 @@ class PrefillChunks:
     """int32 [chunks, 3]: keys in each range, the chunk's own included (those have 16 bits)."""
     blocks: BlockLists
     longest: int
-    """Rows of the longest chunk."""
+    """Rows of the longest chunk, or of what it may be."""
+    whole_step: bool = False
+    """Rows are counted from the step's first one, decodes included, and all rows of the step are
+    given; those of no chunk come out as zeros."""
 
 
 @dataclass(slots=True)
@@ -82,7 +85,7 @@ class StepInputs:
     write_slots: Tensor
     """int32 [rows]: the row's token inside that block; -1: nothing is written (padding)."""
     decodes: int
-    """Rows that decode; they come first."""
+    """Rows that decode; they come first. With `PrefillChunks.whole_step`: that may decode."""
     decode: DecodeItems | None
     prefill: PrefillChunks | None
     logit_rows: Tensor

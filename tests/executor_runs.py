@@ -17,8 +17,8 @@ from executor.arrivals import TimedArrivals
 from executor.backend import TorchBackend
 from executor.clock import Clock, GivenTimes, RealTime
 from executor.driver import Driver
-from executor.graphs import DecodeGraphs
-from executor.inputs import ChunkRows
+from executor.graphs import StepGraphs
+from executor.inputs import ChunkRows, Sizes
 from executor.kernels.ops import ops_for
 from executor.kv.arena import Arena, HostArena, arena_size
 from executor.kv.checks import check
@@ -169,17 +169,17 @@ def tiny_model(
     )
 
 
-class DryGraphs(DecodeGraphs):
+class DryGraphs(StepGraphs):
     """Graphs for a device that has none: a replay does the work again."""
 
-    def _capture(self, rows: int, pool: Any) -> Any:
-        return DryGraph(self, rows)
+    def _capture(self, sizes: Sizes, pool: Any) -> Any:
+        return DryGraph(self, sizes)
 
-    def work(self, rows: int) -> None:
+    def work(self, sizes: Sizes) -> None:
         """What a graph would do."""
-        logits = self._runner.forward(self._step(self._sizes[rows]))
-        self._logits[:rows].copy_(logits)
-        self._runner.outputs[:rows].copy_(logits.argmax(-1))
+        logits = self._runner.forward(self._step(sizes))
+        self._logits[: sizes.wanted].copy_(logits)
+        self._runner.outputs[: sizes.wanted].copy_(logits.argmax(-1))
 
 
 @dataclass
@@ -187,11 +187,11 @@ class DryGraph:
     """One of them."""
 
     graphs: DryGraphs
-    rows: int
+    sizes: Sizes
 
     def replay(self) -> None:
         """Do it."""
-        self.graphs.work(self.rows)
+        self.graphs.work(self.sizes)
 
     def pool(self) -> int:
         """Of no interest."""

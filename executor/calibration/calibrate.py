@@ -40,6 +40,7 @@ from executor.calibration.steps import (
 from executor.calibration.tables import Family
 from executor.calibration.timing import Deadline
 from executor.device import find_device
+from executor.graphs import MIXED_ROWS
 from executor.items import ItemBudget
 from executor.kernels.ops import ops_for
 from executor.kv.layout import KVLayout
@@ -57,7 +58,9 @@ KERNEL_SHARE, LINK_SHARE, STEP_SHARE = 0.55, 0.08, 0.27
 """Of the time; the rest is for loading and for the driver's steps."""
 FIT_BATCHES, HELD_OUT_BATCHES = 24, 24
 LAUNCH_BOUND = 1.5
-"""Steps with chunks that take so many times the least of them are bound by the device."""
+"""Eager steps with chunks that take so many times the least of them are bound by the device."""
+WAITING = 1.3
+"""Eager steps that take so many times what the device needs wait for their launches."""
 Say = Callable[[str], None]
 
 
@@ -290,7 +293,8 @@ def with_steps(
     factors = _factors(profile, shape, fitted)
     profile = scaled(profile, factors)
     if subject.gpu:
-        profile = with_launches(profile, CalibratedCost(profile, shape), fitted, shape.layers)
+        replayed = MIXED_ROWS[-1] if session.runner.graphs is not None else 0
+        profile = with_launches(profile, shape, fitted, replayed)
     cost = CalibratedCost(profile, shape)
     launching = _host(fitted, cost, HostFit(0.0, 0.0))
     planning = _host(driven, cost, launching)
@@ -326,7 +330,7 @@ def _factors(profile: Profile, shape: ModelShape, steps: list[Step]) -> Factors:
     """On a GPU of replays alone, and of steps with chunks that the device is what takes long of;
     on a CPU of whole steps, with their host time left open.
     """
-    replayed = [step for step in steps if step.replay_s is not None]
+    replayed = [step for step in steps if step.replay_s is not None and not step.chunks]
     if not replayed:
         sequences = np.array([step.sequences for step in steps], dtype=float)
         seconds = np.array([step.seconds for step in steps])
@@ -336,22 +340,33 @@ def _factors(profile: Profile, shape: ModelShape, steps: list[Step]) -> Factors:
         np.zeros(0),
         np.array([step.replay_s for step in replayed]),
     )
-    eager = [step for step in steps if step.chunks]
-    least_s = min((step.seconds for step in eager), default=0.0)
-    long = [step for step in eager if step.seconds > LAUNCH_BOUND * least_s]
+    long = _by_device(steps)
     if not long:
         return decoding
-    parts = parts_of(scaled(profile, decoding), shape, long)
-    left_s = np.array([step.seconds for step in long]) - parts[:, :2].sum(axis=1)
+    computed = [replace(step, decodes=step.decodes + step.padding) for step in long]
+    parts = parts_of(scaled(profile, decoding), shape, computed)
+    seconds = np.array([s.seconds if s.replay_s is None else s.replay_s for s in long])
+    left_s = seconds - parts[:, :2].sum(axis=1)
     told = parts[:, 2] > 0.1 * parts.sum(axis=1)
     ratio = float(np.median(left_s[told] / parts[told, 2])) if told.any() else 1.0
     return replace(decoding, prefill=min(HIGHEST, max(LOWEST, ratio)))
 
 
+def _by_device(steps: list[Step]) -> list[Step]:
+    """Steps with chunks whose time is that of the device: replayed ones, and long eager ones."""
+    chunked = [step for step in steps if step.chunks]
+    least_s = min((step.seconds for step in chunked if step.replay_s is None), default=0.0)
+    return [
+        step
+        for step in chunked
+        if step.replay_s is not None or step.seconds > LAUNCH_BOUND * least_s
+    ]
+
+
 def _host(steps: list[Step], cost: CalibratedCost, known: HostFit) -> HostFit:
     """What steps of decodes alone take beyond kernels and `known`; of all steps if there are none.
 
-    Steps with chunks are launched one kernel at a time and would bring that into it.
+    Eager steps with chunks are launched one kernel at a time and would bring that into it.
     """
     plain = [step for step in steps if not step.chunks] or steps
     devices = [s.device_s(cost) if s.replay_s is None else s.replay_s for s in plain]
@@ -360,22 +375,30 @@ def _host(steps: list[Step], cost: CalibratedCost, known: HostFit) -> HostFit:
 
 
 def with_launches(
-    profile: Profile, cost: CalibratedCost, steps: list[Step], layers: int
+    profile: Profile, shape: ModelShape, steps: list[Step], replayed: int = 0
 ) -> Profile:
-    """Steps with chunks are launched kernel by kernel, and small ones wait for that.
+    """Eager steps with chunks are launched kernel by kernel, and small ones wait for that.
 
     A table of prefill attention then holds, for chunks whose step the device would finish sooner,
-    what is left of the least time that such a step was seen to take.
+    what is left of the least time that such a step was seen to take. Steps of up to `replayed`
+    tokens come from graphs and wait for no launches.
     """
-    eager = [step for step in steps if step.chunks]
-    if not eager:
+    cost, layers = CalibratedCost(profile, shape), shape.layers
+    waiting = [
+        step
+        for step in steps
+        if step.chunks and step.replay_s is None and step.seconds > WAITING * step.device_s(cost)
+    ]
+    if not waiting:
         return profile
-    least_s = min(step.seconds for step in eager)
+    least_s = min(step.seconds for step in waiting)
     kernel = profile.kernels["attention_prefill"]
     rows, columns = kernel.axes.values()
     table = [
         [
-            _at_least(seconds, least_s, cost, Chunk(int(tokens), int(context)), layers)
+            seconds
+            if tokens <= replayed
+            else _at_least(seconds, least_s, cost, Chunk(int(tokens), int(context)), layers)
             for context, seconds in zip(columns, line, strict=True)
         ]
         for tokens, line in zip(rows, kernel.seconds or (), strict=True)

@@ -82,6 +82,10 @@ class RandomArena:
             offsets[where] = self._draw(precision, len(where))
         return Table(offsets, bits)
 
+    def reshuffle(self) -> None:
+        """Begin anew: tables from now on share no block until all have come."""
+        self._queue = {bits: queue[:0] for bits, queue in self._queue.items()}
+
     def _draw(self, bits: int, count: int) -> np.ndarray:
         """Blocks in random order, each once before one comes again."""
         queue = self._queue[bits]
@@ -142,13 +146,32 @@ def decode_rows(
     ]
 
 
-def chunk_rows(source: RandomArena, chunks: list[tuple[int, int]], vocab: int) -> list[ChunkRows]:
-    """Chunks of `(tokens, context before)`; every one wants logits."""
+def chunk_rows(
+    source: RandomArena,
+    chunks: list[tuple[int, int]],
+    vocab: int,
+    shares: dict[int, float] | None = None,
+) -> list[ChunkRows]:
+    """Chunks of `(tokens, context before)`; every one wants logits. `shares` are of the context."""
     draw = source.random.integers
     return [
-        ChunkRows(source.table(context + tokens), context, draw(0, vocab, tokens), True)
+        ChunkRows(
+            source.table(context + tokens, _of_context(source, tokens, context, shares or {})),
+            context,
+            draw(0, vocab, tokens),
+            True,
+        )
         for tokens, context in chunks
     ]
+
+
+def _of_context(
+    source: RandomArena, tokens: int, context: int, shares: dict[int, float]
+) -> dict[int, float]:
+    """Shares of all blocks, so that none that a chunk writes to loses bits, however they round."""
+    size = source.layout.block_tokens
+    part = max(0, context // size - 1) / -(-(context + tokens) // size)
+    return {bits: share * part for bits, share in shares.items()}
 
 
 def decode_step(

@@ -41,6 +41,8 @@ class Step:
     seconds: float
     replay_s: float | None = None
     """Of that on the device, where the step is replayed from a graph."""
+    padding: int = 0
+    """Rows that its graph computes for nothing."""
 
     @property
     def sequences(self) -> int:
@@ -107,18 +109,28 @@ def run_batches(
         samples = [_once(runner, batch) for _ in range(REPEATS)]
         chunks = tuple(Chunk(*chunk) for chunk in shape.chunks)
         work = chunks, len(shape.contexts), sum(shape.contexts)
-        steps.append(Step(*work, median(samples), _replay_s(runner, batch)))
+        steps.append(
+            Step(*work, median(samples), _replay_s(runner, batch), _padding(runner, batch))
+        )
     return steps
 
 
 def _replay_s(runner: Runner, batch: Batch) -> float | None:
     """Seconds of the batch's graph alone."""
-    if runner.graphs is None or batch.chunks:
+    if runner.graphs is None:
         return None
     replay = runner.graphs.prepared(batch)
     if replay is None:
         return None
     return time_calls([replay], runner.device, 0.03, graph=False).seconds
+
+
+def _padding(runner: Runner, batch: Batch) -> int:
+    """Rows of the batch's graph that are none of the batch's."""
+    tokens = sum(len(chunk.tokens) for chunk in batch.chunks)
+    rows, chunks = len(batch.decodes), len(batch.chunks)
+    sizes = runner.graphs.sizes_for(rows, tokens, chunks) if runner.graphs else None
+    return sizes.rows - rows - tokens if sizes else 0
 
 
 def _once(runner: Runner, batch: Batch) -> float:

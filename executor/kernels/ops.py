@@ -78,7 +78,10 @@ class Ops(Protocol):
         bias: Tensor | None = None,
         causal: bool = True,
     ) -> Tensor:
-        """Attention of the rows of chunks (`q` holds those rows alone) over their blocks."""
+        """Attention of the rows of chunks over their blocks.
+
+        `q` holds those rows alone, or all of the step's (`PrefillChunks.whole_step`).
+        """
         ...
 
     def silu_mul(self, x: Tensor) -> Tensor:

@@ -97,7 +97,9 @@ def _attend_tokens(
         slot = key % T
         unit = blocks_of(arena, offsets, key, end, T)
         mask = inside & there[:, None] if MASKED else inside
-        keys = unit.to(tl.pointer_type(element))[:, None] + (slot[:, None] * WIDTH + elements[None, :])
+        keys = unit.to(tl.pointer_type(element))[:, None] + (
+            slot[:, None] * WIDTH + elements[None, :]
+        )
         k = tl.load(keys, mask=mask, other=0)
         v = tl.load(keys + T * WIDTH, mask=mask, other=0)
         if BITS == 8:
@@ -261,9 +263,10 @@ def prefill_attention(
     bias: Tensor | None = None,
     causal: bool = True,
 ) -> Tensor:
-    """See `kernels.ops`. The grid follows the longest chunk, so no CUDA graph may hold it."""
+    """See `kernels.ops`. The grid follows `longest`, which in a CUDA graph is what it holds."""
     rows, heads, head_dim = q.shape
-    out = q.new_empty((rows, heads, head_dim))
+    fresh = q.new_zeros if chunks.whole_step else q.new_empty
+    out = fresh((rows, heads, head_dim))
     count = chunks.context.numel()
     if not rows or not count:
         return out

@@ -26,8 +26,9 @@ class Model(Protocol):
     def forward(self, step: StepInputs, arena: Tensor) -> Tensor:
         """One step: writes keys and values into the arena; float32 logits [wanted, vocab].
 
-        `arena` is a byte tensor. Nothing waits for the device, and for steps that decode alone no
-        launch depends on lengths, so such a step can be captured in a graph.
+        `arena` is a byte tensor. Nothing waits for the device, and no launch depends on anything
+        but the shapes of the step's tensors and `PrefillChunks.longest`, so that a step can be
+        captured in a graph.
         """
         ...
 
@@ -70,16 +71,29 @@ class Attention:
         `bias` is that of `Ops.decode_attention`; chunks that are not `causal` see all keys.
         """
         parts, place = [], (arena, self.layout, layer)
+        whole_step = keys.prefill is not None and keys.prefill.whole_step
         if keys.decode is not None and keys.decodes:
             rows = q[: keys.decodes]
             parts.append(self.ops.decode_attention(rows, *place, keys.decode, self.scale, bias))
         if keys.prefill is not None:
-            rows = q[keys.decodes :]
+            rows = q if whole_step else q[keys.decodes :]
             parts.append(
                 self.ops.prefill_attention(rows, *place, keys.prefill, self.scale, bias, causal)
             )
+        if whole_step:
+            return _overlaid(parts).flatten(1)
         joined = parts[0] if len(parts) == 1 else torch.cat(parts)
         return joined.flatten(1)
+
+
+def _overlaid(parts: list[Tensor]) -> Tensor:
+    """Attention of chunks with that of decodes in the first rows; each is zero where the other is
+    not, so that where decodes end is not a matter of shapes.
+    """
+    *decodes, everything = parts
+    for part in decodes:
+        everything[: len(part)] += part
+    return everything
 
 
 def check_length(model: Model, prompt_tokens: int, output_tokens: int = 0) -> None:

@@ -296,7 +296,21 @@ def test_small_steps_with_chunks_wait_for_their_launches(profile: Profile, confi
     measured = profile.kernels["attention_prefill"].axes["chunk_tokens"]
     least_s = cost.step_s([Chunk(int(measured[-1]), 0)], 0, 0) + 0.01
     steps = [Step((Chunk(8, 0),), 0, 0, least_s), Step((Chunk(64, 0),), 0, 0, least_s + 1)]
-    slower = CalibratedCost(with_launches(profile, cost, steps, shape.layers), shape)
+    slower = CalibratedCost(with_launches(profile, shape, steps), shape)
     for tokens in measured:
         assert slower.step_s([Chunk(int(tokens), 0)], 0, 0) == pytest.approx(least_s)
     assert slower.step_s((), 4, 512) == cost.step_s((), 4, 512)
+
+
+def test_steps_from_graphs_wait_for_no_launches(profile: Profile, config: Path) -> None:
+    """Only chunks that no graph holds are thought to, and only if some were seen to."""
+    shape = load_shape(config)
+    cost = CalibratedCost(profile, shape)
+    replayed = [Step((Chunk(8, 0),), 0, 0, 1.0, replay_s=0.5)]
+    assert with_launches(profile, shape, replayed) == profile
+    bound = [Step((Chunk(8, 0),), 0, 0, 1.1 * cost.step_s([Chunk(8, 0)], 0, 0))]
+    assert with_launches(profile, shape, bound) == profile
+    waiting = [*replayed, Step((Chunk(64, 0),), 0, 0, 2.0)]
+    found = CalibratedCost(with_launches(profile, shape, waiting, replayed=32), shape)
+    assert found.step_s([Chunk(32, 0)], 0, 0) == cost.step_s([Chunk(32, 0)], 0, 0)
+    assert found.step_s([Chunk(64, 0)], 0, 0) == pytest.approx(2.0)

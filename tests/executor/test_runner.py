@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from executor_runs import CPU, DryGraphs, prefilled, tiny_model
 
 from executor.graphs import buckets
-from executor.inputs import DecodeRow
+from executor.inputs import ChunkRows, DecodeRow
 from executor.items import ItemBudget
 from executor.runner import Batch, Runner, unread
 from executor.sampler import Sampling, SamplingRow
@@ -110,13 +110,14 @@ def test_a_graph_gives_the_bits_of_the_eager_step(tmp_path, dtype):
     tables, first = prefilled(runner, LENGTHS, BLOCKS)
     runner.capture(20, BLOCKS)
     arena = runner.arena.clone()
-    for rows in (1, 3, 6):
-        batch = Batch(decodes(tables, first)[:rows], [])
+    again = ChunkRows(tables[5], 40, np.arange(60), True)
+    for rows, chunks in ((1, []), (3, []), (6, []), (0, [again]), (5, [again])):
+        batch = Batch(decodes(tables, first)[:rows], chunks)
         runner.arena.copy_(arena)
-        replayed = runner.graphs.replay(batch)[:rows].clone()
+        replayed = runner.graphs.replay(batch)[: batch.wanted].clone()
         written = runner.arena.clone()
         runner.arena.copy_(arena)
-        eager = runner.graphs.eager(batch)[:rows]
+        eager = runner.graphs.eager(batch)[: batch.wanted]
         assert torch.equal(replayed, eager)
         assert torch.equal(written, runner.arena)
         assert torch.isfinite(replayed).all()

@@ -51,6 +51,9 @@ def test_kernels_give_the_tokens_of_the_reference(tmp_path):
         logits = graphs.replay(Batch(rows, []))
         assert torch.isfinite(logits).all()  # those of the padding, too
         tokens.append((first, mixed, runner.outputs[:3].tolist()))
+        logits = graphs.replay(Batch(rows[1:], [spare]))
+        assert torch.isfinite(logits).all()
+        assert runner.outputs[:3].tolist() == mixed
         arenas.append(arena.view(torch.float32).nan_to_num())
     assert tokens[0] == tokens[1]
     used = slice(0, (BLOCKS - 1) * layout.block_bytes[16] // 4)

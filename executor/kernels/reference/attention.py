@@ -186,6 +186,8 @@ def prefill_attention(  # noqa: PLR0913, PLR0917
 ) -> Tensor:
     """See `kernels.ops`: one chunk after the other."""
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    if chunks.whole_step:
+        out.zero_()
     first_rows = chunks.first_row.tolist()
     wide = torch.promote_types(q.dtype, torch.float32)
     for chunk, context in enumerate(chunks.context.tolist()):

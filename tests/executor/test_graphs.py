@@ -1,0 +1,149 @@
+"""Which graph a step goes to, and that its padding changes nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from executor_runs import CPU, DryGraphs, IdleModel, tiny_model
+
+from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
+from executor.graphs import MIXED_ROWS, MOST_CHUNKS, mixed_buckets
+from executor.inputs import build_inputs
+from executor.items import ItemBudget
+from executor.runner import Batch, Runner
+
+BLOCKS = 120
+MIXES = {
+    "16": {},
+    "8": {8: 1.0},
+    "4": {4: 1.0},
+    "mixed": {8: 0.4, 4: 0.3},
+}
+
+
+# -- sizes --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def idle():
+    """Graphs of a model that does nothing, for up to 256 decodes."""
+    runner = Runner(IdleModel(16), torch.zeros(1024, dtype=torch.uint8))
+    return DryGraphs(runner, 256, 1000)
+
+
+@pytest.mark.parametrize(
+    ("decodes", "tokens", "chunks", "wanted"),
+    [
+        (0, 1, 1, (32, 0)),
+        (0, 32, 4, (32, 0)),
+        (0, 33, 1, (64, 0)),
+        (1, 31, 1, (32, 32)),
+        (1, 32, 1, (64, 64)),
+        (64, 64, 2, (128, 64)),
+        (65, 63, 2, (128, 128)),
+        (64, 65, 2, (192, 64)),
+        (256, 1, 1, (320, 256)),
+        (256, 768, 4, (1024, 256)),
+        (0, 512, 1, (512, 0)),
+        (5, 1024, 1, None),
+        (257, 1, 1, None),
+        (1, 100, MOST_CHUNKS + 1, None),
+        (7, 0, 0, (8, 8)),
+        (256, 0, 0, (256, 256)),
+        (257, 0, 0, None),
+    ],
+)
+def test_a_step_goes_to_the_smallest_graph_that_holds_it(idle, decodes, tokens, chunks, wanted):
+    found = idle.sizes_for(decodes, tokens, chunks)
+    assert (found and (found.rows, found.decodes)) == wanted
+
+
+def test_padding_stays_within_its_bounds(idle):
+    for rows in range(1, MIXED_ROWS[-1] + 1):
+        found = idle.sizes_for(0, rows, 1)
+        assert found.rows <= 1.5 * rows + 32
+        assert rows > 512 or found.rows < rows + 64
+
+
+@pytest.mark.parametrize("max_rows", [1, 4, 64, 100, 256])
+def test_there_are_few_graphs(max_rows):
+    sizes = mixed_buckets(max_rows)
+    assert len(sizes) <= 36 and len(set(sizes)) == len(sizes)
+    assert all(decodes <= min(rows, max_rows) for rows, decodes in sizes)
+
+
+# -- padding ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A small Llama over random blocks of all precisions."""
+    model = tiny_model(tmp_path_factory.mktemp("small"))
+    source = RandomArena(model.layout, BLOCKS, CPU)
+    runner = Runner(model, source.arena, ItemBudget(7, 1))
+    return source, runner, DryGraphs(runner, 20, 4 * BLOCKS)
+
+
+CASES = {
+    "one token": ([], [(1, 0)]),
+    "one token far on": ([3, 100], [(1, 170)]),
+    "no decodes": ([], [(20, 50), (12, 0)]),
+    "rows at the edge": ([9, 40, 64], [(29, 64)]),
+    "rows past the edge": ([9, 40, 64], [(30, 64)]),
+    "four chunks": ([5, 17], [(3, 40), (16, 16), (1, 5), (7, 100)]),
+    "most decodes": ([1 + 7 * i for i in range(20)], [(12, 33)]),
+    "a long chunk": ([30], [(150, 80)]),
+}
+
+
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("case", CASES)
+def test_padding_changes_no_logits_and_writes_nothing(small, case, mix):
+    source, runner, graphs = small
+    lengths, chunks = CASES[case]
+    source.reshuffle()
+    vocab = runner.model.vocab
+    batch = Batch(
+        decode_rows(source, lengths, vocab, MIXES[mix]),
+        chunk_rows(source, chunks, vocab, MIXES[mix]),
+    )
+    batch.chunks[0].wants_logits = len(chunks) == 1
+    before = runner.arena.clone()
+    plain = build_inputs(batch.decodes, batch.chunks, source.layout, CPU, item_blocks=2)
+    wanted = runner.forward(plain)
+    written = runner.arena.clone()
+    assert wanted.shape[0] == batch.wanted and not torch.equal(before, written)
+    runner.arena.copy_(before)
+    found = graphs.replay(batch)
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found[: batch.wanted], wanted, rtol=1e-5, atol=1e-5)
+    assert runner.outputs[: batch.wanted].tolist() == wanted.argmax(-1).tolist()
+    before, written, after = (raw.view(torch.int32) for raw in (before, written, runner.arena))
+    touched = written != before
+    assert torch.equal(after[~touched], before[~touched])
+    there, here = (raw[touched].view(torch.float32) for raw in (written, after))
+    torch.testing.assert_close(here, there, rtol=1e-5, atol=1e-5)
+
+
+def test_a_step_leaves_nothing_behind_for_the_next(small):
+    """Longer lists, more chunks and more rows before it do not change a step."""
+    source, runner, graphs = small
+    found, arena = [], runner.arena.clone()
+    for lengths, chunks in (([60], [(9, 30)]), ([90] * 6, [(5, 90)] * 4), ([60], [(9, 30)])):
+        source.reshuffle()
+        source.random = np.random.default_rng(5)
+        vocab = runner.model.vocab
+        batch = Batch(decode_rows(source, lengths, vocab), chunk_rows(source, chunks, vocab))
+        runner.arena.copy_(arena)
+        found.append(graphs.replay(batch)[: batch.wanted].clone())
+    assert torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1][:2])
+
+
+def test_a_step_with_too_many_blocks_runs_eagerly(small):
+    source, runner, _ = small
+    graphs = DryGraphs(runner, 4, 1)
+    batch = Batch([], chunk_rows(source, [(5, 200)], runner.model.vocab))
+    assert graphs.replay(batch) is None and graphs.eager(batch) is None

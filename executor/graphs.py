@@ -70,6 +70,8 @@ class StepGraphs:
             dtype=torch.float32,
             device=runner.device,
         )
+        self._side: Any = None
+        """One stream for all first runs: cuBLAS keeps a workspace for each stream that it sees."""
         self._graphs: dict[Sizes, Any] = {}
         pool = None
         for size in sorted(sizes, key=_order, reverse=True):
@@ -199,7 +201,9 @@ class StepGraphs:
             self._logits[: sizes.wanted].copy_(logits)
             runner.outputs[: sizes.wanted].copy_(logits.argmax(-1))
 
-        side = torch.cuda.Stream(runner.device)
+        if self._side is None:
+            self._side = torch.cuda.Stream(runner.device)
+        side = self._side
         side.wait_stream(torch.cuda.current_stream(runner.device))
         with torch.cuda.stream(side):
             run()  # compiles kernels, and lets cuBLAS take its workspace

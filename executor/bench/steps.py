@@ -106,7 +106,7 @@ def measure_prefill(
     ceilings: Ceilings,
     budget_s: float = 0.5,
 ) -> Measured:
-    """Seconds of one prompt in one step, run eagerly as the runner does."""
+    """Seconds of one prompt in one step, run eagerly as the runner runs long ones."""
     step = mixed_step(
         source, [], [(tokens, 0)], model.vocab, ItemBudget.of(model.layout, model.device)
     )

@@ -310,7 +310,8 @@ def test_steps_from_graphs_wait_for_no_launches(profile: Profile, config: Path) 
     assert with_launches(profile, shape, replayed) == profile
     bound = [Step((Chunk(8, 0),), 0, 0, 1.1 * cost.step_s([Chunk(8, 0)], 0, 0))]
     assert with_launches(profile, shape, bound) == profile
-    waiting = [*replayed, Step((Chunk(64, 0),), 0, 0, 2.0)]
-    found = CalibratedCost(with_launches(profile, shape, waiting, replayed=32), shape)
-    assert found.step_s([Chunk(32, 0)], 0, 0) == cost.step_s([Chunk(32, 0)], 0, 0)
-    assert found.step_s([Chunk(64, 0)], 0, 0) == pytest.approx(2.0)
+    *_, held, eager = map(int, profile.kernels["attention_prefill"].axes["chunk_tokens"])
+    waiting = [*replayed, Step((Chunk(eager, 0),), 0, 0, 2.0)]
+    found = CalibratedCost(with_launches(profile, shape, waiting, replayed=held), shape)
+    assert found.step_s([Chunk(held, 0)], 0, 0) == cost.step_s([Chunk(held, 0)], 0, 0)
+    assert found.step_s([Chunk(eager, 0)], 0, 0) == pytest.approx(2.0)

@@ -11,8 +11,8 @@ multiply its weights and scores; those of 4-bit K belong to a channel and multip
 per block, whose product with the minima is a constant of the block.
 """
 
-# Kernels take what they need one by one.
-# ruff: noqa: PLR0913, PLR0917
+# Kernels take what they need one by one, and are long.
+# ruff: noqa: PLR0913, PLR0915, PLR0917
 
 from __future__ import annotations
 
@@ -196,7 +196,8 @@ def _nibble_item(
     """The same for an item of 4 bits, a block at a time.
 
     K is taken by halves of the head, V by the four nibbles of 16-bit words. Scaled queries are
-    computed for ROWS heads, the group padded to a power of two, and repeated to fill M rows.
+    computed for ROWS heads, the group padded to a power of two (4 at least, with which fewer
+    registers are spent), and repeated to fill M rows.
     """
     DTYPE: tl.constexpr = queries.dtype.element_ty
     HALF: tl.constexpr = D // 2
@@ -394,7 +395,7 @@ def decode_attention(
 def constants(
     layout: KVLayout, heads: int, tiles: Mapping[str, int], biased: bool
 ) -> dict[str, int]:
-    """Compile-time arguments of `decode_items`; a bias needs registers, so it gets less of the rest."""
+    """Compile-time arguments of `decode_items`; a bias costs registers, so tiles are smaller."""
     group = heads // layout.kv_heads
     return {
         "KV_HEADS": layout.kv_heads,
@@ -404,7 +405,7 @@ def constants(
         "M": max(16, power_of_two(group)),
         "PAD": padded_half(layout.head_dim),
         "WORDS": max(16, power_of_two(layout.head_dim // 4)),
-        "ROWS": power_of_two(group),
+        "ROWS": max(4, power_of_two(group)),
         "TILE": tiles["byte_tile" if biased else "tile"],
         "BYTE_TILE": tiles["byte_tile"],
         "STAGES": 3 if biased else CODE_STAGES,

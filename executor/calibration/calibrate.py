@@ -15,7 +15,7 @@ from torch import Tensor
 from executor.bench.steps import free_bytes
 from executor.calibration import kernels
 from executor.calibration.cases import RandomArena
-from executor.calibration.ceilings import ceilings, device_name, hardware, versions
+from executor.calibration.ceilings import ceilings, hardware, versions
 from executor.calibration.fit import with_steps
 from executor.calibration.kernels import CPU, GPU, Bench, Grids
 from executor.calibration.links import measure_links
@@ -246,7 +246,7 @@ def _profile(
     machine = hardware(device)
     quantised = ", int8 weights" if wish.loading.int8 else ""
     return Profile(
-        device=device_name(device),
+        device=session.device.spec.name,
         model=subject.shape.name,
         tp=1,
         dtype=DTYPE_NAMES[str(subject.layout.dtype).removeprefix("torch.")],

@@ -7,8 +7,10 @@ into one buffer of bytes, of which the tensors on the device are views.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from typing import Any, Protocol
 
@@ -21,6 +23,8 @@ from executor.kv.layout import KVLayout
 from executor.step import BlockLists, DecodeItems, PrefillChunks, StepInputs
 
 Array = NDArray[Any]
+
+Places = dict[str, tuple[int, type, tuple[int, ...]]]
 
 CLASSES = 3
 """Precisions, in the order 16, 8, 4 bits."""
@@ -51,6 +55,33 @@ class DecodeRow:
     length: int
     """Keys after this step's write: the position of `token`, plus one."""
     token: int
+
+
+@dataclass(slots=True)
+class Decodes:
+    """Rows that decode, as columns."""
+
+    tables: Sequence[Table]
+    lengths: Array
+    """int64"""
+    tokens: Array
+    """int64"""
+
+    @classmethod
+    def of(cls, rows: Sequence[DecodeRow]) -> Decodes:
+        """The rows as columns."""
+        return cls(
+            [row.table for row in rows],
+            np.array([row.length for row in rows], np.int64),
+            np.array([row.token for row in rows], np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.tables)
+
+    def __iter__(self) -> Iterator[DecodeRow]:
+        columns = zip(self.tables, self.lengths.tolist(), self.tokens.tolist(), strict=True)
+        return itertools.starmap(DecodeRow, columns)
 
 
 @dataclass(slots=True)
@@ -104,14 +135,19 @@ class Sizes:
             "chunk_positions": (i4, (self.chunk_blocks,)),
         }
 
-    def places(self) -> tuple[dict[str, tuple[int, type, tuple[int, ...]]], int]:
+    def places(self) -> tuple[Places, int]:
         """Byte offset, type and shape of each array, and the bytes of all."""
-        places, end = {}, 0
-        for name, (kind, shape) in self.fields().items():
-            places[name] = (end, kind, shape)
-            nbytes = prod(shape) * np.dtype(kind).itemsize
-            end += -(-nbytes // ALIGNMENT) * ALIGNMENT
-        return places, max(end, ALIGNMENT)
+        return _places(self)
+
+
+@lru_cache(maxsize=1024)
+def _places(sizes: Sizes) -> tuple[Places, int]:
+    places, end = {}, 0
+    for name, (kind, shape) in sizes.fields().items():
+        places[name] = (end, kind, shape)
+        nbytes = prod(shape) * np.dtype(kind).itemsize
+        end += -(-nbytes // ALIGNMENT) * ALIGNMENT
+    return places, max(end, ALIGNMENT)
 
 
 @dataclass(slots=True)
@@ -138,14 +174,19 @@ def build_inputs(
     nothing, attends to nothing and wants its logits. An item has at most `item_blocks` blocks.
     """
     host = host_inputs(
-        decodes, chunks, layout, item_blocks=item_blocks, pad_rows=pad_rows, pad_items=pad_items
+        Decodes.of(decodes),
+        chunks,
+        layout,
+        item_blocks=item_blocks,
+        pad_rows=pad_rows,
+        pad_items=pad_items,
     )
     buffer = pack(host, host.sizes, pinned=device.type == "cuda")
     return step_of(buffer.to(device, non_blocking=True), host.sizes)
 
 
 def host_inputs(
-    decodes: list[DecodeRow],
+    decodes: Decodes,
     chunks: list[ChunkRows],
     layout: KVLayout,
     *,
@@ -155,10 +196,13 @@ def host_inputs(
 ) -> HostInputs:
     """The arrays of `build_inputs`, before they are laid into one buffer."""
     padded = max(pad_rows, len(decodes))
-    arrays = _decode_rows(decodes, layout.block_tokens, padded)
+    lists = _grouped(decodes.tables, decodes.lengths, layout.block_tokens)
+    arrays = _decode_rows(decodes, lists.tails, layout.block_tokens, padded)
     items, blocks = 0, 0
     if padded:
-        arrays |= _decode_items(decodes, layout.block_tokens, item_blocks, (padded, pad_items))
+        arrays |= _decode_items(
+            decodes.lengths, lists, layout.block_tokens, item_blocks, (padded, pad_items)
+        )
         items, blocks = len(arrays["item_bits"]), len(arrays["decode_offsets"])
     longest = 0
     if chunks:
@@ -242,16 +286,17 @@ def _views(buffer: Tensor, sizes: Sizes) -> dict[str, Tensor]:
 # -- decodes ------------------------------------------------------------------------------------
 
 
-def _decode_rows(rows: list[DecodeRow], block_tokens: int, padded: int) -> dict[str, Array]:
-    """Token, position and place to write of each row; padding is token 0 that goes nowhere."""
+def _decode_rows(rows: Decodes, tails: Array, block_tokens: int, padded: int) -> dict[str, Array]:
+    """Token, position and place to write of each row, its block being one of `tails`; padding is
+    token 0 that goes nowhere.
+    """
     count = len(rows)
     tokens, offsets = np.zeros(padded, np.int64), np.zeros(padded, np.int64)
     positions, slots = np.zeros(padded, np.int32), np.full(padded, -1, np.int32)
-    if count:
-        positions[:count] = [row.length - 1 for row in rows]
-        tokens[:count] = [row.token for row in rows]
-        offsets[:count] = [row.table.offsets[(row.length - 1) // block_tokens] for row in rows]
-        slots[:count] = positions[:count] % block_tokens
+    positions[:count] = rows.lengths - 1
+    tokens[:count] = rows.tokens
+    offsets[:count] = tails
+    slots[:count] = positions[:count] % block_tokens
     return {
         "token_ids": tokens,
         "positions": positions,
@@ -262,11 +307,9 @@ def _decode_rows(rows: list[DecodeRow], block_tokens: int, padded: int) -> dict[
 
 
 def _decode_items(
-    rows: list[DecodeRow], block_tokens: int, item_blocks: int, padded: tuple[int, int]
+    lengths: Array, lists: _Lists, block_tokens: int, item_blocks: int, padded: tuple[int, int]
 ) -> dict[str, Array]:
-    """Work items of the rows and their lists of blocks; `padded` holds rows and items at least."""
-    lengths = np.fromiter((row.length for row in rows), np.int64, len(rows))
-    lists = _grouped([row.table for row in rows], lengths, block_tokens)
+    """Work items of rows and their lists of blocks; `padded` holds rows and items at least."""
     counts = lists.counts.reshape(-1)
     per_group = -(-counts // item_blocks)
     items, total = int(per_group.sum()), max(int(per_group.sum()), padded[1])
@@ -278,9 +321,9 @@ def _decode_items(
     tokens = held * block_tokens
     last_of_row = np.cumsum(per_group)[::CLASSES] - 1
     tokens[last_of_row] -= -(-lengths // block_tokens) * block_tokens - lengths
-    row_items = np.full(max(padded[0], len(rows)) + 1, items, np.int32)
+    row_items = np.full(padded[0] + 1, items, np.int32)
     row_items[0] = 0
-    row_items[1 : len(rows) + 1] = np.cumsum(per_group)[CLASSES - 1 :: CLASSES]
+    row_items[1 : len(lengths) + 1] = np.cumsum(per_group)[CLASSES - 1 :: CLASSES]
     return {
         "item_bits": _lengthened(_BITS_OF_CLASS[group % CLASSES], total),
         "item_rows": _lengthened(group // CLASSES, total),
@@ -354,29 +397,33 @@ class _Lists:
     """[tables, 3]: blocks of each precision."""
     offsets: Array
     positions: Array
+    tails: Array
+    """[tables]: offset of the last block of each."""
 
 
-def _grouped(tables: list[Table], lengths: Array, block_tokens: int) -> _Lists:
+def _grouped(tables: Sequence[Table], lengths: Array, block_tokens: int) -> _Lists:
     """The blocks of each table that hold its first `length` tokens, grouped by precision.
 
     Inside a group they stay in order; the tail block has 16 bits, so it ends its group.
     """
     held = -(-lengths // block_tokens)
     if not len(tables):
-        return _Lists(
-            np.zeros((0, CLASSES), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32)
-        )
-    offsets = np.concatenate([t.offsets[:n] for t, n in zip(tables, held, strict=True)])
-    bits = np.concatenate([t.bits[:n] for t, n in zip(tables, held, strict=True)])
-    position = np.arange(len(offsets)) - np.repeat(np.cumsum(held) - held, held)
+        none = np.zeros(0, np.int64)
+        return _Lists(none.reshape(0, CLASSES), none, none, none)
+    each = held.tolist()
+    offsets = np.concatenate([t.offsets[:n] for t, n in zip(tables, each, strict=True)])
+    bits = np.concatenate([t.bits[:n] for t, n in zip(tables, each, strict=True)])
+    ends = np.cumsum(held)
+    tails = offsets[ends - 1]
+    position = np.arange(len(offsets)) - np.repeat(ends - held, held)
     position = (position * block_tokens).astype(np.int32)
     if (bits == 16).all():
         counts = np.zeros((len(tables), CLASSES), np.int64)
         counts[:, 0] = held
-        return _Lists(counts, offsets, position)
+        return _Lists(counts, offsets, position, tails)
     key = np.repeat(np.arange(len(tables)) * CLASSES, held) + _CLASS_OF_BITS[bits]
     counts = np.bincount(key, minlength=len(tables) * CLASSES).reshape(-1, CLASSES)
     # Keys of 16 bits are sorted by radix, in linear time.
     small = key.astype(np.uint16) if len(tables) * CLASSES < 1 << 16 else key
     order = np.argsort(small, kind="stable")
-    return _Lists(counts, offsets[order], position[order])
+    return _Lists(counts, offsets[order], position[order], tails)

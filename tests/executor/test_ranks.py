@@ -147,7 +147,7 @@ def test_a_follower_waits_for_its_own_copies():
     assert polled == [2, 2, 2]  # all of them before the step
     copies, waits, step = lazy.told
     assert waits[0].after[0] is copies[1]
-    assert step.decodes[0].length == 3
+    assert step.decodes.lengths[0] == 3
 
 
 def configuration(folder, tp, settings=(), **changes):

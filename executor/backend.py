@@ -13,8 +13,9 @@ import torch
 from executor.answers import Answers, Tokens
 from executor.arrivals import Arrivals
 from executor.clock import Clock
-from executor.inputs import Array, ChunkRows, Decodes
+from executor.inputs import ChunkRows, Decodes
 from executor.kv.tables import BlockTable, Moves
+from executor.packing import Array
 from executor.runner import Batch, Launched, Runner, unread
 from executor.sampler import SamplingRow
 from superinfer.engine import Engine

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from executor.inputs import Decodes, HostInputs, Sizes, host_inputs, pack, step_of
+from executor.inputs import Decodes, host_inputs
+from executor.packing import HostInputs, Sizes, pack, step_of
 
 if TYPE_CHECKING:
     from executor.runner import Batch, Runner

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from executor.inputs import ChunkRows, DecodeRow, Decodes, host_inputs, pack, step_of
+from executor.inputs import ChunkRows, DecodeRow, Decodes, host_inputs
 from executor.items import ItemBudget
+from executor.packing import pack, step_of
 from executor.sampler import GREEDY, SamplingRow, sample
 from executor.step import StepInputs
 

@@ -55,13 +55,12 @@ from executor.kv.layout import KVLayout
 from executor.step import DecodeItems
 
 TILES: dict[int, dict[str, int]] = {
-    80: {"tile": 128, "num_warps": 4, "num_stages": 2, "block_stages": 7},
-    90: {"tile": 128, "num_warps": 4, "num_stages": 2, "block_stages": 7},
+    80: {"tile": 128, "byte_tile": 64, "num_warps": 4, "num_stages": 2},
+    90: {"tile": 128, "byte_tile": 64, "num_warps": 4, "num_stages": 2},
 }
-"""Per architecture: tokens and stages of a tile of 16 or 8 bits, and stages of blocks of 4 bits.
-
-Half of the stages load offsets of blocks, the other half what is there.
-"""
+"""Per architecture; tokens of a tile of 16 and of 8 bits (a tile of 4 bits is one block)."""
+CODE_STAGES = 5
+"""Stages of the loops over codes: two turns ahead, since the offset of a block is loaded first."""
 MERGE = {"tile": 16, "num_warps": 4}
 """Items that a program of the merge takes at a time."""
 
@@ -113,6 +112,7 @@ def _byte_item(
     queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
     sums,
     D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr, TILE: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """The same for an item of 8 bits.
 
@@ -135,7 +135,7 @@ def _byte_item(
     even = tl.zeros([M, PAD], tl.float32)
     odd = tl.zeros([M, PAD], tl.float32)
     next_k, next_v = token_scales(arena, offsets, tl.arange(0, TILE), tokens, D, T)
-    for begin in range(0, tokens, TILE):
+    for begin in tl.range(0, tokens, TILE, num_stages=STAGES):
         token = begin + tl.arange(0, TILE)
         there = token < tokens
         slot = token % T
@@ -274,7 +274,7 @@ def decode_items(
     scale, q_stride, layer, reach,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
     M: tl.constexpr, PAD: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr,
-    TILE: tl.constexpr, STAGES: tl.constexpr,
+    TILE: tl.constexpr, BYTE_TILE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Attention of one item and KV head.
 
@@ -309,7 +309,7 @@ def decode_items(
     elif precision == 8:
         peak, total = _byte_item(
             queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
-            reach, sums, D, T, M, PAD, TILE,
+            reach, sums, D, T, M, PAD, BYTE_TILE, STAGES,
         )  # fmt: skip
     else:
         peak, total = _wide_item(
@@ -380,7 +380,7 @@ def decode_attention(
             items.bits, items.rows, items.first, items.tokens, items.positions,
             items.blocks.offsets, items.blocks.positions, bias,
             scale, q.stride(0), layer, reach_of(bias),
-            **constants(layout, heads, tiles),
+            **constants(layout, heads, tiles, bias is not None),
             num_warps=tiles["num_warps"], num_stages=tiles["num_stages"],
         )  # fmt: skip
     merge_items[(rows, heads)](
@@ -391,8 +391,10 @@ def decode_attention(
     return out
 
 
-def constants(layout: KVLayout, heads: int, tiles: Mapping[str, int]) -> dict[str, int]:
-    """Compile-time arguments of `decode_items`."""
+def constants(
+    layout: KVLayout, heads: int, tiles: Mapping[str, int], biased: bool
+) -> dict[str, int]:
+    """Compile-time arguments of `decode_items`; a bias needs registers, so it gets less of the rest."""
     group = heads // layout.kv_heads
     return {
         "KV_HEADS": layout.kv_heads,
@@ -403,8 +405,9 @@ def constants(layout: KVLayout, heads: int, tiles: Mapping[str, int]) -> dict[st
         "PAD": padded_half(layout.head_dim),
         "WORDS": max(16, power_of_two(layout.head_dim // 4)),
         "ROWS": power_of_two(group),
-        "TILE": tiles["tile"],
-        "STAGES": tiles["block_stages"],
+        "TILE": tiles["byte_tile" if biased else "tile"],
+        "BYTE_TILE": tiles["byte_tile"],
+        "STAGES": 3 if biased else CODE_STAGES,
     }
 
 
@@ -423,7 +426,7 @@ def _decode_entry(chip: int, form: Form, biased: bool) -> Entry:
     pointers = dict.fromkeys(("sums", "peaks", "totals"), "*fp32")
     pointers |= dict.fromkeys(("bits", "rows", "first", "tokens", "positions", "starts"), "*i32")
     pointers |= {"q": "*bf16", "arena": "*u8", "offsets": "*i64"}
-    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles)}
+    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles, biased)}
     if biased:
         pointers["bias"] = "*fp32"
     else:

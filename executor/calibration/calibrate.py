@@ -16,6 +16,15 @@ from executor.bench.steps import free_bytes
 from executor.calibration import kernels
 from executor.calibration.cases import RandomArena
 from executor.calibration.ceilings import ceilings, device_name, hardware, versions
+from executor.calibration.factors import (
+    HIGHEST,
+    LOWEST,
+    Factors,
+    entry,
+    fit_factors,
+    parts_of,
+    scaled,
+)
 from executor.calibration.kernels import CPU, GPU, Bench, Grids
 from executor.calibration.links import measure_links
 from executor.calibration.steps import (
@@ -47,6 +56,8 @@ DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 KERNEL_SHARE, LINK_SHARE, STEP_SHARE = 0.55, 0.08, 0.27
 """Of the time; the rest is for loading and for the driver's steps."""
 FIT_BATCHES, HELD_OUT_BATCHES = 24, 24
+LAUNCH_BOUND = 1.5
+"""Steps with chunks that take so many times the least of them are bound by the device."""
 Say = Callable[[str], None]
 
 
@@ -276,16 +287,18 @@ def with_steps(
         sets.append(run_batches(session.runner, source, shapes, time_s))
     fitted, unseen = sets
     driven = run_driver(session, random_workload(limits, 48), Deadline(max(2.0, deadline.left_s)))
-    cost = CalibratedCost(profile, shape)
+    factors = _factors(profile, shape, fitted)
+    profile = scaled(profile, factors)
     if subject.gpu:
-        profile = with_launches(profile, cost, fitted, shape.layers)
-        cost = CalibratedCost(profile, shape)
+        profile = with_launches(profile, CalibratedCost(profile, shape), fitted, shape.layers)
+    cost = CalibratedCost(profile, shape)
     launching = _host(fitted, cost, HostFit(0.0, 0.0))
     planning = _host(driven, cost, launching)
     host = HostFit(
         launching.step_s + planning.step_s, launching.per_sequence_s + planning.per_sequence_s
     )
     fit = {
+        "in_step": entry(factors),
         "step": predictions(unseen, cost, launching).entry(),
         "step_decode": predictions(unseen, cost, launching, skip_chunks=True).entry(),
         "step_prefill": predictions(unseen, cost, launching, skip_chunks=False).entry(),
@@ -309,13 +322,41 @@ def _limits(subject: Subject, session: Session) -> Limits:
     return Limits(subject.sequences, context, chunk, total)
 
 
+def _factors(profile: Profile, shape: ModelShape, steps: list[Step]) -> Factors:
+    """On a GPU of replays alone, and of steps with chunks that the device is what takes long of;
+    on a CPU of whole steps, with their host time left open.
+    """
+    replayed = [step for step in steps if step.replay_s is not None]
+    if not replayed:
+        sequences = np.array([step.sequences for step in steps], dtype=float)
+        seconds = np.array([step.seconds for step in steps])
+        return fit_factors(parts_of(profile, shape, steps), sequences, seconds)
+    decoding = fit_factors(
+        parts_of(profile, shape, replayed),
+        np.zeros(0),
+        np.array([step.replay_s for step in replayed]),
+    )
+    eager = [step for step in steps if step.chunks]
+    least_s = min((step.seconds for step in eager), default=0.0)
+    long = [step for step in eager if step.seconds > LAUNCH_BOUND * least_s]
+    if not long:
+        return decoding
+    parts = parts_of(scaled(profile, decoding), shape, long)
+    left_s = np.array([step.seconds for step in long]) - parts[:, :2].sum(axis=1)
+    told = parts[:, 2] > 0.1 * parts.sum(axis=1)
+    ratio = float(np.median(left_s[told] / parts[told, 2])) if told.any() else 1.0
+    return replace(decoding, prefill=min(HIGHEST, max(LOWEST, ratio)))
+
+
 def _host(steps: list[Step], cost: CalibratedCost, known: HostFit) -> HostFit:
     """What steps of decodes alone take beyond kernels and `known`; of all steps if there are none.
 
     Steps with chunks are launched one kernel at a time and would bring that into it.
     """
     plain = [step for step in steps if not step.chunks] or steps
-    return fit_host(plain, [s.device_s(cost) + known.seconds(s.sequences) for s in plain])
+    devices = [s.device_s(cost) if s.replay_s is None else s.replay_s for s in plain]
+    beside = [d + known.seconds(s.sequences) for s, d in zip(plain, devices, strict=True)]
+    return fit_host(plain, beside)
 
 
 def with_launches(

@@ -11,6 +11,7 @@ import torch
 
 from executor.calibration.calibrate import Wish, calibrate, with_launches
 from executor.calibration.cases import RandomArena, decode_step
+from executor.calibration.factors import Factors, fit_factors, parts_of, scaled
 from executor.calibration.kernels import Grids, spaced
 from executor.calibration.links import measure_links
 from executor.calibration.report import profile_lines
@@ -205,6 +206,32 @@ def test_random_batches_and_requests_fit() -> None:
     workload = random_workload(limits, 20)
     assert [request.index for request in workload.requests] == list(range(20))
     assert len(workload.output_tokens) == 20
+
+
+def test_factors_of_kernels_in_a_step() -> None:
+    """Found with host time beside them, in spite of outliers; of the device alone too."""
+    random = np.random.default_rng(0)
+    parts = random.uniform(0.1, 1.0, (40, 3))
+    sequences = random.integers(1, 32, 40).astype(float)
+    device = parts @ np.array([1.2, 0.9, 1.1])
+    seconds = device + 0.05 + 0.002 * sequences
+    seconds[5] *= 3
+    found = fit_factors(parts, sequences, seconds)
+    assert (found.dense, found.decode, found.prefill) == pytest.approx((1.2, 0.9, 1.1), abs=0.05)
+    alone = fit_factors(parts[:, :] * [1, 1, 0], np.zeros(0), parts @ np.array([1.3, 1.0, 0.0]))
+    assert (alone.dense, alone.decode, alone.prefill) == pytest.approx((1.3, 1.0, 1.0), abs=0.03)
+
+
+def test_scaled_tables_predict_scaled_steps(profile: Profile, config: Path) -> None:
+    """Each factor has its own part of a step."""
+    shape = load_shape(config)
+    steps = [Step((), 4, 256, 1.0), Step((Chunk(32, 0),), 0, 0, 1.0)]
+    parts = parts_of(profile, shape, steps)
+    assert parts[0, 2] == 0 and parts[1, 1] == 0 and (parts[:, 0] > 0).all()
+    twice = scaled(profile, Factors(2.0, 3.0, 4.0))
+    cost = CalibratedCost(twice, shape)
+    for step, part in zip(steps, parts, strict=True):
+        assert step.device_s(cost) == pytest.approx(part @ np.array([2.0, 3.0, 4.0]))
 
 
 # -- whole --------------------------------------------------------------------------------------

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from executor.inputs import BLOCK_LISTS, HostInputs, Sizes, host_inputs, pack, padded, step_of
+from executor.inputs import Decodes, host_inputs
+from executor.packing import BLOCK_LISTS, HostInputs, Sizes, pack, padded, step_of
 
 if TYPE_CHECKING:
-    from executor.inputs import ChunkRows, DecodeRow
     from executor.runner import Batch, Runner
     from executor.step import StepInputs
 
@@ -119,7 +119,7 @@ class StepGraphs:
         """Fill the static buffer; the graph to replay, or None if none is large enough."""
         tokens = sum(len(chunk.tokens) for chunk in batch.chunks)
         sizes = self.sizes_for(len(batch.decodes), tokens, len(batch.chunks))
-        host = None if sizes is None else self._inputs(batch.decodes, batch.chunks, sizes)
+        host = None if sizes is None else self._inputs(batch, sizes)
         if sizes is None or host is None:
             return None
         self._fill(host, sizes)
@@ -156,26 +156,29 @@ class StepGraphs:
         longest = -(-model.max_model_len // model.layout.block_tokens)
         return min(sequences * longest, self._most_blocks)
 
-    def _inputs(
-        self, decodes: list[DecodeRow], chunks: list[ChunkRows], sizes: Sizes
-    ) -> HostInputs | None:
+    def _inputs(self, batch: Batch, sizes: Sizes) -> HostInputs | None:
         """The arrays of a step, padded; None if its lists are longer than the buffer's."""
         runner = self._runner
         size = runner.model.layout.block_tokens
-        blocks = sum(-(-row.length // size) for row in decodes)
-        read = sum(-(-(chunk.context + len(chunk.tokens)) // size) for chunk in chunks)
+        blocks = batch.blocks(size)
+        read = sum(-(-(chunk.context + len(chunk.tokens)) // size) for chunk in batch.chunks)
         if blocks > sizes.decode_blocks or read > sizes.chunk_blocks:
             return None
         host = host_inputs(
-            decodes,
-            chunks,
+            batch.decodes,
+            batch.chunks,
             runner.model.layout,
-            item_blocks=runner.budget.item_blocks(len(decodes), blocks),
+            item_blocks=runner.budget.item_blocks(len(batch.decodes), blocks),
             pad_rows=0 if sizes.chunks else sizes.rows,
             pad_items=sizes.items,
         )
         assert host.sizes.items <= sizes.items  # `ItemBudget` keeps within its capacity
         return padded(host, sizes) if sizes.chunks else host
+
+    def _nothing(self, sizes: Sizes) -> HostInputs:
+        """A step of empty rows."""
+        host = host_inputs(Decodes.of(()), [], self._runner.model.layout, item_blocks=1)
+        return padded(host, sizes)
 
     def _fill(self, host: HostInputs, sizes: Sizes) -> None:
         """Copy a step into the static buffer, its lists of blocks up to their ends."""
@@ -192,9 +195,7 @@ class StepGraphs:
     def _capture(self, sizes: Sizes, pool: Any) -> Any:
         """Record one step of empty rows."""
         runner, step = self._runner, self._step(sizes)
-        nothing = self._inputs([], [], sizes)
-        assert nothing is not None
-        self._fill(nothing, sizes)
+        self._fill(self._nothing(sizes), sizes)
 
         def run() -> None:
             logits = runner.forward(step)

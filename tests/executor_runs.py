@@ -18,7 +18,7 @@ from executor.backend import TorchBackend
 from executor.clock import Clock, GivenTimes, RealTime
 from executor.driver import Driver
 from executor.graphs import StepGraphs
-from executor.inputs import ChunkRows, Sizes
+from executor.inputs import ChunkRows
 from executor.kernels.ops import ops_for
 from executor.kv.arena import Arena, HostArena, arena_size
 from executor.kv.checks import check
@@ -28,6 +28,7 @@ from executor.kv.streams import InlineStreams
 from executor.kv.swap import Mover
 from executor.kv.tables import BlockTable
 from executor.models import load_model
+from executor.packing import Sizes
 from executor.runner import Batch, Runner
 from executor.step import StepInputs
 from executor.workload import forced_tokens
@@ -215,7 +216,7 @@ def prefilled(
         places = places[held:]
         tables.append(table)
         chunks.append(ChunkRows(table, 0, generator.integers(0, 131, length), True))
-    return tables, runner.launch(Batch([], chunks)).wait()
+    return tables, runner.launch(Batch.of([], chunks)).wait()
 
 
 def finisher(mover: Mover) -> Callable[[Any], None]:

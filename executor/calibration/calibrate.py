@@ -15,24 +15,13 @@ from torch import Tensor
 from executor.bench.steps import free_bytes
 from executor.calibration import kernels
 from executor.calibration.cases import RandomArena
-from executor.calibration.ceilings import ceilings, device_name, hardware, versions
-from executor.calibration.factors import (
-    HIGHEST,
-    LOWEST,
-    Factors,
-    entry,
-    fit_factors,
-    parts_of,
-    scaled,
-)
+from executor.calibration.ceilings import ceilings, hardware, versions
+from executor.calibration.fit import with_steps
 from executor.calibration.kernels import CPU, GPU, Bench, Grids
 from executor.calibration.links import measure_links
 from executor.calibration.steps import (
-    HostFit,
     Limits,
-    Step,
-    fit_host,
-    predictions,
+    Steps,
     random_workload,
     run_batches,
     run_driver,
@@ -40,15 +29,13 @@ from executor.calibration.steps import (
 from executor.calibration.tables import Family
 from executor.calibration.timing import Deadline
 from executor.device import find_device
-from executor.graphs import MIXED_ROWS
 from executor.items import ItemBudget
 from executor.kernels.ops import ops_for
 from executor.kv.layout import KVLayout
 from executor.models.config import read_config
 from executor.session import DTYPES, ModelOptions, Session, open_session, source_of
-from superinfer.costs import CalibratedCost, Chunk
 from superinfer.costs.devices import Link
-from superinfer.costs.profile import HostCost, Kernel, Profile
+from superinfer.costs.profile import HostCost, Profile
 from superinfer.costs.shapes import ModelShape
 from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config
@@ -56,11 +43,8 @@ from superinfer.lab.config import load_config
 DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 KERNEL_SHARE, LINK_SHARE, STEP_SHARE = 0.55, 0.08, 0.27
 """Of the time; the rest is for loading and for the driver's steps."""
-FIT_BATCHES, HELD_OUT_BATCHES = 24, 24
-LAUNCH_BOUND = 1.5
-"""Eager steps with chunks that take so many times the least of them are bound by the device."""
-WAITING = 1.3
-"""Eager steps that take so many times what the device needs wait for their launches."""
+BATCHES = 64
+"""Random batches; half of them are held out."""
 Say = Callable[[str], None]
 
 
@@ -138,8 +122,16 @@ def dtype_of(loading: ModelOptions, device: torch.device) -> torch.dtype:
     return DTYPES[kind]
 
 
-def calibrate(wish: Wish, say: Say) -> Profile:
-    """Measure everything within about `wish.minutes`; the profile that comes out."""
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A profile, and the steps that it was brought in line with."""
+
+    profile: Profile
+    steps: Steps
+
+
+def calibrate(wish: Wish, say: Say) -> Calibration:
+    """Measure everything within about `wish.minutes`."""
     begin_s, total_s = time.time(), 60 * wish.minutes
     subject = Subject.of(wish)
     say(f"{subject.shape.name} on {hardware(subject.device)['name']}")
@@ -149,8 +141,10 @@ def calibrate(wish: Wish, say: Say) -> Profile:
     say("steps of the model")
     session = open_session(_config(subject), wish.loading)
     profile = _profile(subject, found, links, rates, session)
-    profile = with_steps(subject, session, profile, total_s - (time.time() - begin_s), say)
-    return replace(profile, made_s=begin_s)
+    steps = run_steps(subject, session, total_s - (time.time() - begin_s))
+    profile = with_steps(profile, subject.shape, steps)
+    say(f"predicted against measured: {profile.fit['step']}")
+    return Calibration(replace(profile, made_s=begin_s), steps)
 
 
 # -- kernels ------------------------------------------------------------------------------------
@@ -253,7 +247,7 @@ def _profile(
     machine = hardware(device)
     quantised = ", int8 weights" if wish.loading.int8 else ""
     return Profile(
-        device=device_name(device),
+        device=session.device.spec.name,
         model=subject.shape.name,
         tp=1,
         dtype=DTYPE_NAMES[str(subject.layout.dtype).removeprefix("torch.")],
@@ -274,47 +268,22 @@ def _profile(
     )
 
 
-def with_steps(
-    subject: Subject, session: Session, profile: Profile, seconds: float, say: Say
-) -> Profile:
-    """The profile with its host time, and how well it predicts steps that it has not seen."""
+def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
+    """Random batches through the runner, some to fit and some to judge, and requests through the
+    driver.
+    """
     deadline = Deadline(max(4.0, seconds))
-    shape, limits = subject.shape, _limits(subject, session)
-    random = np.random.default_rng(1)
+    limits, random = _limits(subject, session), np.random.default_rng(1)
     blocks = min(session.engine.config.total_blocks, 8192)
     source = RandomArena.over(subject.layout, session.runner.arena, blocks)
-    sets = []
-    for count, share in ((FIT_BATCHES, 0.4), (HELD_OUT_BATCHES, 0.5)):
-        shapes = [limits.batch(random, mixed=i % 2 == 1) for i in range(count)]
-        time_s = Deadline(max(2.0, share * deadline.left_s))
-        sets.append(run_batches(session.runner, source, shapes, time_s))
-    fitted, unseen = sets
+    shapes = [limits.batch(random, mixed=i % 2 == 1) for i in range(BATCHES)]
+    time_s = Deadline(max(2.0, 0.65 * deadline.left_s))
+    ran = run_batches(session.runner, source, shapes, time_s)
     driven = run_driver(session, random_workload(limits, 48), Deadline(max(2.0, deadline.left_s)))
-    factors = _factors(profile, shape, fitted)
-    profile = scaled(profile, factors)
-    if subject.gpu:
-        replayed = MIXED_ROWS[-1] if session.runner.graphs is not None else 0
-        profile = with_launches(profile, shape, fitted, replayed)
-    cost = CalibratedCost(profile, shape)
-    launching = _host(fitted, cost, HostFit(0.0, 0.0))
-    planning = _host(driven, cost, launching)
-    host = HostFit(
-        launching.step_s + planning.step_s, launching.per_sequence_s + planning.per_sequence_s
-    )
-    fit = {
-        "in_step": entry(factors),
-        "step": predictions(unseen, cost, launching).entry(),
-        "step_decode": predictions(unseen, cost, launching, skip_chunks=True).entry(),
-        "step_prefill": predictions(unseen, cost, launching, skip_chunks=False).entry(),
-        "driver_step": {**predictions(driven, cost, host).entry()},
-    }
-    fit["driver_step"]["mean"] = fit["driver_step"].pop("heldout_mape", 0.0)
-    say(f"predicted against measured: {fit['step']}")
-    return replace(
-        profile,
-        host=HostCost(host.step_s, host.per_sequence_s, "measured"),
-        fit={**profile.fit, **fit},
-    )
+    # Pairs take turns, so that a change of the machine's speed meets both sets.
+    fitted = [step for index, step in enumerate(ran) if index % 4 < 2]
+    unseen = [step for index, step in enumerate(ran) if index % 4 >= 2]
+    return Steps(fitted, unseen, driven)
 
 
 def _limits(subject: Subject, session: Session) -> Limits:
@@ -324,91 +293,3 @@ def _limits(subject: Subject, session: Session) -> Limits:
     context = min(subject.max_model_len - 1, grids.contexts[-1], total // 4)
     chunk = min(grids.chunks[-1], context, 4096)
     return Limits(subject.sequences, context, chunk, total)
-
-
-def _factors(profile: Profile, shape: ModelShape, steps: list[Step]) -> Factors:
-    """On a GPU of replays alone, and of steps with chunks that the device is what takes long of;
-    on a CPU of whole steps, with their host time left open.
-    """
-    replayed = [step for step in steps if step.replay_s is not None and not step.chunks]
-    if not replayed:
-        sequences = np.array([step.sequences for step in steps], dtype=float)
-        seconds = np.array([step.seconds for step in steps])
-        return fit_factors(parts_of(profile, shape, steps), sequences, seconds)
-    decoding = fit_factors(
-        parts_of(profile, shape, replayed),
-        np.zeros(0),
-        np.array([step.replay_s for step in replayed]),
-    )
-    long = _by_device(steps)
-    if not long:
-        return decoding
-    computed = [replace(step, decodes=step.decodes + step.padding) for step in long]
-    parts = parts_of(scaled(profile, decoding), shape, computed)
-    seconds = np.array([s.seconds if s.replay_s is None else s.replay_s for s in long])
-    left_s = seconds - parts[:, :2].sum(axis=1)
-    told = parts[:, 2] > 0.1 * parts.sum(axis=1)
-    ratio = float(np.median(left_s[told] / parts[told, 2])) if told.any() else 1.0
-    return replace(decoding, prefill=min(HIGHEST, max(LOWEST, ratio)))
-
-
-def _by_device(steps: list[Step]) -> list[Step]:
-    """Steps with chunks whose time is that of the device: replayed ones, and long eager ones."""
-    chunked = [step for step in steps if step.chunks]
-    least_s = min((step.seconds for step in chunked if step.replay_s is None), default=0.0)
-    return [
-        step
-        for step in chunked
-        if step.replay_s is not None or step.seconds > LAUNCH_BOUND * least_s
-    ]
-
-
-def _host(steps: list[Step], cost: CalibratedCost, known: HostFit) -> HostFit:
-    """What steps of decodes alone take beyond kernels and `known`; of all steps if there are none.
-
-    Eager steps with chunks are launched one kernel at a time and would bring that into it.
-    """
-    plain = [step for step in steps if not step.chunks] or steps
-    devices = [s.device_s(cost) if s.replay_s is None else s.replay_s for s in plain]
-    beside = [d + known.seconds(s.sequences) for s, d in zip(plain, devices, strict=True)]
-    return fit_host(plain, beside)
-
-
-def with_launches(
-    profile: Profile, shape: ModelShape, steps: list[Step], replayed: int = 0
-) -> Profile:
-    """Eager steps with chunks are launched kernel by kernel, and small ones wait for that.
-
-    A table of prefill attention then holds, for chunks whose step the device would finish sooner,
-    what is left of the least time that such a step was seen to take. Steps of up to `replayed`
-    tokens come from graphs and wait for no launches.
-    """
-    cost, layers = CalibratedCost(profile, shape), shape.layers
-    waiting = [
-        step
-        for step in steps
-        if step.chunks and step.replay_s is None and step.seconds > WAITING * step.device_s(cost)
-    ]
-    if not waiting:
-        return profile
-    least_s = min(step.seconds for step in waiting)
-    kernel = profile.kernels["attention_prefill"]
-    rows, columns = kernel.axes.values()
-    table = [
-        [
-            seconds
-            if tokens <= replayed
-            else _at_least(seconds, least_s, cost, Chunk(int(tokens), int(context)), layers)
-            for context, seconds in zip(columns, line, strict=True)
-        ]
-        for tokens, line in zip(rows, kernel.seconds or (), strict=True)
-    ]
-    slower = Kernel(kernel.axes, tuple(map(tuple, table)))
-    return replace(profile, kernels={**profile.kernels, "attention_prefill": slower})
-
-
-def _at_least(
-    seconds: float, least_s: float, cost: CalibratedCost, chunk: Chunk, layers: int
-) -> float:
-    """Seconds per layer with which a step of this chunk alone takes `least_s` or more."""
-    return seconds + max(0.0, least_s - cost.step_s([chunk], 0, 0)) / layers

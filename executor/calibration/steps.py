@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from statistics import median
 
 import numpy as np
@@ -52,6 +52,23 @@ class Step:
     def device_s(self, cost: CostModel) -> float:
         """Seconds that the cost model gives its kernels."""
         return cost.step_s(self.chunks, self.decodes, self.context_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Steps of one calibration."""
+
+    fitted: list[Step]
+    """Random batches through the runner."""
+    unseen: list[Step]
+    """More of them, with which nothing is fitted."""
+    driven: list[Step]
+    """Steps of the whole driver; host time is fitted with them."""
+
+    def rows(self) -> dict[str, list[list[object]]]:
+        """For JSON: chunks, decodes, their context, seconds, seconds of the replay."""
+        sets = {"fitted": self.fitted, "unseen": self.unseen, "driven": self.driven}
+        return {name: [list(astuple(step)) for step in steps] for name, steps in sets.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +118,7 @@ def run_batches(
     for shape in shapes:
         if deadline.over:
             break
-        batch = Batch(
+        batch = Batch.of(
             decode_rows(source, list(shape.contexts), runner.model.vocab),
             chunk_rows(source, list(shape.chunks), runner.model.vocab),
         )

@@ -91,7 +91,7 @@ def _compare(context: Context, model: Model, most_rows: int) -> Result:
         name = f"{rows} rows {mix}{''.join(f' {tokens}@{before}' for tokens, before in chunks)}"
         source.reshuffle()
         lengths = [1 + (97 * i * i + 31) % 1500 for i in range(rows)]
-        batch = Batch(
+        batch = Batch.of(
             decode_rows(source, lengths, model.vocab, MIXES[mix]),
             chunk_rows(source, list(chunks), model.vocab, MIXES[mix]),
         )
@@ -120,12 +120,9 @@ def _compare(context: Context, model: Model, most_rows: int) -> Result:
 
 def _unpadded(runner: Runner, batch: Batch) -> StepInputs:
     """The step with the shapes that it happens to have."""
-    layout = runner.model.layout
-    blocks = sum(-(-row.length // layout.block_tokens) for row in batch.decodes)
-    item_blocks = runner.budget.item_blocks(len(batch.decodes), blocks)
-    return build_inputs(
-        batch.decodes, batch.chunks, layout, runner.model.device, item_blocks=item_blocks
-    )
+    layout, rows = runner.model.layout, list(batch.decodes)
+    item_blocks = runner.budget.item_blocks(len(rows), batch.blocks(layout.block_tokens))
+    return build_inputs(rows, batch.chunks, layout, runner.model.device, item_blocks=item_blocks)
 
 
 def models(context: Context) -> Result:

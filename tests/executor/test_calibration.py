@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from executor.calibration.calibrate import Wish, calibrate, with_launches
+from executor.calibration.calibrate import Wish, calibrate
 from executor.calibration.cases import RandomArena, decode_step
 from executor.calibration.factors import Factors, fit_factors, parts_of, scaled
+from executor.calibration.fit import launch_seconds, with_steps
 from executor.calibration.kernels import Grids, spaced
 from executor.calibration.links import measure_links
 from executor.calibration.report import profile_lines
-from executor.calibration.steps import Limits, Step, fit_host, predictions, random_workload
+from executor.calibration.steps import (
+    HostFit,
+    Limits,
+    Step,
+    Steps,
+    fit_host,
+    predictions,
+    random_workload,
+)
 from executor.calibration.tables import (
     ends_first,
     hold_out,
@@ -30,7 +40,7 @@ from executor.kernels.reference import TorchOps
 from executor.kv.layout import PRECISIONS, KVLayout
 from executor.session import ModelOptions
 from superinfer.costs import CalibratedCost, Chunk, load_profile, load_shape, write_profile
-from superinfer.costs.profile import Profile
+from superinfer.costs.profile import HostCost, Profile
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -258,7 +268,7 @@ def profile(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Profile:
         grids=GRIDS,
     )
     path = tmp_path_factory.mktemp("profile") / "cpu.json"
-    write_profile(calibrate(wish, lambda text: None), path)
+    write_profile(calibrate(wish, lambda text: None).profile, path)
     return load_profile(path)
 
 
@@ -289,29 +299,45 @@ def test_the_cost_model_reads_it(profile: Profile, config: Path) -> None:
     assert 0 < cost.attention_share(8, 0.5) <= 1
 
 
-def test_small_steps_with_chunks_wait_for_their_launches(profile: Profile, config: Path) -> None:
-    """Where launching takes longer than the device, the table of prefill attention says so."""
-    shape = load_shape(config)
-    cost = CalibratedCost(profile, shape)
-    measured = profile.kernels["attention_prefill"].axes["chunk_tokens"]
-    least_s = cost.step_s([Chunk(int(measured[-1]), 0)], 0, 0) + 0.01
-    steps = [Step((Chunk(8, 0),), 0, 0, least_s), Step((Chunk(64, 0),), 0, 0, least_s + 1)]
-    slower = CalibratedCost(with_launches(profile, shape, steps), shape)
-    for tokens in measured:
-        assert slower.step_s([Chunk(int(tokens), 0)], 0, 0) == pytest.approx(least_s)
-    assert slower.step_s((), 4, 512) == cost.step_s((), 4, 512)
+def test_steps_with_chunks_wait_for_their_launches() -> None:
+    """The least time is that of steps whose kernels take much less, host time left out."""
+    cost, host = Linear(), HostFit(0.002, 0.001)
+    steps = [
+        Step((Chunk(8, 0),), 1, 1000, 0.014),  # 2 ms on the device, 4 ms on the host
+        Step((Chunk(8, 0),), 0, 5000, 0.013),  # 6 of 10 ms
+        Step((Chunk(8, 0),), 0, 15000, 0.020),  # bound by the device
+        Step((), 4, 100, 0.012),
+    ]
+    found = launch_seconds([(step, host) for step in steps], cost)  # type: ignore[arg-type]
+    assert found == pytest.approx(0.010)
 
 
-def test_steps_from_graphs_wait_for_no_launches(profile: Profile, config: Path) -> None:
-    """Only chunks that no graph holds are thought to, and only if some were seen to."""
+@pytest.mark.parametrize("launch_s", [0.05, 0.0])
+def test_a_profile_brought_in_line_with_steps(
+    profile: Profile, config: Path, launch_s: float
+) -> None:
+    """Steps of a device that is launched slowly and replays decodes fast are predicted, and steps
+    of one that replays all of them.
+    """
     shape = load_shape(config)
-    cost = CalibratedCost(profile, shape)
-    replayed = [Step((Chunk(8, 0),), 0, 0, 1.0, replay_s=0.5)]
-    assert with_launches(profile, shape, replayed) == profile
-    bound = [Step((Chunk(8, 0),), 0, 0, 1.1 * cost.step_s([Chunk(8, 0)], 0, 0))]
-    assert with_launches(profile, shape, bound) == profile
-    *_, held, eager = map(int, profile.kernels["attention_prefill"].axes["chunk_tokens"])
-    waiting = [*replayed, Step((Chunk(eager, 0),), 0, 0, 2.0)]
-    found = CalibratedCost(with_launches(profile, shape, waiting, replayed=held), shape)
-    assert found.step_s([Chunk(held, 0)], 0, 0) == cost.step_s([Chunk(held, 0)], 0, 0)
-    assert found.step_s([Chunk(eager, 0)], 0, 0) == pytest.approx(2.0)
+    truth = replace(
+        scaled(profile, Factors(0.8, 1.2, 1.0)), host=HostCost(0.002, 1e-4, "measured", launch_s)
+    )
+    cost, random = CalibratedCost(truth, shape), np.random.default_rng(0)
+    limits = Limits(4, 120, 60, 400)
+
+    def steps(count: int) -> list[Step]:
+        made = []
+        for i in range(count):
+            batch = limits.batch(random, mixed=i % 2 == 1)
+            chunks = tuple(Chunk(*chunk) for chunk in batch.chunks)
+            work = chunks, len(batch.contexts), sum(batch.contexts)
+            device_s, sequences = cost.step_s(*work), len(chunks) + work[1]
+            replay_s = None if chunks and launch_s else device_s
+            made.append(Step(*work, device_s + cost.host_s(sequences), replay_s))
+        return made
+
+    found = with_steps(profile, shape, Steps(steps(40), steps(20), steps(40)))
+    assert found.host.step_s == pytest.approx(0.002, rel=0.1)
+    assert found.host.launch_s == pytest.approx(launch_s, rel=0.05)
+    assert found.fit["step"]["heldout_mape"] < 0.02

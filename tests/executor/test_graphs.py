@@ -106,7 +106,7 @@ def test_padding_changes_no_logits_and_writes_nothing(small, case, mix):
     lengths, chunks = CASES[case]
     source.reshuffle()
     vocab = runner.model.vocab
-    batch = Batch(
+    batch = Batch.of(
         decode_rows(source, lengths, vocab, MIXES[mix]),
         chunk_rows(source, chunks, vocab, MIXES[mix]),
     )
@@ -136,7 +136,7 @@ def test_a_step_leaves_nothing_behind_for_the_next(small):
         source.reshuffle()
         source.random = np.random.default_rng(5)
         vocab = runner.model.vocab
-        batch = Batch(decode_rows(source, lengths, vocab), chunk_rows(source, chunks, vocab))
+        batch = Batch.of(decode_rows(source, lengths, vocab), chunk_rows(source, chunks, vocab))
         runner.arena.copy_(arena)
         found.append(graphs.replay(batch)[: batch.wanted].clone())
     assert torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1][:2])
@@ -145,5 +145,5 @@ def test_a_step_leaves_nothing_behind_for_the_next(small):
 def test_a_step_with_too_many_blocks_runs_eagerly(small):
     source, runner, _ = small
     graphs = DryGraphs(runner, 4, 1)
-    batch = Batch([], chunk_rows(source, [(5, 200)], runner.model.vocab))
+    batch = Batch.of([], chunk_rows(source, [(5, 200)], runner.model.vocab))
     assert graphs.replay(batch) is None and graphs.eager(batch) is None

@@ -92,7 +92,7 @@ def _overlaid(parts: list[Tensor]) -> Tensor:
     """
     *decodes, everything = parts
     for part in decodes:
-        everything[: len(part)] += part
+        everything[: len(part)].add_(part)
     return everything
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
@@ -82,7 +84,10 @@ def replay_int8(context: Context) -> Result:
 def _compare(context: Context, model: Model, most_rows: int) -> Result:
     source = RandomArena(model.layout, 800, device_of(context))
     runner = Runner(model, source.arena)
+    begin_s = time.perf_counter()
     runner.capture(most_rows, 1200)
+    torch.cuda.synchronize()
+    capture_s = time.perf_counter() - begin_s
     graphs = runner.graphs
     assert graphs is not None
     errors: dict[str, float] = {}
@@ -115,7 +120,7 @@ def _compare(context: Context, model: Model, most_rows: int) -> Result:
     bound = max(1e-4, tolerance(context, 3e-2))
     if max(unlike.values(), default=0.0) > bound:
         errors |= {f"{name}, not padded": error for name, error in unlike.items() if error > bound}
-    return verdict(errors, 0.0, graphs=len(graphs), unpadded=unlike)
+    return verdict(errors, 0.0, graphs=len(graphs), capture_s=capture_s, unpadded=unlike)
 
 
 def _unpadded(runner: Runner, batch: Batch) -> StepInputs:

@@ -3,21 +3,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.stamp
+EXEC := .venv/.exec
 COMPILED := .venv/.compiled
 
 .DEFAULT_GOAL := test
-.PHONY: run test test-slow compile bench lint browser oracle clean
+.PHONY: run test test-slow compile bench validate lint browser oracle clean
 
 ## Simulate the bundled trace; the result folder goes to runs/.
 run: $(COMPILED)
 	$(BIN)/superinfer-sim run traces/samples/mixed.jsonl
 
 ## All fast tests. Budget: five minutes on two cores; mark what takes longer than a few seconds `slow`.
-test: $(STAMP)
+test: $(EXEC)
 	$(BIN)/pytest -n 2 -m "not slow and not gpu" --durations=5 --durations-min=2
 
 ## The slow tests, one at a time, because some of them measure speed.
-test-slow: compile
+test-slow: compile $(EXEC)
 	@$(BIN)/pytest -m slow --collect-only -qq > /dev/null 2>&1; \
 	if [ $$? -eq 5 ]; then echo "There are no slow tests."; \
 	else $(BIN)/pytest -m slow -rs --durations=5; fi
@@ -29,6 +30,10 @@ compile: $(STAMP)
 ## Speed of the simulator.
 bench: compile
 	$(BIN)/python -m experiments.bench
+
+## The simulator against the executor on this CPU, with the shipped model; some minutes.
+validate: compile $(EXEC)
+	$(BIN)/python -m experiments.validate_cpu
 
 ## Style, format and types.
 lint: $(STAMP)
@@ -73,6 +78,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up .venv (a minute or two, once)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
+	@touch $@
+
+# What the executor needs: torch and Triton; and the libraries that its tests compare with.
+$(EXEC): $(STAMP)
+	@echo "Adding torch and Triton to .venv (some minutes, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[exec,peers]" -c constraints.txt
 	@touch $@
 
 $(COMPILED): | $(STAMP)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from sim.driver import simulate
@@ -24,8 +24,8 @@ from superinfer.costs import (
     Placement,
     StepCost,
     build_cost,
+    find_device,
     kv_capacity_blocks,
-    load_device,
     load_shape,
 )
 from superinfer.engine import Engine, EngineConfig
@@ -89,7 +89,8 @@ def build_engine(
     the engine is only good for a look at its sizes.
     """
     shape = _named("run.model", config.run.model, load_shape, PRESETS)
-    device = _named("run.device", config.run.device, load_device, DEVICES)
+    run = config.run
+    device = _named("run.device", run.device, lambda name: find_device(name, run.costs), DEVICES)
     scheduler = config.build_scheduler()
     if hasattr(scheduler, "tell_lengths"):
         scheduler.tell_lengths(true_length or (lambda request: 1))
@@ -118,7 +119,13 @@ def engine_config(
         blocks = cost.capacity_blocks(block_tokens, shares[0])
     else:
         blocks = kv_capacity_blocks(
-            shape, load_device(run.device), run.tp, block_tokens, shares[0], None, shares[1]
+            shape,
+            find_device(run.device, run.costs),
+            run.tp,
+            block_tokens,
+            shares[0],
+            None,
+            shares[1],
         )
     eight = shape.kv_block_bytes(run.tp, block_tokens, 8)
     four = shape.kv_block_bytes(run.tp, block_tokens, 4)
@@ -186,10 +193,11 @@ def _cost(
 def _host(run: RunConfig, known: HostCost) -> HostCost:
     """`known` with what `[run]` says of it."""
     step_ms, sequence_us = run.host_step_ms, run.host_per_sequence_us
-    return HostCost(
-        known.step_s if step_ms is None else step_ms / 1e3,
-        known.per_sequence_s if sequence_us is None else sequence_us / 1e6,
-        "configured",
+    return replace(
+        known,
+        step_s=known.step_s if step_ms is None else step_ms / 1e3,
+        per_sequence_s=known.per_sequence_s if sequence_us is None else sequence_us / 1e6,
+        origin="configured",
     )
 
 

@@ -10,10 +10,8 @@ from pathlib import Path
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config import Config, bundled_configs
-from superinfer.lab.dial import dial_of
-from superinfer.request import SLO, SLOClass
+from superinfer.request import SLO
 from superinfer.settings import did_you_mean
-from superinfer.slo_classes import PRESETS, class_from_table
 from traces.workload import Workload
 
 
@@ -63,7 +61,7 @@ def _generated(config: Config) -> Workload:
             raise ConfigError(
                 f"run.{name}: expected a trace file, got the specification {run.trace}"
             )
-    classes = _classes(config)
+    classes = config.service_classes()
     if run.without_slo:
         classes = {name: replace(known, slo=SLO()) for name, known in classes.items()}
     spec = load_spec(run.trace, config.workload, classes=classes)
@@ -92,7 +90,7 @@ def _read(config: Config) -> Workload:
         raise InputError("expected a trace, got a closed standard input", file="<stdin>")
     workload = read_trace(
         run.trace,
-        classes=_classes(config),
+        classes=config.service_classes(),
         skip_bad=run.skip_bad,
         spread=run.spread,
         limit=run.limit or None,
@@ -102,15 +100,3 @@ def _read(config: Config) -> Workload:
         for request in workload.requests:
             request.arrival_s /= run.rate_scale
     return workload
-
-
-def _classes(config: Config) -> dict[str, SLOClass]:
-    """The presets with the classes of the configuration laid over them."""
-    classes = dict(PRESETS)
-    if dial := dial_of(config.run.dial):
-        classes = {
-            name: replace(preset, min_kv_bits=dial.floor_bits) for name, preset in classes.items()
-        }
-    for name, table in config.classes.items():
-        classes[name] = class_from_table(name, table, classes.get(name, classes["default"]))
-    return classes

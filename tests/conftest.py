@@ -13,6 +13,8 @@ import pytest
 # Tests follow the sources, compiled or not, and some of them replace parts of the core. In the
 # compiled form the tests run with SUPERINFER_INTERPRETED=0, and those that replace parts skip.
 os.environ.setdefault("SUPERINFER_INTERPRETED", "1")
+# Kernels run in Triton's interpreter; that is decided when their modules are imported.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from superinfer import COMPILED
 

@@ -50,7 +50,7 @@ class Ops(Protocol):
         """
         ...
 
-    def decode_attention(  # noqa: PLR0913, PLR0917
+    def decode_attention(
         self,
         q: Tensor,
         arena: Tensor,
@@ -103,7 +103,7 @@ class Ops(Protocol):
         """
         ...
 
-    def requantise(  # noqa: PLR0913, PLR0917
+    def requantise(
         self,
         arena: Tensor,
         layout: KVLayout,

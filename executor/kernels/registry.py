@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-FAMILIES: tuple[str, ...] = ()
+FAMILIES: tuple[str, ...] = (
+    "rms_norm",
+    "activation",
+    "linear_int8",
+    "moe",
+    "copy_blocks",
+    "rope_write",
+    "decode_attention",
+    "prefill_attention",
+    "requantise",
+)
 """Modules of this package that have `entries()`."""
 
 

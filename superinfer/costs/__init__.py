@@ -41,6 +41,7 @@ __all__ = [
     "StepCost",
     "activation_reserve_bytes",
     "build_cost",
+    "find_device",
     "kv_capacity_blocks",
     "list_profiles",
     "load_device",
@@ -92,6 +93,35 @@ def build_cost(
     if link_bytes_per_s is not None:
         cost.set_link(link_bytes_per_s)
     return cost
+
+
+def find_device(name: str, costs: str = "auto") -> DeviceSpec:
+    """A preset by name, or a device that the profile `costs` was measured on, as that found it.
+
+    Raises ConfigError for one that is neither.
+    """
+    path = Path(costs)
+    if _device_key(name) not in DEVICES and path.suffix == ".json" and path.is_file():
+        profile = load_profile(path)
+        if _device_key(profile.device) == _device_key(name):
+            return _measured(profile)
+    return load_device(name)
+
+
+def _measured(profile: Profile) -> DeviceSpec:
+    """The figures that a profile has of its device; 0 for those that it lacks."""
+    known = profile.memory
+    link = profile.links["h2d"]
+    return DeviceSpec(
+        profile.device,
+        int(known.get("device_bytes") or 0),
+        float(known.get("copy_bytes_per_s") or 0.0),
+        float(known.get("gemm_flops") or 0.0),
+        link,
+        profile.links.get("d2h", link),
+        0.0,
+        0.0,
+    )
 
 
 def _compute(

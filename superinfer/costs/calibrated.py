@@ -12,6 +12,7 @@ Named smooth models of a profile:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import inf
 from typing import Protocol
 
@@ -54,6 +55,9 @@ class PrefillModel(Protocol):
         ...
 
 
+DTYPE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+"""Of a value of the cache, by the `dtype` of a profile."""
+
 _PER_LAYER = ("gemm_qkv", "gemm_o", "norm")
 _PER_LAYER_OPTIONAL = (
     "gemm_gate_up",
@@ -75,6 +79,7 @@ class CalibratedCost(KernelCost):
 
     def __init__(self, profile: Profile, shape: ModelShape, host: HostCost | None = None) -> None:
         _check(profile, shape)
+        shape = replace(shape, dtype_bytes=DTYPE_BYTES.get(profile.dtype, shape.dtype_bytes))
         super().__init__(shape, profile.tp, profile.links, host or profile.host)
         self.profile = profile
         self._tokens_curve = total(self._fixed_parts())

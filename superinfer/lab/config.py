@@ -27,6 +27,7 @@ from superinfer.lab.dial import MEMORY as DIALLED_MEMORY
 from superinfer.lab.dial import Dial, dial_of, parse_dial
 from superinfer.memory import MEMORY_POLICIES
 from superinfer.memory.base import MemoryPolicy
+from superinfer.request import SLOClass
 from superinfer.schedulers import SCHEDULERS
 from superinfer.schedulers.base import Scheduler
 from superinfer.settings import did_you_mean, expected_words, parse_settings, unknown
@@ -121,6 +122,18 @@ class Config:
     def build_memory(self) -> Any:
         """A fresh instance of the memory policy."""
         return build_policy("memory", self.run.memory, MEMORY_POLICIES, self.memory)
+
+    def service_classes(self) -> dict[str, SLOClass]:
+        """The preset classes, with those of the configuration and of its dial laid over them."""
+        classes = dict(PRESETS)
+        if dial := dial_of(self.run.dial):
+            classes = {
+                name: dataclasses.replace(preset, min_kv_bits=dial.floor_bits)
+                for name, preset in classes.items()
+            }
+        for name, table in self.classes.items():
+            classes[name] = class_from_table(name, table, classes.get(name, classes["default"]))
+        return classes
 
     def resolved(self) -> dict[str, Any]:
         """All settings with their defaults, as nested tables that `load_config` accepts."""

@@ -1,1 +1,29 @@
 """The same functions in plain torch: the truth for tests, and what runs on a CPU."""
+
+from __future__ import annotations
+
+from executor.kernels.reference.attention import decode_attention, prefill_attention, rope_write
+from executor.kernels.reference.blocks import requantise
+from executor.kernels.reference.dense import (
+    copy_blocks,
+    gelu_mul,
+    linear_int8,
+    moe,
+    rms_norm,
+    silu_mul,
+)
+
+
+class TorchOps:
+    """`Ops` in plain torch, on any device."""
+
+    rms_norm = staticmethod(rms_norm)
+    rope_write = staticmethod(rope_write)
+    decode_attention = staticmethod(decode_attention)
+    prefill_attention = staticmethod(prefill_attention)
+    silu_mul = staticmethod(silu_mul)
+    gelu_mul = staticmethod(gelu_mul)
+    linear_int8 = staticmethod(linear_int8)
+    moe = staticmethod(moe)
+    requantise = staticmethod(requantise)
+    copy_blocks = staticmethod(copy_blocks)

@@ -1,0 +1,56 @@
+"""Benchmarks as text, each peer with what makes its number differ from ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+Row = dict[str, Any]
+
+HANDICAPS = {
+    "torch SDPA": "reads one dense tensor per layer: no block table, one precision, equal lengths",
+    "FlexAttention": "the same, compiled by torch for each shape",
+    "transformers": "continuous batching with torch SDPA for want of flash-attn, no CUDA graphs",
+}
+
+
+def bench_lines(header: Row, found: dict[str, list[Row]]) -> Iterator[str]:
+    """A table per part."""
+    yield (
+        f"{header['model']} on {header['device']}: copy {header['copy_bytes_per_s'] / 1e9:,.0f} "
+        f"GB/s, GEMM {header['gemm_flops'] / 1e12:,.1f} TFLOP/s"
+    )
+    for name, rows in found.items():
+        yield name
+        for row in rows:
+            yield "  " + _line(row)
+    if "peers" in found or "engines" in found:
+        for peer, words in HANDICAPS.items():
+            yield f"  {peer}: {words}"
+
+
+def _line(row: Row) -> str:
+    if "skipped" in row:
+        return f"{row['point']:34} {row['skipped']}"
+    if "floor_s" in row:
+        return (
+            f"{row['point']:34} {row['seconds'] * 1e3:9.3f} ms  floor {row['floor_s'] * 1e3:8.3f}  "
+            f"{row['share_of_floor']:6.1%}  {row['tokens_per_s']:10,.0f} tokens/s"
+        )
+    if "share_of_copy" in row:
+        return (
+            f"{row['point']:34} {row['seconds'] * 1e6:9.1f} us  {row['bytes_per_s'] / 1e9:8,.0f} "
+            f"GB/s  {row['share_of_copy']:6.1%} of a copy"
+        )
+    if "output_tokens_per_s" in row:
+        rate = row["output_tokens_per_s"]
+        return f"{row['point']:34} {row['seconds']:9.2f} s  {rate:10,.0f} output tokens/s"
+    if "block" in row:
+        return (
+            f"{row['block'] + '-bit blocks, ' + row['direction']:34} "
+            f"{row['bytes_per_s'] / 1e9:9.2f} GB/s  {row['share_of_large']:6.1%} of a large copy"
+        )
+    return (
+        f"{row['point']:34} {row['alone_s'] * 1e3:9.3f} ms alone, "
+        f"{row['with_swap_s'] * 1e3:.3f} with swaps ({row['slowdown']:+.1%})"
+    )

@@ -1,0 +1,197 @@
+"""All measurements of one model on one device, in the order in which they matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from executor.bench.attention import PEERS, Heads, decode_bytes, time_decode
+from executor.bench.engines import Load, engines
+from executor.bench.floors import Ceilings
+from executor.bench.steps import (
+    DecodePoint,
+    free_bytes,
+    greedy,
+    measure_decode,
+    measure_prefill,
+)
+from executor.bench.swap import link_rows, slowdown
+from executor.calibration.cases import RandomArena, decode_step
+from executor.calibration.ceilings import copy_bandwidth, gemm_rate, hardware, versions
+from executor.calibration.timing import Deadline, captured
+from executor.items import ItemBudget
+from executor.kernels.ops import ops_for
+from executor.models import Model, load_model
+from superinfer.costs.shapes import ModelShape, load_shape
+
+Row = dict[str, Any]
+
+POINTS = tuple(
+    DecodePoint(batch, context, bits)
+    for context in (1024, 8192)
+    for batch in (1, 32, 128)
+    for bits in (16, 8, 4)
+)
+LARGE_POINTS = tuple(
+    DecodePoint(batch, context, bits)
+    for batch, context in ((1, 1024), (32, 1024), (32, 8192))
+    for bits in (16, 8, 4)
+)
+PREFILLS = (2048, 8192)
+TINY_POINTS = tuple(DecodePoint(batch, 65, bits) for batch in (1, 3) for bits in (16, 8, 4))
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """What to measure."""
+
+    decodes: tuple[DecodePoint, ...] = POINTS
+    prefills: tuple[int, ...] = PREFILLS
+
+
+@dataclass(slots=True)
+class Session:
+    """A model of random weights and the ceilings of its device."""
+
+    model: Model
+    shape: ModelShape
+    ceilings: Ceilings
+    source: str
+    int8: bool = False
+
+    @classmethod
+    def open(
+        cls, source: str, device: torch.device, dtype: torch.dtype, int8: bool = False
+    ) -> Session:
+        """Create the weights on the device and measure the ceilings."""
+        rates = Ceilings(copy_bandwidth(device, 0.3), gemm_rate(device, 0.3))
+        model = load_model(source, device=device, dtype=dtype, random_weights=True, int8=int8)
+        return cls(model, load_shape(source), rates, source, int8)
+
+    def header(self) -> Row:
+        """Model, device and ceilings."""
+        return {
+            "model": self.shape.name,
+            "device": hardware(self.model.device)["name"],
+            "copy_bytes_per_s": self.ceilings.bytes_per_s,
+            "gemm_flops": self.ceilings.flops,
+            "int8_weights": self.int8,
+            "versions": versions(),
+        }
+
+    @property
+    def weight_bytes(self) -> float:
+        """Of one weight."""
+        return 1.0 if self.int8 else float(self.model.layout.dtype.itemsize)
+
+    def decodes(self, points: tuple[DecodePoint, ...], deadline: Deadline) -> Iterator[Row]:
+        """Whole decode steps; a point that does not fit says so."""
+        for bits in (16, 8, 4):
+            mine = [point for point in points if point.bits == bits]
+            source = self._arena(mine, bits)
+            for point in mine:
+                if deadline.over:
+                    return
+                wanted = point.blocks(self.model.layout)
+                if wanted > len(source.offsets[bits]):
+                    yield {"point": point.name, "skipped": "does not fit"}
+                    continue
+                measured = measure_decode(
+                    self.model, self.shape, point, source, self.ceilings, self.weight_bytes
+                )
+                yield measured.row()
+            del source
+
+    def prefills(self, sizes: tuple[int, ...], deadline: Deadline) -> Iterator[Row]:
+        """Whole prompts in one step."""
+        blocks = max(sizes) // self.model.layout.block_tokens + 2
+        source = RandomArena(self.model.layout, {16: blocks}, self.model.device)
+        for tokens in sizes:
+            if deadline.over:
+                return
+            yield measure_prefill(self.model, self.shape, tokens, source, self.ceilings).row()
+
+    def attention(self, points: tuple[DecodePoint, ...], deadline: Deadline) -> Iterator[Row]:
+        """Decode attention alone, as a share of the copy bandwidth."""
+        layout, device = self.model.layout, self.model.device
+        heads, ops = Heads(self.shape.heads, layout), ops_for(device)
+        budget = ItemBudget.of(layout, device)
+        for bits in (16, 8, 4):
+            mine = [point for point in points if point.bits == bits]
+            source = self._arena(mine, bits)
+            for point in mine:
+                if deadline.over:
+                    return
+                contexts = [point.context] * point.batch
+                timing = time_decode(ops, heads, source, contexts, bits, budget)
+                rate = decode_bytes(heads, contexts, bits) / timing.seconds
+                yield {
+                    "point": f"attention {point.name.removeprefix('decode ')}",
+                    "seconds": timing.seconds,
+                    "spread": timing.spread,
+                    "bytes_per_s": rate,
+                    "share_of_copy": rate / self.ceilings.bytes_per_s,
+                }
+            del source
+
+    def peers(self, points: tuple[DecodePoint, ...], deadline: Deadline) -> Iterator[Row]:
+        """Others' decode attention on the 16-bit points."""
+        heads, device = Heads(self.shape.heads, self.model.layout), self.model.device
+        for name, peer in PEERS.items():
+            for point in points:
+                if point.bits != 16 or deadline.over:
+                    continue
+                row: Row = {"point": f"{name} {point.name.removeprefix('decode ')}"}
+                try:
+                    timing = peer(heads, point.batch, point.context, device, 0.1)
+                except (RuntimeError, ImportError, torch.OutOfMemoryError) as error:
+                    yield row | {"skipped": str(error).splitlines()[0][:120]}
+                    continue
+                contexts = [point.context] * point.batch
+                rate = decode_bytes(heads, contexts, 16) / timing.seconds
+                share = rate / self.ceilings.bytes_per_s
+                yield row | {
+                    "seconds": timing.seconds,
+                    "bytes_per_s": rate,
+                    "share_of_copy": share,
+                }
+
+    def load(self) -> Load:
+        """Requests for whole engines, on weights of their own."""
+        kind = str(self.model.layout.dtype).removeprefix("torch.")
+        return Load(self.source, self.model.device.type, kind)
+
+    def swaps(self) -> Iterator[Row]:
+        """Copies of blocks alone, and beside a decode step of 32 sequences of 1k."""
+        layout, device = self.model.layout, self.model.device
+        yield from link_rows(device, {str(bits): n for bits, n in layout.block_bytes.items()})
+        if device.type != "cuda":
+            return
+        source = RandomArena(layout, {16: 1100}, device)
+        budget = ItemBudget.of(layout, device)
+        step = decode_step(source, [1024] * 32, self.model.vocab, budget)
+        replay = captured([greedy(self.model, step, source.arena)])
+        yield {"point": "decode beside swaps", **slowdown(device, replay, layout.block_bytes[16])}
+
+    def _arena(self, points: list[DecodePoint], bits: int) -> RandomArena:
+        """Room for the largest of the points that fits."""
+        layout, device = self.model.layout, self.model.device
+        tails = max((point.batch for point in points), default=1) + 1
+        size = layout.block_bytes[bits]
+        room = (free_bytes(device) - tails * (layout.block_bytes[16] + size)) // size
+        wanted = [n for point in points if (n := point.blocks(layout)) <= room]
+        blocks = {16: tails, bits: max(wanted, default=0) + tails}
+        return RandomArena(layout, blocks, device)
+
+
+PARTS: dict[str, Callable[[Session, Points, Deadline], Iterator[Row]]] = {
+    "decode": lambda session, points, end: session.decodes(points.decodes, end),
+    "prefill": lambda session, points, end: session.prefills(points.prefills, end),
+    "attention": lambda session, points, end: session.attention(points.decodes, end),
+    "peers": lambda session, points, end: session.peers(points.decodes, end),
+    "swap": lambda session, points, end: session.swaps(),
+    "engines": lambda session, points, end: engines(session.load()),
+}

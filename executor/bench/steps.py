@@ -1,0 +1,122 @@
+"""Whole steps of a model on random contents: decodes in a graph, prefills as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from executor.bench.floors import Ceilings, decode_floor_s, prefill_floor_s
+from executor.calibration.cases import RandomArena, decode_step, mixed_step
+from executor.calibration.timing import time_calls
+from executor.items import ItemBudget
+from executor.kv.layout import KVLayout
+from executor.models.base import Model
+from executor.step import StepInputs
+from superinfer.costs.shapes import ModelShape
+
+SPARE_BYTES = 3 << 30
+"""Left free for activations and graphs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One point: seconds beside the floor."""
+
+    point: str
+    seconds: float
+    floor_s: float
+    spread: float
+    tokens_per_s: float
+
+    @property
+    def share(self) -> float:
+        """Of the floor that was reached."""
+        return self.floor_s / self.seconds
+
+    def row(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "share_of_floor": self.share}
+
+
+@dataclass(frozen=True, slots=True)
+class DecodePoint:
+    """A decode step: sequences of one length, all blocks but the newest of `bits`."""
+
+    batch: int
+    context: int
+    bits: int = 16
+
+    @property
+    def name(self) -> str:
+        """As tables show it."""
+        return f"decode B={self.batch} ctx={self.context} kv={self.bits}"
+
+    def blocks(self, layout: KVLayout) -> int:
+        """Blocks of `bits` that it wants, so that none is read twice."""
+        return self.batch * -(-self.context // layout.block_tokens)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that an arena may take."""
+    if device.type != "cuda":
+        return 256 << 20
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(0, int(free) - SPARE_BYTES)
+
+
+def kv_bytes(layout: KVLayout, bits: int) -> float:
+    """Bytes per token over all layers, scales included."""
+    return layout.block_bytes[bits] / layout.block_tokens
+
+
+def measure_decode(
+    model: Model,
+    shape: ModelShape,
+    point: DecodePoint,
+    source: RandomArena,
+    ceilings: Ceilings,
+    weight_bytes: float = 2.0,
+    budget_s: float = 0.3,
+) -> Measured:
+    """Seconds of the point's step, captured and replayed."""
+    shares = {} if point.bits == 16 else {point.bits: 1.0}
+    contexts = [point.context] * point.batch
+    step = decode_step(
+        source, contexts, model.vocab, ItemBudget.of(model.layout, model.device), shares
+    )
+    call = greedy(model, step, source.arena)
+    timing = time_calls([call], model.device, budget_s)
+    size = kv_bytes(model.layout, point.bits)
+    floor_s = decode_floor_s(shape, point.batch, point.context, size, ceilings, weight_bytes)
+    return Measured(
+        point.name, timing.seconds, floor_s, timing.spread, point.batch / timing.seconds
+    )
+
+
+def measure_prefill(
+    model: Model,
+    shape: ModelShape,
+    tokens: int,
+    source: RandomArena,
+    ceilings: Ceilings,
+    budget_s: float = 0.5,
+) -> Measured:
+    """Seconds of one prompt in one step, run eagerly as the runner does."""
+    step = mixed_step(
+        source, [], [(tokens, 0)], model.vocab, ItemBudget.of(model.layout, model.device)
+    )
+    call = greedy(model, step, source.arena)
+    timing = time_calls([call], model.device, budget_s, graph=False)
+    floor_s = prefill_floor_s(shape, tokens, ceilings)
+    name = f"prefill {tokens}"
+    return Measured(name, timing.seconds, floor_s, timing.spread, tokens / timing.seconds)
+
+
+def greedy(model: Model, step: StepInputs, arena: Tensor) -> Callable[[], Tensor]:
+    """The step with its greedy tokens."""
+    return lambda: model.forward(step, arena).argmax(-1)

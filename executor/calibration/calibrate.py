@@ -1,0 +1,295 @@
+"""From a device and a model to a profile: kernels, copies, real steps, host work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from executor.bench.steps import free_bytes
+from executor.calibration import kernels
+from executor.calibration.cases import RandomArena
+from executor.calibration.ceilings import ceilings, hardware, versions
+from executor.calibration.fit import with_steps
+from executor.calibration.kernels import CPU, GPU, Bench, Grids
+from executor.calibration.links import measure_links
+from executor.calibration.steps import (
+    Limits,
+    Steps,
+    random_workload,
+    run_batches,
+    run_driver,
+)
+from executor.calibration.tables import Family
+from executor.calibration.timing import Deadline
+from executor.device import find_device
+from executor.items import ItemBudget
+from executor.kernels.ops import ops_for
+from executor.kv.layout import KVLayout
+from executor.models.config import read_config
+from executor.session import DTYPES, ModelOptions, Session, open_session, source_of
+from superinfer.costs.devices import Link
+from superinfer.costs.profile import HostCost, Profile
+from superinfer.costs.shapes import ModelShape
+from superinfer.errors import ConfigError
+from superinfer.lab.config import load_config
+
+DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+KERNEL_SHARE, LINK_SHARE, STEP_SHARE = 0.55, 0.08, 0.27
+"""Of the time; the rest is for loading and for the driver's steps."""
+BATCHES = 64
+"""Random batches; half of them are held out."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What to calibrate."""
+
+    model: str
+    device: str
+    loading: ModelOptions
+    minutes: float = 10.0
+    block_tokens: int = 32
+    max_model_len: int = 0
+    max_sequences: int = 0
+    """Sequences of a step at the most; 0: 256 on a GPU, 64 on a CPU."""
+    kv_blocks: int = 0
+    grids: Grids | None = None
+
+
+@dataclass(slots=True)
+class Subject:
+    """The model as calibration sees it."""
+
+    wish: Wish
+    device: torch.device
+    shape: ModelShape
+    layout: KVLayout
+
+    @classmethod
+    def of(cls, wish: Wish) -> Subject:
+        """Without loading weights; raises ConfigError for what cannot be calibrated."""
+        device = find_device(wish.device).torch
+        shape = read_config(source_of(wish.model))[0].shape
+        if shape.encoder_layers:
+            raise ConfigError(f"{shape.name}: the cost model has no encoder-decoder models")
+        dtype = dtype_of(wish.loading, device)
+        shape = replace(shape, dtype_bytes=dtype.itemsize)
+        layout = KVLayout(shape.layers, shape.kv_heads, shape.head_dim, wish.block_tokens, dtype)
+        return cls(wish, device, shape, layout)
+
+    @property
+    def gpu(self) -> bool:
+        """True on a GPU."""
+        return bool(self.device.type == "cuda")
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest context."""
+        return self.wish.max_model_len or self.shape.max_model_len
+
+    @property
+    def sequences(self) -> int:
+        """Most sequences of a step."""
+        return self.wish.max_sequences or (256 if self.gpu else 64)
+
+    def grids(self) -> Grids:
+        """Where to measure."""
+        asked = self.wish.grids or (GPU if self.gpu else CPU)
+        return asked.within(self.max_model_len)
+
+    def bench(self) -> Bench:
+        """The kernels' setting."""
+        budget = ItemBudget.of(self.layout, self.device)
+        int8 = self.wish.loading.int8
+        point_s = 0.03 if self.wish.minutes < 4 else 0.06
+        ops = ops_for(self.device)
+        return Bench(self.shape, self.layout, ops, self.device, self.grids(), budget, int8, point_s)
+
+
+def dtype_of(loading: ModelOptions, device: torch.device) -> torch.dtype:
+    """The type of a model as the executor loads it."""
+    kind = loading.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+    if kind not in DTYPES:
+        raise ConfigError(f"--dtype: expected one of {', '.join(DTYPES)}, got {kind!r}")
+    return DTYPES[kind]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A profile, and the steps that it was brought in line with."""
+
+    profile: Profile
+    steps: Steps
+
+
+def calibrate(wish: Wish, say: Say) -> Calibration:
+    """Measure everything within about `wish.minutes`."""
+    begin_s, total_s = time.time(), 60 * wish.minutes
+    subject = Subject.of(wish)
+    say(f"{subject.shape.name} on {hardware(subject.device)['name']}")
+    rates = ceilings(subject.device, min(2.0, total_s / 60))
+    found = dict(measure_kernels(subject, Deadline(KERNEL_SHARE * total_s), say))
+    links = measure_links(subject.device, LINK_SHARE * total_s)
+    say("steps of the model")
+    session = open_session(_config(subject), wish.loading)
+    profile = _profile(subject, found, links, rates, session)
+    steps = run_steps(subject, session, total_s - (time.time() - begin_s))
+    profile = with_steps(profile, subject.shape, steps)
+    say(f"predicted against measured: {profile.fit['step']}")
+    return Calibration(replace(profile, made_s=begin_s), steps)
+
+
+# -- kernels ------------------------------------------------------------------------------------
+
+
+def measure_kernels(subject: Subject, deadline: Deadline, say: Say) -> Iterator[tuple[str, Family]]:
+    """Every kernel that the cost model reads of this model, one after the other."""
+    bench = subject.bench()
+    todo = [*_dense(bench), *_blocks(subject, bench)]
+    for position, (name, measure) in enumerate(todo):
+        share_s = max(0.2, deadline.left_s / (len(todo) - position))
+        say(f"{name}")
+        made = measure(Deadline(share_s))
+        yield from ([(name, made)] if isinstance(made, Family) else made)
+        if subject.gpu:
+            torch.cuda.empty_cache()
+
+
+Measure = Callable[[Deadline], Any]
+
+
+def _dense(bench: Bench) -> Iterator[tuple[str, Measure]]:
+    """What needs no arena."""
+    for part, size in kernels.gemm_sizes(bench.shape).items():
+        yield (
+            f"gemm_{part}",
+            partial(kernels.measure_gemm, bench, part, size),
+        )
+    yield "norm", partial(kernels.measure_norm, bench)
+    if bench.shape.experts:
+        yield "moe", partial(kernels.measure_moe, bench)
+    else:
+        yield "activation", partial(kernels.measure_activation, bench)
+    yield "embed", partial(kernels.measure_embed, bench)
+    yield "sample", lambda d: kernels.measure_sample(bench, d, _greedy)
+
+
+def _greedy(logits: Tensor) -> Tensor:
+    """As the runner chooses and keeps tokens."""
+    return logits.argmax(-1).clone()
+
+
+def _blocks(subject: Subject, bench: Bench) -> Iterator[tuple[str, Measure]]:
+    """What reads or writes blocks; an arena for each precision, one at a time."""
+
+    def over(bits: tuple[int, ...], measure: Callable[..., Family], *more: int) -> Measure:
+        return lambda deadline: measure(bench, _arena(subject, bits), *more, deadline)
+
+    yield "rope_write", over((16,), kernels.measure_rope)
+    for bits in (16, 8, 4):
+        yield f"attention_decode_{bits}", over((bits,), kernels.measure_decode, bits)
+    yield "attention_prefill", over((16,), kernels.measure_prefill)
+    for bits in (8, 4):
+        yield f"requantise_{bits}", over((16, bits), kernels.measure_requantise, bits)
+    yield "block_copy", over((16,), kernels.measure_copy)
+
+
+def _arena(subject: Subject, bits: tuple[int, ...]) -> RandomArena:
+    """Blocks far beyond the cache, or as many as fit; with 16-bit blocks for the newest tokens."""
+    layout, grids = subject.layout, subject.grids()
+    tails = grids.sequences[-1] + 2
+    wanted = min(grids.most_context // layout.block_tokens, 16384 if subject.gpu else 1024)
+    sizes = layout.block_bytes
+    room = free_bytes(subject.device) * 3 // 4 - (tails * sizes[16] if 16 not in bits else 0)
+    count = max(8, min(wanted, room // sum(sizes[kind] for kind in bits)))
+    counts = {16: tails, **dict.fromkeys(bits, count)}
+    return RandomArena(layout, counts, subject.device)
+
+
+# -- the profile --------------------------------------------------------------------------------
+
+
+def _config(subject: Subject) -> Any:
+    """The session whose steps are measured: plain continuous batching, nothing swapped."""
+    wish = subject.wish
+    return load_config(
+        None,
+        [f"scheduler.max_num_seqs={subject.sequences}", "run.host_memory_gib=0"],
+        scheduler="vllm",
+        memory="lru",
+        model=wish.model,
+        device=wish.device,
+        block_tokens=wish.block_tokens,
+        max_model_len=wish.max_model_len or None,
+        kv_blocks=wish.kv_blocks or None,
+        trace="calibration",
+    )
+
+
+def _profile(
+    subject: Subject,
+    found: dict[str, Family],
+    links: dict[str, dict[str, float]],
+    rates: dict[str, float],
+    session: Session,
+) -> Profile:
+    """All but what steps say."""
+    wish, device = subject.wish, subject.device
+    sizes = session.engine.config
+    machine = hardware(device)
+    quantised = ", int8 weights" if wish.loading.int8 else ""
+    return Profile(
+        device=session.device.spec.name,
+        model=subject.shape.name,
+        tp=1,
+        dtype=DTYPE_NAMES[str(subject.layout.dtype).removeprefix("torch.")],
+        kernels={name: family.kernel for name, family in found.items()},
+        links={way: Link(link["bytes_per_s"], link["setup_s"]) for way, link in links.items()},
+        host=HostCost(0.0, 0.0, "measured"),
+        memory={
+            "device_bytes": machine.get("memory_bytes"),
+            "kv_blocks": sizes.total_blocks,
+            "block_tokens": sizes.block_tokens,
+            "block_bytes": subject.layout.block_bytes[16],
+            **rates,
+        },
+        fit={name: family.fit() for name, family in found.items()},
+        range={name: family.range for name, family in found.items() if family.range},
+        sources=[f"superinfer-exec calibrate, {wish.minutes:g} minutes{quantised}"],
+        versions={**versions(), "device": str(machine["name"])},
+    )
+
+
+def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
+    """Random batches through the runner, some to fit and some to judge, and requests through the
+    driver.
+    """
+    deadline = Deadline(max(4.0, seconds))
+    limits, random = _limits(subject, session), np.random.default_rng(1)
+    blocks = min(session.engine.config.total_blocks, 8192)
+    source = RandomArena.over(subject.layout, session.runner.arena, blocks)
+    shapes = [limits.batch(random, mixed=i % 2 == 1) for i in range(BATCHES)]
+    time_s = Deadline(max(2.0, 0.65 * deadline.left_s))
+    ran = run_batches(session.runner, source, shapes, time_s)
+    driven = run_driver(session, random_workload(limits, 48), Deadline(max(2.0, deadline.left_s)))
+    # Pairs take turns, so that a change of the machine's speed meets both sets.
+    fitted = [step for index, step in enumerate(ran) if index % 4 < 2]
+    unseen = [step for index, step in enumerate(ran) if index % 4 >= 2]
+    return Steps(fitted, unseen, driven)
+
+
+def _limits(subject: Subject, session: Session) -> Limits:
+    """Batches that fit into the tables and the arena."""
+    grids, sizes = subject.grids(), session.engine.config
+    total = min(sizes.total_blocks * sizes.block_tokens, grids.most_context)
+    context = min(subject.max_model_len - 1, grids.contexts[-1], total // 4)
+    chunk = min(grids.chunks[-1], context, 4096)
+    return Limits(subject.sequences, context, chunk, total)

@@ -1,0 +1,367 @@
+"""The kernels of a step over a grid of sizes, each as the models launch it.
+
+Weights take turns among so many sets that none of them is still in the cache; keys and values lie
+in an arena far larger than it, and layers take turns. What is timed is random, never zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from executor.bench.attention import Heads, time_decode, time_prefill
+from executor.calibration.cases import RandomArena
+from executor.calibration.tables import Axes, Family, hold_out, measure_curve, measure_grid
+from executor.calibration.timing import Call, Deadline, Timing, copies_beyond_cache, time_calls
+from executor.items import ItemBudget
+from executor.kernels.ops import Ops
+from executor.kv.layout import KVLayout
+from superinfer.costs.shapes import ModelShape
+
+EPS = 1e-5
+HELD_OUT = 4
+"""Points beside the grid that are measured of each kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grids:
+    """Where kernels are measured."""
+
+    tokens: tuple[int, ...]
+    rows: tuple[int, ...]
+    sequences: tuple[int, ...]
+    contexts: tuple[int, ...]
+    chunks: tuple[int, ...]
+    before: tuple[int, ...]
+    blocks: tuple[int, ...]
+    most_context: int
+    """Total context of a decode at the most."""
+
+    def within(self, max_model_len: int) -> Grids:
+        """The same for a model whose context is shorter."""
+
+        def cut(axis: tuple[int, ...], most: int) -> tuple[int, ...]:
+            kept = tuple(x for x in axis if x < most)
+            return (*kept, most) if len(kept) < len(axis) else kept
+
+        limit = max_model_len
+        return Grids(
+            self.tokens,
+            self.rows,
+            self.sequences,
+            cut(self.contexts, limit),
+            cut(self.chunks, max(2, limit // 2)),
+            cut(self.before, limit - max(2, limit // 2)),
+            self.blocks,
+            self.most_context,
+        )
+
+
+def spaced(last: int, fine_from: int) -> tuple[int, ...]:
+    """Whole numbers from 1 to `last`, two to an octave and from `fine_from` on four."""
+    octaves = range(last.bit_length())
+    coarse = {n << k for n in (2, 3) for k in octaves} | {1}
+    fine = {n << k for n in (4, 5, 6, 7) for k in octaves}
+    return tuple(sorted(n for n in coarse | {m for m in fine if m > fine_from} if n <= last))
+
+
+GPU = Grids(
+    tokens=spaced(8192, 128),
+    rows=(1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256),
+    sequences=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+    contexts=(32, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768),
+    chunks=(1, 16, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192),
+    before=(0, 512, 1024, 2048, 4096, 8192, 16384, 32768),
+    blocks=(1, 2, 4, 8, 32, 128),
+    most_context=1 << 20,
+)
+CPU = Grids(
+    tokens=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+    rows=(1, 2, 4, 8, 16, 32, 64),
+    sequences=(1, 2, 4, 8, 16, 32, 64),
+    contexts=(32, 64, 128, 256, 512, 1024),
+    chunks=(1, 16, 32, 64, 128, 256, 512),
+    before=(0, 64, 128, 256, 512),
+    blocks=(1, 2, 4, 8, 16),
+    most_context=1 << 15,
+)
+
+
+@dataclass(slots=True)
+class Bench:
+    """What kernels are measured with."""
+
+    shape: ModelShape
+    layout: KVLayout
+    ops: Ops
+    device: torch.device
+    grids: Grids
+    budget: ItemBudget
+    int8: bool = False
+    point_s: float = 0.05
+    """Measuring time of a point."""
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations."""
+        return self.layout.dtype
+
+    def randn(self, *size: int, scale: float = 1.0) -> Tensor:
+        """Normal numbers of the model's type."""
+        return (torch.randn(size, device=self.device) * scale).to(self.dtype)
+
+    def time(self, calls: list[Call]) -> Timing:
+        """Of one point."""
+        return time_calls(calls, self.device, self.point_s)
+
+
+def gemm_sizes(shape: ModelShape) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of the projections, fused as the models fuse them."""
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    wide = shape.intermediate * (2 if shape.gated_mlp else 1)
+    mlp = {"gate_up": (wide, shape.hidden), "down": (shape.hidden, shape.intermediate)}
+    return {
+        "qkv": (queries + 2 * keys, shape.hidden),
+        "o": (shape.hidden, queries),
+        **({} if shape.experts else mlp),
+        "lm_head": (shape.vocab, shape.hidden),
+    }
+
+
+def measure_gemm(bench: Bench, part: str, size: tuple[int, int], deadline: Deadline) -> Family:
+    """One projection; the head's products become float32, as logits do."""
+    outputs, inputs = size
+    nbytes = outputs * inputs * (1 if bench.int8 else bench.dtype.itemsize)
+    sets = [
+        _weights(bench, outputs, inputs)
+        for _ in range(copies_beyond_cache(nbytes, bench.device, 12))
+    ]
+    head = part == "lm_head"
+
+    def at(rows: int) -> Timing:
+        x = bench.randn(rows, inputs)
+        return bench.time([_product(bench, x, pair, head) for pair in sets])
+
+    return _curve(bench, bench.grids.rows if head else bench.grids.tokens, "tokens", at, deadline)
+
+
+def _weights(bench: Bench, outputs: int, inputs: int) -> tuple[Tensor, Tensor | None]:
+    if not bench.int8:
+        return bench.randn(outputs, inputs, scale=inputs**-0.5), None
+    size, device = (outputs, inputs), bench.device
+    codes = torch.randint(-127, 128, size, dtype=torch.int8, device=device)
+    return codes, torch.rand(outputs, device=device) * 1e-3
+
+
+def _product(bench: Bench, x: Tensor, pair: tuple[Tensor, Tensor | None], head: bool) -> Call:
+    weight, scales = pair
+    if scales is None:
+        return lambda: F.linear(x, weight).float() if head else F.linear(x, weight)
+    if head:
+        return lambda: bench.ops.linear_int8(x, weight, scales).float()
+    return lambda: bench.ops.linear_int8(x, weight, scales)
+
+
+def _curve(
+    bench: Bench, axis: tuple[int, ...], name: str, at: Callable[[int], Timing], deadline: Deadline
+) -> Family:
+    """A table over one axis with its held-out points."""
+    family = measure_curve(axis, name, at, deadline)
+    if not deadline.over:
+        hold_out(family, [(x,) for x in _between(bench, axis)], at)
+    return family
+
+
+def _between(bench: Bench, axis: tuple[int, ...]) -> list[int]:
+    """Points off the grid, even in the logarithm."""
+    low, high = np.log(axis[0] + 2), np.log(axis[-1])
+    return [int(np.exp(x)) for x in bench.random.uniform(low, high, HELD_OUT)]
+
+
+def measure_norm(bench: Bench, deadline: Deadline) -> Family:
+    """Both norms of a layer, each with the sum that it makes."""
+    hidden = bench.shape.hidden
+    weight = bench.randn(hidden)
+
+    def once(x: Tensor, y: Tensor) -> Call:
+        if bench.shape.learned_positions:
+            return lambda: F.layer_norm(x + y, (hidden,), weight, weight, EPS)
+        return lambda: bench.ops.rms_norm(x, weight, EPS, y)
+
+    def at(rows: int) -> Timing:
+        pairs = _activations(bench, rows, (hidden, hidden))
+        timing = bench.time([once(x, y) for x, y in pairs])
+        return Timing(2 * timing.seconds, timing.spread, timing.repeats)
+
+    return _curve(bench, bench.grids.tokens, "tokens", at, deadline)
+
+
+def _activations(bench: Bench, rows: int, widths: tuple[int, ...]) -> list[list[Tensor]]:
+    """Some sets of activations. In a step they were written just before: they may be cached."""
+    return [[bench.randn(rows, width) for width in widths] for _ in range(2)]
+
+
+def measure_activation(bench: Bench, deadline: Deadline) -> Family:
+    """The activation of the MLP."""
+    width = bench.shape.intermediate
+
+    def once(x: Tensor) -> Call:
+        if bench.shape.gated_mlp:
+            return lambda: bench.ops.silu_mul(x)
+        return lambda: F.gelu(x, approximate="tanh")
+
+    def at(rows: int) -> Timing:
+        wide = width * (2 if bench.shape.gated_mlp else 1)
+        return bench.time([once(x) for (x,) in _activations(bench, rows, (wide,))])
+
+    return _curve(bench, bench.grids.tokens, "tokens", at, deadline)
+
+
+def measure_embed(bench: Bench, deadline: Deadline) -> Family:
+    """Rows out of the embedding, once per step."""
+    table = bench.randn(bench.shape.vocab, bench.shape.hidden)
+
+    def at(rows: int) -> Timing:
+        ids = [torch.randint(0, bench.shape.vocab, (rows,), device=bench.device) for _ in range(4)]
+        return bench.time([partial(F.embedding, i, table) for i in ids])
+
+    return _curve(bench, bench.grids.tokens, "tokens", at, deadline)
+
+
+def measure_sample(bench: Bench, deadline: Deadline, sample: Callable[[Tensor], Tensor]) -> Family:
+    """The next tokens out of float32 logits."""
+
+    def at(rows: int) -> Timing:
+        logits = [torch.randn(rows, bench.shape.vocab, device=bench.device) for _ in range(2)]
+        return bench.time([partial(sample, x) for x in logits])
+
+    return _curve(bench, bench.grids.rows, "sequences", at, deadline)
+
+
+def measure_rope(bench: Bench, source: RandomArena, deadline: Deadline) -> Family:
+    """Rotation of queries and keys, and keys and values into blocks."""
+    shape, layout = bench.shape, bench.layout
+    width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
+    cos = sin = None
+    if not shape.learned_positions:
+        angles = torch.rand(shape.max_model_len, shape.head_dim // 2, device=bench.device)
+        cos, sin = angles.cos(), angles.sin()
+    blocks = torch.from_numpy(source.offsets[16]).to(bench.device)
+
+    def once(fused: Tensor, where: Tensor, slots: Tensor, layer: int) -> Call:
+        heads = fused.unflatten(1, (-1, layout.head_dim))
+        q, k, v = heads.split((shape.heads, layout.kv_heads, layout.kv_heads), dim=1)
+        return lambda: bench.ops.rope_write(
+            q, k, v, cos, sin, slots, source.arena, layout, layer, where, slots
+        )
+
+    def at(rows: int) -> Timing:
+        slots = torch.arange(rows, device=bench.device, dtype=torch.int32) % layout.block_tokens
+        picked = torch.arange(rows, device=bench.device) // layout.block_tokens % len(blocks)
+        where = blocks[picked].contiguous()
+        sets = _activations(bench, rows, (width,))
+        layers = range(min(layout.layers, 8))
+        return bench.time([once(sets[i % 2][0], where, slots, i) for i in layers])
+
+    return _curve(bench, bench.grids.tokens, "tokens", at, deadline)
+
+
+def measure_decode(bench: Bench, source: RandomArena, bits: int, deadline: Deadline) -> Family:
+    """Decode attention of one layer over sequences of equal context."""
+    heads, grids = Heads(bench.shape.heads, bench.layout), bench.grids
+
+    def at(sequences: int, context: int) -> Timing:
+        contexts = [context] * sequences
+        return time_decode(bench.ops, heads, source, contexts, bits, bench.budget, bench.point_s)
+
+    axes: Axes = {"sequences": grids.sequences, "context_tokens": grids.contexts}
+    family = measure_grid(axes, at, deadline, grids.most_context)
+    family.range["total_context_tokens"] = (0.0, float(grids.most_context))
+    places = zip(_between(bench, grids.sequences), _between(bench, grids.contexts), strict=True)
+    if not deadline.over:
+        hold_out(family, [p for p in places if p[0] * p[1] <= grids.most_context], at)
+    return family
+
+
+def measure_prefill(bench: Bench, source: RandomArena, deadline: Deadline) -> Family:
+    """Attention of one layer of one chunk, over its context and itself."""
+    heads, grids = Heads(bench.shape.heads, bench.layout), bench.grids
+
+    def at(tokens: int, before: int) -> Timing:
+        return time_prefill(bench.ops, heads, source, (tokens, before), bench.point_s)
+
+    axes: Axes = {"chunk_tokens": grids.chunks, "context_tokens": grids.before}
+    family = measure_grid(axes, at, deadline, grids.chunks[-1] * grids.before[-2])
+    places = zip(_between(bench, grids.chunks), _between(bench, grids.before), strict=True)
+    if not deadline.over:
+        hold_out(family, list(places), at)
+    return family
+
+
+def measure_requantise(
+    bench: Bench, source: RandomArena, to_bits: int, deadline: Deadline
+) -> Family:
+    """Full blocks of 16 bits rewritten with fewer; over the bytes read and written."""
+    layout, device = bench.layout, bench.device
+    blocks = {bits: torch.from_numpy(found).to(device) for bits, found in source.offsets.items()}
+    size = layout.block_bytes[16] + layout.block_bytes[to_bits]
+
+    def at(nbytes: int) -> Timing:
+        count = max(1, nbytes // size)
+
+        def once(first: int) -> Call:
+            sources = blocks[16][first : first + count]
+            targets = blocks[to_bits][first : first + count]
+            return lambda: bench.ops.requantise(source.arena, layout, sources, targets, 16, to_bits)
+
+        return bench.time([once(0), once(count)])
+
+    most = min(len(found) for found in blocks.values()) // 2
+    axis = tuple(size * count for count in bench.grids.blocks if count <= most)
+    return measure_curve(axis, "bytes", at, deadline)
+
+
+def measure_copy(bench: Bench, source: RandomArena, deadline: Deadline) -> Family:
+    """Blocks copied inside the arena; over the bytes read and written."""
+    size = bench.layout.block_bytes[16]
+    blocks = torch.from_numpy(source.offsets[16]).to(bench.device)
+
+    def at(nbytes: int) -> Timing:
+        count = max(1, nbytes // (2 * size))
+        sources, targets = blocks[:count], blocks[count : 2 * count]
+        return bench.time([lambda: bench.ops.copy_blocks(source.arena, sources, targets, size)])
+
+    axis = tuple(2 * size * count for count in bench.grids.blocks if 2 * count <= len(blocks))
+    return measure_curve(axis, "bytes", at, deadline)
+
+
+def measure_moe(bench: Bench, deadline: Deadline) -> Iterator[tuple[str, Family]]:
+    """Choosing experts, and their work."""
+    shape = bench.shape
+    router = bench.randn(shape.experts, shape.hidden, scale=0.02)
+    gate_up = bench.randn(shape.experts, 2 * shape.intermediate, shape.hidden, scale=0.02)
+    down = bench.randn(shape.experts, shape.hidden, shape.intermediate, scale=0.02)
+
+    def route(x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = F.linear(x, router)
+        weights, some = torch.topk(torch.softmax(logits.float(), -1), shape.experts_per_token)
+        return weights / weights.sum(-1, keepdim=True), some
+
+    def at_route(rows: int) -> Timing:
+        return bench.time(
+            [partial(route, x) for (x,) in _activations(bench, rows, (shape.hidden,))]
+        )
+
+    def at_gemm(rows: int) -> Timing:
+        sets = [(x, *route(x)) for (x,) in _activations(bench, rows, (shape.hidden,))]
+        return bench.time([partial(bench.ops.moe, x, w, e, gate_up, down) for x, w, e in sets])
+
+    yield "moe_route", _curve(bench, bench.grids.tokens, "tokens", at_route, deadline)
+    yield "moe_gemm", _curve(bench, bench.grids.tokens, "tokens", at_gemm, deadline)

@@ -1,0 +1,40 @@
+"""A profile in a few lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from superinfer.costs.profile import Profile
+
+
+def profile_lines(profile: Profile) -> Iterator[str]:
+    """What was measured and how well it predicts."""
+    memory = profile.memory
+    yield f"{profile.model} ({profile.dtype}) on {profile.versions.get('device', profile.device)}"
+    yield (
+        f"  copy {memory['copy_bytes_per_s'] / 1e9:,.0f} GB/s, "
+        f"read {memory['read_bytes_per_s'] / 1e9:,.0f} GB/s, "
+        f"GEMM {memory['gemm_flops'] / 1e12:,.1f} TFLOP/s, "
+        f"{memory['kv_blocks']:,} KV blocks of {memory['block_tokens']} tokens"
+    )
+    for way, link in profile.links.items():
+        rate, setup = link.bytes_per_s / 1e9, link.setup_s * 1e6
+        yield f"  {way:5} {rate:6.1f} GB/s, {setup:.1f} us per copy"
+    host = profile.host
+    step_us, sequence_us = host.step_s * 1e6, host.per_sequence_s * 1e6
+    yield f"  host  {step_us:.0f} us per step, {sequence_us:.1f} per sequence"
+    if host.launch_s:
+        yield f"  a step with chunks takes at least {host.launch_s * 1e3:.2f} ms to launch"
+    yield f"  {'':24} {'points':>6} {'spread':>7} {'error on held-out':>18}"
+    for name, entry in profile.fit.items():
+        if name == "in_step":
+            words = ", ".join(f"{part} {factor:.3f}" for part, factor in entry.items())
+            yield f"  in a step against alone: {words}"
+            continue
+        error = entry.get("heldout_mape", entry.get("mean"))
+        shown = "" if error is None else f"{error:18.1%}"
+        spread = entry.get("spread")
+        yield (
+            f"  {name:24} {entry.get('points', 0):6.0f} "
+            f"{'' if spread is None else f'{spread:7.1%}':>7} {shown}"
+        )

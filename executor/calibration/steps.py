@@ -1,0 +1,282 @@
+"""Real steps: through the runner on random batches, and through the whole driver on requests.
+
+What a step takes beyond its kernels is host time: building its inputs and launching it, measured
+on the runner's steps, and planning, placing blocks and booking tokens, measured on the driver's.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field
+from statistics import median
+
+import numpy as np
+import torch
+
+from executor.arrivals import TimedArrivals
+from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
+from executor.calibration.timing import Deadline, time_calls
+from executor.clock import RealTime
+from executor.driver import Driver
+from executor.runner import Batch, Runner
+from executor.session import Session
+from executor.workload import answers_of
+from superinfer.costs.base import Chunk, CostModel
+from superinfer.plan import Plan
+from superinfer.request import Request
+from traces.workload import Workload
+
+REPEATS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step computed, and how long it took from boundary to boundary."""
+
+    chunks: tuple[Chunk, ...]
+    decodes: int
+    context_tokens: int
+    seconds: float
+    replay_s: float | None = None
+    """Of that on the device, where the step is replayed from a graph."""
+
+    @property
+    def sequences(self) -> int:
+        """Requests in it."""
+        return self.decodes + len(self.chunks)
+
+    def device_s(self, cost: CostModel) -> float:
+        """Seconds that the cost model gives its kernels."""
+        return cost.step_s(self.chunks, self.decodes, self.context_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Steps of one calibration."""
+
+    fitted: list[Step]
+    """Random batches through the runner."""
+    unseen: list[Step]
+    """More of them, with which nothing is fitted."""
+    driven: list[Step]
+    """Steps of the whole driver; host time is fitted with them."""
+
+    def rows(self) -> dict[str, list[list[object]]]:
+        """For JSON: chunks, decodes, their context, seconds, seconds of the replay."""
+        sets = {"fitted": self.fitted, "unseen": self.unseen, "driven": self.driven}
+        return {name: [list(astuple(step)) for step in steps] for name, steps in sets.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes of random batches."""
+
+    sequences: int
+    context: int
+    """Tokens of a sequence."""
+    chunk_tokens: int
+    total: int
+    """Tokens of all sequences."""
+    chunks: int = 3
+
+    def batch(self, random: np.random.Generator, mixed: bool) -> Shape:
+        """Decodes of random lengths, even in the logarithm, and maybe some chunks."""
+        count = int(np.exp(random.uniform(0, np.log(self.sequences + 1))))
+        longest = max(17.0, min(self.context, self.total / (2 * count)))
+        mean = np.exp(random.uniform(np.log(16), np.log(longest)))
+        contexts = random.uniform(0.3, 1.7, count) * mean
+        chunks: list[tuple[int, int]] = []
+        if mixed:
+            drawn = np.exp(random.uniform(np.log(8), np.log(self.chunk_tokens)))
+            parts = int(random.integers(1, self.chunks + 1))
+            tokens = max(1, int(drawn) // parts)
+            room = max(0, min(self.context, self.total // 8) - tokens)
+            chunks = [(tokens, int(random.integers(0, room + 1)) * (i % 2)) for i in range(parts)]
+            if random.random() < 0.3:
+                contexts = contexts[:0]
+        lengths = np.clip(contexts, 1, self.context).astype(int).tolist()
+        return Shape(tuple(lengths), tuple(chunks))
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A batch: lengths of its decodes, and `(tokens, context before)` of its chunks."""
+
+    contexts: tuple[int, ...]
+    chunks: tuple[tuple[int, int], ...]
+
+
+def run_batches(
+    runner: Runner, source: RandomArena, shapes: Sequence[Shape], deadline: Deadline
+) -> list[Step]:
+    """Run each batch some times through the runner, one step after the other; medians."""
+    steps = []
+    for shape in shapes:
+        if deadline.over:
+            break
+        batch = Batch.of(
+            decode_rows(source, list(shape.contexts), runner.model.vocab),
+            chunk_rows(source, list(shape.chunks), runner.model.vocab),
+        )
+        runner.launch(batch).wait()
+        samples = [_once(runner, batch) for _ in range(REPEATS)]
+        chunks = tuple(Chunk(*chunk) for chunk in shape.chunks)
+        work = chunks, len(shape.contexts), sum(shape.contexts)
+        steps.append(Step(*work, median(samples), _replay_s(runner, batch)))
+    return steps
+
+
+def _replay_s(runner: Runner, batch: Batch) -> float | None:
+    """Seconds of the batch's graph alone."""
+    if runner.graphs is None or batch.chunks:
+        return None
+    replay = runner.graphs.prepared(batch)
+    if replay is None:
+        return None
+    return time_calls([replay], runner.device, 0.03, graph=False).seconds
+
+
+def _once(runner: Runner, batch: Batch) -> float:
+    begin_s = time.perf_counter()
+    runner.launch(batch).wait()
+    return time.perf_counter() - begin_s
+
+
+class LoggedTime(RealTime):
+    """Real time that keeps a record of the steps, and stops the driver when its time is over."""
+
+    def __init__(self, session: Session, deadline: Deadline) -> None:
+        super().__init__(session.mover.poll, lambda: session.mover.busy, skip_idle=True)
+        self.deadline = deadline
+        self.driver: Driver | None = None
+        self.steps: list[Step] = []
+
+    def step_end(self, plan: Plan, step: int, start_s: float) -> float:
+        """As in real time."""
+        end_s = super().step_end(plan, step, start_s)
+        chunks, decodes, context = plan.work_at(step)
+        kept = tuple(Chunk(chunk.tokens, chunk.context_tokens) for chunk in chunks)
+        self.steps.append(Step(kept, decodes, context, end_s - start_s))
+        if self.deadline.over and self.driver is not None:
+            self.driver.stopped = True
+        return end_s
+
+
+def run_driver(session: Session, workload: Workload, deadline: Deadline) -> list[Step]:
+    """Run requests through engine and driver; all steps, each with its planning."""
+    model = session.model
+    answers = answers_of(workload, model.vocab, model.max_model_len, seed=0)
+    clock = LoggedTime(session, deadline)
+    clock.driver = session.driver(answers, TimedArrivals(workload.requests), clock)
+    clock.restart()
+    clock.driver.run()
+    return clock.steps
+
+
+def random_workload(limits: Limits, count: int, seed: int = 0) -> Workload:
+    """Requests that come in a few waves, with prompts and answers of random lengths."""
+    random = np.random.default_rng(seed)
+    prompts = np.exp(random.uniform(np.log(8), np.log(limits.chunk_tokens), count)).astype(int)
+    answers = random.integers(8, 65, count).tolist()
+    arrivals = np.sort(random.integers(0, 4, count) * 1000.0)
+    requests = [
+        Request(
+            request_id=str(index),
+            arrival_s=float(arrivals[index]),
+            prompt_tokens=int(prompts[index]),
+            max_tokens=answers[index],
+            index=index,
+        )
+        for index in range(count)
+    ]
+    return Workload(requests, answers)
+
+
+@dataclass(frozen=True, slots=True)
+class HostFit:
+    """Seconds beside the kernels: `step_s + per_sequence_s * sequences`."""
+
+    step_s: float
+    per_sequence_s: float
+    steps: int = 0
+
+    def seconds(self, sequences: int) -> float:
+        """Of one step."""
+        return self.step_s + self.per_sequence_s * sequences
+
+
+def fit_host(steps: Sequence[Step], beside: Sequence[float]) -> HostFit:
+    """A line through the seconds that each step took beside what is known of it.
+
+    The steps are put into groups by the number of their sequences and each group counts with its
+    median, so that a step that something else disturbed does not count. Neither part is negative.
+    """
+    groups: dict[int, list[float]] = {}
+    for step, known_s in zip(steps, beside, strict=True):
+        groups.setdefault(_group(step.sequences), []).append(step.seconds - known_s)
+    if not groups:
+        return HostFit(0.0, 0.0)
+    x = np.array(sorted(groups), dtype=float)
+    y = np.array([median(groups[int(n)]) for n in x])
+    weights = np.sqrt([len(groups[int(n)]) for n in x])
+    slope = 0.0
+    if len(x) > 1:
+        slope = max(0.0, float(np.polyfit(x, y, 1, w=weights)[0]))
+    base = float(np.average(y - slope * x, weights=weights**2))
+    if base < 0.0:
+        slope = max(0.0, float((weights**2 * x * y).sum() / (weights**2 * x * x).sum()))
+        base = 0.0
+    return HostFit(base, slope, len(steps))
+
+
+def _group(sequences: int) -> int:
+    """Powers of the square root of two."""
+    return round(2 ** (round(2 * math.log2(max(1, sequences))) / 2))
+
+
+@dataclass(slots=True)
+class Errors:
+    """Predicted against measured seconds."""
+
+    shares: list[float] = field(default_factory=list)
+    signed: list[float] = field(default_factory=list)
+
+    def add(self, predicted_s: float, measured_s: float) -> None:
+        """One step."""
+        self.signed.append(predicted_s / measured_s - 1)
+        self.shares.append(abs(self.signed[-1]))
+
+    @property
+    def mean(self) -> float:
+        """Mean absolute error."""
+        return float(np.mean(self.shares)) if self.shares else 0.0
+
+    def entry(self) -> dict[str, float]:
+        """For a profile's `fit`."""
+        if not self.shares:
+            return {"points": 0}
+        return {
+            "heldout_mape": self.mean,
+            "heldout_median": float(np.median(self.shares)),
+            "heldout_p90": float(np.quantile(self.shares, 0.9)),
+            "points": len(self.shares),
+        }
+
+
+def predictions(
+    steps: Sequence[Step], cost: CostModel, host: HostFit, skip_chunks: bool | None = None
+) -> Errors:
+    """Errors of `device + host` over steps; of those with (False) or without chunks (True) only."""
+    errors = Errors()
+    for step in steps:
+        if skip_chunks is None or skip_chunks != bool(step.chunks):
+            errors.add(step.device_s(cost) + host.seconds(step.sequences), step.seconds)
+    return errors
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,153 @@
+"""How long device work takes: medians over many repeats, with caches defeated.
+
+What is timed is a list of calls that do the same work on different data. On a GPU they are captured
+into one graph, in order, and the graph is replayed between two events, so that the gaps between
+launches are those of a graph; together their data has to be larger than the L2. On a CPU they run
+one after the other by the wall clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+import torch
+
+Call = Callable[[], object]
+
+LEAST_REPEATS = 3
+MOST_REPEATS = 50
+CPU_BATCH_S = 1e-3
+"""A CPU clock is read no more often than this: what is shorter is repeated in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one call: the median of the repeats, and how far they lie apart."""
+
+    seconds: float
+    spread: float
+    """Distance of the quartiles as a share of the median."""
+    repeats: int
+    best: float = 0.0
+    """Seconds of the fastest repeat."""
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Timing:
+        """Of at least one sample."""
+        middle = median(samples)
+        if len(samples) < 2 or middle <= 0.0:
+            return cls(middle, 0.0, len(samples), min(samples))
+        low, _, high = quantiles(samples, n=4)
+        return cls(middle, (high - low) / middle, len(samples), min(samples))
+
+
+class Deadline:
+    """A moment on the wall clock after which no more work is begun."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end_s = time.monotonic() + seconds
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left; negative once it is over."""
+        return self._end_s - time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """True when nothing is left."""
+        return self.left_s <= 0.0
+
+
+def time_calls(
+    calls: Sequence[Call], device: torch.device, budget_s: float = 0.1, graph: bool = True
+) -> Timing:
+    """Seconds of one call, in the mean over `calls`, within about `budget_s` of measuring.
+
+    With `graph` a GPU replays a captured graph; else it runs the calls eagerly between events, the
+    host's launches included where they are slower than the device.
+    """
+    if device.type != "cuda":
+        return _time_cpu(calls, budget_s)
+    run = captured(calls) if graph else _each(calls)
+    run()
+    return _time_cuda(run, len(calls), budget_s)
+
+
+def _each(calls: Sequence[Call]) -> Call:
+    def run() -> None:
+        for call in calls:
+            call()
+
+    return run
+
+
+def captured(calls: Sequence[Call]) -> Call:
+    """A graph of all calls. They run once before, on a side stream, so that all is compiled."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        calls[0]()
+        calls[-1]()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    replay: Call = graph.replay
+    return replay
+
+
+def _time_cuda(run: Call, count: int, budget_s: float) -> Timing:
+    once_s = _between_events(run)
+    repeats = _repeats(once_s, budget_s)
+    samples = [_between_events(run) / count for _ in range(repeats)]
+    return Timing.of(samples)
+
+
+def _between_events(run: Call) -> float:
+    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    first.record()
+    run()
+    last.record()
+    last.synchronize()
+    return float(first.elapsed_time(last)) / 1000
+
+
+def _time_cpu(calls: Sequence[Call], budget_s: float) -> Timing:
+    run = _each(calls)
+    run()
+    once_s = _wall(run)
+    inner = max(1, int(CPU_BATCH_S / max(once_s, 1e-9)))
+    count = inner * len(calls)
+
+    def batch() -> None:
+        for _ in range(inner):
+            run()
+
+    repeats = _repeats(once_s * inner, budget_s)
+    return Timing.of([_wall(batch) / count for _ in range(repeats)])
+
+
+def _wall(run: Call) -> float:
+    begin_s = time.perf_counter()
+    run()
+    return time.perf_counter() - begin_s
+
+
+def _repeats(once_s: float, budget_s: float) -> int:
+    return max(LEAST_REPEATS, min(MOST_REPEATS, int(budget_s / max(once_s, 1e-9))))
+
+
+def copies_beyond_cache(nbytes: int, device: torch.device, most: int = 32) -> int:
+    """How many input sets of `nbytes` have to take turns so that none is still cached."""
+    return max(2, min(most, -(-3 * cache_bytes(device) // max(nbytes, 1))))
+
+
+def cache_bytes(device: torch.device) -> int:
+    """The last-level cache: a GPU's L2 as it states it, 32 MiB assumed on a CPU."""
+    if device.type != "cuda":
+        return 32 << 20
+    return int(torch.cuda.get_device_properties(device).L2_cache_size)

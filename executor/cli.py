@@ -1,0 +1,275 @@
+"""`superinfer-exec`: the same schedulers and memory policies on a real device.
+
+Exit codes: 0 ok, 1 run failed, 2 usage or bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from superinfer.errors import SuperInferError
+
+INTERRUPTED = 130
+MORE_COMMANDS = (
+    "executor.bench.cli",
+    "executor.calibration.cli",
+    "executor.quality_cli",
+    "executor.validation.cli",
+)
+"""Modules with a function `register(app)`."""
+
+app = typer.Typer(
+    help="Run models on a device with the schedulers and KV memory policies of SuperInfer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="Folder with safetensors, config.json, or preset.", show_default="tiny"),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda, or the preset of the GPU.", show_default="cuda if there is one"),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(help="float32, float16, bfloat16.", show_default="bfloat16; float32 on a CPU"),
+]
+Int8 = Annotated[bool, typer.Option("--int8", help="Keep weights in 8 bits.")]
+RandomWeights = Annotated[
+    bool, typer.Option("--random-weights", help="Draw the weights; needs no files but sizes.")
+]
+Graphs = Annotated[bool, typer.Option("--graphs/--no-graphs", help="CUDA graphs for decodes.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of weights, prompts and sampling.")]
+KvBlocks = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="KV blocks.", show_default="what fits on the device"),
+]
+BlockTokens = Annotated[
+    int | None, typer.Option(help="Tokens of a block: 16, 32, 64.", show_default="the scheduler's")
+]
+MaxModelLen = Annotated[
+    int | None, typer.Option(min=1, help="Longest context.", show_default="the model's")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="One setting, e.g. scheduler.max_num_seqs=128."),
+]
+
+
+@app.command()
+def run(
+    trace: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TRACE",
+            show_default="run.trace of --config",
+            help="Native, Mooncake or Azure trace; - for stdin.",
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Scheduler, by name or as package.module:Class.", show_default="rotating"
+        ),
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory policy.", show_default="lru")] = None,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = "",
+    int8: Int8 = False,
+    random_weights: RandomWeights = False,
+    tp: Annotated[
+        int | None,
+        typer.Option("--tp", min=1, help="GPUs that share the model.", show_default="1"),
+    ] = None,
+    kv_blocks: KvBlocks = None,
+    block_tokens: BlockTokens = None,
+    max_model_len: MaxModelLen = None,
+    prefix_caching: Annotated[
+        bool | None,
+        typer.Option(
+            "--prefix-caching/--no-prefix-caching",
+            help="Reuse the KV cache of equal prompt beginnings.",
+            show_default="no-prefix-caching",
+        ),
+    ] = None,
+    lag: Annotated[
+        int | None,
+        typer.Option(min=0, max=1, help="1: plan the next step while one runs.", show_default="0"),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Use only the first N requests.")
+    ] = None,
+    as_fast_as_possible: Annotated[
+        bool, typer.Option("--as-fast-as-possible", help="Leave out times with nothing to do.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Result folder.", show_default="runs/<trace>-exec-<scheduler>-<time>"),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE", help="TOML configuration, or scenario-m or scenario-c."
+        ),
+    ] = None,
+    settings: Settings = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option("--classes", metavar="FILE", help="TOML file of service classes."),
+    ] = None,
+    rate_scale: Annotated[
+        float | None, typer.Option(metavar="X", help="Arrival rate as a multiple of the trace's.")
+    ] = None,
+    without_slo: Annotated[
+        bool | None, typer.Option("--without-slo", help="Take every target away.")
+    ] = None,
+    skip_bad: Annotated[
+        bool | None, typer.Option("--skip-bad", help="Leave bad lines out and count them.")
+    ] = None,
+    seed: Seed = None,
+    graphs: Graphs = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON alone.")
+    ] = False,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Write no pictures.")] = False,
+) -> None:
+    """Replay a trace on a device and write the same result folder as the simulator."""
+    from executor.defaults import device_and_model
+    from executor.replay import RunOptions, run_command
+    from executor.session import ModelOptions
+    from superinfer.lab.config import load_config
+
+    chosen = load_config(
+        config,
+        settings or (),
+        classes,
+        trace=trace,
+        scheduler=scheduler,
+        memory=memory,
+        tp=tp,
+        kv_blocks=kv_blocks,
+        block_tokens=block_tokens,
+        max_model_len=max_model_len,
+        prefix_caching=prefix_caching,
+        lag=lag,
+        limit=limit,
+        rate_scale=rate_scale,
+        without_slo=without_slo,
+        skip_bad=skip_bad,
+        seed=seed,
+        **device_and_model(device, model, config, settings or ()),
+    )
+    loading = ModelOptions(dtype, int8, random_weights, graphs)
+    options = RunOptions(loading, out, as_json, not no_plots, as_fast_as_possible)
+    raise typer.Exit(run_command(chosen, options))
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="Text to go on from; - for stdin.")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Only the K likeliest tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Only the likeliest with this share.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Only those with this part of the best.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: less of the same.")] = 1.0,
+    presence_penalty: Annotated[float, typer.Option(help="Off tokens that were said.")] = 0.0,
+    frequency_penalty: Annotated[float, typer.Option(help="The same, each time.")] = 0.0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Text that ends the answer.", metavar="TEXT")
+    ] = None,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = "",
+    int8: Int8 = False,
+    random_weights: RandomWeights = False,
+    max_model_len: MaxModelLen = None,
+    seed: Seed = None,
+    graphs: Graphs = True,
+) -> None:
+    """Let a model go on from a prompt, and print the text as it comes."""
+    from executor.generate import Wish, generate_command
+    from executor.sampler import Sampling
+    from executor.session import ModelOptions
+
+    sampling = Sampling(
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        presence_penalty,
+        frequency_penalty,
+        seed or 0,
+    )
+    wish = Wish(prompt, max_tokens, sampling, tuple(stop or ()), model, device, max_model_len)
+    loading = ModelOptions(dtype, int8, random_weights, graphs)
+    raise typer.Exit(generate_command(wish, loading, seed or 0))
+
+
+def main() -> None:
+    """Entry point: one line for a user's mistake, and the exit codes above."""
+    sys.path.append(os.getcwd())  # for schedulers given as package.module:Class
+    for name in MORE_COMMANDS:
+        importlib.import_module(name).register(app)
+    try:
+        code = int(app(prog_name="superinfer-exec", standalone_mode=False) or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    except SuperInferError as error:
+        code = _complain(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("torch", "triton", "safetensors"):
+            raise
+        code = _complain(f"{error.name} is missing: pip install 'superinfer[exec]'", 2)
+    except BrokenPipeError:
+        code = 1
+        _close_stdout()
+    except (OSError, MemoryError) as error:
+        code = _complain(str(error) or "out of memory", 1)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        code = _complain_of_usage(error)
+    sys.exit(code)
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _complain_of_usage(error: Exception) -> int:
+    """What Typer found wrong with the command line; without arguments it gives the help text."""
+    message = error.format_message()  # type: ignore[attr-defined]
+    if "\n" in message:
+        print(message, file=sys.stderr)
+        return 2
+    command = getattr(getattr(error, "ctx", None), "command_path", "superinfer-exec")
+    return _complain(f"{message.rstrip('.')} (see {command} --help)", 2)
+
+
+def _close_stdout() -> None:
+    """Keep Python from trying to write the rest once more when it exits."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What time it is: on a real device, or by given step times.
+
+A driver goes by `now` at step boundaries. The real clock reads the monotonic time and knows of
+copies only once they have landed. `GivenTimes` does no waiting: it says when each step and each
+copy would end by a cost model, in the same way as the simulator counts, so that both drivers can
+be held to the same event log.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable
+from itertools import count
+from math import inf
+from typing import Protocol
+
+from superinfer.costs.base import CostModel
+from superinfer.plan import Plan, Transfer
+
+
+class Clock(Protocol):
+    """Times of one run, in seconds from its start."""
+
+    def begin(self, plan: Plan, now: float) -> float:
+        """A plan starts; returns when its batch can start."""
+        ...
+
+    def step_end(self, plan: Plan, step: int, start_s: float) -> float:
+        """When a plan's step, started at `start_s` and over on the device, ended."""
+        ...
+
+    def landed(self, until: float) -> list[tuple[Transfer, float]]:
+        """Background copies that landed by then and were not told of, with their times."""
+        ...
+
+    def sleep(self, now: float, until: float) -> float:
+        """Nothing runs: wait until then, or until a copy may have landed; returns the time.
+
+        `until` is infinite if only copies are waited for. Returns infinity if nothing can come.
+        """
+        ...
+
+
+class GivenTimes:
+    """Times by a cost model."""
+
+    def __init__(self, cost: CostModel, lag: int, finish: Callable[[Transfer], None]) -> None:
+        """`finish` waits until a copy is over on the device."""
+        self._cost, self._lag, self._finish = cost, lag, finish
+        self._link_free_s = {"h2d": 0.0, "d2h": 0.0}
+        self._landings: list[tuple[float, int, Transfer]] = []
+        self._numbers = count()
+
+    def begin(self, plan: Plan, now: float) -> float:
+        """Book the plan's copies on their links; those that the batch waits for come first."""
+        ready_s = now
+        for job in plan.requantised:
+            ready_s += self._cost.requantise_s(job.nbytes, job.to_bits)
+        for transfer in plan.before_step:
+            end_s = self._booked(transfer, plan.now if plan.full_duplex else ready_s)
+            ready_s = max(ready_s, end_s)
+        for transfer in plan.background:
+            entry = self._booked(transfer, now), next(self._numbers), transfer
+            heapq.heappush(self._landings, entry)
+        return ready_s
+
+    def step_end(self, plan: Plan, step: int, start_s: float) -> float:
+        """Host time comes before each step, or is hidden behind the device with lag 1."""
+        chunks, decodes, context = plan.work_at(step)
+        device_s = self._cost.step_s(chunks, decodes, context)
+        host_s = self._cost.host_s(decodes + len(chunks))
+        return start_s + (max(host_s, device_s) if self._lag else host_s + device_s)
+
+    def landed(self, until: float) -> list[tuple[Transfer, float]]:
+        """Copies whose time has come."""
+        told = []
+        while self._landings and self._landings[0][0] <= until:
+            end_s, _, transfer = heapq.heappop(self._landings)
+            self._finish(transfer)
+            told.append((transfer, end_s))
+        return told
+
+    def sleep(self, now: float, until: float) -> float:
+        """Jump to what comes first."""
+        landing_s = self._landings[0][0] if self._landings else inf
+        return max(now, min(until, landing_s))
+
+    def _booked(self, transfer: Transfer, earliest_s: float) -> float:
+        """When a copy is done, behind those that its direction of the link has to do before."""
+        seconds = self._cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
+        start_s = max(earliest_s, self._link_free_s[transfer.direction])
+        self._link_free_s[transfer.direction] = start_s + seconds
+        return start_s + seconds
+
+
+POLL_S = 0.0005
+"""Between two looks at copies under way while nothing else is to be done."""
+
+
+class RealTime:
+    """The monotonic clock. With `skip_idle` it jumps over times in which nothing is to be done."""
+
+    def __init__(
+        self,
+        poll: Callable[[], list[Transfer]],
+        pending: Callable[[], bool],
+        skip_idle: bool = False,
+    ) -> None:
+        """`poll` gives the copies that have landed since the last time, `pending` says whether any
+        is under way.
+        """
+        self._poll, self._pending, self._skip_idle = poll, pending, skip_idle
+        self._origin_s = time.monotonic()
+
+    def restart(self, now: float = 0.0) -> None:
+        """It is `now` now."""
+        self._origin_s = time.monotonic() - now
+
+    def read(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._origin_s
+
+    def begin(self, plan: Plan, now: float) -> float:
+        """The device itself waits for what the batch waits for."""
+        return now
+
+    def step_end(self, plan: Plan, step: int, start_s: float) -> float:
+        """The step has just been seen to be over."""
+        return max(start_s, self.read())
+
+    def landed(self, until: float) -> list[tuple[Transfer, float]]:
+        """Copies that are over on the device."""
+        return [(transfer, until) for transfer in self._poll()]
+
+    def sleep(self, now: float, until: float) -> float:
+        """Wait; where nothing is under way at all, idle time may be left out."""
+        if self._pending():
+            time.sleep(POLL_S)
+        elif until == inf:
+            return inf
+        elif self._skip_idle:
+            self._origin_s -= max(0.0, until - self.read())
+        else:
+            time.sleep(max(0.0, min(until - self.read(), LONGEST_SLEEP_S)))
+        return max(now, self.read())
+
+
+LONGEST_SLEEP_S = 0.05
+"""A request to stop is heard that often."""

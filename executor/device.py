@@ -1,0 +1,129 @@
+"""The device of a run: what it is called, what it is like, and how much of it is free."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from superinfer.costs import DEVICES, DeviceSpec, load_device
+from superinfer.costs.devices import Link
+from superinfer.errors import ConfigError
+
+HOST = "cpu"
+_GPUS = {
+    "GH200": "gh200",
+    "H200": "h200",
+    "H100": "h100",
+    "A100": "a100-80g",
+    "L40S": "l40s",
+    "T4": "t4-16g",
+}
+"""By a part of the name that the driver gives, the preset of nominal figures."""
+_PROBE_BYTES = 32 << 20
+_PROBE_ROWS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where a run takes place."""
+
+    torch: torch.device
+    name: str
+    """As the machine calls it."""
+    spec: DeviceSpec
+    """Figures for the cost model with which schedulers predict."""
+
+
+def find_device(name: str) -> Device:
+    """The device `cpu`, `cuda`, or `cuda` with the figures of a named preset.
+
+    Raises ConfigError where there is none.
+    """
+    if name == HOST:
+        return Device(torch.device(HOST), _processor(), _host_spec())
+    if name != "cuda" and not name.startswith("cuda:") and name.lower() not in DEVICES:
+        known = ", ".join(DEVICES)
+        raise ConfigError(f"run.device: expected cpu, cuda or one of {known}, got {name!r}")
+    if not torch.cuda.is_available():
+        raise ConfigError(f"run.device {name}: torch finds no CUDA device; use --device cpu")
+    device = torch.device(name if name.startswith("cuda") else "cuda")
+    found = torch.cuda.get_device_name(device)
+    spec = load_device(name) if name.lower() in DEVICES else _gpu_spec(found, device)
+    return Device(device, found, spec)
+
+
+def default_device() -> str:
+    """`cuda` where there is a GPU."""
+    return "cuda" if torch.cuda.is_available() else HOST
+
+
+def free_bytes(device: torch.device, share: float) -> int:
+    """Of a GPU's memory, what is left of `share` of it."""
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    return int(free - (1.0 - share) * total)
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _gpu_spec(found: str, device: torch.device) -> DeviceSpec:
+    """The preset of a GPU's name; of one that has none, the A100's figures under its own name."""
+    small = torch.cuda.get_device_properties(device).total_memory < 50e9
+    preset = _preset(found, small)
+    if preset is not None:
+        return load_device(preset)
+    likened = load_device("a100-40g" if small else "a100-80g")
+    return replace(likened, name=_slug(found))
+
+
+def _preset(found: str, small: bool) -> str | None:
+    preset = next((key for part, key in _GPUS.items() if part in found), None)
+    return "a100-40g" if preset == "a100-80g" and small else preset
+
+
+def _slug(found: str) -> str:
+    """`NVIDIA RTX A6000` as `rtx-a6000`; an underline parts the names in that of a profile."""
+    return found.lower().removeprefix("nvidia ").replace(" ", "-").replace("_", "-")
+
+
+def _processor() -> str:
+    """What the kernel says of the processor."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            lines = [line.partition(":")[2].strip() for line in file if "model name" in line]
+    except OSError:
+        lines = []
+    return lines[0] if lines else HOST
+
+
+def _host_spec() -> DeviceSpec:
+    """A CPU by a short measurement: a copy, and a product of matrices."""
+    source, target = (torch.ones(_PROBE_BYTES, dtype=torch.uint8) for _ in range(2))
+    copied = 2 * _PROBE_BYTES / _seconds(lambda: target.copy_(source))
+    left, right = (torch.ones(_PROBE_ROWS, _PROBE_ROWS) for _ in range(2))
+    flops = 2 * _PROBE_ROWS**3 / _seconds(lambda: left @ right)
+    link = Link(copied / 2)
+    return DeviceSpec(HOST, _memory_bytes(), copied, flops, link, link, copied / 2, 0.0)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    """The shortest of three times, after one that is not counted."""
+    run()
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return max(min(times), 1e-9)
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 8 << 30

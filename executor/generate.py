@@ -1,0 +1,158 @@
+"""`superinfer-exec generate`: one prompt, and the text that a model goes on with, as it comes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from executor.answers import Answer, Answers
+from executor.arrivals import TimedArrivals
+from executor.defaults import device_and_model
+from executor.interrupt import stopping
+from executor.models import Model
+from executor.models.base import check_length
+from executor.models.config import read_config
+from executor.models.tokenizer import TextStream, Tokenizer, load_tokenizer
+from executor.sampler import History, Sampling
+from executor.session import (
+    ModelOptions,
+    Session,
+    load_t5,
+    open_session,
+    out_of_memory,
+    source_of,
+)
+from executor.translate import translate
+from superinfer.errors import InputError
+from superinfer.lab.config import Config, load_config
+from superinfer.request import Request
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be generated."""
+
+    prompt: str
+    max_tokens: int
+    sampling: Sampling
+    stop: tuple[str, ...] = ()
+    model: str | None = None
+    device: str | None = None
+    max_model_len: int | None = None
+
+
+class Text:
+    """The text of an answer: told tokens, it passes on what is sure and watches for stop texts."""
+
+    def __init__(
+        self, stream: TextStream, stop: Sequence[str], tell: Callable[[str], None]
+    ) -> None:
+        self._stream, self._stop, self._tell = stream, [text for text in stop if text], tell
+        self._held = ""
+        """Text that may be the beginning of a stop text."""
+        self.stopped = False
+
+    def push(self, token: int) -> bool:
+        """Take in a token; True if a stop text is there."""
+        if not self.stopped:
+            self._take(self._stream.push(token))
+        return self.stopped
+
+    def finish(self) -> None:
+        """Pass on what is left."""
+        if not self.stopped:
+            self._take(self._stream.finish())
+        if not self.stopped:
+            self._tell(self._held)
+
+    def _take(self, text: str) -> None:
+        self._held += text
+        found = [place for stop in self._stop if (place := self._held.find(stop)) >= 0]
+        if found:
+            self._tell(self._held[: min(found)])
+            self.stopped = True
+            return
+        kept = max((_overlap(self._held, stop) for stop in self._stop), default=0)
+        sure = len(self._held) - kept
+        self._tell(self._held[:sure])
+        self._held = self._held[sure:]
+
+
+def generate_command(wish: Wish, options: ModelOptions, seed: int) -> int:
+    """Print what a model makes of a prompt; returns the exit code."""
+    prompt = sys.stdin.read() if wish.prompt == "-" else wish.prompt
+    config = _config(wish, seed)
+    found, folder = read_config(source_of(config.run.model))
+    tokenizer = load_tokenizer(folder, found.shape.vocab)
+    text = Text(tokenizer.stream(), wish.stop, _print)
+    if found.family == "t5":
+        model, tokens = load_t5(config, options), _tokens(tokenizer, prompt)
+        limit = min(wish.max_tokens, model.max_model_len - 1)
+        with out_of_memory("running a step"):
+            translate(model, tokens, limit, tokenizer.end_tokens, wish.sampling, text.push)
+        stopped = False
+    else:
+        session = open_session(config, options)
+        answer = _answer(wish, session.model, tokenizer, prompt, text)
+        stopped = _run(session, answer)
+    text.finish()
+    print()
+    return INTERRUPTED if stopped else 0
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _config(wish: Wish, seed: int) -> Config:
+    return load_config(
+        None,
+        (),
+        None,
+        scheduler="fcfs",
+        seed=seed,
+        host_memory_gib=0.0,
+        max_model_len=wish.max_model_len,
+        **device_and_model(wish.device, wish.model, None, ()),
+    )
+
+
+def _answer(wish: Wish, model: Model, tokenizer: Tokenizer, prompt: str, text: Text) -> Answer:
+    tokens = _tokens(tokenizer, prompt)
+    check_length(model, len(tokens), 1)
+    limit = min(wish.max_tokens, model.max_model_len - len(tokens))
+    ends = tokenizer.end_tokens
+    sampling = wish.sampling
+    history = History(tokens, model.vocab, model.device) if sampling.penalised else None
+    ids = np.array(tokens, np.int64)
+    return Answer(ids, limit, ends, sampling, history, text.push)
+
+
+def _tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    tokens = tokenizer.encode(prompt)
+    if not tokens:
+        raise InputError("expected a prompt with at least one token")
+    return tokens
+
+
+def _run(session: Session, answer: Answer) -> bool:
+    """Run one request to its end; True if it was interrupted."""
+    request = Request("prompt", 0.0, len(answer.prompt), answer.limit)
+    driver = session.driver(Answers([answer]), TimedArrivals([request]))
+    with stopping(driver, "interrupted"), out_of_memory("running a step"):
+        driver.run()
+    return driver.stopped
+
+
+def _print(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Longest end of `text` that is a beginning of `stop`, but not all of it."""
+    longest = min(len(text), len(stop) - 1)
+    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

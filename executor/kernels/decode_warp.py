@@ -1,0 +1,453 @@
+"""Attention of single-token rows by programs of one warp.
+
+What `decode_attention` does, in another arrangement. Keys and values are the left operands of the
+matrix products and the query heads of a KV head the right one, whose least width is 8, not 16. A
+program is one warp: nothing has to cross shared memory between the two products but the weights of
+a tile, no barrier stops it, and many programs share a multiprocessor. Codes become operands by
+masks alone (`words`).
+
+Tiles lie within one block, so that an address is one number, loaded a turn ahead.
+"""
+
+# Kernels take what they need one by one.
+# ruff: noqa: PLR0913, PLR0917
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from executor.kernels.common import (
+    BIASED,
+    FORMS,
+    LOG2E,
+    NEVER,
+    Form,
+    aligned,
+    dims_of,
+    dot,
+    padded_half,
+    reach_of,
+    relative_bias,
+)
+from executor.kernels.decode_attention import MERGE, merge_items
+from executor.kernels.registry import Entry
+from executor.kernels.tiles import INTERPRET, capability, power_of_two
+from executor.kernels.words import (
+    CENTRE,
+    SIXTEENTH,
+    UNIT,
+    bytes_of,
+    halves_of,
+    nibbles_of,
+)
+from executor.kv.layout import KVLayout
+from executor.step import DecodeItems
+
+TILES: dict[int, dict[str, int]] = {
+    80: {"tile": 32, "num_warps": 1, "num_stages": 3},
+    90: {"tile": 32, "num_warps": 1, "num_stages": 3},
+}
+"""Per architecture; tokens of a tile of 16 or 8 bits (a tile of 4 bits is one block)."""
+LIFT = tl.constexpr(32.0)
+"""Weights times scales of V are kept this much larger in float16."""
+
+
+@triton.jit
+def _see(scores, peak, total):
+    """One step of the online softmax over tokens [TILE, N]; `total` is summed at the end."""
+    new = tl.maximum(peak, tl.max(scores, 0))
+    keep = tl.exp2(peak - new)
+    weights = tl.exp2(scores - new[None, :])
+    return weights, keep, new, tl.fma(total, keep[None, :], weights)
+
+
+@triton.jit
+def _biased(scores, bias, heads, starts, block, slot, position, reach, there):
+    key = tl.load(starts + block) + slot
+    distance = (key - position)[:, None]
+    return scores + relative_bias(bias, heads[None, :], distance, reach, there[:, None])
+
+
+@triton.jit
+def _next_block(offsets, block, blocks):
+    """Where a block begins, before `aligned`; 0 for one past the last."""
+    return tl.load(offsets + block, mask=block < blocks, other=0)
+
+
+@triton.jit
+def _wide_item(
+    queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
+    sums,
+    D: tl.constexpr, T: tl.constexpr, N: tl.constexpr, PAD: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """An item of 16 bits: `sums` gets its sum; returns the largest score and the total."""
+    DTYPE: tl.constexpr = queries.dtype.element_ty
+    columns = tl.arange(0, 2 * PAD)
+    dims = dims_of(columns, D // 2, PAD)
+    inside = columns % PAD < D // 2
+    q = tl.load(queries + dims[:, None], mask=inside[:, None] & member[None, :], other=0.0)
+    arena += unit * (2 * T * D * DTYPE.primitive_bitwidth // 8)
+    peak = tl.full([N], NEVER, tl.float32)
+    total = tl.zeros([TILE, N], tl.float32)
+    acc = tl.zeros([2 * PAD, N], tl.float32)
+    blocks = tl.cdiv(tokens, T)
+    start = aligned(_next_block(offsets, 0, blocks))
+    for begin in range(0, tokens, TILE):
+        slot = begin % T + tl.arange(0, TILE)
+        there = begin + tl.arange(0, TILE) < tokens
+        base = (arena + start).to(tl.pointer_type(DTYPE))
+        keys = base + (slot[:, None] * D + dims[None, :])
+        # Scores of what lies past the last token are replaced below; values must be numbers.
+        if PAD == D // 2:
+            k = tl.load(keys)
+        else:
+            k = tl.load(keys, mask=inside[None, :], other=0.0)
+        v = tl.load(
+            base + T * D + (slot[None, :] * D + dims[:, None]),
+            mask=there[None, :] & inside[:, None], other=0.0,
+        )  # fmt: skip
+        start = aligned(_next_block(offsets, (begin + TILE) // T, blocks))
+        scores = dot(k, q, tl.zeros([TILE, N], tl.float32)) * scale
+        if bias is not None:
+            scores = _biased(
+                scores, bias, heads, starts, begin // T, slot, position, reach, there
+            )
+        scores = tl.where(there[:, None], scores, NEVER)
+        weights, keep, peak, total = _see(scores, peak, total)
+        part = dot(v, weights.to(DTYPE), tl.zeros([2 * PAD, N], tl.float32))
+        acc = tl.fma(acc, keep[None, :], part)
+    tl.store(sums + dims[:, None], acc, mask=inside[:, None] & member[None, :])
+    return peak, tl.sum(total, 0)
+
+
+@triton.jit
+def _token_scales(base, slot, T: tl.constexpr):
+    """Two float16 numbers of each token, K's and V's, that follow each other by T."""
+    return tl.load(base + slot), tl.load(base + T + slot)
+
+
+@triton.jit
+def _byte_item(
+    queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
+    sums,
+    D: tl.constexpr, T: tl.constexpr, N: tl.constexpr, PAIRS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """The same for an item of 8 bits, two dimensions to a word: even ones low, odd ones high.
+
+    Scales are loaded one turn ahead by hand, since they are too few for an asynchronous copy.
+    """
+    DTYPE: tl.constexpr = (
+        tl.float32 if INTERPRET or queries.dtype.element_ty == tl.float32 else tl.float16
+    )
+    HALF: tl.constexpr = D // 2
+    pairs = tl.arange(0, PAIRS)
+    inside = pairs < HALF
+    mask = inside[:, None] & member[None, :]
+    q_even = tl.load(queries + 2 * pairs[:, None], mask=mask, other=0.0).to(tl.float32)
+    q_odd = tl.load(queries + 2 * pairs[:, None] + 1, mask=mask, other=0.0).to(tl.float32)
+    centre = tl.sum(q_even + q_odd, 0) * CENTRE
+    q_even = q_even.to(DTYPE)
+    q_odd = q_odd.to(DTYPE)
+    arena += unit * (2 * T * D + 4 * T)
+    peak = tl.full([N], NEVER, tl.float32)
+    total = tl.zeros([TILE, N], tl.float32)
+    shares = tl.zeros([TILE, N], tl.float32)
+    even = tl.zeros([PAIRS, N], tl.float32)
+    odd = tl.zeros([PAIRS, N], tl.float32)
+    blocks = tl.cdiv(tokens, T)
+    start = aligned(_next_block(offsets, 0, blocks))
+    after = _next_block(offsets, TILE // T, blocks)
+    meta = (arena + start + 2 * T * D).to(tl.pointer_type(tl.float16))
+    next_k, next_v = _token_scales(meta, tl.arange(0, TILE), T)
+    for begin in range(0, tokens, TILE):
+        slot = begin % T + tl.arange(0, TILE)
+        base = (arena + start).to(tl.pointer_type(tl.uint16))
+        keys = base + (slot[:, None] * HALF + pairs[None, :])
+        values = base + T * HALF + (slot[None, :] * HALF + pairs[:, None])
+        if PAIRS == HALF:
+            k = tl.load(keys)
+            v = tl.load(values)
+        else:
+            k = tl.load(keys, mask=inside[None, :], other=0)
+            v = tl.load(values, mask=inside[:, None], other=0)
+        k_scale = next_k.to(tl.float32)
+        v_scale = next_v.to(tl.float32) * LIFT
+        start = aligned(after)
+        meta = (arena + start + 2 * T * D).to(tl.pointer_type(tl.float16))
+        next_k, next_v = _token_scales(meta, (begin + TILE) % T + tl.arange(0, TILE), T)
+        after = _next_block(offsets, (begin + 2 * TILE) // T, blocks)
+
+        there = begin + tl.arange(0, TILE) < tokens
+        k_even, k_odd = bytes_of(k, DTYPE)
+        scores = dot(k_even, q_even, tl.zeros([TILE, N], tl.float32))
+        scores = dot(k_odd, q_odd, scores)
+        scores = (scores * UNIT - centre[None, :]) * (k_scale * scale)[:, None]
+        if bias is not None:
+            scores = _biased(
+                scores, bias, heads, starts, begin // T, slot, position, reach, there
+            )
+        scores = tl.where(there[:, None], scores, NEVER)
+        weights, keep, peak, total = _see(scores, peak, total)
+        # What lies past the last token may be anything, also not a number.
+        weights = tl.where(there[:, None], weights * v_scale[:, None], 0.0).to(DTYPE)
+        shares = tl.fma(shares, keep[None, :], weights.to(tl.float32))
+        v_even, v_odd = bytes_of(v, DTYPE)
+        part = dot(v_even, weights, tl.zeros([PAIRS, N], tl.float32))
+        even = tl.fma(even, keep[None, :], part)
+        part = dot(v_odd, weights, tl.zeros([PAIRS, N], tl.float32))
+        odd = tl.fma(odd, keep[None, :], part)
+    out = sums + 2 * pairs[:, None]
+    centre = (tl.sum(shares, 0) * CENTRE)[None, :]
+    tl.store(out, (even * UNIT - centre) * (1.0 / LIFT), mask=mask)
+    tl.store(out + 1, (odd * UNIT - centre) * (1.0 / LIFT), mask=mask)
+    return peak, tl.sum(total, 0)
+
+
+@triton.jit
+def _channels(base, words, inside, D: tl.constexpr, WORDS: tl.constexpr):
+    """Two float16 numbers to a word, of the dimensions in the lower and in the upper half."""
+    if WORDS == D // 4:
+        low = tl.load(base + words)
+        high = tl.load(base + D // 4 + words)
+    else:
+        low = tl.load(base + words, mask=inside, other=0)
+        high = tl.load(base + D // 4 + words, mask=inside, other=0)
+    return low, high
+
+
+@triton.jit
+def _nibble_item(
+    queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
+    sums,
+    D: tl.constexpr, T: tl.constexpr, N: tl.constexpr, WORDS: tl.constexpr,
+):  # fmt: skip
+    """The same for an item of 4 bits, a block at a time and four dimensions to a word.
+
+    The word w of a row holds dimensions 2w, 2w + D/2, 2w + 1 and 2w + 1 + D/2. The query times the
+    minima is a product of its own, in which all rows are the same.
+    """
+    DTYPE: tl.constexpr = (
+        tl.float32 if INTERPRET or queries.dtype.element_ty == tl.float32 else tl.float16
+    )
+    HALF: tl.constexpr = D // 2
+    words = tl.arange(0, WORDS)
+    inside = words < D // 4
+    mask = inside[:, None] & member[None, :]
+    queries += 2 * words[:, None]
+    q_0 = tl.load(queries, mask=mask, other=0.0).to(tl.float32).to(DTYPE)
+    q_1 = tl.load(queries + HALF, mask=mask, other=0.0).to(tl.float32).to(DTYPE)
+    q_2 = tl.load(queries + 1, mask=mask, other=0.0).to(tl.float32).to(DTYPE)
+    q_3 = tl.load(queries + HALF + 1, mask=mask, other=0.0).to(tl.float32).to(DTYPE)
+    arena += unit * (T * D + 4 * (D + T))
+    slot = tl.arange(0, T)
+    peak = tl.full([N], NEVER, tl.float32)
+    total = tl.zeros([T, N], tl.float32)
+    least = tl.zeros([T, N], tl.float32)
+    acc_0 = tl.zeros([WORDS, N], tl.float32)
+    acc_1 = tl.zeros([WORDS, N], tl.float32)
+    acc_2 = tl.zeros([WORDS, N], tl.float32)
+    acc_3 = tl.zeros([WORDS, N], tl.float32)
+    blocks = tl.cdiv(tokens, T)
+    start = aligned(_next_block(offsets, 0, blocks))
+    after = _next_block(offsets, 1, blocks)
+    meta = (arena + start + T * D + 4 * D).to(tl.pointer_type(tl.float16))
+    next_scale, next_min = _token_scales(meta, slot, T)
+    for block in range(0, blocks):
+        base = (arena + start).to(tl.pointer_type(tl.uint16))
+        keys = base + (slot[:, None] * (D // 4) + words[None, :])
+        values = base + T * (D // 4) + (slot[None, :] * (D // 4) + words[:, None])
+        if WORDS == D // 4:
+            k = tl.load(keys)
+            v = tl.load(values)
+        else:
+            k = tl.load(keys, mask=inside[None, :], other=0)
+            v = tl.load(values, mask=inside[:, None], other=0)
+        pairs = (arena + start + T * D).to(tl.pointer_type(tl.int32))
+        scale_low, scale_high = _channels(pairs, words, inside, D, WORDS)
+        min_low, min_high = _channels(pairs + D // 2, words, inside, D, WORDS)
+        v_scale = next_scale.to(tl.float32) * LIFT
+        v_min = next_min.to(tl.float32) * LIFT
+        start = aligned(after)
+        meta = (arena + start + T * D + 4 * D).to(tl.pointer_type(tl.float16))
+        next_scale, next_min = _token_scales(meta, slot, T)
+        after = _next_block(offsets, block + 2, blocks)
+
+        there = block * T + slot < tokens
+        scale_0, scale_2 = halves_of(scale_low[:, None], DTYPE)
+        scale_1, scale_3 = halves_of(scale_high[:, None], DTYPE)
+        k_0, k_1, k_2, k_3 = nibbles_of(k, DTYPE)
+        scores = dot(k_0, q_0 * scale_0, tl.zeros([T, N], tl.float32))
+        scores = dot(k_1, q_1 * (scale_1 * SIXTEENTH).to(DTYPE), scores)
+        scores = dot(k_2, q_2 * scale_2, scores)
+        scores = dot(k_3, q_3 * (scale_3 * SIXTEENTH).to(DTYPE), scores)
+        every = tl.zeros([16, WORDS], tl.int32)
+        min_0, min_2 = halves_of(min_low[None, :] + every, DTYPE)
+        min_1, min_3 = halves_of(min_high[None, :] + every, DTYPE)
+        constant = dot(min_0, q_0, tl.zeros([16, N], tl.float32))
+        constant = dot(min_1, q_1, constant)
+        constant = dot(min_2, q_2, constant)
+        constant = dot(min_3, q_3, constant)
+        constant = tl.max(constant, 0) * scale
+        scores = scores * (scale * UNIT) + constant[None, :]
+        if bias is not None:
+            scores = _biased(scores, bias, heads, starts, block, slot, position, reach, there)
+        scores = tl.where(there[:, None], scores, NEVER)
+        weights, keep, peak, total = _see(scores, peak, total)
+        # What lies past the last token may be anything, also not a number.
+        least = tl.fma(
+            least, keep[None, :], tl.where(there[:, None], weights * v_min[:, None], 0.0)
+        )
+        weights = tl.where(there[:, None], weights * v_scale[:, None], 0.0).to(DTYPE)
+        v_0, v_1, v_2, v_3 = nibbles_of(v, DTYPE)
+        zeros = tl.zeros([WORDS, N], tl.float32)
+        acc_0 = tl.fma(acc_0, keep[None, :], dot(v_0, weights, zeros))
+        acc_1 = tl.fma(acc_1, keep[None, :], dot(v_1, weights, zeros))
+        acc_2 = tl.fma(acc_2, keep[None, :], dot(v_2, weights, zeros))
+        acc_3 = tl.fma(acc_3, keep[None, :], dot(v_3, weights, zeros))
+    out = sums + 2 * words[:, None]
+    least = tl.sum(least, 0)[None, :]
+    tl.store(out, (acc_0 * UNIT + least) * (1.0 / LIFT), mask=mask)
+    tl.store(out + HALF, (acc_1 * (UNIT * SIXTEENTH) + least) * (1.0 / LIFT), mask=mask)
+    tl.store(out + 1, (acc_2 * UNIT + least) * (1.0 / LIFT), mask=mask)
+    tl.store(out + HALF + 1, (acc_3 * (UNIT * SIXTEENTH) + least) * (1.0 / LIFT), mask=mask)
+    return peak, tl.sum(total, 0)
+
+
+@triton.jit(do_not_specialize=["layer", "reach"])
+def warp_items(
+    q, arena, sums, peaks, totals, bits, rows, first, tokens, positions, offsets, starts, bias,
+    scale, q_stride, layer, reach,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
+    N: tl.constexpr, PAD: tl.constexpr, PAIRS: tl.constexpr, WORDS: tl.constexpr,
+    TILE: tl.constexpr,
+):  # fmt: skip
+    """Attention of one item and KV head.
+
+    `sums` float32 [items, heads, D], `peaks` and `totals` float32 [items, heads].
+    """
+    item = tl.program_id(0) // KV_HEADS
+    kv_head = tl.program_id(0) % KV_HEADS
+    HEADS: tl.constexpr = KV_HEADS * GROUP
+    member = tl.arange(0, N) < GROUP
+    heads = kv_head * GROUP + tl.where(member, tl.arange(0, N), 0)
+    state = item.to(tl.int64) * HEADS + heads
+    keys = tl.load(tokens + item)
+    if keys == 0:
+        tl.store(peaks + state, tl.full([N], NEVER, tl.float32), mask=member)
+        tl.store(totals + state, tl.zeros([N], tl.float32), mask=member)
+        return
+    precision = tl.load(bits + item)
+    row = tl.load(rows + item)
+    entry = tl.load(first + item)
+    position = tl.load(positions + row)
+    queries = q + row.to(tl.int64) * q_stride + heads[None, :] * D
+    sums += state[None, :] * D
+    unit = layer * KV_HEADS + kv_head
+    offsets += entry
+    starts += entry
+    scale = scale * LOG2E
+    if precision == 4:
+        peak, total = _nibble_item(
+            queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
+            reach, sums, D, T, N, WORDS,
+        )  # fmt: skip
+    elif precision == 8:
+        peak, total = _byte_item(
+            queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
+            reach, sums, D, T, N, PAIRS, TILE,
+        )  # fmt: skip
+    else:
+        peak, total = _wide_item(
+            queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
+            reach, sums, D, T, N, PAD, TILE,
+        )  # fmt: skip
+    tl.store(peaks + state, peak, mask=member)
+    tl.store(totals + state, total, mask=member)
+
+
+def decode_attention(
+    q: Tensor,
+    arena: Tensor,
+    layout: KVLayout,
+    layer: int,
+    items: DecodeItems,
+    scale: float,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """See `kernels.ops`. Nothing launched here depends on lengths: a CUDA graph may hold it."""
+    rows, heads, head_dim = q.shape
+    capacity = items.bits.numel()
+    sums = q.new_empty((capacity, heads, head_dim), dtype=torch.float32)
+    peaks = q.new_empty((2, capacity, heads), dtype=torch.float32)
+    out = q.new_empty((rows, heads, head_dim))
+    if not rows:
+        return out
+    tiles = TILES[capability(q.device)]
+    if capacity:
+        warp_items[(capacity * layout.kv_heads,)](
+            q, arena, sums, peaks[0], peaks[1],
+            items.bits, items.rows, items.first, items.tokens, items.positions,
+            items.blocks.offsets, items.blocks.positions, bias,
+            scale, q.stride(0), layer, reach_of(bias),
+            **constants(layout, heads, tiles["tile"]),
+            num_warps=tiles["num_warps"], num_stages=tiles["num_stages"],
+        )  # fmt: skip
+    merge_items[(rows, heads)](
+        sums, peaks[0], peaks[1], items.row_items, out,
+        heads, head_dim, power_of_two(head_dim), MERGE["tile"],
+        num_warps=MERGE["num_warps"],
+    )  # fmt: skip
+    return out
+
+
+def constants(layout: KVLayout, heads: int, tile: int) -> dict[str, int]:
+    """Compile-time arguments of `warp_items`."""
+    group = heads // layout.kv_heads
+    return {
+        "KV_HEADS": layout.kv_heads,
+        "GROUP": group,
+        "D": layout.head_dim,
+        "T": layout.block_tokens,
+        "N": max(8, power_of_two(group)),
+        "PAD": padded_half(layout.head_dim),
+        "PAIRS": padded_half(layout.head_dim),
+        "WORDS": max(16, power_of_two(layout.head_dim // 4)),
+        "TILE": min(tile, layout.block_tokens),
+    }
+
+
+def entries() -> list[Entry]:
+    """Every form."""
+    found = []
+    for chip in TILES:
+        found += [entry_of(chip, form, TILES[chip]) for form in FORMS]
+        found.append(entry_of(chip, BIASED, TILES[chip], biased=True))
+    return found
+
+
+def entry_of(chip: int, form: Form, tiles: dict[str, int], *, biased: bool = False) -> Entry:
+    """One form with one choice of tiles."""
+    pointers = dict.fromkeys(("sums", "peaks", "totals"), "*fp32")
+    pointers |= dict.fromkeys(("bits", "rows", "first", "tokens", "positions", "starts"), "*i32")
+    pointers |= {"q": "*bf16", "arena": "*u8", "offsets": "*i64"}
+    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles["tile"])}
+    if biased:
+        pointers["bias"] = "*fp32"
+    else:
+        constant["bias"] = None
+    return Entry(
+        name=f"warp_items {form}{' biased' if biased else ''}",
+        kernel=warp_items,
+        capability=chip,
+        types=pointers | {"scale": "fp32", "q_stride": "i32", "layer": "i32", "reach": "i32"},
+        constants=constant,
+        aligned=(*pointers, "q_stride"),
+        options={key: tiles[key] for key in ("num_warps", "num_stages")},
+        dot=True,
+        pipelined=True,
+    )

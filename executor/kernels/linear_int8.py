@@ -1,0 +1,128 @@
+"""Matrix product with int8 weights, scaled per output channel.
+
+The weights are the left operand of the dot and the activations, transposed, the right one: the
+weights are converted in registers on their way from shared memory to the tensor cores, and a tile
+of few rows wastes nothing, because 16 rows are a full width of the right operand. The scale is
+applied after the dot, so that all codes, -127 to 127, are exact in bfloat16.
+
+For few rows the weights are all that counts. Tiles of 32 outputs give two programs per
+multiprocessor from 8,192 outputs on, each with three tiles of 8 KiB of weights on their way; the
+latency of memory asks for 26 KB per multiprocessor (an estimate: 4.8 TB/s times 0.7 us over 132).
+Two warps are meant: with four, and 64 outputs, Triton takes Hopper's `wgmma`, whose left operand
+has every thread read two codes at a time and takes twice the instructions to convert them (read in
+the compiled code). From 64 rows on the activations have to come from shared memory, as `wgmma` has
+them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from executor.kernels.registry import Entry
+from executor.kernels.tiles import GROUP, Tile, capability, choose, operand, tile_of, types_of
+
+TILES: dict[int, tuple[Tile, ...]] = {
+    80: (
+        Tile(rows=16, outs=32, depth=256, warps=2, stages=4),
+        Tile(rows=32, outs=64, depth=128, warps=2, stages=5),
+        Tile(rows=64, outs=64, depth=128, warps=4, stages=4),
+        Tile(rows=128, outs=128, depth=64, warps=8, stages=4),
+    ),
+    90: (
+        Tile(rows=16, outs=32, depth=256, warps=2, stages=4),
+        Tile(rows=32, outs=64, depth=128, warps=2, stages=5),
+        Tile(rows=64, outs=64, depth=128, warps=4, stages=4),
+        Tile(rows=128, outs=128, depth=64, warps=8, stages=4),
+    ),
+}
+
+
+@triton.jit(do_not_specialize=["m"])
+def linear_int8_kernel(  # noqa: PLR0913, PLR0917
+    x,
+    weight,
+    scales,
+    out,
+    m,
+    n,
+    k,
+    ROWS: tl.constexpr,
+    OUTS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    EVEN: tl.constexpr,
+    GROUP: tl.constexpr,
+):
+    """One tile of `out` [m, n]; EVEN: DEPTH divides k."""
+    row_tile, out_tile = tile_of(tl.program_id(0), tl.cdiv(m, ROWS), tl.cdiv(n, OUTS), GROUP)
+    row = row_tile * ROWS + tl.arange(0, ROWS)
+    channel = out_tile * OUTS + tl.arange(0, OUTS)
+    depth = tl.arange(0, DEPTH)
+    # Channels past the end read the last one's weights, which costs no mask; rows past the end are
+    # masked, which saves their traffic.
+    safe = tl.minimum(channel, n - 1).to(tl.int64)
+    weights_at = weight + safe[:, None] * k + depth[None, :]
+    x_at = x + row.to(tl.int64)[:, None] * k + depth[None, :]
+    row_there = (row < m)[:, None]
+    total = tl.zeros((OUTS, ROWS), dtype=tl.float32)
+    for start in range(0, k, DEPTH):
+        if EVEN:
+            codes = tl.load(weights_at)
+            values = tl.load(x_at, mask=row_there, other=0.0)
+        else:
+            inside = (depth < k - start)[None, :]
+            codes = tl.load(weights_at, mask=inside, other=0)
+            values = tl.load(x_at, mask=row_there & inside, other=0.0)
+        values = operand(values)
+        total = tl.dot(codes.to(values.dtype), tl.trans(values), total, input_precision="ieee")
+        weights_at += DEPTH
+        x_at += DEPTH
+    scale = tl.load(scales + channel, mask=channel < n, other=0.0).to(tl.float32)
+    result = tl.trans(total * scale[:, None])
+    at = out + row.to(tl.int64)[:, None] * n + channel[None, :]
+    tl.store(at, result.to(out.dtype.element_ty), mask=row_there & (channel < n)[None, :])
+
+
+def linear_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+    """See `Ops.linear_int8`."""
+    (m, k), n = x.shape, weight.shape[0]
+    out = torch.empty((m, n), dtype=x.dtype, device=x.device)
+    if m == 0:
+        return out
+    tile = choose(TILES[capability(x.device)], m, x.element_size())
+    grid = (triton.cdiv(m, tile.rows) * triton.cdiv(n, tile.outs),)
+    linear_int8_kernel[grid](x, weight, scales, out, m, n, k, **_constants(tile, k), **tile.options)
+    return out
+
+
+def _constants(tile: Tile, k: int) -> dict[str, Any]:
+    return tile.constants(k) | {"GROUP": GROUP}
+
+
+def entries() -> list[Entry]:
+    """Every tile for bfloat16, and the first one for the other types."""
+    return [
+        _entry(chip, tile, dtype)
+        for chip, tiles in TILES.items()
+        for tile, dtype in types_of(tiles)
+    ]
+
+
+def _entry(chip: int, tile: Tile, dtype: str) -> Entry:
+    types = {"x": f"*{dtype}", "weight": "*i8", "scales": "*fp32", "out": f"*{dtype}"}
+    return Entry(
+        name=f"linear_int8 {tile.rows}x{tile.outs}x{tile.depth} {dtype}",
+        kernel=linear_int8_kernel,
+        capability=chip,
+        types=types | {"m": "i32", "n": "i32", "k": "i32"},
+        constants=_constants(tile, 8192),
+        aligned=("x", "weight", "scales", "out", "n", "k"),
+        options=tile.options,
+        max_registers=192,
+        dot=dtype != "fp32",
+        pipelined=dtype != "fp32",
+    )

@@ -1,0 +1,128 @@
+"""Blocks read and rewritten in plain torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from executor.kv.layout import SCALE_BYTES, KVLayout
+
+WORD = 8
+"""Blocks are copied out in words of so many bytes: faster than byte by byte."""
+
+
+def gather_bytes(arena: Tensor, offsets: Tensor, nbytes: int) -> Tensor:
+    """uint8 [offsets, nbytes]: what begins at each byte offset; all are multiples of 8."""
+    words = arena[: arena.numel() // WORD * WORD].view(torch.int64)
+    width = nbytes // WORD
+    windows = words.as_strided((words.numel() - width + 1, width), (1, 1))
+    return windows.index_select(0, offsets // WORD).view(torch.uint8)
+
+
+def scatter_bytes(arena: Tensor, offsets: Tensor, rows: Tensor) -> None:
+    """Write uint8 `rows` [offsets, nbytes] at byte offsets; the inverse of `gather_bytes`."""
+    words = arena[: arena.numel() // WORD * WORD].view(torch.int64)
+    values = rows.view(torch.int64)
+    words[offsets[:, None] // WORD + torch.arange(values.shape[1], device=arena.device)] = values
+
+
+def read_units(
+    arena: Tensor,
+    layout: KVLayout,
+    layer: int,
+    bits: int,
+    offsets: Tensor,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """K and V of one layer of blocks as numbers, each [blocks, kv_heads, T, D]."""
+    first = offsets + layout.unit_offset(bits, layer)
+    raw = gather_bytes(arena, first, layout.layer_bytes[bits])
+    units = raw.view(len(offsets), layout.kv_heads, layout.unit_bytes[bits])
+    return decode_units(units, layout, bits, dtype)
+
+
+def decode_units(
+    units: Tensor, layout: KVLayout, bits: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """K and V of units uint8 [..., unit bytes], each [..., T, D] of `dtype`."""
+    shape = (layout.block_tokens, layout.head_dim)
+    if bits == 16:
+        k, v = units.view(layout.dtype).chunk(2, dim=-1)
+        return k.unflatten(-1, shape).to(dtype), v.unflatten(-1, shape).to(dtype)
+    meta_bytes = _meta_bytes(layout, bits)
+    codes = units[..., :-meta_bytes]
+    meta = units[..., -meta_bytes:].contiguous().view(torch.float16).to(dtype)
+    if bits == 8:
+        k, v = codes.view(torch.int8).unflatten(-1, (2, *shape)).to(dtype).unbind(-3)
+        k_scale, v_scale = meta.chunk(2, dim=-1)
+        return k * k_scale[..., None], v * v_scale[..., None]
+    packed = codes.unflatten(-1, (2, shape[0], shape[1] // 2))
+    k, v = torch.cat((packed & 15, packed >> 4), dim=-1).to(dtype).unbind(-3)
+    channels, tokens = layout.head_dim, layout.block_tokens
+    k_scale, k_min, v_scale, v_min = meta.split((channels, channels, tokens, tokens), dim=-1)
+    return (
+        k * k_scale[..., None, :] + k_min[..., None, :],
+        v * v_scale[..., None] + v_min[..., None],
+    )
+
+
+def _meta_bytes(layout: KVLayout, bits: int) -> int:
+    channels = layout.head_dim if bits == 4 else 0
+    return 2 * SCALE_BYTES * (layout.block_tokens + channels)
+
+
+def encode_units(k: Tensor, v: Tensor, bits: int) -> Tensor:
+    """Units uint8 [..., unit bytes] of 8 or 4 bits that hold `k` and `v` [..., T, D]."""
+    if bits == 8:
+        (k_codes, k_scale), (v_codes, v_scale) = _signed(k), _signed(v)
+        parts = [k_codes, v_codes, k_scale, v_scale]
+    else:
+        (k_codes, k_scale, k_min), (v_codes, v_scale, v_min) = _affine(k, -2), _affine(v, -1)
+        parts = [_packed(k_codes), _packed(v_codes), k_scale, k_min, v_scale, v_min]
+    lead = k.ndim - 2
+    return torch.cat([part.contiguous().flatten(lead).view(torch.uint8) for part in parts], dim=-1)
+
+
+def _signed(x: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 codes and float16 scales of symmetric quantisation per token."""
+    x = x.float()
+    scale = (x.abs().amax(-1) * (1 / 127)).half()
+    codes = (x * _inverse(scale)[..., None] + 0.5).floor().clamp(-127, 127)
+    return codes.to(torch.int8), scale
+
+
+def _affine(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes 0 to 15, float16 scales and minima of affine quantisation over `dim`."""
+    x = x.float()
+    least = x.amin(dim).half()
+    scale = ((x.amax(dim) - least.float()) * (1 / 15)).half()
+    codes = (x - least.float().unsqueeze(dim)) * _inverse(scale).unsqueeze(dim)
+    return (codes + 0.5).floor().clamp(0, 15).to(torch.uint8), scale, least
+
+
+def _inverse(scale: Tensor) -> Tensor:
+    """1 / scale, and 0 for a scale of 0."""
+    wide = scale.float()
+    return torch.where(wide > 0, 1 / wide, 0.0)
+
+
+def _packed(codes: Tensor) -> Tensor:
+    low, high = codes.chunk(2, dim=-1)
+    return low | (high << 4)
+
+
+def requantise(
+    arena: Tensor,
+    layout: KVLayout,
+    sources: Tensor,
+    targets: Tensor,
+    from_bits: int,
+    to_bits: int,
+) -> None:
+    """See `kernels.ops`."""
+    if not len(sources):
+        return
+    raw = gather_bytes(arena, sources, layout.block_bytes[from_bits])
+    units = raw.view(len(sources), -1, layout.unit_bytes[from_bits])
+    k, v = decode_units(units, layout, from_bits, torch.float32)
+    scatter_bytes(arena, targets, encode_units(k, v, to_bits).flatten(1))

@@ -1,0 +1,59 @@
+"""Norms, products and copies."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """See `Ops.rms_norm`."""
+    total = x if residual is None else (_wide(x) + _wide(residual)).to(x.dtype)
+    wide = _wide(total)
+    scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
+    return (wide * scale * _wide(weight)).to(x.dtype), total
+
+
+def silu_mul(x: Tensor) -> Tensor:
+    """See `Ops.silu_mul`."""
+    gate, up = _wide(x).chunk(2, dim=-1)
+    return (F.silu(gate) * up).to(x.dtype)
+
+
+def gelu_mul(x: Tensor) -> Tensor:
+    """See `Ops.gelu_mul`."""
+    gate, up = _wide(x).chunk(2, dim=-1)
+    return (F.gelu(gate, approximate="tanh") * up).to(x.dtype)
+
+
+def linear_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+    """See `Ops.linear_int8`."""
+    wide = _wide(x)
+    return (wide @ weight.to(wide.dtype).T * scales.to(wide.dtype)).to(x.dtype)
+
+
+def moe(x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """See `Ops.moe`: one expert after the other, each on the rows that chose it."""
+    out = torch.zeros_like(_wide(x))
+    for expert in range(gate_up.shape[0]):
+        rows, choices = (experts == expert).nonzero(as_tuple=True)
+        if rows.numel():
+            inner = silu_mul(F.linear(x[rows], gate_up[expert]))
+            share = weights[rows, choices].to(out.dtype).unsqueeze(1)
+            out.index_add_(0, rows, F.linear(inner, down[expert]).to(out.dtype) * share)
+    return out.to(x.dtype)
+
+
+def copy_blocks(arena: Tensor, sources: Tensor, targets: Tensor, nbytes: int) -> None:
+    """See `Ops.copy_blocks`."""
+    flat = arena.view(-1)
+    for source, target in zip(sources.tolist(), targets.tolist(), strict=True):
+        flat[target : target + nbytes] = flat[source : source + nbytes]
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32, or in float64 if it came so."""
+    return x if x.dtype == torch.float64 else x.float()

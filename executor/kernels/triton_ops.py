@@ -1,0 +1,28 @@
+"""The operations in Triton."""
+
+from __future__ import annotations
+
+from executor.kernels.activation import gelu_mul, silu_mul
+from executor.kernels.copy_blocks import copy_blocks
+from executor.kernels.decode_attention import decode_attention
+from executor.kernels.linear_int8 import linear_int8
+from executor.kernels.moe import moe
+from executor.kernels.prefill_attention import prefill_attention
+from executor.kernels.requantise import requantise
+from executor.kernels.rms_norm import rms_norm
+from executor.kernels.rope_write import rope_write
+
+
+class TritonOps:
+    """`Ops` by Triton's kernels, on a GPU or in Triton's interpreter."""
+
+    rms_norm = staticmethod(rms_norm)
+    rope_write = staticmethod(rope_write)
+    decode_attention = staticmethod(decode_attention)
+    prefill_attention = staticmethod(prefill_attention)
+    silu_mul = staticmethod(silu_mul)
+    gelu_mul = staticmethod(gelu_mul)
+    linear_int8 = staticmethod(linear_int8)
+    moe = staticmethod(moe)
+    requantise = staticmethod(requantise)
+    copy_blocks = staticmethod(copy_blocks)

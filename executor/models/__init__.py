@@ -1,0 +1,130 @@
+"""Models: what they compute, where their weights come from, and how to get one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from executor.kernels.ops import Ops, ops_for
+from executor.models.base import Model, check_length
+from executor.models.config import ModelConfig, read_config
+from executor.models.gpt2 import load_gpt2
+from executor.models.layers import Loader
+from executor.models.llama import load_llama
+from executor.models.mixtral import load_mixtral
+from executor.models.parallel import Group, world
+from executor.models.t5 import load_t5
+from executor.models.weights import FileWeights, RandomWeights, Weights
+from superinfer.errors import ConfigError
+
+__all__ = ["Group", "Model", "check_length", "load_model", "world"]
+
+_OLDEST_GPU = (8, 0)
+_FAMILIES: dict[str, Callable[[ModelConfig, Loader, int, int], Model]] = {
+    "llama": load_llama,
+    "mixtral": load_mixtral,
+    "gpt2": load_gpt2,
+    "t5": load_t5,
+}
+
+
+def load_model(  # noqa: PLR0913
+    source: str | Path,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    random_weights: bool = False,
+    int8: bool = False,
+    int8_head: bool = True,
+    block_tokens: int = 32,
+    max_model_len: int | None = None,
+    ops: Ops | None = None,
+    seed: int = 0,
+    group: Group | None = None,
+) -> Model:
+    """A model on a device.
+
+    `source` is a preset's name (with `random_weights`), a `config.json` or the folder of one with
+    its safetensors. `int8` keeps the weights of linear layers in 8 bits, the head's too unless
+    `int8_head` is off; embeddings, norms and experts stay as they are. `ops` replaces the device's
+    own operations, `group` says which ranks share the model (all of torch.distributed).
+    Raises ConfigError or InputError where that cannot be.
+    """
+    config, folder = read_config(source)
+    group = group or world()
+    group.require(config.shape)
+    device = _device(device)
+    length = _context(config, max_model_len)
+    ops = ops or _ops(device)
+    weights = _weights(folder, str(source), device, seed if random_weights else None)
+    loader = Loader(weights, device, dtype, ops, group, int8, int8 and int8_head)
+    try:
+        with torch.no_grad():
+            return _FAMILIES[config.family](config, loader, block_tokens, length)
+    except RuntimeError as error:  # of a GPU: OutOfMemoryError, which is one
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise ConfigError(_too_large(config, device, group)) from None
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {device!r}: cpu and cuda are known") from None
+    if found.type == "cuda":
+        _require_gpu(found)
+    return found
+
+
+def _context(config: ModelConfig, asked: int | None) -> int:
+    """Positions that the model is prepared for; a sliding window ends them."""
+    limit = min(config.shape.max_model_len, config.window or config.shape.max_model_len)
+    if asked is None:
+        return limit
+    # T5's distances have no end.
+    if asked < 1 or (asked > limit and config.family != "t5"):
+        raise ConfigError(f"max_model_len {asked} is not between 1 and the model's {limit}")
+    return asked
+
+
+def _weights(folder: Path | None, source: str, device: torch.device, seed: int | None) -> Weights:
+    """Random weights where there is a seed, else the folder's."""
+    if seed is not None:
+        return RandomWeights(device, seed)
+    if folder is None:
+        raise ConfigError(f"preset {source!r} has no weights: ask for random ones or name a folder")
+    return FileWeights(folder)
+
+
+def _ops(device: torch.device) -> Ops:
+    """The operations of a device; one clear line where it has none."""
+    try:
+        return ops_for(device)
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise ConfigError("a GPU needs Triton: pip install 'superinfer[exec]'") from None
+
+
+def _require_gpu(device: torch.device) -> None:
+    if not torch.cuda.is_available():
+        raise ConfigError("torch finds no CUDA device: use the device cpu")
+    found = torch.cuda.get_device_capability(device)
+    if found < _OLDEST_GPU:
+        major, minor = found
+        raise ConfigError(f"the GPU is too old: sm_{major}{minor}, sm_80 or newer is needed")
+
+
+def _too_large(config: ModelConfig, device: torch.device, group: Group) -> str:
+    shape = config.shape
+    need = shape.gpu_parameters(group.size) / 1e9
+    total = ""
+    if device.type == "cuda":
+        total = f" ({torch.cuda.get_device_properties(device).total_memory / 1e9:.0f} GB)"
+    return (
+        f"out of memory at load: {shape.name} has {need:.1f} billion weights per GPU, too many for "
+        f"{device}{total} with what it holds already; int8 weights take half of bf16's"
+    )

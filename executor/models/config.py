@@ -1,0 +1,187 @@
+"""What a model is: its sizes, and what of its `config.json` changes the arithmetic.
+
+Sizes come from `superinfer.costs.shapes`, so the executor and the simulator mean the same model by
+the same name. Both spellings of rotary settings are read: `rope_theta` with `rope_scaling`, and
+`rope_parameters` of newer files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from superinfer.costs.shapes import PRESETS, ModelShape, canonical_name, load_shape
+from superinfer.errors import ConfigError, InputError
+
+ROPE_KINDS = ("default", "linear", "llama3")
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary positions. `linear` divides positions by `factor`; `llama3` low frequencies alone."""
+
+    theta: float = 10000.0
+    kind: str = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_positions: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Sizes and arithmetic of one model. `family` is `llama`, `mixtral`, `gpt2` or `t5`."""
+
+    family: str
+    shape: ModelShape
+    norm_eps: float
+    rope: Rope = field(default_factory=Rope)
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    tied_head: bool = False
+    window: int | None = None
+    """Keys that a token sees at most; contexts end there, so that it never matters."""
+    buckets: int = 32
+    max_distance: int = 128
+    scaled_head: bool = False
+    """T5: the last hidden state is multiplied by hidden^-0.5 before the head."""
+    start_token: int = 0
+    """T5: the token with which decoding begins."""
+
+
+def read_config(source: str | Path) -> tuple[ModelConfig, Path | None]:
+    """The model and its folder; no folder for a preset.
+
+    Raises ConfigError for a preset that the executor does not run or a name that is neither preset
+    nor file, InputError for a config that cannot be used.
+    """
+    preset = PRESETS.get(canonical_name(str(source)))
+    path = Path(source)
+    if preset is not None and not path.exists():
+        return _preset(preset), None
+    # A folder may be called like a preset, but its config never is.
+    path = path / "config.json" if path.is_dir() else path
+    shape = load_shape(path)
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    return _from_file(raw, shape, str(path)), path.parent
+
+
+def _preset(shape: ModelShape) -> ModelConfig:
+    """The published settings of a preset."""
+    name, tied = shape.name, shape.tied_embeddings
+    if name.startswith("opt"):
+        raise ConfigError(f"unknown architecture of {name}: the executor has no OPT")
+    if name == "gpt2":
+        return ModelConfig("gpt2", shape, 1e-5, tied_head=True)
+    if shape.encoder_layers:
+        return ModelConfig("t5", shape, 1e-6, tied_head=tied, scaled_head=tied)
+    if name.startswith("qwen"):
+        new = name.startswith("qwen3")
+        return ModelConfig("llama", shape, 1e-6, Rope(1e6), qkv_bias=not new, qk_norm=new)
+    if shape.experts:
+        return ModelConfig("mixtral", shape, 1e-5, Rope(1e6))
+    return ModelConfig("llama", shape, 1e-5, _llama_rope(name), tied_head=tied)
+
+
+def _llama_rope(name: str) -> Rope:
+    if name.startswith("llama-3.1"):
+        return Rope(500000.0, "llama3", factor=8.0)
+    return Rope(500000.0 if name.startswith("llama-3") else 10000.0)
+
+
+def _from_file(raw: Mapping[str, Any], shape: ModelShape, file: str) -> ModelConfig:
+    kind = str(raw["model_type"])
+    if raw.get("quantization_config"):
+        wanted = "expected plain weights, which can become int8 at load"
+        raise InputError(wanted, file=file, field="quantization_config")
+    if kind == "gpt2":
+        return _gpt2(raw, shape, file)
+    if kind in ("t5", "mt5"):
+        return _t5(raw, shape, file)
+    _require(raw, "hidden_act", ("silu", "swish"), file)
+    return ModelConfig(
+        family="mixtral" if kind == "mixtral" else "llama",
+        shape=shape,
+        norm_eps=_number(raw, "rms_norm_eps", 1e-6, file),
+        rope=_rope(raw, file),
+        qkv_bias=bool(raw.get("attention_bias", kind == "qwen2")),
+        out_bias=bool(raw.get("attention_bias", False)) and kind != "qwen2",
+        mlp_bias=bool(raw.get("mlp_bias", False)),
+        qk_norm=kind == "qwen3",
+        tied_head=shape.tied_embeddings,
+        window=_window(raw, kind, file),
+    )
+
+
+def _gpt2(raw: Mapping[str, Any], shape: ModelShape, file: str) -> ModelConfig:
+    _require(raw, "activation_function", ("gelu_new", "gelu_pytorch_tanh"), file)
+    for key, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
+        _require(raw, key, (usual,), file)
+    eps = _number(raw, "layer_norm_epsilon", 1e-5, file)
+    return ModelConfig("gpt2", shape, eps, tied_head=shape.tied_embeddings)
+
+
+def _t5(raw: Mapping[str, Any], shape: ModelShape, file: str) -> ModelConfig:
+    """T5. Old files say with `tie_word_embeddings` whether the head's input is scaled."""
+    _require(raw, "feed_forward_proj", ("relu", "gated-gelu"), file)
+    return ModelConfig(
+        family="t5",
+        shape=shape,
+        norm_eps=_number(raw, "layer_norm_epsilon", 1e-6, file),
+        tied_head=shape.tied_embeddings,
+        scaled_head=bool(raw.get("scale_decoder_outputs", shape.tied_embeddings)),
+        buckets=int(_number(raw, "relative_attention_num_buckets", 32, file)),
+        max_distance=int(_number(raw, "relative_attention_max_distance", 128, file)),
+        start_token=int(raw.get("decoder_start_token_id") or raw.get("pad_token_id") or 0),
+    )
+
+
+def _rope(raw: Mapping[str, Any], file: str) -> Rope:
+    """Rotary settings of either spelling."""
+    new, old = raw.get("rope_parameters"), raw.get("rope_scaling")
+    settings: Mapping[str, Any] = new or old or {}
+    if not isinstance(settings, dict):
+        raise InputError("expected an object", file=file, field="rope_parameters")
+    kind = str(settings.get("rope_type", settings.get("type", "default")))
+    if kind not in ROPE_KINDS:
+        known = ", ".join(ROPE_KINDS)
+        raise InputError(f"expected one of {known}; found {kind!r}", file=file, field="rope_type")
+    _require(settings, "partial_rotary_factor", (1.0, None), file)
+    theta = settings.get("rope_theta", raw.get("rope_theta", 10000.0))
+    return Rope(
+        _number({"rope_theta": theta}, "rope_theta", 10000.0, file),
+        kind,
+        factor=_number(settings, "factor", 1.0, file),
+        low_freq_factor=_number(settings, "low_freq_factor", 1.0, file),
+        high_freq_factor=_number(settings, "high_freq_factor", 4.0, file),
+        original_positions=int(_number(settings, "original_max_position_embeddings", 8192, file)),
+    )
+
+
+def _number(raw: Mapping[str, Any], key: str, default: float, file: str) -> float:
+    value = raw.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        raise InputError(f"expected a number above 0, found {value!r}", file=file, field=key)
+    return float(value)
+
+
+def _require(raw: Mapping[str, Any], key: str, allowed: tuple[object, ...], file: str) -> None:
+    value = raw.get(key, allowed[0])
+    if value not in allowed:
+        wanted = " or ".join(repr(choice) for choice in allowed)
+        raise InputError(f"expected {wanted}, found {value!r}", file=file, field=key)
+
+
+def _window(raw: Mapping[str, Any], kind: str, file: str) -> int | None:
+    """The sliding window, if there is one; Qwen's has a switch of its own."""
+    used = raw.get("use_sliding_window", not kind.startswith("qwen"))
+    if not used or raw.get("sliding_window") is None:
+        return None
+    return int(_number(raw, "sliding_window", 1, file))

@@ -1,0 +1,218 @@
+"""`superinfer-exec run`: replay a trace on a device and leave a result folder like the simulator's.
+
+The folder has the same files, so every plot and report works on it; `summary.json` says that it is
+no simulation, and names device, model and versions.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from executor.arrivals import TimedArrivals
+from executor.driver import Driver
+from executor.interrupt import stopping
+from executor.ranks import Channel, ranks_of
+from executor.session import ModelOptions, Session, open_session, out_of_memory
+from executor.workload import answers_of, load_workload
+from superinfer.events import Sink
+from superinfer.lab.config import Config
+from superinfer.lab.results import default_folder, summary_json, write_run
+from superinfer.metrics import RunMetrics, Window
+from superinfer.plan import Plan
+from traces.workload import Workload
+
+INTERRUPTED = 130
+VERSIONED = ("superinfer", "torch", "triton", "numpy")
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What to run and what to do with the result."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    out: Path | None = None
+    as_json: bool = False
+    plots: bool = True
+    as_fast_as_possible: bool = False
+    """Leave idle time out, in place of waiting for the next arrival."""
+
+
+def run_command(config: Config, options: RunOptions) -> int:
+    """Run one configuration; returns the exit code."""
+    for note in config.notes:
+        say(f"warning: {note}")
+    workload = load_workload(config)
+    for warning in workload.warnings:
+        say(f"warning: {warning}")
+    if workload.skipped:
+        say(f"warning: {config.run.trace}: skipped {workload.skipped} bad lines")
+    with ranks_of(config, options.model) as channel:
+        replay = Replay(config, workload, options, channel=channel)
+        with stopping(replay.driver):
+            replay.run()
+    summary = replay.write()
+    show(summary, options.as_json)
+    return INTERRUPTED if replay.driver.stopped else 0
+
+
+class Replay:
+    """One workload on one device."""
+
+    def __init__(
+        self,
+        config: Config,
+        workload: Workload,
+        options: RunOptions,
+        sink: Sink | None = None,
+        channel: Channel | None = None,
+    ) -> None:
+        """Loads the model; raises what a user can mend as one line."""
+        self.config, self.workload, self.options = config, workload, options
+        lengths = workload.output_tokens
+        self.session: Session = open_session(
+            config, options.model, sink, lambda request: lengths[request.index], channel
+        )
+        model = self.session.model
+        self.answers = answers_of(workload, model.vocab, model.max_model_len, config.run.seed)
+        self.driver: Driver = self.session.driver(
+            self.answers, TimedArrivals(workload.requests), skip_idle=options.as_fast_as_possible
+        )
+        self.wall_s = 0.0
+        self._planning_s = 0.0
+
+    def run(self) -> None:
+        """To the end of the workload, or until the driver is stopped."""
+        engine = self.session.engine
+        engine.ask = self._timed(engine.scheduler.plan)
+        started = time.perf_counter()
+        with out_of_memory("running a step"):
+            self.driver.run()
+        self.wall_s = time.perf_counter() - started
+
+    def summary(self) -> tuple[RunMetrics, Summary]:
+        """What the run came to."""
+        engine, run = self.session.engine, self.config.run
+        record = engine.recorder.build(engine)
+        metrics = RunMetrics(record, Window(*run.window_s) if run.window_s else None)
+        finished = sum(state == "finished" for state in record.table.state)
+        return metrics, metrics.summary(
+            {
+                "wall_s": self.wall_s,
+                "scheduler_s": self._planning_s,
+                "sim_requests_per_wall_s": None,
+                "requests_per_wall_s": finished / self.wall_s if self.wall_s else None,
+                "load": {"model": "open loop"},
+                "trust": self._trust(),
+                "run": self._run_block(),
+            }
+        )
+
+    def write(self) -> Summary:
+        """Write the result folder; returns the summary."""
+        metrics, summary = self.summary()
+        folder = self.options.out or default_folder(
+            self.config.run.trace, f"exec-{self.config.run.scheduler}"
+        )
+        written = write_run(folder, metrics, summary, self.config.resolved())
+        say(f"results in {written}")
+        if self.options.plots:
+            write_pages(written)
+        return summary
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _timed(self, ask: Callable[..., Plan | None]) -> Callable[..., None]:
+        """`ask`, with its time counted."""
+
+        def timed(*arguments: Any) -> None:
+            started = time.perf_counter()
+            ask(*arguments)
+            self._planning_s += time.perf_counter() - started
+
+        return timed
+
+    def _trust(self) -> dict[str, Any]:
+        """Times of a device are measured; what schedulers predict with is another matter."""
+        return {
+            "profile": self.session.device.name,
+            "source": "measured on the device",
+            "measured_share": 1.0,
+            "extrapolated_share": 0.0,
+            "left_range": {},
+            "family_error": None,
+            "host_overhead_origin": "measured",
+        }
+
+    def _run_block(self) -> dict[str, Any]:
+        engine, model, device = self.session.engine, self.session.model, self.session.device
+        sizes, workload = engine.config, self.workload
+        return {
+            **self.config.resolved(),
+            "simulated": False,
+            "device_name": device.name,
+            "dtype": str(model.layout.dtype).removeprefix("torch."),
+            "int8_weights": self.options.model.int8,
+            "random_weights": self.options.model.random_weights,
+            "idle_time_left_out": self.options.as_fast_as_possible,
+            "interrupted": self.driver.stopped,
+            "steps_on_device": self.session.runner.steps,
+            "steps_from_graphs": self.session.runner.replayed,
+            "kv_blocks": sizes.total_blocks,
+            "block_tokens": sizes.block_tokens,
+            "block_bytes": sizes.block_bytes,
+            "host_blocks": sizes.host_blocks,
+            "requests": len(workload.requests),
+            "skipped_lines": workload.skipped,
+            "raised_max_tokens": workload.raised_max_tokens,
+            "versions": versions(),
+        }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what the executor stands on."""
+    found = {"python": platform.python_version()}
+    for package in VERSIONED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a checkout, or a machine without Triton
+            found[package] = "unknown"
+    return found
+
+
+def write_pages(folder: Path) -> None:
+    """Write the pictures and the report of a result folder into it."""
+    from superinfer.lab.plots import write_plots
+    from superinfer.lab.report import write_report
+    from superinfer.lab.results import load_run
+
+    run = load_run(folder)
+    write_plots(run, folder)
+    write_report(run)
+
+
+def say(text: str) -> None:
+    """A line for the user, apart from the result."""
+    print(text, file=sys.stderr)
+
+
+def show(summary: Summary, as_json: bool) -> None:
+    """The summary on standard output."""
+    from traces.cli import print_out, print_table
+
+    if as_json:
+        print_out(summary_json(summary))
+        return
+    from superinfer.lab.tables import summary_table
+
+    print_table(summary_table(summary))
+    for note in summary["notes"]:
+        say(f"note: {note}")

@@ -1,0 +1,264 @@
+"""From a configuration to an engine that drives a model on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from executor.answers import Answers
+from executor.arrivals import Arrivals
+from executor.backend import TorchBackend
+from executor.capacity import blocks_that_fit, compile_kernels, slabs_for
+from executor.clock import Clock, RealTime
+from executor.device import Device, find_device
+from executor.driver import Driver
+from executor.kernels.ops import ops_for
+from executor.kv.arena import Arena, HostArena, arena_size
+from executor.kv.manager import BlockManager
+from executor.kv.streams import streams_for
+from executor.kv.swap import Mover
+from executor.models import Model, load_model
+from executor.models.config import read_config
+from executor.models.t5 import T5
+from executor.ranks import Channel, LeadingMover, LeadingRunner
+from executor.runner import Runner
+from superinfer.costs import HostCost, StepCost, build_cost
+from superinfer.costs.shapes import ModelShape
+from superinfer.engine import Engine, EngineConfig
+from superinfer.errors import ConfigError, SuperInferError
+from superinfer.events import Sink
+from superinfer.lab.config import Config
+from superinfer.memory.base import Ladder
+from superinfer.memory.slabs import NO_SMALL
+from superinfer.request import Request
+from superinfer.schedulers.base import Scheduler
+
+KERNEL_BLOCKS = (16, 32, 64)
+"""Tokens of a block that the kernels know."""
+TINY = "tiny"
+"""The model that ships with the project."""
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+HOST = HostCost(step_s=0.001, per_sequence_s=5e-6, origin="assumed")
+"""For predictions, where no profile has measured it."""
+PINNED_AT_ONCE_BYTES = 8 << 30
+MOST_ROWS = 256
+"""Rows of the largest decode graph, if the scheduler names no limit of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How the model is loaded, beside what `[run]` says."""
+
+    dtype: str = ""
+    """`float32`, `float16` or `bfloat16`; empty: bfloat16 on a GPU, else float32."""
+    int8: bool = False
+    random_weights: bool = False
+    graphs: bool = True
+    """Replay decode steps from CUDA graphs."""
+
+
+@dataclass(slots=True)
+class Session:
+    """A model, its memory and the engine that plans for it."""
+
+    engine: Engine
+    model: Model
+    runner: Runner
+    manager: BlockManager
+    mover: Mover | LeadingMover
+    device: Device
+    cost: StepCost
+
+    def driver(
+        self,
+        answers: Answers,
+        arrivals: Arrivals,
+        clock: Clock | None = None,
+        skip_idle: bool = False,
+    ) -> Driver:
+        """A driver of this session; by real time, unless there is another clock."""
+        clock = clock or self.real_time(skip_idle)
+        backend = TorchBackend(
+            self.engine, self.runner, self.manager, self.mover, answers, clock, arrivals
+        )
+        return Driver(backend)
+
+    def real_time(self, skip_idle: bool = False) -> RealTime:
+        """A clock that starts now."""
+        return RealTime(self.mover.poll, lambda: self.mover.busy, skip_idle)
+
+
+def open_session(
+    config: Config,
+    options: ModelOptions,
+    sink: Sink | None = None,
+    true_length: Callable[[Request], int] | None = None,
+    channel: Channel | None = None,
+) -> Session:
+    """Load the model and set everything up; ConfigError if the parts do not fit.
+
+    `channel` connects the ranks that share the model, each of which opens a session (`ranks`).
+    `true_length` answers a scheduler whose settings ask for an oracle, and nobody else.
+    """
+    run = config.run
+    if run.tp != (channel.group.size if channel else 1):
+        raise ConfigError(f"run.tp: expected 1 on this command, got {run.tp}")
+    if read_config(source_of(run.model))[0].family == "t5":
+        raise ConfigError(
+            f"run.model: {run.model} is an encoder-decoder; a trace is replayed with decoders alone"
+        )
+    device = find_device(run.device)
+    scheduler, memory = config.build_scheduler(), config.build_memory()
+    if hasattr(scheduler, "tell_lengths"):
+        scheduler.tell_lengths(true_length or (lambda request: 1))
+    with out_of_memory("loading the model"):
+        model = _model(config, options, device, _block_tokens(config, scheduler))
+    cost = _cost(config, device, model)
+    smaller = isinstance(memory, Ladder)
+    if model.device.type == "cuda":
+        with out_of_memory("compiling kernels"):
+            compile_kernels(model, ops_for(model.device), smaller)
+    with out_of_memory("laying out the KV cache"):
+        sizes = _sizes(config, model, scheduler, smaller, channel)
+        arena = Arena(
+            model.layout,
+            arena_size(model.layout, sizes.total_blocks, sizes.slabs, smaller),
+            device.torch,
+        )
+        engine = Engine(scheduler, memory, cost, sizes, sink)
+        host = _host(engine, device)
+    return _assembled(engine, model, (arena, host), device, cost, options, channel)
+
+
+def load_t5(config: Config, options: ModelOptions) -> T5:
+    """An encoder-decoder alone, without a session around it."""
+    device = find_device(config.run.device)
+    with out_of_memory("loading the model"):
+        model = _model(config, options, device, config.run.block_tokens or 32)
+    assert isinstance(model, T5)
+    return model
+
+
+@contextmanager
+def out_of_memory(what: str) -> Iterator[None]:
+    """Say in one line what there was no memory for."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        detail = str(error).split(". ")[0]
+        raise SuperInferError(f"out of memory while {what}: {detail}") from None
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _assembled(
+    engine: Engine,
+    model: Model,
+    arenas: tuple[Arena, HostArena | None],
+    device: Device,
+    cost: StepCost,
+    options: ModelOptions,
+    channel: Channel | None,
+) -> Session:
+    arena, host = arenas
+    manager = BlockManager(engine, arena, host)
+    mover = Mover(arena, host, ops_for(device.torch), streams_for(device.torch))
+    runner = Runner(model, arena.tensor)
+    moves: Mover | LeadingMover = mover
+    if channel is not None and channel.leads:
+        runner, moves = LeadingRunner(model, arena.tensor, channel), LeadingMover(mover, channel)
+    if options.graphs and runner.asynchronous:
+        rows = int(getattr(engine.scheduler, "max_num_seqs", 0)) or MOST_ROWS
+        smallest = min(arena.size.block_bytes.values())
+        with out_of_memory("capturing graphs"):
+            runner.capture(min(rows, MOST_ROWS), arena.size.nbytes // smallest)
+    return Session(engine, model, runner, manager, moves, device, cost)
+
+
+def source_of(name: str) -> str | Path:
+    """Where a model comes from: the shipped one by its name, else as given."""
+    if name == TINY:
+        from executor.shipped import TINY as FOLDER
+
+        return FOLDER
+    return name
+
+
+def _model(config: Config, options: ModelOptions, device: Device, block_tokens: int) -> Model:
+    kind = options.dtype or ("bfloat16" if device.torch.type == "cuda" else "float32")
+    if kind not in DTYPES:
+        raise ConfigError(f"--dtype: expected one of {', '.join(DTYPES)}, got {kind!r}")
+    return load_model(
+        source_of(config.run.model),
+        device=device.torch,
+        dtype=DTYPES[kind],
+        random_weights=options.random_weights,
+        int8=options.int8,
+        block_tokens=block_tokens,
+        max_model_len=config.run.max_model_len or None,
+        seed=config.run.seed,
+    )
+
+
+def _block_tokens(config: Config, scheduler: Scheduler) -> int:
+    """What the configuration asks for, or the scheduler's system, if the kernels know it."""
+    asked = config.run.block_tokens
+    if asked and asked not in KERNEL_BLOCKS:
+        known = ", ".join(str(size) for size in KERNEL_BLOCKS)
+        raise ConfigError(f"run.block_tokens: expected one of {known} on a device, got {asked}")
+    return asked or (scheduler.block_tokens if scheduler.block_tokens in KERNEL_BLOCKS else 32)
+
+
+def _shape(config: Config, model: Model) -> ModelShape:
+    shape = read_config(source_of(config.run.model))[0].shape
+    return replace(shape, dtype_bytes=model.layout.dtype.itemsize)
+
+
+def _cost(config: Config, device: Device, model: Model) -> StepCost:
+    """The cost model with which schedulers predict."""
+    shape, costs = _shape(config, model), config.run.costs
+    cost = build_cost(shape, device.spec, config.run.tp, costs)
+    if cost.host.origin == "assumed":
+        cost = build_cost(shape, device.spec, config.run.tp, costs, HOST)
+    if config.run.host_link_gb_per_s is not None:
+        cost.set_link(config.run.host_link_gb_per_s * 1e9)
+    return cost
+
+
+def _sizes(
+    config: Config, model: Model, scheduler: Scheduler, smaller: bool, channel: Channel | None
+) -> EngineConfig:
+    """Sizes of the engine that counts the blocks of this model."""
+    run, layout = config.run, model.layout
+    blocks = run.kv_blocks or blocks_that_fit(model, run.gpu_memory_utilization, scheduler, smaller)
+    blocks = channel.least(blocks) if channel else blocks
+    nbytes = layout.block_bytes
+    slabs = slabs_for(layout, blocks, model.device, smaller)
+    return EngineConfig(
+        total_blocks=blocks,
+        block_tokens=layout.block_tokens,
+        block_bytes=nbytes[16],
+        small_block_bytes=(nbytes[8], nbytes[4]) if smaller else NO_SMALL,
+        slabs=slabs,
+        host_blocks=int(run.host_memory_gib * 2**30 // nbytes[16]),
+        max_model_len=model.max_model_len,
+        layers=layout.layers,
+        prefix_caching=run.prefix_caching,
+        lag=run.lag,
+    )
+
+
+def _host(engine: Engine, device: Device) -> HostArena | None:
+    """Host memory for swapped caches and cached prefixes; what is not pinned at once comes when it
+    is needed.
+    """
+    blocks, nbytes = engine.host.total + engine.host.cache_total, engine.config.block_bytes
+    if not blocks:
+        return None
+    first = min(blocks, max(1, PINNED_AT_ONCE_BYTES // nbytes))
+    return HostArena(nbytes, first, pinned=device.torch.type == "cuda")

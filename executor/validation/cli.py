@@ -1,0 +1,67 @@
+"""`superinfer-exec validate`: the same trace on the device and in the simulator."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+GATE = 3
+"""Exit code where an error is above `--max-error`."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(validate)
+
+
+def validate(
+    trace: Annotated[str, typer.Argument(metavar="TRACE", help="Trace that both run.")],
+    profile: Annotated[
+        Path, typer.Option("--profile", help="Profile of this device (`calibrate` writes one).")
+    ],
+    scheduler: Annotated[
+        list[str] | None, typer.Option(help="Scheduler; may be given again.", show_default="vllm")
+    ] = None,
+    model: Annotated[str, typer.Option(help="As for `run`.")] = "tiny",
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda.", show_default="cuda if there is one")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs on the device; medians count.")] = 1,
+    max_error: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Largest error of a mean; twice that for a P99. Else exit 3."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("runs/validate"),
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--run", metavar="'--NAME VALUE'", help="Passed on to `run` on the device."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Write no pictures.")] = False,
+) -> None:
+    """Run a trace on the device and in the simulator with this profile, and compare."""
+    import shlex
+
+    from executor.device import default_device
+    from executor.validation.validate import Outcome, Wish, validate_all, winners
+
+    more = [part for text in option or () for part in shlex.split(text)]
+    chosen = ["--model", model, "--device", device or default_device(), *more]
+    wish = Wish(trace, profile, tuple(scheduler or ("vllm",)), tuple(chosen), repeats, out)
+    outcomes: list[Outcome] = validate_all(wish, lambda text: print(text, file=sys.stderr))
+    if not no_plots:
+        for outcome in outcomes:
+            print(f"picture in {outcome.plot(out)}", file=sys.stderr)
+    if as_json:
+        print(json.dumps([outcome.row(max_error) for outcome in outcomes], indent=2))
+    else:
+        for outcome in outcomes:
+            print("\n".join(outcome.lines(max_error)))
+        for line in winners(outcomes):
+            print(line)
+    if max_error is not None and any(outcome.fails(max_error) for outcome in outcomes):
+        raise typer.Exit(GATE)

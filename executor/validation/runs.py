@@ -1,0 +1,89 @@
+"""Runs of both sides as commands of their own, so that neither disturbs the other.
+
+The simulator gets the configuration that the device's run left behind, with the profile for its
+costs and the number of blocks that the device had.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from superinfer.costs.profile import load_profile
+from superinfer.errors import InputError, SuperInferError
+from superinfer.lab.results import load_run
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Result folders of one comparison."""
+
+    device: Path
+    simulated: Path
+
+
+def run_device(
+    trace: str, options: Sequence[str], profile: Path, out: Path, timeout_s: float | None = None
+) -> Path:
+    """`superinfer-exec run` with that profile for predictions; the result folder."""
+    command = [sys.executable, "-m", "executor", "run", trace, *options]
+    command += ["--set", f"run.costs={json.dumps(str(profile))}"]
+    return _run(command, out, timeout_s)
+
+
+def simulate(device: Path, profile: Path, out: Path, timeout_s: float | None = None) -> Path:
+    """`superinfer-sim run` of what ran on the device; the result folder."""
+    done = load_run(device).summary.get("run", {})
+    if done.get("simulated", True):
+        raise InputError("expected a run of superinfer-exec", file=str(device))
+    run = done["run"]
+    settings = {
+        "run.costs": str(profile),
+        "run.device": load_profile(profile).device,
+        "run.model": _model(run["model"]),
+        "run.kv_blocks": done["kv_blocks"],
+        "run.block_tokens": done["block_tokens"],
+        "run.max_model_len": run["max_model_len"],
+    }
+    command = [sys.executable, "-m", "sim", "run", "--config", str(device / "config.toml")]
+    for key, value in settings.items():
+        command += ["--set", f"{key}={json.dumps(value)}"]
+    return _run(command, out, timeout_s)
+
+
+def summary(folder: Path) -> Summary:
+    """`summary.json` of a folder."""
+    return load_run(folder).summary
+
+
+def _model(name: str) -> str:
+    """A name or folder as the simulator takes it."""
+    from executor.session import source_of
+
+    return str(source_of(name))
+
+
+def _run(command: list[str], out: Path, timeout_s: float | None) -> Path:
+    """Run a command that writes a result folder; its error becomes ours, in one line."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists():
+        raise InputError("there is a result already", file=str(out))
+    done = subprocess.run(
+        [*command, "--out", str(out), "--no-plots"],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    if done.returncode or not out.is_dir():
+        words = [line for line in done.stderr.splitlines() if line.strip()]
+        said = words[-1] if words else f"exit code {done.returncode}"
+        raise SuperInferError(f"{' '.join(command[2:5])}: {said.removeprefix('error: ')}")
+    return out

@@ -1,0 +1,125 @@
+"""Device and simulator, policy by policy."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from executor.validation.compare import Metric, compare, lines, middle, spread
+from executor.validation.runs import Summary, run_device, simulate, summary
+from superinfer.lab.side_by_side import write_plot
+
+RANKED = {"mean_ttft_ms": -1, "mean_e2el_ms": -1, "slo_attainment": 1}
+"""Metrics in which policies are compared: 1 where more is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What to compare."""
+
+    trace: str
+    profile: Path
+    schedulers: tuple[str, ...]
+    options: tuple[str, ...]
+    """Of `superinfer-exec run`."""
+    repeats: int
+    out: Path
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One policy on both sides."""
+
+    scheduler: str
+    devices: list[Path]
+    simulated: Path
+    metrics: list[Metric] = field(default_factory=list)
+    spreads: dict[str, float] = field(default_factory=dict)
+    """Of repeated runs on the device, by metric."""
+
+    @classmethod
+    def of(cls, scheduler: str, devices: list[Path], simulated: Path) -> Outcome:
+        """Compare result folders that are there."""
+        measured: list[Summary] = [summary(folder) for folder in devices]
+        found = cls(scheduler, devices, simulated, compare(middle(measured), summary(simulated)))
+        for metric in found.metrics:
+            if not metric.service_class:
+                found.spreads[metric.name] = spread(measured, metric.name)
+        return found
+
+    def fails(self, max_error: float) -> bool:
+        """True if any metric is off by more than it may be."""
+        return any(metric.fails(max_error) for metric in self.metrics)
+
+    def value(self, name: str, simulated: bool) -> float | None:
+        """A metric of all requests."""
+        for metric in self.metrics:
+            if metric.name == name and not metric.service_class:
+                return metric.simulated if simulated else metric.device
+        return None
+
+    def plot(self, out: Path) -> Path:
+        """Draw the first run on the device beside the simulated one."""
+        title = f"{self.scheduler}: device and simulator on the same trace"
+        return write_plot(self.devices[0], self.simulated, out / f"{self.scheduler}.png", title)
+
+    def row(self, max_error: float | None) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "scheduler": self.scheduler,
+            "repeats": len(self.devices),
+            "metrics": [metric.row() for metric in self.metrics],
+            "spread_of_repeats": self.spreads,
+            "failed": None if max_error is None else self.fails(max_error),
+        }
+
+    def lines(self, max_error: float | None) -> Iterator[str]:
+        """A table."""
+        yield f"{self.scheduler} ({len(self.devices)} runs on the device)"
+        yield from lines(self.metrics, max_error)
+
+
+def validate_all(wish: Wish, say: Callable[[str], None]) -> list[Outcome]:
+    """Run every policy on both sides. The repeats of the policies take turns, so that a change of
+    the machine's speed meets all of them.
+    """
+    folders: dict[str, list[Path]] = {name: [] for name in wish.schedulers}
+    for repeat in range(wish.repeats):
+        for name in wish.schedulers:
+            say(f"{name} on the device, {repeat + 1} of {wish.repeats}")
+            out = _fresh(wish.out / f"device-{name}-{repeat + 1}")
+            options = ["--scheduler", name, *wish.options]
+            folders[name].append(run_device(wish.trace, options, wish.profile, out))
+    outcomes = []
+    for name, devices in folders.items():
+        say(f"{name} simulated")
+        simulated = simulate(devices[0], wish.profile, _fresh(wish.out / f"simulated-{name}"))
+        outcomes.append(Outcome.of(name, devices, simulated))
+    return outcomes
+
+
+def winners(outcomes: list[Outcome]) -> Iterator[str]:
+    """Which policy is best on each side, by metric."""
+    if len(outcomes) < 2:
+        return
+    for name, sign in RANKED.items():
+        best = [_best(outcomes, name, sign, simulated) for simulated in (False, True)]
+        if None not in best:
+            verdict = "agree" if best[0] == best[1] else "differ"
+            yield f"best by {name}: {best[0]} on the device, {best[1]} simulated ({verdict})"
+
+
+def _best(outcomes: list[Outcome], name: str, sign: int, simulated: bool) -> str | None:
+    values = {outcome.scheduler: outcome.value(name, simulated) for outcome in outcomes}
+    known = {key: sign * value for key, value in values.items() if value is not None}
+    return max(known, key=lambda key: known[key]) if len(known) == len(values) else None
+
+
+def _fresh(folder: Path) -> Path:
+    """A folder of an earlier validation gives way."""
+    if (folder / "summary.json").is_file():
+        shutil.rmtree(folder)
+    return folder

@@ -1,0 +1,135 @@
+"""The workload of a run, and the tokens that stand for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import blake2b
+
+import numpy as np
+
+from executor.answers import Answer, Answers, Tokens
+from superinfer.errors import ConfigError
+from superinfer.lab.config import Config
+from superinfer.request import SLO, Request
+from traces.workload import Workload
+
+_GOLDEN, _MIX_1, _MIX_2 = (
+    np.uint64(constant) for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
+"""Constants of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+
+
+def load_workload(config: Config) -> Workload:
+    """The requests of `run.trace`: a trace file, or a specification that is drawn from."""
+    from traces.generate import bundled_specs
+    from traces.readers import read_trace
+
+    run = config.run
+    _refuse_closed_loads(config)
+    if not run.trace:
+        raise ConfigError("TRACE: expected a trace file here or as run.trace in a --config file")
+    if run.trace.endswith(".toml") or run.trace in bundled_specs():
+        return _generated(config)
+    if config.workload:
+        raise ConfigError(f"[workload]: expected a specification as trace, got {run.trace}")
+    workload = read_trace(
+        run.trace,
+        classes=config.service_classes(),
+        skip_bad=run.skip_bad,
+        spread=run.spread,
+        limit=run.limit or None,
+        without_slo=run.without_slo,
+    )
+    if run.rate_scale != 1.0:
+        for request in workload.requests:
+            request.arrival_s /= run.rate_scale
+    return workload
+
+
+def answers_of(workload: Workload, vocab: int, max_model_len: int, seed: int) -> Answers:
+    """Prompts by a seeded function of their content ids, and answers of the lengths of the trace,
+    whatever tokens the model gives.
+    """
+    limits = zip(workload.requests, workload.output_tokens, strict=True)
+    return Answers(
+        Answer(
+            prompt_tokens(request, vocab, seed),
+            forced_tokens(request, answer_tokens, max_model_len),
+        )
+        for request, answer_tokens in limits
+    )
+
+
+def forced_tokens(request: Request, answer_tokens: int, max_model_len: int) -> int:
+    """Tokens after which a request ends: its answer, its limit or the model's."""
+    room = max(1, max_model_len - request.prompt_tokens)
+    return min(answer_tokens, request.max_tokens, room)
+
+
+def prompt_tokens(request: Request, vocab: int, seed: int) -> Tokens:
+    """The tokens of a prompt. Those of a hash block are a function of its id, so that requests
+    share tokens where they share ids; a request without ids has its own.
+    """
+    parts = [
+        _drawn(_state(seed, request.namespace, name), tokens, vocab)
+        for name, tokens in _stretches(request)
+    ]
+    return np.concatenate(parts)
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _refuse_closed_loads(config: Config) -> None:
+    """Arrivals follow the trace alone; a load that answers to the system is simulated only."""
+    run = config.run
+    for name in ("concurrency", "backlog", "in_flight", "duration_s"):
+        if getattr(run, name):
+            raise ConfigError(f"run.{name}: for superinfer-sim alone; a device replays the trace")
+    if run.sessions != "open":
+        raise ConfigError(f"run.sessions: expected open on a device, got {run.sessions}")
+
+
+def _generated(config: Config) -> Workload:
+    from traces.generate import generate, load_spec
+
+    run, classes = config.run, config.service_classes()
+    for name in ("spread", "skip_bad"):
+        if getattr(run, name):
+            raise ConfigError(
+                f"run.{name}: expected a trace file, got the specification {run.trace}"
+            )
+    if run.without_slo:
+        classes = {name: replace(known, slo=SLO()) for name, known in classes.items()}
+    spec = load_spec(run.trace, config.workload, classes=classes)
+    workload = generate(replace(spec, rate_scale=spec.rate_scale * run.rate_scale), run.seed)
+    if run.limit:
+        del workload.requests[run.limit :], workload.output_tokens[run.limit :]
+    return workload
+
+
+def _stretches(request: Request) -> Iterator[tuple[str, int]]:
+    """Name and length of each part of a prompt that is drawn at once."""
+    left = request.prompt_tokens
+    for hash_id in request.hash_ids:
+        tokens = min(left, request.hash_block_tokens)
+        if tokens:
+            yield f"hash {hash_id}", tokens
+        left -= tokens
+    if left:
+        yield f"request {request.request_id}", left
+
+
+def _state(seed: int, namespace: str, name: str) -> np.uint64:
+    text = f"{seed} {namespace} {name}".encode()
+    return np.uint64(int.from_bytes(blake2b(text, digest_size=8).digest(), "little"))
+
+
+def _drawn(state: np.uint64, count: int, vocab: int) -> Tokens:
+    """`count` numbers below `vocab` from a state of SplitMix64."""
+    x = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN + state
+    x = (x ^ (x >> np.uint64(30))) * _MIX_1
+    x = (x ^ (x >> np.uint64(27))) * _MIX_2
+    x ^= x >> np.uint64(31)
+    return (x % np.uint64(vocab)).astype(np.int64)

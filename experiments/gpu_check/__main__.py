@@ -1,0 +1,93 @@
+"""`python -m experiments.gpu_check --out DIR [--parts a,b] [--minutes M]`.
+
+Every part takes under ten minutes and stands alone; what an earlier call has done well is skipped.
+`DIR/results.json` holds everything and is written after every check; files that belong to a part
+come beside it as `DIR/<part>.tar.gz`. `--device cpu` runs the same code on tiny sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tarfile
+import time
+from pathlib import Path
+
+from experiments.gpu_check.checks import Context, Part, Results, line, run_part
+from experiments.gpu_check.parts import ORDER, part
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the parts; the number of checks that did not end well, at most 1."""
+    options = _parser().parse_args(arguments)
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    options.work.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(options.work / "inbox", ignore_errors=True)
+    results = Results(out / "results.json")
+    end_s = time.monotonic() + 60 * options.minutes
+    names = options.parts.split(",") if options.parts else list(ORDER)
+    for name in names:
+        _run(name, options, results, end_s)
+    print(report(results, names), flush=True)
+    bad = [r for name in names for r in results.checks(name).values() if not r.get("ok")]
+    return min(1, len(bad))
+
+
+def _run(name: str, options: argparse.Namespace, results: Results, end_s: float) -> None:
+    """One part: never raises, and leaves what it made in the results."""
+    begin_s = time.monotonic()
+    try:
+        found = part(name, options.fast)
+        left_s = min(found.seconds, end_s - begin_s)
+        print(f"{name} (up to {max(left_s, 0):.0f} s)", flush=True)
+        context = Context(options.device, left_s, vars(options), options.work)
+        run_part(name, found, context, results)
+        _pack(name, found, options)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        results.record(name, "part", {"ok": False, "error": f"{type(error).__name__}: {error}"})
+    results.data[name]["seconds"] = round(time.monotonic() - begin_s, 1)
+    results.write()
+
+
+def _pack(name: str, found: Part, options: argparse.Namespace) -> None:
+    """Put the files of a part into one archive beside the results."""
+    there = [options.work / item for item in found.artefacts]
+    there = [path for path in there if path.exists()]
+    if not there:
+        return
+    with tarfile.open(options.out / f"{name}.tar.gz", "w:gz") as archive:
+        for path in there:
+            archive.add(path, arcname=path.name)
+
+
+def report(results: Results, names: list[str]) -> str:
+    """A line for each check."""
+    lines = []
+    for name in names:
+        lines.append(f"== {name} ({results.data.get(name, {}).get('seconds', 0)} s)")
+        lines += [f"{check:24} {line(found)}" for check, found in results.checks(name).items()]
+        for found in results.checks(name).values():
+            lines += found.get("table", [])
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="experiments.gpu_check", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--parts", default="", help=f"some of {','.join(ORDER)}")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time for all parts")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--fast", action="store_true", help="less of everything")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/gpu_check"), help="other files")
+    parser.add_argument("--model", default="", help="for run and validate; else llama-3.1-8b")
+    parser.add_argument("--corpus", type=Path, default=Path(".gpu/kjv.txt"))
+    parser.add_argument("--train-seconds", type=float, default=60.0)
+    parser.add_argument("--profile", type=Path, help="for validate; else what calibrate-8b wrote")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,67 @@
+"""A profile of Llama-3.1-8B in bf16, as `superinfer-exec calibrate` writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from executor.calibration.calibrate import Wish
+from executor.calibration.calibrate import calibrate as measure
+from executor.calibration.kernels import Grids, spaced
+from executor.calibration.report import profile_lines
+from executor.session import ModelOptions
+from experiments.gpu_check.checks import Check, Context, Result
+from experiments.gpu_check.floors import tiny_config
+from superinfer.costs.profile import write_profile
+
+MODEL = "llama-3.1-8b"
+LONGEST = 32768
+FAST = Grids(
+    tokens=spaced(8192, 8192),
+    rows=(1, 4, 8, 16, 32, 64, 128),
+    sequences=(1, 2, 4, 8, 16, 32, 64, 128),
+    contexts=(32, 256, 512, 1024, 2048, 4096, 8192, 32768),
+    chunks=(1, 64, 256, 512, 1024, 1536, 2048, 3072, 4096, 8192),
+    before=(0, 1024, 4096, 8192, 32768),
+    blocks=(1, 4, 32, 128),
+    most_context=1 << 19,
+)
+TINY = Grids((1, 8, 64), (1, 8), (1, 4), (32, 128), (1, 32, 64), (0, 64), (1, 4), 1 << 10)
+
+
+def profile_path(context: Context) -> Path:
+    """Where the profile is, or is to be."""
+    given: Path | None = context.options.get("profile")
+    return given or context.work / "profiles" / "llama-3.1-8b.json"
+
+
+def calibrate(context: Context) -> Result:
+    """Calibrate in three quarters of the time; the rest is for loading."""
+    fast, tiny = context.options["fast"], context.tiny
+    wish = Wish(
+        tiny_config(context) if tiny else MODEL,
+        context.device,
+        ModelOptions(random_weights=True),
+        minutes=0.2 if tiny else 0.75 * context.seconds / 60,
+        max_model_len=128 if tiny else LONGEST,
+        max_sequences=4 if tiny else 128,
+        kv_blocks=64 if tiny else 0,
+        grids=TINY if tiny else FAST if fast else None,
+    )
+    said: list[str] = []
+    made = measure(wish, said.append)
+    profile = made.profile
+    path = context.work / "profiles" / f"{MODEL}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_profile(profile, path)
+    return {
+        "host_step_us": profile.host.step_s * 1e6,
+        "host_per_sequence_us": profile.host.per_sequence_s * 1e6,
+        "kv_blocks": profile.memory["kv_blocks"],
+        "step_error": profile.fit["step"].get("heldout_mape"),
+        "table": list(profile_lines(profile)),
+        "fit": profile.fit,
+        "steps": made.steps.rows(),
+    }
+
+
+CHECKS: dict[str, Check] = {"calibrate": calibrate}

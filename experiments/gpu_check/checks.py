@@ -1,0 +1,234 @@
+"""Parts made of checks, run in processes of their own so that none can take the others along.
+
+A kernel that reads out of bounds leaves its process without a usable device, and one that hangs
+cannot be interrupted. So the parent never touches the device: it forks children that run checks and
+leave each result in a file; where a child dies, breaks its device or takes too long the parent
+books the check that ran as failed and forks again for the rest.
+
+Checks of correctness run side by side. Those of speed run one after the other, but are first
+rehearsed side by side, so that no kernel is compiled while the clock runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+Check = Callable[["Context"], Result]
+
+BROKEN_DEVICE = ("CUDA error", "illegal memory access", "device-side assert", "unspecified launch")
+POLL_S = 0.05
+BROKE = 3
+"""Exit code of a child whose device is of no use any more."""
+
+
+@dataclass(slots=True)
+class Context:
+    """What a check is given."""
+
+    device: str
+    """`cuda` or `cpu`."""
+    seconds: float
+    """Time for the whole part."""
+    options: dict[str, Any]
+    work: Path
+    """A folder for files; a part's artefacts in it go to the results."""
+    rehearsal: bool = False
+    """True if only kernels are to be compiled: nothing is measured for long."""
+    cache: dict[str, Any] = field(default_factory=dict)
+    """What checks of one part keep for each other, in one process."""
+
+    @property
+    def tiny(self) -> bool:
+        """True where sizes are those of a test: the CPU is asked, which is not what this is for."""
+        return self.device == "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Checks by name, in order."""
+
+    checks: Mapping[str, Check]
+    seconds: float
+    """Time for all of it, fork and start of the device included."""
+    artefacts: tuple[str, ...] = ()
+    """Files and folders under the working folder that belong to the results."""
+    side_by_side: bool = False
+    rehearsed: bool = False
+
+
+class Results:
+    """`results.json`: every part and check that ran, written after each of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.data: dict[str, dict[str, Any]] = {}
+        if path.is_file():
+            self.data = json.loads(path.read_text(encoding="utf-8"))
+
+    def checks(self, part: str) -> dict[str, Result]:
+        """Results of a part by check."""
+        found: dict[str, Result] = self.data.setdefault(part, {"checks": {}})["checks"]
+        return found
+
+    def record(self, part: str, check: str, result: Result) -> None:
+        """Put one result down, in one piece."""
+        self.checks(part)[check] = result
+        print(f"  {part}.{check}: {line(result)}", flush=True)
+        self.write()
+
+    def write(self) -> None:
+        """Replace the file, so that whoever reads it finds a whole one."""
+        _write(self.path, self.data)
+
+
+def run_part(name: str, part: Part, context: Context, results: Results) -> None:
+    """Run the checks of a part that have no result that is `ok`; never raises for a check."""
+    end_s = time.monotonic() + context.seconds
+    found = results.checks(name)
+    todo = [check for check in part.checks if not found.get(check, {}).get("ok")]
+    for check in todo:
+        found.pop(check, None)
+    if part.rehearsed:
+        rehearsal = Crew(name, part, replace(context, rehearsal=True), None)
+        rehearsal.run([[check] for check in todo], time.monotonic() + context.seconds * 0.5)
+    crew = Crew(name, part, context, results)
+    crew.run([[check] for check in todo] if part.side_by_side else [todo], end_s)
+    for check in todo:
+        if check not in found:
+            results.record(name, check, {"ok": False, "error": "no time left"})
+
+
+class Crew:
+    """Children that run lists of checks, at most so many at a time."""
+
+    def __init__(self, name: str, part: Part, context: Context, results: Results | None) -> None:
+        self.name, self.part, self.context, self.results = name, part, context, results
+        self.inbox = context.work / "inbox" / f"{name}-{'r' if results is None else 'c'}"
+        self.inbox.mkdir(parents=True, exist_ok=True)
+        self.width = 2 if context.tiny else 16
+
+    def run(self, lists: list[list[str]], end_s: float) -> None:
+        """Run them all, or until the time is over."""
+        waiting, running = [found for found in lists if found], dict[Any, list[str]]()
+        while (waiting or running) and time.monotonic() < end_s:
+            while waiting and len(running) < self.width:
+                checks = waiting.pop(0)
+                running[self._start(checks)] = checks
+            time.sleep(POLL_S)
+            for process in [process for process in running if not process.is_alive()]:
+                rest = self._ended(process, running.pop(process))
+                if rest:
+                    waiting.insert(0, rest)
+            self._collect()
+        for process, checks in running.items():
+            process.kill()
+            process.join()
+            self._collect()
+            self._blame(checks, "stopped: no time left")
+
+    def _start(self, checks: list[str]) -> Any:
+        process = multiprocessing.get_context("fork").Process(target=self._child, args=(checks,))
+        with warnings.catch_warnings():
+            # Python 3.12 warns of threads at a fork; the parent's do nothing with the device.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process.start()
+        return process
+
+    def _ended(self, process: Any, checks: list[str]) -> list[str]:
+        """Book what a child did; the checks that it did not come to."""
+        process.join()
+        done = self._collect()
+        if process.exitcode not in (0, BROKE):
+            done |= self._blame(checks, f"the process ended with {process.exitcode}")
+        return [check for check in checks if check not in done]
+
+    def _blame(self, checks: list[str], why: str) -> set[str]:
+        """The first check without a result is the one that ran."""
+        seen = self._seen()
+        guilty = [check for check in checks if check not in seen][:1]
+        for check in guilty:
+            _write(self.inbox / f"{check}.json", {"ok": False, "error": why})
+        self._collect()
+        return self._seen()
+
+    def _seen(self) -> set[str]:
+        return {path.stem for path in self.inbox.glob("*.json")} | self._taken()
+
+    def _taken(self) -> set[str]:
+        return {path.stem for path in self.inbox.glob("*.done")}
+
+    def _collect(self) -> set[str]:
+        """Take in what lies in the inbox; all checks that have a result."""
+        for path in sorted(self.inbox.glob("*.json")):
+            result = json.loads(path.read_text(encoding="utf-8"))
+            path.rename(path.with_suffix(".done"))
+            if self.results is not None:
+                self.results.record(self.name, path.stem, result)
+        return self._taken()
+
+    def _child(self, checks: list[str]) -> None:
+        for check in checks:
+            result = run_check(self.part.checks[check], self.context)
+            _write(self.inbox / f"{check}.json", result)
+            if any(sign in result.get("error", "") for sign in BROKEN_DEVICE):
+                os._exit(BROKE)
+        os._exit(0)
+
+
+def run_check(check: Check, context: Context) -> Result:
+    """The result of a check, with its seconds; an exception is one that is not `ok`."""
+    begin_s = time.perf_counter()
+    try:
+        result = {"ok": True, **check(context)}
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        result = {
+            "ok": False,
+            "error": f"{type(error).__name__}: {error}"[:2000],
+            "traceback": traceback.format_exc()[-6000:],
+        }
+    return {**result, "seconds": round(time.perf_counter() - begin_s, 3)}
+
+
+def line(result: Result) -> str:
+    """A result in one line."""
+    if not result.get("ok"):
+        reason = str(result.get("error") or result.get("why") or "not ok").splitlines()
+        return f"FAILED {reason[0][:160] if reason else ''}"
+    shown = {k: v for k, v in result.items() if isinstance(v, int | float | str)}
+    shown = {k: v for k, v in shown.items() if k != "ok"}
+    return "ok " + " ".join(f"{key}={_short(value)}" for key, value in list(shown.items())[:9])
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no NaN and no infinity, and keys are strings."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, int | float | str | bool | None) else str(value)
+
+
+def _write(path: Path, data: Any) -> None:
+    """Write JSON so that nobody ever finds half of it."""
+    aside = path.with_suffix(f".{os.getpid()}.tmp")
+    aside.write_text(json.dumps(_plain(data), indent=1), encoding="utf-8")
+    os.replace(aside, path)

@@ -1,0 +1,87 @@
+"""Whole steps of Llama-3.1-8B in bf16 against the floors, and what swapping costs them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from executor.bench.session import POINTS, PREFILLS, TINY_POINTS, Session
+from executor.calibration.timing import Deadline
+from experiments.gpu_check.checks import Check, Context, Result
+from experiments.gpu_check.graphs import SMALL
+from experiments.gpu_check.setting import device_of, dtype_of
+
+Row = dict[str, Any]
+
+
+def session(context: Context, source: str, int8: bool = False) -> Session:
+    """The model, once per process; a tiny one on a CPU."""
+    key = f"{source} {int8}"
+    if key not in context.cache:
+        if context.tiny:
+            source = tiny_config(context)
+        context.cache[key] = Session.open(source, device_of(context), dtype_of(context), int8)
+    found: Session = context.cache[key]
+    return found
+
+
+def tiny_config(context: Context) -> str:
+    """A `config.json` that a CPU can carry."""
+    path = context.work / "tiny" / "config.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sizes = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    smaller = {"head_dim": 32, "intermediate_size": 256, "vocab_size": 512}
+    path.write_text(json.dumps({**SMALL, **sizes, **smaller}), encoding="utf-8")
+    return str(path)
+
+
+def rows_of(found: list[Row], **more: Any) -> Result:
+    """Rows with a line of text for each."""
+    return {"rows": found, "table": [shown(row) for row in found], "points": len(found), **more}
+
+
+def shown(row: Row) -> str:
+    """A row in one line."""
+    return "   " + "  ".join(f"{key}={_cell(key, value)}" for key, value in row.items())
+
+
+def _cell(key: str, value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if key == "seconds" or (key.endswith("_s") and not key.endswith("per_s")):
+        return f"{value * 1000:.3f}ms"
+    return f"{value:.4g}"
+
+
+def open_model(context: Context) -> Result:
+    """Weights on the device, and the ceilings that the floors go by."""
+    found = session(context, "llama-3.1-8b")
+    rates = found.ceilings
+    return {"copy_bytes_per_s": rates.bytes_per_s, "gemm_flops": rates.flops}
+
+
+def decode(context: Context) -> Result:
+    """Decode steps from a graph."""
+    points = TINY_POINTS if context.tiny else POINTS
+    found = session(context, "llama-3.1-8b").decodes(points, Deadline(context.seconds))
+    return rows_of(list(found))
+
+
+def prefill(context: Context) -> Result:
+    """Prompts in one step."""
+    sizes = (64,) if context.tiny else PREFILLS
+    found = session(context, "llama-3.1-8b").prefills(sizes, Deadline(context.seconds))
+    return rows_of(list(found))
+
+
+def swap(context: Context) -> Result:
+    """Copies of blocks, alone and beside a decode step."""
+    return rows_of(list(session(context, "llama-3.1-8b").swaps()))
+
+
+CHECKS: dict[str, Check] = {
+    "open": open_model,
+    "decode": decode,
+    "prefill": prefill,
+    "swap": swap,
+}

@@ -1,0 +1,148 @@
+"""Replays of captured decode steps against the same steps run eagerly: equal bit for bit."""
+
+from __future__ import annotations
+
+import torch
+
+from executor.calibration.cases import RandomArena, decode_rows
+from executor.kv.layout import KVLayout
+from executor.models import Model, load_model
+from executor.runner import Batch, Runner
+from experiments.gpu_check.checks import Check, Context, Result
+from experiments.gpu_check.kernels import MIXES
+from experiments.gpu_check.setting import device_of, dtype_of, tolerance, verdict
+
+SMALL = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 1024,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "intermediate_size": 2048,
+    "vocab_size": 4096,
+    "max_position_embeddings": 4096,
+    "rope_theta": 10000.0,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+}
+STEPS = ((1, "16"), (2, "mixed"), (3, "4"), (7, "8"), (16, "mixed"))
+
+
+def small_model(context: Context, **changes: object) -> Model:
+    """A Llama of three layers with random weights."""
+    import json
+
+    path = context.work / "small" / "config.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**SMALL, **changes}), encoding="utf-8")
+    return load_model(path, device=device_of(context), dtype=dtype_of(context), random_weights=True)
+
+
+def replay(context: Context) -> Result:
+    """Small batches in all mixes of precisions, each with keys of its own."""
+    if context.tiny:
+        return {"skipped": "CUDA graphs need a GPU"}
+    model = small_model(context)
+    return _compare(context, model, most_rows=16)
+
+
+def replay_int8(context: Context) -> Result:
+    """The same with int8 weights, and Llama-3.1-8B's head dimension."""
+    if context.tiny:
+        return {"skipped": "CUDA graphs need a GPU"}
+    small_model(context, head_dim=128)
+    path = context.work / "small" / "config.json"
+    model = load_model(
+        path, device=device_of(context), dtype=dtype_of(context), random_weights=True, int8=True
+    )
+    return _compare(context, model, most_rows=16)
+
+
+def _compare(context: Context, model: Model, most_rows: int) -> Result:
+    source = RandomArena(model.layout, 800, device_of(context))
+    runner = Runner(model, source.arena)
+    runner.capture(most_rows, 1200)
+    graphs = runner.graphs
+    assert graphs is not None
+    errors: dict[str, float] = {}
+    for rows, mix in STEPS:
+        lengths = [1 + (97 * i * i + 31) % 1500 for i in range(rows)]
+        batch = Batch.of(decode_rows(source, lengths, model.vocab, MIXES[mix]), [])
+        eager = graphs.eager(batch)
+        replayed = graphs.replay(batch)
+        if eager is None or replayed is None:
+            errors[f"{rows} rows {mix}: no graph took it"] = float("inf")
+            continue
+        first = replayed.clone()
+        again = graphs.replay(batch)
+        torch.cuda.synchronize()
+        assert again is not None
+        name = f"{rows} rows {mix}"
+        some = eager[:rows]
+        finite = bool(torch.isfinite(some).all())
+        equal = torch.equal(some, first[:rows]) and torch.equal(first, again)
+        difference = float((some - first[:rows]).abs().max())
+        errors[name] = 0.0 if finite and equal else difference or float("inf")
+    return verdict(errors, 0.0, graphs=len(graphs._graphs))
+
+
+def models(context: Context) -> Result:
+    """A step of the small model in 16 bits against the same weights in float32 on torch's ops."""
+    from executor.calibration.cases import mixed_step
+    from executor.items import ItemBudget
+    from executor.kernels.reference import TorchOps
+
+    device, errors = device_of(context), {}
+    narrow = small_model(context)
+    path = context.work / "small" / "config.json"
+    wide = load_model(path, device=device, dtype=torch.float32, random_weights=True, ops=TorchOps())
+    copy_weights(narrow, wide)
+    for name, contexts, chunks in (
+        ("prefill", [], [(70, 0), (33, 0)]),
+        ("decode", [1, 40, 333], []),
+        ("mixed", [65, 700], [(50, 100)]),
+    ):
+        source = RandomArena(narrow.layout, {16: 64}, device, seed=5)
+        budget = ItemBudget.of(narrow.layout, device)
+        step = mixed_step(source, contexts, chunks, narrow.vocab, budget)
+        wider = _widened(source, wide.layout)
+        scale = wide.layout.block_bytes[16] // narrow.layout.block_bytes[16]
+        found = narrow.forward(step, source.arena)
+        for lists in (step.decode, step.prefill):
+            if lists is not None:
+                lists.blocks.offsets = lists.blocks.offsets * scale
+        step.write_offsets = step.write_offsets * scale
+        wanted = wide.forward(step, wider)
+        errors[name] = float((found - wanted).norm() / wanted.norm())
+    return verdict(errors, max(1e-4, tolerance(context, 3e-2)))
+
+
+def _widened(source: RandomArena, layout: KVLayout) -> torch.Tensor:
+    """The same keys and values in float32: 16-bit blocks alone."""
+    values = source.arena.view(source.layout.dtype).to(layout.dtype)
+    return values.view(torch.uint8)
+
+
+def copy_weights(source: Model, target: Model) -> None:
+    """Give `target` the weights of `source`, in its own type."""
+    for mine, other in zip(_tensors(source, set()), _tensors(target, set()), strict=True):
+        other.copy_(mine)
+
+
+def _tensors(holder: object, seen: set[int]) -> list[torch.Tensor]:
+    """All tensors that an object holds, in a fixed order."""
+    if isinstance(holder, torch.Tensor):
+        fresh = id(holder) not in seen
+        seen.add(id(holder))
+        return [holder] if fresh else []
+    if isinstance(holder, list | tuple):
+        return [found for item in holder for found in _tensors(item, seen)]
+    if not type(holder).__module__.startswith("executor.models"):
+        return []
+    names = [*getattr(holder, "__dict__", {}), *getattr(type(holder), "__slots__", ())]
+    return [found for name in names for found in _tensors(getattr(holder, name), seen)]
+
+
+CHECKS: dict[str, Check] = {"models": models, "replay": replay, "replay_int8": replay_int8}

@@ -1,0 +1,424 @@
+"""How fast each kernel is, with a handful of tile variants of those that are made of tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from executor.bench.attention import (
+    PEERS,
+    Heads,
+    decode_bytes,
+    prefill_flops,
+    sdpa_prefill,
+    time_decode,
+    time_prefill,
+)
+from executor.bench.steps import free_bytes
+from executor.calibration.cases import RandomArena
+from executor.calibration.ceilings import copy_bandwidth, gemm_rate
+from executor.calibration.timing import Call, copies_beyond_cache, time_calls
+from executor.items import ItemBudget
+from executor.kv.layout import KVLayout
+from experiments.gpu_check.checks import Check, Context, Result
+from experiments.gpu_check.setting import device_of, dtype_of, ops_of, randn
+
+Row = dict[str, Any]
+DECODE_VARIANTS: tuple[dict[str, int], ...] = (
+    {},
+    {"tile": 128, "num_warps": 4, "num_stages": 2},
+    {"tile": 128, "num_warps": 4, "num_stages": 3},
+    {"tile": 128, "num_warps": 8, "num_stages": 3},
+    {"tile": 128, "num_warps": 2, "num_stages": 2},
+    {"tile": 64, "num_warps": 4, "num_stages": 3},
+    {"tile": 64, "num_warps": 4, "num_stages": 5},
+    {"tile": 64, "num_warps": 2, "num_stages": 4},
+    {"tile": 32, "num_warps": 4, "num_stages": 4},
+    {"tile": 32, "num_warps": 2, "num_stages": 5},
+    {"tile": 32, "num_warps": 1, "num_stages": 4},
+    {"tile": 256, "num_warps": 8, "num_stages": 2},
+)
+PREFILL_VARIANTS: tuple[dict[str, int], ...] = (
+    {},
+    {"keys": 64, "num_warps": 4, "num_stages": 2},
+    {"keys": 128, "num_warps": 4, "num_stages": 2},
+    {"keys": 64, "num_warps": 4, "num_stages": 3},
+    {"keys": 64, "num_warps": 8, "num_stages": 2},
+    {"keys": 128, "num_warps": 8, "num_stages": 2},
+)
+INT8_VARIANTS: tuple[dict[str, int], ...] = (
+    {},
+    {"outs": 32, "depth": 256, "warps": 4, "stages": 4},
+    {"outs": 32, "depth": 512, "warps": 4, "stages": 3},
+    {"outs": 64, "depth": 256, "warps": 4, "stages": 3},
+    {"outs": 64, "depth": 256, "warps": 4, "stages": 5},
+)
+
+
+def heads_of(context: Context, layers: int = 8) -> Heads:
+    """Attention of Llama-3.1-8B; of fewer layers, which take turns all the same."""
+    if context.tiny:
+        return Heads(4, KVLayout(2, 2, 64, 32, dtype_of(context)))
+    return Heads(32, KVLayout(layers, 8, 128, 32, dtype_of(context)))
+
+
+def arena_of(context: Context, heads: Heads, bits: int, blocks: int) -> RandomArena:
+    """An arena with that many blocks of `bits`, if they fit, and some of 16 bits for tails."""
+    device, size = device_of(context), heads.layout.block_bytes[bits]
+    blocks = 64 if context.rehearsal else max(64, min(blocks, free_bytes(device) // (2 * size)))
+    return RandomArena(heads.layout, {16: 160, bits: blocks + 160}, device)
+
+
+def ceiling(context: Context) -> float:
+    """Bytes/s of a copy, measured once per process."""
+    if "copy" not in context.cache:
+        context.cache["copy"] = copy_bandwidth(device_of(context), 0.3)
+    return float(context.cache["copy"])
+
+
+@contextmanager
+def tiles(module: str, change: dict[str, int]) -> Iterator[None]:
+    """Change the tile table of a kernel for this device, for a while."""
+    from executor.kernels.tiles import capability
+
+    table = import_module(f"executor.kernels.{module}").TILES
+    key = capability(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    kept = table[key]
+    try:
+        if change:
+            table[key] = _changed(kept, change)
+        yield
+    finally:
+        table[key] = kept
+
+
+def _changed(entry: Any, change: dict[str, int]) -> Any:
+    if isinstance(entry, dict) and all(isinstance(inner, dict) for inner in entry.values()):
+        return {rows: _changed(inner, change) for rows, inner in entry.items()}
+    if isinstance(entry, dict):
+        unknown = set(change) - set(entry)
+        if unknown:
+            raise KeyError(f"the tile table has no {', '.join(sorted(unknown))}: {entry}")
+        return {**entry, **change}
+    return tuple(replace(tile, **change) if i == 0 else tile for i, tile in enumerate(entry))
+
+
+def label(change: dict[str, int]) -> str:
+    """A variant in words."""
+    return " ".join(f"{key}={value}" for key, value in change.items()) or "default"
+
+
+def outcome(rows: list[Row], **more: Any) -> Result:
+    """Rows, and the same as lines of text; a row with an error does not fail the others."""
+    lines = ["   " + "  ".join(f"{k}={_cell(v)}" for k, v in row.items()) for row in rows]
+    fails = [row for row in rows if "error" in row]
+    return {"ok": len(fails) < len(rows) or not rows, "rows": rows, "table": lines, **more}
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def guarded(row: Row, measure: Callable[[], Row]) -> Row:
+    """`row` with what was measured, or with the error; a broken device ends the check."""
+    try:
+        return {**row, **measure()}
+    except Exception as error:
+        if "CUDA error" in str(error) or "illegal memory" in str(error):
+            raise
+        return {**row, "error": f"{type(error).__name__}: {error}"[:300]}
+
+
+def decode_tiles(context: Context, change: dict[str, int]) -> Result:
+    """A variant of the decode kernel, B=32 with 8k each."""
+    heads, rows = heads_of(context), []
+    contexts = [257] * 2 if context.tiny else [8192] * 32
+    for bits in (16, 8, 4):
+        source = arena_of(context, heads, bits, sum(contexts) // 32)
+        measure = partial(_decode_row, context, heads, source, contexts, bits)
+        row = {"kv": bits, "tile": label(change)}
+        with tiles("decode_attention", change):
+            rows.append(guarded(row, measure))
+        del source, measure
+    return outcome(rows)
+
+
+def _decode_row(
+    context: Context,
+    heads: Heads,
+    source: RandomArena,
+    contexts: list[int],
+    bits: int,
+    budget: ItemBudget | None = None,
+) -> Row:
+    budget = budget or ItemBudget.of(heads.layout, device_of(context))
+    budget_s = 0.02 if context.tiny else 0.06
+    timing = time_decode(ops_of(context), heads, source, contexts, bits, budget, budget_s)
+    return _streamed(context, decode_bytes(heads, contexts, bits), timing.seconds)
+
+
+def decode_shapes(context: Context) -> Result:
+    """Batches and contexts of the table of floors, per precision and number of work items."""
+    heads, rows = heads_of(context), []
+    points = (
+        ((2, 65),) if context.tiny else ((1, 1024), (1, 32768), (32, 1024), (128, 1024), (64, 4096))
+    )
+    for bits in (16, 8, 4):
+        source = arena_of(context, heads, bits, 8192)
+        for (batch, length), (programs, shortest) in product(
+            points, ((4, 128), (2, 128), (8, 128), (8, 64), (16, 64))
+        ):
+            budget = _budget(context, heads, programs, shortest)
+            row = {"kv": bits, "B": batch, "ctx": length, "programs": programs, "least": shortest}
+            contexts = [length] * batch
+            measure = partial(_decode_row, context, heads, source, contexts, bits, budget)
+            rows.append(guarded(row, measure))
+        del source, measure
+    return outcome(rows)
+
+
+def _budget(context: Context, heads: Heads, programs: int, shortest_tokens: int) -> ItemBudget:
+    """Work items for so many programs per multiprocessor, of so many tokens at the least."""
+    processors = 8
+    if not context.tiny:
+        processors = torch.cuda.get_device_properties(0).multi_processor_count
+    shortest = max(1, shortest_tokens // heads.layout.block_tokens)
+    return ItemBudget(-(-processors * programs // heads.layout.kv_heads), shortest)
+
+
+def decode_peers(context: Context) -> Result:
+    """torch's decode attention over dense keys and values of 16 bits."""
+    heads, rows = heads_of(context), []
+    points = (
+        ((2, 64),) if context.tiny else ((1, 1024), (1, 32768), (32, 1024), (32, 8192), (128, 1024))
+    )
+    for (name, peer), (batch, length) in product(PEERS.items(), points):
+        if name == "FlexAttention" and context.tiny:
+            continue
+        if context.options["fast"] and name == "FlexAttention" and batch != 32:
+            continue
+        row = {"peer": name, "B": batch, "ctx": length}
+
+        def measure(peer: Any = peer, batch: int = batch, length: int = length) -> Row:
+            timing = peer(heads, batch, length, device_of(context), 0.05)
+            return _streamed(context, decode_bytes(heads, [length] * batch, 16), timing.seconds)
+
+        rows.append(guarded(row, measure))
+    return outcome(rows)
+
+
+def prefill(context: Context, change: dict[str, int]) -> Result:
+    """TFLOP/s of a variant of prefill attention."""
+    heads, rows = heads_of(context, layers=4), []
+    source = arena_of(context, heads, 16, 2048)
+    peak = gemm_rate(device_of(context), 0.1)
+    for chunk in prefill_chunks(context):
+        row = {"tile": label(change), "chunk": chunk[0], "context": chunk[1]}
+
+        def measure(chunk: tuple[int, int] = chunk) -> Row:
+            with tiles("prefill_attention", change):
+                timing = time_prefill(ops_of(context), heads, source, chunk, 0.06)
+            return _rate(prefill_flops(heads, chunk), timing.seconds, peak)
+
+        rows.append(guarded(row, measure))
+    return outcome(rows, gemm_flops=peak)
+
+
+def prefill_chunks(context: Context) -> tuple[tuple[int, int], ...]:
+    """Chunks `(tokens, context before)`."""
+    return ((40, 0), (9, 30)) if context.tiny else ((2048, 0), (8192, 0), (512, 8192))
+
+
+def prefill_peers(context: Context) -> Result:
+    """TFLOP/s of torch's attention over whole prompts."""
+    heads, rows, device = heads_of(context, layers=4), [], device_of(context)
+    peak = gemm_rate(device, 0.1)
+    for tokens, before in prefill_chunks(context):
+        if before:
+            continue
+
+        def measure(tokens: int = tokens) -> Row:
+            timing = sdpa_prefill(heads, 1, tokens, device, 0.06)
+            return _rate(prefill_flops(heads, (tokens, 0)), timing.seconds, peak)
+
+        rows.append(guarded({"kernel": "torch SDPA", "chunk": tokens}, measure))
+    return outcome(rows, gemm_flops=peak)
+
+
+def _rate(flops: float, seconds: float, peak: float) -> Row:
+    rate = flops / seconds
+    return {"us": seconds * 1e6, "TFLOP/s": rate / 1e12, "share": rate / peak}
+
+
+def int8_products(context: Context, change: dict[str, int]) -> Result:
+    """Bytes/s of products with int8 weights by a variant, the weights of 8B and 70B layers."""
+    ops, rows, device = ops_of(context), [], device_of(context)
+    large = ((28672, 4096), (4096, 14336), (57344, 8192), (8192, 8192))
+    sizes = ((128, 64),) if context.tiny else large
+    counts = (1, 17) if context.tiny else (1, 16) if change else (1, 16, 32, 64, 256)
+    for n, k in sizes:
+        sets = copies_beyond_cache(n * k, device, 8)
+        weights = [
+            torch.randint(-127, 128, (n, k), dtype=torch.int8, device=device) for _ in range(sets)
+        ]
+        scales = torch.rand(n, device=device)
+        for m in counts:
+            x = randn(context, m, k)
+            calls: list[Call] = [partial(ops.linear_int8, x, w, scales) for w in weights]
+
+            def measure(calls: list[Call] = calls, nbytes: int = n * k) -> Row:
+                with tiles("linear_int8", change):
+                    timing = time_calls(calls, device, 0.04)
+                return _streamed(context, nbytes, timing.seconds)
+
+            rows.append(guarded({"m": m, "n": n, "k": k, "tile": label(change)}, measure))
+        del weights, calls
+    return outcome(rows)
+
+
+def _streamed(context: Context, nbytes: float, seconds: float) -> Row:
+    rate = nbytes / seconds
+    return {"us": seconds * 1e6, "GB/s": rate / 1e9, "share": rate / ceiling(context)}
+
+
+def dense_products(context: Context) -> Result:
+    """torch's own 16-bit products of the same layers, for the share that a step can reach."""
+    rows, device = [], device_of(context)
+    sizes = (
+        ((128, 64),)
+        if context.tiny
+        else ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096))
+    )
+    for (n, k), m in product(sizes, (1, 17) if context.tiny else (1, 32, 128, 2048)):
+        sets = copies_beyond_cache(2 * n * k, device, 8)
+        weights = [randn(context, n, k, scale=0.02) for _ in range(sets)]
+        x = randn(context, m, k)
+
+        def measure(x: Tensor = x, weights: Any = weights, flops: float = 2.0 * m * n * k) -> Row:
+            calls: list[Call] = [partial(torch.nn.functional.linear, x, w) for w in weights]
+            timing = time_calls(calls, device, 0.03)
+            rate = weights[0].numel() * weights[0].element_size() / timing.seconds
+            return {
+                "us": timing.seconds * 1e6,
+                "GB/s": rate / 1e9,
+                "TFLOP/s": flops / timing.seconds / 1e12,
+            }
+
+        rows.append(guarded({"m": m, "n": n, "k": k}, measure))
+        del weights
+    return outcome(rows)
+
+
+def streaming(context: Context) -> Result:
+    """Bytes/s of everything that only streams: norm, activation, rope, requantise, block copy."""
+    rows = []
+    for name, nbytes, calls in _streams(context):
+
+        def measure(calls: list[Call] = calls, nbytes: float = nbytes) -> Row:
+            timing = time_calls(calls, device_of(context), 0.04)
+            return _streamed(context, nbytes, timing.seconds)
+
+        rows.append(guarded({"kernel": name}, measure))
+    return outcome(rows)
+
+
+def _streams(context: Context) -> Iterator[tuple[str, float, list[Call]]]:
+    """Kernel, bytes moved at the least, and calls on different data."""
+    ops, heads = ops_of(context), heads_of(context)
+    hidden, width = (64, 128) if context.tiny else (4096, 14336)
+    item = dtype_of(context).itemsize
+    for rows in (1, 33) if context.tiny else (1, 32, 512, 8192):
+        sets = copies_beyond_cache(2 * rows * hidden * item, device_of(context), 16)
+        xs = [(randn(context, rows, hidden), randn(context, rows, hidden)) for _ in range(sets)]
+        weight = randn(context, hidden)
+        yield (
+            f"rms_norm+residual {rows}x{hidden}",
+            4.0 * rows * hidden * item,
+            [partial(ops.rms_norm, x, weight, 1e-5, r) for x, r in xs],
+        )
+        wide = [randn(context, rows, 2 * width) for _ in range(min(4, sets))]
+        yield (
+            f"silu_mul {rows}x{width}",
+            3.0 * rows * width * item,
+            [partial(ops.silu_mul, x) for x in wide],
+        )
+    yield from _block_streams(context, heads)
+
+
+def _block_streams(context: Context, heads: Heads) -> Iterator[tuple[str, float, list[Call]]]:
+    ops, layout, device = ops_of(context), heads.layout, device_of(context)
+    count = 4 if context.tiny else 128
+    source = RandomArena(layout, 2 * count, device)
+    blocks = {bits: torch.from_numpy(found).to(device) for bits, found in source.offsets.items()}
+    for before, after in ((16, 8), (16, 4), (8, 4)):
+        size = layout.block_bytes[before] + layout.block_bytes[after]
+        yield (
+            f"requantise {before}->{after}",
+            float(count * size),
+            [
+                partial(
+                    ops.requantise,
+                    source.arena,
+                    layout,
+                    blocks[before][i * count : (i + 1) * count],
+                    blocks[after][i * count : (i + 1) * count],
+                    before,
+                    after,
+                )
+                for i in range(2)
+            ],
+        )
+    size = layout.block_bytes[16]
+    yield (
+        "copy_blocks 16",
+        2.0 * count * size,
+        [lambda: ops.copy_blocks(source.arena, blocks[16][:count], blocks[16][count:], size)],
+    )
+
+
+def moe(context: Context) -> Result:
+    """Mixtral's experts: bytes/s of the experts that are touched."""
+    ops, rows, device = ops_of(context), [], device_of(context)
+    experts, hidden, width = (4, 64, 96) if context.tiny else (8, 4096, 14336)
+    gate_up = randn(context, experts, 2 * width, hidden, scale=0.02)
+    down = randn(context, experts, hidden, width, scale=0.02)
+    for m in (1, 9) if context.tiny else (1, 8, 32, 128, 1024):
+        x = randn(context, m, hidden)
+        shares, some = torch.topk(torch.rand(m, experts, device=device), 2)
+
+        def measure(x: Tensor = x, shares: Tensor = shares, some: Tensor = some) -> Row:
+            timing = time_calls([partial(ops.moe, x, shares, some, gate_up, down)], device, 0.05)
+            touched = len(torch.unique(some)) / experts
+            nbytes = touched * (gate_up.numel() + down.numel()) * x.element_size()
+            return _streamed(context, nbytes, timing.seconds)
+
+        rows.append(guarded({"m": m}, measure))
+    return outcome(rows)
+
+
+def _variants(
+    name: str, check: Callable[..., Result], found: tuple[dict[str, int], ...]
+) -> dict[str, Check]:
+    """A check for each variant, so that they can be compiled side by side."""
+    return {f"{name}-{i}": partial(check, change=change) for i, change in enumerate(found)}
+
+
+CHECKS: dict[str, Check] = {
+    "decode_shapes": decode_shapes,
+    **_variants("decode_tiles", decode_tiles, DECODE_VARIANTS),
+    **_variants("prefill", prefill, PREFILL_VARIANTS),
+    "prefill_peers": prefill_peers,
+    **_variants("int8", int8_products, INT8_VARIANTS),
+    "streaming": streaming,
+    "dense_products": dense_products,
+    "moe": moe,
+    "decode_peers": decode_peers,
+}

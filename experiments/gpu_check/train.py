@@ -1,0 +1,26 @@
+"""Training of the model that ships with the project, on a GPU in a minute."""
+
+from __future__ import annotations
+
+import torch
+
+from experiments import train_tiny
+from experiments.gpu_check.checks import Check, Context, Result
+from experiments.tiny_llama import Shape
+from superinfer.errors import InputError
+
+
+def train(context: Context) -> Result:
+    """Train for `--train-seconds`, or for what is left; the folder goes to the results."""
+    corpus = context.options["corpus"]
+    if not corpus.is_file():
+        raise InputError("no such corpus; experiments.kjv writes one", file=str(corpus))
+    seconds = min(float(context.options["train_seconds"]), context.seconds - 15)
+    shape, device = Shape(), torch.device(context.device)
+    out = context.work / "train"
+    recipe = train_tiny.recipe_for(device, max(seconds, 1.0) / 60, 0, shape.context)
+    train_tiny.train(corpus, out, recipe, shape, device)
+    return {"files": sorted(path.name for path in out.iterdir())}
+
+
+CHECKS: dict[str, Check] = {"train": train}

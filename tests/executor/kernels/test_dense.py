@@ -1,0 +1,197 @@
+"""Norms, activations and int8 products, in Triton's interpreter and in torch, against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernelkit.dense import close, codes, normal, poisoned
+from torch import Tensor
+
+from executor.kernels import activation, linear_int8, rms_norm
+from executor.kernels.reference import dense as reference
+
+DTYPES = [torch.float32, torch.float16]
+few = settings(max_examples=6, deadline=None, derandomize=True)
+sizes = st.integers(1, 150)
+
+Norm = Callable[..., tuple[Tensor, Tensor]]
+Product = Callable[[Tensor, Tensor, Tensor], Tensor]
+norms = pytest.mark.parametrize("norm", [rms_norm.rms_norm, reference.rms_norm])
+products = pytest.mark.parametrize("product", [linear_int8.linear_int8, reference.linear_int8])
+
+
+def norm_by_hand(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    rows = x.double()
+    mean = (rows * rows).sum(-1, keepdim=True) / x.shape[-1]
+    return rows / (mean + eps).sqrt() * weight.double()
+
+
+@norms
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "hidden"), [(1, 64), (3, 2500), (17, 100)])
+def test_norm(norm: Norm, dtype: torch.dtype, rows: int, hidden: int) -> None:
+    x, weight = normal(rows, hidden, dtype=dtype), normal(hidden, dtype=dtype, seed=1)
+    with poisoned():
+        found, total = norm(x, weight, 1e-5)
+    close(found, norm_by_hand(x, weight, 1e-5))
+    assert torch.equal(total, x)
+
+
+@norms
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norm_adds_the_residual_first(norm: Norm, dtype: torch.dtype) -> None:
+    x, residual = (normal(5, 96, dtype=dtype, seed=seed) for seed in (0, 1))
+    weight = normal(96, dtype=dtype, seed=2)
+    kept = x.clone(), residual.clone()
+    with poisoned():
+        found, total = norm(x, weight, 1e-6, residual)
+    assert torch.equal(total, (x.float() + residual.float()).to(dtype))
+    close(found, norm_by_hand(total, weight, 1e-6))
+    assert torch.equal(x, kept[0])
+    assert torch.equal(residual, kept[1])
+
+
+@norms
+def test_norm_of_zeros_and_of_no_rows(norm: Norm) -> None:
+    weight = torch.ones(32)
+    assert torch.equal(norm(torch.zeros(2, 32), weight, 1e-5)[0], torch.zeros(2, 32))
+    assert norm(torch.zeros(0, 32), weight, 1e-5)[0].shape == (0, 32)
+
+
+@norms
+def test_norm_of_a_part_of_a_row(norm: Norm) -> None:
+    """One head of a fused projection is a view whose rows lie apart."""
+    part = normal(4, 3, 64, dtype=torch.float32)[:, 1]
+    close(norm(part, torch.ones(64), 1e-5)[0], norm_by_hand(part, torch.ones(64), 1e-5))
+
+
+@few
+@given(rows=sizes, hidden=sizes)
+def test_norm_of_any_size(rows: int, hidden: int) -> None:
+    x, weight = normal(rows, hidden, dtype=torch.float32), torch.ones(hidden)
+    with poisoned():
+        close(rms_norm.rms_norm(x, weight, 1e-5)[0], norm_by_hand(x, weight, 1e-5))
+
+
+def silu_by_hand(x: Tensor) -> Tensor:
+    gate, up = x.double().chunk(2, dim=-1)
+    return gate / (1 + torch.exp(-gate)) * up
+
+
+def gelu_by_hand(x: Tensor) -> Tensor:
+    gate, up = x.double().chunk(2, dim=-1)
+    inner = (2 / torch.pi) ** 0.5 * (gate + 0.044715 * gate**3)
+    return gate / 2 * (1 + torch.tanh(inner)) * up
+
+
+activations = pytest.mark.parametrize(
+    ("gated", "by_hand"),
+    [
+        (activation.silu_mul, silu_by_hand),
+        (reference.silu_mul, silu_by_hand),
+        (activation.gelu_mul, gelu_by_hand),
+        (reference.gelu_mul, gelu_by_hand),
+    ],
+)
+
+
+@activations
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "n"), [(1, 1), (1, 1030), (9, 100), (33, 64)])
+def test_activation(
+    gated: Callable[[Tensor], Tensor],
+    by_hand: Callable[[Tensor], Tensor],
+    dtype: torch.dtype,
+    rows: int,
+    n: int,
+) -> None:
+    x = 3 * normal(rows, 2 * n, dtype=dtype)
+    with poisoned():
+        close(gated(x), by_hand(x))
+
+
+@activations
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")
+def test_activation_of_large_values(
+    gated: Callable[[Tensor], Tensor], by_hand: Callable[[Tensor], Tensor]
+) -> None:
+    """Far from zero the gate is open or closed, and nothing overflows."""
+    x = torch.tensor([[-1e4, -50.0, 0.0, 50.0, 1e4, 1.0, 1.0, 1.0, 1.0, 1.0]])
+    found = gated(x)
+    assert found[0, 2] == 0
+    torch.testing.assert_close(found[0, 3:], torch.tensor([50.0, 1e4]))
+    assert found[0, :2].abs().max() < 1e-18
+    assert gated(x[:0]).shape == (0, 5)
+
+
+@few
+@given(rows=sizes, n=sizes)
+def test_activation_of_any_size(rows: int, n: int) -> None:
+    x = normal(rows, 2 * n, dtype=torch.float32)
+    with poisoned():
+        close(activation.silu_mul(x), silu_by_hand(x))
+
+
+def product_by_hand(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+    return x.double() @ (weight.double() * scales.double()[:, None]).T
+
+
+@products
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 64, 512), (16, 40, 100), (30, 70, 300), (64, 10, 130), (130, 140, 70)]
+)
+def test_product(product: Product, dtype: torch.dtype, m: int, n: int, k: int) -> None:
+    x, weight, scales = normal(m, k, dtype=dtype), codes(n, k), torch.rand(n) + 0.1
+    scales /= 127 * k**0.5
+    with poisoned():
+        close(product(x, weight, scales), product_by_hand(x, weight, scales))
+
+
+@products
+def test_product_of_no_rows_and_of_one_element(product: Product) -> None:
+    assert product(torch.zeros(0, 32), codes(8, 32), torch.ones(8)).shape == (0, 8)
+    found = product(torch.tensor([[3.0]]), torch.tensor([[-127]], dtype=torch.int8), torch.ones(1))
+    assert found.item() == -381
+
+
+@products
+def test_product_keeps_scales_apart(product: Product) -> None:
+    """Every output has the scale of its own channel, however far apart they are."""
+    scales = 10.0 ** torch.arange(-3, 5)
+    found = product(torch.ones(1, 16), torch.ones(8, 16, dtype=torch.int8), scales)
+    torch.testing.assert_close(found, 16 * scales[None])
+
+
+@few
+@given(m=st.integers(1, 70), n=st.integers(1, 80), k=st.integers(1, 600))
+def test_product_of_any_size(m: int, n: int, k: int) -> None:
+    x, weight, scales = normal(m, k, dtype=torch.float16), codes(n, k), torch.full((n,), 1e-3)
+    with poisoned():
+        found = linear_int8.linear_int8(x, weight, scales)
+    close(found, product_by_hand(x, weight, scales))
+
+
+@pytest.mark.parametrize(
+    ("rows", "tile_rows"), [(1, 16), (16, 16), (17, 32), (64, 64), (65, 128), (5000, 128)]
+)
+def test_tile_follows_rows(rows: int, tile_rows: int) -> None:
+    for tiles in linear_int8.TILES.values():
+        assert linear_int8.choose(tiles, rows).rows == tile_rows
+        assert linear_int8.choose(tiles, rows, itemsize=4).rows == 16
+
+
+def test_tiles_of_rows_and_outputs_are_all_visited() -> None:
+    """Every tile of a grid with a ragged last group is someone's, and no one else's."""
+    m, n = 16 * 19, 32 * 3
+    x = torch.zeros(m, 16, dtype=torch.float32)
+    x[:, 0] = torch.arange(m)
+    weight = torch.zeros(n, 16, dtype=torch.int8)
+    weight[:, 0] = torch.arange(n)
+    with poisoned():
+        found = linear_int8.linear_int8(x, weight, torch.ones(n))
+    assert torch.equal(found, torch.arange(m)[:, None] * torch.arange(n)[None].float())

@@ -1,0 +1,225 @@
+"""What cannot be loaded ends in one clear line."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+from modelkit.harness import CPU
+from safetensors.torch import save_file
+
+from executor.models import check_length, load_model
+from superinfer.errors import ConfigError, InputError, SuperInferError
+
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+}
+SHAPES = {
+    "model.embed_tokens.weight": (32, 16),
+    "model.norm.weight": (16,),
+    "lm_head.weight": (32, 16),
+    "model.layers.0.input_layernorm.weight": (16,),
+    "model.layers.0.post_attention_layernorm.weight": (16,),
+    "model.layers.0.self_attn.q_proj.weight": (16, 16),
+    "model.layers.0.self_attn.k_proj.weight": (16, 16),
+    "model.layers.0.self_attn.v_proj.weight": (16, 16),
+    "model.layers.0.self_attn.o_proj.weight": (16, 16),
+    "model.layers.0.mlp.gate_proj.weight": (24, 16),
+    "model.layers.0.mlp.up_proj.weight": (24, 16),
+    "model.layers.0.mlp.down_proj.weight": (16, 24),
+}
+KEY = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model in two shards."""
+    write(tmp_path)
+    tensors = {name: torch.randn(shape) for name, shape in SHAPES.items()}
+    shards = {"a.safetensors": dict(list(tensors.items())[:5])}
+    shards["b.safetensors"] = dict(list(tensors.items())[5:])
+    places = {name: file for file, held in shards.items() for name in held}
+    for file, held in shards.items():
+        save_file(held, tmp_path / file)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    return tmp_path
+
+
+def write(folder, **changes):
+    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
+    return folder
+
+
+def change(folder, name, tensor):
+    """Replace a tensor in the second shard, or take it away."""
+    from safetensors.torch import load_file
+
+    held = load_file(folder / "b.safetensors")
+    if tensor is None:
+        del held[name]
+    else:
+        held[name] = tensor
+    save_file(held, folder / "b.safetensors")
+
+
+def refused(kind, source, match, **changes):
+    settings = {"device": CPU, "dtype": torch.float32} | changes
+    with pytest.raises(kind, match=match) as caught:
+        load_model(source, **settings)
+    assert isinstance(caught.value, SuperInferError)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_shards_load(folder):
+    model = load_model(folder, device=CPU, dtype=torch.float32, max_model_len=40)
+    assert model.vocab == 32
+    assert model.max_model_len == 40
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"model_type": "mamba"}, "model_type: expected one of .* found 'mamba'"),
+        ({"hidden_act": "gelu"}, "hidden_act: expected 'silu'"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_type: expected .* 'yarn'"),
+        ({"rope_scaling": [1]}, "rope_parameters: expected an object"),
+        ({"rope_theta": "big"}, "rope_theta: expected a number above 0"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps: expected a number above 0"),
+        ({"sliding_window": -1}, "sliding_window: expected a number above 0"),
+        ({"rope_scaling": {"partial_rotary_factor": 0.5}}, "rotary_factor: expected 1.0"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config: expected plain weights"),
+    ],
+)
+def test_configs_that_are_not_understood(tmp_path, changes, match):
+    refused(InputError, write(tmp_path, **changes), match, random_weights=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "context"),
+    [
+        ("mistral", {"sliding_window": 16}, 16),
+        ("mistral", {"sliding_window": 128}, 64),
+        ("mistral", {"sliding_window": None}, 64),
+        ("qwen2", {"sliding_window": 16}, 64),
+        ("qwen2", {"sliding_window": 16, "use_sliding_window": True}, 16),
+    ],
+)
+def test_contexts_end_with_the_sliding_window(tmp_path, kind, changes, context):
+    write(tmp_path, model_type=kind, **changes)
+    settings = {"device": CPU, "dtype": torch.float32, "random_weights": True}
+    assert load_model(tmp_path, **settings).max_model_len == context
+
+
+def test_gpt2_and_t5_of_other_kinds(tmp_path):
+    gpt2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 8}
+    write(tmp_path, **gpt2, activation_function="relu")
+    refused(InputError, tmp_path, "activation_function: expected 'gelu_new'", random_weights=True)
+    write(tmp_path, **gpt2, scale_attn_by_inverse_layer_idx=True)
+    refused(InputError, tmp_path, "inverse_layer_idx: expected False", random_weights=True)
+    t5 = {"model_type": "t5", "d_model": 16, "num_layers": 1, "num_heads": 2, "d_kv": 8, "d_ff": 9}
+    write(tmp_path, **t5, feed_forward_proj="gated-silu")
+    refused(InputError, tmp_path, "feed_forward_proj: expected 'relu' or", random_weights=True)
+
+
+def test_files_that_are_missing_or_broken(folder):
+    (folder / "b.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
+    refused(InputError, folder, r"b\.safetensors: unreadable safetensors")
+    (folder / "b.safetensors").unlink()
+    refused(
+        InputError, folder, r"b\.safetensors: missing shard, named in model\.safetensors\.index"
+    )
+    (folder / "model.safetensors.index.json").write_text("{}")
+    refused(InputError, folder, r"index\.json: expected an object with weight_map")
+    (folder / "model.safetensors.index.json").unlink()
+    refused(
+        InputError, folder, f"{KEY.split('.up', maxsplit=1)[0]}.*: missing tensor|missing tensor"
+    )
+    (folder / "a.safetensors").unlink()
+    refused(ConfigError, folder, "has no .*safetensors")
+    refused(ConfigError, folder / "config.json", "has no .*safetensors")
+    refused(ConfigError, folder / "nothing", "unknown model")
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize(
+    ("tensor", "match"),
+    [
+        (None, "missing tensor"),
+        (torch.zeros(24, 17), r"expected shape \[24, 16\], found \[24, 17\]"),
+        (torch.zeros(24, 16, dtype=torch.int8), "expected F32, F16 or BF16, found I8"),
+    ],
+)
+def test_tensors_that_do_not_fit(folder, tensor, match, int8):
+    change(folder, KEY, tensor)
+    refused(InputError, folder, f"{KEY}: {match}", int8=int8)
+
+
+def test_presets(tmp_path):
+    refused(ConfigError, "llama-3.1-8b", "preset 'llama-3.1-8b' has no weights")
+    refused(ConfigError, "opt-30b", "unknown architecture of opt-30b", random_weights=True)
+    refused(ConfigError, "llama-9", "unknown model 'llama-9'", random_weights=True)
+
+
+def test_a_folder_that_is_called_like_a_preset(folder):
+    folder = folder.rename(folder.parent / "llama-3.1-8b")
+    assert load_model(folder, device=CPU, dtype=torch.float32).vocab == 32
+
+
+@pytest.mark.parametrize("length", [0, 65])
+def test_contexts(tmp_path, length):
+    write(tmp_path)
+    refused(
+        ConfigError,
+        tmp_path,
+        f"max_model_len {length} is not between 1 and the model's 64",
+        random_weights=True,
+        max_model_len=length,
+    )
+
+
+def test_requests_above_the_context(tmp_path):
+    model = load_model(write(tmp_path), device=CPU, dtype=torch.float32, random_weights=True)
+    check_length(model, 40, 24)
+    with pytest.raises(InputError, match="40 prompt tokens and asks for 25 more: 65 are above"):
+        check_length(model, 40, 25)
+
+
+def test_devices_that_are_not_there(tmp_path, monkeypatch):
+    write(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused(ConfigError, tmp_path, "no CUDA device", random_weights=True, device="cuda")
+    refused(ConfigError, tmp_path, "unknown device 'abacus'", device="abacus")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    refused(ConfigError, tmp_path, "too old: sm_75", random_weights=True, device="cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.delitem(sys.modules, "executor.kernels.triton_ops", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    for name in [name for name in sys.modules if name.startswith("executor.kernels.")]:
+        if "reference" not in name and not name.endswith((".ops", ".registry")):
+            monkeypatch.delitem(sys.modules, name)
+    refused(ConfigError, tmp_path, "needs Triton: pip install", random_weights=True, device="cuda")
+
+
+def test_memory_that_is_not_there(tmp_path, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate…\nmore lines")
+
+    monkeypatch.setattr("executor.models.layers.torch.empty", full)
+    refused(ConfigError, write(tmp_path), "out of memory at load", random_weights=True)
+
+
+def test_more_memory_than_a_computer_has(tmp_path):
+    write(tmp_path, vocab_size=2**40)
+    refused(ConfigError, tmp_path, "out of memory at load", random_weights=True)

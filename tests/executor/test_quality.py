@@ -1,0 +1,280 @@
+"""What fewer bits cost: the walk through blocks, outlier channels, recall, the command."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+torch = pytest.importorskip("torch")
+safetensors = pytest.importorskip("safetensors.torch")
+
+from executor.kv.layout import KVLayout
+from executor.models import load_model
+from executor.quality import (
+    EXACT,
+    FORMS,
+    NAIVE,
+    Baseline,
+    Form,
+    Walk,
+    _requantise_per_token,
+    windows_of,
+)
+from executor.quality_cli import Settings, figures, measure, register
+from executor.quality_probes import PASSAGE, recall, recall_text, with_outliers
+from experiments.tiny_llama import Shape, initial_weights
+from experiments.train_tiny import write_folder
+from superinfer.costs import list_profiles, load_profile
+from superinfer.errors import ConfigError
+
+BLOCK = 32
+SMALL = Shape(hidden=32, layers=2, heads=4, kv_heads=2, head_dim=64, intermediate=48, context=1024)
+TEXT = "\n\n".join("And he said unto them, Go up again. " * 9 for _ in range(9))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with weights so large that attention is far from even."""
+    path: Path = tmp_path_factory.mktemp("model") / "small"
+    write_folder(path, SMALL, TEXT)
+    random = initial_weights(SMALL, 3, torch.device("cpu"))
+    weights = {name: (w * (1 if w.dim() == 1 else 12)).detach() for name, w in random.items()}
+    safetensors.save_file(weights, path / "model.safetensors")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Any:
+    return load_model(folder, device="cpu", dtype=torch.float32)
+
+
+def tokens(rows: int, count: int) -> Any:
+    return torch.from_numpy(np.random.default_rng(5).integers(0, 256, (rows, count)))
+
+
+def logits(walk: Walk) -> Any:
+    return torch.cat([part for _, part in walk.logits()], dim=1)
+
+
+# -- the walk -------------------------------------------------------------------------------------
+
+
+def test_blocks_get_the_bits_of_their_form(model: Any) -> None:
+    walk = Walk(model, Form("", (8, 4, 16), after=1), tokens(2, 6 * BLOCK))
+    logits(walk)
+    assert [table.bits.tolist() for table in walk.tables] == 2 * [[8, 4, 16, 8, 4, 16]]
+
+
+def test_the_newest_blocks_wait(model: Any) -> None:
+    walk = Walk(model, Form("", (4,), after=2), tokens(1, 5 * BLOCK))
+    logits(walk)
+    assert walk.tables[0].bits.tolist() == [4, 4, 4, 16, 16]
+
+
+def test_no_two_blocks_share_a_place(model: Any) -> None:
+    walk = Walk(model, EXACT, tokens(3, 2 * BLOCK))
+    spans = sorted(
+        (int(offset), int(offset) + model.layout.block_bytes[bits])
+        for bits, offsets in walk.rooms.items()
+        for offset in offsets.flatten()
+    )
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+    assert spans[-1][1] <= len(walk.arena)
+
+
+@pytest.mark.parametrize("form", [EXACT, FORMS[0], FORMS[1], FORMS[6], NAIVE])
+def test_decodes_and_chunks_see_the_same(model: Any, form: Form) -> None:
+    rows = tokens(2, 3 * BLOCK)
+    chunks, decodes = (logits(Walk(model, form, rows, by_decode)) for by_decode in (False, True))
+    # Not the same to the last bit: a code may round the other way.
+    assert float((chunks - decodes).abs().max()) < 2e-2
+    assert float((chunks - decodes).abs().mean()) < 1e-4
+
+
+def test_the_same_form_differs_in_nothing(model: Any) -> None:
+    found = Baseline(model, tokens(2, 3 * BLOCK + 1)).difference(EXACT)
+    assert found.perplexity_change == 0 and found.kl == 0 and found.same_top1 == 1
+    assert found.tokens == 2 * 2 * BLOCK
+
+
+def test_differences_are_those_of_the_predictions(model: Any) -> None:
+    rows, form = tokens(2, 3 * BLOCK + 1), Form("", (4,))
+    exact, rough = (logits(Walk(model, f, rows[:, :-1])).double() for f in (EXACT, form))
+    behind = slice(BLOCK, None)
+    p, q = exact.log_softmax(-1)[:, behind], rough.log_softmax(-1)[:, behind]
+    nats = [-x.gather(-1, rows[:, BLOCK + 1 :, None]).mean() for x in (p, q)]
+    found = Baseline(model, rows).difference(form)
+    assert found.perplexity_change == pytest.approx(float((nats[1] - nats[0]).exp()) - 1, abs=1e-5)
+    assert found.kl == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-3)
+    assert found.same_top1 == float((p.argmax(-1) == q.argmax(-1)).double().mean())
+    assert found.kl > 0
+
+
+def test_naive_rounding_by_hand() -> None:
+    layout = KVLayout(1, 1, 16, 2, torch.float32)
+    rows = torch.zeros(4, 16)  # Two tokens of K, two of V.
+    rows[0] = torch.arange(16) * 0.5  # 16 levels apart by 0.5: nothing is lost.
+    rows[1, 3], rows[1, 4] = 30.0, 0.9  # Levels 2 apart: 0.9 is nearest to 0.
+    arena = rows.clone().flatten().view(torch.uint8)
+    _requantise_per_token(arena, layout, torch.tensor([0]))
+    found = arena.view(torch.float32).view(4, 16)
+    assert found[0].tolist() == rows[0].tolist()
+    assert found[1].tolist() == [0, 0, 0, 30, *[0] * 12]
+    assert found[2:].tolist() == rows[2:].tolist()
+
+
+def test_windows_span_the_text() -> None:
+    assert windows_of(range(100), 3, 10)[:, 0].tolist() == [0, 44, 89]
+    assert windows_of(range(100), 3, 10)[:, -1].tolist() == [10, 54, 99]
+
+
+# -- outlier channels -----------------------------------------------------------------------------
+
+
+def test_outliers_leave_the_function(model: Any, folder: Path, tmp_path: Path) -> None:
+    changed = load_model(with_outliers(folder, tmp_path), device="cpu", dtype=torch.float32)
+    rows = tokens(2, 2 * BLOCK)
+    before, after = (logits(Walk(m, EXACT, rows)) for m in (model, changed))
+    assert float((before - after).abs().max()) < 1e-3 * float(before.abs().max())
+
+
+def test_outliers_are_pairs_of_channels(folder: Path, tmp_path: Path) -> None:
+    with_outliers(folder, tmp_path)
+    before, after = (
+        safetensors.load_file(path / "model.safetensors") for path in (folder, tmp_path)
+    )
+    name = "model.layers.1.self_attn.{}_proj.weight"
+    k, q = (
+        (after[name.format(part)] / before[name.format(part)])[:, 0].view(-1, 64) for part in "kq"
+    )
+    for head in range(2):
+        large = (k[head] > 11).nonzero().flatten()
+        assert len(large) == 4 and set(large.tolist()) == {(i + 32) % 64 for i in large.tolist()}
+        assert torch.allclose(q[2 * head] * k[head], torch.ones(64))
+        assert torch.allclose(q[2 * head + 1] * k[head], torch.ones(64))
+
+
+def test_a_model_without_such_projections_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 4}')
+    safetensors.save_file({"wte.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match="no q_proj and k_proj"):
+        with_outliers(tmp_path, tmp_path / "out")
+
+
+# -- recall ---------------------------------------------------------------------------------------
+
+
+def test_recall_text_repeats_from_the_front() -> None:
+    text = recall_text(list(range(256)) * 9, 3, 256, BLOCK)
+    assert text.passages.shape == (3, 256 + PASSAGE + 1)
+    assert text.passages[:, :PASSAGE].tolist() == text.passages[:, 256 : 256 + PASSAGE].tolist()
+    for rows in (text.pairs, text.strangers):
+        assert (rows.shape[1] - 1) % BLOCK == 0
+    for shown, strange in zip(text.pairs.tolist(), text.strangers.tolist(), strict=True):
+        asked = bytes(shown[text.value.start - 30 :]).partition(b"The king of ")[2]
+        key, value = asked.decode().removesuffix(".\n").split(" was ")
+        front = bytes(shown[:120]).decode("latin-1")
+        assert f"The king of {key} was {value}.\n" in front
+        assert bytes(shown[text.value]).decode() == value
+        assert bytes(strange[text.value]).decode() == value
+        assert value not in bytes(strange[:200]).decode("latin-1")
+
+
+def test_a_random_model_recalls_nothing(model: Any) -> None:
+    text = recall_text(list(b"abc def. " * 200), 3, 128, BLOCK)
+    found = recall(model, EXACT, text)
+    assert found.distance_tokens == 128
+    assert found.passage_first_bits > 4 and found.pair_bytes_right < 0.4
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def command() -> typer.Typer:
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    register(app)
+    return app
+
+
+def arguments(folder: Path, *more: str) -> list[str]:
+    text = folder / "heldout.txt"
+    sizes = ("--windows", "2", "--length", "64", "--distance", "128", "--device", "cpu")
+    return ["quality", "--model", str(folder), "--text", str(text), *sizes, *more]
+
+
+def test_json_and_profiles(folder: Path, tmp_path: Path) -> None:
+    profile = tmp_path / "profile.json"
+    profile.write_text(list_profiles()[0].path.read_text())
+    ran = CliRunner().invoke(command(), arguments(folder, "--json", "-o", str(profile)))
+    assert ran.exit_code == 0, ran.output
+    report = json.loads(ran.stdout)
+    assert (
+        set(report["plain"]["forms"])
+        == set(report["outliers"]["forms"])
+        == {form.name for form in FORMS}
+    )
+    written = load_profile(profile)
+    assert written.quality == figures(report)
+    assert written.quality["4"]["kl"] == report["plain"]["forms"]["4 bits"]["kl"] > 0
+    assert written.sources[-1] == "quality: superinfer-exec quality on small"
+
+
+def test_the_table(folder: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new" / "quality.json"
+    ran = CliRunner().invoke(command(), arguments(folder, "-o", str(new)))
+    assert ran.exit_code == 0, ran.output
+    assert all(form.name in ran.stdout for form in FORMS)
+    assert set(json.loads(new.read_text())["quality"]) == {"8", "4"}
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (("--length", "65"), "--length 65: expected whole blocks of 32 tokens"),
+        (("--distance", "4096"), "--distance 4096: the text has"),
+        (("--text", "nowhere.txt"), "nowhere.txt: cannot read: No such file"),
+        (("--device", "abacus"), "--device abacus: expected cpu, cuda or auto"),
+        (("--model", "nowhere"), "nowhere/config.json: cannot read: No such file"),
+    ],
+)
+def test_errors_are_one_line(folder: Path, change: tuple[str, ...], error: str) -> None:
+    ran = CliRunner().invoke(command(), arguments(folder, *change))
+    assert ran.exit_code == 2
+    assert error in ran.stderr and ran.stderr.count("\n") == 1
+
+
+# -- the shipped model ----------------------------------------------------------------------------
+
+
+def bears_few_bits_unless_they_are_naive(report: dict[str, Any]) -> None:
+    # 8 bits have one scale for all channels of a token, so outliers cost them a little.
+    for kind, of_8_bits in (("plain", 0.001), ("outliers", 0.002)):
+        forms = report[kind]["forms"]
+        assert abs(forms["8 bits"]["perplexity_change"]) < of_8_bits
+        assert abs(forms["4 bits"]["perplexity_change"]) < 0.005
+        assert forms["8 bits"]["kl"] < forms["4 bits"]["kl"] < 0.01
+    plain, changed = (report[kind]["forms"] for kind in ("plain", "outliers"))
+    naive = changed[NAIVE.name]
+    assert naive["perplexity_change"] > 0.02
+    assert naive["kl"] > 10 * changed["4 bits"]["kl"]
+    assert changed["4 bits"]["kl"] < 1.5 * plain["4 bits"]["kl"]
+
+
+@pytest.mark.slow
+def test_the_shipped_model_bears_few_bits() -> None:
+    bears_few_bits_unless_they_are_naive(measure(Settings(windows=8, distance=512)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("by_decode", [False, True])
+def test_the_shipped_model_bears_few_bits_on_a_gpu(by_decode: bool) -> None:
+    settings = Settings(device="cuda", by_decode=by_decode)
+    bears_few_bits_unless_they_are_naive(measure(settings))

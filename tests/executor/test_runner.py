@@ -1,0 +1,123 @@
+"""Steps of a model: padding, graphs, and tokens that nobody has read yet."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from executor_runs import CPU, DryGraphs, prefilled, tiny_model
+
+from executor.graphs import buckets
+from executor.inputs import DecodeRow
+from executor.items import ItemBudget
+from executor.runner import Batch, Runner, unread
+from executor.sampler import Sampling, SamplingRow
+
+BLOCKS = 60
+
+
+def runner_on(tmp_path, device, dtype=torch.float32, budget=None):
+    model = tiny_model(tmp_path, device, dtype)
+    arena = torch.zeros(BLOCKS * model.layout.block_bytes[16], dtype=torch.uint8, device=device)
+    return Runner(model, arena, budget)
+
+
+LENGTHS = (1, 15, 16, 17, 70, 100)
+
+
+def decodes(tables, tokens):
+    return [
+        DecodeRow(table, length + 1, token)
+        for table, length, token in zip(tables, LENGTHS, tokens, strict=True)
+    ]
+
+
+def test_batch_sizes_of_graphs():
+    assert buckets(1) == [1]
+    assert buckets(6) == [1, 2, 4, 6]
+    assert buckets(20) == [1, 2, 4, 8, 16, 20]
+    found = buckets(256)
+    assert found[-1] == 256 and found == sorted(found)
+    assert max(b - a for a, b in pairwise(found)) == 16
+
+
+@pytest.mark.parametrize("extra", [0, 3, 40])
+def test_a_padded_step_gives_the_tokens_of_the_plain_one(tmp_path, extra):
+    budget = ItemBudget(extra, 1 if extra else 1 << 20)
+    runner = runner_on(tmp_path, CPU, budget=budget)
+    tables, first = prefilled(runner, LENGTHS, BLOCKS)
+    arena = runner.arena.clone()
+    plain = runner.launch(Batch.of(decodes(tables, first), [])).wait()
+    after = runner.arena.clone()
+    assert not torch.equal(arena, after)
+    for max_rows in (6, 8, 20):
+        runner.arena.copy_(arena)
+        graphs = DryGraphs(runner, max_rows, BLOCKS)
+        logits = graphs.replay(Batch.of(decodes(tables, first), []))
+        assert logits.shape[0] >= 6 and torch.isfinite(logits).all()
+        assert runner.outputs[:6].tolist() == plain
+        assert torch.allclose(runner.arena.view(torch.float32), after.view(torch.float32))
+    assert graphs.replay(Batch.of(decodes(tables, first) * 4, [])) is None  # 24 rows are too many
+
+
+def test_a_token_need_not_be_read_before_the_next_step(tmp_path):
+    runner = runner_on(tmp_path, CPU)
+    tables, first = prefilled(runner, LENGTHS, BLOCKS)
+    arena = runner.arena.clone()
+    second = runner.launch(Batch.of(decodes(tables, first), [])).wait()
+    assert second != first
+    runner.arena.copy_(arena)
+    runner.outputs[:6] = torch.tensor(first)
+    names = [unread(entry) for entry in range(6)]
+    # In another order, and one of them known.
+    rows = decodes(tables, names)
+    rows[2].token = first[2]
+    order = [4, 2, 0, 5, 1, 3]
+    tokens = runner.launch(Batch.of([rows[i] for i in order], [])).wait()
+    assert tokens == [second[i] for i in order]
+
+
+def test_items_stay_within_their_budget():
+    generator = np.random.default_rng(3)
+    for _ in range(300):
+        budget = ItemBudget(int(generator.integers(1, 50)), int(generator.integers(1, 5)))
+        rows = int(generator.integers(1, 30))
+        counts = generator.integers(0, 40, (rows, 3))
+        counts[:, 0] += 1
+        size = budget.item_blocks(rows, int(counts.sum()))
+        assert (-(-counts // size)).sum() <= budget.capacity(rows)
+
+
+def test_one_row_draws_beside_greedy_ones(tmp_path):
+    runner = runner_on(tmp_path, CPU)
+    tables, first = prefilled(runner, LENGTHS, BLOCKS)
+    greedy = runner.launch(Batch.of(decodes(tables, first), [])).wait()
+    sampling = [SamplingRow(Sampling(0.0), 5)] * 6
+    sampling[3] = SamplingRow(Sampling(50.0, seed=4), 5)
+    tokens = runner.launch(Batch.of(decodes(tables, first), [], sampling)).wait()
+    assert tokens[:3] + tokens[4:] == greedy[:3] + greedy[4:]
+    assert tokens[3] != greedy[3]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_graph_gives_the_bits_of_the_eager_step(tmp_path, dtype):
+    runner = runner_on(tmp_path, torch.device("cuda"), dtype)
+    tables, first = prefilled(runner, LENGTHS, BLOCKS)
+    runner.capture(20, BLOCKS)
+    arena = runner.arena.clone()
+    for rows in (1, 3, 6):
+        batch = Batch.of(decodes(tables, first)[:rows], [])
+        runner.arena.copy_(arena)
+        replayed = runner.graphs.replay(batch)[:rows].clone()
+        written = runner.arena.clone()
+        runner.arena.copy_(arena)
+        eager = runner.graphs.eager(batch)[:rows]
+        assert torch.equal(replayed, eager)
+        assert torch.equal(written, runner.arena)
+        assert torch.isfinite(replayed).all()
+    assert runner.launch(Batch.of(decodes(tables, first), [])).wait() and runner.replayed == 1

@@ -1,0 +1,1 @@
+"""Cases for the attention kernels, for tests on any device."""

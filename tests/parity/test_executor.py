@@ -1,0 +1,120 @@
+"""Parity: the simulator, and the executor with given step times, leave the same events."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from executor_runs import IdleModel, Rig, forced, sizes_for
+from hypothesis import given
+from parity.test_drivers import ARMS as DRIVER_ARMS
+from parity.test_drivers import COST, workload
+from property.test_exactness import ARMS as EXACT_ARMS
+from property.test_exactness import FAKE, JOBS, SETTINGS, Job, prompts
+
+from sim.driver import simulate
+from sim.oracle import Oracle
+from superinfer.engine import Engine
+
+Told = tuple[list[str], dict[float, int]]
+
+BLOCKS = 24
+TOKENS = 4
+QUEUED = 2
+"""In place of a lag: 1, with steps queued before the tokens of the one before are read."""
+
+
+def engine_for(arm: tuple[Any, Any], cost: Any, **more: Any) -> tuple[Engine, IdleModel, list[Any]]:
+    scheduler, memory = arm
+    events: list[Any] = []
+    model = IdleModel(TOKENS)
+    sizes = sizes_for(model.layout, memory, BLOCKS, max_model_len=512, **more)
+    return Engine(scheduler, memory, cost, sizes, events.append), model, events
+
+
+def told(events: list[Any]) -> tuple[list[str], dict[float, int]]:
+    """Events, and apart from them how many cached blocks go for each plan (all bear its time): the
+    simulator drops them when a slice is over, the executor before each of its steps.
+    """
+    gone = Counter[float]()
+    for event in events:
+        if event[1] == "evict":
+            gone[event[0]] += event[3]
+    return [repr(event) for event in events if event[1] != "evict"], dict(gone)
+
+
+def both(
+    make: Any, cost: Any, jobs: Any, *, ahead: bool = False, **more: Any
+) -> tuple[Told, Told, Rig]:
+    """Events of the simulator and of the executor, and the executor itself."""
+    requests, output_tokens = jobs
+    engine, _, simulated = engine_for(make(), cost, **more)
+    simulate(engine, requests, Oracle(output_tokens, 512))
+    engine, model, executed = engine_for(make(), cost, **more)
+    rig = Rig(engine, model, ahead)
+    rig.run(requests, forced(requests, output_tokens))
+    return told(simulated), told(executed), rig
+
+
+def slow(value: Any) -> Any:
+    """One more value of a parameter, for the slow tests."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+FOLLOWED = (
+    "vllm",
+    "vllm-swap",
+    "vllm-chunked",
+    "fcfs",
+    "fcfs-background",
+    "fcfs-tier",
+    "fcfs-tier-background",
+    "priority",
+    "rotating",
+    "rotating-slo-aware",
+)
+
+
+@pytest.mark.parametrize("seed", [0, slow(1)])
+@pytest.mark.parametrize("prefix", [slow(False), True])
+@pytest.mark.parametrize("lag", [0, slow(1), QUEUED])
+@pytest.mark.parametrize("arm", FOLLOWED)
+def test_same_events(arm: str, lag: int, prefix: bool, seed: int) -> None:
+    simulated, executed, rig = both(
+        DRIVER_ARMS[arm],
+        COST,
+        workload(seed),
+        ahead=lag == QUEUED,
+        lag=min(lag, 1),
+        prefix_caching=prefix,
+    )
+    assert executed == simulated
+    ends = ("'finish'", "'reject'", "'fail'")
+    assert sum(any(end in event for end in ends) for event in executed[0]) == 40
+    assert rig.manager.follows > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lag", [0, 1, QUEUED])
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize(
+    "arm",
+    ["rotating-dirty", "fcfs-shrinking", "vllm-shrinking", "chunked-slo-aware", "fcfs-background"],
+)
+@SETTINGS
+@given(jobs=JOBS)
+def test_same_events_of_random_workloads(arm: str, prefix: bool, lag: int, jobs: list[Job]) -> None:
+    workload_of_jobs = prompts(jobs), [max(1, job.output) for job in jobs]
+    simulated, executed, _ = both(
+        EXACT_ARMS[arm],
+        FAKE,
+        workload_of_jobs,
+        ahead=lag == QUEUED,
+        lag=min(lag, 1),
+        prefix_caching=prefix,
+    )
+    assert executed == simulated

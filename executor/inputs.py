@@ -213,7 +213,11 @@ def _lengthened(values: Array, count: int) -> Array:
 def _add_chunk_rows(
     arrays: dict[str, Array], chunks: list[ChunkRows], block_tokens: int, decodes: int
 ) -> None:
-    """Put the tokens of the chunks behind the rows that are there."""
+    """Put the tokens of the chunks behind the rows that are there.
+
+    One that lies in a block of fewer bits was there before: the last token of a chunk runs though
+    all of it is cached (`Draft.prefill`), and writes nothing.
+    """
     counts = np.array([len(chunk.tokens) for chunk in chunks])
     ends = np.cumsum(counts)
     positions = [np.arange(c.context, c.context + len(c.tokens)) for c in chunks]
@@ -221,26 +225,29 @@ def _add_chunk_rows(
         np.asarray(chunk.table.offsets)[place // block_tokens]
         for chunk, place in zip(chunks, positions, strict=True)
     ]
+    bits = [c.table.bits[place // block_tokens] for c, place in zip(chunks, positions, strict=True)]
     place = np.concatenate(positions)
     wanted = np.array([chunk.wants_logits for chunk in chunks])
     for name, added in (
         ("token_ids", np.concatenate([np.asarray(chunk.tokens) for chunk in chunks])),
         ("positions", place),
         ("write_offsets", np.concatenate(offsets)),
-        ("write_slots", place % block_tokens),
+        ("write_slots", np.where(np.concatenate(bits) == 16, place % block_tokens, -1)),
         ("logit_rows", decodes + ends[wanted] - 1),
     ):
         arrays[name] = np.concatenate((arrays[name], added.astype(arrays[name].dtype)))
 
 
 def _chunk_lists(chunks: list[ChunkRows], block_tokens: int) -> dict[str, Array]:
-    """Ranges of blocks of each chunk, one per precision; its own tokens are in the first."""
+    """Ranges of blocks of each chunk, one per precision; new tokens are in the first."""
     counts = np.array([len(chunk.tokens) for chunk in chunks])
     context = np.array([chunk.context for chunk in chunks])
     lengths = context + counts
     lists = _grouped([chunk.table for chunk in chunks], lengths, block_tokens)
     tokens = lists.counts * block_tokens
-    tokens[:, 0] -= -(-lengths // block_tokens) * block_tokens - lengths
+    held = -(-lengths // block_tokens)
+    last = [chunk.table.bits[count - 1] for chunk, count in zip(chunks, held, strict=True)]
+    tokens[np.arange(len(chunks)), _CLASS_OF_BITS[last]] -= held * block_tokens - lengths
     flat = lists.counts.reshape(-1)
     first = (np.cumsum(flat) - flat).reshape(-1, CLASSES)
     return {

@@ -78,12 +78,3 @@ def prefill_floor_s(shape: ModelShape, tokens: int, ceilings: Ceilings) -> float
     layers = active_weights(shape) - head_weights(shape)
     attention = 2 * shape.layers * shape.heads * shape.head_dim * tokens**2
     return (2 * tokens * layers + 2 * head_weights(shape) + attention) / ceilings.flops
-
-
-def attention_bytes(
-    kv_bytes_per_layer: float, contexts: int, rows: int, query_bytes_per_row: float
-) -> float:
-    """Bytes that decode attention of one layer has to move: keys and values of `contexts` tokens in
-    all, and a query in and an answer out for each of `rows`.
-    """
-    return contexts * kv_bytes_per_layer + 2 * rows * query_bytes_per_row

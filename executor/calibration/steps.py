@@ -13,7 +13,6 @@ from dataclasses import astuple, dataclass, field
 from statistics import median
 
 import numpy as np
-import torch
 
 from executor.arrivals import TimedArrivals
 from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
@@ -286,9 +285,3 @@ def predictions(
         if skip_chunks is None or skip_chunks != bool(step.chunks):
             errors.add(step.device_s(cost) + host.seconds(step.sequences), step.seconds)
     return errors
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -128,6 +128,7 @@ class BlockManager:
                 table.put(slice(None), held.table.offsets[where], held.table.bits[where])
                 self.tier.refresh(node)
             else:
+                self.device.wait_for("h2d", table.offsets)  # it may be being loaded for another one
                 self.device.places.give(held.table.offsets[where])
                 held.table.put(where, table.offsets, table.bits)
         held.shared = seq.shared_blocks

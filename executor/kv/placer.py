@@ -18,6 +18,7 @@ from executor.kv.tables import (
     WaitJob,
 )
 from superinfer.memory.prefix import Node
+from superinfer.plan import Direction
 from superinfer.sequence import Sequence
 
 
@@ -67,10 +68,18 @@ class Placer:
 
     def give_cached(self, offsets: Offsets) -> None:
         """Take back places of cached blocks, which may still be on their way to the host."""
-        after = [job for job in self.flights if np.isin(job.device, offsets).any()]
+        self.wait_for("d2h", offsets)
+        self.places.give(offsets)
+
+    def wait_for(self, direction: Direction, offsets: Offsets) -> None:
+        """What follows waits for copies under way to or from these places, if there are any."""
+        after = [
+            job
+            for job in self.flights
+            if job.direction == direction and np.isin(job.device, offsets).any()
+        ]
         if after:
             self.orders.append(WaitJob(after))
-        self.places.give(offsets)
 
     # -- who has what ---------------------------------------------------------------------------
 

@@ -96,7 +96,9 @@ class MoveJob:
 
 @dataclass(slots=True, eq=False)
 class WaitJob:
-    """Wait for copies under way: places that they read are handed out again."""
+    """Wait for copies under way: the places that they read are handed out again, or what they
+    bring is used before they are known to have landed.
+    """
 
     after: list[CopyJob]
 

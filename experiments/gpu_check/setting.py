@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from executor.bench.attention import Heads
 from executor.kernels.ops import Ops, ops_for
+from executor.kv.layout import KVLayout
 from experiments.gpu_check.checks import Context, Result
 
 POISON_BYTES = 256 << 20
@@ -46,6 +48,13 @@ def randn(context: Context, *shape: int, scale: float = 1.0) -> Tensor:
     """Fresh normal numbers of the type under test."""
     drawn = torch.randn(*shape, device=context.device) * scale
     return drawn.to(dtype_of(context))
+
+
+def heads_of(context: Context, layers: int = 8) -> Heads:
+    """Attention of Llama-3.1-8B; of fewer layers, which take turns all the same."""
+    if context.tiny:
+        return Heads(4, KVLayout(2, 2, 64, 32, dtype_of(context)))
+    return Heads(32, KVLayout(layers, 8, 128, 32, dtype_of(context)))
 
 
 def poison(context: Context) -> None:

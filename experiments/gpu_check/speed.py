@@ -11,7 +11,6 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from executor.bench.attention import (
     PEERS,
@@ -24,14 +23,14 @@ from executor.bench.attention import (
 )
 from executor.bench.steps import free_bytes
 from executor.calibration.cases import RandomArena
-from executor.calibration.ceilings import copy_bandwidth, gemm_rate
+from executor.calibration.ceilings import gemm_rate
 from executor.calibration.timing import Call, copies_beyond_cache, time_calls
 from executor.items import ItemBudget
-from executor.kv.layout import KVLayout
 from experiments.gpu_check.checks import Check, Context, Result
-from experiments.gpu_check.setting import device_of, dtype_of, ops_of, randn
+from experiments.gpu_check.rows import Row, guarded, outcome, streamed
+from experiments.gpu_check.setting import device_of, heads_of, ops_of, randn
+from experiments.gpu_check.speed_dense import dense_products, moe, streaming
 
-Row = dict[str, Any]
 DECODE_VARIANTS: tuple[dict[str, int], ...] = (
     {},
     {"tile": 128, "num_warps": 4, "num_stages": 2},
@@ -63,25 +62,11 @@ INT8_VARIANTS: tuple[dict[str, int], ...] = (
 )
 
 
-def heads_of(context: Context, layers: int = 8) -> Heads:
-    """Attention of Llama-3.1-8B; of fewer layers, which take turns all the same."""
-    if context.tiny:
-        return Heads(4, KVLayout(2, 2, 64, 32, dtype_of(context)))
-    return Heads(32, KVLayout(layers, 8, 128, 32, dtype_of(context)))
-
-
 def arena_of(context: Context, heads: Heads, bits: int, blocks: int) -> RandomArena:
     """An arena with that many blocks of `bits`, if they fit, and some of 16 bits for tails."""
     device, size = device_of(context), heads.layout.block_bytes[bits]
     blocks = 64 if context.rehearsal else max(64, min(blocks, free_bytes(device) // (2 * size)))
     return RandomArena(heads.layout, {16: 160, bits: blocks + 160}, device)
-
-
-def ceiling(context: Context) -> float:
-    """Bytes/s of a copy, measured once per process."""
-    if "copy" not in context.cache:
-        context.cache["copy"] = copy_bandwidth(device_of(context), 0.3)
-    return float(context.cache["copy"])
 
 
 @contextmanager
@@ -116,27 +101,6 @@ def label(change: dict[str, int]) -> str:
     return " ".join(f"{key}={value}" for key, value in change.items()) or "default"
 
 
-def outcome(rows: list[Row], **more: Any) -> Result:
-    """Rows, and the same as lines of text; a row with an error does not fail the others."""
-    lines = ["   " + "  ".join(f"{k}={_cell(v)}" for k, v in row.items()) for row in rows]
-    fails = [row for row in rows if "error" in row]
-    return {"ok": len(fails) < len(rows) or not rows, "rows": rows, "table": lines, **more}
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def guarded(row: Row, measure: Callable[[], Row]) -> Row:
-    """`row` with what was measured, or with the error; a broken device ends the check."""
-    try:
-        return {**row, **measure()}
-    except Exception as error:
-        if "CUDA error" in str(error) or "illegal memory" in str(error):
-            raise
-        return {**row, "error": f"{type(error).__name__}: {error}"[:300]}
-
-
 def decode_tiles(context: Context, change: dict[str, int]) -> Result:
     """A variant of the decode kernel, B=32 with 8k each."""
     heads, rows = heads_of(context), []
@@ -162,7 +126,7 @@ def _decode_row(
     budget = budget or ItemBudget.of(heads.layout, device_of(context))
     budget_s = 0.02 if context.tiny else 0.06
     timing = time_decode(ops_of(context), heads, source, contexts, bits, budget, budget_s)
-    return _streamed(context, decode_bytes(heads, contexts, bits), timing.seconds)
+    return streamed(context, decode_bytes(heads, contexts, bits), timing.seconds)
 
 
 def decode_shapes(context: Context) -> Result:
@@ -209,7 +173,7 @@ def decode_peers(context: Context) -> Result:
 
         def measure(peer: Any = peer, batch: int = batch, length: int = length) -> Row:
             timing = peer(heads, batch, length, device_of(context), 0.05)
-            return _streamed(context, decode_bytes(heads, [length] * batch, 16), timing.seconds)
+            return streamed(context, decode_bytes(heads, [length] * batch, 16), timing.seconds)
 
         rows.append(guarded(row, measure))
     return outcome(rows)
@@ -277,130 +241,10 @@ def int8_products(context: Context, change: dict[str, int]) -> Result:
             def measure(calls: list[Call] = calls, nbytes: int = n * k) -> Row:
                 with tiles("linear_int8", change):
                     timing = time_calls(calls, device, 0.04)
-                return _streamed(context, nbytes, timing.seconds)
+                return streamed(context, nbytes, timing.seconds)
 
             rows.append(guarded({"m": m, "n": n, "k": k, "tile": label(change)}, measure))
         del weights, calls
-    return outcome(rows)
-
-
-def _streamed(context: Context, nbytes: float, seconds: float) -> Row:
-    rate = nbytes / seconds
-    return {"us": seconds * 1e6, "GB/s": rate / 1e9, "share": rate / ceiling(context)}
-
-
-def dense_products(context: Context) -> Result:
-    """torch's own 16-bit products of the same layers, for the share that a step can reach."""
-    rows, device = [], device_of(context)
-    sizes = (
-        ((128, 64),)
-        if context.tiny
-        else ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096))
-    )
-    for (n, k), m in product(sizes, (1, 17) if context.tiny else (1, 32, 128, 2048)):
-        sets = copies_beyond_cache(2 * n * k, device, 8)
-        weights = [randn(context, n, k, scale=0.02) for _ in range(sets)]
-        x = randn(context, m, k)
-
-        def measure(x: Tensor = x, weights: Any = weights, flops: float = 2.0 * m * n * k) -> Row:
-            calls: list[Call] = [partial(torch.nn.functional.linear, x, w) for w in weights]
-            timing = time_calls(calls, device, 0.03)
-            rate = weights[0].numel() * weights[0].element_size() / timing.seconds
-            return {
-                "us": timing.seconds * 1e6,
-                "GB/s": rate / 1e9,
-                "TFLOP/s": flops / timing.seconds / 1e12,
-            }
-
-        rows.append(guarded({"m": m, "n": n, "k": k}, measure))
-        del weights
-    return outcome(rows)
-
-
-def streaming(context: Context) -> Result:
-    """Bytes/s of everything that only streams: norm, activation, rope, requantise, block copy."""
-    rows = []
-    for name, nbytes, calls in _streams(context):
-
-        def measure(calls: list[Call] = calls, nbytes: float = nbytes) -> Row:
-            timing = time_calls(calls, device_of(context), 0.04)
-            return _streamed(context, nbytes, timing.seconds)
-
-        rows.append(guarded({"kernel": name}, measure))
-    return outcome(rows)
-
-
-def _streams(context: Context) -> Iterator[tuple[str, float, list[Call]]]:
-    """Kernel, bytes moved at the least, and calls on different data."""
-    ops, heads = ops_of(context), heads_of(context)
-    hidden, width = (64, 128) if context.tiny else (4096, 14336)
-    item = dtype_of(context).itemsize
-    for rows in (1, 33) if context.tiny else (1, 32, 512, 8192):
-        sets = copies_beyond_cache(2 * rows * hidden * item, device_of(context), 16)
-        xs = [(randn(context, rows, hidden), randn(context, rows, hidden)) for _ in range(sets)]
-        weight = randn(context, hidden)
-        yield (
-            f"rms_norm+residual {rows}x{hidden}",
-            4.0 * rows * hidden * item,
-            [partial(ops.rms_norm, x, weight, 1e-5, r) for x, r in xs],
-        )
-        wide = [randn(context, rows, 2 * width) for _ in range(min(4, sets))]
-        yield (
-            f"silu_mul {rows}x{width}",
-            3.0 * rows * width * item,
-            [partial(ops.silu_mul, x) for x in wide],
-        )
-    yield from _block_streams(context, heads)
-
-
-def _block_streams(context: Context, heads: Heads) -> Iterator[tuple[str, float, list[Call]]]:
-    ops, layout, device = ops_of(context), heads.layout, device_of(context)
-    count = 4 if context.tiny else 128
-    source = RandomArena(layout, 2 * count, device)
-    blocks = {bits: torch.from_numpy(found).to(device) for bits, found in source.offsets.items()}
-    for before, after in ((16, 8), (16, 4), (8, 4)):
-        size = layout.block_bytes[before] + layout.block_bytes[after]
-        yield (
-            f"requantise {before}->{after}",
-            float(count * size),
-            [
-                partial(
-                    ops.requantise,
-                    source.arena,
-                    layout,
-                    blocks[before][i * count : (i + 1) * count],
-                    blocks[after][i * count : (i + 1) * count],
-                    before,
-                    after,
-                )
-                for i in range(2)
-            ],
-        )
-    size = layout.block_bytes[16]
-    yield (
-        "copy_blocks 16",
-        2.0 * count * size,
-        [lambda: ops.copy_blocks(source.arena, blocks[16][:count], blocks[16][count:], size)],
-    )
-
-
-def moe(context: Context) -> Result:
-    """Mixtral's experts: bytes/s of the experts that are touched."""
-    ops, rows, device = ops_of(context), [], device_of(context)
-    experts, hidden, width = (4, 64, 96) if context.tiny else (8, 4096, 14336)
-    gate_up = randn(context, experts, 2 * width, hidden, scale=0.02)
-    down = randn(context, experts, hidden, width, scale=0.02)
-    for m in (1, 9) if context.tiny else (1, 8, 32, 128, 1024):
-        x = randn(context, m, hidden)
-        shares, some = torch.topk(torch.rand(m, experts, device=device), 2)
-
-        def measure(x: Tensor = x, shares: Tensor = shares, some: Tensor = some) -> Row:
-            timing = time_calls([partial(ops.moe, x, shares, some, gate_up, down)], device, 0.05)
-            touched = len(torch.unique(some)) / experts
-            nbytes = touched * (gate_up.numel() + down.numel()) * x.element_size()
-            return _streamed(context, nbytes, timing.seconds)
-
-        rows.append(guarded({"m": m}, measure))
     return outcome(rows)
 
 

@@ -165,3 +165,12 @@ def test_tensors_begin_where_wide_loads_may():
         pad_items=5,
     ).sizes.places()
     assert nbytes % 16 == 0 and all(start % 16 == 0 for start, _, _ in places.values())
+
+
+def test_a_token_that_is_there_with_fewer_bits_is_not_written():
+    """The second token of a cached 8-bit block runs again; the next chunk writes as ever."""
+    cached = ChunkRows(table([16, 8, 8, 16]), T + 1, [7], False)
+    new = ChunkRows(table([16, 8, 16], 500), 2 * T, [1, 2], True)
+    step = build_inputs([], [cached, new], LAYOUT, CPU, item_blocks=4)
+    assert step.write_slots.tolist() == [-1, 0, 1]
+    assert step.prefill.tokens.tolist() == [[T, 2, 0], [T + 2, T, 0]]

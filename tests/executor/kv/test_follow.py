@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from harness import make_engine
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from placed_runs import BLOCK_BYTES, FakeStreams, PlacedDriver, pattern_slabs
 from property.test_exactness import ARMS, FAKE, JOBS, SETTINGS, Job, prompts
@@ -37,7 +37,7 @@ FOLLOWED = (
     "priority-shrinking",
     "sglang-hicache",
 )
-FEW = settings(SETTINGS, max_examples=2)
+FEW = settings(SETTINGS, max_examples=2, phases=[Phase.explicit, Phase.generate])
 BLOCKS = 24
 
 

@@ -1,0 +1,58 @@
+"""Copies on a real device: both ways at once, and nothing is written before it was read."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from placed_runs import BLOCK_BYTES, PatternLayout, PatternOps, pattern_slabs
+
+from executor.kv.arena import Arena, HostArena, arena_size
+from executor.kv.layout import KVLayout
+from executor.kv.streams import streams_for
+from executor.kv.swap import Mover, runs
+from executor.kv.tables import CopyJob, Moves
+from superinfer.plan import Direction, Transfer
+
+LAYOUT = cast("KVLayout", PatternLayout())
+SIZE = BLOCK_BYTES[16]
+
+
+def copy(direction: Direction, device: list[int], host: list[int], timing: str) -> CopyJob:
+    transfer = Transfer(None, direction, len(device), 0, 1, cast("Any", timing))
+    places = np.array(device, np.int64) * SIZE, np.array(host, np.int64) * SIZE
+    return CopyJob(transfer, direction, places[0], np.full(len(device), 16, np.int8), places[1])
+
+
+@pytest.mark.parametrize("name", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_blocks_trade_places_with_the_host(name: str) -> None:
+    """Four go out and are overwritten; they come back elsewhere while four others go out."""
+    device = torch.device(name)
+    arena = Arena(LAYOUT, arena_size(LAYOUT, 16, pattern_slabs(4)), device)
+    host = HostArena(SIZE, 8, pinned=name == "cuda")
+    mover = Mover(arena, host, cast("Any", PatternOps()), streams_for(device))
+    before = torch.randint(0, 255, (16, SIZE), dtype=torch.uint8)
+    blocks = arena.tensor[: 16 * SIZE].view(16, SIZE)
+    blocks.copy_(before)
+    mover.start(Moves([copy("d2h", [0, 1, 2, 3], [4, 5, 6, 7], "before_step")]))
+    blocks[:4] = 0
+    coming = copy("h2d", [12, 9, 10, 2], [4, 5, 6, 7], "before_step")
+    going = copy("d2h", [8, 11, 13, 14], [0, 1, 2, 3], "background")
+    mover.start(Moves([coming, going]))
+    after = blocks.clone()
+    landed = []
+    while not landed:
+        landed = mover.poll()
+    assert landed == [going.transfer] and not mover.busy
+    assert torch.equal(after[[12, 9, 10, 2]].cpu(), before[:4])
+    assert torch.equal(host.view(0, 4 * SIZE).view(4, SIZE), before[[8, 11, 13, 14]])
+
+
+def test_blocks_that_lie_together_move_together() -> None:
+    host = HostArena(SIZE, 8, pinned=False)
+    job = copy("d2h", [3, 4, 5, 7, 8], [0, 1, 3, 4, 5], "before_step")
+    assert list(runs(job, BLOCK_BYTES, host)) == [(0, 2, SIZE), (2, 3, SIZE), (3, 5, SIZE)]
+    job.bits[4] = 8
+    assert list(runs(job, BLOCK_BYTES, host))[-2:] == [(3, 4, SIZE), (4, 5, BLOCK_BYTES[8])]

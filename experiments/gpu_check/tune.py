@@ -1,0 +1,184 @@
+"""Variants of kernels side by side, each checked before it is timed; a table sorted by time ends it.
+
+What wins here becomes the entry of a tile table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from executor.bench.attention import decode_bytes, time_decode
+from executor.calibration.cases import RandomArena
+from executor.inputs import DecodeRow, build_inputs
+from executor.items import ItemBudget
+from experiments.gpu_check import reference
+from experiments.gpu_check.checks import Check, Context, Result
+from experiments.gpu_check.kernels import worst_row
+from experiments.gpu_check.setting import device_of, ops_of, randn, tolerance
+from experiments.gpu_check.speed import (
+    Row,
+    arena_of,
+    ceiling,
+    guarded,
+    heads_of,
+    label,
+    outcome,
+    tiles,
+)
+
+Attention = Callable[..., Tensor]
+DECODE: tuple[tuple[str, dict[str, int]], ...] = (
+    ("decode_warp", {}),
+    ("decode_warp", {"num_stages": 2}),
+    ("decode_warp", {"num_stages": 4}),
+    ("decode_warp", {"num_stages": 5}),
+    ("decode_warp", {"registers": 168}),
+    ("decode_warp", {"registers": 168, "num_stages": 2}),
+    ("decode_warp", {"tile": 16}),
+    ("decode_warp", {"tile": 16, "num_stages": 4}),
+    ("decode_warp", {"tile": 16, "num_stages": 4, "registers": 128}),
+    ("decode_warp", {"num_warps": 2}),
+    ("decode_attention", {}),
+    ("decode_attention", {"tile": 32, "num_stages": 4}),
+    ("decode_attention", {"tile": 128, "num_stages": 2}),
+)
+"""Module and change of its tile table."""
+BUDGETS: tuple[tuple[int, int], ...] = ((4, 128), (8, 128), (12, 64), (16, 64), (24, 64), (32, 32))
+"""Programs per multiprocessor and tokens of the shortest item."""
+
+
+def ops_with(context: Context, module: str) -> Any:
+    """The operations with decode attention of a module of `executor.kernels`."""
+    from importlib import import_module
+
+    if context.tiny:
+        return ops_of(context)
+    attention = import_module(f"executor.kernels.{module}").decode_attention
+    return SimpleNamespace(decode_attention=attention)
+
+
+def decode(context: Context, module: str, change: dict[str, int]) -> Result:
+    """One variant: right, and its time at 32 rows of 8k per precision and number of items."""
+    heads, rows = heads_of(context), []
+    with tiles(module, change):
+        error = decode_error(context, module)
+        if not error <= tolerance(context):
+            return {"ok": False, "error": f"wrong by {error:.3g}", "worst": error}
+        budgets = BUDGETS[:1] if context.tiny else BUDGETS[:2]
+        if module == "decode_warp" and not context.tiny:
+            budgets = BUDGETS[1:4]
+        for bits in (16, 8, 4):
+            for programs, shortest in budgets:
+                row = {"tile": f"{module} {label(change)}", "programs": programs, "least": shortest}
+                measure = partial(decode_row, context, module, bits, 32, 8192, programs, shortest)
+                rows.append(guarded({"kv": bits, **row}, measure))
+    context.cache.setdefault("decode", []).extend(rows)
+    del heads
+    return outcome(rows, worst=error)
+
+
+def decode_row(  # noqa: PLR0913, PLR0917
+    context: Context,
+    module: str,
+    bits: int,
+    batch: int,
+    length: int,
+    programs: int,
+    shortest: int,
+) -> Row:
+    """Time of one layer and share of the bandwidth."""
+    heads, device = heads_of(context), device_of(context)
+    if context.tiny:
+        batch, length = 2, 257
+    key = f"arena {bits}"
+    if key not in context.cache:
+        for old in [name for name in context.cache if name.startswith("arena ")]:
+            del context.cache[old]
+        context.cache[key] = arena_of(context, heads, bits, 64 if context.tiny else 8192)
+    contexts = [length] * batch
+    processors = 8
+    if not context.tiny:
+        processors = torch.cuda.get_device_properties(0).multi_processor_count
+    blocks = max(1, shortest // heads.layout.block_tokens)
+    budget = ItemBudget(-(-processors * programs // heads.layout.kv_heads), blocks)
+    timing = time_decode(
+        ops_with(context, module), heads, context.cache[key], contexts, bits, budget, 0.04
+    )
+    rate = decode_bytes(heads, contexts, bits) / timing.seconds
+    return {"us": timing.seconds * 1e6, "GB/s": rate / 1e9, "share": rate / ceiling(context)}
+
+
+def decode_error(context: Context, module: str) -> float:
+    """The worst relative error of a row, over precisions and mixes."""
+    heads, device = heads_of(context, layers=2), device_of(context)
+    layout, tokens = heads.layout, heads.layout.block_tokens
+    worst = 0.0
+    mixes: tuple[dict[int, float], ...] = ({}, {8: 1.0}, {4: 1.0}, {4: 0.4, 8: 0.4})
+    for shares in mixes:
+        source = RandomArena(layout, 100, device)
+        lengths = (1, tokens, 5 * tokens + 7, 45 * tokens + 1)
+        rows = [DecodeRow(source.table(n, shares), n, 1) for n in lengths]
+        step = build_inputs(
+            rows, [], layout, device, item_blocks=8, pad_rows=6, pad_items=4 * len(rows) + 16
+        )
+        assert step.decode is not None
+        q = randn(context, 6, heads.count, layout.head_dim)
+        scale = layout.head_dim**-0.5
+        found = ops_with(context, module).decode_attention(
+            q, source.arena, layout, 1, step.decode, scale
+        )
+        wanted = reference.decode_attention(q, source.arena, layout, 1, step.decode, scale)
+        worst = max(worst, worst_row(found[: len(rows)], wanted[: len(rows)]))
+        if not bool((found[len(rows) :] == 0).all()):
+            return float("inf")
+    return worst
+
+
+def decode_shapes(context: Context) -> Result:
+    """Other batches and lengths, by number of items, with the tiles of the table."""
+    rows = []
+    points = ((1, 1024), (1, 32768), (32, 1024), (128, 1024))
+    for bits in (16, 8, 4):
+        for batch, length in points[:1] if context.tiny else points:
+            for module in ("decode_attention", "decode_warp"):
+                for programs, shortest in BUDGETS[:1] if context.tiny else BUDGETS:
+                    if module == "decode_attention" and programs > 8:
+                        continue
+                    row = {"kv": bits, "B": batch, "ctx": length, "kernel": module}
+                    row |= {"programs": programs, "least": shortest}
+                    measure = partial(
+                        decode_row, context, module, bits, batch, length, programs, shortest
+                    )
+                    rows.append(guarded(row, measure))
+    context.cache.setdefault("shapes", []).extend(rows)
+    return outcome(rows)
+
+
+def ranking(context: Context) -> Result:
+    """All that was measured, fastest first within each shape."""
+    rows = []
+    for name in ("decode", "shapes", "int8", "dense", "prefill"):
+        found = [row for row in context.cache.get(name, []) if "us" in row]
+        keys = ("kv", "B", "ctx", "m", "n", "k", "chunk", "context")
+        groups: dict[tuple[Any, ...], list[Row]] = {}
+        for row in found:
+            groups.setdefault(tuple(row.get(key) for key in keys), []).append(row)
+        for group in groups.values():
+            rows += [{"what": name, **row} for row in sorted(group, key=lambda row: row["us"])[:4]]
+    return outcome(rows)
+
+
+CHECKS: dict[str, Check] = {
+    **{
+        f"decode-{i}": partial(decode, module=module, change=change)
+        for i, (module, change) in enumerate(DECODE)
+    },
+    "decode_shapes": decode_shapes,
+    "ranking": ranking,
+}

@@ -116,9 +116,7 @@ def _wide_item(
         start = aligned(_next_block(offsets, (begin + TILE) // T, blocks))
         scores = dot(k, q, tl.zeros([TILE, N], tl.float32)) * scale
         if bias is not None:
-            scores = _biased(
-                scores, bias, heads, starts, begin // T, slot, position, reach, there
-            )
+            scores = _biased(scores, bias, heads, starts, begin // T, slot, position, reach, there)
         scores = tl.where(there[:, None], scores, NEVER)
         weights, keep, peak, total = _see(scores, peak, total)
         part = dot(v, weights.to(DTYPE), tl.zeros([2 * PAD, N], tl.float32))
@@ -194,9 +192,7 @@ def _byte_item(
         scores = dot(k_odd, q_odd, scores)
         scores = (scores * UNIT - centre[None, :]) * (k_scale * scale)[:, None]
         if bias is not None:
-            scores = _biased(
-                scores, bias, heads, starts, begin // T, slot, position, reach, there
-            )
+            scores = _biased(scores, bias, heads, starts, begin // T, slot, position, reach, there)
         scores = tl.where(there[:, None], scores, NEVER)
         weights, keep, peak, total = _see(scores, peak, total)
         weights = (weights * v_scale[:, None]).to(DTYPE)

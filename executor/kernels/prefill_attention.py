@@ -93,7 +93,9 @@ def _attend_tokens(
         slot = key % T
         unit = arena + aligned(tl.load(offsets + key // T, mask=there, other=0))
         mask = inside & there[:, None] if MASKED else inside
-        keys = unit.to(tl.pointer_type(element))[:, None] + (slot[:, None] * WIDTH + elements[None, :])
+        keys = unit.to(tl.pointer_type(element))[:, None] + (
+            slot[:, None] * WIDTH + elements[None, :]
+        )
         k = tl.load(keys, mask=mask, other=0)
         v = tl.load(keys + T * WIDTH, mask=mask, other=0)
         if BITS == 8:

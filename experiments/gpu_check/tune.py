@@ -15,6 +15,7 @@ from torch import Tensor
 
 from executor.bench.attention import decode_bytes, time_decode
 from executor.calibration.cases import RandomArena
+from executor.calibration.timing import Call, copies_beyond_cache, time_calls
 from executor.inputs import DecodeRow, build_inputs
 from executor.items import ItemBudget
 from experiments.gpu_check import reference
@@ -29,9 +30,51 @@ from experiments.gpu_check.speed import (
     heads_of,
     label,
     outcome,
+    prefill,
     tiles,
 )
 
+INT8: dict[int, tuple[tuple[int, int, int, int, int], ...]] = {
+    16: (
+        (16, 32, 256, 2, 4),
+        (16, 32, 256, 2, 3),
+        (16, 32, 128, 2, 6),
+        (16, 32, 128, 1, 4),
+        (16, 64, 128, 2, 4),
+        (16, 64, 256, 2, 3),
+        (16, 32, 256, 4, 4),
+    ),
+    32: (
+        (32, 64, 128, 2, 5),
+        (32, 64, 128, 2, 3),
+        (32, 64, 64, 2, 6),
+        (32, 128, 64, 2, 4),
+        (32, 64, 256, 2, 3),
+        (32, 128, 64, 4, 5),
+    ),
+    64: (
+        (64, 64, 128, 4, 4),
+        (64, 128, 64, 2, 4),
+        (64, 128, 64, 4, 4),
+        (64, 128, 128, 8, 3),
+        (64, 256, 64, 8, 4),
+    ),
+    256: (
+        (128, 128, 64, 8, 4),
+        (128, 128, 64, 4, 4),
+        (128, 256, 64, 8, 3),
+        (256, 128, 64, 8, 3),
+    ),
+}
+"""By rows of activations: rows, outputs, depth, warps and stages of tiles."""
+SHARES: tuple[int, ...] = (0, 4, 8)
+"""Programs per multiprocessor up to which tiles are cut into slices."""
+PREFILL: tuple[dict[str, int], ...] = (
+    {},
+    {"keys": 64, "num_warps": 4, "num_stages": 2},
+    {"keys": 128, "num_warps": 8, "num_stages": 2},
+    {"keys": 128, "num_warps": 8, "num_stages": 3},
+)
 Attention = Callable[..., Tensor]
 DECODE: tuple[tuple[str, dict[str, int]], ...] = (
     ("decode_warp", {}),
@@ -160,6 +203,72 @@ def decode_shapes(context: Context) -> Result:
     return outcome(rows)
 
 
+def int8(context: Context, rows: int, shape: tuple[int, int, int, int, int]) -> Result:
+    """One tile for products of so many rows: right, and its time by matrix and slices."""
+    from executor.kernels import linear_int8 as kernel
+    from executor.kernels.tiles import Tile, capability
+
+    device, found = device_of(context), []
+    worst = 0.0
+    key, kept = capability(device), dict(kernel.TILES)
+    programs = kernel.PROGRAMS_PER_PROCESSOR
+    large = ((28672, 4096), (4096, 14336), (57344, 8192), (8192, 8192))
+    try:
+        kernel.TILES[key] = (Tile(*shape),)
+        for n, k in ((256, 1024),) if context.tiny else large:
+            weights = int8_weights(context, n, k)
+            scales = torch.rand(n, device=device) * 0.01 + 0.001
+            for m in (1, 16) if rows == 16 else (rows,):
+                x = randn(context, m, k)
+                wanted = (x.double() @ weights[0].double().T) * scales.double()
+                for share in SHARES[-1:] if context.tiny else SHARES:
+                    if m > 64 and share:
+                        continue
+                    kernel.PROGRAMS_PER_PROCESSOR = share
+                    for _ in range(2):
+                        got = ops_of(context).linear_int8(x, weights[0], scales)
+                        worst = max(worst, reference.relative_error(got, wanted))
+                    row = {"m": m, "n": n, "k": k, "tile": str(shape), "share to": share}
+                    measure = partial(int8_row, context, x, weights, scales)
+                    found.append(guarded(row, measure))
+    finally:
+        kernel.TILES.update(kept)
+        kernel.PROGRAMS_PER_PROCESSOR = programs
+    if not worst <= tolerance(context):
+        return {"ok": False, "error": f"wrong by {worst:.3g}", "worst": worst}
+    context.cache.setdefault("int8", []).extend(found)
+    return outcome(found, worst=worst)
+
+
+def int8_weights(context: Context, n: int, k: int) -> list[Tensor]:
+    """Matrices that together do not fit the cache; the same ones for every variant."""
+    kept = context.cache.setdefault("weights", {})
+    if (n, k) not in kept:
+        device = device_of(context)
+        sets = copies_beyond_cache(n * k, device, 8)
+        kept[n, k] = [
+            torch.randint(-127, 128, (n, k), dtype=torch.int8, device=device) for _ in range(sets)
+        ]
+    found: list[Tensor] = kept[n, k]
+    return found
+
+
+def int8_row(context: Context, x: Tensor, weights: list[Tensor], scales: Tensor) -> Row:
+    """Time of a product and bytes of weights per second."""
+    ops = ops_of(context)
+    calls: list[Call] = [partial(ops.linear_int8, x, w, scales) for w in weights]
+    timing = time_calls(calls, device_of(context), 0.02)
+    rate = weights[0].numel() / timing.seconds
+    return {"us": timing.seconds * 1e6, "GB/s": rate / 1e9, "share": rate / ceiling(context)}
+
+
+def prefill_tiles(context: Context, change: dict[str, int]) -> Result:
+    """A variant of prefill attention, checked by `kernels` once it is in the table."""
+    found = prefill(context, change)
+    context.cache.setdefault("prefill", []).extend(found.get("rows", []))
+    return found
+
+
 def ranking(context: Context) -> Result:
     """All that was measured, fastest first within each shape."""
     rows = []
@@ -180,5 +289,11 @@ CHECKS: dict[str, Check] = {
         for i, (module, change) in enumerate(DECODE)
     },
     "decode_shapes": decode_shapes,
+    **{
+        f"int8-{rows}-{i}": partial(int8, rows=rows, shape=shape)
+        for rows, shapes in INT8.items()
+        for i, shape in enumerate(shapes)
+    },
+    **{f"prefill-{i}": partial(prefill_tiles, change=change) for i, change in enumerate(PREFILL)},
     "ranking": ranking,
 }

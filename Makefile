@@ -7,7 +7,7 @@ EXEC := .venv/.exec
 COMPILED := .venv/.compiled
 
 .DEFAULT_GOAL := test
-.PHONY: run test test-slow compile bench lint browser oracle clean
+.PHONY: run test test-slow compile bench validate lint browser oracle clean
 
 ## Simulate the bundled trace; the result folder goes to runs/.
 run: $(COMPILED)
@@ -30,6 +30,10 @@ compile: $(STAMP)
 ## Speed of the simulator.
 bench: compile
 	$(BIN)/python -m experiments.bench
+
+## The simulator against the executor on this CPU, with the shipped model; some minutes.
+validate: compile $(EXEC)
+	$(BIN)/python -m experiments.validate_cpu
 
 ## Style, format and types.
 lint: $(STAMP)

@@ -8,6 +8,7 @@ from math import inf
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from executor.answers import Answers, Tokens
 from executor.arrivals import Arrivals
@@ -98,6 +99,8 @@ class TorchBackend:
         self.arrivals = arrivals
         self.interrupted = False
         """Set by anything that the scheduler should hear of at the next step boundary."""
+        self.stopping = False
+        """Set to end a slice at the next step boundary, however long it was to be."""
         self.ahead = bool(engine.config.lag) and runner.asynchronous
         """Queue steps before the tokens of the one that runs are read."""
         self._work: dict[Plan, Work] = {}
@@ -127,8 +130,16 @@ class TorchBackend:
         if step:
             self.mover.start(self.blocks.grow(plan, step))
         work.launched += 1
-        batch, giving = self._batch(work, step)
-        self._flights.append(Flight(self.runner.launch(batch), giving))
+        while True:
+            batch, giving = self._batch(work, step)
+            try:
+                launched = self.runner.launch(batch)
+                break
+            except torch.OutOfMemoryError:
+                if not giving and not batch.chunks:
+                    raise
+                self._give_up_one(work, plan)
+        self._flights.append(Flight(launched, giving))
 
     def launch_last(self, plan: Plan) -> None:
         """Queue the step that is a plan's last now, unless it is on the device already."""
@@ -152,7 +163,8 @@ class TorchBackend:
             now = self.clock.step_end(plan, done, now)
             ends.append(now)
             self.catch_up(now)
-            if done + 1 >= limit or finished or self.interrupted or now >= plan.until:
+            stop = self.interrupted or self.stopping or now >= plan.until
+            if done + 1 >= limit or finished or stop:
                 break
         if not ahead:
             del self._work[plan]
@@ -182,6 +194,22 @@ class TorchBackend:
             self._flights.popleft().launched.wait()
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _give_up_one(self, work: Work, plan: Plan) -> None:
+        """A step does not fit into the device's memory: the request with the longest chunk fails,
+        or else the one with the longest context, and the others go on without it.
+        """
+        if work.chunks:
+            chunk = max(work.chunks, key=lambda chunk: chunk.tokens)
+            work.chunks.remove(chunk)  # the plan's own list: the engine counts no such chunk
+            failed = chunk.sequence
+        else:
+            place = max(range(len(work.members)), key=lambda row: work.lengths[row])
+            failed = work.members.pop(place)
+            del work.lengths[place]
+        if self.runner.asynchronous:
+            torch.cuda.empty_cache()
+        self.engine.end_after_step(failed, "failed", "out_of_memory", plan.now)
 
     def _batch(self, work: Work, step: int) -> tuple[Batch, list[Sequence]]:
         """A plan's step, and who gets a token of it."""

@@ -7,6 +7,7 @@ import torch
 
 from executor.device import free_bytes
 from executor.inputs import ChunkRows, DecodeRow, build_inputs
+from executor.kernels.ops import Ops
 from executor.kv.arena import blocks_within
 from executor.kv.layout import KVLayout
 from executor.kv.tables import BlockTable
@@ -21,6 +22,8 @@ HOST_CACHE_BYTES = 256 << 20
 WARM_UP_TOKENS = 8192
 """Prefill tokens of a step, if the scheduler names no budget of its own."""
 WARM_UP_ROWS = 256
+WARM_UP_CHUNKS = (1, 16, 64, 256, 1024)
+"""Tokens of chunks for which kernels may have tiles of their own."""
 FEWEST_SLABS = 32
 """A small arena has smaller slabs, so that its precisions can still share it."""
 
@@ -74,3 +77,17 @@ def warm_up(model: Model, tokens: int, rows: int) -> None:
         build_inputs(decodes, [], layout, model.device, item_blocks=1),
     ):
         model.forward(step, arena)
+
+
+def compile_kernels(model: Model, ops: Ops, smaller: bool) -> None:
+    """Let everything that is compiled when it is first used be compiled before the clock starts."""
+    for tokens in WARM_UP_CHUNKS:
+        warm_up(model, min(tokens, model.max_model_len), min(tokens, WARM_UP_ROWS))
+    if not smaller:
+        return
+    size = model.layout.block_bytes[16]
+    arena = torch.zeros(2 * size, dtype=torch.uint8, device=model.device)
+    source, target = torch.tensor([[0], [size]], device=model.device)
+    for from_bits, to_bits in ((16, 8), (16, 4), (8, 4)):
+        ops.requantise(arena, model.layout, source, target, from_bits, to_bits)
+    ops.copy_blocks(arena, source, target, model.layout.block_bytes[4])

@@ -89,6 +89,10 @@ def run(
     dtype: Dtype = "",
     int8: Int8 = False,
     random_weights: RandomWeights = False,
+    tp: Annotated[
+        int | None,
+        typer.Option("--tp", min=1, help="GPUs that share the model.", show_default="1"),
+    ] = None,
     kv_blocks: KvBlocks = None,
     block_tokens: BlockTokens = None,
     max_model_len: MaxModelLen = None,
@@ -154,6 +158,7 @@ def run(
         trace=trace,
         scheduler=scheduler,
         memory=memory,
+        tp=tp,
         kv_blocks=kv_blocks,
         block_tokens=block_tokens,
         max_model_len=max_model_len,

@@ -23,7 +23,10 @@ class Driver:
         self.now = 0.0
         """The latest step boundary."""
         self.stopped = False
-        """Set it, from a signal handler or another thread, to end at the next step boundary."""
+
+    def stop(self) -> None:
+        """End at the next step boundary; from a signal handler or another thread, too."""
+        self.stopped = self.backend.stopping = True
 
     def run(self) -> None:
         """Until nothing is left or it is stopped; then what is under way stays unfinished.

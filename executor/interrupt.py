@@ -20,7 +20,7 @@ def stopping(
     def stop(_signal: int, _frame: FrameType | None) -> None:
         if driver.stopped:
             raise KeyboardInterrupt
-        driver.stopped = True
+        driver.stop()
         print(message, file=sys.stderr)
 
     before = signal.signal(signal.SIGINT, stop)

@@ -18,6 +18,7 @@ from typing import Any
 from executor.arrivals import TimedArrivals
 from executor.driver import Driver
 from executor.interrupt import stopping
+from executor.ranks import Channel, ranks_of
 from executor.session import ModelOptions, Session, open_session, out_of_memory
 from executor.workload import answers_of, load_workload
 from superinfer.events import Sink
@@ -54,9 +55,10 @@ def run_command(config: Config, options: RunOptions) -> int:
         say(f"warning: {warning}")
     if workload.skipped:
         say(f"warning: {config.run.trace}: skipped {workload.skipped} bad lines")
-    replay = Replay(config, workload, options)
-    with stopping(replay.driver):
-        replay.run()
+    with ranks_of(config, options.model) as channel:
+        replay = Replay(config, workload, options, channel=channel)
+        with stopping(replay.driver):
+            replay.run()
     summary = replay.write()
     show(summary, options.as_json)
     return INTERRUPTED if replay.driver.stopped else 0
@@ -66,13 +68,18 @@ class Replay:
     """One workload on one device."""
 
     def __init__(
-        self, config: Config, workload: Workload, options: RunOptions, sink: Sink | None = None
+        self,
+        config: Config,
+        workload: Workload,
+        options: RunOptions,
+        sink: Sink | None = None,
+        channel: Channel | None = None,
     ) -> None:
         """Loads the model; raises what a user can mend as one line."""
         self.config, self.workload, self.options = config, workload, options
         lengths = workload.output_tokens
         self.session: Session = open_session(
-            config, options.model, sink, lambda request: lengths[request.index]
+            config, options.model, sink, lambda request: lengths[request.index], channel
         )
         model = self.session.model
         self.answers = answers_of(workload, model.vocab, model.max_model_len, config.run.seed)

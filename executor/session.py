@@ -12,7 +12,7 @@ import torch
 from executor.answers import Answers
 from executor.arrivals import Arrivals
 from executor.backend import TorchBackend
-from executor.capacity import blocks_that_fit, slabs_for
+from executor.capacity import blocks_that_fit, compile_kernels, slabs_for
 from executor.clock import Clock, RealTime
 from executor.device import Device, find_device
 from executor.driver import Driver
@@ -24,6 +24,7 @@ from executor.kv.swap import Mover
 from executor.models import Model, load_model
 from executor.models.config import read_config
 from executor.models.t5 import T5
+from executor.ranks import Channel, LeadingMover, LeadingRunner
 from executor.runner import Runner
 from superinfer.costs import HostCost, StepCost, build_cost
 from superinfer.costs.shapes import ModelShape
@@ -43,6 +44,7 @@ TINY = "tiny"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 HOST = HostCost(step_s=0.001, per_sequence_s=5e-6, origin="assumed")
 """For predictions, where no profile has measured it."""
+PINNED_AT_ONCE_BYTES = 8 << 30
 MOST_ROWS = 256
 """Rows of the largest decode graph, if the scheduler names no limit of its own."""
 
@@ -67,7 +69,7 @@ class Session:
     model: Model
     runner: Runner
     manager: BlockManager
-    mover: Mover
+    mover: Mover | LeadingMover
     device: Device
     cost: StepCost
 
@@ -95,13 +97,15 @@ def open_session(
     options: ModelOptions,
     sink: Sink | None = None,
     true_length: Callable[[Request], int] | None = None,
+    channel: Channel | None = None,
 ) -> Session:
     """Load the model and set everything up; ConfigError if the parts do not fit.
 
+    `channel` connects the ranks that share the model, each of which opens a session (`ranks`).
     `true_length` answers a scheduler whose settings ask for an oracle, and nobody else.
     """
     run = config.run
-    if run.tp != 1:
+    if run.tp != (channel.group.size if channel else 1):
         raise ConfigError(f"run.tp: expected 1 on this command, got {run.tp}")
     if read_config(source_of(run.model))[0].family == "t5":
         raise ConfigError(
@@ -115,16 +119,19 @@ def open_session(
         model = _model(config, options, device, _block_tokens(config, scheduler))
     cost = _cost(config, device, model)
     smaller = isinstance(memory, Ladder)
+    if model.device.type == "cuda":
+        with out_of_memory("compiling kernels"):
+            compile_kernels(model, ops_for(model.device), smaller)
     with out_of_memory("laying out the KV cache"):
-        sizes = _sizes(config, model, scheduler, smaller)
+        sizes = _sizes(config, model, scheduler, smaller, channel)
         arena = Arena(
             model.layout,
             arena_size(model.layout, sizes.total_blocks, sizes.slabs, smaller),
             device.torch,
         )
-        host = _host(sizes, device)
-    engine = Engine(scheduler, memory, cost, sizes, sink)
-    return _assembled(engine, model, (arena, host), device, cost, options)
+        engine = Engine(scheduler, memory, cost, sizes, sink)
+        host = _host(engine, device)
+    return _assembled(engine, model, (arena, host), device, cost, options, channel)
 
 
 def load_t5(config: Config, options: ModelOptions) -> T5:
@@ -156,17 +163,21 @@ def _assembled(
     device: Device,
     cost: StepCost,
     options: ModelOptions,
+    channel: Channel | None,
 ) -> Session:
     arena, host = arenas
     manager = BlockManager(engine, arena, host)
     mover = Mover(arena, host, ops_for(device.torch), streams_for(device.torch))
     runner = Runner(model, arena.tensor)
+    moves: Mover | LeadingMover = mover
+    if channel is not None and channel.leads:
+        runner, moves = LeadingRunner(model, arena.tensor, channel), LeadingMover(mover, channel)
     if options.graphs and runner.asynchronous:
         rows = int(getattr(engine.scheduler, "max_num_seqs", 0)) or MOST_ROWS
         smallest = min(arena.size.block_bytes.values())
         with out_of_memory("capturing graphs"):
             runner.capture(min(rows, MOST_ROWS), arena.size.nbytes // smallest)
-    return Session(engine, model, runner, manager, mover, device, cost)
+    return Session(engine, model, runner, manager, moves, device, cost)
 
 
 def source_of(name: str) -> str | Path:
@@ -211,18 +222,21 @@ def _shape(config: Config, model: Model) -> ModelShape:
 def _cost(config: Config, device: Device, model: Model) -> StepCost:
     """The cost model with which schedulers predict."""
     shape, costs = _shape(config, model), config.run.costs
-    cost = build_cost(shape, device.spec, 1, costs)
+    cost = build_cost(shape, device.spec, config.run.tp, costs)
     if cost.host.origin == "assumed":
-        cost = build_cost(shape, device.spec, 1, costs, HOST)
+        cost = build_cost(shape, device.spec, config.run.tp, costs, HOST)
     if config.run.host_link_gb_per_s is not None:
         cost.set_link(config.run.host_link_gb_per_s * 1e9)
     return cost
 
 
-def _sizes(config: Config, model: Model, scheduler: Scheduler, smaller: bool) -> EngineConfig:
+def _sizes(
+    config: Config, model: Model, scheduler: Scheduler, smaller: bool, channel: Channel | None
+) -> EngineConfig:
     """Sizes of the engine that counts the blocks of this model."""
     run, layout = config.run, model.layout
     blocks = run.kv_blocks or blocks_that_fit(model, run.gpu_memory_utilization, scheduler, smaller)
+    blocks = channel.least(blocks) if channel else blocks
     nbytes = layout.block_bytes
     slabs = slabs_for(layout, blocks, model.device, smaller)
     return EngineConfig(
@@ -239,7 +253,12 @@ def _sizes(config: Config, model: Model, scheduler: Scheduler, smaller: bool) ->
     )
 
 
-def _host(sizes: EngineConfig, device: Device) -> HostArena | None:
-    if not sizes.host_blocks:
+def _host(engine: Engine, device: Device) -> HostArena | None:
+    """Host memory for swapped caches and cached prefixes; what is not pinned at once comes when it
+    is needed.
+    """
+    blocks, nbytes = engine.host.total + engine.host.cache_total, engine.config.block_bytes
+    if not blocks:
         return None
-    return HostArena(sizes.block_bytes, sizes.host_blocks, pinned=device.torch.type == "cuda")
+    first = min(blocks, max(1, PINNED_AT_ONCE_BYTES // nbytes))
+    return HostArena(nbytes, first, pinned=device.torch.type == "cuda")

@@ -378,6 +378,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if not args.corpus.is_file():
+        parser.error(f"no such file: {args.corpus} (python -m experiments.kjv writes it)")
+    if args.device != "cpu" and not torch.cuda.is_available():
+        parser.error("torch finds no CUDA device: use --device cpu")
     device, shape = torch.device(args.device), Shape()
     recipe = recipe_for(device, args.minutes, args.seed, shape.context)
     train(args.corpus, args.out, recipe, shape, device)

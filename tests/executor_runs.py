@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from executor.arrivals import TimedArrivals
 from executor.backend import TorchBackend
 from executor.clock import Clock, GivenTimes, RealTime
 from executor.driver import Driver
+from executor.graphs import DecodeGraphs
+from executor.inputs import ChunkRows
 from executor.kernels.ops import ops_for
 from executor.kv.arena import Arena, HostArena, arena_size
 from executor.kv.checks import check
@@ -22,7 +26,9 @@ from executor.kv.layout import KVLayout
 from executor.kv.manager import BlockManager
 from executor.kv.streams import InlineStreams
 from executor.kv.swap import Mover
-from executor.runner import Runner
+from executor.kv.tables import BlockTable
+from executor.models import load_model
+from executor.runner import Batch, Runner
 from executor.step import StepInputs
 from executor.workload import forced_tokens
 from superinfer.engine import Engine, EngineConfig
@@ -32,6 +38,22 @@ from superinfer.plan import Plan
 from superinfer.request import Request
 
 CPU = torch.device("cpu")
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "intermediate_size": 128,
+    "vocab_size": 131,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+}
+"""Sizes of a small Llama."""
 
 
 class IdleModel:
@@ -130,6 +152,70 @@ class Rig:
         driver = Driver(backend)
         driver.run()
         return driver
+
+
+def tiny_model(
+    folder: Path,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+    ops: Any = None,
+    **changes: Any,
+) -> Any:
+    """A random Llama with heads of the kernels' sizes."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**LLAMA, **changes}))
+    return load_model(
+        path, device=device, dtype=dtype, random_weights=True, block_tokens=16, ops=ops, seed=2
+    )
+
+
+class DryGraphs(DecodeGraphs):
+    """Graphs for a device that has none: a replay does the work again."""
+
+    def _capture(self, rows: int, pool: Any) -> Any:
+        return DryGraph(self, rows)
+
+    def work(self, rows: int) -> None:
+        """What a graph would do."""
+        logits = self._runner.forward(self._step(self._sizes[rows]))
+        self._logits[:rows].copy_(logits)
+        self._runner.outputs[:rows].copy_(logits.argmax(-1))
+
+
+@dataclass
+class DryGraph:
+    """One of them."""
+
+    graphs: DryGraphs
+    rows: int
+
+    def replay(self) -> None:
+        """Do it."""
+        self.graphs.work(self.rows)
+
+    def pool(self) -> int:
+        """Of no interest."""
+        return 1
+
+
+def prefilled(
+    runner: Runner, lengths: Sequence[int], blocks: int, seed: int = 0
+) -> tuple[list[BlockTable], list[int]]:
+    """Sequences whose prompts are computed: their tables, with room for one token more, and the
+    first tokens of their answers.
+    """
+    generator = np.random.default_rng(seed)
+    size, step = runner.model.layout.block_tokens, runner.model.layout.block_bytes[16]
+    places = generator.permutation(blocks - 1)
+    tables, chunks = [], []
+    for length in lengths:
+        held = length // size + 1
+        table = BlockTable()
+        table.append(places[:held].astype(np.int64) * step, 16)
+        places = places[held:]
+        tables.append(table)
+        chunks.append(ChunkRows(table, 0, generator.integers(0, 131, length), True))
+    return tables, runner.launch(Batch([], chunks)).wait()
 
 
 def finisher(mover: Mover) -> Callable[[Any], None]:

@@ -25,7 +25,7 @@ from superinfer.memory.prefix import request_keys
 from superinfer.memory.slabs import Slabs, slabs_of
 from superinfer.plan import Plan, Transfer
 from superinfer.request import Request
-from superinfer.sequence import Sequence
+from superinfer.sequence import Sequence, State
 
 TOKENS = 4
 """Of a block."""
@@ -167,7 +167,7 @@ class Contents:
 
     def _numbers(self, request: Request) -> np.ndarray:
         size = self.engine.block_tokens
-        numbers = np.arange(128, dtype=np.uint32) + (request.index + 1) * 1000
+        numbers = np.arange(512, dtype=np.uint32) + (request.index + 1) * 1000
         keys, prefix = request_keys(request), self.engine.prefix
         if keys and prefix is not None:
             for block in range(request.prompt_tokens // size):
@@ -260,6 +260,8 @@ class Device:
                 length = batch.length(seq) + step - plan.done_steps
                 work.add(seq, table(seq), self.contents.of(seq)[:length], length - 1)
         for seq, tokens, context, _ in plan.chunks_at(step):
+            if seq.state is State.ENDED:  # with lag 1, after the plan was made
+                continue
             stop = context + tokens
             # The last token of a chunk runs although it is there already (`Draft.prefill`).
             new = max(context, seq.prefix_tokens)
@@ -283,7 +285,7 @@ class Device:
         self.orders.update(type(order).__name__ for order in moves.orders)
         for job in moves.copies:
             if job.transfer is not None:
-                assert len(job.device) <= job.transfer.blocks
+                assert len(job.device) <= job.transfer.blocks, job
             if job.background:
                 self.moving.add(cast("Transfer", job.transfer))
 

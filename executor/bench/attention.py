@@ -24,6 +24,9 @@ from executor.kv.layout import KVLayout
 
 Row = dict[str, Any]
 
+MANY_TOKENS, FEW_LAYERS = 512, 4
+"""Attention of so many tokens takes long enough that few layers are enough to time it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Heads:
@@ -85,7 +88,8 @@ def time_prefill(
     def layer(index: int) -> Callable[[], Tensor]:
         return lambda: ops.prefill_attention(q, source.arena, layout, index, chunks, scale)
 
-    return time_calls([layer(i) for i in range(layout.layers)], source.device, budget_s)
+    layers = layout.layers if sum(chunk) < MANY_TOKENS else min(layout.layers, FEW_LAYERS)
+    return time_calls([layer(i) for i in range(layers)], source.device, budget_s)
 
 
 def prefill_flops(heads: Heads, chunk: tuple[int, int]) -> float:

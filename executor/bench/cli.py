@@ -27,8 +27,8 @@ def bench(
     ] = "",
     int8: Annotated[bool, typer.Option("--int8", help="Keep weights in 8 bits.")] = False,
     only: Annotated[
-        str, typer.Option(help="Some of decode,prefill,attention,peers,swap.")
-    ] = "decode,prefill,attention,peers,swap",
+        str, typer.Option(help="Some of decode,prefill,attention,peers,swap,engines.")
+    ] = "decode,prefill,attention,peers,swap,engines",
     batches: Annotated[str, typer.Option(help="Sequences of decode steps.")] = "1,32,128",
     contexts: Annotated[str, typer.Option(help="Context of each, in tokens.")] = "1024,8192",
     bits: Annotated[str, typer.Option(help="Bits of the KV cache.")] = "16,8,4",

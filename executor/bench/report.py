@@ -10,7 +10,7 @@ Row = dict[str, Any]
 HANDICAPS = {
     "torch SDPA": "reads one dense tensor per layer: no block table, one precision, equal lengths",
     "FlexAttention": "the same, compiled by torch for each shape",
-    "FlashInfer": "follows a page table as ours does; 16 bits alone; plans outside the timed part",
+    "transformers": "continuous batching with torch SDPA for want of flash-attn, no CUDA graphs",
 }
 
 
@@ -24,7 +24,7 @@ def bench_lines(header: Row, found: dict[str, list[Row]]) -> Iterator[str]:
         yield name
         for row in rows:
             yield "  " + _line(row)
-    if "peers" in found:
+    if "peers" in found or "engines" in found:
         for peer, words in HANDICAPS.items():
             yield f"  {peer}: {words}"
 
@@ -42,6 +42,9 @@ def _line(row: Row) -> str:
             f"{row['point']:34} {row['seconds'] * 1e6:9.1f} us  {row['bytes_per_s'] / 1e9:8,.0f} "
             f"GB/s  {row['share_of_copy']:6.1%} of a copy"
         )
+    if "output_tokens_per_s" in row:
+        rate = row["output_tokens_per_s"]
+        return f"{row['point']:34} {row['seconds']:9.2f} s  {rate:10,.0f} output tokens/s"
     if "block" in row:
         return (
             f"{row['block'] + '-bit blocks, ' + row['direction']:34} "

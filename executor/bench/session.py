@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from executor.bench.attention import PEERS, Heads, decode_bytes, time_decode
+from executor.bench.engines import Load, engines
 from executor.bench.floors import Ceilings
 from executor.bench.steps import (
     DecodePoint,
@@ -58,6 +59,7 @@ class Session:
     model: Model
     shape: ModelShape
     ceilings: Ceilings
+    source: str
     int8: bool = False
 
     @classmethod
@@ -67,7 +69,7 @@ class Session:
         """Create the weights on the device and measure the ceilings."""
         rates = Ceilings(copy_bandwidth(device, 0.3), gemm_rate(device, 0.3))
         model = load_model(source, device=device, dtype=dtype, random_weights=True, int8=int8)
-        return cls(model, load_shape(source), rates, int8)
+        return cls(model, load_shape(source), rates, source, int8)
 
     def header(self) -> Row:
         """Model, device and ceilings."""
@@ -157,6 +159,11 @@ class Session:
                     "share_of_copy": share,
                 }
 
+    def load(self) -> Load:
+        """Requests for whole engines, on weights of their own."""
+        kind = str(self.model.layout.dtype).removeprefix("torch.")
+        return Load(self.source, self.model.device.type, kind)
+
     def swaps(self) -> Iterator[Row]:
         """Copies of blocks alone, and beside a decode step of 32 sequences of 1k."""
         layout, device = self.model.layout, self.model.device
@@ -186,4 +193,5 @@ PARTS: dict[str, Callable[[Session, Points, Deadline], Iterator[Row]]] = {
     "attention": lambda session, points, end: session.attention(points.decodes, end),
     "peers": lambda session, points, end: session.peers(points.decodes, end),
     "swap": lambda session, points, end: session.swaps(),
+    "engines": lambda session, points, end: engines(session.load()),
 }

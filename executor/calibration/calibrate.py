@@ -303,10 +303,10 @@ def with_steps(
 def _limits(subject: Subject, session: Session) -> Limits:
     """Batches that fit into the tables and the arena."""
     grids, sizes = subject.grids(), session.engine.config
-    tokens = min(sizes.total_blocks * sizes.block_tokens, grids.most_context)
-    context = min(subject.max_model_len - 1, grids.contexts[-1], tokens // 8)
+    total = min(sizes.total_blocks * sizes.block_tokens, grids.most_context)
+    context = min(subject.max_model_len - 1, grids.contexts[-1], total // 4)
     chunk = min(grids.chunks[-1], context, 4096)
-    return Limits(min(subject.sequences, max(1, tokens // context)), context, chunk)
+    return Limits(subject.sequences, context, chunk, total)
 
 
 def _host(steps: list[Step], cost: CalibratedCost, known: HostFit) -> HostFit:

@@ -56,22 +56,25 @@ class Limits:
 
     sequences: int
     context: int
+    """Tokens of a sequence."""
     chunk_tokens: int
+    total: int
+    """Tokens of all sequences."""
     chunks: int = 3
 
     def batch(self, random: np.random.Generator, mixed: bool) -> Shape:
         """Decodes of random lengths, even in the logarithm, and maybe some chunks."""
         count = int(np.exp(random.uniform(0, np.log(self.sequences + 1))))
-        mean = np.exp(random.uniform(np.log(16), np.log(self.context)))
+        longest = max(17.0, min(self.context, self.total / (2 * count)))
+        mean = np.exp(random.uniform(np.log(16), np.log(longest)))
         contexts = random.uniform(0.3, 1.7, count) * mean
         chunks: list[tuple[int, int]] = []
         if mixed:
-            tokens = np.exp(random.uniform(np.log(8), np.log(self.chunk_tokens)))
+            drawn = np.exp(random.uniform(np.log(8), np.log(self.chunk_tokens)))
             parts = int(random.integers(1, self.chunks + 1))
-            before = random.integers(0, max(1, self.context // 2), parts)
-            chunks = [
-                (max(1, int(tokens) // parts), int(b) * (i % 2)) for i, b in enumerate(before)
-            ]
+            tokens = max(1, int(drawn) // parts)
+            room = max(0, min(self.context, self.total // 8) - tokens)
+            chunks = [(tokens, int(random.integers(0, room + 1)) * (i % 2)) for i in range(parts)]
             if random.random() < 0.3:
                 contexts = contexts[:0]
         lengths = np.clip(contexts, 1, self.context).astype(int).tolist()

@@ -31,15 +31,17 @@ class Timing:
     spread: float
     """Distance of the quartiles as a share of the median."""
     repeats: int
+    best: float = 0.0
+    """Seconds of the fastest repeat."""
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> Timing:
         """Of at least one sample."""
         middle = median(samples)
         if len(samples) < 2 or middle <= 0.0:
-            return cls(middle, 0.0, len(samples))
+            return cls(middle, 0.0, len(samples), min(samples))
         low, _, high = quantiles(samples, n=4)
-        return cls(middle, (high - low) / middle, len(samples))
+        return cls(middle, (high - low) / middle, len(samples), min(samples))
 
 
 class Deadline:

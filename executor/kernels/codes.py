@@ -108,9 +108,6 @@ def nibbles_of_words(words, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def without_offset(least, weights, DTYPE: tl.constexpr):
-    """`least` less what the offset of `nibbles_of_words` adds to the sum, per row of `weights`."""
-    if INTERPRET or DTYPE != tl.bfloat16:
-        return least
-    else:
-        return least - OFFSET * tl.sum(weights.to(tl.float32), 1)
+def offset_of(DTYPE: tl.constexpr):
+    """What `nibbles_of_words` adds to codes."""
+    return 0.0 if INTERPRET or DTYPE != tl.bfloat16 else OFFSET

@@ -41,6 +41,22 @@ def aligned(offset):
 
 
 @triton.jit
+def blocks_of(arena, offsets, token, tokens, T: tl.constexpr):
+    """Where the blocks of some tokens of an item begin; those beyond the last count as block 0."""
+    return arena + aligned(tl.load(offsets + token // T, mask=token < tokens, other=0))
+
+
+@triton.jit
+def token_scales(arena, offsets, token, tokens, D: tl.constexpr, T: tl.constexpr):
+    """Scales of K and of V of some tokens of an item of 8 bits, float16."""
+    there = token < tokens
+    meta = blocks_of(arena, offsets, token, tokens, T) + 2 * T * D
+    scales = meta.to(tl.pointer_type(tl.float16)) + token % T
+    k_scale = tl.load(scales, mask=there, other=0.0)
+    return k_scale, tl.load(scales + T, mask=there, other=0.0)
+
+
+@triton.jit
 def dims_of(columns, HALF: tl.constexpr, PAD: tl.constexpr):
     """Dimension of a column of a tile in which each half of a head is padded to PAD."""
     if HALF == PAD:
@@ -50,12 +66,13 @@ def dims_of(columns, HALF: tl.constexpr, PAD: tl.constexpr):
 
 
 @triton.jit
-def see(scores, peak, total):
-    """One step of the online softmax: weights, factor of what was summed before, new state."""
-    new = tl.maximum(peak, tl.max(scores, 1))
-    keep = tl.exp2(peak - new)
-    weights = tl.exp2(scores - new[:, None])
-    return weights, keep, new, total * keep + tl.sum(weights, 1)
+def see(scores, scale, peak):
+    """One step of the online softmax of `scores` times a positive `scale`.
+
+    Returns weights, the factor of what was summed before, and the new largest score.
+    """
+    new = tl.maximum(peak, tl.max(scores, 1) * scale)
+    return tl.exp2(scores * scale - new[:, None]), tl.exp2(peak - new), new
 
 
 @triton.jit

@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,6 +51,8 @@ class Compiled:
     tensor_cores: int
     async_copies: int
     wide_loads: int
+    seconds: float
+    """That compiling took."""
     problems: tuple[str, ...]
     """Where it falls short of what its entry asks for."""
 
@@ -60,7 +63,9 @@ def compile_entry(entry: Entry) -> Compiled:
     Raises ConfigError where the interpreter stands in for the compiler, or tools are missing.
     """
     check_tools()
+    begin = time.perf_counter()
     binary, shared = _binary(entry)
+    seconds = time.perf_counter() - begin
     usage = _run("cuobjdump", binary, "-res-usage")
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if found is None:
@@ -69,7 +74,7 @@ def compile_entry(entry: Entry) -> Compiled:
     figures = {"registers": int(found[1]), "stack_bytes": int(found[2]), "shared_bytes": shared}
     figures |= counts(code)
     short = tuple(problems(entry, figures))
-    return Compiled(entry.name, entry.capability, **figures, problems=short)
+    return Compiled(entry.name, entry.capability, **figures, seconds=seconds, problems=short)
 
 
 def counts(code: str) -> dict[str, int]:
@@ -154,7 +159,7 @@ def main(
     """Compile the kernels and print what they use; fails if one falls short of its entry.
 
     Columns: registers per thread, bytes of stack (spilled registers), shared memory, instructions
-    on tensor cores, asynchronous copies, and loads of 16 bytes.
+    on tensor cores, asynchronous copies, loads of 16 bytes, and seconds that compiling took.
     """
     try:
         check_tools()
@@ -187,9 +192,9 @@ def _print_table(found: list[Compiled]) -> None:
     from rich.table import Table
 
     table = Table(title="Kernels as compiled")
-    table.add_column("kernel", no_wrap=True)
-    for column in ("sm", "regs", "stack", "KiB", "mma", "async", "wide"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("kernel", overflow="fold")
+    for column in ("sm", "regs", "stack", "KiB", "mma", "async", "wide", "s"):
+        table.add_column(column, justify="right", min_width=len(column))
     for compiled in found:
         table.add_row(*_row(compiled))
     Console().print(table)
@@ -208,6 +213,7 @@ def _row(compiled: Compiled) -> list[str]:
         compiled.tensor_cores,
         compiled.async_copies,
         compiled.wide_loads,
+        f"{compiled.seconds:.1f}",
     ]
     return [str(figure) for figure in figures]
 

@@ -16,6 +16,7 @@ per block, whose product with the minima is a constant of the block.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from executor.kernels.codes import (
     halves_of_bytes,
     nibbles_of_words,
     number,
-    without_offset,
+    offset_of,
 )
 from executor.kernels.common import (
     BIASED,
@@ -39,23 +40,28 @@ from executor.kernels.common import (
     NEVER,
     Form,
     aligned,
+    blocks_of,
     dims_of,
     dot,
     padded_half,
     reach_of,
     relative_bias,
     see,
+    token_scales,
 )
 from executor.kernels.registry import Entry
-from executor.kernels.tiles import capability, power_of_two
+from executor.kernels.tiles import capability, operand, power_of_two
 from executor.kv.layout import KVLayout
 from executor.step import DecodeItems
 
 TILES: dict[int, dict[str, int]] = {
-    80: {"tile": 64, "num_warps": 4, "num_stages": 5},
-    90: {"tile": 64, "num_warps": 4, "num_stages": 5},
+    80: {"tile": 128, "num_warps": 4, "num_stages": 2, "block_stages": 7},
+    90: {"tile": 128, "num_warps": 4, "num_stages": 2, "block_stages": 7},
 }
-"""Per architecture; tokens of a tile of 16 or 8 bits (a tile of 4 bits is one block)."""
+"""Per architecture: tokens and stages of a tile of 16 or 8 bits, and stages of blocks of 4 bits.
+
+Half of the stages load offsets of blocks, the other half what is there.
+"""
 MERGE = {"tile": 16, "num_warps": 4}
 """Items that a program of the merge takes at a time."""
 
@@ -64,12 +70,6 @@ MERGE = {"tile": 16, "num_warps": 4}
 def _position_bias(bias, heads, starts, block, slot, position, reach, there):
     key = tl.load(starts + block, mask=there, other=0) + slot
     return relative_bias(bias, heads[:, None], (key - position)[None, :], reach, there[None, :])
-
-
-@triton.jit
-def _blocks(arena, offsets, token, tokens, T: tl.constexpr):
-    """Where the blocks of some tokens of an item begin; those beyond the last count as block 0."""
-    return arena + aligned(tl.load(offsets + token // T, mask=token < tokens, other=0))
 
 
 @triton.jit
@@ -83,16 +83,17 @@ def _wide_item(
     columns = tl.arange(0, 2 * PAD)
     dims = dims_of(columns, D // 2, PAD)
     inside = (columns % PAD < D // 2)[None, :]
-    q = tl.load(queries + dims[None, :], mask=member[:, None] & inside, other=0.0)
+    rows = tl.arange(0, M)[:, None] * D
+    q = tl.load(queries + rows + dims[None, :], mask=member[:, None] & inside, other=0.0)
     arena += unit * (2 * T * D * DTYPE.primitive_bitwidth // 8)
     peak = tl.full([M], NEVER, tl.float32)
-    total = tl.zeros([M], tl.float32)
+    totals = tl.zeros([M, TILE], tl.float32)
     acc = tl.zeros([M, 2 * PAD], tl.float32)
     for begin in range(0, tokens, TILE):
         token = begin + tl.arange(0, TILE)
         there = token < tokens
         slot = token % T
-        keys = _blocks(arena, offsets, token, tokens, T).to(tl.pointer_type(DTYPE))
+        keys = blocks_of(arena, offsets, token, tokens, T).to(tl.pointer_type(DTYPE))
         keys = keys[:, None] + (slot[:, None] * D + dims[None, :])
         k = tl.load(keys, mask=there[:, None] & inside, other=0.0)
         v = tl.load(keys + T * D, mask=there[:, None] & inside, other=0.0)
@@ -100,20 +101,11 @@ def _wide_item(
         if bias is not None:
             scores += _position_bias(bias, heads, starts, token // T, slot, position, reach, there)
         scores = tl.where(there[None, :], scores, NEVER)
-        weights, keep, peak, total = see(scores, peak, total)
+        weights, keep, peak = see(scores, 1.0, peak)
+        totals = totals * keep[:, None] + weights
         acc = dot(weights.to(DTYPE), v, acc * keep[:, None])
     tl.store(sums + dims[None, :], acc, mask=member[:, None] & inside)
-    return peak, total
-
-
-@triton.jit
-def _token_scales(arena, offsets, token, tokens, D: tl.constexpr, T: tl.constexpr):
-    """Scales of K and of V of some tokens of an item of 8 bits, float16."""
-    there = token < tokens
-    meta = _blocks(arena, offsets, token, tokens, T) + 2 * T * D
-    scales = meta.to(tl.pointer_type(tl.float16)) + token % T
-    k_scale = tl.load(scales, mask=there, other=0.0)
-    return k_scale, tl.load(scales + T, mask=there, other=0.0)
+    return peak, tl.sum(totals, 1)
 
 
 @triton.jit
@@ -135,18 +127,19 @@ def _byte_item(
     inside = (columns % PAD < HALF)[None, :]
     pairs = tl.arange(0, PAD)
     paired = (pairs < HALF)[None, :]
-    q = tl.load(queries + dims[None, :], mask=member[:, None] & inside, other=0.0)
+    rows = tl.arange(0, M)[:, None] * D
+    q = tl.load(queries + rows + dims[None, :], mask=member[:, None] & inside, other=0.0)
     arena += unit * (2 * T * D + 4 * T)
     peak = tl.full([M], NEVER, tl.float32)
-    total = tl.zeros([M], tl.float32)
+    totals = tl.zeros([M, TILE], tl.float32)
     even = tl.zeros([M, PAD], tl.float32)
     odd = tl.zeros([M, PAD], tl.float32)
-    next_k, next_v = _token_scales(arena, offsets, tl.arange(0, TILE), tokens, D, T)
+    next_k, next_v = token_scales(arena, offsets, tl.arange(0, TILE), tokens, D, T)
     for begin in range(0, tokens, TILE):
         token = begin + tl.arange(0, TILE)
         there = token < tokens
         slot = token % T
-        codes = _blocks(arena, offsets, token, tokens, T)
+        codes = blocks_of(arena, offsets, token, tokens, T)
         keys = codes.to(tl.pointer_type(tl.int8))[:, None] + (slot[:, None] * D + dims[None, :])
         k = tl.load(keys, mask=there[:, None] & inside, other=0)
         values = (codes + T * D).to(tl.pointer_type(tl.int16))[:, None]
@@ -159,16 +152,17 @@ def _byte_item(
         if bias is not None:
             scores += _position_bias(bias, heads, starts, token // T, slot, position, reach, there)
         scores = tl.where(there[None, :], scores, NEVER)
-        weights, keep, peak, total = see(scores, peak, total)
+        weights, keep, peak = see(scores, 1.0, peak)
+        totals = totals * keep[:, None] + weights
         weights = (weights * v_scale[None, :]).to(DTYPE)
         v_even, v_odd = bytes_of_words(v, DTYPE)
         even = dot(weights, v_even, even * keep[:, None])
         odd = dot(weights, v_odd, odd * keep[:, None])
-        next_k, next_v = _token_scales(arena, offsets, token + TILE, tokens, D, T)
+        next_k, next_v = token_scales(arena, offsets, token + TILE, tokens, D, T)
     out = sums + 2 * pairs[None, :]
     tl.store(out, even * (1.0 / LIFT), mask=member[:, None] & paired)
     tl.store(out + 1, odd * (1.0 / LIFT), mask=member[:, None] & paired)
-    return peak, total
+    return peak, tl.sum(totals, 1)
 
 
 @triton.jit
@@ -182,34 +176,50 @@ def _value_scales(arena, offsets, block, tokens, slot, D: tl.constexpr, T: tl.co
 
 
 @triton.jit
+def _repeat(x, M: tl.constexpr):
+    """The rows of `x` over and over, M in all."""
+    GROUP: tl.constexpr = x.shape[0]
+    WIDTH: tl.constexpr = x.shape[1]
+    if GROUP == M:
+        return x
+    else:
+        return tl.reshape(tl.broadcast_to(x[None, :, :], (M // GROUP, GROUP, WIDTH)), (M, WIDTH))
+
+
+@triton.jit
 def _nibble_item(
     queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
     sums,
-    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr, WORDS: tl.constexpr,
+    D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, GROUP: tl.constexpr, PAD: tl.constexpr,
+    WORDS: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The same for an item of 4 bits, a block at a time.
 
-    K is taken by halves of the head, V by the four nibbles of 16-bit words.
+    K is taken by halves of the head, V by the four nibbles of 16-bit words. Scaled queries are
+    computed for ROWS heads, the group padded to a power of two, and repeated to fill M rows.
     """
     DTYPE: tl.constexpr = queries.dtype.element_ty
     HALF: tl.constexpr = D // 2
     dims = tl.arange(0, PAD)
     inside = dims < HALF
     words = tl.arange(0, WORDS)
-    mask = member[:, None] & inside[None, :]
-    low = tl.load(queries + dims[None, :], mask=mask, other=0.0).to(tl.float32)
-    high = tl.load(queries + HALF + dims[None, :], mask=mask, other=0.0).to(tl.float32)
+    row = tl.arange(0, ROWS)[:, None]
+    mask = (row < GROUP) & inside[None, :]
+    queries += row * D + dims[None, :]
+    low = tl.load(queries, mask=mask, other=0.0).to(tl.float32) * LIFT_Q
+    high = tl.load(queries + HALF, mask=mask, other=0.0).to(tl.float32) * LIFT_Q
     arena += unit * (T * D + 4 * (D + T))
+    scale = scale * (1.0 / LIFT_Q)
     slot = tl.arange(0, T)
     peak = tl.full([M], NEVER, tl.float32)
-    total = tl.zeros([M], tl.float32)
-    least = tl.zeros([M], tl.float32)
+    totals = tl.zeros([M, T], tl.float32)
+    least = tl.zeros([M, T], tl.float32)
     acc_0 = tl.zeros([M, WORDS], tl.float32)
     acc_1 = tl.zeros([M, WORDS], tl.float32)
     acc_2 = tl.zeros([M, WORDS], tl.float32)
     acc_3 = tl.zeros([M, WORDS], tl.float32)
     next_scale, next_min = _value_scales(arena, offsets, 0, tokens, slot, D, T)
-    for block in range(0, tl.cdiv(tokens, T)):
+    for block in tl.range(0, tl.cdiv(tokens, T), num_stages=STAGES):
         there = block * T + slot < tokens
         codes = arena + aligned(tl.load(offsets + block))
         keys = codes + (slot[:, None] * HALF + dims[None, :])
@@ -225,35 +235,37 @@ def _nibble_item(
         v_scale = next_scale.to(tl.float32) * LIFT
         v_min = next_min.to(tl.float32) * LIFT
 
-        q_low = (low * (scale_low * LIFT_Q)[None, :]).to(DTYPE)
-        q_high = (high * (scale_high * LIFT_Q)[None, :]).to(DTYPE)
+        q_low = _repeat((low * scale_low[None, :]).to(DTYPE), M)
+        q_high = _repeat((high * scale_high[None, :]).to(DTYPE), M)
         k_low, k_high = halves_of_bytes(k, DTYPE)
         scores = dot(q_low, tl.trans(k_low), tl.zeros([M, T], tl.float32))
         scores = dot(q_high, tl.trans(k_high), scores)
         constant = tl.sum(low * min_low[None, :] + high * min_high[None, :], 1)
-        scores = (scores * (1.0 / LIFT_Q) + constant[:, None]) * scale
+        scores = (scores + _repeat(constant[:, None], M)) * scale
         if bias is not None:
             block_of = block + tl.zeros([T], tl.int32)
             scores += _position_bias(bias, heads, starts, block_of, slot, position, reach, there)
         scores = tl.where(there[None, :], scores, NEVER)
-        weights, keep, peak, total = see(scores, peak, total)
-        least = least * keep + tl.sum(weights * v_min[None, :], 1)
-        weights = (weights * v_scale[None, :]).to(DTYPE)
-        least = without_offset(least, weights, DTYPE)
+        weights, keep, peak = see(scores, 1.0, peak)
+        totals = totals * keep[:, None] + weights
+        scaled = (weights * v_scale[None, :]).to(DTYPE)
+        # What rounding `scaled` does to the offset has to be taken back too.
+        least = least * keep[:, None] + weights * v_min[None, :]
+        least -= operand(scaled).to(tl.float32) * offset_of(DTYPE)
         v_0, v_1, v_2, v_3 = nibbles_of_words(v, DTYPE)
-        acc_0 = dot(weights, v_0, acc_0 * keep[:, None])
-        acc_1 = dot(weights, v_1, acc_1 * keep[:, None])
-        acc_2 = dot(weights, v_2, acc_2 * keep[:, None])
-        acc_3 = dot(weights, v_3, acc_3 * keep[:, None])
+        acc_0 = dot(scaled, v_0, acc_0 * keep[:, None])
+        acc_1 = dot(scaled, v_1, acc_1 * keep[:, None])
+        acc_2 = dot(scaled, v_2, acc_2 * keep[:, None])
+        acc_3 = dot(scaled, v_3, acc_3 * keep[:, None])
         next_scale, next_min = _value_scales(arena, offsets, block + 1, tokens, slot, D, T)
     out = sums + 2 * words[None, :]
     mask = member[:, None] & (words < D // 4)[None, :]
-    least = least[:, None]
-    tl.store(out, (acc_0 + least) * (1.0 / LIFT), mask=mask)
-    tl.store(out + HALF, (acc_1 + least) * (1.0 / LIFT), mask=mask)
-    tl.store(out + 1, (acc_2 + least) * (1.0 / LIFT), mask=mask)
-    tl.store(out + HALF + 1, (acc_3 + least) * (1.0 / LIFT), mask=mask)
-    return peak, total
+    shift = tl.sum(least, 1)[:, None]
+    tl.store(out, (acc_0 + shift) * (1.0 / LIFT), mask=mask)
+    tl.store(out + HALF, (acc_1 + shift) * (1.0 / LIFT), mask=mask)
+    tl.store(out + 1, (acc_2 + shift) * (1.0 / LIFT), mask=mask)
+    tl.store(out + HALF + 1, (acc_3 + shift) * (1.0 / LIFT), mask=mask)
+    return peak, tl.sum(totals, 1)
 
 
 @triton.jit(do_not_specialize=["layer", "reach"])
@@ -261,7 +273,8 @@ def decode_items(
     q, arena, sums, peaks, totals, bits, rows, first, tokens, positions, offsets, starts, bias,
     scale, q_stride, layer, reach,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
-    M: tl.constexpr, PAD: tl.constexpr, WORDS: tl.constexpr, TILE: tl.constexpr,
+    M: tl.constexpr, PAD: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr,
+    TILE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Attention of one item and KV head.
 
@@ -282,7 +295,7 @@ def decode_items(
     row = tl.load(rows + item)
     entry = tl.load(first + item)
     position = tl.load(positions + row)
-    queries = q + row.to(tl.int64) * q_stride + heads[:, None] * D
+    queries = q + row.to(tl.int64) * q_stride + kv_head * (GROUP * D)
     sums += state[:, None] * D
     unit = layer * KV_HEADS + kv_head
     offsets += entry
@@ -291,7 +304,7 @@ def decode_items(
     if precision == 4:
         peak, total = _nibble_item(
             queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
-            reach, sums, D, T, M, PAD, WORDS,
+            reach, sums, D, T, M, GROUP, PAD, WORDS, ROWS, STAGES,
         )  # fmt: skip
     elif precision == 8:
         peak, total = _byte_item(
@@ -367,7 +380,7 @@ def decode_attention(
             items.bits, items.rows, items.first, items.tokens, items.positions,
             items.blocks.offsets, items.blocks.positions, bias,
             scale, q.stride(0), layer, reach_of(bias),
-            **constants(layout, heads, tiles["tile"]),
+            **constants(layout, heads, tiles),
             num_warps=tiles["num_warps"], num_stages=tiles["num_stages"],
         )  # fmt: skip
     merge_items[(rows, heads)](
@@ -378,7 +391,7 @@ def decode_attention(
     return out
 
 
-def constants(layout: KVLayout, heads: int, tile: int) -> dict[str, int]:
+def constants(layout: KVLayout, heads: int, tiles: Mapping[str, int]) -> dict[str, int]:
     """Compile-time arguments of `decode_items`."""
     group = heads // layout.kv_heads
     return {
@@ -389,7 +402,9 @@ def constants(layout: KVLayout, heads: int, tile: int) -> dict[str, int]:
         "M": max(16, power_of_two(group)),
         "PAD": padded_half(layout.head_dim),
         "WORDS": max(16, power_of_two(layout.head_dim // 4)),
-        "TILE": max(tile, layout.block_tokens),
+        "ROWS": power_of_two(group),
+        "TILE": tiles["tile"],
+        "STAGES": tiles["block_stages"],
     }
 
 
@@ -408,7 +423,7 @@ def _decode_entry(chip: int, form: Form, biased: bool) -> Entry:
     pointers = dict.fromkeys(("sums", "peaks", "totals"), "*fp32")
     pointers |= dict.fromkeys(("bits", "rows", "first", "tokens", "positions", "starts"), "*i32")
     pointers |= {"q": "*bf16", "arena": "*u8", "offsets": "*i64"}
-    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles["tile"])}
+    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles)}
     if biased:
         pointers["bias"] = "*fp32"
     else:

@@ -12,6 +12,7 @@ that no row sees are left out, and the rest is masked.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import triton
@@ -27,12 +28,14 @@ from executor.kernels.common import (
     NEVER,
     Form,
     aligned,
+    blocks_of,
     dims_of,
     dot,
     padded_half,
     reach_of,
     relative_bias,
     see,
+    token_scales,
 )
 from executor.kernels.registry import Entry
 from executor.kernels.tiles import capability
@@ -41,15 +44,15 @@ from executor.step import PrefillChunks
 
 TILES: dict[int, dict[int, dict[str, int]]] = {
     80: {
-        64: {"keys": 64, "num_warps": 4, "num_stages": 2},
-        128: {"keys": 64, "num_warps": 8, "num_stages": 2},
+        64: {"keys": 64, "byte_keys": 32, "num_warps": 4, "num_stages": 2},
+        128: {"keys": 64, "byte_keys": 32, "num_warps": 8, "num_stages": 2},
     },
     90: {
-        64: {"keys": 64, "num_warps": 4, "num_stages": 3},
-        128: {"keys": 64, "num_warps": 8, "num_stages": 3},
+        64: {"keys": 64, "byte_keys": 64, "num_warps": 4, "num_stages": 2},
+        128: {"keys": 128, "byte_keys": 64, "num_warps": 8, "num_stages": 2},
     },
 }
-"""Per architecture and rows of a tile; keys of a tile."""
+"""Per architecture and rows of a tile; keys of a tile of 16 and of 8 bits (of 4: one block)."""
 
 
 @triton.jit
@@ -87,11 +90,12 @@ def _attend_tokens(
     inside = (columns % HALF_PAD < WIDTH // 2)[None, :]
     if BITS == 8:
         acc = acc * LIFT
+        next_k, next_v = token_scales(arena, offsets, begin + tl.arange(0, BN), end, D, T)
     for start in range(begin, end, BN):
         key = start + tl.arange(0, BN)
         there = key < end
         slot = key % T
-        unit = arena + aligned(tl.load(offsets + key // T, mask=there, other=0))
+        unit = blocks_of(arena, offsets, key, end, T)
         mask = inside & there[:, None] if MASKED else inside
         keys = unit.to(tl.pointer_type(element))[:, None] + (
             slot[:, None] * WIDTH + elements[None, :]
@@ -99,21 +103,24 @@ def _attend_tokens(
         k = tl.load(keys, mask=mask, other=0)
         v = tl.load(keys + T * WIDTH, mask=mask, other=0)
         if BITS == 8:
-            scales = (unit + 2 * T * D).to(tl.pointer_type(tl.float16)) + slot
-            k_scale = tl.load(scales, mask=there, other=0.0).to(tl.float32) * scale
-            v_scale = tl.load(scales + T, mask=there, other=0.0).to(tl.float32) * LIFT
+            k_scale = next_k.to(tl.float32)
+            v_scale = next_v.to(tl.float32) * LIFT
             k = _signed(k, DTYPE)
         scores = dot(query, tl.trans(k), tl.zeros([query.shape[0], BN], tl.float32))
-        scores = scores * (k_scale[None, :] if BITS == 8 else scale)
+        if BITS == 8:
+            scores = scores * k_scale[None, :]
         if bias is not None:
-            scores = _add_bias(scores, bias, starts, key // T, slot, there, position, reach)
+            scores = _add_bias(scores * scale, bias, starts, key // T, slot, there, position, reach)
         if MASKED:
             scores = tl.where(key[None, :] < limit[:, None], scores, NEVER)
-        weights, keep, peak, total = see(scores, peak, total)
+        weights, keep, peak = see(scores, scale if bias is None else 1.0, peak)
+        total = total * keep + tl.sum(weights, 1)
         if BITS == 8:
             weights = weights * v_scale[None, :]
             v = _signed(v, DTYPE)
         acc = dot(weights.to(DTYPE), v, acc * keep[:, None])
+        if BITS == 8:
+            next_k, next_v = token_scales(arena, offsets, key + BN, end, D, T)
     if BITS == 8:
         acc = acc * (1.0 / LIFT)
     return acc, peak, total
@@ -155,12 +162,13 @@ def _attend_channels(
         v_scale = tl.load(meta + 2 * D + slot, mask=there, other=0.0).to(tl.float32)[:, None]
         v_min = tl.load(meta + 2 * D + T + slot, mask=there, other=0.0).to(tl.float32)[:, None]
         k = _values(k, scale_low, scale_high, min_low, min_high, DTYPE)
-        scores = dot(query, tl.trans(k), tl.zeros([query.shape[0], T], tl.float32)) * scale
+        scores = dot(query, tl.trans(k), tl.zeros([query.shape[0], T], tl.float32))
         if bias is not None:
             block_of = block + tl.zeros([T], tl.int32)
-            scores = _add_bias(scores, bias, starts, block_of, slot, there, position, reach)
+            scores = _add_bias(scores * scale, bias, starts, block_of, slot, there, position, reach)
         scores = tl.where(there[None, :], scores, NEVER)
-        weights, keep, peak, total = see(scores, peak, total)
+        weights, keep, peak = see(scores, scale if bias is None else 1.0, peak)
+        total = total * keep + tl.sum(weights, 1)
         v = _values(v, v_scale, v_scale, v_min, v_min, DTYPE)
         acc = dot(weights.to(DTYPE), v, acc * keep[:, None])
     return acc, peak, total
@@ -171,7 +179,8 @@ def prefill_tiles(
     q, arena, out, first_row, context, first, tokens, offsets, starts, bias,
     scale, q_stride, layer, reach,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
-    PAD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr,
+    PAD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BN_8: tl.constexpr,
+    CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One query head and BM rows of one chunk."""
     head = tl.program_id(0)
@@ -228,7 +237,7 @@ def prefill_tiles(
     acc, peak, total = _attend_tokens(
         query, arena + kv_head * UNIT_8, offsets + entry, starts + entry, 0, keys,
         keys + tl.zeros([BM], tl.int32), acc, peak, total,
-        scale, bias, position, reach, D, T, PAD, BN, 8, True,
+        scale, bias, position, reach, D, T, PAD, BN_8, 8, True,
     )  # fmt: skip
 
     keys = tl.load(tokens + 3 * chunk + 2)
@@ -266,13 +275,15 @@ def prefill_attention(
         q, arena, out, chunks.first_row, chunks.context, chunks.first, chunks.tokens,
         chunks.blocks.offsets, chunks.blocks.positions, bias,
         scale, q.stride(0), layer, reach_of(bias),
-        **constants(layout, heads, tile_rows, tiles["keys"]), CAUSAL=causal,
+        **constants(layout, heads, tile_rows, tiles), CAUSAL=causal,
         num_warps=tiles["num_warps"], num_stages=tiles["num_stages"],
     )  # fmt: skip
     return out
 
 
-def constants(layout: KVLayout, heads: int, tile_rows: int, tile_keys: int) -> dict[str, int]:
+def constants(
+    layout: KVLayout, heads: int, tile_rows: int, tiles: Mapping[str, int]
+) -> dict[str, int]:
     """Compile-time arguments of `prefill_tiles`, `CAUSAL` left out."""
     return {
         "KV_HEADS": layout.kv_heads,
@@ -281,7 +292,8 @@ def constants(layout: KVLayout, heads: int, tile_rows: int, tile_keys: int) -> d
         "T": layout.block_tokens,
         "PAD": padded_half(layout.head_dim),
         "BM": tile_rows,
-        "BN": max(tile_keys, layout.block_tokens),
+        "BN": tiles["keys"],
+        "BN_8": tiles["byte_keys"],
     }
 
 
@@ -300,7 +312,7 @@ def _entry(chip: int, form: Form, rows: int, *, biased: bool = False, causal: bo
     tiles = TILES[chip][rows]
     pointers = dict.fromkeys(("first_row", "context", "first", "tokens", "starts"), "*i32")
     pointers |= {"q": "*bf16", "out": "*bf16", "arena": "*u8", "offsets": "*i64"}
-    constant: dict[str, Any] = {**constants(form.layout, form.heads, rows, tiles["keys"])}
+    constant: dict[str, Any] = {**constants(form.layout, form.heads, rows, tiles)}
     constant["CAUSAL"] = causal
     if biased:
         pointers["bias"] = "*fp32"

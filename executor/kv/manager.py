@@ -210,6 +210,7 @@ class BlockManager:
 
     def mirror_left(self, seq: Sequence, to_host: bool) -> None:
         """Its places are free, or become those of what is there now."""
+        self._kept.pop(seq, None)
         self.mirrored.leave(seq, to_host)
 
     def mirror_given_up(self) -> None:
@@ -232,13 +233,23 @@ class BlockManager:
 
     def _take_out(self, changes: Iterable[Change], transfers: Transfers) -> None:
         for kind, seq, _, _ in changes:
-            held = self.device.held.get(seq) if kind in _LEAVING else None
-            if held is None:
+            if kind not in _LEAVING:
                 continue
-            if kind == "swap_out":
+            held = self.device.held.get(seq)
+            if held is None:
+                self._take_back(kind, seq)
+            elif kind == "swap_out" and seq.state is not State.WAITING:
                 self._swap_out(seq, held, transfers[seq, "d2h"])
-            else:
+            else:  # dropped, now or later in the same plan
+                self.mirrored.forget(seq)
                 self.device.drop(seq)
+
+    def _take_back(self, kind: str, seq: Sequence) -> None:
+        """It leaves in the plan that brought it: nothing has moved yet."""
+        if kind == "preempt":
+            self._forget_hosted(seq)
+        elif seq.computed_tokens and seq not in self.hosted:
+            raise NotImplementedError(f"{seq!r} was admitted and swapped out in one plan")
 
     def _swap_out(self, seq: Sequence, held: Held, transfer: Transfer) -> None:
         """Copy what was computed and has no copy yet; the rest was room for more."""
@@ -257,8 +268,7 @@ class BlockManager:
             held = self.device.held.get(seq)
             if held is None:
                 held = self._seat(seq, transfers.get((seq, "h2d")))
-                # One that goes back out at once has never left the host.
-                if seq in self.hosted and seq.state is not State.MOVING_OUT:
+                if seq in self.hosted:
                     self._swap_in(seq, held, transfers[seq, "h2d"])
             self.device.extend(held, seq.shared_blocks + seq.blocks)
 
@@ -280,6 +290,8 @@ class BlockManager:
         host = self.hosted[seq]
         device = self.device.take_mixed(host.bits)
         held.table.append(device, host.bits)
+        if seq.state is State.MOVING_OUT:  # it goes out again at once, and has never left the host
+            return
         self._start(CopyJob(transfer, "h2d", device, host.bits, host.offsets))
         if transfer.timing == "before_step":
             self.mirrored.keep(seq, self.hosted.pop(seq), self._kept.pop(seq, 0))

@@ -55,6 +55,10 @@ class MirrorPlaces:
         else:
             self._give(copies)
 
+    def forget(self, seq: Sequence) -> None:
+        """It was to be taken to the host, and has been dropped since."""
+        self._give(self._leaving.pop(seq, {}))
+
     def swap_out(self, seq: Sequence, table: BlockTable, stop: int) -> tuple[HostBlocks, Offsets]:
         """Where the first `stop` blocks of a sequence are on the host, and which have to be copied
         there: those without a copy of the bits that they have now.

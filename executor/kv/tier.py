@@ -36,7 +36,10 @@ class TierPlaces:
         """It leaves the device, once the copy that it lacks is made; returns the places there."""
         table = self._device.nodes.pop(node, None)
         if table is None:  # it was to be loaded, and never was
-            if node not in self.nodes:
+            if node in self._dropped:
+                if node in self.nodes:  # and it was to get a new copy
+                    self._free.append(self.nodes[node].offsets)
+                    self._due.pop(node)
                 self.nodes[node] = self._dropped.pop(node)
             return NO_OFFSETS
         if not node.on_host:
@@ -58,8 +61,12 @@ class TierPlaces:
             self._free.append(hosted.offsets[left:])
             self.nodes[node] = HostBlocks(hosted.offsets[:left], hosted.bits[:left])
         else:
-            self._dropped[node] = self.nodes.pop(node)
+            del self.nodes[node]
             self._due.pop(node, None)
+            if node in self._dropped:  # given up for the second time
+                self._free.append(hosted.offsets)
+            else:
+                self._dropped[node] = hosted
 
     def join(self, node: Node, child: Node) -> None:
         """One node of two."""
@@ -90,7 +97,7 @@ class TierPlaces:
         """Bring nodes back to the device."""
         jobs = []
         for node in nodes:
-            hosted = self.nodes.get(node) or self._dropped[node]
+            hosted = self._dropped.get(node) or self.nodes[node]  # a new one may be due
             offsets = self._device.take_mixed(hosted.bits)
             table = self._device.nodes[node] = BlockTable(node.blocks)
             table.append(offsets, hosted.bits)

@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -138,7 +139,10 @@ class Crew:
 
     def _start(self, checks: list[str]) -> Any:
         process = multiprocessing.get_context("fork").Process(target=self._child, args=(checks,))
-        process.start()
+        with warnings.catch_warnings():
+            # Python 3.12 warns of threads at a fork; the parent's do nothing with the device.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process.start()
         return process
 
     def _ended(self, process: Any, checks: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from executor.models import Model, load_model
 from executor.runner import Batch, Runner
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.kernels import MIXES
-from experiments.gpu_check.setting import device_of, dtype_of, verdict
+from experiments.gpu_check.setting import device_of, dtype_of, tolerance, verdict
 
 SMALL = {
     "architectures": ["LlamaForCausalLM"],
@@ -116,7 +116,7 @@ def models(context: Context) -> Result:
         step.write_offsets = step.write_offsets * scale
         wanted = wide.forward(step, wider)
         errors[name] = float((found - wanted).norm() / wanted.norm())
-    return verdict(errors, 3e-2 if not context.tiny else 1e-4)
+    return verdict(errors, max(1e-4, tolerance(context, 3e-2)))
 
 
 def _widened(source: RandomArena, layout: KVLayout) -> torch.Tensor:

@@ -29,10 +29,11 @@ ORDER: dict[str, Entry] = {
     "tune": Entry("tune", 200, 90, rehearsed=True),
     "train": Entry("train", 300, 100, ("train",)),
     "floors": Entry("floors", 500, 90),
-    "calibrate-8b": Entry("calibrate", 500, 110, ("profiles",)),
-    "run": Entry("runs", 500, 120, ("runs",)),
+    "calibrate-8b": Entry("calibrate", 500, 140, ("profiles",)),
+    "run": Entry("runs", 500, 150, ("runs",)),
     "validate": Entry("validation", 300, 60, ("validation",)),
     "70b": Entry("large", 400, 90),
+    "engines": Entry("engines", 400, 100),
 }
 
 

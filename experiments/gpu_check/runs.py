@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -38,7 +40,7 @@ def run(context: Context, policy: str) -> Result:
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "executor", "run", TRACE, *options(context, policy)]
     command += ["--out", str(folder), "--no-plots", "--json"]
-    summary, said = call(command, context.seconds)
+    summary, said = call(command, context.seconds / len(POLICIES))
     shown = {key: summary.get(key) for key in SHOWN if isinstance(summary.get(key), int | float)}
     block = summary.get("run", {})
     graphs = {key: block.get(key) for key in ("steps_on_device", "steps_from_graphs", "kv_blocks")}
@@ -56,7 +58,7 @@ def options(context: Context, policy: str) -> list[str]:
         *("--scheduler", policy, "--model", model, "--device", context.device),
         *("--random-weights", "--kv-blocks", str(blocks), "--block-tokens", "32"),
         *("--limit", str(limit), "--rate-scale", str(rate), "--lag", "1"),
-        *("--set", "run.host_memory_gib=16" if not context.tiny else "run.host_memory_gib=0.2"),
+        *("--set", "run.host_memory_gib=8" if not context.tiny else "run.host_memory_gib=0.2"),
         *("--max-model-len", "4096" if context.tiny else "16384"),
         *("--set", "scheduler.max_num_seqs=64"),
         *costs(context),
@@ -73,13 +75,23 @@ def costs(context: Context) -> list[str]:
 def call(command: list[str], seconds: float) -> tuple[dict[str, Any], str]:
     """Run a command that prints JSON; raises with its last words if it fails."""
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=max(10.0, seconds), check=False
+        command,
+        capture_output=True,
+        text=True,
+        timeout=max(10.0, seconds),
+        check=False,
+        preexec_fn=_die_with_parent,
     )
     if done.returncode:
         raise RuntimeError(
             f"{' '.join(command[2:8])}: exit {done.returncode}: {done.stderr[-1500:]}"
         )
     return json.loads(done.stdout), done.stderr
+
+
+def _die_with_parent() -> None:
+    """A check that is ended must not leave its run on the device (`PR_SET_PDEATHSIG`)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 CHECKS: dict[str, Check] = {policy: partial(run, policy=policy) for policy in POLICIES}

@@ -34,28 +34,32 @@ from experiments.gpu_check.setting import device_of, dtype_of, ops_of, randn
 Row = dict[str, Any]
 DECODE_VARIANTS: tuple[dict[str, int], ...] = (
     {},
-    {"tile": 32, "num_warps": 4, "num_stages": 4},
-    {"tile": 64, "num_warps": 4, "num_stages": 4},
-    {"tile": 64, "num_warps": 8, "num_stages": 3},
-    {"tile": 64, "num_warps": 2, "num_stages": 3},
     {"tile": 128, "num_warps": 4, "num_stages": 2},
+    {"tile": 128, "num_warps": 4, "num_stages": 3},
     {"tile": 128, "num_warps": 8, "num_stages": 3},
+    {"tile": 128, "num_warps": 2, "num_stages": 2},
+    {"tile": 64, "num_warps": 4, "num_stages": 3},
+    {"tile": 64, "num_warps": 4, "num_stages": 5},
+    {"tile": 64, "num_warps": 2, "num_stages": 4},
+    {"tile": 32, "num_warps": 4, "num_stages": 4},
+    {"tile": 32, "num_warps": 2, "num_stages": 5},
+    {"tile": 32, "num_warps": 1, "num_stages": 4},
+    {"tile": 256, "num_warps": 8, "num_stages": 2},
 )
 PREFILL_VARIANTS: tuple[dict[str, int], ...] = (
     {},
-    {"keys": 64, "num_warps": 8, "num_stages": 2},
-    {"keys": 64, "num_warps": 8, "num_stages": 4},
-    {"keys": 128, "num_warps": 8, "num_stages": 2},
     {"keys": 64, "num_warps": 4, "num_stages": 2},
-    {"keys": 32, "num_warps": 4, "num_stages": 3},
+    {"keys": 128, "num_warps": 4, "num_stages": 2},
+    {"keys": 64, "num_warps": 4, "num_stages": 3},
+    {"keys": 64, "num_warps": 8, "num_stages": 2},
+    {"keys": 128, "num_warps": 8, "num_stages": 2},
 )
 INT8_VARIANTS: tuple[dict[str, int], ...] = (
     {},
     {"outs": 32, "depth": 256, "warps": 4, "stages": 4},
-    {"outs": 64, "depth": 128, "warps": 4, "stages": 5},
-    {"outs": 64, "depth": 256, "warps": 8, "stages": 3},
-    {"outs": 128, "depth": 128, "warps": 8, "stages": 4},
-    {"outs": 64, "depth": 512, "warps": 4, "stages": 2},
+    {"outs": 32, "depth": 512, "warps": 4, "stages": 3},
+    {"outs": 64, "depth": 256, "warps": 4, "stages": 3},
+    {"outs": 64, "depth": 256, "warps": 4, "stages": 5},
 )
 
 
@@ -69,7 +73,7 @@ def heads_of(context: Context, layers: int = 8) -> Heads:
 def arena_of(context: Context, heads: Heads, bits: int, blocks: int) -> RandomArena:
     """An arena with that many blocks of `bits`, if they fit, and some of 16 bits for tails."""
     device, size = device_of(context), heads.layout.block_bytes[bits]
-    blocks = max(64, min(blocks, free_bytes(device) // (2 * size)))
+    blocks = 64 if context.rehearsal else max(64, min(blocks, free_bytes(device) // (2 * size)))
     return RandomArena(heads.layout, {16: 160, bits: blocks + 160}, device)
 
 

@@ -9,85 +9,21 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from executor_runs import CPU
+from executor_runs import CPU, DryGraphs, prefilled, tiny_model
 
-from executor.graphs import DecodeGraphs, buckets
-from executor.inputs import ChunkRows, DecodeRow
+from executor.graphs import buckets
+from executor.inputs import DecodeRow
 from executor.items import ItemBudget
-from executor.kv.tables import BlockTable
-from executor.models import load_model
 from executor.runner import Batch, Runner, unread
 from executor.sampler import Sampling, SamplingRow
 
 BLOCKS = 60
 
 
-class DryGraphs(DecodeGraphs):
-    """Graphs for a device that has none: a replay does the work again."""
-
-    def _capture(self, rows, pool):
-        runner, sizes = self._runner, self._sizes[rows]
-
-        class Graph:
-            def replay(graph):
-                step = self._step(sizes)
-                logits = runner.forward(step)
-                self._logits[:rows].copy_(logits)
-                runner.outputs[:rows].copy_(logits.argmax(-1))
-
-            def pool(graph):
-                return 1
-
-        return Graph()
-
-
-def tiny_model(tmp_path, device, dtype=torch.float32, **changes):
-    import json
-
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 64,
-        "intermediate_size": 128,
-        "vocab_size": 131,
-        "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5,
-        "hidden_act": "silu",
-        "tie_word_embeddings": True,
-        **changes,
-    }
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(config))
-    return load_model(
-        path, device=device, dtype=dtype, random_weights=True, block_tokens=16, seed=2
-    )
-
-
 def runner_on(tmp_path, device, dtype=torch.float32, budget=None):
     model = tiny_model(tmp_path, device, dtype)
     arena = torch.zeros(BLOCKS * model.layout.block_bytes[16], dtype=torch.uint8, device=device)
     return Runner(model, arena, budget)
-
-
-def prefilled(runner, lengths, seed=0):
-    """Sequences whose prompts are computed, and their tables."""
-    generator = np.random.default_rng(seed)
-    size, step = runner.model.layout.block_tokens, runner.model.layout.block_bytes[16]
-    places = generator.permutation(BLOCKS)
-    tables, chunks = [], []
-    for length in lengths:
-        blocks = length // size + 1  # room for one token more
-        table = BlockTable()
-        table.append(places[:blocks].astype(np.int64) * step, 16)
-        places = places[blocks:]
-        tables.append(table)
-        chunks.append(ChunkRows(table, 0, generator.integers(0, 131, length), True))
-    first = runner.launch(Batch([], chunks)).wait()
-    return tables, first
 
 
 LENGTHS = (1, 15, 16, 17, 70, 100)
@@ -113,7 +49,7 @@ def test_batch_sizes_of_graphs():
 def test_a_padded_step_gives_the_tokens_of_the_plain_one(tmp_path, extra):
     budget = ItemBudget(extra, 1 if extra else 1 << 20)
     runner = runner_on(tmp_path, CPU, budget=budget)
-    tables, first = prefilled(runner, LENGTHS)
+    tables, first = prefilled(runner, LENGTHS, BLOCKS)
     arena = runner.arena.clone()
     plain = runner.launch(Batch(decodes(tables, first), [])).wait()
     after = runner.arena.clone()
@@ -130,7 +66,7 @@ def test_a_padded_step_gives_the_tokens_of_the_plain_one(tmp_path, extra):
 
 def test_a_token_need_not_be_read_before_the_next_step(tmp_path):
     runner = runner_on(tmp_path, CPU)
-    tables, first = prefilled(runner, LENGTHS)
+    tables, first = prefilled(runner, LENGTHS, BLOCKS)
     arena = runner.arena.clone()
     second = runner.launch(Batch(decodes(tables, first), [])).wait()
     assert second != first
@@ -158,7 +94,7 @@ def test_items_stay_within_their_budget():
 
 def test_one_row_draws_beside_greedy_ones(tmp_path):
     runner = runner_on(tmp_path, CPU)
-    tables, first = prefilled(runner, LENGTHS)
+    tables, first = prefilled(runner, LENGTHS, BLOCKS)
     greedy = runner.launch(Batch(decodes(tables, first), [])).wait()
     sampling = [SamplingRow(Sampling(0.0), 5)] * 6
     sampling[3] = SamplingRow(Sampling(50.0, seed=4), 5)
@@ -171,7 +107,7 @@ def test_one_row_draws_beside_greedy_ones(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_graph_gives_the_bits_of_the_eager_step(tmp_path, dtype):
     runner = runner_on(tmp_path, torch.device("cuda"), dtype)
-    tables, first = prefilled(runner, LENGTHS)
+    tables, first = prefilled(runner, LENGTHS, BLOCKS)
     runner.capture(20, BLOCKS)
     arena = runner.arena.clone()
     for rows in (1, 3, 6):

@@ -41,9 +41,16 @@ CONFIG = {
 TOKENS = 4
 """Of a block."""
 VOCAB = CONFIG["vocab_size"]
+
+
+def slow(value):
+    """One more value of a parameter, for the slow tests."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 QUEUED = 2
 """In place of a lag: 1, with steps queued before the tokens of the one before are read."""
-LAGS = (0, 1, QUEUED)
+LAGS = (0, slow(1), QUEUED)
 LEAST_GAP = 2e-4
 """Between the two largest logits: a hundred times what the order of additions changes."""
 
@@ -141,14 +148,14 @@ def alone(model):
 
 
 @pytest.mark.parametrize("lag", LAGS)
-@pytest.mark.parametrize("chunk", [1, 3, 4, 7, 64])
+@pytest.mark.parametrize("chunk", [1, 7, *(slow(size) for size in (2, 3, 4, 5, 64))])
 def test_mixed_batches_and_chunks(model, alone, chunk, lag):
     scheduler = FcfsScheduler(max_num_batched_tokens=8 + chunk, max_num_seqs=8)
     tokens, _ = run(model, scheduler, lag=lag)
     assert tokens == alone
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, slow(1), slow(2)])
 def test_the_order_of_a_batch(model, alone, seed):
     order = random.Random(seed).sample(range(len(PROMPTS)), len(PROMPTS))
     tokens, _ = run(model, FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=6), order=order)
@@ -156,7 +163,7 @@ def test_the_order_of_a_batch(model, alone, seed):
 
 
 @pytest.mark.parametrize("lag", LAGS)
-@pytest.mark.parametrize("apart_s", [0.0, 2.0, 40.0])
+@pytest.mark.parametrize("apart_s", [slow(0.0), 2.0, slow(40.0)])
 def test_prefix_hits(model, alone, lag, apart_s):
     scheduler = FcfsScheduler(max_num_batched_tokens=40, max_num_seqs=6)
     tokens, rig = run(model, scheduler, lag=lag, prefix_caching=True, apart_s=apart_s)
@@ -166,7 +173,7 @@ def test_prefix_hits(model, alone, lag, apart_s):
 
 
 @pytest.mark.parametrize("lag", LAGS)
-@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("prefix", [slow(False), True])
 def test_preempt_and_recompute(model, alone, lag, prefix):
     scheduler = VllmScheduler(
         chunked=True, max_num_batched_tokens=16, max_num_seqs=8, preemption="recompute"

@@ -60,12 +60,28 @@ def both(
     return told(simulated), told(executed), rig
 
 
-FOLLOWED = ("vllm", "vllm-swap", "vllm-chunked", "fcfs", "fcfs-background", "priority", "rotating")
+def slow(value: Any) -> Any:
+    """One more value of a parameter, for the slow tests."""
+    return pytest.param(value, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("prefix", [False, True])
-@pytest.mark.parametrize("lag", [0, 1, QUEUED])
+FOLLOWED = (
+    "vllm",
+    "vllm-swap",
+    "vllm-chunked",
+    "fcfs",
+    "fcfs-background",
+    "fcfs-tier",
+    "fcfs-tier-background",
+    "priority",
+    "rotating",
+    "rotating-slo-aware",
+)
+
+
+@pytest.mark.parametrize("seed", [0, slow(1)])
+@pytest.mark.parametrize("prefix", [slow(False), True])
+@pytest.mark.parametrize("lag", [0, slow(1), QUEUED])
 @pytest.mark.parametrize("arm", FOLLOWED)
 def test_same_events(arm: str, lag: int, prefix: bool, seed: int) -> None:
     simulated, executed, rig = both(
@@ -82,10 +98,12 @@ def test_same_events(arm: str, lag: int, prefix: bool, seed: int) -> None:
     assert rig.manager.follows > 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lag", [0, 1, QUEUED])
 @pytest.mark.parametrize("prefix", [False, True])
 @pytest.mark.parametrize(
-    "arm", ["rotating-dirty", "fcfs-shrinking", "vllm-shrinking", "fcfs-background"]
+    "arm",
+    ["rotating-dirty", "fcfs-shrinking", "vllm-shrinking", "chunked-slo-aware", "fcfs-background"],
 )
 @SETTINGS
 @given(jobs=JOBS)

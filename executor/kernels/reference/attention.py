@@ -107,7 +107,7 @@ def decode_attention(
 def _gather_items(
     arena: Tensor, layout: KVLayout, layer: int, items: DecodeItems, wide: torch.dtype
 ) -> _Gathered:
-    parts = []
+    parts: list[_Gathered] = []
     for bits in PRECISIONS:
         chosen = (items.bits == bits) & (items.tokens > 0)
         if parts and not chosen.any():

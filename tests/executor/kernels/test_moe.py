@@ -107,3 +107,10 @@ def test_room_for_tiles_is_always_enough() -> None:
     chosen = torch.arange(4).repeat(17).view(-1, 1)
     routing = triton_moe.route(chosen, 4, 16)
     assert int(routing.used) == 8 == routing.tiles.shape[1]
+
+
+def test_both_products_cut_rows_alike() -> None:
+    """One list of tiles serves both."""
+    assert triton_moe.UP_TILES.keys() == triton_moe.DOWN_TILES.keys()
+    for chip, tiles in triton_moe.UP_TILES.items():
+        assert [tile.rows for tile in tiles] == [tile.rows for tile in triton_moe.DOWN_TILES[chip]]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 from harness import FakeCost, make_engine, request
@@ -25,6 +26,7 @@ from tiered import ShrinkingLru
 from executor.kv.checks import check
 from superinfer.draft import Draft
 from superinfer.engine import Engine
+from superinfer.memory.base import Timing
 from superinfer.plan import Outcome, Plan
 from superinfer.request import DEFAULT_CLASS
 from superinfer.schedulers.fcfs import FcfsScheduler
@@ -32,7 +34,20 @@ from superinfer.sequence import RESIDENT, Sequence, State
 
 HASH_TOKENS = 6
 WHOM = st.integers(0, 1000)
+PROMPT, GROUP = st.integers(1, 40), st.integers(0, 3)
+BITS = st.sampled_from([16, 8, 4])
 TIMING = st.sampled_from(["before_step", "background"])
+MEMORY = st.builds(
+    ShrinkingLru,
+    shrink_8_at=st.sampled_from([0.3, 0.5]),
+    shrink_4_at=st.sampled_from([0.6, 1.1]),
+    tail_tokens=st.integers(0, 5),
+    host_size_blocks=st.sampled_from([0, 6, 30]),
+    exclusive=st.booleans(),
+    writes_back=st.booleans(),
+    write_through_hits=st.integers(0, 2),
+    load_timing=TIMING,
+)
 
 
 @dataclass
@@ -76,6 +91,38 @@ class Scripted(FcfsScheduler):
         self.copies = 0
 
 
+Act = Callable[[Draft, Sequence, Timing], object]
+
+
+def _admit(draft: Draft, seq: Sequence, timing: Timing) -> None:
+    if seq.state is State.WAITING:
+        draft.try_admit(seq)
+
+
+def _swap_out(draft: Draft, seq: Sequence, timing: Timing) -> None:
+    # What was admitted cannot leave for the host in the same plan; and who was parked in it has
+    # given its copies up, which the core counts all the same.
+    mixed = any(
+        change.kind in ("admit", "park") and change.sequence is seq for change in draft.changes
+    )
+    if draft.host_fits(seq) and not mixed:
+        draft.swap_out(seq, timing)
+
+
+DECISIONS: dict[str, tuple[tuple[State, ...], Act]] = {
+    "admit": ((State.WAITING,), _admit),
+    "swap_out": (RESIDENT, _swap_out),
+    "swap_in": (
+        (State.SWAPPED,),
+        lambda draft, seq, timing: draft.try_swap_in(seq, timing=timing),
+    ),
+    "preempt": (RESIDENT, lambda draft, seq, timing: draft.preempt(seq, "recompute")),
+    "park": ((State.DECODING,), lambda draft, seq, timing: draft.park(seq)),
+    "unpark": ((State.PARKED,), lambda draft, seq, timing: draft.unpark(seq)),
+}
+"""Who may be decided about, and how."""
+
+
 class Placed(RuleBasedStateMachine):
     """One engine; each rule is something that may happen to its blocks."""
 
@@ -92,14 +139,25 @@ class Placed(RuleBasedStateMachine):
         prefix=st.booleans(),
         slab=st.integers(1, 4),
         blocks=st.integers(12, 40),
+        memory=MEMORY,
+        requests=st.lists(st.tuples(PROMPT, GROUP, BITS), min_size=2, max_size=8),
         seed=st.integers(0, 1 << 16),
     )
-    def begin(self, lag: int, prefix: bool, slab: int, blocks: int, seed: int) -> None:
+    def begin(
+        self,
+        lag: int,
+        prefix: bool,
+        slab: int,
+        blocks: int,
+        memory: ShrinkingLru,
+        requests: list[tuple[int, int, int]],
+        seed: int,
+    ) -> None:
         self.scheduler = Scripted()
         self.engine = make_engine(
             self.scheduler,
             blocks,
-            memory=ShrinkingLru(shrink_8_at=0.3, shrink_4_at=0.6, tail_tokens=1),
+            memory=replace(memory),
             cost=FakeCost(),
             block_tokens=4,
             block_bytes=BLOCK_BYTES[16],
@@ -111,10 +169,12 @@ class Placed(RuleBasedStateMachine):
         )
         self.streams = FakeStreams(seed)
         self.device = Device(self.engine, self.streams)
+        for prompt, group, bits in requests:
+            self.submit(prompt, group, bits)
 
     # -- requests -------------------------------------------------------------------------------
 
-    @rule(prompt=st.integers(1, 40), group=st.integers(0, 3), bits=st.sampled_from([16, 8, 4, 4]))
+    @rule(prompt=PROMPT, group=GROUP, bits=BITS)
     def submit(self, prompt: int, group: int, bits: int) -> None:
         index = len(self.engine.recorder.sequences)
         first = 1000 * group if group else 1000 * (index + 10)
@@ -128,33 +188,7 @@ class Placed(RuleBasedStateMachine):
             hash_block_tokens=HASH_TOKENS,
         )
         seq = self.engine.submit(made, self.now)
-        self.scheduler.script.append(lambda draft: self._admit(draft, seq))
-
-    @rule(whom=WHOM)
-    def admit(self, whom: int) -> None:
-        self._decide(whom, (State.WAITING,), self._admit)
-
-    @rule(whom=WHOM, timing=TIMING)
-    def swap_out(self, whom: int, timing: str) -> None:
-        self._decide(whom, RESIDENT, lambda draft, seq: self._swap_out(draft, seq, timing))
-
-    @rule(whom=WHOM, timing=TIMING)
-    def swap_in(self, whom: int, timing: str) -> None:
-        self._decide(
-            whom, (State.SWAPPED,), lambda draft, seq: draft.try_swap_in(seq, timing=timing)
-        )
-
-    @rule(whom=WHOM)
-    def preempt(self, whom: int) -> None:
-        self._decide(whom, RESIDENT, lambda draft, seq: draft.preempt(seq, "recompute"))
-
-    @rule(whom=WHOM)
-    def park(self, whom: int) -> None:
-        self._decide(whom, (State.DECODING,), lambda draft, seq: draft.park(seq))
-
-    @rule(whom=WHOM)
-    def unpark(self, whom: int) -> None:
-        self._decide(whom, (State.PARKED,), lambda draft, seq: draft.unpark(seq))
+        self.scheduler.script.append(lambda draft: _admit(draft, seq, "before_step"))
 
     @rule(whom=WHOM)
     def cancel(self, whom: int) -> None:
@@ -171,27 +205,31 @@ class Placed(RuleBasedStateMachine):
 
     # -- steps ----------------------------------------------------------------------------------
 
-    @rule(tokens=st.integers(1, 20), steps=st.integers(1, 6), copies=st.integers(0, 12))
-    def step(self, tokens: int, steps: int, copies: int) -> None:
+    @rule(
+        decisions=st.lists(st.tuples(st.sampled_from(sorted(DECISIONS)), WHOM, TIMING), max_size=3),
+        tokens=st.integers(1, 20),
+        steps=st.integers(1, 6),
+        copies=st.integers(0, 12),
+    )
+    def decide(
+        self, decisions: list[tuple[str, int, Timing]], tokens: int, steps: int, copies: int
+    ) -> None:
+        """A plan with these decisions, and all that can run."""
         scheduler = self.scheduler
+        scheduler.script += [partial(self._act, *decision) for decision in decisions]
         scheduler.chunk_tokens, scheduler.steps, scheduler.copies = tokens, steps, copies
-        plan = self.engine.plan(self.now)
-        self.device.follow(plan)
-        if self.running is not None:
-            self._complete(self.running, True)
-            self.running = None
-            if plan is not None:
-                self.engine.begin(plan)
-        if plan is not None:
-            self._run(plan)
+        self._step()
 
-    @rule(actions=st.integers(1, 60))
-    def let_the_device_go_on(self, actions: int) -> None:
+    @rule(actions=st.integers(1, 60), plans=st.integers(0, 4))
+    def go_on(self, actions: int, plans: int) -> None:
+        """The device does something, copies land, and a few more plans are made."""
         self.streams.go_on(actions)
         for transfer in self.device.poll():
             self.engine.transferred(transfer, self.now)
+        for _ in range(plans):
+            self._step()
 
-    @rule(bits=st.sampled_from([16, 8, 4]))
+    @rule(bits=BITS)
     def compact(self, bits: int) -> None:
         if self.device.manager.device.places.thin_slabs(bits):
             self.device.manager.device.compact(bits)
@@ -215,7 +253,7 @@ class Placed(RuleBasedStateMachine):
         self.device.follow(self.engine.plan(self.now))
         manager, pool = self.device.manager, self.engine.pool
         assert not manager.device.held and not manager.hosted
-        assert not manager.host.taken
+        assert manager.host.taken == self.engine.host.cached
         assert sum(manager.device.places.live.values()) == pool.cached
 
     # -- inside ---------------------------------------------------------------------------------
@@ -224,38 +262,37 @@ class Placed(RuleBasedStateMachine):
         live = list(self.engine.live)
         return live[whom % len(live)] if live else None
 
-    def _decide(
-        self,
-        whom: int,
-        states: tuple[State, ...],
-        act: Callable[[Draft, Sequence], object],
-    ) -> None:
-        """Someone of those who are in one of these states then."""
+    def _act(self, kind: str, whom: int, timing: Timing, draft: Draft) -> None:
+        """Do something with one of those with whom it can be done."""
+        states, act = DECISIONS[kind]
+        found = [seq for seq in self.engine.live if seq.state in states]
+        if found:
+            act(draft, found[whom % len(found)], timing)
 
-        def decide(draft: Draft) -> None:
-            found = [seq for seq in self.engine.live if seq.state in states]
-            if found:
-                act(draft, found[whom % len(found)])
+    def _step(self) -> None:
+        plan = self.engine.plan(self.now)
+        self.device.follow(plan)
+        if plan is not None:
+            self.giving[plan] = _giving(self.engine, plan)
+        if self.running is not None:
+            if plan is not None and plan.has_step:
+                self.device.give(plan, 0)
+            self._complete(self.running, True)
+            if plan is not None:
+                self.engine.begin(plan)
+        started, self.running = self.running is not None, None
+        if plan is not None:
+            self._run(plan, started)
 
-        self.scheduler.script.append(decide)
-
-    def _admit(self, draft: Draft, seq: Sequence) -> None:
-        if seq.state is State.WAITING:
-            draft.try_admit(seq)
-
-    def _swap_out(self, draft: Draft, seq: Sequence, timing: str) -> None:
-        if draft.host_fits(seq) and seq.computed_tokens:
-            draft.swap_out(seq, timing)  # type: ignore[arg-type]
-
-    def _run(self, plan: Plan) -> None:
-        """All steps of a plan; with lag 1 the last one is left on the device."""
+    def _run(self, plan: Plan, started: bool) -> None:
+        """All steps of a plan, the first of which may have `started`; with lag 1 the last one is
+        left on the device.
+        """
         lag = self.engine.config.lag
-        self.giving[plan] = _giving(self.engine, plan)
         steps = plan.steps if plan.has_step else 0
-        ends = []
-        for step in range(steps):
+        for step in range(int(started), steps):
             self.device.give(plan, step)
-            ends.append(self.now + 1.0 + step)
+        ends = [self.now + 1.0 + step for step in range(steps)]
         if not lag:
             self.streams.finish("compute")
             self._end(plan, ends, True)

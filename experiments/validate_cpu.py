@@ -1,0 +1,185 @@
+"""The simulator against the executor on this machine's CPU: `python -m experiments.validate_cpu`.
+
+The shipped model is calibrated, then a trace of some hundred requests runs under `vllm` and
+`rotating`, on the device three times each and in the simulator once. Memory is short: the KV cache
+holds about a dozen requests. All requests come within a share of the time that serving them takes,
+whatever the machine's speed; the simulator with the profile says what that time is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from executor.calibration.ceilings import hardware, versions
+from executor.calibration.report import profile_lines
+from executor.shipped import TINY
+from executor.validation.validate import Outcome, Wish, validate_all, winners
+from superinfer.costs.profile import load_profile
+
+SCHEDULERS = ("vllm", "rotating")
+MAX_ERROR = 0.10
+BLOCK_TOKENS = 16
+KV_BLOCKS = 120
+LONGEST = 512
+ARRIVAL_SHARE = 0.4
+"""All requests come in this share of the time that serving them at once takes."""
+RESULTS = Path("experiments/results/cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is done."""
+
+    requests: int
+    repeats: int
+    minutes: float
+    """Of calibration."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Calibrate, run, compare; 3 if an error is above the limit."""
+    options = _parser().parse_args(arguments)
+    sizes = Sizes(options.requests, options.repeats, options.minutes)
+    work: Path = options.work
+    work.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    profile = calibrated(work, sizes)
+    trace = write_trace(work / "trace.jsonl", sizes.requests, 1.0)
+    span_s = ARRIVAL_SHARE * busy_seconds(trace, profile, work)
+    write_trace(trace, sizes.requests, span_s)
+    say(f"{sizes.requests} requests in {span_s:.0f} s")
+    wish = Wish(str(trace), profile, SCHEDULERS, tuple(run_options()), sizes.repeats, work / "runs")
+    outcomes = validate_all(wish, say)
+    lines = list(report(profile, outcomes, sizes, span_s))
+    print("\n".join(lines))
+    if options.record:
+        record(options.record, outcomes, lines, profile, started)
+    return 3 if any(outcome.fails(MAX_ERROR) for outcome in outcomes) else 0
+
+
+def calibrated(work: Path, sizes: Sizes) -> Path:
+    """A profile of the shipped model on this CPU, fresh."""
+    path = work / "profile.json"
+    command = ["calibrate", "--device", "cpu", "--minutes", str(sizes.minutes), "-o", str(path)]
+    command += ["--block-tokens", str(BLOCK_TOKENS), "--max-model-len", str(LONGEST)]
+    _call("executor", [*command, "--max-sequences", "32"])
+    return path
+
+
+def run_options() -> list[str]:
+    """Of both policies."""
+    return [
+        *("--device", "cpu", "--model", str(TINY), "--kv-blocks", str(KV_BLOCKS)),
+        *("--block-tokens", str(BLOCK_TOKENS), "--max-model-len", str(LONGEST)),
+        *("--set", "run.host_memory_gib=0.5", "--set", "scheduler.max_num_seqs=32"),
+    ]
+
+
+def write_trace(path: Path, requests: int, span_s: float, seed: int = 0) -> Path:
+    """Chat and batch requests at random times within `span_s`; lengths even in the logarithm."""
+    random = np.random.default_rng(seed)
+    times = np.sort(random.uniform(0.0, 1000 * span_s, requests)).round(3).tolist()
+    prompts = np.exp(random.uniform(np.log(16), np.log(256), requests)).astype(int).tolist()
+    answers = np.exp(random.uniform(np.log(8), np.log(96), requests)).astype(int).tolist()
+    classes = random.choice(["chat", "batch"], requests, p=[0.7, 0.3]).tolist()
+    rows = zip(times, prompts, answers, classes, strict=True)
+    path.write_text("".join(f"{json.dumps(_row(*row))}\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def _row(timestamp: float, prompt: int, answer: int, name: str) -> dict[str, Any]:
+    return {
+        "timestamp": timestamp,
+        "input_length": prompt,
+        "output_length": answer,
+        "class": name,
+    }
+
+
+def busy_seconds(trace: Path, profile: Path, work: Path) -> float:
+    """How long the simulator takes to serve the trace if all of it comes at once."""
+    settings = {
+        "run.costs": str(profile),
+        "run.kv_blocks": KV_BLOCKS,
+        "run.block_tokens": BLOCK_TOKENS,
+        "run.max_model_len": LONGEST,
+        "scheduler.max_num_seqs": 32,
+    }
+    command = ["run", str(trace), "--scheduler", "vllm", "--model", str(TINY), "--device", "cpu"]
+    for key, value in settings.items():
+        command += ["--set", f"{key}={json.dumps(value)}"]
+    out = work / "at-once"
+    shutil.rmtree(out, ignore_errors=True)
+    summary = json.loads(_call("sim", [*command, "--no-plots", "--json", "--out", str(out)]))
+    return float(summary["duration"])
+
+
+def report(profile: Path, outcomes: list[Outcome], sizes: Sizes, span_s: float) -> Iterator[str]:
+    """Everything in text."""
+    yield from profile_lines(load_profile(profile))
+    yield f"{sizes.requests} requests within {span_s:.1f} s, {KV_BLOCKS} blocks of {BLOCK_TOKENS}"
+    for outcome in outcomes:
+        yield from outcome.lines(MAX_ERROR)
+    yield from winners(outcomes)
+
+
+def record(
+    folder: Path, outcomes: list[Outcome], lines: list[str], profile: Path, started: float
+) -> None:
+    """Leave the figures, the pictures and the profile in a folder."""
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for outcome in outcomes:
+        outcome.plot(folder)
+    data = {
+        "machine": {**hardware(torch.device("cpu")), "processors": os.cpu_count()},
+        "platform": platform.platform(),
+        "versions": versions(),
+        "seconds": round(time.time() - started, 1),
+        "outcomes": [outcome.row(MAX_ERROR) for outcome in outcomes],
+        "winners": list(winners(outcomes)),
+    }
+    (folder / "validate.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    (folder / "validate.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    shutil.copyfile(profile, folder / "profile.json")
+
+
+def say(text: str) -> None:
+    """Progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _call(module: str, arguments: list[str]) -> str:
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{module} {arguments[0]}: {done.stderr.strip().splitlines()[-1]}")
+    return done.stdout
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="experiments.validate_cpu", description=__doc__)
+    parser.add_argument("--requests", type=int, default=300)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=3.0, help="of calibration")
+    parser.add_argument("--work", type=Path, default=Path("runs/validate-cpu"))
+    parser.add_argument("--record", type=Path, help=f"also write here, as {RESULTS}")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,275 @@
+"""Calibration: tables out of measurements, host time out of steps, and a whole profile of a CPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from executor.calibration.calibrate import Wish, calibrate, with_launches
+from executor.calibration.cases import RandomArena, decode_step
+from executor.calibration.kernels import Grids, spaced
+from executor.calibration.links import measure_links
+from executor.calibration.report import profile_lines
+from executor.calibration.steps import Limits, Step, fit_host, predictions, random_workload
+from executor.calibration.tables import (
+    ends_first,
+    hold_out,
+    measure_curve,
+    measure_grid,
+    never_falling,
+    read,
+)
+from executor.calibration.timing import Deadline, Timing, time_calls
+from executor.items import ItemBudget
+from executor.kernels.reference import TorchOps
+from executor.kv.layout import PRECISIONS, KVLayout
+from executor.session import ModelOptions
+from superinfer.costs import CalibratedCost, Chunk, load_profile, load_shape, write_profile
+from superinfer.costs.profile import Profile
+
+CPU = torch.device("cpu")
+SMALL = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 96,
+    "vocab_size": 128,
+    "max_position_embeddings": 256,
+    "rope_theta": 10000.0,
+    "rms_norm_eps": 1e-5,
+}
+GRIDS = Grids((1, 8, 64), (1, 8), (1, 4), (32, 128), (1, 32, 64), (0, 64), (1, 4), 1 << 9)
+
+
+def timing(seconds: float) -> Timing:
+    """One that was measured without noise."""
+    return Timing(seconds, 0.0, 1)
+
+
+# -- tables -------------------------------------------------------------------------------------
+
+
+def test_never_falling_pools_what_falls() -> None:
+    """Neighbours that fall share their mean; the rest stays."""
+    assert never_falling([1, 3, 2, 4]) == [1, 2.5, 2.5, 4]
+    assert never_falling([3, 2, 1]) == [2, 2, 2]
+    assert never_falling([]) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 12])
+def test_ends_come_first(count: int) -> None:
+    """Every index once, the two ends before all others."""
+    order = ends_first(count)
+    assert sorted(order) == list(range(count))
+    assert set(order[:2]) == {0, count - 1}
+
+
+def test_a_curve_is_read_as_the_cost_model_reads_it() -> None:
+    """Between its points in a straight line; held-out errors are of that line."""
+    axis = (1, 10, 100)
+    family = measure_curve(axis, "tokens", lambda n: timing(2.0 + n), Deadline(10))
+    assert family.kernel.axes == {"tokens": (1.0, 10.0, 100.0)}
+    assert read(family.kernel, 55) == pytest.approx(57.0)
+    hold_out(family, [(55,)], lambda n: timing(60.0))
+    assert family.fit()["heldout_mape"] == pytest.approx(abs(57 / 60 - 1))
+
+
+def test_a_curve_without_time_has_its_ends() -> None:
+    """The grid gets coarser, not shorter."""
+    family = measure_curve((1, 2, 4, 8), "tokens", timing, Deadline(-1))
+    assert family.kernel.axes == {"tokens": (1.0, 8.0)}
+
+
+def test_a_grid_goes_on_by_its_slope_past_the_most() -> None:
+    """Places with too large a product are not measured."""
+    asked = []
+
+    def at(rows: int, columns: int) -> Timing:
+        asked.append((rows, columns))
+        return timing(float(rows * columns))
+
+    axes = {"sequences": (1, 4), "context_tokens": (1, 2, 8)}
+    family = measure_grid(axes, at, Deadline(10), most=10)
+    assert (4, 8) not in asked
+    assert family.kernel.seconds == ((1.0, 2.0, 8.0), (4.0, 8.0, 32.0))
+    assert family.points == len(asked) == 5
+
+
+def test_spacing_has_no_gap_of_more_than_half_an_octave() -> None:
+    """And a quarter of one from where it gets finer."""
+    grid = spaced(4096, 128)
+    steps = np.array(grid[2:]) / np.array(grid[1:-1])
+    assert grid[0] == 1 and grid[-1] == 4096
+    assert steps.max() <= 1.5
+    assert (steps[np.array(grid[1:-1]) >= 128] <= 1.26).all()
+
+
+# -- timing -------------------------------------------------------------------------------------
+
+
+def test_longer_work_takes_longer() -> None:
+    """A product of matrices four times as large in each direction."""
+    small, large = (torch.randn(n, n) for n in (64, 256))
+    times = [time_calls([lambda x=x: x @ x], CPU, 0.05).seconds for x in (small, large)]
+    assert 0 < times[0] < times[1]
+
+
+def test_spread_is_the_distance_of_quartiles() -> None:
+    """As a share of the median."""
+    assert Timing.of([1.0, 2.0, 3.0, 4.0, 5.0]).spread == pytest.approx(1.0)
+    assert Timing.of([2.0]) == Timing(2.0, 0.0, 1, 2.0)
+    assert Timing.of([3.0, 2.0, 4.0]).best == 2.0
+
+
+def test_links_have_a_rate_and_a_setup() -> None:
+    """On a CPU between two parts of memory."""
+    links = measure_links(CPU, seconds=0.3)
+    assert set(links) == {"h2d", "d2h", "both"}
+    for link in links.values():
+        assert link["bytes_per_s"] > 1e7 and link["setup_s"] >= 0.0
+
+
+# -- random contents ----------------------------------------------------------------------------
+
+
+def test_random_blocks_are_numbers_of_their_precision() -> None:
+    """No NaN in any precision, and attention over them is finite."""
+    layout = KVLayout(2, 2, 16, 16, torch.float32)
+    source = RandomArena(layout, 12, CPU)
+    budget = ItemBudget.of(layout, CPU)
+    for bits in PRECISIONS:
+        shares = {} if bits == 16 else {bits: 1.0}
+        step = decode_step(source, [1, 16, 70], 50, budget, shares)
+        assert step.decode is not None
+        assert bits in step.decode.bits.tolist()
+        q = torch.randn(3, 4, 16)
+        out = TorchOps().decode_attention(q, source.arena, layout, 1, step.decode, 0.25)
+        assert torch.isfinite(out).all() and (out.abs() > 0).all()
+
+
+def test_no_block_comes_twice_before_all_have_come() -> None:
+    """So that a step reads as much memory as it says."""
+    layout = KVLayout(1, 1, 16, 16, torch.float32)
+    source = RandomArena(layout, {16: 10}, CPU)
+    first, second = source.table(80), source.table(80)
+    assert len({*first.offsets.tolist(), *second.offsets.tolist()}) == 10
+
+
+# -- steps --------------------------------------------------------------------------------------
+
+
+class Linear:
+    """A cost model of its own: a millisecond, and a microsecond per token of context."""
+
+    def step_s(self, chunks: object, decodes: int, context: int) -> float:
+        return 0.001 + 1e-6 * context
+
+
+def test_host_time_is_what_the_kernels_leave() -> None:
+    """A line over sequences, in spite of a step that something else disturbed."""
+    cost, steps = Linear(), []
+    for decodes in (1, 2, 4, 8, 16, 32, 32, 32):
+        seconds = cost.step_s((), decodes, 100) + 0.002 + 1e-4 * decodes
+        steps.append(Step((), decodes, 100, seconds))
+    steps.append(Step((), 32, 100, 1.0))
+    host = fit_host(steps, [step.device_s(cost) for step in steps])  # type: ignore[arg-type]
+    assert host.step_s == pytest.approx(0.002, rel=0.1)
+    assert host.per_sequence_s == pytest.approx(1e-4, rel=0.1)
+    errors = predictions(steps[:-1], cost, host)  # type: ignore[arg-type]
+    assert errors.mean < 0.02
+
+
+def test_host_time_is_not_negative() -> None:
+    """Also where the kernels are thought slower than whole steps."""
+    steps = [Step((), n, 100, 0.001 * n) for n in (1, 2, 4)]
+    host = fit_host(steps, [0.01, 0.01, 0.01])
+    assert host.step_s == 0.0 and host.per_sequence_s == 0.0
+
+
+def test_random_batches_and_requests_fit() -> None:
+    """Into the model's context and the number of sequences."""
+    limits, random = Limits(16, 200, 100, 1600), np.random.default_rng(0)
+    for i in range(100):
+        shape = limits.batch(random, mixed=i % 2 == 1)
+        assert len(shape.contexts) <= 16 and all(1 <= c <= 200 for c in shape.contexts)
+        assert bool(shape.chunks) == (i % 2 == 1)
+        assert all(t >= 1 and before >= 0 and t + before <= 200 for t, before in shape.chunks)
+    workload = random_workload(limits, 20)
+    assert [request.index for request in workload.requests] == list(range(20))
+    assert len(workload.output_tokens) == 20
+
+
+# -- whole --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of two layers."""
+    path = tmp_path_factory.mktemp("little") / "config.json"
+    path.write_text(json.dumps(SMALL), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def profile(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    """Its profile on this CPU, through a file."""
+    wish = Wish(
+        str(config),
+        "cpu",
+        ModelOptions(random_weights=True),
+        minutes=0.05,
+        max_sequences=4,
+        kv_blocks=64,
+        grids=GRIDS,
+    )
+    path = tmp_path_factory.mktemp("profile") / "cpu.json"
+    write_profile(calibrate(wish, lambda text: None), path)
+    return load_profile(path)
+
+
+def test_a_profile_has_every_kernel(profile: Profile) -> None:
+    """Of a dense model; and links, host time, capacity and fit."""
+    parts = ("qkv", "o", "gate_up", "down", "lm_head")
+    kernels = {f"gemm_{part}" for part in parts}
+    kernels |= {f"attention_decode_{bits}" for bits in PRECISIONS}
+    kernels |= {"attention_prefill", "norm", "rope_write", "activation", "embed", "sample"}
+    kernels |= {"requantise_8", "requantise_4", "block_copy"}
+    assert set(profile.kernels) == kernels
+    assert profile.device == "cpu" and profile.dtype == "fp32"
+    assert profile.memory["kv_blocks"] == 64
+    assert profile.host.origin == "measured" and profile.host.step_s > 0
+    assert profile.fit["step"]["points"] > 0
+    assert any("attention_prefill" in line for line in profile_lines(profile))
+
+
+def test_the_cost_model_reads_it(profile: Profile, config: Path) -> None:
+    """Times are positive and never fall with more work; blocks have 4-byte values."""
+    cost = CalibratedCost(profile, load_shape(config))
+    assert cost.kv_bytes_per_token == 2 * 2 * 2 * 16 * 4
+    times = [cost.step_s((), 4, context) for context in (128, 256, 512)]
+    assert 0 < times[0] <= times[1] <= times[2]
+    chunks = [cost.step_s([Chunk(n, 0)], 0, 0) for n in (8, 32, 64)]
+    assert 0 < chunks[0] <= chunks[1] <= chunks[2]
+    assert cost.transfer_s(1 << 20, 4, "h2d") > 0
+    assert 0 < cost.attention_share(8, 0.5) <= 1
+
+
+def test_small_steps_with_chunks_wait_for_their_launches(profile: Profile, config: Path) -> None:
+    """Where launching takes longer than the device, the table of prefill attention says so."""
+    shape = load_shape(config)
+    cost = CalibratedCost(profile, shape)
+    measured = profile.kernels["attention_prefill"].axes["chunk_tokens"]
+    least_s = cost.step_s([Chunk(int(measured[-1]), 0)], 0, 0) + 0.01
+    steps = [Step((Chunk(8, 0),), 0, 0, least_s), Step((Chunk(64, 0),), 0, 0, least_s + 1)]
+    slower = CalibratedCost(with_launches(profile, cost, steps, shape.layers), shape)
+    for tokens in measured:
+        assert slower.step_s([Chunk(int(tokens), 0)], 0, 0) == pytest.approx(least_s)
+    assert slower.step_s((), 4, 512) == cost.step_s((), 4, 512)

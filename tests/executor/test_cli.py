@@ -1,0 +1,218 @@
+"""`superinfer-exec` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from executor_runs import LLAMA
+
+from executor import cli
+from executor.generate import Text
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Sizes of a small model."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**LLAMA, "vocab_size": 256}))
+    return path
+
+
+@pytest.fixture
+def trace(tmp_path):
+    """Six requests, one of them too long for the model."""
+    lengths = [(20, 5), (40, 8), (700, 3), (33, 2), (100, 12), (20, 1)]
+    lines = [
+        {
+            "timestamp": 50 * i,
+            "input_length": prompt,
+            "output_length": answer,
+            "hash_ids": list(range(-(-prompt // 16))),
+            "hash_block_size": 16,
+        }
+        for i, (prompt, answer) in enumerate(lengths)
+    ]
+    path = tmp_path / "trace.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def call(monkeypatch, capsys, *arguments):
+    """Exit code, standard output and standard error of a command."""
+    monkeypatch.setattr(sys, "argv", ["superinfer-exec", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    shown = capsys.readouterr()
+    return left.value.code, shown.out, shown.err
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_run_leaves_a_result_folder(monkeypatch, capsys, tmp_path, config, trace, lag):
+    out = tmp_path / "result"
+    code, text, errors = call(
+        monkeypatch,
+        capsys,
+        *("run", trace, "--scheduler", "vllm", "--model", config, "--random-weights"),
+        *("--device", "cpu", "--kv-blocks", 60, "--lag", lag, "--prefix-caching"),
+        *("--as-fast-as-possible", "--no-plots", "--json", "--out", out, "--seed", 3),
+    )
+    assert code == 0, errors
+    summary = json.loads(text)
+    assert summary["completed"] == 5 and summary["rejected"] + summary["failed"] == 1
+    assert summary["total_output_tokens"] == 28
+    assert summary["prefix_hit_rate"] > 0
+    run = summary["run"]
+    assert run["simulated"] is False and run["device_name"] and run["dtype"] == "float32"
+    assert run["kv_blocks"] == 60 and run["block_tokens"] == 16
+    assert run["versions"]["torch"] == torch.__version__
+    assert summary["trust"]["measured_share"] == 1.0
+    stored = json.loads((out / "summary.json").read_text())
+    assert stored["completed"] == 5
+    assert {"requests.parquet", "config.toml", "timeline.parquet"} <= {
+        f.name for f in out.iterdir()
+    }
+    assert "results in" in errors
+
+
+def test_plots_and_the_report_work_on_a_run(monkeypatch, capsys, tmp_path, config, trace):
+    out = tmp_path / "result"
+    code, text, errors = call(
+        monkeypatch,
+        capsys,
+        *("run", trace, "--scheduler", "fcfs", "--model", config, "--random-weights"),
+        *("--device", "cpu", "--limit", 2, "--out", out),
+    )
+    assert code == 0, errors
+    assert "completed" in text
+    assert (out / "report.html").stat().st_size > 1000
+
+
+def test_generate_prints_text(monkeypatch, capsys, config):
+    code, first, errors = call(
+        monkeypatch,
+        capsys,
+        *("generate", "Hello", "--max-tokens", 12, "--model", config, "--random-weights"),
+        *("--device", "cpu", "--temperature", 1.5, "--top-p", 0.9, "--seed", 5),
+    )
+    assert code == 0, errors
+    assert first.endswith("\n") and len(first) > 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "nothing.jsonl", "--device", "cpu"], "nothing.jsonl"),
+        (["run"], "TRACE: expected a trace"),
+        (["run", "TRACE", "--model", "lama", "--device", "cpu"], "unknown model 'lama'"),
+        (["run", "TRACE", "--model", "llama-3.1-8b", "--device", "cpu"], "has no weights"),
+        (["run", "TRACE", "--scheduler", "vlm", "--device", "cpu"], "vllm"),
+        (["run", "TRACE", "--device", "tpu"], "expected cpu, cuda or one of"),
+        (["run", "TRACE", "--device", "cpu", "--dtype", "int3"], "expected one of float32"),
+        (["run", "TRACE", "--device", "cpu", "--block-tokens", "24"], "expected one of 16, 32, 64"),
+        (["run", "TRACE", "--device", "cpu", "--set", "run.tp=2"], "run.tp"),
+        (["generate", "", "--device", "cpu"], "at least one token"),
+        (["generate", "x" * 600, "--device", "cpu"], "above the context of 512"),
+        (
+            ["generate", "x", "--top-p", "7", "--device", "cpu"],
+            "top_p: expected a number in (0, 1]",
+        ),
+        (["generate"], "Missing argument"),
+    ],
+)
+def test_a_mistake_is_one_line(monkeypatch, capsys, config, trace, arguments, expected):
+    arguments = [str(trace) if part == "TRACE" else part for part in arguments]
+    if "--model" not in arguments:
+        arguments += ["--model", str(config), "--random-weights"]
+    code, text, errors = call(monkeypatch, capsys, *arguments)
+    assert code == 2, errors
+    assert expected in errors and len(errors.strip().splitlines()) == 1
+    assert not text
+
+
+def test_no_gpu_is_one_line(monkeypatch, capsys, config, trace):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    arguments = ("run", trace, "--model", config, "--random-weights", "--device", "cuda")
+    code, _, errors = call(monkeypatch, capsys, *arguments)
+    assert code == 2 and "no CUDA device" in errors
+
+
+@pytest.mark.slow
+def test_interrupting_writes_the_results_so_far(tmp_path, config):
+    trace = tmp_path / "long.jsonl"
+    lines = [{"timestamp": 0, "input_length": 8, "output_length": n} for n in (2, 500)]
+    lines.append({"timestamp": 10_000_000, "input_length": 8, "output_length": 2})
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "result"
+    command = [
+        *(sys.executable, "-m", "executor", "run", str(trace), "--scheduler", "fcfs"),
+        *("--model", str(config), "--random-weights", "--device", "cpu", "--no-plots"),
+        *("--json", "--out", str(out)),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not _waits_for_the_last(process) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    text, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "interrupted: writing the results so far" in errors
+    assert json.loads(text)["run"]["interrupted"] is True
+    assert (out / "requests.parquet").exists()
+
+
+def _waits_for_the_last(process):
+    """True once the process sleeps most of the time: its first requests are done."""
+
+    def used():
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    if not Path("/proc").exists():
+        time.sleep(20)
+        return True
+    before = used()
+    time.sleep(1.0)
+    return before > 100 and used() - before < 10
+
+
+def test_text_that_ends_an_answer_is_not_printed():
+    class Letters:
+        def push(self, token):
+            return chr(token)
+
+        def finish(self):
+            return ""
+
+    told = []
+    text = Text(Letters(), ("END", "\n\n"), told.append)
+    stops = [text.push(ord(letter)) for letter in "so E.N END rest"]
+    assert "".join(told) == "so E.N " and stops.index(True) == 9
+    text.finish()
+    assert "".join(told) == "so E.N "
+    told.clear()
+    text = Text(Letters(), ("END",), told.append)
+    for letter in "the EN":
+        text.push(ord(letter))
+    assert "".join(told) == "the "
+    text.finish()
+    assert "".join(told) == "the EN"

@@ -1,0 +1,162 @@
+"""The loop on a real clock: arrivals, being stopped, and requests that fail alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from executor_runs import IdleModel, Rig, forced, sizes_for
+from harness import FakeCost, IdleScheduler, request
+
+from executor.answers import Answer, Answers
+from executor.arrivals import LiveArrivals, TimedArrivals
+from executor.backend import TorchBackend
+from executor.clock import RealTime
+from executor.driver import Driver
+from superinfer.engine import Engine
+from superinfer.errors import StuckError
+from superinfer.memory.lru import LruMemory
+from superinfer.schedulers.fcfs import FcfsScheduler
+
+
+def rig_for(model=None, scheduler=None, blocks=100, **config):
+    model, memory = model or IdleModel(4), LruMemory("swap", "background")
+    sizes = sizes_for(model.layout, memory, blocks, max_model_len=512, **config)
+    scheduler = scheduler or FcfsScheduler(max_num_batched_tokens=16, max_num_seqs=8)
+    return Rig(Engine(scheduler, memory, FakeCost(), sizes), model)
+
+
+def test_requests_come_at_their_times():
+    requests = [request(i, 5, 0, i * 0.1) for i in range(4)]
+    rig = rig_for()
+    clock = RealTime(rig.mover.poll, lambda: rig.mover.busy)
+    started = time.monotonic()
+    rig.run(requests, forced(requests, [3] * 4), clock)
+    assert time.monotonic() - started >= 0.3
+    record = rig.engine.recorder.build(rig.engine)
+    assert record.table.state == ["finished"] * 4
+    first = record.table.first_token_s
+    assert (first > [0.0, 0.1, 0.2, 0.3]).all()
+    assert (record.table.finish_s >= first).all()
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_idle_time_can_be_left_out(lag):
+    requests = [request(i, 5, 0, i * 1000.0) for i in range(3)]
+    rig = rig_for(lag=lag)
+    started = time.monotonic()
+    driver = rig.run(requests, forced(requests, [3] * 3), rig.real_time())
+    assert time.monotonic() - started < 60
+    assert 2000 < driver.now < 2100
+    assert rig.engine.recorder.build(rig.engine).table.output_tokens.tolist() == [3] * 3
+
+
+class StoppingModel(IdleModel):
+    """Stops the driver in one of its steps."""
+
+    driver: Driver
+    steps = 0
+
+    def forward(self, step, arena):
+        self.steps += 1
+        if self.steps == 6:
+            self.driver.stop()
+        return super().forward(step, arena)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_what_was_done_is_left_when_it_is_stopped(lag):
+    model = StoppingModel(4)
+    rig = rig_for(model, lag=lag)
+    requests = [request(0, 4, 0), request(1, 4, 0), request(2, 4, 0, 500.0)]
+    backend = TorchBackend(
+        rig.engine,
+        rig.runner,
+        rig.manager,
+        rig.mover,
+        forced(requests, [3, 400, 3]),
+        rig.given_times(),
+        TimedArrivals(requests),
+    )
+    model.driver = Driver(backend)
+    model.driver.run()
+    table = rig.engine.recorder.build(rig.engine).table
+    assert table.state == ["finished", "unfinished"]
+    assert model.steps <= 8
+    assert rig.engine.pool.referenced == 0 and not rig.engine.live
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_requests_that_nothing_serves_are_an_error(lag):
+    rig = rig_for(scheduler=IdleScheduler(), lag=lag)
+    requests = [request(0, 4, 0)]
+    with pytest.raises(StuckError, match="1 requests can never run"):
+        rig.run(requests, forced(requests, [3]))
+
+
+class HungryModel(IdleModel):
+    """Has no memory for long chunks."""
+
+    def forward(self, step, arena):
+        if step.prefill is not None and step.prefill.longest >= 10:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB.")
+        return super().forward(step, arena)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_request_that_fails_ends_alone(lag):
+    rig = rig_for(HungryModel(4), lag=lag, prefix_caching=True)
+    ids = tuple(range(8))
+    requests = [
+        request(0, 5, 0),
+        request(1, 32, 0, hash_ids=ids, hash_block_tokens=4),
+        request(2, 6, 0),
+    ]
+    rig.run(requests, forced(requests, [9] * 3))
+    table = rig.engine.recorder.build(rig.engine).table
+    assert table.state == ["finished", "failed", "finished"]
+    assert table.reject_reason[1] == "out_of_memory"
+    assert table.output_tokens.tolist() == [9, 0, 9]
+    assert rig.engine.pool.referenced == 0
+    assert not [node for node in rig.engine.tree.nodes() if not node.answer]  # nothing to find
+
+
+def test_an_answer_ends_with_a_stop_token_or_when_it_is_told():
+    told = []
+
+    def tell(token):
+        told.append(token)
+        return len(told) == 4
+
+    requests = [request(i, 5, 0, max_tokens=50) for i in range(3)]
+    answers = [
+        Answer(np.zeros(5, np.int64), 50, frozenset({0})),
+        Answer(np.zeros(5, np.int64), 50, on_token=tell),
+        Answer(np.zeros(5, np.int64), 7),
+    ]
+    rig_for().run(requests, Answers(answers))
+    assert [len(answer.tokens) for answer in answers] == [1, 4, 7]
+    assert told == [0] * 4
+
+
+def test_requests_of_other_threads_are_served():
+    rig = rig_for()
+    arrivals, answers = LiveArrivals(), Answers()
+    clock = RealTime(rig.mover.poll, lambda: rig.mover.busy)
+    done = []
+    rig.engine.on_ended = lambda seq, now: done.append(seq.request.request_id)
+    backend = TorchBackend(rig.engine, rig.runner, rig.manager, rig.mover, answers, clock, arrivals)
+    driver = Driver(backend)
+    thread = threading.Thread(target=driver.run)
+    for name in ("first", "second"):
+        index = answers.add(Answer(np.zeros(5, np.int64), 4))
+        arrivals.put(request(index, 5, 0, name=name))
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert sorted(done) == ["first", "second"]

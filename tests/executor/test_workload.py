@@ -1,0 +1,95 @@
+"""The tokens that stand for a trace, and the capacity and devices of a run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from executor_runs import tiny_model
+from harness import request
+
+from executor.capacity import blocks_that_fit, compile_kernels, slabs_for
+from executor.device import find_device
+from executor.kernels.ops import ops_for
+from executor.kv.arena import arena_size
+from executor.kv.layout import KVLayout
+from executor.workload import answers_of, forced_tokens, prompt_tokens
+from superinfer.errors import ConfigError
+from superinfer.schedulers.fcfs import FcfsScheduler
+from traces.workload import Workload
+
+
+def prompt(index, tokens, ids=(), block=8, **more):
+    made = request(index, tokens, 0, hash_ids=ids, hash_block_tokens=block, **more)
+    return prompt_tokens(made, 300, 7)
+
+
+def test_requests_share_tokens_where_they_share_ids():
+    first, second = prompt(0, 20, (1, 2, 3)), prompt(1, 24, (1, 2, 9))
+    assert len(first) == 20 and len(second) == 24
+    assert np.array_equal(first[:16], second[:16])
+    assert not np.array_equal(first[16:20], second[16:20])
+    assert not np.array_equal(first[:8], prompt(0, 20, (1, 2, 3), namespace="other")[:8])
+
+
+def test_a_request_without_ids_has_tokens_of_its_own():
+    assert np.array_equal(prompt(0, 20), prompt(0, 20))
+    assert not np.array_equal(prompt(0, 20), prompt(1, 20))
+    partly = prompt(0, 20, (1,))
+    assert np.array_equal(partly[:8], prompt(1, 8, (1,))) and len(partly) == 20
+
+
+def test_tokens_are_spread_over_the_vocabulary():
+    counts = np.bincount(prompt(0, 60_000, block=60_000, ids=(5,)), minlength=300)
+    assert len(counts) == 300
+    assert ((counts - 200.0) ** 2 / 200.0).sum() < 400  # chi-square with 299 degrees of freedom
+
+
+def test_another_seed_gives_other_tokens():
+    made = request(0, 20, 0)
+    assert not np.array_equal(prompt_tokens(made, 300, 1), prompt_tokens(made, 300, 2))
+
+
+def test_answers_have_the_lengths_of_the_trace():
+    requests = [request(0, 10, 0, max_tokens=50), request(1, 90, 0, max_tokens=50)]
+    answers = answers_of(Workload(requests, [20, 30]), 300, 100, 0)
+    assert [answers[made].limit for made in requests] == [20, 10]  # the context has 100
+    assert forced_tokens(request(0, 10, 0, max_tokens=5), 20, 100) == 5
+    assert forced_tokens(request(0, 200, 0), 20, 100) == 1
+
+
+class Small:
+    """As much of a model as capacity asks for."""
+
+    layout = KVLayout(2, 2, 64, 32, torch.float32)
+    device = torch.device("cpu")
+
+
+@pytest.mark.parametrize("smaller", [False, True])
+def test_the_cache_of_a_cpu_keeps_within_its_bytes(smaller):
+    layout = Small.layout
+    blocks = blocks_that_fit(Small(), 0.9, FcfsScheduler(), smaller)
+    slabs = slabs_for(layout, blocks, Small.device, smaller)
+    size = arena_size(layout, blocks, slabs, smaller)
+    assert 0.8 * (256 << 20) < size.nbytes <= 1.05 * (256 << 20)
+    if smaller:
+        assert slabs.blocks_4 > slabs.blocks_8 > slabs.blocks_16 > 1
+
+
+def test_devices():
+    device = find_device("cpu")
+    assert device.torch.type == "cpu" and device.name
+    assert device.spec.memory_bytes_per_s > 1e8 and device.spec.bf16_flops > 1e8
+    with pytest.raises(ConfigError, match="expected cpu, cuda or one of"):
+        find_device("tpu")
+    if not torch.cuda.is_available():
+        for name in ("cuda", "h200"):
+            with pytest.raises(ConfigError, match="no CUDA device"):
+                find_device(name)
+
+
+def test_what_is_compiled_before_a_run_runs(tmp_path):
+    model = tiny_model(tmp_path, torch.device("cpu"))
+    compile_kernels(model, ops_for(torch.device("cpu")), smaller=True)

@@ -68,7 +68,7 @@ def number(codes, DTYPE: tl.constexpr):
 @triton.jit
 def halves_of_bytes(codes, DTYPE: tl.constexpr):
     """Low and high nibbles of uint8 `codes`, 0 to 15."""
-    if INTERPRET or DTYPE != tl.bfloat16:
+    if INTERPRET or tl.bfloat16 != DTYPE:
         low = number((codes & 15).to(tl.int8), DTYPE)
         high = number((codes >> 4).to(tl.int8), DTYPE)
     else:
@@ -81,7 +81,7 @@ def halves_of_bytes(codes, DTYPE: tl.constexpr):
 @triton.jit
 def bytes_of_words(words, DTYPE: tl.constexpr):
     """Low and high bytes of int16 `words`, -127 to 127."""
-    if INTERPRET or DTYPE != tl.bfloat16:
+    if INTERPRET or tl.bfloat16 != DTYPE:
         low = number(words.to(tl.int8), DTYPE)
         high = number((words >> 8).to(tl.int8), DTYPE)
     else:
@@ -94,7 +94,7 @@ def bytes_of_words(words, DTYPE: tl.constexpr):
 @triton.jit
 def nibbles_of_words(words, DTYPE: tl.constexpr):
     """The four nibbles of uint16 `words`, lowest first, plus `offset_of(DTYPE)`."""
-    if INTERPRET or DTYPE != tl.bfloat16:
+    if INTERPRET or tl.bfloat16 != DTYPE:
         n_0 = number((words & 15).to(tl.int8), DTYPE)
         n_1 = number(((words >> 4) & 15).to(tl.int8), DTYPE)
         n_2 = number(((words >> 8) & 15).to(tl.int8), DTYPE)
@@ -110,4 +110,4 @@ def nibbles_of_words(words, DTYPE: tl.constexpr):
 @triton.jit
 def offset_of(DTYPE: tl.constexpr):
     """What `nibbles_of_words` adds to codes."""
-    return 0.0 if INTERPRET or DTYPE != tl.bfloat16 else OFFSET
+    return 0.0 if INTERPRET or tl.bfloat16 != DTYPE else OFFSET

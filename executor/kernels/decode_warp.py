@@ -10,7 +10,7 @@ Tiles lie within one block, so that an address is one number, loaded a turn ahea
 """
 
 # Kernels take what they need one by one.
-# ruff: noqa: PLR0913, PLR0917
+# ruff: noqa: PLR0913, PLR0915, PLR0917
 
 from __future__ import annotations
 
@@ -105,10 +105,7 @@ def _wide_item(
         base = (arena + start).to(tl.pointer_type(DTYPE))
         keys = base + (slot[:, None] * D + dims[None, :])
         # Scores of what lies past the last token are replaced below; values must be numbers.
-        if PAD == D // 2:
-            k = tl.load(keys)
-        else:
-            k = tl.load(keys, mask=inside[None, :], other=0.0)
+        k = tl.load(keys) if PAD == D // 2 else tl.load(keys, mask=inside[None, :], other=0.0)
         v = tl.load(
             base + T * D + (slot[None, :] * D + dims[:, None]),
             mask=there[None, :] & inside[:, None], other=0.0,
@@ -424,9 +421,9 @@ def constants(layout: KVLayout, heads: int, tile: int) -> dict[str, int]:
 def entries() -> list[Entry]:
     """Every form."""
     found = []
-    for chip in TILES:
-        found += [entry_of(chip, form, TILES[chip]) for form in FORMS]
-        found.append(entry_of(chip, BIASED, TILES[chip], biased=True))
+    for chip, tiles in TILES.items():
+        found += [entry_of(chip, form, tiles) for form in FORMS]
+        found.append(entry_of(chip, BIASED, tiles, biased=True))
     return found
 
 

@@ -53,6 +53,8 @@ TILES: dict[int, dict[int, dict[str, int]]] = {
     },
 }
 """Per architecture and rows of a tile; keys of a tile of 16 and of 8 bits (of 4: one block)."""
+ROWS = {80: 128, 90: 128}
+"""Rows of a tile of chunks with more than 64."""
 
 
 @triton.jit
@@ -269,7 +271,7 @@ def prefill_attention(
     count = chunks.context.numel()
     if not rows or not count:
         return out
-    tile_rows = 128 if chunks.longest > 64 else 64
+    tile_rows = ROWS[capability(q.device)] if chunks.longest > 64 else 64
     tiles = TILES[capability(q.device)][tile_rows]
     prefill_tiles[(heads, triton.cdiv(chunks.longest, tile_rows), count)](
         q, arena, out, chunks.first_row, chunks.context, chunks.first, chunks.tokens,

@@ -86,7 +86,7 @@ def scaled_nibbles_of(words, s_0, s_1, s_2, s_3, DTYPE: tl.constexpr):
 
     `s_1` and `s_3` are a sixteenth of the scales.
     """
-    if INTERPRET or DTYPE != tl.float16:
+    if INTERPRET or tl.float16 != DTYPE:
         n_0 = (words & 15).to(tl.float32) * s_0.to(tl.float32)
         n_1 = (words & 0xF0).to(tl.float32) * s_1.to(tl.float32)
         n_2 = ((words >> 8) & 15).to(tl.float32) * s_2.to(tl.float32)

@@ -1,4 +1,4 @@
-"""Variants of kernels side by side, each checked before it is timed; a table sorted by time ends it.
+"""Variants of kernels side by side, each checked before it is timed; a sorted table ends it.
 
 What wins here becomes the entry of a tile table.
 """
@@ -20,7 +20,7 @@ from executor.inputs import DecodeRow, build_inputs
 from executor.items import ItemBudget
 from experiments.gpu_check import reference
 from experiments.gpu_check.checks import Check, Context, Result
-from experiments.gpu_check.kernels import worst_row
+from experiments.gpu_check.kernels import prefill_case_error, worst_row
 from experiments.gpu_check.setting import device_of, ops_of, randn, tolerance
 from experiments.gpu_check.speed import (
     Row,
@@ -69,12 +69,17 @@ INT8: dict[int, tuple[tuple[int, int, int, int, int], ...]] = {
 """By rows of activations: rows, outputs, depth, warps and stages of tiles."""
 SHARES: tuple[int, ...] = (0, 4, 8)
 """Programs per multiprocessor up to which tiles are cut into slices."""
-PREFILL: tuple[dict[str, int], ...] = (
-    {},
-    {"keys": 64, "num_warps": 4, "num_stages": 2},
-    {"keys": 128, "num_warps": 8, "num_stages": 2},
-    {"keys": 128, "num_warps": 8, "num_stages": 3},
+PREFILL: tuple[tuple[int, dict[str, int]], ...] = (
+    (128, {}),
+    (128, {"keys": 64, "num_warps": 4, "num_stages": 2}),
+    (128, {"keys": 128, "num_warps": 8, "num_stages": 2}),
+    (128, {"keys": 64, "num_warps": 8, "num_stages": 2}),
+    (64, {"keys": 64, "num_warps": 4, "num_stages": 2}),
+    (64, {"keys": 64, "num_warps": 4, "num_stages": 3}),
+    (64, {"keys": 128, "num_warps": 4, "num_stages": 2}),
+    (64, {"keys": 32, "num_warps": 4, "num_stages": 3}),
 )
+"""Rows of a tile of long chunks, and change of the table."""
 Attention = Callable[..., Tensor]
 DECODE: tuple[tuple[str, dict[str, int]], ...] = (
     ("decode_warp", {}),
@@ -108,7 +113,7 @@ def ops_with(context: Context, module: str) -> Any:
 
 def decode(context: Context, module: str, change: dict[str, int]) -> Result:
     """One variant: right, and its time at 32 rows of 8k per precision and number of items."""
-    heads, rows = heads_of(context), []
+    rows: list[Row] = []
     with tiles(module, change):
         error = decode_error(context, module)
         if not error <= tolerance(context):
@@ -122,11 +127,10 @@ def decode(context: Context, module: str, change: dict[str, int]) -> Result:
                 measure = partial(decode_row, context, module, bits, 32, 8192, programs, shortest)
                 rows.append(guarded({"kv": bits, **row}, measure))
     context.cache.setdefault("decode", []).extend(rows)
-    del heads
     return outcome(rows, worst=error)
 
 
-def decode_row(  # noqa: PLR0913, PLR0917
+def decode_row(
     context: Context,
     module: str,
     bits: int,
@@ -136,7 +140,7 @@ def decode_row(  # noqa: PLR0913, PLR0917
     shortest: int,
 ) -> Row:
     """Time of one layer and share of the bandwidth."""
-    heads, device = heads_of(context), device_of(context)
+    heads = heads_of(context)
     if context.tiny:
         batch, length = 2, 257
     key = f"arena {bits}"
@@ -159,28 +163,29 @@ def decode_row(  # noqa: PLR0913, PLR0917
 
 def decode_error(context: Context, module: str) -> float:
     """The worst relative error of a row, over precisions and mixes."""
-    heads, device = heads_of(context, layers=2), device_of(context)
-    layout, tokens = heads.layout, heads.layout.block_tokens
+    if "cases" not in context.cache:
+        mixes: tuple[dict[int, float], ...] = ({}, {8: 1.0}, {4: 1.0}, {4: 0.4, 8: 0.4})
+        context.cache["cases"] = [decode_case(context, shares) for shares in mixes]
     worst = 0.0
-    mixes: tuple[dict[int, float], ...] = ({}, {8: 1.0}, {4: 1.0}, {4: 0.4, 8: 0.4})
-    for shares in mixes:
-        source = RandomArena(layout, 100, device)
-        lengths = (1, tokens, 5 * tokens + 7, 45 * tokens + 1)
-        rows = [DecodeRow(source.table(n, shares), n, 1) for n in lengths]
-        step = build_inputs(
-            rows, [], layout, device, item_blocks=8, pad_rows=6, pad_items=4 * len(rows) + 16
-        )
-        assert step.decode is not None
-        q = randn(context, 6, heads.count, layout.head_dim)
-        scale = layout.head_dim**-0.5
-        found = ops_with(context, module).decode_attention(
-            q, source.arena, layout, 1, step.decode, scale
-        )
-        wanted = reference.decode_attention(q, source.arena, layout, 1, step.decode, scale)
-        worst = max(worst, worst_row(found[: len(rows)], wanted[: len(rows)]))
-        if not bool((found[len(rows) :] == 0).all()):
+    for arguments, wanted in context.cache["cases"]:
+        found = ops_with(context, module).decode_attention(*arguments)
+        worst = max(worst, worst_row(found[:-2], wanted[:-2]))
+        if not bool((found[-2:] == 0).all()):
             return float("inf")
     return worst
+
+
+def decode_case(context: Context, shares: dict[int, float]) -> tuple[tuple[Any, ...], Tensor]:
+    """Arguments of decode attention, the last two rows padding, and what it has to give."""
+    heads, device = heads_of(context, layers=2), device_of(context)
+    layout, tokens = heads.layout, heads.layout.block_tokens
+    source = RandomArena(layout, 100, device)
+    lengths = (1, tokens, 5 * tokens + 7, 45 * tokens + 1)
+    rows = [DecodeRow(source.table(n, shares), n, 1) for n in lengths]
+    step = build_inputs(rows, [], layout, device, item_blocks=8, pad_rows=6, pad_items=32)
+    q = randn(context, 6, heads.count, layout.head_dim)
+    arguments = (q, source.arena, layout, 1, step.decode, layout.head_dim**-0.5)
+    return arguments, reference.decode_attention(*arguments)
 
 
 def decode_shapes(context: Context) -> Result:
@@ -262,11 +267,31 @@ def int8_row(context: Context, x: Tensor, weights: list[Tensor], scales: Tensor)
     return {"us": timing.seconds * 1e6, "GB/s": rate / 1e9, "share": rate / ceiling(context)}
 
 
-def prefill_tiles(context: Context, change: dict[str, int]) -> Result:
-    """A variant of prefill attention, checked by `kernels` once it is in the table."""
-    found = prefill(context, change)
-    context.cache.setdefault("prefill", []).extend(found.get("rows", []))
-    return found
+def prefill_tiles(context: Context, rows: int, change: dict[str, int]) -> Result:
+    """A variant of prefill attention."""
+    from executor.kernels import prefill_attention as kernel
+    from executor.kernels.tiles import capability
+
+    key = capability(device_of(context))
+    kept = kernel.ROWS[key]
+    try:
+        kernel.ROWS[key] = rows
+        with tiles("prefill_attention", change):
+            error = prefill_error(context)
+        found = prefill(context, change)
+    finally:
+        kernel.ROWS[key] = kept
+    if not error <= tolerance(context):
+        return {"ok": False, "error": f"wrong by {error:.3g}", "worst": error}
+    for row in found["rows"]:
+        row["tile"] = f"rows={rows} {row['tile']}"
+    context.cache.setdefault("prefill", []).extend(found["rows"])
+    return outcome(found["rows"], worst=error)
+
+
+def prefill_error(context: Context) -> float:
+    """The worst relative error of a chunk, over precisions and mixes."""
+    return max(prefill_case_error(context, "llama-8b", shares) for shares in ({}, {4: 0.3, 8: 0.4}))
 
 
 def ranking(context: Context) -> Result:
@@ -294,6 +319,9 @@ CHECKS: dict[str, Check] = {
         for rows, shapes in INT8.items()
         for i, shape in enumerate(shapes)
     },
-    **{f"prefill-{i}": partial(prefill_tiles, change=change) for i, change in enumerate(PREFILL)},
+    **{
+        f"prefill-{i}": partial(prefill_tiles, rows=rows, change=change)
+        for i, (rows, change) in enumerate(PREFILL)
+    },
     "ranking": ranking,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -72,11 +72,23 @@ def free_bytes(device: torch.device, share: float) -> int:
 
 
 def _gpu_spec(found: str, device: torch.device) -> DeviceSpec:
-    """The preset of a GPU's name; of one that has none, those of the A100 with its memory."""
-    preset = next((key for part, key in _GPUS.items() if part in found), "a100-80g")
-    if preset == "a100-80g" and torch.cuda.get_device_properties(device).total_memory < 50e9:
-        preset = "a100-40g"
-    return load_device(preset)
+    """The preset of a GPU's name; of one that has none, the A100's figures under its own name."""
+    small = torch.cuda.get_device_properties(device).total_memory < 50e9
+    preset = _preset(found, small)
+    if preset is not None:
+        return load_device(preset)
+    likened = load_device("a100-40g" if small else "a100-80g")
+    return replace(likened, name=_slug(found))
+
+
+def _preset(found: str, small: bool) -> str | None:
+    preset = next((key for part, key in _GPUS.items() if part in found), None)
+    return "a100-40g" if preset == "a100-80g" and small else preset
+
+
+def _slug(found: str) -> str:
+    """`NVIDIA RTX A6000` as `rtx-a6000`; an underline parts the names in that of a profile."""
+    return found.lower().removeprefix("nvidia ").replace(" ", "-").replace("_", "-")
 
 
 def _processor() -> str:

@@ -9,6 +9,7 @@ largest, and on one stream, after a run that compiles what has to be compiled.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +58,11 @@ class DecodeGraphs:
             return None
         self._graphs[rows].replay()
         return self._logits[:rows]
+
+    def prepared(self, batch: Batch) -> Callable[[], object] | None:
+        """Fill the buffers for a step, and what replays it, as often as it is called."""
+        rows = self._load(batch)
+        return None if rows is None else self._graphs[rows].replay
 
     def eager(self, batch: Batch) -> Tensor | None:
         """The same step, with the same padding, without its graph: what a replay has to equal."""

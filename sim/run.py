@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from sim.driver import simulate
@@ -193,10 +193,11 @@ def _cost(
 def _host(run: RunConfig, known: HostCost) -> HostCost:
     """`known` with what `[run]` says of it."""
     step_ms, sequence_us = run.host_step_ms, run.host_per_sequence_us
-    return HostCost(
-        known.step_s if step_ms is None else step_ms / 1e3,
-        known.per_sequence_s if sequence_us is None else sequence_us / 1e6,
-        "configured",
+    return replace(
+        known,
+        step_s=known.step_s if step_ms is None else step_ms / 1e3,
+        per_sequence_s=known.per_sequence_s if sequence_us is None else sequence_us / 1e6,
+        origin="configured",
     )
 
 

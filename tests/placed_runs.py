@@ -284,7 +284,8 @@ class Device:
         self.mover.start(moves)
         self.orders.update(type(order).__name__ for order in moves.orders)
         for job in moves.copies:
-            if job.transfer is not None:
+            # `rotasched` charges copies in its own way (`swap_out(copied_blocks=...)`).
+            if job.transfer is not None and self.engine.scheduler.name != "rotasched":
                 assert len(job.device) <= job.transfer.blocks, job
             if job.background:
                 self.moving.add(cast("Transfer", job.transfer))

@@ -15,15 +15,13 @@ from torch import Tensor
 from executor.bench.steps import free_bytes
 from executor.calibration import kernels
 from executor.calibration.cases import RandomArena
-from executor.calibration.ceilings import ceilings, device_name, hardware, versions
+from executor.calibration.ceilings import ceilings, hardware, versions
+from executor.calibration.fit import with_steps
 from executor.calibration.kernels import CPU, GPU, Bench, Grids
 from executor.calibration.links import measure_links
 from executor.calibration.steps import (
-    HostFit,
     Limits,
-    Step,
-    fit_host,
-    predictions,
+    Steps,
     random_workload,
     run_batches,
     run_driver,
@@ -36,9 +34,8 @@ from executor.kernels.ops import ops_for
 from executor.kv.layout import KVLayout
 from executor.models.config import read_config
 from executor.session import DTYPES, ModelOptions, Session, open_session, source_of
-from superinfer.costs import CalibratedCost, Chunk
 from superinfer.costs.devices import Link
-from superinfer.costs.profile import HostCost, Kernel, Profile
+from superinfer.costs.profile import HostCost, Profile
 from superinfer.costs.shapes import ModelShape
 from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config
@@ -124,8 +121,16 @@ def dtype_of(loading: ModelOptions, device: torch.device) -> torch.dtype:
     return DTYPES[kind]
 
 
-def calibrate(wish: Wish, say: Say) -> Profile:
-    """Measure everything within about `wish.minutes`; the profile that comes out."""
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A profile, and the steps that it was brought in line with."""
+
+    profile: Profile
+    steps: Steps
+
+
+def calibrate(wish: Wish, say: Say) -> Calibration:
+    """Measure everything within about `wish.minutes`."""
     begin_s, total_s = time.time(), 60 * wish.minutes
     subject = Subject.of(wish)
     say(f"{subject.shape.name} on {hardware(subject.device)['name']}")
@@ -135,8 +140,10 @@ def calibrate(wish: Wish, say: Say) -> Profile:
     say("steps of the model")
     session = open_session(_config(subject), wish.loading)
     profile = _profile(subject, found, links, rates, session)
-    profile = with_steps(subject, session, profile, total_s - (time.time() - begin_s), say)
-    return replace(profile, made_s=begin_s)
+    steps = run_steps(subject, session, total_s - (time.time() - begin_s))
+    profile = with_steps(profile, subject.shape, steps)
+    say(f"predicted against measured: {profile.fit['step']}")
+    return Calibration(replace(profile, made_s=begin_s), steps)
 
 
 # -- kernels ------------------------------------------------------------------------------------
@@ -239,7 +246,7 @@ def _profile(
     machine = hardware(device)
     quantised = ", int8 weights" if wish.loading.int8 else ""
     return Profile(
-        device=device_name(device),
+        device=session.device.spec.name,
         model=subject.shape.name,
         tp=1,
         dtype=DTYPE_NAMES[str(subject.layout.dtype).removeprefix("torch.")],
@@ -260,44 +267,21 @@ def _profile(
     )
 
 
-def with_steps(
-    subject: Subject, session: Session, profile: Profile, seconds: float, say: Say
-) -> Profile:
-    """The profile with its host time, and how well it predicts steps that it has not seen."""
+def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
+    """Random batches through the runner, some to fit and some to judge, and requests through the
+    driver.
+    """
     deadline = Deadline(max(4.0, seconds))
-    shape, limits = subject.shape, _limits(subject, session)
-    random = np.random.default_rng(1)
+    limits, random = _limits(subject, session), np.random.default_rng(1)
     blocks = min(session.engine.config.total_blocks, 8192)
     source = RandomArena.over(subject.layout, session.runner.arena, blocks)
     sets = []
-    for count, share in ((FIT_BATCHES, 0.4), (HELD_OUT_BATCHES, 0.5)):
+    for count, share in ((FIT_BATCHES, 0.35), (HELD_OUT_BATCHES, 0.5)):
         shapes = [limits.batch(random, mixed=i % 2 == 1) for i in range(count)]
         time_s = Deadline(max(2.0, share * deadline.left_s))
         sets.append(run_batches(session.runner, source, shapes, time_s))
-    fitted, unseen = sets
     driven = run_driver(session, random_workload(limits, 48), Deadline(max(2.0, deadline.left_s)))
-    cost = CalibratedCost(profile, shape)
-    if subject.gpu:
-        profile = with_launches(profile, cost, fitted, shape.layers)
-        cost = CalibratedCost(profile, shape)
-    launching = _host(fitted, cost, HostFit(0.0, 0.0))
-    planning = _host(driven, cost, launching)
-    host = HostFit(
-        launching.step_s + planning.step_s, launching.per_sequence_s + planning.per_sequence_s
-    )
-    fit = {
-        "step": predictions(unseen, cost, launching).entry(),
-        "step_decode": predictions(unseen, cost, launching, skip_chunks=True).entry(),
-        "step_prefill": predictions(unseen, cost, launching, skip_chunks=False).entry(),
-        "driver_step": {**predictions(driven, cost, host).entry()},
-    }
-    fit["driver_step"]["mean"] = fit["driver_step"].pop("heldout_mape", 0.0)
-    say(f"predicted against measured: {fit['step']}")
-    return replace(
-        profile,
-        host=HostCost(host.step_s, host.per_sequence_s, "measured"),
-        fit={**profile.fit, **fit},
-    )
+    return Steps(sets[0], sets[1], driven)
 
 
 def _limits(subject: Subject, session: Session) -> Limits:
@@ -307,44 +291,3 @@ def _limits(subject: Subject, session: Session) -> Limits:
     context = min(subject.max_model_len - 1, grids.contexts[-1], total // 4)
     chunk = min(grids.chunks[-1], context, 4096)
     return Limits(subject.sequences, context, chunk, total)
-
-
-def _host(steps: list[Step], cost: CalibratedCost, known: HostFit) -> HostFit:
-    """What steps of decodes alone take beyond kernels and `known`; of all steps if there are none.
-
-    Steps with chunks are launched one kernel at a time and would bring that into it.
-    """
-    plain = [step for step in steps if not step.chunks] or steps
-    return fit_host(plain, [s.device_s(cost) + known.seconds(s.sequences) for s in plain])
-
-
-def with_launches(
-    profile: Profile, cost: CalibratedCost, steps: list[Step], layers: int
-) -> Profile:
-    """Steps with chunks are launched kernel by kernel, and small ones wait for that.
-
-    A table of prefill attention then holds, for chunks whose step the device would finish sooner,
-    what is left of the least time that such a step was seen to take.
-    """
-    eager = [step for step in steps if step.chunks]
-    if not eager:
-        return profile
-    least_s = min(step.seconds for step in eager)
-    kernel = profile.kernels["attention_prefill"]
-    rows, columns = kernel.axes.values()
-    table = [
-        [
-            _at_least(seconds, least_s, cost, Chunk(int(tokens), int(context)), layers)
-            for context, seconds in zip(columns, line, strict=True)
-        ]
-        for tokens, line in zip(rows, kernel.seconds or (), strict=True)
-    ]
-    slower = Kernel(kernel.axes, tuple(map(tuple, table)))
-    return replace(profile, kernels={**profile.kernels, "attention_prefill": slower})
-
-
-def _at_least(
-    seconds: float, least_s: float, cost: CalibratedCost, chunk: Chunk, layers: int
-) -> float:
-    """Seconds per layer with which a step of this chunk alone takes `least_s` or more."""
-    return seconds + max(0.0, least_s - cost.step_s([chunk], 0, 0)) / layers

@@ -16,20 +16,6 @@ COPY_BYTES = {"cuda": 4 << 30, "cpu": 128 << 20}
 GEMM_SIZE = {"cuda": 8192, "cpu": 512}
 
 
-def device_name(device: torch.device) -> str:
-    """The name under which a profile is filed: a preset's where the device is one, else its own."""
-    if device.type != "cuda":
-        return "cpu"
-    name = str(torch.cuda.get_device_name(device)).lower()
-    gib = torch.cuda.get_device_properties(device).total_memory / 2**30
-    for known in ("h200", "h100", "l40s"):
-        if known in name:
-            return known
-    if "a100" in name:
-        return "a100-80g" if gib > 60 else "a100-40g"
-    return name.removeprefix("nvidia ").replace(" ", "-").replace("_", "-")
-
-
 def hardware(device: torch.device) -> dict[str, object]:
     """The device in its own words."""
     if device.type != "cuda":

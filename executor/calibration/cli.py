@@ -59,7 +59,7 @@ def calibrate(
         max_sequences,
         kv_blocks,
     )
-    profile = run(wish, lambda text: print(text, file=sys.stderr, flush=True))
+    profile = run(wish, lambda text: print(text, file=sys.stderr, flush=True)).profile
     path = out or Path(f"{profile.device}_{profile.model}_tp{profile.tp}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_profile(profile, path)

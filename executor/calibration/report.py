@@ -23,8 +23,14 @@ def profile_lines(profile: Profile) -> Iterator[str]:
     host = profile.host
     step_us, sequence_us = host.step_s * 1e6, host.per_sequence_s * 1e6
     yield f"  host  {step_us:.0f} us per step, {sequence_us:.1f} per sequence"
+    if host.launch_s:
+        yield f"  a step with chunks takes at least {host.launch_s * 1e3:.2f} ms to launch"
     yield f"  {'':24} {'points':>6} {'spread':>7} {'error on held-out':>18}"
     for name, entry in profile.fit.items():
+        if name == "in_step":
+            words = ", ".join(f"{part} {factor:.3f}" for part, factor in entry.items())
+            yield f"  in a step against alone: {words}"
+            continue
         error = entry.get("heldout_mape", entry.get("mean"))
         shown = "" if error is None else f"{error:18.1%}"
         spread = entry.get("spread")

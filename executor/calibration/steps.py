@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from statistics import median
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 
 from executor.arrivals import TimedArrivals
 from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
-from executor.calibration.timing import Deadline
+from executor.calibration.timing import Deadline, time_calls
 from executor.clock import RealTime
 from executor.driver import Driver
 from executor.runner import Batch, Runner
@@ -39,6 +39,8 @@ class Step:
     decodes: int
     context_tokens: int
     seconds: float
+    replay_s: float | None = None
+    """Of that on the device, where the step is replayed from a graph."""
 
     @property
     def sequences(self) -> int:
@@ -48,6 +50,23 @@ class Step:
     def device_s(self, cost: CostModel) -> float:
         """Seconds that the cost model gives its kernels."""
         return cost.step_s(self.chunks, self.decodes, self.context_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Steps of one calibration."""
+
+    fitted: list[Step]
+    """Random batches through the runner."""
+    unseen: list[Step]
+    """More of them, with which nothing is fitted."""
+    driven: list[Step]
+    """Steps of the whole driver; host time is fitted with them."""
+
+    def rows(self) -> dict[str, list[list[object]]]:
+        """For JSON: chunks, decodes, their context, seconds, seconds of the replay."""
+        sets = {"fitted": self.fitted, "unseen": self.unseen, "driven": self.driven}
+        return {name: [list(astuple(step)) for step in steps] for name, steps in sets.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +123,19 @@ def run_batches(
         runner.launch(batch).wait()
         samples = [_once(runner, batch) for _ in range(REPEATS)]
         chunks = tuple(Chunk(*chunk) for chunk in shape.chunks)
-        steps.append(Step(chunks, len(shape.contexts), sum(shape.contexts), median(samples)))
+        work = chunks, len(shape.contexts), sum(shape.contexts)
+        steps.append(Step(*work, median(samples), _replay_s(runner, batch)))
     return steps
+
+
+def _replay_s(runner: Runner, batch: Batch) -> float | None:
+    """Seconds of the batch's graph alone."""
+    if runner.graphs is None or batch.chunks:
+        return None
+    replay = runner.graphs.prepared(batch)
+    if replay is None:
+        return None
+    return time_calls([replay], runner.device, 0.03, graph=False).seconds
 
 
 def _once(runner: Runner, batch: Batch) -> float:

@@ -11,8 +11,8 @@ multiply its weights and scores; those of 4-bit K belong to a channel and multip
 per block, whose product with the minima is a constant of the block.
 """
 
-# Kernels take what they need one by one.
-# ruff: noqa: PLR0913, PLR0917
+# Kernels take what they need one by one, and are long.
+# ruff: noqa: PLR0913, PLR0915, PLR0917
 
 from __future__ import annotations
 
@@ -55,13 +55,12 @@ from executor.kv.layout import KVLayout
 from executor.step import DecodeItems
 
 TILES: dict[int, dict[str, int]] = {
-    80: {"tile": 128, "num_warps": 4, "num_stages": 2, "block_stages": 7},
-    90: {"tile": 128, "num_warps": 4, "num_stages": 2, "block_stages": 7},
+    80: {"tile": 128, "byte_tile": 64, "num_warps": 4, "num_stages": 2},
+    90: {"tile": 128, "byte_tile": 64, "num_warps": 4, "num_stages": 2},
 }
-"""Per architecture: tokens and stages of a tile of 16 or 8 bits, and stages of blocks of 4 bits.
-
-Half of the stages load offsets of blocks, the other half what is there.
-"""
+"""Per architecture; tokens of a tile of 16 and of 8 bits (a tile of 4 bits is one block)."""
+CODE_STAGES = 5
+"""Stages of the loops over codes: two turns ahead, since the offset of a block is loaded first."""
 MERGE = {"tile": 16, "num_warps": 4}
 """Items that a program of the merge takes at a time."""
 
@@ -113,6 +112,7 @@ def _byte_item(
     queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
     sums,
     D: tl.constexpr, T: tl.constexpr, M: tl.constexpr, PAD: tl.constexpr, TILE: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """The same for an item of 8 bits.
 
@@ -135,7 +135,7 @@ def _byte_item(
     even = tl.zeros([M, PAD], tl.float32)
     odd = tl.zeros([M, PAD], tl.float32)
     next_k, next_v = token_scales(arena, offsets, tl.arange(0, TILE), tokens, D, T)
-    for begin in range(0, tokens, TILE):
+    for begin in tl.range(0, tokens, TILE, num_stages=STAGES):
         token = begin + tl.arange(0, TILE)
         there = token < tokens
         slot = token % T
@@ -196,7 +196,8 @@ def _nibble_item(
     """The same for an item of 4 bits, a block at a time.
 
     K is taken by halves of the head, V by the four nibbles of 16-bit words. Scaled queries are
-    computed for ROWS heads, the group padded to a power of two, and repeated to fill M rows.
+    computed for ROWS heads, the group padded to a power of two (4 at least, with which fewer
+    registers are spent), and repeated to fill M rows.
     """
     DTYPE: tl.constexpr = queries.dtype.element_ty
     HALF: tl.constexpr = D // 2
@@ -274,7 +275,7 @@ def decode_items(
     scale, q_stride, layer, reach,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
     M: tl.constexpr, PAD: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr,
-    TILE: tl.constexpr, STAGES: tl.constexpr,
+    TILE: tl.constexpr, BYTE_TILE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Attention of one item and KV head.
 
@@ -309,7 +310,7 @@ def decode_items(
     elif precision == 8:
         peak, total = _byte_item(
             queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
-            reach, sums, D, T, M, PAD, TILE,
+            reach, sums, D, T, M, PAD, BYTE_TILE, STAGES,
         )  # fmt: skip
     else:
         peak, total = _wide_item(
@@ -380,7 +381,7 @@ def decode_attention(
             items.bits, items.rows, items.first, items.tokens, items.positions,
             items.blocks.offsets, items.blocks.positions, bias,
             scale, q.stride(0), layer, reach_of(bias),
-            **constants(layout, heads, tiles),
+            **constants(layout, heads, tiles, bias is not None),
             num_warps=tiles["num_warps"], num_stages=tiles["num_stages"],
         )  # fmt: skip
     merge_items[(rows, heads)](
@@ -391,8 +392,10 @@ def decode_attention(
     return out
 
 
-def constants(layout: KVLayout, heads: int, tiles: Mapping[str, int]) -> dict[str, int]:
-    """Compile-time arguments of `decode_items`."""
+def constants(
+    layout: KVLayout, heads: int, tiles: Mapping[str, int], biased: bool
+) -> dict[str, int]:
+    """Compile-time arguments of `decode_items`; a bias costs registers, so tiles are smaller."""
     group = heads // layout.kv_heads
     return {
         "KV_HEADS": layout.kv_heads,
@@ -402,9 +405,10 @@ def constants(layout: KVLayout, heads: int, tiles: Mapping[str, int]) -> dict[st
         "M": max(16, power_of_two(group)),
         "PAD": padded_half(layout.head_dim),
         "WORDS": max(16, power_of_two(layout.head_dim // 4)),
-        "ROWS": power_of_two(group),
-        "TILE": tiles["tile"],
-        "STAGES": tiles["block_stages"],
+        "ROWS": max(4, power_of_two(group)),
+        "TILE": tiles["byte_tile" if biased else "tile"],
+        "BYTE_TILE": tiles["byte_tile"],
+        "STAGES": 3 if biased else CODE_STAGES,
     }
 
 
@@ -423,7 +427,7 @@ def _decode_entry(chip: int, form: Form, biased: bool) -> Entry:
     pointers = dict.fromkeys(("sums", "peaks", "totals"), "*fp32")
     pointers |= dict.fromkeys(("bits", "rows", "first", "tokens", "positions", "starts"), "*i32")
     pointers |= {"q": "*bf16", "arena": "*u8", "offsets": "*i64"}
-    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles)}
+    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles, biased)}
     if biased:
         pointers["bias"] = "*fp32"
     else:

@@ -50,11 +50,11 @@ from executor.kv.layout import KVLayout
 from executor.step import DecodeItems
 
 TILES: dict[int, dict[str, int]] = {
-    80: {"tile": 32, "num_warps": 1, "num_stages": 3, "registers": 0},
-    90: {"tile": 32, "num_warps": 1, "num_stages": 3, "registers": 0},
+    80: {"tile": 32, "stages": 2, "byte_stages": 3, "nibble_stages": 4, "registers": 176},
+    90: {"tile": 32, "stages": 2, "byte_stages": 3, "nibble_stages": 4, "registers": 176},
 }
-"""Per architecture: tokens of a tile of 16 or 8 bits (a tile of 4 bits is one block), and registers
-of a thread at most (0: the compiler chooses)."""
+"""Per architecture: tokens of a tile of 16 or 8 bits (a tile of 4 bits is one block), copies in
+flight by precision, and registers of a thread at most."""
 LIFT = tl.constexpr(32.0)
 """Weights times scales of V are kept this much larger in float16."""
 
@@ -86,6 +86,7 @@ def _wide_item(
     queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
     sums,
     D: tl.constexpr, T: tl.constexpr, N: tl.constexpr, PAD: tl.constexpr, TILE: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """An item of 16 bits: `sums` gets its sum; returns the largest score and the total."""
     DTYPE: tl.constexpr = queries.dtype.element_ty
@@ -99,7 +100,7 @@ def _wide_item(
     acc = tl.zeros([2 * PAD, N], tl.float32)
     blocks = tl.cdiv(tokens, T)
     start = aligned(_next_block(offsets, 0, blocks))
-    for begin in range(0, tokens, TILE):
+    for begin in tl.range(0, tokens, TILE, num_stages=STAGES):
         slot = begin % T + tl.arange(0, TILE)
         there = tl.arange(0, TILE) < tokens - begin
         base = (arena + start).to(tl.pointer_type(DTYPE))
@@ -136,6 +137,7 @@ def _byte_item(
     queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
     sums,
     D: tl.constexpr, T: tl.constexpr, N: tl.constexpr, PAIRS: tl.constexpr, TILE: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """The same for an item of 8 bits, two dimensions to a word: even ones low, odd ones high.
 
@@ -163,7 +165,7 @@ def _byte_item(
     start = aligned(_next_block(offsets, 0, blocks))
     after = _next_block(offsets, TILE // T, blocks)
     next_scales = _token_pair(arena + start + 2 * T * D, tl.arange(0, TILE), tokens, T)
-    for begin in range(0, tokens, TILE):
+    for begin in tl.range(0, tokens, TILE, num_stages=STAGES):
         slot = begin % T + tl.arange(0, TILE)
         base = (arena + start).to(tl.pointer_type(tl.uint16))
         keys = base + (slot[:, None] * HALF + pairs[None, :])
@@ -223,6 +225,7 @@ def _nibble_item(
     queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
     sums,
     D: tl.constexpr, T: tl.constexpr, N: tl.constexpr, WORDS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """The same for an item of 4 bits, a block at a time and four dimensions to a word.
 
@@ -256,7 +259,7 @@ def _nibble_item(
     after = _next_block(offsets, 1, blocks)
     META: tl.constexpr = T * D + 4 * D
     next_pair = _token_pair(arena + start + META, slot, tokens, T)
-    for block in range(0, blocks):
+    for block in tl.range(0, blocks, num_stages=STAGES):
         base = (arena + start).to(tl.pointer_type(tl.uint16))
         keys = base + (slot[:, None] * (D // 4) + words[None, :])
         values = base + T * (D // 4) + (slot[None, :] * (D // 4) + words[:, None])
@@ -320,7 +323,8 @@ def warp_items(
     scale, q_stride, layer, reach,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
     N: tl.constexpr, PAD: tl.constexpr, PAIRS: tl.constexpr, WORDS: tl.constexpr,
-    TILE: tl.constexpr,
+    TILE: tl.constexpr, STAGES: tl.constexpr, BYTE_STAGES: tl.constexpr,
+    NIBBLE_STAGES: tl.constexpr,
 ):  # fmt: skip
     """Attention of one item and KV head.
 
@@ -350,17 +354,17 @@ def warp_items(
     if precision == 4:
         peak, total = _nibble_item(
             queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
-            reach, sums, D, T, N, WORDS,
+            reach, sums, D, T, N, WORDS, NIBBLE_STAGES,
         )  # fmt: skip
     elif precision == 8:
         peak, total = _byte_item(
             queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
-            reach, sums, D, T, N, PAIRS, TILE,
+            reach, sums, D, T, N, PAIRS, TILE, BYTE_STAGES,
         )  # fmt: skip
     else:
         peak, total = _wide_item(
             queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
-            reach, sums, D, T, N, PAD, TILE,
+            reach, sums, D, T, N, PAD, TILE, STAGES,
         )  # fmt: skip
     tl.store(peaks + state, peak, mask=member)
     tl.store(totals + state, total, mask=member)
@@ -390,9 +394,7 @@ def decode_attention(
             items.bits, items.rows, items.first, items.tokens, items.positions,
             items.blocks.offsets, items.blocks.positions, bias,
             scale, q.stride(0), layer, reach_of(bias),
-            **constants(layout, heads, tiles["tile"]),
-            num_warps=tiles["num_warps"], num_stages=tiles["num_stages"],
-            maxnreg=tiles["registers"] or None,
+            **constants(layout, heads, tiles), num_warps=1, maxnreg=tiles["registers"],
         )  # fmt: skip
     merge_items[(rows, heads)](
         sums, peaks[0], peaks[1], items.row_items, out,
@@ -402,7 +404,7 @@ def decode_attention(
     return out
 
 
-def constants(layout: KVLayout, heads: int, tile: int) -> dict[str, int]:
+def constants(layout: KVLayout, heads: int, tiles: dict[str, int]) -> dict[str, int]:
     """Compile-time arguments of `warp_items`."""
     group = heads // layout.kv_heads
     return {
@@ -414,7 +416,10 @@ def constants(layout: KVLayout, heads: int, tile: int) -> dict[str, int]:
         "PAD": padded_half(layout.head_dim),
         "PAIRS": padded_half(layout.head_dim),
         "WORDS": max(16, power_of_two(layout.head_dim // 4)),
-        "TILE": min(tile, layout.block_tokens),
+        "TILE": min(tiles["tile"], layout.block_tokens),
+        "STAGES": tiles["stages"],
+        "BYTE_STAGES": tiles["byte_stages"],
+        "NIBBLE_STAGES": tiles["nibble_stages"],
     }
 
 
@@ -432,7 +437,7 @@ def entry_of(chip: int, form: Form, tiles: dict[str, int], *, biased: bool = Fal
     pointers = dict.fromkeys(("sums", "peaks", "totals"), "*fp32")
     pointers |= dict.fromkeys(("bits", "rows", "first", "tokens", "positions", "starts"), "*i32")
     pointers |= {"q": "*bf16", "arena": "*u8", "offsets": "*i64"}
-    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles["tile"])}
+    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles)}
     if biased:
         pointers["bias"] = "*fp32"
     else:
@@ -444,8 +449,7 @@ def entry_of(chip: int, form: Form, tiles: dict[str, int], *, biased: bool = Fal
         types=pointers | {"scale": "fp32", "q_stride": "i32", "layer": "i32", "reach": "i32"},
         constants=constant,
         aligned=(*pointers, "q_stride"),
-        options={key: tiles[key] for key in ("num_warps", "num_stages")}
-        | ({"maxnreg": tiles["registers"]} if tiles["registers"] else {}),
+        options={"num_warps": 1, "maxnreg": tiles["registers"]},
         dot=True,
         pipelined=True,
     )

@@ -43,18 +43,16 @@ from executor.kv.layout import KVLayout
 from executor.step import PrefillChunks
 
 TILES: dict[int, dict[int, dict[str, int]]] = {
-    80: {
-        64: {"keys": 64, "byte_keys": 32, "num_warps": 4, "num_stages": 2},
-        128: {"keys": 64, "byte_keys": 32, "num_warps": 8, "num_stages": 2},
-    },
+    80: {64: {"keys": 64, "byte_keys": 32, "num_warps": 8, "num_stages": 2}},
     90: {
         64: {"keys": 64, "byte_keys": 64, "num_warps": 4, "num_stages": 2},
         128: {"keys": 128, "byte_keys": 64, "num_warps": 8, "num_stages": 2},
     },
 }
-"""Per architecture and rows of a tile; keys of a tile of 16 and of 8 bits (of 4: one block)."""
-ROWS = {80: 128, 90: 128}
-"""Rows of a tile of chunks with more than 64."""
+"""Per architecture and rows of a tile; keys of a tile of 16 and of 8 bits (of 4: one block).
+
+On 80 the tiles of keys of each warp are operands in registers, and 128 rows would not fit beside.
+"""
 
 
 @triton.jit
@@ -271,8 +269,9 @@ def prefill_attention(
     count = chunks.context.numel()
     if not rows or not count:
         return out
-    tile_rows = ROWS[capability(q.device)] if chunks.longest > 64 else 64
-    tiles = TILES[capability(q.device)][tile_rows]
+    sizes = TILES[capability(q.device)]
+    tile_rows = max(sizes) if chunks.longest > 64 else 64
+    tiles = sizes[tile_rows]
     prefill_tiles[(heads, triton.cdiv(chunks.longest, tile_rows), count)](
         q, arena, out, chunks.first_row, chunks.context, chunks.first, chunks.tokens,
         chunks.blocks.offsets, chunks.blocks.positions, bias,
@@ -305,7 +304,7 @@ def entries() -> list[Entry]:
     for chip, sizes in TILES.items():
         for rows in sizes:
             found += [_entry(chip, form, rows) for form in FORMS]
-        found.append(_entry(chip, BIASED, 128, biased=True))
+        found.append(_entry(chip, BIASED, max(sizes), biased=True))
         found.append(_entry(chip, BIASED, 64, causal=False))
     return found
 

@@ -261,7 +261,7 @@ class BlockManager:
         if transfer.timing == "before_step":
             self.device.drop(seq)
 
-    def _bring_in(self, changes: Iterable[Change], transfers: Transfers) -> None:
+    def _bring_in(self, changes: Items[Change], transfers: Transfers) -> None:
         for kind, seq, _, _ in changes:
             if kind not in _COMING or seq.state not in _ON_DEVICE:
                 continue
@@ -271,6 +271,9 @@ class BlockManager:
                 if seq in self.hosted:
                     self._swap_in(seq, held, transfers[seq, "h2d"])
             self.device.extend(held, seq.shared_blocks + seq.blocks)
+        for kind, seq, _, saved in changes:
+            if kind == "admit" and saved and seq not in self.device.held:  # preempted since
+                self._start(self.tier.load(self.tier.lacking(), transfers[seq, "h2d"]))
 
     def _seat(self, seq: Sequence, load: Transfer | None) -> Held:
         """A table that begins with what is found in the prefix tree, part of it maybe loaded."""

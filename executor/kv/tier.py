@@ -104,6 +104,11 @@ class TierPlaces:
             jobs.append(CopyJob(transfer, "h2d", offsets, hosted.bits, hosted.offsets))
         return _merged(transfer, jobs)
 
+    def lacking(self) -> list[Node]:
+        """Nodes that the core has on the device and that have no place there."""
+        known = {**self.nodes, **self._dropped}
+        return [node for node in known if node.on_device and node not in self._device.nodes]
+
     def settle(self) -> None:
         """A plan is placed: what was given up is free."""
         for hosted in self._dropped.values():

@@ -48,7 +48,8 @@ def calibrate(context: Context) -> Result:
         grids=TINY if tiny else FAST if fast else None,
     )
     said: list[str] = []
-    profile = measure(wish, said.append)
+    made = measure(wish, said.append)
+    profile = made.profile
     path = context.work / "profiles" / f"{MODEL}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_profile(profile, path)
@@ -59,6 +60,7 @@ def calibrate(context: Context) -> Result:
         "step_error": profile.fit["step"].get("heldout_mape"),
         "table": list(profile_lines(profile)),
         "fit": profile.fit,
+        "steps": made.steps.rows(),
     }
 
 

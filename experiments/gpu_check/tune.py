@@ -83,15 +83,15 @@ PREFILL: tuple[tuple[int, dict[str, int]], ...] = (
 Attention = Callable[..., Tensor]
 DECODE: tuple[tuple[str, dict[str, int]], ...] = (
     ("decode_warp", {}),
-    ("decode_warp", {"num_stages": 2}),
-    ("decode_warp", {"num_stages": 4}),
-    ("decode_warp", {"num_stages": 5}),
     ("decode_warp", {"registers": 168}),
-    ("decode_warp", {"registers": 168, "num_stages": 2}),
-    ("decode_warp", {"tile": 16}),
-    ("decode_warp", {"tile": 16, "num_stages": 4}),
-    ("decode_warp", {"tile": 16, "num_stages": 4, "registers": 128}),
-    ("decode_warp", {"num_warps": 2}),
+    ("decode_warp", {"registers": 232}),
+    ("decode_warp", {"registers": 128}),
+    ("decode_warp", {"stages": 3}),
+    ("decode_warp", {"byte_stages": 2, "nibble_stages": 2}),
+    ("decode_warp", {"byte_stages": 2, "nibble_stages": 3}),
+    ("decode_warp", {"byte_stages": 4, "nibble_stages": 5}),
+    ("decode_warp", {"tile": 16, "stages": 3, "byte_stages": 4, "nibble_stages": 4}),
+    ("decode_warp", {"tile": 16, "stages": 2, "byte_stages": 3, "nibble_stages": 3}),
     ("decode_attention", {}),
     ("decode_attention", {"tile": 32, "num_stages": 4}),
     ("decode_attention", {"tile": 128, "num_stages": 2}),
@@ -175,7 +175,7 @@ def decode_error(context: Context, module: str) -> float:
     return worst
 
 
-def decode_case(context: Context, shares: dict[int, float]) -> tuple[tuple[Any, ...], Tensor]:
+def decode_case(context: Context, shares: dict[int, float]) -> tuple[Any, Tensor]:
     """Arguments of decode attention, the last two rows padding, and what it has to give."""
     heads, device = heads_of(context, layers=2), device_of(context)
     layout, tokens = heads.layout, heads.layout.block_tokens
@@ -184,7 +184,7 @@ def decode_case(context: Context, shares: dict[int, float]) -> tuple[tuple[Any, 
     rows = [DecodeRow(source.table(n, shares), n, 1) for n in lengths]
     step = build_inputs(rows, [], layout, device, item_blocks=8, pad_rows=6, pad_items=32)
     q = randn(context, 6, heads.count, layout.head_dim)
-    arguments = (q, source.arena, layout, 1, step.decode, layout.head_dim**-0.5)
+    arguments: Any = (q, source.arena, layout, 1, step.decode, layout.head_dim**-0.5)
     return arguments, reference.decode_attention(*arguments)
 
 
@@ -273,14 +273,14 @@ def prefill_tiles(context: Context, rows: int, change: dict[str, int]) -> Result
     from executor.kernels.tiles import capability
 
     key = capability(device_of(context))
-    kept = kernel.ROWS[key]
+    kept = kernel.TILES[key]
     try:
-        kernel.ROWS[key] = rows
+        kernel.TILES[key] = {n: table for n, table in kept.items() if n <= rows}
         with tiles("prefill_attention", change):
             error = prefill_error(context)
         found = prefill(context, change)
     finally:
-        kernel.ROWS[key] = kept
+        kernel.TILES[key] = kept
     if not error <= tolerance(context):
         return {"ok": False, "error": f"wrong by {error:.3g}", "worst": error}
     for row in found["rows"]:

@@ -61,6 +61,10 @@ class HostCost:
     step_s: float
     per_sequence_s: float
     origin: str = "assumed"
+    launch_s: float = 0.0
+    """A step with chunks of prompts takes at least so long: its kernels are launched one by one,
+    while steps of decodes alone are replayed from a graph. 0: launching is never what takes long.
+    """
 
     def seconds(self, sequences: int) -> float:
         """Host seconds of one step over `sequences` requests."""
@@ -138,6 +142,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
             "step_s": profile.host.step_s,
             "per_sequence_s": profile.host.per_sequence_s,
             "origin": profile.host.origin,
+            **({"launch_s": profile.host.launch_s} if profile.host.launch_s else {}),
         },
         "memory": profile.memory,
         "quality": profile.quality,
@@ -320,4 +325,5 @@ def _host(reader: _Reader) -> HostCost:
         reader.number("step_s", 0.0),
         reader.number("per_sequence_s", 0.0),
     )
-    return HostCost(step_s, per_sequence_s, reader.text("origin"))
+    launch_s = reader.number("launch_s", 0.0) if "launch_s" in reader.data else 0.0
+    return HostCost(step_s, per_sequence_s, reader.text("origin"), launch_s)

@@ -78,6 +78,7 @@ class StepCost(ABC):
         shape.require_tp(tp)
         self.shape, self.tp, self.host = shape, tp, host
         self._host_step_s, self._host_sequence_s = host.step_s, host.per_sequence_s
+        self._launch_s = host.launch_s
         self.links = links
         """By direction: `h2d` and `d2h`."""
         self._kv_bytes = shape.kv_bytes_per_token(tp)
@@ -179,7 +180,7 @@ class KernelCost(StepCost):
         if not chunks:
             return self._decode_line(decodes, context_tokens)
         first_s = self._mixed_s(chunks, decodes, context_tokens)
-        if len(chunks) > 1:
+        if len(chunks) > 1 or first_s == self._launch_s:
             return SliceLine(first_s, 0.0, 1)
         growth_s, steps = self._prefill_growth(chunks[0])
         if decodes:
@@ -230,7 +231,7 @@ class KernelCost(StepCost):
             ends, lines, _ = self._lines_cache.get(decodes) or self._lines(decodes)
             base, slope = lines[bisect_right(ends, context_tokens)]
             seconds += base + slope * context_tokens
-        return seconds
+        return seconds if seconds > self._launch_s else self._launch_s
 
     def _single(self, key: tuple[int, int, int], chunks: Sequence[PrefillWork]) -> float:
         """`_beside_decode` of one chunk, remembered: prompts of one length ask the same again."""

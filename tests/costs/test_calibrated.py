@@ -136,6 +136,19 @@ def test_host_is_replaceable_and_transfers_have_setup() -> None:
         cost.transfer_s(1, 1, "up")
 
 
+def test_steps_with_chunks_take_at_least_their_launches() -> None:
+    host = HostCost(0.0, 0.0, "measured", launch_s=200.0)
+    quick, slow = CalibratedCost(tiny(), GPT2), CalibratedCost(tiny(), GPT2, host)
+    small, large = [Chunk(1, 0)], [Chunk(1000, 0)]
+    assert quick.step_s(small, 2, 12) < 200.0 < quick.step_s(large, 2, 12)
+    assert slow.step_s(small, 2, 12) == 200.0
+    assert slow.step_s(large, 2, 12) == quick.step_s(large, 2, 12)
+    assert slow.step_s((), 2, 12) == quick.step_s((), 2, 12)
+    line = slow.slice_line(small, 2, 12)
+    assert (line.first_s, line.growth_s, line.steps) == (200.0, 0.0, 1)
+    assert slow.slice_line(large, 2, 12).growth_s == quick.slice_line(large, 2, 12).growth_s
+
+
 def test_shipped_profiles_and_the_choice_of_costs(tmp_path: Path) -> None:
     names = {(name.device, name.model, name.tp) for name in SHIPPED}
     assert ("a100-80g", "llama-3.1-8b", 1) in names

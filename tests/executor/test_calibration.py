@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from executor.calibration.calibrate import Wish, calibrate, with_launches
+from executor.calibration.calibrate import Wish, calibrate
 from executor.calibration.cases import RandomArena, decode_step
+from executor.calibration.factors import Factors, fit_factors, parts_of, scaled
+from executor.calibration.fit import launch_seconds, with_steps
 from executor.calibration.kernels import Grids, spaced
 from executor.calibration.links import measure_links
 from executor.calibration.report import profile_lines
-from executor.calibration.steps import Limits, Step, fit_host, predictions, random_workload
+from executor.calibration.steps import (
+    HostFit,
+    Limits,
+    Step,
+    Steps,
+    fit_host,
+    predictions,
+    random_workload,
+)
 from executor.calibration.tables import (
     ends_first,
     hold_out,
@@ -29,7 +40,7 @@ from executor.kernels.reference import TorchOps
 from executor.kv.layout import PRECISIONS, KVLayout
 from executor.session import ModelOptions
 from superinfer.costs import CalibratedCost, Chunk, load_profile, load_shape, write_profile
-from superinfer.costs.profile import Profile
+from superinfer.costs.profile import HostCost, Profile
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -207,6 +218,32 @@ def test_random_batches_and_requests_fit() -> None:
     assert len(workload.output_tokens) == 20
 
 
+def test_factors_of_kernels_in_a_step() -> None:
+    """Found with host time beside them, in spite of outliers; of the device alone too."""
+    random = np.random.default_rng(0)
+    parts = random.uniform(0.1, 1.0, (40, 3))
+    sequences = random.integers(1, 32, 40).astype(float)
+    device = parts @ np.array([1.2, 0.9, 1.1])
+    seconds = device + 0.05 + 0.002 * sequences
+    seconds[5] *= 3
+    found = fit_factors(parts, sequences, seconds)
+    assert (found.dense, found.decode, found.prefill) == pytest.approx((1.2, 0.9, 1.1), abs=0.05)
+    alone = fit_factors(parts[:, :] * [1, 1, 0], np.zeros(0), parts @ np.array([1.3, 1.0, 0.0]))
+    assert (alone.dense, alone.decode, alone.prefill) == pytest.approx((1.3, 1.0, 1.0), abs=0.03)
+
+
+def test_scaled_tables_predict_scaled_steps(profile: Profile, config: Path) -> None:
+    """Each factor has its own part of a step."""
+    shape = load_shape(config)
+    steps = [Step((), 4, 256, 1.0), Step((Chunk(32, 0),), 0, 0, 1.0)]
+    parts = parts_of(profile, shape, steps)
+    assert parts[0, 2] == 0 and parts[1, 1] == 0 and (parts[:, 0] > 0).all()
+    twice = scaled(profile, Factors(2.0, 3.0, 4.0))
+    cost = CalibratedCost(twice, shape)
+    for step, part in zip(steps, parts, strict=True):
+        assert step.device_s(cost) == pytest.approx(part @ np.array([2.0, 3.0, 4.0]))
+
+
 # -- whole --------------------------------------------------------------------------------------
 
 
@@ -231,7 +268,7 @@ def profile(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Profile:
         grids=GRIDS,
     )
     path = tmp_path_factory.mktemp("profile") / "cpu.json"
-    write_profile(calibrate(wish, lambda text: None), path)
+    write_profile(calibrate(wish, lambda text: None).profile, path)
     return load_profile(path)
 
 
@@ -262,14 +299,41 @@ def test_the_cost_model_reads_it(profile: Profile, config: Path) -> None:
     assert 0 < cost.attention_share(8, 0.5) <= 1
 
 
-def test_small_steps_with_chunks_wait_for_their_launches(profile: Profile, config: Path) -> None:
-    """Where launching takes longer than the device, the table of prefill attention says so."""
+def test_steps_with_chunks_wait_for_their_launches() -> None:
+    """The least time is that of steps whose kernels take much less, host time left out."""
+    cost, host = Linear(), HostFit(0.002, 0.001)
+    steps = [
+        Step((Chunk(8, 0),), 1, 1000, 0.014),  # 2 ms on the device, 4 ms on the host
+        Step((Chunk(8, 0),), 0, 5000, 0.013),  # 6 of 10 ms
+        Step((Chunk(8, 0),), 0, 15000, 0.020),  # bound by the device
+        Step((), 4, 100, 0.012),
+    ]
+    found = launch_seconds([(step, host) for step in steps], cost)  # type: ignore[arg-type]
+    assert found == pytest.approx(0.010)
+
+
+def test_a_profile_brought_in_line_with_steps(profile: Profile, config: Path) -> None:
+    """Steps of a device that is launched slowly and replays decodes fast are predicted."""
     shape = load_shape(config)
-    cost = CalibratedCost(profile, shape)
-    measured = profile.kernels["attention_prefill"].axes["chunk_tokens"]
-    least_s = cost.step_s([Chunk(int(measured[-1]), 0)], 0, 0) + 0.01
-    steps = [Step((Chunk(8, 0),), 0, 0, least_s), Step((Chunk(64, 0),), 0, 0, least_s + 1)]
-    slower = CalibratedCost(with_launches(profile, cost, steps, shape.layers), shape)
-    for tokens in measured:
-        assert slower.step_s([Chunk(int(tokens), 0)], 0, 0) == pytest.approx(least_s)
-    assert slower.step_s((), 4, 512) == cost.step_s((), 4, 512)
+    truth = replace(
+        scaled(profile, Factors(0.8, 1.2, 1.0)), host=HostCost(0.002, 1e-4, "measured", 0.05)
+    )
+    cost, random = CalibratedCost(truth, shape), np.random.default_rng(0)
+    limits = Limits(4, 120, 60, 400)
+
+    def steps(count: int) -> list[Step]:
+        made = []
+        for i in range(count):
+            batch = limits.batch(random, mixed=i % 2 == 1)
+            chunks = tuple(Chunk(*chunk) for chunk in batch.chunks)
+            work = chunks, len(batch.contexts), sum(batch.contexts)
+            device_s, sequences = cost.step_s(*work), len(chunks) + work[1]
+            made.append(
+                Step(*work, device_s + cost.host_s(sequences), None if chunks else device_s)
+            )
+        return made
+
+    found = with_steps(profile, shape, Steps(steps(40), steps(20), steps(40)))
+    assert found.host.step_s == pytest.approx(0.002, rel=0.1)
+    assert found.host.launch_s == pytest.approx(0.05, rel=0.05)
+    assert found.fit["step"]["heldout_mape"] < 0.02

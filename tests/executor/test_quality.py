@@ -255,9 +255,10 @@ def test_errors_are_one_line(folder: Path, change: tuple[str, ...], error: str) 
 
 
 def bears_few_bits_unless_they_are_naive(report: dict[str, Any]) -> None:
-    for kind in ("plain", "outliers"):
+    # 8 bits have one scale for all channels of a token, so outliers cost them a little.
+    for kind, of_8_bits in (("plain", 0.001), ("outliers", 0.002)):
         forms = report[kind]["forms"]
-        assert abs(forms["8 bits"]["perplexity_change"]) < 0.001
+        assert abs(forms["8 bits"]["perplexity_change"]) < of_8_bits
         assert abs(forms["4 bits"]["perplexity_change"]) < 0.005
         assert forms["8 bits"]["kl"] < forms["4 bits"]["kl"] < 0.01
     plain, changed = (report[kind]["forms"] for kind in ("plain", "outliers"))

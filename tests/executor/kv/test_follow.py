@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from harness import make_engine
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from placed_runs import BLOCK_BYTES, FakeStreams, PlacedDriver, pattern_slabs
 from property.test_exactness import ARMS, FAKE, JOBS, SETTINGS, Job, prompts
@@ -18,26 +18,26 @@ from executor.kv.streams import InlineStreams
 FOLLOWED = (
     "vllm",
     "vllm-swap",
-    "chunked",
     "chunked-swap",
     "fcfs",
-    "fcfs-swap",
     "fcfs-background",
     "priority",
-    "edf",
-    "vtc-optimistic",
-    "qoserve-swap",
     "fastserve-memory",
-    "andes-swap",
-    "rotating-dirty",
-    "fcfs-shrinking",
-    "vllm-shrinking",
-    "chunked-slo-aware",
     "rotating",
     "rotating-shrinking",
     "rotasched",
-    "andes",
+    "fcfs-shrinking",
+    "vllm-shrinking",
+    "chunked-slo-aware",
+    "vllm-slo-aware",
+    "rotating-slo-aware",
+    "vllm-tier",
+    "fcfs-tier-swap",
+    "fcfs-tier-background",
+    "priority-shrinking",
+    "sglang-hicache",
 )
+FEW = settings(SETTINGS, max_examples=2)
 BLOCKS = 24
 
 
@@ -64,14 +64,46 @@ def follow(
     return driver
 
 
-@pytest.mark.parametrize("lag", [0, 1])
-@pytest.mark.parametrize("prefix", [False, True], ids=["plain", "prefix"])
-@pytest.mark.parametrize("arm", FOLLOWED)
-@SETTINGS
-@given(jobs=JOBS, seed=st.integers(0, 1000))
+ALL = pytest.mark.parametrize("arm", FOLLOWED)
+LAGS = pytest.mark.parametrize("lag", [0, 1])
+CACHES = pytest.mark.parametrize("prefix", [False, True], ids=["plain", "prefix"])
+WORK = given(jobs=JOBS, seed=st.integers(0, 1000), slab_blocks=st.integers(1, 4))
+
+
+def run(arm: str, prefix: bool, lag: int, jobs: list[Job], seed: int, slab_blocks: int) -> None:
+    streams = FakeStreams(seed) if seed % 4 else InlineStreams()
+    assert follow(arm, jobs, lag, prefix, streams, slab_blocks).checks > 0
+
+
+@LAGS
+@CACHES
+@ALL
+@FEW
+@WORK
 def test_places_follow_the_counts_and_keep_every_token(
-    arm: str, prefix: bool, lag: int, jobs: list[Job], seed: int
+    arm: str, prefix: bool, lag: int, jobs: list[Job], seed: int, slab_blocks: int
 ) -> None:
-    streams = FakeStreams(seed) if seed else InlineStreams()
-    driver = follow(arm, jobs, lag, prefix, streams)
-    assert driver.checks > 0
+    run(arm, prefix, lag, jobs, seed, slab_blocks)
+
+
+@pytest.mark.slow
+@LAGS
+@CACHES
+@ALL
+@settings(SETTINGS, max_examples=40)
+@WORK
+def test_places_follow_the_counts_in_many_runs(
+    arm: str, prefix: bool, lag: int, jobs: list[Job], seed: int, slab_blocks: int
+) -> None:
+    run(arm, prefix, lag, jobs, seed, slab_blocks)
+
+
+def test_runs_under_pressure_really_move_blocks() -> None:
+    """Equal jobs in a small memory: the orders that only pressure brings are all there."""
+    jobs = [Job(0.25, 30, 36, index % 3, 0, False) for index in range(12)]
+    swapping = follow("rotasched", jobs, 1, True, FakeStreams(1)).device
+    assert swapping.orders["CopyJob"] > 10
+    shrinking = follow("fcfs-shrinking", jobs, 0, True, FakeStreams(2), 1).device
+    assert shrinking.orders["RequantiseJob"] > 10 and shrinking.orders["CopyJob"] > 0
+    cached = follow("fcfs-tier-background", jobs, 0, True, FakeStreams(3)).device
+    assert cached.orders["CopyJob"] > 10

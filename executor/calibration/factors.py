@@ -1,0 +1,120 @@
+"""Kernels in a step against kernels alone.
+
+In a step a kernel finds other things in the caches than beside copies of itself, and a device under
+full load may clock lower. Three factors (all that sees every token, decode attention, prefill
+attention) bring the tables to what steps of the model really take. They are fitted on real steps,
+pulled towards 1, and stored in the profile under `fit.in_step`; held-out steps take no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from executor.calibration.steps import Step
+from superinfer.costs import CalibratedCost
+from superinfer.costs.profile import Kernel, Profile
+from superinfer.costs.shapes import ModelShape
+
+DECODE = ("attention_decode_16", "attention_decode_8", "attention_decode_4")
+PREFILL = ("attention_prefill",)
+UNSCALED = (*DECODE, *PREFILL, "requantise_8", "requantise_4", "block_copy")
+LOWEST, HIGHEST = 0.5, 2.0
+PULL = 0.002
+"""Towards a factor of 1: what a factor of 2 costs, in squared relative errors per step."""
+ROUNDS = 12
+OUTLIER = 1.5
+"""Relative errors above so many times the median count less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """By which tables are multiplied."""
+
+    dense: float = 1.0
+    decode: float = 1.0
+    prefill: float = 1.0
+
+
+def parts_of(profile: Profile, shape: ModelShape, steps: Sequence[Step]) -> np.ndarray:
+    """Predicted seconds [steps, 3] of dense kernels, decode attention and prefill attention."""
+    models = [
+        CalibratedCost(_without(profile, names), shape)
+        for names in ((*DECODE, *PREFILL), PREFILL, ())
+    ]
+    sums = np.array([[step.device_s(model) for model in models] for step in steps])
+    return np.diff(sums, axis=1, prepend=0.0).clip(min=0.0)
+
+
+def scaled(profile: Profile, factors: Factors) -> Profile:
+    """The profile with its tables multiplied."""
+    by_name = {name: factors.dense for name in profile.kernels if name not in UNSCALED}
+    by_name |= dict.fromkeys(DECODE, factors.decode) | dict.fromkeys(PREFILL, factors.prefill)
+    kernels = {
+        name: _times(kernel, by_name.get(name, 1.0)) for name, kernel in profile.kernels.items()
+    }
+    return replace(profile, kernels=kernels)
+
+
+def fit_factors(parts: np.ndarray, sequences: np.ndarray, seconds: np.ndarray) -> Factors:
+    """Factors of steps that took `seconds`, host time per step and per sequence left free.
+
+    Without a `sequences` (empty) the seconds are the device's alone.
+    """
+    host = [np.ones(len(seconds)), sequences] if len(sequences) else []
+    columns = np.column_stack([*host, parts])
+    prior = np.array([0.0] * len(host) + [1.0] * 3)
+    pulled = prior > 0
+    found = _solve(columns, seconds, prior, pulled)
+    factors = np.where(parts.sum(axis=0) > 0, found[len(host) :], 1.0)
+    return Factors(*(float(np.clip(value, LOWEST, HIGHEST)) for value in factors))
+
+
+def entry(factors: Factors) -> dict[str, float]:
+    """For a profile's `fit`."""
+    return dict(zip(("dense", "decode", "prefill"), astuple(factors), strict=True))
+
+
+def _solve(
+    columns: np.ndarray, seconds: np.ndarray, prior: np.ndarray, pulled: np.ndarray
+) -> np.ndarray:
+    """Least squares of relative errors, outliers weighed down, no coefficient below zero."""
+    trust = np.ones(len(seconds))
+    used = np.ones(len(prior), dtype=bool)
+    found = prior.copy()
+    pull = np.sqrt(PULL * len(seconds)) * pulled
+    for _ in range(ROUNDS):
+        weight = trust / seconds
+        rows = np.vstack([columns * weight[:, None], np.diag(pull)])
+        wanted = np.concatenate([seconds * weight, pull * prior])
+        some, *_ = np.linalg.lstsq(rows[:, used], wanted, rcond=None)
+        found[:] = 0.0
+        found[used] = some
+        if (found < 0).any():
+            used &= found >= 0
+            continue
+        errors = np.abs(columns @ found / seconds - 1)
+        limit = OUTLIER * max(float(np.median(errors)), 1e-6)
+        trust = np.sqrt(np.minimum(1.0, limit / np.maximum(errors, 1e-12)))
+    return found.clip(min=0.0)
+
+
+def _without(profile: Profile, names: Sequence[str]) -> Profile:
+    kernels = {
+        name: _times(kernel, 0.0) if name in names else kernel
+        for name, kernel in profile.kernels.items()
+    }
+    return replace(profile, kernels=kernels)
+
+
+def _times(kernel: Kernel, factor: float) -> Kernel:
+    return replace(kernel, seconds=_table(kernel.seconds, factor))
+
+
+def _table(seconds: Any, factor: float) -> Any:
+    if isinstance(seconds, tuple):
+        return tuple(_table(item, factor) for item in seconds)
+    return None if seconds is None else seconds * factor

@@ -1,0 +1,132 @@
+"""Slabs: whatever the core says fits has places, and what no device can follow is refused."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from harness import make_engine
+from hypothesis import given
+from hypothesis import strategies as st
+from placed_runs import BLOCK_BYTES, PatternLayout, pattern_slabs
+from property.test_exactness import ARMS, SETTINGS
+
+from executor.kv.arena import WORK_SLABS, Arena, arena_size, blocks_within
+from executor.kv.host import HostPlaces
+from executor.kv.layout import KVLayout
+from executor.kv.manager import BlockManager
+from executor.kv.placer import Held, Placer
+from executor.kv.slabs import OutOfSlabsError, SlabAllocator
+from executor.kv.tables import BlockTable, MoveJob
+from superinfer.errors import ConfigError
+from superinfer.memory.slabs import Slabs
+
+LAYOUT = cast("KVLayout", PatternLayout())
+
+
+class Counted:
+    """Blocks in places, one table for each, taken and demoted as the core's counts allow."""
+
+    def __init__(self, blocks: int, slabs: Slabs, seed: int) -> None:
+        self.blocks, self.slabs, self.random = blocks, slabs, random.Random(seed)
+        size = arena_size(LAYOUT, blocks, slabs)
+        self.placer = Placer(
+            SlabAllocator(size.slabs, size.slab_bytes, size.block_bytes, size.per_slab)
+        )
+        self.names = 0
+
+    def act(self) -> None:
+        held = self.placer.held
+        names = self.random.sample(sorted(cast("Any", held)), k=min(len(held), 5))
+        kind = self.random.choice(["take", "take", "demote", "demote", "free"])
+        if kind == "take":
+            for _ in range(self.random.randint(1, 8)):
+                self.take()
+        elif kind == "free":
+            for name in names:
+                self.placer.drop(name)
+        else:
+            for name in names:
+                self.demote(held[name])
+
+    def take(self) -> None:
+        eight, four = self.live(8), self.live(4)
+        if sum(self.placer.places.live.values()) < self.blocks + self.slabs.saved(eight, four):
+            held = self.placer.held[cast("Any", self.names)] = Held(BlockTable())
+            self.names += 1
+            self.placer.extend(held, 1)
+
+    def demote(self, held: Held) -> None:
+        bits = int(held.table.bits[0])
+        lower = [fewer for fewer in (8, 4) if fewer < bits]
+        if lower:
+            self.placer.demote(held, np.array([0]), bits, self.random.choice(lower))
+
+    def live(self, bits: int) -> int:
+        return self.placer.places.live[bits]
+
+
+@SETTINGS
+@given(slab=st.integers(1, 6), blocks=st.integers(1, 60), seed=st.integers(0, 1 << 20))
+def test_whatever_the_core_counts_has_a_place(slab: int, blocks: int, seed: int) -> None:
+    counted = Counted(blocks, pattern_slabs(slab), seed)
+    for _ in range(150):
+        counted.act()
+        places, tables = counted.placer.places, counted.placer.held.values()
+        owned = sorted(int(held.table.offsets[0]) for held in tables)
+        assert owned == places.live_offsets().tolist()
+
+
+def test_thin_slabs_are_emptied_for_other_precisions() -> None:
+    """Eight slabs of three blocks, every third block left: they make room without being freed."""
+    counted = Counted(15, pattern_slabs(3), 0)
+    placer = counted.placer
+    for _ in range(15):
+        counted.take()
+    for name in [n for n in list(placer.held) if cast("int", n) % 3]:
+        placer.drop(name)
+    spare = placer.places.spare_slabs
+    assert (placer.places.used_slabs(16), spare) == (5, WORK_SLABS)
+    taken = placer.take(8, (spare + 1) * counted.slabs.blocks_8)
+    (move,) = placer.orders
+    assert isinstance(move, MoveJob) and move.bits == 16 and len(move.sources) == 1
+    assert placer.places.used_slabs(16) == 4
+    assert len(taken) == counted.placer.places.live[8]
+
+
+def test_a_place_is_given_back_once() -> None:
+    places = SlabAllocator(2, 64, {16: 32}, {16: 2})
+    offsets = places.take(16, 3)
+    assert offsets.tolist() == [0, 32, 64]
+    places.give(offsets[:1])
+    with pytest.raises(OutOfSlabsError, match="twice"):
+        places.give(offsets[:1])
+    with pytest.raises(OutOfSlabsError, match="room for 2"):
+        places.take(16, 3)
+    assert places.take(16, 2).tolist() == [0, 96]
+
+
+def test_room_for_smaller_blocks_costs_three_slabs() -> None:
+    slabs = pattern_slabs(4)
+    assert arena_size(LAYOUT, 9, slabs).slabs == 3 + WORK_SLABS
+    assert arena_size(LAYOUT, 9, slabs, smaller=False).nbytes == 9 * BLOCK_BYTES[16]
+    layout = KVLayout(2, 2, 64, 32, torch.float16)
+    blocks, found = blocks_within(40 << 20, layout, slab_bytes=1 << 20)
+    assert arena_size(layout, blocks, found).nbytes <= 40 << 20
+    assert arena_size(layout, blocks + found.blocks_16, found).nbytes > 39 << 20
+
+
+def test_no_room_on_the_host_is_an_error() -> None:
+    with pytest.raises(OutOfSlabsError, match="no host arena"):
+        HostPlaces(None).take(1)
+
+
+def test_an_index_of_another_kind_is_refused() -> None:
+    scheduler, memory = ARMS["vllm-v1"]()
+    engine = make_engine(scheduler, 8, memory=memory, prefix_caching=True, block_bytes=64)
+    arena = Arena(LAYOUT, arena_size(LAYOUT, 8, Slabs(), False), torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"memory.name: expected .* got vllm_v1"):
+        BlockManager(engine, arena)

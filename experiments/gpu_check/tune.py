@@ -93,8 +93,8 @@ DECODE: tuple[tuple[str, dict[str, int]], ...] = (
     ("decode_warp", {"tile": 16, "stages": 3, "byte_stages": 4, "nibble_stages": 4}),
     ("decode_warp", {"tile": 16, "stages": 2, "byte_stages": 3, "nibble_stages": 3}),
     ("decode_attention", {}),
-    ("decode_attention", {"tile": 32, "num_stages": 4}),
-    ("decode_attention", {"tile": 128, "num_stages": 2}),
+    ("decode_attention", {"tile": 64, "byte_tile": 64, "num_stages": 3}),
+    ("decode_attention", {"byte_tile": 128}),
 )
 """Module and change of its tile table."""
 BUDGETS: tuple[tuple[int, int], ...] = ((4, 128), (8, 128), (12, 64), (16, 64), (24, 64), (32, 32))

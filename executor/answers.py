@@ -29,8 +29,6 @@ class Answer:
     """Told each token; True ends the answer (a stop text was met)."""
     tokens: list[int] = field(default_factory=list)
     over: bool = False
-    entry: int | None = None
-    """Where the next token is in the outputs of the latest step, while nobody has read it."""
 
     @property
     def known(self) -> int:
@@ -63,10 +61,13 @@ class Answers:
 
     def __init__(self, answers: Iterable[Answer] = ()) -> None:
         self._answers = list(answers)
+        self.greedy = all(answer.sampling.greedy for answer in self._answers)
+        """True if all take the most likely tokens."""
 
     def add(self, answer: Answer) -> int:
         """One more; returns the index that its request must have."""
         self._answers.append(answer)
+        self.greedy = self.greedy and answer.sampling.greedy
         return len(self._answers) - 1
 
     def __getitem__(self, request: Request) -> Answer:

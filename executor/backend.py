@@ -13,8 +13,9 @@ import torch
 from executor.answers import Answers, Tokens
 from executor.arrivals import Arrivals
 from executor.clock import Clock
-from executor.inputs import ChunkRows, DecodeRow
+from executor.inputs import ChunkRows, Decodes
 from executor.kv.tables import BlockTable, Moves
+from executor.packing import Array
 from executor.runner import Batch, Launched, Runner, unread
 from executor.sampler import SamplingRow
 from superinfer.engine import Engine
@@ -52,8 +53,8 @@ class Work:
 
     members: list[Sequence]
     """Who decodes, in the order of rows."""
-    lengths: list[int]
-    """Keys of each after the first step's write."""
+    lengths: Array
+    """int64: keys of each after the first step's write."""
     chunks: list[PrefillChunk]
     launched: int = 0
     """Steps that are on the device or over."""
@@ -114,7 +115,7 @@ class TorchBackend:
         if plan is None or not plan.has_step:
             return
         members = list(self.engine.batch.members) if plan.decodes else []
-        lengths = [self.engine.batch.length(seq) for seq in members]
+        lengths = np.array([self.engine.batch.length(seq) for seq in members], np.int64)
         self._work[plan] = Work(members, lengths, plan.chunks)
         if self.ahead and self._flights:
             self.launch(plan)
@@ -204,9 +205,9 @@ class TorchBackend:
             work.chunks.remove(chunk)  # the plan's own list: the engine counts no such chunk
             failed = chunk.sequence
         else:
-            place = max(range(len(work.members)), key=lambda row: work.lengths[row])
+            place = int(work.lengths.argmax())
             failed = work.members.pop(place)
-            del work.lengths[place]
+            work.lengths = np.delete(work.lengths, place)
         if self.runner.asynchronous:
             torch.cuda.empty_cache()
         self.engine.end_after_step(failed, "failed", "out_of_memory", plan.now)
@@ -225,19 +226,26 @@ class TorchBackend:
                 giving.append(seq)
         return Batch(decodes, chunks, self._sampling(giving)), giving
 
-    def _decodes(self, work: Work, step: int) -> tuple[list[DecodeRow], list[Sequence]]:
+    def _decodes(self, work: Work, step: int) -> tuple[Decodes, list[Sequence]]:
         """The rows that decode; who ended since the plan was made is left out."""
-        rows, giving = [], []
-        for seq, length in zip(work.members, work.lengths, strict=True):
-            if seq.state is State.ENDED:
-                continue
-            keys = length + step
-            rows.append(DecodeRow(self.blocks.table(seq), keys, self._latest(seq, keys)))
-            giving.append(seq)
-        return rows, giving
+        left = [row for row, seq in enumerate(work.members) if seq.state is not State.ENDED]
+        if len(left) < len(work.members):
+            work.members = [work.members[row] for row in left]
+            work.lengths = work.lengths[left]
+        members, lengths = work.members, work.lengths + step
+        tables = [self.blocks.table(seq) for seq in members]
+        return Decodes(tables, lengths, self._latest(members, lengths)), members.copy()
 
-    def _latest(self, seq: Sequence, length: int) -> int:
-        """The last of so many tokens of a sequence, or where it will be on the device."""
+    def _latest(self, members: list[Sequence], lengths: Array) -> Array:
+        """The last of so many tokens of each sequence, or where it will be on the device."""
+        giving = self._flights[-1].giving if self._flights else []
+        if members and giving[: len(members)] == members:  # the same rows as in the step before
+            assert self.answers[members[0].request].known == lengths[0] - 1
+            return unread(np.arange(len(members)))
+        pairs = zip(members, lengths.tolist(), strict=True)
+        return np.array([self._latest_of(seq, length) for seq, length in pairs], np.int64)
+
+    def _latest_of(self, seq: Sequence, length: int) -> int:
         answer = self.answers[seq.request]
         if answer.known == length:
             return answer.tokens[-1]
@@ -260,9 +268,9 @@ class TorchBackend:
 
     def _sampling(self, giving: list[Sequence]) -> list[SamplingRow] | None:
         """How the tokens are chosen; None if all are the most likely ones."""
-        answers = [self.answers[seq.request] for seq in giving]
-        if all(answer.sampling.greedy for answer in answers):
+        if self.answers.greedy:
             return None
+        answers = [self.answers[seq.request] for seq in giving]
         waiting = self._flights[-1].entries if self._flights else {}
         return [
             answer.row(answer.known + (seq in waiting))
@@ -275,6 +283,6 @@ class TorchBackend:
         finished = []
         for seq, token in zip(flight.giving, flight.launched.wait(), strict=True):
             answer = self.answers[seq.request]
-            if seq.state is not State.ENDED and not answer.over and answer.add(token):
+            if not answer.over and seq.state is not State.ENDED and answer.add(token):
                 finished.append(seq)
         return finished

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from executor.inputs import HostInputs, Sizes, host_inputs, pack, step_of
+from executor.inputs import Decodes, host_inputs
+from executor.packing import HostInputs, Sizes, pack, step_of
 
 if TYPE_CHECKING:
     from executor.runner import Batch, Runner
@@ -101,8 +102,7 @@ class DecodeGraphs:
     def _inputs(self, batch: Batch, sizes: Sizes) -> HostInputs | None:
         """The arrays of a step, padded; None if its lists are longer than the buffer's."""
         runner = self._runner
-        size = runner.model.layout.block_tokens
-        blocks = sum(-(-row.length // size) for row in batch.decodes)
+        blocks = batch.blocks(runner.model.layout.block_tokens)
         if blocks > sizes.decode_blocks:
             return None
         host = host_inputs(
@@ -137,7 +137,12 @@ class DecodeGraphs:
         runner, sizes = self._runner, self._sizes[rows]
         step = self._step(sizes)
         nothing = host_inputs(
-            [], [], runner.model.layout, item_blocks=1, pad_rows=rows, pad_items=sizes.items
+            Decodes.of(()),
+            [],
+            runner.model.layout,
+            item_blocks=1,
+            pad_rows=rows,
+            pad_items=sizes.items,
         )
         self._fill(nothing, sizes)
 

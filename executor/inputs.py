@@ -7,25 +7,18 @@ into one buffer of bytes, of which the tensors on the device are views.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from math import prod
-from typing import Any, Protocol
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from executor.kv.layout import KVLayout
-from executor.step import BlockLists, DecodeItems, PrefillChunks, StepInputs
+from executor.packing import CLASSES, Array, HostInputs, Sizes, pack, step_of
+from executor.step import StepInputs
 
-Array = NDArray[Any]
-
-CLASSES = 3
-"""Precisions, in the order 16, 8, 4 bits."""
-ALIGNMENT = 16
-"""Bytes; every tensor begins at a multiple, as wide loads want it."""
 _CLASS_OF_BITS = np.full(17, 127, np.int8)
 _CLASS_OF_BITS[[16, 8, 4]] = (0, 1, 2)
 _BITS_OF_CLASS = np.array((16, 8, 4), np.int32)
@@ -54,6 +47,33 @@ class DecodeRow:
 
 
 @dataclass(slots=True)
+class Decodes:
+    """Rows that decode, as columns."""
+
+    tables: Sequence[Table]
+    lengths: Array
+    """int64"""
+    tokens: Array
+    """int64"""
+
+    @classmethod
+    def of(cls, rows: Sequence[DecodeRow]) -> Decodes:
+        """The rows as columns."""
+        return cls(
+            [row.table for row in rows],
+            np.array([row.length for row in rows], np.int64),
+            np.array([row.token for row in rows], np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.tables)
+
+    def __iter__(self) -> Iterator[DecodeRow]:
+        columns = zip(self.tables, self.lengths.tolist(), self.tokens.tolist(), strict=True)
+        return itertools.starmap(DecodeRow, columns)
+
+
+@dataclass(slots=True)
 class ChunkRows:
     """A stretch of a prompt."""
 
@@ -62,64 +82,6 @@ class ChunkRows:
     """Position of the first token."""
     tokens: Sequence[int] | Array
     wants_logits: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Lengths of a step's arrays; those of a captured step are capacities."""
-
-    rows: int
-    decodes: int = 0
-    items: int = 0
-    decode_blocks: int = 0
-    chunks: int = 0
-    chunk_blocks: int = 0
-    wanted: int = 0
-    longest: int = 0
-
-    def fields(self) -> dict[str, tuple[type, tuple[int, ...]]]:
-        """Type and shape of each array, in the order in which they lie in the buffer.
-
-        The lists of blocks come last, so that a copy may stop where they end.
-        """
-        i4, i8 = np.int32, np.int64
-        return {
-            "token_ids": (i8, (self.rows,)),
-            "write_offsets": (i8, (self.rows,)),
-            "logit_rows": (i8, (self.wanted,)),
-            "positions": (i4, (self.rows,)),
-            "write_slots": (i4, (self.rows,)),
-            "item_bits": (i4, (self.items,)),
-            "item_rows": (i4, (self.items,)),
-            "item_first": (i4, (self.items,)),
-            "item_tokens": (i4, (self.items,)),
-            "row_items": (i4, (self.decodes + 1,)),
-            "first_row": (i4, (self.chunks + 1,)),
-            "context": (i4, (self.chunks,)),
-            "chunk_first": (i4, (self.chunks, CLASSES)),
-            "chunk_tokens": (i4, (self.chunks, CLASSES)),
-            "decode_offsets": (i8, (self.decode_blocks,)),
-            "decode_positions": (i4, (self.decode_blocks,)),
-            "chunk_offsets": (i8, (self.chunk_blocks,)),
-            "chunk_positions": (i4, (self.chunk_blocks,)),
-        }
-
-    def places(self) -> tuple[dict[str, tuple[int, type, tuple[int, ...]]], int]:
-        """Byte offset, type and shape of each array, and the bytes of all."""
-        places, end = {}, 0
-        for name, (kind, shape) in self.fields().items():
-            places[name] = (end, kind, shape)
-            nbytes = prod(shape) * np.dtype(kind).itemsize
-            end += -(-nbytes // ALIGNMENT) * ALIGNMENT
-        return places, max(end, ALIGNMENT)
-
-
-@dataclass(slots=True)
-class HostInputs:
-    """A step's arrays on the host, by the names of `Sizes.fields`."""
-
-    sizes: Sizes
-    arrays: dict[str, Array] = field(default_factory=dict)
 
 
 def build_inputs(
@@ -138,14 +100,19 @@ def build_inputs(
     nothing, attends to nothing and wants its logits. An item has at most `item_blocks` blocks.
     """
     host = host_inputs(
-        decodes, chunks, layout, item_blocks=item_blocks, pad_rows=pad_rows, pad_items=pad_items
+        Decodes.of(decodes),
+        chunks,
+        layout,
+        item_blocks=item_blocks,
+        pad_rows=pad_rows,
+        pad_items=pad_items,
     )
     buffer = pack(host, host.sizes, pinned=device.type == "cuda")
     return step_of(buffer.to(device, non_blocking=True), host.sizes)
 
 
 def host_inputs(
-    decodes: list[DecodeRow],
+    decodes: Decodes,
     chunks: list[ChunkRows],
     layout: KVLayout,
     *,
@@ -155,10 +122,13 @@ def host_inputs(
 ) -> HostInputs:
     """The arrays of `build_inputs`, before they are laid into one buffer."""
     padded = max(pad_rows, len(decodes))
-    arrays = _decode_rows(decodes, layout.block_tokens, padded)
+    lists = _grouped(decodes.tables, decodes.lengths, layout.block_tokens)
+    arrays = _decode_rows(decodes, lists.tails, layout.block_tokens, padded)
     items, blocks = 0, 0
     if padded:
-        arrays |= _decode_items(decodes, layout.block_tokens, item_blocks, (padded, pad_items))
+        arrays |= _decode_items(
+            decodes.lengths, lists, layout.block_tokens, item_blocks, (padded, pad_items)
+        )
         items, blocks = len(arrays["item_bits"]), len(arrays["decode_offsets"])
     longest = 0
     if chunks:
@@ -178,80 +148,20 @@ def host_inputs(
     return HostInputs(sizes, arrays)
 
 
-def pack(host: HostInputs, sizes: Sizes, pinned: bool = False) -> Tensor:
-    """Lay the arrays into one buffer of bytes on the host, at the places that `sizes` gives them.
-
-    Pinned memory comes from torch's cache, which takes a buffer back when the copy out of it that
-    was queued is over.
-    """
-    places, nbytes = sizes.places()
-    buffer = torch.empty(nbytes, dtype=torch.uint8, pin_memory=pinned)
-    raw = buffer.numpy()
-    for name, array in host.arrays.items():
-        start, kind, _ = places[name]
-        target = raw[start : start + array.size * np.dtype(kind).itemsize]
-        target.view(kind)[:] = array.reshape(-1)
-    return buffer
-
-
-def step_of(buffer: Tensor, sizes: Sizes) -> StepInputs:
-    """A step's tensors as views of a buffer that `pack` laid out."""
-    views = _views(buffer, sizes)
-    decode = prefill = None
-    if sizes.decodes:
-        decode = DecodeItems(
-            bits=views["item_bits"],
-            rows=views["item_rows"],
-            first=views["item_first"],
-            tokens=views["item_tokens"],
-            row_items=views["row_items"],
-            positions=views["positions"][: sizes.decodes],
-            blocks=BlockLists(views["decode_offsets"], views["decode_positions"]),
-        )
-    if sizes.chunks:
-        prefill = PrefillChunks(
-            first_row=views["first_row"],
-            context=views["context"],
-            first=views["chunk_first"],
-            tokens=views["chunk_tokens"],
-            blocks=BlockLists(views["chunk_offsets"], views["chunk_positions"]),
-            longest=sizes.longest,
-        )
-    return StepInputs(
-        token_ids=views["token_ids"],
-        positions=views["positions"],
-        write_offsets=views["write_offsets"],
-        write_slots=views["write_slots"],
-        decodes=sizes.decodes,
-        decode=decode,
-        prefill=prefill,
-        logit_rows=views["logit_rows"],
-    )
-
-
-def _views(buffer: Tensor, sizes: Sizes) -> dict[str, Tensor]:
-    places, _ = sizes.places()
-    views = {}
-    for name, (start, kind, shape) in places.items():
-        nbytes = prod(shape) * np.dtype(kind).itemsize
-        typed = torch.int64 if kind is np.int64 else torch.int32
-        views[name] = buffer[start : start + nbytes].view(typed).view(shape)
-    return views
-
-
 # -- decodes ------------------------------------------------------------------------------------
 
 
-def _decode_rows(rows: list[DecodeRow], block_tokens: int, padded: int) -> dict[str, Array]:
-    """Token, position and place to write of each row; padding is token 0 that goes nowhere."""
+def _decode_rows(rows: Decodes, tails: Array, block_tokens: int, padded: int) -> dict[str, Array]:
+    """Token, position and place to write of each row, its block being one of `tails`; padding is
+    token 0 that goes nowhere.
+    """
     count = len(rows)
     tokens, offsets = np.zeros(padded, np.int64), np.zeros(padded, np.int64)
     positions, slots = np.zeros(padded, np.int32), np.full(padded, -1, np.int32)
-    if count:
-        positions[:count] = [row.length - 1 for row in rows]
-        tokens[:count] = [row.token for row in rows]
-        offsets[:count] = [row.table.offsets[(row.length - 1) // block_tokens] for row in rows]
-        slots[:count] = positions[:count] % block_tokens
+    positions[:count] = rows.lengths - 1
+    tokens[:count] = rows.tokens
+    offsets[:count] = tails
+    slots[:count] = positions[:count] % block_tokens
     return {
         "token_ids": tokens,
         "positions": positions,
@@ -262,11 +172,9 @@ def _decode_rows(rows: list[DecodeRow], block_tokens: int, padded: int) -> dict[
 
 
 def _decode_items(
-    rows: list[DecodeRow], block_tokens: int, item_blocks: int, padded: tuple[int, int]
+    lengths: Array, lists: _Lists, block_tokens: int, item_blocks: int, padded: tuple[int, int]
 ) -> dict[str, Array]:
-    """Work items of the rows and their lists of blocks; `padded` holds rows and items at least."""
-    lengths = np.fromiter((row.length for row in rows), np.int64, len(rows))
-    lists = _grouped([row.table for row in rows], lengths, block_tokens)
+    """Work items of rows and their lists of blocks; `padded` holds rows and items at least."""
     counts = lists.counts.reshape(-1)
     per_group = -(-counts // item_blocks)
     items, total = int(per_group.sum()), max(int(per_group.sum()), padded[1])
@@ -278,9 +186,9 @@ def _decode_items(
     tokens = held * block_tokens
     last_of_row = np.cumsum(per_group)[::CLASSES] - 1
     tokens[last_of_row] -= -(-lengths // block_tokens) * block_tokens - lengths
-    row_items = np.full(max(padded[0], len(rows)) + 1, items, np.int32)
+    row_items = np.full(padded[0] + 1, items, np.int32)
     row_items[0] = 0
-    row_items[1 : len(rows) + 1] = np.cumsum(per_group)[CLASSES - 1 :: CLASSES]
+    row_items[1 : len(lengths) + 1] = np.cumsum(per_group)[CLASSES - 1 :: CLASSES]
     return {
         "item_bits": _lengthened(_BITS_OF_CLASS[group % CLASSES], total),
         "item_rows": _lengthened(group // CLASSES, total),
@@ -354,29 +262,33 @@ class _Lists:
     """[tables, 3]: blocks of each precision."""
     offsets: Array
     positions: Array
+    tails: Array
+    """[tables]: offset of the last block of each."""
 
 
-def _grouped(tables: list[Table], lengths: Array, block_tokens: int) -> _Lists:
+def _grouped(tables: Sequence[Table], lengths: Array, block_tokens: int) -> _Lists:
     """The blocks of each table that hold its first `length` tokens, grouped by precision.
 
     Inside a group they stay in order; the tail block has 16 bits, so it ends its group.
     """
     held = -(-lengths // block_tokens)
     if not len(tables):
-        return _Lists(
-            np.zeros((0, CLASSES), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32)
-        )
-    offsets = np.concatenate([t.offsets[:n] for t, n in zip(tables, held, strict=True)])
-    bits = np.concatenate([t.bits[:n] for t, n in zip(tables, held, strict=True)])
-    position = np.arange(len(offsets)) - np.repeat(np.cumsum(held) - held, held)
+        none = np.zeros(0, np.int64)
+        return _Lists(none.reshape(0, CLASSES), none, none, none)
+    each = held.tolist()
+    offsets = np.concatenate([t.offsets[:n] for t, n in zip(tables, each, strict=True)])
+    bits = np.concatenate([t.bits[:n] for t, n in zip(tables, each, strict=True)])
+    ends = np.cumsum(held)
+    tails = offsets[ends - 1]
+    position = np.arange(len(offsets)) - np.repeat(ends - held, held)
     position = (position * block_tokens).astype(np.int32)
     if (bits == 16).all():
         counts = np.zeros((len(tables), CLASSES), np.int64)
         counts[:, 0] = held
-        return _Lists(counts, offsets, position)
+        return _Lists(counts, offsets, position, tails)
     key = np.repeat(np.arange(len(tables)) * CLASSES, held) + _CLASS_OF_BITS[bits]
     counts = np.bincount(key, minlength=len(tables) * CLASSES).reshape(-1, CLASSES)
     # Keys of 16 bits are sorted by radix, in linear time.
     small = key.astype(np.uint16) if len(tables) * CLASSES < 1 << 16 else key
     order = np.argsort(small, kind="stable")
-    return _Lists(counts, offsets[order], position[order])
+    return _Lists(counts, offsets[order], position[order], tails)

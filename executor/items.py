@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from executor.inputs import CLASSES
 from executor.kv.layout import KVLayout
+from executor.packing import CLASSES
 
 PROGRAMS_PER_PROCESSOR = 4
 """Programs that keep a multiprocessor busy, loads and arithmetic of several overlapping."""

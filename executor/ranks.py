@@ -133,7 +133,7 @@ class Rows:
             first += count
         decodes = zip(tables, self.lengths, self.tokens, strict=False)
         chunks = zip(tables[len(self.lengths) :], self.chunks, strict=True)
-        return Batch(
+        return Batch.of(
             [DecodeRow(table, length, token) for table, length, token in decodes],
             [ChunkRows(table, *chunk) for table, chunk in chunks],
             self.sampling,

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from executor.inputs import ChunkRows, DecodeRow, host_inputs, pack, step_of
+from executor.inputs import ChunkRows, DecodeRow, Decodes, host_inputs
 from executor.items import ItemBudget
+from executor.packing import pack, step_of
 from executor.sampler import GREEDY, SamplingRow, sample
 from executor.step import StepInputs
 
@@ -28,7 +31,10 @@ MAX_OUTPUTS = 4096
 """Most tokens that one step gives."""
 
 
-def unread(entry: int) -> int:
+Entry = TypeVar("Entry", int, NDArray[np.int64])
+
+
+def unread(entry: Entry) -> Entry:
     """A token that is still on the device alone: entry of the latest step's outputs."""
     return -1 - entry
 
@@ -37,15 +43,23 @@ def unread(entry: int) -> int:
 class Batch:
     """One step: decodes, then chunks, and how the tokens of the wanted rows are chosen."""
 
-    decodes: list[DecodeRow]
+    decodes: Decodes
     chunks: list[ChunkRows]
     sampling: Sequence[SamplingRow] | None = None
     """One per decode and per chunk that wants its logits, in this order; None: all greedy."""
 
-    @property
-    def wanted(self) -> int:
-        """How many tokens the step gives."""
-        return len(self.decodes) + sum(chunk.wants_logits for chunk in self.chunks)
+    @staticmethod
+    def of(
+        rows: Sequence[DecodeRow],
+        chunks: list[ChunkRows],
+        sampling: Sequence[SamplingRow] | None = None,
+    ) -> Batch:
+        """A batch from single rows."""
+        return Batch(Decodes.of(rows), chunks, sampling)
+
+    def blocks(self, block_tokens: int) -> int:
+        """Blocks that the keys of the decodes take."""
+        return int((-(-self.decodes.lengths // block_tokens)).sum())
 
 
 class Launched:
@@ -115,7 +129,9 @@ class Runner:
 
     def _eager(self, batch: Batch) -> Tensor:
         """A step with the shapes that it happens to have; its tokens on the device."""
-        item_blocks = self.budget.item_blocks(len(batch.decodes), _blocks(batch.decodes, self))
+        item_blocks = self.budget.item_blocks(
+            len(batch.decodes), batch.blocks(self.model.layout.block_tokens)
+        )
         host = host_inputs(batch.decodes, batch.chunks, self.model.layout, item_blocks=item_blocks)
         buffer = pack(host, host.sizes, pinned=self.asynchronous)
         step = step_of(buffer.to(self.device, non_blocking=True), host.sizes)
@@ -170,9 +186,3 @@ def _remember(tokens: Tensor, sampling: Sequence[SamplingRow]) -> None:
     for index, row in enumerate(sampling):
         if row.history is not None:
             row.history.add(tokens[index : index + 1])
-
-
-def _blocks(rows: list[DecodeRow], runner: Runner) -> int:
-    """Blocks that the keys of the rows take."""
-    size = runner.model.layout.block_tokens
-    return sum(-(-row.length // size) for row in rows)

@@ -26,6 +26,7 @@ def load_workload(config: Config) -> Workload:
     from traces.readers import read_trace
 
     run = config.run
+    _refuse_closed_loads(config)
     if not run.trace:
         raise ConfigError("TRACE: expected a trace file here or as run.trace in a --config file")
     if run.trace.endswith(".toml") or run.trace in bundled_specs():
@@ -78,6 +79,16 @@ def prompt_tokens(request: Request, vocab: int, seed: int) -> Tokens:
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _refuse_closed_loads(config: Config) -> None:
+    """Arrivals follow the trace alone; a load that answers to the system is simulated only."""
+    run = config.run
+    for name in ("concurrency", "backlog", "in_flight", "duration_s"):
+        if getattr(run, name):
+            raise ConfigError(f"run.{name}: for superinfer-sim alone; a device replays the trace")
+    if run.sessions != "open":
+        raise ConfigError(f"run.sessions: expected open on a device, got {run.sessions}")
 
 
 def _generated(config: Config) -> Workload:

@@ -215,7 +215,7 @@ def prefilled(
         places = places[held:]
         tables.append(table)
         chunks.append(ChunkRows(table, 0, generator.integers(0, 131, length), True))
-    return tables, runner.launch(Batch([], chunks)).wait()
+    return tables, runner.launch(Batch.of([], chunks)).wait()
 
 
 def finisher(mover: Mover) -> Callable[[Any], None]:

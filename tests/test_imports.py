@@ -45,6 +45,8 @@ RULES = {
     "executor": rule(
         "executor superinfer traces torch triton numpy msgspec typer rich safetensors tokenizers"
     ),
+    # Peers are measured beside our own kernels, where they are installed.
+    "executor.bench": rule("executor superinfer traces torch triton numpy typer rich transformers"),
     "traces": rule("traces superinfer numpy msgspec typer rich", forbidden="superinfer.lab"),
 }
 """The longest name that contains a module decides."""

@@ -43,7 +43,8 @@ from superinfer.lab.config import load_config
 DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 KERNEL_SHARE, LINK_SHARE, STEP_SHARE = 0.55, 0.08, 0.27
 """Of the time; the rest is for loading and for the driver's steps."""
-FIT_BATCHES, HELD_OUT_BATCHES = 24, 24
+BATCHES = 64
+"""Random batches; half of them are held out."""
 Say = Callable[[str], None]
 
 
@@ -275,13 +276,14 @@ def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
     limits, random = _limits(subject, session), np.random.default_rng(1)
     blocks = min(session.engine.config.total_blocks, 8192)
     source = RandomArena.over(subject.layout, session.runner.arena, blocks)
-    sets = []
-    for count, share in ((FIT_BATCHES, 0.35), (HELD_OUT_BATCHES, 0.5)):
-        shapes = [limits.batch(random, mixed=i % 2 == 1) for i in range(count)]
-        time_s = Deadline(max(2.0, share * deadline.left_s))
-        sets.append(run_batches(session.runner, source, shapes, time_s))
+    shapes = [limits.batch(random, mixed=i % 2 == 1) for i in range(BATCHES)]
+    time_s = Deadline(max(2.0, 0.65 * deadline.left_s))
+    ran = run_batches(session.runner, source, shapes, time_s)
     driven = run_driver(session, random_workload(limits, 48), Deadline(max(2.0, deadline.left_s)))
-    return Steps(sets[0], sets[1], driven)
+    # Pairs take turns, so that a change of the machine's speed meets both sets.
+    fitted = [step for index, step in enumerate(ran) if index % 4 < 2]
+    unseen = [step for index, step in enumerate(ran) if index % 4 >= 2]
+    return Steps(fitted, unseen, driven)
 
 
 def _limits(subject: Subject, session: Session) -> Limits:

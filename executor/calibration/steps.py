@@ -116,7 +116,7 @@ def run_batches(
     for shape in shapes:
         if deadline.over:
             break
-        batch = Batch(
+        batch = Batch.of(
             decode_rows(source, list(shape.contexts), runner.model.vocab),
             chunk_rows(source, list(shape.chunks), runner.model.vocab),
         )

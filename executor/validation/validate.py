@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from executor.validation.compare import Metric, compare, lines, middle, spread
-from executor.validation.plots import write_plot
 from executor.validation.runs import Summary, run_device, simulate, summary
+from superinfer.lab.side_by_side import write_plot
 
 RANKED = {"mean_ttft_ms": -1, "mean_e2el_ms": -1, "slo_attainment": 1}
 """Metrics in which policies are compared: 1 where more is better."""

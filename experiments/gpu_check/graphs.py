@@ -69,7 +69,7 @@ def _compare(context: Context, model: Model, most_rows: int) -> Result:
     errors: dict[str, float] = {}
     for rows, mix in STEPS:
         lengths = [1 + (97 * i * i + 31) % 1500 for i in range(rows)]
-        batch = Batch(decode_rows(source, lengths, model.vocab, MIXES[mix]), [])
+        batch = Batch.of(decode_rows(source, lengths, model.vocab, MIXES[mix]), [])
         eager = graphs.eager(batch)
         replayed = graphs.replay(batch)
         if eager is None or replayed is None:

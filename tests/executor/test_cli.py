@@ -121,7 +121,8 @@ def test_generate_prints_text(monkeypatch, capsys, config):
         (["run", "TRACE", "--device", "tpu"], "expected cpu, cuda or one of"),
         (["run", "TRACE", "--device", "cpu", "--dtype", "int3"], "expected one of float32"),
         (["run", "TRACE", "--device", "cpu", "--block-tokens", "24"], "expected one of 16, 32, 64"),
-        (["run", "TRACE", "--device", "cpu", "--set", "run.tp=2"], "run.tp"),
+        (["run", "TRACE", "--set", "run.concurrency=4"], "run.concurrency: for superinfer-sim"),
+        (["run", "TRACE", "--set", "run.sessions='closed'"], "run.sessions: expected open"),
         (["generate", "", "--device", "cpu"], "at least one token"),
         (["generate", "x" * 600, "--device", "cpu"], "above the context of 512"),
         (

@@ -12,8 +12,9 @@ torch = pytest.importorskip("torch")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from executor.inputs import ChunkRows, DecodeRow, build_inputs, host_inputs, pack, step_of
+from executor.inputs import ChunkRows, DecodeRow, Decodes, build_inputs, host_inputs
 from executor.kv.layout import KVLayout
+from executor.packing import pack, step_of
 
 CPU = torch.device("cpu")
 T = 4
@@ -143,7 +144,7 @@ def test_a_chunk_may_fill_many_blocks():
 
 def test_a_larger_buffer_holds_the_same_step():
     rows = [DecodeRow(table([4, 8, 16]), 11, 3), DecodeRow(table([16], 90), 1, 4)]
-    host = host_inputs(rows, [], LAYOUT, item_blocks=1, pad_rows=4, pad_items=9)
+    host = host_inputs(Decodes.of(rows), [], LAYOUT, item_blocks=1, pad_rows=4, pad_items=9)
     roomy = type(host.sizes)(
         rows=4, decodes=4, items=9, decode_blocks=host.sizes.decode_blocks + 30, wanted=4
     )
@@ -156,6 +157,11 @@ def test_a_larger_buffer_holds_the_same_step():
 
 def test_tensors_begin_where_wide_loads_may():
     places, nbytes = host_inputs(
-        [DecodeRow(table([16]), 1, 3)], [], LAYOUT, item_blocks=1, pad_rows=3, pad_items=5
+        Decodes.of([DecodeRow(table([16]), 1, 3)]),
+        [],
+        LAYOUT,
+        item_blocks=1,
+        pad_rows=3,
+        pad_items=5,
     ).sizes.places()
     assert nbytes % 16 == 0 and all(start % 16 == 0 for start, _, _ in places.values())

@@ -84,16 +84,16 @@ def test_a_batch_arrives_as_it_was():
     mixed = table(3)
     mixed.put(slice(0, 1), np.array([7], np.int64), 8)
     sampling = [SamplingRow(Sampling(temperature=0.5, seed=3), 9)]
-    batch = Batch(
+    batch = Batch.of(
         [DecodeRow(table(4), 33, 5), DecodeRow(mixed, 48, -2)],
         [ChunkRows(table(2, first=9), 16, np.arange(4), True), ChunkRows(table(1), 0, [1], False)],
         sampling,
     )
     arrived = pickle.loads(pickle.dumps(Rows.of(batch, 16))).batch()
     assert [(row.length, row.token) for row in arrived.decodes] == [(33, 5), (48, -2)]
-    assert arrived.decodes[0].table.offsets.tolist() == [0, 100, 200]  # as long as it has to be
-    assert arrived.decodes[1].table.offsets.tolist() == [7, 100, 200]
-    assert arrived.decodes[1].table.bits.tolist() == [8, 16, 16]
+    assert arrived.decodes.tables[0].offsets.tolist() == [0, 100, 200]  # as long as it has to be
+    assert arrived.decodes.tables[1].offsets.tolist() == [7, 100, 200]
+    assert arrived.decodes.tables[1].bits.tolist() == [8, 16, 16]
     first, second = arrived.chunks
     assert (first.context, first.tokens.tolist(), first.wants_logits) == (16, [0, 1, 2, 3], True)
     assert first.table.offsets.tolist() == [900, 1000]
@@ -105,7 +105,7 @@ def test_penalties_stay_on_rank_0():
     history = History([1], 4, torch.device("cpu"))
     row = SamplingRow(Sampling(presence_penalty=1.0), 3, history)
     with pytest.raises(ConfigError, match=r"penalties need run\.tp=1"):
-        Rows.of(Batch([DecodeRow(table(1), 3, 1)], [], [row]), 16)
+        Rows.of(Batch.of([DecodeRow(table(1), 3, 1)], [], [row]), 16)
 
 
 def test_moves_arrive_with_tickets_for_background_copies():
@@ -130,7 +130,7 @@ def test_moves_arrive_with_tickets_for_background_copies():
 
 def test_a_follower_waits_for_its_own_copies():
     wire, lazy = Wire(), Lazy()
-    batch = Batch([DecodeRow(table(1), 3, 1)], [], None)
+    batch = Batch.of([DecodeRow(table(1), 3, 1)], [], None)
     wire.send(("moves", [copy(Ticket(0)), copy(Ticket(1))]))
     wire.send(("moves", [WaitJob([Ticket(1)])]))
     wire.send(("landed", [Ticket(1)]))
@@ -147,7 +147,7 @@ def test_a_follower_waits_for_its_own_copies():
     assert polled == [2, 2, 2]  # all of them before the step
     copies, waits, step = lazy.told
     assert waits[0].after[0] is copies[1]
-    assert step.decodes[0].length == 3
+    assert step.decodes.lengths[0] == 3
 
 
 def configuration(folder, tp, settings=(), **changes):

@@ -51,24 +51,24 @@ def test_a_padded_step_gives_the_tokens_of_the_plain_one(tmp_path, extra):
     runner = runner_on(tmp_path, CPU, budget=budget)
     tables, first = prefilled(runner, LENGTHS, BLOCKS)
     arena = runner.arena.clone()
-    plain = runner.launch(Batch(decodes(tables, first), [])).wait()
+    plain = runner.launch(Batch.of(decodes(tables, first), [])).wait()
     after = runner.arena.clone()
     assert not torch.equal(arena, after)
     for max_rows in (6, 8, 20):
         runner.arena.copy_(arena)
         graphs = DryGraphs(runner, max_rows, BLOCKS)
-        logits = graphs.replay(Batch(decodes(tables, first), []))
+        logits = graphs.replay(Batch.of(decodes(tables, first), []))
         assert logits.shape[0] >= 6 and torch.isfinite(logits).all()
         assert runner.outputs[:6].tolist() == plain
         assert torch.allclose(runner.arena.view(torch.float32), after.view(torch.float32))
-    assert graphs.replay(Batch(decodes(tables, first) * 4, [])) is None  # 24 rows are too many
+    assert graphs.replay(Batch.of(decodes(tables, first) * 4, [])) is None  # 24 rows are too many
 
 
 def test_a_token_need_not_be_read_before_the_next_step(tmp_path):
     runner = runner_on(tmp_path, CPU)
     tables, first = prefilled(runner, LENGTHS, BLOCKS)
     arena = runner.arena.clone()
-    second = runner.launch(Batch(decodes(tables, first), [])).wait()
+    second = runner.launch(Batch.of(decodes(tables, first), [])).wait()
     assert second != first
     runner.arena.copy_(arena)
     runner.outputs[:6] = torch.tensor(first)
@@ -77,7 +77,7 @@ def test_a_token_need_not_be_read_before_the_next_step(tmp_path):
     rows = decodes(tables, names)
     rows[2].token = first[2]
     order = [4, 2, 0, 5, 1, 3]
-    tokens = runner.launch(Batch([rows[i] for i in order], [])).wait()
+    tokens = runner.launch(Batch.of([rows[i] for i in order], [])).wait()
     assert tokens == [second[i] for i in order]
 
 
@@ -95,10 +95,10 @@ def test_items_stay_within_their_budget():
 def test_one_row_draws_beside_greedy_ones(tmp_path):
     runner = runner_on(tmp_path, CPU)
     tables, first = prefilled(runner, LENGTHS, BLOCKS)
-    greedy = runner.launch(Batch(decodes(tables, first), [])).wait()
+    greedy = runner.launch(Batch.of(decodes(tables, first), [])).wait()
     sampling = [SamplingRow(Sampling(0.0), 5)] * 6
     sampling[3] = SamplingRow(Sampling(50.0, seed=4), 5)
-    tokens = runner.launch(Batch(decodes(tables, first), [], sampling)).wait()
+    tokens = runner.launch(Batch.of(decodes(tables, first), [], sampling)).wait()
     assert tokens[:3] + tokens[4:] == greedy[:3] + greedy[4:]
     assert tokens[3] != greedy[3]
 
@@ -111,7 +111,7 @@ def test_a_graph_gives_the_bits_of_the_eager_step(tmp_path, dtype):
     runner.capture(20, BLOCKS)
     arena = runner.arena.clone()
     for rows in (1, 3, 6):
-        batch = Batch(decodes(tables, first)[:rows], [])
+        batch = Batch.of(decodes(tables, first)[:rows], [])
         runner.arena.copy_(arena)
         replayed = runner.graphs.replay(batch)[:rows].clone()
         written = runner.arena.clone()
@@ -120,4 +120,4 @@ def test_a_graph_gives_the_bits_of_the_eager_step(tmp_path, dtype):
         assert torch.equal(replayed, eager)
         assert torch.equal(written, runner.arena)
         assert torch.isfinite(replayed).all()
-    assert runner.launch(Batch(decodes(tables, first), [])).wait() and runner.replayed == 1
+    assert runner.launch(Batch.of(decodes(tables, first), [])).wait() and runner.replayed == 1

@@ -46,9 +46,9 @@ def test_kernels_give_the_tokens_of_the_reference(tmp_path):
         ops_for(CPU).requantise(arena, layout, source, target, 16, 8)
         tables[2].put(np.array([1]), target.numpy(), 8)
         spare = ChunkRows(tables[0], 3, np.array([5, 6, 7]), True)
-        mixed = runner.launch(Batch(rows[1:], [spare])).wait()
+        mixed = runner.launch(Batch.of(rows[1:], [spare])).wait()
         graphs = DryGraphs(runner, 4, BLOCKS)
-        logits = graphs.replay(Batch(rows, []))
+        logits = graphs.replay(Batch.of(rows, []))
         assert torch.isfinite(logits).all()  # those of the padding, too
         tokens.append((first, mixed, runner.outputs[:3].tolist()))
         arenas.append(arena.view(torch.float32).nan_to_num())

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from superinfer.lab.results import read_columns
+
 COLUMNS = {"ttft_ms": "time to first token", "tpot_ms": "time per token", "e2el_ms": "whole answer"}
 COLOURS = {"device": "#1f5f8b", "simulated": "#d9742b"}
 
 
 def write_plot(device: Path, simulated: Path, out: Path, title: str) -> Path:
     """Cumulative distributions of both runs in one picture."""
-    from superinfer.lab.results import read_columns
-
     sides = {
         "device": read_columns(device / "requests.parquet"),
         "simulated": read_columns(simulated / "requests.parquet"),

@@ -10,7 +10,7 @@ Tiles lie within one block, so that an address is one number, loaded a turn ahea
 """
 
 # Kernels take what they need one by one.
-# ruff: noqa: PLR0913, PLR0915, PLR0917
+# ruff: noqa: PLR0913, PLR0917
 
 from __future__ import annotations
 
@@ -394,7 +394,7 @@ def decode_attention(
             items.bits, items.rows, items.first, items.tokens, items.positions,
             items.blocks.offsets, items.blocks.positions, bias,
             scale, q.stride(0), layer, reach_of(bias),
-            **constants(layout, heads, tiles), num_warps=1, maxnreg=tiles["registers"],
+            **constants(layout, heads, tiles), num_warps=1, maxnreg=registers(layout, tiles),
         )  # fmt: skip
     merge_items[(rows, heads)](
         sums, peaks[0], peaks[1], items.row_items, out,
@@ -402,6 +402,11 @@ def decode_attention(
         num_warps=MERGE["num_warps"],
     )  # fmt: skip
     return out
+
+
+def registers(layout: KVLayout, tiles: dict[str, int]) -> int:
+    """Registers of a thread at most: a block of more tokens at once needs more of them."""
+    return tiles["registers"] if layout.block_tokens <= 32 else 255
 
 
 def constants(layout: KVLayout, heads: int, tiles: dict[str, int]) -> dict[str, int]:
@@ -449,7 +454,7 @@ def entry_of(chip: int, form: Form, tiles: dict[str, int], *, biased: bool = Fal
         types=pointers | {"scale": "fp32", "q_stride": "i32", "layer": "i32", "reach": "i32"},
         constants=constant,
         aligned=(*pointers, "q_stride"),
-        options={"num_warps": 1, "maxnreg": tiles["registers"]},
+        options={"num_warps": 1, "maxnreg": registers(form.layout, tiles)},
         dot=True,
         pipelined=True,
     )

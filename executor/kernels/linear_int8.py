@@ -79,6 +79,8 @@ def linear_int8_kernel(  # noqa: PLR0913, PLR0917
 ):
     """One tile of `out` [m, n], or a slice of its sum over k; EVEN: DEPTH divides k.
 
+    Without `scales` the weights are numbers of the type of `x`.
+
     Of SLICES programs of a tile each leaves its sum in `parts` float32 [tiles, SLICES, OUTS, ROWS],
     and the one that ends last, which `arrived` int32 [tiles] tells, adds them up: in their order,
     so that the result does not depend on who was last. It leaves `arrived` at 0 again.
@@ -124,19 +126,25 @@ def linear_int8_kernel(  # noqa: PLR0913, PLR0917
         for other in tl.static_range(SLICES):
             # Not from this multiprocessor's own cache, which may be behind.
             total += tl.load(of_tile + other * (OUTS * ROWS), cache_modifier=".cg")
-    scale = tl.load(scales + channel, mask=channel < n, other=0.0).to(tl.float32)
-    result = tl.trans(total * scale[:, None])
+    if scales is not None:
+        scale = tl.load(scales + channel, mask=channel < n, other=0.0).to(tl.float32)
+        total *= scale[:, None]
+    result = tl.trans(total)
     at = out + row.to(tl.int64)[:, None] * n + channel[None, :]
     tl.store(at, result.to(out.dtype.element_ty), mask=row_there & (channel < n)[None, :])
 
 
 def linear_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """See `Ops.linear_int8`."""
+    return product(x, weight, scales, choose(TILES[capability(x.device)], len(x), x.itemsize))
+
+
+def product(x: Tensor, weight: Tensor, scales: Tensor | None, tile: Tile) -> Tensor:
+    """`x` [m, k] times `weight` [n, k] transposed, times `scales` [n] if there are any."""
     (m, k), n = x.shape, weight.shape[0]
     out = torch.empty((m, n), dtype=x.dtype, device=x.device)
     if m == 0:
         return out
-    tile = choose(TILES[capability(x.device)], m, x.element_size())
     tiles = triton.cdiv(m, tile.rows) * triton.cdiv(n, tile.outs)
     slices = slices_of(tiles, triton.cdiv(k, tile.depth), processors(x.device))
     parts = x.new_empty((tiles * slices, tile.outs, tile.rows) if slices > 1 else 0, dtype=FLOAT)

@@ -37,19 +37,14 @@ from experiments.gpu_check.speed import (
 INT8: dict[int, tuple[tuple[int, int, int, int, int], ...]] = {
     16: (
         (16, 32, 256, 2, 4),
-        (16, 32, 256, 2, 3),
-        (16, 32, 128, 2, 6),
         (16, 32, 128, 1, 4),
         (16, 64, 128, 2, 4),
-        (16, 64, 256, 2, 3),
         (16, 32, 256, 4, 4),
     ),
     32: (
-        (32, 64, 128, 2, 5),
         (32, 64, 128, 2, 3),
         (32, 64, 64, 2, 6),
         (32, 128, 64, 2, 4),
-        (32, 64, 256, 2, 3),
         (32, 128, 64, 4, 5),
     ),
     64: (
@@ -57,11 +52,9 @@ INT8: dict[int, tuple[tuple[int, int, int, int, int], ...]] = {
         (64, 128, 64, 2, 4),
         (64, 128, 64, 4, 4),
         (64, 128, 128, 8, 3),
-        (64, 256, 64, 8, 4),
     ),
     256: (
         (128, 128, 64, 8, 4),
-        (128, 128, 64, 4, 4),
         (128, 256, 64, 8, 3),
         (256, 128, 64, 8, 3),
     ),
@@ -69,15 +62,22 @@ INT8: dict[int, tuple[tuple[int, int, int, int, int], ...]] = {
 """By rows of activations: rows, outputs, depth, warps and stages of tiles."""
 SHARES: tuple[int, ...] = (0, 4, 8)
 """Programs per multiprocessor up to which tiles are cut into slices."""
+WIDE: tuple[tuple[int, int, int, int, int], ...] = (
+    (16, 32, 128, 2, 4),
+    (16, 32, 128, 2, 6),
+    (16, 32, 256, 2, 3),
+    (16, 32, 128, 4, 5),
+    (16, 16, 256, 1, 4),
+    (16, 32, 64, 1, 6),
+)
+"""Tiles of products with weights of 16 bits and few rows."""
 PREFILL: tuple[tuple[int, dict[str, int]], ...] = (
     (128, {}),
     (128, {"keys": 64, "num_warps": 4, "num_stages": 2}),
     (128, {"keys": 128, "num_warps": 8, "num_stages": 2}),
-    (128, {"keys": 64, "num_warps": 8, "num_stages": 2}),
     (64, {"keys": 64, "num_warps": 4, "num_stages": 2}),
     (64, {"keys": 64, "num_warps": 4, "num_stages": 3}),
     (64, {"keys": 128, "num_warps": 4, "num_stages": 2}),
-    (64, {"keys": 32, "num_warps": 4, "num_stages": 3}),
 )
 """Rows of a tile of long chunks, and change of the table."""
 Attention = Callable[..., Tensor]
@@ -88,16 +88,13 @@ DECODE: tuple[tuple[str, dict[str, int]], ...] = (
     ("decode_warp", {"registers": 128}),
     ("decode_warp", {"stages": 3}),
     ("decode_warp", {"byte_stages": 2, "nibble_stages": 2}),
-    ("decode_warp", {"byte_stages": 2, "nibble_stages": 3}),
     ("decode_warp", {"byte_stages": 4, "nibble_stages": 5}),
     ("decode_warp", {"tile": 16, "stages": 3, "byte_stages": 4, "nibble_stages": 4}),
-    ("decode_warp", {"tile": 16, "stages": 2, "byte_stages": 3, "nibble_stages": 3}),
     ("decode_attention", {}),
     ("decode_attention", {"tile": 64, "byte_tile": 64, "num_stages": 3}),
-    ("decode_attention", {"byte_tile": 128}),
 )
 """Module and change of its tile table."""
-BUDGETS: tuple[tuple[int, int], ...] = ((4, 128), (8, 128), (12, 64), (16, 64), (24, 64), (32, 32))
+BUDGETS: tuple[tuple[int, int], ...] = ((4, 128), (8, 128), (12, 64), (24, 64))
 """Programs per multiprocessor and tokens of the shortest item."""
 
 
@@ -234,8 +231,9 @@ def int8(context: Context, rows: int, shape: tuple[int, int, int, int, int]) -> 
                         got = ops_of(context).linear_int8(x, weights[0], scales)
                         worst = max(worst, reference.relative_error(got, wanted))
                     row = {"m": m, "n": n, "k": k, "tile": str(shape), "share to": share}
-                    measure = partial(int8_row, context, x, weights, scales)
-                    found.append(guarded(row, measure))
+                    multiply = partial(ops_of(context).linear_int8, x, scales=scales)
+                    calls: list[Call] = [partial(multiply, weight=weight) for weight in weights]
+                    found.append(guarded(row, partial(streamed, context, calls, weights[0])))
     finally:
         kernel.TILES.update(kept)
         kernel.PROGRAMS_PER_PROCESSOR = programs
@@ -258,12 +256,50 @@ def int8_weights(context: Context, n: int, k: int) -> list[Tensor]:
     return found
 
 
-def int8_row(context: Context, x: Tensor, weights: list[Tensor], scales: Tensor) -> Row:
+def wide(context: Context, shape: tuple[int, int, int, int, int] | None) -> Result:
+    """Products of few rows with weights of 16 bits by a tile, or by torch."""
+    from executor.kernels import linear_int8 as kernel
+    from executor.kernels.tiles import Tile
+
+    found, worst, programs = [], 0.0, kernel.PROGRAMS_PER_PROCESSOR
+    sizes = ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336))
+    try:
+        for n, k in ((128, 256),) if context.tiny else sizes:
+            weights = wide_weights(context, n, k)
+            for m in (1, 16):
+                x = randn(context, m, k)
+                wanted = x.double() @ weights[0].double().T
+                for share in (0,) if shape is None or context.tiny else SHARES:
+                    kernel.PROGRAMS_PER_PROCESSOR = share
+                    multiply = torch.nn.functional.linear
+                    if shape is not None and not context.tiny:
+                        multiply = partial(kernel.product, scales=None, tile=Tile(*shape))
+                    worst = max(worst, reference.relative_error(multiply(x, weights[0]), wanted))
+                    row = {"m": m, "n": n, "k": k, "tile": str(shape), "share to": share}
+                    calls: list[Call] = [partial(multiply, x, weight) for weight in weights]
+                    found.append(guarded(row, partial(streamed, context, calls, weights[0])))
+    finally:
+        kernel.PROGRAMS_PER_PROCESSOR = programs
+    if not worst <= tolerance(context):
+        return {"ok": False, "error": f"wrong by {worst:.3g}", "worst": worst}
+    context.cache.setdefault("wide", []).extend(found)
+    return outcome(found, worst=worst)
+
+
+def wide_weights(context: Context, n: int, k: int) -> list[Tensor]:
+    """Matrices of 16 bits that together do not fit the cache; the same ones for every variant."""
+    kept = context.cache.setdefault("wide weights", {})
+    if (n, k) not in kept:
+        sets = copies_beyond_cache(2 * n * k, device_of(context), 8)
+        kept[n, k] = [randn(context, n, k, scale=0.02) for _ in range(sets)]
+    found: list[Tensor] = kept[n, k]
+    return found
+
+
+def streamed(context: Context, calls: list[Call], weight: Tensor) -> Row:
     """Time of a product and bytes of weights per second."""
-    ops = ops_of(context)
-    calls: list[Call] = [partial(ops.linear_int8, x, w, scales) for w in weights]
     timing = time_calls(calls, device_of(context), 0.02)
-    rate = weights[0].numel() / timing.seconds
+    rate = weight.numel() * weight.itemsize / timing.seconds
     return {"us": timing.seconds * 1e6, "GB/s": rate / 1e9, "share": rate / ceiling(context)}
 
 
@@ -297,7 +333,7 @@ def prefill_error(context: Context) -> float:
 def ranking(context: Context) -> Result:
     """All that was measured, fastest first within each shape."""
     rows = []
-    for name in ("decode", "shapes", "int8", "dense", "prefill"):
+    for name in ("decode", "shapes", "int8", "wide", "prefill"):
         found = [row for row in context.cache.get(name, []) if "us" in row]
         keys = ("kv", "B", "ctx", "m", "n", "k", "chunk", "context")
         groups: dict[tuple[Any, ...], list[Row]] = {}
@@ -319,6 +355,7 @@ CHECKS: dict[str, Check] = {
         for rows, shapes in INT8.items()
         for i, shape in enumerate(shapes)
     },
+    **{f"wide-{i}": partial(wide, shape=shape) for i, shape in enumerate((None, *WIDE))},
     **{
         f"prefill-{i}": partial(prefill_tiles, rows=rows, change=change)
         for i, (rows, change) in enumerate(PREFILL)

@@ -15,7 +15,7 @@ import re
 import subprocess
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +28,8 @@ from superinfer.errors import ConfigError
 SHARED_LIMITS = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes of shared memory that one program can have (CUDA C++ programming guide, table of technical
 specifications per compute capability)."""
+LIMIT_S = 300
+"""Compiling one kernel takes seconds."""
 PATTERNS = {
     "tensor_cores": r"\b[HIQ]G?MMA\.",
     "async_copies": r"\bLDGSTS\b|\bUTMALDG\b|\bUBLKCP\b",
@@ -136,10 +138,26 @@ def _run(tool: str, binary: bytes, flag: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def compile_all(named: list[tuple[str, int]], processes: int = 1) -> list[Compiled]:
-    """Compile entries, given by name and capability, in processes of their own."""
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(_compile_named, named))
+def compile_all(
+    named: list[tuple[str, int]],
+    processes: int = 1,
+    tell: Callable[[Compiled], None] = lambda compiled: None,
+) -> list[Compiled]:
+    """Compile entries, given by name and capability, in processes of their own.
+
+    `tell` gets each one when it is ready. Raises ConfigError if one takes longer than LIMIT_S.
+    """
+    found: list[Compiled] = []
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        ready = pool.imap(_compile_named, named)
+        for name, capability in named:
+            try:
+                found.append(ready.next(timeout=LIMIT_S))
+            except multiprocessing.TimeoutError:
+                late = f"{name} for sm_{capability} is not ready after {LIMIT_S} s"
+                raise ConfigError(late) from None
+            tell(found[-1])
+    return found
 
 
 def _compile_named(named: tuple[str, int]) -> Compiled:
@@ -163,7 +181,7 @@ def main(
     """
     try:
         check_tools()
-        found = compile_all(wanted(capability, name), processes)
+        found = compile_all(wanted(capability, name), processes, _tell)
     except ConfigError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from error
@@ -172,6 +190,11 @@ def main(
     else:
         _print_table(found)
     raise typer.Exit(int(any(compiled.problems for compiled in found)))
+
+
+def _tell(compiled: Compiled) -> None:
+    """All of them take minutes on a slow machine."""
+    typer.echo(f"sm_{compiled.capability} {compiled.name}: {compiled.seconds:.1f} s", err=True)
 
 
 def wanted(capability: int | None, name: str) -> list[tuple[str, int]]:

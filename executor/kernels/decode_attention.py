@@ -12,7 +12,7 @@ per block, whose product with the minima is a constant of the block.
 """
 
 # Kernels take what they need one by one, and are long.
-# ruff: noqa: PLR0913, PLR0915, PLR0917
+# ruff: noqa: PLR0913, PLR0917
 
 from __future__ import annotations
 

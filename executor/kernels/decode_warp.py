@@ -44,15 +44,17 @@ from executor.kernels.words import (
     bytes_of,
     halves_of,
     nibbles_of,
+    scaled_nibbles_of,
 )
 from executor.kv.layout import KVLayout
 from executor.step import DecodeItems
 
 TILES: dict[int, dict[str, int]] = {
-    80: {"tile": 32, "num_warps": 1, "num_stages": 3},
-    90: {"tile": 32, "num_warps": 1, "num_stages": 3},
+    80: {"tile": 32, "stages": 2, "byte_stages": 3, "nibble_stages": 4, "registers": 176},
+    90: {"tile": 32, "stages": 2, "byte_stages": 3, "nibble_stages": 4, "registers": 176},
 }
-"""Per architecture; tokens of a tile of 16 or 8 bits (a tile of 4 bits is one block)."""
+"""Per architecture: tokens of a tile of 16 or 8 bits (a tile of 4 bits is one block), copies in
+flight by precision, and registers of a thread at most."""
 LIFT = tl.constexpr(32.0)
 """Weights times scales of V are kept this much larger in float16."""
 
@@ -84,6 +86,7 @@ def _wide_item(
     queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
     sums,
     D: tl.constexpr, T: tl.constexpr, N: tl.constexpr, PAD: tl.constexpr, TILE: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """An item of 16 bits: `sums` gets its sum; returns the largest score and the total."""
     DTYPE: tl.constexpr = queries.dtype.element_ty
@@ -97,16 +100,13 @@ def _wide_item(
     acc = tl.zeros([2 * PAD, N], tl.float32)
     blocks = tl.cdiv(tokens, T)
     start = aligned(_next_block(offsets, 0, blocks))
-    for begin in range(0, tokens, TILE):
+    for begin in tl.range(0, tokens, TILE, num_stages=STAGES):
         slot = begin % T + tl.arange(0, TILE)
-        there = begin + tl.arange(0, TILE) < tokens
+        there = tl.arange(0, TILE) < tokens - begin
         base = (arena + start).to(tl.pointer_type(DTYPE))
         keys = base + (slot[:, None] * D + dims[None, :])
         # Scores of what lies past the last token are replaced below; values must be numbers.
-        if PAD == D // 2:
-            k = tl.load(keys)
-        else:
-            k = tl.load(keys, mask=inside[None, :], other=0.0)
+        k = tl.load(keys) if PAD == D // 2 else tl.load(keys, mask=inside[None, :], other=0.0)
         v = tl.load(
             base + T * D + (slot[None, :] * D + dims[:, None]),
             mask=there[None, :] & inside[:, None], other=0.0,
@@ -114,9 +114,7 @@ def _wide_item(
         start = aligned(_next_block(offsets, (begin + TILE) // T, blocks))
         scores = dot(k, q, tl.zeros([TILE, N], tl.float32)) * scale
         if bias is not None:
-            scores = _biased(
-                scores, bias, heads, starts, begin // T, slot, position, reach, there
-            )
+            scores = _biased(scores, bias, heads, starts, begin // T, slot, position, reach, there)
         scores = tl.where(there[:, None], scores, NEVER)
         weights, keep, peak, total = _see(scores, peak, total)
         part = dot(v, weights.to(DTYPE), tl.zeros([2 * PAD, N], tl.float32))
@@ -126,9 +124,12 @@ def _wide_item(
 
 
 @triton.jit
-def _token_scales(base, slot, T: tl.constexpr):
-    """Two float16 numbers of each token, K's and V's, that follow each other by T."""
-    return tl.load(base + slot), tl.load(base + T + slot)
+def _token_pair(base, slot, left, T: tl.constexpr):
+    """Two float16 numbers that each token has, T apart, in a word; 0 from token `left` on."""
+    numbers = base.to(tl.pointer_type(tl.uint16)) + slot
+    there = slot < left
+    first = tl.load(numbers, mask=there, other=0).to(tl.int32)
+    return first | (tl.load(numbers + T, mask=there, other=0).to(tl.int32) << 16)
 
 
 @triton.jit
@@ -136,6 +137,7 @@ def _byte_item(
     queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
     sums,
     D: tl.constexpr, T: tl.constexpr, N: tl.constexpr, PAIRS: tl.constexpr, TILE: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """The same for an item of 8 bits, two dimensions to a word: even ones low, odd ones high.
 
@@ -162,9 +164,8 @@ def _byte_item(
     blocks = tl.cdiv(tokens, T)
     start = aligned(_next_block(offsets, 0, blocks))
     after = _next_block(offsets, TILE // T, blocks)
-    meta = (arena + start + 2 * T * D).to(tl.pointer_type(tl.float16))
-    next_k, next_v = _token_scales(meta, tl.arange(0, TILE), T)
-    for begin in range(0, tokens, TILE):
+    next_scales = _token_pair(arena + start + 2 * T * D, tl.arange(0, TILE), tokens, T)
+    for begin in tl.range(0, tokens, TILE, num_stages=STAGES):
         slot = begin % T + tl.arange(0, TILE)
         base = (arena + start).to(tl.pointer_type(tl.uint16))
         keys = base + (slot[:, None] * HALF + pairs[None, :])
@@ -175,26 +176,25 @@ def _byte_item(
         else:
             k = tl.load(keys, mask=inside[None, :], other=0)
             v = tl.load(values, mask=inside[:, None], other=0)
-        k_scale = next_k.to(tl.float32)
-        v_scale = next_v.to(tl.float32) * LIFT
+        k_scale, v_scale = halves_of(next_scales, tl.float32)
+        v_scale *= LIFT
         start = aligned(after)
-        meta = (arena + start + 2 * T * D).to(tl.pointer_type(tl.float16))
-        next_k, next_v = _token_scales(meta, (begin + TILE) % T + tl.arange(0, TILE), T)
+        slot = (begin + TILE) % T + tl.arange(0, TILE)
+        left = tokens - (begin + TILE) // T * T
+        next_scales = _token_pair(arena + start + 2 * T * D, slot, left, T)
         after = _next_block(offsets, (begin + 2 * TILE) // T, blocks)
 
-        there = begin + tl.arange(0, TILE) < tokens
+        slot = begin % T + tl.arange(0, TILE)
+        there = tl.arange(0, TILE) < tokens - begin
         k_even, k_odd = bytes_of(k, DTYPE)
         scores = dot(k_even, q_even, tl.zeros([TILE, N], tl.float32))
         scores = dot(k_odd, q_odd, scores)
         scores = (scores * UNIT - centre[None, :]) * (k_scale * scale)[:, None]
         if bias is not None:
-            scores = _biased(
-                scores, bias, heads, starts, begin // T, slot, position, reach, there
-            )
+            scores = _biased(scores, bias, heads, starts, begin // T, slot, position, reach, there)
         scores = tl.where(there[:, None], scores, NEVER)
         weights, keep, peak, total = _see(scores, peak, total)
-        # What lies past the last token may be anything, also not a number.
-        weights = tl.where(there[:, None], weights * v_scale[:, None], 0.0).to(DTYPE)
+        weights = (weights * v_scale[:, None]).to(DTYPE)
         shares = tl.fma(shares, keep[None, :], weights.to(tl.float32))
         v_even, v_odd = bytes_of(v, DTYPE)
         part = dot(v_even, weights, tl.zeros([PAIRS, N], tl.float32))
@@ -225,11 +225,13 @@ def _nibble_item(
     queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
     sums,
     D: tl.constexpr, T: tl.constexpr, N: tl.constexpr, WORDS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """The same for an item of 4 bits, a block at a time and four dimensions to a word.
 
     The word w of a row holds dimensions 2w, 2w + D/2, 2w + 1 and 2w + 1 + D/2. The query times the
-    minima is a product of its own, in which all rows are the same.
+    minima is a product of its own, in which all rows are the same: float16 could not hold a value
+    of K as precisely as code, scale and minimum do.
     """
     DTYPE: tl.constexpr = (
         tl.float32 if INTERPRET or queries.dtype.element_ty == tl.float32 else tl.float16
@@ -255,9 +257,9 @@ def _nibble_item(
     blocks = tl.cdiv(tokens, T)
     start = aligned(_next_block(offsets, 0, blocks))
     after = _next_block(offsets, 1, blocks)
-    meta = (arena + start + T * D + 4 * D).to(tl.pointer_type(tl.float16))
-    next_scale, next_min = _token_scales(meta, slot, T)
-    for block in range(0, blocks):
+    META: tl.constexpr = T * D + 4 * D
+    next_pair = _token_pair(arena + start + META, slot, tokens, T)
+    for block in tl.range(0, blocks, num_stages=STAGES):
         base = (arena + start).to(tl.pointer_type(tl.uint16))
         keys = base + (slot[:, None] * (D // 4) + words[None, :])
         values = base + T * (D // 4) + (slot[None, :] * (D // 4) + words[:, None])
@@ -270,39 +272,36 @@ def _nibble_item(
         pairs = (arena + start + T * D).to(tl.pointer_type(tl.int32))
         scale_low, scale_high = _channels(pairs, words, inside, D, WORDS)
         min_low, min_high = _channels(pairs + D // 2, words, inside, D, WORDS)
-        v_scale = next_scale.to(tl.float32) * LIFT
-        v_min = next_min.to(tl.float32) * LIFT
+        v_scale, v_min = halves_of(next_pair, tl.float32)
+        v_scale *= LIFT
         start = aligned(after)
-        meta = (arena + start + T * D + 4 * D).to(tl.pointer_type(tl.float16))
-        next_scale, next_min = _token_scales(meta, slot, T)
+        next_pair = _token_pair(arena + start + META, slot, tokens - (block + 1) * T, T)
         after = _next_block(offsets, block + 2, blocks)
 
-        there = block * T + slot < tokens
-        scale_0, scale_2 = halves_of(scale_low[:, None], DTYPE)
-        scale_1, scale_3 = halves_of(scale_high[:, None], DTYPE)
-        k_0, k_1, k_2, k_3 = nibbles_of(k, DTYPE)
-        scores = dot(k_0, q_0 * scale_0, tl.zeros([T, N], tl.float32))
-        scores = dot(k_1, q_1 * (scale_1 * SIXTEENTH).to(DTYPE), scores)
-        scores = dot(k_2, q_2 * scale_2, scores)
-        scores = dot(k_3, q_3 * (scale_3 * SIXTEENTH).to(DTYPE), scores)
-        every = tl.zeros([16, WORDS], tl.int32)
+        there = slot < tokens - block * T
+        every = tl.zeros([T, WORDS], tl.int32)
         min_0, min_2 = halves_of(min_low[None, :] + every, DTYPE)
         min_1, min_3 = halves_of(min_high[None, :] + every, DTYPE)
-        constant = dot(min_0, q_0, tl.zeros([16, N], tl.float32))
-        constant = dot(min_1, q_1, constant)
-        constant = dot(min_2, q_2, constant)
-        constant = dot(min_3, q_3, constant)
-        constant = tl.max(constant, 0) * scale
-        scores = scores * (scale * UNIT) + constant[None, :]
+        scores = dot(min_0, q_0, tl.zeros([T, N], tl.float32))
+        scores = dot(min_1, q_1, scores)
+        scores = dot(min_2, q_2, scores)
+        scores = dot(min_3, q_3, scores)
+        scale_0, scale_2 = halves_of(scale_low[None, :] + every, tl.float16)
+        scale_1, scale_3 = halves_of(scale_high[None, :] + every, tl.float16)
+        scale_1 = (scale_1 * SIXTEENTH).to(tl.float16)
+        scale_3 = (scale_3 * SIXTEENTH).to(tl.float16)
+        k_0, k_1, k_2, k_3 = scaled_nibbles_of(k, scale_0, scale_1, scale_2, scale_3, DTYPE)
+        scores = dot(k_0, q_0, scores)
+        scores = dot(k_1, q_1, scores)
+        scores = dot(k_2, q_2, scores)
+        scores = dot(k_3, q_3, scores)
+        scores *= scale
         if bias is not None:
             scores = _biased(scores, bias, heads, starts, block, slot, position, reach, there)
         scores = tl.where(there[:, None], scores, NEVER)
         weights, keep, peak, total = _see(scores, peak, total)
-        # What lies past the last token may be anything, also not a number.
-        least = tl.fma(
-            least, keep[None, :], tl.where(there[:, None], weights * v_min[:, None], 0.0)
-        )
-        weights = tl.where(there[:, None], weights * v_scale[:, None], 0.0).to(DTYPE)
+        least = tl.fma(least, keep[None, :], weights * v_min[:, None])
+        weights = (weights * v_scale[:, None]).to(DTYPE)
         v_0, v_1, v_2, v_3 = nibbles_of(v, DTYPE)
         zeros = tl.zeros([WORDS, N], tl.float32)
         acc_0 = tl.fma(acc_0, keep[None, :], dot(v_0, weights, zeros))
@@ -310,7 +309,7 @@ def _nibble_item(
         acc_2 = tl.fma(acc_2, keep[None, :], dot(v_2, weights, zeros))
         acc_3 = tl.fma(acc_3, keep[None, :], dot(v_3, weights, zeros))
     out = sums + 2 * words[:, None]
-    least = tl.sum(least, 0)[None, :]
+    least = tl.sum(least, 0)[None, :] * LIFT
     tl.store(out, (acc_0 * UNIT + least) * (1.0 / LIFT), mask=mask)
     tl.store(out + HALF, (acc_1 * (UNIT * SIXTEENTH) + least) * (1.0 / LIFT), mask=mask)
     tl.store(out + 1, (acc_2 * UNIT + least) * (1.0 / LIFT), mask=mask)
@@ -324,7 +323,8 @@ def warp_items(
     scale, q_stride, layer, reach,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
     N: tl.constexpr, PAD: tl.constexpr, PAIRS: tl.constexpr, WORDS: tl.constexpr,
-    TILE: tl.constexpr,
+    TILE: tl.constexpr, STAGES: tl.constexpr, BYTE_STAGES: tl.constexpr,
+    NIBBLE_STAGES: tl.constexpr,
 ):  # fmt: skip
     """Attention of one item and KV head.
 
@@ -354,17 +354,17 @@ def warp_items(
     if precision == 4:
         peak, total = _nibble_item(
             queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
-            reach, sums, D, T, N, WORDS,
+            reach, sums, D, T, N, WORDS, NIBBLE_STAGES,
         )  # fmt: skip
     elif precision == 8:
         peak, total = _byte_item(
             queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
-            reach, sums, D, T, N, PAIRS, TILE,
+            reach, sums, D, T, N, PAIRS, TILE, BYTE_STAGES,
         )  # fmt: skip
     else:
         peak, total = _wide_item(
             queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
-            reach, sums, D, T, N, PAD, TILE,
+            reach, sums, D, T, N, PAD, TILE, STAGES,
         )  # fmt: skip
     tl.store(peaks + state, peak, mask=member)
     tl.store(totals + state, total, mask=member)
@@ -394,8 +394,7 @@ def decode_attention(
             items.bits, items.rows, items.first, items.tokens, items.positions,
             items.blocks.offsets, items.blocks.positions, bias,
             scale, q.stride(0), layer, reach_of(bias),
-            **constants(layout, heads, tiles["tile"]),
-            num_warps=tiles["num_warps"], num_stages=tiles["num_stages"],
+            **constants(layout, heads, tiles), num_warps=1, maxnreg=registers(layout, tiles),
         )  # fmt: skip
     merge_items[(rows, heads)](
         sums, peaks[0], peaks[1], items.row_items, out,
@@ -405,7 +404,12 @@ def decode_attention(
     return out
 
 
-def constants(layout: KVLayout, heads: int, tile: int) -> dict[str, int]:
+def registers(layout: KVLayout, tiles: dict[str, int]) -> int:
+    """Registers of a thread at most: a block of more tokens at once needs more of them."""
+    return tiles["registers"] if layout.block_tokens <= 32 else 255
+
+
+def constants(layout: KVLayout, heads: int, tiles: dict[str, int]) -> dict[str, int]:
     """Compile-time arguments of `warp_items`."""
     group = heads // layout.kv_heads
     return {
@@ -417,16 +421,19 @@ def constants(layout: KVLayout, heads: int, tile: int) -> dict[str, int]:
         "PAD": padded_half(layout.head_dim),
         "PAIRS": padded_half(layout.head_dim),
         "WORDS": max(16, power_of_two(layout.head_dim // 4)),
-        "TILE": min(tile, layout.block_tokens),
+        "TILE": min(tiles["tile"], layout.block_tokens),
+        "STAGES": tiles["stages"],
+        "BYTE_STAGES": tiles["byte_stages"],
+        "NIBBLE_STAGES": tiles["nibble_stages"],
     }
 
 
 def entries() -> list[Entry]:
     """Every form."""
     found = []
-    for chip in TILES:
-        found += [entry_of(chip, form, TILES[chip]) for form in FORMS]
-        found.append(entry_of(chip, BIASED, TILES[chip], biased=True))
+    for chip, tiles in TILES.items():
+        found += [entry_of(chip, form, tiles) for form in FORMS]
+        found.append(entry_of(chip, BIASED, tiles, biased=True))
     return found
 
 
@@ -435,7 +442,7 @@ def entry_of(chip: int, form: Form, tiles: dict[str, int], *, biased: bool = Fal
     pointers = dict.fromkeys(("sums", "peaks", "totals"), "*fp32")
     pointers |= dict.fromkeys(("bits", "rows", "first", "tokens", "positions", "starts"), "*i32")
     pointers |= {"q": "*bf16", "arena": "*u8", "offsets": "*i64"}
-    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles["tile"])}
+    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles)}
     if biased:
         pointers["bias"] = "*fp32"
     else:
@@ -447,7 +454,7 @@ def entry_of(chip: int, form: Form, tiles: dict[str, int], *, biased: bool = Fal
         types=pointers | {"scale": "fp32", "q_stride": "i32", "layer": "i32", "reach": "i32"},
         constants=constant,
         aligned=(*pointers, "q_stride"),
-        options={key: tiles[key] for key in ("num_warps", "num_stages")},
+        options={"num_warps": 1, "maxnreg": registers(form.layout, tiles)},
         dot=True,
         pipelined=True,
     )

@@ -16,6 +16,7 @@ them.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,7 +25,16 @@ import triton.language as tl
 from torch import Tensor
 
 from executor.kernels.registry import Entry
-from executor.kernels.tiles import GROUP, Tile, capability, choose, operand, tile_of, types_of
+from executor.kernels.tiles import (
+    GROUP,
+    Tile,
+    capability,
+    choose,
+    operand,
+    processors,
+    tile_of,
+    types_of,
+)
 
 TILES: dict[int, tuple[Tile, ...]] = {
     80: (
@@ -41,6 +51,13 @@ TILES: dict[int, tuple[Tile, ...]] = {
     ),
 }
 
+PROGRAMS_PER_PROCESSOR = 6
+"""Up to so many programs per multiprocessor tiles are shared."""
+LEAST_TURNS = 4
+"""Turns of the loop that a program has at the least."""
+MOST_SLICES = 8
+FLOAT = torch.float32
+
 
 @triton.jit(do_not_specialize=["m"])
 def linear_int8_kernel(  # noqa: PLR0913, PLR0917
@@ -48,6 +65,8 @@ def linear_int8_kernel(  # noqa: PLR0913, PLR0917
     weight,
     scales,
     out,
+    parts,
+    arrived,
     m,
     n,
     k,
@@ -56,20 +75,33 @@ def linear_int8_kernel(  # noqa: PLR0913, PLR0917
     DEPTH: tl.constexpr,
     EVEN: tl.constexpr,
     GROUP: tl.constexpr,
+    SLICES: tl.constexpr,
 ):
-    """One tile of `out` [m, n]; EVEN: DEPTH divides k."""
-    row_tile, out_tile = tile_of(tl.program_id(0), tl.cdiv(m, ROWS), tl.cdiv(n, OUTS), GROUP)
+    """One tile of `out` [m, n], or a slice of its sum over k; EVEN: DEPTH divides k.
+
+    Without `scales` the weights are numbers of the type of `x`.
+
+    Of SLICES programs of a tile each leaves its sum in `parts` float32 [tiles, SLICES, OUTS, ROWS],
+    and the one that ends last, which `arrived` int32 [tiles] tells, adds them up: in their order,
+    so that the result does not depend on who was last. It leaves `arrived` at 0 again.
+    """
+    tile = tl.program_id(0) // SLICES
+    part = tl.program_id(0) % SLICES
+    row_tile, out_tile = tile_of(tile, tl.cdiv(m, ROWS), tl.cdiv(n, OUTS), GROUP)
     row = row_tile * ROWS + tl.arange(0, ROWS)
     channel = out_tile * OUTS + tl.arange(0, OUTS)
     depth = tl.arange(0, DEPTH)
     # Channels past the end read the last one's weights, which costs no mask; rows past the end are
     # masked, which saves their traffic.
     safe = tl.minimum(channel, n - 1).to(tl.int64)
-    weights_at = weight + safe[:, None] * k + depth[None, :]
-    x_at = x + row.to(tl.int64)[:, None] * k + depth[None, :]
+    turns = tl.cdiv(tl.cdiv(k, DEPTH), SLICES)
+    begin = part * turns * DEPTH
+    end = tl.minimum(begin + turns * DEPTH, k)
+    weights_at = weight + safe[:, None] * k + (begin + depth)[None, :]
+    x_at = x + row.to(tl.int64)[:, None] * k + (begin + depth)[None, :]
     row_there = (row < m)[:, None]
     total = tl.zeros((OUTS, ROWS), dtype=tl.float32)
-    for start in range(0, k, DEPTH):
+    for start in range(begin, end, DEPTH):
         if EVEN:
             codes = tl.load(weights_at)
             values = tl.load(x_at, mask=row_there, other=0.0)
@@ -81,46 +113,97 @@ def linear_int8_kernel(  # noqa: PLR0913, PLR0917
         total = tl.dot(codes.to(values.dtype), tl.trans(values), total, input_precision="ieee")
         weights_at += DEPTH
         x_at += DEPTH
-    scale = tl.load(scales + channel, mask=channel < n, other=0.0).to(tl.float32)
-    result = tl.trans(total * scale[:, None])
+    if SLICES > 1:
+        inner = tl.arange(0, OUTS)[:, None] * ROWS + tl.arange(0, ROWS)[None, :]
+        of_tile = parts + tile.to(tl.int64) * (SLICES * OUTS * ROWS) + inner
+        tl.store(of_tile + part * (OUTS * ROWS), total)
+        # All threads have stored before one of them says so.
+        tl.debug_barrier()
+        if tl.atomic_add(arrived + tile, 1, sem="acq_rel") != SLICES - 1:
+            return
+        tl.store(arrived + tile, 0)
+        total = tl.zeros((OUTS, ROWS), dtype=tl.float32)
+        for other in tl.static_range(SLICES):
+            # Not from this multiprocessor's own cache, which may be behind.
+            total += tl.load(of_tile + other * (OUTS * ROWS), cache_modifier=".cg")
+    if scales is not None:
+        scale = tl.load(scales + channel, mask=channel < n, other=0.0).to(tl.float32)
+        total *= scale[:, None]
+    result = tl.trans(total)
     at = out + row.to(tl.int64)[:, None] * n + channel[None, :]
     tl.store(at, result.to(out.dtype.element_ty), mask=row_there & (channel < n)[None, :])
 
 
 def linear_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """See `Ops.linear_int8`."""
+    return product(x, weight, scales, choose(TILES[capability(x.device)], len(x), x.itemsize))
+
+
+def product(x: Tensor, weight: Tensor, scales: Tensor | None, tile: Tile) -> Tensor:
+    """`x` [m, k] times `weight` [n, k] transposed, times `scales` [n] if there are any."""
     (m, k), n = x.shape, weight.shape[0]
     out = torch.empty((m, n), dtype=x.dtype, device=x.device)
     if m == 0:
         return out
-    tile = choose(TILES[capability(x.device)], m, x.element_size())
-    grid = (triton.cdiv(m, tile.rows) * triton.cdiv(n, tile.outs),)
-    linear_int8_kernel[grid](x, weight, scales, out, m, n, k, **_constants(tile, k), **tile.options)
+    tiles = triton.cdiv(m, tile.rows) * triton.cdiv(n, tile.outs)
+    slices = slices_of(tiles, triton.cdiv(k, tile.depth), processors(x.device))
+    parts = x.new_empty((tiles * slices, tile.outs, tile.rows) if slices > 1 else 0, dtype=FLOAT)
+    linear_int8_kernel[(tiles * slices,)](
+        x, weight, scales, out, parts, _arrived(x.device), m, n, k,
+        **_constants(tile, k, slices), **tile.options,
+    )  # fmt: skip
     return out
 
 
-def _constants(tile: Tile, k: int) -> dict[str, Any]:
-    return tile.constants(k) | {"GROUP": GROUP}
+def slices_of(tiles: int, turns: int, multiprocessors: int) -> int:
+    """Programs that share a tile's sum, a power of two: enough to keep the device busy.
+
+    One where there are enough tiles, or a program would have too few turns of its loop.
+    """
+    slices = 1
+    while (
+        2 * slices * tiles <= PROGRAMS_PER_PROCESSOR * multiprocessors
+        and turns >= 2 * slices * LEAST_TURNS
+        and slices < MOST_SLICES
+    ):
+        slices *= 2
+    return slices
+
+
+@cache
+def _arrived(device: torch.device) -> Tensor:
+    """Zeros that every launch leaves as zeros, one for each tile that can be shared.
+
+    There is one set for a device: products must not run side by side on two streams.
+    """
+    return torch.zeros(16 * processors(device), dtype=torch.int32, device=device)
+
+
+def _constants(tile: Tile, k: int, slices: int = 1) -> dict[str, Any]:
+    return tile.constants(k) | {"GROUP": GROUP, "SLICES": slices}
 
 
 def entries() -> list[Entry]:
     """Every tile for bfloat16, and the first one for the other types."""
-    return [
+    found = [
         _entry(chip, tile, dtype)
         for chip, tiles in TILES.items()
         for tile, dtype in types_of(tiles)
     ]
+    return found + [_entry(chip, tiles[0], "bf16", 4) for chip, tiles in TILES.items()]
 
 
-def _entry(chip: int, tile: Tile, dtype: str) -> Entry:
+def _entry(chip: int, tile: Tile, dtype: str, slices: int = 1) -> Entry:
     types = {"x": f"*{dtype}", "weight": "*i8", "scales": "*fp32", "out": f"*{dtype}"}
+    types |= {"parts": "*fp32", "arrived": "*i32"}
     return Entry(
-        name=f"linear_int8 {tile.rows}x{tile.outs}x{tile.depth} {dtype}",
+        name=f"linear_int8 {tile.rows}x{tile.outs}x{tile.depth} {dtype}"
+        + (f" in {slices} slices" if slices > 1 else ""),
         kernel=linear_int8_kernel,
         capability=chip,
         types=types | {"m": "i32", "n": "i32", "k": "i32"},
-        constants=_constants(tile, 8192),
-        aligned=("x", "weight", "scales", "out", "n", "k"),
+        constants=_constants(tile, 8192, slices),
+        aligned=("x", "weight", "scales", "out", "parts", "arrived", "n", "k"),
         options=tile.options,
         max_registers=192,
         dot=dtype != "fp32",

@@ -19,6 +19,7 @@ FAMILIES: tuple[str, ...] = (
     "copy_blocks",
     "rope_write",
     "decode_attention",
+    "decode_warp",
     "prefill_attention",
     "requantise",
 )

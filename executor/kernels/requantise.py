@@ -22,7 +22,10 @@ from executor.kernels.common import FORMS, Form, padded_half
 from executor.kernels.registry import Entry
 from executor.kv.layout import KVLayout
 
-NUM_WARPS = 4
+NUM_WARPS = {8: 4, 4: 1}
+"""By the bits that blocks get: ranges of channels, which go over all tokens, stay in one warp."""
+TILE_PAIRS = 1024
+"""Pairs of values that one warp holds at a time."""
 
 
 @triton.jit
@@ -65,7 +68,8 @@ def _signed(x):
 
 @triton.jit
 def _nibble(x):
-    return tl.minimum(tl.maximum(tl.floor(x + 0.5), 0.0), 15.0).to(tl.uint8)
+    # Not negative, so that the conversion, which drops what is behind the point, rounds down.
+    return tl.minimum(tl.maximum(x + 0.5, 0.0), 15.0).to(tl.uint8)
 
 
 @triton.jit
@@ -109,41 +113,84 @@ def _write_v_4(low, high, codes, meta, token, dims, mask, D: tl.constexpr, T: tl
 
 
 @triton.jit
+def _make_8(
+    source, target, D: tl.constexpr, T: tl.constexpr, PAD: tl.constexpr, DTYPE: tl.constexpr
+):
+    token = tl.arange(0, T)
+    dims = tl.arange(0, PAD)
+    mask = (token >= 0)[:, None] & (dims < D // 2)[None, :]
+    meta = (target + 2 * T * D).to(tl.pointer_type(tl.float16))
+    for values in tl.static_range(2):
+        low, high = _load_halves(source, values * T * D, token, dims, mask, 0.0, D, 16, DTYPE)
+        _write_8(low, high, target + values * T * D, meta + values * T, token, dims, mask, D)
+
+
+@triton.jit
+def _scale_8(source, token, first, D: tl.constexpr, T: tl.constexpr, FROM: tl.constexpr):
+    """Scales of tokens in a block of 8 bits, from the one at `first` on."""
+    if FROM == 8:
+        scales = (source + 2 * T * D).to(tl.pointer_type(tl.float16))
+        return tl.load(scales + first + token).to(tl.float32)
+    else:
+        return token.to(tl.float32)
+
+
+@triton.jit
+def _make_k_4(
+    source, target,
+    D: tl.constexpr, T: tl.constexpr, PAD: tl.constexpr, COLUMNS: tl.constexpr,
+    FROM: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    token = tl.arange(0, T)
+    scale = _scale_8(source, token, 0, D, T, FROM)
+    meta = (target + T * D).to(tl.pointer_type(tl.float16))
+    for begin in range(0, PAD, COLUMNS):
+        dims = begin + tl.arange(0, COLUMNS)
+        inside = dims < D // 2
+        mask = (token >= 0)[:, None] & inside[None, :]
+        low, high = _load_halves(source, 0, token, dims, mask, scale, D, FROM, DTYPE)
+        _write_k_4(low, high, target, meta, token, dims, mask, inside, D)
+
+
+@triton.jit
+def _make_v_4(
+    source, target,
+    D: tl.constexpr, T: tl.constexpr, PAD: tl.constexpr, ROWS: tl.constexpr,
+    FROM: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    dims = tl.arange(0, PAD)
+    meta = (target + T * D + 4 * D).to(tl.pointer_type(tl.float16))
+    for begin in range(0, T, ROWS):
+        token = begin + tl.arange(0, ROWS)
+        mask = (token >= 0)[:, None] & (dims < D // 2)[None, :]
+        scale = _scale_8(source, token, T, D, T, FROM)
+        low, high = _load_halves(source, T * D, token, dims, mask, scale, D, FROM, DTYPE)
+        _write_v_4(low, high, target + T * D // 2, meta, token, dims, mask, D, T)
+
+
+@triton.jit
 def rewrite_blocks(
     arena, sources, targets,
     UNITS: tl.constexpr, D: tl.constexpr, T: tl.constexpr, PAD: tl.constexpr,
+    COLUMNS: tl.constexpr, ROWS: tl.constexpr,
     FROM: tl.constexpr, TO: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """One layer and KV head (a unit) of one block."""
+    """One layer and KV head (a unit) of one block.
+
+    4 bits are made in tiles of COLUMNS pairs of channels for K and of ROWS tokens for V.
+    """
     unit = tl.program_id(0) % UNITS
     block = tl.program_id(0) // UNITS
-    token = tl.arange(0, T)
-    dims = tl.arange(0, PAD)
-    inside = dims < D // 2
-    mask = (token >= 0)[:, None] & inside[None, :]
     WIDE: tl.constexpr = 2 * T * D * DTYPE.primitive_bitwidth // 8
     FROM_BYTES: tl.constexpr = WIDE if FROM == 16 else 2 * T * D + 4 * T
     TO_BYTES: tl.constexpr = 2 * T * D + 4 * T if TO == 8 else T * D + 4 * (D + T)
     source = arena + tl.multiple_of(tl.load(sources + block), 16) + unit * FROM_BYTES
     target = arena + tl.multiple_of(tl.load(targets + block), 16) + unit * TO_BYTES
-    k_scale = tl.zeros([T], tl.float32)
-    v_scale = tl.zeros([T], tl.float32)
-    if FROM == 8:
-        scales = (source + 2 * T * D).to(tl.pointer_type(tl.float16)) + token
-        k_scale = tl.load(scales).to(tl.float32)
-        v_scale = tl.load(scales + T).to(tl.float32)
-    low, high = _load_halves(source, 0, token, dims, mask, k_scale, D, FROM, DTYPE)
     if TO == 8:
-        meta = (target + 2 * T * D).to(tl.pointer_type(tl.float16))
-        _write_8(low, high, target, meta, token, dims, mask, D)
+        _make_8(source, target, D, T, PAD, DTYPE)
     else:
-        meta = (target + T * D).to(tl.pointer_type(tl.float16))
-        _write_k_4(low, high, target, meta, token, dims, mask, inside, D)
-    low, high = _load_halves(source, T * D, token, dims, mask, v_scale, D, FROM, DTYPE)
-    if TO == 8:
-        _write_8(low, high, target + T * D, meta + T, token, dims, mask, D)
-    else:
-        _write_v_4(low, high, target + T * D // 2, meta + 2 * D, token, dims, mask, D, T)
+        _make_k_4(source, target, D, T, PAD, COLUMNS, FROM, DTYPE)
+        _make_v_4(source, target, D, T, PAD, ROWS, FROM, DTYPE)
 
 
 def requantise(
@@ -159,7 +206,11 @@ def requantise(
     units = layout.layers * layout.kv_heads
     if blocks:
         rewrite_blocks[(blocks * units,)](
-            arena, sources, targets, **constants(layout, from_bits, to_bits), num_warps=NUM_WARPS
+            arena,
+            sources,
+            targets,
+            **constants(layout, from_bits, to_bits),
+            num_warps=NUM_WARPS[to_bits],
         )
 
 
@@ -168,11 +219,14 @@ TYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: 
 
 def constants(layout: KVLayout, from_bits: int, to_bits: int) -> dict[str, Any]:
     """Compile-time arguments of `rewrite_blocks`."""
+    padded = padded_half(layout.head_dim)
     return {
         "UNITS": layout.layers * layout.kv_heads,
         "D": layout.head_dim,
         "T": layout.block_tokens,
-        "PAD": padded_half(layout.head_dim),
+        "PAD": padded,
+        "COLUMNS": max(16, min(padded, TILE_PAIRS // layout.block_tokens)),
+        "ROWS": min(layout.block_tokens, max(1, TILE_PAIRS // padded)),
         "FROM": from_bits,
         "TO": to_bits,
         "DTYPE": TYPES[layout.dtype],
@@ -199,6 +253,5 @@ def _entry(capability: int, form: Form, from_bits: int, to_bits: int) -> Entry:
         types=pointers,
         constants=constants(form.layout, from_bits, to_bits),
         aligned=tuple(pointers),
-        options={"num_warps": NUM_WARPS},
-        max_registers=168,
+        options={"num_warps": NUM_WARPS[to_bits]},
     )

@@ -79,6 +79,14 @@ def capability(device: torch.device) -> int:
     return 90 if major >= 9 else 80
 
 
+@cache
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a device; of an H100 or H200 where there is none."""
+    if device.type != "cuda":
+        return 132
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
 def choose(tiles: Sequence[Tile], rows: int, itemsize: int = 2) -> Tile:
     """The first tile that takes all rows, else the last one; tiles are sorted by rows.
 

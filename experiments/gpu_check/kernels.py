@@ -225,11 +225,12 @@ def prefill_attention(context: Context, shape: str) -> Result:
     """Chunks with and without context in all precisions, shorter and longer than a tile."""
     errors: dict[str, float] = {}
     for mix, shares in MIXES.items():
-        errors[mix] = _prefill_error(context, shape, shares)
+        errors[mix] = prefill_case_error(context, shape, shares)
     return verdict(errors, tolerance(context))
 
 
-def _prefill_error(context: Context, shape: str, shares: Shares) -> float:
+def prefill_case_error(context: Context, shape: str, shares: Shares) -> float:
+    """The worst relative error of a chunk, of one mix of precisions."""
     heads, layout = layout_of(context, shape)
     tokens = layout.block_tokens
     source = RandomArena(layout, 40, device_of(context))

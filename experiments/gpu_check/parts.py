@@ -26,6 +26,7 @@ ORDER: dict[str, Entry] = {
     "kernels": Entry("kernels", 300, 80, side_by_side=True),
     "graphs": Entry("graphs", 120, 40, side_by_side=True),
     "speed": Entry("speed", 400, 90, rehearsed=True),
+    "tune": Entry("tune", 200, 130, rehearsed=True),
     "train": Entry("train", 300, 100, ("train",)),
     "floors": Entry("floors", 500, 90),
     "calibrate-8b": Entry("calibrate", 500, 140, ("profiles",)),

@@ -21,18 +21,9 @@ from executor.items import ItemBudget
 from experiments.gpu_check import reference
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.kernels import prefill_case_error, worst_row
-from experiments.gpu_check.setting import device_of, ops_of, randn, tolerance
-from experiments.gpu_check.speed import (
-    Row,
-    arena_of,
-    ceiling,
-    guarded,
-    heads_of,
-    label,
-    outcome,
-    prefill,
-    tiles,
-)
+from experiments.gpu_check.rows import Row, ceiling, guarded, outcome
+from experiments.gpu_check.setting import device_of, heads_of, ops_of, randn, tolerance
+from experiments.gpu_check.speed import arena_of, label, prefill, tiles
 
 INT8: dict[int, tuple[tuple[int, int, int, int, int], ...]] = {
     16: (

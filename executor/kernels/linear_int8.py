@@ -51,6 +51,8 @@ TILES: dict[int, tuple[Tile, ...]] = {
     ),
 }
 
+FLOAT32_TILE = Tile(rows=16, outs=32, depth=128, warps=2, stages=4)
+"""For any number of rows of float32, which go without tensor cores."""
 PROGRAMS_PER_PROCESSOR = 6
 """Up to so many programs per multiprocessor tiles are shared."""
 LEAST_TURNS = 4
@@ -136,7 +138,8 @@ def linear_int8_kernel(  # noqa: PLR0913, PLR0917
 
 def linear_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """See `Ops.linear_int8`."""
-    return product(x, weight, scales, choose(TILES[capability(x.device)], len(x), x.itemsize))
+    tile = choose(TILES[capability(x.device)], len(x))
+    return product(x, weight, scales, tile if x.itemsize == 2 else FLOAT32_TILE)
 
 
 def product(x: Tensor, weight: Tensor, scales: Tensor | None, tile: Tile) -> Tensor:
@@ -186,7 +189,7 @@ def _constants(tile: Tile, k: int, slices: int = 1) -> dict[str, Any]:
 def entries() -> list[Entry]:
     """Every tile for bfloat16, and the first one for the other types."""
     found = [
-        _entry(chip, tile, dtype)
+        _entry(chip, FLOAT32_TILE if dtype == "fp32" else tile, dtype)
         for chip, tiles in TILES.items()
         for tile, dtype in types_of(tiles)
     ]

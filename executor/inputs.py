@@ -180,8 +180,11 @@ def _decode_items(
     items, total = int(per_group.sum()), max(int(per_group.sum()), padded[1])
     group = np.repeat(np.arange(len(counts)), per_group)
     number = np.arange(items) - np.repeat(np.cumsum(per_group) - per_group, per_group)
-    start = (np.cumsum(counts) - counts)[group] + number * item_blocks
-    held = np.minimum(counts[group] - number * item_blocks, item_blocks)
+    # Items of a group differ by one block at most: nobody waits for one that is far longer.
+    of_group, shares = counts[group], per_group[group]
+    before = number * of_group // shares
+    start = (np.cumsum(counts) - counts)[group] + before
+    held = (number + 1) * of_group // shares - before
     # What the tail block lacks of being full is missing from the last item of the 16-bit group.
     tokens = held * block_tokens
     last_of_row = np.cumsum(per_group)[::CLASSES] - 1

@@ -14,9 +14,9 @@ import torch
 from executor.kv.layout import KVLayout
 from executor.packing import CLASSES
 
-PROGRAMS_PER_PROCESSOR = 4
+PROGRAMS_PER_PROCESSOR = 8
 """Programs that keep a multiprocessor busy, loads and arithmetic of several overlapping."""
-SHORTEST_ITEM_TOKENS = 128
+SHORTEST_ITEM_TOKENS = 64
 """Shorter items cost more to merge than they bring."""
 HOST_BLOCKS = 1 << 20
 """On a CPU a row has one item per precision."""

@@ -50,8 +50,8 @@ from executor.kv.layout import KVLayout
 from executor.step import DecodeItems
 
 TILES: dict[int, dict[str, int]] = {
-    80: {"tile": 32, "stages": 2, "byte_stages": 3, "nibble_stages": 4, "registers": 176},
-    90: {"tile": 32, "stages": 2, "byte_stages": 3, "nibble_stages": 4, "registers": 176},
+    80: {"tile": 32, "stages": 2, "byte_stages": 3, "nibble_stages": 4, "registers": 168},
+    90: {"tile": 32, "stages": 2, "byte_stages": 3, "nibble_stages": 4, "registers": 168},
 }
 """Per architecture: tokens of a tile of 16 or 8 bits (a tile of 4 bits is one block), copies in
 flight by precision, and registers of a thread at most."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import torch
@@ -55,7 +56,7 @@ def small_model(context: Context, **changes: object) -> Model:
     """A Llama of three layers with random weights."""
     import json
 
-    path = context.work / "small" / "config.json"
+    path = context.work / f"small-{os.getpid()}" / "config.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**SMALL, **changes}), encoding="utf-8")
     return load_model(path, device=device_of(context), dtype=dtype_of(context), random_weights=True)
@@ -74,7 +75,7 @@ def replay_int8(context: Context) -> Result:
     if context.tiny:
         return {"skipped": "CUDA graphs need a GPU"}
     small_model(context, head_dim=128)
-    path = context.work / "small" / "config.json"
+    path = context.work / f"small-{os.getpid()}" / "config.json"
     model = load_model(
         path, device=device_of(context), dtype=dtype_of(context), random_weights=True, int8=True
     )
@@ -138,7 +139,7 @@ def models(context: Context) -> Result:
 
     device, errors = device_of(context), {}
     narrow = small_model(context)
-    path = context.work / "small" / "config.json"
+    path = context.work / f"small-{os.getpid()}" / "config.json"
     wide = load_model(path, device=device, dtype=torch.float32, random_weights=True, ops=TorchOps())
     copy_weights(narrow, wide)
     for name, contexts, chunks in (

@@ -13,8 +13,6 @@ import triton.language as tl
 
 from executor.kernels.tiles import INTERPRET
 
-OFFSET = tl.constexpr(128.0)
-"""What `nibbles_of_words` adds to codes in bfloat16."""
 # d = (a & mask) | 0x4300 in both halves of a word: 128 + the masked bits.
 _EVEN_ODD = tl.constexpr("""{
     .reg .b32 w, x, y, minus;
@@ -43,16 +41,6 @@ _LOW_HIGH = tl.constexpr("""{
     fma.rn.bf16x2 $1, $1, one, less;
     fma.rn.bf16x2 $2, $2, one, less;
     fma.rn.bf16x2 $3, $3, one, less;
-}""")
-_NIBBLES = tl.constexpr("""{
-    .reg .b32 w;
-    lop3.b32 $0, $4, 0x000F000F, 0x43004300, 0xEA;
-    shr.u32 w, $4, 4;
-    lop3.b32 $1, w, 0x000F000F, 0x43004300, 0xEA;
-    shr.u32 w, $4, 8;
-    lop3.b32 $2, w, 0x000F000F, 0x43004300, 0xEA;
-    shr.u32 w, $4, 12;
-    lop3.b32 $3, w, 0x000F000F, 0x43004300, 0xEA;
 }""")
 
 
@@ -89,25 +77,3 @@ def bytes_of_words(words, DTYPE: tl.constexpr):
             _EVEN_ODD, "=&r,=&r,r", [words], (tl.bfloat16, tl.bfloat16), True, 2
         )
     return low, high
-
-
-@triton.jit
-def nibbles_of_words(words, DTYPE: tl.constexpr):
-    """The four nibbles of uint16 `words`, lowest first, plus `offset_of(DTYPE)`."""
-    if INTERPRET or tl.bfloat16 != DTYPE:
-        n_0 = number((words & 15).to(tl.int8), DTYPE)
-        n_1 = number(((words >> 4) & 15).to(tl.int8), DTYPE)
-        n_2 = number(((words >> 8) & 15).to(tl.int8), DTYPE)
-        n_3 = number((words >> 12).to(tl.int8), DTYPE)
-    else:
-        n_0, n_1, n_2, n_3 = tl.inline_asm_elementwise(
-            _NIBBLES, "=&r,=&r,=&r,=&r,r", [words],
-            (tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), True, 2,
-        )  # fmt: skip
-    return n_0, n_1, n_2, n_3
-
-
-@triton.jit
-def offset_of(DTYPE: tl.constexpr):
-    """What `nibbles_of_words` adds to codes."""
-    return 0.0 if INTERPRET or tl.bfloat16 != DTYPE else OFFSET

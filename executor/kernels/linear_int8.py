@@ -5,13 +5,12 @@ weights are converted in registers on their way from shared memory to the tensor
 of few rows wastes nothing, because 16 rows are a full width of the right operand. The scale is
 applied after the dot, so that all codes, -127 to 127, are exact in bfloat16.
 
-For few rows the weights are all that counts. Tiles of 32 outputs give two programs per
-multiprocessor from 8,192 outputs on, each with three tiles of 8 KiB of weights on their way; the
-latency of memory asks for 26 KB per multiprocessor (an estimate: 4.8 TB/s times 0.7 us over 132).
-Two warps are meant: with four, and 64 outputs, Triton takes Hopper's `wgmma`, whose left operand
-has every thread read two codes at a time and takes twice the instructions to convert them (read in
-the compiled code). From 64 rows on the activations have to come from shared memory, as `wgmma` has
-them.
+For few rows the weights are all that counts. Two warps are meant: with four, and 64 outputs, Triton
+takes Hopper's `wgmma`, whose left operand has every thread read two codes at a time and takes twice
+the instructions to convert them (read in the compiled code). From 64 rows on the activations have
+to come from shared memory, as `wgmma` has them. Where the tiles alone leave multiprocessors idle,
+several programs share the sum of each. Tiles and limits are the fastest of those that were timed on
+an H200 (`experiments.gpu_check.tune`).
 """
 
 from __future__ import annotations
@@ -39,22 +38,26 @@ from executor.kernels.tiles import (
 TILES: dict[int, tuple[Tile, ...]] = {
     80: (
         Tile(rows=16, outs=32, depth=256, warps=2, stages=4),
-        Tile(rows=32, outs=64, depth=128, warps=2, stages=5),
+        Tile(rows=32, outs=64, depth=128, warps=2, stages=3),
         Tile(rows=64, outs=64, depth=128, warps=4, stages=4),
         Tile(rows=128, outs=128, depth=64, warps=8, stages=4),
     ),
     90: (
         Tile(rows=16, outs=32, depth=256, warps=2, stages=4),
-        Tile(rows=32, outs=64, depth=128, warps=2, stages=5),
+        Tile(rows=32, outs=64, depth=128, warps=2, stages=3),
         Tile(rows=64, outs=64, depth=128, warps=4, stages=4),
         Tile(rows=128, outs=128, depth=64, warps=8, stages=4),
     ),
 }
 
+FEW = Tile(rows=16, outs=64, depth=128, warps=2, stages=4)
+"""For few rows where all such tiles run at the same time."""
+LARGEST = {90: Tile(rows=256, outs=128, depth=64, warps=8, stages=3)}
+"""For many rows where there are enough such tiles."""
 FLOAT32_TILE = Tile(rows=16, outs=32, depth=128, warps=2, stages=4)
 """For any number of rows of float32, which go without tensor cores."""
-PROGRAMS_PER_PROCESSOR = 6
-"""Up to so many programs per multiprocessor tiles are shared."""
+WARPS_PER_PROCESSOR = 8
+"""Up to so many warps per multiprocessor tiles are shared among programs."""
 LEAST_TURNS = 4
 """Turns of the loop that a program has at the least."""
 MOST_SLICES = 8
@@ -80,8 +83,6 @@ def linear_int8_kernel(  # noqa: PLR0913, PLR0917
     SLICES: tl.constexpr,
 ):
     """One tile of `out` [m, n], or a slice of its sum over k; EVEN: DEPTH divides k.
-
-    Without `scales` the weights are numbers of the type of `x`.
 
     Of SLICES programs of a tile each leaves its sum in `parts` float32 [tiles, SLICES, OUTS, ROWS],
     and the one that ends last, which `arrived` int32 [tiles] tells, adds them up: in their order,
@@ -128,28 +129,22 @@ def linear_int8_kernel(  # noqa: PLR0913, PLR0917
         for other in tl.static_range(SLICES):
             # Not from this multiprocessor's own cache, which may be behind.
             total += tl.load(of_tile + other * (OUTS * ROWS), cache_modifier=".cg")
-    if scales is not None:
-        scale = tl.load(scales + channel, mask=channel < n, other=0.0).to(tl.float32)
-        total *= scale[:, None]
-    result = tl.trans(total)
+    scale = tl.load(scales + channel, mask=channel < n, other=0.0).to(tl.float32)
+    result = tl.trans(total * scale[:, None])
     at = out + row.to(tl.int64)[:, None] * n + channel[None, :]
     tl.store(at, result.to(out.dtype.element_ty), mask=row_there & (channel < n)[None, :])
 
 
 def linear_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """See `Ops.linear_int8`."""
-    tile = choose(TILES[capability(x.device)], len(x))
-    return product(x, weight, scales, tile if x.itemsize == 2 else FLOAT32_TILE)
-
-
-def product(x: Tensor, weight: Tensor, scales: Tensor | None, tile: Tile) -> Tensor:
-    """`x` [m, k] times `weight` [n, k] transposed, times `scales` [n] if there are any."""
     (m, k), n = x.shape, weight.shape[0]
     out = torch.empty((m, n), dtype=x.dtype, device=x.device)
     if m == 0:
         return out
+    tile = tile_of_product(capability(x.device), m, n, x.itemsize, processors(x.device))
     tiles = triton.cdiv(m, tile.rows) * triton.cdiv(n, tile.outs)
-    slices = slices_of(tiles, triton.cdiv(k, tile.depth), processors(x.device))
+    programs = WARPS_PER_PROCESSOR // tile.warps * processors(x.device)
+    slices = slices_of(tiles, triton.cdiv(k, tile.depth), programs)
     parts = x.new_empty((tiles * slices, tile.outs, tile.rows) if slices > 1 else 0, dtype=FLOAT)
     linear_int8_kernel[(tiles * slices,)](
         x, weight, scales, out, parts, _arrived(x.device), m, n, k,
@@ -158,14 +153,30 @@ def product(x: Tensor, weight: Tensor, scales: Tensor | None, tile: Tile) -> Ten
     return out
 
 
-def slices_of(tiles: int, turns: int, multiprocessors: int) -> int:
-    """Programs that share a tile's sum, a power of two: enough to keep the device busy.
+def tile_of_product(chip: int, rows: int, outs: int, itemsize: int, multiprocessors: int) -> Tile:
+    """The tile of a product of `rows` and `outs` outputs."""
+    if itemsize > 2:
+        return FLOAT32_TILE
+    if rows <= FEW.rows and triton.cdiv(outs, FEW.outs) <= (
+        WARPS_PER_PROCESSOR // FEW.warps * multiprocessors
+    ):
+        return FEW
+    tile = choose(TILES[chip], rows)
+    larger = LARGEST.get(chip)
+    if larger is None or rows <= tile.rows:
+        return tile
+    tiles = triton.cdiv(rows, larger.rows) * triton.cdiv(outs, larger.outs)
+    return larger if tiles >= multiprocessors else tile
+
+
+def slices_of(tiles: int, turns: int, programs: int) -> int:
+    """Programs that share a tile's sum, a power of two, so that there are `programs` at most.
 
     One where there are enough tiles, or a program would have too few turns of its loop.
     """
     slices = 1
     while (
-        2 * slices * tiles <= PROGRAMS_PER_PROCESSOR * multiprocessors
+        2 * slices * tiles <= programs
         and turns >= 2 * slices * LEAST_TURNS
         and slices < MOST_SLICES
     ):
@@ -179,7 +190,7 @@ def _arrived(device: torch.device) -> Tensor:
 
     There is one set for a device: products must not run side by side on two streams.
     """
-    return torch.zeros(16 * processors(device), dtype=torch.int32, device=device)
+    return torch.zeros(WARPS_PER_PROCESSOR * processors(device), dtype=torch.int32, device=device)
 
 
 def _constants(tile: Tile, k: int, slices: int = 1) -> dict[str, Any]:
@@ -193,7 +204,8 @@ def entries() -> list[Entry]:
         for chip, tiles in TILES.items()
         for tile, dtype in types_of(tiles)
     ]
-    return found + [_entry(chip, tiles[0], "bf16", 4) for chip, tiles in TILES.items()]
+    found += [_entry(chip, FEW, "bf16", slices) for chip in TILES for slices in (1, 4)]
+    return found + [_entry(chip, tile, "bf16") for chip, tile in LARGEST.items()]
 
 
 def _entry(chip: int, tile: Tile, dtype: str, slices: int = 1) -> Entry:
@@ -208,7 +220,7 @@ def _entry(chip: int, tile: Tile, dtype: str, slices: int = 1) -> Entry:
         constants=_constants(tile, 8192, slices),
         aligned=("x", "weight", "scales", "out", "parts", "arrived", "n", "k"),
         options=tile.options,
-        max_registers=192,
+        max_registers=224,
         dot=dtype != "fp32",
         pipelined=dtype != "fp32",
     )

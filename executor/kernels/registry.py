@@ -19,7 +19,6 @@ FAMILIES: tuple[str, ...] = (
     "copy_blocks",
     "rope_write",
     "decode_attention",
-    "decode_warp",
     "prefill_attention",
     "requantise",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from executor.kernels.activation import gelu_mul, silu_mul
 from executor.kernels.copy_blocks import copy_blocks
-from executor.kernels.decode_warp import decode_attention
+from executor.kernels.decode_attention import decode_attention
 from executor.kernels.linear_int8 import linear_int8
 from executor.kernels.moe import moe
 from executor.kernels.prefill_attention import prefill_attention

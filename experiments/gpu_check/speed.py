@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from itertools import product
@@ -33,17 +32,9 @@ from experiments.gpu_check.speed_dense import dense_products, moe, streaming
 
 DECODE_VARIANTS: tuple[dict[str, int], ...] = (
     {},
-    {"tile": 128, "num_warps": 4, "num_stages": 2},
-    {"tile": 128, "num_warps": 4, "num_stages": 3},
-    {"tile": 128, "num_warps": 8, "num_stages": 3},
-    {"tile": 128, "num_warps": 2, "num_stages": 2},
-    {"tile": 64, "num_warps": 4, "num_stages": 3},
-    {"tile": 64, "num_warps": 4, "num_stages": 5},
-    {"tile": 64, "num_warps": 2, "num_stages": 4},
-    {"tile": 32, "num_warps": 4, "num_stages": 4},
-    {"tile": 32, "num_warps": 2, "num_stages": 5},
-    {"tile": 32, "num_warps": 1, "num_stages": 4},
-    {"tile": 256, "num_warps": 8, "num_stages": 2},
+    {"byte_stages": 3, "nibble_stages": 3},
+    {"registers": 232},
+    {"tile": 16, "stages": 3},
 )
 PREFILL_VARIANTS: tuple[dict[str, int], ...] = (
     {},
@@ -52,13 +43,6 @@ PREFILL_VARIANTS: tuple[dict[str, int], ...] = (
     {"keys": 64, "num_warps": 4, "num_stages": 3},
     {"keys": 64, "num_warps": 8, "num_stages": 2},
     {"keys": 128, "num_warps": 8, "num_stages": 2},
-)
-INT8_VARIANTS: tuple[dict[str, int], ...] = (
-    {},
-    {"outs": 32, "depth": 256, "warps": 4, "stages": 4},
-    {"outs": 32, "depth": 512, "warps": 4, "stages": 3},
-    {"outs": 64, "depth": 256, "warps": 4, "stages": 3},
-    {"outs": 64, "depth": 256, "warps": 4, "stages": 5},
 )
 
 
@@ -88,12 +72,10 @@ def tiles(module: str, change: dict[str, int]) -> Iterator[None]:
 def _changed(entry: Any, change: dict[str, int]) -> Any:
     if isinstance(entry, dict) and all(isinstance(inner, dict) for inner in entry.values()):
         return {rows: _changed(inner, change) for rows, inner in entry.items()}
-    if isinstance(entry, dict):
-        unknown = set(change) - set(entry)
-        if unknown:
-            raise KeyError(f"the tile table has no {', '.join(sorted(unknown))}: {entry}")
-        return {**entry, **change}
-    return tuple(replace(tile, **change) if i == 0 else tile for i, tile in enumerate(entry))
+    unknown = set(change) - set(entry)
+    if unknown:
+        raise KeyError(f"the tile table has no {', '.join(sorted(unknown))}: {entry}")
+    return {**entry, **change}
 
 
 def label(change: dict[str, int]) -> str:
@@ -222,12 +204,12 @@ def _rate(flops: float, seconds: float, peak: float) -> Row:
     return {"us": seconds * 1e6, "TFLOP/s": rate / 1e12, "share": rate / peak}
 
 
-def int8_products(context: Context, change: dict[str, int]) -> Result:
-    """Bytes/s of products with int8 weights by a variant, the weights of 8B and 70B layers."""
+def int8_products(context: Context) -> Result:
+    """Bytes/s of products with int8 weights, those of 8B and 70B layers."""
     ops, rows, device = ops_of(context), [], device_of(context)
     large = ((28672, 4096), (4096, 14336), (57344, 8192), (8192, 8192))
     sizes = ((128, 64),) if context.tiny else large
-    counts = (1, 17) if context.tiny else (1, 16) if change else (1, 16, 32, 64, 256)
+    counts = (1, 17) if context.tiny else (1, 16, 32, 64, 256)
     for n, k in sizes:
         sets = copies_beyond_cache(n * k, device, 8)
         weights = [
@@ -239,11 +221,10 @@ def int8_products(context: Context, change: dict[str, int]) -> Result:
             calls: list[Call] = [partial(ops.linear_int8, x, w, scales) for w in weights]
 
             def measure(calls: list[Call] = calls, nbytes: int = n * k) -> Row:
-                with tiles("linear_int8", change):
-                    timing = time_calls(calls, device, 0.04)
+                timing = time_calls(calls, device, 0.04)
                 return streamed(context, nbytes, timing.seconds)
 
-            rows.append(guarded({"m": m, "n": n, "k": k, "tile": label(change)}, measure))
+            rows.append(guarded({"m": m, "n": n, "k": k}, measure))
         del weights, calls
     return outcome(rows)
 
@@ -260,7 +241,7 @@ CHECKS: dict[str, Check] = {
     **_variants("decode_tiles", decode_tiles, DECODE_VARIANTS),
     **_variants("prefill", prefill, PREFILL_VARIANTS),
     "prefill_peers": prefill_peers,
-    **_variants("int8", int8_products, INT8_VARIANTS),
+    "int8": int8_products,
     "streaming": streaming,
     "dense_products": dense_products,
     "moe": moe,

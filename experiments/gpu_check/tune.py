@@ -5,9 +5,7 @@ What wins here becomes the entry of a tile table.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -51,17 +49,8 @@ INT8: dict[int, tuple[tuple[int, int, int, int, int], ...]] = {
     ),
 }
 """By rows of activations: rows, outputs, depth, warps and stages of tiles."""
-SHARES: tuple[int, ...] = (0, 4, 8)
-"""Programs per multiprocessor up to which tiles are cut into slices."""
-WIDE: tuple[tuple[int, int, int, int, int], ...] = (
-    (16, 32, 128, 2, 4),
-    (16, 32, 128, 2, 6),
-    (16, 32, 256, 2, 3),
-    (16, 32, 128, 4, 5),
-    (16, 16, 256, 1, 4),
-    (16, 32, 64, 1, 6),
-)
-"""Tiles of products with weights of 16 bits and few rows."""
+SHARES: tuple[int, ...] = (0, 8)
+"""Warps per multiprocessor up to which tiles are cut into slices."""
 PREFILL: tuple[tuple[int, dict[str, int]], ...] = (
     (128, {}),
     (128, {"keys": 64, "num_warps": 4, "num_stages": 2}),
@@ -71,48 +60,29 @@ PREFILL: tuple[tuple[int, dict[str, int]], ...] = (
     (64, {"keys": 128, "num_warps": 4, "num_stages": 2}),
 )
 """Rows of a tile of long chunks, and change of the table."""
-Attention = Callable[..., Tensor]
-DECODE: tuple[tuple[str, dict[str, int]], ...] = (
-    ("decode_warp", {}),
-    ("decode_warp", {"registers": 168}),
-    ("decode_warp", {"registers": 232}),
-    ("decode_warp", {"registers": 128}),
-    ("decode_warp", {"stages": 3}),
-    ("decode_warp", {"byte_stages": 2, "nibble_stages": 2}),
-    ("decode_warp", {"byte_stages": 4, "nibble_stages": 5}),
-    ("decode_warp", {"tile": 16, "stages": 3, "byte_stages": 4, "nibble_stages": 4}),
-    ("decode_attention", {}),
-    ("decode_attention", {"tile": 64, "byte_tile": 64, "num_stages": 3}),
+DECODE: tuple[dict[str, int], ...] = (
+    {},
+    {"byte_stages": 3},
+    {"registers": 152, "nibble_stages": 3},
+    {"registers": 232},
+    {"tile": 16, "stages": 3, "byte_stages": 4},
 )
-"""Module and change of its tile table."""
-BUDGETS: tuple[tuple[int, int], ...] = ((4, 128), (8, 128), (12, 64), (24, 64))
+"""Changes of the tile table."""
+BUDGETS: tuple[tuple[int, int], ...] = ((4, 64), (8, 64), (12, 64), (24, 64))
 """Programs per multiprocessor and tokens of the shortest item."""
 
 
-def ops_with(context: Context, module: str) -> Any:
-    """The operations with decode attention of a module of `executor.kernels`."""
-    from importlib import import_module
-
-    if context.tiny:
-        return ops_of(context)
-    attention = import_module(f"executor.kernels.{module}").decode_attention
-    return SimpleNamespace(decode_attention=attention)
-
-
-def decode(context: Context, module: str, change: dict[str, int]) -> Result:
+def decode(context: Context, change: dict[str, int]) -> Result:
     """One variant: right, and its time at 32 rows of 8k per precision and number of items."""
     rows: list[Row] = []
-    with tiles(module, change):
-        error = decode_error(context, module)
+    with tiles("decode_attention", change):
+        error = decode_error(context)
         if not error <= tolerance(context):
             return {"ok": False, "error": f"wrong by {error:.3g}", "worst": error}
-        budgets = BUDGETS[:1] if context.tiny else BUDGETS[:2]
-        if module == "decode_warp" and not context.tiny:
-            budgets = BUDGETS[1:4]
         for bits in (16, 8, 4):
-            for programs, shortest in budgets:
-                row = {"tile": f"{module} {label(change)}", "programs": programs, "least": shortest}
-                measure = partial(decode_row, context, module, bits, 32, 8192, programs, shortest)
+            for programs, shortest in BUDGETS[:1] if context.tiny else BUDGETS:
+                row = {"tile": label(change), "programs": programs, "least": shortest}
+                measure = partial(decode_row, context, bits, 32, 8192, programs, shortest)
                 rows.append(guarded({"kv": bits, **row}, measure))
     context.cache.setdefault("decode", []).extend(rows)
     return outcome(rows, worst=error)
@@ -120,7 +90,6 @@ def decode(context: Context, module: str, change: dict[str, int]) -> Result:
 
 def decode_row(
     context: Context,
-    module: str,
     bits: int,
     batch: int,
     length: int,
@@ -142,21 +111,19 @@ def decode_row(
         processors = torch.cuda.get_device_properties(0).multi_processor_count
     blocks = max(1, shortest // heads.layout.block_tokens)
     budget = ItemBudget(-(-processors * programs // heads.layout.kv_heads), blocks)
-    timing = time_decode(
-        ops_with(context, module), heads, context.cache[key], contexts, bits, budget, 0.04
-    )
+    timing = time_decode(ops_of(context), heads, context.cache[key], contexts, bits, budget, 0.04)
     rate = decode_bytes(heads, contexts, bits) / timing.seconds
     return {"us": timing.seconds * 1e6, "GB/s": rate / 1e9, "share": rate / ceiling(context)}
 
 
-def decode_error(context: Context, module: str) -> float:
+def decode_error(context: Context) -> float:
     """The worst relative error of a row, over precisions and mixes."""
     if "cases" not in context.cache:
         mixes: tuple[dict[int, float], ...] = ({}, {8: 1.0}, {4: 1.0}, {4: 0.4, 8: 0.4})
         context.cache["cases"] = [decode_case(context, shares) for shares in mixes]
     worst = 0.0
     for arguments, wanted in context.cache["cases"]:
-        found = ops_with(context, module).decode_attention(*arguments)
+        found = ops_of(context).decode_attention(*arguments)
         worst = max(worst, worst_row(found[:-2], wanted[:-2]))
         if not bool((found[-2:] == 0).all()):
             return float("inf")
@@ -182,16 +149,11 @@ def decode_shapes(context: Context) -> Result:
     points = ((1, 1024), (1, 32768), (32, 1024), (128, 1024))
     for bits in (16, 8, 4):
         for batch, length in points[:1] if context.tiny else points:
-            for module in ("decode_attention", "decode_warp"):
-                for programs, shortest in BUDGETS[:1] if context.tiny else BUDGETS:
-                    if module == "decode_attention" and programs > 8:
-                        continue
-                    row = {"kv": bits, "B": batch, "ctx": length, "kernel": module}
-                    row |= {"programs": programs, "least": shortest}
-                    measure = partial(
-                        decode_row, context, module, bits, batch, length, programs, shortest
-                    )
-                    rows.append(guarded(row, measure))
+            for programs, shortest in BUDGETS[:1] if context.tiny else BUDGETS:
+                row = {"kv": bits, "B": batch, "ctx": length}
+                row |= {"programs": programs, "least": shortest}
+                measure = partial(decode_row, context, bits, batch, length, programs, shortest)
+                rows.append(guarded(row, measure))
     context.cache.setdefault("shapes", []).extend(rows)
     return outcome(rows)
 
@@ -199,25 +161,21 @@ def decode_shapes(context: Context) -> Result:
 def int8(context: Context, rows: int, shape: tuple[int, int, int, int, int]) -> Result:
     """One tile for products of so many rows: right, and its time by matrix and slices."""
     from executor.kernels import linear_int8 as kernel
-    from executor.kernels.tiles import Tile, capability
+    from executor.kernels.tiles import Tile
 
-    device, found = device_of(context), []
-    worst = 0.0
-    key, kept = capability(device), dict(kernel.TILES)
-    programs = kernel.PROGRAMS_PER_PROCESSOR
+    worst, found = 0.0, list[Row]()
     large = ((28672, 4096), (4096, 14336), (57344, 8192), (8192, 8192))
+    choose, warps = kernel.tile_of_product, kernel.WARPS_PER_PROCESSOR
     try:
-        kernel.TILES[key] = (Tile(*shape),)
+        kernel.tile_of_product = lambda *_: Tile(*shape)
         for n, k in ((256, 1024),) if context.tiny else large:
             weights = int8_weights(context, n, k)
-            scales = torch.rand(n, device=device) * 0.01 + 0.001
+            scales = torch.rand(n, device=device_of(context)) * 0.01 + 0.001
             for m in (1, 16) if rows == 16 else (rows,):
                 x = randn(context, m, k)
                 wanted = (x.double() @ weights[0].double().T) * scales.double()
                 for share in SHARES[-1:] if context.tiny else SHARES:
-                    if m > 64 and share:
-                        continue
-                    kernel.PROGRAMS_PER_PROCESSOR = share
+                    kernel.WARPS_PER_PROCESSOR = share
                     for _ in range(2):
                         got = ops_of(context).linear_int8(x, weights[0], scales)
                         worst = max(worst, reference.relative_error(got, wanted))
@@ -226,8 +184,7 @@ def int8(context: Context, rows: int, shape: tuple[int, int, int, int, int]) -> 
                     calls: list[Call] = [partial(multiply, weight=weight) for weight in weights]
                     found.append(guarded(row, partial(streamed, context, calls, weights[0])))
     finally:
-        kernel.TILES.update(kept)
-        kernel.PROGRAMS_PER_PROCESSOR = programs
+        kernel.tile_of_product, kernel.WARPS_PER_PROCESSOR = choose, warps
     if not worst <= tolerance(context):
         return {"ok": False, "error": f"wrong by {worst:.3g}", "worst": worst}
     context.cache.setdefault("int8", []).extend(found)
@@ -243,46 +200,6 @@ def int8_weights(context: Context, n: int, k: int) -> list[Tensor]:
         kept[n, k] = [
             torch.randint(-127, 128, (n, k), dtype=torch.int8, device=device) for _ in range(sets)
         ]
-    found: list[Tensor] = kept[n, k]
-    return found
-
-
-def wide(context: Context, shape: tuple[int, int, int, int, int] | None) -> Result:
-    """Products of few rows with weights of 16 bits by a tile, or by torch."""
-    from executor.kernels import linear_int8 as kernel
-    from executor.kernels.tiles import Tile
-
-    found, worst, programs = [], 0.0, kernel.PROGRAMS_PER_PROCESSOR
-    sizes = ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336))
-    try:
-        for n, k in ((128, 256),) if context.tiny else sizes:
-            weights = wide_weights(context, n, k)
-            for m in (1, 16):
-                x = randn(context, m, k)
-                wanted = x.double() @ weights[0].double().T
-                for share in (0,) if shape is None or context.tiny else SHARES:
-                    kernel.PROGRAMS_PER_PROCESSOR = share
-                    multiply = torch.nn.functional.linear
-                    if shape is not None and not context.tiny:
-                        multiply = partial(kernel.product, scales=None, tile=Tile(*shape))
-                    worst = max(worst, reference.relative_error(multiply(x, weights[0]), wanted))
-                    row = {"m": m, "n": n, "k": k, "tile": str(shape), "share to": share}
-                    calls: list[Call] = [partial(multiply, x, weight) for weight in weights]
-                    found.append(guarded(row, partial(streamed, context, calls, weights[0])))
-    finally:
-        kernel.PROGRAMS_PER_PROCESSOR = programs
-    if not worst <= tolerance(context):
-        return {"ok": False, "error": f"wrong by {worst:.3g}", "worst": worst}
-    context.cache.setdefault("wide", []).extend(found)
-    return outcome(found, worst=worst)
-
-
-def wide_weights(context: Context, n: int, k: int) -> list[Tensor]:
-    """Matrices of 16 bits that together do not fit the cache; the same ones for every variant."""
-    kept = context.cache.setdefault("wide weights", {})
-    if (n, k) not in kept:
-        sets = copies_beyond_cache(2 * n * k, device_of(context), 8)
-        kept[n, k] = [randn(context, n, k, scale=0.02) for _ in range(sets)]
     found: list[Tensor] = kept[n, k]
     return found
 
@@ -324,7 +241,7 @@ def prefill_error(context: Context) -> float:
 def ranking(context: Context) -> Result:
     """All that was measured, fastest first within each shape."""
     rows = []
-    for name in ("decode", "shapes", "int8", "wide", "prefill"):
+    for name in ("decode", "shapes", "int8", "prefill"):
         found = [row for row in context.cache.get(name, []) if "us" in row]
         keys = ("kv", "B", "ctx", "m", "n", "k", "chunk", "context")
         groups: dict[tuple[Any, ...], list[Row]] = {}
@@ -336,17 +253,13 @@ def ranking(context: Context) -> Result:
 
 
 CHECKS: dict[str, Check] = {
-    **{
-        f"decode-{i}": partial(decode, module=module, change=change)
-        for i, (module, change) in enumerate(DECODE)
-    },
+    **{f"decode-{i}": partial(decode, change=change) for i, change in enumerate(DECODE)},
     "decode_shapes": decode_shapes,
     **{
         f"int8-{rows}-{i}": partial(int8, rows=rows, shape=shape)
         for rows, shapes in INT8.items()
         for i, shape in enumerate(shapes)
     },
-    **{f"wide-{i}": partial(wide, shape=shape) for i, shape in enumerate((None, *WIDE))},
     **{
         f"prefill-{i}": partial(prefill_tiles, rows=rows, change=change)
         for i, (rows, change) in enumerate(PREFILL)

@@ -13,7 +13,6 @@ from kernelkit.cases import DecodeCase, PrefillCase, blocks_of, decode_case, err
 from torch import Tensor
 
 from executor.kernels import decode_attention as triton_decode
-from executor.kernels import decode_warp
 from executor.kernels import prefill_attention as triton_prefill
 from executor.kernels.reference import attention as reference
 from executor.kv.layout import KVLayout
@@ -21,8 +20,8 @@ from executor.kv.layout import KVLayout
 Attention = Callable[..., Tensor]
 DECODE = pytest.mark.parametrize(
     "attention",
-    [triton_decode.decode_attention, decode_warp.decode_attention, reference.decode_attention],
-    ids=["triton", "warp", "torch"],
+    [triton_decode.decode_attention, reference.decode_attention],
+    ids=["triton", "torch"],
 )
 PREFILL = pytest.mark.parametrize(
     "attention",

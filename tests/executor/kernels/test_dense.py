@@ -185,6 +185,45 @@ def test_tile_follows_rows(rows: int, tile_rows: int) -> None:
         assert linear_int8.choose(tiles, rows, itemsize=4).rows == 16
 
 
+@pytest.mark.parametrize(
+    ("rows", "outs", "tile"),
+    [
+        (16, 64 * 4 * 10, (16, 64)),
+        (16, 64 * 4 * 10 + 1, (16, 32)),
+        (17, 64, (32, 64)),
+        (256, 128 * 10, (256, 128)),
+        (256, 128 * 9, (128, 128)),
+        (300, 128 * 5, (256, 128)),
+    ],
+)
+def test_tile_follows_outputs_where_they_fill_the_device(
+    rows: int, outs: int, tile: tuple[int, int]
+) -> None:
+    """On ten multiprocessors: all tiles of few rows at once, and one large tile for each."""
+    found = linear_int8.tile_of_product(90, rows, outs, 2, 10)
+    assert (found.rows, found.outs) == tile
+    assert linear_int8.tile_of_product(90, rows, outs, 4, 10) == linear_int8.FLOAT32_TILE
+
+
+@pytest.mark.parametrize(
+    ("tiles", "turns", "slices"), [(128, 112, 4), (200, 112, 2), (300, 112, 1), (1, 112, 8)]
+)
+def test_tiles_are_shared_where_they_are_few(tiles: int, turns: int, slices: int) -> None:
+    assert linear_int8.slices_of(tiles, turns, 528) == slices
+    assert linear_int8.slices_of(tiles, 7, 528) == 1
+
+
+@pytest.mark.parametrize("k", [8 * 128, 9 * 128, 17 * 128 + 40])
+def test_programs_share_a_tile_and_leave_no_trace(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices of unequal length, also one with nothing to do; twice, since counters are reused."""
+    monkeypatch.setattr(linear_int8, "LEAST_TURNS", 1)
+    x, weight, scales = normal(3, k, dtype=torch.float16), codes(70, k), torch.full((70,), 1e-3)
+    for _ in range(2):
+        with poisoned():
+            found = linear_int8.linear_int8(x, weight, scales)
+        close(found, product_by_hand(x, weight, scales))
+
+
 def test_tiles_of_rows_and_outputs_are_all_visited() -> None:
     """Every tile of a grid with a ragged last group is someone's, and no one else's."""
     m, n = 16 * 19, 32 * 3

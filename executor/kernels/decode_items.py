@@ -1,12 +1,15 @@
-"""Attention of single-token rows by programs of one warp.
+"""Attention of one work item and KV head, by programs of one warp.
 
-What `decode_attention` does, in another arrangement. Keys and values are the left operands of the
-matrix products and the query heads of a KV head the right one, whose least width is 8, not 16. A
-program is one warp: nothing has to cross shared memory between the two products but the weights of
-a tile, no barrier stops it, and many programs share a multiprocessor. Codes become operands by
-masks alone (`words`).
+A program looks at its item's precision once and then runs one of three loops: a branch inside the
+loop would cost the asynchronous copies. Keys and values are the left operands of the matrix
+products and the query heads of the KV head the right one, whose least width is 8, where that of a
+left one is 16. With one warp nothing has to cross shared memory between the two products but the
+weights of a tile, no barrier stops it, and many programs share a multiprocessor, which hides what
+each waits for. Tiles lie within one block, so that an address is one number, loaded ahead by hand.
 
-Tiles lie within one block, so that an address is one number, loaded a turn ahead.
+Codes become operands by masks alone (`words`). The scales of V, and of 8-bit K, belong to a token
+and multiply its weights and scores; those of 4-bit K belong to a channel and multiply the codes,
+and the minima of the channels are one more row of keys, added to all.
 """
 
 # Kernels take what they need one by one.
@@ -14,29 +17,11 @@ Tiles lie within one block, so that an address is one number, loaded a turn ahea
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from executor.kernels.common import (
-    BIASED,
-    FORMS,
-    LOG2E,
-    NEVER,
-    Form,
-    aligned,
-    dims_of,
-    dot,
-    padded_half,
-    reach_of,
-    relative_bias,
-)
-from executor.kernels.decode_attention import MERGE, merge_items
-from executor.kernels.registry import Entry
-from executor.kernels.tiles import INTERPRET, capability, power_of_two
+from executor.kernels.common import LOG2E, NEVER, aligned, dims_of, dot, relative_bias
+from executor.kernels.tiles import INTERPRET
 from executor.kernels.words import (
     CENTRE,
     SIXTEENTH,
@@ -46,17 +31,15 @@ from executor.kernels.words import (
     nibbles_of,
     scaled_nibbles_of,
 )
-from executor.kv.layout import KVLayout
-from executor.step import DecodeItems
 
-TILES: dict[int, dict[str, int]] = {
-    80: {"tile": 32, "stages": 2, "byte_stages": 3, "nibble_stages": 4, "registers": 168},
-    90: {"tile": 32, "stages": 2, "byte_stages": 3, "nibble_stages": 4, "registers": 168},
-}
-"""Per architecture: tokens of a tile of 16 or 8 bits (a tile of 4 bits is one block), copies in
-flight by precision, and registers of a thread at most."""
 LIFT = tl.constexpr(32.0)
 """Weights times scales of V are kept this much larger in float16."""
+
+
+@triton.jit
+def _folded(x):
+    """`x` [TILE, N] summed to [8, N]: rows that are 8 apart lie in one thread."""
+    return tl.sum(tl.reshape(x, (x.shape[0] // 8, 8, x.shape[1])), 0)
 
 
 @triton.jit
@@ -65,7 +48,7 @@ def _see(scores, peak, total):
     new = tl.maximum(peak, tl.max(scores, 0))
     keep = tl.exp2(peak - new)
     weights = tl.exp2(scores - new[None, :])
-    return weights, keep, new, tl.fma(total, keep[None, :], weights)
+    return weights, keep, new, total * keep[None, :] + _folded(weights)
 
 
 @triton.jit
@@ -96,10 +79,11 @@ def _wide_item(
     q = tl.load(queries + dims[:, None], mask=inside[:, None] & member[None, :], other=0.0)
     arena += unit * (2 * T * D * DTYPE.primitive_bitwidth // 8)
     peak = tl.full([N], NEVER, tl.float32)
-    total = tl.zeros([TILE, N], tl.float32)
+    total = tl.zeros([8, N], tl.float32)
     acc = tl.zeros([2 * PAD, N], tl.float32)
     blocks = tl.cdiv(tokens, T)
     start = aligned(_next_block(offsets, 0, blocks))
+    after = _next_block(offsets, TILE // T, blocks)
     for begin in tl.range(0, tokens, TILE, num_stages=STAGES):
         slot = begin % T + tl.arange(0, TILE)
         there = tl.arange(0, TILE) < tokens - begin
@@ -111,7 +95,8 @@ def _wide_item(
             base + T * D + (slot[None, :] * D + dims[:, None]),
             mask=there[None, :] & inside[:, None], other=0.0,
         )  # fmt: skip
-        start = aligned(_next_block(offsets, (begin + TILE) // T, blocks))
+        start = aligned(after)
+        after = _next_block(offsets, (begin + 2 * TILE) // T, blocks)
         scores = dot(k, q, tl.zeros([TILE, N], tl.float32)) * scale
         if bias is not None:
             scores = _biased(scores, bias, heads, starts, begin // T, slot, position, reach, there)
@@ -157,8 +142,8 @@ def _byte_item(
     q_odd = q_odd.to(DTYPE)
     arena += unit * (2 * T * D + 4 * T)
     peak = tl.full([N], NEVER, tl.float32)
-    total = tl.zeros([TILE, N], tl.float32)
-    shares = tl.zeros([TILE, N], tl.float32)
+    total = tl.zeros([8, N], tl.float32)
+    shares = tl.zeros([8, N], tl.float32)
     even = tl.zeros([PAIRS, N], tl.float32)
     odd = tl.zeros([PAIRS, N], tl.float32)
     blocks = tl.cdiv(tokens, T)
@@ -195,7 +180,7 @@ def _byte_item(
         scores = tl.where(there[:, None], scores, NEVER)
         weights, keep, peak, total = _see(scores, peak, total)
         weights = (weights * v_scale[:, None]).to(DTYPE)
-        shares = tl.fma(shares, keep[None, :], weights.to(tl.float32))
+        shares = shares * keep[None, :] + _folded(weights.to(tl.float32))
         v_even, v_odd = bytes_of(v, DTYPE)
         part = dot(v_even, weights, tl.zeros([PAIRS, N], tl.float32))
         even = tl.fma(even, keep[None, :], part)
@@ -248,8 +233,8 @@ def _nibble_item(
     arena += unit * (T * D + 4 * (D + T))
     slot = tl.arange(0, T)
     peak = tl.full([N], NEVER, tl.float32)
-    total = tl.zeros([T, N], tl.float32)
-    least = tl.zeros([T, N], tl.float32)
+    total = tl.zeros([8, N], tl.float32)
+    least = tl.zeros([8, N], tl.float32)
     acc_0 = tl.zeros([WORDS, N], tl.float32)
     acc_1 = tl.zeros([WORDS, N], tl.float32)
     acc_2 = tl.zeros([WORDS, N], tl.float32)
@@ -300,7 +285,7 @@ def _nibble_item(
             scores = _biased(scores, bias, heads, starts, block, slot, position, reach, there)
         scores = tl.where(there[:, None], scores, NEVER)
         weights, keep, peak, total = _see(scores, peak, total)
-        least = tl.fma(least, keep[None, :], weights * v_min[:, None])
+        least = least * keep[None, :] + _folded(weights * v_min[:, None])
         weights = (weights * v_scale[:, None]).to(DTYPE)
         v_0, v_1, v_2, v_3 = nibbles_of(v, DTYPE)
         zeros = tl.zeros([WORDS, N], tl.float32)
@@ -318,7 +303,7 @@ def _nibble_item(
 
 
 @triton.jit(do_not_specialize=["layer", "reach"])
-def warp_items(
+def decode_items(
     q, arena, sums, peaks, totals, bits, rows, first, tokens, positions, offsets, starts, bias,
     scale, q_stride, layer, reach,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
@@ -368,93 +353,3 @@ def warp_items(
         )  # fmt: skip
     tl.store(peaks + state, peak, mask=member)
     tl.store(totals + state, total, mask=member)
-
-
-def decode_attention(
-    q: Tensor,
-    arena: Tensor,
-    layout: KVLayout,
-    layer: int,
-    items: DecodeItems,
-    scale: float,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """See `kernels.ops`. Nothing launched here depends on lengths: a CUDA graph may hold it."""
-    rows, heads, head_dim = q.shape
-    capacity = items.bits.numel()
-    sums = q.new_empty((capacity, heads, head_dim), dtype=torch.float32)
-    peaks = q.new_empty((2, capacity, heads), dtype=torch.float32)
-    out = q.new_empty((rows, heads, head_dim))
-    if not rows:
-        return out
-    tiles = TILES[capability(q.device)]
-    if capacity:
-        warp_items[(capacity * layout.kv_heads,)](
-            q, arena, sums, peaks[0], peaks[1],
-            items.bits, items.rows, items.first, items.tokens, items.positions,
-            items.blocks.offsets, items.blocks.positions, bias,
-            scale, q.stride(0), layer, reach_of(bias),
-            **constants(layout, heads, tiles), num_warps=1, maxnreg=registers(layout, tiles),
-        )  # fmt: skip
-    merge_items[(rows, heads)](
-        sums, peaks[0], peaks[1], items.row_items, out,
-        heads, head_dim, power_of_two(head_dim), MERGE["tile"],
-        num_warps=MERGE["num_warps"],
-    )  # fmt: skip
-    return out
-
-
-def registers(layout: KVLayout, tiles: dict[str, int]) -> int:
-    """Registers of a thread at most: a block of more tokens at once needs more of them."""
-    return tiles["registers"] if layout.block_tokens <= 32 else 255
-
-
-def constants(layout: KVLayout, heads: int, tiles: dict[str, int]) -> dict[str, int]:
-    """Compile-time arguments of `warp_items`."""
-    group = heads // layout.kv_heads
-    return {
-        "KV_HEADS": layout.kv_heads,
-        "GROUP": group,
-        "D": layout.head_dim,
-        "T": layout.block_tokens,
-        "N": max(8, power_of_two(group)),
-        "PAD": padded_half(layout.head_dim),
-        "PAIRS": padded_half(layout.head_dim),
-        "WORDS": max(16, power_of_two(layout.head_dim // 4)),
-        "TILE": min(tiles["tile"], layout.block_tokens),
-        "STAGES": tiles["stages"],
-        "BYTE_STAGES": tiles["byte_stages"],
-        "NIBBLE_STAGES": tiles["nibble_stages"],
-    }
-
-
-def entries() -> list[Entry]:
-    """Every form."""
-    found = []
-    for chip, tiles in TILES.items():
-        found += [entry_of(chip, form, tiles) for form in FORMS]
-        found.append(entry_of(chip, BIASED, tiles, biased=True))
-    return found
-
-
-def entry_of(chip: int, form: Form, tiles: dict[str, int], *, biased: bool = False) -> Entry:
-    """One form with one choice of tiles."""
-    pointers = dict.fromkeys(("sums", "peaks", "totals"), "*fp32")
-    pointers |= dict.fromkeys(("bits", "rows", "first", "tokens", "positions", "starts"), "*i32")
-    pointers |= {"q": "*bf16", "arena": "*u8", "offsets": "*i64"}
-    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles)}
-    if biased:
-        pointers["bias"] = "*fp32"
-    else:
-        constant["bias"] = None
-    return Entry(
-        name=f"warp_items {form}{' biased' if biased else ''}",
-        kernel=warp_items,
-        capability=chip,
-        types=pointers | {"scale": "fp32", "q_stride": "i32", "layer": "i32", "reach": "i32"},
-        constants=constant,
-        aligned=(*pointers, "q_stride"),
-        options={"num_warps": 1, "maxnreg": registers(form.layout, tiles)},
-        dot=True,
-        pipelined=True,
-    )

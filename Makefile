@@ -13,7 +13,7 @@ COMPILED := .venv/.compiled
 run: $(COMPILED)
 	$(BIN)/superinfer-sim run traces/samples/mixed.jsonl
 
-## All fast tests. Budget: five minutes on two cores; mark what takes longer than a few seconds `slow`.
+## All fast tests. Budget: fifteen minutes on two cores; mark what takes longer than a few seconds `slow`.
 test: $(EXEC)
 	$(BIN)/pytest -n 2 -m "not slow and not gpu" --durations=5 --durations-min=2
 

@@ -85,7 +85,7 @@ class Text:
 
 def generate_command(wish: Wish, options: ModelOptions, seed: int) -> int:
     """Print what a model makes of a prompt; returns the exit code."""
-    prompt = sys.stdin.read() if wish.prompt == "-" else wish.prompt
+    prompt = _stdin() if wish.prompt == "-" else wish.prompt
     config = _config(wish, seed)
     found, folder = read_config(source_of(config.run.model))
     tokenizer = load_tokenizer(folder, found.shape.vocab)
@@ -133,6 +133,10 @@ def _answer(wish: Wish, model: Model, tokenizer: Tokenizer, prompt: str, text: T
 
 
 def _tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise InputError("expected a prompt in UTF-8") from None
     tokens = tokenizer.encode(prompt)
     if not tokens:
         raise InputError("expected a prompt with at least one token")
@@ -156,3 +160,10 @@ def _overlap(text: str, stop: str) -> int:
     """Longest end of `text` that is a beginning of `stop`, but not all of it."""
     longest = min(len(text), len(stop) - 1)
     return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
+
+
+def _stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise InputError("expected text in UTF-8", file="standard input") from None

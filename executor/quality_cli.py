@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from executor.shipped import HELDOUT, TINY, documents
+from superinfer.costs.shapes import load_shape
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from traces.cli import print_out, print_table
 
@@ -122,9 +123,8 @@ def measure(settings: Settings) -> Report:
 
 def _tokens(settings: Settings) -> list[int]:
     """The text as bytes for a byte-level model, else by the model's own tokenizer."""
-    config = json.loads(_read(settings.model / "config.json"))
     text = _read(settings.text)
-    if config.get("vocab_size", 0) < 300:
+    if load_shape(settings.model).vocab < 300:
         return [token for part in documents(text) for token in part]
     from tokenizers import Tokenizer
 

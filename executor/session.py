@@ -148,7 +148,9 @@ def out_of_memory(what: str) -> Iterator[None]:
     """Say in one line what there was no memory for."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:  # of a GPU: OutOfMemoryError, which is one
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
         detail = str(error).split(". ")[0]
         raise SuperInferError(f"out of memory while {what}: {detail}") from None
 

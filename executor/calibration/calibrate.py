@@ -40,6 +40,11 @@ from superinfer.costs.shapes import ModelShape
 from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config
 
+BLOCK_TOKENS = (16, 32, 64)
+"""Sizes of blocks that the kernels are made for."""
+LEAST_MODEL_LEN = 64
+"""Shorter contexts leave the grids without a second point."""
+
 DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 KERNEL_SHARE, LINK_SHARE, STEP_SHARE = 0.55, 0.08, 0.27
 """Of the time; the rest is for loading and for the driver's steps."""
@@ -80,6 +85,14 @@ class Subject:
         shape = read_config(source_of(wish.model))[0].shape
         if shape.encoder_layers:
             raise ConfigError(f"{shape.name}: the cost model has no encoder-decoder models")
+        if wish.block_tokens not in BLOCK_TOKENS:
+            raise ConfigError(
+                f"block_tokens: expected one of {BLOCK_TOKENS}, found {wish.block_tokens}"
+            )
+        longest = wish.max_model_len or shape.max_model_len
+        if not LEAST_MODEL_LEN <= longest <= shape.max_model_len:
+            limits = f"{LEAST_MODEL_LEN} to {shape.max_model_len}"
+            raise ConfigError(f"max_model_len: expected {limits}, found {longest}")
         dtype = dtype_of(wish.loading, device)
         shape = replace(shape, dtype_bytes=dtype.itemsize)
         layout = KVLayout(shape.layers, shape.kv_heads, shape.head_dim, wish.block_tokens, dtype)

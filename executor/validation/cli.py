@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from superinfer.errors import ConfigError
+
 GATE = 3
 """Exit code where an error is above `--max-error`."""
 
@@ -49,7 +51,10 @@ def validate(
     from executor.device import default_device
     from executor.validation.validate import Outcome, Wish, validate_all, winners
 
-    more = [part for text in option or () for part in shlex.split(text)]
+    try:
+        more = [part for text in option or () for part in shlex.split(text)]
+    except ValueError as error:
+        raise ConfigError(f"--run: {error}") from None
     chosen = ["--model", model, "--device", device or default_device(), *more]
     wish = Wish(trace, profile, tuple(scheduler or ("vllm",)), tuple(chosen), repeats, out)
     outcomes: list[Outcome] = validate_all(wish, lambda text: print(text, file=sys.stderr))

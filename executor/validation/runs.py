@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from superinfer.costs.profile import load_profile
-from superinfer.errors import InputError, SuperInferError
+from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.results import load_run
 
 Summary = dict[str, Any]
@@ -85,5 +85,7 @@ def _run(command: list[str], out: Path, timeout_s: float | None) -> Path:
     if done.returncode or not out.is_dir():
         words = [line for line in done.stderr.splitlines() if line.strip()]
         said = words[-1] if words else f"exit code {done.returncode}"
-        raise SuperInferError(f"{' '.join(command[2:5])}: {said.removeprefix('error: ')}")
+        mistake = done.returncode == ConfigError.exit_code
+        kind = ConfigError if mistake else SuperInferError
+        raise kind(f"{' '.join(command[2:5])}: {said.removeprefix('error: ')}")
     return out

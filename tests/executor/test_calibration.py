@@ -282,7 +282,7 @@ def test_a_profile_has_every_kernel(profile: Profile) -> None:
     assert set(profile.kernels) == kernels
     assert profile.device == "cpu" and profile.dtype == "fp32"
     assert profile.memory["kv_blocks"] == 64
-    assert profile.host.origin == "measured" and profile.host.step_s > 0
+    assert profile.host.origin == "measured" and profile.host.step_s >= 0
     assert profile.fit["step"]["points"] > 0
     assert any("attention_prefill" in line for line in profile_lines(profile))
 

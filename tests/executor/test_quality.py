@@ -89,7 +89,10 @@ def test_no_two_blocks_share_a_place(model: Any) -> None:
     assert spans[-1][1] <= len(walk.arena)
 
 
-@pytest.mark.parametrize("form", [EXACT, FORMS[0], FORMS[1], FORMS[6], NAIVE])
+LATER = [pytest.param(form, marks=pytest.mark.slow) for form in (EXACT, FORMS[0], FORMS[6])]
+
+
+@pytest.mark.parametrize("form", [FORMS[1], NAIVE, *LATER])
 def test_decodes_and_chunks_see_the_same(model: Any, form: Form) -> None:
     rows = tokens(2, 3 * BLOCK)
     chunks, decodes = (logits(Walk(model, form, rows, by_decode)) for by_decode in (False, True))

@@ -321,7 +321,7 @@ def _giving(engine: Engine, plan: Plan) -> list[Sequence]:
 
 
 FEW = settings(
-    max_examples=25,
+    max_examples=10,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
@@ -335,5 +335,5 @@ def test_places_survive_whatever_happens() -> None:
 
 @pytest.mark.slow
 def test_places_survive_whatever_happens_for_long() -> None:
-    many = settings(FEW, max_examples=400, stateful_step_count=80)
+    many = settings(FEW, max_examples=100, stateful_step_count=80)
     run_state_machine_as_test(Placed, settings=many)

@@ -37,7 +37,7 @@ FOLLOWED = (
     "priority-shrinking",
     "sglang-hicache",
 )
-FEW = settings(SETTINGS, max_examples=2, phases=[Phase.explicit, Phase.generate])
+FEW = settings(SETTINGS, max_examples=2, derandomize=True, phases=[Phase.explicit, Phase.generate])
 BLOCKS = 24
 
 
@@ -90,7 +90,7 @@ def test_places_follow_the_counts_and_keep_every_token(
 @LAGS
 @CACHES
 @ALL
-@settings(SETTINGS, max_examples=40)
+@settings(SETTINGS, max_examples=15, derandomize=True)
 @WORK
 def test_places_follow_the_counts_in_many_runs(
     arm: str, prefix: bool, lag: int, jobs: list[Job], seed: int, slab_blocks: int

@@ -46,8 +46,8 @@ LEAST_MODEL_LEN = 64
 """Shorter contexts leave the grids without a second point."""
 
 DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-KERNEL_SHARE, LINK_SHARE, STEP_SHARE = 0.55, 0.08, 0.27
-"""Of the time; the rest is for loading and for the driver's steps."""
+KERNEL_SHARE, LINK_SHARE = 0.55, 0.08
+"""Of the time; the rest is for loading and for steps."""
 BATCHES = 64
 """Random batches; half of them are held out."""
 Say = Callable[[str], None]

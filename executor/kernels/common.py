@@ -21,8 +21,6 @@ NEVER = tl.constexpr(-1.0e30)
 """Score of a key that is not seen; finite, so that the difference of two is not NaN."""
 LIFT = tl.constexpr(1024.0)
 """Weights times scales of V are kept this much larger, or float16 would lose small ones."""
-LIFT_Q = tl.constexpr(16.0)
-"""The same for queries times scales of K."""
 
 
 @triton.jit

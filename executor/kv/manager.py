@@ -14,7 +14,7 @@ from executor.kv.placer import Held, Placer
 from executor.kv.tables import NO_BITS, NO_OFFSETS, BlockTable, CopyJob, Moves, Offsets
 from executor.kv.tier import TierPlaces
 from superinfer.engine import Engine
-from superinfer.errors import ConfigError
+from superinfer.errors import ConfigError, PlanError
 from superinfer.memory.prefix import Node
 from superinfer.plan import Change, Direction, Plan, Transfer
 from superinfer.sequence import RESIDENT, Sequence, State
@@ -250,7 +250,7 @@ class BlockManager:
         if kind == "preempt":
             self._forget_hosted(seq)
         elif seq.computed_tokens and seq not in self.hosted:
-            raise NotImplementedError(f"{seq!r} was admitted and swapped out in one plan")
+            raise PlanError(f"{seq!r} was admitted and swapped out in one plan")
 
     def _swap_out(self, seq: Sequence, held: Held, transfer: Transfer) -> None:
         """Copy what was computed and has no copy yet; the rest was room for more."""

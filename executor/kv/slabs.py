@@ -129,10 +129,6 @@ class SlabAllocator:
         heapq.heappush(self._spare, index)
         return bits, sources, targets
 
-    def bits_of(self, index: int) -> int:
-        """Precision of a slab that is in use."""
-        return self._slabs[index].bits
-
     def live_offsets(self) -> Offsets:
         """Every place that is taken, in order (for checks)."""
         parts = [

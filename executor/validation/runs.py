@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,6 @@ from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.results import load_run
 
 Summary = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Result folders of one comparison."""
-
-    device: Path
-    simulated: Path
 
 
 def run_device(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -20,6 +21,11 @@ _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 """Constants of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), as signed numbers."""
+
+
+MOST_PENALTY = 100.0
+"""Beyond that a penalty is a mistake: logits are far smaller."""
+_PENALTY = f"from -{MOST_PENALTY:.0f} to {MOST_PENALTY:.0f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +52,13 @@ class Sampling:
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of its range."""
         for name, fits, expected in (
-            ("temperature", self.temperature >= 0, ">= 0"),
+            ("temperature", 0 <= self.temperature < inf, ">= 0"),
             ("top_k", self.top_k >= 0, ">= 0"),
             ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
             ("min_p", 0 <= self.min_p <= 1, "in [0, 1]"),
-            ("repetition_penalty", self.repetition_penalty > 0, "> 0"),
+            ("repetition_penalty", 0 < self.repetition_penalty < inf, "> 0"),
+            ("presence_penalty", abs(self.presence_penalty) <= MOST_PENALTY, _PENALTY),
+            ("frequency_penalty", abs(self.frequency_penalty) <= MOST_PENALTY, _PENALTY),
         ):
             if not fits:
                 raise ConfigError(

@@ -45,14 +45,20 @@ def bench(
     from executor.calibration.calibrate import dtype_of
     from executor.calibration.timing import Deadline
     from executor.device import default_device, find_device
-    from executor.session import ModelOptions
+    from executor.kv.layout import PRECISIONS
+    from executor.models.config import read_config
+    from executor.session import ModelOptions, source_of
     from superinfer.errors import ConfigError
 
     where: torch.device = find_device(device or default_device()).torch
     wanted = _words(only)
     unknown = [name for name in wanted if name not in PARTS]
-    if unknown:
-        raise ConfigError(f"--only: expected some of {', '.join(PARTS)}, got {unknown[0]!r}")
+    if unknown or not wanted:
+        got = unknown[0] if unknown else only
+        raise ConfigError(f"--only: expected some of {', '.join(PARTS)}, got {got!r}")
+    unknown_bits = [number for number in _numbers("bits", bits) if number not in PRECISIONS]
+    if unknown_bits:
+        raise ConfigError(f"--bits: expected some of 16,8,4, got {unknown_bits[0]}")
     points = Points(
         tuple(
             DecodePoint(batch, context, precision)
@@ -62,7 +68,12 @@ def bench(
         ),
         tuple(_numbers("prompts", prompts)),
     )
-    opened = Session.open(model, where, dtype_of(ModelOptions(dtype), where), int8)
+    source = str(source_of(model))
+    longest = read_config(source)[0].shape.max_model_len
+    for name, lengths in (("contexts", contexts), ("prompts", prompts)):
+        if max(_numbers(name, lengths)) > longest:
+            raise ConfigError(f"--{name}: {model} has a context of {longest} tokens")
+    opened = Session.open(source, where, dtype_of(ModelOptions(dtype), where), int8)
     deadline = Deadline(60 * minutes)
     found: dict[str, list[Row]] = {name: [] for name in wanted}
     for name in wanted:

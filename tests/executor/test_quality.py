@@ -96,9 +96,9 @@ LATER = [pytest.param(form, marks=pytest.mark.slow) for form in (EXACT, FORMS[0]
 def test_decodes_and_chunks_see_the_same(model: Any, form: Form) -> None:
     rows = tokens(2, 3 * BLOCK)
     chunks, decodes = (logits(Walk(model, form, rows, by_decode)) for by_decode in (False, True))
-    # Not the same to the last bit: a code may round the other way.
-    assert float((chunks - decodes).abs().max()) < 2e-2
-    assert float((chunks - decodes).abs().mean()) < 1e-4
+    cost = float((chunks - logits(Walk(model, EXACT, rows))).abs().mean())
+    # Not the same to the last bit: a code may round the other way, on some processors more often.
+    assert float((chunks - decodes).abs().mean()) < 1e-5 + cost / 50
 
 
 def test_the_same_form_differs_in_nothing(model: Any) -> None:
@@ -245,7 +245,7 @@ def test_the_table(folder: Path, tmp_path: Path) -> None:
         (("--distance", "4096"), "--distance 4096: the text has"),
         (("--text", "nowhere.txt"), "nowhere.txt: cannot read: No such file"),
         (("--device", "abacus"), "--device abacus: expected cpu, cuda or auto"),
-        (("--model", "nowhere"), "nowhere/config.json: cannot read: No such file"),
+        (("--model", "nowhere"), "unknown model 'nowhere': no such file"),
     ],
 )
 def test_errors_are_one_line(folder: Path, change: tuple[str, ...], error: str) -> None:

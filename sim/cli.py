@@ -46,6 +46,7 @@ from sim.options import (
     Trace,
     WithoutSlo,
 )
+from sim.plan_cli import plan
 from sim.profiles_cli import app as profiles_app
 from superinfer.errors import SuperInferError
 from traces.cli import app as traces_app
@@ -66,6 +67,7 @@ app.add_typer(traces_app, name="traces")
 app.add_typer(profiles_app, name="profiles")
 app.command("cache-study")(cache_study)
 app.command("train-reuse")(train_reuse)
+app.command("plan")(plan)
 
 
 @app.command()

@@ -210,7 +210,7 @@ def test_settings_that_contradict_each_other() -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("rum.tp=3", "unknown (did you mean 'run'?); sections are: classes, memory, run"),
+        ("rum.tp=3", "unknown (did you mean 'run'?); sections are: classes, memory, router, run"),
         (
             "run.modle=x",
             "run.modle: unknown (did you mean 'model'?); known are: backlog, block_tokens, ",

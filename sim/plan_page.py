@@ -136,7 +136,8 @@ def _caption(plan: Plan) -> str:
     plural = "" if best.gpus == 1 else "s"
     return (
         f"{best.gpus} GPU{plural} {best.device} ({best.replicas} x tp {best.tp}) are the fewest "
-        f"with which {100 * plan.wish.attainment:g} % of the requests meet their targets (simulated)."
+        f"with which {100 * plan.wish.attainment:g} % of the requests meet their targets "
+        "(simulated)."
     )
 
 
@@ -183,7 +184,7 @@ def _weak_warnings(plan: Plan) -> Iterator[str]:
         if growing:
             yield (
                 f"{each.name}: the waits of {', '.join(growing)} grow through the run: the load "
-                "seems to be above what is served, and the answer holds for a run of this length only"
+                "seems to be above what is served, and the answer holds for such a run only"
             )
     origins = {_step_times(each) for each in plan.found()}
     if len(origins) > 1 and "roofline" in origins:

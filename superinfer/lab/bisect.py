@@ -1,4 +1,4 @@
-"""The largest load that keeps a promise, such as `slo_attainment >= 0.95`, or the fewest machines."""
+"""The largest load, or the fewest machines, that keep a promise like `slo_attainment >= 0.95`."""
 
 from __future__ import annotations
 

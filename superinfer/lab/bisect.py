@@ -99,16 +99,16 @@ class Fewest:
         while (count := search.wanted) is not None:
             search.tell(kept(count))
 
-    It doubles until the promise holds, then halves what is between. `found` is what it rests on:
-    the number itself and the one below it were both tried. A promise that is kept, broken and kept
-    again as the number grows has no single answer; the one found is the end of such a stretch.
+    From `first` on it doubles until the promise holds, then halves what is between: `found` and the
+    number below it were both tried. A promise that is kept, broken and kept again as the number
+    grows has no single answer; the one found is the beginning of such a stretch.
     """
 
-    def __init__(self, most: int) -> None:
-        if most < 1:
-            raise ConfigError(f"expected a largest number of at least 1, got {most}")
+    def __init__(self, most: int, first: int = 1) -> None:
+        if not 1 <= first <= most:
+            raise ConfigError(f"expected 1 <= first <= most, got {first} and {most}")
         self.most = most
-        self.wanted: int | None = 1
+        self.wanted: int | None = first
         """What is to be tried next; None when the search is over."""
         self.found: int | None = None
         """The smallest number known to keep the promise; None while none is."""

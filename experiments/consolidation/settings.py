@@ -1,0 +1,98 @@
+"""The clusters that are compared, and what is sent to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from superinfer.lab.config import Config, load_config
+
+CHAT, BATCH = "chat", "batch"
+CHAT_USE, BATCH_USE = 0.40, 0.85
+"""Shares of what a replica does when there is always work for it."""
+TTFT_MS = 800.0
+"""P99 of the time to the first token of chat that is to be kept."""
+KEPT = 0.99
+"""Share of the batch cluster's tokens/s that counts as keeping its throughput."""
+ARTICLE = {"separate_gpus": 32, "shared_gpus": 22, "batch_change": 0.12}
+"""What an article of 2026 claims."""
+ROUTER = "slo_aware"
+OTHER_ROUTERS = ("least_loaded", "round_robin")
+MACHINE = ("run.model=llama-3.1-8b", "run.device=a100-80g", "run.costs=calibrated")
+
+_HERE = Path(__file__).parent
+_WAITING = 4
+"""Batch requests per replica that always wait."""
+_TAIL_S = 20.0
+"""The run goes on for so long after the window, so that who arrived in it can finish."""
+_MOST_PER_S = {CHAT: 60.0, BATCH: 12.0}
+"""Requests/s that no replica serves."""
+
+
+@dataclass(slots=True, frozen=True)
+class Size:
+    """How much is simulated: GPUs of both separate clusters together, seconds and seeds."""
+
+    gpus: int
+    window_s: tuple[float, float]
+    seeds: int
+
+    @property
+    def each(self) -> int:
+        """Replicas, of one GPU, of either separate cluster."""
+        return self.gpus // 2
+
+
+SMALL = Size(8, (30.0, 120.0), 3)
+FULL = Size(32, (60.0, 300.0), 5)
+
+
+def saturated(size: Size, name: str) -> Config:
+    """One replica with requests of one class that always wait."""
+    rate = _MOST_PER_S[name]
+    return _config(
+        size,
+        _spec(name),
+        [f"workload.clients.{name}.rate_per_s={rate}", f"run.backlog={{{name}=64}}"],
+    )
+
+
+def separate(size: Size, name: str, rate_per_s: float) -> Config:
+    """A cluster of its own, to which so many requests come per second."""
+    rate = f"workload.clients.{name}.rate_per_s={rate_per_s!r}"
+    return _config(size, _spec(name), [rate], replicas=size.each, router=ROUTER)
+
+
+def shared(size: Size, chat_per_s: float, replicas: int, router: str = ROUTER) -> Config:
+    """One cluster for the chat of the separate one, with batch work that always waits."""
+    requests = int(_MOST_PER_S[BATCH] / 2 * size.gpus * (size.window_s[1] + _TAIL_S) / 2)
+    given = [
+        f"workload.clients.chat.rate_per_s={chat_per_s!r}",
+        f"workload.clients.batch.requests={requests}",
+        f"run.backlog={{batch={_WAITING * replicas}}}",
+    ]
+    return _config(size, str(_HERE / "shared.toml"), given, replicas=replicas, router=router)
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _spec(name: str) -> str:
+    """The chat that is bundled, and batch work of our own."""
+    return "chat" if name == CHAT else str(_HERE / "batch.toml")
+
+
+def _config(
+    size: Size, spec: str, given: list[str], replicas: int = 1, router: str | None = None
+) -> Config:
+    end_s = size.window_s[1] + _TAIL_S
+    settings = [
+        *MACHINE,
+        f"workload.duration_s={end_s}",
+        f"run.duration_s={end_s}",
+        f"run.window_s=[{size.window_s[0]}, {size.window_s[1]}]",
+        *given,
+    ]
+    return load_config(
+        None, settings, trace=spec, scheduler="rotating", replicas=replicas, router=router
+    )

@@ -71,7 +71,7 @@ def run_simulation(
     serve.
     """
     if config.run.replicas > 1:
-        return _run_cluster(config, workload, sinks or [sink] * config.run.replicas)
+        return run_cluster(config, workload, sinks or [sink] * config.run.replicas)
     if sinks:
         (sink,) = sinks
     answers = workload.output_tokens
@@ -91,8 +91,11 @@ def run_simulation(
     return SimResult(record, wall_s, stopwatch.seconds, trust, engine.config, sent)
 
 
-def _run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]) -> SimResult:
-    """The same on several replicas behind a router."""
+def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]) -> SimResult:
+    """The same on replicas behind a router, one for each of `sinks`.
+
+    A cluster of one gives the events and times of a single engine, which runs without these events.
+    """
     answers = workload.output_tokens
     stopwatch, engines = Stopwatch(), list[Engine]()
     cost: StepCost | None = None

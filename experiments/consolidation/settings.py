@@ -43,8 +43,8 @@ class Size:
         return self.gpus // 2
 
 
-SMALL = Size(8, (30.0, 120.0), 3)
-FULL = Size(32, (60.0, 300.0), 5)
+SMALL = Size(8, (90.0, 190.0), 3)
+FULL = Size(32, (120.0, 300.0), 5)
 
 
 def saturated(size: Size, name: str) -> Config:

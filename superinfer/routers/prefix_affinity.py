@@ -30,12 +30,15 @@ class PrefixAffinityRouter:
     _replicas: Sequence[ReplicaView] = field(default=(), init=False, repr=False)
     _went: OrderedDict[Hashable, int] = field(default_factory=OrderedDict, init=False, repr=False)
 
-    def bind(self, replicas: Sequence[ReplicaView]) -> None:
-        """Learn the replicas; ConfigError for settings that leave nothing to follow."""
+    def __post_init__(self) -> None:
+        """ConfigError for settings that leave nothing to follow."""
         if not self.load_bound >= 1:
             raise ConfigError(f"router.load_bound: expected at least 1, got {self.load_bound:g}")
         if self.max_prefixes < 1:
             raise ConfigError(f"router.max_prefixes: expected at least 1, got {self.max_prefixes}")
+
+    def bind(self, replicas: Sequence[ReplicaView]) -> None:
+        """Learn the replicas."""
         self._replicas = replicas
 
     def route(self, request: Request, now: float) -> int:

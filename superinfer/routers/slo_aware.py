@@ -33,12 +33,15 @@ class SloAwareRouter:
     name: str = field(default="slo_aware", init=False)
     _replicas: Sequence[ReplicaView] = field(default=(), init=False, repr=False)
 
-    def bind(self, replicas: Sequence[ReplicaView]) -> None:
-        """Learn the replicas; ConfigError for settings without a meaning."""
+    def __post_init__(self) -> None:
+        """ConfigError for settings without a meaning."""
         if self.chunk_tokens < 1:
             raise ConfigError(f"router.chunk_tokens: expected at least 1, got {self.chunk_tokens}")
         if not self.pace_margin < 1:
             raise ConfigError(f"router.pace_margin: expected below 1, got {self.pace_margin:g}")
+
+    def bind(self, replicas: Sequence[ReplicaView]) -> None:
+        """Learn the replicas."""
         self._replicas = replicas
 
     def route(self, request: Request, now: float) -> int:

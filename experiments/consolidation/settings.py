@@ -17,7 +17,7 @@ KEPT = 0.99
 ARTICLE = {"separate_gpus": 32, "shared_gpus": 22, "batch_change": 0.12}
 """What an article of 2026 claims."""
 ROUTER = "slo_aware"
-OTHER_ROUTERS = ("least_loaded", "round_robin")
+OTHER_ROUTERS = ("least_loaded",)
 MACHINE = ("run.model=llama-3.1-8b", "run.device=a100-80g", "run.costs=calibrated")
 
 _HERE = Path(__file__).parent
@@ -43,7 +43,7 @@ class Size:
         return self.gpus // 2
 
 
-SMALL = Size(8, (90.0, 190.0), 3)
+SMALL = Size(8, (80.0, 160.0), 3)
 FULL = Size(32, (120.0, 300.0), 5)
 
 

@@ -89,7 +89,7 @@ def write_timeline(
     copies. `copy_s` gives the seconds of copying so many blocks in direction `d2h` or `h2d`;
     without it, copies that a step waited for are moments and part of that step.
     """
-    sinks = [sink] if isinstance(sink, TimelineSink) else sink
+    sinks = sink if isinstance(sink, Sequence) else [sink]
     told = [_told(each, record, copy_s) for each in sinks]
     other = {
         "requests_shown": sum(len(each.shown) for each in sinks),

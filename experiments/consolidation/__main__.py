@@ -76,7 +76,7 @@ def write(out: Path, found: dict[str, Any]) -> None:
 
 def study(bench: Bench, size: Size) -> dict[str, Any]:
     """Every number of the study."""
-    full = _run(bench, size, {name: saturated(size, name) for name in (CHAT, BATCH)}, "saturated")
+    full = _run(bench, size, {name: saturated(name) for name in (CHAT, BATCH)}, "saturated")
     capacities = {name: capacity(runs, name) for name, runs in full.items()}
     rates = {
         CHAT: CHAT_USE * capacities[CHAT] * size.each,
@@ -98,6 +98,7 @@ def study(bench: Bench, size: Size) -> dict[str, Any]:
         "separate": {CHAT: of_chat(two[CHAT]), BATCH: of_batch(two[BATCH])},
         "shared": rows,
         "answer": answer,
+        "claimed": size.claimed,
         "routers": routers,
     }
 
@@ -113,13 +114,19 @@ def _smallest(
     bench: Bench, size: Size, chat_per_s: float, batch: list[Run]
 ) -> tuple[list[dict[str, Any]], int | None]:
     """All shared clusters that were tried, and the smallest that is large enough."""
-    search, rows = Fewest(size.gpus, max(1, round(0.6 * size.gpus))), list[dict[str, Any]]()
+    rows: dict[int, dict[str, Any]] = {}
+
+    def row(gpus: int) -> dict[str, Any]:
+        if gpus not in rows:
+            config = shared(size, chat_per_s, gpus)
+            runs = _run(bench, size, {"shared": config}, f"shared, {gpus} GPUs")["shared"]
+            rows[gpus] = of_shared(runs, batch)
+        return rows[gpus]
+
+    search = Fewest(size.gpus, size.claimed)
     while (gpus := search.wanted) is not None:
-        config = shared(size, chat_per_s, gpus)
-        runs = _run(bench, size, {"shared": config}, f"shared, {gpus} GPUs")["shared"]
-        rows.append(of_shared(runs, batch))
-        search.tell(keeps(rows[-1]))
-    return rows, search.found
+        search.tell(keeps(row(gpus)))
+    return list(rows.values()), search.found
 
 
 if __name__ == "__main__":

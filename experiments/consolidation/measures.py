@@ -17,9 +17,7 @@ Numbers = dict[str, Any]
 
 def capacity(runs: Sequence[Run], name: str) -> float:
     """Requests/s of one replica that always has work; SuperInferError if it ran out."""
-    for run in runs:
-        if not run.summary["load"]["backlog_left"][name]:
-            raise SuperInferError(f"{name}: the work was used up: nothing was saturated")
+    _check_left(runs, name)
     return float(np.mean([run.summary["request_throughput"] for run in runs]))
 
 
@@ -40,6 +38,7 @@ def of_shared(runs: Sequence[Run], batch: Sequence[Run]) -> Numbers:
     """Both of a shared cluster, and how its batch work compares, paired by seed, with that of the
     batch cluster.
     """
+    _check_left(runs, BATCH)
     before, after = (np.array(_of(each, BATCH, "output_throughput")) for each in (batch, runs))
     replicas = [each for run in runs for each in run.summary["replicas"]]
     return {
@@ -58,6 +57,12 @@ def keeps(found: Mapping[str, Any]) -> bool:
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _check_left(runs: Sequence[Run], name: str) -> None:
+    for run in runs:
+        if not run.summary["load"]["backlog_left"][name]:
+            raise SuperInferError(f"{name}: the work was used up: nothing was saturated")
 
 
 def _of(runs: Sequence[Run], name: str, key: str) -> list[float]:

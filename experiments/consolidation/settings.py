@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ _WAITING = 4
 """Batch requests per replica that always wait."""
 _TAIL_S = 20.0
 """The run goes on for so long after the window, so that who arrived in it can finish."""
-_MOST_PER_S = {CHAT: 60.0, BATCH: 12.0}
+_MOST_PER_S = {CHAT: 20.0, BATCH: 8.0}
 """Requests/s that no replica serves."""
 
 
@@ -38,20 +39,28 @@ class Size:
     seeds: int
 
     @property
+    def claimed(self) -> int:
+        """GPUs of a shared cluster by the share that the article names."""
+        return math.ceil(self.gpus * ARTICLE["shared_gpus"] / ARTICLE["separate_gpus"])
+
+    @property
     def each(self) -> int:
         """Replicas, of one GPU, of either separate cluster."""
         return self.gpus // 2
 
 
-SMALL = Size(8, (80.0, 160.0), 3)
-FULL = Size(32, (120.0, 300.0), 5)
+SMALL = Size(8, (160.0, 260.0), 3)
+FULL = Size(32, (160.0, 340.0), 5)
+SATURATED_S = (240.0, 440.0)
+"""What is measured of a saturated replica. A batch request stays for about 100 s there, and what
+comes at once in the beginning takes as long to get out of step."""
 
 
-def saturated(size: Size, name: str) -> Config:
+def saturated(name: str, window_s: tuple[float, float] = SATURATED_S) -> Config:
     """One replica with requests of one class that always wait."""
     rate = _MOST_PER_S[name]
     return _config(
-        size,
+        window_s,
         _spec(name),
         [f"workload.clients.{name}.rate_per_s={rate}", f"run.backlog={{{name}=64}}"],
     )
@@ -60,18 +69,19 @@ def saturated(size: Size, name: str) -> Config:
 def separate(size: Size, name: str, rate_per_s: float) -> Config:
     """A cluster of its own, to which so many requests come per second."""
     rate = f"workload.clients.{name}.rate_per_s={rate_per_s!r}"
-    return _config(size, _spec(name), [rate], replicas=size.each, router=ROUTER)
+    return _config(size.window_s, _spec(name), [rate], replicas=size.each, router=ROUTER)
 
 
 def shared(size: Size, chat_per_s: float, replicas: int, router: str = ROUTER) -> Config:
     """One cluster for the chat of the separate one, with batch work that always waits."""
-    requests = int(_MOST_PER_S[BATCH] / 2 * size.gpus * (size.window_s[1] + _TAIL_S) / 2)
+    requests = int(_MOST_PER_S[BATCH] / 2 * replicas * (size.window_s[1] + _TAIL_S))
     given = [
         f"workload.clients.chat.rate_per_s={chat_per_s!r}",
         f"workload.clients.batch.requests={requests}",
         f"run.backlog={{batch={_WAITING * replicas}}}",
     ]
-    return _config(size, str(_HERE / "shared.toml"), given, replicas=replicas, router=router)
+    spec = str(_HERE / "shared.toml")
+    return _config(size.window_s, spec, given, replicas=replicas, router=router)
 
 
 # -- inside ---------------------------------------------------------------------------------------
@@ -83,14 +93,18 @@ def _spec(name: str) -> str:
 
 
 def _config(
-    size: Size, spec: str, given: list[str], replicas: int = 1, router: str | None = None
+    window_s: tuple[float, float],
+    spec: str,
+    given: list[str],
+    replicas: int = 1,
+    router: str | None = None,
 ) -> Config:
-    end_s = size.window_s[1] + _TAIL_S
+    end_s = window_s[1] + _TAIL_S
     settings = [
         *MACHINE,
         f"workload.duration_s={end_s}",
         f"run.duration_s={end_s}",
-        f"run.window_s=[{size.window_s[0]}, {size.window_s[1]}]",
+        f"run.window_s=[{window_s[0]}, {window_s[1]}]",
         *given,
     ]
     return load_config(

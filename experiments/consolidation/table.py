@@ -64,13 +64,12 @@ def findings(summary: Numbers) -> Iterator[str]:
     )
     if answer is None:
         yield f"**No shared cluster of up to {gpus} GPUs keeps both.** {claimed}"
-        return
-    row = next(each for each in summary["shared"] if each["gpus"] == answer)
-    yield (
-        f"**{gpus} -> {answer} GPUs ({100 * (answer / gpus - 1):.0f} %)**: chat P99 TTFT "
-        f"{_spread(row['p99_ttft_ms'], 0)} ms, batch throughput "
-        f"{_spread(row['batch_change'], 1, 100)} %. {claimed}"
-    )
+    else:
+        change = f"{100 * (answer / gpus - 1):.0f} %"
+        yield f"**{gpus} -> {answer} GPUs ({change})**: {_words(summary, answer)} {claimed}"
+    share = summary["claimed"]
+    if share != answer:
+        yield f"At the article's share, {share} of {gpus} GPUs: {_words(summary, share)}"
     work = CHAT_USE / 2 + BATCH_USE / 2
     yield (
         f"Both clusters do the work of {work * gpus:.1f} saturated GPUs: no shared cluster can do "
@@ -79,6 +78,15 @@ def findings(summary: Numbers) -> Iterator[str]:
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _words(summary: Numbers, gpus: int) -> str:
+    """What a shared cluster of so many GPUs gives."""
+    row = next(each for each in summary["shared"] if each["gpus"] == gpus)
+    return (
+        f"chat P99 TTFT {_spread(row['p99_ttft_ms'], 0)} ms, batch throughput "
+        f"{_spread(row['batch_change'], 1, 100)} %."
+    )
 
 
 def _table(summary: Numbers) -> Iterator[str]:

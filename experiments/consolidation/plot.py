@@ -43,7 +43,8 @@ def write_picture(summary: Mapping[str, Any], folder: Path) -> None:
         )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(True, color="0.9", lw=0.6)
-        axes.legend(framealpha=0.85, fontsize=8)
+    left.legend(framealpha=0.85, fontsize=8)
+    right.legend(framealpha=0.85, fontsize=8, loc="lower right")
     figure.suptitle("Simulated, Llama-3.1-8B on A100-80G; bars: 95 % over the seeds.", fontsize=9)
     with replacing(folder / PICTURE) as staged:
         figure.savefig(staged, format="png", dpi=110, metadata={"Software": None})

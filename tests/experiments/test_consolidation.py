@@ -79,7 +79,7 @@ def test_the_smallest_shared_cluster_is_found_and_written(tmp_path: Path) -> Non
         BATCH: pytest.approx(BATCH_USE * 3.0 * 4),
     }
     assert found["answer"] == 6
-    assert sorted(bench.asked) == [3, 4, 5, 6]
+    assert sorted(set(bench.asked)) == [3, 4, 5, 6]
     write(tmp_path, {"made_by": made_by("a test", profile="none"), **found})
     assert (tmp_path / PICTURE).read_bytes().startswith(b"\x89PNG")
     words = (tmp_path / "results.md").read_text()

@@ -91,6 +91,12 @@ class Placement(Protocol):
         """They are no longer kept; if `to_host`, they are part of what is there now."""
         ...
 
+    def mirror_requantised(self, seq: Sequence) -> None:
+        """Blocks of a member have lost bits: those copies are no longer kept, nor is what the copy
+        under way brings for it.
+        """
+        ...
+
     def mirror_given_up(self) -> None:
         """What the copy under way brings is not kept."""
         ...

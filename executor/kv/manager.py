@@ -37,7 +37,7 @@ class BlockManager:
         _check_supported(engine, arena)
         self.engine = engine
         self.device = Placer(arena.allocator())
-        self.host = HostPlaces(host)
+        self.host = HostPlaces(host, arena.size)
         self.hosted: dict[Sequence, HostBlocks] = {}
         """What is on the host of sequences that were swapped out."""
         self.mirrored = MirrorPlaces(self.host)
@@ -104,7 +104,6 @@ class BlockManager:
         self._free_trimmed()
         if node is not None:
             self.device.demote(node, np.arange(blocks), from_bits, to_bits)
-            self.tier.refresh(node)
             return
         held = self.device.held[seq]
         own = max(1, held.shared)
@@ -119,14 +118,12 @@ class BlockManager:
             if table is None:  # new, or on the host alone till now
                 table = nodes[node] = BlockTable(node.blocks)
                 table.append(held.table.offsets[where], held.table.bits[where])
-                self.tier.refresh(node)
             elif len(table) < node.blocks:
                 new = slice(node.start + len(table), node.stop)
                 table.append(held.table.offsets[new], held.table.bits[new])
             elif table.bits[0] != node.bits:  # others had it with fewer bits than this one may have
                 self.device.places.give(table.offsets)
                 table.put(slice(None), held.table.offsets[where], held.table.bits[where])
-                self.tier.refresh(node)
             else:
                 self.device.wait_for("h2d", table.offsets)  # it may be being loaded for another one
                 self.device.places.give(held.table.offsets[where])
@@ -213,6 +210,10 @@ class BlockManager:
         """Its places are free, or become those of what is there now."""
         self._kept.pop(seq, None)
         self.mirrored.leave(seq, to_host)
+
+    def mirror_requantised(self, seq: Sequence) -> None:
+        """Its places are free."""
+        self.mirrored.requantised(seq, self.device.held[seq].table)
 
     def mirror_given_up(self) -> None:
         """Its places are free for copies that follow."""

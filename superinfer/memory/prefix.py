@@ -306,6 +306,10 @@ class PrefixIndex:
         """Make two of an edge, at block `stop`; `node` is the lower one. Returns the upper."""
         return self._split(node, stop)
 
+    def set_bits(self, node: Node, bits: int) -> None:
+        """The blocks of a node on the device have so many bits from now on."""
+        node.bits = bits
+
     def reclaim(self, blocks: int) -> list[tuple[Node, int]]:
         """Drop `blocks` cached blocks in the policy's order; returns what was taken from where."""
         taken = []
@@ -357,7 +361,7 @@ class PrefixIndex:
         if node.bits < request.slo_class.min_kv_bits:
             if node.on_device:
                 self.pool.count_small(node.bits, 0, -node.blocks)
-            node.bits = 16
+            self.set_bits(node, 16)
         return node
 
     def _lock(self, node: Node, above: Node | None) -> None:

@@ -2,8 +2,9 @@
 
 A cached block is worth hits to expect for each second that it keeps its place (the reuse model and
 its Gittins index, `memory.orders`), times the seconds that computing it again would take at its
-place in the prompt, times the highest class weight among those who used it lately. All blocks count
-as equally large, whatever their bits, so a value per byte has the same order. Marconi (arXiv
+place in the prompt, times the highest class weight among those who used it lately, for the room
+that it takes: a block of 4 bits that takes a quarter of a block of 16 bits is worth four times as
+much. On the device that room is its share of a full slab, on the host its bytes. Marconi (arXiv
 2411.19379) weighs recency by FLOPs saved per byte, RAGCache (arXiv 2404.12457) frequency by the
 time to compute; the order of leaves of the prefix tree is theirs, too.
 
@@ -21,7 +22,7 @@ time to compute; the order of leaves of the prefix tree is theirs, too.
   a target. With or without prefix caching.
 
 Left out: token types and tenants of a request, which traces do not have; cached blocks that nobody
-holds lose no more bits, and their copies to and from the host are charged as of 16 bits.
+holds lose no more bits.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.prefix import Node, PrefixIndex
 from superinfer.memory.reuse.model import load_model
 from superinfer.memory.reuse.prices import CopySize, Prices
+from superinfer.memory.slabs import NO_SMALL, Small
 from superinfer.memory.tiered import TieredIndex
 
 if TYPE_CHECKING:
@@ -182,11 +184,11 @@ class SloAwareMemory:
         """The lowest in value on the host."""
         return self._used.shelf.victim(blocks)
 
-    def loads(self, start_blocks: int, stop_blocks: int) -> bool:
+    def loads(self, start_blocks: int, stop_blocks: int, small: Small = NO_SMALL) -> bool:
         """True if that is predicted to be faster than to compute them."""
         prices, size = self._used.prices, self._used.tree.block_tokens
         compute_s = prices.compute_s(start_blocks * size, stop_blocks * size)
-        return prices.copy_s(stop_blocks - start_blocks, "h2d") < compute_s
+        return prices.copy_s(stop_blocks - start_blocks, "h2d", small) < compute_s
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -204,7 +206,7 @@ class Parts:
     ) -> None:
         pool, block_tokens = tree.pool, tree.block_tokens
         near = Surroundings(pool.total, block_tokens, None, settings.weights or None, True)
-        pricing = Pricing(prices, block_tokens)
+        pricing = Pricing(prices, block_tokens, pool, host.sizes)
         appraiser = LearnedAppraiser(load_model(near.weights))
         self.tree, self.host, self.prices = tree, host, prices
         self.pins = Pins(int(settings.pin_share * pool.total), settings.pin_s)

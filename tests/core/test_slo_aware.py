@@ -28,6 +28,7 @@ from superinfer.memory.reuse.history import FEATURES, LATELY_S, History, Visit
 from superinfer.memory.reuse.model import HEADS, WIDTH
 from superinfer.memory.reuse.prices import Prices
 from superinfer.memory.reuse.value import used_within
+from superinfer.memory.slabs import EQUAL_SIZES, ONE_BLOCK_SLABS, BlockSizes, Slabs
 from superinfer.memory.slo_aware import SloAwareMemory
 from superinfer.request import Request, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler
@@ -86,11 +87,19 @@ def prompt(at_s: float, *ids: int, weight: float = 1.0, index: int = 0) -> Reque
 class Shelf:
     """An index filled prompt by prompt, without an engine."""
 
-    def __init__(self, weights: str, host_blocks: int = 0, cost: Any = COST, **settings: Any):
-        self.pool, self.host = BlockPool(100), HostPool(0, host_blocks)
+    def __init__(
+        self,
+        weights: str,
+        host_blocks: int = 0,
+        cost: Any = COST,
+        slabs: Slabs = ONE_BLOCK_SLABS,
+        sizes: BlockSizes = EQUAL_SIZES,
+        **settings: Any,
+    ):
+        self.pool, self.host = BlockPool(100, slabs), HostPool(0, host_blocks, sizes)
         settings = {"pin_share": 0.0, "guard": False} | settings
         self.policy = SloAwareMemory(weights, **settings)
-        self.policy.bind_costs(cost, lambda blocks: (blocks, blocks))
+        self.policy.bind_costs(cost, lambda blocks, small: (sizes.total(blocks, small), blocks))
         self.index = self.policy.index(self.pool, self.host, BLOCK)
 
     def put(self, req: Request, *, until_s: float | None = None, answer: int = 0) -> Node:
@@ -168,7 +177,7 @@ class ContextCost(FakeCost):
 
 def test_seconds_of_a_stretch() -> None:
     """Chunks of 2,048 tokens; half a chunk takes half of its time."""
-    prices = Prices(ContextCost(), BLOCK, lambda blocks: (blocks, 1))
+    prices = Prices(ContextCost(), BLOCK, lambda blocks, small: (blocks, 1))
     first, second = 2048 * 2.024, 2048 * (1.0 + 2.048 + 1.024)
     assert prices.compute_s(0, 2048) == pytest.approx(first)
     assert prices.compute_s(2048, 4096) == pytest.approx(second)
@@ -183,6 +192,57 @@ def test_the_best_weight_of_those_who_used_it_lately() -> None:
     assert history.visit(prompt(10.0, 1, 3), 10.0).weights == [5.0, 1.0, 1.0]
     late = LATELY_S + 1.0
     assert set(history.visit(prompt(late, 1, 3), late).weights) == {1.0}
+
+
+QUARTERS = BlockSizes(4, 2, 1)
+"""Bytes of blocks of 16, 8 and 4 bits."""
+
+
+def shrink(shelf: Shelf, node: Node, bits: int) -> None:
+    """A cached node has fewer bits."""
+    shelf.pool.count_small(bits, 0, node.blocks)
+    shelf.index.set_bits(node, bits)
+    shelf.policy.unused(node)
+
+
+@pytest.mark.parametrize(
+    ("slabs", "weight", "gone"),
+    [
+        (Slabs(1, 2, 4), 3.0, [1, 2]),  # 1 / 15 for a quarter of the room: more than 3 / 15
+        (Slabs(1, 2, 4), 5.0, [2, 1]),
+        (ONE_BLOCK_SLABS, 3.0, [2, 1]),  # slabs have room for no more of the smaller blocks
+    ],
+)
+def test_a_block_of_four_bits_is_worth_more_for_its_room(
+    even: str, slabs: Slabs, weight: float, gone: list[int]
+) -> None:
+    shelf = Shelf(even, slabs=slabs)
+    shelf.put(prompt(0.0, 1, weight=weight))
+    shrink(shelf, shelf.put(prompt(1.0, 2)), 4)
+    assert shelf.gone(2) == gone
+
+
+def test_a_smaller_block_is_cheaper_to_copy(even: str) -> None:
+    """4 s to compute a block, 4 s to copy it at 16 bits, 1 s at 4 bits: it goes to the host, where
+    the room of one block of 16 bits holds four; at 16 bits a copy would save nothing.
+    """
+    shelf = Shelf(even, 1, sizes=QUARTERS, slabs=Slabs(1, 2, 4))
+    shelf.put(prompt(0.0, 1, 2))
+    shelf.index.reclaim(2)
+    assert shelf.on_host() == []
+    shrink(shelf, shelf.put(prompt(1.0, 3, 4, 5)), 4)
+    shelf.index.reclaim(3)
+    assert shelf.on_host() == [3, 4, 5]
+    assert (shelf.host.cached, shelf.host.nbytes) == (3, 3)
+    assert (shelf.host.cache_room(4), shelf.host.cache_free) == (1, 0)
+
+
+def test_loads_by_the_bytes_that_are_there(even: str) -> None:
+    """5 s and 1 s a byte: four blocks take 16 s to compute, 21 s to load at 16 bits, 13 s at 8."""
+    slow = FakeCost(step=0.0, per_chunk_token=1.0, copy=5.0, per_byte=1.0)
+    policy = Shelf(even, 10, slow, sizes=QUARTERS).policy
+    assert not policy.loads(0, 4)
+    assert policy.loads(0, 4, (4, 0))
 
 
 def test_generated_text_goes_first(even: str) -> None:

@@ -46,7 +46,7 @@ class ValuedOrder:
         surroundings: Surroundings,
         appraiser: Appraiser,
         guard: Guard | None = None,
-        pricing: Pricing = lambda worth: None,
+        pricing: Pricing = lambda worth, bits: None,
         pins: Pins | None = None,
     ) -> None:
         self._block_tokens = surroundings.block_tokens

@@ -121,7 +121,7 @@ def test_room_for_smaller_blocks_costs_three_slabs() -> None:
 
 def test_no_room_on_the_host_is_an_error() -> None:
     with pytest.raises(OutOfSlabsError, match="no host arena"):
-        HostPlaces(None).take(1)
+        HostPlaces(None).take(np.full(1, 16, np.int8))
 
 
 def test_an_index_of_another_kind_is_refused() -> None:

@@ -11,16 +11,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from superinfer.memory.runs import Runs, cut, demoted, small_in
+from superinfer.memory.slabs import FIRST_BLOCKS
 from superinfer.plan import Requantise
 
 if TYPE_CHECKING:
     from superinfer.engine import Engine
     from superinfer.memory.base import Ladder
-    from superinfer.memory.prefix import Node
+    from superinfer.memory.prefix import Node, Shrunk
     from superinfer.sequence import Sequence
 
-FIRST_BLOCKS: Final = 1
-"""Blocks at the beginning that keep 16 bits: attention leans on the first tokens."""
 GRAIN: Final = 0.02
 """Share of the pool by which demotion goes below a threshold, and by which more is taken before it
 looks again."""
@@ -205,8 +204,13 @@ class Demotion:
     def _relight(self, seq: Sequence) -> None:
         self._engine.batch.lighten(seq, self.light_tokens(seq) - seq.light_tokens)
 
+    def shrunk(self, shrunk: Shrunk) -> Requantise:
+        """The conversion of cached blocks that nobody holds."""
+        blocks, from_bits, to_bits = shrunk
+        return self._job(None, from_bits, to_bits, blocks, True)
+
     def _job(
-        self, seq: Sequence, from_bits: int, to_bits: int, blocks: int, shared: bool
+        self, seq: Sequence | None, from_bits: int, to_bits: int, blocks: int, shared: bool
     ) -> Requantise:
         nbytes = blocks * (self._bytes[from_bits] + self._bytes[to_bits])
         return Requantise(seq, from_bits, to_bits, blocks, shared, nbytes)

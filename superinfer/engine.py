@@ -503,7 +503,7 @@ class Engine:
         steps = draft.steps if decodes else draft.chunk_steps
         if draft.chunks and steps > draft.chunk_steps:
             steps = draft.chunk_steps
-        if self._has_host and steps > 0:
+        if steps > 0 and (self._has_host or self._shrinks_cached):
             steps = self._steps_without_copies(steps, bool(draft.chunks))
         if steps > 1 and decodes and self.demotion is not None:
             steps = min(steps, self.batch.steps_within(self.demotion.room, steps) + 1)
@@ -523,21 +523,32 @@ class Engine:
             for seq, before in demotion.take_changed():
                 self.mirror.requantised(self.batch, seq, before)
         for seq, from_bits, to_bits, blocks, _, _ in done:
+            assert seq is not None
             self._emit(now, "requantise", seq, (blocks, from_bits, to_bits))
         self._requantised += done
 
     def _steps_without_copies(self, steps: int, chunks: bool) -> int:
-        """Copies of cached blocks come before a step, or follow on one: a slice ends where one may
-        be needed. With an offload tier a waiting request may also miss a block that goes.
+        """Copies of cached blocks, and conversions, come before a step, or follow on one: a slice
+        ends where one may be needed. With an offload tier a waiting request may also miss a block
+        that goes.
         """
         tier, offload = self.tier, self.offload
         if offload is not None:
             steps = offload.steps_before_store(self.batch, steps)
         if chunks or steps == 1:
             return 1
+        if self._shrinks_cached:
+            return self._steps_without_eviction(steps)
         if len(self.live) == self.resident if tier is None else not tier.tier.writes_back:
             return steps
         return self._steps_without_eviction(steps)
+
+    @property
+    def _shrinks_cached(self) -> bool:
+        """True if cached blocks may lose bits when they are in the way."""
+        if self.demotion is None or self.tree is None or self.tree.ladder is None:
+            return False
+        return self.tree.ladder.shrinks_cached
 
     def _steps_without_eviction(self, steps: int) -> int:
         """How many of so many decodes, one at least, take free blocks alone."""
@@ -773,7 +784,16 @@ class Engine:
 
     def _reclaim(self, wanted: int, now: float) -> None:
         assert self.prefix is not None
-        self._note_reclaimed(self.prefix.reclaim(wanted), now)
+        if not self._shrinks_cached:
+            self._note_reclaimed(self.prefix.reclaim(wanted), now)
+            return
+        assert self.tree is not None and self.demotion is not None
+        self._note_reclaimed(self.tree.make_room(wanted), now)
+        for shrunk in self.tree.take_shrunk():
+            self._requantised.append(self.demotion.shrunk(shrunk))
+            self.recorder.events += 1
+            if self._sink is not None:
+                self._sink((now, "requantise", "", *shrunk))
 
     def _note_reclaimed(self, taken: Items[tuple[object, int]], now: float) -> None:
         for _, blocks in taken:

@@ -61,6 +61,10 @@ class Placement(Protocol):
         """The last `blocks` blocks of a leaf, which has them still, are dropped."""
         ...
 
+    def shrunk(self, node: Node, from_bits: int, to_bits: int) -> None:
+        """All blocks of a cached node have fewer bits from now on."""
+        ...
+
     # -- its host tier --------------------------------------------------------------------------
 
     def backed_up(self, node: Node) -> None:

@@ -294,7 +294,6 @@ class Device:
             if job.background:
                 self.moving.add(cast("Transfer", job.transfer))
 
-
     def _compare(self, job: CopyJob, transfer: Transfer) -> None:
         """A copy moves what the core booked; of cached blocks some may have moved already."""
         sizes = self.engine.config.block_sizes

@@ -11,7 +11,7 @@ from executor.kv.arena import Arena, HostArena
 from executor.kv.host import HostBlocks, HostPlaces
 from executor.kv.mirrored import MirrorPlaces
 from executor.kv.placer import Held, Placer
-from executor.kv.tables import NO_BITS, NO_OFFSETS, BlockTable, CopyJob, Moves, Offsets
+from executor.kv.tables import NO_BITS, NO_OFFSETS, BlockTable, CopyJob, Moves
 from executor.kv.tier import TierPlaces
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError, PlanError
@@ -49,8 +49,6 @@ class BlockManager:
         self._kept: dict[Sequence, int] = {}
         """Blocks whose places on the host stay, of those that come back with this plan."""
         self._changes: list[Change] = []
-        self._trimmed: list[Offsets] = []
-        """Places of dropped nodes. A swap-out of the same plan may still have to read them."""
         engine.place(self)
 
     # -- what a driver calls --------------------------------------------------------------------
@@ -177,11 +175,15 @@ class BlockManager:
         """Its places are free when nobody has to read them any more."""
         table = self.device.nodes[node]
         left = len(table) - blocks
-        self._trimmed.append(table.offsets[left:].copy())
+        self.device.trimmed.append(table.offsets[left:].copy())
         if left:
             table.truncate(left)
         else:
             del self.device.nodes[node]
+
+    def shrunk(self, node: Node, from_bits: int, to_bits: int) -> None:
+        """Rewrite them. Copies of the same plan may still have to read what was dropped."""
+        self.device.demote(node, np.arange(node.blocks), from_bits, to_bits)
 
     def backed_up(self, node: Node) -> None:
         """It gets a place on the host; the copy begins with the next plan."""
@@ -189,7 +191,7 @@ class BlockManager:
 
     def moved_to_host(self, node: Node) -> None:
         """Its places on the device are free when nobody has to read them any more."""
-        self._trimmed.append(self.tier.move(node))
+        self.device.trimmed.append(self.tier.move(node))
 
     def dropped_on_host(self, node: Node, blocks: int) -> None:
         """Their places are free when nobody has to read them any more."""
@@ -328,9 +330,9 @@ class BlockManager:
                 self.device.extend(self.device.held[seq], -(-tokens // size))
 
     def _free_trimmed(self) -> None:
-        for offsets in self._trimmed:
+        for offsets in self.device.trimmed:
             self.device.give_cached(offsets)
-        self._trimmed.clear()
+        self.device.trimmed.clear()
 
     def _free_returned(self) -> None:
         for hosted in self._returned.values():

@@ -246,6 +246,25 @@ class Ladder(Protocol):
 
 
 @runtime_checkable
+class CachedLadder(Protocol):
+    """What a memory policy has beside that if cached blocks that nobody holds may lose bits, too.
+
+    Its classes' demands are kept in `Node.floor_bits`.
+    """
+
+    @property
+    def shrinks_cached(self) -> bool:
+        """False while there is nothing that might."""
+        ...
+
+    def shrinks(self, node: Node) -> tuple[int, int, int] | None:
+        """Blocks of a leaf that was named as the `victim` lose bits instead: the first one, the one
+        behind the last, and the bits that they get; None if it is to go.
+        """
+        ...
+
+
+@runtime_checkable
 class CostAware(Protocol):
     """What a memory policy has beside that if it weighs what blocks cost and save."""
 

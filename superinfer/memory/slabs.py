@@ -16,6 +16,8 @@ SLAB_BYTES: Final = 64 << 20
 SCALE_BYTES: Final = 2
 """Scales and minima are 16-bit floats."""
 
+FIRST_BLOCKS: Final = 1
+"""Blocks at the beginning that keep 16 bits: attention leans on the first tokens."""
 
 Small = tuple[int, int]
 """Blocks of 8 bits and of 4 bits."""

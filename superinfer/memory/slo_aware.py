@@ -19,10 +19,10 @@ time to compute; the order of leaves of the prefix tree is theirs, too.
 * **Guard.** While a shadow LRU of the same size hits more, blocks go by age alone (`orders.guard`).
 * **Precision.** Running requests lose bits under pressure, as far as their classes allow
   (`min_kv_bits`; `superinfer.demotion`): those of the lowest weight first, of equals those without
-  a target. With or without prefix caching.
+  a target. With or without prefix caching. Cached blocks that nobody holds lose bits before they
+  go, where that keeps more value (`orders.shrinking`).
 
-Left out: token types and tenants of a request, which traces do not have; cached blocks that nobody
-holds lose no more bits.
+Left out: token types and tenants of a request, which traces do not have.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.host import HostShelf, Pricing
 from superinfer.memory.orders.pins import Pins
+from superinfer.memory.orders.shrinking import Shrinking
 from superinfer.memory.orders.slo_aware import LearnedAppraiser
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.prefix import Node, PrefixIndex
@@ -98,6 +99,7 @@ class SloAwareMemory:
     writes_back: bool = field(default_factory=lambda: True, init=False)
     load_min_tokens: int = field(default_factory=int, init=False)
     load_timing: Timing = field(default_factory=lambda: "before_step", init=False)
+    shrinks_cached: bool = field(default_factory=bool, init=False, repr=False)
     _costs: Costs | None = field(default_factory=lambda: None, init=False, repr=False)
     _parts: Parts | None = field(default_factory=lambda: None, init=False, repr=False)
 
@@ -138,6 +140,10 @@ class SloAwareMemory:
 
     def retain(self, node: Node, request: Request) -> None:
         """A use of the node's prompt."""
+        floor_bits = self.floor_bits(request)
+        node.floor_bits = max(node.floor_bits, floor_bits)
+        if floor_bits < 16:
+            self.shrinks_cached = self._used.shrinking is not None
         self._used.retain(node, request)
 
     def unused(self, node: Node) -> None:
@@ -161,6 +167,11 @@ class SloAwareMemory:
     def shrinks_first(self, request: Request) -> tuple[float, bool]:
         """By weight; of equals, who was promised nothing."""
         return request.slo_class.weight, not request.slo.empty
+
+    def shrinks(self, node: Node) -> tuple[int, int, int] | None:
+        """Where that keeps more value."""
+        shrinking = self._used.shrinking
+        return None if shrinking is None else shrinking.part(node)
 
     # -- host -----------------------------------------------------------------------------------
 
@@ -213,6 +224,13 @@ class Parts:
         self.guard = Guard(near) if settings.guard else None
         self.order = ValuedOrder(near, appraiser, self.guard, pricing.on_device, self.pins)
         self.shelf = HostShelf(self.order, pricing, prices, host, block_tokens)
+        self.shrinking: Shrinking | None = None
+        if settings.shrink_8_at <= 1:
+            fewest_bits, tail_tokens = 4 if settings.shrink_4_at <= 1 else 8, settings.tail_tokens
+            lost_s = self.shelf.lost_s
+            self.shrinking = Shrinking(
+                self.order, prices, pool, lost_s, fewest_bits, tail_tokens, block_tokens
+            )
 
     def retain(self, node: Node, request: Request) -> None:
         """A use. The shadow of the guard has the room that prompts have now: the device, less what

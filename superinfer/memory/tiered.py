@@ -272,7 +272,7 @@ class TieredIndex(PrefixIndex):
         if len(node.children) != 1:
             return
         (child,) = node.children.values()
-        for name in ("last_access_s", "priority", "note", "hits", "answer", "bits"):
+        for name in ("last_access_s", "priority", "note", "hits", "answer", "bits", "floor_bits"):
             if getattr(node, name) != getattr(child, name):
                 return
         if self.placement is not None:

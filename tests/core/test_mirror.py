@@ -200,7 +200,7 @@ class Both:
         seq = Sequence(request(self.made, tokens, 0))
         self.made += 1
         seq.computed_tokens, seq.state = tokens, State.DECODING
-        if tokens % 3 == 2:  # it came back with fewer bits
+        if tokens % 5 == 2:  # it came back with fewer bits
             seq.runs = joined([(16, 1), (8, tokens // BLOCK - 1)])
         kept = min(kept, tokens // BLOCK, max(0, self.host.mirror_room))
         if kept:
@@ -371,8 +371,8 @@ def test_a_small_copy_left_over_from_a_rotation_is_one() -> None:
     both = play([("join", 20, 0)], 100)
     (seq,) = both.batch.members
     seq.runs = ((16, 1), (8, 4))
-    both.mirror.leave(seq, False)
     both.activate()
+    both.mirror.leave(seq, False)
     both.mirror.join(seq, 5)
     assert (both.mirror.synced(seq), both.host.nbytes) == ((5, (4, 0)), 4 + 4 * 2)
     before, seq.runs = seq.runs, demoted(seq.runs, 1, 2, 8, 4)

@@ -43,6 +43,11 @@ class Pricing:
         load_s = self._prices.block_copy_s("h2d", bits)
         return self._cached(worth, "host", bits, load_s, self._host_shares[bits])
 
+    def lost_s(self, chance: float, node: Node) -> float:
+        """Expected seconds that a block of a node's end costs when it is dropped."""
+        worth: Worth = node.note
+        return chance * self._compute_s(worth)[worth.stretch(node, self._block_tokens)]
+
     def load_saves_s(self, node: Node) -> float:
         """Seconds that a block of a node's end saves if it is loaded and not computed."""
         worth: Worth = node.note
@@ -143,6 +148,17 @@ class HostShelf:
         worth: Worth = node.note
         worth.kept_s, worth.kept_chance = now, chance
         return True
+
+    def lost_s(self, chance: float, node: Node) -> float:
+        """Expected seconds that a block costs when it leaves the device: it comes here, if that is
+        better than to drop it.
+        """
+        prices, bits = self._prices, node.bits
+        dropped_s = self._pricing.lost_s(chance, node)
+        if not self._host.cache_total:
+            return dropped_s
+        moved_s = self._store_s(node) + chance * prices.block_copy_s("h2d", bits)
+        return min(dropped_s, moved_s)
 
     def push(self, node: Node) -> None:
         """Queue a leaf of the host."""

@@ -128,6 +128,10 @@ class ValuedOrder:
             if node.note.values and node.reclaimable:
                 self._push(node)
 
+    def chance(self, node: Node, life_s: float) -> float:
+        """How likely the last block of a leaf is used in the next `life_s` seconds."""
+        return self._queue.chance(node, self.now_s, life_s)
+
     def switch(self, plain: bool) -> None:
         """Go by age alone from now on, or by value."""
         self.appraise()

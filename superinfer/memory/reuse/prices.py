@@ -28,6 +28,7 @@ class Prices:
         self._prefill_s = [0.0]
         """To compute so many chunks from the beginning of a prompt; longer when asked for more."""
         self._block_copy_s: dict[tuple[str, int], float] = {}
+        self._convert_s: dict[tuple[int, int], float] = {}
 
     def block_copy_s(self, direction: str, bits: int = 16) -> float:
         """To copy a block of these bits, as one of many."""
@@ -41,6 +42,16 @@ class Prices:
     def copy_s(self, blocks: int, direction: str, small: Small = NO_SMALL) -> float:
         """To copy so many blocks, `small` ones among them."""
         return self._cost.transfer_s(*self._copy_size(blocks, small), direction)
+
+    def convert_s(self, from_bits: int, to_bits: int) -> float:
+        """To bring a block to fewer bits, as one of many."""
+        found = self._convert_s.get((from_bits, to_bits))
+        if found is None:
+            sizes = [self._copy_size(COPIED_BLOCKS, small_of(bits, COPIED_BLOCKS))[0]
+                     for bits in (from_bits, to_bits)]  # fmt: skip
+            found = self._cost.requantise_s(sum(sizes), to_bits) / COPIED_BLOCKS
+            self._convert_s[from_bits, to_bits] = found
+        return found
 
     def compute_s(self, start_tokens: int, stop_tokens: int) -> float:
         """To compute a stretch of a prompt, what is before it being there."""

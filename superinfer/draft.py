@@ -188,7 +188,7 @@ class Draft(DraftLoads):
         seq.host_blocks = self.blocks_for(seq.computed_tokens)
         self._engine.host.hold(seq.host_blocks, seq.host_small)
         seq.preemptions += 1
-        transfer = self._transfer(seq, "d2h", dirty.count, timing, dirty.small)
+        transfer = self._transfer(seq, "d2h", dirty.number, timing, dirty.small)
         self._engine.resident -= 1
         if timing == "background":
             seq.state, seq.transfer = State.MOVING_OUT, transfer

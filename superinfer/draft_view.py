@@ -143,7 +143,7 @@ class DraftView:
         if mirror is None:
             return Blocks(held, small)
         synced = mirror.synced(seq)
-        return Blocks(held - synced.count, lacking(small, synced.small))
+        return Blocks(held - synced.number, lacking(small, synced.small))
 
     def queued_s(self, direction: Direction) -> float:
         """Predicted seconds until a direction of the link is through with the copies under way and
@@ -174,7 +174,7 @@ class DraftView:
         way behind what waits for the link now.
         """
         dirty, small = self.dirty(seq), self._engine.small_blocks(seq)
-        out_s = self.queued_s("d2h") + self.copy_s(dirty.count, "d2h", dirty.small)
+        out_s = self.queued_s("d2h") + self.copy_s(dirty.number, "d2h", dirty.small)
         return out_s + self.queued_s("h2d") + self.copy_s(self.held_blocks(seq), "h2d", small)
 
     def offload_loses(self, seq: Sequence) -> bool:

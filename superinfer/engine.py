@@ -522,9 +522,9 @@ class Engine:
         if self.mirror is not None:
             for seq, before in demotion.take_changed():
                 self.mirror.requantised(self.batch, seq, before)
-        for seq, from_bits, to_bits, blocks, _, _ in done:
-            assert seq is not None
-            self._emit(now, "requantise", seq, (blocks, from_bits, to_bits))
+        for job in done:
+            assert job.sequence is not None
+            self._emit(now, "requantise", job.sequence, (job.blocks, job.from_bits, job.to_bits))
         self._requantised += done
 
     def _steps_without_copies(self, steps: int, chunks: bool) -> int:
@@ -585,7 +585,7 @@ class Engine:
         self, kind: str, copied: Blocks, transfers: list[Transfer], timing: Timing, now: float
     ) -> None:
         """Book a copy to the host that no request asked for."""
-        blocks = copied.count
+        blocks = copied.number
         if not blocks:
             return
         nbytes, pieces = self.copy_size(blocks, copied.small)
@@ -602,7 +602,7 @@ class Engine:
             written = NO_BLOCKS
             if draft.write_blocks and decodes:
                 written = self.mirror.start(self.batch, draft.write_blocks)
-            if written.count:
+            if written.number:
                 self._copy_cached("write_through", written, draft.background, "background", now)
                 self.mirror.begin(draft.background[-1])
         if self._has_host:

@@ -279,14 +279,14 @@ class Mirror:
         self._next_watermark, self._grown_under_way = stop, grown
         first = self._take_first_blocks(limit - grown)
         self.backlog = not full and (stop < batch.step or self._waits())
-        self._held = Blocks(grown + first.count, first.small)
+        self._held = Blocks(grown + first.number, first.small)
         return self._held
 
     def begin(self, transfer: Transfer) -> None:
         """The chosen blocks are on their way."""
         self.transfer = transfer
-        self._host.mirror(self._held.count, self._held.small)
-        self.written_bytes += self._host.sizes.total(self._held.count, self._held.small)
+        self._host.mirror(self._held.number, self._held.small)
+        self.written_bytes += self._host.sizes.total(self._held.number, self._held.small)
 
     def landed(self) -> None:
         """The transfer is over: what it copied has copies, unless its member has left."""
@@ -298,7 +298,7 @@ class Mirror:
                 member.copy(stretches, some)
                 arrived += length(stretches)
                 small = added(small, some)
-        self._drop_transfer(Blocks(self._held.count - arrived, lacking(self._held.small, small)))
+        self._drop_transfer(Blocks(self._held.number - arrived, lacking(self._held.small, small)))
         self.transfer, self._held = None, NO_BLOCKS
 
     # -- inside ---------------------------------------------------------------------------------
@@ -325,7 +325,7 @@ class Mirror:
 
     def _written_bytes(self, member: Mirrored) -> int:
         """Of its copies, what was written through."""
-        blocks = self._synced(member).count - length(member.kept)
+        blocks = self._synced(member).number - length(member.kept)
         return self._host.sizes.total(blocks, lacking(member.small, member.kept_small))
 
     def _count(self, seq: Sequence, member: Mirrored) -> None:
@@ -404,8 +404,8 @@ class Mirror:
 
     def _drop_transfer(self, blocks: Blocks) -> None:
         """So many blocks of the transfer are of no use."""
-        self._host.mirror(-blocks.count, lacking(NO_SMALL, blocks.small))
-        self.wasted_bytes += self._host.sizes.total(blocks.count, blocks.small)
+        self._host.mirror(-blocks.number, lacking(NO_SMALL, blocks.small))
+        self.wasted_bytes += self._host.sizes.total(blocks.number, blocks.small)
 
 
 def _join_order(seq: Sequence) -> tuple[int, int]:

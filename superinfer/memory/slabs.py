@@ -27,14 +27,12 @@ NO_SMALL: Final[Small] = (0, 0)
 class Blocks(NamedTuple):
     """So many blocks, `small` ones of 8 and 4 bits among them."""
 
-    count: int
+    number: int
     small: Small = NO_SMALL
 
-    def plus(self, bits: int, count: int) -> Blocks:
-        """With `count` more of these bits."""
-        if bits == 16:
-            return Blocks(self.count + count, self.small)
-        return Blocks(self.count + count, added(self.small, small_of(bits, count)))
+    def plus(self, bits: int, more: int) -> Blocks:
+        """With so many more of these bits."""
+        return Blocks(self.number + more, added(self.small, small_of(bits, more)))
 
 
 NO_BLOCKS: Final = Blocks(0)

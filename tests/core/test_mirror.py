@@ -312,7 +312,7 @@ def test_a_slow_link_lags_behind_in_order() -> None:
         backlog = both.mirror.backlog
         both.land()
         both.check()
-        copies.append(([both.mirror.synced(s).count for s in both.batch.members], backlog))
+        copies.append(([both.mirror.synced(s).number for s in both.batch.members], backlog))
     assert copies == [([2, 2], True), ([3, 4], True), ([4, 4], False)]
 
 
@@ -324,7 +324,7 @@ def test_copies_give_way_earliest_member_first(used: int, synced: list[int], was
     both = play([("join", 16, 0), ("join", 8, 0), ("start", 9, 0), ("land", 0, 0)], 22)
     both.host_holds(used, 0)
     both.check()
-    assert [both.mirror.synced(seq).count for seq in both.batch.members] == synced
+    assert [both.mirror.synced(seq).number for seq in both.batch.members] == synced
     assert both.mirror.wasted_bytes == wasted
 
 
@@ -339,7 +339,7 @@ def test_a_copy_under_way_gives_way_too() -> None:
     both.start(3, 0)
     both.land()
     both.check()
-    assert [both.mirror.synced(seq).count for seq in both.batch.members] == [1, 2]
+    assert [both.mirror.synced(seq).number for seq in both.batch.members] == [1, 2]
 
 
 def test_only_blocks_that_lost_bits_are_copied_again() -> None:

@@ -199,7 +199,7 @@ def test_write_through_at_the_kth_hit(hits: int, copied: list[int]) -> None:
         if now > 1.0:
             shelf.index.hit(prompt(0, 1, 2, 3, 4), node)
         shelf.index.release(node, now)
-        blocks.append(shelf.index.take_backed_up().count)
+        blocks.append(shelf.index.take_backed_up().number)
     assert blocks == copied
     assert shelf.places() == [(0, 4, "both")]
     shelf.index.reclaim(4)
@@ -350,7 +350,7 @@ class TwoShelves:
         before = (self.pool.referenced, self.pool.cached, self.host.cached)
         node, _ = self.index.acquire(req, keys, found)
         if node is not None:
-            blocks = self.index.load(node).count
+            blocks = self.index.load(node).number
             self.index.unlock(node)
             self.index.unload(node, blocks)
         assert before == (self.pool.referenced, self.pool.cached, self.host.cached)

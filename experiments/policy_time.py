@@ -83,6 +83,10 @@ class TimedMemory(SloAwareMemory):
         """Timed."""
         return SPENT.time(lambda: SloAwareMemory.keep(self, node))
 
+    def shrinks(self, node: Node) -> tuple[int, int, int] | None:
+        """Timed."""
+        return SPENT.time(lambda: SloAwareMemory.shrinks(self, node))
+
     def host_unused(self, node: Node) -> None:
         """Timed."""
         SPENT.time(lambda: SloAwareMemory.host_unused(self, node))

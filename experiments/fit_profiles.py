@@ -25,7 +25,7 @@ TARGETS = (
         for device in ("a100-80g", "h100", "h200")
         for model, tp in (("llama-3.1-8b", 1), ("llama-3.1-70b", 4), ("llama-3.1-70b", 8))
     ),
-    ("rtxpro6000", "llama-3.1-8b", 1),
+    *(("rtxpro6000", model, 1) for model in ("llama-3.1-8b", "qwen3-32b", "qwen3-30b-a3b")),
 )
 FOLDERS = {"rtxpro6000": "llmservingsim"}
 """Where measurements lie that are not those of aiconfigurator and Vidur."""

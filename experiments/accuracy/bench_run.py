@@ -154,6 +154,5 @@ def _bar(path: Path) -> dict[tuple[str, str], float]:
     for line in path.read_text(encoding="utf-8").splitlines():
         words = line.split()
         if len(words) == 5 and words[0] in _METRICS and words[1] in _STATISTICS:
-            real, simulated = float(words[2]), float(words[3])
-            found[_METRICS[words[0]], _STATISTICS[words[1]]] = simulated / real - 1.0
+            found[_METRICS[words[0]], _STATISTICS[words[1]]] = float(words[4].rstrip("%")) / 100
     return found

@@ -31,6 +31,7 @@ from superinfer.lab.profiles.fits import (
     fit_table,
     relative_fit,
     rounded,
+    thirds,
 )
 from superinfer.lab.profiles.kernels import Entry, fit_cells
 from superinfer.lab.profiles.measurements import read_csv
@@ -60,6 +61,8 @@ STREAMING: Mapping[str, Mapping[str, int]] = {
     "embed": {"embedding": 1, "final_layernorm": 1},
 }
 """Layers that make up a kernel, and how often; those that a model does not have are left out."""
+EXPERT_COUNTS = 60
+"""Token counts at which a block of experts is read off, evenly in logarithms."""
 _CHUNK_ROWS = (4096.0, 8192.0, 16384.0, 32768.0)
 
 
@@ -164,7 +167,7 @@ def _dense(tables: Tables, shape: ModelShape) -> Fits:
             points = Points(points_of[0][0].x, np.asarray(seconds))
             fits[kernel] = _over_tokens(tables, kernel, points)
     if shape.experts:
-        fits["moe_gemm"] = _over_tokens(tables, "moe_gemm", _experts(tables, shape))
+        fits["moe_gemm"] = _experts(tables, shape), {}
     return fits
 
 
@@ -182,23 +185,37 @@ def _over_tokens(
     return continued(fitted, points, END_TOKENS), {}
 
 
-def _experts(tables: Tables, shape: ModelShape) -> Points:
+def _experts(tables: Tables, shape: ModelShape) -> Fitted:
     """A block of experts, read at the number of them that so many tokens reach on average.
 
     Each token picks `k` of `E` independently: `E * (1 - (1 - k/E)^n)` of them are loaded.
     """
     table = tables.read("moe", "tokens activated_experts time_us")
-    share = shape.experts_per_token / shape.experts
-    counts, seconds = [], []
-    for tokens, rows in table.groupby("tokens"):
-        reached = shape.experts * (1.0 - (1.0 - share) ** float(tokens))
-        at = rows.sort_values("activated_experts")
-        curve = Curve(
-            tuple(at.activated_experts.to_numpy(float)), tuple(at.time_us.to_numpy(float) * 1e-6)
+    curves = {
+        float(tokens): Curve(
+            tuple(rows.activated_experts.to_numpy(float).tolist()),
+            tuple((rows.time_us * 1e-6).to_numpy(float).tolist()),
         )
-        counts.append(float(tokens))
-        seconds.append(curve.at(reached))
-    return Points(np.array(counts), np.array(seconds))
+        for tokens, rows in table.sort_values("activated_experts").groupby("tokens")
+    }
+    counts, share = np.array(sorted(curves)), shape.experts_per_token / shape.experts
+    tables.ranges["moe_gemm"] = {"tokens": [int(counts[0]), int(counts[-1])]}
+
+    def seconds(tokens: float, known: Array) -> float:
+        """Between two counts on their line, each read at what `tokens` reach."""
+        reached = shape.experts * (1.0 - (1.0 - share) ** tokens)
+        return float(np.interp(tokens, known, [curves[x].at(reached) for x in known]))
+
+    errors = [
+        abs(seconds(tokens, counts[~held]) / seconds(tokens, counts) - 1.0)
+        for held in thirds(len(counts))
+        for tokens in counts[held]
+    ]
+    steps = np.unique(np.round(np.geomspace(counts[0], counts[-1], EXPERT_COUNTS)))
+    points = Points(steps, np.array([seconds(tokens, counts) for tokens in steps]))
+    curve = fit_curve(points)
+    fitted = Fitted(Kernel({"tokens": curve.axis}, curve.seconds), np.array(errors), len(table))
+    return continued(fitted, points, END_TOKENS)
 
 
 def _rows(tables: Tables) -> Fits:
@@ -255,6 +272,7 @@ def _idle(both: pd.DataFrame, prefill: Fitted, mixed: Fitted) -> Fitted:
     launch_s = decodes.seconds[0][0]
     parts = np.array([chunks.at(t, c) + decodes.at(n, k) - launch_s for t, c, n, k, _ in rows])
     pairs, seconds = rows[:, 0] * rows[:, 2], rows[:, 4]
+    # Where there are few pairs it is the difference of two times that are alike.
     large = pairs >= 0.25 * pairs.max()
     rest = np.clip(seconds - parts, 0.0, None)
     per_pair_s = float(np.median(rest[large] / pairs[large]))

@@ -3,7 +3,8 @@
     python -m experiments.fit_profiles [--data DIR] [--out DIR]
 
 `DIR` holds `profiles/aiconfigurator`, `profiles/vidur` and `profiles/llmservingsim` (default: the
-environment variable `SUPERINFER_DATA`, else `../shared/data`). How they are fitted, with their errors: docs/profiles.md.
+environment variable `SUPERINFER_DATA`, else `../shared/data`). How they are fitted, with their
+errors: docs/profiles.md.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments.accuracy.bench_run import Array, BenchRun, Stamps, read_run, states_at
 from experiments.accuracy.serving_page import draw, page
@@ -117,9 +118,7 @@ def compare(run: BenchRun, config: Config) -> Comparison:
     return Comparison(
         run=run,
         stamps=stamps,
-        lines=[
-            line for name in real for line in _lines(name, real[name], ours[name], run.bar)
-        ],
+        lines=[line for name in real for line in _lines(name, real[name], ours[name], run.bar)],
         per_request={name: float(np.mean(np.abs(ours[name] - real[name]))) for name in real},
         states=_states(run, stamps, result),
         trust=result.trust,
@@ -135,9 +134,7 @@ def simulated_stamps(run: BenchRun, record: RunRecord) -> Stamps:
     first_s, last_s = table.first_token_s, table.finish_s
     ends_s = np.unique(np.concatenate((record.tokens.decode_end_s, first_s, last_s)))
     following = np.minimum(np.searchsorted(ends_s, run.arrival_s), len(ends_s) - 1)
-    busy = np.array(
-        [np.any((run.arrival_s < at_s) & (last_s > at_s)) for at_s in run.arrival_s]
-    )
+    busy = np.array([np.any((run.arrival_s < at_s) & (last_s > at_s)) for at_s in run.arrival_s])
     queued_s = np.where(busy, ends_s[following], run.arrival_s)
     queued_s = np.minimum(queued_s, table.first_scheduled_s)
     return Stamps(queued_s, table.first_scheduled_s, first_s, last_s)
@@ -158,9 +155,9 @@ def _lines(metric: str, real: Array, ours: Array, bar: dict[tuple[str, str], flo
     found = []
     for name, quantile in STATISTICS.items():
         low, high = np.percentile(_statistic(real[drawn], quantile), [2.5, 97.5])
-        values = (float(_statistic(data, quantile)) for data in (real, ours))
+        known, simulated = (float(_statistic(data, quantile)) for data in (real, ours))
         interval = (float(low), float(high))
-        found.append(Line(metric, name, *values, bar.get((metric, name)), interval))
+        found.append(Line(metric, name, known, simulated, bar.get((metric, name)), interval))
     return found
 
 
@@ -170,9 +167,7 @@ def _statistic(values: Array, quantile: int | None) -> Any:
     return np.percentile(values, quantile, axis=-1)
 
 
-def _states(
-    run: BenchRun, stamps: Stamps, result: SimResult
-) -> dict[str, tuple[Array, Array]]:
+def _states(run: BenchRun, stamps: Stamps, result: SimResult) -> dict[str, tuple[Array, Array]]:
     """Running and waiting as the series has them; KV from the stamps on both sides."""
     if not run.states:
         return {}
@@ -190,7 +185,7 @@ def _blocks(run: BenchRun, stamps: Stamps, at_s: Array, block_tokens: int) -> Ar
     return np.asarray(np.where(running, np.ceil(tokens / block_tokens), 0.0).sum(axis=0))
 
 
-def contexts(run: BenchRun, stamps: Stamps, at_s: Array) -> tuple[Array, Array]:
+def contexts(run: BenchRun, stamps: Stamps, at_s: Array) -> tuple[Array, NDArray[np.bool_]]:
     """Tokens of every request (rows) at given times (columns), and whether it is running then."""
     begin, end = stamps.first_s[:, None], stamps.last_s[:, None]
     share = np.clip((at_s - begin) / np.maximum(end - begin, 1e-9), 0.0, 1.0)
@@ -211,7 +206,9 @@ def chunked_samples(run: BenchRun, cost: StepCost) -> Array:
     """
     places = int(run.meta["engine_kwargs"]["max_num_seqs"])
     budget = int(run.meta["engine_kwargs"]["max_num_batched_tokens"])
-    stamps, samples, seen = run.stamps, [], set()
+    stamps = run.stamps
+    samples: list[float] = []
+    seen: set[int] = set()
     own_s = cost.host.chunked_s
     for row, request in enumerate(run.workload.requests):
         known = bool(request.hash_ids) and request.hash_ids[0] in seen
@@ -227,7 +224,7 @@ def chunked_samples(run: BenchRun, cost: StepCost) -> Array:
         before_s = cost.step_s((), decodes, context)
         chunk = Chunk(request.prompt_tokens, 0)
         step_s = cost.step_s((chunk,), decodes, context + decodes) - own_s
-        samples.append(stamps.first_s[row] - at_s - before_s - step_s)
+        samples.append(float(stamps.first_s[row] - at_s - before_s - step_s))
     return np.array(samples)
 
 

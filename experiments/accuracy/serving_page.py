@@ -34,7 +34,7 @@ def _latencies(found: Comparison) -> Iterator[str]:
 
 def _row(line: Line) -> str:
     low, high = (100 * (value / line.real_ms - 1.0) for value in line.interval_ms)
-    bar = "–" if line.bar is None else f"{100 * line.bar:+.1f} %"
+    bar = "-" if line.bar is None else f"{100 * line.bar:+.1f} %"
     digits = 2 if line.metric == "TPOT" else 1
     return (
         f"| {line.metric} | {line.statistic} | {line.real_ms:,.{digits}f} | "
@@ -63,7 +63,7 @@ def _facts(found: Comparison) -> Iterator[str]:
         f"{found.preemptions} preemptions, {found.total_blocks:,} KV blocks."
     )
     warning = range_warning(found.trust)
-    yield (f"Outside what was measured: {warning}." if warning else "No step left what was measured.")
+    yield f"Extrapolated: {warning}." if warning else "No step left what was measured."
 
 
 def draw(found: Comparison, path: Path) -> None:

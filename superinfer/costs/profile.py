@@ -147,11 +147,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
             "step_s": profile.host.step_s,
             "per_sequence_s": profile.host.per_sequence_s,
             "origin": profile.host.origin,
-            **{
-                name: value
-                for name in _OPTIONAL_HOST
-                if (value := getattr(profile.host, name))
-            },
+            **{name: value for name in _OPTIONAL_HOST if (value := getattr(profile.host, name))},
         },
         "memory": profile.memory,
         "quality": profile.quality,

@@ -168,7 +168,7 @@ class KernelCost(StepCost):
         self._lines_cache: dict[int, _Lines] = {}
         self._beside_cache: dict[int, _Lines] = {}
         self._idle_s = 0.0
-        """Seconds per pair of a sequence and a query that it does not have, in steps with chunks."""
+        """With chunks: seconds per pair of a sequence and a query that it does not have."""
         self._single_cache: dict[tuple[int, int, int], float] = {}
 
     def step_s(self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int) -> float:

@@ -192,11 +192,11 @@ def _experts(tables: Tables, shape: ModelShape) -> Fitted:
     """
     table = tables.read("moe", "tokens activated_experts time_us")
     curves = {
-        float(tokens): Curve(
+        float(rows.tokens.iloc[0]): Curve(
             tuple(rows.activated_experts.to_numpy(float).tolist()),
             tuple((rows.time_us * 1e-6).to_numpy(float).tolist()),
         )
-        for tokens, rows in table.sort_values("activated_experts").groupby("tokens")
+        for _, rows in table.sort_values("activated_experts").groupby("tokens")
     }
     counts, share = np.array(sorted(curves)), shape.experts_per_token / shape.experts
     tables.ranges["moe_gemm"] = {"tokens": [int(counts[0]), int(counts[-1])]}
@@ -211,7 +211,8 @@ def _experts(tables: Tables, shape: ModelShape) -> Fitted:
         for held in thirds(len(counts))
         for tokens in counts[held]
     ]
-    steps = np.unique(np.round(np.geomspace(counts[0], counts[-1], EXPERT_COUNTS)))
+    spread = np.geomspace(counts[0], counts[-1], EXPERT_COUNTS, dtype=float)
+    steps = np.array([float(x) for x in np.unique(np.round(spread))])
     points = Points(steps, np.array([seconds(tokens, counts) for tokens in steps]))
     curve = fit_curve(points)
     fitted = Fitted(Kernel({"tokens": curve.axis}, curve.seconds), np.array(errors), len(table))
@@ -318,11 +319,13 @@ def _unequal(tables: Tables, regime: str, fitted: Fitted) -> tuple[Fitted, Entry
     rows = table[table.regime == regime]
     if rows.empty:
         raise InputError(f"expected rows of the regime {regime}", file=str(tables.folder / "skew"))
-    logs = np.log(rows.t_skew_us / rows.t_mean_us)
-    mean = logs.groupby(rows.n).mean()
-    left = np.abs(np.exp(mean.reindex(rows.n).to_numpy() - logs.to_numpy()) - 1.0)
-    grid, sizes = _grid(fitted), np.log2(np.array([1.0, *mean.index.to_numpy(float)]))
-    ratios = np.exp(np.interp(np.log2(grid.rows), sizes, [0.0, *mean.to_numpy()]))
+    sizes, logs = rows.n.to_numpy(float), np.log((rows.t_skew_us / rows.t_mean_us).to_numpy(float))
+    known = np.unique(sizes)
+    means = np.array([logs[sizes == size].mean() for size in known])
+    left = np.abs(np.exp(np.interp(sizes, known, means) - logs) - 1.0)
+    grid = _grid(fitted)
+    axis, levels = np.log2([1.0, *known]), [0.0, *means]
+    ratios = np.exp(np.interp(np.log2(grid.rows), axis, levels))
     raised = np.array(grid.seconds) * ratios[:, None]
     raised = np.maximum.accumulate(raised, axis=0)
     axes = {"sequences": grid.rows, "context_tokens": grid.columns}

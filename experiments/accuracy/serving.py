@@ -218,10 +218,12 @@ def chunked_samples(run: BenchRun, cost: StepCost) -> Array:
             continue
         tokens, running = contexts(run, stamps, np.array([at_s]))
         decoding = running[:, 0] & (stamps.first_s < at_s)
-        decodes, context = int(decoding.sum()), int(tokens[decoding, 0].sum())
+        held = tokens[decoding, 0]
+        decodes, context = len(held), int(held.sum())
         if decodes < FULL_SHARE * places or request.prompt_tokens > budget - places:
             continue
         before_s = cost.step_s((), decodes, context)
+        before_s += cost.uneven_s(decodes, context, int(held.max()))
         chunk = Chunk(request.prompt_tokens, 0)
         step_s = cost.step_s((chunk,), decodes, context + decodes) - own_s
         samples.append(float(stamps.first_s[row] - at_s - before_s - step_s))

@@ -10,6 +10,8 @@ Named smooth models of a profile:
 
 In a step with both, attention takes `prefill + mixed decodes + idle * (rows * longest - tokens)`:
 rows are the decodes and chunks, tokens those of the chunks, and longest those of the longest one.
+Steps of decodes alone take `uneven * (longest context - mean context)` more: where contexts are not
+split among thread blocks, the one that has the longest goes on when the others have ended.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ _PER_ROW = ("gemm_lm_head", "sample")
 class CalibratedCost(KernelCost):
     """The cost model of one profile. Pure, with caches by token count and by batch size.
 
-    Decode attention assumes sequences of equal context: it is read at the batch's mean.
+    Decode attention is read at the batch's mean context; `uneven_s` is what it takes more.
     """
 
     def __init__(self, profile: Profile, shape: ModelShape, host: HostCost | None = None) -> None:
@@ -90,6 +92,8 @@ class CalibratedCost(KernelCost):
         self._decode = _grid(profile.kernels["attention_decode_16"])
         mixed = profile.kernels.get("attention_mixed_16")
         self._mixed = None if mixed is None else _grid(mixed)
+        self._uneven = self._kernel("attention_uneven")
+        self.knows_longest = self._uneven is not None
         self._prefill = _prefill(profile.kernels["attention_prefill"], shape.layers)
         if idle := self._kernel("attention_idle"):
             self._idle_s = (idle.at(1.0) - idle.at(0.0)) * shape.layers
@@ -124,6 +128,13 @@ class CalibratedCost(KernelCost):
         """As measured; without a measurement at the rate of attention."""
         curve = self._kernel(f"requantise_{to_bits}")
         return super().requantise_s(nbytes, to_bits) if curve is None else curve.at(nbytes)
+
+    def uneven_s(self, decodes: int, context_tokens: int, longest_tokens: int) -> float:
+        """In proportion to what the longest context is above the mean."""
+        if self._uneven is None or not decodes:
+            return 0.0
+        above = longest_tokens - context_tokens / decodes
+        return self._uneven.at(decodes) * above * self.shape.layers if above > 0 else 0.0
 
     def _fixed_s(self, tokens: int) -> float:
         return self._tokens_curve.at(tokens)

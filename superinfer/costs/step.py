@@ -76,6 +76,8 @@ class StepCost(ABC):
 
     limits: Limits = NO_LIMITS
     """Where measuring ended."""
+    knows_longest: bool = False
+    """Whether `uneven_s` is ever more than nothing."""
 
     def __init__(self, shape: ModelShape, tp: int, links: dict[str, Link], host: HostCost) -> None:
         shape.require_tp(tp)
@@ -127,6 +129,10 @@ class StepCost(ABC):
     def host_s(self, sequences: int) -> float:
         """Host seconds before a step over `sequences` requests."""
         return self._host_step_s + self._host_sequence_s * sequences
+
+    def uneven_s(self, decodes: int, context_tokens: int, longest_tokens: int) -> float:
+        """What a step of decodes alone takes more because their contexts are unequal."""
+        return 0.0
 
     def set_link(self, bytes_per_s: float) -> None:
         """Give the link to the host another speed, the same in both directions."""

@@ -48,6 +48,9 @@ CHUNKED = {
 }
 """Seconds that a step with chunks takes beyond its kernels, by device: the one constant that is
 fitted to a run, on steps of the part where all places are taken (`experiments.accuracy fit`)."""
+SPLIT_BLOCKS = 0.8 * 2 * 188
+"""Sequences x KV heads below which FlashAttention 2 splits the contexts of a decode batch among
+thread blocks: 0.8 of twice the multiprocessors (`num_splits_heuristic`), of which this GPU has 188."""
 END_TOKENS = 32768.0
 """Tables go on in a line to here; what was measured ends earlier, and the profile says where."""
 END_ROWS = 2048.0
@@ -74,7 +77,7 @@ def holds_tables(folder: Path) -> bool:
 def from_tables(folder: Path, device: str, shape: ModelShape, tp: int) -> Profile:
     """The profile of a model on a device; raises like `build_profile`."""
     tables, spec = Tables(folder, device, shape, tp), load_device(device)
-    fits = _dense(tables, shape) | _rows(tables) | _attention(tables)
+    fits = _dense(tables, shape) | _rows(tables) | _attention(tables, shape, tp)
     kernels = {name: each.kernel for name, (each, _) in fits.items()}
     if tp > 1:
         kernels["all_reduce"] = _all_reduce(spec, tp)
@@ -235,7 +238,7 @@ def _rows(tables: Tables) -> Fits:
 # -- attention ------------------------------------------------------------------------------------
 
 
-def _attention(tables: Tables) -> Fits:
+def _attention(tables: Tables, shape: ModelShape, tp: int) -> Fits:
     names = "prefill_chunk kv_prefill n_decode kv_decode time_us"
     table = tables.read("attention", names)
     table = table.assign(seconds=table.time_us * 1e-6)
@@ -246,14 +249,15 @@ def _attention(tables: Tables) -> Fits:
     mixed = _cells(least, "n_decode", "kv_decode")
     prefill = fit_cells(*alone, ("chunk_tokens", "context_tokens"))
     axes = ("sequences", "context_tokens")
-    beside = fit_cells(*mixed, axes)
+    alone_decodes, beside = fit_cells(*decode, axes), fit_cells(*mixed, axes)
     idle = _idle(both, prefill, beside)
     tables.ranges["attention_prefill"] = {"chunk_tokens": [1, int(alone[0][-1])]}
     return {
         "attention_prefill": (_longer(prefill, alone), {}),
-        "attention_decode_16": _unequal(tables, "pure", fit_cells(*decode, axes)),
-        "attention_mixed_16": _unequal(tables, "mixed", beside),
+        "attention_decode_16": (alone_decodes, {}),
+        "attention_mixed_16": _unequal(tables, beside),
         "attention_idle": (idle, {}),
+        "attention_uneven": (_uneven(tables, alone_decodes, shape.gpu_kv_heads(tp)), {}),
     }
 
 
@@ -308,17 +312,52 @@ def _longer(fitted: Fitted, cells: tuple[Array, Array, Array]) -> Fitted:
     return replace(fitted, kernel=Kernel(axes, (*grid.seconds, *more)))
 
 
-def _unequal(tables: Tables, regime: str, fitted: Fitted) -> tuple[Fitted, Entry]:
-    """A table of batches of equal contexts, raised to what unequal ones take.
+def _uneven(tables: Tables, decode: Fitted, kv_heads: int) -> Fitted:
+    """Seconds per token that the longest context of a decode batch is above the mean.
+
+    From batches with as few long contexts as were measured, in most of which it is one. Errors are
+    those of their whole times.
+    """
+    table = tables.read("skew", "regime n nb kv_big kv_mean t_mean_us t_skew_us")
+    rows = table[table.regime == "pure"]
+    rows = rows[rows.nb == rows.groupby("n").nb.transform("min")]
+    if rows.empty:
+        raise InputError("expected rows of the regime pure", file=str(tables.folder / "skew"))
+    grid = _grid(decode)
+    sizes, above = rows.n.to_numpy(float), (rows.kv_big - rows.kv_mean).to_numpy(float)
+    equal = np.array([grid.at(n, k) for n, k in zip(rows.n, rows.kv_mean, strict=True)])
+    skewed = equal * (rows.t_skew_us / rows.t_mean_us).to_numpy(float)
+    known = np.unique(sizes)
+    per_token = (skewed - equal) / above
+    slopes = np.array([max(0.0, float(np.median(per_token[sizes == n]))) for n in known])
+    axis, seconds = _with_step(known, slopes, np.ceil(SPLIT_BLOCKS / kv_heads))
+    found = Curve(tuple(axis.tolist()), tuple(rounded(seconds)))
+    ours = equal + above * np.array([found.at(n) for n in sizes])
+    kernel = Kernel({"sequences": found.axis}, found.seconds)
+    return Fitted(kernel, np.abs(ours / skewed - 1.0), len(rows))
+
+
+def _with_step(axis: Array, values: Array, edge: float) -> tuple[Array, Array]:
+    """A table in which the value of the first point past an edge begins at the edge."""
+    after = int(np.searchsorted(axis, edge))
+    if not 0 < after < len(axis) or axis[after] == edge:
+        return axis, values
+    before = [edge - 1.0] if axis[after - 1] < edge - 1.0 else []
+    levels = [values[after - 1]] * len(before) + [values[after]]
+    return np.insert(axis, after, [*before, edge]), np.insert(values, after, levels)
+
+
+def _unequal(tables: Tables, fitted: Fitted) -> tuple[Fitted, Entry]:
+    """The table of decodes beside chunks, raised from equal contexts to what unequal ones take.
 
     The skew table has batches in which some contexts are several times as long as the others,
     against equal ones of the same mean. The ratio of their times depends on the batch size and
     little on who is long; its mean goes into the table. `unequal_mape` is what is left of it.
     """
     table = tables.read("skew", "regime n t_mean_us t_skew_us")
-    rows = table[table.regime == regime]
+    rows = table[table.regime == "mixed"]
     if rows.empty:
-        raise InputError(f"expected rows of the regime {regime}", file=str(tables.folder / "skew"))
+        raise InputError("expected rows of the regime mixed", file=str(tables.folder / "skew"))
     sizes, logs = rows.n.to_numpy(float), np.log((rows.t_skew_us / rows.t_mean_us).to_numpy(float))
     known = np.unique(sizes)
     means = np.array([logs[sizes == size].mean() for size in known])
@@ -362,8 +401,9 @@ def _sources(tables: Tables, shape: ModelShape, tp: int) -> list[str]:
         f"All kernels: {SOURCE} profiler/perf, {tables.folder.parents[1].name} tp{tp}, vLLM "
         f"{tables.vllm} launching kernel by kernel, one layer{experts}; in a line past the range",
         f"Attention beside chunks: {SOURCE}, decodes beside the shortest chunk, and a cost per "
-        "pair of a decode and a query of the chunk; tables of batches of equal contexts are raised "
-        "by the mean ratio that unequal ones of the same size took (skew.csv)",
+        "pair of a decode and a query of the chunk; raised by the mean ratio that unequal contexts "
+        "took (skew.csv)",
+        f"Decodes alone: {SOURCE}, equal contexts; what a longer one adds is from skew.csv",
         *(["All-reduce: assumed, a ring over the nominal link"] if tp > 1 else []),
         "Host and links: assumed, but for chunked_s: fitted to the part of one run of vLLM 0.19.0 "
         "on this device (Llama-3.1-8B) in which all places were taken",

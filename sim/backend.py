@@ -51,6 +51,8 @@ class SimBackend:
         """Set by anything that the scheduler should hear of at the next step boundary."""
         self._contexts: list[tuple[int, int, int, Sequence]] = []
         """A heap of what members had when they joined, less the step; the longest first."""
+        self._uneven_s = 0.0
+        """What unequal contexts add to each step of the plan that was started last."""
         self._link_free_s = {"h2d": 0.0, "d2h": 0.0}
         self._coming = iter(coming)
         self._next = next(self._coming, None)
@@ -82,6 +84,9 @@ class SimBackend:
             self.oracle.watch(plan.joined)
             if self.cost.knows_longest:
                 self._watch_contexts(plan.joined)
+        if self.cost.knows_longest:
+            # Now: a plan made ahead may park members while they are still at work in this one.
+            self._uneven_s = 0.0 if plan.chunks else self._above_mean_s(plan)
         ready_s = now
         for job in plan.requantised:
             ready_s += self.cost.requantise_s(job.nbytes, job.to_bits)
@@ -133,8 +138,7 @@ class SimBackend:
             context += done * decodes
             chunks = plan.chunks_at(done)
         device_s = cost.step_s(chunks, decodes, context)
-        if cost.knows_longest and not chunks:
-            device_s += self._uneven_s(plan)
+        device_s += self._uneven_s
         # Host time comes before each step, or is hidden behind the device with lag 1.
         host_s = cost.host_s(decodes + len(chunks))
         return max(host_s, device_s) if self.lag else host_s + device_s
@@ -148,7 +152,7 @@ class SimBackend:
         chunks: Items[PrefillWork] = plan.chunks
         host_s = cost.host_s(decodes + len(chunks))
         horizon = min(min(self.env.peek(), plan.until), self.next_arrival_s)  # noqa: PLW3301
-        uneven_s = self._uneven_s(plan) if cost.knows_longest and not chunks else 0.0
+        uneven_s = self._uneven_s
         while done < limit:
             if chunks:
                 chunks = plan.chunks_at(done)
@@ -171,7 +175,7 @@ class SimBackend:
                 entry = (-tokens, seq.request.index, seq.join_step, seq)
                 heapq.heappush(self._contexts, entry)
 
-    def _uneven_s(self, plan: Plan) -> float:
+    def _above_mean_s(self, plan: Plan) -> float:
         """What unequal contexts add to each step of a plan: all contexts grow alike."""
         heap = self._contexts
         while heap and not (heap[0][3].state is _DECODING and heap[0][3].join_step == heap[0][2]):

@@ -27,6 +27,7 @@ from experiments.fit_profiles import data_folder
 from sim.run import SimResult, run_simulation
 from superinfer.costs import Chunk, StepCost, build_cost
 from superinfer.costs.shapes import canonical_name
+from superinfer.errors import ConfigError
 from superinfer.lab.config import Config, load_config
 from superinfer.record import RunRecord
 
@@ -242,13 +243,19 @@ def _fit(run: BenchRun, device: str, costs: str) -> int:
     config = run_config(run, device, costs)
     cost = build_cost(config.run.model, device, config.run.tp, costs)
     samples = 1e3 * chunked_samples(run, cost)
-    error = samples.std(ddof=1) / np.sqrt(len(samples))
+    if len(samples) < 2:
+        raise ConfigError("--fit: expected steps in which one prompt came in alone, found too few")
     print(
-        f"{len(samples)} steps: mean {samples.mean():.2f} ms beyond their kernels, standard error "
-        f"{error:.2f}, median {np.median(samples):.2f}, deviation {samples.std(ddof=1):.2f}; "
-        f"the profile has {1e3 * cost.host.chunked_s:g} ms"
+        f"{len(samples)} steps took {np.median(samples):.2f} ms beyond their kernels (median, "
+        f"standard error {median_error(samples):.2f}; mean {samples.mean():.2f}); the profile has "
+        f"{1e3 * cost.host.chunked_s:g} ms"
     )
     return 0
+
+
+def median_error(samples: Array) -> float:
+    """Standard error of the median of samples that are about normally distributed."""
+    return float(np.sqrt(np.pi / 2) * samples.std(ddof=1) / np.sqrt(len(samples)))
 
 
 # -- command --------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from experiments.accuracy.serving import Comparison
 from superinfer.costs import build_cost
 
 CEILINGS = {
-    "TTFT": {"mean": 0.025, "P50": 0.065, "P90": 0.028, "P95": 0.022, "P99": 0.018},
-    "TPOT": {"mean": 0.010, "P50": 0.007, "P90": 0.010, "P95": 0.010, "P99": 0.014},
-    "E2E": {"mean": 0.015, "P50": 0.011, "P90": 0.016, "P95": 0.012, "P99": 0.012},
+    "TTFT": {"mean": 0.010, "P50": 0.045, "P90": 0.012, "P95": 0.010, "P99": 0.006},
+    "TPOT": {"mean": 0.004, "P50": 0.010, "P90": 0.010, "P95": 0.010, "P99": 0.010},
+    "E2E": {"mean": 0.005, "P50": 0.005, "P90": 0.005, "P95": 0.006, "P99": 0.005},
 }
 """Shares of the real value."""
 
@@ -45,15 +45,14 @@ def test_latencies_stay_under_their_ceilings(found: Comparison) -> None:
     assert not off
 
 
-def test_no_line_is_worse_than_the_other_simulator_where_that_is_off(found: Comparison) -> None:
+def test_no_line_is_worse_than_the_other_simulator(found: Comparison) -> None:
     for line in found.lines:
         assert line.bar is not None
-        if abs(line.bar) > 0.01:
-            assert abs(line.error) < abs(line.bar), line
+        assert abs(line.error) < max(abs(line.bar), 0.01), line
 
 
 def test_states_of_the_scheduler_second_by_second(found: Comparison) -> None:
-    for name, limit in (("running", 1.5), ("waiting", 1.5), ("kv_share", 0.005)):
+    for name, limit in (("running", 1.0), ("waiting", 0.8), ("kv_share", 0.003)):
         real, ours = found.states[name]
         assert np.mean(np.abs(ours - real)) < limit, name
     assert found.preemptions == 0
@@ -67,6 +66,6 @@ def test_prefixes_are_found_where_the_blocks_say(found: Comparison) -> None:
 def test_the_constant_is_what_the_steady_state_shows(run: BenchRun) -> None:
     cost = build_cost("llama-3.1-8b", "rtxpro6000", 1, "calibrated")
     samples = serving.chunked_samples(run, cost)
-    error_s = samples.std(ddof=1) / np.sqrt(len(samples))
     assert len(samples) > 50
-    assert abs(samples.mean() - cost.host.chunked_s) < 2 * error_s
+    off_s = abs(np.median(samples) - cost.host.chunked_s)
+    assert off_s < 1.1 * serving.median_error(samples)

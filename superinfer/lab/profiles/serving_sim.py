@@ -44,13 +44,13 @@ FOLDERS = {"rtxpro6000": "RTXPRO6000"}
 """What the project calls a device."""
 SOURCE = "casys-kaist/LLMServingSim@5daddb21"
 CHUNKED = {
-    "rtxpro6000": 0.0035,
+    "rtxpro6000": 0.0028,
 }
 """Seconds that a step with chunks takes beyond its kernels, by device: the one constant that is
-fitted to a run, on steps of the part where all places are taken (`experiments.accuracy fit`)."""
+fitted to a run, on steps of the part where nearly all places are taken (docs/accuracy.md)."""
 SPLIT_BLOCKS = 0.8 * 2 * 188
 """Sequences x KV heads below which FlashAttention 2 splits the contexts of a decode batch among
-thread blocks: 0.8 of twice the multiprocessors (`num_splits_heuristic`), of which this GPU has 188."""
+thread blocks: 0.8 of twice the multiprocessors (`num_splits_heuristic`); this GPU has 188."""
 END_TOKENS = 32768.0
 """Tables go on in a line to here; what was measured ends earlier, and the profile says where."""
 END_ROWS = 2048.0
@@ -64,6 +64,8 @@ STREAMING: Mapping[str, Mapping[str, int]] = {
     "embed": {"embedding": 1, "final_layernorm": 1},
 }
 """Layers that make up a kernel, and how often; those that a model does not have are left out."""
+SERVED_CONTEXT = 256
+"""Tokens that a decode in service has at least."""
 EXPERT_COUNTS = 60
 """Token counts at which a block of experts is read off, evenly in logarithms."""
 _CHUNK_ROWS = (4096.0, 8192.0, 16384.0, 32768.0)
@@ -277,8 +279,9 @@ def _idle(both: pd.DataFrame, prefill: Fitted, mixed: Fitted) -> Fitted:
     launch_s = decodes.seconds[0][0]
     parts = np.array([chunks.at(t, c) + decodes.at(n, k) - launch_s for t, c, n, k, _ in rows])
     pairs, seconds = rows[:, 0] * rows[:, 2], rows[:, 4]
-    # Where there are few pairs it is the difference of two times that are alike.
-    large = pairs >= 0.25 * pairs.max()
+    # Where there are few pairs it is the difference of two times that are alike; and decodes with
+    # hardly any context leave bandwidth free that they take in service.
+    large = (pairs >= 0.25 * pairs.max()) & (rows[:, 3] >= SERVED_CONTEXT)
     rest = np.clip(seconds - parts, 0.0, None)
     per_pair_s = float(np.median(rest[large] / pairs[large]))
     errors = np.abs((parts + per_pair_s * pairs) / seconds - 1.0)

@@ -13,7 +13,7 @@ from simpy.events import URGENT
 
 from sim.environment import ExactEnvironment
 from sim.oracle import Oracle
-from superinfer.costs import Coverage, PrefillWork
+from superinfer.costs import Coverage, PrefillWork, StepCost
 from superinfer.engine import Engine
 from superinfer.plan import Outcome, Plan, Transfer
 from superinfer.request import Request
@@ -49,6 +49,8 @@ class SimBackend:
         self.wake = wake
         self.interrupted = False
         """Set by anything that the scheduler should hear of at the next step boundary."""
+        cost = engine.cost
+        self._uneven = cost if isinstance(cost, StepCost) and cost.knows_longest else None
         self._contexts: list[tuple[int, int, int, Sequence]] = []
         """A heap of what members had when they joined, less the step; the longest first."""
         self._uneven_s = 0.0
@@ -82,11 +84,10 @@ class SimBackend:
         """
         if plan.joined:
             self.oracle.watch(plan.joined)
-            if self.cost.knows_longest:
-                self._watch_contexts(plan.joined)
-        if self.cost.knows_longest:
+        if self._uneven is not None:
             # Now: a plan made ahead may park members while they are still at work in this one.
-            self._uneven_s = 0.0 if plan.chunks else self._above_mean_s(plan)
+            self._watch_contexts(plan.joined)
+            self._uneven_s = 0.0 if plan.chunks else self._above_mean_s(plan, self._uneven)
         ready_s = now
         for job in plan.requantised:
             ready_s += self.cost.requantise_s(job.nbytes, job.to_bits)
@@ -175,7 +176,7 @@ class SimBackend:
                 entry = (-tokens, seq.request.index, seq.join_step, seq)
                 heapq.heappush(self._contexts, entry)
 
-    def _above_mean_s(self, plan: Plan) -> float:
+    def _above_mean_s(self, plan: Plan, cost: StepCost) -> float:
         """What unequal contexts add to each step of a plan: all contexts grow alike."""
         heap = self._contexts
         while heap and not (heap[0][3].state is _DECODING and heap[0][3].join_step == heap[0][2]):
@@ -183,7 +184,7 @@ class SimBackend:
         if not heap or plan.padded is not None:
             return 0.0
         longest = plan.first_step - heap[0][0]
-        return self.cost.uneven_s(plan.decodes, plan.context_tokens, longest)
+        return cost.uneven_s(plan.decodes, plan.context_tokens, longest)
 
     def _book(self, plan: Plan, start_s: float, ends: list[float]) -> None:
         done, decodes = plan.done_steps, plan.decodes

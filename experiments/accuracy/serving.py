@@ -1,11 +1,13 @@
 """A real run of vLLM, simulated, and how far apart the two are.
 
     python -m experiments.accuracy serving [--run DIR --workload FILE] [--costs FILE] [--out DIR]
+    python -m experiments.accuracy serving --without attention_uneven
     python -m experiments.accuracy serving --fit
 
 Without `--run` it is the run under `validation/llmservingsim_bench` of the data folder. The
 settings come from the run's `meta.json`, the arrivals from its stamps. TTFT and E2E count from when
-the engine takes a request in, as the run's own summary has it. `--fit` measures the one constant
+the engine takes a request in, as the run's own summary has it. `--without` leaves kernels that a
+profile need not have, or `chunked_s`, out of the shipped one. `--fit` measures the one constant
 that is fitted to a run, `host.chunked_s`. Results: docs/accuracy.md.
 """
 
@@ -14,8 +16,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,7 +28,14 @@ from experiments.accuracy.bench_run import Array, BenchRun, Stamps, read_run, st
 from experiments.accuracy.serving_page import draw, page
 from experiments.fit_profiles import data_folder
 from sim.run import SimResult, run_simulation
-from superinfer.costs import Chunk, StepCost, build_cost
+from superinfer.costs import (
+    Chunk,
+    StepCost,
+    build_cost,
+    list_profiles,
+    load_profile,
+    write_profile,
+)
 from superinfer.costs.shapes import canonical_name
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config, load_config
@@ -274,6 +284,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--device", help="default: by the name of the folder above the run's")
     parser.add_argument("--costs", default="auto")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--without", nargs="+", default=(), metavar="KERNEL")
     parser.add_argument("--fit", action="store_true")
     options = parser.parse_args(arguments)
     folder = options.run or options.data / RUN
@@ -281,12 +292,32 @@ def main(arguments: list[str]) -> int:
     device = options.device or DEVICES.get(folder.resolve().parent.name, "rtxpro6000")
     if options.fit:
         return _fit(run, device, options.costs)
-    found = compare(run, run_config(run, device, options.costs))
+    with TemporaryDirectory() as scratch:
+        costs = options.costs
+        if options.without:
+            costs = _without(run, device, options.without, Path(scratch) / "profile.json")
+        found = compare(run, run_config(run, device, costs))
     text = page(found)
     sys.stdout.write(text)
     if options.out:
         _write(found, text, options.out)
     return 0
+
+
+def _without(run: BenchRun, device: str, names: list[str], path: Path) -> str:
+    """The shipped profile without some of its parts, written to `path`."""
+    wanted = (device, canonical_name(run.meta["model"]))
+    shipped = next((each.path for each in list_profiles() if each[:2] == wanted), None)
+    if shipped is None:
+        raise ConfigError(f"--without: expected a shipped profile of {' and '.join(wanted)}")
+    profile = load_profile(shipped)
+    kernels = {name: kernel for name, kernel in profile.kernels.items() if name not in names}
+    lost = "chunked_s" in names
+    host = replace(profile.host, chunked_s=0.0) if lost else profile.host
+    if len(kernels) + len(names) != len(profile.kernels) + lost:
+        raise ConfigError(f"--without: expected chunked_s or some of {', '.join(profile.kernels)}")
+    write_profile(replace(profile, kernels=kernels, host=host), path)
+    return str(path)
 
 
 def _write(found: Comparison, text: str, out: Path) -> None:

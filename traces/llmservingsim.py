@@ -34,7 +34,7 @@ class _Line(Struct):
 
 def is_record(line: bytes) -> bool:
     """True for an object with the field that every line of these files has."""
-    return _MARK in line
+    return line.startswith(b"{") and _MARK in line
 
 
 class ServingSimParser:

@@ -304,9 +304,19 @@ def _range(reader: _Reader) -> dict[str, Any]:
     return reader.data
 
 
+def _quality(reader: _Reader) -> dict[str, Any]:
+    for bits in reader.data:
+        measures = reader.child(bits)
+        for key, least in (("kl", 0.0), ("perplexity_change", -1.0)):
+            value = measures.get(key)
+            if value is not None and not _is_number(value, least):
+                measures.fail(key, f"expected a number >= {least:g} or null")
+    return reader.data
+
+
 _SECTIONS: Mapping[str, Callable[[_Reader], dict[str, Any]]] = {
     "memory": lambda reader: reader.data,
-    "quality": lambda reader: reader.data,
+    "quality": _quality,
     "fit": _fit,
     "range": _range,
 }

@@ -218,6 +218,9 @@ def test_json_and_profiles(folder: Path, tmp_path: Path) -> None:
     profile.write_text(list_profiles()[0].path.read_text())
     ran = CliRunner().invoke(command(), arguments(folder, "--json", "-o", str(profile)))
     assert ran.exit_code == 0, ran.output
+    assert ran.stderr == (
+        f"warning: {profile}: a profile of {list_profiles()[0].model}; these figures are of small\n"
+    )
     report = json.loads(ran.stdout)
     assert (
         set(report["plain"]["forms"])

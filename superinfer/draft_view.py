@@ -163,6 +163,12 @@ class DraftView:
         mirror = self._engine.mirror
         return mirror is not None and mirror.backlog
 
+    @property
+    def written_through(self) -> tuple[int, int]:
+        """Blocks written through so far that were of use, and those that were in vain."""
+        mirror = self._engine.mirror
+        return (mirror.useful_blocks, mirror.wasted_blocks) if mirror is not None else (0, 0)
+
     def swap_s(self, seq: Sequence) -> float:
         """Predicted seconds to copy what has no copy yet to the host, and all of it back; each
         way behind what waits for the link now.

@@ -25,8 +25,9 @@ from sim.run import build_engine
 from sim.workload import feed_stdin, is_spec, kept_stdin, load_workload
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.config import Config
-from superinfer.lab.differences import Difference, differences
+from superinfer.lab.differences import METRICS, Difference, differences
 from superinfer.lab.numbers import mean_summary
+from superinfer.lab.precision import shown_precision
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import SUMMARY, Run, replacing, summary_json, write_run
 from superinfer.lab.study import WALL_CLOCK, Study, StudyResult, run_study
@@ -316,7 +317,8 @@ def _conclude(study: Study, result: StudyResult, root: Path, options: RunOptions
     if next(iter(study.arms)) not in result.folders or len(result.folders) < 2:
         return
     runs = {name: result.runs(name) for name in result.folders}
-    found = differences(runs)
+    summaries = [run.summary for each in runs.values() for run in each]
+    found = differences(runs, (*METRICS, *shown_precision(summaries)))
     text = json.dumps(comparison(runs, found, result, root), indent=2)
     with replacing(root / COMPARISON) as staged:
         staged.write_text(text + "\n", encoding="ascii")
@@ -324,9 +326,11 @@ def _conclude(study: Study, result: StudyResult, root: Path, options: RunOptions
     if options.as_json:
         print_out(text)
     else:
-        from superinfer.lab.tables import compare_table
+        from superinfer.lab.tables import compare_table, precision_table
 
         print_table(compare_table(means, found))
+        if (by_class := precision_table(means)) is not None:
+            print_table(by_class)
     if options.plots:
         from superinfer.lab.plots import write_compare_plot
         from superinfer.lab.report import REPORT_HTML, write_compare_report

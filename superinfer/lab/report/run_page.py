@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from superinfer.lab.plot_data import PlotData, Summary, run_title
+from superinfer.lab.precision import shown_precision
 from superinfer.lab.report import charts
 from superinfer.lab.report.html import (
     Content,
@@ -216,6 +217,7 @@ def _latency(data: PlotData) -> list[Content]:
         tag("div", *pictures, class_="pictures"),
         table("Latency over all finished requests (ms)", ("", *STATISTICS.values()), rows),
         _longest(data.summary),
+        *_precision(data.summary),
     ]
     groups = data.summary.get("classes") or {}
     if len(groups) > 1:
@@ -238,6 +240,23 @@ def _longest(summary: Summary) -> Html:
     ]
     head = ("class", "between two tokens", "for any token, the first one included")
     return table("Longest times without a token (ms)", head, rows)
+
+
+def _precision(summary: Summary) -> list[Content]:
+    """What part of the latency was paid for with bits of the cache, if any."""
+    columns = shown_precision([summary])
+    if not columns:
+        return []
+    rows = [
+        (name, *(shown(key, group.get(key)) for key in columns))
+        for name, group in _groups(summary, "classes")
+    ]
+    note = (
+        "Mean bits per value of the caches that decodes have read. Expected: against 16 bits, from "
+        "the quality table of the profile; unmeasured where that has no figure."
+    )
+    found = table("Precision of the KV cache", ("class", *columns.values()), rows)
+    return [found, tag("p", note, class_="note")]
 
 
 def _quantiles(name: str, group: Summary, key: str) -> list[str]:

@@ -387,6 +387,10 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
     (["--scheduler", "superinfer.costs:HostCost"], "superinfer.costs:HostCost': "),
     (["--scheduler", "superinfer.memory.lru:LruMemory"], "expected a scheduler with block_tokens"),
     (["--memory", "lur"], "memory 'lur': unknown (did you mean 'lru'?)"),
+    (
+        ["--memory", "slo_aware", SET, "memory.weights=none.npz"],
+        "memory.weights: none.npz: expected the weights of a reuse model",
+    ),
     (["--model", "lama-3.1-8b"], "unknown model 'lama-3.1-8b': no such file"),
     (["--model", "lama-3.1-8b"], "did you mean 'llama-3.1-8b'?"),
     (["--model", "."], "unknown model '.'"),

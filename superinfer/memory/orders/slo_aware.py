@@ -22,8 +22,8 @@ class LearnedAppraiser:
         self._valuation = Valuation(model.edges_s)
 
     def appraise(self, visits: Sequence[Visit]) -> list[Appraisal]:
-        """All stretches of all prompts in one batch. What was asked is forgotten: a prompt stays for
-        as long as its blocks do, and the answer with it.
+        """All stretches of all prompts in one batch. What was asked is forgotten: a prompt stays
+        for as long as its blocks do, and the answer with it.
         """
         features = [row for visit in visits for row in visit.features]
         gaps = [row for visit in visits for row in visit.gaps]

@@ -2,8 +2,9 @@
 
 A cached block is worth hits to expect for each second that it keeps its place (the reuse model and
 its Gittins index, `memory.orders`), times the seconds that computing it again would take at its
-place in the prompt, times the highest class weight among those who used it lately. All blocks count
-as equally large, whatever their bits, so a value per byte has the same order. Marconi (arXiv
+place in the prompt, times the highest class weight among those who used it lately, for the room
+that it takes: a block of 4 bits that takes a quarter of a block of 16 bits is worth four times as
+much. On the device that room is its share of a full slab, on the host its bytes. Marconi (arXiv
 2411.19379) weighs recency by FLOPs saved per byte, RAGCache (arXiv 2404.12457) frequency by the
 time to compute; the order of leaves of the prefix tree is theirs, too.
 
@@ -19,10 +20,10 @@ time to compute; the order of leaves of the prefix tree is theirs, too.
 * **Guard.** While a shadow LRU of the same size hits more, blocks go by age alone (`orders.guard`).
 * **Precision.** Running requests lose bits under pressure, as far as their classes allow
   (`min_kv_bits`; `superinfer.demotion`): those of the lowest weight first, of equals those without
-  a target. With or without prefix caching.
+  a target. With or without prefix caching. Cached blocks that nobody holds lose bits before they
+  go, where that keeps more value (`orders.shrinking`).
 
-Left out: token types and tenants of a request, which traces do not have; cached blocks that nobody
-holds lose no more bits, and their copies to and from the host are charged as of 16 bits.
+Left out: token types and tenants of a request, which traces do not have.
 """
 
 from __future__ import annotations
@@ -39,11 +40,13 @@ from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.host import HostShelf, Pricing
 from superinfer.memory.orders.pins import Pins
+from superinfer.memory.orders.shrinking import Shrinking
 from superinfer.memory.orders.slo_aware import LearnedAppraiser
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.prefix import Node, PrefixIndex
 from superinfer.memory.reuse.model import ReuseModel, load_model
 from superinfer.memory.reuse.prices import CopySize, Prices
+from superinfer.memory.slabs import NO_SMALL, Small
 from superinfer.memory.tiered import TieredIndex
 
 if TYPE_CHECKING:
@@ -104,6 +107,7 @@ class SloAwareMemory:
     load_timing: Timing = field(default_factory=lambda: "before_step", init=False)
     _model: ReuseModel | None = field(default_factory=lambda: None, init=False, repr=False)
     """Of `weights`, read at once so that a file that is none is met before anything runs."""
+    shrinks_cached: bool = field(default_factory=bool, init=False, repr=False)
     _costs: Costs | None = field(default_factory=lambda: None, init=False, repr=False)
     _parts: Parts | None = field(default_factory=lambda: None, init=False, repr=False)
 
@@ -146,6 +150,10 @@ class SloAwareMemory:
 
     def retain(self, node: Node, request: Request) -> None:
         """A use of the node's prompt."""
+        floor_bits = self.floor_bits(request)
+        node.floor_bits = max(node.floor_bits, floor_bits)
+        if floor_bits < 16:
+            self.shrinks_cached = self._used.shrinking is not None
         self._used.retain(node, request)
 
     def unused(self, node: Node) -> None:
@@ -170,6 +178,11 @@ class SloAwareMemory:
         """By weight; of equals, who was promised nothing."""
         return request.slo_class.weight, not request.slo.empty
 
+    def shrinks(self, node: Node) -> tuple[int, int, int] | None:
+        """Where that keeps more value."""
+        shrinking = self._used.shrinking
+        return None if shrinking is None else shrinking.part(node)
+
     # -- host -----------------------------------------------------------------------------------
 
     def host_cache_blocks(self, config: EngineConfig) -> int:
@@ -192,11 +205,11 @@ class SloAwareMemory:
         """The lowest in value on the host."""
         return self._used.shelf.victim(blocks)
 
-    def loads(self, start_blocks: int, stop_blocks: int) -> bool:
+    def loads(self, start_blocks: int, stop_blocks: int, small: Small = NO_SMALL) -> bool:
         """True if that is predicted to be faster than to compute them."""
         prices, size = self._used.prices, self._used.tree.block_tokens
         compute_s = prices.compute_s(start_blocks * size, stop_blocks * size)
-        return prices.copy_s(stop_blocks - start_blocks, "h2d") < compute_s
+        return prices.copy_s(stop_blocks - start_blocks, "h2d", small) < compute_s
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -214,7 +227,7 @@ class Parts:
     ) -> None:
         pool, block_tokens = tree.pool, tree.block_tokens
         near = Surroundings(pool.total, block_tokens, None, None, True)
-        pricing = Pricing(prices, block_tokens)
+        pricing = Pricing(prices, block_tokens, pool, host.sizes)
         appraiser = LearnedAppraiser(settings._model or load_model())
         self.tree, self.host, self.prices = tree, host, prices
         self.pins = Pins(int(settings.pin_share * pool.total), settings.pin_s)
@@ -224,6 +237,13 @@ class Parts:
         self.answers: list[Node] = []
         """Leaves of generated text, which nothing can match: they go first."""
         self.grain_blocks = int(GRAIN_SHARE * pool.total) if host.cache_total else 1
+        self.shrinking: Shrinking | None = None
+        if settings.shrink_8_at <= 1:
+            fewest_bits, tail_tokens = 4 if settings.shrink_4_at <= 1 else 8, settings.tail_tokens
+            lost_s = self.shelf.lost_s
+            self.shrinking = Shrinking(
+                self.order, prices, pool, lost_s, fewest_bits, tail_tokens, block_tokens
+            )
 
     def retain(self, node: Node, request: Request) -> None:
         """A use. The shadow of the guard has the room that prompts have now: the device, less what

@@ -49,7 +49,7 @@ class Trial:
     """
 
     def __init__(self) -> None:
-        self._useful = self._wasted = 0
+        self._useful = self._wasted = 0.0
         """When the trial began."""
         self._pause_steps = FIRST_PAUSE_STEPS
         self.begin_step = 0

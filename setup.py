@@ -19,7 +19,7 @@ MODULES = {
     "superinfer": "batch demotion draft draft_loads draft_view engine links mirror plan recorder "
     "request sequence undo",
     "superinfer/costs": "base calibrated coverage flexgen placement roofline step tables",
-    "sim": "backend driver environment oracle stopwatch",
+    "sim": "backend cluster driver environment oracle stopwatch",
 }
 PACKAGES = ("superinfer/memory", "superinfer/schedulers")
 """Compiled whole, but for the next."""

@@ -41,6 +41,8 @@ class RequestTable:
     kv_8_share: Floats
     """Share of that in blocks of 8 bits; the rest has 16, or 4."""
     kv_4_share: Floats
+    replica: Ints | None = None
+    """Number of the replica that took each request; None where there is only one."""
 
 
 @dataclass(slots=True)
@@ -60,6 +62,8 @@ class TokenTimes:
     run_previous_s: Floats
     gap_row: Ints
     gap_s: Floats
+    replica_first: Ints = field(default_factory=lambda: np.zeros(1, np.int64))
+    """Where the steps of each replica begin in `decode_end_s`; they follow each other."""
 
 
 @dataclass(slots=True)
@@ -85,8 +89,25 @@ class Timeline:
 
 
 @dataclass(slots=True)
+class ReplicaUse:
+    """What one replica of a cluster did, beside what its requests tell."""
+
+    busy_s: float
+    """Seconds in which a step was under way."""
+    peak_referenced_blocks: int
+    peak_used_blocks: int
+    prefix_query_tokens: int
+    prefix_hit_tokens: int
+    steps: int
+
+
+@dataclass(slots=True)
 class RunRecord:
-    """Everything that one engine recorded, plus the sizes that turn blocks into bytes."""
+    """Everything that an engine recorded, plus the sizes that turn blocks into bytes.
+
+    That of a cluster is put together by `superinfer.cluster_record`: blocks, peaks and counts are
+    sums over its replicas.
+    """
 
     table: RequestTable
     tokens: TokenTimes
@@ -126,3 +147,5 @@ class RunRecord:
     """Counters that only one scheduler or memory policy keeps."""
     notes: list[str] = field(default_factory=list)
     """What a memory policy has to say of the run."""
+    replicas: list[ReplicaUse] = field(default_factory=list)
+    """Each replica of a cluster; empty for a single engine."""

@@ -78,7 +78,7 @@ _WIDE_ROWS = (
 )
 """What is shown of many runs, which stand in rows then."""
 _MOST_COLUMNS = 6
-_SHARES = ("attainment", "tax", "rate")
+_SHARES = ("attainment", "tax", "rate", "utilisation")
 _HIGHER_IS_BETTER = (
     "attainment",
     "goodput",
@@ -105,6 +105,8 @@ def summary_table(summary: Summary) -> Group:
         parts.append(_group_table("Tenant", summary["tenants"]))
     if columns := shown_precision([summary]):
         parts.append(_precision_of_run(summary, columns))
+    if summary.get("replicas"):
+        parts.append(_replica_table(summary["replicas"]))
     return Group(*parts)
 
 
@@ -202,6 +204,25 @@ def _latency_table(summary: Summary) -> Table:
     for key, label in _LATENCIES.items():
         cells = [_value("", summary.get(f"{name}_{key}_ms")) for name in _STATISTICS]
         table.add_row(label, *cells)
+    return table
+
+
+REPLICA_COLUMNS = {
+    "submitted": "requests",
+    "slo_attainment": "SLO %",
+    "p99_ttft_ms": "TTFT p99",
+    "output_throughput": "output tokens/s",
+    "utilisation": "busy %",
+    "peak_kv_bytes": "peak KV (GiB)",
+}
+"""What is shown of each replica."""
+
+
+def _replica_table(replicas: Sequence[Summary]) -> Table:
+    table = _table("Replica", *REPLICA_COLUMNS.values())
+    for each in replicas:
+        cells = [_value(key, each.get(key)) for key in REPLICA_COLUMNS]
+        table.add_row(str(each["replica"]), *cells)
     return table
 
 

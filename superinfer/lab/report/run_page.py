@@ -63,6 +63,7 @@ def _sections(run: Run, data: PlotData) -> Iterator[Section]:
     yield "latency", "Latency", _latency(data)
     yield "load", "Queue and KV memory", _load(data)
     yield "traffic", "Preemptions and copies", _traffic(data)
+    yield "replicas", "Replicas", _replicas(summary)
     yield "tenants", "Tenants", _tenants(summary)
     yield "hurt", "Who was hurt most", hurt_parts(data)
     yield "endings", "Requests that did not finish", _endings(data)
@@ -83,10 +84,13 @@ def headline(run: Run) -> Html:
         "Memory policy": what.get("memory"),
         "Model": what.get("model"),
         "Device": f"{what.get('device', 'unknown')}, tensor parallel {what.get('tp', 1)}",
+        "Replicas": _replica_words(what),
         "Load": load_words(run.summary),
         "Seed": what.get("seed"),
         "Version": (settings.get("versions") or {}).get("superinfer"),
     }
+    if "replicas" not in what:
+        del facts["Replicas"]
     items = [
         tag("div", tag("dt", k), tag("dd", "unknown" if v is None else v)) for k, v in facts.items()
     ]
@@ -96,6 +100,10 @@ def headline(run: Run) -> Html:
         tag("p", origin(settings), " Step times: ", trust_words(run.summary), "."),
         tag("dl", *items, class_="facts"),
     )
+
+
+def _replica_words(what: Mapping[str, Any]) -> str:
+    return f"{what.get('replicas')}, router {what.get('router')}"
 
 
 def _title(run: Run) -> str:
@@ -284,9 +292,11 @@ def _traffic(data: PlotData) -> list[Content]:
     rates = [
         f"{number(n / seconds / 1e9)} GB/s {way} the device" for way, n in moved.items() if seconds
     ]
+    of = ", the sum of all replicas" if summary.get("replicas") else ""
     note = (
         "A preemption takes a request off the device; a rotation is one that copied its cache to "
-        f"the host. Bytes are per GPU. Mean over the measured time: {', '.join(rates) or NONE}. "
+        f"the host. Bytes are per GPU{of}. Mean over the measured time: "
+        f"{', '.join(rates) or NONE}. "
         f"Recomputed: {shown('tax', summary.get('recompute_tax'))} of all computed tokens."
     )
     return [
@@ -294,6 +304,29 @@ def _traffic(data: PlotData) -> list[Content]:
         tag("p", note, class_="note"),
         *charts.traffic(data),
     ]
+
+
+def _replicas(summary: Summary) -> list[Content]:
+    columns = {
+        "submitted": "requests",
+        "slo_attainment": "SLO attainment",
+        "p99_ttft_ms": "TTFT p99 (ms)",
+        "output_throughput": "output tokens/s",
+        "utilisation": "busy",
+        "peak_kv_bytes": "peak KV",
+        "prefix_hit_rate": "prefix hits",
+        "preemptions": "preemptions",
+    }
+    rows = [
+        (each["replica"], *(shown(key, each.get(key)) for key in columns))
+        for each in summary.get("replicas") or ()
+    ]
+    note = (
+        "Busy: share of the whole run in which a step was under way. The peak of the whole run is "
+        "the sum of these peaks."
+    )
+    found = table("Metrics by replica", ("replica", *columns.values()), rows)
+    return [found, tag("p", note, class_="note")] if rows else []
 
 
 def _tenants(summary: Summary) -> list[Content]:

@@ -183,7 +183,7 @@ TARGETS = {
     "min_tokens_per_s": "\N{GREATER-THAN OR EQUAL TO} {} tokens/s",
 }
 
-_SHARES = ("attainment", "tax", "rate", "share", "error")
+_SHARES = ("attainment", "tax", "rate", "share", "error", "utilisation")
 _GIB = 2**30
 _SAME = 0.05
 """Differences, in per cent or points, that would print as 0.0 count as none."""

@@ -31,6 +31,7 @@ from executor.calibration.ceilings import hardware, versions
 from executor.calibration.report import profile_lines
 from executor.shipped import TINY
 from executor.validation.validate import Outcome, Wish, validate_all, winners
+from experiments.hardware_tables import write_pages
 from superinfer.costs.profile import load_profile
 from superinfer.errors import InputError, SuperInferError
 from superinfer.lab.content import code_hash
@@ -42,7 +43,7 @@ KV_BLOCKS = 120
 LONGEST = 512
 ARRIVAL_SHARE = 0.4
 """All requests come in this share of the time that serving them at once takes."""
-RESULTS = Path("experiments/results/cpu")
+RESULTS = Path(__file__).parent / "results" / "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,8 @@ def record(
     head = [f"{origin['command']}, {origin['date']}, {origin['machine']['name']}"]
     (folder / "validate.txt").write_text("\n".join(head + lines) + "\n", encoding="utf-8")
     shutil.copyfile(profile, folder / "validate-profile.json")
+    if folder.resolve() == RESULTS.resolve():
+        write_pages()
 
 
 def say(text: str) -> None:
@@ -220,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         "--minutes", type=_above_zero(float), default=3.0, help="of calibration, 0.1 at least"
     )
     parser.add_argument("--work", type=Path, default=Path("runs/validate-cpu"))
-    parser.add_argument("--record", type=Path, help=f"also write here, as {RESULTS}")
+    parser.add_argument("--record", type=Path, help="also write here, as experiments/results/cpu")
     return parser
 
 

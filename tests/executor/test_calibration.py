@@ -40,7 +40,7 @@ from executor.kernels.reference import TorchOps
 from executor.kv.layout import PRECISIONS, KVLayout
 from executor.session import ModelOptions
 from superinfer.costs import CalibratedCost, Chunk, load_profile, load_shape, write_profile
-from superinfer.costs.profile import HostCost, Profile
+from superinfer.costs.profile import HostCost, Kernel, Profile
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -216,6 +216,27 @@ def test_random_batches_and_requests_fit() -> None:
     workload = random_workload(limits, 20)
     assert [request.index for request in workload.requests] == list(range(20))
     assert len(workload.output_tokens) == 20
+
+
+def test_chunks_of_all_sizes_come() -> None:
+    """By its place a batch has few tokens or many, so that no part is left out by chance."""
+    limits, random = Limits(16, 8000, 4096, 100_000), np.random.default_rng(0)
+    counts = []
+    for place in (0.0, 0.5, 0.999):
+        shape = limits.batch(random, mixed=True, place=place)
+        counts.append(sum(tokens for tokens, _ in shape.chunks))
+    assert counts[0] <= 8 and 100 < counts[1] < 200 and counts[2] > 4000
+
+
+def test_wide_steps_have_a_factor_of_their_own(profile: Profile) -> None:
+    """Tables past 1,024 tokens alone take it, and still never fall."""
+    wide = Kernel({"tokens": (1.0, 1024.0, 1025.0, 4096.0)}, (1.0, 2.0, 2.1, 8.0))
+    given = replace(profile, kernels=profile.kernels | {"norm": wide})
+    found = scaled(given, Factors(1.0, 1.0, 1.0, 1.5)).kernels["norm"]
+    assert found.seconds == pytest.approx((1.0, 2.0, 3.15, 12.0))
+    lower = scaled(given, Factors(1.0, 1.0, 1.0, 0.5)).kernels["norm"]
+    assert lower.seconds == pytest.approx((1.0, 2.0, 2.0, 4.0))
+    assert scaled(given, Factors(2.0)).kernels["norm"].seconds == pytest.approx((2, 4, 4.2, 16))
 
 
 def test_factors_of_kernels_in_a_step() -> None:

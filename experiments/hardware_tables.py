@@ -16,6 +16,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 PAGE, README = ROOT / "docs" / "hardware.md", ROOT / "README.md"
 RESULTS = Path(__file__).parent / "results"
+END = "<!-- end -->"
 Checks = dict[str, Any]
 Lines = Iterator[str]
 
@@ -299,10 +300,11 @@ def tables(results: Path = RESULTS) -> dict[Path, dict[str, str]]:
 def filled(page: str, found: dict[str, str]) -> str:
     """The page with these tables between their comments. KeyError for one that has no place."""
     for name, text in found.items():
-        place = re.compile(f"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if not place.search(page):
+        head, found_it, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, tail = rest.partition(END)
+        if not (found_it and end):
             raise KeyError(f"no place for {name!r}")
-        page = place.sub(lambda match, text=text: f"{match[1]}{text}\n{match[2]}", page)
+        page = f"{head}{found_it}{text}\n{end}{tail}"
     return page
 
 

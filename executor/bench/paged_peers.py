@@ -61,9 +61,10 @@ class Pages:
         shape = (sequences * each, layout.block_tokens, layout.kv_heads, layout.head_dim)
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(shape[0], generator=generator, dtype=torch.int64)
-        pools = (torch.randn(shape, device=device, dtype=layout.dtype) for _ in range(2))
+        keys, values = (torch.randn(shape, device=device, dtype=layout.dtype) for _ in range(2))
         table = order.to(torch.int32).view(sequences, each).to(device)
-        return cls(heads.query(sequences * queries, device), *pools, table, context, queries)
+        query = heads.query(sequences * queries, device)
+        return cls(query, keys, values, table, context, queries)
 
     @property
     def sequences(self) -> int:

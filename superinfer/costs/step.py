@@ -216,7 +216,7 @@ class KernelCost(StepCost):
         growth_s, steps = self._prefill_growth(chunks[0])
         if decodes:
             graph = None if self._graphs is None else self._graph(chunks, decodes)
-            found = self._lines_cache[decodes if graph is None else graph.decodes]
+            found = self._lines_of(decodes, decodes if graph is None else graph.decodes)
             piece = bisect_right(found.ends, context_tokens)
             growth_s += found.lines[piece][1] * decodes
             steps = min(steps, _steps_to_end(found, piece, decodes, context_tokens))
@@ -246,7 +246,7 @@ class KernelCost(StepCost):
 
     def _decode_line(self, decodes: int, context_tokens: int) -> SliceLine:
         held = decodes if self._graphs is None else self._graphs.held_decodes(decodes)
-        found = self._lines_cache.get(held) or self._lines(held)
+        found = self._lines_of(decodes, held)
         piece = bisect_right(found.ends, context_tokens)
         base_s, slope_s = found.lines[piece]
         first_s = found.alone_s + base_s + slope_s * context_tokens
@@ -263,7 +263,7 @@ class KernelCost(StepCost):
         graph = None if self._graphs is None else self._graph(chunks, decodes)
         if decodes:
             held = decodes if graph is None else graph.decodes
-            ends, lines, _ = self._lines_cache.get(held) or self._lines(held)
+            ends, lines, _ = self._lines_of(decodes, held)
             base, slope = lines[bisect_right(ends, context_tokens)]
             seconds += base + slope * context_tokens
         if graph is not None:  # replayed, not launched
@@ -307,12 +307,21 @@ class KernelCost(StepCost):
         seconds = self._rows_cache[rows] = self._rows_s(rows)
         return seconds
 
-    def _lines(self, decodes: int) -> _Lines:
-        pieces = self._decode_curve(decodes).segments()
-        found = self._lines_cache[decodes] = _Lines(
-            [end for end, _, _ in pieces[:-1]],
-            [(base, slope) for _, base, slope in pieces],
-            self._fixed(decodes) + self._row(decodes),
+    def _lines_of(self, decodes: int, held: int) -> _Lines:
+        """Decode attention of so many sequences where `held` are computed."""
+        key = decodes if held == decodes else decodes + (held << 32)
+        return self._lines_cache.get(key) or self._lines(key, decodes, held)
+
+    def _lines(self, key: int, decodes: int, held: int) -> _Lines:
+        curve = self._decode_curve(decodes)
+        pieces = curve.segments()
+        lines = [(base, slope) for _, base, slope in pieces]
+        if held != decodes:
+            # Sequences without keys cost what such sequences cost more among themselves.
+            idle_s = self._decode_curve(held).at(0.0) - curve.at(0.0)
+            lines = [(base + max(0.0, idle_s), slope) for base, slope in lines]
+        found = self._lines_cache[key] = _Lines(
+            [end for end, _, _ in pieces[:-1]], lines, self._fixed(held) + self._row(held)
         )
         return found
 

@@ -249,8 +249,8 @@ def cpu(folder: Path) -> Lines:
     yield (
         f"`{found['command']}`, {found['date']}: {machine['name']}, {machine['processors']} "
         f"processors, {machine['threads']} thread(s); Python {versions['python']}, torch "
-        f"{versions['torch']}. Held-out steps are predicted with a mean error of "
-        f"{found['fit']['step']['heldout_mape']:.1%}."
+        f"{versions['torch']}; load before it {found['load_before']}. Held-out steps are predicted "
+        f"with a mean error of {found['fit']['step']['heldout_mape']:.1%}."
     )
     yield ""
     outcomes = found["outcomes"]

@@ -19,6 +19,7 @@ from executor.calibration.ceilings import ceilings, hardware, versions
 from executor.calibration.fit import with_steps
 from executor.calibration.kernels import CPU, GPU, Bench, Grids
 from executor.calibration.links import measure_links
+from executor.calibration.report import unsteady
 from executor.calibration.steps import (
     Limits,
     Steps,
@@ -157,6 +158,8 @@ def calibrate(wish: Wish, say: Say) -> Calibration:
     steps = run_steps(subject, session, total_s - (time.time() - begin_s))
     profile = with_steps(profile, subject.shape, steps)
     say(f"predicted against measured: {profile.fit['step']}")
+    if warning := unsteady(profile):
+        say(warning)
     return Calibration(replace(profile, made_s=begin_s), steps)
 
 

@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import median
 
 from superinfer.costs.profile import Profile
+
+UNSTEADY = 0.2
+"""Half of the kernels of a quiet device spread by less."""
+
+
+def unsteady(profile: Profile) -> str:
+    """A warning if timings were all over the place; else nothing."""
+    spreads = [entry["spread"] for entry in profile.fit.values() if entry.get("spread") is not None]
+    middle = median(spreads) if spreads else 0.0
+    if middle <= UNSTEADY:
+        return ""
+    return (
+        f"warning: timings of the same work differ by {middle:.0%}: something else runs on this "
+        "device, and the profile is no better than that"
+    )
 
 
 def profile_lines(profile: Profile) -> Iterator[str]:

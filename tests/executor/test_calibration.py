@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,15 +17,18 @@ from executor.calibration.factors import Factors, fit_factors, parts_of, scaled
 from executor.calibration.fit import launch_seconds, with_steps
 from executor.calibration.kernels import Grids, spaced
 from executor.calibration.links import measure_links
-from executor.calibration.report import profile_lines
+from executor.calibration.report import profile_lines, unsteady
 from executor.calibration.steps import (
+    LEAST_BATCHES,
     HostFit,
     Limits,
+    Shape,
     Step,
     Steps,
     fit_host,
     predictions,
     random_workload,
+    run_batches,
 )
 from executor.calibration.tables import (
     ends_first,
@@ -265,6 +269,29 @@ def test_scaled_tables_predict_scaled_steps(profile: Profile, config: Path) -> N
         assert step.device_s(cost) == pytest.approx(part @ np.array([2.0, 3.0, 4.0]))
 
 
+def test_a_busy_device_is_warned_of(profile: Profile) -> None:
+    steady = {
+        "gemm_qkv": {"spread": 0.02},
+        "norm": {"spread": 0.9},
+        "o": {"spread": 0.1},
+        "step": {},
+    }
+    assert unsteady(replace(profile, fit=steady)) == ""
+    busy = steady | {"embed": {"spread": 0.6}, "sample": {"spread": 0.4}}
+    assert "differ by 40%" in unsteady(replace(profile, fit=busy))
+
+
+def test_some_batches_run_however_late_it_is() -> None:
+    """So that a profile always has steps that it was not fitted to."""
+    launched = SimpleNamespace(wait=lambda: None)
+    runner = SimpleNamespace(
+        launch=lambda batch: launched, graphs=None, model=SimpleNamespace(vocab=9)
+    )
+    source = RandomArena(KVLayout(1, 1, 16, 16, torch.float32), {16: 10}, CPU)
+    ran = run_batches(runner, source, [Shape((5,), ())] * 20, Deadline(-1.0))  # type: ignore[arg-type]
+    assert len(ran) == LEAST_BATCHES
+
+
 # -- whole --------------------------------------------------------------------------------------
 
 
@@ -341,6 +368,9 @@ def test_a_profile_brought_in_line_with_steps(
     of one that replays all of them.
     """
     shape = load_shape(config)
+    # A busy machine would take as long for its kernels as launching is said to take here.
+    speed = 0.004 / CalibratedCost(profile, shape).step_s([Chunk(60, 60)], 4, 480)
+    profile = scaled(profile, Factors(speed, speed, speed))
     truth = replace(
         scaled(profile, Factors(0.8, 1.2, 1.0)), host=HostCost(0.002, 1e-4, "measured", launch_s)
     )

@@ -58,6 +58,7 @@ def test_a_recorded_run_on_a_cpu_is_shown(tmp_path: Path) -> None:
         "date": "2026-11-26T15:00:00+00:00",
         "machine": {"name": "A processor", "processors": 2, "threads": 1},
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "load_before": 0.1,
         "fit": {"step": {"heldout_mape": 0.06}},
         "outcomes": [{"scheduler": "vllm", "metrics": metrics}],
     }

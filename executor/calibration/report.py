@@ -36,6 +36,8 @@ def profile_lines(profile: Profile) -> Iterator[str]:
     for way, link in profile.links.items():
         rate, setup = link.bytes_per_s / 1e9, link.setup_s * 1e6
         yield f"  {way:5} {rate:6.1f} GB/s, {setup:.1f} us per copy"
+    if profile.graphs is not None:
+        yield f"  graphs: {profile.graphs.words}"
     host = profile.host
     step_us, sequence_us = host.step_s * 1e6, host.per_sequence_s * 1e6
     yield f"  host  {step_us:.0f} us per step, {sequence_us:.1f} per sequence"

@@ -38,6 +38,18 @@ class Graphs:
         """Chunks that each of `mixed` holds; the LM head computes a row for each."""
         self._mixed_rows = [size.rows for size in mixed]
 
+    @property
+    def words(self) -> str:
+        """In one line."""
+        most = self.decodes[-1] if self.decodes else 0
+        words = f"decodes of up to {most} sequences in {len(self.decodes)} sizes"
+        if not self.mixed:
+            return words
+        return (
+            f"{words}; steps with up to {self.chunks} chunks of up to {self.mixed[-1].rows:,} rows "
+            f"in {len(self.mixed)}"
+        )
+
     def held_decodes(self, decodes: int) -> int:
         """Sequences that a step of decodes alone is computed for."""
         place = bisect_left(self.decodes, decodes)

@@ -15,6 +15,7 @@ from superinfer.costs import CalibratedCost, Chunk, HostCost, Profile, load_prof
 from superinfer.costs.graphs import Graphs, MixedGraph
 from superinfer.costs.profile import parse_profile, profile_json, write_profile
 from superinfer.errors import InputError
+from superinfer.lab.profiles.report import heading_lines
 
 RECORDED = Path(__file__).parents[2] / "experiments/results/h200"
 MIXED = tuple(
@@ -119,6 +120,17 @@ def test_padding_never_makes_a_step_cheaper(decodes: int, mean: int) -> None:
 
 
 # -- the file -------------------------------------------------------------------------------------
+
+
+def test_a_profile_tells_of_its_graphs() -> None:
+    profile = replace(measured(), graphs=GRAPHS)
+    words = (
+        "graphs: decodes of up to 128 sequences in 9 sizes; "
+        "steps with up to 4 chunks of up to 1,024 rows in 8"
+    )
+    assert words in list(heading_lines(profile))
+    assert not any(line.startswith("graphs") for line in heading_lines(measured()))
+    assert Graphs((1, 2), (), 0).words == "decodes of up to 2 sequences in 2 sizes"
 
 
 def test_a_profile_keeps_its_graphs(tmp_path: Path) -> None:

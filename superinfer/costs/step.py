@@ -8,6 +8,9 @@ Such a step is `fixed(tokens) + rows(output rows) + decode attention + prefill a
 * decode attention: piecewise linear in the batch's total context;
 * prefill attention: by chunk tokens and the context before the chunk.
 
+Where it is known, decode attention is another curve in steps that have chunks too: there one kernel
+serves both, and it neither splits contexts nor shares keys among heads as that for decodes does.
+
 Where the device replays graphs, tokens, rows and decodes are those of the graph (`graphs.py`).
 """
 
@@ -76,12 +79,14 @@ class StepCost(ABC):
 
     limits: Limits = NO_LIMITS
     """Where measuring ended."""
+    knows_longest: bool = False
+    """Whether `uneven_s` is ever more than nothing."""
 
     def __init__(self, shape: ModelShape, tp: int, links: dict[str, Link], host: HostCost) -> None:
         shape.require_tp(tp)
         self.shape, self.tp, self.host = shape, tp, host
         self._host_step_s, self._host_sequence_s = host.step_s, host.per_sequence_s
-        self._launch_s = host.launch_s
+        self._launch_s, self._chunked_s = host.launch_s, host.chunked_s
         self.links = links
         """By direction, `h2d` and `d2h`; and `both`, where it was measured: either direction while
         the other one copies, too."""
@@ -128,6 +133,10 @@ class StepCost(ABC):
     def host_s(self, sequences: int) -> float:
         """Host seconds before a step over `sequences` requests."""
         return self._host_step_s + self._host_sequence_s * sequences
+
+    def uneven_s(self, decodes: int, context_tokens: int, longest_tokens: int) -> float:
+        """What a step of decodes alone takes more because their contexts are unequal."""
+        return 0.0
 
     def set_link(self, bytes_per_s: float) -> None:
         """Give the link to the host another speed, the same in both directions. Copies both ways at
@@ -194,6 +203,9 @@ class KernelCost(StepCost):
         self._fixed_cache: dict[int, float] = {}
         self._rows_cache: dict[int, float] = {}
         self._lines_cache: dict[int, _Lines] = {}
+        self._beside_cache: dict[int, _Lines] = {}
+        self._idle_s = 0.0
+        """With chunks: seconds per pair of a sequence and a query that it does not have."""
         self._single_cache: dict[tuple[int, int, int], float] = {}
 
     def step_s(self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int) -> float:
@@ -216,7 +228,7 @@ class KernelCost(StepCost):
         growth_s, steps = self._prefill_growth(chunks[0])
         if decodes:
             graph = None if self._graphs is None else self._graph(chunks, decodes)
-            found = self._lines_of(decodes, decodes if graph is None else graph.decodes)
+            found = self._beside_of(decodes, decodes if graph is None else graph.decodes)
             piece = bisect_right(found.ends, context_tokens)
             growth_s += found.lines[piece][1] * decodes
             steps = min(steps, _steps_to_end(found, piece, decodes, context_tokens))
@@ -233,6 +245,10 @@ class KernelCost(StepCost):
     @abstractmethod
     def _decode_curve(self, decodes: int) -> Curve:
         """Seconds of decode attention over total context tokens."""
+
+    def _beside_curve(self, decodes: int) -> Curve | None:
+        """The same in a step that has chunks too, or None where nothing else is known of it."""
+        return None
 
     @abstractmethod
     def _prefill_s(self, chunks: Sequence[PrefillWork]) -> float:
@@ -263,7 +279,7 @@ class KernelCost(StepCost):
         graph = None if self._graphs is None else self._graph(chunks, decodes)
         if decodes:
             held = decodes if graph is None else graph.decodes
-            ends, lines, _ = self._lines_of(decodes, held)
+            ends, lines, _ = self._beside_of(decodes, held)
             base, slope = lines[bisect_right(ends, context_tokens)]
             seconds += base + slope * context_tokens
         if graph is not None:  # replayed, not launched
@@ -288,16 +304,21 @@ class KernelCost(StepCost):
 
     def _beside_decode(self, chunks: Sequence[PrefillWork], decodes: int) -> float:
         """All of a step but decode attention."""
-        tokens = decodes
+        prefilled, longest = 0, 0
         for chunk in chunks:
-            tokens += chunk.tokens
-        rows = decodes + len(chunks)
+            prefilled += chunk.tokens
+            if chunk.tokens > longest:
+                longest = chunk.tokens
+        rows, tokens = decodes + len(chunks), decodes + prefilled
+        # Every sequence gets the thread blocks of the longest chunk; those of no query end at once.
+        idle_s = self._idle_s * (rows * longest - prefilled)
         if self._graphs is not None:
             graph = self._graphs.holding(tokens, decodes, len(chunks))
             if graph is not None:
                 tokens, rows = graph.rows, graph.decodes + self._graphs.chunks
         fixed = self._fixed_cache.get(tokens) or self._fixed(tokens)
-        return fixed + (self._rows_cache.get(rows) or self._row(rows)) + self._prefill_s(chunks)
+        fixed += self._rows_cache.get(rows) or self._row(rows)
+        return fixed + self._prefill_s(chunks) + idle_s + self._chunked_s
 
     def _fixed(self, tokens: int) -> float:
         seconds = self._fixed_cache[tokens] = self._fixed_s(tokens)
@@ -308,22 +329,42 @@ class KernelCost(StepCost):
         return seconds
 
     def _lines_of(self, decodes: int, held: int) -> _Lines:
-        """Decode attention of so many sequences where `held` are computed."""
+        """Steps of so many decodes alone where `held` are computed."""
         key = decodes if held == decodes else decodes + (held << 32)
         return self._lines_cache.get(key) or self._lines(key, decodes, held)
 
     def _lines(self, key: int, decodes: int, held: int) -> _Lines:
-        curve = self._decode_curve(decodes)
-        pieces = curve.segments()
-        lines = [(base, slope) for _, base, slope in pieces]
+        curve, alone_s = self._decode_curve(decodes), self._fixed(held) + self._row(held)
+        idle_s = 0.0
         if held != decodes:
-            # Sequences without keys cost what such sequences cost more among themselves.
             idle_s = self._decode_curve(held).at(0.0) - curve.at(0.0)
-            lines = [(base + max(0.0, idle_s), slope) for base, slope in lines]
-        found = self._lines_cache[key] = _Lines(
-            [end for end, _, _ in pieces[:-1]], lines, self._fixed(held) + self._row(held)
-        )
+        found = self._lines_cache[key] = _pieces(curve, alone_s, idle_s)
         return found
+
+    def _beside_of(self, decodes: int, held: int) -> _Lines:
+        """Decode attention beside chunks, of so many sequences where `held` are computed."""
+        key = decodes if held == decodes else decodes + (held << 32)
+        return self._beside_cache.get(key) or self._beside(key, decodes, held)
+
+    def _beside(self, key: int, decodes: int, held: int) -> _Lines:
+        curve = self._beside_curve(decodes)
+        if curve is None:
+            found = self._lines_of(decodes, held)
+        else:
+            wider = None if held == decodes else self._beside_curve(held)
+            idle_s = 0.0 if wider is None else wider.at(0.0) - curve.at(0.0)
+            found = _pieces(curve, 0.0, idle_s)
+        self._beside_cache[key] = found
+        return found
+
+
+def _pieces(curve: Curve, alone_s: float, idle_s: float) -> _Lines:
+    """A curve's lines, and `idle_s` more: sequences without keys cost what such sequences cost more
+    among themselves.
+    """
+    pieces, more_s = curve.segments(), max(0.0, idle_s)
+    ends = [end for end, _, _ in pieces[:-1]]
+    return _Lines(ends, [(base + more_s, slope) for _, base, slope in pieces], alone_s)
 
 
 def steps_within(distance: float, stride: float) -> float:

@@ -120,7 +120,15 @@ def test_same_events_where_copies_slow_each_other(arm: str, meets: bool, lag: in
 @pytest.mark.parametrize("prefix", [False, True])
 @pytest.mark.parametrize(
     "arm",
-    ["rotating-dirty", "fcfs-shrinking", "vllm-shrinking", "chunked-slo-aware", "fcfs-background"],
+    [
+        "rotating-dirty",
+        "fcfs-shrinking",
+        "vllm-shrinking",
+        "chunked-slo-aware",
+        "fcfs-background",
+        "vllm-cached",
+        "rotating-cached",
+    ],
 )
 @settings(SETTINGS, derandomize=True)
 @given(jobs=JOBS)

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from superinfer.costs.base import Chunk
+from superinfer.links import OTHER
 from superinfer.memory.slabs import NO_SMALL, Blocks, Small, added, lacking
 from superinfer.plan import Change, Direction, PrefillChunk, Transfer, Work
 from superinfer.sequence import Sequence, State
@@ -151,9 +152,13 @@ class DraftView:
         """
         links = self._engine.links
         queued_s = links.queued_s(direction, self.now)
-        for transfer in (*self.before_step, *self.background):
+        planned = (*self.before_step, *self.background)
+        if not planned:
+            return queued_s
+        company = not self.link_idle(OTHER[direction])
+        for transfer in planned:
             if transfer.direction == direction:
-                queued_s += links.copy_s(transfer)
+                queued_s += links.copy_s(transfer, company)
         return queued_s
 
     def link_idle(self, direction: Direction) -> bool:

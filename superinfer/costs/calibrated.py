@@ -85,7 +85,7 @@ class CalibratedCost(KernelCost):
     def __init__(self, profile: Profile, shape: ModelShape, host: HostCost | None = None) -> None:
         _check(profile, shape)
         shape = replace(shape, dtype_bytes=DTYPE_BYTES.get(profile.dtype, shape.dtype_bytes))
-        super().__init__(shape, profile.tp, profile.links, host or profile.host)
+        super().__init__(shape, profile.tp, profile.links, host or profile.host, profile.graphs)
         self.profile = profile
         self._tokens_curve = total(self._fixed_parts())
         self._rows_curve = total(self._row_parts())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from superinfer.costs.devices import Link
+from superinfer.costs.graphs import Graphs, MixedGraph
 from superinfer.errors import InputError
 
 VERSION = 1
@@ -88,6 +89,8 @@ class Profile:
     links: dict[str, Link]
     host: HostCost
     dtype: str = "bf16"
+    graphs: Graphs | None = None
+    """Of the executor that was measured, if it replays its steps from graphs."""
     memory: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
     fit: dict[str, Any] = field(default_factory=dict)
@@ -123,6 +126,7 @@ def parse_profile(data: object, file: str = "") -> Profile:
         links={name: _link(links.child(name)) for name in links.data if links.get(name)},
         host=_host(top.child("host")),
         dtype=top.text("dtype"),
+        graphs=_graphs(top.child("graphs")) if top.get("graphs") else None,
         **{name: check(top.child(name)) for name, check in _SECTIONS.items() if name in top.data},
         sources=list(top.get("sources") or ()),
         versions=dict(top.get("versions") or {}),
@@ -150,6 +154,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
             "origin": profile.host.origin,
             **{name: value for name in _OPTIONAL_HOST if (value := getattr(profile.host, name))},
         },
+        **({"graphs": _graphs_json(profile.graphs)} if profile.graphs else {}),
         "memory": profile.memory,
         "quality": profile.quality,
         "fit": profile.fit,
@@ -180,6 +185,11 @@ def _kernel_json(kernel: Kernel) -> dict[str, Any]:
             "coefficients": coefficients,
         }
     return {"axes": kernel.axes, "seconds": kernel.seconds, "model": None}
+
+
+def _graphs_json(graphs: Graphs) -> dict[str, Any]:
+    mixed = [list(size) for size in graphs.mixed]
+    return {"decodes": list(graphs.decodes), "mixed": mixed, "chunks": graphs.chunks}
 
 
 class _Reader:
@@ -332,6 +342,25 @@ def _link(reader: _Reader) -> Link:
     if reader.number("bytes_per_s", 0.0) == 0.0:
         reader.fail("bytes_per_s", "expected a number > 0")
     return Link(reader.number("bytes_per_s", 0.0), reader.number("setup_s", 0.0))
+
+
+def _graphs(reader: _Reader) -> Graphs:
+    decodes = tuple(int(size) for size in _increasing(reader, "decodes"))
+    pairs = reader.get("mixed")
+    if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
+        reader.fail("mixed", "expected pairs of whole numbers: rows, decodes among them")
+    mixed = tuple(MixedGraph(*pair) for pair in reader.data["mixed"])
+    if any(a >= b for a, b in pairwise(mixed)) or any(rows < least for rows, least in mixed):
+        reader.fail("mixed", "expected increasing pairs of rows and no more decodes")
+    return Graphs(decodes, mixed, int(reader.number("chunks", 0.0)))
+
+
+def _is_pair(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(size, int) and _is_number(size, 0.0) for size in value)
+    )
 
 
 def _host(reader: _Reader) -> HostCost:

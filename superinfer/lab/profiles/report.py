@@ -174,6 +174,8 @@ def heading_lines(profile: Profile) -> Iterator[str]:
         f"host: {1e3 * host.step_s:g} ms per step, {1e6 * host.per_sequence_s:g} us per sequence "
         f"({host.origin})"
     )
+    if profile.graphs is not None:
+        yield f"graphs: {profile.graphs.words}"
     known = {key: value for key, value in profile.memory.items() if value is not None}
     yield "memory: " + (", ".join(f"{key} {value:,}" for key, value in known.items()) or "-")
     versions = (f"{name} {version}" for name, version in profile.versions.items())

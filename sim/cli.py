@@ -45,6 +45,7 @@ from sim.options import (
     WithoutSlo,
 )
 from sim.profiles_cli import app as profiles_app
+from sim.sensitivity_cli import sensitivity
 from superinfer.errors import SuperInferError
 from traces.cli import app as traces_app
 
@@ -64,6 +65,7 @@ app.add_typer(traces_app, name="traces")
 app.add_typer(profiles_app, name="profiles")
 app.command("cache-study")(cache_study)
 app.command("train-reuse")(train_reuse)
+app.command("sensitivity")(sensitivity)
 
 
 @app.command()

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil, inf
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from mypy_extensions import mypyc_attr
@@ -65,6 +66,8 @@ class Origin(NamedTuple):
     measured: bool
     family_error: float | None
     """Mean error of the worst kernel on held-out measurements, as a share."""
+    assumed: Mapping[str, str] = MappingProxyType({})
+    """Kernels of a shape that nobody measured, each with what stands in for it."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -107,6 +110,7 @@ class StepCost(ABC):
             "measured_share": 1.0 - outside if origin.measured else 0.0,
             "extrapolated_share": outside,
             "left_range": coverage.left_range,
+            "assumed": dict(origin.assumed),
             "family_error": origin.family_error,
             "host_overhead_origin": self.host.origin,
         }

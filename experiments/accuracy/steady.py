@@ -20,7 +20,8 @@ from experiments.accuracy.steady_points import Point, read_points
 from experiments.fit_profiles import data_folder
 from experiments.record import SIMULATED, made_by, write_result
 from sim.run import run_simulation
-from superinfer.costs import load_profile, load_shape
+from superinfer.costs import load_device, load_profile, load_shape
+from superinfer.costs.devices import GIB
 from superinfer.costs.profile import Profile
 from superinfer.lab.config import load_config
 from superinfer.lab.profiles.build import build_profile, save_profile
@@ -35,6 +36,9 @@ HOST_STEP_MS = {"h100": 2.0, "h200": 2.0}
 so that any value under a step does."""
 HOST_PER_SEQUENCE_US = 20.0
 """As `DEFAULT_HOST` assumes."""
+UNSEEN_GIB = 2.0
+"""Of a GPU, what the count of KV blocks does not see: CUDA's context, the buffers of NCCL, and what
+a device holds less than its name says. Assumed."""
 STEPS_MS = (1.0, 1.5, 2.0, 2.5, 3.0)
 """What `--calibrate` tries."""
 WORST = 10
@@ -90,6 +94,7 @@ def simulate(point: Point, profile: Path, host_step_ms: float | None = None) -> 
         [
             f"scheduler.max_num_batched_tokens={point.max_num_batched_tokens}",
             f"scheduler.max_num_seqs={point.max_num_seqs}",
+            f"run.gpu_memory_utilization={_memory_share(point.device):.4f}",
         ],
         scheduler="vllm_v1",
         memory="vllm_v1",
@@ -112,6 +117,11 @@ def simulate(point: Point, profile: Path, host_step_ms: float | None = None) -> 
         float(result.trust["extrapolated_share"]),
         tuple(result.trust["assumed"]),
     )
+
+
+def _memory_share(device: str) -> float:
+    """vLLM's 0.9, less what the count of blocks does not see."""
+    return 0.9 - UNSEEN_GIB * GIB / load_device(device).memory_bytes
 
 
 def median_errors(points: Sequence[Point], found: Sequence[Found]) -> dict[str, float]:

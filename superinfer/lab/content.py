@@ -30,6 +30,8 @@ OURS = frozenset(("superinfer", "sim", "traces", "executor", "experiments"))
 _LIBRARIES = ("numpy", "simpy")
 _SPEC_FILES = ("servegen", "trace", "sharegpt")
 """Keys by which the specification of a workload names files and folders."""
+_INSTALLED = ("site-packages", "dist-packages")
+"""Names of folders for installed packages."""
 _IMPORT = re.compile(r"^\s*(?:from\s+(\w+)|import\s+([\w., \t]+))", re.MULTILINE)
 _PLUGIN = re.compile(r"(\w+)(?:\.\w+)*:\w+")
 
@@ -252,6 +254,8 @@ def _origins(name: str) -> list[Path]:
     if name in OURS:
         return paths
     installed = {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib")}
+    # An environment may see the packages of another one.
+    installed |= {path for path in map(Path, sys.path) if path.name in _INSTALLED}
     return [path for path in paths if not installed & set(path.parents)]
 
 

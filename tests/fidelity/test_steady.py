@@ -125,7 +125,7 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
     [
         (None, "cannot read: No such file"),
         ("id,batch_size\n", "expected rows, found none"),
-        ("model_path,precision\nQwen/Qwen3-32B,\n", "csv:2: expected a measured point: 'tp_size'"),
+        ("model_path,precision\nQwen/Qwen3-32B,\n", "csv:2: expected a measured point: 'isl'"),
     ],
 )
 def test_a_bad_file_of_points_is_named(tmp_path: Path, text: str | None, words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -12,11 +13,14 @@ import pytest
 from rich.console import Console
 from specs import document, write_spec
 
+from sim import sensitivity
 from sim.cli import main
+from sim.compare import simulate_into
 from sim.run import build_engine
 from sim.sensitivity import Variation, variations
 from superinfer.costs import load_profile
 from superinfer.lab.config import Config, load_config
+from superinfer.lab.study import Study, StudyResult
 from superinfer.lab.tornado import Bar, conclusion, sensitivity_table, write_tornado
 
 RECORD = '{{"timestamp":{at},"input_length":{prompt},"output_length":{answer},"class":"chat"}}\n'
@@ -43,6 +47,22 @@ def call(
         return int(stopped.value.code or 0), read.out, read.err.splitlines()
 
     return called
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies run in this process: a worker takes longer to start than these runs take."""
+
+    def run_here(study: Study, report: object) -> StudyResult:
+        folders: dict[str, list[Path]] = {}
+        for run in study.plan():
+            folder = study.root / run.key
+            if not folder.exists():
+                simulate_into(run.config, folder)
+            folders.setdefault(run.arm, []).append(folder)
+        return StudyResult(folders)
+
+    monkeypatch.setattr(sensitivity, "run_study", run_here)
 
 
 # -- parts ----------------------------------------------------------------------------------------
@@ -111,6 +131,7 @@ def test_arrivals_get_burstier(tmp_path: Path) -> None:
 FEW = ("--part", "gemm_gate_up", "--part", "host", "--part", "burstiness")
 
 
+@pytest.mark.usefixtures("inline")
 def test_the_outcome_is_written_shown_and_drawn(call: Callable[..., Called]) -> None:
     code, out, err = call("t.jsonl", "--schedulers", "vllm,fcfs", *FEW, "--out", "s", "--json")
     assert code == 0 and err[-1] == "results in s"
@@ -130,6 +151,7 @@ def test_the_outcome_is_written_shown_and_drawn(call: Callable[..., Called]) -> 
     ]
 
 
+@pytest.mark.usefixtures("inline")
 def test_a_table_names_metric_and_winner(call: Callable[..., Called]) -> None:
     code, out, _ = call(
         *("t.jsonl", "--schedulers", "vllm,fcfs", "--metric", "p99_ttft_ms", "--by", "20"),
@@ -140,6 +162,7 @@ def test_a_table_names_metric_and_winner(call: Callable[..., Called]) -> None:
     assert [path.name for path in Path("s").iterdir()] == ["sensitivity.json"]
 
 
+@pytest.mark.usefixtures("inline")
 def test_seeds_pair_the_draws(call: Callable[..., Called], tmp_path: Path) -> None:
     chat = {
         "class": "chat",
@@ -157,10 +180,32 @@ def test_seeds_pair_the_draws(call: Callable[..., Called], tmp_path: Path) -> No
     assert told["seeds"] == 2 and len(told["base"]["interval"]) == 2
 
 
+@pytest.mark.slow
+def test_a_study_goes_on_where_it_was_stopped(
+    call: Callable[..., Called], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With worker processes; the first try ends when the runs are done, before the conclusion."""
+    arguments = ("t.jsonl", "--schedulers", "vllm,fcfs", "--part", "host", "--out", "s", "--json")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sensitivity, "_conclude", stop)
+        assert call(*arguments)[0] == 130
+    kept = {path.stat().st_ino for path in Path("s/.study").glob("*/summary.json")}
+    assert len(kept) == 6
+    monkeypatch.setattr(sensitivity, "finish", lambda root: None)
+    code, out, _ = call(*arguments)
+    assert code == 0 and json.loads(out)["parts"][0]["part"] == "host"
+    assert {path.stat().st_ino for path in Path("s/.study").glob("*/summary.json")} == kept
+
+
+@pytest.mark.usefixtures("inline")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("none.jsonl",), "none.jsonl: cannot read"),
+        (("none.jsonl",), "none.jsonl: expected a trace file, got no such file"),
         (("t.jsonl", "--schedulers", "vllm"), "sensitivity: expected two or more"),
         (("t.jsonl", "--schedulers", "vllm,fcfs,priority"), "expected two schedulers or arms"),
         (("t.jsonl", "--part", "gemm_qkx"), "--part: expected one of .*gemm_qkx.*gemm_qkv"),
@@ -201,9 +246,10 @@ def outcome(**changes: Any) -> dict[str, Any]:
 def test_the_table_says_where_the_winner_changes() -> None:
     told = outcome()
     table = sensitivity_table(told, [Bar.of(each) for each in told["parts"]])
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=100, file=io.StringIO())
     console.print(table)
-    text = console.export_text()
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
     assert "a / b" in text and "NO" in text and "+1" in text and "-0.5" in text
     assert conclusion(told) == "a is better, but not under an error of 10 % of: gemm_o."
 

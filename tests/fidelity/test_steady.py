@@ -86,17 +86,21 @@ def test_a_closed_loop_is_simulated(tmp_path: Path) -> None:
     # Three milliseconds more host time come on top of every step, nothing is scheduled ahead.
     assert slower.tpot_ms - found.tpot_ms == pytest.approx(3.0, abs=0.3)
     assert (found.preemptions, found.extrapolated_share) == (0, 0.0)
+    assert 0.0 < found.later_ttft_ms < found.ttft_ms  # the first ones wait for each other
 
 
 def test_the_cause_is_what_brings_the_point_closest(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Found(100.0, 12.0, 0, 0.0, ())
-    others = {"fast": Found(90.0, 10.2, 0, 0.0, ()), "slow": Found(100.0, 13.0, 0, 0.0, ())}
-    monkeypatch.setattr(steady, "alternatives", lambda point, profiles: others)
+    found = Found(100.0, 12.0, 90.0, 0, 0.0, ())
+    others = {
+        "fast": Found(90.0, 10.2, 90.0, 0, 0.0, ()),
+        "slow": Found(100.0, 13.0, 90.0, 0, 0.0, ()),
+    }
+    monkeypatch.setattr(steady, "alternatives", lambda *_: others)
     told = explain(POINT, found, Profiles(Path(), Path()))
     assert (told["metric"], told["closest"]) == ("tpot", "fast")
     assert told["closest_error"] == pytest.approx(0.02)
     assert badness(POINT, found) == pytest.approx(0.2 / 0.05)
-    monkeypatch.setattr(steady, "alternatives", lambda point, profiles: {"slow": others["slow"]})
+    monkeypatch.setattr(steady, "alternatives", lambda *_: {"slow": others["slow"]})
     assert explain(POINT, found, Profiles(Path(), Path()))["closest"] is None
 
 

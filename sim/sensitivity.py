@@ -254,7 +254,7 @@ def outcome_of(
     one, other = names
     base = _compared(metric, one, other, runs, "")
     seen = dict.fromkeys(name.split(" | ")[1][:-2] for name in runs if " | " in name)
-    parts = [_part(part, metric, names, runs, _winner(base)) for part in seen]
+    parts = [_part(part, metric, names, runs, base) for part in seen]
     parts.sort(key=lambda each: -(each["swing"] or 0.0))
     return {
         "version": 1,
@@ -274,20 +274,22 @@ def _part(
     metric: str,
     names: Sequence[str],
     runs: Mapping[str, Sequence[Run]],
-    winner: str | None,
+    base: Difference,
 ) -> dict[str, Any]:
-    """One entry of `parts`: both ends, and whether the winner without errors wins at both."""
+    """One entry of `parts`: both ends, whether the winner without errors wins at both, and how far
+    the difference moves.
+    """
     one, other = names
     ends = {
         key: dict(_entry(_compared(metric, one, other, runs, f" | {part} {sign}")))
         for key, sign in (("faster", "-"), ("slower", "+"))
     }
-    changes = [end["difference"] for end in ends.values()]
+    changes = [base.difference, *(end["difference"] for end in ends.values())]
     return {
         "part": part,
         **ends,
-        "survives": all(end["winner"] == winner for end in ends.values()),
-        "swing": None if None in changes else abs(changes[1] - changes[0]),
+        "survives": all(end["winner"] == _winner(base) for end in ends.values()),
+        "swing": None if None in changes else max(changes) - min(changes),
     }
 
 

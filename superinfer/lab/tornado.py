@@ -96,9 +96,12 @@ def tornado_panel(axes: Axes, outcome: Mapping[str, Any], bars: Sequence[Bar]) -
 
     base = outcome["base"]["difference"] or 0.0
     for row, bar in enumerate(bars):
-        for value, colour, hatch in ((bar.faster, BLUE, ""), (bar.slower, ORANGE, "//")):
+        # Apart, because both may lie on the same side.
+        ends = ((bar.faster, -0.19, BLUE, ""), (bar.slower, 0.19, ORANGE, "//"))
+        for value, above, colour, hatch in ends:
             if value is not None:
-                axes.barh(row, value - base, left=base, height=0.7, color=colour, hatch=hatch)
+                place = row + above
+                axes.barh(place, value - base, left=base, height=0.36, color=colour, hatch=hatch)
     axes.axvline(base, color=GREY, linewidth=1)
     axes.axvline(0.0, color=RED, linewidth=1, linestyle="--")
     axes.set_yticks(

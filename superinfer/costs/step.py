@@ -16,7 +16,6 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil, inf
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from mypy_extensions import mypyc_attr
@@ -66,7 +65,7 @@ class Origin(NamedTuple):
     measured: bool
     family_error: float | None
     """Mean error of the worst kernel on held-out measurements, as a share."""
-    assumed: Mapping[str, str] = MappingProxyType({})
+    assumed: Mapping[str, str] | None = None
     """Kernels of a shape that nobody measured, each with what stands in for it."""
 
 
@@ -110,7 +109,7 @@ class StepCost(ABC):
             "measured_share": 1.0 - outside if origin.measured else 0.0,
             "extrapolated_share": outside,
             "left_range": coverage.left_range,
-            "assumed": dict(origin.assumed),
+            "assumed": dict(origin.assumed or {}),
             "family_error": origin.family_error,
             "host_overhead_origin": self.host.origin,
         }

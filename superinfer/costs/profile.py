@@ -14,6 +14,7 @@ from typing import Any
 
 from superinfer.costs.devices import Link
 from superinfer.costs.graphs import Graphs, MixedGraph
+from superinfer.costs.shapes import ONE_BYTE_DTYPES
 from superinfer.errors import InputError
 
 VERSION = 1
@@ -91,10 +92,16 @@ class Profile:
     dtype: str = "bf16"
     graphs: Graphs | None = None
     """Of the executor that was measured, if it replays its steps from graphs."""
+    weight_dtype: str = ""
+    """Of the matrices of the layers, where that is another; `fp8` or `fp8_block`."""
+    kv_dtype: str = ""
+    """Of the cache, likewise; `fp8` makes `attention_decode_8` the attention of every step."""
     memory: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
     fit: dict[str, Any] = field(default_factory=dict)
     range: dict[str, Any] = field(default_factory=dict)
+    assumed: dict[str, str] = field(default_factory=dict)
+    """Kernels whose shape lies outside what was measured, each with what stands in for it."""
     sources: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     made_s: float = 0.0
@@ -127,6 +134,8 @@ def parse_profile(data: object, file: str = "") -> Profile:
         host=_host(top.child("host")),
         dtype=top.text("dtype"),
         graphs=_graphs(top.child("graphs")) if top.get("graphs") else None,
+        weight_dtype=top.one_byte("weight_dtype"),
+        kv_dtype=top.one_byte("kv_dtype"),
         **{name: check(top.child(name)) for name, check in _SECTIONS.items() if name in top.data},
         sources=list(top.get("sources") or ()),
         versions=dict(top.get("versions") or {}),
@@ -142,6 +151,8 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "device": profile.device,
         "model": profile.model,
         "dtype": profile.dtype,
+        **({"weight_dtype": profile.weight_dtype} if profile.weight_dtype else {}),
+        **({"kv_dtype": profile.kv_dtype} if profile.kv_dtype else {}),
         "tp": profile.tp,
         "kernels": {name: _kernel_json(kernel) for name, kernel in profile.kernels.items()},
         "links": {
@@ -159,6 +170,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "quality": profile.quality,
         "fit": profile.fit,
         "range": profile.range,
+        **({"assumed": profile.assumed} if profile.assumed else {}),
         "sources": profile.sources,
         "versions": profile.versions,
         "made_s": profile.made_s,
@@ -221,6 +233,14 @@ class _Reader:
         """The non-empty string under `key`."""
         if not isinstance(self.get(key), str) or not self.data[key]:
             self.fail(key, "expected a string")
+        return str(self.data[key])
+
+    def one_byte(self, key: str) -> str:
+        """The optional dtype of 8 bits under `key`; empty where there is none."""
+        if self.get(key) is None:
+            return ""
+        if self.get(key) not in ONE_BYTE_DTYPES:
+            self.fail(key, f"expected one of {', '.join(ONE_BYTE_DTYPES)}")
         return str(self.data[key])
 
     def number(self, key: str, least: float) -> float:
@@ -311,6 +331,10 @@ def _fit(reader: _Reader) -> dict[str, Any]:
     return reader.data
 
 
+def _assumed(reader: _Reader) -> dict[str, Any]:
+    return {name: reader.text(name) for name in reader.data}
+
+
 def _range(reader: _Reader) -> dict[str, Any]:
     for name in reader.data:
         bounds = reader.child(name)
@@ -335,6 +359,7 @@ _SECTIONS: Mapping[str, Callable[[_Reader], dict[str, Any]]] = {
     "quality": _quality,
     "fit": _fit,
     "range": _range,
+    "assumed": _assumed,
 }
 
 

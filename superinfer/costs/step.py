@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil, inf
 from typing import Final, NamedTuple
@@ -71,6 +71,8 @@ class Origin(NamedTuple):
     measured: bool
     family_error: float | None
     """Mean error of the worst kernel on held-out measurements, as a share."""
+    assumed: Mapping[str, str] | None = None
+    """Kernels of a shape that nobody measured, each with what stands in for it."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -116,6 +118,7 @@ class StepCost(ABC):
             "measured_share": 1.0 - outside if origin.measured else 0.0,
             "extrapolated_share": outside,
             "left_range": coverage.left_range,
+            "assumed": dict(origin.assumed or {}),
             "family_error": origin.family_error,
             "host_overhead_origin": self.host.origin,
         }

@@ -146,6 +146,8 @@ def trust_words(summary: Summary) -> str:
         words.append(f"{shown('error', trust['family_error'])} mean error of its worst kernel")
     if trust.get("extrapolated_share") is not None:
         words.append(f"{percent(trust['extrapolated_share'])} of the step time extrapolated")
+    if trust.get("assumed"):
+        words.append(f"{', '.join(trust['assumed'])} of a shape that was not measured")
     words.append(f"host overhead {trust.get('host_overhead_origin') or 'of unknown origin'}")
     return "; ".join(words)
 
@@ -375,7 +377,7 @@ def _trust(summary: Summary) -> list[Content]:
     trust = summary.get("trust") or {}
     rows = []
     for key, value in trust.items():
-        if key == "left_range":
+        if key in ("left_range", "assumed"):
             continue
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         written = shown(key, value) if is_number else NONE if value is None else str(value)
@@ -384,7 +386,16 @@ def _trust(summary: Summary) -> list[Content]:
     origin = [table("Origin of the step times", head, rows, words=2)] if rows else []
     ranges = ("what", "measured up to", "run went to", "share of the step time")
     left = left_rows(trust)
-    return [*origin, *([table("Outside the measured range", ranges, left)] if left else [])]
+    assumed = list((trust.get("assumed") or {}).items())
+    return [
+        *origin,
+        *([table("Outside the measured range", ranges, left)] if left else []),
+        *(
+            [table("Shapes that were not measured", ("kernel", "stands in"), assumed, words=2)]
+            if assumed
+            else []
+        ),
+    ]
 
 
 def _config(run: Run) -> list[Content]:

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,6 +74,8 @@ def quality(
     """Measure what 8 and 4 bits for keys and values cost in quality."""
     try:
         settings = Settings(model, text, _device(device), windows, length, distance, decode)
+        if out is not None and out.exists():
+            _check_profile(out, model)
         report = measure(settings)
         if out is not None:
             write_figures(report, out)
@@ -198,6 +201,20 @@ def write_figures(report: Report, path: Path) -> None:
         replace(profile, quality=figures(report), sources=[*others, source]),
         path,
     )
+
+
+def _check_profile(path: Path, measured: Path) -> None:
+    """Before the work: raise for what is no profile; say so where one is to get the figures of a
+    model of another shape than its own.
+    """
+    from superinfer.costs import load_profile
+
+    name = load_profile(path).model
+    with suppress(SuperInferError):  # a profile of a model that is at no hand
+        shape, other = load_shape(measured), load_shape(name)
+        if (shape.layers, shape.hidden) != (other.layers, other.hidden):
+            text = f"warning: {path}: a profile of {name}; these figures are of {measured.name}"
+            print(text, file=sys.stderr)
 
 
 def _differences(report: Report) -> Table:

@@ -48,6 +48,7 @@ from sim.options import (
 )
 from sim.plan_cli import plan
 from sim.profiles_cli import app as profiles_app
+from sim.sensitivity_cli import sensitivity
 from superinfer.errors import SuperInferError
 from traces.cli import app as traces_app
 
@@ -68,6 +69,7 @@ app.add_typer(profiles_app, name="profiles")
 app.command("cache-study")(cache_study)
 app.command("train-reuse")(train_reuse)
 app.command("plan")(plan)
+app.command("sensitivity")(sensitivity)
 
 
 @app.command()

@@ -18,7 +18,7 @@ from superinfer.events import Sink
 from superinfer.lab.config import Config
 from superinfer.lab.gates import check_gates, parse_gate
 from superinfer.lab.results import default_folder, load_run, summary_json, write_run
-from superinfer.lab.trust import range_warning
+from superinfer.lab.trust import assumed_warning, range_warning
 from superinfer.metrics import RunMetrics, Window
 from traces.cli import print_out, print_table
 from traces.workload import Workload
@@ -240,5 +240,6 @@ def _show(summary: Summary, as_json: bool) -> None:
         print_table(summary_table(summary))
     for note in summary["notes"]:
         say(f"note: {note}")
-    if warning := range_warning(summary["trust"]):
-        say(f"warning: {warning}")
+    for warning in (range_warning(summary["trust"]), assumed_warning(summary["trust"])):
+        if warning:
+            say(f"warning: {warning}")

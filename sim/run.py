@@ -142,7 +142,7 @@ def build_engine(
     # FlexGen's policy says where its tensors are, and so what its steps cost.
     offloading = getattr(scheduler, "offloading", None)
     cost = cost or _cost(config.run, shape, device, offloading() if offloading else None)
-    sizes = engine_config(config.run, shape, cost, scheduler)
+    sizes = engine_config(config.run, cost.shape, cost, scheduler)
     return Engine(scheduler, config.build_memory(), cost, sizes, sink), cost
 
 
@@ -174,8 +174,8 @@ def engine_config(
         )
     eight = shape.kv_block_bytes(run.tp, block_tokens, 8)
     four = shape.kv_block_bytes(run.tp, block_tokens, 4)
-    # FlexGen keeps all of its cache at one precision.
-    small = NO_SMALL if isinstance(cost, FlexGenCost) else (eight, four)
+    # FlexGen keeps all of its cache at one precision, and a cache of 8 bits loses no more.
+    small = NO_SMALL if isinstance(cost, FlexGenCost) or shape.kv_dtype else (eight, four)
     return EngineConfig(
         total_blocks=blocks,
         block_tokens=block_tokens,

@@ -35,9 +35,11 @@ class RequestTable:
     h2d_bytes: Ints
     d2h_bytes: Ints
     kv_bits: Floats
-    """Mean bits per value of the request's cache as it was at its end; NaN if it never had one."""
+    """Mean bits per value of the cache that the request's decode steps have read, each step counted
+    by what it reads; of an answer of one token, of the cache at its end. NaN if it never had one.
+    """
     kv_8_share: Floats
-    """Share of that cache in blocks of 8 bits; the rest has 16, or 4."""
+    """Share of that in blocks of 8 bits; the rest has 16, or 4."""
     kv_4_share: Floats
     replica: Ints | None = None
     """Number of the replica that took each request; None where there is only one."""

@@ -108,6 +108,9 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     (`superinfer.lab.dial`); empty: no dial."""
     rate_scale: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     """Arrival rate as a multiple of the trace's."""
+    burstiness: Annotated[float, Meta(ge=0, le=1e3)] = 1.0
+    """How far the gaps between arrivals lie from their mean, as a multiple of the trace's; 0: all
+    are equal."""
     limit: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """Use only the first so many requests; 0: all."""
     spread: bool = False

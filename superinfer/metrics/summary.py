@@ -286,8 +286,8 @@ class RunMetrics:
         }
 
     def _quality(self, measure: str, held: Ints, tokens: Ints) -> float | str | None:
-        """What the precisions of the caches are expected to cost, by tokens, as if each answer had
-        been given with the cache that it ended with; `unmeasured` where a part of it is.
+        """What the precisions of the caches are expected to cost: the measured cost of each, by its
+        share in what decodes read, requests weighed by tokens; `unmeasured` where a part of it is.
         """
         if not tokens.size:
             return None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from superinfer.lab.plot_data import PlotData, Summary, run_title
+from superinfer.lab.precision import shown_precision
 from superinfer.lab.report import charts
 from superinfer.lab.report.html import (
     Content,
@@ -145,6 +146,8 @@ def trust_words(summary: Summary) -> str:
         words.append(f"{shown('error', trust['family_error'])} mean error of its worst kernel")
     if trust.get("extrapolated_share") is not None:
         words.append(f"{percent(trust['extrapolated_share'])} of the step time extrapolated")
+    if trust.get("assumed"):
+        words.append(f"{', '.join(trust['assumed'])} of a shape that was not measured")
     words.append(f"host overhead {trust.get('host_overhead_origin') or 'of unknown origin'}")
     return "; ".join(words)
 
@@ -224,6 +227,7 @@ def _latency(data: PlotData) -> list[Content]:
         tag("div", *pictures, class_="pictures"),
         table("Latency over all finished requests (ms)", ("", *STATISTICS.values()), rows),
         _longest(data.summary),
+        *_precision(data.summary),
     ]
     groups = data.summary.get("classes") or {}
     if len(groups) > 1:
@@ -246,6 +250,23 @@ def _longest(summary: Summary) -> Html:
     ]
     head = ("class", "between two tokens", "for any token, the first one included")
     return table("Longest times without a token (ms)", head, rows)
+
+
+def _precision(summary: Summary) -> list[Content]:
+    """What part of the latency was paid for with bits of the cache, if any."""
+    columns = shown_precision([summary])
+    if not columns:
+        return []
+    rows = [
+        (name, *(shown(key, group.get(key)) for key in columns))
+        for name, group in _groups(summary, "classes")
+    ]
+    note = (
+        "Mean bits per value of the caches that decodes have read. Expected: against 16 bits, from "
+        "the quality table of the profile; unmeasured where that has no figure."
+    )
+    found = table("Precision of the KV cache", ("class", *columns.values()), rows)
+    return [found, tag("p", note, class_="note")]
 
 
 def _quantiles(name: str, group: Summary, key: str) -> list[str]:
@@ -356,7 +377,7 @@ def _trust(summary: Summary) -> list[Content]:
     trust = summary.get("trust") or {}
     rows = []
     for key, value in trust.items():
-        if key == "left_range":
+        if key in ("left_range", "assumed"):
             continue
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         written = shown(key, value) if is_number else NONE if value is None else str(value)
@@ -365,7 +386,16 @@ def _trust(summary: Summary) -> list[Content]:
     origin = [table("Origin of the step times", head, rows, words=2)] if rows else []
     ranges = ("what", "measured up to", "run went to", "share of the step time")
     left = left_rows(trust)
-    return [*origin, *([table("Outside the measured range", ranges, left)] if left else [])]
+    assumed = list((trust.get("assumed") or {}).items())
+    return [
+        *origin,
+        *([table("Outside the measured range", ranges, left)] if left else []),
+        *(
+            [table("Shapes that were not measured", ("kernel", "stands in"), assumed, words=2)]
+            if assumed
+            else []
+        ),
+    ]
 
 
 def _config(run: Run) -> list[Content]:

@@ -92,7 +92,7 @@ def study(bench: Bench, size: Size) -> dict[str, Any]:
         routers = {name: of_shared(each, two[BATCH]) for name, each in runs.items()}
     return {
         "size": asdict(size),
-        "config": shared(size, rates[CHAT], answer or size.gpus).resolved(),
+        "config": _config(size, rates[CHAT], answer or size.gpus),
         "capacity_per_s": capacities,
         "rate_per_s": rates,
         "separate": {CHAT: of_chat(two[CHAT]), BATCH: of_batch(two[BATCH])},
@@ -104,6 +104,13 @@ def study(bench: Bench, size: Size) -> dict[str, Any]:
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _config(size: Size, chat_per_s: float, gpus: int) -> dict[str, Any]:
+    """The settings of a shared cluster, wherever this checkout is."""
+    found = shared(size, chat_per_s, gpus).resolved()
+    found["run"]["trace"] = f"experiments/consolidation/{Path(found['run']['trace']).name}"
+    return found
 
 
 def _run(bench: Bench, size: Size, configs: dict[str, Any], what: str) -> dict[str, list[Run]]:

@@ -30,7 +30,7 @@ def write_picture(summary: Mapping[str, Any], folder: Path) -> None:
     left.axhline(TTFT_MS, color=GREY, ls=":", label=f"to be kept: {TTFT_MS:g} ms")
     alone = summary["separate"]["chat"]["p99_ttft_ms"]["mean"]
     left.axhline(alone, color=BLUE, ls="--", lw=1.0, label="chat cluster")
-    left.set_yscale("log")
+    left.set_ylim(0, None)
     left.set_ylabel("chat: P99 TTFT (ms)")
     _line(right, rows, "tokens_per_s", GREEN, "shared cluster")
     alone = summary["separate"]["batch"]["tokens_per_s"]["mean"]
@@ -55,9 +55,9 @@ def _line(axes: Axes, rows: list[Mapping[str, Any]], key: str, colour: str, name
     gpus = np.array([row["gpus"] for row in rows])
     found = [row[key] for row in rows]
     means = np.array([each["mean"] for each in found])
-    # An interval of few seeds may reach below 0, which no axis of times does.
-    low = np.array([max(each["low"] or 0.0, 0.02 * each["mean"]) for each in found])
-    high = np.array([each["high"] or each["mean"] for each in found])
-    axes.errorbar(
-        gpus, means, (np.maximum(means - low, 0), high - means), fmt="o-", color=colour, label=name
+    low, high = (
+        np.array([each["mean"] if each[end] is None else each[end] for each in found])
+        for end in ("low", "high")
     )
+    bars = (means - low, high - means)
+    axes.errorbar(gpus, means, bars, fmt="o-", color=colour, label=name)

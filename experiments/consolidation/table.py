@@ -70,6 +70,18 @@ def findings(summary: Numbers) -> Iterator[str]:
     share = summary["claimed"]
     if share != answer:
         yield f"At the article's share, {share} of {gpus} GPUs: {_words(summary, share)}"
+    shown = answer or share
+    row = _row(summary, shown)
+    chat = summary["separate"]["chat"]
+    yield (
+        f"**Chat pays for it** on {shown} GPUs: P99 TTFT {_means(chat, row, 'p99_ttft_ms', 0)} ms, "
+        f"in time {_means(chat, row, 'attainment', 1, 100)} %."
+    )
+    for router, other in summary["routers"].items():
+        yield (
+            f"The router matters: by `{router}` the same {other['gpus']} GPUs give chat a P99 TTFT "
+            f"of {_spread(other['p99_ttft_ms'], 0)} ms."
+        )
     work = CHAT_USE / 2 + BATCH_USE / 2
     yield (
         f"Both clusters do the work of {work * gpus:.1f} saturated GPUs: no shared cluster can do "
@@ -80,9 +92,19 @@ def findings(summary: Numbers) -> Iterator[str]:
 # -- inside ---------------------------------------------------------------------------------------
 
 
+def _row(summary: Numbers, gpus: int) -> Numbers:
+    found: Numbers = next(each for each in summary["shared"] if each["gpus"] == gpus)
+    return found
+
+
+def _means(before: Numbers, after: Numbers, key: str, digits: int, scale: float = 1.0) -> str:
+    """Both means, such as `328 -> 579`."""
+    return " -> ".join(f"{scale * each[key]['mean']:,.{digits}f}" for each in (before, after))
+
+
 def _words(summary: Numbers, gpus: int) -> str:
     """What a shared cluster of so many GPUs gives."""
-    row = next(each for each in summary["shared"] if each["gpus"] == gpus)
+    row = _row(summary, gpus)
     return (
         f"chat P99 TTFT {_spread(row['p99_ttft_ms'], 0)} ms, batch throughput "
         f"{_spread(row['batch_change'], 1, 100)} %."

@@ -69,6 +69,7 @@ FOLLOWED = (
     "vllm",
     "vllm-swap",
     "vllm-chunked",
+    "vllm-v1",
     "fcfs",
     "fcfs-background",
     "fcfs-tier",
@@ -111,6 +112,7 @@ def test_same_events(arm: str, lag: int, prefix: bool, seed: int) -> None:
         "fcfs-background",
         "vllm-cached",
         "rotating-cached",
+        "vllm-v1",
     ],
 )
 @settings(SETTINGS, derandomize=True)

@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from executor.calibration.ceilings import hardware, versions
+from executor.calibration.ceilings import hardware
 from executor.calibration.report import profile_lines
+from executor.device import executor_versions
 from executor.shipped import TINY
 from executor.validation.validate import Outcome, Wish, validate_all, winners
 from superinfer.costs.profile import load_profile
@@ -148,7 +149,7 @@ def record(
     data = {
         "machine": {**hardware(torch.device("cpu")), "processors": os.cpu_count()},
         "platform": platform.platform(),
-        "versions": versions(),
+        "versions": executor_versions(),
         "seconds": round(time.time() - started, 1),
         "outcomes": [outcome.row(MAX_ERROR) for outcome in outcomes],
         "winners": list(winners(outcomes)),

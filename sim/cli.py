@@ -18,34 +18,36 @@ import typer
 
 from sim.cache_cli import cache_study, train_reuse
 from sim.options import (
-    AsJson,
-    Classes,
     Concurrency,
-    ConfigFile,
     Device,
     Dial,
     Duration,
-    Lag,
-    Limit,
-    Memory,
     Model,
-    NoPlots,
     Out,
-    PrefixCaching,
-    RateScale,
     Require,
-    Scheduler,
     Seed,
-    Settings,
-    SkipBad,
     Spread,
     Target,
     Tp,
-    Trace,
-    WithoutSlo,
 )
 from sim.profiles_cli import app as profiles_app
 from superinfer.errors import SuperInferError
+from superinfer.lab.options import (
+    AsJson,
+    Classes,
+    ConfigFile,
+    Lag,
+    Limit,
+    Memory,
+    NoPlots,
+    PrefixCaching,
+    RateScale,
+    Scheduler,
+    Settings,
+    SkipBad,
+    Trace,
+    WithoutSlo,
+)
 from traces.cli import app as traces_app
 
 if TYPE_CHECKING:

@@ -17,6 +17,8 @@ from typing import Any
 from superinfer.costs.shapes import PRESETS, ModelShape, canonical_name, load_shape
 from superinfer.errors import ConfigError, InputError
 
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "gpt2", "t5", "mt5")
+"""What the executor runs of the models whose sizes are known (`load_shape`)."""
 ROPE_KINDS = ("default", "linear", "llama3")
 HEAD_DIM_STEP = 8
 """Rows of a block are copied in pieces of 16 bytes: 8 values of 16 bits."""
@@ -81,6 +83,10 @@ def _preset(shape: ModelShape) -> ModelConfig:
     name, tied = shape.name, shape.tied_embeddings
     if name.startswith("opt"):
         raise ConfigError(f"unknown architecture of {name}: the executor has no OPT")
+    if shape.experts and not name.startswith("mixtral"):
+        raise ConfigError(
+            f"unknown architecture of {name}: the executor has Mixtral's experts alone"
+        )
     if name == "gpt2":
         return ModelConfig("gpt2", shape, 1e-5, tied_head=True)
     if shape.encoder_layers:
@@ -101,6 +107,9 @@ def _llama_rope(name: str) -> Rope:
 
 def _from_file(raw: Mapping[str, Any], shape: ModelShape, file: str) -> ModelConfig:
     kind = str(raw["model_type"])
+    if kind not in MODEL_TYPES:
+        wanted = f"expected one of {', '.join(MODEL_TYPES)}; found {kind!r}"
+        raise InputError(wanted, file=file, field="model_type")
     if raw.get("quantization_config"):
         wanted = "expected plain weights, which can become int8 at load"
         raise InputError(wanted, file=file, field="quantization_config")

@@ -121,6 +121,7 @@ def test_shards_load(folder):
         ({"vocab_size": None}, "vocab_size: expected an integer >= 1, found None"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings: expected true or false, found 'no'"),
         ({"model_type": ["llama"]}, "model_type: expected one of"),
+        ({"model_type": "qwen3_moe"}, "model_type: expected one of .* found 'qwen3_moe'"),
         ({"model_type": "mixtral"}, "num_local_experts: expected an integer >= 1, found None"),
         (
             {"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 3},

@@ -14,6 +14,10 @@ from executor.models import load_model
 from executor.models.config import read_config
 from executor.models.weights import Piece, RandomWeights, quantise_rows
 from superinfer.costs.shapes import PRESETS
+from superinfer.errors import ConfigError
+
+UNKNOWN = ("opt-30b", "opt-175b", "qwen3-30b-a3b")
+"""Presets of which the simulator alone knows the sizes."""
 
 
 def load(path, **changes):
@@ -100,13 +104,20 @@ def test_experts_become_int8(tmp_path):
     assert 1e-4 < (exact - logits(model)).norm() / exact.norm() < 0.03
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if not name.startswith("opt")])
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in UNKNOWN])
 def test_every_preset_has_settings(name):
     config, folder = read_config(name)
     assert folder is None
     assert config.shape is PRESETS[name]
     families = {"gpt2": "gpt2", "mixtral-8x7b": "mixtral", "t5-base": "t5", "flan-t5-xl": "t5"}
     assert config.family == families.get(name, "llama")
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_presets_that_only_the_simulator_knows(name):
+    assert name in PRESETS
+    with pytest.raises(ConfigError, match=f"unknown architecture of {name}"):
+        read_config(name)
 
 
 def test_settings_of_presets():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +15,7 @@ import typer
 
 from executor.shipped import HELDOUT, TINY, documents
 from superinfer.costs.shapes import load_shape
-from superinfer.errors import ConfigError, InputError
+from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.results import check_writable
 from traces.cli import print_out, print_table
 
@@ -77,7 +79,7 @@ def quality(
     settings = Settings(_folder(model), text, _device(device), windows, length, distance, decode)
     if out is not None:
         check_writable(out, file=True)
-        _profile_at(out)
+        _check_profile(out, settings.model)
     report = measure(settings)
     if out is not None:
         write_figures(report, out)
@@ -258,6 +260,20 @@ def _has_figures_alone(path: Path) -> bool:
     except ValueError:
         return False
     return isinstance(found, dict) and list(found) == ["quality"]
+
+
+def _check_profile(path: Path, measured: Path) -> None:
+    """Before the work: raise for what is no profile; say so where one is to get the figures of a
+    model of another shape than its own.
+    """
+    profile = _profile_at(path)
+    if profile is None:
+        return
+    with suppress(SuperInferError):  # a profile of a model that is at no hand
+        shape, other = load_shape(measured), load_shape(profile.model)
+        if (shape.layers, shape.hidden) != (other.layers, other.hidden):
+            text = f"a profile of {profile.model}; these figures are of {measured.name}"
+            print(f"warning: {path}: {text}", file=sys.stderr)
 
 
 def _differences(report: Report) -> Table:

@@ -13,6 +13,14 @@ Model = Annotated[
     typer.Option(help="Preset, or a config.json.", show_default="llama-3.1-8b"),
 ]
 Device = Annotated[str | None, typer.Option(help="Device preset.", show_default="a100-80g")]
+Replicas = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Engines behind a router.", show_default="1"),
+]
+Router = Annotated[
+    str | None,
+    typer.Option(help="Router, by name or as package.module:Class.", show_default="least_loaded"),
+]
 Tp = Annotated[int | None, typer.Option(help="Tensor-parallel GPUs.", show_default="1")]
 Seed = Annotated[
     int | None,

@@ -21,6 +21,8 @@ _SAVED: Final = (
     "blocks",
     "runs",
     "light_tokens",
+    "seen_step",
+    "small_reads",
     "shared_blocks",
     "node",
     "host_blocks",

@@ -19,6 +19,7 @@ from executor.calibration.ceilings import ceilings, hardware
 from executor.calibration.fit import with_steps
 from executor.calibration.kernels import CPU, GPU, Bench, Grids
 from executor.calibration.links import measure_links
+from executor.calibration.report import unsteady
 from executor.calibration.steps import (
     Limits,
     Steps,
@@ -157,6 +158,8 @@ def calibrate(wish: Wish, say: Say) -> Calibration:
     steps = run_steps(subject, session, total_s - (time.time() - begin_s))
     profile = with_steps(profile, subject.shape, steps)
     say(f"predicted against measured: {profile.fit['step']}")
+    if warning := unsteady(profile):
+        say(warning)
     return Calibration(replace(profile, made_s=begin_s), steps)
 
 
@@ -267,6 +270,7 @@ def _profile(
         kernels={name: family.kernel for name, family in found.items()},
         links={way: Link(link["bytes_per_s"], link["setup_s"]) for way, link in links.items()},
         host=HostCost(0.0, 0.0, "measured"),
+        graphs=session.runner.graphs.known if session.runner.graphs else None,
         memory={
             "device_bytes": machine.get("memory_bytes"),
             "kv_blocks": sizes.total_blocks,
@@ -289,7 +293,10 @@ def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
     limits, random = _limits(subject, session), np.random.default_rng(1)
     blocks = min(session.engine.config.total_blocks, 8192)
     source = RandomArena.over(subject.layout, session.runner.arena, blocks)
-    shapes = [limits.batch(random, mixed=i % 2 == 1) for i in range(BATCHES)]
+    # Each part of the range of chunks comes once, in no order: few are large, by chance none.
+    mixed = BATCHES // 2
+    places = (random.permutation(mixed) + random.random(mixed)) / mixed
+    shapes = [limits.batch(random, i % 2 == 1, float(places[i // 2])) for i in range(BATCHES)]
     time_s = Deadline(max(2.0, 0.65 * deadline.left_s))
     ran = run_batches(session.runner, source, shapes, time_s)
     driven = run_driver(session, random_workload(limits, 48), Deadline(max(2.0, deadline.left_s)))

@@ -38,6 +38,12 @@ SHAPES = {
     "model.layers.0.mlp.down_proj.weight": (16, 24),
 }
 T5 = {"model_type": "t5", "d_model": 16, "num_layers": 1, "num_heads": 2, "d_kv": 8, "d_ff": 9}
+QWEN3_MOE = {
+    "model_type": "qwen3_moe",
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+}
 KEY = "model.layers.0.mlp.up_proj.weight"
 
 
@@ -121,7 +127,7 @@ def test_shards_load(folder):
         ({"vocab_size": None}, "vocab_size: expected an integer >= 1, found None"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings: expected true or false, found 'no'"),
         ({"model_type": ["llama"]}, "model_type: expected one of"),
-        ({"model_type": "qwen3_moe"}, "model_type: expected one of .* found 'qwen3_moe'"),
+        (QWEN3_MOE, "model_type: expected one of .* found 'qwen3_moe'"),
         ({"model_type": "mixtral"}, "num_local_experts: expected an integer >= 1, found None"),
         (
             {"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 3},

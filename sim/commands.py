@@ -160,6 +160,8 @@ def _prepare(config: Config, options: RunOptions) -> None:
         check_folder(options.out)
     for note in config.notes:
         say(f"warning: {note}")
+    if config.router and config.run.replicas == 1:
+        say("warning: [router]: not used with one replica")
     build_engine(config)
 
 

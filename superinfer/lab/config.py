@@ -200,8 +200,6 @@ def load_config(
     scheduler = _policy_table("scheduler", chosen.scheduler, files, given, notes)
     memory = _policy_table("memory", chosen.memory, files, given, notes)
     router = _policy_table("router", chosen.router, files, given, notes)
-    if router and chosen.replicas == 1:
-        notes.append("[router]: not used with one replica")
     if dial is not None:
         scheduler = _dialled(dial, "scheduler", chosen.scheduler, scheduler, notes)
         memory = _dialled(dial, "memory", chosen.memory, memory, notes)

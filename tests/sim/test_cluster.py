@@ -19,6 +19,7 @@ from sim.run import build_engine, run_cluster, run_simulation
 from sim.workload import load_workload
 from superinfer.events import Event
 from superinfer.lab.config import Config, load_config
+from superinfer.lab.report import write_report
 from superinfer.lab.results import load_run
 from superinfer.lab.study import WALL_CLOCK
 from superinfer.metrics import RunMetrics, Window
@@ -249,6 +250,13 @@ def test_a_router_from_outside() -> None:
 Call = Callable[..., tuple[int, str, str]]
 
 
+def tracks_of(folder: Path) -> dict[str, Any]:
+    """The twelve requests that are drawn first."""
+    from superinfer.lab import tracks
+
+    return tracks.tracks_of(folder / "timeline.json", 12)
+
+
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Call `run` in this process."""
@@ -265,7 +273,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_result_folder_of_a_cluster(cli: Call) -> None:
     arguments = ("--replicas", "3", "--router", "slo_aware", "--timeline", "--out", "out")
-    code, out, _ = cli(*arguments)
+    code, out, _ = cli(*arguments, "--no-plots")
     assert code == 0
     assert "Replica" in out
     run = load_run("out")
@@ -281,9 +289,10 @@ def test_the_result_folder_of_a_cluster(cli: Call) -> None:
     assert len(names) == len(set(names.values()))
     tracks = [e for e in events if e["name"] == "thread_name" and "requests" in names[e["pid"]]]
     assert len(tracks) == 60
-    page = Path("out/report.html").read_text()
-    assert "Metrics by replica" in page
-    assert Path("out/requests.png").exists()
+    starts = [min(e["ts"] for e in own if "ts" in e) for own in tracks_of(run.folder).values()]
+    assert starts == sorted(starts)
+    assert len(starts) == 12
+    assert "Metrics by replica" in write_report(run.folder).read_text()
     # What a run has resolved can be run again.
     assert load_config(Path("out/config.toml")).resolved() == run.config | {
         "classes": {},

@@ -27,8 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from executor.calibration.ceilings import hardware, versions
+from executor.calibration.ceilings import hardware
 from executor.calibration.report import profile_lines
+from executor.device import executor_versions
 from executor.shipped import TINY
 from executor.validation.validate import Outcome, Wish, validate_all, winners
 from experiments.hardware_tables import write_pages
@@ -99,7 +100,7 @@ def origin_of(arguments: list[str], sizes: Sizes) -> dict[str, Any]:
         "machine": {**hardware(torch.device("cpu")), "processors": os.cpu_count()},
         "platform": platform.platform(),
         "load_before": round(os.getloadavg()[0], 2),
-        "versions": versions(),
+        "versions": executor_versions(),
         "source": code_hash(("superinfer", "sim", "executor", "traces"))[:12],
         "sizes": asdict(sizes),
     }

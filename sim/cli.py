@@ -18,38 +18,40 @@ import typer
 
 from sim.cache_cli import cache_study, train_reuse
 from sim.options import (
-    AsJson,
-    Classes,
     Concurrency,
-    ConfigFile,
     Device,
     Dial,
     Duration,
-    Lag,
-    Limit,
-    Memory,
     Model,
-    NoPlots,
     Out,
-    PrefixCaching,
-    RateScale,
     Replicas,
     Require,
     Router,
-    Scheduler,
     Seed,
-    Settings,
-    SkipBad,
     Spread,
     Target,
     Tp,
-    Trace,
-    WithoutSlo,
 )
 from sim.plan_cli import plan
 from sim.profiles_cli import app as profiles_app
 from sim.sensitivity_cli import sensitivity
 from superinfer.errors import SuperInferError
+from superinfer.lab.options import (
+    AsJson,
+    Classes,
+    ConfigFile,
+    Lag,
+    Limit,
+    Memory,
+    NoPlots,
+    PrefixCaching,
+    RateScale,
+    Scheduler,
+    Settings,
+    SkipBad,
+    Trace,
+    WithoutSlo,
+)
 from traces.cli import app as traces_app
 
 if TYPE_CHECKING:

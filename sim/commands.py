@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from superinfer.lab.config import Config
 from superinfer.lab.gates import check_gates, parse_gate
 from superinfer.lab.results import default_folder, load_run, summary_json, write_run
 from superinfer.lab.trust import assumed_warning, range_warning
+from superinfer.lab.versions import versions
 from superinfer.metrics import RunMetrics, Window
 from traces.cli import print_out, print_table
 from traces.workload import Workload
@@ -185,19 +184,9 @@ def _extra(config: Config, workload: Workload, result: SimResult) -> Summary:
             "requests": len(workload.requests),
             "skipped_lines": workload.skipped,
             "raised_max_tokens": workload.raised_max_tokens,
-            "versions": _versions(),
+            "versions": versions("superinfer", "simpy", "numpy"),
         },
     }
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("superinfer", "simpy", "numpy"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:  # run from a checkout that is not installed
-            versions[package] = "unknown"
-    return versions
 
 
 def _timeline_sinks(config: Config) -> list[TimelineSink]:

@@ -7,29 +7,23 @@ from typing import Annotated
 
 import typer
 
-from sim.options import (
+from sim.options import Concurrency, Dial, Duration, Model, Router, Seed, Spread
+from superinfer.errors import ConfigError
+from superinfer.lab.options import (
     AsJson,
     Classes,
-    Concurrency,
     ConfigFile,
-    Dial,
-    Duration,
     Lag,
     Limit,
     Memory,
-    Model,
     NoPlots,
     PrefixCaching,
     RateScale,
-    Router,
     Scheduler,
-    Seed,
     Settings,
     SkipBad,
-    Spread,
     Trace,
 )
-from superinfer.errors import ConfigError
 
 
 def plan(

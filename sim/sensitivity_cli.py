@@ -7,27 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.options import (
+from sim.options import Concurrency, Device, Dial, Duration, Model, Out, Seed, Spread, Tp
+from superinfer.lab.options import (
     AsJson,
     Classes,
-    Concurrency,
     ConfigFile,
-    Device,
-    Dial,
-    Duration,
     Lag,
     Limit,
     Memory,
-    Model,
     NoPlots,
-    Out,
     PrefixCaching,
     RateScale,
-    Seed,
     Settings,
     SkipBad,
-    Spread,
-    Tp,
     Trace,
     WithoutSlo,
 )

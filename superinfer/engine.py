@@ -783,7 +783,7 @@ class Engine:
         node = seq.node
         if not seq.runs:
             leaf = prefix.add_answer(seq.request, node, blocks, now)
-            if self.placement is not None and self.tree is not None:
+            if self.placement is not None:
                 self.placement.answered(seq, leaf)  # type: ignore[arg-type]
             return
         assert self.tree is not None
@@ -821,6 +821,8 @@ class Engine:
                 self._sink((now, "requantise", "", *shrunk))
 
     def _note_reclaimed(self, taken: Items[tuple[object, int]], now: float) -> None:
+        if self.placement is not None and self.eager is not None:
+            self.placement.reclaimed(taken)  # type: ignore[arg-type]
         for _, blocks in taken:
             self.recorder.events += 1
             if self._sink:

@@ -41,6 +41,11 @@ def snapshot(seq: Sequence) -> tuple[object, ...]:
     return tuple(getattr(seq, name) for name in _SAVED)
 
 
+def saved_value(saved: tuple[object, ...], name: str) -> object:
+    """One attribute of the sequence out of its snapshot."""
+    return saved[_SAVED.index(name)]
+
+
 def take_back(engine: Engine, chunks: list[PrefillChunk], change: Change) -> None:
     """Undo the latest change of a draft that has so many chunks."""
     if change.kind == "withdraw":
@@ -102,7 +107,7 @@ def _leave(engine: Engine, change: Change) -> None:
     seq = change.sequence
     engine.host.release(seq.host_blocks, seq.host_small)
     if seq.state in (State.WAITING, State.SWAPPED):
-        node = change.saved[_SAVED.index("node")]
+        node = saved_value(change.saved, "node")
         if node is not None:
             assert engine.prefix is not None
             engine.prefix.relock(node)

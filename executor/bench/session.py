@@ -23,15 +23,16 @@ from executor.bench.floors import Ceilings
 from executor.bench.paged_peers import PAGED_DECODES, PAGED_PREFILLS
 from executor.bench.steps import (
     DecodePoint,
-    free_bytes,
+    arena_room,
     greedy,
     measure_decode,
     measure_prefill,
 )
 from executor.bench.swap import link_rows, slowdown
 from executor.calibration.cases import RandomArena, decode_step
-from executor.calibration.ceilings import copy_bandwidth, gemm_rate, hardware, versions
+from executor.calibration.ceilings import copy_bandwidth, gemm_rate, hardware
 from executor.calibration.timing import Deadline, Timing, captured
+from executor.device import executor_versions
 from executor.items import ItemBudget
 from executor.kernels.ops import ops_for
 from executor.models import Model, load_model
@@ -89,7 +90,7 @@ class Session:
             "copy_bytes_per_s": self.ceilings.bytes_per_s,
             "gemm_flops": self.ceilings.flops,
             "int8_weights": self.int8,
-            "versions": versions(),
+            "versions": executor_versions("transformers"),
         }
 
     @property
@@ -210,7 +211,7 @@ class Session:
         layout, device = self.model.layout, self.model.device
         tails = max((point.batch for point in points), default=1) + 1
         size = layout.block_bytes[bits]
-        room = (free_bytes(device) - tails * (layout.block_bytes[16] + size)) // size
+        room = (arena_room(device) - tails * (layout.block_bytes[16] + size)) // size
         wanted = [n for point in points if (n := point.blocks(layout)) <= room]
         blocks = {16: tails, bits: max(wanted, default=0) + tails}
         return RandomArena(layout, blocks, device)

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from executor.bench.steps import free_bytes
+from executor.bench.steps import arena_room
 from executor.calibration import kernels
 from executor.calibration.cases import RandomArena
-from executor.calibration.ceilings import ceilings, hardware, versions
+from executor.calibration.ceilings import ceilings, hardware
 from executor.calibration.fit import with_steps
 from executor.calibration.kernels import CPU, GPU, Bench, Grids
 from executor.calibration.links import measure_links
@@ -29,7 +29,7 @@ from executor.calibration.steps import (
 )
 from executor.calibration.tables import Family
 from executor.calibration.timing import Deadline
-from executor.device import find_device
+from executor.device import executor_versions, find_device
 from executor.items import ItemBudget
 from executor.kernels.ops import ops_for
 from executor.kv.layout import KVLayout
@@ -224,7 +224,7 @@ def _arena(subject: Subject, bits: tuple[int, ...]) -> RandomArena:
     tails = grids.sequences[-1] + 2
     wanted = min(grids.most_context // layout.block_tokens, 16384 if subject.gpu else 1024)
     sizes = layout.block_bytes
-    room = free_bytes(subject.device) * 3 // 4 - (tails * sizes[16] if 16 not in bits else 0)
+    room = arena_room(subject.device) * 3 // 4 - (tails * sizes[16] if 16 not in bits else 0)
     count = max(8, min(wanted, room // sum(sizes[kind] for kind in bits)))
     counts = {16: tails, **dict.fromkeys(bits, count)}
     return RandomArena(layout, counts, subject.device)
@@ -281,7 +281,7 @@ def _profile(
         fit={name: family.fit() for name, family in found.items()},
         range={name: family.range for name, family in found.items() if family.range},
         sources=[f"superinfer-exec calibrate, {wish.minutes:g} minutes{quantised}"],
-        versions={**versions(), "device": str(machine["name"])},
+        versions={**executor_versions(), "device": str(machine["name"])},
     )
 
 

@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from executor.arrivals import TimedArrivals
+from executor.arrivals import Arrivals
 from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
 from executor.calibration.timing import Deadline, time_calls
 from executor.clock import RealTime
@@ -180,7 +180,7 @@ def run_driver(session: Session, workload: Workload, deadline: Deadline) -> list
     model = session.model
     answers = answers_of(workload, model.vocab, model.max_model_len, seed=0)
     clock = LoggedTime(session, deadline)
-    clock.driver = session.driver(answers, TimedArrivals(workload.requests), clock)
+    clock.driver = session.driver(answers, Arrivals(workload.requests), clock)
     clock.restart()
     clock.driver.run()
     return clock.steps

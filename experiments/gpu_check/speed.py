@@ -22,7 +22,7 @@ from executor.bench.attention import (
     time_prefill,
 )
 from executor.bench.paged_peers import PAGED_DECODES, PAGED_PREFILLS
-from executor.bench.steps import free_bytes
+from executor.bench.steps import arena_room
 from executor.calibration.cases import RandomArena
 from executor.calibration.ceilings import gemm_rate
 from executor.calibration.timing import Call, copies_beyond_cache, time_calls
@@ -51,7 +51,7 @@ PREFILL_VARIANTS: tuple[dict[str, int], ...] = (
 def arena_of(context: Context, heads: Heads, bits: int, blocks: int) -> RandomArena:
     """An arena with that many blocks of `bits`, if they fit, and some of 16 bits for tails."""
     device, size = device_of(context), heads.layout.block_bytes[bits]
-    blocks = 64 if context.rehearsal else max(64, min(blocks, free_bytes(device) // (2 * size)))
+    blocks = 64 if context.rehearsal else max(64, min(blocks, arena_room(device) // (2 * size)))
     return RandomArena(heads.layout, {16: 160, bits: blocks + 160}, device)
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.memory.slabs import block_bytes
@@ -232,7 +232,7 @@ def canonical_name(name: str) -> str:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"expected JSON: {error}", file=str(path)) from None
     if not isinstance(config, dict):
         raise InputError("expected a JSON object (Hugging Face config.json)", file=str(path))
@@ -268,40 +268,59 @@ class _Fields:
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(
-                f"expected an integer >= 1, found {value!r}", file=self.file, field=key
-            )
+            self.refuse(key, f"expected an integer >= 1, found {value!r}")
         return value
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.config.get(key)
-        return default if value is None else bool(value)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self.refuse(key, f"expected true or false, found {value!r}")
+        return bool(value)
+
+    def share(self, key: str, whole: int, of: str) -> int:
+        """A number that divides `whole`, the value of the key `of`."""
+        value = self(key, whole)
+        if whole % value:
+            self.refuse(key, f"expected a divisor of {of} {whole}, found {value}")
+        return value
+
+    def refuse(self, key: str, reason: str) -> NoReturn:
+        """Raise the error."""
+        raise InputError(reason, file=self.file, field=key)
 
 
 def _llama(get: _Fields, name: str) -> ModelShape:
     hidden, heads = get("hidden_size"), get("num_attention_heads")
     kind = str(get.config.get("model_type"))
     many = kind == "qwen3_moe"  # it has other names for the experts' sizes
+    if get.config.get("head_dim") is None:
+        get.share("num_attention_heads", hidden, "hidden_size")
     experts = get("num_experts") if many else get("num_local_experts", 0)
+    per_token = get("num_experts_per_tok") if experts else 0
+    if per_token > experts:
+        get.refuse("num_experts_per_tok", f"expected at most {experts} experts, found {per_token}")
     return ModelShape(
         name=name,
         layers=get("num_hidden_layers"),
         hidden=hidden,
         heads=heads,
-        kv_heads=get("num_key_value_heads", heads),
+        kv_heads=get.share("num_key_value_heads", heads, "num_attention_heads"),
         head_dim=get("head_dim", hidden // heads),
         intermediate=get("moe_intermediate_size" if many else "intermediate_size"),
         vocab=get("vocab_size"),
         max_model_len=get("max_position_embeddings"),
         tied_embeddings=get.flag("tie_word_embeddings", False),
         experts=experts,
-        experts_per_token=get("num_experts_per_tok") if experts else 0,
+        experts_per_token=per_token,
         qk_norm=kind.startswith("qwen3"),
     )
 
 
 def _gpt2(get: _Fields, name: str) -> ModelShape:
     hidden, heads = get("n_embd"), get("n_head")
+    get.share("n_head", hidden, "n_embd")
     return ModelShape(
         name=name,
         layers=get("n_layer"),

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors.torch")
+
+from executor_runs import call
 
 from executor.kv.layout import KVLayout
 from executor.models import load_model
@@ -28,7 +28,7 @@ from executor.quality import (
     _requantise_per_token,
     windows_of,
 )
-from executor.quality_cli import Settings, figures, measure, register
+from executor.quality_cli import Settings, figures, measure, write_figures
 from executor.quality_probes import PASSAGE, recall, recall_text, with_outliers
 from experiments.tiny_llama import Shape, initial_weights
 from experiments.train_tiny import write_folder
@@ -262,28 +262,27 @@ def test_values_are_asked_for_where_only_recall_knows_them() -> None:
 # -- the command ----------------------------------------------------------------------------------
 
 
-def command() -> typer.Typer:
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    register(app)
-    return app
-
-
 def arguments(folder: Path, *more: str) -> list[str]:
     text = folder / "heldout.txt"
     sizes = ("--windows", "2", "--length", "64", "--distance", "128", "--device", "cpu")
     return ["quality", "--model", str(folder), "--text", str(text), *sizes, *more]
 
 
-def test_json_and_profiles(folder: Path, tmp_path: Path) -> None:
+def test_json_and_profiles(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    tmp_path: Path,
+) -> None:
     profile = tmp_path / "profile.json"
     profile.write_text(list_profiles()[0].path.read_text())
-    ran = CliRunner().invoke(command(), arguments(folder, "--json", "-o", str(profile)))
-    assert ran.exit_code == 0, ran.output
-    assert ran.stderr == (
+    asked = arguments(folder, "--json", "-o", str(profile))
+    code, text, errors = call(monkeypatch, capsys, *asked)
+    assert code == 0, errors
+    assert errors == (
         f"warning: {profile}: a profile of {list_profiles()[0].model}; these figures are of small\n"
     )
-    report = json.loads(ran.stdout)
+    report = json.loads(text)
     assert (
         set(report["plain"]["forms"])
         == set(report["outliers"]["forms"])
@@ -322,12 +321,26 @@ def test_figures_reach_the_summary_of_a_simulated_run(tmp_path: Path) -> None:
     assert summary["kv_perplexity_change"] == pytest.approx(10 * summary["kv_kl"])
 
 
-def test_the_table(folder: Path, tmp_path: Path) -> None:
+def test_the_table(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    tmp_path: Path,
+) -> None:
     new = tmp_path / "new" / "quality.json"
-    ran = CliRunner().invoke(command(), arguments(folder, "-o", str(new)))
-    assert ran.exit_code == 0, ran.output
-    assert all(form.name in ran.stdout for form in FORMS)
+    code, text, errors = call(monkeypatch, capsys, *arguments(folder, "-o", str(new)))
+    assert code == 0, errors
+    assert all(form.name in text for form in FORMS)
     assert set(json.loads(new.read_text())["quality"]) == {"8", "4"}
+
+
+def test_figures_take_the_place_of_older_ones(tmp_path: Path) -> None:
+    form = {"kl": 0.1, "perplexity_change": 0.2, "same_top1": 0.3, "tokens": 9}
+    path, report = tmp_path / "quality.json", {"plain": {"forms": {}}, "model": "small"}
+    for kl in (0.1, 0.4):
+        report["plain"]["forms"] = {f"{bits} bits": form | {"kl": kl} for bits in (8, 4)}
+        write_figures(report, path)
+        assert json.loads(path.read_text())["quality"]["4"]["kl"] == kl
 
 
 @pytest.mark.parametrize(
@@ -338,12 +351,39 @@ def test_the_table(folder: Path, tmp_path: Path) -> None:
         (("--text", "nowhere.txt"), "nowhere.txt: cannot read: No such file"),
         (("--device", "abacus"), "--device abacus: expected cpu, cuda or auto"),
         (("--model", "nowhere"), "unknown model 'nowhere': no such file"),
+        (("--model", "llama-3.1-8b"), "expected a folder with weights, found a preset"),
+        (("--windows", "100000"), "--windows 100000: the text has"),
+        (("-o", "/dev/null/profile.json"), "/dev/null/profile.json: cannot write here"),
+        (("-o", "."), ".: expected a file, found a folder"),
+        (("-o", __file__), "test_quality.py: expected JSON"),
     ],
 )
-def test_errors_are_one_line(folder: Path, change: tuple[str, ...], error: str) -> None:
-    ran = CliRunner().invoke(command(), arguments(folder, *change))
-    assert ran.exit_code == 2
-    assert error in ran.stderr and ran.stderr.count("\n") == 1
+def test_errors_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    change: tuple[str, ...],
+    error: str,
+) -> None:
+    code, text, errors = call(monkeypatch, capsys, *arguments(folder, *change))
+    assert code == 2 and not text
+    assert errors.startswith("error: ") and error in errors and errors.count("\n") == 1
+
+
+def test_windows_that_no_memory_holds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    monkeypatch.setattr("executor.device.memory_bytes", lambda device: 1 << 10)
+    code, _, errors = call(monkeypatch, capsys, *arguments(folder))
+    assert code == 2 and "and the device has 0.0" in errors
+
+
+def test_a_path_is_looked_at_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    monkeypatch.setattr("executor.quality_cli.measure", lambda settings: 1 / 0)
+    bad = arguments(folder, "-o", "/dev/null/profile.json")
+    assert call(monkeypatch, capsys, *bad)[0] == 2
 
 
 # -- the shipped model ----------------------------------------------------------------------------

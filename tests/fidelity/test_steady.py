@@ -81,10 +81,12 @@ def test_a_closed_loop_is_simulated(tmp_path: Path) -> None:
     shipped = Path(steady.__file__).parents[2] / "superinfer/costs/profiles"
     llama = replace(POINT, model="llama-3.1-70b")
     found = steady.simulate(llama, shipped / "h100_llama-3.1-70b_tp4.json")
-    slower = steady.simulate(llama, shipped / "h100_llama-3.1-70b_tp4.json", 5.0)
+    more_ms = 3.0
+    step_ms = steady.HOST_STEP_MS["h100"] + more_ms
+    slower = steady.simulate(llama, shipped / "h100_llama-3.1-70b_tp4.json", step_ms)
     assert 15.0 < found.tpot_ms < 40.0 < found.ttft_ms
     # Three milliseconds more host time come on top of every step, nothing is scheduled ahead.
-    assert slower.tpot_ms - found.tpot_ms == pytest.approx(3.0, abs=0.3)
+    assert slower.tpot_ms - found.tpot_ms == pytest.approx(more_ms, abs=0.3)
     assert (found.preemptions, found.extrapolated_share) == (0, 0.0)
     assert 0.0 < found.later_ttft_ms < found.ttft_ms  # the first ones wait for each other
 

@@ -70,6 +70,7 @@ FOLLOWED = (
     "vllm",
     "vllm-swap",
     "vllm-chunked",
+    "vllm-v1",
     "fcfs",
     "fcfs-background",
     "fcfs-tier",
@@ -128,6 +129,7 @@ def test_same_events_where_copies_slow_each_other(arm: str, meets: bool, lag: in
         "fcfs-background",
         "vllm-cached",
         "rotating-cached",
+        "vllm-v1",
     ],
 )
 @settings(SETTINGS, derandomize=True)

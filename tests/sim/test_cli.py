@@ -322,7 +322,10 @@ BAD_SETTINGS: list[tuple[str, str]] = [
     ("run.kv_blocks", "--set 'run.kv_blocks': expected section.key=value"),
     ("=3", "expected section.key=value"),
     ("run..tp=3", "expected section.key=value"),
-    ("runn.tp=3", "unknown (did you mean 'run'?); sections are: classes, memory, run, scheduler"),
+    (
+        "runn.tp=3",
+        "unknown (did you mean 'run'?); sections are: classes, memory, router, run, scheduler",
+    ),
     ("run.kvblocks=2", "run.kvblocks: unknown (did you mean 'kv_blocks'?)"),
     ("run.kv_blocks=abc", "run.kv_blocks: expected an integer, got 'abc'"),
     ("run.kv_blocks=1.5", "run.kv_blocks: expected an integer, got 1.5"),

@@ -263,4 +263,5 @@ def _host(engine: Engine, device: Device) -> HostArena | None:
     if not blocks:
         return None
     first = min(blocks, max(1, PINNED_AT_ONCE_BYTES // nbytes))
-    return HostArena(nbytes, first, pinned=device.torch.type == "cuda")
+    slab_blocks = engine.config.slabs.blocks_16
+    return HostArena(nbytes, first, pinned=device.torch.type == "cuda", slab_blocks=slab_blocks)

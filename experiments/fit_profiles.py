@@ -2,8 +2,9 @@
 
     python -m experiments.fit_profiles [--data DIR] [--out DIR]
 
-`DIR` holds `profiles/aiconfigurator` and `profiles/vidur` (default: the environment variable
-`SUPERINFER_DATA`, else `../shared/data`). How they are fitted, with their errors: docs/profiles.md.
+`DIR` holds `profiles/aiconfigurator`, `profiles/vidur` and `profiles/llmservingsim` (default: the
+environment variable `SUPERINFER_DATA`, else `../shared/data`). How they are fitted, with their
+errors: docs/profiles.md.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ from superinfer.lab.profiles.build import build_profile, save_profile
 from superinfer.lab.profiles.report import error_lines
 
 OUT = Path(__file__).parents[1] / "superinfer" / "costs" / "profiles"
-TARGETS = tuple(
-    (device, model, tp)
-    for device in ("a100-80g", "h100", "h200")
-    for model, tp in (("llama-3.1-8b", 1), ("llama-3.1-70b", 4), ("llama-3.1-70b", 8))
+TARGETS = (
+    *(
+        (device, model, tp)
+        for device in ("a100-80g", "h100", "h200")
+        for model, tp in (("llama-3.1-8b", 1), ("llama-3.1-70b", 4), ("llama-3.1-70b", 8))
+    ),
+    *(("rtxpro6000", model, 1) for model in ("llama-3.1-8b", "qwen3-32b", "qwen3-30b-a3b")),
 )
+FOLDERS = {"rtxpro6000": "llmservingsim"}
+"""Where measurements lie that are not those of aiconfigurator and Vidur."""
 
 
 def file_name(device: str, model: str, tp: int) -> str:
@@ -46,7 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     for device, model, tp in TARGETS:
         path = options.out / file_name(device, model, tp)
-        profile = build_profile(options.data / "profiles", device, load_shape(model), tp)
+        folder = options.data / "profiles" / FOLDERS.get(device, "")
+        profile = build_profile(folder, device, load_shape(model), tp)
         save_profile(profile, path)
         sys.stdout.write("\n".join([path.name, *error_lines(profile)]) + "\n")
 

@@ -28,6 +28,7 @@ from sim.run import run_simulation
 from sim.workload import load_workload
 from superinfer.lab.config import Config, load_config
 from superinfer.memory.prefix import Node
+from superinfer.memory.slabs import NO_SMALL, Small
 from superinfer.memory.slo_aware import SloAwareMemory
 from superinfer.request import Request
 from traces.workload import Workload
@@ -82,6 +83,10 @@ class TimedMemory(SloAwareMemory):
         """Timed."""
         return SPENT.time(lambda: SloAwareMemory.keep(self, node))
 
+    def shrinks(self, node: Node) -> tuple[int, int, int] | None:
+        """Timed."""
+        return SPENT.time(lambda: SloAwareMemory.shrinks(self, node))
+
     def host_unused(self, node: Node) -> None:
         """Timed."""
         SPENT.time(lambda: SloAwareMemory.host_unused(self, node))
@@ -90,9 +95,9 @@ class TimedMemory(SloAwareMemory):
         """Timed."""
         return SPENT.time(lambda: SloAwareMemory.host_victim(self, blocks))
 
-    def loads(self, start_blocks: int, stop_blocks: int) -> bool:
+    def loads(self, start_blocks: int, stop_blocks: int, small: Small = NO_SMALL) -> bool:
         """Timed."""
-        return SPENT.time(lambda: SloAwareMemory.loads(self, start_blocks, stop_blocks))
+        return SPENT.time(lambda: SloAwareMemory.loads(self, start_blocks, stop_blocks, small))
 
 
 @dataclass(slots=True)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Generator, Iterable
 from collections.abc import Sequence as Items
 from math import inf
-from typing import Any
+from typing import Any, Final
 
 from simpy import Event
 from simpy.events import URGENT
 
 from sim.environment import ExactEnvironment
 from sim.oracle import Oracle
-from superinfer.costs import Coverage, PrefillWork
+from superinfer.costs import Coverage, PrefillWork, StepCost
 from superinfer.engine import Engine
 from superinfer.plan import Outcome, Plan, Transfer
 from superinfer.request import Request
-from superinfer.sequence import Sequence
+from superinfer.sequence import Sequence, State
 
+_DECODING: Final = State.DECODING  # reading a member off its class is slow
 Wait = Generator[Event, Any, Outcome]
 
 
@@ -47,6 +49,12 @@ class SimBackend:
         self.wake = wake
         self.interrupted = False
         """Set by anything that the scheduler should hear of at the next step boundary."""
+        cost = engine.cost
+        self._uneven = cost if isinstance(cost, StepCost) and cost.knows_longest else None
+        self._contexts: list[tuple[int, int, int, Sequence]] = []
+        """A heap of what members had when they joined, less the step; the longest first."""
+        self._uneven_s = 0.0
+        """What unequal contexts add to each step of the plan that was started last."""
         self._link_free_s = {"h2d": 0.0, "d2h": 0.0}
         self._coming = iter(coming)
         self._next = next(self._coming, None)
@@ -76,6 +84,10 @@ class SimBackend:
         """
         if plan.joined:
             self.oracle.watch(plan.joined)
+        if self._uneven is not None:
+            # Now: a plan made ahead may park members while they are still at work in this one.
+            self._watch_contexts(plan.joined)
+            self._uneven_s = 0.0 if plan.chunks else self._above_mean_s(plan, self._uneven)
         ready_s = now
         for job in plan.requantised:
             ready_s += self.cost.requantise_s(job.nbytes, job.to_bits)
@@ -127,6 +139,7 @@ class SimBackend:
             context += done * decodes
             chunks = plan.chunks_at(done)
         device_s = cost.step_s(chunks, decodes, context)
+        device_s += self._uneven_s
         # Host time comes before each step, or is hidden behind the device with lag 1.
         host_s = cost.host_s(decodes + len(chunks))
         return max(host_s, device_s) if self.lag else host_s + device_s
@@ -140,11 +153,12 @@ class SimBackend:
         chunks: Items[PrefillWork] = plan.chunks
         host_s = cost.host_s(decodes + len(chunks))
         horizon = min(min(self.env.peek(), plan.until), self.next_arrival_s)  # noqa: PLW3301
+        uneven_s = self._uneven_s
         while done < limit:
             if chunks:
                 chunks = plan.chunks_at(done)
             line = cost.slice_line(chunks, decodes, context + done * decodes)
-            device_s, growth_s = line.first_s, line.growth_s
+            device_s, growth_s = line.first_s + uneven_s, line.growth_s
             count = min(line.steps, limit - done)
             for _ in range(int(count)):
                 now += (device_s if device_s > host_s else host_s) if lag else host_s + device_s
@@ -154,6 +168,23 @@ class SimBackend:
                 device_s += growth_s
             done = plan.done_steps + len(ends)
         return now
+
+    def _watch_contexts(self, joined: Iterable[Sequence]) -> None:
+        for seq in joined:
+            if seq.state is _DECODING:
+                tokens = seq.computed_tokens + 1 - seq.join_step
+                entry = (-tokens, seq.request.index, seq.join_step, seq)
+                heapq.heappush(self._contexts, entry)
+
+    def _above_mean_s(self, plan: Plan, cost: StepCost) -> float:
+        """What unequal contexts add to each step of a plan: all contexts grow alike."""
+        heap = self._contexts
+        while heap and not (heap[0][3].state is _DECODING and heap[0][3].join_step == heap[0][2]):
+            heapq.heappop(heap)
+        if not heap or plan.padded is not None:
+            return 0.0
+        longest = plan.first_step - heap[0][0]
+        return cost.uneven_s(plan.decodes, plan.context_tokens, longest)
 
     def _book(self, plan: Plan, start_s: float, ends: list[float]) -> None:
         done, decodes = plan.done_steps, plan.decodes

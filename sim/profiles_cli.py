@@ -69,7 +69,7 @@ def show(
 @app.command()
 def build(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="Folder with aiconfigurator/ and vidur/.")
+        Path, typer.Argument(metavar="SOURCE", help="Folder of measurements (docs/profiles.md).")
     ],
     model: Annotated[str, typer.Option(help="Preset, or a config.json.")],
     output: Annotated[

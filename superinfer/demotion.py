@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from superinfer.memory.slabs import Small
+from superinfer.memory.runs import Runs, cut, demoted, small_in
+from superinfer.memory.slabs import FIRST_BLOCKS
 from superinfer.plan import Requantise
 
 if TYPE_CHECKING:
     from superinfer.engine import Engine
     from superinfer.memory.base import Ladder
-    from superinfer.memory.prefix import Node
+    from superinfer.memory.prefix import Node, Shrunk
     from superinfer.sequence import Sequence
 
-FIRST_BLOCKS: Final = 1
-"""Blocks at the beginning that keep 16 bits: attention leans on the first tokens."""
 GRAIN: Final = 0.02
 """Share of the pool by which demotion goes below a threshold, and by which more is taken before it
 looks again."""
@@ -47,6 +46,8 @@ class Demotion:
         self._lowest = min([taken for _, taken in self._levels], default=size + 1)
         self._next = self._lowest
         """Nothing is done while live requests take less."""
+        self._changed: dict[Sequence, Runs] = {}
+        """Bits that their blocks had before, of those who lost some since last asked."""
 
     @property
     def room(self) -> int:
@@ -67,22 +68,21 @@ class Demotion:
         self._next = self._after(self._pool.taken)
         return done
 
+    def take_changed(self) -> list[tuple[Sequence, Runs]]:
+        """Who lost bits since last asked, and which bits all of its blocks had before."""
+        changed, self._changed = self._changed, {}
+        return list(changed.items())
+
     # -- what a sequence holds ------------------------------------------------------------------
 
-    def held(self, seq: Sequence) -> Small:
-        """Smaller blocks of a sequence, shared ones included."""
-        held = {8: seq.small[0], 4: seq.small[1], 16: 0}
-        for node in _path(seq):
-            held[node.bits] += node.blocks
-        return held[8], held[4]
-
     def light_tokens(self, seq: Sequence) -> int:
-        """Tokens of context that attention saves because of them."""
-        return self._light(self.held(seq))
+        """Tokens of context that attention saves because blocks have fewer bits."""
+        eight, four = self._engine.small_blocks(seq)
+        return int(self._saved_tokens[8] * eight + self._saved_tokens[4] * four)
 
     def shares(self, seq: Sequence) -> tuple[float, float]:
         """Shares of its blocks that have 8 and 4 bits."""
-        eight, four = self.held(seq)
+        eight, four = self._engine.small_blocks(seq)
         blocks = seq.blocks + seq.shared_blocks
         return (eight / blocks, four / blocks) if blocks else (0.0, 0.0)
 
@@ -97,9 +97,6 @@ class Demotion:
     def _time_share(self, bits: int) -> float:
         byte_share = self._bytes[bits] / self._bytes[16]
         return self._engine.cost.attention_share(bits, byte_share)
-
-    def _light(self, small: Small) -> int:
-        return int(self._saved_tokens[8] * small[0] + self._saved_tokens[4] * small[1])
 
     def _after(self, taken: int) -> int:
         """At how many blocks to look again when so many are taken."""
@@ -158,11 +155,14 @@ class Demotion:
             node = tree.cut(node, latest)
         if node.start < FIRST_BLOCKS or node.stop > latest:
             return
+        for seq in holders:
+            self._note_change(seq)
         done.append(self._job(holders[0], node.bits, bits, node.blocks, True))
         if node.bits < 16:
             self._pool.count_small(node.bits, -node.blocks, 0)
         self._pool.count_small(bits, node.blocks, 0)
-        node.bits, before = bits, node.bits
+        before = node.bits
+        tree.set_bits(node, bits)
         if self._engine.placement is not None:
             self._engine.placement.demoted(holders[0], node, before, bits, node.blocks)
         for seq in holders:
@@ -170,20 +170,26 @@ class Demotion:
 
     def _demote_own(self, seq: Sequence, bits: int, done: list[Requantise]) -> None:
         """Demote the full blocks that a member has for itself, but the first and the latest."""
-        eight, four = seq.small
-        first = max(FIRST_BLOCKS, seq.shared_blocks)
-        whole = self._full_blocks(seq) - self._tail_blocks - first - eight - four
-        moved = max(0, whole)
+        start = max(FIRST_BLOCKS - seq.shared_blocks, 0)
+        stop = self._full_blocks(seq) - self._tail_blocks - seq.shared_blocks
+        eight, four = small_in(tuple(cut(seq.runs, start, stop)))
+        moved = max(0, stop - start - eight - four)
+        if not moved and (bits == 8 or not eight):
+            return
+        self._note_change(seq)
+        self._pool.release_small(seq.small)
         if moved:
             self._note_own(seq, 16, bits, moved, done)
+            seq.runs = demoted(seq.runs, start, moved, 16, bits)
         if bits == 4 and eight:
             self._note_own(seq, 8, 4, eight, done)
-        elif not moved:
-            return
-        self._pool.release_small(seq.small)
-        seq.small = (eight + moved, four) if bits == 8 else (0, four + eight + moved)
+            seq.runs = demoted(seq.runs, start, eight, 8, 4)
         self._pool.hold_small(seq.small)
         self._relight(seq)
+
+    def _note_change(self, seq: Sequence) -> None:
+        if seq not in self._changed:
+            self._changed[seq] = self._engine.runs_of(seq)
 
     def _note_own(
         self, seq: Sequence, from_bits: int, to_bits: int, blocks: int, done: list[Requantise]
@@ -198,21 +204,16 @@ class Demotion:
     def _relight(self, seq: Sequence) -> None:
         self._engine.batch.lighten(seq, self.light_tokens(seq) - seq.light_tokens)
 
+    def shrunk(self, shrunk: Shrunk) -> Requantise:
+        """The conversion of cached blocks that nobody holds."""
+        blocks, from_bits, to_bits = shrunk
+        return self._job(None, from_bits, to_bits, blocks, True)
+
     def _job(
-        self, seq: Sequence, from_bits: int, to_bits: int, blocks: int, shared: bool
+        self, seq: Sequence | None, from_bits: int, to_bits: int, blocks: int, shared: bool
     ) -> Requantise:
         nbytes = blocks * (self._bytes[from_bits] + self._bytes[to_bits])
         return Requantise(seq, from_bits, to_bits, blocks, shared, nbytes)
-
-
-def parts_of(seq: Sequence, blocks: int) -> list[tuple[int, int]]:
-    """Bits and number of the full `blocks` that a sequence has for itself, from the first on: what
-    was demoted first has the fewest.
-    """
-    first = max(0, FIRST_BLOCKS - seq.shared_blocks)
-    eight, four = seq.small
-    parts = [(16, first), (4, four), (8, eight), (16, blocks - first - four - eight)]
-    return [(bits, count) for bits, count in parts if count > 0]
 
 
 def _path(seq: Sequence) -> Any:

@@ -18,7 +18,7 @@ from superinfer.costs.base import PrefillWork
 from superinfer.draft_loads import DraftLoads
 from superinfer.errors import PlanError
 from superinfer.memory.base import Fate, Timing
-from superinfer.memory.slabs import NO_SMALL
+from superinfer.memory.slabs import Blocks
 from superinfer.plan import Change, PrefillChunk, Work
 from superinfer.sequence import RESIDENT, Sequence, State
 from superinfer.undo import snapshot, take_back
@@ -182,15 +182,13 @@ class Draft(DraftLoads):
             self.fail(seq, "host_memory_full")
             return False
         saved = snapshot(seq)
-        small, copied = self._engine.small_blocks(seq), self.dirty_blocks(seq)
+        dirty = self.dirty(seq) if copied_blocks is None else Blocks(copied_blocks)
+        seq.host_runs = self._engine.runs_of(seq)
         self._leave_batch(seq)
         seq.host_blocks = self.blocks_for(seq.computed_tokens)
-        self._engine.host.used += seq.host_blocks
+        self._engine.host.hold(seq.host_blocks, seq.host_small)
         seq.preemptions += 1
-        seq.host_small = small
-        if copied_blocks is not None:
-            copied, small = copied_blocks, NO_SMALL
-        transfer = self._transfer(seq, "d2h", copied, timing, small)
+        transfer = self._transfer(seq, "d2h", dirty.number, timing, dirty.small)
         self._engine.resident -= 1
         if timing == "background":
             seq.state, seq.transfer = State.MOVING_OUT, transfer
@@ -211,15 +209,15 @@ class Draft(DraftLoads):
         self._expect(seq, State.SWAPPED)
         engine = self._engine
         blocks = self.blocks_for(max(seq.computed_tokens, self._prefill_room(seq)))
-        small = seq.host_small
+        runs, small = seq.host_runs, seq.host_small
         if self.available + self.pool.saving(*small) - blocks < keep_free:
             return False
         timing = timing or engine.memory.swap_in_timing
-        seq.blocks, seq.small = blocks, small
+        seq.blocks, seq.runs = blocks, runs
         self.pool.referenced += blocks
         self.pool.hold_small(small)
         seq.transfer = self._transfer(seq, "h2d", seq.host_blocks, timing, small)
-        self.changes.append(Change("swap_in", seq, blocks, (timing, seq.host_blocks, small)))
+        self.changes.append(Change("swap_in", seq, blocks, (timing, seq.host_blocks, runs)))
         engine.resident += 1
         seq.state = State.MOVING_IN
         if timing == "before_step":
@@ -335,8 +333,8 @@ class Draft(DraftLoads):
         tier, node = self._engine.tier, seq.node
         if tier is None or node is None or node.on_device:
             return ()
-        blocks, timing = tier.load(node), tier.tier.load_timing
-        transfer = self._transfer(seq, "h2d", blocks, timing)
+        (blocks, small), timing = tier.load(node), tier.tier.load_timing
+        transfer = self._transfer(seq, "h2d", blocks, timing, small)
         if timing == "background":
             seq.state, seq.transfer = State.MOVING_IN, transfer
         return (blocks,)

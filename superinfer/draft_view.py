@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from superinfer.costs.base import Chunk
-from superinfer.memory.slabs import NO_SMALL, Small
+from superinfer.memory.slabs import NO_SMALL, Blocks, Small, added, lacking
 from superinfer.plan import Change, Direction, PrefillChunk, Transfer, Work
 from superinfer.sequence import Sequence, State
 
@@ -79,18 +79,22 @@ class DraftView:
 
     @property
     def host_free(self) -> int:
-        """Host blocks that nobody holds."""
+        """Host blocks of 16 bits that nobody holds."""
         return self._engine.host.free
 
     @property
     def host_occupancy(self) -> float:
-        """Share of the host blocks that swapped sequences hold; 0 where there are none."""
-        host = self._engine.host
-        return host.used / host.total if host.total else 0.0
+        """Share of the host's room that swapped sequences take; 0 where there is none."""
+        return self._engine.host.occupancy
 
-    def host_fits(self, seq: Sequence) -> bool:
-        """True if the host has room for the sequence's cache."""
-        return self._engine.host.free >= self.held_blocks(seq)
+    def host_fits(self, seq: Sequence, *others: Sequence) -> bool:
+        """True if the host has room for the cache of the sequence, and of the others with it."""
+        engine, blocks = self._engine, self.held_blocks(seq)
+        small = engine.small_blocks(seq)
+        for other in others:
+            blocks += self.held_blocks(other)
+            small = added(small, engine.small_blocks(other))
+        return engine.host.fits(blocks, small)
 
     def held_blocks(self, seq: Sequence) -> int:
         """Blocks that hold the computed tokens of a resident sequence, shared ones included."""
@@ -103,9 +107,10 @@ class DraftView:
         blocks = seq.blocks
         if seq.state is State.DECODING:
             blocks = self.held_blocks(seq) - seq.shared_blocks
-        if seq.small == NO_SMALL:
+        if not seq.runs:
             return blocks
-        return blocks + self.pool.saving(-seq.small[0], -seq.small[1])
+        eight, four = seq.small
+        return blocks + self.pool.saving(-eight, -four)
 
     @property
     def saved_by_sharing(self) -> int:
@@ -129,15 +134,16 @@ class DraftView:
         """True if the sequence decodes and needs a new block in the next step."""
         return seq.state is State.DECODING and self.batch.grows(seq)
 
-    def dirty_blocks(self, seq: Sequence) -> int:
-        """Blocks of a resident sequence that a swap-out has to copy: the others were written
-        through at 16 bits. One of fewer bits is taken to have lost them since.
+    def dirty(self, seq: Sequence) -> Blocks:
+        """Blocks of a resident sequence that a swap-out has to copy: the others have copies of the
+        bits that they have now.
         """
         mirror, held = self._engine.mirror, self.held_blocks(seq)
+        small = self._engine.small_blocks(seq)
         if mirror is None:
-            return held
-        synced, (eight, four) = mirror.synced_blocks(seq), self._engine.small_blocks(seq)
-        return held - max(0, synced - eight - four)  # the oldest are written and lose bits first
+            return Blocks(held, small)
+        synced = mirror.synced(seq)
+        return Blocks(held - synced.number, lacking(small, synced.small))
 
     def queued_s(self, direction: Direction) -> float:
         """Predicted seconds until a direction of the link is through with the copies under way and
@@ -167,8 +173,8 @@ class DraftView:
         """Predicted seconds to copy what has no copy yet to the host, and all of it back; each
         way behind what waits for the link now.
         """
-        small = self._engine.small_blocks(seq)
-        out_s = self.queued_s("d2h") + self.copy_s(self.dirty_blocks(seq), "d2h", small)
+        dirty, small = self.dirty(seq), self._engine.small_blocks(seq)
+        out_s = self.queued_s("d2h") + self.copy_s(dirty.number, "d2h", dirty.small)
         return out_s + self.queued_s("h2d") + self.copy_s(self.held_blocks(seq), "h2d", small)
 
     def offload_loses(self, seq: Sequence) -> bool:

@@ -16,7 +16,7 @@ from typing import Final
 
 from superinfer.batch import DecodeBatch
 from superinfer.costs.base import CostModel
-from superinfer.demotion import Demotion, parts_of
+from superinfer.demotion import Demotion
 from superinfer.draft import Draft
 from superinfer.errors import ConfigError, PlanError
 from superinfer.events import Sink
@@ -33,7 +33,16 @@ from superinfer.memory.base import (
 )
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Key, PrefixIndex, request_keys
-from superinfer.memory.slabs import NO_SMALL, ONE_BLOCK_SLABS, Slabs, Small
+from superinfer.memory.runs import NO_RUNS, Runs, cut, joined, small_in
+from superinfer.memory.slabs import (
+    NO_BLOCKS,
+    NO_SMALL,
+    ONE_BLOCK_SLABS,
+    Blocks,
+    BlockSizes,
+    Slabs,
+    Small,
+)
 from superinfer.memory.tiered import TieredIndex
 from superinfer.mirror import Mirror
 from superinfer.placement import Placement
@@ -76,6 +85,13 @@ class EngineConfig:
     lag: int = 0
     """1: the next plan is made while the last step of the current one runs."""
 
+    @property
+    def block_sizes(self) -> BlockSizes:
+        """Bytes of a block of each precision."""
+        if self.small_block_bytes == NO_SMALL:
+            return BlockSizes(self.block_bytes, self.block_bytes, self.block_bytes)
+        return BlockSizes(self.block_bytes, *self.small_block_bytes)
+
 
 class Engine:
     """One replica's scheduler, memory and progress. Drivers call the methods without underscore."""
@@ -97,7 +113,9 @@ class Engine:
         self.pool = BlockPool(
             config.total_blocks - getattr(scheduler, "null_blocks", 0), config.slabs
         )
-        self.host = HostPool(config.host_blocks, _host_cache_blocks(memory, config))
+        self.host = HostPool(
+            config.host_blocks, _host_cache_blocks(memory, config), config.block_sizes
+        )
         self.batch = DecodeBatch(config.block_tokens)
         self.prefix: PrefixCache | None = None
         self.tree: PrefixIndex | None = None
@@ -114,7 +132,7 @@ class Engine:
                 memory.bind_costs(cost, self.copy_size)
             self._use(memory.index(self.pool, self.host, config.block_tokens))
         self.links = Links(cost)
-        self.mirror = _mirror(scheduler, self.host, config.block_tokens)
+        self.mirror = self._mirror_for(scheduler)
         """Copies of running sequences on the host, if the scheduler wants any."""
         self.live: dict[Sequence, None] = {}
         """Requests submitted and not ended."""
@@ -259,26 +277,27 @@ class Engine:
 
     def copy_size(self, blocks: int, small: Small = NO_SMALL) -> tuple[int, int]:
         """Bytes and number of separate copies that moving `blocks` takes, `small` among them."""
-        nbytes = blocks * self.config.block_bytes
-        if small != NO_SMALL:
-            whole, (eight, four) = self.config.block_bytes, self.config.small_block_bytes
-            nbytes -= small[0] * (whole - eight) + small[1] * (whole - four)
+        nbytes = self.host.sizes.total(blocks, small)
         return nbytes, blocks * self.scheduler.copies_per_block
 
-    def small_blocks(self, seq: Sequence) -> Small:
-        """Blocks of fewer than 16 bits that a resident sequence holds, shared ones included."""
+    def runs_of(self, seq: Sequence) -> Runs:
+        """Bits of the blocks that a resident sequence holds, shared ones included."""
         if seq.node is None or self.tree is None or not self.pool.small:
-            return seq.small
-        assert self.demotion is not None
-        return self.demotion.held(seq)
+            return seq.runs
+        path = [(node.bits, node.blocks) for node in seq.node.path()]
+        return joined([*path[::-1], *seq.runs])
+
+    def small_blocks(self, seq: Sequence) -> Small:
+        """How many of them have 8 and 4 bits."""
+        return small_in(self.runs_of(seq))
 
     def free_blocks(self, seq: Sequence, now: float) -> int:
         """Give back a sequence's device blocks; returns how many private ones that were."""
         freed, seq.blocks = seq.blocks, 0
         self.pool.referenced -= freed
-        if seq.small != NO_SMALL:
+        if seq.runs:
             self.pool.release_small(seq.small)
-            seq.small = NO_SMALL
+            seq.runs = NO_RUNS
         seq.light_tokens = 0
         if seq.node is not None:
             assert self.prefix is not None
@@ -308,7 +327,7 @@ class Engine:
         Not those of a prompt that came back from the host with fewer bits.
         """
         assert self.prefix is not None
-        if seq.small != NO_SMALL:
+        if seq.runs:
             return 0
         stop = min(computed_tokens, seq.request.prompt_tokens) // self.block_tokens
         keys = self.keys(seq)
@@ -324,21 +343,21 @@ class Engine:
 
     def land(self, seq: Sequence) -> None:
         """A sequence's cache is back on the device: it goes on where it stopped."""
-        self.host.used -= seq.host_blocks
+        self.host.release(seq.host_blocks, seq.host_small)
         seq.transfer = None
-        seq.host_blocks, seq.host_small = 0, NO_SMALL
+        seq.host_blocks, seq.host_runs = 0, NO_RUNS
         if seq.computed_tokens < seq.prefill_tokens:
             seq.state = State.PREFILLING
         else:
             seq.state = State.DECODING
             self._join(seq)
 
-    def unland(self, seq: Sequence, host_blocks: int, host_small: Small) -> None:
+    def unland(self, seq: Sequence, host_blocks: int, host_runs: Runs) -> None:
         """Undo `land`."""
         if seq.state is State.DECODING:
             self.batch.undo_join(seq)
-        seq.host_blocks, seq.host_small = host_blocks, host_small
-        self.host.used += host_blocks
+        seq.host_blocks, seq.host_runs = host_blocks, host_runs
+        self.host.hold(host_blocks, seq.host_small)
 
     def end_after_step(self, seq: Sequence, outcome: str, reason: str | None, now: float) -> None:
         """End a sequence once the step on the device, if there is one, is over: it may turn out to
@@ -398,6 +417,13 @@ class Engine:
                 f"got {scheduler.name}"
             )
 
+    def _mirror_for(self, scheduler: Scheduler) -> Mirror | None:
+        """Where copies of running sequences are counted, if the scheduler wants any."""
+        if not getattr(scheduler, "write_through", False):
+            return None
+        wanted: Callable[[Sequence], bool] = getattr(scheduler, "may_swap_out")  # noqa: B009
+        return Mirror(self.host, self.block_tokens, wanted, self.runs_of)
+
     def _decide(self, now: float) -> Plan | None:
         """Ask the scheduler, again while it only moved things about and left nothing to run."""
         if self.demotion is not None:
@@ -446,8 +472,8 @@ class Engine:
         if pool.referenced > pool.peak_referenced or self.prefix is not None:
             self._settle(now)
         if self.tier is not None:
-            blocks = self.tier.take_evicted()
-            self._copy_cached("offload", blocks, draft.before_step, "before_step", now)
+            evicted = self.tier.take_evicted()
+            self._copy_cached("offload", evicted, draft.before_step, "before_step", now)
         if draft.before_step or draft.background:
             self.links.start(draft.before_step, draft.background, now)
         self.recorder.plans += 1
@@ -477,7 +503,7 @@ class Engine:
         steps = draft.steps if decodes else draft.chunk_steps
         if draft.chunks and steps > draft.chunk_steps:
             steps = draft.chunk_steps
-        if self._has_host and steps > 0:
+        if steps > 0 and (self._has_host or self._shrinks_cached):
             steps = self._steps_without_copies(steps, bool(draft.chunks))
         if steps > 1 and decodes and self.demotion is not None:
             steps = min(steps, self.batch.steps_within(self.demotion.room, steps) + 1)
@@ -493,22 +519,36 @@ class Engine:
     def _demote(self, demotion: Demotion, now: float) -> None:
         """Take bits from the caches of running requests, as far as memory is short."""
         done = demotion.relieve()
-        for seq, from_bits, to_bits, blocks, _, _ in done:
-            self._emit(now, "requantise", seq, (blocks, from_bits, to_bits))
+        if self.mirror is not None:
+            for seq, before in demotion.take_changed():
+                self.mirror.requantised(self.batch, seq, before)
+        for job in done:
+            assert job.sequence is not None
+            self._emit(now, "requantise", job.sequence, (job.blocks, job.from_bits, job.to_bits))
         self._requantised += done
 
     def _steps_without_copies(self, steps: int, chunks: bool) -> int:
-        """Copies of cached blocks come before a step, or follow on one: a slice ends where one may
-        be needed. With an offload tier a waiting request may also miss a block that goes.
+        """Copies of cached blocks, and conversions, come before a step, or follow on one: a slice
+        ends where one may be needed. With an offload tier a waiting request may also miss a block
+        that goes.
         """
         tier, offload = self.tier, self.offload
         if offload is not None:
             steps = offload.steps_before_store(self.batch, steps)
         if chunks or steps == 1:
             return 1
+        if self._shrinks_cached:
+            return self._steps_without_eviction(steps)
         if len(self.live) == self.resident if tier is None else not tier.tier.writes_back:
             return steps
         return self._steps_without_eviction(steps)
+
+    @property
+    def _shrinks_cached(self) -> bool:
+        """True if cached blocks may lose bits when they are in the way."""
+        if self.demotion is None or self.tree is None or self.tree.ladder is None:
+            return False
+        return self.tree.ladder.shrinks_cached
 
     def _steps_without_eviction(self, steps: int) -> int:
         """How many of so many decodes, one at least, take free blocks alone."""
@@ -519,11 +559,11 @@ class Engine:
     def _back_up(self, draft: Draft, decodes: int, now: float) -> None:
         """Book copies to the host that no step waits for."""
         if self.tier is not None:
-            blocks = self.tier.take_backed_up()
-            self._copy_cached("backup", blocks, draft.background, "background", now)
+            backed_up = self.tier.take_backed_up()
+            self._copy_cached("backup", backed_up, draft.background, "background", now)
         if self.offload is not None:
             for job, blocks in self._due_stores(self.offload, draft, decodes):
-                self._copy_cached("backup", blocks, draft.background, "background", now)
+                self._copy_cached("backup", Blocks(blocks), draft.background, "background", now)
                 draft.background[-1].job = job
 
     def _due_stores(
@@ -542,12 +582,13 @@ class Engine:
         return due
 
     def _copy_cached(
-        self, kind: str, blocks: int, transfers: list[Transfer], timing: Timing, now: float
+        self, kind: str, copied: Blocks, transfers: list[Transfer], timing: Timing, now: float
     ) -> None:
         """Book a copy to the host that no request asked for."""
+        blocks = copied.number
         if not blocks:
             return
-        nbytes, pieces = self.copy_size(blocks)
+        nbytes, pieces = self.copy_size(blocks, copied.small)
         transfers.append(Transfer(None, "d2h", blocks, nbytes, pieces, timing))
         self.recorder.cache_d2h_bytes += nbytes
         self.recorder.events += 1
@@ -558,11 +599,11 @@ class Engine:
         """Copies to the host ahead of need, in the background."""
         if self.mirror is not None and self.mirror.concerns(draft):
             self._follow(self.mirror, draft)
-            blocks = 0
+            written = NO_BLOCKS
             if draft.write_blocks and decodes:
-                blocks = self.mirror.start(self.batch, draft.write_blocks)
-            if blocks:
-                self._copy_cached("write_through", blocks, draft.background, "background", now)
+                written = self.mirror.start(self.batch, draft.write_blocks)
+            if written.number:
+                self._copy_cached("write_through", written, draft.background, "background", now)
                 self.mirror.begin(draft.background[-1])
         if self._has_host:
             self._back_up(draft, decodes, now)
@@ -709,19 +750,19 @@ class Engine:
             self.placement.released(seq)
         self.free_blocks(seq, now)
         if seq.host_blocks:
-            self.host.used -= seq.host_blocks
-            seq.host_blocks = 0
+            self.host.release(seq.host_blocks, seq.host_small)
+            seq.host_blocks, seq.host_runs = 0, NO_RUNS
 
     def _keep_answer(self, prefix: PrefixCache, seq: Sequence, blocks: int, now: float) -> None:
         """Keep full blocks of a sequence's own text as cached ones, as they are."""
         node = seq.node
-        if seq.small == NO_SMALL:
+        if not seq.runs:
             leaf = prefix.add_answer(seq.request, node, blocks, now)
             if self.placement is not None and self.tree is not None:
                 self.placement.answered(seq, leaf)  # type: ignore[arg-type]
             return
         assert self.tree is not None
-        for bits, count in parts_of(seq, blocks):
+        for bits, count in cut(seq.runs, 0, blocks):
             node = self.tree.add_answer(seq.request, node, count, now, bits)
         if self.placement is not None:
             self.placement.answered(seq, node)
@@ -743,7 +784,16 @@ class Engine:
 
     def _reclaim(self, wanted: int, now: float) -> None:
         assert self.prefix is not None
-        self._note_reclaimed(self.prefix.reclaim(wanted), now)
+        if not self._shrinks_cached:
+            self._note_reclaimed(self.prefix.reclaim(wanted), now)
+            return
+        assert self.tree is not None and self.demotion is not None
+        self._note_reclaimed(self.tree.make_room(wanted), now)
+        for shrunk in self.tree.take_shrunk():
+            self._requantised.append(self.demotion.shrunk(shrunk))
+            self.recorder.events += 1
+            if self._sink is not None:
+                self._sink((now, "requantise", "", *shrunk))
 
     def _note_reclaimed(self, taken: Items[tuple[object, int]], now: float) -> None:
         for _, blocks in taken:
@@ -838,14 +888,6 @@ _LEAVING: Final = ("swap_out", "preempt", "park")
 _MOVING: Final = (State.MOVING_OUT, State.MOVING_IN)
 _ON_DEVICE: Final = (State.DECODING, State.PREFILLING, State.PARKED, State.MOVING_IN)
 """Tuples: hashing a member of an `Enum` for a set takes longer than three comparisons."""
-
-
-def _mirror(scheduler: Scheduler, host: HostPool, block_tokens: int) -> Mirror | None:
-    """Where copies of running sequences are counted, if the scheduler wants any."""
-    if not getattr(scheduler, "write_through", False):
-        return None
-    wanted: Callable[[Sequence], bool] = getattr(scheduler, "may_swap_out")  # noqa: B009
-    return Mirror(host, block_tokens, wanted)
 
 
 def _host_cache_blocks(memory: MemoryPolicy, config: EngineConfig) -> int:

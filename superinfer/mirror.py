@@ -12,6 +12,10 @@ so many steps, or fewer, has its copy. Blocks that were full when their sequence
 (its prompt; after a rotation, what came back) are counted by sequence, the latest first. How many
 blocks all members have filled follows from sums, kept as `batch.DecodeBatch` keeps its own.
 
+A block that loses bits loses its copy, which has others. Its member is counted anew then, as if it
+had just joined with the copies that are left: so what is filled while decoding has 16 bits here,
+and which of the first blocks have copies is known by the stretch.
+
 Copies only ever use host blocks that nobody needs: they give way to caches that are rotated out,
 those of the earliest member first. Whose first blocks go first and whose copies give way matters
 where the host is small: of requests that owe the same, `rotating` takes the latest off the device.
@@ -28,6 +32,17 @@ from collections.abc import Callable
 from superinfer.batch import DecodeBatch
 from superinfer.draft_view import DraftView
 from superinfer.memory.pool import HostPool
+from superinfer.memory.runs import (
+    Runs,
+    Stretch,
+    changed,
+    first_of,
+    length,
+    merged,
+    small_within,
+    without,
+)
+from superinfer.memory.slabs import NO_BLOCKS, NO_SMALL, Blocks, Small, added, lacking
 from superinfer.placement import Placement
 from superinfer.plan import Transfer
 from superinfer.sequence import Sequence, State
@@ -36,18 +51,47 @@ from superinfer.sequence import Sequence, State
 class Mirrored:
     """What has a copy of one member of the batch."""
 
-    __slots__ = ("alive", "kept", "start_step", "start_tokens", "synced")
+    __slots__ = (
+        "alive",
+        "copied",
+        "kept",
+        "kept_small",
+        "small",
+        "start_step",
+        "start_tokens",
+        "synced",
+    )
 
-    def __init__(self, start_step: int, start_tokens: int, kept: int) -> None:
+    def __init__(self, start_step: int, start_tokens: int) -> None:
         self.start_step = start_step
         """Steps that the batch had done when counting began."""
         self.start_tokens = start_tokens
         """Tokens in its cache then."""
-        self.synced = kept
+        self.copied: list[Stretch] = []
         """Of the blocks that were full then, those with a copy."""
-        self.kept = kept
-        """Of these, those whose copy is left over from a rotation."""
+        self.synced = 0
+        """So many are these."""
+        self.small = NO_SMALL
+        """Of them, those of 8 and 4 bits."""
+        self.kept: list[Stretch] = []
+        """Those whose copy is left over from a rotation."""
+        self.kept_small = NO_SMALL
         self.alive = True
+
+    def copy(self, stretches: list[Stretch], small: Small) -> None:
+        """These blocks have copies, too."""
+        self.copied = merged(self.copied, stretches)
+        self.synced += length(stretches)
+        self.small = added(self.small, small)
+
+    def keep(self, stretches: list[Stretch], small: Small) -> None:
+        """The same of blocks whose copies are left over from a rotation."""
+        self.copy(stretches, small)
+        self.kept, self.kept_small = stretches, small
+
+
+Chosen = tuple[Mirrored, list[Stretch], Small]
+"""Whose first blocks, which, and how many of them have 8 and 4 bits."""
 
 
 class Mirror:
@@ -57,28 +101,35 @@ class Mirror:
     """
 
     def __init__(
-        self, host: HostPool, block_tokens: int, wanted: Callable[[Sequence], bool]
+        self,
+        host: HostPool,
+        block_tokens: int,
+        wanted: Callable[[Sequence], bool],
+        runs_of: Callable[[Sequence], Runs],
     ) -> None:
-        """`wanted` is asked when a sequence has joined the batch: may it be swapped out?"""
+        """`wanted` is asked when a sequence has joined the batch: may it be swapped out? `runs_of`
+        tells the bits of the blocks that one holds.
+        """
         self.active = False
         """False until there is the first copy to be kept: nobody is counted till then."""
         self.transfer: Transfer | None = None
         """The copy under way."""
         self.backlog = False
         """True if the latest transfer had to leave full blocks behind because of its limit."""
-        self.written_blocks = 0
+        self.written_bytes = 0
         """Copied so far; what is neither useful nor wasted yet may still be either."""
-        self.useful_blocks = 0
-        """Of these, blocks that did not have to be copied when their sequence was rotated out."""
-        self.wasted_blocks = 0
-        """Of these, blocks whose sequence went on to its end or gave its copies up."""
+        self.useful_bytes = 0
+        """Of these, what did not have to be copied when its sequence was rotated out."""
+        self.wasted_bytes = 0
+        """Of these, copies of blocks that lost bits, or whose sequence went on to its end or gave
+        its copies up."""
         self.placement: Placement | None = None
         """Who gives places to the copies, if anybody does."""
         self._host = host
         self._block_tokens = block_tokens
-        self._wanted = wanted
+        self._wanted, self._runs_of = wanted, runs_of
         self._members: dict[Sequence, Mirrored] = {}
-        """In the order in which they joined, or gave their copies up."""
+        """In the order in which they joined, gave their copies up, or lost bits."""
         self._tokens = 0
         """Sum over members of their tokens at the start less the step then."""
         self._residues = [0] * block_tokens
@@ -88,23 +139,23 @@ class Mirror:
         """Sum over members of the blocks that were full when counting began."""
         self._grown_synced = 0
         """Sum over members of the blocks filled since then that have a copy."""
-        self._queue: deque[Mirrored] = deque()
+        self._queue: deque[tuple[Sequence, Mirrored]] = deque()
         """Members, the latest first; those whose first blocks all have copies drop out in time."""
-        self._under_way: list[tuple[Mirrored, int]] = []
+        self._under_way: list[Chosen] = []
         """First blocks in the transfer, by member."""
         self._next_watermark = 0
         """The watermark when the transfer has landed."""
-        self._held_blocks = 0
+        self._held = NO_BLOCKS
         """Host blocks that the transfer takes."""
         self._grown_under_way = 0
         """Blocks filled while decoding that are in the transfer and whose member stayed."""
 
     # -- questions ------------------------------------------------------------------------------
 
-    def synced_blocks(self, seq: Sequence) -> int:
+    def synced(self, seq: Sequence) -> Blocks:
         """Blocks of a sequence that has been in the batch which have copies."""
         member = self._members.get(seq)
-        return 0 if member is None else member.synced + self._grown(member, self._watermark)
+        return NO_BLOCKS if member is None else self._synced(member)
 
     def concerns(self, draft: DraftView) -> bool:
         """True if it has to be told of a draft: always once there are copies."""
@@ -115,7 +166,11 @@ class Mirror:
         are, the first one and the one behind the last. Looks at every member.
         """
         owners = {member: seq for seq, member in self._members.items()}
-        found = [(owners[m], m.synced, m.synced + blocks) for m, blocks in self._under_way]
+        found = [
+            (owners[member], *stretch)
+            for member, stretches, _ in self._under_way
+            for stretch in stretches
+        ]
         for member, seq in owners.items():
             first = member.start_tokens // self._block_tokens
             start = first + self._grown(member, self._watermark)
@@ -133,30 +188,56 @@ class Mirror:
         self.active, self._watermark = True, batch.step
         members = [seq for seq in batch.members if seq not in batch.joined and self._wanted(seq)]
         for seq in sorted(members, key=_join_order):
-            self._count(seq, Mirrored(batch.step, batch.length(seq) - 1, 0))
+            self._count(seq, Mirrored(batch.step, batch.length(seq) - 1))
 
     def join(self, seq: Sequence, kept_blocks: int = 0) -> None:
         """A sequence has joined the batch, with copies of its first `kept_blocks` left over."""
         if seq in self._members or not self._wanted(seq):
             return
-        self._host.mirrored += kept_blocks
+        member = Mirrored(seq.join_step, seq.computed_tokens)
+        if kept_blocks:
+            kept = [(0, kept_blocks)]
+            member.keep(kept, small_within(self._runs_of(seq), kept))
         if self.placement is not None:
             self.placement.mirror_joined(seq, kept_blocks)
-        self._count(seq, Mirrored(seq.join_step, seq.computed_tokens, kept_blocks))
+        self._count(seq, member)
 
     def leave(self, seq: Sequence, to_host: bool) -> None:
-        """A member has left the batch; if `to_host`, its copies are part of what is there now, but
-        for those of blocks that have fewer bits, which were copied again (`dirty_blocks`).
-        """
-        synced = self.synced_blocks(seq)
+        """A member has left the batch; if `to_host`, its copies are part of what is there now."""
         member = self._members.pop(seq, None)
         if member is not None:
-            written = self._forget(member)
+            written_bytes = self._forget(member)
             if self.placement is not None:
                 self.placement.mirror_left(seq, to_host)
-            useful = min(written, max(0, synced - sum(seq.host_small))) if to_host else 0
-            self.useful_blocks += useful
-            self.wasted_blocks += written - useful
+            if to_host:
+                self.useful_bytes += written_bytes
+            else:
+                self.wasted_bytes += written_bytes
+
+    def requantised(self, batch: DecodeBatch, seq: Sequence, before: Runs) -> None:
+        """Blocks of a sequence have fewer bits than `before`: those copies are none any more, and
+        nothing that is under way is kept.
+        """
+        member = self._members.get(seq)
+        if member is None:
+            return
+        first = member.start_tokens // self._block_tokens
+        grown = [(first, first + self._grown(member, self._watermark))]
+        after = self._runs_of(seq)
+        lost = changed(before, after)
+        left = Mirrored(batch.step, batch.length(seq) - 1)
+        kept = without(member.kept, lost)
+        left.keep(kept, small_within(after, kept))
+        written = without(without(merged(member.copied, grown), lost), kept)
+        left.copy(written, small_within(after, written))
+        del self._members[seq]
+        self.wasted_bytes += self._forget(member)
+        self._count(seq, left)
+        self.wasted_bytes -= self._written_bytes(left)
+        if self.placement is not None:
+            self.placement.mirror_requantised(seq)
+        if len(self._queue) > 2 * len(self._members):
+            self._queue = deque([entry for entry in self._queue if entry[1].alive])
 
     def take_in(self, batch: DecodeBatch) -> None:
         """Count who joined the batch since the plan before."""
@@ -167,57 +248,58 @@ class Mirror:
     def give_way(self, batch: DecodeBatch) -> None:
         """Give copies up until the host holds no more than it can."""
         host = self._host
-        if host.used + host.mirrored <= host.total:
+        if host.mirror_room >= 0:
             return
         for seq, member in list(self._members.items()):
             if member.synced or self._grown(member, self._watermark):
                 del self._members[seq]
-                self.wasted_blocks += self._forget(member)
+                self.wasted_bytes += self._forget(member)
                 if self.placement is not None:
                     self.placement.mirror_left(seq, False)
-                self._count(seq, Mirrored(batch.step, batch.length(seq) - 1, 0))
-                if host.used + host.mirrored <= host.total:
+                self._count(seq, Mirrored(batch.step, batch.length(seq) - 1))
+                if host.mirror_room >= 0:
                     return
         self._give_up_transfer()
 
     # -- copies ---------------------------------------------------------------------------------
 
-    def start(self, batch: DecodeBatch, limit_blocks: int) -> int:
+    def start(self, batch: DecodeBatch, limit_blocks: int) -> Blocks:
         """Choose what the next transfer copies, about `limit_blocks` at most and no more than the
-        host has room for; returns how many blocks, and expects `begin` unless there are none.
+        host has room for at 16 bits; returns how many blocks, and expects `begin` unless there are
+        none.
         """
-        host = self._host
-        room = host.total - host.used - host.mirrored
+        room = self._host.mirror_room
         limit = min(limit_blocks, room)
         if self.transfer is not None or limit < 1:
-            return 0
+            return NO_BLOCKS
         stop, grown = self._grown_until(batch, limit)
         full = grown > room or room < limit_blocks
         if grown > room:
             stop, grown = self._watermark, 0
         self._next_watermark, self._grown_under_way = stop, grown
-        blocks = grown + self._take_first_blocks(limit - grown)
+        first = self._take_first_blocks(limit - grown)
         self.backlog = not full and (stop < batch.step or self._waits())
-        return blocks
+        self._held = Blocks(grown + first.number, first.small)
+        return self._held
 
     def begin(self, transfer: Transfer) -> None:
         """The chosen blocks are on their way."""
         self.transfer = transfer
-        self._held_blocks = transfer.blocks
-        self._host.mirrored += transfer.blocks
-        self.written_blocks += transfer.blocks
+        self._host.mirror(self._held.number, self._held.small)
+        self.written_bytes += self._host.sizes.total(self._held.number, self._held.small)
 
     def landed(self) -> None:
         """The transfer is over: what it copied has copies, unless its member has left."""
-        arrived = self._grown_under_way
+        arrived, small = self._grown_under_way, NO_SMALL
         self._grown_synced += arrived
         self._watermark = self._next_watermark
-        for member, blocks in self._under_way:
+        for member, stretches, some in self._under_way:
             if member.alive:
-                member.synced += blocks
-                arrived += blocks
-        self._drop_transfer(self._held_blocks - arrived)
-        self.transfer, self._held_blocks = None, 0
+                member.copy(stretches, some)
+                arrived += length(stretches)
+                small = added(small, some)
+        self._drop_transfer(Blocks(self._held.number - arrived, lacking(self._held.small, small)))
+        self.transfer, self._held = None, NO_BLOCKS
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -238,16 +320,25 @@ class Mirror:
         self._tokens += count * tokens
         self._residues[tokens % self._block_tokens] += count
 
+    def _synced(self, member: Mirrored) -> Blocks:
+        return Blocks(member.synced + self._grown(member, self._watermark), member.small)
+
+    def _written_bytes(self, member: Mirrored) -> int:
+        """Of its copies, what was written through."""
+        blocks = self._synced(member).number - length(member.kept)
+        return self._host.sizes.total(blocks, lacking(member.small, member.kept_small))
+
     def _count(self, seq: Sequence, member: Mirrored) -> None:
         self._members[seq] = member
+        self._host.mirror(member.synced, member.small)
         first = member.start_tokens // self._block_tokens
         self._add(member, 1)
         self._start_blocks += first
         if member.synced < first:
-            self._queue.appendleft(member)
+            self._queue.appendleft((seq, member))
 
     def _forget(self, member: Mirrored) -> int:
-        """Take a member out of all sums; returns the blocks that were written through for it."""
+        """Take a member out of all sums; returns the bytes that were written through for it."""
         member.alive = False
         self._add(member, -1)
         grown = self._grown(member, self._watermark)
@@ -255,8 +346,9 @@ class Mirror:
         self._grown_synced -= grown
         if self.transfer is not None:
             self._grown_under_way -= self._grown(member, self._next_watermark) - grown
-        self._host.mirrored -= member.synced + grown
-        return member.synced + grown - member.kept
+        written_bytes = self._written_bytes(member)
+        self._host.mirror(-member.synced - grown, lacking(NO_SMALL, member.small))
+        return written_bytes
 
     def _grown_until(self, batch: DecodeBatch, limit: int) -> tuple[int, int]:
         """How far the watermark goes with about `limit` blocks, and how many blocks that takes."""
@@ -270,24 +362,30 @@ class Mirror:
         members = self._members.values()
         return step, sum(self._grown(m, step) - self._grown(m, start) for m in members)
 
-    def _take_first_blocks(self, limit: int) -> int:
+    def _take_first_blocks(self, limit: int) -> Blocks:
         """Choose up to `limit` of the blocks that were full when their members joined."""
-        self._under_way, taken = [], 0
+        self._under_way, taken, small = [], 0, NO_SMALL
         queue = self._queue
         while taken < limit and self._waits():
-            member = queue[0]
-            blocks = min(limit - taken, self._lacking(member))
-            self._under_way.append((member, blocks))
-            taken += blocks
-            if blocks < self._lacking(member):
+            seq, member = queue[0]
+            chosen = self._choose(seq, member, limit - taken)
+            self._under_way.append(chosen)
+            taken, small = taken + length(chosen[1]), added(small, chosen[2])
+            if length(chosen[1]) < self._lacking(member):
                 break
             queue.popleft()
-        return taken
+        return Blocks(taken, small)
+
+    def _choose(self, seq: Sequence, member: Mirrored, limit: int) -> Chosen:
+        """The first blocks of a member without a copy, up to `limit`."""
+        whole = [(0, member.start_tokens // self._block_tokens)]
+        stretches = first_of(without(whole, member.copied), limit)
+        return member, stretches, small_within(self._runs_of(seq), stretches)
 
     def _waits(self) -> bool:
         """True if first blocks of a member have no copy and are not under way."""
         queue = self._queue
-        while queue and not (queue[0].alive and self._lacking(queue[0])):
+        while queue and not (queue[0][1].alive and self._lacking(queue[0][1])):
             queue.popleft()
         return bool(queue)
 
@@ -299,15 +397,15 @@ class Mirror:
         if self.placement is not None:
             self.placement.mirror_given_up()
         self._under_way = []
-        self._queue = deque(reversed(list(self._members.values())))
+        self._queue = deque(reversed(list(self._members.items())))
         self._grown_under_way, self._next_watermark = 0, self._watermark
-        self._drop_transfer(self._held_blocks)
-        self._held_blocks = 0
+        self._drop_transfer(self._held)
+        self._held = NO_BLOCKS
 
-    def _drop_transfer(self, blocks: int) -> None:
+    def _drop_transfer(self, blocks: Blocks) -> None:
         """So many blocks of the transfer are of no use."""
-        self._host.mirrored -= blocks
-        self.wasted_blocks += blocks
+        self._host.mirror(-blocks.number, lacking(NO_SMALL, blocks.small))
+        self.wasted_bytes += self._host.sizes.total(blocks.number, blocks.small)
 
 
 def _join_order(seq: Sequence) -> tuple[int, int]:

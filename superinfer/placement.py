@@ -61,6 +61,10 @@ class Placement(Protocol):
         """The last `blocks` blocks of a leaf, which has them still, are dropped."""
         ...
 
+    def shrunk(self, node: Node, from_bits: int, to_bits: int) -> None:
+        """All blocks of a cached node have fewer bits from now on."""
+        ...
+
     # -- its host tier --------------------------------------------------------------------------
 
     def backed_up(self, node: Node) -> None:
@@ -89,6 +93,12 @@ class Placement(Protocol):
 
     def mirror_left(self, seq: Sequence, to_host: bool) -> None:
         """They are no longer kept; if `to_host`, they are part of what is there now."""
+        ...
+
+    def mirror_requantised(self, seq: Sequence) -> None:
+        """Blocks of a member have lost bits: those copies are no longer kept, nor is what the copy
+        under way brings for it.
+        """
         ...
 
     def mirror_given_up(self) -> None:

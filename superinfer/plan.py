@@ -53,7 +53,8 @@ class Requantise(NamedTuple):
     bits (`memory.base.Ladder`): its own, or the tree's if `shared`.
     """
 
-    sequence: Sequence
+    sequence: Sequence | None
+    """None for cached blocks that nobody holds."""
     from_bits: int
     to_bits: int
     blocks: int

@@ -73,7 +73,8 @@ class Timeline:
     cached_blocks: Ints
     """Blocks kept only for reuse."""
     host_blocks: Ints
-    """Host blocks in use: of requests swapped out, and copies of cached and of running ones."""
+    """Host blocks of 16 bits in whose place are requests swapped out, and copies of cached and of
+    running ones."""
     rotations: Ints
     """Copies of caches to the host so far; this column and the next two only ever grow."""
     h2d_bytes: Ints

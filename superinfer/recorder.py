@@ -100,9 +100,7 @@ class Recorder:
 
     def _state(self, engine: Engine, now: float) -> Sample:
         pool, resident = engine.pool, engine.resident
-        host = engine.host
-        on_host = host.used + host.cached + host.mirrored
-        blocks = (pool.taken, pool.used - pool.taken, on_host)
+        blocks = (pool.taken, pool.used - pool.taken, engine.host.taken)
         moved = (self.rotations, self.h2d_bytes, self.d2h_bytes + self.cache_d2h_bytes)
         return (now, len(engine.live) - resident, resident, *blocks, *moved)
 
@@ -127,7 +125,7 @@ class Recorder:
         pool, config = engine.pool, engine.config
         decode_steps, table = len(engine.batch.end_s), _table(self.sequences)
         ended = len(self.sequences) - len(engine.live)
-        mirror, block_bytes = engine.mirror, config.block_bytes
+        mirror = engine.mirror
         begun = int(np.count_nonzero(~np.isnan(table.first_token_s)))
         return RunRecord(
             table=table,
@@ -142,9 +140,9 @@ class Recorder:
             prefix_query_tokens=self.prefix_query_tokens,
             prefix_hit_tokens=self.prefix_hit_tokens,
             cache_d2h_bytes=self.cache_d2h_bytes,
-            write_through_bytes=mirror.written_blocks * block_bytes if mirror else 0,
-            write_through_useful_bytes=mirror.useful_blocks * block_bytes if mirror else 0,
-            write_through_wasted_bytes=mirror.wasted_blocks * block_bytes if mirror else 0,
+            write_through_bytes=mirror.written_bytes if mirror else 0,
+            write_through_useful_bytes=mirror.useful_bytes if mirror else 0,
+            write_through_wasted_bytes=mirror.wasted_bytes if mirror else 0,
             prefetch_useful_bytes=self.prefetch_useful_bytes,
             prefetch_wasted_bytes=self.prefetch_wasted_bytes,
             losing_offloads=self.losing_offloads,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, Final
 
-from superinfer.memory.slabs import NO_SMALL
+from superinfer.memory.runs import NO_RUNS, small_in
+from superinfer.memory.slabs import Small
 from superinfer.request import Request
 
 
@@ -52,7 +53,7 @@ class Sequence:
         "first_token_s",
         "h2d_bytes",
         "host_blocks",
-        "host_small",
+        "host_runs",
         "join_step",
         "keys",
         "kv_shares",
@@ -70,8 +71,8 @@ class Sequence:
         "recomputed_tokens",
         "request",
         "rotations",
+        "runs",
         "shared_blocks",
-        "small",
         "state",
         "transfer",
     )
@@ -89,8 +90,8 @@ class Sequence:
         """Leading tokens of this prefill that need no computation (prefix-cache hit)."""
         self.blocks = 0
         """Private device blocks."""
-        self.small = NO_SMALL
-        """Of `blocks`, how many have 8 and 4 bits."""
+        self.runs = NO_RUNS
+        """Which of these have how many bits, from the first one on."""
         self.light_tokens = 0
         """Tokens of its context that attention saves because blocks of it have fewer bits."""
         self.shared_blocks = 0
@@ -99,8 +100,8 @@ class Sequence:
         """What it holds in the prefix index, of the index's own kind; None if it holds nothing."""
         self.keys: tuple[object, ...] | None = None
         self.host_blocks = 0
-        self.host_small = NO_SMALL
-        """Of `host_blocks`, how many have 8 and 4 bits."""
+        self.host_runs = NO_RUNS
+        """The same of `host_blocks`."""
         self.join_step = 0
         self.last_token_step = -1
         """Decode step that gave the last token, or -1 when `last_token_s` holds its time."""
@@ -123,6 +124,16 @@ class Sequence:
         self.finish_s: float | None = None
         self.outcome = ""
         self.end_reason: str | None = None
+
+    @property
+    def small(self) -> Small:
+        """Of `blocks`, how many have 8 and 4 bits."""
+        return small_in(self.runs)
+
+    @property
+    def host_small(self) -> Small:
+        """The same of `host_blocks`."""
+        return small_in(self.host_runs)
 
     def __repr__(self) -> str:
         return f"<Sequence {self.request.request_id} {self.state.value}>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from superinfer.memory.slabs import NO_SMALL
+from superinfer.memory.runs import NO_RUNS
 from superinfer.plan import Change, PrefillChunk
 from superinfer.sequence import Sequence, State
 
@@ -19,12 +19,12 @@ _SAVED: Final = (
     "output_tokens",
     "prefix_tokens",
     "blocks",
-    "small",
+    "runs",
     "light_tokens",
     "shared_blocks",
     "node",
     "host_blocks",
-    "host_small",
+    "host_runs",
     "join_step",
     "last_token_step",
     "last_token_s",
@@ -98,7 +98,7 @@ def _grow(engine: Engine, change: Change) -> None:
 def _leave(engine: Engine, change: Change) -> None:
     """Undo `preempt`, `swap_out` or `park`: everything that takes a sequence off the batch."""
     seq = change.sequence
-    engine.host.used -= seq.host_blocks
+    engine.host.release(seq.host_blocks, seq.host_small)
     if seq.state in (State.WAITING, State.SWAPPED):
         node = change.saved[_SAVED.index("node")]
         if node is not None:
@@ -118,13 +118,13 @@ def _leave(engine: Engine, change: Change) -> None:
 
 def _swap_in(engine: Engine, change: Change) -> None:
     seq = change.sequence
-    timing, host_blocks, host_small = change.saved
+    timing, host_blocks, host_runs = change.saved
     if timing == "before_step":
-        assert isinstance(host_blocks, int) and isinstance(host_small, tuple)
-        engine.unland(seq, host_blocks, host_small)
+        assert isinstance(host_blocks, int) and isinstance(host_runs, tuple)
+        engine.unland(seq, host_blocks, host_runs)
     engine.pool.referenced -= seq.blocks
     engine.pool.release_small(seq.small)
-    seq.blocks, seq.small, seq.light_tokens = 0, NO_SMALL, 0
+    seq.blocks, seq.runs, seq.light_tokens = 0, NO_RUNS, 0
     seq.transfer = None
     engine.resident -= 1
     seq.state = State.SWAPPED

@@ -123,7 +123,12 @@ class Rig:
         arena = Arena(layout, size, CPU)
         arena.tensor.fill_(0x7F)  # as floating-point numbers not small
         host_blocks = self.engine.host.total + self.engine.host.cache_total
-        host = HostArena(layout.block_bytes[16], host_blocks, pinned=False) if host_blocks else None
+        nbytes, slab_blocks = layout.block_bytes[16], sizes.slabs.blocks_16
+        host = (
+            HostArena(nbytes, host_blocks, pinned=False, slab_blocks=slab_blocks)
+            if host_blocks
+            else None
+        )
         self.manager = CheckedManager(self.engine, arena, host)
         self.mover = Mover(arena, host, ops_for(CPU), InlineStreams())
         self.runner = Runner(self.model, arena.tensor)

@@ -19,7 +19,7 @@ from executor.kv.layout import KVLayout
 from executor.kv.manager import BlockManager
 from executor.kv.streams import InlineStreams, Lane, Streams
 from executor.kv.swap import Mover
-from executor.kv.tables import BlockTable, Moves
+from executor.kv.tables import BlockTable, CopyJob, Moves
 from superinfer.engine import Engine
 from superinfer.memory.prefix import request_keys
 from superinfer.memory.slabs import Slabs, slabs_of
@@ -235,7 +235,11 @@ class Device:
         size = arena_size(layout, config.total_blocks, config.slabs, any(config.small_block_bytes))
         self.arena = Arena(layout, size, torch.device("cpu"))
         blocks = host.total + host.cache_total
-        self.host = HostArena(BLOCK_BYTES[16], blocks, pinned=False) if blocks else None
+        self.host = (
+            HostArena(BLOCK_BYTES[16], blocks, pinned=False, slab_blocks=config.slabs.blocks_16)
+            if blocks
+            else None
+        )
         self.manager = BlockManager(engine, self.arena, self.host)
         self.mover = Mover(self.arena, self.host, cast("Any", PatternOps()), streams)
         self.contents = Contents(engine)
@@ -286,9 +290,16 @@ class Device:
         for job in moves.copies:
             # `rotasched` charges copies in its own way (`swap_out(copied_blocks=...)`).
             if job.transfer is not None and self.engine.scheduler.name != "rotasched":
-                assert len(job.device) <= job.transfer.blocks, job
+                self._compare(job, job.transfer)
             if job.background:
                 self.moving.add(cast("Transfer", job.transfer))
+
+    def _compare(self, job: CopyJob, transfer: Transfer) -> None:
+        """A copy moves what the core booked; of cached blocks some may have moved already."""
+        sizes = self.engine.config.block_sizes
+        moved = sum(sizes.of(bits) for bits in job.bits.tolist())
+        assert len(job.device) <= transfer.blocks and moved <= transfer.nbytes, job
+        assert transfer.sequence is None or moved in (0, transfer.nbytes), job
 
 
 @dataclass

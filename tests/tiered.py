@@ -72,3 +72,26 @@ class ShrinkingLru(TieredLru):
 
     def shrinks_first(self, request: Request) -> tuple[float, bool]:
         return request.slo_class.weight, False
+
+
+@dataclass
+class CachedShrinkingLru(ShrinkingLru):
+    """And cached blocks lose bits before they go, one precision at a time."""
+
+    shrinks_cached: bool = True
+    spared: int = 1
+    """Blocks at the end of a leaf that keep their bits."""
+    now_s: float = 0.0
+
+    def retain(self, node: Node, request: Request) -> None:
+        node.floor_bits = max(node.floor_bits, self.floor_bits(request))
+
+    def unused(self, node: Node) -> None:
+        self.now_s = max(self.now_s, node.last_access_s)
+        super().unused(node)
+
+    def shrinks(self, node: Node) -> tuple[int, int, int] | None:
+        bits, start, stop = node.bits // 2, max(1, node.start), node.stop - self.spared
+        if node.bits == 4 or bits < node.floor_bits or start >= stop:
+            return None
+        return None if node.last_access_s >= self.now_s else (start, stop, bits)

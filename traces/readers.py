@@ -16,11 +16,14 @@ from superinfer.slo_classes import PRESETS
 from traces.agentic import SESSION_GAP_S, read_sessions, session_files, sessions_in
 from traces.archive import Member
 from traces.azure import HEADER, AzureParser, is_header
+from traces.llmservingsim import ServingSimParser
+from traces.llmservingsim import is_record as is_serving_sim
 from traces.native import MOONCAKE_BLOCK_TOKENS, NativeParser, Record, SloRecord, not_utf8, shown
 from traces.source import RecordError, Source, open_source, trace_name
 from traces.workload import Workload
 
 _NAMED_UNKNOWN_FIELDS = 10
+LineParser = NativeParser | AzureParser | ServingSimParser
 
 
 def read_trace(
@@ -33,8 +36,8 @@ def read_trace(
     without_slo: bool = False,
     session_gap_s: float = SESSION_GAP_S,
 ) -> Workload:
-    """Read a native, Mooncake or Azure trace, plain or gzip, `-` for standard input, or a folder,
-    archive or file of recorded agent sessions (`traces.agentic`).
+    """Read a native, Mooncake, Azure or LLMServingSim trace, plain or gzip, `-` for standard input,
+    or a folder, archive or file of recorded agent sessions (`traces.agentic`).
 
     `classes` replaces the presets, `skip_bad` leaves bad lines out and counts them, `spread`
     distributes the requests that share a stamp until the next one, `limit` keeps the first so
@@ -134,12 +137,12 @@ def _without_targets(classes: Mapping[str, SLOClass], without_slo: bool) -> Mapp
     return {name: replace(slo_class, slo=SLO()) for name, slo_class in classes.items()}
 
 
-def _detect(
-    source: Source, classes: Mapping[str, SLOClass], skip_bad: bool
-) -> NativeParser | AzureParser:
+def _detect(source: Source, classes: Mapping[str, SLOClass], skip_bad: bool) -> LineParser:
     """The parser for the first line that is recognised; without `skip_bad` it must be the first."""
     for position, line in enumerate(source.lines):
         text = line.strip()
+        if is_serving_sim(text):
+            return ServingSimParser()
         if text.startswith(b"{"):
             return NativeParser({"default", *classes}, ", ".join(sorted({"default", *classes})))
         if is_header(text):
@@ -158,9 +161,7 @@ def _unrecognised(text: bytes) -> RecordError:
     return RecordError("", f"expected a JSON object or {','.join(HEADER)}, got {shown(line)}")
 
 
-def _parse(
-    source: Source, parser: NativeParser | AzureParser, skip_bad: bool, limit: int | None
-) -> _Rows:
+def _parse(source: Source, parser: LineParser, skip_bad: bool, limit: int | None) -> _Rows:
     if isinstance(parser, NativeParser) and limit is None:
         rows = _parse_at_once(source, parser)
         if rows is not None:

@@ -95,14 +95,19 @@ class Arena:
 
 
 class HostArena:
-    """Host memory: places of one size, that of 16 bits, each for a block of any precision.
+    """Host memory for blocks, counted as ones of 16 bits. Smaller ones lie in slabs there, too.
 
-    Memory comes in chunks, pinned where there is a GPU. A block lies in one chunk.
+    Memory comes in chunks of whole slabs, pinned where there is a GPU. A block lies in one chunk.
     """
 
-    def __init__(self, block_bytes: int, blocks: int, *, pinned: bool) -> None:
+    def __init__(
+        self, block_bytes: int, blocks: int, *, pinned: bool, slab_blocks: int = 1
+    ) -> None:
+        """Slabs hold `slab_blocks` blocks of 16 bits, of `block_bytes` each."""
         self.block_bytes, self.pinned = block_bytes, pinned
-        self._per_chunk = max(1, min(blocks, CHUNK_BYTES // block_bytes))
+        slabs = min(-(-blocks // slab_blocks), CHUNK_BYTES // (slab_blocks * block_bytes))
+        self.chunk_blocks = max(1, slabs) * slab_blocks
+        """Blocks in a chunk."""
         self._chunks: list[Tensor] = []
         self.blocks = 0
         self.grow_to(blocks)
@@ -111,7 +116,7 @@ class HostArena:
         """Add chunks until there is room for so many blocks. Raises ConfigError if the machine
         lacks the memory.
         """
-        nbytes = self._per_chunk * self.block_bytes
+        nbytes = self.chunk_blocks * self.block_bytes
         while self.blocks < blocks:
             try:
                 chunk = torch.empty(nbytes, dtype=torch.uint8, pin_memory=self.pinned)
@@ -121,13 +126,13 @@ class HostArena:
                     f"({blocks * self.block_bytes / 2**30:.2f} GiB): lower run.host_memory_gib"
                 ) from None
             self._chunks.append(chunk)
-            self.blocks += self._per_chunk
+            self.blocks += self.chunk_blocks
 
     def view(self, offset: int, nbytes: int) -> Tensor:
         """Bytes from an offset on; they have to lie in one chunk."""
-        chunk, start = divmod(offset, self._per_chunk * self.block_bytes)
+        chunk, start = divmod(offset, self.chunk_blocks * self.block_bytes)
         return self._chunks[chunk][start : start + nbytes]
 
     def chunks_of(self, offsets: Offsets) -> Offsets:
         """The chunk in which each of these offsets is."""
-        return offsets // (self._per_chunk * self.block_bytes)
+        return offsets // (self.chunk_blocks * self.block_bytes)

@@ -9,6 +9,7 @@ import numpy as np
 from executor.kv.manager import BlockManager
 from executor.kv.tables import NO_OFFSETS, BlockTable
 from superinfer.memory.prefix import Node
+from superinfer.memory.runs import cut
 
 
 def check(manager: BlockManager) -> None:
@@ -69,6 +70,8 @@ def _check_tables(manager: BlockManager) -> None:
         assert len(table) == node.blocks and (table.bits == node.bits).all()
     for seq, held in manager.device.held.items():
         assert seq.shared_blocks == held.shared, seq
+        counted = cut(manager.engine.runs_of(seq), 0, len(held.table))
+        assert held.table.bits.tolist() == [bits for bits, n in counted for _ in range(n)], seq
         for node in _path(seq.node):
             assert _same(held.table, node, nodes[node]), (seq, node.start)
 
@@ -86,11 +89,15 @@ def _same(table: BlockTable, node: Node, part: BlockTable) -> bool:
 def _check_host(manager: BlockManager) -> None:
     """As many host places are taken as the core counts, each by one."""
     host = manager.engine.host
+    for seq, there in manager.hosted.items():
+        counted = cut(seq.host_runs, 0, len(there.bits))
+        assert there.bits.tolist() == [bits for bits, n in counted for _ in range(n)], seq
     hosted = sum(len(blocks.offsets) for blocks in manager.hosted.values())
     assert hosted == host.used, (hosted, host.used)
     tree = manager.engine.tree
-    there = set() if tree is None else {node for node in tree.nodes() if node.on_host}
-    assert set(manager.tier.nodes) == there
+    on_host = set() if tree is None else {node for node in tree.nodes() if node.on_host}
+    assert set(manager.tier.nodes) == on_host
     for node, blocks in manager.tier.nodes.items():
         assert len(blocks.offsets) == node.blocks and (blocks.bits == node.bits).all()
     assert manager.host.taken == host.used + host.mirrored + host.cached
+    assert manager.host.taken_bytes == host.nbytes

@@ -1,4 +1,4 @@
-"""Places of blocks on the host, all of one size whatever the precision, as the core counts them."""
+"""Places of blocks on the host."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from executor.kv.arena import HostArena
-from executor.kv.slabs import OutOfSlabsError
-from executor.kv.tables import NO_OFFSETS, Bits, Offsets
+from executor.kv.arena import ArenaSize, HostArena
+from executor.kv.slabs import OutOfSlabsError, SlabAllocator
+from executor.kv.tables import Bits, Offsets
 
 
 @dataclass(slots=True, eq=False)
@@ -21,49 +21,63 @@ class HostBlocks:
 
 
 class HostPlaces:
-    """Hands out the places of a host arena, the lowest first.
+    """Hands out the places of a host arena, the lowest first, each precision in slabs of its own.
 
-    A plan may take places that only come free with a copy of the same plan that has to come later:
-    the arena then grows by a chunk, for good.
+    The core counts bytes. Part-filled slabs take more, and a plan may take places that only come
+    free with a copy of the same plan that has to come later: the arena then grows by a chunk, for
+    good.
     """
 
-    def __init__(self, arena: HostArena | None) -> None:
+    def __init__(self, arena: HostArena | None, size: ArenaSize | None = None) -> None:
+        """`size` tells the slabs, which are the device's."""
         self._arena = arena
-        self._free = np.ones(arena.blocks if arena is not None else 0, np.bool_)
-        self._free_count = len(self._free)
-        self._block_bytes = arena.block_bytes if arena is not None else 1
+        if arena is None:
+            self._places = SlabAllocator(0, 1, {16: 1}, {16: 1})
+            return
+        whole, per_slab = {16: arena.block_bytes}, {16: arena.chunk_blocks}
+        if size is not None and len(size.block_bytes) > 1:
+            whole, per_slab = size.block_bytes, size.per_slab
+        if arena.chunk_blocks % per_slab[16]:
+            raise ValueError(f"chunks of {arena.chunk_blocks} blocks, slabs of {per_slab[16]}")
+        slab_bytes = whole[16] * per_slab[16]
+        slabs = arena.blocks // per_slab[16]
+        self._places = SlabAllocator(slabs, slab_bytes, whole, per_slab)
 
     @property
     def taken(self) -> int:
-        """Places that are taken."""
-        return len(self._free) - self._free_count
+        """Blocks that have places."""
+        return sum(self._places.live.values())
 
-    def take(self, count: int) -> Offsets:
-        """Places for so many blocks."""
-        if not count:
-            return NO_OFFSETS
-        if count > self._free_count:
-            self._grow(count - self._free_count)
-        places = np.flatnonzero(self._free)[:count]
-        self._free[places] = False
-        self._free_count -= count
-        return places * self._block_bytes
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes of these."""
+        places = self._places
+        return sum(count * places.block_bytes[bits] for bits, count in places.live.items())
+
+    def take(self, bits: Bits) -> Offsets:
+        """A place for each block of these precisions."""
+        offsets = np.empty(len(bits), np.int64)
+        for wanted in (16, 8, 4):
+            where = np.flatnonzero(bits == wanted)
+            if len(where):
+                offsets[where] = self._take(wanted, len(where))
+        return offsets
 
     def give(self, offsets: Offsets) -> None:
         """Take back places that `take` gave."""
-        places = offsets // self._block_bytes
-        if self._free[places].any():
-            raise OutOfSlabsError("a place on the host was given back twice")
-        self._free[places] = True
-        self._free_count += len(places)
+        self._places.give(offsets)
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _grow(self, blocks: int) -> None:
+    def _take(self, bits: int, count: int) -> Offsets:
+        lacking = count - self._places.room(bits)
+        if lacking > 0:
+            self._grow(-(-lacking // self._places.per_slab[bits]))
+        return self._places.take(bits, count)
+
+    def _grow(self, slabs: int) -> None:
         if self._arena is None:
             raise OutOfSlabsError("blocks go to the host, and there is no host arena")
-        before = len(self._free)
-        self._arena.grow_to(before + blocks)
-        more = self._arena.blocks - before
-        self._free = np.concatenate([self._free, np.ones(more, np.bool_)])
-        self._free_count += more
+        per_slab, known = self._places.per_slab[16], self._places.slab_count
+        self._arena.grow_to((known + slabs) * per_slab)
+        self._places.add(self._arena.blocks // per_slab - known)

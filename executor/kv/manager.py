@@ -11,7 +11,7 @@ from executor.kv.arena import Arena, HostArena
 from executor.kv.host import HostBlocks, HostPlaces
 from executor.kv.mirrored import MirrorPlaces
 from executor.kv.placer import Held, Placer
-from executor.kv.tables import NO_BITS, NO_OFFSETS, BlockTable, CopyJob, Moves, Offsets
+from executor.kv.tables import NO_BITS, NO_OFFSETS, BlockTable, CopyJob, Moves
 from executor.kv.tier import TierPlaces
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError, PlanError
@@ -37,7 +37,7 @@ class BlockManager:
         _check_supported(engine, arena)
         self.engine = engine
         self.device = Placer(arena.allocator())
-        self.host = HostPlaces(host)
+        self.host = HostPlaces(host, arena.size)
         self.hosted: dict[Sequence, HostBlocks] = {}
         """What is on the host of sequences that were swapped out."""
         self.mirrored = MirrorPlaces(self.host)
@@ -49,8 +49,6 @@ class BlockManager:
         self._kept: dict[Sequence, int] = {}
         """Blocks whose places on the host stay, of those that come back with this plan."""
         self._changes: list[Change] = []
-        self._trimmed: list[Offsets] = []
-        """Places of dropped nodes. A swap-out of the same plan may still have to read them."""
         engine.place(self)
 
     # -- what a driver calls --------------------------------------------------------------------
@@ -104,7 +102,6 @@ class BlockManager:
         self._free_trimmed()
         if node is not None:
             self.device.demote(node, np.arange(blocks), from_bits, to_bits)
-            self.tier.refresh(node)
             return
         held = self.device.held[seq]
         own = max(1, held.shared)
@@ -119,14 +116,12 @@ class BlockManager:
             if table is None:  # new, or on the host alone till now
                 table = nodes[node] = BlockTable(node.blocks)
                 table.append(held.table.offsets[where], held.table.bits[where])
-                self.tier.refresh(node)
             elif len(table) < node.blocks:
                 new = slice(node.start + len(table), node.stop)
                 table.append(held.table.offsets[new], held.table.bits[new])
             elif table.bits[0] != node.bits:  # others had it with fewer bits than this one may have
                 self.device.places.give(table.offsets)
                 table.put(slice(None), held.table.offsets[where], held.table.bits[where])
-                self.tier.refresh(node)
             else:
                 self.device.wait_for("h2d", table.offsets)  # it may be being loaded for another one
                 self.device.places.give(held.table.offsets[where])
@@ -180,11 +175,15 @@ class BlockManager:
         """Its places are free when nobody has to read them any more."""
         table = self.device.nodes[node]
         left = len(table) - blocks
-        self._trimmed.append(table.offsets[left:].copy())
+        self.device.trimmed.append(table.offsets[left:].copy())
         if left:
             table.truncate(left)
         else:
             del self.device.nodes[node]
+
+    def shrunk(self, node: Node, from_bits: int, to_bits: int) -> None:
+        """Rewrite them. Copies of the same plan may still have to read what was dropped."""
+        self.device.demote(node, np.arange(node.blocks), from_bits, to_bits)
 
     def backed_up(self, node: Node) -> None:
         """It gets a place on the host; the copy begins with the next plan."""
@@ -192,7 +191,7 @@ class BlockManager:
 
     def moved_to_host(self, node: Node) -> None:
         """Its places on the device are free when nobody has to read them any more."""
-        self._trimmed.append(self.tier.move(node))
+        self.device.trimmed.append(self.tier.move(node))
 
     def dropped_on_host(self, node: Node, blocks: int) -> None:
         """Their places are free when nobody has to read them any more."""
@@ -213,6 +212,10 @@ class BlockManager:
         """Its places are free, or become those of what is there now."""
         self._kept.pop(seq, None)
         self.mirrored.leave(seq, to_host)
+
+    def mirror_requantised(self, seq: Sequence) -> None:
+        """Its places are free."""
+        self.mirrored.requantised(seq, self.device.held[seq].table)
 
     def mirror_given_up(self) -> None:
         """Its places are free for copies that follow."""
@@ -327,9 +330,9 @@ class BlockManager:
                 self.device.extend(self.device.held[seq], -(-tokens // size))
 
     def _free_trimmed(self) -> None:
-        for offsets in self._trimmed:
+        for offsets in self.device.trimmed:
             self.device.give_cached(offsets)
-        self._trimmed.clear()
+        self.device.trimmed.clear()
 
     def _free_returned(self) -> None:
         for hosted in self._returned.values():

@@ -28,9 +28,7 @@ class _Writing:
 
 
 class MirrorPlaces:
-    """The copies that are kept, by member. Those of blocks that have lost bits since are not used,
-    but stay, as the core counts them.
-    """
+    """The copies that are kept, by member: each of the bits that the block has now."""
 
     def __init__(self, host: HostPlaces) -> None:
         self._host = host
@@ -55,24 +53,29 @@ class MirrorPlaces:
         else:
             self._give(copies)
 
+    def requantised(self, seq: Sequence, table: BlockTable) -> None:
+        """Copies of blocks that have other bits now go; others that are under way are not kept."""
+        copies = self._members.pop(seq, {})
+        stale = {block: copy for block, copy in copies.items() if copy[1] != table.bits[block]}
+        self._give(stale)
+        self._members[seq] = {n: copy for n, copy in copies.items() if n not in stale}
+
     def forget(self, seq: Sequence) -> None:
         """It was to be taken to the host, and has been dropped since."""
         self._give(self._leaving.pop(seq, {}))
 
     def swap_out(self, seq: Sequence, table: BlockTable, stop: int) -> tuple[HostBlocks, Offsets]:
         """Where the first `stop` blocks of a sequence are on the host, and which have to be copied
-        there: those without a copy of the bits that they have now.
+        there: those without a copy.
         """
         copies = self._leaving.pop(seq, {})
         bits = table.bits[:stop].copy()
         places = np.full(stop, -1, np.int64)
-        clean = np.zeros(stop, np.bool_)
-        for block, (place, copied_bits) in copies.items():
+        for block, (place, _) in copies.items():
             places[block] = place
-            clean[block] = copied_bits == bits[block]
-        new = places < 0
-        places[new] = self._host.take(int(new.sum()))
-        return HostBlocks(places, bits), np.flatnonzero(~clean)
+        dirty = np.flatnonzero(places < 0)
+        places[dirty] = self._host.take(bits[dirty])
+        return HostBlocks(places, bits), dirty
 
     # -- copies ---------------------------------------------------------------------------------
 
@@ -85,9 +88,9 @@ class MirrorPlaces:
             bits = table.bits[start:stop].tolist()
             blocks += [(seq, copies, start + n, bit) for n, bit in enumerate(bits)]
             places.append(table.offsets[start:stop])
-        host = self._host.take(len(blocks))
-        self._writing = _Writing(transfer, blocks, host)
         all_bits = np.array([bits for _, _, _, bits in blocks], np.int8)
+        host = self._host.take(all_bits)
+        self._writing = _Writing(transfer, blocks, host)
         return CopyJob(transfer, "d2h", np.concatenate(places), all_bits, host)
 
     def landed(self, transfer: Transfer) -> None:

@@ -45,6 +45,8 @@ class Placer:
         self.nodes: dict[Node, BlockTable] = {}
         self.flights: list[CopyJob] = []
         """Background copies under way."""
+        self.trimmed: list[Offsets] = []
+        """Places of dropped nodes. A swap-out of the same plan may still have to read them."""
         self.orders: list[Order] = []
         """What has to be done so that the places hold what they should, in order."""
 
@@ -128,6 +130,9 @@ class Placer:
             if len(where):
                 found = np.searchsorted(sources, table.offsets[where])
                 table.put(where, targets[found], bits)
+        for offsets in self.trimmed:
+            where = np.flatnonzero((offsets >= first) & (offsets < last))
+            offsets[where] = targets[np.searchsorted(sources, offsets[where])]
 
     # -- inside ---------------------------------------------------------------------------------
 

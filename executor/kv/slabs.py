@@ -95,6 +95,12 @@ class SlabAllocator:
         for slab in np.unique(slabs):
             self._give_in(int(slab), offsets[slabs == slab])
 
+    def add(self, slabs: int) -> None:
+        """There is memory for so many slabs more, behind the others."""
+        for index in range(self.slab_count, self.slab_count + slabs):
+            heapq.heappush(self._spare, index)
+        self.slab_count += slabs
+
     # -- compaction -----------------------------------------------------------------------------
 
     def thin_slabs(self, but_bits: int) -> list[int]:

@@ -128,7 +128,7 @@ class Mover:
         """Put a copy on its lane, behind those of the other lane that touch the same memory."""
         lane: Lane = job.direction
         slabs = set((job.device // self._arena.size.slab_bytes).tolist())
-        flight = _Flight(job, None, slabs, set(job.host.tolist()), job.background)
+        flight = _Flight(job, None, slabs, self._host_grains(job), job.background)
         self._streams.wait(lane, self._computed)
         for other in self._flights:
             if other.job.direction != lane and flight.touches(other):
@@ -138,6 +138,16 @@ class Mover:
             self._streams.run(lane, _copying(source, target))
         flight.mark = self._streams.mark(lane)
         self._flights.append(flight)
+
+    def _host_grains(self, job: CopyJob) -> set[int]:
+        """What a copy touches on the host, in units of the smallest block."""
+        sizes = self._arena.size.block_bytes
+        grain = min(sizes.values())
+        ends = job.host + np.array([sizes[bits] for bits in job.bits.tolist()], np.int64) - 1
+        found: set[int] = set()
+        for first, last in zip((job.host // grain).tolist(), (ends // grain).tolist(), strict=True):
+            found.update(range(first, last + 1))
+        return found
 
     def _runs(self, job: CopyJob) -> Iterator[tuple[Tensor, Tensor]]:
         """The memory on the device and on the host of each stretch of consecutive blocks."""

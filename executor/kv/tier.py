@@ -29,7 +29,7 @@ class TierPlaces:
     def back_up(self, node: Node) -> None:
         """A place for its copy, which `write` orders. Its own blocks may not be known yet."""
         bits = np.full(node.blocks, node.bits, np.int8)
-        self.nodes[node] = HostBlocks(self._host.take(node.blocks), bits)
+        self.nodes[node] = HostBlocks(self._host.take(bits), bits)
         self._due[node] = None
 
     def move(self, node: Node) -> Offsets:
@@ -48,11 +48,6 @@ class TierPlaces:
             del self._due[node]
             self._copy_now(node, table)
         return table.offsets
-
-    def refresh(self, node: Node) -> None:
-        """What it has on the device has other bits now: so has its copy, if it has one."""
-        if node in self.nodes and node not in self._due:
-            self._copy_now(node, self._device.nodes[node])
 
     def drop(self, node: Node, blocks: int) -> None:
         """The copies of its last blocks go when the next plan is placed."""
@@ -126,7 +121,6 @@ class TierPlaces:
 
     def _job(self, node: Node, table: BlockTable) -> CopyJob:
         hosted = self.nodes[node]
-        hosted.bits = table.bits.copy()
         return CopyJob(None, "d2h", table.offsets.copy(), hosted.bits, hosted.offsets)
 
 

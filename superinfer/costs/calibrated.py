@@ -7,6 +7,11 @@ Named smooth models of a profile:
   `floor_s + sum(per_sequence_s + per_token_s * t + per_pair_s * (t*c + t*(t+1)/2))
   + per_key_s * max(t + c)`. Pairs are the query-key products below the diagonal; the last term is
   the longest chain of key blocks that one thread block walks.
+
+In a step with both, attention takes `prefill + mixed decodes + idle * (rows * longest - tokens)`:
+rows are the decodes and chunks, tokens those of the chunks, and longest those of the longest one.
+Steps of decodes alone take `uneven * (longest context - mean context)` more: where contexts are not
+split among thread blocks, the one that has the longest goes on when the others have ended.
 """
 
 from __future__ import annotations
@@ -74,7 +79,7 @@ _PER_ROW = ("gemm_lm_head", "sample")
 class CalibratedCost(KernelCost):
     """The cost model of one profile. Pure, with caches by token count and by batch size.
 
-    Decode attention assumes sequences of equal context: it is read at the batch's mean.
+    Decode attention is read at the batch's mean context; `uneven_s` is what it takes more.
     """
 
     def __init__(self, profile: Profile, shape: ModelShape, host: HostCost | None = None) -> None:
@@ -85,7 +90,13 @@ class CalibratedCost(KernelCost):
         self._tokens_curve = total(self._fixed_parts())
         self._rows_curve = total(self._row_parts())
         self._decode = _grid(profile.kernels["attention_decode_16"])
+        mixed = profile.kernels.get("attention_mixed_16")
+        self._mixed = None if mixed is None else _grid(mixed)
+        self._uneven = self._kernel("attention_uneven")
+        self.knows_longest = self._uneven is not None
         self._prefill = _prefill(profile.kernels["attention_prefill"], shape.layers)
+        if idle := self._kernel("attention_idle"):
+            self._idle_s = (idle.at(1.0) - idle.at(0.0)) * shape.layers
         self.limits = Limits.of(self._ends())
 
     @property
@@ -118,6 +129,13 @@ class CalibratedCost(KernelCost):
         curve = self._kernel(f"requantise_{to_bits}")
         return super().requantise_s(nbytes, to_bits) if curve is None else curve.at(nbytes)
 
+    def uneven_s(self, decodes: int, context_tokens: int, longest_tokens: int) -> float:
+        """In proportion to what the longest context is above the mean."""
+        if self._uneven is None or not decodes:
+            return 0.0
+        above = longest_tokens - context_tokens / decodes
+        return self._uneven.at(decodes) * above * self.shape.layers if above > 0 else 0.0
+
     def _fixed_s(self, tokens: int) -> float:
         return self._tokens_curve.at(tokens)
 
@@ -126,6 +144,14 @@ class CalibratedCost(KernelCost):
 
     def _decode_curve(self, decodes: int) -> Curve:
         return self._decode.row(decodes).scaled(decodes, self.shape.layers)
+
+    def _beside_curve(self, decodes: int) -> Curve | None:
+        if self._mixed is None:
+            return None
+        curve = self._mixed.row(decodes).scaled(decodes, self.shape.layers)
+        # One launch serves decodes and chunks, and the chunks' time has it.
+        launch_s = self._mixed.seconds[0][0] * self.shape.layers
+        return Curve(curve.axis, tuple(y - launch_s for y in curve.seconds))
 
     def _prefill_s(self, chunks: Sequence[PrefillWork]) -> float:
         return self._prefill.seconds(chunks)
@@ -180,6 +206,9 @@ class CalibratedCost(KernelCost):
         yield SEQUENCES, decode, self._end(decode, "sequences")
         yield CONTEXT, decode, self._end(decode, "total_context_tokens")
         yield MEAN_CONTEXT, decode, self._end(decode, "context_tokens")
+        mixed = "attention_mixed_16"
+        yield SEQUENCES, mixed, self._end(mixed, "sequences")
+        yield MEAN_CONTEXT, mixed, self._end(mixed, "context_tokens")
         yield KEYS, prefill, self._end(prefill, "keys")
         yield CHUNK_TOKENS, prefill, self._end(prefill, "chunk_tokens")
         yield CHUNK_CONTEXT, prefill, self._end(prefill, "context_tokens")

@@ -120,6 +120,9 @@ DEVICES: Mapping[str, DeviceSpec] = {
         # NVIDIA L40S datasheet: 48 GB GDDR6 (46,068 MiB with ECC), 864 GB/s, dense bf16
         # 362 TFLOP/s, PCIe 4 x16 and no NVLink.
         _spec("l40s", 46068 / 1024, 0.864e12, 362e12, 25e9, 25e9, 20e-6),
+        # NVIDIA RTX PRO 6000 Blackwell Server Edition datasheet: 96 GB GDDR7 (97,887 MiB with ECC),
+        # 1,597 GB/s, dense bf16 500 TFLOP/s, PCIe 5 x16 and no NVLink.
+        _spec("rtxpro6000", 97887 / 1024, 1.597e12, 500e12, 50e9, 50e9, 20e-6),
         # NVIDIA GH200 datasheet (96 GB HBM3): 4 TB/s, dense bf16 990 TFLOP/s, NVLink-C2C
         # 450 GB/s each way, nominal.
         _spec("gh200", 97871 / 1024, 4.0e12, 990e12, 450e9, 450e9, 6e-6),

@@ -17,6 +17,7 @@ from superinfer.errors import InputError
 
 VERSION = 1
 ORIGINS = ("measured", "published", "assumed")
+_OPTIONAL_HOST = ("launch_s", "chunked_s")
 
 # Axes that each kernel is measured over. `seconds` are per layer where a kernel belongs to one.
 AXES: Mapping[str, tuple[str, ...]] = {
@@ -25,6 +26,9 @@ AXES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("moe_route", "moe_gemm"), ("tokens",)),
     "attention_prefill": ("chunk_tokens", "context_tokens"),
     **{f"attention_decode_{bits}": ("sequences", "context_tokens") for bits in (16, 8, 4)},
+    "attention_mixed_16": ("sequences", "context_tokens"),
+    "attention_idle": ("sequence_tokens",),
+    "attention_uneven": ("sequences",),
     "cross_attention": ("sequences", "context_tokens"),
     "sample": ("sequences",),
     "all_reduce": ("bytes",),
@@ -65,6 +69,8 @@ class HostCost:
     """A step with chunks of prompts takes at least so long: its kernels are launched one by one,
     while steps of decodes alone are replayed from a graph. 0: launching is never what takes long.
     """
+    chunked_s: float = 0.0
+    """The device waits so long in each step with chunks of prompts, also where hosts plan ahead."""
 
     def seconds(self, sequences: int) -> float:
         """Host seconds of one step over `sequences` requests."""
@@ -142,7 +148,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
             "step_s": profile.host.step_s,
             "per_sequence_s": profile.host.per_sequence_s,
             "origin": profile.host.origin,
-            **({"launch_s": profile.host.launch_s} if profile.host.launch_s else {}),
+            **{name: value for name in _OPTIONAL_HOST if (value := getattr(profile.host, name))},
         },
         "memory": profile.memory,
         "quality": profile.quality,
@@ -325,5 +331,5 @@ def _host(reader: _Reader) -> HostCost:
         reader.number("step_s", 0.0),
         reader.number("per_sequence_s", 0.0),
     )
-    launch_s = reader.number("launch_s", 0.0) if "launch_s" in reader.data else 0.0
-    return HostCost(step_s, per_sequence_s, reader.text("origin"), launch_s)
+    more = {name: reader.number(name, 0.0) for name in _OPTIONAL_HOST if name in reader.data}
+    return HostCost(step_s, per_sequence_s, reader.text("origin"), **more)

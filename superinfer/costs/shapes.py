@@ -128,6 +128,11 @@ PRESETS: Mapping[str, ModelShape] = {
         ModelShape("qwen2.5-32b", 64, 5120, 40, 8, 128, 27648, 152064, 32768),
         ModelShape("qwen3-32b", 64, 5120, 64, 8, 128, 25600, 151936, 40960),
         ModelShape(
+            *("qwen3-30b-a3b", 48, 2048, 32, 4, 128, 768, 151936, 40960),
+            experts=128,
+            experts_per_token=8,
+        ),
+        ModelShape(
             "gpt2",
             12,
             768,
@@ -204,7 +209,7 @@ def load_shape(name_or_path: str | Path) -> ModelShape:
 def canonical_name(name: str) -> str:
     """The preset spelling of a model name: `meta-llama/Llama-3.1-8B-Instruct` to `llama-3.1-8b`."""
     text = name.rsplit("/", 1)[-1].lower().removeprefix("meta-")
-    for suffix in ("-hf", "-v0.1", "-instruct", "-chat"):
+    for suffix in ("-2507", "-hf", "-v0.1", "-instruct", "-chat"):
         text = text.removesuffix(suffix)
     return _ALIASES.get(text, text)
 
@@ -227,10 +232,11 @@ def _from_config(config: dict[str, Any], path: Path) -> ModelShape:
         return _gpt2(fields, name)
     if kind in ("t5", "mt5"):
         return _t5(fields, name)
-    if kind in ("llama", "mistral", "qwen2", "qwen3", "mixtral"):
+    if kind in ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "mixtral"):
         return _llama(fields, name)
     raise InputError(
-        f"expected one of llama, mistral, qwen2, qwen3, mixtral, gpt2, t5; found {kind!r}",
+        "expected one of llama, mistral, qwen2, qwen3, qwen3_moe, mixtral, gpt2, t5; "
+        f"found {kind!r}",
         file=str(path),
         field="model_type",
     )
@@ -259,7 +265,7 @@ class _Fields:
 
 def _llama(get: _Fields, name: str) -> ModelShape:
     hidden, heads = get("hidden_size"), get("num_attention_heads")
-    experts = get("num_local_experts", 0)
+    experts = get("num_local_experts", 0) or get("num_experts", 0)
     return ModelShape(
         name=name,
         layers=get("num_hidden_layers"),
@@ -267,7 +273,7 @@ def _llama(get: _Fields, name: str) -> ModelShape:
         heads=heads,
         kv_heads=get("num_key_value_heads", heads),
         head_dim=get("head_dim", hidden // heads),
-        intermediate=get("intermediate_size"),
+        intermediate=get("moe_intermediate_size", 0) or get("intermediate_size"),
         vocab=get("vocab_size"),
         max_model_len=get("max_position_embeddings"),
         tied_embeddings=get.flag("tie_word_embeddings", False),

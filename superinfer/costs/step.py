@@ -7,6 +7,9 @@ Such a step is `fixed(tokens) + rows(output rows) + decode attention + prefill a
   as one row; a chunk that does not end its prompt gives none, an error of microseconds;
 * decode attention: piecewise linear in the batch's total context;
 * prefill attention: by chunk tokens and the context before the chunk.
+
+Where it is known, decode attention is another curve in steps that have chunks too: there one kernel
+serves both, and it neither splits contexts nor shares keys among heads as that for decodes does.
 """
 
 from __future__ import annotations
@@ -73,12 +76,14 @@ class StepCost(ABC):
 
     limits: Limits = NO_LIMITS
     """Where measuring ended."""
+    knows_longest: bool = False
+    """Whether `uneven_s` is ever more than nothing."""
 
     def __init__(self, shape: ModelShape, tp: int, links: dict[str, Link], host: HostCost) -> None:
         shape.require_tp(tp)
         self.shape, self.tp, self.host = shape, tp, host
         self._host_step_s, self._host_sequence_s = host.step_s, host.per_sequence_s
-        self._launch_s = host.launch_s
+        self._launch_s, self._chunked_s = host.launch_s, host.chunked_s
         self.links = links
         """By direction: `h2d` and `d2h`."""
         self._kv_bytes = shape.kv_bytes_per_token(tp)
@@ -125,6 +130,10 @@ class StepCost(ABC):
         """Host seconds before a step over `sequences` requests."""
         return self._host_step_s + self._host_sequence_s * sequences
 
+    def uneven_s(self, decodes: int, context_tokens: int, longest_tokens: int) -> float:
+        """What a step of decodes alone takes more because their contexts are unequal."""
+        return 0.0
+
     def set_link(self, bytes_per_s: float) -> None:
         """Give the link to the host another speed, the same in both directions."""
         self.links = {
@@ -163,6 +172,9 @@ class KernelCost(StepCost):
         self._fixed_cache: dict[int, float] = {}
         self._rows_cache: dict[int, float] = {}
         self._lines_cache: dict[int, _Lines] = {}
+        self._beside_cache: dict[int, _Lines] = {}
+        self._idle_s = 0.0
+        """With chunks: seconds per pair of a sequence and a query that it does not have."""
         self._single_cache: dict[tuple[int, int, int], float] = {}
 
     def step_s(self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int) -> float:
@@ -184,7 +196,7 @@ class KernelCost(StepCost):
             return SliceLine(first_s, 0.0, 1)
         growth_s, steps = self._prefill_growth(chunks[0])
         if decodes:
-            found = self._lines_cache[decodes]
+            found = self._beside_cache[decodes]
             piece = bisect_right(found.ends, context_tokens)
             growth_s += found.lines[piece][1] * decodes
             steps = min(steps, _steps_to_end(found, piece, decodes, context_tokens))
@@ -201,6 +213,10 @@ class KernelCost(StepCost):
     @abstractmethod
     def _decode_curve(self, decodes: int) -> Curve:
         """Seconds of decode attention over total context tokens."""
+
+    def _beside_curve(self, decodes: int) -> Curve | None:
+        """The same in a step that has chunks too, or None where nothing else is known of it."""
+        return None
 
     @abstractmethod
     def _prefill_s(self, chunks: Sequence[PrefillWork]) -> float:
@@ -228,7 +244,7 @@ class KernelCost(StepCost):
         else:
             seconds = self._beside_decode(chunks, decodes)
         if decodes:
-            ends, lines, _ = self._lines_cache.get(decodes) or self._lines(decodes)
+            ends, lines, _ = self._beside_cache.get(decodes) or self._beside(decodes)
             base, slope = lines[bisect_right(ends, context_tokens)]
             seconds += base + slope * context_tokens
         return seconds if seconds > self._launch_s else self._launch_s
@@ -242,12 +258,17 @@ class KernelCost(StepCost):
 
     def _beside_decode(self, chunks: Sequence[PrefillWork], decodes: int) -> float:
         """All of a step but decode attention."""
-        tokens = decodes
+        prefilled, longest = 0, 0
         for chunk in chunks:
-            tokens += chunk.tokens
-        rows = decodes + len(chunks)
+            prefilled += chunk.tokens
+            if chunk.tokens > longest:
+                longest = chunk.tokens
+        rows, tokens = decodes + len(chunks), decodes + prefilled
         fixed = self._fixed_cache.get(tokens) or self._fixed(tokens)
-        return fixed + (self._rows_cache.get(rows) or self._row(rows)) + self._prefill_s(chunks)
+        fixed += self._rows_cache.get(rows) or self._row(rows)
+        # Every sequence gets the thread blocks of the longest chunk; those of no query end at once.
+        idle_s = self._idle_s * (rows * longest - prefilled)
+        return fixed + self._prefill_s(chunks) + idle_s + self._chunked_s
 
     def _fixed(self, tokens: int) -> float:
         seconds = self._fixed_cache[tokens] = self._fixed_s(tokens)
@@ -258,13 +279,21 @@ class KernelCost(StepCost):
         return seconds
 
     def _lines(self, decodes: int) -> _Lines:
-        pieces = self._decode_curve(decodes).segments()
-        found = self._lines_cache[decodes] = _Lines(
-            [end for end, _, _ in pieces[:-1]],
-            [(base, slope) for _, base, slope in pieces],
-            self._fixed(decodes) + self._row(decodes),
-        )
+        alone_s = self._fixed(decodes) + self._row(decodes)
+        found = self._lines_cache[decodes] = _pieces(self._decode_curve(decodes), alone_s)
         return found
+
+    def _beside(self, decodes: int) -> _Lines:
+        curve = self._beside_curve(decodes)
+        found = self._lines(decodes) if curve is None else _pieces(curve, 0.0)
+        self._beside_cache[decodes] = found
+        return found
+
+
+def _pieces(curve: Curve, alone_s: float) -> _Lines:
+    pieces = curve.segments()
+    ends = [end for end, _, _ in pieces[:-1]]
+    return _Lines(ends, [(base, slope) for _, base, slope in pieces], alone_s)
 
 
 def steps_within(distance: float, stride: float) -> float:

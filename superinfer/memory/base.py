@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from superinfer.engine import EngineConfig
     from superinfer.memory.pool import BlockPool, HostPool
     from superinfer.memory.prefix import Key, Node
+    from superinfer.memory.slabs import Small
     from superinfer.plan import PrefillChunk
     from superinfer.request import Request
     from superinfer.sequence import Sequence
@@ -245,12 +246,33 @@ class Ladder(Protocol):
 
 
 @runtime_checkable
+class CachedLadder(Protocol):
+    """What a memory policy has beside that if cached blocks that nobody holds may lose bits, too.
+
+    Its classes' demands are kept in `Node.floor_bits`.
+    """
+
+    @property
+    def shrinks_cached(self) -> bool:
+        """False while there is nothing that might."""
+        ...
+
+    def shrinks(self, node: Node) -> tuple[int, int, int] | None:
+        """Blocks of a leaf that was named as the `victim` lose bits instead: the first one, the one
+        behind the last, and the bits that they get; None if it is to go.
+        """
+        ...
+
+
+@runtime_checkable
 class CostAware(Protocol):
     """What a memory policy has beside that if it weighs what blocks cost and save."""
 
-    def bind_costs(self, cost: CostModel, copy_size: Callable[[int], tuple[int, int]]) -> None:
-        """Learn the cost model and the bytes and separate copies of so many blocks, once, before
-        `index`. They are not to be asked before that.
+    def bind_costs(
+        self, cost: CostModel, copy_size: Callable[[int, Small], tuple[int, int]]
+    ) -> None:
+        """Learn the cost model and the bytes and separate copies of so many blocks, smaller ones
+        among them, once, before `index`. They are not to be asked before that.
         """
         ...
 
@@ -268,9 +290,9 @@ class HostRoom(Protocol):
 class LoadChoice(Protocol):
     """What a host tier has beside that if a copy back is not always better than computing."""
 
-    def loads(self, start_blocks: int, stop_blocks: int) -> bool:
-        """Blocks from `start_blocks` to `stop_blocks` of a prompt are on the host, what is before
-        them on the device: copy them back?
+    def loads(self, start_blocks: int, stop_blocks: int, small: Small) -> bool:
+        """Blocks from `start_blocks` to `stop_blocks` of a prompt, `small` ones among them, are on
+        the host, what is before them on the device: copy them back?
         """
         ...
 

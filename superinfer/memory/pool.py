@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from superinfer.memory.slabs import ONE_BLOCK_SLABS, Slabs, Small
+from superinfer.memory.slabs import (
+    EQUAL_SIZES,
+    NO_SMALL,
+    ONE_BLOCK_SLABS,
+    BlockSizes,
+    Slabs,
+    Small,
+    small_of,
+)
 
 
 class BlockPool:
@@ -102,6 +110,12 @@ class BlockPool:
         """So many fewer smaller blocks that are referenced."""
         self.hold_small((-small[0], -small[1]))
 
+    def share(self, bits: int) -> float:
+        """Room that a block of these bits takes, as a share of one of 16 bits, where there are
+        enough of them to fill slabs.
+        """
+        return self._slabs.share(bits)
+
     def saving(self, blocks_8: int, blocks_4: int) -> int:
         """Blocks of 16 bits by which `available` would grow with so many more smaller ones that
         are referenced; fewer where these are negative.
@@ -121,23 +135,108 @@ class HostPool:
     """Host blocks, counted: `total` for swapped sequences, and apart from them `cache_total` for
     copies of cached prefixes. Of what swapped sequences do not need, `mirrored` blocks hold copies
     of running ones (`superinfer.mirror`), which never stand in the way of a swap-out.
+
+    The totals are blocks of 16 bits. `used`, `mirrored` and `cached` count a block as one at every
+    precision; room is counted in bytes, so that smaller ones take less.
     """
 
-    __slots__ = ("cache_total", "cached", "mirrored", "total", "used")
+    __slots__ = (
+        "_cached_saved",
+        "_mirrored_saved",
+        "_used_saved",
+        "cache_total",
+        "cached",
+        "mirrored",
+        "sizes",
+        "total",
+        "used",
+    )
 
-    def __init__(self, total: int, cache_total: int = 0) -> None:
+    def __init__(self, total: int, cache_total: int = 0, sizes: BlockSizes = EQUAL_SIZES) -> None:
         self.total = total
         self.used = 0
         self.mirrored = 0
         self.cache_total = cache_total
         self.cached = 0
+        self.sizes = sizes
+        self._used_saved = self._mirrored_saved = self._cached_saved = 0
+        """Bytes that smaller blocks among them save."""
+
+    # -- swapped sequences ----------------------------------------------------------------------
+
+    def hold(self, blocks: int, small: Small) -> None:
+        """A swapped sequence takes so many blocks, `small` ones among them."""
+        self.used += blocks
+        if small != NO_SMALL:
+            self._used_saved += self.sizes.saved(small)
+
+    def release(self, blocks: int, small: Small) -> None:
+        """Undo `hold`."""
+        self.used -= blocks
+        if small != NO_SMALL:
+            self._used_saved -= self.sizes.saved(small)
 
     @property
     def free(self) -> int:
-        """Blocks that a swap-out could take."""
-        return self.total - self.used
+        """Blocks of 16 bits that a swap-out could take."""
+        return self.total - self.used + self._used_saved // self.sizes.bytes_16
+
+    def fits(self, blocks: int, small: Small) -> bool:
+        """True if a swap-out could take so many, `small` ones among them."""
+        sizes = self.sizes
+        free_bytes = (self.total - self.used) * sizes.bytes_16 + self._used_saved
+        return sizes.total(blocks, small) <= free_bytes
+
+    @property
+    def occupancy(self) -> float:
+        """Share of its room that swapped sequences take; 0 where there is none."""
+        if not self.total:
+            return 0.0
+        return (self.used - self._used_saved / self.sizes.bytes_16) / self.total
+
+    # -- copies of running sequences ------------------------------------------------------------
+
+    def mirror(self, blocks: int, small: Small) -> None:
+        """So many more of these copies; negative: fewer."""
+        self.mirrored += blocks
+        if small != NO_SMALL:
+            self._mirrored_saved += self.sizes.saved(small)
+
+    @property
+    def mirror_room(self) -> int:
+        """Blocks of 16 bits that more of them could take; less than none if they are in the way."""
+        sizes = self.sizes
+        saved = (self._used_saved + self._mirrored_saved) // sizes.bytes_16
+        return self.total - self.used - self.mirrored + saved
+
+    # -- copies of cached prefixes --------------------------------------------------------------
+
+    def cache(self, blocks: int, bits: int) -> None:
+        """So many more of these copies, of these bits; negative: fewer."""
+        self.cached += blocks
+        if bits < 16:
+            self._cached_saved += self.sizes.saved(small_of(bits, blocks))
 
     @property
     def cache_free(self) -> int:
-        """Blocks that copies of cached prefixes could take."""
-        return self.cache_total - self.cached
+        """Blocks of 16 bits that copies of cached prefixes could take."""
+        return self.cache_room(16)
+
+    def cache_room(self, bits: int) -> int:
+        """The same for blocks of these bits."""
+        sizes = self.sizes
+        room_bytes = (self.cache_total - self.cached) * sizes.bytes_16 + self._cached_saved
+        return room_bytes // sizes.of(bits)
+
+    # -- all of it ------------------------------------------------------------------------------
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are taken on one GPU's host."""
+        saved = self._used_saved + self._mirrored_saved + self._cached_saved
+        return (self.used + self.mirrored + self.cached) * self.sizes.bytes_16 - saved
+
+    @property
+    def taken(self) -> int:
+        """Blocks of 16 bits in whose place all that is there has its own."""
+        return -(-self.nbytes // self.sizes.bytes_16)

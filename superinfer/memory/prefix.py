@@ -8,9 +8,9 @@ chained (each stands for all content up to its end), so equal keys mean equal pr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from superinfer.memory.base import Retention, WholeEdges
+from superinfer.memory.base import CachedLadder, Retention, WholeEdges
 from superinfer.memory.pool import BlockPool
 from superinfer.request import Request
 
@@ -39,6 +39,7 @@ class Node:
         "bits",
         "children",
         "device_children",
+        "floor_bits",
         "hash_tokens",
         "hits",
         "keys",
@@ -72,6 +73,8 @@ class Node:
         """Live sequences whose path goes through this node."""
         self.bits = 16
         """Of each value in its blocks."""
+        self.floor_bits = 0
+        """The fewest that all who used it allow, where a memory policy keeps account of that."""
         self.last_access_s = 0.0
         self.priority: int | None = None
         """What a memory policy noted of it; both parts of a cut edge keep it."""
@@ -117,6 +120,14 @@ class Node:
             node = node.parent
 
 
+class Shrunk(NamedTuple):
+    """Cached blocks that lost bits."""
+
+    blocks: int
+    from_bits: int
+    to_bits: int
+
+
 class PrefixIndex:
     """The tree of one replica. It keeps the pool's `cached` and `referenced` counts."""
 
@@ -132,6 +143,9 @@ class PrefixIndex:
         self.locked_blocks = 0
         """Blocks of locked paths."""
         self._grow_edges = not isinstance(policy, WholeEdges)
+        self.ladder = policy if isinstance(policy, CachedLadder) else None
+        """Who says which cached blocks lose bits, if any do."""
+        self._shrunk: list[Shrunk] = []
         self.placement: Placement | None = None
         """Who gives places to its blocks, if anybody does."""
         self._roots: dict[tuple[str, int], Node] = {}
@@ -306,6 +320,10 @@ class PrefixIndex:
         """Make two of an edge, at block `stop`; `node` is the lower one. Returns the upper."""
         return self._split(node, stop)
 
+    def set_bits(self, node: Node, bits: int) -> None:
+        """The blocks of a node on the device have so many bits from now on."""
+        node.bits = bits
+
     def reclaim(self, blocks: int) -> list[tuple[Node, int]]:
         """Drop `blocks` cached blocks in the policy's order; returns what was taken from where."""
         taken = []
@@ -315,6 +333,27 @@ class PrefixIndex:
             self._trim(node, count)
             blocks -= count
         return taken
+
+    def make_room(self, blocks: int) -> list[tuple[Node, int]]:
+        """The same, but blocks lose bits instead where the policy says so, until that makes the
+        room of so many of 16 bits; returns what was dropped.
+        """
+        taken, ladder = [], self.ladder
+        while blocks > 0:
+            node, count = self.policy.victim(blocks)
+            part = None if ladder is None else ladder.shrinks(node)
+            if part is not None:
+                blocks -= self._shrink(node, *part)
+                continue
+            taken.append((node, count))
+            self._trim(node, count)
+            blocks -= count
+        return taken
+
+    def take_shrunk(self) -> list[Shrunk]:
+        """Cached blocks that lost bits since last asked."""
+        shrunk, self._shrunk = self._shrunk, []
+        return shrunk
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -357,7 +396,7 @@ class PrefixIndex:
         if node.bits < request.slo_class.min_kv_bits:
             if node.on_device:
                 self.pool.count_small(node.bits, 0, -node.blocks)
-            node.bits = 16
+            self.set_bits(node, 16)
         return node
 
     def _lock(self, node: Node, above: Node | None) -> None:
@@ -420,7 +459,8 @@ class PrefixIndex:
         upper.refs, upper.hits, upper.priority = node.refs, node.hits, node.priority
         upper.note, upper.last_access_s = node.note, node.last_access_s
         upper.on_device, upper.on_host = node.on_device, node.on_host
-        upper.loading, upper.bits = node.loading, node.bits
+        upper.loading = node.loading
+        upper.bits, upper.floor_bits = node.bits, node.floor_bits
         upper.device_children = int(node.on_device)
         parent.children[keys[0]] = upper
         node.keys = self._cut(node, stop, node.stop)
@@ -436,6 +476,24 @@ class PrefixIndex:
         self.pool.cached -= blocks
         if node.bits < 16:
             self.pool.count_small(node.bits, 0, -blocks)
+
+    def _shrink(self, leaf: Node, start: int, stop: int, bits: int) -> int:
+        """Blocks of a cached leaf get so many bits; returns for how many blocks of 16 bits that
+        makes room.
+        """
+        if start > leaf.start:
+            self._split(leaf, start)
+        node = self._split(leaf, stop) if stop < leaf.stop else leaf
+        before, room = node.bits, self.pool.total
+        if before < 16:
+            self.pool.count_small(before, 0, -node.blocks)
+        self.pool.count_small(bits, 0, node.blocks)
+        self.set_bits(node, bits)
+        if self.placement is not None:
+            self.placement.shrunk(node, before, bits)
+        self._shrunk.append(Shrunk(node.blocks, before, bits))
+        self.policy.unused(leaf)
+        return self.pool.total - room
 
     def _trim(self, node: Node, blocks: int) -> None:
         """Drop the last `blocks` blocks of an unreferenced leaf."""

@@ -9,17 +9,50 @@ they have, at 16 bits or at 8. So blocks that lose bits never take more memory t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 SLAB_BYTES: Final = 64 << 20
 """Of a slab on one GPU."""
 SCALE_BYTES: Final = 2
 """Scales and minima are 16-bit floats."""
 
+FIRST_BLOCKS: Final = 1
+"""Blocks at the beginning that keep 16 bits: attention leans on the first tokens."""
 
 Small = tuple[int, int]
 """Blocks of 8 bits and of 4 bits."""
 NO_SMALL: Final[Small] = (0, 0)
+
+
+class Blocks(NamedTuple):
+    """So many blocks, `small` ones of 8 and 4 bits among them."""
+
+    number: int
+    small: Small = NO_SMALL
+
+    def plus(self, bits: int, more: int) -> Blocks:
+        """With so many more of these bits."""
+        return Blocks(self.number + more, added(self.small, small_of(bits, more)))
+
+
+NO_BLOCKS: Final = Blocks(0)
+
+
+def small_of(bits: int, count: int) -> Small:
+    """Of `count` blocks of these bits."""
+    if bits == 16:
+        return NO_SMALL
+    return (count, 0) if bits == 8 else (0, count)
+
+
+def added(one: Small, other: Small) -> Small:
+    """Both together."""
+    return one[0] + other[0], one[1] + other[1]
+
+
+def lacking(more: Small, fewer: Small) -> Small:
+    """What the first has more than the second."""
+    return more[0] - fewer[0], more[1] - fewer[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +62,11 @@ class Slabs:
     blocks_16: int = 1
     blocks_8: int = 1
     blocks_4: int = 1
+
+    def share(self, bits: int) -> float:
+        """Room that a block takes in a full slab, as a share of a block of 16 bits."""
+        per_slab = {16: self.blocks_16, 8: self.blocks_8, 4: self.blocks_4}
+        return self.blocks_16 / per_slab[bits]
 
     def saved(self, blocks_8: int, blocks_4: int) -> int:
         """Blocks of 16 bits that find room because these take less."""
@@ -46,6 +84,31 @@ class Slabs:
 
 ONE_BLOCK_SLABS: Final = Slabs()
 """For systems that know 16 bits only."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSizes:
+    """Bytes of a block of each precision, where nothing is handed out in slabs."""
+
+    bytes_16: int = 1
+    bytes_8: int = 1
+    bytes_4: int = 1
+
+    def of(self, bits: int) -> int:
+        """Of one block."""
+        return {16: self.bytes_16, 8: self.bytes_8, 4: self.bytes_4}[bits]
+
+    def saved(self, small: Small) -> int:
+        """Bytes by which so many smaller blocks are less than as many of 16 bits."""
+        return small[0] * (self.bytes_16 - self.bytes_8) + small[1] * (self.bytes_16 - self.bytes_4)
+
+    def total(self, blocks: int, small: Small) -> int:
+        """Bytes of so many blocks, `small` ones among them."""
+        return blocks * self.bytes_16 - self.saved(small)
+
+
+EQUAL_SIZES: Final = BlockSizes()
+"""For systems that know 16 bits only, which count blocks."""
 
 
 def slabs_of(bytes_16: int, bytes_8: int, bytes_4: int, slab_bytes: int = SLAB_BYTES) -> Slabs:

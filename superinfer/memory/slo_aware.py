@@ -2,8 +2,9 @@
 
 A cached block is worth hits to expect for each second that it keeps its place (the reuse model and
 its Gittins index, `memory.orders`), times the seconds that computing it again would take at its
-place in the prompt, times the highest class weight among those who used it lately. All blocks count
-as equally large, whatever their bits, so a value per byte has the same order. Marconi (arXiv
+place in the prompt, times the highest class weight among those who used it lately, for the room
+that it takes: a block of 4 bits that takes a quarter of a block of 16 bits is worth four times as
+much. On the device that room is its share of a full slab, on the host its bytes. Marconi (arXiv
 2411.19379) weighs recency by FLOPs saved per byte, RAGCache (arXiv 2404.12457) frequency by the
 time to compute; the order of leaves of the prefix tree is theirs, too.
 
@@ -18,10 +19,10 @@ time to compute; the order of leaves of the prefix tree is theirs, too.
 * **Guard.** While a shadow LRU of the same size hits more, blocks go by age alone (`orders.guard`).
 * **Precision.** Running requests lose bits under pressure, as far as their classes allow
   (`min_kv_bits`; `superinfer.demotion`): those of the lowest weight first, of equals those without
-  a target. With or without prefix caching.
+  a target. With or without prefix caching. Cached blocks that nobody holds lose bits before they
+  go, where that keeps more value (`orders.shrinking`).
 
-Left out: token types and tenants of a request, which traces do not have; cached blocks that nobody
-holds lose no more bits, and their copies to and from the host are charged as of 16 bits.
+Left out: token types and tenants of a request, which traces do not have.
 """
 
 from __future__ import annotations
@@ -38,11 +39,13 @@ from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.host import HostShelf, Pricing
 from superinfer.memory.orders.pins import Pins
+from superinfer.memory.orders.shrinking import Shrinking
 from superinfer.memory.orders.slo_aware import LearnedAppraiser
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.prefix import Node, PrefixIndex
 from superinfer.memory.reuse.model import load_model
 from superinfer.memory.reuse.prices import CopySize, Prices
+from superinfer.memory.slabs import NO_SMALL, Small
 from superinfer.memory.tiered import TieredIndex
 
 if TYPE_CHECKING:
@@ -96,6 +99,7 @@ class SloAwareMemory:
     writes_back: bool = field(default_factory=lambda: True, init=False)
     load_min_tokens: int = field(default_factory=int, init=False)
     load_timing: Timing = field(default_factory=lambda: "before_step", init=False)
+    shrinks_cached: bool = field(default_factory=bool, init=False, repr=False)
     _costs: Costs | None = field(default_factory=lambda: None, init=False, repr=False)
     _parts: Parts | None = field(default_factory=lambda: None, init=False, repr=False)
 
@@ -136,6 +140,10 @@ class SloAwareMemory:
 
     def retain(self, node: Node, request: Request) -> None:
         """A use of the node's prompt."""
+        floor_bits = self.floor_bits(request)
+        node.floor_bits = max(node.floor_bits, floor_bits)
+        if floor_bits < 16:
+            self.shrinks_cached = self._used.shrinking is not None
         self._used.retain(node, request)
 
     def unused(self, node: Node) -> None:
@@ -160,6 +168,11 @@ class SloAwareMemory:
         """By weight; of equals, who was promised nothing."""
         return request.slo_class.weight, not request.slo.empty
 
+    def shrinks(self, node: Node) -> tuple[int, int, int] | None:
+        """Where that keeps more value."""
+        shrinking = self._used.shrinking
+        return None if shrinking is None else shrinking.part(node)
+
     # -- host -----------------------------------------------------------------------------------
 
     def host_cache_blocks(self, config: EngineConfig) -> int:
@@ -182,11 +195,11 @@ class SloAwareMemory:
         """The lowest in value on the host."""
         return self._used.shelf.victim(blocks)
 
-    def loads(self, start_blocks: int, stop_blocks: int) -> bool:
+    def loads(self, start_blocks: int, stop_blocks: int, small: Small = NO_SMALL) -> bool:
         """True if that is predicted to be faster than to compute them."""
         prices, size = self._used.prices, self._used.tree.block_tokens
         compute_s = prices.compute_s(start_blocks * size, stop_blocks * size)
-        return prices.copy_s(stop_blocks - start_blocks, "h2d") < compute_s
+        return prices.copy_s(stop_blocks - start_blocks, "h2d", small) < compute_s
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -204,13 +217,20 @@ class Parts:
     ) -> None:
         pool, block_tokens = tree.pool, tree.block_tokens
         near = Surroundings(pool.total, block_tokens, None, settings.weights or None, True)
-        pricing = Pricing(prices, block_tokens)
+        pricing = Pricing(prices, block_tokens, pool, host.sizes)
         appraiser = LearnedAppraiser(load_model(near.weights))
         self.tree, self.host, self.prices = tree, host, prices
         self.pins = Pins(int(settings.pin_share * pool.total), settings.pin_s)
         self.guard = Guard(near) if settings.guard else None
         self.order = ValuedOrder(near, appraiser, self.guard, pricing.on_device, self.pins)
         self.shelf = HostShelf(self.order, pricing, prices, host, block_tokens)
+        self.shrinking: Shrinking | None = None
+        if settings.shrink_8_at <= 1:
+            fewest_bits, tail_tokens = 4 if settings.shrink_4_at <= 1 else 8, settings.tail_tokens
+            lost_s = self.shelf.lost_s
+            self.shrinking = Shrinking(
+                self.order, prices, pool, lost_s, fewest_bits, tail_tokens, block_tokens
+            )
 
     def retain(self, node: Node, request: Request) -> None:
         """A use. The shadow of the guard has the room that prompts have now: the device, less what

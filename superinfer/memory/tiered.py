@@ -12,6 +12,7 @@ from __future__ import annotations
 from superinfer.memory.base import HostTier, LeafOrder, LoadChoice
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Key, Node, PrefixIndex
+from superinfer.memory.slabs import NO_BLOCKS, NO_SMALL, Blocks, Small, added, small_of
 from superinfer.request import Request
 
 
@@ -31,19 +32,19 @@ class TieredIndex(PrefixIndex):
         self.tier = tier
         self._choice = tier if isinstance(tier, LoadChoice) else None
         self.notes_hits = True
-        self._evicted_blocks = 0
-        self._backed_up_blocks = 0
+        self._evicted = NO_BLOCKS
+        self._backed_up = NO_BLOCKS
 
     # -- copies to the host ---------------------------------------------------------------------
 
-    def take_evicted(self) -> int:
+    def take_evicted(self) -> Blocks:
         """Blocks that were copied to the host because they left the device, since last asked."""
-        blocks, self._evicted_blocks = self._evicted_blocks, 0
+        blocks, self._evicted = self._evicted, NO_BLOCKS
         return blocks
 
-    def take_backed_up(self) -> int:
+    def take_backed_up(self) -> Blocks:
         """Blocks that got a copy while they stay on the device, since last asked."""
-        blocks, self._backed_up_blocks = self._backed_up_blocks, 0
+        blocks, self._backed_up = self._backed_up, NO_BLOCKS
         return blocks
 
     def hit(self, request: Request, node: Node) -> None:
@@ -59,7 +60,7 @@ class TieredIndex(PrefixIndex):
         sequence holds none of them.
         """
         node, stop, unreferenced = self.root(request), 0, 0
-        on_device = (0, 0)
+        on_device, small = (0, 0), NO_SMALL
         while node.stop < limit_blocks:
             child, matched = self._step(node, keys, limit_blocks)
             if child is None or child.loading or child.bits < request.slo_class.min_kv_bits:
@@ -69,28 +70,30 @@ class TieredIndex(PrefixIndex):
             stop = matched
             if child.on_device:
                 on_device = stop, unreferenced
+            elif child.bits < 16:
+                small = added(small, small_of(child.bits, matched - child.start))
             if matched < child.stop:
                 break
             node = child
-        return (stop, unreferenced) if self._loads(on_device[0], stop) else on_device
+        return (stop, unreferenced) if self._loads(on_device[0], stop, small) else on_device
 
     def touch(self, node: Node, now: float) -> None:
         """The same on both tiers."""
         super().touch(node, now)
         self._announce(node)  # only the deepest node of a path can be a leaf
 
-    def load(self, node: Node) -> int:
+    def load(self, node: Node) -> Blocks:
         """Bring the end of a path that was just locked to the device; returns its blocks.
 
         The lock has taken device blocks for them. The copies on the host stay until `keep_loaded`.
         """
-        blocks = 0
+        blocks = NO_BLOCKS
         for step in node.path():
             if step.on_device:
                 break
             self._count_on_device(step, True)
             step.loading = self.tier.load_timing == "background"
-            blocks += step.blocks
+            blocks = blocks.plus(step.bits, step.blocks)
         return blocks
 
     def unload(self, node: Node, blocks: int) -> None:
@@ -140,6 +143,12 @@ class TieredIndex(PrefixIndex):
         self._hit(leaf)
         return leaf
 
+    def set_bits(self, node: Node, bits: int) -> None:
+        """The same; a copy on the host, which has other bits, is none any more."""
+        if node.on_host:
+            self._forget_copy(node)
+        super().set_bits(node, bits)
+
     def reclaim_host(self, blocks: int) -> int:
         """Drop up to `blocks` host blocks in the policy's order; returns how many."""
         dropped = 0
@@ -155,11 +164,10 @@ class TieredIndex(PrefixIndex):
         """Blocks that were on the host alone are on the device now that they were computed."""
         node = super()._covered(child, matched, request)
         if not node.on_device:
-            node.bits = 16
+            if self.tier.exclusive or node.bits < 16:
+                self.set_bits(node, 16)
             self._count_on_device(node, True)
             self.pool.cached += node.blocks
-            if self.tier.exclusive:
-                self._forget_copy(node)
         return node
 
     def _trim(self, node: Node, blocks: int) -> None:
@@ -173,28 +181,35 @@ class TieredIndex(PrefixIndex):
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _loads(self, start: int, stop: int) -> bool:
+    def _loads(self, start: int, stop: int, small: Small) -> bool:
         """Whether a stretch on the host is worth a copy back, if there is one."""
         if stop == start or (stop - start) * self.block_tokens < self.tier.load_min_tokens:
             return False
-        return self._choice is None or self._choice.loads(start, stop)
+        return self._choice is None or self._choice.loads(start, stop, small)
 
     def _hit(self, node: Node) -> None:
         node.hits += 1
         if node.on_host or not self.tier.write_through(node):
             return
-        if node.blocks <= self.host.cache_total and self._room(node.blocks) == node.blocks:
+        if self._make_room(node):
             self._note_copy(node)
-            self._backed_up_blocks += node.blocks
+            self._backed_up = self._backed_up.plus(node.bits, node.blocks)
             if self.placement is not None:
                 self.placement.backed_up(node)
 
-    def _room(self, blocks: int) -> int:
-        """How many of `blocks` more blocks the host can take, older ones having made way."""
-        short = blocks - self.host.cache_free
-        if short > 0:
-            self.reclaim_host(short)
-        return min(blocks, self.host.cache_free)
+    def _make_room(self, node: Node) -> bool:
+        """True if the host can take all of a node, older ones having made way."""
+        if self._whole(node.blocks, node.bits) > self.host.cache_total:
+            return False
+        while (short := node.blocks - self.host.cache_room(node.bits)) > 0:
+            if not self.reclaim_host(self._whole(short, node.bits)):
+                return False
+        return True
+
+    def _whole(self, blocks: int, bits: int) -> int:
+        """So many blocks as ones of 16 bits, one at least."""
+        sizes = self.host.sizes
+        return max(1, blocks * sizes.of(bits) // sizes.bytes_16)
 
     def _write_back(self, node: Node, blocks: int) -> None:
         """Copy the last `blocks` blocks of a device leaf to the host.
@@ -204,12 +219,13 @@ class TieredIndex(PrefixIndex):
         """
         below: Node | None = None
         while blocks:
-            room = min(blocks, self.host.cache_free)
+            room = min(blocks, self.host.cache_room(node.bits))
             if room:
                 below, node = node, self._move_to_host(node, room)
                 blocks -= room
                 continue
-            victim = self.tier.host_victim(blocks if below is not None else 1)
+            wanted = self._whole(blocks, node.bits) if below is not None else 1
+            victim = self.tier.host_victim(wanted)
             if victim is None:
                 self._drop(node, blocks)
                 return
@@ -218,7 +234,7 @@ class TieredIndex(PrefixIndex):
                 passing = blocks - below.blocks
                 self._trim_host(below, below.blocks)
                 self._drop(node, passing)
-                self._evicted_blocks += passing
+                self._evicted = self._evicted.plus(node.bits, passing)
                 blocks -= passing
             else:
                 self._trim_host(*victim)
@@ -242,7 +258,7 @@ class TieredIndex(PrefixIndex):
         self._uncache(node, blocks)
         if not node.on_host:
             self._note_copy(node)
-            self._evicted_blocks += blocks
+            self._evicted = self._evicted.plus(node.bits, blocks)
         self._join(node)
         self._announce(node)
         if parent.reclaimable:
@@ -256,7 +272,7 @@ class TieredIndex(PrefixIndex):
         if len(node.children) != 1:
             return
         (child,) = node.children.values()
-        for name in ("last_access_s", "priority", "note", "hits", "answer", "bits"):
+        for name in ("last_access_s", "priority", "note", "hits", "answer", "bits", "floor_bits"):
             if getattr(node, name) != getattr(child, name):
                 return
         if self.placement is not None:
@@ -272,7 +288,7 @@ class TieredIndex(PrefixIndex):
         """Drop the last `blocks` blocks of a leaf that is on the host alone."""
         if self.placement is not None:
             self.placement.dropped_on_host(node, blocks)
-        self.host.cached -= blocks
+        self.host.cache(-blocks, node.bits)
         parent = node.parent
         assert parent is not None and node.host_reclaimable
         if blocks < node.blocks:
@@ -292,7 +308,7 @@ class TieredIndex(PrefixIndex):
             lost = below.pop()
             if self.placement is not None:
                 self.placement.dropped_on_host(lost, lost.blocks)
-            self.host.cached -= lost.blocks
+            self.host.cache(-lost.blocks, lost.bits)
             lost.parent = None
             below.extend(lost.children.values())
 
@@ -307,10 +323,10 @@ class TieredIndex(PrefixIndex):
 
     def _note_copy(self, node: Node) -> None:
         node.on_host = True
-        self.host.cached += node.blocks
+        self.host.cache(node.blocks, node.bits)
 
     def _forget_copy(self, node: Node) -> None:
         if self.placement is not None:
             self.placement.dropped_on_host(node, node.blocks)
         node.on_host = False
-        self.host.cached -= node.blocks
+        self.host.cache(-node.blocks, node.bits)

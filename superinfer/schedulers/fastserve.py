@@ -401,7 +401,7 @@ class FastServeScheduler(FcfsScheduler):
             if victim is not seq and victim.state is not State.MOVING_IN:
                 victims.append(victim)
                 short -= draft.private_blocks(victim) + draft.grows(victim)
-        if short > 0 or sum(draft.held_blocks(victim) for victim in victims) > draft.host_free:
+        if short > 0 or (victims and not draft.host_fits(*victims)):
             return False
         for victim in victims:
             self._take_off(draft, victim, self.swap_timing)

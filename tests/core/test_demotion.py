@@ -12,6 +12,7 @@ from records import Job, build
 from tiered import ShrinkingLru
 
 from superinfer.costs import build_cost
+from superinfer.draft import Draft
 from superinfer.engine import Engine
 from superinfer.memory.lru import LruMemory
 from superinfer.memory.slabs import Slabs, block_bytes, slabs_of
@@ -19,6 +20,7 @@ from superinfer.metrics import summarise
 from superinfer.plan import Plan, Transfer
 from superinfer.request import SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler
+from superinfer.sequence import Sequence
 
 MIB = 2**20
 LOOSE = SLOClass("loose", min_kv_bits=4)
@@ -30,10 +32,12 @@ SIZES: dict[str, Any] = {"block_bytes": 8, "small_block_bytes": (4, 2), "slabs":
 class Bench:
     """An engine whose demotions and plans are written down."""
 
-    def __init__(self, blocks: int, memory: Any = None, **engine: Any) -> None:
+    def __init__(
+        self, blocks: int, memory: Any = None, scheduler: Any = None, **engine: Any
+    ) -> None:
         self.events: list[Any] = []
         self.plans: list[Plan] = []
-        scheduler = FcfsScheduler(watermark=0.0)
+        scheduler = scheduler or FcfsScheduler(watermark=0.0)
         memory = memory or ShrinkingLru(shrink_8_at=0.5, shrink_4_at=0.8, tail_tokens=BLOCK)
         engine = SIZES | {"cost": FakeCost(step=1.0), "host_blocks": 64} | engine
         self.engine = make_engine(
@@ -256,6 +260,53 @@ def test_a_rotation_moves_the_bytes_that_are_there() -> None:
     assert all(each.nbytes < each.blocks * 8 for each in moved)
     out, back = moved[:2]
     assert (out.nbytes, out.blocks) == (back.nbytes, back.blocks)
+
+
+class Writing(FcfsScheduler):
+    """Copies every full block to the host."""
+
+    write_through = True
+
+    def may_swap_out(self, seq: Sequence) -> bool:
+        return True
+
+    def plan(self, draft: Draft, now: float) -> None:
+        super().plan(draft, now)
+        if draft.batch.size:
+            draft.write_through(100)
+
+
+def test_write_through_moves_the_bytes_that_are_there() -> None:
+    """The prompt's four blocks are copied, then each one that is full. When three go to 8 bits
+    their copies are none any more, and they are copied again: 4 bytes each.
+    """
+    bench = Bench(12, scheduler=Writing(watermark=0.0)).run((16, 30, LOOSE))
+    first = next(n for n, plan in enumerate(bench.plans) if plan.requantised)
+    copies = [(copy.blocks, copy.nbytes) for plan in bench.plans for copy in plan.background]
+    before = [(c.blocks, c.nbytes) for plan in bench.plans[:first] for c in plan.background]
+    assert before == [(4, 32), (1, 8)]
+    assert copies[2] == (3, 12)
+    mirror = bench.engine.mirror
+    assert mirror is not None
+    assert mirror.written_bytes == sum(nbytes for _, nbytes in copies)
+    assert (mirror.useful_bytes, mirror.wasted_bytes) == (0, mirror.written_bytes)
+    assert bench.engine.host.nbytes == 0
+
+
+def test_a_small_block_with_a_copy_is_not_copied_again() -> None:
+    """Two requests take turns on the device. With write-through a rotation copies only what has no
+    copy of its present bits: never more than without it, and less as a whole.
+    """
+    moved = []
+    for scheduler in (FcfsScheduler(watermark=0.0), Writing(watermark=0.0)):
+        memory = ShrinkingLru("swap", shrink_8_at=0.3, shrink_4_at=1.1, tail_tokens=BLOCK)
+        bench = Bench(13, memory, scheduler).run((16, 30, LOOSE), (16, 30, LOOSE))
+        out = [c for plan in bench.plans for c in plan.before_step if c.direction == "d2h"]
+        moved.append([(copy.blocks, copy.nbytes) for copy in out])
+    plain, written = moved
+    assert len(plain) == len(written) > 0
+    assert all(less[1] < more[1] for less, more in zip(written, plain, strict=True))
+    assert any(blocks <= 2 for blocks, _ in written)  # the tail alone, though blocks are small
 
 
 def test_attention_and_conversion_without_a_measurement() -> None:

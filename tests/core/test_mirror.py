@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +13,14 @@ from hypothesis import strategies as st
 
 from superinfer.batch import DecodeBatch
 from superinfer.memory.pool import HostPool
+from superinfer.memory.runs import cut, demoted, joined
+from superinfer.memory.slabs import BlockSizes
 from superinfer.mirror import Mirror
 from superinfer.plan import Transfer
 from superinfer.sequence import Sequence, State
 
 BLOCK = 4
+SIZES = BlockSizes(4, 2, 1)
 DIRTY, MOVING, SYNCED = "dirty", "moving", "synced"
 
 
@@ -29,11 +33,24 @@ class Block:
     state: str = DIRTY
     written: bool = False
     """True if its copy was written through, and not left over from a rotation."""
+    bits: int = 16
+
+    @property
+    def nbytes(self) -> int:
+        return SIZES.of(self.bits)
+
+
+def bits_of(seq: Sequence, blocks: int) -> list[int]:
+    return [bits for bits, count in cut(seq.runs, 0, blocks) for _ in range(count)]
+
+
+def total(blocks: Iterable[Block]) -> int:
+    return sum(block.nbytes for block in blocks)
 
 
 @dataclass
 class Shadow:
-    """The same rules, block by block."""
+    """The same rules, block by block, in bytes."""
 
     total: int
     members: dict[Sequence, list[Block]] = field(default_factory=dict)
@@ -48,18 +65,27 @@ class Shadow:
 
     @property
     def mirrored(self) -> int:
-        """Host blocks that copies take."""
+        """Host bytes that copies take."""
         blocks = [block for owned in self.members.values() for block in owned]
-        return sum(block.state == SYNCED for block in blocks) + self.reserved
+        return total(block for block in blocks if block.state == SYNCED) + self.reserved
+
+    @property
+    def room(self) -> int:
+        """Blocks of 16 bits that there is room for."""
+        return (4 * (self.total - self.used) - self.mirrored) // 4
 
     def activate(self, batch: DecodeBatch) -> None:
         self.watermark = batch.step
-        self.members = {seq: [Block(None) for _ in owned] for seq, owned in self.members.items()}
+        self.members = {seq: self.first(seq, len(owned)) for seq, owned in self.members.items()}
+
+    @staticmethod
+    def first(seq: Sequence, blocks: int) -> list[Block]:
+        return [Block(None, bits=bits) for bits in bits_of(seq, blocks)]
 
     def join(self, seq: Sequence, kept: int) -> None:
         if seq.request.index % 4 == 3:
             return
-        first = [Block(None) for _ in range(seq.computed_tokens // BLOCK)]
+        first = self.first(seq, seq.computed_tokens // BLOCK)
         for block in first[:kept]:
             block.state = SYNCED
         self.members[seq] = first
@@ -73,13 +99,30 @@ class Shadow:
         self._part(self.members.pop(seq, []), to_host)
 
     def _part(self, blocks: list[Block], to_host: bool) -> None:
-        written = sum(block.state == SYNCED and block.written for block in blocks)
+        written = total(block for block in blocks if block.state == SYNCED and block.written)
         self.useful += written if to_host else 0
         self.wasted += 0 if to_host else written
         self.moving = [block for block in self.moving if block not in blocks]
 
+    def demote(self, seq: Sequence) -> None:
+        """What has other bits now has no copy, and nothing of it is under way."""
+        blocks = self.members.pop(seq, None)
+        if blocks is None:
+            return
+        lost = [block for block, bits in zip(blocks, bits_of(seq, len(blocks)), strict=True)
+                if block.bits != bits]  # fmt: skip
+        self.wasted += total(b for b in lost if b.state == SYNCED and b.written)
+        self.moving = [block for block in self.moving if block not in blocks]
+        for block in blocks:
+            if block.state == MOVING or block in lost:
+                block.state, block.written = DIRTY, False
+            block.filled_at = None
+        for block, bits in zip(blocks, bits_of(seq, len(blocks)), strict=True):
+            block.bits = bits
+        self.members[seq] = blocks
+
     def start(self, batch: DecodeBatch, limit: int) -> int:
-        room = self.total - self.used - self.mirrored
+        room = self.room
         limit = min(limit, room)
         if self.reserved or limit < 1:
             return 0
@@ -102,25 +145,25 @@ class Shadow:
         chosen = grown + (first[:left] if left > 0 else [])
         for block in chosen:
             block.state = MOVING
-        self.moving, self.reserved = chosen, len(chosen)
-        self.written += len(chosen)
+        self.moving, self.reserved = chosen, total(chosen)
+        self.written += total(chosen)
         return len(chosen)
 
     def land(self) -> None:
         for block in self.moving:
             block.state, block.written = SYNCED, True
-        self.wasted += self.reserved - len(self.moving)
+        self.wasted += self.reserved - total(self.moving)
         self.moving, self.reserved, self.watermark = [], 0, self.stop
 
     def give_way(self) -> None:
         for seq, blocks in list(self.members.items()):
-            if self.used + self.mirrored <= self.total:
+            if self.room >= 0:
                 return
             if any(block.state == SYNCED for block in blocks):
                 self._part(blocks, False)
                 del self.members[seq]
-                self.members[seq] = [Block(None) for _ in blocks]
-        if self.used + self.mirrored > self.total:
+                self.members[seq] = self.first(seq, len(blocks))
+        if self.room < 0:
             for block in self.moving:
                 block.state = DIRTY
             self.wasted += self.reserved
@@ -135,6 +178,7 @@ OPS = st.lists(
         st.tuples(st.just("start"), st.integers(1, 12), st.just(0)),
         st.tuples(st.just("land"), st.just(0), st.just(0)),
         st.tuples(st.just("host"), st.integers(0, 60), st.just(0)),
+        st.tuples(st.just("demote"), st.integers(0, 9), st.integers(1, 6)),
     ),
     max_size=60,
 )
@@ -145,8 +189,10 @@ class Both:
 
     def __init__(self, host_blocks: int) -> None:
         self.batch = DecodeBatch(BLOCK)
-        self.host = HostPool(host_blocks)
-        self.mirror = Mirror(self.host, BLOCK, lambda seq: seq.request.index % 4 != 3)
+        self.host = HostPool(host_blocks, sizes=SIZES)
+        self.mirror = Mirror(
+            self.host, BLOCK, lambda seq: seq.request.index % 4 != 3, lambda seq: seq.runs
+        )
         self.shadow = Shadow(host_blocks)
         self.made = 0
 
@@ -154,8 +200,9 @@ class Both:
         seq = Sequence(request(self.made, tokens, 0))
         self.made += 1
         seq.computed_tokens, seq.state = tokens, State.DECODING
-        room = self.host.total - self.host.used - self.host.mirrored
-        kept = min(kept, tokens // BLOCK, max(0, room))
+        if tokens % 5 == 2:  # it came back with fewer bits
+            seq.runs = joined([(16, 1), (8, tokens // BLOCK - 1)])
+        kept = min(kept, tokens // BLOCK, max(0, self.host.mirror_room))
         if kept:
             self.activate()
         self.batch.join(seq)
@@ -182,10 +229,28 @@ class Both:
             self.mirror.leave(members[place], bool(to_host))
             self.shadow.leave(members[place], bool(to_host))
 
+    def demote(self, place: int, count: int) -> None:
+        """The first blocks, but one, lose bits: those of 16, or, if `count` is odd, those of 8."""
+        members = list(self.batch.members)
+        if place >= len(members):
+            return
+        seq = members[place]
+        eight, four = seq.small
+        sixteen = (self.batch.length(seq) - 1) // BLOCK - 1 - eight - four
+        before = seq.runs
+        if count % 2:
+            seq.runs = demoted(before, 1, min(count, eight), 8, 4)
+        elif sixteen > 0:
+            seq.runs = demoted(before, 1, min(count, sixteen), 16, 8)
+        if self.mirror.active:
+            self.mirror.requantised(self.batch, seq, before)
+            self.shadow.demote(seq)
+
     def start(self, limit: int, _: int) -> None:
         self.activate()
-        blocks = self.mirror.start(self.batch, limit)
+        blocks, small = self.mirror.start(self.batch, limit)
         assert blocks == self.shadow.start(self.batch, limit)
+        assert SIZES.total(blocks, small) == (self.shadow.reserved if blocks else 0)
         if blocks:
             self.mirror.begin(Transfer(None, "d2h", blocks, blocks, 1, "background"))
 
@@ -203,10 +268,12 @@ class Both:
         mirror, shadow = self.mirror, self.shadow
         for seq, blocks in shadow.members.items():
             assert len(blocks) == (self.batch.length(seq) - 1) // BLOCK
-            assert mirror.synced_blocks(seq) == sum(b.state == SYNCED for b in blocks)
-        assert self.host.mirrored == shadow.mirrored
-        assert self.host.used + self.host.mirrored <= self.host.total
-        counts = (mirror.written_blocks, mirror.useful_blocks, mirror.wasted_blocks)
+            copied = [b.bits for b in blocks if b.state == SYNCED]
+            small = copied.count(8), copied.count(4)
+            assert mirror.synced(seq) == (len(copied), small)
+        assert self.host.nbytes == 4 * self.host.used + shadow.mirrored
+        assert self.host.mirror_room == shadow.room >= 0
+        counts = (mirror.written_bytes, mirror.useful_bytes, mirror.wasted_bytes)
         assert counts == (shadow.written, shadow.useful, shadow.wasted)
 
 
@@ -227,8 +294,8 @@ def test_watermark_and_sums_are_what_every_block_tells(ops: list[Any], host_bloc
     both.land()
     both.check()
     assert both.host.mirrored == 0
-    done = both.mirror.useful_blocks + both.mirror.wasted_blocks
-    assert done == both.mirror.written_blocks
+    done = both.mirror.useful_bytes + both.mirror.wasted_bytes
+    assert done == both.mirror.written_bytes
 
 
 def test_a_slow_link_lags_behind_in_order() -> None:
@@ -245,11 +312,11 @@ def test_a_slow_link_lags_behind_in_order() -> None:
         backlog = both.mirror.backlog
         both.land()
         both.check()
-        copies.append(([both.mirror.synced_blocks(s) for s in both.batch.members], backlog))
+        copies.append(([both.mirror.synced(s).number for s in both.batch.members], backlog))
     assert copies == [([2, 2], True), ([3, 4], True), ([4, 4], False)]
 
 
-@pytest.mark.parametrize(("used", "synced", "wasted"), [(16, [4, 2], 0), (17, [0, 2], 4)])
+@pytest.mark.parametrize(("used", "synced", "wasted"), [(16, [4, 2], 0), (17, [0, 2], 16)])
 def test_copies_give_way_earliest_member_first(used: int, synced: list[int], wasted: int) -> None:
     """Of 22 host blocks six hold copies: sixteen can be taken, and with one more the first member
     loses its copies.
@@ -257,8 +324,8 @@ def test_copies_give_way_earliest_member_first(used: int, synced: list[int], was
     both = play([("join", 16, 0), ("join", 8, 0), ("start", 9, 0), ("land", 0, 0)], 22)
     both.host_holds(used, 0)
     both.check()
-    assert [both.mirror.synced_blocks(seq) for seq in both.batch.members] == synced
-    assert both.mirror.wasted_blocks == wasted
+    assert [both.mirror.synced(seq).number for seq in both.batch.members] == synced
+    assert both.mirror.wasted_bytes == wasted
 
 
 def test_a_copy_under_way_gives_way_too() -> None:
@@ -266,10 +333,49 @@ def test_a_copy_under_way_gives_way_too() -> None:
     same blocks are copied again, in the order that they had.
     """
     both = play([("join", 8, 0), ("join", 8, 0), ("start", 9, 0), ("host", 20, 0)], 22)
-    assert (both.host.mirrored, both.mirror.wasted_blocks) == (0, 4)
+    assert (both.host.mirrored, both.mirror.wasted_bytes) == (0, 4 * 4)
     both.land()
     both.host_holds(0, 0)
     both.start(3, 0)
     both.land()
     both.check()
-    assert [both.mirror.synced_blocks(seq) for seq in both.batch.members] == [1, 2]
+    assert [both.mirror.synced(seq).number for seq in both.batch.members] == [1, 2]
+
+
+def test_only_blocks_that_lost_bits_are_copied_again() -> None:
+    """Six blocks have copies, 24 bytes; those of the second to the fourth are none any more when
+    the blocks go to 8 bits, and a transfer of 3 x 2 bytes brings new ones. Only 18 bytes of copies
+    are left over at the end, all of use: 12 of the first transfer were in vain.
+    """
+    both = play([("join", 24, 0), ("start", 9, 0), ("land", 0, 0)], 100)
+    (seq,) = both.batch.members
+    assert both.mirror.synced(seq) == (6, (0, 0))
+    seq.runs = demoted(seq.runs, 1, 3, 16, 8)
+    both.mirror.requantised(both.batch, seq, ())
+    assert (both.mirror.synced(seq), both.host.nbytes) == ((3, (0, 0)), 12)
+    assert both.mirror.start(both.batch, 9) == (3, (3, 0))
+    both.mirror.begin(Transfer(None, "d2h", 3, 6, 3, "background"))
+    assert both.mirror.chosen() == [(seq, 1, 4)]
+    both.mirror.landed()
+    assert (both.mirror.synced(seq), both.host.nbytes) == ((6, (3, 0)), 18)
+    both.mirror.leave(seq, True)
+    counts = (both.mirror.written_bytes, both.mirror.useful_bytes, both.mirror.wasted_bytes)
+    assert counts == (24 + 6, 12 + 6, 12)
+    assert both.host.nbytes == 0
+
+
+def test_a_small_copy_left_over_from_a_rotation_is_one() -> None:
+    """Back from the host with the second to fifth of its five blocks at 8 bits, all copies kept:
+    nothing is dirty. Two of them go on to 4 bits, and only these are.
+    """
+    both = play([("join", 20, 0)], 100)
+    (seq,) = both.batch.members
+    seq.runs = ((16, 1), (8, 4))
+    both.activate()
+    both.mirror.leave(seq, False)
+    both.mirror.join(seq, 5)
+    assert (both.mirror.synced(seq), both.host.nbytes) == ((5, (4, 0)), 4 + 4 * 2)
+    before, seq.runs = seq.runs, demoted(seq.runs, 1, 2, 8, 4)
+    both.mirror.requantised(both.batch, seq, before)
+    assert (both.mirror.synced(seq), both.host.nbytes) == ((3, (2, 0)), 4 + 2 * 2)
+    assert both.mirror.wasted_bytes == 0  # nothing was written through

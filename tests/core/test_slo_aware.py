@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from superinfer.memory.reuse.history import FEATURES, LATELY_S, History, Visit
 from superinfer.memory.reuse.model import HEADS, WIDTH
 from superinfer.memory.reuse.prices import Prices
 from superinfer.memory.reuse.value import used_within
+from superinfer.memory.slabs import EQUAL_SIZES, ONE_BLOCK_SLABS, BlockSizes, Slabs
 from superinfer.memory.slo_aware import SloAwareMemory
 from superinfer.request import Request, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler
@@ -86,11 +88,19 @@ def prompt(at_s: float, *ids: int, weight: float = 1.0, index: int = 0) -> Reque
 class Shelf:
     """An index filled prompt by prompt, without an engine."""
 
-    def __init__(self, weights: str, host_blocks: int = 0, cost: Any = COST, **settings: Any):
-        self.pool, self.host = BlockPool(100), HostPool(0, host_blocks)
+    def __init__(
+        self,
+        weights: str,
+        host_blocks: int = 0,
+        cost: Any = COST,
+        slabs: Slabs = ONE_BLOCK_SLABS,
+        sizes: BlockSizes = EQUAL_SIZES,
+        **settings: Any,
+    ):
+        self.pool, self.host = BlockPool(100, slabs), HostPool(0, host_blocks, sizes)
         settings = {"pin_share": 0.0, "guard": False} | settings
         self.policy = SloAwareMemory(weights, **settings)
-        self.policy.bind_costs(cost, lambda blocks: (blocks, blocks))
+        self.policy.bind_costs(cost, lambda blocks, small: (sizes.total(blocks, small), blocks))
         self.index = self.policy.index(self.pool, self.host, BLOCK)
 
     def put(self, req: Request, *, until_s: float | None = None, answer: int = 0) -> Node:
@@ -168,7 +178,7 @@ class ContextCost(FakeCost):
 
 def test_seconds_of_a_stretch() -> None:
     """Chunks of 2,048 tokens; half a chunk takes half of its time."""
-    prices = Prices(ContextCost(), BLOCK, lambda blocks: (blocks, 1))
+    prices = Prices(ContextCost(), BLOCK, lambda blocks, small: (blocks, 1))
     first, second = 2048 * 2.024, 2048 * (1.0 + 2.048 + 1.024)
     assert prices.compute_s(0, 2048) == pytest.approx(first)
     assert prices.compute_s(2048, 4096) == pytest.approx(second)
@@ -183,6 +193,128 @@ def test_the_best_weight_of_those_who_used_it_lately() -> None:
     assert history.visit(prompt(10.0, 1, 3), 10.0).weights == [5.0, 1.0, 1.0]
     late = LATELY_S + 1.0
     assert set(history.visit(prompt(late, 1, 3), late).weights) == {1.0}
+
+
+QUARTERS = BlockSizes(4, 2, 1)
+"""Bytes of blocks of 16, 8 and 4 bits."""
+
+
+def shrink(shelf: Shelf, node: Node, bits: int) -> None:
+    """A cached node has fewer bits."""
+    shelf.pool.count_small(bits, 0, node.blocks)
+    shelf.index.set_bits(node, bits)
+    shelf.policy.unused(node)
+
+
+@pytest.mark.parametrize(
+    ("slabs", "weight", "gone"),
+    [
+        (Slabs(1, 2, 4), 3.0, [1, 2]),  # 1 / 15 for a quarter of the room: more than 3 / 15
+        (Slabs(1, 2, 4), 5.0, [2, 1]),
+        (ONE_BLOCK_SLABS, 3.0, [2, 1]),  # slabs have room for no more of the smaller blocks
+    ],
+)
+def test_a_block_of_four_bits_is_worth_more_for_its_room(
+    even: str, slabs: Slabs, weight: float, gone: list[int]
+) -> None:
+    shelf = Shelf(even, slabs=slabs)
+    shelf.put(prompt(0.0, 1, weight=weight))
+    shrink(shelf, shelf.put(prompt(1.0, 2)), 4)
+    assert shelf.gone(2) == gone
+
+
+def test_a_smaller_block_is_cheaper_to_copy(even: str) -> None:
+    """4 s to compute a block, 4 s to copy it at 16 bits, 1 s at 4 bits: it goes to the host, where
+    the room of one block of 16 bits holds four; at 16 bits a copy would save nothing.
+    """
+    shelf = Shelf(even, 1, sizes=QUARTERS, slabs=Slabs(1, 2, 4))
+    shelf.put(prompt(0.0, 1, 2))
+    shelf.index.reclaim(2)
+    assert shelf.on_host() == []
+    shrink(shelf, shelf.put(prompt(1.0, 3, 4, 5)), 4)
+    shelf.index.reclaim(3)
+    assert shelf.on_host() == [3, 4, 5]
+    assert (shelf.host.cached, shelf.host.nbytes) == (3, 3)
+    assert (shelf.host.cache_room(4), shelf.host.cache_free) == (1, 0)
+
+
+def test_loads_by_the_bytes_that_are_there(even: str) -> None:
+    """5 s and 1 s a byte: four blocks take 16 s to compute, 21 s to load at 16 bits, 13 s at 8."""
+    slow = FakeCost(step=0.0, per_chunk_token=1.0, copy=5.0, per_byte=1.0)
+    policy = Shelf(even, 10, slow, sizes=QUARTERS).policy
+    assert not policy.loads(0, 4)
+    assert policy.loads(0, 4, (4, 0))
+
+
+class Cached:
+    """A prompt of six blocks, used 5 s ago, beside one that is worth more."""
+
+    def __init__(self, weights: str, per_byte: float, bits: int, **settings: Any) -> None:
+        cost = FakeCost(step=0.0, per_chunk_token=1.0, copy=0.0, per_byte=per_byte)
+        sizes, slabs = QUARTERS, Slabs(1, 2, 4)
+        self.shelf = Shelf(
+            weights, cost=cost, sizes=sizes, slabs=slabs, tail_tokens=BLOCK, **settings
+        )
+        loose = SLOClass("loose", min_kv_bits=bits)
+        self.shelf.put(replace(prompt(0.0, 1, 2, 3, 4, 5, 6), slo_class=loose))
+        self.shelf.put(prompt(5.0, 7, weight=9.0, index=1))
+
+    def make_room(self, blocks: int) -> list[int]:
+        """Blocks that were dropped for that."""
+        return [count for _, count in self.shelf.index.make_room(blocks)]
+
+    def bits(self) -> list[int]:
+        """Of the first prompt's blocks that are left."""
+        nodes = sorted(self.shelf.index.nodes(), key=lambda node: node.start)
+        return [node.bits for node in nodes for _ in range(node.blocks) if node.keys != (7,)]
+
+
+def test_cached_blocks_lose_bits_where_that_keeps_more(even: str) -> None:
+    """A block is used in the next 5 s with probability 1/3 and takes 4 s to compute: 4/3 s are lost
+    for its room. A conversion to 8 bits makes half of that room for 0.1 s x (4 + 2) bytes: 1.2 s
+    for all of it. The first block and the latest one keep 16 bits, so there is room for two
+    more. For the next two the latest one goes, and the others lose bits again: to 4.
+    """
+    cached = Cached(even, 0.1, 4)
+    assert (cached.make_room(1), cached.bits()) == ([], [16, 8, 8, 8, 8, 16])
+    assert cached.shelf.index.take_shrunk() == [(4, 16, 8)]
+    assert cached.shelf.pool.total == 102
+    assert (cached.make_room(2), cached.bits()) == ([1], [16, 4, 4, 4, 4])
+    assert cached.shelf.pool.total == 103
+    assert (cached.make_room(3), cached.bits()) == ([3], [16, 4])  # there are no fewer bits
+
+
+@pytest.mark.parametrize(
+    ("per_byte", "bits", "settings", "left"),
+    [
+        (0.12, 4, {}, [16] * 5),  # 1.44 s for what loses 1.33 s
+        (0.1, 16, {}, [16] * 5),  # its class demands 16 bits
+        (0.1, 8, {}, [16, 8, 8, 8, 8, 16]),
+        (0.1, 4, {"shrink_8_at": 1.1, "shrink_4_at": 1.1}, [16] * 5),  # never
+    ],
+)
+def test_cached_blocks_that_go_instead(
+    even: str, per_byte: float, bits: int, settings: dict[str, float], left: list[int]
+) -> None:
+    cached = Cached(even, per_byte, bits, **settings)
+    cached.make_room(1)
+    assert cached.bits() == left
+
+
+def test_a_class_that_demands_more_bits_keeps_a_shared_prompt_at_them(even: str) -> None:
+    cached = Cached(even, 0.1, 4)
+    cached.shelf.put(prompt(6.0, 1, 2, 3, index=2))
+    cached.shelf.put(prompt(9.0, 7, weight=9.0, index=3))
+    cached.make_room(1)
+    assert cached.bits() == [16, 16, 16, 8, 8, 16]
+
+
+def test_what_was_used_until_this_moment_keeps_its_bits(even: str) -> None:
+    """It may be about to be copied to the host as it is."""
+    cached = Cached(even, 0.1, 4)
+    node = next(node for node in cached.shelf.index.nodes() if node.stop == 6)
+    cached.shelf.index.touch(node, 5.0)
+    assert (cached.make_room(1), cached.bits()) == ([1], [16] * 5)
 
 
 def test_generated_text_goes_first(even: str) -> None:
@@ -457,6 +589,27 @@ def run(memory: Any, requests: list[Request], blocks: int, **config: Any) -> Any
     )
     BlockingDriver(engine, requests, [1] * len(requests)).run()
     return engine.recorder.build(engine), events
+
+
+def test_cached_blocks_that_lose_bits_are_found_more_often(even: str) -> None:
+    """Five prompts of eight blocks come in turn, and there is room for 28 blocks. At 8 bits, two to
+    a slab, more of them stay. The step waits for the conversions.
+    """
+    hits = {}
+    for bits in (16, 8):
+        loose = SLOClass("loose", min_kv_bits=bits)
+        asked = [
+            replace(prompt(1.0 * i, *range(8 * (i % 5), 8 * (i % 5) + 8), index=i), slo_class=loose)
+            for i in range(60)
+        ]
+        memory = SloAwareMemory(even, host_ratio=0.0, guard=False, tail_tokens=0)
+        sizes = {"block_bytes": 8, "small_block_bytes": (4, 2), "slabs": Slabs(1, 2, 4)}
+        record, events = run(memory, asked, 28, **sizes)
+        hits[bits] = record.prefix_hit_tokens
+        shrunk = [event[2:] for event in events if event[1] == "requantise"]
+        assert {row[0] for row in shrunk} == ({""} if bits == 8 else set())
+        assert all(row[2:] == (16, 8) for row in shrunk)
+    assert hits[8] > 1.2 * hits[16] > 0
 
 
 def test_without_content_ids_nothing_happens(even: str) -> None:

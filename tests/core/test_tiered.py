@@ -16,9 +16,10 @@ from superinfer.engine import Engine
 from superinfer.memory.lru import LruMemory
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Node, PrefixIndex, request_keys
+from superinfer.memory.slabs import EQUAL_SIZES, NO_BLOCKS, Blocks, BlockSizes
 from superinfer.memory.tiered import TieredIndex
 from superinfer.plan import Plan
-from superinfer.request import Request
+from superinfer.request import Request, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler
 
 BLOCK, HASH_TOKENS = 4, 6
@@ -27,16 +28,24 @@ BLOCK, HASH_TOKENS = 4, 6
 def prompt(index: int, *ids: int, arrival_s: float = 0.0) -> Request:
     """One content id a block, and a token behind the last full block."""
     tokens = BLOCK * len(ids) + 1
-    return request(index, tokens, 0, arrival_s, hash_ids=(*ids, 0), hash_block_tokens=BLOCK)
+    return request(
+        index,
+        tokens,
+        0,
+        arrival_s,
+        slo_class=SLOClass("loose", min_kv_bits=4),
+        hash_ids=(*ids, 0),
+        hash_block_tokens=BLOCK,
+    )
 
 
 class Shelf:
     """An index of 8 device blocks, filled path by path."""
 
-    def __init__(self, **memory: Any) -> None:
+    def __init__(self, sizes: BlockSizes = EQUAL_SIZES, **memory: Any) -> None:
         self.pool = BlockPool(8)
         self.policy = TieredLru(**memory)
-        self.host = HostPool(0, self.policy.host_size_blocks)
+        self.host = HostPool(0, self.policy.host_size_blocks, sizes)
         self.index = TieredIndex(self.pool, self.host, BLOCK, self.policy, self.policy)
 
     def hold(self, *ids: int) -> Node:
@@ -76,7 +85,7 @@ def test_an_evicted_block_stays_findable_on_the_host() -> None:
     assert shelf.places() == [(0, 1, "device"), (1, 4, "host")]
     assert (shelf.pool.cached, shelf.host.cached) == (1, 3)
     assert shelf.found(1, 2, 3, 4) == 4
-    assert shelf.index.take_evicted() == 3
+    assert shelf.index.take_evicted() == Blocks(3)
 
 
 def test_a_path_evicted_block_by_block_is_one_edge() -> None:
@@ -111,7 +120,7 @@ def test_a_copy_that_is_there_is_not_made_again() -> None:
     shelf.put(2.0, 1, 2)
     shelf.index.take_evicted()
     shelf.index.reclaim(2)
-    assert shelf.index.take_evicted() == 0
+    assert shelf.index.take_evicted() == NO_BLOCKS
     assert shelf.places() == [(0, 2, "host")]
 
 
@@ -130,7 +139,7 @@ def test_a_host_smaller_than_what_leaves_keeps_the_beginning() -> None:
     shelf.put(1.0, 1, 2, 3, 4, 5)
     shelf.index.reclaim(5)
     assert (shelf.places(), shelf.host.cached) == ([(0, 2, "host")], 2)
-    assert shelf.index.take_evicted() == 5  # three of them drove each other out
+    assert shelf.index.take_evicted() == Blocks(5)  # three of them drove each other out
 
 
 @pytest.mark.parametrize("host_blocks", range(1, 9))
@@ -190,11 +199,11 @@ def test_write_through_at_the_kth_hit(hits: int, copied: list[int]) -> None:
         if now > 1.0:
             shelf.index.hit(prompt(0, 1, 2, 3, 4), node)
         shelf.index.release(node, now)
-        blocks.append(shelf.index.take_backed_up())
+        blocks.append(shelf.index.take_backed_up().number)
     assert blocks == copied
     assert shelf.places() == [(0, 4, "both")]
     shelf.index.reclaim(4)
-    assert (shelf.places(), shelf.index.take_evicted()) == ([(0, 4, "host")], 0)
+    assert (shelf.places(), shelf.index.take_evicted()) == ([(0, 4, "host")], NO_BLOCKS)
 
 
 def test_copies_of_blocks_on_the_device_are_not_driven_out() -> None:
@@ -218,6 +227,71 @@ def test_generated_text_goes_to_the_host_like_the_rest() -> None:
     assert shelf.places() == [(0, 2, "device"), (2, 6, "host")]
     shelf.index.reclaim(1)
     assert shelf.places() == [(0, 1, "device"), (1, 2, "host"), (2, 6, "host")]
+
+
+# -- blocks of fewer bits --------------------------------------------------------------------------
+
+HALVES = BlockSizes(4, 2, 1)
+
+
+def shrink(shelf: Shelf, node: Node, bits: int) -> None:
+    """A cached node has fewer bits."""
+    if node.bits < 16:
+        shelf.pool.count_small(node.bits, 0, -node.blocks)
+    shelf.pool.count_small(bits, 0, node.blocks)
+    shelf.index.set_bits(node, bits)
+
+
+def test_smaller_blocks_take_less_room_on_the_host() -> None:
+    """Room for two blocks of 16 bits, 8 bytes. Three of 8 bits take 6 of them; of two of 16 bits
+    that follow none fits beside them, and one drives out a block of 8 bits, the other both others.
+    """
+    shelf = Shelf(HALVES, host_size_blocks=2)
+    shrink(shelf, shelf.put(1.0, 1, 2, 3), 8)
+    shelf.index.reclaim(3)
+    assert shelf.index.take_evicted() == Blocks(3, (3, 0))
+    assert (shelf.host.cached, shelf.host.nbytes) == (3, 6)
+    assert (shelf.host.cache_free, shelf.host.cache_room(8), shelf.host.taken) == (0, 1, 2)
+    shelf.put(2.0, 5, 6)
+    shelf.index.reclaim(1)
+    assert shelf.places() == [(0, 1, "device"), (0, 2, "host"), (1, 2, "host")]
+    shelf.index.reclaim(1)
+    assert shelf.places() == [(0, 2, "host")]
+    assert (shelf.found(1, 2, 3), shelf.found(5, 6)) == (0, 2)
+    assert shelf.index.take_evicted() == Blocks(2)
+
+
+def test_small_blocks_drive_out_no_more_than_they_need() -> None:
+    """The host is full of four blocks of 16 bits; six of 4 bits need the room of two."""
+    shelf = Shelf(HALVES, host_size_blocks=4)
+    shelf.put(1.0, 1, 2, 3, 4)
+    shelf.index.reclaim(4)
+    shrink(shelf, shelf.put(2.0, *range(10, 16)), 4)
+    shelf.index.reclaim(6)
+    assert (shelf.found(1, 2, 3, 4), shelf.found(*range(10, 16))) == (2, 6)
+    assert (shelf.host.cached, shelf.host.nbytes) == (8, 2 * 4 + 6)
+
+
+def test_a_copy_has_the_bits_that_its_block_has() -> None:
+    """Copied ahead at 16 bits, then at 8: the old copy counts no more, and the next hit makes
+    another one.
+    """
+    shelf = Shelf(HALVES, write_through_hits=1)
+    node = shelf.put(1.0, 1, 2)
+    assert (shelf.index.take_backed_up(), shelf.host.nbytes) == (Blocks(2), 8)
+    shrink(shelf, node, 8)
+    assert (shelf.places(), shelf.host.nbytes) == ([(0, 2, "device")], 0)
+    shelf.index.hit(prompt(0, 1, 2), node)
+    assert (shelf.index.take_backed_up(), shelf.host.nbytes) == (Blocks(2, (2, 0)), 4)
+
+
+def test_what_comes_back_is_counted_by_its_bits() -> None:
+    shelf = Shelf(HALVES)
+    shrink(shelf, shelf.put(1.0, 1, 2, 3), 4)
+    shelf.index.reclaim(2)
+    req = prompt(0, 1, 2, 3)
+    node, _ = shelf.index.acquire(req, request_keys(req), 3)
+    assert node is not None and shelf.index.load(node) == Blocks(2, (0, 2))
 
 
 # -- random histories -----------------------------------------------------------------------------
@@ -276,7 +350,7 @@ class TwoShelves:
         before = (self.pool.referenced, self.pool.cached, self.host.cached)
         node, _ = self.index.acquire(req, keys, found)
         if node is not None:
-            blocks = self.index.load(node)
+            blocks = self.index.load(node).number
             self.index.unlock(node)
             self.index.unload(node, blocks)
         assert before == (self.pool.referenced, self.pool.cached, self.host.cached)

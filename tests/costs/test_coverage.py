@@ -193,7 +193,10 @@ def cost_of(name: object) -> StepCost:
     return build_cost(name.model, name.device, name.tp, "calibrated")  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", list_profiles(), ids=lambda name: name.path.stem)
+DATACENTRE = [name for name in list_profiles() if name.device != "rtxpro6000"]
+
+
+@pytest.mark.parametrize("name", DATACENTRE, ids=lambda name: name.path.stem)
 def test_limits_of_the_shipped_profiles(name: object) -> None:
     cost = cost_of(name)
     ends = {limit.what: limit.end for limit in cost.limits.entries}
@@ -203,6 +206,15 @@ def test_limits_of_the_shipped_profiles(name: object) -> None:
     assert (ends[KEYS], ends[SEQUENCES]) == (16_384, 2048)
     assert cost.limits.end(STEP_TOKENS) == (4096 if hopper else 32_768)
     assert ("step tokens (norm, activation, rope_write, embed)" in ends) == hopper
+
+
+def test_limits_of_attention_that_serves_both() -> None:
+    cost = build_cost("llama-3.1-8b", "rtxpro6000", 1, "calibrated")
+    ends = {limit.what: limit.end for limit in cost.limits.entries}
+    assert ends["decode sequences (attention_decode_16)"] == 256
+    assert ends["decode sequences (attention_mixed_16)"] == 128
+    assert ends["tokens of a prefill chunk"] == 2048
+    assert cost.limits.end(STEP_TOKENS) == 2048
 
 
 @pytest.mark.parametrize(

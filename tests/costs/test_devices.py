@@ -10,7 +10,7 @@ from superinfer.errors import ConfigError
 
 def test_presets_are_sane() -> None:
     expected = {"a100-40g", "a100-80g", "h100", "h200", "l40s", "gh200", "gh200-144g", "mi300x"}
-    expected.add("t4-16g")
+    expected |= {"t4-16g", "rtxpro6000"}
     assert set(DEVICES) == expected
     for spec in DEVICES.values():
         assert 15e9 < spec.memory_bytes < 210e9

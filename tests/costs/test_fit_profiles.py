@@ -365,7 +365,8 @@ def test_shipped_profiles_are_what_the_data_gives(
     """
     device, model, tp = target
     name = fit_profiles.file_name(*target)
-    save_profile(build_profile(public_measurements, device, load_shape(model), tp), tmp_path / name)
+    folder = public_measurements / fit_profiles.FOLDERS.get(device, "")
+    save_profile(build_profile(folder, device, load_shape(model), tp), tmp_path / name)
     rebuilt, shipped = (
         json.loads((folder / name).read_text()) for folder in (tmp_path, fit_profiles.OUT)
     )

@@ -103,7 +103,15 @@ def test_same_events(arm: str, lag: int, prefix: bool, seed: int) -> None:
 @pytest.mark.parametrize("prefix", [False, True])
 @pytest.mark.parametrize(
     "arm",
-    ["rotating-dirty", "fcfs-shrinking", "vllm-shrinking", "chunked-slo-aware", "fcfs-background"],
+    [
+        "rotating-dirty",
+        "fcfs-shrinking",
+        "vllm-shrinking",
+        "chunked-slo-aware",
+        "fcfs-background",
+        "vllm-cached",
+        "rotating-cached",
+    ],
 )
 @settings(SETTINGS, derandomize=True)
 @given(jobs=JOBS)

@@ -64,7 +64,7 @@ def snapshot(engine: Engine) -> dict[str, Any]:
     pool, host, batch, runs = engine.pool, engine.host, engine.batch, engine.batch.runs
     state: dict[str, Any] = {
         "pool": (pool.referenced, pool.cached, pool.peak_referenced, pool.peak_used),
-        "host": (host.used, host.cached, host.mirrored),
+        "host": (host.used, host.cached, host.mirrored, host.nbytes),
         "resident": engine.resident,
         "live": list(engine.live),
         "batch": (batch.step, batch.size, batch.context_tokens, len(batch.end_s)),

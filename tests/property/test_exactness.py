@@ -13,7 +13,7 @@ import pytest
 from harness import FakeCost, make_engine, request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiered import ShrinkingLru, TieredLru
+from tiered import CachedShrinkingLru, ShrinkingLru, TieredLru
 
 from sim.driver import simulate
 from sim.oracle import Oracle
@@ -186,6 +186,11 @@ def shrinking(make: Callable[[], tuple[Any, Any]], **memory: Any) -> Callable[[]
     return lambda: (make()[0], ShrinkingLru(**memory))
 
 
+def cached(make: Callable[[], tuple[Any, Any]], **memory: Any) -> Callable[[], tuple[Any, Any]]:
+    """The same, and cached blocks lose bits before they go."""
+    return lambda: (make()[0], CachedShrinkingLru(**memory))
+
+
 def tensorrt(**settings: Any) -> Callable[[], tuple[Any, Any]]:
     """With retention priorities, and ten blocks on the host."""
     settings.setdefault("max_num_tokens", 40)
@@ -336,6 +341,10 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "rotating-shrinking": shrinking(rotating()),
     "fcfs-shrinking": shrinking(fcfs(), preemption="swap", swap_in_timing="background"),
     "vllm-shrinking": shrinking(vllm(True, "recompute"), shrink_8_at=0.2, shrink_4_at=0.3),
+    "fcfs-cached": cached(fcfs(), preemption="swap", spared=0),
+    "vllm-cached": cached(vllm(True, "recompute"), host_size_blocks=10),
+    "rotating-cached": cached(rotating(), host_size_blocks=10, exclusive=True),
+    "priority-cached": cached(priority, host_size_blocks=10, write_through_hits=1),
     "priority-shrinking": shrinking(
         priority, preemption="cheaper", host_size_blocks=10, write_through_hits=2
     ),

@@ -26,9 +26,11 @@ from sim.driver import simulate
 from sim.oracle import Oracle
 from superinfer.engine import Engine
 from superinfer.memory.prefix import Node
+from superinfer.memory.slabs import NO_BLOCKS
 from superinfer.memory.vllm_v1_cache import Block, BlockCache
 from superinfer.memory.vllm_v1_offload import OffloadingCache
 from superinfer.memory.vllm_v1_orders import WRITING
+from superinfer.mirror import Mirror
 from superinfer.plan import Outcome, Plan
 from superinfer.sequence import Sequence, State
 
@@ -135,10 +137,43 @@ class Watch:
         assert pool.taken <= pool.peak_referenced
         assert pool.used <= pool.peak_used
         self.check_precision()
-        assert engine.host.used == sum(seq.host_blocks for seq in holders(engine))
-        assert engine.host.used + engine.host.mirrored <= engine.host.total
-        assert engine.host.cached == self.copies(nodes)
-        assert engine.host.cached <= engine.host.cache_total
+        self.check_host(nodes)
+
+    def check_host(self, nodes: list[Node | Block]) -> None:
+        """Blocks and bytes on the host are those of swapped ones, cached ones and copies."""
+        host, mirror = self.engine.host, self.engine.mirror
+        assert host.used == sum(seq.host_blocks for seq in holders(self.engine))
+        assert host.cached == self.copies(nodes)
+        sizes = self.engine.config.block_sizes
+        swapped_bytes = sum(
+            sizes.total(seq.host_blocks, seq.host_small) for seq in holders(self.engine)
+        )
+        cached_bytes = sum(
+            sizes.of(node.bits) * node.blocks
+            for node in nodes
+            if isinstance(node, Node) and node.on_host
+        )
+        if isinstance(self.engine.prefix, OffloadingCache):
+            cached_bytes = host.cached * sizes.bytes_16
+        copies = [NO_BLOCKS] if mirror is None else [mirror.synced(s) for s in self.engine.live]
+        copied_bytes = sum(sizes.total(*blocks) for blocks in copies)
+        if mirror is not None and mirror.transfer is not None:
+            copied_bytes += sizes.total(*mirror._held)
+        assert host.nbytes == swapped_bytes + cached_bytes + copied_bytes
+        assert swapped_bytes + copied_bytes <= host.total * sizes.bytes_16
+        assert cached_bytes <= host.cache_total * sizes.bytes_16
+        if mirror is not None:
+            for seq in self.engine.live:
+                self.check_copies(mirror, seq)
+
+    def check_copies(self, mirror: Mirror, seq: Sequence) -> None:
+        """No more blocks of a precision have copies than there are."""
+        count, copied = mirror.synced(seq)
+        if count:
+            small = self.engine.small_blocks(seq)
+            assert copied[0] <= small[0] and copied[1] <= small[1]
+            full = computed(self.engine, seq) // self.engine.block_tokens
+            assert count - sum(copied) <= full - sum(small)
 
     def check_precision(self) -> None:
         """What smaller blocks save is what the pool says, and classes have the bits they demand."""

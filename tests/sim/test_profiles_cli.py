@@ -207,8 +207,9 @@ def test_build_refuses_in_one_line(
 def test_build_refuses_folders_it_does_not_know(model: Path, tmp_path: Path) -> None:
     result = run("build", tmp_path, "--model", model, "-o", tmp_path / "p.json")
     assert result.exit_code == 2
-    assert (
-        result.stderr == f"error: {tmp_path}: expected a folder with aiconfigurator/ and vidur/\n"
+    assert result.stderr == (
+        f"error: {tmp_path}: expected a folder with aiconfigurator/ and vidur/, or a folder of "
+        "LLMServingSim's, RTXPRO6000/<owner>/<model>/bf16/tp<N>/dense.csv\n"
     )
 
 

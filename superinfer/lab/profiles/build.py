@@ -16,6 +16,7 @@ from superinfer.costs.devices import DeviceSpec
 from superinfer.costs.profile import Kernel, Profile, write_profile
 from superinfer.costs.shapes import canonical_name
 from superinfer.errors import ConfigError, InputError
+from superinfer.lab.profiles import serving_sim
 from superinfer.lab.profiles.fits import Fitted
 from superinfer.lab.profiles.kernels import (
     Entry,
@@ -60,7 +61,7 @@ def build_profile(folder: Path, device: str, shape: ModelShape, tp: int) -> Prof
     Raises InputError for a folder or a file that cannot be used, ConfigError for a device, model or
     degree that was not measured there.
     """
-    _require_dense(shape, tp)
+    shape.require_tp(tp)
     for source in SOURCES:
         if source.recognises(folder):
             return source.build(folder, load_device(device).name, shape, tp)
@@ -76,6 +77,7 @@ def save_profile(profile: Profile, path: Path) -> None:
 
 def from_measurements(folder: Path, device: str, shape: ModelShape, tp: int) -> Profile:
     """A profile from aiconfigurator's and Vidur's per-kernel measurements."""
+    _require_dense(shape)
     data, spec = Measurements(folder, device), load_device(device)
     parts = {kernel: pieces(data, shape, tp, kernel) for kernel in POINTWISE_OPS}
     kernels = _fit_kernels(data, shape, tp, parts)
@@ -103,7 +105,10 @@ def sampling(shape: ModelShape, spec: DeviceSpec) -> Kernel:
     return Kernel({}, None, "linear", coefficients)
 
 
-SOURCES = (Source(LAYOUT, holds_measurements, from_measurements),)
+SOURCES = (
+    Source(LAYOUT, holds_measurements, from_measurements),
+    Source(serving_sim.LAYOUT, serving_sim.holds_tables, serving_sim.from_tables),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +153,8 @@ def _fit_attention(data: Measurements, shape: ModelShape, tp: int) -> dict[str, 
     }
 
 
-def _require_dense(shape: ModelShape, tp: int) -> None:
+def _require_dense(shape: ModelShape) -> None:
     """Refuse what these kernels do not make up: experts, an encoder, an ungated MLP."""
-    shape.require_tp(tp)
     if shape.experts or shape.encoder_layers or not shape.gated_mlp:
         raise ConfigError(
             f"{shape.name}: profiles are built for dense decoder-only models with a gated MLP"

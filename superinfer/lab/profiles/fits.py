@@ -25,6 +25,8 @@ TILE_ROWS = 64
 """Rows that a GEMM works in; of 1, 16, 32, 64 and 128 this gave the lowest held-out error."""
 STAIR_END = 512
 """Rows from which a GEMM table rises in a line: the steps of its tiles are small there."""
+JUMP = 1.03
+"""From one measured count to the next a time that grows more than this has passed a tile's edge."""
 REPEAT = 0.005
 """Token counts this close, as a share, are taken as repeats of one measurement."""
 REACH_OCTAVES = 2.0
@@ -145,6 +147,20 @@ def fit_regimes(points: Points, axis: str, edge: float) -> Fitted:
     y = tuple(np.maximum.accumulate((*before.seconds, top, *after.seconds)).tolist())
     errors = np.concatenate((low.errors, high.errors))
     return Fitted(Kernel({axis: x}, y), errors, low.points + high.points)
+
+
+def fit_edges(points: Points) -> Curve:
+    """A non-decreasing curve that keeps its jumps: each comes right after the point below it.
+
+    Counts are measured at multiples of the rows that tiles are made of, so one row more than the
+    last count of a tile takes what the whole next tile takes.
+    """
+    x, y = points.x, isotonic(points.y)
+    jumps = (y[1:] > JUMP * y[:-1]) & (x[1:] > x[:-1] + 1.0) & (x[:-1] >= TILE_ROWS)
+    at = np.flatnonzero(jumps) + 1
+    x, y = np.insert(x, at, x[at - 1] + 1.0), np.insert(y, at, y[at])
+    keep = thin(x, y)
+    return Curve(tuple(x[keep].tolist()), tuple(rounded(y[keep])))
 
 
 def fit_stairs(points: Points) -> Curve:

@@ -184,6 +184,13 @@ def fit_decode(data: Measurements, shape: ModelShape, tp: int) -> tuple[Fitted, 
     cells = table.pivot(index="batch_size", columns="context", values="latency") * 1e-3
     rows, columns = cells.index.to_numpy(float), cells.columns.to_numpy(float)
     values = cells.to_numpy(float)
+    fitted = fit_cells(rows, columns, values, ("sequences", "context_tokens"))
+    measured = np.isfinite(values)
+    return fitted, float(np.max(np.where(measured, np.outer(rows, columns), 0.0)))
+
+
+def fit_cells(rows: Array, columns: Array, values: Array, axes: tuple[str, str]) -> Fitted:
+    """A table over two axes, whose holes are at the ends of rows, with its held-out errors."""
     errors: list[float] = []
     for held in thirds(len(rows)):
         grid = decode_grid(rows[~held], columns, values[~held])
@@ -192,10 +199,8 @@ def fit_decode(data: Measurements, shape: ModelShape, tp: int) -> tuple[Fitted, 
         grid = decode_grid(rows, columns[~held], values[:, ~held])
         errors += _cell_errors(grid, rows, columns[held], values[:, held])
     final = decode_grid(rows, columns, values)
-    axes = {"sequences": final.rows, "context_tokens": final.columns}
-    measured = np.isfinite(values)
-    fitted = Fitted(Kernel(axes, final.seconds), np.array(errors), int(measured.sum()))
-    return fitted, float(np.max(np.where(measured, np.outer(rows, columns), 0.0)))
+    kernel = Kernel(dict(zip(axes, (final.rows, final.columns), strict=True)), final.seconds)
+    return Fitted(kernel, np.array(errors), int(np.isfinite(values).sum()))
 
 
 def _cell_errors(grid: Grid, rows: Array, columns: Array, values: Array) -> list[float]:

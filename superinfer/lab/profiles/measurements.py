@@ -152,7 +152,7 @@ class Measurements:
         if not path.is_file():
             return None
         columns = "is_prefill prefill_chunk_size kv_cache_size time_stats.attn_prefill.median"
-        table = _csv(path, columns)
+        table = read_csv(path, columns)
         return table[table.is_prefill]
 
     def on(self, device: str) -> Measurements:
@@ -181,7 +181,7 @@ def _parquet(path: Path, columns: str) -> pd.DataFrame:
 
 
 @cache
-def _csv(path: Path, columns: str) -> pd.DataFrame:
+def read_csv(path: Path, columns: str) -> pd.DataFrame:
     import pandas as pd
 
     try:
@@ -217,6 +217,6 @@ def _vidur_table(path: Path) -> VidurTable:
     sizes = "n_head n_kv_head n_embd n_expanded_embd vocab_size"
     ops = (*POINTWISE_OPS.values(), *GEMM_OPS.values())
     times = " ".join(_op_column(op) for group in ops for op in group)
-    rows = _csv(path, f"num_tokens num_tensor_parallel_workers {sizes} {times}")
+    rows = read_csv(path, f"num_tokens num_tensor_parallel_workers {sizes} {times}")
     heads, kv_heads, hidden, inner, vocab = (int(rows[name].iloc[0]) for name in sizes.split())
     return VidurTable(path.parent.name, heads, kv_heads, hidden, inner, vocab, rows)

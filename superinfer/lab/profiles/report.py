@@ -24,6 +24,7 @@ _FIT_LABELS = {
     "other_source_mape": "other source",
     "scaling_mape": "scaling",
     "context_form_mape": "context term",
+    "unequal_mape": "unequal contexts",
 }
 """Errors beyond the held-out one; docs/profiles.md says how each is found."""
 _DERIVED = ("shape_mape", "scaling_mape", "context_form_mape")

@@ -9,9 +9,10 @@ from typing import Final
 from superinfer.memory.orders.guard import WINDOW
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.orders.worth import ValueQueue, Worth
-from superinfer.memory.pool import HostPool
+from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Node
 from superinfer.memory.reuse.prices import Prices
+from superinfer.memory.slabs import BlockSizes
 
 PRIOR_SHARE: Final = 0.02
 """Of the host's blocks: so many expected uses, all of which came, stand at the beginning."""
@@ -19,41 +20,55 @@ LIFE_SMOOTHING: Final = 0.02
 
 
 class Pricing:
-    """What a hit on a block saves, by the tier that it is on: predicted seconds times the weight.
+    """What a hit on a block saves, by the tier that it is on: predicted seconds times the weight,
+    for the room of a block of 16 bits. One that takes a quarter of that saves four times as much.
 
     The weight of a stretch is the highest class weight of those who used it lately.
     """
 
-    def __init__(self, prices: Prices, block_tokens: int) -> None:
+    def __init__(
+        self, prices: Prices, block_tokens: int, pool: BlockPool, sizes: BlockSizes
+    ) -> None:
+        """The device gives room in slabs, the host in bytes."""
         self._prices, self._block_tokens = prices, block_tokens
+        self._device_shares = {bits: pool.share(bits) for bits in (16, 8, 4)}
+        self._host_shares = {bits: sizes.of(bits) / sizes.bytes_16 for bits in (16, 8, 4)}
 
-    def on_device(self, worth: Worth) -> list[float]:
+    def on_device(self, worth: Worth, bits: int) -> list[float]:
         """Nothing has to be computed."""
-        return self._cached(worth, "device", 0.0)
+        return self._cached(worth, "device", bits, 0.0, self._device_shares[bits])
 
-    def on_host(self, worth: Worth) -> list[float]:
+    def on_host(self, worth: Worth, bits: int) -> list[float]:
         """It has to be loaded."""
-        return self._cached(worth, "host", self._prices.block_copy_s("h2d"))
+        load_s = self._prices.block_copy_s("h2d", bits)
+        return self._cached(worth, "host", bits, load_s, self._host_shares[bits])
+
+    def lost_s(self, chance: float, node: Node) -> float:
+        """Expected seconds that a block of a node's end costs when it is dropped."""
+        worth: Worth = node.note
+        return chance * self._compute_s(worth)[worth.stretch(node, self._block_tokens)]
 
     def load_saves_s(self, node: Node) -> float:
         """Seconds that a block of a node's end saves if it is loaded and not computed."""
         worth: Worth = node.note
         stretch = worth.stretch(node, self._block_tokens)
-        return self._compute_s(worth)[stretch] - self._prices.block_copy_s("h2d")
+        return self._compute_s(worth)[stretch] - self._prices.block_copy_s("h2d", node.bits)
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _cached(self, worth: Worth, tier: str, lost_s: float) -> list[float]:
-        found = worth.prices.get(tier)
+    def _cached(
+        self, worth: Worth, tier: str, bits: int, lost_s: float, share: float
+    ) -> list[float]:
+        found = worth.prices.get((tier, bits))
         if found is None:
             weighed = zip(worth.visit.weights, self._compute_s(worth), strict=True)
-            found = [weight * max(0.0, saved_s - lost_s) for weight, saved_s in weighed]
-            worth.prices[tier] = found
+            found = [weight * max(0.0, saved_s - lost_s) / share for weight, saved_s in weighed]
+            worth.prices[tier, bits] = found
         return found
 
     def _compute_s(self, worth: Worth) -> list[float]:
         """Seconds to compute a block of each stretch."""
-        found = worth.prices.get("compute")
+        found = worth.prices.get(("compute", 16))
         if found is None:
             visit, request = worth.visit, worth.request
             size, end = request.hash_block_tokens, request.prompt_tokens
@@ -61,7 +76,7 @@ class Pricing:
                 self._prices.block_s(start * size, min(stop * size, end))
                 for start, stop in zip(visit.starts, visit.stops, strict=True)
             ]
-            worth.prices["compute"] = found
+            worth.prices["compute", 16] = found
         return found
 
 
@@ -124,15 +139,26 @@ class HostShelf:
         if node.answer:
             return False
         queue, now, chance = self._follow(), self._order.now_s, self._chance(node)
-        if chance * self._pricing.load_saves_s(node) <= self._prices.block_copy_s("d2h"):
+        if chance * self._pricing.load_saves_s(node) <= self._store_s(node):
             return False
-        if self._host.cache_free < 1 and not queue.plain:
+        if self._host.cache_room(node.bits) < 1 and not queue.plain:
             lowest = queue.lowest(now)
             if lowest is not None and lowest >= queue.value(node, now):
                 return False
         worth: Worth = node.note
         worth.kept_s, worth.kept_chance = now, chance
         return True
+
+    def lost_s(self, chance: float, node: Node) -> float:
+        """Expected seconds that a block costs when it leaves the device: it comes here, if that is
+        better than to drop it.
+        """
+        prices, bits = self._prices, node.bits
+        dropped_s = self._pricing.lost_s(chance, node)
+        if not self._host.cache_total:
+            return dropped_s
+        moved_s = self._store_s(node) + chance * prices.block_copy_s("h2d", bits)
+        return min(dropped_s, moved_s)
 
     def push(self, node: Node) -> None:
         """Queue a leaf of the host."""
@@ -161,6 +187,9 @@ class HostShelf:
             return guard.shadow_rate
         chance = self._queue.chance(node, self._order.now_s, experience.life_s)
         return min(1.0, chance * experience.trust(self._order.uses))
+
+    def _store_s(self, node: Node) -> float:
+        return self._prices.block_copy_s("d2h", node.bits)
 
     def _follow(self) -> ValueQueue:
         """The queue, in the mode of the device's."""

@@ -46,7 +46,7 @@ class ValuedOrder:
         surroundings: Surroundings,
         appraiser: Appraiser,
         guard: Guard | None = None,
-        pricing: Pricing = lambda worth: None,
+        pricing: Pricing = lambda worth, bits: None,
         pins: Pins | None = None,
     ) -> None:
         self._block_tokens = surroundings.block_tokens
@@ -127,6 +127,10 @@ class ValuedOrder:
         for node in nodes:
             if node.note.values and node.reclaimable:
                 self._push(node)
+
+    def chance(self, node: Node, life_s: float) -> float:
+        """How likely the last block of a leaf is used in the next `life_s` seconds."""
+        return self._queue.chance(node, self.now_s, life_s)
 
     def switch(self, plain: bool) -> None:
         """Go by age alone from now on, or by value."""

@@ -37,8 +37,8 @@ class Worth:
     """For each stretch the value in each bin of age. Empty until it is appraised."""
     unused: list[list[float]] = field(default_factory=list)
     """For each stretch the probability of no use up to the end of each bin."""
-    prices: dict[str, list[float]] = field(default_factory=dict)
-    """For each stretch what a hit is worth on a tier."""
+    prices: dict[tuple[str, int], list[float]] = field(default_factory=dict)
+    """For each stretch what a hit is worth on a tier, by the bits of the block."""
     kept_s: float = 0.0
     """When blocks of it went to the host, if any did."""
     kept_chance: float = 0.0
@@ -61,10 +61,12 @@ class Worth:
         return max(node.start, first * node.hash_tokens // block_tokens)
 
 
-Pricing = Callable[[Worth], list[float] | None]
-"""What a hit is worth, for each stretch; None where each counts one."""
-Entry = tuple[float, int, int, Node, Worth, float]
-"""Value or time of last use, minus the depth, turn, the leaf, and until when this holds."""
+Pricing = Callable[[Worth, int], list[float] | None]
+"""What a hit on a block of so many bits is worth for the room of one of 16 bits, for each stretch;
+None where each counts one."""
+Entry = tuple[float, int, int, Node, Worth, float, int]
+"""Value or time of last use, minus the depth, turn, the leaf, until when this holds, and the bits
+for which it does."""
 
 
 class ValueQueue:
@@ -113,7 +115,7 @@ class ValueQueue:
         entry = self._first(now)
         if entry is None:
             return None
-        rank, depth, _, node, worth, _ = heapq.heappop(self._leaves)
+        rank, depth, _, node, worth, _, _ = heapq.heappop(self._leaves)
         count = min(blocks, node.stop - worth.first_block(node, self._block_tokens))
         rival = self._first(now)
         if rival is not None and rival[0] == rank:
@@ -155,7 +157,8 @@ class ValueQueue:
 
     def _enter(self, rank: float, node: Node, worth: Worth, until_s: float) -> None:
         self._pushed -= 1  # breaks ties, so that nodes are never compared
-        heapq.heappush(self._leaves, (rank, -node.stop, self._pushed, node, worth, until_s))
+        entry = (rank, -node.stop, self._pushed, node, worth, until_s, node.bits)
+        heapq.heappush(self._leaves, entry)
 
     def _first(self, now: float) -> Entry | None:
         """The first entry that still holds; leaves whose value has changed are queued before."""
@@ -171,8 +174,8 @@ class ValueQueue:
 
     def _current(self, entry: Entry) -> bool:
         """Whether it tells the present state of a leaf."""
-        rank, depth, _, node, worth, _ = entry
-        if node.note is not worth or -node.stop != depth:
+        rank, depth, _, node, worth, _, bits = entry
+        if node.note is not worth or -node.stop != depth or node.bits != bits:
             return False
         return self._reclaimable(node) and (not self.plain or node.last_access_s == rank)
 
@@ -186,6 +189,6 @@ class ValueQueue:
         if node.answer:
             return 0.0
         stretch = worth.stretch(node, self._block_tokens)
-        prices = self._pricing(worth)
+        prices = self._pricing(worth, node.bits)
         value = worth.values[stretch][edge]
         return value if prices is None else value * prices[stretch]

@@ -6,17 +6,18 @@ from collections.abc import Callable
 from typing import Final
 
 from superinfer.costs.base import Chunk, CostModel
+from superinfer.memory.slabs import NO_SMALL, Small, small_of
 
 CHUNK_TOKENS: Final = 2048
 """Prefill is timed in chunks of so many tokens."""
 COPIED_BLOCKS: Final = 64
 """Copies are timed together: blocks leave and come by the stretch."""
-CopySize = Callable[[int], tuple[int, int]]
-"""Bytes and separate copies of so many blocks."""
+CopySize = Callable[[int, Small], tuple[int, int]]
+"""Bytes and separate copies of so many blocks, smaller ones among them."""
 
 
 class Prices:
-    """Seconds by the cost model, for blocks of one size.
+    """Seconds by the cost model, for blocks of the same tokens.
 
     A block far down a prompt takes longer to compute, for it looks back at all that is before it.
     """
@@ -26,19 +27,31 @@ class Prices:
         self._block_tokens, self._copy_size = block_tokens, copy_size
         self._prefill_s = [0.0]
         """To compute so many chunks from the beginning of a prompt; longer when asked for more."""
-        self._block_copy_s: dict[str, float] = {}
+        self._block_copy_s: dict[tuple[str, int], float] = {}
+        self._convert_s: dict[tuple[int, int], float] = {}
 
-    def block_copy_s(self, direction: str) -> float:
-        """To copy a block, as one of many."""
-        found = self._block_copy_s.get(direction)
+    def block_copy_s(self, direction: str, bits: int = 16) -> float:
+        """To copy a block of these bits, as one of many."""
+        found = self._block_copy_s.get((direction, bits))
         if found is None:
-            found = self.copy_s(COPIED_BLOCKS, direction) / COPIED_BLOCKS
-            self._block_copy_s[direction] = found
+            small = small_of(bits, COPIED_BLOCKS)
+            found = self.copy_s(COPIED_BLOCKS, direction, small) / COPIED_BLOCKS
+            self._block_copy_s[direction, bits] = found
         return found
 
-    def copy_s(self, blocks: int, direction: str) -> float:
-        """To copy so many blocks."""
-        return self._cost.transfer_s(*self._copy_size(blocks), direction)
+    def copy_s(self, blocks: int, direction: str, small: Small = NO_SMALL) -> float:
+        """To copy so many blocks, `small` ones among them."""
+        return self._cost.transfer_s(*self._copy_size(blocks, small), direction)
+
+    def convert_s(self, from_bits: int, to_bits: int) -> float:
+        """To bring a block to fewer bits, as one of many."""
+        found = self._convert_s.get((from_bits, to_bits))
+        if found is None:
+            sizes = [self._copy_size(COPIED_BLOCKS, small_of(bits, COPIED_BLOCKS))[0]
+                     for bits in (from_bits, to_bits)]  # fmt: skip
+            found = self._cost.requantise_s(sum(sizes), to_bits) / COPIED_BLOCKS
+            self._convert_s[from_bits, to_bits] = found
+        return found
 
     def compute_s(self, start_tokens: int, stop_tokens: int) -> float:
         """To compute a stretch of a prompt, what is before it being there."""

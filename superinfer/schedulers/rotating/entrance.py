@@ -107,7 +107,7 @@ class Entrance:
                 return False  # nobody leaves in vain
             short -= draft.private_blocks(victim.seq) + draft.grows(victim.seq)
             victims.append(victim)
-        if sum(draft.held_blocks(victim.seq) for victim in victims) > draft.host_free:
+        if victims and not draft.host_fits(*[victim.seq for victim in victims]):
             return False
         for victim in victims:
             self._rotate_out(draft, victim, "before_step")
@@ -182,14 +182,14 @@ class Entrance:
             self.held_back = True
             return False
         timing: Timing = "background" if ahead else "before_step"
-        blocks = job.seq.host_blocks
+        blocks, small = job.seq.host_blocks, job.seq.host_small
         grows = draft.blocks_for(job.seq.computed_tokens + 1) > blocks
         spare = 1 if grows or self._device.places else 0  # for its next token
         if not draft.try_swap_in(job.seq, keep_free=keep_free + spare, timing=timing):
             return False
         self._place(draft, job)
         if budgeted:
-            copy_s = draft.copy_s(blocks, "h2d")
+            copy_s = draft.copy_s(blocks, "h2d", small)
             self.prefetch_from_s = draft.now + copy_s / self._settings.prefetch_share
         if ahead:
             self._counters.add("prefetched_blocks", blocks)

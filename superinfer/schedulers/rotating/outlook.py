@@ -68,13 +68,14 @@ class Outlook:
     def copy_s(self, job: Job) -> float:
         """One way between host and device."""
         seq = job.seq
-        return self.draft.copy_s(seq.host_blocks or self.draft.held_blocks(seq), "h2d")
+        blocks = seq.host_blocks or self.draft.held_blocks(seq)
+        return self.draft.copy_s(blocks, "h2d", seq.host_small)
 
     def reaction_s(self, job: Job) -> float:
         """Two steps, and the copy of what has to leave or come back."""
         seq = job.seq
         blocks = seq.host_blocks or self.draft.blocks_for(seq.prefill_tokens)
-        return 2 * self.step_s + self.draft.copy_s(blocks, "d2h")
+        return 2 * self.step_s + self.draft.copy_s(blocks, "d2h", seq.host_small)
 
     def lead_s(self, job: Job) -> float:
         """From the start of a request that is off the device to its next token."""

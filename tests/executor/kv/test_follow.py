@@ -34,6 +34,10 @@ FOLLOWED = (
     "vllm-tier",
     "fcfs-tier-swap",
     "fcfs-tier-background",
+    "fcfs-cached",
+    "vllm-cached",
+    "rotating-cached",
+    "priority-cached",
     "priority-shrinking",
     "sglang-hicache",
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import pytest
 from harness import FakeCost, make_engine, request
@@ -21,7 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from placed_runs import BLOCK_BYTES, Device, FakeStreams, pattern_slabs
-from tiered import ShrinkingLru
+from tiered import CachedShrinkingLru, ShrinkingLru
 
 from executor.kv.checks import check
 from superinfer.draft import Draft
@@ -37,16 +38,19 @@ WHOM = st.integers(0, 1000)
 PROMPT, GROUP = st.integers(1, 40), st.integers(0, 3)
 BITS = st.sampled_from([16, 8, 4])
 TIMING = st.sampled_from(["before_step", "background"])
-MEMORY = st.builds(
-    ShrinkingLru,
-    shrink_8_at=st.sampled_from([0.3, 0.5]),
-    shrink_4_at=st.sampled_from([0.6, 1.1]),
-    tail_tokens=st.integers(0, 5),
-    host_size_blocks=st.sampled_from([0, 6, 30]),
-    exclusive=st.booleans(),
-    writes_back=st.booleans(),
-    write_through_hits=st.integers(0, 2),
-    load_timing=TIMING,
+CHOICES: dict[str, Any] = {
+    "shrink_8_at": st.sampled_from([0.3, 0.5]),
+    "shrink_4_at": st.sampled_from([0.6, 1.1]),
+    "tail_tokens": st.integers(0, 5),
+    "host_size_blocks": st.sampled_from([0, 6, 30]),
+    "exclusive": st.booleans(),
+    "writes_back": st.booleans(),
+    "write_through_hits": st.integers(0, 2),
+    "load_timing": TIMING,
+}
+MEMORY = st.one_of(
+    st.builds(ShrinkingLru, **CHOICES),
+    st.builds(CachedShrinkingLru, spared=st.integers(0, 2), **CHOICES),
 )
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from placed_runs import BLOCK_BYTES, PatternLayout, pattern_slabs
 from property.test_exactness import ARMS, SETTINGS
 
-from executor.kv.arena import WORK_SLABS, Arena, arena_size, blocks_within
+from executor.kv.arena import WORK_SLABS, Arena, HostArena, arena_size, blocks_within
 from executor.kv.host import HostPlaces
 from executor.kv.layout import KVLayout
 from executor.kv.manager import BlockManager
@@ -121,7 +121,26 @@ def test_room_for_smaller_blocks_costs_three_slabs() -> None:
 
 def test_no_room_on_the_host_is_an_error() -> None:
     with pytest.raises(OutOfSlabsError, match="no host arena"):
-        HostPlaces(None).take(1)
+        HostPlaces(None).take(np.full(1, 16, np.int8))
+
+
+def test_smaller_blocks_lie_closer_on_the_host() -> None:
+    """A slab of 2 x 64 bytes holds two blocks of 16 bits, three of 8 and six of 4. There is memory
+    for two; the third, for more blocks of 8 bits, makes the arena larger by a chunk of two slabs.
+    """
+    slabs = pattern_slabs(2)
+    arena = HostArena(BLOCK_BYTES[16], 4, pinned=False, slab_blocks=2)
+    places = HostPlaces(arena, arena_size(LAYOUT, 4, slabs))
+    bits = np.array([16, 8, 8, 16, 8], np.int8)
+    found = places.take(bits)
+    assert found.tolist() == [0, 128, 128 + 36, 64, 128 + 72]
+    assert (places.taken, places.taken_bytes, arena.blocks) == (5, 2 * 64 + 3 * 36, 4)
+    more = places.take(np.array([8], np.int8))
+    assert (more.tolist(), arena.blocks) == ([256], 8)
+    places.give(found[bits == 16])
+    assert places.take(np.full(7, 4, np.int8)).tolist() == [*range(0, 120, 20), 384]
+    with pytest.raises(ValueError, match="slabs of 2"):
+        HostPlaces(HostArena(BLOCK_BYTES[16], 3, pinned=False), arena_size(LAYOUT, 4, slabs))
 
 
 def test_an_index_of_another_kind_is_refused() -> None:

@@ -1,0 +1,1 @@
+"""How close the simulator comes to measured systems: `python -m experiments.accuracy PART`."""

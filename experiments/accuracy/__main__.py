@@ -1,0 +1,26 @@
+"""Run one part by its name: `python -m experiments.accuracy PART [options]`."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from superinfer.errors import SuperInferError
+
+PARTS = ("serving",)
+
+
+def main(arguments: list[str]) -> int:
+    """Call `main` of the part that the first argument names; returns the exit code."""
+    if not arguments or arguments[0] not in PARTS:
+        print(f"usage: python -m experiments.accuracy {{{','.join(PARTS)}}} ...", file=sys.stderr)
+        return 2
+    try:
+        return int(import_module(f"experiments.accuracy.{arguments[0]}").main(arguments[1:]))
+    except SuperInferError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

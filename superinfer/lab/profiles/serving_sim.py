@@ -1,0 +1,413 @@
+"""Profiles from LLMServingSim's tables of one device: every kernel of a layer, attention by batch.
+
+The layout is that of the project: `<device>/<owner>/<model>/bf16/tp<N>/{dense,per_sequence,
+attention,skew,moe}.csv`, plain or gzip, microseconds of one call in an engine that launches its
+kernels one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from superinfer.costs import DEFAULT_HOST, HostCost, ModelShape, load_device
+from superinfer.costs.devices import DeviceSpec
+from superinfer.costs.profile import Kernel, Profile
+from superinfer.costs.shapes import canonical_name
+from superinfer.costs.tables import Curve, Grid
+from superinfer.errors import ConfigError, InputError
+from superinfer.lab.profiles.fits import (
+    Array,
+    Fitted,
+    Points,
+    causal_features,
+    continued,
+    fit_curve,
+    fit_edges,
+    fit_table,
+    relative_fit,
+    rounded,
+    thirds,
+)
+from superinfer.lab.profiles.kernels import Entry, fit_cells
+from superinfer.lab.profiles.measurements import read_csv
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LAYOUT = "a folder of LLMServingSim's, RTXPRO6000/<owner>/<model>/bf16/tp<N>/dense.csv"
+FOLDERS = {"rtxpro6000": "RTXPRO6000"}
+"""What the project calls a device."""
+SOURCE = "casys-kaist/LLMServingSim@5daddb21"
+CHUNKED = {
+    "rtxpro6000": 0.0028,
+}
+"""Seconds that a step with chunks takes beyond its kernels, by device: the one constant that is
+fitted to a run, on steps of the part where nearly all places are taken (docs/accuracy.md)."""
+SPLIT_BLOCKS = 0.8 * 2 * 188
+"""Sequences x KV heads below which FlashAttention 2 splits the contexts of a decode batch among
+thread blocks: 0.8 of twice the multiprocessors (`num_splits_heuristic`); this GPU has 188."""
+END_TOKENS = 32768.0
+"""Tables go on in a line to here; what was measured ends earlier, and the profile says where."""
+END_ROWS = 2048.0
+
+GEMM = {"gemm_qkv": "qkv_proj", "gemm_o": "o_proj"}
+DENSE_GEMM = {"gemm_gate_up": "gate_up_proj", "gemm_down": "down_proj"}
+STREAMING: Mapping[str, Mapping[str, int]] = {
+    "norm": {"layernorm": 2, "qk_norm": 2},
+    "rope_write": {"rotary_emb": 1},
+    "activation": {"act_fn": 1},
+    "embed": {"embedding": 1, "final_layernorm": 1},
+}
+"""Layers that make up a kernel, and how often; those that a model does not have are left out."""
+SERVED_CONTEXT = 256
+"""Tokens that a decode in service has at least."""
+EXPERT_COUNTS = 60
+"""Token counts at which a block of experts is read off, evenly in logarithms."""
+_CHUNK_ROWS = (4096.0, 8192.0, 16384.0, 32768.0)
+
+
+def holds_tables(folder: Path) -> bool:
+    """Whether a folder has the layout that this module reads."""
+    return any((folder / name).is_dir() for name in FOLDERS.values())
+
+
+def from_tables(folder: Path, device: str, shape: ModelShape, tp: int) -> Profile:
+    """The profile of a model on a device; raises like `build_profile`."""
+    tables, spec = Tables(folder, device, shape, tp), load_device(device)
+    fits = _dense(tables, shape) | _rows(tables) | _attention(tables, shape, tp)
+    kernels = {name: each.kernel for name, (each, _) in fits.items()}
+    if tp > 1:
+        kernels["all_reduce"] = _all_reduce(spec, tp)
+    return Profile(
+        device=device,
+        model=canonical_name(shape.name),
+        tp=tp,
+        kernels=kernels,
+        links={"h2d": spec.h2d, "d2h": spec.d2h},
+        host=_host(device),
+        memory={"device_bytes": spec.memory_bytes, "kv_blocks": None, "block_tokens": 16},
+        quality={"8": {"kl": None, "perplexity_change": None}, "4": {}},
+        fit={name: each.entry() | extra for name, (each, extra) in fits.items()},
+        range=tables.ranges,
+        sources=_sources(tables, shape, tp),
+        versions={"vllm": tables.vllm},
+    )
+
+
+class Tables:
+    """The CSV files of one model; `ranges` collects where measuring ended."""
+
+    def __init__(self, folder: Path, device: str, shape: ModelShape, tp: int) -> None:
+        if device not in FOLDERS:
+            raise ConfigError(
+                f"no measurements of {device!r} are known there; known devices: "
+                f"{', '.join(FOLDERS)}"
+            )
+        self.folder = self._find(folder / FOLDERS[device], shape, tp)
+        self.ranges: dict[str, dict[str, list[int]]] = {}
+
+    @staticmethod
+    def _find(device: Path, shape: ModelShape, tp: int) -> Path:
+        """The folder of a model: whatever its owner, and however its name is spelt."""
+        wanted, found = canonical_name(shape.name), {}
+        for path in sorted(device.glob("*/*")):
+            found[canonical_name(path.name)] = path
+        if wanted not in found:
+            raise ConfigError(f"{shape.name} was not measured; known there: {', '.join(found)}")
+        folder = found[wanted] / "bf16" / f"tp{tp}"
+        if not folder.is_dir():
+            raise ConfigError(f"{shape.name} was not measured at tp={tp}: no folder {folder}")
+        return folder
+
+    @property
+    def vllm(self) -> str:
+        """The version of vLLM that was measured."""
+        path = self.folder.parent / "meta.yaml"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        found = (line.partition(":")[2] for line in lines if line.startswith("vllm_version:"))
+        return next(found, "unknown").strip()
+
+    def read(self, name: str, columns: str) -> pd.DataFrame:
+        """One of the CSV files, with these columns and times above zero."""
+        paths = [self.folder / f"{name}.csv", self.folder / f"{name}.csv.gz"]
+        path = next((path for path in paths if path.is_file()), paths[0])
+        table = read_csv(path, columns)
+        times = [column for column in columns.split() if column.endswith("_us")]
+        if not (table[times] > 0).all(axis=None):
+            raise InputError("expected times > 0", file=str(path), field=times[0])
+        return table
+
+    def layer(self, file: str, name: str, axis: str) -> Points | None:
+        """Seconds of one layer over an axis; None for a layer that the model does not have."""
+        table = self.read(file, f"layer {axis} time_us")
+        rows = table[table.layer == name].sort_values(axis)
+        if rows.empty:
+            return None
+        return Points(rows[axis].to_numpy(float), rows.time_us.to_numpy(float) * 1e-6)
+
+    def end(self, kernel: str, axis: str, points: Points) -> None:
+        """Remember where the measurements of a kernel ended."""
+        self.ranges[kernel] = {axis: [int(points.x[0]), int(points.x[-1])]}
+
+
+Fits = dict[str, tuple[Fitted, Entry]]
+
+
+def _dense(tables: Tables, shape: ModelShape) -> Fits:
+    gemm = GEMM if shape.experts else {**GEMM, **DENSE_GEMM}
+    fits: Fits = {}
+    for kernel, layer in gemm.items():
+        points = _require(tables.layer("dense", layer, "tokens"), tables, layer)
+        fits[kernel] = _over_tokens(tables, kernel, points, edges=True)
+    for kernel, parts in STREAMING.items():
+        found = [(tables.layer("dense", name, "tokens"), times) for name, times in parts.items()]
+        points_of = [(points, times) for points, times in found if points is not None]
+        if points_of:
+            seconds = sum(points.y * times for points, times in points_of)
+            points = Points(points_of[0][0].x, np.asarray(seconds))
+            fits[kernel] = _over_tokens(tables, kernel, points)
+    if shape.experts:
+        fits["moe_gemm"] = _experts(tables, shape), {}
+    return fits
+
+
+def _require(points: Points | None, tables: Tables, layer: str) -> Points:
+    if points is None:
+        raise InputError(f"expected rows of {layer}", file=str(tables.folder / "dense.csv"))
+    return points
+
+
+def _over_tokens(
+    tables: Tables, kernel: str, points: Points, *, edges: bool = False
+) -> tuple[Fitted, Entry]:
+    tables.end(kernel, "tokens", points)
+    fitted = fit_table(points, "tokens", fit_edges if edges else fit_curve)
+    return continued(fitted, points, END_TOKENS), {}
+
+
+def _experts(tables: Tables, shape: ModelShape) -> Fitted:
+    """A block of experts, read at the number of them that so many tokens reach on average.
+
+    Each token picks `k` of `E` independently: `E * (1 - (1 - k/E)^n)` of them are loaded.
+    """
+    table = tables.read("moe", "tokens activated_experts time_us")
+    curves = {
+        float(rows.tokens.iloc[0]): Curve(
+            tuple(rows.activated_experts.to_numpy(float).tolist()),
+            tuple((rows.time_us * 1e-6).to_numpy(float).tolist()),
+        )
+        for _, rows in table.sort_values("activated_experts").groupby("tokens")
+    }
+    counts, share = np.array(sorted(curves)), shape.experts_per_token / shape.experts
+    tables.ranges["moe_gemm"] = {"tokens": [int(counts[0]), int(counts[-1])]}
+
+    def seconds(tokens: float, known: Array) -> float:
+        """Between two counts on their line, each read at what `tokens` reach."""
+        reached = shape.experts * (1.0 - (1.0 - share) ** tokens)
+        return float(np.interp(tokens, known, [curves[x].at(reached) for x in known]))
+
+    errors = [
+        abs(seconds(tokens, counts[~held]) / seconds(tokens, counts) - 1.0)
+        for held in thirds(len(counts))
+        for tokens in counts[held]
+    ]
+    spread = np.geomspace(counts[0], counts[-1], EXPERT_COUNTS, dtype=float)
+    steps = np.array([float(x) for x in np.unique(np.round(spread))])
+    points = Points(steps, np.array([seconds(tokens, counts) for tokens in steps]))
+    curve = fit_curve(points)
+    fitted = Fitted(Kernel({"tokens": curve.axis}, curve.seconds), np.array(errors), len(table))
+    return continued(fitted, points, END_TOKENS)
+
+
+def _rows(tables: Tables) -> Fits:
+    """Kernels with one row per answer; few of them take no less than one."""
+    fits: Fits = {}
+    for kernel, layer, axis in (
+        ("gemm_lm_head", "lm_head", "tokens"),
+        ("sample", "sampler", "sequences"),
+    ):
+        points = _require(tables.layer("per_sequence", layer, "sequences"), tables, layer)
+        tables.end(kernel, axis, points)
+        fits[kernel] = continued(fit_table(points, axis), points, END_ROWS), {}
+    return fits
+
+
+# -- attention ------------------------------------------------------------------------------------
+
+
+def _attention(tables: Tables, shape: ModelShape, tp: int) -> Fits:
+    names = "prefill_chunk kv_prefill n_decode kv_decode time_us"
+    table = tables.read("attention", names)
+    table = table.assign(seconds=table.time_us * 1e-6)
+    alone = _cells(table[table.n_decode == 0], "prefill_chunk", "kv_prefill")
+    decode = _cells(table[table.prefill_chunk == 0], "n_decode", "kv_decode")
+    both = table[(table.prefill_chunk > 0) & (table.n_decode > 0)]
+    least = both[(both.prefill_chunk == both.prefill_chunk.min()) & (both.kv_prefill == 0)]
+    mixed = _cells(least, "n_decode", "kv_decode")
+    prefill = fit_cells(*alone, ("chunk_tokens", "context_tokens"))
+    axes = ("sequences", "context_tokens")
+    alone_decodes, beside = fit_cells(*decode, axes), fit_cells(*mixed, axes)
+    idle = _idle(both, prefill, beside)
+    tables.ranges["attention_prefill"] = {"chunk_tokens": [1, int(alone[0][-1])]}
+    return {
+        "attention_prefill": (_longer(prefill, alone), {}),
+        "attention_decode_16": (alone_decodes, {}),
+        "attention_mixed_16": _unequal(tables, beside),
+        "attention_idle": (idle, {}),
+        "attention_uneven": (_uneven(tables, alone_decodes, shape.gpu_kv_heads(tp)), {}),
+    }
+
+
+def _cells(table: pd.DataFrame, rows: str, columns: str) -> tuple[Array, Array, Array]:
+    """Seconds over two axes; a hole between measured points of a row lies on their line."""
+    cells = table.pivot_table(index=rows, columns=columns, values="seconds")
+    cells = cells.interpolate(axis=1, method="index", limit_area="inside")
+    return cells.index.to_numpy(float), cells.columns.to_numpy(float), cells.to_numpy(float)
+
+
+def _idle(both: pd.DataFrame, prefill: Fitted, mixed: Fitted) -> Fitted:
+    """What a step's attention takes beyond its chunk and its decodes, per pair of a decode and a
+    query of the chunk; errors are those of the whole sum.
+    """
+    chunks, decodes = _grid(prefill), _grid(mixed)
+    rows = both[["prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "seconds"]].to_numpy()
+    launch_s = decodes.seconds[0][0]
+    parts = np.array([chunks.at(t, c) + decodes.at(n, k) - launch_s for t, c, n, k, _ in rows])
+    pairs, seconds = rows[:, 0] * rows[:, 2], rows[:, 4]
+    # Where there are few pairs it is the difference of two times that are alike; and decodes with
+    # hardly any context leave bandwidth free that they take in service.
+    large = (pairs >= 0.25 * pairs.max()) & (rows[:, 3] >= SERVED_CONTEXT)
+    rest = np.clip(seconds - parts, 0.0, None)
+    per_pair_s = float(np.median(rest[large] / pairs[large]))
+    errors = np.abs((parts + per_pair_s * pairs) / seconds - 1.0)
+    coefficients = {"base_s": 0.0, "per_unit_s": float(f"{per_pair_s:.4g}")}
+    return Fitted(Kernel({}, None, "linear", coefficients), errors, len(rows))
+
+
+def _grid(fitted: Fitted) -> Grid:
+    rows, columns = fitted.kernel.axes.values()
+    return Grid(rows, columns, fitted.kernel.seconds or ())
+
+
+def _longer(fitted: Fitted, cells: tuple[Array, Array, Array]) -> Fitted:
+    """The same table with rows for chunks that were not measured, by the smooth model's growth."""
+    rows, columns, values = cells
+    chunk, context = (axis.ravel() for axis in np.meshgrid(rows, columns, indexing="ij"))
+    seconds, upper = values.ravel(), rows[-1] / 8
+    known = np.isfinite(seconds) & (chunk >= upper)
+    features = causal_features(np.ones(known.sum()), chunk[known], context[known])
+    found = relative_fit(features, seconds[known])
+    grid, last = _grid(fitted), rows[-1]
+
+    def model(tokens: float) -> Array:
+        ones = np.ones(len(columns))
+        return causal_features(ones, tokens * ones, columns) @ found
+
+    end = np.array(grid.seconds[-1])
+    more = [tuple(rounded(end + model(row) - model(last))) for row in _CHUNK_ROWS if row > last]
+    taller = tuple(row for row in _CHUNK_ROWS if row > last)
+    axes = {"chunk_tokens": (*grid.rows, *taller), "context_tokens": grid.columns}
+    return replace(fitted, kernel=Kernel(axes, (*grid.seconds, *more)))
+
+
+def _uneven(tables: Tables, decode: Fitted, kv_heads: int) -> Fitted:
+    """Seconds per token that the longest context of a decode batch is above the mean.
+
+    From batches with as few long contexts as were measured, in most of which it is one. Errors are
+    those of their whole times.
+    """
+    table = tables.read("skew", "regime n nb kv_big kv_mean t_mean_us t_skew_us")
+    rows = table[table.regime == "pure"]
+    rows = rows[rows.nb == rows.groupby("n").nb.transform("min")]
+    if rows.empty:
+        raise InputError("expected rows of the regime pure", file=str(tables.folder / "skew"))
+    grid = _grid(decode)
+    sizes, above = rows.n.to_numpy(float), (rows.kv_big - rows.kv_mean).to_numpy(float)
+    equal = np.array([grid.at(n, k) for n, k in zip(rows.n, rows.kv_mean, strict=True)])
+    skewed = equal * (rows.t_skew_us / rows.t_mean_us).to_numpy(float)
+    known = np.unique(sizes)
+    per_token = (skewed - equal) / above
+    slopes = np.array([max(0.0, float(np.median(per_token[sizes == n]))) for n in known])
+    axis, seconds = _with_step(known, slopes, np.ceil(SPLIT_BLOCKS / kv_heads))
+    found = Curve(tuple(axis.tolist()), tuple(rounded(seconds)))
+    ours = equal + above * np.array([found.at(n) for n in sizes])
+    kernel = Kernel({"sequences": found.axis}, found.seconds)
+    return Fitted(kernel, np.abs(ours / skewed - 1.0), len(rows))
+
+
+def _with_step(axis: Array, values: Array, edge: float) -> tuple[Array, Array]:
+    """A table in which the value of the first point past an edge begins at the edge."""
+    after = int(np.searchsorted(axis, edge))
+    if not 0 < after < len(axis) or axis[after] == edge:
+        return axis, values
+    before = [edge - 1.0] if axis[after - 1] < edge - 1.0 else []
+    levels = [values[after - 1]] * len(before) + [values[after]]
+    return np.insert(axis, after, [*before, edge]), np.insert(values, after, levels)
+
+
+def _unequal(tables: Tables, fitted: Fitted) -> tuple[Fitted, Entry]:
+    """The table of decodes beside chunks, raised from equal contexts to what unequal ones take.
+
+    The skew table has batches in which some contexts are several times as long as the others,
+    against equal ones of the same mean. The ratio of their times depends on the batch size and
+    little on who is long; its mean goes into the table. `unequal_mape` is what is left of it.
+    """
+    table = tables.read("skew", "regime n t_mean_us t_skew_us")
+    rows = table[table.regime == "mixed"]
+    if rows.empty:
+        raise InputError("expected rows of the regime mixed", file=str(tables.folder / "skew"))
+    sizes, logs = rows.n.to_numpy(float), np.log((rows.t_skew_us / rows.t_mean_us).to_numpy(float))
+    known = np.unique(sizes)
+    means = np.array([logs[sizes == size].mean() for size in known])
+    left = np.abs(np.exp(np.interp(sizes, known, means) - logs) - 1.0)
+    grid = _grid(fitted)
+    axis, levels = np.log2([1.0, *known]), [0.0, *means]
+    ratios = np.exp(np.interp(np.log2(grid.rows), axis, levels))
+    raised = np.array(grid.seconds) * ratios[:, None]
+    raised = np.maximum.accumulate(raised, axis=0)
+    axes = {"sequences": grid.rows, "context_tokens": grid.columns}
+    kernel = Kernel(axes, tuple(tuple(rounded(row)) for row in raised))
+    return replace(fitted, kernel=kernel), {"unequal_mape": round(float(left.mean()), 4)}
+
+
+# -- what was not measured ------------------------------------------------------------------------
+
+
+def _all_reduce(spec: DeviceSpec, tp: int) -> Kernel:
+    """Assumed: a ring over the nominal link."""
+    per_byte_s = 2.0 * (tp - 1) / tp / spec.peer_bytes_per_s
+    return Kernel(
+        {},
+        None,
+        "linear",
+        {"base_s": spec.all_reduce_latency_s, "per_unit_s": float(f"{per_byte_s:.4g}")},
+    )
+
+
+def _host(device: str) -> HostCost:
+    return replace(DEFAULT_HOST, chunked_s=CHUNKED.get(device, 0.0))
+
+
+def _sources(tables: Tables, shape: ModelShape, tp: int) -> list[str]:
+    experts = (
+        f"; experts read at the {shape.experts_per_token} of {shape.experts} that each token picks "
+        "independently"
+        if shape.experts
+        else ""
+    )
+    return [
+        f"All kernels: {SOURCE} profiler/perf, {tables.folder.parents[1].name} tp{tp}, vLLM "
+        f"{tables.vllm} launching kernel by kernel, one layer{experts}; in a line past the range",
+        f"Attention beside chunks: {SOURCE}, decodes beside the shortest chunk, and a cost per "
+        "pair of a decode and a query of the chunk; raised by the mean ratio that unequal contexts "
+        "took (skew.csv)",
+        f"Decodes alone: {SOURCE}, equal contexts; what a longer one adds is from skew.csv",
+        *(["All-reduce: assumed, a ring over the nominal link"] if tp > 1 else []),
+        "Host and links: assumed, but for chunked_s: fitted to the part of one run of vLLM 0.19.0 "
+        "on this device (Llama-3.1-8B) in which all places were taken",
+    ]

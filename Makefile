@@ -31,9 +31,11 @@ compile: $(STAMP)
 bench: compile
 	$(BIN)/python -m experiments.bench
 
-## The simulator against the executor on this CPU, with the shipped model; some minutes.
+## The simulator against the executor on this CPU, with the shipped model; a quarter of an hour.
+## RECORD=experiments/results/cpu leaves figures and pictures there.
+RECORD ?=
 validate: compile $(EXEC)
-	$(BIN)/python -m experiments.validate_cpu
+	$(BIN)/python -m experiments.validate_cpu $(if $(RECORD),--record $(RECORD))
 
 ## Style, format and types.
 lint: $(STAMP)

@@ -59,19 +59,10 @@ class Answer:
 class Answers:
     """The answers of a run, by the index of their requests."""
 
-    def __init__(self, answers: Iterable[Answer] = ()) -> None:
+    def __init__(self, answers: Iterable[Answer]) -> None:
         self._answers = list(answers)
         self.greedy = all(answer.sampling.greedy for answer in self._answers)
         """True if all take the most likely tokens."""
 
-    def add(self, answer: Answer) -> int:
-        """One more; returns the index that its request must have."""
-        self._answers.append(answer)
-        self.greedy = self.greedy and answer.sampling.greedy
-        return len(self._answers) - 1
-
     def __getitem__(self, request: Request) -> Answer:
         return self._answers[request.index]
-
-    def __len__(self) -> int:
-        return len(self._answers)

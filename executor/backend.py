@@ -137,7 +137,9 @@ class TorchBackend:
                 launched = self.runner.launch(batch)
                 break
             except torch.OutOfMemoryError:
-                if not giving and not batch.chunks:
+                # Others may share blocks that the one which fails was to compute in this step.
+                shared = self.engine.eager is not None
+                if shared or not (giving or batch.chunks):
                     raise
                 self._give_up_one(work, plan)
         self._flights.append(Flight(launched, giving))

@@ -15,6 +15,22 @@ from typing import Annotated
 import typer
 
 from superinfer.errors import SuperInferError
+from superinfer.lab.options import (
+    AsJson,
+    Classes,
+    ConfigFile,
+    Lag,
+    Limit,
+    Memory,
+    NoPlots,
+    PrefixCaching,
+    RateScale,
+    Scheduler,
+    Settings,
+    SkipBad,
+    Trace,
+    WithoutSlo,
+)
 
 INTERRUPTED = 130
 MORE_COMMANDS = (
@@ -64,29 +80,13 @@ BlockTokens = Annotated[
 MaxModelLen = Annotated[
     int | None, typer.Option(min=1, help="Longest context.", show_default="the model's")
 ]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="One setting, e.g. scheduler.max_num_seqs=128."),
-]
 
 
 @app.command()
 def run(
-    trace: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TRACE",
-            show_default="run.trace of --config",
-            help="Native, Mooncake or Azure trace; - for stdin.",
-        ),
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            help="Scheduler, by name or as package.module:Class.", show_default="rotating"
-        ),
-    ] = None,
-    memory: Annotated[str | None, typer.Option(help="Memory policy.", show_default="lru")] = None,
+    trace: Trace = None,
+    scheduler: Scheduler = None,
+    memory: Memory = None,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = "",
@@ -99,21 +99,9 @@ def run(
     kv_blocks: KvBlocks = None,
     block_tokens: BlockTokens = None,
     max_model_len: MaxModelLen = None,
-    prefix_caching: Annotated[
-        bool | None,
-        typer.Option(
-            "--prefix-caching/--no-prefix-caching",
-            help="Reuse the KV cache of equal prompt beginnings.",
-            show_default="no-prefix-caching",
-        ),
-    ] = None,
-    lag: Annotated[
-        int | None,
-        typer.Option(min=0, max=1, help="1: plan the next step while one runs.", show_default="0"),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Use only the first N requests.")
-    ] = None,
+    prefix_caching: PrefixCaching = None,
+    lag: Lag = None,
+    limit: Limit = None,
     as_fast_as_possible: Annotated[
         bool, typer.Option("--as-fast-as-possible", help="Leave out times with nothing to do.")
     ] = False,
@@ -121,32 +109,16 @@ def run(
         Path | None,
         typer.Option(help="Result folder.", show_default="runs/<trace>-exec-<scheduler>-<time>"),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", metavar="FILE", help="TOML configuration, or scenario-m or scenario-c."
-        ),
-    ] = None,
+    config: ConfigFile = None,
     settings: Settings = None,
-    classes: Annotated[
-        Path | None,
-        typer.Option("--classes", metavar="FILE", help="TOML file of service classes."),
-    ] = None,
-    rate_scale: Annotated[
-        float | None, typer.Option(metavar="X", help="Arrival rate as a multiple of the trace's.")
-    ] = None,
-    without_slo: Annotated[
-        bool | None, typer.Option("--without-slo", help="Take every target away.")
-    ] = None,
-    skip_bad: Annotated[
-        bool | None, typer.Option("--skip-bad", help="Leave bad lines out and count them.")
-    ] = None,
+    classes: Classes = None,
+    rate_scale: RateScale = None,
+    without_slo: WithoutSlo = None,
+    skip_bad: SkipBad = None,
     seed: Seed = None,
     graphs: Graphs = True,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the summary as JSON alone.")
-    ] = False,
-    no_plots: Annotated[bool, typer.Option("--no-plots", help="Write no pictures.")] = False,
+    as_json: AsJson = False,
+    no_plots: NoPlots = False,
 ) -> None:
     """Replay a trace on a device and write the same result folder as the simulator."""
     from executor.defaults import device_and_model

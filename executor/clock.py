@@ -16,6 +16,7 @@ from math import inf
 from typing import Protocol
 
 from superinfer.costs.base import CostModel
+from superinfer.links import Copy, CopyQueues
 from superinfer.plan import Plan, Transfer
 
 
@@ -48,8 +49,8 @@ class GivenTimes:
     def __init__(self, cost: CostModel, lag: int, finish: Callable[[Transfer], None]) -> None:
         """`finish` waits until a copy is over on the device."""
         self._cost, self._lag, self._finish = cost, lag, finish
-        self._link_free_s = {"h2d": 0.0, "d2h": 0.0}
-        self._landings: list[tuple[float, int, Transfer]] = []
+        self._queues = CopyQueues(cost)
+        self._landings: list[tuple[float, int, Transfer, Copy]] = []
         self._numbers = count()
 
     def begin(self, plan: Plan, now: float) -> float:
@@ -57,12 +58,9 @@ class GivenTimes:
         ready_s = now
         for job in plan.requantised:
             ready_s += self._cost.requantise_s(job.nbytes, job.to_bits)
-        for transfer in plan.before_step:
-            end_s = self._booked(transfer, plan.now if plan.full_duplex else ready_s)
-            ready_s = max(ready_s, end_s)
-        for transfer in plan.background:
-            entry = self._booked(transfer, now), next(self._numbers), transfer
-            heapq.heappush(self._landings, entry)
+        ready_s, background = self._queues.book(plan, now, ready_s)
+        for transfer, copy in zip(plan.background, background, strict=True):
+            self._await(transfer, copy)
         return ready_s
 
     def step_end(self, plan: Plan, step: int, start_s: float) -> float:
@@ -75,23 +73,29 @@ class GivenTimes:
     def landed(self, until: float) -> list[tuple[Transfer, float]]:
         """Copies whose time has come."""
         told = []
-        while self._landings and self._landings[0][0] <= until:
-            end_s, _, transfer = heapq.heappop(self._landings)
+        while self._next_landing() <= until:
+            end_s, _, transfer, _ = heapq.heappop(self._landings)
             self._finish(transfer)
             told.append((transfer, end_s))
         return told
 
     def sleep(self, now: float, until: float) -> float:
         """Jump to what comes first."""
-        landing_s = self._landings[0][0] if self._landings else inf
-        return max(now, min(until, landing_s))
+        return max(now, min(until, self._next_landing()))
 
-    def _booked(self, transfer: Transfer, earliest_s: float) -> float:
-        """When a copy is done, behind those that its direction of the link has to do before."""
-        seconds = self._cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
-        start_s = max(earliest_s, self._link_free_s[transfer.direction])
-        self._link_free_s[transfer.direction] = start_s + seconds
-        return start_s + seconds
+    def _await(self, transfer: Transfer, copy: Copy) -> None:
+        entry = self._queues.end_s(copy), next(self._numbers), transfer, copy
+        heapq.heappush(self._landings, entry)
+
+    def _next_landing(self) -> float:
+        """When the next copy lands; later ones the other way may have delayed some."""
+        while self._landings:
+            end_s, _, transfer, copy = self._landings[0]
+            if self._queues.end_s(copy) <= end_s:
+                return end_s
+            heapq.heappop(self._landings)
+            self._await(transfer, copy)
+        return inf
 
 
 POLL_S = 0.0005

@@ -12,8 +12,10 @@ import torch
 from superinfer.costs import DEVICES, DeviceSpec, load_device
 from superinfer.costs.devices import Link
 from superinfer.errors import ConfigError
+from superinfer.lab.versions import processor, versions
 
 HOST = "cpu"
+VERSIONED = ("superinfer", "torch", "triton", "numpy")
 _GPUS = {
     "GH200": "gh200",
     "H200": "h200",
@@ -44,7 +46,7 @@ def find_device(name: str) -> Device:
     Raises ConfigError where there is none.
     """
     if name == HOST:
-        return Device(torch.device(HOST), _processor(), _host_spec())
+        return Device(torch.device(HOST), processor(), _host_spec())
     if name != "cuda" and not name.startswith("cuda:") and name.lower() not in DEVICES:
         known = ", ".join(DEVICES)
         raise ConfigError(f"run.device: expected cpu, cuda or one of {known}, got {name!r}")
@@ -61,11 +63,34 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else HOST
 
 
-def free_bytes(device: torch.device, share: float) -> int:
+def free_bytes(device: torch.device, share: float = 1.0) -> int:
     """Of a GPU's memory, what is left of `share` of it."""
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     return int(free - (1.0 - share) * total)
+
+
+def memory_bytes(device: torch.device) -> int:
+    """All memory of a GPU, or of this machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 8 << 30
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """True for what torch raises where there is too little memory, on a GPU or on the host."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in ("allocate memory", "size calculation overflowed"))
+
+
+def executor_versions(*more: str) -> dict[str, str]:
+    """Of Python and of what the executor stands on, and of `more` packages."""
+    found = versions(*VERSIONED, *more)
+    return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
 
 
 # -- inside ---------------------------------------------------------------------------------------
@@ -91,16 +116,6 @@ def _slug(found: str) -> str:
     return found.lower().removeprefix("nvidia ").replace(" ", "-").replace("_", "-")
 
 
-def _processor() -> str:
-    """What the kernel says of the processor."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            lines = [line.partition(":")[2].strip() for line in file if "model name" in line]
-    except OSError:
-        lines = []
-    return lines[0] if lines else HOST
-
-
 def _host_spec() -> DeviceSpec:
     """A CPU by a short measurement: a copy, and a product of matrices."""
     source, target = (torch.ones(_PROBE_BYTES, dtype=torch.uint8) for _ in range(2))
@@ -108,7 +123,9 @@ def _host_spec() -> DeviceSpec:
     left, right = (torch.ones(_PROBE_ROWS, _PROBE_ROWS) for _ in range(2))
     flops = 2 * _PROBE_ROWS**3 / _seconds(lambda: left @ right)
     link = Link(copied / 2)
-    return DeviceSpec(HOST, _memory_bytes(), copied, flops, link, link, copied / 2, 0.0)
+    return DeviceSpec(
+        HOST, memory_bytes(torch.device(HOST)), copied, flops, link, link, copied / 2, 0.0
+    )
 
 
 def _seconds(run: Callable[[], object]) -> float:
@@ -120,10 +137,3 @@ def _seconds(run: Callable[[], object]) -> float:
         run()
         times.append(time.perf_counter() - started)
     return max(min(times), 1e-9)
-
-
-def _memory_bytes() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return 8 << 30

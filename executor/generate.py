@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from executor.answers import Answer, Answers
-from executor.arrivals import TimedArrivals
+from executor.arrivals import Arrivals
 from executor.defaults import device_and_model
 from executor.interrupt import stopping
 from executor.models import Model
@@ -146,7 +146,7 @@ def _tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
 def _run(session: Session, answer: Answer) -> bool:
     """Run one request to its end; True if it was interrupted."""
     request = Request("prompt", 0.0, len(answer.prompt), answer.limit)
-    driver = session.driver(Answers([answer]), TimedArrivals([request]))
+    driver = session.driver(Answers([answer]), Arrivals([request]))
     with stopping(driver, "interrupted"), out_of_memory("running a step"):
         driver.run()
     return driver.stopped

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from executor.inputs import Decodes, host_inputs
 from executor.packing import BLOCK_LISTS, HostInputs, Sizes, pack, padded, step_of
+from superinfer.costs.graphs import Graphs, MixedGraph
 
 if TYPE_CHECKING:
     from executor.runner import Batch, Runner
@@ -82,6 +83,13 @@ class StepGraphs:
     def __len__(self) -> int:
         """How many graphs there are."""
         return len(self._graphs)
+
+    @property
+    def known(self) -> Graphs:
+        """What a cost model has to know of them."""
+        decodes = tuple(size.rows for size in self._sizes if not size.chunks)
+        mixed = (MixedGraph(size.rows, size.decodes) for size in self._sizes if size.chunks)
+        return Graphs(decodes, tuple(mixed), MOST_CHUNKS)
 
     def replay(self, batch: Batch) -> Tensor | None:
         """Queue a step; the logits of its wanted rows and of padding behind them, or None where no

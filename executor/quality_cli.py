@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,12 +16,14 @@ import typer
 from executor.shipped import HELDOUT, TINY, documents
 from superinfer.costs.shapes import load_shape
 from superinfer.errors import ConfigError, InputError, SuperInferError
+from superinfer.lab.results import check_writable
 from traces.cli import print_out, print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from executor.models.base import Model
+    from superinfer.costs.profile import Profile
 
 Report = dict[str, Any]
 
@@ -28,6 +31,8 @@ LEGEND = """\
 Against 16 bits everywhere. Blocks have 16 bits while they are the newest. "K per token" is naive
 and for comparison. Outliers: two pairs of channels of each KV head made 12 times as large in K."""
 RECALL_WINDOWS = 8
+PREDICTIONS = 2
+"""Copies of the predictions of all windows that are held at once, in float32."""
 RECALL_LEGEND = """\
 Bits per byte of a passage where it stands first and again; how many bytes of a value are predicted
 right after its key, and without the key and the value ever having stood in the text."""
@@ -71,14 +76,13 @@ def quality(
     ] = None,
 ) -> None:
     """Measure what 8 and 4 bits for keys and values cost in quality."""
-    try:
-        settings = Settings(model, text, _device(device), windows, length, distance, decode)
-        report = measure(settings)
-        if out is not None:
-            write_figures(report, out)
-    except SuperInferError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(error.exit_code) from None
+    settings = Settings(_folder(model), text, _device(device), windows, length, distance, decode)
+    if out is not None:
+        check_writable(out, file=True)
+        _check_profile(out, settings.model)
+    report = measure(settings)
+    if out is not None:
+        write_figures(report, out)
     if as_json:
         print_out(json.dumps(report, indent=1))
         return
@@ -87,13 +91,27 @@ def quality(
         print_out(legend)
 
 
+def _folder(model: Path) -> Path:
+    """Where the weights are of a model in which outlier channels can be made."""
+    from executor.models.config import read_config
+
+    config, folder = read_config(model)
+    if folder is None:
+        raise ConfigError(f"--model {model}: expected a folder with weights, found a preset")
+    if config.family not in {"llama", "mixtral"} or config.qk_norm:
+        raise ConfigError(f"--model {model}: expected a Llama without norms of its heads")
+    return folder
+
+
 def _device(name: str) -> str:
-    import torch
+    from executor.device import default_device, find_device
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return default_device()
     if name not in {"cpu", "cuda"}:
         raise ConfigError(f"--device {name}: expected cpu, cuda or auto")
+    if name == "cuda":
+        find_device(name)  # complains where there is none
     return name
 
 
@@ -123,13 +141,12 @@ def measure(settings: Settings) -> Report:
 
 def _tokens(settings: Settings) -> list[int]:
     """The text as bytes for a byte-level model, else by the model's own tokenizer."""
-    text = _read(settings.text)
-    if load_shape(settings.model).vocab < 300:
-        return [token for part in documents(text) for token in part]
-    from tokenizers import Tokenizer
+    from executor.models.tokenizer import FileTokenizer
 
-    speller = Tokenizer.from_str(_read(settings.model / "tokenizer.json"))
-    return [int(token) for token in speller.encode(text).ids]
+    text, vocab = _read(settings.text), load_shape(settings.model / "config.json").vocab
+    if vocab < 300:
+        return [token for part in documents(text) for token in part]
+    return FileTokenizer(settings.model / "tokenizer.json", vocab).encode(text)
 
 
 def _read(path: Path) -> str:
@@ -151,6 +168,7 @@ def _measure_one(settings: Settings, source: Path, tokens: list[int]) -> Report:
     dtype = torch.float32 if settings.device == "cpu" else torch.bfloat16
     model = load_model(source, device=settings.device, dtype=dtype)
     _check(settings, model, len(tokens))
+    _check_windows(settings, model, len(tokens))
     windows = windows_of(tokens, settings.windows, settings.length)
     baseline = Baseline(model, windows, settings.by_decode)
     block, rows = model.layout.block_tokens, min(RECALL_WINDOWS, settings.windows)
@@ -175,6 +193,32 @@ def _check(settings: Settings, model: Model, tokens: int) -> None:
             )
 
 
+def _check_windows(settings: Settings, model: Model, tokens: int) -> None:
+    """There are no more windows than places in the text, and what a step says of all fits."""
+    from executor.device import memory_bytes
+
+    places = tokens - settings.length
+    if settings.windows > places:
+        raise ConfigError(
+            f"--windows {settings.windows}: the text has {tokens} tokens, room for {places} "
+            f"windows of {settings.length}"
+        )
+    kept = settings.windows * settings.length
+    held = kept * (PREDICTIONS * 4 * model.vocab + _kv_bytes(model))
+    room = memory_bytes(model.device)
+    if held > room:
+        raise ConfigError(
+            f"--windows {settings.windows}: their predictions, keys and values take "
+            f"{held / 2**30:.1f} GiB, and the device has {room / 2**30:.1f}"
+        )
+
+
+def _kv_bytes(model: Model) -> int:
+    """Of one token, in the three precisions in which a walk has room for it."""
+    layout = model.layout
+    return sum(layout.block_bytes.values()) // layout.block_tokens
+
+
 def figures(report: Report) -> Report:
     """The `quality` of a profile: per precision, on the model as it is."""
     keys = ("kl", "perplexity_change", "same_top1")
@@ -184,20 +228,52 @@ def figures(report: Report) -> Report:
 
 def write_figures(report: Report, path: Path) -> None:
     """Put the figures into a profile that is there, or write a file that has them alone."""
-    from superinfer.costs import load_profile
     from superinfer.costs.profile import write_profile
 
-    if not path.exists():
+    profile = _profile_at(path)
+    if profile is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"quality": figures(report)}, indent=1) + "\n", "utf-8")
         return
-    profile = load_profile(path)
     source = f"quality: superinfer-exec quality on {report['model']}"
     others = [text for text in profile.sources if not text.startswith("quality: ")]
     write_profile(
         replace(profile, quality=figures(report), sources=[*others, source]),
         path,
     )
+
+
+def _profile_at(path: Path) -> Profile | None:
+    """The profile that is to take the figures; None where there is none, or a file that has such
+    figures alone. Raises InputError for another file.
+    """
+    from superinfer.costs import load_profile
+
+    if not path.exists() or _has_figures_alone(path):
+        return None
+    return load_profile(path)
+
+
+def _has_figures_alone(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(found, dict) and list(found) == ["quality"]
+
+
+def _check_profile(path: Path, measured: Path) -> None:
+    """Before the work: raise for what is no profile; say so where one is to get the figures of a
+    model of another shape than its own.
+    """
+    profile = _profile_at(path)
+    if profile is None:
+        return
+    with suppress(SuperInferError):  # a profile of a model that is at no hand
+        shape, other = load_shape(measured), load_shape(profile.model)
+        if (shape.layers, shape.hidden) != (other.layers, other.hidden):
+            text = f"a profile of {profile.model}; these figures are of {measured.name}"
+            print(f"warning: {path}: {text}", file=sys.stderr)
 
 
 def _differences(report: Report) -> Table:

@@ -6,16 +6,15 @@ no simulation, and names device, model and versions.
 
 from __future__ import annotations
 
-import platform
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from executor.arrivals import TimedArrivals
+from executor.arrivals import Arrivals
+from executor.device import executor_versions
 from executor.driver import Driver
 from executor.interrupt import stopping
 from executor.ranks import Channel, ranks_of
@@ -23,13 +22,12 @@ from executor.session import ModelOptions, Session, open_session, out_of_memory
 from executor.workload import answers_of, load_workload
 from superinfer.events import Sink
 from superinfer.lab.config import Config
-from superinfer.lab.results import default_folder, summary_json, write_run
+from superinfer.lab.results import check_writable, default_folder, summary_json, write_run
 from superinfer.metrics import RunMetrics, Window
 from superinfer.plan import Plan
 from traces.workload import Workload
 
 INTERRUPTED = 130
-VERSIONED = ("superinfer", "torch", "triton", "numpy")
 
 Summary = dict[str, Any]
 
@@ -50,6 +48,7 @@ def run_command(config: Config, options: RunOptions) -> int:
     """Run one configuration; returns the exit code."""
     for note in config.notes:
         say(f"warning: {note}")
+    check_writable(_folder(config, options))
     workload = load_workload(config)
     for warning in workload.warnings:
         say(f"warning: {warning}")
@@ -84,7 +83,7 @@ class Replay:
         model = self.session.model
         self.answers = answers_of(workload, model.vocab, model.max_model_len, config.run.seed)
         self.driver: Driver = self.session.driver(
-            self.answers, TimedArrivals(workload.requests), skip_idle=options.as_fast_as_possible
+            self.answers, Arrivals(workload.requests), skip_idle=options.as_fast_as_possible
         )
         self.wall_s = 0.0
         self._planning_s = 0.0
@@ -119,9 +118,7 @@ class Replay:
     def write(self) -> Summary:
         """Write the result folder; returns the summary."""
         metrics, summary = self.summary()
-        folder = self.options.out or default_folder(
-            self.config.run.trace, f"exec-{self.config.run.scheduler}"
-        )
+        folder = _folder(self.config, self.options)
         written = write_run(folder, metrics, summary, self.config.resolved())
         say(f"results in {written}")
         if self.options.plots:
@@ -173,19 +170,14 @@ class Replay:
             "requests": len(workload.requests),
             "skipped_lines": workload.skipped,
             "raised_max_tokens": workload.raised_max_tokens,
-            "versions": versions(),
+            "versions": executor_versions(),
         }
 
 
-def versions() -> dict[str, str]:
-    """Of Python and of what the executor stands on."""
-    found = {"python": platform.python_version()}
-    for package in VERSIONED:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from a checkout, or a machine without Triton
-            found[package] = "unknown"
-    return found
+def _folder(config: Config, options: RunOptions) -> Path:
+    """Where the result goes."""
+    run = config.run
+    return options.out or default_folder(run.trace, f"exec-{run.scheduler}")
 
 
 def write_pages(folder: Path) -> None:

@@ -14,7 +14,7 @@ from executor.arrivals import Arrivals
 from executor.backend import TorchBackend
 from executor.capacity import blocks_that_fit, compile_kernels, slabs_for
 from executor.clock import Clock, RealTime
-from executor.device import Device, find_device
+from executor.device import Device, find_device, is_out_of_memory
 from executor.driver import Driver
 from executor.kernels.ops import ops_for
 from executor.kv.arena import Arena, HostArena, arena_size
@@ -148,8 +148,8 @@ def out_of_memory(what: str) -> Iterator[None]:
     """Say in one line what there was no memory for."""
     try:
         yield
-    except RuntimeError as error:  # of a GPU: OutOfMemoryError, which is one
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
             raise
         detail = str(error).split(". ")[0]
         raise SuperInferError(f"out of memory while {what}: {detail}") from None

@@ -18,8 +18,3 @@ END, PAD = 256, 257
 def documents(text: str) -> list[list[int]]:
     """The tokens of each document of a text that has an empty line between documents."""
     return [[*f"{part}\n".encode(), END] for part in text.strip("\n").split("\n\n")]
-
-
-def heldout_tokens() -> list[int]:
-    """The tokens of the held-out text, one document after the other."""
-    return [token for document in documents(HELDOUT.read_text("utf-8")) for token in document]

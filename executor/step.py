@@ -7,7 +7,8 @@ of any precision is named by its offset (`kv.layout`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -45,6 +46,8 @@ class DecodeItems:
     positions: Tensor
     """int32 [rows]: position of the query, used by a relative bias alone."""
     blocks: BlockLists
+    found: Any = field(default=None, repr=False, compare=False)
+    """What the operations in torch work out of it in the first layer, for all others."""
 
 
 @dataclass(slots=True)
@@ -70,6 +73,8 @@ class PrefillChunks:
     whole_step: bool = False
     """Rows are counted from the step's first one, decodes included, and all rows of the step are
     given; those of no chunk come out as zeros."""
+    found: Any = field(default=None, repr=False, compare=False)
+    """As in `DecodeItems`."""
 
 
 @dataclass(slots=True)

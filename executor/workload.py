@@ -12,6 +12,7 @@ from executor.answers import Answer, Answers, Tokens
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
 from superinfer.request import SLO, Request
+from traces.gaps import scale_gaps
 from traces.workload import Workload
 
 _GOLDEN, _MIX_1, _MIX_2 = (
@@ -44,6 +45,7 @@ def load_workload(config: Config) -> Workload:
     if run.rate_scale != 1.0:
         for request in workload.requests:
             request.arrival_s /= run.rate_scale
+    scale_gaps(workload.requests, run.burstiness)
     return workload
 
 
@@ -106,6 +108,7 @@ def _generated(config: Config) -> Workload:
     workload = generate(replace(spec, rate_scale=spec.rate_scale * run.rate_scale), run.seed)
     if run.limit:
         del workload.requests[run.limit :], workload.output_tokens[run.limit :]
+    scale_gaps(workload.requests, run.burstiness)
     return workload
 
 

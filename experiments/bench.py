@@ -31,6 +31,7 @@ import numpy as np
 
 import superinfer
 from experiments.decisions import decision_times
+from superinfer.lab.versions import processor
 from superinfer.schedulers import SCHEDULERS as REGISTERED
 
 REFERENCE_TIMEOUTS_PER_S = 800_000
@@ -170,7 +171,7 @@ def marginal_costs(folder: Path, repeats: int) -> list[dict[str, Any]]:
 def machine() -> dict[str, Any]:
     """Where the figures come from."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "simpy": version("simpy"),
@@ -203,16 +204,6 @@ def main() -> None:
             figures["marginal"] = marginal_costs(Path(folder), options.repeats)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-def _processor() -> str:
-    """Model name of the CPU, as far as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def _line(m: Measurement) -> str:

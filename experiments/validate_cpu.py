@@ -1,4 +1,6 @@
-"""The simulator against the executor on this machine's CPU: `python -m experiments.validate_cpu`.
+"""The simulator against the executor on this machine's CPU: `make validate`, and with
+`RECORD=experiments/results/cpu` what it finds is recorded (`python -m experiments.validate_cpu
+--record experiments/results/cpu` in any environment).
 
 The shipped model is calibrated, then a trace of some hundred requests runs under `vllm` and
 `rotating`, on the device three times each and in the simulator once. Memory is short: the KV cache
@@ -12,22 +14,28 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from executor.calibration.ceilings import hardware, versions
+from executor.calibration.ceilings import hardware
 from executor.calibration.report import profile_lines
+from executor.device import executor_versions
 from executor.shipped import TINY
 from executor.validation.validate import Outcome, Wish, validate_all, winners
+from experiments.hardware_tables import write_pages
 from superinfer.costs.profile import load_profile
+from superinfer.errors import InputError, SuperInferError
+from superinfer.lab.content import code_hash
 
 SCHEDULERS = ("vllm", "rotating")
 MAX_ERROR = 0.10
@@ -36,7 +44,7 @@ KV_BLOCKS = 120
 LONGEST = 512
 ARRIVAL_SHARE = 0.4
 """All requests come in this share of the time that serving them at once takes."""
-RESULTS = Path("experiments/results/cpu")
+RESULTS = Path(__file__).parent / "results" / "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +58,23 @@ class Sizes:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Calibrate, run, compare; 3 if an error is above the limit."""
-    options = _parser().parse_args(arguments)
+    """Calibrate, run, compare; 3 if an error is above the limit, 2 or 1 with a line if it fails."""
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(given)
+    try:
+        return validate(options, given)
+    except SuperInferError as error:
+        say(f"error: {error}")
+        return error.exit_code
+
+
+def validate(options: argparse.Namespace, given: list[str]) -> int:
+    """All of it; the exit code."""
     sizes = Sizes(options.requests, options.repeats, options.minutes)
     work: Path = options.work
-    work.mkdir(parents=True, exist_ok=True)
-    started = time.time()
+    for folder in (work, *([options.record] if options.record else [])):
+        _made(folder)  # what cannot be written is known before anything runs
+    origin = origin_of(given, sizes)
     profile = calibrated(work, sizes)
     trace = write_trace(work / "trace.jsonl", sizes.requests, 1.0)
     span_s = ARRIVAL_SHARE * busy_seconds(trace, profile, work)
@@ -66,8 +85,32 @@ def main(arguments: list[str] | None = None) -> int:
     lines = list(report(profile, outcomes, sizes, span_s))
     print("\n".join(lines))
     if options.record:
-        record(options.record, outcomes, lines, profile, started)
+        record(options.record, outcomes, lines, profile, origin)
     return 3 if any(outcome.fails(MAX_ERROR) for outcome in outcomes) else 0
+
+
+def origin_of(arguments: list[str], sizes: Sizes) -> dict[str, Any]:
+    """What the figures rest on: command, time, machine, how busy it is, versions, sources."""
+    import torch
+
+    command = ["python", "-m", "experiments.validate_cpu", *arguments]
+    return {
+        "command": shlex.join(command),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {**hardware(torch.device("cpu")), "processors": os.cpu_count()},
+        "platform": platform.platform(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "versions": executor_versions(),
+        "source": code_hash(("superinfer", "sim", "executor", "traces"))[:12],
+        "sizes": asdict(sizes),
+    }
+
+
+def _made(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot be a folder: {error.strerror}", file=str(folder)) from None
 
 
 def calibrated(work: Path, sizes: Sizes) -> Path:
@@ -137,25 +180,26 @@ def report(profile: Path, outcomes: list[Outcome], sizes: Sizes, span_s: float) 
 
 
 def record(
-    folder: Path, outcomes: list[Outcome], lines: list[str], profile: Path, started: float
+    folder: Path, outcomes: list[Outcome], lines: list[str], profile: Path, origin: dict[str, Any]
 ) -> None:
-    """Leave the figures, the pictures and the profile in a folder."""
-    import torch
-
-    folder.mkdir(parents=True, exist_ok=True)
+    """Leave the figures, the pictures and the profile in a folder, as `validate*`."""
     for outcome in outcomes:
-        outcome.plot(folder)
+        outcome.plot(folder).replace(folder / f"validate-{outcome.scheduler}.png")
+    begin_s = datetime.fromisoformat(origin["date"]).timestamp()
     data = {
-        "machine": {**hardware(torch.device("cpu")), "processors": os.cpu_count()},
-        "platform": platform.platform(),
-        "versions": versions(),
-        "seconds": round(time.time() - started, 1),
+        **origin,
+        "seconds": round(time.time() - begin_s, 1),
+        "max_error": MAX_ERROR,
+        "fit": load_profile(profile).fit,
         "outcomes": [outcome.row(MAX_ERROR) for outcome in outcomes],
         "winners": list(winners(outcomes)),
     }
     (folder / "validate.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    (folder / "validate.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    shutil.copyfile(profile, folder / "profile.json")
+    head = [f"{origin['command']}, {origin['date']}, {origin['machine']['name']}"]
+    (folder / "validate.txt").write_text("\n".join(head + lines) + "\n", encoding="utf-8")
+    shutil.copyfile(profile, folder / "validate-profile.json")
+    if folder.resolve() == RESULTS.resolve():
+        write_pages()
 
 
 def say(text: str) -> None:
@@ -167,18 +211,34 @@ def _call(module: str, arguments: list[str]) -> str:
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{module} {arguments[0]}: {done.stderr.strip().splitlines()[-1]}")
+        words = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise SuperInferError(f"{module} {arguments[0]}: {words[-1].removeprefix('error: ')}")
     return done.stdout
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="experiments.validate_cpu", description=__doc__)
-    parser.add_argument("--requests", type=int, default=300)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=3.0, help="of calibration")
+    parser.add_argument("--requests", type=_above_zero(int), default=300)
+    parser.add_argument("--repeats", type=_above_zero(int), default=3)
+    parser.add_argument(
+        "--minutes", type=_above_zero(float), default=3.0, help="of calibration, 0.1 at least"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/validate-cpu"))
-    parser.add_argument("--record", type=Path, help=f"also write here, as {RESULTS}")
+    parser.add_argument("--record", type=Path, help="also write here, as experiments/results/cpu")
     return parser
+
+
+def _above_zero(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """Reads a number; argparse names the option where it is none."""
+
+    def read(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+        return value
+
+    read.__name__ = "number"
+    return read
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from sim.environment import ExactEnvironment
 from sim.oracle import Oracle
 from superinfer.costs import Coverage, PrefillWork, StepCost
 from superinfer.engine import Engine
+from superinfer.links import Copy, CopyQueues
 from superinfer.plan import Outcome, Plan, Transfer
 from superinfer.request import Request
 from superinfer.sequence import Sequence, State
@@ -49,13 +50,13 @@ class SimBackend:
         self.wake = wake
         self.interrupted = False
         """Set by anything that the scheduler should hear of at the next step boundary."""
+        self._queues = CopyQueues(engine.cost)
         cost = engine.cost
         self._uneven = cost if isinstance(cost, StepCost) and cost.knows_longest else None
         self._contexts: list[tuple[int, int, int, Sequence]] = []
         """A heap of what members had when they joined, less the step; the longest first."""
         self._uneven_s = 0.0
         """What unequal contexts add to each step of the plan that was started last."""
-        self._link_free_s = {"h2d": 0.0, "d2h": 0.0}
         self._coming = iter(coming)
         self._next = next(self._coming, None)
         self.next_arrival_s = inf if self._next is None else self._next.arrival_s
@@ -91,11 +92,9 @@ class SimBackend:
         ready_s = now
         for job in plan.requantised:
             ready_s += self.cost.requantise_s(job.nbytes, job.to_bits)
-        for transfer in plan.before_step:
-            end_s = self._queue(transfer, plan.now if plan.full_duplex else ready_s)
-            ready_s = max(ready_s, end_s)
-        for transfer in plan.background:
-            self._launch(transfer, now)
+        ready_s, background = self._queues.book(plan, now, ready_s)
+        for transfer, copy in zip(plan.background, background, strict=True):
+            self._await_landing(transfer, copy)
         return ready_s
 
     def run(self, plan: Plan, now: float, limit: int) -> Wait:
@@ -204,24 +203,17 @@ class SimBackend:
                 finished.append(seq)
         return finished
 
-    def _copy_s(self, transfer: Transfer) -> float:
-        return self.cost.transfer_s(transfer.nbytes, transfer.pieces, transfer.direction)
-
-    def _queue(self, transfer: Transfer, now: float) -> float:
-        """Put a copy at the end of the queue for its direction; returns when it will be done."""
-        start_s = max(now, self._link_free_s[transfer.direction])
-        end_s = start_s + self._copy_s(transfer)
-        self._link_free_s[transfer.direction] = end_s
-        return end_s
-
-    def _launch(self, transfer: Transfer, now: float) -> None:
-        """Start a background copy, and tell when it has landed."""
-        end_s = self._queue(transfer, now)
-        event = self.env.at(end_s, URGENT)
+    def _await_landing(self, transfer: Transfer, copy: Copy) -> None:
+        """Tell when a background copy has landed; asked again then, as others may delay it."""
+        event = self.env.at(self._queues.end_s(copy), URGENT)
         assert event.callbacks is not None
-        event.callbacks.append(lambda _: self._landed(transfer, end_s))
+        event.callbacks.append(lambda _: self._landed(transfer, copy))
 
-    def _landed(self, transfer: Transfer, now: float) -> None:
-        self.engine.transferred(transfer, now)
+    def _landed(self, transfer: Transfer, copy: Copy) -> None:
+        end_s = self._queues.end_s(copy)
+        if end_s > self.env.now:
+            self._await_landing(transfer, copy)
+            return
+        self.engine.transferred(transfer, end_s)
         self.interrupted = True
         self.wake()

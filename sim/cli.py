@@ -18,34 +18,40 @@ import typer
 
 from sim.cache_cli import cache_study, train_reuse
 from sim.options import (
-    AsJson,
-    Classes,
     Concurrency,
-    ConfigFile,
     Device,
     Dial,
     Duration,
-    Lag,
-    Limit,
-    Memory,
     Model,
-    NoPlots,
     Out,
-    PrefixCaching,
-    RateScale,
+    Replicas,
     Require,
-    Scheduler,
+    Router,
     Seed,
-    Settings,
-    SkipBad,
     Spread,
     Target,
     Tp,
+)
+from sim.plan_cli import plan
+from sim.profiles_cli import app as profiles_app
+from sim.sensitivity_cli import sensitivity
+from superinfer.errors import SuperInferError
+from superinfer.lab.options import (
+    AsJson,
+    Classes,
+    ConfigFile,
+    Lag,
+    Limit,
+    Memory,
+    NoPlots,
+    PrefixCaching,
+    RateScale,
+    Scheduler,
+    Settings,
+    SkipBad,
     Trace,
     WithoutSlo,
 )
-from sim.profiles_cli import app as profiles_app
-from superinfer.errors import SuperInferError
 from traces.cli import app as traces_app
 
 if TYPE_CHECKING:
@@ -64,6 +70,8 @@ app.add_typer(traces_app, name="traces")
 app.add_typer(profiles_app, name="profiles")
 app.command("cache-study")(cache_study)
 app.command("train-reuse")(train_reuse)
+app.command("plan")(plan)
+app.command("sensitivity")(sensitivity)
 
 
 @app.command()
@@ -95,6 +103,8 @@ def run(
     spread: Spread = None,
     without_slo: WithoutSlo = None,
     dial: Dial = None,
+    replicas: Replicas = None,
+    router: Router = None,
 ) -> None:
     """Simulate one scheduler on a trace and write a result folder."""
     from sim.commands import RunOptions, run_command
@@ -121,6 +131,8 @@ def run(
         spread=spread,
         without_slo=without_slo,
         dial=dial,
+        replicas=replicas,
+        router=router,
     )
     options = RunOptions(out, tuple(require or ()), as_json, not no_plots, timeline)
     raise typer.Exit(run_command(chosen, options))
@@ -167,6 +179,8 @@ def compare(
     spread: Spread = None,
     without_slo: WithoutSlo = None,
     dial: Dial = None,
+    replicas: Replicas = None,
+    router: Router = None,
 ) -> None:
     """Simulate several schedulers on the same trace and show the differences."""
     from sim.commands import RunOptions
@@ -195,6 +209,8 @@ def compare(
             spread=spread,
             without_slo=without_slo,
             dial=dial,
+            replicas=replicas,
+            router=router,
         )
 
     if schedulers is None:
@@ -248,6 +264,8 @@ def suggest_slo(
     spread: Spread = None,
     without_slo: WithoutSlo = None,
     dial: Dial = None,
+    replicas: Replicas = None,
+    router: Router = None,
 ) -> None:
     """Propose targets per class that are kept at a load, and warn of those that never can be."""
     from sim.suggest import Wish, suggest_command
@@ -274,6 +292,8 @@ def suggest_slo(
         spread=spread,
         without_slo=without_slo,
         dial=dial,
+        replicas=replicas,
+        router=router,
     )
     wish = Wish(
         quantile / 100,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,8 @@ from superinfer.events import Sink
 from superinfer.lab.config import Config
 from superinfer.lab.gates import check_gates, parse_gate
 from superinfer.lab.results import default_folder, load_run, summary_json, write_run
-from superinfer.lab.trust import range_warning
+from superinfer.lab.trust import assumed_warning, range_warning
+from superinfer.lab.versions import versions
 from superinfer.metrics import RunMetrics, Window
 from traces.cli import print_out, print_table
 from traces.workload import Workload
@@ -78,10 +77,10 @@ def window_of(config: Config) -> Window | None:
 
 
 def simulated(
-    config: Config, workload: Workload, sink: Sink | None = None
+    config: Config, workload: Workload, sinks: Sequence[Sink] = ()
 ) -> tuple[RunMetrics, Summary]:
-    """Simulate and summarise; writes and shows nothing."""
-    result = run_simulation(config, workload, sink)
+    """Simulate and summarise; writes and shows nothing. `sinks`: one per replica, or none."""
+    result = run_simulation(config, workload, sinks=sinks)
     metrics = RunMetrics(result.record, window_of(config))
     return metrics, metrics.summary(_extra(config, workload, result))
 
@@ -97,8 +96,8 @@ def run_and_write(
 
     The summary is shown even when the folder cannot be written.
     """
-    sink = _timeline_sink(config) if options.timeline else None
-    metrics, summary = simulated(config, workload, sink)
+    sinks = _timeline_sinks(config) if options.timeline else []
+    metrics, summary = simulated(config, workload, sinks)
     try:
         written = write_run(folder, metrics, summary, config.resolved())
         say(f"results in {written}")
@@ -107,8 +106,8 @@ def run_and_write(
             show(summary, options.as_json)
     if options.plots:
         write_pages(written)
-    if sink is not None:
-        timeline = _write_timeline(sink, written, metrics, config)
+    if sinks:
+        timeline = _write_timeline(sinks, written, metrics, config)
         if options.plots:
             from superinfer.lab.plots import write_requests_plot
 
@@ -161,6 +160,8 @@ def _prepare(config: Config, options: RunOptions) -> None:
         check_folder(options.out)
     for note in config.notes:
         say(f"warning: {note}")
+    if config.router and config.run.replicas == 1:
+        say("warning: [router]: not used with one replica")
     build_engine(config)
 
 
@@ -183,36 +184,40 @@ def _extra(config: Config, workload: Workload, result: SimResult) -> Summary:
             "requests": len(workload.requests),
             "skipped_lines": workload.skipped,
             "raised_max_tokens": workload.raised_max_tokens,
-            "versions": _versions(),
+            "versions": versions("superinfer", "simpy", "numpy"),
         },
     }
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("superinfer", "simpy", "numpy"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:  # run from a checkout that is not installed
-            versions[package] = "unknown"
-    return versions
-
-
-def _timeline_sink(config: Config) -> TimelineSink:
-    from superinfer.lab.timeline import TimelineSink
+def _timeline_sinks(config: Config) -> list[TimelineSink]:
+    """One per replica, which share the number of requests that are shown."""
+    from superinfer.lab.timeline import MAXREQUESTS, TimelineSink
 
     full_duplex = bool(getattr(config.build_scheduler(), "full_duplex", False))
-    return TimelineSink(lag=config.run.lag, full_duplex=full_duplex)
+    replicas = config.run.replicas
+    most = max(1, MAXREQUESTS // replicas)
+    return [
+        TimelineSink(lag=config.run.lag, full_duplex=full_duplex, max_requests=most)
+        for _ in range(replicas)
+    ]
 
 
-def _write_timeline(sink: TimelineSink, folder: Path, metrics: RunMetrics, config: Config) -> Path:
+def _write_timeline(
+    sinks: Sequence[TimelineSink], folder: Path, metrics: RunMetrics, config: Config
+) -> Path:
     from superinfer.lab.timeline import TIMELINE_JSON, write_timeline
 
     path = folder / TIMELINE_JSON
-    write_timeline(sink, path, record=metrics.record, copy_s=copy_seconds(config))
-    if sink.left_out:
-        say(f"{path.name} shows the first {len(sink.shown):,} of {sink.submitted:,} requests")
+    write_timeline(sinks, path, record=metrics.record, copy_s=copy_seconds(config))
+    shown, submitted = (sum(found) for found in zip(*map(_shown, sinks), strict=True))
+    if shown < submitted:
+        of = "" if len(sinks) == 1 else " of each replica"
+        say(f"{path.name} shows the first {shown:,} of {submitted:,} requests{of}")
     return path
+
+
+def _shown(sink: TimelineSink) -> tuple[int, int]:
+    return len(sink.shown), sink.submitted
 
 
 def _show(summary: Summary, as_json: bool) -> None:
@@ -224,5 +229,6 @@ def _show(summary: Summary, as_json: bool) -> None:
         print_table(summary_table(summary))
     for note in summary["notes"]:
         say(f"note: {note}")
-    if warning := range_warning(summary["trust"]):
-        say(f"warning: {warning}")
+    for warning in (range_warning(summary["trust"]), assumed_warning(summary["trust"])):
+        if warning:
+            say(f"warning: {warning}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,17 @@ from sim.commands import (
     write_pages,
 )
 from sim.run import build_engine
+from sim.study_folder import STUDY, claimed, finish, resumable
 from sim.workload import feed_stdin, is_spec, kept_stdin, load_workload
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.config import Config
-from superinfer.lab.differences import Difference, differences
+from superinfer.lab.differences import METRICS, Difference, differences
 from superinfer.lab.numbers import mean_summary
+from superinfer.lab.precision import shown_precision
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import SUMMARY, Run, replacing, summary_json, write_run
 from superinfer.lab.study import WALL_CLOCK, Study, StudyResult, run_study
-from superinfer.lab.trust import range_warning
+from superinfer.lab.trust import assumed_warning, range_warning
 from superinfer.schedulers import SCHEDULERS
 from traces.cli import print_out, print_table
 from traces.generate.workload import MAX_SEED
@@ -38,6 +39,7 @@ from traces.generate.workload import MAX_SEED
 WORKLOAD_KEYS = (
     "trace",
     "rate_scale",
+    "burstiness",
     "concurrency",
     "sessions",
     "backlog",
@@ -53,7 +55,7 @@ WORKLOAD_KEYS = (
 ALL = "all"
 COMPARISON, PICTURE = "comparison.json", "compare.png"
 
-_STUDY, _LOCK, _STDIN = ".study", ".lock", ".stdin"
+_STDIN = ".stdin"
 
 Arms = dict[str, Config]
 
@@ -93,9 +95,9 @@ def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: in
     stdin = kept_stdin(first)
     workload = read_workload(first)
     chosen = range(first.run.seed, first.run.seed + seeds) if seeds > 1 else ()
-    with _claimed(options.out or default_run_folder(first, workload, "compare")) as root:
+    with claimed(options.out or default_run_folder(first, workload, "compare")) as root:
         study = _study(arms, chosen, root, workers, options, stdin)
-        with _resumable(study, root), showing_progress() as report:
+        with resumable(study, root), showing_progress() as report:
             result = run_study(study, report)
         _place(result, study.seeds, root)
         _conclude(study, result, root, options)
@@ -103,7 +105,7 @@ def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: in
         for failure in result.failures:
             say(f"error: {failure}")
         if not result.failures:
-            _finish(root)
+            finish(root)
     return result.exit_code
 
 
@@ -111,6 +113,7 @@ def load_arms(
     schedulers: Sequence[str],
     files: Sequence[Path],
     load: Callable[[Path | None, str | None], Config],
+    command: str = "compare",
 ) -> Arms:
     """One configuration per scheduler name and per file, all of the same workload.
 
@@ -126,12 +129,12 @@ def load_arms(
     arms: Arms = {}
     for name, file, scheduler in wanted:
         if _plain(name) in map(_plain, arms):
-            raise ConfigError(f"compare: expected different names, got {name!r} twice")
-        with _in_arm(name):
+            raise ConfigError(f"{command}: expected different names, got {name!r} twice")
+        with in_arm(name):
             arms[name] = load(file, scheduler)
     if len(arms) < 2:
         found = ", ".join(arms) or "none"
-        raise ConfigError(f"compare: expected two or more --schedulers or --arm, got {found}")
+        raise ConfigError(f"{command}: expected two or more --schedulers or --arm, got {found}")
     _require_same_workload(arms)
     return arms
 
@@ -162,7 +165,7 @@ def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
     for name, config in arms.items():
         for note in config.notes:
             say(f"warning: {note}")
-        with _in_arm(name):
+        with in_arm(name):
             build_engine(config)
     run = next(iter(arms.values())).run
     trace, last_seed = run.trace, run.seed + seeds - 1
@@ -190,7 +193,7 @@ def _require_same_workload(arms: Arms) -> None:
 
 
 @contextmanager
-def _in_arm(name: str) -> Iterator[None]:
+def in_arm(name: str) -> Iterator[None]:
     """Say in which arm of a comparison an error happened."""
     try:
         yield
@@ -200,56 +203,7 @@ def _in_arm(name: str) -> Iterator[None]:
         raise type(error)(f"arm {name}: {error}") from None
 
 
-# -- the folder of a comparison -------------------------------------------------------------------
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[Path]:
-    """The folder if it is new or holds a comparison to go on with, else `folder-2` and so on.
-
-    It is ours alone until the end of the block. If nothing has come of it, it is removed.
-    """
-    check_folder(folder)
-    absent = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    root, number = folder, 1
-    while (handle := _lock(root)) is None:
-        number += 1
-        root = folder.with_name(f"{folder.name}-{number}")
-    try:
-        yield root
-    finally:
-        if (root / _STUDY).exists() and not any((root / _STUDY).glob(f"*/{SUMMARY}")):
-            shutil.rmtree(root / _STUDY)
-        os.close(handle)
-        for empty in {root: 0, **dict.fromkeys(absent)}:
-            with suppress(OSError):
-                empty.rmdir()
-
-
-def _lock(root: Path) -> int | None:
-    """The lock of an unfinished or new comparison; None if the folder holds anything else."""
-    if root.exists() and not (root / _STUDY).is_dir():
-        return None
-    (root / _STUDY).mkdir(parents=True, exist_ok=True)
-    handle = os.open(root / _STUDY / _LOCK, os.O_CREAT | os.O_RDWR)
-    with suppress(BlockingIOError):
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(handle).st_nlink:  # else it was finished in between
-            return handle
-    os.close(handle)
-    return None
-
-
-@contextmanager
-def _resumable(study: Study, root: Path) -> Iterator[None]:
-    """After Ctrl-C, say what is kept."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        kept = len(list(study.root.glob(f"*/{SUMMARY}")))
-        if kept:
-            say(f"{kept} runs are kept: the same command with --out {root} goes on from there")
-        raise
+# -- the study of a comparison --------------------------------------------------------------------
 
 
 def _study(
@@ -261,12 +215,18 @@ def _study(
     stdin: bytes | None,
 ) -> Study:
     """The study of a comparison; its results lie in the comparison's folder until the end."""
-    inputs = []
-    if stdin is not None:
-        inputs = [root / _STUDY / _STDIN]
-        inputs[0].write_bytes(stdin)
+    inputs = kept_input(stdin, root)
     runner = Simulate(options.plots, inputs[0] if inputs else None)
-    return Study(arms, root / _STUDY, runner, seeds, inputs, workers)
+    return Study(arms, root / STUDY, runner, seeds, inputs, workers)
+
+
+def kept_input(stdin: bytes | None, root: Path) -> list[Path]:
+    """A file with what standard input gave, for workers, which have none; nothing without it."""
+    if stdin is None:
+        return []
+    path = root / STUDY / _STDIN
+    path.write_bytes(stdin)
+    return [path]
 
 
 def _place(result: StudyResult, seeds: Sequence[int], root: Path) -> None:
@@ -297,12 +257,6 @@ def _copy_folder(source: Path, target: Path) -> None:
     staged.rename(target)
 
 
-def _finish(root: Path) -> None:
-    """Leave the results alone behind: from here on there is nothing to go on with."""
-    done = (root / _STUDY).rename(root / f"{_STUDY}-done")
-    shutil.rmtree(done)
-
-
 def _plain(name: str) -> str:
     """Name of an arm's folder."""
     return name.replace("/", "-").replace(":", ".").lstrip(".") or "arm"
@@ -316,7 +270,8 @@ def _conclude(study: Study, result: StudyResult, root: Path, options: RunOptions
     if next(iter(study.arms)) not in result.folders or len(result.folders) < 2:
         return
     runs = {name: result.runs(name) for name in result.folders}
-    found = differences(runs)
+    summaries = [run.summary for each in runs.values() for run in each]
+    found = differences(runs, (*METRICS, *shown_precision(summaries)))
     text = json.dumps(comparison(runs, found, result, root), indent=2)
     with replacing(root / COMPARISON) as staged:
         staged.write_text(text + "\n", encoding="ascii")
@@ -324,9 +279,11 @@ def _conclude(study: Study, result: StudyResult, root: Path, options: RunOptions
     if options.as_json:
         print_out(text)
     else:
-        from superinfer.lab.tables import compare_table
+        from superinfer.lab.tables import compare_table, precision_table
 
         print_table(compare_table(means, found))
+        if (by_class := precision_table(means)) is not None:
+            print_table(by_class)
     if options.plots:
         from superinfer.lab.plots import write_compare_plot
         from superinfer.lab.report import REPORT_HTML, write_compare_report
@@ -353,6 +310,8 @@ def _warn_of_ranges(result: StudyResult) -> None:
         if warning := range_warning(worst.summary["trust"]):
             seed = f", seed {worst.config['run']['seed']}" if len(runs) > 1 else ""
             say(f"warning: arm {name}{seed}: {warning}")
+        if warning := assumed_warning(worst.summary["trust"]):
+            say(f"warning: arm {name}: {warning}")
 
 
 def _entry(run: Run, root: Path) -> dict[str, Any]:

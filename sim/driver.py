@@ -1,4 +1,4 @@
-"""The SimPy driver: one process per replica, and the arrivals."""
+"""The SimPy driver: one process per replica, and the arrivals. `cluster.py` has many replicas."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ class Replica:
         self.engine = engine
         self.backend = SimBackend(env, engine, oracle, self.wake, coming)
         self._due: deque[Request] = deque() if due is None else due
+        self.send: Callable[[Request, float], None] = self.submit
+        """Where those of `due` go; in a cluster, to whoever is to have them."""
         self._stop_s = stop_s
         self._idle: Event | None = None
         self.process = env.process(self._loop_ahead() if engine.config.lag else self._loop())
@@ -114,7 +116,7 @@ class Replica:
 
     def _take_in_due(self, now: float) -> None:
         while self._due:
-            self.submit(self._due.popleft(), now)
+            self.send(self._due.popleft(), now)
 
     def _wait(self, now: float) -> Generator[Event, Any, float]:
         """Sleep until something happens or the scheduler wants to be asked; returns the time."""
@@ -174,29 +176,37 @@ def simulate(
         replica = Replica(env, engine, oracle, None, stop_s, requests)
     else:
         replica = Replica(env, engine, oracle, closed.due, stop_s)
-        closed.start(engine, send_at(env, replica.submit), env.now)
+        closed.start([engine], send_at(env, replica.submit), env.now)
         env.process(arrivals(env, closed.timed(), replica.submit))
-    if stop_s < inf:
-        _stop_at(env, replica, stop_s)
-    else:
-        env.run()
-    if engine.live:
-        waiting = next(iter(engine.live))
-        raise StuckError(
-            f"{len(engine.live)} requests can never run (first: {waiting.request.request_id})"
-        )
+    run_to_end(env, [replica], stop_s)
     return Simulated(replica.backend.coverage, closed)
 
 
-def _stop_at(env: ExactEnvironment, replica: Replica, stop_s: float) -> None:
-    """Run until the first step boundary at or after `stop_s`; the rest stays unfinished."""
+def run_to_end(env: ExactEnvironment, replicas: Sequence[Replica], stop_s: float) -> None:
+    """Run until nothing is left to do, or to the first step boundary of each replica at or after
+    `stop_s`. Raises StuckError if requests are left for ever.
+    """
+    if stop_s < inf:
+        _stop_at(env, replicas, stop_s)
+    else:
+        env.run()
+    waiting = [seq.request.request_id for replica in replicas for seq in replica.engine.live]
+    if waiting:
+        raise StuckError(f"{len(waiting)} requests can never run (first: {waiting[0]})")
+
+
+def _stop_at(env: ExactEnvironment, replicas: Sequence[Replica], stop_s: float) -> None:
+    """What is under way at the first step boundary at or after `stop_s` stays unfinished."""
 
     def stop(_: Event) -> None:
-        replica.backend.interrupted = True
-        replica.wake()
+        for replica in replicas:
+            replica.backend.interrupted = True
+            replica.wake()
 
     alarm = env.at(stop_s)
     assert alarm.callbacks is not None
     alarm.callbacks.append(stop)
-    env.run(replica.process)
-    replica.engine.close(max(env.now, stop_s))
+    for replica in replicas:
+        env.run(replica.process)
+    for replica in replicas:
+        replica.engine.close(max(env.now, stop_s))

@@ -58,7 +58,7 @@ Chain = deque[Request]
 
 
 class ClosedLoad:
-    """Sends what is not sent at the times of the trace, by listening to an engine.
+    """Sends what is not sent at the times of the trace, by listening to the engines of a run.
 
     Requests that are to arrive at once collect in `due`, because an engine that is in the middle of
     a decision takes no requests: its driver submits them between two decisions.
@@ -86,10 +86,13 @@ class ClosedLoad:
         """What is sent at its time in the trace: the first request of every chain."""
         return iter(()) if self._model.concurrency else map(self.follow, self._chains)
 
-    def start(self, engine: Engine, send_later: Callable[[Request], None], now: float) -> None:
+    def start(
+        self, engines: Iterable[Engine], send_later: Callable[[Request], None], now: float
+    ) -> None:
         """Fill the places at time `now`; `send_later` submits a request at its arrival time."""
         self._send_later = send_later
-        engine.on_scheduled, engine.on_ended = self._scheduled, self._ended
+        for engine in engines:
+            engine.on_scheduled, engine.on_ended = self._scheduled, self._ended
         for _ in range(min(self._model.concurrency, len(self._waiting))):
             self._begin(self._waiting.popleft(), now)
         for name, (_, number) in self._model.pools.items():

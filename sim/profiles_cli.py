@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +29,31 @@ LEGEND = """\
 Worst and mean error over kernels, on measurements held out of the fit; other: the worst error where
 a shape, a device or earlier context was not measured. Tokens and context: where measuring ended.
 `profiles show DEVICE_MODEL_tpTP`, as in h100_llama-3.1-8b_tp1, prints one."""
+
+
+class _Dtype(StrEnum):
+    """A dtype by name; a profile leaves out the one that everything else has."""
+
+    @property
+    def name_in_profile(self) -> str:
+        """Empty for bf16."""
+        return "" if self.value == "bf16" else self.value
+
+
+class WeightDtype(_Dtype):
+    """Weights of which GEMM were measured."""
+
+    BF16 = "bf16"
+    FP8 = "fp8"
+    FP8_BLOCK = "fp8_block"
+
+
+class KvDtype(_Dtype):
+    """Caches over which attention was measured."""
+
+    BF16 = "bf16"
+    FP8 = "fp8"
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 
@@ -77,18 +104,25 @@ def build(
     ],
     tp: Annotated[int, typer.Option(min=1, help="Tensor-parallel GPUs.")] = 1,
     device: Annotated[str, typer.Option(help="Device preset.")] = "a100-80g",
+    weights: Annotated[
+        WeightDtype, typer.Option(help="Of the layers' matrices.")
+    ] = WeightDtype.BF16,
+    kv: Annotated[KvDtype, typer.Option(help="Of the KV cache.")] = KvDtype.BF16,
     as_json: AsJson = False,
 ) -> None:
     """Fit a profile to kernel measurements.
 
-    Prints the held-out error of each kernel.
+    Prints the held-out error of each kernel, and what stands in for a shape outside the measured.
     """
     from superinfer.costs import load_shape
     from superinfer.lab.profiles.build import build_profile, save_profile
 
     with _errors_on_stderr():
         _check_output(output)
-        found = build_profile(source, device, load_shape(model), tp)
+        shape = replace(
+            load_shape(model), weight_dtype=weights.name_in_profile, kv_dtype=kv.name_in_profile
+        )
+        found = build_profile(source, device, shape, tp)
         save_profile(found, output)
         _print_errors(found, as_json=as_json)
     typer.echo(f"wrote {output}", err=True)
@@ -101,6 +135,7 @@ def _print_errors(profile: Profile, *, as_json: bool) -> None:
         print_out(json.dumps(profile.fit, indent=2))
     else:
         print_table(error_table(profile))
+        print_out("".join(f"assumed {name}: {text}\n" for name, text in profile.assumed.items()))
 
 
 def _check_output(path: Path) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import numpy as np
+
+from sim.cluster import simulate_cluster
 from sim.driver import simulate
 from sim.load import LoadModel
 from sim.oracle import Oracle
 from sim.stopwatch import Stopwatch
+from superinfer.cluster_record import cluster_record
 from superinfer.costs import (
     DEVICES,
     PRESETS,
@@ -57,12 +61,19 @@ class SimResult:
     """How the workload was sent, and what was left of it."""
 
 
-def run_simulation(config: Config, workload: Workload, sink: Sink | None = None) -> SimResult:
-    """Simulate the workload to its end.
+def run_simulation(
+    config: Config, workload: Workload, sink: Sink | None = None, sinks: Sequence[Sink] = ()
+) -> SimResult:
+    """Simulate the workload to its end, on one replica or on several.
 
-    Raises ConfigError for settings that cannot run together and StuckError when requests are left
-    that nothing will ever serve.
+    Events go to `sink`, or with `sinks` those of each replica to its own. Raises ConfigError for
+    settings that cannot run together and StuckError when requests are left that nothing will ever
+    serve.
     """
+    if config.run.replicas > 1:
+        return run_cluster(config, workload, sinks or [sink] * config.run.replicas)
+    if sinks:
+        (sink,) = sinks
     answers = workload.output_tokens
     engine, cost = build_engine(config, sink, lambda request: answers[request.index])
     stopwatch = Stopwatch()
@@ -80,11 +91,45 @@ def run_simulation(config: Config, workload: Workload, sink: Sink | None = None)
     return SimResult(record, wall_s, stopwatch.seconds, trust, engine.config, sent)
 
 
+def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]) -> SimResult:
+    """The same on replicas behind a router, one for each of `sinks`.
+
+    A cluster of one gives the events and times of a single engine, which runs without these events.
+    """
+    answers = workload.output_tokens
+    stopwatch, engines = Stopwatch(), list[Engine]()
+    cost: StepCost | None = None
+    for sink in sinks:
+        engine, cost = build_engine(config, sink, lambda request: answers[request.index], cost)
+        engine.ask = stopwatch.around(engine.scheduler.plan)
+        engines.append(engine)
+    assert cost is not None
+    load, stop_s = load_model(config.run), config.run.duration_s or math.inf
+    router = config.build_router()
+    started = time.perf_counter()
+    with no_collection():
+        done = simulate_cluster(engines, workload.requests, answers, router, load, stop_s)
+    wall_s = time.perf_counter() - started
+    record = cluster_record(
+        [engine.recorder.build(engine) for engine in engines],
+        np.array(done.sent_to, np.int64),
+        [coverage.total_s for coverage in done.coverages],
+    )
+    record.quality = cost.quality
+    sent = _load_summary(load, config.run, done.closed.left if done.closed else {})
+    trust, sizes = cost.trust(done.coverage), engines[0].config
+    return SimResult(record, wall_s, stopwatch.seconds, trust, sizes, sent)
+
+
 def build_engine(
-    config: Config, sink: Sink | None = None, true_length: Callable[[Request], int] | None = None
+    config: Config,
+    sink: Sink | None = None,
+    true_length: Callable[[Request], int] | None = None,
+    cost: StepCost | None = None,
 ) -> tuple[Engine, StepCost]:
     """The engine of a configuration with its cost model; ConfigError if the parts do not fit.
 
+    Replicas share the `cost` of the first: it has no state but what it remembers of its answers.
     `true_length` answers a scheduler whose settings ask for an oracle, and nobody else; without it
     the engine is only good for a look at its sizes.
     """
@@ -96,8 +141,8 @@ def build_engine(
         scheduler.tell_lengths(true_length or (lambda request: 1))
     # FlexGen's policy says where its tensors are, and so what its steps cost.
     offloading = getattr(scheduler, "offloading", None)
-    cost = _cost(config.run, shape, device, offloading() if offloading else None)
-    sizes = engine_config(config.run, shape, cost, scheduler)
+    cost = cost or _cost(config.run, shape, device, offloading() if offloading else None)
+    sizes = engine_config(config.run, cost.shape, cost, scheduler)
     return Engine(scheduler, config.build_memory(), cost, sizes, sink), cost
 
 
@@ -129,8 +174,8 @@ def engine_config(
         )
     eight = shape.kv_block_bytes(run.tp, block_tokens, 8)
     four = shape.kv_block_bytes(run.tp, block_tokens, 4)
-    # FlexGen keeps all of its cache at one precision.
-    small = NO_SMALL if isinstance(cost, FlexGenCost) else (eight, four)
+    # FlexGen keeps all of its cache at one precision, and a cache of 8 bits loses no more.
+    small = NO_SMALL if isinstance(cost, FlexGenCost) or shape.kv_dtype else (eight, four)
     return EngineConfig(
         total_blocks=blocks,
         block_tokens=block_tokens,

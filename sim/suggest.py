@@ -190,6 +190,7 @@ def alone(config: Config) -> Config:
     """
     run = msgspec.structs.replace(
         config.run,
+        replicas=1,
         concurrency=1,
         sessions="open",
         backlog={},

@@ -12,6 +12,7 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config import Config, bundled_configs
 from superinfer.request import SLO
 from superinfer.settings import did_you_mean
+from traces.gaps import scale_gaps
 from traces.workload import Workload
 
 
@@ -24,7 +25,9 @@ def load_workload(config: Config) -> Workload:
     run = config.run
     if not run.trace:
         raise ConfigError("TRACE: expected a trace file here or as run.trace in a --config file")
-    return _generated(config) if is_spec(run.trace) else _read(config)
+    workload = _generated(config) if is_spec(run.trace) else _read(config)
+    scale_gaps(workload.requests, run.burstiness)
+    return workload
 
 
 def is_spec(trace: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from array import array
 
+from superinfer.memory.slabs import NO_SMALL
 from superinfer.sequence import Sequence
 
 
@@ -69,6 +70,7 @@ class DecodeBatch:
         "context_tokens",
         "end_s",
         "joined",
+        "lightened",
         "members",
         "runs",
         "size",
@@ -88,13 +90,15 @@ class DecodeBatch:
         self.members: dict[Sequence, None] = {}
         self.joined: list[Sequence] = []
         """Members that joined and no backend has asked for yet."""
+        self.lightened: dict[Sequence, None] = {}
+        """Members whose blocks lost bits and whose reads are not brought up to date yet."""
         self.runs = TokenRuns()
         self._residues = [0] * block_tokens
 
     def join(self, seq: Sequence) -> None:
         """Add a resident sequence whose cache covers all but its last token."""
         length = seq.computed_tokens + 1
-        seq.join_step = self.step
+        seq.join_step = seq.seen_step = self.step
         self.size += 1
         self.context_tokens += length - seq.light_tokens
         self._residues[(length - self.step) % self.block_tokens] += 1
@@ -109,6 +113,8 @@ class DecodeBatch:
         self.size -= 1
         self.context_tokens -= length + advanced - seq.light_tokens
         del self.members[seq]
+        if seq.seen_small != NO_SMALL:
+            self.count_reads(seq)
         if advanced:
             self.runs.add(seq, self.step)
             seq.computed_tokens += advanced
@@ -140,6 +146,13 @@ class DecodeBatch:
         """Blocks of a member lost bits: attention saves so many tokens more of its context."""
         seq.light_tokens += tokens
         self.context_tokens -= tokens
+        self.lightened[seq] = None
+
+    def count_reads(self, seq: Sequence) -> None:
+        """Count the blocks of fewer bits that the steps since last time have read for a member."""
+        steps, seq.seen_step = self.step - seq.seen_step, self.step
+        (eight, four), (reads_8, reads_4) = seq.seen_small, seq.small_reads
+        seq.small_reads = (reads_8 + steps * eight, reads_4 + steps * four)
 
     def advance(self, steps: int) -> None:
         """Give every member `steps` tokens; `end_s` is filled in by whoever knows the times."""

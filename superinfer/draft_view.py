@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from superinfer.costs.base import Chunk
+from superinfer.links import OTHER
 from superinfer.memory.slabs import NO_SMALL, Blocks, Small, added, lacking
 from superinfer.plan import Change, Direction, PrefillChunk, Transfer, Work
 from superinfer.sequence import Sequence, State
@@ -151,9 +152,13 @@ class DraftView:
         """
         links = self._engine.links
         queued_s = links.queued_s(direction, self.now)
-        for transfer in (*self.before_step, *self.background):
+        planned = (*self.before_step, *self.background)
+        if not planned:
+            return queued_s
+        company = not self.link_idle(OTHER[direction])
+        for transfer in planned:
             if transfer.direction == direction:
-                queued_s += links.copy_s(transfer)
+                queued_s += links.copy_s(transfer, company)
         return queued_s
 
     def link_idle(self, direction: Direction) -> bool:
@@ -168,6 +173,14 @@ class DraftView:
         """True if the latest write-through left full blocks behind for another one."""
         mirror = self._engine.mirror
         return mirror is not None and mirror.backlog
+
+    @property
+    def written_through(self) -> tuple[float, float]:
+        """What was written through so far, in blocks of 16 bits: of use, and in vain."""
+        mirror, size = self._engine.mirror, self._engine.config.block_bytes
+        if mirror is None:
+            return 0.0, 0.0
+        return mirror.useful_bytes / size, mirror.wasted_bytes / size
 
     def swap_s(self, seq: Sequence) -> float:
         """Predicted seconds to copy what has no copy yet to the host, and all of it back; each

@@ -149,12 +149,12 @@ class Engine:
         """Who gives places to the blocks that are counted here; see `place`."""
         self._sink = sink
         self._running: Plan | None = None
+        self._ahead: Plan | None = None
+        """With lag 1: the plan that was made while another one runs, until it begins."""
         self._lag = config.lag
         self._deferred_ends: list[tuple[Sequence, str, str | None]] = []
         self._landed: list[tuple[Transfer, float]] = []
-        self.demotion: Demotion | None = None
-        if isinstance(memory, Ladder) and config.small_block_bytes != NO_SMALL:
-            self.demotion = Demotion(self, memory)
+        self.demotion = _demotion(self, memory)
         """Who takes bits from the caches of running requests, where the memory policy wants it."""
         self._requantised: list[Requantise] = []
         """For the next plan."""
@@ -201,11 +201,13 @@ class Engine:
         plan = self._decide(now)
         if running is None:
             self._running = plan
+        else:
+            self._ahead = plan
         return plan
 
     def begin(self, plan: Plan) -> None:
         """With lag 1: `plan` starts on the device now that its predecessor has completed."""
-        self._running = plan
+        self._running, self._ahead = plan, None
 
     def complete(self, plan: Plan, outcome: Outcome) -> None:
         """Take in what happened. With lag 1 a plan is completed twice, its last step apart."""
@@ -239,8 +241,14 @@ class Engine:
         self.end_after_step(seq, "cancelled", None, now)
 
     def close(self, now: float) -> None:
-        """The run is cut off between two plans: what is still under way stays unfinished."""
-        self._running = None
+        """The run is cut off between two plans: what is still under way stays unfinished.
+
+        With lag 1 the next plan is made by then and never begins: what it has taken for the growth
+        of its first step belongs to no sequence yet, and comes free.
+        """
+        if self._ahead is not None:
+            self.pool.referenced -= self._ahead.taken_blocks
+        self._running = self._ahead = None
         self.on_scheduled = self.on_ended = None
         for seq in list(self.live):
             self.end(seq, "unfinished", None, now)
@@ -380,9 +388,8 @@ class Engine:
             seq.blocks = -(-seq.computed_tokens // self.block_tokens) - seq.shared_blocks
         if state in _ON_DEVICE:
             self.resident -= 1
-        if self.pool.small and state in _ON_DEVICE:
-            assert self.demotion is not None
-            seq.kv_shares = self.demotion.shares(seq)
+        if self.demotion is not None:
+            seq.kv_shares = self._kv_shares(self.demotion, seq, state)
         seq.state = _ENDED
         seq.outcome, seq.end_reason, seq.finish_s = outcome, reason, now
         del self.live[seq]
@@ -511,14 +518,20 @@ class Engine:
 
     def _join(self, seq: Sequence) -> None:
         """Make a sequence a member of the decode batch."""
+        seq.seen_small = NO_SMALL
         if self.pool.small:
             assert self.demotion is not None
             seq.light_tokens = self.demotion.light_tokens(seq)
+            seq.seen_small = self.small_blocks(seq)
         self.batch.join(seq)
 
     def _demote(self, demotion: Demotion, now: float) -> None:
         """Take bits from the caches of running requests, as far as memory is short."""
-        done = demotion.relieve()
+        done, batch = demotion.relieve(), self.batch
+        for seq in batch.lightened:
+            batch.count_reads(seq)
+            seq.seen_small = self.small_blocks(seq)
+        batch.lightened.clear()
         if self.mirror is not None:
             for seq, before in demotion.take_changed():
                 self.mirror.requantised(self.batch, seq, before)
@@ -526,6 +539,18 @@ class Engine:
             assert job.sequence is not None
             self._emit(now, "requantise", job.sequence, (job.blocks, job.from_bits, job.to_bits))
         self._requantised += done
+
+    def _kv_shares(self, demotion: Demotion, seq: Sequence, state: State) -> tuple[float, float]:
+        """Shares of 8 and 4 bits in all that the decode steps of an ended sequence have read; an
+        answer of one token has none, so there it is the cache at the end that counts.
+        """
+        steps = seq.output_tokens - 1
+        if steps < 1:
+            here = self.pool.small and state in _ON_DEVICE
+            return demotion.shares(seq) if here else (0.0, 0.0)
+        tokens = steps * seq.request.prompt_tokens + steps * (steps + 1) // 2
+        eight, four = seq.small_reads
+        return eight * self.block_tokens / tokens, four * self.block_tokens / tokens
 
     def _steps_without_copies(self, steps: int, chunks: bool) -> int:
         """Copies of cached blocks, and conversions, come before a step, or follow on one: a slice
@@ -758,7 +783,7 @@ class Engine:
         node = seq.node
         if not seq.runs:
             leaf = prefix.add_answer(seq.request, node, blocks, now)
-            if self.placement is not None and self.tree is not None:
+            if self.placement is not None:
                 self.placement.answered(seq, leaf)  # type: ignore[arg-type]
             return
         assert self.tree is not None
@@ -796,6 +821,8 @@ class Engine:
                 self._sink((now, "requantise", "", *shrunk))
 
     def _note_reclaimed(self, taken: Items[tuple[object, int]], now: float) -> None:
+        if self.placement is not None and self.eager is not None:
+            self.placement.reclaimed(taken)  # type: ignore[arg-type]
         for _, blocks in taken:
             self.recorder.events += 1
             if self._sink:
@@ -888,6 +915,12 @@ _LEAVING: Final = ("swap_out", "preempt", "park")
 _MOVING: Final = (State.MOVING_OUT, State.MOVING_IN)
 _ON_DEVICE: Final = (State.DECODING, State.PREFILLING, State.PARKED, State.MOVING_IN)
 """Tuples: hashing a member of an `Enum` for a set takes longer than three comparisons."""
+
+
+def _demotion(engine: Engine, memory: MemoryPolicy) -> Demotion | None:
+    if isinstance(memory, Ladder) and engine.config.small_block_bytes != NO_SMALL:
+        return Demotion(engine, memory)
+    return None
 
 
 def _host_cache_blocks(memory: MemoryPolicy, config: EngineConfig) -> int:

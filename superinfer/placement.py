@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
     from superinfer.memory.prefix import Node
+    from superinfer.memory.vllm_v1_cache import Block
     from superinfer.plan import Change, Transfer
     from superinfer.sequence import Sequence
 
@@ -35,12 +36,19 @@ class Placement(Protocol):
 
     def published(self, seq: Sequence, above: Node | None) -> None:
         """The sequence's own blocks behind `above` became those of the path down to its node, or
-        were duplicates of what that has.
+        were duplicates of what that has. With an eager index they may be taken back: what a
+        sequence holds is certain once a draft is `decided`.
         """
         ...
 
-    def answered(self, seq: Sequence, leaf: Node) -> None:
-        """Its own full blocks became those of the path from its node down to `leaf`."""
+    def answered(self, seq: Sequence, leaf: Node | Block) -> None:
+        """Its own full blocks became those of the path from its node down to `leaf`; with an eager
+        index (`EagerCache`) those of the entry `leaf`.
+        """
+        ...
+
+    def reclaimed(self, taken: Items[tuple[Block, int]]) -> None:
+        """An eager index dropped so many blocks of these entries, for good."""
         ...
 
     def released(self, seq: Sequence) -> None:

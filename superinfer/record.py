@@ -35,10 +35,14 @@ class RequestTable:
     h2d_bytes: Ints
     d2h_bytes: Ints
     kv_bits: Floats
-    """Mean bits per value of the request's cache as it was at its end; NaN if it never had one."""
+    """Mean bits per value of the cache that the request's decode steps have read, each step counted
+    by what it reads; of an answer of one token, of the cache at its end. NaN if it never had one.
+    """
     kv_8_share: Floats
-    """Share of that cache in blocks of 8 bits; the rest has 16, or 4."""
+    """Share of that in blocks of 8 bits; the rest has 16, or 4."""
     kv_4_share: Floats
+    replica: Ints | None = None
+    """Number of the replica that took each request; None where there is only one."""
 
 
 @dataclass(slots=True)
@@ -58,6 +62,8 @@ class TokenTimes:
     run_previous_s: Floats
     gap_row: Ints
     gap_s: Floats
+    replica_first: Ints = field(default_factory=lambda: np.zeros(1, np.int64))
+    """Where the steps of each replica begin in `decode_end_s`; they follow each other."""
 
 
 @dataclass(slots=True)
@@ -83,8 +89,25 @@ class Timeline:
 
 
 @dataclass(slots=True)
+class ReplicaUse:
+    """What one replica of a cluster did, beside what its requests tell."""
+
+    busy_s: float
+    """Seconds in which a step was under way."""
+    peak_referenced_blocks: int
+    peak_used_blocks: int
+    prefix_query_tokens: int
+    prefix_hit_tokens: int
+    steps: int
+
+
+@dataclass(slots=True)
 class RunRecord:
-    """Everything that one engine recorded, plus the sizes that turn blocks into bytes."""
+    """Everything that an engine recorded, plus the sizes that turn blocks into bytes.
+
+    That of a cluster is put together by `superinfer.cluster_record`: blocks, peaks and counts are
+    sums over its replicas.
+    """
 
     table: RequestTable
     tokens: TokenTimes
@@ -124,3 +147,5 @@ class RunRecord:
     """Counters that only one scheduler or memory policy keeps."""
     notes: list[str] = field(default_factory=list)
     """What a memory policy has to say of the run."""
+    replicas: list[ReplicaUse] = field(default_factory=list)
+    """Each replica of a cluster; empty for a single engine."""

@@ -171,11 +171,12 @@ def _ints(sequences: list[Sequence], name: str) -> Ints:
 
 def _table(sequences: list[Sequence]) -> RequestTable:
     shares = np.array([seq.kv_shares for seq in sequences], np.float64).reshape(-1, 2)
+    first_scheduled_s = _floats(sequences, "first_scheduled_s")
     return RequestTable(
         requests=[seq.request for seq in sequences],
         state=[seq.outcome or "unfinished" for seq in sequences],
         reject_reason=[seq.end_reason for seq in sequences],
-        first_scheduled_s=_floats(sequences, "first_scheduled_s"),
+        first_scheduled_s=first_scheduled_s,
         first_token_s=_floats(sequences, "first_token_s"),
         finish_s=_floats(sequences, "finish_s"),
         output_tokens=_ints(sequences, "output_tokens"),
@@ -185,7 +186,7 @@ def _table(sequences: list[Sequence]) -> RequestTable:
         rotations=_ints(sequences, "rotations"),
         h2d_bytes=_ints(sequences, "h2d_bytes"),
         d2h_bytes=_ints(sequences, "d2h_bytes"),
-        kv_bits=16.0 - shares @ (8.0, 12.0),
+        kv_bits=np.where(np.isnan(first_scheduled_s), np.nan, 16.0 - shares @ (8.0, 12.0)),
         kv_8_share=shares[:, 0],
         kv_4_share=shares[:, 1],
     )

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any, Final
 
 from superinfer.memory.runs import NO_RUNS, small_in
-from superinfer.memory.slabs import Small
+from superinfer.memory.slabs import NO_SMALL, Small
 from superinfer.request import Request
 
 
@@ -72,7 +72,10 @@ class Sequence:
         "request",
         "rotations",
         "runs",
+        "seen_small",
+        "seen_step",
         "shared_blocks",
+        "small_reads",
         "state",
         "transfer",
     )
@@ -111,10 +114,15 @@ class Sequence:
         self.rank: tuple[float, ...] = ()
         """Place in the order of the scheduler that set it; unique."""
         self.transfer: object = None
+        self.seen_small = NO_SMALL
+        """Blocks of 8 and 4 bits, shared ones included, that a decode step reads for it."""
+        self.seen_step = 0
+        """Step of the decode batch up to which `small_reads` counts."""
+        self.small_reads = NO_SMALL
+        """Blocks of 8 and 4 bits that its decode steps have read so far, once for each step."""
         self.kv_shares = (0.0, 0.0)
-        """Shares of its cache that had 8 and 4 bits when it ended."""
-        self.preemptions = 0
-        self.rotations = 0
+        """Shares of 8 and 4 bits in the cache that its answer was computed from."""
+        self.preemptions = self.rotations = 0
         self.cached_tokens = 0
         self.recomputed_tokens = 0
         self.h2d_bytes = 0

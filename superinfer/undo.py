@@ -21,6 +21,8 @@ _SAVED: Final = (
     "blocks",
     "runs",
     "light_tokens",
+    "seen_step",
+    "small_reads",
     "shared_blocks",
     "node",
     "host_blocks",
@@ -37,6 +39,11 @@ _SAVED: Final = (
 def snapshot(seq: Sequence) -> tuple[object, ...]:
     """What `take_back` needs of a sequence that is taken off the batch."""
     return tuple(getattr(seq, name) for name in _SAVED)
+
+
+def saved_value(saved: tuple[object, ...], name: str) -> object:
+    """One attribute of the sequence out of its snapshot."""
+    return saved[_SAVED.index(name)]
 
 
 def take_back(engine: Engine, chunks: list[PrefillChunk], change: Change) -> None:
@@ -100,7 +107,7 @@ def _leave(engine: Engine, change: Change) -> None:
     seq = change.sequence
     engine.host.release(seq.host_blocks, seq.host_small)
     if seq.state in (State.WAITING, State.SWAPPED):
-        node = change.saved[_SAVED.index("node")]
+        node = saved_value(change.saved, "node")
         if node is not None:
             assert engine.prefix is not None
             engine.prefix.relock(node)

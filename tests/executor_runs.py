@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
+from executor import cli
 from executor.answers import Answer, Answers
-from executor.arrivals import TimedArrivals
+from executor.arrivals import Arrivals
 from executor.backend import TorchBackend
 from executor.clock import Clock, GivenTimes, RealTime
 from executor.driver import Driver
@@ -55,6 +58,17 @@ LLAMA: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 """Sizes of a small Llama."""
+
+
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command of `superinfer-exec`."""
+    monkeypatch.setattr(sys, "argv", ["superinfer-exec", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    shown = capsys.readouterr()
+    return int(left.value.code or 0), shown.out, shown.err
 
 
 class IdleModel:
@@ -152,7 +166,7 @@ class Rig:
             self.mover,
             answers,
             clock or self.given_times(),
-            TimedArrivals(requests),
+            Arrivals(requests),
         )
         backend.ahead = backend.ahead or self.ahead
         driver = Driver(backend)

@@ -32,6 +32,8 @@ class FakeCost:
     copy: float = 0.0
     per_byte: float = 0.0
     kv_bytes_per_token: int = 1
+    duplex: float = 1.0
+    """How many times as long a copy takes beside one the other way."""
     limits: Limits = NO_LIMITS
 
     def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
@@ -45,8 +47,12 @@ class FakeCost:
     def host_s(self, sequences: int) -> float:
         return self.host
 
-    def transfer_s(self, nbytes: int, pieces: int, direction: str) -> float:
-        return self.copy + self.per_byte * nbytes
+    @property
+    def duplex_slows(self) -> bool:
+        return self.duplex > 1.0
+
+    def transfer_s(self, nbytes: int, pieces: int, direction: str, company: bool = False) -> float:
+        return (self.duplex if company else 1.0) * (self.copy + self.per_byte * nbytes)
 
     def attention_share(self, bits: int, byte_share: float) -> float:
         return byte_share

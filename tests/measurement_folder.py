@@ -53,6 +53,7 @@ def write_folder(root: Path, devices: Sequence[str] = ("a100-80g",)) -> Path:
         attention = folder / "attention/vllm" / vllm
         _parquet(attention / "generation_attention_perf", _decode_rows(pace))
         _parquet(attention / "context_attention_perf", _prefill_rows(pace))
+        _parquet(folder / "moe/vllm" / vllm / "moe_perf", _moe_rows(pace))
         _parquet(folder / "comm/vllm" / vllm / "custom_allreduce_perf", _reduce_rows(pace))
     for name, vidur_pace in (("a100", 1.0), ("h100", 0.5)):
         _vidur(root / "vidur" / name / "Tiny-1B" / "mlp.csv.gz", vidur_pace)
@@ -65,9 +66,14 @@ def write_model(path: Path, **changes: object) -> Path:
     return path
 
 
+FP8_PACE = 0.6
+"""Time of GEMM with 8-bit weights relative to 16-bit ones."""
+
+
 def _gemm_rows(counts: Sequence[int], pace: float) -> pd.DataFrame:
     rows = [
-        ("bfloat16", m, n, k, 1e3 * gemm_s(m, n, k, pace))
+        (dtype, m, n, k, 1e3 * gemm_s(m, n, k, pace * of_dtype))
+        for dtype, of_dtype in (("bfloat16", 1.0), ("fp8", FP8_PACE))
         for m in counts
         for n in SIZES
         for k in SIZES
@@ -83,19 +89,27 @@ _ATTENTION = (
 
 def _decode_rows(pace: float) -> pd.DataFrame:
     rows = [
-        (batch, 1, step, *HEADS, dtype, 1e3 * (LAUNCH_S + pace * batch * (step + 1) * 1e-10))
+        (
+            batch,
+            1,
+            step,
+            *HEADS,
+            dtype,
+            1e3 * (LAUNCH_S + pace * share * batch * (step + 1) * 1e-10),
+        )
         for batch in (1, 2, 4, 8, 16, 32)
         for step in (1, 3, 7, 15, 63, 255, 1023, 4095)
-        for dtype in ("bfloat16", "fp8")
+        for dtype, share in (("bfloat16", 1.0), ("fp8", 0.5))
     ]
     return pd.DataFrame(rows, columns=list(_ATTENTION))
 
 
 def _prefill_rows(pace: float) -> pd.DataFrame:
     rows = [
-        (batch, isl, 0, *HEADS, "bfloat16", 1e3 * _prefill_s(batch, isl, pace))
+        (batch, isl, 0, *HEADS, dtype, 1e3 * _prefill_s(batch, isl, pace))
         for batch in (1, 2, 4)
         for isl in (16, 64, 256, 1024, 4096)
+        for dtype in ("bfloat16", "fp8")
     ]
     return pd.DataFrame(rows, columns=list(_ATTENTION))
 
@@ -103,6 +117,30 @@ def _prefill_rows(pace: float) -> pd.DataFrame:
 def _prefill_s(batch: int, isl: int, pace: float) -> float:
     pairs = batch * isl * (isl + 1) / 2
     return LAUNCH_S + pace * (batch * isl * 1e-9 + pairs * 1e-11)
+
+
+EXPERTS = (1024, 512, 2, 8)
+"""Hidden and inner size, experts per token, experts."""
+
+
+def experts_s(tokens: float, tp: int, pace: float = 1.0) -> float:
+    """Seconds of a layer of experts under the most uneven routing."""
+    hidden, inner, top, count = EXPERTS
+    weights = count * hidden * inner / tp
+    return LAUNCH_S + pace * (weights * 1e-12 + tokens * top * hidden * inner / tp * 1e-14)
+
+
+def _moe_rows(pace: float) -> pd.DataFrame:
+    rows = [
+        ("bfloat16", tokens, *EXPERTS, tp, ep, routing, 1e3 * share * experts_s(tokens, tp, pace))
+        for tokens in SPARSE
+        for tp, ep in ((1, 1), (2, 1), (1, 2))
+        for routing, share in (("balanced", 0.5), ("power_law_1.2", 1.0))
+    ]
+    columns = ["moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts"]
+    return pd.DataFrame(
+        rows, columns=[*columns, "moe_tp_size", "moe_ep_size", "distribution", "latency"]
+    )
 
 
 def _reduce_rows(pace: float) -> pd.DataFrame:

@@ -40,7 +40,9 @@ def rule(allowed: str, forbidden: str = "") -> Rule:
 
 RULES = {
     "superinfer": rule("superinfer numpy mypy_extensions", forbidden="superinfer.lab"),
-    "superinfer.lab": rule("superinfer numpy msgspec pyarrow pandas matplotlib rich tomli_w torch"),
+    "superinfer.lab": rule(
+        "superinfer numpy msgspec pyarrow pandas matplotlib rich tomli_w torch typer"
+    ),
     "sim": rule("sim superinfer traces simpy numpy msgspec typer rich"),
     "executor": rule(
         "executor superinfer traces torch triton numpy msgspec typer rich safetensors tokenizers"

@@ -1,7 +1,7 @@
 """Decode and prefill attention alone, beside torch's own on the same shapes.
 
-The peers read keys and values of 16 bits from one dense tensor per layer, all of one length, with
-no block table to follow: an easier task than ours. What they cannot do (blocks, precisions, rows of
+torch's read keys and values of 16 bits from one dense tensor per layer, all of one length, with no
+block table to follow: an easier task than ours. What they cannot do (blocks, precisions, rows of
 different lengths) is their handicap in use, not in these numbers.
 """
 

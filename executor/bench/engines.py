@@ -2,11 +2,12 @@
 
 Both have random weights of one shape, the same prompts and answer lengths, all requests at once and
 greedy tokens; loading and warming up are not counted. The peer runs torch's SDPA over its pages,
-without CUDA graphs: flash-attn, which it prefers, is what it lacks here.
+without CUDA graphs, and is told not to look for flash-attn, which it may try to download.
 """
 
 from __future__ import annotations
 
+import gc
 import inspect
 import time
 from collections.abc import Iterator
@@ -15,10 +16,13 @@ from typing import Any
 
 import torch
 
+from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
 from executor.calibration.steps import run_driver
 from executor.calibration.timing import Deadline
+from executor.capacity import WARM_UP_TOKENS
 from executor.models.config import read_config
-from executor.session import DTYPES, ModelOptions, open_session, source_of
+from executor.runner import Batch
+from executor.session import DTYPES, ModelOptions, Session, open_session, source_of
 from superinfer.costs.shapes import ModelShape
 from superinfer.lab.config import load_config
 from superinfer.request import Request
@@ -41,6 +45,13 @@ class Load:
     output_tokens: int = 128
     sequences: int = 64
     """In a step at the most."""
+    int8: bool = False
+    """Weights in 8 bits, which ours alone can have."""
+
+    @property
+    def blocks(self) -> int:
+        """Of 32 tokens, for all sequences and a few more."""
+        return self.sequences * self.context // 32 + 16
 
     @property
     def context(self) -> int:
@@ -59,8 +70,12 @@ class Load:
 def engines(load: Load) -> Iterator[Row]:
     """Ours, then the peers that can be imported."""
     yield load.row("ours", ours(load))
+    gc.collect()  # engine and driver name each other; the peer needs their memory
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if load.int8:
+        yield {"point": "transformers", "skipped": "has no weights of 8 bits"}
+        return
     try:
         yield load.row("transformers", transformers_batching(load))
     except (ImportError, RuntimeError, AttributeError, TypeError, ValueError) as error:
@@ -69,7 +84,6 @@ def engines(load: Load) -> Iterator[Row]:
 
 def ours(load: Load) -> float:
     """Seconds of our driver, plain continuous batching with lag 1."""
-    blocks = load.sequences * load.context // 32 + 16
     config = load_config(
         None,
         [f"scheduler.max_num_seqs={load.sequences}", "run.host_memory_gib=0"],
@@ -79,11 +93,12 @@ def ours(load: Load) -> float:
         device=load.device,
         block_tokens=32,
         max_model_len=load.context,
-        kv_blocks=blocks,
+        kv_blocks=load.blocks,
         lag=1,
         trace="bench",
     )
-    session = open_session(config, ModelOptions(load.dtype, random_weights=True))
+    session = open_session(config, ModelOptions(load.dtype, load.int8, random_weights=True))
+    warm_up(session, load)
     workload = Workload(
         [
             Request(str(i), 0.0, load.prompt_tokens, load.output_tokens, index=i)
@@ -94,6 +109,20 @@ def ours(load: Load) -> float:
     begin_s = time.perf_counter()
     run_driver(session, workload, Deadline(600))
     return time.perf_counter() - begin_s
+
+
+def warm_up(session: Session, load: Load) -> None:
+    """Compile what steps of prompts alone, of decodes alone and of both launch."""
+    runner, layout, vocab = session.runner, session.model.layout, session.model.vocab
+    source = RandomArena.over(layout, runner.arena, session.engine.config.total_blocks)
+    budget = int(
+        getattr(session.engine.scheduler, "max_num_batched_tokens", None) or WARM_UP_TOKENS
+    )
+    prompts = [(load.prompt_tokens, 0)] * max(1, min(load.requests, budget // load.prompt_tokens))
+    contexts = [load.prompt_tokens] * load.sequences
+    for decodes, chunks in (([], prompts), (contexts, []), (contexts, prompts[:1])):
+        batch = Batch.of(decode_rows(source, decodes, vocab), chunk_rows(source, chunks, vocab))
+        runner.launch(batch).wait()
 
 
 def transformers_batching(load: Load) -> float:
@@ -143,9 +172,10 @@ def _generate(model: Any, prompts: list[list[int]], load: Load, tokens: int) -> 
         max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0
     )
     sizes = {
-        "num_blocks": load.sequences * load.context // 32 + 16,
+        "num_blocks": load.blocks,
         "max_batch_tokens": max(512, load.sequences),
         "use_cuda_graph": False,
+        "auto_switch_to_flash": False,
     }
     options: dict[str, Any] = {"inputs": prompts, "generation_config": generation}
     takes = inspect.signature(model.generate_batch).parameters

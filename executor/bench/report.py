@@ -10,7 +10,9 @@ Row = dict[str, Any]
 HANDICAPS = {
     "torch SDPA": "reads one dense tensor per layer: no block table, one precision, equal lengths",
     "FlexAttention": "the same, compiled by torch for each shape",
-    "transformers": "continuous batching with torch SDPA for want of flash-attn, no CUDA graphs",
+    "vLLM Triton": "unified_attention alone, blocks of ours in vLLM's layout; 16 bits",
+    "FlashInfer": "backend fa2, blocks of ours in its layout; planned outside the time; 16 bits",
+    "transformers": "continuous batching with torch SDPA instead of flash-attn, no CUDA graphs",
 }
 
 
@@ -30,27 +32,36 @@ def bench_lines(header: Row, found: dict[str, list[Row]]) -> Iterator[str]:
 
 
 def _line(row: Row) -> str:
-    if "skipped" in row:
-        return f"{row['point']:34} {row['skipped']}"
-    if "floor_s" in row:
-        return (
-            f"{row['point']:34} {row['seconds'] * 1e3:9.3f} ms  floor {row['floor_s'] * 1e3:8.3f}  "
-            f"{row['share_of_floor']:6.1%}  {row['tokens_per_s']:10,.0f} tokens/s"
-        )
-    if "share_of_copy" in row:
-        return (
-            f"{row['point']:34} {row['seconds'] * 1e6:9.1f} us  {row['bytes_per_s'] / 1e9:8,.0f} "
-            f"GB/s  {row['share_of_copy']:6.1%} of a copy"
-        )
-    if "output_tokens_per_s" in row:
-        rate = row["output_tokens_per_s"]
-        return f"{row['point']:34} {row['seconds']:9.2f} s  {rate:10,.0f} output tokens/s"
     if "block" in row:
         return (
             f"{row['block'] + '-bit blocks, ' + row['direction']:34} "
             f"{row['bytes_per_s'] / 1e9:9.2f} GB/s  {row['share_of_large']:6.1%} of a large copy"
         )
+    return f"{row['point']:34} {_result(row)}"
+
+
+def _result(row: Row) -> str:
+    """What was measured, by what the row has."""
+    if "skipped" in row:
+        return str(row["skipped"])
+    if "floor_s" in row:
+        return (
+            f"{row['seconds'] * 1e3:9.3f} ms  floor {row['floor_s'] * 1e3:8.3f}  "
+            f"{row['share_of_floor']:6.1%}  {row['tokens_per_s']:10,.0f} tokens/s"
+        )
+    if "share_of_copy" in row:
+        return (
+            f"{row['seconds'] * 1e6:9.1f} us  {row['bytes_per_s'] / 1e9:8,.0f} "
+            f"GB/s  {row['share_of_copy']:6.1%} of a copy"
+        )
+    if "share_of_gemm" in row:
+        return (
+            f"{row['seconds'] * 1e6:9.1f} us  {row['flops_per_s'] / 1e12:8,.1f} "
+            f"TFLOP/s  {row['share_of_gemm']:6.1%} of a product"
+        )
+    if "output_tokens_per_s" in row:
+        return f"{row['seconds']:9.2f} s  {row['output_tokens_per_s']:10,.0f} output tokens/s"
     return (
-        f"{row['point']:34} {row['alone_s'] * 1e3:9.3f} ms alone, "
+        f"{row['alone_s'] * 1e3:9.3f} ms alone, "
         f"{row['with_swap_s'] * 1e3:.3f} with swaps ({row['slowdown']:+.1%})"
     )

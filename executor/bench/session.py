@@ -8,20 +8,31 @@ from typing import Any
 
 import torch
 
-from executor.bench.attention import PEERS, Heads, decode_bytes, time_decode
+from executor.bench.attention import (
+    PEERS,
+    Heads,
+    Peer,
+    decode_bytes,
+    prefill_flops,
+    sdpa_prefill,
+    time_decode,
+    time_prefill,
+)
 from executor.bench.engines import Load, engines
 from executor.bench.floors import Ceilings
+from executor.bench.paged_peers import PAGED_DECODES, PAGED_PREFILLS
 from executor.bench.steps import (
     DecodePoint,
-    free_bytes,
+    arena_room,
     greedy,
     measure_decode,
     measure_prefill,
 )
 from executor.bench.swap import link_rows, slowdown
 from executor.calibration.cases import RandomArena, decode_step
-from executor.calibration.ceilings import copy_bandwidth, gemm_rate, hardware, versions
-from executor.calibration.timing import Deadline, captured
+from executor.calibration.ceilings import copy_bandwidth, gemm_rate, hardware
+from executor.calibration.timing import Deadline, Timing, captured
+from executor.device import executor_versions
 from executor.items import ItemBudget
 from executor.kernels.ops import ops_for
 from executor.models import Model, load_model
@@ -79,7 +90,7 @@ class Session:
             "copy_bytes_per_s": self.ceilings.bytes_per_s,
             "gemm_flops": self.ceilings.flops,
             "int8_weights": self.int8,
-            "versions": versions(),
+            "versions": executor_versions("transformers"),
         }
 
     @property
@@ -127,42 +138,61 @@ class Session:
                     return
                 contexts = [point.context] * point.batch
                 timing = time_decode(ops, heads, source, contexts, bits, budget)
-                rate = decode_bytes(heads, contexts, bits) / timing.seconds
                 yield {
                     "point": f"attention {point.name.removeprefix('decode ')}",
-                    "seconds": timing.seconds,
                     "spread": timing.spread,
-                    "bytes_per_s": rate,
-                    "share_of_copy": rate / self.ceilings.bytes_per_s,
+                    **_read(self.ceilings, decode_bytes(heads, contexts, bits), timing),
                 }
             del source
 
-    def peers(self, points: tuple[DecodePoint, ...], deadline: Deadline) -> Iterator[Row]:
-        """Others' decode attention on the 16-bit points."""
+    def prompts(self, sizes: tuple[int, ...], deadline: Deadline) -> Iterator[Row]:
+        """Attention of whole prompts alone, as a share of the rate of a large product."""
         heads, device = Heads(self.shape.heads, self.model.layout), self.model.device
-        for name, peer in PEERS.items():
-            for point in points:
+        blocks = max(sizes, default=1) // self.model.layout.block_tokens + 2
+        source = RandomArena(self.model.layout, {16: blocks}, device)
+        for tokens in sizes:
+            if deadline.over:
+                return
+            timing = time_prefill(ops_for(device), heads, source, (tokens, 0))
+            yield {"point": f"attention prefill {tokens}", **self._computed(heads, tokens, timing)}
+
+    def peers(self, points: Points, deadline: Deadline) -> Iterator[Row]:
+        """Others' attention, on the 16-bit decodes and on the prompts."""
+        heads = Heads(self.shape.heads, self.model.layout)
+        for name, peer in (*PEERS.items(), *PAGED_DECODES.items()):
+            for point in points.decodes:
                 if point.bits != 16 or deadline.over:
                     continue
                 row: Row = {"point": f"{name} {point.name.removeprefix('decode ')}"}
-                try:
-                    timing = peer(heads, point.batch, point.context, device, 0.1)
-                except (RuntimeError, ImportError, torch.OutOfMemoryError) as error:
-                    yield row | {"skipped": str(error).splitlines()[0][:120]}
-                    continue
                 contexts = [point.context] * point.batch
-                rate = decode_bytes(heads, contexts, 16) / timing.seconds
-                share = rate / self.ceilings.bytes_per_s
-                yield row | {
-                    "seconds": timing.seconds,
-                    "bytes_per_s": rate,
-                    "share_of_copy": share,
-                }
+                timing = self._peer(peer, heads, point.batch, point.context)
+                found = _read(self.ceilings, decode_bytes(heads, contexts, 16), timing)
+                yield row | found
+        for name, peer in (("torch SDPA", sdpa_prefill), *PAGED_PREFILLS.items()):
+            for tokens in points.prefills:
+                if deadline.over:
+                    return
+                timing = self._peer(peer, heads, 1, tokens)
+                yield {"point": f"{name} prefill {tokens}", **self._computed(heads, tokens, timing)}
+
+    def _peer(self, peer: Peer, heads: Heads, batch: int, length: int) -> Timing | str:
+        """What a peer takes, or why it does not run."""
+        try:
+            return peer(heads, batch, length, self.model.device, 0.1)
+        except (RuntimeError, ImportError, TypeError, torch.OutOfMemoryError) as error:
+            return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+    def _computed(self, heads: Heads, tokens: int, timing: Timing | str) -> Row:
+        if isinstance(timing, str):
+            return {"skipped": timing}
+        rate = prefill_flops(heads, (tokens, 0)) / timing.seconds
+        share = rate / self.ceilings.flops
+        return {"seconds": timing.seconds, "flops_per_s": rate, "share_of_gemm": share}
 
     def load(self) -> Load:
         """Requests for whole engines, on weights of their own."""
         kind = str(self.model.layout.dtype).removeprefix("torch.")
-        return Load(self.source, self.model.device.type, kind)
+        return Load(self.source, self.model.device.type, kind, int8=self.int8)
 
     def swaps(self) -> Iterator[Row]:
         """Copies of blocks alone, and beside a decode step of 32 sequences of 1k."""
@@ -181,17 +211,30 @@ class Session:
         layout, device = self.model.layout, self.model.device
         tails = max((point.batch for point in points), default=1) + 1
         size = layout.block_bytes[bits]
-        room = (free_bytes(device) - tails * (layout.block_bytes[16] + size)) // size
+        room = (arena_room(device) - tails * (layout.block_bytes[16] + size)) // size
         wanted = [n for point in points if (n := point.blocks(layout)) <= room]
         blocks = {16: tails, bits: max(wanted, default=0) + tails}
         return RandomArena(layout, blocks, device)
 
 
+def _read(ceilings: Ceilings, nbytes: float, timing: Timing | str) -> Row:
+    if isinstance(timing, str):
+        return {"skipped": timing}
+    rate = nbytes / timing.seconds
+    share = rate / ceilings.bytes_per_s
+    return {"seconds": timing.seconds, "bytes_per_s": rate, "share_of_copy": share}
+
+
+def _attention(session: Session, points: Points, deadline: Deadline) -> Iterator[Row]:
+    yield from session.attention(points.decodes, deadline)
+    yield from session.prompts(points.prefills, deadline)
+
+
 PARTS: dict[str, Callable[[Session, Points, Deadline], Iterator[Row]]] = {
     "decode": lambda session, points, end: session.decodes(points.decodes, end),
     "prefill": lambda session, points, end: session.prefills(points.prefills, end),
-    "attention": lambda session, points, end: session.attention(points.decodes, end),
-    "peers": lambda session, points, end: session.peers(points.decodes, end),
+    "attention": _attention,
+    "peers": lambda session, points, end: session.peers(points, end),
     "swap": lambda session, points, end: session.swaps(),
     "engines": lambda session, points, end: engines(session.load()),
 }

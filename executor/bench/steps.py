@@ -12,6 +12,8 @@ from torch import Tensor
 from executor.bench.floors import Ceilings, decode_floor_s, prefill_floor_s
 from executor.calibration.cases import RandomArena, decode_step, mixed_step
 from executor.calibration.timing import time_calls
+from executor.capacity import HOST_CACHE_BYTES
+from executor.device import free_bytes
 from executor.items import ItemBudget
 from executor.kv.layout import KVLayout
 from executor.models.base import Model
@@ -60,13 +62,11 @@ class DecodePoint:
         return self.batch * -(-self.context // layout.block_tokens)
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that an arena may take."""
+def arena_room(device: torch.device) -> int:
+    """Bytes that an arena may take."""
     if device.type != "cuda":
-        return 256 << 20
-    torch.cuda.empty_cache()
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(0, int(free) - SPARE_BYTES)
+        return HOST_CACHE_BYTES
+    return max(0, free_bytes(device) - SPARE_BYTES)
 
 
 def kv_bytes(layout: KVLayout, bits: int) -> float:

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from executor.bench.steps import free_bytes
+from executor.bench.steps import arena_room
 from executor.calibration import kernels
 from executor.calibration.cases import RandomArena
-from executor.calibration.ceilings import ceilings, hardware, versions
+from executor.calibration.ceilings import ceilings, hardware
 from executor.calibration.fit import with_steps
 from executor.calibration.kernels import CPU, GPU, Bench, Grids
 from executor.calibration.links import measure_links
+from executor.calibration.report import unsteady
 from executor.calibration.steps import (
     Limits,
     Steps,
@@ -28,7 +29,7 @@ from executor.calibration.steps import (
 )
 from executor.calibration.tables import Family
 from executor.calibration.timing import Deadline
-from executor.device import find_device
+from executor.device import executor_versions, find_device
 from executor.items import ItemBudget
 from executor.kernels.ops import ops_for
 from executor.kv.layout import KVLayout
@@ -157,6 +158,8 @@ def calibrate(wish: Wish, say: Say) -> Calibration:
     steps = run_steps(subject, session, total_s - (time.time() - begin_s))
     profile = with_steps(profile, subject.shape, steps)
     say(f"predicted against measured: {profile.fit['step']}")
+    if warning := unsteady(profile):
+        say(warning)
     return Calibration(replace(profile, made_s=begin_s), steps)
 
 
@@ -221,7 +224,7 @@ def _arena(subject: Subject, bits: tuple[int, ...]) -> RandomArena:
     tails = grids.sequences[-1] + 2
     wanted = min(grids.most_context // layout.block_tokens, 16384 if subject.gpu else 1024)
     sizes = layout.block_bytes
-    room = free_bytes(subject.device) * 3 // 4 - (tails * sizes[16] if 16 not in bits else 0)
+    room = arena_room(subject.device) * 3 // 4 - (tails * sizes[16] if 16 not in bits else 0)
     count = max(8, min(wanted, room // sum(sizes[kind] for kind in bits)))
     counts = {16: tails, **dict.fromkeys(bits, count)}
     return RandomArena(layout, counts, subject.device)
@@ -267,6 +270,7 @@ def _profile(
         kernels={name: family.kernel for name, family in found.items()},
         links={way: Link(link["bytes_per_s"], link["setup_s"]) for way, link in links.items()},
         host=HostCost(0.0, 0.0, "measured"),
+        graphs=session.runner.graphs.known if session.runner.graphs else None,
         memory={
             "device_bytes": machine.get("memory_bytes"),
             "kv_blocks": sizes.total_blocks,
@@ -277,7 +281,7 @@ def _profile(
         fit={name: family.fit() for name, family in found.items()},
         range={name: family.range for name, family in found.items() if family.range},
         sources=[f"superinfer-exec calibrate, {wish.minutes:g} minutes{quantised}"],
-        versions={**versions(), "device": str(machine["name"])},
+        versions={**executor_versions(), "device": str(machine["name"])},
     )
 
 
@@ -289,7 +293,10 @@ def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
     limits, random = _limits(subject, session), np.random.default_rng(1)
     blocks = min(session.engine.config.total_blocks, 8192)
     source = RandomArena.over(subject.layout, session.runner.arena, blocks)
-    shapes = [limits.batch(random, mixed=i % 2 == 1) for i in range(BATCHES)]
+    # Each part of the range of chunks comes once, in no order: few are large, by chance none.
+    mixed = BATCHES // 2
+    places = (random.permutation(mixed) + random.random(mixed)) / mixed
+    shapes = [limits.batch(random, i % 2 == 1, float(places[i // 2])) for i in range(BATCHES)]
     time_s = Deadline(max(2.0, 0.65 * deadline.left_s))
     ran = run_batches(session.runner, source, shapes, time_s)
     driven = run_driver(session, random_workload(limits, 48), Deadline(max(2.0, deadline.left_s)))

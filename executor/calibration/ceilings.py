@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 
 from executor.calibration.timing import Call, time_calls
+from superinfer.lab.versions import processor
 
-PACKAGES = ("torch", "triton", "numpy", "transformers")
 COPY_BYTES = {"cuda": 4 << 30, "cpu": 128 << 20}
 GEMM_SIZE = {"cuda": 8192, "cpu": 512}
 
@@ -19,7 +16,7 @@ GEMM_SIZE = {"cuda": 8192, "cpu": 512}
 def hardware(device: torch.device) -> dict[str, object]:
     """The device in its own words."""
     if device.type != "cuda":
-        return {"name": _processor(), "threads": torch.get_num_threads()}
+        return {"name": processor(), "threads": torch.get_num_threads()}
     found = torch.cuda.get_device_properties(device)
     return {
         "name": found.name,
@@ -28,19 +25,6 @@ def hardware(device: torch.device) -> dict[str, object]:
         "l2_bytes": found.L2_cache_size,
         "capability": f"{found.major}.{found.minor}",
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the kernels are made with."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    if torch.version.cuda:
-        found["cuda"] = torch.version.cuda
-    return found
 
 
 def ceilings(device: torch.device, budget_s: float = 1.0) -> dict[str, float]:
@@ -84,12 +68,3 @@ def gemm_rate(device: torch.device, budget_s: float = 0.3) -> float:
     ]
     calls: list[Call] = [partial(torch.mm, a, b) for a, b in pairs]
     return 2 * size**3 / time_calls(calls, device, budget_s, graph=False).best
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())

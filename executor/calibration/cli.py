@@ -48,7 +48,9 @@ def calibrate(
     from executor.device import default_device
     from executor.session import ModelOptions
     from superinfer.costs.profile import write_profile
+    from superinfer.lab.results import check_writable
 
+    check_writable(out or Path("profile.json"), file=True)
     wish = Wish(
         model,
         device or default_device(),

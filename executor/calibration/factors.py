@@ -1,14 +1,18 @@
 """Kernels in a step against kernels alone.
 
 In a step a kernel finds other things in the caches than beside copies of itself, and a device under
-full load may clock lower. Three factors (all that sees every token, decode attention, prefill
-attention) bring the tables to what steps of the model really take. They are fitted on real steps,
-pulled towards 1, and stored in the profile under `fit.in_step`; held-out steps take no part.
+full load may clock lower. Factors (all that sees every token, decode attention, prefill attention)
+bring the tables to what steps of the model really take. They are fitted on real steps, pulled
+towards 1, and stored in the profile under `fit.in_step`; held-out steps take no part.
+
+A step of some thousand tokens keeps the matrix units busy for as long as it takes, and the device
+slows down as it does not in steps of a few rows. So what sees every token has a factor of its own,
+`wide`, where a table is past `MANY_TOKENS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
@@ -26,6 +30,8 @@ LOWEST, HIGHEST = 0.5, 2.0
 PULL = 0.002
 """Towards a factor of 1: what a factor of 2 costs, in squared relative errors per step."""
 ROUNDS = 12
+MANY_TOKENS = 1024
+"""Steps of more than these are bound by arithmetic all through; they have no graphs either."""
 OUTLIER = 1.5
 """Relative errors above so many times the median count less."""
 
@@ -37,6 +43,8 @@ class Factors:
     dense: float = 1.0
     decode: float = 1.0
     prefill: float = 1.0
+    wide: float | None = None
+    """In place of `dense` past `MANY_TOKENS`; None: the same."""
 
 
 def parts_of(profile: Profile, shape: ModelShape, steps: Sequence[Step]) -> np.ndarray:
@@ -56,7 +64,21 @@ def scaled(profile: Profile, factors: Factors) -> Profile:
     kernels = {
         name: _times(kernel, by_name.get(name, 1.0)) for name, kernel in profile.kernels.items()
     }
+    if factors.wide is not None:
+        ratio = factors.wide / factors.dense
+        kernels |= {
+            name: _widened(kernel, ratio)
+            for name, kernel in kernels.items()
+            if name not in UNSCALED and "tokens" in kernel.axes
+        }
     return replace(profile, kernels=kernels)
+
+
+def _widened(kernel: Kernel, ratio: float) -> Kernel:
+    """The table past `MANY_TOKENS` multiplied; it still never falls."""
+    pairs = zip(kernel.axes["tokens"], kernel.seconds or (), strict=True)
+    seconds = [value * (ratio if tokens > MANY_TOKENS else 1.0) for tokens, value in pairs]
+    return replace(kernel, seconds=tuple(np.maximum.accumulate(seconds).tolist()))
 
 
 def fit_factors(parts: np.ndarray, sequences: np.ndarray, seconds: np.ndarray) -> Factors:
@@ -75,7 +97,19 @@ def fit_factors(parts: np.ndarray, sequences: np.ndarray, seconds: np.ndarray) -
 
 def entry(factors: Factors) -> dict[str, float]:
     """For a profile's `fit`."""
-    return dict(zip(("dense", "decode", "prefill"), astuple(factors), strict=True))
+    pairs = zip(("dense", "decode", "prefill", "wide"), astuple(factors), strict=True)
+    return {name: value for name, value in pairs if value is not None}
+
+
+def factors_of(entry: Mapping[str, float]) -> Factors:
+    """What `entry` was made of."""
+    return Factors(entry["dense"], entry["decode"], entry["prefill"], entry.get("wide"))
+
+
+def inverse(factors: Factors) -> Factors:
+    """What takes a profile that was scaled by these back to its tables as they were measured."""
+    wide = factors.dense if factors.wide is None else factors.wide
+    return Factors(1 / factors.dense, 1 / factors.decode, 1 / factors.prefill, 1 / wide)
 
 
 def _solve(

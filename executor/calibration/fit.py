@@ -11,6 +11,7 @@ import numpy as np
 from executor.calibration.factors import (
     HIGHEST,
     LOWEST,
+    MANY_TOKENS,
     Factors,
     entry,
     fit_factors,
@@ -22,6 +23,8 @@ from superinfer.costs import CalibratedCost
 from superinfer.costs.profile import HostCost, Profile
 from superinfer.costs.shapes import ModelShape
 
+DENSE_PART, PREFILL_PART = 0, 2
+"""Columns of `parts_of`."""
 DEVICE_SHARE = 0.7
 """Of a step that is launched kernel by kernel: where the device needs less of it, the step waits
 for its launches; where it needs more than the rest, the launches wait for it."""
@@ -31,7 +34,7 @@ def with_steps(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:
     """The profile with its tables in line with real steps, its host time, and how well it predicts
     steps that it has not seen.
     """
-    factors = _factors(profile, shape, steps.fitted)
+    factors = _factors(profile, shape, steps)
     profile = scaled(profile, factors)
     cost = CalibratedCost(profile, shape)
     launching = _host(steps.fitted, cost, HostFit(0.0, 0.0))
@@ -88,18 +91,23 @@ def launch_seconds(steps: Sequence[tuple[Step, HostFit]], cost: CalibratedCost) 
     return median(found) if found else 0.0
 
 
-def _factors(profile: Profile, shape: ModelShape, steps: Sequence[Step]) -> Factors:
+def _factors(profile: Profile, shape: ModelShape, steps: Steps) -> Factors:
     """On a GPU of replayed decodes, and of steps with chunks that are long on the device; on a CPU
     of whole steps, with their host time left open.
     """
-    replayed = [step for step in steps if step.replay_s is not None and not step.chunks]
+    fitted = steps.fitted
+    replayed = [step for step in fitted if step.replay_s is not None and not step.chunks]
     if not replayed:
-        sequences = np.array([step.sequences for step in steps], dtype=float)
-        seconds = np.array([step.seconds for step in steps])
-        return fit_factors(parts_of(profile, shape, steps), sequences, seconds)
+        sequences = np.array([step.sequences for step in fitted], dtype=float)
+        seconds = np.array([step.seconds for step in fitted])
+        return fit_factors(parts_of(profile, shape, fitted), sequences, seconds)
     device_s = np.array([step.replay_s for step in replayed])
     found = fit_factors(parts_of(profile, shape, replayed), np.zeros(0), device_s)
-    return replace(found, prefill=_prefill_factor(scaled(profile, found), shape, steps))
+    few = [step for step in fitted if step.tokens <= MANY_TOKENS]
+    found = replace(found, prefill=_prefill_factor(scaled(profile, found), shape, few or fitted))
+    many = [step for step in (*fitted, *steps.driven) if step.tokens > MANY_TOKENS]
+    ratio = _left_for(scaled(profile, found), shape, many, DENSE_PART)
+    return replace(found, wide=found.dense * ratio) if many else found
 
 
 def _prefill_factor(profile: Profile, shape: ModelShape, steps: Sequence[Step]) -> float:
@@ -107,15 +115,28 @@ def _prefill_factor(profile: Profile, shape: ModelShape, steps: Sequence[Step]) 
     chunked = [step for step in steps if step.chunks]
     if not chunked:
         return 1.0
-    # What a graph computes for nothing costs what decodes without keys do.
-    computed = [replace(step, decodes=step.decodes + step.padding) for step in chunked]
-    parts = parts_of(profile, shape, computed)
-    seconds = np.array([s.seconds if s.replay_s is None else s.replay_s for s in chunked])
+    parts, seconds = parts_of(profile, shape, chunked), _device_seconds(chunked)
     told = (parts.sum(axis=1) > DEVICE_SHARE * seconds) & (parts[:, 2] > 0.1 * seconds)
-    if not told.any():
+    some = [step for step, tells in zip(chunked, told, strict=True) if tells]
+    return _left_for(profile, shape, some, PREFILL_PART)
+
+
+def _left_for(profile: Profile, shape: ModelShape, steps: Sequence[Step], part: int) -> float:
+    """By how much one part of steps takes longer than predicted if the others are right: the median
+    of the steps, 1 without any.
+    """
+    if not steps:
         return 1.0
-    left_s = seconds[told] - parts[told, :2].sum(axis=1)
-    return min(HIGHEST, max(LOWEST, float(np.median(left_s / parts[told, 2]))))
+    parts = parts_of(profile, shape, steps)
+    left_s = _device_seconds(steps) - np.delete(parts, part, axis=1).sum(axis=1)
+    return min(HIGHEST, max(LOWEST, float(np.median(left_s / parts[:, part]))))
+
+
+def _device_seconds(steps: Sequence[Step]) -> np.ndarray:
+    """Of the replay, or of the whole step where there is none: then the device is what is waited
+    for.
+    """
+    return np.array([s.seconds if s.replay_s is None else s.replay_s for s in steps])
 
 
 def _host(steps: Sequence[Step], cost: CalibratedCost, known: HostFit) -> HostFit:

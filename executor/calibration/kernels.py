@@ -346,8 +346,9 @@ def measure_moe(bench: Bench, deadline: Deadline) -> Iterator[tuple[str, Family]
     """Choosing experts, and their work."""
     shape = bench.shape
     router = bench.randn(shape.experts, shape.hidden, scale=0.02)
-    gate_up = bench.randn(shape.experts, 2 * shape.intermediate, shape.hidden, scale=0.02)
-    down = bench.randn(shape.experts, shape.hidden, shape.intermediate, scale=0.02)
+    gate_up, up_scales = _experts(bench, 2 * shape.intermediate, shape.hidden)
+    down, down_scales = _experts(bench, shape.hidden, shape.intermediate)
+    scales = None if up_scales is None else (up_scales, down_scales)
 
     def route(x: Tensor) -> tuple[Tensor, Tensor]:
         logits = F.linear(x, router)
@@ -361,7 +362,18 @@ def measure_moe(bench: Bench, deadline: Deadline) -> Iterator[tuple[str, Family]
 
     def at_gemm(rows: int) -> Timing:
         sets = [(x, *route(x)) for (x,) in _activations(bench, rows, (shape.hidden,))]
-        return bench.time([partial(bench.ops.moe, x, w, e, gate_up, down) for x, w, e in sets])
+        work = partial(bench.ops.moe, gate_up=gate_up, down=down, scales=scales)
+        return bench.time([partial(work, x, w, e) for x, w, e in sets])
 
     yield "moe_route", _curve(bench, bench.grids.tokens, "tokens", at_route, deadline)
     yield "moe_gemm", _curve(bench, bench.grids.tokens, "tokens", at_gemm, deadline)
+
+
+def _experts(bench: Bench, outputs: int, inputs: int) -> tuple[Tensor, Tensor | None]:
+    """A matrix of every expert, and the scales of one in int8."""
+    experts = bench.shape.experts
+    if not bench.int8:
+        return bench.randn(experts, outputs, inputs, scale=0.02), None
+    codes, scales = _weights(bench, experts * outputs, inputs)
+    assert scales is not None
+    return codes.view(experts, outputs, inputs), scales.view(experts, outputs)

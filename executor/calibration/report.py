@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import median
 
 from superinfer.costs.profile import Profile
+
+UNSTEADY = 0.2
+"""Half of the kernels of a quiet device spread by less."""
+
+
+def unsteady(profile: Profile) -> str:
+    """A warning if timings were all over the place; else nothing."""
+    spreads = [entry["spread"] for entry in profile.fit.values() if entry.get("spread") is not None]
+    middle = median(spreads) if spreads else 0.0
+    if middle <= UNSTEADY:
+        return ""
+    return (
+        f"warning: timings of the same work differ by {middle:.0%}: something else runs on this "
+        "device, and the profile is no better than that"
+    )
 
 
 def profile_lines(profile: Profile) -> Iterator[str]:
@@ -20,6 +36,8 @@ def profile_lines(profile: Profile) -> Iterator[str]:
     for way, link in profile.links.items():
         rate, setup = link.bytes_per_s / 1e9, link.setup_s * 1e6
         yield f"  {way:5} {rate:6.1f} GB/s, {setup:.1f} us per copy"
+    if profile.graphs is not None:
+        yield f"  graphs: {profile.graphs.words}"
     host = profile.host
     step_us, sequence_us = host.step_s * 1e6, host.per_sequence_s * 1e6
     yield f"  host  {step_us:.0f} us per step, {sequence_us:.1f} per sequence"

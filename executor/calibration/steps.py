@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from executor.arrivals import TimedArrivals
+from executor.arrivals import Arrivals
 from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
 from executor.calibration.timing import Deadline, time_calls
 from executor.clock import RealTime
@@ -28,6 +28,8 @@ from superinfer.request import Request
 from traces.workload import Workload
 
 REPEATS = 5
+LEAST_BATCHES = 8
+"""Half of them are held out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,11 @@ class Step:
     seconds: float
     replay_s: float | None = None
     """Of that on the device, where the step is replayed from a graph."""
-    padding: int = 0
-    """Rows that its graph computes for nothing."""
+
+    @property
+    def tokens(self) -> int:
+        """Rows that it computes, padding aside."""
+        return self.decodes + sum(chunk.tokens for chunk in self.chunks)
 
     @property
     def sequences(self) -> int:
@@ -82,15 +87,18 @@ class Limits:
     """Tokens of all sequences."""
     chunks: int = 3
 
-    def batch(self, random: np.random.Generator, mixed: bool) -> Shape:
-        """Decodes of random lengths, even in the logarithm, and maybe some chunks."""
+    def batch(self, random: np.random.Generator, mixed: bool, place: float | None = None) -> Shape:
+        """Decodes of random lengths, even in the logarithm, and maybe some chunks; with `place`
+        (0 to 1) their tokens stand there between the fewest and the most.
+        """
         count = int(np.exp(random.uniform(0, np.log(self.sequences + 1))))
         longest = max(17.0, min(self.context, self.total / (2 * count)))
         mean = np.exp(random.uniform(np.log(16), np.log(longest)))
         contexts = random.uniform(0.3, 1.7, count) * mean
         chunks: list[tuple[int, int]] = []
         if mixed:
-            drawn = np.exp(random.uniform(np.log(8), np.log(self.chunk_tokens)))
+            part = random.random() if place is None else place
+            drawn = 8 * (self.chunk_tokens / 8) ** part
             parts = int(random.integers(1, self.chunks + 1))
             tokens = max(1, int(drawn) // parts)
             room = max(0, min(self.context, self.total // 8) - tokens)
@@ -112,10 +120,12 @@ class Shape:
 def run_batches(
     runner: Runner, source: RandomArena, shapes: Sequence[Shape], deadline: Deadline
 ) -> list[Step]:
-    """Run each batch some times through the runner, one step after the other; medians."""
-    steps = []
+    """Run each batch some times through the runner, one step after the other; medians. A few of
+    them are run however late it is.
+    """
+    steps: list[Step] = []
     for shape in shapes:
-        if deadline.over:
+        if deadline.over and len(steps) >= LEAST_BATCHES:
             break
         batch = Batch.of(
             decode_rows(source, list(shape.contexts), runner.model.vocab),
@@ -125,9 +135,7 @@ def run_batches(
         samples = [_once(runner, batch) for _ in range(REPEATS)]
         chunks = tuple(Chunk(*chunk) for chunk in shape.chunks)
         work = chunks, len(shape.contexts), sum(shape.contexts)
-        steps.append(
-            Step(*work, median(samples), _replay_s(runner, batch), _padding(runner, batch))
-        )
+        steps.append(Step(*work, median(samples), _replay_s(runner, batch)))
     return steps
 
 
@@ -139,14 +147,6 @@ def _replay_s(runner: Runner, batch: Batch) -> float | None:
     if replay is None:
         return None
     return time_calls([replay], runner.device, 0.03, graph=False).seconds
-
-
-def _padding(runner: Runner, batch: Batch) -> int:
-    """Rows of the batch's graph that are none of the batch's."""
-    tokens = sum(len(chunk.tokens) for chunk in batch.chunks)
-    rows, chunks = len(batch.decodes), len(batch.chunks)
-    sizes = runner.graphs.sizes_for(rows, tokens, chunks) if runner.graphs else None
-    return sizes.rows - rows - tokens if sizes else 0
 
 
 def _once(runner: Runner, batch: Batch) -> float:
@@ -180,7 +180,7 @@ def run_driver(session: Session, workload: Workload, deadline: Deadline) -> list
     model = session.model
     answers = answers_of(workload, model.vocab, model.max_model_len, seed=0)
     clock = LoggedTime(session, deadline)
-    clock.driver = session.driver(answers, TimedArrivals(workload.requests), clock)
+    clock.driver = session.driver(answers, Arrivals(workload.requests), clock)
     clock.restart()
     clock.driver.run()
     return clock.steps

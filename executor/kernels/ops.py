@@ -97,12 +97,19 @@ class Ops(Protocol):
         ...
 
     def moe(
-        self, x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor
+        self,
+        x: Tensor,
+        weights: Tensor,
+        experts: Tensor,
+        gate_up: Tensor,
+        down: Tensor,
+        scales: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Mixture of gated-SiLU experts; [rows, hidden].
 
         `weights` float32 and `experts` int64 [rows, k]: who works on a row and with which share.
-        `gate_up` [experts, 2 * n, hidden], `down` [experts, hidden, n].
+        `gate_up` [experts, 2 * n, hidden], `down` [experts, hidden, n]; where both are int8,
+        `scales` are float32 [experts, 2 * n] and [experts, hidden], one for each row.
         """
         ...
 

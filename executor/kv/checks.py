@@ -29,6 +29,7 @@ def _check_owners(manager: BlockManager) -> None:
     device = manager.device
     parts = [held.own for held in device.held.values()]
     parts += [table.offsets for table in device.nodes.values()]
+    parts += [] if manager.eager is None else [manager.eager.offsets]
     owned = np.sort(np.concatenate([NO_OFFSETS, *parts]))
     assert (np.diff(owned) > 0).all(), "a block has two owners"
     assert np.array_equal(owned, device.places.live_offsets()), "a block has no owner"
@@ -39,6 +40,10 @@ def _check_counts(manager: BlockManager) -> None:
     pool = manager.engine.pool
     referenced, cached = _held_bits(manager), _node_bits(manager, referenced=False)
     referenced += _node_bits(manager, referenced=True)
+    if manager.eager is not None:
+        in_use = sum(block.refs > 0 for block in manager.eager.blocks)
+        referenced[16] += in_use
+        cached[16] += len(manager.eager.offsets) - in_use
     assert referenced.total() == pool.referenced, (referenced, pool.referenced)
     assert cached.total() == pool.cached, (cached, pool.cached)
     core = (pool._referenced_8, pool._referenced_4, pool._cached_8, pool._cached_4)
@@ -70,6 +75,10 @@ def _check_tables(manager: BlockManager) -> None:
         assert len(table) == node.blocks and (table.bits == node.bits).all()
     for seq, held in manager.device.held.items():
         assert seq.shared_blocks == held.shared, seq
+        if manager.eager is not None:
+            own = [] if seq.node is None else [manager.eager.blocks[b] for b in seq.node.blocks]
+            assert held.table.offsets[: held.shared].tolist() == own, seq
+            continue
         counted = cut(manager.engine.runs_of(seq), 0, len(held.table))
         assert held.table.bits.tolist() == [bits for bits, n in counted for _ in range(n)], seq
         for node in _path(seq.node):

@@ -8,6 +8,7 @@ from collections.abc import Sequence as Items
 import numpy as np
 
 from executor.kv.arena import Arena, HostArena
+from executor.kv.eager import EagerPlaces
 from executor.kv.host import HostBlocks, HostPlaces
 from executor.kv.mirrored import MirrorPlaces
 from executor.kv.placer import Held, Placer
@@ -16,8 +17,10 @@ from executor.kv.tier import TierPlaces
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError, PlanError
 from superinfer.memory.prefix import Node
+from superinfer.memory.vllm_v1_cache import Block, Table
 from superinfer.plan import Change, Direction, Plan, Transfer
 from superinfer.sequence import RESIDENT, Sequence, State
+from superinfer.undo import saved_value
 
 Transfers = dict[tuple[Sequence, Direction], Transfer]
 _LEAVING = ("preempt", "swap_out")
@@ -44,6 +47,8 @@ class BlockManager:
         """Copies on the host of sequences that run."""
         self.tier = TierPlaces(self.host, self.device)
         """Cached prefixes on the host."""
+        self.eager = None if engine.eager is None else EagerPlaces(self.device)
+        """Cached prefixes, if the index knows each block by itself."""
         self._returned: dict[Sequence, HostBlocks] = {}
         """What is on the host of those that have just come back in the background."""
         self._kept: dict[Sequence, int] = {}
@@ -58,6 +63,8 @@ class BlockManager:
         changes, self._changes = self._changes, []
         transfers = _by_sequence(plan)
         self._free_returned()
+        if self.eager is not None:
+            self.eager.settle()
         self._take_out(changes, transfers)
         self._free_trimmed()
         self._bring_in(changes, transfers)
@@ -85,6 +92,8 @@ class BlockManager:
 
     def settle(self) -> None:
         """Free what was only waiting for the next plan. Not between a plan and its `follow`."""
+        if self.eager is not None:
+            self.eager.settle()
         self._free_trimmed()
         self._free_returned()
         self.tier.settle()
@@ -110,6 +119,9 @@ class BlockManager:
 
     def published(self, seq: Sequence, above: Node | None) -> None:
         """New nodes get the places of the sequence's blocks, and it gets those of older ones."""
+        if self.eager is not None:
+            self.eager.published(seq)
+            return
         held, nodes = self.device.held[seq], self.device.nodes
         for node in _path(seq.node, above):
             table, where = nodes.get(node), slice(node.start, node.stop)
@@ -128,8 +140,12 @@ class BlockManager:
                 held.table.put(where, table.offsets, table.bits)
         held.shared = seq.shared_blocks
 
-    def answered(self, seq: Sequence, leaf: Node) -> None:
+    def answered(self, seq: Sequence, leaf: Node | Block) -> None:
         """Each node gets the first blocks of its precision. Nothing ever matches an answer."""
+        if isinstance(leaf, Block):
+            assert self.eager is not None
+            self.eager.answered(seq, leaf)
+            return
         held = self.device.held[seq]
         offsets, bits = held.own, held.table.bits[held.shared :].copy()
         left = np.ones(len(offsets), np.bool_)
@@ -142,8 +158,16 @@ class BlockManager:
         held.table.truncate(held.shared)
         held.table.append(*rest)
 
+    def reclaimed(self, taken: Items[tuple[Block, int]]) -> None:
+        """Their places are free when nobody has to read them any more."""
+        assert self.eager is not None
+        self.eager.reclaimed(list(taken))
+
     def released(self, seq: Sequence) -> None:
         """Free everything."""
+        held = self.device.held.get(seq)
+        if self.eager is not None and held is not None:
+            self.eager.name(seq, held)
         self.device.drop(seq)
         self._forget_hosted(seq)
 
@@ -236,9 +260,15 @@ class BlockManager:
         return moves
 
     def _take_out(self, changes: Iterable[Change], transfers: Transfers) -> None:
-        for kind, seq, _, _ in changes:
+        served: set[Sequence] = set()
+        """Whose blocks became findable because this plan computes them."""
+        for kind, seq, _, saved in changes:
+            if kind == "grow" and saved[0]:
+                served.add(seq)
             if kind not in _LEAVING:
                 continue
+            if seq in served:
+                raise PlanError(f"{seq!r} leaves in the plan that computes its cached blocks")
             held = self.device.held.get(seq)
             if held is None:
                 self._take_back(kind, seq)
@@ -246,7 +276,14 @@ class BlockManager:
                 self._swap_out(seq, held, transfers[seq, "d2h"])
             else:  # dropped, now or later in the same plan
                 self.mirrored.forget(seq)
-                self.device.drop(seq)
+                self._drop(seq, saved_value(saved, "node"))
+
+    def _drop(self, seq: Sequence, node: object) -> None:
+        """A sequence, which held `node`, gives back what is its own."""
+        if self.eager is not None and isinstance(node, Table):
+            self.eager.leave(seq, node)
+        else:
+            self.device.drop(seq)
 
     def _take_back(self, kind: str, seq: Sequence) -> None:
         """It leaves in the plan that brought it: nothing has moved yet."""
@@ -275,6 +312,8 @@ class BlockManager:
                 if seq in self.hosted:
                     self._swap_in(seq, held, transfers[seq, "h2d"])
             self.device.extend(held, seq.shared_blocks + seq.blocks)
+            if self.eager is not None:
+                self.eager.name(seq, held)
         for kind, seq, _, saved in changes:
             if kind == "admit" and saved and seq not in self.device.held:  # preempted since
                 self._start(self.tier.load(self.tier.lacking(), transfers[seq, "h2d"]))
@@ -282,6 +321,11 @@ class BlockManager:
     def _seat(self, seq: Sequence, load: Transfer | None) -> Held:
         """A table that begins with what is found in the prefix tree, part of it maybe loaded."""
         held = Held(BlockTable(seq.shared_blocks + seq.blocks + 1), seq.shared_blocks)
+        self.device.held[seq] = held
+        if self.eager is not None:
+            if seq.node is not None:
+                self.eager.seat(seq, held)
+            return held
         path = _path(seq.node, None)
         if lacking := [node for node in path if node not in self.device.nodes]:
             assert load is not None
@@ -289,7 +333,6 @@ class BlockManager:
         for node in path:
             table = self.device.nodes[node]
             held.table.append(table.offsets, table.bits)
-        self.device.held[seq] = held
         return held
 
     def _swap_in(self, seq: Sequence, held: Held, transfer: Transfer) -> None:
@@ -333,6 +376,8 @@ class BlockManager:
         for offsets in self.device.trimmed:
             self.device.give_cached(offsets)
         self.device.trimmed.clear()
+        if self.eager is not None:
+            self.eager.free()
 
     def _free_returned(self) -> None:
         for hosted in self._returned.values():
@@ -369,10 +414,12 @@ def _path(node: Node | None, above: Node | None) -> list[Node]:
 
 
 def _check_supported(engine: Engine, arena: Arena) -> None:
-    if engine.prefix is not None and engine.tree is None:
+    if engine.offload is not None:
+        raise ConfigError("memory.offload: for superinfer-sim alone; no device copies such blocks")
+    if engine.eager is not None and getattr(engine.scheduler, "policy", "") == "priority":
         raise ConfigError(
-            f"memory.name: expected one whose prefix cache is the shared tree (lru, slo_aware), "
-            f"got {engine.memory.name}, which no device can follow"
+            "scheduler.policy: expected fcfs with a prefix cache on a device, got priority, which "
+            "leaves blocks of a request that it preempts to be found though nothing computed them"
         )
     sizes = arena.size.block_bytes
     wanted = {16: engine.config.block_bytes}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from executor.device import is_out_of_memory
 from executor.kernels.ops import Ops, ops_for
 from executor.models.base import Model, check_length
 from executor.models.config import ModelConfig, read_config
@@ -48,7 +49,7 @@ def load_model(  # noqa: PLR0913
 
     `source` is a preset's name (with `random_weights`), a `config.json` or the folder of one with
     its safetensors. `int8` keeps the weights of linear layers in 8 bits, the head's too unless
-    `int8_head` is off; embeddings, norms and experts stay as they are. `ops` replaces the device's
+    `int8_head` is off; embeddings, norms and routers stay as they are. `ops` replaces the device's
     own operations, `group` says which ranks share the model (all of torch.distributed).
     Raises ConfigError or InputError where that cannot be.
     """
@@ -63,8 +64,8 @@ def load_model(  # noqa: PLR0913
     try:
         with torch.no_grad():
             return _FAMILIES[config.family](config, loader, block_tokens, length)
-    except RuntimeError as error:  # of a GPU: OutOfMemoryError, which is one
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
             raise
         raise ConfigError(_too_large(config, device, group)) from None
 

@@ -8,6 +8,7 @@ the same name. Both spellings of rotary settings are read: `rope_theta` with `ro
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,13 @@ from typing import Any
 from superinfer.costs.shapes import PRESETS, ModelShape, canonical_name, load_shape
 from superinfer.errors import ConfigError, InputError
 
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "gpt2", "t5", "mt5")
+"""What the executor runs of the models whose sizes are known (`load_shape`)."""
 ROPE_KINDS = ("default", "linear", "llama3")
+HEAD_DIM_STEP = 8
+"""Rows of a block are copied in pieces of 16 bytes: 8 values of 16 bits."""
+_HEAD_DIM_FIELDS = {"gpt2": "n_head", "t5": "d_kv", "mt5": "d_kv"}
+"""What sets the size of heads where there is no `head_dim`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,10 @@ def _preset(shape: ModelShape) -> ModelConfig:
     name, tied = shape.name, shape.tied_embeddings
     if name.startswith("opt"):
         raise ConfigError(f"unknown architecture of {name}: the executor has no OPT")
+    if shape.experts and not name.startswith("mixtral"):
+        raise ConfigError(
+            f"unknown architecture of {name}: the executor has Mixtral's experts alone"
+        )
     if name == "gpt2":
         return ModelConfig("gpt2", shape, 1e-5, tied_head=True)
     if shape.encoder_layers:
@@ -96,14 +107,26 @@ def _llama_rope(name: str) -> Rope:
 
 def _from_file(raw: Mapping[str, Any], shape: ModelShape, file: str) -> ModelConfig:
     kind = str(raw["model_type"])
+    if kind not in MODEL_TYPES:
+        wanted = f"expected one of {', '.join(MODEL_TYPES)}; found {kind!r}"
+        raise InputError(wanted, file=file, field="model_type")
     if raw.get("quantization_config"):
         wanted = "expected plain weights, which can become int8 at load"
         raise InputError(wanted, file=file, field="quantization_config")
+    if shape.head_dim % HEAD_DIM_STEP:
+        wanted = f"expected heads of a multiple of {HEAD_DIM_STEP} values, found {shape.head_dim}"
+        raise InputError(wanted, file=file, field=_HEAD_DIM_FIELDS.get(kind, "head_dim"))
     if kind == "gpt2":
         return _gpt2(raw, shape, file)
     if kind in ("t5", "mt5"):
         return _t5(raw, shape, file)
+    return _llama(raw, shape, kind, file)
+
+
+def _llama(raw: Mapping[str, Any], shape: ModelShape, kind: str, file: str) -> ModelConfig:
     _require(raw, "hidden_act", ("silu", "swish"), file)
+    if kind == "mixtral" and not shape.experts:
+        raise InputError("expected an integer >= 1, found None", file=file, field=_EXPERTS)
     return ModelConfig(
         family="mixtral" if kind == "mixtral" else "llama",
         shape=shape,
@@ -118,6 +141,9 @@ def _from_file(raw: Mapping[str, Any], shape: ModelShape, file: str) -> ModelCon
     )
 
 
+_EXPERTS = "num_local_experts"
+
+
 def _gpt2(raw: Mapping[str, Any], shape: ModelShape, file: str) -> ModelConfig:
     _require(raw, "activation_function", ("gelu_new", "gelu_pytorch_tanh"), file)
     for key, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
@@ -129,16 +155,26 @@ def _gpt2(raw: Mapping[str, Any], shape: ModelShape, file: str) -> ModelConfig:
 def _t5(raw: Mapping[str, Any], shape: ModelShape, file: str) -> ModelConfig:
     """T5. Old files say with `tie_word_embeddings` whether the head's input is scaled."""
     _require(raw, "feed_forward_proj", ("relu", "gated-gelu"), file)
+    buckets, distance = "relative_attention_num_buckets", "relative_attention_max_distance"
+    count = _whole(raw, buckets, 32, file, least=4)
     return ModelConfig(
         family="t5",
         shape=shape,
         norm_eps=_number(raw, "layer_norm_epsilon", 1e-6, file),
         tied_head=shape.tied_embeddings,
         scaled_head=bool(raw.get("scale_decoder_outputs", shape.tied_embeddings)),
-        buckets=int(_number(raw, "relative_attention_num_buckets", 32, file)),
-        max_distance=int(_number(raw, "relative_attention_max_distance", 128, file)),
-        start_token=int(raw.get("decoder_start_token_id") or raw.get("pad_token_id") or 0),
+        buckets=count,
+        max_distance=_whole(raw, distance, 128, file, least=count // 2 + 1),
+        start_token=_start_token(raw, shape.vocab, file),
     )
+
+
+def _start_token(raw: Mapping[str, Any], vocab: int, file: str) -> int:
+    """The token with which decoding begins: that of padding where nothing else is named."""
+    for key in ("decoder_start_token_id", "pad_token_id"):
+        if raw.get(key) is not None:
+            return check_token(raw[key], vocab, file, key)
+    return 0
 
 
 def _rope(raw: Mapping[str, Any], file: str) -> Rope:
@@ -146,30 +182,58 @@ def _rope(raw: Mapping[str, Any], file: str) -> Rope:
     new, old = raw.get("rope_parameters"), raw.get("rope_scaling")
     settings: Mapping[str, Any] = new or old or {}
     if not isinstance(settings, dict):
-        raise InputError("expected an object", file=file, field="rope_parameters")
+        field = "rope_parameters" if new else "rope_scaling"
+        raise InputError("expected an object", file=file, field=field)
     kind = str(settings.get("rope_type", settings.get("type", "default")))
     if kind not in ROPE_KINDS:
         known = ", ".join(ROPE_KINDS)
         raise InputError(f"expected one of {known}; found {kind!r}", file=file, field="rope_type")
     _require(settings, "partial_rotary_factor", (1.0, None), file)
     theta = settings.get("rope_theta", raw.get("rope_theta", 10000.0))
+    low = _number(settings, "low_freq_factor", 1.0, file)
+    high = _number(settings, "high_freq_factor", 4.0, file)
+    if high <= low:
+        wanted = f"expected more than low_freq_factor {low:g}, found {high:g}"
+        raise InputError(wanted, file=file, field="high_freq_factor")
     return Rope(
         _number({"rope_theta": theta}, "rope_theta", 10000.0, file),
         kind,
         factor=_number(settings, "factor", 1.0, file),
-        low_freq_factor=_number(settings, "low_freq_factor", 1.0, file),
-        high_freq_factor=_number(settings, "high_freq_factor", 4.0, file),
-        original_positions=int(_number(settings, "original_max_position_embeddings", 8192, file)),
+        low_freq_factor=low,
+        high_freq_factor=high,
+        original_positions=_whole(settings, "original_max_position_embeddings", 8192, file),
     )
+
+
+def check_token(value: object, vocab: int, file: str, field: str) -> int:
+    """A token of the vocabulary, as it stands in a file; raises InputError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocab:
+        wanted = f"expected a token of the vocabulary, 0 to {vocab - 1}, found {value!r}"
+        raise InputError(wanted, file=file, field=field)
+    return value
 
 
 def _number(raw: Mapping[str, Any], key: str, default: float, file: str) -> float:
     value = raw.get(key)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+    # Whole numbers may be above what a float can hold, and JSON here knows NaN and Infinity.
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 < value <= sys.float_info.max:
         raise InputError(f"expected a number above 0, found {value!r}", file=file, field=key)
     return float(value)
+
+
+def _whole(raw: Mapping[str, Any], key: str, default: int, file: str, least: int = 1) -> int:
+    value = raw.get(key)
+    if value is None:
+        return default
+    # Some files write whole numbers as 8192.0.
+    whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1
+    if not whole or value < least:
+        wanted = f"expected an integer >= {least}, found {value!r}"
+        raise InputError(wanted, file=file, field=key)
+    return int(value)
 
 
 def _require(raw: Mapping[str, Any], key: str, allowed: tuple[object, ...], file: str) -> None:
@@ -184,4 +248,4 @@ def _window(raw: Mapping[str, Any], kind: str, file: str) -> int | None:
     used = raw.get("use_sliding_window", not kind.startswith("qwen"))
     if not used or raw.get("sliding_window") is None:
         return None
-    return int(_number(raw, "sliding_window", 1, file))
+    return _whole(raw, "sliding_window", 1, file)

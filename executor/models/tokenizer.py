@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from executor.models.config import check_token
 from superinfer.errors import ConfigError, InputError
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
@@ -54,31 +55,35 @@ class Tokenizer(Protocol):
 def load_tokenizer(folder: Path | None, vocab: int) -> Tokenizer:
     """The folder's tokenizer; bytes where it has none, or where there is no folder.
 
-    Raises InputError for a file that is no tokenizer, ConfigError for a vocabulary that bytes do
-    not fit into.
+    Raises InputError for a file that is no tokenizer or names tokens that the model has not,
+    ConfigError for a vocabulary that bytes do not fit into.
     """
-    ends = end_tokens(folder) if folder is not None else frozenset()
+    ends = end_tokens(folder, vocab) if folder is not None else frozenset()
     if folder is not None and (folder / "tokenizer.json").is_file():
-        return FileTokenizer(folder / "tokenizer.json", ends)
+        return FileTokenizer(folder / "tokenizer.json", vocab, ends)
     return ByteTokenizer(vocab, ends)
 
 
-def end_tokens(folder: Path) -> frozenset[int]:
-    """`eos_token_id` of the generation settings, or else of the model's config."""
+def end_tokens(folder: Path, vocab: int) -> frozenset[int]:
+    """`eos_token_id` of the generation settings, or else of the model's config: one or a list."""
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         ends = _read(path).get("eos_token_id") if path.is_file() else None
         if ends is not None:
-            return frozenset(ends if isinstance(ends, list) else [ends])
+            listed = ends if isinstance(ends, list) else [ends]
+            checked = (check_token(end, vocab, str(path), "eos_token_id") for end in listed)
+            return frozenset(checked)
     return frozenset()
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"expected JSON: {error}", file=str(path)) from None
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        raise InputError("expected a JSON object", file=str(path))
+    return found
 
 
 class ByteTokenizer:
@@ -126,13 +131,21 @@ class ByteStream:
 class FileTokenizer:
     """A `tokenizer.json`, by the library `tokenizers`."""
 
-    def __init__(self, path: Path, ends: frozenset[int] = frozenset()) -> None:
+    def __init__(self, path: Path, vocab: int, ends: frozenset[int] = frozenset()) -> None:
         self.end_tokens = ends
+        self._path, self._vocab = path, vocab
         self._tokenizer = _open(path)
 
     def encode(self, text: str) -> list[int]:
-        """Tokens, special ones around them."""
-        return list(self._tokenizer.encode(text).ids)
+        """Tokens, special ones around them. Raises InputError for one that the model has not:
+        tokenizers may know more than models, if only what is never said.
+        """
+        tokens = list(self._tokenizer.encode(text).ids)
+        strange = next((token for token in tokens if token >= self._vocab), None)
+        if strange is not None:
+            wanted = f"expected tokens below the model's {self._vocab}, found {strange}"
+            raise InputError(wanted, file=str(self._path), field="vocab")
+        return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text, special tokens left out."""

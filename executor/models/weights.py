@@ -63,18 +63,21 @@ class Weights(Protocol):
         ...
 
     def fill_int8(self, codes: Tensor, scales: Tensor, piece: Piece) -> None:
-        """Write the piece as int8 `codes` [out, in] and `scales` [out]: code * scale each."""
+        """Write the piece as int8 `codes` [..., out, in] and `scales` [..., out]: code * scale
+        each.
+        """
         ...
 
 
 def quantise_rows(weight: Tensor, codes: Tensor, scales: Tensor) -> None:
     """Symmetric int8 per output channel: the largest value of a row becomes 127."""
-    for first in range(0, weight.shape[0], _ROWS_AT_ONCE):
+    for first in range(0, weight.shape[-2], _ROWS_AT_ONCE):
         rows = slice(first, first + _ROWS_AT_ONCE)
-        values = weight[rows].float()
-        scale = (values.abs().amax(dim=1) / _TOP_CODE).clamp(min=1e-12).to(scales.dtype)
-        scales[rows] = scale
-        codes[rows] = (values / scale.float()[:, None]).round_().clamp_(-_TOP_CODE, _TOP_CODE)
+        values = weight[..., rows, :].float()
+        scale = (values.abs().amax(dim=-1) / _TOP_CODE).clamp(min=1e-12).to(scales.dtype)
+        scales[..., rows] = scale
+        whole = (values / scale.float()[..., None]).round_().clamp_(-_TOP_CODE, _TOP_CODE)
+        codes[..., rows, :] = whole
 
 
 class RandomWeights:

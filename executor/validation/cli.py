@@ -50,7 +50,11 @@ def validate(
 
     from executor.device import default_device
     from executor.validation.validate import Outcome, Wish, validate_all, winners
+    from superinfer.costs.profile import load_profile
+    from superinfer.lab.results import check_writable
 
+    load_profile(profile)  # the runs read it again, each by itself
+    check_writable(out / "device")
     try:
         more = [part for text in option or () for part in shlex.split(text)]
     except ValueError as error:

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from superinfer.errors import SuperInferError
 
-PARTS = ("serving",)
+PARTS = ("serving", "steady")
 
 
 def main(arguments: list[str]) -> int:

@@ -5,7 +5,6 @@ What has been run is kept in `runs/dial`, so a study that was stopped goes on fr
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from experiments.dial.front import pareto_front
 from experiments.dial.plot import write_picture
 from experiments.dial.table import REPORTED, page
 from experiments.ladder.__main__ import loads
+from experiments.options import study_options
 from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
 from experiments.scenarios.arms import ARMS, ROTATING
 from experiments.scenarios.bench import Bench, say
@@ -36,13 +36,9 @@ VERSION = 1
 
 def main() -> int:
     """Run every point of the grid and write the files."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.dial", description="What the dial gives, corner to corner."
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=0, help="processes (0: one per core)")
-    options = parser.parse_args()
+    options = study_options(
+        "dial", "What the dial gives, corner to corner.", RESULTS, 3
+    ).parse_args()
     found = sweep(Bench(CACHE, options.workers), loads()[SCENARIO], range(options.seeds))
     command = f"python -m experiments.dial --seeds {options.seeds}"
     write(options.out, found, made_by(command, profile=PROFILE_70B))

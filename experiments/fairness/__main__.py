@@ -5,7 +5,6 @@ What has been run is kept in `runs/fairness`, so a study that was stopped goes o
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from experiments.fairness.measures import measured
 from experiments.fairness.plot import write_picture
 from experiments.fairness.settings import ARMS, FLOODS, config_of
 from experiments.fairness.table import page
+from experiments.options import study_options
 from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
 from experiments.scenarios.bench import Bench, say
 
@@ -25,14 +25,9 @@ VERSION = 1
 
 def main() -> int:
     """Run every scheduler under every flood and write the files."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.fairness",
-        description="What a free tier gets beside a hostile tenant.",
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=0, help="processes (0: one per core)")
-    options = parser.parse_args()
+    options = study_options(
+        "fairness", "What a free tier gets beside a hostile tenant.", RESULTS, 3
+    ).parse_args()
     bench = Bench(CACHE, options.workers)
     floods = {name: _measured(bench, name, range(options.seeds)) for name in FLOODS}
     command = f"python -m experiments.fairness --seeds {options.seeds}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 
-from executor.calibration.ceilings import ceilings, hardware, versions
+from executor.calibration.ceilings import ceilings, hardware
+from executor.device import executor_versions
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.setting import device_of
 
@@ -13,7 +14,7 @@ from experiments.gpu_check.setting import device_of
 def machine(context: Context) -> Result:
     """Names and versions."""
     found = {**hardware(device_of(context)), "processors": os.cpu_count()}
-    return {**found, "versions": versions(), "smi": _smi()}
+    return {**found, "versions": executor_versions("transformers"), "smi": _smi()}
 
 
 def rates(context: Context) -> Result:

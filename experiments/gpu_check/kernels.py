@@ -13,6 +13,7 @@ from torch import Tensor
 from executor.calibration.cases import RandomArena, Table
 from executor.inputs import ChunkRows, DecodeRow, build_inputs
 from executor.kv.layout import KVLayout
+from executor.models.weights import quantise_rows
 from experiments.gpu_check import reference
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.setting import (
@@ -91,21 +92,35 @@ def linear_int8(context: Context) -> Result:
 
 
 def moe(context: Context) -> Result:
-    """Mixtral's experts with few and many rows."""
-    ops, errors = ops_of(context), {}
+    """Mixtral's experts with few and many rows, their weights of the model's type and int8."""
     experts, chosen = 8, 2
     hidden, width = (64, 96) if context.tiny else (1024, 1792)
     gate_up = randn(context, experts, 2 * width, hidden, scale=hidden**-0.5)
     down = randn(context, experts, hidden, width, scale=width**-0.5)
+    codes, scales = zip(*(_in_codes(matrix) for matrix in (gate_up, down)), strict=True)
+    exact = [c.double() * s.double()[..., None] for c, s in zip(codes, scales, strict=True)]
+    errors = {}
     for rows in (1, 3, 40) if context.tiny else (1, 3, 64, 200):
         x = randn(context, rows, hidden)
         logits = torch.rand(rows, experts, device=context.device)
         shares, some = torch.topk(torch.softmax(logits, -1), chosen)
-        poison(context)
-        found = ops.moe(x, shares.float(), some, gate_up, down)
-        wanted = reference.moe(x, shares, some, gate_up, down)
-        errors[f"{rows} rows"] = reference.relative_error(found, wanted)
+        for name, weights, stands_for in (
+            ("", (gate_up, down, None), (gate_up, down)),
+            (" int8", (*codes, scales), exact),
+        ):
+            poison(context)
+            found = ops_of(context).moe(x, shares.float(), some, *weights)
+            wanted = reference.moe(x, shares, some, *stands_for)
+            errors[f"{rows} rows{name}"] = reference.relative_error(found, wanted)
     return verdict(errors, tolerance(context))
+
+
+def _in_codes(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The same in int8, with the scale of each row."""
+    codes = torch.empty_like(matrix, dtype=torch.int8)
+    scales = torch.empty(matrix.shape[:-1], dtype=torch.float32, device=matrix.device)
+    quantise_rows(matrix, codes, scales)
+    return codes, scales
 
 
 def layout_of(context: Context, shape: str, layers: int = 2) -> tuple[int, KVLayout]:

@@ -23,15 +23,15 @@ class Entry:
 
 ORDER: dict[str, Entry] = {
     "env": Entry("env", 60, 30),
-    "kernels": Entry("kernels", 300, 80, side_by_side=True),
-    "graphs": Entry("graphs", 120, 40, side_by_side=True),
+    "kernels": Entry("kernels", 300, 50, side_by_side=True),
+    "graphs": Entry("graphs", 120, 35, side_by_side=True),
     "speed": Entry("speed", 400, 90, rehearsed=True),
-    "tune": Entry("tune", 200, 130, rehearsed=True),
+    "tune": Entry("tune", 200, 120, rehearsed=True),
     "train": Entry("train", 300, 100, ("train",)),
-    "floors": Entry("floors", 500, 90),
-    "calibrate-8b": Entry("calibrate", 500, 140, ("profiles",)),
+    "floors": Entry("floors", 500, 50),
+    "calibrate-8b": Entry("calibrate", 500, 110, ("profiles",)),
     "run": Entry("runs", 500, 150, ("runs",)),
-    "validate": Entry("validation", 300, 60, ("validation",)),
+    "validate": Entry("validation", 300, 40, ("validation",)),
     "70b": Entry("large", 400, 90),
     "engines": Entry("engines", 400, 100),
 }

@@ -14,13 +14,15 @@ import torch
 from executor.bench.attention import (
     PEERS,
     Heads,
+    Peer,
     decode_bytes,
     prefill_flops,
     sdpa_prefill,
     time_decode,
     time_prefill,
 )
-from executor.bench.steps import free_bytes
+from executor.bench.paged_peers import PAGED_DECODES, PAGED_PREFILLS
+from executor.bench.steps import arena_room
 from executor.calibration.cases import RandomArena
 from executor.calibration.ceilings import gemm_rate
 from executor.calibration.timing import Call, copies_beyond_cache, time_calls
@@ -49,7 +51,7 @@ PREFILL_VARIANTS: tuple[dict[str, int], ...] = (
 def arena_of(context: Context, heads: Heads, bits: int, blocks: int) -> RandomArena:
     """An arena with that many blocks of `bits`, if they fit, and some of 16 bits for tails."""
     device, size = device_of(context), heads.layout.block_bytes[bits]
-    blocks = 64 if context.rehearsal else max(64, min(blocks, free_bytes(device) // (2 * size)))
+    blocks = 64 if context.rehearsal else max(64, min(blocks, arena_room(device) // (2 * size)))
     return RandomArena(heads.layout, {16: 160, bits: blocks + 160}, device)
 
 
@@ -141,12 +143,12 @@ def _budget(context: Context, heads: Heads, programs: int, shortest_tokens: int)
 
 
 def decode_peers(context: Context) -> Result:
-    """torch's decode attention over dense keys and values of 16 bits."""
+    """Others' decode attention: torch's over dense keys and values of 16 bits, and over pages."""
     heads, rows = heads_of(context), []
     points = (
         ((2, 64),) if context.tiny else ((1, 1024), (1, 32768), (32, 1024), (32, 8192), (128, 1024))
     )
-    for (name, peer), (batch, length) in product(PEERS.items(), points):
+    for (name, peer), (batch, length) in product({**PEERS, **PAGED_DECODES}.items(), points):
         if name == "FlexAttention" and context.tiny:
             continue
         if context.options["fast"] and name == "FlexAttention" and batch != 32:
@@ -184,18 +186,20 @@ def prefill_chunks(context: Context) -> tuple[tuple[int, int], ...]:
 
 
 def prefill_peers(context: Context) -> Result:
-    """TFLOP/s of torch's attention over whole prompts."""
+    """TFLOP/s of others' attention over whole prompts."""
     heads, rows, device = heads_of(context, layers=4), [], device_of(context)
     peak = gemm_rate(device, 0.1)
     for tokens, before in prefill_chunks(context):
         if before:
             continue
 
-        def measure(tokens: int = tokens) -> Row:
-            timing = sdpa_prefill(heads, 1, tokens, device, 0.06)
-            return _rate(prefill_flops(heads, (tokens, 0)), timing.seconds, peak)
+        for name, peer in ({"torch SDPA": sdpa_prefill} | PAGED_PREFILLS).items():
 
-        rows.append(guarded({"kernel": "torch SDPA", "chunk": tokens}, measure))
+            def measure(peer: Peer = peer, tokens: int = tokens) -> Row:
+                timing = peer(heads, 1, tokens, device, 0.06)
+                return _rate(prefill_flops(heads, (tokens, 0)), timing.seconds, peak)
+
+            rows.append(guarded({"kernel": name, "chunk": tokens}, measure))
     return outcome(rows, gemm_flops=peak)
 
 

@@ -5,7 +5,6 @@ What has been run is kept in `runs/ladder`, so a study that was stopped goes on 
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -15,6 +14,7 @@ from typing import Any
 from experiments.ladder.plot import write_picture
 from experiments.ladder.settings import SCENARIOS, config_at, first_rungs, further_rungs
 from experiments.ladder.table import REPORTED, page
+from experiments.options import study_options
 from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
 from experiments.scenarios.arms import Arm
 from experiments.scenarios.bench import Bench, Runs, say
@@ -32,13 +32,7 @@ VERSION = 1
 
 def main() -> int:
     """Climb in every scenario and write the files."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.ladder", description="What each mechanism is worth."
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=0, help="processes (0: one per core)")
-    options = parser.parse_args()
+    options = study_options("ladder", "What each mechanism is worth.", RESULTS, 5).parse_args()
     bench = Bench(CACHE, options.workers)
     rates = loads()
     found = {name: climb(bench, name, rates[name], range(options.seeds)) for name in SCENARIOS}

@@ -5,11 +5,11 @@ What has been run is kept in `runs/rotasched`, so a study that was stopped goes 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.options import study_options
 from experiments.record import SIMULATED, made_by, write_result
 from experiments.rotasched.measures import Numbers, measured
 from experiments.rotasched.plot import write_picture
@@ -38,14 +38,9 @@ VERSION = 1
 
 def main() -> int:
     """Run all parts and write the files."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.rotasched",
-        description="Reproduce the shape of RotaSched's results.",
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=0, help="processes (0: one per core)")
-    options = parser.parse_args()
+    options = study_options(
+        "rotasched", "Reproduce the shape of RotaSched's results.", RESULTS, 3
+    ).parse_args()
     bench = Bench(CACHE, options.workers)
     seeds = range(options.seeds)
     parts = {

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from experiments.options import study_options
 from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
 from experiments.scenarios.bench import CACHE, Bench, say
 from experiments.scenarios.comparison import Part, compare_setting
@@ -49,20 +50,12 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.scenarios",
-        description="Decide whether the rotating scheduler is worth having.",
-    )
-    parser.add_argument("--out", type=Path, help=f"folder for the results (default {_shown()})")
-    parser.add_argument("--seeds", type=int, default=5)
+    about = "Decide whether the rotating scheduler is worth having."
+    parser = study_options("scenarios", about, RESULTS, 5)
+    parser.set_defaults(out=None)  # with --quick it is another one
     parser.add_argument("--quick", action="store_true", help="two seeds and few points")
     parser.add_argument("--only", type=_parts, default=PARTS, help=f"of {','.join(PARTS)}")
-    parser.add_argument("--workers", type=int, default=0, help="processes (0: one per core)")
     return parser.parse_args()
-
-
-def _shown() -> str:
-    return RESULTS.relative_to(Path(__file__).parents[2]).as_posix()
 
 
 def _parts(text: str) -> tuple[str, ...]:

@@ -85,8 +85,16 @@ class CostModel(Protocol):
         """Host seconds that precede a step over `sequences` requests (scheduling, launch)."""
         ...
 
-    def transfer_s(self, nbytes: int, pieces: int, direction: str) -> float:
-        """Seconds for a copy of `nbytes` per link in `pieces` copies; `h2d` or `d2h`."""
+    @property
+    def duplex_slows(self) -> bool:
+        """True if copies both ways at once are known to be slower than one way alone."""
+        ...
+
+    def transfer_s(self, nbytes: int, pieces: int, direction: str, company: bool = False) -> float:
+        """Seconds for a copy of `nbytes` per link in `pieces` copies; `h2d` or `d2h`.
+
+        With `company` the other direction copies all the while.
+        """
         ...
 
     def attention_share(self, bits: int, byte_share: float) -> float:

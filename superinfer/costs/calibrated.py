@@ -84,12 +84,18 @@ class CalibratedCost(KernelCost):
 
     def __init__(self, profile: Profile, shape: ModelShape, host: HostCost | None = None) -> None:
         _check(profile, shape)
-        shape = replace(shape, dtype_bytes=DTYPE_BYTES.get(profile.dtype, shape.dtype_bytes))
-        super().__init__(shape, profile.tp, profile.links, host or profile.host)
+        shape = replace(
+            shape,
+            dtype_bytes=DTYPE_BYTES.get(profile.dtype, shape.dtype_bytes),
+            weight_dtype=profile.weight_dtype,
+            kv_dtype=profile.kv_dtype,
+        )
+        super().__init__(shape, profile.tp, profile.links, host or profile.host, profile.graphs)
         self.profile = profile
         self._tokens_curve = total(self._fixed_parts())
         self._rows_curve = total(self._row_parts())
-        self._decode = _grid(profile.kernels["attention_decode_16"])
+        self._decode_name = _decode_name(profile)
+        self._decode = _grid(profile.kernels[self._decode_name])
         mixed = profile.kernels.get("attention_mixed_16")
         self._mixed = None if mixed is None else _grid(mixed)
         self._uneven = self._kernel("attention_uneven")
@@ -109,6 +115,7 @@ class CalibratedCost(KernelCost):
             "; ".join(profile.sources),
             measured=True,
             family_error=max(errors, default=None),
+            assumed=profile.assumed,
         )
 
     @property
@@ -202,7 +209,7 @@ class CalibratedCost(KernelCost):
             reduced = self._end("all_reduce", "bytes")
             yield STEP_TOKENS, "all_reduce", reduced // self._token_bytes
             yield OUTPUT_ROWS, "all_reduce", reduced // self._logit_bytes
-        decode, prefill = "attention_decode_16", "attention_prefill"
+        decode, prefill = self._decode_name, "attention_prefill"
         yield SEQUENCES, decode, self._end(decode, "sequences")
         yield CONTEXT, decode, self._end(decode, "total_context_tokens")
         yield MEAN_CONTEXT, decode, self._end(decode, "context_tokens")
@@ -231,7 +238,7 @@ def _check(profile: Profile, shape: ModelShape) -> None:
         *mlp,
         "gemm_lm_head",
         "attention_prefill",
-        "attention_decode_16",
+        _decode_name(profile),
     )
     reduce = ("all_reduce",) if profile.tp > 1 else ()
     missing = [name for name in (*needed, *reduce) if name not in profile.kernels]
@@ -239,6 +246,11 @@ def _check(profile: Profile, shape: ModelShape) -> None:
         raise ConfigError(f"the profile {profile.path} lacks {', '.join(missing)}")
     if shape.encoder_layers:
         raise ConfigError(f"{shape.name}: encoder-decoder models run with roofline costs only")
+
+
+def _decode_name(profile: Profile) -> str:
+    """Decode attention over the cache as the profile keeps it."""
+    return f"attention_decode_{8 if profile.kv_dtype else 16}"
 
 
 def _curve(kernel: Kernel) -> Curve:

@@ -111,11 +111,13 @@ class Coverage:
         "_mean_end",
         "_rows_end",
         "_tokens_end",
+        "limits",
         "outside_s",
         "total_s",
     )
 
     def __init__(self, limits: Limits = NO_LIMITS) -> None:
+        self.limits = limits
         self.total_s = self.outside_s = 0.0
         self._left = [
             (_QUANTITIES.index(limit.quantity), limit.end, _Left(limit)) for limit in limits.entries
@@ -125,6 +127,14 @@ class Coverage:
         self._context_end, self._mean_end = limits.end(CONTEXT), limits.end(MEAN_CONTEXT)
         # Neither a chunk nor what precedes it is longer than both together.
         self._keys_end = limits.end(KEYS, CHUNK_TOKENS, CHUNK_CONTEXT)
+
+    def add(self, other: Coverage) -> None:
+        """Book all that another one of the same limits has booked."""
+        self.total_s += other.total_s
+        self.outside_s += other.outside_s
+        for (_, _, mine), (_, _, more) in zip(self._left, other._left, strict=True):
+            mine.seconds += more.seconds
+            mine.largest = max(mine.largest, more.largest)
 
     @property
     def extrapolated_share(self) -> float:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from superinfer.costs.devices import Link
+from superinfer.costs.graphs import Graphs, MixedGraph
+from superinfer.costs.shapes import ONE_BYTE_DTYPES
 from superinfer.errors import InputError
 
 VERSION = 1
@@ -88,10 +90,18 @@ class Profile:
     links: dict[str, Link]
     host: HostCost
     dtype: str = "bf16"
+    graphs: Graphs | None = None
+    """Of the executor that was measured, if it replays its steps from graphs."""
+    weight_dtype: str = ""
+    """Of the matrices of the layers, where that is another; `fp8` or `fp8_block`."""
+    kv_dtype: str = ""
+    """Of the cache, likewise; `fp8` makes `attention_decode_8` the attention of every step."""
     memory: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
     fit: dict[str, Any] = field(default_factory=dict)
     range: dict[str, Any] = field(default_factory=dict)
+    assumed: dict[str, str] = field(default_factory=dict)
+    """Kernels whose shape lies outside what was measured, each with what stands in for it."""
     sources: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     made_s: float = 0.0
@@ -123,6 +133,9 @@ def parse_profile(data: object, file: str = "") -> Profile:
         links={name: _link(links.child(name)) for name in links.data if links.get(name)},
         host=_host(top.child("host")),
         dtype=top.text("dtype"),
+        graphs=_graphs(top.child("graphs")) if top.get("graphs") else None,
+        weight_dtype=top.one_byte("weight_dtype"),
+        kv_dtype=top.one_byte("kv_dtype"),
         **{name: check(top.child(name)) for name, check in _SECTIONS.items() if name in top.data},
         sources=list(top.get("sources") or ()),
         versions=dict(top.get("versions") or {}),
@@ -138,6 +151,8 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "device": profile.device,
         "model": profile.model,
         "dtype": profile.dtype,
+        **({"weight_dtype": profile.weight_dtype} if profile.weight_dtype else {}),
+        **({"kv_dtype": profile.kv_dtype} if profile.kv_dtype else {}),
         "tp": profile.tp,
         "kernels": {name: _kernel_json(kernel) for name, kernel in profile.kernels.items()},
         "links": {
@@ -150,10 +165,12 @@ def profile_json(profile: Profile) -> dict[str, Any]:
             "origin": profile.host.origin,
             **{name: value for name in _OPTIONAL_HOST if (value := getattr(profile.host, name))},
         },
+        **({"graphs": _graphs_json(profile.graphs)} if profile.graphs else {}),
         "memory": profile.memory,
         "quality": profile.quality,
         "fit": profile.fit,
         "range": profile.range,
+        **({"assumed": profile.assumed} if profile.assumed else {}),
         "sources": profile.sources,
         "versions": profile.versions,
         "made_s": profile.made_s,
@@ -180,6 +197,11 @@ def _kernel_json(kernel: Kernel) -> dict[str, Any]:
             "coefficients": coefficients,
         }
     return {"axes": kernel.axes, "seconds": kernel.seconds, "model": None}
+
+
+def _graphs_json(graphs: Graphs) -> dict[str, Any]:
+    mixed = [list(size) for size in graphs.mixed]
+    return {"decodes": list(graphs.decodes), "mixed": mixed, "chunks": graphs.chunks}
 
 
 class _Reader:
@@ -211,6 +233,14 @@ class _Reader:
         """The non-empty string under `key`."""
         if not isinstance(self.get(key), str) or not self.data[key]:
             self.fail(key, "expected a string")
+        return str(self.data[key])
+
+    def one_byte(self, key: str) -> str:
+        """The optional dtype of 8 bits under `key`; empty where there is none."""
+        if self.get(key) is None:
+            return ""
+        if self.get(key) not in ONE_BYTE_DTYPES:
+            self.fail(key, f"expected one of {', '.join(ONE_BYTE_DTYPES)}")
         return str(self.data[key])
 
     def number(self, key: str, least: float) -> float:
@@ -301,6 +331,10 @@ def _fit(reader: _Reader) -> dict[str, Any]:
     return reader.data
 
 
+def _assumed(reader: _Reader) -> dict[str, Any]:
+    return {name: reader.text(name) for name in reader.data}
+
+
 def _range(reader: _Reader) -> dict[str, Any]:
     for name in reader.data:
         bounds = reader.child(name)
@@ -310,11 +344,22 @@ def _range(reader: _Reader) -> dict[str, Any]:
     return reader.data
 
 
+def _quality(reader: _Reader) -> dict[str, Any]:
+    for bits in reader.data:
+        measures = reader.child(bits)
+        for key, least in (("kl", 0.0), ("perplexity_change", -1.0)):
+            value = measures.get(key)
+            if value is not None and not _is_number(value, least):
+                measures.fail(key, f"expected a number >= {least:g} or null")
+    return reader.data
+
+
 _SECTIONS: Mapping[str, Callable[[_Reader], dict[str, Any]]] = {
     "memory": lambda reader: reader.data,
-    "quality": lambda reader: reader.data,
+    "quality": _quality,
     "fit": _fit,
     "range": _range,
+    "assumed": _assumed,
 }
 
 
@@ -322,6 +367,25 @@ def _link(reader: _Reader) -> Link:
     if reader.number("bytes_per_s", 0.0) == 0.0:
         reader.fail("bytes_per_s", "expected a number > 0")
     return Link(reader.number("bytes_per_s", 0.0), reader.number("setup_s", 0.0))
+
+
+def _graphs(reader: _Reader) -> Graphs:
+    decodes = tuple(int(size) for size in _increasing(reader, "decodes"))
+    pairs = reader.get("mixed")
+    if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
+        reader.fail("mixed", "expected pairs of whole numbers: rows, decodes among them")
+    mixed = tuple(MixedGraph(*pair) for pair in reader.data["mixed"])
+    if any(a >= b for a, b in pairwise(mixed)) or any(rows < least for rows, least in mixed):
+        reader.fail("mixed", "expected increasing pairs of rows and no more decodes")
+    return Graphs(decodes, mixed, int(reader.number("chunks", 0.0)))
+
+
+def _is_pair(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(size, int) and _is_number(size, 0.0) for size in value)
+    )
 
 
 def _host(reader: _Reader) -> HostCost:

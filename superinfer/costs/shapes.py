@@ -10,10 +10,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.memory.slabs import block_bytes
+
+ONE_BYTE_DTYPES = ("fp8", "fp8_block")
+"""Values of 8 bits, with a scale per tensor or per block of weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,12 @@ class ModelShape:
     encoder_layers: int = 0
     learned_positions: bool = False
     dtype_bytes: int = 2
+    weight_dtype: str = ""
+    """Of the matrices of the layers, one of `ONE_BYTE_DTYPES`; empty: that of everything else."""
+    kv_dtype: str = ""
+    """Of the cache, likewise."""
+    qk_norm: bool = False
+    """Queries and keys are normed per head before the rotation, as in Qwen3."""
 
     @property
     def decoder_layers(self) -> int:
@@ -65,12 +74,17 @@ class ModelShape:
         return vocabulary + positions + decoder + encoder + final_norms
 
     def weight_bytes(self, tp: int = 1) -> int:
-        """Bytes of weights on one of `tp` GPUs."""
-        return self.gpu_parameters(tp) * self.dtype_bytes
+        """Bytes of weights on one of `tp` GPUs; embeddings and LM head keep their 16 bits."""
+        weights = self.gpu_parameters(tp) * self.dtype_bytes
+        if self.weight_dtype not in ONE_BYTE_DTYPES:
+            return weights
+        matrices = self.layers * (self._attention_weights(tp) + self._mlp_weights(tp))
+        return weights - matrices * (self.dtype_bytes - 1)
 
     def kv_bytes_per_token(self, tp: int = 1) -> int:
-        """Bytes of 16-bit K and V of one token over all decoder layers, on one of `tp` GPUs."""
-        return 2 * self.layers * self.gpu_kv_heads(tp) * self.head_dim * self.dtype_bytes
+        """Bytes of K and V of one token over all decoder layers, on one of `tp` GPUs."""
+        value = 1 if self.kv_dtype in ONE_BYTE_DTYPES else self.dtype_bytes
+        return 2 * self.layers * self.gpu_kv_heads(tp) * self.head_dim * value
 
     def kv_block_bytes(self, tp: int, block_tokens: int, bits: int) -> int:
         """Bytes of a block of K and V at a precision, its scales included, on one of `tp` GPUs."""
@@ -126,11 +140,12 @@ PRESETS: Mapping[str, ModelShape] = {
         ModelShape("llama-3.1-405b", 126, 16384, 128, 8, 128, 53248, 128256, 131072),
         ModelShape("mixtral-8x7b", 32, 4096, 32, 8, 128, 14336, 32000, 32768, False, True, 8, 2),
         ModelShape("qwen2.5-32b", 64, 5120, 40, 8, 128, 27648, 152064, 32768),
-        ModelShape("qwen3-32b", 64, 5120, 64, 8, 128, 25600, 151936, 40960),
+        ModelShape("qwen3-32b", 64, 5120, 64, 8, 128, 25600, 151936, 40960, qk_norm=True),
         ModelShape(
             *("qwen3-30b-a3b", 48, 2048, 32, 4, 128, 768, 151936, 40960),
             experts=128,
             experts_per_token=8,
+            qk_norm=True,
         ),
         ModelShape(
             "gpt2",
@@ -217,7 +232,7 @@ def canonical_name(name: str) -> str:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"expected JSON: {error}", file=str(path)) from None
     if not isinstance(config, dict):
         raise InputError("expected a JSON object (Hugging Face config.json)", file=str(path))
@@ -232,10 +247,10 @@ def _from_config(config: dict[str, Any], path: Path) -> ModelShape:
         return _gpt2(fields, name)
     if kind in ("t5", "mt5"):
         return _t5(fields, name)
-    if kind in ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "mixtral"):
+    if kind in ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe"):
         return _llama(fields, name)
     raise InputError(
-        "expected one of llama, mistral, qwen2, qwen3, qwen3_moe, mixtral, gpt2, t5; "
+        "expected one of llama, mistral, qwen2, qwen3, mixtral, qwen3_moe, gpt2, t5; "
         f"found {kind!r}",
         file=str(path),
         field="model_type",
@@ -253,37 +268,59 @@ class _Fields:
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(
-                f"expected an integer >= 1, found {value!r}", file=self.file, field=key
-            )
+            self.refuse(key, f"expected an integer >= 1, found {value!r}")
         return value
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.config.get(key)
-        return default if value is None else bool(value)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self.refuse(key, f"expected true or false, found {value!r}")
+        return bool(value)
+
+    def share(self, key: str, whole: int, of: str) -> int:
+        """A number that divides `whole`, the value of the key `of`."""
+        value = self(key, whole)
+        if whole % value:
+            self.refuse(key, f"expected a divisor of {of} {whole}, found {value}")
+        return value
+
+    def refuse(self, key: str, reason: str) -> NoReturn:
+        """Raise the error."""
+        raise InputError(reason, file=self.file, field=key)
 
 
 def _llama(get: _Fields, name: str) -> ModelShape:
     hidden, heads = get("hidden_size"), get("num_attention_heads")
-    experts = get("num_local_experts", 0) or get("num_experts", 0)
+    kind = str(get.config.get("model_type"))
+    many = kind == "qwen3_moe"  # it has other names for the experts' sizes
+    if get.config.get("head_dim") is None:
+        get.share("num_attention_heads", hidden, "hidden_size")
+    experts = get("num_experts") if many else get("num_local_experts", 0)
+    per_token = get("num_experts_per_tok") if experts else 0
+    if per_token > experts:
+        get.refuse("num_experts_per_tok", f"expected at most {experts} experts, found {per_token}")
     return ModelShape(
         name=name,
         layers=get("num_hidden_layers"),
         hidden=hidden,
         heads=heads,
-        kv_heads=get("num_key_value_heads", heads),
+        kv_heads=get.share("num_key_value_heads", heads, "num_attention_heads"),
         head_dim=get("head_dim", hidden // heads),
-        intermediate=get("moe_intermediate_size", 0) or get("intermediate_size"),
+        intermediate=get("moe_intermediate_size" if many else "intermediate_size"),
         vocab=get("vocab_size"),
         max_model_len=get("max_position_embeddings"),
         tied_embeddings=get.flag("tie_word_embeddings", False),
         experts=experts,
-        experts_per_token=get("num_experts_per_tok") if experts else 0,
+        experts_per_token=per_token,
+        qk_norm=kind.startswith("qwen3"),
     )
 
 
 def _gpt2(get: _Fields, name: str) -> ModelShape:
     hidden, heads = get("n_embd"), get("n_head")
+    get.share("n_head", hidden, "n_embd")
     return ModelShape(
         name=name,
         layers=get("n_layer"),

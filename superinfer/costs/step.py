@@ -10,13 +10,15 @@ Such a step is `fixed(tokens) + rows(output rows) + decode attention + prefill a
 
 Where it is known, decode attention is another curve in steps that have chunks too: there one kernel
 serves both, and it neither splits contexts nor shares keys among heads as that for decodes does.
+
+Where the device replays graphs, tokens, rows and decodes are those of the graph (`graphs.py`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil, inf
 from typing import Final, NamedTuple
@@ -26,6 +28,7 @@ from mypy_extensions import mypyc_attr
 from superinfer.costs.base import PrefillWork, SliceLine
 from superinfer.costs.coverage import NO_LIMITS, Coverage, Limits
 from superinfer.costs.devices import Link
+from superinfer.costs.graphs import Graphs, MixedGraph
 from superinfer.costs.profile import HostCost
 from superinfer.costs.shapes import ModelShape
 from superinfer.costs.tables import Curve
@@ -68,6 +71,8 @@ class Origin(NamedTuple):
     measured: bool
     family_error: float | None
     """Mean error of the worst kernel on held-out measurements, as a share."""
+    assumed: Mapping[str, str] | None = None
+    """Kernels of a shape that nobody measured, each with what stands in for it."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -85,7 +90,8 @@ class StepCost(ABC):
         self._host_step_s, self._host_sequence_s = host.step_s, host.per_sequence_s
         self._launch_s, self._chunked_s = host.launch_s, host.chunked_s
         self.links = links
-        """By direction: `h2d` and `d2h`."""
+        """By direction, `h2d` and `d2h`; and `both`, where it was measured: either direction while
+        the other one copies, too."""
         self._kv_bytes = shape.kv_bytes_per_token(tp)
 
     @property
@@ -112,6 +118,7 @@ class StepCost(ABC):
             "measured_share": 1.0 - outside if origin.measured else 0.0,
             "extrapolated_share": outside,
             "left_range": coverage.left_range,
+            "assumed": dict(origin.assumed or {}),
             "family_error": origin.family_error,
             "host_overhead_origin": self.host.origin,
         }
@@ -135,20 +142,39 @@ class StepCost(ABC):
         return 0.0
 
     def set_link(self, bytes_per_s: float) -> None:
-        """Give the link to the host another speed, the same in both directions."""
+        """Give the link to the host another speed, the same in both directions. Copies both ways at
+        once lose the share of it that they lost before.
+        """
+        both = self.links.get("both")
+        alone = max(link.bytes_per_s for link in self.links.values()) if both else 0.0
         self.links = {
             direction: replace(link, bytes_per_s=bytes_per_s)
             for direction, link in self.links.items()
         }
+        if both is not None:
+            share = both.bytes_per_s / alone
+            self.links["both"] = replace(both, bytes_per_s=share * bytes_per_s)
 
-    def transfer_s(self, nbytes: int, pieces: int, direction: str) -> float:
-        """Seconds for `nbytes` per link in `pieces` copies; `direction` is `h2d` or `d2h`."""
+    @property
+    def duplex_slows(self) -> bool:
+        """True if copies both ways at once are known to be slower than one way alone."""
+        return "both" in self.links
+
+    def transfer_s(self, nbytes: int, pieces: int, direction: str, company: bool = False) -> float:
+        """Seconds for `nbytes` per link in `pieces` copies; `direction` is `h2d` or `d2h`.
+
+        With `company` the other direction copies all the while.
+        """
         if not nbytes:
             return 0.0
         link = self.links.get(direction)
         if link is None:
             raise ConfigError(f"unknown direction {direction!r}; known: {', '.join(self.links)}")
-        return pieces * link.setup_s + nbytes / link.bytes_per_s
+        alone_s = pieces * link.setup_s + nbytes / link.bytes_per_s
+        both = self.links.get("both") if company else None
+        if both is None:
+            return alone_s
+        return max(alone_s, pieces * both.setup_s + nbytes / both.bytes_per_s)
 
     def attention_share(self, bits: int, byte_share: float) -> float:
         """By the bytes that are read, and what unpacking them costs; no more than at 16 bits."""
@@ -164,11 +190,19 @@ class StepCost(ABC):
 class KernelCost(StepCost):
     """A cost model out of four parts; subclasses supply the parts, this one the caching.
 
-    The caches change with use; answers do not.
+    The caches change with use; answers do not. Without `graphs` a step costs what it is.
     """
 
-    def __init__(self, shape: ModelShape, tp: int, links: dict[str, Link], host: HostCost) -> None:
+    def __init__(
+        self,
+        shape: ModelShape,
+        tp: int,
+        links: dict[str, Link],
+        host: HostCost,
+        graphs: Graphs | None = None,
+    ) -> None:
         super().__init__(shape, tp, links, host)
+        self._graphs = graphs
         self._fixed_cache: dict[int, float] = {}
         self._rows_cache: dict[int, float] = {}
         self._lines_cache: dict[int, _Lines] = {}
@@ -196,7 +230,8 @@ class KernelCost(StepCost):
             return SliceLine(first_s, 0.0, 1)
         growth_s, steps = self._prefill_growth(chunks[0])
         if decodes:
-            found = self._beside_cache[decodes]
+            graph = None if self._graphs is None else self._graph(chunks, decodes)
+            found = self._beside_of(decodes, decodes if graph is None else graph.decodes)
             piece = bisect_right(found.ends, context_tokens)
             growth_s += found.lines[piece][1] * decodes
             steps = min(steps, _steps_to_end(found, piece, decodes, context_tokens))
@@ -229,7 +264,8 @@ class KernelCost(StepCost):
         """
 
     def _decode_line(self, decodes: int, context_tokens: int) -> SliceLine:
-        found = self._lines_cache.get(decodes) or self._lines(decodes)
+        held = decodes if self._graphs is None else self._graphs.held_decodes(decodes)
+        found = self._lines_of(decodes, held)
         piece = bisect_right(found.ends, context_tokens)
         base_s, slope_s = found.lines[piece]
         first_s = found.alone_s + base_s + slope_s * context_tokens
@@ -243,11 +279,24 @@ class KernelCost(StepCost):
             seconds = self._single_cache.get(key) or self._single(key, chunks)
         else:
             seconds = self._beside_decode(chunks, decodes)
+        graph = None if self._graphs is None else self._graph(chunks, decodes)
         if decodes:
-            ends, lines, _ = self._beside_cache.get(decodes) or self._beside(decodes)
+            held = decodes if graph is None else graph.decodes
+            ends, lines, _ = self._beside_of(decodes, held)
             base, slope = lines[bisect_right(ends, context_tokens)]
             seconds += base + slope * context_tokens
+        if graph is not None:  # replayed, not launched
+            return seconds
         return seconds if seconds > self._launch_s else self._launch_s
+
+    def _graph(self, chunks: Sequence[PrefillWork], decodes: int) -> MixedGraph | None:
+        """The graph of a step with chunks, if it has one."""
+        if self._graphs is None:
+            return None
+        tokens = decodes
+        for chunk in chunks:
+            tokens += chunk.tokens
+        return self._graphs.holding(tokens, decodes, len(chunks))
 
     def _single(self, key: tuple[int, int, int], chunks: Sequence[PrefillWork]) -> float:
         """`_beside_decode` of one chunk, remembered: prompts of one length ask the same again."""
@@ -264,10 +313,14 @@ class KernelCost(StepCost):
             if chunk.tokens > longest:
                 longest = chunk.tokens
         rows, tokens = decodes + len(chunks), decodes + prefilled
-        fixed = self._fixed_cache.get(tokens) or self._fixed(tokens)
-        fixed += self._rows_cache.get(rows) or self._row(rows)
         # Every sequence gets the thread blocks of the longest chunk; those of no query end at once.
         idle_s = self._idle_s * (rows * longest - prefilled)
+        if self._graphs is not None:
+            graph = self._graphs.holding(tokens, decodes, len(chunks))
+            if graph is not None:
+                tokens, rows = graph.rows, graph.decodes + self._graphs.chunks
+        fixed = self._fixed_cache.get(tokens) or self._fixed(tokens)
+        fixed += self._rows_cache.get(rows) or self._row(rows)
         return fixed + self._prefill_s(chunks) + idle_s + self._chunked_s
 
     def _fixed(self, tokens: int) -> float:
@@ -278,22 +331,43 @@ class KernelCost(StepCost):
         seconds = self._rows_cache[rows] = self._rows_s(rows)
         return seconds
 
-    def _lines(self, decodes: int) -> _Lines:
-        alone_s = self._fixed(decodes) + self._row(decodes)
-        found = self._lines_cache[decodes] = _pieces(self._decode_curve(decodes), alone_s)
+    def _lines_of(self, decodes: int, held: int) -> _Lines:
+        """Steps of so many decodes alone where `held` are computed."""
+        key = decodes if held == decodes else decodes + (held << 32)
+        return self._lines_cache.get(key) or self._lines(key, decodes, held)
+
+    def _lines(self, key: int, decodes: int, held: int) -> _Lines:
+        curve, alone_s = self._decode_curve(decodes), self._fixed(held) + self._row(held)
+        idle_s = 0.0
+        if held != decodes:
+            idle_s = self._decode_curve(held).at(0.0) - curve.at(0.0)
+        found = self._lines_cache[key] = _pieces(curve, alone_s, idle_s)
         return found
 
-    def _beside(self, decodes: int) -> _Lines:
+    def _beside_of(self, decodes: int, held: int) -> _Lines:
+        """Decode attention beside chunks, of so many sequences where `held` are computed."""
+        key = decodes if held == decodes else decodes + (held << 32)
+        return self._beside_cache.get(key) or self._beside(key, decodes, held)
+
+    def _beside(self, key: int, decodes: int, held: int) -> _Lines:
         curve = self._beside_curve(decodes)
-        found = self._lines(decodes) if curve is None else _pieces(curve, 0.0)
-        self._beside_cache[decodes] = found
+        if curve is None:
+            found = self._lines_of(decodes, held)
+        else:
+            wider = None if held == decodes else self._beside_curve(held)
+            idle_s = 0.0 if wider is None else wider.at(0.0) - curve.at(0.0)
+            found = _pieces(curve, 0.0, idle_s)
+        self._beside_cache[key] = found
         return found
 
 
-def _pieces(curve: Curve, alone_s: float) -> _Lines:
-    pieces = curve.segments()
+def _pieces(curve: Curve, alone_s: float, idle_s: float) -> _Lines:
+    """A curve's lines, and `idle_s` more: sequences without keys cost what such sequences cost more
+    among themselves.
+    """
+    pieces, more_s = curve.segments(), max(0.0, idle_s)
     ends = [end for end, _, _ in pieces[:-1]]
-    return _Lines(ends, [(base, slope) for _, base, slope in pieces], alone_s)
+    return _Lines(ends, [(base + more_s, slope) for _, base, slope in pieces], alone_s)
 
 
 def steps_within(distance: float, stride: float) -> float:

@@ -1,4 +1,4 @@
-"""The largest load that keeps a promise, such as `slo_attainment >= 0.95`."""
+"""The largest load, or the fewest machines, that keep a promise like `slo_attainment >= 0.95`."""
 
 from __future__ import annotations
 
@@ -91,6 +91,42 @@ def largest_load(
     for steps in _BEYOND:
         search.keeps(bad * (1 + steps * tolerance))
     return LoadSearch(good, True, tuple(search.probes.values()))
+
+
+class Fewest:
+    """Bisects for the smallest whole number, from 1 to `most`, at which a promise is kept.
+
+        while (count := search.wanted) is not None:
+            search.tell(kept(count))
+
+    From `first` on it doubles until the promise holds, then halves what is between: `found` and the
+    number below it were both tried. A promise that is kept, broken and kept again as the number
+    grows has no single answer; the one found is the beginning of such a stretch.
+    """
+
+    def __init__(self, most: int, first: int = 1) -> None:
+        if not 1 <= first <= most:
+            raise ConfigError(f"expected 1 <= first <= most, got {first} and {most}")
+        self.most = most
+        self.wanted: int | None = first
+        """What is to be tried next; None when the search is over."""
+        self.found: int | None = None
+        """The smallest number known to keep the promise; None while none is."""
+        self._failed = 0
+
+    def tell(self, kept: bool) -> None:
+        """Whether the promise was kept at `wanted`."""
+        assert self.wanted is not None
+        if kept:
+            self.found = self.wanted
+        else:
+            self._failed = self.wanted
+        self.wanted = self._next()
+
+    def _next(self) -> int | None:
+        if self.found is None:
+            return min(2 * self._failed, self.most) if self._failed < self.most else None
+        return (self._failed + self.found) // 2 if self.found - self._failed > 1 else None
 
 
 def mean_at(

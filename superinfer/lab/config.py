@@ -1,8 +1,8 @@
 """Run configuration: TOML files, `--set` overrides, and the policies that they name.
 
-Sections: `[run]` (`RunConfig`), `[scheduler]` and `[memory]` (the constructor arguments of the
-chosen policies), `[classes.<name>]` (service classes), `[workload]` (what is laid over a workload
-specification). Every mistake is a ConfigError of one line.
+Sections: `[run]` (`RunConfig`), `[scheduler]`, `[memory]` and `[router]` (the constructor arguments
+of the chosen policies), `[classes.<name>]` (service classes), `[workload]` (what is laid over a
+workload specification). Every mistake is a ConfigError of one line.
 """
 
 from __future__ import annotations
@@ -28,20 +28,30 @@ from superinfer.lab.dial import Dial, dial_of, parse_dial
 from superinfer.memory import MEMORY_POLICIES
 from superinfer.memory.base import MemoryPolicy
 from superinfer.request import SLOClass
+from superinfer.routers import ROUTERS
+from superinfer.routers.base import Router
 from superinfer.schedulers import SCHEDULERS
 from superinfer.schedulers.base import Scheduler
 from superinfer.settings import did_you_mean, expected_words, parse_settings, unknown
 from superinfer.slo_classes import PRESETS, class_from_table, load_classes
 
-SECTIONS = ("run", "scheduler", "memory", "classes", "workload")
+SECTIONS = ("run", "scheduler", "memory", "router", "classes", "workload")
 
 # Upper bounds keep every product of settings far from what a 64-bit integer or a float can hold.
 Count = Annotated[int, Meta(ge=0, le=2**40)]
 Tokens = Annotated[int, Meta(ge=0, le=2**30)]
 
 _BUNDLED = Path(__file__).with_name("scenarios")
-_KNOWN: Mapping[str, Mapping[str, str]] = {"scheduler": SCHEDULERS, "memory": MEMORY_POLICIES}
-_PROTOCOLS: Mapping[str, type] = {"scheduler": Scheduler, "memory": MemoryPolicy}
+_KNOWN: Mapping[str, Mapping[str, str]] = {
+    "scheduler": SCHEDULERS,
+    "memory": MEMORY_POLICIES,
+    "router": ROUTERS,
+}
+_PROTOCOLS: Mapping[str, type] = {
+    "scheduler": Scheduler,
+    "memory": MemoryPolicy,
+    "router": Router,
+}
 
 
 class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -53,6 +63,9 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     model: str = "llama-3.1-8b"
     """Preset name, or path of a Hugging Face `config.json`."""
     device: str = "a100-80g"
+    replicas: Annotated[int, Meta(ge=1, le=4096)] = 1
+    """Engines of this kind, each on `tp` devices of its own, behind the router."""
+    router: str = "least_loaded"
     tp: Annotated[int, Meta(ge=1, le=2**20)] = 1
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """Recorded with the result. Replaying a trace draws nothing at random."""
@@ -95,6 +108,9 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     (`superinfer.lab.dial`); empty: no dial."""
     rate_scale: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     """Arrival rate as a multiple of the trace's."""
+    burstiness: Annotated[float, Meta(ge=0, le=1e3)] = 1.0
+    """How far the gaps between arrivals lie from their mean, as a multiple of the trace's; 0: all
+    are equal."""
     limit: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """Use only the first so many requests; 0: all."""
     spread: bool = False
@@ -114,6 +130,7 @@ class Config:
     """What is laid over the specification that the trace is drawn from."""
     notes: tuple[str, ...] = ()
     """What a user should know about how the parts were put together."""
+    router: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def build_scheduler(self) -> Any:
         """A fresh instance of the scheduler."""
@@ -122,6 +139,10 @@ class Config:
     def build_memory(self) -> Any:
         """A fresh instance of the memory policy."""
         return build_policy("memory", self.run.memory, MEMORY_POLICIES, self.memory)
+
+    def build_router(self) -> Any:
+        """A fresh instance of the router."""
+        return build_policy("router", self.run.router, ROUTERS, self.router)
 
     def service_classes(self) -> dict[str, SLOClass]:
         """The preset classes, with those of the configuration and of its dial laid over them."""
@@ -137,13 +158,18 @@ class Config:
 
     def resolved(self) -> dict[str, Any]:
         """All settings with their defaults, as nested tables that `load_config` accepts."""
-        return {
-            "run": msgspec.to_builtins(self.run),
+        run: dict[str, Any] = msgspec.to_builtins(self.run)
+        found = {
+            "run": run,
             "scheduler": _parameters(self.run.scheduler, self.build_scheduler()),
             "memory": _parameters(self.run.memory, self.build_memory()),
+            "router": _parameters(self.run.router, self.build_router()),
             "classes": self.classes,
             "workload": self.workload,
         }
+        if self.run.replicas == 1:  # nothing of a cluster takes part
+            del run["replicas"], run["router"], found["router"]
+        return found
 
 
 def load_config(
@@ -156,9 +182,9 @@ def load_config(
     each other, in this order; overrides that are None do not count.
 
     In place of a file there may be the name of a bundled configuration, such as `scenario-m`. A
-    setting's value is TOML; what is not TOML is taken as text. A `[scheduler]` or `[memory]`
-    table goes with the policy that its file names; if another one is chosen, it is left out and a
-    note says so.
+    setting's value is TOML; what is not TOML is taken as text. A `[scheduler]`, `[memory]` or
+    `[router]` table goes with the policy that its file names; if another one is chosen, it is left
+    out and a note says so.
     """
     files = [(file, _read(file)) for file in _listed(path)]
     given = parse_settings(settings, SECTIONS)
@@ -173,6 +199,7 @@ def load_config(
     notes: list[str] = []
     scheduler = _policy_table("scheduler", chosen.scheduler, files, given, notes)
     memory = _policy_table("memory", chosen.memory, files, given, notes)
+    router = _policy_table("router", chosen.router, files, given, notes)
     if dial is not None:
         scheduler = _dialled(dial, "scheduler", chosen.scheduler, scheduler, notes)
         memory = _dialled(dial, "memory", chosen.memory, memory, notes)
@@ -183,6 +210,7 @@ def load_config(
         classes=_class_tables(files, classes, given),
         workload=_nested([*(tables for _, tables in files), given], "workload"),
         notes=tuple(notes),
+        router=router,
     )
     config.resolved()  # what cannot be stored must not be found out after the run
     return config

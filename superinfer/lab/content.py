@@ -252,7 +252,12 @@ def _origins(name: str) -> list[Path]:
     if name in OURS:
         return paths
     installed = {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib")}
-    return [path for path in paths if not installed & set(path.parents)]
+    return [path for path in paths if not (installed & set(path.parents) or _in_site(path))]
+
+
+def _in_site(path: Path) -> bool:
+    """True below a folder of installed libraries, also of an environment that this one extends."""
+    return not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
 
 
 def _version(name: str) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from superinfer.lab.precision import PRECISION
+
 Summary = Mapping[str, Any]
 
 _COLUMNS = {"classes": "class", "tenants": "tenant"}
@@ -45,9 +47,19 @@ def mean_number(summaries: Sequence[Summary], metric: str) -> float | None:
 
 
 def mean_summary(summaries: Sequence[Summary]) -> dict[str, Any]:
-    """The whole-run numbers of several runs, each the mean over all; null unless all have it."""
+    """The numbers of several runs, of the whole and of each class that all have: the mean over all,
+    null unless all have it. What is `unmeasured` in one of them is that in the mean.
+    """
     first = summaries[0]
     if len(summaries) == 1:
         return dict(first)
     keys = [key for key, value in first.items() if value is None or isinstance(value, int | float)]
-    return {key: mean_number(summaries, key) for key in keys}
+    found: dict[str, Any] = {key: mean_number(summaries, key) for key in keys}
+    for key in PRECISION:
+        words = [value for each in summaries if isinstance(value := each.get(key), str)]
+        found |= {key: words[0]} if words else {}
+    classes = [each.get("classes") or {} for each in summaries]
+    if any(classes):
+        names = [name for name in classes[0] if all(name in each for each in classes)]
+        found["classes"] = {name: mean_summary([each[name] for each in classes]) for name in names}
+    return found

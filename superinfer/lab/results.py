@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import tomllib
 import uuid
 from collections.abc import Iterator, Mapping
@@ -111,6 +112,23 @@ def write_run(
             return _settle(staged, folder)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+
+def check_writable(path: Path, *, file: bool = False) -> None:
+    """Raise InputError unless a result can be written at `path`: to be asked before the work that
+    leads to it begins. Nothing is left behind. `file`: it may take the place of another file.
+    """
+    if file and path.is_dir():
+        raise InputError("expected a file, found a folder", file=str(path))
+    try:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        if file and path.exists():
+            with path.open("a"):
+                pass
+    except OSError as error:
+        raise InputError(f"cannot write here: {error.strerror}", file=str(path)) from None
 
 
 def load_run(folder: Path | str) -> Run:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from superinfer.lab.precision import PRECISION, precision_text, shown_precision
+
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from superinfer.lab.differences import Difference
 
 Summary = Mapping[str, Any]
+Value = float | str | None
+"""A number, a word where there is none (`unmeasured`), or nothing."""
 
 _LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
 _STATISTICS = ("mean", "median", "p90", "p99", "p999")
@@ -74,13 +78,14 @@ _WIDE_ROWS = (
 )
 """What is shown of many runs, which stand in rows then."""
 _MOST_COLUMNS = 6
-_SHARES = ("attainment", "tax", "rate")
+_SHARES = ("attainment", "tax", "rate", "utilisation")
 _HIGHER_IS_BETTER = (
     "attainment",
     "goodput",
     "throughput",
     "hit_rate",
     "jain_index",
+    "kv_bits",
     "completed",
 )
 _SAME = 5e-4
@@ -88,7 +93,9 @@ _SAME = 5e-4
 
 
 def summary_table(summary: Summary) -> Group:
-    """Counts and rates, latency quantiles in ms, and one row per class."""
+    """Counts and rates, latency quantiles in ms, and one row per class; where any request had fewer
+    than 16 bits of KV cache, also what each class had and what that is expected to cost.
+    """
     from rich.console import Group
 
     parts = [_run_table(summary), _latency_table(summary)]
@@ -96,13 +103,18 @@ def summary_table(summary: Summary) -> Group:
         parts.append(_group_table("Class", summary["classes"]))
     if len(summary.get("tenants") or {}) > 1:
         parts.append(_group_table("Tenant", summary["tenants"]))
+    if columns := shown_precision([summary]):
+        parts.append(_precision_of_run(summary, columns))
+    if summary.get("replicas"):
+        parts.append(_replica_table(summary["replicas"]))
     return Group(*parts)
 
 
 def compare_table(
     runs: Sequence[tuple[str, Summary]], differences: Sequence[Difference] = ()
 ) -> Table:
-    """Runs in columns; behind the first, the difference from the first in per cent.
+    """Runs in columns; behind the first, the difference from the first in per cent. Bits of the KV
+    cache are shown where any run has fewer than 16.
 
     `better` and `worse` say which way the difference goes for that metric. With `differences`, the
     bounds of its interval follow, and `unclear` stands where that holds no difference at all. More
@@ -112,7 +124,8 @@ def compare_table(
         return _compare_many(runs, differences)
     table = _table("Metric", *(name for name, _ in runs), title="Comparison")
     known = {(found.arm, found.metric): found for found in differences}
-    for key, label in COMPARE_ROWS.items():
+    precision = shown_precision(summary for _, summary in runs)
+    for key, label in (*COMPARE_ROWS.items(), *precision.items()):
         values = [summary.get(key) for _, summary in runs]
         if any(value is not None for value in values):
             found = [known.get((name, key)) for name, _ in runs]
@@ -126,8 +139,11 @@ def compare_table(
 
 
 def _compare_many(runs: Sequence[tuple[str, Summary]], differences: Sequence[Difference]) -> Table:
-    shown = [key for key in _WIDE_ROWS if any(summary.get(key) is not None for _, summary in runs)]
-    table = _table("Scheduler", *(COMPARE_ROWS[key] for key in shown), title="Comparison")
+    precision = shown_precision(summary for _, summary in runs)
+    wide = (*_WIDE_ROWS, *precision)
+    shown = [key for key in wide if any(summary.get(key) is not None for _, summary in runs)]
+    titles = {**COMPARE_ROWS, **precision}
+    table = _table("Scheduler", *(titles[key] for key in shown), title="Comparison")
     known = {(found.arm, found.metric): found for found in differences}
     base = runs[0][1]
     for column, (name, summary) in enumerate(runs):
@@ -139,9 +155,26 @@ def _compare_many(runs: Sequence[tuple[str, Summary]], differences: Sequence[Dif
     return table
 
 
-def difference(key: str, value: float | None, base: float | None) -> tuple[float, str] | None:
+def precision_table(runs: Sequence[tuple[str, Summary]]) -> Table | None:
+    """Bits of the KV cache, and what they are expected to cost, by class and run; None where no run
+    has fewer than 16 bits or all have one class.
+    """
+    columns = shown_precision(summary for _, summary in runs)
+    names = dict.fromkeys(name for _, summary in runs for name in summary.get("classes") or {})
+    if not columns or len(names) < 2:
+        return None
+    table = _table("Class", "run", *columns.values(), title="Precision of the KV cache")
+    for name in names:
+        for run, summary in runs:
+            group = (summary.get("classes") or {}).get(name) or {}
+            cells = (_value(key, group.get(key)) for key in columns)
+            table.add_row(_text(name), _text(run), *cells)
+    return table
+
+
+def difference(key: str, value: Value, base: Value) -> tuple[float, str] | None:
     """Change from `base` in per cent and `better`, `worse` or `same`; None if it has no meaning."""
-    if value is None or base is None:
+    if not isinstance(value, int | float) or not isinstance(base, int | float):
         return None
     if value == base:
         return 0.0, "same"
@@ -174,6 +207,25 @@ def _latency_table(summary: Summary) -> Table:
     return table
 
 
+REPLICA_COLUMNS = {
+    "submitted": "requests",
+    "slo_attainment": "SLO %",
+    "p99_ttft_ms": "TTFT p99",
+    "output_throughput": "output tokens/s",
+    "utilisation": "busy %",
+    "peak_kv_bytes": "peak KV (GiB)",
+}
+"""What is shown of each replica."""
+
+
+def _replica_table(replicas: Sequence[Summary]) -> Table:
+    table = _table("Replica", *REPLICA_COLUMNS.values())
+    for each in replicas:
+        cells = [_value(key, each.get(key)) for key in REPLICA_COLUMNS]
+        table.add_row(str(each["replica"]), *cells)
+    return table
+
+
 def _group_table(title: str, groups: Mapping[str, Summary]) -> Table:
     columns = {
         "submitted": "requests",
@@ -190,6 +242,15 @@ def _group_table(title: str, groups: Mapping[str, Summary]) -> Table:
     return table
 
 
+def _precision_of_run(summary: Summary, columns: Mapping[str, str]) -> Table:
+    """Apart from the latencies of classes, so that both fit into 80 columns."""
+    table = _table("KV cache", *columns.values())
+    classes = summary.get("classes") or {}
+    for name, group in (("all", summary), *(classes.items() if len(classes) > 1 else ())):
+        table.add_row(_text(name), *(_value(key, group.get(key)) for key in columns))
+    return table
+
+
 def _table(first: str, *others: str, title: str | None = None) -> Table:
     from rich import box
     from rich.table import Table
@@ -201,16 +262,12 @@ def _table(first: str, *others: str, title: str | None = None) -> Table:
     return table
 
 
-def _compared(
-    key: str, value: float | None, base: float | None, column: int, found: Difference | None
-) -> str:
+def _compared(key: str, value: Value, base: Value, column: int, found: Difference | None) -> str:
     same = column and (difference(key, value, base) or ("", ""))[1] == "same"
     return _change(key, value, base, column, found) + ("" if same else _bounds(key, found))
 
 
-def _change(
-    key: str, value: float | None, base: float | None, column: int, found: Difference | None
-) -> str:
+def _change(key: str, value: Value, base: Value, column: int, found: Difference | None) -> str:
     """A value, and below it which way it goes from the first run's."""
     change = difference(key, value, base) if column else None
     if change is None:
@@ -255,10 +312,12 @@ def _what_intervals_are(differences: Sequence[Difference]) -> str | None:
     )
 
 
-def _value(key: str, value: float | None) -> str:
+def _value(key: str, value: Value) -> str:
     """A number with about four digits, in the unit that the labels of this module name."""
     if value is None:
         return "-"
+    if key in PRECISION or isinstance(value, str):
+        return precision_text(key, value)
     if any(key.endswith(word) for word in _SHARES):
         value *= 100
     if key.endswith("_bytes"):

@@ -8,7 +8,7 @@ track with its phases, the device one with its steps, a direction of the link on
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ MAXREQUESTS = 2000
 
 _ENDS = frozenset(("finish", "fail", "reject", "cancel", "unfinished"))
 REQUESTS, _DEVICE, _LINKS = 1, 2, 3
+PROCESSES = 3
+"""Of each replica."""
 _STEPS = 1
 _LINK_TRACKS = {("h2d", False): 1, ("d2h", False): 2, ("h2d", True): 3, ("d2h", True): 4}
 _LINK_NAMES = {"h2d": "host to device", "d2h": "device to host"}
@@ -74,19 +76,34 @@ class TimelineSink:
 
 
 def write_timeline(
-    sink: TimelineSink,
+    sink: TimelineSink | Sequence[TimelineSink],
     path: Path,
     *,
     record: RunRecord | None = None,
     copy_s: CopySeconds | None = None,
 ) -> Path:
-    """Write what `sink` collected as a trace, whole or not at all.
+    """Write what `sink` collected as a trace, whole or not at all; of a cluster, those of all
+    replicas in order.
 
     `record`, of the same run, adds classes and tenants, the KV blocks in use and the bytes of
     copies. `copy_s` gives the seconds of copying so many blocks in direction `d2h` or `h2d`;
     without it, copies that a step waited for are moments and part of that step.
     """
-    told = replay(
+    sinks = sink if isinstance(sink, Sequence) else [sink]
+    told = [_told(each, record, copy_s) for each in sinks]
+    other = {
+        "requests_shown": sum(len(each.shown) for each in sinks),
+        "requests_left_out": sum(each.left_out for each in sinks),
+    }
+    with replacing(path) as staged, staged.open("w", encoding="ascii", newline="\n") as file:
+        file.write('{"displayTimeUnit":"ms","otherData":' + _json(other) + ',"traceEvents":[\n')
+        file.writelines(_lines(_all_events(told, record)))
+        file.write("\n]}\n")
+    return path
+
+
+def _told(sink: TimelineSink, record: RunRecord | None, copy_s: CopySeconds | None) -> Replay:
+    return replay(
         sink.events,
         sink.shown,
         lag=sink.lag,
@@ -94,27 +111,47 @@ def write_timeline(
         copy_s=copy_s,
         full_duplex=sink.full_duplex,
     )
-    other = {
-        "requests_shown": len(sink.shown),
-        "requests_left_out": sink.left_out,
-    }
-    with replacing(path) as staged, staged.open("w", encoding="ascii", newline="\n") as file:
-        file.write('{"displayTimeUnit":"ms","otherData":' + _json(other) + ',"traceEvents":[\n')
-        file.writelines(_lines(trace_events(told, record)))
-        file.write("\n]}\n")
-    return path
 
 
-def trace_events(told: Replay, record: RunRecord | None = None) -> Iterator[TraceEvent]:
-    """The events of a trace, track by track and each track in order of time."""
+def _all_events(told: Sequence[Replay], record: RunRecord | None) -> Iterator[TraceEvent]:
+    """The events of one engine, or of each replica in processes of its own."""
+    if len(told) == 1:
+        yield from trace_events(told[0], record)
+        return
+    end_s = max(each.end_s for each in told)
+    for number, each in enumerate(told):
+        for event in trace_events(each, record, 0.0 if number else end_s):
+            yield _of_replica(event, number)
+
+
+def _of_replica(event: TraceEvent, number: int) -> TraceEvent:
+    """The event in the processes of a replica, behind those of the replicas before it."""
+    moved = {**event, "pid": event["pid"] + PROCESSES * number}
+    name, args = event["name"], event.get("args", {})
+    if name == "process_name":
+        moved["args"] = {"name": f"replica {number}: {args['name']}"}
+    elif name == "process_sort_index":
+        moved["args"] = {"sort_index": args["sort_index"] + PROCESSES * number}
+    return moved
+
+
+def trace_events(
+    told: Replay, record: RunRecord | None = None, kv_until_s: float | None = None
+) -> Iterator[TraceEvent]:
+    """The events of a trace, track by track and each track in order of time.
+
+    The counters of KV blocks, which the record of a cluster has for all replicas at once, go up to
+    `kv_until_s` (by default to the end of what is told; 0: there are none).
+    """
     yield from _process(REQUESTS, "requests", 2)
     yield from _process(_DEVICE, "device", 0)
     yield from _device(told)
     if told.copies:
         yield from _process(_LINKS, "links", 1)
         yield from _links(told.copies, record.block_bytes if record else None)
-    if record is not None:
-        yield from _kv_blocks(record, told.end_s)
+    until_s = told.end_s if kv_until_s is None else kv_until_s
+    if record is not None and kv_until_s != 0:
+        yield from _kv_blocks(record, until_s)
     owners = _owners(record)
     for number, story in enumerate(told.stories, 1):
         yield from _request(number, story, owners.get(story.request_id, {}))
@@ -188,7 +225,8 @@ def _links(copies: list[Copy], block_bytes: int | None) -> Iterator[TraceEvent]:
 def _kv_blocks(record: RunRecord, end_s: float) -> Iterator[TraceEvent]:
     """The samples of the replica's state up to `end_s`."""
     samples = record.timeline
-    yield from _track(_DEVICE, _STEPS + 1, f"KV blocks: {record.total_blocks} on the device", 1)
+    where = "the devices of all replicas" if record.replicas else "the device"
+    yield from _track(_DEVICE, _STEPS + 1, f"KV blocks: {record.total_blocks} on {where}", 1)
     columns = (samples.t_s, samples.referenced_blocks, samples.cached_blocks, samples.host_blocks)
     for t, held, cached, host in zip(*(column.tolist() for column in columns), strict=True):
         if t <= end_s:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from superinfer.lab.replay import (
     RECOMPUTE,
     SWAPPED,
 )
-from superinfer.lab.timeline import REQUESTS
+from superinfer.lab.timeline import PROCESSES, REQUESTS
 
 LOOKS = {
     QUEUED: ("#FFFFFF", ""),
@@ -93,7 +94,18 @@ def tracks_of(timeline: Path, most: int) -> dict[str, list[TraceEvent]]:
         events = json.loads(timeline.read_bytes())["traceEvents"]
     except (OSError, ValueError, TypeError, KeyError):
         raise InputError(f"{timeline}: expected a timeline as --timeline writes it") from None
-    mine = [event for event in events if event.get("pid") == REQUESTS and "tid" in event]
-    names = {e["tid"]: e["args"]["name"] for e in mine if e["name"] == "thread_name"}
-    kept = sorted(names)[:most]
-    return {names[tid]: [e for e in mine if e["tid"] == tid] for tid in kept}
+    tracks: dict[tuple[int, int], list[TraceEvent]] = {}
+    for event in events:
+        if "tid" in event and event.get("pid", 0) % PROCESSES == REQUESTS:
+            tracks.setdefault((event["pid"], event["tid"]), []).append(event)
+    kept = sorted(tracks, key=lambda place: (_starts_us(tracks[place]), place))[:most]
+    return {_name(tracks[place]): tracks[place] for place in kept}
+
+
+def _starts_us(events: Iterable[TraceEvent]) -> float:
+    return min((event["ts"] for event in events if "ts" in event), default=math.inf)
+
+
+def _name(events: Iterable[TraceEvent]) -> str:
+    """The name of a track."""
+    return next(str(e["args"]["name"]) for e in events if e["name"] == "thread_name")

@@ -25,6 +25,17 @@ def range_warning(trust: Trust) -> str:
     return f"{outside} of the step time is extrapolated from {trust['profile']}: {'; '.join(parts)}"
 
 
+def assumed_warning(trust: Trust) -> str:
+    """One line on kernels of a shape that nobody measured; empty where there are none."""
+    assumed = trust.get("assumed") or {}
+    if not assumed:
+        return ""
+    return (
+        f"{trust['profile']} assumes {', '.join(assumed)}: shapes outside what was measured "
+        "(trust.assumed in summary.json)"
+    )
+
+
 def left_rows(trust: Trust) -> list[tuple[str, str, str, str]]:
     """Quantity, where measuring ended, how far the run went, and the share of the step time."""
     return [

@@ -19,10 +19,6 @@ class CacheReplay:
         self._index = PrefixIndex(self._pool, block_tokens, order)
         self._now_s = -math.inf
 
-    def resize(self, capacity_blocks: int) -> None:
-        """So many fit from the next prompt on."""
-        self._pool.total = capacity_blocks
-
     def hits(self, requests: Iterable[Request]) -> list[int]:
         """Leading blocks of each prompt that were cached when it came."""
         return [self.serve(request) for request in requests]

@@ -8,6 +8,7 @@ much. On the device that room is its share of a full slab, on the host its bytes
 2411.19379) weighs recency by FLOPs saved per byte, RAGCache (arXiv 2404.12457) frequency by the
 time to compute; the order of leaves of the prefix tree is theirs, too.
 
+* **Answers.** Generated text goes before all else, for nothing can match it.
 * **Pins.** The most valuable leaves, together a share of the device's blocks, keep their rank for a
   while although their age lowers their value. A cached block never stands in the way of a live
   request (`memory.pool`), so a pin is an order and no lock: pinned blocks go when no other cached
@@ -28,7 +29,7 @@ Left out: token types and tenants of a request, which traces do not have.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mypy_extensions import mypyc_attr
 
@@ -43,7 +44,7 @@ from superinfer.memory.orders.shrinking import Shrinking
 from superinfer.memory.orders.slo_aware import LearnedAppraiser
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.prefix import Node, PrefixIndex
-from superinfer.memory.reuse.model import load_model
+from superinfer.memory.reuse.model import ReuseModel, load_model
 from superinfer.memory.reuse.prices import CopySize, Prices
 from superinfer.memory.slabs import NO_SMALL, Small
 from superinfer.memory.tiered import TieredIndex
@@ -55,6 +56,11 @@ if TYPE_CHECKING:
     from superinfer.memory.pool import BlockPool, HostPool
     from superinfer.request import Request
     from superinfer.sequence import Sequence
+
+
+GRAIN_SHARE: Final = 0.001
+"""Of the device's blocks: so many go together, from one leaf, where there is a host tier. There a
+slice of steps ends where a block may have to be copied, so without it hardly one had two steps."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -99,11 +105,15 @@ class SloAwareMemory:
     writes_back: bool = field(default_factory=lambda: True, init=False)
     load_min_tokens: int = field(default_factory=int, init=False)
     load_timing: Timing = field(default_factory=lambda: "before_step", init=False)
+    _model: ReuseModel | None = field(default_factory=lambda: None, init=False, repr=False)
+    """Of `weights`, read at once so that a file that is none is met before anything runs."""
     shrinks_cached: bool = field(default_factory=bool, init=False, repr=False)
     _costs: Costs | None = field(default_factory=lambda: None, init=False, repr=False)
     _parts: Parts | None = field(default_factory=lambda: None, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.weights:
+            self._model = _load_weights(self.weights)
         if self.pin_share > 1:
             raise ConfigError(f"memory.pin_share: expected from 0 to 1, got {self.pin_share}")
         if self.shrink_4_at < self.shrink_8_at:
@@ -148,11 +158,11 @@ class SloAwareMemory:
 
     def unused(self, node: Node) -> None:
         """Queue it by value."""
-        self._used.order.unused(node)
+        self._used.unused(node)
 
     def victim(self, blocks: int) -> tuple[Node, int]:
-        """The lowest in value; a pinned one when there is no other."""
-        return self._used.order.victim(blocks)
+        """Generated text, then the lowest in value; a pinned one when there is no other."""
+        return self._used.victim(blocks)
 
     def fate(self, seq: Sequence, draft: Draft) -> Fate:
         """As configured."""
@@ -216,14 +226,17 @@ class Parts:
         self, settings: SloAwareMemory, prices: Prices, tree: PrefixIndex, host: HostPool
     ) -> None:
         pool, block_tokens = tree.pool, tree.block_tokens
-        near = Surroundings(pool.total, block_tokens, None, settings.weights or None, True)
+        near = Surroundings(pool.total, block_tokens, None, None, True)
         pricing = Pricing(prices, block_tokens, pool, host.sizes)
-        appraiser = LearnedAppraiser(load_model(near.weights))
+        appraiser = LearnedAppraiser(settings._model or load_model())
         self.tree, self.host, self.prices = tree, host, prices
         self.pins = Pins(int(settings.pin_share * pool.total), settings.pin_s)
         self.guard = Guard(near) if settings.guard else None
         self.order = ValuedOrder(near, appraiser, self.guard, pricing.on_device, self.pins)
         self.shelf = HostShelf(self.order, pricing, prices, host, block_tokens)
+        self.answers: list[Node] = []
+        """Leaves of generated text, which nothing can match: they go first."""
+        self.grain_blocks = int(GRAIN_SHARE * pool.total) if host.cache_total else 1
         self.shrinking: Shrinking | None = None
         if settings.shrink_8_at <= 1:
             fewest_bits, tail_tokens = 4 if settings.shrink_4_at <= 1 else 8, settings.tail_tokens
@@ -244,6 +257,28 @@ class Parts:
             self.shelf.loaded(node)
         self.order.retain(node, request)
 
+    def unused(self, node: Node) -> None:
+        """A leaf that nobody holds."""
+        if node.answer and not self.order.plain:
+            self.order.now_s = max(self.order.now_s, node.last_access_s)
+            self.answers.append(node)
+        else:
+            self.order.unused(node)
+
+    def victim(self, blocks: int) -> tuple[Node, int]:
+        """One of the answers: none is worth anything, so they need no order. When all goes by age,
+        they go by age, too.
+        """
+        blocks = max(blocks, self.grain_blocks)
+        while self.answers:
+            node = self.answers.pop()
+            if not node.reclaimable:
+                continue
+            if not self.order.plain:
+                return node, min(blocks, node.blocks)
+            self.order.unused(node)
+        return self.order.victim(blocks)
+
     def counters(self) -> dict[str, float]:
         """Pins and fallbacks."""
         pins = self.pins
@@ -259,3 +294,11 @@ class Parts:
                 "guard_fallback_requests": self.guard.fallen_back,
             }
         return {name: float(value) for name, value in found.items()}
+
+
+def _load_weights(path: str) -> ReuseModel:
+    """The model of `memory.weights`; ConfigError names the setting."""
+    try:
+        return load_model(path)
+    except ConfigError as error:
+        raise ConfigError(f"memory.weights: {error}") from None

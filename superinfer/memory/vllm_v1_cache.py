@@ -176,10 +176,14 @@ class BlockCache:
         for _ in range(blocks):
             self._forget(table.blocks.pop())
 
-    def add_answer(self, request: Request, table: Table | None, blocks: int, now: float) -> None:
-        """Queue the blocks that an ended request filled beyond its hashed prompt."""
-        self._enqueue(Block(None, 0, 0, blocks))
+    def add_answer(
+        self, request: Request, table: Table | None, blocks: int, now: float
+    ) -> Block | None:
+        """Queue the blocks that an ended request filled beyond its hashed prompt, as one entry."""
+        run = Block(None, 0, 0, blocks)
+        self._enqueue(run)
         self.pool.cached += blocks
+        return run
 
     def add_own(self, request: Request, table: Table, blocks: int) -> None:
         """Queue a preempted request's own blocks, the last first; it can find them again."""

@@ -33,7 +33,7 @@ from typing import Final
 from superinfer.batch import DecodeBatch
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Key
-from superinfer.memory.vllm_v1_cache import BlockCache, Table
+from superinfer.memory.vllm_v1_cache import Block, BlockCache, Table
 from superinfer.memory.vllm_v1_host import HostBlocks
 from superinfer.memory.vllm_v1_orders import WRITING, CopyOrder, User
 from superinfer.plan import PrefillChunk
@@ -163,10 +163,13 @@ class OffloadingCache(BlockCache):
         else:
             self.copies.written(job.keys)
 
-    def add_answer(self, request: Request, table: Table | None, blocks: int, now: float) -> None:
+    def add_answer(
+        self, request: Request, table: Table | None, blocks: int, now: float
+    ) -> Block | None:
         """The same, but what was loaded and never became findable is nothing to keep."""
-        if not (isinstance(table, OffloadTable) and table.pending):
-            super().add_answer(request, table, blocks, now)
+        if isinstance(table, OffloadTable) and table.pending:
+            return None
+        return super().add_answer(request, table, blocks, now)
 
     # -- stores -----------------------------------------------------------------------------------
 

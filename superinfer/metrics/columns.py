@@ -103,6 +103,7 @@ def request_columns(record: RunRecord) -> dict[str, NDArray[np.generic] | list[o
 def columns_of(view: RequestView) -> dict[str, NDArray[np.generic] | list[object]]:
     """`request_columns` of a view that is already there."""
     table, requests = view.record.table, view.record.table.requests
+    placed = {} if table.replica is None else {"replica": table.replica}
     return {
         "request_id": [request.request_id for request in requests],
         "session_id": [request.session_id for request in requests],
@@ -131,6 +132,7 @@ def columns_of(view: RequestView) -> dict[str, NDArray[np.generic] | list[object
         "state": list(table.state),
         "reject_reason": list(table.reject_reason),
         "slo_met": _nullable(view.met["slo"], view.targets.any),
+        **placed,
     }
 
 

@@ -125,6 +125,8 @@ class _Curves:
 def _instants(view: RequestView) -> Floats:
     """Step ends spread evenly over the steps, or evenly spread times of a run without steps."""
     ends = view.streams.step_end_s
+    if view.streams.replica_first.size > 1:
+        ends = np.sort(ends)
     if ends.size:
         return ends[np.unique(np.linspace(0, ends.size - 1, _INSTANTS).astype(np.int64))]
     known = np.append(view.arrival_s, view.record.table.finish_s)
@@ -142,20 +144,27 @@ def _service(view: RequestView, curves: _Curves) -> Floats:
 
 
 def _decoded(view: RequestView, curves: _Curves) -> Floats:
-    """Output tokens that runs gave by each instant.
+    """Output tokens that runs gave by each instant, replica by replica.
 
     After `done` steps a run has given `(done - first)+ - (done - stop)+` tokens, so counts and
     sums of `first` and `stop` up to `done` are enough.
     """
     streams = view.streams
-    done = np.searchsorted(streams.step_end_s, curves.times_s, side="right")
+    given = np.zeros((curves.tenants, curves.times_s.size))
+    replica = streams.run_replica()
+    for number, done in enumerate(streams.steps_until(curves.times_s, right=True)):
+        mine = replica == number
+        row = streams.run_row[mine]
+        given += _ramp(curves, row, streams.run_first[mine], done)
+        given -= _ramp(curves, row, streams.run_stop[mine], done)
+    return given
 
-    def ramp(start: Ints) -> Floats:
-        instant = np.searchsorted(done, start)
-        count = curves.by_bin(streams.run_row, instant, np.ones(start.size))
-        return count * done - curves.by_bin(streams.run_row, instant, start)
 
-    return ramp(streams.run_first) - ramp(streams.run_stop)
+def _ramp(curves: _Curves, row: Ints, start: Ints, done: Ints) -> Floats:
+    """Sum over runs of the steps that were done from `start` on, by tenant and instant."""
+    instant = np.searchsorted(done, start)
+    count = curves.by_bin(row, instant, np.ones(start.size))
+    return count * done - curves.by_bin(row, instant, start)
 
 
 def _demand(view: RequestView, curves: _Curves) -> Floats:

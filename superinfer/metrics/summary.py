@@ -15,7 +15,7 @@ from superinfer.metrics.fairness import fairness
 from superinfer.metrics.statistics import STATISTICS, statistics
 from superinfer.metrics.tokens import Bools, GapPool
 from superinfer.metrics.window import Window
-from superinfer.record import Floats, Ints, RunRecord
+from superinfer.record import Floats, Ints, ReplicaUse, RunRecord
 
 Summary = dict[str, Any]
 OTHERS = "(others)"
@@ -25,6 +25,25 @@ _MOST_GROUPS = 64
 STATES = ("finished", "rejected", "failed", "cancelled", "unfinished")
 """How a request can end; `unfinished` is what a run that was cut off left open."""
 _CALLER_KEYS = ("scheduler_s", "wall_s", "sim_requests_per_wall_s")
+REPLICA_KEYS = (
+    "submitted",
+    "completed",
+    "rejected",
+    "failed",
+    "cancelled",
+    "unfinished",
+    "slo_attainment",
+    "request_throughput",
+    "request_goodput",
+    "output_throughput",
+    "total_token_throughput",
+    "median_ttft_ms",
+    "p99_ttft_ms",
+    "p99_tpot_ms",
+    "preemptions",
+    "rotations",
+)
+"""What is said of each replica as it is of the whole run."""
 
 
 def summarise(record: RunRecord, extra: Mapping[str, Any] | None = None) -> Summary:
@@ -89,6 +108,7 @@ class RunMetrics:
             "events": self.record.events,
             "classes": self._groups(self.class_rows(), whole),
             "tenants": self._groups(self.tenant_rows(), whole),
+            **self._replicas(),
             "counters": dict(self.record.extra),
             "notes": list(self.record.notes),
             "load": given.get("load"),
@@ -138,6 +158,31 @@ class RunMetrics:
     def tenant_rows(self) -> dict[str, Ints]:
         """Numbers of the requests of each tenant."""
         return self.rows_by([request.tenant for request in self.record.table.requests])
+
+    def _replicas(self) -> Summary:
+        """What each replica of a cluster did; nothing for a single engine."""
+        record, span_s = self.record, _duration_s(self.view)
+        if record.table.replica is None:
+            return {}
+        rows = [np.flatnonzero(record.table.replica == i) for i in range(len(record.replicas))]
+        used = zip(rows, record.replicas, strict=True)
+        return {
+            "replicas": [
+                {"replica": i, **self._replica(*each, span_s)} for i, each in enumerate(used)
+            ]
+        }
+
+    def _replica(self, rows: Ints, use: ReplicaUse, span_s: float) -> Summary:
+        """The figures of one replica; its use is of the whole run, also beside a window."""
+        group, block_bytes = self.group(rows), self.record.block_bytes
+        return {
+            **{key: group[key] for key in REPLICA_KEYS},
+            "utilisation": _ratio(use.busy_s, span_s),
+            "prefix_hit_rate": _ratio(use.prefix_hit_tokens, use.prefix_query_tokens),
+            "peak_kv_bytes": use.peak_referenced_blocks * block_bytes,
+            "peak_slab_bytes": use.peak_used_blocks * block_bytes,
+            "steps": use.steps,
+        }
 
     def _groups(self, rows_by_name: dict[str, Ints], whole: Summary) -> dict[str, Summary]:
         if len(rows_by_name) == 1:
@@ -241,8 +286,8 @@ class RunMetrics:
         }
 
     def _quality(self, measure: str, held: Ints, tokens: Ints) -> float | str | None:
-        """What the precisions of the caches are expected to cost, by tokens, as if each answer had
-        been given with the cache that it ended with; `unmeasured` where a part of it is.
+        """What the precisions of the caches are expected to cost: the measured cost of each, by its
+        share in what decodes read, requests weighed by tokens; `unmeasured` where a part of it is.
         """
         if not tokens.size:
             return None
@@ -318,7 +363,7 @@ def _longest_wait_s(view: RequestView) -> Floats:
     Who got no more waited until its end, or until the end of the run if that was cut off.
     """
     finish_s, ends_s = view.record.table.finish_s, view.streams.step_end_s
-    run_end_s = ends_s[-1] if ends_s.size else np.nan
+    run_end_s = ends_s.max() if ends_s.size else np.nan
     latest_s = view.streams.last_token_s()
     since_s = np.where(np.isnan(latest_s), view.arrival_s, latest_s)
     in_vain = np.where(np.isnan(finish_s), run_end_s, finish_s) - since_s

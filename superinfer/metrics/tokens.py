@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ class TokenStreams:
     first_token_s: Floats
     step_end_s: Floats
     step_gap_s: Floats
-    """Time since the step before; entry 0 is no gap."""
+    """Time since the step before; 0 for the first step of a replica, which is no gap."""
     run_row: Ints
     run_first: Ints
     run_stop: Ints
@@ -44,6 +44,27 @@ class TokenStreams:
     """When the token after each gap came."""
     gap_index: Ints
     """Number of that token in its answer."""
+    replica_first: Ints
+    """Where the steps of each replica begin: times only ascend inside those of one."""
+
+    def steps_until(self, times_s: Floats, *, right: bool = False) -> Ints:
+        """For each replica (row) and time, the number of its first step that ends then or later
+        (`right`: only later), counted over all.
+        """
+        stops = np.append(self.replica_first[1:], self.step_end_s.size)
+        side: Literal["left", "right"] = "right" if right else "left"
+        return np.array(
+            [
+                first + np.searchsorted(self.step_end_s[first:stop], times_s, side)
+                for first, stop in zip(self.replica_first, stops, strict=True)
+            ],
+            np.int64,
+        )
+
+    def run_replica(self) -> Ints:
+        """The replica of each run."""
+        found: Ints = np.searchsorted(self.replica_first, self.run_first, side="right") - 1
+        return found
 
     def longest_gap_s(self) -> Floats:
         """Longest time between two tokens of each request; NaN below two tokens."""
@@ -70,7 +91,7 @@ def token_streams(tokens: TokenTimes, first_token_s: Floats) -> TokenStreams:
     streams = TokenStreams(
         first_token_s=first_token_s,
         step_end_s=end,
-        step_gap_s=np.diff(end, prepend=end[:1]),
+        step_gap_s=_step_gaps_s(tokens),
         run_row=row,
         run_first=first,
         run_stop=stop,
@@ -81,6 +102,7 @@ def token_streams(tokens: TokenTimes, first_token_s: Floats) -> TokenStreams:
         gap_s=tokens.gap_s,
         gap_end_s=np.empty_like(tokens.gap_s),
         gap_index=np.ones_like(tokens.gap_row),
+        replica_first=tokens.replica_first,
     )
     _number_tokens(streams, previous)
     return streams
@@ -127,6 +149,12 @@ def segment_max(values: Floats, first: Ints, stop: Ints) -> Floats:
     bounds = np.column_stack((first, stop)).ravel()
     found = np.maximum.reduceat(np.append(values, -np.inf), bounds)[::2]
     return np.where(stop > first, found, -np.inf)
+
+
+def _step_gaps_s(tokens: TokenTimes) -> Floats:
+    gaps: Floats = np.diff(tokens.decode_end_s, prepend=tokens.decode_end_s[:1])
+    gaps[tokens.replica_first[tokens.replica_first < gaps.size]] = 0.0
+    return gaps
 
 
 def _number_tokens(streams: TokenStreams, previous_s: Floats) -> None:

@@ -30,7 +30,8 @@ class Window:
         """Output tokens of each request that came inside, whether it finished or not."""
         streams = view.streams
         tokens = self.holds(streams.first_token_s).astype(np.int64)
-        low, high = np.searchsorted(streams.step_end_s, (self.start_s, self.end_s))
+        edges = streams.steps_until(np.array([self.start_s, self.end_s]))
+        low, high = edges[streams.run_replica()].T
         inside = np.clip(streams.run_stop, low, high) - np.clip(streams.run_first, low, high)
         np.add.at(tokens, streams.run_row, inside)
         np.add.at(tokens, streams.gap_row, self.holds(streams.gap_end_s))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from typing import Any
 
 import pytest
-from harness import BLOCK, BlockingDriver, FakeCost, make_engine, request
+from harness import BLOCK, FakeCost, make_engine, request
 from hypothesis import given
 from hypothesis import strategies as st
+from property.test_invariants import ImpatientDriver
 from records import Job, build
 from tiered import ShrinkingLru
 
+from sim.driver import simulate
+from sim.oracle import Oracle
 from superinfer.costs import build_cost
 from superinfer.draft import Draft
 from superinfer.engine import Engine
@@ -37,6 +42,8 @@ class Bench:
     ) -> None:
         self.events: list[Any] = []
         self.plans: list[Plan] = []
+        self.reads: dict[str, Counter[str]] = {}
+        """Of each request: tokens that its decode steps read, all and those of few bits."""
         scheduler = scheduler or FcfsScheduler(watermark=0.0)
         memory = memory or ShrinkingLru(shrink_8_at=0.5, shrink_4_at=0.8, tail_tokens=BLOCK)
         engine = SIZES | {"cost": FakeCost(step=1.0), "host_blocks": 64} | engine
@@ -45,9 +52,15 @@ class Bench:
         )
 
     def run(
-        self, *jobs: tuple[int, int, SLOClass], ids: tuple[int, ...] = (), gap: float = 0.0
+        self,
+        *jobs: tuple[int, int, SLOClass],
+        ids: tuple[int, ...] = (),
+        gap: float = 0.0,
+        cancels: tuple[tuple[float, int], ...] = (),
     ) -> Bench:
-        """Prompt and answer tokens and class of each; all prompts begin with `ids`."""
+        """Prompt and answer tokens and class of each; all prompts begin with `ids`. Some are given
+        up at a time.
+        """
         own = [(*ids, *range(100 * index, 100 * index + 50)) for index in range(len(jobs))]
         made = [
             request(
@@ -62,10 +75,17 @@ class Bench:
             for index, (prompt, _, slo_class) in enumerate(jobs)
         ]
         outputs = [output for _, output, _ in jobs]
-        BlockingDriver(
-            self.engine, made, outputs, lambda _, plan: self.plans.append(plan), single_steps=True
+        ImpatientDriver(
+            self.engine, made, outputs, self._planned, single_steps=True, cancels=list(cancels)
         ).run()
         return self
+
+    def _planned(self, engine: Engine, plan: Plan) -> None:
+        self.plans.append(plan)
+        for seq in engine.batch.members if plan.decodes else ():
+            eight, four = engine.small_blocks(seq) if engine.demotion is not None else (0, 0)
+            read = {"all": engine.batch.length(seq), "8": BLOCK * eight, "4": BLOCK * four}
+            self.reads.setdefault(seq.request.request_id, Counter()).update(read)
 
     @property
     def demotions(self) -> list[tuple[Any, ...]]:
@@ -342,11 +362,60 @@ def test_sixteen_bits_cost_nothing() -> None:
     assert (found["kv_kl"], found["kv_perplexity_change"]) == (0.0, 0.0)
 
 
-def test_shares_are_those_of_the_end() -> None:
-    bench = Bench(12).run((16, 30, LOOSE))
-    record = bench.engine.recorder.build(bench.engine)
-    (eight,), (four,) = record.table.kv_8_share, record.table.kv_4_share
-    assert eight > 0 and record.table.kv_bits[0] == 16 - 8 * eight - 12 * four
+def assert_shares_are_those_of_reads(bench: Bench) -> None:
+    table = bench.engine.recorder.build(bench.engine).table
+    for row, asked in enumerate(table.requests):
+        read = bench.reads[asked.request_id]
+        eight, four = (read[bits] / read["all"] for bits in ("8", "4"))
+        assert (table.kv_8_share[row], table.kv_4_share[row]) == pytest.approx((eight, four))
+        assert table.kv_bits[row] == pytest.approx(16 - 8 * eight - 12 * four)
+    assert sum(table.kv_8_share) > 0
+
+
+def test_bits_are_those_that_decodes_have_read() -> None:
+    assert_shares_are_those_of_reads(Bench(12).run((16, 30, LOOSE)))
+    memory = ShrinkingLru(shrink_8_at=0.3, shrink_4_at=0.5, tail_tokens=BLOCK)
+    bench = Bench(20, memory, prefix_caching=True)
+    bench.run((17, 40, LOOSE), (17, 30, EIGHT), (17, 4, STRICT), ids=(0, 1, 2, 3))
+    assert_shares_are_those_of_reads(bench)
+
+
+SWAPPING: dict[str, Any] = {"shrink_8_at": 0.3, "shrink_4_at": 1.1, "tail_tokens": BLOCK}
+
+
+def test_bits_of_a_request_that_ends_while_it_is_on_the_host() -> None:
+    """What it read on the device counts, and so it does for one that comes back."""
+    jobs = ((16, 30, LOOSE), (16, 30, LOOSE))
+    bench = Bench(13, ShrinkingLru("swap", **SWAPPING)).run(*jobs)
+    assert_shares_are_those_of_reads(bench)
+    out = next(event for event in bench.events if event[1] == "rotate_out")
+    cancels = ((out[0] + 0.5, int(out[2][1:])),)
+    bench = Bench(13, ShrinkingLru("swap", **SWAPPING)).run(*jobs, cancels=cancels)
+    (row,) = (int(event[2][1:]) for event in bench.events if event[1] == "cancel")
+    assert [event[1] for event in bench.events if event[2] == out[2]][-2:] == [
+        "rotate_out",
+        "cancel",
+    ]
+    assert bench.engine.recorder.sequences[row].kv_shares[0] > 0
+    assert_shares_are_those_of_reads(bench)
+
+
+def test_bits_of_a_run_that_is_cut_off() -> None:
+    jobs = [request(i, 16, 0, slo_class=LOOSE) for i in range(2)]
+    memory = ShrinkingLru("swap", **SWAPPING)
+    scheduler = FcfsScheduler(watermark=0.0)
+    engine = make_engine(scheduler, 13, memory=memory, host_blocks=64, **SIZES)
+    simulate(engine, jobs, Oracle([30, 30]), stop_s=20.5)
+    table = engine.recorder.build(engine).table
+    assert table.state == ["unfinished"] * 2
+    assert max(table.kv_8_share) > 0 and max(table.kv_bits) <= 16
+
+
+def test_a_request_without_a_cache_has_no_bits() -> None:
+    engine = make_engine(FcfsScheduler(), 4, memory=ShrinkingLru(), **SIZES)
+    simulate(engine, [request(0, 100, 0), request(1, 4, 0)], Oracle([1, 1]))
+    rejected, held = engine.recorder.build(engine).table.kv_bits
+    assert math.isnan(rejected) and held == 16
 
 
 def test_no_sizes_no_ladder() -> None:

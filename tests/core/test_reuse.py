@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from superinfer.errors import ConfigError
 from superinfer.memory.orders import Surroundings, build_order
-from superinfer.memory.orders.guard import FIRST_PAUSE, TRIAL, Guard
+from superinfer.memory.orders.guard import FIRST_PAUSE, TRIAL, Guard, ShadowLru
 from superinfer.memory.replay import CacheReplay
 from superinfer.memory.reuse.history import FEATURES, GAPS, History, Visit, log_gaps
 from superinfer.memory.reuse.model import HEADS, WIDTH, ReuseModel, load_model
@@ -213,6 +214,12 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
         np.savez(file, **content_of_another)
         with pytest.raises(ConfigError, match="expected a reuse model of format 2"):
             load_model(file)
+    np.savez(file, format=np.array(2), edges_s=np.array([1.0]))
+    with pytest.raises(ConfigError, match="expected a reuse model with the array 'source'"):
+        load_model(file)
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(ConfigError, match="expected the weights of a reuse model"):
+        load_model(file)
     with pytest.raises(ConfigError, match="absent"):
         load_model(tmp_path / "absent.npz")
 
@@ -231,6 +238,31 @@ def test_value_is_the_best_ratio_of_hits_to_time() -> None:
 
 
 # -- guard ----------------------------------------------------------------------------------------
+
+
+def branching(seed: int, prompts: int = 400) -> list[Request]:
+    """Prompts over a tree of chained ids, some of which end inside a block or have a namespace."""
+    random_ = random.Random(seed)
+    asked, ids = [], {(): 0}
+    for turn in range(prompts):
+        path: tuple[int, ...] = ()
+        for _ in range(random_.randrange(1, 7)):
+            path = (*path, random_.randrange(3))
+            ids.setdefault(path, len(ids))
+        chain = [ids[path[:depth]] for depth in range(1, len(path) + 1)]
+        made = prompt(0.5 * turn, *chain, short=random_.choice((0, 0, 100)))
+        asked.append(replace(made, namespace=random_.choice(("", "", "other"))))
+    return asked
+
+
+@pytest.mark.parametrize("capacity", [3, 20, 80])
+def test_the_shadow_is_an_lru_tree(capacity: int) -> None:
+    for seed in range(4):
+        asked, shadow = branching(seed), ShadowLru()
+        order = build_order("lru", Surroundings(capacity, BLOCK))
+        wanted = CacheReplay(capacity, BLOCK, order).hits(asked)
+        assert [shadow.serve(each, capacity) for each in asked] == wanted
+        assert sum(wanted) > 0
 
 
 def test_the_guard_falls_back_and_comes_back() -> None:

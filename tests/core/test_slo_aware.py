@@ -619,9 +619,11 @@ def test_without_content_ids_nothing_happens(even: str) -> None:
     assert set(record.extra.values()) == {0.0} and record.notes == []
 
 
-def test_without_prefix_caching_the_model_is_not_even_read() -> None:
-    engine = make_engine(FcfsScheduler(), 12, memory=SloAwareMemory("no such file"))
-    assert engine.memory.counters == {}
+def test_without_prefix_caching_there_is_nothing_to_count(even: str) -> None:
+    """But weights that are given are read, so that a wrong file is met."""
+    assert make_engine(FcfsScheduler(), 12, memory=SloAwareMemory(even)).memory.counters == {}
+    with pytest.raises(ConfigError, match=r"memory\.weights: no such file"):
+        SloAwareMemory("no such file")
 
 
 def drawn(kind: str, prompts: int = 500) -> list[Request]:
@@ -678,7 +680,7 @@ def test_an_id_at_several_places(ids: tuple[int, ...]) -> None:
     ("settings", "words"),
     [
         ({"pin_share": 1.5}, "memory.pin_share: expected from 0 to 1, got 1.5"),
-        ({"weights": "none.npz"}, "none.npz: expected the weights of a reuse model"),
+        ({"weights": "none.npz"}, "memory.weights: none.npz: expected the weights of a reuse mod"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], words: str) -> None:

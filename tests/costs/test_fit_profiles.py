@@ -5,25 +5,35 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from measurement_folder import LAUNCH_S, gemm_s, pointwise_s, write_folder, write_model
+from measurement_folder import (
+    FP8_PACE,
+    LAUNCH_S,
+    experts_s,
+    gemm_s,
+    pointwise_s,
+    write_folder,
+    write_model,
+)
 
 from experiments import fit_profiles
-from superinfer.costs import ModelShape, load_shape
+from superinfer.costs import Coverage, ModelShape, build_cost, load_shape
 from superinfer.costs.profile import Profile
 from superinfer.costs.tables import Curve
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.profiles import fits
 from superinfer.lab.profiles.build import build_profile, save_profile
 from superinfer.lab.profiles.fits import Fitted, Points
-from superinfer.lab.profiles.kernels import GemmShape, GemmTable
+from superinfer.lab.profiles.kernels import GemmShape, GemmTable, padded
 from superinfer.lab.profiles.measurements import Measurements
 from superinfer.lab.profiles.pointwise import pieces, streaming_ratio
+from superinfer.lab.trust import assumed_warning
 
 # -- fits -----------------------------------------------------------------------------------------
 
@@ -209,8 +219,11 @@ def test_a_device_without_vidur_is_scaled_by_measured_bandwidth(
     # 0.4 / 0.5 of the time, but for the launch.
     assert 0.8 < ratio < 0.82
     profile = build_profile(folder, "h200", shape, 1)
-    expected = 3 * (LAUNCH_S + 4000 * 1024 * 1e-12 * 0.5 * ratio)
+    # In a graph the three kernels are two, each as short as the shortest GEMM at one token.
+    floor = 2 * gemm_s(1, 512, 512, 0.4)
+    expected = floor + 3 * 4000 * 1024 * 1e-12 * 0.5 * ratio
     assert _curve(profile, "norm").at(4000) == pytest.approx(expected, rel=0.01)
+    assert _curve(profile, "norm").at(1) == pytest.approx(floor, rel=0.01)
     assert 0.0 < profile.fit["norm"]["scaling_mape"] < 0.1
     assert profile.range["norm"] == {"tokens": [1, 4096]}
     assert profile.kernels["norm"].axes["tokens"][-1] == 32768
@@ -224,8 +237,8 @@ def test_widths_decide_which_table_a_kernel_takes(folder: Path, tmp_path: Path) 
     assert (part.model, part.tp, part.share) == ("Tiny-1B", 1, 1.0)
     wider = tiny(tmp_path, intermediate_size=3072)
     assert pieces(data, wider, 1, "norm") == (part,)
-    with pytest.raises(ConfigError, match=r"activation over 3072 values .* measured widths 2048"):
-        pieces(data, wider, 1, "activation")
+    (stretched,) = pieces(data, wider, 1, "activation")
+    assert (stretched.model, stretched.share, stretched.stretch) == ("Tiny-1B", 1.0, 1.5)
 
 
 def test_two_tables_share_a_width_between_them(tmp_path: Path) -> None:
@@ -258,10 +271,9 @@ def test_the_error_of_an_unmeasured_shape_is_that_of_leaving_its_neighbours_out(
     ("device", "changes", "tp", "words"),
     [
         ("l40s", {}, 1, "no measurements of 'l40s' are known; known devices: a100-80g, h100, h200"),
-        ("h100", {"num_attention_heads": 16}, 1, "rope_write over 1152 values"),
-        ("a100-80g", {}, 2, "over .* values per token .*tp=2"),
         ("a100-80g", {}, 3, "tp=3 does not divide the 8 attention heads"),
         ("tpu", {}, 1, "unknown device 'tpu'"),
+        ("a100-80g", {}, 8, "no all-reduce of 8 GPUs; measured: 2, 4"),
     ],
 )
 def test_what_was_not_measured_is_refused(
@@ -271,18 +283,121 @@ def test_what_was_not_measured_is_refused(
         build_profile(folder, device, tiny(tmp_path, **changes), tp)
 
 
-def test_unmeasured_heads_and_gpus_are_named(folder: Path, tmp_path: Path) -> None:
+def test_unmeasured_gpus_are_named(folder: Path) -> None:
     data = Measurements(folder, "a100-80g")
     with pytest.raises(ConfigError, match=r"no all-reduce of 8 GPUs; measured: 2, 4"):
         data.all_reduce(8)
-    with pytest.raises(ConfigError, match=r"4 query and 1 KV heads of 128 per GPU .* not measured"):
-        data.attention("context", tiny(tmp_path), 2)
 
 
-@pytest.mark.parametrize("model", ["mixtral-8x7b", "t5-base", "gpt2"])
-def test_only_gated_dense_decoders_are_built(folder: Path, model: str) -> None:
-    with pytest.raises(ConfigError, match="dense decoder-only models with a gated MLP"):
-        build_profile(folder, "a100-80g", load_shape(model), 1)
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"weight_dtype": "fp8_block"}, r"GEMM with weights of fp8_block .*: bfloat16, fp8"),
+        ({"kv_dtype": "int8"}, r"cache of int8 was not measured; measured: bfloat16, fp8"),
+    ],
+)
+def test_unmeasured_dtypes_are_named(
+    folder: Path, tmp_path: Path, changes: dict[str, str], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build_profile(folder, "h100", replace(tiny(tmp_path), **changes), 1)
+
+
+def test_encoders_are_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="t5-base: profiles are built for decoder-only models"):
+        build_profile(folder, "a100-80g", load_shape("t5-base"), 1)
+
+
+# -- dtypes, experts, and what lies outside -------------------------------------------------------
+
+
+def test_weights_and_caches_of_eight_bits(folder: Path, tmp_path: Path) -> None:
+    shape = replace(tiny(tmp_path), weight_dtype="fp8", kv_dtype="fp8")
+    profile = build_profile(folder, "h100", shape, 1)
+    assert (profile.weight_dtype, profile.kv_dtype) == ("fp8", "fp8")
+    assert _curve(profile, "gemm_down").at(64) == pytest.approx(
+        gemm_s(64, 1024, 2048, 0.5 * FP8_PACE), rel=0.01
+    )
+    # The LM head keeps 16 bits.
+    assert _curve(profile, "gemm_lm_head").at(64) == pytest.approx(
+        gemm_s(64, 4096, 1024, 0.5), rel=0.01
+    )
+    decode = profile.kernels["attention_decode_8"]
+    assert "attention_decode_16" not in profile.kernels and decode.seconds is not None
+    assert decode.seconds[-1][-1] == pytest.approx(LAUNCH_S + 32 * 4096 * 0.25e-10, rel=0.01)
+    assert "fp8, LM head bfloat16" in profile.sources[0]
+    assert not profile.assumed
+    save_profile(profile, tmp_path / "fp8.json")
+    cost = build_cost(tiny(tmp_path), "h100", 1, str(tmp_path / "fp8.json"))
+    plain = tiny(tmp_path)
+    assert cost.kv_bytes_per_token == plain.kv_bytes_per_token() // 2
+    assert cost.shape.weight_bytes() < 0.75 * plain.weight_bytes()
+    assert cost.step_s((), 8, 8 * 1000) > 0.0
+
+
+def test_counts_just_past_a_tile_are_left_out_where_graphs_run() -> None:
+    x = np.array([16.0, 17.0, 32.0, 33.0, 513.0, 1024.0, 1025.0])
+    assert padded(Points(x, x)).x.tolist() == [16.0, 32.0, 1024.0, 1025.0]
+
+
+def test_experts_are_one_kernel(folder: Path, tmp_path: Path) -> None:
+    moe = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
+    shape = tiny(tmp_path, intermediate_size=512, **moe)
+    profile = build_profile(folder, "h100", shape, 1)
+    assert _curve(profile, "moe_gemm").at(300) == pytest.approx(experts_s(300, 1, 0.5), rel=0.01)
+    assert {"gemm_gate_up", "gemm_down", "activation"}.isdisjoint(profile.kernels)
+    assert list(profile.assumed) == ["moe_route"]
+    assert "experts" not in profile.sources[0] and "routing measured" in "".join(profile.sources)
+    wide = tiny(tmp_path, intermediate_size=1024, **moe)
+    assumed = build_profile(folder, "h100", wide, 1)
+    assert "scaled by 2 above its shortest time" in assumed.assumed["moe_gemm"]
+    twice = _curve(assumed, "moe_gemm").at(2000) / _curve(profile, "moe_gemm").at(2000)
+    assert 1.4 < twice < 2.0
+
+
+def test_heads_that_were_not_measured_are_scaled_from_the_nearest(
+    folder: Path, tmp_path: Path
+) -> None:
+    shape = tiny(tmp_path, num_attention_heads=16, num_key_value_heads=4, head_dim=128)
+    profile = build_profile(folder, "h100", shape, 1)
+    found = profile.kernels["attention_prefill"].coefficients
+    assert found["per_pair_s"] == pytest.approx(2 * 0.5e-11, rel=0.02)
+    decode = profile.kernels["attention_decode_16"].seconds
+    assert decode is not None
+    assert decode[-1][-1] == pytest.approx(LAUNCH_S + 2 * 32 * 4096 * 0.5e-10, rel=0.01)
+    assert "8 query and 2 KV heads of 128, scaled by 2" in profile.assumed["attention_decode_16"]
+    assert "Tiny-1B at tp 1, scaled by 2" in profile.assumed["rope_write"]
+
+
+def test_a_norm_of_queries_and_keys_takes_as_long_as_their_rotation(
+    folder: Path, tmp_path: Path
+) -> None:
+    plain = build_profile(folder, "h100", tiny(tmp_path), 1)
+    normed = build_profile(folder, "h100", tiny(tmp_path, model_type="qwen3"), 1)
+    before, after = (_curve(each, "rope_write").at(3000) for each in (plain, normed))
+    assert after == pytest.approx(2 * before, rel=0.01)
+    assert "Norm of queries and keys: assumed" in "".join(normed.sources)
+
+
+def test_a_model_without_gate_and_rotation(folder: Path, tmp_path: Path) -> None:
+    shape = replace(tiny(tmp_path), gated_mlp=False, learned_positions=True)
+    profile = build_profile(folder, "h100", shape, 1)
+    assert "rope_write" not in profile.kernels
+    assert _curve(profile, "gemm_gate_up").at(64) == pytest.approx(
+        gemm_s(64, 2048, 1024, 0.5), rel=0.01
+    )
+    assert "activation" in profile.assumed
+
+
+def test_trust_names_what_was_assumed(folder: Path, tmp_path: Path) -> None:
+    shape = tiny(tmp_path, num_attention_heads=16, num_key_value_heads=4, head_dim=128)
+    profile = build_profile(folder, "h100", shape, 1)
+    save_profile(profile, tmp_path / "p.json")
+    trust = build_cost(shape, "h100", 1, str(tmp_path / "p.json")).trust(Coverage())
+    assert trust["assumed"] == profile.assumed
+    line = assumed_warning(trust)
+    assert line.startswith("h100_") and "attention_prefill" in line and "rope_write" in line
+    assert assumed_warning({**trust, "assumed": {}}) == ""
 
 
 def test_broken_files_are_named(tmp_path: Path) -> None:

@@ -76,6 +76,9 @@ def test_round_trip(tmp_path: Path) -> None:
         ("kernels/sample/coefficients", {}, "coefficients.base_s: expected a number >= 0"),
         ("links/h2d/bytes_per_s", 0, "links.h2d.bytes_per_s: expected a number > 0"),
         ("host/origin", "guess", "host.origin: expected one of measured, published, assumed"),
+        ("quality", {"8": 3}, "quality.8: expected an object, found 3"),
+        ("quality", {"4": {"kl": "low"}}, "quality.4.kl: expected a number >= 0 or null, found lo"),
+        ("quality", {"4": {"perplexity_change": -2}}, "change: expected a number >= -1 or null"),
         ("host/step_s", None, "host.step_s: expected a number >= 0"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,29 @@ def test_mixtral_config(tmp_path: Path) -> None:
         "vocab_size": 32000,
     }
     assert load_shape(write(tmp_path, config)).parameters == PRESETS["mixtral-8x7b"].parameters
+
+
+def test_qwen3_moe_config_has_other_names_for_its_experts(tmp_path: Path) -> None:
+    config = LLAMA | {
+        "model_type": "qwen3_moe",
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+    }
+    shape = load_shape(write(tmp_path, config))
+    assert (shape.experts, shape.experts_per_token, shape.intermediate) == (128, 8, 768)
+    assert shape.qk_norm and not load_shape("llama-3.1-8b").qk_norm
+    assert PRESETS["qwen3-32b"].qk_norm
+
+
+def test_eight_bits_halve_matrices_and_cache_but_not_the_vocabulary() -> None:
+    plain = load_shape("llama-3.1-70b")
+    fp8 = replace(plain, weight_dtype="fp8", kv_dtype="fp8")
+    vocabulary = 2 * plain.vocab * plain.hidden * 2
+    norms = (2 * plain.layers + 1) * plain.hidden * 2
+    halved = (plain.weight_bytes() - vocabulary - norms) // 2
+    assert fp8.weight_bytes() == halved + vocabulary + norms
+    assert fp8.kv_bytes_per_token(8) == plain.kv_bytes_per_token(8) // 2
 
 
 def test_gpt2_config(tmp_path: Path) -> None:

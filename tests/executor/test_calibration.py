@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,15 +17,18 @@ from executor.calibration.factors import Factors, fit_factors, parts_of, scaled
 from executor.calibration.fit import launch_seconds, with_steps
 from executor.calibration.kernels import Grids, spaced
 from executor.calibration.links import measure_links
-from executor.calibration.report import profile_lines
+from executor.calibration.report import profile_lines, unsteady
 from executor.calibration.steps import (
+    LEAST_BATCHES,
     HostFit,
     Limits,
+    Shape,
     Step,
     Steps,
     fit_host,
     predictions,
     random_workload,
+    run_batches,
 )
 from executor.calibration.tables import (
     ends_first,
@@ -40,7 +44,7 @@ from executor.kernels.reference import TorchOps
 from executor.kv.layout import PRECISIONS, KVLayout
 from executor.session import ModelOptions
 from superinfer.costs import CalibratedCost, Chunk, load_profile, load_shape, write_profile
-from superinfer.costs.profile import HostCost, Profile
+from superinfer.costs.profile import HostCost, Kernel, Profile
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -218,6 +222,27 @@ def test_random_batches_and_requests_fit() -> None:
     assert len(workload.output_tokens) == 20
 
 
+def test_chunks_of_all_sizes_come() -> None:
+    """By its place a batch has few tokens or many, so that no part is left out by chance."""
+    limits, random = Limits(16, 8000, 4096, 100_000), np.random.default_rng(0)
+    counts = []
+    for place in (0.0, 0.5, 0.999):
+        shape = limits.batch(random, mixed=True, place=place)
+        counts.append(sum(tokens for tokens, _ in shape.chunks))
+    assert counts[0] <= 8 and 100 < counts[1] < 200 and counts[2] > 4000
+
+
+def test_wide_steps_have_a_factor_of_their_own(profile: Profile) -> None:
+    """Tables past 1,024 tokens alone take it, and still never fall."""
+    wide = Kernel({"tokens": (1.0, 1024.0, 1025.0, 4096.0)}, (1.0, 2.0, 2.1, 8.0))
+    given = replace(profile, kernels=profile.kernels | {"norm": wide})
+    found = scaled(given, Factors(1.0, 1.0, 1.0, 1.5)).kernels["norm"]
+    assert found.seconds == pytest.approx((1.0, 2.0, 3.15, 12.0))
+    lower = scaled(given, Factors(1.0, 1.0, 1.0, 0.5)).kernels["norm"]
+    assert lower.seconds == pytest.approx((1.0, 2.0, 2.0, 4.0))
+    assert scaled(given, Factors(2.0)).kernels["norm"].seconds == pytest.approx((2, 4, 4.2, 16))
+
+
 def test_factors_of_kernels_in_a_step() -> None:
     """Found with host time beside them, in spite of outliers; of the device alone too."""
     random = np.random.default_rng(0)
@@ -242,6 +267,29 @@ def test_scaled_tables_predict_scaled_steps(profile: Profile, config: Path) -> N
     cost = CalibratedCost(twice, shape)
     for step, part in zip(steps, parts, strict=True):
         assert step.device_s(cost) == pytest.approx(part @ np.array([2.0, 3.0, 4.0]))
+
+
+def test_a_busy_device_is_warned_of(profile: Profile) -> None:
+    steady = {
+        "gemm_qkv": {"spread": 0.02},
+        "norm": {"spread": 0.9},
+        "o": {"spread": 0.1},
+        "step": {},
+    }
+    assert unsteady(replace(profile, fit=steady)) == ""
+    busy = steady | {"embed": {"spread": 0.6}, "sample": {"spread": 0.4}}
+    assert "differ by 40%" in unsteady(replace(profile, fit=busy))
+
+
+def test_some_batches_run_however_late_it_is() -> None:
+    """So that a profile always has steps that it was not fitted to."""
+    launched = SimpleNamespace(wait=lambda: None)
+    runner = SimpleNamespace(
+        launch=lambda batch: launched, graphs=None, model=SimpleNamespace(vocab=9)
+    )
+    source = RandomArena(KVLayout(1, 1, 16, 16, torch.float32), {16: 10}, CPU)
+    ran = run_batches(runner, source, [Shape((5,), ())] * 20, Deadline(-1.0))  # type: ignore[arg-type]
+    assert len(ran) == LEAST_BATCHES
 
 
 # -- whole --------------------------------------------------------------------------------------
@@ -320,6 +368,9 @@ def test_a_profile_brought_in_line_with_steps(
     of one that replays all of them.
     """
     shape = load_shape(config)
+    # A busy machine would take as long for its kernels as launching is said to take here.
+    speed = 0.004 / CalibratedCost(profile, shape).step_s([Chunk(60, 60)], 4, 480)
+    profile = scaled(profile, Factors(speed, speed, speed))
     truth = replace(
         scaled(profile, Factors(0.8, 1.2, 1.0)), host=HostCost(0.002, 1e-4, "measured", launch_s)
     )

@@ -14,9 +14,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from executor_runs import LLAMA
+from executor_runs import LLAMA, call
 
-from executor import cli
 from executor.generate import Text
 
 ROOT = Path(__file__).parents[2]
@@ -47,15 +46,6 @@ def trace(tmp_path):
     path = tmp_path / "trace.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
-
-
-def call(monkeypatch, capsys, *arguments):
-    """Exit code, standard output and standard error of a command."""
-    monkeypatch.setattr(sys, "argv", ["superinfer-exec", *map(str, arguments)])
-    with pytest.raises(SystemExit) as left:
-        cli.main()
-    shown = capsys.readouterr()
-    return left.value.code, shown.out, shown.err
 
 
 @pytest.mark.parametrize("lag", [0, 1])
@@ -130,16 +120,49 @@ def test_generate_prints_text(monkeypatch, capsys, config):
             "top_p: expected a number in (0, 1]",
         ),
         (["generate"], "Missing argument"),
+        (["run", "TRACE", "--device", "cpu", "--out", "/dev/null/a/b"], "/dev/null/a/b: cannot"),
+        (["calibrate", "--device", "cpu", "-o", "/dev/null/a"], "/dev/null/a: cannot write here"),
+        (["calibrate", "--device", "cpu", "-o", "."], ".: expected a file, found a folder"),
+        (["validate", "TRACE", "--profile", "none.json"], "none.json: cannot read: No such file"),
     ],
 )
 def test_a_mistake_is_one_line(monkeypatch, capsys, config, trace, arguments, expected):
     arguments = [str(trace) if part == "TRACE" else part for part in arguments]
-    if "--model" not in arguments:
+    if "--model" not in arguments and arguments[0] in {"run", "generate"}:
         arguments += ["--model", str(config), "--random-weights"]
     code, text, errors = call(monkeypatch, capsys, *arguments)
     assert code == 2, errors
     assert expected in errors and len(errors.strip().splitlines()) == 1
     assert not text
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"eos_token_id": "</s>"}, "config.json: eos_token_id: expected a token of the vocabulary"),
+        ({"eos_token_id": [[2]]}, "config.json: eos_token_id: expected a token of the vocabulary"),
+        ({"eos_token_id": 9999}, "eos_token_id: expected a token of the vocabulary, 0 to 255"),
+        ({"head_dim": 7}, "config.json: head_dim: expected heads of a multiple of 8"),
+        ({"head_dim": -1}, "config.json: head_dim: expected an integer >= 1"),
+        ({"rms_norm_eps": float("inf")}, "config.json: rms_norm_eps: expected a number above 0"),
+        ({"rms_norm_eps": "small"}, "config.json: rms_norm_eps: expected a number above 0"),
+        ({"num_hidden_layers": 0}, "config.json: num_hidden_layers: expected an integer >= 1"),
+        ({"vocab_size": 100}, "bytes do not fit into a vocabulary of 100 tokens"),
+    ],
+)
+def test_an_odd_model_is_one_line(monkeypatch, capsys, config, changes, expected):
+    config.write_text(json.dumps({**LLAMA, "vocab_size": 256, **changes}))
+    settings = ("--model", config, "--random-weights", "--device", "cpu")
+    code, text, errors = call(monkeypatch, capsys, "generate", "Hello", *settings)
+    assert code == 2 and not text
+    assert errors.startswith("error: ") and expected in errors and errors.count("\n") == 1
+
+
+def test_an_output_is_looked_at_before_the_trace(monkeypatch, capsys, tmp_path):
+    """And before the model is loaded: nothing has to be done twice."""
+    place = ("--out", "/dev/null/a", "--device", "cpu")
+    code, _, errors = call(monkeypatch, capsys, "run", tmp_path / "nowhere.jsonl", *place)
+    assert code == 2 and errors == "error: /dev/null/a: cannot write here: Not a directory\n"
 
 
 def test_no_gpu_is_one_line(monkeypatch, capsys, config, trace):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 import numpy as np
@@ -14,7 +13,7 @@ from executor_runs import IdleModel, Rig, forced, sizes_for
 from harness import FakeCost, IdleScheduler, request
 
 from executor.answers import Answer, Answers
-from executor.arrivals import LiveArrivals, TimedArrivals
+from executor.arrivals import Arrivals
 from executor.backend import TorchBackend
 from executor.clock import RealTime
 from executor.driver import Driver
@@ -81,7 +80,7 @@ def test_what_was_done_is_left_when_it_is_stopped(lag):
         rig.mover,
         forced(requests, [3, 400, 3]),
         rig.given_times(),
-        TimedArrivals(requests),
+        Arrivals(requests),
     )
     model.driver = Driver(backend)
     model.driver.run()
@@ -142,21 +141,3 @@ def test_an_answer_ends_with_a_stop_token_or_when_it_is_told():
     rig_for().run(requests, Answers(answers))
     assert [len(answer.tokens) for answer in answers] == [1, 4, 7]
     assert told == [0] * 4
-
-
-def test_requests_of_other_threads_are_served():
-    rig = rig_for()
-    arrivals, answers = LiveArrivals(), Answers()
-    clock = RealTime(rig.mover.poll, lambda: rig.mover.busy)
-    done = []
-    rig.engine.on_ended = lambda seq, now: done.append(seq.request.request_id)
-    backend = TorchBackend(rig.engine, rig.runner, rig.manager, rig.mover, answers, clock, arrivals)
-    driver = Driver(backend)
-    thread = threading.Thread(target=driver.run)
-    for name in ("first", "second"):
-        index = answers.add(Answer(np.zeros(5, np.int64), 4))
-        arrivals.put(request(index, 5, 0, name=name))
-    thread.start()
-    thread.join(30)
-    assert not thread.is_alive()
-    assert sorted(done) == ["first", "second"]

@@ -61,6 +61,21 @@ def test_a_step_goes_to_the_smallest_graph_that_holds_it(idle, decodes, tokens, 
     assert (found and (found.rows, found.decodes)) == wanted
 
 
+def test_a_cost_model_is_told_of_the_same_graphs(idle):
+    known = idle.known
+    for decodes, tokens, chunks in (
+        *((n, 0, 0) for n in range(1, 260)),
+        *((n % 70, 3 + 7 * n, n % 6) for n in range(1, 160) if n % 6),
+    ):
+        found = idle.sizes_for(decodes, tokens, chunks)
+        if not chunks:
+            assert known.held_decodes(decodes) == (found.rows if found else decodes)
+            continue
+        graph = known.holding(decodes + tokens, decodes, chunks)
+        assert graph == (found and (found.rows, found.decodes))
+        assert graph is None or found.wanted == graph.decodes + known.chunks
+
+
 def test_padding_stays_within_its_bounds(idle):
     for rows in range(1, MIXED_ROWS[-1] + 1):
         found = idle.sizes_for(0, rows, 1)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors.torch")
+
+from executor_runs import call
 
 from executor.kv.layout import KVLayout
 from executor.models import load_model
@@ -27,14 +28,19 @@ from executor.quality import (
     _requantise_per_token,
     windows_of,
 )
-from executor.quality_cli import Settings, figures, measure, register
+from executor.quality_cli import Settings, figures, measure, write_figures
 from executor.quality_probes import PASSAGE, recall, recall_text, with_outliers
 from experiments.tiny_llama import Shape, initial_weights
 from experiments.train_tiny import write_folder
-from superinfer.costs import list_profiles, load_profile
+from sim.run import run_simulation
+from sim.workload import load_workload
+from superinfer.costs import list_profiles, load_profile, write_profile
 from superinfer.errors import ConfigError
+from superinfer.lab.config import load_config
+from superinfer.metrics.summary import summarise
 
 BLOCK = 32
+SAMPLE = Path(__file__).parents[2] / "traces/samples/mixed.jsonl"
 SMALL = Shape(hidden=32, layers=2, heads=4, kv_heads=2, head_dim=64, intermediate=48, context=1024)
 TEXT = "\n\n".join("And he said unto them, Go up again. " * 9 for _ in range(9))
 
@@ -197,14 +203,63 @@ def test_a_random_model_recalls_nothing(model: Any) -> None:
     assert found.passage_first_bits > 4 and found.pair_bytes_right < 0.4
 
 
+class Inducer:
+    """A model that recalls perfectly: what followed the longest ending that it has read before, six
+    bytes at the least, comes again; else any byte is as likely.
+    """
+
+    vocab = 256
+    max_model_len = 4096
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.layout = KVLayout(1, 1, 16, BLOCK, torch.float32)
+        self.read: dict[int, list[int]] = {}
+
+    def forward(self, step: Any, arena: Any) -> Any:
+        """Logits [windows * BLOCK, 256]; blocks come in order, window by window."""
+        rows = step.token_ids.view(-1, BLOCK).tolist()
+        logits = torch.zeros(len(rows), BLOCK, self.vocab)
+        for row, tokens in enumerate(rows):
+            text = self.read.setdefault(row, [])
+            for place, token in enumerate(tokens):
+                text.append(token)
+                if (following := self._following(bytes(text))) is not None:
+                    logits[row, place, following] = 20.0
+        return logits.view(-1, self.vocab)
+
+    @staticmethod
+    def _following(text: bytes) -> int | None:
+        for count in range(min(20, len(text) - 1), 5, -1):
+            found = text.rfind(text[-count:], 0, len(text) - 1)
+            if found >= 0:
+                return text[found + count]
+        return None
+
+
+def test_a_model_that_recalls_is_seen_to() -> None:
+    """Passages cost it nothing where they come again: so what the probe does not see to recall does
+    not.
+    """
+    random = np.random.default_rng(8)
+    filler = list(random.integers(97, 123, 3000).tolist())
+    found = recall(Inducer(), EXACT, recall_text(filler, 3, 256, BLOCK))  # type: ignore[arg-type]
+    assert found.passage_first_bits > 7.9
+    assert found.passage_again_bits < 0.1
+
+
+def test_values_are_asked_for_where_only_recall_knows_them() -> None:
+    random = np.random.default_rng(8)
+    filler = list(random.integers(97, 123, 3000).tolist())
+    text = recall_text(filler, 3, 256, BLOCK)
+    for told, rate in ((text.pairs, 1.0), (text.strangers, 0.0)):
+        logits = torch.cat([part for _, part in Walk(Inducer(), EXACT, told[:, :-1]).logits()], 1)  # type: ignore[arg-type]
+        asked = slice(text.value.start - 1, text.value.stop - 1)
+        right = (logits.argmax(-1)[:, asked] == told[:, text.value]).float().mean()
+        assert float(right) == pytest.approx(rate, abs=0.1)
+
+
 # -- the command ----------------------------------------------------------------------------------
-
-
-def command() -> typer.Typer:
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    register(app)
-    return app
 
 
 def arguments(folder: Path, *more: str) -> list[str]:
@@ -213,12 +268,21 @@ def arguments(folder: Path, *more: str) -> list[str]:
     return ["quality", "--model", str(folder), "--text", str(text), *sizes, *more]
 
 
-def test_json_and_profiles(folder: Path, tmp_path: Path) -> None:
+def test_json_and_profiles(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    tmp_path: Path,
+) -> None:
     profile = tmp_path / "profile.json"
     profile.write_text(list_profiles()[0].path.read_text())
-    ran = CliRunner().invoke(command(), arguments(folder, "--json", "-o", str(profile)))
-    assert ran.exit_code == 0, ran.output
-    report = json.loads(ran.stdout)
+    asked = arguments(folder, "--json", "-o", str(profile))
+    code, text, errors = call(monkeypatch, capsys, *asked)
+    assert code == 0, errors
+    assert errors == (
+        f"warning: {profile}: a profile of {list_profiles()[0].model}; these figures are of small\n"
+    )
+    report = json.loads(text)
     assert (
         set(report["plain"]["forms"])
         == set(report["outliers"]["forms"])
@@ -230,12 +294,53 @@ def test_json_and_profiles(folder: Path, tmp_path: Path) -> None:
     assert written.sources[-1] == "quality: superinfer-exec quality on small"
 
 
-def test_the_table(folder: Path, tmp_path: Path) -> None:
+def test_figures_reach_the_summary_of_a_simulated_run(tmp_path: Path) -> None:
+    """By way of the profile: what tokens lost, weighted by the bits that they were kept in."""
+    known = {
+        "8": {"kl": 0.001, "perplexity_change": 0.01},
+        "4": {"kl": 0.1, "perplexity_change": 1.0},
+    }
+    profile = tmp_path / "profile.json"
+    write_profile(replace(load_profile(list_profiles()[2].path), quality=known), profile)
+    measured = load_profile(profile)
+    settings = ["run.kv_blocks=700", "run.rate_scale=8", "run.limit=60", "run.host_memory_gib=4"]
+    settings += [f"classes.{name}.min_kv_bits=4" for name in ("batch", "chat", "code", "agent")]
+    config = load_config(
+        None,
+        settings,
+        scheduler="rotating",
+        memory="slo_aware",
+        trace=str(SAMPLE),
+        model=measured.model,
+        device=measured.device,
+        costs=str(profile),
+    )
+    summary = summarise(run_simulation(config, load_workload(config)).record)
+    assert 4 <= summary["kv_bits_mean"] < 16
+    assert 0 < summary["kv_kl"] <= 0.1
+    assert summary["kv_perplexity_change"] == pytest.approx(10 * summary["kv_kl"])
+
+
+def test_the_table(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    tmp_path: Path,
+) -> None:
     new = tmp_path / "new" / "quality.json"
-    ran = CliRunner().invoke(command(), arguments(folder, "-o", str(new)))
-    assert ran.exit_code == 0, ran.output
-    assert all(form.name in ran.stdout for form in FORMS)
+    code, text, errors = call(monkeypatch, capsys, *arguments(folder, "-o", str(new)))
+    assert code == 0, errors
+    assert all(form.name in text for form in FORMS)
     assert set(json.loads(new.read_text())["quality"]) == {"8", "4"}
+
+
+def test_figures_take_the_place_of_older_ones(tmp_path: Path) -> None:
+    form = {"kl": 0.1, "perplexity_change": 0.2, "same_top1": 0.3, "tokens": 9}
+    path, report = tmp_path / "quality.json", {"plain": {"forms": {}}, "model": "small"}
+    for kl in (0.1, 0.4):
+        report["plain"]["forms"] = {f"{bits} bits": form | {"kl": kl} for bits in (8, 4)}
+        write_figures(report, path)
+        assert json.loads(path.read_text())["quality"]["4"]["kl"] == kl
 
 
 @pytest.mark.parametrize(
@@ -246,12 +351,39 @@ def test_the_table(folder: Path, tmp_path: Path) -> None:
         (("--text", "nowhere.txt"), "nowhere.txt: cannot read: No such file"),
         (("--device", "abacus"), "--device abacus: expected cpu, cuda or auto"),
         (("--model", "nowhere"), "unknown model 'nowhere': no such file"),
+        (("--model", "llama-3.1-8b"), "expected a folder with weights, found a preset"),
+        (("--windows", "100000"), "--windows 100000: the text has"),
+        (("-o", "/dev/null/profile.json"), "/dev/null/profile.json: cannot write here"),
+        (("-o", "."), ".: expected a file, found a folder"),
+        (("-o", __file__), "test_quality.py: expected JSON"),
     ],
 )
-def test_errors_are_one_line(folder: Path, change: tuple[str, ...], error: str) -> None:
-    ran = CliRunner().invoke(command(), arguments(folder, *change))
-    assert ran.exit_code == 2
-    assert error in ran.stderr and ran.stderr.count("\n") == 1
+def test_errors_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    change: tuple[str, ...],
+    error: str,
+) -> None:
+    code, text, errors = call(monkeypatch, capsys, *arguments(folder, *change))
+    assert code == 2 and not text
+    assert errors.startswith("error: ") and error in errors and errors.count("\n") == 1
+
+
+def test_windows_that_no_memory_holds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    monkeypatch.setattr("executor.device.memory_bytes", lambda device: 1 << 10)
+    code, _, errors = call(monkeypatch, capsys, *arguments(folder))
+    assert code == 2 and "and the device has 0.0" in errors
+
+
+def test_a_path_is_looked_at_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    monkeypatch.setattr("executor.quality_cli.measure", lambda settings: 1 / 0)
+    bad = arguments(folder, "-o", "/dev/null/profile.json")
+    assert call(monkeypatch, capsys, *bad)[0] == 2
 
 
 # -- the shipped model ----------------------------------------------------------------------------

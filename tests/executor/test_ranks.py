@@ -13,7 +13,7 @@ from executor_runs import finisher
 from modelkit.folders import LLAMA, drawn_folder
 from modelkit.ranks import leaves
 
-from executor.arrivals import TimedArrivals
+from executor.arrivals import Arrivals
 from executor.clock import GivenTimes
 from executor.inputs import ChunkRows, DecodeRow
 from executor.kv.tables import BlockTable, CopyJob, MoveJob, Moves, RequantiseJob, WaitJob
@@ -170,7 +170,7 @@ def replayed(config):
         session = open_session(config, options, channel=channel)
         answers = answers_of(workload, 300, 128, config.run.seed)
         clock = GivenTimes(session.cost, config.run.lag, finisher(session.mover))
-        session.driver(answers, TimedArrivals(workload.requests), clock).run()
+        session.driver(answers, Arrivals(workload.requests), clock).run()
     engine = session.engine
     summary = RunMetrics(engine.recorder.build(engine)).summary()
     return [answers[request].tokens for request in workload.requests], summary

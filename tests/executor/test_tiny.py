@@ -16,12 +16,13 @@ torch = pytest.importorskip("torch")
 tokenizers = pytest.importorskip("tokenizers")
 safetensors = pytest.importorskip("safetensors.torch")
 
-from executor.shipped import END, HELDOUT, TINY, documents, heldout_tokens
+from executor.shipped import END, HELDOUT, TINY, documents
 from experiments.tiny_llama import Pass, Shape, sizes
 from experiments.tiny_page import page
 from experiments.train_tiny import bits_per_token, tokenizer
 
 SHAPE = Shape()
+HELDOUT_TOKENS = [token for part in documents(HELDOUT.read_text("utf-8")) for token in part]
 LARGEST_BITS = 1.8
 """Per byte of held-out text; counts of single bytes need 4.4, of pairs 3.4, of triples 2.7."""
 CONFIG: dict[str, Any] = json.loads((TINY / "config.json").read_text())
@@ -94,7 +95,7 @@ def test_marks(speller: Any) -> None:
 
 def test_documents_end_with_their_mark() -> None:
     assert documents("a\nb\n\nc\n") == [[*b"a\nb\n", END], [*b"c\n", END]]
-    assert bytes(token for token in heldout_tokens() if token != END).decode() == re.sub(
+    assert bytes(token for token in HELDOUT_TOKENS if token != END).decode() == re.sub(
         r"\n\n", "\n", HELDOUT.read_text()
     )
 
@@ -103,7 +104,7 @@ def test_documents_end_with_their_mark() -> None:
 
 
 def test_it_predicts_the_heldout_text_as_recorded(model: Pass) -> None:
-    tokens = torch.tensor(heldout_tokens())
+    tokens = torch.tensor(HELDOUT_TOKENS)
     found = bits_per_token(model, tokens[:8193], 512)
     assert found == pytest.approx(RECORD["bits_per_byte_of_first_8192"], abs=0.01)
     assert found < LARGEST_BITS
@@ -130,7 +131,7 @@ def test_it_writes_words(model: Pass) -> None:
 def test_transformers_reads_it_alike(model: Pass) -> None:
     transformers = pytest.importorskip("transformers")
     theirs = transformers.LlamaForCausalLM.from_pretrained(TINY, dtype=torch.float32)
-    tokens = torch.tensor([heldout_tokens()[:300]])
+    tokens = torch.tensor([HELDOUT_TOKENS[:300]])
     with torch.inference_mode():
         difference = (theirs(tokens).logits - model.logits(tokens)).abs().max()
     assert float(difference) < 1e-3

@@ -19,8 +19,10 @@ from executor.models import load_model
 from executor.sampler import Sampling
 from superinfer.engine import Engine
 from superinfer.memory.lru import LruMemory
+from superinfer.memory.vllm_v1 import VllmV1Memory
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.vllm import VllmScheduler
+from superinfer.schedulers.vllm_v1 import VllmV1Scheduler
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -181,6 +183,21 @@ def test_preempt_and_recompute(model, alone, lag, prefix):
     tokens, rig = run(model, scheduler, blocks=26, lag=lag, prefix_caching=prefix)
     assert tokens == alone
     assert sum(seq.recomputed_tokens > 0 for seq in rig.engine.recorder.sequences) >= 2
+
+
+@pytest.mark.parametrize("lag", LAGS)
+@pytest.mark.parametrize("blocks", [400, 27])
+def test_blocks_that_are_findable_at_once(model, alone, lag, blocks):
+    """In the memory of `vllm_v1`: equal prompts of one step share what that step computes, and who
+    is preempted finds its own answer again.
+    """
+    scheduler = VllmV1Scheduler(max_num_batched_tokens=64, max_num_seqs=8)
+    more = {"prefix_caching": True, "blocks": blocks, "lag": lag}
+    tokens, rig = run(model, scheduler, VllmV1Memory(), **more)
+    assert tokens == alone
+    assert rig.engine.recorder.prefix_hit_tokens >= 2 * 12
+    preempted = [seq for seq in rig.engine.recorder.sequences if seq.preemptions]
+    assert bool(preempted) == (blocks < 400)
 
 
 @pytest.mark.parametrize("lag", LAGS)

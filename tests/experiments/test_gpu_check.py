@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
 import pytest
 
+from executor.bench.engines import Load, engines
 from experiments.gpu_check import __main__ as gpu_check
-from experiments.gpu_check.checks import Check, Context, Part, Result, Results, line, run_part
+from experiments.gpu_check.checks import (
+    Check,
+    Context,
+    Part,
+    Result,
+    Results,
+    line,
+    run_check,
+    run_part,
+)
+from experiments.gpu_check.floors import tiny_config
 from experiments.gpu_check.parts import ORDER, part
 
 
@@ -92,6 +104,39 @@ def test_every_part_has_checks() -> None:
         assert found.checks
         assert found.seconds <= 600
         assert part(name, fast=True).seconds <= found.seconds
+
+
+def test_the_call_that_measures_what_no_gpu_has_run_fits_ten_minutes() -> None:
+    """As the page has it: known parts, and their times together are no more than it asks for."""
+    page = (Path(__file__).parents[2] / "docs" / "hardware.md").read_text(encoding="utf-8")
+    command = page.split("--out DIR --fast --minutes ")[1].split("```")[0]
+    minutes, names = re.fullmatch(r"([\d.]+) \\\s+--parts ([\w,-]+)\s*", command).groups()  # type: ignore[union-attr]
+    parts = names.split(",")
+    assert parts == ["kernels", "graphs", "floors", "tune", "calibrate-8b", "run", "validate"]
+    assert sum(part(name, fast=True).seconds for name in parts) <= 60 * float(minutes) < 600
+
+
+@pytest.mark.slow
+def test_whole_engines_side_by_side(tmp_path: Path) -> None:
+    """Ours and transformers' on a tiny model: the path that a GPU takes, but for its graphs."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("psutil")
+    context = Context("cpu", 60.0, {}, tmp_path)
+    found = run_check(part("engines", fast=True).checks["both"], context)
+    assert found["ok"], found
+    ours, peer = found["rows"]
+    assert ours["point"].startswith("ours 4x(40+6)") and ours["output_tokens_per_s"] > 0
+    assert peer["point"].startswith("transformers 4x(40+6)"), peer
+    assert peer["output_tokens_per_s"] > 0
+
+
+def test_weights_of_8_bits_are_ours_alone(tmp_path: Path) -> None:
+    """The peer has none, so it is not given a model that is twice as large."""
+    context = Context("cpu", 60.0, {}, tmp_path)
+    load = Load(tiny_config(context), "cpu", "float32", 2, 40, 3, 2, int8=True)
+    ours, peer = engines(load)
+    assert ours["output_tokens_per_s"] > 0
+    assert peer == {"point": "transformers", "skipped": "has no weights of 8 bits"}
 
 
 def test_a_part_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

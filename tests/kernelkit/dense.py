@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,13 +61,29 @@ class Experts:
     experts: Tensor
     gate_up: Tensor
     down: Tensor
+    scales: tuple[Tensor, Tensor] | None = None
 
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter((self.x, self.weights, self.experts, self.gate_up, self.down))
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.x, self.weights, self.experts, self.gate_up, self.down, self.scales))
 
     def on(self, device: str) -> Experts:
         """The same on another device."""
-        return Experts(*(part.to(device) for part in self))
+        *parts, scales = self
+        moved = None if scales is None else tuple(part.to(device) for part in scales)
+        return Experts(*(part.to(device) for part in parts), moved)
+
+    def row(self, row: int) -> Experts:
+        """One row alone."""
+        mine = slice(row, row + 1)
+        return replace(self, x=self.x[mine], weights=self.weights[mine], experts=self.experts[mine])
+
+    def matrices(self, expert: int) -> tuple[Tensor, Tensor]:
+        """What an expert's weights stand for, in float64."""
+        up, down = self.gate_up[expert].double(), self.down[expert].double()
+        if self.scales is None:
+            return up, down
+        up_scales, down_scales = (scales[expert].double()[:, None] for scales in self.scales)
+        return up * up_scales, down * down_scales
 
 
 def mixture(  # one parameter per size
@@ -78,28 +95,39 @@ def mixture(  # one parameter per size
     dtype: torch.dtype = torch.float32,
     among: list[int] | None = None,
     seed: int = 0,
+    int8: bool = False,
 ) -> Experts:
     """Random experts; every row chooses `per_row` different ones `among` some, or all."""
     random = torch.Generator().manual_seed(seed)
     eligible = torch.tensor(list(range(experts)) if among is None else among)
     order = torch.rand(rows, len(eligible), generator=random).argsort(dim=1)[:, :per_row]
-    return Experts(
+    case = Experts(
         x=torch.randn(rows, hidden, generator=random).to(dtype),
         weights=torch.rand(rows, per_row, generator=random) + 0.1,
         experts=eligible[order],
         gate_up=(torch.randn(experts, 2 * inner, hidden, generator=random) / hidden**0.5).to(dtype),
         down=(torch.randn(experts, hidden, inner, generator=random) / inner**0.5).to(dtype),
     )
+    return _in_codes(case) if int8 else case
+
+
+def _in_codes(case: Experts) -> Experts:
+    """The same sizes with int8 weights, each row of a matrix with a scale far from the others'."""
+    found, scales = [], []
+    for seed, matrix in enumerate((case.gate_up, case.down)):
+        found.append(codes(*matrix.shape, seed=seed))
+        spread = torch.rand(matrix.shape[:2], generator=torch.Generator().manual_seed(seed)) + 0.05
+        scales.append(spread / (64 * matrix.shape[2] ** 0.5))
+    return replace(case, gate_up=found[0], down=found[1], scales=(scales[0], scales[1]))
 
 
 def mixture_by_hand(case: Experts) -> Tensor:
     """Row by row and choice by choice, without the code under test, in float64."""
-    x, weights, experts, gate_up, down = (
-        part.double() if part.is_floating_point() else part for part in case
-    )
+    x, weights = case.x.double(), case.weights.double()
     out = torch.zeros_like(x)
-    for row, chosen in enumerate(experts.tolist()):
+    for row, chosen in enumerate(case.experts.tolist()):
         for share, expert in zip(weights[row], chosen, strict=True):
-            gate, up = (gate_up[expert] @ x[row]).chunk(2)
-            out[row] += share * (down[expert] @ (gate / (1 + torch.exp(-gate)) * up))
+            gate_up, down = case.matrices(expert)
+            gate, up = (gate_up @ x[row]).chunk(2)
+            out[row] += share * (down @ (gate / (1 + torch.exp(-gate)) * up))
     return out

@@ -210,7 +210,7 @@ def test_settings_that_contradict_each_other() -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("rum.tp=3", "unknown (did you mean 'run'?); sections are: classes, memory, run"),
+        ("rum.tp=3", "unknown (did you mean 'run'?); sections are: classes, memory, router, run"),
         (
             "run.modle=x",
             "run.modle: unknown (did you mean 'model'?); known are: backlog, block_tokens, ",
@@ -378,8 +378,8 @@ def test_tables_by_class_can_be_read_again(tmp_path: Path) -> None:
 
 
 def test_resolved_names_every_setting() -> None:
-    resolved = load_config(None, (), scheduler="priority").resolved()
-    assert set(resolved) == {"run", "scheduler", "memory", "classes", "workload"}
+    resolved = load_config(None, (), scheduler="priority", replicas=2).resolved()
+    assert set(resolved) == {"run", "scheduler", "memory", "router", "classes", "workload"}
     assert set(resolved["run"]) == set(RunConfig.__struct_fields__)
     assert set(resolved["scheduler"]) >= {"max_num_seqs", "watermark", "pace_margin"}
     assert resolved["memory"] == {"preemption": "recompute", "swap_in_timing": "before_step"}

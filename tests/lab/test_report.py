@@ -173,9 +173,12 @@ def test_a_page_says_what_was_extrapolated_and_how_far(usual: Path, tmp_path: Pa
         {"what": "decode sequences", "limit": 2048, "largest": 3000, "share": 0.25},
         {"what": "step tokens", "limit": 4096, "largest": 4097, "share": 0.00002},
     ]
+    summary["trust"]["assumed"] = {"gemm_o": "the nearest shape"}
     (folder / "summary.json").write_text(json.dumps(summary))
     words = Page(write_report(folder)).words
     assert "25 % of the step time extrapolated" in words
+    assert "gemm_o of a shape that was not measured" in words
+    assert "Shapes that were not measured kernel stands in gemm_o the nearest shape" in words
     table = words[words.index("Outside the measured range") :]
     head = "measured up to run went to share of the step time"
     rows = "decode sequences 2,048 3,000 25 % step tokens 4,096 4,097 < 0.01 %"

@@ -484,6 +484,17 @@ def test_code_that_a_plugin_imports_is_hashed(folder: Path) -> None:
     assert names == {"outer/__init__.py", "inner_one.py", "inner_two.py"}
 
 
+def test_libraries_of_an_environment_that_is_extended_are_not_hashed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "outer.py").write_text("import library_below\n")
+    library = folder / "below" / "site-packages" / "library_below"
+    library.mkdir(parents=True)
+    (library / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(library.parent)
+    assert {name for name, _ in source_files(["outer"])} == {"outer.py"}
+
+
 # -- processes and progress -----------------------------------------------------------------------
 
 

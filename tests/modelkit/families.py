@@ -29,6 +29,7 @@ CASES = {
     "llama-int8": (LLAMA | GROUPED, True),
     "qwen3": (LLAMA | GROUPED | {"model_type": "qwen3", "head_dim": 64}, False),
     "mixtral": (LLAMA | GROUPED | EXPERTS, False),
+    "mixtral-int8": (LLAMA | GROUPED | EXPERTS, True),
     "gpt2": (GPT2 | {"n_positions": 128}, False),
     "t5": (FLAN, False),
 }

@@ -108,10 +108,15 @@ class PlainOps:
     def linear_int8(self, x, weight, scales):
         return (x.float() @ weight.float().T * scales.float()).to(x.dtype)
 
-    def moe(self, x, weights, experts, gate_up, down):
+    def moe(self, x, weights, experts, gate_up, down, scales=None):
+        up_scales, down_scales = scales or (
+            torch.ones(gate_up.shape[:2]),
+            torch.ones(down.shape[:2]),
+        )
         out = torch.zeros_like(x)
         for row in range(x.shape[0]):
             for share, expert in zip(weights[row], experts[row].tolist(), strict=True):
-                hidden = self.silu_mul(x[row] @ gate_up[expert].T)
-                out[row] += share * (hidden @ down[expert].T)
+                up = x[row] @ gate_up[expert].to(x.dtype).T * up_scales[expert]
+                inner = self.silu_mul(up)
+                out[row] += share * (inner @ down[expert].to(x.dtype).T * down_scales[expert])
         return out

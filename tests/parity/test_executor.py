@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,6 +70,7 @@ FOLLOWED = (
     "vllm",
     "vllm-swap",
     "vllm-chunked",
+    "vllm-v1",
     "fcfs",
     "fcfs-background",
     "fcfs-tier",
@@ -98,6 +100,22 @@ def test_same_events(arm: str, lag: int, prefix: bool, seed: int) -> None:
     assert rig.manager.follows > 40
 
 
+@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize(
+    ("arm", "meets"),
+    [("fcfs-background", True), ("fcfs-tier-background", True), ("rotating", False)],
+)
+def test_same_events_where_copies_slow_each_other(arm: str, meets: bool, lag: int) -> None:
+    """In `rotating` no two copies happen to meet on this workload, so nothing is slowed."""
+    options: Any = {"lag": lag, "prefix_caching": True}
+    alone, _, _ = both(DRIVER_ARMS[arm], COST, workload(0), **options)
+    simulated, executed, _ = both(
+        DRIVER_ARMS[arm], replace(COST, duplex=2.0), workload(0), **options
+    )
+    assert executed == simulated
+    assert (simulated != alone) == meets
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lag", [0, 1, QUEUED])
 @pytest.mark.parametrize("prefix", [False, True])
@@ -111,6 +129,7 @@ def test_same_events(arm: str, lag: int, prefix: bool, seed: int) -> None:
         "fcfs-background",
         "vllm-cached",
         "rotating-cached",
+        "vllm-v1",
     ],
 )
 @settings(SETTINGS, derandomize=True)

@@ -35,6 +35,8 @@ from superinfer.sequence import Sequence, State
 
 UNTRACED = frozenset({"keys"})
 """Filled in when first asked for; says nothing about state."""
+IN_BATCH = frozenset({"join_step", "seen_step", "seen_small"})
+"""Set on joining the batch; outside they mean nothing."""
 
 
 # -- everything that a draft may touch ------------------------------------------------------------
@@ -76,8 +78,8 @@ def snapshot(engine: Engine) -> dict[str, Any]:
     }
     for seq in engine.recorder.sequences:
         for name in Sequence.__slots__:
-            # Outside the batch `join_step` means nothing.
-            if name not in UNTRACED and (name != "join_step" or seq.state is State.DECODING):
+            means_nothing = name in IN_BATCH and seq.state is not State.DECODING
+            if name not in UNTRACED and not means_nothing:
                 state[f"{seq.request.request_id}.{name}"] = getattr(seq, name)
     return state
 

@@ -354,6 +354,24 @@ def test_invariants(arm: str, lag: int, prefix: bool, jobs: list[Job]) -> None:
     assert_all_free(engine)
 
 
+@ALL_ARMS
+@BOTH_LAGS
+@settings(SETTINGS, max_examples=6)
+@given(jobs=JOBS, stop_s=st.sampled_from([0.5, 2.0, 5.0, 9.5, 16.0, 31.0]), prefix=st.booleans())
+def test_a_run_that_is_cut_off_holds_nothing(
+    arm: str, lag: int, jobs: list[Job], stop_s: float, prefix: bool
+) -> None:
+    """But for copies under way; the plan that was made ahead gives back what it took."""
+    engine = build(arm, lag, prefix)
+    watch = Watch(engine)
+    simulate(engine, prompts(jobs), Oracle([job.output for job in jobs]), stop_s=stop_s)
+    assert not engine.live
+    watch.plans.clear()
+    watch.check()
+    if not any(seq.transfer for seq in engine.recorder.sequences):
+        assert engine.pool.referenced == engine.host.used == engine.resident == 0
+
+
 CANCELS = st.lists(
     st.tuples(
         st.sampled_from([0.0, 0.5, 1, 2, 3, 5, 8, 11.25, 17, 30, 45, 60, 90]), st.integers(0, 15)

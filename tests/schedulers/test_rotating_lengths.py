@@ -31,6 +31,15 @@ def asked(tenant: str = "t", name: str = "c", max_tokens: int = 1 << 20) -> Requ
     return request(0, 8, 0, tenant=tenant, slo_class=SLOClass(name), max_tokens=max_tokens)
 
 
+def test_scaled_estimates_for_studies_of_their_errors() -> None:
+    plain, longer = (estimator_of("histogram", None, by) for by in (1.0, 1.5))
+    assert isinstance(plain, HistogramLengths)
+    for _ in range(FEWEST):
+        plain.learn(asked(), 100)
+        longer.learn(asked(), 100)
+    assert longer.tokens_left(asked(), 20, 0.5) == 1.5 * plain.tokens_left(asked(), 20, 0.5) == 120
+
+
 @hypothesis_settings(SETTINGS, max_examples=80)
 @given(
     lengths=st.lists(st.integers(1, 300), max_size=60),

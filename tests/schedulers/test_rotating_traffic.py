@@ -121,6 +121,21 @@ def test_one_write_takes_no_more_than_half_a_step() -> None:
     assert played.record.write_through_wasted_bytes == 11
 
 
+def test_writes_stop_for_a_while_where_they_are_in_vain() -> None:
+    """Batch requests of 11 blocks one after the other in 12 blocks: each ends where it began to
+    run, so what is written for it is lost. After two of them these are more blocks than the
+    device has, and nothing is written for 2,048 steps: 683 requests of three decode steps.
+    """
+    requests = [arriving(i, 0.0, 44, name=f"A{i}") for i in range(800)]
+    lengths = {each.request_id: 20 for each in requests}
+    scheduler = told(lengths, admission=False, max_num_batched_tokens=64)
+    played = run(scheduler, requests, [4] * 800, 12, cost=FakeCost(per_byte=2**-5))
+    ends = [event[0] for event in played.events if event[1] == "finish"]
+    first, second, third, *_ = (e[0] for e in played.events if e[1] == "write_through")
+    assert first < ends[0] < second < ends[10] and ends[682] < third < ends[710]
+    assert played.record.write_through_useful_bytes == 0
+
+
 # -- both ways ------------------------------------------------------------------------------------
 
 

@@ -46,7 +46,7 @@ QUANTILES = [
     for metric in ("ttft", "tpot", "itl", "e2el")
 ]
 TRUST = """
-profile source measured_share extrapolated_share left_range family_error
+profile source measured_share extrapolated_share left_range assumed family_error
 host_overhead_origin
 """
 COLUMNS = """
@@ -353,6 +353,7 @@ BAD_SETTINGS: list[tuple[str, str]] = [
     ),
     ("scheduler.max_num_seqs=-1", "scheduler.max_num_seqs: expected a number >= 0, got -1"),
     ("scheduler.watermark=nan", "scheduler.watermark: expected a number >= 0, got nan"),
+    ("scheduler.length_scale=0", "scheduler.length_scale: expected above 0, got 0"),
     ("scheduler.pace_margin=2", "scheduler.pace_margin: expected above 0 and at most 1, got 2"),
     ("scheduler.max_wait_s=0", "scheduler.max_wait_s: expected above 0, got 0"),
     ("scheduler.aged_share=1", "scheduler.aged_share: expected above 0 and below 1, got 1"),
@@ -387,6 +388,10 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
     (["--scheduler", "superinfer.costs:HostCost"], "superinfer.costs:HostCost': "),
     (["--scheduler", "superinfer.memory.lru:LruMemory"], "expected a scheduler with block_tokens"),
     (["--memory", "lur"], "memory 'lur': unknown (did you mean 'lru'?)"),
+    (
+        ["--memory", "slo_aware", SET, "memory.weights=none.npz"],
+        "memory.weights: none.npz: expected the weights of a reuse model",
+    ),
     (["--model", "lama-3.1-8b"], "unknown model 'lama-3.1-8b': no such file"),
     (["--model", "lama-3.1-8b"], "did you mean 'llama-3.1-8b'?"),
     (["--model", "."], "unknown model '.'"),

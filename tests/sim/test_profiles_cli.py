@@ -80,8 +80,8 @@ def test_show_tells_a_human_all() -> None:
         "link h2d: 50 GB/s, 10 us per copy",
         "host: 4 ms per step, 20 us per sequence (assumed)",
         "versions: vllm 0.24.0",
-        "decode of n sequences at 1024 tokens: n 1 13.11 ms",
-        "prefill of n tokens: n 512 35.53 ms",
+        "decode of n sequences at 1024 tokens: n 1 12.24 ms",
+        "prefill of n tokens: n 512 34.67 ms",
         "attention_prefill: causal_linear, floor_s 1.266e-05",
         "source: GEMM: ai-dynamo/aiconfigurator@095f58a5",
         "source: Host and links: assumed",
@@ -130,6 +130,8 @@ def test_show_takes_a_profile_of_an_unknown_model(tmp_path: Path) -> None:
             "range.norm.tokens: expected [first, last], found [1, 2, 3]",
         ),
         ({"tp": 0}, "tp: expected a number >= 1, found 0"),
+        ({"kv_dtype": "int3"}, "kv_dtype: expected one of fp8, fp8_block, found int3"),
+        ({"assumed": {"norm": 3}}, "assumed.norm: expected a string, found 3"),
     ],
 )
 def test_show_names_the_bad_field(tmp_path: Path, change: dict[str, Any], words: str) -> None:
@@ -191,7 +193,8 @@ def test_build_marks_an_error_over_its_target(tmp_path: Path, model: Path) -> No
         (("--device", "l40s"), "no measurements of 'l40s' are known; known devices: a100-80g"),
         (("--tp", "3"), "tp=3 does not divide the 8 attention heads"),
         (("--model", "nobody"), "unknown model 'nobody'"),
-        (("--model", "mixtral-8x7b"), "dense decoder-only models"),
+        (("--model", "t5-base"), "profiles are built for decoder-only models"),
+        (("--weights", "fp8_block"), "GEMM with weights of fp8_block were not measured"),
     ],
 )
 def test_build_refuses_in_one_line(

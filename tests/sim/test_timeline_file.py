@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 from sim.commands import RunOptions, run_and_write
 from sim.workload import load_workload
 from superinfer.lab.config import load_config
-from superinfer.lab.timeline import TimelineSink
 
 TRACE = "".join(
     json.dumps({"timestamp": 10 * i, "input_length": 100 + 31 * i, "output_length": 60 + i}) + "\n"
@@ -57,7 +55,6 @@ def test_copies_carry_the_bytes_that_the_summary_counts(tmp_path: Path) -> None:
 def test_requests_without_a_track_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = functools.partial(TimelineSink, max_requests=5)
-    monkeypatch.setattr("superinfer.lab.timeline.TimelineSink", few)
+    monkeypatch.setattr("superinfer.lab.timeline.MAXREQUESTS", 5)
     written(tmp_path)
     assert capsys.readouterr().err.endswith("timeline.json shows the first 5 of 12 requests\n")

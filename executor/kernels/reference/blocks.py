@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,47 @@ def scatter_bytes(arena: Tensor, offsets: Tensor, rows: Tensor) -> None:
     words[offsets[:, None] // WORD + torch.arange(values.shape[1], device=arena.device)] = values
 
 
+@dataclass(slots=True)
+class Units:
+    """Keys and values of some blocks: codes, and what makes numbers of them (`kv.layout`)."""
+
+    keys: Tensor
+    """[..., T, D] codes, or the numbers themselves where there are no scales."""
+    values: Tensor
+    key_scale: Tensor | None = None
+    """[..., T, 1] for 8 bits, [..., 1, D] for 4."""
+    key_min: Tensor | None = None
+    """[..., 1, D] for 4 bits."""
+    value_scale: Tensor | None = None
+    """[..., T, 1]"""
+    value_min: Tensor | None = None
+    """[..., T, 1] for 4 bits."""
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        """The numbers, K and V [..., T, D]."""
+        keys, values = self.keys, self.values
+        if self.key_scale is not None and self.value_scale is not None:
+            keys, values = keys * self.key_scale, values * self.value_scale
+        if self.key_min is not None and self.value_min is not None:
+            keys, values = keys + self.key_min, values + self.value_min
+        return keys, values
+
+    def scores(self, q: Tensor) -> Tensor:
+        """`q` [..., G, D] times the keys, [..., G, T]; few queries are scaled in place of keys."""
+        if self.key_scale is None:
+            return q @ self.keys.mT
+        if self.key_min is None:
+            return (q @ self.keys.mT).mul_(self.key_scale.mT)
+        return ((q * self.key_scale) @ self.keys.mT).add_(q @ self.key_min.mT)
+
+    def mixed(self, weights: Tensor) -> Tensor:
+        """`weights` [..., G, T] times the values, [..., G, D]."""
+        if self.value_scale is None:
+            return weights @ self.values
+        found = (weights * self.value_scale.mT) @ self.values
+        return found if self.value_min is None else found.add_(weights @ self.value_min)
+
+
 def read_units(
     arena: Tensor,
     layout: KVLayout,
@@ -33,36 +76,34 @@ def read_units(
     bits: int,
     offsets: Tensor,
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """K and V of one layer of blocks as numbers, each [blocks, kv_heads, T, D]."""
+) -> Units:
+    """One layer of blocks, in numbers of `dtype`: K and V are [blocks, kv_heads, T, D]."""
     first = offsets + layout.unit_offset(bits, layer)
     raw = gather_bytes(arena, first, layout.layer_bytes[bits])
     units = raw.view(len(offsets), layout.kv_heads, layout.unit_bytes[bits])
-    return decode_units(units, layout, bits, dtype)
+    return split_units(units, layout, bits, dtype)
 
 
-def decode_units(
-    units: Tensor, layout: KVLayout, bits: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """K and V of units uint8 [..., unit bytes], each [..., T, D] of `dtype`."""
+def split_units(units: Tensor, layout: KVLayout, bits: int, dtype: torch.dtype) -> Units:
+    """The parts of units uint8 [..., unit bytes]."""
     shape = (layout.block_tokens, layout.head_dim)
     if bits == 16:
         k, v = units.view(layout.dtype).chunk(2, dim=-1)
-        return k.unflatten(-1, shape).to(dtype), v.unflatten(-1, shape).to(dtype)
+        return Units(k.unflatten(-1, shape).to(dtype), v.unflatten(-1, shape).to(dtype))
     meta_bytes = _meta_bytes(layout, bits)
     codes = units[..., :-meta_bytes]
     meta = units[..., -meta_bytes:].contiguous().view(torch.float16).to(dtype)
     if bits == 8:
         k, v = codes.view(torch.int8).unflatten(-1, (2, *shape)).to(dtype).unbind(-3)
         k_scale, v_scale = meta.chunk(2, dim=-1)
-        return k * k_scale[..., None], v * v_scale[..., None]
+        return Units(k, v, key_scale=k_scale[..., None], value_scale=v_scale[..., None])
     packed = codes.unflatten(-1, (2, shape[0], shape[1] // 2))
     k, v = torch.cat((packed & 15, packed >> 4), dim=-1).to(dtype).unbind(-3)
     channels, tokens = layout.head_dim, layout.block_tokens
     k_scale, k_min, v_scale, v_min = meta.split((channels, channels, tokens, tokens), dim=-1)
-    return (
-        k * k_scale[..., None, :] + k_min[..., None, :],
-        v * v_scale[..., None] + v_min[..., None],
+    per_channel, per_token = (..., None, slice(None)), (..., None)
+    return Units(
+        k, v, k_scale[per_channel], k_min[per_channel], v_scale[per_token], v_min[per_token]
     )
 
 
@@ -124,5 +165,5 @@ def requantise(
         return
     raw = gather_bytes(arena, sources, layout.block_bytes[from_bits])
     units = raw.view(len(sources), -1, layout.unit_bytes[from_bits])
-    k, v = decode_units(units, layout, from_bits, torch.float32)
+    k, v = split_units(units, layout, from_bits, torch.float32).dense()
     scatter_bytes(arena, targets, encode_units(k, v, to_bits).flatten(1))

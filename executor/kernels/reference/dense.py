@@ -35,16 +35,32 @@ def linear_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     return (wide @ weight.to(wide.dtype).T * scales.to(wide.dtype)).to(x.dtype)
 
 
-def moe(x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def moe(
+    x: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    scales: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """See `Ops.moe`: one expert after the other, each on the rows that chose it."""
     out = torch.zeros_like(_wide(x))
+    up_scales, down_scales = scales or (None, None)
     for expert in range(gate_up.shape[0]):
         rows, choices = (experts == expert).nonzero(as_tuple=True)
         if rows.numel():
-            inner = silu_mul(F.linear(x[rows], gate_up[expert]))
+            inner = silu_mul(_product(x[rows], gate_up, up_scales, expert))
             share = weights[rows, choices].to(out.dtype).unsqueeze(1)
-            out.index_add_(0, rows, F.linear(inner, down[expert]).to(out.dtype) * share)
+            outer = _product(inner, down, down_scales, expert)
+            out.index_add_(0, rows, outer.to(out.dtype) * share)
     return out.to(x.dtype)
+
+
+def _product(x: Tensor, weight: Tensor, scales: Tensor | None, expert: int) -> Tensor:
+    """With one expert's matrix."""
+    if scales is None:
+        return F.linear(x, weight[expert])
+    return linear_int8(x, weight[expert], scales[expert])
 
 
 def copy_blocks(arena: Tensor, sources: Tensor, targets: Tensor, nbytes: int) -> None:

@@ -21,25 +21,24 @@ from superinfer.lab.profiles.fits import Fitted
 from superinfer.lab.profiles.kernels import (
     Entry,
     GemmTable,
+    attention_rows,
     context_form_error,
     fit_all_reduce,
     fit_decode,
+    fit_experts,
     fit_gemm,
     fit_prefill,
+    gemm_dtype,
+    gemm_shapes,
 )
-from superinfer.lab.profiles.measurements import (
-    GEMM_OPS,
-    LAYOUT,
-    POINTWISE_OPS,
-    Measurements,
-    holds_measurements,
-)
+from superinfer.lab.profiles.measurements import LAYOUT, Measurements, holds_measurements
 from superinfer.lab.profiles.pointwise import (
     END_TOKENS,
     Piece,
     fit_pointwise,
     pieces,
     scaling_error,
+    streaming_kernels,
 )
 from superinfer.lab.profiles.sources import describe
 from superinfer.lab.results import replacing
@@ -61,7 +60,7 @@ def build_profile(folder: Path, device: str, shape: ModelShape, tp: int) -> Prof
     Raises InputError for a folder or a file that cannot be used, ConfigError for a device, model or
     degree that was not measured there.
     """
-    shape.require_tp(tp)
+    _require_decoder(shape, tp)
     for source in SOURCES:
         if source.recognises(folder):
             return source.build(folder, load_device(device).name, shape, tp)
@@ -77,14 +76,15 @@ def save_profile(profile: Profile, path: Path) -> None:
 
 def from_measurements(folder: Path, device: str, shape: ModelShape, tp: int) -> Profile:
     """A profile from aiconfigurator's and Vidur's per-kernel measurements."""
-    _require_dense(shape)
     data, spec = Measurements(folder, device), load_device(device)
-    parts = {kernel: pieces(data, shape, tp, kernel) for kernel in POINTWISE_OPS}
+    parts = {kernel: pieces(data, shape, tp, kernel) for kernel in streaming_kernels(shape)}
     kernels = _fit_kernels(data, shape, tp, parts)
     return Profile(
         device=device,
         model=canonical_name(shape.name),
         tp=tp,
+        weight_dtype=shape.weight_dtype,
+        kv_dtype=shape.kv_dtype,
         kernels={name: each.fitted.kernel for name, each in kernels.items()}
         | {"sample": sampling(shape, spec)},
         links={"h2d": spec.h2d, "d2h": spec.d2h},
@@ -93,6 +93,7 @@ def from_measurements(folder: Path, device: str, shape: ModelShape, tp: int) -> 
         quality={"8": {"kl": None, "perplexity_change": None}, "4": {}},
         fit={name: each.fitted.entry() | each.extra for name, each in kernels.items()},
         range={name: each.range for name, each in reversed(kernels.items()) if each.range},
+        assumed={name: each.assumed for name, each in kernels.items() if each.assumed},
         sources=describe(data, shape, tp, parts),
         versions={"vllm": data.files.vllm},
     )
@@ -118,18 +119,37 @@ class _Fit:
     fitted: Fitted
     extra: Entry = field(default_factory=dict)
     range: dict[str, list[int]] = field(default_factory=dict)
+    assumed: str = ""
+    """What stands in for a shape that lies outside the measured ones."""
 
 
 def _fit_kernels(
     data: Measurements, shape: ModelShape, tp: int, parts: dict[str, tuple[Piece, ...]]
 ) -> dict[str, _Fit]:
-    table = GemmTable(data)
-    fits = {kernel: _Fit(*fit_gemm(table, shape, tp, kernel)) for kernel in GEMM_OPS}
-    fits |= {kernel: _fit_pointwise(data, parts[kernel], kernel) for kernel in POINTWISE_OPS}
-    fits["gemm_lm_head"] = _Fit(*fit_gemm(table, shape, tp, "gemm_lm_head"))
+    tables = {dtype: GemmTable(data, dtype) for dtype in {"", shape.weight_dtype}}
+    found = {
+        kernel: _fit_gemm(tables[gemm_dtype(shape, kernel)], shape, tp, kernel)
+        for kernel in gemm_shapes(shape, tp)
+    }
+    head = found.pop("gemm_lm_head")
+    if shape.experts:
+        fitted, stand_in = fit_experts(data, shape, tp)
+        found["moe_gemm"] = _Fit(fitted, assumed=stand_in)
+    found |= {kernel: _fit_pointwise(data, parts[kernel], kernel) for kernel in parts}
+    found["gemm_lm_head"] = head
     if tp > 1:
-        fits["all_reduce"] = _Fit(fit_all_reduce(data, tp))
-    return fits | _fit_attention(data, shape, tp)
+        found["all_reduce"] = _Fit(fit_all_reduce(data, tp))
+    return found | _fit_attention(data, shape, tp)
+
+
+def _fit_gemm(table: GemmTable, shape: ModelShape, tp: int, kernel: str) -> _Fit:
+    gemm = gemm_shapes(shape, tp)[kernel]
+    assumed = (
+        f"n {gemm.n}, k {gemm.k} on the line of the nearest measured shapes, outside all of them"
+        if table.outside(gemm)
+        else ""
+    )
+    return _Fit(*fit_gemm(table, shape, tp, kernel), assumed=assumed)
 
 
 def _fit_pointwise(data: Measurements, parts: tuple[Piece, ...], kernel: str) -> _Fit:
@@ -139,7 +159,12 @@ def _fit_pointwise(data: Measurements, parts: tuple[Piece, ...], kernel: str) ->
         extra["scaling_mape"] = round(scaling_error(data, parts, kernel), 4)
     if measured_to < END_TOKENS:
         bounds["tokens"] = [1, int(measured_to)]
-    return _Fit(fitted, extra, bounds)
+    stretched = [part for part in parts if part.stretch != 1.0]
+    assumed = "".join(
+        f"{part.model} at tp {part.tp}, scaled by {part.stretch:.4g}: a width outside the measured"
+        for part in stretched
+    )
+    return _Fit(fitted, extra, bounds, assumed)
 
 
 def _fit_attention(data: Measurements, shape: ModelShape, tp: int) -> dict[str, _Fit]:
@@ -147,15 +172,20 @@ def _fit_attention(data: Measurements, shape: ModelShape, tp: int) -> dict[str, 
     decode, context_end = fit_decode(data, shape, tp)
     form_error = context_form_error(data)
     extra = {} if form_error is None else {"context_form_mape": round(form_error, 4)}
+    stands_in = {
+        phase: attention_rows(data, phase, shape, tp)[1] for phase in ("context", "generation")
+    }
+    keys, contexts = [1, int(keys_end)], [1, int(context_end)]
     return {
-        "attention_prefill": _Fit(prefill, extra, {"keys": [1, int(keys_end)]}),
-        "attention_decode_16": _Fit(decode, {}, {"total_context_tokens": [1, int(context_end)]}),
+        "attention_prefill": _Fit(prefill, extra, {"keys": keys}, stands_in["context"]),
+        f"attention_decode_{8 if shape.kv_dtype else 16}": _Fit(
+            decode, {}, {"total_context_tokens": contexts}, stands_in["generation"]
+        ),
     }
 
 
-def _require_dense(shape: ModelShape) -> None:
-    """Refuse what these kernels do not make up: experts, an encoder, an ungated MLP."""
-    if shape.experts or shape.encoder_layers or not shape.gated_mlp:
-        raise ConfigError(
-            f"{shape.name}: profiles are built for dense decoder-only models with a gated MLP"
-        )
+def _require_decoder(shape: ModelShape, tp: int) -> None:
+    """Refuse what these kernels do not make up: an encoder beside the decoder."""
+    shape.require_tp(tp)
+    if shape.encoder_layers:
+        raise ConfigError(f"{shape.name}: profiles are built for decoder-only models")

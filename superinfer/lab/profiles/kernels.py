@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,10 +30,15 @@ from superinfer.lab.profiles.fits import (
 from superinfer.lab.profiles.measurements import GEMM_OPS, Measurements
 from superinfer.lab.profiles.pointwise import same_layers
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 CUSTOM_ALL_REDUCE_BYTES = 8 * 2**20
 """vLLM's own all-reduce serves smaller messages, NCCL the rest: the time jumps there."""
 Entry = dict[str, float]
 
+GRAPH_ROWS = 512
+"""vLLM captures graphs of up to so many sequences."""
 DENSE_COUNTS = 50
 """Token counts from which scatter, not the gaps between them, limits a GEMM table."""
 
@@ -50,13 +56,22 @@ def gemm_shapes(shape: ModelShape, tp: int) -> dict[str, GemmShape]:
     query = shape.gpu_heads(tp) * shape.head_dim
     key = shape.gpu_kv_heads(tp) * shape.head_dim
     inner = shape.intermediate // tp
+    mlp = {
+        "gemm_gate_up": GemmShape((2 if shape.gated_mlp else 1) * inner, shape.hidden),
+        "gemm_down": GemmShape(shape.hidden, inner),
+    }
+    router = {"moe_route": GemmShape(shape.experts, shape.hidden)}
     return {
         "gemm_qkv": GemmShape(query + 2 * key, shape.hidden),
         "gemm_o": GemmShape(shape.hidden, query),
-        "gemm_gate_up": GemmShape(2 * inner, shape.hidden),
-        "gemm_down": GemmShape(shape.hidden, inner),
+        **(router if shape.experts else mlp),
         "gemm_lm_head": GemmShape(shape.vocab // tp, shape.hidden),
     }
+
+
+def gemm_dtype(shape: ModelShape, kernel: str) -> str:
+    """Of the weights of a matrix product; the LM head and a router keep 16 bits (empty)."""
+    return "" if kernel in ("gemm_lm_head", "moe_route") else shape.weight_dtype
 
 
 class GemmTable:
@@ -67,8 +82,8 @@ class GemmTable:
     smoothed.
     """
 
-    def __init__(self, data: Measurements) -> None:
-        self.data, rows = data, data.gemm()
+    def __init__(self, data: Measurements, dtype: str = "") -> None:
+        self.data, self.dtype, rows = data, dtype, data.gemm(dtype)
         self.cube = rows.pivot_table(index="m", columns=["n", "k"], values="latency") * 1e-3
         self.axes = {axis: np.array(sorted(rows[axis].unique()), dtype=float) for axis in "nk"}
         self.dense = len(self.cube) >= DENSE_COUNTS
@@ -76,6 +91,13 @@ class GemmTable:
     def measured(self, gemm: GemmShape) -> bool:
         """Whether this very shape was measured."""
         return (gemm.n, gemm.k) in self.cube.columns
+
+    def outside(self, gemm: GemmShape) -> bool:
+        """Whether a side of the matrix is over twice or under half of all measured: `shape_mape`
+        does not tell about that.
+        """
+        sides = (("n", gemm.n), ("k", gemm.k))
+        return any(not self.axes[axis][0] / 2 <= x <= self.axes[axis][-1] * 2 for axis, x in sides)
 
     def points(self, gemm: GemmShape) -> Points:
         """Seconds over m, by lines in n, then in k, between measured shapes."""
@@ -85,7 +107,8 @@ class GemmTable:
         """The table of one kernel."""
         points = self.points(gemm)
         if self.dense:
-            return fit_table(without_repeats(points), "tokens", fit_smooth)
+            kept = padded(points) if self.dtype else points
+            return fit_table(without_repeats(kept), "tokens", fit_smooth)
         return fit_table(points, "tokens", fit_stairs)
 
     def shape_error(self, gemm: GemmShape) -> float:
@@ -131,6 +154,16 @@ class GemmTable:
         return np.asarray(self.cube[int(n), int(k)], dtype=float)
 
 
+def padded(points: Points) -> Points:
+    """Without the counts just past a multiple of 16, up to `GRAPH_ROWS`: nobody runs them.
+
+    Steps of so few rows are replayed from graphs whose sizes are multiples of 8. GEMM of 8-bit
+    weights take up to twice as long for one row more than a full tile.
+    """
+    past = (points.x > 16) & (points.x % 16 == 1) & (points.x <= GRAPH_ROWS + 1)
+    return Points(points.x[~past], points.y[~past])
+
+
 def fit_gemm(table: GemmTable, shape: ModelShape, tp: int, kernel: str) -> tuple[Fitted, Entry]:
     """A matrix product with what its `fit` entry says beyond the held-out error.
 
@@ -138,7 +171,8 @@ def fit_gemm(table: GemmTable, shape: ModelShape, tp: int, kernel: str) -> tuple
     aiconfigurator's.
     """
     gemm = gemm_shapes(shape, tp)[kernel]
-    vidur = same_layers(table.data, shape, tp) if table.data.files.vidur_gemm else None
+    use_vidur = table.data.files.vidur_gemm and not table.dtype
+    vidur = same_layers(table.data, shape, tp) if use_vidur else None
     extra: Entry = {}
     if vidur is not None and kernel in GEMM_OPS:
         fitted = fit_table(vidur.points(GEMM_OPS[kernel], tp), "tokens")
@@ -147,7 +181,7 @@ def fit_gemm(table: GemmTable, shape: ModelShape, tp: int, kernel: str) -> tuple
         # Without a shape a sparse table is read from much farther away than the kernel itself.
         if table.dense and not table.measured(gemm):
             extra["shape_mape"] = round(table.shape_error(gemm), 4)
-    if kernel in GEMM_OPS:
+    if kernel in GEMM_OPS and not table.dtype:
         difference = source_difference(table, shape, tp, kernel, fitted)
         extra |= {} if difference is None else {"other_source_mape": round(difference, 4)}
     return fitted, extra
@@ -177,9 +211,66 @@ def fit_all_reduce(data: Measurements, tp: int) -> Fitted:
     return fit_regimes(data.all_reduce(tp), "bytes", CUSTOM_ALL_REDUCE_BYTES)
 
 
+def attention_rows(
+    data: Measurements, phase: str, shape: ModelShape, tp: int
+) -> tuple[pd.DataFrame, str]:
+    """Attention of the model's heads on one of `tp` GPUs, and what stands in for it (or nothing).
+
+    Where these heads were not measured it is the nearest combination, its time above the shortest
+    multiplied by the ratio of what bounds it: bytes of the cache for decodes, arithmetic for
+    prompts.
+    """
+    table = data.attention(phase, shape.kv_dtype)
+    columns = ["num_heads", "num_key_value_heads", "head_dim"]
+    wanted = np.array([shape.gpu_heads(tp), shape.gpu_kv_heads(tp), shape.head_dim], dtype=float)
+    measured = table[columns].drop_duplicates()
+    octaves = np.abs(np.log2(measured.to_numpy(float) / wanted)).sum(axis=1)
+    nearest = measured.iloc[int(octaves.argmin())]
+    rows = table[(table[columns] == nearest).all(axis=1)]
+    if octaves.min() == 0.0:
+        return rows, ""
+    heads, kv_heads, head_dim = (int(value) for value in nearest)
+    ratios = wanted / nearest.to_numpy(float)
+    ratio = float(ratios[2] * (ratios[1] if phase == "generation" else ratios[0]))
+    floor = rows.latency.min()
+    scaled = rows.assign(latency=floor + (rows.latency - floor) * ratio)
+    return scaled, (
+        f"{heads} query and {kv_heads} KV heads of {head_dim}, scaled by {ratio:.4g} above "
+        f"{1e3 * floor:.3g} us: {wanted[0]:.0f} and {wanted[1]:.0f} of {wanted[2]:.0f} were not "
+        "measured"
+    )
+
+
+def fit_experts(data: Measurements, shape: ModelShape, tp: int) -> tuple[Fitted, str]:
+    """A layer's experts over tokens, split over `tp` GPUs; and what stands in for them, or nothing.
+
+    Where no layer of these sizes was measured it is the nearest one, its time above the shortest
+    multiplied by the ratio of the bytes of all experts.
+    """
+    table = data.experts(shape.weight_dtype)
+    columns = ["hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size"]
+    sizes = (shape.hidden, shape.intermediate, shape.experts_per_token, shape.experts, tp)
+    measured = table[columns].drop_duplicates()
+    octaves = np.abs(np.log2(measured.to_numpy(float) / np.array(sizes, dtype=float))).sum(axis=1)
+    nearest = measured.iloc[int(octaves.argmin())]
+    rows = table[(table[columns] == nearest).all(axis=1)]
+    rows = rows[rows.distribution == max(rows.distribution)]  # power_law_1.2 where there is one
+    seconds = rows.groupby("num_tokens").latency.median() * 1e-3
+    points = Points(seconds.index.to_numpy(float), seconds.to_numpy(float))
+    if octaves.min() == 0.0:
+        return fit_table(points, "tokens"), ""
+    near = dict(zip(columns, (int(value) for value in nearest), strict=True))
+    weights = near["hidden_size"] * near["inter_size"] * near["num_experts"] / near["moe_tp_size"]
+    ratio = shape.hidden * shape.intermediate * shape.experts / tp / weights
+    floor = points.y.min()
+    found = ", ".join(f"{name} {value}" for name, value in near.items())
+    scaled = Points(points.x, floor + (points.y - floor) * ratio)
+    return fit_table(scaled, "tokens"), f"{found}, scaled by {ratio:.4g} above its shortest time"
+
+
 def fit_decode(data: Measurements, shape: ModelShape, tp: int) -> tuple[Fitted, float]:
     """Decode attention over (sequences, mean context), and the largest total context measured."""
-    table = data.attention("generation", shape, tp)
+    table, _ = attention_rows(data, "generation", shape, tp)
     table = table.assign(context=table.step + table.isl)
     cells = table.pivot(index="batch_size", columns="context", values="latency") * 1e-3
     rows, columns = cells.index.to_numpy(float), cells.columns.to_numpy(float)
@@ -214,7 +305,7 @@ def _cell_errors(grid: Grid, rows: Array, columns: Array, values: Array) -> list
 
 def fit_prefill(data: Measurements, shape: ModelShape, tp: int) -> tuple[Fitted, float]:
     """The `causal_linear` model of whole prompts, and the longest prompt measured."""
-    table = data.attention("context", shape, tp).sort_values(["batch_size", "isl"])
+    table = attention_rows(data, "context", shape, tp)[0].sort_values(["batch_size", "isl"])
     batch, isl = table.batch_size.to_numpy(float), table.isl.to_numpy(float)
     features = causal_features(batch, isl, np.zeros(len(isl)))
     seconds = table.latency.to_numpy(float) * 1e-3

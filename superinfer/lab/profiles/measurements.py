@@ -34,6 +34,7 @@ GEMM_OPS: Mapping[str, tuple[str, ...]] = {
 }
 """Vidur's names of what each kernel consists of."""
 
+BF16 = "bfloat16"
 LAYOUT = "a folder with aiconfigurator/ and vidur/"
 LEGACY_ATTENTION = "legacy_llama2-70b_tp2/attention.csv.gz"
 
@@ -49,14 +50,17 @@ class DeviceData:
     """Layer GEMM from Vidur, where it measured the very shapes over the whole range of tokens."""
     scaled_from: str = ""
     """The device whose pointwise kernels stand in, scaled by bandwidth: Vidur lacks this one."""
+    replayed: bool = False
+    """Pointwise kernels as a CUDA graph runs them, which all else was measured in: Vidur launched
+    each by itself."""
 
 
 # Vidur's H100 tables end at 4,096 tokens and hold no Llama 3, so GEMM come from aiconfigurator
 # there. It has 74 token counts for Hopper, against 21 for the A100.
 DEVICES = {
     "a100-80g": DeviceData("a100_sxm", "0.14.0", "a100", vidur_gemm=True),
-    "h100": DeviceData("h100_sxm", "0.24.0", "h100"),
-    "h200": DeviceData("h200_sxm", "0.24.0", "h100", scaled_from="h100"),
+    "h100": DeviceData("h100_sxm", "0.24.0", "h100", replayed=True),
+    "h200": DeviceData("h200_sxm", "0.24.0", "h100", scaled_from="h100", replayed=True),
 }
 
 
@@ -107,28 +111,53 @@ class Measurements:
             raise InputError(f"expected {LAYOUT}", file=str(folder))
         self.folder, self.device, self.files = folder, device, DEVICES[device]
 
-    def gemm(self) -> pd.DataFrame:
-        """bf16 GEMM: columns m, n, k, latency (ms)."""
+    def gemm(self, dtype: str = "") -> pd.DataFrame:
+        """GEMM with weights of a dtype (empty: bf16): columns m, n, k, latency (ms)."""
         table = self._aiconfigurator("gemm", "gemm_perf", "gemm_dtype m n k latency")
-        return table[table.gemm_dtype == "bfloat16"]
+        rows = table[table.gemm_dtype == (dtype or BF16)]
+        if rows.empty:
+            known = ", ".join(sorted(set(table.gemm_dtype)))
+            raise ConfigError(
+                f"{self.device}: GEMM with weights of {dtype} were not measured; measured: {known}"
+            )
+        return rows
 
-    def attention(self, phase: str, shape: ModelShape, tp: int) -> pd.DataFrame:
-        """bf16 attention of the model's heads on one of `tp` GPUs; phase context or generation."""
+    def attention(self, phase: str, kv_dtype: str = "") -> pd.DataFrame:
+        """Attention without a window over a cache of a dtype (empty: bf16), any number of heads per
+        GPU; phase context or generation.
+        """
         columns = (
             "batch_size isl step num_heads num_key_value_heads head_dim kv_cache_dtype latency"
         )
         table = self._aiconfigurator("attention", f"{phase}_attention_perf", columns)
-        heads, kv_heads = shape.gpu_heads(tp), shape.gpu_kv_heads(tp)
-        like = (table.num_heads == heads) & (table.num_key_value_heads == kv_heads)
-        like &= (table.head_dim == shape.head_dim) & (table.kv_cache_dtype == "bfloat16")
+        like = table.kv_cache_dtype == (kv_dtype or BF16)
         if "window_size" in table:
             like &= table.window_size == 0
         if not like.any():
+            known = ", ".join(sorted(set(table.kv_cache_dtype)))
             raise ConfigError(
-                f"{self.device}: attention with {heads} query and {kv_heads} KV heads of "
-                f"{shape.head_dim} per GPU ({shape.name}, tp={tp}) was not measured"
+                f"{self.device}: attention over a cache of {kv_dtype} was not measured; "
+                f"measured: {known}"
             )
         return table[like]
+
+    def experts(self, dtype: str = "") -> pd.DataFrame:
+        """Fused layers of experts, none of them on a GPU of its own: columns num_tokens,
+        hidden_size, inter_size, topk, num_experts, moe_tp_size, distribution, latency (ms).
+        """
+        columns = (
+            "moe_dtype num_tokens hidden_size inter_size topk num_experts moe_tp_size moe_ep_size "
+            "distribution latency"
+        )
+        table = self._aiconfigurator("moe", "moe_perf", columns)
+        rows = table[(table.moe_dtype == (dtype or BF16)) & (table.moe_ep_size == 1)]
+        if rows.empty:
+            known = ", ".join(sorted(set(table.moe_dtype)))
+            raise ConfigError(
+                f"{self.device}: experts with weights of {dtype or BF16} were not measured; "
+                f"measured: {known}"
+            )
+        return rows
 
     def all_reduce(self, tp: int) -> Points:
         """vLLM's all-reduce inside a CUDA graph, by bytes; the file counts 2-byte elements."""

@@ -8,7 +8,7 @@ nearest narrower and wider one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from superinfer.costs import ModelShape
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.profiles.fits import (
+    Array,
     Fitted,
     Points,
     continued,
@@ -33,13 +34,32 @@ END_TOKENS = 32768
 STREAMING_ROWS, STREAMING_WEIGHTS = 16, 2**26
 """A GEMM of at most so many rows and at least so many weights (128 MiB) is bound by memory."""
 
+LAUNCHES: Mapping[str, int] = {"norm": 2, "rope_write": 1, "activation": 1, "embed": 1}
+"""Kernels that vLLM launches in a layer; it adds the residual inside the norm."""
+
 Sizes = ModelShape | VidurTable
+
+
+def gated(sizes: Sizes) -> bool:
+    """Whether the MLP has a gate; Vidur measured no other."""
+    return not isinstance(sizes, ModelShape) or sizes.gated_mlp
+
+
+def streaming_kernels(shape: ModelShape) -> tuple[str, ...]:
+    """Those that a model has: none rotates learned positions, experts bring their activation."""
+    absent = {"rope_write": shape.learned_positions, "activation": bool(shape.experts)}
+    return tuple(kernel for kernel in POINTWISE_OPS if not absent.get(kernel))
+
+
 _WIDTHS: Mapping[str, Callable[[Sizes, int], int]] = {
     "norm": lambda sizes, tp: sizes.hidden,
     "rope_write": lambda sizes, tp: (
         (sizes.heads // tp + max(1, sizes.kv_heads // tp)) * sizes.head_dim
     ),
-    "activation": lambda sizes, tp: sizes.intermediate // tp,
+    "activation": lambda sizes, tp: (
+        # Without a gate one row is read instead of two for one that is written.
+        sizes.intermediate // tp if gated(sizes) else 2 * sizes.intermediate // (3 * tp)
+    ),
     "embed": lambda sizes, tp: sizes.hidden,
 }
 
@@ -51,6 +71,15 @@ class Piece:
     model: str
     tp: int
     share: float
+    stretch: float = 1.0
+    """By how much wider the rows are: the time above that of one token is multiplied."""
+
+    def seconds(self, points: Points) -> Array:
+        """Its part of the kernel's time, by what was measured."""
+        stretched: Array = points.y
+        if self.stretch != 1.0:
+            stretched = points.y[0] + (points.y - points.y[0]) * self.stretch
+        return stretched * self.share
 
 
 def same_layers(data: Measurements, shape: ModelShape, tp: int) -> VidurTable | None:
@@ -60,9 +89,14 @@ def same_layers(data: Measurements, shape: ModelShape, tp: int) -> VidurTable | 
 
 
 def pieces(data: Measurements, shape: ModelShape, tp: int, kernel: str) -> tuple[Piece, ...]:
-    """The tables that make up a kernel; ConfigError when its width lies outside all of them."""
+    """The tables that make up a kernel: those of its width, or of the widths beside it; outside all
+    of them the nearest one, stretched. ConfigError where Vidur ran nothing.
+    """
     same = same_layers(data, shape, tp)
-    if same is not None:
+    if kernel == "rope_write" and shape.qk_norm:
+        plain = pieces(data, replace(shape, qk_norm=False), tp, kernel)
+        return tuple(replace(part, share=2.0 * part.share) for part in plain)
+    if same is not None and gated(shape):
         return (Piece(same.name, tp, 1.0),)
     wanted = _WIDTHS[kernel](shape, tp)
     measured = sorted(
@@ -73,12 +107,11 @@ def pieces(data: Measurements, shape: ModelShape, tp: int, kernel: str) -> tuple
     )
     below = [entry for entry in measured if entry[0] <= wanted]
     above = [entry for entry in measured if entry[0] >= wanted]
+    if not measured:
+        raise ConfigError(f"{data.device}: expected a vidur/{data.files.vidur}/*/mlp.csv.gz")
     if not below or not above:
-        widths = ", ".join(str(width) for width in sorted({entry[0] for entry in measured}))
-        raise ConfigError(
-            f"{data.device}: {kernel} over {wanted} values per token ({shape.name}, tp={tp}) lies "
-            f"outside the measured widths {widths or '(none)'}"
-        )
+        end = measured[0] if not below else next(e for e in measured if e[0] == measured[-1][0])
+        return (Piece(end[2], end[3], 1.0, wanted / end[0]),)
     low = next(entry for entry in below if entry[0] == below[-1][0])
     high = above[0]
     if low[0] == high[0]:
@@ -100,7 +133,7 @@ def piece_points(data: Measurements, parts: tuple[Piece, ...], kernel: str) -> P
     for points in found[1:]:
         tokens = np.intersect1d(tokens, points.x)
     seconds = sum(
-        part.share * points.y[np.isin(points.x, tokens)]
+        part.seconds(points)[np.isin(points.x, tokens)]
         for part, points in zip(parts, found, strict=True)
     )
     return Points(tokens, np.asarray(seconds, dtype=float))
@@ -115,6 +148,8 @@ def fit_pointwise(
     lacks it is the stand-in's, scaled by the ratio of bandwidths.
     """
     points = piece_points(data, parts, kernel)
+    if data.files.replayed:
+        points = replayed(data, parts, kernel, points)
     fitted = fit_table(points, "tokens")
     if points.x[-1] < END_TOKENS:
         fitted = continued(fitted, points, END_TOKENS)
@@ -122,6 +157,16 @@ def fit_pointwise(
         ratio = streaming_ratio(data.on(data.files.scaled_from), data)
         fitted = fitted.reshaped(scaled_above_floor(fitted.curve, ratio))
     return fitted, float(points.x[-1])
+
+
+def replayed(data: Measurements, parts: tuple[Piece, ...], kernel: str, points: Points) -> Points:
+    """The same kernel inside a CUDA graph: one token takes as long as the device's shortest GEMM,
+    once for each kernel that vLLM launches, and everything is shorter by the same.
+    """
+    launches = LAUNCHES[kernel] * sum(part.share for part in parts)
+    least_s = launches * 1e-3 * float(data.gemm().latency.min())
+    excess_s = max(0.0, float(points.y[0]) - least_s)
+    return Points(points.x, np.maximum(points.y - excess_s, min(least_s, float(points.y[0]))))
 
 
 def streaming_ratio(before: Measurements, after: Measurements) -> float:

@@ -174,6 +174,8 @@ def heading_lines(profile: Profile) -> Iterator[str]:
         f"host: {1e3 * host.step_s:g} ms per step, {1e6 * host.per_sequence_s:g} us per sequence "
         f"({host.origin})"
     )
+    if profile.graphs is not None:
+        yield f"graphs: {profile.graphs.words}"
     known = {key: value for key, value in profile.memory.items() if value is not None}
     yield "memory: " + (", ".join(f"{key} {value:,}" for key, value in known.items()) or "-")
     versions = (f"{name} {version}" for name, version in profile.versions.items())
@@ -192,6 +194,8 @@ def source_lines(profile: Profile) -> Iterator[str]:
         if kernel.model is not None:
             terms = (f"{term} {value:.4g}" for term, value in kernel.coefficients.items())
             yield f"{name}: {kernel.model}, {', '.join(terms)}"
+    for name, stand_in in profile.assumed.items():
+        yield f"assumed {name}: {stand_in}"
     for source in profile.sources:
         yield f"source: {source}"
 
@@ -202,10 +206,11 @@ def _times_text(times: Mapping[str, float]) -> str:
 
 def _ranges(profile: Profile) -> dict[str, list[float] | None]:
     bounds = profile.range
+    decode = f"attention_decode_{8 if profile.kv_dtype else 16}"
     return {
         "tokens": _ends(profile.kernels.get("gemm_qkv"), "tokens"),
-        "context_tokens": _ends(profile.kernels.get("attention_decode_16"), "context_tokens"),
-        "total_context_tokens": bounds.get("attention_decode_16", {}).get("total_context_tokens"),
+        "context_tokens": _ends(profile.kernels.get(decode), "context_tokens"),
+        "total_context_tokens": bounds.get(decode, {}).get("total_context_tokens"),
         "prefill_keys": bounds.get("attention_prefill", {}).get("keys"),
     }
 

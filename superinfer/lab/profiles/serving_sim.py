@@ -78,6 +78,8 @@ def holds_tables(folder: Path) -> bool:
 
 def from_tables(folder: Path, device: str, shape: ModelShape, tp: int) -> Profile:
     """The profile of a model on a device; raises like `build_profile`."""
+    if shape.weight_dtype or shape.kv_dtype:
+        raise ConfigError(f"{device}: weights and cache of 8 bits were not measured in {SOURCE}")
     tables, spec = Tables(folder, device, shape, tp), load_device(device)
     fits = _dense(tables, shape) | _rows(tables) | _attention(tables, shape, tp)
     kernels = {name: each.kernel for name, (each, _) in fits.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from superinfer.costs import ModelShape
 from superinfer.lab.profiles.kernels import GemmTable, gemm_shapes
-from superinfer.lab.profiles.measurements import Measurements
+from superinfer.lab.profiles.measurements import BF16, Measurements
 from superinfer.lab.profiles.pointwise import Piece, piece_points, same_layers, streaming_ratio
 
 AICONFIGURATOR = "ai-dynamo/aiconfigurator@095f58a5"
@@ -25,7 +25,7 @@ def describe(data: Measurements, shape: ModelShape, tp: int, parts: Parts) -> li
     """One line per group of kernels."""
     same = same_layers(data, shape, tp)
     vllm = data.files.vllm
-    if same is not None and data.files.vidur_gemm:
+    if same is not None and data.files.vidur_gemm and not shape.weight_dtype:
         count = len(piece_points(data, parts["norm"], "norm").x)
         lines = [
             "Layer GEMM, norm (both norms and one residual add), rope, activation, embedding: "
@@ -36,9 +36,17 @@ def describe(data: Measurements, shape: ModelShape, tp: int, parts: Parts) -> li
         ]
     else:
         lines = [_gemm_line(data, shape, tp), _pointwise_line(data, parts)]
+    if shape.experts:
+        lines.append(
+            f"Experts with their routing and activation: {AICONFIGURATOR} moe_perf, vLLM {vllm}, "
+            "every expert split over all GPUs, the most uneven routing measured; router: a GEMM"
+        )
+    if shape.qk_norm:
+        lines.append("Norm of queries and keys: assumed to take as long as their rotation")
     return [
         *lines,
-        f"Attention (KV write included) and graph-mode all-reduce: {AICONFIGURATOR}, vLLM {vllm}; "
+        f"Attention ({_cache_text(shape)}KV write included) and graph-mode all-reduce: "
+        f"{AICONFIGURATOR}, vLLM {vllm}; "
         "decode cells that were not measured continue their row's slope or that of the batch "
         "before it at the same total context; single points of 1.5 times both neighbours are left "
         "out",
@@ -48,14 +56,19 @@ def describe(data: Measurements, shape: ModelShape, tp: int, parts: Parts) -> li
     ]
 
 
+def _cache_text(shape: ModelShape) -> str:
+    return f"{shape.kv_dtype} cache, " if shape.kv_dtype else ""
+
+
 def _gemm_line(data: Measurements, shape: ModelShape, tp: int) -> str:
-    table = GemmTable(data)
+    table = GemmTable(data, shape.weight_dtype)
     unmeasured = [
         f"{name} (n {gemm.n}, k {gemm.k})"
         for name, gemm in gemm_shapes(shape, tp).items()
         if not table.measured(gemm)
     ]
-    line = f"GEMM: {AICONFIGURATOR} gemm_perf, vLLM {data.files.vllm}, bfloat16"
+    kinds = f"{shape.weight_dtype}, LM head bfloat16" if shape.weight_dtype else BF16
+    line = f"GEMM: {AICONFIGURATOR} gemm_perf, vLLM {data.files.vllm}, {kinds}"
     if table.dense:
         line += f", {len(table.cube)} token counts; {_DENSE_GEMM}"
     if not unmeasured:
@@ -75,6 +88,11 @@ def _pointwise_line(data: Measurements, parts: Parts) -> str:
         f"Norm (both norms and one residual add), rope, activation, embedding: {VIDUR}, "
         f"{data.files.vidur.upper()}, bf16: {origin}; in a line past {end} tokens"
     )
+    if data.files.replayed:
+        line += (
+            "; one token takes as long as the shortest GEMM, as in a CUDA graph, and everything is "
+            "shorter by the same"
+        )
     if not data.files.scaled_from:
         return line
     ratio = streaming_ratio(data.on(data.files.scaled_from), data)

@@ -11,6 +11,7 @@ from typing import Any
 from superinfer.errors import ConfigError
 from superinfer.lab.numbers import number
 from superinfer.lab.plot_data import MOST_CLASSES, PlotData
+from superinfer.lab.precision import shown_precision
 from superinfer.lab.report import REPORT_HTML, charts
 from superinfer.lab.report.compare_hurt import compared_hurt_parts
 from superinfer.lab.report.html import Content, Html, contents, page, section, table, tag
@@ -31,8 +32,8 @@ Runs = Sequence[tuple[str, Run]]
 Known = Mapping[tuple[str, str], Compared]
 """Differences that were given, by run and metric."""
 
-_COUNTED = ("submitted",)
-"""Neither better nor worse."""
+_PLAIN = ("submitted", "kv_perplexity_change", "kv_kl")
+"""Neither better nor worse: counted, or a difference already."""
 
 
 def compare_page(runs: Runs, path: Path, differences: Iterable[Compared]) -> str:
@@ -117,7 +118,7 @@ def _trace_words(runs: Runs, data: Mapping[str, PlotData], seeds: int) -> Iterat
 def _metrics(data: Mapping[str, PlotData], known: Known) -> list[Content]:
     summaries = {name: found.summary for name, found in data.items()}
     rows: list[list[Content]] = []
-    for key, name in COMPARE_ROWS.items():
+    for key, name in (*COMPARE_ROWS.items(), *shown_precision(summaries.values()).items()):
         cells = _cells(key, key, summaries, known)
         if any(cell != NONE for cell in cells):
             rows.append([name, *cells])
@@ -161,17 +162,21 @@ def _cells(key: str, metric: str, groups: Mapping[str, Summary], known: Known) -
     """The values of one metric across runs, each but the first with its difference."""
     reference, *others = groups
     given = [known[run, metric] for run in others if (run, metric) in known]
-    base = given[0].reference_value if given else groups[reference].get(key)
+    base = groups[reference].get(key)
+    if given and not isinstance(base, str):  # a word stands where a number is unknown
+        base = given[0].reference_value
     cells: list[Content] = [shown(key, base)]
     for run in others:
         found = known.get((run, metric))
-        value = found.value if found else groups[run].get(key)
+        value = groups[run].get(key)
+        if found and not isinstance(value, str):
+            value = found.value
         cells.append(_cell(key, value, base, found.interval if found else None))
     return cells
 
 
 def _cell(key: str, value: Any, base: Any, interval: Bounds | None) -> Content:
-    found = change(key, value, base, interval) if key not in _COUNTED else None
+    found = change(key, value, base, interval) if key not in _PLAIN else None
     if found is None:
         return shown(key, value)
     words = found.words if found.verdict == "same" else f"{found.words} {found.verdict}"
@@ -216,13 +221,14 @@ def _groups(data: Mapping[str, PlotData], kind: str, known: Known) -> list[Conte
     names = sorted({name for found in data.values() for name in found.summary.get(kind) or {}})
     if len(names) < 2:
         return []
+    shown_rows = {**GROUP_ROWS, **shown_precision(found.summary for found in data.values())}
     rows: list[list[Content]] = []
     for name in names:
         groups = {run: (f.summary.get(kind) or {}).get(name) or {} for run, f in data.items()}
-        columns = [_cells(key, f"{kind}.{name}.{key}", groups, known) for key in GROUP_ROWS]
+        columns = [_cells(key, f"{kind}.{name}.{key}", groups, known) for key in shown_rows]
         rows += [[name, run, *cells] for run, *cells in zip(data, *columns, strict=True)]
     one = {"classes": "class", "tenants": "tenant"}[kind]
-    return [table(f"Metrics by {one} and run", (one, "run", *GROUP_ROWS.values()), rows, words=2)]
+    return [table(f"Metrics by {one} and run", (one, "run", *shown_rows.values()), rows, words=2)]
 
 
 def _load(data: Mapping[str, PlotData]) -> list[Content]:

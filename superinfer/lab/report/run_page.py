@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from superinfer.lab.plot_data import PlotData, Summary, run_title
+from superinfer.lab.precision import shown_precision
 from superinfer.lab.report import charts
 from superinfer.lab.report.html import (
     Content,
@@ -62,6 +63,7 @@ def _sections(run: Run, data: PlotData) -> Iterator[Section]:
     yield "latency", "Latency", _latency(data)
     yield "load", "Queue and KV memory", _load(data)
     yield "traffic", "Preemptions and copies", _traffic(data)
+    yield "replicas", "Replicas", _replicas(summary)
     yield "tenants", "Tenants", _tenants(summary)
     yield "hurt", "Who was hurt most", hurt_parts(data)
     yield "endings", "Requests that did not finish", _endings(data)
@@ -82,10 +84,13 @@ def headline(run: Run) -> Html:
         "Memory policy": what.get("memory"),
         "Model": what.get("model"),
         "Device": f"{what.get('device', 'unknown')}, tensor parallel {what.get('tp', 1)}",
+        "Replicas": _replica_words(what),
         "Load": load_words(run.summary),
         "Seed": what.get("seed"),
         "Version": (settings.get("versions") or {}).get("superinfer"),
     }
+    if "replicas" not in what:
+        del facts["Replicas"]
     items = [
         tag("div", tag("dt", k), tag("dd", "unknown" if v is None else v)) for k, v in facts.items()
     ]
@@ -95,6 +100,10 @@ def headline(run: Run) -> Html:
         tag("p", origin(settings), " Step times: ", trust_words(run.summary), "."),
         tag("dl", *items, class_="facts"),
     )
+
+
+def _replica_words(what: Mapping[str, Any]) -> str:
+    return f"{what.get('replicas')}, router {what.get('router')}"
 
 
 def _title(run: Run) -> str:
@@ -137,6 +146,8 @@ def trust_words(summary: Summary) -> str:
         words.append(f"{shown('error', trust['family_error'])} mean error of its worst kernel")
     if trust.get("extrapolated_share") is not None:
         words.append(f"{percent(trust['extrapolated_share'])} of the step time extrapolated")
+    if trust.get("assumed"):
+        words.append(f"{', '.join(trust['assumed'])} of a shape that was not measured")
     words.append(f"host overhead {trust.get('host_overhead_origin') or 'of unknown origin'}")
     return "; ".join(words)
 
@@ -216,6 +227,7 @@ def _latency(data: PlotData) -> list[Content]:
         tag("div", *pictures, class_="pictures"),
         table("Latency over all finished requests (ms)", ("", *STATISTICS.values()), rows),
         _longest(data.summary),
+        *_precision(data.summary),
     ]
     groups = data.summary.get("classes") or {}
     if len(groups) > 1:
@@ -238,6 +250,23 @@ def _longest(summary: Summary) -> Html:
     ]
     head = ("class", "between two tokens", "for any token, the first one included")
     return table("Longest times without a token (ms)", head, rows)
+
+
+def _precision(summary: Summary) -> list[Content]:
+    """What part of the latency was paid for with bits of the cache, if any."""
+    columns = shown_precision([summary])
+    if not columns:
+        return []
+    rows = [
+        (name, *(shown(key, group.get(key)) for key in columns))
+        for name, group in _groups(summary, "classes")
+    ]
+    note = (
+        "Mean bits per value of the caches that decodes have read. Expected: against 16 bits, from "
+        "the quality table of the profile; unmeasured where that has no figure."
+    )
+    found = table("Precision of the KV cache", ("class", *columns.values()), rows)
+    return [found, tag("p", note, class_="note")]
 
 
 def _quantiles(name: str, group: Summary, key: str) -> list[str]:
@@ -265,9 +294,11 @@ def _traffic(data: PlotData) -> list[Content]:
     rates = [
         f"{number(n / seconds / 1e9)} GB/s {way} the device" for way, n in moved.items() if seconds
     ]
+    of = ", the sum of all replicas" if summary.get("replicas") else ""
     note = (
         "A preemption takes a request off the device; a rotation is one that copied its cache to "
-        f"the host. Bytes are per GPU. Mean over the measured time: {', '.join(rates) or NONE}. "
+        f"the host. Bytes are per GPU{of}. Mean over the measured time: "
+        f"{', '.join(rates) or NONE}. "
         f"Recomputed: {shown('tax', summary.get('recompute_tax'))} of all computed tokens."
     )
     return [
@@ -275,6 +306,29 @@ def _traffic(data: PlotData) -> list[Content]:
         tag("p", note, class_="note"),
         *charts.traffic(data),
     ]
+
+
+def _replicas(summary: Summary) -> list[Content]:
+    columns = {
+        "submitted": "requests",
+        "slo_attainment": "SLO attainment",
+        "p99_ttft_ms": "TTFT p99 (ms)",
+        "output_throughput": "output tokens/s",
+        "utilisation": "busy",
+        "peak_kv_bytes": "peak KV",
+        "prefix_hit_rate": "prefix hits",
+        "preemptions": "preemptions",
+    }
+    rows = [
+        (each["replica"], *(shown(key, each.get(key)) for key in columns))
+        for each in summary.get("replicas") or ()
+    ]
+    note = (
+        "Busy: share of the whole run in which a step was under way. The peak of the whole run is "
+        "the sum of these peaks."
+    )
+    found = table("Metrics by replica", ("replica", *columns.values()), rows)
+    return [found, tag("p", note, class_="note")] if rows else []
 
 
 def _tenants(summary: Summary) -> list[Content]:
@@ -323,7 +377,7 @@ def _trust(summary: Summary) -> list[Content]:
     trust = summary.get("trust") or {}
     rows = []
     for key, value in trust.items():
-        if key == "left_range":
+        if key in ("left_range", "assumed"):
             continue
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         written = shown(key, value) if is_number else NONE if value is None else str(value)
@@ -332,7 +386,16 @@ def _trust(summary: Summary) -> list[Content]:
     origin = [table("Origin of the step times", head, rows, words=2)] if rows else []
     ranges = ("what", "measured up to", "run went to", "share of the step time")
     left = left_rows(trust)
-    return [*origin, *([table("Outside the measured range", ranges, left)] if left else [])]
+    assumed = list((trust.get("assumed") or {}).items())
+    return [
+        *origin,
+        *([table("Outside the measured range", ranges, left)] if left else []),
+        *(
+            [table("Shapes that were not measured", ("kernel", "stands in"), assumed, words=2)]
+            if assumed
+            else []
+        ),
+    ]
 
 
 def _config(run: Run) -> list[Content]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from superinfer.lab.precision import PRECISION, precision_text
 from superinfer.lab.tables import higher_is_better
 
 Summary = Mapping[str, Any]
@@ -182,7 +183,7 @@ TARGETS = {
     "min_tokens_per_s": "\N{GREATER-THAN OR EQUAL TO} {} tokens/s",
 }
 
-_SHARES = ("attainment", "tax", "rate", "share", "error")
+_SHARES = ("attainment", "tax", "rate", "share", "error", "utilisation")
 _GIB = 2**30
 _SAME = 0.05
 """Differences, in per cent or points, that would print as 0.0 count as none."""
@@ -193,13 +194,16 @@ def compared_metrics(summary: Summary) -> list[str]:
     groups = [
         f"{kind}.{name}." for kind in ("classes", "tenants") for name in summary.get(kind) or {}
     ]
-    return [*COMPARE_ROWS, *(group + key for group in groups for key in GROUP_ROWS)]
+    each = (*GROUP_ROWS, *PRECISION)
+    return [*COMPARE_ROWS, *PRECISION, *(group + key for group in groups for key in each)]
 
 
-def shown(key: str, value: float | None) -> str:
+def shown(key: str, value: float | str | None) -> str:
     """A metric by its key: shares in per cent, bytes in GiB, a dash where it is undefined."""
     if value is None:
         return NONE
+    if key in PRECISION or isinstance(value, str):
+        return precision_text(key, value)
     if is_share(key):
         return f"{number(100 * value)}{_SPACE}%"
     if key.endswith("_bytes"):
@@ -246,14 +250,17 @@ class Change:
 
 
 def change(
-    key: str, value: float | None, base: float | None, interval: Bounds | None = None
+    key: str,
+    value: float | str | None,
+    base: float | str | None,
+    interval: Bounds | None = None,
 ) -> Change | None:
-    """The difference of a metric from the reference; None where one of them is undefined.
+    """The difference of a metric from the reference; None where one of them is no number.
 
     Shares differ in percentage points, all else in per cent of the reference, or in its own unit
     where the reference is zero. `interval` bounds the difference in the metric's own unit.
     """
-    if value is None or base is None:
+    if not isinstance(value, int | float) or not isinstance(base, int | float):
         return None
     factor, unit = _relative_unit(key, base)
     amount = factor * (value - base)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 from superinfer.memory.orders.base import Surroundings
-from superinfer.memory.orders.lru import LruOrder
-from superinfer.memory.replay import CacheReplay
+from superinfer.memory.prefix import Key, request_keys
 from superinfer.request import Request
 
 WINDOW: Final = 400.0
@@ -21,13 +21,43 @@ FIRST_PAUSE: Final = 400
 """Requests until the learned order is tried again; twice as many after each further failure."""
 
 
+class ShadowLru:
+    """Content ids in the order of their last use; of one prompt the deepest was used first.
+
+    Whatever goes from the old end is a leaf of the prefix tree then, for the blocks above a block
+    were last used with it or later. So this hits what `replay.CacheReplay` hits with `LruOrder`,
+    without a tree. Ids are chained: each belongs to one place in its prompts.
+    """
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[Key, None] = OrderedDict()
+
+    def serve(self, request: Request, capacity: int) -> int:
+        """Look up and insert a prompt, then keep so many ids; returns the leading ones it found."""
+        ids, names = self._ids, request_keys(request)
+        if request.namespace:
+            names = tuple([(request.namespace, name) for name in names])
+        hits = 0
+        for name in names:
+            if name not in ids:
+                break
+            hits += 1
+        for name in reversed(names):
+            ids[name] = None
+            ids.move_to_end(name)
+        for _ in range(len(ids) - capacity):
+            ids.popitem(last=False)
+        return hits
+
+
 class Guard:
     """Compares rolling hit rates, and decides whether to go by age alone for a while."""
 
     def __init__(self, surroundings: Surroundings) -> None:
         self._surroundings = surroundings
         self._room_blocks = surroundings.capacity_blocks
-        self._shadows: dict[int, CacheReplay] = {}
+        self._shadows: dict[int, ShadowLru] = {}
+        """One for each size of content ids in the trace."""
         self._own = self._shadow = self._blocks = 0.0
         self.requests = self._changed = self.fallen_back = 0
         self._pause = FIRST_PAUSE
@@ -46,7 +76,7 @@ class Guard:
         Hits count by the weight of the class, as they do for the values.
         """
         keep, weight = 1.0 - 1.0 / WINDOW, request.slo_class.weight
-        shadow_blocks = self._findable(request, self._shadow_of(request).serve(request))
+        shadow_blocks = self._findable(request, self._serve_shadow(request))
         self._own = keep * self._own + weight * own_blocks
         self._shadow = keep * self._shadow + weight * shadow_blocks
         self._blocks = keep * self._blocks + weight * len(request.hash_ids)
@@ -69,15 +99,13 @@ class Guard:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _shadow_of(self, request: Request) -> CacheReplay:
-        """The shadow for the granularity of a trace."""
+    def _serve_shadow(self, request: Request) -> int:
+        """Leading content ids that the shadow found."""
         tokens, near = request.hash_block_tokens, self._surroundings
-        capacity = max(1, self._room_blocks * near.block_tokens // tokens)
         shadow = self._shadows.get(tokens)
         if shadow is None:
-            shadow = self._shadows[tokens] = CacheReplay(capacity, tokens, LruOrder(near))
-        shadow.resize(capacity)
-        return shadow
+            shadow = self._shadows[tokens] = ShadowLru()
+        return shadow.serve(request, max(1, self._room_blocks * near.block_tokens // tokens))
 
     def _findable(self, request: Request, hash_blocks: int) -> float:
         """What the cache could have found of that."""

@@ -22,7 +22,9 @@ class LearnedAppraiser:
         self._valuation = Valuation(model.edges_s)
 
     def appraise(self, visits: Sequence[Visit]) -> list[Appraisal]:
-        """All stretches of all prompts in one batch."""
+        """All stretches of all prompts in one batch. What was asked is forgotten: a prompt stays
+        for as long as its blocks do, and the answer with it.
+        """
         features = [row for visit in visits for row in visit.features]
         gaps = [row for visit in visits for row in visit.gaps]
         hazards = self._model.hazards(features, gaps)
@@ -32,6 +34,7 @@ class LearnedAppraiser:
         for visit in visits:
             stop = first + len(visit.starts)
             found.append(Appraisal(values[first:stop], unused[first:stop]))
+            visit.features, visit.gaps = [], []
             first = stop
         return found
 

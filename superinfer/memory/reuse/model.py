@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,22 +60,34 @@ class ReuseModel:
     def hazards(self, features: list[list[float]], gaps: list[list[float]]) -> Floats:
         """Rows by bins."""
         w = self._w
-        rows = len(features)
         known = np.array(features, np.float32)
         known -= self._mean
         known /= self._scale
         np.minimum(np.maximum(known, -CLIP, out=known), CLIP, out=known)
         first = known @ self._first_w + self._first_b
-        context = self._attend(first[:, :WIDTH], np.array(gaps, np.float32), rows)
+        context = self._contexts(first[:, :WIDTH], np.array(gaps, np.float32))
         hidden = first[:, WIDTH:] + context @ self._context_w
         hidden = np.maximum(hidden, 0.0, out=hidden) @ w["w_deep"] + w["b_deep"]
         logits = np.maximum(hidden, 0.0, out=hidden) @ w["w_out"] + w["b_out"]
         hazards: Floats = 1.0 / (1.0 + np.exp(-logits))
         return hazards
 
-    def _attend(self, query: Floats, gaps: Floats, rows: int) -> Floats:
-        """What the queries draw from the gaps and from a vector that is always there."""
-        size = WIDTH // HEADS
+    def _contexts(self, query: Floats, gaps: Floats) -> Floats:
+        """What the queries draw from the gaps. Half of the rows are new and have none: they draw
+        nothing but the vector that is always there.
+        """
+        used = np.flatnonzero(gaps[:, 0])
+        if len(used) == len(gaps):
+            return self._attend(query, gaps)
+        found: Floats = np.empty((len(gaps), WIDTH), np.float32)
+        found[:] = self._null_kv[WIDTH:]
+        if len(used):
+            found[used] = self._attend(query[used], gaps[used])
+        return found
+
+    def _attend(self, query: Floats, gaps: Floats) -> Floats:
+        """The same where there are gaps: attention over them and that vector."""
+        size, rows = WIDTH // HEADS, len(gaps)
         events = gaps[:, :, None] * self._embed_w + self._embed_b
         np.maximum(events, 0.0, out=events)
         kv = np.empty((rows, GAPS + 1, 2 * WIDTH), np.float32)
@@ -95,10 +108,13 @@ def load_model(path: str | Path | None = None) -> ReuseModel:
     """The model of a file that `train-reuse` wrote; None gives the one that ships."""
     file = DEFAULT_WEIGHTS if path is None else Path(path)
     try:
-        with np.load(file, allow_pickle=False) as found:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as found:
             arrays = dict(found)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TypeError, BadZipFile) as error:
         raise ConfigError(f"{file}: expected the weights of a reuse model, got: {error}") from None
-    if int(arrays.get("format", np.array(0))) != FORMAT:
+    if arrays.get("format", np.array(0)).tolist() != FORMAT:
         raise ConfigError(f"{file}: expected a reuse model of format {FORMAT}")
-    return ReuseModel(arrays)
+    try:
+        return ReuseModel(arrays)
+    except KeyError as error:
+        raise ConfigError(f"{file}: expected a reuse model with the array {error}") from None

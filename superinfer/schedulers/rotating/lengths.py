@@ -97,8 +97,34 @@ class OracleLengths(NoLengths):
         return max(1, self._true_length(request) - given_tokens)
 
 
-def estimator_of(source: LengthSource, true_length: TrueLength | None) -> LengthEstimator:
-    """The estimator of a setting; ConfigError for an oracle where nobody knows the truth."""
+class ScaledLengths(NoLengths):
+    """What another estimator says, times a factor."""
+
+    def __init__(self, estimator: LengthEstimator, by: float) -> None:
+        self._estimator, self._by = estimator, by
+
+    def tokens_left(self, request: Request, given_tokens: int, quantile: float) -> int:
+        """The other's answer, times the factor."""
+        return max(
+            1, round(self._by * self._estimator.tokens_left(request, given_tokens, quantile))
+        )
+
+    def learn(self, request: Request, output_tokens: int) -> None:
+        """The other one learns."""
+        self._estimator.learn(request, output_tokens)
+
+
+def estimator_of(
+    source: LengthSource, true_length: TrueLength | None, scale: float = 1.0
+) -> LengthEstimator:
+    """The estimator of a setting, its answers times `scale`; ConfigError for an oracle where nobody
+    knows the truth.
+    """
+    found = _estimator_of(source, true_length)
+    return found if scale == 1.0 else ScaledLengths(found, scale)
+
+
+def _estimator_of(source: LengthSource, true_length: TrueLength | None) -> LengthEstimator:
     if source == "histogram":
         return HistogramLengths()
     if source == "none":

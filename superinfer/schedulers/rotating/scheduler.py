@@ -73,7 +73,7 @@ class RotatingScheduler(Settings):
         self.check()
         if self.layout == "layer_first":
             self.copies_per_block = 2 * machine.layers
-        self._estimator = estimator_of(self.lengths, self._true_length)
+        self._estimator = estimator_of(self.lengths, self._true_length, self.length_scale)
         cost, budget = machine.cost, self.max_num_batched_tokens
         self._full_rate = budget / (cost.step_s([Chunk(budget, 0)], 0, 0) + cost.host_s(1))
         self._sizer = ChunkSizer(cost, self.tile_tokens)

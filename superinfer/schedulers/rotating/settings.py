@@ -57,6 +57,8 @@ class Settings:
     times the set-up cost of a copy."""
     lengths: LengthSource = "histogram"
     """How answer lengths are predicted; `oracle` knows them, for studies in simulation."""
+    length_scale: float = 1.0
+    """Every prediction times this, to find out what an error of it does."""
 
     deadline_order: bool = True
     """Who is nearest to its latest start comes first. Off: by arrival; nobody is urgent."""
@@ -97,6 +99,7 @@ class Settings:
             "memory_share",
             "aged_share",
             "prefetch_share",
+            "length_scale",
         ):
             if getattr(self, name) <= 0:
                 _refuse(name, "above 0", getattr(self, name))

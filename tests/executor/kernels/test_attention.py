@@ -220,3 +220,21 @@ def test_prefill_of_any_shape(cached: list[int], own: int) -> None:
     case = prefill_case([(blocks, own)], layout(block_tokens=32), 1)
     assert close(triton_prefill.prefill_attention, case)
     assert close(reference.prefill_attention, case)
+
+
+def test_what_layers_have_in_common_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In torch, where it takes longer than the attention of a layer: in the first one, anew if the
+    lists of a step have changed since.
+    """
+    calls = []
+    plain = reference._entries
+    monkeypatch.setattr(reference, "_entries", lambda *a: calls.append(a[1]) or plain(*a))
+    blocks = blocks_of(70, 16, MIXED)
+    for layer, times in ((1, 1), (0, 3)):
+        decode = decode_case([blocks, blocks], layout(), 2, layer=layer)
+        prefill = prefill_case([(blocks, 9)], layout(), 2, layer=layer)
+        for _ in range(3):
+            assert close(reference.decode_attention, decode)
+            assert close(reference.prefill_attention, prefill)
+        assert sorted(calls) == sorted([4, 4, 8, 8, 16, 16] * times)
+        calls.clear()

@@ -142,7 +142,7 @@ def read(
     """K and V [tokens, kv_heads, D] of a block."""
     k, v = reference_blocks.read_units(
         arena, form, layer, bits, torch.tensor([offset]), torch.float64
-    )
+    ).dense()
     return k[0].transpose(0, 1), v[0].transpose(0, 1)
 
 

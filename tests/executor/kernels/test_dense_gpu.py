@@ -59,8 +59,10 @@ def test_product(m: int, n: int, k: int, dtype: torch.dtype) -> None:
 
 
 def by_reference(case: Experts) -> torch.Tensor:
-    x, weights, experts, gate_up, down = case
-    return reference.moe(x.double(), weights.double(), experts, gate_up.double(), down.double())
+    x, weights, experts, gate_up, down, scales = case
+    if scales is None:
+        gate_up, down = gate_up.double(), down.double()
+    return reference.moe(x.double(), weights.double(), experts, gate_up, down, scales)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -68,8 +70,9 @@ def by_reference(case: Experts) -> torch.Tensor:
     ("rows", "per_row", "experts"),
     [(1, 2, 8), (5, 2, 8), (64, 2, 8), (300, 2, 8), (3000, 2, 8), (64, 8, 128), (700, 8, 128)],
 )
-def test_mixture(rows: int, per_row: int, experts: int, dtype: torch.dtype) -> None:
-    case = mixture(rows, per_row, experts, 520, 264, dtype).on("cuda")
+@pytest.mark.parametrize("int8", [False, True])
+def test_mixture(rows: int, per_row: int, experts: int, dtype: torch.dtype, int8: bool) -> None:
+    case = mixture(rows, per_row, experts, 520, 264, dtype, int8=int8).on("cuda")
     found = moe.moe(*case)
     assert difference(found, by_reference(case)) <= TOLERANCE[dtype]
     assert torch.equal(found, moe.moe(*case))

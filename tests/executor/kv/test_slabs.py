@@ -143,9 +143,17 @@ def test_smaller_blocks_lie_closer_on_the_host() -> None:
         HostPlaces(HostArena(BLOCK_BYTES[16], 3, pinned=False), arena_size(LAYOUT, 4, slabs))
 
 
-def test_an_index_of_another_kind_is_refused() -> None:
-    scheduler, memory = ARMS["vllm-v1"]()
-    engine = make_engine(scheduler, 8, memory=memory, prefix_caching=True, block_bytes=64)
+@pytest.mark.parametrize(
+    ("arm", "match"),
+    [
+        ("vllm-v1-offload", "memory.offload: for superinfer-sim alone"),
+        ("vllm-v1-priority", "scheduler.policy: expected fcfs .* got priority"),
+    ],
+)
+def test_what_no_device_can_follow_is_refused(arm: str, match: str) -> None:
+    scheduler, memory = ARMS[arm]()
+    more = {"prefix_caching": True, "block_bytes": 64, "host_blocks": 8}
+    engine = make_engine(scheduler, 8, memory=memory, **more)
     arena = Arena(LAYOUT, arena_size(LAYOUT, 8, Slabs(), False), torch.device("cpu"))
-    with pytest.raises(ConfigError, match=r"memory.name: expected .* got vllm_v1"):
+    with pytest.raises(ConfigError, match=match):
         BlockManager(engine, arena)

@@ -31,14 +31,17 @@ LLAMA3 = {
 LINEAR = {"rope_type": "linear", "rope_theta": 5e3, "factor": 4.0}
 CASES = {
     "gqa": ("Llama", {}),
+    "llama2": ("Llama", {"num_key_value_heads": 4}),
     "one-kv-head": ("Llama", {"num_key_value_heads": 1}),
     "three-per-group": ("Llama", {"hidden_size": 96, "num_attention_heads": 6}),
     "tied": ("Llama", {"tie_word_embeddings": True}),
-    "llama3": ("Llama", {"rope_parameters": LLAMA3}),
-    "linear": (
+    "llama3": ("Llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
+    "llama3.1": ("Llama", {"rope_parameters": LLAMA3}),
+    "llama3.2": (
         "Llama",
-        {"rope_parameters": {"rope_type": "linear", "rope_theta": 5e3, "factor": 4.0}},
+        {"rope_parameters": LLAMA3 | {"factor": 32.0}, "tie_word_embeddings": True},
     ),
+    "linear": ("Llama", {"rope_parameters": LINEAR}),
     "biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
     "mistral": ("Mistral", {"sliding_window": None}),
     "qwen2": ("Qwen2", {}),

@@ -37,6 +37,13 @@ SHAPES = {
     "model.layers.0.mlp.up_proj.weight": (24, 16),
     "model.layers.0.mlp.down_proj.weight": (16, 24),
 }
+T5 = {"model_type": "t5", "d_model": 16, "num_layers": 1, "num_heads": 2, "d_kv": 8, "d_ff": 9}
+QWEN3_MOE = {
+    "model_type": "qwen3_moe",
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+}
 KEY = "model.layers.0.mlp.up_proj.weight"
 
 
@@ -93,10 +100,39 @@ def test_shards_load(folder):
         ({"model_type": "mamba"}, "model_type: expected one of .* found 'mamba'"),
         ({"hidden_act": "gelu"}, "hidden_act: expected 'silu'"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_type: expected .* 'yarn'"),
-        ({"rope_scaling": [1]}, "rope_parameters: expected an object"),
+        ({"rope_scaling": [1]}, "rope_scaling: expected an object"),
+        ({"rope_parameters": "big"}, "rope_parameters: expected an object"),
+        (
+            {"rope_scaling": {"type": "llama3", "high_freq_factor": 1}},
+            "more than low_freq_factor 1",
+        ),
         ({"rope_theta": "big"}, "rope_theta: expected a number above 0"),
-        ({"rms_norm_eps": 0}, "rms_norm_eps: expected a number above 0"),
-        ({"sliding_window": -1}, "sliding_window: expected a number above 0"),
+        *(
+            ({"rms_norm_eps": eps}, "rms_norm_eps: expected a number above 0")
+            for eps in (0, -1e-5, float("inf"), float("nan"), "small", True, [1e-5], 10**400)
+        ),
+        *(
+            ({"sliding_window": window}, "sliding_window: expected an integer >= 1")
+            for window in (-1, 0.5, float("inf"), float("nan"), "wide")
+        ),
+        ({"head_dim": 7}, "head_dim: expected heads of a multiple of 8 values, found 7"),
+        ({"head_dim": 0}, "head_dim: expected an integer >= 1, found 0"),
+        ({"head_dim": -8}, "head_dim: expected an integer >= 1, found -8"),
+        ({"head_dim": 8.0}, "head_dim: expected an integer >= 1, found 8.0"),
+        ({"hidden_size": 20}, "head_dim: expected heads of a multiple of 8 values, found 10"),
+        ({"hidden_size": 17}, "num_attention_heads: expected a divisor of hidden_size 17, found 2"),
+        ({"num_attention_heads": 32}, "num_attention_heads: expected a divisor of hidden_size 16"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads: expected a divisor of num_attention"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers: expected an integer >= 1, found 0"),
+        ({"vocab_size": None}, "vocab_size: expected an integer >= 1, found None"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings: expected true or false, found 'no'"),
+        ({"model_type": ["llama"]}, "model_type: expected one of"),
+        (QWEN3_MOE, "model_type: expected one of .* found 'qwen3_moe'"),
+        ({"model_type": "mixtral"}, "num_local_experts: expected an integer >= 1, found None"),
+        (
+            {"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 3},
+            "num_experts_per_tok: expected at most 2 experts, found 3",
+        ),
         ({"rope_scaling": {"partial_rotary_factor": 0.5}}, "rotary_factor: expected 1.0"),
         ({"quantization_config": {"bits": 4}}, "quantization_config: expected plain weights"),
     ],
@@ -127,9 +163,24 @@ def test_gpt2_and_t5_of_other_kinds(tmp_path):
     refused(InputError, tmp_path, "activation_function: expected 'gelu_new'", random_weights=True)
     write(tmp_path, **gpt2, scale_attn_by_inverse_layer_idx=True)
     refused(InputError, tmp_path, "inverse_layer_idx: expected False", random_weights=True)
-    t5 = {"model_type": "t5", "d_model": 16, "num_layers": 1, "num_heads": 2, "d_kv": 8, "d_ff": 9}
-    write(tmp_path, **t5, feed_forward_proj="gated-silu")
-    refused(InputError, tmp_path, "feed_forward_proj: expected 'relu' or", random_weights=True)
+    for changes, match in (
+        ({"feed_forward_proj": "gated-silu"}, "feed_forward_proj: expected 'relu' or"),
+        ({"d_kv": 12}, "d_kv: expected heads of a multiple of 8 values, found 12"),
+        ({"relative_attention_num_buckets": 2}, "num_buckets: expected an integer >= 4, found 2"),
+        ({"relative_attention_max_distance": 16}, "max_distance: expected an integer >= 17"),
+        ({"decoder_start_token_id": "first"}, "decoder_start_token_id: expected a token of"),
+        ({"pad_token_id": [0]}, r"pad_token_id: expected a token of .* 0 to 31, found \[0\]"),
+        ({"decoder_start_token_id": 32}, "decoder_start_token_id: expected a token of"),
+    ):
+        write(tmp_path, **(T5 | changes))
+        refused(InputError, tmp_path, match, random_weights=True)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "null", '"llama"', "{", "[" * 100_000])
+def test_configs_that_are_no_objects(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    match = r"config\.json: expected (JSON|a JSON object)"
+    refused(InputError, tmp_path, match, random_weights=True)
 
 
 def test_files_that_are_missing_or_broken(folder):
@@ -220,6 +271,7 @@ def test_memory_that_is_not_there(tmp_path, monkeypatch):
     refused(ConfigError, write(tmp_path), "out of memory at load", random_weights=True)
 
 
-def test_more_memory_than_a_computer_has(tmp_path):
-    write(tmp_path, vocab_size=2**40)
+@pytest.mark.parametrize("hidden", [16, 2**40])
+def test_more_memory_than_a_computer_has(tmp_path, hidden):
+    write(tmp_path, vocab_size=2**40, hidden_size=hidden, head_dim=8)
     refused(ConfigError, tmp_path, "out of memory at load", random_weights=True)

@@ -18,20 +18,20 @@ GPT2 = {"model_type": "gpt2", "vocab_size": 50, "n_embd": 32, "n_layer": 2, "n_h
 CONFIGS = {"llama": LLAMA, "mixtral": LLAMA | EXPERTS, "gpt2": GPT2 | {"n_positions": 64}}
 
 
-def logits(folder):
-    model = load_model(folder, device=CPU, dtype=torch.float32, ops=TorchOps())
+def logits(folder, int8=False):
+    model = load_model(folder, device=CPU, dtype=torch.float32, ops=TorchOps(), int8=int8)
     harness = Harness(model)
     sequence = harness.sequence([3, 1, 4, 1, 5, 9], 16)
     harness.step([], [(sequence, 6)])
     return sequence.logits[5]
 
 
-def rewritten(folder, change):
+def rewritten(folder, change, int8=False):
     """The folder's logits after its tensors went through `change`."""
     path = folder / "model.safetensors"
     tensors = load_file(path)
     save_file({k: v.contiguous() for k, v in change(tensors).items()}, path)
-    return logits(folder)
+    return logits(folder, int8)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -48,9 +48,10 @@ def test_files_of_a_bare_model(tmp_path, kind):
     assert torch.equal(rewritten(tmp_path, bare), wanted)
 
 
-def test_experts_that_are_stacked(tmp_path):
+@pytest.mark.parametrize("int8", [False, True])
+def test_experts_that_are_stacked(tmp_path, int8):
     drawn_folder(tmp_path, CONFIGS["mixtral"])
-    wanted = logits(tmp_path)
+    wanted = logits(tmp_path, int8)
 
     def stacked(tensors):
         kept = {name: tensor for name, tensor in tensors.items() if "block_sparse" not in name}
@@ -65,7 +66,7 @@ def test_experts_that_are_stacked(tmp_path):
             kept[prefix + "experts.down_proj"] = parts["w2"]
         return kept
 
-    assert torch.equal(rewritten(tmp_path, stacked), wanted)
+    assert torch.equal(rewritten(tmp_path, stacked, int8), wanted)
 
 
 def test_shards_with_and_without_an_index(tmp_path):

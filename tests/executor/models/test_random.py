@@ -14,6 +14,10 @@ from executor.models import load_model
 from executor.models.config import read_config
 from executor.models.weights import Piece, RandomWeights, quantise_rows
 from superinfer.costs.shapes import PRESETS
+from superinfer.errors import ConfigError
+
+UNKNOWN = ("opt-30b", "opt-175b", "qwen3-30b-a3b")
+"""Presets of which the simulator alone knows the sizes."""
 
 
 def load(path, **changes):
@@ -88,13 +92,32 @@ def test_int8_weights_are_close_to_what_they_stand_for(tmp_path, tied):
     assert not torch.equal(close, closer)
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if not name.startswith("opt")])
+def test_experts_become_int8(tmp_path):
+    """All experts work on every token, so that rounding cannot send one elsewhere."""
+    experts = {"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 2}
+    folder = drawn_folder(tmp_path, **experts)
+    exact = logits(load(folder, random_weights=False))
+    model = load(folder, random_weights=False, int8=True)
+    for layer in model._layers:
+        assert layer.mlp.gate_up.weight.dtype == layer.mlp.down.weight.dtype == torch.int8
+        assert layer.mlp.router.dtype == torch.float32
+    assert 1e-4 < (exact - logits(model)).norm() / exact.norm() < 0.03
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in UNKNOWN])
 def test_every_preset_has_settings(name):
     config, folder = read_config(name)
     assert folder is None
     assert config.shape is PRESETS[name]
     families = {"gpt2": "gpt2", "mixtral-8x7b": "mixtral", "t5-base": "t5", "flan-t5-xl": "t5"}
     assert config.family == families.get(name, "llama")
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_presets_that_only_the_simulator_knows(name):
+    assert name in PRESETS
+    with pytest.raises(ConfigError, match=f"unknown architecture of {name}"):
+        read_config(name)
 
 
 def test_settings_of_presets():

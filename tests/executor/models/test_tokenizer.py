@@ -101,19 +101,44 @@ def test_tokens_above_bytes_have_no_text():
 
 
 def test_special_tokens_are_left_out(spoken):
-    tokenizer = FileTokenizer(spoken["bpe"] / "tokenizer.json")
+    tokenizer = FileTokenizer(spoken["bpe"] / "tokenizer.json", 300)
     tokens = tokenizer.encode("the end")
     assert tokenizer.decode([*tokens, 0]) == "the end"
 
 
 @pytest.mark.parametrize("end", [7, [7, 8]])
 def test_end_tokens(tmp_path, end):
-    assert end_tokens(tmp_path) == frozenset()
+    assert end_tokens(tmp_path, 256) == frozenset()
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 3}))
-    assert end_tokens(tmp_path) == {3}
+    assert end_tokens(tmp_path, 256) == {3}
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
-    assert end_tokens(tmp_path) == ({7, 8} if isinstance(end, list) else {7})
-    assert load_tokenizer(tmp_path, 256).end_tokens == end_tokens(tmp_path)
+    assert end_tokens(tmp_path, 256) == ({7, 8} if isinstance(end, list) else {7})
+    assert load_tokenizer(tmp_path, 256).end_tokens == end_tokens(tmp_path, 256)
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+@pytest.mark.parametrize("end", ["</s>", [[7]], [7, None], 256, -1, 2.0, True, {"id": 7}])
+def test_end_tokens_that_are_none(tmp_path, name, end):
+    (tmp_path / name).write_text(json.dumps({"eos_token_id": end}))
+    with pytest.raises(InputError, match=rf"{name}: eos_token_id: expected a token .* 0 to 255"):
+        load_tokenizer(tmp_path, 256)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000])
+def test_settings_that_are_no_object(tmp_path, text):
+    (tmp_path / "generation_config.json").write_text(text)
+    with pytest.raises(InputError, match=r"generation_config\.json: expected"):
+        load_tokenizer(tmp_path, 256)
+
+
+def test_a_tokenizer_that_knows_more_than_the_model(spoken):
+    folder = spoken["bpe"]
+    most = max(load_tokenizer(folder, 300).encode("the end"))
+    assert load_tokenizer(folder, most + 1).encode("the end")
+    with pytest.raises(
+        InputError, match=rf"vocab: expected tokens below the model's {most}, found"
+    ):
+        load_tokenizer(folder, most).encode("the end")
 
 
 def test_what_is_no_tokenizer(tmp_path):

@@ -1,0 +1,118 @@
+"""The page and the picture of the steady-state comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.record import provenance
+from superinfer.lab.results import replacing
+
+MARKERS = "osD^vPX<>"
+
+
+def page(summary: dict[str, Any]) -> str:
+    """`results.md`: errors by group, the worst points, all points."""
+    return "\n".join([*_head(summary), *_groups(summary), *_worst(summary), *_points(summary), ""])
+
+
+def _head(summary: Mapping[str, Any]) -> Iterator[str]:
+    errors = summary["median_errors"]["all"]
+    yield "# Steady state: simulated against measured"
+    yield ""
+    yield provenance(summary["made_by"], f"{errors['points']} measured points")
+    yield ""
+    yield (
+        f"Median absolute error over all points: TPOT {errors['tpot']:.1%}, "
+        f"TTFT {errors['ttft']:.1%}. Fitted: host time before a step, "
+        f"{summary['host_step_ms']['h100']:g} ms."
+    )
+    yield ""
+    yield "![simulated over measured](scatter.png)"
+
+
+def _groups(summary: Mapping[str, Any]) -> Iterator[str]:
+    yield ""
+    yield "## By model, device and degree"
+    yield ""
+    yield "Median absolute error and median signed error (bias)."
+    yield ""
+    yield "| | points | TPOT | bias | TTFT | bias |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    for name, errors in summary["median_errors"].items():
+        cells = [f"{errors['tpot']:.1%}", f"{errors['tpot_bias']:+.1%}"]
+        cells += [f"{errors['ttft']:.1%}", f"{errors['ttft_bias']:+.1%}"]
+        yield f"| {name} | {errors['points']} | {' | '.join(cells)} |"
+
+
+def _worst(summary: Mapping[str, Any]) -> Iterator[str]:
+    yield ""
+    yield f"## The worst {len(summary['worst'])}"
+    yield ""
+    yield (
+        "Each was run again under one other assumption at a time; the last columns name the one "
+        "that comes closest."
+    )
+    yield ""
+    yield "| point | metric | error | preemptions | closer with | error then |"
+    yield "|---|---|--:|--:|---|--:|"
+    for each in summary["worst"]:
+        then = "-" if each["closest"] is None else f"{each['closest_error']:+.1%}"
+        yield (
+            f"| {each['name']} | {each['metric'].upper()} | {each['error']:+.1%} | "
+            f"{each['preemptions']:,} | {each['closest'] or 'nothing tried'} | {then} |"
+        )
+
+
+def _points(summary: Mapping[str, Any]) -> Iterator[str]:
+    yield ""
+    yield "## All points"
+    yield ""
+    yield "Milliseconds, measured and simulated (means over all requests)."
+    yield ""
+    yield "| point | TPOT | simulated | | TTFT | simulated | |"
+    yield "|---|--:|--:|--:|--:|--:|--:|"
+    for point in summary["points"]:
+        cells = list[str]()
+        for metric in ("tpot_ms", "ttft_ms"):
+            measured, found = point[metric], point["simulated"][metric]
+            cells += [f"{measured:.4g}", f"{found:.4g}", f"{found / measured - 1:+.1%}"]
+        yield f"| {point['name']} | {' | '.join(cells)} |"
+
+
+def write_scatter(summary: Mapping[str, Any], path: Path) -> None:
+    """Simulated over measured, a panel for TPOT and one for TTFT, both on logarithmic axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12.5, 5.6), layout="constrained")
+    for axes, metric, bar in zip(
+        figure.subplots(1, 2), ("tpot", "ttft"), (0.05, 0.12), strict=True
+    ):
+        _panel(axes, summary, metric, bar)
+    with replacing(path) as staged:
+        figure.savefig(staged, format="png", dpi=110, metadata={"Software": None})
+
+
+def _panel(axes: Any, summary: Mapping[str, Any], metric: str, bar: float) -> None:
+    from superinfer.lab.plot_parts import COLOURS, GREY
+
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for point in summary["points"]:
+        pair = (point[f"{metric}_ms"], point["simulated"][f"{metric}_ms"])
+        groups.setdefault(point["group"], []).append(pair)
+    for number, (name, pairs) in enumerate(groups.items()):
+        measured, found = zip(*pairs, strict=True)
+        look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+        axes.scatter(measured, found, s=26, alpha=0.75, linewidths=0, label=name, **look)
+    ends = [min(min(pair) for each in groups.values() for pair in each) / 1.2]
+    ends.append(max(max(pair) for each in groups.values() for pair in each) * 1.2)
+    axes.plot(ends, ends, color=GREY, linewidth=1)
+    low, high = ([end * (1 + sign * bar) for end in ends] for sign in (-1, 1))
+    axes.fill_between(ends, low, high, color=GREY, alpha=0.15, label=f"within {bar:.0%}")
+    axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+    axes.set_xlabel(f"measured {metric.upper()}, ms")
+    axes.set_ylabel(f"simulated {metric.upper()}, ms")
+    error = summary["median_errors"]["all"][metric]
+    axes.set_title(f"{metric.upper()}: median absolute error {error:.1%}")
+    axes.legend(fontsize=8)

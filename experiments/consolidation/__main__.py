@@ -1,0 +1,133 @@
+"""Run the study and write `summary.json`, `results.md` and a picture.
+
+What has been run is kept in `runs/consolidation`, so a study that was stopped goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.consolidation.measures import (
+    capacity,
+    keeps,
+    of_batch,
+    of_chat,
+    of_shared,
+)
+from experiments.consolidation.plot import write_picture
+from experiments.consolidation.settings import (
+    BATCH,
+    BATCH_USE,
+    CHAT,
+    CHAT_USE,
+    FULL,
+    OTHER_ROUTERS,
+    SMALL,
+    Size,
+    saturated,
+    separate,
+    shared,
+)
+from experiments.consolidation.table import page
+from experiments.record import SIMULATED, made_by, write_result
+from experiments.scenarios.bench import Bench, say
+from superinfer.lab.bisect import Fewest
+from superinfer.lab.results import Run
+
+RESULTS = SIMULATED / "consolidation"
+CACHE = Path("runs") / "consolidation"
+PROFILE = "a100-80g_llama-3.1-8b_tp1"
+VERSION = 1
+"""Of the form of `summary.json`."""
+
+
+def main() -> int:
+    """Measure both clusters, look for the smallest shared one, and write the files."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.consolidation",
+        description="One cluster for chat and batch work instead of two.",
+    )
+    parser.add_argument("--full", action="store_true", help="the size of the article: 32 GPUs")
+    parser.add_argument("--gpus", type=int, help="GPUs of both separate clusters, an even number")
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
+    parser.add_argument("--workers", type=int, default=0, help="processes (0: one per core)")
+    options = parser.parse_args()
+    size = FULL if options.full else SMALL
+    gpus, seeds = options.gpus or size.gpus, options.seeds or size.seeds
+    if gpus < 2 or gpus % 2 or seeds < 1:
+        parser.error("expected an even number of --gpus and at least one of --seeds")
+    size = replace(size, gpus=gpus, seeds=seeds)
+    found = study(Bench(CACHE, options.workers), size)
+    full = " --full" if options.full else ""
+    command = f"python -m experiments.consolidation{full} --gpus {gpus} --seeds {seeds}"
+    write(options.out, {"made_by": made_by(command, profile=PROFILE), **found})
+    say(f"results in {options.out}")
+    return 0
+
+
+def write(out: Path, found: dict[str, Any]) -> None:
+    """The files of the result."""
+    write_picture(write_result(out, {"version": VERSION, **found}, page), out)
+
+
+def study(bench: Bench, size: Size) -> dict[str, Any]:
+    """Every number of the study."""
+    full = _run(bench, size, {name: saturated(name) for name in (CHAT, BATCH)}, "saturated")
+    capacities = {name: capacity(runs, name) for name, runs in full.items()}
+    rates = {
+        CHAT: CHAT_USE * capacities[CHAT] * size.each,
+        BATCH: BATCH_USE * capacities[BATCH] * size.each,
+    }
+    alone = {name: separate(size, name, rate) for name, rate in rates.items()}
+    two = _run(bench, size, alone, "separate clusters")
+    rows, answer = _smallest(bench, size, rates[CHAT], two[BATCH])
+    routers = {}
+    if answer is not None:
+        others = {name: shared(size, rates[CHAT], answer, name) for name in OTHER_ROUTERS}
+        runs = _run(bench, size, others, "other routers")
+        routers = {name: of_shared(each, two[BATCH]) for name, each in runs.items()}
+    return {
+        "size": asdict(size),
+        "config": shared(size, rates[CHAT], answer or size.gpus).resolved(),
+        "capacity_per_s": capacities,
+        "rate_per_s": rates,
+        "separate": {CHAT: of_chat(two[CHAT]), BATCH: of_batch(two[BATCH])},
+        "shared": rows,
+        "answer": answer,
+        "claimed": size.claimed,
+        "routers": routers,
+    }
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _run(bench: Bench, size: Size, configs: dict[str, Any], what: str) -> dict[str, list[Run]]:
+    return bench.runs(configs, range(size.seeds), what)
+
+
+def _smallest(
+    bench: Bench, size: Size, chat_per_s: float, batch: list[Run]
+) -> tuple[list[dict[str, Any]], int | None]:
+    """All shared clusters that were tried, and the smallest that is large enough."""
+    rows: dict[int, dict[str, Any]] = {}
+
+    def row(gpus: int) -> dict[str, Any]:
+        if gpus not in rows:
+            config = shared(size, chat_per_s, gpus)
+            runs = _run(bench, size, {"shared": config}, f"shared, {gpus} GPUs")["shared"]
+            rows[gpus] = of_shared(runs, batch)
+        return rows[gpus]
+
+    search = Fewest(size.gpus, size.claimed)
+    while (gpus := search.wanted) is not None:
+        search.tell(keeps(row(gpus)))
+    return list(rows.values()), search.found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,123 @@
+"""The result as a page of markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from experiments.consolidation.plot import PICTURE
+from experiments.consolidation.settings import (
+    ARTICLE,
+    BATCH_USE,
+    CHAT_USE,
+    KEPT,
+    OTHER_ROUTERS,
+    ROUTER,
+    TTFT_MS,
+)
+from experiments.record import provenance
+from superinfer.lab.report.values import NONE
+
+Numbers = Mapping[str, Any]
+
+_CONDITIONS = (
+    "Llama-3.1-8B, a replica on each A100-80G, all with scheduler `rotating`. Chat comes at random "
+    "in sessions (prompts of about 600 tokens, answers of 200), batch requests have 3,000 and 500. "
+    "No prefix caching. *Use* is requests/s over what one replica serves when requests of that "
+    f"kind always wait. The chat cluster is used to {100 * CHAT_USE:g} %, the batch cluster to "
+    f"{100 * BATCH_USE:g} %; in the shared cluster the same chat arrives, and batch work always "
+    "waits. A shared cluster is large enough if the mean over the seeds of chat's P99 TTFT is "
+    f"below {TTFT_MS:g} ms and batch output tokens/s are at least {100 * KEPT:g} % of the batch "
+    f"cluster's. Router `{ROUTER}` unless said otherwise. In brackets: 95 % intervals over the "
+    "seeds."
+)
+
+
+def page(summary: Numbers) -> str:
+    """The whole page."""
+    size = summary["size"]
+    lines = [
+        "# One cluster instead of two",
+        "",
+        provenance(summary["made_by"], f"step times of {summary['made_by']['profile']}"),
+        "",
+        *(f"* {finding}" for finding in findings(summary)),
+        "",
+        _CONDITIONS,
+        f"{size['seeds']} seeds, measured from {size['window_s'][0]:g} to "
+        f"{size['window_s'][1]:g} s.",
+        "",
+        f"![Chat and batch over the size of the shared cluster, simulated]({PICTURE})",
+        "",
+        *_table(summary),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def findings(summary: Numbers) -> Iterator[str]:
+    """What the numbers say, and what the article says."""
+    gpus, answer = summary["size"]["gpus"], summary["answer"]
+    claimed = (
+        f"The article claims {ARTICLE['separate_gpus']} -> {ARTICLE['shared_gpus']} GPUs "
+        f"({100 * (ARTICLE['shared_gpus'] / ARTICLE['separate_gpus'] - 1):.0f} %) and "
+        f"{100 * ARTICLE['batch_change']:+.0f} % batch throughput."
+    )
+    if answer is None:
+        yield f"**No shared cluster of up to {gpus} GPUs keeps both.** {claimed}"
+    else:
+        change = f"{100 * (answer / gpus - 1):.0f} %"
+        yield f"**{gpus} -> {answer} GPUs ({change})**: {_words(summary, answer)} {claimed}"
+    share = summary["claimed"]
+    if share != answer:
+        yield f"At the article's share, {share} of {gpus} GPUs: {_words(summary, share)}"
+    work = CHAT_USE / 2 + BATCH_USE / 2
+    yield (
+        f"Both clusters do the work of {work * gpus:.1f} saturated GPUs: no shared cluster can do "
+        "the same with fewer unless a mixed batch does more than two pure ones."
+    )
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _words(summary: Numbers, gpus: int) -> str:
+    """What a shared cluster of so many GPUs gives."""
+    row = next(each for each in summary["shared"] if each["gpus"] == gpus)
+    return (
+        f"chat P99 TTFT {_spread(row['p99_ttft_ms'], 0)} ms, batch throughput "
+        f"{_spread(row['batch_change'], 1, 100)} %."
+    )
+
+
+def _table(summary: Numbers) -> Iterator[str]:
+    chat, batch = summary["separate"]["chat"], summary["separate"]["batch"]
+    half = summary["size"]["gpus"] // 2
+    columns = "chat P99 TTFT (ms) | chat in time (%) | batch tokens/s | batch change (%)"
+    yield f"| cluster | GPUs | {columns} |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    yield f"| chat alone | {half} | {_chat(chat)} | {NONE} | {NONE} |"
+    yield f"| batch alone | {half} | {NONE} | {NONE} | {_spread(batch['tokens_per_s'], 0)} | 0 |"
+    for row in sorted(summary["shared"], key=lambda each: each["gpus"]):
+        yield f"| shared | {row['gpus']} | {_both(row)} |"
+    for router in OTHER_ROUTERS:
+        row = summary["routers"].get(router)
+        if row:
+            yield f"| shared, `{router}` | {row['gpus']} | {_both(row)} |"
+
+
+def _chat(row: Numbers) -> str:
+    return f"{_spread(row['p99_ttft_ms'], 0)} | {_spread(row['attainment'], 1, 100)}"
+
+
+def _both(row: Numbers) -> str:
+    change = _spread(row["batch_change"], 1, 100)
+    return f"{_chat(row)} | {_spread(row['tokens_per_s'], 0)} | {change}"
+
+
+def _spread(found: Numbers, digits: int, scale: float = 1.0) -> str:
+    """Mean and interval."""
+    mean = f"{scale * found['mean']:,.{digits}f}"
+    if found["low"] is None:
+        return mean
+    low, high = (f"{scale * found[end]:,.{digits}f}" for end in ("low", "high"))
+    return f"{mean} [{low}, {high}]"

@@ -1,0 +1,319 @@
+"""The measured tables of `docs/hardware.md` and the README, out of the recorded results.
+
+`python -m experiments.hardware_tables` writes them anew, each between two comments that bear its
+name; a test holds the pages to the results. No measured figure there is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PAGE, README = ROOT / "docs" / "hardware.md", ROOT / "README.md"
+RESULTS = Path(__file__).parent / "results"
+END = "<!-- end -->"
+Checks = dict[str, Any]
+Lines = Iterator[str]
+
+COMPARED = {
+    "slo_attainment": ("requests that met their SLO", "share"),
+    "mean_ttft_ms": ("TTFT mean (ms)", "number"),
+    "mean_tpot_ms": ("TPOT mean (ms)", "number"),
+    "mean_e2el_ms": ("E2E mean (ms)", "number"),
+    "p99_ttft_ms": ("TTFT P99 (ms)", "number"),
+    "p99_tpot_ms": ("TPOT P99 (ms)", "number"),
+    "p99_e2el_ms": ("E2E P99 (ms)", "number"),
+    "output_throughput": ("output tokens/s", "number"),
+    "preemptions": ("preemptions", "count"),
+    "rotations": ("rotations", "count"),
+}
+ARMS = {"neither": "as recorded", "graphs and both ways": "today"}
+
+
+class Recording:
+    """The results of one device."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data: Checks = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        again = folder / "resimulated.json"
+        self.again: Checks = json.loads(again.read_text(encoding="utf-8"))
+        profile = json.loads((folder / "profile-llama-3.1-8b.json").read_text(encoding="utf-8"))
+        self.rates: Checks = profile["memory"]
+
+    def check(self, part: str, name: str) -> Checks:
+        """The result of a check."""
+        found: Checks = self.data[part]["checks"][name]
+        return found
+
+    def rows(self, part: str, name: str) -> list[Checks]:
+        """Its rows."""
+        found: list[Checks] = self.check(part, name)["rows"]
+        return found
+
+
+def machine(found: Recording) -> Lines:
+    """What it ran on."""
+    env, rates = found.check("env", "machine"), found.rates
+    versions = env["versions"]
+    name, driver, memory = (part.strip() for part in env["smi"].split(",")[:3])
+    yield (
+        f"{name} ({memory}, driver {driver}), Python {versions['python']}, torch "
+        f"{versions['torch']} (CUDA {versions['cuda']}), triton {versions['triton']}."
+    )
+    yield (
+        f"A large copy moves {rates['copy_bytes_per_s'] / 1e12:.2f} TB/s, bytes read and written; "
+        f"a read {rates['read_bytes_per_s'] / 1e12:.2f} TB/s; a large bf16 product runs at "
+        f"{rates['gemm_flops'] / 1e12:.0f} TFLOP/s; {rates['kv_blocks']:,} blocks of "
+        f"{rates['block_tokens']} tokens fit beside Llama-3.1-8B."
+    )
+
+
+def correctness(found: Recording) -> Lines:
+    """The worst relative error of every kernel and model, and graphs against eager steps."""
+    yield from _header("check", "cases", "worst", "allowed")
+    kinds: dict[str, list[Checks]] = {}
+    for part in ("kernels", "graphs"):
+        for name, result in found.data[part]["checks"].items():
+            kinds.setdefault(_kind(name), []).append(result)
+    for kind, results in kinds.items():
+        cases = sum(result["cases"] for result in results)
+        worst = max(result["worst"] for result in results)
+        yield f"| {kind} | {cases} | {worst:.2g} | {results[0]['limit']:g} |"
+
+
+def _kind(check: str) -> str:
+    for prefix, words in (
+        ("requantise", "requantised values, in steps of the code"),
+        ("prefill", "prefill attention"),
+        ("decode", "decode attention"),
+        ("replay", "graphs against the same steps run eagerly, largest difference"),
+        ("far_arena", "arenas past 4 GiB against near ones"),
+        ("models", "a small model in bf16 against float32"),
+    ):
+        if check.startswith(prefix):
+            return words
+    return f"`{check}`"
+
+
+def decode(found: Recording) -> Lines:
+    """Decode steps of Llama-3.1-8B."""
+    yield from _decodes(found.rows("floors", "decode"))
+
+
+def large(found: Recording) -> Lines:
+    """Steps of Llama-3.1-70B."""
+    yield from _decodes(found.rows("70b", "decode"))
+    yield ""
+    yield from _prefills(found.rows("70b", "prefill"))
+
+
+def prefill(found: Recording) -> Lines:
+    """Whole prompts of Llama-3.1-8B."""
+    yield from _prefills(found.rows("floors", "prefill"))
+
+
+def _decodes(rows: list[Checks]) -> Lines:
+    yield from _header("sequences x context", "16-bit KV", "8-bit KV", "4-bit KV")
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        batch, context, bits = re.findall(r"=(\d+)", row["point"])
+        cells.setdefault(f"{batch} x {int(context):,}", {})[bits] = _step(row)
+    for name, by_bits in cells.items():
+        yield f"| {name} | " + " | ".join(by_bits[bits] for bits in ("16", "8", "4")) + " |"
+
+
+def _step(row: Checks) -> str:
+    if "skipped" in row:
+        return str(row["skipped"])
+    return f"{row['seconds'] * 1e3:.2f} ({row['share_of_floor']:.0%})"
+
+
+def _prefills(rows: list[Checks]) -> Lines:
+    yield from _header("prompt tokens", "ms (share of the floor)", "tokens/s")
+    for row in rows:
+        tokens = int(row["point"].removeprefix("prefill "))
+        yield f"| {tokens:,} | {_step(row)} | {row['tokens_per_s']:,.0f} |"
+
+
+def attention(found: Recording) -> Lines:
+    """Decode attention alone, beside torch's."""
+    yield from _header("decode attention alone", "sequences x context", "µs", "GB/s", "of a copy")
+    for row in found.rows("tune", "decode-1"):
+        if row["programs"] == 8:
+            yield _streamed(f"ours, {row['kv']}-bit KV", "32 x 8,192", row)
+    for row in found.rows("speed", "decode_peers"):
+        yield _streamed(f"{row['peer']}, 16 bits, dense", f"{row['B']} x {row['ctx']:,}", row)
+
+
+def _streamed(name: str, size: str, row: Checks) -> str:
+    return f"| {name} | {size} | {row['us']:.1f} | {row['GB/s']:,.0f} | {row['share']:.0%} |"
+
+
+def prompts(found: Recording) -> Lines:
+    """Prefill attention alone, beside torch's."""
+    yield from _header("prefill attention alone", "tokens", "µs", "TFLOP/s")
+    for row in found.rows("tune", "prefill-0"):
+        if not row["context"]:
+            yield f"| ours | {row['chunk']:,} | {row['us']:,.1f} | {row['TFLOP/s']:,.0f} |"
+    for row in found.rows("speed", "prefill_peers"):
+        yield f"| {row['kernel']} | {row['chunk']:,} | {row['us']:,.1f} | {row['TFLOP/s']:,.0f} |"
+
+
+def swaps(found: Recording) -> Lines:
+    """Copies of blocks, and a step beside them."""
+    rows = found.rows("floors", "swap")
+    yield from _header("blocks", "to the device (GB/s)", "to the host", "each way at once")
+    for bits in ("16", "8", "4"):
+        mine = [row for row in rows if row.get("block") == bits]
+        rates = {row["direction"]: row["bytes_per_s"] / 1e9 for row in mine}
+        size = mine[0]["bytes"] / 2**20
+        shown = " | ".join(f"{rates[way]:.1f}" for way in ("h2d", "d2h", "both"))
+        yield f"| {bits} bits, {size:.2f} MiB | {shown} |"
+    (step,) = (row for row in rows if "slowdown" in row)
+    yield ""
+    yield (
+        f"A decode step of 32 sequences takes {step['alone_s'] * 1e3:.2f} ms alone and "
+        f"{step['with_swap_s'] * 1e3:.2f} ms beside copies both ways ({step['slowdown']:+.1%})."
+    )
+
+
+def predicted(found: Recording) -> Lines:
+    """How far predicted steps are from measured ones."""
+    names = {
+        "step": "held-out steps",
+        "step_decode": "of these, decodes alone",
+        "step_prefill": "of these, with chunks of prompts",
+        "driver_step": "steps of the driver, mean",
+    }
+    yield from _header("mean error of predicted steps", "as recorded", "today")
+    fits = found.again["fit"]
+    for name, words in names.items():
+        yield f"| {words} | {fits['neither'][name]:.1%} | {fits['graphs'][name]:.1%} |"
+
+
+def validation(found: Recording) -> Lines:
+    """Device and simulator."""
+    policies = found.again["policies"]
+    columns = [f"`{policy}` {kind}" for policy in policies for kind in ("device", *ARMS.values())]
+    yield from _header("", *columns)
+    for metric, (words, kind) in COMPARED.items():
+        cells = []
+        for arms in policies.values():
+            device = arms["neither"][metric]["device"]
+            cells.append(_cell(device, kind))
+            for arm in ARMS:
+                cells.append(_beside(arms[arm][metric]["simulated"], device, kind))
+        yield f"| {words} | " + " | ".join(cells) + " |"
+
+
+def summary(found: Recording) -> Lines:
+    """The same in short, for the README."""
+    policies = found.again["policies"]
+    yield from _header("on the H200 / simulated", *(f"`{policy}`" for policy in policies))
+    for metric in ("slo_attainment", "mean_ttft_ms", "mean_tpot_ms", "output_throughput"):
+        words, kind = COMPARED[metric]
+        cells = []
+        for arms in policies.values():
+            pair = arms["graphs and both ways"][metric]
+            cells.append(f"{_cell(pair['device'], kind)} / {_cell(pair['simulated'], kind)}")
+        yield f"| {words} | " + " | ".join(cells) + " |"
+
+
+def _cell(value: float, kind: str) -> str:
+    if kind == "share":
+        return f"{value:.1%}"
+    return (
+        f"{value:.0f}" if kind == "count" else f"{value:,.4g}" if value < 1e3 else f"{value:,.0f}"
+    )
+
+
+def _beside(value: float, device: float, kind: str) -> str:
+    if kind != "number" or not device:
+        return _cell(value, kind)
+    return f"{_cell(value, kind)} ({value / device - 1:+.1%})"
+
+
+def cpu(folder: Path) -> Lines:
+    """`make validate` on a CPU, if it was recorded."""
+    path = folder / "validate.json"
+    if not path.is_file():
+        yield "No run is recorded yet."
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    machine, versions = found["machine"], found["versions"]
+    yield (
+        f"`{found['command']}`, {found['date']}: {machine['name']}, {machine['processors']} "
+        f"processors, {machine['threads']} thread(s); Python {versions['python']}, torch "
+        f"{versions['torch']}; load before it {found['load_before']}. Held-out steps are predicted "
+        f"with a mean error of {found['fit']['step']['heldout_mape']:.1%}."
+    )
+    yield ""
+    outcomes = found["outcomes"]
+    columns = [f"`{o['scheduler']}` {kind}" for o in outcomes for kind in ("device", "simulated")]
+    yield from _header("", *columns)
+    for metric, (words, kind) in COMPARED.items():
+        cells = []
+        for outcome in outcomes:
+            (pair,) = (
+                m for m in outcome["metrics"] if m["name"] == metric and not m["service_class"]
+            )
+            cells.append(_cell(pair["device"], kind))
+            cells.append(_beside(pair["simulated"], pair["device"], kind))
+        yield f"| {words} | " + " | ".join(cells) + " |"
+
+
+def _header(*names: str) -> Lines:
+    yield "| " + " | ".join(names) + " |"
+    yield "|---|" + "--:|" * (len(names) - 1)
+
+
+H200: dict[str, Callable[[Recording], Lines]] = {
+    f"h200 {table.__name__}": table
+    for table in (
+        machine,
+        correctness,
+        decode,
+        prefill,
+        large,
+        attention,
+        prompts,
+        swaps,
+        predicted,
+        validation,
+    )
+}
+
+
+def tables(results: Path = RESULTS) -> dict[Path, dict[str, str]]:
+    """Every table of every page by its name."""
+    h200 = Recording(results / "h200")
+    found = {name: "\n".join(table(h200)) for name, table in H200.items()}
+    found["cpu"] = "\n".join(cpu(results / "cpu"))
+    return {PAGE: found, README: {"h200 summary": "\n".join(summary(h200))}}
+
+
+def filled(page: str, found: dict[str, str]) -> str:
+    """The page with these tables between their comments. KeyError for one that has no place."""
+    for name, text in found.items():
+        head, found_it, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, tail = rest.partition(END)
+        if not (found_it and end):
+            raise KeyError(f"no place for {name!r}")
+        page = f"{head}{found_it}{text}\n{end}{tail}"
+    return page
+
+
+def write_pages() -> None:
+    """Write the tables into the pages."""
+    for path, found in tables().items():
+        path.write_text(filled(path.read_text(encoding="utf-8"), found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_pages()
+    print("tables in docs/hardware.md and README.md", file=sys.stderr)

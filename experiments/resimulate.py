@@ -1,0 +1,162 @@
+"""The runs that were recorded on an H200, simulated again: `python -m experiments.resimulate`.
+
+A recording holds the steps that calibration measured and the summaries of two policies on the
+device. So the profile can be fitted anew, and the same runs simulated, with whatever the simulator
+has learned since; no GPU is needed. Here that is what graphs pad, and what copies both ways at once
+cost. `--record` writes what is found beside the recording.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from executor.calibration.factors import factors_of, inverse, scaled
+from executor.calibration.fit import with_steps
+from executor.calibration.steps import Step, Steps
+from executor.graphs import MOST_CHUNKS, buckets, mixed_buckets
+from executor.validation.compare import JUDGED, TIMES, compare
+from experiments.record import made_by
+from sim.run import run_simulation
+from sim.workload import load_workload
+from superinfer.costs import Chunk, ModelShape, Profile, load_profile, load_shape, write_profile
+from superinfer.costs.graphs import Graphs, MixedGraph
+from superinfer.lab.config import Config, load_config
+from superinfer.metrics.summary import summarise
+
+H200 = Path(__file__).parent / "results" / "h200"
+OUTCOME = H200 / "resimulated.json"
+POLICIES = ("vllm", "rotating")
+MOST_ROWS = 128
+"""Sequences of that calibration, which its graphs were captured for."""
+FITS = ("step", "step_decode", "step_prefill", "driver_step")
+
+
+def recorded(folder: Path = H200) -> tuple[dict[str, Any], Profile, ModelShape]:
+    """Results, profile and shape of the model of a recording."""
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    profile = load_profile(folder / "profile-llama-3.1-8b.json")
+    return results, profile, load_shape(profile.model)
+
+
+def steps_of(results: dict[str, Any]) -> Steps:
+    """The steps that calibration measured."""
+    sets = results["calibrate-8b"]["checks"]["calibrate"]["steps"]
+    return Steps(*([_step(row) for row in sets[name]] for name in ("fitted", "unseen", "driven")))
+
+
+def _step(row: list[Any]) -> Step:
+    chunks, decodes, context, seconds, replay_s, *_ = row
+    return Step(tuple(Chunk(*chunk) for chunk in chunks), decodes, context, seconds, replay_s)
+
+
+def graphs_of(max_rows: int = MOST_ROWS) -> Graphs:
+    """What the executor captures for so many sequences."""
+    mixed = tuple(MixedGraph(*size) for size in mixed_buckets(max_rows))
+    return Graphs(tuple(buckets(max_rows)), mixed, MOST_CHUNKS)
+
+
+def fitted_again(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:
+    """The profile brought in line with its own steps once more, graphs known."""
+    tables = scaled(profile, inverse(factors_of(profile.fit["in_step"])))
+    return with_steps(replace(tables, graphs=graphs_of()), shape, steps)
+
+
+def arms(profile: Profile, again: Profile) -> dict[str, Profile]:
+    """What the simulator is given, least first."""
+    one_way = {way: link for way, link in profile.links.items() if way != "both"}
+    return {
+        "neither": replace(profile, links=one_way),
+        "graphs": replace(again, links=one_way),
+        "graphs and both ways": again,
+    }
+
+
+def config_of(summary: dict[str, Any], profile: Path) -> Config:
+    """The run of a device as the simulator makes it."""
+    settings: list[str] = []
+    for section in ("run", "scheduler", "memory"):
+        for key, value in summary["run"][section].items():
+            if value not in (None, {}, []) and (section, key) not in _REPLACED:
+                settings.append(f"{section}.{key}={json.dumps(value)}")
+    device = load_profile(profile).device
+    return load_config(None, settings, costs=str(profile), device=device)
+
+
+_REPLACED = (("run", "costs"), ("run", "device"))
+
+
+def simulated(summary: dict[str, Any], profile: Profile) -> dict[str, Any]:
+    """A device's run, simulated with a profile; its summary."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "profile.json"
+        write_profile(profile, path)
+        config = config_of(summary, path)
+        return summarise(run_simulation(config, load_workload(config)).record)
+
+
+def resimulate(folder: Path = H200) -> dict[str, Any]:
+    """Errors of step times, and of both policies' metrics, with and without what is new."""
+    results, profile, shape = recorded(folder)
+    again = fitted_again(profile, shape, steps_of(results))
+    policies: dict[str, Any] = {}
+    for policy in POLICIES:
+        device = results["run"]["checks"][policy]["summary"]
+        policies[policy] = {
+            name: {
+                metric.name: {"device": metric.device, "simulated": metric.simulated}
+                for metric in compare(device, simulated(device, arm))
+                if not metric.service_class
+            }
+            for name, arm in arms(profile, again).items()
+        }
+    return {"fit": {"neither": _fits(profile), "graphs": _fits(again)}, "policies": policies}
+
+
+def _fits(profile: Profile) -> dict[str, float]:
+    """Mean error of predicted steps."""
+    return {name: _mean(profile.fit[name]) for name in FITS}
+
+
+def _mean(entry: dict[str, float]) -> float:
+    return entry["heldout_mape"] if "heldout_mape" in entry else entry["mean"]
+
+
+def lines(found: dict[str, Any]) -> Iterator[str]:
+    """Everything in text."""
+    for name, fits in found["fit"].items():
+        yield f"{name:22} " + ", ".join(f"{part} {error:.1%}" for part, error in fits.items())
+    for policy, compared in found["policies"].items():
+        for name, metrics in compared.items():
+            shown = [
+                f"{metric} {metrics[metric]['simulated'] / metrics[metric]['device'] - 1:+.1%}"
+                for statistic in JUDGED
+                for metric in (f"{statistic}_{time}_ms" for time in TIMES)
+            ]
+            yield f"{policy:9} {name:22} " + ", ".join(shown)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Simulate, print, and record if that is asked for."""
+    given = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="experiments.resimulate", description=__doc__)
+    parser.add_argument("--record", action="store_true", help=f"write {OUTCOME.name}")
+    options = parser.parse_args(given)
+    found = resimulate()
+    print("\n".join(lines(found)))
+    if options.record:
+        command = shlex.join(["python", "-m", "experiments.resimulate", *given])
+        text = json.dumps({"made_by": made_by(command), **found}, indent=1)
+        OUTCOME.write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

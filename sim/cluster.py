@@ -1,0 +1,148 @@
+"""Several replicas of one engine in one SimPy environment, behind a router.
+
+Every arrival is an event here: the router decides on the state of all replicas at that moment.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Iterable, Sequence
+from math import inf
+
+from sim.driver import Replica, arrivals, run_to_end
+from sim.environment import ExactEnvironment
+from sim.load import OPEN_LOOP, ClosedLoad, LoadModel, send_at
+from sim.oracle import NEVER, Oracle
+from superinfer.costs import Coverage
+from superinfer.engine import Engine, Listener
+from superinfer.errors import ConfigError
+from superinfer.request import Request
+from superinfer.routers.base import Router
+from superinfer.routers.view import ReplicaView
+from superinfer.schedulers.rotating.lengths import HistogramLengths
+from superinfer.sequence import Sequence as Live
+
+
+class SeenOracle(Oracle):
+    """The oracle of one replica, which tells the gateway whose answer has begun."""
+
+    def __init__(self, output_tokens: list[int], max_model_len: int, view: ReplicaView) -> None:
+        Oracle.__init__(self, output_tokens, max_model_len)
+        self._view = view
+
+    def watch(self, joined: Iterable[Live]) -> None:
+        """Note who joined the decode batch: its first token has come."""
+        joined = list(joined)
+        for seq in joined:
+            self._view.began(seq.request)
+        Oracle.watch(self, joined)
+
+
+class Cluster:
+    """Replicas, what the router sees of them, and who took what."""
+
+    def __init__(
+        self,
+        env: ExactEnvironment,
+        engines: Sequence[Engine],
+        router: Router,
+        output_tokens: list[int],
+        due: deque[Request] | None = None,
+        stop_s: float = inf,
+    ) -> None:
+        """`output_tokens` are the true answer lengths, which no router sees; for `due` and `stop_s`
+        see `Replica`.
+        """
+        lengths = HistogramLengths()
+        self.views = [ReplicaView(number, engine, lengths) for number, engine in enumerate(engines)]
+        self.replicas = [
+            Replica(
+                env,
+                engine,
+                SeenOracle(output_tokens, min(engine.config.max_model_len, NEVER), view),
+                due,
+                stop_s,
+            )
+            for engine, view in zip(engines, self.views, strict=True)
+        ]
+        self.sent_to = array("q")
+        """The replica of each request, in the order in which they were sent."""
+        self._router = router
+        for replica in self.replicas:
+            replica.send = self.send
+        router.bind(self.views)
+
+    def send(self, request: Request, now: float) -> None:
+        """A request arrives: the router decides who takes it."""
+        number = self._router.route(request, now)
+        if not (isinstance(number, int) and 0 <= number < len(self.replicas)):
+            last = len(self.replicas) - 1
+            raise ConfigError(
+                f"router {self._router.name}: expected a replica from 0 to {last}, got {number!r}"
+            )
+        self.sent_to.append(number)
+        self.views[number].sent(request)
+        self.replicas[number].submit(request, now)
+
+    def listen(self) -> None:
+        """Tell each view who ends on its replica, before anybody else hears of it."""
+        for replica, view in zip(self.replicas, self.views, strict=True):
+            replica.engine.on_ended = _ended(view, replica.engine.on_ended)
+
+
+class ClusterRun:
+    """What the run of a cluster leaves behind beside the engines' records."""
+
+    def __init__(self, cluster: Cluster, closed: ClosedLoad | None) -> None:
+        self.closed = closed
+        """What is left of a load that is not open."""
+        self.sent_to = cluster.sent_to
+        self.coverages = [replica.backend.coverage for replica in cluster.replicas]
+
+    @property
+    def coverage(self) -> Coverage:
+        """Of all replicas."""
+        total = Coverage(self.coverages[0].limits)
+        for each in self.coverages:
+            total.add(each)
+        return total
+
+
+def simulate_cluster(
+    engines: Sequence[Engine],
+    requests: Sequence[Request],
+    output_tokens: list[int],
+    router: Router,
+    load: LoadModel = OPEN_LOOP,
+    stop_s: float = inf,
+) -> ClusterRun:
+    """Run a workload on several replicas to its end, or to the first step of each that ends at
+    `stop_s`.
+
+    Raises StuckError if requests are left for ever, ConfigError if the load model does not fit the
+    requests or the router names no replica.
+    """
+    start_s = requests[0].arrival_s if requests else 0.0
+    env = ExactEnvironment(min(0.0, start_s))
+    closed = None if load.open else ClosedLoad(load, requests)
+    due = None if closed is None else closed.due
+    cluster = Cluster(env, engines, router, output_tokens, due, stop_s)
+    if closed is not None:
+        closed.start(engines, send_at(env, cluster.send), env.now)
+    cluster.listen()
+    env.process(arrivals(env, requests if closed is None else closed.timed(), cluster.send))
+    run_to_end(env, cluster.replicas, stop_s)
+    return ClusterRun(cluster, closed)
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _ended(view: ReplicaView, then: Listener | None) -> Listener:
+    def ended(seq: Live, now: float) -> None:
+        view.ended(seq.request, seq.output_tokens)
+        if then is not None:
+            then(seq, now)
+
+    return ended

@@ -1,0 +1,320 @@
+"""`superinfer-sim sensitivity`: does a conclusion survive errors of the cost model?
+
+Two schedulers run on one workload, then again with one part of the model slower and faster: each
+kernel, the host, the links; estimates of answer lengths longer and shorter; arrivals burstier and
+calmer. Both meet the same error each time. The conclusion is which of the two is better in one
+metric; it survives where the same one still is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sim.commands import check_folder, default_run_folder, read_workload, say
+from sim.compare import Arms, Simulate, in_arm, kept_input
+from sim.run import build_engine
+from sim.study_folder import STUDY, claimed, finish, resumable
+from sim.workload import is_spec, kept_stdin
+from superinfer.costs import CalibratedCost, StepCost
+from superinfer.costs.profile import Profile
+from superinfer.errors import ConfigError
+from superinfer.lab.config import Config
+from superinfer.lab.differences import Difference, check_metrics, differences
+from superinfer.lab.profiles.build import save_profile
+from superinfer.lab.profiles.scale import with_kernels, with_links
+from superinfer.lab.progress import showing_progress
+from superinfer.lab.results import Run, replacing
+from superinfer.lab.study import Study, StudyResult, run_study
+from superinfer.lab.tables import higher_is_better
+from superinfer.lab.tornado import Bar, sensitivity_table, write_tornado
+from superinfer.settings import did_you_mean
+from traces.cli import print_out, print_table
+
+RESULT = "sensitivity.json"
+HOST, LINKS, LENGTHS, BURSTINESS = "host", "links", "length estimate", "burstiness"
+NOT_KERNELS = (HOST, LINKS, LENGTHS, BURSTINESS)
+
+
+@dataclass(slots=True, frozen=True)
+class Question:
+    """What is asked for."""
+
+    metric: str = ""
+    """Key of `summary.json`; empty: the share of met targets, or p99 TTFT where there are none."""
+    by: float = 0.1
+    """Size of the errors, as a share."""
+    parts: tuple[str, ...] = ()
+    """Those to vary; empty: all."""
+    seeds: int = 1
+    workers: int = 0
+    out: Path | None = None
+    as_json: bool = False
+    plots: bool = True
+
+
+def sensitivity_command(arms: Arms, question: Question) -> int:
+    """Run the two schedulers under every error; returns the exit code."""
+    first = _check(arms, question)
+    stdin = kept_stdin(first)
+    workload = read_workload(first)
+    seeds = range(first.run.seed, first.run.seed + question.seeds) if question.seeds > 1 else ()
+    folder = question.out or default_run_folder(first, workload, "sensitivity")
+    with claimed(folder) as root:
+        varied = _all_arms(arms, question, root / STUDY)
+        inputs = kept_input(stdin, root)
+        runner = Simulate(stdin=inputs[0] if inputs else None)
+        study = Study(varied, root / STUDY, runner, seeds, inputs, question.workers)
+        with resumable(study, root), showing_progress() as report:
+            result = run_study(study, report)
+        for failure in result.failures:
+            say(f"error: {failure}")
+        if not result.failures:
+            _conclude(arms, question, result, root)
+            finish(root)
+    return result.exit_code
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, frozen=True)
+class Variation:
+    """One part of the model, and the configuration with its times multiplied."""
+
+    part: str
+    apply: Callable[[Config, float, Path], Config] = field(compare=False)
+
+
+def variations(config: Config, cost: StepCost) -> list[Variation]:
+    """Every part that can be varied; ConfigError for a cost model that is no profile."""
+    if not isinstance(cost, CalibratedCost):
+        raise ConfigError(
+            f"run.costs: expected a profile, got {cost.origin.profile}: only a profile has kernels "
+            "(superinfer-sim profiles list)"
+        )
+    profile = cost.profile
+    kernels = [Variation(name, _kernel(profile, name)) for name in profile.kernels]
+    return [
+        *kernels,
+        Variation(HOST, lambda config, by, _: _with_host(config, cost, by)),
+        Variation(LINKS, _links(profile)),
+        Variation(LENGTHS, lambda config, by, _: _with_lengths(config, by)),
+        Variation(
+            BURSTINESS, lambda config, by, _: _with_run(config, burstiness=_burst(config, by))
+        ),
+    ]
+
+
+def _kernel(profile: Profile, name: str) -> Callable[[Config, float, Path], Config]:
+    def apply(config: Config, by: float, path: Path) -> Config:
+        return _with_profile(config, with_kernels(profile, {name: by}), path)
+
+    return apply
+
+
+def _links(profile: Profile) -> Callable[[Config, float, Path], Config]:
+    def apply(config: Config, by: float, path: Path) -> Config:
+        given = config.run.host_link_gb_per_s
+        if given is not None:
+            return _with_run(config, host_link_gb_per_s=given / by)
+        return _with_profile(config, with_links(profile, by), path)
+
+    return apply
+
+
+def _with_profile(config: Config, profile: Profile, path: Path) -> Config:
+    save_profile(profile, path)
+    return _with_run(config, costs=str(path))
+
+
+def _with_host(config: Config, cost: StepCost, by: float) -> Config:
+    host = cost.host
+    return _with_run(
+        config,
+        host_step_ms=1e3 * host.step_s * by,
+        host_per_sequence_us=1e6 * host.per_sequence_s * by,
+    )
+
+
+def _with_lengths(config: Config, by: float) -> Config:
+    """Of a scheduler that estimates lengths; for any other the same configuration."""
+    known = getattr(config.build_scheduler(), "length_scale", None)
+    if known is None:
+        return config
+    return replace(config, scheduler={**config.scheduler, "length_scale": known * by})
+
+
+def _burst(config: Config, by: float) -> float:
+    return config.run.burstiness * by
+
+
+def _with_run(config: Config, **changes: Any) -> Config:
+    return replace(config, run=msgspec.structs.replace(config.run, **changes))
+
+
+def _chosen(arms: Arms, question: Question) -> list[tuple[Variation, ...]]:
+    """The same parts of every arm."""
+    by_arm = [variations(config, build_engine(config)[1]) for config in arms.values()]
+    names = [variation.part for variation in by_arm[0]]
+    for part in question.parts:
+        if part not in names:
+            raise ConfigError(
+                f"--part: expected one of {', '.join(names)}, got {part!r}"
+                f"{did_you_mean(part, names)}"
+            )
+    wanted = question.parts or tuple(names)
+    return [row for row in zip(*by_arm, strict=True) if row[0].part in wanted]
+
+
+def _all_arms(arms: Arms, question: Question, folder: Path) -> Arms:
+    """The two as they are, then both under each error."""
+    profiles = folder / "profiles"
+    profiles.mkdir(parents=True, exist_ok=True)
+    found = dict(arms)
+    for row in _chosen(arms, question):
+        for sign, factor in _factors(question):
+            for number, (name, variation) in enumerate(zip(arms, row, strict=True)):
+                path = profiles / f"{variation.part}{sign}{number}.json"
+                varied = variation.apply(arms[name], factor, path)
+                found[_arm(name, variation.part, sign)] = varied
+    return found
+
+
+def _factors(question: Question) -> tuple[tuple[str, float], tuple[str, float]]:
+    return ("-", 1.0 - question.by), ("+", 1.0 + question.by)
+
+
+def _arm(name: str, part: str, sign: str) -> str:
+    return f"{name} | {part} {sign}"
+
+
+# -- checks ---------------------------------------------------------------------------------------
+
+
+def _check(arms: Arms, question: Question) -> Config:
+    """Meet every fault before the trace is read; the first configuration."""
+    if len(arms) != 2:
+        raise ConfigError(f"sensitivity: expected two schedulers or arms, got {', '.join(arms)}")
+    if question.out is not None:
+        check_folder(question.out)
+    for name, config in arms.items():
+        for note in config.notes:
+            say(f"warning: {note}")
+        with in_arm(name):
+            variations(config, build_engine(config)[1])
+    _chosen(arms, question)
+    run = next(iter(arms.values())).run
+    if question.seeds > 1 and run.trace and not is_spec(run.trace):
+        raise ConfigError(
+            f"--seeds {question.seeds}: {run.trace} is the same for every seed: expected a "
+            "specification as trace, such as mixed or a .toml file"
+        )
+    return next(iter(arms.values()))
+
+
+# -- the outcome ----------------------------------------------------------------------------------
+
+
+def _conclude(arms: Arms, question: Question, result: StudyResult, root: Path) -> None:
+    """Write and show who wins under which error."""
+    runs = {name: result.runs(name) for name in result.folders}
+    metric = _metric(question, [runs[name] for name in arms])
+    outcome = outcome_of(list(arms), metric, question, runs)
+    with replacing(root / RESULT) as staged:
+        staged.write_text(json.dumps(outcome, indent=2) + "\n", encoding="ascii")
+    bars = [Bar.of(each) for each in outcome["parts"]]
+    if question.as_json:
+        print_out(json.dumps(outcome, indent=2))
+    else:
+        print_table(sensitivity_table(outcome, bars))
+    if question.plots:
+        write_tornado(outcome, bars, root)
+    say(f"results in {root}")
+
+
+def _metric(question: Question, runs: Sequence[Sequence[Run]]) -> str:
+    metric = question.metric
+    if not metric:
+        judged = all(run.summary["slo_attainment"] is not None for each in runs for run in each)
+        metric = "slo_attainment" if judged else "p99_ttft_ms"
+    check_metrics({str(number): each for number, each in enumerate(runs)}, [metric])
+    return metric
+
+
+def outcome_of(
+    names: Sequence[str], metric: str, question: Question, runs: Mapping[str, Sequence[Run]]
+) -> dict[str, Any]:
+    """What `--json` prints and `sensitivity.json` holds."""
+    one, other = names
+    base = _compared(metric, one, other, runs, "")
+    seen = dict.fromkeys(name.split(" | ")[1][:-2] for name in runs if " | " in name)
+    parts = [_part(part, metric, names, runs, base) for part in seen]
+    parts.sort(key=lambda each: -(each["swing"] or 0.0))
+    return {
+        "version": 1,
+        "metric": metric,
+        "higher_is_better": higher_is_better(metric),
+        "by": question.by,
+        "seeds": question.seeds,
+        "schedulers": list(names),
+        "base": dict(_entry(base)),
+        "parts": parts,
+        "survives": all(each["survives"] for each in parts),
+    }
+
+
+def _part(
+    part: str,
+    metric: str,
+    names: Sequence[str],
+    runs: Mapping[str, Sequence[Run]],
+    base: Difference,
+) -> dict[str, Any]:
+    """One entry of `parts`: both ends, whether the winner without errors wins at both, and how far
+    the difference moves.
+    """
+    one, other = names
+    ends = {
+        key: dict(_entry(_compared(metric, one, other, runs, f" | {part} {sign}")))
+        for key, sign in (("faster", "-"), ("slower", "+"))
+    }
+    changes = [base.difference, *(end["difference"] for end in ends.values())]
+    return {
+        "part": part,
+        **ends,
+        "survives": all(end["winner"] == _winner(base) for end in ends.values()),
+        "swing": None if None in changes else max(changes) - min(changes),
+    }
+
+
+def _compared(
+    metric: str, one: str, other: str, runs: Mapping[str, Sequence[Run]], under: str
+) -> Difference:
+    pair = {one: runs[one + under], other: runs[other + under]}
+    found = differences(pair, [metric])
+    if not found:
+        raise ConfigError(f"--metric {metric}: expected a number in every run, found none")
+    return found[0]
+
+
+def _entry(found: Difference) -> Iterator[tuple[str, Any]]:
+    known = found.interval
+    yield "values", [found.reference_value, found.value]
+    yield "difference", found.difference
+    yield "interval", None if known is None else [known.low, known.high]
+    yield "winner", _winner(found)
+
+
+def _winner(found: Difference) -> str | None:
+    """Who is better; None where they are equal or a value is missing."""
+    change = found.difference
+    if not change:
+        return None
+    better = (change > 0) == higher_is_better(found.metric)
+    return found.arm if better else found.reference

@@ -1,0 +1,73 @@
+"""The folder of a study of the command line: ours alone, and resumable until it is finished."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sim.commands import check_folder, say
+from superinfer.lab.results import SUMMARY
+from superinfer.lab.study import Study
+
+STUDY = ".study"
+"""Where the runs lie until all are there."""
+_LOCK = ".lock"
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[Path]:
+    """The folder if it is new or holds a comparison to go on with, else `folder-2` and so on.
+
+    It is ours alone until the end of the block. If nothing has come of it, it is removed.
+    """
+    check_folder(folder)
+    absent = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    root, number = folder, 1
+    while (handle := _lock(root)) is None:
+        number += 1
+        root = folder.with_name(f"{folder.name}-{number}")
+    try:
+        yield root
+    finally:
+        if (root / STUDY).exists() and not any((root / STUDY).glob(f"*/{SUMMARY}")):
+            shutil.rmtree(root / STUDY)
+        os.close(handle)
+        for empty in {root: 0, **dict.fromkeys(absent)}:
+            with suppress(OSError):
+                empty.rmdir()
+
+
+def _lock(root: Path) -> int | None:
+    """The lock of an unfinished or new comparison; None if the folder holds anything else."""
+    if root.exists() and not (root / STUDY).is_dir():
+        return None
+    (root / STUDY).mkdir(parents=True, exist_ok=True)
+    handle = os.open(root / STUDY / _LOCK, os.O_CREAT | os.O_RDWR)
+    with suppress(BlockingIOError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(handle).st_nlink:  # else it was finished in between
+            return handle
+    os.close(handle)
+    return None
+
+
+@contextmanager
+def resumable(study: Study, root: Path) -> Iterator[None]:
+    """After Ctrl-C, say what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = len(list(study.root.glob(f"*/{SUMMARY}")))
+        if kept:
+            say(f"{kept} runs are kept: the same command with --out {root} goes on from there")
+        raise
+
+
+def finish(root: Path) -> None:
+    """Leave the results alone behind: from here on there is nothing to go on with."""
+    done = (root / STUDY).rename(root / f"{STUDY}-done")
+    shutil.rmtree(done)

@@ -1,0 +1,69 @@
+"""The picture of a plan: goodput and attainment over the number of GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from superinfer.lab.plot_parts import GREY, label, line_look, say
+from superinfer.lab.results import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(slots=True, frozen=True)
+class Curve:
+    """One candidate: what was tried, and the number of GPUs that is enough."""
+
+    name: str
+    gpus: Sequence[int]
+    goodput: Sequence[float]
+    """Requests/s that met their targets."""
+    attainment: Sequence[float]
+    enough: int | None
+
+
+def write_goodput_plot(curves: Sequence[Curve], wanted: float, path: Path) -> Path:
+    """Write the picture as PNG; `wanted` is the attainment that is asked for."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11.0, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    if not curves:
+        say(left, "no candidate was run")
+        right.set_axis_off()
+    for number, curve in enumerate(curves):
+        _line(left, number, curve, np.array(curve.goodput, float))
+        _line(right, number, curve, 100 * np.array(curve.attainment, float))
+    _finish(left, "goodput (requests/s in their targets)")
+    _finish(right, "requests that meet their targets (%)")
+    right.axhline(100 * wanted, color=GREY, ls=":", lw=1.0)
+    lines, names = left.get_legend_handles_labels()
+    if lines:
+        figure.legend(lines, names, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle("Simulated. Filled: the fewest GPUs that are enough.", fontsize=10)
+    with replacing(path) as staged:
+        figure.savefig(staged, dpi=120, format="png")
+    return path
+
+
+def _line(axes: Axes, number: int, curve: Curve, values: np.ndarray) -> None:
+    gpus, look = np.array(curve.gpus), dict[str, Any](line_look(number))
+    axes.plot(gpus, values, marker="o", mfc="white", ms=6, label=label(curve.name), **look)
+    here = gpus == curve.enough
+    axes.plot(gpus[here], values[here], "o", ms=8, color=look["color"], zorder=4)
+
+
+def _finish(axes: Axes, what: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("GPUs")
+    axes.set_ylabel(what)
+    axes.set_ylim(0, None)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(True, color="0.9", lw=0.6)

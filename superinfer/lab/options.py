@@ -1,0 +1,68 @@
+"""The options that mean the same in `superinfer-sim` and `superinfer-exec`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Trace = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="TRACE",
+        show_default="run.trace of --config",
+        help="Native, Mooncake or Azure trace; - for stdin.",
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="Scheduler, by name or as package.module:Class.", show_default="rotating"),
+]
+Memory = Annotated[str | None, typer.Option(help="Memory policy.", show_default="lru")]
+PrefixCaching = Annotated[
+    bool | None,
+    typer.Option(
+        "--prefix-caching/--no-prefix-caching",
+        help="Reuse the KV cache of equal prompt beginnings.",
+        show_default="no-prefix-caching",
+    ),
+]
+Lag = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="1: plan the next step while the current one runs.",
+        show_default="0",
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="TOML configuration, or scenario-m or scenario-c."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="One setting, e.g. scheduler.max_num_seqs=128."),
+]
+Classes = Annotated[
+    Path | None,
+    typer.Option("--classes", metavar="FILE", help="TOML file of service classes."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON alone.")]
+NoPlots = Annotated[bool, typer.Option("--no-plots", help="Write no pictures.")]
+SkipBad = Annotated[
+    bool | None, typer.Option("--skip-bad", help="Leave bad lines out and count them.")
+]
+Limit = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Use only the first N requests.")
+]
+RateScale = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="Arrival rate as a multiple of the trace's."),
+]
+WithoutSlo = Annotated[
+    bool | None, typer.Option("--without-slo", help="Take every target away from the requests.")
+]

@@ -1,0 +1,72 @@
+"""What a GPU costs: the table that is shipped, all of it examples, and the user's own over it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from superinfer.errors import InputError
+
+EXAMPLES = Path(__file__).with_name("prices.toml")
+
+
+class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Of one GPU."""
+
+    per_gpu_hour: Annotated[float, Meta(ge=0, le=1e9)]
+    source: str = "not named"
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    version: int
+    currency: str = "USD"
+    devices: dict[str, Price] = {}
+
+
+@dataclass(slots=True, frozen=True)
+class Prices:
+    """Prices by device."""
+
+    currency: str
+    devices: Mapping[str, Price]
+
+    def per_million(self, device: str, gpus: int, tokens_per_s: float | None) -> float | None:
+        """What a million tokens cost on so many GPUs; None without a price or without tokens."""
+        price = self.devices.get(device)
+        if price is None or not tokens_per_s:
+            return None
+        return price.per_gpu_hour * gpus / (3600 * tokens_per_s) * 1e6
+
+
+def load_prices(file: Path | None = None) -> Prices:
+    """The shipped examples, with the prices of `file` over them; InputError for a bad file."""
+    shipped = _read(EXAMPLES)
+    if file is None:
+        return Prices(shipped.currency, shipped.devices)
+    own = _read(file)
+    if own.currency != shipped.currency:  # an example in another currency would be no example
+        return Prices(own.currency, own.devices)
+    return Prices(own.currency, {**shipped.devices, **own.devices})
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> _File:
+    try:
+        found = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), _File)
+    except OSError as error:
+        raise InputError(f"cannot read: {error.strerror}", file=str(path)) from None
+    except msgspec.ValidationError as error:
+        raise InputError(f"expected a table of prices: {error}", file=str(path)) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"expected TOML: {error}", file=str(path)) from None
+    if found.version != 1:
+        raise InputError(f"version: expected 1, got {found.version}", file=str(path))
+    return found

@@ -1,0 +1,158 @@
+"""What a router may know of a replica.
+
+Most of it a gateway knows by itself: what it sent, whose first token passed it, who ended. The rest
+is what an engine reports of its batch and its memory, as of its latest decision. Everything is kept
+up to date when a request comes, begins or ends, so a question costs the same at every batch size.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import NamedTuple
+
+from superinfer.costs.base import Chunk
+from superinfer.engine import Engine
+from superinfer.request import SLO, Request
+from superinfer.schedulers.rotating.lengths import MEDIAN, LengthEstimator
+
+
+class _Sent(NamedTuple):
+    """A request under way."""
+
+    prompt_tokens: int
+    answer_tokens: int
+    """As expected when it was sent."""
+    hurried: bool
+
+
+def hurried(slo: SLO) -> bool:
+    """True for a request with a bound on a latency; a floor of tokens/s alone is no hurry."""
+    return not (slo.ttft_s is None and slo.tpot_s is None and slo.e2el_s is None)
+
+
+class ReplicaView:
+    """One replica from outside."""
+
+    __slots__ = (
+        "_engine",
+        "_lengths",
+        "_paces",
+        "_sent",
+        "_waiting",
+        "hurried_prompt_tokens",
+        "hurried_requests",
+        "index",
+        "outstanding_tokens",
+        "patient_prompt_tokens",
+    )
+
+    def __init__(self, index: int, engine: Engine, lengths: LengthEstimator) -> None:
+        """`lengths` is what the gateway has learned of answers, on all replicas."""
+        self.index = index
+        self.outstanding_tokens = 0
+        """Prompt tokens of requests without a first token, and expected answers of all."""
+        self.hurried_requests = 0
+        """Requests under way that have a bound on a latency."""
+        self.hurried_prompt_tokens = 0
+        """Prompt tokens of those that have no first token yet."""
+        self.patient_prompt_tokens = 0
+        """The same of the requests without such a bound."""
+        self._engine = engine
+        self._lengths = lengths
+        self._sent: dict[int, _Sent] = {}
+        self._waiting: set[int] = set()
+        self._paces: list[tuple[float, int]] = []
+
+    # -- what passed the gateway ----------------------------------------------------------------
+
+    @property
+    def requests(self) -> int:
+        """Requests under way."""
+        return len(self._sent)
+
+    @property
+    def waiting_prompt_tokens(self) -> int:
+        """Prompt tokens of all requests without a first token."""
+        return self.hurried_prompt_tokens + self.patient_prompt_tokens
+
+    def tightest_tpot_s(self) -> float | None:
+        """The shortest TPOT target of a request under way; None where nobody has one."""
+        paces = self._paces
+        while paces and paces[0][1] not in self._sent:
+            heapq.heappop(paces)
+        return paces[0][0] if paces else None
+
+    def expected_answer_tokens(self, request: Request) -> int:
+        """Median of what requests of its tenant and class were answered so far."""
+        return self._lengths.tokens_left(request, 0, MEDIAN)
+
+    # -- what the engine reports ----------------------------------------------------------------
+
+    @property
+    def decodes(self) -> int:
+        """Sequences in the decode batch."""
+        return self._engine.batch.size
+
+    @property
+    def free_kv_tokens(self) -> int:
+        """Tokens for which there is room beside the requests that are on the device."""
+        return self._engine.pool.available * self._engine.block_tokens
+
+    # -- predictions ----------------------------------------------------------------------------
+
+    def first_token_s(self, request: Request, tokens_ahead: int, chunk_tokens: int) -> float:
+        """Seconds until a request has its first token if so many prompt tokens are computed before
+        its own, `chunk_tokens` a step beside the present batch.
+        """
+        batch, cost = self._engine.batch, self._engine.cost
+        chunk = [Chunk(chunk_tokens, 0)]
+        step_s = cost.step_s(chunk, batch.size, batch.context_tokens) + cost.host_s(batch.size + 1)
+        return step_s * max(1.0, (tokens_ahead + request.prompt_tokens) / chunk_tokens)
+
+    def decode_step_s(self, request: Request) -> float:
+        """Seconds of a step of the present batch with this request in it."""
+        batch, cost = self._engine.batch, self._engine.cost
+        size, context = batch.size + 1, batch.context_tokens + request.prompt_tokens
+        return cost.step_s((), size, context) + cost.host_s(size)
+
+    # -- what the driver tells ------------------------------------------------------------------
+
+    def sent(self, request: Request) -> None:
+        """The replica takes a request."""
+        sent = _Sent(
+            request.prompt_tokens, self.expected_answer_tokens(request), hurried(request.slo)
+        )
+        self._sent[request.index] = sent
+        self._waiting.add(request.index)
+        self.outstanding_tokens += sent.prompt_tokens + sent.answer_tokens
+        self._count_waiting(sent, sent.prompt_tokens)
+        if sent.hurried:
+            self.hurried_requests += 1
+        if request.slo.tpot_s is not None:
+            heapq.heappush(self._paces, (request.slo.tpot_s, request.index))
+
+    def began(self, request: Request) -> None:
+        """Its first token has come; telling it again, as after a preemption, changes nothing."""
+        if request.index in self._waiting:
+            self._waiting.discard(request.index)
+            sent = self._sent[request.index]
+            self.outstanding_tokens -= sent.prompt_tokens
+            self._count_waiting(sent, -sent.prompt_tokens)
+
+    def ended(self, request: Request, output_tokens: int) -> None:
+        """It ended, in whatever state."""
+        self.began(request)
+        sent = self._sent.pop(request.index)
+        self.outstanding_tokens -= sent.answer_tokens
+        if sent.hurried:
+            self.hurried_requests -= 1
+        if output_tokens:
+            self._lengths.learn(request, output_tokens)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _count_waiting(self, sent: _Sent, tokens: int) -> None:
+        if sent.hurried:
+            self.hurried_prompt_tokens += tokens
+        else:
+            self.patient_prompt_tokens += tokens

@@ -1,0 +1,117 @@
+"""The validation on a CPU: what a recording holds, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from executor.validation.validate import Outcome
+from experiments import validate_cpu
+from superinfer.costs import list_profiles
+
+
+def outcome(folder: Path, name: str, simulated_ms: float) -> Outcome:
+    """One policy, 100 ms on the device."""
+    paths = []
+    for side, value in (("device", 100.0), ("simulated", simulated_ms)):
+        path = folder / f"{side}-{name}"
+        path.mkdir(parents=True)
+        text = json.dumps({"mean_ttft_ms": value, "classes": {"chat": {"mean_ttft_ms": value}}})
+        (path / "summary.json").write_text(text, encoding="utf-8")
+        paths.append(path)
+    return Outcome.of(name, [paths[0]], paths[1])
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """No calibration and no runs; simulated times by policy, to be changed."""
+    times = {"vllm": 104.0, "rotating": 95.0}
+    profile = list_profiles()[0].path
+    monkeypatch.setattr(validate_cpu, "calibrated", lambda work, sizes: profile)
+    monkeypatch.setattr(validate_cpu, "code_hash", lambda roots: "0123456789abcdef")
+    monkeypatch.setattr(validate_cpu, "busy_seconds", lambda trace, profile, work: 10.0)
+    monkeypatch.setattr(validate_cpu, "report", lambda *given: iter(["a line"]))
+
+    def all_of(wish: Any, say: Any) -> list[Outcome]:
+        return [outcome(wish.out, name, times[name]) for name in wish.schedulers]
+
+    def plot(self: Outcome, out: Path) -> Path:
+        path = out / f"{self.scheduler}.png"
+        path.write_bytes(b"picture")
+        return path
+
+    monkeypatch.setattr(validate_cpu, "validate_all", all_of)
+    monkeypatch.setattr(Outcome, "plot", plot)
+    original = validate_cpu.load_profile
+
+    def with_fit(path: Path) -> Any:
+        found = original(path)
+        found.fit["step"] = {"heldout_mape": 0.05}
+        return found
+
+    monkeypatch.setattr(validate_cpu, "load_profile", with_fit)
+    return times
+
+
+def test_a_recording_says_what_it_rests_on(tmp_path: Path, quick: dict[str, float]) -> None:
+    """Machine, versions, command, date; figures of each policy, of all and by class; pictures."""
+    folder, work = tmp_path / "results", tmp_path / "work"
+    arguments = ["--requests", "5", "--record", str(folder), "--work", str(work)]
+    assert validate_cpu.main(arguments) == 0
+    names = {path.name for path in folder.iterdir()}
+    pictures = {"validate-vllm.png", "validate-rotating.png"}
+    assert names == {"validate.json", "validate.txt", "validate-profile.json"} | pictures
+    found = json.loads((folder / "validate.json").read_text(encoding="utf-8"))
+    assert found["command"].startswith("python -m experiments.validate_cpu --requests 5 --record")
+    assert found["date"].endswith("+00:00") and found["seconds"] >= 0
+    assert found["machine"]["name"] and found["machine"]["processors"] >= 1
+    assert {"python", "torch", "numpy"} <= set(found["versions"])
+    assert found["sizes"]["requests"] == 5 and found["source"] and found["max_error"] == 0.1
+    assert [one["scheduler"] for one in found["outcomes"]] == ["vllm", "rotating"]
+    kinds = {metric["service_class"] for metric in found["outcomes"][0]["metrics"]}
+    assert kinds == {"", "chat"} and not found["outcomes"][0]["failed"]
+    assert (folder / "validate.txt").read_text(encoding="utf-8").splitlines()[1] == "a line"
+
+
+def test_an_error_above_the_limit_is_an_exit_code(tmp_path: Path, quick: dict[str, float]) -> None:
+    quick["vllm"] = 120.0
+    assert validate_cpu.main(["--work", str(tmp_path / "work")]) == 3
+
+
+@pytest.mark.parametrize("option", ["--record", "--work"])
+def test_a_folder_that_cannot_be_made_is_known_at_once(
+    tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str], quick: dict[str, float]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    arguments = {"--work": str(tmp_path / "work"), option: str(file / "below")}
+    assert validate_cpu.main([part for pair in arguments.items() for part in pair]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("error: ") and "cannot be a folder" in said and "\n" not in said
+
+
+@pytest.mark.parametrize("option", ["--requests=0", "--minutes=nan", "--repeats=two"])
+def test_odd_numbers_are_usage_errors(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        validate_cpu.main([option])
+    assert stopped.value.code == 2
+    assert option.split("=", maxsplit=1)[0] in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_all_of_it_in_small(tmp_path: Path) -> None:
+    """A few requests: calibration, both policies on both sides, and the recording."""
+    folder = tmp_path / "results"
+    arguments = ["--requests", "6", "--repeats", "1", "--minutes", "0.2"]
+    arguments += ["--work", str(tmp_path / "work"), "--record", str(folder)]
+    assert validate_cpu.main(arguments) in {0, 3}
+    found = json.loads((folder / "validate.json").read_text(encoding="utf-8"))
+    for one in found["outcomes"]:
+        metrics = {m["name"]: m for m in one["metrics"] if not m["service_class"]}
+        assert metrics["completed"]["device"] == metrics["completed"]["simulated"] == 6
+    assert (folder / "validate-vllm.png").stat().st_size > 1000

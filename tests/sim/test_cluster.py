@@ -1,0 +1,334 @@
+"""Several replicas behind a router: nothing is lost or counted twice, and one is as none."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sim.cli import main
+from sim.commands import simulated
+from sim.run import build_engine, run_cluster, run_simulation
+from sim.workload import load_workload
+from superinfer.events import Event
+from superinfer.lab.config import Config, load_config
+from superinfer.lab.report import write_report
+from superinfer.lab.results import load_run
+from superinfer.lab.study import WALL_CLOCK
+from superinfer.metrics import RunMetrics, Window
+from superinfer.request import Request
+from superinfer.routers import ROUTERS
+from superinfer.routers.round_robin import RoundRobinRouter
+from traces.workload import Workload
+
+ENDINGS = ("finish", "reject", "fail", "cancel", "unfinished")
+LOADS = {
+    "open": (),
+    "lag": ("run.lag=1",),
+    "closed": ("run.concurrency=6",),
+    "closed, lag": ("run.concurrency=6", "run.lag=1"),
+    "sessions": ("run.sessions=closed",),
+    "backlog": ("run.backlog={batch=3}",),
+    "in flight": ("run.in_flight={batch=4}", "run.lag=1"),
+    "cut off": ("run.duration_s=2.5",),
+    "cut off, lag": ("run.duration_s=2.5", "run.lag=1"),
+    "short of memory": ("run.kv_blocks=60", "run.block_tokens=16"),
+    "cached": ("run.prefix_caching=true",),
+}
+
+
+def record(number: int) -> dict[str, Any]:
+    """Chat in sessions and batch work; one prompt is longer than the model takes."""
+    chat = number % 3 > 0
+    prompt = 200_000 if number == 20 else 64 + 67 * (number * 7 % 11)
+    own = range(1000 * number, 1000 * number + -(-prompt // 32))
+    return {
+        "timestamp": 45 * number,
+        "input_length": prompt,
+        "output_length": 3 + number * 5 % 29,
+        "class": "chat" if chat else "batch",
+        "hash_ids": [-1 - number % 4, *own][: len(own)],
+        "hash_block_size": 32,
+        **({"session_id": f"s{number % 5}", "delay_ms": 120} if chat else {}),
+    }
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a small trace in it."""
+    lines = (json.dumps(record(number)) for number in range(60))
+    (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+def config(*settings: str, **run: Any) -> Config:
+    return load_config(None, settings, trace="t.jsonl", **run)
+
+
+def told(chosen: Config) -> tuple[Any, list[list[Event]]]:
+    """The record of a run, and the events of each replica."""
+    events: list[list[Event]] = [[] for _ in range(chosen.run.replicas)]
+    result = run_simulation(chosen, load_workload(chosen), sinks=[each.append for each in events])
+    return result.record, events
+
+
+def without_clock(summary: dict[str, Any]) -> str:
+    return json.dumps({key: value for key, value in summary.items() if key not in WALL_CLOCK})
+
+
+# -- one replica is as none -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheduler", ["rotating", "vllm"])
+@pytest.mark.parametrize("load", LOADS)
+def test_a_cluster_of_one_gives_the_events_of_a_single_engine(load: str, scheduler: str) -> None:
+    chosen = config(*LOADS[load], scheduler=scheduler)
+    alone: list[Event] = []
+    behind: list[Event] = []
+    single = run_simulation(chosen, load_workload(chosen), alone.append)
+    cluster = run_cluster(chosen, load_workload(chosen), [behind.append])
+    assert behind == alone
+    summary = RunMetrics(cluster.record).summary()
+    assert [row["replica"] for row in summary.pop("replicas")] == [0]
+    assert json.dumps(summary) == json.dumps(RunMetrics(single.record).summary())
+    assert cluster.trust == single.trust
+
+
+def test_one_replica_leaves_no_trace_of_a_cluster() -> None:
+    chosen = config()
+    _, summary = simulated(chosen, load_workload(chosen))
+    assert "replicas" not in summary
+    assert "router" not in chosen.resolved()
+    assert not {"replicas", "router"} & chosen.resolved()["run"].keys()
+    assert (
+        simulated(config(replicas=1, router="slo_aware"), load_workload(chosen))[1]["run"]
+        == (summary["run"])
+    )
+
+
+# -- many replicas --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("load", LOADS)
+def test_each_request_ends_once_on_one_replica(load: str, router: str) -> None:
+    chosen = config(*LOADS[load], replicas=3, router=router)
+    found, events = told(chosen)
+    sent = load_workload(chosen).requests
+    submitted = [[e[2] for e in each if e[1] == "submit"] for each in events]
+    ended = Counter(e[2] for each in events for e in each if e[1] in ENDINGS)
+    ids = [request.request_id for request in found.table.requests]
+    assert sorted(chain.from_iterable(submitted)) == sorted(ids) == sorted(ended)
+    assert set(ended.values()) == {1}
+    assert len(set(ids)) == len(ids)
+    if "duration_s" not in "".join(LOADS[load]):
+        assert set(ids) == {request.request_id for request in sent}
+    for number, each in enumerate(submitted):
+        mine = [ids[row] for row in np.flatnonzero(found.table.replica == number)]
+        assert mine == each
+    assert len([each for each in submitted if each]) > 1
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_the_same_run_gives_the_same_bytes(router: str) -> None:
+    chosen = config("run.concurrency=9", replicas=3, router=router)
+    first, second = (simulated(chosen, load_workload(chosen))[1] for _ in range(2))
+    assert without_clock(first) == without_clock(second)
+
+
+def shares(chosen: Config) -> tuple[Any, Iterator[tuple[np.ndarray, Any]]]:
+    """A cluster's record; of each replica its rows, and the record of the same requests alone."""
+    found, _ = told(chosen)
+    workload = load_workload(chosen)
+    by_id = {request.request_id: request for request in workload.requests}
+
+    def each() -> Iterator[tuple[np.ndarray, Any]]:
+        for number in range(chosen.run.replicas):
+            rows = np.flatnonzero(found.table.replica == number)
+            mine = [by_id[found.table.requests[row].request_id] for row in rows]
+            share = Workload(mine, workload.output_tokens, workload.name)
+            yield rows, run_simulation(config(), share).record
+
+    return found, each()
+
+
+def test_a_replica_does_what_it_would_do_alone() -> None:
+    found, alone = shares(config(replicas=3))
+    for rows, single in alone:
+        for name in ("first_token_s", "finish_s", "output_tokens", "first_scheduled_s"):
+            together, apart = getattr(found.table, name)[rows], getattr(single.table, name)
+            np.testing.assert_allclose(together, apart, rtol=1e-12)
+
+
+def test_figures_of_a_cluster_are_those_of_its_replicas() -> None:
+    window = Window(0.5, 2.0)
+    found, alone = shares(config(replicas=3))
+    parts = [(RunMetrics(single, window), single) for _, single in alone]
+    whole = RunMetrics(found, window).summary()
+    for key in ("completed", "rejected", "total_output_tokens", "total_input_tokens", "steps"):
+        assert whole[key] == sum(part.summary()[key] for part, _ in parts), key
+    assert whole["peak_kv_bytes"] == sum(part.summary()["peak_kv_bytes"] for part, _ in parts)
+    assert found.total_blocks == sum(single.total_blocks for _, single in parts)
+    rows = [RunMetrics(single) for _, single in parts]
+    for at, row in enumerate(RunMetrics(found).summary()["replicas"]):
+        for key in ("completed", "p99_ttft_ms", "p99_tpot_ms", "slo_attainment", "peak_kv_bytes"):
+            assert row[key] == pytest.approx(rows[at].summary()[key]), key
+    # The gaps between tokens are pooled: the longest is the longest of any replica.
+    longest = max(row.summary()["max_itl_ms"] for row in rows)
+    assert RunMetrics(found).summary()["max_itl_ms"] == pytest.approx(longest)
+
+
+def test_the_timeline_adds_replicas_up() -> None:
+    found, _ = told(config(replicas=3))
+    timeline = found.timeline
+    assert (np.diff(timeline.t_s) > 0).all()
+    assert timeline.running.max() > 3
+    assert timeline.running[-1] == timeline.waiting[-1] == timeline.referenced_blocks[-1] == 0
+    assert (timeline.referenced_blocks <= found.total_blocks).all()
+
+
+def test_use_is_the_time_in_which_steps_were_under_way() -> None:
+    chosen = config(replicas=2, limit=1)
+    summary = simulated(chosen, load_workload(chosen))[1]
+    first, second = summary["replicas"]
+    # A request alone: from its arrival to its end there is always a step, or host time.
+    assert first["utilisation"] == pytest.approx(1.0)
+    assert (second["utilisation"], second["submitted"], second["steps"]) == (0.0, 0, 0)
+
+
+def test_more_replicas_serve_sooner() -> None:
+    waits = []
+    for replicas in (1, 4):
+        chosen = config("run.rate_scale=20", replicas=replicas)
+        waits.append(simulated(chosen, load_workload(chosen))[1]["mean_ttft_ms"])
+    assert waits[1] < waits[0]
+
+
+def test_a_prefix_is_found_where_it_went() -> None:
+    hits = {}
+    for router in ("round_robin", "prefix_affinity"):
+        # Prompts begin in four ways by turns, which three replicas in turn do not keep apart.
+        chosen = config("run.prefix_caching=true", replicas=3, router=router)
+        hits[router] = simulated(chosen, load_workload(chosen))[1]["prefix_hit_rate"]
+    assert hits["prefix_affinity"] > hits["round_robin"]
+
+
+# -- outside code ---------------------------------------------------------------------------------
+
+
+class LastRouter(RoundRobinRouter):
+    """Everything to the last replica, if it can see no more than it should."""
+
+    def route(self, request: Request, now: float) -> int:
+        assert not hasattr(request, "output_tokens")
+        return self._replicas - 1
+
+
+class NowhereRouter(RoundRobinRouter):
+    """To a replica that is not there."""
+
+    def route(self, request: Request, now: float) -> int:
+        return self._replicas
+
+
+def test_a_router_from_outside() -> None:
+    found, _ = told(config(replicas=2, router=f"{__name__}:LastRouter"))
+    assert set(found.table.replica.tolist()) == {1}
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+def tracks_of(folder: Path) -> dict[str, Any]:
+    """The twelve requests that are drawn first."""
+    from superinfer.lab import tracks
+
+    return tracks.tracks_of(folder / "timeline.json", 12)
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Call `run` in this process."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["superinfer-sim", "run", "t.jsonl", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def test_the_result_folder_of_a_cluster(cli: Call) -> None:
+    arguments = ("--replicas", "3", "--router", "slo_aware", "--timeline", "--out", "out")
+    code, out, _ = cli(*arguments, "--no-plots")
+    assert code == 0
+    assert "Replica" in out
+    run = load_run("out")
+    counts = Counter(run.requests["replica"])
+    assert [row["submitted"] for row in run.summary["replicas"]] == [counts[i] for i in range(3)]
+    assert (run.config["run"]["replicas"], run.config["run"]["router"]) == (3, "slo_aware")
+    assert run.config["router"]["overtaking"] is True
+    events = json.loads(Path("out/timeline.json").read_text())["traceEvents"]
+    names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
+    assert {name for name in names.values() if "device" in name} == {
+        f"replica {i}: device" for i in range(3)
+    }
+    assert len(names) == len(set(names.values()))
+    tracks = [e for e in events if e["name"] == "thread_name" and "requests" in names[e["pid"]]]
+    assert len(tracks) == 60
+    starts = [min(e["ts"] for e in own if "ts" in e) for own in tracks_of(run.folder).values()]
+    assert starts == sorted(starts)
+    assert len(starts) == 12
+    assert "Metrics by replica" in write_report(run.folder).read_text()
+    # What a run has resolved can be run again.
+    assert load_config(Path("out/config.toml")).resolved() == run.config | {
+        "classes": {},
+        "workload": {},
+        "run": load_config(Path("out/config.toml")).resolved()["run"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--replicas", "0"), "--replicas"),
+        (("--set", "run.replicas=0"), "run.replicas: expected"),
+        (("--replicas", "2", "--router", "nearest"), "router 'nearest'"),
+        (("--replicas", "2", "--set", "router.margin=1"), "router.margin"),
+        (
+            ("--replicas", "2", "--router", "prefix_affinity", "--set", "router.load_bound=0.5"),
+            "router.load_bound: expected at least 1, got 0.5",
+        ),
+        (("--replicas", "2", "--router", f"{__name__}:NowhereRouter"), "a replica from 0 to 1"),
+    ],
+)
+def test_bad_input_is_one_line(cli: Call, arguments: tuple[str, ...], words: str) -> None:
+    code, out, err = cli(*arguments, "--out", "out")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: ")
+    assert words in err
+    assert not Path("out").exists()
+
+
+def test_a_router_that_is_not_used_is_said(cli: Call) -> None:
+    _, _, err = cli("--set", "router.load_bound=2", "--router", "prefix_affinity", "--no-plots")
+    assert "warning: [router]: not used with one replica" in err
+
+
+def test_replicas_share_a_cost_model() -> None:
+    engine, cost = build_engine(config())
+    other, same = build_engine(config(), cost=cost)
+    assert same is cost is engine.cost is other.cost

@@ -1,0 +1,236 @@
+"""`superinfer-sim plan`: the fewest GPUs, what they cost, and why none may be enough."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim.cli import main
+from sim.commands import simulated
+from sim.workload import load_workload
+from superinfer.costs import DEVICES
+from superinfer.errors import ConfigError, InputError
+from superinfer.lab.bisect import Fewest
+from superinfer.lab.config import load_config
+from superinfer.lab.goodput_plot import Curve, write_goodput_plot
+from superinfer.lab.prices import EXAMPLES, load_prices
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+def trace(prompt: int, requests: int = 40) -> str:
+    """Chat in a clump: a single replica makes the last ones wait too long."""
+    record = {"input_length": prompt, "output_length": 20, "class": "chat"}
+    return "".join(json.dumps({"timestamp": 40 * i, **record}) + "\n" for i in range(requests))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a small trace in it."""
+    (tmp_path / "t.jsonl").write_text(trace(2000))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Call `plan` in this process."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["superinfer-sim", "plan", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+# -- the search -----------------------------------------------------------------------------------
+
+
+def tried(enough: int, most: int, first: int = 1) -> tuple[int | None, list[int]]:
+    search, counts = Fewest(most, first), list[int]()
+    while (count := search.wanted) is not None:
+        counts.append(count)
+        search.tell(count >= enough)
+    return search.found, counts
+
+
+@pytest.mark.parametrize(
+    ("enough", "most", "first", "found", "counts"),
+    [
+        (1, 64, 1, 1, [1]),
+        (2, 64, 1, 2, [1, 2]),
+        (5, 64, 1, 5, [1, 2, 4, 8, 6, 5]),
+        (6, 7, 1, 6, [1, 2, 4, 7, 5, 6]),
+        (9, 8, 1, None, [1, 2, 4, 8]),
+        (2, 1, 1, None, [1]),
+        (6, 8, 5, 6, [5, 8, 6]),
+        (2, 8, 5, 2, [5, 2, 1]),
+    ],
+)
+def test_fewest(enough: int, most: int, first: int, found: int | None, counts: list[int]) -> None:
+    assert tried(enough, most, first) == (found, counts)
+
+
+@pytest.mark.parametrize("enough", range(1, 20))
+def test_what_is_found_rests_on_its_neighbour(enough: int) -> None:
+    found, counts = tried(enough, 30)
+    assert found == enough
+    assert enough == 1 or enough - 1 in counts
+    assert len(set(counts)) == len(counts) <= 2 * enough.bit_length() + 1
+
+
+@pytest.mark.parametrize(("most", "first"), [(0, 1), (3, 4), (3, 0)])
+def test_fewest_of_nothing(most: int, first: int) -> None:
+    with pytest.raises(ConfigError, match="expected 1 <= first <= most"):
+        Fewest(most, first)
+
+
+# -- prices ---------------------------------------------------------------------------------------
+
+
+def test_every_device_has_an_example() -> None:
+    prices = load_prices()
+    assert prices.devices.keys() == DEVICES.keys()
+    assert all(price.source.startswith("example") for price in prices.devices.values())
+    assert "examples" in EXAMPLES.read_text().splitlines()[0]
+
+
+def test_what_a_million_tokens_cost(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text("version = 1\n[devices.h100]\nper_gpu_hour = 3.6\n")
+    prices = load_prices(tmp_path / "p.toml")
+    # Four GPUs for 14.4 an hour; 1,000 tokens/s are 3.6 million an hour.
+    assert prices.per_million("h100", 4, 1000.0) == pytest.approx(4.0)
+    assert prices.devices["h100"].source == "not named"
+    assert prices.devices["a100-80g"].source.startswith("example")
+    assert prices.per_million("h100", 4, None) is None
+    assert prices.per_million("abacus", 4, 1000.0) is None
+
+
+def test_examples_are_in_one_currency(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(
+        'version = 1\ncurrency = "EUR"\n[devices.h100]\nper_gpu_hour = 3\nsource = "contract"\n'
+    )
+    prices = load_prices(tmp_path / "p.toml")
+    assert (prices.currency, list(prices.devices)) == ("EUR", ["h100"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("version = ", "expected TOML"),
+        ("version = 2", "version: expected 1, got 2"),
+        ("version = 1\n[devices.h100]\nper_gpu_hour = -1", "per_gpu_hour"),
+        ("version = 1\n[devices.h100]\nper_hour = 1", "per_hour"),
+        ("[devices.h100]\nper_gpu_hour = 1", "version"),
+    ],
+)
+def test_bad_prices(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "p.toml").write_text(text)
+    with pytest.raises(InputError, match=words) as caught:
+        load_prices(tmp_path / "p.toml")
+    assert "p.toml" in str(caught.value)
+
+
+# -- the plan -------------------------------------------------------------------------------------
+
+
+def attainment(replicas: int, *settings: str) -> float:
+    chosen = load_config(None, settings, trace="t.jsonl", replicas=replicas)
+    return float(simulated(chosen, load_workload(chosen))[1]["slo_attainment"])
+
+
+def test_a_plan_and_how_it_goes_on(cli: Call) -> None:
+    arguments = ("t.jsonl", "--tp", "1", "--workers", "1", "--out", "plan", "--json", "--no-plots")
+    code, out, err = cli(*arguments)
+    plan = json.loads(out)
+    assert code == 0
+    assert plan == json.loads(Path("plan/plan.json").read_text())
+    (found,) = plan["candidates"]
+    replicas = plan["answer"]["replicas"]
+    assert plan["answer"] == {"device": "a100-80g", "tp": 1, "replicas": replicas, "gpus": replicas}
+    assert replicas > 1
+    assert attainment(replicas) == found["slo_attainment"] >= 0.95 > attainment(replicas - 1)
+    assert found["goodput_per_gpu"] == pytest.approx(found["request_goodput"] / replicas)
+    per_hour = replicas * load_prices().devices["a100-80g"].per_gpu_hour
+    assert found["per_hour"] == pytest.approx(per_hour)
+    tokens = 3600 * found["output_throughput"]
+    assert found["per_million_output_tokens"] == pytest.approx(1e6 * per_hour / tokens)
+    assert {replicas - 1, replicas} <= {probe["replicas"] for probe in found["probes"]}
+    assert "prices of a100-80g are examples" in err
+    stored = {path: path.stat().st_mtime_ns for path in Path("plan/study").glob("*/summary.json")}
+    assert len(stored) == len(found["probes"]) + 1  # and one alone
+    assert json.loads(cli(*arguments)[1]) == plan
+    again = {path: path.stat().st_mtime_ns for path in Path("plan/study").glob("*/summary.json")}
+    assert again == stored
+
+
+def test_targets_that_no_number_of_replicas_keeps(cli: Call) -> None:
+    code, out, err = cli(
+        *("t.jsonl", "--tp", "1", "--limit", "4", "--workers", "1", "--out", "plan"),
+        *("--set", "classes.chat.ttft_ms=20"),
+    )
+    assert code == 0
+    assert "No candidate of up to 64 GPUs keeps the targets." in out
+    assert "a100-80g, tp 1: no number of replicas helps: alone on an empty machine 0 %" in err
+    assert "class chat misses TTFT 20 ms in 100 % of its requests (a prompt of 2,000" in err
+    assert Path("plan/goodput.png").exists()
+    assert len(list(Path("plan/study").glob("*/summary.json"))) == 1
+
+
+def test_candidates_on_which_the_model_does_not_fit(cli: Call) -> None:
+    given = ("t.jsonl", "--model", "llama-3.1-70b", "--out", "plan")
+    code, out, err = cli(*given, "--device", "l40s", "--tp", "1")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "no candidate can run: l40s, tp 1: " in err
+    assert not Path("plan").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--device", "h10"), "unknown device 'h10'"),
+        (("--device", ","), "--device: expected names"),
+        (("--tp", "two"), "--tp: expected whole numbers above 0, got 'two'"),
+        (("--tp", "0"), "--tp: expected"),
+        (("--max-gpus", "2", "--tp", "4"), "--max-gpus 2: expected at least the smallest --tp"),
+        (("--attainment", "0"), "--attainment"),
+        (("--prices", "none.toml"), "none.toml"),
+        (("--router", "nearest"), "router 'nearest'"),
+        (("--set", "run.without_slo=true"), "t.jsonl: expected requests with targets"),
+        (("--out", "."), "--out: expected"),
+    ],
+)
+def test_bad_input_is_one_line(cli: Call, arguments: Sequence[str], words: str) -> None:
+    out = () if "--out" in arguments else ("--out", "plan")
+    code, printed, err = cli("t.jsonl", *arguments, *out)
+    assert (code, printed, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: ")
+    assert words in err
+    assert not Path("plan").exists()
+
+
+def test_a_folder_that_is_no_plan_is_left_alone(cli: Call) -> None:
+    Path("other").mkdir()
+    Path("other/notes.txt").write_text("mine")
+    code, _, err = cli("t.jsonl", "--out", "other")
+    assert code == 2
+    assert "expected a new folder, or that of a plan to go on with: other" in err
+
+
+@pytest.mark.parametrize("curves", [0, 2])
+def test_the_picture(tmp_path: Path, curves: int) -> None:
+    drawn: list[Any] = [
+        Curve(f"device $x$, tp {i}", [1, 2, 4], [1.0, 2.0, 3.0], [0.4, 0.8, 1.0], 4)
+        for i in range(curves)
+    ]
+    path = write_goodput_plot(drawn, 0.95, tmp_path / "goodput.png")
+    assert path.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,72 @@
+"""From a profile's table of qualities to figures for each class."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sim.commands import simulated
+from sim.workload import load_workload
+from superinfer.costs import list_profiles, load_profile
+from superinfer.costs.profile import write_profile
+from superinfer.lab.config import load_config
+from superinfer.lab.tables import summary_table
+
+QUALITY = {
+    "8": {"kl": 1e-3, "perplexity_change": 0.25},
+    "4": {"kl": 1e-2, "perplexity_change": 0.5},
+}
+"""Nothing that was measured."""
+SETTINGS = (
+    "run.memory=slo_aware",
+    "run.kv_blocks=90",
+    "classes.batch.min_kv_bits=4",
+    "memory.shrink_8_at=0.1",
+    "memory.shrink_4_at=0.3",
+)
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    path = tmp_path / "t.jsonl"
+    line = {"input_length": 400, "output_length": 200, "max_tokens": 200}
+    with path.open("w") as file:
+        for i in range(12):
+            slo_class = "batch" if i % 2 else "chat"
+            print(json.dumps({"timestamp": 10 * i, "class": slo_class, **line}), file=file)
+    return path
+
+
+def summary_of(trace: Path, *settings: str) -> dict[str, Any]:
+    config = load_config(None, [*SETTINGS, *settings], trace=str(trace))
+    return dict(simulated(config, load_workload(config))[1])
+
+
+def test_a_profile_with_qualities_gives_figures_by_class(trace: Path, tmp_path: Path) -> None:
+    shipped = next(p for p in list_profiles() if (p.model, p.tp) == ("llama-3.1-8b", 1))
+    measured = replace(load_profile(shipped.path), quality=QUALITY)
+    write_profile(measured, tmp_path / "measured.json")
+    classes = summary_of(trace, f"run.costs={tmp_path / 'measured.json'}")["classes"]
+    chat, batch = classes["chat"], classes["batch"]
+    assert (chat["kv_bits_mean"], chat["kv_kl"], chat["kv_perplexity_change"]) == (16.0, 0.0, 0.0)
+    assert 4.0 < batch["kv_bits_mean"] < 16.0
+    # Two unknown shares, of 8 and of 4 bits: they follow from one measure and give the other.
+    kl, bits = batch["kv_kl"], batch["kv_bits_mean"]
+    four = (kl / 1e-3 - (16 - bits) / 8) / (10 - 1.5)
+    eight = (16 - bits) / 8 - 1.5 * four
+    assert 0.0 < four < 1.0 and eight > -1e-9
+    assert batch["kv_perplexity_change"] == pytest.approx(0.25 * eight + 0.5 * four)
+
+
+def test_without_a_table_it_is_unmeasured_and_still_shown(trace: Path) -> None:
+    summary = summary_of(trace, "run.device=a100-80g")
+    assert summary["classes"]["batch"]["kv_kl"] == "unmeasured"
+    shown = io.StringIO()
+    Console(width=80, file=shown).print(summary_table(summary))
+    assert "unmeasured" in shown.getvalue()

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
-EDGES_S: Final = (10.0, 30.0, 75.0, 150.0, 300.0, 600.0)
+EDGES_S: Final = (10.0, 20.0, 35.0, 55.0, 75.0, 100.0, 140.0, 200.0, 300.0, 450.0, 600.0)
 HIDDEN: Final = 48
-DROPOUT: Final = 0.2
+DROPOUT: Final = 0.3
 EPOCHS: Final = 20
 BATCH: Final = 128
 LEARNING_RATE: Final = 2e-3
@@ -37,7 +37,7 @@ class Examples:
     features: Floats
     gaps: Floats
     blocks: Floats
-    """How many blocks a row stands for: its weight."""
+    """How many blocks a row stands for."""
     survived: Floats
     """1 in every bin that was seen to pass without a use."""
     used: Floats
@@ -100,6 +100,8 @@ def train(traces: Sequence[Sequence[Request]], source: str, seed: int = 0) -> di
     mean = data["features"].mean(axis=0)
     scale = data["features"].std(axis=0) + np.float32(1e-3)
     data["features"] = np.clip((data["features"] - mean) / scale, -CLIP, CLIP)
+    # By their blocks, a few prompts of hundreds would be most of what there is to learn from.
+    data["weights"] = np.sqrt(data.pop("blocks"))
     weights = _fit(torch, data, seed)
     about = {"format": np.array(FORMAT), "source": np.array(source)}
     edges = np.array(EDGES_S)
@@ -129,7 +131,7 @@ def _fit(torch: Any, data: dict[str, Floats], seed: int) -> dict[str, Floats]:
     optimizer = torch.optim.AdamW(weights.values(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
     random = np.random.default_rng(seed)
-    count = len(rows["blocks"])
+    count = len(rows["weights"])
     for _ in range(EPOCHS):
         for chosen in np.array_split(random.permutation(count), max(1, count // BATCH)):
             optimizer.zero_grad()
@@ -182,8 +184,8 @@ def _logits(torch: Any, w: dict[str, torch.Tensor], features: Any, gaps: Any) ->
 
 
 def _loss(torch: Any, weights: dict[str, torch.Tensor], rows: dict[str, Any]) -> Any:
-    """Mean negative log-likelihood of the outcomes of a block."""
+    """Weighted mean of the negative log-likelihoods of the outcomes."""
     logits = _logits(torch, weights, rows["features"], rows["gaps"])
     softplus = torch.nn.functional.softplus
     losses = softplus(logits) * rows["survived"] + softplus(-logits) * rows["used"]
-    return (losses.sum(1) * rows["blocks"]).sum() / rows["blocks"].sum()
+    return (losses.sum(1) * rows["weights"]).sum() / rows["weights"].sum()

@@ -72,6 +72,28 @@ def test_a_trail_is_cut_where_prompts_part() -> None:
     assert feature(seen, "fan_out") == [2, 0]
 
 
+def test_what_is_known_of_a_beginning_and_of_its_gaps() -> None:
+    history = History()
+    visit(history, prompt(0.0, 1, 2, 3))
+    second = visit(history, prompt(10.0, 1, 2, 4))
+    # One prompt left 1 and 2 after one use; its third block is left out, as the next one begins.
+    assert feature(second, "deepest_fan_out") == feature(second, "deepest_uses") == [1, 1]
+    assert feature(second, "opening_uses") == [0, 0]
+    assert feature(second, "left_out") == [1, 1]
+    assert feature(second, "own_mean_gap") == [10, 0]
+    third = visit(history, prompt(40.0, 1, 2, 4, 5))
+    assert feature(third, "deepest_fan_out") == [0, 0, 0]
+    assert feature(third, "deepest_uses") == feature(third, "opening_uses") == [1, 1, 1]
+    assert feature(third, "left_out") == [0, 0, 0]
+    assert feature(third, "own_mean_gap") == [20, 30, 0]
+    longer, shorter = math.log(31.0) + 0.01, math.log(11.0) + 0.01
+    mean, spread = (longer + shorter) / 2, (longer - shorter) / 2
+    columns = {name: [row[FEATURES.index(name)] for row in third.features] for name in FEATURES}
+    assert columns["session_gaps"] == pytest.approx([mean] * 3)
+    assert columns["own_gaps"] == pytest.approx([mean, longer, 0.0])
+    assert columns["own_spread"] == pytest.approx([spread, 0.0, 0.0])
+
+
 def test_blocks_of_another_size_count_by_their_tokens() -> None:
     small = Request("", 0.0, 512 * 3, 1, hash_ids=tuple(range(24)), hash_block_tokens=64)
     (row,) = visit(History(), small).features
@@ -188,10 +210,11 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=r"model\.npz: expected the weights of a reuse model"):
         load_model(file)
-    np.savez(file, other=np.zeros(1))
-    with pytest.raises(ConfigError, match="expected a reuse model of format 1"):
-        load_model(file)
-    np.savez(file, format=np.array(1), edges_s=np.array([1.0]))
+    for content_of_another in ({"other": np.zeros(1)}, {"format": np.array(1)}):
+        np.savez(file, **content_of_another)
+        with pytest.raises(ConfigError, match="expected a reuse model of format 2"):
+            load_model(file)
+    np.savez(file, format=np.array(2), edges_s=np.array([1.0]))
     with pytest.raises(ConfigError, match="expected a reuse model with the array 'source'"):
         load_model(file)
     file.write_bytes(file.read_bytes()[:-40])
@@ -302,7 +325,7 @@ def test_never_more_than_a_point_under_lru(trace: str, capacity: int) -> None:
 
 def test_a_harmful_model_is_fenced_in(tmp_path: Path) -> None:
     """A model that evicts what is used most: the guard keeps it near LRU, and says so."""
-    weights = arrays(hidden=2, bins=2) | {"format": np.array(1), "edges_s": np.array([1e3, 1e4])}
+    weights = arrays(hidden=2, bins=2) | {"format": np.array(2), "edges_s": np.array([1e3, 1e4])}
     for name in ("w_hidden", "b_hidden", "w_deep", "b_deep", "w_out"):
         weights[name] = np.zeros_like(weights[name])
     weights["w_hidden"][FEATURES.index("uses"), 0] = 1.0  # hazard falls with the uses

@@ -59,7 +59,7 @@ def write_weights(
     arrays |= {"b_out": np.array(logits, np.float32), "scale": np.ones(inputs, np.float32)}
     arrays["w_hidden"][FEATURES.index("uses"), 0] = arrays["w_deep"][0, 0] = 1.0
     arrays["w_out"][0] = by_uses
-    arrays |= {"edges_s": np.array(edges_s), "source": np.array("x"), "format": np.array(1)}
+    arrays |= {"edges_s": np.array(edges_s), "source": np.array("x"), "format": np.array(2)}
     assert WIDTH % HEADS == 0
     np.savez(path, **arrays)
     return str(path)

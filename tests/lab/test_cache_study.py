@@ -65,8 +65,8 @@ def test_published_rates_of_mooncake_conversation() -> None:
 def test_the_learned_policy_beats_the_others_on_the_second_half() -> None:
     rows = conversation(0.5).outcomes(tuple(ORDERS), SIZES)
     closed = {(row.policy, row.capacity_blocks): row.gap_closed or 0.0 for row in rows}
-    # docs/memory.md has .283, .341 and .201; another BLAS may round otherwise.
-    for size, bar in zip(SIZES, (0.27, 0.33, 0.19), strict=True):
+    # docs/memory.md has .302, .353 and .193; another BLAS may round otherwise.
+    for size, bar in zip(SIZES, (0.29, 0.34, 0.18), strict=True):
         assert closed["slo_aware", size] >= bar
         others = [name for name in ORDERS if name not in ("belady", "slo_aware")]
         assert closed["slo_aware", size] > max(closed[name, size] for name in others)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import copysign, log1p
+from math import copysign, log1p, sqrt
 from typing import Final
 
 from superinfer.memory.prefix import Key, request_keys
@@ -39,6 +39,11 @@ FEATURES: Final = [
     "session_age",
     "shortest_gap",
     "last_tokens",
+    "deepest_fan_out",
+    "deepest_uses",
+    "opening_uses",
+    "left_out",
+    "session_gaps",
     "is_new",
     "uses",
     "fan_out",
@@ -47,6 +52,9 @@ FEATURES: Final = [
     "after",
     "gap",
     "is_partial",
+    "own_gaps",
+    "own_spread",
+    "own_mean_gap",
 ]
 
 
@@ -146,6 +154,7 @@ class History:
         path = self._path(names)
         session, gap_s = _session(path, now)
         common = _prompt_features(request, len(names), path, session, gap_s, now)
+        common += _path_features(request, path, session, now)
         visit = Visit(now, session.turns if session else 0)
         times_s = session.times_s if session else []
         own = request.slo_class.weight
@@ -161,7 +170,7 @@ class History:
         for start, stop, partial in _new_stretches(request, path[-1].stop if path else 0, names):
             self._remember(names, start, stop, Trail(start, stop, now, after, own))
             row = [1.0, 0.0, 0.0, *_place(start, stop, len(names), scale), 0.0, float(partial)]
-            visit.add(start, stop, common + row, gaps, own)
+            visit.add(start, stop, [*common, *row, 0.0, 0.0, 0.0], gaps, own)
         return visit
 
     # -- inside ---------------------------------------------------------------------------------
@@ -284,6 +293,33 @@ def _prompt_features(
     ]
 
 
+def _path_features(
+    request: Request, path: list[Trail], session: Session | None, now: float
+) -> list[float]:
+    """How popular the known beginning of a prompt is, where it leaves the turn before, and how
+    long the turns of its session are apart.
+    """
+    if not path:
+        return [0.0] * 5
+    opening_uses = path[1].uses if len(path) > 1 else 0  # behind what is common to most prompts
+    found = [log1p(path[-1].fan_out), log1p(path[-1].uses), log1p(opening_uses)]
+    if session is None:
+        return [*found, 0.0, 0.0]
+    block_tokens = request.hash_block_tokens
+    left_out = max(0, -(-session.tokens // block_tokens) - path[-1].stop)
+    scale = block_tokens / UNIT_TOKENS
+    return [*found, log1p(scale * left_out), _statistics(log_gaps(session.times_s, now))[0]]
+
+
+def _statistics(gaps: list[float]) -> tuple[float, float]:
+    """Mean and standard deviation of the gaps that are there (`log_gaps`)."""
+    known = gaps[: gaps.index(0.0)] if 0.0 in gaps else gaps
+    if not known:
+        return 0.0, 0.0
+    mean = sum(known) / len(known)
+    return mean, sqrt(sum([(gap - mean) ** 2 for gap in known]) / len(known))
+
+
 def _place(start: int, stop: int, blocks: int, scale: float) -> list[float]:
     """Where a stretch lies in its prompt."""
     return [log1p(scale * count) for count in (start, stop - start, blocks - stop)]
@@ -298,6 +334,8 @@ def _trail_features(trail: Trail, blocks: int, scale: float, now: float) -> list
         *_place(trail.start, trail.stop, blocks, scale),
         log1p(now - trail.times_s[-1]),
         0.0,
+        *_statistics(log_gaps(trail.times_s, now)),
+        log1p((now - trail.times_s[0]) / len(trail.times_s)),
     ]
 
 

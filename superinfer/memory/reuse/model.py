@@ -24,7 +24,7 @@ CLIP: Final = 10.0
 """Standardised features lie between minus and plus this."""
 ABSENT: Final = np.float32(-1e9)
 """Added to the score of a gap that is not there."""
-FORMAT: Final = 1
+FORMAT: Final = 2
 DEFAULT_WEIGHTS: Final = Path(__file__).parents[1] / "weights" / "reuse.npz"
 
 

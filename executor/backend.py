@@ -13,6 +13,7 @@ import torch
 from executor.answers import Answers, Tokens
 from executor.arrivals import Arrivals
 from executor.clock import Clock
+from executor.device import is_out_of_memory
 from executor.inputs import ChunkRows, Decodes
 from executor.kv.tables import BlockTable, Moves
 from executor.packing import Array
@@ -136,7 +137,9 @@ class TorchBackend:
             try:
                 launched = self.runner.launch(batch)
                 break
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 # Others may share blocks that the one which fails was to compute in this step.
                 shared = self.engine.eager is not None
                 if shared or not (giving or batch.chunks):

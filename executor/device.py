@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ _GPUS = {
     "T4": "t4-16g",
 }
 """By a part of the name that the driver gives, the preset of nominal figures."""
+_ASKED = re.compile(r"tried to allocate ([\d.]+) (bytes|[KMGTP]?i?B)", re.IGNORECASE)
 _PROBE_BYTES = 32 << 20
 _PROBE_ROWS = 512
 
@@ -85,6 +87,15 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return any(words in str(error) for words in ("allocate memory", "size calculation overflowed"))
+
+
+def asked_bytes(error: RuntimeError) -> str:
+    """How much torch says that it tried to allocate, with the unit; empty if it does not say."""
+    found = _ASKED.search(str(error))
+    if found is None:
+        return ""
+    count, unit = found.groups()
+    return f"{int(count) / 2**30:.2f} GiB" if unit == "bytes" else f"{count} {unit}"
 
 
 def executor_versions(*more: str) -> dict[str, str]:

@@ -93,7 +93,7 @@ def generate_command(wish: Wish, options: ModelOptions, seed: int) -> int:
     if found.family == "t5":
         model, tokens = load_t5(config, options), _tokens(tokenizer, prompt)
         limit = min(wish.max_tokens, model.max_model_len - 1)
-        with out_of_memory("running a step"):
+        with out_of_memory("running a step", "--max-model-len"):
             translate(model, tokens, limit, tokenizer.end_tokens, wish.sampling, text.push)
         stopped = False
     else:
@@ -147,7 +147,7 @@ def _run(session: Session, answer: Answer) -> bool:
     """Run one request to its end; True if it was interrupted."""
     request = Request("prompt", 0.0, len(answer.prompt), answer.limit)
     driver = session.driver(Answers([answer]), Arrivals([request]))
-    with stopping(driver, "interrupted"), out_of_memory("running a step"):
+    with stopping(driver, "interrupted"), out_of_memory("running a step", "--max-model-len"):
         driver.run()
     return driver.stopped
 

@@ -18,8 +18,9 @@ from executor.device import executor_versions
 from executor.driver import Driver
 from executor.interrupt import stopping
 from executor.ranks import Channel, ranks_of
-from executor.session import ModelOptions, Session, open_session, out_of_memory
+from executor.session import STEP_SIZES, ModelOptions, Session, open_session, out_of_memory
 from executor.workload import answers_of, load_workload
+from superinfer.errors import SuperInferError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
 from superinfer.lab.results import check_writable, default_folder, summary_json, write_run
@@ -56,8 +57,13 @@ def run_command(config: Config, options: RunOptions) -> int:
         say(f"warning: {config.run.trace}: skipped {workload.skipped} bad lines")
     with ranks_of(config, options.model) as channel:
         replay = Replay(config, workload, options, channel=channel)
-        with stopping(replay.driver):
-            replay.run()
+        try:
+            with stopping(replay.driver):
+                replay.run()
+        except SuperInferError:
+            replay.give_up()
+            replay.write()
+            raise
     summary = replay.write()
     show(summary, options.as_json)
     return INTERRUPTED if replay.driver.stopped else 0
@@ -93,9 +99,15 @@ class Replay:
         engine = self.session.engine
         engine.ask = self._timed(engine.scheduler.plan)
         started = time.perf_counter()
-        with out_of_memory("running a step"):
-            self.driver.run()
-        self.wall_s = time.perf_counter() - started
+        try:
+            with out_of_memory("running a step", STEP_SIZES):
+                self.driver.run()
+        finally:
+            self.wall_s = time.perf_counter() - started
+
+    def give_up(self) -> None:
+        """The run failed: what has ended stays as it is, all else is unfinished."""
+        self.session.engine.close(self.driver.now)
 
     def summary(self) -> tuple[RunMetrics, Summary]:
         """What the run came to."""

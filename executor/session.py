@@ -14,7 +14,7 @@ from executor.arrivals import Arrivals
 from executor.backend import TorchBackend
 from executor.capacity import blocks_that_fit, compile_kernels, slabs_for
 from executor.clock import Clock, RealTime
-from executor.device import Device, find_device, is_out_of_memory
+from executor.device import Device, asked_bytes, find_device, is_out_of_memory
 from executor.driver import Driver
 from executor.kernels.ops import ops_for
 from executor.kv.arena import Arena, HostArena, arena_size
@@ -44,6 +44,8 @@ TINY = "tiny"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 HOST = HostCost(step_s=0.001, per_sequence_s=5e-6, origin="assumed")
 """For predictions, where no profile has measured it."""
+STEP_SIZES = "scheduler.max_num_batched_tokens, scheduler.max_num_seqs or --kv-blocks"
+"""Settings on which the memory of a step depends."""
 PINNED_AT_ONCE_BYTES = 8 << 30
 MOST_ROWS = 256
 """Decodes of the largest graphs, if the scheduler names no limit of its own."""
@@ -122,7 +124,7 @@ def open_session(
     if model.device.type == "cuda":
         with out_of_memory("compiling kernels"):
             compile_kernels(model, ops_for(model.device), smaller)
-    with out_of_memory("laying out the KV cache"):
+    with out_of_memory("laying out the KV cache", "--kv-blocks or run.host_memory_gib"):
         sizes = _sizes(config, model, scheduler, smaller, channel)
         arena = Arena(
             model.layout,
@@ -144,15 +146,17 @@ def load_t5(config: Config, options: ModelOptions) -> T5:
 
 
 @contextmanager
-def out_of_memory(what: str) -> Iterator[None]:
-    """Say in one line what there was no memory for."""
+def out_of_memory(what: str, lower: str = "") -> Iterator[None]:
+    """Say in one line what there was no memory for, how much it was, and what to `lower`."""
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        detail = str(error).split(". ")[0]
-        raise SuperInferError(f"out of memory while {what}: {detail}") from None
+        asked = asked_bytes(error)
+        parts = (f"out of memory while {what}", f"no {asked} left" if asked else "")
+        hint = f"lower {lower}" if lower else ""
+        raise SuperInferError(": ".join(part for part in (*parts, hint) if part)) from None
 
 
 # -- inside ---------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from executor.device import is_out_of_memory
 from executor.kv.layout import KVLayout
 from executor.kv.slabs import SlabAllocator
 from executor.kv.tables import Offsets
@@ -83,9 +84,12 @@ class Arena:
         self.layout, self.size = layout, size
         try:
             self.tensor = torch.empty(size.nbytes, dtype=torch.uint8, device=device)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise ConfigError(
-                f"no room on {device} for {size.nbytes / 2**30:.2f} GiB of KV cache"
+                f"no room on {device} for {size.nbytes / 2**30:.2f} GiB of KV cache: "
+                "lower --kv-blocks"
             ) from None
 
     def allocator(self) -> SlabAllocator:

@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 from executor_runs import LLAMA, call
 
 from executor.generate import Text
+from executor.runner import Runner
 
 ROOT = Path(__file__).parents[2]
 
@@ -170,6 +171,33 @@ def test_no_gpu_is_one_line(monkeypatch, capsys, config, trace):
     arguments = ("run", trace, "--model", config, "--random-weights", "--device", "cuda")
     code, _, errors = call(monkeypatch, capsys, *arguments)
     assert code == 2 and "no CUDA device" in errors
+
+
+def test_a_run_without_memory_writes_the_results_so_far(
+    monkeypatch, capsys, tmp_path, config, trace
+):
+    """`vllm_v1` shares blocks before they are computed, so no request can be failed alone."""
+    launch = Runner.launch
+
+    def hungry(runner, batch):
+        if any(chunk.context + len(chunk.tokens) >= 100 for chunk in batch.chunks):
+            raise RuntimeError("can't allocate memory: you tried to allocate 1073741824 bytes.")
+        return launch(runner, batch)
+
+    monkeypatch.setattr(Runner, "launch", hungry)
+    out = tmp_path / "result"
+    code, _, errors = call(
+        monkeypatch,
+        capsys,
+        *("run", trace, "--scheduler", "vllm_v1", "--memory", "vllm_v1"),
+        *("--model", config, "--random-weights"),
+        *("--device", "cpu", "--kv-blocks", 60, "--prefix-caching"),
+        *("--as-fast-as-possible", "--no-plots", "--out", out),
+    )
+    *_, place, said = errors.splitlines()
+    assert code == 1 and place == f"results in {out}"
+    assert said.startswith("error: out of memory while running a step: no 1.00 GiB left: lower ")
+    assert json.loads((out / "summary.json").read_text())["completed"] >= 2
 
 
 @pytest.mark.slow

@@ -17,8 +17,9 @@ from executor.arrivals import Arrivals
 from executor.backend import TorchBackend
 from executor.clock import RealTime
 from executor.driver import Driver
+from executor.session import out_of_memory
 from superinfer.engine import Engine
-from superinfer.errors import StuckError
+from superinfer.errors import StuckError, SuperInferError
 from superinfer.memory.lru import LruMemory
 from superinfer.schedulers.fcfs import FcfsScheduler
 
@@ -101,15 +102,27 @@ def test_requests_that_nothing_serves_are_an_error(lag):
 class HungryModel(IdleModel):
     """Has no memory for long chunks."""
 
+    error: RuntimeError
+
     def forward(self, step, arena):
         if step.prefill is not None and step.prefill.longest >= 10:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB.")
+            raise self.error
         return super().forward(step, arena)
 
 
+ON_A_GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB.")
+ON_THE_HOST = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+    "tried to allocate 1099511627776 bytes. Error code 12 (Cannot allocate memory)"
+)
+
+
+@pytest.mark.parametrize("error", [ON_A_GPU, ON_THE_HOST])
 @pytest.mark.parametrize("lag", [0, 1])
-def test_a_request_that_fails_ends_alone(lag):
-    rig = rig_for(HungryModel(4), lag=lag, prefix_caching=True)
+def test_a_request_that_fails_ends_alone(lag, error):
+    model = HungryModel(4)
+    model.error = error
+    rig = rig_for(model, lag=lag, prefix_caching=True)
     ids = tuple(range(8))
     requests = [
         request(0, 5, 0),
@@ -123,6 +136,23 @@ def test_a_request_that_fails_ends_alone(lag):
     assert table.output_tokens.tolist() == [9, 0, 9]
     assert rig.engine.pool.referenced == 0
     assert not [node for node in rig.engine.tree.nodes() if not node.answer]  # nothing to find
+
+
+def test_another_error_of_a_step_is_not_taken_for_lack_of_memory():
+    model = HungryModel(4)
+    model.error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    requests = [request(0, 32, 0)]
+    with pytest.raises(RuntimeError, match="shapes"):
+        rig_for(model).run(requests, forced(requests, [2]))
+
+
+@pytest.mark.parametrize(("error", "size"), [(ON_A_GPU, "1 TiB"), (ON_THE_HOST, "1024.00 GiB")])
+def test_lack_of_memory_names_size_and_setting(error, size):
+    with (
+        pytest.raises(SuperInferError, match=f"a step: no {size} left: lower --kv-blocks$"),
+        out_of_memory("running a step", "--kv-blocks"),
+    ):
+        raise error
 
 
 def test_an_answer_ends_with_a_stop_token_or_when_it_is_told():

@@ -47,7 +47,7 @@ def bench(
     from executor.device import default_device, find_device
     from executor.kv.layout import PRECISIONS
     from executor.models.config import read_config
-    from executor.session import ModelOptions, source_of
+    from executor.session import ModelOptions, out_of_memory, source_of
     from superinfer.errors import ConfigError
 
     where: torch.device = find_device(device or default_device()).torch
@@ -76,14 +76,17 @@ def bench(
     opened = Session.open(source, where, dtype_of(ModelOptions(dtype), where), int8)
     deadline = Deadline(60 * minutes)
     found: dict[str, list[Row]] = {name: [] for name in wanted}
-    for name in wanted:
-        for row in PARTS[name](opened, points, deadline):
-            found[name].append(row)
-            print(f"{name}: {row.get('point', row.get('block', ''))}", file=sys.stderr)
-    if as_json:
-        print(json.dumps({**opened.header(), **found, "handicaps": HANDICAPS}, indent=2))
-    else:
-        print("\n".join(bench_lines(opened.header(), found)))
+    try:
+        for name in wanted:
+            with out_of_memory(f"measuring {name}", "--batches, --contexts or --prompts"):
+                for row in PARTS[name](opened, points, deadline):
+                    found[name].append(row)
+                    print(f"{name}: {row.get('point', row.get('block', ''))}", file=sys.stderr)
+    finally:  # rows that are there are shown whatever happens
+        if as_json:
+            print(json.dumps({**opened.header(), **found, "handicaps": HANDICAPS}, indent=2))
+        else:
+            print("\n".join(bench_lines(opened.header(), found)))
 
 
 def _words(text: str) -> list[str]:

@@ -67,7 +67,7 @@ def load_model(  # noqa: PLR0913
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise ConfigError(_too_large(config, device, group)) from None
+        raise ConfigError(_too_large(config, device, group, length, dtype)) from None
 
 
 def _device(device: torch.device | str) -> torch.device:
@@ -119,9 +119,19 @@ def _require_gpu(device: torch.device) -> None:
         raise ConfigError(f"the GPU is too old: sm_{major}{minor}, sm_80 or newer is needed")
 
 
-def _too_large(config: ModelConfig, device: torch.device, group: Group) -> str:
+def _too_large(
+    config: ModelConfig, device: torch.device, group: Group, positions: int, dtype: torch.dtype
+) -> str:
+    """What takes most of the memory: weights, or the tables of rotary positions (float32)."""
     shape = config.shape
-    need = shape.gpu_parameters(group.size) / 1e9
+    weights = shape.gpu_parameters(group.size)
+    rotary = config.family not in ("gpt2", "t5")
+    if rotary and positions * shape.head_dim * 4 > weights * dtype.itemsize:
+        return (
+            f"out of memory at load: tables for {positions} positions do not fit on {device}; "
+            "lower --max-model-len"
+        )
+    need = weights / 1e9
     total = ""
     if device.type == "cuda":
         total = f" ({torch.cuda.get_device_properties(device).total_memory / 1e9:.0f} GB)"

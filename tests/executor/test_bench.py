@@ -9,8 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from executor_runs import call
+
+from executor.bench import engines
 from executor.bench import session as bench
 from executor.bench.attention import sdpa_decode
+from executor.bench.engines import Load
 from executor.bench.paged_peers import VLLM_MODULES
 from executor.bench.report import HANDICAPS, bench_lines
 from executor.bench.session import PARTS, TINY_POINTS, Points, Session
@@ -55,6 +59,46 @@ def test_a_peer_that_is_not_there_says_so(opened: Session, monkeypatch: pytest.M
     lines = list(bench_lines(opened.header(), {"peers": list(rows.values())}))
     assert sum("not importable" in line for line in lines) == 4
     assert all(any(line.startswith(f"  {name}: ") for line in lines) for name in HANDICAPS)
+
+
+@pytest.mark.parametrize(
+    "error", [AttributeError("has no attribute 'plan'"), KeyError("k"), OSError()]
+)
+def test_whatever_a_peer_raises_is_its_line(
+    opened: Session, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def peer(*_sizes: object) -> None:
+        raise error
+
+    monkeypatch.setattr(bench, "PEERS", {"torch SDPA": peer})
+    monkeypatch.setattr(bench, "PAGED_DECODES", {})
+    monkeypatch.setattr(bench, "PAGED_PREFILLS", {})
+    rows = list(PARTS["peers"](opened, POINTS, Deadline(60)))
+    assert rows[0]["skipped"].startswith(f"{type(error).__name__}: ")
+    assert rows[1]["seconds"] > 0
+
+
+def test_an_engine_of_another_version_is_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(_load: Load) -> float:
+        raise KeyError("page_size")
+
+    monkeypatch.setattr(engines, "ours", lambda _load: 2.0)
+    monkeypatch.setattr(engines, "transformers_batching", raises)
+    rows = list(engines.engines(Load("tiny", "cpu", "float32")))
+    assert rows[0]["seconds"] == 2.0 and rows[1]["skipped"] == "KeyError: 'page_size'"
+
+
+def test_lack_of_memory_is_a_line_after_the_rows_so_far(
+    opened: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Session, "open", lambda *_arguments: opened)
+    sizes = ("--contexts", "65", "--bits", "16", "--prompts", "64", "--batches", 10**9)
+    part = ("--only", "prefill,decode", "--device", "cpu", "--model", "tiny")
+    code, shown, errors = call(monkeypatch, capsys, "bench", *part, *sizes)
+    assert code == 1 and "prefill 64 " in shown
+    said = errors.splitlines()[-1]
+    assert said.startswith("error: out of memory while measuring decode: no ")
+    assert said.endswith("left: lower --batches, --contexts or --prompts")
 
 
 def test_nothing_begins_after_the_deadline(opened: Session) -> None:

@@ -271,6 +271,12 @@ def test_memory_that_is_not_there(tmp_path, monkeypatch):
     refused(ConfigError, write(tmp_path), "out of memory at load", random_weights=True)
 
 
+def test_tables_of_positions_that_do_not_fit(tmp_path):
+    write(tmp_path, max_position_embeddings=2**45)
+    expected = "tables for 35184372088832 positions do not fit on cpu; lower --max-model-len"
+    refused(ConfigError, tmp_path, expected, random_weights=True)
+
+
 @pytest.mark.parametrize("hidden", [16, 2**40])
 def test_more_memory_than_a_computer_has(tmp_path, hidden):
     write(tmp_path, vocab_size=2**40, hidden_size=hidden, head_dim=8)

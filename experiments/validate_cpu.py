@@ -31,7 +31,7 @@ from executor.calibration.ceilings import hardware
 from executor.calibration.report import profile_lines
 from executor.device import executor_versions
 from executor.shipped import TINY
-from executor.validation.validate import Outcome, Wish, validate_all, winners
+from executor.validation.validate import Outcome, Wish, gate, validate_all, winners
 from experiments.hardware_tables import write_pages
 from superinfer.costs.profile import load_profile
 from superinfer.errors import InputError, SuperInferError
@@ -58,7 +58,9 @@ class Sizes:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Calibrate, run, compare; 3 if an error is above the limit, 2 or 1 with a line if it fails."""
+    """Calibrate, run, compare; 3 if an error is above the limit or another policy wins, 2 or 1
+    with a line if it fails.
+    """
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(given)
     try:
@@ -86,7 +88,7 @@ def validate(options: argparse.Namespace, given: list[str]) -> int:
     print("\n".join(lines))
     if options.record:
         record(options.record, outcomes, lines, profile, origin)
-    return 3 if any(outcome.fails(MAX_ERROR) for outcome in outcomes) else 0
+    return 0 if gate(outcomes, MAX_ERROR) else 3
 
 
 def origin_of(arguments: list[str], sizes: Sizes) -> dict[str, Any]:
@@ -176,7 +178,7 @@ def report(profile: Path, outcomes: list[Outcome], sizes: Sizes, span_s: float) 
     yield f"{sizes.requests} requests within {span_s:.1f} s, {KV_BLOCKS} blocks of {BLOCK_TOKENS}"
     for outcome in outcomes:
         yield from outcome.lines(MAX_ERROR)
-    yield from winners(outcomes)
+    yield from (verdict.line for verdict in winners(outcomes))
 
 
 def record(
@@ -192,7 +194,7 @@ def record(
         "max_error": MAX_ERROR,
         "fit": load_profile(profile).fit,
         "outcomes": [outcome.row(MAX_ERROR) for outcome in outcomes],
-        "winners": list(winners(outcomes)),
+        "winners": [verdict.line for verdict in winners(outcomes)],
     }
     (folder / "validate.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     head = [f"{origin['command']}, {origin['date']}, {origin['machine']['name']}"]

@@ -12,7 +12,7 @@ import typer
 from superinfer.errors import ConfigError
 
 GATE = 3
-"""Exit code where an error is above `--max-error`."""
+"""Exit code where an error is above `--max-error`, or where another policy wins."""
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +35,10 @@ def validate(
     repeats: Annotated[int, typer.Option(min=1, help="Runs on the device; medians count.")] = 1,
     max_error: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Largest error of a mean; twice that for a P99. Else exit 3."),
+        typer.Option(
+            min=0.0,
+            help="Largest error of a mean; twice that for a P99; same winners. Else exit 3.",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("runs/validate"),
     option: Annotated[
@@ -49,10 +52,12 @@ def validate(
     import shlex
 
     from executor.device import default_device
-    from executor.validation.validate import Outcome, Wish, validate_all, winners
+    from executor.validation.validate import Outcome, Wish, gate, validate_all, winners
     from superinfer.costs.profile import load_profile
     from superinfer.lab.results import check_writable
 
+    names = tuple(scheduler or ("vllm",))
+    _refuse(trace, names)
     load_profile(profile)  # the runs read it again, each by itself
     check_writable(out / "device")
     try:
@@ -60,7 +65,7 @@ def validate(
     except ValueError as error:
         raise ConfigError(f"--run: {error}") from None
     chosen = ["--model", model, "--device", device or default_device(), *more]
-    wish = Wish(trace, profile, tuple(scheduler or ("vllm",)), tuple(chosen), repeats, out)
+    wish = Wish(trace, profile, names, tuple(chosen), repeats, out)
     outcomes: list[Outcome] = validate_all(wish, lambda text: print(text, file=sys.stderr))
     if not no_plots:
         for outcome in outcomes:
@@ -70,7 +75,20 @@ def validate(
     else:
         for outcome in outcomes:
             print("\n".join(outcome.lines(max_error)))
-        for line in winners(outcomes):
-            print(line)
-    if max_error is not None and any(outcome.fails(max_error) for outcome in outcomes):
+    for verdict in winners(outcomes):
+        print(verdict.line, file=sys.stderr if as_json else sys.stdout)
+    if max_error is not None and not gate(outcomes, max_error):
         raise typer.Exit(GATE)
+
+
+def _refuse(trace: str, schedulers: tuple[str, ...]) -> None:
+    """What no run could make good; before the device is touched."""
+    from superinfer.lab.config import load_config
+
+    if trace == "-":
+        raise ConfigError("TRACE: expected a file, because both sides read it, got -")
+    for name in schedulers:
+        if schedulers.count(name) > 1:
+            raise ConfigError(f"--scheduler {name}: given twice")
+        if ":" not in name:  # a class of the user's may need settings of the runs
+            load_config(None, (), scheduler=name).build_scheduler()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite, nan
 from statistics import median
-from typing import Any
+from typing import Any, TypeGuard
 
 Summary = Mapping[str, Any]
 
@@ -14,6 +15,8 @@ STATISTICS = ("mean", "median", "p90", "p95", "p99")
 COUNTS = ("completed", "preemptions", "rotations", "slo_attainment", "output_throughput")
 JUDGED = {"mean": 1.0, "p99": 2.0}
 """Statistics of all requests that are held to the largest error, and to how many times it."""
+EQUAL = "completed"
+"""What has to be the same on both sides, whatever the largest error is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,32 +27,54 @@ class Metric:
     service_class: str
     """Empty: all requests."""
     device: float
+    """NaN where one side alone has a metric that is judged, and it is the other one."""
     simulated: float
 
     @property
+    def known(self) -> bool:
+        """True if both sides have it."""
+        return isfinite(self.device) and isfinite(self.simulated)
+
+    @property
     def error(self) -> float | None:
-        """How far the simulator is off, as a share; None beside a zero."""
-        return self.simulated / self.device - 1 if self.device else None
+        """How far the simulator is off, as a share; None beside a zero or beside nothing."""
+        return self.simulated / self.device - 1 if self.known and self.device else None
 
     def row(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "error": self.error}
+        sides = {name: getattr(self, name) for name in ("device", "simulated")}
+        finite = {name: value if isfinite(value) else None for name, value in sides.items()}
+        return {**asdict(self), **finite, "error": self.error}
 
     def limit(self, max_error: float) -> float | None:
         """The largest error that it is held to; None if it is only shown."""
-        statistic, _, rest = self.name.partition("_")
-        if self.service_class or statistic not in JUDGED or not rest.endswith("_ms"):
-            return None
-        return JUDGED[statistic] * max_error
+        share = _judged(self.name, self.service_class)
+        return None if share is None else share * max_error
 
     def fails(self, max_error: float) -> bool:
-        """True if it is off by more than it may be."""
+        """True if it is off by more than it may be, or if one side alone has it or has a zero."""
         limit = self.limit(max_error)
-        return limit is not None and self.error is not None and abs(self.error) > limit
+        if limit is None:
+            return False
+        if not self.known:
+            return True
+        if 0.0 in (self.device, self.simulated):
+            return self.device != self.simulated
+        return abs(self.simulated / self.device - 1) > limit
+
+
+def _judged(name: str, service_class: str) -> float | None:
+    """To how many times the largest error a metric is held; None if it is only shown."""
+    if service_class:
+        return None
+    if name == EQUAL:
+        return 0.0
+    statistic, _, rest = name.partition("_")
+    return JUDGED.get(statistic) if rest.endswith("_ms") else None
 
 
 def compare(device: Summary, simulated: Summary) -> list[Metric]:
-    """All metrics that both have."""
+    """All metrics that both have, and those of one side that are judged."""
     found = list(_metrics("", device, simulated))
     classes = device.get("classes", {}), simulated.get("classes", {})
     for name in classes[0]:
@@ -61,9 +86,10 @@ def compare(device: Summary, simulated: Summary) -> list[Metric]:
 def _metrics(service_class: str, device: Summary, simulated: Summary) -> Iterator[Metric]:
     times = [f"{statistic}_{time}_ms" for time in TIMES for statistic in STATISTICS]
     for name in (*times, *COUNTS):
-        pair = device.get(name), simulated.get(name)
-        if all(isinstance(value, int | float) for value in pair):
-            yield Metric(name, service_class, float(pair[0] or 0), float(pair[1] or 0))
+        pair = [float(v) if _number(v := side.get(name)) else None for side in (device, simulated)]
+        wanted = 1 if _judged(name, service_class) is not None else 2
+        if len(pair) - pair.count(None) >= wanted:
+            yield Metric(name, service_class, *(nan if v is None else v for v in pair))
 
 
 def middle(summaries: Sequence[Summary]) -> dict[str, Any]:
@@ -74,21 +100,29 @@ def middle(summaries: Sequence[Summary]) -> dict[str, Any]:
         others = [summary.get(key) for summary in summaries]
         if isinstance(value, Mapping):
             found[key] = middle([other for other in others if isinstance(other, Mapping)])
-        elif _numbers(others):
-            found[key] = median(others)  # type: ignore[type-var]
         else:
-            found[key] = value
+            found[key] = _middle_of(others)
     return found
 
 
-def _numbers(values: list[Any]) -> bool:
-    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+def _middle_of(values: list[Any]) -> Any:
+    """The median of numbers, None where some runs lack it, and the first of anything else."""
+    numbers = [value for value in values if _number(value)]
+    if len(numbers) == len(values):
+        return median(numbers)
+    return None if numbers else values[0]
+
+
+def _number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def spread(summaries: Sequence[Summary], name: str) -> float:
-    """Largest less smallest of a number over runs of the same thing, as a share of the median."""
-    values = [float(summary[name]) for summary in summaries]
-    centre = median(values)
+    """Largest less smallest of a number over those runs of the same thing that have it, as a share
+    of the median.
+    """
+    values = [float(value) for summary in summaries if _number(value := summary.get(name))]
+    centre = median(values) if values else 0.0
     return (max(values) - min(values)) / centre if centre else 0.0
 
 
@@ -98,7 +132,8 @@ def lines(metrics: list[Metric], max_error: float | None) -> Iterator[str]:
     for metric in metrics:
         error = "" if metric.error is None else f"{metric.error:+8.1%}"
         mark = "  !" if max_error is not None and metric.fails(max_error) else ""
-        yield (
-            f"{metric.service_class:10} {metric.name:18} {metric.device:12.4g} "
-            f"{metric.simulated:12.4g} {error:>8}{mark}"
+        sides = (
+            f"{value:12.4g}" if isfinite(value) else f"{'-':>12}"
+            for value in (metric.device, metric.simulated)
         )
+        yield f"{metric.service_class:10} {metric.name:18} {' '.join(sides)} {error:>8}{mark}"

@@ -51,13 +51,14 @@ class Outcome:
         return found
 
     def fails(self, max_error: float) -> bool:
-        """True if any metric is off by more than it may be."""
-        return any(metric.fails(max_error) for metric in self.metrics)
+        """True if any metric is off by more than it may be, or if there is none to judge."""
+        judged = [metric for metric in self.metrics if metric.limit(max_error) is not None]
+        return not judged or any(metric.fails(max_error) for metric in judged)
 
     def value(self, name: str, simulated: bool) -> float | None:
         """A metric of all requests."""
         for metric in self.metrics:
-            if metric.name == name and not metric.service_class:
+            if metric.name == name and not metric.service_class and metric.known:
                 return metric.simulated if simulated else metric.device
         return None
 
@@ -101,21 +102,52 @@ def validate_all(wish: Wish, say: Callable[[str], None]) -> list[Outcome]:
     return outcomes
 
 
-def winners(outcomes: list[Outcome]) -> Iterator[str]:
-    """Which policy is best on each side, by metric."""
-    if len(outcomes) < 2:
-        return
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Which policies are best by a metric; several if they are exactly equal."""
+
+    metric: str
+    device: tuple[str, ...]
+    simulated: tuple[str, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """True if a policy that wins in simulation wins on the device, too."""
+        return bool(set(self.device) & set(self.simulated))
+
+    @property
+    def line(self) -> str:
+        """In words."""
+        device, simulated = " and ".join(self.device), " and ".join(self.simulated)
+        word = "agree" if self.agrees else "differ"
+        return f"best by {self.metric}: {device} on the device, {simulated} simulated ({word})"
+
+
+def winners(outcomes: list[Outcome]) -> list[Verdict]:
+    """Which policy is best on each side, by each metric that all have; none for a single policy."""
+    verdicts: list[Verdict] = []
     for name, sign in RANKED.items():
-        best = [_best(outcomes, name, sign, simulated) for simulated in (False, True)]
-        if None not in best:
-            verdict = "agree" if best[0] == best[1] else "differ"
-            yield f"best by {name}: {best[0]} on the device, {best[1]} simulated ({verdict})"
+        device, simulated = (_best(outcomes, name, sign, side) for side in (False, True))
+        if len(outcomes) > 1 and device and simulated:
+            verdicts.append(Verdict(name, device, simulated))
+    return verdicts
 
 
-def _best(outcomes: list[Outcome], name: str, sign: int, simulated: bool) -> str | None:
+def gate(outcomes: list[Outcome], max_error: float) -> bool:
+    """True if no metric is off by more than it may be, and if the same policies win on both
+    sides.
+    """
+    close = not any(outcome.fails(max_error) for outcome in outcomes)
+    return close and all(verdict.agrees for verdict in winners(outcomes))
+
+
+def _best(outcomes: list[Outcome], name: str, sign: int, simulated: bool) -> tuple[str, ...]:
+    """The best policies; none if one of them has no such metric."""
     values = {outcome.scheduler: outcome.value(name, simulated) for outcome in outcomes}
     known = {key: sign * value for key, value in values.items() if value is not None}
-    return max(known, key=lambda key: known[key]) if len(known) == len(values) else None
+    if len(known) < len(outcomes):
+        return ()
+    return tuple(key for key, value in known.items() if value == max(known.values()))
 
 
 def _fresh(folder: Path) -> Path:

@@ -54,7 +54,8 @@ def _error(outcome: Outcome, name: str) -> float | None:
 
 def best(context: Context) -> Result:
     """Which policy wins, on the device and simulated."""
-    return {"table": list(winners([compared(context, policy) for policy in POLICIES]))}
+    outcomes = [compared(context, policy) for policy in POLICIES]
+    return {"table": [verdict.line for verdict in winners(outcomes)]}
 
 
 CHECKS: dict[str, Check] = {

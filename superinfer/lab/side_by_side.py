@@ -28,7 +28,8 @@ def write_plot(device: Path, simulated: Path, out: Path, title: str) -> Path:
         axis.set_ylim(0, 1)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("share of requests")
-    axes[0].legend(loc="lower right", frameon=False)
+    if axes[0].lines:
+        axes[0].legend(loc="lower right", frameon=False)
     figure.suptitle(title)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from executor_runs import call
 
+from executor.validation import validate as validation
 from executor.validation.compare import Metric, compare, lines, middle, spread
-from executor.validation.validate import Outcome, winners
+from executor.validation.validate import Outcome, gate, winners
+from superinfer.costs import list_profiles
+from superinfer.lab import side_by_side
+from superinfer.lab.side_by_side import COLUMNS
 
 
 def test_errors_are_of_the_simulator() -> None:
@@ -64,12 +70,82 @@ def outcome(name: str, folder: Path, device_ms: float, simulated_ms: float) -> O
 def test_who_wins_on_both_sides(tmp_path: Path) -> None:
     """The policy with the smaller mean, by the device and by the simulator."""
     outcomes = [outcome("vllm", tmp_path, 20.0, 10.0), outcome("rotating", tmp_path, 10.0, 12.0)]
-    said = list(winners(outcomes))
-    assert said[0].startswith(
+    said = winners(outcomes)
+    assert said[0].line.startswith(
         "best by mean_ttft_ms: rotating on the device, vllm simulated (differ)"
     )
     assert outcomes[0].fails(0.1) and outcomes[0].row(0.1)["failed"]
-    assert not list(winners(outcomes[:1]))
+    assert not said[0].agrees and said[2].agrees  # all attain the same
+    assert not winners(outcomes[:1])
+
+
+def test_another_winner_fails_the_gate(tmp_path: Path) -> None:
+    """Though every error is small; policies that are equal both win."""
+    outcomes = [outcome("vllm", tmp_path, 10.0, 10.2), outcome("rotating", tmp_path, 10.1, 10.1)]
+    assert not any(one.fails(0.05) for one in outcomes)
+    assert not gate(outcomes, 0.05) and gate(outcomes[:1], 0.05)
+    equal = outcome("fcfs", tmp_path, 10.0, 10.1)
+    assert gate([*outcomes[1:], equal], 0.05)
+
+
+def test_a_judged_metric_that_one_side_lacks_fails() -> None:
+    """Absent, zero or not finite on one side; what both lack is not judged."""
+    full = {"mean_ttft_ms": 2.0, "completed": 5}
+    for broken in ({}, {"mean_ttft_ms": None}, {"mean_ttft_ms": 0.0}, {"mean_ttft_ms": math.nan}):
+        for pair in ((full, {**broken, "completed": 5}), ({**broken, "completed": 5}, full)):
+            failing = [metric for metric in compare(*pair) if metric.fails(10.0)]
+            assert [metric.name for metric in failing] == ["mean_ttft_ms"]
+            assert "!" in "".join(lines(failing, 10.0))
+            assert "NaN" not in json.dumps(failing[0].row())
+    both = {"mean_ttft_ms": 0.0, "completed": 5}
+    assert not any(metric.fails(0.1) for metric in compare(both, both))
+    assert [m.name for m in compare(full, {**full, "completed": 4}) if m.fails(9.0)] == [
+        "completed"
+    ]
+
+
+def test_nothing_to_judge_fails() -> None:
+    assert Outcome("vllm", [], Path()).fails(1.0)
+
+
+def test_a_repeat_may_lack_a_metric() -> None:
+    """Then there is no median of it, and the spread is that of the others."""
+    runs = [{"a": 1.0}, {"a": None}, {}, {"a": 3.0}]
+    assert middle(runs)["a"] is None
+    assert spread(runs, "a") == pytest.approx(1.0) and spread(runs, "b") == 0.0
+
+
+def test_a_picture_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warnings are errors: no legend where nothing was drawn."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(side_by_side, "read_columns", lambda path: {key: [] for key in COLUMNS})
+    drawn = side_by_side.write_plot(tmp_path, tmp_path, tmp_path / "picture.png", "nothing")
+    assert drawn.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["t.jsonl", "--scheduler", "vlm"], "did you mean 'vllm'"),
+        (
+            ["t.jsonl", "--scheduler", "vllm", "--scheduler", "vllm"],
+            "--scheduler vllm: given twice",
+        ),
+        (["-"], "TRACE: expected a file"),
+    ],
+)
+def test_bad_input_is_refused_before_a_run(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    expected: str,
+) -> None:
+    monkeypatch.setattr(validation, "validate_all", lambda wish, say: 1 / 0)
+    profile = list_profiles()[0].path
+    places = ("--profile", profile, "--out", tmp_path / "out", "--device", "cpu")
+    code, _, errors = call(monkeypatch, capsys, "validate", *arguments, *places)
+    assert code == 2 and expected in errors and errors.count("\n") == 1
 
 
 def execute(command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from executor.validation.validate import Outcome
+from executor.validation import validate as validation
+from executor.validation.validate import Outcome, Verdict
 from experiments import validate_cpu
 from superinfer.costs import list_profiles
 
@@ -81,6 +82,16 @@ def test_a_recording_says_what_it_rests_on(tmp_path: Path, quick: dict[str, floa
 def test_an_error_above_the_limit_is_an_exit_code(tmp_path: Path, quick: dict[str, float]) -> None:
     quick["vllm"] = 120.0
     assert validate_cpu.main(["--work", str(tmp_path / "work")]) == 3
+
+
+def test_another_winner_is_an_exit_code(tmp_path: Path, quick: dict[str, float]) -> None:
+    """On the device both are equal, so either may win; here neither error is large."""
+    quick |= {"vllm": 99.0, "rotating": 101.0}
+    assert validate_cpu.main(["--work", str(tmp_path / "work")]) == 0
+    verdict = Verdict("mean_ttft_ms", ("vllm",), ("rotating",))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(validation, "winners", lambda outcomes: [verdict])
+        assert validate_cpu.main(["--work", str(tmp_path / "work2")]) == 3
 
 
 @pytest.mark.parametrize("option", ["--record", "--work"])

@@ -60,6 +60,8 @@ def load_model(  # noqa: PLR0913
     length = _context(config, max_model_len)
     ops = ops or _ops(device)
     weights = _weights(folder, str(source), device, seed if random_weights else None)
+    if isinstance(weights, FileWeights):
+        weights.require_all_layers(_layer_counts(config))
     loader = Loader(weights, device, dtype, ops, group, int8, int8 and int8_head)
     try:
         with torch.no_grad():
@@ -89,6 +91,14 @@ def _context(config: ModelConfig, asked: int | None) -> int:
     if asked < 1 or (asked > limit and config.family != "t5"):
         raise ConfigError(f"max_model_len {asked} is not between 1 and the model's {limit}")
     return asked
+
+
+def _layer_counts(config: ModelConfig) -> dict[str, int]:
+    """Layers by what stands before their numbers in the names of tensors."""
+    shape = config.shape
+    if config.family == "t5":
+        return {"encoder.block": shape.encoder_layers, "decoder.block": shape.layers}
+    return {"h" if config.family == "gpt2" else "layers": shape.layers}
 
 
 def _weights(folder: Path | None, source: str, device: torch.device, seed: int | None) -> Weights:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -147,6 +148,21 @@ class FileWeights:
         self._folder = folder
         self._files: dict[str, Any] = {}
         self._places = dict(_places(folder, self._open))
+
+    def require_all_layers(self, counts: Mapping[str, int]) -> None:
+        """Raise InputError for tensors of layers beyond those of the model; `counts` has the number
+        of layers by what comes before the layer's number in a name.
+        """
+        for stack, count in counts.items():
+            layer = re.compile(rf"(?:^|\.){re.escape(stack)}\.(\d+)\.")
+            for name, file in self._places.items():
+                found = layer.search(name)
+                if found and int(found[1]) >= count:
+                    raise InputError(
+                        f"expected layers up to {count - 1}, because config.json says {count}",
+                        file=str(self._folder / file),
+                        field=name,
+                    )
 
     def has(self, name: str) -> bool:
         """Whether the folder has the tensor."""

@@ -78,11 +78,14 @@ class Memory:
         if bits == 8:
             codes = self._integers(-127, 127, (2, per_block, dim)).to(torch.int8)
             scales = (self._uniform((2, per_block)) * 0.03 + 0.001).half()
+            scales[:, tokens:] = torch.nan
             exact = codes.double() * scales.double()[..., None]
             return torch.cat((_bytes(codes), _bytes(scales))), *exact[:, :tokens]
         codes = self._integers(0, 15, (2, per_block, dim)).to(torch.uint8)
         low, high = codes.chunk(2, dim=-1)
         k_scale, v_scale = self._affine(dim), self._affine(per_block)
+        for absent in v_scale:
+            absent[tokens:] = torch.nan
         meta = torch.cat((*k_scale, *v_scale))
         k = codes[0].double() * k_scale[0].double() + k_scale[1].double()
         v = codes[1].double() * v_scale[0].double()[:, None] + v_scale[1].double()[:, None]

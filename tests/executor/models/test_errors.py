@@ -11,6 +11,7 @@ from modelkit.harness import CPU
 from safetensors.torch import save_file
 
 from executor.models import check_length, load_model
+from executor.models.weights import FileWeights
 from superinfer.errors import ConfigError, InputError, SuperInferError
 
 CONFIG = {
@@ -92,6 +93,33 @@ def test_shards_load(folder):
     model = load_model(folder, device=CPU, dtype=torch.float32, max_model_len=40)
     assert model.vocab == 32
     assert model.max_model_len == 40
+
+
+@pytest.mark.parametrize("name", ["model.layers.1.x.weight", "layers.10.x.weight"])
+def test_layers_that_the_configuration_leaves_out(folder, name):
+    """They would change nothing but the answers."""
+    places = json.loads((folder / "model.safetensors.index.json").read_text())
+    places["weight_map"][name] = "b.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(places))
+    match = f"b.safetensors: {name}: expected layers up to 0, because config.json says 1"
+    refused(InputError, folder, match)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "known"),
+    [
+        ("gpt2", "transformer.h.2.ln_1.weight", "h.1.ln_1.weight"),
+        ("t5", "decoder.block.2.layer.0.x", "decoder.block.1.layer.2.x"),
+        ("t5", "encoder.block.3.layer.0.x", "encoder.block.2.layer.2.x"),
+    ],
+)
+def test_layers_of_other_families(tmp_path, family, name, known):
+    save_file({known: torch.zeros(1)}, tmp_path / "model.safetensors")
+    counts = {"h": 2} if family == "gpt2" else {"encoder.block": 3, "decoder.block": 2}
+    FileWeights(tmp_path).require_all_layers(counts)
+    save_file({known: torch.zeros(1), name: torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="expected layers up to"):
+        FileWeights(tmp_path).require_all_layers(counts)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def decode_attention(
     shares = weights.split([len(part.owners) for part in found.parts])
     for part, unit, lacking, share in zip(found.parts, units, found.partial, shares, strict=True):
         if len(lacking[0]):
-            unit.values[lacking[0]] = unit.values[lacking[0]].masked_fill(lacking[1], 0.0)
+            unit.clear_values(*lacking)
         out.index_add_(0, part.owners, unit.mixed(share))
     out /= total.where(total > 0, 1.0)[..., None]
     return out.reshape(rows, heads, head_dim).to(q.dtype)

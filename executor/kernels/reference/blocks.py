@@ -61,6 +61,14 @@ class Units:
             return (q @ self.keys.mT).mul_(self.key_scale.mT)
         return ((q * self.key_scale) @ self.keys.mT).add_(q @ self.key_min.mT)
 
+    def clear_values(self, blocks: Tensor, absent: Tensor) -> None:
+        """Make values of `blocks` zero where tokens are `absent` [blocks, 1, T, 1]; what stands for
+        them may be no number, and then not even a weight of 0 takes it away.
+        """
+        for part in (self.values, self.value_scale, self.value_min):
+            if part is not None:
+                part[blocks] = part[blocks].masked_fill(absent, 0.0)
+
     def mixed(self, weights: Tensor) -> Tensor:
         """`weights` [..., G, T] times the values, [..., G, D]."""
         if self.value_scale is None:

@@ -85,6 +85,17 @@ def test_decode_over_many_items_of_one_precision(attention: Attention, bits: int
 
 
 @DECODE
+@TYPES
+@pytest.mark.parametrize("bits", MIXED)
+def test_what_stands_for_absent_tokens_is_never_read(
+    attention: Attention, dtype: torch.dtype, bits: int
+) -> None:
+    """Codes, scales and minima of a block that is not full; they are no numbers."""
+    form = layout(dtype, kv_heads=2)
+    assert close(attention, decode_case([[(16, 16), (bits, 16), (bits, 5)]], form, 4, layer=1))
+
+
+@DECODE
 def test_rows_without_keys_give_zeros(attention: Attention) -> None:
     case = decode_case([[], blocks_of(20, 16), []], layout(), 2, pad_rows=2, pad_items=3)
     assert close(attention, case)

@@ -32,14 +32,19 @@ from executor.calibration.timing import Deadline
 from executor.device import executor_versions, find_device
 from executor.items import ItemBudget
 from executor.kernels.ops import ops_for
+from executor.kv.arena import Arena, arena_size
 from executor.kv.layout import KVLayout
+from executor.models import require_weights
 from executor.models.config import read_config
-from executor.session import DTYPES, ModelOptions, Session, open_session, source_of
+from executor.session import DTYPES, HOST, ModelOptions, Session, open_session, source_of
+from superinfer.costs import build_cost
 from superinfer.costs.devices import Link
 from superinfer.costs.profile import HostCost, Profile
 from superinfer.costs.shapes import ModelShape
+from superinfer.engine import Engine, EngineConfig
 from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config
+from superinfer.memory.slabs import ONE_BLOCK_SLABS
 
 BLOCK_TOKENS = (16, 32, 64)
 """Sizes of blocks that the kernels are made for."""
@@ -148,6 +153,7 @@ def calibrate(wish: Wish, say: Say) -> Calibration:
     """Measure everything within about `wish.minutes`."""
     begin_s, total_s = time.time(), 60 * wish.minutes
     subject = Subject.of(wish)
+    check_session(subject)
     say(f"{subject.shape.name} on {hardware(subject.device)['name']}")
     rates = ceilings(subject.device, min(2.0, total_s / 60))
     found = dict(measure_kernels(subject, Deadline(KERNEL_SHARE * total_s), say))
@@ -161,6 +167,28 @@ def calibrate(wish: Wish, say: Say) -> Calibration:
     if warning := unsteady(profile):
         say(warning)
     return Calibration(replace(profile, made_s=begin_s), steps)
+
+
+def check_session(subject: Subject) -> None:
+    """Raise, before minutes are spent on kernels, what would keep the session from being opened:
+    settings, weights that are not there, an arena beyond the device's memory.
+    """
+    wish, config, layout = subject.wish, _config(subject), subject.layout
+    cost = build_cost(subject.shape, find_device(wish.device).spec, 1, config.run.costs, HOST)
+    sizes = EngineConfig(
+        total_blocks=wish.kv_blocks or subject.max_model_len,
+        block_tokens=layout.block_tokens,
+        block_bytes=layout.block_bytes[16],
+        max_model_len=subject.max_model_len,
+        layers=layout.layers,
+    )
+    Engine(config.build_scheduler(), config.build_memory(), cost, sizes)
+    require_weights(source_of(wish.model), wish.loading.random_weights)
+    if wish.kv_blocks:
+        size = arena_size(layout, wish.kv_blocks, ONE_BLOCK_SLABS, smaller=False)
+        Arena(layout, size, subject.device)
+    if subject.gpu:
+        torch.cuda.empty_cache()
 
 
 # -- kernels ------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from executor.models.t5 import load_t5
 from executor.models.weights import FileWeights, RandomWeights, Weights
 from superinfer.errors import ConfigError
 
-__all__ = ["Group", "Model", "check_length", "load_model", "world"]
+__all__ = ["Group", "Model", "check_length", "load_model", "require_weights", "world"]
 
 _OLDEST_GPU = (8, 0)
 _FAMILIES: dict[str, Callable[[ModelConfig, Loader, int, int], Model]] = {
@@ -59,9 +59,7 @@ def load_model(  # noqa: PLR0913
     device = _device(device)
     length = _context(config, max_model_len)
     ops = ops or _ops(device)
-    weights = _weights(folder, str(source), device, seed if random_weights else None)
-    if isinstance(weights, FileWeights):
-        weights.require_all_layers(_layer_counts(config))
+    weights = _weights(config, folder, str(source), device, seed if random_weights else None)
     loader = Loader(weights, device, dtype, ops, group, int8, int8 and int8_head)
     try:
         with torch.no_grad():
@@ -70,6 +68,12 @@ def load_model(  # noqa: PLR0913
         if not is_out_of_memory(error):
             raise
         raise ConfigError(_too_large(config, device, group, length, dtype)) from None
+
+
+def require_weights(source: str | Path, random_weights: bool) -> None:
+    """Raise ConfigError or InputError unless there are files, or random weights, for a model."""
+    config, folder = read_config(source)
+    _weights(config, folder, str(source), torch.device("cpu"), 0 if random_weights else None)
 
 
 def _device(device: torch.device | str) -> torch.device:
@@ -101,13 +105,17 @@ def _layer_counts(config: ModelConfig) -> dict[str, int]:
     return {"h" if config.family == "gpt2" else "layers": shape.layers}
 
 
-def _weights(folder: Path | None, source: str, device: torch.device, seed: int | None) -> Weights:
+def _weights(
+    config: ModelConfig, folder: Path | None, source: str, device: torch.device, seed: int | None
+) -> Weights:
     """Random weights where there is a seed, else the folder's."""
     if seed is not None:
         return RandomWeights(device, seed)
     if folder is None:
         raise ConfigError(f"preset {source!r} has no weights: ask for random ones or name a folder")
-    return FileWeights(folder)
+    weights = FileWeights(folder)
+    weights.require_all_layers(_layer_counts(config))
+    return weights
 
 
 def _ops(device: torch.device) -> Ops:

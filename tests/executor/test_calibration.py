@@ -6,11 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from executor.calibration import calibrate as calibration
 from executor.calibration.calibrate import Wish, calibrate
 from executor.calibration.cases import RandomArena, decode_step
 from executor.calibration.factors import Factors, fit_factors, parts_of, scaled
@@ -45,6 +47,7 @@ from executor.kv.layout import PRECISIONS, KVLayout
 from executor.session import ModelOptions
 from superinfer.costs import CalibratedCost, Chunk, load_profile, load_shape, write_profile
 from superinfer.costs.profile import HostCost, Kernel, Profile
+from superinfer.errors import ConfigError
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -153,6 +156,23 @@ def test_links_have_a_rate_and_a_setup() -> None:
 
 
 # -- random contents ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"max_sequences": 10**8}, "expected at least max_num_seqs"),
+        ({"kv_blocks": 10**9}, "GiB of KV cache: lower --kv-blocks"),
+        ({"model": "llama-3.1-8b"}, "has no weights: ask for random ones"),
+    ],
+)
+def test_what_cannot_be_opened_is_known_before_kernels(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], expected: str
+) -> None:
+    monkeypatch.setattr(calibration, "measure_kernels", lambda *_arguments: 1 / 0)
+    wish = replace(Wish("tiny", "cpu", ModelOptions(), 0.1), **options)
+    with pytest.raises(ConfigError, match=expected):
+        calibrate(wish, print)
 
 
 def test_random_blocks_are_numbers_of_their_precision() -> None:

@@ -92,7 +92,7 @@ def generate_command(wish: Wish, options: ModelOptions, seed: int) -> int:
     text = Text(tokenizer.stream(), wish.stop, _print)
     if found.family == "t5":
         model, tokens = load_t5(config, options), _tokens(tokenizer, prompt)
-        limit = min(wish.max_tokens, model.max_model_len - 1)
+        limit = _limit(wish, model.max_model_len - 1)
         with out_of_memory("running a step", "--max-model-len"):
             translate(model, tokens, limit, tokenizer.end_tokens, wish.sampling, text.push)
         stopped = False
@@ -124,12 +124,22 @@ def _config(wish: Wish, seed: int) -> Config:
 def _answer(wish: Wish, model: Model, tokenizer: Tokenizer, prompt: str, text: Text) -> Answer:
     tokens = _tokens(tokenizer, prompt)
     check_length(model, len(tokens), 1)
-    limit = min(wish.max_tokens, model.max_model_len - len(tokens))
+    limit = _limit(wish, model.max_model_len - len(tokens))
     ends = tokenizer.end_tokens
     sampling = wish.sampling
     history = History(tokens, model.vocab, model.device) if sampling.penalised else None
     ids = np.array(tokens, np.int64)
     return Answer(ids, limit, ends, sampling, history, text.push)
+
+
+def _limit(wish: Wish, room: int) -> int:
+    """Most tokens of the answer; a warning where the context has less room than was asked for."""
+    if wish.max_tokens > room:
+        print(
+            f"warning: --max-tokens {wish.max_tokens}: the context has room for {room}",
+            file=sys.stderr,
+        )
+    return min(wish.max_tokens, room)
 
 
 def _tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:

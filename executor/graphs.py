@@ -54,12 +54,18 @@ def mixed_buckets(max_rows: int) -> list[tuple[int, int]]:
     return sorted({(rows, min(rows, limit)) for rows in MIXED_ROWS for limit in limits})
 
 
+def graphs_of(max_rows: int) -> Graphs:
+    """What is captured for steps that decode up to `max_rows` sequences."""
+    mixed = (MixedGraph(*size) for size in mixed_buckets(max_rows))
+    return Graphs(tuple(buckets(max_rows)), tuple(mixed), MOST_CHUNKS)
+
+
 class StepGraphs:
     """The graphs of one runner."""
 
     def __init__(self, runner: Runner, max_rows: int, arena_blocks: int) -> None:
         """Captures them all. `arena_blocks` is how many blocks the arena can have at most."""
-        self._runner = runner
+        self._runner, self._max_rows = runner, max_rows
         self._most_blocks = SHARED_BLOCKS * arena_blocks
         sizes = [self._decode_sizes(rows) for rows in buckets(max_rows)]
         sizes += [self._mixed_sizes(*size) for size in mixed_buckets(max_rows)]
@@ -87,9 +93,7 @@ class StepGraphs:
     @property
     def known(self) -> Graphs:
         """What a cost model has to know of them."""
-        decodes = tuple(size.rows for size in self._sizes if not size.chunks)
-        mixed = (MixedGraph(size.rows, size.decodes) for size in self._sizes if size.chunks)
-        return Graphs(decodes, tuple(mixed), MOST_CHUNKS)
+        return graphs_of(self._max_rows)
 
     def replay(self, batch: Batch) -> Tensor | None:
         """Queue a step; the logits of its wanted rows and of padding behind them, or None where no

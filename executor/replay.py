@@ -19,7 +19,7 @@ from executor.driver import Driver
 from executor.interrupt import stopping
 from executor.ranks import Channel, ranks_of
 from executor.session import STEP_SIZES, ModelOptions, Session, open_session, out_of_memory
-from executor.workload import answers_of, load_workload
+from executor.workload import answers_of, load_workload, unheeded
 from superinfer.errors import SuperInferError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
@@ -47,7 +47,7 @@ class RunOptions:
 
 def run_command(config: Config, options: RunOptions) -> int:
     """Run one configuration; returns the exit code."""
-    for note in config.notes:
+    for note in (*config.notes, *unheeded(config)):
         say(f"warning: {note}")
     check_writable(_folder(config, options))
     workload = load_workload(config)

@@ -25,7 +25,7 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 MOST_PENALTY = 100.0
 """Beyond that a penalty is a mistake: logits are far smaller."""
-_PENALTY = f"from -{MOST_PENALTY:.0f} to {MOST_PENALTY:.0f}"
+_PENALTY = f"a number from -{MOST_PENALTY:.0f} to {MOST_PENALTY:.0f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +52,16 @@ class Sampling:
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of its range."""
         for name, fits, expected in (
-            ("temperature", 0 <= self.temperature < inf, ">= 0"),
-            ("top_k", self.top_k >= 0, ">= 0"),
-            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
-            ("min_p", 0 <= self.min_p <= 1, "in [0, 1]"),
-            ("repetition_penalty", 0 < self.repetition_penalty < inf, "> 0"),
+            ("temperature", 0 <= self.temperature < inf, "a finite number >= 0"),
+            ("top_k", self.top_k >= 0, "a number >= 0"),
+            ("top_p", 0 < self.top_p <= 1, "a number in (0, 1]"),
+            ("min_p", 0 <= self.min_p <= 1, "a number in [0, 1]"),
+            ("repetition_penalty", 0 < self.repetition_penalty < inf, "a finite number > 0"),
             ("presence_penalty", abs(self.presence_penalty) <= MOST_PENALTY, _PENALTY),
             ("frequency_penalty", abs(self.frequency_penalty) <= MOST_PENALTY, _PENALTY),
         ):
             if not fits:
-                raise ConfigError(
-                    f"{name}: expected a number {expected}, got {getattr(self, name)}"
-                )
+                raise ConfigError(f"{name}: expected {expected}, got {getattr(self, name)}")
 
     @property
     def penalised(self) -> bool:

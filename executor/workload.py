@@ -10,7 +10,7 @@ import numpy as np
 
 from executor.answers import Answer, Answers, Tokens
 from superinfer.errors import ConfigError
-from superinfer.lab.config import Config
+from superinfer.lab.config import Config, RunConfig
 from superinfer.request import SLO, Request
 from traces.gaps import scale_gaps
 from traces.workload import Workload
@@ -27,7 +27,7 @@ def load_workload(config: Config) -> Workload:
     from traces.readers import read_trace
 
     run = config.run
-    _refuse_closed_loads(config)
+    _refuse_simulated(config)
     if not run.trace:
         raise ConfigError("TRACE: expected a trace file here or as run.trace in a --config file")
     if run.trace.endswith(".toml") or run.trace in bundled_specs():
@@ -47,6 +47,20 @@ def load_workload(config: Config) -> Workload:
             request.arrival_s /= run.rate_scale
     scale_gaps(workload.requests, run.burstiness)
     return workload
+
+
+def unheeded(config: Config) -> list[str]:
+    """Warnings of settings that a device does not heed, because its times are its own."""
+    run, usual = config.run, RunConfig()
+    names = [
+        f"run.{name}"
+        for name in ("host_step_ms", "host_per_sequence_us", "router")
+        if getattr(run, name) != getattr(usual, name)
+    ]
+    warnings = [f"{', '.join(names)}: no effect on a device"] if names else []
+    if run.host_link_gb_per_s is not None:
+        warnings.append("run.host_link_gb_per_s: schedulers predict with it alone")
+    return warnings
 
 
 def answers_of(workload: Workload, vocab: int, max_model_len: int, seed: int) -> Answers:
@@ -83,9 +97,13 @@ def prompt_tokens(request: Request, vocab: int, seed: int) -> Tokens:
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _refuse_closed_loads(config: Config) -> None:
-    """Arrivals follow the trace alone; a load that answers to the system is simulated only."""
+def _refuse_simulated(config: Config) -> None:
+    """Arrivals follow the trace alone; a load that answers to the system is simulated only, and so
+    are several engines behind a router.
+    """
     run = config.run
+    if run.replicas > 1:
+        raise ConfigError(f"run.replicas: expected 1 on a device, got {run.replicas}")
     for name in ("concurrency", "backlog", "in_flight", "duration_s"):
         if getattr(run, name):
             raise ConfigError(f"run.{name}: for superinfer-sim alone; a device replays the trace")

@@ -21,13 +21,12 @@ from typing import Any
 from executor.calibration.factors import factors_of, inverse, scaled
 from executor.calibration.fit import with_steps
 from executor.calibration.steps import Step, Steps
-from executor.graphs import MOST_CHUNKS, buckets, mixed_buckets
+from executor.graphs import graphs_of
 from executor.validation.compare import JUDGED, TIMES, compare
 from experiments.record import made_by
 from sim.run import run_simulation
 from sim.workload import load_workload
 from superinfer.costs import Chunk, ModelShape, Profile, load_profile, load_shape, write_profile
-from superinfer.costs.graphs import Graphs, MixedGraph
 from superinfer.lab.config import Config, load_config
 from superinfer.metrics.summary import summarise
 
@@ -57,16 +56,10 @@ def _step(row: list[Any]) -> Step:
     return Step(tuple(Chunk(*chunk) for chunk in chunks), decodes, context, seconds, replay_s)
 
 
-def graphs_of(max_rows: int = MOST_ROWS) -> Graphs:
-    """What the executor captures for so many sequences."""
-    mixed = tuple(MixedGraph(*size) for size in mixed_buckets(max_rows))
-    return Graphs(tuple(buckets(max_rows)), mixed, MOST_CHUNKS)
-
-
 def fitted_again(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:
     """The profile brought in line with its own steps once more, graphs known."""
     tables = scaled(profile, inverse(factors_of(profile.fit["in_step"])))
-    return with_steps(replace(tables, graphs=graphs_of()), shape, steps)
+    return with_steps(replace(tables, graphs=graphs_of(MOST_ROWS)), shape, steps)
 
 
 def arms(profile: Profile, again: Profile) -> dict[str, Profile]:

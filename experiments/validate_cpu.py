@@ -6,6 +6,10 @@ The shipped model is calibrated, then a trace of some hundred requests runs unde
 `rotating`, on the device three times each and in the simulator once. Memory is short: the KV cache
 holds about a dozen requests. All requests come within a share of the time that serving them takes,
 whatever the machine's speed; the simulator with the profile says what that time is.
+
+Everything runs with `OMP_NUM_THREADS=1`, unless the environment sets it. The threads of torch spin
+while they wait for each other: on a CPU that others use too, one that does not get a processor
+holds up all, for up to a second, and no profile can foresee that.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +39,7 @@ from executor.shipped import TINY
 from executor.validation.validate import Outcome, Wish, gate, validate_all, winners
 from experiments.hardware_tables import write_pages
 from superinfer.costs.profile import load_profile
-from superinfer.errors import InputError, SuperInferError
+from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.content import code_hash
 
 SCHEDULERS = ("vllm", "rotating")
@@ -42,6 +47,11 @@ MAX_ERROR = 0.10
 BLOCK_TOKENS = 16
 KV_BLOCKS = 120
 LONGEST = 512
+SEQUENCES = 32
+INTERRUPTED = 130
+THREADS = "OMP_NUM_THREADS"
+LEAST_MINUTES = 0.1
+"""That `superinfer-exec calibrate` takes."""
 ARRIVAL_SHARE = 0.4
 """All requests come in this share of the time that serving them at once takes."""
 RESULTS = Path(__file__).parent / "results" / "cpu"
@@ -64,10 +74,26 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(given)
     try:
-        return validate(options, given)
+        with threads():
+            return validate(options, given)
     except SuperInferError as error:
         say(f"error: {error}")
         return error.exit_code
+    except KeyboardInterrupt:
+        say("interrupted")
+        return INTERRUPTED
+
+
+@contextmanager
+def threads() -> Iterator[None]:
+    """One thread for torch in every command that is run here, unless the user says otherwise."""
+    before = os.environ.get(THREADS)
+    os.environ[THREADS] = before or "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[THREADS]
 
 
 def validate(options: argparse.Namespace, given: list[str]) -> int:
@@ -101,6 +127,7 @@ def origin_of(arguments: list[str], sizes: Sizes) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {**hardware(torch.device("cpu")), "processors": os.cpu_count()},
         "platform": platform.platform(),
+        "threads": os.environ.get(THREADS, ""),
         "load_before": round(os.getloadavg()[0], 2),
         "versions": executor_versions(),
         "source": code_hash(("superinfer", "sim", "executor", "traces"))[:12],
@@ -120,17 +147,21 @@ def calibrated(work: Path, sizes: Sizes) -> Path:
     path = work / "profile.json"
     command = ["calibrate", "--device", "cpu", "--minutes", str(sizes.minutes), "-o", str(path)]
     command += ["--block-tokens", str(BLOCK_TOKENS), "--max-model-len", str(LONGEST)]
-    _call("executor", [*command, "--max-sequences", "32"])
+    _call("executor", [*command, "--max-sequences", str(SEQUENCES)])
     return path
 
 
 def run_options() -> list[str]:
     """Of both policies."""
-    return [
-        *("--device", "cpu", "--model", str(TINY), "--kv-blocks", str(KV_BLOCKS)),
-        *("--block-tokens", str(BLOCK_TOKENS), "--max-model-len", str(LONGEST)),
-        *("--set", "run.host_memory_gib=0.5", "--set", "scheduler.max_num_seqs=32"),
-    ]
+    settings = {
+        "run.kv_blocks": KV_BLOCKS,
+        "run.block_tokens": BLOCK_TOKENS,
+        "run.max_model_len": LONGEST,
+        "run.host_memory_gib": 0.5,
+        "scheduler.max_num_seqs": SEQUENCES,
+    }
+    pairs = [f"{key}={value}" for key, value in settings.items()]
+    return ["--device", "cpu", "--model", str(TINY), *(f"--set={pair}" for pair in pairs)]
 
 
 def write_trace(path: Path, requests: int, span_s: float, seed: int = 0) -> Path:
@@ -156,16 +187,8 @@ def _row(timestamp: float, prompt: int, answer: int, name: str) -> dict[str, Any
 
 def busy_seconds(trace: Path, profile: Path, work: Path) -> float:
     """How long the simulator takes to serve the trace if all of it comes at once."""
-    settings = {
-        "run.costs": str(profile),
-        "run.kv_blocks": KV_BLOCKS,
-        "run.block_tokens": BLOCK_TOKENS,
-        "run.max_model_len": LONGEST,
-        "scheduler.max_num_seqs": 32,
-    }
-    command = ["run", str(trace), "--scheduler", "vllm", "--model", str(TINY), "--device", "cpu"]
-    for key, value in settings.items():
-        command += ["--set", f"{key}={json.dumps(value)}"]
+    costs = f"--set=run.costs={json.dumps(str(profile))}"
+    command = ["run", str(trace), "--scheduler", "vllm", *run_options(), costs]
     out = work / "at-once"
     shutil.rmtree(out, ignore_errors=True)
     summary = json.loads(_call("sim", [*command, "--no-plots", "--json", "--out", str(out)]))
@@ -214,7 +237,8 @@ def _call(module: str, arguments: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         words = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise SuperInferError(f"{module} {arguments[0]}: {words[-1].removeprefix('error: ')}")
+        kind = ConfigError if done.returncode == ConfigError.exit_code else SuperInferError
+        raise kind(f"{module} {arguments[0]}: {words[-1].removeprefix('error: ')}")
     return done.stdout
 
 
@@ -223,20 +247,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--requests", type=_above_zero(int), default=300)
     parser.add_argument("--repeats", type=_above_zero(int), default=3)
     parser.add_argument(
-        "--minutes", type=_above_zero(float), default=3.0, help="of calibration, 0.1 at least"
+        "--minutes",
+        type=_above_zero(float, LEAST_MINUTES),
+        default=3.0,
+        help=f"of calibration, {LEAST_MINUTES} at least",
     )
     parser.add_argument("--work", type=Path, default=Path("runs/validate-cpu"))
     parser.add_argument("--record", type=Path, help="also write here, as experiments/results/cpu")
     return parser
 
 
-def _above_zero(kind: Callable[[str], float]) -> Callable[[str], float]:
+def _above_zero(kind: Callable[[str], float], least: float = 0.0) -> Callable[[str], float]:
     """Reads a number; argparse names the option where it is none."""
 
     def read(text: str) -> float:
         value = kind(text)
         if not 0 < value < float("inf"):
             raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected {least} or more, got {text}")
         return value
 
     read.__name__ = "number"

@@ -159,6 +159,14 @@ def test_an_odd_model_is_one_line(monkeypatch, capsys, config, changes, expected
     assert errors.startswith("error: ") and expected in errors and errors.count("\n") == 1
 
 
+def test_more_tokens_than_the_context_has_room_for(monkeypatch, capsys, config):
+    settings = ("--model", config, "--random-weights", "--device", "cpu", "--max-model-len", 20)
+    more = ("--max-tokens", 99)
+    code, _, errors = call(monkeypatch, capsys, "generate", "Hello", *settings, *more)
+    assert code == 0
+    assert errors.startswith("warning: --max-tokens 99: the context has room for 1")
+
+
 def test_an_output_is_looked_at_before_the_trace(monkeypatch, capsys, tmp_path):
     """And before the model is loaded: nothing has to be done twice."""
     place = ("--out", "/dev/null/a", "--device", "cpu")

@@ -15,8 +15,9 @@ from executor.device import find_device
 from executor.kernels.ops import ops_for
 from executor.kv.arena import arena_size
 from executor.kv.layout import KVLayout
-from executor.workload import answers_of, forced_tokens, prompt_tokens
+from executor.workload import answers_of, forced_tokens, load_workload, prompt_tokens, unheeded
 from superinfer.errors import ConfigError
+from superinfer.lab.config import load_config
 from superinfer.schedulers.fcfs import FcfsScheduler
 from traces.workload import Workload
 
@@ -65,6 +66,21 @@ class Small:
 
     layout = KVLayout(2, 2, 64, 32, torch.float32)
     device = torch.device("cpu")
+
+
+def test_what_a_device_does_not_heed():
+    """Times of the simulator's host, and a router, which a single engine has no use for."""
+    assert not unheeded(load_config(None, (), replicas=1))
+    settings = ("run.host_step_ms=2", "run.router=round_robin", "run.host_link_gb_per_s=5")
+    said = unheeded(load_config(None, settings))
+    assert said[0] == "run.host_step_ms, run.router: no effect on a device"
+    assert said[1].startswith("run.host_link_gb_per_s: ") and len(said) == 2
+
+
+def test_several_engines_are_simulated_alone():
+    config = load_config(None, ("run.replicas=2",), trace="any.jsonl")
+    with pytest.raises(ConfigError, match=r"run\.replicas: expected 1 on a device, got 2"):
+        load_workload(config)
 
 
 @pytest.mark.parametrize("smaller", [False, True])

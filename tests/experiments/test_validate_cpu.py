@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from executor.validation import validate as validation
 from executor.validation.validate import Outcome, Verdict
 from experiments import validate_cpu
 from superinfer.costs import list_profiles
+from superinfer.errors import ConfigError
+from superinfer.lab.config import load_config
 
 
 def outcome(folder: Path, name: str, simulated_ms: float) -> Outcome:
@@ -59,8 +62,11 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return times
 
 
-def test_a_recording_says_what_it_rests_on(tmp_path: Path, quick: dict[str, float]) -> None:
+def test_a_recording_says_what_it_rests_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: dict[str, float]
+) -> None:
     """Machine, versions, command, date; figures of each policy, of all and by class; pictures."""
+    monkeypatch.delenv(validate_cpu.THREADS, raising=False)
     folder, work = tmp_path / "results", tmp_path / "work"
     arguments = ["--requests", "5", "--record", str(folder), "--work", str(work)]
     assert validate_cpu.main(arguments) == 0
@@ -70,6 +76,7 @@ def test_a_recording_says_what_it_rests_on(tmp_path: Path, quick: dict[str, floa
     found = json.loads((folder / "validate.json").read_text(encoding="utf-8"))
     assert found["command"].startswith("python -m experiments.validate_cpu --requests 5 --record")
     assert found["date"].endswith("+00:00") and found["seconds"] >= 0
+    assert found["threads"] == "1"
     assert found["machine"]["name"] and found["machine"]["processors"] >= 1
     assert {"python", "torch", "numpy"} <= set(found["versions"])
     assert found["sizes"]["requests"] == 5 and found["source"] and found["max_error"] == 0.1
@@ -106,7 +113,48 @@ def test_a_folder_that_cannot_be_made_is_known_at_once(
     assert said.startswith("error: ") and "cannot be a folder" in said and "\n" not in said
 
 
-@pytest.mark.parametrize("option", ["--requests=0", "--minutes=nan", "--repeats=two"])
+@pytest.mark.parametrize("given", [None, "2"])
+def test_commands_have_one_thread_unless_the_user_says(
+    monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    """And what is set is taken away again."""
+    monkeypatch.delenv(validate_cpu.THREADS, raising=False)
+    if given:
+        monkeypatch.setenv(validate_cpu.THREADS, given)
+    with validate_cpu.threads():
+        assert os.environ[validate_cpu.THREADS] == (given or "1")
+    assert os.environ.get(validate_cpu.THREADS) == given
+
+
+def test_being_interrupted_is_a_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    quick: dict[str, float],
+) -> None:
+    def stopped(work: Path, sizes: object) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(validate_cpu, "calibrated", stopped)
+    assert validate_cpu.main(["--work", str(tmp_path / "work")]) == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
+
+
+def test_a_mistake_of_a_command_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="executor calibrate: "):
+        validate_cpu._call("executor", ["calibrate", "--minutes", "0.01"])
+
+
+def test_both_sides_are_given_the_same() -> None:
+    """The simulator's run at once takes the options of the device's."""
+    config = load_config(None, [o.removeprefix("--set=") for o in validate_cpu.run_options()[4:]])
+    assert config.run.kv_blocks == validate_cpu.KV_BLOCKS
+    assert config.scheduler["max_num_seqs"] == validate_cpu.SEQUENCES
+
+
+@pytest.mark.parametrize(
+    "option", ["--requests=0", "--minutes=nan", "--minutes=0.05", "--repeats=two"]
+)
 def test_odd_numbers_are_usage_errors(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         validate_cpu.main([option])

@@ -45,6 +45,14 @@ class Factors:
     prefill: float = 1.0
     wide: float | None = None
     """In place of `dense` past `MANY_TOKENS`; None: the same."""
+    shared: float = 1.0
+    """All tables once more, on a CPU that others use too (`fit.shared_factor`)."""
+
+    @property
+    def at_bounds(self) -> list[str]:
+        """Those that would have gone on below `LOWEST` or above `HIGHEST`."""
+        named = {"dense": self.dense, "decode": self.decode, "prefill": self.prefill}
+        return [name for name, value in named.items() if value in (LOWEST, HIGHEST)]
 
 
 def parts_of(profile: Profile, shape: ModelShape, steps: Sequence[Step]) -> np.ndarray:
@@ -62,7 +70,8 @@ def scaled(profile: Profile, factors: Factors) -> Profile:
     by_name = {name: factors.dense for name in profile.kernels if name not in UNSCALED}
     by_name |= dict.fromkeys(DECODE, factors.decode) | dict.fromkeys(PREFILL, factors.prefill)
     kernels = {
-        name: _times(kernel, by_name.get(name, 1.0)) for name, kernel in profile.kernels.items()
+        name: _times(kernel, factors.shared * by_name.get(name, 1.0))
+        for name, kernel in profile.kernels.items()
     }
     if factors.wide is not None:
         ratio = factors.wide / factors.dense
@@ -72,6 +81,22 @@ def scaled(profile: Profile, factors: Factors) -> Profile:
             if name not in UNSCALED and "tokens" in kernel.axes
         }
     return replace(profile, kernels=kernels)
+
+
+def least_ratio(profile: Profile) -> float:
+    """Of `wide` to `dense` at the least: below it a table would fall past `MANY_TOKENS`, and what
+    keeps it from that could not be undone (`inverse`).
+    """
+    ratios = [0.0]
+    for name, kernel in profile.kernels.items():
+        if name in UNSCALED or "tokens" not in kernel.axes or not kernel.seconds:
+            continue
+        pairs = list(zip(kernel.axes["tokens"], kernel.seconds, strict=True))
+        few = [seconds for tokens, seconds in pairs if tokens <= MANY_TOKENS]
+        many = [seconds for tokens, seconds in pairs if tokens > MANY_TOKENS]
+        if few and many and many[0] > 0:
+            ratios.append(few[-1] / many[0])
+    return min(1.0, max(ratios))
 
 
 def _widened(kernel: Kernel, ratio: float) -> Kernel:
@@ -97,19 +122,22 @@ def fit_factors(parts: np.ndarray, sequences: np.ndarray, seconds: np.ndarray) -
 
 def entry(factors: Factors) -> dict[str, float]:
     """For a profile's `fit`."""
-    pairs = zip(("dense", "decode", "prefill", "wide"), astuple(factors), strict=True)
-    return {name: value for name, value in pairs if value is not None}
+    pairs = zip(("dense", "decode", "prefill", "wide"), astuple(factors)[:4], strict=True)
+    found = {name: value for name, value in pairs if value is not None}
+    return found | ({"shared": factors.shared} if factors.shared > 1.0 else {})
 
 
 def factors_of(entry: Mapping[str, float]) -> Factors:
     """What `entry` was made of."""
-    return Factors(entry["dense"], entry["decode"], entry["prefill"], entry.get("wide"))
+    own = entry["dense"], entry["decode"], entry["prefill"], entry.get("wide")
+    return Factors(*own, entry.get("shared", 1.0))
 
 
 def inverse(factors: Factors) -> Factors:
     """What takes a profile that was scaled by these back to its tables as they were measured."""
     wide = factors.dense if factors.wide is None else factors.wide
-    return Factors(1 / factors.dense, 1 / factors.decode, 1 / factors.prefill, 1 / wide)
+    own = 1 / factors.dense, 1 / factors.decode, 1 / factors.prefill, 1 / wide
+    return Factors(*own, 1 / factors.shared)
 
 
 def _solve(

@@ -15,6 +15,7 @@ from executor.calibration.factors import (
     Factors,
     entry,
     fit_factors,
+    least_ratio,
     parts_of,
     scaled,
 )
@@ -23,6 +24,10 @@ from superinfer.costs import CalibratedCost
 from superinfer.costs.profile import HostCost, Profile
 from superinfer.costs.shapes import ModelShape
 
+CPU = "cpu"
+"""The device of a profile that is none of a GPU."""
+MOST_SHARED = 1.5
+"""A CPU that is slowed down by more is no device to calibrate."""
 DENSE_PART, PREFILL_PART = 0, 2
 """Columns of `parts_of`."""
 DEVICE_SHARE = 0.7
@@ -49,11 +54,30 @@ def with_steps(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:
         least_s = launch_seconds([(s, host) for s in steps.driven], cost) or least_s
     known = HostCost(host.step_s, host.per_sequence_s, "measured", least_s)
     profile = replace(profile, host=known)
-    return replace(
-        profile,
-        fit={**profile.fit, **_judged(profile, shape, steps, launching, host)}
-        | {"in_step": entry(factors)},
-    )
+    judged = _judged(profile, shape, steps, launching, host)
+    shared = shared_factor(profile, steps, cost, host)
+    if shared > 1.0:
+        profile = scaled(profile, Factors(shared=shared))
+        slower = HostCost(host.step_s * shared, host.per_sequence_s * shared, "measured")
+        profile = replace(profile, host=slower)
+    in_step = entry(replace(factors, shared=shared))
+    return replace(profile, fit={**profile.fit, **judged, "in_step": in_step})
+
+
+def shared_factor(profile: Profile, steps: Steps, cost: CalibratedCost, host: HostFit) -> float:
+    """On a CPU: by how much the driver's steps took longer, all together, than predicted.
+
+    Tables and host time are fitted by medians, which a step that had to wait for a processor does
+    not move; but a run waits for all of its steps. 1 on a GPU, or where steps took no longer.
+    """
+    known = [*steps.fitted, *steps.driven]
+    if profile.device != CPU or any(step.replay_s is not None for step in known):
+        return 1.0
+    predicted_s = sum(s.device_s(cost) + host.seconds(s.sequences) for s in steps.driven)
+    if not predicted_s:
+        return 1.0
+    measured_s = sum(step.seconds for step in steps.driven)
+    return min(MOST_SHARED, max(1.0, measured_s / predicted_s))
 
 
 def _judged(
@@ -107,7 +131,8 @@ def _factors(profile: Profile, shape: ModelShape, steps: Steps) -> Factors:
     found = replace(found, prefill=_prefill_factor(scaled(profile, found), shape, few or fitted))
     many = [step for step in (*fitted, *steps.driven) if step.tokens > MANY_TOKENS]
     ratio = _left_for(scaled(profile, found), shape, many, DENSE_PART)
-    return replace(found, wide=found.dense * ratio) if many else found
+    wide = found.dense * max(ratio, least_ratio(profile))
+    return replace(found, wide=wide) if many else found
 
 
 def _prefill_factor(profile: Profile, shape: ModelShape, steps: Sequence[Step]) -> float:

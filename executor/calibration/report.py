@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import median
 
+from executor.calibration.factors import HIGHEST, LOWEST, factors_of
 from superinfer.costs.profile import Profile
 
 UNSTEADY = 0.2
@@ -48,9 +49,15 @@ def profile_lines(profile: Profile) -> Iterator[str]:
         if name == "in_step":
             words = ", ".join(f"{part} {factor:.3f}" for part, factor in entry.items())
             yield f"  in a step against alone: {words}"
+            if bounded := factors_of(entry).at_bounds:
+                names = ", ".join(bounded)
+                limits = f"{LOWEST:g} to {HIGHEST:g}"
+                yield f"  {names}: not fitted, at the end of what is allowed ({limits})"
             continue
         error = entry.get("heldout_mape", entry.get("mean"))
         shown = "" if error is None else f"{error:18.1%}"
+        if "heldout_mape" not in entry and "mean" in entry:
+            shown += " (host time is fitted with these)"
         spread = entry.get("spread")
         yield (
             f"  {name:24} {entry.get('points', 0):6.0f} "

@@ -18,7 +18,9 @@ from superinfer.costs.shapes import ONE_BYTE_DTYPES
 from superinfer.errors import InputError
 
 VERSION = 1
-ORIGINS = ("measured", "published", "assumed")
+PARTLY_FITTED = "partly fitted"
+"""Of a host whose `chunked_s` was fitted to a run, while the rest is assumed."""
+ORIGINS = ("measured", "published", "assumed", PARTLY_FITTED)
 _OPTIONAL_HOST = ("launch_s", "chunked_s")
 
 # Axes that each kernel is measured over. `seconds` are per layer where a kernel belongs to one.

@@ -11,13 +11,15 @@ import pandas as pd
 import pytest
 
 from superinfer.costs import CalibratedCost, Chunk, ModelShape, load_profile, load_shape
-from superinfer.costs.profile import Profile
+from superinfer.costs.coverage import Coverage
+from superinfer.costs.profile import PARTLY_FITTED, Profile
 from superinfer.costs.tables import Curve, Grid
 from superinfer.errors import ConfigError, InputError
-from superinfer.lab.profiles import fits
+from superinfer.lab.profiles import fits, serving_sim
 from superinfer.lab.profiles.build import build_profile
 from superinfer.lab.profiles.fits import Points
 from superinfer.lab.profiles.report import target
+from superinfer.lab.trust import assumed_warning
 
 TOKENS = (*range(1, 17), *range(32, 513, 16))
 LAUNCH_US = 8.0
@@ -214,3 +216,33 @@ def test_errors_of_the_shipped_profiles(model: str) -> None:
     assert "casys-kaist/LLMServingSim" in json.dumps(found.sources)
     cost = CalibratedCost(found, load_shape(model))
     assert 0.004 < cost.step_s((), 1, 1000) < cost.step_s((), 128, 128_000) < 0.12
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-32b", "qwen3-30b-a3b"])
+def test_the_origin_of_the_host_time_says_what_was_fitted(model: str) -> None:
+    found = load_profile(SHIPPED / f"rtxpro6000_{model}_tp1.json")
+    assert found.host == serving_sim._host("rtxpro6000")
+    assert found.host.origin == PARTLY_FITTED and "chunked_s (3.07 ms)" in found.sources[-1]
+    assert CalibratedCost(found, load_shape(model)).trust(Coverage())["host_overhead_origin"] == (
+        PARTLY_FITTED
+    )
+
+
+def test_without_a_fitted_constant_the_host_is_assumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_sim, "CHUNKED", {})
+    found = build_profile(write_tables(tmp_path), "rtxpro6000", tiny(), 1)
+    assert (found.host.origin, found.host.chunked_s) == ("assumed", 0.0)
+    assert found.sources[-1] == "Host and links: assumed"
+
+
+def test_an_assumed_all_reduce_is_named(tmp_path: Path, profile: Profile) -> None:
+    root = write_tables(tmp_path)
+    model = root / "RTXPRO6000" / "Somebody" / "Tiny-1B" / "bf16"
+    (model / "tp1").rename(model / "tp2")
+    found = build_profile(root, "rtxpro6000", tiny(), 2)
+    trust = CalibratedCost(found, tiny()).trust(Coverage())
+    assert found.assumed == trust["assumed"] == {"all_reduce": "a ring over the nominal link"}
+    assert "assumes all_reduce" in assumed_warning(trust)
+    assert not profile.assumed

@@ -16,7 +16,7 @@ import numpy as np
 
 from superinfer.costs import DEFAULT_HOST, HostCost, ModelShape, load_device
 from superinfer.costs.devices import DeviceSpec
-from superinfer.costs.profile import Kernel, Profile
+from superinfer.costs.profile import PARTLY_FITTED, Kernel, Profile
 from superinfer.costs.shapes import canonical_name
 from superinfer.costs.tables import Curve, Grid
 from superinfer.errors import ConfigError, InputError
@@ -44,10 +44,12 @@ FOLDERS = {"rtxpro6000": "RTXPRO6000"}
 """What the project calls a device."""
 SOURCE = "casys-kaist/LLMServingSim@5daddb21"
 CHUNKED = {
-    "rtxpro6000": 0.0028,
+    "rtxpro6000": 0.00307,
 }
 """Seconds that a step with chunks takes beyond its kernels, by device: the one constant that is
-fitted to a run, on steps of the part where nearly all places are taken (docs/accuracy.md)."""
+fitted to a run. The median of all steps of the part where nearly all places are taken in which one
+prompt came in by itself, as `python -m experiments.accuracy serving --fit` prints it."""
+RING = "a ring over the nominal link"
 SPLIT_BLOCKS = 0.8 * 2 * 188
 """Sequences x KV heads below which FlashAttention 2 splits the contexts of a decode batch among
 thread blocks: 0.8 of twice the multiprocessors (`num_splits_heuristic`); this GPU has 188."""
@@ -85,18 +87,20 @@ def from_tables(folder: Path, device: str, shape: ModelShape, tp: int) -> Profil
     kernels = {name: each.kernel for name, (each, _) in fits.items()}
     if tp > 1:
         kernels["all_reduce"] = _all_reduce(spec, tp)
+    host = _host(device)
     return Profile(
         device=device,
         model=canonical_name(shape.name),
         tp=tp,
         kernels=kernels,
         links={"h2d": spec.h2d, "d2h": spec.d2h},
-        host=_host(device),
+        host=host,
         memory={"device_bytes": spec.memory_bytes, "kv_blocks": None, "block_tokens": 16},
         quality={"8": {"kl": None, "perplexity_change": None}, "4": {}},
         fit={name: each.entry() | extra for name, (each, extra) in fits.items()},
         range=tables.ranges,
-        sources=_sources(tables, shape, tp),
+        assumed={"all_reduce": RING} if tp > 1 else {},
+        sources=_sources(tables, shape, tp, host),
         versions={"vllm": tables.vllm},
     )
 
@@ -381,7 +385,7 @@ def _unequal(tables: Tables, fitted: Fitted) -> tuple[Fitted, Entry]:
 
 
 def _all_reduce(spec: DeviceSpec, tp: int) -> Kernel:
-    """Assumed: a ring over the nominal link."""
+    """Assumed: `RING`."""
     per_byte_s = 2.0 * (tp - 1) / tp / spec.peer_bytes_per_s
     return Kernel(
         {},
@@ -392,10 +396,12 @@ def _all_reduce(spec: DeviceSpec, tp: int) -> Kernel:
 
 
 def _host(device: str) -> HostCost:
-    return replace(DEFAULT_HOST, chunked_s=CHUNKED.get(device, 0.0))
+    if device not in CHUNKED:
+        return DEFAULT_HOST
+    return replace(DEFAULT_HOST, chunked_s=CHUNKED[device], origin=PARTLY_FITTED)
 
 
-def _sources(tables: Tables, shape: ModelShape, tp: int) -> list[str]:
+def _sources(tables: Tables, shape: ModelShape, tp: int, host: HostCost) -> list[str]:
     experts = (
         f"; experts read at the {shape.experts_per_token} of {shape.experts} that each token picks "
         "independently"
@@ -409,7 +415,15 @@ def _sources(tables: Tables, shape: ModelShape, tp: int) -> list[str]:
         "pair of a decode and a query of the chunk; raised by the mean ratio that unequal contexts "
         "took (skew.csv)",
         f"Decodes alone: {SOURCE}, equal contexts; what a longer one adds is from skew.csv",
-        *(["All-reduce: assumed, a ring over the nominal link"] if tp > 1 else []),
-        "Host and links: assumed, but for chunked_s: fitted to the part of one run of vLLM 0.19.0 "
-        "on this device (Llama-3.1-8B) in which all places were taken",
+        *([f"All-reduce: assumed, {RING}"] if tp > 1 else []),
+        f"Host and links: assumed{_fitted_words(host)}",
     ]
+
+
+def _fitted_words(host: HostCost) -> str:
+    if not host.chunked_s:
+        return ""
+    return (
+        f", but for chunked_s ({1e3 * host.chunked_s:.3g} ms): the median of steps of one run of "
+        "vLLM 0.19.0 on this device (Llama-3.1-8B) in which nearly all places were taken"
+    )

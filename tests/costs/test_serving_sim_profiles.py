@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -164,8 +165,21 @@ def test_experts_are_read_at_what_the_tokens_reach(tmp_path: Path) -> None:
     assert CalibratedCost(found, tiny(8)).step_s((), 4, 400) > 0
 
 
+Change = Callable[[Path], None]
+
+
+def change(name: str, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> Change:
+    """Edits one of the files in place."""
+
+    def apply(folder: Path) -> None:
+        path = next(folder.glob(f"{name}.csv*"))
+        edit(pd.read_csv(path)).to_csv(path, index=False)
+
+    return apply
+
+
 @pytest.mark.parametrize(
-    ("change", "error", "words"),
+    ("spoil", "error", "words"),
     [
         (lambda at: (at / "skew.csv").unlink(), InputError, "skew.csv: no such file"),
         (lambda at: at.rename(at.parent / "tp2"), ConfigError, "not measured at tp=1"),
@@ -182,17 +196,88 @@ def test_experts_are_read_at_what_the_tokens_reach(tmp_path: Path) -> None:
         (
             lambda at: (at / "dense.csv").write_text("layer,tokens,time_us\nact_fn,1,1\n"),
             InputError,
-            "expected rows of qkv_proj",
+            "dense.csv: expected rows of qkv_proj at 3 or more tokens, got 0",
+        ),
+        (
+            change("dense", lambda t: t.astype(object).replace({"time_us": {40.0: "fast"}})),
+            InputError,
+            r"dense.csv:\d+: time_us: expected times > 0 \(us\), got fast",
+        ),
+        (
+            change("dense", lambda t: t.assign(tokens=t.tokens.where(t.tokens != 512, -4))),
+            InputError,
+            r"dense.csv:\d+: tokens: expected a number from 1, got -4",
+        ),
+        (
+            change("dense", lambda t: t.assign(tokens=t.tokens.where(t.tokens != 512, np.inf))),
+            InputError,
+            r"dense.csv:\d+: tokens: expected a number from 1, got inf",
+        ),
+        (
+            change("dense", lambda t: t.groupby("layer").head(1)),
+            InputError,
+            "dense.csv: expected rows of qkv_proj at 3 or more tokens, got 1",
+        ),
+        *(
+            (
+                change("dense", lambda t, name=name: t[t.layer != name]),
+                InputError,
+                f"dense.csv: expected rows of {name} at 3 or more tokens, got 0",
+            )
+            for name in ("layernorm", "embedding", "final_layernorm", "rotary_emb", "act_fn")
+        ),
+        (
+            change(
+                "dense",
+                lambda t: t[(t.layer != "embedding") | (t.tokens % 2 == 1)][
+                    lambda u: (u.layer != "final_layernorm") | (u.tokens % 2 == 0)
+                ],
+            ),
+            InputError,
+            "3 or more counts of tokens in common for embedding, final_layernorm, got 0",
+        ),
+        (
+            change("attention", lambda t: t[t.prefill_chunk == 0]),
+            InputError,
+            r"attention.csv.gz: expected chunks alone \(n_decode 0\) at 3 or more values of",
+        ),
+        (
+            change("attention", lambda t: t[t.n_decode == 0]),
+            InputError,
+            r"attention.csv.gz: expected decodes alone \(prefill_chunk 0\) at 3 or more",
+        ),
+        (
+            change("attention", lambda t: t[(t.n_decode == 0) | (t.prefill_chunk == 0)]),
+            InputError,
+            "attention.csv.gz: expected decodes beside the shortest chunk at 3 or more",
+        ),
+        (
+            change("skew", lambda t: t[t.regime == "pure"]),
+            InputError,
+            "skew.csv: expected rows of the regime mixed at 3 or more n, got 0",
         ),
     ],
 )
 def test_what_is_missing_is_named(
-    tmp_path: Path, change: Callable[[Path], None], error: type[Exception], words: str
+    tmp_path: Path, spoil: Change, error: type[Exception], words: str
 ) -> None:
     root = write_tables(tmp_path)
-    change(root / "RTXPRO6000" / "Somebody" / "Tiny-1B" / "bf16" / "tp1")
+    spoil(root / "RTXPRO6000" / "Somebody" / "Tiny-1B" / "bf16" / "tp1")
     with pytest.raises(error, match=words):
         build_profile(root, "rtxpro6000", tiny(), 1)
+
+
+def test_layers_meet_at_their_token_counts(tmp_path: Path, profile: Profile) -> None:
+    """One of them lacks a count, and the rows of another come in no order."""
+    root = write_tables(tmp_path)
+    folder = root / "RTXPRO6000" / "Somebody" / "Tiny-1B" / "bf16" / "tp1"
+    change(
+        "dense",
+        lambda t: t[(t.layer != "qk_norm") | (t.tokens != 64)].sample(frac=1, random_state=1),
+    )(folder)
+    found = build_profile(root, "rtxpro6000", tiny(), 1)
+    assert curve(found, "norm").at(300) == pytest.approx(curve(profile, "norm").at(300), rel=1e-3)
+    assert found.fit["norm"]["points"] == profile.fit["norm"]["points"] - 1
 
 
 def test_other_devices_are_not_there(tmp_path: Path) -> None:

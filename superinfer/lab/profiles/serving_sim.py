@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,16 @@ STREAMING: Mapping[str, Mapping[str, int]] = {
     "activation": {"act_fn": 1},
     "embed": {"embedding": 1, "final_layernorm": 1},
 }
-"""Layers that make up a kernel, and how often; those that a model does not have are left out."""
+"""Layers that make up a kernel, and how often."""
+NOT_EVERYWHERE = ("qk_norm",)
+"""Layers that a model may lack; any other must have been measured."""
+NOT_OF_EXPERTS = ("act_fn",)
+"""Likewise, of a model of experts, whose block has it inside."""
+TEXTS = ("layer", "regime")
+FROM_ONE = ("tokens", "sequences", "activated_experts", "n")
+"""Columns that count something of which there is at least one."""
+LEAST_COUNTS = 3
+"""Counts that a table takes: two ends, and one between them to hold out."""
 SERVED_CONTEXT = 256
 """Tokens that a decode in service has at least."""
 EXPERT_COUNTS = 60
@@ -139,26 +149,53 @@ class Tables:
         return next(found, "unknown").strip()
 
     def read(self, name: str, columns: str) -> pd.DataFrame:
-        """One of the CSV files, with these columns and times above zero."""
-        paths = [self.folder / f"{name}.csv", self.folder / f"{name}.csv.gz"]
-        path = next((path for path in paths if path.is_file()), paths[0])
+        """One of the CSV files: these columns, times above zero, counts that are none below."""
+        path = self.path(name)
         table = read_csv(path, columns)
-        times = [column for column in columns.split() if column.endswith("_us")]
-        if not (table[times] > 0).all(axis=None):
-            raise InputError("expected times > 0", file=str(path), field=times[0])
-        return table
+        numbers = [column for column in columns.split() if column not in TEXTS]
+        return table.assign(**{column: _numbers(table, column, path) for column in numbers})
 
-    def layer(self, file: str, name: str, axis: str) -> Points | None:
-        """Seconds of one layer over an axis; None for a layer that the model does not have."""
+    def path(self, name: str) -> Path:
+        """Of a CSV file, plain or gzip."""
+        paths = [self.folder / f"{name}.csv", self.folder / f"{name}.csv.gz"]
+        return next((path for path in paths if path.is_file()), paths[0])
+
+    def has(self, file: str, name: str) -> bool:
+        """Whether a layer was measured at all."""
+        return bool((self.read(file, "layer").layer == name).any())
+
+    def layer(self, file: str, name: str, axis: str) -> Points:
+        """Seconds of one layer over an axis; where a count was measured twice, the median."""
         table = self.read(file, f"layer {axis} time_us")
-        rows = table[table.layer == name].sort_values(axis)
-        if rows.empty:
-            return None
-        return Points(rows[axis].to_numpy(float), rows.time_us.to_numpy(float) * 1e-6)
+        medians = table[table.layer == name].groupby(axis).time_us.median()
+        points = Points(medians.index.to_numpy(float), medians.to_numpy(float) * 1e-6)
+        self.require(len(points.x), file, f"rows of {name} at {LEAST_COUNTS} or more {axis}")
+        return points
+
+    def require(self, found: int, file: str, what: str) -> None:
+        """InputError that names the file, unless there are counts enough to fit and to hold out."""
+        if found < LEAST_COUNTS:
+            raise InputError(f"expected {what}, got {found}", file=str(self.path(file)))
 
     def end(self, kernel: str, axis: str, points: Points) -> None:
         """Remember where the measurements of a kernel ended."""
         self.ranges[kernel] = {axis: [int(points.x[0]), int(points.x[-1])]}
+
+
+def _numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
+    """A column as finite numbers of at least what it can be; the first that is none is named."""
+    import pandas as pd
+
+    time = column.endswith("_us")
+    found = pd.to_numeric(table[column], errors="coerce").astype(float)
+    least = 1.0 if column in FROM_ONE else 0.0
+    good = np.isfinite(found) & ((found > 0.0) if time else (found >= least))
+    if good.all():
+        return found
+    row = int(np.argmin(good.to_numpy()))
+    expected = "expected times > 0 (us)" if time else f"expected a number from {least:.0f}"
+    got = f"{expected}, got {table[column].iloc[row]}"
+    raise InputError(got, file=str(path), line=row + 2, field=column)
 
 
 Fits = dict[str, tuple[Fitted, Entry]]
@@ -168,24 +205,31 @@ def _dense(tables: Tables, shape: ModelShape) -> Fits:
     gemm = GEMM if shape.experts else {**GEMM, **DENSE_GEMM}
     fits: Fits = {}
     for kernel, layer in gemm.items():
-        points = _require(tables.layer("dense", layer, "tokens"), tables, layer)
+        points = tables.layer("dense", layer, "tokens")
         fits[kernel] = _over_tokens(tables, kernel, points, edges=True)
+    without = {*NOT_EVERYWHERE, *(NOT_OF_EXPERTS if shape.experts else ())}
     for kernel, parts in STREAMING.items():
-        found = [(tables.layer("dense", name, "tokens"), times) for name, times in parts.items()]
-        points_of = [(points, times) for points, times in found if points is not None]
-        if points_of:
-            seconds = sum(points.y * times for points, times in points_of)
-            points = Points(points_of[0][0].x, np.asarray(seconds))
-            fits[kernel] = _over_tokens(tables, kernel, points)
+        found = {
+            name: times
+            for name, times in parts.items()
+            if name not in without or tables.has("dense", name)
+        }
+        if found:
+            fits[kernel] = _over_tokens(tables, kernel, _together(tables, found))
     if shape.experts:
         fits["moe_gemm"] = _experts(tables, shape), {}
     return fits
 
 
-def _require(points: Points | None, tables: Tables, layer: str) -> Points:
-    if points is None:
-        raise InputError(f"expected rows of {layer}", file=str(tables.folder / "dense.csv"))
-    return points
+def _together(tables: Tables, parts: Mapping[str, int]) -> Points:
+    """Seconds of several layers, each so often, at the token counts that all were measured at."""
+    layers = {name: tables.layer("dense", name, "tokens") for name in parts}
+    counts = reduce(np.intersect1d, [points.x for points in layers.values()])
+    what = f"{LEAST_COUNTS} or more counts of tokens in common for {', '.join(parts)}"
+    tables.require(len(counts), "dense", what)
+    at = {name: np.isin(points.x, counts) for name, points in layers.items()}
+    seconds = sum(layers[name].y[at[name]] * times for name, times in parts.items())
+    return Points(counts, np.asarray(seconds))
 
 
 def _over_tokens(
@@ -209,6 +253,7 @@ def _experts(tables: Tables, shape: ModelShape) -> Fitted:
         )
         for _, rows in table.sort_values("activated_experts").groupby("tokens")
     }
+    tables.require(len(curves), "moe", f"experts at {LEAST_COUNTS} or more counts of tokens")
     counts, share = np.array(sorted(curves)), shape.experts_per_token / shape.experts
     tables.ranges["moe_gemm"] = {"tokens": [int(counts[0]), int(counts[-1])]}
 
@@ -237,7 +282,7 @@ def _rows(tables: Tables) -> Fits:
         ("gemm_lm_head", "lm_head", "tokens"),
         ("sample", "sampler", "sequences"),
     ):
-        points = _require(tables.layer("per_sequence", layer, "sequences"), tables, layer)
+        points = tables.layer("per_sequence", layer, "sequences")
         tables.end(kernel, axis, points)
         fits[kernel] = continued(fit_table(points, axis), points, END_ROWS), {}
     return fits
@@ -250,10 +295,14 @@ def _attention(tables: Tables, shape: ModelShape, tp: int) -> Fits:
     names = "prefill_chunk kv_prefill n_decode kv_decode time_us"
     table = tables.read("attention", names)
     table = table.assign(seconds=table.time_us * 1e-6)
-    alone = _cells(table[table.n_decode == 0], "prefill_chunk", "kv_prefill")
-    decode = _cells(table[table.prefill_chunk == 0], "n_decode", "kv_decode")
+    chunks, decodes = table[table.n_decode == 0], table[table.prefill_chunk == 0]
     both = table[(table.prefill_chunk > 0) & (table.n_decode > 0)]
     least = both[(both.prefill_chunk == both.prefill_chunk.min()) & (both.kv_prefill == 0)]
+    _require_cells(tables, chunks, "prefill_chunk", "kv_prefill", "chunks alone (n_decode 0)")
+    _require_cells(tables, decodes, "n_decode", "kv_decode", "decodes alone (prefill_chunk 0)")
+    _require_cells(tables, least, "n_decode", "kv_decode", "decodes beside the shortest chunk")
+    alone = _cells(chunks, "prefill_chunk", "kv_prefill")
+    decode = _cells(decodes, "n_decode", "kv_decode")
     mixed = _cells(least, "n_decode", "kv_decode")
     prefill = fit_cells(*alone, ("chunk_tokens", "context_tokens"))
     axes = ("sequences", "context_tokens")
@@ -267,6 +316,12 @@ def _attention(tables: Tables, shape: ModelShape, tp: int) -> Fits:
         "attention_idle": (idle, {}),
         "attention_uneven": (_uneven(tables, alone_decodes, shape.gpu_kv_heads(tp)), {}),
     }
+
+
+def _require_cells(tables: Tables, rows: pd.DataFrame, one: str, other: str, what: str) -> None:
+    for axis in (one, other):
+        wanted = f"{what} at {LEAST_COUNTS} or more values of {axis}"
+        tables.require(rows[axis].nunique(), "attention", wanted)
 
 
 def _cells(table: pd.DataFrame, rows: str, columns: str) -> tuple[Array, Array, Array]:
@@ -330,8 +385,9 @@ def _uneven(tables: Tables, decode: Fitted, kv_heads: int) -> Fitted:
     table = tables.read("skew", "regime n nb kv_big kv_mean t_mean_us t_skew_us")
     rows = table[table.regime == "pure"]
     rows = rows[rows.nb == rows.groupby("n").nb.transform("min")]
-    if rows.empty:
-        raise InputError("expected rows of the regime pure", file=str(tables.folder / "skew"))
+    rows = rows[rows.kv_big > rows.kv_mean]
+    what = f"rows of the regime pure with kv_big above kv_mean at {LEAST_COUNTS} or more n"
+    tables.require(rows.n.nunique(), "skew", what)
     grid = _grid(decode)
     sizes, above = rows.n.to_numpy(float), (rows.kv_big - rows.kv_mean).to_numpy(float)
     equal = np.array([grid.at(n, k) for n, k in zip(rows.n, rows.kv_mean, strict=True)])
@@ -365,8 +421,8 @@ def _unequal(tables: Tables, fitted: Fitted) -> tuple[Fitted, Entry]:
     """
     table = tables.read("skew", "regime n t_mean_us t_skew_us")
     rows = table[table.regime == "mixed"]
-    if rows.empty:
-        raise InputError("expected rows of the regime mixed", file=str(tables.folder / "skew"))
+    what = f"rows of the regime mixed at {LEAST_COUNTS} or more n"
+    tables.require(rows.n.nunique(), "skew", what)
     sizes, logs = rows.n.to_numpy(float), np.log((rows.t_skew_us / rows.t_mean_us).to_numpy(float))
     known = np.unique(sizes)
     means = np.array([logs[sizes == size].mean() for size in known])

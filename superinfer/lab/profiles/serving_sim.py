@@ -192,7 +192,7 @@ def _numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
     good = np.isfinite(found) & ((found > 0.0) if time else (found >= least))
     if good.all():
         return found
-    row = int(np.argmin(good.to_numpy()))
+    row = int(np.argmin(np.asarray(good)))
     expected = "expected times > 0 (us)" if time else f"expected a number from {least:.0f}"
     got = f"{expected}, got {table[column].iloc[row]}"
     raise InputError(got, file=str(path), line=row + 2, field=column)

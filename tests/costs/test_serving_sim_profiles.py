@@ -252,6 +252,21 @@ def change(name: str, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> Change:
             "attention.csv.gz: expected decodes beside the shortest chunk at 3 or more",
         ),
         (
+            change("attention", lambda t: pd.concat([t.head(1) * 0, t])),
+            InputError,
+            "attention.csv.gz:2: time_us: expected times > 0",
+        ),
+        (
+            change("attention", lambda t: pd.concat([(t.head(1) * 0).assign(time_us=5.0), t])),
+            InputError,
+            "attention.csv.gz:2: expected a prefill_chunk or n_decode above 0",
+        ),
+        (
+            change("attention", lambda t: t[(t.prefill_chunk != 16) | (t.kv_prefill == 2048)]),
+            InputError,
+            "attention.csv.gz: expected ",
+        ),
+        (
             change("skew", lambda t: t[t.regime == "pure"]),
             InputError,
             "skew.csv: expected rows of the regime mixed at 3 or more n, got 0",

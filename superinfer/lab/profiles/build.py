@@ -13,7 +13,7 @@ from pathlib import Path
 
 from superinfer.costs import DEFAULT_HOST, ModelShape, load_device
 from superinfer.costs.devices import DeviceSpec
-from superinfer.costs.profile import Kernel, Profile, write_profile
+from superinfer.costs.profile import Kernel, Profile, parse_profile, profile_json, write_profile
 from superinfer.costs.shapes import canonical_name
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.profiles import serving_sim
@@ -70,6 +70,7 @@ def build_profile(folder: Path, device: str, shape: ModelShape, tp: int) -> Prof
 
 def save_profile(profile: Profile, path: Path) -> None:
     """Write a profile whole or not at all."""
+    parse_profile(profile_json(profile), str(path))  # a fault names this file, not the staged one
     with replacing(path) as staged:
         write_profile(profile, staged)
 

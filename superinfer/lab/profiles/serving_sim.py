@@ -295,6 +295,11 @@ def _attention(tables: Tables, shape: ModelShape, tp: int) -> Fits:
     names = "prefill_chunk kv_prefill n_decode kv_decode time_us"
     table = tables.read("attention", names)
     table = table.assign(seconds=table.time_us * 1e-6)
+    path = str(tables.path("attention"))
+    idle = ((table.prefill_chunk == 0) & (table.n_decode == 0)).to_numpy()
+    if idle.any():
+        line = int(np.argmax(idle)) + 2
+        raise InputError("expected a prefill_chunk or n_decode above 0", file=path, line=line)
     chunks, decodes = table[table.n_decode == 0], table[table.prefill_chunk == 0]
     both = table[(table.prefill_chunk > 0) & (table.n_decode > 0)]
     least = both[(both.prefill_chunk == both.prefill_chunk.min()) & (both.kv_prefill == 0)]
@@ -307,13 +312,16 @@ def _attention(tables: Tables, shape: ModelShape, tp: int) -> Fits:
     prefill = fit_cells(*alone, ("chunk_tokens", "context_tokens"))
     axes = ("sequences", "context_tokens")
     alone_decodes, beside = fit_cells(*decode, axes), fit_cells(*mixed, axes)
-    idle = _idle(both, prefill, beside)
+    for what, each in (("chunks", prefill), ("decodes", alone_decodes), ("mixed", beside)):
+        if not np.isfinite(np.array(each.kernel.seconds)).all():
+            raise InputError(f"expected rows of {what} without holes at small contexts", file=path)
+    rest = _idle(both, prefill, beside)
     tables.ranges["attention_prefill"] = {"chunk_tokens": [1, int(alone[0][-1])]}
     return {
         "attention_prefill": (_longer(prefill, alone), {}),
         "attention_decode_16": (alone_decodes, {}),
         "attention_mixed_16": _unequal(tables, beside),
-        "attention_idle": (idle, {}),
+        "attention_idle": (rest, {}),
         "attention_uneven": (_uneven(tables, alone_decodes, shape.gpu_kv_heads(tp)), {}),
     }
 

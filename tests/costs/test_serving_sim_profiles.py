@@ -262,9 +262,9 @@ def change(name: str, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> Change:
             "attention.csv.gz:2: expected a prefill_chunk or n_decode above 0",
         ),
         (
-            change("attention", lambda t: t[(t.prefill_chunk != 16) | (t.kv_prefill == 2048)]),
+            change("attention", lambda t: t[(t.prefill_chunk != 64) | (t.kv_prefill == 2048)]),
             InputError,
-            "attention.csv.gz: expected ",
+            "attention.csv.gz: expected rows of chunks without holes at small contexts",
         ),
         (
             change("skew", lambda t: t[t.regime == "pure"]),

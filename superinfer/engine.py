@@ -116,7 +116,7 @@ class Engine:
         self.host = HostPool(
             config.host_blocks, _host_cache_blocks(memory, config), config.block_sizes
         )
-        self.batch = DecodeBatch(config.block_tokens)
+        self.batch = DecodeBatch(config.block_tokens, getattr(cost, "knows_longest", False))
         self.prefix: PrefixCache | None = None
         self.tree: PrefixIndex | None = None
         """The prefix index if it is the shared tree, with a host tier or without."""
@@ -503,6 +503,8 @@ class Engine:
             draft.full_duplex,
             draft.padded,
             requantised,
+            batch.light_tokens if decodes else 0,
+            batch.longest_tokens() if decodes and not chunks else 0,
         )
 
     def _steps_of(self, draft: Draft, decodes: int) -> int:

@@ -15,7 +15,6 @@ from typing import Final
 from superinfer.memory.slabs import NO_SMALL
 from superinfer.sequence import Sequence
 
-
 _SPARE_CONTEXTS: Final = 64
 """Entries of members that left, beyond as many as there are members, before they are swept out."""
 

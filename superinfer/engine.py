@@ -525,8 +525,8 @@ class Engine:
         seq.seen_small = NO_SMALL
         if self.pool.small:
             assert self.demotion is not None
-            seq.light_tokens = self.demotion.light_tokens(seq)
             seq.seen_small = self.small_blocks(seq)
+            seq.light_tokens = self.demotion.light_tokens(seq.seen_small)
         self.batch.join(seq)
 
     def _demote(self, demotion: Demotion, now: float) -> None:

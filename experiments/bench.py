@@ -6,7 +6,9 @@ case stands beside the number of bare SimPy timeouts that the machine gets throu
 that moment; the scaled figure is requests per CPU second if there were 800,000 of them.
 
 The standard workload: Poisson arrivals at 8 requests/s, 512 prompt and 192 output tokens,
-Llama-3.1-8B on one A100-80G. `--million` adds the marginal cost of a request in a run of a million.
+Llama-3.1-8B on one A100-80G. With content every prompt has its ids, in blocks of 16 tokens, and its
+first half is the same for all: prefix caching under `slo_aware` keeps and finds it. `--million`
+adds the marginal cost of a request in a run of a million.
 `make bench` compiles the core first; with SUPERINFER_INTERPRETED=1 its sources are measured.
 How long a scheduler takes to decide is measured inside one process (`experiments.decisions`).
 """
@@ -39,6 +41,9 @@ SCHEDULERS = ("vllm", "fcfs", "priority", "rotating")
 RIVALS = tuple(name for name in REGISTERED if name not in SCHEDULERS)
 MILLION = 1_000_000
 RATE_PER_S, PROMPT_TOKENS, OUTPUT_TOKENS = 8.0, 512, 192
+BLOCK_TOKENS = 16
+WITH_CONTENT = ("vllm", "rotating")
+"""Schedulers that run with content ids, too."""
 
 
 @dataclass(slots=True)
@@ -57,13 +62,23 @@ class Measurement:
     simpy_timeouts_per_s: float
 
 
-def write_standard_workload(path: Path, requests: int, seed: int = 0) -> None:
-    """The standard workload as a native trace."""
+def write_standard_workload(
+    path: Path, requests: int, seed: int = 0, *, content: bool = False
+) -> None:
+    """The standard workload as a native trace, with `content` also with content ids."""
     gaps_s = np.random.default_rng(seed).exponential(1 / RATE_PER_S, requests)
     lengths = f'"input_length":{PROMPT_TOKENS},"output_length":{OUTPUT_TOKENS}'
     with path.open("w") as file:
-        for arrival_s in np.cumsum(gaps_s).tolist():
-            file.write(f'{{"timestamp":{1e3 * arrival_s!r},{lengths}}}\n')
+        for number, arrival_s in enumerate(np.cumsum(gaps_s).tolist()):
+            ids = _content(number) if content else ""
+            file.write(f'{{"timestamp":{1e3 * arrival_s!r},{lengths}{ids}}}\n')
+
+
+def _content(number: int) -> str:
+    """The fields of a prompt whose first half everybody has and whose second half nobody else."""
+    half = PROMPT_TOKENS // BLOCK_TOKENS // 2
+    own = range(half * (number + 1), half * (number + 2))
+    return f',"hash_block_size":{BLOCK_TOKENS},"hash_ids":{[*range(half), *own]}'
 
 
 def bare_simpy_timeouts_per_s(timeouts: int = 400_000) -> float:
@@ -129,6 +144,12 @@ def cases(requests: int, folder: Path) -> Iterator[tuple[str, Path, int, list[st
         yield f"standard, {scheduler}", tenth, requests // 10, ["--scheduler", scheduler]
     prefill_first = ["--scheduler", "vllm", "--set", "scheduler.chunked=false"]
     yield "standard, vllm prefill-first", standard, requests, prefill_first
+    shared = folder / "shared.jsonl"
+    write_standard_workload(shared, requests, content=True)
+    caching = ["--memory", "slo_aware", "--prefix-caching"]
+    for scheduler in WITH_CONTENT:
+        options = ["--scheduler", scheduler, *caching]
+        yield f"shared halves, slo_aware, {scheduler}", shared, requests, options
     mooncake = _data_dir() / "traces" / "mooncake" / "conversation_trace.jsonl.gz"
     if mooncake.exists():
         for scheduler in SCHEDULERS:
@@ -208,7 +229,7 @@ def main() -> None:
 
 def _line(m: Measurement) -> str:
     return (
-        f"{m.case:32} {m.requests:>8,} requests {m.wall_s:7.2f} s ({m.cpu_s:.2f} CPU) "
+        f"{m.case:34} {m.requests:>8,} requests {m.wall_s:7.2f} s ({m.cpu_s:.2f} CPU) "
         f"{m.requests_per_s:>9,.0f}/s "
         f"(scaled {m.scaled_requests_per_s:>9,.0f}/s) {m.peak_rss_mib:6.0f} MiB, "
         f"SimPy {m.simpy_timeouts_per_s:>9,.0f} timeouts/s"

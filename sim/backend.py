@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Generator, Iterable
 from collections.abc import Sequence as Items
 from math import inf
-from typing import Any, Final
+from typing import Any
 
 from simpy import Event
 from simpy.events import URGENT
@@ -18,9 +17,8 @@ from superinfer.engine import Engine
 from superinfer.links import Copy, CopyQueues
 from superinfer.plan import Outcome, Plan, Transfer
 from superinfer.request import Request
-from superinfer.sequence import Sequence, State
+from superinfer.sequence import Sequence
 
-_DECODING: Final = State.DECODING  # reading a member off its class is slow
 Wait = Generator[Event, Any, Outcome]
 
 
@@ -53,8 +51,6 @@ class SimBackend:
         self._queues = CopyQueues(engine.cost)
         cost = engine.cost
         self._uneven = cost if isinstance(cost, StepCost) and cost.knows_longest else None
-        self._contexts: list[tuple[int, int, int, Sequence]] = []
-        """A heap of what members had when they joined, less the step; the longest first."""
         self._uneven_s = 0.0
         """What unequal contexts add to each step of the plan that was started last."""
         self._coming = iter(coming)
@@ -86,9 +82,7 @@ class SimBackend:
         if plan.joined:
             self.oracle.watch(plan.joined)
         if self._uneven is not None:
-            # Now: a plan made ahead may park members while they are still at work in this one.
-            self._watch_contexts(plan.joined)
-            self._uneven_s = 0.0 if plan.chunks else self._above_mean_s(plan, self._uneven)
+            self._uneven_s = _above_mean_s(plan, self._uneven)
         ready_s = now
         for job in plan.requantised:
             ready_s += self.cost.requantise_s(job.nbytes, job.to_bits)
@@ -168,23 +162,6 @@ class SimBackend:
             done = plan.done_steps + len(ends)
         return now
 
-    def _watch_contexts(self, joined: Iterable[Sequence]) -> None:
-        for seq in joined:
-            if seq.state is _DECODING:
-                tokens = seq.computed_tokens + 1 - seq.join_step
-                entry = (-tokens, seq.request.index, seq.join_step, seq)
-                heapq.heappush(self._contexts, entry)
-
-    def _above_mean_s(self, plan: Plan, cost: StepCost) -> float:
-        """What unequal contexts add to each step of a plan: all contexts grow alike."""
-        heap = self._contexts
-        while heap and not (heap[0][3].state is _DECODING and heap[0][3].join_step == heap[0][2]):
-            heapq.heappop(heap)
-        if not heap or plan.padded is not None:
-            return 0.0
-        longest = plan.first_step - heap[0][0]
-        return cost.uneven_s(plan.decodes, plan.context_tokens, longest)
-
     def _book(self, plan: Plan, start_s: float, ends: list[float]) -> None:
         done, decodes = plan.done_steps, plan.decodes
         chunks: Items[PrefillWork] = plan.chunks_at(done) if plan.chunks else ()
@@ -217,3 +194,11 @@ class SimBackend:
         self.engine.transferred(transfer, end_s)
         self.interrupted = True
         self.wake()
+
+
+def _above_mean_s(plan: Plan, cost: StepCost) -> float:
+    """What unequal contexts add to each step of a plan: all of them grow alike."""
+    if not plan.longest_tokens or plan.padded is not None:
+        return 0.0
+    tokens = plan.context_tokens + plan.light_tokens
+    return cost.uneven_s(plan.decodes, tokens, plan.longest_tokens)

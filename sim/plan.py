@@ -153,7 +153,7 @@ def plan_command(config: Config, wish: PlanWish) -> int:
     """
     for note in config.notes:
         say(f"warning: {note}")
-    prices = load_prices(wish.prices)
+    prices = load_prices(wish.prices, _device_names(config, wish))
     if wish.out is not None:
         _check_out(wish.out)
     found = Plan(config, wish, prices, _candidates(config, wish))
@@ -177,8 +177,7 @@ def plan_command(config: Config, wish: PlanWish) -> int:
 def _candidates(config: Config, wish: PlanWish) -> list[Candidate]:
     """Every device with every degree of at most so many GPUs; those that cannot run say why."""
     found = []
-    for device in dict.fromkeys(wish.devices):
-        name = find_device(device, config.run.costs).name
+    for name in _device_names(config, wish):
         for tp in sorted(set(wish.degrees)):
             if tp <= wish.most_gpus:
                 found.append(_candidate(config, name, tp))
@@ -187,6 +186,12 @@ def _candidates(config: Config, wish: PlanWish) -> list[Candidate]:
     if all(each.unfit for each in found):
         raise ConfigError(f"no candidate can run: {found[-1].name}: {found[-1].unfit}")
     return found
+
+
+def _device_names(config: Config, wish: PlanWish) -> list[str]:
+    """The devices that are wished for, as they are spelt here."""
+    found = (find_device(device, config.run.costs).name for device in wish.devices)
+    return list(dict.fromkeys(found))
 
 
 def _candidate(config: Config, device: str, tp: int) -> Candidate:
@@ -274,10 +279,20 @@ def _note_alone(candidate: Candidate, summary: Summary) -> None:
 def _note_probe(candidate: Candidate, summary: Summary, wish: PlanWish) -> None:
     assert candidate.search is not None and candidate.search.wanted is not None
     replicas = candidate.search.wanted
+    attainment = summary["slo_attainment"]
+    if attainment is None:
+        raise ConfigError(_nobody_judged(candidate, replicas))
     candidate.probes[replicas] = summary
     candidate.search.tell(reaches(summary, wish))
-    attainment = summary["slo_attainment"]
     say(f"{candidate.name}, {replicas} replicas: {100 * attainment:.4g} % meet their targets")
+
+
+def _nobody_judged(candidate: Candidate, replicas: int) -> str:
+    run = candidate.config.run
+    given = [f"--duration {run.duration_s:g}"] if run.duration_s else []
+    given += [f"run.window_s = {list(run.window_s)}"] if run.window_s else []
+    place = " with ".join((f"{candidate.name}, {replicas} replicas", *given))
+    return f"{place}: expected a request with targets that can be judged, got none"
 
 
 def reaches(summary: Summary, wish: PlanWish) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from superinfer.lab.trust import range_warning
+from superinfer.lab.trust import assumed_warning, range_warning
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -178,8 +178,12 @@ def _weak_warnings(plan: Plan) -> Iterator[str]:
     """What the figures rest on."""
     for each in plan.found():
         assert each.summary is not None
-        if warning := range_warning(each.summary["trust"]):
-            yield f"{each.name}: {warning}"
+        for warning in (
+            range_warning(each.summary["trust"]),
+            assumed_warning(each.summary["trust"]),
+        ):
+            if warning:
+                yield f"{each.name}: {warning}"
         growing = [name for name, outcome in each.summary["plan"].items() if outcome["grows"]]
         if growing:
             yield (

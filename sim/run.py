@@ -36,6 +36,7 @@ from superinfer.engine import Engine, EngineConfig
 from superinfer.errors import ConfigError
 from superinfer.events import Sink
 from superinfer.lab.config import Config, RunConfig
+from superinfer.lab.precision import FULL_BITS
 from superinfer.memory.slabs import NO_SMALL, slabs_of
 from superinfer.record import RunRecord
 from superinfer.request import Request
@@ -143,6 +144,7 @@ def build_engine(
     offloading = getattr(scheduler, "offloading", None)
     cost = cost or _cost(config.run, shape, device, offloading() if offloading else None)
     sizes = engine_config(config.run, cost.shape, cost, scheduler)
+    _check_demands(config, sizes.kv_bits)
     return Engine(scheduler, config.build_memory(), cost, sizes, sink), cost
 
 
@@ -181,6 +183,7 @@ def engine_config(
         block_tokens=block_tokens,
         block_bytes=block_bytes,
         small_block_bytes=small,
+        kv_bits=8 if shape.kv_dtype else FULL_BITS,
         slabs=slabs_of(block_bytes, eight, four),
         host_blocks=int(run.host_memory_gib * 2**30 // block_bytes),
         max_model_len=run.max_model_len or shape.max_model_len,
@@ -188,6 +191,20 @@ def engine_config(
         prefix_caching=run.prefix_caching,
         lag=run.lag,
     )
+
+
+def _check_demands(config: Config, kv_bits: int) -> None:
+    """Refuse a class that was told to have more bits than the whole cache has."""
+    if kv_bits == FULL_BITS:
+        return
+    classes = config.service_classes()
+    for name, table in config.classes.items():
+        asked = classes[name].min_kv_bits
+        if "min_kv_bits" in table and asked > kv_bits:
+            raise ConfigError(
+                f"classes.{name}.min_kv_bits: expected at most {kv_bits}, what the cache has by "
+                f"the kv_dtype of the profile {config.run.costs}, got {asked}"
+            )
 
 
 def copy_seconds(config: Config) -> Callable[[int, str], float]:

@@ -3,7 +3,8 @@
 Two schedulers run on one workload, then again with one part of the model slower and faster: each
 kernel, the host, the links; estimates of answer lengths longer and shorter; arrivals burstier and
 calmer. Both meet the same error each time. The conclusion is which of the two is better in one
-metric; it survives where the same one still is.
+metric; it survives where the same one still is. A part that changes nothing in either run does not
+apply: it says nothing about the conclusion.
 """
 
 from __future__ import annotations
@@ -16,29 +17,39 @@ from typing import Any
 
 import msgspec
 
-from sim.commands import check_folder, default_run_folder, read_workload, say
+from sim.commands import check_folder, default_run_folder, read_workload, say, simulated
 from sim.compare import Arms, Simulate, in_arm, kept_input
 from sim.run import build_engine
 from sim.study_folder import STUDY, claimed, finish, resumable
+from sim.suggest import alone
 from sim.workload import is_spec, kept_stdin
 from superinfer.costs import CalibratedCost, StepCost
 from superinfer.costs.profile import Profile
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
-from superinfer.lab.differences import Difference, check_metrics, differences
+from superinfer.lab.differences import Difference, check_metric, check_metrics, differences
 from superinfer.lab.profiles.build import save_profile
-from superinfer.lab.profiles.scale import with_kernels, with_links
+from superinfer.lab.profiles.scale import with_host, with_kernels, with_links
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import Run, replacing
-from superinfer.lab.study import Study, StudyResult, run_study
+from superinfer.lab.study import WALL_CLOCK, Study, run_study
 from superinfer.lab.tables import higher_is_better
 from superinfer.lab.tornado import Bar, sensitivity_table, write_tornado
+from superinfer.lab.trust import assumed_warning, range_warning
 from superinfer.settings import did_you_mean
 from traces.cli import print_out, print_table
+from traces.workload import Workload
 
 RESULT = "sensitivity.json"
 HOST, LINKS, LENGTHS, BURSTINESS = "host", "links", "length estimate", "burstiness"
+SIGNS = {"faster": "-", "slower": "+"}
+"""Keys of `sensitivity.json` for the two errors."""
+
 NOT_KERNELS = (HOST, LINKS, LENGTHS, BURSTINESS)
+
+Key = tuple[str, str, str]
+"""Scheduler, part and sign of an error; the last two are empty for the run without errors."""
+Runs = Mapping[Key, Sequence[Run]]
 
 
 @dataclass(slots=True, frozen=True)
@@ -63,19 +74,25 @@ def sensitivity_command(arms: Arms, question: Question) -> int:
     first = _check(arms, question)
     stdin = kept_stdin(first)
     workload = read_workload(first)
+    if question.metric:
+        _check_metric(question.metric, first, workload)
     seeds = range(first.run.seed, first.run.seed + question.seeds) if question.seeds > 1 else ()
     folder = question.out or default_run_folder(first, workload, "sensitivity")
     with claimed(folder) as root:
         varied = _all_arms(arms, question, root / STUDY)
+        names = {key: _shown(key, number) for number, key in enumerate(varied)}
         inputs = kept_input(stdin, root)
         runner = Simulate(stdin=inputs[0] if inputs else None)
-        study = Study(varied, root / STUDY, runner, seeds, inputs, question.workers)
+        shown = {names[key]: config for key, config in varied.items()}
+        study = Study(shown, root / STUDY, runner, seeds, inputs, question.workers)
         with resumable(study, root), showing_progress() as report:
             result = run_study(study, report)
         for failure in result.failures:
             say(f"error: {failure}")
         if not result.failures:
-            _conclude(arms, question, result, root)
+            runs = {key: result.runs(name) for key, name in names.items()}
+            _conclude(list(arms), question, runs, root)
+            _warn(arms, runs)
             finish(root)
     return result.exit_code
 
@@ -102,7 +119,7 @@ def variations(config: Config, cost: StepCost) -> list[Variation]:
     kernels = [Variation(name, _kernel(profile, name)) for name in profile.kernels]
     return [
         *kernels,
-        Variation(HOST, lambda config, by, _: _with_host(config, cost, by)),
+        Variation(HOST, _host(profile)),
         Variation(LINKS, _links(profile)),
         Variation(LENGTHS, lambda config, by, _: _with_lengths(config, by)),
         Variation(
@@ -121,8 +138,8 @@ def _kernel(profile: Profile, name: str) -> Callable[[Config, float, Path], Conf
 def _links(profile: Profile) -> Callable[[Config, float, Path], Config]:
     def apply(config: Config, by: float, path: Path) -> Config:
         given = config.run.host_link_gb_per_s
-        if given is not None:
-            return _with_run(config, host_link_gb_per_s=given / by)
+        if given is not None:  # the profile still says how long a copy takes to begin
+            config = _with_run(config, host_link_gb_per_s=given / by)
         return _with_profile(config, with_links(profile, by), path)
 
     return apply
@@ -133,13 +150,16 @@ def _with_profile(config: Config, profile: Profile, path: Path) -> Config:
     return _with_run(config, costs=str(path))
 
 
-def _with_host(config: Config, cost: StepCost, by: float) -> Config:
-    host = cost.host
-    return _with_run(
-        config,
-        host_step_ms=1e3 * host.step_s * by,
-        host_per_sequence_us=1e6 * host.per_sequence_s * by,
-    )
+def _host(profile: Profile) -> Callable[[Config, float, Path], Config]:
+    def apply(config: Config, by: float, path: Path) -> Config:
+        given = {
+            name: value * by
+            for name in ("host_step_ms", "host_per_sequence_us")
+            if (value := getattr(config.run, name)) is not None
+        }
+        return _with_profile(_with_run(config, **given), with_host(profile, by), path)
+
+    return apply
 
 
 def _with_lengths(config: Config, by: float) -> Config:
@@ -158,10 +178,13 @@ def _with_run(config: Config, **changes: Any) -> Config:
     return replace(config, run=msgspec.structs.replace(config.run, **changes))
 
 
-def _chosen(arms: Arms, question: Question) -> list[tuple[Variation, ...]]:
-    """The same parts of every arm."""
-    by_arm = [variations(config, build_engine(config)[1]) for config in arms.values()]
-    names = [variation.part for variation in by_arm[0]]
+def _chosen(arms: Arms, question: Question) -> dict[str, dict[str, Variation]]:
+    """By part, the variation of every arm that has it: profiles may have different kernels."""
+    found: dict[str, dict[str, Variation]] = {}
+    for name, config in arms.items():
+        for variation in variations(config, build_engine(config)[1]):
+            found.setdefault(variation.part, {})[name] = variation
+    names = [*(part for part in found if part not in NOT_KERNELS), *NOT_KERNELS]
     for part in question.parts:
         if part not in names:
             raise ConfigError(
@@ -169,20 +192,20 @@ def _chosen(arms: Arms, question: Question) -> list[tuple[Variation, ...]]:
                 f"{did_you_mean(part, names)}"
             )
     wanted = question.parts or tuple(names)
-    return [row for row in zip(*by_arm, strict=True) if row[0].part in wanted]
+    return {part: found[part] for part in names if part in wanted}
 
 
-def _all_arms(arms: Arms, question: Question, folder: Path) -> Arms:
-    """The two as they are, then both under each error."""
+def _all_arms(arms: Arms, question: Question, folder: Path) -> dict[Key, Config]:
+    """The two as they are, then both under each error; one without the part stays as it is."""
     profiles = folder / "profiles"
     profiles.mkdir(parents=True, exist_ok=True)
-    found = dict(arms)
-    for row in _chosen(arms, question):
+    found: dict[Key, Config] = {(name, "", ""): config for name, config in arms.items()}
+    for part, by_arm in _chosen(arms, question).items():
         for sign, factor in _factors(question):
-            for number, (name, variation) in enumerate(zip(arms, row, strict=True)):
-                path = profiles / f"{variation.part}{sign}{number}.json"
-                varied = variation.apply(arms[name], factor, path)
-                found[_arm(name, variation.part, sign)] = varied
+            for number, (name, config) in enumerate(arms.items()):
+                path = profiles / f"{part}{sign}{number}.json"
+                varied = by_arm[name].apply(config, factor, path) if name in by_arm else config
+                found[name, part, sign] = varied
     return found
 
 
@@ -190,8 +213,10 @@ def _factors(question: Question) -> tuple[tuple[str, float], tuple[str, float]]:
     return ("-", 1.0 - question.by), ("+", 1.0 + question.by)
 
 
-def _arm(name: str, part: str, sign: str) -> str:
-    return f"{name} | {part} {sign}"
+def _shown(key: Key, number: int) -> str:
+    """What progress and failures call a run; unlike every other, whatever arms are called."""
+    name, part, sign = key
+    return f"{name} | {part} {sign} (run {number})" if part else name
 
 
 # -- checks ---------------------------------------------------------------------------------------
@@ -218,14 +243,35 @@ def _check(arms: Arms, question: Question) -> Config:
     return next(iter(arms.values()))
 
 
+def _check_metric(metric: str, config: Config, workload: Workload) -> None:
+    """Look for the metric in the summary of a few requests, one of every class and tenant."""
+    rows = {(each.slo_class.name, each.tenant): each.index for each in workload.requests}
+    kept = sorted(rows.values())
+    few = Workload(
+        [replace(workload.requests[row], index=at) for at, row in enumerate(kept)],
+        [workload.output_tokens[row] for row in kept],
+        workload.name,
+    )
+    check_metric(metric, simulated(alone(config), few)[1])
+
+
+def _warn(arms: Arms, runs: Runs) -> None:
+    """For every arm as it is, what it left or assumes: the worst of its runs."""
+    for name in arms:
+        trusts = [run.summary["trust"] for run in runs[name, "", ""]]
+        worst = max(trusts, key=lambda trust: float(trust["extrapolated_share"]))
+        for warning in (range_warning(worst), assumed_warning(worst)):
+            if warning:
+                say(f"warning: arm {name}: {warning}")
+
+
 # -- the outcome ----------------------------------------------------------------------------------
 
 
-def _conclude(arms: Arms, question: Question, result: StudyResult, root: Path) -> None:
+def _conclude(names: Sequence[str], question: Question, runs: Runs, root: Path) -> None:
     """Write and show who wins under which error."""
-    runs = {name: result.runs(name) for name in result.folders}
-    metric = _metric(question, [runs[name] for name in arms])
-    outcome = outcome_of(list(arms), metric, question, runs)
+    metric = _metric(question, [runs[name, "", ""] for name in names])
+    outcome = outcome_of(names, metric, question, runs)
     with replacing(root / RESULT) as staged:
         staged.write_text(json.dumps(outcome, indent=2) + "\n", encoding="ascii")
     bars = [Bar.of(each) for each in outcome["parts"]]
@@ -247,13 +293,10 @@ def _metric(question: Question, runs: Sequence[Sequence[Run]]) -> str:
     return metric
 
 
-def outcome_of(
-    names: Sequence[str], metric: str, question: Question, runs: Mapping[str, Sequence[Run]]
-) -> dict[str, Any]:
+def outcome_of(names: Sequence[str], metric: str, question: Question, runs: Runs) -> dict[str, Any]:
     """What `--json` prints and `sensitivity.json` holds."""
-    one, other = names
-    base = _compared(metric, one, other, runs, "")
-    seen = dict.fromkeys(name.split(" | ")[1][:-2] for name in runs if " | " in name)
+    base = _compared(metric, names, runs)
+    seen = dict.fromkeys(part for _, part, _ in runs if part)
     parts = [_part(part, metric, names, runs, base) for part in seen]
     parts.sort(key=lambda each: -(each["swing"] or 0.0))
     return {
@@ -265,7 +308,7 @@ def outcome_of(
         "schedulers": list(names),
         "base": dict(_entry(base)),
         "parts": parts,
-        "survives": all(each["survives"] for each in parts),
+        "survives": all(each["survives"] for each in parts if each["applies"]),
     }
 
 
@@ -273,30 +316,43 @@ def _part(
     part: str,
     metric: str,
     names: Sequence[str],
-    runs: Mapping[str, Sequence[Run]],
+    runs: Runs,
     base: Difference,
 ) -> dict[str, Any]:
-    """One entry of `parts`: both ends, whether the winner without errors wins at both, and how far
-    the difference moves.
+    """One entry of `parts`: both ends, whether the winner without errors wins at both (None where
+    the part changes nothing), and how far the difference moves.
     """
-    one, other = names
     ends = {
-        key: dict(_entry(_compared(metric, one, other, runs, f" | {part} {sign}")))
-        for key, sign in (("faster", "-"), ("slower", "+"))
+        key: dict(_entry(_compared(metric, names, runs, part, sign))) for key, sign in SIGNS.items()
     }
     changes = [base.difference, *(end["difference"] for end in ends.values())]
+    applies = any(
+        _told(runs[name, part, sign]) != _told(runs[name, "", ""])
+        for name in names
+        for sign in SIGNS.values()
+    )
+    survives = all(end["winner"] == _winner(base) for end in ends.values())
     return {
         "part": part,
         **ends,
-        "survives": all(end["winner"] == _winner(base) for end in ends.values()),
+        "applies": applies,
+        "survives": survives if applies else None,
         "swing": None if None in changes else max(changes) - min(changes),
     }
 
 
+def _told(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """What runs came to, without the clock, their settings and the path of their profile."""
+    left_out = (*WALL_CLOCK, "trust", "run")
+    return [
+        {name: value for name, value in run.summary.items() if name not in left_out} for run in runs
+    ]
+
+
 def _compared(
-    metric: str, one: str, other: str, runs: Mapping[str, Sequence[Run]], under: str
+    metric: str, names: Sequence[str], runs: Runs, part: str = "", sign: str = ""
 ) -> Difference:
-    pair = {one: runs[one + under], other: runs[other + under]}
+    pair = {name: runs[name, part, sign] for name in names}
     found = differences(pair, [metric])
     if not found:
         raise ConfigError(f"--metric {metric}: expected a number in every run, found none")

@@ -8,10 +8,15 @@ they stay.
 
 from __future__ import annotations
 
+import heapq
 from array import array
+from typing import Final
 
 from superinfer.memory.slabs import NO_SMALL
 from superinfer.sequence import Sequence
+
+_SPARE_CONTEXTS: Final = 64
+"""Entries of members that left, beyond as many as there are members, before they are swept out."""
 
 
 class TokenRuns:
@@ -65,11 +70,13 @@ class DecodeBatch:
     """Members and their aggregates. Changed only by the engine."""
 
     __slots__ = (
+        "_contexts",
         "_residues",
         "block_tokens",
         "context_tokens",
         "end_s",
         "joined",
+        "light_tokens",
         "lightened",
         "members",
         "runs",
@@ -77,7 +84,8 @@ class DecodeBatch:
         "step",
     )
 
-    def __init__(self, block_tokens: int) -> None:
+    def __init__(self, block_tokens: int, watch_longest: bool = False) -> None:
+        """With `watch_longest` the batch can say what its `longest_tokens` are."""
         self.block_tokens = block_tokens
         self.step = 0
         """Steps in which the batch advanced so far."""
@@ -85,6 +93,8 @@ class DecodeBatch:
         self.context_tokens = 0
         """Sum over members of the tokens that attention covers in the next step, those in blocks of
         fewer bits counted by the time that they take."""
+        self.light_tokens = 0
+        """Sum over members of what that leaves out."""
         self.end_s = array("d")
         """End time of every step."""
         self.members: dict[Sequence, None] = {}
@@ -94,6 +104,9 @@ class DecodeBatch:
         """Members whose blocks lost bits and whose reads are not brought up to date yet."""
         self.runs = TokenRuns()
         self._residues = [0] * block_tokens
+        self._contexts: list[tuple[int, int, int, Sequence]] | None = [] if watch_longest else None
+        """A heap of minus the tokens that members had when they joined, less the step, with who it
+        was and when; entries of those who left go when they come to the top."""
 
     def join(self, seq: Sequence) -> None:
         """Add a resident sequence whose cache covers all but its last token."""
@@ -101,9 +114,13 @@ class DecodeBatch:
         seq.join_step = seq.seen_step = self.step
         self.size += 1
         self.context_tokens += length - seq.light_tokens
+        self.light_tokens += seq.light_tokens
         self._residues[(length - self.step) % self.block_tokens] += 1
         self.members[seq] = None
         self.joined.append(seq)
+        if self._contexts is not None:
+            entry = (self.step - length, seq.request.index, self.step, seq)
+            heapq.heappush(self._contexts, entry)
 
     def leave(self, seq: Sequence) -> None:
         """Remove a member, bring its counters up to date and note when its tokens came."""
@@ -112,6 +129,7 @@ class DecodeBatch:
         self._residues[(length - seq.join_step) % self.block_tokens] -= 1
         self.size -= 1
         self.context_tokens -= length + advanced - seq.light_tokens
+        self.light_tokens -= seq.light_tokens
         del self.members[seq]
         if seq.seen_small != NO_SMALL:
             self.count_reads(seq)
@@ -130,6 +148,7 @@ class DecodeBatch:
         self._residues[(length - seq.join_step) % self.block_tokens] += 1
         self.size += 1
         self.context_tokens += length + advanced - seq.light_tokens
+        self.light_tokens += seq.light_tokens
         self.members[seq] = None
 
     def undo_join(self, seq: Sequence) -> None:
@@ -137,6 +156,7 @@ class DecodeBatch:
         length = seq.computed_tokens + 1
         self.size -= 1
         self.context_tokens -= length - seq.light_tokens
+        self.light_tokens -= seq.light_tokens
         self._residues[(length - self.step) % self.block_tokens] -= 1
         del self.members[seq]
         if self.joined and self.joined[-1] is seq:
@@ -146,6 +166,7 @@ class DecodeBatch:
         """Blocks of a member lost bits: attention saves so many tokens more of its context."""
         seq.light_tokens += tokens
         self.context_tokens -= tokens
+        self.light_tokens += tokens
         self.lightened[seq] = None
 
     def count_reads(self, seq: Sequence) -> None:
@@ -162,6 +183,27 @@ class DecodeBatch:
     def length(self, seq: Sequence) -> int:
         """Prompt and output tokens of a member so far, the last one not yet in the cache."""
         return seq.computed_tokens + 1 + self.step - seq.join_step
+
+    def longest_tokens(self) -> int:
+        """Most tokens of a member that attention covers in the next step, of whichever bits; 0 for
+        an empty batch, and for one that does not watch. Not while `undo_leave` may follow.
+        """
+        contexts = self._contexts
+        if contexts is None:
+            return 0
+        if len(contexts) > 2 * len(self.members) + _SPARE_CONTEXTS:
+            contexts = self._contexts = [entry for entry in contexts if self._stands(entry)]
+            heapq.heapify(contexts)
+        while contexts and not self._stands(contexts[0]):
+            heapq.heappop(contexts)
+        return self.step - contexts[0][0] if contexts else 0
+
+    def _stands(self, entry: tuple[int, int, int, Sequence]) -> bool:
+        """True for the entry of a member; who came back in one step has no fewer tokens than it
+        left with, so that its older entry does no harm.
+        """
+        seq = entry[3]
+        return seq in self.members and seq.join_step == entry[2]
 
     def output_tokens(self, seq: Sequence) -> int:
         """Output tokens of a member so far."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from superinfer.memory.runs import Runs, cut, demoted, small_in
-from superinfer.memory.slabs import FIRST_BLOCKS
+from superinfer.memory.slabs import FIRST_BLOCKS, Small
 from superinfer.plan import Requantise
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ class Demotion:
 
     # -- what a sequence holds ------------------------------------------------------------------
 
-    def light_tokens(self, seq: Sequence) -> int:
-        """Tokens of context that attention saves because blocks have fewer bits."""
-        eight, four = self._engine.small_blocks(seq)
+    def light_tokens(self, small: Small) -> int:
+        """Tokens of context that attention saves where so many blocks have fewer bits."""
+        eight, four = small
         return int(self._saved_tokens[8] * eight + self._saved_tokens[4] * four)
 
     def shares(self, seq: Sequence) -> tuple[float, float]:
@@ -202,7 +202,8 @@ class Demotion:
         return (self._engine.batch.length(seq) - 1) // self._engine.block_tokens
 
     def _relight(self, seq: Sequence) -> None:
-        self._engine.batch.lighten(seq, self.light_tokens(seq) - seq.light_tokens)
+        light_tokens = self.light_tokens(self._engine.small_blocks(seq))
+        self._engine.batch.lighten(seq, light_tokens - seq.light_tokens)
 
     def shrunk(self, shrunk: Shrunk) -> Requantise:
         """The conversion of cached blocks that nobody holds."""

@@ -77,6 +77,8 @@ class EngineConfig:
     """Bytes of one block on one GPU."""
     small_block_bytes: tuple[int, int] = (0, 0)
     """The same for a block of 8 bits and one of 4 bits; 0: there are none."""
+    kv_bits: int = 16
+    """Of a cached value in a block of full size; with 8 there are no smaller blocks."""
     slabs: Slabs = ONE_BLOCK_SLABS
     host_blocks: int = 0
     max_model_len: int = 1 << 30
@@ -116,7 +118,7 @@ class Engine:
         self.host = HostPool(
             config.host_blocks, _host_cache_blocks(memory, config), config.block_sizes
         )
-        self.batch = DecodeBatch(config.block_tokens)
+        self.batch = DecodeBatch(config.block_tokens, getattr(cost, "knows_longest", False))
         self.prefix: PrefixCache | None = None
         self.tree: PrefixIndex | None = None
         """The prefix index if it is the shared tree, with a host tier or without."""
@@ -503,6 +505,8 @@ class Engine:
             draft.full_duplex,
             draft.padded,
             requantised,
+            batch.light_tokens if decodes else 0,
+            batch.longest_tokens() if decodes and not chunks else 0,
         )
 
     def _steps_of(self, draft: Draft, decodes: int) -> int:
@@ -521,8 +525,8 @@ class Engine:
         seq.seen_small = NO_SMALL
         if self.pool.small:
             assert self.demotion is not None
-            seq.light_tokens = self.demotion.light_tokens(seq)
             seq.seen_small = self.small_blocks(seq)
+            seq.light_tokens = self.demotion.light_tokens(seq.seen_small)
         self.batch.join(seq)
 
     def _demote(self, demotion: Demotion, now: float) -> None:

@@ -14,6 +14,8 @@ from typing import Final, final
 from superinfer.costs.base import CostModel
 from superinfer.plan import Direction, Plan, Transfer
 
+MOST_LOST: Final = 1.0 - 1e-9
+"""Share of its speed that company takes of a copy at most: every copy ends."""
 OTHER: Final[dict[str, Direction]] = {"h2d": "d2h", "d2h": "h2d"}
 
 
@@ -97,7 +99,7 @@ class CopyQueues:
         free_s = self._free_s[direction]
         if self._slows:
             slow_s = self._cost.transfer_s(transfer.nbytes, transfer.pieces, direction, True)
-            copy.lost = 1.0 - alone_s / slow_s if slow_s > alone_s else 0.0
+            copy.lost = min(MOST_LOST, 1.0 - alone_s / slow_s) if slow_s > alone_s else 0.0
             self._copies[direction].append(copy)
             self._stale = True
         if free_s > earliest_s:

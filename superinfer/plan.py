@@ -123,6 +123,11 @@ class Plan:
     padded: Work | None
     """What the device computes in the first step where that is more than anybody asked for: a batch
     of fixed size and length. Who gets tokens, and which memory is taken, does not change."""
+    light_tokens: int
+    """What `context_tokens` leaves out because blocks with fewer bits are read faster."""
+    longest_tokens: int
+    """The longest context of a member in the first step, all tokens counted. Only of decodes alone
+    and where the cost model asks for it (`knows_longest`); else 0."""
 
     # Written out, because the one that `dataclass` makes is never compiled.
     def __init__(  # noqa: PLR0913, PLR0917
@@ -143,6 +148,8 @@ class Plan:
         full_duplex: bool = False,
         padded: Work | None = None,
         requantised: Items[Requantise] = (),
+        light_tokens: int = 0,
+        longest_tokens: int = 0,
     ) -> None:
         self.now = now
         self.chunks = chunks
@@ -162,6 +169,8 @@ class Plan:
         self.full_duplex = full_duplex
         self.padded = padded
         self.requantised = requantised
+        self.light_tokens = light_tokens
+        self.longest_tokens = longest_tokens
 
     @property
     def has_step(self) -> bool:

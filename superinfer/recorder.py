@@ -123,7 +123,7 @@ class Recorder:
     def build(self, engine: Engine) -> RunRecord:
         """Everything as columns."""
         pool, config = engine.pool, engine.config
-        decode_steps, table = len(engine.batch.end_s), _table(self.sequences)
+        decode_steps, table = len(engine.batch.end_s), _table(self.sequences, config.kv_bits)
         ended = len(self.sequences) - len(engine.live)
         mirror = engine.mirror
         begun = int(np.count_nonzero(~np.isnan(table.first_token_s)))
@@ -169,8 +169,10 @@ def _ints(sequences: list[Sequence], name: str) -> Ints:
     return np.fromiter(map(attrgetter(name), sequences), np.int64, len(sequences))
 
 
-def _table(sequences: list[Sequence]) -> RequestTable:
+def _table(sequences: list[Sequence], kv_bits: int) -> RequestTable:
     shares = np.array([seq.kv_shares for seq in sequences], np.float64).reshape(-1, 2)
+    if kv_bits == 8:
+        shares[:, 0] = 1.0
     first_scheduled_s = _floats(sequences, "first_scheduled_s")
     return RequestTable(
         requests=[seq.request for seq in sequences],

@@ -1,35 +1,51 @@
 """Workloads of LLMServingSim: one JSON object per line, lengths, arrival in ns and content.
 
-Content is `hash_ids` of full blocks of 16 tokens. The token ids themselves (`input_tok_ids`) are
-not read. An answer has the length that is recorded, and the request asks for no more: so the files
-are replayed.
+Content is `hash_ids` of full blocks of 16 tokens. The token ids themselves (`input_tok_ids`,
+`output_tok_ids`) are not read. An answer has the length that is recorded, and the request asks for
+no more: so the files are replayed.
 """
 
 from __future__ import annotations
 
-import msgspec
-from msgspec import Struct
+import json
+import math
+from typing import Annotated, Any
 
-from traces.native import MAX_NUMBER, HashId, Length, Record, explain, shown
+import msgspec
+from msgspec import Meta, Struct
+
+from traces.fields import LENGTH_EXPECTED, field_error
+from traces.native import MAX_NUMBER, Length, Record, explain, shown
 from traces.source import RecordError
 
 BLOCK_TOKENS = 16
 _MARK = b'"input_toks"'
 _NS_PER_MS = 10**6
-_LENGTH = "an integer >= 1 (tokens)"
 _EXPECTED = {
-    "input_toks": _LENGTH,
-    "output_toks": _LENGTH,
+    "input_toks": LENGTH_EXPECTED,
+    "output_toks": LENGTH_EXPECTED,
     "arrival_time_ns": "a number from 0 to 2**53 * 10**6 (ns)",
-    "hash_ids": "a list of 64-bit integers",
+    "hash_ids": "a list of integers from 0 to 2**63 - 1",
 }
+
+
+_BlockId = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""Negative ones are those of partial blocks here."""
 
 
 class _Line(Struct):
     input_toks: Length
     output_toks: Length
     arrival_time_ns: float
-    hash_ids: tuple[HashId, ...] | None = None
+    hash_ids: tuple[_BlockId, ...] | None = None
+
+
+class _StrictLine(_Line, forbid_unknown_fields=True):
+    input_tok_ids: msgspec.Raw | None = None
+    output_tok_ids: msgspec.Raw | None = None
+
+
+_KNOWN_FIELDS = frozenset(_StrictLine.__struct_fields__)
 
 
 def is_record(line: bytes) -> bool:
@@ -38,21 +54,24 @@ def is_record(line: bytes) -> bool:
 
 
 class ServingSimParser:
-    """Turns lines into records; a last, partial block gets an id that matches nothing."""
+    """Turns lines into records; a last, partial block gets an id that matches nothing. Remembers
+    the unknown fields that it met.
+    """
 
     stamp_field = "arrival_time_ns"
 
     def __init__(self) -> None:
         self.unknown_fields: set[str] = set()
-        self._decode = msgspec.json.Decoder(_Line).decode
+        self._decode_strict = msgspec.json.Decoder(_StrictLine).decode
+        self._decode_lenient = msgspec.json.Decoder(_Line).decode
         self._partial = 0
 
     def parse(self, line: bytes) -> Record:
         """The record on `line`; `RecordError` if there is none."""
         try:
-            found = self._decode(line)
-        except (ValueError, RecursionError) as error:
-            raise _fault(line, error) from None
+            found: _Line = self._decode_strict(line)
+        except (ValueError, RecursionError):
+            found = self._parse_unusual(line)
         arrival_ms = found.arrival_time_ns / _NS_PER_MS
         if not 0 <= arrival_ms <= MAX_NUMBER:
             raise _wrong("arrival_time_ns", found.arrival_time_ns)
@@ -61,6 +80,16 @@ class ServingSimParser:
         return Record(
             arrival_ms, found.input_toks, answer, answer, hash_ids=ids, hash_block_size=block
         )
+
+    def _parse_unusual(self, line: bytes) -> _Line:
+        """Slow path: a record with unknown fields, or a line to complain about."""
+        try:
+            found = self._decode_lenient(line)
+            fields: dict[str, Any] = msgspec.json.decode(line)
+        except (ValueError, RecursionError) as error:
+            raise _fault(line, error) from None
+        self.unknown_fields |= fields.keys() - _KNOWN_FIELDS
+        return found
 
     def _whole(self, found: _Line) -> tuple[int, ...] | None:
         ids = found.hash_ids
@@ -78,17 +107,23 @@ class ServingSimParser:
 
 def _fault(line: bytes, error: Exception) -> RecordError:
     """The field that does not fit, if the line is an object at all."""
+    if isinstance(error, msgspec.ValidationError):
+        found = field_error(line, error, _EXPECTED)
+        return found if found.field else explain(line, error)
+    return _non_finite(line) or explain(line, error)
+
+
+def _non_finite(line: bytes) -> RecordError | None:
+    """A number that is none or too large, such as NaN or 1e400: Python reads it, JSON does not."""
     try:
-        value = msgspec.json.decode(line)
+        value = json.loads(line)
     except (ValueError, RecursionError):
-        return explain(line, error)
-    if not isinstance(value, dict):
-        return explain(line, error)
-    for name, expected in _EXPECTED.items():
-        if name != "hash_ids" and name not in value:
-            return RecordError(name, f"expected {expected}, got nothing")
-    field = next((name for name in _EXPECTED if f"$.{name}" in str(error)), "")
-    return _wrong(field, value.get(field)) if field else RecordError("", str(error))
+        return None
+    for name in _EXPECTED if isinstance(value, dict) else ():
+        number = value.get(name)
+        if isinstance(number, float) and not math.isfinite(number):
+            return _wrong(name, number)
+    return None
 
 
 def _wrong(field: str, value: object) -> RecordError:

@@ -29,6 +29,7 @@ from experiments.accuracy.serving_page import draw, page
 from experiments.fit_profiles import data_folder
 from sim.run import SimResult, run_simulation
 from superinfer.costs import (
+    DEFAULT_HOST,
     Chunk,
     StepCost,
     build_cost,
@@ -313,7 +314,9 @@ def _without(run: BenchRun, device: str, names: list[str], path: Path) -> str:
     profile = load_profile(shipped)
     kernels = {name: kernel for name, kernel in profile.kernels.items() if name not in names}
     lost = "chunked_s" in names
-    host = replace(profile.host, chunked_s=0.0) if lost else profile.host
+    host = profile.host
+    if lost:
+        host = replace(host, chunked_s=0.0, origin=DEFAULT_HOST.origin)
     if len(kernels) + len(names) != len(profile.kernels) + lost:
         raise ConfigError(f"--without: expected chunked_s or some of {', '.join(profile.kernels)}")
     write_profile(replace(profile, kernels=kernels, host=host), path)

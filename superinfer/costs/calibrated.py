@@ -35,7 +35,7 @@ from superinfer.costs.coverage import (
     STEP_TOKENS,
     Limits,
 )
-from superinfer.costs.profile import HostCost, Kernel, Profile
+from superinfer.costs.profile import HostCost, Kernel, Profile, decode_kernel
 from superinfer.costs.shapes import ModelShape, canonical_name
 from superinfer.costs.step import (
     LARGE_BATCH,
@@ -94,7 +94,7 @@ class CalibratedCost(KernelCost):
         self.profile = profile
         self._tokens_curve = total(self._fixed_parts())
         self._rows_curve = total(self._row_parts())
-        self._decode_name = _decode_name(profile)
+        self._decode_name = decode_kernel(profile.kv_dtype)
         self._decode = _grid(profile.kernels[self._decode_name])
         mixed = profile.kernels.get("attention_mixed_16")
         self._mixed = None if mixed is None else _grid(mixed)
@@ -238,7 +238,7 @@ def _check(profile: Profile, shape: ModelShape) -> None:
         *mlp,
         "gemm_lm_head",
         "attention_prefill",
-        _decode_name(profile),
+        decode_kernel(profile.kv_dtype),
     )
     reduce = ("all_reduce",) if profile.tp > 1 else ()
     missing = [name for name in (*needed, *reduce) if name not in profile.kernels]
@@ -246,11 +246,6 @@ def _check(profile: Profile, shape: ModelShape) -> None:
         raise ConfigError(f"the profile {profile.path} lacks {', '.join(missing)}")
     if shape.encoder_layers:
         raise ConfigError(f"{shape.name}: encoder-decoder models run with roofline costs only")
-
-
-def _decode_name(profile: Profile) -> str:
-    """Decode attention over the cache as the profile keeps it."""
-    return f"attention_decode_{8 if profile.kv_dtype else 16}"
 
 
 def _curve(kernel: Kernel) -> Curve:

@@ -6,7 +6,8 @@ A profile is for one device, model and tensor-parallel degree. Everything is in 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -18,8 +19,15 @@ from superinfer.costs.shapes import ONE_BYTE_DTYPES
 from superinfer.errors import InputError
 
 VERSION = 1
-ORIGINS = ("measured", "published", "assumed")
+PARTLY_FITTED = "partly fitted"
+"""Of a host whose `chunked_s` was fitted to a run, while the rest is assumed."""
+ORIGINS = ("measured", "published", "assumed", PARTLY_FITTED)
+_DIRECTIONS = ("h2d", "d2h")
 _OPTIONAL_HOST = ("launch_s", "chunked_s")
+_HOST = ("step_s", "per_sequence_s", "origin", *_OPTIONAL_HOST)
+_GRAPHS = ("decodes", "mixed", "chunks")
+LEAST_BOTH_SHARE = 1e-6
+"""Of a direction's speed, what copies both ways at once leave of it at least."""
 
 # Axes that each kernel is measured over. `seconds` are per layer where a kernel belongs to one.
 AXES: Mapping[str, tuple[str, ...]] = {
@@ -48,6 +56,11 @@ MODELS: Mapping[str, tuple[str, ...]] = {
         "per_key_s",
     ),
 }
+
+
+def decode_kernel(kv_dtype: str) -> str:
+    """The kernel of decode attention over a cache of this dtype; empty is that of the profile."""
+    return f"attention_decode_{8 if kv_dtype else 16}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,22 +137,23 @@ def parse_profile(data: object, file: str = "") -> Profile:
     top = _Reader(data, file, "")
     if top.get("version") != VERSION:
         top.fail("version", f"expected {VERSION}")
-    kernels, links = top.child("kernels"), top.child("links")
+    kernels = top.child("kernels")
+    kernels.only(AXES, "kernel")
     return Profile(
         device=top.text("device"),
         model=top.text("model"),
-        tp=int(top.number("tp", 1)),
+        tp=top.whole("tp", 1),
         kernels={name: _kernel(kernels.child(name), name) for name in kernels.data},
-        links={name: _link(links.child(name)) for name in links.data if links.get(name)},
+        links=_links(top.child("links")),
         host=_host(top.child("host")),
         dtype=top.text("dtype"),
-        graphs=_graphs(top.child("graphs")) if top.get("graphs") else None,
+        graphs=None if top.get("graphs") is None else _graphs(top.child("graphs")),
         weight_dtype=top.one_byte("weight_dtype"),
         kv_dtype=top.one_byte("kv_dtype"),
         **{name: check(top.child(name)) for name, check in _SECTIONS.items() if name in top.data},
-        sources=list(top.get("sources") or ()),
-        versions=dict(top.get("versions") or {}),
-        made_s=float(top.get("made_s") or 0.0),
+        sources=top.texts("sources"),
+        versions={} if top.get("versions") is None else _texts(top.child("versions")),
+        made_s=0.0 if top.get("made_s") is None else top.number("made_s", 0.0),
         path=file,
     )
 
@@ -223,6 +237,14 @@ class _Reader:
         """The value, or None where it is absent."""
         return self.data.get(key)
 
+    def only(self, known: Iterable[str], what: str = "field") -> None:
+        """Refuse every field that is not among those known."""
+        for key in self.data:
+            if key not in known:
+                place = f"{self.path}.{key}"
+                message = f"unknown {what}; known: {', '.join(known)}"
+                raise InputError(message, file=self.file, field=place)
+
     def child(self, key: str) -> _Reader:
         """The object under `key`."""
         if not isinstance(self.get(key), dict):
@@ -234,6 +256,13 @@ class _Reader:
         if not isinstance(self.get(key), str) or not self.data[key]:
             self.fail(key, "expected a string")
         return str(self.data[key])
+
+    def texts(self, key: str) -> list[str]:
+        """The strings under `key`; none where it is absent."""
+        values = [] if self.get(key) is None else self.data[key]
+        if not isinstance(values, list | tuple) or not all(isinstance(v, str) for v in values):
+            self.fail(key, "expected a list of strings")
+        return list(values)
 
     def one_byte(self, key: str) -> str:
         """The optional dtype of 8 bits under `key`; empty where there is none."""
@@ -249,6 +278,12 @@ class _Reader:
             self.fail(key, f"expected a number >= {least:g}")
         return float(self.data[key])
 
+    def whole(self, key: str, least: int) -> int:
+        """The whole number under `key`, `least` or more."""
+        if not _is_number(self.get(key), least) or self.data[key] % 1:
+            self.fail(key, f"expected a whole number >= {least}")
+        return int(self.data[key])
+
     def numbers(self, key: str) -> tuple[float, ...]:
         """The non-empty list of numbers >= 0 under `key`."""
         values = self.get(key)
@@ -263,31 +298,28 @@ def _is_number(value: object, least: float) -> bool:
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)
-        and least <= value < float("inf")
+        and least <= value <= sys.float_info.max
     )
 
 
 def _kernel(reader: _Reader, name: str) -> Kernel:
-    if name not in AXES:
-        raise InputError(
-            f"unknown kernel; known: {', '.join(AXES)}",
-            file=reader.file,
-            field=reader.path,
-        )
     if reader.get("model") is not None:
-        return _smooth(reader)
+        return _smooth(reader, name)
     axes_reader = reader.child("axes")
     if set(axes_reader.data) != set(AXES[name]):
         reader.fail("axes", f"expected {' and '.join(AXES[name])}")
     axes = {axis: _increasing(axes_reader, axis) for axis in AXES[name]}
     lengths = [len(axis) for axis in axes.values()]
-    return Kernel(axes, _table(reader, lengths))
+    table = _table(reader, lengths)
+    if name == "attention_idle" and any(a > b for a, b in pairwise(table)):
+        reader.fail("seconds", "expected numbers that do not fall")
+    return Kernel(axes, table)
 
 
-def _smooth(reader: _Reader) -> Kernel:
-    model = reader.text("model")
-    if model not in MODELS:
-        reader.fail("model", f"expected one of {', '.join(MODELS)}")
+def _smooth(reader: _Reader, name: str) -> Kernel:
+    model, expected = reader.text("model"), _model_of(name)
+    if model != expected:
+        reader.fail("model", f"expected {expected or 'a table'}")
     coefficients = reader.child("coefficients")
     return Kernel(
         {},
@@ -295,6 +327,13 @@ def _smooth(reader: _Reader) -> Kernel:
         model,
         {name: coefficients.number(name, 0.0) for name in MODELS[model]},
     )
+
+
+def _model_of(name: str) -> str | None:
+    """The named model that can stand for a kernel's table."""
+    if name == "attention_prefill":
+        return "causal_linear"
+    return "linear" if len(AXES[name]) == 1 else None
 
 
 def _increasing(reader: _Reader, key: str) -> tuple[float, ...]:
@@ -331,7 +370,7 @@ def _fit(reader: _Reader) -> dict[str, Any]:
     return reader.data
 
 
-def _assumed(reader: _Reader) -> dict[str, Any]:
+def _texts(reader: _Reader) -> dict[str, str]:
     return {name: reader.text(name) for name in reader.data}
 
 
@@ -359,8 +398,20 @@ _SECTIONS: Mapping[str, Callable[[_Reader], dict[str, Any]]] = {
     "quality": _quality,
     "fit": _fit,
     "range": _range,
-    "assumed": _assumed,
+    "assumed": _texts,
 }
+
+
+def _links(reader: _Reader) -> dict[str, Link]:
+    """Both directions, and `both` where it was measured."""
+    reader.only((*_DIRECTIONS, "both"))
+    links = {name: _link(reader.child(name)) for name in _DIRECTIONS}
+    if reader.get("both") is not None:
+        least = LEAST_BOTH_SHARE * min(link.bytes_per_s for link in links.values())
+        links["both"] = both = _link(reader.child("both"))
+        if both.bytes_per_s < least:
+            reader.child("both").fail("bytes_per_s", f"expected a number >= {least:g}")
+    return links
 
 
 def _link(reader: _Reader) -> Link:
@@ -370,14 +421,17 @@ def _link(reader: _Reader) -> Link:
 
 
 def _graphs(reader: _Reader) -> Graphs:
+    reader.only(_GRAPHS)
     decodes = tuple(int(size) for size in _increasing(reader, "decodes"))
+    if any(size < 1 or size % 1 for size in reader.data["decodes"]):
+        reader.fail("decodes", "expected whole numbers >= 1")
     pairs = reader.get("mixed")
     if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
         reader.fail("mixed", "expected pairs of whole numbers: rows, decodes among them")
     mixed = tuple(MixedGraph(*pair) for pair in reader.data["mixed"])
     if any(a >= b for a, b in pairwise(mixed)) or any(rows < least for rows, least in mixed):
         reader.fail("mixed", "expected increasing pairs of rows and no more decodes")
-    return Graphs(decodes, mixed, int(reader.number("chunks", 0.0)))
+    return Graphs(decodes, mixed, reader.whole("chunks", 0))
 
 
 def _is_pair(value: object) -> bool:
@@ -389,6 +443,7 @@ def _is_pair(value: object) -> bool:
 
 
 def _host(reader: _Reader) -> HostCost:
+    reader.only(_HOST)
     if reader.get("origin") not in ORIGINS:
         reader.fail("origin", f"expected one of {', '.join(ORIGINS)}")
     step_s, per_sequence_s = (

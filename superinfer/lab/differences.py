@@ -16,7 +16,7 @@ import numpy as np
 
 from superinfer.errors import ConfigError
 from superinfer.lab.intervals import Interval, block_interval, mean_interval
-from superinfer.lab.numbers import mean_number, number
+from superinfer.lab.numbers import mean_number, number, split_metric
 from superinfer.lab.paired import Estimate, RequestRows
 from superinfer.lab.results import Run
 from superinfer.lab.tables import COMPARE_ROWS
@@ -114,10 +114,15 @@ def check_metrics(arms: Arms, metrics: Sequence[str]) -> None:
     summaries = [run.summary for runs in arms.values() for run in runs]
     for metric in metrics:
         if not any(_has(summary, metric) for summary in summaries):
-            known = {key for summary in summaries for key in summary}
-            close = get_close_matches(metric, known, 3)
-            hint = f"; close: {', '.join(close)}" if close else ""
-            raise ConfigError(f"expected a number of the summary, got {metric!r}{hint}")
+            raise _unknown(metric, {key for summary in summaries for key in summary})
+
+
+def check_metric(metric: str, summary: Summary) -> None:
+    """ConfigError for a metric that summaries like this one have no place for."""
+    section, name, key = split_metric(metric)
+    group = (summary.get(section) or {}).get(name) or {} if section else summary
+    if key not in group or not isinstance(group[key], int | float | None):
+        raise _unknown(metric, set(summary))
 
 
 # -- inside ---------------------------------------------------------------------------------------
@@ -179,6 +184,12 @@ def _reference(arms: Arms, reference: str | None) -> tuple[str, Sequence[Run]]:
     if name not in arms:
         raise ConfigError(f"reference {name!r}: expected one of {', '.join(arms)}")
     return name, arms[name]
+
+
+def _unknown(metric: str, known: set[str]) -> ConfigError:
+    close = get_close_matches(metric, known, 3)
+    hint = f"; close: {', '.join(close)}" if close else ""
+    return ConfigError(f"expected a number of the summary, got {metric!r}{hint}")
 
 
 def _has(summary: Summary, metric: str) -> bool:

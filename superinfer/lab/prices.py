@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from superinfer.costs import DEVICES
 from superinfer.errors import InputError
+from superinfer.settings import did_you_mean
 
 EXAMPLES = Path(__file__).with_name("prices.toml")
 
@@ -44,12 +46,20 @@ class Prices:
         return price.per_gpu_hour * gpus / (3600 * tokens_per_s) * 1e6
 
 
-def load_prices(file: Path | None = None) -> Prices:
-    """The shipped examples, with the prices of `file` over them; InputError for a bad file."""
+def load_prices(file: Path | None = None, devices: Sequence[str] = ()) -> Prices:
+    """The shipped examples, with the prices of `file` over them.
+
+    InputError for a bad file, and for a device that is neither a preset nor among `devices`.
+    """
     shipped = _read(EXAMPLES)
     if file is None:
         return Prices(shipped.currency, shipped.devices)
     own = _read(file)
+    known = (*DEVICES, *devices)
+    for name in own.devices:
+        if name not in known:
+            expected = f"expected a device that is known, got {name!r}{did_you_mean(name, known)}"
+            raise InputError(expected, file=str(file), field=f"devices.{name}")
     if own.currency != shipped.currency:  # an example in another currency would be no example
         return Prices(own.currency, own.devices)
     return Prices(own.currency, {**shipped.devices, **own.devices})

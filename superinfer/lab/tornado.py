@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 PICTURES = ("tornado.png", "tornado.svg")
 MOST_BARS = 20
 """Of the parts, those that move the difference most are drawn."""
+_SURVIVES = {True: "yes", False: "NO", None: "does not apply"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class Bar:
     part: str
     faster: float | None
     slower: float | None
-    survives: bool
+    survives: bool | None
+    """None where the part changes nothing."""
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Bar:
@@ -54,7 +56,7 @@ def sensitivity_table(outcome: Mapping[str, Any], bars: Sequence[Bar]) -> Table:
             bar.part,
             *(_number(value) for value in (bar.faster, bar.slower)),
             Text(named),
-            "yes" if bar.survives else "NO",
+            _SURVIVES[bar.survives],
         )
     table.caption = Text(conclusion(outcome))
     table.caption_justify = "left"
@@ -64,12 +66,15 @@ def sensitivity_table(outcome: Mapping[str, Any], bars: Sequence[Bar]) -> Table:
 def conclusion(outcome: Mapping[str, Any]) -> str:
     """Whether the winner stays the winner, in one sentence."""
     winner = outcome["base"]["winner"]
-    count, per_cent = len(outcome["parts"]), f"{100 * outcome['by']:g} %"
+    parts, per_cent = outcome["parts"], f"{100 * outcome['by']:g} %"
     if winner is None:
         return f"The two do not differ in {outcome['metric']}: nothing to survive."
-    broken = [entry["part"] for entry in outcome["parts"] if not entry["survives"]]
+    broken = [entry["part"] for entry in parts if entry["survives"] is False]
     if not broken:
-        return f"{winner} is better under every error of {per_cent} of {count} parts."
+        count = sum(entry["survives"] is True for entry in parts)
+        idle = [entry["part"] for entry in parts if entry["survives"] is None]
+        without = f" Nothing here depends on: {', '.join(idle)}." if idle else ""
+        return f"{winner} is better under every error of {per_cent} of {count} parts.{without}"
     return f"{winner} is better, but not under an error of {per_cent} of: {', '.join(broken)}."
 
 
@@ -78,7 +83,7 @@ def write_tornado(outcome: Mapping[str, Any], bars: Sequence[Bar], folder: Path)
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    shown = bars[:MOST_BARS]
+    shown = [bar for bar in bars if bar.survives is not None][:MOST_BARS]
     figure = Figure(figsize=(9, 1.6 + 0.3 * max(len(shown), 3)), layout="constrained")
     tornado_panel(figure.subplots(), outcome, shown)
     paths = [folder / name for name in PICTURES]

@@ -45,7 +45,8 @@ def new_sequence(index: int, cached: int, output: int = 1) -> Sequence:
 def assert_agrees(batch: DecodeBatch, plain: Plain) -> None:
     assert batch.size == len(plain.lengths)
     assert set(batch.members) == set(plain.lengths)
-    assert batch.context_tokens == sum(plain.lengths.values())
+    assert batch.context_tokens == sum(plain.lengths.values()) - batch.light_tokens
+    assert batch.light_tokens == sum(seq.light_tokens for seq in plain.lengths)
     assert batch.next_growth() == plain.growth(1)
     for steps in (0, 1, 2, 3, plain.block_tokens, 2 * plain.block_tokens + 1):
         assert batch.growth(steps) == plain.growth(steps)
@@ -59,7 +60,9 @@ def assert_agrees(batch: DecodeBatch, plain: Plain) -> None:
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["join", "join", "leave", "advance"]), st.integers(0, 200)),
+    st.tuples(
+        st.sampled_from(["join", "join", "leave", "lighten", "advance"]), st.integers(0, 200)
+    ),
     max_size=30,
 )
 
@@ -67,7 +70,7 @@ STEPS = st.lists(
 @SETTINGS
 @given(block_tokens=BLOCK_SIZES, steps=STEPS)
 def test_against_sums(block_tokens: int, steps: list[tuple[str, int]]) -> None:
-    batch, plain = DecodeBatch(block_tokens), Plain(block_tokens)
+    batch, plain = DecodeBatch(block_tokens, watch_longest=True), Plain(block_tokens)
     for index, (what, number) in enumerate(steps):
         members = list(plain.lengths)
         if what == "join":
@@ -78,12 +81,15 @@ def test_against_sums(block_tokens: int, steps: list[tuple[str, int]]) -> None:
             batch.advance(number % 40)
             plain.lengths = {seq: n + number % 40 for seq, n in plain.lengths.items()}
             plain.outputs = {seq: n + number % 40 for seq, n in plain.outputs.items()}
+        elif members and what == "lighten":
+            batch.lighten(members[0], number)
         elif members:
             seq = members[number % len(members)]
             batch.leave(seq)
             assert seq.computed_tokens == plain.lengths.pop(seq) - 1
             assert seq.output_tokens == plain.outputs.pop(seq)
         assert_agrees(batch, plain)
+        assert batch.longest_tokens() == max(plain.lengths.values(), default=0)
 
 
 @SETTINGS
@@ -95,7 +101,7 @@ def test_against_sums(block_tokens: int, steps: list[tuple[str, int]]) -> None:
 )
 def test_undo(block_tokens: int, cached: list[int], steps: int, victim: int) -> None:
     """Leaving, and joining before any step, can be taken back."""
-    batch, plain = DecodeBatch(block_tokens), Plain(block_tokens)
+    batch, plain = DecodeBatch(block_tokens, watch_longest=True), Plain(block_tokens)
     for index, tokens in enumerate(cached):
         seq = new_sequence(index, tokens)
         batch.join(seq)
@@ -113,6 +119,29 @@ def test_undo(block_tokens: int, cached: list[int], steps: int, victim: int) -> 
     batch.undo_join(newcomer)
     assert batch.joined == joined
     assert_agrees(batch, plain)
+    assert batch.longest_tokens() == max(plain.lengths.values())
+
+
+def test_who_left_is_forgotten() -> None:
+    """One long member stays while thousands come and go, some of them in the same step."""
+    batch = DecodeBatch(4, watch_longest=True)
+    batch.join(new_sequence(0, 5000))
+    for index in range(1, 3000):
+        seq = new_sequence(index, index % 90 + 1)
+        batch.join(seq)
+        if index % 3:
+            batch.advance(1)
+        batch.leave(seq)
+        batch.join(seq)
+        batch.leave(seq)
+        assert batch.longest_tokens() == 5001 + batch.step
+    assert batch._contexts is not None and len(batch._contexts) < 100
+
+
+def test_longest_is_not_known_unasked() -> None:
+    batch = DecodeBatch(4)
+    batch.join(new_sequence(0, 10))
+    assert batch.longest_tokens() == 0
 
 
 def test_runs_say_when_tokens_came() -> None:

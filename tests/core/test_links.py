@@ -50,6 +50,15 @@ def test_copies_both_ways_are_slower_for_as_long_as_they_overlap() -> None:
     assert queues.end_s(queues.add(copy("h2d", 2), 8.0)) == 10.0
 
 
+def test_copies_end_that_company_all_but_stops() -> None:
+    """Their shares of the speed would round to nothing."""
+    queues = CopyQueues(FakeCost(per_byte=1.0, duplex=1e30))
+    queues.begin(0.0, 0.0)
+    out, back = queues.add(copy("d2h", 2), 0.0), queues.add(copy("h2d", 1), 0.0)
+    assert queues.end_s(back) == pytest.approx(1e9)
+    assert queues.end_s(out) == pytest.approx(1e9 + 1)
+
+
 def test_without_measured_company_ends_are_those_of_each_way_alone() -> None:
     queues = CopyQueues(ALONE)
     queues.begin(0.0, 0.0)

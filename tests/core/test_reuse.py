@@ -155,6 +155,29 @@ def arrays(seed: int = 0, hidden: int = 6, bins: int = 3) -> dict[str, Any]:
     return found | {"edges_s": np.arange(1.0, bins + 1), "source": np.array("x")}
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("w_key", lambda a: a[:-1], r"expected w_key of shape \(32, 32\), got \(31, 32\)"),
+        ("mean", lambda a: a[None], r"expected mean of shape \(29,\), got \(1, 29\)"),
+        ("w_out", lambda a: a[:, :-1], r"expected w_out of shape \(6, 3\), got \(6, 2\)"),
+        ("edges_s", lambda a: a[:-1], r"expected w_out of shape \(6, 2\), got \(6, 3\)"),
+        ("b_deep", lambda a: a * np.nan, "expected finite numbers of 32 bits in b_deep"),
+        ("w_out", lambda a: np.full(a.shape, 1e300), "expected finite numbers .* in w_out"),
+        ("w_key", lambda a: a.astype(str), "expected finite numbers .* in w_key"),
+        ("edges_s", lambda a: a[::-1], "expected increasing edges_s above 0"),
+        ("scale", lambda a: a * 0, "expected a scale above 0"),
+    ],
+)
+def test_odd_arrays_are_named(tmp_path: Path, name: str, change: Any, message: str) -> None:
+    weights = arrays() | {"format": np.array(2)}
+    np.savez(tmp_path / "model.npz", **weights)
+    load_model(tmp_path / "model.npz")
+    np.savez(tmp_path / "model.npz", **weights | {name: change(weights[name])})
+    with pytest.raises(ConfigError, match=rf"model\.npz: {message}"):
+        load_model(tmp_path / "model.npz")
+
+
 def one_row(w: dict[str, Any], features: np.ndarray, gaps: list[float]) -> np.ndarray:
     """The network for one row, gap by gap and head by head."""
     events = [w["p_null"]]
@@ -215,7 +238,7 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
         with pytest.raises(ConfigError, match="expected a reuse model of format 2"):
             load_model(file)
     np.savez(file, format=np.array(2), edges_s=np.array([1.0]))
-    with pytest.raises(ConfigError, match="expected a reuse model with the array 'source'"):
+    with pytest.raises(ConfigError, match="expected a reuse model with the array 'b_hidden'"):
         load_model(file)
     file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(ConfigError, match="expected the weights of a reuse model"):

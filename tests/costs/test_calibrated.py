@@ -25,6 +25,7 @@ from superinfer.costs import (
     load_profile,
     load_shape,
 )
+from superinfer.costs.devices import Link
 from superinfer.costs.profile import Kernel, Profile, parse_profile, profile_json
 from superinfer.errors import ConfigError
 
@@ -48,7 +49,8 @@ def tiny(prefill: Kernel | None = None) -> Profile:
         "attention_decode_16": Kernel(axes, ((1.0, 2.0), (3.0, 6.0))),
         "attention_prefill": prefill or Kernel({}, None, "causal_linear", causal),
     }
-    return Profile("a100-80g", "gpt2", 1, kernels, {}, HostCost(0.0, 0.0))
+    links = {way: Link(1e9, 0.0) for way in ("h2d", "d2h")}
+    return Profile("a100-80g", "gpt2", 1, kernels, links, HostCost(0.0, 0.0))
 
 
 GPT2 = load_shape("gpt2")

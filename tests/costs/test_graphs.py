@@ -151,7 +151,7 @@ def test_a_profile_keeps_its_graphs(tmp_path: Path) -> None:
         ("mixed", [[32, 1.5]], "graphs.mixed: expected pairs"),
         ("mixed", [[64, 0], [32, 0]], "graphs.mixed: expected increasing pairs"),
         ("mixed", [[32, 64]], "graphs.mixed: expected increasing pairs"),
-        ("chunks", "4", "graphs.chunks: expected a number"),
+        ("chunks", "4", "graphs.chunks: expected a whole number >= 0"),
     ],
 )
 def test_odd_graphs_are_named(field: str, value: Any, said: str) -> None:

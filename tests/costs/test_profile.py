@@ -37,6 +37,10 @@ PROFILE: dict[str, Any] = {
 }
 
 
+LINK = {"bytes_per_s": 1e9, "setup_s": 0}
+GRAPHS = {"decodes": [1, 2], "mixed": [[8, 4]], "chunks": 1}
+
+
 def changed(path: str, value: object) -> dict[str, Any]:
     data = copy.deepcopy(PROFILE)
     *parents, last = path.split("/")
@@ -61,7 +65,13 @@ def test_round_trip(tmp_path: Path) -> None:
     [
         ("version", 2, "version: expected 1, found 2"),
         ("device", 3, "device: expected a string, found 3"),
-        ("tp", 0, "tp: expected a number >= 1, found 0"),
+        ("tp", 0, "tp: expected a whole number >= 1, found 0"),
+        ("tp", 1.5, "tp: expected a whole number >= 1, found 1.5"),
+        ("made_s", "x", "made_s: expected a number >= 0, found x"),
+        ("versions", [1], r"versions: expected an object, found \[1\]"),
+        ("versions", {"vllm": 1}, "versions.vllm: expected a string, found 1"),
+        ("sources", "abc", "sources: expected a list of strings, found abc"),
+        ("sources", [1], "sources: expected a list of strings"),
         ("kernels", [], r"kernels: expected an object, found \[\]"),
         ("kernels/warp", {}, "kernels.warp: unknown kernel; known: gemm_qkv"),
         ("kernels/gemm_qkv/seconds", [1.0], "kernels.gemm_qkv.seconds: expected 2 numbers"),
@@ -72,9 +82,37 @@ def test_round_trip(tmp_path: Path) -> None:
         ("kernels/gemm_qkv/axes/tokens", [], "axes.tokens: expected a list of numbers"),
         ("kernels/attention_decode_16/seconds", [[1.0, 2.0]], "seconds: expected 2 rows"),
         ("kernels/attention_decode_16/seconds", [[1.0], [2.0]], "seconds.0: expected 2 numbers"),
-        ("kernels/sample/model", "magic", "model: expected one of linear, causal_linear"),
+        ("kernels/sample/model", "magic", "kernels.sample.model: expected linear, found magic"),
+        ("kernels/sample/model", "causal_linear", "sample.model: expected linear, found causal"),
+        ("kernels/attention_uneven", {"model": "causal_linear"}, "uneven.model: expected linear"),
+        ("kernels/attention_idle", {"model": "causal_linear"}, "idle.model: expected linear"),
+        ("kernels/attention_mixed_16", {"model": "linear"}, "mixed_16.model: expected a table"),
+        ("kernels/attention_prefill", {"model": "linear"}, "prefill.model: expected causal_linear"),
+        (
+            "kernels/attention_idle",
+            {"axes": {"sequence_tokens": [1, 2]}, "seconds": [2, 1]},
+            "attention_idle.seconds: expected numbers that do not fall",
+        ),
+        ("kernels/gemm_qkv/seconds", [1, 10**309], "gemm_qkv.seconds: expected numbers >= 0"),
+        ("kernels/gemm_qkv/axes/tokens", [1, 10**309], "axes.tokens: expected numbers >= 0"),
         ("kernels/sample/coefficients", {}, "coefficients.base_s: expected a number >= 0"),
         ("links/h2d/bytes_per_s", 0, "links.h2d.bytes_per_s: expected a number > 0"),
+        ("links/h2d/bytes_per_s", 10**309, "links.h2d.bytes_per_s: expected a number >= 0"),
+        ("links", {"d2h": LINK}, "links.h2d: expected an object"),
+        ("links", {"h2d": LINK}, "links.d2h: expected an object"),
+        ("links/both", False, "links.both: expected an object, found False"),
+        ("links/both", {}, "links.both.bytes_per_s: expected a number >= 0"),
+        ("links/both", LINK | {"bytes_per_s": 1e-7}, "both.bytes_per_s: expected a number >= 1000"),
+        ("links/bth", LINK, "links.bth: unknown field; known: h2d, d2h, both"),
+        ("host/chunkd_s", 1, "host.chunkd_s: unknown field; known: step_s"),
+        ("graphs", [], r"graphs: expected an object, found \[\]"),
+        ("graphs", 0, "graphs: expected an object, found 0"),
+        ("graphs", {}, "graphs.decodes: expected a list of numbers"),
+        ("graphs", GRAPHS | {"foo": 1}, "graphs.foo: unknown field; known: decodes, mixed"),
+        ("graphs", GRAPHS | {"decodes": [1.5, 2.7]}, "graphs.decodes: expected whole numbers >= 1"),
+        ("graphs", GRAPHS | {"chunks": 1.5}, "graphs.chunks: expected a whole number >= 0"),
+        ("graphs", GRAPHS | {"chunks": 10**309}, "graphs.chunks: expected a whole number >= 0"),
+        ("graphs", GRAPHS | {"mixed": [[10**309, 1]]}, "graphs.mixed: expected pairs of whole"),
         ("host/origin", "guess", "host.origin: expected one of measured, published, assumed"),
         ("quality", {"8": 3}, "quality.8: expected an object, found 3"),
         ("quality", {"4": {"kl": "low"}}, "quality.4.kl: expected a number >= 0 or null, found lo"),
@@ -97,5 +135,6 @@ def test_unreadable_files(tmp_path: Path) -> None:
         parse_profile([])
 
 
-def test_an_empty_link_is_absent() -> None:
-    assert set(parse_profile(changed("links/both", {})).links) == {"h2d", "d2h"}
+@pytest.mark.parametrize("path", ["links/both", "graphs", "sources", "versions", "made_s", "top"])
+def test_null_is_absent(path: str) -> None:
+    assert profile_json(parse_profile(changed(path, None))) == profile_json(parse_profile(PROFILE))

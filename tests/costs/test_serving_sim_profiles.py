@@ -7,17 +7,20 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from superinfer.costs import CalibratedCost, Chunk, ModelShape, load_profile, load_shape
-from superinfer.costs.profile import Profile
+from superinfer.costs.coverage import Coverage
+from superinfer.costs.profile import PARTLY_FITTED, Profile
 from superinfer.costs.tables import Curve, Grid
 from superinfer.errors import ConfigError, InputError
-from superinfer.lab.profiles import fits
+from superinfer.lab.profiles import fits, serving_sim
 from superinfer.lab.profiles.build import build_profile
 from superinfer.lab.profiles.fits import Points
 from superinfer.lab.profiles.report import target
+from superinfer.lab.trust import assumed_warning
 
 TOKENS = (*range(1, 17), *range(32, 513, 16))
 LAUNCH_US = 8.0
@@ -162,8 +165,21 @@ def test_experts_are_read_at_what_the_tokens_reach(tmp_path: Path) -> None:
     assert CalibratedCost(found, tiny(8)).step_s((), 4, 400) > 0
 
 
+Change = Callable[[Path], None]
+
+
+def change(name: str, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> Change:
+    """Edits one of the files in place."""
+
+    def apply(folder: Path) -> None:
+        path = next(folder.glob(f"{name}.csv*"))
+        edit(pd.read_csv(path)).to_csv(path, index=False)
+
+    return apply
+
+
 @pytest.mark.parametrize(
-    ("change", "error", "words"),
+    ("spoil", "error", "words"),
     [
         (lambda at: (at / "skew.csv").unlink(), InputError, "skew.csv: no such file"),
         (lambda at: at.rename(at.parent / "tp2"), ConfigError, "not measured at tp=1"),
@@ -180,17 +196,103 @@ def test_experts_are_read_at_what_the_tokens_reach(tmp_path: Path) -> None:
         (
             lambda at: (at / "dense.csv").write_text("layer,tokens,time_us\nact_fn,1,1\n"),
             InputError,
-            "expected rows of qkv_proj",
+            "dense.csv: expected rows of qkv_proj at 3 or more tokens, got 0",
+        ),
+        (
+            change("dense", lambda t: t.astype(object).replace({"time_us": {40.0: "fast"}})),
+            InputError,
+            r"dense.csv:\d+: time_us: expected times > 0 \(us\), got fast",
+        ),
+        (
+            change("dense", lambda t: t.assign(tokens=t.tokens.where(t.tokens != 512, -4))),
+            InputError,
+            r"dense.csv:\d+: tokens: expected a number from 1, got -4",
+        ),
+        (
+            change("dense", lambda t: t.assign(tokens=t.tokens.where(t.tokens != 512, np.inf))),
+            InputError,
+            r"dense.csv:\d+: tokens: expected a number from 1, got inf",
+        ),
+        (
+            change("dense", lambda t: t.groupby("layer").head(1)),
+            InputError,
+            "dense.csv: expected rows of qkv_proj at 3 or more tokens, got 1",
+        ),
+        *(
+            (
+                change("dense", lambda t, name=name: t[t.layer != name]),
+                InputError,
+                f"dense.csv: expected rows of {name} at 3 or more tokens, got 0",
+            )
+            for name in ("layernorm", "embedding", "final_layernorm", "rotary_emb", "act_fn")
+        ),
+        (
+            change(
+                "dense",
+                lambda t: t[(t.layer != "embedding") | (t.tokens % 2 == 1)][
+                    lambda u: (u.layer != "final_layernorm") | (u.tokens % 2 == 0)
+                ],
+            ),
+            InputError,
+            "3 or more counts of tokens in common for embedding, final_layernorm, got 0",
+        ),
+        (
+            change("attention", lambda t: t[t.prefill_chunk == 0]),
+            InputError,
+            r"attention.csv.gz: expected chunks alone \(n_decode 0\) at 3 or more values of",
+        ),
+        (
+            change("attention", lambda t: t[t.n_decode == 0]),
+            InputError,
+            r"attention.csv.gz: expected decodes alone \(prefill_chunk 0\) at 3 or more",
+        ),
+        (
+            change("attention", lambda t: t[(t.n_decode == 0) | (t.prefill_chunk == 0)]),
+            InputError,
+            "attention.csv.gz: expected decodes beside the shortest chunk at 3 or more",
+        ),
+        (
+            change("attention", lambda t: pd.concat([t.head(1) * 0, t])),
+            InputError,
+            "attention.csv.gz:2: time_us: expected times > 0",
+        ),
+        (
+            change("attention", lambda t: pd.concat([(t.head(1) * 0).assign(time_us=5.0), t])),
+            InputError,
+            "attention.csv.gz:2: expected a prefill_chunk or n_decode above 0",
+        ),
+        (
+            change("attention", lambda t: t[(t.prefill_chunk != 64) | (t.kv_prefill == 2048)]),
+            InputError,
+            "attention.csv.gz: expected rows of chunks without holes at small contexts",
+        ),
+        (
+            change("skew", lambda t: t[t.regime == "pure"]),
+            InputError,
+            "skew.csv: expected rows of the regime mixed at 3 or more n, got 0",
         ),
     ],
 )
 def test_what_is_missing_is_named(
-    tmp_path: Path, change: Callable[[Path], None], error: type[Exception], words: str
+    tmp_path: Path, spoil: Change, error: type[Exception], words: str
 ) -> None:
     root = write_tables(tmp_path)
-    change(root / "RTXPRO6000" / "Somebody" / "Tiny-1B" / "bf16" / "tp1")
+    spoil(root / "RTXPRO6000" / "Somebody" / "Tiny-1B" / "bf16" / "tp1")
     with pytest.raises(error, match=words):
         build_profile(root, "rtxpro6000", tiny(), 1)
+
+
+def test_layers_meet_at_their_token_counts(tmp_path: Path, profile: Profile) -> None:
+    """One of them lacks a count, and the rows of another come in no order."""
+    root = write_tables(tmp_path)
+    folder = root / "RTXPRO6000" / "Somebody" / "Tiny-1B" / "bf16" / "tp1"
+    change(
+        "dense",
+        lambda t: t[(t.layer != "qk_norm") | (t.tokens != 64)].sample(frac=1, random_state=1),
+    )(folder)
+    found = build_profile(root, "rtxpro6000", tiny(), 1)
+    assert curve(found, "norm").at(300) == pytest.approx(curve(profile, "norm").at(300), rel=1e-3)
+    assert found.fit["norm"]["points"] == profile.fit["norm"]["points"] - 1
 
 
 def test_other_devices_are_not_there(tmp_path: Path) -> None:
@@ -214,3 +316,33 @@ def test_errors_of_the_shipped_profiles(model: str) -> None:
     assert "casys-kaist/LLMServingSim" in json.dumps(found.sources)
     cost = CalibratedCost(found, load_shape(model))
     assert 0.004 < cost.step_s((), 1, 1000) < cost.step_s((), 128, 128_000) < 0.12
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-32b", "qwen3-30b-a3b"])
+def test_the_origin_of_the_host_time_says_what_was_fitted(model: str) -> None:
+    found = load_profile(SHIPPED / f"rtxpro6000_{model}_tp1.json")
+    assert found.host == serving_sim._host("rtxpro6000")
+    assert found.host.origin == PARTLY_FITTED and "chunked_s (3.07 ms)" in found.sources[-1]
+    assert CalibratedCost(found, load_shape(model)).trust(Coverage())["host_overhead_origin"] == (
+        PARTLY_FITTED
+    )
+
+
+def test_without_a_fitted_constant_the_host_is_assumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_sim, "CHUNKED", {})
+    found = build_profile(write_tables(tmp_path), "rtxpro6000", tiny(), 1)
+    assert (found.host.origin, found.host.chunked_s) == ("assumed", 0.0)
+    assert found.sources[-1] == "Host and links: assumed"
+
+
+def test_an_assumed_all_reduce_is_named(tmp_path: Path, profile: Profile) -> None:
+    root = write_tables(tmp_path)
+    model = root / "RTXPRO6000" / "Somebody" / "Tiny-1B" / "bf16"
+    (model / "tp1").rename(model / "tp2")
+    found = build_profile(root, "rtxpro6000", tiny(), 2)
+    trust = CalibratedCost(found, tiny()).trust(Coverage())
+    assert found.assumed == trust["assumed"] == {"all_reduce": "a ring over the nominal link"}
+    assert "assumes all_reduce" in assumed_warning(trust)
+    assert not profile.assumed

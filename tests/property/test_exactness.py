@@ -18,7 +18,16 @@ from tiered import CachedShrinkingLru, ShrinkingLru, TieredLru
 from sim.driver import simulate
 from sim.oracle import Oracle
 from superinfer.batch import DecodeBatch
-from superinfer.costs import Chunk, Coverage, Limits, build_cost
+from superinfer.costs import (
+    CalibratedCost,
+    Chunk,
+    Coverage,
+    Limits,
+    build_cost,
+    list_profiles,
+    load_profile,
+    load_shape,
+)
 from superinfer.costs.coverage import (
     CONTEXT,
     KEYS,
@@ -27,6 +36,7 @@ from superinfer.costs.coverage import (
     STEP_TOKENS,
     Limit,
 )
+from superinfer.costs.profile import Kernel
 from superinfer.engine import Engine, EngineConfig
 from superinfer.lab.replay import replay
 from superinfer.memory.base import Ladder
@@ -372,6 +382,24 @@ SMALL_BLOCKS: dict[str, Any] = {
     "small_block_bytes": (4, 3),
     "slabs": Slabs(2, 4, 5),
 }
+UNEVEN = ("rtxpro6000", "llama-3.1-8b")
+UNEVEN_ARMS = (
+    "vllm-swap",
+    "chunked",
+    "vllm-v1",
+    "fcfs-swap",
+    "fcfs-background",
+    "sglang-mixed",
+    "tensorrt-max",
+    "fastserve",
+    "andes",
+    "rotasched",
+    "flexgen",
+    "rotating",
+    "rotating-shrinking",
+    "vllm-cached",
+)
+"""Those that take members off the batch in different ways, and bits from them."""
 ALL_ARMS = pytest.mark.parametrize("arm", ARMS)
 BOTH_LAGS = pytest.mark.parametrize("lag", [0, 1])
 BOTH_CACHES = pytest.mark.parametrize("prefix", [False, True], ids=["plain", "prefix"])
@@ -468,6 +496,17 @@ class SlowBatch(DecodeBatch):
     @context_tokens.setter
     def context_tokens(self, value: int) -> None:
         """Running sums are not kept."""
+
+    @property
+    def light_tokens(self) -> int:  # type: ignore[override]
+        return sum(seq.light_tokens for seq in self.members)
+
+    @light_tokens.setter
+    def light_tokens(self, value: int) -> None:
+        """Running sums are not kept."""
+
+    def longest_tokens(self) -> int:
+        return max(map(self.length, self.members), default=0)
 
     def grows(self, seq: Sequence) -> bool:
         return self._growth_of(seq, 1) == 1
@@ -687,6 +726,32 @@ def test_exact_with_real_costs(
     real_cost: Any, change: Callable[[Engine], None], arm: str, lag: int, jobs: list[Job]
 ) -> None:
     options: Any = {"arm": arm, "lag": lag, "prefix": True, "cost": real_cost}
+    assert_exact(jobs, change, scale_s=0.015, **options)
+
+
+@pytest.fixture(scope="module")
+def uneven_cost() -> CalibratedCost:
+    """A measured profile where the longest context of a batch takes much beside the step."""
+    path = next(path for device, model, _, path in list_profiles() if (device, model) == UNEVEN)
+    profile = load_profile(path)
+    table = Kernel({"sequences": (1.0, 8.0)}, (1e-7, 3e-7))
+    kernels = profile.kernels | {"attention_uneven": table}
+    return CalibratedCost(replace(profile, kernels=kernels), load_shape(profile.model))
+
+
+@pytest.mark.parametrize("change", [step_by_step, one_by_one])
+@pytest.mark.parametrize("arm", UNEVEN_ARMS)
+@BOTH_LAGS
+@settings(SETTINGS, max_examples=5)
+@given(jobs=JOBS)
+def test_exact_with_unequal_contexts(
+    uneven_cost: CalibratedCost,
+    change: Callable[[Engine], None],
+    arm: str,
+    lag: int,
+    jobs: list[Job],
+) -> None:
+    options: Any = {"arm": arm, "lag": lag, "prefix": True, "cost": uneven_cost}
     assert_exact(jobs, change, scale_s=0.015, **options)
 
 

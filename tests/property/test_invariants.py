@@ -198,7 +198,7 @@ class Watch:
             assert not seq.small[1] or floor == 4
             assert not seq.small[0] or floor <= 8
             if seq.state is State.DECODING and engine.demotion is not None:
-                assert seq.light_tokens == engine.demotion.light_tokens(seq)
+                assert seq.light_tokens == engine.demotion.light_tokens(engine.small_blocks(seq))
 
     def copies(self, nodes: list[Node | Block]) -> int:
         """Blocks on the host beside swapped ones; checks who reads them."""

@@ -357,6 +357,10 @@ BAD_SETTINGS: list[tuple[str, str]] = [
     ("scheduler.max_num_seqs=-1", "scheduler.max_num_seqs: expected a number >= 0, got -1"),
     ("scheduler.watermark=nan", "scheduler.watermark: expected a number >= 0, got nan"),
     ("scheduler.length_scale=0", "scheduler.length_scale: expected above 0, got 0"),
+    (
+        "scheduler.length_scale=1e300",
+        "scheduler.length_scale: expected above 0 and at most 1000, got 1e+300",
+    ),
     ("scheduler.pace_margin=2", "scheduler.pace_margin: expected above 0 and at most 1, got 2"),
     ("scheduler.max_wait_s=0", "scheduler.max_wait_s: expected above 0, got 0"),
     ("scheduler.aged_share=1", "scheduler.aged_share: expected above 0 and below 1, got 1"),

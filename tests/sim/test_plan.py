@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from sim.cli import main
 from sim.commands import simulated
 from sim.workload import load_workload
-from superinfer.costs import DEVICES
+from superinfer.costs import DEVICES, CalibratedCost, build_cost, write_profile
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.bisect import Fewest
 from superinfer.lab.config import load_config
@@ -131,6 +132,10 @@ def test_examples_are_in_one_currency(tmp_path: Path) -> None:
         ("version = 1\n[devices.h100]\nper_gpu_hour = -1", "per_gpu_hour"),
         ("version = 1\n[devices.h100]\nper_hour = 1", "per_hour"),
         ("[devices.h100]\nper_gpu_hour = 1", "version"),
+        (
+            "version = 1\n[devices.h10]\nper_gpu_hour = 1",
+            "devices.h10: expected a device that is known, got 'h10'.*h100",
+        ),
     ],
 )
 def test_bad_prices(tmp_path: Path, text: str, words: str) -> None:
@@ -138,6 +143,12 @@ def test_bad_prices(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         load_prices(tmp_path / "p.toml")
     assert "p.toml" in str(caught.value)
+
+
+def test_prices_of_devices_that_are_wished_for(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text("version = 1\n[devices.abacus]\nper_gpu_hour = 2\n")
+    prices = load_prices(tmp_path / "p.toml", ["abacus"])
+    assert prices.devices["abacus"].per_gpu_hour == 2.0
 
 
 # -- the plan -------------------------------------------------------------------------------------
@@ -216,6 +227,32 @@ def test_bad_input_is_one_line(cli: Call, arguments: Sequence[str], words: str) 
     assert err.startswith("error: ")
     assert words in err
     assert not Path("plan").exists()
+
+
+def test_a_run_that_judges_nobody_is_one_line(cli: Call) -> None:
+    """The run ends before anybody comes."""
+    Path("late.jsonl").write_text(trace(2000, 4).replace('"timestamp": ', '"timestamp": 9'))
+    code, out, err = cli(
+        *("late.jsonl", "--tp", "1", "--duration", "0.01", "--workers", "1", "--out", "plan")
+    )
+    assert (code, out) == (2, "")
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert line == (
+        "error: a100-80g, tp 1, 1 replicas with --duration 0.01: expected a request with targets "
+        "that can be judged, got none"
+    )
+
+
+def test_a_plan_warns_of_kernels_that_are_assumed(cli: Call) -> None:
+    cost = build_cost("llama-3.1-8b", "a100-80g", 1, "calibrated")
+    assert isinstance(cost, CalibratedCost)
+    write_profile(replace(cost.profile, assumed={"norm": "a guess"}), Path("p.json"))
+    code, _, err = cli(
+        *("t.jsonl", "--tp", "1", "--limit", "4", "--workers", "1", "--out", "plan"),
+        *("--set", "run.costs=p.json", "--no-plots"),
+    )
+    assert code == 0
+    assert "warning: a100-80g, tp 1: " in err and "assumes norm" in err
 
 
 def test_a_folder_that_is_no_plan_is_left_alone(cli: Call) -> None:

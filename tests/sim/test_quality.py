@@ -15,6 +15,7 @@ from sim.commands import simulated
 from sim.workload import load_workload
 from superinfer.costs import list_profiles, load_profile
 from superinfer.costs.profile import write_profile
+from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config
 from superinfer.lab.tables import summary_table
 
@@ -70,3 +71,40 @@ def test_without_a_table_it_is_unmeasured_and_still_shown(trace: Path) -> None:
     shown = io.StringIO()
     Console(width=80, file=shown).print(summary_table(summary))
     assert "unmeasured" in shown.getvalue()
+
+
+def one_byte_profile(folder: Path, quality: dict[str, Any]) -> Path:
+    """The shipped profile with a cache of 8 bits; attention takes the time of 16."""
+    shipped = next(p for p in list_profiles() if (p.model, p.tp) == ("llama-3.1-8b", 1))
+    profile = load_profile(shipped.path)
+    kernels = profile.kernels | {"attention_decode_8": profile.kernels["attention_decode_16"]}
+    path = folder / "fp8.json"
+    write_profile(replace(profile, kernels=kernels, kv_dtype="fp8", quality=quality), path)
+    return path
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize(
+    ("quality", "kl", "change"),
+    [(QUALITY, 1e-3, 0.25), ({}, "unmeasured", "unmeasured")],
+    ids=["measured", "unmeasured"],
+)
+def test_a_cache_of_8_bits_says_so(
+    trace: Path, tmp_path: Path, replicas: int, quality: Any, kl: Any, change: Any
+) -> None:
+    path = one_byte_profile(tmp_path, quality)
+    summary = summary_of(trace, f"run.costs={path}", f"run.replicas={replicas}")
+    assert summary["kv_bits_mean"] == 8.0
+    assert (summary["kv_kl"], summary["kv_perplexity_change"]) == (kl, change)
+    assert {group["kv_bits_mean"] for group in summary["classes"].values()} == {8.0}
+
+
+def test_a_class_that_demands_more_than_the_cache_has_is_refused(
+    trace: Path, tmp_path: Path
+) -> None:
+    path = one_byte_profile(tmp_path, {})
+    told = "classes.batch.min_kv_bits: expected at most 8, what the cache has by the kv_dtype"
+    with pytest.raises(ConfigError, match=told):
+        summary_of(trace, f"run.costs={path}", "classes.batch.min_kv_bits=16")
+    summary = summary_of(trace, f"run.costs={path}", "classes.batch.min_kv_bits=8")
+    assert summary["kv_bits_mean"] == 8.0

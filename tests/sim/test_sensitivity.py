@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from sim.cli import main
 from sim.compare import simulate_into
 from sim.run import build_engine
 from sim.sensitivity import Variation, variations
-from superinfer.costs import load_profile
+from superinfer.costs import load_profile, write_profile
+from superinfer.costs.profile import Kernel
 from superinfer.lab.config import Config, load_config
 from superinfer.lab.study import Study, StudyResult
 from superinfer.lab.tornado import Bar, conclusion, sensitivity_table, write_tornado
@@ -104,6 +106,32 @@ def test_the_host_takes_longer(tmp_path: Path) -> None:
     assert is_now.step_s((), 8, 8000) == was.step_s((), 8, 8000)
 
 
+def slow_host(tmp_path: Path, **run: Any) -> tuple[Config, dict[str, Variation]]:
+    """A profile whose host has every kind of time."""
+    profile = build_engine(parts_of()[0])[1].profile
+    host = replace(profile.host, launch_s=0.02, chunked_s=0.003)
+    write_profile(replace(profile, host=host), tmp_path / "host.json")
+    return parts_of(costs=str(tmp_path / "host.json"), **run)
+
+
+@pytest.mark.parametrize("given", [{}, {"host_step_ms": 7.0}, {"host_per_sequence_us": 50.0}])
+def test_every_host_time_is_multiplied(tmp_path: Path, given: dict[str, float]) -> None:
+    config, parts = slow_host(tmp_path, **given)
+    slower = parts["host"].apply(config, 1.5, tmp_path / "p.json")
+    was, is_now = (build_engine(each)[1].host for each in (config, slower))
+    for name in ("step_s", "per_sequence_s", "launch_s", "chunked_s"):
+        assert getattr(is_now, name) == pytest.approx(1.5 * getattr(was, name)), name
+    assert was.launch_s == 0.02 and was.chunked_s == 0.003
+
+
+@pytest.mark.parametrize("link", [None, 100.0])
+def test_setting_up_a_copy_takes_longer(tmp_path: Path, link: float | None) -> None:
+    config, parts = parts_of(host_link_gb_per_s=link)
+    slower = parts["links"].apply(config, 1.25, tmp_path / "p.json")
+    was, is_now = (build_engine(each)[1].transfer_s(1, 10, "h2d") for each in (config, slower))
+    assert is_now == pytest.approx(1.25 * was) and was > 0
+
+
 @pytest.mark.parametrize("link", [None, 100.0])
 def test_copies_take_longer(tmp_path: Path, link: float | None) -> None:
     config, parts = parts_of(host_link_gb_per_s=link)
@@ -178,6 +206,74 @@ def test_seeds_pair_the_draws(call: Callable[..., Called], tmp_path: Path) -> No
     assert code == 0
     told = json.loads(out)
     assert told["seeds"] == 2 and len(told["base"]["interval"]) == 2
+
+
+@pytest.mark.usefixtures("inline")
+def test_what_changes_nothing_does_not_apply(call: Callable[..., Called]) -> None:
+    code, out, _ = call(
+        *("t.jsonl", "--schedulers", "vllm,fcfs", "--concurrency", "4", "--metric", "mean_e2el_ms"),
+        *("--part", "burstiness", "--part", "length estimate", "--part", "host"),
+        *("--out", "s", "--json", "--no-plots"),
+    )
+    assert code == 0
+    told = {each["part"]: each for each in json.loads(out)["parts"]}
+    assert {name: each["applies"] for name, each in told.items()} == {
+        "burstiness": False,
+        "length estimate": False,
+        "host": True,
+    }
+    assert told["burstiness"]["survives"] is told["length estimate"]["survives"] is None
+    assert told["host"]["survives"] in (True, False)
+
+
+@pytest.mark.usefixtures("inline")
+def test_arms_may_have_other_kernels_and_any_name(call: Callable[..., Called]) -> None:
+    """The second profile lacks a kernel and has the others in another order."""
+    profile = build_engine(parts_of()[0])[1].profile
+    kernels = dict(reversed(list(profile.kernels.items())))
+    write_profile(replace(profile, kernels=kernels), Path("other.json"))
+    more = {**profile.kernels, "attention_uneven": Kernel({"sequences": (1.0, 64.0)}, (1e-7, 2e-7))}
+    write_profile(replace(profile, kernels=more), Path("more.json"))
+    Path("a | host -.toml").write_text('[run]\nscheduler = "vllm"\ncosts = "other.json"\n')
+    Path("a.toml").write_text('[run]\nscheduler = "fcfs"\ncosts = "more.json"\n')
+    code, out, err = call(
+        *("t.jsonl", "--arm", "a.toml", "--arm", "a | host -.toml", "--metric", "mean_e2el_ms"),
+        *("--part", "host", "--part", "gemm_down", "--part", "attention_uneven"),
+        *("--out", "s", "--json", "--no-plots"),
+    )
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["schedulers"] == ["a", "a | host -"]
+    found = {each["part"]: each["slower"]["values"] for each in told["parts"]}
+    base = told["base"]["values"]
+    assert all(value > was for value, was in zip(found["gemm_down"], base, strict=True))
+    assert found["attention_uneven"][1] == base[1]
+
+
+@pytest.mark.usefixtures("inline")
+def test_it_warns_of_what_an_arm_assumes_and_left(call: Callable[..., Called]) -> None:
+    profile = build_engine(parts_of()[0])[1].profile
+    narrow = {**profile.range, "norm": {"tokens": [1, 64]}}
+    write_profile(replace(profile, assumed={"norm": "a guess"}, range=narrow), Path("p.json"))
+    code, _, err = call(
+        *("t.jsonl", "--schedulers", "vllm,fcfs", "--set", "run.costs=p.json"),
+        *("--part", "host", "--out", "s", "--no-plots"),
+    )
+    assert code == 0
+    for name in ("vllm", "fcfs"):
+        found = [line for line in err if line.startswith(f"warning: arm {name}: ")]
+        assert len(found) == 2
+        assert "of the step time is extrapolated" in found[0] and "assumes norm" in found[1]
+
+
+def test_a_metric_is_looked_for_before_anything_runs(
+    call: Callable[..., Called], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensitivity, "run_study", lambda *_: pytest.fail("ran"))
+    for metric in ("nope", "classes.chat.nope", "classes.nobody.p99_ttft_ms", "trust"):
+        code, _, err = call("t.jsonl", "--metric", metric, "--out", "s")
+        assert code == 2 and f"expected a number of the summary, got {metric!r}" in err[-1]
+    assert not Path("s").exists()
 
 
 @pytest.mark.slow
@@ -256,6 +352,10 @@ def test_the_table_says_where_the_winner_changes() -> None:
 
 def test_conclusions_in_words() -> None:
     survives = {**outcome()["parts"][0], "survives": True}
+    idle = {**survives, "part": "burstiness", "survives": None}
+    assert conclusion(outcome(parts=[survives, idle])) == (
+        "a is better under every error of 10 % of 1 parts. Nothing here depends on: burstiness."
+    )
     assert conclusion(outcome(parts=[survives])) == (
         "a is better under every error of 10 % of 1 parts."
     )

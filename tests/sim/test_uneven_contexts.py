@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ import pytest
 from sim.run import run_simulation
 from superinfer.costs import list_profiles
 from superinfer.lab.config import load_config
-from superinfer.request import Request
+from superinfer.request import DEFAULT_CLASS, Request
 from traces.workload import Workload
 
 PER_TOKEN_S = 1e-8
 LAYERS = 32
+SHRINKING = replace(DEFAULT_CLASS, min_kv_bits=4)
 
 
 def profile(folder: Path, name: str, *, uneven: bool) -> Path:
@@ -61,3 +63,43 @@ def test_equal_contexts_take_nothing_more(tmp_path: Path) -> None:
     plain = ends(profile(tmp_path, "plain", uneven=False), [500, 500], [50, 50], 0)
     found = ends(profile(tmp_path, "uneven", uneven=True), [500, 500], [50, 50], 0)
     assert found == pytest.approx(plain, rel=1e-12)
+
+
+def shrunk_ends(costs: Path, lengths: list[int]) -> tuple[list[float], float]:
+    """Ends of requests whose caches lose bits, and the mean bits of these."""
+    requests = [
+        Request(f"r{i}", 0.0, tokens, 500, slo_class=SHRINKING, index=i)
+        for i, tokens in enumerate(lengths)
+    ]
+    config = load_config(
+        None,
+        [
+            "memory.shrink_8_at=0.1",
+            "memory.shrink_4_at=0.2",
+            "scheduler.chunked=false",
+            "scheduler.max_num_batched_tokens=8192",
+        ],
+        trace="made up",
+        scheduler="vllm",
+        memory="slo_aware",
+        device="h100",
+        costs=str(costs),
+        kv_blocks=sum(lengths) // 8,
+    )
+    record = run_simulation(config, Workload(requests, [60] * len(lengths))).record
+    return record.table.finish_s.tolist(), float(record.table.kv_bits.mean())
+
+
+def test_contexts_of_fewer_bits_are_no_shorter(tmp_path: Path) -> None:
+    """What is read faster counts for its time in `context_tokens`, and in whole in the mean."""
+    plain, uneven = (profile(tmp_path, f"{x}", uneven=x) for x in (False, True))
+    found, bits = shrunk_ends(uneven, [500] * 8)
+    assert bits < 8
+    assert found == pytest.approx(shrunk_ends(plain, [500] * 8)[0], rel=1e-12)
+
+
+def test_unequal_contexts_of_fewer_bits_take_more(tmp_path: Path) -> None:
+    plain, uneven = (profile(tmp_path, f"{x}", uneven=x) for x in (False, True))
+    lengths = [900, *[500] * 7]
+    more_s = shrunk_ends(uneven, lengths)[0][0] - shrunk_ends(plain, lengths)[0][0]
+    assert more_s == pytest.approx(59 * (900 - 550) * PER_TOKEN_S * LAYERS, rel=1e-6)

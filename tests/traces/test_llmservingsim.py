@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from superinfer.errors import InputError
+from superinfer.slo_classes import MAX_LENGTH_TOKENS
 from traces.readers import read_trace
 
 
@@ -47,9 +48,22 @@ def test_prompts_of_whole_blocks_and_of_unknown_content(tmp_path: Path) -> None:
     ("bad", "words"),
     [
         (line(hash_ids=[1]), r"hash_ids: expected 2 ids \(input_toks 40 / 16\), got 1"),
-        (line(input_toks=0), "input_toks: expected an integer >= 1"),
+        (line(input_toks=0), f"input_toks: expected an integer from 1 to {MAX_LENGTH_TOKENS}"),
+        (
+            line(output_toks=10**9),
+            rf"output_toks: expected an integer from 1 to {MAX_LENGTH_TOKENS} \(tokens\), got 1000",
+        ),
         (line(arrival_time_ns=-1), "arrival_time_ns: expected a number from 0"),
-        (line(hash_ids="no"), "hash_ids: expected a list of 64-bit integers"),
+        (line(arrival_time_ns=1e30), r"arrival_time_ns: expected a number .*, got 1e\+30"),
+        (
+            line().replace("1500000", "1e400"),
+            r"arrival_time_ns: expected a number from 0 to .* \(ns\), got Infinity",
+        ),
+        (line(arrival_time_ns=float("nan")), "arrival_time_ns: expected a number .*, got NaN"),
+        (line(hash_ids="no"), "hash_ids: expected a list of integers from 0 to"),
+        (line(hash_ids=[3, -1]), r"hash_ids\[1\]: expected a list of integers from 0 .*, got -1"),
+        (line(hash_ids=[3, 2**63]), r"hash_ids\[1\]: expected a list of integers from 0"),
+        ("[1]", "expected a JSON object, got a list"),
         ('{"input_toks": 4, "output_toks": 2}', "arrival_time_ns: expected .*, got nothing"),
         ('{"input_toks": 4', "expected a JSON object, got a broken one"),
     ],
@@ -60,6 +74,15 @@ def test_a_bad_line_is_named(tmp_path: Path, bad: str, words: str) -> None:
         read_trace(path)
     assert "2" in str(caught.value)
     assert len(read_trace(path, skip_bad=True).requests) == 1
+
+
+def test_fields_that_nobody_reads_are_told(tmp_path: Path) -> None:
+    known = line(input_tok_ids=[1, 2], output_tok_ids=[5])
+    assert read_trace(write(tmp_path, known)).warnings == []
+    workload = read_trace(write(tmp_path, known, line(priority=3, session_id="a")))
+    (warning,) = workload.warnings
+    assert warning.endswith("ignored unknown fields: priority, session_id")
+    assert len(workload.requests) == 2
 
 
 def test_time_must_not_run_backwards(tmp_path: Path) -> None:

@@ -13,7 +13,14 @@ from pathlib import Path
 
 from superinfer.costs import DEFAULT_HOST, ModelShape, load_device
 from superinfer.costs.devices import DeviceSpec
-from superinfer.costs.profile import Kernel, Profile, write_profile
+from superinfer.costs.profile import (
+    Kernel,
+    Profile,
+    decode_kernel,
+    parse_profile,
+    profile_json,
+    write_profile,
+)
 from superinfer.costs.shapes import canonical_name
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.profiles import serving_sim
@@ -70,6 +77,7 @@ def build_profile(folder: Path, device: str, shape: ModelShape, tp: int) -> Prof
 
 def save_profile(profile: Profile, path: Path) -> None:
     """Write a profile whole or not at all."""
+    parse_profile(profile_json(profile), str(path))  # a fault names this file, not the staged one
     with replacing(path) as staged:
         write_profile(profile, staged)
 
@@ -178,7 +186,7 @@ def _fit_attention(data: Measurements, shape: ModelShape, tp: int) -> dict[str, 
     keys, contexts = [1, int(keys_end)], [1, int(context_end)]
     return {
         "attention_prefill": _Fit(prefill, extra, {"keys": keys}, stands_in["context"]),
-        f"attention_decode_{8 if shape.kv_dtype else 16}": _Fit(
+        decode_kernel(shape.kv_dtype): _Fit(
             decode, {}, {"total_context_tokens": contexts}, stands_in["generation"]
         ),
     }

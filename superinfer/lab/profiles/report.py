@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from superinfer.costs import build_cost, list_profiles, load_profile
 from superinfer.costs.base import Chunk
-from superinfer.costs.profile import Kernel, Profile, profile_json
+from superinfer.costs.profile import Kernel, Profile, decode_kernel, profile_json
 from superinfer.errors import ConfigError
 from superinfer.settings import did_you_mean
 
@@ -206,7 +206,7 @@ def _times_text(times: Mapping[str, float]) -> str:
 
 def _ranges(profile: Profile) -> dict[str, list[float] | None]:
     bounds = profile.range
-    decode = f"attention_decode_{8 if profile.kv_dtype else 16}"
+    decode = decode_kernel(profile.kv_dtype)
     return {
         "tokens": _ends(profile.kernels.get("gemm_qkv"), "tokens"),
         "context_tokens": _ends(profile.kernels.get(decode), "context_tokens"),

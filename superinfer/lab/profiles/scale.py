@@ -23,6 +23,13 @@ def with_links(profile: Profile, by: float) -> Profile:
     return replace(profile, links=links)
 
 
+def with_host(profile: Profile, by: float) -> Profile:
+    """All host times multiplied: per step and sequence, of launching, of steps with chunks."""
+    times = ("step_s", "per_sequence_s", "launch_s", "chunked_s")
+    host = replace(profile.host, **{name: by * getattr(profile.host, name) for name in times})
+    return replace(profile, host=host)
+
+
 def _slower(kernel: Kernel, by: float) -> Kernel:
     if by == 1.0:
         return kernel

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from superinfer.costs import DEFAULT_HOST, HostCost, ModelShape, load_device
 from superinfer.costs.devices import DeviceSpec
-from superinfer.costs.profile import Kernel, Profile
+from superinfer.costs.profile import PARTLY_FITTED, Kernel, Profile
 from superinfer.costs.shapes import canonical_name
 from superinfer.costs.tables import Curve, Grid
 from superinfer.errors import ConfigError, InputError
@@ -44,10 +45,12 @@ FOLDERS = {"rtxpro6000": "RTXPRO6000"}
 """What the project calls a device."""
 SOURCE = "casys-kaist/LLMServingSim@5daddb21"
 CHUNKED = {
-    "rtxpro6000": 0.0028,
+    "rtxpro6000": 0.00307,
 }
 """Seconds that a step with chunks takes beyond its kernels, by device: the one constant that is
-fitted to a run, on steps of the part where nearly all places are taken (docs/accuracy.md)."""
+fitted to a run. The median of all steps of the part where nearly all places are taken in which one
+prompt came in by itself, as `python -m experiments.accuracy serving --fit` prints it."""
+RING = "a ring over the nominal link"
 SPLIT_BLOCKS = 0.8 * 2 * 188
 """Sequences x KV heads below which FlashAttention 2 splits the contexts of a decode batch among
 thread blocks: 0.8 of twice the multiprocessors (`num_splits_heuristic`); this GPU has 188."""
@@ -63,7 +66,16 @@ STREAMING: Mapping[str, Mapping[str, int]] = {
     "activation": {"act_fn": 1},
     "embed": {"embedding": 1, "final_layernorm": 1},
 }
-"""Layers that make up a kernel, and how often; those that a model does not have are left out."""
+"""Layers that make up a kernel, and how often."""
+NOT_EVERYWHERE = ("qk_norm",)
+"""Layers that a model may lack; any other must have been measured."""
+NOT_OF_EXPERTS = ("act_fn",)
+"""Likewise, of a model of experts, whose block has it inside."""
+TEXTS = ("layer", "regime")
+FROM_ONE = ("tokens", "sequences", "activated_experts", "n")
+"""Columns that count something of which there is at least one."""
+LEAST_COUNTS = 3
+"""Counts that a table takes: two ends, and one between them to hold out."""
 SERVED_CONTEXT = 256
 """Tokens that a decode in service has at least."""
 EXPERT_COUNTS = 60
@@ -85,18 +97,20 @@ def from_tables(folder: Path, device: str, shape: ModelShape, tp: int) -> Profil
     kernels = {name: each.kernel for name, (each, _) in fits.items()}
     if tp > 1:
         kernels["all_reduce"] = _all_reduce(spec, tp)
+    host = _host(device)
     return Profile(
         device=device,
         model=canonical_name(shape.name),
         tp=tp,
         kernels=kernels,
         links={"h2d": spec.h2d, "d2h": spec.d2h},
-        host=_host(device),
+        host=host,
         memory={"device_bytes": spec.memory_bytes, "kv_blocks": None, "block_tokens": 16},
         quality={"8": {"kl": None, "perplexity_change": None}, "4": {}},
         fit={name: each.entry() | extra for name, (each, extra) in fits.items()},
         range=tables.ranges,
-        sources=_sources(tables, shape, tp),
+        assumed={"all_reduce": RING} if tp > 1 else {},
+        sources=_sources(tables, shape, tp, host),
         versions={"vllm": tables.vllm},
     )
 
@@ -135,26 +149,53 @@ class Tables:
         return next(found, "unknown").strip()
 
     def read(self, name: str, columns: str) -> pd.DataFrame:
-        """One of the CSV files, with these columns and times above zero."""
-        paths = [self.folder / f"{name}.csv", self.folder / f"{name}.csv.gz"]
-        path = next((path for path in paths if path.is_file()), paths[0])
+        """One of the CSV files: these columns, times above zero, counts that are none below."""
+        path = self.path(name)
         table = read_csv(path, columns)
-        times = [column for column in columns.split() if column.endswith("_us")]
-        if not (table[times] > 0).all(axis=None):
-            raise InputError("expected times > 0", file=str(path), field=times[0])
-        return table
+        numbers = [column for column in columns.split() if column not in TEXTS]
+        return table.assign(**{column: _numbers(table, column, path) for column in numbers})
 
-    def layer(self, file: str, name: str, axis: str) -> Points | None:
-        """Seconds of one layer over an axis; None for a layer that the model does not have."""
+    def path(self, name: str) -> Path:
+        """Of a CSV file, plain or gzip."""
+        paths = [self.folder / f"{name}.csv", self.folder / f"{name}.csv.gz"]
+        return next((path for path in paths if path.is_file()), paths[0])
+
+    def has(self, file: str, name: str) -> bool:
+        """Whether a layer was measured at all."""
+        return bool((self.read(file, "layer").layer == name).any())
+
+    def layer(self, file: str, name: str, axis: str) -> Points:
+        """Seconds of one layer over an axis; where a count was measured twice, the median."""
         table = self.read(file, f"layer {axis} time_us")
-        rows = table[table.layer == name].sort_values(axis)
-        if rows.empty:
-            return None
-        return Points(rows[axis].to_numpy(float), rows.time_us.to_numpy(float) * 1e-6)
+        medians = table[table.layer == name].groupby(axis).time_us.median()
+        points = Points(medians.index.to_numpy(float), medians.to_numpy(float) * 1e-6)
+        self.require(len(points.x), file, f"rows of {name} at {LEAST_COUNTS} or more {axis}")
+        return points
+
+    def require(self, found: int, file: str, what: str) -> None:
+        """InputError that names the file, unless there are counts enough to fit and to hold out."""
+        if found < LEAST_COUNTS:
+            raise InputError(f"expected {what}, got {found}", file=str(self.path(file)))
 
     def end(self, kernel: str, axis: str, points: Points) -> None:
         """Remember where the measurements of a kernel ended."""
         self.ranges[kernel] = {axis: [int(points.x[0]), int(points.x[-1])]}
+
+
+def _numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
+    """A column as finite numbers of at least what it can be; the first that is none is named."""
+    import pandas as pd
+
+    time = column.endswith("_us")
+    found = pd.to_numeric(table[column], errors="coerce").astype(float)
+    least = 1.0 if column in FROM_ONE else 0.0
+    good = np.isfinite(found) & ((found > 0.0) if time else (found >= least))
+    if good.all():
+        return found
+    row = int(np.argmin(np.asarray(good)))
+    expected = "expected times > 0 (us)" if time else f"expected a number from {least:.0f}"
+    got = f"{expected}, got {table[column].iloc[row]}"
+    raise InputError(got, file=str(path), line=row + 2, field=column)
 
 
 Fits = dict[str, tuple[Fitted, Entry]]
@@ -164,24 +205,31 @@ def _dense(tables: Tables, shape: ModelShape) -> Fits:
     gemm = GEMM if shape.experts else {**GEMM, **DENSE_GEMM}
     fits: Fits = {}
     for kernel, layer in gemm.items():
-        points = _require(tables.layer("dense", layer, "tokens"), tables, layer)
+        points = tables.layer("dense", layer, "tokens")
         fits[kernel] = _over_tokens(tables, kernel, points, edges=True)
+    without = {*NOT_EVERYWHERE, *(NOT_OF_EXPERTS if shape.experts else ())}
     for kernel, parts in STREAMING.items():
-        found = [(tables.layer("dense", name, "tokens"), times) for name, times in parts.items()]
-        points_of = [(points, times) for points, times in found if points is not None]
-        if points_of:
-            seconds = sum(points.y * times for points, times in points_of)
-            points = Points(points_of[0][0].x, np.asarray(seconds))
-            fits[kernel] = _over_tokens(tables, kernel, points)
+        found = {
+            name: times
+            for name, times in parts.items()
+            if name not in without or tables.has("dense", name)
+        }
+        if found:
+            fits[kernel] = _over_tokens(tables, kernel, _together(tables, found))
     if shape.experts:
         fits["moe_gemm"] = _experts(tables, shape), {}
     return fits
 
 
-def _require(points: Points | None, tables: Tables, layer: str) -> Points:
-    if points is None:
-        raise InputError(f"expected rows of {layer}", file=str(tables.folder / "dense.csv"))
-    return points
+def _together(tables: Tables, parts: Mapping[str, int]) -> Points:
+    """Seconds of several layers, each so often, at the token counts that all were measured at."""
+    layers = {name: tables.layer("dense", name, "tokens") for name in parts}
+    counts = reduce(np.intersect1d, [points.x for points in layers.values()])
+    what = f"{LEAST_COUNTS} or more counts of tokens in common for {', '.join(parts)}"
+    tables.require(len(counts), "dense", what)
+    at = {name: np.isin(points.x, counts) for name, points in layers.items()}
+    seconds = sum(layers[name].y[at[name]] * times for name, times in parts.items())
+    return Points(counts, np.asarray(seconds))
 
 
 def _over_tokens(
@@ -205,6 +253,7 @@ def _experts(tables: Tables, shape: ModelShape) -> Fitted:
         )
         for _, rows in table.sort_values("activated_experts").groupby("tokens")
     }
+    tables.require(len(curves), "moe", f"experts at {LEAST_COUNTS} or more counts of tokens")
     counts, share = np.array(sorted(curves)), shape.experts_per_token / shape.experts
     tables.ranges["moe_gemm"] = {"tokens": [int(counts[0]), int(counts[-1])]}
 
@@ -233,7 +282,7 @@ def _rows(tables: Tables) -> Fits:
         ("gemm_lm_head", "lm_head", "tokens"),
         ("sample", "sampler", "sequences"),
     ):
-        points = _require(tables.layer("per_sequence", layer, "sequences"), tables, layer)
+        points = tables.layer("per_sequence", layer, "sequences")
         tables.end(kernel, axis, points)
         fits[kernel] = continued(fit_table(points, axis), points, END_ROWS), {}
     return fits
@@ -246,23 +295,41 @@ def _attention(tables: Tables, shape: ModelShape, tp: int) -> Fits:
     names = "prefill_chunk kv_prefill n_decode kv_decode time_us"
     table = tables.read("attention", names)
     table = table.assign(seconds=table.time_us * 1e-6)
-    alone = _cells(table[table.n_decode == 0], "prefill_chunk", "kv_prefill")
-    decode = _cells(table[table.prefill_chunk == 0], "n_decode", "kv_decode")
+    path = str(tables.path("attention"))
+    idle = ((table.prefill_chunk == 0) & (table.n_decode == 0)).to_numpy()
+    if idle.any():
+        line = int(np.argmax(idle)) + 2
+        raise InputError("expected a prefill_chunk or n_decode above 0", file=path, line=line)
+    chunks, decodes = table[table.n_decode == 0], table[table.prefill_chunk == 0]
     both = table[(table.prefill_chunk > 0) & (table.n_decode > 0)]
     least = both[(both.prefill_chunk == both.prefill_chunk.min()) & (both.kv_prefill == 0)]
+    _require_cells(tables, chunks, "prefill_chunk", "kv_prefill", "chunks alone (n_decode 0)")
+    _require_cells(tables, decodes, "n_decode", "kv_decode", "decodes alone (prefill_chunk 0)")
+    _require_cells(tables, least, "n_decode", "kv_decode", "decodes beside the shortest chunk")
+    alone = _cells(chunks, "prefill_chunk", "kv_prefill")
+    decode = _cells(decodes, "n_decode", "kv_decode")
     mixed = _cells(least, "n_decode", "kv_decode")
     prefill = fit_cells(*alone, ("chunk_tokens", "context_tokens"))
     axes = ("sequences", "context_tokens")
     alone_decodes, beside = fit_cells(*decode, axes), fit_cells(*mixed, axes)
-    idle = _idle(both, prefill, beside)
+    for what, each in (("chunks", prefill), ("decodes", alone_decodes), ("mixed", beside)):
+        if not np.isfinite(np.array(each.kernel.seconds)).all():
+            raise InputError(f"expected rows of {what} without holes at small contexts", file=path)
+    rest = _idle(both, prefill, beside)
     tables.ranges["attention_prefill"] = {"chunk_tokens": [1, int(alone[0][-1])]}
     return {
         "attention_prefill": (_longer(prefill, alone), {}),
         "attention_decode_16": (alone_decodes, {}),
         "attention_mixed_16": _unequal(tables, beside),
-        "attention_idle": (idle, {}),
+        "attention_idle": (rest, {}),
         "attention_uneven": (_uneven(tables, alone_decodes, shape.gpu_kv_heads(tp)), {}),
     }
+
+
+def _require_cells(tables: Tables, rows: pd.DataFrame, one: str, other: str, what: str) -> None:
+    for axis in (one, other):
+        wanted = f"{what} at {LEAST_COUNTS} or more values of {axis}"
+        tables.require(rows[axis].nunique(), "attention", wanted)
 
 
 def _cells(table: pd.DataFrame, rows: str, columns: str) -> tuple[Array, Array, Array]:
@@ -326,8 +393,9 @@ def _uneven(tables: Tables, decode: Fitted, kv_heads: int) -> Fitted:
     table = tables.read("skew", "regime n nb kv_big kv_mean t_mean_us t_skew_us")
     rows = table[table.regime == "pure"]
     rows = rows[rows.nb == rows.groupby("n").nb.transform("min")]
-    if rows.empty:
-        raise InputError("expected rows of the regime pure", file=str(tables.folder / "skew"))
+    rows = rows[rows.kv_big > rows.kv_mean]
+    what = f"rows of the regime pure with kv_big above kv_mean at {LEAST_COUNTS} or more n"
+    tables.require(rows.n.nunique(), "skew", what)
     grid = _grid(decode)
     sizes, above = rows.n.to_numpy(float), (rows.kv_big - rows.kv_mean).to_numpy(float)
     equal = np.array([grid.at(n, k) for n, k in zip(rows.n, rows.kv_mean, strict=True)])
@@ -361,8 +429,8 @@ def _unequal(tables: Tables, fitted: Fitted) -> tuple[Fitted, Entry]:
     """
     table = tables.read("skew", "regime n t_mean_us t_skew_us")
     rows = table[table.regime == "mixed"]
-    if rows.empty:
-        raise InputError("expected rows of the regime mixed", file=str(tables.folder / "skew"))
+    what = f"rows of the regime mixed at {LEAST_COUNTS} or more n"
+    tables.require(rows.n.nunique(), "skew", what)
     sizes, logs = rows.n.to_numpy(float), np.log((rows.t_skew_us / rows.t_mean_us).to_numpy(float))
     known = np.unique(sizes)
     means = np.array([logs[sizes == size].mean() for size in known])
@@ -381,7 +449,7 @@ def _unequal(tables: Tables, fitted: Fitted) -> tuple[Fitted, Entry]:
 
 
 def _all_reduce(spec: DeviceSpec, tp: int) -> Kernel:
-    """Assumed: a ring over the nominal link."""
+    """Assumed: `RING`."""
     per_byte_s = 2.0 * (tp - 1) / tp / spec.peer_bytes_per_s
     return Kernel(
         {},
@@ -392,10 +460,12 @@ def _all_reduce(spec: DeviceSpec, tp: int) -> Kernel:
 
 
 def _host(device: str) -> HostCost:
-    return replace(DEFAULT_HOST, chunked_s=CHUNKED.get(device, 0.0))
+    if device not in CHUNKED:
+        return DEFAULT_HOST
+    return replace(DEFAULT_HOST, chunked_s=CHUNKED[device], origin=PARTLY_FITTED)
 
 
-def _sources(tables: Tables, shape: ModelShape, tp: int) -> list[str]:
+def _sources(tables: Tables, shape: ModelShape, tp: int, host: HostCost) -> list[str]:
     experts = (
         f"; experts read at the {shape.experts_per_token} of {shape.experts} that each token picks "
         "independently"
@@ -409,7 +479,15 @@ def _sources(tables: Tables, shape: ModelShape, tp: int) -> list[str]:
         "pair of a decode and a query of the chunk; raised by the mean ratio that unequal contexts "
         "took (skew.csv)",
         f"Decodes alone: {SOURCE}, equal contexts; what a longer one adds is from skew.csv",
-        *(["All-reduce: assumed, a ring over the nominal link"] if tp > 1 else []),
-        "Host and links: assumed, but for chunked_s: fitted to the part of one run of vLLM 0.19.0 "
-        "on this device (Llama-3.1-8B) in which all places were taken",
+        *([f"All-reduce: assumed, {RING}"] if tp > 1 else []),
+        f"Host and links: assumed{_fitted_words(host)}",
     ]
+
+
+def _fitted_words(host: HostCost) -> str:
+    if not host.chunked_s:
+        return ""
+    return (
+        f", but for chunked_s ({1e3 * host.chunked_s:.3g} ms): the median of steps of one run of "
+        "vLLM 0.19.0 on this device (Llama-3.1-8B) in which nearly all places were taken"
+    )

@@ -24,6 +24,7 @@ CLIP: Final = 10.0
 """Standardised features lie between minus and plus this."""
 ABSENT: Final = np.float32(-1e9)
 """Added to the score of a gap that is not there."""
+MOST_WEIGHT: Final = float(np.finfo(np.float32).max)
 FORMAT: Final = 2
 DEFAULT_WEIGHTS: Final = Path(__file__).parents[1] / "weights" / "reuse.npz"
 
@@ -104,6 +105,42 @@ class ReuseModel:
         return context
 
 
+def _shapes(arrays: dict[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of a model with so many hidden units and bins."""
+    features = len(FEATURES)
+    hidden, deep, bins = (arrays[name].size for name in ("b_hidden", "b_deep", "edges_s"))
+    return {
+        "edges_s": (bins,),
+        **dict.fromkeys(("mean", "scale"), (features,)),
+        "w_embed": (1, WIDTH),
+        "w_query": (features, WIDTH),
+        **dict.fromkeys(("w_key", "w_value"), (WIDTH, WIDTH)),
+        **dict.fromkeys(("b_embed", "b_query", "b_key", "b_value", "p_null"), (WIDTH,)),
+        "p_place": (GAPS, WIDTH),
+        "w_hidden": (features + WIDTH, hidden),
+        "b_hidden": (hidden,),
+        "w_deep": (hidden, deep),
+        "b_deep": (deep,),
+        "w_out": (deep, bins),
+        "b_out": (bins,),
+    }
+
+
+def _check_arrays(file: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Raise ConfigError for an array of another shape, or with what is no number."""
+    for name, shape in _shapes(arrays).items():
+        array = arrays[name]
+        if array.shape != shape:
+            raise ConfigError(f"{file}: expected {name} of shape {shape}, got {array.shape}")
+        if array.dtype.kind != "f" or not (np.abs(array) <= MOST_WEIGHT).all():
+            raise ConfigError(f"{file}: expected finite numbers of 32 bits in {name}")
+    edges_s = arrays["edges_s"]
+    if not edges_s.size or edges_s[0] <= 0.0 or (np.diff(edges_s) <= 0.0).any():
+        raise ConfigError(f"{file}: expected increasing edges_s above 0")
+    if (arrays["scale"] <= 0.0).any():
+        raise ConfigError(f"{file}: expected a scale above 0")
+
+
 def load_model(path: str | Path | None = None) -> ReuseModel:
     """The model of a file that `train-reuse` wrote; None gives the one that ships."""
     file = DEFAULT_WEIGHTS if path is None else Path(path)
@@ -115,6 +152,7 @@ def load_model(path: str | Path | None = None) -> ReuseModel:
     if arrays.get("format", np.array(0)).tolist() != FORMAT:
         raise ConfigError(f"{file}: expected a reuse model of format {FORMAT}")
     try:
+        _check_arrays(file, arrays)
         return ReuseModel(arrays)
     except KeyError as error:
         raise ConfigError(f"{file}: expected a reuse model with the array {error}") from None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NoReturn
+from typing import Final, Literal, NoReturn
 
 from mypy_extensions import mypyc_attr
 
 from superinfer.errors import ConfigError
 from superinfer.schedulers.parts import check_limits
 from superinfer.schedulers.rotating.lengths import LengthSource
+
+MOST_LENGTH_SCALE: Final = 1000
+"""No error of a prediction that is worth a study is larger."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -103,6 +106,8 @@ class Settings:
         ):
             if getattr(self, name) <= 0:
                 _refuse(name, "above 0", getattr(self, name))
+        if self.length_scale > MOST_LENGTH_SCALE:
+            _refuse("length_scale", f"above 0 and at most {MOST_LENGTH_SCALE}", self.length_scale)
         if self.pace_margin > 1:
             _refuse("pace_margin", "above 0 and at most 1", self.pace_margin)
         if self.prefetch_share > 1:

@@ -188,6 +188,7 @@ def _time(attention: Callable[[Pages], Attend], prompts: bool) -> Peer:
         layout = heads.layout
         one = 2 * batch * context * layout.kv_heads * layout.head_dim * layout.dtype.itemsize
         count = max(2, min(8, -(-3 * cache_bytes(device) // one)))
+        torch.empty(one, dtype=torch.uint8, device=device)  # too much is known before it is filled
         calls = [attention(Pages.random(heads, size, device, seed)) for seed in range(count)]
         for call in calls:
             call()  # compiles, and allocates what it keeps

@@ -10,10 +10,11 @@ import pytest
 pytest.importorskip("torch")
 
 from executor.calibration.factors import Factors, entry, factors_of, inverse, scaled
+from executor.graphs import graphs_of
 from experiments.resimulate import (
+    MOST_ROWS,
     OUTCOME,
     fitted_again,
-    graphs_of,
     recorded,
     resimulate,
     steps_of,
@@ -27,7 +28,7 @@ AGAIN = fitted_again(PROFILE, SHAPE, STEPS)
 
 def test_the_graphs_are_those_that_the_steps_were_padded_to() -> None:
     """The recording says of each step how many rows its graph computed for nothing."""
-    graphs = graphs_of()
+    graphs = graphs_of(MOST_ROWS)
     sets = RESULTS["calibrate-8b"]["checks"]["calibrate"]["steps"]
     for chunks, decodes, _, _, replay_s, padding in (*sets["fitted"], *sets["unseen"]):
         rows = decodes + sum(tokens for tokens, _ in chunks)

@@ -104,10 +104,11 @@ def _admit(draft: Draft, seq: Sequence, timing: Timing) -> None:
 
 
 def _swap_out(draft: Draft, seq: Sequence, timing: Timing) -> None:
-    # What was admitted cannot leave for the host in the same plan; and who was parked in it has
-    # given its copies up, which the core counts all the same.
+    # What was admitted or came back cannot leave for the host in the same plan; and who was parked
+    # in it has given its copies up, which the core counts all the same.
     mixed = any(
-        change.kind in ("admit", "park") and change.sequence is seq for change in draft.changes
+        change.kind in ("admit", "swap_in", "park") and change.sequence is seq
+        for change in draft.changes
     )
     if draft.host_fits(seq) and not mixed:
         draft.swap_out(seq, timing)

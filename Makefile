@@ -31,7 +31,7 @@ compile: $(STAMP)
 bench: compile
 	$(BIN)/python -m experiments.bench
 
-## The simulator against the executor on this CPU, with the shipped model; a quarter of an hour.
+## The simulator against the executor on this CPU, with the shipped model; some minutes.
 ## RECORD=experiments/results/cpu leaves figures and pictures there.
 RECORD ?=
 validate: compile $(EXEC)

@@ -29,34 +29,88 @@ if TYPE_CHECKING:
         plot_timeline,
     )
     from superinfer.lab.bisect import largest_load, mean_at
+    from superinfer.lab.cache_frames import load_cache_study, plot_cache_study
+    from superinfer.lab.comparison import load_comparison, newest_folder
+    from superinfer.lab.difference_plot import plot_differences
+    from superinfer.lab.frames import quantile_frame, summary_frame
+    from superinfer.lab.hardware import (
+        gain_frame,
+        load_resimulated,
+        load_steady,
+        plot_errors,
+        plot_parity,
+    )
+    from superinfer.lab.plots import (
+        attainment_figure,
+        latency_figure,
+        queue_and_kv_figure,
+        rotations_figure,
+    )
     from superinfer.lab.results import Run, load_run
     from superinfer.lab.study import Study, run_study
+    from superinfer.lab.tail_plots import plot_latency_tail, plot_slo_scale
 
 __all__ = [
     "Run",
     "Study",
+    "attainment_figure",
     "compare_runs",
+    "gain_frame",
     "largest_load",
+    "latency_figure",
+    "load_cache_study",
+    "load_comparison",
+    "load_resimulated",
     "load_run",
+    "load_steady",
     "mean_at",
+    "newest_folder",
+    "plot_cache_study",
     "plot_comparison",
     "plot_copies",
+    "plot_differences",
+    "plot_errors",
     "plot_kv",
     "plot_latency_cdf",
+    "plot_latency_tail",
+    "plot_parity",
     "plot_requests",
     "plot_rotations",
     "plot_slo_attainment",
+    "plot_slo_scale",
     "plot_timeline",
+    "quantile_frame",
+    "queue_and_kv_figure",
+    "rotations_figure",
     "run_study",
+    "summary_frame",
 ]
 
 _HOMES = {
     "Run": "results",
     "Study": "study",
+    "attainment_figure": "plots",
+    "gain_frame": "hardware",
     "largest_load": "bisect",
+    "latency_figure": "plots",
+    "load_cache_study": "cache_frames",
+    "load_comparison": "comparison",
+    "load_resimulated": "hardware",
     "load_run": "results",
+    "load_steady": "hardware",
     "mean_at": "bisect",
+    "newest_folder": "comparison",
+    "plot_cache_study": "cache_frames",
+    "plot_differences": "difference_plot",
+    "plot_errors": "hardware",
+    "plot_latency_tail": "tail_plots",
+    "plot_parity": "hardware",
+    "plot_slo_scale": "tail_plots",
+    "quantile_frame": "frames",
+    "queue_and_kv_figure": "plots",
+    "rotations_figure": "plots",
     "run_study": "study",
+    "summary_frame": "frames",
 }
 """Modules of the names that are not in `api`."""
 

@@ -18,7 +18,8 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
-from superinfer.lab.plot_data import LATENCIES, Curve, PlotData, Summary
+from superinfer.lab.latency_curves import latency_curves
+from superinfer.lab.plot_data import Curve, PlotData, Summary
 from superinfer.record import Floats
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -110,12 +111,9 @@ def cdf_panel(
 
 def latency_panel(axes: Axes, data: PlotData, key: str) -> None:
     """The CDF of `ttft`, `itl` or `e2el` of a run, one line per class."""
-    title, of, kind = LATENCIES[key]
-    curves = {name: data.latency_curve(name, key) for name in data.classes()}
-    found = {name: data.target_ms(name, kind) for name in curves}
-    targets = {name: target for name, target in found.items() if target is not None}
-    cdf_panel(axes, title, curves, targets)
-    axes.set_ylabel(of)
+    shown = latency_curves({data.name: data}, key)
+    cdf_panel(axes, shown.title, shown.curves, shown.targets)
+    axes.set_ylabel(shown.of)
 
 
 def dumbbells(axes: Axes, title: str, pairs: Mapping[str, tuple[float, float]]) -> None:

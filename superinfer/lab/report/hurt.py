@@ -96,6 +96,15 @@ def endings(data: PlotData) -> list[tuple[str, str, str, int]]:
     return sorted(ends, key=lambda end: (-end[3], *end[:3]))
 
 
+def miss_factors(data: PlotData) -> Floats:
+    """Per request the largest factor by which it misses a target that its class shares: 1 and less
+    is in time, infinity did not finish, NaN has no such target.
+    """
+    factors, _, targets = _factors(data)
+    worst = np.where(data.requests["state"] == "finished", factors.max(axis=0), np.inf)
+    return np.where(np.isnan(targets).all(axis=0), np.nan, worst)
+
+
 def _factors(data: PlotData) -> tuple[Floats, Floats, Floats]:
     """Factor, measured value and target of each request, one row per kind; 0 where unknown."""
     table = data.requests

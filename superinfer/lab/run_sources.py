@@ -1,0 +1,52 @@
+"""Which runs a caller means: a run, a path, a list or a mapping of them, and arms of seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from superinfer.errors import ConfigError
+from superinfer.lab.plot_data import PlotData
+from superinfer.lab.results import Run, load_run
+
+Source = Run | Path | str
+Sources = Source | Sequence[Source] | Mapping[str, Source]
+Arms = Sequence[Source] | Mapping[str, Source | Sequence[Source]]
+
+
+def run_of(source: Source) -> Run:
+    """The run itself, or the one that is stored in a folder."""
+    return source if isinstance(source, Run) else load_run(source)
+
+
+def named_runs(runs: Sources) -> dict[str, Run]:
+    """Runs by name: the names given, or those of their folders, as far up as they differ."""
+    if isinstance(runs, Mapping):
+        return {name: run_of(source) for name, source in runs.items()}
+    loaded = [run_of(source) for source in ([runs] if isinstance(runs, Source) else runs)]
+    if not loaded:
+        raise ConfigError("expected at least one run")
+    folders = [run.folder.absolute().parts[1:] for run in loaded]
+    for depth in range(1, max(map(len, folders)) + 1):
+        names = ["/".join(parts[-depth:]) for parts in folders]
+        if len(set(names)) == len(names):
+            return dict(zip(names, loaded, strict=True))
+    raise ConfigError(f"expected different runs, got {loaded[0].folder} more than once")
+
+
+def arms_of(runs: Sources | Arms) -> dict[str, list[Run]]:
+    """Runs by arm, one per seed."""
+    if not isinstance(runs, Mapping):
+        return {name: [run] for name, run in named_runs(runs).items()}
+    return {
+        name: [run_of(each)] if isinstance(each, Source) else [run_of(source) for source in each]
+        for name, each in runs.items()
+    }
+
+
+def plot_data_of(runs: Sources) -> dict[str, PlotData]:
+    """What pictures need of each run, under its name."""
+    return {
+        name: replace(PlotData.of_run(run), name=name) for name, run in named_runs(runs).items()
+    }

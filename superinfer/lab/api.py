@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from superinfer.errors import ConfigError
-from superinfer.lab.canvas import given_or_new, with_legend
+from superinfer.lab.canvas import given_or_new, with_legend, with_legend_below
 from superinfer.lab.differences import METRICS, Difference, check_metrics, differences
 from superinfer.lab.latency_curves import check_class, check_latency, latency_curves
 from superinfer.lab.numbers import mean_summary
@@ -124,7 +124,7 @@ def plot_slo_attainment(
         say(axes, "no request has a service-level objective")
         return axes
     share_bars(axes, list(groups), bars)
-    return with_legend(axes, legend)
+    return with_legend_below(axes, legend)
 
 
 def plot_kv(runs: Sources, *, axes: Axes | None = None, legend: bool = True) -> Axes:

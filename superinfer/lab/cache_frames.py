@@ -79,11 +79,15 @@ def _look(name: str, others: list[str]) -> dict[str, Any]:
 def _finish(axes: Axes, frame: pd.DataFrame, column: str) -> None:
     from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
+    from superinfer.lab.plot_parts import label
+
     axes.set_xscale("log")
     capacities = sorted(set(frame["capacity_blocks"]))
     axes.set_xticks(capacities)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
+    trace = Path(str(frame.attrs.get("trace", ""))).name
+    axes.set_title(f"Cache study: {label(trace)}" if trace else "Cache study", fontsize="medium")
     tokens = frame.attrs.get("block_tokens")
     axes.set_xlabel("capacity (blocks" + (f" of {tokens} tokens)" if tokens else ")"))
     axes.set_ylabel(_LABELS[column])

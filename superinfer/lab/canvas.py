@@ -17,6 +17,14 @@ def given_or_new(axes: Axes | None, width: float = 7.0, height: float = 4.4) -> 
     return Figure(figsize=(width, height), layout="constrained").subplots()
 
 
+def with_legend_below(axes: Axes, wanted: bool) -> Axes:
+    """The same, with the legend under the axes: for pictures that fill them."""
+    if wanted and axes.get_legend_handles_labels()[0]:
+        below = (0.5, -0.1)
+        axes.legend(loc="upper center", bbox_to_anchor=below, ncols=4, frameon=False)
+    return axes
+
+
 def with_legend(axes: Axes, wanted: bool) -> Axes:
     """The same axes with a legend, if it is wanted and has something to say."""
     if wanted and axes.get_legend_handles_labels()[0]:

@@ -52,7 +52,7 @@ def plot_differences(
     if not wanted:
         raise ConfigError("expected metrics of the table, got none of them")
     arms = list(dict.fromkeys(table["arm"]))
-    axes = given_or_new(axes, 8.0, 1.4 + (0.22 + 0.16 * len(arms)) * len(wanted))
+    axes = given_or_new(axes, 8.0, 1.2 + (0.15 + 0.12 * len(arms)) * len(wanted))
     rows = table.set_index(["arm", "metric"])
     for number, arm in enumerate(arms):
         place = np.arange(len(wanted)) + (number - (len(arms) - 1) / 2) * 0.7 / len(arms)
@@ -72,7 +72,8 @@ def metric_label(metric: str) -> str:
     if latency:
         words = f"{_TIMES[latency[2]]} {latency[1].replace('p999', 'p99.9')}"
     else:
-        words = COMPARE_ROWS.get(key, key).partition(" (")[0]
+        plain = _TIMES.get(key.removesuffix("_ms"), key)
+        words = COMPARE_ROWS.get(key, plain).partition(" (")[0]
     return f"{group}: {words}" if group else words
 
 

@@ -89,6 +89,7 @@ def plot_parity(
     On the line both are equal; the band is 10 % to either side. Points that are 0 are left out.
     Raises ConfigError for a frame without points.
     """
+    from superinfer.lab.difference_plot import metric_label
     from superinfer.lab.plot_parts import COLOURS, GREY, label
 
     shown = frame[(frame["device"] > 0) & (frame["simulated"] > 0)]
@@ -104,6 +105,8 @@ def plot_parity(
             rows["device"], rows["simulated"], ls="", marker="o^sDvP"[number % 6], ms=5, alpha=0.75,
             color=COLOURS[number % len(COLOURS)], mew=0, label=label(str(name)),
         )  # fmt: skip
+    metrics = ", ".join(metric_label(name) for name in dict.fromkeys(shown["metric"]))
+    axes.set_title(f"{label(metrics)}: simulated against measured", fontsize="medium")
     _parity_axes(axes, ends, unit)
     return with_legend(axes, legend)
 
@@ -137,6 +140,7 @@ def plot_errors(
     axes.axvline(0, color="black", lw=1.0)
     axes.set_yticks(range(len(wanted)), [label(metric_label(name)) for name in wanted])
     axes.set_ylim(len(wanted) - 0.5, -0.5)
+    axes.set_title("Error of the simulator", fontsize="medium")
     axes.set_xlabel("simulated less measured (% of measured)")
     axes.grid(alpha=0.3)
     return with_legend(axes, legend)

@@ -103,11 +103,10 @@ def attainment_by_scale(
         factors = np.sort(miss_factors(each)[rows])
         factors = factors[~np.isnan(factors)]
         if factors.size:
-            share = np.arange(1, factors.size + 1) / factors.size
-            ends = np.isfinite(factors)
-            last = max(_SCALES[1], float(factors[ends].max(initial=0.0)))
-            values = np.concatenate([[0.0], factors[ends], [last]])
-            found[name] = (values, np.concatenate([[0.0], share[ends], share[ends][-1:] or [0.0]]))
+            met = factors[np.isfinite(factors)]  # the others did not finish
+            share = np.arange(met.size + 1) / factors.size
+            end = max(_SCALES[1], float(met.max(initial=0.0)))
+            found[name] = np.array([0.0, *met, end]), np.append(share, share[-1])
     return found
 
 

@@ -8,6 +8,16 @@ For notebooks and scripts:
     plot_latency_cdf(run, "ttft")              # matplotlib Axes; its figure is .figure
     compare_runs(["runs/mixed-vllm", "runs/mixed-priority"])
 
+* Results of commands: `load_run`, `load_comparison`, `load_cache_study`, `newest_folder`.
+* Tables: `summary_frame`, `quantile_frame`, `compare_runs`.
+* One run: `latency_figure`, `attainment_figure`, `queue_and_kv_figure`, `rotations_figure`.
+* One run or several: `plot_latency_cdf`, `plot_latency_tail`, `plot_slo_attainment`,
+  `plot_slo_scale`, `plot_timeline`, `plot_kv`, `plot_copies`, `plot_rotations`.
+* Differences: `plot_differences`, `plot_comparison`.
+* Single requests, and caches: `plot_requests`, `plot_cache_study`.
+* Recorded hardware: `load_resimulated`, `load_steady`, `gain_frame`, `plot_errors`, `plot_parity`.
+* Many runs: `Study`, `run_study`, `largest_load`, `mean_at`.
+
 Everything is imported when it is first used, so that this package stays light.
 """
 

@@ -49,7 +49,8 @@ def compare_runs(
     `difference`, `relative` (a share of the reference's value), `low` and `high` of the interval of
     the difference, `contains_zero` and `method`; the last four are missing where nothing honest can
     be said. `metrics` are keys of `summary.json`, also `classes.<name>.<key>`; see
-    `superinfer.lab.differences` and `superinfer.lab.intervals`.
+    `superinfer.lab.differences` and `superinfer.lab.intervals`. Raises ConfigError for a metric
+    that no run has, and for arms with different numbers of seeds.
     """
     import pandas as pd
 
@@ -65,7 +66,8 @@ def plot_comparison(
 ) -> Axes:
     """Median and p99 of a latency in ms, a row per arm, from the frame of `compare_runs`.
 
-    The frame holds `COMPARED_LATENCIES`, or those of the metric; what it lacks is not drawn.
+    `metric` is `ttft`, `itl` or `e2el`, ConfigError otherwise. The frame holds
+    `COMPARED_LATENCIES`, or those of the metric; what it lacks is not drawn.
     """
     from superinfer.lab.plot_parts import dumbbells
 
@@ -91,7 +93,8 @@ def plot_latency_cdf(
     """Share of finished requests (`itl`: of tokens) at or below a latency in ms.
 
     `metric` is `ttft`, `itl` or `e2el`. One run: a line per class, with the targets; several: a
-    line per run, over all requests or those of `slo_class`.
+    line per run, over all requests or those of `slo_class`. Raises ConfigError for another metric,
+    or a class that a run does not have.
     """
     from superinfer.lab.plot_parts import cdf_panel
 
@@ -113,6 +116,8 @@ def plot_slo_attainment(
 
     One run: the whole of it and each class; several: one group of bars per run, over all requests
     or those of `slo_class`. A list of runs in a mapping is one group: the mean over its seeds.
+    Rejected and failed requests count as missed. Raises ConfigError for a class that a run does not
+    have.
     """
     from superinfer.lab.plot_parts import attainment_bars, say, share_bars
 
@@ -147,7 +152,10 @@ def plot_timeline(
     axes: Axes | None = None,
     legend: bool = True,
 ) -> Axes:
-    """Requests over time: waiting and running in one run, or one of both in several."""
+    """Requests over time in s: waiting and running in one run, or `column` of several.
+
+    Raises ConfigError for another column.
+    """
     from superinfer.lab.plot_parts import load_lines, queue_panel
 
     data = plot_data_of(runs)
@@ -188,7 +196,9 @@ def plot_copies(runs: Sources, *, axes: Axes | None = None, legend: bool = True)
 
 
 def plot_requests(timeline: Path | str, most: int = 40, *, axes: Axes | None = None) -> Axes:
-    """Phases of the first requests of a `timeline.json`, and what was decided about them."""
+    """Phases of the first requests (at most `most`) of a `timeline.json`, over time in s, with
+    marks for what was decided about them. `superinfer-sim run --timeline` writes the file.
+    """
     from superinfer.lab.tracks import requests_panel, tracks_of
 
     tracks = tracks_of(Path(timeline), most)

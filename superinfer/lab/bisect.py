@@ -73,7 +73,8 @@ def largest_load(
     ten times; if there is still none, the result says so. A value that is NaN fails. With a noisy
     metric the answer is the largest load tried below every one that failed; two loads a little
     higher are tried at the end, and `kept_above` names what held nevertheless. Every probe goes to
-    `log`. The same function gives the same probes in the same order.
+    `log`. The same function gives the same probes in the same order. Raises
+    ConfigError for a threshold that is NaN, and unless 0 < low < high and 0 < tolerance.
     """
     if math.isnan(threshold):
         raise ConfigError("expected a number as threshold, got nan")

@@ -51,17 +51,31 @@ class Run:
 
     @cached_property
     def requests(self) -> pd.DataFrame:
-        """One row per request, the columns of `requests.parquet`."""
+        """One row per request, in order of arrival: the columns of `requests.parquet`.
+
+        Times of the run in s from its beginning (`arrival_s`, `first_token_s`, `finish_s`) or as
+        durations (`queue_s`; `ttft_ms`, `tpot_ms`, `e2el_ms`, `max_itl_ms` in ms; NaN where there
+        is none), counts of tokens and bytes, `state`, and `slo_met` (True, False, or NA for a
+        request without targets). `docs/formats.md` lists them. InputError if the file is missing.
+        """
         return _frame(self.folder / REQUESTS)
 
     @cached_property
     def timeline(self) -> pd.DataFrame:
-        """State of the replica over time; `attrs` holds the sizes that turn blocks into bytes."""
+        """State of the replica over time, at most some thousand samples.
+
+        `t_s`, the requests `waiting` and `running`, KV blocks of the device held by requests
+        (`referenced_blocks`) and kept for reuse (`cached_blocks`), those on the host
+        (`host_blocks`), and sums since the beginning: `rotations`, `h2d_bytes`, `d2h_bytes`.
+        `attrs` holds the sizes that turn blocks into bytes. InputError if the file is missing.
+        """
         return _frame(self.folder / TIMELINE)
 
     @cached_property
     def itl(self) -> pd.DataFrame:
-        """Times between tokens: `class`, `gap_ms` and how many gaps each row stands for."""
+        """Times between tokens by `class`, ascending: `gap_ms`, and in `weight` how many gaps each
+        row stands for. InputError if the file is missing.
+        """
         return _frame(self.folder / ITL)
 
     @cached_property
@@ -132,7 +146,11 @@ def check_writable(path: Path, *, file: bool = False) -> None:
 
 
 def load_run(folder: Path | str) -> Run:
-    """Read the summary and the settings of a result folder."""
+    """Read the summary and the settings of a result folder.
+
+    Its tables are read when they are first asked for. Raises InputError where `summary.json` is
+    missing, or one of the two cannot be read.
+    """
     folder = Path(folder)
     summary = _read(folder / SUMMARY, json.loads)
     if not isinstance(summary, dict):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import inspect
 import re
 import subprocess
 import sys
@@ -263,6 +265,28 @@ def test_every_public_name_is_there_and_documented() -> None:
     assert superinfer.lab.Run is Run
     with pytest.raises(AttributeError, match="has no attribute 'plot_nothing'"):
         _ = superinfer.lab.plot_nothing
+
+
+SILENT = {"attainment_figure", "latency_figure", "queue_and_kv_figure", "rotations_figure"}
+"""These raise nothing but the InputError of a folder that holds no result."""
+
+
+def test_the_package_says_what_each_name_is_for() -> None:
+    """Its docstring names all; methods have one too, and functions say what they raise."""
+    named = set(re.findall(r"`(\w+)`", superinfer.lab.__doc__ or ""))
+    assert set(superinfer.lab.__all__) - {"Run"} == named
+    for name in superinfer.lab.__all__:
+        found = getattr(superinfer.lab, name)
+        if isinstance(found, type):
+            assert all(member.__doc__ for key, member in vars(found).items() if usable(key, member))
+        elif name not in SILENT and not {"axes"} & set(inspect.signature(found).parameters):
+            assert re.search(r"(Config|Input)Error", found.__doc__), name
+
+
+def usable(name: str, member: object) -> bool:
+    """Whether it is a method or property for users."""
+    kinds = (property, functools.cached_property)
+    return not name.startswith("_") and (callable(member) or isinstance(member, kinds))
 
 
 def blocks(language: str) -> list[str]:

@@ -23,11 +23,12 @@ class Progress:
 
     def __init__(self, engine: Engine, lag: int) -> None:
         self._engine, self._lag = engine, lag
-        self._batch, self._pool = engine.batch, engine.pool
+        self._pool = engine.pool
 
     def advance(self, plan: Plan, steps: int) -> None:
         """Count `steps` steps of a plan as done."""
-        engine, batch = self._engine, self._batch
+        engine = self._engine
+        batch = engine.batch
         if plan.decodes:
             # Without lag nobody leaves in between, so a single step takes what the plan took.
             if steps > 1 or self._lag:
@@ -47,7 +48,7 @@ class Progress:
         if not plan.advanced:
             self.advance(plan, steps)
         if decodes:
-            self._batch.end_s.extend(ends)
+            self._engine.batch.end_s.extend(ends)
             recorder.computed_tokens += steps * decodes
             if not last:
                 self._take_next_growth(plan)
@@ -65,13 +66,13 @@ class Progress:
                 seq.first_token_s = now
                 self._engine.journal.tell(now, "first_token", seq)
             else:
-                self._batch.runs.add_gap(seq, now - self._batch.last_token_s(seq))
+                self._engine.batch.runs.add_gap(seq, now - self._engine.batch.last_token_s(seq))
             seq.last_token_step = -1
             seq.last_token_s = now
 
     def take_growth(self, plan: Plan, steps: int) -> None:
         """Take now what the first `steps` of a plan's steps that are not done need for growth."""
-        growth = self._batch.growth(steps)
+        growth = self._engine.batch.growth(steps)
         self._pool.referenced += growth - plan.taken_blocks
         plan.taken_blocks = growth
         self._engine.room.settle(plan.now)
@@ -80,7 +81,7 @@ class Progress:
 
     def _take_next_growth(self, plan: Plan) -> None:
         """Lag 1: the plan's last step is on the device, with everybody who was in the batch."""
-        plan.taken_blocks = self._batch.next_growth()
+        plan.taken_blocks = self._engine.batch.next_growth()
         self._pool.referenced += plan.taken_blocks
         self._engine.room.settle(plan.now)
 

@@ -82,7 +82,7 @@ class Demotion:
 
     def shares(self, seq: Sequence) -> tuple[float, float]:
         """Shares of its blocks that have 8 and 4 bits."""
-        eight, four = self._engine.small_blocks(seq)
+        eight, four = self._engine.holdings.small_blocks(seq)
         blocks = seq.blocks + seq.shared_blocks
         return (eight / blocks, four / blocks) if blocks else (0.0, 0.0)
 
@@ -189,7 +189,7 @@ class Demotion:
 
     def _note_change(self, seq: Sequence) -> None:
         if seq not in self._changed:
-            self._changed[seq] = self._engine.runs_of(seq)
+            self._changed[seq] = self._engine.holdings.runs_of(seq)
 
     def _note_own(
         self, seq: Sequence, from_bits: int, to_bits: int, blocks: int, done: list[Requantise]
@@ -202,7 +202,7 @@ class Demotion:
         return (self._engine.batch.length(seq) - 1) // self._engine.block_tokens
 
     def _relight(self, seq: Sequence) -> None:
-        light_tokens = self.light_tokens(self._engine.small_blocks(seq))
+        light_tokens = self.light_tokens(self._engine.holdings.small_blocks(seq))
         self._engine.batch.lighten(seq, light_tokens - seq.light_tokens)
 
     def shrunk(self, shrunk: Shrunk) -> Requantise:

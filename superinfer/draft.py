@@ -183,7 +183,7 @@ class Draft(DraftLoads):
             return False
         saved = snapshot(seq)
         dirty = self.dirty(seq) if copied_blocks is None else Blocks(copied_blocks)
-        seq.host_runs = self._engine.runs_of(seq)
+        seq.host_runs = self._engine.holdings.runs_of(seq)
         self._leave_batch(seq)
         seq.host_blocks = self.blocks_for(seq.computed_tokens)
         self._engine.host.hold(seq.host_blocks, seq.host_small)
@@ -194,7 +194,7 @@ class Draft(DraftLoads):
             seq.state, seq.transfer = State.MOVING_OUT, transfer
             self.changes.append(Change("swap_out", seq, 0, saved))
             return True
-        freed = self._engine.free_blocks(seq, self.now)
+        freed = self._engine.holdings.free(seq, self.now)
         seq.state = State.SWAPPED
         self.changes.append(Change("swap_out", seq, -freed, saved))
         return True
@@ -347,8 +347,8 @@ class Draft(DraftLoads):
     def _drop(self, seq: Sequence, scheduled_tokens: int = 0) -> None:
         saved = snapshot(seq)
         self._leave_batch(seq)
-        self._engine.keep_own(seq, scheduled_tokens)
-        freed = self._engine.free_blocks(seq, self.now)
+        self._engine.holdings.keep_own(seq, scheduled_tokens)
+        freed = self._engine.holdings.free(seq, self.now)
         seq.lost_tokens = max(seq.lost_tokens, seq.computed_tokens)
         seq.computed_tokens = seq.prefix_tokens = 0
         seq.prefill_tokens = seq.request.prompt_tokens + seq.output_tokens

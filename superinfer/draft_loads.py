@@ -97,7 +97,7 @@ class DraftLoads(DraftView):
         need = max(0, self.blocks_for(tokens) - seq.shared_blocks - seq.blocks)
         seq.blocks += need
         self.pool.referenced += need
-        published = 0 if engine.eager is None else engine.publish(seq, tokens)
+        published = 0 if engine.eager is None else engine.holdings.publish(seq, tokens)
         if need or published:
             self.changes.append(Change("grow", seq, need, (published, node)))
 

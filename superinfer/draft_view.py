@@ -91,10 +91,10 @@ class DraftView:
     def host_fits(self, seq: Sequence, *others: Sequence) -> bool:
         """True if the host has room for the cache of the sequence, and of the others with it."""
         engine, blocks = self._engine, self.held_blocks(seq)
-        small = engine.small_blocks(seq)
+        small = engine.holdings.small_blocks(seq)
         for other in others:
             blocks += self.held_blocks(other)
-            small = added(small, engine.small_blocks(other))
+            small = added(small, engine.holdings.small_blocks(other))
         return engine.host.fits(blocks, small)
 
     def held_blocks(self, seq: Sequence) -> int:
@@ -140,7 +140,7 @@ class DraftView:
         bits that they have now.
         """
         mirror, held = self._engine.mirror, self.held_blocks(seq)
-        small = self._engine.small_blocks(seq)
+        small = self._engine.holdings.small_blocks(seq)
         if mirror is None:
             return Blocks(held, small)
         synced = mirror.synced(seq)
@@ -186,7 +186,7 @@ class DraftView:
         """Predicted seconds to copy what has no copy yet to the host, and all of it back; each
         way behind what waits for the link now.
         """
-        dirty, small = self.dirty(seq), self._engine.small_blocks(seq)
+        dirty, small = self.dirty(seq), self._engine.holdings.small_blocks(seq)
         out_s = self.queued_s("d2h") + self.copy_s(dirty.number, "d2h", dirty.small)
         return out_s + self.queued_s("h2d") + self.copy_s(self.held_blocks(seq), "h2d", small)
 

@@ -79,7 +79,7 @@ def _check_tables(manager: BlockManager) -> None:
             own = [] if seq.node is None else [manager.eager.blocks[b] for b in seq.node.blocks]
             assert held.table.offsets[: held.shared].tolist() == own, seq
             continue
-        counted = cut(manager.engine.runs_of(seq), 0, len(held.table))
+        counted = cut(manager.engine.holdings.runs_of(seq), 0, len(held.table))
         assert held.table.bits.tolist() == [bits for bits, n in counted for _ in range(n)], seq
         for node in _path(seq.node):
             assert _same(held.table, node, nodes[node]), (seq, node.start)

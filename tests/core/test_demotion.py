@@ -83,7 +83,7 @@ class Bench:
     def _planned(self, engine: Engine, plan: Plan) -> None:
         self.plans.append(plan)
         for seq in engine.batch.members if plan.decodes else ():
-            eight, four = engine.small_blocks(seq) if engine.demotion is not None else (0, 0)
+            eight, four = engine.holdings.small_blocks(seq) if engine.demotion else (0, 0)
             read = {"all": engine.batch.length(seq), "8": BLOCK * eight, "4": BLOCK * four}
             self.reads.setdefault(seq.request.request_id, Counter()).update(read)
 

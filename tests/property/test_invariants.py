@@ -170,7 +170,7 @@ class Watch:
         """No more blocks of a precision have copies than there are."""
         count, copied = mirror.synced(seq)
         if count:
-            small = self.engine.small_blocks(seq)
+            small = self.engine.holdings.small_blocks(seq)
             assert copied[0] <= small[0] and copied[1] <= small[1]
             full = computed(self.engine, seq) // self.engine.block_tokens
             assert count - sum(copied) <= full - sum(small)
@@ -198,7 +198,9 @@ class Watch:
             assert not seq.small[1] or floor == 4
             assert not seq.small[0] or floor <= 8
             if seq.state is State.DECODING and engine.demotion is not None:
-                assert seq.light_tokens == engine.demotion.light_tokens(engine.small_blocks(seq))
+                assert seq.light_tokens == engine.demotion.light_tokens(
+                    engine.holdings.small_blocks(seq)
+                )
 
     def copies(self, nodes: list[Node | Block]) -> int:
         """Blocks on the host beside swapped ones; checks who reads them."""

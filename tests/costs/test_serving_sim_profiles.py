@@ -336,6 +336,25 @@ def test_errors_of_the_shipped_profiles(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-32b", "qwen3-30b-a3b"])
+def test_shipped_steps_of_unequal_contexts_never_fall(model: str) -> None:
+    """Not with more sequences, nor with more tokens of the longest or of the others."""
+    found = load_profile(SHIPPED / f"rtxpro6000_{model}_tp1.json")
+    cost = CalibratedCost(found, load_shape(model))
+
+    def step_s(count: int, mean: int, longest: int) -> float:
+        return cost.step_s((), count, count * mean) + cost.uneven_s(count, count * mean, longest)
+
+    for longest in (1000, 1500, 2500, 6000):
+        by_count = [step_s(count, 1000, longest) for count in range(1, 257)]
+        assert by_count == sorted(by_count)
+    for count in (4, 40, 100, 200):
+        by_mean = [step_s(count, mean, 6000) for mean in range(100, 6000, 50)]
+        assert by_mean == sorted(by_mean)
+        by_longest = [step_s(count, 1000, longest) for longest in range(1000, 9000, 50)]
+        assert by_longest == sorted(by_longest)
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-32b", "qwen3-30b-a3b"])
 def test_the_origin_of_the_host_time_says_what_was_fitted(model: str) -> None:
     found = load_profile(SHIPPED / f"rtxpro6000_{model}_tp1.json")
     assert found.host == serving_sim._host("rtxpro6000")

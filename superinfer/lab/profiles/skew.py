@@ -28,12 +28,12 @@ def skew_kernels(skews: Skews, kv_heads: int) -> dict[str, Fitted]:
     """`attention_uneven`, seconds per token of the longest context, and `attention_busy`, those per
     token of the mean one that go off. Errors are held out, of whole times.
     """
-    errors = [
-        np.abs((1.0 + skews.of(held).read(*skews.of(~held).fit())) / (1.0 + skews.more[held]) - 1.0)
-        for held in thirds(len(skews.sizes))
-    ]
-    known, slopes, reaches = skews.fit()
     edge = float(np.ceil(SPLIT_BLOCKS / kv_heads))
+    errors = []
+    for held in thirds(len(skews.sizes)):
+        ours = skews.of(held).read(*skews.of(~held).fit(edge))
+        errors.append(np.abs((1.0 + ours) / (1.0 + skews.more[held]) - 1.0))
+    known, slopes, reaches = skews.fit(edge)
     found = {}
     for name, values in (("attention_uneven", slopes), ("attention_busy", slopes * reaches)):
         axis, seconds = _with_step(known, values, edge)
@@ -57,10 +57,15 @@ class Skews(NamedTuple):
         """Some of the rows."""
         return Skews(*(column[rows] for column in self))
 
-    def fit(self) -> tuple[Array, Array, Array]:
-        """Batch sizes, and for each the slope in seconds per token and the reach."""
+    def fit(self, edge: float) -> tuple[Array, Array, Array]:
+        """Batch sizes, and for each the slope in seconds per token and the reach. Below `edge`
+        contexts are split: nothing is added there, as what is measured is scatter.
+        """
         known = np.unique(self.sizes)
-        found = np.array([_above(self.of(self.sizes == size)) for size in known])
+        by_size = (self.of(self.sizes == size) for size in known)
+        found = np.array(
+            [_above(each) if each.sizes[0] >= edge else (0.0, 1.0) for each in by_size]
+        )
         return known, found[:, 0], found[:, 1]
 
     def read(self, known: Array, slopes: Array, reaches: Array) -> Array:

@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
             sys.stdout.write(tables(summary))
             return 0
         summary["left_out"] = list(_left_out(run, device, Path(scratch)))
-    command = f"python -m experiments.accuracy serving --out {options.out.name}"
+    command = "python -m experiments.accuracy serving --out DIR"
     summary |= {"version": VERSION, "made_by": made_by(command)}
     read = write_result(options.out, summary, page)
     if read["states"]:

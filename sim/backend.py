@@ -12,7 +12,7 @@ from simpy.events import URGENT
 
 from sim.environment import ExactEnvironment
 from sim.oracle import Oracle
-from superinfer.costs import Coverage, PrefillWork, StepCost
+from superinfer.costs import Coverage, PrefillWork, SliceLine, StepCost
 from superinfer.engine import Engine
 from superinfer.links import Copy, CopyQueues
 from superinfer.plan import Outcome, Plan, Transfer
@@ -51,8 +51,9 @@ class SimBackend:
         self._queues = CopyQueues(engine.cost)
         cost = engine.cost
         self._uneven = cost if isinstance(cost, StepCost) and cost.knows_longest else None
-        self._uneven_s = 0.0
-        """What unequal contexts add to each step of the plan that was started last."""
+        self._longest_tokens = 0
+        """The longest context of the plan that was started last, at its first step; 0 where unequal
+        contexts add nothing."""
         self._coming = iter(coming)
         self._next = next(self._coming, None)
         self.next_arrival_s = inf if self._next is None else self._next.arrival_s
@@ -82,7 +83,7 @@ class SimBackend:
         if plan.joined:
             self.oracle.watch(plan.joined)
         if self._uneven is not None:
-            self._uneven_s = _above_mean_s(plan, self._uneven)
+            self._longest_tokens = 0 if plan.padded is not None else plan.longest_tokens
         ready_s = now
         for job in plan.requantised:
             ready_s += self.cost.requantise_s(job.nbytes, job.to_bits)
@@ -132,7 +133,8 @@ class SimBackend:
             context += done * decodes
             chunks = plan.chunks_at(done)
         device_s = cost.step_s(chunks, decodes, context)
-        device_s += self._uneven_s
+        if self._longest_tokens:
+            device_s += self._uneven_line(plan, done).first_s
         # Host time comes before each step, or is hidden behind the device with lag 1.
         host_s = cost.host_s(decodes + len(chunks))
         return max(host_s, device_s) if self.lag else host_s + device_s
@@ -146,13 +148,16 @@ class SimBackend:
         chunks: Items[PrefillWork] = plan.chunks
         host_s = cost.host_s(decodes + len(chunks))
         horizon = min(min(self.env.peek(), plan.until), self.next_arrival_s)  # noqa: PLW3301
-        uneven_s = self._uneven_s
         while done < limit:
             if chunks:
                 chunks = plan.chunks_at(done)
             line = cost.slice_line(chunks, decodes, context + done * decodes)
-            device_s, growth_s = line.first_s + uneven_s, line.growth_s
+            device_s, growth_s = line.first_s, line.growth_s
             count = min(line.steps, limit - done)
+            if self._longest_tokens:
+                more = self._uneven_line(plan, done)
+                device_s, growth_s = device_s + more.first_s, growth_s + more.growth_s
+                count = min(count, more.steps)
             for _ in range(int(count)):
                 now += (device_s if device_s > host_s else host_s) if lag else host_s + device_s
                 ends.append(now)
@@ -161,6 +166,13 @@ class SimBackend:
                 device_s += growth_s
             done = plan.done_steps + len(ends)
         return now
+
+    def _uneven_line(self, plan: Plan, done: int) -> SliceLine:
+        """What unequal contexts add from the plan's step on that comes after `done` of them."""
+        cost, decodes = self._uneven, plan.decodes
+        assert cost is not None
+        tokens = plan.context_tokens + plan.light_tokens + done * decodes
+        return cost.uneven_line(decodes, tokens, self._longest_tokens + done)
 
     def _book(self, plan: Plan, start_s: float, ends: list[float]) -> None:
         done, decodes = plan.done_steps, plan.decodes
@@ -194,11 +206,3 @@ class SimBackend:
         self.engine.transferred(transfer, end_s)
         self.interrupted = True
         self.wake()
-
-
-def _above_mean_s(plan: Plan, cost: StepCost) -> float:
-    """What unequal contexts add to each step of a plan: all of them grow alike."""
-    if not plan.longest_tokens or plan.padded is not None:
-        return 0.0
-    tokens = plan.context_tokens + plan.light_tokens
-    return cost.uneven_s(plan.decodes, tokens, plan.longest_tokens)

@@ -175,15 +175,14 @@ def _miss_words(alone: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _weak_warnings(plan: Plan) -> Iterator[str]:
-    """What the figures rest on."""
+    """What the figures rest on, also those of candidates that were found wanting."""
+    for each in plan.candidates:
+        if trust := _trust(each):
+            for warning in (range_warning(trust), assumed_warning(trust)):
+                if warning:
+                    yield f"{each.name}: {warning}"
     for each in plan.found():
         assert each.summary is not None
-        for warning in (
-            range_warning(each.summary["trust"]),
-            assumed_warning(each.summary["trust"]),
-        ):
-            if warning:
-                yield f"{each.name}: {warning}"
         growing = [name for name, outcome in each.summary["plan"].items() if outcome["grows"]]
         if growing:
             yield (
@@ -194,6 +193,15 @@ def _weak_warnings(plan: Plan) -> Iterator[str]:
     if len(origins) > 1 and "roofline" in origins:
         named = [each.name for each in plan.found() if _step_times(each) == "roofline"]
         yield f"{', '.join(named)}: step times from nominal figures, of others from profiles"
+
+
+def _trust(each: Candidate) -> Mapping[str, Any]:
+    """Of the run that settled a candidate: that of the answer, else that with the most replicas,
+    else everybody alone; empty where nothing was run.
+    """
+    last = each.probes[max(each.probes)] if each.probes else each.alone
+    settled = each.summary or last
+    return (settled or {}).get("trust") or {}
 
 
 def _price_warnings(plan: Plan) -> Iterator[str]:

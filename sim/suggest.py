@@ -33,13 +33,14 @@ from superinfer.lab.targets import (
     propose,
     relax,
 )
-from superinfer.lab.trust import range_warning
+from superinfer.lab.trust import assumed_warning, range_warning
 from superinfer.metrics import RunMetrics
 from superinfer.settings import did_you_mean
 from traces.cli import print_out, print_table
 from traces.workload import Workload
 
 MOST_CHECKS = 6
+STAND_INS = "superinfer-sim profiles show says what stands in"
 Proposals = dict[str, dict[str, float]]
 """Target by class and kind."""
 Outcomes = Mapping[str, ClassOutcome]
@@ -73,8 +74,8 @@ class Search:
     """The last check."""
     proposals: Proposals = field(default_factory=dict)
     checks: int = 0
-    range_warning: str = ""
-    """Of the run at the load, whose step times are extrapolated."""
+    weak_steps: list[str] = field(default_factory=list)
+    """Why the step times of the run at the load are to be taken with care."""
 
     def run(self) -> None:
         """Alone, at the load, then propose and check until every class meets its targets."""
@@ -120,7 +121,8 @@ class Search:
     def _simulated(self, config: Config, workload: Workload) -> Outcomes:
         result = run_simulation(config, workload)
         if config is self.config:
-            self.range_warning = range_warning(result.trust)
+            found = (range_warning(result.trust), assumed_warning(result.trust, STAND_INS))
+            self.weak_steps = [warning for warning in found if warning]
         return outcomes(RunMetrics(result.record, window_of(config)))
 
     def _first_proposals(self) -> Proposals:

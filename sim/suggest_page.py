@@ -76,8 +76,8 @@ def page(search: Search) -> Table:
 
 def warnings(search: Search) -> list[str]:
     """What cannot be met at all, what rests on little, and what did not hold in the last check."""
-    found = [search.range_warning] if search.range_warning else []
-    return [*found, *_floor_warnings(search), *_load_warnings(search), *_check_warnings(search)]
+    later = (*_floor_warnings(search), *_load_warnings(search), *_check_warnings(search))
+    return [*search.weak_steps, *later]
 
 
 def attainments(search: Search) -> str:

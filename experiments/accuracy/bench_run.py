@@ -142,6 +142,15 @@ def states_at(stamps: Stamps, at_s: Array) -> dict[str, Array]:
     }
 
 
+def contexts(run: BenchRun, stamps: Stamps, at_s: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Tokens of every request (rows) at given times (columns), and whether it is running then."""
+    begin, end = stamps.first_s[:, None], stamps.last_s[:, None]
+    share = np.clip((at_s - begin) / np.maximum(end - begin, 1e-9), 0.0, 1.0)
+    answered = np.where(at_s >= begin, 1.0 + share * (run.output_tokens[:, None] - 1), 0.0)
+    running = (stamps.scheduled_s[:, None] <= at_s) & (at_s < end)
+    return run.prompt_tokens[:, None] + answered, running
+
+
 _METRICS = {"TTFT": "TTFT", "TPOT": "TPOT", "Latency": "E2E"}
 _STATISTICS = {"Mean": "mean", "Median": "P50", "P90": "P90", "P95": "P95", "P99": "P99"}
 

@@ -1,89 +1,136 @@
-"""The tables and the picture of a simulated run beside the real one."""
+"""The tables and the picture of a simulated run beside the real one, made of its summary."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
+from experiments.record import provenance
+from superinfer.lab.results import replacing
 from superinfer.lab.trust import range_warning
 
-if TYPE_CHECKING:
-    from experiments.accuracy.serving import Comparison, Line
-
+Summary = Mapping[str, Any]
 _LABELS = {
     "running": "running requests",
     "waiting": "waiting requests",
     "kv_share": "KV blocks in use",
 }
+_LEFT_OUT = ("TTFT mean", "TTFT P50", "TPOT mean", "E2E mean")
 
 
-def page(found: Comparison) -> str:
-    """The tables in Markdown."""
-    return "\n".join((*_latencies(found), "", *_states(found), "", *_facts(found), ""))
+def page(summary: dict[str, Any]) -> str:
+    """`results.md`."""
+    head = f"# {summary['model']}, vLLM {summary['vllm']}: a real run and its simulation"
+    made = provenance(summary["made_by"], f"{summary['requests']} requests of a real run")
+    picture = ["![over time](serving.png)", ""] if summary["states"] else []
+    left_out = ["", "## With parts of the profile left out", "", *left_out_lines(summary), ""]
+    return "\n".join((head, "", made, "", *picture, tables(summary), *left_out[1:]))
 
 
-def _latencies(found: Comparison) -> Iterator[str]:
+def tables(summary: Summary) -> str:
+    """Everything of one simulation."""
+    parts = (latency_lines, state_lines, fact_lines, decode_lines, chunk_lines)
+    return "\n\n".join("\n".join(found) for part in parts if (found := list(part(summary)))) + "\n"
+
+
+def latency_lines(summary: Summary) -> Iterator[str]:
+    """Each statistic of each metric."""
     yield "| metric | | real, ms | simulated, ms | error | other simulator | 95 % of the real |"
     yield "|---|---|--:|--:|--:|--:|--:|"
-    for line in found.lines:
-        yield _row(line)
+    for line in summary["lines"]:
+        real, digits = line["real_ms"], 2 if line["metric"] == "TPOT" else 1
+        low, high = (100 * (value / real - 1.0) for value in line["interval_ms"])
+        bar = "-" if line["bar"] is None else f"{100 * line['bar']:+.1f} %"
+        yield (
+            f"| {line['metric']} | {line['statistic']} | {real:,.{digits}f} | "
+            f"{line['simulated_ms']:,.{digits}f} | {100 * line['error']:+.1f} % | {bar} | "
+            f"{low:+.1f} to {high:+.1f} % |"
+        )
 
 
-def _row(line: Line) -> str:
-    low, high = (100 * (value / line.real_ms - 1.0) for value in line.interval_ms)
-    bar = "-" if line.bar is None else f"{100 * line.bar:+.1f} %"
-    digits = 2 if line.metric == "TPOT" else 1
-    return (
-        f"| {line.metric} | {line.statistic} | {line.real_ms:,.{digits}f} | "
-        f"{line.simulated_ms:,.{digits}f} | {100 * line.error:+.1f} % | {bar} | "
-        f"{low:+.1f} to {high:+.1f} % |"
-    )
-
-
-def _states(found: Comparison) -> Iterator[str]:
-    if not found.states:
+def state_lines(summary: Summary) -> Iterator[str]:
+    """The scheduler's state second by second; nothing where it was not recorded."""
+    if not summary["states"]:
         return
     yield "| each second | real, mean | simulated, mean | mean absolute difference | largest |"
     yield "|---|--:|--:|--:|--:|"
-    for name, (real, ours) in found.states.items():
+    for name, sides in summary["states"].items():
+        real, ours = (np.array(sides[side]) for side in ("real", "simulated"))
         scale, unit = (100.0, " %") if name == "kv_share" else (1.0, "")
         off = np.abs(ours - real)
         values = (scale * float(x) for x in (real.mean(), ours.mean(), off.mean(), off.max()))
         yield f"| {_LABELS[name]} | " + " | ".join(f"{x:.1f}{unit}" for x in values) + " |"
 
 
-def _facts(found: Comparison) -> Iterator[str]:
-    single = ", ".join(f"{name} {ms:.1f} ms" for name, ms in found.per_request.items())
+def fact_lines(summary: Summary) -> Iterator[str]:
+    """What the tables do not say."""
+    single = ", ".join(f"{name} {ms:.1f} ms" for name, ms in summary["per_request_ms"].items())
     yield f"Mean absolute difference of single requests: {single}."
     yield (
-        f"Simulated: {100 * found.hit_share:.1f} % of the prompt tokens found in the cache, "
-        f"{found.preemptions} preemptions, {found.total_blocks:,} KV blocks."
+        f"Simulated: {100 * summary['hit_share']:.1f} % of the prompt tokens found in the cache, "
+        f"{summary['preemptions']} preemptions, {summary['total_blocks']:,} KV blocks."
     )
-    warning = range_warning(found.trust)
+    warning = range_warning(summary["trust"])
     yield f"Extrapolated: {warning}." if warning else "No step left what was measured."
 
 
-def draw(found: Comparison, path: Path) -> None:
+def decode_lines(summary: Summary) -> Iterator[str]:
+    """Steps of decodes alone by their sequences."""
+    rows = [row for row in summary["steps"]["decodes"] if row["steps"]]
+    if not rows:
+        return
+    yield "| decodes alone, sequences | steps | real, ms | simulated, ms | difference, ms |"
+    yield "|---|--:|--:|--:|--:|"
+    for row in rows:
+        low, high = row["sequences"]
+        real, ours = row["real_ms"], row["simulated_ms"]
+        yield f"| {low} to {high} | {row['steps']} | {real:.2f} | {ours:.2f} | {ours - real:+.2f} |"
+
+
+def chunk_lines(summary: Summary) -> Iterator[str]:
+    """Steps with one prompt by their tokens."""
+    rows = [row for row in summary["steps"]["chunks"] if row["steps"]]
+    if not rows:
+        return
+    yield "| one prompt beside decodes, tokens | steps | beyond the kernels, ms | least, most |"
+    yield "|---|--:|--:|--:|"
+    for row in rows:
+        low, high = row["tokens"]
+        yield (
+            f"| {low:,} to {high:,} | {row['steps']} | {row['median_ms']:.1f} | "
+            f"{row['least_ms']:.1f}, {row['most_ms']:.1f} |"
+        )
+
+
+def left_out_lines(summary: Summary) -> Iterator[str]:
+    """Errors without some parts of the profile."""
+    yield f"| left out | {' | '.join(_LEFT_OUT)} |"
+    yield f"|---|{'--:|' * len(_LEFT_OUT)}"
+    for row in summary["left_out"]:
+        cells = (f"{100 * row['errors'][name]:+.1f} %" for name in _LEFT_OUT)
+        yield f"| {row['words']} | {' | '.join(cells)} |"
+
+
+def draw(summary: Summary, path: Path) -> None:
     """Running, waiting and KV use over time, real and simulated."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 6.5), layout="constrained")
-    at_s = found.run.states["t_s"]
-    for axes, (name, (real, ours)) in zip(
-        figure.subplots(3, 1, sharex=True), found.states.items(), strict=True
+    for axes, (name, sides) in zip(
+        figure.subplots(3, 1, sharex=True), summary["states"].items(), strict=True
     ):
         scale = 100.0 if name == "kv_share" else 1.0
-        axes.plot(at_s, scale * real, color="#222222", linewidth=1.6, label="vLLM")
-        axes.plot(at_s, scale * ours, "--", color="#d1495b", linewidth=1.6, label="simulated")
+        real, ours = (scale * np.array(sides[side]) for side in ("real", "simulated"))
+        axes.plot(summary["at_s"], real, color="#222222", linewidth=1.6, label="vLLM")
+        axes.plot(summary["at_s"], ours, "--", color="#d1495b", linewidth=1.6, label="simulated")
         axes.set_ylabel(_LABELS[name] + (", %" if name == "kv_share" else ""))
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     figure.axes[0].legend(frameon=False)
     figure.axes[-1].set_xlabel("seconds since the first arrival")
-    engine, model = found.run.meta.get("vllm_version", ""), found.run.meta["model"]
-    figure.suptitle(f"{model}, vLLM {engine}: real run and simulation")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.suptitle(f"{summary['model']}, vLLM {summary['vllm']}: real run and simulation")
+    with replacing(path) as staged:
+        figure.savefig(staged, format="png", dpi=110, metadata={"Software": None})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -138,12 +138,14 @@ def median_errors(points: Sequence[Point], found: Sequence[Found]) -> dict[str, 
     }
 
 
-def steady_errors(data: Path) -> dict[str, float]:
-    """Simulate all points and return the median absolute errors."""
+def steady_errors(data: Path) -> dict[str, dict[str, float]]:
+    """Simulate all points; the median absolute errors of all, of each group and of each shape."""
     points = read_points(data)
     with TemporaryDirectory() as folder:
         profiles = Profiles(data, Path(folder))
-        return median_errors(points, [simulate(each, profiles.path(each)) for each in points])
+        found = [simulate(each, profiles.path(each)) for each in points]
+    pairs = list(zip(points, found, strict=True))
+    return _by(lambda _: "all", pairs) | _by(_group, pairs) | _by(_shape, pairs)
 
 
 # -- causes ---------------------------------------------------------------------------------------
@@ -236,15 +238,13 @@ def _summary(
 ) -> Mapping[str, Any]:
     pairs = list(zip(points, found, strict=True))
     worst = sorted(pairs, key=lambda pair: -badness(*pair))[:WORST]
-    groups = {"all": pairs}
-    for point, each in pairs:
-        groups.setdefault(_group(point), []).append((point, each))
     return {
         "version": VERSION,
         "made_by": made_by("python -m experiments.accuracy steady"),
         "host_step_ms": HOST_STEP_MS,
         "host_per_sequence_us": HOST_PER_SEQUENCE_US,
-        "median_errors": {name: _errors(group) for name, group in groups.items()},
+        "median_errors": _by(lambda _: "all", pairs) | _by(_group, pairs),
+        "by_shape": _by(_shape, pairs),
         "worst": [explain(point, each, profiles) for point, each in worst],
         "points": [
             asdict(point) | {"group": _group(point), "simulated": asdict(each)}
@@ -256,6 +256,21 @@ def _summary(
 def _group(point: Point) -> str:
     fp8 = " FP8" if point.weight_dtype else ""
     return f"{point.model}{fp8}, {point.device} TP {point.tp}"
+
+
+def _shape(point: Point) -> str:
+    fp8 = " FP8" if point.weight_dtype else ""
+    lengths = f"{point.prompt_tokens}/{point.answer_tokens}"
+    return f"{point.model}{fp8}, {point.device}, {lengths}"
+
+
+def _by(
+    name_of: Callable[[Point], str], pairs: Sequence[tuple[Point, Found]]
+) -> dict[str, dict[str, float]]:
+    groups = dict[str, list[tuple[Point, Found]]]()
+    for point, each in pairs:
+        groups.setdefault(name_of(point), []).append((point, each))
+    return {name: _errors(group) for name, group in groups.items()}
 
 
 def _errors(pairs: Iterable[tuple[Point, Found]]) -> dict[str, float]:

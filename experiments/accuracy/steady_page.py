@@ -38,12 +38,49 @@ def _groups(summary: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield "Median absolute error and median signed error (bias)."
     yield ""
-    yield "| | points | TPOT | bias | TTFT | bias |"
+    yield from group_lines(summary)
+    yield ""
+    yield "## By lengths of prompt and answer"
+    yield ""
+    yield "In tokens; all degrees and numbers of clients together."
+    yield ""
+    yield from shape_lines(summary)
+
+
+def group_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Errors of all points, and by model, device and degree."""
+    return _error_lines(summary["median_errors"])
+
+
+def shape_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Errors by model, device, prompt and answer."""
+    return _error_lines(summary["by_shape"])
+
+
+def _error_lines(groups: Mapping[str, Any]) -> Iterator[str]:
+    yield "| | points | TPOT, median absolute error | bias | TTFT, median absolute error | bias |"
     yield "|---|--:|--:|--:|--:|--:|"
-    for name, errors in summary["median_errors"].items():
-        cells = [f"{errors['tpot']:.1%}", f"{errors['tpot_bias']:+.1%}"]
-        cells += [f"{errors['ttft']:.1%}", f"{errors['ttft_bias']:+.1%}"]
+    for name, errors in groups.items():
+        cells = [f"{100 * errors['tpot']:.1f} %", f"{100 * errors['tpot_bias']:+.1f} %"]
+        cells += [f"{100 * errors['ttft']:.1f} %", f"{100 * errors['ttft_bias']:+.1f} %"]
         yield f"| {name} | {errors['points']} | {' | '.join(cells)} |"
+
+
+def share_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    """How many points are how close."""
+    words = []
+    for metric, limits in (("tpot", (0.05, 0.1)), ("ttft", (0.12, 0.25))):
+        off = [
+            abs(point["simulated"][f"{metric}_ms"] / point[f"{metric}_ms"] - 1.0)
+            for point in summary["points"]
+        ]
+        close = (
+            f"{sum(each <= limit for each in off) / len(off):.0%} of the points are within "
+            f"{limit:.0%}"
+            for limit in limits
+        )
+        words.append(f"{metric.upper()}: {', '.join(close)}.")
+    yield " ".join(words).replace("%", " %")
 
 
 def _worst(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -10,8 +10,10 @@ Named smooth models of a profile:
 
 In a step with both, attention takes `prefill + mixed decodes + idle * (rows * longest - tokens)`:
 rows are the decodes and chunks, tokens those of the chunks, and longest those of the longest one.
-Steps of decodes alone take `uneven * (longest context - mean context)` more: where contexts are not
-split among thread blocks, the one that has the longest goes on when the others have ended.
+Steps of decodes alone take `uneven * longest context - busy * mean context` more, where that is
+above zero: contexts that are not split among thread blocks leave the one with the longest to go on
+when the others have ended. These take longer than one mean context, as there are more of them than
+fit the device at once, so `busy` is more than `uneven`; without it the two are the same.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Protocol
 
 from mypy_extensions import mypyc_attr
 
-from superinfer.costs.base import PrefillWork
+from superinfer.costs.base import PrefillWork, SliceLine
 from superinfer.costs.coverage import (
     CHUNK_CONTEXT,
     CHUNK_TOKENS,
@@ -40,6 +42,7 @@ from superinfer.costs.shapes import ModelShape, canonical_name
 from superinfer.costs.step import (
     LARGE_BATCH,
     LONG_CONTEXT_TOKENS,
+    NOTHING,
     KernelCost,
     Origin,
     steps_within,
@@ -73,13 +76,14 @@ _PER_LAYER_OPTIONAL = (
     "moe_gemm",
 )
 _PER_ROW = ("gemm_lm_head", "sample")
+_UNEVEN = ("uneven", "busy")
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class CalibratedCost(KernelCost):
     """The cost model of one profile. Pure, with caches by token count and by batch size.
 
-    Decode attention is read at the batch's mean context; `uneven_s` is what it takes more.
+    Decode attention is read at the batch's mean context; `uneven_line` is what it takes more.
     """
 
     def __init__(self, profile: Profile, shape: ModelShape, host: HostCost | None = None) -> None:
@@ -98,7 +102,7 @@ class CalibratedCost(KernelCost):
         self._decode = _grid(profile.kernels[self._decode_name])
         mixed = profile.kernels.get("attention_mixed_16")
         self._mixed = None if mixed is None else _grid(mixed)
-        self._uneven = self._kernel("attention_uneven")
+        self._uneven, self._busy = (self._kernel(f"attention_{part}") for part in _UNEVEN)
         self.knows_longest = self._uneven is not None
         self._prefill = _prefill(profile.kernels["attention_prefill"], shape.layers)
         if idle := self._kernel("attention_idle"):
@@ -136,12 +140,19 @@ class CalibratedCost(KernelCost):
         curve = self._kernel(f"requantise_{to_bits}")
         return super().requantise_s(nbytes, to_bits) if curve is None else curve.at(nbytes)
 
-    def uneven_s(self, decodes: int, context_tokens: int, longest_tokens: int) -> float:
-        """In proportion to what the longest context is above the mean."""
+    def uneven_line(self, decodes: int, context_tokens: int, longest_tokens: int) -> SliceLine:
+        """By what the longest context is above those that the device reads meanwhile."""
         if self._uneven is None or not decodes:
-            return 0.0
-        above = longest_tokens - context_tokens / decodes
-        return self._uneven.at(decodes) * above * self.shape.layers if above > 0 else 0.0
+            return NOTHING
+        held = decodes if self._graphs is None else self._graphs.held_decodes(decodes)
+        slope_s = self._uneven.at(held) * self.shape.layers
+        busy_s = slope_s if self._busy is None else self._busy.at(held) * self.shape.layers
+        above_s = slope_s * longest_tokens - busy_s * (context_tokens / decodes)
+        growth_s = slope_s - busy_s
+        if above_s > 0.0:
+            steps = inf if growth_s >= 0.0 else steps_within(above_s, -growth_s)
+            return SliceLine(above_s, growth_s, steps)
+        return NOTHING if growth_s <= 0.0 else SliceLine(0.0, 0.0, steps_within(-above_s, growth_s))
 
     def _fixed_s(self, tokens: int) -> float:
         return self._tokens_curve.at(tokens)

@@ -38,7 +38,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
     **{f"attention_decode_{bits}": ("sequences", "context_tokens") for bits in (16, 8, 4)},
     "attention_mixed_16": ("sequences", "context_tokens"),
     "attention_idle": ("sequence_tokens",),
-    "attention_uneven": ("sequences",),
+    **dict.fromkeys(("attention_uneven", "attention_busy"), ("sequences",)),
     "cross_attention": ("sequences", "context_tokens"),
     "sample": ("sequences",),
     "all_reduce": ("bytes",),

@@ -52,6 +52,10 @@ MOST_SINGLE_CHUNKS: Final = 1 << 15
 """Steps with one chunk that are remembered; a few MB."""
 
 
+NOTHING: Final = SliceLine(0.0, 0.0, inf)
+"""The line of a slice that takes no time."""
+
+
 class _Lines(NamedTuple):
     """Decode attention of one batch size over total context: pieces of straight lines."""
 
@@ -82,7 +86,7 @@ class StepCost(ABC):
     limits: Limits = NO_LIMITS
     """Where measuring ended."""
     knows_longest: bool = False
-    """Whether `uneven_s` is ever more than nothing."""
+    """Whether `uneven_line` is ever more than nothing."""
 
     def __init__(self, shape: ModelShape, tp: int, links: dict[str, Link], host: HostCost) -> None:
         shape.require_tp(tp)
@@ -139,7 +143,11 @@ class StepCost(ABC):
 
     def uneven_s(self, decodes: int, context_tokens: int, longest_tokens: int) -> float:
         """What a step of decodes alone takes more because their contexts are unequal."""
-        return 0.0
+        return self.uneven_line(decodes, context_tokens, longest_tokens).first_s
+
+    def uneven_line(self, decodes: int, context_tokens: int, longest_tokens: int) -> SliceLine:
+        """The same of a slice that starts with this step: each context grows by a token a step."""
+        return NOTHING
 
     def set_link(self, bytes_per_s: float) -> None:
         """Give the link to the host another speed, the same in both directions. Copies both ways at

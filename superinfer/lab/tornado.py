@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 PICTURES = ("tornado.png", "tornado.svg")
 MOST_BARS = 20
 """Of the parts, those that move the difference most are drawn."""
+FAR_ZERO = 1.5
+"""Of the width of all bars: further away than that no difference is not drawn."""
+_RED = "red: no difference"
 _SURVIVES = {True: "yes", False: "NO", None: "does not apply"}
 
 
@@ -108,16 +111,27 @@ def tornado_panel(axes: Axes, outcome: Mapping[str, Any], bars: Sequence[Bar]) -
                 place = row + above
                 axes.barh(place, value - base, left=base, height=0.36, color=colour, hatch=hatch)
     axes.axvline(base, color=GREY, linewidth=1)
-    axes.axvline(0.0, color=RED, linewidth=1, linestyle="--")
+    ends_at = [value for bar in bars for value in (bar.faster, bar.slower) if value is not None]
+    zero = _zero_words(min([base, *ends_at]), max([base, *ends_at]))
+    if zero == _RED:
+        axes.axvline(0.0, color=RED, linewidth=1, linestyle="--")
     axes.set_yticks(
         range(len(bars)), [label(f"{b.part}{'' if b.survives else ' *'}") for b in bars]
     )
     axes.invert_yaxis()
     one, other = (label(name) for name in outcome["schedulers"])
-    axes.set_xlabel(f"{label(outcome['metric'])}: {other} less {one} (red: no difference)")
+    axes.set_xlabel(f"{label(outcome['metric'])}: {other} less {one} ({zero})")
     per_cent = f"{100 * outcome['by']:g} %"
     title = f"errors of {per_cent}: less blue, more orange; * the winner changes"
     axes.set_title(title, fontsize=10)
+
+
+def _zero_words(low: float, high: float) -> str:
+    """Where no difference is: it is left out where bars would be slivers beside it."""
+    span = high - low
+    if span > 0.0 and not low - FAR_ZERO * span <= 0.0 <= high + FAR_ZERO * span:
+        return f"no difference is far to the {'left' if low > 0.0 else 'right'}"
+    return _RED
 
 
 def _number(value: float | None) -> str:

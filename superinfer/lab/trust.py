@@ -25,14 +25,16 @@ def range_warning(trust: Trust) -> str:
     return f"{outside} of the step time is extrapolated from {trust['profile']}: {'; '.join(parts)}"
 
 
-def assumed_warning(trust: Trust) -> str:
-    """One line on kernels of a shape that nobody measured; empty where there are none."""
+def assumed_warning(trust: Trust, where: str = "trust.assumed in summary.json") -> str:
+    """One line on kernels of a shape that nobody measured, and where it says what stands in for
+    them; empty where there are none.
+    """
     assumed = trust.get("assumed") or {}
     if not assumed:
         return ""
     return (
         f"{trust['profile']} assumes {', '.join(assumed)}: shapes outside what was measured "
-        "(trust.assumed in summary.json)"
+        f"({where})"
     )
 
 

@@ -147,13 +147,30 @@ def test_attention_of_a_whole_step(profile: Profile) -> None:
 
 
 def test_the_longest_context_counts_where_kernels_do_not_split(profile: Profile) -> None:
-    """Two KV heads: 151 sequences are the first whose contexts are not split."""
+    """Two KV heads: contexts are not split from 151 sequences on, so in the graph of 152."""
     cost = CalibratedCost(profile, tiny())
     assert cost.knows_longest
-    found = [cost.uneven_s(n, n * 100, 400) for n in (16, 150, 151, 256)]
+    found = [cost.uneven_s(n, n * 100, 400) for n in (16, 144, 145, 256)]
     expected = 2 * 1e-6 * UNEVEN_US * 300
     assert found == pytest.approx([0.0, 0.0, expected, expected], rel=0.05)
     assert cost.uneven_s(200, 200 * 100, 100) == 0.0
+
+
+def test_decodes_are_computed_in_the_graphs_that_vllm_captures(profile: Profile) -> None:
+    cost = CalibratedCost(profile, tiny())
+    assert profile.graphs is not None
+    assert [profile.graphs.held_decodes(n) for n in (3, 9, 249, 257, 512)] == [4, 16, 256, 272, 512]
+    padded = cost.step_s((), 9, 900) - cost._fixed_s(16) - cost._rows_s(16)
+    assert padded > 2 * grid(profile, "attention_decode_16").at(9, 100) - 1e-9
+    # Beside a chunk they are launched as they are.
+    chunk = [Chunk(16, 0)]
+    assert cost._beside_decode(chunk, 9) == pytest.approx(
+        cost._fixed_s(25)
+        + cost._rows_s(10)
+        + cost._prefill_s(chunk)
+        + cost._idle_s * (10 * 16 - 16)
+        + profile.host.chunked_s
+    )
 
 
 def test_experts_are_read_at_what_the_tokens_reach(tmp_path: Path) -> None:
@@ -319,10 +336,29 @@ def test_errors_of_the_shipped_profiles(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-32b", "qwen3-30b-a3b"])
+def test_shipped_steps_of_unequal_contexts_never_fall(model: str) -> None:
+    """Not with more sequences, nor with more tokens of the longest or of the others."""
+    found = load_profile(SHIPPED / f"rtxpro6000_{model}_tp1.json")
+    cost = CalibratedCost(found, load_shape(model))
+
+    def step_s(count: int, mean: int, longest: int) -> float:
+        return cost.step_s((), count, count * mean) + cost.uneven_s(count, count * mean, longest)
+
+    for longest in (1000, 1500, 2500, 6000):
+        by_count = [step_s(count, 1000, longest) for count in range(1, 257)]
+        assert by_count == sorted(by_count)
+    for count in (4, 40, 100, 200):
+        by_mean = [step_s(count, mean, 6000) for mean in range(100, 6000, 50)]
+        assert by_mean == sorted(by_mean)
+        by_longest = [step_s(count, 1000, longest) for longest in range(1000, 9000, 50)]
+        assert by_longest == sorted(by_longest)
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-32b", "qwen3-30b-a3b"])
 def test_the_origin_of_the_host_time_says_what_was_fitted(model: str) -> None:
     found = load_profile(SHIPPED / f"rtxpro6000_{model}_tp1.json")
     assert found.host == serving_sim._host("rtxpro6000")
-    assert found.host.origin == PARTLY_FITTED and "chunked_s (3.07 ms)" in found.sources[-1]
+    assert found.host.origin == PARTLY_FITTED and "chunked_s (3.15 ms)" in found.sources[-1]
     assert CalibratedCost(found, load_shape(model)).trust(Coverage())["host_overhead_origin"] == (
         PARTLY_FITTED
     )

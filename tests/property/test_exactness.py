@@ -729,13 +729,18 @@ def test_exact_with_real_costs(
     assert_exact(jobs, change, scale_s=0.015, **options)
 
 
-@pytest.fixture(scope="module")
-def uneven_cost() -> CalibratedCost:
-    """A measured profile where the longest context of a batch takes much beside the step."""
+@pytest.fixture(scope="module", params=[None, 1.3], ids=["mean", "busy"])
+def uneven_cost(request: pytest.FixtureRequest) -> CalibratedCost:
+    """A measured profile where the longest context of a batch takes much beside the step: what it
+    is above the mean, or above 1.3 mean ones, which changes from step to step.
+    """
     path = next(path for device, model, _, path in list_profiles() if (device, model) == UNEVEN)
     profile = load_profile(path)
     table = Kernel({"sequences": (1.0, 8.0)}, (1e-7, 3e-7))
     kernels = profile.kernels | {"attention_uneven": table}
+    if request.param is not None:
+        busy = tuple(request.param * value for value in (1e-7, 3e-7))
+        kernels |= {"attention_busy": Kernel({"sequences": (1.0, 8.0)}, busy)}
     return CalibratedCost(replace(profile, kernels=kernels), load_shape(profile.model))
 
 

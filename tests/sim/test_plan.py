@@ -243,16 +243,50 @@ def test_a_run_that_judges_nobody_is_one_line(cli: Call) -> None:
     )
 
 
-def test_a_plan_warns_of_kernels_that_are_assumed(cli: Call) -> None:
+@pytest.fixture
+def weak_costs() -> str:
+    """A profile with a kernel of an assumed shape, measured on very short prompts only."""
     cost = build_cost("llama-3.1-8b", "a100-80g", 1, "calibrated")
     assert isinstance(cost, CalibratedCost)
-    write_profile(replace(cost.profile, assumed={"norm": "a guess"}), Path("p.json"))
+    narrow = {"attention_prefill": {"chunk_tokens": [1, 8]}}
+    write_profile(replace(cost.profile, assumed={"norm": "a guess"}, range=narrow), Path("p.json"))
+    return "run.costs=p.json"
+
+
+def test_a_plan_warns_of_kernels_that_are_assumed(cli: Call, weak_costs: str) -> None:
     code, _, err = cli(
         *("t.jsonl", "--tp", "1", "--limit", "4", "--workers", "1", "--out", "plan"),
-        *("--set", "run.costs=p.json", "--no-plots"),
+        *("--set", weak_costs, "--no-plots"),
     )
     assert code == 0
     assert "warning: a100-80g, tp 1: " in err and "assumes norm" in err
+
+
+HOPELESS = "[classes.default]\nttft_ms = 0.001\n"
+TOO_MUCH = "[classes.default]\nttft_ms = 400\n"
+
+
+@pytest.mark.parametrize(("targets", "most"), [(HOPELESS, "64"), (TOO_MUCH, "1")])
+def test_and_of_those_of_candidates_that_are_out(
+    cli: Call, weak_costs: str, targets: str, most: str
+) -> None:
+    """Why they are out rests on the same step times: out alone, and out with the most replicas."""
+    Path("classes.toml").write_text(targets)
+    record = '{"timestamp":0,"input_length":3000,"output_length":4}\n'
+    Path("crowd.jsonl").write_text(record * 20)
+    code, out, err = cli(
+        *("crowd.jsonl", "--tp", "1", "--workers", "1", "--out", "plan", "--json", "--no-plots"),
+        *("--classes", "classes.toml", "--max-gpus", most, "--set", weak_costs),
+    )
+    assert code == 0
+    plan = json.loads(out)
+    assert plan["answer"] is None
+    words = [line for line in plan["warnings"] if line.startswith("a100-80g, tp 1: ")]
+    assert any("assumes norm" in line for line in words)
+    assert any("of the step time is extrapolated from a100-80g" in line for line in words)
+    assert all(f"warning: {line}" in err for line in words)
+    reason = "no number of replicas helps" if most == "64" else "1 replicas are not enough"
+    assert any(reason in line for line in words)
 
 
 def test_a_folder_that_is_no_plan_is_left_alone(cli: Call) -> None:

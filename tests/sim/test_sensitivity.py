@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 from specs import document, write_spec
 
@@ -23,7 +24,13 @@ from superinfer.costs import load_profile, write_profile
 from superinfer.costs.profile import Kernel
 from superinfer.lab.config import Config, load_config
 from superinfer.lab.study import Study, StudyResult
-from superinfer.lab.tornado import Bar, conclusion, sensitivity_table, write_tornado
+from superinfer.lab.tornado import (
+    Bar,
+    conclusion,
+    sensitivity_table,
+    tornado_panel,
+    write_tornado,
+)
 
 RECORD = '{{"timestamp":{at},"input_length":{prompt},"output_length":{answer},"class":"chat"}}\n'
 TRACE = "".join(
@@ -361,6 +368,26 @@ def test_conclusions_in_words() -> None:
     )
     tie = {"values": [1.0, 1.0], "difference": 0.0, "interval": None, "winner": None}
     assert "do not differ" in conclusion(outcome(base=tie))
+
+
+@pytest.mark.parametrize(
+    ("base", "ends", "words", "lines"),
+    [
+        (-10.0, (-14.0, -6.0), "(red: no difference)", 2),
+        (-10.0, (-14.0, 1.0), "(red: no difference)", 2),
+        (-300.0, (-310.0, -290.0), "(no difference is far to the right)", 1),
+        (300.0, (310.0, 290.0), "(no difference is far to the left)", 1),
+        (-300.0, (-300.0, -300.0), "(red: no difference)", 2),
+    ],
+)
+def test_bars_are_no_slivers_beside_a_zero_far_away(
+    base: float, ends: tuple[float, float], words: str, lines: int
+) -> None:
+    axes = Figure().subplots()
+    told = outcome(base={**outcome()["base"], "difference": base})
+    tornado_panel(axes, told, [Bar("host", *ends, survives=True)])
+    assert axes.get_xlabel().endswith(words)
+    assert len(axes.lines) == lines
 
 
 def test_the_same_outcome_gives_the_same_picture(tmp_path: Path) -> None:

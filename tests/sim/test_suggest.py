@@ -7,7 +7,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from sim.commands import simulated
 from sim.run import build_engine
 from sim.suggest import MOST_CHECKS, Search, Wish
 from sim.workload import load_workload
-from superinfer.costs import Chunk
+from superinfer.costs import Chunk, build_cost, write_profile
+from superinfer.costs.calibrated import CalibratedCost
 from superinfer.lab.config import load_config
 from superinfer.slo_classes import load_classes
 
@@ -233,6 +234,24 @@ def test_few_requests_and_a_load_that_is_too_high(folder: Path, cli: Any) -> Non
     (folder / "much.jsonl").write_text(trace(400, 5))
     assert "class chat: its waits grow through the run" in cli("much.jsonl").err
     assert "grow" not in cli("t.jsonl").err
+
+
+def test_kernels_that_are_assumed_are_named(cli: Any) -> None:
+    cost = build_cost("llama-3.1-8b", "a100-80g", 1, "calibrated")
+    assert isinstance(cost, CalibratedCost)
+    narrow = {"attention_prefill": {"chunk_tokens": [1, 8]}}
+    write_profile(replace(cost.profile, assumed={"norm": "a guess"}, range=narrow), Path("p.json"))
+    found = cli("t.jsonl", "--limit", "8", "--json", "--set", "run.costs=p.json")
+    assert found.code == 0
+    extrapolated, assumed = json.loads(found.out)["warnings"][:2]
+    assert "of the step time is extrapolated from a100-80g_llama-3.1-8b_tp1" in extrapolated
+    assert assumed == (
+        "a100-80g_llama-3.1-8b_tp1 assumes norm: shapes outside what was measured "
+        "(superinfer-sim profiles show says what stands in)"
+    )
+    assert f"warning: {assumed}" in found.err
+    plain = cli("t.jsonl", "--limit", "8", "--json")
+    assert "assumes" not in plain.out + plain.err
 
 
 def test_targets_of_single_requests_stay(folder: Path, cli: Any) -> None:

@@ -19,12 +19,15 @@ LAYERS = 32
 SHRINKING = replace(DEFAULT_CLASS, min_kv_bits=4)
 
 
-def profile(folder: Path, name: str, *, uneven: bool) -> Path:
+def profile(folder: Path, name: str, *, uneven: bool, busy: float = 0.0) -> Path:
     shipped = next(each for each in list_profiles() if each[:2] == ("h100", "llama-3.1-8b"))
     data = json.loads(shipped.path.read_text())
     if uneven:
         table = {"axes": {"sequences": [1, 8]}, "seconds": [PER_TOKEN_S] * 2, "model": None}
         data["kernels"]["attention_uneven"] = table
+    if busy:
+        table = {"axes": {"sequences": [1, 8]}, "seconds": [busy] * 2, "model": None}
+        data["kernels"]["attention_busy"] = table
     path = folder / f"{name}.json"
     path.write_text(json.dumps(data))
     return path
@@ -57,6 +60,18 @@ def test_the_longest_member_counts_until_it_leaves(tmp_path: Path, lag: int) -> 
     more = (39 + lag) * above + (60 - lag) * later
     assert found[1] - plain[1] == pytest.approx(more, rel=1e-6)
     assert found[1] == found[2]
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_what_the_longest_adds_shrinks_while_all_grow(tmp_path: Path, lag: int) -> None:
+    """As long as one context is above 1.9 mean ones: by 50 tokens, and 0.9 less each step."""
+    prompts, answers = [1000, 400, 100], [100, 100, 100]
+    plain = ends(profile(tmp_path, "plain", uneven=False), prompts, answers, lag)
+    path = profile(tmp_path, "busy", uneven=True, busy=1.9 * PER_TOKEN_S)
+    found = ends(path, prompts, answers, lag)
+    above = [max(0.0, 1000 + k - 1.9 * (500 + k)) for k in range(1, 100)]
+    assert 0 < sum(above) < 99 * 50
+    assert found[0] - plain[0] == pytest.approx(sum(above) * PER_TOKEN_S * LAYERS, rel=1e-6)
 
 
 def test_equal_contexts_take_nothing_more(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from superinfer.costs import DEFAULT_HOST, HostCost, ModelShape, load_device
 from superinfer.costs.devices import DeviceSpec
+from superinfer.costs.graphs import Graphs
 from superinfer.costs.profile import PARTLY_FITTED, Kernel, Profile
 from superinfer.costs.shapes import canonical_name
 from superinfer.costs.tables import Curve, Grid
@@ -36,6 +37,7 @@ from superinfer.lab.profiles.fits import (
 )
 from superinfer.lab.profiles.kernels import Entry, fit_cells
 from superinfer.lab.profiles.measurements import read_csv
+from superinfer.lab.profiles.skew import Skews, skew_kernels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,15 +47,15 @@ FOLDERS = {"rtxpro6000": "RTXPRO6000"}
 """What the project calls a device."""
 SOURCE = "casys-kaist/LLMServingSim@5daddb21"
 CHUNKED = {
-    "rtxpro6000": 0.00307,
+    "rtxpro6000": 0.00315,
 }
 """Seconds that a step with chunks takes beyond its kernels, by device: the one constant that is
 fitted to a run. The median of all steps of the part where nearly all places are taken in which one
 prompt came in by itself, as `python -m experiments.accuracy serving --fit` prints it."""
 RING = "a ring over the nominal link"
-SPLIT_BLOCKS = 0.8 * 2 * 188
-"""Sequences x KV heads below which FlashAttention 2 splits the contexts of a decode batch among
-thread blocks: 0.8 of twice the multiprocessors (`num_splits_heuristic`); this GPU has 188."""
+CAPTURED = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
+"""Sequences of the graphs that vLLM captures unless told otherwise: 512, or twice `max_num_seqs`
+where that is less, at most (`cudagraph_capture_sizes`)."""
 END_TOKENS = 32768.0
 """Tables go on in a line to here; what was measured ends earlier, and the profile says where."""
 END_ROWS = 2048.0
@@ -109,6 +111,7 @@ def from_tables(folder: Path, device: str, shape: ModelShape, tp: int) -> Profil
         quality={"8": {"kl": None, "perplexity_change": None}, "4": {}},
         fit={name: each.entry() | extra for name, (each, extra) in fits.items()},
         range=tables.ranges,
+        graphs=Graphs(CAPTURED, (), 0),
         assumed={"all_reduce": RING} if tp > 1 else {},
         sources=_sources(tables, shape, tp, host),
         versions={"vllm": tables.vllm},
@@ -322,7 +325,7 @@ def _attention(tables: Tables, shape: ModelShape, tp: int) -> Fits:
         "attention_decode_16": (alone_decodes, {}),
         "attention_mixed_16": _unequal(tables, beside),
         "attention_idle": (rest, {}),
-        "attention_uneven": (_uneven(tables, alone_decodes, shape.gpu_kv_heads(tp)), {}),
+        **_uneven(tables, alone_decodes, shape.gpu_kv_heads(tp)),
     }
 
 
@@ -384,40 +387,21 @@ def _longer(fitted: Fitted, cells: tuple[Array, Array, Array]) -> Fitted:
     return replace(fitted, kernel=Kernel(axes, (*grid.seconds, *more)))
 
 
-def _uneven(tables: Tables, decode: Fitted, kv_heads: int) -> Fitted:
-    """Seconds per token that the longest context of a decode batch is above the mean.
-
-    From batches with as few long contexts as were measured, in most of which it is one. Errors are
-    those of their whole times.
-    """
-    table = tables.read("skew", "regime n nb kv_big kv_mean t_mean_us t_skew_us")
-    rows = table[table.regime == "pure"]
-    rows = rows[rows.nb == rows.groupby("n").nb.transform("min")]
-    rows = rows[rows.kv_big > rows.kv_mean]
+def _uneven(tables: Tables, decode: Fitted, kv_heads: int) -> Fits:
+    """Decode batches of unequal contexts, from all those of the skew table."""
+    table = tables.read("skew", "regime n kv_big kv_mean t_mean_us t_skew_us")
+    rows = table[(table.regime == "pure") & (table.kv_big > table.kv_mean)]
     what = f"rows of the regime pure with kv_big above kv_mean at {LEAST_COUNTS} or more n"
     tables.require(rows.n.nunique(), "skew", what)
     grid = _grid(decode)
-    sizes, above = rows.n.to_numpy(float), (rows.kv_big - rows.kv_mean).to_numpy(float)
-    equal = np.array([grid.at(n, k) for n, k in zip(rows.n, rows.kv_mean, strict=True)])
-    skewed = equal * (rows.t_skew_us / rows.t_mean_us).to_numpy(float)
-    known = np.unique(sizes)
-    per_token = (skewed - equal) / above
-    slopes = np.array([max(0.0, float(np.median(per_token[sizes == n]))) for n in known])
-    axis, seconds = _with_step(known, slopes, np.ceil(SPLIT_BLOCKS / kv_heads))
-    found = Curve(tuple(axis.tolist()), tuple(rounded(seconds)))
-    ours = equal + above * np.array([found.at(n) for n in sizes])
-    kernel = Kernel({"sequences": found.axis}, found.seconds)
-    return Fitted(kernel, np.abs(ours / skewed - 1.0), len(rows))
-
-
-def _with_step(axis: Array, values: Array, edge: float) -> tuple[Array, Array]:
-    """A table in which the value of the first point past an edge begins at the edge."""
-    after = int(np.searchsorted(axis, edge))
-    if not 0 < after < len(axis) or axis[after] == edge:
-        return axis, values
-    before = [edge - 1.0] if axis[after - 1] < edge - 1.0 else []
-    levels = [values[after - 1]] * len(before) + [values[after]]
-    return np.insert(axis, after, [*before, edge]), np.insert(values, after, levels)
+    skews = Skews(
+        rows.n.to_numpy(float),
+        rows.kv_big.to_numpy(float),
+        rows.kv_mean.to_numpy(float),
+        np.array([grid.at(n, k) for n, k in zip(rows.n, rows.kv_mean, strict=True)]),
+        (rows.t_skew_us / rows.t_mean_us).to_numpy(float) - 1.0,
+    )
+    return {name: (fitted, {}) for name, fitted in skew_kernels(skews, kv_heads).items()}
 
 
 def _unequal(tables: Tables, fitted: Fitted) -> tuple[Fitted, Entry]:
@@ -478,7 +462,8 @@ def _sources(tables: Tables, shape: ModelShape, tp: int, host: HostCost) -> list
         f"Attention beside chunks: {SOURCE}, decodes beside the shortest chunk, and a cost per "
         "pair of a decode and a query of the chunk; raised by the mean ratio that unequal contexts "
         "took (skew.csv)",
-        f"Decodes alone: {SOURCE}, equal contexts; what a longer one adds is from skew.csv",
+        f"Decodes alone: {SOURCE}, equal contexts; what longer ones add is from skew.csv; in "
+        "graphs of the sizes that vLLM captures by default",
         *([f"All-reduce: assumed, {RING}"] if tp > 1 else []),
         f"Host and links: assumed{_fitted_words(host)}",
     ]

@@ -35,6 +35,7 @@ from sim.options import (
 from sim.plan_cli import plan
 from sim.profiles_cli import app as profiles_app
 from sim.sensitivity_cli import sensitivity
+from sim.sweep_cli import sweep
 from superinfer.errors import SuperInferError
 from superinfer.lab.options import (
     AsJson,
@@ -72,6 +73,7 @@ app.command("cache-study")(cache_study)
 app.command("train-reuse")(train_reuse)
 app.command("plan")(plan)
 app.command("sensitivity")(sensitivity)
+app.command("sweep")(sweep)
 
 
 @app.command()

@@ -36,6 +36,7 @@ from sim.plan_cli import plan
 from sim.profiles_cli import app as profiles_app
 from sim.sensitivity_cli import sensitivity
 from sim.sweep_cli import sweep
+from sim.tune_cli import tune
 from superinfer.errors import SuperInferError
 from superinfer.lab.options import (
     AsJson,
@@ -74,6 +75,7 @@ app.command("train-reuse")(train_reuse)
 app.command("plan")(plan)
 app.command("sensitivity")(sensitivity)
 app.command("sweep")(sweep)
+app.command("tune")(tune)
 
 
 @app.command()

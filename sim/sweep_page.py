@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from superinfer.lab.axes import Axis, shown
+from superinfer.lab.numbers import number
 from superinfer.lab.sweep_points import ATTAINMENT, GOODPUT, Peak, Point, Points, rate_axis
 from superinfer.lab.versions import versions
 
@@ -62,8 +63,8 @@ def sweep_frame(axes: Sequence[Axis], points: Points, root: Path) -> dict[str, A
         column = np.array(values, np.float64) if axis.numeric else [shown(v) for v in values]
         columns[axis.name] = column
     for key in _numbers(rows[0][1].summary):
-        values = [run.summary.get(key) for _, run in rows]
-        columns[key] = np.array([np.nan if v is None else v for v in values], np.float64)
+        known = [number(run.summary, key) for _, run in rows]
+        columns[key] = np.array([np.nan if v is None else v for v in known], np.float64)
     return columns
 
 

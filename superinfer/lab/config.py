@@ -243,6 +243,13 @@ def build_policy(
     return _instance(section, name, cls, values)
 
 
+def parameters_of(section: str, name: str) -> dict[str, Any]:
+    """The parameters that a policy takes, with their type hints."""
+    cls = _load(section, name, _KNOWN[section])
+    hints = _hints(section, name, cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
 # -- layers ---------------------------------------------------------------------------------------
 
 Tables = dict[str, dict[str, Any]]

@@ -1,0 +1,126 @@
+"""The picture of a tuning: what was tried, and what no other trial beats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from superinfer.lab.plot_parts import BLUE, GREY, ORANGE, RED, label
+from superinfer.lab.results import replacing
+from superinfer.lab.tuning import Task, Trial
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PICTURE = "pareto.png"
+MOST_PANELS = 6
+"""Pairs of objectives that are drawn."""
+_DECADE = 10.0
+"""Values that span more have a logarithmic axis."""
+_MOST_NAMED = 12
+"""Of the front, so many carry their number."""
+
+
+def write_pareto_plot(
+    task: Task,
+    trials: Sequence[Trial],
+    front: Sequence[Trial],
+    base: Sequence[float],
+    folder: Path,
+) -> Path:
+    """Write `pareto.png`: a panel per pair of objectives, or the course of a single one."""
+    from matplotlib.figure import Figure
+
+    pairs = list(combinations(range(len(task.objectives)), 2))[:MOST_PANELS]
+    columns = min(3, max(1, len(pairs)))
+    rows = -(-max(1, len(pairs)) // columns)
+    size = (1.0 + 4.4 * columns, 1.0 + 3.9 * rows)
+    figure = Figure(figsize=size if pairs else (8.0, 4.6), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    if pairs:
+        for panel, pair in zip(panels, pairs, strict=False):
+            _pair(panel, task, trials, front, base, pair)
+    else:
+        _course(panels[0], task, trials, base)
+    for panel in panels[max(1, len(pairs)) :]:
+        panel.set_axis_off()
+    lines, names = panels[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=4, frameon=False)
+    failed = sum(trial.values is None for trial in trials)
+    parts = ["Simulated.", f"{len(trials) - failed} trials." if trials else "No trials."]
+    parts += [f"{failed} failed."] if failed else []
+    figure.suptitle(" ".join(parts), fontsize=10)
+    with replacing(folder / PICTURE) as staged:
+        figure.savefig(staged, dpi=120, format="png", metadata={"Software": None})
+    return folder / PICTURE
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _pair(
+    panel: Axes,
+    task: Task,
+    trials: Sequence[Trial],
+    front: Sequence[Trial],
+    base: Sequence[float],
+    pair: tuple[int, int],
+) -> None:
+    """Every trial by two objectives; the front by its number."""
+    every = _points(trials, pair)
+    best = _points(front, pair)
+    panel.plot(*every.T, "o", ms=4, color=GREY, alpha=0.45, label="tried", mew=0)
+    panel.plot(*best.T, "o", ms=7, color=BLUE, label="front: no other trial beats it")
+    start = [base[pair[0]]], [base[pair[1]]]
+    panel.plot(*start, "*", ms=13, color=ORANGE, mec="black", mew=0.6, label="as it is", zorder=5)
+    for trial, (x, y) in list(zip(front, best, strict=True))[:_MOST_NAMED]:
+        panel.annotate(
+            str(trial.number), (x, y), xytext=(4, 4), textcoords="offset points", fontsize="x-small"
+        )
+    panel.set_xlabel(_named(task, pair[0]))
+    panel.set_ylabel(_named(task, pair[1]))
+    panel.grid(True, color="0.9", lw=0.6)
+    panel.set_axisbelow(True)
+    known = np.vstack([every, np.array([[base[pair[0]], base[pair[1]]]])])
+    _scale(panel, "x", known[:, 0])
+    _scale(panel, "y", known[:, 1])
+
+
+def _points(trials: Sequence[Trial], pair: tuple[int, int]) -> np.ndarray:
+    found = [[t.values[pair[0]], t.values[pair[1]]] for t in trials if t.values is not None]
+    return np.array(found, float).reshape(-1, 2)
+
+
+def _course(panel: Axes, task: Task, trials: Sequence[Trial], base: Sequence[float]) -> None:
+    """One objective over the trials, and the best so far."""
+    known = [trial for trial in trials if trial.values is not None]
+    numbers = np.array([trial.number for trial in known])
+    values = np.array([trial.values[0] for trial in known if trial.values], float)
+    more = task.directions()[0] == "maximize"
+    best = np.maximum.accumulate(values) if more else np.minimum.accumulate(values)
+    panel.plot(numbers, values, "o", ms=4, color=GREY, alpha=0.6, label="tried", mew=0)
+    panel.step(numbers, best, where="post", color=BLUE, lw=1.6, label="best so far")
+    panel.axhline(base[0], color=RED, ls="--", lw=1.1, label="as it is")
+    panel.set_xlabel("trial")
+    panel.set_ylabel(_named(task, 0))
+    panel.grid(True, color="0.9", lw=0.6)
+    _scale(panel, "y", np.append(values, base[0]))
+
+
+def _named(task: Task, at: int) -> str:
+    way = "more is better" if task.directions()[at] == "maximize" else "less is better"
+    return f"{label(task.objectives[at], 48)}\n({way})"
+
+
+def _scale(panel: Axes, which: str, values: np.ndarray) -> None:
+    """Plain numbers; logarithmic where they span a decade."""
+    from matplotlib.ticker import FuncFormatter
+
+    axis: Any = panel.xaxis if which == "x" else panel.yaxis
+    if values.min() > 0 and values.max() / values.min() > _DECADE:
+        (panel.set_xscale if which == "x" else panel.set_yscale)("log")
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.6g}"))

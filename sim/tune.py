@@ -179,8 +179,12 @@ def _check(config: Config, config_at: ConfigAt, wish: TuneWish) -> Space:
     if wish.space is not None:
         space = read_space(wish.space, wish.params)
     else:
-        space = derived_space(config, wish.params)
-    check_space(space, config_at)
+        space = derived_space(config, wish.params, build_engine)
+
+    def built_at(settings: Mapping[str, Value]) -> None:
+        build_engine(config_at(settings))
+
+    check_space(space, built_at)
     return space
 
 

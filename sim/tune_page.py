@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from superinfer.lab.axes import Value, shown
 from superinfer.lab.config import Config
-from superinfer.lab.results import without_nulls
+from superinfer.lab.results import settings_toml
 from superinfer.lab.tuning import Task, Trial
 from superinfer.lab.versions import versions
 
@@ -78,15 +78,13 @@ def front_table(
 
 def trial_toml(task: Task, trial: Trial, config: Config) -> str:
     """A trial as a configuration that `run --config` takes, its values as a comment."""
-    import tomli_w
-
     assert trial.values is not None
     found = ", ".join(
         f"{key} {value:.6g}" for key, value in zip(task.objectives, trial.values, strict=True)
     )
     head = f"# Trial {trial.number} of superinfer-sim tune, simulated: {found}.\n"
     changed = _changed(task, trial.params) or "nothing"
-    return f"{head}# Changed: {changed}.\n\n{tomli_w.dumps(without_nulls(config.resolved()))}"
+    return f"{head}# Changed: {changed}.\n\n{settings_toml(config.resolved())}"
 
 
 # -- inside ---------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import numpy as np
 
 from superinfer.lab.plot_parts import BLUE, GREY, ORANGE, RED, label
 from superinfer.lab.results import replacing
+from superinfer.lab.tables import COMPARE_ROWS
 from superinfer.lab.tuning import Task, Trial
 
 if TYPE_CHECKING:
@@ -71,11 +72,11 @@ def _pair(
     pair: tuple[int, int],
 ) -> None:
     """Every trial by two objectives; the front by its number."""
-    every = _points(trials, pair)
-    best = _points(front, pair)
+    every, best = _points(task, trials, pair), _points(task, front, pair)
+    here = _shown(task, base)
     panel.plot(*every.T, "o", ms=4, color=GREY, alpha=0.45, label="tried", mew=0)
     panel.plot(*best.T, "o", ms=7, color=BLUE, label="front: no other trial beats it")
-    start = [base[pair[0]]], [base[pair[1]]]
+    start = [here[pair[0]]], [here[pair[1]]]
     panel.plot(*start, "*", ms=13, color=ORANGE, mec="black", mew=0.6, label="as it is", zorder=5)
     for trial, (x, y) in list(zip(front, best, strict=True))[:_MOST_NAMED]:
         panel.annotate(
@@ -85,35 +86,48 @@ def _pair(
     panel.set_ylabel(_named(task, pair[1]))
     panel.grid(True, color="0.9", lw=0.6)
     panel.set_axisbelow(True)
-    known = np.vstack([every, np.array([[base[pair[0]], base[pair[1]]]])])
+    known = np.vstack([every, np.array([[here[at] for at in pair]])])
     _scale(panel, "x", known[:, 0])
     _scale(panel, "y", known[:, 1])
 
 
-def _points(trials: Sequence[Trial], pair: tuple[int, int]) -> np.ndarray:
-    found = [[t.values[pair[0]], t.values[pair[1]]] for t in trials if t.values is not None]
-    return np.array(found, float).reshape(-1, 2)
+def _points(task: Task, trials: Sequence[Trial], pair: tuple[int, int]) -> np.ndarray:
+    known = [_shown(task, trial.values) for trial in trials if trial.values is not None]
+    return np.array([[each[at] for at in pair] for each in known], float).reshape(-1, 2)
+
+
+def _shown(task: Task, values: Sequence[float]) -> list[float]:
+    """Values in the units of the axes: shares as per cent."""
+    return [
+        100 * value if _label(key).endswith("(%)") else value
+        for key, value in zip(task.objectives, values, strict=True)
+    ]
+
+
+def _label(objective: str) -> str:
+    return COMPARE_ROWS.get(objective, objective)
 
 
 def _course(panel: Axes, task: Task, trials: Sequence[Trial], base: Sequence[float]) -> None:
     """One objective over the trials, and the best so far."""
     known = [trial for trial in trials if trial.values is not None]
     numbers = np.array([trial.number for trial in known])
-    values = np.array([trial.values[0] for trial in known if trial.values], float)
+    values = np.array([_shown(task, trial.values)[0] for trial in known if trial.values], float)
+    here = _shown(task, base)[0]
     more = task.directions()[0] == "maximize"
     best = np.maximum.accumulate(values) if more else np.minimum.accumulate(values)
     panel.plot(numbers, values, "o", ms=4, color=GREY, alpha=0.6, label="tried", mew=0)
     panel.step(numbers, best, where="post", color=BLUE, lw=1.6, label="best so far")
-    panel.axhline(base[0], color=RED, ls="--", lw=1.1, label="as it is")
+    panel.axhline(here, color=RED, ls="--", lw=1.1, label="as it is")
     panel.set_xlabel("trial")
     panel.set_ylabel(_named(task, 0))
     panel.grid(True, color="0.9", lw=0.6)
-    _scale(panel, "y", np.append(values, base[0]))
+    _scale(panel, "y", np.append(values, here))
 
 
 def _named(task: Task, at: int) -> str:
     way = "more is better" if task.directions()[at] == "maximize" else "less is better"
-    return f"{label(task.objectives[at], 48)}\n({way})"
+    return f"{label(_label(task.objectives[at]), 48)}\n({way})"
 
 
 def _scale(panel: Axes, which: str, values: np.ndarray) -> None:

@@ -164,13 +164,11 @@ def write_columns(
     pq.write_table(table, path, compression="zstd")
 
 
-def without_nulls(value: Any) -> Any:
-    """TOML has no null: a setting that is None is left out."""
-    if isinstance(value, Mapping):
-        return {str(key): without_nulls(v) for key, v in value.items() if v is not None}
-    if isinstance(value, list | tuple):
-        return [without_nulls(item) for item in value if item is not None]
-    return _plain(value)
+def settings_toml(config: Mapping[str, Any]) -> str:
+    """Resolved settings as the text of a configuration file."""
+    import tomli_w
+
+    return tomli_w.dumps(_without_nulls(config))
 
 
 def read_sizes(path: Path) -> dict[str, int]:
@@ -228,11 +226,8 @@ def _write_files(
     summary: Mapping[str, Any],
     config: Mapping[str, Any],
 ) -> None:
-    import tomli_w
-
     (folder / SUMMARY).write_text(summary_json(summary) + "\n", encoding="ascii")
-    settings = tomli_w.dumps(without_nulls(config))
-    (folder / CONFIG).write_text(settings, encoding="utf-8", newline="\n")
+    (folder / CONFIG).write_text(settings_toml(config), encoding="utf-8", newline="\n")
     record = metrics.record
     write_columns(folder / REQUESTS, metrics.request_columns())
     timeline = {f.name: getattr(record.timeline, f.name) for f in fields(Timeline)}
@@ -359,6 +354,15 @@ def _plain(value: object) -> object:
     if value is None or isinstance(value, str | int | float):
         return value
     raise ConfigError(f"cannot store a {type(value).__name__} in a result folder: {value!r}")
+
+
+def _without_nulls(value: Any) -> Any:
+    """TOML has no null: a setting that is None is left out."""
+    if isinstance(value, Mapping):
+        return {str(key): _without_nulls(v) for key, v in value.items() if v is not None}
+    if isinstance(value, list | tuple):
+        return [_without_nulls(item) for item in value if item is not None]
+    return _plain(value)
 
 
 def _first_line(error: Exception) -> str:

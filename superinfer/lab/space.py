@@ -15,7 +15,7 @@ import math
 import tomllib
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,13 +87,17 @@ class Choices:
 
 
 Span = Range | Choices
+Build = Callable[[Config], object]
 Space = Mapping[str, Span]
 """By key, such as `scheduler.max_num_seqs`."""
 
 
-def derived_space(config: Config, names: Sequence[str] = ()) -> Space:
+def derived_space(
+    config: Config, names: Sequence[str] = (), build: Build = Config.build_scheduler
+) -> Space:
     """The space of a configuration's scheduler: of the parameters `names`, else of all that are
-    tuned. ConfigError for a name that it does not have or that no range follows from.
+    tuned. `build` raises ConfigError for values that the scheduler refuses. ConfigError for a name
+    that it does not have or that no range follows from.
     """
     hints = parameters_of("scheduler", config.run.scheduler)
     for name in names:
@@ -102,7 +106,7 @@ def derived_space(config: Config, names: Sequence[str] = ()) -> Space:
             raise ConfigError(f"--params {unknown(f'{name!r}', name, hints, lead)}")
     found: dict[str, Span] = {}
     for name in names or hints:
-        span = _derived(config, name, hints[name], asked=name in names)
+        span = _derived(config, name, hints[name], build, asked=name in names)
         if span is not None:
             found[f"scheduler.{name}"] = span
         elif name in names:
@@ -139,12 +143,14 @@ def read_space(path: Path, names: Sequence[str] = ()) -> Space:
     return {key: span for key, span in found.items() if key in kept}
 
 
-def check_space(space: Space, config_at: Callable[[Mapping[str, Value]], Config]) -> None:
-    """ConfigError for a setting that is not known, or a value that is refused by itself."""
+def check_space(space: Space, build_at: Callable[[Mapping[str, Value]], object]) -> None:
+    """ConfigError for a setting that is not known, or a value that is refused by itself; `build_at`
+    raises it.
+    """
     for key, span in space.items():
         for value in span.ends():
             try:
-                config_at({key: value})
+                build_at({key: value})
             except ConfigError as error:
                 raise ConfigError(f"space of {key}: {error}") from None
 
@@ -152,7 +158,7 @@ def check_space(space: Space, config_at: Callable[[Mapping[str, Value]], Config]
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _derived(config: Config, name: str, hint: Any, *, asked: bool) -> Span | None:
+def _derived(config: Config, name: str, hint: Any, build: Build, *, asked: bool) -> Span | None:
     """The span of a parameter; None where none follows, or nobody asked for it."""
     if name in NOT_TUNED and not asked:
         return None
@@ -164,8 +170,10 @@ def _derived(config: Config, name: str, hint: Any, *, asked: bool) -> Span | Non
         return Choices(words) if len(words) > 1 else None
     if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
         return None
-    low = _end(config, name, value, (1 / factor for factor in _FACTORS))
-    high = _end(config, name, value, _FACTORS)
+    low, high = (
+        _end(value, factors, lambda end: _is_accepted(config, name, end, build))
+        for factors in ([1 / factor for factor in _FACTORS], _FACTORS)
+    )
     if not low < high:
         return None
     share = isinstance(value, float) and value <= 1
@@ -180,7 +188,7 @@ def _words(hint: Any) -> tuple[Value, ...]:
     return ()
 
 
-def _end(config: Config, name: str, value: float, factors: Iterable[float]) -> float:
+def _end(value: float, factors: Iterable[float], is_accepted: Callable[[float], bool]) -> float:
     """The farthest multiple of a value that the scheduler accepts; the value if it accepts none."""
     for factor in factors:
         end: float = value * factor
@@ -188,16 +196,14 @@ def _end(config: Config, name: str, value: float, factors: Iterable[float]) -> f
             end = max(1, round(end))
         elif value <= 1:
             end = min(1.0, end)
-        if _accepted(config, name, end):
+        if is_accepted(end):
             return end if isinstance(value, int) else float(f"{end:.4g}")
     return value
 
 
-def _accepted(config: Config, name: str, value: float) -> bool:
-    from dataclasses import replace
-
+def _is_accepted(config: Config, name: str, value: float, build: Build) -> bool:
     try:
-        replace(config, scheduler={**config.scheduler, name: value}).build_scheduler()
+        build(replace(config, scheduler={**config.scheduler, name: value}))
     except ConfigError:
         return False
     return True

@@ -90,13 +90,13 @@ class Tuning:
 
     def trials(self) -> list[Trial]:
         """All that have ended, in the order of their numbers."""
-        return [_trial(number, each) for number, each in enumerate(self._study.get_trials())]
+        return [_trial(number, each) for number, each in enumerate(self._ended())]
 
     def propose(self, until: int) -> list[dict[str, Value]]:
         """The settings of the rest of the batch that the next trial belongs to, up to the trial
         number `until`, exclusive.
         """
-        ended = self._study.get_trials()
+        ended = self._ended()
         begun = len(ended) // self.task.batch * self.task.batch
         stop = min(begun + self.task.batch, until)
         return [self._drawn(ended[:begun], number) for number in range(len(ended), stop)]
@@ -116,6 +116,12 @@ class Tuning:
         self._study.add_trial(trial)
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _ended(self) -> list[Any]:
+        from optuna.trial import TrialState
+
+        found: list[Any] = self._study.get_trials(states=(TrialState.COMPLETE, TrialState.FAIL))
+        return found
 
     def _drawn(self, known: Sequence[Any], number: int) -> dict[str, Value]:
         import optuna
@@ -163,8 +169,8 @@ def opened(path: Path, task: Task) -> Iterator[Tuning]:
                 yield Tuning(task, study)
             finally:
                 storage.engine.dispose()
-        except DatabaseError as error:
-            reason = str(error.orig or error).splitlines()[0]
+        except (DatabaseError, optuna.exceptions.StorageInternalError) as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
             raise ConfigError(f"{path}: expected an SQLite database of trials: {reason}") from None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from typing import Any
 
 from superinfer.errors import ConfigError, SuperInferError
 from superinfer.lab.engines.base import ATTEMPTS, TICK_S, Answer, Died, Task, Tick, no_tick
+
+_ANSWER_S = 10.0
+"""How long the head of a cluster has to answer."""
 
 
 def require_ray() -> None:
@@ -108,9 +112,18 @@ def _connect(ray: Any, address: str | None, workers: int) -> None:
         options |= {"num_cpus": workers or default_workers(), "include_dashboard": False}
         options |= {"runtime_env": {"env_vars": {"PYTHONPATH": _python_path()}}}
     try:
+        _look_for(address)
         ray.init(address=address, **options)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise SuperInferError(f"--engine ray: cannot use {address}: {_first_line(error)}") from None
+
+
+def _look_for(address: str) -> None:
+    """OSError where nobody answers at host:port; Ray itself would wait for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S):
+            pass
 
 
 def _python_path() -> str:

@@ -121,7 +121,7 @@ def load_arms(
     `load` gets the file or None, and the scheduler or None.
     """
     arms: Arms = {}
-    for name, (file, scheduler) in named_arms(schedulers, files, command).items():
+    for name, file, scheduler in named_arms(schedulers, files, command):
         with in_arm(name):
             arms[name] = load(file, scheduler)
     if len(arms) < 2:
@@ -133,8 +133,8 @@ def load_arms(
 
 def named_arms(
     schedulers: Sequence[str], files: Sequence[Path], command: str
-) -> dict[str, tuple[Path | None, str | None]]:
-    """By the name of an arm, its file and its scheduler, one of which is None.
+) -> Iterator[tuple[str, Path | None, str | None]]:
+    """The name of each arm, its file and its scheduler, one of which is None; each name once.
 
     `all` stands for every scheduler that comes with us; those that are named beside it come first.
     """
@@ -144,12 +144,12 @@ def named_arms(
     wanted: list[tuple[str, Path | None, str | None]]
     wanted = [(name, None, name) for name in names if name != ALL]
     wanted += [(file.stem, file, None) for file in files]
-    found: dict[str, tuple[Path | None, str | None]] = {}
+    seen = set[str]()
     for name, file, scheduler in wanted:
-        if _plain(name) in map(_plain, found):
+        if _plain(name) in seen:
             raise ConfigError(f"{command}: expected different names, got {name!r} twice")
-        found[name] = (file, scheduler)
-    return found
+        seen.add(_plain(name))
+        yield name, file, scheduler
 
 
 def comparison(

@@ -99,8 +99,10 @@ def sweep(
     if schedulers is None:
         schedulers = "" if arm else "vllm,rotating"
     names = [name.strip() for name in schedulers.split(",") if name.strip()]
-    found = named_arms(names, arm or (), "sweep")
-    arms = {name: arm_of(*each) for name, each in found.items()}
+    arms = {
+        name: arm_of(file, scheduler)
+        for name, file, scheduler in named_arms(names, arm or (), "sweep")
+    }
     raise typer.Exit(sweep_command(arms, wish))
 
 

@@ -196,13 +196,16 @@ def _scale_y(panel: Axes, metric: str, points: Points) -> None:
     if not known:
         return
     low, high = min(known), max(known)
+    tops = [_y(metric, r[1]) for point in points if (r := point.range_of(metric))]
+    highest = max(tops, default=high)
     if metric == ATTAINMENT:
         panel.set_ylim(0, 104)
     elif metric != GOODPUT and low > 0 and high / low > _DECADE:
         panel.set_yscale("log")
+        panel.set_ylim(0.7 * low, 1.3 * highest)  # whatever the lowest of some seed is
         panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.4g}"))
     else:
-        panel.set_ylim(0, 1.08 * high or 1.0)
+        panel.set_ylim(0, 1.08 * highest or 1.0)
 
 
 def _legend(figure: Any, panel: Axes) -> None:

@@ -29,6 +29,8 @@ MOST_ROWS = 6
 """Places of the other axes that are drawn, spread over all."""
 _DECADE = 10.0
 """Values that span more have a logarithmic axis."""
+_TICKS = (1.0, 2.0, 5.0)
+"""In each decade of a logarithmic axis."""
 _EVEN = 0.35
 """Gaps of an axis that differ by more than this share are more even on a logarithmic one."""
 
@@ -189,7 +191,7 @@ def _is_geometric(values: np.ndarray) -> bool:
 
 def _scale_y(panel: Axes, metric: str, points: Points) -> None:
     """From zero up; latencies that span decades on a logarithmic axis."""
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     values = [_y(metric, point.value(metric)) for point in points]
     known = [value for value in values if not math.isnan(value)]
@@ -203,6 +205,8 @@ def _scale_y(panel: Axes, metric: str, points: Points) -> None:
     elif metric != GOODPUT and low > 0 and high / low > _DECADE:
         panel.set_yscale("log")
         panel.set_ylim(0.7 * low, 1.3 * highest)  # whatever the lowest of some seed is
+        panel.yaxis.set_major_locator(LogLocator(subs=_TICKS if high / low < 1000 else (1.0,)))
+        panel.yaxis.set_minor_formatter(NullFormatter())
         panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.4g}"))
     else:
         panel.set_ylim(0, 1.08 * highest or 1.0)

@@ -170,7 +170,12 @@ def _cells(point: Point) -> list[str]:
     share = values[ATTAINMENT]
     if share is not None:
         values[ATTAINMENT] = 100 * share
-    return ["-" if value is None else f"{value:,.4g}" for value in values.values()]
+    return ["-" if value is None else _digits(value) for value in values.values()]
+
+
+def _digits(value: float) -> str:
+    """Four significant digits, without an exponent."""
+    return f"{float(f'{value:.4g}'):,.12g}"
 
 
 def _rate(peak: Peak) -> str:

@@ -20,7 +20,7 @@ from sim.run import build_engine
 from sim.study_folder import check_kept, kept, stdin_file
 from sim.tune_page import front_table, trial_toml, tune_json
 from sim.workload import kept_stdin
-from superinfer.errors import ConfigError
+from superinfer.errors import ConfigError, SuperInferError
 from superinfer.lab.axes import Value
 from superinfer.lab.config import Config
 from superinfer.lab.content import Keys, content_hash, named_files
@@ -107,8 +107,12 @@ class Search:
         study = replace(self.study, arms={"as it is": self.config_at({})})
         result = run_study(study, self._counted(report, 0))
         for failure in result.failures:
-            raise ConfigError(str(failure))
+            raise SuperInferError(str(failure))
         self.base = result.runs("as it is")
+        try:
+            self.values(self.base)
+        except ConfigError as error:
+            raise SuperInferError(f"the configuration as it is has {error}") from None
 
     def _counted(self, report: Report, before: int) -> Report:
         """A report that counts the runs of all batches."""

@@ -201,6 +201,13 @@ def test_a_storage_alone_has_its_runs_beside_it(call: Call, inline: Inline, fold
     assert len(inline.tasks) == 1, "the trials are known; what is compared with is run again"
 
 
+def test_a_configuration_that_cannot_run_as_it_is_fails(call: Call, inline: Inline) -> None:
+    Path("run.toml").write_text("[run]\nlag = [0, 1]\n")
+    code, out, err = call("t.jsonl", "--space", "run.toml", "--duration", "0.001", "-o", "t")
+    assert (code, out) == (1, "")
+    assert err[-1].startswith("error: the configuration as it is has no ")
+
+
 # -- mistakes -------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from superinfer.lab.axes import Axis, shown
-from superinfer.lab.numbers import number
+from superinfer.lab.numbers import digits, number
 from superinfer.lab.sweep_points import ATTAINMENT, GOODPUT, Peak, Point, Points, rate_axis
 from superinfer.lab.versions import versions
 
@@ -170,12 +170,7 @@ def _cells(point: Point) -> list[str]:
     share = values[ATTAINMENT]
     if share is not None:
         values[ATTAINMENT] = 100 * share
-    return ["-" if value is None else _digits(value) for value in values.values()]
-
-
-def _digits(value: float) -> str:
-    """Four significant digits, without an exponent."""
-    return f"{float(f'{value:.4g}'):,.12g}"
+    return ["-" if value is None else digits(value) for value in values.values()]
 
 
 def _rate(peak: Peak) -> str:

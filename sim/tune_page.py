@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from superinfer.lab.axes import Value, shown
 from superinfer.lab.config import Config
+from superinfer.lab.numbers import digits
 from superinfer.lab.results import settings_toml
 from superinfer.lab.tuning import Task, Trial
 from superinfer.lab.versions import versions
@@ -106,7 +107,7 @@ def _changed(task: Task, params: Mapping[str, Value]) -> str:
 def _values(task: Task, values: Sequence[float]) -> list[str]:
     shares = ("attainment", "hit_rate", "tax")
     return [
-        f"{100 * value:,.4g} %" if key.endswith(shares) else f"{value:,.5g}"
+        f"{digits(100 * value)} %" if key.endswith(shares) else digits(value, 5)
         for key, value in zip(task.objectives, values, strict=True)
     ]
 

@@ -22,6 +22,8 @@ MOST_PANELS = 6
 """Pairs of objectives that are drawn."""
 _DECADE = 10.0
 """Values that span more have a logarithmic axis."""
+_OUTER = 0.1
+"""Share of the trials at either end of an axis that may lie outside of the picture."""
 _MOST_NAMED = 12
 """Of the front, so many carry their number."""
 
@@ -54,6 +56,7 @@ def write_pareto_plot(
     failed = sum(trial.values is None for trial in trials)
     parts = ["Simulated.", f"{len(trials) - failed} trials." if trials else "No trials."]
     parts += [f"{failed} failed."] if failed else []
+    parts += ["The worst may lie outside."] if len(trials) - failed > 1 / _OUTER else []
     figure.suptitle(" ".join(parts), fontsize=10)
     with replacing(folder / PICTURE) as staged:
         figure.savefig(staged, dpi=120, format="png", metadata={"Software": None})
@@ -86,9 +89,17 @@ def _pair(
     panel.set_ylabel(_named(task, pair[1]))
     panel.grid(True, color="0.9", lw=0.6)
     panel.set_axisbelow(True)
-    known = np.vstack([every, np.array([[here[at] for at in pair]])])
-    _scale(panel, "x", known[:, 0])
-    _scale(panel, "y", known[:, 1])
+    always = np.vstack([best, np.array([[here[at] for at in pair]])])
+    for side, which in enumerate("xy"):
+        low, high = _limits(every[:, side], always[:, side])
+        _scale(panel, which, low, high)
+
+
+def _limits(every: np.ndarray, always: np.ndarray) -> tuple[float, float]:
+    """What is shown: all but the outer tenths of the trials, and always the front."""
+    inner = np.quantile(every, (_OUTER, 1 - _OUTER)) if every.size else always
+    values = np.append(inner, always)
+    return float(values.min()), float(values.max())
 
 
 def _points(task: Task, trials: Sequence[Trial], pair: tuple[int, int]) -> np.ndarray:
@@ -122,7 +133,8 @@ def _course(panel: Axes, task: Task, trials: Sequence[Trial], base: Sequence[flo
     panel.set_xlabel("trial")
     panel.set_ylabel(_named(task, 0))
     panel.grid(True, color="0.9", lw=0.6)
-    _scale(panel, "y", np.append(values, here))
+    low, high = _limits(values, np.append(best, here))
+    _scale(panel, "y", low, high)
 
 
 def _named(task: Task, at: int) -> str:
@@ -130,11 +142,16 @@ def _named(task: Task, at: int) -> str:
     return f"{label(_label(task.objectives[at]), 48)}\n({way})"
 
 
-def _scale(panel: Axes, which: str, values: np.ndarray) -> None:
-    """Plain numbers; logarithmic where they span a decade."""
+def _scale(panel: Axes, which: str, low: float, high: float) -> None:
+    """Plain numbers with some room around them; logarithmic where they span a decade."""
     from matplotlib.ticker import FuncFormatter
 
     axis: Any = panel.xaxis if which == "x" else panel.yaxis
-    if values.min() > 0 and values.max() / values.min() > _DECADE:
+    set_limits = panel.set_xlim if which == "x" else panel.set_ylim
+    if low > 0 and high / low > _DECADE:
         (panel.set_xscale if which == "x" else panel.set_yscale)("log")
+        set_limits(low / 1.2, high * 1.2)
+    else:
+        room = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+        set_limits(low - room, high + room)
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.6g}"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from superinfer.lab.axes import Axis, Place, place_text
+from superinfer.lab.numbers import digits
 from superinfer.lab.plot_parts import GREY, label, line_look, say
 from superinfer.lab.results import replacing
 from superinfer.lab.sweep_points import ATTAINMENT, GOODPUT, Peak, Point, Points, rate_axis
@@ -180,7 +181,7 @@ def _scale_x(panel: Axes, axis: Axis) -> None:
         shown = values if values.size <= 8 else values[:: math.ceil(values.size / 8)]
         panel.xaxis.set_major_locator(FixedLocator(list(shown)))
         panel.xaxis.set_minor_locator(NullLocator())
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.4g}"))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: digits(x, 6)))
 
 
 def _is_geometric(values: np.ndarray) -> bool:
@@ -207,7 +208,7 @@ def _scale_y(panel: Axes, metric: str, points: Points) -> None:
         panel.set_ylim(0.7 * low, 1.3 * highest)  # whatever the lowest of some seed is
         panel.yaxis.set_major_locator(LogLocator(subs=_TICKS if high / low < 1000 else (1.0,)))
         panel.yaxis.set_minor_formatter(NullFormatter())
-        panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.4g}"))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: digits(y)))
     else:
         panel.set_ylim(0, 1.08 * highest or 1.0)
 

@@ -13,6 +13,7 @@ from superinfer.errors import ConfigError
 from superinfer.lab.config import Config, RunConfig
 from superinfer.request import SLO, Request
 from traces.gaps import scale_gaps
+from traces.targets import scale_targets
 from traces.workload import Workload
 
 _GOLDEN, _MIX_1, _MIX_2 = (
@@ -46,6 +47,7 @@ def load_workload(config: Config) -> Workload:
         for request in workload.requests:
             request.arrival_s /= run.rate_scale
     scale_gaps(workload.requests, run.burstiness)
+    scale_targets(workload.requests, run.slo_scale)
     return workload
 
 
@@ -127,6 +129,7 @@ def _generated(config: Config) -> Workload:
     if run.limit:
         del workload.requests[run.limit :], workload.output_tokens[run.limit :]
     scale_gaps(workload.requests, run.burstiness)
+    scale_targets(workload.requests, run.slo_scale)
     return workload
 
 

@@ -18,40 +18,20 @@ import typer
 
 from sim.cache_cli import cache_study, train_reuse
 from sim.options import (
-    Concurrency,
-    Device,
-    Dial,
-    Duration,
-    Model,
+    ConfigOptions,
     Out,
-    Replicas,
     Require,
-    Router,
-    Seed,
-    Spread,
     Target,
-    Tp,
+    Workers,
+    with_config_options,
 )
 from sim.plan_cli import plan
 from sim.profiles_cli import app as profiles_app
 from sim.sensitivity_cli import sensitivity
+from sim.sweep_cli import sweep
+from sim.tune_cli import tune
 from superinfer.errors import SuperInferError
-from superinfer.lab.options import (
-    AsJson,
-    Classes,
-    ConfigFile,
-    Lag,
-    Limit,
-    Memory,
-    NoPlots,
-    PrefixCaching,
-    RateScale,
-    Scheduler,
-    Settings,
-    SkipBad,
-    Trace,
-    WithoutSlo,
-)
+from superinfer.lab.options import AsJson, NoPlots, Scheduler
 from traces.cli import app as traces_app
 
 if TYPE_CHECKING:
@@ -72,75 +52,35 @@ app.command("cache-study")(cache_study)
 app.command("train-reuse")(train_reuse)
 app.command("plan")(plan)
 app.command("sensitivity")(sensitivity)
+app.command("sweep")(sweep)
+app.command("tune")(tune)
 
 
 @app.command()
+@with_config_options
 def run(
-    trace: Trace = None,
+    options: ConfigOptions,
     scheduler: Scheduler = None,
-    memory: Memory = None,
-    model: Model = None,
-    device: Device = None,
-    tp: Tp = None,
-    seed: Seed = None,
-    prefix_caching: PrefixCaching = None,
-    lag: Lag = None,
     out: Out = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    classes: Classes = None,
     require: Require = None,
     timeline: Annotated[
         bool, typer.Option("--timeline", help="Write timeline.json, for Perfetto or Chrome.")
     ] = False,
     as_json: AsJson = False,
     no_plots: NoPlots = False,
-    skip_bad: SkipBad = None,
-    concurrency: Concurrency = None,
-    duration: Duration = None,
-    rate_scale: RateScale = None,
-    limit: Limit = None,
-    spread: Spread = None,
-    without_slo: WithoutSlo = None,
-    dial: Dial = None,
-    replicas: Replicas = None,
-    router: Router = None,
 ) -> None:
     """Simulate one scheduler on a trace and write a result folder."""
     from sim.commands import RunOptions, run_command
-    from superinfer.lab.config import load_config
 
-    chosen = load_config(
-        config,
-        settings or (),
-        classes,
-        trace=trace,
-        scheduler=scheduler,
-        memory=memory,
-        model=model,
-        device=device,
-        tp=tp,
-        seed=seed,
-        prefix_caching=prefix_caching,
-        lag=lag,
-        skip_bad=skip_bad,
-        concurrency=concurrency,
-        duration_s=duration,
-        rate_scale=rate_scale,
-        limit=limit,
-        spread=spread,
-        without_slo=without_slo,
-        dial=dial,
-        replicas=replicas,
-        router=router,
-    )
-    options = RunOptions(out, tuple(require or ()), as_json, not no_plots, timeline)
-    raise typer.Exit(run_command(chosen, options))
+    chosen = options.load(run={"scheduler": scheduler})
+    wish = RunOptions(out, tuple(require or ()), as_json, not no_plots, timeline)
+    raise typer.Exit(run_command(chosen, wish))
 
 
 @app.command()
+@with_config_options
 def compare(
-    trace: Trace = None,
+    options: ConfigOptions,
     schedulers: Annotated[
         str | None,
         typer.Option(
@@ -155,75 +95,30 @@ def compare(
     seeds: Annotated[
         int, typer.Option(metavar="N", min=1, help="Runs per arm, for a specification as TRACE.")
     ] = 1,
-    workers: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Processes; 0: one per core.")
-    ] = 0,
-    memory: Memory = None,
-    model: Model = None,
-    device: Device = None,
-    tp: Tp = None,
-    seed: Seed = None,
-    prefix_caching: PrefixCaching = None,
-    lag: Lag = None,
+    workers: Workers = 0,
     out: Out = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    classes: Classes = None,
     as_json: AsJson = False,
     no_plots: NoPlots = False,
-    skip_bad: SkipBad = None,
-    concurrency: Concurrency = None,
-    duration: Duration = None,
-    rate_scale: RateScale = None,
-    limit: Limit = None,
-    spread: Spread = None,
-    without_slo: WithoutSlo = None,
-    dial: Dial = None,
-    replicas: Replicas = None,
-    router: Router = None,
 ) -> None:
     """Simulate several schedulers on the same trace and show the differences."""
     from sim.commands import RunOptions
     from sim.compare import compare_command, load_arms
-    from superinfer.lab.config import load_config
 
     def load(file: Path | None, scheduler: str | None) -> Config:
-        return load_config(
-            [path for path in (config, file) if path is not None],
-            settings or (),
-            classes,
-            trace=trace,
-            scheduler=scheduler,
-            memory=memory,
-            model=model,
-            device=device,
-            tp=tp,
-            seed=seed,
-            prefix_caching=prefix_caching,
-            lag=lag,
-            skip_bad=skip_bad,
-            concurrency=concurrency,
-            duration_s=duration,
-            rate_scale=rate_scale,
-            limit=limit,
-            spread=spread,
-            without_slo=without_slo,
-            dial=dial,
-            replicas=replicas,
-            router=router,
-        )
+        return options.load(file, run={"scheduler": scheduler})
 
     if schedulers is None:
         schedulers = "" if arm else "vllm,fcfs,priority,rotating"
     names = [name.strip() for name in schedulers.split(",") if name.strip()]
     arms = load_arms(names, arm or (), load)
-    options = RunOptions(out, (), as_json, not no_plots)
-    raise typer.Exit(compare_command(arms, options, seeds, workers))
+    wish = RunOptions(out, (), as_json, not no_plots)
+    raise typer.Exit(compare_command(arms, wish, seeds, workers))
 
 
 @app.command("suggest-slo")
+@with_config_options
 def suggest_slo(
-    trace: Trace = None,
+    options: ConfigOptions,
     scheduler: Scheduler = None,
     quantile: Annotated[
         float, typer.Option(metavar="P", min=1, max=99.99, help="Quantile to promise, in %.")
@@ -245,56 +140,11 @@ def suggest_slo(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="TOML file for --classes.")
     ] = None,
-    memory: Memory = None,
-    model: Model = None,
-    device: Device = None,
-    tp: Tp = None,
-    seed: Seed = None,
-    prefix_caching: PrefixCaching = None,
-    lag: Lag = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    classes: Classes = None,
     as_json: AsJson = False,
-    skip_bad: SkipBad = None,
-    concurrency: Concurrency = None,
-    duration: Duration = None,
-    rate_scale: RateScale = None,
-    limit: Limit = None,
-    spread: Spread = None,
-    without_slo: WithoutSlo = None,
-    dial: Dial = None,
-    replicas: Replicas = None,
-    router: Router = None,
 ) -> None:
     """Propose targets per class that are kept at a load, and warn of those that never can be."""
     from sim.suggest import Wish, suggest_command
-    from superinfer.lab.config import load_config
 
-    chosen = load_config(
-        config,
-        settings or (),
-        classes,
-        trace=trace,
-        scheduler=scheduler,
-        memory=memory,
-        model=model,
-        device=device,
-        tp=tp,
-        seed=seed,
-        prefix_caching=prefix_caching,
-        lag=lag,
-        skip_bad=skip_bad,
-        concurrency=concurrency,
-        duration_s=duration,
-        rate_scale=rate_scale,
-        limit=limit,
-        spread=spread,
-        without_slo=without_slo,
-        dial=dial,
-        replicas=replicas,
-        router=router,
-    )
     wish = Wish(
         quantile / 100,
         margin / 100,
@@ -304,7 +154,7 @@ def suggest_slo(
         output,
         as_json,
     )
-    raise typer.Exit(suggest_command(chosen, wish))
+    raise typer.Exit(suggest_command(options.load(run={"scheduler": scheduler}), wish))
 
 
 def main() -> None:

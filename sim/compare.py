@@ -24,7 +24,7 @@ from sim.run import build_engine
 from sim.study_folder import STUDY, claimed, finish, resumable
 from sim.workload import feed_stdin, is_spec, kept_stdin, load_workload
 from superinfer.errors import ConfigError, InputError, SuperInferError
-from superinfer.lab.config import Config
+from superinfer.lab.config import Config, RunConfig
 from superinfer.lab.differences import METRICS, Difference, differences
 from superinfer.lab.numbers import mean_summary
 from superinfer.lab.precision import shown_precision
@@ -40,6 +40,7 @@ WORKLOAD_KEYS = (
     "trace",
     "rate_scale",
     "burstiness",
+    "slo_scale",
     "concurrency",
     "sessions",
     "backlog",
@@ -115,21 +116,12 @@ def load_arms(
     load: Callable[[Path | None, str | None], Config],
     command: str = "compare",
 ) -> Arms:
-    """One configuration per scheduler name and per file, all of the same workload.
+    """One configuration per scheduler name and per file, two or more, all of the same workload.
 
-    `load` gets the file or None, and the scheduler or None. `all` stands for every scheduler that
-    comes with us; those that are named beside it come first.
+    `load` gets the file or None, and the scheduler or None.
     """
-    names = (
-        dict.fromkeys(schedulers) | dict.fromkeys(SCHEDULERS) if ALL in schedulers else schedulers
-    )
-    wanted: list[tuple[str, Path | None, str | None]]
-    wanted = [(name, None, name) for name in names if name != ALL]
-    wanted += [(file.stem, file, None) for file in files]
     arms: Arms = {}
-    for name, file, scheduler in wanted:
-        if _plain(name) in map(_plain, arms):
-            raise ConfigError(f"{command}: expected different names, got {name!r} twice")
+    for name, file, scheduler in named_arms(schedulers, files, command):
         with in_arm(name):
             arms[name] = load(file, scheduler)
     if len(arms) < 2:
@@ -137,6 +129,27 @@ def load_arms(
         raise ConfigError(f"{command}: expected two or more --schedulers or --arm, got {found}")
     _require_same_workload(arms)
     return arms
+
+
+def named_arms(
+    schedulers: Sequence[str], files: Sequence[Path], command: str
+) -> Iterator[tuple[str, Path | None, str | None]]:
+    """The name of each arm, its file and its scheduler, one of which is None; each name once.
+
+    `all` stands for every scheduler that comes with us; those that are named beside it come first.
+    """
+    names = (
+        dict.fromkeys(schedulers) | dict.fromkeys(SCHEDULERS) if ALL in schedulers else schedulers
+    )
+    wanted: list[tuple[str, Path | None, str | None]]
+    wanted = [(name, None, name) for name in names if name != ALL]
+    wanted += [(file.stem, file, None) for file in files]
+    seen = set[str]()
+    for name, file, scheduler in wanted:
+        if _plain(name) in seen:
+            raise ConfigError(f"{command}: expected different names, got {name!r} twice")
+        seen.add(_plain(name))
+        yield name, file, scheduler
 
 
 def comparison(
@@ -168,6 +181,11 @@ def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
         with in_arm(name):
             build_engine(config)
     run = next(iter(arms.values())).run
+    check_seeds(run, seeds)
+
+
+def check_seeds(run: RunConfig, seeds: int) -> None:
+    """Refuse several seeds where they change nothing, or leave what a seed can be."""
     trace, last_seed = run.trace, run.seed + seeds - 1
     if last_seed > MAX_SEED:
         raise ConfigError(f"--seeds {seeds}: expected seeds up to 2**63 - 1, got {last_seed}")

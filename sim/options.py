@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from superinfer.lab.options import (
+    Classes,
+    ConfigFile,
+    Lag,
+    Limit,
+    Memory,
+    PrefixCaching,
+    RateScale,
+    Settings,
+    SkipBad,
+    Trace,
+    WithoutSlo,
+)
+
+if TYPE_CHECKING:
+    from superinfer.lab.config import Config
 
 Model = Annotated[
     str | None,
@@ -39,6 +61,28 @@ Out = Annotated[
 Require = Annotated[
     list[str] | None,
     typer.Option("--require", metavar="EXPR", help="Gate, e.g. 'slo_attainment>=0.95'."),
+]
+KeptOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FOLDER",
+        help="Folder; one that was stopped, or is to grow, goes on.",
+        show_default="runs/<trace>-<command>-<time>",
+    ),
+]
+Workers = Annotated[int, typer.Option(metavar="N", min=0, help="Runs at a time; 0: one per core.")]
+EngineName = Annotated[
+    str, typer.Option("--engine", metavar="NAME", help="Where runs are made: processes or ray.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Of a Ray cluster, such as auto or ray://head:10001.",
+        show_default="one of this machine alone",
+    ),
 ]
 Spread = Annotated[
     bool | None,
@@ -74,3 +118,78 @@ class Target(StrEnum):
     TPOT = "tpot_ms"
     E2E = "e2el_ms"
     RATE = "min_tokens_per_s"
+
+
+@dataclass(slots=True, frozen=True)
+class ConfigOptions:
+    """The options from which a configuration is made; what is not given is None."""
+
+    trace: Trace = None
+    memory: Memory = None
+    model: Model = None
+    device: Device = None
+    tp: Tp = None
+    seed: Seed = None
+    prefix_caching: PrefixCaching = None
+    lag: Lag = None
+    config: ConfigFile = None
+    settings: Settings = None
+    classes: Classes = None
+    skip_bad: SkipBad = None
+    concurrency: Concurrency = None
+    duration: Duration = None
+    rate_scale: RateScale = None
+    limit: Limit = None
+    spread: Spread = None
+    without_slo: WithoutSlo = None
+    dial: Dial = None
+    replicas: Replicas = None
+    router: Router = None
+
+    def load(
+        self,
+        file: Path | None = None,
+        settings: Iterable[str] = (),
+        run: Mapping[str, object] | None = None,
+    ) -> Config:
+        """The configuration, with `file` laid over --config, `settings` over --set and `run` over
+        all that becomes a `[run]` setting.
+        """
+        from superinfer.lab.config import load_config
+
+        elsewhere = ("config", "settings", "classes", "duration")
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in elsewhere}
+        return load_config(
+            [path for path in (self.config, file) if path is not None],
+            (*(self.settings or ()), *settings),
+            self.classes,
+            **{**given, "duration_s": self.duration, **(run or {})},
+        )
+
+
+def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose first parameter is a `ConfigOptions`, with these options in its place: the
+    trace before its own options, the others after them.
+    """
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
+    hints = typing.get_type_hints(ConfigOptions, include_extras=True)
+    trace, *others = (
+        inspect.Parameter(
+            f.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints[f.name]
+        )
+        for f in fields(ConfigOptions)
+    )
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in (trace, *own, *others)
+    ]
+
+    @functools.wraps(command)
+    def called(**given: Any) -> None:
+        names = {f.name for f in fields(ConfigOptions)}
+        options = ConfigOptions(**{name: given.pop(name) for name in names & given.keys()})
+        command(options, **given)
+
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {each.name: each.annotation for each in parameters}
+    return called

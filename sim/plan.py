@@ -18,9 +18,10 @@ from typing import Any
 
 import msgspec
 
-from sim.commands import check_folder, default_run_folder, read_workload, say, simulated
+from sim.commands import default_run_folder, read_workload, say, simulated
 from sim.plan_page import page, plan_json, warnings
 from sim.run import build_engine
+from sim.study_folder import check_kept, kept, stdin_file
 from sim.suggest import alone
 from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.costs import find_device
@@ -155,18 +156,15 @@ def plan_command(config: Config, wish: PlanWish) -> int:
         say(f"warning: {note}")
     prices = load_prices(wish.prices, _device_names(config, wish))
     if wish.out is not None:
-        _check_out(wish.out)
+        check_kept(wish.out, _STUDY)
     found = Plan(config, wish, prices, _candidates(config, wish))
     stdin = kept_stdin(config)
     workload = read_workload(config)
     _require_targets(config, workload)
     root = wish.out or default_run_folder(config, workload, "plan")
     study = _study(root, stdin, wish.workers)
-    try:
+    with kept(root):
         _search(found, study)
-    except KeyboardInterrupt:
-        say(f"what has been run is kept: the same command with --out {root} goes on from there")
-        raise
     _conclude(found, root)
     return 1 if any(each.failure for each in found.candidates) else 0
 
@@ -218,19 +216,8 @@ def _require_targets(config: Config, workload: Workload) -> None:
 # -- the search -----------------------------------------------------------------------------------
 
 
-def _check_out(root: Path) -> None:
-    """A folder of results is ours if it holds a study, so that the plan goes on from there."""
-    check_folder(root)
-    if root.exists() and any(root.iterdir()) and not (root / _STUDY).is_dir():
-        raise ConfigError(f"--out: expected a new folder, or that of a plan to go on with: {root}")
-
-
 def _study(root: Path, stdin: bytes | None, workers: int) -> Study:
-    inputs = []
-    if stdin is not None:
-        inputs = [root / _STUDY / _STDIN]
-        with replacing(inputs[0]) as staged:
-            staged.write_bytes(stdin)
+    inputs = stdin_file(root / _STUDY / _STDIN, stdin)
     runner = PlanRun(inputs[0] if inputs else None)
     return Study({}, root / _STUDY, runner, inputs=inputs, workers=workers)
 

@@ -17,17 +17,17 @@ from typing import Any
 
 import msgspec
 
-from sim.commands import check_folder, default_run_folder, read_workload, say, simulated
-from sim.compare import Arms, Simulate, in_arm, kept_input
+from sim.commands import check_folder, default_run_folder, read_workload, say
+from sim.compare import Arms, Simulate, check_seeds, in_arm, kept_input
+from sim.known_metrics import check_known
 from sim.run import build_engine
 from sim.study_folder import STUDY, claimed, finish, resumable
-from sim.suggest import alone
-from sim.workload import is_spec, kept_stdin
+from sim.workload import kept_stdin
 from superinfer.costs import CalibratedCost, StepCost
 from superinfer.costs.profile import Profile
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
-from superinfer.lab.differences import Difference, check_metric, check_metrics, differences
+from superinfer.lab.differences import Difference, check_metrics, differences
 from superinfer.lab.profiles.build import save_profile
 from superinfer.lab.profiles.scale import with_host, with_kernels, with_links
 from superinfer.lab.progress import showing_progress
@@ -38,7 +38,6 @@ from superinfer.lab.tornado import Bar, sensitivity_table, write_tornado
 from superinfer.lab.trust import assumed_warning, range_warning
 from superinfer.settings import did_you_mean
 from traces.cli import print_out, print_table
-from traces.workload import Workload
 
 RESULT = "sensitivity.json"
 HOST, LINKS, LENGTHS, BURSTINESS = "host", "links", "length estimate", "burstiness"
@@ -75,7 +74,7 @@ def sensitivity_command(arms: Arms, question: Question) -> int:
     stdin = kept_stdin(first)
     workload = read_workload(first)
     if question.metric:
-        _check_metric(question.metric, first, workload)
+        check_known(question.metric, first, workload)
     seeds = range(first.run.seed, first.run.seed + question.seeds) if question.seeds > 1 else ()
     folder = question.out or default_run_folder(first, workload, "sensitivity")
     with claimed(folder) as root:
@@ -234,25 +233,8 @@ def _check(arms: Arms, question: Question) -> Config:
         with in_arm(name):
             variations(config, build_engine(config)[1])
     _chosen(arms, question)
-    run = next(iter(arms.values())).run
-    if question.seeds > 1 and run.trace and not is_spec(run.trace):
-        raise ConfigError(
-            f"--seeds {question.seeds}: {run.trace} is the same for every seed: expected a "
-            "specification as trace, such as mixed or a .toml file"
-        )
+    check_seeds(next(iter(arms.values())).run, question.seeds)
     return next(iter(arms.values()))
-
-
-def _check_metric(metric: str, config: Config, workload: Workload) -> None:
-    """Look for the metric in the summary of a few requests, one of every class and tenant."""
-    rows = {(each.slo_class.name, each.tenant): each.index for each in workload.requests}
-    kept = sorted(rows.values())
-    few = Workload(
-        [replace(workload.requests[row], index=at) for at, row in enumerate(kept)],
-        [workload.output_tokens[row] for row in kept],
-        workload.name,
-    )
-    check_metric(metric, simulated(alone(config), few)[1])
 
 
 def _warn(arms: Arms, runs: Runs) -> None:

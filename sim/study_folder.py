@@ -1,4 +1,8 @@
-"""The folder of a study of the command line: ours alone, and resumable until it is finished."""
+"""The folder of a study of the command line.
+
+One that is `claimed` is ours alone and resumable until it is finished. One that is `kept` keeps its
+runs, so that the same command, or a larger one, goes on from there.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sim.commands import check_folder, say
-from superinfer.lab.results import SUMMARY
+from superinfer.errors import ConfigError
+from superinfer.lab.results import SUMMARY, replacing
 from superinfer.lab.study import Study
 
 STUDY = ".study"
@@ -39,6 +44,32 @@ def claimed(folder: Path) -> Iterator[Path]:
         for empty in {root: 0, **dict.fromkeys(absent)}:
             with suppress(OSError):
                 empty.rmdir()
+
+
+def check_kept(root: Path, runs: str) -> None:
+    """A folder of results is ours to go on with if it holds the folder `runs` (ConfigError)."""
+    check_folder(root)
+    if root.exists() and any(root.iterdir()) and not (root / runs).is_dir():
+        raise ConfigError(f"--out: expected a new folder, or one to go on with: {root}")
+
+
+@contextmanager
+def kept(root: Path) -> Iterator[None]:
+    """After Ctrl-C, say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"what has been run is kept: the same command with --out {root} goes on from there")
+        raise
+
+
+def stdin_file(path: Path, stdin: bytes | None) -> list[Path]:
+    """A file with what standard input gave, for workers, which have none; nothing without it."""
+    if stdin is None:
+        return []
+    with replacing(path) as staged:
+        staged.write_bytes(stdin)
+    return [path]
 
 
 def _lock(root: Path) -> int | None:

@@ -155,7 +155,7 @@ class Search:
 
     def _proposed(self) -> Config:
         """The configuration with the proposals as its classes."""
-        run = msgspec.structs.replace(self.config.run, without_slo=False)
+        run = msgspec.structs.replace(self.config.run, without_slo=False, slo_scale=1.0)
         return replace(self.config, run=run, classes=self.class_tables())
 
 

@@ -13,6 +13,7 @@ from superinfer.lab.config import Config, bundled_configs
 from superinfer.request import SLO
 from superinfer.settings import did_you_mean
 from traces.gaps import scale_gaps
+from traces.targets import scale_targets
 from traces.workload import Workload
 
 
@@ -27,6 +28,7 @@ def load_workload(config: Config) -> Workload:
         raise ConfigError("TRACE: expected a trace file here or as run.trace in a --config file")
     workload = _generated(config) if is_spec(run.trace) else _read(config)
     scale_gaps(workload.requests, run.burstiness)
+    scale_targets(workload.requests, run.slo_scale)
     return workload
 
 

@@ -41,7 +41,8 @@ def rule(allowed: str, forbidden: str = "") -> Rule:
 RULES = {
     "superinfer": rule("superinfer numpy mypy_extensions", forbidden="superinfer.lab"),
     "superinfer.lab": rule(
-        "superinfer numpy msgspec pyarrow pandas matplotlib rich tomli_w torch typer"
+        "superinfer numpy msgspec pyarrow pandas matplotlib rich tomli_w torch typer "
+        "optuna ray sqlalchemy"
     ),
     "sim": rule("sim superinfer traces simpy numpy msgspec typer rich"),
     "executor": rule(

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.dial.front import pareto_front
 from experiments.dial.plot import write_picture
 from experiments.dial.table import REPORTED, page
 from experiments.ladder.__main__ import loads
@@ -21,6 +20,7 @@ from experiments.scenarios.measures import ATTAINMENT, BATCH, numbers_of
 from experiments.scenarios.settings import SETTINGS, config_of
 from superinfer.lab.config import Config
 from superinfer.lab.dial import WEIGHTS
+from superinfer.lab.pareto import pareto_front
 
 RESULTS = SIMULATED / "dial"
 CACHE = Path("runs") / "dial"

@@ -111,6 +111,8 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     burstiness: Annotated[float, Meta(ge=0, le=1e3)] = 1.0
     """How far the gaps between arrivals lie from their mean, as a multiple of the trace's; 0: all
     are equal."""
+    slo_scale: Annotated[float, Meta(ge=1e-3, le=1e3)] = 1.0
+    """Targets of the requests as a multiple of what they are: 2 allows twice as long."""
     limit: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """Use only the first so many requests; 0: all."""
     spread: bool = False
@@ -239,6 +241,13 @@ def build_policy(
             continue
         values[key] = _convert(f"{section}.{key}", value, hints[key])
     return _instance(section, name, cls, values)
+
+
+def parameters_of(section: str, name: str) -> dict[str, Any]:
+    """The parameters that a policy takes, with their type hints."""
+    cls = _load(section, name, _KNOWN[section])
+    hints = _hints(section, name, cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
 
 
 # -- layers ---------------------------------------------------------------------------------------

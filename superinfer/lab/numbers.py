@@ -37,6 +37,11 @@ def number(summary: Summary, metric: str) -> float | None:
     return value if isinstance(value, int | float) else None
 
 
+def digits(value: float, count: int = 4) -> str:
+    """A number with so many significant digits, without an exponent."""
+    return f"{float(f'{value:.{count}g}'):,.12g}"
+
+
 def mean_number(summaries: Sequence[Summary], metric: str) -> float | None:
     """Mean of a number over runs; None unless every run has it."""
     values = [number(summary, metric) for summary in summaries]

@@ -170,6 +170,25 @@ def read_columns(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
 
 
+def write_columns(
+    path: Path, columns: Mapping[str, Any], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write columns as Parquet: integers, floats (NaN becomes null), flags and text."""
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    arrays = [_arrow(column, flags=name == "slo_met") for name, column in columns.items()]
+    table = pa.Table.from_arrays(arrays, names=list(columns), metadata=dict(metadata or {}))
+    pq.write_table(table, path, compression="zstd")
+
+
+def settings_toml(config: Mapping[str, Any]) -> str:
+    """Resolved settings as the text of a configuration file."""
+    import tomli_w
+
+    return tomli_w.dumps(_without_nulls(config))
+
+
 def read_sizes(path: Path) -> dict[str, int]:
     """`total_blocks`, `block_tokens` and `block_bytes` as stored beside a timeline."""
     stored = _read_table(path).schema.metadata or {}
@@ -225,29 +244,14 @@ def _write_files(
     summary: Mapping[str, Any],
     config: Mapping[str, Any],
 ) -> None:
-    import tomli_w
-
     (folder / SUMMARY).write_text(summary_json(summary) + "\n", encoding="ascii")
-    settings = tomli_w.dumps(_without_nulls(config))
-    (folder / CONFIG).write_text(settings, encoding="utf-8", newline="\n")
+    (folder / CONFIG).write_text(settings_toml(config), encoding="utf-8", newline="\n")
     record = metrics.record
-    _write_table(folder / REQUESTS, metrics.request_columns())
+    write_columns(folder / REQUESTS, metrics.request_columns())
     timeline = {f.name: getattr(record.timeline, f.name) for f in fields(Timeline)}
     sizes = {name: str(getattr(record, name)) for name in _SIZES}
-    _write_table(folder / TIMELINE, timeline, sizes)
-    _write_table(folder / ITL, dict(itl_table(metrics)))
-
-
-def _write_table(
-    path: Path, columns: Mapping[str, Any], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write columns as Parquet: integers, floats (NaN becomes null), flags and text."""
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
-    arrays = [_arrow(column, flags=name == "slo_met") for name, column in columns.items()]
-    table = pa.Table.from_arrays(arrays, names=list(columns), metadata=dict(metadata or {}))
-    pq.write_table(table, path, compression="zstd")
+    write_columns(folder / TIMELINE, timeline, sizes)
+    write_columns(folder / ITL, dict(itl_table(metrics)))
 
 
 def _arrow(column: np.ndarray[Any, Any] | list[Any], *, flags: bool) -> Any:

@@ -14,28 +14,37 @@ under a lock that the system takes back when its holder dies.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
-from superinfer.errors import ConfigError, SuperInferError
+from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
 from superinfer.lab.content import Keys, Runner, load_runner
+from superinfer.lab.engines.base import ATTEMPTS, Died, StudyEngine, Tick
+from superinfer.lab.engines.processes import Processes
 from superinfer.lab.progress import Report, silent
-from superinfer.lab.results import SUMMARY, Run, load_run
-from superinfer.lab.workers import ATTEMPTS, Died, default_workers, in_processes
+from superinfer.lab.results import Run, load_run
+from superinfer.lab.study_runs import (
+    LOCKS,
+    STAGED,
+    Away,
+    PlannedRun,
+    RunTask,
+    carry_out,
+    carry_out_away,
+    is_stored,
+    keep,
+    locked,
+)
 
 WALL_CLOCK = ("wall_s", "scheduler_s", "sim_requests_per_wall_s")
 """Keys of a summary that differ between equal runs: no part of any comparison."""
-
-_LOCKS, _STAGED = ".locks", ".staged"
 
 
 @dataclass(slots=True, frozen=True)
@@ -53,6 +62,8 @@ class Study:
     inputs: Sequence[Path] = ()
     workers: int = 0
     """Processes; 0: one per core."""
+    engine: StudyEngine | None = None
+    """Where runs are made; None: in `workers` processes of this machine."""
 
     def plan(self) -> list[PlannedRun]:
         """Every run, arm by arm in the order of seeds; InputError for an input that is missing."""
@@ -62,18 +73,6 @@ class Study:
             for name, config in self.arms.items()
             for seeded in ([with_seed(config, seed) for seed in self.seeds] or [config])
         ]
-
-
-@dataclass(slots=True, frozen=True)
-class PlannedRun:
-    """One run of a study, and the key of its result."""
-
-    arm: str
-    seed: int
-    config: Config
-    key: str
-    content: str
-    """Hash of the files and the source that the key stands for."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -123,7 +122,7 @@ def run_study(study: Study, report: Report = silent) -> StudyResult:
     load_runner(study.runner)
     plan = study.plan()
     _open_root(study.root)
-    missing = {run.key: run for run in plan if not _stored(study.root, run.key)}
+    missing = {run.key: run for run in plan if not is_stored(study.root, run.key)}
     faults = _run_all(study, list(missing.values()), report, len({run.key for run in plan}))
     _sweep(study.root)
     return _result(study, plan, faults, sum(run.key not in missing for run in plan))
@@ -137,21 +136,11 @@ def with_seed(config: Config, seed: int) -> Config:
 # -- inside ---------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True, frozen=True)
-class _Task:
-    """What a worker is given."""
-
-    run: PlannedRun
-    runner: str | Runner
-    inputs: tuple[Path, ...]
-    root: Path
-
-
 def _run_all(
     study: Study, missing: Sequence[PlannedRun], report: Report, total: int
 ) -> dict[str, str]:
     """Run in worker processes; returns the reason of each failure by key."""
-    tasks = [_Task(run, study.runner, tuple(study.inputs), study.root) for run in missing]
+    tasks = [RunTask(run, study.runner, tuple(study.inputs), study.root) for run in missing]
     several = len(study.seeds) > 1
     names = [f"{run.arm} (seed {run.seed})" if several else run.arm for run in missing]
     before = total - len(missing)
@@ -160,14 +149,27 @@ def _run_all(
     def tick(running: list[int]) -> None:
         report(done, total, [names[number] for number in running])
 
-    workers = study.workers or default_workers()
-    with closing(in_processes(_carry_out, tasks, workers, tick)) as answers:
+    engine = study.engine or Processes(study.workers)
+    with closing(_answers(engine, tasks, tick)) as answers:
         for number, answer in answers:
             done += 1
             reason = _DIED if isinstance(answer, Died) else answer
             if reason:
                 faults[missing[number].key] = reason
     return faults
+
+
+def _answers(
+    engine: StudyEngine, tasks: Sequence[RunTask], tick: Tick
+) -> Generator[tuple[int, str | Died], None, None]:
+    """The number of each task that has ended, and why it has no result; an empty text if it has."""
+    if engine.shares_files:
+        yield from engine.run(carry_out, tasks, tick)
+        return
+    away = [Away(task, os.getcwd()) for task in tasks]
+    with closing(engine.run(carry_out_away, away, tick)) as answers:
+        for number, answer in answers:
+            yield number, answer if isinstance(answer, Died) else keep(tasks[number], answer)
 
 
 _DIED = f"its process died {ATTEMPTS} times (killed, or out of memory)"
@@ -186,71 +188,6 @@ def _result(
     return StudyResult(folders, failures, reused)
 
 
-def _carry_out(task: _Task) -> str:
-    """In a worker: make one result unless it is there; returns why not, or an empty text."""
-    root = task.root
-    try:
-        with _locked(root, task.run.key):
-            if not _stored(root, task.run.key):
-                _make(task, root / _STAGED / task.run.key)
-    except SuperInferError as error:
-        return " ".join(str(error).split())
-    except Exception as error:  # whatever a policy of the user's raises
-        return _described(error)
-    return ""
-
-
-def _make(task: _Task, staged: Path) -> None:
-    """Write a result beside its place and move it there; the key's lock is held."""
-    shutil.rmtree(staged, ignore_errors=True)  # of a run that was killed
-    staged.mkdir(parents=True)
-    try:
-        load_runner(task.runner)(task.run.config, staged / "run")
-        _check(task, staged / "run")
-        target = task.root / task.run.key
-        shutil.rmtree(target, ignore_errors=True)  # without a summary it is no result
-        (staged / "run").rename(target)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-
-
-def _check(task: _Task, folder: Path) -> None:
-    """Store nothing under a key that is not true any more."""
-    if not (folder / SUMMARY).is_file():
-        raise SuperInferError(f"expected a result folder with {SUMMARY} from {task.runner!r}")
-    if Keys(task.runner, task.inputs).content(task.run.config) != task.run.content:
-        raise SuperInferError("source code or an input file changed during the run: start it again")
-
-
-def _described(error: Exception) -> str:
-    """An unexpected error and the place where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
-
-
-def _stored(root: Path, key: str) -> bool:
-    return (root / key / SUMMARY).is_file()
-
-
-@contextmanager
-def _locked(root: Path, key: str, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of a key, whoever else uses the folder; False if it is taken and not `wait`."""
-    handle = os.open(root / _LOCKS / key, os.O_CREAT | os.O_RDWR)
-    try:
-        yield _flock(handle, wait)
-    finally:
-        os.close(handle)
-
-
-def _flock(handle: int, wait: bool) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _check_numbers(study: Study) -> None:
     """The same seed twice would count as two draws."""
     seeds = list(study.seeds)
@@ -265,7 +202,7 @@ def _check_numbers(study: Study) -> None:
 def _open_root(root: Path) -> None:
     """Make the folder of results ready."""
     try:
-        (root / _LOCKS).mkdir(parents=True, exist_ok=True)
+        (root / LOCKS).mkdir(parents=True, exist_ok=True)
         _sweep(root)
     except OSError as error:
         raise ConfigError(f"cannot write {root}: {error.strerror}") from None
@@ -273,7 +210,7 @@ def _open_root(root: Path) -> None:
 
 def _sweep(root: Path) -> None:
     """Remove what killed runs left behind, but nothing that is being written."""
-    for staged in (root / _STAGED).glob("*"):
-        with _locked(root, staged.name, wait=False) as mine:
+    for staged in (root / STAGED).glob("*"):
+        with locked(root, staged.name, wait=False) as mine:
             if mine:
                 shutil.rmtree(staged, ignore_errors=True)

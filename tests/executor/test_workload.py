@@ -109,3 +109,17 @@ def test_devices():
 def test_what_is_compiled_before_a_run_runs(tmp_path):
     model = tiny_model(tmp_path, torch.device("cpu"))
     compile_kernels(model, ops_for(torch.device("cpu")), smaller=True)
+
+
+@pytest.mark.parametrize("trace", ["mixed", "traces/samples/mixed.jsonl"])
+def test_targets_are_scaled_as_in_simulation(trace):
+    """For a specification and for a file, in both drivers alike."""
+    from sim.workload import load_workload as simulated
+
+    def config(scale):
+        return load_config(None, ["run.limit=40", f"run.slo_scale={scale}"], trace=trace)
+
+    usual = [each.slo.ttft_s for each in load_workload(config(1.0)).requests]
+    twice = [each.slo.ttft_s for each in load_workload(config(2.0)).requests]
+    assert any(usual) and twice == [target and 2 * target for target in usual]
+    assert twice == [each.slo.ttft_s for each in simulated(config(2.0)).requests]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from experiments.dial.__main__ import config_at, grid, sweep, write
-from experiments.dial.front import pareto_front
 from experiments.dial.plot import PICTURE
 from experiments.scenarios.bench import Bench
+from superinfer.lab.pareto import pareto_front
 
 
 def test_the_grid_goes_from_corner_to_corner() -> None:

@@ -98,7 +98,7 @@ def test_an_interrupted_write_leaves_nothing(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(results, "_write_table", interrupt)
+    monkeypatch.setattr(results, "write_columns", interrupt)
     with pytest.raises(KeyboardInterrupt):
         store(tmp_path / "run", metrics)
     assert not list(tmp_path.iterdir())
@@ -110,7 +110,7 @@ def test_a_full_disk_is_one_line(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results, "_write_table", full)
+    monkeypatch.setattr(results, "write_columns", full)
     with pytest.raises(SuperInferError, match=r"^cannot write .*run: No space left on device$"):
         store(tmp_path / "run", metrics)
 

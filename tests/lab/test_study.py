@@ -22,10 +22,11 @@ from study_runner import Recorder, study, table_bytes
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config import load_config
 from superinfer.lab.content import Keys, code_hash, named_files, source_files
+from superinfer.lab.engines.base import Died
+from superinfer.lab.engines.processes import in_processes
 from superinfer.lab.progress import lines, showing_progress, state_text
 from superinfer.lab.results import load_run
 from superinfer.lab.study import Study, run_study, with_seed
-from superinfer.lab.workers import Died, in_processes
 
 TESTS = Path(study_runner.__file__).parent
 

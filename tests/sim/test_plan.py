@@ -294,7 +294,7 @@ def test_a_folder_that_is_no_plan_is_left_alone(cli: Call) -> None:
     Path("other/notes.txt").write_text("mine")
     code, _, err = cli("t.jsonl", "--out", "other")
     assert code == 2
-    assert "expected a new folder, or that of a plan to go on with: other" in err
+    assert "expected a new folder, or one to go on with: other" in err
 
 
 @pytest.mark.parametrize("curves", [0, 2])

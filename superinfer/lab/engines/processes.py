@@ -12,21 +12,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Generic, TypeVar
+from typing import Generic
 
-Task = TypeVar("Task")
-Answer = TypeVar("Answer")
-
-ATTEMPTS = 2
-"""A task whose process died is given to another one, once."""
-_TICK_S = 0.25
+from superinfer.lab.engines.base import ATTEMPTS, TICK_S, Answer, Died, Task, Tick, no_tick
 
 
 @dataclass(slots=True, frozen=True)
-class Died:
-    """In place of an answer: the process of the task died each time."""
+class Processes:
+    """The engine that runs tasks in processes of this machine; `workers` 0: one per core."""
 
-    attempts: int = ATTEMPTS
+    workers: int = 0
+    shares_files: bool = True
+
+    def run(
+        self, function: Callable[[Task], Answer], tasks: Sequence[Task], tick: Tick = no_tick
+    ) -> Generator[tuple[int, Answer | Died], None, None]:
+        """As `StudyEngine.run`."""
+        return in_processes(function, tasks, self.workers or default_workers(), tick)
 
 
 def default_workers() -> int:
@@ -38,7 +40,7 @@ def in_processes(
     function: Callable[[Task], Answer],
     tasks: Sequence[Task],
     workers: int,
-    tick: Callable[[list[int]], None] = lambda _: None,
+    tick: Tick = no_tick,
 ) -> Generator[tuple[int, Answer | Died], None, None]:
     """Yield the number of each task and `function(task)`, in the order in which they end.
 
@@ -59,7 +61,7 @@ def in_processes(
                     attempts[number] += 1
             busy = [lane for lane in lanes if lane.future]
             tick(sorted(lane.number for lane in busy))
-            wait([lane.future for lane in busy if lane.future], _TICK_S, FIRST_COMPLETED)
+            wait([lane.future for lane in busy if lane.future], TICK_S, FIRST_COMPLETED)
             for lane in [lane for lane in busy if lane.future and lane.future.done()]:
                 number, answer = lane.number, lane.take()
                 if isinstance(answer, Died) and attempts[number] < ATTEMPTS:

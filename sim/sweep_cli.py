@@ -1,0 +1,126 @@
+"""The options of `superinfer-sim sweep`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sim.options import (
+    Address,
+    ConfigOptions,
+    EngineName,
+    KeptOut,
+    Workers,
+    with_config_options,
+)
+from superinfer.lab.options import AsJson, NoPlots
+
+if TYPE_CHECKING:
+    from superinfer.lab.axes import Value
+    from superinfer.lab.config import Config
+
+
+@with_config_options
+def sweep(
+    options: ConfigOptions,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--over",
+            metavar="NAME=VALUES",
+            help="What is varied: rate, slo, burstiness, kv_blocks, link or a key such as "
+            "scheduler.max_num_seqs; values as a,b or from:to:step or from:to:xFACTOR. "
+            "Several make a grid.",
+            show_default="rate=0.5:1.5:0.25",
+        ),
+    ] = None,
+    schedulers: Annotated[
+        str | None,
+        typer.Option(
+            help="Schedulers, comma separated, or all.",
+            show_default="vllm,rotating; none with --arm",
+        ),
+    ] = None,
+    arm: Annotated[
+        list[Path] | None,
+        typer.Option("--arm", metavar="FILE", help="TOML configuration to lay over --config."),
+    ] = None,
+    attainment: Annotated[
+        float,
+        typer.Option(
+            metavar="A", min=0.1, max=100, help="Share that is to meet its targets, in %."
+        ),
+    ] = 95.0,
+    refine: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            min=0.1,
+            max=50,
+            help="Close in to P % on the largest rate that keeps --attainment, also beyond --over.",
+            show_default="the rates of --over alone",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Runs per point, for a specification as TRACE.")
+    ] = 1,
+    out: KeptOut = None,
+    workers: Workers = 0,
+    engine: EngineName = "processes",
+    address: Address = None,
+    as_json: AsJson = False,
+    no_plots: NoPlots = False,
+) -> None:
+    """Run schedulers over a grid of settings; find the peak goodput within the targets."""
+    from sim.compare import named_arms
+    from sim.sweep import SweepArm, SweepWish, sweep_command
+    from superinfer.lab.axes import parse_axes
+    from superinfer.lab.engines import engine_of
+
+    def arm_of(file: Path | None, scheduler: str | None) -> SweepArm:
+        def load(extra: Mapping[str, Value]) -> Config:
+            return load_at(options, file, scheduler, extra)
+
+        return load
+
+    wish = SweepWish(
+        axes=tuple(parse_axes(over or ["rate=0.5:1.5:0.25"])),
+        attainment=attainment / 100,
+        refine=(refine or 0.0) / 100,
+        seeds=seeds,
+        engine=engine_of(engine, workers, address),
+        out=out,
+        as_json=as_json,
+        plots=not no_plots,
+    )
+    if schedulers is None:
+        schedulers = "" if arm else "vllm,rotating"
+    names = [name.strip() for name in schedulers.split(",") if name.strip()]
+    arms = {
+        name: arm_of(file, scheduler)
+        for name, file, scheduler in named_arms(names, arm or (), "sweep")
+    }
+    raise typer.Exit(sweep_command(arms, wish))
+
+
+def load_at(
+    options: ConfigOptions,
+    file: Path | None,
+    scheduler: str | None,
+    extra: Mapping[str, Value],
+) -> Config:
+    """The configuration with settings by their key laid over everything else."""
+    from superinfer.lab.axes import setting_text
+
+    run: dict[str, object] = {"scheduler": scheduler} if scheduler else {}
+    settings = []
+    for key, value in extra.items():
+        section, _, rest = key.partition(".")
+        if section == "run" and "." not in rest:
+            run[rest] = value
+        else:
+            settings.append(f"{key}={setting_text(value)}")
+    return options.load(file, settings, run)

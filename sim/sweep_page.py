@@ -1,0 +1,179 @@
+"""What `superinfer-sim sweep` says: tables, JSON and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from superinfer.lab.axes import Axis, shown
+from superinfer.lab.numbers import digits, number
+from superinfer.lab.sweep_points import ATTAINMENT, GOODPUT, Peak, Point, Points, rate_axis
+from superinfer.lab.versions import versions
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+METRICS = {
+    ATTAINMENT: "SLO %",
+    GOODPUT: "goodput/s",
+    "request_throughput": "requests/s",
+    "output_throughput": "out tokens/s",
+    "p99_ttft_ms": "TTFT p99 ms",
+    "p99_tpot_ms": "TPOT p99 ms",
+    "p99_e2el_ms": "E2E p99 ms",
+}
+"""What the table shows of each point, with its heads; goodput and throughput in requests/s."""
+
+
+def sweep_json(
+    axes: Sequence[Axis],
+    wanted: float,
+    points: Points,
+    found: Sequence[Peak],
+    failures: Sequence[str],
+    root: Path,
+) -> dict[str, Any]:
+    """What `--json` prints and `sweep.json` holds; equal for equal sweeps."""
+    return {
+        "version": 1,
+        "simulated": True,
+        "wanted_attainment": wanted,
+        "axes": [{"name": a.name, "key": a.key, "values": list(a.values)} for a in axes],
+        "schedulers": list(dict.fromkeys(point.arm for point in points)),
+        "points": [_point(axes, each, root) for each in points],
+        "peaks": [_peak(axes, each) for each in found],
+        "failed": list(failures),
+        "versions": versions("superinfer", "simpy", "numpy"),
+    }
+
+
+def sweep_frame(axes: Sequence[Axis], points: Points, root: Path) -> dict[str, Any]:
+    """Columns of `sweep.parquet`: a row per run, with every number of its summary."""
+    rows = [(point, run) for point in points for run in point.runs]
+    columns: dict[str, Any] = {
+        "scheduler": [point.arm for point, _ in rows],
+        "seed": np.array([run.config["run"]["seed"] for _, run in rows], np.int64),
+        "folder": [run.folder.relative_to(root).as_posix() for _, run in rows],
+    }
+    for at, axis in enumerate(axes):
+        values = [point.place[at] for point, _ in rows]
+        column = np.array(values, np.float64) if axis.numeric else [shown(v) for v in values]
+        columns[axis.name] = column
+    for key in _numbers(rows[0][1].summary):
+        known = [number(run.summary, key) for _, run in rows]
+        columns[key] = np.array([np.nan if v is None else v for v in known], np.float64)
+    return columns
+
+
+def sweep_table(axes: Sequence[Axis], points: Points) -> Table:
+    """A row per point: place by place, the schedulers below each other."""
+    table = _table([axis.name for axis in axes], ["Scheduler", *METRICS.values()])
+    order = {place: at for at, place in enumerate(_ordered(axes, points))}
+    before = None
+    for point in sorted(points, key=lambda each: order[each.place]):  # stable: arms keep theirs
+        place = ["" if point.place == before else shown(value) for value in point.place]
+        table.add_row(*place, point.arm, *_cells(point), end_section=False)
+        before = point.place
+    table.caption, table.caption_justify = "Simulated.", "left"
+    return table
+
+
+def peak_table(axes: Sequence[Axis], found: Sequence[Peak], wanted: float) -> Table:
+    """A row per scheduler and place of the other axes."""
+    from rich.text import Text
+
+    heads = [axis.name for at, axis in enumerate(axes) if at != rate_axis(axes)]
+    table = _table(heads, ["Scheduler", "peak rate", *METRICS.values()])
+    table.title = Text(f"Peak goodput: the largest rate at which {100 * wanted:g} % meet theirs")
+    table.title_justify = "left"
+    for peak in found:
+        cells = _cells(peak.point) if peak.point else ["-"] * len(METRICS)
+        table.add_row(*map(shown, peak.others), peak.arm, _rate(peak), *cells)
+    notes = ["Rates are multiples of the trace's."]
+    if any(peak.rate is not None and not peak.bracketed for peak in found):
+        notes.append(">=: no rate above it was tried.")
+    if odd := [peak for peak in found if peak.failing_below]:
+        arms = ", ".join(dict.fromkeys(peak.arm for peak in odd))
+        notes.append(f"*: a smaller rate fails ({arms}): more --seeds tell chance apart.")
+    table.caption, table.caption_justify = Text(" ".join(notes)), "left"
+    return table
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _point(axes: Sequence[Axis], point: Point, root: Path) -> dict[str, Any]:
+    return {
+        "scheduler": point.arm,
+        "at": {axis.name: value for axis, value in zip(axes, point.place, strict=True)},
+        **{key: point.value(key) for key in METRICS},
+        "runs": [
+            {
+                "seed": run.config["run"]["seed"],
+                "folder": run.folder.relative_to(root).as_posix(),
+                **{key: run.summary.get(key) for key in METRICS},
+            }
+            for run in point.runs
+        ],
+    }
+
+
+def _peak(axes: Sequence[Axis], peak: Peak) -> dict[str, Any]:
+    others = [axis for at, axis in enumerate(axes) if at != rate_axis(axes)]
+    return {
+        "scheduler": peak.arm,
+        "at": {axis.name: value for axis, value in zip(others, peak.others, strict=True)},
+        "rate": peak.rate,
+        "bracketed": peak.bracketed,
+        "failing_below": list(peak.failing_below),
+        **{key: peak.point.value(key) if peak.point else None for key in METRICS},
+    }
+
+
+def _numbers(summary: Mapping[str, Any]) -> list[str]:
+    return [
+        key
+        for key, value in summary.items()
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    ]
+
+
+def _ordered(axes: Sequence[Axis], points: Points) -> list[tuple[Any, ...]]:
+    """Places by the order of the axes' values; refined numbers come where they belong."""
+
+    def rank(place: tuple[Any, ...]) -> list[float]:
+        pairs = zip(axes, place, strict=True)
+        return [float(v) if a.numeric else float(a.values.index(v)) for a, v in pairs]
+
+    return sorted({point.place for point in points}, key=rank)
+
+
+def _table(heads: Sequence[str], others: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in heads:
+        table.add_column(Text(head), justify="right", no_wrap=True)
+    for head in others:
+        justify: Any = "left" if head == "Scheduler" else "right"
+        table.add_column(head, justify=justify, no_wrap=head == "Scheduler")
+    return table
+
+
+def _cells(point: Point) -> list[str]:
+    values = {key: point.value(key) for key in METRICS}
+    share = values[ATTAINMENT]
+    if share is not None:
+        values[ATTAINMENT] = 100 * share
+    return ["-" if value is None else digits(value) for value in values.values()]
+
+
+def _rate(peak: Peak) -> str:
+    if peak.rate is None:
+        return "none"
+    return f"{'' if peak.bracketed else '>= '}{shown(peak.rate)}{'*' if peak.failing_below else ''}"

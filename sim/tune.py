@@ -1,0 +1,301 @@
+"""`superinfer-sim tune`: settings of a scheduler that no others beat, by Optuna.
+
+A trial is a run of a study (one per seed), which stays in the folder of the tuning under a hash of
+all that it depends on; once it has ended it goes to an SQLite database. So a tuning that was
+stopped or killed goes on where it was, runs nothing twice, and tries what it would have tried.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sim.commands import check_folder, default_run_folder, read_workload, say
+from sim.compare import Simulate, check_seeds
+from sim.known_metrics import few_summary
+from sim.run import build_engine
+from sim.study_folder import check_kept, kept, stdin_file
+from sim.tune_page import front_table, trial_toml, tune_json
+from sim.workload import kept_stdin
+from superinfer.errors import ConfigError, SuperInferError
+from superinfer.lab.axes import Value
+from superinfer.lab.config import Config
+from superinfer.lab.content import Keys, content_hash, named_files
+from superinfer.lab.differences import check_metric
+from superinfer.lab.engines.base import StudyEngine
+from superinfer.lab.numbers import mean_number
+from superinfer.lab.progress import Report, showing_progress
+from superinfer.lab.results import Run, replacing
+from superinfer.lab.space import Space, check_space, derived_space, read_space
+from superinfer.lab.study import Study, run_study
+from superinfer.lab.trust import assumed_warning, range_warning
+from superinfer.lab.tuning import Task, Trial, Tuning, opened, require_optuna
+from traces.cli import print_out, print_table
+from traces.workload import Workload
+
+TUNE, BEST, FRONT = "tune.json", "best.toml", "front"
+POINTS, STORAGE = "points", "study.db"
+"""Folder of the result folders, each under its key, and the trials."""
+ALIASES = {
+    "attainment": "slo_attainment",
+    "goodput": "request_goodput",
+    "throughput": "output_throughput",
+}
+USUAL = ("slo_attainment", "output_throughput", "p99_ttft_ms")
+_STDIN = "stdin"
+
+ConfigAt = Callable[[Mapping[str, Value]], Config]
+"""The configuration with some settings, by their key, laid over it."""
+
+
+@dataclass(slots=True, frozen=True)
+class TuneWish:
+    """What is asked for."""
+
+    trials: int
+    engine: StudyEngine
+    objectives: tuple[str, ...] = ()
+    """Keys of `summary.json` or `ALIASES`; empty: `USUAL`."""
+    params: tuple[str, ...] = ()
+    space: Path | None = None
+    seeds: int = 1
+    search_seed: int = 0
+    batch: int = 4
+    storage: Path | None = None
+    out: Path | None = None
+    as_json: bool = False
+    plots: bool = True
+
+
+@dataclass(slots=True)
+class Search:
+    """A tuning under way."""
+
+    config_at: ConfigAt
+    wish: TuneWish
+    task: Task
+    study: Study
+    base: list[Run] = field(default_factory=list)
+    """Runs of the configuration as it is."""
+
+    def values(self, runs: Sequence[Run]) -> tuple[float, ...]:
+        """The objectives, as means over the seeds; ConfigError for one that a run has not."""
+        summaries = [run.summary for run in runs]
+        found = {key: mean_number(summaries, key) for key in self.task.objectives}
+        for key, value in found.items():
+            if value is None:
+                raise ConfigError(f"no {key}")
+        return tuple(value for value in found.values() if value is not None)
+
+    def run(self, tuning: Tuning, report: Report) -> None:
+        """The configuration as it is, then batch after batch until all trials have ended."""
+        self._run_base(report)
+        while (begun := len(tuning.trials())) < self.wish.trials:
+            batch = tuning.propose(self.wish.trials)
+            before = (begun + 1) * self.wish.seeds
+            for params, (values, reason) in zip(
+                batch, self._results(begun, batch, self._counted(report, before)), strict=True
+            ):
+                tuning.add(params, values, reason)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _run_base(self, report: Report) -> None:
+        study = replace(self.study, arms={"as it is": self.config_at({})})
+        result = run_study(study, self._counted(report, 0))
+        for failure in result.failures:
+            raise SuperInferError(str(failure))
+        self.base = result.runs("as it is")
+        try:
+            self.values(self.base)
+        except ConfigError as error:
+            raise SuperInferError(f"the configuration as it is has {error}") from None
+
+    def _counted(self, report: Report, before: int) -> Report:
+        """A report that counts the runs of all batches."""
+        total = (self.wish.trials + 1) * self.wish.seeds
+        return lambda done, _, running: report(before + done, total, running)
+
+    def _results(
+        self, begun: int, batch: Sequence[Mapping[str, Value]], report: Report
+    ) -> list[tuple[tuple[float, ...] | None, str]]:
+        """Values of each trial of a batch, or None and why."""
+        arms: dict[str, Config] = {}
+        reasons: dict[str, str] = {}
+        names = [f"trial {begun + at}" for at in range(len(batch))]
+        for name, params in zip(names, batch, strict=True):
+            try:
+                arms[name] = self.config_at(params)
+                build_engine(arms[name])
+            except ConfigError as error:  # settings that do not fit together
+                arms.pop(name, None)
+                reasons[name] = str(error)
+        result = run_study(replace(self.study, arms=arms), report)
+        reasons |= {failure.run.arm: failure.reason for failure in result.failures}
+        return [
+            (None, reasons[name]) if name in reasons else self._measured(result.runs(name))
+            for name in names
+        ]
+
+    def _measured(self, runs: Sequence[Run]) -> tuple[tuple[float, ...] | None, str]:
+        try:
+            return self.values(runs), ""
+        except ConfigError as error:
+            return None, str(error)
+
+
+def tune_command(config_at: ConfigAt, wish: TuneWish) -> int:
+    """Try settings, write and show the front of the best; returns the exit code."""
+    require_optuna()
+    config = config_at({})
+    space = _check(config, config_at, wish)
+    stdin = kept_stdin(config)
+    workload = read_workload(config)
+    objectives = _objectives(config, wish, workload)
+    root = _root(config, wish, workload)
+    study = _study(root, stdin, config, wish)
+    base = {key: _value_of(config, key) for key in space}
+    identity = _identity(config, study, wish)
+    task = Task(objectives, space, base, wish.search_seed, wish.batch, identity)
+    search = Search(config_at, wish, task, study)
+    with kept(root), opened(wish.storage or root / STORAGE, task) as tuning:
+        with showing_progress() as report:
+            search.run(tuning, report)
+        trials = tuning.trials()
+    _conclude(search, trials, root)
+    return 0 if any(trial.values is not None for trial in trials) else 1
+
+
+# -- checks ---------------------------------------------------------------------------------------
+
+
+def _check(config: Config, config_at: ConfigAt, wish: TuneWish) -> Space:
+    """Meet every fault that needs no trace before the trace is read; the space."""
+    if wish.out is not None:
+        check_kept(wish.out, POINTS)
+    for note in config.notes:
+        say(f"warning: {note}")
+    build_engine(config)
+    check_seeds(config.run, wish.seeds)
+    if wish.space is not None:
+        space = read_space(wish.space, wish.params)
+    else:
+        space = derived_space(config, wish.params, build_engine)
+
+    def built_at(settings: Mapping[str, Value]) -> None:
+        build_engine(config_at(settings))
+
+    check_space(space, built_at)
+    return space
+
+
+def _objectives(config: Config, wish: TuneWish, workload: Workload) -> tuple[str, ...]:
+    """Keys of the summary; ConfigError for one that summaries of this workload do not have."""
+    summary = few_summary(config, workload)
+    asked = tuple(ALIASES.get(name, name) for name in wish.objectives)
+    if len(set(asked)) < len(asked):
+        raise ConfigError(f"--objectives: expected different ones, got {', '.join(asked)}")
+    judged = summary["slo_attainment"] is not None
+    for key in asked:
+        try:
+            check_metric(key, summary)
+        except ConfigError as error:
+            names = ", ".join(ALIASES)
+            raise ConfigError(f"--objectives: {error} (or one of {names})") from None
+        if not judged and key == "slo_attainment":
+            raise ConfigError(f"--objectives {key}: no request has a target")
+    return asked or tuple(key for key in USUAL if judged or key != "slo_attainment")
+
+
+def _root(config: Config, wish: TuneWish, workload: Workload) -> Path:
+    """Where the runs go: with a database of one's own beside it, so that they are found again."""
+    if wish.out is not None:
+        return wish.out
+    if wish.storage is None:
+        return default_run_folder(config, workload, "tune")
+    root = wish.storage.with_name(f"{wish.storage.stem}-runs")
+    check_folder(root)
+    return root
+
+
+def _study(root: Path, stdin: bytes | None, config: Config, wish: TuneWish) -> Study:
+    folder = root / POINTS
+    inputs = stdin_file(folder / _STDIN, stdin)
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = range(config.run.seed, config.run.seed + wish.seeds) if wish.seeds > 1 else ()
+    runner = Simulate(stdin=inputs[0] if inputs else None)
+    return Study({}, folder, runner, seeds, inputs, engine=wish.engine)
+
+
+def _identity(config: Config, study: Study, wish: TuneWish) -> dict[str, Any]:
+    """What trials depend on: settings, seeds, the content of files, and the program."""
+    settings = config.resolved()
+    files = {str(path): content_hash(path) for path in named_files(settings)}
+    files |= {path.name: content_hash(path) for path in study.inputs}
+    return {
+        "config": settings,
+        "seeds": wish.seeds,
+        "files": files,
+        "program": Keys(study.runner).content(config),
+    }
+
+
+def _value_of(config: Config, key: str) -> Any:
+    """A setting of the configuration; None where it has none."""
+    found: Any = config.resolved()
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+# -- the outcome ----------------------------------------------------------------------------------
+
+
+def _conclude(search: Search, trials: Sequence[Trial], root: Path) -> None:
+    """Write and show what was found; it is shown even if it cannot be written."""
+    task, base = search.task, search.values(search.base)
+    front = task.front(trials)
+    text = json.dumps(tune_json(task, trials, front, base, search.config_at({})), indent=2)
+    try:
+        with replacing(root / TUNE) as staged:
+            staged.write_text(text + "\n", encoding="ascii")
+        _write_configs(search, front, root)
+        if search.wish.plots:
+            from superinfer.lab.pareto_plot import write_pareto_plot
+
+            write_pareto_plot(task, trials, front, base, root)
+        say(f"tuning in {root}")
+    finally:
+        if search.wish.as_json:
+            print_out(text)
+        else:
+            print_table(front_table(task, trials, front, base))
+    _warn(search.base)
+
+
+def _write_configs(search: Search, front: Sequence[Trial], root: Path) -> None:
+    """Each of the front as a TOML configuration, and the first of them once more as the best."""
+    for old in (root / FRONT).glob("trial-*.toml"):
+        old.unlink()
+    texts = {
+        root / FRONT / f"trial-{trial.number}.toml": trial_toml(
+            search.task, trial, search.config_at(trial.params)
+        )
+        for trial in front
+    }
+    if texts:
+        texts[root / BEST] = next(iter(texts.values()))
+    for path, text in texts.items():
+        with replacing(path) as staged:
+            staged.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _warn(runs: Sequence[Run]) -> None:
+    trusts = [run.summary["trust"] for run in runs]
+    worst = max(trusts, key=lambda trust: float(trust["extrapolated_share"]))
+    for warning in (range_warning(worst), assumed_warning(worst)):
+        if warning:
+            say(f"warning: as it is: {warning}")

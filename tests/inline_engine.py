@@ -1,0 +1,29 @@
+"""An engine of studies for tests: tasks run in this process; a worker takes longer to start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+
+from superinfer.lab.engines.base import Answer, Died, Task, Tick, no_tick
+
+
+@dataclass
+class Inline:
+    """Runs tasks one after the other, and counts them."""
+
+    shares_files: bool = True
+    dies_at: int = -1
+    """Number of the task, over all studies, at which this process gets KeyboardInterrupt."""
+    tasks: list[object] = field(default_factory=list)
+
+    def run(
+        self, function: Callable[[Task], Answer], tasks: Sequence[Task], tick: Tick = no_tick
+    ) -> Generator[tuple[int, Answer | Died], None, None]:
+        """As `StudyEngine.run`."""
+        for number, task in enumerate(tasks):
+            tick([number])
+            if len(self.tasks) == self.dies_at:
+                raise KeyboardInterrupt
+            self.tasks.append(task)
+            yield number, function(task)

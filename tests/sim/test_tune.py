@@ -1,0 +1,334 @@
+"""`superinfer-sim tune`: trials, the front, files that run again, and going on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inline_engine import Inline
+
+from sim.cli import main
+from superinfer.lab import engines
+from superinfer.lab.tuning import STARTUP
+
+pytest.importorskip("optuna")
+
+Call = Callable[..., tuple[int, str, list[str]]]
+RECORD = {"input_length": 2000, "output_length": 20, "class": "chat"}
+TRACE = "".join(json.dumps({"timestamp": 60 * i, **RECORD}) + "\n" for i in range(40))
+SPACE = """
+[scheduler]
+max_num_seqs = { low = 8, high = 512, log = true }
+preemption = ["recompute", "swap"]
+"""
+VLLM = ("t.jsonl", "--scheduler", "vllm", "--space", "space.toml")
+
+COUNTING = '''
+import os
+import time
+from dataclasses import dataclass
+
+from superinfer.schedulers.fcfs import FcfsScheduler
+
+
+@dataclass
+class Counting(FcfsScheduler):
+    """Writes down every simulation that is begun, and takes its time."""
+
+    pause_s: float = 0.0
+    begun: bool = False
+
+    def plan(self, view, now):
+        if not self.begun:
+            self.begun = True
+            time.sleep(self.pause_s)
+            with open(os.environ["COUNTING_LOG"], "a") as log:
+                log.write(f"{os.getpid()}\\n")
+        return super().plan(view, now)
+'''
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "t.jsonl").write_text(TRACE)
+    (tmp_path / "space.toml").write_text(SPACE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> Inline:
+    """Runs are made in this process."""
+    engine = Inline()
+    monkeypatch.setattr(engines, "engine_of", lambda *_: engine)
+    return engine
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Call a command; returns the exit code, standard output, lines on standard error."""
+
+    def called(*arguments: str, command: str = "tune") -> tuple[int, str, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["superinfer-sim", command, *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        read = capsys.readouterr()
+        return int(stopped.value.code or 0), read.out, read.err.splitlines()
+
+    return called
+
+
+def told(call: Call, *arguments: str) -> dict[str, Any]:
+    code, out, err = call(*arguments, "--json", "--no-plots")
+    assert code == 0, err
+    answer: dict[str, Any] = json.loads(out)
+    return answer
+
+
+# -- outcomes -------------------------------------------------------------------------------------
+
+
+def test_a_tuning_and_its_front(call: Call, inline: Inline, folder: Path) -> None:
+    code, out, err = call(*VLLM, "--trials", "6", "-o", "t")
+    assert (code, err[-1]) == (0, "tuning in t")
+    found = json.loads((folder / "t/tune.json").read_text())
+    assert found["objectives"] == {
+        "slo_attainment": "maximize",
+        "output_throughput": "maximize",
+        "p99_ttft_ms": "minimize",
+    }
+    assert [trial["number"] for trial in found["trials"]] == list(range(6))
+    assert found["trials"][0]["values"] == found["as_it_is"]["values"]
+    for trial in found["trials"]:
+        assert 8 <= trial["params"]["scheduler.max_num_seqs"] <= 512
+        assert trial["params"]["scheduler.preemption"] in ("recompute", "swap")
+    rows = [line.split()[0] for line in out.splitlines() if "trial-" in line or "=" in line]
+    assert rows == [str(number) for number in found["front"] if number]
+    pictured = (folder / "t/pareto.png").read_bytes()
+    assert pictured.startswith(b"\x89PNG")
+    files = {path.name for path in (folder / "t/front").iterdir()}
+    assert files == {f"trial-{number}.toml" for number in found["front"]}
+    best = (folder / "t/best.toml").read_text()
+    assert best == (folder / f"t/front/trial-{found['front'][0]}.toml").read_text()
+
+
+def test_a_file_of_the_front_gives_what_it_says(call: Call, inline: Inline, folder: Path) -> None:
+    found = told(call, *VLLM, "--trials", "4", "-o", "t")
+    number = found["front"][-1]
+    arguments = ("--config", f"t/front/trial-{number}.toml", "--json", "--no-plots", "--out", "r")
+    code, out, _ = call(*arguments, command="run")
+    assert code == 0
+    summary = json.loads(out)
+    for key, value in found["trials"][number]["values"].items():
+        assert summary[key] == value
+
+
+def test_objectives_by_name_and_one_alone(call: Call, inline: Inline, folder: Path) -> None:
+    given = ("--trials", "3", "-o", "t", "--objectives", "classes.chat.p99_e2el_ms")
+    code, out, _ = call(*VLLM, *given)
+    found = json.loads((folder / "t/tune.json").read_text())
+    assert code == 0 and found["objectives"] == {"classes.chat.p99_e2el_ms": "minimize"}
+    assert len(found["front"]) == 1 and "classes.chat.p99_e2el_ms (less)" in out
+    assert (folder / "t/pareto.png").exists()
+    asked = ("--trials", "1", "-o", "u", "--objectives", "goodput,throughput,attainment")
+    keys = list(told(call, *VLLM, *asked)["objectives"])
+    assert keys == ["request_goodput", "output_throughput", "slo_attainment"]
+
+
+def test_without_targets_attainment_is_no_objective(call: Call, inline: Inline) -> None:
+    found = told(call, *VLLM, "--trials", "1", "-o", "t", "--without-slo")
+    assert list(found["objectives"]) == ["output_throughput", "p99_ttft_ms"]
+
+
+def test_parameters_of_rotating_without_a_space(call: Call, inline: Inline) -> None:
+    found = told(call, "t.jsonl", "--trials", "2", "-o", "t")
+    assert "scheduler.max_num_seqs" in found["space"] and len(found["space"]) > 8
+    few = told(call, "t.jsonl", "--trials", "2", "-o", "u", "--params", "hysteresis,rotation")
+    assert set(few["space"]) == {"scheduler.hysteresis", "scheduler.rotation"}
+
+
+def test_settings_that_do_not_fit_together_are_failed_trials(
+    call: Call, inline: Inline, folder: Path
+) -> None:
+    (folder / "space.toml").write_text(
+        "[run]\nkv_blocks = [100, 5000]\nmax_model_len = [1000, 4000]\n"
+    )
+    found = told(call, "t.jsonl", "--scheduler", "vllm", "--space", "space.toml", "-o", "t")
+    assert any(trial["failure"] for trial in found["trials"])
+    assert found["front"]
+
+
+# -- going on -------------------------------------------------------------------------------------
+
+
+def test_a_tuning_goes_on_where_it_was(call: Call, inline: Inline, folder: Path) -> None:
+    straight = told(call, *VLLM, "--trials", "14", "-o", "s")
+    inline.tasks.clear()
+    for number in (3, 4, 7):  # Ctrl-C in the middle of batches
+        inline.dies_at = number
+        code, _, err = call(*VLLM, "--trials", "14", "-o", "t")
+        assert (code, err[-1]) == (130, "interrupted")
+    inline.dies_at = -1
+    assert told(call, *VLLM, "--trials", "14", "-o", "t") == straight
+    different = {json.dumps(trial["params"]) for trial in straight["trials"]}
+    assert len(inline.tasks) == len(different), "nothing ran twice"
+    assert told(call, *VLLM, "--trials", "14", "-o", "t") == straight
+    assert len(inline.tasks) == len(different) and STARTUP < 14
+
+
+def test_more_trials_go_on_from_those_of_before(call: Call, inline: Inline) -> None:
+    few = told(call, *VLLM, "--trials", "3", "-o", "t", "--storage", "x/study.db")
+    more = told(call, *VLLM, "--trials", "5", "-o", "t", "--storage", "x/study.db")
+    assert more["trials"][:3] == few["trials"] and len(more["trials"]) == 5
+
+
+def test_a_storage_alone_has_its_runs_beside_it(call: Call, inline: Inline, folder: Path) -> None:
+    one = told(call, *VLLM, "--trials", "2", "--storage", "study.db")
+    assert (folder / "study-runs/tune.json").exists()
+    shutil.rmtree(folder / "study-runs/points")
+    inline.tasks.clear()
+    assert told(call, *VLLM, "--trials", "2", "--storage", "study.db") == one
+    assert len(inline.tasks) == 1, "the trials are known; what is compared with is run again"
+
+
+def test_a_configuration_that_cannot_run_as_it_is_fails(call: Call, inline: Inline) -> None:
+    Path("run.toml").write_text("[run]\nlag = [0, 1]\n")
+    code, out, err = call("t.jsonl", "--space", "run.toml", "--duration", "0.001", "-o", "t")
+    assert (code, out) == (1, "")
+    assert err[-1].startswith("error: the configuration as it is has no ")
+
+
+# -- mistakes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--objectives", "p99_tfft_ms"), "--objectives: expected a number of the summary, got"),
+        (("--objectives", "goodput,request_goodput"), "--objectives: expected different ones"),
+        (("--objectives", "slo_attainment", "--without-slo"), "no request has a target"),
+        (("--params", "max_seqs"), "--params 'max_seqs': unknown"),
+        (("--space", "none.toml"), "none.toml: cannot read"),
+        (("--space", "bad.toml"), "space of scheduler.max_seqs: scheduler.max_seqs: unknown"),
+        (("--space", "worse.toml"), "space of run.tp"),
+        (("--storage", "t.jsonl"), "expected an SQLite database of trials"),
+        (("--seeds", "2"), "t.jsonl is the same for every seed"),
+        (("--scheduler", "vlm"), "did you mean 'vllm'?"),
+        (("--engine", "dask"), "--engine dask: expected one of processes, ray"),
+    ],
+)
+def test_mistakes_are_one_line(
+    call: Call, folder: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    (folder / "bad.toml").write_text("[scheduler]\nmax_seqs = [1, 2]\n")
+    (folder / "worse.toml").write_text("[run]\ntp = [1, 0]\n")
+    code, out, err = call("t.jsonl", "--scheduler", "vllm", *arguments)
+    assert (code, out) == (2, "")
+    assert len(err) == 1 and err[0].startswith("error: ") and message in err[0]
+
+
+def test_trials_of_another_task_are_refused(call: Call, inline: Inline, folder: Path) -> None:
+    told(call, *VLLM, "--trials", "2", "-o", "t", "--storage", "study.db")
+    again = (*VLLM, "--trials", "2", "-o", "t", "--storage", "study.db")
+    for other, difference in (
+        (("--rate-scale", "2"), "config.run.rate_scale: 1.0 there, 2.0 here"),
+        (("--search-seed", "1"), "seed: 0 there, 1 here"),
+        (("--objectives", "goodput"), "objectives: "),
+    ):
+        code, _, err = call(*again, *other)
+        assert code == 2 and difference in err[-1] and "name another file" in err[-1]
+    (folder / "t.jsonl").write_text(TRACE[: TRACE.rindex("{")])
+    code, _, err = call(*again)
+    assert code == 2 and "files.t.jsonl: " in err[-1], "the trace is another one"
+
+
+def test_without_optuna_it_says_what_to_install(
+    call: Call, inline: Inline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    code, _, err = call(*VLLM)
+    want = "error: tune: needs Optuna; install it with: pip install 'superinfer[tune]'"
+    assert (code, err) == (2, [want])
+
+
+# -- killed ---------------------------------------------------------------------------------------
+
+
+def process(*arguments: str) -> subprocess.Popen[str]:
+    """A tuning in a process group of its own."""
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(
+        [sys.executable, "-m", "sim", "tune", *arguments],
+        env={**os.environ, "PYTHONPATH": f"{root}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def stored(root: Path) -> dict[str, tuple[int, bytes]]:
+    """By key, when each result was made and what it says, wall clock and all."""
+    found = root.glob("points/*/summary.json")
+    return {path.parent.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
+
+
+def until(condition: Callable[[], bool], running: subprocess.Popen[str]) -> None:
+    """Wait for something that another process does."""
+    for _ in range(1200):
+        if condition():
+            return
+        assert running.poll() is None, running.communicate()[1]
+        time.sleep(0.05)
+    raise AssertionError("it did not happen within a minute")
+
+
+@pytest.mark.slow
+def test_a_killed_tuning_goes_on_and_runs_nothing_twice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed twice in the middle of a batch: the same trials, and every run was made once."""
+    (folder / "counting.py").write_text(COUNTING)
+    (folder / "space.toml").write_text("[scheduler]\nmax_num_seqs = { low = 1, high = 400 }\n")
+    monkeypatch.setenv("COUNTING_LOG", str(folder / "log"))
+    given = (
+        *("t.jsonl", "--scheduler", "counting:Counting", "--space", "space.toml", "--json"),
+        *("--set", "scheduler.pause_s=0.4", "--workers", "2", "--trials", "11", "--no-plots"),
+    )
+    here, mains = folder / "t", set[str]()
+
+    def begun() -> int:
+        """Runs that were begun, without the look at the objectives before them."""
+        return sum(pid not in mains for pid in (folder / "log").read_text().split())
+
+    for wanted in (3, 7):
+        running = process(*given, "-o", "t")
+        until(lambda wanted=wanted: len(stored(here)) >= wanted, running)
+        os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
+        mains.add(str(running.pid))
+        time.sleep(1.0)  # workers end with their parent
+        kept = stored(here)
+        lost = begun() - len(kept)
+        assert wanted <= len(kept) < 11
+    again = process(*given, "-o", "t")
+    out, err = again.communicate()
+    assert again.returncode == 0, err
+    mains.add(str(again.pid))
+    found = stored(here)
+    assert {key: found[key] for key in kept} == kept, "what was there is as it was"
+    assert begun() == len(found) + lost, "beside those that were killed, each was begun once"
+    assert lost <= 4, "two at a time, killed twice"
+    whole, err = process(*given, "-o", "w").communicate()
+    assert out == whole, err
+    assert len(json.loads(out)["trials"]) == 11

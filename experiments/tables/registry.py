@@ -1,0 +1,110 @@
+"""Which page has which tables, and the pages with them filled in."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+from experiments.tables.parts import Show
+
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parents[1] / "results"
+END = "<!-- end -->"
+_BEGIN = re.compile(r"<!-- table: (.+?) -->\n")
+_MACHINERY = {"parts", "registry", "__main__"}
+_STUDIES = {
+    "accuracy/steady": "experiments.accuracy.steady_page",
+    "consolidation": "experiments.consolidation.table",
+    "dial": "experiments.dial.table",
+    "fairness": "experiments.fairness.table",
+    "ladder": "experiments.ladder.table",
+    "rotasched": "experiments.rotasched.table",
+    "scenarios": "experiments.scenarios.table",
+}
+"""Studies whose `results.md` is `page(summary)` of the module, out of `summary.json` beside it."""
+
+
+def shown() -> dict[Path, dict[str, Show]]:
+    """The functions of all tables by their names, by page."""
+    pages: dict[Path, dict[str, Show]] = {}
+    for module in _modules():
+        tables = pages.setdefault(ROOT / module.PAGE, {})
+        for name, show in module.TABLES.items():
+            if name in tables:
+                raise KeyError(f"{module.PAGE}: two tables are named {name!r}")
+            tables[name] = show
+    return pages
+
+
+def tables(results: Path = RESULTS) -> dict[Path, dict[str, str]]:
+    """Every table of every page by its name."""
+    return {
+        page: {name: "\n".join(show(results)) for name, show in named.items()}
+        for page, named in shown().items()
+    }
+
+
+def filled(page: str, found: dict[str, str]) -> str:
+    """The page with these tables between their comments. KeyError for a table without a place, and
+    for a place without a table.
+    """
+    for name, text in found.items():
+        head, begin, rest = page.partition(f"<!-- table: {name} -->\n")
+        _, end, tail = rest.partition(END)
+        if not (begin and end):
+            raise KeyError(f"no place for {name!r}")
+        page = f"{head}{begin}{text}\n{end}{tail}"
+    for name in places(page):
+        if name not in found:
+            raise KeyError(f"no table {name!r}")
+    return page
+
+
+def places(page: str) -> list[str]:
+    """The names of the tables that a page has a place for."""
+    return _BEGIN.findall(page)
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Each page that is made of recorded results, and what it should hold."""
+    found = tables()
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = path.read_text(encoding="utf-8")
+        if path in found or places(text):
+            yield path, filled(text, found.pop(path, {}))
+    if found:
+        raise KeyError(f"no page {', '.join(str(path) for path in found)}")
+    for study, module in _STUDIES.items():
+        folder = RESULTS / "simulated" / study
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        page: Callable[[object], str] = importlib.import_module(module).page
+        yield folder / "results.md", page(summary)
+
+
+def differing() -> list[Path]:
+    """The pages that do not show what was recorded."""
+    return [path for path, text in pages() if path.read_text(encoding="utf-8") != text]
+
+
+def write_pages() -> list[Path]:
+    """Write the tables into the pages; returns those that this changed."""
+    changed = []
+    for path, text in list(pages()):
+        if path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            changed.append(path)
+    return changed
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _modules() -> Iterator[ModuleType]:
+    for found in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if found.name not in _MACHINERY:
+            yield importlib.import_module(f"experiments.tables.{found.name}")

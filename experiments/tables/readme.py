@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.tables.hardware import h200, summary
@@ -62,7 +63,16 @@ def fits(results: Path) -> Lines:
     return table(["mean absolute error on held-out points", *found], rows)
 
 
+def accuracy(results: Path) -> Lines:
+    """How far simulated runs are off measured ones, in short."""
+    steady = _read(results / "simulated" / "accuracy" / "steady" / "summary.json")
+    again = _read(results / "h200" / "resimulated.json")
+    head = ["simulated against measured", "TTFT", "TPOT", "tokens/s", "of"]
+    return table(head, [*_steady(steady["median_errors"]["all"]), *_device(again["policies"])])
+
+
 TABLES = {
+    "accuracy": accuracy,
     "sample": recorded(SAMPLE, sample),
     "sample extrapolated": recorded(SAMPLE, outside),
     "profile fits": fits,
@@ -75,3 +85,29 @@ TABLES = {
 def _worst(fit: Numbers, prefix: str) -> str:
     errors = [each["heldout_mape"] for name, each in fit.items() if name.startswith(prefix)]
     return number(max(errors), 1, 100, "%") if errors else NONE
+
+
+def _read(path: Path) -> Numbers:
+    found: Numbers = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _steady(errors: Numbers) -> Iterator[list[str]]:
+    shares = (number(errors[name], 1, 100, "%") for name in ("ttft", "tpot"))
+    said = f"{errors['points']} closed loops of vLLM on H100 and H200, median absolute error"
+    yield [said, *shares, NONE, "means"]
+
+
+def _device(policies: Numbers) -> Iterator[list[str]]:
+    for policy, arms in policies.items():
+        pairs = arms["graphs and both ways"]
+        for kind in ("mean", "p99"):
+            names = (f"{kind}_ttft_ms", f"{kind}_tpot_ms", "output_throughput")
+            errors = [_error(pairs[name]) for name in names]
+            rate = errors[2] if kind == "mean" else NONE
+            said = f"an H200 under memory pressure, `{policy}`"
+            yield [said, *errors[:2], rate, "means" if kind == "mean" else "P99"]
+
+
+def _error(pair: Numbers) -> str:
+    return f"{100 * (pair['simulated'] / pair['device'] - 1):+.1f} %"

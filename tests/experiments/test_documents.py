@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.documents.blocks import Block, blocks, faults, pages
+from experiments.documents.blocks import ROOT, Block, blocks, faults, pages
 from experiments.documents.known import unknown
+from experiments.documents.links import broken
 from experiments.documents.running import run_page, same, shown_anew
 
 PAGES = [pytest.param(page, id=page.name) for page in pages()]
@@ -31,6 +32,16 @@ def test_python_on_a_page_is_python(page: Path) -> None:
     for block in blocks(page):
         if block.language == "python":
             ast.parse(block.text)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert list(broken(page)) == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in pages()[1:] if f"({page.name})" not in index] == ["README.md"]
 
 
 @pytest.mark.slow
@@ -133,3 +144,10 @@ def test_unmarked_and_unknown_commands_are_faults(tmp_path: Path) -> None:
 )
 def test_what_counts_as_the_same_output(shown: list[str], printed: list[str], alike: bool) -> None:
     assert same(shown, printed) is alike
+
+
+def test_broken_links_are_found(tmp_path: Path) -> None:
+    page = _page(
+        tmp_path, "# A `b` c\n[x](#a-b-c) [y](#d) [z](gone.md) [w](https://example.org/)\n"
+    )
+    assert list(broken(page)) == ["page.md: no heading #d", "page.md: no file gone.md"]

@@ -1,4 +1,4 @@
-"""Whether the links of a page lead somewhere: to files of the repository and to headings in them."""
+"""Whether the links of a page lead somewhere: to files here, and to headings in them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from experiments.documents.known import unknown
 from experiments.documents.links import broken
 from experiments.documents.running import run_page, same, shown_anew
 
-PAGES = [pytest.param(page, id=page.name) for page in pages()]
+PAGES = [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in pages()]
 TORCH = ("superinfer-exec", "train-reuse")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import pkgutil
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,16 +18,6 @@ RESULTS = Path(__file__).parents[1] / "results"
 END = "<!-- end -->"
 _BEGIN = re.compile(r"<!-- table: (.+?) -->\n")
 _MACHINERY = {"parts", "registry", "__main__"}
-_STUDIES = {
-    "accuracy/steady": "experiments.accuracy.steady_page",
-    "consolidation": "experiments.consolidation.table",
-    "dial": "experiments.dial.table",
-    "fairness": "experiments.fairness.table",
-    "ladder": "experiments.ladder.table",
-    "rotasched": "experiments.rotasched.table",
-    "scenarios": "experiments.scenarios.table",
-}
-"""Studies whose `results.md` is `page(summary)` of the module, out of `summary.json` beside it."""
 
 
 def shown() -> dict[Path, dict[str, Show]]:
@@ -79,11 +70,9 @@ def pages() -> Iterator[tuple[Path, str]]:
             yield path, filled(text, found.pop(path, {}))
     if found:
         raise KeyError(f"no page {', '.join(str(path) for path in found)}")
-    for study, module in _STUDIES.items():
-        folder = RESULTS / "simulated" / study
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        page: Callable[[object], str] = importlib.import_module(module).page
-        yield folder / "results.md", page(summary)
+    for summary in sorted((RESULTS / "simulated").glob("**/summary.json")):
+        if (page := summary.with_name("results.md")).is_file():
+            yield page, _study(summary)
 
 
 def differing() -> list[Path]:
@@ -108,3 +97,22 @@ def _modules() -> Iterator[ModuleType]:
     for found in pkgutil.iter_modules([str(Path(__file__).parent)]):
         if found.name not in _MACHINERY:
             yield importlib.import_module(f"experiments.tables.{found.name}")
+
+
+def _study(summary: Path) -> str:
+    """The page of a study, out of its summary: `page` of `experiments/<study>/table.py`, or of
+    `<part>_page.py` for a part of one. LookupError where there is neither.
+    """
+    study = ".".join(summary.parent.relative_to(RESULTS / "simulated").parts)
+    for name in (f"experiments.{study}.table", f"experiments.{study}_page"):
+        if _exists(name):
+            page: str = importlib.import_module(name).page(json.loads(summary.read_text("utf-8")))
+            return page
+    raise LookupError(f"nothing makes the page beside {summary}")
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package that it would lie in
+        return False

@@ -30,7 +30,7 @@ def test_a_changed_figure_is_found_and_put_right(
     page = tmp_path / "README.md"
     page.write_text("# x\n<!-- table: some -->\n| 1 |\n<!-- end -->\n", encoding="utf-8")
     monkeypatch.setattr(registry, "ROOT", tmp_path)
-    monkeypatch.setattr(registry, "_STUDIES", {})
+    monkeypatch.setattr(registry, "RESULTS", tmp_path)
     monkeypatch.setattr(registry, "tables", lambda: {page: {"some": "| 2 |"}})
     assert differing() == [page]
     assert registry.write_pages() == [page]
@@ -50,6 +50,24 @@ def test_cells_are_the_numbers_of_the_recording() -> None:
     assert f"| {copies[2]['bytes_per_s'] / 1e9:.1f} |" in tables()[PAGE]["h200 swaps"]
     device = results["run"]["checks"]["rotating"]["summary"]["mean_ttft_ms"]
     assert f"| {device:,.0f} |" in tables()[PAGE]["h200 validation"]
+
+
+def test_a_page_of_results_is_made_of_the_summary_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tmp_path / "simulated" / "fairness"
+    study.mkdir(parents=True)
+    for name in ("summary.json", "results.md"):
+        text = (RESULTS / "simulated" / "fairness" / name).read_text(encoding="utf-8")
+        (study / name).write_text(text.replace("Simulated", "Measured"), encoding="utf-8")
+    monkeypatch.setattr(registry, "RESULTS", tmp_path)
+    monkeypatch.setattr(registry, "tables", dict)
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("", encoding="utf-8")
+    assert differing() == [study / "results.md"]
+    study.rename(study.with_name("unheard-of"))
+    with pytest.raises(LookupError, match="nothing makes the page beside"):
+        differing()
 
 
 def test_a_table_without_a_place_is_an_error() -> None:

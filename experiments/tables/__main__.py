@@ -12,7 +12,12 @@ def main() -> int:
     """Write or check; exit code 1 where a check finds a difference."""
     parser = argparse.ArgumentParser(prog="python -m experiments.tables", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; 1 if a page differs")
-    found = differing() if (check := parser.parse_args().check) else write_pages()
+    check = parser.parse_args().check
+    try:
+        found = differing() if check else write_pages()
+    except LookupError as error:
+        print(f"error: {error.args[0]}", file=sys.stderr)
+        return 1
     for path in found:
         said = "differs from the recorded results" if check else "written"
         print(f"{path.relative_to(ROOT)}: {said}", file=sys.stderr)

@@ -68,7 +68,9 @@ def accuracy(results: Path) -> Lines:
     steady = _read(results / "simulated" / "accuracy" / "steady" / "summary.json")
     again = _read(results / "h200" / "resimulated.json")
     head = ["simulated against measured", "TTFT", "TPOT", "tokens/s", "of"]
-    return table(head, [*_steady(steady["median_errors"]["all"]), *_device(again["policies"])])
+    rows = [*_steady(steady["median_errors"]["all"]), *_device(again["policies"])]
+    serving = results / "simulated" / "accuracy" / "serving" / "summary.json"
+    return table(head, [*(_serving(_read(serving)) if serving.is_file() else ()), *rows])
 
 
 TABLES = {
@@ -90,6 +92,14 @@ def _worst(fit: Numbers, prefix: str) -> str:
 def _read(path: Path) -> Numbers:
     found: Numbers = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def _serving(found: Numbers) -> Iterator[list[str]]:
+    """The run that is compared request by request, if it is recorded."""
+    errors = {(line["metric"], line["statistic"]): line["error"] for line in found["lines"]}
+    for statistic, words in (("mean", "means"), ("P99", "P99")):
+        cells = (f"{100 * errors[metric, statistic]:+.1f} %" for metric in ("TTFT", "TPOT"))
+        yield [f"a run of vLLM {found['vllm']}, {found['model']}", *cells, NONE, words]
 
 
 def _steady(errors: Numbers) -> Iterator[list[str]]:

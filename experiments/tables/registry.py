@@ -67,7 +67,10 @@ def pages() -> Iterator[tuple[Path, str]]:
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text = path.read_text(encoding="utf-8")
         if path in found or places(text):
-            yield path, filled(text, found.pop(path, {}))
+            try:
+                yield path, filled(text, found.pop(path, {}))
+            except KeyError as error:
+                raise KeyError(f"{path.name}: {error.args[0]}") from None
     if found:
         raise KeyError(f"no page {', '.join(str(path) for path in found)}")
     for summary in sorted((RESULTS / "simulated").glob("**/summary.json")):

@@ -7,7 +7,7 @@ EXEC := .venv/.exec
 COMPILED := .venv/.compiled
 
 .DEFAULT_GOAL := test
-.PHONY: run test test-slow compile bench validate lint browser oracle clean
+.PHONY: run test test-slow compile bench validate lint docs browser oracle clean
 
 ## Simulate the bundled trace; the result folder goes to runs/.
 run: $(COMPILED)
@@ -42,6 +42,11 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+## The pages that are made: tables from recorded results, and the reference from the program.
+docs: $(STAMP)
+	$(BIN)/python -m experiments.tables
+	$(BIN)/python -m experiments.reference
 
 ## Chromium for the slow tests of reports, with apt-get; where that cannot be, they skip.
 browser:

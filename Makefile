@@ -43,10 +43,12 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-## The pages that are made: tables from recorded results, and the reference from the program.
-docs: $(STAMP)
+## What is made in README.md and docs/: tables of recorded results, the reference, and what commands
+## print; some minutes.
+docs: $(EXEC)
 	$(BIN)/python -m experiments.tables
 	$(BIN)/python -m experiments.reference
+	$(BIN)/python -m experiments.documents --write
 
 ## Chromium for the slow tests of reports, with apt-get; where that cannot be, they skip.
 browser:

@@ -13,7 +13,7 @@ from experiments.documents.running import Outcome, run_page, shown_anew
 
 
 def main() -> int:
-    """Run them; exit code 1 where a page is wrong and was not put right."""
+    """Run them; exit code 1 where a page was wrong."""
     parser = argparse.ArgumentParser(prog="python -m experiments.documents", description=__doc__)
     parser.add_argument("pages", type=Path, nargs="*", metavar="PAGE", help="default: all")
     parser.add_argument("--write", action="store_true", help="show what was printed")
@@ -35,10 +35,12 @@ def main() -> int:
 
 
 def _write(page: Path, outcomes: list[Outcome]) -> None:
-    """From the end, so that the numbers of the lines before stay right."""
+    """Put what was printed into the page, but where a command failed: from the end, so that the
+    numbers of the lines before stay right.
+    """
     lines = page.read_text(encoding="utf-8").splitlines()
     for outcome in reversed(outcomes):
-        if outcome.block.language == "console":
+        if outcome.block.language == "console" and not outcome.failed:
             first = outcome.block.line
             lines[first : first + len(outcome.block.lines)] = shown_anew(outcome)
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")

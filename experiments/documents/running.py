@@ -41,6 +41,8 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
     printed: list[list[str]] = field(default_factory=list)
     """Of each command of a `console` block."""
+    failed: bool = False
+    """Whether a command ended with another code than the page says."""
 
 
 def scratch(folder: Path) -> None:
@@ -104,6 +106,7 @@ def _script(block: Block, folder: Path) -> Outcome:
     outcome = Outcome(block)
     code, printed = _run(block.text, folder)
     if code != block.exit_code:
+        outcome.failed = True
         outcome.faults.append(_ended(block, code, block.text.strip(), printed))
     return outcome
 
@@ -116,6 +119,7 @@ def _session(block: Block, folder: Path) -> Outcome:
         outcome.printed.append(printed)
         expected = block.exit_code if number == len(commands) - 1 else 0
         if code != expected:
+            outcome.failed = True
             outcome.faults.append(_ended(block, code, command.text, printed))
         elif not same(command.shown, printed):
             outcome.faults.append(_differs(block, command, printed))

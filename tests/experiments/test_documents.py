@@ -97,7 +97,9 @@ def test_wrong_output_is_found_and_shown_anew(tmp_path: Path) -> None:
     session, script = run_page(page, tmp_path / "scratch")
     assert session.faults == [f"{page}:3: echo one; echo two\nprints\none\ntwo"]
     assert shown_anew(session) == ["$ echo one; echo two", "one", "two"]
+    assert not session.failed
     assert len(script.faults) == 1  # the file comes only after it
+    assert script.failed
     assert "exit code 1, not 2" in script.faults[0]
 
 

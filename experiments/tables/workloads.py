@@ -1,4 +1,4 @@
-"""The table of bundled specifications in `docs/workloads.md`."""
+"""The tables of `docs/workloads.md`: what specifications draw, and what scenarios leave over."""
 
 from __future__ import annotations
 
@@ -24,7 +24,20 @@ def bundled(found: Numbers) -> Lines:
     return table([*head, "prefix share"], rows, 2)
 
 
-TABLES = {"bundled": recorded("simulated/workloads/summary.json", bundled)}
+def blocks(found: Numbers) -> Lines:
+    """Batch output tokens/s of the scenarios, and what twice the blocks add."""
+    head = ["batch tokens/s", "M", "twice the blocks", "C", "twice the blocks"]
+    rows = (
+        [name, *(cell for each in arm.values() for cell in _added(each))]
+        for name, arm in found["arms"].items()
+    )
+    return table(head, rows)
+
+
+TABLES = {
+    "bundled": recorded("simulated/workloads/summary.json", bundled),
+    "scenario blocks": recorded("simulated/scenario-blocks/summary.json", blocks),
+}
 
 # -- inside ---------------------------------------------------------------------------------------
 
@@ -44,3 +57,8 @@ def _row(name: str, found: Numbers) -> list[str]:
 
 def _lengths(found: Numbers) -> str:
     return " / ".join(f"{found[each]:,.0f}" for each in ("mean", "p50", "p99"))
+
+
+def _added(found: Numbers) -> tuple[str, str]:
+    plain, doubled = found["batch_tokens_per_s"], found["with_twice_the_blocks"]
+    return f"{plain:,.0f}", f"{100 * (doubled / plain - 1):+.1f} %"

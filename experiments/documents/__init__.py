@@ -2,8 +2,8 @@
 
 A fenced block of a page whose language is `sh` is a script; one whose language is `console` has
 commands behind `$ `, each followed by what it prints. The blocks of a page run in its order, in one
-scratch folder that holds the bundled traces and a short `trace.jsonl`. A comment before a block
-says what is special about it:
+scratch folder that holds the bundled traces and a short `trace.jsonl`; behind them its blocks of
+`python`, as one program. A comment before a block says what is special about it:
 
     <!-- not run: REASON -->      it cannot be run here: a GPU, the network, minutes
     <!-- exits with 2 -->         its last command ends with this code

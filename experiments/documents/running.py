@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,7 @@ def scratch(folder: Path) -> None:
 def run_page(page: Path, folder: Path) -> Iterator[Outcome]:
     """Run what can be run of a page in a scratch folder; one outcome for each block that was."""
     scratch(folder)
+    python = []
     for block in blocks(page):
         if block.not_run is not None:
             continue
@@ -70,6 +72,10 @@ def run_page(page: Path, folder: Path) -> Iterator[Outcome]:
             (folder / block.comments["file"]).write_text(block.text, encoding="utf-8")
         elif block.language in RUN:
             yield _script(block, folder) if block.language == "sh" else _session(block, folder)
+        elif block.language == "python":
+            python.append(block)
+    if python:
+        yield _program(python, folder)
 
 
 def same(shown: list[str], printed: list[str]) -> bool:
@@ -111,6 +117,21 @@ def _script(block: Block, folder: Path) -> Outcome:
     return outcome
 
 
+def _program(python: list[Block], folder: Path) -> Outcome:
+    """The Python of a page, which goes on from block to block, as one program."""
+    text = "".join(f"# {block.where}\n{block.text}" for block in python)
+    guarded = (
+        f'if __name__ == "__main__":\n{textwrap.indent(text, "    ")}'  # it may start processes
+    )
+    (folder / "page_program.py").write_text(guarded, encoding="utf-8")
+    outcome = Outcome(python[0])
+    code, printed = _run("python page_program.py", folder)
+    if code:
+        outcome.failed = True
+        outcome.faults.append(_ended(python[0], code, "the Python of the page", printed))
+    return outcome
+
+
 def _session(block: Block, folder: Path) -> Outcome:
     outcome = Outcome(block)
     commands = block.commands()
@@ -130,7 +151,7 @@ def _run(script: str, folder: Path) -> tuple[int, list[str]]:
     """Exit code, and the lines of standard output and behind them those of standard error."""
     path = os.pathsep.join([str(folder / ".bin"), os.environ.get("PATH", os.defpath)])
     given = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    given |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    given |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "Agg"}
     found = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,

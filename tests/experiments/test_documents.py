@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
@@ -25,13 +24,6 @@ def test_every_command_is_run_or_says_why_not(page: Path) -> None:
 def test_every_command_exists_with_its_options(page: Path) -> None:
     """Also of the blocks that are not run."""
     assert [fault for block in blocks(page) for fault in unknown(block)] == []
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_python_on_a_page_is_python(page: Path) -> None:
-    for block in blocks(page):
-        if block.language == "python":
-            ast.parse(block.text)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -153,3 +145,11 @@ def test_broken_links_are_found(tmp_path: Path) -> None:
         tmp_path, "# A `b` c\n[x](#a-b-c) [y](#d) [z](gone.md) [w](https://example.org/)\n"
     )
     assert list(broken(page)) == ["page.md: no heading #d", "page.md: no file gone.md"]
+
+
+def test_python_goes_on_from_block_to_block(tmp_path: Path) -> None:
+    page = _page(tmp_path, "```python\nx = 1\n```\n\n```python\nassert x == 2, 'wrong'\n```\n")
+    (tmp_path / "scratch").mkdir()
+    (outcome,) = run_page(page, tmp_path / "scratch")
+    (fault,) = outcome.faults
+    assert "AssertionError: wrong" in fault

@@ -7,7 +7,7 @@ EXEC := .venv/.exec
 COMPILED := .venv/.compiled
 
 .DEFAULT_GOAL := test
-.PHONY: run test test-slow compile bench validate lint browser oracle clean
+.PHONY: run test test-slow compile bench validate lint docs browser oracle clean
 
 ## Simulate the bundled trace; the result folder goes to runs/.
 run: $(COMPILED)
@@ -42,6 +42,13 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+## What is made in README.md and docs/: tables of recorded results, the reference, and what commands
+## print; some minutes.
+docs: $(EXEC)
+	$(BIN)/python -m experiments.tables
+	$(BIN)/python -m experiments.reference
+	$(BIN)/python -m experiments.documents --write
 
 ## Chromium for the slow tests of reports, with apt-get; where that cannot be, they skip.
 browser:

@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -194,13 +195,19 @@ def generate(
     raise typer.Exit(generate_command(wish, loading, seed or 0))
 
 
+@cache
+def application() -> typer.Typer:
+    """The program with all of its commands."""
+    for name in MORE_COMMANDS:
+        importlib.import_module(name).register(app)
+    return app
+
+
 def main() -> None:
     """Entry point: one line for a user's mistake, and the exit codes above."""
     sys.path.append(os.getcwd())  # for schedulers given as package.module:Class
-    for name in MORE_COMMANDS:
-        importlib.import_module(name).register(app)
     try:
-        code = int(app(prog_name="superinfer-exec", standalone_mode=False) or 0)
+        code = int(application()(prog_name="superinfer-exec", standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED

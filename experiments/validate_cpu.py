@@ -37,7 +37,7 @@ from executor.calibration.report import profile_lines
 from executor.device import executor_versions
 from executor.shipped import TINY
 from executor.validation.validate import Outcome, Wish, gate, validate_all, winners
-from experiments.hardware_tables import write_pages
+from experiments.tables import write_pages
 from superinfer.costs.profile import load_profile
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.content import code_hash

@@ -49,7 +49,7 @@ def page(summary: Numbers) -> str:
         "",
         f"![Chat and batch over the size of the shared cluster, simulated]({PICTURE})",
         "",
-        *_table(summary),
+        *cluster_table(summary),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -111,7 +111,8 @@ def _words(summary: Numbers, gpus: int) -> str:
     )
 
 
-def _table(summary: Numbers) -> Iterator[str]:
+def cluster_table(summary: Numbers) -> Iterator[str]:
+    """Every cluster that was run."""
     chat, batch = summary["separate"]["chat"], summary["separate"]["batch"]
     half = summary["size"]["gpus"] // 2
     columns = "chat P99 TTFT (ms) | chat in time (%) | batch tokens/s | batch change (%)"

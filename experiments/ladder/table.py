@@ -66,14 +66,15 @@ def _scenario(name: str, found: Numbers) -> Iterator[str]:
     yield ""
     yield f"At {found['rate_per_s']:.5g} chat requests/s."
     yield ""
-    yield from _worth(found)
+    yield from worth_table(found)
     yield ""
     shown = found["fixed_chunks"] | found["rungs"]
     head = ["rung", *(each.title for each in MEASURES)]
     yield from _table(head, [[rung, *_cells(numbers)] for rung, numbers in shown.items()])
 
 
-def _worth(found: Numbers) -> Iterator[str]:
+def worth_table(found: Numbers) -> Iterator[str]:
+    """What each rung of a scenario changes."""
     head = ["rung", "chat attainment", "chat P99 TTFT", "batch tokens/s", "peak KV", "worth"]
     rows = [_row(rung, step) for rung, step in found["steps"].items()]
     yield from _table(head, [*rows, _row("**all of it**", found["whole"])])

@@ -58,15 +58,21 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The `[run]` section: everything about a run that is not a policy's own parameter."""
 
     trace: str = ""
+    """Path of a trace or of a specification, or the name of a bundled specification."""
     scheduler: str = "rotating"
+    """Name, or `package.module:Class`."""
     memory: str = "lru"
+    """Memory policy, by name or as `package.module:Class`."""
     model: str = "llama-3.1-8b"
     """Preset name, or path of a Hugging Face `config.json`."""
     device: str = "a100-80g"
+    """Preset name."""
     replicas: Annotated[int, Meta(ge=1, le=4096)] = 1
     """Engines of this kind, each on `tp` devices of its own, behind the router."""
     router: str = "least_loaded"
+    """Name, or `package.module:Class`; takes part from two replicas on."""
     tp: Annotated[int, Meta(ge=1, le=2**20)] = 1
+    """Tensor parallelism: GPUs of a replica."""
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """Recorded with the result. Replaying a trace draws nothing at random."""
     costs: str = "auto"
@@ -75,6 +81,7 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     lag: Annotated[int, Meta(ge=0, le=1)] = 0
     """1: plan the next step while the current one runs."""
     prefix_caching: bool = False
+    """Whether prompts find the blocks of equal beginnings."""
     block_tokens: Annotated[int, Meta(ge=0, le=2**14)] = 0
     """0: what the scheduler's system uses."""
     kv_blocks: Count = 0
@@ -91,6 +98,7 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     host_link_gb_per_s: Annotated[float, Meta(ge=0.001, le=1e6)] | None = None
     """Copies to and from host memory per GPU, each way, in 1e9 bytes/s; absent: the device's."""
     host_per_sequence_us: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    """Host time before each step for each sequence in it; absent: the cost model's."""
     concurrency: Count = 0
     """Closed loop: so many requests (closed sessions) are under way; 0: open loop."""
     sessions: Literal["open", "closed"] = "open"
@@ -116,8 +124,11 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     limit: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """Use only the first so many requests; 0: all."""
     spread: bool = False
+    """Distribute requests that share a stamp."""
     skip_bad: bool = False
+    """Leave bad lines of a trace out, and say how many."""
     without_slo: bool = False
+    """Take every target away from the requests."""
 
 
 @dataclasses.dataclass(slots=True, frozen=True)
@@ -221,6 +232,14 @@ def load_config(
 def bundled_configs() -> dict[str, Path]:
     """The configurations that ship with the package, by the names that stand for them."""
     return {path.stem: path for path in sorted(_BUNDLED.glob("*.toml"))}
+
+
+def policy_types(cls: type) -> dict[str, Any]:
+    """The types of the fields of a policy, those that it inherits included, compiled or not."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        found |= _own_hints(base)
+    return found
 
 
 def build_policy(
@@ -404,10 +423,7 @@ def _load(section: str, name: str, known: Mapping[str, str]) -> Any:
 
 def _hints(section: str, name: str, cls: type) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = {}
-        for base in reversed(cls.__mro__):
-            found |= _own_hints(base)
-        return found
+        return policy_types(cls)
     except (NameError, TypeError) as error:
         raise ConfigError(f"{section} {name!r}: cannot read its annotations: {error}") from None
 

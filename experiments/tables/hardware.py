@@ -1,22 +1,16 @@
-"""The measured tables of `docs/hardware.md` and the README, out of the recorded results.
-
-`python -m experiments.hardware_tables` writes them anew, each between two comments that bear its
-name; a test holds the pages to the results. No measured figure there is typed by hand.
-"""
+"""The measured tables of `docs/hardware.md`: an H200, and `make validate` on a CPU."""
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
-PAGE, README = ROOT / "docs" / "hardware.md", ROOT / "README.md"
-RESULTS = Path(__file__).parent / "results"
-END = "<!-- end -->"
+from experiments.tables.parts import Show
+
+PAGE = "docs/hardware.md"
 Checks = dict[str, Any]
 Lines = Iterator[str]
 
@@ -272,8 +266,13 @@ def _header(*names: str) -> Lines:
     yield "|---|" + "--:|" * (len(names) - 1)
 
 
-H200: dict[str, Callable[[Recording], Lines]] = {
-    f"h200 {table.__name__}": table
+def h200(table: Callable[[Recording], Lines]) -> Show:
+    """A table of what the H200 gave."""
+    return lambda results: table(Recording(results / "h200"))
+
+
+TABLES: dict[str, Show] = {
+    f"h200 {table.__name__}": h200(table)
     for table in (
         machine,
         correctness,
@@ -287,33 +286,4 @@ H200: dict[str, Callable[[Recording], Lines]] = {
         validation,
     )
 }
-
-
-def tables(results: Path = RESULTS) -> dict[Path, dict[str, str]]:
-    """Every table of every page by its name."""
-    h200 = Recording(results / "h200")
-    found = {name: "\n".join(table(h200)) for name, table in H200.items()}
-    found["cpu"] = "\n".join(cpu(results / "cpu"))
-    return {PAGE: found, README: {"h200 summary": "\n".join(summary(h200))}}
-
-
-def filled(page: str, found: dict[str, str]) -> str:
-    """The page with these tables between their comments. KeyError for one that has no place."""
-    for name, text in found.items():
-        head, found_it, rest = page.partition(f"<!-- {name} -->\n")
-        _, end, tail = rest.partition(END)
-        if not (found_it and end):
-            raise KeyError(f"no place for {name!r}")
-        page = f"{head}{found_it}{text}\n{end}{tail}"
-    return page
-
-
-def write_pages() -> None:
-    """Write the tables into the pages."""
-    for path, found in tables().items():
-        path.write_text(filled(path.read_text(encoding="utf-8"), found), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    write_pages()
-    print("tables in docs/hardware.md and README.md", file=sys.stderr)
+TABLES["cpu"] = lambda results: cpu(results / "cpu")

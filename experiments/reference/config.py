@@ -1,0 +1,133 @@
+"""`docs/reference-config.md`: every key of a configuration."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+
+from experiments.reference.fields import Setting, about, settings
+from superinfer.lab.config import RunConfig
+from superinfer.memory import MEMORY_POLICIES
+from superinfer.request import DEFAULT_CLASS
+from superinfer.routers import ROUTERS
+from superinfer.schedulers import SCHEDULERS
+from superinfer.slo_classes import PRESETS
+
+SHARED = {
+    "max_num_seqs": "Requests on the device at a time.",
+    "max_num_batched_tokens": "Token budget of a step, decodes included.",
+    "preemption": "Fate of the cache of who is preempted: `recompute` drops it, `swap` moves it to "
+    "the host.",
+    "swap_in_timing": "`before_step`: a step waits for the copy back; `background`: it runs beside "
+    "the computation.",
+    "policy": "Order of the queue: by arrival, or by the requests' priority.",
+    "capacity_policy": "`guaranteed_no_evict` reserves what a request may ever need, "
+    "`max_utilization` reserves nothing and pauses, `static_batch` lets nobody join.",
+    "context_chunking": "How prompts share a step's tokens: in order, or with equal progress.",
+    "max_batch_size": "Requests in a step.",
+    "max_num_tokens": "Token budget of a step.",
+    "variant": "`lvf_repo`: the rules of the public code; `lvf_vlt`: virtual lag, rebuilt from the "
+    "paper.",
+    "alpha": "Factor of the TTFT target in the lag of requests that wait.",
+    "beta": "Factor of the TBT target in the lag of rotated requests.",
+    "gamma": "Factor of the time since it came in, in the lag of who runs.",
+    "version": "The release whose rules are followed.",
+    "max_prefill_tokens": "Tokens of prompts in a prefill batch.",
+    "schedule_conservativeness": "Factor of the share of declared answers that admission reserves.",
+    "auto_prompt_tokens": 'Prompt length for which `placement = "auto"` searches.',
+    "auto_answer_tokens": 'Answer length for which `placement = "auto"` searches.',
+    "compress_cache": "Keep the cache in 4 bits, in groups of 64 values.",
+    "disk_gib": "Size of the disk.",
+    "write_policy": "When blocks go to the host: `write_through` all at once, "
+    "`write_through_selective` when they are used again, `write_back` when they are evicted.",
+}
+"""Meanings of keys that a class leaves without a docstring of their own."""
+CLASS_KEYS = (
+    Setting("ttft_ms", "number", "absent", "ms", "Target: first token. 0 or absent: none."),
+    Setting("tpot_ms", "number", "absent", "ms", "Target: mean time per later token."),
+    Setting("e2el_ms", "number", "absent", "ms", "Target: the whole answer."),
+    Setting("min_tokens_per_s", "number", "absent", "tokens/s", "Target: answer tokens over E2E."),
+    Setting(
+        "weight", "number > 0", "`1.0`", "", "Value of meeting the targets, relative to others."
+    ),
+    Setting("max_stall_ms", "number", "absent", "ms", "Longest tolerated gap; absent: no bound."),
+    Setting("min_kv_bits", "`16`, `8`, `4`", "`16`", "bits", "Lowest precision of its KV cache."),
+    Setting(
+        "max_tokens",
+        "integer",
+        f"`{DEFAULT_CLASS.max_tokens}`",
+        "tokens",
+        "Answer limit of a request that declares none, doubled until it covers the answer.",
+    ),
+    Setting(
+        "delivery",
+        "`strict`, `paced`",
+        '`"strict"`',
+        "",
+        "`paced`: tokens that come early are credit.",
+    ),
+)
+_HEAD = """\
+# Configuration
+
+Every key of a configuration file (TOML), which `--config FILE` takes and `--set section.key=value`
+overrides; how the layers go together: [formats](formats.md#configuration). This page is made by
+`python -m experiments.reference` from the types and docstrings of the program."""
+_SECTIONS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "scheduler": ("Settings of the scheduler that `run.scheduler` names.", SCHEDULERS),
+    "memory": ("Settings of the memory policy that `run.memory` names.", MEMORY_POLICIES),
+    "router": ("Settings of the router that `run.router` names.", ROUTERS),
+}
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [_HEAD, "", "## [run]", "", *_rows(settings(RunConfig, {})), ""]
+    for section, (said, known) in _SECTIONS.items():
+        lines += [f"## [{section}]", "", said, ""]
+        for name, target in known.items():
+            lines += [*_policy(name, target), ""]
+    lines += [*_classes(), "", *_workload()]
+    return "\n".join(lines) + "\n"
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _policy(name: str, target: str) -> Iterator[str]:
+    module, _, attribute = target.partition(":")
+    cls = getattr(importlib.import_module(module), attribute)
+    yield f"### `{name}`"
+    yield ""
+    yield about(cls)
+    yield ""
+    found = settings(cls, SHARED)
+    if found:
+        yield from _rows(found)
+    else:
+        yield "No settings."
+
+
+def _rows(found: list[Setting] | tuple[Setting, ...]) -> Iterator[str]:
+    yield "| key | type | default | unit | meaning |"
+    yield "|---|---|---|---|---|"
+    for each in found:
+        cells = (f"`{each.name}`", each.kind, each.default, each.unit, each.meaning)
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _classes() -> Iterator[str]:
+    yield "## [classes.NAME]"
+    yield ""
+    yield (
+        "A service class: targets, and how the system may treat its requests. Presets: "
+        f"{', '.join(f'`{name}`' for name in PRESETS)}. `--classes FILE` adds to them."
+    )
+    yield ""
+    yield from _rows(CLASS_KEYS)
+
+
+def _workload() -> Iterator[str]:
+    yield "## [workload]"
+    yield ""
+    yield "What is laid over the specification of a trace: [workloads](workloads.md)."

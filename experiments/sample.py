@@ -1,0 +1,69 @@
+"""Four schedulers on the bundled trace, as the README shows them: `python -m experiments.sample`.
+
+Runs `superinfer-sim compare traces/samples/mixed.jsonl` and keeps what it found, without times of
+the machine, in `experiments/results/simulated/sample/` and the picture in `docs/images/`. All of it
+is simulated; some ten seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from experiments.record import SIMULATED, made_by
+from superinfer.lab.results import replacing, summary_json
+
+ROOT = Path(__file__).parents[1]
+RESULT = SIMULATED / "sample" / "summary.json"
+PICTURE = ROOT / "docs" / "images" / "compare.png"
+TRACE = "traces/samples/mixed.jsonl"
+COMMAND = f"superinfer-sim compare {TRACE}"
+KEPT = (
+    "submitted",
+    "slo_attainment",
+    "ttft_attainment",
+    "tpot_attainment",
+    "median_ttft_ms",
+    "p99_ttft_ms",
+    "p99_tpot_ms",
+    "p99_itl_ms",
+    "p99_e2el_ms",
+    "output_throughput",
+)
+"""Of each arm's summary."""
+
+
+def main() -> int:
+    """Run it and write the files."""
+    argparse.ArgumentParser(prog="python -m experiments.sample", description=__doc__).parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "compare"
+        arguments = [*COMMAND.split()[1:], "--out", str(out)]
+        subprocess.run([sys.executable, "-m", "sim", *arguments], cwd=ROOT, check=True)
+        comparison = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+        write(comparison, RESULT)
+        shutil.copyfile(out / "compare.png", PICTURE)
+    return 0
+
+
+def write(comparison: dict[str, Any], path: Path) -> None:
+    """Keep what the README shows of a `comparison.json`."""
+    arms = {name: _kept(runs[0]["summary"]) for name, runs in comparison["arms"].items()}
+    text = summary_json({"kind": "simulated", "made_by": made_by(COMMAND), "arms": arms})
+    with replacing(path) as staged:
+        staged.write_text(text + "\n", encoding="utf-8")
+
+
+def _kept(summary: dict[str, Any]) -> dict[str, Any]:
+    outside = summary["trust"]["extrapolated_share"]
+    return {**{key: summary[key] for key in KEPT}, "extrapolated_share": outside}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

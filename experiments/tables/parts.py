@@ -1,0 +1,50 @@
+"""What the tables of all pages are put together from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from superinfer.lab.report.values import NONE
+
+Lines = Iterable[str]
+Show = Callable[[Path], Lines]
+"""From the folder of results to lines of markdown."""
+Numbers = Mapping[str, Any]
+
+
+def recorded(file: str, show: Callable[[Any], Lines]) -> Show:
+    """A table of one JSON file below the folder of results. OSError where it is absent."""
+
+    def read(results: Path) -> Lines:
+        return show(json.loads((results / file).read_text(encoding="utf-8")))
+
+    return read
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> Iterator[str]:
+    """A table of markdown; the first `texts` columns are text, the others are numbers."""
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * texts + "--:|" * (len(head) - texts)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def number(value: float | None, digits: int = 0, scale: float = 1.0, unit: str = "") -> str:
+    """`1,234.5 ms`; a dash where there is no value."""
+    if value is None:
+        return NONE
+    return f"{value * scale:,.{digits}f}{' ' if unit else ''}{unit}"
+
+
+def spread(found: Numbers, digits: int = 0, scale: float = 1.0, sign: str = "") -> str:
+    """A mean and its 95 % interval: `1.5 [1.2, 1.8]`; `sign` is `+` for a difference."""
+    mean, low, high = (found[key] for key in ("mean", "low", "high"))
+    if mean is None:
+        return NONE
+    shown = f"{mean * scale:{sign},.{digits}f}"
+    if low is None:
+        return shown
+    return f"{shown} [{low * scale:{sign},.{digits}f}, {high * scale:{sign},.{digits}f}]"

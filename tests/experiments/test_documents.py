@@ -1,0 +1,155 @@
+"""The commands in README.md and docs/ run and print what is shown, or say why they do not run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments.documents.blocks import ROOT, Block, blocks, faults, pages
+from experiments.documents.known import unknown
+from experiments.documents.links import broken
+from experiments.documents.running import run_page, same, shown_anew
+
+PAGES = [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in pages()]
+TORCH = ("superinfer-exec", "train-reuse")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_is_run_or_says_why_not(page: Path) -> None:
+    assert list(faults(page)) == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_exists_with_its_options(page: Path) -> None:
+    """Also of the blocks that are not run."""
+    assert [fault for block in blocks(page) for fault in unknown(block)] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert list(broken(page)) == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in pages()[1:] if f"({page.name})" not in index] == ["README.md"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_do_what_the_page_shows(page: Path, tmp_path: Path) -> None:
+    """To show what is printed now: python -m experiments.documents --write PAGE."""
+    if any(name in block.text for block in _run(page) for name in TORCH):
+        pytest.importorskip("torch")
+    found = [fault for outcome in run_page(page, tmp_path) for fault in outcome.faults]
+    assert not found, "\n\n".join(found)
+
+
+def _run(page: Path) -> list[Block]:
+    return [block for block in blocks(page) if block.not_run is None]
+
+
+PAGE = """\
+# x
+
+```console
+$ echo one; echo two
+one
+three
+```
+
+<!-- exits with 2 -->
+```sh
+cat given.txt
+exit 2
+```
+
+<!-- file: given.txt -->
+```text
+hello
+```
+
+<!-- not run: needs a second machine -->
+```sh
+false
+```
+"""
+
+
+def _page(folder: Path, text: str = PAGE) -> Path:
+    path = folder / "page.md"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_wrong_output_is_found_and_shown_anew(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    page = _page(tmp_path)
+    session, script = run_page(page, tmp_path / "scratch")
+    assert session.faults == [f"{page}:3: echo one; echo two\nprints\none\ntwo"]
+    assert shown_anew(session) == ["$ echo one; echo two", "one", "two"]
+    assert not session.failed
+    assert len(script.faults) == 1  # the file comes only after it
+    assert script.failed
+    assert "exit code 1, not 2" in script.faults[0]
+
+
+def test_a_file_is_there_for_the_blocks_behind_it(tmp_path: Path) -> None:
+    head, script, rest = PAGE.partition("<!-- exits with 2 -->")
+    body, given, tail = rest.partition("<!-- file")
+    page = _page(tmp_path, f"{head}{given}{tail}\n{script}{body}")
+    (tmp_path / "scratch").mkdir()
+    outcomes = list(run_page(page, tmp_path / "scratch"))
+    assert [len(outcome.faults) for outcome in outcomes] == [1, 0]
+
+
+def test_unmarked_and_unknown_commands_are_faults(tmp_path: Path) -> None:
+    page = _page(
+        tmp_path,
+        "```\nmake run\n```\n\n"
+        "<!-- not run: x -->\n```sh\nsuperinfer-sim run t.jsonl --ratescale 2\n"
+        "superinfer-exec validate t.jsonl --run --no-graphs\n"
+        "python -m experiments.no_such\nsuperinfer-sim walk\n```\n\n"
+        "    superinfer-sim run x\n",
+    )
+    said = "\n".join(faults(page))
+    assert "page.md:1: commands in a block that is neither sh nor console" in said
+    assert "page.md:6: no reason why it is not run" in said
+    assert "page.md:13: a command in an indented block" in said
+    missing = [fault for block in blocks(page) for fault in unknown(block)]
+    assert [fault.rpartition("md:")[2] for fault in missing] == [
+        "6: superinfer-sim run has no option --ratescale",
+        "6: there is no module experiments.no_such",
+        "6: superinfer-sim has no command 'walk'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "alike"),
+    [
+        (["a", "...", "d"], ["a", "b", "c", "d"], True),
+        (["...", "c", "..."], ["a", "b", "c", "d"], True),
+        (["a", "...", "e"], ["a", "b", "c", "d"], False),
+        (["results in runs/x-20260101-000000"], ["results in runs/x-20270202-101010"], True),
+        (["wall time (s)   0.65 ", ""], ["wall time (s)   1.7"], True),
+        (["a 1"], ["a 2"], False),
+    ],
+)
+def test_what_counts_as_the_same_output(shown: list[str], printed: list[str], alike: bool) -> None:
+    assert same(shown, printed) is alike
+
+
+def test_broken_links_are_found(tmp_path: Path) -> None:
+    page = _page(
+        tmp_path, "# A `b` c\n[x](#a-b-c) [y](#d) [z](gone.md) [w](https://example.org/)\n"
+    )
+    assert list(broken(page)) == ["page.md: no heading #d", "page.md: no file gone.md"]
+
+
+def test_python_goes_on_from_block_to_block(tmp_path: Path) -> None:
+    page = _page(tmp_path, "```python\nx = 1\n```\n\n```python\nassert x == 2, 'wrong'\n```\n")
+    (tmp_path / "scratch").mkdir()
+    (outcome,) = run_page(page, tmp_path / "scratch")
+    (fault,) = outcome.faults
+    assert "AssertionError: wrong" in fault

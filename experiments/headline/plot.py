@@ -41,6 +41,8 @@ _LOOKS: Mapping[str, dict[str, Any]] = {
     OURS: {"color": RED, "marker": "o", "ls": "-", "lw": 2.4, "zorder": 3},
 }
 """A colour per system; dotted as it comes, solid as tuned."""
+_MANY = 6.0
+"""Latencies that span more than this factor have a logarithmic axis."""
 
 
 def write_pictures(summary: Numbers, folder: Path) -> None:
@@ -81,17 +83,23 @@ def _panel(axes: Axes, sweep: Numbers, measure: Measure) -> None:
         seeds = measure.scale * np.array([[_known(v) for v in each["by_seed"]] for each in found])
         low, high = seeds.min(axis=1), seeds.max(axis=1)
         axes.fill_between(sweep["factors"], low, high, color=look["color"], alpha=0.1, lw=0)
-    axes.axvline(1.0, color="0.7", lw=1, zorder=0)
     axes.set_xticks(sweep["factors"][:: 1 if len(sweep["factors"]) < 7 else 2])
     axes.set_title(measure.title, fontsize=10)
     axes.grid(True, color="0.9", lw=0.6)
     if measure == ATTAINMENT:
         axes.set_ylim(-3, 103)
         axes.axhline(100 * KEPT_SHARE, color="0.7", lw=1, ls=":", zorder=0)
-    elif measure in (E2E, TTFT):
+    elif measure in (E2E, TTFT) and _spans_much(axes):
         _logarithmic(axes)
     else:
         axes.set_ylim(bottom=0)
+    axes.axvline(1.0, color="0.7", lw=1, zorder=0)
+
+
+def _spans_much(axes: Axes) -> bool:
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
+    known = values[np.isfinite(values)]
+    return bool(known.size and known.max() > _MANY * known.min())
 
 
 def _logarithmic(axes: Axes) -> None:

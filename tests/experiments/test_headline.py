@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from experiments.headline import __main__ as main
@@ -23,12 +26,14 @@ from experiments.headline.settings import OURS, VLLM, Extent, arms_of, config_of
 from experiments.headline.study import compare
 from experiments.headline.table import TABLES, better_and_worse, overview, page
 from experiments.headline.tune import FILE, tune_part, tuned_of
-from experiments.headline.workloads import WORKLOADS
+from experiments.headline.workloads import HERE, MIXTRAL_PROFILE, WORKLOADS
 from experiments.record import SIMULATED
 from experiments.scenarios.bench import Bench
 from sim.compare import WORKLOAD_KEYS
 from sim.run import build_engine
+from superinfer.costs import load_profile, load_shape
 from superinfer.errors import ConfigError
+from superinfer.lab.profiles.build import build_profile
 
 ROOT = Path(main.__file__).parents[2]
 RESULTS = SIMULATED / "headline"
@@ -195,3 +200,36 @@ def test_tuning_writes_what_the_study_reads(tmp_path: Path) -> None:
     tune_part(Bench(tmp_path / "runs", 1), workload, TINY, path, grids, (100, 101))
     found = tuned_of(workload, path)
     assert all(found[name].settings in {arm.settings for arm in grids[name]} for name in grids)
+
+
+# -- sources --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_profile_of_mixtral_is_what_the_data_gives(data_dir: Path) -> None:
+    shipped = load_profile(MIXTRAL_PROFILE)
+    built = build_profile(data_dir / "profiles", "a100-80g", load_shape("mixtral-8x7b"), 2)
+    assert shipped.sources == built.sources and shipped.assumed == built.assumed
+    for name, kernel in built.kernels.items():
+        found = shipped.kernels[name]
+        assert found.axes == kernel.axes and found.model == kernel.model
+        assert found.coefficients == pytest.approx(kernel.coefficients, rel=1e-3), name
+        if kernel.seconds is not None:  # four digits are written
+            np.testing.assert_allclose(found.seconds or (), kernel.seconds, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "client", "trace"),
+    [("chat-agents", "chat", "conv"), ("code-completion", "code", "code")],
+)
+def test_lengths_are_those_of_azure(spec: str, client: str, trace: str, data_dir: Path) -> None:
+    """Nine of ten bins end where a tenth more of the trace's lengths lies below."""
+    table = tomllib.loads((HERE / "specs" / f"{spec}.toml").read_text())["clients"][client]
+    path = data_dir / "traces" / "azure2023" / f"AzureLLMInferenceTrace_{trace}.csv"
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for part, column in (("prompt", "ContextTokens"), ("answer", "GeneratedTokens")):
+        lengths = np.array([int(row[column]) for row in rows])
+        tenths = np.percentile(lengths, range(10, 100, 10), method="lower").astype(int) + 1
+        assert table[part]["edges"][1:10] == tenths.tolist()
+        assert table[part]["weights"][:9] == [10] * 9

@@ -20,7 +20,9 @@ TTFT = Measure("p99_ttft_s", "P99 TTFT (s)", 1, 2)
 TOKENS = Measure("tokens_per_s", "output tokens/s", 1, 0)
 BATCH = Measure("batch_tokens_per_s", "batch tokens/s", 1, 0)
 PEAK = Measure("peak_kv_gib", "peak KV (GiB per GPU)", 1, 2)
-MEASURES = (ATTAINMENT, E2E, TTFT, TOKENS, BATCH, PEAK)
+UNSERVED = Measure("unserved", "not served (%)", 100, 1)
+"""Turned away, failed or not finished when the run was cut off."""
+MEASURES = (ATTAINMENT, E2E, TTFT, TOKENS, BATCH, PEAK, UNSERVED)
 HIGHER_IS_BETTER = (ATTAINMENT, TOKENS, BATCH)
 
 
@@ -57,6 +59,9 @@ def with_numbers(workload: Workload, run: Run) -> Run:
         TTFT.key: _seconds(judged["p99_ttft_ms"]),
         TOKENS.key: summary["output_throughput"],
         BATCH.key: batch.get("output_throughput"),
+        UNSERVED.key: 1.0 - judged["completed"] / judged["submitted"]
+        if judged["submitted"]
+        else 0.0,
         PEAK.key: summary["peak_kv_bytes"] / 2**30,
     }
     return replace(run, summary={**summary, **found})

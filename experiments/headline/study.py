@@ -27,6 +27,8 @@ from superinfer.lab.numbers import mean_number
 Part = dict[str, Any]
 SKEWS = (0.0, 1.0, 2.0)
 """Of the router of a model with experts, with roofline costs."""
+SKEW_LOAD = 2.0
+"""Of these runs, as a multiple of the reference load: nominal steps are about half as long."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -189,7 +191,7 @@ def _skew(
         f"{name} at {skew:g}": config_of(
             workload,
             arms[name],
-            load,
+            SKEW_LOAD * load,
             extent,
             "run.costs=roofline",
             f"run.routing_skew={skew}",

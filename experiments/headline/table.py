@@ -15,6 +15,7 @@ from experiments.headline.measures import (
     PEAK,
     TOKENS,
     TTFT,
+    UNSERVED,
 )
 from experiments.headline.settings import OURS, VLLM, VLLM_TUNED, label
 from experiments.headline.workloads import WORKLOADS
@@ -25,6 +26,8 @@ from superinfer.lab.report.values import NONE
 
 Numbers = Mapping[str, Any]
 Lines = Iterator[str]
+SHARES = (ATTAINMENT, UNSERVED)
+"""Of all requests: they differ by points."""
 
 
 def page(summary: Numbers) -> str:
@@ -86,7 +89,8 @@ def described(summary: Numbers, name: str) -> Lines:
     )
     if found["notes"]:
         yield ""
-        yield f"{'; '.join(found['notes'])}.".capitalize()
+        text = "; ".join(found["notes"])
+        yield f"{text[0].upper()}{text[1:]}."
 
 
 def claims(summary: Numbers) -> Lines:
@@ -142,7 +146,7 @@ def against(summary: Numbers, name: str) -> Lines:
     """How SuperInfer differs from each rival, paired by seed, and where it is better or worse."""
     part = summary["parts"][name]
     shown = _shown(part["arms"])
-    heads = [f"{_name(each)} ({'points' if each == ATTAINMENT else '%'})" for each in shown]
+    heads = [f"{_name(each)} ({'points' if each in SHARES else '%'})" for each in shown]
     yield "| SuperInfer against | " + " | ".join(heads) + " | better | worse |"
     yield "|---|" + "--:|" * len(heads) + "---|---|"
     for rival, found in part["ours_over"].items():
@@ -208,19 +212,19 @@ def _plain(value: float | None, measure: Measure) -> str:
 
 
 def _spread(found: Numbers, measure: Measure) -> str:
-    """Mean and interval; attainment is a share, so its interval ends at 0 and 100 %."""
+    """Mean and interval, which for a share ends at 0 and 100 %."""
     mean = _plain(found["mean"], measure)
     if found["mean"] is None or found["low"] is None:
         return mean
     low, high = max(0.0, found["low"]), found["high"]
-    if measure == ATTAINMENT:
+    if measure in SHARES:
         high = min(1.0, high)
     return f"{mean} [{_plain(low, measure)}, {_plain(high, measure)}]"
 
 
 def _difference(found: Numbers, measure: Measure) -> str:
-    """Points of attainment, per cent of everything else."""
-    if measure == ATTAINMENT:
+    """Points of shares, per cent of everything else."""
+    if measure in SHARES:
         return _signed({"mean": found["difference"], **found}, "", 100, 1)
     ends = {end: found[f"relative_{end}"] for end in ("low", "high")}
     return _signed({"mean": found["relative"], **ends}, "", 100, 1)

@@ -32,8 +32,8 @@ CLAIMS = (
     Claim("batch throughput -4 %", BATCH, -0.04, False),
     Claim("peak KV -33 %", PEAK, -0.33, True),
 )
-"""Of a news item of 2026 without an artefact. It names no degree of tensor parallelism and no
-workload, and does not say whether its latency is to the first or to the last token."""
+"""Of a news item of 2026 without an artefact. For which workload and degree of tensor parallelism
+they hold, and whether the latency is to the first or to the last token, is not known here."""
 ARMS = (OURS, OURS_KV4)
 AGAINST = (VLLM, VLLM_TUNED)
 

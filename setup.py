@@ -18,7 +18,8 @@ from setuptools.command.build_ext import build_ext
 MODULES = {
     "superinfer": "batch copies_ahead demotion draft draft_loads draft_view engine holdings "
     "journal links mirror plan plan_checks progress recorder request room sequence undo",
-    "superinfer/costs": "base calibrated coverage flexgen graphs placement roofline step tables",
+    "superinfer/costs": "base calibrated coverage encoder_decoder flexgen graphs placement "
+    "roofline step tables",
     "sim": "backend cluster driver environment oracle stopwatch",
 }
 PACKAGES = ("superinfer/memory", "superinfer/schedulers")

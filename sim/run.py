@@ -134,8 +134,8 @@ def build_engine(
     `true_length` answers a scheduler whose settings ask for an oracle, and nobody else; without it
     the engine is only good for a look at its sizes.
     """
-    shape = _named("run.model", config.run.model, load_shape, PRESETS)
     run = config.run
+    shape = _routed(_named("run.model", run.model, load_shape, PRESETS), run)
     device = _named("run.device", run.device, lambda name: find_device(name, run.costs), DEVICES)
     scheduler = config.build_scheduler()
     if hasattr(scheduler, "tell_lengths"):
@@ -146,6 +146,13 @@ def build_engine(
     sizes = engine_config(config.run, cost.shape, cost, scheduler)
     _check_demands(config, sizes.kv_bits)
     return Engine(scheduler, config.build_memory(), cost, sizes, sink), cost
+
+
+def _routed(shape: ModelShape, run: RunConfig) -> ModelShape:
+    """The model with the routing of its run; ConfigError where there is nothing to route."""
+    if run.routing_skew and not shape.experts:
+        raise ConfigError(f"run.routing_skew: {shape.name} has no experts")
+    return replace(shape, routing_skew=run.routing_skew)
 
 
 def engine_config(

@@ -10,6 +10,7 @@ from superinfer.costs.calibrated import CalibratedCost
 from superinfer.costs.capacity import activation_reserve_bytes, kv_capacity_blocks
 from superinfer.costs.coverage import Coverage, Limits
 from superinfer.costs.devices import DEVICES, DeviceSpec, load_device
+from superinfer.costs.encoder_decoder import EncoderDecoderCost
 from superinfer.costs.flexgen import FlexGenCost
 from superinfer.costs.placement import Placement
 from superinfer.costs.placement_search import best_placement
@@ -28,6 +29,7 @@ __all__ = [
     "CostModel",
     "Coverage",
     "DeviceSpec",
+    "EncoderDecoderCost",
     "FlexGenCost",
     "HostCost",
     "Limits",
@@ -138,7 +140,8 @@ def _compute(
     if costs == "calibrated":
         shipped = ", ".join(name.path.stem for name in list_profiles())
         raise ConfigError(f"no profile for {spec.name}, {shape.name}, tp={tp}; shipped: {shipped}")
-    return RooflineCost(shape, spec, tp, host or DEFAULT_HOST)
+    kind = EncoderDecoderCost if shape.encoder_layers else RooflineCost
+    return kind(shape, spec, tp, host or DEFAULT_HOST)
 
 
 def _from_file(

@@ -255,6 +255,10 @@ def _check(profile: Profile, shape: ModelShape) -> None:
     missing = [name for name in (*needed, *reduce) if name not in profile.kernels]
     if missing:
         raise ConfigError(f"the profile {profile.path} lacks {', '.join(missing)}")
+    if shape.routing_skew:
+        raise ConfigError(
+            "routing_skew is for roofline costs: a profile has the routing that was measured"
+        )
     if shape.encoder_layers:
         raise ConfigError(f"{shape.name}: encoder-decoder models run with roofline costs only")
 

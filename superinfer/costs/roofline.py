@@ -3,8 +3,7 @@
 Each kernel takes `max(flops / F, bytes / B)` with the datasheet's F and B: the roofline of
 Williams, Waterman and Patterson (Communications of the ACM 52(4), 2009), a floor. Real kernels
 reach 50 to 80 % of it, so these times are optimistic. An all-reduce takes `latency + 2 (p-1)/p *
-bytes / link` (ring). A batch of n tokens touches `E * (1 - (1 - k/E)^n)` of E experts when each
-token picks k independently.
+bytes / link` (ring). Experts: `experts.py`, encoder-decoders: `encoder_decoder.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from mypy_extensions import mypyc_attr
 
 from superinfer.costs.base import PrefillWork
 from superinfer.costs.devices import DeviceSpec
+from superinfer.costs.experts import experts_s, picks
 from superinfer.costs.profile import HostCost
 from superinfer.costs.shapes import ModelShape
 from superinfer.costs.step import DEFAULT_HOST, KernelCost, Origin, steps_within
@@ -24,11 +24,7 @@ from superinfer.costs.tables import Curve, linear
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class RooflineCost(KernelCost):
-    """The cost model of a device's nominal figures. Pure; optimistic by construction.
-
-    For an encoder-decoder model a chunk is a prompt through the encoder plus the cross-attention
-    keys and values of each decoder layer; a decode's context counts its own and the cross part.
-    """
+    """The cost model of a device's nominal figures. Pure; optimistic by construction."""
 
     def __init__(
         self,
@@ -43,6 +39,7 @@ class RooflineCost(KernelCost):
         self._key = shape.gpu_kv_heads(tp) * shape.head_dim
         self._pair_s = 4.0 * self._query * shape.layers / device.bf16_flops
         self._key_s = self._kv_bytes / device.memory_bytes_per_s
+        self._picks = picks(shape.experts, shape.experts_per_token, shape.routing_skew)
 
     @property
     def origin(self) -> Origin:
@@ -51,16 +48,9 @@ class RooflineCost(KernelCost):
         return Origin(f"roofline:{self.device.name}", source, measured=False, family_error=None)
 
     def _fixed_s(self, tokens: int) -> float:
-        hidden = self.shape.hidden
         layer = (
-            self._gemm_s(tokens, self._query + 2 * self._key, hidden)
-            + self._gemm_s(tokens, hidden, self._query)
-            + self._mlp_s(tokens)
-            + 2 * self._all_reduce_s(tokens)
+            self._attention_gemm_s(tokens) + self._mlp_s(tokens) + 2 * self._all_reduce_s(tokens)
         )
-        if self.shape.encoder_layers:
-            # Cross-attention has its own query, key, value and output projections.
-            layer += self._gemm_s(tokens, 2 * self._query + 2 * self._key, hidden)
         return self.shape.layers * layer
 
     def _rows_s(self, rows: int) -> float:
@@ -74,9 +64,7 @@ class RooflineCost(KernelCost):
 
     def _prefill_growth(self, chunk: PrefillWork) -> tuple[float, float]:
         compute_s, memory_s = self._prefill_bounds([chunk])
-        # Each step adds a chunk's length to the context: t * t more pairs, t more keys.
-        by_compute_s = chunk.tokens**2 * self._pair_s
-        by_memory_s = chunk.tokens * self._key_s
+        by_compute_s, by_memory_s = self._bounds_growth(chunk.tokens)
         if compute_s < memory_s:
             return by_memory_s, _crossing(memory_s - compute_s, by_compute_s - by_memory_s)
         return by_compute_s, _crossing(compute_s - memory_s, by_memory_s - by_compute_s)
@@ -89,6 +77,16 @@ class RooflineCost(KernelCost):
             pairs += tokens * (context + 0.5 * (tokens + 1))
             keys += tokens + context
         return self._pair_s * pairs, self._key_s * keys
+
+    def _bounds_growth(self, tokens: int) -> tuple[float, float]:
+        """What both gain from one chunk to the next: it has t * t more pairs, t more keys."""
+        return tokens**2 * self._pair_s, tokens * self._key_s
+
+    def _attention_gemm_s(self, tokens: int) -> float:
+        """Projections of a layer's queries, keys and values, and of what attention gives."""
+        hidden = self.shape.hidden
+        inward_s = self._gemm_s(tokens, self._query + 2 * self._key, hidden)
+        return inward_s + self._gemm_s(tokens, hidden, self._query)
 
     def _gemm_s(self, m: float, n: float, k: float) -> float:
         nbytes = self.shape.dtype_bytes * (m * k + k * n + m * n)
@@ -105,11 +103,13 @@ class RooflineCost(KernelCost):
             return self._gemm_s(tokens, up, shape.hidden) + self._gemm_s(
                 tokens, shape.hidden, inner
             )
-        share = shape.experts_per_token / shape.experts
-        touched = shape.experts * (1.0 - (1.0 - share) ** tokens)
-        weights = touched * shape.dtype_bytes * (up + inner) * shape.hidden
-        flops = 2.0 * tokens * shape.experts_per_token * (up + inner) * shape.hidden
-        return max(flops / self.device.bf16_flops, weights / self.device.memory_bytes_per_s)
+        weights = (up + inner) * shape.hidden
+        return experts_s(
+            self._picks,
+            tokens,
+            2.0 * weights / self.device.bf16_flops,
+            shape.dtype_bytes * weights / self.device.memory_bytes_per_s,
+        )
 
     def _all_reduce_s(self, tokens: int) -> float:
         if self.tp == 1:

@@ -45,6 +45,8 @@ class ModelShape:
     """Of the cache, likewise."""
     qk_norm: bool = False
     """Queries and keys are normed per head before the rotation, as in Qwen3."""
+    routing_skew: float = 0.0
+    """How much the router prefers some experts (`superinfer.costs.experts`); 0: not at all."""
 
     @property
     def decoder_layers(self) -> int:

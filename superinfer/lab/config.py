@@ -65,6 +65,9 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Memory policy, by name or as `package.module:Class`."""
     model: str = "llama-3.1-8b"
     """Preset name, or path of a Hugging Face `config.json`."""
+    routing_skew: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    """Of a model with experts, with roofline costs: how much its router prefers some of them
+    (`superinfer.costs.experts`); 0: not at all."""
     device: str = "a100-80g"
     """Preset name."""
     replicas: Annotated[int, Meta(ge=1, le=4096)] = 1

@@ -108,6 +108,18 @@ def test_flags_reach_the_engine() -> None:
     assert (sizes.lag, sizes.prefix_caching) == (1, True)
 
 
+def test_routing_reaches_the_step_times() -> None:
+    mixtral = {"model": "mixtral-8x7b", "tp": 2, "costs": "roofline"}
+    even, uneven = (build_engine(few(1, **mixtral, routing_skew=s))[1] for s in (0.0, 2.0))
+    assert uneven.step_s((), 2, 200) < even.step_s((), 2, 200)
+
+
+@pytest.mark.parametrize("scheduler", ["rotating", "vllm", "sglang", "tensorrt_llm"])
+def test_an_encoder_decoder_is_served(scheduler: str) -> None:
+    config = few(40, model="flan-t5-xl", max_model_len=16384, scheduler=scheduler)
+    assert every_request_ends_once(config)["finish"] == 40
+
+
 def test_no_host_memory_is_possible() -> None:
     assert build_engine(few(1, "run.host_memory_gib=0"))[0].config.host_blocks == 0
 
@@ -119,6 +131,7 @@ def test_no_host_memory_is_possible() -> None:
         ({"model": "llama-3.1-70b"}, "llama-3.1-70b needs 131.4 GiB of weights per GPU"),
         ({"device": "A1000-80g"}, "run.device: .*did you mean 'a100-80g'"),
         ({"costs": "calibrated", "device": "l40s"}, "no profile for l40s, llama-3.1-8b, tp=1"),
+        ({"routing_skew": 1.0}, "run.routing_skew: llama-3.1-8b has no experts"),
     ],
 )
 def test_parts_that_do_not_fit(run: dict[str, Any], words: str) -> None:

@@ -1,0 +1,112 @@
+"""Run the study and write `summary.json`, `results.md` and a picture of every part.
+
+What has been run is kept in `runs/headline`, so a study that was stopped goes on from there. With
+`--only`, the other parts of an earlier `summary.json` in the same folder stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments.headline.plot import write_pictures
+from experiments.headline.settings import FULL, STANDARD, Extent
+from experiments.headline.study import compare
+from experiments.headline.table import page
+from experiments.headline.tune import CACHE, tuned_of
+from experiments.headline.workloads import WORKLOADS
+from experiments.options import study_options
+from experiments.record import SIMULATED, made_by, write_result
+from experiments.scenarios.bench import Bench, say
+from superinfer.errors import SuperInferError
+
+RESULTS = SIMULATED / "headline"
+VERSION = 1
+"""Of the form of `summary.json`."""
+
+
+def main() -> int:
+    """Run the parts that are asked for; 1 if one of them failed."""
+    options = _options()
+    extent = FULL if options.full else STANDARD
+    if options.seeds:
+        extent = _with_seeds(extent, options.seeds)
+    bench = Bench(CACHE, options.workers)
+    found, failed = _earlier(options.out), False
+    for name in options.only:
+        before, started = bench.stored, time.monotonic()
+        try:
+            part = compare(bench, WORKLOADS[name], tuned_of(WORKLOADS[name]), extent)
+        except SuperInferError as error:
+            say(f"error: {name}: {error}")
+            failed = True
+            continue
+        say(f"{name}: {bench.stored - before} runs in {time.monotonic() - started:.0f} s")
+        found[name] = part | {"made_by": _rests_on(options)}
+        write(options.out, found, _rests_on(options))
+    say(f"results in {options.out}")
+    return int(failed)
+
+
+def write(out: Path, parts: dict[str, Any], rests_on: dict[str, Any]) -> None:
+    """The files of the result, from what is known so far."""
+    ordered = {name: parts[name] for name in WORKLOADS if name in parts}
+    stale = [name for name, part in ordered.items() if part["made_by"] != rests_on]
+    summary = {"version": VERSION, "made_by": rests_on | {"stale": stale}, "parts": ordered}
+    write_pictures(write_result(out, summary, page), out)
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _options() -> argparse.Namespace:
+    parser = study_options("headline", "The article's table, by simulation.", RESULTS, 0)
+    parser.set_defaults(only=tuple(WORKLOADS))
+    parser.add_argument("--full", action="store_true", help="more seeds and more loads")
+    parser.add_argument("--only", type=_parts, help=f"of {','.join(WORKLOADS)}")
+    options = parser.parse_args()
+    if options.seeds < 0:
+        parser.error("--seeds: expected a number of at least 1")
+    return options
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    wanted = text.split(",")
+    if unknown := [name for name in wanted if name not in WORKLOADS]:
+        expected = f"expected some of {', '.join(WORKLOADS)}, got {unknown[0]!r}"
+        raise argparse.ArgumentTypeError(expected)
+    return tuple(name for name in WORKLOADS if name in wanted)
+
+
+def _with_seeds(extent: Extent, seeds: int) -> Extent:
+    """At the reference load so many, elsewhere no more."""
+    return replace(
+        extent,
+        seeds=seeds,
+        sweep_seeds=min(seeds, extent.sweep_seeds),
+        search_seeds=min(seeds, extent.search_seeds),
+    )
+
+
+def _rests_on(options: argparse.Namespace) -> dict[str, Any]:
+    """What a part's numbers rest on."""
+    full = " --full" if options.full else ""
+    seeds = f" --seeds {options.seeds}" if options.seeds else ""
+    return made_by(f"python -m experiments.headline{full}{seeds}")
+
+
+def _earlier(out: Path) -> dict[str, Any]:
+    """The parts of an earlier summary in the folder, if it has the form of this version."""
+    if not (out / "summary.json").is_file():
+        return {}
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    parts: dict[str, Any] = summary["parts"] if summary["version"] == VERSION else {}
+    return parts
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,240 @@
+"""The result as markdown: tables out of `summary.json` alone, and the page that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from experiments.headline.claims import findings
+from experiments.headline.measures import (
+    ATTAINMENT,
+    E2E,
+    HIGHER_IS_BETTER,
+    MEASURES,
+    PEAK,
+    TOKENS,
+    TTFT,
+    UNSERVED,
+)
+from experiments.headline.settings import OURS, VLLM, VLLM_TUNED, label
+from experiments.headline.workloads import WORKLOADS
+from experiments.record import provenance
+from experiments.scenarios.arms import ARMS
+from experiments.scenarios.measures import Measure
+from superinfer.lab.report.values import NONE
+
+Numbers = Mapping[str, Any]
+Lines = Iterator[str]
+SHARES = (ATTAINMENT, UNSERVED)
+"""Of all requests: they differ by points."""
+
+
+def page(summary: Numbers) -> str:
+    """The whole page of results."""
+    parts = summary["parts"]
+    stale = summary["made_by"].get("stale")
+    lines = [
+        "# The article's table, by simulation",
+        "",
+        provenance(summary["made_by"], "step times as each part says"),
+        *(["", f"Of another version or extent: {', '.join(stale)}."] if stale else []),
+        "",
+        *(["## The article's claims", "", *claims(summary), ""] if "70b" in parts else []),
+        "## All parts",
+        "",
+        *overview(summary),
+    ]
+    for name in parts:
+        lines += ["", f"## {parts[name]['title']}", "", *section(summary, name)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def section(summary: Numbers, name: str) -> Lines:
+    """One part: what it is, its tables and its picture."""
+    part = summary["parts"][name]
+    yield from described(summary, name)
+    yield ""
+    yield from systems(summary, name)
+    yield ""
+    yield from against(summary, name)
+    yield ""
+    yield f"![Curves over the load, simulated]({name}.png)"
+    if "skew" in part:
+        yield ""
+        yield from skew(summary)
+    yield ""
+    yield "Tuned:"
+    yield ""
+    for arm, settings in part["tuned"].items():
+        yield f"* {label(arm)}: {', '.join(f'`{each}`' for each in settings)}"
+
+
+def described(summary: Numbers, name: str) -> Lines:
+    """What all arms of a part have in common."""
+    part = summary["parts"][name]
+    found, extent, reference = part["conditions"], part["extent"], part["reference"]
+    rates = ", ".join(f"{kind} {rate:.2f}/s" for kind, rate in part["rates_per_s"].items())
+    low_s, high_s = found["window_s"]
+    caching = "on" if found["prefix_caching"] else "off"
+    nominal = "" if found["measured"] else " (nominal figures, optimistic)"
+    yield (
+        f"Targets: {found['asked']}; latencies and attainment of {found['judged']}. Workload "
+        f"`{found['spec']}`; the reference load, {reference['load']:.3f} times its rates, is the "
+        f"largest at which {ARMS[reference['mode']].label} keeps 78 % ({rates} in the window, seed "
+        f"0). Step times `{found['step_times']}`{nominal}; KV memory for {found['kv_tokens']:,} "
+        f"tokens ({found['kv_gib']:.1f} GiB per GPU), prefix caching {caching}, for every arm. "
+        f"{extent['seeds']} seeds, measured from {low_s:g} to {high_s:g} s of "
+        f"{found['duration_s']:g} s."
+    )
+    if found["notes"]:
+        yield ""
+        text = "; ".join(found["notes"])
+        yield f"{text[0].upper()}{text[1:]}."
+
+
+def claims(summary: Numbers) -> Lines:
+    """The article's figures beside ours."""
+    yield "| the article claims | measured as | arm | against | simulated [95 %] | reached |"
+    yield "|---|---|---|---|--:|---|"
+    for each in findings(summary["parts"]["70b"]):
+        measure = each.claim.measure
+        if measure == ATTAINMENT:
+            shown = f"{_plain(each.before, measure)} -> {_spread(each.change, measure)} %"
+        else:
+            shown = _signed(each.change, "", 100, 1) + " %"
+        yield (
+            f"| {each.claim.words} | {_name(measure)} | {label(each.arm)} | {label(each.rival)} | "
+            f"{shown} | {each.reached} |"
+        )
+
+
+def overview(summary: Numbers) -> Lines:
+    """A row per part: attainment, and how ours differs from vLLM v0.6.0 as it comes."""
+    heads = [_name(each) for each in (E2E, TTFT, TOKENS, PEAK)]
+    yield (
+        "| part | attainment (%): vLLM default | vLLM tuned | best other rival | SuperInfer | "
+        + " | ".join(f"{head} against vLLM default (%)" for head in heads)
+        + " |"
+    )
+    yield "|---|--:|--:|--:|--:|" + "--:|" * len(heads)
+    for part in summary["parts"].values():
+        arms, over = part["arms"], part["ours_over"][VLLM]
+        rest = [name for name in arms if not name.startswith((OURS, VLLM))]
+        best = max(rest, key=lambda name: arms[name][ATTAINMENT.key]["mean"])
+        shown = [
+            _plain(arms[name][ATTAINMENT.key]["mean"], ATTAINMENT) for name in (VLLM, VLLM_TUNED)
+        ]
+        shown.append(f"{_plain(arms[best][ATTAINMENT.key]['mean'], ATTAINMENT)} ({label(best)})")
+        shown.append(_plain(arms[OURS][ATTAINMENT.key]["mean"], ATTAINMENT))
+        shown += [_difference(over[each.key], each) for each in (E2E, TTFT, TOKENS, PEAK)]
+        yield f"| {part['title']} | " + " | ".join(shown) + " |"
+
+
+def systems(summary: Numbers, name: str) -> Lines:
+    """Every arm of a part at the reference load."""
+    arms = summary["parts"][name]["arms"]
+    shown = _shown(arms)
+    yield "| system | " + " | ".join(each.title for each in shown) + " |"
+    yield "|---|" + "--:|" * len(shown)
+    for arm, found in arms.items():
+        cells = [_spread(found[each.key], each) for each in shown]
+        yield f"| {_bold(arm)} | " + " | ".join(cells) + " |"
+
+
+def against(summary: Numbers, name: str) -> Lines:
+    """How SuperInfer differs from each rival, paired by seed, and where it is better or worse."""
+    part = summary["parts"][name]
+    shown = _shown(part["arms"])
+    heads = [f"{_name(each)} ({'points' if each in SHARES else '%'})" for each in shown]
+    yield "| SuperInfer against | " + " | ".join(heads) + " | better | worse |"
+    yield "|---|" + "--:|" * len(heads) + "---|---|"
+    for rival, found in part["ours_over"].items():
+        if rival.startswith(OURS):
+            continue
+        cells = [_difference(found[each.key], each) for each in shown]
+        good, bad = better_and_worse(found, shown)
+        yield f"| {label(rival)} | " + " | ".join([*cells, good, bad]) + " |"
+
+
+def better_and_worse(found: Numbers, shown: tuple[Measure, ...]) -> tuple[str, str]:
+    """Measures whose whole interval lies on one side of zero."""
+    good: list[str] = []
+    bad: list[str] = []
+    for each in shown:
+        low, high = found[each.key]["low"], found[each.key]["high"]
+        if low is None or high is None or low <= 0.0 <= high:
+            continue
+        (good if (low > 0.0) == (each in HIGHER_IS_BETTER) else bad).append(_name(each))
+    return ", ".join(good) or NONE, ", ".join(bad) or NONE
+
+
+def skew(summary: Numbers) -> Lines:
+    """What uneven routing changes, with nominal step times."""
+    part = summary["parts"]["mixtral"]["skew"]
+    shown = (ATTAINMENT, E2E, TTFT, TOKENS)
+    yield "| routing skew | system | " + " | ".join(each.title for each in shown) + " |"
+    yield "|--:|---|" + "--:|" * len(shown)
+    for value, row in part["rows"].items():
+        for arm, found in row["arms"].items():
+            cells = [_spread(found[each.key], each) for each in shown]
+            yield f"| {value} | {label(arm)} | " + " | ".join(cells) + " |"
+
+
+TABLES: Mapping[str, Callable[[Numbers], Lines]] = {
+    "headline claims": claims,
+    "headline overview": overview,
+    **{f"headline {name}": partial(systems, name=name) for name in WORKLOADS},
+    **{f"headline {name} against": partial(against, name=name) for name in WORKLOADS},
+    "headline skew": skew,
+}
+"""The tables of docs/headline.md by name, each a function of what `summary.json` holds."""
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _shown(arms: Numbers) -> tuple[Measure, ...]:
+    return tuple(each for each in MEASURES if each.key in arms[OURS])
+
+
+def _bold(arm: str) -> str:
+    return f"**{label(arm)}**" if arm.startswith(OURS) else label(arm)
+
+
+def _name(measure: Measure) -> str:
+    """The title without its unit."""
+    return measure.title.split(" (")[0].removeprefix("SLO ")
+
+
+def _plain(value: float | None, measure: Measure) -> str:
+    return NONE if value is None else f"{measure.scale * value:,.{measure.digits}f}"
+
+
+def _spread(found: Numbers, measure: Measure) -> str:
+    """Mean and interval, which for a share ends at 0 and 100 %."""
+    mean = _plain(found["mean"], measure)
+    if found["mean"] is None or found["low"] is None:
+        return mean
+    low, high = max(0.0, found["low"]), found["high"]
+    if measure in SHARES:
+        high = min(1.0, high)
+    return f"{mean} [{_plain(low, measure)}, {_plain(high, measure)}]"
+
+
+def _difference(found: Numbers, measure: Measure) -> str:
+    """Points of shares, per cent of everything else."""
+    if measure in SHARES:
+        return _signed({"mean": found["difference"], **found}, "", 100, 1)
+    ends = {end: found[f"relative_{end}"] for end in ("low", "high")}
+    return _signed({"mean": found["relative"], **ends}, "", 100, 1)
+
+
+def _signed(found: Numbers, unit: str, scale: float, digits: int) -> str:
+    if found["mean"] is None:
+        return NONE
+    mean = f"{scale * found['mean']:+,.{digits}f}{unit}"
+    if found["low"] is None:
+        return mean
+    low, high = (f"{scale * found[end]:+,.{digits}f}" for end in ("low", "high"))
+    return f"{mean} [{low}, {high}]"

@@ -1,0 +1,167 @@
+"""Tune the rivals for every part and write `experiments/headline/tuned.toml`.
+
+    python -m experiments.headline.tune
+
+Those of `70b` are tuned already (`experiments/tuned.toml`, the setting `article`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tomli_w
+
+from experiments.headline.measures import ATTAINMENT, TOKENS, with_numbers
+from experiments.headline.settings import (
+    SGLANG_TUNED,
+    STANDARD,
+    TRT_TUNED,
+    TUNED_ARMS,
+    VLLM_TUNED,
+    Extent,
+    config_of,
+)
+from experiments.headline.study import reference_load
+from experiments.headline.workloads import HERE, WORKLOADS, Workload
+from experiments.scenarios.arms import TUNED, Arm
+from experiments.scenarios.bench import Bench, say
+from experiments.scenarios.tuning import (
+    SEEDS,
+    sglang_grid,
+    tensorrt_llm_grid,
+    tuned_arms,
+    vllm_grid,
+)
+from superinfer.errors import ConfigError
+from superinfer.lab.results import Run, replacing
+
+FILE = HERE / "tuned.toml"
+CACHE = Path("runs") / "headline"
+ELSEWHERE = {"70b": "article"}
+"""Parts whose rivals the study of the scenarios has tuned."""
+FINALISTS = 2
+GRIDS: Mapping[str, Sequence[Arm]] = {
+    VLLM_TUNED: list(vllm_grid((384, 512, 2048), (256,))),
+    TRT_TUNED: list(tensorrt_llm_grid((384, 2048, 8192), (256,))),
+    SGLANG_TUNED: list(sglang_grid((512, 2048, 8192), (0.3, 1.0))),
+}
+"""Smaller than those of the scenarios."""
+_HEAD = """\
+# Settings of the tuned arms, by part. `python -m experiments.headline.tune` writes this file. Each
+# is the best of a grid at the reference load, on seeds of its own: most attainment (in whole
+# points), then most output tokens/s; all candidates on the first seed, the best two on all.
+# Simulated.
+"""
+
+
+def main() -> int:
+    """Tune the parts that are asked for."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.headline.tune")
+    names = [name for name in WORKLOADS if name not in ELSEWHERE]
+    parser.add_argument("--only", default=",".join(names), help=f"of {','.join(names)}")
+    parser.add_argument("--workers", type=int, default=0, help="processes (0: one per core)")
+    options = parser.parse_args()
+    wanted = options.only.split(",")
+    if unknown := [name for name in wanted if name not in names]:
+        parser.error(f"--only: expected some of {', '.join(names)}, got {unknown[0]!r}")
+    bench = Bench(CACHE, options.workers)
+    for name in wanted:
+        tune_part(bench, WORKLOADS[name], STANDARD, FILE)
+    return 0
+
+
+def tune_part(
+    bench: Bench,
+    workload: Workload,
+    extent: Extent,
+    path: Path,
+    grids: Mapping[str, Sequence[Arm]] = GRIDS,
+    seeds: Sequence[int] = SEEDS[:3],
+) -> None:
+    """Tune all rivals of a part and put them into the file; all other parts stay."""
+    load = reference_load(bench, workload, extent).load
+    tables = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    tables[workload.name] = {"load": round(load, 6), "seeds": list(seeds)}
+    for name, grid in grids.items():
+        arm, reached = _best(bench, workload, extent, load, grid, seeds)
+        tables[workload.name][name] = {
+            "scheduler": arm.scheduler,
+            "settings": list(arm.settings),
+            "attainment": round(reached[0], 4),
+            "tokens_per_s": round(reached[1], 1),
+        }
+        say(f"{workload.name}: {name}: {arm.settings}: {reached}")
+    with replacing(path) as staged:
+        staged.write_text(_HEAD + "\n" + tomli_w.dumps(dict(sorted(tables.items()))))
+
+
+def tuned_of(workload: Workload, path: Path = FILE) -> dict[str, Arm]:
+    """The tuned rivals of a part; ConfigError if it was never tuned."""
+    if workload.name in ELSEWHERE:
+        known = tuned_arms(ELSEWHERE[workload.name])
+        return {name: known[name] for name in TUNED_ARMS}
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))[workload.name]
+        return {
+            name: Arm(TUNED[name], tables[name]["scheduler"], tuple(tables[name]["settings"]))
+            for name in TUNED_ARMS
+        }
+    except (OSError, KeyError):
+        raise ConfigError(
+            f"{path.name} has nothing for {workload.name}: run "
+            "`python -m experiments.headline.tune`"
+        ) from None
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _best(
+    bench: Bench,
+    workload: Workload,
+    extent: Extent,
+    load: float,
+    grid: Sequence[Arm],
+    seeds: Sequence[int],
+) -> tuple[Arm, tuple[float, float]]:
+    """The candidate with the highest attainment, then the most tokens; and what it reached."""
+    tried = _tried(bench, workload, extent, load, grid, seeds[:1])
+    ranked = sorted(range(len(grid)), key=lambda place: _rank(tried[place]), reverse=True)
+    finalists = [grid[place] for place in ranked[:FINALISTS]]
+    final = _tried(bench, workload, extent, load, finalists, seeds)
+    best = max(range(len(finalists)), key=lambda place: _rank(final[place]))
+    return finalists[best], final[best]
+
+
+def _tried(
+    bench: Bench,
+    workload: Workload,
+    extent: Extent,
+    load: float,
+    grid: Sequence[Arm],
+    seeds: Sequence[int],
+) -> list[tuple[float, float]]:
+    configs = {str(place): config_of(workload, arm, load, extent) for place, arm in enumerate(grid)}
+    runs = bench.runs(configs, seeds, f"{workload.name}: tuning {grid[0].scheduler}")
+    return [_reached(workload, runs[name]) for name in configs]
+
+
+def _reached(workload: Workload, runs: Sequence[Run]) -> tuple[float, float]:
+    """Means of attainment and tokens/s over the seeds."""
+    told = [with_numbers(workload, run).summary for run in runs]
+    attainment, tokens = (
+        sum(float(each[key] or 0.0) for each in told) / len(told)
+        for key in (ATTAINMENT.key, TOKENS.key)
+    )
+    return attainment, tokens
+
+
+def _rank(reached: tuple[float, float]) -> tuple[float, float]:
+    return round(reached[0], 2), reached[1]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -65,7 +65,7 @@ def sweep_command(arms: Arms, wish: SweepWish) -> int:
     workload = read_workload(first)
     root = wish.out or default_run_folder(first, workload, "sweep")
     study = _study(root, stdin, first, wish)
-    with kept(root):
+    with kept(root), wish.engine.session():
         points, failures = _search(arms, wish, configs, study)
     found = peaks(wish.axes, points, wish.attainment)
     _conclude(wish, points, found, failures, root)

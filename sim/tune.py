@@ -162,7 +162,7 @@ def tune_command(config_at: ConfigAt, wish: TuneWish) -> int:
     task = Task(objectives, space, base, wish.search_seed, wish.batch, identity)
     search = Search(config_at, wish, task, study)
     with kept(root), opened(wish.storage or root / STORAGE, task) as tuning:
-        with showing_progress() as report:
+        with wish.engine.session(), showing_progress() as report:
             search.run(tuning, report)
         trials = tuning.trials()
     _conclude(search, trials, root)

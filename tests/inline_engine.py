@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from superinfer.lab.engines.base import Answer, Died, Task, Tick, no_tick
@@ -16,6 +17,10 @@ class Inline:
     dies_at: int = -1
     """Number of the task, over all studies, at which this process gets KeyboardInterrupt."""
     tasks: list[object] = field(default_factory=list)
+
+    def session(self) -> AbstractContextManager[None]:
+        """As `StudyEngine.session`."""
+        return nullcontext()
 
     def run(
         self, function: Callable[[Task], Answer], tasks: Sequence[Task], tick: Tick = no_tick

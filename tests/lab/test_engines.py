@@ -112,6 +112,14 @@ def test_a_local_ray_cluster_gives_the_same(tmp_path: Path, ray_tasks: RayTasks)
     result = run_study(made)
     assert_equal_results(result, run_study(made_in(tmp_path / "here", Inline())))
     assert run_study(made).reused == 12, "and goes on from what is there"
+    ray = pytest.importorskip("ray")
+    assert not ray.is_initialized()
+    with ray_tasks.session():
+        again = made_in(tmp_path / "again", ray_tasks)
+        one = replace(again, arms={"plain": again.arms["plain"]})
+        assert not run_study(one).failures and ray.is_initialized()
+        assert run_study(again).reused == 4, "the same cluster goes on"
+    assert not ray.is_initialized(), "what was started is stopped"
     lines = (tmp_path / "ray" / "log").read_text().splitlines()
     assert len([line for line in lines if line.startswith("begin")]) == 12
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -35,6 +36,9 @@ class StudyEngine(Protocol):
     @property
     def shares_files(self) -> bool:
         """Whether a task finds and leaves files where this process would; else it sends them."""
+
+    def session(self) -> AbstractContextManager[None]:
+        """For the time of the block, keep what several `run` need, such as a connection."""
 
     def run(
         self, function: Callable[[Task], Answer], tasks: Sequence[Task], tick: Tick = no_tick

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -23,6 +23,10 @@ class Processes:
 
     workers: int = 0
     shares_files: bool = True
+
+    def session(self) -> AbstractContextManager[None]:
+        """As `StudyEngine.session`; processes need nothing."""
+        return nullcontext()
 
     def run(
         self, function: Callable[[Task], Answer], tasks: Sequence[Task], tick: Tick = no_tick

@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def require_ray() -> None:
         raise ConfigError("--engine ray: needs Ray; install it with: pip install 'superinfer[ray]'")
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class RayTasks:
     """The engine that runs each task as a Ray task of one core."""
 
@@ -38,6 +38,19 @@ class RayTasks:
     workers: int = 0
     """Tasks at a time; 0: as many as the cluster has cores."""
     shares_files: bool = False
+    _in_session: bool = field(default=False, init=False, repr=False, compare=False)
+    _ours: bool = field(default=False, init=False, repr=False, compare=False)
+    """Whether the connection is one that this engine made."""
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """As `StudyEngine.session`: the connection stays from one `run` to the next."""
+        self._in_session = True
+        try:
+            yield
+        finally:
+            self._in_session = False
+            self._disconnect()
 
     def run(
         self, function: Callable[[Task], Answer], tasks: Sequence[Task], tick: Tick = no_tick
@@ -45,11 +58,35 @@ class RayTasks:
         """As `StudyEngine.run`; SuperInferError where the cluster cannot be reached."""
         if not tasks:
             return
-        with _connected(self.address, self.workers) as ray:
+        try:
+            ray = self._connected()
             slots = self.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
             # A task that dies is tried again by Ray, one that raises is not.
             remote = ray.remote(function).options(num_cpus=1, max_retries=ATTEMPTS - 1)
             yield from _answers(ray, remote, tasks, slots, tick)
+        finally:
+            if not self._in_session:
+                self._disconnect()
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _connected(self) -> Any:
+        """The module `ray`, connected: by whoever uses it already, or by us."""
+        require_ray()
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
+        if not ray.is_initialized():
+            self._ours = True
+            _connect(ray, self.address, self.workers)
+        return ray
+
+    def _disconnect(self) -> None:
+        if self._ours:
+            import ray
+
+            self._ours = False
+            ray.shutdown()
 
 
 # -- inside ---------------------------------------------------------------------------------------
@@ -84,23 +121,6 @@ def _answer(ray: Any, reference: Any) -> Any:
         raise error.as_instanceof_cause() from None
     except errors.RayError as error:  # the cluster went away, or has other libraries than we
         raise SuperInferError(f"--engine ray: {_first_line(error)}") from None
-
-
-@contextmanager
-def _connected(address: str | None, workers: int) -> Iterator[Any]:
-    """The module `ray`, connected; what this started is stopped at the end."""
-    require_ray()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    ours = not ray.is_initialized()
-    if ours:
-        _connect(ray, address, workers)
-    try:
-        yield ray
-    finally:
-        if ours:
-            ray.shutdown()
 
 
 def _connect(ray: Any, address: str | None, workers: int) -> None:

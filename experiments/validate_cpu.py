@@ -52,8 +52,11 @@ INTERRUPTED = 130
 THREADS = "OMP_NUM_THREADS"
 LEAST_MINUTES = 0.1
 """That `superinfer-exec calibrate` takes."""
-ARRIVAL_SHARE = 0.4
-"""All requests come in this share of the time that serving them at once takes."""
+BURSTS = 6
+ARRIVAL_SHARE = 0.2
+"""The requests of a burst come in this share of the time that serving it takes…"""
+PAUSE_SHARE = 1.3
+"""…and those of the next one begin after so many times that time."""
 RESULTS = Path(__file__).parent / "results" / "cpu"
 
 
@@ -105,9 +108,9 @@ def validate(options: argparse.Namespace, given: list[str]) -> int:
     origin = origin_of(given, sizes)
     profile = calibrated(work, sizes)
     trace = write_trace(work / "trace.jsonl", sizes.requests, 1.0)
-    span_s = ARRIVAL_SHARE * busy_seconds(trace, profile, work)
+    span_s = busy_seconds(trace, profile, work)
     write_trace(trace, sizes.requests, span_s)
-    say(f"{sizes.requests} requests in {span_s:.0f} s")
+    say(f"{sizes.requests} requests, {span_s:.0f} s of work, in {BURSTS} bursts")
     wish = Wish(str(trace), profile, SCHEDULERS, tuple(run_options()), sizes.repeats, work / "runs")
     outcomes = validate_all(wish, say)
     lines = list(report(profile, outcomes, sizes, span_s))
@@ -147,7 +150,8 @@ def calibrated(work: Path, sizes: Sizes) -> Path:
     path = work / "profile.json"
     command = ["calibrate", "--device", "cpu", "--minutes", str(sizes.minutes), "-o", str(path)]
     command += ["--block-tokens", str(BLOCK_TOKENS), "--max-model-len", str(LONGEST)]
-    _call("executor", [*command, "--max-sequences", str(SEQUENCES)])
+    command += ["--max-sequences", str(SEQUENCES), "--kv-blocks", str(KV_BLOCKS)]
+    _call("executor", [*command, "--clock", "steady"])
     return path
 
 
@@ -165,9 +169,14 @@ def run_options() -> list[str]:
 
 
 def write_trace(path: Path, requests: int, span_s: float, seed: int = 0) -> Path:
-    """Chat and batch requests at random times within `span_s`; lengths even in the logarithm."""
+    """Chat and batch requests in bursts, all of them `span_s` of work; lengths even in the
+    logarithm.
+    """
     random = np.random.default_rng(seed)
-    times = np.sort(random.uniform(0.0, 1000 * span_s, requests)).round(3).tolist()
+    burst_ms = 1000 * span_s / BURSTS
+    begins_ms = PAUSE_SHARE * burst_ms * (np.arange(requests) * BURSTS // requests)
+    within_ms = random.uniform(0.0, ARRIVAL_SHARE * burst_ms, requests)
+    times = np.sort(begins_ms + within_ms).round(3).tolist()
     prompts = np.exp(random.uniform(np.log(16), np.log(256), requests)).astype(int).tolist()
     answers = np.exp(random.uniform(np.log(8), np.log(96), requests)).astype(int).tolist()
     classes = random.choice(["chat", "batch"], requests, p=[0.7, 0.3]).tolist()
@@ -198,7 +207,10 @@ def busy_seconds(trace: Path, profile: Path, work: Path) -> float:
 def report(profile: Path, outcomes: list[Outcome], sizes: Sizes, span_s: float) -> Iterator[str]:
     """Everything in text."""
     yield from profile_lines(load_profile(profile))
-    yield f"{sizes.requests} requests within {span_s:.1f} s, {KV_BLOCKS} blocks of {BLOCK_TOKENS}"
+    yield (
+        f"{sizes.requests} requests, {span_s:.1f} s of work, in {BURSTS} bursts; "
+        f"{KV_BLOCKS} blocks of {BLOCK_TOKENS} tokens"
+    )
     for outcome in outcomes:
         yield from outcome.lines(MAX_ERROR)
     yield from (verdict.line for verdict in winners(outcomes))

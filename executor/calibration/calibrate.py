@@ -22,12 +22,14 @@ from executor.calibration.links import measure_links
 from executor.calibration.report import unsteady
 from executor.calibration.steps import (
     Limits,
+    Step,
     Steps,
+    middle_steps,
     random_workload,
     run_batches,
     run_driver,
 )
-from executor.calibration.tables import Family
+from executor.calibration.tables import Family, middle
 from executor.calibration.timing import Deadline
 from executor.device import executor_versions, find_device
 from executor.items import ItemBudget
@@ -37,6 +39,8 @@ from executor.kv.layout import KVLayout
 from executor.models import require_weights
 from executor.models.config import read_config
 from executor.session import DTYPES, HOST, ModelOptions, Session, open_session, source_of
+from executor.timers import SteadyTimer, timed_by
+from executor.yardstick import timer_for
 from superinfer.costs import build_cost
 from superinfer.costs.devices import Link
 from superinfer.costs.profile import HostCost, Profile
@@ -54,6 +58,7 @@ LEAST_MODEL_LEN = 64
 DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 KERNEL_SHARE, LINK_SHARE = 0.55, 0.08
 """Of the time; the rest is for loading and for steps."""
+CPU_ROUNDS = 5
 BATCHES = 64
 """Random batches; half of them are held out."""
 Say = Callable[[str], None]
@@ -73,6 +78,7 @@ class Wish:
     """Sequences of a step at the most; 0: 256 on a GPU, 64 on a CPU."""
     kv_blocks: int = 0
     grids: Grids | None = None
+    clock: str = "wall"
 
 
 @dataclass(slots=True)
@@ -120,9 +126,20 @@ class Subject:
         return self.wish.max_sequences or (256 if self.gpu else 64)
 
     def grids(self) -> Grids:
-        """Where to measure."""
-        asked = self.wish.grids or (GPU if self.gpu else CPU)
-        return asked.within(self.max_model_len)
+        """Where to measure. On a CPU no further than the session can go, which saves much time."""
+        wish = self.wish
+        asked = (wish.grids or (GPU if self.gpu else CPU)).within(self.max_model_len)
+        if self.gpu:
+            return asked
+        room = wish.kv_blocks * wish.block_tokens or asked.most_context
+        return asked.holding(self.sequences, room)
+
+    @property
+    def rounds(self) -> int:
+        """How often all is measured, with other things in between. The speed of a CPU changes while
+        it is measured, and the median of the rounds knows more of it than one of them.
+        """
+        return 1 if self.gpu else CPU_ROUNDS
 
     def bench(self) -> Bench:
         """The kernels' setting."""
@@ -151,12 +168,21 @@ class Calibration:
 
 def calibrate(wish: Wish, say: Say) -> Calibration:
     """Measure everything within about `wish.minutes`."""
-    begin_s, total_s = time.time(), 60 * wish.minutes
     subject = Subject.of(wish)
     check_session(subject)
+    with timed_by(timer_for(wish.clock, subject.device)) as timer:
+        found = _measured(subject, say)
+    if isinstance(timer, SteadyTimer):
+        return replace(found, profile=replace(found.profile, yardstick=timer.report()))
+    return found
+
+
+def _measured(subject: Subject, say: Say) -> Calibration:
+    wish = subject.wish
+    begin_s, total_s = time.time(), 60 * wish.minutes
     say(f"{subject.shape.name} on {hardware(subject.device)['name']}")
     rates = ceilings(subject.device, min(2.0, total_s / 60))
-    found = dict(measure_kernels(subject, Deadline(KERNEL_SHARE * total_s), say))
+    found = kernels_in_rounds(subject, Deadline(KERNEL_SHARE * total_s), say)
     links = measure_links(subject.device, LINK_SHARE * total_s)
     say("steps of the model")
     session = open_session(_config(subject), wish.loading)
@@ -192,6 +218,16 @@ def check_session(subject: Subject) -> None:
 
 
 # -- kernels ------------------------------------------------------------------------------------
+
+
+def kernels_in_rounds(subject: Subject, deadline: Deadline, say: Say) -> dict[str, Family]:
+    """Every kernel, once or on a CPU some times."""
+    found: dict[str, list[Family]] = {}
+    for done in range(subject.rounds):
+        part = Deadline(deadline.left_s / (subject.rounds - done))
+        for name, family in measure_kernels(subject, part, say):
+            found.setdefault(name, []).append(family)
+    return {name: middle(families) for name, families in found.items()}
 
 
 def measure_kernels(subject: Subject, deadline: Deadline, say: Say) -> Iterator[tuple[str, Family]]:
@@ -325,9 +361,14 @@ def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
     mixed = BATCHES // 2
     places = (random.permutation(mixed) + random.random(mixed)) / mixed
     shapes = [limits.batch(random, i % 2 == 1, float(places[i // 2])) for i in range(BATCHES)]
-    time_s = Deadline(max(2.0, 0.65 * deadline.left_s))
-    ran = run_batches(session.runner, source, shapes, time_s)
-    driven = run_driver(session, random_workload(limits, 48), Deadline(max(2.0, deadline.left_s)))
+    rounds: list[list[Step]] = []
+    driven: list[Step] = []
+    for done in range(subject.rounds):
+        left_s = max(2.0, deadline.left_s) / (subject.rounds - done)
+        rounds.append(run_batches(session.runner, source, shapes, Deadline(max(2.0, 0.65 * left_s))))
+        workload = random_workload(limits, 48, seed=done)
+        driven += run_driver(session, workload, Deadline(max(2.0, 0.35 * left_s)))
+    ran = middle_steps(rounds)
     # Pairs take turns, so that a change of the machine's speed meets both sets.
     fitted = [step for index, step in enumerate(ran) if index % 4 < 2]
     unseen = [step for index, step in enumerate(ran) if index % 4 >= 2]

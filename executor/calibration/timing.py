@@ -3,7 +3,7 @@
 What is timed is a list of calls that do the same work on different data. On a GPU they are captured
 into one graph, in order, and the graph is replayed between two events, so that the gaps between
 launches are those of a graph; together their data has to be larger than the L2. On a CPU they run
-one after the other by the wall clock.
+one after the other, by the timer that is chosen (`timers`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 
 import torch
+
+from executor.timers import current_timer
 
 Call = Callable[[], object]
 
@@ -119,7 +121,7 @@ def _between_events(run: Call) -> float:
 def _time_cpu(calls: Sequence[Call], budget_s: float) -> Timing:
     run = _each(calls)
     run()
-    once_s = _wall(run)
+    once_s = _taken(run)
     inner = max(1, int(CPU_BATCH_S / max(once_s, 1e-9)))
     count = inner * len(calls)
 
@@ -128,13 +130,18 @@ def _time_cpu(calls: Sequence[Call], budget_s: float) -> Timing:
             run()
 
     repeats = _repeats(once_s * inner, budget_s)
-    return Timing.of([_wall(batch) / count for _ in range(repeats)])
+    samples = []
+    for _ in range(repeats):
+        current_timer().rest()
+        samples.append(_taken(batch) / count)
+    return Timing.of(samples)
 
 
-def _wall(run: Call) -> float:
-    begin_s = time.perf_counter()
+def _taken(run: Call) -> float:
+    timer = current_timer()
+    begin_s = timer.read()
     run()
-    return time.perf_counter() - begin_s
+    return timer.read() - begin_s
 
 
 def _repeats(once_s: float, budget_s: float) -> int:

@@ -117,6 +117,9 @@ class Profile:
     """Kernels whose shape lies outside what was measured, each with what stands in for it."""
     sources: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    yardstick: dict[str, Any] = field(default_factory=dict)
+    """Of times that are no wall time: the reference of a CPU's steady clock, `yardstick_s`, and how
+    its samples lay about it (`executor/timers.py`)."""
     made_s: float = 0.0
     path: str = ""
 
@@ -187,6 +190,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         **({"assumed": profile.assumed} if profile.assumed else {}),
         "sources": profile.sources,
         "versions": profile.versions,
+        **({"yardstick": profile.yardstick} if profile.yardstick else {}),
         "made_s": profile.made_s,
     }
 
@@ -370,6 +374,12 @@ def _fit(reader: _Reader) -> dict[str, Any]:
     return reader.data
 
 
+def _yardstick(reader: _Reader) -> dict[str, Any]:
+    if reader.data and not reader.number("yardstick_s", 0.0):
+        reader.fail("yardstick_s", "expected a number > 0")
+    return reader.data
+
+
 def _texts(reader: _Reader) -> dict[str, str]:
     return {name: reader.text(name) for name in reader.data}
 
@@ -399,6 +409,7 @@ _SECTIONS: Mapping[str, Callable[[_Reader], dict[str, Any]]] = {
     "fit": _fit,
     "range": _range,
     "assumed": _texts,
+    "yardstick": _yardstick,
 }
 
 

@@ -59,6 +59,8 @@ DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 KERNEL_SHARE, LINK_SHARE = 0.55, 0.08
 """Of the time; the rest is for loading and for steps."""
 CPU_ROUNDS = 5
+GPU_CHUNKS, CPU_CHUNKS = 3, 6
+"""Of a random batch at the most; a CPU computes one after the other."""
 BATCHES = 64
 """Random batches; half of them are held out."""
 Say = Callable[[str], None]
@@ -180,6 +182,7 @@ def calibrate(wish: Wish, say: Say) -> Calibration:
 def _measured(subject: Subject, say: Say) -> Calibration:
     wish = subject.wish
     begin_s, total_s = time.time(), 60 * wish.minutes
+    whole = Deadline(total_s)
     say(f"{subject.shape.name} on {hardware(subject.device)['name']}")
     rates = ceilings(subject.device, min(2.0, total_s / 60))
     found = kernels_in_rounds(subject, Deadline(KERNEL_SHARE * total_s), say)
@@ -187,7 +190,7 @@ def _measured(subject: Subject, say: Say) -> Calibration:
     say("steps of the model")
     session = open_session(_config(subject), wish.loading)
     profile = _profile(subject, found, links, rates, session)
-    steps = run_steps(subject, session, total_s - (time.time() - begin_s))
+    steps = run_steps(subject, session, whole.left_s)
     profile = with_steps(profile, subject.shape, steps)
     say(f"predicted against measured: {profile.fit['step']}")
     if warning := unsteady(profile):
@@ -381,4 +384,4 @@ def _limits(subject: Subject, session: Session) -> Limits:
     total = min(sizes.total_blocks * sizes.block_tokens, grids.most_context)
     context = min(subject.max_model_len - 1, grids.contexts[-1], total // 4)
     chunk = min(grids.chunks[-1], context, 4096)
-    return Limits(subject.sequences, context, chunk, total)
+    return Limits(subject.sequences, context, chunk, total, GPU_CHUNKS if subject.gpu else CPU_CHUNKS)

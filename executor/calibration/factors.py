@@ -113,12 +113,12 @@ def fit_factors(parts: np.ndarray, seconds: np.ndarray) -> Factors:
 
 def fit_steps(
     parts: np.ndarray, host: Sequence[np.ndarray], seconds: np.ndarray
-) -> tuple[Factors, float]:
-    """Factors of whole steps. Their host time is left free: per step, and in proportion to each
-    column of `host`; what goes with the last of these comes second.
+) -> tuple[Factors, list[float]]:
+    """Factors of whole steps. Their host time is left free, and comes second: per step, and per
+    unit of each column of `host`.
     """
     factors, free = _fitted(parts, [np.ones(len(seconds)), *host], seconds)
-    return factors, float(free[-1])
+    return factors, free.tolist()
 
 
 def _fitted(

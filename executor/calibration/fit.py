@@ -24,10 +24,10 @@ from executor.calibration.steps import HostFit, Step, Steps, fit_host, predictio
 from superinfer.costs import CalibratedCost
 from superinfer.costs.profile import HostCost, Profile
 from superinfer.costs.shapes import ModelShape
+from superinfer.lab.profiles.scale import with_host
 
 CPU = "cpu"
 """The device of a profile that is none of a GPU."""
-CPU_TIMES = ("step_s", "per_sequence_s", "chunked_s")
 MOST_SHARED = 1.5
 """A CPU that is slowed down by more is no device to calibrate."""
 DENSE_PART, PREFILL_PART = 0, 2
@@ -41,8 +41,8 @@ def with_steps(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:
     """The profile with its tables in line with real steps, its host time, and how well it predicts
     steps that it has not seen.
     """
-    factors, chunked_s = _factors(profile, shape, steps)
-    profile = scaled(replace(profile, host=replace(profile.host, chunked_s=chunked_s)), factors)
+    factors, chunked = _factors(profile, shape, steps)
+    profile = scaled(replace(profile, host=chunked), factors)
     cost = CalibratedCost(profile, shape)
     launching = _host(steps.fitted, cost, HostFit(0.0, 0.0))
     planning = _host(steps.driven, cost, launching)
@@ -54,21 +54,17 @@ def with_steps(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:
         least_s = launch_seconds([(s, launching) for s in steps.fitted], cost)
         # Each step of the driver has a shape that nobody has run before.
         least_s = launch_seconds([(s, host) for s in steps.driven], cost) or least_s
-    known = HostCost(host.step_s, host.per_sequence_s, "measured", least_s, chunked_s)
+    known = replace(
+        chunked, step_s=host.step_s, per_sequence_s=host.per_sequence_s, launch_s=least_s
+    )
     profile = replace(profile, host=known)
     judged = _judged(profile, shape, steps, launching, host)
     shared = shared_factor(profile, steps, cost, host)
     if shared > 1.0:
         profile = scaled(profile, Factors(shared=shared))
-        profile = replace(profile, host=_slower(known, shared))
+        profile = with_host(profile, shared)
     in_step = entry(replace(factors, shared=shared))
     return replace(profile, fit={**profile.fit, **judged, "in_step": in_step})
-
-
-def _slower(host: HostCost, factor: float) -> HostCost:
-    """On a CPU, where nothing is launched."""
-    times = {name: factor * getattr(host, name) for name in CPU_TIMES}
-    return replace(host, **times)
 
 
 def shared_factor(profile: Profile, steps: Steps, cost: CalibratedCost, host: HostFit) -> float:
@@ -122,18 +118,21 @@ def launch_seconds(steps: Sequence[tuple[Step, HostFit]], cost: CalibratedCost) 
     return median(found) if found else 0.0
 
 
-def _factors(profile: Profile, shape: ModelShape, steps: Steps) -> tuple[Factors, float]:
+def _factors(profile: Profile, shape: ModelShape, steps: Steps) -> tuple[Factors, HostCost]:
     """On a GPU of replayed decodes, and of steps with chunks that are long on the device; on a CPU
-    of whole steps, with their host time left open. There alone the second is what a step with
-    chunks takes more: two kinds of attention are prepared and called, and in most such steps both.
+    of whole steps, with their host time left open. There alone steps with chunks take something
+    more than their kernels: a second kind of attention is prepared, and chunk comes after chunk.
     """
+    none = HostCost(0.0, 0.0, "measured")
     fitted = steps.fitted
     replayed = [step for step in fitted if step.replay_s is not None and not step.chunks]
     if not replayed:
         sequences = np.array([step.sequences for step in fitted], dtype=float)
-        chunked = np.array([bool(step.chunks) for step in fitted], dtype=float)
+        chunks = np.array([len(step.chunks) for step in fitted], dtype=float)
         seconds = np.array([step.seconds for step in fitted])
-        return fit_steps(parts_of(profile, shape, fitted), (sequences, chunked), seconds)
+        host = sequences, chunks.clip(max=1), (chunks - 1).clip(min=0)
+        factors, free = fit_steps(parts_of(profile, shape, fitted), host, seconds)
+        return factors, replace(none, chunked_s=free[2], next_chunk_s=free[3])
     device_s = np.array([step.replay_s for step in replayed])
     found = fit_factors(parts_of(profile, shape, replayed), device_s)
     few = [step for step in fitted if step.tokens <= MANY_TOKENS]
@@ -141,7 +140,7 @@ def _factors(profile: Profile, shape: ModelShape, steps: Steps) -> tuple[Factors
     many = [step for step in (*fitted, *steps.driven) if step.tokens > MANY_TOKENS]
     ratio = _left_for(scaled(profile, found), shape, many, DENSE_PART)
     wide = found.dense * max(ratio, least_ratio(profile))
-    return replace(found, wide=wide) if many else found, 0.0
+    return replace(found, wide=wide) if many else found, none
 
 
 def _prefill_factor(profile: Profile, shape: ModelShape, steps: Sequence[Step]) -> float:

@@ -8,7 +8,6 @@ one after the other, by the timer that is chosen (`timers`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
@@ -47,15 +46,16 @@ class Timing:
 
 
 class Deadline:
-    """A moment on the wall clock after which no more work is begun."""
+    """A moment of the timer that is chosen, after which no more work is begun."""
 
     def __init__(self, seconds: float) -> None:
-        self._end_s = time.monotonic() + seconds
+        self._timer = current_timer()
+        self._end_s = self._timer.read() + seconds
 
     @property
     def left_s(self) -> float:
         """Seconds left; negative once it is over."""
-        return self._end_s - time.monotonic()
+        return self._end_s - self._timer.read()
 
     @property
     def over(self) -> bool:

@@ -23,8 +23,9 @@ PARTLY_FITTED = "partly fitted"
 """Of a host whose `chunked_s` was fitted to a run, while the rest is assumed."""
 ORIGINS = ("measured", "published", "assumed", PARTLY_FITTED)
 _DIRECTIONS = ("h2d", "d2h")
-_OPTIONAL_HOST = ("launch_s", "chunked_s")
-_HOST = ("step_s", "per_sequence_s", "origin", *_OPTIONAL_HOST)
+_OPTIONAL_HOST = ("launch_s", "chunked_s", "next_chunk_s")
+HOST_TIMES = ("step_s", "per_sequence_s", *_OPTIONAL_HOST)
+_HOST = (*HOST_TIMES, "origin")
 _GRAPHS = ("decodes", "mixed", "chunks")
 LEAST_BOTH_SHARE = 1e-6
 """Of a direction's speed, what copies both ways at once leave of it at least."""
@@ -86,6 +87,9 @@ class HostCost:
     """
     chunked_s: float = 0.0
     """The device waits so long in each step with chunks of prompts, also where hosts plan ahead."""
+    next_chunk_s: float = 0.0
+    """Each chunk but a step's first takes so much more than its kernels: a CPU computes them one
+    after the other."""
 
     def seconds(self, sequences: int) -> float:
         """Host seconds of one step over `sequences` requests."""

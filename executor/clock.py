@@ -104,7 +104,9 @@ POLL_S = 0.0005
 
 
 class RealTime:
-    """A timer, the wall's if there is no other. With `skip_idle` it jumps over times in which nothing is to be done."""
+    """Seconds of a timer, the wall's if there is no other. With `skip_idle` it jumps over times in
+    which nothing is to be done.
+    """
 
     def __init__(
         self,

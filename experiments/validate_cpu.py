@@ -4,12 +4,15 @@
 
 The shipped model is calibrated, then a trace of some hundred requests runs under `vllm` and
 `rotating`, on the device three times each and in the simulator once. Memory is short: the KV cache
-holds about a dozen requests. All requests come within a share of the time that serving them takes,
-whatever the machine's speed; the simulator with the profile says what that time is.
+holds about a dozen requests. They come in bursts, each within a share of the time that serving it
+takes, whatever the machine's speed; the simulator with the profile says what that time is. Between
+bursts the queue ends, so that a small error of the speed stays a small error of the waiting times.
 
-Everything runs with `OMP_NUM_THREADS=1`, unless the environment sets it. The threads of torch spin
-while they wait for each other: on a CPU that others use too, one that does not get a processor
-holds up all, for up to a second, and no profile can foresee that.
+Others use the same CPU, and its speed changes within minutes by more than the errors that are to be
+seen. So calibration and runs go by the steady clock (`executor/timers.py`): processor time of the
+thread that works, at the speed that a yardstick shows, idle times left out. The record says how
+the yardstick's samples lay in each run. That clock counts one thread, so everything runs with
+`OMP_NUM_THREADS=1`.
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ MAX_ERROR = 0.10
 BLOCK_TOKENS = 16
 KV_BLOCKS = 120
 LONGEST = 512
+SEED = 0
 SEQUENCES = 32
 INTERRUPTED = 130
 THREADS = "OMP_NUM_THREADS"
@@ -89,14 +93,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 @contextmanager
 def threads() -> Iterator[None]:
-    """One thread for torch in every command that is run here, unless the user says otherwise."""
+    """One thread for torch in every command that is run here."""
     before = os.environ.get(THREADS)
-    os.environ[THREADS] = before or "1"
+    os.environ[THREADS] = "1"
     try:
         yield
     finally:
         if before is None:
             del os.environ[THREADS]
+        else:
+            os.environ[THREADS] = before
 
 
 def validate(options: argparse.Namespace, given: list[str]) -> int:
@@ -135,6 +141,9 @@ def origin_of(arguments: list[str], sizes: Sizes) -> dict[str, Any]:
         "versions": executor_versions(),
         "source": code_hash(("superinfer", "sim", "executor", "traces"))[:12],
         "sizes": asdict(sizes),
+        "seed": SEED,
+        "run": run_options(),
+        "bursts": {"count": BURSTS, "arrivals": ARRIVAL_SHARE, "period": PAUSE_SHARE},
     }
 
 
@@ -168,7 +177,7 @@ def run_options() -> list[str]:
     return ["--device", "cpu", "--model", str(TINY), *(f"--set={pair}" for pair in pairs)]
 
 
-def write_trace(path: Path, requests: int, span_s: float, seed: int = 0) -> Path:
+def write_trace(path: Path, requests: int, span_s: float, seed: int = SEED) -> Path:
     """Chat and batch requests in bursts, all of them `span_s` of work; lengths even in the
     logarithm.
     """
@@ -228,6 +237,7 @@ def record(
         "seconds": round(time.time() - begin_s, 1),
         "max_error": MAX_ERROR,
         "fit": load_profile(profile).fit,
+        "yardstick": load_profile(profile).yardstick,
         "outcomes": [outcome.row(MAX_ERROR) for outcome in outcomes],
         "winners": [verdict.line for verdict in winners(outcomes)],
     }
@@ -261,7 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--minutes",
         type=_above_zero(float, LEAST_MINUTES),
-        default=3.0,
+        default=2.0,
         help=f"of calibration, {LEAST_MINUTES} at least",
     )
     parser.add_argument("--work", type=Path, default=Path("runs/validate-cpu"))

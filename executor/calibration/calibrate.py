@@ -17,7 +17,7 @@ from executor.calibration import kernels
 from executor.calibration.cases import RandomArena
 from executor.calibration.ceilings import ceilings, hardware
 from executor.calibration.fit import with_steps
-from executor.calibration.kernels import CPU, GPU, Bench, Grids
+from executor.calibration.kernels import Bench
 from executor.calibration.links import measure_links
 from executor.calibration.report import unsteady
 from executor.calibration.steps import (
@@ -29,135 +29,30 @@ from executor.calibration.steps import (
     run_batches,
     run_driver,
 )
+from executor.calibration.subject import Subject, Wish
 from executor.calibration.tables import Family, middle
 from executor.calibration.timing import Deadline
 from executor.device import executor_versions, find_device
-from executor.items import ItemBudget
-from executor.kernels.ops import ops_for
 from executor.kv.arena import Arena, arena_size
-from executor.kv.layout import KVLayout
 from executor.models import require_weights
-from executor.models.config import read_config
-from executor.session import DTYPES, HOST, ModelOptions, Session, open_session, source_of
+from executor.session import HOST, Session, open_session, source_of
 from executor.timers import SteadyTimer, timed_by
 from executor.yardstick import timer_for
 from superinfer.costs import build_cost
 from superinfer.costs.devices import Link
 from superinfer.costs.profile import HostCost, Profile
-from superinfer.costs.shapes import ModelShape
 from superinfer.engine import Engine, EngineConfig
-from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config
 from superinfer.memory.slabs import ONE_BLOCK_SLABS
-
-BLOCK_TOKENS = (16, 32, 64)
-"""Sizes of blocks that the kernels are made for."""
-LEAST_MODEL_LEN = 64
-"""Shorter contexts leave the grids without a second point."""
 
 DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 KERNEL_SHARE, LINK_SHARE = 0.55, 0.08
 """Of the time; the rest is for loading and for steps."""
-CPU_ROUNDS = 5
 GPU_CHUNKS, CPU_CHUNKS = 3, 6
 """Of a random batch at the most; a CPU computes one after the other."""
 BATCHES = 64
 """Random batches; half of them are held out."""
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What to calibrate."""
-
-    model: str
-    device: str
-    loading: ModelOptions
-    minutes: float = 10.0
-    block_tokens: int = 32
-    max_model_len: int = 0
-    max_sequences: int = 0
-    """Sequences of a step at the most; 0: 256 on a GPU, 64 on a CPU."""
-    kv_blocks: int = 0
-    grids: Grids | None = None
-    clock: str = "wall"
-
-
-@dataclass(slots=True)
-class Subject:
-    """The model as calibration sees it."""
-
-    wish: Wish
-    device: torch.device
-    shape: ModelShape
-    layout: KVLayout
-
-    @classmethod
-    def of(cls, wish: Wish) -> Subject:
-        """Without loading weights; raises ConfigError for what cannot be calibrated."""
-        device = find_device(wish.device).torch
-        shape = read_config(source_of(wish.model))[0].shape
-        if shape.encoder_layers:
-            raise ConfigError(f"{shape.name}: the cost model has no encoder-decoder models")
-        if wish.block_tokens not in BLOCK_TOKENS:
-            raise ConfigError(
-                f"block_tokens: expected one of {BLOCK_TOKENS}, found {wish.block_tokens}"
-            )
-        longest = wish.max_model_len or shape.max_model_len
-        if not LEAST_MODEL_LEN <= longest <= shape.max_model_len:
-            limits = f"{LEAST_MODEL_LEN} to {shape.max_model_len}"
-            raise ConfigError(f"max_model_len: expected {limits}, found {longest}")
-        dtype = dtype_of(wish.loading, device)
-        shape = replace(shape, dtype_bytes=dtype.itemsize)
-        layout = KVLayout(shape.layers, shape.kv_heads, shape.head_dim, wish.block_tokens, dtype)
-        return cls(wish, device, shape, layout)
-
-    @property
-    def gpu(self) -> bool:
-        """True on a GPU."""
-        return bool(self.device.type == "cuda")
-
-    @property
-    def max_model_len(self) -> int:
-        """Longest context."""
-        return self.wish.max_model_len or self.shape.max_model_len
-
-    @property
-    def sequences(self) -> int:
-        """Most sequences of a step."""
-        return self.wish.max_sequences or (256 if self.gpu else 64)
-
-    def grids(self) -> Grids:
-        """Where to measure. On a CPU no further than the session can go, which saves much time."""
-        wish = self.wish
-        asked = (wish.grids or (GPU if self.gpu else CPU)).within(self.max_model_len)
-        if self.gpu:
-            return asked
-        room = wish.kv_blocks * wish.block_tokens or asked.most_context
-        return asked.holding(self.sequences, room)
-
-    @property
-    def rounds(self) -> int:
-        """How often all is measured, with other things in between. The speed of a CPU changes while
-        it is measured, and the median of the rounds knows more of it than one of them.
-        """
-        return 1 if self.gpu else CPU_ROUNDS
-
-    def bench(self) -> Bench:
-        """The kernels' setting."""
-        budget = ItemBudget.of(self.layout, self.device)
-        int8 = self.wish.loading.int8
-        point_s = 0.03 if self.wish.minutes < 4 else 0.06
-        ops = ops_for(self.device)
-        return Bench(self.shape, self.layout, ops, self.device, self.grids(), budget, int8, point_s)
-
-
-def dtype_of(loading: ModelOptions, device: torch.device) -> torch.dtype:
-    """The type of a model as the executor loads it."""
-    kind = loading.dtype or ("bfloat16" if device.type == "cuda" else "float32")
-    if kind not in DTYPES:
-        raise ConfigError(f"--dtype: expected one of {', '.join(DTYPES)}, got {kind!r}")
-    return DTYPES[kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +251,7 @@ def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
     """Random batches through the runner, some to fit and some to judge, and requests through the
     driver.
     """
-    deadline = Deadline(max(4.0, seconds))
+    deadline, least_s = Deadline(max(4.0, seconds)), 2.0 / subject.rounds
     limits, random = _limits(subject, session), np.random.default_rng(1)
     blocks = min(session.engine.config.total_blocks, 8192)
     source = RandomArena.over(subject.layout, session.runner.arena, blocks)
@@ -367,10 +262,11 @@ def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
     rounds: list[list[Step]] = []
     driven: list[Step] = []
     for done in range(subject.rounds):
-        left_s = max(2.0, deadline.left_s) / (subject.rounds - done)
-        rounds.append(run_batches(session.runner, source, shapes, Deadline(max(2.0, 0.65 * left_s))))
+        part = Deadline(max(least_s, deadline.left_s / (subject.rounds - done)))
+        time_s = Deadline(max(least_s, 0.65 * part.left_s))
+        rounds.append(run_batches(session.runner, source, shapes, time_s))
         workload = random_workload(limits, 48, seed=done)
-        driven += run_driver(session, workload, Deadline(max(2.0, 0.35 * left_s)))
+        driven += run_driver(session, workload, Deadline(max(least_s, part.left_s)))
     ran = middle_steps(rounds)
     # Pairs take turns, so that a change of the machine's speed meets both sets.
     fitted = [step for index, step in enumerate(ran) if index % 4 < 2]
@@ -384,4 +280,6 @@ def _limits(subject: Subject, session: Session) -> Limits:
     total = min(sizes.total_blocks * sizes.block_tokens, grids.most_context)
     context = min(subject.max_model_len - 1, grids.contexts[-1], total // 4)
     chunk = min(grids.chunks[-1], context, 4096)
-    return Limits(subject.sequences, context, chunk, total, GPU_CHUNKS if subject.gpu else CPU_CHUNKS)
+    return Limits(
+        subject.sequences, context, chunk, total, GPU_CHUNKS if subject.gpu else CPU_CHUNKS
+    )

@@ -45,9 +45,9 @@ def calibrate(
     clock: Annotated[str, typer.Option(help=CLOCK_HELP)] = "wall",
 ) -> None:
     """Measure kernels, copies and host work, and write the profile that the simulator reads."""
-    from executor.calibration.calibrate import Wish
     from executor.calibration.calibrate import calibrate as run
     from executor.calibration.report import profile_lines
+    from executor.calibration.subject import Wish
     from executor.device import default_device
     from executor.session import ModelOptions
     from superinfer.costs.profile import write_profile

@@ -62,7 +62,6 @@ class Grids:
             self.most_context,
         )
 
-
     def holding(self, sequences: int, tokens: int) -> Grids:
         """The same for steps of so many sequences and `tokens` in the KV cache at the most."""
         fewer = tuple(x for x in self.sequences if x < sequences)

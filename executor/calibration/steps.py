@@ -142,9 +142,9 @@ def run_batches(
 def middle_steps(rounds: Sequence[Sequence[Step]]) -> list[Step]:
     """The same steps, measured in several rounds of which some may have ended early: medians."""
     found = []
-    for index, step in enumerate(max(rounds, key=len)):
-        seconds = [ran[index].seconds for ran in rounds if index < len(ran)]
-        found.append(replace(step, seconds=median(seconds)))
+    for index in range(max(len(ran) for ran in rounds)):
+        same = [ran[index] for ran in rounds if index < len(ran)]
+        found.append(replace(same[0], seconds=median(step.seconds for step in same)))
     return found
 
 

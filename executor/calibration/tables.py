@@ -115,7 +115,7 @@ def middle(families: Sequence[Family]) -> Family:
         return families[0]
     most = max(families, key=lambda family: family.points)
     alike = [family for family in families if family.kernel.axes == most.kernel.axes]
-    table = np.median([family.kernel.seconds for family in alike], axis=0)
+    table = np.median([np.array(family.kernel.seconds) for family in alike], axis=0)
     one = table.ndim == 1
     seconds = tuple(table.tolist()) if one else tuple(map(tuple, table.tolist()))
     errors = [error for family in families for error in family.errors]

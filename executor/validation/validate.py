@@ -39,12 +39,16 @@ class Outcome:
     metrics: list[Metric] = field(default_factory=list)
     spreads: dict[str, float] = field(default_factory=dict)
     """Of repeated runs on the device, by metric."""
+    yardsticks: list[dict[str, float]] = field(default_factory=list)
+    """Of each run on the device that the steady clock timed (`timers.SteadyTimer.report`)."""
 
     @classmethod
     def of(cls, scheduler: str, devices: list[Path], simulated: Path) -> Outcome:
         """Compare result folders that are there."""
         measured: list[Summary] = [summary(folder) for folder in devices]
         found = cls(scheduler, devices, simulated, compare(middle(measured), summary(simulated)))
+        runs = [one.get("run", {}) for one in measured]
+        found.yardsticks = [run["yardstick"] for run in runs if "yardstick" in run]
         for metric in found.metrics:
             if not metric.service_class:
                 found.spreads[metric.name] = spread(measured, metric.name)
@@ -74,12 +78,20 @@ class Outcome:
             "repeats": len(self.devices),
             "metrics": [metric.row() for metric in self.metrics],
             "spread_of_repeats": self.spreads,
+            **({"yardsticks": self.yardsticks} if self.yardsticks else {}),
             "failed": None if max_error is None else self.fails(max_error),
         }
 
     def lines(self, max_error: float | None) -> Iterator[str]:
         """A table."""
         yield f"{self.scheduler} ({len(self.devices)} runs on the device)"
+        if self.yardsticks:
+            medians = ", ".join(f"{one['median']:.2f}" for one in self.yardsticks)
+            lows, highs = ([one[name] for one in self.yardsticks] for name in ("p5", "p95"))
+            yield (
+                f"  times are at the profile's speed; the yardstick took {medians} times as long, "
+                f"90% of its samples {min(lows):.2f} to {max(highs):.2f}"
+            )
         yield from lines(self.metrics, max_error)
 
 

@@ -271,7 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--minutes",
         type=_above_zero(float, LEAST_MINUTES),
-        default=2.0,
+        default=1.5,
         help=f"of calibration, {LEAST_MINUTES} at least",
     )
     parser.add_argument("--work", type=Path, default=Path("runs/validate-cpu"))

@@ -41,7 +41,8 @@ def with_steps(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:
     """The profile with its tables in line with real steps, its host time, and how well it predicts
     steps that it has not seen.
     """
-    factors, chunked = _factors(profile, shape, steps)
+    factors, of_chunks = _factors(profile, shape, steps)
+    chunked = replace(profile.host, chunked_s=of_chunks[0], next_chunk_s=of_chunks[1])
     profile = scaled(replace(profile, host=chunked), factors)
     cost = CalibratedCost(profile, shape)
     launching = _host(steps.fitted, cost, HostFit(0.0, 0.0))
@@ -54,9 +55,7 @@ def with_steps(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:
         least_s = launch_seconds([(s, launching) for s in steps.fitted], cost)
         # Each step of the driver has a shape that nobody has run before.
         least_s = launch_seconds([(s, host) for s in steps.driven], cost) or least_s
-    known = replace(
-        chunked, step_s=host.step_s, per_sequence_s=host.per_sequence_s, launch_s=least_s
-    )
+    known = HostCost(host.step_s, host.per_sequence_s, "measured", least_s, *of_chunks)
     profile = replace(profile, host=known)
     judged = _judged(profile, shape, steps, launching, host)
     shared = shared_factor(profile, steps, cost, host)
@@ -118,12 +117,14 @@ def launch_seconds(steps: Sequence[tuple[Step, HostFit]], cost: CalibratedCost) 
     return median(found) if found else 0.0
 
 
-def _factors(profile: Profile, shape: ModelShape, steps: Steps) -> tuple[Factors, HostCost]:
+def _factors(
+    profile: Profile, shape: ModelShape, steps: Steps
+) -> tuple[Factors, tuple[float, float]]:
     """On a GPU of replayed decodes, and of steps with chunks that are long on the device; on a CPU
     of whole steps, with their host time left open. There alone steps with chunks take something
     more than their kernels: a second kind of attention is prepared, and chunk comes after chunk.
+    The seconds of both (`HostCost.chunked_s`, `next_chunk_s`) come second.
     """
-    none = HostCost(0.0, 0.0, "measured")
     fitted = steps.fitted
     replayed = [step for step in fitted if step.replay_s is not None and not step.chunks]
     if not replayed:
@@ -132,7 +133,7 @@ def _factors(profile: Profile, shape: ModelShape, steps: Steps) -> tuple[Factors
         seconds = np.array([step.seconds for step in fitted])
         host = sequences, chunks.clip(max=1), (chunks - 1).clip(min=0)
         factors, free = fit_steps(parts_of(profile, shape, fitted), host, seconds)
-        return factors, replace(none, chunked_s=free[2], next_chunk_s=free[3])
+        return factors, (free[2], free[3])
     device_s = np.array([step.replay_s for step in replayed])
     found = fit_factors(parts_of(profile, shape, replayed), device_s)
     few = [step for step in fitted if step.tokens <= MANY_TOKENS]
@@ -140,7 +141,7 @@ def _factors(profile: Profile, shape: ModelShape, steps: Steps) -> tuple[Factors
     many = [step for step in (*fitted, *steps.driven) if step.tokens > MANY_TOKENS]
     ratio = _left_for(scaled(profile, found), shape, many, DENSE_PART)
     wide = found.dense * max(ratio, least_ratio(profile))
-    return replace(found, wide=wide) if many else found, none
+    return replace(found, wide=wide) if many else found, (0.0, 0.0)
 
 
 def _prefill_factor(profile: Profile, shape: ModelShape, steps: Sequence[Step]) -> float:

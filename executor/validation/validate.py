@@ -66,6 +66,10 @@ class Outcome:
                 return metric.simulated if simulated else metric.device
         return None
 
+    def noise(self, name: str) -> float:
+        """Largest less smallest of the device's repeats; 0 for a single run."""
+        return self.spreads.get(name, 0.0) * abs(self.value(name, simulated=False) or 0.0)
+
     def plot(self, out: Path) -> Path:
         """Draw the first run on the device beside the simulated one."""
         title = f"{self.scheduler}: device and simulator on the same trace"
@@ -116,7 +120,9 @@ def validate_all(wish: Wish, say: Callable[[str], None]) -> list[Outcome]:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Which policies are best by a metric; several if they are exactly equal."""
+    """Which policies are best by a metric; several if they are equal, or on the device no further
+    apart than repeated runs of one of them.
+    """
 
     metric: str
     device: tuple[str, ...]
@@ -159,7 +165,11 @@ def _best(outcomes: list[Outcome], name: str, sign: int, simulated: bool) -> tup
     known = {key: sign * value for key, value in values.items() if value is not None}
     if len(known) < len(outcomes):
         return ()
-    return tuple(key for key, value in known.items() if value == max(known.values()))
+    best = max(known, key=lambda key: known[key])
+    noise = {one.scheduler: 0.0 if simulated else one.noise(name) for one in outcomes}
+    return tuple(
+        key for key, value in known.items() if known[best] - value <= max(noise[best], noise[key])
+    )
 
 
 def _fresh(folder: Path) -> Path:

@@ -69,6 +69,19 @@ def outcome(name: str, folder: Path, device_ms: float, simulated_ms: float) -> O
     return Outcome.of(name, [paths[0]], paths[1])
 
 
+def test_nobody_wins_by_less_than_repeats_differ(tmp_path: Path) -> None:
+    """Then either may win in simulation; a single run has no such noise."""
+    vllm = outcome("vllm", tmp_path, 100.0, 100.0)
+    rotating = outcome("rotating", tmp_path, 103.0, 98.0)
+    said = winners([vllm, rotating])[0]
+    assert (said.device, said.simulated, said.agrees) == (("vllm",), ("rotating",), False)
+    rotating.spreads["mean_ttft_ms"] = 0.02
+    assert not winners([vllm, rotating])[0].agrees
+    vllm.spreads["mean_ttft_ms"] = 0.04
+    said = winners([vllm, rotating])[0]
+    assert (said.device, said.simulated, said.agrees) == (("vllm", "rotating"), ("rotating",), True)
+
+
 @pytest.mark.parametrize("steady", [False, True])
 def test_a_run_goes_by_the_clock_of_its_profile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steady: bool

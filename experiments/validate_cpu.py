@@ -131,10 +131,11 @@ def origin_of(arguments: list[str], sizes: Sizes) -> dict[str, Any]:
     import torch
 
     command = ["python", "-m", "experiments.validate_cpu", *arguments]
+    machine = hardware(torch.device("cpu")) | {"threads": 1, "processors": os.cpu_count()}
     return {
         "command": shlex.join(command),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {**hardware(torch.device("cpu")), "processors": os.cpu_count()},
+        "machine": machine,
         "platform": platform.platform(),
         "threads": os.environ.get(THREADS, ""),
         "load_before": round(os.getloadavg()[0], 2),
@@ -142,7 +143,7 @@ def origin_of(arguments: list[str], sizes: Sizes) -> dict[str, Any]:
         "source": code_hash(("superinfer", "sim", "executor", "traces"))[:12],
         "sizes": asdict(sizes),
         "seed": SEED,
-        "run": run_options(),
+        "run": [option.replace(str(TINY), "tiny") for option in run_options()],
         "bursts": {"count": BURSTS, "arrivals": ARRIVAL_SHARE, "period": PAUSE_SHARE},
     }
 

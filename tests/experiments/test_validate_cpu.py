@@ -79,6 +79,7 @@ def test_a_recording_says_what_it_rests_on(
     assert found["threads"] == "1"
     assert found["machine"]["name"] and found["machine"]["processors"] >= 1
     assert {"python", "torch", "numpy"} <= set(found["versions"])
+    assert found["machine"]["threads"] == 1 and "tiny" in found["run"]
     assert found["seed"] == 0 and "--set=run.kv_blocks=120" in found["run"]
     assert found["bursts"]["count"] == 6 and "yardstick" in found
     assert found["sizes"]["requests"] == 5 and found["source"] and found["max_error"] == 0.1

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from executor.timers import CLOCK_HELP
 from superinfer.errors import SuperInferError
 from superinfer.lab.options import (
     AsJson,
@@ -118,6 +119,7 @@ def run(
     skip_bad: SkipBad = None,
     seed: Seed = None,
     graphs: Graphs = True,
+    clock: Annotated[str, typer.Option(help=CLOCK_HELP)] = "wall",
     as_json: AsJson = False,
     no_plots: NoPlots = False,
 ) -> None:
@@ -148,7 +150,7 @@ def run(
         **device_and_model(device, model, config, settings or ()),
     )
     loading = ModelOptions(dtype, int8, random_weights, graphs)
-    options = RunOptions(loading, out, as_json, not no_plots, as_fast_as_possible)
+    options = RunOptions(loading, out, as_json, not no_plots, as_fast_as_possible, clock)
     raise typer.Exit(run_command(chosen, options))
 
 

@@ -15,6 +15,7 @@ from itertools import count
 from math import inf
 from typing import Protocol
 
+from executor.timers import Timer, WallTimer
 from superinfer.costs.base import CostModel
 from superinfer.links import Copy, CopyQueues
 from superinfer.plan import Plan, Transfer
@@ -103,27 +104,32 @@ POLL_S = 0.0005
 
 
 class RealTime:
-    """The monotonic clock. With `skip_idle` it jumps over times in which nothing is to be done."""
+    """Seconds of a timer, the wall's if there is no other. With `skip_idle` it jumps over times in
+    which nothing is to be done.
+    """
 
     def __init__(
         self,
         poll: Callable[[], list[Transfer]],
         pending: Callable[[], bool],
         skip_idle: bool = False,
+        timer: Timer | None = None,
     ) -> None:
         """`poll` gives the copies that have landed since the last time, `pending` says whether any
-        is under way.
+        is under way. A `timer` other than the wall's may have idle times left out in any case.
         """
-        self._poll, self._pending, self._skip_idle = poll, pending, skip_idle
-        self._origin_s = time.monotonic()
+        self._poll, self._pending = poll, pending
+        self._timer = timer or WallTimer()
+        self._skip_idle = skip_idle or self._timer.skips_idle
+        self._origin_s = self._timer.read()
 
     def restart(self, now: float = 0.0) -> None:
         """It is `now` now."""
-        self._origin_s = time.monotonic() - now
+        self._origin_s = self._timer.read() - now
 
     def read(self) -> float:
         """Seconds since the start."""
-        return time.monotonic() - self._origin_s
+        return self._timer.read() - self._origin_s
 
     def begin(self, plan: Plan, now: float) -> float:
         """The device itself waits for what the batch waits for."""
@@ -131,7 +137,9 @@ class RealTime:
 
     def step_end(self, plan: Plan, step: int, start_s: float) -> float:
         """The step has just been seen to be over."""
-        return max(start_s, self.read())
+        end_s = max(start_s, self.read())
+        self._timer.rest()
+        return end_s
 
     def landed(self, until: float) -> list[tuple[Transfer, float]]:
         """Copies that are over on the device."""

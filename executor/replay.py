@@ -19,7 +19,10 @@ from executor.driver import Driver
 from executor.interrupt import stopping
 from executor.ranks import Channel, ranks_of
 from executor.session import STEP_SIZES, ModelOptions, Session, open_session, out_of_memory
+from executor.timers import SteadyTimer
 from executor.workload import answers_of, load_workload, unheeded
+from executor.yardstick import timer_for
+from superinfer.costs import CalibratedCost
 from superinfer.errors import SuperInferError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
@@ -43,6 +46,8 @@ class RunOptions:
     plots: bool = True
     as_fast_as_possible: bool = False
     """Leave idle time out, in place of waiting for the next arrival."""
+    clock: str = "wall"
+    """`wall` or `steady` (`timers`)."""
 
 
 def run_command(config: Config, options: RunOptions) -> int:
@@ -86,10 +91,11 @@ class Replay:
         self.session: Session = open_session(
             config, options.model, sink, lambda request: lengths[request.index], channel
         )
+        self.timer = timer_for(options.clock, self.session.device.torch, _reference_s(self.session))
         model = self.session.model
         self.answers = answers_of(workload, model.vocab, model.max_model_len, config.run.seed)
         self.driver: Driver = self.session.driver(
-            self.answers, Arrivals(workload.requests), skip_idle=options.as_fast_as_possible
+            self.answers, Arrivals(workload.requests), None, options.as_fast_as_possible, self.timer
         )
         self.wall_s = 0.0
         self._planning_s = 0.0
@@ -163,7 +169,7 @@ class Replay:
 
     def _run_block(self) -> dict[str, Any]:
         engine, model, device = self.session.engine, self.session.model, self.session.device
-        sizes, workload = engine.config, self.workload
+        sizes, workload, timer = engine.config, self.workload, self.timer
         return {
             **self.config.resolved(),
             "simulated": False,
@@ -171,7 +177,8 @@ class Replay:
             "dtype": str(model.layout.dtype).removeprefix("torch."),
             "int8_weights": self.options.model.int8,
             "random_weights": self.options.model.random_weights,
-            "idle_time_left_out": self.options.as_fast_as_possible,
+            "clock": self.options.clock,
+            "idle_time_left_out": self.options.as_fast_as_possible or self.timer.skips_idle,
             "interrupted": self.driver.stopped,
             "steps_on_device": self.session.runner.steps,
             "steps_from_graphs": self.session.runner.replayed,
@@ -183,7 +190,14 @@ class Replay:
             "skipped_lines": workload.skipped,
             "raised_max_tokens": workload.raised_max_tokens,
             "versions": executor_versions(),
+            **({"yardstick": timer.report()} if isinstance(timer, SteadyTimer) else {}),
         }
+
+
+def _reference_s(session: Session) -> float:
+    """The yardstick's time where the profile that predicts was measured; 0 if it says nothing."""
+    profile = session.cost.profile if isinstance(session.cost, CalibratedCost) else None
+    return float(profile.yardstick.get("yardstick_s", 0.0)) if profile else 0.0
 
 
 def _folder(config: Config, options: RunOptions) -> Path:

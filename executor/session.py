@@ -26,6 +26,7 @@ from executor.models.config import read_config
 from executor.models.t5 import T5
 from executor.ranks import Channel, LeadingMover, LeadingRunner
 from executor.runner import Runner
+from executor.timers import Timer
 from superinfer.costs import HostCost, StepCost, build_cost
 from superinfer.costs.shapes import ModelShape
 from superinfer.engine import Engine, EngineConfig
@@ -81,17 +82,18 @@ class Session:
         arrivals: Arrivals,
         clock: Clock | None = None,
         skip_idle: bool = False,
+        timer: Timer | None = None,
     ) -> Driver:
         """A driver of this session; by real time, unless there is another clock."""
-        clock = clock or self.real_time(skip_idle)
+        clock = clock or self.real_time(skip_idle, timer)
         backend = TorchBackend(
             self.engine, self.runner, self.manager, self.mover, answers, clock, arrivals
         )
         return Driver(backend)
 
-    def real_time(self, skip_idle: bool = False) -> RealTime:
+    def real_time(self, skip_idle: bool = False, timer: Timer | None = None) -> RealTime:
         """A clock that starts now."""
-        return RealTime(self.mover.poll, lambda: self.mover.busy, skip_idle)
+        return RealTime(self.mover.poll, lambda: self.mover.busy, skip_idle, timer)
 
 
 def open_session(

@@ -4,12 +4,15 @@
 
 The shipped model is calibrated, then a trace of some hundred requests runs under `vllm` and
 `rotating`, on the device three times each and in the simulator once. Memory is short: the KV cache
-holds about a dozen requests. All requests come within a share of the time that serving them takes,
-whatever the machine's speed; the simulator with the profile says what that time is.
+holds about a dozen requests. They come in bursts, each within a share of the time that serving it
+takes, whatever the machine's speed; the simulator with the profile says what that time is. Between
+bursts the queue ends, so that a small error of the speed stays a small error of the waiting times.
 
-Everything runs with `OMP_NUM_THREADS=1`, unless the environment sets it. The threads of torch spin
-while they wait for each other: on a CPU that others use too, one that does not get a processor
-holds up all, for up to a second, and no profile can foresee that.
+Others use the same CPU, and its speed changes within minutes by more than the errors that are to be
+seen. So calibration and runs go by the steady clock (`executor/timers.py`): processor time of the
+thread that works, at the speed that a yardstick shows, idle times left out. The record says how
+the yardstick's samples lay in each run. That clock counts one thread, so everything runs with
+`OMP_NUM_THREADS=1`.
 """
 
 from __future__ import annotations
@@ -47,13 +50,17 @@ MAX_ERROR = 0.10
 BLOCK_TOKENS = 16
 KV_BLOCKS = 120
 LONGEST = 512
+SEED = 0
 SEQUENCES = 32
 INTERRUPTED = 130
 THREADS = "OMP_NUM_THREADS"
 LEAST_MINUTES = 0.1
 """That `superinfer-exec calibrate` takes."""
-ARRIVAL_SHARE = 0.4
-"""All requests come in this share of the time that serving them at once takes."""
+BURSTS = 6
+ARRIVAL_SHARE = 0.2
+"""The requests of a burst come in this share of the time that serving it takes…"""
+PAUSE_SHARE = 1.3
+"""…and those of the next one begin after so many times that time."""
 RESULTS = Path(__file__).parent / "results" / "cpu"
 
 
@@ -86,14 +93,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 @contextmanager
 def threads() -> Iterator[None]:
-    """One thread for torch in every command that is run here, unless the user says otherwise."""
+    """One thread for torch in every command that is run here."""
     before = os.environ.get(THREADS)
-    os.environ[THREADS] = before or "1"
+    os.environ[THREADS] = "1"
     try:
         yield
     finally:
         if before is None:
             del os.environ[THREADS]
+        else:
+            os.environ[THREADS] = before
 
 
 def validate(options: argparse.Namespace, given: list[str]) -> int:
@@ -105,9 +114,9 @@ def validate(options: argparse.Namespace, given: list[str]) -> int:
     origin = origin_of(given, sizes)
     profile = calibrated(work, sizes)
     trace = write_trace(work / "trace.jsonl", sizes.requests, 1.0)
-    span_s = ARRIVAL_SHARE * busy_seconds(trace, profile, work)
+    span_s = busy_seconds(trace, profile, work)
     write_trace(trace, sizes.requests, span_s)
-    say(f"{sizes.requests} requests in {span_s:.0f} s")
+    say(f"{sizes.requests} requests, {span_s:.0f} s of work, in {BURSTS} bursts")
     wish = Wish(str(trace), profile, SCHEDULERS, tuple(run_options()), sizes.repeats, work / "runs")
     outcomes = validate_all(wish, say)
     lines = list(report(profile, outcomes, sizes, span_s))
@@ -122,16 +131,20 @@ def origin_of(arguments: list[str], sizes: Sizes) -> dict[str, Any]:
     import torch
 
     command = ["python", "-m", "experiments.validate_cpu", *arguments]
+    machine = hardware(torch.device("cpu")) | {"threads": 1, "processors": os.cpu_count()}
     return {
         "command": shlex.join(command),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {**hardware(torch.device("cpu")), "processors": os.cpu_count()},
+        "machine": machine,
         "platform": platform.platform(),
         "threads": os.environ.get(THREADS, ""),
         "load_before": round(os.getloadavg()[0], 2),
         "versions": executor_versions(),
         "source": code_hash(("superinfer", "sim", "executor", "traces"))[:12],
         "sizes": asdict(sizes),
+        "seed": SEED,
+        "run": [option.replace(str(TINY), "tiny") for option in run_options()],
+        "bursts": {"count": BURSTS, "arrivals": ARRIVAL_SHARE, "period": PAUSE_SHARE},
     }
 
 
@@ -147,7 +160,8 @@ def calibrated(work: Path, sizes: Sizes) -> Path:
     path = work / "profile.json"
     command = ["calibrate", "--device", "cpu", "--minutes", str(sizes.minutes), "-o", str(path)]
     command += ["--block-tokens", str(BLOCK_TOKENS), "--max-model-len", str(LONGEST)]
-    _call("executor", [*command, "--max-sequences", str(SEQUENCES)])
+    command += ["--max-sequences", str(SEQUENCES), "--kv-blocks", str(KV_BLOCKS)]
+    _call("executor", [*command, "--clock", "steady"])
     return path
 
 
@@ -164,10 +178,15 @@ def run_options() -> list[str]:
     return ["--device", "cpu", "--model", str(TINY), *(f"--set={pair}" for pair in pairs)]
 
 
-def write_trace(path: Path, requests: int, span_s: float, seed: int = 0) -> Path:
-    """Chat and batch requests at random times within `span_s`; lengths even in the logarithm."""
+def write_trace(path: Path, requests: int, span_s: float, seed: int = SEED) -> Path:
+    """Chat and batch requests in bursts, all of them `span_s` of work; lengths even in the
+    logarithm.
+    """
     random = np.random.default_rng(seed)
-    times = np.sort(random.uniform(0.0, 1000 * span_s, requests)).round(3).tolist()
+    burst_ms = 1000 * span_s / BURSTS
+    begins_ms = PAUSE_SHARE * burst_ms * (np.arange(requests) * BURSTS // requests)
+    within_ms = random.uniform(0.0, ARRIVAL_SHARE * burst_ms, requests)
+    times = np.sort(begins_ms + within_ms).round(3).tolist()
     prompts = np.exp(random.uniform(np.log(16), np.log(256), requests)).astype(int).tolist()
     answers = np.exp(random.uniform(np.log(8), np.log(96), requests)).astype(int).tolist()
     classes = random.choice(["chat", "batch"], requests, p=[0.7, 0.3]).tolist()
@@ -198,7 +217,10 @@ def busy_seconds(trace: Path, profile: Path, work: Path) -> float:
 def report(profile: Path, outcomes: list[Outcome], sizes: Sizes, span_s: float) -> Iterator[str]:
     """Everything in text."""
     yield from profile_lines(load_profile(profile))
-    yield f"{sizes.requests} requests within {span_s:.1f} s, {KV_BLOCKS} blocks of {BLOCK_TOKENS}"
+    yield (
+        f"{sizes.requests} requests, {span_s:.1f} s of work, in {BURSTS} bursts; "
+        f"{KV_BLOCKS} blocks of {BLOCK_TOKENS} tokens"
+    )
     for outcome in outcomes:
         yield from outcome.lines(MAX_ERROR)
     yield from (verdict.line for verdict in winners(outcomes))
@@ -216,6 +238,7 @@ def record(
         "seconds": round(time.time() - begin_s, 1),
         "max_error": MAX_ERROR,
         "fit": load_profile(profile).fit,
+        "yardstick": load_profile(profile).yardstick,
         "outcomes": [outcome.row(MAX_ERROR) for outcome in outcomes],
         "winners": [verdict.line for verdict in winners(outcomes)],
     }
@@ -249,7 +272,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--minutes",
         type=_above_zero(float, LEAST_MINUTES),
-        default=3.0,
+        default=1.5,
         help=f"of calibration, {LEAST_MINUTES} at least",
     )
     parser.add_argument("--work", type=Path, default=Path("runs/validate-cpu"))

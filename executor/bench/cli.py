@@ -42,7 +42,7 @@ def bench(
     from executor.bench.report import HANDICAPS, Row, bench_lines
     from executor.bench.session import PARTS, Points, Session
     from executor.bench.steps import DecodePoint
-    from executor.calibration.calibrate import dtype_of
+    from executor.calibration.subject import dtype_of
     from executor.calibration.timing import Deadline
     from executor.device import default_device, find_device
     from executor.kv.layout import PRECISIONS

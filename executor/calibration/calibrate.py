@@ -17,128 +17,42 @@ from executor.calibration import kernels
 from executor.calibration.cases import RandomArena
 from executor.calibration.ceilings import ceilings, hardware
 from executor.calibration.fit import with_steps
-from executor.calibration.kernels import CPU, GPU, Bench, Grids
+from executor.calibration.kernels import Bench
 from executor.calibration.links import measure_links
 from executor.calibration.report import unsteady
 from executor.calibration.steps import (
     Limits,
+    Step,
     Steps,
+    middle_steps,
     random_workload,
     run_batches,
     run_driver,
 )
-from executor.calibration.tables import Family
+from executor.calibration.subject import Subject, Wish
+from executor.calibration.tables import Family, middle
 from executor.calibration.timing import Deadline
 from executor.device import executor_versions, find_device
-from executor.items import ItemBudget
-from executor.kernels.ops import ops_for
 from executor.kv.arena import Arena, arena_size
-from executor.kv.layout import KVLayout
 from executor.models import require_weights
-from executor.models.config import read_config
-from executor.session import DTYPES, HOST, ModelOptions, Session, open_session, source_of
+from executor.session import HOST, Session, open_session, source_of
+from executor.timers import SteadyTimer, timed_by
+from executor.yardstick import timer_for
 from superinfer.costs import build_cost
 from superinfer.costs.devices import Link
 from superinfer.costs.profile import HostCost, Profile
-from superinfer.costs.shapes import ModelShape
 from superinfer.engine import Engine, EngineConfig
-from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config
 from superinfer.memory.slabs import ONE_BLOCK_SLABS
-
-BLOCK_TOKENS = (16, 32, 64)
-"""Sizes of blocks that the kernels are made for."""
-LEAST_MODEL_LEN = 64
-"""Shorter contexts leave the grids without a second point."""
 
 DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 KERNEL_SHARE, LINK_SHARE = 0.55, 0.08
 """Of the time; the rest is for loading and for steps."""
+GPU_CHUNKS, CPU_CHUNKS = 3, 6
+"""Of a random batch at the most; a CPU computes one after the other."""
 BATCHES = 64
 """Random batches; half of them are held out."""
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What to calibrate."""
-
-    model: str
-    device: str
-    loading: ModelOptions
-    minutes: float = 10.0
-    block_tokens: int = 32
-    max_model_len: int = 0
-    max_sequences: int = 0
-    """Sequences of a step at the most; 0: 256 on a GPU, 64 on a CPU."""
-    kv_blocks: int = 0
-    grids: Grids | None = None
-
-
-@dataclass(slots=True)
-class Subject:
-    """The model as calibration sees it."""
-
-    wish: Wish
-    device: torch.device
-    shape: ModelShape
-    layout: KVLayout
-
-    @classmethod
-    def of(cls, wish: Wish) -> Subject:
-        """Without loading weights; raises ConfigError for what cannot be calibrated."""
-        device = find_device(wish.device).torch
-        shape = read_config(source_of(wish.model))[0].shape
-        if shape.encoder_layers:
-            raise ConfigError(f"{shape.name}: the cost model has no encoder-decoder models")
-        if wish.block_tokens not in BLOCK_TOKENS:
-            raise ConfigError(
-                f"block_tokens: expected one of {BLOCK_TOKENS}, found {wish.block_tokens}"
-            )
-        longest = wish.max_model_len or shape.max_model_len
-        if not LEAST_MODEL_LEN <= longest <= shape.max_model_len:
-            limits = f"{LEAST_MODEL_LEN} to {shape.max_model_len}"
-            raise ConfigError(f"max_model_len: expected {limits}, found {longest}")
-        dtype = dtype_of(wish.loading, device)
-        shape = replace(shape, dtype_bytes=dtype.itemsize)
-        layout = KVLayout(shape.layers, shape.kv_heads, shape.head_dim, wish.block_tokens, dtype)
-        return cls(wish, device, shape, layout)
-
-    @property
-    def gpu(self) -> bool:
-        """True on a GPU."""
-        return bool(self.device.type == "cuda")
-
-    @property
-    def max_model_len(self) -> int:
-        """Longest context."""
-        return self.wish.max_model_len or self.shape.max_model_len
-
-    @property
-    def sequences(self) -> int:
-        """Most sequences of a step."""
-        return self.wish.max_sequences or (256 if self.gpu else 64)
-
-    def grids(self) -> Grids:
-        """Where to measure."""
-        asked = self.wish.grids or (GPU if self.gpu else CPU)
-        return asked.within(self.max_model_len)
-
-    def bench(self) -> Bench:
-        """The kernels' setting."""
-        budget = ItemBudget.of(self.layout, self.device)
-        int8 = self.wish.loading.int8
-        point_s = 0.03 if self.wish.minutes < 4 else 0.06
-        ops = ops_for(self.device)
-        return Bench(self.shape, self.layout, ops, self.device, self.grids(), budget, int8, point_s)
-
-
-def dtype_of(loading: ModelOptions, device: torch.device) -> torch.dtype:
-    """The type of a model as the executor loads it."""
-    kind = loading.dtype or ("bfloat16" if device.type == "cuda" else "float32")
-    if kind not in DTYPES:
-        raise ConfigError(f"--dtype: expected one of {', '.join(DTYPES)}, got {kind!r}")
-    return DTYPES[kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,17 +65,27 @@ class Calibration:
 
 def calibrate(wish: Wish, say: Say) -> Calibration:
     """Measure everything within about `wish.minutes`."""
-    begin_s, total_s = time.time(), 60 * wish.minutes
     subject = Subject.of(wish)
     check_session(subject)
+    with timed_by(timer_for(wish.clock, subject.device)) as timer:
+        found = _measured(subject, say)
+    if isinstance(timer, SteadyTimer):
+        return replace(found, profile=replace(found.profile, yardstick=timer.report()))
+    return found
+
+
+def _measured(subject: Subject, say: Say) -> Calibration:
+    wish = subject.wish
+    begin_s, total_s = time.time(), 60 * wish.minutes
+    whole = Deadline(total_s)
     say(f"{subject.shape.name} on {hardware(subject.device)['name']}")
     rates = ceilings(subject.device, min(2.0, total_s / 60))
-    found = dict(measure_kernels(subject, Deadline(KERNEL_SHARE * total_s), say))
+    found = kernels_in_rounds(subject, Deadline(KERNEL_SHARE * total_s), say)
     links = measure_links(subject.device, LINK_SHARE * total_s)
     say("steps of the model")
     session = open_session(_config(subject), wish.loading)
     profile = _profile(subject, found, links, rates, session)
-    steps = run_steps(subject, session, total_s - (time.time() - begin_s))
+    steps = run_steps(subject, session, whole.left_s)
     profile = with_steps(profile, subject.shape, steps)
     say(f"predicted against measured: {profile.fit['step']}")
     if warning := unsteady(profile):
@@ -192,6 +116,16 @@ def check_session(subject: Subject) -> None:
 
 
 # -- kernels ------------------------------------------------------------------------------------
+
+
+def kernels_in_rounds(subject: Subject, deadline: Deadline, say: Say) -> dict[str, Family]:
+    """Every kernel, once or on a CPU some times."""
+    found: dict[str, list[Family]] = {}
+    for done in range(subject.rounds):
+        part = Deadline(deadline.left_s / (subject.rounds - done))
+        for name, family in measure_kernels(subject, part, say):
+            found.setdefault(name, []).append(family)
+    return {name: middle(families) for name, families in found.items()}
 
 
 def measure_kernels(subject: Subject, deadline: Deadline, say: Say) -> Iterator[tuple[str, Family]]:
@@ -317,7 +251,7 @@ def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
     """Random batches through the runner, some to fit and some to judge, and requests through the
     driver.
     """
-    deadline = Deadline(max(4.0, seconds))
+    deadline, least_s = Deadline(max(4.0, seconds)), 2.0 / subject.rounds
     limits, random = _limits(subject, session), np.random.default_rng(1)
     blocks = min(session.engine.config.total_blocks, 8192)
     source = RandomArena.over(subject.layout, session.runner.arena, blocks)
@@ -325,9 +259,15 @@ def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
     mixed = BATCHES // 2
     places = (random.permutation(mixed) + random.random(mixed)) / mixed
     shapes = [limits.batch(random, i % 2 == 1, float(places[i // 2])) for i in range(BATCHES)]
-    time_s = Deadline(max(2.0, 0.65 * deadline.left_s))
-    ran = run_batches(session.runner, source, shapes, time_s)
-    driven = run_driver(session, random_workload(limits, 48), Deadline(max(2.0, deadline.left_s)))
+    rounds: list[list[Step]] = []
+    driven: list[Step] = []
+    for done in range(subject.rounds):
+        part = Deadline(max(least_s, deadline.left_s / (subject.rounds - done)))
+        time_s = Deadline(max(least_s, 0.65 * part.left_s))
+        rounds.append(run_batches(session.runner, source, shapes, time_s))
+        workload = random_workload(limits, 48, seed=done)
+        driven += run_driver(session, workload, Deadline(max(least_s, part.left_s)))
+    ran = middle_steps(rounds)
     # Pairs take turns, so that a change of the machine's speed meets both sets.
     fitted = [step for index, step in enumerate(ran) if index % 4 < 2]
     unseen = [step for index, step in enumerate(ran) if index % 4 >= 2]
@@ -340,4 +280,6 @@ def _limits(subject: Subject, session: Session) -> Limits:
     total = min(sizes.total_blocks * sizes.block_tokens, grids.most_context)
     context = min(subject.max_model_len - 1, grids.contexts[-1], total // 4)
     chunk = min(grids.chunks[-1], context, 4096)
-    return Limits(subject.sequences, context, chunk, total)
+    return Limits(
+        subject.sequences, context, chunk, total, GPU_CHUNKS if subject.gpu else CPU_CHUNKS
+    )

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from executor.timers import CLOCK_HELP
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -40,11 +42,12 @@ def calibrate(
         int, typer.Option(min=0, help="Most sequences of a step; 0: 256, on a CPU 64.")
     ] = 0,
     kv_blocks: Annotated[int, typer.Option(min=0, help="KV blocks; 0: what fits.")] = 0,
+    clock: Annotated[str, typer.Option(help=CLOCK_HELP)] = "wall",
 ) -> None:
     """Measure kernels, copies and host work, and write the profile that the simulator reads."""
-    from executor.calibration.calibrate import Wish
     from executor.calibration.calibrate import calibrate as run
     from executor.calibration.report import profile_lines
+    from executor.calibration.subject import Wish
     from executor.device import default_device
     from executor.session import ModelOptions
     from superinfer.costs.profile import write_profile
@@ -60,6 +63,7 @@ def calibrate(
         max_model_len,
         max_sequences,
         kv_blocks,
+        clock=clock,
     )
     profile = run(wish, lambda text: print(text, file=sys.stderr, flush=True)).profile
     path = out or Path(f"{profile.device}_{profile.model}_tp{profile.tp}.json")

@@ -106,18 +106,30 @@ def _widened(kernel: Kernel, ratio: float) -> Kernel:
     return replace(kernel, seconds=tuple(np.maximum.accumulate(seconds).tolist()))
 
 
-def fit_factors(parts: np.ndarray, sequences: np.ndarray, seconds: np.ndarray) -> Factors:
-    """Factors of steps that took `seconds`, host time per step and per sequence left free.
+def fit_factors(parts: np.ndarray, seconds: np.ndarray) -> Factors:
+    """Factors of steps that took `seconds` on the device."""
+    return _fitted(parts, [], seconds)[0]
 
-    Without a `sequences` (empty) the seconds are the device's alone.
+
+def fit_steps(
+    parts: np.ndarray, host: Sequence[np.ndarray], seconds: np.ndarray
+) -> tuple[Factors, list[float]]:
+    """Factors of whole steps. Their host time is left free, and comes second: per step, and per
+    unit of each column of `host`.
     """
-    host = [np.ones(len(seconds)), sequences] if len(sequences) else []
-    columns = np.column_stack([*host, parts])
-    prior = np.array([0.0] * len(host) + [1.0] * 3)
-    pulled = prior > 0
-    found = _solve(columns, seconds, prior, pulled)
-    factors = np.where(parts.sum(axis=0) > 0, found[len(host) :], 1.0)
-    return Factors(*(float(np.clip(value, LOWEST, HIGHEST)) for value in factors))
+    factors, free = _fitted(parts, [np.ones(len(seconds)), *host], seconds)
+    return factors, free.tolist()
+
+
+def _fitted(
+    parts: np.ndarray, free: Sequence[np.ndarray], seconds: np.ndarray
+) -> tuple[Factors, np.ndarray]:
+    columns = np.column_stack([*free, parts])
+    prior = np.array([0.0] * len(free) + [1.0] * 3)
+    found = _solve(columns, seconds, prior, prior > 0)
+    factors = np.where(parts.sum(axis=0) > 0, found[len(free) :], 1.0)
+    clipped = (float(np.clip(value, LOWEST, HIGHEST)) for value in factors)
+    return Factors(*clipped), found[: len(free)]
 
 
 def entry(factors: Factors) -> dict[str, float]:

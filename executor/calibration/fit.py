@@ -15,6 +15,7 @@ from executor.calibration.factors import (
     Factors,
     entry,
     fit_factors,
+    fit_steps,
     least_ratio,
     parts_of,
     scaled,
@@ -23,6 +24,7 @@ from executor.calibration.steps import HostFit, Step, Steps, fit_host, predictio
 from superinfer.costs import CalibratedCost
 from superinfer.costs.profile import HostCost, Profile
 from superinfer.costs.shapes import ModelShape
+from superinfer.lab.profiles.scale import with_host
 
 CPU = "cpu"
 """The device of a profile that is none of a GPU."""
@@ -39,8 +41,9 @@ def with_steps(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:
     """The profile with its tables in line with real steps, its host time, and how well it predicts
     steps that it has not seen.
     """
-    factors = _factors(profile, shape, steps)
-    profile = scaled(profile, factors)
+    factors, of_chunks = _factors(profile, shape, steps)
+    chunked = replace(profile.host, chunked_s=of_chunks[0], next_chunk_s=of_chunks[1])
+    profile = scaled(replace(profile, host=chunked), factors)
     cost = CalibratedCost(profile, shape)
     launching = _host(steps.fitted, cost, HostFit(0.0, 0.0))
     planning = _host(steps.driven, cost, launching)
@@ -52,14 +55,13 @@ def with_steps(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:
         least_s = launch_seconds([(s, launching) for s in steps.fitted], cost)
         # Each step of the driver has a shape that nobody has run before.
         least_s = launch_seconds([(s, host) for s in steps.driven], cost) or least_s
-    known = HostCost(host.step_s, host.per_sequence_s, "measured", least_s)
+    known = HostCost(host.step_s, host.per_sequence_s, "measured", least_s, *of_chunks)
     profile = replace(profile, host=known)
     judged = _judged(profile, shape, steps, launching, host)
     shared = shared_factor(profile, steps, cost, host)
     if shared > 1.0:
         profile = scaled(profile, Factors(shared=shared))
-        slower = HostCost(host.step_s * shared, host.per_sequence_s * shared, "measured")
-        profile = replace(profile, host=slower)
+        profile = with_host(profile, shared)
     in_step = entry(replace(factors, shared=shared))
     return replace(profile, fit={**profile.fit, **judged, "in_step": in_step})
 
@@ -115,24 +117,31 @@ def launch_seconds(steps: Sequence[tuple[Step, HostFit]], cost: CalibratedCost) 
     return median(found) if found else 0.0
 
 
-def _factors(profile: Profile, shape: ModelShape, steps: Steps) -> Factors:
+def _factors(
+    profile: Profile, shape: ModelShape, steps: Steps
+) -> tuple[Factors, tuple[float, float]]:
     """On a GPU of replayed decodes, and of steps with chunks that are long on the device; on a CPU
-    of whole steps, with their host time left open.
+    of whole steps, with their host time left open. There alone steps with chunks take something
+    more than their kernels: a second kind of attention is prepared, and chunk comes after chunk.
+    The seconds of both (`HostCost.chunked_s`, `next_chunk_s`) come second.
     """
     fitted = steps.fitted
     replayed = [step for step in fitted if step.replay_s is not None and not step.chunks]
     if not replayed:
         sequences = np.array([step.sequences for step in fitted], dtype=float)
+        chunks = np.array([len(step.chunks) for step in fitted], dtype=float)
         seconds = np.array([step.seconds for step in fitted])
-        return fit_factors(parts_of(profile, shape, fitted), sequences, seconds)
+        host = sequences, chunks.clip(max=1), (chunks - 1).clip(min=0)
+        factors, free = fit_steps(parts_of(profile, shape, fitted), host, seconds)
+        return factors, (free[2], free[3])
     device_s = np.array([step.replay_s for step in replayed])
-    found = fit_factors(parts_of(profile, shape, replayed), np.zeros(0), device_s)
+    found = fit_factors(parts_of(profile, shape, replayed), device_s)
     few = [step for step in fitted if step.tokens <= MANY_TOKENS]
     found = replace(found, prefill=_prefill_factor(scaled(profile, found), shape, few or fitted))
     many = [step for step in (*fitted, *steps.driven) if step.tokens > MANY_TOKENS]
     ratio = _left_for(scaled(profile, found), shape, many, DENSE_PART)
     wide = found.dense * max(ratio, least_ratio(profile))
-    return replace(found, wide=wide) if many else found
+    return replace(found, wide=wide) if many else found, (0.0, 0.0)
 
 
 def _prefill_factor(profile: Profile, shape: ModelShape, steps: Sequence[Step]) -> float:

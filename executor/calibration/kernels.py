@@ -7,7 +7,7 @@ in an arena far larger than it, and layers take turns. What is timed is random, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -61,6 +61,12 @@ class Grids:
             self.blocks,
             self.most_context,
         )
+
+    def holding(self, sequences: int, tokens: int) -> Grids:
+        """The same for steps of so many sequences and `tokens` in the KV cache at the most."""
+        fewer = tuple(x for x in self.sequences if x < sequences)
+        most = min(self.most_context, tokens)
+        return replace(self, sequences=(*fewer, sequences), most_context=most)
 
 
 def spaced(last: int, fine_from: int) -> tuple[int, ...]:

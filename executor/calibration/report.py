@@ -44,6 +44,12 @@ def profile_lines(profile: Profile) -> Iterator[str]:
     yield f"  host  {step_us:.0f} us per step, {sequence_us:.1f} per sequence"
     if host.launch_s:
         yield f"  a step with chunks takes at least {host.launch_s * 1e3:.2f} ms to launch"
+    if stick := profile.yardstick:
+        yield (
+            f"  steady clock: the yardstick took {stick['yardstick_s'] * 1e3:.2f} ms at first, "
+            f"then {stick['median']:.2f} times that (90% of {stick['samples']:.0f} samples "
+            f"{stick['p5']:.2f} to {stick['p95']:.2f})"
+        )
     yield f"  {'':24} {'points':>6} {'spread':>7} {'error on held-out':>18}"
     for name, entry in profile.fit.items():
         if name == "in_step":

@@ -7,9 +7,8 @@ on the runner's steps, and planning, placing blocks and booking tokens, measured
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from statistics import median
 
 import numpy as np
@@ -21,6 +20,7 @@ from executor.clock import RealTime
 from executor.driver import Driver
 from executor.runner import Batch, Runner
 from executor.session import Session
+from executor.timers import current_timer
 from executor.workload import answers_of
 from superinfer.costs.base import Chunk, CostModel
 from superinfer.plan import Plan
@@ -139,6 +139,15 @@ def run_batches(
     return steps
 
 
+def middle_steps(rounds: Sequence[Sequence[Step]]) -> list[Step]:
+    """The same steps, measured in several rounds of which some may have ended early: medians."""
+    found = []
+    for index in range(max(len(ran) for ran in rounds)):
+        same = [ran[index] for ran in rounds if index < len(ran)]
+        found.append(replace(same[0], seconds=median(step.seconds for step in same)))
+    return found
+
+
 def _replay_s(runner: Runner, batch: Batch) -> float | None:
     """Seconds of the batch's graph alone."""
     if runner.graphs is None:
@@ -150,16 +159,18 @@ def _replay_s(runner: Runner, batch: Batch) -> float | None:
 
 
 def _once(runner: Runner, batch: Batch) -> float:
-    begin_s = time.perf_counter()
+    timer = current_timer()
+    timer.rest()
+    begin_s = timer.read()
     runner.launch(batch).wait()
-    return time.perf_counter() - begin_s
+    return timer.read() - begin_s
 
 
 class LoggedTime(RealTime):
     """Real time that keeps a record of the steps, and stops the driver when its time is over."""
 
     def __init__(self, session: Session, deadline: Deadline) -> None:
-        super().__init__(session.mover.poll, lambda: session.mover.busy, skip_idle=True)
+        super().__init__(session.mover.poll, lambda: session.mover.busy, True, current_timer())
         self.deadline = deadline
         self.driver: Driver | None = None
         self.steps: list[Step] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -107,6 +107,21 @@ def measure_grid(
         tuple(tuple(map(float, line)) for line in seconds),
     )
     return Family(kernel, len(timings), _spread(timings))
+
+
+def middle(families: Sequence[Family]) -> Family:
+    """One kernel that was measured some times: medians over those that have the most points."""
+    if len(families) == 1:
+        return families[0]
+    most = max(families, key=lambda family: family.points)
+    alike = [family for family in families if family.kernel.axes == most.kernel.axes]
+    table = np.median([np.array(family.kernel.seconds) for family in alike], axis=0)
+    one = table.ndim == 1
+    seconds = tuple(table.tolist()) if one else tuple(map(tuple, table.tolist()))
+    errors = [error for family in families for error in family.errors]
+    spread = float(np.median([family.spread for family in families]))
+    kernel = replace(most.kernel, seconds=seconds)
+    return Family(kernel, most.points, spread, errors, most.range)
 
 
 def _lengthened(measured: list[float], columns: Sequence[int]) -> list[float]:

@@ -3,17 +3,18 @@
 What is timed is a list of calls that do the same work on different data. On a GPU they are captured
 into one graph, in order, and the graph is replayed between two events, so that the gaps between
 launches are those of a graph; together their data has to be larger than the L2. On a CPU they run
-one after the other by the wall clock.
+one after the other, by the timer that is chosen (`timers`).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
 import torch
+
+from executor.timers import current_timer
 
 Call = Callable[[], object]
 
@@ -45,15 +46,16 @@ class Timing:
 
 
 class Deadline:
-    """A moment on the wall clock after which no more work is begun."""
+    """A moment of the timer that is chosen, after which no more work is begun."""
 
     def __init__(self, seconds: float) -> None:
-        self._end_s = time.monotonic() + seconds
+        self._timer = current_timer()
+        self._end_s = self._timer.read() + seconds
 
     @property
     def left_s(self) -> float:
         """Seconds left; negative once it is over."""
-        return self._end_s - time.monotonic()
+        return self._end_s - self._timer.read()
 
     @property
     def over(self) -> bool:
@@ -119,7 +121,7 @@ def _between_events(run: Call) -> float:
 def _time_cpu(calls: Sequence[Call], budget_s: float) -> Timing:
     run = _each(calls)
     run()
-    once_s = _wall(run)
+    once_s = _taken(run)
     inner = max(1, int(CPU_BATCH_S / max(once_s, 1e-9)))
     count = inner * len(calls)
 
@@ -128,13 +130,18 @@ def _time_cpu(calls: Sequence[Call], budget_s: float) -> Timing:
             run()
 
     repeats = _repeats(once_s * inner, budget_s)
-    return Timing.of([_wall(batch) / count for _ in range(repeats)])
+    samples = []
+    for _ in range(repeats):
+        current_timer().rest()
+        samples.append(_taken(batch) / count)
+    return Timing.of(samples)
 
 
-def _wall(run: Call) -> float:
-    begin_s = time.perf_counter()
+def _taken(run: Call) -> float:
+    timer = current_timer()
+    begin_s = timer.read()
     run()
-    return time.perf_counter() - begin_s
+    return timer.read() - begin_s
 
 
 def _repeats(once_s: float, budget_s: float) -> int:

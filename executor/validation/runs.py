@@ -26,6 +26,8 @@ def run_device(
     """`superinfer-exec run` with that profile for predictions; the result folder."""
     command = [sys.executable, "-m", "executor", "run", trace, *options]
     command += ["--set", f"run.costs={json.dumps(str(profile))}"]
+    if load_profile(profile).yardstick:
+        command += ["--clock", "steady"]
     return _run(command, out, timeout_s)
 
 

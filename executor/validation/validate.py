@@ -39,12 +39,16 @@ class Outcome:
     metrics: list[Metric] = field(default_factory=list)
     spreads: dict[str, float] = field(default_factory=dict)
     """Of repeated runs on the device, by metric."""
+    yardsticks: list[dict[str, float]] = field(default_factory=list)
+    """Of each run on the device that the steady clock timed (`timers.SteadyTimer.report`)."""
 
     @classmethod
     def of(cls, scheduler: str, devices: list[Path], simulated: Path) -> Outcome:
         """Compare result folders that are there."""
         measured: list[Summary] = [summary(folder) for folder in devices]
         found = cls(scheduler, devices, simulated, compare(middle(measured), summary(simulated)))
+        runs = [one.get("run", {}) for one in measured]
+        found.yardsticks = [run["yardstick"] for run in runs if "yardstick" in run]
         for metric in found.metrics:
             if not metric.service_class:
                 found.spreads[metric.name] = spread(measured, metric.name)
@@ -62,6 +66,10 @@ class Outcome:
                 return metric.simulated if simulated else metric.device
         return None
 
+    def noise(self, name: str) -> float:
+        """Largest less smallest of the device's repeats; 0 for a single run."""
+        return self.spreads.get(name, 0.0) * abs(self.value(name, simulated=False) or 0.0)
+
     def plot(self, out: Path) -> Path:
         """Draw the first run on the device beside the simulated one."""
         title = f"{self.scheduler}: device and simulator on the same trace"
@@ -74,12 +82,20 @@ class Outcome:
             "repeats": len(self.devices),
             "metrics": [metric.row() for metric in self.metrics],
             "spread_of_repeats": self.spreads,
+            **({"yardsticks": self.yardsticks} if self.yardsticks else {}),
             "failed": None if max_error is None else self.fails(max_error),
         }
 
     def lines(self, max_error: float | None) -> Iterator[str]:
         """A table."""
         yield f"{self.scheduler} ({len(self.devices)} runs on the device)"
+        if self.yardsticks:
+            medians = ", ".join(f"{one['median']:.2f}" for one in self.yardsticks)
+            lows, highs = ([one[name] for one in self.yardsticks] for name in ("p5", "p95"))
+            yield (
+                f"  times are at the profile's speed; the yardstick took {medians} times as long, "
+                f"90% of its samples {min(lows):.2f} to {max(highs):.2f}"
+            )
         yield from lines(self.metrics, max_error)
 
 
@@ -104,7 +120,9 @@ def validate_all(wish: Wish, say: Callable[[str], None]) -> list[Outcome]:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Which policies are best by a metric; several if they are exactly equal."""
+    """Which policies are best by a metric; several if they are equal, or on the device no further
+    apart than repeated runs of one of them.
+    """
 
     metric: str
     device: tuple[str, ...]
@@ -147,7 +165,11 @@ def _best(outcomes: list[Outcome], name: str, sign: int, simulated: bool) -> tup
     known = {key: sign * value for key, value in values.items() if value is not None}
     if len(known) < len(outcomes):
         return ()
-    return tuple(key for key, value in known.items() if value == max(known.values()))
+    best = max(known, key=lambda key: known[key])
+    noise = {one.scheduler: 0.0 if simulated else one.noise(name) for one in outcomes}
+    return tuple(
+        key for key, value in known.items() if known[best] - value <= max(noise[best], noise[key])
+    )
 
 
 def _fresh(folder: Path) -> Path:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from executor.calibration.calibrate import Wish
 from executor.calibration.calibrate import calibrate as measure
 from executor.calibration.kernels import Grids, spaced
 from executor.calibration.report import profile_lines
+from executor.calibration.subject import Wish
 from executor.session import ModelOptions
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.floors import tiny_config

@@ -247,6 +247,8 @@ def cpu(folder: Path) -> Lines:
         f"with a mean error of {found['fit']['step']['heldout_mape']:.1%}."
     )
     yield ""
+    yield _yardsticks(found)
+    yield ""
     outcomes = found["outcomes"]
     columns = [f"`{o['scheduler']}` {kind}" for o in outcomes for kind in ("device", "simulated")]
     yield from _header("", *columns)
@@ -259,6 +261,20 @@ def cpu(folder: Path) -> Lines:
             cells.append(_cell(pair["device"], kind))
             cells.append(_beside(pair["simulated"], pair["device"], kind))
         yield f"| {words} | " + " | ".join(cells) + " |"
+
+
+def _yardsticks(found: Checks) -> str:
+    """By how much the machine's speed changed, which the times below do not show."""
+    stick = found["yardstick"]
+    runs = [(o["scheduler"], one) for o in found["outcomes"] for one in o.get("yardsticks", [])]
+    medians = ", ".join(f"{one['median']:.2f} (`{name}`)" for name, one in runs)
+    reference_ms = stick["yardstick_s"] * 1e3
+    return (
+        f"Seconds are those of the steady clock. Its yardstick, {reference_ms:.2f} ms "
+        f"where it is taken for 1, took {stick['median']:.2f} during calibration (90 % of "
+        f"{stick['samples']:.0f} samples {stick['p5']:.2f} to {stick['p95']:.2f}), and in the runs "
+        f"{medians}."
+    )
 
 
 def _header(*names: str) -> Lines:

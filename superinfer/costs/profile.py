@@ -23,8 +23,9 @@ PARTLY_FITTED = "partly fitted"
 """Of a host whose `chunked_s` was fitted to a run, while the rest is assumed."""
 ORIGINS = ("measured", "published", "assumed", PARTLY_FITTED)
 _DIRECTIONS = ("h2d", "d2h")
-_OPTIONAL_HOST = ("launch_s", "chunked_s")
-_HOST = ("step_s", "per_sequence_s", "origin", *_OPTIONAL_HOST)
+_OPTIONAL_HOST = ("launch_s", "chunked_s", "next_chunk_s")
+HOST_TIMES = ("step_s", "per_sequence_s", *_OPTIONAL_HOST)
+_HOST = (*HOST_TIMES, "origin")
 _GRAPHS = ("decodes", "mixed", "chunks")
 LEAST_BOTH_SHARE = 1e-6
 """Of a direction's speed, what copies both ways at once leave of it at least."""
@@ -86,6 +87,9 @@ class HostCost:
     """
     chunked_s: float = 0.0
     """The device waits so long in each step with chunks of prompts, also where hosts plan ahead."""
+    next_chunk_s: float = 0.0
+    """Each chunk but a step's first takes so much more than its kernels: a CPU computes them one
+    after the other."""
 
     def seconds(self, sequences: int) -> float:
         """Host seconds of one step over `sequences` requests."""
@@ -117,6 +121,9 @@ class Profile:
     """Kernels whose shape lies outside what was measured, each with what stands in for it."""
     sources: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    yardstick: dict[str, Any] = field(default_factory=dict)
+    """Of times that are no wall time: the reference of a CPU's steady clock, `yardstick_s`, and how
+    its samples lay about it (`executor/timers.py`)."""
     made_s: float = 0.0
     path: str = ""
 
@@ -187,6 +194,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         **({"assumed": profile.assumed} if profile.assumed else {}),
         "sources": profile.sources,
         "versions": profile.versions,
+        **({"yardstick": profile.yardstick} if profile.yardstick else {}),
         "made_s": profile.made_s,
     }
 
@@ -370,6 +378,12 @@ def _fit(reader: _Reader) -> dict[str, Any]:
     return reader.data
 
 
+def _yardstick(reader: _Reader) -> dict[str, Any]:
+    if reader.data and not reader.number("yardstick_s", 0.0):
+        reader.fail("yardstick_s", "expected a number > 0")
+    return reader.data
+
+
 def _texts(reader: _Reader) -> dict[str, str]:
     return {name: reader.text(name) for name in reader.data}
 
@@ -399,6 +413,7 @@ _SECTIONS: Mapping[str, Callable[[_Reader], dict[str, Any]]] = {
     "fit": _fit,
     "range": _range,
     "assumed": _texts,
+    "yardstick": _yardstick,
 }
 
 

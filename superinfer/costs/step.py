@@ -93,6 +93,7 @@ class StepCost(ABC):
         self.shape, self.tp, self.host = shape, tp, host
         self._host_step_s, self._host_sequence_s = host.step_s, host.per_sequence_s
         self._launch_s, self._chunked_s = host.launch_s, host.chunked_s
+        self._next_chunk_s = host.next_chunk_s
         self.links = links
         """By direction, `h2d` and `d2h`; and `both`, where it was measured: either direction while
         the other one copies, too."""
@@ -329,7 +330,8 @@ class KernelCost(StepCost):
                 tokens, rows = graph.rows, graph.decodes + self._graphs.chunks
         fixed = self._fixed_cache.get(tokens) or self._fixed(tokens)
         fixed += self._rows_cache.get(rows) or self._row(rows)
-        return fixed + self._prefill_s(chunks) + idle_s + self._chunked_s
+        chunked_s = self._chunked_s + self._next_chunk_s * (len(chunks) - 1)
+        return fixed + self._prefill_s(chunks) + idle_s + chunked_s
 
     def _fixed(self, tokens: int) -> float:
         seconds = self._fixed_cache[tokens] = self._fixed_s(tokens)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from executor.calibration import calibrate as calibration
-from executor.calibration.calibrate import Wish, calibrate
+from executor.calibration.calibrate import calibrate
 from executor.calibration.cases import RandomArena, decode_step
 from executor.calibration.factors import (
     HIGHEST,
@@ -22,6 +22,7 @@ from executor.calibration.factors import (
     entry,
     factors_of,
     fit_factors,
+    fit_steps,
     inverse,
     least_ratio,
     parts_of,
@@ -39,15 +40,19 @@ from executor.calibration.steps import (
     Step,
     Steps,
     fit_host,
+    middle_steps,
     predictions,
     random_workload,
     run_batches,
 )
+from executor.calibration.subject import Subject, Wish
 from executor.calibration.tables import (
+    Family,
     ends_first,
     hold_out,
     measure_curve,
     measure_grid,
+    middle,
     never_falling,
     read,
 )
@@ -130,6 +135,51 @@ def test_a_grid_goes_on_by_its_slope_past_the_most() -> None:
     assert (4, 8) not in asked
     assert family.kernel.seconds == ((1.0, 2.0, 8.0), (4.0, 8.0, 32.0))
     assert family.points == len(asked) == 5
+
+
+def test_rounds_have_a_median() -> None:
+    """Point by point, over those that were measured as finely as the finest; all errors count."""
+
+    def curve(slower: float, late: bool = False) -> Family:
+        found = measure_curve(
+            (1, 2, 4), "tokens", lambda n: timing(slower * n), Deadline(-1.0 if late else 10.0)
+        )
+        found.errors.append(slower)
+        return found
+
+    found = middle([curve(1.0), curve(3.0), curve(1.5), curve(9.0, late=True)])
+    assert found.kernel.seconds == (1.5, 3.0, 6.0)
+    assert (found.points, found.errors) == (3, [1.0, 3.0, 1.5, 9.0])
+    axes = {"sequences": (1, 4), "context_tokens": (1, 2)}
+
+    def grid(slower: float) -> Family:
+        return measure_grid(axes, lambda r, c: timing(slower * r * c), Deadline(10))
+
+    grids = [grid(1.0), grid(2.0), grid(3.0)]
+    assert middle(grids).kernel.seconds == ((2.0, 4.0), (8.0, 16.0))
+    assert middle(grids[:1]) is grids[0]
+
+
+def test_steps_of_rounds_have_a_median() -> None:
+    """Of as many rounds as came to them."""
+
+    def ran(*seconds: float) -> list[Step]:
+        return [Step((), index + 1, 100, value) for index, value in enumerate(seconds)]
+
+    found = middle_steps([ran(1.0, 5.0), ran(2.0, 7.0, 3.0), ran(9.0)])
+    assert [step.seconds for step in found] == [2.0, 6.0, 3.0]
+    assert [step.decodes for step in found] == [1, 2, 3]
+
+
+def test_a_cpu_is_measured_as_far_as_its_session_goes() -> None:
+    """With short calibrations in one round, as on a GPU."""
+    subject = Subject.of(Wish("tiny", "cpu", ModelOptions(), 2.0, 16, 512, 24, 100))
+    assert subject.grids().sequences == (1, 2, 4, 8, 16, 24)
+    assert subject.grids().most_context == 1600
+    assert subject.rounds == 5
+    assert Subject.of(replace(subject.wish, minutes=0.1)).rounds == 1
+    subject.device = torch.device("cuda")
+    assert subject.rounds == 1 and subject.grids().sequences[-1] == 256
 
 
 def test_spacing_has_no_gap_of_more_than_half_an_octave() -> None:
@@ -339,15 +389,17 @@ def test_factors_of_kernels_in_a_step() -> None:
     device = parts @ np.array([1.2, 0.9, 1.1])
     seconds = device + 0.05 + 0.002 * sequences
     seconds[5] *= 3
-    found = fit_factors(parts, sequences, seconds)
+    found, host = fit_steps(parts, [sequences], seconds)
+    assert host == pytest.approx([0.05, 0.002], rel=0.3)
     assert (found.dense, found.decode, found.prefill) == pytest.approx((1.2, 0.9, 1.1), abs=0.05)
-    alone = fit_factors(parts[:, :] * [1, 1, 0], np.zeros(0), parts @ np.array([1.3, 1.0, 0.0]))
+    alone = fit_factors(parts[:, :] * [1, 1, 0], parts @ np.array([1.3, 1.0, 0.0]))
     assert (alone.dense, alone.decode, alone.prefill) == pytest.approx((1.3, 1.0, 1.0), abs=0.03)
 
 
 def test_scaled_tables_predict_scaled_steps(profile: Profile, config: Path) -> None:
     """Each factor has its own part of a step."""
     shape = load_shape(config)
+    profile = replace(profile, host=HostCost(0.0, 0.0, "measured"))
     steps = [Step((), 4, 256, 1.0), Step((Chunk(32, 0),), 0, 0, 1.0)]
     parts = parts_of(profile, shape, steps)
     assert parts[0, 2] == 0 and parts[1, 1] == 0 and (parts[:, 0] > 0).all()
@@ -446,6 +498,32 @@ def test_steps_with_chunks_wait_for_their_launches() -> None:
     ]
     found = launch_seconds([(step, host) for step in steps], cost)  # type: ignore[arg-type]
     assert found == pytest.approx(0.010)
+
+
+def test_a_processor_computes_one_chunk_after_the_other(profile: Profile, config: Path) -> None:
+    """What a step with chunks takes more, and what each further chunk does, is found and counts."""
+    shape = load_shape(config)
+    host = HostCost(0.001, 0.0, "measured", chunked_s=0.003, next_chunk_s=0.002)
+    cost, random = CalibratedCost(replace(profile, host=host), shape), np.random.default_rng(0)
+    plain = CalibratedCost(replace(profile, host=HostCost(0.0, 0.0, "measured")), shape)
+    for count in (1, 2, 4):
+        chunks = [Chunk(8, 0)] * count
+        more_s = cost.step_s(chunks, 2, 64) - plain.step_s(chunks, 2, 64)
+        assert more_s == pytest.approx(0.003 + 0.002 * (count - 1))
+    limits = Limits(4, 120, 60, 400, 6)
+
+    def steps(count: int) -> list[Step]:
+        made = []
+        for i in range(count):
+            batch = limits.batch(random, mixed=i % 2 == 1)
+            chunks = tuple(Chunk(*chunk) for chunk in batch.chunks)
+            work = chunks, len(batch.contexts), sum(batch.contexts)
+            made.append(Step(*work, cost.step_s(*work) + 0.001))
+        return made
+
+    found = with_steps(profile, shape, Steps(steps(60), steps(20), steps(40))).host
+    assert found.next_chunk_s == pytest.approx(0.002, rel=0.25)
+    assert found.chunked_s == pytest.approx(0.003, rel=0.25)
 
 
 @pytest.mark.parametrize("launch_s", [0.05, 0.0])

@@ -6,15 +6,17 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from executor_runs import call
 
+from executor.validation import runs
 from executor.validation import validate as validation
 from executor.validation.compare import Metric, compare, lines, middle, spread
 from executor.validation.validate import Outcome, gate, winners
-from superinfer.costs import list_profiles
+from superinfer.costs import list_profiles, load_profile, write_profile
 from superinfer.lab import side_by_side
 from superinfer.lab.side_by_side import COLUMNS
 
@@ -65,6 +67,47 @@ def outcome(name: str, folder: Path, device_ms: float, simulated_ms: float) -> O
         (path / "summary.json").write_text(text, encoding="utf-8")
         paths.append(path)
     return Outcome.of(name, [paths[0]], paths[1])
+
+
+def test_nobody_wins_by_less_than_repeats_differ(tmp_path: Path) -> None:
+    """Then either may win in simulation; a single run has no such noise."""
+    vllm = outcome("vllm", tmp_path, 100.0, 100.0)
+    rotating = outcome("rotating", tmp_path, 103.0, 98.0)
+    said = winners([vllm, rotating])[0]
+    assert (said.device, said.simulated, said.agrees) == (("vllm",), ("rotating",), False)
+    rotating.spreads["mean_ttft_ms"] = 0.02
+    assert not winners([vllm, rotating])[0].agrees
+    vllm.spreads["mean_ttft_ms"] = 0.04
+    said = winners([vllm, rotating])[0]
+    assert (said.device, said.simulated, said.agrees) == (("vllm", "rotating"), ("rotating",), True)
+
+
+@pytest.mark.parametrize("steady", [False, True])
+def test_a_run_goes_by_the_clock_of_its_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steady: bool
+) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr(runs, "_run", lambda command, out, timeout_s: given.append(command))
+    profile = load_profile(list_profiles()[0].path)
+    if steady:
+        profile = replace(profile, yardstick={"yardstick_s": 0.004})
+    write_profile(profile, tmp_path / "profile.json")
+    runs.run_device("trace.jsonl", [], tmp_path / "profile.json", tmp_path / "out")
+    assert given[0][-2:] == (["--clock", "steady"] if steady else given[0][-2:])
+    assert ("--clock" in given[0]) == steady
+
+
+def test_yardsticks_of_runs_are_told(tmp_path: Path) -> None:
+    found = outcome("vllm", tmp_path, 10.0, 10.0)
+    assert found.yardsticks == [] and "yardsticks" not in found.row(0.1)
+    stick = {"yardstick_s": 0.006, "samples": 90, "median": 1.12, "p5": 0.9, "p95": 1.31}
+    for folder in found.devices:
+        data = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        text = json.dumps({**data, "run": {"yardstick": stick}})
+        (folder / "summary.json").write_text(text, encoding="utf-8")
+    found = Outcome.of("vllm", found.devices, found.simulated)
+    assert found.row(0.1)["yardsticks"] == [stick]
+    assert "took 1.12 times as long, 90% of its samples 0.90 to 1.31" in "\n".join(found.lines(0.1))
 
 
 def test_who_wins_on_both_sides(tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ def test_a_recorded_run_on_a_cpu_is_shown(tmp_path: Path) -> None:
         for name in (*names, *times)
         for kind in ("", "chat")
     ]
+    stick = {"yardstick_s": 0.006, "samples": 90, "median": 1.12, "p5": 0.9, "p95": 1.3}
     data = {
         "command": "python -m experiments.validate_cpu",
         "date": "2026-11-26T15:00:00+00:00",
@@ -124,9 +125,11 @@ def test_a_recorded_run_on_a_cpu_is_shown(tmp_path: Path) -> None:
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
         "load_before": 0.1,
         "fit": {"step": {"heldout_mape": 0.06}},
-        "outcomes": [{"scheduler": "vllm", "metrics": metrics}],
+        "yardstick": stick,
+        "outcomes": [{"scheduler": "vllm", "metrics": metrics, "yardsticks": [stick]}],
     }
     (tmp_path / "validate.json").write_text(json.dumps(data), encoding="utf-8")
     text = "\n".join(cpu(tmp_path))
+    assert "6.00 ms" in text and "1.12 (`vllm`)" in text
     assert "A processor" in text and "6.0%" in text and "2026-11-26" in text
     assert "| TTFT mean (ms) | 4 | 5 (+25.0%) |" in text

@@ -79,6 +79,9 @@ def test_a_recording_says_what_it_rests_on(
     assert found["threads"] == "1"
     assert found["machine"]["name"] and found["machine"]["processors"] >= 1
     assert {"python", "torch", "numpy"} <= set(found["versions"])
+    assert found["machine"]["threads"] == 1 and "tiny" in found["run"]
+    assert found["seed"] == 0 and "--set=run.kv_blocks=120" in found["run"]
+    assert found["bursts"]["count"] == 6 and "yardstick" in found
     assert found["sizes"]["requests"] == 5 and found["source"] and found["max_error"] == 0.1
     assert [one["scheduler"] for one in found["outcomes"]] == ["vllm", "rotating"]
     kinds = {metric["service_class"] for metric in found["outcomes"][0]["metrics"]}
@@ -113,16 +116,29 @@ def test_a_folder_that_cannot_be_made_is_known_at_once(
     assert said.startswith("error: ") and "cannot be a folder" in said and "\n" not in said
 
 
+def test_requests_come_in_bursts(tmp_path: Path) -> None:
+    """Each in a part of the time that serving it takes, the next one when it should be over."""
+    path = validate_cpu.write_trace(tmp_path / "trace.jsonl", 60, 12.0)
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    times_s = [row["timestamp"] / 1000 for row in rows]
+    assert times_s == sorted(times_s) and len(times_s) == 60
+    burst_s = 12.0 / validate_cpu.BURSTS
+    for burst in range(validate_cpu.BURSTS):
+        begin_s = burst * validate_cpu.PAUSE_SHARE * burst_s
+        end_s = begin_s + validate_cpu.ARRIVAL_SHARE * burst_s
+        assert sum(begin_s <= time_s <= end_s for time_s in times_s) == 10
+    longest = max(row["input_length"] + row["output_length"] for row in rows)
+    assert longest < validate_cpu.LONGEST
+
+
 @pytest.mark.parametrize("given", [None, "2"])
-def test_commands_have_one_thread_unless_the_user_says(
-    monkeypatch: pytest.MonkeyPatch, given: str | None
-) -> None:
-    """And what is set is taken away again."""
+def test_commands_have_one_thread(monkeypatch: pytest.MonkeyPatch, given: str | None) -> None:
+    """Which the steady clock counts; what was set comes back."""
     monkeypatch.delenv(validate_cpu.THREADS, raising=False)
     if given:
         monkeypatch.setenv(validate_cpu.THREADS, given)
     with validate_cpu.threads():
-        assert os.environ[validate_cpu.THREADS] == (given or "1")
+        assert os.environ[validate_cpu.THREADS] == "1"
     assert os.environ.get(validate_cpu.THREADS) == given
 
 
@@ -173,4 +189,7 @@ def test_all_of_it_in_small(tmp_path: Path) -> None:
     for one in found["outcomes"]:
         metrics = {m["name"]: m for m in one["metrics"] if not m["service_class"]}
         assert metrics["completed"]["device"] == metrics["completed"]["simulated"] == 6
+        assert [stick["yardstick_s"] for stick in one["yardsticks"]] == [
+            found["yardstick"]["yardstick_s"]
+        ]
     assert (folder / "validate-vllm.png").stat().st_size > 1000

@@ -21,7 +21,7 @@ from sim.compare import simulate_into
 from sim.run import build_engine
 from sim.sensitivity import Variation, variations
 from superinfer.costs import load_profile, write_profile
-from superinfer.costs.profile import Kernel
+from superinfer.costs.profile import HOST_TIMES, Kernel
 from superinfer.lab.config import Config, load_config
 from superinfer.lab.study import Study, StudyResult
 from superinfer.lab.tornado import (
@@ -116,7 +116,7 @@ def test_the_host_takes_longer(tmp_path: Path) -> None:
 def slow_host(tmp_path: Path, **run: Any) -> tuple[Config, dict[str, Variation]]:
     """A profile whose host has every kind of time."""
     profile = build_engine(parts_of()[0])[1].profile
-    host = replace(profile.host, launch_s=0.02, chunked_s=0.003)
+    host = replace(profile.host, launch_s=0.02, chunked_s=0.003, next_chunk_s=0.001)
     write_profile(replace(profile, host=host), tmp_path / "host.json")
     return parts_of(costs=str(tmp_path / "host.json"), **run)
 
@@ -126,9 +126,9 @@ def test_every_host_time_is_multiplied(tmp_path: Path, given: dict[str, float]) 
     config, parts = slow_host(tmp_path, **given)
     slower = parts["host"].apply(config, 1.5, tmp_path / "p.json")
     was, is_now = (build_engine(each)[1].host for each in (config, slower))
-    for name in ("step_s", "per_sequence_s", "launch_s", "chunked_s"):
+    for name in HOST_TIMES:
         assert getattr(is_now, name) == pytest.approx(1.5 * getattr(was, name)), name
-    assert was.launch_s == 0.02 and was.chunked_s == 0.003
+    assert (was.launch_s, was.chunked_s, was.next_chunk_s) == (0.02, 0.003, 0.001)
 
 
 @pytest.mark.parametrize("link", [None, 100.0])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from superinfer.costs.devices import Link
-from superinfer.costs.profile import Kernel, Profile
+from superinfer.costs.profile import HOST_TIMES, Kernel, Profile
 
 
 def with_kernels(profile: Profile, by: Mapping[str, float]) -> Profile:
@@ -25,8 +25,7 @@ def with_links(profile: Profile, by: float) -> Profile:
 
 def with_host(profile: Profile, by: float) -> Profile:
     """All host times multiplied: per step and sequence, of launching, of steps with chunks."""
-    times = ("step_s", "per_sequence_s", "launch_s", "chunked_s")
-    host = replace(profile.host, **{name: by * getattr(profile.host, name) for name in times})
+    host = replace(profile.host, **{name: by * getattr(profile.host, name) for name in HOST_TIMES})
     return replace(profile, host=host)
 
 

@@ -1,0 +1,118 @@
+"""What is calibrated: a model on a device, and how far its measurements go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from executor.calibration.kernels import CPU, GPU, Bench, Grids
+from executor.device import find_device
+from executor.items import ItemBudget
+from executor.kernels.ops import ops_for
+from executor.kv.layout import KVLayout
+from executor.models.config import read_config
+from executor.session import DTYPES, ModelOptions, source_of
+from superinfer.costs.shapes import ModelShape
+from superinfer.errors import ConfigError
+
+BLOCK_TOKENS = (16, 32, 64)
+"""Sizes of blocks that the kernels are made for."""
+LEAST_MODEL_LEN = 64
+"""Shorter contexts leave the grids without a second point."""
+CPU_ROUNDS, ROUND_MINUTES = 5, 0.2
+"""Of everything at the most, and what one takes at the least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What to calibrate."""
+
+    model: str
+    device: str
+    loading: ModelOptions
+    minutes: float = 10.0
+    block_tokens: int = 32
+    max_model_len: int = 0
+    max_sequences: int = 0
+    """Sequences of a step at the most; 0: 256 on a GPU, 64 on a CPU."""
+    kv_blocks: int = 0
+    grids: Grids | None = None
+    clock: str = "wall"
+
+
+@dataclass(slots=True)
+class Subject:
+    """The model as calibration sees it."""
+
+    wish: Wish
+    device: torch.device
+    shape: ModelShape
+    layout: KVLayout
+
+    @classmethod
+    def of(cls, wish: Wish) -> Subject:
+        """Without loading weights; raises ConfigError for what cannot be calibrated."""
+        device = find_device(wish.device).torch
+        shape = read_config(source_of(wish.model))[0].shape
+        if shape.encoder_layers:
+            raise ConfigError(f"{shape.name}: the cost model has no encoder-decoder models")
+        if wish.block_tokens not in BLOCK_TOKENS:
+            raise ConfigError(
+                f"block_tokens: expected one of {BLOCK_TOKENS}, found {wish.block_tokens}"
+            )
+        longest = wish.max_model_len or shape.max_model_len
+        if not LEAST_MODEL_LEN <= longest <= shape.max_model_len:
+            limits = f"{LEAST_MODEL_LEN} to {shape.max_model_len}"
+            raise ConfigError(f"max_model_len: expected {limits}, found {longest}")
+        dtype = dtype_of(wish.loading, device)
+        shape = replace(shape, dtype_bytes=dtype.itemsize)
+        layout = KVLayout(shape.layers, shape.kv_heads, shape.head_dim, wish.block_tokens, dtype)
+        return cls(wish, device, shape, layout)
+
+    @property
+    def gpu(self) -> bool:
+        """True on a GPU."""
+        return bool(self.device.type == "cuda")
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest context."""
+        return self.wish.max_model_len or self.shape.max_model_len
+
+    @property
+    def sequences(self) -> int:
+        """Most sequences of a step."""
+        return self.wish.max_sequences or (256 if self.gpu else 64)
+
+    def grids(self) -> Grids:
+        """Where to measure. On a CPU no further than the session can go, which saves much time."""
+        wish = self.wish
+        asked = (wish.grids or (GPU if self.gpu else CPU)).within(self.max_model_len)
+        if self.gpu:
+            return asked
+        room = wish.kv_blocks * wish.block_tokens or asked.most_context
+        return asked.holding(self.sequences, room)
+
+    @property
+    def rounds(self) -> int:
+        """How often all is measured, with other things in between. The speed of a CPU changes while
+        it is measured, and the median of the rounds knows more of it than one of them.
+        """
+        return 1 if self.gpu else max(1, min(CPU_ROUNDS, int(self.wish.minutes / ROUND_MINUTES)))
+
+    def bench(self) -> Bench:
+        """The kernels' setting."""
+        budget = ItemBudget.of(self.layout, self.device)
+        int8 = self.wish.loading.int8
+        point_s = 0.03 if self.wish.minutes < 4 else 0.06
+        ops = ops_for(self.device)
+        return Bench(self.shape, self.layout, ops, self.device, self.grids(), budget, int8, point_s)
+
+
+def dtype_of(loading: ModelOptions, device: torch.device) -> torch.dtype:
+    """The type of a model as the executor loads it."""
+    kind = loading.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+    if kind not in DTYPES:
+        raise ConfigError(f"--dtype: expected one of {', '.join(DTYPES)}, got {kind!r}")
+    return DTYPES[kind]

@@ -1,0 +1,180 @@
+"""The steady clock, by a processor whose speed the test sets; and where it can be used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from executor import yardstick as yardsticks
+from executor.clock import RealTime
+from executor.timers import (
+    FIRST_SAMPLES,
+    WINDOW,
+    SteadyTimer,
+    WallTimer,
+    current_timer,
+    timed_by,
+)
+from executor.yardstick import timer_for, yardstick
+from superinfer.costs import list_profiles, load_profile, write_profile
+from superinfer.errors import ConfigError, InputError
+
+CPU = torch.device("cpu")
+STICK_S = 0.005
+
+
+class Processor:
+    """Counts the seconds of work that takes `slowness` times as long as it would at first."""
+
+    def __init__(self) -> None:
+        self.now_s, self.slowness, self.sticks = 100.0, 1.0, 0
+
+    def work(self, seconds: float) -> None:
+        self.now_s += seconds * self.slowness
+
+    def stick(self) -> None:
+        self.sticks += 1
+        self.work(STICK_S)
+
+    def timer(self, reference_s: float = 0.0) -> SteadyTimer:
+        return SteadyTimer(self.stick, reference_s, lambda: self.now_s, every_s=0.1)
+
+
+def run(processor: Processor, timer: SteadyTimer, seconds: float) -> None:
+    """Pieces of 20 ms with rests between them."""
+    for _ in range(round(seconds / 0.02)):
+        processor.work(0.02)
+        timer.rest()
+
+
+def test_work_counts_and_the_yardstick_does_not() -> None:
+    processor = Processor()
+    timer = processor.timer()
+    begin_s = timer.read()
+    run(processor, timer, 2.0)
+    assert timer.read() - begin_s == pytest.approx(2.0)
+    assert processor.sticks == 1 + len(timer.samples)
+    assert FIRST_SAMPLES + 15 <= len(timer.samples) <= FIRST_SAMPLES + 21
+
+
+def test_a_slower_machine_gives_the_same_times() -> None:
+    """Once the window has seen it; until then at most the slowdown of as many samples."""
+    processor = Processor()
+    timer = processor.timer()
+    run(processor, timer, 1.0)
+    processor.slowness = 1.5
+    begin_s = timer.read()
+    run(processor, timer, 1.0)
+    assert 1.0 <= timer.read() - begin_s <= 1.0 + 0.5 * WINDOW * 0.12
+    begin_s = timer.read()
+    run(processor, timer, 4.0)
+    assert timer.read() - begin_s == pytest.approx(4.0)
+    processor.slowness = 0.5
+    run(processor, timer, 4.0)
+    begin_s = timer.read()
+    run(processor, timer, 4.0)
+    assert timer.read() - begin_s == pytest.approx(4.0)
+
+
+def test_what_was_timed_keeps_the_speed_that_was_known() -> None:
+    """A look at the yardstick changes nothing that was read before."""
+    processor = Processor()
+    timer = processor.timer()
+    processor.slowness = 2.0
+    processor.work(0.2)
+    before = timer.read()
+    timer.rest()
+    assert timer.read() == pytest.approx(before)
+
+
+def test_one_disturbed_sample_changes_no_speed() -> None:
+    processor = Processor()
+    timer = processor.timer()
+    processor.slowness = 50.0
+    processor.work(0.1 / 50)
+    timer.rest()
+    processor.slowness = 1.0
+    begin_s = timer.read()
+    processor.work(0.05)
+    assert timer.read() - begin_s == pytest.approx(0.05)
+
+
+def test_a_reference_of_another_day_counts() -> None:
+    """A run is timed at the speed that the profile's yardstick had."""
+    processor = Processor()
+    timer = processor.timer(reference_s=STICK_S / 2)
+    begin_s = timer.read()
+    processor.work(1.0)
+    assert timer.read() - begin_s == pytest.approx(0.5)
+    report = timer.report()
+    assert report["yardstick_s"] == STICK_S / 2 and report["median"] == pytest.approx(2.0)
+    assert report["p5"] == pytest.approx(2.0) and report["samples"] == FIRST_SAMPLES
+
+
+def test_idle_time_is_left_out() -> None:
+    """The clock jumps: a processor that does nothing does not tell when an arrival has come."""
+    processor = Processor()
+    timer = processor.timer()
+    clock = RealTime(list, lambda: False, timer=timer)
+    assert clock.sleep(0.0, 1000.0) == pytest.approx(1000.0)
+    processor.work(0.3)
+    assert clock.step_end(None, 0, 1000.0) == pytest.approx(1000.3)  # type: ignore[arg-type]
+    taken = len(timer.samples)
+    assert clock.read() == pytest.approx(1000.3)
+    assert taken == FIRST_SAMPLES + 1
+    assert not WallTimer().skips_idle
+
+
+def test_a_timer_is_chosen_for_what_is_inside() -> None:
+    """And no longer, whatever happens there."""
+    timer = Processor().timer()
+    assert isinstance(current_timer(), WallTimer)
+    with pytest.raises(ZeroDivisionError), timed_by(timer):
+        assert current_timer() is timer
+        _ = 1 / 0
+    assert isinstance(current_timer(), WallTimer)
+
+
+def test_the_yardstick_is_a_step_of_the_shipped_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timed by the time of this thread, in whose seconds no other thread's work is."""
+    monkeypatch.setattr(yardsticks.torch, "get_num_threads", lambda: 1)
+    work = yardstick()
+    work()
+    timer = timer_for("steady", CPU)
+    assert isinstance(timer, SteadyTimer)
+    assert timer.reference_s > 0 and len(timer.samples) == FIRST_SAMPLES
+    assert isinstance(timer_for("wall", CPU), WallTimer)
+
+
+@pytest.mark.parametrize(
+    ("clock", "device", "threads", "expected"),
+    [
+        ("sun", "cpu", 1, "expected one of wall, steady, got 'sun'"),
+        ("steady", "cuda", 1, "only on a CPU"),
+        ("steady", "cpu", 2, "set OMP_NUM_THREADS=1"),
+    ],
+)
+def test_where_there_is_no_steady_clock(
+    monkeypatch: pytest.MonkeyPatch, clock: str, device: str, threads: int, expected: str
+) -> None:
+    monkeypatch.setattr(yardsticks.torch, "get_num_threads", lambda: threads)
+    with pytest.raises(ConfigError, match=expected):
+        timer_for(clock, torch.device(device))
+
+
+def test_a_profile_keeps_its_yardstick(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    path = tmp_path / "profile.json"
+    stick = {"yardstick_s": 0.004, "samples": 9, "median": 1.0, "p5": 0.9, "p95": 1.1}
+    write_profile(replace(load_profile(list_profiles()[0].path), yardstick=stick), path)
+    assert load_profile(path).yardstick == stick
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["yardstick"]["yardstick_s"] = 0.0
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(InputError, match=r"yardstick.yardstick_s: expected a number > 0"):
+        load_profile(path)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from operator import attrgetter
 from typing import Final
 
 from superinfer.memory.orders.guard import WINDOW
+from superinfer.memory.orders.queue import ValueQueue
 from superinfer.memory.orders.valued import ValuedOrder
-from superinfer.memory.orders.worth import ValueQueue, Worth
+from superinfer.memory.orders.worth import Worth
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Node
 from superinfer.memory.reuse.prices import Prices
@@ -114,6 +114,14 @@ class Experience:
         self.life_s += LIFE_SMOOTHING * (stayed_s - self.life_s)
 
 
+class HostQueue(ValueQueue):
+    """Leaves of the host."""
+
+    def free(self, node: Node) -> bool:
+        """Whether a node may go from there."""
+        return node.host_reclaimable
+
+
 class HostShelf:
     """The leaves of the host, lowest value first; by age alone while the device goes by age."""
 
@@ -128,8 +136,7 @@ class HostShelf:
         self._order, self._host = order, host
         self._pricing, self._prices = pricing, prices
         self._experience = Experience(host.cache_total)
-        reclaimable = attrgetter("host_reclaimable")
-        self._queue = ValueQueue(order.edges_s, block_tokens, reclaimable, pricing.on_host)
+        self._queue = HostQueue(order.edges_s, block_tokens, pricing.on_host)
 
     def keep(self, node: Node) -> bool:
         """Whether blocks of a leaf of the device are worth the copy, and their place here.

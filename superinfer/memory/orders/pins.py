@@ -113,7 +113,7 @@ class Pins:
 
     def _need(self, node: Node) -> int:
         """Blocks that no pinned leaf holds so far."""
-        return sum(step.blocks for step in node.path() if step not in self._held)
+        return sum([step.blocks for step in node.path() if step not in self._held])
 
     def _pin(self, node: Node, pin: Pin) -> None:
         for step in pin.path:

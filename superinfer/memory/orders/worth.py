@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from superinfer.memory.orders.base import key_position
@@ -21,25 +20,48 @@ class Appraisal(NamedTuple):
     """Probabilities of no use up to the end of each bin."""
 
 
-@dataclass(slots=True, eq=False)
 class Worth:
     """What the blocks of a prompt are worth after its use: steps over age, for each stretch."""
 
-    request: Request
-    used_s: float
-    visit: Visit
-    found_blocks: int = 0
-    """In the cache when the request came."""
-    values: list[list[float]] = field(default_factory=list)
-    """For each stretch the value in each bin of age. Empty until it is appraised."""
-    unused: list[list[float]] = field(default_factory=list)
-    """For each stretch the probability of no use up to the end of each bin."""
-    prices: dict[tuple[str, int], list[float]] = field(default_factory=dict)
-    """For each stretch what a hit is worth on a tier, by the bits of the block."""
-    kept_s: float = 0.0
-    """When blocks of it went to the host, if any did."""
-    kept_chance: float = 0.0
-    """How likely a use of them seemed then."""
+    __slots__ = (
+        "compute_s",
+        "device_prices",
+        "found_blocks",
+        "host_prices",
+        "kept_chance",
+        "kept_s",
+        "request",
+        "unused",
+        "used_s",
+        "values",
+        "visit",
+    )
+
+    def __init__(
+        self,
+        request: Request,
+        used_s: float,
+        visit: Visit,
+        kept_s: float = 0.0,
+        kept_chance: float = 0.0,
+    ) -> None:
+        self.request, self.used_s, self.visit = request, used_s, visit
+        self.found_blocks = 0
+        """In the cache when the request came."""
+        self.values: list[list[float]] = []
+        """For each stretch the value in each bin of age. Empty until it is appraised."""
+        self.unused: list[list[float]] = []
+        """For each stretch the probability of no use up to the end of each bin."""
+        self.compute_s: list[float] = []
+        """For each stretch the seconds to compute a block. Empty until somebody asks."""
+        self.device_prices: dict[int, list[float]] = {}
+        """For each stretch what a hit on the device is worth, by the bits of the block."""
+        self.host_prices: dict[int, list[float]] = {}
+        """The same on the host."""
+        self.kept_s = kept_s
+        """When blocks of it went to the host, if any did."""
+        self.kept_chance = kept_chance
+        """How likely a use of them seemed then."""
 
     def stretch(self, node: Node, block_tokens: int) -> int:
         """Which stretch of the prompt a node's last block is in."""

@@ -1,7 +1,7 @@
-"""What falls due when: a queue by time for many entries of which few are due at once.
+"""Which leaves change their value when: a queue by time for many of which few are due at once.
 
-A heap of all of them is deep, and every entry goes through it. Here an entry waits unsorted with
-those of the same second, and only the second that has come is a heap.
+A heap of all of them is deep, and each would go through it at every change. Here they wait unsorted
+with those of the same second, and only the seconds that have come are a heap.
 """
 
 from __future__ import annotations
@@ -11,45 +11,45 @@ import math
 
 from superinfer.memory.orders.worth import Standing
 
-Due = tuple[float, int, int, Standing]
-"""When; a number that breaks ties, the lower one first; the bin of age that ends then; of whom."""
-
 
 class Agenda:
-    """Entries by the second in which they fall due."""
+    """Leaves by the second in which their values change (`until_s`). Nobody moves that while a leaf
+    is here.
+    """
 
     def __init__(self) -> None:
-        self._seconds: dict[float, list[Due]] = {}
-        """Entries of seconds to come."""
+        self._seconds: dict[float, list[Standing]] = {}
+        """Those of seconds to come."""
         self._coming: list[float] = []
         """These seconds, as a heap."""
-        self._heap: list[Due] = []
-        """Entries of the seconds that have begun."""
+        self._heap: list[tuple[float, int, Standing]] = []
+        """Those of the seconds that have begun: when, turn, who."""
         self._begun = -math.inf
         """The latest second that has."""
 
-    def add(self, entry: Due) -> None:
-        """Note what falls due at a finite time."""
-        second = entry[0] // 1.0
+    def add(self, standing: Standing) -> None:
+        """Note one whose time is finite."""
+        second = standing.until_s // 1.0
         if second <= self._begun:
-            heapq.heappush(self._heap, entry)
+            heapq.heappush(self._heap, (standing.until_s, standing.turn, standing))
             return
         waiting = self._seconds.get(second)
         if waiting is None:
-            self._seconds[second] = [entry]
+            self._seconds[second] = [standing]
             heapq.heappush(self._coming, second)
         else:
-            waiting.append(entry)
+            waiting.append(standing)
 
-    def take(self, now: float) -> list[Due]:
-        """What is due by now, in order; it is forgotten here."""
+    def take(self, now: float) -> list[Standing]:
+        """Those whose time has come, in order, of equals the latest in turn first; they are
+        forgotten here.
+        """
         heap, coming = self._heap, self._coming
-        if coming and coming[0] <= now:
-            while coming and coming[0] <= now:
-                self._begun = second = heapq.heappop(coming)
-                heap += self._seconds.pop(second)
-            heapq.heapify(heap)
-        found: list[Due] = []
+        while coming and coming[0] <= now:
+            self._begun = second = heapq.heappop(coming)
+            for standing in self._seconds.pop(second):
+                heapq.heappush(heap, (standing.until_s, standing.turn, standing))
+        found: list[Standing] = []
         while heap and heap[0][0] <= now:
-            found.append(heapq.heappop(heap))
+            found.append(heapq.heappop(heap)[2])
         return found

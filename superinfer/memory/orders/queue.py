@@ -14,8 +14,8 @@ from superinfer.memory.orders.worth import Pricing, Standing, Worth
 from superinfer.memory.prefix import Node
 from superinfer.memory.reuse.value import used_within
 
-Entry = tuple[float, int, int, float, Standing]
-"""Value or time of last use, minus the depth, turn, until when this holds, and of whom."""
+Entry = tuple[float, int, int, Standing]
+"""Value or time of last use, minus the depth, turn, and of whom."""
 FEWEST: Final = 1024
 """Entries that are not worth a search for those that hold no longer."""
 
@@ -50,9 +50,9 @@ class ValueQueue:
         """Queue a leaf by its present value."""
         worth: Worth = node.note
         if self.plain:
-            self._enter(node.last_access_s, math.inf, Standing(node, worth, []))
+            self._enter(node.last_access_s, Standing(node, worth, []))
         elif node.answer:
-            self._enter(0.0, math.inf, Standing(node, worth, []))
+            self._enter(0.0, Standing(node, worth, []))
         else:
             self._stand(Standing(node, worth, self._ranks(node, worth)), 0, now)
 
@@ -64,7 +64,7 @@ class ValueQueue:
         if entry is None:
             return None
         heapq.heappop(self._leaves)
-        rank, depth, standing = entry[0], entry[1], entry[4]
+        rank, depth, standing = entry[0], entry[1], entry[3]
         node = standing.node
         count = min(blocks, node.stop - standing.worth.first_block(node, self._block_tokens))
         rival = self._first(now)
@@ -95,10 +95,10 @@ class ValueQueue:
         due = self._changes.take(now)
         if not due:
             return
-        changed = [(edge, standing) for _, _, edge, standing in due if self._waits(standing)]
-        for edge, standing in changed:
+        changed = [standing for standing in due if self._waits(standing)]
+        for standing in changed:
             if standing.holds:
-                self._stand(standing, edge + 1, now)
+                self._stand(standing, standing.edge + 1, now)
             else:
                 self.push(standing.node, now)
         if len(self._leaves) > self._most:
@@ -106,7 +106,7 @@ class ValueQueue:
 
     def clear(self) -> list[Node]:
         """Forget the order of all leaves; returns them."""
-        nodes = [entry[4].node for entry in self._leaves if self._current(entry)]
+        nodes = [entry[3].node for entry in self._leaves if self._current(entry)]
         self._leaves, self._changes, self._most = [], Agenda(), FEWEST
         return list(dict.fromkeys(nodes))
 
@@ -114,15 +114,16 @@ class ValueQueue:
 
     def _stand(self, standing: Standing, edge: int, now: float) -> None:
         """Queue a leaf for the bin of its age, which is not below `edge`."""
-        edge = self._edge(standing.used_s, edge, now)
-        until_s = standing.used_s + self._edges_s[edge]
-        self._enter(standing.ranks[edge], until_s, standing)
+        standing.edge = edge = self._edge(standing.used_s, edge, now)
+        standing.until_s = until_s = standing.used_s + self._edges_s[edge]
+        self._enter(standing.ranks[edge], standing)
         if until_s < math.inf:
-            self._changes.add((until_s, self._pushed, edge, standing))
+            self._changes.add(standing)
 
-    def _enter(self, rank: float, until_s: float, standing: Standing) -> None:
+    def _enter(self, rank: float, standing: Standing) -> None:
         self._pushed -= 1  # breaks ties, so that nodes are never compared
-        heapq.heappush(self._leaves, (rank, -standing.stop, self._pushed, until_s, standing))
+        standing.turn = self._pushed
+        heapq.heappush(self._leaves, (rank, -standing.stop, self._pushed, standing))
 
     def _waits(self, standing: Standing) -> bool:
         """Whether a leaf is still in the queue for the use that it was queued for."""
@@ -133,9 +134,12 @@ class ValueQueue:
         """Drop entries that can never hold again: else they would keep a place each for ever, for
         what is worth most comes to the top last.
         """
-        kept = [
-            entry for entry in self._leaves if entry[3] > now and entry[4].node.parent is not None
-        ]
+        kept = []
+        for entry in self._leaves:
+            standing = entry[3]
+            latest = entry[2] == standing.turn and standing.until_s > now
+            if latest and standing.node.parent is not None:
+                kept.append(entry)
         heapq.heapify(kept)
         self._leaves, self._most = kept, max(FEWEST, 2 * len(kept))
 
@@ -145,16 +149,16 @@ class ValueQueue:
         leaves = self._leaves
         while leaves:
             entry = leaves[0]
-            if entry[3] > now and self._current(entry):
+            if entry[3].until_s > now and self._current(entry):
                 return entry
             heapq.heappop(leaves)
         return None
 
     def _current(self, entry: Entry) -> bool:
         """Whether it tells the present state of a leaf."""
-        standing = entry[4]
+        standing = entry[3]
         node = standing.node
-        if not standing.holds or not self.free(node):
+        if entry[2] != standing.turn or not standing.holds or not self.free(node):
             return False
         return not self.plain or node.last_access_s == entry[0]
 

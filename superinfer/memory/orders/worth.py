@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -86,9 +87,9 @@ None where each counts one."""
 
 
 class Standing:
-    """A leaf as it was when it was queued, and what its rank is at every age from then on."""
+    """A leaf as it was when it was queued, what its rank is at every age, and its place now."""
 
-    __slots__ = ("bits", "node", "ranks", "stop", "used_s", "worth")
+    __slots__ = ("bits", "edge", "node", "ranks", "stop", "turn", "until_s", "used_s", "worth")
 
     def __init__(self, node: Node, worth: Worth, ranks: list[float]) -> None:
         self.node, self.worth = node, worth
@@ -97,6 +98,12 @@ class Standing:
         self.used_s: float = worth.used_s
         self.ranks = ranks
         """By bins of age; of its last block."""
+        self.edge = 0
+        """The bin in which it is queued."""
+        self.until_s: float = math.inf
+        """When that ends."""
+        self.turn = 0
+        """When it was queued there, as a number that falls; the last of its entries counts."""
 
     @property
     def holds(self) -> bool:

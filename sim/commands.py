@@ -43,8 +43,8 @@ class RunOptions:
 
 
 def run_command(config: Config, options: RunOptions) -> int:
-    """Run one configuration; returns the exit code."""
-    with no_collection():
+    """Run one configuration, as the last thing that the process does; returns the exit code."""
+    with no_collection(last=True):
         return _run(config, options)
 
 

@@ -271,15 +271,18 @@ def _host(run: RunConfig, known: HostCost) -> HostCost:
 
 
 @contextmanager
-def no_collection() -> Iterator[None]:
+def no_collection(*, last: bool = False) -> Iterator[None]:
     """Hold the cyclic garbage collector back: a run makes millions of objects and no cycles.
 
     When it comes back it walks over all of them, so a whole command is better than each part of it.
+    `last`: only the end of the process follows, so what is there is never walked over.
     """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if last:
+            gc.freeze()
         if was_enabled:
             gc.enable()

@@ -15,7 +15,7 @@ from typing import Any
 
 from superinfer.costs.devices import Link
 from superinfer.costs.graphs import Graphs, MixedGraph
-from superinfer.costs.shapes import ONE_BYTE_DTYPES
+from superinfer.costs.shapes import CACHE_DTYPES, ONE_BYTE_DTYPES
 from superinfer.errors import InputError
 
 VERSION = 1
@@ -155,8 +155,8 @@ def parse_profile(data: object, file: str = "") -> Profile:
         host=_host(top.child("host")),
         dtype=top.text("dtype"),
         graphs=None if top.get("graphs") is None else _graphs(top.child("graphs")),
-        weight_dtype=top.one_byte("weight_dtype"),
-        kv_dtype=top.one_byte("kv_dtype"),
+        weight_dtype=top.one_byte("weight_dtype", ONE_BYTE_DTYPES),
+        kv_dtype=top.one_byte("kv_dtype", CACHE_DTYPES),
         **{name: check(top.child(name)) for name, check in _SECTIONS.items() if name in top.data},
         sources=top.texts("sources"),
         versions={} if top.get("versions") is None else _texts(top.child("versions")),
@@ -272,12 +272,12 @@ class _Reader:
             self.fail(key, "expected a list of strings")
         return list(values)
 
-    def one_byte(self, key: str) -> str:
-        """The optional dtype of 8 bits under `key`; empty where there is none."""
+    def one_byte(self, key: str, known: tuple[str, ...]) -> str:
+        """The optional dtype of 8 bits under `key`, one of `known`; empty where there is none."""
         if self.get(key) is None:
             return ""
-        if self.get(key) not in ONE_BYTE_DTYPES:
-            self.fail(key, f"expected one of {', '.join(ONE_BYTE_DTYPES)}")
+        if self.get(key) not in known:
+            self.fail(key, f"expected {'one of ' * (len(known) > 1)}{', '.join(known)}")
         return str(self.data[key])
 
     def number(self, key: str, least: float) -> float:

@@ -16,6 +16,8 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.memory.slabs import block_bytes
 
 ONE_BYTE_DTYPES = ("fp8", "fp8_block")
+CACHE_DTYPES = ("fp8",)
+"""Those that a KV cache can have: scales of square blocks belong to matrices of weights."""
 """Values of 8 bits, with a scale per tensor or per block of weights."""
 
 
@@ -42,7 +44,7 @@ class ModelShape:
     weight_dtype: str = ""
     """Of the matrices of the layers, one of `ONE_BYTE_DTYPES`; empty: that of everything else."""
     kv_dtype: str = ""
-    """Of the cache, likewise."""
+    """Of the cache, likewise one of `CACHE_DTYPES`."""
     qk_norm: bool = False
     """Queries and keys are normed per head before the rotation, as in Qwen3."""
     routing_skew: float = 0.0
@@ -85,7 +87,7 @@ class ModelShape:
 
     def kv_bytes_per_token(self, tp: int = 1) -> int:
         """Bytes of K and V of one token over all decoder layers, on one of `tp` GPUs."""
-        value = 1 if self.kv_dtype in ONE_BYTE_DTYPES else self.dtype_bytes
+        value = 1 if self.kv_dtype in CACHE_DTYPES else self.dtype_bytes
         return 2 * self.layers * self.gpu_kv_heads(tp) * self.head_dim * value
 
     def kv_block_bytes(self, tp: int, block_tokens: int, bits: int) -> int:

@@ -225,31 +225,39 @@ class PrefixIndex:
 
     def touch(self, node: Node, now: float) -> None:
         """Count a look-up as a use of the path to `node`, for an order of reclamation by age."""
-        for step in node.path():
+        step, parent = node, node.parent
+        while parent is not None:
             step.last_access_s = now
             if step.reclaimable:
                 self.policy.unused(step)
+            step, parent = parent, parent.parent
 
     def release(self, node: Node, now: float) -> None:
         """Unlock a path that was in use until `now`."""
-        for step in node.path():
+        step, parent = node, node.parent
+        while parent is not None:
             step.last_access_s = now
+            step, parent = parent, parent.parent
         self.unlock(node)
 
     def unlock(self, node: Node) -> None:
         """Unlock a path; blocks that nobody holds any more stay as cached ones."""
-        for step in node.path():
+        pool = self.pool
+        step, parent = node, node.parent
+        while parent is not None:
+            blocks = step.stop - step.start
             step.refs -= 1
             if not step.refs:
-                self.locked_blocks -= step.blocks
-                self.pool.referenced -= step.blocks
-                self.pool.cached += step.blocks
+                self.locked_blocks -= blocks
+                pool.referenced -= blocks
+                pool.cached += blocks
                 if step.bits < 16:
-                    self.pool.count_small(step.bits, -step.blocks, step.blocks)
+                    pool.count_small(step.bits, -blocks, blocks)
                 if not step.device_children:
                     self.policy.unused(step)
             else:
-                self.shared_again -= step.blocks
+                self.shared_again -= blocks
+            step, parent = parent, parent.parent
 
     def relock(self, node: Node) -> None:
         """Undo a `release` of the same path."""
@@ -382,10 +390,10 @@ class PrefixIndex:
     def _retain(self, request: Request, node: Node, above: Node | None) -> None:
         """Tell the policy whose the path from below `above` to `node` is."""
         assert self._retention is not None
-        for step in node.path():
-            if step is above:
-                break
+        step, parent = node, node.parent
+        while parent is not None and step is not above:
             self._retention.retain(step, request)
+            step, parent = parent, parent.parent
 
     def _covered(self, child: Node, matched: int, request: Request) -> Node:
         """The part of a child up to block `matched`, which a sequence has computed, too.
@@ -402,19 +410,20 @@ class PrefixIndex:
     def _lock(self, node: Node, above: Node | None) -> None:
         """Add one reference to `node` and its ancestors, `above` (already locked) excluded."""
         pool = self.pool
-        for step in node.path():
-            if step is above:
-                break
+        step, parent = node, node.parent
+        while parent is not None and step is not above:
+            blocks = step.stop - step.start
             if not step.refs:
                 if step.on_device:
-                    pool.cached -= step.blocks
-                pool.referenced += step.blocks
+                    pool.cached -= blocks
+                pool.referenced += blocks
                 if step.bits < 16:
-                    pool.count_small(step.bits, step.blocks, -step.blocks if step.on_device else 0)
-                self.locked_blocks += step.blocks
+                    pool.count_small(step.bits, blocks, -blocks if step.on_device else 0)
+                self.locked_blocks += blocks
             else:
-                self.shared_again += step.blocks
+                self.shared_again += blocks
             step.refs += 1
+            step, parent = parent, parent.parent
 
     def _add(self, parent: Node, keys: tuple[Key, ...], stop: int) -> Node:
         run = self._run(keys, parent.stop, stop, parent.hash_tokens)

@@ -134,6 +134,7 @@ class SloAwareMemory:
         )
         prices = Prices(self._costs.model, block_tokens, self._costs.copy_size)
         self._parts = Parts(self, prices, tree, host)
+        self.shrinks_cached = False  # nobody has used this one
         return tree
 
     @property

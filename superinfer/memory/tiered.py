@@ -50,8 +50,10 @@ class TieredIndex(PrefixIndex):
     def hit(self, request: Request, node: Node) -> None:
         """The same; each part of the path counts a hit."""
         super().hit(request, node)
-        for step in node.path():
+        step, parent = node, node.parent
+        while parent is not None:
             self._hit(step)
+            step, parent = parent, parent.parent
 
     # -- copies back ----------------------------------------------------------------------------
 
@@ -111,10 +113,13 @@ class TieredIndex(PrefixIndex):
 
     def keep_loaded(self, node: Node) -> None:
         """What `load` brought to the device is there to stay."""
-        if self.tier.exclusive:
-            for step in node.path():
-                if step.on_host:
-                    self._forget_copy(step)
+        if not self.tier.exclusive:
+            return
+        step, parent = node, node.parent
+        while parent is not None:
+            if step.on_host:
+                self._forget_copy(step)
+            step, parent = parent, parent.parent
 
     def landed(self, node: Node) -> None:
         """A copy back in the background is over."""

@@ -309,6 +309,13 @@ def test_a_class_that_demands_more_bits_keeps_a_shared_prompt_at_them(even: str)
     assert cached.bits() == [16, 16, 16, 8, 8, 16]
 
 
+def test_a_second_run_of_a_policy_knows_nobody_who_allows_fewer_bits(even: str) -> None:
+    shelf = Cached(even, 0.1, 4).shelf
+    assert shelf.policy.shrinks_cached
+    shelf.policy.index(shelf.pool, shelf.host, BLOCK)
+    assert not shelf.policy.shrinks_cached
+
+
 def test_what_was_used_until_this_moment_keeps_its_bits(even: str) -> None:
     """It may be about to be copied to the host as it is."""
     cached = Cached(even, 0.1, 4)
@@ -680,7 +687,7 @@ def test_an_id_at_several_places(ids: tuple[int, ...]) -> None:
     ("settings", "words"),
     [
         ({"pin_share": 1.5}, "memory.pin_share: expected from 0 to 1, got 1.5"),
-        ({"weights": "none.npz"}, "memory.weights: none.npz: expected the weights of a reuse mod"),
+        ({"weights": "none.npz"}, "memory.weights: none.npz: no such file"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], words: str) -> None:

@@ -43,8 +43,10 @@ class ShadowLru:
                 break
             hits += 1
         for name in reversed(names):
-            ids[name] = None
-            ids.move_to_end(name)
+            if name in ids:
+                ids.move_to_end(name)
+            else:
+                ids[name] = None
         for _ in range(len(ids) - capacity):
             ids.popitem(last=False)
         return hits

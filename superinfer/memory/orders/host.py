@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from operator import attrgetter
 from typing import Final
 
 from superinfer.memory.orders.guard import WINDOW
+from superinfer.memory.orders.queue import ValueQueue
 from superinfer.memory.orders.valued import ValuedOrder
-from superinfer.memory.orders.worth import ValueQueue, Worth
+from superinfer.memory.orders.worth import Worth
 from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.prefix import Node
 from superinfer.memory.reuse.prices import Prices
@@ -36,12 +36,20 @@ class Pricing:
 
     def on_device(self, worth: Worth, bits: int) -> list[float]:
         """Nothing has to be computed."""
-        return self._cached(worth, "device", bits, 0.0, self._device_shares[bits])
+        found = worth.device_prices.get(bits)
+        if found is None:
+            found = self._prices_of(worth, 0.0, self._device_shares[bits])
+            worth.device_prices[bits] = found
+        return found
 
     def on_host(self, worth: Worth, bits: int) -> list[float]:
         """It has to be loaded."""
-        load_s = self._prices.block_copy_s("h2d", bits)
-        return self._cached(worth, "host", bits, load_s, self._host_shares[bits])
+        found = worth.host_prices.get(bits)
+        if found is None:
+            load_s = self._prices.block_copy_s("h2d", bits)
+            found = self._prices_of(worth, load_s, self._host_shares[bits])
+            worth.host_prices[bits] = found
+        return found
 
     def lost_s(self, chance: float, node: Node) -> float:
         """Expected seconds that a block of a node's end costs when it is dropped."""
@@ -56,28 +64,21 @@ class Pricing:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _cached(
-        self, worth: Worth, tier: str, bits: int, lost_s: float, share: float
-    ) -> list[float]:
-        found = worth.prices.get((tier, bits))
-        if found is None:
-            weighed = zip(worth.visit.weights, self._compute_s(worth), strict=True)
-            found = [weight * max(0.0, saved_s - lost_s) / share for weight, saved_s in weighed]
-            worth.prices[tier, bits] = found
-        return found
+    def _prices_of(self, worth: Worth, lost_s: float, share: float) -> list[float]:
+        """Of each stretch where a hit saves all but `lost_s` of the seconds to compute a block."""
+        weighed = zip(worth.visit.weights, self._compute_s(worth), strict=True)
+        return [weight * max(0.0, saved_s - lost_s) / share for weight, saved_s in weighed]
 
     def _compute_s(self, worth: Worth) -> list[float]:
         """Seconds to compute a block of each stretch."""
-        found = worth.prices.get(("compute", 16))
-        if found is None:
+        if not worth.compute_s:
             visit, request = worth.visit, worth.request
             size, end = request.hash_block_tokens, request.prompt_tokens
-            found = [
+            worth.compute_s = [
                 self._prices.block_s(start * size, min(stop * size, end))
                 for start, stop in zip(visit.starts, visit.stops, strict=True)
             ]
-            worth.prices["compute", 16] = found
-        return found
+        return worth.compute_s
 
 
 class Experience:
@@ -114,6 +115,14 @@ class Experience:
         self.life_s += LIFE_SMOOTHING * (stayed_s - self.life_s)
 
 
+class HostQueue(ValueQueue):
+    """Leaves of the host."""
+
+    def free(self, node: Node) -> bool:
+        """Whether a node may go from there."""
+        return node.host_reclaimable
+
+
 class HostShelf:
     """The leaves of the host, lowest value first; by age alone while the device goes by age."""
 
@@ -128,8 +137,7 @@ class HostShelf:
         self._order, self._host = order, host
         self._pricing, self._prices = pricing, prices
         self._experience = Experience(host.cache_total)
-        reclaimable = attrgetter("host_reclaimable")
-        self._queue = ValueQueue(order.edges_s, block_tokens, reclaimable, pricing.on_host)
+        self._queue = HostQueue(order.edges_s, block_tokens, pricing.on_host)
 
     def keep(self, node: Node) -> bool:
         """Whether blocks of a leaf of the device are worth the copy, and their place here.

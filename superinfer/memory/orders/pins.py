@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from typing import Final
 
 from superinfer.memory.prefix import Node
+
+FEWEST: Final = 1024
+"""Entries of the order by value that are not worth a search for lapsed pins."""
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +36,8 @@ class Pins:
         self._ends: list[tuple[float, int, Node, Pin]] = []
         self._held: dict[Node, list[int]] = {}
         """For each node above or at a pinned leaf: how many of these, and its blocks then."""
+        self._most = FEWEST
+        """With more entries by value than this, those of lapsed pins are looked for."""
         self._entered = 0
         self.blocks = self.peak_blocks = self.made = self.expired = 0
 
@@ -107,7 +113,7 @@ class Pins:
 
     def _need(self, node: Node) -> int:
         """Blocks that no pinned leaf holds so far."""
-        return sum(step.blocks for step in node.path() if step not in self._held)
+        return sum([step.blocks for step in node.path() if step not in self._held])
 
     def _pin(self, node: Node, pin: Pin) -> None:
         for step in pin.path:
@@ -123,6 +129,14 @@ class Pins:
         heapq.heappush(self._ends, (pin.until_s, self._entered, node, pin))
         self.made += 1
         self.peak_blocks = max(self.peak_blocks, self.blocks)
+        if len(self._order) > self._most:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop the entries of lapsed pins: the best would wait for ever to come to the top."""
+        self._order = [entry for entry in self._order if self._pinned.get(entry[3]) is entry[4]]
+        heapq.heapify(self._order)
+        self._most = max(FEWEST, 2 * len(self._order))
 
     def _lowest(self) -> Pin | None:
         order = self._order

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.valued import ValuedOrder
@@ -28,12 +30,14 @@ class LearnedAppraiser:
         features = [row for visit in visits for row in visit.features]
         gaps = [row for visit in visits for row in visit.gaps]
         hazards = self._model.hazards(features, gaps)
-        values = [[*row, 0.0] for row in self._valuation.values(hazards).tolist()]
+        values = np.zeros((len(hazards), len(self.edges_s) + 1))
+        values[:, :-1] = self._valuation.values(hazards)
+        rows = values.tolist()
         unused = survival(hazards).tolist()
         found, first = [], 0
         for visit in visits:
             stop = first + len(visit.starts)
-            found.append(Appraisal(values[first:stop], unused[first:stop]))
+            found.append(Appraisal(rows[first:stop], unused[first:stop]))
             visit.features, visit.gaps = [], []
             first = stop
         return found

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Final, Protocol
 
 from mypy_extensions import mypyc_attr
 
-from superinfer.memory.orders.base import Surroundings, reclaimable
+from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.pins import Pins
-from superinfer.memory.orders.worth import Appraisal, Pricing, ValueQueue, Worth
+from superinfer.memory.orders.queue import ValueQueue
+from superinfer.memory.orders.worth import Appraisal, Pricing, Worth
 from superinfer.memory.prefix import Node
 from superinfer.memory.reuse.history import History, Visit
 from superinfer.request import Request
@@ -33,6 +33,24 @@ class Appraiser(Protocol):
     def appraise(self, visits: Sequence[Visit]) -> list[Appraisal]:
         """Of prompts that were just used."""
         ...
+
+
+class DeviceQueue(ValueQueue):
+    """Leaves of the device that are not pinned."""
+
+    def __init__(
+        self,
+        edges_s: Sequence[float],
+        block_tokens: int,
+        pricing: Pricing,
+        pins: Pins | None,
+    ) -> None:
+        super().__init__(edges_s, block_tokens, pricing)
+        self._pins = pins
+
+    def free(self, node: Node) -> bool:
+        """Whether a node may go before all pinned ones."""
+        return node.reclaimable and (self._pins is None or node not in self._pins)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -58,8 +76,7 @@ class ValuedOrder:
         self._unappraised: list[Node] = []
         """Leaves of these prompts; they stay until the batch is appraised."""
         self._history = History()
-        free = reclaimable if pins is None else partial(_unpinned, pins)
-        self._queue = ValueQueue(appraiser.edges_s, self._block_tokens, free, pricing)
+        self._queue = DeviceQueue(appraiser.edges_s, self._block_tokens, pricing, pins)
         self._cut: Node | None = None
         """The leaf that lost blocks last."""
         self._worth: Worth | None = None
@@ -192,8 +209,7 @@ class ValuedOrder:
         for node in self._pins.lapsed(now) if self._pins is not None else ():
             if node.reclaimable:
                 self._queue.push(node, now)
-        for node in self._queue.changed(now):
-            self._queue.push(node, now)
+        self._queue.follow(now)
 
     def _pinned_victim(self, blocks: int) -> tuple[Node, int]:
         """The lowest of the pinned leaves."""
@@ -201,7 +217,3 @@ class ValuedOrder:
         assert node is not None, "nothing left to reclaim"
         worth: Worth = node.note
         return node, max(1, min(blocks, node.stop - worth.first_block(node, self._block_tokens)))
-
-
-def _unpinned(pins: Pins, node: Node) -> bool:
-    return node.reclaimable and node not in pins

@@ -147,6 +147,8 @@ def load_model(path: str | Path | None = None) -> ReuseModel:
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as found:
             arrays = dict(found)
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such file") from None
     except (OSError, ValueError, EOFError, TypeError, BadZipFile) as error:
         raise ConfigError(f"{file}: expected the weights of a reuse model, got: {error}") from None
     if arrays.get("format", np.array(0)).tolist() != FORMAT:

@@ -1,0 +1,55 @@
+"""Which leaves change their value when: a queue by time for many of which few are due at once.
+
+A heap of all of them is deep, and each would go through it at every change. Here they wait unsorted
+with those of the same second, and only the seconds that have come are a heap.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+
+from superinfer.memory.orders.worth import Standing
+
+
+class Agenda:
+    """Leaves by the second in which their values change (`until_s`). Nobody moves that while a leaf
+    is here.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[float, list[Standing]] = {}
+        """Those of seconds to come."""
+        self._coming: list[float] = []
+        """These seconds, as a heap."""
+        self._heap: list[tuple[float, int, Standing]] = []
+        """Those of the seconds that have begun: when, turn, who."""
+        self._begun = -math.inf
+        """The latest second that has."""
+
+    def add(self, standing: Standing) -> None:
+        """Note one whose time is finite."""
+        second = standing.until_s // 1.0
+        if second <= self._begun:
+            heapq.heappush(self._heap, (standing.until_s, standing.turn, standing))
+            return
+        waiting = self._seconds.get(second)
+        if waiting is None:
+            self._seconds[second] = [standing]
+            heapq.heappush(self._coming, second)
+        else:
+            waiting.append(standing)
+
+    def take(self, now: float) -> list[Standing]:
+        """Those whose time has come, in order, of equals the latest in turn first; they are
+        forgotten here.
+        """
+        heap, coming = self._heap, self._coming
+        while coming and coming[0] <= now:
+            self._begun = second = heapq.heappop(coming)
+            for standing in self._seconds.pop(second):
+                heapq.heappush(heap, (standing.until_s, standing.turn, standing))
+        found: list[Standing] = []
+        while heap and heap[0][0] <= now:
+            found.append(heapq.heappop(heap)[2])
+        return found

@@ -1,0 +1,134 @@
+"""The queue of leaves whose values change, against one that sorts all of them every time."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from superinfer.memory.orders.agenda import Agenda
+from superinfer.memory.orders.pins import Pins
+from superinfer.memory.orders.queue import FEWEST, ValueQueue
+from superinfer.memory.orders.valued import DeviceQueue
+from superinfer.memory.orders.worth import Standing, Worth
+from superinfer.memory.prefix import Node
+from superinfer.memory.reuse.history import Visit
+from superinfer.request import Request
+
+BLOCK = 16
+EDGES_S = (1.0, 2.5, 6.0)
+
+
+def leaf(parent: Node, key: int, blocks: int, values: list[float], used_s: float) -> Node:
+    """A prompt of its own, below a root."""
+    node = Node(parent, (key,), 0, blocks, BLOCK * blocks)
+    asked = Request(str(key), used_s, BLOCK * blocks, 1, hash_ids=(key,), index=key)
+    visit = Visit(used_s, 0)
+    visit.add(0, 1, [], [], 1.0)
+    worth = Worth(asked, used_s, visit)
+    worth.values = [[*values, 0.0]]
+    node.note, node.last_access_s = worth, used_s
+    parent.children[key] = node
+    return node
+
+
+class Sorted:
+    """Every leaf with its value, depth, turn and the end of its bin."""
+
+    def __init__(self) -> None:
+        self.places: dict[Node, tuple[float, int, int, float]] = {}
+        self.turn = 0
+
+    def push(self, node: Node, now: float) -> None:
+        worth: Worth = node.note
+        edge = sum(worth.used_s + end_s <= now for end_s in EDGES_S)
+        until_s = worth.used_s + (*EDGES_S, float("inf"))[edge]
+        self.turn -= 1
+        self.places[node] = worth.values[0][edge], -node.stop, self.turn, until_s
+
+    def follow(self, now: float) -> None:
+        due = [(until_s, turn, node.stop) for node, (_, _, turn, until_s) in self.places.items()]
+        nodes = {place[2]: node for node, place in self.places.items()}
+        for until_s, turn, _ in sorted(due):
+            if until_s <= now:
+                self.push(nodes[turn], now)
+
+    def pop(self, now: float) -> Node | None:
+        self.follow(now)
+        if not self.places:
+            return None
+        node = min(self.places, key=lambda each: self.places[each][:3])
+        del self.places[node]
+        return node
+
+
+def device_queue() -> ValueQueue:
+    return DeviceQueue(EDGES_S, BLOCK, lambda worth, bits: None, None)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_goes_as_if_all_were_sorted_every_time(seed: int) -> None:
+    """Few different values and depths, so that turns decide; times below 0 and leaps in time."""
+    rng = random.Random(seed)
+    root = Node(None, (), 0, 0, BLOCK)
+    queue, reference, now = device_queue(), Sorted(), -20.0
+    for key in range(600):
+        now += rng.choice((0.0, 0.1, 0.3, 0.7, 4.0))
+        values = [float(rng.randrange(3)) for _ in EDGES_S]
+        node = leaf(root, key, rng.choice((1, 2)), values, now - rng.choice((0.0, 0.5, 2.0)))
+        queue.push(node, now)
+        reference.push(node, now)
+        if rng.random() < 0.6:
+            expected, found = reference.pop(now), queue.pop(99, now)
+            assert found is not None and found[0] is expected
+            found[0].refs = 1  # in use from now on
+    assert len(reference.places) > 100
+
+
+def test_entries_that_count_no_longer_do_not_pile_up() -> None:
+    """No leaf is asked for. Each is queued in four bins, then it is gone: ten waves of them."""
+    root, queue = Node(None, (), 0, 0, BLOCK), device_queue()
+    for wave in range(10):
+        start_s = 20.0 * wave
+        nodes = [leaf(root, key, 1, [9.0, 8.0, 7.0], start_s) for key in range(FEWEST)]
+        for node in nodes:
+            queue.push(node, start_s)
+        for age_s in EDGES_S:
+            queue.follow(start_s + age_s)
+        for node in nodes:
+            node.parent = None
+    assert len(queue._leaves) <= 4 * FEWEST
+
+
+def test_ended_pins_do_not_pile_up() -> None:
+    """The best ones would come to the top last."""
+    root, pins = Node(None, (), 0, 0, BLOCK), Pins(50, 1.0)
+    for key in range(3 * FEWEST):
+        node = leaf(root, key, 1, [1.0] * 3, float(key))
+        assert pins.offer(node, 1e6 + key, float(key)) == (True, [])
+        pins.lapsed(key + 0.5)
+        pins.drop(node)
+    assert len(pins._order) <= FEWEST + 1
+
+
+def standing(parent: Node, until_s: float, turn: int) -> Standing:
+    node = leaf(parent, turn, 1, [1.0] * 3, 0.0)
+    found = Standing(node, node.note, [])
+    found.until_s, found.turn = until_s, turn
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_agenda_is_sorted_by_time_and_turn(seed: int) -> None:
+    rng, root = random.Random(seed), Node(None, (), 0, 0, BLOCK)
+    agenda, waiting, now = Agenda(), list[Standing](), -3.0
+    for turn in range(500):
+        each = standing(root, now + rng.choice((0.0, 0.2, 0.25, 1.0, 3.5)), -turn)
+        agenda.add(each)
+        waiting.append(each)
+        if rng.random() < 0.3:
+            now += rng.choice((0.0, 0.1, 0.25, 2.0))
+            due = sorted((each.until_s, each.turn) for each in waiting if each.until_s <= now)
+            assert [(each.until_s, each.turn) for each in agenda.take(now)] == due
+            waiting = [each for each in waiting if each.until_s > now]
+    assert waiting

@@ -20,6 +20,7 @@ from superinfer.lab.cache_study import (
 )
 from superinfer.memory.orders import ORDERS
 from superinfer.request import Request
+from traces.generate import generate, load_spec
 from traces.readers import read_trace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -65,11 +66,20 @@ def test_published_rates_of_mooncake_conversation() -> None:
 def test_the_learned_policy_beats_the_others_on_the_second_half() -> None:
     rows = conversation(0.5).outcomes(tuple(ORDERS), SIZES)
     closed = {(row.policy, row.capacity_blocks): row.gap_closed or 0.0 for row in rows}
-    # docs/memory.md has .302, .353 and .193; another BLAS may round otherwise.
-    for size, bar in zip(SIZES, (0.29, 0.34, 0.18), strict=True):
+    # docs/memory.md has .302, .353 and .236; another BLAS may round otherwise.
+    for size, bar in zip(SIZES, (0.29, 0.34, 0.22), strict=True):
         assert closed["slo_aware", size] >= bar
         others = [name for name in ORDERS if name not in ("belady", "slo_aware")]
         assert closed["slo_aware", size] > max(closed[name, size] for name in others)
+
+
+@pytest.mark.parametrize(("spec", "capacity"), [("agent", 3000), ("code", 500)])
+def test_on_generated_agents_the_guard_loses_less_than_a_point(spec: str, capacity: int) -> None:
+    """There LRU hits nearly all that can be hit, and the learned order 9 to 11 points less."""
+    study = cache_study(generate(load_spec(spec), 1).requests, 0.0, cost())
+    lru, guarded = study.outcomes(("lru", "slo_aware"), (capacity,))
+    assert lru.hit_rate - 0.01 < guarded.hit_rate < lru.hit_rate
+    assert guarded.notes[0].startswith("fell back to lru at request")
 
 
 def asked(*prompts: tuple[int, ...]) -> list[Request]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import Final
 
@@ -11,12 +12,10 @@ from superinfer.request import Request
 
 WINDOW: Final = 400.0
 """Requests over which hit rates roll: the weight of one falls by 1 / WINDOW with each request."""
-TRIAL: Final = 400
-"""Requests before the learned order is judged, unless it fails grossly."""
 MARGIN: Final = 0.005
 """A hit rate that is lower by no more than this is not held against the learned order."""
-GROSS: Final = 0.03
-"""A hit rate that is lower by more than this ends a trial at once."""
+DOUBT: Final = 2.0
+"""Standard deviations of the sum of the differences: what is less may be chance."""
 FIRST_PAUSE: Final = 400
 """Requests until the learned order is tried again; twice as many after each further failure."""
 
@@ -53,14 +52,20 @@ class ShadowLru:
 
 
 class Guard:
-    """Compares rolling hit rates, and decides whether to go by age alone for a while."""
+    """Compares rolling hit rates, and decides whether to go by age alone for a while.
+
+    An order that always loses is found out after the fifth prompt of about equal loss, however
+    long the window: then the sum is more than `DOUBT` roots of the squares. One that wins and loses
+    is given the time to show what it is worth.
+    """
 
     def __init__(self, surroundings: Surroundings) -> None:
         self._surroundings = surroundings
         self._room_blocks = surroundings.capacity_blocks
         self._shadows: dict[int, ShadowLru] = {}
         """One for each size of content ids in the trace."""
-        self._own = self._shadow = self._blocks = 0.0
+        self._own = self._shadow = self._blocks = self._squares = 0.0
+        """Rolling sums of hits, of the shadow's, of blocks, and of squared differences of hits."""
         self.requests = self._changed = self.fallen_back = 0
         self._pause = FIRST_PAUSE
         self.plain = False
@@ -82,6 +87,8 @@ class Guard:
         self._own = keep * self._own + weight * own_blocks
         self._shadow = keep * self._shadow + weight * shadow_blocks
         self._blocks = keep * self._blocks + weight * len(request.hash_ids)
+        lost = weight * (shadow_blocks - own_blocks)
+        self._squares = keep * self._squares + lost * lost
         self.requests += 1
         self.fallen_back += self.plain
         return self._back() if self.plain else self._fall()
@@ -118,10 +125,11 @@ class Guard:
         return most_tokens // near.block_tokens * near.block_tokens / tokens
 
     def _fall(self) -> bool:
-        margin = MARGIN
-        if self.requests - self._changed < TRIAL:  # a window that is not full tells less
-            margin = GROSS * max(1.0, WINDOW / self.requests)
-        if self._own >= self._shadow - margin * self._blocks:
+        """Whether LRU hits more, by more than the margin and than chance: were it as likely to gain
+        as to lose, the squares would add up to the variance of the sum.
+        """
+        doubt = DOUBT * math.sqrt(self._squares)
+        if self._shadow - self._own <= max(MARGIN * self._blocks, doubt):
             return False
         own, shadow = self._own / self._blocks, self.shadow_rate
         self.falls.append(
@@ -134,6 +142,7 @@ class Guard:
         if self.requests - self._changed < self._pause:
             return False
         self._pause *= 2
+        self._own = self._shadow = self._blocks = self._squares = 0.0  # a trial stands for itself
         self._switch(False)
         return True
 

@@ -168,6 +168,17 @@ def test_settings_that_do_not_fit_together_are_failed_trials(
     assert found["front"]
 
 
+def test_a_process_that_dies_makes_no_failed_trial(
+    call: Call, inline: Inline, folder: Path
+) -> None:
+    straight = told(call, *VLLM, "--trials", "6", "-o", "s")
+    inline.tasks.clear()
+    inline.kills = 3
+    code, _, err = call(*VLLM, "--trials", "6", "-o", "t")
+    assert code == 1 and "its process died 2 times" in err[-1] and "goes on from there" in err[-1]
+    assert told(call, *VLLM, "--trials", "6", "-o", "t") == straight
+
+
 # -- going on -------------------------------------------------------------------------------------
 
 

@@ -221,6 +221,7 @@ def test_after_ctrl_c_the_rest_is_run(
         (("--over", "run.kvblocks=1"), "run.kvblocks: unknown (did you mean 'kv_blocks'?)"),
         (("--over", "scheduler.max_seqs=1"), "scheduler.max_seqs: unknown"),
         (("--over", "run.scheduler=vllm"), "expected schedulers as --schedulers"),
+        (("--over", "run.seed=1,2", "--seeds", "2"), "--over run.seed: --seeds replaces it"),
         (("--over", "link=9", "--refine", "5"), "--refine: expected the rate among the axes"),
         (("--schedulers", "vlm"), "did you mean 'vllm'?"),
         (("--schedulers", "vllm,vllm"), "sweep: expected different names"),

@@ -11,6 +11,7 @@ A candidate is a device and a degree of tensor parallelism on which the model fi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -111,11 +112,15 @@ class Plan:
     candidates: list[Candidate]
 
     def found(self) -> list[Candidate]:
-        """Candidates that keep the targets, the fewest GPUs first and of these the cheapest."""
-        return sorted(
-            (each for each in self.candidates if each.gpus is not None),
-            key=lambda each: (each.gpus or 0, self.per_hour(each) or 0.0),
-        )
+        """Candidates that keep the targets, the fewest GPUs first and of these the cheapest; one
+        without a price comes last of these.
+        """
+
+        def rank(each: Candidate) -> tuple[int, float]:
+            price = self.per_hour(each)
+            return each.gpus or 0, math.inf if price is None else price
+
+        return sorted((each for each in self.candidates if each.gpus is not None), key=rank)
 
     def per_hour(self, candidate: Candidate) -> float | None:
         """What its GPUs cost an hour; None without a price."""

@@ -94,6 +94,8 @@ def _check(arms: Arms, configs: Mapping[Key, Config], wish: SweepWish) -> Config
         raise ConfigError("sweep: expected one or more --schedulers or --arm, got none")
     if any(axis.key == "run.scheduler" for axis in wish.axes):
         raise ConfigError("--over run.scheduler: expected schedulers as --schedulers a,b")
+    if wish.seeds > 1 and any(axis.key == "run.seed" for axis in wish.axes):
+        raise ConfigError("--over run.seed: --seeds replaces it, give one of them")
     if wish.refine and rate_axis(wish.axes) is None:
         raise ConfigError("--refine: expected the rate among the axes: --over rate=...")
     if wish.out is not None:

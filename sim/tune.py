@@ -122,7 +122,9 @@ class Search:
     def _results(
         self, begun: int, batch: Sequence[Mapping[str, Value]], report: Report
     ) -> list[tuple[tuple[float, ...] | None, str]]:
-        """Values of each trial of a batch, or None and why."""
+        """Values of each trial of a batch, or None and why; SuperInferError for a run that failed
+        through no fault of its settings, of which the database is to know nothing.
+        """
         arms: dict[str, Config] = {}
         reasons: dict[str, str] = {}
         names = [f"trial {begun + at}" for at in range(len(batch))]
@@ -134,7 +136,10 @@ class Search:
                 arms.pop(name, None)
                 reasons[name] = str(error)
         result = run_study(replace(self.study, arms=arms), report)
-        reasons |= {failure.run.arm: failure.reason for failure in result.failures}
+        for failure in result.failures:
+            if failure.passing:
+                raise SuperInferError(f"{failure}; the same command goes on from there")
+            reasons[failure.run.arm] = failure.reason
         return [
             (None, reasons[name]) if name in reasons else self._measured(result.runs(name))
             for name in names

@@ -16,6 +16,8 @@ class Inline:
     shares_files: bool = True
     dies_at: int = -1
     """Number of the task, over all studies, at which this process gets KeyboardInterrupt."""
+    kills: int = -1
+    """Number of the task whose process dies."""
     tasks: list[object] = field(default_factory=list)
 
     def session(self) -> AbstractContextManager[None]:
@@ -31,4 +33,5 @@ class Inline:
             if len(self.tasks) == self.dies_at:
                 raise KeyboardInterrupt
             self.tasks.append(task)
-            yield number, function(task)
+            dies = len(self.tasks) - 1 == self.kills
+            yield number, Died() if dies else function(task)

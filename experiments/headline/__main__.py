@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.headline.plot import write_pictures
-from experiments.headline.settings import FULL, STANDARD, Extent
+from experiments.headline.settings import FULL, STANDARD, Extent, config_of, ours_of
 from experiments.headline.study import compare
 from experiments.headline.table import page
 from experiments.headline.tune import CACHE, tuned_of
@@ -22,7 +22,7 @@ from experiments.headline.workloads import WORKLOADS
 from experiments.options import study_options
 from experiments.record import SIMULATED, made_by, write_result
 from experiments.scenarios.bench import Bench, say
-from superinfer.errors import SuperInferError
+from superinfer.errors import ConfigError, SuperInferError
 
 RESULTS = SIMULATED / "headline"
 VERSION = 1
@@ -40,7 +40,8 @@ def main() -> int:
     for name in options.only:
         before, started = bench.stored, time.monotonic()
         try:
-            part = compare(bench, WORKLOADS[name], tuned_of(WORKLOADS[name]), extent)
+            tuned = tuned_of(WORKLOADS[name])
+            part = compare(bench, WORKLOADS[name], tuned, extent, options.ours)
         except SuperInferError as error:
             say(f"error: {name}: {error}")
             failed = True
@@ -68,9 +69,24 @@ def _options() -> argparse.Namespace:
     parser.set_defaults(only=tuple(WORKLOADS))
     parser.add_argument("--full", action="store_true", help="more seeds and more loads")
     parser.add_argument("--only", type=_parts, help=f"of {','.join(WORKLOADS)}")
+    parser.add_argument(
+        "--ours",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of SuperInfer instead of its default: scheduler.paced_chunks=false",
+    )
     options = parser.parse_args()
     if options.seeds < 0:
         parser.error("--seeds: expected a number of at least 1")
+    if options.ours and options.out.resolve() == RESULTS.resolve():
+        parser.error("--ours: expected another --out: the recorded results are of the defaults")
+    try:
+        for workload in (WORKLOADS[name] for name in options.only):
+            for arm in ours_of(workload, options.ours).values():
+                config_of(workload, arm, 1.0)
+    except ConfigError as error:
+        parser.error(f"--ours: {error}")
     return options
 
 
@@ -96,7 +112,8 @@ def _rests_on(options: argparse.Namespace) -> dict[str, Any]:
     """What a part's numbers rest on."""
     full = " --full" if options.full else ""
     seeds = f" --seeds {options.seeds}" if options.seeds else ""
-    return made_by(f"python -m experiments.headline{full}{seeds}")
+    ours = "".join(f" --ours {setting}" for setting in options.ours)
+    return made_by(f"python -m experiments.headline{full}{seeds}{ours}")
 
 
 def _earlier(out: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -43,19 +43,26 @@ MODES = {name: ARMS[name] for name in (PREFILL_FIRST, CHUNKED)}
 """Of vLLM v0.6.0; the better one gives the reference load."""
 
 
-def arms_of(workload: Workload, tuned: Mapping[str, Arm]) -> dict[str, Arm]:
-    """All arms of a part, ours last."""
-    arms = {
+def arms_of(
+    workload: Workload, tuned: Mapping[str, Arm], ours: Sequence[str] = ()
+) -> dict[str, Arm]:
+    """All arms of a part, ours last and with the settings `ours` laid over them."""
+    return {
         VLLM: DEFAULT_ARMS[VLLM],
         VLLM_TUNED: tuned[VLLM_TUNED],
         TENSORRT_LLM: DEFAULT_ARMS[TENSORRT_LLM],
         TRT_TUNED: tuned[TRT_TUNED],
         SGLANG: DEFAULT_ARMS[SGLANG],
         SGLANG_TUNED: tuned[SGLANG_TUNED],
+        **ours_of(workload, ours),
     }
-    if workload.has_batch:
-        arms[OURS_KV4] = replace(ARMS[KV4], label="SuperInfer, batch KV 4 bits")
-    return arms | {OURS: replace(ARMS[MANAGED], label="SuperInfer")}
+
+
+def ours_of(workload: Workload, settings: Sequence[str] = ()) -> dict[str, Arm]:
+    """SuperInfer with settings in place of its defaults; also with fewer bits where a class may."""
+    few_bits = {OURS_KV4: ARMS[KV4].with_settings("SuperInfer, batch KV 4 bits", *settings)}
+    whole = {OURS: ARMS[MANAGED].with_settings("SuperInfer", *settings)}
+    return (few_bits if workload.has_batch else {}) | whole
 
 
 def label(arm: str) -> str:

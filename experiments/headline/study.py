@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,10 +42,16 @@ class Reference:
     """What the search says of each mode."""
 
 
-def compare(bench: Bench, workload: Workload, tuned: Mapping[str, Arm], extent: Extent) -> Part:
-    """Everything about one part."""
+def compare(
+    bench: Bench,
+    workload: Workload,
+    tuned: Mapping[str, Arm],
+    extent: Extent,
+    ours: Sequence[str] = (),
+) -> Part:
+    """Everything about one part; `ours` are settings of SuperInfer in place of its defaults."""
     reference = reference_load(bench, workload, extent)
-    arms = arms_of(workload, tuned)
+    arms = arms_of(workload, tuned, ours)
     part: Part = {
         "title": workload.title,
         "conditions": conditions(workload, arms, reference.load, extent),

@@ -90,14 +90,13 @@ def setting_text(value: Value) -> str:
 
 
 def shown(value: Value) -> str:
-    """A value as a table or a name shows it."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"{value:.6g}" if number else setting_text(value)
+    """A value as a table shows it: six digits of a fraction, all of a whole number."""
+    return f"{value:.6g}" if isinstance(value, float) else setting_text(value)
 
 
 def place_text(axes: Sequence[Axis], place: Place) -> str:
-    """Such as `rate=0.5 kv_blocks=1000`."""
-    return " ".join(f"{a.name}={shown(v)}" for a, v in zip(axes, place, strict=True))
+    """Such as `rate=0.5 kv_blocks=1000`: different texts for different places."""
+    return " ".join(f"{a.name}={setting_text(v)}" for a, v in zip(axes, place, strict=True))
 
 
 # -- inside ---------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ Runner = Callable[[Config, Path], object]
 
 OURS = frozenset(("superinfer", "sim", "traces", "executor", "experiments"))
 _LIBRARIES = ("numpy", "simpy")
+_DATA = (".json", ".jsonl", ".npz", ".toml")
+"""Beside our modules: profiles, traces, weights of the reuse model, specifications."""
 _SPEC_FILES = ("servegen", "trace", "sharegpt")
 """Keys by which the specification of a workload names files and folders."""
 _IMPORT = re.compile(r"^\s*(?:from\s+(\w+)|import\s+([\w., \t]+))", re.MULTILINE)
@@ -148,7 +150,7 @@ def named_files(settings: Mapping[str, Any]) -> list[Path]:
 def code_hash(roots: Iterable[str]) -> str:
     """Hash of the source of top-level modules and packages and of what they import.
 
-    Packages count as a whole, with data beside the modules (profiles, specifications) for ours.
+    Packages count as a whole, ours with the data beside the modules (`_DATA`).
     Modules of the standard library and installed libraries stand for themselves by their version.
     """
     files = source_files(roots)
@@ -231,7 +233,7 @@ def _files_of(name: str) -> Iterator[tuple[str, Path]]:
         if origin.is_file():
             yield origin.name, origin
             continue
-        suffixes = (".py", ".json", ".toml") if name in OURS else (".py",)
+        suffixes = (".py", *_DATA) if name in OURS else (".py",)
         for path in origin.rglob("*"):
             if path.suffix in suffixes and path.is_file():
                 yield f"{name}/{path.relative_to(origin).as_posix()}", path

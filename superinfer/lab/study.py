@@ -34,6 +34,7 @@ from superinfer.lab.study_runs import (
     LOCKS,
     STAGED,
     Away,
+    Passing,
     PlannedRun,
     RunTask,
     carry_out,
@@ -83,6 +84,11 @@ class Failure:
     reason: str
     of_several: bool
     """Whether the arm has other seeds, so that the seed tells which run it was."""
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same run may have a result when it is started again."""
+        return isinstance(self.reason, Passing)
 
     def __str__(self) -> str:
         seed = f", seed {self.run.seed}" if self.of_several else ""
@@ -172,7 +178,7 @@ def _answers(
             yield number, answer if isinstance(answer, Died) else keep(tasks[number], answer)
 
 
-_DIED = f"its process died {ATTEMPTS} times (killed, or out of memory)"
+_DIED = Passing(f"its process died {ATTEMPTS} times (killed, or out of memory)")
 
 
 def _result(

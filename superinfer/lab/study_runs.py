@@ -14,13 +14,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from superinfer.errors import ConfigError, SuperInferError
+from superinfer.errors import SuperInferError
 from superinfer.lab.config import Config
 from superinfer.lab.content import Keys, Runner, load_runner
 from superinfer.lab.results import SUMMARY
 
 LOCKS, STAGED = ".locks", ".staged"
 """Folders beside the results of a study."""
+
+
+class Passing(str):
+    """Why a run has no result, where the machine or the moment was at fault and not the
+    configuration: started again, the same run may have one.
+    """
+
+    __slots__ = ()
+
+
+class PassingError(SuperInferError):
+    """A run that cannot be made here and now."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -92,7 +104,7 @@ def carry_out_away(away: Away) -> Sent:
             _run_into(away.task, made)
 
         if reason := _why_not(make):
-            return Sent(f"on {platform.node()}: {reason}")
+            return Sent(type(reason)(f"on {platform.node()}: {reason}"))
         files = (path for path in sorted(made.rglob("*")) if path.is_file())
         return Sent("", {path.relative_to(made).as_posix(): path.read_bytes() for path in files})
 
@@ -102,20 +114,26 @@ def _come_to(away: Away) -> None:
     try:
         os.chdir(away.cwd)
     except OSError as error:
-        raise ConfigError(f"expected the folder {away.cwd}: {error.strerror}") from None
+        raise PassingError(f"expected the folder {away.cwd}: {error.strerror}") from None
     if away.cwd not in sys.path:  # for policies given as package.module:Class
         sys.path.append(away.cwd)
     task = away.task
     if Keys(task.runner, task.inputs).content(task.run.config) != task.run.content:
-        raise ConfigError("expected the same source and input files as where the study was started")
+        raise PassingError(
+            "expected the same source and input files as where the study was started"
+        )
 
 
 def _why_not(make: Callable[[], None]) -> str:
     """Why `make` failed, in one line; an empty text if it did not."""
     try:
         make()
+    except PassingError as error:
+        return Passing(error)
     except SuperInferError as error:
         return " ".join(str(error).split())
+    except (OSError, MemoryError) as error:  # such as a full disk
+        return Passing(_described(error))
     except Exception as error:  # whatever a policy of the user's raises
         return _described(error)
     return ""
@@ -131,7 +149,7 @@ def keep(task: RunTask, sent: Sent) -> str:
             if not is_stored(root, key):
                 _make(task, root / STAGED / key, lambda _, folder: sent.unpack(folder))
     except OSError as error:
-        return f"cannot write {root / key}: {error.strerror}"
+        return Passing(f"cannot write {root / key}: {error.strerror}")
     return ""
 
 
@@ -158,7 +176,7 @@ def _check(task: RunTask, folder: Path) -> None:
     if not (folder / SUMMARY).is_file():
         raise SuperInferError(f"expected a result folder with {SUMMARY} from {task.runner!r}")
     if Keys(task.runner, task.inputs).content(task.run.config) != task.run.content:
-        raise SuperInferError("source code or an input file changed during the run: start it again")
+        raise PassingError("source code or an input file changed during the run: start it again")
 
 
 def _described(error: Exception) -> str:

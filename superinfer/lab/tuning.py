@@ -186,12 +186,17 @@ def _alone(path: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"--storage {path}: cannot write: {error.strerror}") from None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(path, handle)
         yield
-    except BlockingIOError:
-        raise ConfigError(f"--storage {path}: another tune is using it") from None
     finally:
         os.close(handle)
+
+
+def _lock(path: Path, handle: int) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(f"--storage {path}: another tune is using it") from None
 
 
 def _check_identity(path: Path, study: Any, task: Task) -> None:
@@ -225,7 +230,7 @@ def _differences(stored: Any, mine: Any, place: str) -> Iterator[str]:
         for key in sorted(stored.keys() | mine.keys()):
             inner = f"{place}.{key}" if place else key
             yield from _differences(stored.get(key), mine.get(key), inner)
-    elif stored != mine:
+    elif stored != mine or type(stored) is not type(mine):  # 1 is a whole number, 1.0 is none
         yield f"{place}: {_short(stored)} there, {_short(mine)} here"
 
 

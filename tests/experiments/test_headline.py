@@ -22,7 +22,15 @@ from experiments.headline.claims import (
 )
 from experiments.headline.measures import ATTAINMENT, E2E, PEAK, TOKENS, measures_of
 from experiments.headline.plot import write_pictures
-from experiments.headline.settings import OURS, VLLM, Extent, arms_of, config_of, kv_tokens
+from experiments.headline.settings import (
+    OURS,
+    OURS_KV4,
+    VLLM,
+    Extent,
+    arms_of,
+    config_of,
+    kv_tokens,
+)
 from experiments.headline.study import Reference, compare
 from experiments.headline.table import TABLES, better_and_worse, overview, page
 from experiments.headline.tune import FILE, tune_part, tuned_of
@@ -74,6 +82,38 @@ def test_the_arms_are_what_they_say() -> None:
     assert config_of(workload, arms[OURS], 1.0).run.memory == "slo_aware"
     assert arms[VLLM].settings == ()
     assert list(arms)[-1] == OURS and len(arms) == 8
+
+
+def test_settings_of_ours_reach_ours_alone() -> None:
+    workload = WORKLOADS["70b"]
+    plain = arms_of(workload, tuned_of(workload))
+    changed = arms_of(workload, tuned_of(workload), ["scheduler.paced_chunks=false"])
+    assert {name for name in plain if plain[name] != changed[name]} == {OURS, OURS_KV4}
+    for name in (OURS, OURS_KV4):
+        before, after = (config_of(workload, arms[name], 1.0) for arms in (plain, changed))
+        assert before.run == after.run
+        assert after.scheduler == {**before.scheduler, "paced_chunks": False}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["scheduler.paced_chunks=false"], "--ours: expected another --out"),
+        (["scheduler.pacedchunks=1", "--out", "o"], "--ours: scheduler.pacedchunks: unknown"),
+        (["paced", "--out", "o"], "--ours: --set 'paced': expected"),
+    ],
+)
+def test_bad_settings_of_ours_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    monkeypatch.setattr("sys.argv", ["headline", "--only", "video", "--ours", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main.main()
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 def test_nothing_is_tuned_for_an_unknown_part(tmp_path: Path) -> None:

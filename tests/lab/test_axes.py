@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from superinfer.errors import ConfigError
-from superinfer.lab.axes import Axis, parse_axes, place_text, places, setting_text
+from superinfer.lab.axes import Axis, parse_axes, place_text, places, setting_text, shown
 
 
 def values(text: str) -> tuple[object, ...]:
@@ -54,6 +54,9 @@ def test_a_grid_has_every_combination() -> None:
     assert found == [(1, "fcfs"), (1, "lpm"), (2, "fcfs"), (2, "lpm")]
     assert place_text(axes, found[1]) == "rate=1 scheduler.policy=lpm"
     assert [axis.numeric for axis in axes] == [True, False]
+    close = parse_axes(["kv_blocks=1000001,1000002", "rate=0.5000001,0.5000002"])
+    assert len({place_text(close, place) for place in places(close)}) == 4, "names tell them apart"
+    assert [shown(value) for value in (1000001, 1 / 3, True)] == ["1000001", "0.333333", "true"]
     assert not Axis("x", "run.x", (True, False)).numeric
     assert [setting_text(value) for value in (True, 0.5, "lpm")] == ["true", "0.5", "lpm"]
 

@@ -467,7 +467,9 @@ def test_all_of_our_source_is_hashed_and_no_library() -> None:
     wanted = {"superinfer/engine.py", "sim/driver.py", "traces/readers.py"}
     wanted |= {
         "superinfer/costs/profiles/a100-80g_llama-3.1-8b_tp1.json",
+        "superinfer/memory/weights/reuse.npz",
         "traces/specs/mixed.toml",
+        "traces/samples/mixed.jsonl",
     }
     assert wanted <= names
     assert {name.partition("/")[0] for name in names} == {"superinfer", "sim", "traces"}

@@ -126,6 +126,10 @@ def test_a_tuning_gets_better_than_chance(tmp_path: Path) -> None:
             replace(TASK, space={**SPACE, "scheduler.x": Range(0.0, 2.0)}),
             "space.scheduler.x.high: 1.0 there, 2.0 here",
         ),
+        (
+            replace(TASK, space={**SPACE, "scheduler.n": Range(1.0, 64.0, log=True)}),
+            "space.scheduler.n.high: 64 there, 64.0 here",
+        ),
     ],
 )
 def test_trials_of_another_task_are_refused(tmp_path: Path, other: Task, difference: str) -> None:

@@ -13,13 +13,14 @@ import pytest
 
 from sim.cli import main
 from sim.commands import simulated
+from sim.plan import Candidate, Plan, PlanWish
 from sim.workload import load_workload
 from superinfer.costs import DEVICES, CalibratedCost, build_cost, write_profile
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.bisect import Fewest
 from superinfer.lab.config import load_config
 from superinfer.lab.goodput_plot import Curve, write_goodput_plot
-from superinfer.lab.prices import EXAMPLES, load_prices
+from superinfer.lab.prices import EXAMPLES, Price, Prices, load_prices
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -182,6 +183,18 @@ def test_a_plan_and_how_it_goes_on(cli: Call) -> None:
     assert json.loads(cli(*arguments)[1]) == plan
     again = {path: path.stat().st_mtime_ns for path in Path("plan/study").glob("*/summary.json")}
     assert again == stored
+
+
+def test_of_equally_many_gpus_the_cheapest_comes_first_and_the_unpriced_last() -> None:
+    config = load_config(None, [], trace="t.jsonl")
+    prices = Prices("USD", {"dear": Price(3.0), "free": Price(0.0), "cheap": Price(2.0)})
+    candidates = []
+    for device in ("unpriced", "dear", "cheap", "free"):
+        search = Fewest(8)
+        search.tell(True)
+        candidates.append(Candidate(device, 1, config, search=search))
+    plan = Plan(config, PlanWish(("any",)), prices, candidates)
+    assert [each.device for each in plan.found()] == ["free", "cheap", "dear", "unpriced"]
 
 
 def test_targets_that_no_number_of_replicas_keeps(cli: Call) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from inline_engine import Inline
+from killed_runs import COUNTING, process, stored, until
 
 from sim.cli import main
 from superinfer.lab import engines
@@ -24,30 +24,6 @@ Call = Callable[..., tuple[int, str, list[str]]]
 PNG = b"\x89PNG"
 RECORD = {"input_length": 2000, "output_length": 20, "class": "chat"}
 TRACE = "".join(json.dumps({"timestamp": 250 * i, **RECORD}) + "\n" for i in range(40))
-
-COUNTING = '''
-import os
-import time
-from dataclasses import dataclass
-
-from superinfer.schedulers.fcfs import FcfsScheduler
-
-
-@dataclass
-class Counting(FcfsScheduler):
-    """Writes down every simulation that is begun, and takes its time."""
-
-    pause_s: float = 0.0
-    begun: bool = False
-
-    def plan(self, view, now):
-        if not self.begun:
-            self.begun = True
-            time.sleep(self.pause_s)
-            with open(os.environ["COUNTING_LOG"], "a") as log:
-                log.write(f"{os.getpid()}\\n")
-        return super().plan(view, now)
-'''
 
 
 @pytest.fixture(autouse=True)
@@ -221,6 +197,7 @@ def test_after_ctrl_c_the_rest_is_run(
         (("--over", "run.kvblocks=1"), "run.kvblocks: unknown (did you mean 'kv_blocks'?)"),
         (("--over", "scheduler.max_seqs=1"), "scheduler.max_seqs: unknown"),
         (("--over", "run.scheduler=vllm"), "expected schedulers as --schedulers"),
+        (("--over", "run.seed=1,2", "--seeds", "2"), "--over run.seed: --seeds replaces it"),
         (("--over", "link=9", "--refine", "5"), "--refine: expected the rate among the axes"),
         (("--schedulers", "vlm"), "did you mean 'vllm'?"),
         (("--schedulers", "vllm,vllm"), "sweep: expected different names"),
@@ -250,35 +227,6 @@ def killed_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     (folder / "counting.py").write_text(COUNTING)
     monkeypatch.setenv("COUNTING_LOG", str(folder / "log"))
     yield folder
-
-
-def process(command: str, *arguments: str) -> subprocess.Popen[str]:
-    """A command in a process group of its own."""
-    root = Path(__file__).parents[2]
-    return subprocess.Popen(
-        [sys.executable, "-m", "sim", command, *arguments],
-        env={**os.environ, "PYTHONPATH": f"{root}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def stored(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """By key, when each result was made and what it says, wall clock and all."""
-    found = folder.glob("points/*/summary.json")
-    return {path.parent.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
-
-
-def until(condition: Callable[[], bool], running: subprocess.Popen[str]) -> None:
-    """Wait for something that another process does."""
-    for _ in range(1200):
-        if condition():
-            return
-        assert running.poll() is None, running.communicate()[1]
-        time.sleep(0.05)
-    raise AssertionError("it did not happen within a minute")
 
 
 def begun(folder: Path) -> int:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 from inline_engine import Inline
+from killed_runs import COUNTING, process, stored, until
 
 from sim.cli import main
 from superinfer.lab import engines
@@ -31,30 +31,6 @@ max_num_seqs = { low = 8, high = 512, log = true }
 preemption = ["recompute", "swap"]
 """
 VLLM = ("t.jsonl", "--scheduler", "vllm", "--space", "space.toml")
-
-COUNTING = '''
-import os
-import time
-from dataclasses import dataclass
-
-from superinfer.schedulers.fcfs import FcfsScheduler
-
-
-@dataclass
-class Counting(FcfsScheduler):
-    """Writes down every simulation that is begun, and takes its time."""
-
-    pause_s: float = 0.0
-    begun: bool = False
-
-    def plan(self, view, now):
-        if not self.begun:
-            self.begun = True
-            time.sleep(self.pause_s)
-            with open(os.environ["COUNTING_LOG"], "a") as log:
-                log.write(f"{os.getpid()}\\n")
-        return super().plan(view, now)
-'''
 
 
 @pytest.fixture(autouse=True)
@@ -168,6 +144,17 @@ def test_settings_that_do_not_fit_together_are_failed_trials(
     assert found["front"]
 
 
+def test_a_process_that_dies_makes_no_failed_trial(
+    call: Call, inline: Inline, folder: Path
+) -> None:
+    straight = told(call, *VLLM, "--trials", "6", "-o", "s")
+    inline.tasks.clear()
+    inline.kills = 3
+    code, _, err = call(*VLLM, "--trials", "6", "-o", "t")
+    assert code == 1 and "its process died 2 times" in err[-1] and "goes on from there" in err[-1]
+    assert told(call, *VLLM, "--trials", "6", "-o", "t") == straight
+
+
 # -- going on -------------------------------------------------------------------------------------
 
 
@@ -264,35 +251,6 @@ def test_without_optuna_it_says_what_to_install(
 # -- killed ---------------------------------------------------------------------------------------
 
 
-def process(*arguments: str) -> subprocess.Popen[str]:
-    """A tuning in a process group of its own."""
-    root = Path(__file__).parents[2]
-    return subprocess.Popen(
-        [sys.executable, "-m", "sim", "tune", *arguments],
-        env={**os.environ, "PYTHONPATH": f"{root}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def stored(root: Path) -> dict[str, tuple[int, bytes]]:
-    """By key, when each result was made and what it says, wall clock and all."""
-    found = root.glob("points/*/summary.json")
-    return {path.parent.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
-
-
-def until(condition: Callable[[], bool], running: subprocess.Popen[str]) -> None:
-    """Wait for something that another process does."""
-    for _ in range(1200):
-        if condition():
-            return
-        assert running.poll() is None, running.communicate()[1]
-        time.sleep(0.05)
-    raise AssertionError("it did not happen within a minute")
-
-
 @pytest.mark.slow
 def test_a_killed_tuning_goes_on_and_runs_nothing_twice(
     folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -312,7 +270,7 @@ def test_a_killed_tuning_goes_on_and_runs_nothing_twice(
         return sum(pid not in mains for pid in (folder / "log").read_text().split())
 
     for wanted in (3, 7):
-        running = process(*given, "-o", "t")
+        running = process("tune", *given, "-o", "t")
         until(lambda wanted=wanted: len(stored(here)) >= wanted, running)
         os.killpg(running.pid, signal.SIGKILL)
         running.communicate()
@@ -321,7 +279,7 @@ def test_a_killed_tuning_goes_on_and_runs_nothing_twice(
         kept = stored(here)
         lost = begun() - len(kept)
         assert wanted <= len(kept) < 11
-    again = process(*given, "-o", "t")
+    again = process("tune", *given, "-o", "t")
     out, err = again.communicate()
     assert again.returncode == 0, err
     mains.add(str(again.pid))
@@ -329,6 +287,6 @@ def test_a_killed_tuning_goes_on_and_runs_nothing_twice(
     assert {key: found[key] for key in kept} == kept, "what was there is as it was"
     assert begun() == len(found) + lost, "beside those that were killed, each was begun once"
     assert lost <= 4, "two at a time, killed twice"
-    whole, err = process(*given, "-o", "w").communicate()
+    whole, err = process("tune", *given, "-o", "w").communicate()
     assert out == whole, err
     assert len(json.loads(out)["trials"]) == 11

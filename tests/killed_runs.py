@@ -1,0 +1,64 @@
+"""Commands in processes that tests kill, and what is left of their runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+COUNTING = '''
+import os
+import time
+from dataclasses import dataclass
+
+from superinfer.schedulers.fcfs import FcfsScheduler
+
+
+@dataclass
+class Counting(FcfsScheduler):
+    """Writes down every simulation that is begun, and takes its time."""
+
+    pause_s: float = 0.0
+    begun: bool = False
+
+    def plan(self, view, now):
+        if not self.begun:
+            self.begun = True
+            time.sleep(self.pause_s)
+            with open(os.environ["COUNTING_LOG"], "a") as log:
+                log.write(f"{os.getpid()}\\n")
+        return super().plan(view, now)
+'''
+"""Source of a scheduler, to be written to a file `counting.py`."""
+
+
+def process(command: str, *arguments: str) -> subprocess.Popen[str]:
+    """A command in a process group of its own."""
+    root = Path(__file__).parents[1]
+    return subprocess.Popen(
+        [sys.executable, "-m", "sim", command, *arguments],
+        env={**os.environ, "PYTHONPATH": f"{root}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def stored(root: Path) -> dict[str, tuple[int, bytes]]:
+    """By key, when each result was made and what it says, wall clock and all."""
+    found = root.glob("points/*/summary.json")
+    return {path.parent.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
+
+
+def until(condition: Callable[[], bool], running: subprocess.Popen[str]) -> None:
+    """Wait for something that another process does."""
+    for _ in range(1200):
+        if condition():
+            return
+        assert running.poll() is None, running.communicate()[1]
+        time.sleep(0.05)
+    raise AssertionError("it did not happen within a minute")

@@ -78,7 +78,10 @@ def _names(each: Any) -> str:
     if each.param_type_name == "argument":
         return f"`{(each.metavar or each.name).upper()}`"
     names = [*each.opts, *each.secondary_opts]
-    return ", ".join(f"`{name}`" for name in sorted(names, key=len))
+    shown = [f"`{name}`" for name in sorted(names, key=len)]
+    if each.metavar:
+        shown[-1] = f"`{max(names, key=len)} {each.metavar}`"
+    return ", ".join(shown)
 
 
 def _value(each: Any) -> str:
@@ -97,7 +100,8 @@ def _value(each: Any) -> str:
 
 def _default(each: Any) -> str:
     if isinstance(each.show_default, str):
-        return each.show_default
+        plain = "<" not in each.show_default  # which markdown would take for a tag
+        return each.show_default if plain else f"`{each.show_default}`"
     default = each.default
     if callable(default):
         default = default()

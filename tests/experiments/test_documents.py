@@ -1,4 +1,4 @@
-"""The commands in README.md and docs/ run and print what is shown, or say why they do not run."""
+"""The commands of the pages run and print what is shown, or say why they do not run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,15 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    assert [page.name for page in pages()[1:] if f"({page.name})" not in index] == ["README.md"]
+    named = {page.name for page in (ROOT / "docs").glob("*.md") if f"({page.name})" in index}
+    assert {page.name for page in pages() if page.parent == ROOT / "docs"} == {*named, "README.md"}
+
+
+def test_the_map_of_the_code_names_every_package() -> None:
+    code = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    folders = ("superinfer", "sim", "executor", "traces", "experiments")
+    packages = [path.parent for top in folders for path in (ROOT / top).rglob("__init__.py")]
+    assert [package for package in packages if f"{package.name}/" not in code] == []
 
 
 @pytest.mark.slow

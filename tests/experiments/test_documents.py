@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.documents import running
 from experiments.documents.blocks import ROOT, blocks, faults, pages
 from experiments.documents.known import unknown
 from experiments.documents.links import broken
@@ -102,6 +103,17 @@ def test_wrong_output_is_found_and_shown_anew(tmp_path: Path) -> None:
     assert "exit code 1, not 2" in script.faults[0]
 
 
+def test_a_command_that_takes_too_long_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "LIMIT_S", 0.2)
+    page = _page(tmp_path, "```sh\nsleep 30\n```\n")
+    (tmp_path / "scratch").mkdir()
+    (outcome,) = run_page(page, tmp_path / "scratch")
+    assert outcome.failed
+    assert "exit code 124, not 0" in outcome.faults[0]
+
+
 def test_a_file_is_there_for_the_blocks_behind_it(tmp_path: Path) -> None:
     head, script, rest = PAGE.partition("<!-- exits with 2 -->")
     body, given, tail = rest.partition("<!-- file")
@@ -117,17 +129,19 @@ def test_unmarked_and_unknown_commands_are_faults(tmp_path: Path) -> None:
         "```\nmake run\n```\n\n"
         "<!-- not run: x -->\n```sh\nsuperinfer-sim run t.jsonl --ratescale 2\n"
         "superinfer-exec validate t.jsonl --run --no-graphs\n"
-        "python -m experiments.no_such\nsuperinfer-sim walk\n```\n\n"
+        "python -m experiments.no_such\npython -m experiments.tables.no.such\n"
+        "superinfer-sim walk\n```\n\n"
         "    superinfer-sim run x\n",
     )
     said = "\n".join(faults(page))
     assert "page.md:1: commands in a block that is neither sh nor console" in said
     assert "page.md:6: no reason why it is not run" in said
-    assert "page.md:13: a command in an indented block" in said
+    assert "page.md:14: a command in an indented block" in said
     missing = [fault for block in blocks(page) for fault in unknown(block)]
     assert [fault.rpartition("md:")[2] for fault in missing] == [
         "6: superinfer-sim run has no option --ratescale",
         "6: there is no module experiments.no_such",
+        "6: there is no module experiments.tables.no.such",
         "6: superinfer-sim has no command 'walk'",
     ]
 
@@ -140,6 +154,7 @@ def test_unmarked_and_unknown_commands_are_faults(tmp_path: Path) -> None:
         (["a", "...", "e"], ["a", "b", "c", "d"], False),
         (["results in runs/x-20260101-000000"], ["results in runs/x-20270202-101010"], True),
         (["wall time (s)   0.65 ", ""], ["wall time (s)   1.7"], True),
+        (["runs/x-20260101-000000"], ["runs/x-20270202-101010-2"], True),
         (["a 1"], ["a 2"], False),
     ],
 )

@@ -70,7 +70,8 @@ def _help(command: Any) -> str:
 
 def _usage(argument: Any) -> str:
     name = (argument.metavar or argument.name).upper()
-    name += "..." if argument.nargs == -1 or argument.multiple else ""
+    several = argument.nargs == -1 or argument.multiple
+    name = f"{name.rstrip('.')}..." if several else name
     return name if argument.required else f"[{name}]"
 
 

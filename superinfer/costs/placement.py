@@ -55,7 +55,7 @@ class Placement:
     cpu_memory_bytes: float = 200 * 2**30
     disk_bytes: float = 1500 * 2**30
     disk_read_bytes_per_s: float | None = None
-    """Absent: the device's. Writes change in proportion."""
+    """None: the device's. Writes change in proportion."""
     search_tokens: tuple[int, int] | None = None
     """Prompt and answer for which the shares are yet to be searched; None: they are given."""
 

@@ -1,4 +1,4 @@
-"""What the bundled specifications draw: `python -m experiments.workload_stats`, two minutes.
+"""What the bundled specifications draw: `python -m experiments.workload_stats`, half a minute.
 
 Each is drawn with twenty seeds; means over them, and the deviation between them, go to
 `experiments/results/simulated/workloads/summary.json`. Nothing is simulated but the clients.

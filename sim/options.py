@@ -47,7 +47,7 @@ Tp = Annotated[int | None, typer.Option(help="Tensor-parallel GPUs.", show_defau
 Seed = Annotated[
     int | None,
     typer.Option(
-        help="Recorded in the summary; replaying a trace draws nothing at random.",
+        help="Of what a specification draws; replaying a trace draws nothing at random.",
         show_default="0",
     ),
 ]
@@ -55,7 +55,7 @@ Out = Annotated[
     Path | None,
     typer.Option(
         help="Result folder; if it exists, -2 is added.",
-        show_default="runs/<trace>-<scheduler>-<time>",
+        show_default="runs/<trace>-<scheduler or command>-<time>",
     ),
 ]
 Require = Annotated[
@@ -105,7 +105,7 @@ Dial = Annotated[
     str | None,
     typer.Option(
         metavar="cost=X,speed=Y,quality=Z",
-        help="How these are traded, each 0-1: precision, SLO margin, over-commit, batch depth.",
+        help="Weights, each 0-1, that set KV precision, SLO margin, over-commit and batch depth.",
         show_default="none",
     ),
 ]

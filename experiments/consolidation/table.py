@@ -16,6 +16,7 @@ from experiments.consolidation.settings import (
     TTFT_MS,
 )
 from experiments.record import provenance
+from experiments.tables.parts import spread, table
 from superinfer.lab.report.values import NONE
 
 Numbers = Mapping[str, Any]
@@ -80,7 +81,7 @@ def findings(summary: Numbers) -> Iterator[str]:
     for router, other in summary["routers"].items():
         yield (
             f"The router matters: by `{router}` the same {other['gpus']} GPUs give chat a P99 TTFT "
-            f"of {_spread(other['p99_ttft_ms'], 0)} ms."
+            f"of {spread(other['p99_ttft_ms'], 0)} ms."
         )
     work = CHAT_USE / 2 + BATCH_USE / 2
     yield (
@@ -106,8 +107,8 @@ def _words(summary: Numbers, gpus: int) -> str:
     """What a shared cluster of so many GPUs gives."""
     row = _row(summary, gpus)
     return (
-        f"chat P99 TTFT {_spread(row['p99_ttft_ms'], 0)} ms, batch throughput "
-        f"{_spread(row['batch_change'], 1, 100)} %."
+        f"chat P99 TTFT {spread(row['p99_ttft_ms'], 0)} ms, batch throughput "
+        f"{spread(row['batch_change'], 1, 100)} %."
     )
 
 
@@ -115,32 +116,24 @@ def cluster_table(summary: Numbers) -> Iterator[str]:
     """Every cluster that was run."""
     chat, batch = summary["separate"]["chat"], summary["separate"]["batch"]
     half = summary["size"]["gpus"] // 2
-    columns = "chat P99 TTFT (ms) | chat in time (%) | batch tokens/s | batch change (%)"
-    yield f"| cluster | GPUs | {columns} |"
-    yield "|---|--:|--:|--:|--:|--:|"
-    yield f"| chat alone | {half} | {_chat(chat)} | {NONE} | {NONE} |"
-    yield f"| batch alone | {half} | {NONE} | {NONE} | {_spread(batch['tokens_per_s'], 0)} | 0 |"
+    head = ["cluster", "GPUs", "chat P99 TTFT (ms)", "chat in time (%)"]
+    head += ["batch tokens/s", "batch change (%)"]
+    rows = [
+        ["chat alone", str(half), *_chat(chat), NONE, NONE],
+        ["batch alone", str(half), NONE, NONE, spread(batch["tokens_per_s"]), "0"],
+    ]
     for row in sorted(summary["shared"], key=lambda each: each["gpus"]):
-        yield f"| shared | {row['gpus']} | {_both(row)} |"
+        rows.append(["shared", str(row["gpus"]), *_both(row)])
     for router in OTHER_ROUTERS:
-        row = summary["routers"].get(router)
-        if row:
-            yield f"| shared, `{router}` | {row['gpus']} | {_both(row)} |"
+        if row := summary["routers"].get(router):
+            rows.append([f"shared, `{router}`", str(row["gpus"]), *_both(row)])
+    return table(head, rows)
 
 
-def _chat(row: Numbers) -> str:
-    return f"{_spread(row['p99_ttft_ms'], 0)} | {_spread(row['attainment'], 1, 100)}"
+def _chat(row: Numbers) -> list[str]:
+    return [spread(row["p99_ttft_ms"]), spread(row["attainment"], 1, 100)]
 
 
-def _both(row: Numbers) -> str:
-    change = _spread(row["batch_change"], 1, 100)
-    return f"{_chat(row)} | {_spread(row['tokens_per_s'], 0)} | {change}"
-
-
-def _spread(found: Numbers, digits: int, scale: float = 1.0) -> str:
-    """Mean and interval."""
-    mean = f"{scale * found['mean']:,.{digits}f}"
-    if found["low"] is None:
-        return mean
-    low, high = (f"{scale * found[end]:,.{digits}f}" for end in ("low", "high"))
-    return f"{mean} [{low}, {high}]"
+def _both(row: Numbers) -> list[str]:
+    change = spread(row["batch_change"], 1, 100)
+    return [*_chat(row), spread(row["tokens_per_s"]), change]

@@ -8,6 +8,7 @@ from typing import Any
 from experiments.dial.plot import PICTURE
 from experiments.record import provenance
 from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT, PEAK_KV, Measure
+from experiments.tables.parts import number, table
 from superinfer.lab.dial import Dial
 
 Numbers = Mapping[str, Any]
@@ -49,15 +50,17 @@ def page(summary: Numbers) -> str:
 def _points(points: list[Numbers]) -> Iterator[str]:
     titles = [each.title for each in MEASURES]
     head = ["cost", "speed", "quality", "front", *titles, *(f"`{name}`" for name in _SET)]
-    yield f"| {' | '.join(head)} |"
-    yield f"|{'---|' * len(head)}"
-    for point in points:
-        weights, found = point["weights"], point["numbers"]
-        cells = [f"{weights[name]:g}" for name in ("cost", "speed", "quality")]
-        cells.append("yes" if point["front"] else "")
-        cells += [f"{found[m.key]['mean'] * m.scale:,.{m.digits}f}" for m in MEASURES]
-        cells += [f"{value:g}" for value in _set_by(Dial(**weights))]
-        yield f"| {' | '.join(cells)} |"
+    return table(head, map(_point, points), texts=len(head))
+
+
+def _point(point: Numbers) -> list[str]:
+    weights, found = point["weights"], point["numbers"]
+    return [
+        *(f"{weights[name]:g}" for name in ("cost", "speed", "quality")),
+        "yes" if point["front"] else "",
+        *(number(found[each.key]["mean"], each.digits, each.scale) for each in MEASURES),
+        *(f"{value:g}" for value in _set_by(Dial(**weights))),
+    ]
 
 
 def _set_by(dial: Dial) -> Iterator[float]:

@@ -1,4 +1,4 @@
-"""The commands in `README.md` and `docs/`, run: `python -m experiments.documents`.
+"""The commands in `docs/`, `README.md` and two more pages, run: `python -m experiments.documents`.
 
 A fenced block of a page whose language is `sh` is a script; one whose language is `console` has
 commands behind `$ `, each followed by what it prints. The blocks of a page run in its order, in one

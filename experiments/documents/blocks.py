@@ -76,8 +76,9 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """The pages whose commands are run."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    """The pages whose commands are run: those of `docs/`, and what leads to them or lies beside."""
+    others = ("README.md", "CONTRIBUTING.md", "experiments/notebooks/README.md")
+    return [*(ROOT / name for name in others), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page: Path) -> Iterator[Block]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from experiments.documents.blocks import RUN, Block
+from experiments.modules import exists
 
 _SEPARATORS = {"|", "||", "&&", ";", ">", ">>", "<", "2>", "&"}
 
@@ -70,9 +70,9 @@ def _without_settings(words: list[str]) -> list[str]:
 def _fault(words: list[str]) -> str | None:
     if words[:1] and words[0] in applications():
         return _unknown_option(words)
-    ours = words[:2] == ["python", "-m"] and words[2].startswith("experiments")
-    if ours and importlib.util.find_spec(words[2]) is None:
-        return f"there is no module {words[2]}"
+    module = words[2] if words[:2] == ["python", "-m"] and len(words) > 2 else ""
+    if module.startswith("experiments") and not exists(module):
+        return f"there is no module {module}"
     return None
 
 

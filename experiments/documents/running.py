@@ -17,13 +17,16 @@ from experiments.documents.blocks import PROMPT, ROOT, RUN, Block, Command, bloc
 REQUESTS = 60
 """Of the short trace, about what 20 s of the bundled one hold."""
 LIMIT_S = 300
+"""For one command, or one block of `sh`."""
+TIMED_OUT = 124
+"""The exit code of one that takes longer, as that of the command `timeout`."""
 PROGRAMS = {
     "superinfer-sim": "-m sim",
     "superinfer-exec": "-m executor",
     "python": "",
 }
 _TIMES = (
-    (re.compile(r"\d{8}-\d{6}"), "TIME"),
+    (re.compile(r"\d{8}-\d{6}(-\d+)?"), "TIME"),
     (re.compile(r"(wall time \(s\) +)[\d.,]+"), r"\1S"),
     (re.compile(r" {2,}"), " "),
     (re.compile("─{2,}"), "─"),
@@ -152,17 +155,20 @@ def _run(script: str, folder: Path) -> tuple[int, list[str]]:
     path = os.pathsep.join([str(folder / ".bin"), os.environ.get("PATH", os.defpath)])
     given = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     given |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "Agg"}
-    found = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=folder,
-        env=given,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=LIMIT_S,
-        check=False,
-        encoding="utf-8",
-        errors="replace",
-    )
+    try:
+        found = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=folder,
+            env=given,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=LIMIT_S,
+            check=False,
+            encoding="utf-8",
+            errors="replace",
+        )
+    except subprocess.TimeoutExpired:
+        return TIMED_OUT, [f"still running after {LIMIT_S} s"]
     said = [line for line in found.stderr.splitlines() if not _PROGRESS.match(line)]
     return found.returncode, _trimmed([*found.stdout.splitlines(), *said])
 

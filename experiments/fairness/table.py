@@ -13,6 +13,7 @@ from experiments.fairness.settings import (
     NO_FAIRNESS,
     ROTATING,
 )
+from experiments.tables.parts import table
 from superinfer.lab.report.values import NONE
 
 Numbers = Mapping[str, Any]
@@ -113,11 +114,11 @@ def findings(floods: Numbers) -> Iterator[str]:
 
 
 def _table(arms: Numbers) -> Iterator[str]:
-    yield f"| | {' | '.join(_COLUMNS)} |"
-    yield f"|---|{'--:|' * len(_COLUMNS)}"
-    for name, found in arms.items():
-        cells = [_shown(found[key], scale, unit) for key, scale, unit in _COLUMNS.values()]
-        yield f"| {name} | {' | '.join(cells)} |"
+    rows = (
+        [name, *(_shown(found[key], scale, unit) for key, scale, unit in _COLUMNS.values())]
+        for name, found in arms.items()
+    )
+    return table(["", *_COLUMNS], rows)
 
 
 def _aged(found: Numbers) -> str:

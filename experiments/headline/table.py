@@ -22,6 +22,7 @@ from experiments.headline.workloads import WORKLOADS
 from experiments.record import provenance
 from experiments.scenarios.arms import ARMS
 from experiments.scenarios.measures import Measure
+from experiments.tables.parts import spread
 from superinfer.lab.report.values import NONE
 
 Numbers = Mapping[str, Any]
@@ -102,7 +103,7 @@ def claims(summary: Numbers) -> Lines:
         if measure == ATTAINMENT:
             shown = f"{_plain(each.before, measure)} -> {_spread(each.change, measure)} %"
         else:
-            shown = _signed(each.change, "", 100, 1) + " %"
+            shown = spread(each.change, 1, 100, "+") + " %"
         yield (
             f"| {each.claim.words} | {_name(measure)} | {label(each.arm)} | {label(each.rival)} | "
             f"{shown} | {each.reached} |"
@@ -225,16 +226,6 @@ def _spread(found: Numbers, measure: Measure) -> str:
 def _difference(found: Numbers, measure: Measure) -> str:
     """Points of shares, per cent of everything else."""
     if measure in SHARES:
-        return _signed({"mean": found["difference"], **found}, "", 100, 1)
+        return spread({"mean": found["difference"], **found}, 1, 100, "+")
     ends = {end: found[f"relative_{end}"] for end in ("low", "high")}
-    return _signed({"mean": found["relative"], **ends}, "", 100, 1)
-
-
-def _signed(found: Numbers, unit: str, scale: float, digits: int) -> str:
-    if found["mean"] is None:
-        return NONE
-    mean = f"{scale * found['mean']:+,.{digits}f}{unit}"
-    if found["low"] is None:
-        return mean
-    low, high = (f"{scale * found[end]:+,.{digits}f}" for end in ("low", "high"))
-    return f"{mean} [{low}, {high}]"
+    return spread({"mean": found["relative"], **ends}, 1, 100, "+")

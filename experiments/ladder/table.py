@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from experiments.ladder.plot import PICTURE
@@ -10,6 +10,7 @@ from experiments.ladder.settings import KV_BITS
 from experiments.record import provenance
 from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT, PEAK_KV, Measure
 from experiments.scenarios.verdicts import points, relative
+from experiments.tables.parts import table
 
 Numbers = Mapping[str, Any]
 
@@ -70,14 +71,15 @@ def _scenario(name: str, found: Numbers) -> Iterator[str]:
     yield ""
     shown = found["fixed_chunks"] | found["rungs"]
     head = ["rung", *(each.title for each in MEASURES)]
-    yield from _table(head, [[rung, *_cells(numbers)] for rung, numbers in shown.items()])
+    rows = ([rung, *_cells(numbers)] for rung, numbers in shown.items())
+    yield from table(head, rows, texts=len(head))
 
 
 def worth_table(found: Numbers) -> Iterator[str]:
     """What each rung of a scenario changes."""
     head = ["rung", "chat attainment", "chat P99 TTFT", "batch tokens/s", "peak KV", "worth"]
     rows = [_row(rung, step) for rung, step in found["steps"].items()]
-    yield from _table(head, [*rows, _row("**all of it**", found["whole"])])
+    yield from table(head, [*rows, _row("**all of it**", found["whole"])], texts=len(head))
 
 
 def _row(rung: str, step: Numbers) -> list[str]:
@@ -119,10 +121,3 @@ def _cells(numbers: Numbers) -> list[str]:
         mean = numbers[each.key]["mean"]
         cells.append("-" if mean is None else f"{mean * each.scale:,.{each.digits}f}")
     return cells
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield f"|{'---|' * len(head)}"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"

@@ -70,7 +70,8 @@ def _help(command: Any) -> str:
 
 def _usage(argument: Any) -> str:
     name = (argument.metavar or argument.name).upper()
-    name += "..." if argument.nargs == -1 or argument.multiple else ""
+    several = argument.nargs == -1 or argument.multiple
+    name = f"{name.rstrip('.')}..." if several else name
     return name if argument.required else f"[{name}]"
 
 
@@ -78,7 +79,10 @@ def _names(each: Any) -> str:
     if each.param_type_name == "argument":
         return f"`{(each.metavar or each.name).upper()}`"
     names = [*each.opts, *each.secondary_opts]
-    return ", ".join(f"`{name}`" for name in sorted(names, key=len))
+    shown = [f"`{name}`" for name in sorted(names, key=len)]
+    if each.metavar:
+        shown[-1] = f"`{max(names, key=len)} {each.metavar}`"
+    return ", ".join(shown)
 
 
 def _value(each: Any) -> str:
@@ -97,7 +101,8 @@ def _value(each: Any) -> str:
 
 def _default(each: Any) -> str:
     if isinstance(each.show_default, str):
-        return each.show_default
+        plain = "<" not in each.show_default  # which markdown would take for a tag
+        return each.show_default if plain else f"`{each.show_default}`"
     default = each.default
     if callable(default):
         default = default()

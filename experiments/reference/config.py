@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from experiments.reference.fields import Setting, about, settings
 from superinfer.lab.config import RunConfig
+from superinfer.lab.report.values import NONE
 from superinfer.memory import MEMORY_POLICIES
 from superinfer.request import DEFAULT_CLASS
 from superinfer.routers import ROUTERS
@@ -120,11 +121,23 @@ def _classes() -> Iterator[str]:
     yield "## [classes.NAME]"
     yield ""
     yield (
-        "A service class: targets, and how the system may treat its requests. Presets: "
-        f"{', '.join(f'`{name}`' for name in PRESETS)}. `--classes FILE` adds to them."
+        "A service class: targets, and how the system may treat its requests. `--classes FILE` "
+        "adds to the presets, and lays its keys over one of the same name."
     )
     yield ""
     yield from _rows(CLASS_KEYS)
+    yield ""
+    yield from _presets()
+
+
+def _presets() -> Iterator[str]:
+    names = ("ttft_ms", "tpot_ms", "e2el_ms", "max_stall_ms", "max_tokens", "delivery")
+    yield f"| preset | {' | '.join(f'`{name}`' for name in names)} |"
+    yield "|---|--:|--:|--:|--:|--:|---|"
+    for name, each in PRESETS.items():
+        times_s = (each.slo.ttft_s, each.slo.tpot_s, each.slo.e2el_s, each.max_stall_s)
+        times = (NONE if time_s is None else f"{time_s * 1e3:g}" for time_s in times_s)
+        yield f"| `{name}` | {' | '.join(times)} | {each.max_tokens} | {each.delivery} |"
 
 
 def _workload() -> Iterator[str]:

@@ -14,8 +14,8 @@ _HEAD = """\
 Every key of `summary.json`, by the names of `vllm bench serve` where there is one. A run without
 what a number is about has null there. Latencies, token totals and `completed` are over finished
 requests; rates divide by the `duration` of the whole run, so the rates of all classes add up. With
-`run.window_s` counts, latencies and attainment are of the requests that arrived inside, tokens and
-rates of what came inside. Files beside it, and what counts as meeting an SLO:
+`run.window_s` counts, latencies, attainment and goodput are of the requests that arrived inside,
+tokens and the other rates of what came inside. Files beside it, and what counts as meeting an SLO:
 [formats](formats.md#a-result-folder). Between tenants:
 [fairness](fairness.md#reading-the-metrics). This page is made by
 `python -m experiments.reference`."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.rotasched.measures import GAP, MEASURES, THROUGHPUT, TPOT, TTFT, Measure
 from experiments.rotasched.settings import ARMS, DEFAULT, REPO, ROTATING, TUNED, VARIANTS
+from experiments.tables.parts import table
 
 Numbers = Mapping[str, Any]
 
@@ -128,11 +129,7 @@ def _variants(variants: Numbers) -> Iterator[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    titles = [*head, *(measure.title for measure in MEASURES)]
-    yield f"| {' | '.join(titles)} |"
-    yield f"|{'---|' * len(head)}{'---:|' * len(MEASURES)}"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
+    return table([*head, *(each.title for each in MEASURES)], rows, texts=len(head))
 
 
 def _cells(numbers: Numbers) -> list[str]:

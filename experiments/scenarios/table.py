@@ -17,6 +17,7 @@ from experiments.scenarios.measures import (
 )
 from experiments.scenarios.settings import KEPT_SHARE
 from experiments.scenarios.verdicts import points, relative, verdicts
+from experiments.tables.parts import table
 
 Numbers = Mapping[str, Any]
 
@@ -256,8 +257,4 @@ def _listed(seeds: Sequence[int]) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The first column is text, the others are numbers or sentences."""
-    return [
-        f"| {' | '.join(head)} |",
-        f"|{'---|' * len(head)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
+    return list(table(head, rows, texts=len(head)))

@@ -99,7 +99,9 @@ def _serving(found: Numbers) -> Iterator[list[str]]:
     errors = {(line["metric"], line["statistic"]): line["error"] for line in found["lines"]}
     for statistic, words in (("mean", "means"), ("P99", "P99")):
         cells = (f"{100 * errors[metric, statistic]:+.1f} %" for metric in ("TTFT", "TPOT"))
-        yield [f"a run of vLLM {found['vllm']}, {found['model']}", *cells, NONE, words]
+        model = found["model"].rpartition("/")[2]
+        said = f"a run of vLLM {found['vllm']} on an RTX PRO 6000, {model}"
+        yield [said, *cells, NONE, words]
 
 
 def _steady(errors: Numbers) -> Iterator[list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import pkgutil
 import re
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from experiments.modules import exists
 from experiments.tables.parts import Show
 
 ROOT = Path(__file__).parents[2]
@@ -108,14 +108,7 @@ def _study(summary: Path) -> str:
     """
     study = ".".join(summary.parent.relative_to(RESULTS / "simulated").parts)
     for name in (f"experiments.{study}.table", f"experiments.{study}_page"):
-        if _exists(name):
+        if exists(name):
             page: str = importlib.import_module(name).page(json.loads(summary.read_text("utf-8")))
             return page
     raise LookupError(f"nothing makes the page beside {summary}")
-
-
-def _exists(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a package that it would lie in
-        return False

@@ -77,7 +77,7 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     tp: Annotated[int, Meta(ge=1, le=2**20)] = 1
     """Tensor parallelism: GPUs of a replica."""
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
-    """Recorded with the result. Replaying a trace draws nothing at random."""
+    """Of what a specification draws. Replaying a trace draws nothing at random."""
     costs: str = "auto"
     """`auto`, `roofline`, `calibrated`, or the path of a profile. The scheduler `flexgen` puts its
     streaming around it, and takes `flexgen` for the roofline."""

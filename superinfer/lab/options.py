@@ -12,7 +12,7 @@ Trace = Annotated[
     typer.Argument(
         metavar="TRACE",
         show_default="run.trace of --config",
-        help="Native, Mooncake or Azure trace; - for stdin.",
+        help="Trace, or specification by file or bundled name; - for a trace on stdin.",
     ),
 ]
 Scheduler = Annotated[

@@ -53,14 +53,14 @@ GROUP: Mapping[str, Meaning] = {
     "slo_attainment": Meaning(
         SHARE,
         "requests that finished and met every target they have / submitted requests that have one; "
-        "rejected and failed ones count as missed; null where nobody has one",
+        "who did not finish counts as missed; null where nobody has one",
     ),
     "ttft_attainment": Meaning(SHARE, "the same for the TTFT target alone"),
     "tpot_attainment": Meaning(SHARE, "the same for the TPOT target alone; holds for n = 1"),
     "paced_attainment": Meaning(
         SHARE,
-        "requests whose token i came by arrival + TTFT target + i x TPOT target, for every i / "
-        "submitted requests that have both targets",
+        "requests that finished and whose token i (the first is 0) came by arrival + TTFT target + "
+        "i x TPOT target, for every i / submitted requests that have both targets",
     ),
     "request_goodput": Meaning(RATE, "requests that met all of their targets / duration"),
     "token_goodput": Meaning(TOKEN_RATE, "answer tokens of those requests / duration"),
@@ -83,18 +83,22 @@ GROUP: Mapping[str, Meaning] = {
     "kv_perplexity_change": Meaning("share", "expected relative change of perplexity, likewise"),
     "worst_stall_ms": Meaning(
         MS,
-        "longest time between two tokens, of requests of every state; for one that failed also "
-        "from its last token to its end",
+        "longest time between two tokens, of requests of every state; for one that failed or was "
+        "cancelled also from its last token to its end",
     ),
     "worst_wait_ms": Meaning(
-        MS, "longest time without a token, the wait for the first one included, of every state"
+        MS,
+        "longest time without a token, the wait for the first one included, of every state; who "
+        "got no more waited until its end, or that of the run",
     ),
     "slo": Meaning("ms, tokens/s", "the targets that all requests share; null where they differ"),
 }
 """Of the run, of every class and of every tenant."""
 
 RUN: Mapping[str, Meaning] = {
-    "recompute_tax": Meaning(SHARE, "tokens computed once more after a preemption / all computed"),
+    "recompute_tax": Meaning(
+        SHARE, "tokens computed once more after a preemption / all computed, of prompts and answers"
+    ),
     "prefix_hit_rate": Meaning(
         SHARE, "prompt tokens found in the cache at first admission / prompt tokens looked up"
     ),
@@ -114,13 +118,14 @@ RUN: Mapping[str, Meaning] = {
     ),
     "jain_index": Meaning(
         "1/tenants-1",
-        "(sum x)^2 / (n sum x^2) of x = service / max-min fair share, the mean over the times at "
-        "which somebody waits; a prompt token counts 1, an answer token 2",
+        "(sum x)^2 / (n sum x^2) of x = service / max-min fair share, the mean over the times (512 "
+        "step ends at most) at which a tenant has requests that were never scheduled yet; a "
+        "prompt token counts 1, an answer token 2; of 64 tenants at most, null below two",
     ),
     "vtc_gap": Meaning(
         "weighted tokens",
         "largest difference in service that built up between two tenants while both had requests "
-        "waiting",
+        "that were never scheduled yet; 0 where no two ever had at once",
     ),
     "scheduler_s": Meaning(SECONDS, "time of this machine in the scheduler's decisions"),
     "wall_s": Meaning(SECONDS, "time of this machine for the whole run"),

@@ -84,10 +84,10 @@ class VllmScheduler:
     """First come, first served; the defaults are those of v0.6.0's engine arguments."""
 
     chunked: bool | None = None
-    """None: on by itself when `max_model_len` exceeds 32768 and prefix caching is off."""
+    """Absent: on by itself when `max_model_len` exceeds 32768 and prefix caching is off."""
     max_num_seqs: int = 256
     max_num_batched_tokens: int | None = None
-    """None: 512 when chunked, else the larger of `max_model_len` and 2048."""
+    """Absent: 512 when chunked, else the larger of `max_model_len` and 2048."""
     watermark: float = 0.01
     """Share of the blocks that admission and swap-in leave free."""
     preemption: Literal["recompute", "swap"] = "recompute"

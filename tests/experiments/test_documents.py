@@ -1,4 +1,4 @@
-"""The commands in README.md and docs/ run and print what is shown, or say why they do not run."""
+"""The commands of the pages run and print what is shown, or say why they do not run."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from experiments.documents.blocks import ROOT, Block, blocks, faults, pages
+from experiments.documents import running
+from experiments.documents.blocks import ROOT, blocks, faults, pages
 from experiments.documents.known import unknown
 from experiments.documents.links import broken
 from experiments.documents.running import run_page, same, shown_anew
 
 PAGES = [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in pages()]
-TORCH = ("superinfer-exec", "train-reuse")
+NEEDED = {"superinfer-exec": "torch", "train-reuse": "torch", 'engine_of("ray")': "ray"}
+"""Libraries that not every installation has, by what a page says that takes them."""
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -33,21 +35,27 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    assert [page.name for page in pages()[1:] if f"({page.name})" not in index] == ["README.md"]
+    named = {page.name for page in (ROOT / "docs").glob("*.md") if f"({page.name})" in index}
+    assert {page.name for page in pages() if page.parent == ROOT / "docs"} == {*named, "README.md"}
+
+
+def test_the_map_of_the_code_names_every_package() -> None:
+    code = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    folders = ("superinfer", "sim", "executor", "traces", "experiments")
+    packages = [path.parent for top in folders for path in (ROOT / top).rglob("__init__.py")]
+    assert [package for package in packages if f"{package.name}/" not in code] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_do_what_the_page_shows(page: Path, tmp_path: Path) -> None:
     """To show what is printed now: python -m experiments.documents --write PAGE."""
-    if any(name in block.text for block in _run(page) for name in TORCH):
-        pytest.importorskip("torch")
+    text = "".join(block.text for block in blocks(page) if block.not_run is None)
+    for said, library in NEEDED.items():
+        if said in text:
+            pytest.importorskip(library)
     found = [fault for outcome in run_page(page, tmp_path) for fault in outcome.faults]
     assert not found, "\n\n".join(found)
-
-
-def _run(page: Path) -> list[Block]:
-    return [block for block in blocks(page) if block.not_run is None]
 
 
 PAGE = """\
@@ -95,6 +103,17 @@ def test_wrong_output_is_found_and_shown_anew(tmp_path: Path) -> None:
     assert "exit code 1, not 2" in script.faults[0]
 
 
+def test_a_command_that_takes_too_long_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "LIMIT_S", 0.2)
+    page = _page(tmp_path, "```sh\nsleep 30\n```\n")
+    (tmp_path / "scratch").mkdir()
+    (outcome,) = run_page(page, tmp_path / "scratch")
+    assert outcome.failed
+    assert "exit code 124, not 0" in outcome.faults[0]
+
+
 def test_a_file_is_there_for_the_blocks_behind_it(tmp_path: Path) -> None:
     head, script, rest = PAGE.partition("<!-- exits with 2 -->")
     body, given, tail = rest.partition("<!-- file")
@@ -110,17 +129,19 @@ def test_unmarked_and_unknown_commands_are_faults(tmp_path: Path) -> None:
         "```\nmake run\n```\n\n"
         "<!-- not run: x -->\n```sh\nsuperinfer-sim run t.jsonl --ratescale 2\n"
         "superinfer-exec validate t.jsonl --run --no-graphs\n"
-        "python -m experiments.no_such\nsuperinfer-sim walk\n```\n\n"
+        "python -m experiments.no_such\npython -m experiments.tables.no.such\n"
+        "superinfer-sim walk\n```\n\n"
         "    superinfer-sim run x\n",
     )
     said = "\n".join(faults(page))
     assert "page.md:1: commands in a block that is neither sh nor console" in said
     assert "page.md:6: no reason why it is not run" in said
-    assert "page.md:13: a command in an indented block" in said
+    assert "page.md:14: a command in an indented block" in said
     missing = [fault for block in blocks(page) for fault in unknown(block)]
     assert [fault.rpartition("md:")[2] for fault in missing] == [
         "6: superinfer-sim run has no option --ratescale",
         "6: there is no module experiments.no_such",
+        "6: there is no module experiments.tables.no.such",
         "6: superinfer-sim has no command 'walk'",
     ]
 
@@ -133,6 +154,7 @@ def test_unmarked_and_unknown_commands_are_faults(tmp_path: Path) -> None:
         (["a", "...", "e"], ["a", "b", "c", "d"], False),
         (["results in runs/x-20260101-000000"], ["results in runs/x-20270202-101010"], True),
         (["wall time (s)   0.65 ", ""], ["wall time (s)   1.7"], True),
+        (["runs/x-20260101-000000"], ["runs/x-20270202-101010-2"], True),
         (["a 1"], ["a 2"], False),
     ],
 )

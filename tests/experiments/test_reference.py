@@ -11,12 +11,15 @@ import pytest
 from msgspec import Meta
 
 from experiments.reference.__main__ import differing
+from experiments.reference.config import CLASS_KEYS
 from experiments.reference.fields import kind, settings, shown, unit
 from sim.run import run_simulation
 from sim.workload import load_workload
+from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config
 from superinfer.metrics.meanings import BLOCKS, GROUP, REPLICA, RUN, latency_keys
 from superinfer.metrics.summary import REPLICA_KEYS, summarise
+from superinfer.slo_classes import class_from_table
 
 SAMPLE = Path(__file__).parents[2] / "traces" / "samples" / "rotation.jsonl"
 
@@ -37,6 +40,12 @@ def test_every_metric_is_explained_and_every_explained_one_exists(replicas: int)
     for row in summary.get("replicas", ()):
         kept = {"prefix_hit_rate", "peak_kv_bytes", "peak_slab_bytes", "steps"}
         assert set(row) == {*REPLICA_KEYS, *REPLICA, *kept}
+
+
+def test_the_keys_of_a_class_are_those_that_it_takes() -> None:
+    known = ", ".join(each.name for each in CLASS_KEYS)
+    with pytest.raises(ConfigError, match=rf"one of {known}\)"):
+        class_from_table("x", {"no_such_key": 1})
 
 
 @dataclass

@@ -60,9 +60,9 @@ class SglangScheduler:
 
     version: Version = "0.4.6"
     policy: Policy | None = None
-    """Order of the waiting queue; None: what the version does (`fcfs` at v0.4.6, else `lpm`)."""
+    """Order of the waiting queue; absent: what the version does (`fcfs` at v0.4.6, else `lpm`)."""
     max_num_seqs: int | None = None
-    """Limit of running requests; None: from the pool and the longest context."""
+    """Limit of running requests; absent: from the pool and the longest context."""
     max_prefill_tokens: int = 16384
     chunked_prefill_tokens: int = 8192
     """Prompt tokens of a batch; a longer prompt is cut. 2048 on smaller GPUs; 0: never cut."""

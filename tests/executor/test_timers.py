@@ -9,6 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from executor_runs import call
+
+from executor import replay
 from executor import yardstick as yardsticks
 from executor.clock import RealTime
 from executor.timers import (
@@ -164,6 +167,25 @@ def test_where_there_is_no_steady_clock(
     monkeypatch.setattr(yardsticks.torch, "get_num_threads", lambda: threads)
     with pytest.raises(ConfigError, match=expected):
         timer_for(clock, torch.device(device))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--clock", "sun"], "--clock: expected one of wall, steady, got 'sun'"),
+        (["--clock", "steady", "--set", "run.tp=2"], "counts one process; run.tp is 2"),
+    ],
+)
+def test_a_clock_is_refused_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    expected: str,
+) -> None:
+    monkeypatch.setattr(yardsticks.torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(replay, "load_workload", lambda config: 1 / 0)
+    code, _, errors = call(monkeypatch, capsys, "run", "t.jsonl", "--device", "cpu", *options)
+    assert code == 2 and expected in errors and errors.count("\n") == 1
 
 
 def test_a_profile_keeps_its_yardstick(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from executor.validation.compare import Metric, compare, extent, lines, middle
 from executor.validation.runs import Summary, run_device, simulate, summary
 from superinfer.lab.side_by_side import write_plot
+from superinfer.lab.trust import range_warning
 
 RANKED = {"mean_ttft_ms": -1, "mean_e2el_ms": -1, "slo_attainment": 1}
 """Metrics in which policies are compared: 1 where more is better."""
@@ -41,12 +42,16 @@ class Outcome:
     """Smallest and largest of the runs on the device, by metric of all requests."""
     yardsticks: list[dict[str, float]] = field(default_factory=list)
     """Of each run on the device that the steady clock timed (`timers.SteadyTimer.report`)."""
+    trust: dict[str, Any] = field(default_factory=dict)
+    """Of the simulated run: above all, whether it went further than the profile was measured."""
 
     @classmethod
     def of(cls, scheduler: str, devices: list[Path], simulated: Path) -> Outcome:
         """Compare result folders that are there."""
         measured: list[Summary] = [summary(folder) for folder in devices]
-        found = cls(scheduler, devices, simulated, compare(middle(measured), summary(simulated)))
+        other = summary(simulated)
+        found = cls(scheduler, devices, simulated, compare(middle(measured), other))
+        found.trust = other.get("trust", {})
         runs = [one.get("run", {}) for one in measured]
         found.yardsticks = [run["yardstick"] for run in runs if "yardstick" in run]
         for metric in found.metrics:
@@ -84,6 +89,7 @@ class Outcome:
             "metrics": [metric.row() for metric in self.metrics],
             "extent_of_repeats": self.extents,
             **({"yardsticks": self.yardsticks} if self.yardsticks else {}),
+            "trust": self.trust,
             "failed": None if max_error is None else self.fails(max_error),
         }
 
@@ -97,6 +103,8 @@ class Outcome:
                 f"  times are at the profile's speed; the yardstick took {medians} times as long, "
                 f"90% of its samples {min(lows):.2f} to {max(highs):.2f}"
             )
+        if warning := range_warning(self.trust):
+            yield f"  simulated: {warning}"
         yield from lines(self.metrics, max_error)
 
 

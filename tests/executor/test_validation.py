@@ -122,6 +122,18 @@ def test_yardsticks_of_runs_are_told(tmp_path: Path) -> None:
     assert "took 1.12 times as long, 90% of its samples 0.90 to 1.31" in "\n".join(found.lines(0.1))
 
 
+def test_a_simulation_beyond_the_profile_is_told(tmp_path: Path) -> None:
+    found = outcome("vllm", tmp_path, 10.0, 10.0)
+    assert "extrapolated" not in "\n".join(found.lines(0.1))
+    left = {"what": "step tokens", "limit": 512, "largest": 1687, "share": 0.2}
+    trust = {"profile": "cpu_tiny_tp1", "extrapolated_share": 0.2, "left_range": [left]}
+    text = json.dumps({"mean_ttft_ms": 10.0, "trust": trust})
+    (found.simulated / "summary.json").write_text(text, encoding="utf-8")
+    found = Outcome.of("vllm", found.devices, found.simulated)
+    assert found.row(0.1)["trust"] == trust
+    assert "20 % of the step time is extrapolated from cpu_tiny_tp1" in "\n".join(found.lines(0.1))
+
+
 def test_who_wins_on_both_sides(tmp_path: Path) -> None:
     """The policy with the smaller mean, by the device and by the simulator."""
     outcomes = [outcome("vllm", tmp_path, 20.0, 10.0), outcome("rotating", tmp_path, 10.0, 12.0)]

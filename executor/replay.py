@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from executor.arrivals import Arrivals
-from executor.device import executor_versions
+from executor.device import HOST, executor_versions
 from executor.driver import Driver
 from executor.interrupt import stopping
 from executor.ranks import Channel, ranks_of
 from executor.session import STEP_SIZES, ModelOptions, Session, open_session, out_of_memory
 from executor.timers import SteadyTimer
 from executor.workload import answers_of, load_workload, unheeded
-from executor.yardstick import timer_for
+from executor.yardstick import require_clock, timer_for
 from superinfer.costs import CalibratedCost
 from superinfer.errors import SuperInferError
 from superinfer.events import Sink
@@ -54,6 +54,7 @@ def run_command(config: Config, options: RunOptions) -> int:
     """Run one configuration; returns the exit code."""
     for note in (*config.notes, *unheeded(config)):
         say(f"warning: {note}")
+    require_clock(options.clock, config.run.device == HOST, config.run.tp)
     check_writable(_folder(config, options))
     workload = load_workload(config)
     for warning in workload.warnings:

@@ -23,17 +23,24 @@ BLOCKS, BLOCK_TOKENS = 128, 16
 DECODES, CONTEXT, CHUNK = 8, 64, 8
 
 
-def timer_for(clock: str, device: torch.device, reference_s: float = 0.0) -> Timer:
-    """The timer of a name; ConfigError for an unknown one, or where it cannot be used."""
+def require_clock(clock: str, on_cpu: bool, ranks: int = 1) -> None:
+    """Raise ConfigError for an unknown clock, or where it cannot be used."""
     if clock not in CLOCKS:
         raise ConfigError(f"--clock: expected one of {', '.join(CLOCKS)}, got {clock!r}")
     if clock == "wall":
-        return WallTimer()
-    if device.type != "cpu":
+        return
+    if not on_cpu:
         raise ConfigError("--clock steady: only on a CPU, which others use at the same time")
     if torch.get_num_threads() > 1:
         raise ConfigError(f"--clock steady: counts one thread; set {THREADS}=1")
-    return SteadyTimer(yardstick(), reference_s)
+    if ranks > 1:
+        raise ConfigError(f"--clock steady: counts one process; run.tp is {ranks}")
+
+
+def timer_for(clock: str, device: torch.device, reference_s: float = 0.0) -> Timer:
+    """The timer of a name; ConfigError as `require_clock`."""
+    require_clock(clock, device.type == "cpu")
+    return WallTimer() if clock == "wall" else SteadyTimer(yardstick(), reference_s)
 
 
 def yardstick() -> Callable[[], None]:

@@ -62,7 +62,7 @@ class DraftView:
     @property
     def ahead(self) -> bool:
         """True if a step is on the device (lag 1): what is decided now follows it."""
-        return self._engine._running is not None
+        return self._engine.running is not None
 
     @property
     def available(self) -> int:

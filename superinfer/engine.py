@@ -136,7 +136,8 @@ class Engine:
         self.placement: Placement | None = None
         """Who gives places to the blocks that are counted here; see `place`."""
         self.journal = Journal(self, sink)
-        self._running: Plan | None = None
+        self.running: Plan | None = None
+        """The plan that is on the device, until its last step is over."""
         self._ahead: Plan | None = None
         """With lag 1: the plan that was made while another one runs, until it begins."""
         self._lag = config.lag
@@ -145,7 +146,7 @@ class Engine:
         self.demotion = _demotion(self, memory)
         """Who takes bits from the caches of running requests, where the memory policy wants it."""
         self.room = Room(self)
-        self._progress = Progress(self, config.lag)
+        self._progress = Progress(self)
         self._copies = CopiesAhead(self)
         scheduler.bind(
             Machine(
@@ -177,7 +178,7 @@ class Engine:
         decision is then made as if that step had given every sequence its token and ended none.
         Raises PlanError, with the draft taken back, when the scheduler asks for the impossible.
         """
-        running = self._running
+        running = self.running
         if running is not None:
             if not self._lag or running.advanced:
                 raise PlanError("plan() while a plan is running")
@@ -187,14 +188,14 @@ class Engine:
             self._take_in_landed()
         plan = self._decide(now)
         if running is None:
-            self._running = plan
+            self.running = plan
         else:
             self._ahead = plan
         return plan
 
     def begin(self, plan: Plan) -> None:
         """With lag 1: `plan` starts on the device now that its predecessor has completed."""
-        self._running, self._ahead = plan, None
+        self.running, self._ahead = plan, None
 
     def complete(self, plan: Plan, outcome: Outcome) -> None:
         """Take in what happened. With lag 1 a plan is completed twice, its last step apart."""
@@ -212,8 +213,8 @@ class Engine:
             for seq in finished:
                 self.end(seq, "finished", None, now)
         if outcome.last:
-            if plan is self._running:
-                self._running = None
+            if plan is self.running:
+                self.running = None
             if self._deferred_ends:
                 self._end_deferred(now)
         if now >= self.recorder.next_sample_s:
@@ -235,7 +236,7 @@ class Engine:
         """
         if self._ahead is not None:
             self.pool.referenced -= self._ahead.taken_blocks
-        self._running = self._ahead = None
+        self.running = self._ahead = None
         self.on_scheduled = self.on_ended = None
         for seq in list(self.live):
             self.end(seq, "unfinished", None, now)
@@ -303,7 +304,7 @@ class Engine:
         """End a sequence once the step on the device, if there is one, is over: it may turn out to
         have finished there.
         """
-        if self._running is None:
+        if self.running is None:
             self.end(seq, outcome, reason, now)
         else:
             self._deferred_ends.append((seq, outcome, reason))
@@ -374,7 +375,7 @@ class Engine:
             except PlanError:
                 draft.rollback()
                 raise
-            if plan is not None or self._running is not None:
+            if plan is not None or self.running is not None:
                 return plan  # the end of a running plan is a reason to ask again
             ended = len(self.live) < live
             if not (draft.changes or ended):
@@ -449,7 +450,7 @@ class Engine:
             assert job.sequence is not None
             numbers = (job.blocks, job.from_bits, job.to_bits)
             self.journal.note(now, "requantise", job.sequence, numbers)
-        self.room.requantised += done
+        self.room.note_requantised(done)
 
     def _kv_shares(self, demotion: Demotion, seq: Sequence, state: State) -> tuple[float, float]:
         """Shares of 8 and 4 bits in all that the decode steps of an ended sequence have read; an
@@ -510,7 +511,6 @@ def _index(seq: Sequence) -> int:
 
 
 _ENDED: Final = State.ENDED
-_PREFILLING: Final = State.PREFILLING
 _DECODING: Final = State.DECODING
 """Reading a member off its class is slow."""
 _MOVING: Final = (State.MOVING_OUT, State.MOVING_IN)

@@ -54,7 +54,7 @@ class Holdings:
         engine = self._engine
         if engine.eager is None or seq.node is None:
             return
-        running, told = engine._running, seq.computed_tokens + scheduled_tokens
+        running, told = engine.running, seq.computed_tokens + scheduled_tokens
         if running is not None and running.decodes and seq.last_token_step == engine.batch.step - 1:
             told -= 1
         own = told // engine.block_tokens - seq.shared_blocks

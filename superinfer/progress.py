@@ -21,8 +21,8 @@ _DECODING: Final = State.DECODING
 class Progress:
     """The progress of one engine's plans."""
 
-    def __init__(self, engine: Engine, lag: int) -> None:
-        self._engine, self._lag = engine, lag
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._lag = engine, engine.config.lag
         self._pool = engine.pool
 
     def advance(self, plan: Plan, steps: int) -> None:

@@ -18,7 +18,7 @@ class Room:
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._pool = engine, engine.pool
-        self.requantised: list[Requantise] = []
+        self._requantised: list[Requantise] = []
         """Conversions for the next plan."""
 
     def settle(self, now: float) -> None:
@@ -36,9 +36,13 @@ class Room:
         while (lacking := min(self._pool.excess + blocks, self._pool.cached)) > 0:
             self._reclaim(lacking, now)
 
+    def note_requantised(self, done: list[Requantise]) -> None:
+        """The next plan converts these blocks of running requests, too."""
+        self._requantised += done
+
     def take_requantised(self) -> list[Requantise]:
         """Conversions since last asked."""
-        taken, self.requantised = self.requantised, []
+        taken, self._requantised = self._requantised, []
         return taken
 
     def steps_of(self, draft: Draft, decodes: int) -> int:
@@ -97,5 +101,5 @@ class Room:
         assert engine.tree is not None and engine.demotion is not None
         engine.journal.note_reclaimed(engine.tree.make_room(wanted), now)
         for shrunk in engine.tree.take_shrunk():
-            self.requantised.append(engine.demotion.shrunk(shrunk))
+            self._requantised.append(engine.demotion.shrunk(shrunk))
             engine.journal.note_cached(now, "requantise", *shrunk)

@@ -117,13 +117,12 @@ def _number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def spread(summaries: Sequence[Summary], name: str) -> float:
-    """Largest less smallest of a number over those runs of the same thing that have it, as a share
-    of the median.
+def extent(summaries: Sequence[Summary], name: str) -> tuple[float, float] | None:
+    """Smallest and largest of a number over those runs of the same thing that have it; None without
+    any.
     """
     values = [float(value) for summary in summaries if _number(value := summary.get(name))]
-    centre = median(values) if values else 0.0
-    return (max(values) - min(values)) / centre if centre else 0.0
+    return (min(values), max(values)) if values else None
 
 
 def lines(metrics: list[Metric], max_error: float | None) -> Iterator[str]:

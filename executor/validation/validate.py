@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from executor.validation.compare import Metric, compare, lines, middle, spread
+from executor.validation.compare import Metric, compare, extent, lines, middle
 from executor.validation.runs import Summary, run_device, simulate, summary
 from superinfer.lab.side_by_side import write_plot
+from superinfer.lab.trust import range_warning
 
 RANKED = {"mean_ttft_ms": -1, "mean_e2el_ms": -1, "slo_attainment": 1}
 """Metrics in which policies are compared: 1 where more is better."""
@@ -37,21 +38,25 @@ class Outcome:
     devices: list[Path]
     simulated: Path
     metrics: list[Metric] = field(default_factory=list)
-    spreads: dict[str, float] = field(default_factory=dict)
-    """Of repeated runs on the device, by metric."""
+    extents: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Smallest and largest of the runs on the device, by metric of all requests."""
     yardsticks: list[dict[str, float]] = field(default_factory=list)
     """Of each run on the device that the steady clock timed (`timers.SteadyTimer.report`)."""
+    trust: dict[str, Any] = field(default_factory=dict)
+    """Of the simulated run: above all, whether it went further than the profile was measured."""
 
     @classmethod
     def of(cls, scheduler: str, devices: list[Path], simulated: Path) -> Outcome:
         """Compare result folders that are there."""
         measured: list[Summary] = [summary(folder) for folder in devices]
-        found = cls(scheduler, devices, simulated, compare(middle(measured), summary(simulated)))
+        other = summary(simulated)
+        found = cls(scheduler, devices, simulated, compare(middle(measured), other))
+        found.trust = other.get("trust", {})
         runs = [one.get("run", {}) for one in measured]
         found.yardsticks = [run["yardstick"] for run in runs if "yardstick" in run]
         for metric in found.metrics:
-            if not metric.service_class:
-                found.spreads[metric.name] = spread(measured, metric.name)
+            if not metric.service_class and (ends := extent(measured, metric.name)):
+                found.extents[metric.name] = ends
         return found
 
     def fails(self, max_error: float) -> bool:
@@ -66,9 +71,10 @@ class Outcome:
                 return metric.simulated if simulated else metric.device
         return None
 
-    def noise(self, name: str) -> float:
-        """Largest less smallest of the device's repeats; 0 for a single run."""
-        return self.spreads.get(name, 0.0) * abs(self.value(name, simulated=False) or 0.0)
+    def apart(self, other: Outcome, name: str) -> bool:
+        """True if all runs of one policy on the device are better than all of the other one."""
+        (low, high), (other_low, other_high) = self.extents[name], other.extents[name]
+        return high < other_low or other_high < low
 
     def plot(self, out: Path) -> Path:
         """Draw the first run on the device beside the simulated one."""
@@ -81,8 +87,9 @@ class Outcome:
             "scheduler": self.scheduler,
             "repeats": len(self.devices),
             "metrics": [metric.row() for metric in self.metrics],
-            "spread_of_repeats": self.spreads,
+            "extent_of_repeats": self.extents,
             **({"yardsticks": self.yardsticks} if self.yardsticks else {}),
+            "trust": self.trust,
             "failed": None if max_error is None else self.fails(max_error),
         }
 
@@ -96,6 +103,8 @@ class Outcome:
                 f"  times are at the profile's speed; the yardstick took {medians} times as long, "
                 f"90% of its samples {min(lows):.2f} to {max(highs):.2f}"
             )
+        if warning := range_warning(self.trust):
+            yield f"  simulated: {warning}"
         yield from lines(self.metrics, max_error)
 
 
@@ -120,8 +129,8 @@ def validate_all(wish: Wish, say: Callable[[str], None]) -> list[Outcome]:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Which policies are best by a metric; several if they are equal, or on the device no further
-    apart than repeated runs of one of them.
+    """Which policies are best by a metric; several if they are equal, or if on the device their
+    repeated runs overlap with those of the best one.
     """
 
     metric: str
@@ -130,8 +139,10 @@ class Verdict:
 
     @property
     def agrees(self) -> bool:
-        """True if a policy that wins in simulation wins on the device, too."""
-        return bool(set(self.device) & set(self.simulated))
+        """True if whoever wins in simulation wins on the device, too: simulated as equal, policies
+        may not be told apart there.
+        """
+        return set(self.simulated) <= set(self.device)
 
     @property
     def line(self) -> str:
@@ -152,9 +163,7 @@ def winners(outcomes: list[Outcome]) -> list[Verdict]:
 
 
 def gate(outcomes: list[Outcome], max_error: float) -> bool:
-    """True if no metric is off by more than it may be, and if the same policies win on both
-    sides.
-    """
+    """True if no metric is off by more than it may be, and if nobody wins in simulation alone."""
     close = not any(outcome.fails(max_error) for outcome in outcomes)
     return close and all(verdict.agrees for verdict in winners(outcomes))
 
@@ -165,11 +174,10 @@ def _best(outcomes: list[Outcome], name: str, sign: int, simulated: bool) -> tup
     known = {key: sign * value for key, value in values.items() if value is not None}
     if len(known) < len(outcomes):
         return ()
-    best = max(known, key=lambda key: known[key])
-    noise = {one.scheduler: 0.0 if simulated else one.noise(name) for one in outcomes}
-    return tuple(
-        key for key, value in known.items() if known[best] - value <= max(noise[best], noise[key])
-    )
+    if simulated:
+        return tuple(key for key, value in known.items() if value == max(known.values()))
+    best = max(outcomes, key=lambda one: known[one.scheduler])
+    return tuple(one.scheduler for one in outcomes if not one.apart(best, name))
 
 
 def _fresh(folder: Path) -> Path:

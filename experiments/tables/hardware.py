@@ -261,6 +261,8 @@ def cpu(folder: Path) -> Lines:
             cells.append(_cell(pair["device"], kind))
             cells.append(_beside(pair["simulated"], pair["device"], kind))
         yield f"| {words} | " + " | ".join(cells) + " |"
+    yield ""
+    yield "".join(f"{line[:1].upper()}{line[1:]}. " for line in found["winners"]).rstrip()
 
 
 def _yardsticks(found: Checks) -> str:

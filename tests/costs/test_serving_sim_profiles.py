@@ -355,6 +355,27 @@ def test_shipped_steps_of_unequal_contexts_never_fall(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-32b", "qwen3-30b-a3b"])
+@pytest.mark.parametrize(("ratio", "most"), [(4, 0.0005), (8, 0.0005), (16, 0.005), (64, 0.015)])
+def test_more_sequences_hardly_shorten_a_step_with_one_long_context(
+    model: str, ratio: int, most: float
+) -> None:
+    """In the skew tables no context is longer than 5.6 mean ones; further on slopes of neighbouring
+    batch sizes go apart, and docs/profiles.md says how far.
+    """
+    found = load_profile(SHIPPED / f"rtxpro6000_{model}_tp1.json")
+    cost = CalibratedCost(found, load_shape(model))
+    for mean in (64, 128, 256, 512, 1000, 2000, 4000):
+        if mean * ratio > 16384:
+            continue
+        longest_s = 0.0
+        for count in range(ratio, 257):
+            context = count * mean
+            step_s = cost.step_s((), count, context) + cost.uneven_s(count, context, ratio * mean)
+            assert step_s > (1 - most) * longest_s, (count, mean)
+            longest_s = max(longest_s, step_s)
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-32b", "qwen3-30b-a3b"])
 def test_the_origin_of_the_host_time_says_what_was_fitted(model: str) -> None:
     found = load_profile(SHIPPED / f"rtxpro6000_{model}_tp1.json")
     assert found.host == serving_sim._host("rtxpro6000")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from executor_runs import call
+
+from executor import replay
 from executor import yardstick as yardsticks
 from executor.clock import RealTime
 from executor.timers import (
@@ -20,7 +25,13 @@ from executor.timers import (
     timed_by,
 )
 from executor.yardstick import timer_for, yardstick
-from superinfer.costs import list_profiles, load_profile, write_profile
+from superinfer.costs import (
+    CalibratedCost,
+    list_profiles,
+    load_profile,
+    load_shape,
+    write_profile,
+)
 from superinfer.errors import ConfigError, InputError
 
 CPU = torch.device("cpu")
@@ -166,9 +177,52 @@ def test_where_there_is_no_steady_clock(
         timer_for(clock, torch.device(device))
 
 
-def test_a_profile_keeps_its_yardstick(tmp_path: Path) -> None:
-    from dataclasses import replace
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--clock", "sun"], "--clock: expected one of wall, steady, got 'sun'"),
+        (["--clock", "steady", "--set", "run.tp=2"], "counts one process; run.tp is 2"),
+    ],
+)
+def test_a_clock_is_refused_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    expected: str,
+) -> None:
+    monkeypatch.setattr(yardsticks.torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(replay, "load_workload", lambda config: 1 / 0)
+    code, _, errors = call(monkeypatch, capsys, "run", "t.jsonl", "--device", "cpu", *options)
+    assert code == 2 and expected in errors and errors.count("\n") == 1
 
+
+def test_a_run_says_by_which_clock_it_went(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """An hour between two requests is jumped over, and the yardstick's samples are told."""
+    monkeypatch.setattr(yardsticks.torch, "get_num_threads", lambda: 1)
+    trace = tmp_path / "trace.jsonl"
+    rows = [{"timestamp": 3.6e6 * i, "input_length": 20, "output_length": 3} for i in range(2)]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    options = ("--device", "cpu", "--kv-blocks", 30, "--clock", "steady", "--json", "--no-plots")
+    code, text, _ = call(monkeypatch, capsys, "run", trace, *options, "--out", tmp_path / "out")
+    summary = json.loads(text)
+    found = summary["run"]
+    assert code == 0 and summary["completed"] == 2 and summary["duration"] > 3600
+    assert (found["clock"], found["idle_time_left_out"]) == ("steady", True)
+    assert found["yardstick"]["samples"] >= FIRST_SAMPLES and found["yardstick"]["yardstick_s"] > 0
+
+
+@pytest.mark.parametrize(("stick", "reference_s"), [({"yardstick_s": 0.004}, 0.004), ({}, 0.0)])
+def test_a_run_goes_by_the_reference_of_its_profile(
+    stick: dict[str, float], reference_s: float
+) -> None:
+    shipped = load_profile(list_profiles()[0].path)
+    cost = CalibratedCost(replace(shipped, yardstick=stick), load_shape(shipped.model))
+    assert replay._reference_s(SimpleNamespace(cost=cost)) == reference_s  # type: ignore[arg-type]
+
+
+def test_a_profile_keeps_its_yardstick(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
     stick = {"yardstick_s": 0.004, "samples": 9, "median": 1.0, "p5": 0.9, "p95": 1.1}
     write_profile(replace(load_profile(list_profiles()[0].path), yardstick=stick), path)

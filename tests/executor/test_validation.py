@@ -14,7 +14,7 @@ from executor_runs import call
 
 from executor.validation import runs
 from executor.validation import validate as validation
-from executor.validation.compare import Metric, compare, lines, middle, spread
+from executor.validation.compare import Metric, compare, extent, lines, middle
 from executor.validation.validate import Outcome, gate, winners
 from superinfer.costs import list_profiles, load_profile, write_profile
 from superinfer.lab import side_by_side
@@ -54,7 +54,7 @@ def test_medians_of_repeats() -> None:
     """Number by number, in tables too; what is no number is the first run's."""
     runs = [{"a": n, "classes": {"x": {"b": 10 * n}}, "name": str(n)} for n in (3, 1, 2)]
     assert middle(runs) == {"a": 2, "classes": {"x": {"b": 20}}, "name": "3"}
-    assert spread(runs, "a") == pytest.approx(1.0)
+    assert extent(runs, "a") == (1.0, 3.0)
 
 
 def outcome(name: str, folder: Path, device_ms: float, simulated_ms: float) -> Outcome:
@@ -69,17 +69,29 @@ def outcome(name: str, folder: Path, device_ms: float, simulated_ms: float) -> O
     return Outcome.of(name, [paths[0]], paths[1])
 
 
-def test_nobody_wins_by_less_than_repeats_differ(tmp_path: Path) -> None:
-    """Then either may win in simulation; a single run has no such noise."""
+@pytest.mark.parametrize(
+    ("vllm_ms", "rotating_ms", "best"),
+    [
+        ((100.0, 100.0), (103.0, 103.0), ("vllm",)),  # single runs: any difference counts
+        ((99.0, 104.0), (103.0, 105.0), ("vllm", "rotating")),
+        ((99.0, 103.0), (103.0, 104.0), ("vllm", "rotating")),
+        ((90.0, 102.0), (103.0, 104.0), ("vllm",)),  # apart, though one has wide repeats
+    ],
+)
+def test_nobody_wins_whose_repeats_overlap(
+    tmp_path: Path,
+    vllm_ms: tuple[float, float],
+    rotating_ms: tuple[float, float],
+    best: tuple[str, ...],
+) -> None:
+    """Then either may win in simulation."""
     vllm = outcome("vllm", tmp_path, 100.0, 100.0)
     rotating = outcome("rotating", tmp_path, 103.0, 98.0)
+    assert rotating.extents["mean_ttft_ms"] == (103.0, 103.0)
+    vllm.extents["mean_ttft_ms"], rotating.extents["mean_ttft_ms"] = vllm_ms, rotating_ms
     said = winners([vllm, rotating])[0]
-    assert (said.device, said.simulated, said.agrees) == (("vllm",), ("rotating",), False)
-    rotating.spreads["mean_ttft_ms"] = 0.02
-    assert not winners([vllm, rotating])[0].agrees
-    vllm.spreads["mean_ttft_ms"] = 0.04
-    said = winners([vllm, rotating])[0]
-    assert (said.device, said.simulated, said.agrees) == (("vllm", "rotating"), ("rotating",), True)
+    assert (said.device, said.simulated) == (best, ("rotating",))
+    assert said.agrees == ("rotating" in best)
 
 
 @pytest.mark.parametrize("steady", [False, True])
@@ -93,8 +105,8 @@ def test_a_run_goes_by_the_clock_of_its_profile(
         profile = replace(profile, yardstick={"yardstick_s": 0.004})
     write_profile(profile, tmp_path / "profile.json")
     runs.run_device("trace.jsonl", [], tmp_path / "profile.json", tmp_path / "out")
-    assert given[0][-2:] == (["--clock", "steady"] if steady else given[0][-2:])
     assert ("--clock" in given[0]) == steady
+    assert not steady or given[0][-2:] == ["--clock", "steady"]
 
 
 def test_yardsticks_of_runs_are_told(tmp_path: Path) -> None:
@@ -110,6 +122,18 @@ def test_yardsticks_of_runs_are_told(tmp_path: Path) -> None:
     assert "took 1.12 times as long, 90% of its samples 0.90 to 1.31" in "\n".join(found.lines(0.1))
 
 
+def test_a_simulation_beyond_the_profile_is_told(tmp_path: Path) -> None:
+    found = outcome("vllm", tmp_path, 10.0, 10.0)
+    assert "extrapolated" not in "\n".join(found.lines(0.1))
+    left = {"what": "step tokens", "limit": 512, "largest": 1687, "share": 0.2}
+    trust = {"profile": "cpu_tiny_tp1", "extrapolated_share": 0.2, "left_range": [left]}
+    text = json.dumps({"mean_ttft_ms": 10.0, "trust": trust})
+    (found.simulated / "summary.json").write_text(text, encoding="utf-8")
+    found = Outcome.of("vllm", found.devices, found.simulated)
+    assert found.row(0.1)["trust"] == trust
+    assert "20 % of the step time is extrapolated from cpu_tiny_tp1" in "\n".join(found.lines(0.1))
+
+
 def test_who_wins_on_both_sides(tmp_path: Path) -> None:
     """The policy with the smaller mean, by the device and by the simulator."""
     outcomes = [outcome("vllm", tmp_path, 20.0, 10.0), outcome("rotating", tmp_path, 10.0, 12.0)]
@@ -123,12 +147,14 @@ def test_who_wins_on_both_sides(tmp_path: Path) -> None:
 
 
 def test_another_winner_fails_the_gate(tmp_path: Path) -> None:
-    """Though every error is small; policies that are equal both win."""
+    """Though every error is small; and no tie in simulation where the device's runs are apart."""
     outcomes = [outcome("vllm", tmp_path, 10.0, 10.2), outcome("rotating", tmp_path, 10.1, 10.1)]
     assert not any(one.fails(0.05) for one in outcomes)
     assert not gate(outcomes, 0.05) and gate(outcomes[:1], 0.05)
-    equal = outcome("fcfs", tmp_path, 10.0, 10.1)
-    assert gate([*outcomes[1:], equal], 0.05)
+    tied = outcome("fcfs", tmp_path, 10.0, 10.1)
+    assert winners([outcomes[1], tied])[0].simulated == ("rotating", "fcfs")
+    assert not gate([outcomes[1], tied], 0.05)
+    assert gate([outcomes[1], outcome("edf", tmp_path, 10.1, 10.1)], 0.05)
 
 
 def test_a_judged_metric_that_one_side_lacks_fails() -> None:
@@ -152,10 +178,10 @@ def test_nothing_to_judge_fails() -> None:
 
 
 def test_a_repeat_may_lack_a_metric() -> None:
-    """Then there is no median of it, and the spread is that of the others."""
+    """Then there is no median of it, and the extent is that of the others."""
     runs = [{"a": 1.0}, {"a": None}, {}, {"a": 3.0}]
     assert middle(runs)["a"] is None
-    assert spread(runs, "a") == pytest.approx(1.0) and spread(runs, "b") == 0.0
+    assert extent(runs, "a") == (1.0, 3.0) and extent(runs, "b") is None
 
 
 def test_a_picture_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,9 +127,11 @@ def test_a_recorded_run_on_a_cpu_is_shown(tmp_path: Path) -> None:
         "fit": {"step": {"heldout_mape": 0.06}},
         "yardstick": stick,
         "outcomes": [{"scheduler": "vllm", "metrics": metrics, "yardsticks": [stick]}],
+        "winners": ["best by a: vllm on the device, b simulated (differ)", "best by c: d"],
     }
     (tmp_path / "validate.json").write_text(json.dumps(data), encoding="utf-8")
     text = "\n".join(cpu(tmp_path))
     assert "6.00 ms" in text and "1.12 (`vllm`)" in text
     assert "A processor" in text and "6.0%" in text and "2026-11-26" in text
     assert "| TTFT mean (ms) | 4 | 5 (+25.0%) |" in text
+    assert text.endswith("\n\nBest by a: vllm on the device, b simulated (differ). Best by c: d.")

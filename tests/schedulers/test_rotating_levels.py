@@ -55,7 +55,7 @@ def test_levels_by_slack(ttft_s: float, level: int) -> None:
     engine.submit(request(0, 8, 0), 0.0)
     assert engine.plan(0.0) is not None
     seq = engine.submit(request(1, 8, 0, **promised(ttft_s=ttft_s)), 0.0)
-    engine.complete(engine._running, Outcome(0.0, [0.0]))  # type: ignore[arg-type]
+    engine.complete(engine.running, Outcome(0.0, [0.0]))  # type: ignore[arg-type]
     engine.plan(0.0)
     assert scheduler._jobs[seq].level == level
 

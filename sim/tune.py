@@ -28,11 +28,12 @@ from superinfer.lab.differences import check_metric
 from superinfer.lab.engines.base import StudyEngine
 from superinfer.lab.numbers import mean_number
 from superinfer.lab.progress import Report, showing_progress
-from superinfer.lab.results import Run, replacing
+from superinfer.lab.results import Run
 from superinfer.lab.space import Space, check_space, derived_space, read_space
 from superinfer.lab.study import Study, run_study
 from superinfer.lab.trust import assumed_warning, range_warning
 from superinfer.lab.tuning import Task, Trial, Tuning, opened, require_optuna
+from superinfer.outputs import replacing
 from traces.cli import print_out, print_table
 from traces.workload import Workload
 

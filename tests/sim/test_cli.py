@@ -427,9 +427,9 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
     (["--classes", "t.jsonl"], "t.jsonl: expected a TOML file"),
     (["--out", ""], "--out: expected the name of a result folder, got '.'"),
     (["--out", "/"], "--out: expected the name of a result folder, got '/'"),
-    (["--out", "t.jsonl"], "--out: expected a folder, got a file: t.jsonl"),
-    (["--out", "t.jsonl/r"], "--out: cannot write t.jsonl/r: Not a directory"),
-    (["--out", "/proc/none/r"], "--out: cannot write /proc/none/r"),
+    (["--out", "t.jsonl"], "--out: t.jsonl: expected a folder, got a file"),
+    (["--out", "t.jsonl/r"], "--out: t.jsonl/r: cannot write here: Not a directory"),
+    (["--out", "/proc/none/r"], "--out: /proc/none/r: cannot write here"),
     (["--out", "x" * 300], "File name too long"),
 ]
 
@@ -619,7 +619,7 @@ def test_the_command_line_wins_over_arms(cli: Cli, folder: Path) -> None:
         (["--schedulers", "vllm", "--arm", "k.toml"], "arm k: classes: expected the same as in v"),
         (["--schedulers", "vllm", "--arm", "m.toml"], "arm m: llama-3.1-70b needs 131.4 GiB"),
         ([SET, "scheduler.chunked=true"], "arm fcfs: scheduler.chunked: unknown"),
-        (["--out", "t.jsonl"], "--out: expected a folder, got a file"),
+        (["--out", "t.jsonl"], "--out: t.jsonl: expected a folder, got a file"),
         (["--out", "."], "--out: expected the name of a result folder"),
     ],
 )

@@ -99,7 +99,7 @@ def test_convert_writes_to_standard_output() -> None:
 def test_convert_cannot_write_to_a_directory(trace: str, tmp_path: Path) -> None:
     result = run("convert", trace, "--skip-bad", "-o", str(tmp_path))
     assert result.exit_code == 2
-    assert f"error: {tmp_path}: expected a writable file, got Is a directory\n" in result.stderr
+    assert f"error: {tmp_path}: expected a file, got a folder\n" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [["stats"], ["convert", "x"], ["convert", "x", "-o"]])

@@ -223,7 +223,7 @@ def _with_options(left_out: Collection[str], command: Callable[..., None]) -> Ca
 
     @functools.wraps(command)
     def called(**given: Any) -> None:
-        names = {f.name for f in fields(ConfigOptions)}
+        names = {f.name for f in fields(ConfigOptions) if f.name not in left_out}
         options = ConfigOptions(**{name: given.pop(name) for name in names & given.keys()})
         command(options, **given)
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from typer.main import get_command
 
-from sim.cli import main
+from sim.cli import app, main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -431,7 +432,38 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
     (["--out", "t.jsonl/r"], "--out: t.jsonl/r: cannot write here: Not a directory"),
     (["--out", "/proc/none/r"], "--out: /proc/none/r: cannot write here"),
     (["--out", "x" * 300], "File name too long"),
+    (["--rate-scale", "1e-300"], "run.rate_scale: expected a number >= 1e-06"),
 ]
+
+
+def test_the_short_form_of_the_output_and_its_folder(cli: Cli, folder: Path) -> None:
+    assert cli("run", "t.jsonl", "-o", "new/here/r", "--no-plots").code == 0
+    assert (folder / "new/here/r/summary.json").exists()
+    two = ("--schedulers", "vllm,fcfs", "--workers", "1")
+    assert cli("compare", "t.jsonl", *two, "-o", "other/c", "--no-plots").code == 0
+    assert (folder / "other/c/comparison.json").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "sensitivity", "sweep", "tune", "plan"])
+def test_a_folder_that_cannot_be_made_is_known_before_the_trace_is_read(
+    cli: Cli, folder: Path, command: str
+) -> None:
+    (folder / "bad.jsonl").write_text("no trace")
+    answer = cli(command, "bad.jsonl", "-o", "bad.jsonl/r", "--no-plots")
+    only_error(answer, 2, "--out: bad.jsonl/r: cannot write here: Not a directory")
+
+
+def test_equal_options_have_equal_words() -> None:
+    """What several commands take is described alike, whichever of them is asked."""
+    commands = vars(get_command(app))["commands"]
+    shared = ("run", "compare", "suggest-slo", "sensitivity", "sweep", "tune", "plan")
+    words: dict[str, set[object]] = {}
+    for name in shared:
+        for option in commands[name].params:
+            said = (getattr(option, "help", None), option.metavar, tuple(option.opts))
+            words.setdefault(option.name, set()).add(said)
+    others = {name for name, said in words.items() if len(said) > 1}
+    assert others == {"schedulers", "device", "tp", "out"}  # plan tries several devices and degrees
 
 
 @pytest.mark.parametrize(

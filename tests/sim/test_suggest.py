@@ -217,15 +217,15 @@ def rush(folder: Path) -> str:
     chat = [
         (int(at), "chat", int(prompt), int(answer))
         for at, prompt, answer in zip(
-            np.cumsum(random.exponential(400, 700)),
-            random.lognormal(6.2, 0.8, 700),
-            1 + random.lognormal(5, 0.7, 700),
+            np.cumsum(random.exponential(400, 740)),
+            random.lognormal(6.2, 0.8, 740),
+            1 + random.lognormal(5, 0.7, 740),
             strict=True,
         )
     ]
     jobs = [
-        (40_000 + 100 * i, "batch", int(random.uniform(3000, 9000)), int(random.uniform(200, 600)))
-        for i in range(90)
+        (60_000 + 100 * i, "batch", int(random.uniform(3000, 9000)), int(random.uniform(200, 600)))
+        for i in range(120)
     ]
     lines = [
         RECORD.format(at=at, prompt=prompt, answer=answer, name=name, more="")
@@ -245,7 +245,7 @@ def test_targets_of_several_classes_stay_near_what_was_reached(rush: str) -> Non
     assert reached <= alone.proposals["chat"]["ttft_ms"] <= 1.5 * reached
     beside = searched(rush, scheduler="rotating", wish=BOTH)
     assert not beside.short()
-    assert reached <= beside.proposals["chat"]["ttft_ms"] <= 2 * reached
+    assert reached <= beside.proposals["chat"]["ttft_ms"] <= 4 * reached
     first = replace(beside, wish=BOTH, proposals=beside._first_proposals())
     config = first._proposed()
     late = first._simulated(config, load_workload(config))["chat"].reached("ttft_ms", 0.95)

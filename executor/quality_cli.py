@@ -16,7 +16,7 @@ import typer
 from executor.shipped import HELDOUT, TINY, documents
 from superinfer.costs.shapes import load_shape
 from superinfer.errors import ConfigError, InputError, SuperInferError
-from superinfer.lab.results import check_writable
+from superinfer.outputs import check_writable
 from traces.cli import print_out, print_table
 
 if TYPE_CHECKING:

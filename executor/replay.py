@@ -26,8 +26,9 @@ from superinfer.costs import CalibratedCost
 from superinfer.errors import SuperInferError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
-from superinfer.lab.results import check_writable, default_folder, summary_json, write_run
+from superinfer.lab.results import default_folder, summary_json, write_run
 from superinfer.metrics import RunMetrics, Window
+from superinfer.outputs import check_writable
 from superinfer.plan import Plan
 from traces.workload import Workload
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from superinfer.lab.content import code_hash
-from superinfer.lab.results import replacing, summary_json
+from superinfer.lab.results import summary_json
+from superinfer.outputs import replacing
 
 SIMULATED = Path(__file__).parent / "results" / "simulated"
 PROFILE_70B = "a100-80g_llama-3.1-70b_tp4"

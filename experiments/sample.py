@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.record import SIMULATED, made_by
-from superinfer.lab.results import replacing, summary_json
+from superinfer.lab.results import summary_json
+from superinfer.outputs import replacing
 
 ROOT = Path(__file__).parents[1]
 RESULT = SIMULATED / "sample" / "summary.json"

@@ -15,9 +15,10 @@ from experiments.record import PROFILE_70B, SIMULATED, made_by
 from sim.run import run_simulation
 from sim.workload import load_workload
 from superinfer.lab.config import load_config
-from superinfer.lab.results import replacing, summary_json
+from superinfer.lab.results import summary_json
 from superinfer.metrics import RunMetrics
 from superinfer.metrics.window import Window
+from superinfer.outputs import replacing
 
 RESULT = SIMULATED / "scenario-blocks" / "summary.json"
 ARMS: dict[str, tuple[str, ...]] = {

@@ -16,7 +16,8 @@ import numpy as np
 from experiments.record import SIMULATED, made_by
 from sim.workload import load_workload
 from superinfer.lab.config import load_config
-from superinfer.lab.results import replacing, summary_json
+from superinfer.lab.results import summary_json
+from superinfer.outputs import replacing
 from traces.stats import trace_stats
 from traces.workload import Workload
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.options import names_in
 from superinfer.errors import ConfigError
+from superinfer.outputs import check_writable
 from traces.cli import print_out, print_table
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def cache_study(
     from superinfer.costs import build_cost
     from superinfer.lab import cache_study as lab
 
-    names = [name.strip() for name in policies.split(",") if name.strip()]
+    names = names_in(policies)
     lab.check_policies(names)
     sizes = _capacities(capacity)
     workload = _workload(trace, limit)
@@ -75,6 +77,7 @@ def train_reuse(
     """Train the reuse model of slo_aware on traces (needs torch)."""
     from superinfer.lab.reuse import train, write_weights
 
+    check_writable(output, file=True)
     workloads = [_workload(trace, None) for trace in traces]
     parts = [load.requests[: max(1, int(len(load.requests) * until))] for load in workloads]
     names = ", ".join(load.name for load in workloads)

@@ -18,11 +18,15 @@ import typer
 
 from sim.cache_cli import cache_study, train_reuse
 from sim.options import (
+    Arm,
+    Attainment,
     ConfigOptions,
     Out,
     Require,
+    Seeds,
     Target,
     Workers,
+    scheduler_names,
     with_config_options,
 )
 from sim.plan_cli import plan
@@ -88,13 +92,8 @@ def compare(
             show_default="vllm,fcfs,priority,rotating; none with --arm",
         ),
     ] = None,
-    arm: Annotated[
-        list[Path] | None,
-        typer.Option("--arm", metavar="FILE", help="TOML configuration to lay over --config."),
-    ] = None,
-    seeds: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Runs per arm, for a specification as TRACE.")
-    ] = 1,
+    arm: Arm = None,
+    seeds: Seeds = 1,
     workers: Workers = 0,
     out: Out = None,
     as_json: AsJson = False,
@@ -107,9 +106,7 @@ def compare(
     def load(file: Path | None, scheduler: str | None) -> Config:
         return options.load(file, run={"scheduler": scheduler})
 
-    if schedulers is None:
-        schedulers = "" if arm else "vllm,fcfs,priority,rotating"
-    names = [name.strip() for name in schedulers.split(",") if name.strip()]
+    names = scheduler_names(schedulers, arm, "vllm,fcfs,priority,rotating")
     arms = load_arms(names, arm or (), load)
     wish = RunOptions(out, (), as_json, not no_plots)
     raise typer.Exit(compare_command(arms, wish, seeds, workers))
@@ -126,9 +123,7 @@ def suggest_slo(
     margin: Annotated[
         float, typer.Option(metavar="M", min=0, max=1000, help="Room above it, in %.")
     ] = 20.0,
-    attainment: Annotated[
-        float, typer.Option(metavar="A", min=1, max=100, help="Share that is to meet it, in %.")
-    ] = 95.0,
+    attainment: Attainment = 95.0,
     only: Annotated[
         list[str] | None,
         typer.Option("--class", metavar="NAME", help="Only this class.", show_default="all"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.run import SimResult, build_engine, copy_seconds, no_collection, run_simulation
 from sim.workload import load_workload
-from superinfer.errors import ConfigError
+from superinfer.errors import ConfigError, InputError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
 from superinfer.lab.gates import check_gates, parse_gate
@@ -19,6 +18,7 @@ from superinfer.lab.results import default_folder, load_run, summary_json, write
 from superinfer.lab.trust import assumed_warning, range_warning
 from superinfer.lab.versions import versions
 from superinfer.metrics import RunMetrics, Window
+from superinfer.outputs import check_writable
 from traces.cli import print_out, print_table
 from traces.workload import Workload
 
@@ -130,14 +130,9 @@ def check_folder(folder: Path) -> None:
     if folder.name in ("", ".."):
         raise ConfigError(f"--out: expected the name of a result folder, got {str(folder)!r}")
     try:
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"--out: expected a folder, got a file: {folder}")
-        parent = next(parent for parent in folder.absolute().parents if parent.exists())
-        probe = parent / f".{folder.name}.{os.getpid()}.tmp"
-        probe.mkdir()
-        probe.rmdir()
-    except OSError as error:
-        raise ConfigError(f"--out: cannot write {folder}: {error.strerror}") from None
+        check_writable(folder)
+    except InputError as error:
+        raise ConfigError(f"--out: {error}") from None
 
 
 def default_run_folder(config: Config, workload: Workload, what: str) -> Path:

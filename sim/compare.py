@@ -29,9 +29,10 @@ from superinfer.lab.differences import METRICS, Difference, differences
 from superinfer.lab.numbers import mean_summary
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.progress import showing_progress
-from superinfer.lab.results import SUMMARY, Run, replacing, summary_json, write_run
+from superinfer.lab.results import SUMMARY, Run, summary_json, write_run
 from superinfer.lab.study import WALL_CLOCK, Study, StudyResult, run_study
 from superinfer.lab.trust import assumed_warning, range_warning
+from superinfer.outputs import replacing
 from superinfer.schedulers import SCHEDULERS
 from traces.cli import print_out, print_table
 from traces.generate.workload import MAX_SEED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -54,6 +54,9 @@ Seed = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(
+        "--out",
+        "-o",
+        metavar="FOLDER",
         help="Result folder; if it exists, -2 is added.",
         show_default="runs/<trace>-<scheduler or command>-<time>",
     ),
@@ -70,6 +73,20 @@ KeptOut = Annotated[
         metavar="FOLDER",
         help="Folder; one that was stopped, or is to grow, goes on.",
         show_default="runs/<trace>-<command>-<time>",
+    ),
+]
+Arm = Annotated[
+    list[Path] | None,
+    typer.Option("--arm", metavar="FILE", help="TOML configuration to lay over --config."),
+]
+Attainment = Annotated[
+    float,
+    typer.Option(metavar="A", min=0.1, max=100, help="Share that is to meet its targets, in %."),
+]
+Seeds = Annotated[
+    int,
+    typer.Option(
+        metavar="N", min=1, help="Runs of each, with successive seeds; for a specification."
     ),
 ]
 Workers = Annotated[int, typer.Option(metavar="N", min=0, help="Runs at a time; 0: one per core.")]
@@ -167,10 +184,29 @@ class ConfigOptions:
         )
 
 
+def names_in(text: str | None) -> tuple[str, ...]:
+    """The names of a list with commas."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def scheduler_names(text: str | None, arms: Sequence[Path] | None, default: str) -> tuple[str, ...]:
+    """The schedulers of a command that also takes arms: `default` where neither is given."""
+    return names_in(default if text is None and not arms else text)
+
+
 def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose first parameter is a `ConfigOptions`, with these options in its place: the
     trace before its own options, the others after them.
     """
+    return with_config_options_but()(command)
+
+
+def with_config_options_but(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """`with_config_options` without some of these options."""
+    return functools.partial(_with_options, left_out)
+
+
+def _with_options(left_out: Collection[str], command: Callable[..., None]) -> Callable[..., None]:
     _, *own = inspect.signature(command, eval_str=True).parameters.values()
     hints = typing.get_type_hints(ConfigOptions, include_extras=True)
     trace, *others = (
@@ -178,6 +214,7 @@ def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
             f.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints[f.name]
         )
         for f in fields(ConfigOptions)
+        if f.name not in left_out
     )
     parameters = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
@@ -186,7 +223,7 @@ def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def called(**given: Any) -> None:
-        names = {f.name for f in fields(ConfigOptions)}
+        names = {f.name for f in fields(ConfigOptions) if f.name not in left_out}
         options = ConfigOptions(**{name: given.pop(name) for name in names & given.keys()})
         command(options, **given)
 

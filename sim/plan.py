@@ -31,10 +31,11 @@ from superinfer.lab.bisect import Fewest
 from superinfer.lab.config import Config
 from superinfer.lab.prices import Prices, load_prices
 from superinfer.lab.progress import showing_progress
-from superinfer.lab.results import replacing, write_run
+from superinfer.lab.results import write_run
 from superinfer.lab.study import Study, run_study
 from superinfer.lab.targets import KINDS, outcomes
 from superinfer.metrics import RunMetrics
+from superinfer.outputs import replacing
 from traces.cli import print_out, print_table
 from traces.workload import Workload
 

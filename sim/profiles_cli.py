@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from superinfer.errors import InputError, SuperInferError
+from superinfer.errors import SuperInferError
+from superinfer.outputs import check_writable
 from traces.cli import print_out, print_table
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def build(
     from superinfer.lab.profiles.build import build_profile, save_profile
 
     with _errors_on_stderr():
-        _check_output(output)
+        check_writable(output, file=True)
         shape = replace(
             load_shape(model), weight_dtype=weights.name_in_profile, kv_dtype=kv.name_in_profile
         )
@@ -136,17 +136,6 @@ def _print_errors(profile: Profile, *, as_json: bool) -> None:
     else:
         print_table(error_table(profile))
         print_out("".join(f"assumed {name}: {text}\n" for name, text in profile.assumed.items()))
-
-
-def _check_output(path: Path) -> None:
-    """Refuse what could not be written, before the work."""
-    if path.is_dir():
-        raise InputError("expected a file to write, found a folder", file=str(path))
-    parent = next(parent for parent in path.absolute().parents if parent.exists())
-    try:
-        TemporaryFile(dir=parent).close()
-    except OSError as error:
-        raise InputError(f"cannot write: {error.strerror}", file=str(path)) from None
 
 
 @contextmanager

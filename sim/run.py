@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -19,8 +19,6 @@ from sim.oracle import Oracle
 from sim.stopwatch import Stopwatch
 from superinfer.cluster_record import cluster_record
 from superinfer.costs import (
-    DEVICES,
-    PRESETS,
     DeviceSpec,
     FlexGenCost,
     HostCost,
@@ -41,7 +39,6 @@ from superinfer.memory.slabs import NO_SMALL, slabs_of
 from superinfer.record import RunRecord
 from superinfer.request import Request
 from superinfer.schedulers.base import Scheduler
-from superinfer.settings import did_you_mean
 from traces.workload import Workload
 
 _T = TypeVar("_T")
@@ -134,9 +131,15 @@ def build_engine(
     `true_length` answers a scheduler whose settings ask for an oracle, and nobody else; without it
     the engine is only good for a look at its sizes.
     """
+<<<<<<< HEAD
     run = config.run
     shape = _routed(_named("run.model", run.model, load_shape, PRESETS), run)
     device = _named("run.device", run.device, lambda name: find_device(name, run.costs), DEVICES)
+=======
+    shape = _named("run.model", config.run.model, load_shape)
+    run = config.run
+    device = _named("run.device", run.device, lambda name: find_device(name, run.costs))
+>>>>>>> faults
     scheduler = config.build_scheduler()
     if hasattr(scheduler, "tell_lengths"):
         scheduler.tell_lengths(true_length or (lambda request: 1))
@@ -239,12 +242,12 @@ def _load_summary(load: LoadModel, run: RunConfig, left: dict[str, int]) -> dict
     }
 
 
-def _named(place: str, name: str, load: Callable[[str], _T], known: Iterable[str]) -> _T:
-    """What `load` finds; its ConfigError gains the setting and the name that was meant."""
+def _named(place: str, name: str, load: Callable[[str], _T]) -> _T:
+    """What `load` finds; its ConfigError gains the setting."""
     try:
         return load(name)
     except ConfigError as error:
-        raise ConfigError(f"{place}: {error}{did_you_mean(name, known)}") from None
+        raise ConfigError(f"{place}: {error}") from None
 
 
 def _cost(

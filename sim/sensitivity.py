@@ -31,11 +31,12 @@ from superinfer.lab.differences import Difference, check_metrics, differences
 from superinfer.lab.profiles.build import save_profile
 from superinfer.lab.profiles.scale import with_host, with_kernels, with_links
 from superinfer.lab.progress import showing_progress
-from superinfer.lab.results import Run, replacing
+from superinfer.lab.results import Run
 from superinfer.lab.study import WALL_CLOCK, Study, run_study
 from superinfer.lab.tables import higher_is_better
 from superinfer.lab.tornado import Bar, sensitivity_table, write_tornado
 from superinfer.lab.trust import assumed_warning, range_warning
+from superinfer.outputs import replacing
 from superinfer.settings import did_you_mean
 from traces.cli import print_out, print_table
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from sim.commands import check_folder, say
 from superinfer.errors import ConfigError
-from superinfer.lab.results import SUMMARY, replacing
+from superinfer.lab.results import SUMMARY
 from superinfer.lab.study import Study
+from superinfer.outputs import replacing
 
 STUDY = ".study"
 """Where the runs lie until all are there."""

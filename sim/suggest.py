@@ -3,15 +3,17 @@
 1. Alone: the requests one at a time (closed loop, one under way), by the same scheduler. What they
    get is the floor: no load leaves less.
 2. At the load: the workload as it is sent, with the targets that it states.
-3. A proposal per class: what was reached at the quantile, or the floor there, and a margin.
+3. A proposal per class that states targets: what was reached at the quantile, or the floor there,
+   and a margin. A class without targets is served in what the others leave; with one it would
+   compete with them. So it gets one only if it is asked for, or if no class states any.
 4. Checks: the workload again with the proposal in place, since targets change the schedule. A class
-   that met it too rarely gets more room, and the next check is run.
+   that met it too rarely gets more room, in steps: a scheduler that puts off who is late already
+   makes the late ones so late that what these reached is far from what the class can keep.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,11 +23,10 @@ import msgspec
 
 from sim.commands import read_workload, say, window_of
 from sim.run import build_engine, no_collection, run_simulation
-from sim.suggest_page import attainments, classes_toml, page, suggestion, warnings
+from sim.suggest_page import attainments, classes_toml, not_asked, page, suggestion, warnings
 from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
-from superinfer.lab.results import replacing
 from superinfer.lab.targets import (
     USUAL,
     ClassOutcome,
@@ -35,11 +36,14 @@ from superinfer.lab.targets import (
 )
 from superinfer.lab.trust import assumed_warning, range_warning
 from superinfer.metrics import RunMetrics
+from superinfer.outputs import check_writable, replacing
 from superinfer.settings import did_you_mean
 from traces.cli import print_out, print_table
 from traces.workload import Workload
 
-MOST_CHECKS = 6
+MOST_CHECKS = 8
+MOST_ROOM = 0.3
+"""By which a target gives way after a check at most."""
 STAND_INS = "superinfer-sim profiles show says what stands in"
 Proposals = dict[str, dict[str, float]]
 """Target by class and kind."""
@@ -54,7 +58,7 @@ class Wish:
     margin: float = 0.2
     attainment: float = 0.95
     classes: tuple[str, ...] = ()
-    """Those to find targets for; empty: all."""
+    """Those to find targets for; empty: those that state one, or all if none does."""
     kinds: tuple[str, ...] = ()
     """Which targets; empty: those that a class states, else TTFT and TPOT."""
     out: Path | None = None
@@ -97,8 +101,13 @@ class Search:
         return self.checked[name].attainment() if name in self.checked else None
 
     def names(self) -> list[str]:
-        """The classes that targets are looked for."""
+        """The classes that are shown."""
         return [name for name in self.loaded if not self.wish.classes or name in self.wish.classes]
+
+    def asked(self) -> list[str]:
+        """Those of them that targets are looked for."""
+        stating = [name for name, outcome in self.loaded.items() if outcome.stated()]
+        return self.names() if self.wish.classes or not stating else stating
 
     def class_tables(self) -> dict[str, Any]:
         """`[classes.<name>]`: those of the configuration with the proposals laid over them."""
@@ -127,7 +136,7 @@ class Search:
 
     def _first_proposals(self) -> Proposals:
         found: Proposals = {}
-        for name in self.names():
+        for name in self.asked():
             outcome, floor = self.loaded[name], self.alone[name]
             kinds = self.wish.kinds or tuple(outcome.stated()) or USUAL
             targets = propose(outcome, floor, kinds, self.wish.quantile, self.wish.margin)
@@ -147,10 +156,15 @@ class Search:
             say(f"check {self.checks}: {attainments(self)}")
             if not short or self.checks == MOST_CHECKS:
                 return
+            wish = self.wish
             for name in set(short) & set(self.checked):
-                outcome, wish = self.checked[name], self.wish
                 self.proposals[name] = relax(
-                    self.proposals[name], outcome, wish.attainment, wish.quantile, wish.margin
+                    self.proposals[name],
+                    self.checked[name],
+                    wish.attainment,
+                    wish.quantile,
+                    wish.margin,
+                    MOST_ROOM,
                 )
 
     def _proposed(self) -> Config:
@@ -165,7 +179,7 @@ def suggest_command(config: Config, wish: Wish) -> int:
     Raises ConfigError for a class that the trace does not have and for settings that cannot run.
     """
     if wish.out is not None:
-        _check_file(wish.out)
+        check_writable(wish.out, file=True)
     for note in config.notes:
         say(f"warning: {note}")
     build_engine(config)
@@ -176,6 +190,8 @@ def suggest_command(config: Config, wish: Wish) -> int:
         print_out(json.dumps(suggestion(search), indent=2))
     else:
         print_table(page(search))
+    for line in not_asked(search):
+        say(line)
     for warning in warnings(search):
         say(f"warning: {warning}")
     if wish.out is not None:
@@ -201,13 +217,3 @@ def alone(config: Config) -> Config:
         window_s=[],
     )
     return replace(config, run=run)
-
-
-def _check_file(path: Path) -> None:
-    """Find out before long runs whether the file can be written."""
-    if path.is_dir():
-        raise ConfigError(f"--output: expected a file, got a folder: {path}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"--output: expected a file in a folder that exists, got {path}")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise ConfigError(f"--output: cannot write {path}")

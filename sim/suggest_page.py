@@ -80,6 +80,15 @@ def warnings(search: Search) -> list[str]:
     return [*search.weak_steps, *later]
 
 
+def not_asked(search: Search) -> list[str]:
+    """A line for each class that is shown and has no proposal because it states no target."""
+    left_out = [name for name in search.names() if name not in search.asked()]
+    return [
+        f"class {name} states no target: none is proposed (--class {name} asks for one)"
+        for name in left_out
+    ]
+
+
 def attainments(search: Search) -> str:
     """The share of each class that met its proposal in the last check."""
     return ", ".join(
@@ -194,7 +203,7 @@ def _load_warnings(search: Search) -> Iterator[str]:
     """What makes the figures of a class weak."""
     quantile, run = search.wish.quantile, search.config.run
     open_loop = not (run.concurrency or run.backlog or run.in_flight)
-    for name in search.names():
+    for name in search.asked():
         outcome = search.loaded[name]
         if outcome.requests * (1 - quantile) < 1:
             few = f"{outcome.requests:,} requests are few for P{100 * quantile:g}"
@@ -216,6 +225,11 @@ def _check_warnings(search: Search) -> Iterator[str]:
         share, wanted = (search.attainment(name) or 0.0), search.wish.attainment
         found = f"{_number(share, 100.0)} % of its requests met the proposal"
         yield f"class {name}: {found} in check {search.checks}, {_percent(wanted)} were wanted"
+    for name in search.loaded.keys() & search.checked.keys() - search.proposals.keys():
+        before, after = search.loaded[name].attainment(), search.checked[name].attainment()
+        if before is not None and after is not None and after < min(before, search.wish.attainment):
+            shares = f"{_percent(after)} with the proposals beside it, {_percent(before)} before"
+            yield f"class {name}: {shares} of its requests met the targets that it states"
     for name, targets in search.proposals.items():
         stated = search.checked[name].stated() if name in search.checked else {}
         own = [kind for kind, target in targets.items() if not _same(stated.get(kind), target)]

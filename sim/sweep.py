@@ -23,10 +23,11 @@ from superinfer.lab.axes import Axis, Place, Value, place_text, places
 from superinfer.lab.config import Config
 from superinfer.lab.engines.base import StudyEngine
 from superinfer.lab.progress import showing_progress
-from superinfer.lab.results import replacing, write_columns
+from superinfer.lab.results import write_columns
 from superinfer.lab.study import Study, run_study
 from superinfer.lab.sweep_points import Peak, Point, Points, peaks, rate_axis, to_refine
 from superinfer.lab.trust import assumed_warning, range_warning
+from superinfer.outputs import replacing
 from traces.cli import print_out, print_table
 
 SWEEP, TABLE = "sweep.json", "sweep.parquet"

@@ -10,10 +10,14 @@ import typer
 
 from sim.options import (
     Address,
+    Arm,
+    Attainment,
     ConfigOptions,
     EngineName,
     KeptOut,
+    Seeds,
     Workers,
+    scheduler_names,
     with_config_options,
 )
 from superinfer.lab.options import AsJson, NoPlots
@@ -44,16 +48,8 @@ def sweep(
             show_default="vllm,rotating; none with --arm",
         ),
     ] = None,
-    arm: Annotated[
-        list[Path] | None,
-        typer.Option("--arm", metavar="FILE", help="TOML configuration to lay over --config."),
-    ] = None,
-    attainment: Annotated[
-        float,
-        typer.Option(
-            metavar="A", min=0.1, max=100, help="Share that is to meet its targets, in %."
-        ),
-    ] = 95.0,
+    arm: Arm = None,
+    attainment: Attainment = 95.0,
     refine: Annotated[
         float | None,
         typer.Option(
@@ -64,9 +60,7 @@ def sweep(
             show_default="the rates of --over alone",
         ),
     ] = None,
-    seeds: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Runs per point, for a specification as TRACE.")
-    ] = 1,
+    seeds: Seeds = 1,
     out: KeptOut = None,
     workers: Workers = 0,
     engine: EngineName = "processes",
@@ -96,9 +90,7 @@ def sweep(
         as_json=as_json,
         plots=not no_plots,
     )
-    if schedulers is None:
-        schedulers = "" if arm else "vllm,rotating"
-    names = [name.strip() for name in schedulers.split(",") if name.strip()]
+    names = scheduler_names(schedulers, arm, "vllm,rotating")
     arms = {
         name: arm_of(file, scheduler)
         for name, file, scheduler in named_arms(names, arm or (), "sweep")

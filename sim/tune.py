@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sim.commands import check_folder, default_run_folder, read_workload, say
+from sim.commands import default_run_folder, read_workload, say
 from sim.compare import Simulate, check_seeds
 from sim.known_metrics import few_summary
 from sim.run import build_engine
@@ -28,11 +28,12 @@ from superinfer.lab.differences import check_metric
 from superinfer.lab.engines.base import StudyEngine
 from superinfer.lab.numbers import mean_number
 from superinfer.lab.progress import Report, showing_progress
-from superinfer.lab.results import Run, replacing
+from superinfer.lab.results import Run
 from superinfer.lab.space import Space, check_space, derived_space, read_space
 from superinfer.lab.study import Study, run_study
 from superinfer.lab.trust import assumed_warning, range_warning
 from superinfer.lab.tuning import Task, Trial, Tuning, opened, require_optuna
+from superinfer.outputs import check_writable, replacing
 from traces.cli import print_out, print_table
 from traces.workload import Workload
 
@@ -222,7 +223,7 @@ def _root(config: Config, wish: TuneWish, workload: Workload) -> Path:
     if wish.storage is None:
         return default_run_folder(config, workload, "tune")
     root = wish.storage.with_name(f"{wish.storage.stem}-runs")
-    check_folder(root)
+    check_writable(root)
     return root
 
 

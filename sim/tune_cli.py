@@ -13,7 +13,9 @@ from sim.options import (
     ConfigOptions,
     EngineName,
     KeptOut,
+    Seeds,
     Workers,
+    names_in,
     with_config_options,
 )
 from superinfer.lab.options import AsJson, NoPlots, Scheduler
@@ -54,9 +56,7 @@ def tune(
             show_default="from the scheduler's parameters",
         ),
     ] = None,
-    seeds: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Runs per trial, for a specification as TRACE.")
-    ] = 1,
+    seeds: Seeds = 1,
     search_seed: Annotated[
         int, typer.Option(metavar="S", min=0, help="Seed of the search for settings.")
     ] = 0,
@@ -90,8 +90,8 @@ def tune(
     wish = TuneWish(
         trials=trials,
         engine=engine_of(engine, workers, address),
-        objectives=_names(objectives),
-        params=_names(params),
+        objectives=names_in(objectives),
+        params=names_in(params),
         space=space,
         seeds=seeds,
         search_seed=search_seed,
@@ -102,7 +102,3 @@ def tune(
         plots=not no_plots,
     )
     raise typer.Exit(tune_command(config_at, wish))
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superinfer.errors import InputError, SuperInferError
+from superinfer.outputs import check_writable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -75,6 +76,7 @@ def convert(
 ) -> None:
     """Write a trace as native JSON lines."""
     with _errors_on_stderr():
+        _check(output)
         _write(_read(path, classes, skip_bad=skip_bad, spread=spread, limit=limit), output)
 
 
@@ -100,6 +102,7 @@ def generate(
     from traces.generate import load_spec
 
     with _errors_on_stderr():
+        _check(output)
         known = None if classes is None else load_classes(classes)
         _write(make(load_spec(spec, parse_settings(settings or ()), classes=known), seed), output)
 
@@ -125,6 +128,7 @@ def mix(
     from traces.mix import parse_sources
 
     with _errors_on_stderr():
+        _check(output)
         known = PRESETS if classes is None else load_classes(classes)
         parsed = parse_sources(sources, known)
         workload = merge(
@@ -197,6 +201,12 @@ def _warn(workload: Workload, path: str) -> None:
         typer.echo(f"warning: {warning}", err=True)
     if workload.skipped:
         typer.echo(f"warning: {path}: skipped {workload.skipped} bad lines", err=True)
+
+
+def _check(output: str) -> None:
+    """Find out before the work whether its outcome can be written."""
+    if output != "-":
+        check_writable(Path(output), file=True)
 
 
 def _write(workload: Workload, output: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from superinfer.errors import InputError
+from superinfer.outputs import check_writable, replacing
 from superinfer.request import SLO, Request
 from traces.native import MOONCAKE_BLOCK_TOKENS, Record, SloRecord
 from traces.readers import covering_limit
@@ -21,20 +21,19 @@ def write_native(workload: Workload, path: str | Path) -> None:
     """Write JSON lines to `path` (gzip if it ends in .gz, `-`: standard output).
 
     Reading them with the same classes gives the same workload: fields that equal the reader's
-    default are left out. Raises `InputError` if the file cannot be written.
+    default are left out. The file is whole or not there, and folders above it are made. Raises
+    `InputError` if the file cannot be written.
     """
+    if str(path) != "-":
+        check_writable(Path(path), file=True)
     data = native_bytes(workload)
     if str(path) == "-":
         sys.stdout.buffer.write(data)
         return
     if str(path).endswith(".gz"):
         data = gzip.compress(data, mtime=0)
-    try:
-        Path(path).write_bytes(data)
-    except OSError as error:
-        raise InputError(
-            f"expected a writable file, got {error.strerror}", file=str(path)
-        ) from None
+    with replacing(Path(path)) as staged:
+        staged.write_bytes(data)
 
 
 def native_bytes(workload: Workload) -> bytes:

@@ -51,7 +51,7 @@ def calibrate(
     from executor.device import default_device
     from executor.session import ModelOptions
     from superinfer.costs.profile import write_profile
-    from superinfer.lab.results import check_writable
+    from superinfer.outputs import check_writable
 
     check_writable(out or Path("profile.json"), file=True)
     wish = Wish(

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from experiments.record import provenance
-from superinfer.lab.results import replacing
 from superinfer.lab.trust import range_warning
+from superinfer.outputs import replacing
 
 Summary = Mapping[str, Any]
 _LABELS = {

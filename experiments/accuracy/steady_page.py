@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.record import provenance
-from superinfer.lab.results import replacing
+from superinfer.outputs import replacing
 
 MARKERS = "osD^vPX<>"
 

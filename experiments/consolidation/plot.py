@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.consolidation.settings import TTFT_MS
 from superinfer.lab.plot_parts import BLUE, GREEN, GREY
-from superinfer.lab.results import replacing
+from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.scenarios.measures import ATTAINMENT, BATCH
-from superinfer.lab.results import replacing
+from superinfer.outputs import replacing
 
 PICTURE = "dial.png"
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.fairness.settings import FLOODS
 from superinfer.lab.plot_parts import BLUE, GREY, RED
-from superinfer.lab.results import replacing
+from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT
 from superinfer.lab.plot_parts import BLUE
-from superinfer.lab.results import replacing
+from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ import numpy as np
 from experiments.rotasched.measures import GAP, THROUGHPUT, TPOT, TTFT, Measure
 from experiments.rotasched.settings import ARMS, DEFAULT, REPO, ROTATING, TUNED, VLT
 from superinfer.lab.plot_parts import BLUE, GREY, ORANGE, RED
-from superinfer.lab.results import replacing
+from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,7 +22,7 @@ from experiments.scenarios.arms import (
 from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT
 from experiments.scenarios.settings import KEPT_SHARE
 from superinfer.lab.plot_parts import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
-from superinfer.lab.results import replacing
+from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -26,7 +26,8 @@ from experiments.scenarios.measures import ATTAINMENT, BATCH
 from experiments.scenarios.settings import Setting, config_of
 from superinfer.errors import ConfigError
 from superinfer.lab.numbers import mean_number
-from superinfer.lab.results import Run, replacing
+from superinfer.lab.results import Run
+from superinfer.outputs import replacing
 
 TUNED_FILE = Path(__file__).parents[1] / "tuned.toml"
 SEEDS = (100, 101, 102, 103, 104)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from superinfer.errors import ConfigError
+from superinfer.settings import did_you_mean
 
 GIB = 2**30
 _SETUP_S = 10e-6  # assumed: one asynchronous copy as seen by its stream
@@ -139,5 +140,6 @@ def load_device(name: str) -> DeviceSpec:
     """A preset by name (case-insensitive; a trailing `-sxm` is dropped); ConfigError if unknown."""
     spec = DEVICES.get(name.lower().removesuffix("-sxm"))
     if spec is None:
-        raise ConfigError(f"unknown device {name!r}; known: {', '.join(DEVICES)}")
+        known = f"known: {', '.join(DEVICES)}"
+        raise ConfigError(f"unknown device {name!r}; {known}{did_you_mean(name, DEVICES)}")
     return spec

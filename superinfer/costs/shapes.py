@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.memory.slabs import block_bytes
+from superinfer.settings import did_you_mean
 
 ONE_BYTE_DTYPES = ("fp8", "fp8_block")
 CACHE_DTYPES = ("fp8",)
@@ -220,7 +221,7 @@ def load_shape(name_or_path: str | Path) -> ModelShape:
     if path.is_dir():
         path /= "config.json"
     if not path.is_file():
-        known = ", ".join(PRESETS)
+        known = ", ".join(PRESETS) + did_you_mean(str(name_or_path), PRESETS)
         raise ConfigError(f"unknown model {str(name_or_path)!r}: no such file; presets: {known}")
     return _from_config(_read_config(path), path)
 

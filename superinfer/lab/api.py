@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from superinfer.errors import ConfigError
-from superinfer.lab.canvas import given_or_new, with_legend, with_legend_below
+from superinfer.lab.canvas import given_or_new, titled, with_legend, with_legend_below
 from superinfer.lab.differences import METRICS, Difference, check_metrics, differences
 from superinfer.lab.latency_curves import check_class, check_latency, latency_curves
 from superinfer.lab.numbers import mean_summary
@@ -122,7 +122,7 @@ def plot_slo_attainment(
     from superinfer.lab.plot_parts import attainment_bars, say, share_bars
 
     arms = arms_of(runs)
-    axes = given_or_new(axes)
+    axes = titled(given_or_new(axes), "SLO attainment" + (f": {slo_class}" if slo_class else ""))
     groups = _attainment_groups(arms, slo_class)
     bars = attainment_bars(groups)
     if not bars:
@@ -137,7 +137,7 @@ def plot_kv(runs: Sources, *, axes: Axes | None = None, legend: bool = True) -> 
     from superinfer.lab.plot_parts import kv_panel, load_lines
 
     data = plot_data_of(runs)
-    axes = given_or_new(axes)
+    axes = titled(given_or_new(axes), "KV memory")
     if len(data) == 1:
         kv_panel(axes, *data.values())
     else:
@@ -161,7 +161,8 @@ def plot_timeline(
     data = plot_data_of(runs)
     if column not in ("waiting", "running"):
         raise ConfigError(f"column: expected waiting or running, got {column!r}")
-    axes = given_or_new(axes)
+    several = f"Requests {column}"
+    axes = titled(given_or_new(axes), several if len(data) > 1 else "Requests waiting and running")
     if len(data) == 1:
         queue_panel(axes, *data.values())
     else:
@@ -174,7 +175,7 @@ def plot_rotations(runs: Sources, *, axes: Axes | None = None, legend: bool = Tr
     from superinfer.lab.plot_parts import rate_lines, rotations_panel
 
     data = plot_data_of(runs)
-    axes = given_or_new(axes)
+    axes = titled(given_or_new(axes), "Rotations")
     if len(data) == 1:
         rotations_panel(axes, *data.values())
     else:
@@ -187,7 +188,7 @@ def plot_copies(runs: Sources, *, axes: Axes | None = None, legend: bool = True)
     from superinfer.lab.plot_parts import copies_panel, rate_lines
 
     data = plot_data_of(runs)
-    axes = given_or_new(axes)
+    axes = titled(given_or_new(axes), "Copies between device and host")
     if len(data) == 1:
         copies_panel(axes, *data.values())
     else:
@@ -203,7 +204,7 @@ def plot_requests(timeline: Path | str, most: int = 40, *, axes: Axes | None = N
 
     tracks = tracks_of(Path(timeline), most)
     axes = given_or_new(axes, 11.0, 1.6 + 0.28 * max(len(tracks), 3))
-    requests_panel(axes, tracks)
+    requests_panel(titled(axes, "Requests: phases and decisions"), tracks)
     return axes
 
 

@@ -14,6 +14,7 @@ from superinfer.errors import ConfigError
 from superinfer.memory.orders import ORDERS, Surroundings, build_order
 from superinfer.memory.replay import CacheReplay
 from superinfer.request import Request
+from superinfer.settings import did_you_mean
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -132,7 +133,8 @@ def check_policies(names: Sequence[str]) -> None:
     """Refuse names that nobody knows."""
     for name in names:
         if name not in ORDERS:
-            raise ConfigError(f"--policies: expected some of {', '.join(ORDERS)}, got {name!r}")
+            expected = f"expected some of {', '.join(ORDERS)}"
+            raise ConfigError(f"--policies: {expected}, got {name!r}{did_you_mean(name, ORDERS)}")
     if not names:
         raise ConfigError(f"--policies: expected some of {', '.join(ORDERS)}")
 

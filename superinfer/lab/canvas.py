@@ -8,6 +8,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+def titled(axes: Axes, title: str) -> Axes:
+    """The same axes under a title."""
+    axes.set_title(title, fontsize="medium")
+    return axes
+
+
 def given_or_new(axes: Axes | None, width: float = 7.0, height: float = 4.4) -> Axes:
     """`axes`, or those of a new figure of so many inches that no display keeps."""
     if axes is not None:

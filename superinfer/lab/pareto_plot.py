@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from superinfer.lab.plot_parts import BLUE, GREY, ORANGE, RED, label
-from superinfer.lab.results import replacing
 from superinfer.lab.tables import COMPARE_ROWS
 from superinfer.lab.tuning import Task, Trial
+from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

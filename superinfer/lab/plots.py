@@ -28,7 +28,8 @@ from superinfer.lab.api import (
 )
 from superinfer.lab.plot_data import LATENCIES, PlotData
 from superinfer.lab.plot_parts import GREY, label, say
-from superinfer.lab.results import Run, load_run, replacing
+from superinfer.lab.results import Run, load_run
+from superinfer.outputs import replacing
 
 _DPI = 150
 
@@ -74,7 +75,9 @@ def attainment_figure(run: Run) -> Figure:
     groups = PlotData.of_run(run).attainment_groups()
     height = 1.5 if run.summary.get("slo_attainment") is None else 4.4
     figure = _figure(run, "SLO attainment", width=max(8.0, 1.8 * len(groups)), height=height)
-    _legend_below(figure, plot_slo_attainment(run, axes=figure.subplots(), legend=False))
+    bars = plot_slo_attainment(run, axes=figure.subplots(), legend=False)
+    bars.set_title("")  # the figure has it
+    _legend_below(figure, bars)
     return figure
 
 
@@ -94,6 +97,7 @@ def compare_figure(runs: Mapping[str, Sequence[Run]]) -> Figure:
     figure.suptitle("Comparison of runs")
     above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
     bars = plot_slo_attainment(runs, axes=above.subplots(), legend=False)
+    bars.set_title("")  # the axis says what it is
     _legend_below(above, bars)
     panels = below.subplots(1, 3, sharey=True)
     table = compare_runs(runs, COMPARED_LATENCIES)
@@ -137,7 +141,7 @@ def _over_time(run: Run, what: str, *plots: Callable[..., Axes]) -> Figure:
         say(below, "no samples of the replica's state")
         return figure
     for axes, plot in zip((above, below), plots, strict=True):
-        plot(run, axes=axes, legend=False)
+        plot(run, axes=axes, legend=False).set_title("")  # the figure has one
         handles, labels = axes.get_legend_handles_labels()
         if handles:
             where = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}

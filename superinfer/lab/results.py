@@ -6,11 +6,9 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import tomllib
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
@@ -19,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from superinfer.errors import ConfigError, InputError, SuperInferError
+from superinfer.errors import ConfigError, InputError
 from superinfer.metrics import RunMetrics
+from superinfer.outputs import one_line_errors
 from superinfer.record import Ints, Timeline
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class Run:
         """
         if table in vars(self):
             frame: pd.DataFrame = getattr(self, table)
-            return {name: frame[name].to_numpy() for name in frame.columns}
+            return {name: _values(frame[name]) for name in frame.columns}
         if table not in self._stored:
             self._stored[table] = read_columns(self.folder / f"{table}.parquet")
         return self._stored[table]
@@ -117,7 +116,7 @@ def write_run(
 
     A folder that exists already is never touched: the name then gets `-2`, `-3` and so on.
     """
-    with _one_line_errors(folder):
+    with one_line_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         staged = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
@@ -126,23 +125,6 @@ def write_run(
             return _settle(staged, folder)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
-
-
-def check_writable(path: Path, *, file: bool = False) -> None:
-    """Raise InputError unless a result can be written at `path`: to be asked before the work that
-    leads to it begins. Nothing is left behind. `file`: it may take the place of another file.
-    """
-    if file and path.is_dir():
-        raise InputError("expected a file, found a folder", file=str(path))
-    try:
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-        if file and path.exists():
-            with path.open("a"):
-                pass
-    except OSError as error:
-        raise InputError(f"cannot write here: {error.strerror}", file=str(path)) from None
 
 
 def load_run(folder: Path | str) -> Run:
@@ -193,19 +175,6 @@ def read_sizes(path: Path) -> dict[str, int]:
     """`total_blocks`, `block_tokens` and `block_bytes` as stored beside a timeline."""
     stored = _read_table(path).schema.metadata or {}
     return {name: int(stored.get(name.encode(), 0)) for name in _SIZES}
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to, and move it to `path` only once all is written."""
-    staged = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
-    with _one_line_errors(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield staged
-            staged.replace(path)
-        finally:
-            staged.unlink(missing_ok=True)
 
 
 def itl_table(metrics: RunMetrics) -> dict[str, list[str] | np.ndarray[Any, Any]]:
@@ -321,6 +290,15 @@ def _frame(path: Path) -> pd.DataFrame:
     return frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(frame)
 
 
+def _values(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
+    """A column of a frame as `read_columns` gives it: None where a flag or a text is missing."""
+    values: np.ndarray[Any, Any] = column.to_numpy()
+    if values.dtype == object:
+        values = values.copy()
+        values[column.isna().to_numpy()] = None
+    return values
+
+
 def _pandas_types() -> dict[Any, Any]:
     import pandas as pd
     import pyarrow as pa
@@ -385,13 +363,3 @@ def _without_nulls(value: Any) -> Any:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-@contextmanager
-def _one_line_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, a read-only folder and the like into one line for the user."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or _first_line(error)
-        raise SuperInferError(f"cannot write {path}: {reason}") from error

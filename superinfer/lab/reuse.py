@@ -14,6 +14,7 @@ from superinfer.errors import ConfigError
 from superinfer.memory.orders.belady import NEVER, next_uses
 from superinfer.memory.reuse.history import FEATURES, GAPS, History
 from superinfer.memory.reuse.model import CLIP, FORMAT, HEADS, WIDTH
+from superinfer.outputs import replacing
 from superinfer.request import Request
 
 if TYPE_CHECKING:
@@ -109,8 +110,8 @@ def train(traces: Sequence[Sequence[Request]], source: str, seed: int = 0) -> di
 
 
 def write_weights(path: Path, arrays: dict[str, Any]) -> None:
-    """Write what `train` returned."""
-    with path.open("wb") as file:
+    """Write what `train` returned, whole or not at all."""
+    with replacing(path) as staged, staged.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 

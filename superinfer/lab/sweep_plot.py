@@ -12,8 +12,8 @@ import numpy as np
 from superinfer.lab.axes import Axis, Place, place_text
 from superinfer.lab.numbers import digits
 from superinfer.lab.plot_parts import GREY, label, line_look, say
-from superinfer.lab.results import replacing
 from superinfer.lab.sweep_points import ATTAINMENT, GOODPUT, Peak, Point, Points, rate_axis
+from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

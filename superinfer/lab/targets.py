@@ -169,6 +169,11 @@ def slacker(kind: str, first: float, *others: float) -> float:
     return min(first, *others) if kind == _RATE else max(first, *others)
 
 
+def tighter(kind: str, first: float, *others: float) -> float:
+    """The target among some that asks for most."""
+    return max(first, *others) if kind == _RATE else min(first, *others)
+
+
 def rounded(value: float, up: bool = True) -> float:
     """The next number of two digits above `value` (or below it); 0 and infinity stay."""
     if value == 0 or math.isinf(value):
@@ -196,19 +201,29 @@ def propose(
 
 
 def relax(
-    proposal: Proposal, outcome: ClassOutcome, wanted: float, share: float, margin: float
+    proposal: Proposal,
+    outcome: ClassOutcome,
+    wanted: float,
+    share: float,
+    margin: float,
+    most: float = math.inf,
 ) -> dict[str, float]:
-    """The proposal with more room where too few met it: as much as this run asks for, and a tenth
-    at least. If each target alone was met often enough, all of them give way.
+    """The proposal with more room where too few met it: as much as this run asks for, a tenth at
+    least and `most` at most (1: to the double). If each target alone was met often enough, all of
+    them give way.
+
+    A limit is needed because a scheduler that minds deadlines may put those off who have missed
+    theirs: how late these are says nothing of the target that they could have met.
     """
     missed = {kind for kind in proposal if (outcome.kept_share(kind) or 0.0) < wanted}
     found = dict(proposal)
     for kind in missed or found.keys():
-        reached = outcome.reached(kind, share)
-        step = with_margin(proposal[kind], kind, _STEP)
-        target = (
-            step if reached is None else slacker(kind, step, with_margin(reached, kind, margin))
-        )
+        reached = outcome.reached(kind, max(share, wanted))
+        target = with_margin(proposal[kind], kind, _STEP)
+        if reached is not None:
+            asked = with_margin(reached, kind, margin)
+            limit = with_margin(proposal[kind], kind, most) if math.isfinite(most) else asked
+            target = slacker(kind, target, tighter(kind, asked, limit))
         if possible(target):
             found[kind] = target
     return found

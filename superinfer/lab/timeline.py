@@ -14,7 +14,7 @@ from typing import Any
 
 from superinfer.events import Event
 from superinfer.lab.replay import Copy, CopySeconds, Replay, Step, Story, replay
-from superinfer.lab.results import replacing
+from superinfer.outputs import replacing
 from superinfer.record import RunRecord
 
 TIMELINE_JSON = "timeline.json"

@@ -123,7 +123,7 @@ def test_generate_prints_text(monkeypatch, capsys, config):
         (["generate"], "Missing argument"),
         (["run", "TRACE", "--device", "cpu", "--out", "/dev/null/a/b"], "/dev/null/a/b: cannot"),
         (["calibrate", "--device", "cpu", "-o", "/dev/null/a"], "/dev/null/a: cannot write here"),
-        (["calibrate", "--device", "cpu", "-o", "."], ".: expected a file, found a folder"),
+        (["calibrate", "--device", "cpu", "-o", "."], ".: expected a file, got a folder"),
         (["validate", "TRACE", "--profile", "none.json"], "none.json: cannot read: No such file"),
     ],
 )

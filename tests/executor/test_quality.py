@@ -354,7 +354,7 @@ def test_figures_take_the_place_of_older_ones(tmp_path: Path) -> None:
         (("--model", "llama-3.1-8b"), "expected a folder with weights, found a preset"),
         (("--windows", "100000"), "--windows 100000: the text has"),
         (("-o", "/dev/null/profile.json"), "/dev/null/profile.json: cannot write here"),
-        (("-o", "."), ".: expected a file, found a folder"),
+        (("-o", "."), ".: expected a file, got a folder"),
         (("-o", __file__), "test_quality.py: expected JSON"),
     ],
 )

@@ -26,9 +26,13 @@ from superinfer.lab import (
     Run,
     compare_runs,
     load_run,
+    plot_copies,
     plot_kv,
     plot_latency_cdf,
+    plot_latency_tail,
+    plot_rotations,
     plot_slo_attainment,
+    plot_slo_scale,
     plot_timeline,
 )
 from superinfer.lab.results import write_run
@@ -112,6 +116,13 @@ def test_folders_of_the_same_name_are_told_apart(folders: list[Path]) -> None:
     assert names <= drawn(plot_latency_cdf(folders))
     with pytest.raises(ConfigError, match="expected different runs"):
         plot_kv([folders[0], folders[0]])
+
+
+@pytest.mark.parametrize(
+    "plot", [*PLOTS, plot_copies, plot_latency_tail, plot_rotations, plot_slo_scale]
+)
+def test_every_plot_has_a_title_of_its_own(plot: Callable[..., Axes], folders: list[Path]) -> None:
+    assert all(plot(runs).get_title() for runs in (folders[0], folders))
 
 
 # -- latency --------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.lab import report as report_module
 from superinfer.lab.plot_data import PlotData
 from superinfer.lab.report import write_compare_report, write_report
+from superinfer.lab.results import load_run
 from superinfer.metrics import Window
 from superinfer.record import RunRecord
 from superinfer.request import SLO
@@ -224,6 +225,18 @@ def test_targets_are_explained_where_there_are_any(tmp_path: Path) -> None:
 
     assert "Dotted: targets." in words(SLO(ttft_s=2))
     assert "Dotted" not in words(SLO())
+
+
+@pytest.mark.parametrize("table", ["requests", "timeline", "itl"])
+def test_a_report_after_the_tables_were_read(tmp_path: Path, table: str) -> None:
+    """A frame has pandas' NA where a request has no target; the page is the same."""
+    jobs = [Job(0, 9, 2, 1, 2, slo=SLO(ttft_s=2)), Job(0, 9, 2, 1, 2, slo=SLO(), group="batch")]
+    folder = stored(tmp_path / "run", build(jobs, [], timeline=wave(20)))
+    before = write_report(folder).read_bytes()
+    run = load_run(folder)
+    frame = getattr(run, table)
+    assert table != "requests" or frame["slo_met"].isna().sum() == 1
+    assert write_report(run).read_bytes() == before
 
 
 def test_a_measured_window_is_named_and_shaded(tmp_path: Path) -> None:

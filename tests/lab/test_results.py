@@ -20,11 +20,11 @@ from superinfer.lab.results import (
     load_run,
     read_columns,
     read_sizes,
-    replacing,
     summary_json,
     write_run,
 )
 from superinfer.metrics import RunMetrics
+from superinfer.outputs import replacing
 from superinfer.request import SLO
 
 STEPS = [2.0, 3.0, 5.0, 6.0]
@@ -213,27 +213,3 @@ def test_storing_a_run_needs_neither_pandas_nor_matplotlib(tmp_path: Path) -> No
     )
     tests = str(Path(__file__).parents[1])
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "run"), tests], check=True)
-
-
-@pytest.mark.parametrize(
-    ("path", "file", "reason"),
-    [
-        ("new/folder/result", False, None),
-        ("there.json", True, None),
-        ("new.json", True, None),
-        (".", True, "expected a file, found a folder"),
-        ("there.json/result", False, "cannot write here: Not a directory"),
-        ("x" * 300 + "/result", False, "cannot write here: File name too long"),
-    ],
-)
-def test_whether_a_result_can_be_written(
-    tmp_path: Path, path: str, file: bool, reason: str | None
-) -> None:
-    """Known before there is one; looking leaves nothing behind."""
-    (tmp_path / "there.json").write_text("{}")
-    if reason is None:
-        results.check_writable(tmp_path / path, file=file)
-    else:
-        with pytest.raises(InputError, match=reason):
-            results.check_writable(tmp_path / path, file=file)
-    assert [(kept.name, kept.read_text()) for kept in tmp_path.iterdir()] == [("there.json", "{}")]

@@ -63,7 +63,7 @@ def test_bad_capacities(trace: Path, sizes: str) -> None:
 
 def test_bad_policies(trace: Path) -> None:
     result = run("cache-study", trace, "--policies", "lru,mru")
-    assert "got 'mru'" in str(result.exception)
+    assert "got 'mru' (did you mean 'lru'?)" in str(result.exception)
 
 
 def test_train_and_use(trace: Path, tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from typer.main import get_command
 
-from sim.cli import main
+from sim.cli import app, main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -427,11 +428,42 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
     (["--classes", "t.jsonl"], "t.jsonl: expected a TOML file"),
     (["--out", ""], "--out: expected the name of a result folder, got '.'"),
     (["--out", "/"], "--out: expected the name of a result folder, got '/'"),
-    (["--out", "t.jsonl"], "--out: expected a folder, got a file: t.jsonl"),
-    (["--out", "t.jsonl/r"], "--out: cannot write t.jsonl/r: Not a directory"),
-    (["--out", "/proc/none/r"], "--out: cannot write /proc/none/r"),
+    (["--out", "t.jsonl"], "--out: t.jsonl: expected a folder, got a file"),
+    (["--out", "t.jsonl/r"], "--out: t.jsonl/r: cannot write here: Not a directory"),
+    (["--out", "/proc/none/r"], "--out: /proc/none/r: cannot write here"),
     (["--out", "x" * 300], "File name too long"),
+    (["--rate-scale", "1e-300"], "run.rate_scale: expected a number >= 1e-06"),
 ]
+
+
+def test_the_short_form_of_the_output_and_its_folder(cli: Cli, folder: Path) -> None:
+    assert cli("run", "t.jsonl", "-o", "new/here/r", "--no-plots").code == 0
+    assert (folder / "new/here/r/summary.json").exists()
+    two = ("--schedulers", "vllm,fcfs", "--workers", "1")
+    assert cli("compare", "t.jsonl", *two, "-o", "other/c", "--no-plots").code == 0
+    assert (folder / "other/c/comparison.json").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "sensitivity", "sweep", "tune", "plan"])
+def test_a_folder_that_cannot_be_made_is_known_before_the_trace_is_read(
+    cli: Cli, folder: Path, command: str
+) -> None:
+    (folder / "bad.jsonl").write_text("no trace")
+    answer = cli(command, "bad.jsonl", "-o", "bad.jsonl/r", "--no-plots")
+    only_error(answer, 2, "--out: bad.jsonl/r: cannot write here: Not a directory")
+
+
+def test_equal_options_have_equal_words() -> None:
+    """What several commands take is described alike, whichever of them is asked."""
+    commands = vars(get_command(app))["commands"]
+    shared = ("run", "compare", "suggest-slo", "sensitivity", "sweep", "tune", "plan")
+    words: dict[str, set[object]] = {}
+    for name in shared:
+        for option in commands[name].params:
+            said = (getattr(option, "help", None), option.metavar, tuple(option.opts))
+            words.setdefault(option.name, set()).add(said)
+    others = {name for name, said in words.items() if len(said) > 1}
+    assert others == {"schedulers", "device", "tp", "out"}  # plan tries several devices and degrees
 
 
 @pytest.mark.parametrize(
@@ -619,7 +651,7 @@ def test_the_command_line_wins_over_arms(cli: Cli, folder: Path) -> None:
         (["--schedulers", "vllm", "--arm", "k.toml"], "arm k: classes: expected the same as in v"),
         (["--schedulers", "vllm", "--arm", "m.toml"], "arm m: llama-3.1-70b needs 131.4 GiB"),
         ([SET, "scheduler.chunked=true"], "arm fcfs: scheduler.chunked: unknown"),
-        (["--out", "t.jsonl"], "--out: expected a folder, got a file"),
+        (["--out", "t.jsonl"], "--out: t.jsonl: expected a folder, got a file"),
         (["--out", "."], "--out: expected the name of a result folder"),
     ],
 )

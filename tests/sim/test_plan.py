@@ -222,6 +222,8 @@ def test_candidates_on_which_the_model_does_not_fit(cli: Call) -> None:
     ("arguments", "words"),
     [
         (("--device", "h10"), "unknown device 'h10'"),
+        (("--device", "h10"), "(did you mean 'h100'?)"),
+        (("--model", "lama-3.1-8b"), "(did you mean 'llama-3.1-8b'?)"),
         (("--device", ","), "--device: expected names"),
         (("--tp", "two"), "--tp: expected whole numbers above 0, got 'two'"),
         (("--tp", "0"), "--tp: expected"),

@@ -219,7 +219,7 @@ def test_build_refuses_folders_it_does_not_know(model: Path, tmp_path: Path) -> 
 def test_build_refuses_a_folder_as_output(folder: Path, model: Path, tmp_path: Path) -> None:
     result = run("build", folder, "--model", model, "-o", tmp_path)
     assert result.exit_code == 2
-    assert "expected a file to write, found a folder" in result.stderr
+    assert "expected a file, got a folder" in result.stderr
 
 
 def test_build_refuses_what_it_cannot_write_before_the_work(model: Path, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_build_refuses_what_it_cannot_write_before_the_work(model: Path, tmp_pat
     out = tmp_path / "file" / "p.json"
     result = run("build", tmp_path / "no data", "--model", model, "-o", out)
     assert result.exit_code == 2
-    assert result.stderr == f"error: {out}: cannot write: Not a directory\n"
+    assert result.stderr == f"error: {out}: cannot write here: Not a directory\n"
 
 
 def test_the_commands_load_no_heavy_library() -> None:

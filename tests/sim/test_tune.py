@@ -209,6 +209,10 @@ def test_a_configuration_that_cannot_run_as_it_is_fails(call: Call, inline: Inli
         (("--space", "bad.toml"), "space of scheduler.max_seqs: scheduler.max_seqs: unknown"),
         (("--space", "worse.toml"), "space of run.tp"),
         (("--storage", "t.jsonl"), "expected an SQLite database of trials"),
+        (
+            ("--storage", "t.jsonl/s.db"),
+            "t.jsonl/s-runs: cannot write here: Not a directory",
+        ),
         (("--seeds", "2"), "t.jsonl is the same for every seed"),
         (("--scheduler", "vlm"), "did you mean 'vllm'?"),
         (("--engine", "dask"), "--engine dask: expected one of processes, ray"),

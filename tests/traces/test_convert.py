@@ -98,7 +98,7 @@ def test_a_workload_made_by_hand_can_be_written() -> None:
 
 
 def test_an_unwritable_path_is_an_input_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected a writable file, got Is a directory"):
+    with pytest.raises(InputError, match="expected a file, got a folder"):
         write_native(Workload([], []), tmp_path)
 
 

@@ -99,7 +99,26 @@ def test_convert_writes_to_standard_output() -> None:
 def test_convert_cannot_write_to_a_directory(trace: str, tmp_path: Path) -> None:
     result = run("convert", trace, "--skip-bad", "-o", str(tmp_path))
     assert result.exit_code == 2
-    assert f"error: {tmp_path}: expected a writable file, got Is a directory\n" in result.stderr
+    assert f"error: {tmp_path}: expected a file, got a folder\n" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["convert", "mix"])
+def test_the_folder_of_the_output_is_made(command: str, trace: str, tmp_path: Path) -> None:
+    out = tmp_path / "new/folder/t.jsonl.gz"
+    assert run(command, trace, "--skip-bad", "-o", str(out)).exit_code == 0
+    assert read_trace(out).requests
+    assert run("generate", "chat", "-o", str(tmp_path / "other/t.jsonl")).exit_code == 0
+    assert [each.name for each in (tmp_path / "other").iterdir()] == ["t.jsonl"]
+
+
+@pytest.mark.parametrize("command", ["convert", "generate", "mix"])
+def test_what_cannot_be_written_is_known_before_anything_is_read(
+    command: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    result = run(command, "nowhere.jsonl", "-o", str(tmp_path / "file/t.jsonl"))
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {tmp_path}/file/t.jsonl: cannot write here: Not a directory\n"
 
 
 @pytest.mark.parametrize("arguments", [["stats"], ["convert", "x"], ["convert", "x", "-o"]])

@@ -48,7 +48,7 @@ from superinfer.lab.profiles.pointwise import (
     streaming_kernels,
 )
 from superinfer.lab.profiles.sources import describe
-from superinfer.lab.results import replacing
+from superinfer.outputs import replacing
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from superinfer.lab.report.values import Compared
-from superinfer.lab.results import Run, load_run, replacing
+from superinfer.lab.results import Run, load_run
+from superinfer.outputs import replacing
 
 REPORT_HTML = "report.html"
 

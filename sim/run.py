@@ -131,15 +131,9 @@ def build_engine(
     `true_length` answers a scheduler whose settings ask for an oracle, and nobody else; without it
     the engine is only good for a look at its sizes.
     """
-<<<<<<< HEAD
     run = config.run
-    shape = _routed(_named("run.model", run.model, load_shape, PRESETS), run)
-    device = _named("run.device", run.device, lambda name: find_device(name, run.costs), DEVICES)
-=======
-    shape = _named("run.model", config.run.model, load_shape)
-    run = config.run
+    shape = _routed(_named("run.model", run.model, load_shape), run)
     device = _named("run.device", run.device, lambda name: find_device(name, run.costs))
->>>>>>> faults
     scheduler = config.build_scheduler()
     if hasattr(scheduler, "tell_lengths"):
         scheduler.tell_lengths(true_length or (lambda request: 1))

@@ -398,7 +398,7 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
     (["--memory", "lur"], "memory 'lur': unknown (did you mean 'lru'?)"),
     (
         ["--memory", "slo_aware", SET, "memory.weights=none.npz"],
-        "memory.weights: none.npz: expected the weights of a reuse model",
+        "memory.weights: none.npz: no such file",
     ),
     (["--model", "lama-3.1-8b"], "unknown model 'lama-3.1-8b': no such file"),
     (["--model", "lama-3.1-8b"], "did you mean 'llama-3.1-8b'?"),

@@ -41,6 +41,8 @@ def with_steps(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:
     """The profile with its tables in line with real steps, its host time, and how well it predicts
     steps that it has not seen.
     """
+    # Fitted anew: as a part of the kernels' time the old ones would be taken off the new ones.
+    profile = replace(profile, host=replace(profile.host, chunked_s=0.0, next_chunk_s=0.0))
     factors, of_chunks = _factors(profile, shape, steps)
     chunked = replace(profile.host, chunked_s=of_chunks[0], next_chunk_s=of_chunks[1])
     profile = scaled(replace(profile, host=chunked), factors)
@@ -120,20 +122,14 @@ def launch_seconds(steps: Sequence[tuple[Step, HostFit]], cost: CalibratedCost) 
 def _factors(
     profile: Profile, shape: ModelShape, steps: Steps
 ) -> tuple[Factors, tuple[float, float]]:
-    """On a GPU of replayed decodes, and of steps with chunks that are long on the device; on a CPU
-    of whole steps, with their host time left open. There alone steps with chunks take something
-    more than their kernels: a second kind of attention is prepared, and chunk comes after chunk.
-    The seconds of both (`HostCost.chunked_s`, `next_chunk_s`) come second.
+    """On a GPU of replayed decodes, and of steps with chunks that are long on the device; where
+    nothing is replayed of whole steps. What steps with chunks take beyond their kernels on a CPU
+    comes second (`_of_whole_steps`).
     """
     fitted = steps.fitted
     replayed = [step for step in fitted if step.replay_s is not None and not step.chunks]
     if not replayed:
-        sequences = np.array([step.sequences for step in fitted], dtype=float)
-        chunks = np.array([len(step.chunks) for step in fitted], dtype=float)
-        seconds = np.array([step.seconds for step in fitted])
-        host = sequences, chunks.clip(max=1), (chunks - 1).clip(min=0)
-        factors, free = fit_steps(parts_of(profile, shape, fitted), host, seconds)
-        return factors, (free[2], free[3])
+        return _of_whole_steps(profile, shape, fitted)
     device_s = np.array([step.replay_s for step in replayed])
     found = fit_factors(parts_of(profile, shape, replayed), device_s)
     few = [step for step in fitted if step.tokens <= MANY_TOKENS]
@@ -142,6 +138,22 @@ def _factors(
     ratio = _left_for(scaled(profile, found), shape, many, DENSE_PART)
     wide = found.dense * max(ratio, least_ratio(profile))
     return replace(found, wide=wide) if many else found, (0.0, 0.0)
+
+
+def _of_whole_steps(
+    profile: Profile, shape: ModelShape, steps: Sequence[Step]
+) -> tuple[Factors, tuple[float, float]]:
+    """With their host time left open. On a CPU alone steps with chunks take something more than
+    their kernels: a second kind of attention is prepared, and chunk comes after chunk. The seconds
+    of both (`HostCost.chunked_s`, `next_chunk_s`) come second.
+    """
+    host = [np.array([step.sequences for step in steps], dtype=float)]
+    if profile.device == CPU:
+        chunks = np.array([len(step.chunks) for step in steps], dtype=float)
+        host += [chunks.clip(max=1), (chunks - 1).clip(min=0)]
+    seconds = np.array([step.seconds for step in steps])
+    factors, free = fit_steps(parts_of(profile, shape, steps), host, seconds)
+    return factors, ((free[2], free[3]) if profile.device == CPU else (0.0, 0.0))
 
 
 def _prefill_factor(profile: Profile, shape: ModelShape, steps: Sequence[Step]) -> float:

@@ -521,9 +521,13 @@ def test_a_processor_computes_one_chunk_after_the_other(profile: Profile, config
             made.append(Step(*work, cost.step_s(*work) + 0.001))
         return made
 
-    found = with_steps(profile, shape, Steps(steps(60), steps(20), steps(40))).host
+    ran = Steps(steps(60), steps(20), steps(40))
+    fitted_before = replace(profile.host, chunked_s=0.002, next_chunk_s=0.001)
+    found = with_steps(replace(profile, host=fitted_before), shape, ran).host
     assert found.next_chunk_s == pytest.approx(0.002, rel=0.25)
     assert found.chunked_s == pytest.approx(0.003, rel=0.25)
+    elsewhere = with_steps(replace(profile, device="h100"), shape, ran).host
+    assert (elsewhere.chunked_s, elsewhere.next_chunk_s) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("launch_s", [0.05, 0.0])

@@ -49,6 +49,14 @@ def test_latencies_stay_under_their_ceilings(found: Comparison) -> None:
     assert not off
 
 
+def test_the_ceilings_are_close_to_what_was_recorded() -> None:
+    """Else they hold nothing: each is at most 0.4 points above."""
+    path = SIMULATED / "accuracy" / "serving" / "summary.json"
+    for line in json.loads(path.read_text(encoding="utf-8"))["lines"]:
+        reached, ceiling = abs(line["error"]), CEILINGS[line["metric"]][line["statistic"]]
+        assert reached <= ceiling <= reached + 0.004, (line["metric"], line["statistic"])
+
+
 def test_every_line_keeps_the_bar(found: Comparison) -> None:
     missed = set()
     for line in found.lines:

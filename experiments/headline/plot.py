@@ -22,7 +22,7 @@ from experiments.headline.settings import (
 from experiments.scenarios.arms import SGLANG, TENSORRT_LLM
 from experiments.scenarios.measures import Measure
 from superinfer.lab.plot_parts import BLUE, GREEN, GREY, ORANGE, RED
-from superinfer.lab.results import replacing
+from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -36,7 +36,8 @@ from experiments.scenarios.tuning import (
     vllm_grid,
 )
 from superinfer.errors import ConfigError
-from superinfer.lab.results import Run, replacing
+from superinfer.lab.results import Run
+from superinfer.outputs import replacing
 
 FILE = HERE / "tuned.toml"
 CACHE = Path("runs") / "headline"

@@ -36,7 +36,7 @@ def main() -> int:
     if options.seeds:
         extent = _with_seeds(extent, options.seeds)
     bench = Bench(CACHE, options.workers)
-    found, failed = _earlier(options.out), False
+    failed = False
     for name in options.only:
         before, started = bench.stored, time.monotonic()
         try:
@@ -47,8 +47,8 @@ def main() -> int:
             failed = True
             continue
         say(f"{name}: {bench.stored - before} runs in {time.monotonic() - started:.0f} s")
-        found[name] = part | {"made_by": _rests_on(options)}
-        write(options.out, found, _rests_on(options))
+        part["made_by"] = _rests_on(options)
+        write(options.out, _earlier(options.out) | {name: part}, part["made_by"])
     say(f"results in {options.out}")
     return int(failed)
 

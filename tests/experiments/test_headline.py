@@ -213,6 +213,24 @@ def test_recorded_arms_are_tuned_as_the_file_says(recorded: dict[str, Any]) -> N
 # -- end to end -----------------------------------------------------------------------------------
 
 
+def test_a_part_that_came_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: dict[str, Any]
+) -> None:
+    """Two processes that make parts of one result at the same time."""
+    rests_on = recorded["made_by"]
+
+    def compared(*_: Any) -> Any:
+        main.write(tmp_path, {"code": recorded["parts"]["code"]}, rests_on)
+        return dict(recorded["parts"]["video"])
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(main, "compare", compared)
+    monkeypatch.setattr("sys.argv", ["headline", "--only", "video", "--out", str(tmp_path)])
+    assert main.main() == 0
+    found = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert list(found["parts"]) == ["video", "code"], "in the order of the page"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["70b", "mixtral", "flan-t5"])
 def test_a_part_end_to_end(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

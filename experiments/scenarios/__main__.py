@@ -32,8 +32,8 @@ PARTS = (*SETTINGS, "no-slo", "wrong-slo")
 def main() -> int:
     """Run the parts that are asked for; 1 if one of them failed."""
     options = _options()
-    extent = (quick_extent if options.quick else full_extent)(options.seeds)
-    out = options.out or (QUICK_RESULTS if options.quick else RESULTS)
+    extent = (full_extent if options.full else quick_extent)(options.seeds)
+    out = options.out or (RESULTS if options.full else QUICK_RESULTS)
     bench = Bench(CACHE, options.workers)
     before, found, failed = bench.stored, _earlier(out), False
     for name in options.only:
@@ -52,8 +52,8 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     about = "Decide whether the rotating scheduler is worth having."
     parser = study_options("scenarios", about, RESULTS, 5)
-    parser.set_defaults(out=None)  # with --quick it is another one
-    parser.add_argument("--quick", action="store_true", help="two seeds and few points")
+    parser.set_defaults(out=None)  # without --full it is another one
+    parser.add_argument("--full", action="store_true", help="all seeds and points: half an hour")
     parser.add_argument("--only", type=_parts, default=PARTS, help=f"of {','.join(PARTS)}")
     return parser.parse_args()
 
@@ -76,9 +76,9 @@ def _runner(name: str) -> Callable[[Bench, Extent], Part]:
 
 def _rests_on(options: argparse.Namespace) -> dict[str, Any]:
     """What a part's numbers rest on."""
-    quick = " --quick" if options.quick else ""
-    command = f"python -m experiments.scenarios --seeds {options.seeds}{quick}"
-    return made_by(command, quick=options.quick, profile=PROFILE_70B)
+    full = " --full" if options.full else ""
+    command = f"python -m experiments.scenarios --seeds {options.seeds}{full}"
+    return made_by(command, quick=not options.full, profile=PROFILE_70B)
 
 
 def _earlier(out: Path) -> dict[str, Any]:

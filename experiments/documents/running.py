@@ -155,6 +155,7 @@ def _run(script: str, folder: Path) -> tuple[int, list[str]]:
     path = os.pathsep.join([str(folder / ".bin"), os.environ.get("PATH", os.defpath)])
     given = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     given |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "Agg"}
+    given |= {"PYTHONUTF8": "1", "NO_COLOR": "1", "FORCE_COLOR": "", "TTY_COMPATIBLE": "0"}
     try:
         found = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],

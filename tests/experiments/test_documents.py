@@ -169,6 +169,18 @@ def test_broken_links_are_found(tmp_path: Path) -> None:
     assert list(broken(page)) == ["page.md: no heading #d", "page.md: no file gone.md"]
 
 
+def test_neither_colours_nor_locale_of_the_caller_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"FORCE_COLOR": "1", "LC_ALL": "C", "PYTHONUTF8": "0"}.items():
+        monkeypatch.setenv(name, value)
+    program = "from rich import print; print('[red]─ 1[/red]')"
+    page = _page(tmp_path, f'```console\n$ python -c "{program}"\n─ 1\n```\n')
+    (tmp_path / "scratch").mkdir()
+    (outcome,) = run_page(page, tmp_path / "scratch")
+    assert outcome.faults == []
+
+
 def test_python_goes_on_from_block_to_block(tmp_path: Path) -> None:
     page = _page(tmp_path, "```python\nx = 1\n```\n\n```python\nassert x == 2, 'wrong'\n```\n")
     (tmp_path / "scratch").mkdir()

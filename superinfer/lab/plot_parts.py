@@ -287,7 +287,8 @@ def time_axis(axes: Axes, runs: Sequence[PlotData]) -> None:
     first = min((float(t[0]) for t in times), default=0.0)
     last = max((float(t[-1]) for t in times), default=0.0)
     axes.set_xlim(first, last if last > first else first + 1.0)
-    axes.set_ylim(bottom=0)
+    if axes.get_ylim()[1] > 0:  # not where all that is drawn points downwards
+        axes.set_ylim(bottom=0)
     axes.set_xlabel("time (s)")
     axes.grid(alpha=0.3)
     for window_s in sorted({data.window_s for data in runs if data.window_s}):

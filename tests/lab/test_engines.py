@@ -91,6 +91,7 @@ def test_another_program_elsewhere_is_refused(
     task = study_runs.RunTask(first, made.runner, (), made.root)
     sent = study_runs.carry_out_away(study_runs.Away(task, str(tmp_path)))
     assert "expected the same source and input files" in sent.reason and not sent.files
+    assert isinstance(sent.reason, study_runs.Passing), "the machine is at fault"
     sent = study_runs.carry_out_away(study_runs.Away(task, str(tmp_path / "absent")))
     assert f"expected the folder {tmp_path / 'absent'}" in sent.reason
 

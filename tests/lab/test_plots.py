@@ -327,6 +327,13 @@ def test_rotations_and_copies(usual: Run) -> None:
     assert not below.get_yticklabels()[0].get_text().startswith(("-", "\N{MINUS SIGN}"))
 
 
+def test_copies_in_one_direction_alone_draw_without_a_warning(usual: Run) -> None:
+    nothing = np.zeros(2000, np.int64)
+    axes = rotations_figure(with_timeline(usual, h2d_bytes=nothing)).axes[1]
+    low, high = axes.get_ylim()
+    assert axes.get_ylabel() == "copies (GB/s)" and low == -high < 0
+
+
 @pytest.mark.parametrize("without", [None, np.zeros(2000, np.int64)], ids=["older", "nothing"])
 def test_no_picture_of_copies_without_any(usual: Run, without: Any, tmp_path: Path) -> None:
     """Runs of an earlier version do not have the columns."""

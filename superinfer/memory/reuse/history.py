@@ -157,20 +157,21 @@ class History:
         common += _path_features(request, path, session, now)
         visit = Visit(now, session.turns if session else 0)
         times_s = session.times_s if session else []
+        session_gaps = log_gaps(times_s, now)
         own = request.slo_class.weight
         for trail in path:
-            known = trail.times_s if len(trail.times_s) >= len(times_s) else times_s
-            row = common + _trail_features(trail, len(names), scale, now)
-            gaps = log_gaps(known, now)
+            gaps = log_gaps(trail.times_s, now)
+            row = common + _trail_features(trail, gaps, len(names), scale, now)
+            if len(trail.times_s) < len(times_s):
+                gaps = session_gaps
             waited_s = now - trail.times_s[-1]
             visit.add(trail.start, trail.stop, row, gaps, trail.weight(now, own), waited_s)
         after = Session(now, request.prompt_tokens, session, gap_s)
         self._use(path, names, after, now, own)
-        gaps = log_gaps(times_s, now)
         for start, stop, partial in _new_stretches(request, path[-1].stop if path else 0, names):
             self._remember(names, start, stop, Trail(start, stop, now, after, own))
             row = [1.0, 0.0, 0.0, *_place(start, stop, len(names), scale), 0.0, float(partial)]
-            visit.add(start, stop, [*common, *row, 0.0, 0.0, 0.0], gaps, own)
+            visit.add(start, stop, [*common, *row, 0.0, 0.0, 0.0], session_gaps, own)
         return visit
 
     # -- inside ---------------------------------------------------------------------------------
@@ -325,8 +326,10 @@ def _place(start: int, stop: int, blocks: int, scale: float) -> list[float]:
     return [log1p(scale * count) for count in (start, stop - start, blocks - stop)]
 
 
-def _trail_features(trail: Trail, blocks: int, scale: float, now: float) -> list[float]:
-    """What is known of a stretch that was used before."""
+def _trail_features(
+    trail: Trail, gaps: list[float], blocks: int, scale: float, now: float
+) -> list[float]:
+    """What is known of a stretch that was used before, with its `log_gaps`."""
     return [
         0.0,
         log1p(trail.uses),
@@ -334,7 +337,7 @@ def _trail_features(trail: Trail, blocks: int, scale: float, now: float) -> list
         *_place(trail.start, trail.stop, blocks, scale),
         log1p(now - trail.times_s[-1]),
         0.0,
-        *_statistics(log_gaps(trail.times_s, now)),
+        *_statistics(gaps),
         log1p((now - trail.times_s[0]) / len(trail.times_s)),
     ]
 

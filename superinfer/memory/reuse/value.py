@@ -25,8 +25,8 @@ class Valuation:
         self._widths = np.diff(np.array([0.0, *edges_s]))
         self._halves = self._widths / 2
         bins = len(edges_s)
-        self._too_early = np.where(np.tri(bins, k=-1, dtype=bool), np.inf, 0.0)
-        """Added to the seconds from the beginning of a bin to the end of an earlier one."""
+        self._too_early = np.where(np.tri(bins, k=-1, dtype=bool), np.inf, 0.0).T[:, None, :]
+        """Added to the seconds to the end of a bin (first) from the start of a later one (last)."""
 
     def values(self, hazards: NDArray[Any]) -> Values:
         """The value at the beginning of each bin, rows by bins; past the last bin it is 0."""
@@ -37,12 +37,13 @@ class Valuation:
         # A block that is used within a bin has waited half of it, one that is not, all of it.
         waits = (before + survival) * self._halves
         waited = np.add.accumulate(waits, axis=1)
-        used = before[:, :, None] - survival[:, None, :]
-        # From the beginning of one bin (first) to the end of another (second).
-        spent = waited[:, None, :] - (waited - waits)[:, :, None] + self._too_early
+        # To the end of one bin (first) from the beginning of another (last): the largest of the
+        # first is found fastest.
+        used = before - survival.T[:, :, None]
+        spent = waited.T[:, :, None] - (waited - waits) + self._too_early
         spent += 1e-30
         used /= spent
-        best: Values = used.max(axis=2)
+        best: Values = used.max(axis=0)
         return best
 
 

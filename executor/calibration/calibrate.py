@@ -50,6 +50,10 @@ KERNEL_SHARE, LINK_SHARE = 0.55, 0.08
 """Of the time; the rest is for loading and for steps."""
 GPU_CHUNKS, CPU_CHUNKS = 3, 6
 """Of a random batch at the most; a CPU computes one after the other."""
+HOST_MEMORY_GIB = 0.25
+"""For blocks of requests that rotate."""
+PLAIN_SHARE = 0.75
+"""Of the time that is left for steps on a CPU: what is not for those of the rotating scheduler."""
 BATCHES = 64
 """Random batches; half of them are held out."""
 Say = Callable[[str], None]
@@ -85,7 +89,10 @@ def _measured(subject: Subject, say: Say) -> Calibration:
     say("steps of the model")
     session = open_session(_config(subject), wish.loading)
     profile = _profile(subject, found, links, rates, session)
-    steps = run_steps(subject, session, whole.left_s)
+    steps = run_steps(subject, session, whole.left_s * (1.0 if subject.gpu else PLAIN_SHARE))
+    del session  # its weights, before they are loaded once more
+    if not subject.gpu:
+        steps = replace(steps, driven=steps.driven + rotated_steps(subject, whole.left_s))
     profile = with_steps(profile, subject.shape, steps)
     say(f"predicted against measured: {profile.fit['step']}")
     if warning := unsteady(profile):
@@ -195,13 +202,14 @@ def _arena(subject: Subject, bits: tuple[int, ...]) -> RandomArena:
 # -- the profile --------------------------------------------------------------------------------
 
 
-def _config(subject: Subject) -> Any:
-    """The session whose steps are measured: plain continuous batching, nothing swapped."""
+def _config(subject: Subject, scheduler: str = "vllm", host_memory_gib: float = 0.0) -> Any:
+    """A session whose steps are measured; by default plain continuous batching without a host."""
     wish = subject.wish
+    sequences = f"scheduler.max_num_seqs={subject.sequences}"
     return load_config(
         None,
-        [f"scheduler.max_num_seqs={subject.sequences}", "run.host_memory_gib=0"],
-        scheduler="vllm",
+        [sequences, f"run.host_memory_gib={host_memory_gib}"],
+        scheduler=scheduler,
         memory="lru",
         model=wish.model,
         device=wish.device,
@@ -274,12 +282,26 @@ def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
     return Steps(fitted, unseen, driven)
 
 
+def rotated_steps(subject: Subject, seconds: float) -> list[Step]:
+    """Steps of the driver under the rotating scheduler, with requests that go to the host and come
+    back. On a CPU one thread plans, copies and computes, so that nothing of this is hidden.
+    """
+    deadline, least_s = Deadline(max(2.0, seconds)), 1.0 / subject.rounds
+    session = open_session(_config(subject, "rotating", HOST_MEMORY_GIB), subject.wish.loading)
+    limits, found = _limits(subject, session), []
+    for done in range(subject.rounds):
+        part = Deadline(max(least_s, deadline.left_s / (subject.rounds - done)))
+        found += run_driver(session, random_workload(limits, 96, seed=done), part)
+    return found
+
+
 def _limits(subject: Subject, session: Session) -> Limits:
     """Batches that fit into the tables and the arena."""
     grids, sizes = subject.grids(), session.engine.config
     total = min(sizes.total_blocks * sizes.block_tokens, grids.most_context)
     context = min(subject.max_model_len - 1, grids.contexts[-1], total // 4)
-    chunk = min(grids.chunks[-1], context, 4096)
-    return Limits(
-        subject.sequences, context, chunk, total, GPU_CHUNKS if subject.gpu else CPU_CHUNKS
-    )
+    if subject.gpu:
+        chunk = min(grids.chunks[-1], context, 4096)
+        return Limits(subject.sequences, context, chunk, total, GPU_CHUNKS)
+    chunk = min(grids.tokens[-1], total // 2)
+    return Limits(subject.sequences, context, chunk, total, CPU_CHUNKS)

@@ -25,6 +25,7 @@ from executor.workload import answers_of
 from superinfer.costs.base import Chunk, CostModel
 from superinfer.plan import Plan
 from superinfer.request import Request
+from superinfer.slo_classes import PRESETS
 from traces.workload import Workload
 
 REPEATS = 5
@@ -83,6 +84,7 @@ class Limits:
     context: int
     """Tokens of a sequence."""
     chunk_tokens: int
+    """Of all chunks of a batch together."""
     total: int
     """Tokens of all sequences."""
     chunks: int = 3
@@ -100,7 +102,7 @@ class Limits:
             part = random.random() if place is None else place
             drawn = 8 * (self.chunk_tokens / 8) ** part
             parts = int(random.integers(1, self.chunks + 1))
-            tokens = max(1, int(drawn) // parts)
+            tokens = min(self.context, max(1, int(drawn) // parts))
             room = max(0, min(self.context, self.total // 8) - tokens)
             chunks = [(tokens, int(random.integers(0, room + 1)) * (i % 2)) for i in range(parts)]
             if random.random() < 0.3:
@@ -198,9 +200,12 @@ def run_driver(session: Session, workload: Workload, deadline: Deadline) -> list
 
 
 def random_workload(limits: Limits, count: int, seed: int = 0) -> Workload:
-    """Requests that come in a few waves, with prompts and answers of random lengths."""
+    """Requests that come in a few waves, with prompts and answers of random lengths. They are of
+    two classes in turn: with targets and without.
+    """
     random = np.random.default_rng(seed)
-    prompts = np.exp(random.uniform(np.log(8), np.log(limits.chunk_tokens), count)).astype(int)
+    longest = min(limits.chunk_tokens, limits.context)
+    prompts = np.exp(random.uniform(np.log(8), np.log(longest), count)).astype(int)
     answers = random.integers(8, 65, count).tolist()
     arrivals = np.sort(random.integers(0, 4, count) * 1000.0)
     requests = [
@@ -209,6 +214,7 @@ def random_workload(limits: Limits, count: int, seed: int = 0) -> Workload:
             arrival_s=float(arrivals[index]),
             prompt_tokens=int(prompts[index]),
             max_tokens=answers[index],
+            slo_class=PRESETS["chat" if index % 2 else "batch"],
             index=index,
         )
         for index in range(count)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from executor.calibration import calibrate as calibration
-from executor.calibration.calibrate import calibrate
+from executor.calibration.calibrate import calibrate, rotated_steps
 from executor.calibration.cases import RandomArena, decode_step
 from executor.calibration.factors import (
     HIGHEST,
@@ -60,7 +60,7 @@ from executor.calibration.timing import Deadline, Timing, time_calls
 from executor.items import ItemBudget
 from executor.kernels.reference import TorchOps
 from executor.kv.layout import PRECISIONS, KVLayout
-from executor.session import ModelOptions
+from executor.session import ModelOptions, Session, open_session
 from superinfer.costs import CalibratedCost, Chunk, load_profile, load_shape, write_profile
 from superinfer.costs.profile import HostCost, Kernel, Profile
 from superinfer.errors import ConfigError
@@ -301,6 +301,33 @@ def test_random_batches_and_requests_fit() -> None:
     workload = random_workload(limits, 20)
     assert [request.index for request in workload.requests] == list(range(20))
     assert len(workload.output_tokens) == 20
+
+
+def test_several_chunks_may_have_more_tokens_than_a_context() -> None:
+    """Each by itself fits, and so does every prompt; half of the requests have targets."""
+    limits, random = Limits(16, 200, 900, 1800, 6), np.random.default_rng(0)
+    shapes = [limits.batch(random, mixed=True, place=0.999) for _ in range(50)]
+    assert all(t + before <= 200 for shape in shapes for t, before in shape.chunks)
+    assert max(sum(tokens for tokens, _ in shape.chunks) for shape in shapes) > 800
+    requests = random_workload(limits, 40).requests
+    assert max(request.prompt_tokens for request in requests) <= 200
+    assert sum(request.slo_class.slo.ttft_s is not None for request in requests) == 20
+
+
+def test_requests_rotate_in_the_steps_of_the_rotating_scheduler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise a processor's time for planning and copying them would not be measured."""
+    opened: list[Session] = []
+
+    def noted(*given: Any) -> Session:
+        opened.append(open_session(*given))
+        return opened[-1]
+
+    monkeypatch.setattr(calibration, "open_session", noted)
+    subject = Subject.of(Wish("tiny", "cpu", ModelOptions(), 0.2, 16, 512, 16, 48))
+    steps = rotated_steps(subject, 3.0)
+    assert len(steps) > 20 and opened[0].engine.recorder.rotations > 0
 
 
 def test_chunks_of_all_sizes_come() -> None:

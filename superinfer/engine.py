@@ -116,8 +116,17 @@ class Engine:
             config.host_blocks, _host_cache_blocks(memory, config), config.block_sizes
         )
         self.batch = DecodeBatch(config.block_tokens, getattr(cost, "knows_longest", False))
-        self._use(self._new_index())
-        _check_loads(self.offload, scheduler)
+        self.prefix: PrefixCache | None = None
+        self.tree: PrefixIndex | None = None
+        """The prefix index if it is the shared tree, with a host tier or without."""
+        self.tier: TieredIndex | None = None
+        """The prefix index if it has a host tier."""
+        self.eager: EagerCache | None = None
+        """The prefix index if it follows every decision at once."""
+        self.offload: OffloadTier | None = None
+        """The prefix index if it copies blocks to the host and back in the background."""
+        if config.prefix_caching:
+            self._use(self._new_index())
         self.holdings = Holdings(self)
         self.links = Links(cost)
         self.mirror = mirror_for(self, scheduler)
@@ -341,26 +350,26 @@ class Engine:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _new_index(self) -> PrefixCache | None:
-        """Where cached prefixes are kept, if they are."""
-        config, memory = self.config, self.memory
-        if not config.prefix_caching:
-            return None
+    def _new_index(self) -> PrefixCache:
+        """Where cached prefixes are kept."""
+        memory = self.memory
         if isinstance(memory, CostAware):
             memory.bind_costs(self.cost, self.copy_size)
-        return memory.index(self.pool, self.host, config.block_tokens)
+        return memory.index(self.pool, self.host, self.config.block_tokens)
 
-    def _use(self, index: PrefixCache | None) -> None:
-        """Keep cached prefixes in this index, which may be of several kinds at once."""
+    def _use(self, index: PrefixCache) -> None:
+        """Keep cached prefixes in this index."""
         self.prefix = index
-        self.tree: PrefixIndex | None = index if isinstance(index, PrefixIndex) else None
-        """If it is the shared tree, with a host tier or without."""
-        self.tier: TieredIndex | None = index if isinstance(index, TieredIndex) else None
-        """If it has a host tier."""
-        self.eager: EagerCache | None = index if isinstance(index, EagerCache) else None
-        """If it follows every decision at once."""
-        self.offload: OffloadTier | None = index if isinstance(index, OffloadTier) else None
-        """If it copies blocks to the host and back in the background."""
+        self.tree = index if isinstance(index, PrefixIndex) else None
+        self.tier = index if isinstance(index, TieredIndex) else None
+        self.eager = index if isinstance(index, EagerCache) else None
+        self.offload = index if isinstance(index, OffloadTier) else None
+        scheduler = self.scheduler
+        if self.offload is not None and not getattr(scheduler, "loads_prefixes", False):
+            raise ConfigError(
+                "memory.offload: expected a scheduler that loads prefixes (vllm_v1), "
+                f"got {scheduler.name}"
+            )
 
     def _decide(self, now: float) -> Plan | None:
         """Ask the scheduler, again while it only moved things about and left nothing to run."""
@@ -516,14 +525,6 @@ _DECODING: Final = State.DECODING
 _MOVING: Final = (State.MOVING_OUT, State.MOVING_IN)
 _ON_DEVICE: Final = (State.DECODING, State.PREFILLING, State.PARKED, State.MOVING_IN)
 """Tuples: hashing a member of an `Enum` for a set takes longer than three comparisons."""
-
-
-def _check_loads(offload: OffloadTier | None, scheduler: Scheduler) -> None:
-    if offload is not None and not getattr(scheduler, "loads_prefixes", False):
-        raise ConfigError(
-            "memory.offload: expected a scheduler that loads prefixes (vllm_v1), "
-            f"got {scheduler.name}"
-        )
 
 
 def _demotion(engine: Engine, memory: MemoryPolicy) -> Demotion | None:

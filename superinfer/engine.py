@@ -95,6 +95,34 @@ class EngineConfig:
 class Engine:
     """One replica's scheduler, memory and progress. Drivers call the methods without underscore."""
 
+    prefix: PrefixCache | None
+    tree: PrefixIndex | None
+    """The prefix index if it is the shared tree, with a host tier or without."""
+    tier: TieredIndex | None
+    """The prefix index if it has a host tier."""
+    eager: EagerCache | None
+    """The prefix index if it follows every decision at once."""
+    offload: OffloadTier | None
+    """The prefix index if it copies blocks to the host and back in the background."""
+    live: dict[Sequence, None]
+    """Requests submitted and not ended."""
+    resident: int
+    """Of these, how many hold device blocks to run on."""
+    on_scheduled: Listener | None
+    """Called when a request is scheduled for the first time."""
+    on_ended: Listener | None
+    """Called when a request has ended. Neither may call the engine back."""
+    ask: Ask | None
+    """Stands in for the scheduler's `plan`; a driver may put its own function around that."""
+    placement: Placement | None
+    """Who gives places to the blocks that are counted here; see `place`."""
+    running: Plan | None
+    """The plan that is on the device, until its last step is over."""
+    _ahead: Plan | None
+    """With lag 1: the plan that was made while another one runs, until it begins."""
+    _deferred_ends: list[tuple[Sequence, str, str | None]]
+    _landed: list[tuple[Transfer, float]]
+
     def __init__(
         self,
         scheduler: Scheduler,
@@ -103,71 +131,35 @@ class Engine:
         config: EngineConfig,
         sink: Sink | None = None,
     ) -> None:
-        self.scheduler = scheduler
-        self.memory = memory
-        self.cost = cost
-        self.config = config
-        self.block_tokens = config.block_tokens
-        # A block of padding that the modelled system never hands out does not exist here.
-        self.pool = BlockPool(
-            config.total_blocks - getattr(scheduler, "null_blocks", 0), config.slabs
-        )
-        self.host = HostPool(
-            config.host_blocks, _host_cache_blocks(memory, config), config.block_sizes
-        )
+        self.scheduler, self.memory, self.cost, self.config = scheduler, memory, cost, config
+        self.block_tokens, self._lag = config.block_tokens, config.lag
+        self.pool = _device_pool(scheduler, config)
+        self.host = _host_pool(memory, config)
         self.batch = DecodeBatch(config.block_tokens, getattr(cost, "knows_longest", False))
-        self.prefix: PrefixCache | None = None
-        self.tree: PrefixIndex | None = None
-        """The prefix index if it is the shared tree, with a host tier or without."""
-        self.tier: TieredIndex | None = None
-        """The prefix index if it has a host tier."""
-        self.eager: EagerCache | None = None
-        """The prefix index if it follows every decision at once."""
-        self.offload: OffloadTier | None = None
-        """The prefix index if it copies blocks to the host and back in the background."""
-        if config.prefix_caching:
+        self.links = Links(cost)
+        self.recorder = Recorder()
+        self.prefix = self.tree = self.tier = self.eager = self.offload = None
+        self.live, self.resident = {}, 0
+        self.on_scheduled = self.on_ended = self.ask = self.placement = None
+        self.running = self._ahead = None
+        self._deferred_ends, self._landed = [], []
+        # What is set before the engine is handed to others is read without a check when compiled.
+        self._add_parts(sink)
+        scheduler.bind(_machine(config, cost))
+
+    def _add_parts(self, sink: Sink | None) -> None:
+        """Give the engine the parts that look at it."""
+        if self.config.prefix_caching:
             self._use(self._new_index())
         self.holdings = Holdings(self)
-        self.links = Links(cost)
-        self.mirror = mirror_for(self, scheduler)
+        self.mirror = mirror_for(self, self.scheduler)
         """Copies of running sequences on the host, if the scheduler wants any."""
-        self.live: dict[Sequence, None] = {}
-        """Requests submitted and not ended."""
-        self.resident = 0
-        """Of these, how many hold device blocks to run on."""
-        self.recorder = Recorder()
-        self.on_scheduled: Listener | None = None
-        """Called when a request is scheduled for the first time."""
-        self.on_ended: Listener | None = None
-        """Called when a request has ended. Neither may call the engine back."""
-        self.ask: Ask | None = None
-        """Stands in for the scheduler's `plan`; a driver may put its own function around that."""
-        self.placement: Placement | None = None
-        """Who gives places to the blocks that are counted here; see `place`."""
         self.journal = Journal(self, sink)
-        self.running: Plan | None = None
-        """The plan that is on the device, until its last step is over."""
-        self._ahead: Plan | None = None
-        """With lag 1: the plan that was made while another one runs, until it begins."""
-        self._lag = config.lag
-        self._deferred_ends: list[tuple[Sequence, str, str | None]] = []
-        self._landed: list[tuple[Transfer, float]] = []
-        self.demotion = _demotion(self, memory)
+        self.demotion = _demotion(self, self.memory)
         """Who takes bits from the caches of running requests, where the memory policy wants it."""
         self.room = Room(self)
         self._progress = Progress(self)
         self._copies = CopiesAhead(self)
-        scheduler.bind(
-            Machine(
-                total_blocks=config.total_blocks,
-                block_tokens=config.block_tokens,
-                max_model_len=config.max_model_len,
-                layers=config.layers,
-                cost=cost,
-                prefix_caching=config.prefix_caching,
-                lag=config.lag,
-            )
-        )
 
     # -- what a driver calls --------------------------------------------------------------------
 
@@ -531,6 +523,28 @@ def _demotion(engine: Engine, memory: MemoryPolicy) -> Demotion | None:
     if isinstance(memory, Ladder) and engine.config.small_block_bytes != NO_SMALL:
         return Demotion(engine, memory)
     return None
+
+
+def _device_pool(scheduler: Scheduler, config: EngineConfig) -> BlockPool:
+    # A block of padding that the modelled system never hands out does not exist here.
+    return BlockPool(config.total_blocks - getattr(scheduler, "null_blocks", 0), config.slabs)
+
+
+def _host_pool(memory: MemoryPolicy, config: EngineConfig) -> HostPool:
+    return HostPool(config.host_blocks, _host_cache_blocks(memory, config), config.block_sizes)
+
+
+def _machine(config: EngineConfig, cost: CostModel) -> Machine:
+    """What a scheduler is told of where it works."""
+    return Machine(
+        total_blocks=config.total_blocks,
+        block_tokens=config.block_tokens,
+        max_model_len=config.max_model_len,
+        layers=config.layers,
+        cost=cost,
+        prefix_caching=config.prefix_caching,
+        lag=config.lag,
+    )
 
 
 def _host_cache_blocks(memory: MemoryPolicy, config: EngineConfig) -> int:

@@ -13,7 +13,7 @@ from sim.workload import load_workload
 from superinfer.errors import ConfigError, InputError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
-from superinfer.lab.gates import check_gates, parse_gate
+from superinfer.lab.gates import Gate, check_gates, check_keys, parse_gate
 from superinfer.lab.results import default_folder, load_run, summary_json, write_run
 from superinfer.lab.trust import assumed_warning, range_warning
 from superinfer.lab.versions import versions
@@ -54,6 +54,7 @@ def _run(config: Config, options: RunOptions) -> int:
     workload = read_workload(config)
     folder = options.out or default_run_folder(config, workload, config.run.scheduler)
     check_folder(folder)
+    _check_required(gates, config, workload)
     summary = run_and_write(config, workload, folder, options, _show)
     failed = [result for result in check_gates(gates, summary) if not result.passed]
     for result in failed:
@@ -158,6 +159,14 @@ def _prepare(config: Config, options: RunOptions) -> None:
     if config.router and config.run.replicas == 1:
         say("warning: [router]: not used with one replica")
     build_engine(config)
+
+
+def _check_required(gates: Sequence[Gate], config: Config, workload: Workload) -> None:
+    """Find out before a long run whether its summary will have what is required."""
+    if gates:
+        from sim.known_metrics import few_summary
+
+        check_keys(gates, few_summary(config, workload))
 
 
 def _extra(config: Config, workload: Workload, result: SimResult) -> Summary:

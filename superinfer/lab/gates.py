@@ -12,6 +12,8 @@ from typing import Any
 
 from superinfer.errors import ConfigError
 
+AFTERWARDS = ("counters.", "load.", "run.")
+"""Sections of a summary whose keys depend on what happened and on how requests were sent."""
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -66,6 +68,16 @@ def check_gates(gates: Iterable[Gate | str], summary: Mapping[str, Any]) -> list
     """Check every gate against a summary."""
     parsed = [parse_gate(gate) if isinstance(gate, str) else gate for gate in gates]
     return [gate.check(summary) for gate in parsed]
+
+
+def check_keys(gates: Iterable[Gate], summary: Mapping[str, Any]) -> None:
+    """ConfigError for a gate on a number that summaries like this one have no place for.
+
+    What only the run itself can tell, of `AFTERWARDS`, is let through.
+    """
+    for gate in gates:
+        if not gate.key.startswith(AFTERWARDS):
+            look_up(summary, gate.key)
 
 
 def look_up(summary: Mapping[str, Any], key: str) -> float | None:

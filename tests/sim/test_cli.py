@@ -307,12 +307,19 @@ def test_gates(cli: Cli, gate: str, code: int, line: str) -> None:
     assert answer.err.removeprefix("results in r\n") == (f"{line}\n" if line else "")
 
 
-def test_a_gate_on_an_unknown_number_comes_after_the_result(cli: Cli, folder: Path) -> None:
+def test_a_gate_on_an_unknown_number_is_met_before_the_run(cli: Cli, folder: Path) -> None:
     answer = cli("run", "t.jsonl", "--no-plots", "--out", "r", "--require", "slo_atainment>=1")
-    assert (answer.code, (folder / "r" / "summary.json").exists()) == (2, True)
-    last = answer.err.splitlines()[-1]
-    assert last.startswith("error: --require: no number called 'slo_atainment'")
-    assert "slo_attainment" in last
+    assert (answer.code, answer.out, (folder / "r").exists()) == (2, "", False)
+    (line,) = answer.err.splitlines()
+    assert line.startswith("error: --require: no number called 'slo_atainment'")
+    assert "close: slo_attainment" in line
+
+
+@pytest.mark.parametrize("key", ["counters.aged", "load.backlog_left.chat", "run.run.seed"])
+def test_what_only_the_run_can_tell_is_looked_up_after_it(cli: Cli, folder: Path, key: str) -> None:
+    answer = cli("run", "t.jsonl", "--no-plots", "--out", "r", "--require", f"{key}<=0")
+    assert (folder / "r" / "summary.json").exists()
+    assert answer.code == (0 if key == "run.run.seed" else 2)
 
 
 # -- one line, code 2 -----------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from executor.calibration.fit import with_steps
 from executor.calibration.steps import Step, Steps
 from executor.graphs import graphs_of
 from executor.validation.compare import JUDGED, TIMES, compare
+from experiments.reading import exit_code_of, read_json
 from experiments.record import made_by
 from sim.run import run_simulation
 from sim.workload import load_workload
@@ -40,7 +41,7 @@ FITS = ("step", "step_decode", "step_prefill", "driver_step")
 
 def recorded(folder: Path = H200) -> tuple[dict[str, Any], Profile, ModelShape]:
     """Results, profile and shape of the model of a recording."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = read_json(folder / "results.json")
     profile = load_profile(folder / "profile-llama-3.1-8b.json")
     return results, profile, load_shape(profile.model)
 
@@ -152,4 +153,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code_of(main))

@@ -5,7 +5,6 @@ What has been run is kept in `runs/consolidation`, so a study that was stopped g
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,8 @@ from experiments.consolidation.settings import (
     shared,
 )
 from experiments.consolidation.table import page
+from experiments.options import at_least, study_options
+from experiments.reading import exit_code_of
 from experiments.record import SIMULATED, made_by, write_result
 from experiments.scenarios.bench import Bench, say
 from superinfer.lab.bisect import Fewest
@@ -46,20 +47,17 @@ VERSION = 1
 
 def main() -> int:
     """Measure both clusters, look for the smallest shared one, and write the files."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.consolidation",
-        description="One cluster for chat and batch work instead of two.",
-    )
+    about = "One cluster for chat and batch work instead of two."
+    parser = study_options("consolidation", about, RESULTS, 0)
     parser.add_argument("--full", action="store_true", help="the size of the article: 32 GPUs")
-    parser.add_argument("--gpus", type=int, help="GPUs of both separate clusters, an even number")
-    parser.add_argument("--seeds", type=int)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
-    parser.add_argument("--workers", type=int, default=0, help="processes (0: one per core)")
+    parser.add_argument(
+        "--gpus", type=at_least(2), help="GPUs of both separate clusters, an even number"
+    )
     options = parser.parse_args()
     size = FULL if options.full else SMALL
     gpus, seeds = options.gpus or size.gpus, options.seeds or size.seeds
-    if gpus < 2 or gpus % 2 or seeds < 1:
-        parser.error("expected an even number of --gpus and at least one of --seeds")
+    if gpus % 2:
+        parser.error(f"--gpus: expected an even number, got {gpus}")
     size = replace(size, gpus=gpus, seeds=seeds)
     found = study(Bench(CACHE, options.workers), size)
     full = " --full" if options.full else ""
@@ -137,4 +135,4 @@ def _smallest(
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code_of(main))

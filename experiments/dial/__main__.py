@@ -13,6 +13,7 @@ from experiments.dial.plot import write_picture
 from experiments.dial.table import REPORTED, page
 from experiments.ladder.__main__ import loads
 from experiments.options import study_options
+from experiments.reading import exit_code_of
 from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
 from experiments.scenarios.arms import ARMS, ROTATING
 from experiments.scenarios.bench import Bench, say
@@ -87,4 +88,4 @@ def write(out: Path, found: Mapping[str, Any], rests_on: Mapping[str, Any]) -> N
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code_of(main))

@@ -14,6 +14,7 @@ from experiments.fairness.plot import write_picture
 from experiments.fairness.settings import ARMS, FLOODS, config_of
 from experiments.fairness.table import page
 from experiments.options import study_options
+from experiments.reading import exit_code_of
 from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
 from experiments.scenarios.bench import Bench, say
 
@@ -49,4 +50,4 @@ def _measured(bench: Bench, flood: str, seeds: range) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code_of(main))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from experiments.gpu_check.checks import Context, Part, Results, line, run_part
 from experiments.gpu_check.parts import ORDER, part
+from experiments.reading import exit_code_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -90,4 +91,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code_of(main))

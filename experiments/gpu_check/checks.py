@@ -23,6 +23,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from experiments.reading import fields_of, read_json
+
 Result = dict[str, Any]
 Check = Callable[["Context"], Result]
 
@@ -68,13 +70,18 @@ class Part:
 
 
 class Results:
-    """`results.json`: every part and check that ran, written after each of them."""
+    """`results.json`: every part and check that ran, written after each of them. ConfigError for a
+    file that is there and holds none.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.data: dict[str, dict[str, Any]] = {}
         if path.is_file():
-            self.data = json.loads(path.read_text(encoding="utf-8"))
+            self.data = read_json(path)
+            with fields_of(path):
+                for found in self.data.values():
+                    dict(found["checks"])
 
     def checks(self, part: str) -> dict[str, Result]:
         """Results of a part by check."""

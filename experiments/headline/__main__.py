@@ -7,8 +7,8 @@ What has been run is kept in `runs/headline`, so a study that was stopped goes o
 from __future__ import annotations
 
 import argparse
-import json
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from experiments.headline.table import page
 from experiments.headline.tune import CACHE, tuned_of
 from experiments.headline.workloads import WORKLOADS
 from experiments.options import study_options
+from experiments.reading import earlier_parts, exit_code_of
 from experiments.record import SIMULATED, made_by, write_result
 from experiments.scenarios.bench import Bench, say
 from superinfer.errors import ConfigError, SuperInferError
@@ -36,6 +37,7 @@ def main() -> int:
     if options.seeds:
         extent = _with_seeds(extent, options.seeds)
     bench = Bench(CACHE, options.workers)
+    earlier_parts(options.out, VERSION, write)  # what cannot be kept is known before anything runs
     failed = False
     for name in options.only:
         before, started = bench.stored, time.monotonic()
@@ -48,16 +50,17 @@ def main() -> int:
             continue
         say(f"{name}: {bench.stored - before} runs in {time.monotonic() - started:.0f} s")
         part["made_by"] = _rests_on(options)
-        write(options.out, _earlier(options.out) | {name: part}, part["made_by"])
+        kept = earlier_parts(options.out, VERSION, write)
+        write(options.out, kept | {name: part}, part["made_by"])
     say(f"results in {options.out}")
     return int(failed)
 
 
-def write(out: Path, parts: dict[str, Any], rests_on: dict[str, Any]) -> None:
+def write(out: Path, parts: dict[str, Any], rests_on: Mapping[str, Any]) -> None:
     """The files of the result, from what is known so far."""
     ordered = {name: parts[name] for name in WORKLOADS if name in parts}
     stale = [name for name, part in ordered.items() if part["made_by"] != rests_on]
-    summary = {"version": VERSION, "made_by": rests_on | {"stale": stale}, "parts": ordered}
+    summary = {"version": VERSION, "made_by": {**rests_on, "stale": stale}, "parts": ordered}
     write_pictures(write_result(out, summary, page), out)
 
 
@@ -77,8 +80,6 @@ def _options() -> argparse.Namespace:
         help="a setting of SuperInfer instead of its default: scheduler.paced_chunks=false",
     )
     options = parser.parse_args()
-    if options.seeds < 0:
-        parser.error("--seeds: expected a number of at least 1")
     if options.ours and options.out.resolve() == RESULTS.resolve():
         parser.error("--ours: expected another --out: the recorded results are of the defaults")
     try:
@@ -116,14 +117,5 @@ def _rests_on(options: argparse.Namespace) -> dict[str, Any]:
     return made_by(f"python -m experiments.headline{full}{seeds}{ours}")
 
 
-def _earlier(out: Path) -> dict[str, Any]:
-    """The parts of an earlier summary in the folder, if it has the form of this version."""
-    if not (out / "summary.json").is_file():
-        return {}
-    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    parts: dict[str, Any] = summary["parts"] if summary["version"] == VERSION else {}
-    return parts
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code_of(main))

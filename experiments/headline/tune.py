@@ -8,7 +8,6 @@ Those of `70b` are tuned already (`experiments/tuned.toml`, the setting `article
 from __future__ import annotations
 
 import argparse
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,16 +25,17 @@ from experiments.headline.settings import (
 )
 from experiments.headline.study import reference_load
 from experiments.headline.workloads import HERE, WORKLOADS, Workload
-from experiments.scenarios.arms import TUNED, Arm
+from experiments.reading import exit_code_of, read_toml
+from experiments.scenarios.arms import Arm
 from experiments.scenarios.bench import Bench, say
 from experiments.scenarios.tuning import (
     SEEDS,
+    arms_in,
     sglang_grid,
     tensorrt_llm_grid,
     tuned_arms,
     vllm_grid,
 )
-from superinfer.errors import ConfigError
 from superinfer.lab.results import Run
 from superinfer.outputs import replacing
 
@@ -84,7 +84,7 @@ def tune_part(
 ) -> None:
     """Tune all rivals of a part and put them into the file; all other parts stay."""
     load = reference_load(bench, workload, extent).load
-    tables = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    tables = read_toml(path) if path.exists() else {}
     tables[workload.name] = {"load": round(load, 6), "seeds": list(seeds)}
     for name, grid in grids.items():
         arm, reached = _best(bench, workload, extent, load, grid, seeds)
@@ -104,17 +104,7 @@ def tuned_of(workload: Workload, path: Path = FILE) -> dict[str, Arm]:
     if workload.name in ELSEWHERE:
         known = tuned_arms(ELSEWHERE[workload.name])
         return {name: known[name] for name in TUNED_ARMS}
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))[workload.name]
-        return {
-            name: Arm(TUNED[name], tables[name]["scheduler"], tuple(tables[name]["settings"]))
-            for name in TUNED_ARMS
-        }
-    except (OSError, KeyError):
-        raise ConfigError(
-            f"{path.name} has nothing for {workload.name}: run "
-            "`python -m experiments.headline.tune`"
-        ) from None
+    return arms_in(path, workload.name, TUNED_ARMS, "python -m experiments.headline.tune")
 
 
 # -- inside ---------------------------------------------------------------------------------------
@@ -165,4 +155,4 @@ def _rank(reached: tuple[float, float]) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code_of(main))

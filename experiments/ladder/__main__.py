@@ -5,7 +5,6 @@ What has been run is kept in `runs/ladder`, so a study that was stopped goes on 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +14,7 @@ from experiments.ladder.plot import write_picture
 from experiments.ladder.settings import SCENARIOS, config_at, first_rungs, further_rungs
 from experiments.ladder.table import REPORTED, page
 from experiments.options import study_options
+from experiments.reading import exit_code_of, fields_of, read_json
 from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
 from experiments.scenarios.arms import Arm
 from experiments.scenarios.bench import Bench, Runs, say
@@ -44,8 +44,9 @@ def main() -> int:
 
 def loads() -> dict[str, float]:
     """Chat requests/s at which the study of the scenarios compares its arms."""
-    parts = json.loads(LOADS.read_text(encoding="utf-8"))["parts"]
-    return {name: parts[name]["star"]["rate_per_s"] for name in SCENARIOS}
+    found = read_json(LOADS)
+    with fields_of(LOADS):
+        return {name: float(found["parts"][name]["star"]["rate_per_s"]) for name in SCENARIOS}
 
 
 def climb(bench: Bench, scenario: str, rate_per_s: float, seeds: Sequence[int]) -> dict[str, Any]:
@@ -83,4 +84,4 @@ def _batch(runs: Runs, name: str) -> float:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code_of(main))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.options import study_options
+from experiments.reading import exit_code_of
 from experiments.record import SIMULATED, made_by, write_result
 from experiments.rotasched.measures import Numbers, measured
 from experiments.rotasched.plot import write_picture
@@ -117,4 +118,4 @@ def _measured(
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code_of(main))

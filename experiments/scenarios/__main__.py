@@ -7,12 +7,12 @@ What has been run is kept in `runs/scenarios`, so a study that was stopped goes 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments.options import study_options
+from experiments.reading import earlier_parts, exit_code_of
 from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
 from experiments.scenarios.bench import CACHE, Bench, say
 from experiments.scenarios.comparison import Part, compare_setting
@@ -35,7 +35,7 @@ def main() -> int:
     extent = (full_extent if options.full else quick_extent)(options.seeds)
     out = options.out or (RESULTS if options.full else QUICK_RESULTS)
     bench = Bench(CACHE, options.workers)
-    before, found, failed = bench.stored, _earlier(out), False
+    before, found, failed = bench.stored, earlier_parts(out, VERSION, _write), False
     for name in options.only:
         try:
             part = _runner(name)(bench, extent)
@@ -81,21 +81,12 @@ def _rests_on(options: argparse.Namespace) -> dict[str, Any]:
     return made_by(command, quick=not options.full, profile=PROFILE_70B)
 
 
-def _earlier(out: Path) -> dict[str, Any]:
-    """The parts of an earlier summary in the folder, if it has the form of this version."""
-    if not (out / "summary.json").is_file():
-        return {}
-    summary = json.loads((out / "summary.json").read_text())
-    parts: dict[str, Any] = summary["parts"] if summary["version"] == VERSION else {}
-    return parts
-
-
-def _write(out: Path, parts: dict[str, Any], rests_on: dict[str, Any]) -> None:
+def _write(out: Path, parts: dict[str, Any], rests_on: Mapping[str, Any]) -> None:
     """The files of the result, from what is known so far."""
     stale = [name for name, part in parts.items() if part["made_by"] != rests_on]
-    summary = {"version": VERSION, "made_by": rests_on | {"stale": stale}, "parts": parts}
+    summary = {"version": VERSION, "made_by": {**rests_on, "stale": stale}, "parts": parts}
     write_pictures(write_result(out, summary, page), out)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code_of(main))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from experiments.reading import exit_code_of
 from experiments.scenarios.bench import CACHE, Bench, say
 from experiments.scenarios.search import star_of
 from experiments.scenarios.settings import SETTINGS, full_extent
 from experiments.scenarios.tuning import GRIDS, TUNED_FILE, tune, write_tuned
 
 
-def main() -> None:
+def main() -> int:
     """Find the load of each setting, tune at it, write the file."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.scenarios.tune", description=(__doc__ or "").split(":")[0]
@@ -36,7 +37,8 @@ def main() -> None:
         choices = {arm: tune(bench, setting, rate_per_s, GRIDS[arm]) for arm in arms}
         write_tuned(options.out, name, rate_per_s, choices)
     say(f"tuned settings in {options.out}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(exit_code_of(main))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 import tomli_w
 
+from experiments.reading import fields_of, read_toml
 from experiments.scenarios.arms import (
     ARMS,
     CHUNKED,
@@ -150,7 +150,7 @@ def tune(
 
 def write_tuned(path: Path, setting: str, rate_per_s: float, choices: Mapping[str, Choice]) -> None:
     """Put the choices for one setting into the file; all others stay."""
-    tables = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    tables = read_toml(path) if path.exists() else {}
     known = {name: table for name, table in tables.get(setting, {}).items() if name in TUNED}
     tables[setting] = {
         "chat_requests_per_s": round(rate_per_s, 6),
@@ -164,17 +164,21 @@ def write_tuned(path: Path, setting: str, rate_per_s: float, choices: Mapping[st
 
 def tuned_arms(setting: str, path: Path = TUNED_FILE) -> dict[str, Arm]:
     """The tuned arms of a setting; ConfigError if it was never tuned."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        found = {name: tables[setting][name] for name in TUNED}
-    except (OSError, KeyError):
-        raise ConfigError(
-            f"{path.name} has nothing for {setting}: run `python -m experiments.scenarios.tune`"
-        ) from None
-    return {
-        name: Arm(TUNED[name], table["scheduler"], tuple(table["settings"]))
-        for name, table in found.items()
-    }
+    return arms_in(path, setting, TUNED, "python -m experiments.scenarios.tune")
+
+
+def arms_in(path: Path, section: str, names: Iterable[str], command: str) -> dict[str, Arm]:
+    """The tuned arms of a section of a file that `command` writes; ConfigError for one that is not
+    there or is damaged.
+    """
+    found = (read_toml(path) if path.exists() else {}).get(section, {})
+    if not all(name in found for name in names):
+        raise ConfigError(f"{path.name} has nothing for {section}: run `{command}`")
+    with fields_of(path):
+        return {
+            name: Arm(TUNED[name], found[name]["scheduler"], tuple(found[name]["settings"]))
+            for name in names
+        }
 
 
 # -- inside ---------------------------------------------------------------------------------------

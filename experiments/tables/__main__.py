@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from experiments.reading import exit_code_of
 from experiments.tables.registry import ROOT, differing, write_pages
 
 
@@ -25,4 +26,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code_of(main))

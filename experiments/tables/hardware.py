@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from experiments.reading import read_json
 from experiments.tables.parts import Show
 
 PAGE = "docs/hardware.md"
@@ -33,10 +33,10 @@ class Recording:
     """The results of one device."""
 
     def __init__(self, folder: Path) -> None:
-        self.data: Checks = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        self.data: Checks = read_json(folder / "results.json")
         again = folder / "resimulated.json"
-        self.again: Checks = json.loads(again.read_text(encoding="utf-8"))
-        profile = json.loads((folder / "profile-llama-3.1-8b.json").read_text(encoding="utf-8"))
+        self.again: Checks = read_json(again)
+        profile = read_json(folder / "profile-llama-3.1-8b.json")
         self.rates: Checks = profile["memory"]
 
     def check(self, part: str, name: str) -> Checks:
@@ -238,7 +238,7 @@ def cpu(folder: Path) -> Lines:
     if not path.is_file():
         yield "No run is recorded yet."
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
     machine, versions = found["machine"], found["versions"]
     yield (
         f"`{found['command']}`, {found['date']}: {machine['name']}, {machine['processors']} "

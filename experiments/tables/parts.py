@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.reading import fields_of, read_json
 from superinfer.lab.report.values import NONE
 
 Lines = Iterable[str]
@@ -16,10 +16,15 @@ Numbers = Mapping[str, Any]
 
 
 def recorded(file: str, show: Callable[[Any], Lines]) -> Show:
-    """A table of one JSON file below the folder of results. OSError where it is absent."""
+    """A table of one JSON file below the folder of results.
+
+    ConfigError where that is absent or damaged.
+    """
 
     def read(results: Path) -> Lines:
-        return show(json.loads((results / file).read_text(encoding="utf-8")))
+        found = read_json(results / file)
+        with fields_of(results / file):
+            return list(show(found))
 
     return read
 

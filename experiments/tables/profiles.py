@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from experiments.reading import read_json
 from experiments.tables.parts import Lines, Numbers, number, table
 
 PAGE = "docs/profiles.md"
@@ -48,5 +48,5 @@ TABLES = {"profile errors": errors}
 def _fits() -> Iterator[Numbers]:
     for device in DEVICES:
         for name in MODELS.values():
-            profile = json.loads((FOLDER / f"{device}_{name}.json").read_text(encoding="utf-8"))
+            profile = read_json(FOLDER / f"{device}_{name}.json")
             yield profile["fit"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from experiments.reading import read_json
 from experiments.tables.hardware import h200, summary
 from experiments.tables.parts import Lines, Numbers, number, recorded, table
 from superinfer.lab.report.values import NONE
@@ -53,8 +53,7 @@ def outside(found: Numbers) -> Lines:
 def fits(results: Path) -> Lines:
     """Errors of the A100 profiles on held-out points."""
     found = {
-        title: json.loads((PROFILES / f"a100-80g_{name}.json").read_text(encoding="utf-8"))["fit"]
-        for title, name in SHOWN.items()
+        title: read_json(PROFILES / f"a100-80g_{name}.json")["fit"] for title, name in SHOWN.items()
     }
     rows = (
         [words, *(_worst(fit, kernel) for fit in found.values())]
@@ -65,12 +64,12 @@ def fits(results: Path) -> Lines:
 
 def accuracy(results: Path) -> Lines:
     """How far simulated runs are off measured ones, in short."""
-    steady = _read(results / "simulated" / "accuracy" / "steady" / "summary.json")
-    again = _read(results / "h200" / "resimulated.json")
+    steady = read_json(results / "simulated" / "accuracy" / "steady" / "summary.json")
+    again = read_json(results / "h200" / "resimulated.json")
     head = ["simulated against measured", "TTFT", "TPOT", "tokens/s", "of"]
     rows = [*_steady(steady["median_errors"]["all"]), *_device(again["policies"])]
     serving = results / "simulated" / "accuracy" / "serving" / "summary.json"
-    return table(head, [*(_serving(_read(serving)) if serving.is_file() else ()), *rows])
+    return table(head, [*(_serving(read_json(serving)) if serving.is_file() else ()), *rows])
 
 
 TABLES = {
@@ -87,11 +86,6 @@ TABLES = {
 def _worst(fit: Numbers, prefix: str) -> str:
     errors = [each["heldout_mape"] for name, each in fit.items() if name.startswith(prefix)]
     return number(max(errors), 1, 100, "%") if errors else NONE
-
-
-def _read(path: Path) -> Numbers:
-    found: Numbers = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 def _serving(found: Numbers) -> Iterator[list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
 import re
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from experiments.modules import exists
+from experiments.reading import fields_of, read_json
 from experiments.tables.parts import Show
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +109,7 @@ def _study(summary: Path) -> str:
     study = ".".join(summary.parent.relative_to(RESULTS / "simulated").parts)
     for name in (f"experiments.{study}.table", f"experiments.{study}_page"):
         if exists(name):
-            page: str = importlib.import_module(name).page(json.loads(summary.read_text("utf-8")))
-            return page
+            module, found = importlib.import_module(name), read_json(summary)
+            with fields_of(summary):
+                return str(module.page(found))
     raise LookupError(f"nothing makes the page beside {summary}")

@@ -12,7 +12,7 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -26,7 +26,7 @@ from sim.options import (
     Seeds,
     Target,
     Workers,
-    scheduler_names,
+    load_arms,
     with_config_options,
 )
 from sim.plan_cli import plan
@@ -37,9 +37,6 @@ from sim.tune_cli import tune
 from superinfer.errors import SuperInferError
 from superinfer.lab.options import AsJson, NoPlots, Scheduler
 from traces.cli import app as traces_app
-
-if TYPE_CHECKING:
-    from superinfer.lab.config import Config
 
 INTERRUPTED = 130
 
@@ -101,13 +98,9 @@ def compare(
 ) -> None:
     """Simulate several schedulers on the same trace and show the differences."""
     from sim.commands import RunOptions
-    from sim.compare import compare_command, load_arms
+    from sim.compare import compare_command
 
-    def load(file: Path | None, scheduler: str | None) -> Config:
-        return options.load(file, run={"scheduler": scheduler})
-
-    names = scheduler_names(schedulers, arm, "vllm,fcfs,priority,rotating")
-    arms = load_arms(names, arm or (), load)
+    arms = load_arms(options, schedulers, arm, "vllm,fcfs,priority,rotating", "compare")
     wish = RunOptions(out, (), as_json, not no_plots)
     raise typer.Exit(compare_command(arms, wish, seeds, workers))
 

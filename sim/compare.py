@@ -115,7 +115,7 @@ def load_arms(
     schedulers: Sequence[str],
     files: Sequence[Path],
     load: Callable[[Path | None, str | None], Config],
-    command: str = "compare",
+    command: str,
 ) -> Arms:
     """One configuration per scheduler name and per file, two or more, all of the same workload.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superinfer.lab.options import (
+    AsJson,
     Classes,
     ConfigFile,
     Lag,
     Limit,
     Memory,
+    NoPlots,
     PrefixCaching,
     RateScale,
     Settings,
@@ -28,7 +31,9 @@ from superinfer.lab.options import (
 )
 
 if TYPE_CHECKING:
+    from sim.compare import Arms
     from superinfer.lab.config import Config
+    from superinfer.lab.engines.base import StudyEngine
 
 Model = Annotated[
     str | None,
@@ -184,9 +189,48 @@ class ConfigOptions:
         )
 
 
+@dataclass(slots=True, frozen=True)
+class StudyOptions:
+    """The options of a command whose many runs are kept, and can be made elsewhere."""
+
+    seeds: Seeds = 1
+    out: KeptOut = None
+    workers: Workers = 0
+    engine: EngineName = "processes"
+    address: Address = None
+    as_json: AsJson = False
+    no_plots: NoPlots = False
+
+    def make_engine(self) -> StudyEngine:
+        """Where the runs are made; ConfigError for what there is not."""
+        from superinfer.lab.engines import engine_of
+
+        return engine_of(self.engine, self.workers, self.address)
+
+
+_BUNDLES = (ConfigOptions, StudyOptions)
+
+
 def names_in(text: str | None) -> tuple[str, ...]:
     """The names of a list with commas."""
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def load_arms(
+    options: ConfigOptions,
+    schedulers: str | None,
+    files: Sequence[Path] | None,
+    default: str,
+    command: str,
+) -> Arms:
+    """The configurations that a command compares: of schedulers, by name, and of --arm files."""
+    from sim import compare
+
+    def load(file: Path | None, scheduler: str | None) -> Config:
+        return options.load(file, run={"scheduler": scheduler})
+
+    names = scheduler_names(schedulers, files, default)
+    return compare.load_arms(names, files or (), load, command)
 
 
 def scheduler_names(text: str | None, arms: Sequence[Path] | None, default: str) -> tuple[str, ...]:
@@ -196,7 +240,8 @@ def scheduler_names(text: str | None, arms: Sequence[Path] | None, default: str)
 
 def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose first parameter is a `ConfigOptions`, with these options in its place: the
-    trace before its own options, the others after them.
+    trace before its own options, the others after them. A `StudyOptions` beside it is taken apart
+    too: between its own options and those others.
     """
     return with_config_options_but()(command)
 
@@ -207,26 +252,36 @@ def with_config_options_but(*left_out: str) -> Callable[[Callable[..., None]], C
 
 
 def _with_options(left_out: Collection[str], command: Callable[..., None]) -> Callable[..., None]:
-    _, *own = inspect.signature(command, eval_str=True).parameters.values()
-    hints = typing.get_type_hints(ConfigOptions, include_extras=True)
-    trace, *others = (
-        inspect.Parameter(
-            f.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints[f.name]
-        )
-        for f in fields(ConfigOptions)
-        if f.name not in left_out
-    )
+    given_to = inspect.signature(command, eval_str=True).parameters
+    kinds = {name: p.annotation for name, p in given_to.items() if p.annotation in _BUNDLES}
+    bundles = {name: _options_of(kind, left_out) for name, kind in kinds.items()}
+    own = [p for name, p in given_to.items() if name not in bundles]
+    (trace, *others), *studies = bundles.values()
     parameters = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in (trace, *own, *others)
+        option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for option in (trace, *own, *itertools.chain(*studies), *others)
     ]
 
     @functools.wraps(command)
     def called(**given: Any) -> None:
-        names = {f.name for f in fields(ConfigOptions) if f.name not in left_out}
-        options = ConfigOptions(**{name: given.pop(name) for name in names & given.keys()})
-        command(options, **given)
+        taken = {
+            name: kinds[name](**{o.name: given.pop(o.name) for o in found if o.name in given})
+            for name, found in bundles.items()
+        }
+        command(**taken, **given)
 
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {each.name: each.annotation for each in parameters}
     return called
+
+
+def _options_of(kind: type, left_out: Collection[str] = ()) -> Sequence[inspect.Parameter]:
+    """A parameter for each field of a dataclass of options."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(
+            f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name]
+        )
+        for f in fields(kind)
+        if f.name not in left_out
+    ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,13 +12,10 @@ from sim.options import (
     Out,
     Seeds,
     Workers,
-    scheduler_names,
+    load_arms,
     with_config_options,
 )
 from superinfer.lab.options import AsJson, NoPlots
-
-if TYPE_CHECKING:
-    from superinfer.lab.config import Config
 
 
 @with_config_options
@@ -55,14 +51,9 @@ def sensitivity(
     no_plots: NoPlots = False,
 ) -> None:
     """Find out whether the better of two schedulers stays so when parts of the model are wrong."""
-    from sim.compare import load_arms
     from sim.sensitivity import Question, sensitivity_command
 
-    def load(file: Path | None, scheduler: str | None) -> Config:
-        return options.load(file, run={"scheduler": scheduler})
-
-    names = scheduler_names(schedulers, arm, "vllm,rotating")
-    arms = load_arms(names, arm or (), load, "sensitivity")
+    arms = load_arms(options, schedulers, arm, "vllm,rotating", "sensitivity")
     question = Question(
         metric, by / 100, tuple(part or ()), seeds, workers, out, as_json, not no_plots
     )

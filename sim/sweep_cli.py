@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.options import (
-    Address,
     Arm,
     Attainment,
     ConfigOptions,
-    EngineName,
-    KeptOut,
-    Seeds,
-    Workers,
+    StudyOptions,
     scheduler_names,
     with_config_options,
 )
-from superinfer.lab.options import AsJson, NoPlots
 
 if TYPE_CHECKING:
     from superinfer.lab.axes import Value
@@ -30,6 +25,7 @@ if TYPE_CHECKING:
 @with_config_options
 def sweep(
     options: ConfigOptions,
+    study: StudyOptions,
     over: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,19 +56,11 @@ def sweep(
             show_default="the rates of --over alone",
         ),
     ] = None,
-    seeds: Seeds = 1,
-    out: KeptOut = None,
-    workers: Workers = 0,
-    engine: EngineName = "processes",
-    address: Address = None,
-    as_json: AsJson = False,
-    no_plots: NoPlots = False,
 ) -> None:
     """Run schedulers over a grid of settings; find the peak goodput within the targets."""
     from sim.compare import named_arms
     from sim.sweep import SweepArm, SweepWish, sweep_command
     from superinfer.lab.axes import parse_axes
-    from superinfer.lab.engines import engine_of
 
     def arm_of(file: Path | None, scheduler: str | None) -> SweepArm:
         def load(extra: Mapping[str, Value]) -> Config:
@@ -84,11 +72,11 @@ def sweep(
         axes=tuple(parse_axes(over or ["rate=0.5:1.5:0.25"])),
         attainment=attainment / 100,
         refine=(refine or 0.0) / 100,
-        seeds=seeds,
-        engine=engine_of(engine, workers, address),
-        out=out,
-        as_json=as_json,
-        plots=not no_plots,
+        seeds=study.seeds,
+        engine=study.make_engine(),
+        out=study.out,
+        as_json=study.as_json,
+        plots=not study.no_plots,
     )
     names = scheduler_names(schedulers, arm, "vllm,rotating")
     arms = {

@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.options import (
-    Address,
     ConfigOptions,
-    EngineName,
-    KeptOut,
-    Seeds,
-    Workers,
+    StudyOptions,
     names_in,
     with_config_options,
 )
-from superinfer.lab.options import AsJson, NoPlots, Scheduler
+from superinfer.lab.options import Scheduler
 
 if TYPE_CHECKING:
     from superinfer.lab.axes import Value
@@ -28,6 +24,7 @@ if TYPE_CHECKING:
 @with_config_options
 def tune(
     options: ConfigOptions,
+    study: StudyOptions,
     scheduler: Scheduler = None,
     trials: Annotated[
         int, typer.Option(metavar="N", min=1, help="Settings to try in all, with those of before.")
@@ -56,7 +53,6 @@ def tune(
             show_default="from the scheduler's parameters",
         ),
     ] = None,
-    seeds: Seeds = 1,
     search_seed: Annotated[
         int, typer.Option(metavar="S", min=0, help="Seed of the search for settings.")
     ] = 0,
@@ -72,33 +68,26 @@ def tune(
             show_default="study.db in --out",
         ),
     ] = None,
-    out: KeptOut = None,
-    workers: Workers = 0,
-    engine: EngineName = "processes",
-    address: Address = None,
-    as_json: AsJson = False,
-    no_plots: NoPlots = False,
 ) -> None:
     """Look for settings of a scheduler that no others beat; needs the extra `tune`."""
     from sim.sweep_cli import load_at
     from sim.tune import TuneWish, tune_command
-    from superinfer.lab.engines import engine_of
 
     def config_at(extra: Mapping[str, Value]) -> Config:
         return load_at(options, None, scheduler, extra)
 
     wish = TuneWish(
         trials=trials,
-        engine=engine_of(engine, workers, address),
+        engine=study.make_engine(),
         objectives=names_in(objectives),
         params=names_in(params),
         space=space,
-        seeds=seeds,
+        seeds=study.seeds,
         search_seed=search_seed,
         batch=batch,
         storage=storage,
-        out=out,
-        as_json=as_json,
-        plots=not no_plots,
+        out=study.out,
+        as_json=study.as_json,
+        plots=not study.no_plots,
     )
     raise typer.Exit(tune_command(config_at, wish))

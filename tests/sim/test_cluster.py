@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.cli import main
 from sim.commands import simulated
 from sim.run import build_engine, run_cluster, run_simulation
 from sim.workload import load_workload
@@ -258,17 +258,8 @@ def tracks_of(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Call `run` in this process."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["superinfer-sim", "run", "t.jsonl", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
+def cli(command: Call) -> Call:
+    return partial(command, "run", "t.jsonl")
 
 
 def test_the_result_folder_of_a_cluster(cli: Call) -> None:

@@ -63,7 +63,7 @@ def arms(*names: str, trace: str = "t.jsonl", settings: tuple[str, ...] = (), **
     def load(file: Path | None, scheduler: str | None) -> Config:
         return load_config(file, settings, trace=trace, scheduler=scheduler, **run)
 
-    return load_arms([n for n in names if ".toml" not in n], arm_files(names), load)
+    return load_arms([n for n in names if ".toml" not in n], arm_files(names), load, "compare")
 
 
 def arm_files(names: tuple[str, ...]) -> list[Path]:

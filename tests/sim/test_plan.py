@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sim.cli import main
 from sim.commands import simulated
 from sim.plan import Candidate, Plan, PlanWish
 from sim.workload import load_workload
@@ -32,26 +31,15 @@ def trace(prompt: int, requests: int = 40) -> str:
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(work_folder: Path) -> Path:
     """A working folder with a small trace in it."""
-    (tmp_path / "t.jsonl").write_text(trace(2000))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return tmp_path
+    (work_folder / "t.jsonl").write_text(trace(2000))
+    return work_folder
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Call `plan` in this process."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["superinfer-sim", "plan", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
+def cli(command: Call) -> Call:
+    return partial(command, "plan")
 
 
 # -- the search -----------------------------------------------------------------------------------

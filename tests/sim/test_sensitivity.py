@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from rich.console import Console
 from specs import document, write_spec
 
 from sim import sensitivity
-from sim.cli import main
 from sim.compare import simulate_into
 from sim.run import build_engine
 from sim.sensitivity import Variation, variations
@@ -41,21 +40,9 @@ Called = tuple[int, str, list[str]]
 
 
 @pytest.fixture
-def call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Called]:
-    """Call the command; returns the exit code, standard output, lines on standard error."""
-    (tmp_path / "t.jsonl").write_text(TRACE)
-    monkeypatch.chdir(tmp_path)
-
-    def called(*arguments: str) -> Called:
-        monkeypatch.setattr(sys, "argv", ["superinfer-sim", "sensitivity", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        read = capsys.readouterr()
-        return int(stopped.value.code or 0), read.out, read.err.splitlines()
-
-    return called
+def call(work_folder: Path, command_lines: Callable[..., Called]) -> Callable[..., Called]:
+    (work_folder / "t.jsonl").write_text(TRACE)
+    return partial(command_lines, "sensitivity")
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +17,19 @@ import pytest
 from inline_engine import Inline
 from killed_runs import COUNTING, process, stored, until
 
-from sim.cli import main
-from superinfer.lab import engines
-
 Call = Callable[..., tuple[int, str, list[str]]]
 PNG = b"\x89PNG"
-RECORD = {"input_length": 2000, "output_length": 20, "class": "chat"}
-TRACE = "".join(json.dumps({"timestamp": 250 * i, **RECORD}) + "\n" for i in range(40))
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "t.jsonl").write_text(TRACE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return tmp_path
+def folder(work_folder: Path, chat_trace: Callable[[int], str]) -> Path:
+    (work_folder / "t.jsonl").write_text(chat_trace(250))
+    return work_folder
 
 
 @pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> Inline:
-    """Runs are made in this process."""
-    engine = Inline()
-    monkeypatch.setattr(engines, "engine_of", lambda *_: engine)
-    return engine
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Call the command; returns the exit code, standard output, lines on standard error."""
-
-    def called(*arguments: str) -> tuple[int, str, list[str]]:
-        monkeypatch.setattr(sys, "argv", ["superinfer-sim", "sweep", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        read = capsys.readouterr()
-        return int(stopped.value.code or 0), read.out, read.err.splitlines()
-
-    return called
+def call(command_lines: Call) -> Call:
+    return partial(command_lines, "sweep")
 
 
 def told(call: Call, *arguments: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,11 @@ import pytest
 from inline_engine import Inline
 from killed_runs import COUNTING, process, stored, until
 
-from sim.cli import main
-from superinfer.lab import engines
 from superinfer.lab.tuning import STARTUP
 
 pytest.importorskip("optuna")
 
 Call = Callable[..., tuple[int, str, list[str]]]
-RECORD = {"input_length": 2000, "output_length": 20, "class": "chat"}
-TRACE = "".join(json.dumps({"timestamp": 60 * i, **RECORD}) + "\n" for i in range(40))
 SPACE = """
 [scheduler]
 max_num_seqs = { low = 8, high = 512, log = true }
@@ -34,34 +31,15 @@ VLLM = ("t.jsonl", "--scheduler", "vllm", "--space", "space.toml")
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "t.jsonl").write_text(TRACE)
-    (tmp_path / "space.toml").write_text(SPACE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return tmp_path
+def folder(work_folder: Path, chat_trace: Callable[[int], str]) -> Path:
+    (work_folder / "t.jsonl").write_text(chat_trace(60))
+    (work_folder / "space.toml").write_text(SPACE)
+    return work_folder
 
 
 @pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> Inline:
-    """Runs are made in this process."""
-    engine = Inline()
-    monkeypatch.setattr(engines, "engine_of", lambda *_: engine)
-    return engine
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Call a command; returns the exit code, standard output, lines on standard error."""
-
-    def called(*arguments: str, command: str = "tune") -> tuple[int, str, list[str]]:
-        monkeypatch.setattr(sys, "argv", ["superinfer-sim", command, *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        read = capsys.readouterr()
-        return int(stopped.value.code or 0), read.out, read.err.splitlines()
-
-    return called
+def call(command_lines: Call) -> Call:
+    return partial(command_lines, "tune")
 
 
 def told(call: Call, *arguments: str) -> dict[str, Any]:
@@ -238,7 +216,8 @@ def test_trials_of_another_task_are_refused(call: Call, inline: Inline, folder: 
     ):
         code, _, err = call(*again, *other)
         assert code == 2 and difference in err[-1] and "name another file" in err[-1]
-    (folder / "t.jsonl").write_text(TRACE[: TRACE.rindex("{")])
+    trace = (folder / "t.jsonl").read_text()
+    (folder / "t.jsonl").write_text(trace[: trace.rindex("{")])
     code, _, err = call(*again)
     assert code == 2 and "files.t.jsonl: " in err[-1], "the trace is another one"
 

@@ -1,0 +1,67 @@
+"""Shared set-up of the tests of `superinfer-sim`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from inline_engine import Inline
+
+from sim.cli import main
+from superinfer.lab import engines
+
+Command = Callable[..., tuple[int, str, str]]
+CommandLines = Callable[..., tuple[int, str, list[str]]]
+
+
+@pytest.fixture
+def work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, from which schedulers may be imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+@pytest.fixture
+def chat_trace() -> Callable[[int], str]:
+    """A trace of 40 chat requests, one every so many ms."""
+    record = {"input_length": 2000, "output_length": 20, "class": "chat"}
+    return lambda every_ms: "".join(
+        json.dumps({"timestamp": every_ms * i, **record}) + "\n" for i in range(40)
+    )
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> Inline:
+    """Runs of a study are made in this process."""
+    engine = Inline()
+    monkeypatch.setattr(engines, "engine_of", lambda *_: engine)
+    return engine
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Call a command in this process: its exit code, standard output and standard error."""
+
+    def called(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["superinfer-sim", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        read = capsys.readouterr()
+        return int(stopped.value.code or 0), read.out, read.err
+
+    return called
+
+
+@pytest.fixture
+def command_lines(command: Command) -> CommandLines:
+    """The same with standard error as lines."""
+
+    def called(*arguments: str) -> tuple[int, str, list[str]]:
+        code, out, err = command(*arguments)
+        return code, out, err.splitlines()
+
+    return called

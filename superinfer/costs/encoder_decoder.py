@@ -12,9 +12,9 @@ and the MLP. So in a step
 * every decode, and the first token of every chunk, costs one row of the decoder's layers.
 
 Keys and values of a prompt token for the cross-attention have the bytes of those of an answer token
-(`ModelShape.cross_kv_bytes_per_token`), they are there from admission to end, and a decode reads
-both. So a request's cache of prompt and answer tokens is that of the decoder, but that both parts
-share one last block.
+(`ModelShape.kv_bytes_per_token`), they are there from admission to end, and a decode reads both.
+So a request's cache of prompt and answer tokens is that of the decoder, but that both parts share
+one last block.
 """
 
 from __future__ import annotations

@@ -52,11 +52,6 @@ class ModelShape:
     """How much the router prefers some experts (`superinfer.costs.experts`); 0: not at all."""
 
     @property
-    def decoder_layers(self) -> int:
-        """Layers that hold a growing KV cache."""
-        return self.layers
-
-    @property
     def parameters(self) -> int:
         """All weights of the model, biases left out."""
         return self.gpu_parameters(1)
@@ -94,10 +89,6 @@ class ModelShape:
     def kv_block_bytes(self, tp: int, block_tokens: int, bits: int) -> int:
         """Bytes of a block of K and V at a precision, its scales included, on one of `tp` GPUs."""
         return block_bytes(self.gpu_kv_heads(tp), self.head_dim, self.layers, block_tokens, bits)
-
-    def cross_kv_bytes_per_token(self, tp: int = 1) -> int:
-        """Bytes of cross-attention K and V per prompt token; 0 without an encoder."""
-        return self.kv_bytes_per_token(tp) if self.encoder_layers else 0
 
     def gpu_heads(self, tp: int) -> int:
         """Query heads on one of `tp` GPUs."""

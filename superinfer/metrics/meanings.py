@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from superinfer.metrics.statistics import STATISTICS
-
 SHARE, MS, TOKENS, REQUESTS, BYTES, COUNT = "0-1", "ms", "tokens", "requests", "bytes", "count"
 RATE, TOKEN_RATE, SECONDS = "requests/s", "tokens/s", "s"
 
@@ -153,8 +151,3 @@ BLOCKS: Mapping[str, str] = {
     "run": "all settings, seed, versions and the hash of the profile",
 }
 """Keys that hold no number of the run."""
-
-
-def latency_keys() -> list[str]:
-    """`mean_ttft_ms` and so on: every statistic of every latency."""
-    return [f"{each}_{name}_ms" for name in LATENCIES for each in STATISTICS]

@@ -2,17 +2,20 @@
 
 A request with a bound on a latency goes where the target that is in most danger has the largest
 share left. Predicted are the wait for the first token, from the prompts that come before it and the
-cost of a step beside the replica's batch, and the pace of the batch with the request in it.
+cost of a step beside the replica's batch, and the pace of the batch with the request in it. Where
+replicas cache prefixes, what one has of the prompt shortens that wait; the time that all others
+there are spared is added to the share, `prefix_weight` times.
 
 A request without one goes where it fits into memory and breaks no pace that a client was promised,
-and of those replicas to the least loaded; if there is none, to where the fewest requests are in a
-hurry.
+and of those replicas to the least loaded, less what is cached of its prompt; if there is none, to
+where the fewest requests are in a hurry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from superinfer.errors import ConfigError
 from superinfer.request import Request
@@ -28,6 +31,9 @@ class SloAwareRouter:
     overtaking: bool = True
     """Whether prompts with a bound on a latency are computed before those without, as `rotating`,
     `priority` and `edf` do; false for schedulers that go by arrival."""
+    prefix_weight: float = 1.0
+    """How much the prefill that a cached prefix saves at a replica counts, as a share of the
+    request's target, beside the smallest share left of the targets; 0: for its own wait alone."""
     pace_margin: float = 0.1
     """Share of a promised pace that batch work has to leave."""
     name: str = field(default="slo_aware", init=False)
@@ -37,6 +43,10 @@ class SloAwareRouter:
         """ConfigError for settings without a meaning."""
         if self.chunk_tokens < 1:
             raise ConfigError(f"router.chunk_tokens: expected at least 1, got {self.chunk_tokens}")
+        if not 0 <= self.prefix_weight < inf:
+            raise ConfigError(
+                f"router.prefix_weight: expected a number of at least 0, got {self.prefix_weight:g}"
+            )
         if not self.pace_margin < 1:
             raise ConfigError(f"router.pace_margin: expected below 1, got {self.pace_margin:g}")
 
@@ -53,7 +63,20 @@ class SloAwareRouter:
     # -- inside ---------------------------------------------------------------------------------
 
     def _rank_hurried(self, replica: ReplicaView, request: Request) -> tuple[float, int]:
-        return -self._slack(replica, request), replica.outstanding_tokens
+        rank = self._slack(replica, request) + self.prefix_weight * self._spared(replica, request)
+        return -rank, replica.outstanding_tokens
+
+    def _spared(self, replica: ReplicaView, request: Request) -> float:
+        """Prefill that a cached prefix saves at a replica, as a share of the target that a wait
+        for the first token counts against.
+        """
+        saved_s, slo = replica.saved_s(request, self.chunk_tokens), request.slo
+        if not saved_s:
+            return 0.0
+        target_s = slo.ttft_s if slo.ttft_s is not None else slo.e2el_s
+        if target_s is None:
+            target_s = (slo.tpot_s or 0.0) * replica.expected_answer_tokens(request)
+        return saved_s / target_s if target_s > 0 else saved_s
 
     def _slack(self, replica: ReplicaView, request: Request) -> float:
         """The smallest share of a target that is left; negative where it is predicted to fail."""
@@ -74,9 +97,10 @@ class SloAwareRouter:
         return min(shares)
 
     def _rank_patient(self, replica: ReplicaView, request: Request) -> tuple[float, int, int]:
+        load = replica.outstanding_tokens - replica.cached_tokens(request)
         if self._harmless(replica, request):
-            return 0, replica.outstanding_tokens, 0
-        return 1, replica.hurried_requests, replica.outstanding_tokens
+            return 0, load, 0
+        return 1, replica.hurried_requests, load
 
     def _harmless(self, replica: ReplicaView, request: Request) -> bool:
         """True if it fits beside what is there and waits, and every promised pace is kept."""

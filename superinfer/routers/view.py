@@ -1,8 +1,9 @@
 """What a router may know of a replica.
 
 Most of it a gateway knows by itself: what it sent, whose first token passed it, who ended. The rest
-is what an engine reports of its batch and its memory, as of its latest decision. Everything is kept
-up to date when a request comes, begins or ends, so a question costs the same at every batch size.
+is what an engine reports of its batch, its memory and its cached prefixes, as of its latest
+decision. Everything is kept up to date when a request comes, begins or ends, so a question costs
+the same at every batch size; one about a prompt's prefix grows with that prompt.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 from superinfer.costs.base import Chunk
 from superinfer.engine import Engine
+from superinfer.memory.prefix import request_keys
 from superinfer.request import SLO, Request
 from superinfer.schedulers.rotating.lengths import MEDIAN, LengthEstimator
 
@@ -20,6 +22,8 @@ class _Sent(NamedTuple):
     """A request under way."""
 
     prompt_tokens: int
+    new_tokens: int
+    """Of them, those that were not cached when it was sent."""
     answer_tokens: int
     """As expected when it was sent."""
     hurried: bool
@@ -44,6 +48,7 @@ class ReplicaView:
         "index",
         "outstanding_tokens",
         "patient_prompt_tokens",
+        "waiting_prompt_tokens",
     )
 
     def __init__(self, index: int, engine: Engine, lengths: LengthEstimator) -> None:
@@ -54,9 +59,11 @@ class ReplicaView:
         self.hurried_requests = 0
         """Requests under way that have a bound on a latency."""
         self.hurried_prompt_tokens = 0
-        """Prompt tokens of those that have no first token yet."""
+        """Prompt tokens of those that have no first token yet, without what was cached."""
         self.patient_prompt_tokens = 0
         """The same of the requests without such a bound."""
+        self.waiting_prompt_tokens = 0
+        """Prompt tokens of all requests without a first token, cached or not."""
         self._engine = engine
         self._lengths = lengths
         self._sent: dict[int, _Sent] = {}
@@ -69,11 +76,6 @@ class ReplicaView:
     def requests(self) -> int:
         """Requests under way."""
         return len(self._sent)
-
-    @property
-    def waiting_prompt_tokens(self) -> int:
-        """Prompt tokens of all requests without a first token."""
-        return self.hurried_prompt_tokens + self.patient_prompt_tokens
 
     def tightest_tpot_s(self) -> float | None:
         """The shortest TPOT target of a request under way; None where nobody has one."""
@@ -98,16 +100,28 @@ class ReplicaView:
         """Tokens for which there is room beside the requests that are on the device."""
         return self._engine.pool.available * self._engine.block_tokens
 
+    def cached_tokens(self, request: Request) -> int:
+        """Prompt tokens that need not be computed here: what is cached, but for the last token."""
+        engine = self._engine
+        if engine.prefix is None:
+            return 0
+        limit = (request.prompt_tokens - 1) // engine.block_tokens
+        blocks, _ = engine.prefix.match(request, request_keys(request), limit)
+        return blocks * engine.block_tokens
+
     # -- predictions ----------------------------------------------------------------------------
 
     def first_token_s(self, request: Request, tokens_ahead: int, chunk_tokens: int) -> float:
         """Seconds until a request has its first token if so many prompt tokens are computed before
-        its own, `chunk_tokens` a step beside the present batch.
+        its own, `chunk_tokens` a step beside the present batch; what is cached is not computed.
         """
-        batch, cost = self._engine.batch, self._engine.cost
-        chunk = [Chunk(chunk_tokens, 0)]
-        step_s = cost.step_s(chunk, batch.size, batch.context_tokens) + cost.host_s(batch.size + 1)
-        return step_s * max(1.0, (tokens_ahead + request.prompt_tokens) / chunk_tokens)
+        own = request.prompt_tokens - self.cached_tokens(request)
+        return self._chunk_s(chunk_tokens) * max(1.0, (tokens_ahead + own) / chunk_tokens)
+
+    def saved_s(self, request: Request, chunk_tokens: int) -> float:
+        """Seconds of prefill, for all who are here, that what is cached of its prompt saves."""
+        cached = self.cached_tokens(request)
+        return self._chunk_s(chunk_tokens) * cached / chunk_tokens if cached else 0.0
 
     def decode_step_s(self, request: Request) -> float:
         """Seconds of a step of the present batch with this request in it."""
@@ -120,12 +134,15 @@ class ReplicaView:
     def sent(self, request: Request) -> None:
         """The replica takes a request."""
         sent = _Sent(
-            request.prompt_tokens, self.expected_answer_tokens(request), hurried(request.slo)
+            request.prompt_tokens,
+            request.prompt_tokens - self.cached_tokens(request),
+            self.expected_answer_tokens(request),
+            hurried(request.slo),
         )
         self._sent[request.index] = sent
         self._waiting.add(request.index)
         self.outstanding_tokens += sent.prompt_tokens + sent.answer_tokens
-        self._count_waiting(sent, sent.prompt_tokens)
+        self._count_waiting(sent, 1)
         if sent.hurried:
             self.hurried_requests += 1
         if request.slo.tpot_s is not None:
@@ -137,7 +154,7 @@ class ReplicaView:
             self._waiting.discard(request.index)
             sent = self._sent[request.index]
             self.outstanding_tokens -= sent.prompt_tokens
-            self._count_waiting(sent, -sent.prompt_tokens)
+            self._count_waiting(sent, -1)
 
     def ended(self, request: Request, output_tokens: int) -> None:
         """It ended, in whatever state."""
@@ -151,8 +168,15 @@ class ReplicaView:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _count_waiting(self, sent: _Sent, tokens: int) -> None:
+    def _chunk_s(self, chunk_tokens: int) -> float:
+        """Seconds of a step with a chunk of a prompt beside the present batch."""
+        batch, cost = self._engine.batch, self._engine.cost
+        chunk = [Chunk(chunk_tokens, 0)]
+        return cost.step_s(chunk, batch.size, batch.context_tokens) + cost.host_s(batch.size + 1)
+
+    def _count_waiting(self, sent: _Sent, sign: int) -> None:
+        self.waiting_prompt_tokens += sign * sent.prompt_tokens
         if sent.hurried:
-            self.hurried_prompt_tokens += tokens
+            self.hurried_prompt_tokens += sign * sent.new_tokens
         else:
-            self.patient_prompt_tokens += tokens
+            self.patient_prompt_tokens += sign * sent.new_tokens

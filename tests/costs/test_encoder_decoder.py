@@ -67,10 +67,6 @@ def test_decodes_pay_nothing_for_the_encoder() -> None:
     assert one < other < 1.25 * one
 
 
-def test_a_prompt_token_and_an_answer_token_take_the_same_memory() -> None:
-    assert SHAPE.cross_kv_bytes_per_token(1) == COST.kv_bytes_per_token
-
-
 def test_three_all_reduces_per_decoder_layer() -> None:
     two = EncoderDecoderCost(SHAPE, DEVICE, 2)
     without = two._rows_s(4) - LAYERS * 3 * two._all_reduce_s(4)

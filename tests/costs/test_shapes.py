@@ -56,8 +56,7 @@ def test_parameters_are_the_published_ones(name: str, parameters: float) -> None
 def test_kv_bytes_per_token() -> None:
     shape = load_shape("llama-3.1-8b")
     assert [shape.kv_bytes_per_token(tp) for tp in (1, 2, 8, 16)] == [131072, 65536, 16384, 16384]
-    assert load_shape("t5-base").cross_kv_bytes_per_token(1) == 2 * 12 * 12 * 64 * 2
-    assert shape.cross_kv_bytes_per_token(1) == 0
+    assert load_shape("t5-base").kv_bytes_per_token(1) == 2 * 12 * 12 * 64 * 2
 
 
 def test_weights_divide_by_tensor_parallelism() -> None:

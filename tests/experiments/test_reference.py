@@ -17,7 +17,8 @@ from sim.run import run_simulation
 from sim.workload import load_workload
 from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config
-from superinfer.metrics.meanings import BLOCKS, GROUP, REPLICA, RUN, latency_keys
+from superinfer.metrics.meanings import BLOCKS, GROUP, LATENCIES, REPLICA, RUN
+from superinfer.metrics.statistics import STATISTICS
 from superinfer.metrics.summary import REPLICA_KEYS, summarise
 from superinfer.slo_classes import class_from_table
 
@@ -33,7 +34,7 @@ def test_pages_are_what_the_program_says() -> None:
 def test_every_metric_is_explained_and_every_explained_one_exists(replicas: int) -> None:
     config = load_config(None, [f"run.replicas={replicas}", "run.limit=6"], trace=str(SAMPLE))
     summary = summarise(run_simulation(config, load_workload(config)).record)
-    group = {*GROUP, *latency_keys()}
+    group = {*GROUP, *(f"{each}_{name}_ms" for name in LATENCIES for each in STATISTICS)}
     absent = set() if replicas > 1 else {"replicas"}
     assert set(summary) == (group | set(RUN) | set(BLOCKS)) - absent
     assert all(set(each) == group for each in list(summary["classes"].values())[1:])

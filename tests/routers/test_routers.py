@@ -35,13 +35,26 @@ class RoundCost:
         return 0.0
 
 
-def replica(index: int, decodes: int = 0, free_blocks: int = 1000) -> ReplicaView:
-    """A replica with so many decodes and so much room."""
+class Cached:
+    """A prefix index that has so many blocks of every prompt."""
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
+
+    def match(self, request: Request, keys: object, limit_blocks: int) -> tuple[int, int]:
+        return min(self.blocks, limit_blocks), 0
+
+
+def replica(
+    index: int, decodes: int = 0, free_blocks: int = 1000, cached_blocks: int | None = None
+) -> ReplicaView:
+    """A replica with so many decodes and so much room; None: without prefix caching."""
     engine = SimpleNamespace(
         batch=SimpleNamespace(size=decodes, context_tokens=100 * decodes),
         pool=SimpleNamespace(available=free_blocks),
         block_tokens=BLOCK_TOKENS,
         cost=RoundCost(),
+        prefix=None if cached_blocks is None else Cached(cached_blocks),
     )
     return ReplicaView(index, cast(Engine, engine), NoLengths())
 
@@ -200,6 +213,65 @@ def test_an_end_to_end_target_counts_the_whole_answer() -> None:
     assert router.route(request(0, 500, SLO(e2el_s=2.0)), 0.0) == 1
 
 
+def test_a_view_knows_what_is_cached_of_a_prompt() -> None:
+    view = replica(0, cached_blocks=62)
+    assert [view.cached_tokens(request(0, tokens)) for tokens in (1000, 992, 5000)] == [
+        992,
+        976,  # one token at least is computed
+        992,
+    ]
+    assert replica(0).cached_tokens(request(0, 1000)) == 0
+    chat = request(0, 1000, CHAT)
+    sent(view, chat)
+    assert (view.hurried_prompt_tokens, view.waiting_prompt_tokens) == (8, 1000)
+    view.began(chat)
+    assert (view.hurried_prompt_tokens, view.waiting_prompt_tokens) == (0, 0)
+    # A step of 512 tokens beside no decode takes 61.2 ms, and 8 tokens are not a whole one.
+    assert view.first_token_s(chat, 0, 512) == pytest.approx(0.0612)
+    assert view.saved_s(chat, 512) == pytest.approx(0.0612 * 992 / 512)
+    assert replica(0).saved_s(chat, 512) == 0
+
+
+def test_a_prefix_shortens_the_wait_for_the_first_token() -> None:
+    # 5,000 tokens at 512 in 81.2 ms are 0.79 s of 1 s; with 4,992 of them cached 0.09 s.
+    views = replica(0, decodes=20), replica(1, decodes=24, cached_blocks=312)
+    for weight in (0.0, 1.0):
+        router = bound(SloAwareRouter(prefix_weight=weight), *views)
+        assert router.route(request(0, 5000, CHAT), 0.0) == 1
+
+
+@pytest.mark.parametrize(
+    ("decodes", "weight", "chosen"),
+    [
+        # Paces leave 0.69 at replica 0 and 0.65 at replica 1, where 165 ms of 1 s are spared.
+        (24, 1.0, 1),
+        (24, 0.0, 0),
+        # With 60 decodes the pace leaves 0.29, and 235 ms do not make up for it.
+        (60, 1.0, 0),
+        (60, 3.0, 1),
+    ],
+)
+def test_what_a_prefix_spares_others_is_weighed_against_the_load(
+    decodes: int, weight: float, chosen: int
+) -> None:
+    views = replica(0, decodes=20), replica(1, decodes=decodes, cached_blocks=62)
+    router = bound(SloAwareRouter(prefix_weight=weight), *views)
+    assert router.route(request(0, 1000, CHAT), 0.0) == chosen
+
+
+@pytest.mark.parametrize("slo", [SLO(tpot_s=0.1), SLO(e2el_s=20.0)])
+def test_a_prefix_counts_under_every_target(slo: SLO) -> None:
+    views = replica(0, decodes=20), replica(1, decodes=20, cached_blocks=62)
+    assert bound(SloAwareRouter(), *views).route(request(0, 1000, slo), 0.0) == 1
+
+
+def test_batch_work_takes_what_is_cached_off_the_load() -> None:
+    other = sent(replica(1), request(8, 700))
+    for blocks, chosen in ((None, 1), (62, 0)):
+        holder = sent(replica(0, cached_blocks=blocks), request(9, 1500))
+        assert bound(SloAwareRouter(), holder, other).route(request(0, 1000), 0.0) == chosen
+
+
 def test_batch_work_goes_where_it_breaks_no_pace() -> None:
     # With 85 decodes one more makes 96 ms: above 90, which is the pace of chat less its margin.
     full = sent(replica(0, decodes=85), request(8, 10, CHAT))
@@ -251,6 +323,11 @@ def test_every_router_is_built_by_its_name(name: str) -> None:
             "max_prefixes: expected at least 1, got 0",
         ),
         (SloAwareRouter, {"chunk_tokens": 0}, "router.chunk_tokens: expected at least 1, got 0"),
+        (
+            SloAwareRouter,
+            {"prefix_weight": -1.0},
+            "router.prefix_weight: expected a number of at least 0, got -1",
+        ),
         (SloAwareRouter, {"pace_margin": 1.0}, "router.pace_margin: expected below 1, got 1"),
     ],
 )

@@ -23,8 +23,6 @@ Tick = Callable[[list[int]], None]
 class Died:
     """In place of an answer: the process of the task died each time."""
 
-    attempts: int = ATTEMPTS
-
 
 def no_tick(running: list[int]) -> None:
     """A tick that nobody hears."""

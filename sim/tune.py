@@ -8,8 +8,8 @@ stopped or killed goes on where it was, runs nothing twice, and tries what it wo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,20 @@ from sim.known_metrics import few_summary
 from sim.run import build_engine
 from sim.study_folder import check_kept, kept, stdin_file
 from sim.tune_page import front_table, trial_toml, tune_json
+from sim.tune_search import ConfigAt, Search
 from sim.workload import kept_stdin
-from superinfer.errors import ConfigError, SuperInferError
+from superinfer.errors import ConfigError
 from superinfer.lab.axes import Value
 from superinfer.lab.config import Config
 from superinfer.lab.content import Keys, content_hash, named_files
 from superinfer.lab.differences import check_metric
 from superinfer.lab.engines.base import StudyEngine
-from superinfer.lab.numbers import mean_number
-from superinfer.lab.progress import Report, showing_progress
+from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import Run
 from superinfer.lab.space import Space, check_space, derived_space, read_space
-from superinfer.lab.study import Study, run_study
+from superinfer.lab.study import Study
 from superinfer.lab.trust import assumed_warning, range_warning
-from superinfer.lab.tuning import Task, Trial, Tuning, opened, require_optuna
+from superinfer.lab.tuning import Task, Trial, opened, require_optuna
 from superinfer.outputs import check_writable, replacing
 from traces.cli import print_out, print_table
 from traces.workload import Workload
@@ -47,9 +47,6 @@ ALIASES = {
 }
 USUAL = ("slo_attainment", "output_throughput", "p99_ttft_ms")
 _STDIN = "stdin"
-
-ConfigAt = Callable[[Mapping[str, Value]], Config]
-"""The configuration with some settings, by their key, laid over it."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -71,88 +68,6 @@ class TuneWish:
     plots: bool = True
 
 
-@dataclass(slots=True)
-class Search:
-    """A tuning under way."""
-
-    config_at: ConfigAt
-    wish: TuneWish
-    task: Task
-    study: Study
-    base: list[Run] = field(default_factory=list)
-    """Runs of the configuration as it is."""
-
-    def values(self, runs: Sequence[Run]) -> tuple[float, ...]:
-        """The objectives, as means over the seeds; ConfigError for one that a run has not."""
-        summaries = [run.summary for run in runs]
-        found = {key: mean_number(summaries, key) for key in self.task.objectives}
-        for key, value in found.items():
-            if value is None:
-                raise ConfigError(f"no {key}")
-        return tuple(value for value in found.values() if value is not None)
-
-    def run(self, tuning: Tuning, report: Report) -> None:
-        """The configuration as it is, then batch after batch until all trials have ended."""
-        self._run_base(report)
-        while (begun := len(tuning.trials())) < self.wish.trials:
-            batch = tuning.propose(self.wish.trials)
-            before = (begun + 1) * self.wish.seeds
-            for params, (values, reason) in zip(
-                batch, self._results(begun, batch, self._counted(report, before)), strict=True
-            ):
-                tuning.add(params, values, reason)
-
-    # -- inside ---------------------------------------------------------------------------------
-
-    def _run_base(self, report: Report) -> None:
-        study = replace(self.study, arms={"as it is": self.config_at({})})
-        result = run_study(study, self._counted(report, 0))
-        for failure in result.failures:
-            raise SuperInferError(str(failure))
-        self.base = result.runs("as it is")
-        try:
-            self.values(self.base)
-        except ConfigError as error:
-            raise SuperInferError(f"the configuration as it is has {error}") from None
-
-    def _counted(self, report: Report, before: int) -> Report:
-        """A report that counts the runs of all batches."""
-        total = (self.wish.trials + 1) * self.wish.seeds
-        return lambda done, _, running: report(before + done, total, running)
-
-    def _results(
-        self, begun: int, batch: Sequence[Mapping[str, Value]], report: Report
-    ) -> list[tuple[tuple[float, ...] | None, str]]:
-        """Values of each trial of a batch, or None and why; SuperInferError for a run that failed
-        through no fault of its settings, of which the database is to know nothing.
-        """
-        arms: dict[str, Config] = {}
-        reasons: dict[str, str] = {}
-        names = [f"trial {begun + at}" for at in range(len(batch))]
-        for name, params in zip(names, batch, strict=True):
-            try:
-                arms[name] = self.config_at(params)
-                build_engine(arms[name])
-            except ConfigError as error:  # settings that do not fit together
-                arms.pop(name, None)
-                reasons[name] = str(error)
-        result = run_study(replace(self.study, arms=arms), report)
-        for failure in result.failures:
-            if failure.passing:
-                raise SuperInferError(f"{failure}; the same command goes on from there")
-            reasons[failure.run.arm] = failure.reason
-        return [
-            (None, reasons[name]) if name in reasons else self._measured(result.runs(name))
-            for name in names
-        ]
-
-    def _measured(self, runs: Sequence[Run]) -> tuple[tuple[float, ...] | None, str]:
-        try:
-            return self.values(runs), ""
-        except ConfigError as error:
-            return None, str(error)
-
-
 def tune_command(config_at: ConfigAt, wish: TuneWish) -> int:
     """Try settings, write and show the front of the best; returns the exit code."""
     require_optuna()
@@ -166,12 +81,12 @@ def tune_command(config_at: ConfigAt, wish: TuneWish) -> int:
     base = {key: _value_of(config, key) for key in space}
     identity = _identity(config, study, wish)
     task = Task(objectives, space, base, wish.search_seed, wish.batch, identity)
-    search = Search(config_at, wish, task, study)
+    search = Search(config_at, wish.trials, wish.seeds, task, study)
     with kept(root), opened(wish.storage or root / STORAGE, task) as tuning:
         with wish.engine.session(), showing_progress() as report:
             search.run(tuning, report)
         trials = tuning.trials()
-    _conclude(search, trials, root)
+    _conclude(search, trials, root, wish)
     return 0 if any(trial.values is not None for trial in trials) else 1
 
 
@@ -260,7 +175,7 @@ def _value_of(config: Config, key: str) -> Any:
 # -- the outcome ----------------------------------------------------------------------------------
 
 
-def _conclude(search: Search, trials: Sequence[Trial], root: Path) -> None:
+def _conclude(search: Search, trials: Sequence[Trial], root: Path, wish: TuneWish) -> None:
     """Write and show what was found; it is shown even if it cannot be written."""
     task, base = search.task, search.values(search.base)
     front = task.front(trials)
@@ -269,13 +184,13 @@ def _conclude(search: Search, trials: Sequence[Trial], root: Path) -> None:
         with replacing(root / TUNE) as staged:
             staged.write_text(text + "\n", encoding="ascii")
         _write_configs(search, front, root)
-        if search.wish.plots:
+        if wish.plots:
             from superinfer.lab.pareto_plot import write_pareto_plot
 
             write_pareto_plot(task, trials, front, base, root)
         say(f"tuning in {root}")
     finally:
-        if search.wish.as_json:
+        if wish.as_json:
             print_out(text)
         else:
             print_table(front_table(task, trials, front, base))

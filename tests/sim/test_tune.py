@@ -76,11 +76,13 @@ def test_a_tuning_and_its_front(call: Call, inline: Inline, folder: Path) -> Non
     assert best == (folder / f"t/front/trial-{found['front'][0]}.toml").read_text()
 
 
-def test_a_file_of_the_front_gives_what_it_says(call: Call, inline: Inline, folder: Path) -> None:
+def test_a_file_of_the_front_gives_what_it_says(
+    call: Call, command_lines: Call, inline: Inline
+) -> None:
     found = told(call, *VLLM, "--trials", "4", "-o", "t")
     number = found["front"][-1]
     arguments = ("--config", f"t/front/trial-{number}.toml", "--json", "--no-plots", "--out", "r")
-    code, out, _ = call(*arguments, command="run")
+    code, out, _ = command_lines("run", *arguments)
     assert code == 0
     summary = json.loads(out)
     for key, value in found["trials"][number]["values"].items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from superinfer.errors import InputError
@@ -44,6 +44,19 @@ def at_least(least: int) -> Callable[[str], int]:
         return value
 
     return number
+
+
+def some_of(names: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    """The type of an option that is a list of names with commas, in the order of `names`."""
+
+    def chosen(text: str) -> tuple[str, ...]:
+        wanted = text.split(",")
+        if unknown := [name for name in wanted if name not in names]:
+            expected = f"expected some of {', '.join(names)}, got {unknown[0]!r}"
+            raise argparse.ArgumentTypeError(expected)
+        return tuple(name for name in names if name in wanted)
+
+    return chosen
 
 
 def folder(text: str) -> Path:

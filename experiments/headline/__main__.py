@@ -19,7 +19,7 @@ from experiments.headline.study import compare
 from experiments.headline.table import page
 from experiments.headline.tune import CACHE, tuned_of
 from experiments.headline.workloads import WORKLOADS
-from experiments.options import study_options
+from experiments.options import some_of, study_options
 from experiments.reading import earlier_parts, exit_code_of
 from experiments.record import SIMULATED, made_by, write_result
 from experiments.scenarios.bench import Bench, say
@@ -71,7 +71,7 @@ def _options() -> argparse.Namespace:
     parser = study_options("headline", "The article's table, by simulation.", RESULTS, 0)
     parser.set_defaults(only=tuple(WORKLOADS))
     parser.add_argument("--full", action="store_true", help="more seeds and more loads")
-    parser.add_argument("--only", type=_parts, help=f"of {','.join(WORKLOADS)}")
+    parser.add_argument("--only", type=some_of(WORKLOADS), help=f"of {','.join(WORKLOADS)}")
     parser.add_argument(
         "--ours",
         action="append",
@@ -89,14 +89,6 @@ def _options() -> argparse.Namespace:
     except ConfigError as error:
         parser.error(f"--ours: {error}")
     return options
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    wanted = text.split(",")
-    if unknown := [name for name in wanted if name not in WORKLOADS]:
-        expected = f"expected some of {', '.join(WORKLOADS)}, got {unknown[0]!r}"
-        raise argparse.ArgumentTypeError(expected)
-    return tuple(name for name in WORKLOADS if name in wanted)
 
 
 def _with_seeds(extent: Extent, seeds: int) -> Extent:

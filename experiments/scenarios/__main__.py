@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.options import study_options
+from experiments.options import some_of, study_options
 from experiments.reading import earlier_parts, exit_code_of
 from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
 from experiments.scenarios.bench import CACHE, Bench, say
@@ -54,16 +54,8 @@ def _options() -> argparse.Namespace:
     parser = study_options("scenarios", about, RESULTS, 5)
     parser.set_defaults(out=None)  # without --full it is another one
     parser.add_argument("--full", action="store_true", help="all seeds and points: half an hour")
-    parser.add_argument("--only", type=_parts, default=PARTS, help=f"of {','.join(PARTS)}")
+    parser.add_argument("--only", type=some_of(PARTS), default=PARTS, help=f"of {','.join(PARTS)}")
     return parser.parse_args()
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    wanted = text.split(",")
-    if unknown := [name for name in wanted if name not in PARTS]:
-        expected = f"expected some of {', '.join(PARTS)}, got {unknown[0]!r}"
-        raise argparse.ArgumentTypeError(expected)
-    return tuple(name for name in PARTS if name in wanted)
 
 
 def _runner(name: str) -> Callable[[Bench, Extent], Part]:

@@ -5,7 +5,6 @@ Exit codes: 0 ok, 1 run failed, 2 usage or bad input, 130 interrupted.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import sys
@@ -17,6 +16,7 @@ import typer
 
 from executor.timers import CLOCK_HELP
 from superinfer.errors import SuperInferError
+from superinfer.lab.complaints import close_stdout, complain, complain_of_usage
 from superinfer.lab.options import (
     AsJson,
     Classes,
@@ -214,45 +214,21 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     except SuperInferError as error:
-        code = _complain(str(error), error.exit_code)
+        code = complain(str(error), error.exit_code)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("torch", "triton", "safetensors"):
             raise
-        code = _complain(f"{error.name} is missing: pip install 'superinfer[exec]'", 2)
+        code = complain(f"{error.name} is missing: pip install 'superinfer[exec]'", 2)
     except BrokenPipeError:
         code = 1
-        _close_stdout()
+        close_stdout()
     except (OSError, MemoryError) as error:
-        code = _complain(str(error) or "out of memory", 1)
+        code = complain(str(error) or "out of memory", 1)
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        code = _complain_of_usage(error)
+        code = complain_of_usage(error, "superinfer-exec")
     sys.exit(code)
-
-
-# -- inside ---------------------------------------------------------------------------------------
-
-
-def _complain(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return code
-
-
-def _complain_of_usage(error: Exception) -> int:
-    """What Typer found wrong with the command line; without arguments it gives the help text."""
-    message = error.format_message()  # type: ignore[attr-defined]
-    if "\n" in message:
-        print(message, file=sys.stderr)
-        return 2
-    command = getattr(getattr(error, "ctx", None), "command_path", "superinfer-exec")
-    return _complain(f"{message.rstrip('.')} (see {command} --help)", 2)
-
-
-def _close_stdout() -> None:
-    """Keep Python from trying to write the rest once more when it exits."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

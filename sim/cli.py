@@ -6,7 +6,6 @@ Exit codes: 0 ok, 1 run failed, 2 usage or bad input, 3 a `--require` gate faile
 from __future__ import annotations
 
 import atexit
-import contextlib
 import gc
 import io
 import os
@@ -35,6 +34,7 @@ from sim.sensitivity_cli import sensitivity
 from sim.sweep_cli import sweep
 from sim.tune_cli import tune
 from superinfer.errors import SuperInferError
+from superinfer.lab.complaints import close_stdout, complain, complain_of_usage
 from superinfer.lab.options import AsJson, NoPlots, Scheduler
 from traces.cli import app as traces_app
 
@@ -155,14 +155,14 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except SuperInferError as error:
-        code = _complain(str(error), error.exit_code)
+        code = complain(str(error), error.exit_code)
     except (OSError, MemoryError) as error:
-        code = _complain(_reason(error), 1)
-        _close_stdout()
+        code = complain(_reason(error), 1)
+        close_stdout()
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        code = _complain_of_usage(error)
+        code = complain_of_usage(error, "superinfer-sim")
     if code == INTERRUPTED:
         print("interrupted", file=sys.stderr)
     sys.exit(code)
@@ -185,31 +185,10 @@ def _import_from(folder: str) -> None:
         sys.path.append(folder)
 
 
-def _complain(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return code
-
-
-def _complain_of_usage(error: Exception) -> int:
-    """What Typer found wrong with the command line; without arguments it gives the help text."""
-    message = error.format_message()  # type: ignore[attr-defined]
-    if "\n" in message:
-        print(message, file=sys.stderr)
-        return 2
-    command = getattr(getattr(error, "ctx", None), "command_path", "superinfer-sim")
-    return _complain(f"{message.rstrip('.')} (see {command} --help)", 2)
-
-
 def _reason(error: Exception) -> str:
     if not isinstance(error, OSError):
         return "out of memory"
     return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
-
-
-def _close_stdout() -> None:
-    """Keep Python from trying to write the rest once more when it exits."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

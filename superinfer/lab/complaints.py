@@ -1,0 +1,29 @@
+"""What a command line says of a mistake: one line on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+
+def complain(message: str, code: int) -> int:
+    """Print the message as one line; returns the exit code."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def complain_of_usage(error: Exception, program: str) -> int:
+    """What Typer found wrong with the command line; without arguments it gives the help text."""
+    message = error.format_message()  # type: ignore[attr-defined]
+    if "\n" in message:
+        print(message, file=sys.stderr)
+        return 2
+    command = getattr(getattr(error, "ctx", None), "command_path", program)
+    return complain(f"{message.rstrip('.')} (see {command} --help)", 2)
+
+
+def close_stdout() -> None:
+    """Keep Python from trying to write the rest once more when it exits."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

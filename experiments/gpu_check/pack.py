@@ -1,0 +1,88 @@
+"""`python -m experiments.gpu_check.pack`: what the checks need on a machine without a network.
+
+It makes a folder `.gpu` (which git ignores) with wheels of the packages that images for PyTorch
+usually lack, and the beginning of a real trace. `experiments/gpu_check/offline.sh` installs the one
+and runs the checks on the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("msgspec", "simpy", "tomli-w")
+"""Of the dependencies in `pyproject.toml`; `--packages` names others."""
+PEERS = ("flashinfer-python==0.6.13", "apache-tvm-ffi")
+"""FlashInfer, which compiles with the machine's own nvcc."""
+PLATFORMS = tuple(f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17, 12, 5))
+LINES = 401
+"""Of the trace, the first one names its columns."""
+TRACE = "traces/azure2023/AzureLLMInferenceTrace_conv.csv"
+"""Below `SUPERINFER_DATA`: an hour of conversations at Azure in 2023 (CC-BY-4.0)."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make the folder; 0, or the exit code of pip."""
+    options = _parser().parse_args(arguments)
+    wheels = options.out / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    wheels.mkdir(parents=True)
+    wanted = [*pinned(options.packages.split(",")), *(PEERS if options.peers else ())]
+    command = download(wanted, wheels, options.python)
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        return code
+    print(f"{wheels}: {', '.join(sorted(path.name for path in wheels.iterdir()))}")
+    copied = cut(options.trace, options.out / "trace.csv")
+    print(f"{options.out / 'trace.csv'}: {copied}")
+    print("on the device, beside this folder: experiments/gpu_check/offline.sh --call a --out DIR")
+    return 0
+
+
+def pinned(names: list[str]) -> list[str]:
+    """Names with the versions of `constraints.txt`."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    versions = {re.split("==", line)[0].lower(): line for line in lines if "==" in line}
+    return [versions.get(name.lower(), name) for name in names]
+
+
+def download(wanted: list[str], folder: Path, python: str) -> list[str]:
+    """The command that fetches wheels for that Python on x86-64 Linux; nothing that they need."""
+    platforms = [part for name in PLATFORMS for part in ("--platform", name)]
+    return [
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
+        *("--no-deps", "--only-binary=:all:", "--python-version", python),
+        *("--implementation", "cp", *platforms, "--dest", str(folder), *wanted),
+    ]
+
+
+def cut(source: Path, target: Path) -> str:
+    """Write the first lines of a trace; says what was done, or that there is none."""
+    if not source.is_file():
+        target.unlink(missing_ok=True)
+        return f"not made, {source} is not there (--trace names another)"
+    with source.open(encoding="utf-8") as lines:
+        kept = [line for _, line in zip(range(LINES), lines, strict=False)]
+    target.write_text("".join(kept), encoding="utf-8")
+    return f"the first {len(kept)} lines of {source}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="experiments.gpu_check.pack", description=__doc__)
+    data = Path(os.environ.get("SUPERINFER_DATA", ROOT.parent / "shared" / "data"))
+    parser.add_argument("--out", type=Path, default=ROOT / ".gpu", help="the folder")
+    parser.add_argument("--python", default="3.12", help="version on the device")
+    parser.add_argument("--packages", default=",".join(PACKAGES), help="what is missing there")
+    parser.add_argument("--peers", action="store_true", help="FlashInfer, too")
+    parser.add_argument("--trace", type=Path, default=data / TRACE, help="a trace of Azure's form")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

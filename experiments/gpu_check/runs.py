@@ -85,6 +85,7 @@ def _command(command: list[str], out: Path, err: Path, parent: int) -> None:
     for path, number in ((out, 1), (err, 2)):
         written = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(written, number)
+    sys.stdout, sys.stderr = (os.fdopen(n, "w", closefd=False) for n in (1, 2))
     sys.argv = ["superinfer-exec", *command]
     cli.main()
 

@@ -16,7 +16,10 @@ from experiments.gpu_check.floors import tiny_config
 from superinfer.costs.profile import load_profile
 from superinfer.errors import InputError
 
-HERE = Path(__file__).parent
+HERE = Path("experiments/gpu_check")
+"""Where specifications are, from the root of the checkout: what ran on one machine is simulated
+again on others.
+"""
 H200_BYTES_PER_S = 4.24e12
 """A large copy there, bytes read and written; rates are chosen for it."""
 PRESSURE = "pressure"
@@ -51,8 +54,8 @@ class Scene:
 
 
 SCENES: dict[str, Scene] = {
-    "m": Scene(str(HERE / "scenario-m.toml"), 1000, arms=("vllm", "ours", "rotating")),
-    "c": Scene(str(HERE / "scenario-c.toml"), 8000),
+    "m": Scene(f"{HERE}/scenario-m.toml", 1000, arms=("vllm", "ours", "rotating")),
+    "c": Scene(f"{HERE}/scenario-c.toml", 8000),
     "real": Scene(
         "",
         1000,

@@ -6,7 +6,8 @@ device. Two things are compared with a run under memory pressure:
 * the same plans with a device on which nothing happens beside anything else: every action is waited
   for. Batches are the same, so tokens have to be, bit for bit; what a race changes shows.
 * the same requests with memory for all of them, in float32, where no other order of additions
-  decides a token. Nothing moves there, so whatever a swap or a resumption does wrong shows.
+  decides a token. Nothing moves there, so whatever a swap or a resumption does wrong shows. Both
+  use torch's operations: Triton's tiles are made for types of 16 bits.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from unittest.mock import patch
 
 import torch
 
-import executor.session as sessions
+from executor import models
+from executor import session as sessions
 from executor.arrivals import Arrivals
 from executor.clock import GivenTimes
+from executor.kernels.reference import TorchOps
 from executor.kv.streams import Lane, Mark, Streams, streams_for
 from executor.kv.swap import Mover
 from executor.session import ModelOptions, Session, open_session
@@ -48,7 +51,7 @@ EIGHT_LAYERS = {
 """Of Llama-3.1-8B: blocks of 1 MiB."""
 THREE_LAYERS = {"head_dim": 128, "num_attention_heads": 8, "num_key_value_heads": 2}
 """In float32; with the heads for which kernels have tiles."""
-SPEC = str(HERE / "scenario-m.toml")
+SPEC = f"{HERE}/scenario-m.toml"
 LOAD = ("workload.clients.batch.rate_per_s=0.5", "workload.clients.chat.rate_per_s=8")
 POLICIES: dict[str, tuple[str, ...]] = {
     "rotating": ("run.scheduler=rotating",),
@@ -116,6 +119,16 @@ def one_after_the_other() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def torch_operations() -> Iterator[None]:
+    """Sessions that are opened meanwhile compute with torch's operations, on whatever device."""
+    with (
+        patch.object(sessions, "ops_for", lambda device: TorchOps()),
+        patch.object(models, "ops_for", lambda device: TorchOps()),
+    ):
+        yield
+
+
 def beside(context: Context, policy: str) -> Result:
     """Copies beside steps, against the same plans with copies that everything waits for."""
     model = tiny_config(context) if context.tiny else few_layers(context, "layers", EIGHT_LAYERS)
@@ -131,8 +144,9 @@ def roomy(context: Context, policy: str) -> Result:
     """Memory for a few requests, against memory for all of them; in float32."""
     source = tiny_config(context) if context.tiny else few_layers(context, "small", THREE_LAYERS)
     options = ModelOptions(dtype="float32", random_weights=True, graphs=False)
-    found = play(config_of(context, source, policy), options)
-    wanted = play(config_of(context, source, policy, kv_blocks=4000), options)
+    with torch_operations():
+        found = play(config_of(context, source, policy), options)
+        wanted = play(config_of(context, source, policy, kv_blocks=4000), options)
     if wanted.moved["preemptions"]:
         return {"ok": False, "error": f"not enough memory for all: {wanted.moved}"}
     return compared(found, wanted)

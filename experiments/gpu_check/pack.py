@@ -1,8 +1,8 @@
 """`python -m experiments.gpu_check.pack`: what the checks need on a machine without a network.
 
 It makes a folder `.gpu` (which git ignores) with wheels of the packages that images for PyTorch
-usually lack, and the beginning of a real trace. `experiments/gpu_check/offline.sh` installs the one
-and runs the checks on the other.
+usually lack, the beginning of a real trace, and with `--peers` others' attention to compare with.
+`experiments/gpu_check/offline.sh` installs the wheels and runs the checks.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from experiments.gpu_check.peer_files import vllm_attention
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("msgspec", "simpy", "tomli-w")
 """Of the dependencies in `pyproject.toml`; `--packages` names others."""
-PEERS = ("flashinfer-python==0.6.13", "apache-tvm-ffi")
-"""FlashInfer, which compiles with the machine's own nvcc."""
+FLASHINFER = ("flashinfer-python==0.6.13", "apache-tvm-ffi")
+"""It compiles at its first call, with the machine's own nvcc, for a minute or two."""
+PEERS = ("vllm", "flashinfer")
 PLATFORMS = tuple(f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17, 12, 5))
 LINES = 401
 """Of the trace, the first one names its columns."""
@@ -30,12 +33,16 @@ TRACE = "traces/azure2023/AzureLLMInferenceTrace_conv.csv"
 def main(arguments: list[str] | None = None) -> int:
     """Make the folder; 0, or the exit code of pip."""
     options = _parser().parse_args(arguments)
-    wheels = options.out / "wheels"
-    shutil.rmtree(wheels, ignore_errors=True)
+    wheels, peers = options.out / "wheels", options.out / "peers"
+    for folder in (wheels, peers):
+        shutil.rmtree(folder, ignore_errors=True)
     wheels.mkdir(parents=True)
-    wanted = [*pinned(options.packages.split(",")), *(PEERS if options.peers else ())]
-    command = download(wanted, wheels, options.python)
-    code = subprocess.run(command, check=False).returncode
+    wanted = pinned(options.packages.split(","))
+    wanted += FLASHINFER if "flashinfer" in options.peers else ()
+    pip = download(options.python)
+    code = subprocess.run([*pip, "--dest", str(wheels), *wanted], check=False).returncode
+    if not code and "vllm" in options.peers:
+        code = vllm_attention(pip, peers)
     if code:
         return code
     print(f"{wheels}: {', '.join(sorted(path.name for path in wheels.iterdir()))}")
@@ -52,13 +59,15 @@ def pinned(names: list[str]) -> list[str]:
     return [versions.get(name.lower(), name) for name in names]
 
 
-def download(wanted: list[str], folder: Path, python: str) -> list[str]:
-    """The command that fetches wheels for that Python on x86-64 Linux; nothing that they need."""
+def download(python: str) -> list[str]:
+    """The command that fetches wheels for that Python on x86-64 Linux, without what they need; the
+    folder and what is wanted come behind it.
+    """
     platforms = [part for name in PLATFORMS for part in ("--platform", name)]
     return [
         *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
         *("--no-deps", "--only-binary=:all:", "--python-version", python),
-        *("--implementation", "cp", *platforms, "--dest", str(folder), *wanted),
+        *("--implementation", "cp", *platforms),
     ]
 
 
@@ -79,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=ROOT / ".gpu", help="the folder")
     parser.add_argument("--python", default="3.12", help="version on the device")
     parser.add_argument("--packages", default=",".join(PACKAGES), help="what is missing there")
-    parser.add_argument("--peers", action="store_true", help="FlashInfer, too")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=(), help="others' attention")
     parser.add_argument("--trace", type=Path, default=data / TRACE, help="a trace of Azure's form")
     return parser
 

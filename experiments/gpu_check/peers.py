@@ -1,7 +1,8 @@
 """Ours beside others' attention, on the same inputs in the same process.
 
 torch is there on every machine; vLLM's Triton kernel and FlashInfer where they can be imported
-(`experiments.gpu_check.pack --peers` brings them). FlashInfer compiles at its first call.
+(`experiments.gpu_check.pack --peers vllm flashinfer` brings them). FlashInfer compiles at its first
+call.
 """
 
 from __future__ import annotations

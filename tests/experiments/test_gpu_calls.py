@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 pytest.importorskip("torch")
 
 from executor.validation.runs import summary
-from experiments.gpu_check import memcheck, pack, runs, scenes, tokens, validation
+from experiments.gpu_check import memcheck, pack, peer_files, runs, scenes, tokens, validation
 from experiments.gpu_check.checks import Context
 from experiments.gpu_check.marks import MARKS, found_marks
 from superinfer.errors import InputError
@@ -230,3 +231,52 @@ def test_the_script_of_a_device_without_network(tmp_path: Path) -> None:
     install, check = (tmp_path / "said").read_text().splitlines()
     assert "--no-index" in install and ".gpu/wheels/" in install
     assert check.startswith("-m experiments.gpu_check --fast --call a --out OUT PATH=/")
+
+
+def test_vllm_s_attention_alone(tmp_path: Path) -> None:
+    """The kernel's files as they are in the wheel, and what they import without the rest."""
+    wheel = tmp_path / "vllm-0.whl"
+    kernel = """
+import vllm.envs as envs
+from vllm.logger import init_logger
+from vllm.platforms import current_platform
+from vllm.triton_utils import tl, triton
+from vllm.v1.attention.ops.triton_attention_helpers import HELP
+from vllm.v1.kv_cache_interface import KVQuantMode
+init_logger(__name__).debug_once("a")
+print(HELP, envs.VLLM_BATCH_INVARIANT, current_platform.fp8_dtype(), int(KVQuantMode.NONE))
+"""
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in zip(peer_files.FILES, (kernel, "HELP = 7"), strict=True):
+            archive.writestr(name, text)
+        archive.writestr("vllm/__init__.py", "raise ImportError('the whole of it')")
+    peer_files.unpack(wheel, tmp_path / "peers")
+    module = peer_files.FILES[0].removesuffix(".py").replace("/", ".")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {module}"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "peers")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "7 False torch.float8_e4m3fn 0\n"
+
+
+def test_a_sanitizer_is_run_with_small_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that only says what it was given: the command, and where memory comes from."""
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(
+        '#!/bin/sh\necho "$@" $PYTORCH_NO_CUDA_MEMORY_CACHING\necho "ERROR SUMMARY: 0 errors"\n'
+        'echo "$@" > said\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    found = memcheck.under(context(tmp_path, device="cuda"), "memcheck", "decode")
+    assert found == {"ok": True, "summary": "0 errors"}
+    said = (tmp_path / "said").read_text()
+    assert said.startswith(f"--tool memcheck {sys.executable} -m experiments.gpu_check.memcheck ")
+    assert said.split()[-2:] == list(memcheck.GROUPS["decode"])
+    assert memcheck.Small("cuda", 1.0, {}, tmp_path).tiny

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from experiments.gpu_check.peer_files import vllm_attention
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("msgspec", "simpy", "tomli-w")
-"""Of the dependencies in `pyproject.toml`; `--packages` names others."""
+PACKAGES = (
+    *("msgspec", "simpy", "tomli-w", "typer", "pydantic", "pydantic-core", "annotated-types"),
+    *("annotated-doc", "typing-inspection", "typing-extensions", "shellingham"),
+)
+"""Of the dependencies in `pyproject.toml`, and what Typer needs; `--packages` names others."""
 FLASHINFER = ("flashinfer-python==0.6.13", "apache-tvm-ffi")
 """It compiles at its first call, with the machine's own nvcc, for a minute or two."""
 PEERS = ("vllm", "flashinfer")
@@ -53,10 +56,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def pinned(names: list[str]) -> list[str]:
-    """Names with the versions of `constraints.txt`."""
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
-    versions = {re.split("==", line)[0].lower(): line for line in lines if "==" in line}
-    return [versions.get(name.lower(), name) for name in names]
+    """Names with the versions that run here, where they are installed."""
+    return [_pinned(name) for name in names]
+
+
+def _pinned(name: str) -> str:
+    try:
+        return f"{name}=={version(name)}"
+    except PackageNotFoundError:
+        return name
 
 
 def download(python: str) -> list[str]:

@@ -57,7 +57,7 @@ CALLS: dict[str, tuple[str, ...]] = {
         *("calibrate-70b", "memcheck", "peers", "tune", "marks"),
     ),
     "b": (
-        *("kernels", "calibrate-8b", "scenarios", "floors", "graphs", "run", "validate", "gain"),
+        *("kernels", "calibrate-8b", "scenarios", "validate", "gain", "floors", "graphs", "run"),
         "marks",
     ),
 }

@@ -30,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     results = Results(out / "results.json")
     end_s = time.monotonic() + 60 * options.minutes
     names = _names(options)
+    for name in names if options.again else ():
+        results.data.pop(name, None)
     for name in names:
         _run(name, options, results, end_s - (0.0 if name == names[-1] else LAST_S))
     print(report(results, names), flush=True)
@@ -89,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--parts", default="", help=f"some of {','.join(ORDER)}")
     parser.add_argument("--call", choices=sorted(CALLS), help="the parts of one of two calls")
+    parser.add_argument("--again", action="store_true", help="what is known is measured anew")
     parser.add_argument("--minutes", type=float, default=60.0, help="time for all parts")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--fast", action="store_true", help="less of everything")

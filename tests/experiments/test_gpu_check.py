@@ -162,3 +162,5 @@ def test_a_part_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "== graphs" in capsys.readouterr().out
     assert gpu_check.main(arguments) == 0
     assert "graphs.models" not in capsys.readouterr().out
+    assert gpu_check.main([*arguments, "--again"]) == 0
+    assert "graphs.models" in capsys.readouterr().out

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
@@ -127,8 +128,11 @@ def _slug(found: str) -> str:
     return found.lower().removeprefix("nvidia ").replace(" ", "-").replace("_", "-")
 
 
+@cache
 def _host_spec() -> DeviceSpec:
-    """A CPU by a short measurement: a copy, and a product of matrices."""
+    """A CPU by a short measurement: a copy, and a product of matrices; once in a process, so that
+    runs in it predict the same.
+    """
     source, target = (torch.ones(_PROBE_BYTES, dtype=torch.uint8) for _ in range(2))
     copied = 2 * _PROBE_BYTES / _seconds(lambda: target.copy_(source))
     left, right = (torch.ones(_PROBE_ROWS, _PROBE_ROWS) for _ in range(2))

@@ -2,19 +2,21 @@
 
 Every part takes under ten minutes and stands alone; what an earlier call has done well is skipped.
 `DIR/results.json` holds everything and is written after every check; files that belong to a part
-come beside it as `DIR/<part>.tar.gz`. `--device cpu` runs the same code on tiny sizes.
+come beside it as `DIR/<part>.tar.gz`. `--call a` and `--call b` are the parts of two short calls,
+with `--fast`. `--device cpu` runs the same code on tiny sizes.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import tarfile
 import time
 from pathlib import Path
 
 from experiments.gpu_check.checks import Context, Part, Results, line, run_part
-from experiments.gpu_check.parts import ORDER, part
+from experiments.gpu_check.parts import CALLS, LAST_S, ORDER, part
 from experiments.reading import exit_code_of
 
 
@@ -23,16 +25,26 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("TRITON_CACHE_DIR", str(options.work / "triton"))
     options.work.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(options.work / "inbox", ignore_errors=True)
     results = Results(out / "results.json")
     end_s = time.monotonic() + 60 * options.minutes
-    names = options.parts.split(",") if options.parts else list(ORDER)
+    names = _names(options)
+    for name in names if options.again else ():
+        results.data.pop(name, None)
     for name in names:
-        _run(name, options, results, end_s)
+        _run(name, options, results, end_s - (0.0 if name == names[-1] else LAST_S))
     print(report(results, names), flush=True)
     bad = [r for name in names for r in results.checks(name).values() if not r.get("ok")]
     return min(1, len(bad))
+
+
+def _names(options: argparse.Namespace) -> list[str]:
+    """The parts that are asked for, in their order; all where none is named."""
+    if options.call:
+        return list(CALLS[options.call])
+    return options.parts.split(",") if options.parts else list(ORDER)
 
 
 def _run(name: str, options: argparse.Namespace, results: Results, end_s: float) -> None:
@@ -79,11 +91,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="experiments.gpu_check", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--parts", default="", help=f"some of {','.join(ORDER)}")
+    parser.add_argument("--call", choices=sorted(CALLS), help="the parts of one of two calls")
+    parser.add_argument("--again", action="store_true", help="what is known is measured anew")
     parser.add_argument("--minutes", type=float, default=60.0, help="time for all parts")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--fast", action="store_true", help="less of everything")
     parser.add_argument("--work", type=Path, default=Path("/tmp/gpu_check"), help="other files")
     parser.add_argument("--model", default="", help="for run and validate; else llama-3.1-8b")
+    parser.add_argument("--trace", type=Path, default=Path(".gpu/trace.csv"), help="a real one")
     parser.add_argument("--corpus", type=Path, default=Path(".gpu/kjv.txt"))
     parser.add_argument("--train-seconds", type=float, default=60.0)
     parser.add_argument("--profile", type=Path, help="for validate; else what calibrate-8b wrote")

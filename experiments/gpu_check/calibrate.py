@@ -1,4 +1,6 @@
-"""A profile of Llama-3.1-8B in bf16, as `superinfer-exec calibrate` writes it."""
+"""Profiles of Llama-3.1-8B in bf16, and of 70B with int8 weights, as `superinfer-exec calibrate`
+writes them.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from experiments.gpu_check.floors import tiny_config
 from superinfer.costs.profile import write_profile
 
 MODEL = "llama-3.1-8b"
+LARGE = "llama-3.1-70b"
 LONGEST = 32768
 FAST = Grids(
     tokens=spaced(8192, 8192),
@@ -34,13 +37,13 @@ def profile_path(context: Context) -> Path:
     return given or context.work / "profiles" / "llama-3.1-8b.json"
 
 
-def calibrate(context: Context) -> Result:
+def calibrate(context: Context, model: str = MODEL, int8: bool = False) -> Result:
     """Calibrate in three quarters of the time; the rest is for loading."""
     fast, tiny = context.options["fast"], context.tiny
     wish = Wish(
-        tiny_config(context) if tiny else MODEL,
+        tiny_config(context) if tiny else model,
         context.device,
-        ModelOptions(random_weights=True),
+        ModelOptions(random_weights=True, int8=int8),
         minutes=0.2 if tiny else 0.75 * context.seconds / 60,
         max_model_len=128 if tiny else LONGEST,
         max_sequences=4 if tiny else 128,
@@ -50,7 +53,7 @@ def calibrate(context: Context) -> Result:
     said: list[str] = []
     made = measure(wish, said.append)
     profile = made.profile
-    path = context.work / "profiles" / f"{MODEL}.json"
+    path = context.work / "profiles" / f"{model}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_profile(profile, path)
     return {

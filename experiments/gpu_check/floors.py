@@ -74,6 +74,13 @@ def prefill(context: Context) -> Result:
     return rows_of(list(found))
 
 
+def attention(context: Context) -> Result:
+    """Attention alone, of decodes and of prompts."""
+    points, sizes = (TINY_POINTS, (64,)) if context.tiny else (POINTS, PREFILLS)
+    end, found = Deadline(context.seconds), session(context, "llama-3.1-8b")
+    return rows_of([*found.attention(points, end), *found.prompts(sizes, end)])
+
+
 def swap(context: Context) -> Result:
     """Copies of blocks, alone and beside a decode step."""
     return rows_of(list(session(context, "llama-3.1-8b").swaps()))
@@ -83,5 +90,6 @@ CHECKS: dict[str, Check] = {
     "open": open_model,
     "decode": decode,
     "prefill": prefill,
+    "attention": attention,
     "swap": swap,
 }

@@ -1,22 +1,28 @@
-"""`superinfer-exec run` on a real trace under memory pressure: two policies on the same device."""
+"""`superinfer-exec run` under memory pressure: several policies on the same device.
+
+A run is the command itself, in a fork: all is imported once, and no run finds the device's memory
+taken by the one before.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import json
+import multiprocessing
+import os
 import shutil
 import signal
-import subprocess
 import sys
+import warnings
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from experiments.gpu_check.calibrate import profile_path
+import executor.replay  # noqa: F401 - what the command needs, once for all of them
+from executor import cli
 from experiments.gpu_check.checks import Check, Context, Result
-from experiments.gpu_check.floors import tiny_config
+from experiments.gpu_check.scenes import PRESSURE, SCENES, arguments, run_name
 
-TRACE = "traces/samples/mixed.jsonl"
-POLICIES = ("vllm", "rotating")
 SHOWN = (
     "completed",
     "mean_ttft_ms",
@@ -27,71 +33,77 @@ SHOWN = (
     "slo_attainment",
     "preemptions",
     "rotations",
+    "kv_bits_mean",
     "output_throughput",
     "steps",
     "wall_s",
     "scheduler_s",
 )
+RUN_S, FAST_RUN_S = 240.0, 60.0
+"""For one run at the most, so that one that hangs leaves time for the others."""
 
 
-def run(context: Context, policy: str) -> Result:
+def run(context: Context, scene: str, arm: str) -> Result:
     """One policy; the summary of its folder."""
-    folder = context.work / "runs" / policy
+    folder = context.work / "runs" / run_name(scene, arm)
     shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "-m", "executor", "run", TRACE, *options(context, policy)]
-    command += ["--out", str(folder), "--no-plots", "--json"]
-    summary, said = call(command, context.seconds / len(POLICIES))
+    command = ["run", *arguments(context, scene, arm), "--out", str(folder), "--no-plots", "--json"]
+    limit_s = min(context.seconds, FAST_RUN_S if context.options["fast"] else RUN_S)
+    summary, said = call(command, context.work / "said" / folder.name, limit_s)
     shown = {key: summary.get(key) for key in SHOWN if isinstance(summary.get(key), int | float)}
     block = summary.get("run", {})
     graphs = {key: block.get(key) for key in ("steps_on_device", "steps_from_graphs", "kv_blocks")}
     return {**shown, **graphs, "summary": summary, "stderr": said[-2000:]}
 
 
-def options(context: Context, policy: str) -> list[str]:
-    """The same for both policies: few blocks, so that memory is short, and the trace sped up."""
-    if context.tiny:
-        model, blocks, limit, rate = tiny_config(context), 200, 6, 4.0
-    else:
-        model = context.options["model"] or "llama-3.1-8b"
-        blocks, limit, rate = 1800, 120 if context.options["fast"] else 300, 4.0
-    return [
-        *("--scheduler", policy, "--model", model, "--device", context.device),
-        *("--random-weights", "--kv-blocks", str(blocks), "--block-tokens", "32"),
-        *("--limit", str(limit), "--rate-scale", str(rate), "--lag", "1"),
-        *("--set", "run.host_memory_gib=8" if not context.tiny else "run.host_memory_gib=0.2"),
-        *("--max-model-len", "4096" if context.tiny else "16384"),
-        *("--set", "scheduler.max_num_seqs=64"),
-        *costs(context),
-        "--as-fast-as-possible",
-    ]
-
-
-def costs(context: Context) -> list[str]:
-    """The profile of this device for the schedulers' predictions, where it is there."""
-    path = profile_path(context)
-    return ["--set", f"run.costs={json.dumps(str(path))}"] if path.is_file() else []
-
-
-def call(command: list[str], seconds: float) -> tuple[dict[str, Any], str]:
-    """Run a command that prints JSON; raises with its last words if it fails."""
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=max(10.0, seconds),
-        check=False,
-        preexec_fn=_die_with_parent,
+def call(command: list[str], said: Path, seconds: float) -> tuple[dict[str, Any], str]:
+    """`superinfer-exec` with these arguments, which print JSON, in a fork of this process; its two
+    outputs go to `said`. Raises with its last words if it fails.
+    """
+    said.mkdir(parents=True, exist_ok=True)
+    out, err = said / "stdout", said / "stderr"
+    child = multiprocessing.get_context("fork").Process(
+        target=_command, args=(command, out, err, os.getpid())
     )
-    if done.returncode:
-        raise RuntimeError(
-            f"{' '.join(command[2:8])}: exit {done.returncode}: {done.stderr[-1500:]}"
-        )
-    return json.loads(done.stdout), done.stderr
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads at a fork, as in `checks`
+        child.start()
+    child.join(max(10.0, seconds))
+    if child.is_alive():
+        child.kill()
+        child.join()
+        raise TimeoutError(f"{' '.join(command[:6])}: not over after {seconds:.0f} s")
+    words = err.read_text(encoding="utf-8", errors="replace")
+    if child.exitcode:
+        raise RuntimeError(f"{' '.join(command[:6])}: exit {child.exitcode}: {words[-1500:]}")
+    return json.loads(out.read_text(encoding="utf-8")), words
 
 
-def _die_with_parent() -> None:
+def _command(command: list[str], out: Path, err: Path, parent: int) -> None:
+    """In the fork: be the command."""
+    _die_with(parent)
+    for path, number in ((out, 1), (err, 2)):
+        written = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(written, number)
+    sys.stdout, sys.stderr = (os.fdopen(n, "w", closefd=False) for n in (1, 2))
+    sys.argv = ["superinfer-exec", *command]
+    cli.main()
+
+
+def _die_with(parent: int) -> None:
     """A check that is ended must not leave its run on the device (`PR_SET_PDEATHSIG`)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before that was said
+        os._exit(1)
 
 
-CHECKS: dict[str, Check] = {policy: partial(run, policy=policy) for policy in POLICIES}
+def checks_of(*scenes: str) -> dict[str, Check]:
+    """A check for each policy of each scene, the policies of one after the other."""
+    return {
+        run_name(scene, arm): partial(run, scene=scene, arm=arm)
+        for scene in scenes
+        for arm in SCENES[scene].arms
+    }
+
+
+CHECKS: dict[str, Check] = checks_of(PRESSURE)

@@ -33,7 +33,7 @@ def ops_of(context: Context) -> Ops:
 
 def dtype_of(context: Context) -> torch.dtype:
     """bf16 on a GPU; Triton's interpreter has none, and float32 is what a CPU is good at."""
-    if not context.tiny:
+    if context.device != "cpu":
         return torch.bfloat16
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     return torch.float16 if interpreted else torch.float32

@@ -91,7 +91,7 @@ def decode_tiles(context: Context, change: dict[str, int]) -> Result:
     contexts = [257] * 2 if context.tiny else [8192] * 32
     for bits in (16, 8, 4):
         source = arena_of(context, heads, bits, sum(contexts) // 32)
-        measure = partial(_decode_row, context, heads, source, contexts, bits)
+        measure = partial(decode_row, context, heads, source, contexts, bits)
         row = {"kv": bits, "tile": label(change)}
         with tiles("decode_attention", change):
             rows.append(guarded(row, measure))
@@ -99,7 +99,7 @@ def decode_tiles(context: Context, change: dict[str, int]) -> Result:
     return outcome(rows)
 
 
-def _decode_row(
+def decode_row(
     context: Context,
     heads: Heads,
     source: RandomArena,
@@ -107,6 +107,7 @@ def _decode_row(
     bits: int,
     budget: ItemBudget | None = None,
 ) -> Row:
+    """Time of one layer's decode attention and the bytes that it reads per second."""
     budget = budget or ItemBudget.of(heads.layout, device_of(context))
     budget_s = 0.02 if context.tiny else 0.06
     timing = time_decode(ops_of(context), heads, source, contexts, bits, budget, budget_s)
@@ -127,7 +128,7 @@ def decode_shapes(context: Context) -> Result:
             budget = _budget(context, heads, programs, shortest)
             row = {"kv": bits, "B": batch, "ctx": length, "programs": programs, "least": shortest}
             contexts = [length] * batch
-            measure = partial(_decode_row, context, heads, source, contexts, bits, budget)
+            measure = partial(decode_row, context, heads, source, contexts, bits, budget)
             rows.append(guarded(row, measure))
         del source, measure
     return outcome(rows)
@@ -142,12 +143,17 @@ def _budget(context: Context, heads: Heads, programs: int, shortest_tokens: int)
     return ItemBudget(-(-processors * programs // heads.layout.kv_heads), shortest)
 
 
+def peer_points(context: Context) -> tuple[tuple[int, int], ...]:
+    """Sequences and context of the decodes that are compared."""
+    if context.tiny:
+        return ((2, 64),)
+    return ((1, 1024), (1, 32768), (32, 1024), (32, 8192), (128, 1024))
+
+
 def decode_peers(context: Context) -> Result:
     """Others' decode attention: torch's over dense keys and values of 16 bits, and over pages."""
     heads, rows = heads_of(context), []
-    points = (
-        ((2, 64),) if context.tiny else ((1, 1024), (1, 32768), (32, 1024), (32, 8192), (128, 1024))
-    )
+    points = peer_points(context)
     for (name, peer), (batch, length) in product({**PEERS, **PAGED_DECODES}.items(), points):
         if name == "FlexAttention" and context.tiny:
             continue

@@ -232,3 +232,27 @@ def test_a_profile_keeps_its_yardstick(tmp_path: Path) -> None:
     path.write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(InputError, match=r"yardstick.yardstick_s: expected a number > 0"):
         load_profile(path)
+
+
+@pytest.mark.parametrize(
+    ("count", "call_s", "captured"),
+    [(2, 2e-6, [2, 64]), (30, 2e-6, [30, 90]), (2, 100e-6, [2, 4]), (2, 1e-3, [2])],
+)
+def test_what_a_replay_itself_takes_is_shared_by_many_calls(
+    monkeypatch: pytest.MonkeyPatch, count: int, call_s: float, captured: list[int]
+) -> None:
+    """A device on which a replay costs 6 us beside its calls."""
+    from executor.calibration import timing
+
+    graphs: list[int] = []
+
+    def capture(calls: list[object]) -> object:
+        graphs.append(len(calls))
+        return lambda: None
+
+    monkeypatch.setattr(timing, "captured", capture)
+    monkeypatch.setattr(timing, "_between_events", lambda run: 6e-6 + graphs[-1] * call_s)
+    calls = [lambda: None] * count
+    found = timing.time_calls(calls, torch.device("cuda"), 0.01)
+    assert graphs == captured
+    assert found.seconds == pytest.approx(call_s, rel=0.06)

@@ -1,0 +1,248 @@
+"""Swapping under load changes no token.
+
+Step times are given by the cost model and not by the clock, so that plans do not depend on the
+device. Two things are compared with a run under memory pressure:
+
+* the same plans with a device on which nothing happens beside anything else: every action is waited
+  for. Batches are the same, so tokens have to be, bit for bit; what a race changes shows.
+* the same requests with memory for all of them, in float32, where no other order of additions
+  decides a token. Nothing moves there, so whatever a swap or a resumption does wrong shows. Both
+  use torch's operations: Triton's tiles are made for types of 16 bits.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from executor import models
+from executor import session as sessions
+from executor.arrivals import Arrivals
+from executor.clock import GivenTimes
+from executor.kernels.reference import TorchOps
+from executor.kv.streams import Lane, Mark, Streams, streams_for
+from executor.kv.swap import Mover
+from executor.session import ModelOptions, Session, open_session
+from executor.workload import answers_of, load_workload
+from experiments.gpu_check.checks import Check, Context, Result
+from experiments.gpu_check.floors import tiny_config
+from experiments.gpu_check.graphs import SMALL
+from experiments.gpu_check.scenes import HERE
+from superinfer.lab.config import Config, load_config
+from superinfer.metrics import RunMetrics
+
+EIGHT_LAYERS = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 14336,
+    "vocab_size": 32000,
+}
+"""Of Llama-3.1-8B: blocks of 1 MiB."""
+THREE_LAYERS = {"head_dim": 128, "num_attention_heads": 8, "num_key_value_heads": 2}
+"""In float32; with the heads for which kernels have tiles."""
+SPEC = f"{HERE}/scenario-m.toml"
+LOAD = ("workload.clients.batch.rate_per_s=0.5", "workload.clients.chat.rate_per_s=8")
+POLICIES: dict[str, tuple[str, ...]] = {
+    "rotating": ("run.scheduler=rotating",),
+    "slo_aware": (
+        "run.scheduler=rotating",
+        "run.memory=slo_aware",
+        "classes.batch.min_kv_bits=4",
+        "classes.chat.min_kv_bits=8",
+    ),
+    "fcfs": (
+        "run.scheduler=fcfs",
+        "memory.preemption=swap",
+        "memory.swap_in_timing=background",
+    ),
+}
+"""`slo_aware` is the memory policy, under `rotating`: blocks are requantised and moved, too."""
+MOVED = ("preemptions", "rotations", "h2d_bytes", "d2h_bytes", "kv_bits_mean")
+"""Metrics that tell what happened to memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What a run came to."""
+
+    tokens: list[list[int]]
+    moved: dict[str, float]
+    """What happened to memory, so that a run in which nothing did is no proof."""
+
+
+class Waiting:
+    """Lanes on which everything is waited for: nothing happens beside anything else."""
+
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
+
+    def run(self, lane: Lane, action: Callable[[], None]) -> None:
+        """Start it when all that was before is over, and wait for it."""
+        wait_for_device()
+        self._streams.run(lane, action)
+        wait_for_device()
+
+    def mark(self, lane: Lane) -> Mark:
+        """As it is."""
+        return self._streams.mark(lane)
+
+    def wait(self, lane: Lane, mark: Mark) -> None:
+        """As it is."""
+        self._streams.wait(lane, mark)
+
+    def reached(self, mark: Mark) -> bool:
+        """As it is; everything is."""
+        return self._streams.reached(mark)
+
+
+def wait_for_device() -> None:
+    """Until nothing is under way."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+@contextmanager
+def one_after_the_other() -> Iterator[None]:
+    """Sessions that are opened meanwhile have lanes that wait."""
+    with patch.object(sessions, "streams_for", lambda device: Waiting(streams_for(device))):
+        yield
+
+
+@contextmanager
+def torch_operations() -> Iterator[None]:
+    """Sessions that are opened meanwhile compute with torch's operations, on whatever device."""
+    with (
+        patch.object(sessions, "ops_for", lambda device: TorchOps()),
+        patch.object(models, "ops_for", lambda device: TorchOps()),
+    ):
+        yield
+
+
+def beside(context: Context, policy: str) -> Result:
+    """Copies beside steps, against the same plans with copies that everything waits for."""
+    model = tiny_config(context) if context.tiny else few_layers(context, "layers", EIGHT_LAYERS)
+    config = config_of(context, model, policy)
+    options = ModelOptions(random_weights=True)
+    found = play(config, options)
+    with one_after_the_other():
+        wanted = play(config, options)
+    return compared(found, wanted)
+
+
+def roomy(context: Context, policy: str) -> Result:
+    """Memory for a few requests, against memory for all of them; in float32."""
+    source = tiny_config(context) if context.tiny else few_layers(context, "small", THREE_LAYERS)
+    options = ModelOptions(dtype="float32", random_weights=True, graphs=False)
+    with torch_operations():
+        found = play(config_of(context, source, policy), options)
+        wanted = play(config_of(context, source, policy, kv_blocks=4000), options)
+    if wanted.moved["preemptions"]:
+        return {"ok": False, "error": f"not enough memory for all: {wanted.moved}"}
+    return compared(found, wanted)
+
+
+def config_of(context: Context, model: str, policy: str, kv_blocks: int = 0) -> Config:
+    """Few blocks for requests that come at about once: many go to the host and come back."""
+    blocks, limit = (100, 8) if context.tiny else (220, 32)
+    host_gib = 0.5 if context.tiny else 4
+    return load_config(
+        None,
+        [f"run.host_memory_gib={host_gib}", *LOAD, *POLICIES[policy]],
+        trace=SPEC,
+        model=model,
+        device=context.device,
+        kv_blocks=kv_blocks or blocks,
+        block_tokens=32,
+        max_model_len=4096,
+        limit=limit,
+        rate_scale=10.0,
+        lag=1,
+    )
+
+
+def few_layers(context: Context, name: str, changes: dict[str, int]) -> str:
+    """A `config.json` of a model that is small enough to play whole runs quickly."""
+    path = context.work / name / "config.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**SMALL, **changes}), encoding="utf-8")
+    return str(path)
+
+
+def play(config: Config, options: ModelOptions) -> Played:
+    """Run a configuration by given times; its session's memory is free afterwards."""
+    try:
+        return _played(config, options)
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _played(config: Config, options: ModelOptions) -> Played:
+    workload = load_workload(config)
+    lengths = workload.output_tokens
+    session = open_session(config, options, None, lambda request: lengths[request.index])
+    model, engine = session.model, session.engine
+    answers = answers_of(workload, model.vocab, model.max_model_len, config.run.seed)
+    mover = session.mover
+    assert isinstance(mover, Mover)
+    clock = GivenTimes(session.cost, engine.config.lag, finisher(mover))
+    session.driver(answers, Arrivals(workload.requests), clock).run()
+    tokens = [answers[request].tokens for request in workload.requests]
+    return Played(tokens, _moved(session))
+
+
+def _moved(session: Session) -> dict[str, float]:
+    engine = session.engine
+    summary = RunMetrics(engine.recorder.build(engine)).summary({})
+    return {name: float(summary[name]) for name in MOVED}
+
+
+def finisher(mover: Mover) -> Callable[[Any], None]:
+    """Waits until copies are over, which are asked for in the order of their given times."""
+    over: set[Any] = set()
+
+    def finish(transfer: Any) -> None:
+        while transfer not in over:
+            over.update(mover.poll())
+        over.discard(transfer)
+
+    return finish
+
+
+def compared(found: Played, wanted: Played) -> Result:
+    """Equal, token for token; and something had to move."""
+    pairs = list(zip(found.tokens, wanted.tokens, strict=True))
+    unlike = [index for index, pair in enumerate(pairs) if pair[0] != pair[1]]
+    swapped = found.moved["h2d_bytes"] > 0 or found.moved["kv_bits_mean"] < 16
+    result: Result = {
+        "ok": swapped and not unlike,
+        "requests": len(pairs),
+        "tokens": sum(len(tokens) for tokens in found.tokens),
+        "unlike": len(unlike),
+        **found.moved,
+    }
+    if unlike:
+        places = enumerate(zip(*pairs[unlike[0]], strict=False))
+        place = next((i for i, (a, b) in places if a != b), -1)
+        result["error"] = f"{len(unlike)} requests differ, {unlike[0]} from token {place} on"
+    elif not swapped:
+        result["error"] = f"nothing had to move, so nothing is shown: {found.moved}"
+    return result
+
+
+CHECKS: dict[str, Check] = {
+    **{f"beside-{policy}": partial(beside, policy=policy) for policy in ("rotating", "slo_aware")},
+    **{f"roomy-{policy}": partial(roomy, policy=policy) for policy in ("rotating", "fcfs")},
+}

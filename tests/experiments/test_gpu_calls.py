@@ -1,0 +1,283 @@
+"""What GPU checks run beside kernels, on a CPU: swaps, sanitizer, marks, gains, what travels."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from executor.validation.runs import summary
+from experiments.gpu_check import memcheck, pack, peer_files, runs, scenes, tokens, validation
+from experiments.gpu_check.checks import Context
+from experiments.gpu_check.marks import MARKS, found_marks
+from superinfer.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+RECORDED = json.loads((ROOT / "experiments/results/h200/results.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(autouse=True)
+def _in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def context(folder: Path, device: str = "cpu", **options: Any) -> Context:
+    """As the command line gives it."""
+    given = {"fast": True, "model": "", "profile": None, "trace": folder / "none.csv"}
+    return Context(device, 60.0, given | options, folder)
+
+
+# -- marks ----------------------------------------------------------------------------------------
+
+
+def test_marks_of_a_recorded_run() -> None:
+    """Rows as they were measured; what that run has no figures of is named."""
+    found = found_marks(RECORDED)
+    rows = {(row["mark"], row["case"]): row for row in found["rows"]}
+    decode = rows["decode step, B=1", "decode B=1 ctx=1024 kv=16"]
+    assert 0.65 <= decode["value"] < 0.85 and decode["reached"] == "first"
+    assert rows["70B int8, B=1", "decode B=1 ctx=1024 kv=16"]["reached"] == "first"
+    slowed = next(row for row in found["rows"] if row["mark"] == "decode slowed by swaps")
+    assert slowed["value"] < 0.05 and slowed["reached"] == "good"
+    assert "attention against peers" in found["missing"]
+    assert {mark.name for mark in MARKS} == {mark for mark, _ in rows} | set(found["missing"])
+
+
+def test_marks_take_what_ran_well_alone() -> None:
+    """A check that failed has no say, and one that is short is counted."""
+    rows = [{"point": "decode B=1 ctx=1024 kv=16", "share_of_floor": 0.5}]
+    short = {"floors": {"checks": {"decode": {"ok": True, "rows": rows}}}}
+    assert found_marks(short)["short"] == 1
+    failed = {"floors": {"checks": {"decode": {"ok": False, "rows": rows}}}}
+    assert found_marks(failed)["points"] == 0
+
+
+# -- swaps ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", ["beside-slo_aware", "roomy-rotating"])
+def test_swaps_change_no_token(tmp_path: Path, check: str) -> None:
+    """On a CPU nothing can race, so this is the way alone; and something moves."""
+    found = tokens.CHECKS[check](context(tmp_path))
+    assert found["ok"], found
+    assert found["h2d_bytes"] > 0 and found["tokens"] > 500
+
+
+def test_other_tokens_are_found() -> None:
+    """And a run in which nothing moved proves nothing."""
+    moved = {"preemptions": 1.0, "h2d_bytes": 5.0, "kv_bits_mean": 16.0}
+    same = tokens.Played([[1, 2], [3, 4]], moved)
+    assert tokens.compared(same, same)["ok"]
+    other = tokens.compared(same, tokens.Played([[1, 2], [3, 5]], moved))
+    assert not other["ok"] and other["error"] == "1 requests differ, 1 from token 1 on"
+    idle = tokens.Played([[1, 2], [3, 4]], moved | {"h2d_bytes": 0.0})
+    assert "nothing had to move" in tokens.compared(idle, same)["error"]
+
+
+# -- sanitizer ------------------------------------------------------------------------------------
+
+CLEAN = "========= COMPUTE-SANITIZER\ndecode ok\n========= ERROR SUMMARY: 0 errors\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "ok"),
+    [
+        (CLEAN, 0, True),
+        (CLEAN, 1, False),
+        (CLEAN.replace("0 errors", "3 errors"), 0, False),
+        (CLEAN.replace("0 errors", "10 errors"), 0, False),
+        ("Traceback", 0, False),
+    ],
+)
+def test_what_a_sanitizer_says(said: str, code: int, ok: bool) -> None:
+    """No error, and all of it came to its end."""
+    assert memcheck.judged("memcheck", said, code)["ok"] is ok
+
+
+def test_a_sanitizer_that_sees_nothing_is_skipped() -> None:
+    """Some virtual machines do not let it look."""
+    found = memcheck.judged("racecheck", "Error: Device not supported. Please refer", 255)
+    assert found == {"skipped": "Error: Device not supported. Please refer"}
+
+
+def test_what_a_sanitizer_runs_ends_with_its_time() -> None:
+    """With all that it started."""
+    script = "import subprocess; print('on', flush=True); subprocess.run(['sleep', '600'])"
+    said, code = memcheck.run_alone([sys.executable, "-c", script], 0.0)
+    assert code < 0 and said == "on\n"
+
+
+def test_the_checks_of_a_sanitizer_are_there() -> None:
+    """By name."""
+    from experiments.gpu_check.kernels import CHECKS
+
+    assert {name for group in memcheck.GROUPS.values() for name in group} <= set(CHECKS)
+
+
+# -- scenes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_of_a_scene_on_the_device_and_simulated(tmp_path: Path) -> None:
+    """The command in a fork, its folder, and the same simulated with another profile's costs."""
+    found = runs.run(context(tmp_path), "m", "vllm")
+    assert found["completed"] == scenes.TINY["m"]
+    assert summary(tmp_path / "runs" / "m-vllm")["run"]["simulated"] is False
+    with pytest.raises(FileNotFoundError, match="calibrate-8b writes it"):
+        validation.validate(context(tmp_path), "m-vllm")
+
+
+def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
+    """In the words of the command."""
+    with pytest.raises(RuntimeError, match=r"exit 2: error: .*nothing"):
+        runs.call(["run", "nothing.jsonl"], tmp_path / "said", 60.0)
+
+
+def test_a_real_trace_has_to_be_there(tmp_path: Path) -> None:
+    """One line says how to get it."""
+    with pytest.raises(InputError, match=r"gpu_check\.pack"):
+        scenes.arguments(context(tmp_path), "real", "vllm")
+
+
+def test_rates_go_with_the_card(tmp_path: Path) -> None:
+    """By the copy that its profile has; the recorded comparison stays as it was."""
+    profile = json.loads((ROOT / "experiments/results/h200/profile-llama-3.1-8b.json").read_text())
+    profile["memory"]["copy_bytes_per_s"] = scenes.H200_BYTES_PER_S / 2
+    slow = tmp_path / "slow.json"
+    slow.write_text(json.dumps(profile))
+    given = context(tmp_path, device="cuda", profile=slow)
+    for scene, rate in (("m", "0.5"), (scenes.PRESSURE, "4")):
+        arguments = scenes.arguments(given, scene, "vllm")
+        assert arguments[arguments.index("--rate-scale") + 1] == rate
+
+
+def test_gains_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attainment in points, all else as a part; a metric that one side lacks is left out."""
+
+    def side(ttft_ms: float, attainment: float, **more: float) -> dict[str, Any]:
+        chat = {"mean_ttft_ms": ttft_ms, "slo_attainment": attainment}
+        return {"mean_ttft_ms": 2 * ttft_ms, "classes": {"chat": chat}, **more}
+
+    sides = {
+        "device-vllm": side(100.0, 0.5, peak_kv_bytes=10.0),
+        "simulated-vllm": side(200.0, 0.4, peak_kv_bytes=10.0),
+        "device-ours": side(50.0, 0.9, peak_kv_bytes=5.0),
+        "simulated-ours": side(50.0, 0.9),
+    }
+    monkeypatch.setattr(validation, "summary", sides.__getitem__)
+    outcomes: Any = [
+        SimpleNamespace(scheduler=name, devices=[f"device-{name}"], simulated=f"simulated-{name}")
+        for name in ("vllm", "ours")
+    ]
+    found = {
+        (row["class"], row["metric"]): (row["measured"], row["simulated"])
+        for row in validation.gains("m", outcomes)
+    }
+    assert found == {
+        ("all", "mean_ttft_ms"): (-0.5, -0.75),
+        ("chat", "mean_ttft_ms"): (-0.5, -0.75),
+        ("chat", "slo_attainment"): (pytest.approx(0.4), pytest.approx(0.5)),
+    }
+
+
+# -- what travels ---------------------------------------------------------------------------------
+
+
+def test_packing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions as pinned, wheels for the device's Python, and the beginning of a trace."""
+    commands = []
+
+    def fetch(command: list[str], **_: Any) -> SimpleNamespace:
+        commands.append(command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(subprocess, "run", fetch)
+    source = tmp_path / "trace.csv"
+    source.write_text("TIMESTAMP\n" + "1\n" * 1000)
+    out = tmp_path / "packed"
+    assert pack.main(["--out", str(out), "--trace", str(source), "--python", "3.13"]) == 0
+    (command,) = commands
+    assert command[command.index("--python-version") + 1] == "3.13" and "--no-deps" in command
+    names = {part.partition("==")[0] for part in command if "==" in part}
+    assert names == set(pack.PACKAGES)
+    assert pack.pinned(["no-such-package"]) == ["no-such-package"]
+    assert len((out / "trace.csv").read_text().splitlines()) == pack.LINES
+    assert pack.main(["--out", str(out), "--trace", "none.csv"]) == 0
+    assert not (out / "trace.csv").exists()
+
+
+def test_the_script_of_a_device_without_network(tmp_path: Path) -> None:
+    """It installs the wheels, and gives its options on; here both are seen and not done."""
+    python = tmp_path / "python3"
+    python.write_text('#!/bin/sh\necho "$@" "PATH=$PYTHONPATH" >> said\n')
+    python.chmod(0o755)
+    script = ROOT / "experiments" / "gpu_check" / "offline.sh"
+    done = subprocess.run(
+        [str(script), "--call", "a", "--out", "OUT"],
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        check=False,
+    )
+    assert done.returncode == 0
+    install, check = (tmp_path / "said").read_text().splitlines()
+    assert "--no-index" in install and ".gpu/wheels/" in install
+    assert check.startswith("-m experiments.gpu_check --fast --call a --out OUT PATH=/")
+
+
+def test_vllm_s_attention_alone(tmp_path: Path) -> None:
+    """The kernel's files as they are in the wheel, and what they import without the rest."""
+    wheel = tmp_path / "vllm-0.whl"
+    kernel = """
+import vllm.envs as envs
+from vllm.logger import init_logger
+from vllm.platforms import current_platform
+from vllm.triton_utils import tl, triton
+from vllm.v1.attention.ops.triton_attention_helpers import HELP
+from vllm.v1.kv_cache_interface import KVQuantMode
+init_logger(__name__).debug_once("a")
+print(HELP, envs.VLLM_BATCH_INVARIANT, current_platform.fp8_dtype(), int(KVQuantMode.NONE))
+"""
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in zip(peer_files.FILES, (kernel, "HELP = 7"), strict=True):
+            archive.writestr(name, text)
+        archive.writestr("vllm/__init__.py", "raise ImportError('the whole of it')")
+    peer_files.unpack(wheel, tmp_path / "peers")
+    module = peer_files.FILES[0].removesuffix(".py").replace("/", ".")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {module}"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "peers")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "7 False torch.float8_e4m3fn 0\n"
+
+
+def test_a_sanitizer_is_run_with_small_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that only says what it was given: the command, and where memory comes from."""
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(
+        '#!/bin/sh\necho "$@" $PYTORCH_NO_CUDA_MEMORY_CACHING\necho "ERROR SUMMARY: 0 errors"\n'
+        'echo "$@" > said\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    found = memcheck.under(context(tmp_path, device="cuda"), "memcheck", "decode")
+    assert found == {"ok": True, "summary": "0 errors"}
+    said = (tmp_path / "said").read_text()
+    assert said.startswith(f"--tool memcheck {sys.executable} -m experiments.gpu_check.memcheck ")
+    assert said.split()[-2:] == list(memcheck.GROUPS["decode"])
+    assert memcheck.Small("cuda", 1.0, {}, tmp_path).tiny

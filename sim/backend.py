@@ -87,9 +87,10 @@ class SimBackend:
         ready_s = now
         for job in plan.requantised:
             ready_s += self.cost.requantise_s(job.nbytes, job.to_bits)
-        ready_s, background = self._queues.book(plan, now, ready_s)
-        for transfer, copy in zip(plan.background, background, strict=True):
-            self._await_landing(transfer, copy)
+        if plan.before_step or plan.background:
+            ready_s, background = self._queues.book(plan, now, ready_s)
+            for transfer, copy in zip(plan.background, background, strict=True):
+                self._await_landing(transfer, copy)
         return ready_s
 
     def run(self, plan: Plan, now: float, limit: int) -> Wait:
@@ -147,7 +148,7 @@ class SimBackend:
         context = plan.context_tokens if padded is None else padded.context_tokens
         chunks: Items[PrefillWork] = plan.chunks
         host_s = cost.host_s(decodes + len(chunks))
-        horizon = min(min(self.env.peek(), plan.until), self.next_arrival_s)  # noqa: PLW3301
+        horizon = min(min(self.env.next_event_s(), plan.until), self.next_arrival_s)  # noqa: PLW3301
         while done < limit:
             if chunks:
                 chunks = plan.chunks_at(done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from heapq import heappush
+from math import inf
 
 from simpy import Environment, Event
 from simpy.events import NORMAL, EventPriority
@@ -12,6 +13,11 @@ class ExactEnvironment(Environment):
     """SimPy takes delays, and `now + (t - now)` need not be `t`. Step ends, arrivals and landings
     must be compared exactly, so events are put on SimPy's own heap by their absolute time.
     """
+
+    def next_event_s(self) -> float:
+        """When the next event happens; inf if there is none. SimPy's `peek`, compiled."""
+        queue = self._queue
+        return queue[0][0] if queue else inf
 
     def skip_to(self, time_s: float) -> bool:
         """Let time pass without an event; False if anything happens until then (or just then)."""

@@ -31,7 +31,8 @@ class Oracle:
         target = self._targets[request.index]
         if not target:
             room = max(1, self._max_model_len - request.prompt_tokens)
-            target = min(self._output_tokens[request.index], request.max_tokens, room)
+            target = min(self._output_tokens[request.index], request.max_tokens)
+            target = min(target, room)
             self._targets[request.index] = target
         return target
 

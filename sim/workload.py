@@ -82,13 +82,11 @@ def _generated(config: Config) -> Workload:
 
 
 def _read(config: Config) -> Workload:
-    from traces.generate import bundled_specs
     from traces.readers import read_trace
 
     run = config.run
-    if not Path(run.trace).exists() and (hint := did_you_mean(run.trace, bundled_specs())):
-        names = ", ".join(bundled_specs())
-        raise InputError(f"expected a trace file or one of {names}{hint}", file=run.trace)
+    if not Path(run.trace).exists():
+        _check_spelling(run.trace)
     if config.workload:
         raise ConfigError(f"[workload]: expected a specification as trace, got {run.trace}")
     if run.trace == "-" and sys.stdin is None:
@@ -105,3 +103,12 @@ def _read(config: Config) -> Workload:
         for request in workload.requests:
             request.arrival_s /= run.rate_scale
     return workload
+
+
+def _check_spelling(trace: str) -> None:
+    """Raise InputError if a file that is not there has nearly the name of a specification."""
+    from traces.generate import bundled_specs
+
+    if hint := did_you_mean(trace, bundled_specs()):
+        names = ", ".join(bundled_specs())
+        raise InputError(f"expected a trace file or one of {names}{hint}", file=trace)

@@ -220,10 +220,12 @@ class DecodeBatch:
         if rest:
             # Residues 1 - step, one less for each further step: a stretch of the circle.
             residues, size = self._residues, self.block_tokens
-            start = (2 - self.step - rest) % size
-            blocks += sum(residues[start : start + rest])
-            if start + rest > size:
-                blocks += sum(residues[: start + rest - size])
+            place = (2 - self.step - rest) % size
+            for _ in range(rest):
+                blocks += residues[place]
+                place += 1
+                if place == size:
+                    place = 0
         return blocks
 
     def next_growth(self) -> int:

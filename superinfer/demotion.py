@@ -100,9 +100,9 @@ class Demotion:
 
     def _after(self, taken: int) -> int:
         """At how many blocks to look again when so many are taken."""
-        over = [level for _, level in self._levels if level > taken]
         if taken < self._lowest:
             return self._lowest
+        over = [level for _, level in self._levels if level > taken]
         return min([*over, taken + self._grain])
 
     def _demote(self, members: list[Sequence]) -> list[Requantise]:

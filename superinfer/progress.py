@@ -48,7 +48,7 @@ class Progress:
         if not plan.advanced:
             self.advance(plan, steps)
         if decodes:
-            self._engine.batch.end_s.extend(ends)
+            self._engine.batch.end_s.fromlist(ends)
             recorder.computed_tokens += steps * decodes
             if not last:
                 self._take_next_growth(plan)

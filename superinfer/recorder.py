@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from array import array
 from dataclasses import fields
-from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -123,7 +122,8 @@ class Recorder:
     def build(self, engine: Engine) -> RunRecord:
         """Everything as columns."""
         pool, config = engine.pool, engine.config
-        decode_steps, table = len(engine.batch.end_s), _table(self.sequences, config.kv_bits)
+        decode_steps = len(engine.batch.end_s)
+        table = _table(self.sequences, config.kv_bits, engine.demotion is not None)
         ended = len(self.sequences) - len(engine.live)
         mirror = engine.mirror
         begun = int(np.count_nonzero(~np.isnan(table.first_token_s)))
@@ -160,34 +160,42 @@ def _counters(engine: Engine) -> dict[str, float]:
     return {name: n for part in parts for name, n in getattr(part, "counters", {}).items()}
 
 
-def _floats(sequences: list[Sequence], name: str) -> Floats:
+def _floats(times_s: list[float | None]) -> Floats:
     """Times; numpy reads None as NaN."""
-    return np.array(list(map(attrgetter(name), sequences)), dtype=np.float64)
+    return np.array(times_s, dtype=np.float64)
 
 
-def _ints(sequences: list[Sequence], name: str) -> Ints:
-    return np.fromiter(map(attrgetter(name), sequences), np.int64, len(sequences))
+def _ints(counts: list[int]) -> Ints:
+    return np.fromiter(counts, np.int64, len(counts))
 
 
-def _table(sequences: list[Sequence], kv_bits: int) -> RequestTable:
-    shares = np.array([seq.kv_shares for seq in sequences], np.float64).reshape(-1, 2)
+def _kv_shares(sequences: list[Sequence], kv_bits: int, demotes: bool) -> Floats:
+    """Shares of 8 and 4 bits in what each has read; without demotion nothing loses bits."""
+    shares = np.zeros((len(sequences), 2))
+    if demotes and sequences:
+        shares[:] = [seq.kv_shares for seq in sequences]
     if kv_bits == 8:
         shares[:, 0] = 1.0
-    first_scheduled_s = _floats(sequences, "first_scheduled_s")
+    return shares
+
+
+def _table(sequences: list[Sequence], kv_bits: int, demotes: bool) -> RequestTable:
+    shares = _kv_shares(sequences, kv_bits, demotes)
+    first_scheduled_s = _floats([seq.first_scheduled_s for seq in sequences])
     return RequestTable(
         requests=[seq.request for seq in sequences],
         state=[seq.outcome or "unfinished" for seq in sequences],
         reject_reason=[seq.end_reason for seq in sequences],
         first_scheduled_s=first_scheduled_s,
-        first_token_s=_floats(sequences, "first_token_s"),
-        finish_s=_floats(sequences, "finish_s"),
-        output_tokens=_ints(sequences, "output_tokens"),
-        cached_tokens=_ints(sequences, "cached_tokens"),
-        recomputed_tokens=_ints(sequences, "recomputed_tokens"),
-        preemptions=_ints(sequences, "preemptions"),
-        rotations=_ints(sequences, "rotations"),
-        h2d_bytes=_ints(sequences, "h2d_bytes"),
-        d2h_bytes=_ints(sequences, "d2h_bytes"),
+        first_token_s=_floats([seq.first_token_s for seq in sequences]),
+        finish_s=_floats([seq.finish_s for seq in sequences]),
+        output_tokens=_ints([seq.output_tokens for seq in sequences]),
+        cached_tokens=_ints([seq.cached_tokens for seq in sequences]),
+        recomputed_tokens=_ints([seq.recomputed_tokens for seq in sequences]),
+        preemptions=_ints([seq.preemptions for seq in sequences]),
+        rotations=_ints([seq.rotations for seq in sequences]),
+        h2d_bytes=_ints([seq.h2d_bytes for seq in sequences]),
+        d2h_bytes=_ints([seq.d2h_bytes for seq in sequences]),
         kv_bits=np.where(np.isnan(first_scheduled_s), np.nan, 16.0 - shares @ (8.0, 12.0)),
         kv_8_share=shares[:, 0],
         kv_4_share=shares[:, 1],

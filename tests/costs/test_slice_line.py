@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import cache
 
 import pytest
@@ -21,6 +22,7 @@ from superinfer.costs import (
 )
 from superinfer.costs.placement import shares_of
 from superinfer.costs.profile import Kernel
+from superinfer.costs.step import _piece_at
 
 SHIPPED = {f"{name.model} tp{name.tp}": name for name in list_profiles()}
 
@@ -139,3 +141,10 @@ def test_lines_of_decodes_join_and_rise(which: str, decodes: int) -> None:
         jump_s = following.first_s - (line.first_s + (line.steps - 1) * line.growth_s)
         assert jump_s <= max(line.growth_s, following.growth_s) + 1e-9
         line = following
+
+
+@given(ends=st.lists(st.integers(0, 9), max_size=12), context=st.integers(0, 10))
+def test_the_piece_of_a_context(ends: list[int], context: int) -> None:
+    """One that ends there does not hold it any more."""
+    ascending = [float(end) for end in sorted(ends)]
+    assert _piece_at(ascending, context) == bisect_right(ascending, context)

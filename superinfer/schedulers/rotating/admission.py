@@ -76,7 +76,9 @@ class Admission:
         """True if there is room even for all of them at their full lengths at once."""
         held = (draft.pool.referenced + draft.blocks_for(_cache_tokens(job.seq))) * self._block
         left = self._end_steps - self._decoding * draft.batch.step
-        left += sum(self._left(draft, other) for other in (job, *entering))
+        left += self._left(draft, job)
+        for other in entering:
+            left += self._left(draft, other)
         return held + left + self._decoding * self._block <= self._tokens(draft)
 
     def _tokens(self, draft: Draft) -> int:

@@ -6,7 +6,6 @@ question is always conditional on what the request has given already.
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Literal, Protocol
@@ -22,6 +21,8 @@ HISTORY: Final = 1000
 """Answers that a histogram remembers: enough for a P90, and few enough to follow the load."""
 COLD_START_TOKENS: Final = 512
 """Assumed answer where nothing is known, if the client's own limit is not shorter."""
+NO_QUANTILE: Final = -1
+"""In place of a length: too few are known."""
 MEDIAN: Final = 0.5
 CAUTIOUS: Final = 0.5
 """Quantiles for ordering, and for memory: the peak of many requests is predicted by their medians,
@@ -64,15 +65,14 @@ class HistogramLengths(NoLengths):
     def tokens_left(self, request: Request, given_tokens: int, quantile: float) -> int:
         """The quantile of the remembered answers that are longer than this one already is."""
         class_name = request.slo_class.name
-        for history in (
-            self._by_key.get((request.tenant, class_name)),
-            self._by_class.get(class_name),
-        ):
-            if history is not None:
-                length = history.quantile_above(given_tokens, quantile)
-                if length is not None:
-                    return min(length, max(request.max_tokens, given_tokens + 1)) - given_tokens
-        return super().tokens_left(request, given_tokens, quantile)
+        history, length = self._by_key.get((request.tenant, class_name)), NO_QUANTILE
+        if history is not None:
+            length = history.quantile_above(given_tokens, quantile)
+        if length == NO_QUANTILE and (history := self._by_class.get(class_name)) is not None:
+            length = history.quantile_above(given_tokens, quantile)
+        if length == NO_QUANTILE:
+            return super().tokens_left(request, given_tokens, quantile)
+        return min(length, max(request.max_tokens, given_tokens + 1)) - given_tokens
 
     def learn(self, request: Request, output_tokens: int) -> None:
         """Remember the answer for its tenant and class, and for the class."""
@@ -147,15 +147,30 @@ class _History:
         self._sorted: list[int] = []
 
     def add(self, tokens: int) -> None:
-        if len(self._latest) == HISTORY:
-            old = self._latest.popleft()
-            del self._sorted[bisect_right(self._sorted, old) - 1]
         self._latest.append(tokens)
-        insort(self._sorted, tokens)
+        if len(self._latest) > HISTORY:
+            old = self._latest.popleft()
+            if old == tokens:
+                return
+            del self._sorted[_first_above(self._sorted, old) - 1]
+        self._sorted.insert(_first_above(self._sorted, tokens), tokens)
 
-    def quantile_above(self, tokens: int, quantile: float) -> int | None:
-        first = bisect_right(self._sorted, tokens)
+    def quantile_above(self, tokens: int, quantile: float) -> int:
+        """Of the lengths above `tokens`; `NO_QUANTILE` where there are too few."""
+        first = _first_above(self._sorted, tokens)
         longer = len(self._sorted) - first
         if longer < self.FEWEST:
-            return None
+            return NO_QUANTILE
         return self._sorted[first + min(longer - 1, int(quantile * longer))]
+
+
+def _first_above(lengths: list[int], tokens: int) -> int:
+    """Place of the first length above `tokens`: `bisect_right`, compiled."""
+    low, high = 0, len(lengths)
+    while low < high:
+        middle = (low + high) >> 1
+        if tokens < lengths[middle]:
+            high = middle
+        else:
+            low = middle + 1
+    return low

@@ -91,9 +91,10 @@ class TenantQueues:
         heap = heaps.setdefault(request.tenant if self._fair else "", [])
         heapq.heappush(heap, (request.arrival_s, request.index, job.ticket, job))
 
-    def head(self, step: int, turns: slice = slice(None)) -> Job | None:
-        """The job whose turn it is at a step of the decode batch, of some `turns` or of all."""
-        for heaps in self._heaps[turns]:
+    def head(self, step: int, first_turn: int = 0, stop_turn: int = TURNS) -> Job | None:
+        """The job whose turn it is at a step of the decode batch, of some turns or of all."""
+        for turn in range(first_turn, stop_turn):
+            heaps = self._heaps[turn]
             if heaps and (found := self._head_of(heaps, step)) is not None:
                 return found
         return None
@@ -104,6 +105,12 @@ class TenantQueues:
         return any(len(heaps) > 1 for heaps in self._heaps)
 
     def _head_of(self, heaps: dict[str, list[_Entry]], step: int) -> Job | None:
+        if len(heaps) == 1:  # nobody to compare with
+            for heap in heaps.values():
+                if _current(heap):
+                    return heap[0][3]
+            heaps.clear()
+            return None
         idle = [tenant for tenant, heap in heaps.items() if not _current(heap)]
         for tenant in idle:
             del heaps[tenant]

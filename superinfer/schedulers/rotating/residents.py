@@ -44,23 +44,23 @@ class Residents:
 
     def add(self, job: Job) -> None:
         """A job decodes from now on."""
-        insort(self._group(job), _entry(job))
+        _insert(self._group(job), job)
         if job.pace_s < inf:
             insort(self._paces_s, job.pace_s)
 
     def remove(self, job: Job) -> None:
         """A job decodes no longer."""
-        group, entry = self._group(job), _entry(job)
-        del group[bisect_left(group, entry)]
+        group = self._group(job)
+        del group[_place(group, job)]
         if job.pace_s < inf:
             del self._paces_s[bisect_left(self._paces_s, job.pace_s)]
 
     def demote(self, job: Job) -> None:
         """Move a job one level down."""
-        group, entry = self._group(job), _entry(job)
-        del group[bisect_left(group, entry)]
+        group = self._group(job)
+        del group[_place(group, job)]
         job.level += 1
-        insort(self._group(job), entry)
+        _insert(self._group(job), job)
 
     def most_slack(
         self, slack_s: Callable[[Job], float], eligible: Callable[[Job, float], bool]
@@ -76,8 +76,22 @@ class Residents:
         return self._groups[job.level].setdefault((job.pace_s, job.stall_s), [])
 
 
-def _entry(job: Job) -> _Entry:
-    return job.base_s, job.seq.request.index, job
+def _insert(group: list[_Entry], job: Job) -> None:
+    group.insert(_place(group, job), (job.base_s, job.seq.request.index, job))
+
+
+def _place(group: list[_Entry], job: Job) -> int:
+    """Where a job is, or belongs, in its group: a bisection that is compiled."""
+    base_s, index = job.base_s, job.seq.request.index
+    low, high = 0, len(group)
+    while low < high:
+        middle = (low + high) >> 1
+        other_s, other, _ = group[middle]
+        if other_s < base_s or (other_s == base_s and other < index):
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def _last(

@@ -216,11 +216,9 @@ class RotatingScheduler(Settings):
         """Steps for which this decision stands if nothing happens."""
         if self._urgency.blocked or (self._somebody_waits and self._changed):
             return 1  # any step may let a resident leave; the next one frees what has left
-        return min(
-            self._entrance.steps_unforeseen(draft),
-            self._device.steps_in_quanta(draft.batch.step),
-            self._writes.steps(draft, self._somebody_waits),
-        )
+        steps = self._entrance.steps_unforeseen(draft)
+        steps = min(steps, self._device.steps_in_quanta(draft.batch.step))
+        return min(steps, self._writes.steps(draft, self._somebody_waits))
 
     def _until(self, now: float) -> float:
         """When this decision should be thought over though nothing has happened."""

@@ -22,10 +22,9 @@ Needs = Callable[[Draft, Job], int]
 LEVEL_UNITS: Final = (0, 4, 16)
 """Slack below which a request belongs to a level, in units of `level_steps` steps."""
 
-LATE_OR_BEGUN: Final = slice(0, 2)
-BEGUN: Final = slice(1, 2)
-REST: Final = slice(2, None)
-"""Turns of requests without a latest start (`deadlines.TURNS`)."""
+BEGUN: Final = 1
+REST: Final = 2
+"""Turns of requests without a latest start (`deadlines.TURNS`); before these, who is late."""
 
 
 class Waiting:
@@ -113,7 +112,7 @@ class Waiting:
         rest. The aged whose share is owed have come before (`owed`).
         """
         step, others = self.fair_step, self._others
-        first = self._laxity.head(now) or others.head(step, LATE_OR_BEGUN) or self._aged.head()
+        first = self._laxity.head(now) or others.head(step, 0, REST) or self._aged.head()
         return first or others.head(step, REST)
 
     def may_overtake(self, job: Job) -> bool:
@@ -128,7 +127,7 @@ class Waiting:
         """Who may pass a request whose first token is late and that finds no room: one that has
         begun, so that its memory is of use meanwhile.
         """
-        return self._others.head(self.fair_step, BEGUN)
+        return self._others.head(self.fair_step, BEGUN, REST)
 
     def bound_s(self, job: Job, level: int) -> float:
         """Slack below which a request belongs to a level."""

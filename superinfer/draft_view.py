@@ -199,6 +199,11 @@ class DraftView:
         nbytes, pieces = self._engine.copy_size(blocks, small)
         return self._engine.cost.transfer_s(nbytes, pieces, direction)
 
+    def full_blocks(self, blocks: int, small: Small = NO_SMALL) -> float:
+        """As many blocks of 16 bits as have the bytes of these, `small` ones among them."""
+        config = self._engine.config
+        return config.block_sizes.total(blocks, small) / config.block_bytes
+
     def recompute_s(self, seq: Sequence) -> float:
         """Predicted seconds to compute the cache again in one prefill."""
         return self._engine.cost.step_s([Chunk(self._computed(seq), 0)], 0, 0)

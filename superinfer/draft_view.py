@@ -135,13 +135,22 @@ class DraftView:
         """True if the sequence decodes and needs a new block in the next step."""
         return seq.state is State.DECODING and self.batch.grows(seq)
 
+    def admits(self, seq: Sequence) -> bool:
+        """True if this plan begins the prefill of a resident sequence, maybe anew: it cannot leave
+        for the host in it.
+        """
+        if seq.state is not State.PREFILLING:
+            return False
+        return any(change.kind == "admit" and change.sequence is seq for change in self.changes)
+
     def dirty(self, seq: Sequence) -> Blocks:
         """Blocks of a resident sequence that a swap-out has to copy: the others have copies of the
         bits that they have now.
         """
         mirror, held = self._engine.mirror, self.held_blocks(seq)
         small = self._engine.holdings.small_blocks(seq)
-        if mirror is None:
+        # An unfinished prefill has no copies; those of a cache that this plan drops are still told.
+        if mirror is None or seq.state is State.PREFILLING:
             return Blocks(held, small)
         synced = mirror.synced(seq)
         return Blocks(held - synced.number, lacking(small, synced.small))

@@ -171,8 +171,8 @@ def _ints(sequences: list[Sequence], name: str) -> Ints:
 
 def _table(sequences: list[Sequence], kv_bits: int) -> RequestTable:
     shares = np.array([seq.kv_shares for seq in sequences], np.float64).reshape(-1, 2)
-    if kv_bits == 8:
-        shares[:, 0] = 1.0
+    if kv_bits < 16:
+        shares[:, 0 if kv_bits == 8 else 1] = 1.0
     first_scheduled_s = _floats(sequences, "first_scheduled_s")
     return RequestTable(
         requests=[seq.request for seq in sequences],

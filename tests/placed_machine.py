@@ -94,8 +94,9 @@ Act = Callable[[Draft, Sequence, Timing], object]
 
 
 def _admit(draft: Draft, seq: Sequence, timing: Timing) -> None:
+    """Every second request has its chunks walk over what it finds in the cache."""
     if seq.state is State.WAITING:
-        draft.try_admit(seq)
+        draft.try_admit(seq, charge_cached=seq.request.index % 2 > 0)
 
 
 def _swap_out(draft: Draft, seq: Sequence, timing: Timing) -> None:

@@ -241,7 +241,7 @@ def _chunks(layout: KVLayout, chunks: PrefillChunks) -> list[_Chunk]:
 
 
 def _keys_there(parts: list[_Entries]) -> slice | Tensor:
-    """Which slots hold keys: the first ones as a slice, which costs no copy, if there are no gaps."""
+    """Which slots hold keys: where there are no gaps the first ones, a slice, which is no copy."""
     if not parts:
         return slice(0)
     there = torch.cat([part.there.flatten() for part in parts])

@@ -10,6 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from placed_machine import Placed
 from tiered import ShrinkingLru
 
+
 @pytest.mark.parametrize("lag", [0, 1])
 def test_a_chunk_may_end_inside_a_cached_block_of_fewer_bits(lag: int) -> None:
     """The second request finds the prompt of the first, which has lost bits since, and is charged

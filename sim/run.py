@@ -187,7 +187,7 @@ def engine_config(
         block_tokens=block_tokens,
         block_bytes=block_bytes,
         small_block_bytes=small,
-        kv_bits=8 if shape.kv_dtype else FULL_BITS,
+        kv_bits=cost.kv_bits,
         slabs=slabs_of(block_bytes, eight, four),
         host_blocks=int(run.host_memory_gib * 2**30 // block_bytes),
         max_model_len=run.max_model_len or shape.max_model_len,
@@ -201,13 +201,15 @@ def _check_demands(config: Config, kv_bits: int) -> None:
     """Refuse a class that was told to have more bits than the whole cache has."""
     if kv_bits == FULL_BITS:
         return
+    held_by = f"the kv_dtype of the profile {config.run.costs}"
+    reason = held_by if kv_bits == 8 else "scheduler.compress_cache"
     classes = config.service_classes()
     for name, table in config.classes.items():
         asked = classes[name].min_kv_bits
         if "min_kv_bits" in table and asked > kv_bits:
             raise ConfigError(
                 f"classes.{name}.min_kv_bits: expected at most {kv_bits}, what the cache has by "
-                f"the kv_dtype of the profile {config.run.costs}, got {asked}"
+                f"{reason}, got {asked}"
             )
 
 

@@ -69,9 +69,15 @@ class CopiesAhead:
         batch, block_tokens = self._engine.batch, self._engine.block_tokens
         if not mirror.active:
             mirror.activate(batch)
-        for kind, seq, _, saved in draft.changes:
+        # Who stands aside and then leaves for the host, all in one draft, has its copies there.
+        swaps = {
+            seq: place
+            for place, (kind, seq, _, _) in enumerate(draft.changes)
+            if kind == "swap_out"
+        }
+        for place, (kind, seq, _, saved) in enumerate(draft.changes):
             if kind in LEAVING:
-                mirror.leave(seq, kind == "swap_out")
+                mirror.leave(seq, place <= swaps.get(seq, -1))
             elif kind == "swap_in" and seq.state is State.DECODING and saved[0] == "before_step":
                 mirror.join(seq, seq.computed_tokens // block_tokens)
         if batch.joined:

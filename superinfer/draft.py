@@ -160,11 +160,13 @@ class Draft(DraftLoads):
 
         `scheduled_tokens` is what this plan had for it before: an eager index has heard of them.
         A swap is a `before_step` copy: its blocks can be used in this very plan. Where the host has
-        no room the sequence fails by the rule `host_memory_full`.
+        no room the sequence fails by the rule `host_memory_full`. Who was admitted by this plan has
+        nothing to be saved: it is dropped, and a `fate` of "swap" is refused as by `swap_out`.
         """
         if seq.state not in RESIDENT:
             raise PlanError(f"{seq!r} is not resident and cannot be preempted")
-        fate = fate or self._engine.memory.fate(seq, self)
+        if fate is None:
+            fate = "recompute" if self.admits(seq) else self._engine.memory.fate(seq, self)
         if fate == "swap":
             self.swap_out(seq, "before_step")
         else:
@@ -176,8 +178,11 @@ class Draft(DraftLoads):
 
         Blocks that were written through are there already. `copied_blocks` says how many are copied
         where the scheduler's system keeps the others on the host in a way of its own. Returns
-        False, and fails the sequence, if the host has no room.
+        False, and fails the sequence, if the host has no room. PlanError for who was admitted by
+        this plan; who comes back from the host with it may leave again.
         """
+        if self.admits(seq):
+            raise PlanError(f"{seq!r}: admitted by this plan, it cannot leave for the host in it")
         if not self.host_fits(seq):
             self.fail(seq, "host_memory_full")
             return False

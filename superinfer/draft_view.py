@@ -135,13 +135,22 @@ class DraftView:
         """True if the sequence decodes and needs a new block in the next step."""
         return seq.state is State.DECODING and self.batch.grows(seq)
 
+    def admits(self, seq: Sequence) -> bool:
+        """True if this plan begins the prefill of a resident sequence, maybe anew: it cannot leave
+        for the host in it.
+        """
+        if seq.state is not State.PREFILLING:
+            return False
+        return any(change.kind == "admit" and change.sequence is seq for change in self.changes)
+
     def dirty(self, seq: Sequence) -> Blocks:
         """Blocks of a resident sequence that a swap-out has to copy: the others have copies of the
         bits that they have now.
         """
         mirror, held = self._engine.mirror, self.held_blocks(seq)
         small = self._engine.holdings.small_blocks(seq)
-        if mirror is None:
+        # An unfinished prefill has no copies; those of a cache that this plan drops are still told.
+        if mirror is None or seq.state is State.PREFILLING:
             return Blocks(held, small)
         synced = mirror.synced(seq)
         return Blocks(held - synced.number, lacking(small, synced.small))
@@ -198,6 +207,11 @@ class DraftView:
         """Predicted seconds to copy so many blocks, `small` ones among them, over an idle link."""
         nbytes, pieces = self._engine.copy_size(blocks, small)
         return self._engine.cost.transfer_s(nbytes, pieces, direction)
+
+    def full_blocks(self, blocks: int, small: Small = NO_SMALL) -> float:
+        """As many blocks of 16 bits as have the bytes of these, `small` ones among them."""
+        config = self._engine.config
+        return config.block_sizes.total(blocks, small) / config.block_bytes
 
     def recompute_s(self, seq: Sequence) -> float:
         """Predicted seconds to compute the cache again in one prefill."""

@@ -75,7 +75,7 @@ class EngineConfig:
     small_block_bytes: tuple[int, int] = (0, 0)
     """The same for a block of 8 bits and one of 4 bits; 0: there are none."""
     kv_bits: int = 16
-    """Of a cached value in a block of full size; with 8 there are no smaller blocks."""
+    """Of a cached value in a block of full size; with fewer than 16 there are no smaller blocks."""
     slabs: Slabs = ONE_BLOCK_SLABS
     host_blocks: int = 0
     max_model_len: int = 1 << 30

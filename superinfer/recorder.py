@@ -174,8 +174,8 @@ def _kv_shares(sequences: list[Sequence], kv_bits: int, demotes: bool) -> Floats
     shares = np.zeros((len(sequences), 2))
     if demotes and sequences:
         shares[:] = [seq.kv_shares for seq in sequences]
-    if kv_bits == 8:
-        shares[:, 0] = 1.0
+    if kv_bits < 16:
+        shares[:, 0 if kv_bits == 8 else 1] = 1.0
     return shares
 
 

@@ -260,6 +260,10 @@ class BlockManager:
         return moves
 
     def _take_out(self, changes: Iterable[Change], transfers: Transfers) -> None:
+        """Free what leaves, each once: who leaves again in the same plan has brought nothing back.
+        Who is dropped in the end need not be copied before.
+        """
+        last = {seq: kind for kind, seq, _, _ in changes if kind in _LEAVING}
         served: set[Sequence] = set()
         """Whose blocks became findable because this plan computes them."""
         for kind, seq, _, saved in changes:
@@ -270,11 +274,12 @@ class BlockManager:
             if seq in served:
                 raise PlanError(f"{seq!r} leaves in the plan that computes its cached blocks")
             held = self.device.held.get(seq)
-            if held is None:
-                self._take_back(kind, seq)
-            elif kind == "swap_out" and seq.state is not State.WAITING:
+            if held is None:  # it leaves in the plan that brought it: nothing has moved yet
+                if kind == "preempt":
+                    self._forget_hosted(seq)
+            elif last[seq] == "swap_out":
                 self._swap_out(seq, held, transfers[seq, "d2h"])
-            else:  # dropped, now or later in the same plan
+            else:
                 self.mirrored.forget(seq)
                 self._drop(seq, saved_value(saved, "node"))
 
@@ -284,13 +289,6 @@ class BlockManager:
             self.eager.leave(seq, node)
         else:
             self.device.drop(seq)
-
-    def _take_back(self, kind: str, seq: Sequence) -> None:
-        """It leaves in the plan that brought it: nothing has moved yet."""
-        if kind == "preempt":
-            self._forget_hosted(seq)
-        elif seq.computed_tokens and seq not in self.hosted:
-            raise PlanError(f"{seq!r} was admitted and swapped out in one plan")
 
     def _swap_out(self, seq: Sequence, held: Held, transfer: Transfer) -> None:
         """Copy what was computed and has no copy yet; the rest was room for more."""
@@ -391,13 +389,16 @@ class BlockManager:
 
 
 def _by_sequence(plan: Plan | None) -> Transfers:
-    """The copies of sequences, each by whose it is and where it goes."""
+    """The copies of sequences, each by whose it is and where it goes: the first one to the host,
+    which has all of a cache for a plan's further ones, and the last one back.
+    """
     copies = () if plan is None else (*plan.before_step, *plan.background)
-    return {
-        (transfer.sequence, transfer.direction): transfer
-        for transfer in copies
-        if transfer.sequence is not None
-    }
+    found: Transfers = {}
+    for transfer in copies:
+        seq, direction = transfer.sequence, transfer.direction
+        if seq is not None and not (direction == "d2h" and (seq, direction) in found):
+            found[seq, direction] = transfer
+    return found
 
 
 def _path(node: Node | None, above: Node | None) -> list[Node]:

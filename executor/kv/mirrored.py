@@ -48,8 +48,8 @@ class MirrorPlaces:
     def leave(self, seq: Sequence, to_host: bool) -> None:
         """A member is one no more."""
         copies = self._members.pop(seq, {})
-        if to_host:
-            self._leaving[seq] = copies
+        if to_host:  # maybe for the second time in a plan
+            self._leaving[seq] = self._leaving.get(seq, {}) | copies
         else:
             self._give(copies)
 

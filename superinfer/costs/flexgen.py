@@ -43,7 +43,7 @@ from mypy_extensions import mypyc_attr
 from superinfer.costs.base import Chunk, PrefillWork, SliceLine
 from superinfer.costs.capacity import activation_reserve_bytes
 from superinfer.costs.devices import GIB, DeviceSpec, Offloading
-from superinfer.costs.placement import Placement
+from superinfer.costs.placement import VALUE_BITS, Placement
 from superinfer.costs.step import Origin, StepCost, steps_within
 from superinfer.errors import ConfigError
 
@@ -67,6 +67,9 @@ class FlexGenCost(StepCost):
     def __init__(self, compute: StepCost, device: DeviceSpec, placement: Placement) -> None:
         if compute.tp != 1:
             raise ConfigError(f"flexgen runs on one GPU: run.tp expected 1, got {compute.tp}")
+        if placement.compress_cache and compute.shape.kv_dtype:
+            held = f"a cache of 16 bits, not the {compute.shape.kv_dtype} of the profile"
+            raise ConfigError(f"scheduler.compress_cache: expected {held}")
         super().__init__(compute.shape, 1, compute.links, compute.host)
         self.compute, self.device, self.placement = compute, device, placement
         self.limits = compute.limits
@@ -98,6 +101,13 @@ class FlexGenCost(StepCost):
             source=f"{origin.source}; streaming by the rules of FlexGen",
             measured=origin.measured and placement.resident,
         )
+
+    @property
+    def kv_bits(self) -> int:
+        """4 of a packed cache, without what its groups have in common. A profile's quality was
+        measured on blocks of another kind, and says nothing of these.
+        """
+        return VALUE_BITS if self.placement.compress_cache else self.compute.kv_bits
 
     def step_s(self, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int) -> float:
         """Device seconds of one step: prefills and decodes are passes of their own."""

@@ -17,7 +17,10 @@ from typing import Final
 from superinfer.errors import ConfigError
 
 GROUP_VALUES: Final = 64
-PACKED_BITS: Final = 4 + 2 * 16 / GROUP_VALUES
+VALUE_BITS: Final = 4
+"""Of a packed value."""
+PACKED_BITS: Final = VALUE_BITS + 2 * 16 / GROUP_VALUES
+"""The same with the share of what its group has in common, two numbers of 16 bits."""
 _KINDS: Final = ("weights", "cache", "activations")
 
 

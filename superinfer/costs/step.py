@@ -104,6 +104,11 @@ class StepCost(ABC):
         return self._kv_bytes
 
     @property
+    def kv_bits(self) -> int:
+        """Of a cached value, where nothing was demoted."""
+        return 8 if self.shape.kv_dtype else 16
+
+    @property
     def quality(self) -> dict[str, dict[str, float | None]]:
         """What caches of 8 and 4 bits cost in quality, where that was measured (`RunRecord`)."""
         return {}

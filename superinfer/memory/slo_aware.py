@@ -9,7 +9,7 @@ much. On the device that room is its share of a full slab, on the host its bytes
 time to compute; the order of leaves of the prefix tree is theirs, too.
 
 * **Answers.** Generated text goes before all else, for nothing can match it.
-* **Pins.** The most valuable leaves, together a share of the device's blocks, keep their rank for a
+* **Pins.** The most valuable leaves, together a share of the device's memory, keep their rank for a
   while although their age lowers their value. A cached block never stands in the way of a live
   request (`memory.pool`), so a pin is an order and no lock: pinned blocks go when no other cached
   block is left. Continuum (arXiv 2511.02230) pins for a limited time, too, while a tool is called.
@@ -79,7 +79,7 @@ class SloAwareMemory:
     weights: str = ""
     """File of a reuse model that `train-reuse` wrote; empty takes the one that ships."""
     pin_share: float = 0.2
-    """Of the device's blocks, that may be pinned."""
+    """Of the device's memory, that may be pinned; smaller blocks take less of it."""
     pin_s: float = 30.0
     """A pin ends so long after the latest use: three in four of the pauses between the calls of
     coding agents are no longer (callanjfox/kv-cache-tester@94f6046d, 6,089 pauses: median 10 s,
@@ -231,7 +231,8 @@ class Parts:
         pricing = Pricing(prices, block_tokens, pool, host.sizes)
         appraiser = LearnedAppraiser(settings._model or load_model())
         self.tree, self.host, self.prices = tree, host, prices
-        self.pins = Pins(int(settings.pin_share * pool.total), settings.pin_s)
+        shares = {bits: pool.share(bits) for bits in (16, 8, 4)}
+        self.pins = Pins(int(settings.pin_share * pool.size), settings.pin_s, shares)
         self.guard = Guard(near) if settings.guard else None
         self.order = ValuedOrder(near, appraiser, self.guard, pricing.on_device, self.pins)
         self.shelf = HostShelf(self.order, pricing, prices, host, block_tokens)

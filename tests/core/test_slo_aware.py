@@ -383,6 +383,24 @@ def test_what_is_above_a_pinned_leaf_counts_once() -> None:
     assert pins.blocks == 0
 
 
+def test_smaller_blocks_take_less_of_the_room_for_pins() -> None:
+    """Ten blocks of 16 bits have the room of twenty of 8, or of forty of 4."""
+    pins = Pins(10, 30.0, {16: 1.0, 8: 0.5, 4: 0.25})
+    stem, whole = leaf(None, 1, 16), leaf(None, 3, 11)
+    small, end, large = leaf(stem, 2, 4), leaf(stem, 4, 1), leaf(None, 5, 41)
+    stem.bits, small.bits, large.bits = 4, 8, 4
+    assert pins.offer(whole, 9.0, 0.0) == pins.offer(large, 9.0, 0.0) == (False, [])
+    assert pins.offer(small, 1.0, 0.0) == (True, [])
+    assert pins.blocks == 6.0
+    assert pins.offer(end, 2.0, 0.0) == (True, [])
+    assert pins.blocks == 7.0
+    stem.bits = 8  # it counts with the room that it took when it was pinned first
+    pins.drop(small)
+    assert (pins.blocks, pins.peak_blocks) == (5.0, 7.0)
+    pins.drop(end)
+    assert pins.blocks == 0.0
+
+
 def test_a_pin_ends() -> None:
     pins, node = Pins(10, 30.0), leaf(None, 1, 4, used_s=5.0)
     assert pins.offer(node, 1.0, 6.0) == (True, [])
@@ -435,6 +453,18 @@ def test_pinned_blocks_do_not_stand_in_the_way(even: str) -> None:
     assert len(shelf.gone(4)) == 4
     assert shelf.policy.counters["pinned_blocks_peak"] == 3.0
     assert shelf.pool.cached == 0
+
+
+@pytest.mark.parametrize(("bits", "peak"), [(16, 1.0), (8, 1.0), (4, 10.0)])
+def test_the_share_for_pins_is_one_of_the_memory(even: str, bits: int, peak: float) -> None:
+    """Of the room of 100 blocks a tenth: 36 blocks are too many at 8 bits, and nine at 4."""
+    shelf = Shelf(even, slabs=Slabs(1, 2, 4), pin_share=0.1, pin_s=1000.0)
+    node = shelf.put(prompt(0.0, *range(1, 37)))
+    if bits < 16:
+        shrink(shelf, node, bits)
+    shelf.put(prompt(1.0, 99))
+    shelf.gone(1)
+    assert shelf.policy.counters["pinned_blocks_peak"] == peak
 
 
 # -- host -----------------------------------------------------------------------------------------

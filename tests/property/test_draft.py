@@ -114,11 +114,13 @@ def _adopt(draft: Draft, seq: Sequence, rng: Random) -> None:
 
 def _preempt(draft: Draft, seq: Sequence, rng: Random) -> None:
     before, freed = draft.available, draft.private_blocks(seq)
-    draft.preempt(seq, rng.choice(["recompute", "swap"]))
+    draft.preempt(seq, "recompute" if draft.admits(seq) else rng.choice(["recompute", "swap"]))
     assert draft.available >= before + freed
 
 
 def _swap_out(draft: Draft, seq: Sequence, rng: Random) -> None:
+    if draft.admits(seq):
+        return
     before = draft.available
     assert draft.swap_out(seq, "background")
     assert draft.available == before

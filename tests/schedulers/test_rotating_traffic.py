@@ -287,6 +287,7 @@ def test_a_prefetch_of_smaller_blocks_counts_the_bytes_that_it_moves() -> None:
     ImpatientDriver(engine, requests, [9, 2], note).run()
     record = engine.recorder.build(engine)
     assert copied and record.prefetch_useful_bytes == sum(copied)
+    assert 8 * record.extra["prefetched_blocks"] == sum(copied)  # blocks of 16 bits
 
 
 @pytest.mark.parametrize("share", [0.0, 1.5])

@@ -108,3 +108,38 @@ def test_a_class_that_demands_more_than_the_cache_has_is_refused(
         summary_of(trace, f"run.costs={path}", "classes.batch.min_kv_bits=16")
     summary = summary_of(trace, f"run.costs={path}", "classes.batch.min_kv_bits=8")
     assert summary["kv_bits_mean"] == 8.0
+
+
+def flexgen(trace: Path, *settings: str) -> dict[str, Any]:
+    """The summary of FlexGen on an A100."""
+    given = ["run.device=a100-80g", *settings]
+    config = load_config(None, given, trace=str(trace), scheduler="flexgen")
+    return dict(simulated(config, load_workload(config))[1])
+
+
+PACKED = "scheduler.compress_cache=true"
+
+
+def test_a_packed_cache_of_flexgen_says_so(trace: Path, tmp_path: Path) -> None:
+    """A profile tells nothing of its quality: there 4 bits are blocks of another kind."""
+    shipped = next(p for p in list_profiles() if (p.model, p.tp) == ("llama-3.1-8b", 1))
+    path = tmp_path / "measured.json"
+    write_profile(replace(load_profile(shipped.path), quality=QUALITY), path)
+    summary = flexgen(trace, PACKED, f"run.costs={path}")
+    assert summary["kv_bits_mean"] == 4.0
+    assert {group["kv_bits_mean"] for group in summary["classes"].values()} == {4.0}
+    assert summary["kv_kl"] == summary["kv_perplexity_change"] == "unmeasured"
+    assert flexgen(trace)["kv_bits_mean"] == 16.0
+
+
+def test_a_class_that_demands_more_than_flexgen_packs_is_refused(trace: Path) -> None:
+    told = r"batch.min_kv_bits: expected at most 4, .* by scheduler.compress_cache, got 8"
+    with pytest.raises(ConfigError, match=told):
+        flexgen(trace, PACKED, "classes.batch.min_kv_bits=8")
+    assert flexgen(trace, PACKED, "classes.batch.min_kv_bits=4")["kv_bits_mean"] == 4.0
+
+
+def test_flexgen_packs_no_cache_of_8_bits(trace: Path, tmp_path: Path) -> None:
+    told = "scheduler.compress_cache: expected a cache of 16 bits, not the fp8 of the profile"
+    with pytest.raises(ConfigError, match=told):
+        flexgen(trace, PACKED, f"run.costs={one_byte_profile(tmp_path, {})}")

@@ -173,9 +173,11 @@ class _Chunk:
 
     rows: slice
     parts: list[_Entries]
-    """16 bits last, so that keys that are not there come last of all."""
-    keys: int
-    """That are there."""
+    """16 bits last, so that keys that are not there come last of all, but for a chunk that ends in
+    a cached block of fewer bits (`inputs.host_inputs`).
+    """
+    keys: slice | Tensor
+    """Which of the slots of all blocks hold keys that are there."""
     at: Tensor
     """int64 [keys]: position of each key."""
     position: Tensor
@@ -203,11 +205,11 @@ def prefill_attention(  # noqa: PLR0913, PLR0917
         chunks.found = _chunks(layout, chunks)
     for chunk in chunks.found:
         query = q[chunk.rows].to(wide).transpose(0, 1)
-        if not chunk.keys:
+        if not len(chunk.at):
             out[chunk.rows] = 0.0
             continue
         keys, values = (
-            part.transpose(0, 1).flatten(1, 2)[:, : chunk.keys]
+            part.transpose(0, 1).flatten(1, 2)[:, chunk.keys]
             for part in _dense(arena, layout, layer, chunk.parts, wide)
         )
         mask = _mask(chunk, bias, causal, wide)
@@ -224,7 +226,7 @@ def _chunks(layout: KVLayout, chunks: PrefillChunks) -> list[_Chunk]:
     found = []
     for index, context in enumerate(contexts):
         rows = slice(first_rows[index], first_rows[index + 1])
-        parts, keys = [], int(chunks.tokens[index].sum())
+        parts = []
         for place, bits in reversed(list(enumerate(PRECISIONS))):
             here = slice(place, place + 1)
             first, tokens = chunks.first[index, here], chunks.tokens[index, here]
@@ -232,9 +234,19 @@ def _chunks(layout: KVLayout, chunks: PrefillChunks) -> list[_Chunk]:
                 parts.append(_entries(layout, bits, chunks.blocks, first, tokens, first))
         position = context + torch.arange(rows.stop - rows.start, device=chunks.first.device)
         flat = [part.positions.flatten() for part in parts]
-        at = torch.cat(flat)[:keys] if flat else position[:0]
+        keys = _keys_there(parts)
+        at = torch.cat(flat)[keys] if flat else position[:0]
         found.append(_Chunk(rows, parts, keys, at, position[:, None]))
     return found
+
+
+def _keys_there(parts: list[_Entries]) -> slice | Tensor:
+    """Which slots hold keys: where there are no gaps the first ones, a slice, which is no copy."""
+    if not parts:
+        return slice(0)
+    there = torch.cat([part.there.flatten() for part in parts])
+    count = int(there.sum())
+    return slice(count) if there[:count].all() else there.nonzero()[:, 0]
 
 
 def _mask(chunk: _Chunk, bias: Tensor | None, causal: bool, wide: torch.dtype) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,6 +11,8 @@ from superinfer.memory.prefix import Node
 
 FEWEST: Final = 1024
 """Entries of the order by value that are not worth a search for lapsed pins."""
+EQUAL_SHARES: Final[Mapping[int, float]] = {16: 1.0, 8: 1.0, 4: 1.0}
+"""Where a block takes the same room at every precision."""
 
 
 @dataclass(slots=True, eq=False)
@@ -27,19 +30,26 @@ class Pins:
     """A bounded set of leaves by value; a better one takes the place of the lowest.
 
     A pinned leaf holds what is above it, so that counts as pinned, too, once for all its leaves.
+    Room is counted in blocks of 16 bits, of which one of fewer bits takes a part.
     """
 
-    def __init__(self, most_blocks: int, ttl_s: float) -> None:
-        self._most_blocks, self._ttl_s = most_blocks, ttl_s
+    def __init__(
+        self, most_blocks: int, ttl_s: float, shares: Mapping[int, float] = EQUAL_SHARES
+    ) -> None:
+        """`shares` of the room of a block of 16 bits, by the bits of a block."""
+        self._most_blocks, self._ttl_s, self._shares = most_blocks, ttl_s, shares
         self._pinned: dict[Node, Pin] = {}
         self._order: list[tuple[float, int, int, Node, Pin]] = []
         self._ends: list[tuple[float, int, Node, Pin]] = []
-        self._held: dict[Node, list[int]] = {}
-        """For each node above or at a pinned leaf: how many of these, and its blocks then."""
+        self._held: dict[Node, tuple[int, float]] = {}
+        """For each node above or at a pinned leaf: how many of these, and the room that it took
+        then."""
         self._most = FEWEST
         """With more entries by value than this, those of lapsed pins are looked for."""
         self._entered = 0
-        self.blocks = self.peak_blocks = self.made = self.expired = 0
+        self.blocks = self.peak_blocks = 0.0
+        """Room that is pinned, and the most that was."""
+        self.made = self.expired = 0
 
     def __contains__(self, node: Node) -> bool:
         return node in self._pinned
@@ -63,11 +73,12 @@ class Pins:
         if pin is None:
             return
         for step in pin.path:
-            held = self._held[step]
-            held[0] -= 1
-            if not held[0]:
-                self.blocks -= held[1]
-                del self._held[step]
+            leaves, room = self._held[step]
+            if leaves > 1:
+                self._held[step] = leaves - 1, room
+                continue
+            del self._held[step]
+            self.blocks = self.blocks - room if self._held else 0.0  # rounding ends with the last
 
     def lapsed(self, now: float) -> list[Node]:
         """Leaves whose time is over; they are pinned no longer."""
@@ -101,7 +112,7 @@ class Pins:
     def _make_room(self, node: Node, value: float) -> tuple[bool, list[Node]]:
         """Whether there is room for one more leaf, and who had to go for it."""
         lost: list[Node] = []
-        if node.blocks > self._most_blocks:
+        if self._room(node) > self._most_blocks:
             return False, lost
         while self.blocks + self._need(node) > self._most_blocks:
             lowest = self._lowest()
@@ -111,18 +122,23 @@ class Pins:
             self.drop(lowest.path[0])
         return True, lost
 
-    def _need(self, node: Node) -> int:
-        """Blocks that no pinned leaf holds so far."""
-        return sum([step.blocks for step in node.path() if step not in self._held])
+    def _room(self, node: Node) -> float:
+        """What the blocks of a node take, in blocks of 16 bits."""
+        return node.blocks * self._shares[node.bits]
+
+    def _need(self, node: Node) -> float:
+        """Room of what no pinned leaf holds so far."""
+        return sum([self._room(step) for step in node.path() if step not in self._held])
 
     def _pin(self, node: Node, pin: Pin) -> None:
         for step in pin.path:
             held = self._held.get(step)
             if held is None:
-                self._held[step] = [1, step.blocks]
-                self.blocks += step.blocks
+                room = self._room(step)
+                self._held[step] = 1, room
+                self.blocks += room
             else:
-                held[0] += 1
+                self._held[step] = held[0] + 1, held[1]
         self._pinned[node] = pin
         self._entered -= 1  # breaks ties, so that nodes are never compared
         heapq.heappush(self._order, (pin.value, -node.stop, self._entered, node, pin))

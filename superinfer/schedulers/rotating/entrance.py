@@ -192,7 +192,7 @@ class Entrance:
             copy_s = draft.copy_s(blocks, "h2d", small)
             self.prefetch_from_s = draft.now + copy_s / self._settings.prefetch_share
         if ahead:
-            self._counters.add("prefetched_blocks", blocks)
+            self._counters.add("prefetched_blocks", draft.full_blocks(blocks, small))
             draft.note("prefetch", job.seq)
         else:
             self._device.settle_in(job)

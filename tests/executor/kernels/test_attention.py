@@ -173,6 +173,27 @@ def test_prefill_of_several_tiles(attention: Attention) -> None:
 
 
 @PREFILL
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        [(16, 16), (8, 16), (8, 5)],
+        [(16, 16), (8, 16), (4, 16), (4, 5)],
+        [(16, 16), (4, 16), (8, 1)],
+        [(8, 9)],
+    ],
+)
+def test_prefill_of_a_chunk_that_ends_in_a_cached_block(
+    attention: Attention, blocks: list[tuple[int, int]], causal: bool
+) -> None:
+    """One row that runs though all of it is there: its last block has few bits and is in use in
+    part, before ranges of more bits. Another chunk follows.
+    """
+    chunks = [(blocks, 1), (blocks_of(20, 16), 20)]
+    assert close(attention, prefill_case(chunks, layout(), 2, causal=causal))
+
+
+@PREFILL
 def test_prefill_of_short_chunks_takes_short_tiles(attention: Attention) -> None:
     chunks = [(blocks_of(70, 32), 64), (blocks_of(40, 32, (8,)), 8)]
     assert close(attention, prefill_case(chunks, layout(block_tokens=32, head_dim=128), 3))

@@ -64,7 +64,7 @@ def test_goes_as_if_all_were_sorted_every_time(seed: int) -> None:
     queue, reference, now = device_queue(), Sorted(), -20.0
     for key in range(600):
         now += rng.choice((0.0, 0.1, 0.3, 0.7, 4.0))
-        values = [float(rng.randrange(8)) for _ in EDGES_S]
+        values = [float(rng.randrange(1, 8)) for _ in EDGES_S]
         used_s = now - rng.choice((0.0, 0.5, 2.0)) - 1e-6 * rng.random()
         node = leaf(root, key, rng.choice((1, 2)), values, used_s)
         queue.push(node, now)

@@ -16,7 +16,7 @@ from superinfer.memory.reuse.value import used_within
 
 Entry = tuple[float, int, float, int, Standing]
 """A bound of the value, or the time of the last use; minus the depth; minus the time of the use
-that is valued; turn; and of whom."""
+that is valued, if it is worth anything; turn; and of whom."""
 FEWEST: Final = 1024
 """Entries that are not worth a search for those that hold no longer."""
 NO_VALUES: Final[list[float]] = []
@@ -27,7 +27,7 @@ SPARE: Final = 1.25
 @mypyc_attr(allow_interpreted_subclasses=True)
 class ValueQueue:
     """Leaves of one tier, lowest value first, of equals the deepest, of equally deep ones the one
-    that was used last.
+    that was used last, or queued last if they are worth nothing.
 
     A value changes when the age of a block passes an edge. A leaf is queued by the least that it is
     worth in some bins to come, as many as keep it well above what goes at present, and again when
@@ -110,13 +110,9 @@ class ValueQueue:
         if not self._changes.due(now):
             return
         for standing in self._changes.take(now):
-            node = standing.node
-            if standing.replaced or node.note is not standing.worth or not self.free(node):
-                continue
-            if standing.holds:
+            # Whoever changes a leaf queues it again.
+            if not standing.replaced and standing.holds and self.free(standing.node):
                 self._stand(standing, self._floor, now)
-            else:
-                self.push(node, now)
         if len(self._leaves) > self._most:
             self._forget(now)
 
@@ -143,7 +139,7 @@ class ValueQueue:
                 least = coming
             edge += 1
         standing.lasts_s = lasts_s = standing.used_s + edges_s[edge]
-        self._enter(least, -standing.used_s, standing)
+        self._enter(least, -standing.used_s if least else 0.0, standing)
         if lasts_s < math.inf:
             self._changes.add(standing)
 

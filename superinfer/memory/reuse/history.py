@@ -242,7 +242,8 @@ class History:
         stop = len(names)
         partial = bool(request.prompt_tokens % request.hash_block_tokens)
         full = stop - 1 if partial else stop
-        for start, end in ((known, full), (max(known, full), stop)):
+        # A partial end stands alone, and as new even where it was seen before.
+        for start, end in ((known, full), (full, stop)):
             if start >= end:
                 continue
             self._remember(request.namespace, Trail(names[start:end], start, now, after, own))
@@ -313,8 +314,10 @@ class History:
         return self._old.get(name) if found is None else found
 
     def _remember(self, namespace: str, trail: Trail) -> None:
-        self._young[_head(namespace, trail.names[0])] = trail
-        self._young_keys += len(trail.names)
+        head = _head(namespace, trail.names[0])
+        before = self._young.get(head)
+        self._young[head] = trail
+        self._young_keys += len(trail.names) - (0 if before is None else len(before.names))
         if self._young_keys > self._keys:
             self._old, self._young, self._young_keys = self._young, {}, 0
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.run import SimResult, build_engine, copy_seconds, no_collection, run_simulation
+from sim.run import (
+    SimResult,
+    build_engine,
+    copy_seconds,
+    engines_freed,
+    no_collection,
+    run_simulation,
+)
 from sim.workload import load_workload
 from superinfer.errors import ConfigError, InputError
 from superinfer.events import Sink
@@ -81,7 +88,8 @@ def simulated(
     config: Config, workload: Workload, sinks: Sequence[Sink] = ()
 ) -> tuple[RunMetrics, Summary]:
     """Simulate and summarise; writes and shows nothing. `sinks`: one per replica, or none."""
-    result = run_simulation(config, workload, sinks=sinks)
+    with engines_freed(len(workload.requests)):
+        result = run_simulation(config, workload, sinks=sinks)
     metrics = RunMetrics(result.record, window_of(config))
     return metrics, metrics.summary(_extra(config, workload, result))
 

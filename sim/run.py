@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -42,6 +42,10 @@ from superinfer.schedulers.base import Scheduler
 from traces.workload import Workload
 
 _T = TypeVar("_T")
+
+
+LARGE_RUN: Final = 50_000
+"""Requests for which the memory of the engines is worth the search for what refers to itself."""
 
 
 @dataclass(slots=True)
@@ -82,7 +86,7 @@ def run_simulation(
     with no_collection():
         coverage, closed = simulate(engine, workload.requests, oracle, load, stop_s)
     wall_s = time.perf_counter() - started
-    record = engine.recorder.build(engine)
+    record = _record(engine)
     record.quality = cost.quality
     sent = _load_summary(load, config.run, closed.left if closed else {})
     trust = cost.trust(coverage)
@@ -109,7 +113,7 @@ def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]
         done = simulate_cluster(engines, workload.requests, answers, router, load, stop_s)
     wall_s = time.perf_counter() - started
     record = cluster_record(
-        [engine.recorder.build(engine) for engine in engines],
+        [_record(engine) for engine in engines],
         np.array(done.sent_to, np.int64),
         [coverage.total_s for coverage in done.coverages],
     )
@@ -117,6 +121,13 @@ def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]
     sent = _load_summary(load, config.run, done.closed.left if done.closed else {})
     trust, sizes = cost.trust(done.coverage), engines[0].config
     return SimResult(record, wall_s, stopwatch.seconds, trust, sizes, sent)
+
+
+def _record(engine: Engine) -> RunRecord:
+    """What an engine wrote down. It gives up its sequences, for the tables need the memory."""
+    record = engine.recorder.build(engine)
+    engine.recorder.sequences = []
+    return record
 
 
 def build_engine(
@@ -267,6 +278,24 @@ def _host(run: RunConfig, known: HostCost) -> HostCost:
         per_sequence_s=known.per_sequence_s if sequence_us is None else sequence_us / 1e6,
         origin="configured",
     )
+
+
+@contextmanager
+def engines_freed(requests: int) -> Iterator[None]:
+    """Give back the memory of the engines of a run with so many requests once it is over, before
+    its tables are made: they refer to themselves in circles, so nothing else would.
+
+    What was there before is not walked over.
+    """
+    if requests < LARGE_RUN:
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+        gc.collect()
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

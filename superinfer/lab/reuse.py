@@ -57,8 +57,8 @@ def examples(requests: Sequence[Request], edges_s: Sequence[float]) -> Examples:
         visit = history.visit(request, request.arrival_s)
         for row, start in enumerate(visit.starts):
             for blocks, position in _runs(coming[start : visit.stops[row]]):
-                features.append(visit.features[row])
-                gaps.append(visit.gaps[row])
+                features.append(visit.features_of(row))
+                gaps.append(visit.gaps_of(row))
                 later = requests[position].arrival_s if position < NEVER else np.inf
                 spans.append((request.arrival_s, blocks, later - request.arrival_s))
     if not spans:

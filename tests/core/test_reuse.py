@@ -16,7 +16,7 @@ from superinfer.errors import ConfigError
 from superinfer.memory.orders import Surroundings, build_order
 from superinfer.memory.orders.guard import FIRST_PAUSE, Guard, ShadowLru
 from superinfer.memory.replay import CacheReplay
-from superinfer.memory.reuse.history import FEATURES, GAPS, History, Visit, log_gaps
+from superinfer.memory.reuse.history import FEATURES, GAPS, History, Visit, log_gap
 from superinfer.memory.reuse.model import HEADS, WIDTH, ReuseModel, load_model
 from superinfer.memory.reuse.value import Valuation
 from superinfer.request import Request
@@ -35,7 +35,17 @@ def visit(history: History, request: Request) -> Visit:
 
 def feature(seen: Visit, name: str) -> list[float]:
     """A column of the features, as the number that it is the logarithm of."""
-    return [round(math.expm1(row[FEATURES.index(name)]), 6) for row in seen.features]
+    return [round(math.expm1(number), 6) for number in column(seen, name)]
+
+
+def column(seen: Visit, name: str) -> list[float]:
+    """The same as it is."""
+    return [seen.features_of(row)[FEATURES.index(name)] for row in range(len(seen.starts))]
+
+
+def gaps(*seconds: float) -> list[float]:
+    """What is noted of these gaps."""
+    return [log_gap(gap_s) for gap_s in seconds] + [0.0] * (GAPS - len(seconds))
 
 
 # -- history --------------------------------------------------------------------------------------
@@ -58,7 +68,7 @@ def test_a_conversation_is_followed() -> None:
     assert feature(third, "shortest_gap") == [30, 30, 30]
     assert feature(third, "session_age") == [90, 90, 90]
     # Each stretch has the gaps of the session, if that is older than the stretch.
-    assert third.gaps[0] == third.gaps[1] == third.gaps[2] == log_gaps([10.0, 40.0], 100.0)
+    assert [third.gaps_of(row) for row in range(3)] == [gaps(60.0, 30.0)] * 3
 
 
 def test_a_trail_is_cut_where_prompts_part() -> None:
@@ -88,16 +98,15 @@ def test_what_is_known_of_a_beginning_and_of_its_gaps() -> None:
     assert feature(third, "own_mean_gap") == [20, 30, 0]
     longer, shorter = math.log(31.0) + 0.01, math.log(11.0) + 0.01
     mean, spread = (longer + shorter) / 2, (longer - shorter) / 2
-    columns = {name: [row[FEATURES.index(name)] for row in third.features] for name in FEATURES}
-    assert columns["session_gaps"] == pytest.approx([mean] * 3)
-    assert columns["own_gaps"] == pytest.approx([mean, longer, 0.0])
-    assert columns["own_spread"] == pytest.approx([spread, 0.0, 0.0])
+    assert column(third, "session_gaps") == pytest.approx([mean] * 3)
+    assert column(third, "own_gaps") == pytest.approx([mean, longer, 0.0])
+    assert column(third, "own_spread") == pytest.approx([spread, 0.0, 0.0])
 
 
 def test_blocks_of_another_size_count_by_their_tokens() -> None:
     small = Request("", 0.0, 512 * 3, 1, hash_ids=tuple(range(24)), hash_block_tokens=64)
-    (row,) = visit(History(), small).features
-    (same,) = visit(History(), prompt(0.0, 1, 2, 3)).features
+    row = visit(History(), small).features
+    same = visit(History(), prompt(0.0, 1, 2, 3)).features
     end = FEATURES.index("last_tokens")  # tokens in the last block
     assert row[:end] + row[end + 1 :] == same[:end] + same[end + 1 :]
 
@@ -111,19 +120,34 @@ def test_namespaces_share_nothing() -> None:
 
 
 def test_gaps_are_the_latest_ones() -> None:
-    found = log_gaps([float(t) for t in range(20)][-GAPS:], 30.0)
-    assert len(found) == GAPS
-    assert found[0] == pytest.approx(math.log(12.0) + 0.01)
-    assert found[1:] == pytest.approx([math.log(2.0) + 0.01] * (GAPS - 1))
-    assert log_gaps([], 1.0) == [0.0] * GAPS
+    """Of a prompt, and of its session, which are as old."""
+    history = History()
+    for turn in range(20):
+        seen = visit(history, prompt(float(turn * turn), 1, 2))
+        latest = [2.0 * k - 1.0 for k in range(turn, max(0, turn - GAPS), -1)]
+        assert seen.gaps == gaps(*latest)
+        known = latest or [0.0]
+        logs = [log_gap(gap_s) for gap_s in known] if latest else [0.0]
+        assert column(seen, "own_gaps") == pytest.approx([sum(logs) / len(logs)])
 
 
 def test_history_is_bounded() -> None:
     history = History(keys=100)
     for start in range(0, 10_000, 10):
         visit(history, prompt(float(start), *range(start, start + 10)))
-        assert len(history._young) + len(history._old) <= 2 * 110
+        known = [*history._young.values(), *history._old.values()]
+        assert sum(len(trail.names) for trail in known) <= 2 * 110
     assert visit(history, prompt(1e5, *range(10))).waited_s == [None]
+
+
+def test_every_part_of_a_trail_counts_in_what_is_bounded() -> None:
+    """A long prompt is cut by many short ones, in the older half, too."""
+    history, whole = History(keys=60), tuple(range(50))
+    for turn in range(400):
+        cut = (7 * turn) % 50 + 1
+        visit(history, prompt(float(turn), *whole[:cut], 1000 + turn))
+        young = sum(len(trail.names) for trail in history._young.values())
+        assert young == history._young_keys <= 60
 
 
 def test_what_is_used_is_not_forgotten() -> None:
@@ -202,10 +226,11 @@ def test_batches_give_what_single_rows_give() -> None:
     w = arrays()
     random_ = np.random.default_rng(1)
     features = random_.normal(size=(7, len(FEATURES)))
-    gaps = [[2.0] * known + [0.0] * (GAPS - known) for known in (0, 1, 2, 3, 5, 7, 8)]
-    found = ReuseModel(w).hazards(features.tolist(), gaps)
+    known = (0, 1, 2, 3, 5, 7, 8)
+    gaps = np.array([[2.0] * count + [0.0] * (GAPS - count) for count in known], np.float32)
+    found = ReuseModel(w).hazards(features.astype(np.float32), gaps)
     for row in range(7):
-        assert found[row] == pytest.approx(one_row(w, features[row], gaps[row]), rel=1e-4)
+        assert found[row] == pytest.approx(one_row(w, features[row], gaps[row].tolist()), rel=1e-4)
 
 
 def test_the_shipped_model() -> None:
@@ -218,7 +243,8 @@ def test_the_shipped_model() -> None:
 def test_a_node_costs_less_than_20_us_in_a_batch() -> None:
     model, rows = load_model(), 64
     valuation = Valuation(model.edges_s)
-    features, gaps = [[1.0] * len(FEATURES)] * rows, [[2.0] * GAPS] * rows
+    features = np.ones((rows, len(FEATURES)), np.float32)
+    gaps = np.full((rows, GAPS), 2.0, np.float32)
     best = math.inf
     for _ in range(50):
         began = time.process_time()

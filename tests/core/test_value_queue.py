@@ -10,7 +10,7 @@ from superinfer.memory.orders.agenda import Agenda
 from superinfer.memory.orders.pins import Pins
 from superinfer.memory.orders.queue import FEWEST, ValueQueue
 from superinfer.memory.orders.valued import DeviceQueue
-from superinfer.memory.orders.worth import Standing, Worth
+from superinfer.memory.orders.worth import Appraisal, Standing, Worth, equal_prices
 from superinfer.memory.prefix import Node
 from superinfer.memory.reuse.history import Visit
 from superinfer.request import Request
@@ -24,65 +24,60 @@ def leaf(parent: Node, key: int, blocks: int, values: list[float], used_s: float
     node = Node(parent, (key,), 0, blocks, BLOCK * blocks)
     asked = Request(str(key), used_s, BLOCK * blocks, 1, hash_ids=(key,), index=key)
     visit = Visit(used_s, 0)
-    visit.add(0, 1, [], [], 1.0)
+    visit.add(0, 1, 1.0)
     worth = Worth(asked, used_s, visit)
-    worth.values = [[*values, 0.0]]
+    worth.appraisal = Appraisal([[*values, 0.0]], [])
     node.note, node.last_access_s = worth, used_s
     parent.children[key] = node
     return node
 
 
-class Sorted:
-    """Every leaf with its value, depth, turn and the end of its bin."""
-
-    def __init__(self) -> None:
-        self.places: dict[Node, tuple[float, int, int, float]] = {}
-        self.turn = 0
-
-    def push(self, node: Node, now: float) -> None:
-        worth: Worth = node.note
-        edge = sum(worth.used_s + end_s <= now for end_s in EDGES_S)
-        until_s = worth.used_s + (*EDGES_S, float("inf"))[edge]
-        self.turn -= 1
-        self.places[node] = worth.values[0][edge], -node.stop, self.turn, until_s
-
-    def follow(self, now: float) -> None:
-        due = [(until_s, turn, node.stop) for node, (_, _, turn, until_s) in self.places.items()]
-        nodes = {place[2]: node for node, place in self.places.items()}
-        for until_s, turn, _ in sorted(due):
-            if until_s <= now:
-                self.push(nodes[turn], now)
-
-    def pop(self, now: float) -> Node | None:
-        self.follow(now)
-        if not self.places:
-            return None
-        node = min(self.places, key=lambda each: self.places[each][:3])
-        del self.places[node]
-        return node
+def rank(node: Node, now: float) -> tuple[float, int, float]:
+    """Its value now, the depth, and when it was used, which is never the same."""
+    worth: Worth = node.note
+    edge = sum(worth.used_s + end_s <= now for end_s in EDGES_S)
+    return worth.values(0)[edge], -node.stop, -worth.used_s
 
 
 def device_queue() -> ValueQueue:
-    return DeviceQueue(EDGES_S, BLOCK, lambda worth, bits: None, None)
+    return DeviceQueue(EDGES_S, BLOCK, equal_prices, None)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_goes_as_if_all_were_sorted_every_time(seed: int) -> None:
-    """Few different values and depths, so that turns decide; times below 0 and leaps in time."""
+    """Few different values and depths, which rise and fall; times below 0 and leaps in time."""
     rng = random.Random(seed)
     root = Node(None, (), 0, 0, BLOCK)
-    queue, reference, now = device_queue(), Sorted(), -20.0
+    queue, waiting, now = device_queue(), set[Node](), -20.0
     for key in range(600):
         now += rng.choice((0.0, 0.1, 0.3, 0.7, 4.0))
-        values = [float(rng.randrange(3)) for _ in EDGES_S]
-        node = leaf(root, key, rng.choice((1, 2)), values, now - rng.choice((0.0, 0.5, 2.0)))
+        values = [float(rng.randrange(1, 8)) for _ in EDGES_S]
+        used_s = now - rng.choice((0.0, 0.5, 2.0)) - 1e-6 * rng.random()
+        node = leaf(root, key, rng.choice((1, 2)), values, used_s)
         queue.push(node, now)
-        reference.push(node, now)
+        waiting.add(node)
         if rng.random() < 0.6:
-            expected, found = reference.pop(now), queue.pop(99, now)
-            assert found is not None and found[0] is expected
+            found = queue.pop(99, now)
+            assert found is not None and found[0] in waiting
+            expected = min(rank(each, now) for each in waiting)
+            told = 3 if expected[0] else 2  # of what is worth nothing, any of the deepest
+            assert rank(found[0], now)[:told] == expected[:told]
+            waiting.remove(found[0])
             found[0].refs = 1  # in use from now on
-    assert len(reference.places) > 100
+    assert len(waiting) > 100
+
+
+def test_a_leaf_far_from_going_is_not_touched_at_every_edge() -> None:
+    """Its least value to come is more than what goes, so it is queued by that, until it ages."""
+    root, queue = Node(None, (), 0, 0, BLOCK), device_queue()
+    low, high = leaf(root, 0, 1, [1.0] * 3, 0.0), leaf(root, 1, 1, [9.0, 8.0, 7.0], 0.0)
+    queue.push(low, 0.0)
+    assert queue.lowest(0.0) == 1.0
+    queue.push(high, 0.0)
+    assert [entry[0] for entry in queue._leaves if entry[4].node is high] == [7.0]
+    low.refs = 1
+    for now, value in ((0.5, 9.0), (1.0, 8.0), (2.4, 8.0), (2.5, 7.0), (6.0, 0.0)):
+        assert queue.lowest(now) == queue.value(high, now) == value
 
 
 def test_entries_that_count_no_longer_do_not_pile_up() -> None:
@@ -111,10 +106,10 @@ def test_ended_pins_do_not_pile_up() -> None:
     assert len(pins._order) <= FEWEST + 1
 
 
-def standing(parent: Node, until_s: float, turn: int) -> Standing:
+def standing(parent: Node, lasts_s: float, turn: int) -> Standing:
     node = leaf(parent, turn, 1, [1.0] * 3, 0.0)
-    found = Standing(node, node.note, [])
-    found.until_s, found.turn = until_s, turn
+    found = Standing(node, node.note, [], 1.0)
+    found.lasts_s, found.turn = lasts_s, turn
     return found
 
 
@@ -128,7 +123,7 @@ def test_an_agenda_is_sorted_by_time_and_turn(seed: int) -> None:
         waiting.append(each)
         if rng.random() < 0.3:
             now += rng.choice((0.0, 0.1, 0.25, 2.0))
-            due = sorted((each.until_s, each.turn) for each in waiting if each.until_s <= now)
-            assert [(each.until_s, each.turn) for each in agenda.take(now)] == due
-            waiting = [each for each in waiting if each.until_s > now]
+            due = sorted((each.lasts_s, each.turn) for each in waiting if each.lasts_s <= now)
+            assert [(each.lasts_s, each.turn) for each in agenda.take(now)] == due
+            waiting = [each for each in waiting if each.lasts_s > now]
     assert waiting

@@ -52,7 +52,7 @@ def test_the_fit_tells_what_comes_again() -> None:
     assert model.parameters < 50_000 and model.source == "made up"
     assert arrays["w_hidden"].shape == (len(FEATURES) + 32, HIDDEN)
     data = examples(conversations(100), EDGES_S)
-    hazards = model.hazards(data.features.tolist(), data.gaps.tolist())
+    hazards = model.hazards(data.features, data.gaps)
     ever = 1 - np.prod(1 - hazards, axis=1)
     comes = data.used.any(axis=1)
     never = (data.blocks == 1) & ~comes

@@ -13,7 +13,7 @@ from superinfer.memory.orders.worth import Standing
 
 
 class Agenda:
-    """Leaves by the second in which their values change (`until_s`). Nobody moves that while a leaf
+    """Leaves by the second in which their values change (`lasts_s`). Nobody moves that while a leaf
     is here.
     """
 
@@ -29,9 +29,9 @@ class Agenda:
 
     def add(self, standing: Standing) -> None:
         """Note one whose time is finite."""
-        second = standing.until_s // 1.0
+        second = standing.lasts_s // 1.0
         if second <= self._begun:
-            heapq.heappush(self._heap, (standing.until_s, standing.turn, standing))
+            heapq.heappush(self._heap, (standing.lasts_s, standing.turn, standing))
             return
         waiting = self._seconds.get(second)
         if waiting is None:
@@ -39,6 +39,11 @@ class Agenda:
             heapq.heappush(self._coming, second)
         else:
             waiting.append(standing)
+
+    def due(self, now: float) -> bool:
+        """Whether anybody's time may have come."""
+        heap, coming = self._heap, self._coming
+        return bool(coming and coming[0] <= now) or bool(heap and heap[0][0] <= now)
 
     def take(self, now: float) -> list[Standing]:
         """Those whose time has come, in order, of equals the latest in turn first; they are
@@ -48,7 +53,7 @@ class Agenda:
         while coming and coming[0] <= now:
             self._begun = second = heapq.heappop(coming)
             for standing in self._seconds.pop(second):
-                heapq.heappush(heap, (standing.until_s, standing.turn, standing))
+                heapq.heappush(heap, (standing.lasts_s, standing.turn, standing))
         found: list[Standing] = []
         while heap and heap[0][0] <= now:
             found.append(heapq.heappop(heap)[2])

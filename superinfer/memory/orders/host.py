@@ -34,51 +34,39 @@ class Pricing:
         self._device_shares = {bits: pool.share(bits) for bits in (16, 8, 4)}
         self._host_shares = {bits: sizes.of(bits) / sizes.bytes_16 for bits in (16, 8, 4)}
 
-    def on_device(self, worth: Worth, bits: int) -> list[float]:
+    def on_device(self, worth: Worth, stretch: int, bits: int) -> float:
         """Nothing has to be computed."""
-        found = worth.device_prices.get(bits)
-        if found is None:
-            found = self._prices_of(worth, 0.0, self._device_shares[bits])
-            worth.device_prices[bits] = found
-        return found
+        return self._price(worth, stretch, 0.0, self._device_shares[bits])
 
-    def on_host(self, worth: Worth, bits: int) -> list[float]:
+    def on_host(self, worth: Worth, stretch: int, bits: int) -> float:
         """It has to be loaded."""
-        found = worth.host_prices.get(bits)
-        if found is None:
-            load_s = self._prices.block_copy_s("h2d", bits)
-            found = self._prices_of(worth, load_s, self._host_shares[bits])
-            worth.host_prices[bits] = found
-        return found
+        load_s = self._prices.block_copy_s("h2d", bits)
+        return self._price(worth, stretch, load_s, self._host_shares[bits])
 
     def lost_s(self, chance: float, node: Node) -> float:
         """Expected seconds that a block of a node's end costs when it is dropped."""
         worth: Worth = node.note
-        return chance * self._compute_s(worth)[worth.stretch(node, self._block_tokens)]
+        return chance * self._compute_s(worth, worth.stretch(node, self._block_tokens))
 
     def load_saves_s(self, node: Node) -> float:
         """Seconds that a block of a node's end saves if it is loaded and not computed."""
         worth: Worth = node.note
         stretch = worth.stretch(node, self._block_tokens)
-        return self._compute_s(worth)[stretch] - self._prices.block_copy_s("h2d", node.bits)
+        return self._compute_s(worth, stretch) - self._prices.block_copy_s("h2d", node.bits)
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _prices_of(self, worth: Worth, lost_s: float, share: float) -> list[float]:
-        """Of each stretch where a hit saves all but `lost_s` of the seconds to compute a block."""
-        weighed = zip(worth.visit.weights, self._compute_s(worth), strict=True)
-        return [weight * max(0.0, saved_s - lost_s) / share for weight, saved_s in weighed]
+    def _price(self, worth: Worth, stretch: int, lost_s: float, share: float) -> float:
+        """Where a hit saves all but `lost_s` of the seconds to compute a block."""
+        saved_s = self._compute_s(worth, stretch)
+        return worth.visit.weights[stretch] * max(0.0, saved_s - lost_s) / share
 
-    def _compute_s(self, worth: Worth) -> list[float]:
-        """Seconds to compute a block of each stretch."""
-        if not worth.compute_s:
-            visit, request = worth.visit, worth.request
-            size, end = request.hash_block_tokens, request.prompt_tokens
-            worth.compute_s = [
-                self._prices.block_s(start * size, min(stop * size, end))
-                for start, stop in zip(visit.starts, visit.stops, strict=True)
-            ]
-        return worth.compute_s
+    def _compute_s(self, worth: Worth, stretch: int) -> float:
+        """Seconds to compute a block of a stretch."""
+        visit, request = worth.visit, worth.request
+        size, end = request.hash_block_tokens, request.prompt_tokens
+        stop = min(visit.stops[stretch] * size, end)
+        return self._prices.block_s(visit.starts[stretch] * size, stop)
 
 
 class Experience:
@@ -171,7 +159,8 @@ class HostShelf:
     def push(self, node: Node) -> None:
         """Queue a leaf of the host."""
         queue = self._follow()
-        if not node.note.values:
+        worth: Worth = node.note
+        if worth.appraisal is None:
             self._order.appraise()
         queue.push(node, self._order.now_s)
 

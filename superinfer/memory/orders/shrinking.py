@@ -54,8 +54,14 @@ class Shrinking:
         One that was used until this moment may have to be copied as it is.
         """
         order, worth = self._order, node.note
+        assert isinstance(worth, Worth)
         self._note_life(node, worth)
-        if order.plain or node.answer or not worth.values or node.last_access_s >= order.now_s:
+        if (
+            order.plain
+            or node.answer
+            or worth.appraisal is None
+            or node.last_access_s >= order.now_s
+        ):
             return None
         start, stop = self._blocks(node, worth)
         bits = self._bits(node)

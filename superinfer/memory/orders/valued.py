@@ -11,7 +11,7 @@ from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.pins import Pins
 from superinfer.memory.orders.queue import ValueQueue
-from superinfer.memory.orders.worth import Appraisal, Pricing, Worth
+from superinfer.memory.orders.worth import Appraisal, Pricing, Worth, equal_prices
 from superinfer.memory.prefix import Node
 from superinfer.memory.reuse.history import History, Visit
 from superinfer.request import Request
@@ -64,7 +64,7 @@ class ValuedOrder:
         surroundings: Surroundings,
         appraiser: Appraiser,
         guard: Guard | None = None,
-        pricing: Pricing = lambda worth, bits: None,
+        pricing: Pricing = equal_prices,
         pins: Pins | None = None,
     ) -> None:
         self._block_tokens = surroundings.block_tokens
@@ -101,7 +101,8 @@ class ValuedOrder:
     def unused(self, node: Node) -> None:
         """Queue a leaf by its present value, or leave it until there is one."""
         self.now_s = max(self.now_s, node.last_access_s)
-        if node.note.values or self._queue.plain:
+        worth: Worth = node.note
+        if worth.appraisal is not None or self._queue.plain:
             self._push(node)
         else:
             self._unappraised.append(node)
@@ -139,10 +140,11 @@ class ValuedOrder:
         self._visits, self._unappraised, self._visited_blocks = [], [], 0.0
         if worths:
             found = self._appraiser.appraise([worth.visit for worth in worths])
-            for worth, (values, unused) in zip(worths, found, strict=True):
-                worth.values, worth.unused = values, unused
+            for worth, appraisal in zip(worths, found, strict=True):
+                worth.appraisal = appraisal
         for node in nodes:
-            if node.note.values and node.reclaimable:
+            worth = node.note
+            if worth.appraisal is not None and node.reclaimable:
                 self._push(node)
 
     def chance(self, node: Node, life_s: float) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Final
+
+from numpy.typing import NDArray
 
 from superinfer.memory.orders.base import key_position
 from superinfer.memory.prefix import Node
@@ -12,29 +14,58 @@ from superinfer.memory.reuse.history import Visit
 from superinfer.request import Request
 
 
-class Appraisal(NamedTuple):
+class Appraisal:
     """What the stretches of a prompt are worth, by bins of age."""
 
-    values: list[list[float]]
-    """One more, 0, for what is older."""
-    unused: list[list[float]]
-    """Probabilities of no use up to the end of each bin."""
+    __slots__ = ("_unused", "_values")
+
+    def __init__(self, values: list[list[float]], unused: list[list[float]]) -> None:
+        """A row for each stretch, as the two methods tell."""
+        self._values, self._unused = values, unused
+
+    def values(self, stretch: int) -> list[float]:
+        """The value in each bin, and one more, 0, for what is older."""
+        return self._values[stretch]
+
+    def unused(self, stretch: int) -> list[float]:
+        """The probability of no use up to the end of each bin."""
+        return self._unused[stretch]
+
+
+NO_ROWS: Final[list[list[float]]] = []
+
+
+class BatchAppraisal(Appraisal):
+    """Rows of the arrays of a batch. Most are never asked for, so they stay arrays until then."""
+
+    __slots__ = ("_first", "_unused_array", "_values_array")
+
+    def __init__(self, values: NDArray[Any], unused: NDArray[Any], first: int) -> None:
+        """Those of this prompt begin with row `first`."""
+        super().__init__(NO_ROWS, NO_ROWS)
+        self._values_array, self._unused_array, self._first = values, unused, first
+
+    def values(self, stretch: int) -> list[float]:
+        """A row as floats."""
+        found: list[float] = self._values_array[self._first + stretch].tolist()
+        return found
+
+    def unused(self, stretch: int) -> list[float]:
+        """A row as floats."""
+        found: list[float] = self._unused_array[self._first + stretch].tolist()
+        return found
 
 
 class Worth:
     """What the blocks of a prompt are worth after its use: steps over age, for each stretch."""
 
     __slots__ = (
-        "compute_s",
-        "device_prices",
+        "appraisal",
         "found_blocks",
-        "host_prices",
         "kept_chance",
         "kept_s",
         "request",
-        "unused",
         "used_s",
-        "values",
         "visit",
     )
 
@@ -49,20 +80,22 @@ class Worth:
         self.request, self.used_s, self.visit = request, used_s, visit
         self.found_blocks = 0
         """In the cache when the request came."""
-        self.values: list[list[float]] = []
-        """For each stretch the value in each bin of age. Empty until it is appraised."""
-        self.unused: list[list[float]] = []
-        """For each stretch the probability of no use up to the end of each bin."""
-        self.compute_s: list[float] = []
-        """For each stretch the seconds to compute a block. Empty until somebody asks."""
-        self.device_prices: dict[int, list[float]] = {}
-        """For each stretch what a hit on the device is worth, by the bits of the block."""
-        self.host_prices: dict[int, list[float]] = {}
-        """The same on the host."""
+        self.appraisal: Appraisal | None = None
+        """None until it is appraised."""
         self.kept_s = kept_s
         """When blocks of it went to the host, if any did."""
         self.kept_chance = kept_chance
         """How likely a use of them seemed then."""
+
+    def values(self, stretch: int) -> list[float]:
+        """What an appraised stretch is worth in each bin of age."""
+        assert self.appraisal is not None
+        return self.appraisal.values(stretch)
+
+    def unused(self, stretch: int) -> list[float]:
+        """The probability of no use of an appraised stretch up to the end of each bin."""
+        assert self.appraisal is not None
+        return self.appraisal.unused(stretch)
 
     def stretch(self, node: Node, block_tokens: int) -> int:
         """Which stretch of the prompt a node's last block is in."""
@@ -81,29 +114,51 @@ class Worth:
         return max(node.start, first * node.hash_tokens // block_tokens)
 
 
-Pricing = Callable[[Worth, int], list[float] | None]
-"""What a hit on a block of so many bits is worth for the room of one of 16 bits, for each stretch;
-None where each counts one."""
+Pricing = Callable[[Worth, int, int], float]
+"""What a hit on a block of a stretch, of so many bits, is worth for the room of one of 16 bits."""
+
+
+def equal_prices(worth: Worth, stretch: int, bits: int) -> float:
+    """Each hit counts one."""
+    return 1.0
 
 
 class Standing:
     """A leaf as it was when it was queued, what its rank is at every age, and its place now."""
 
-    __slots__ = ("bits", "edge", "node", "ranks", "stop", "turn", "until_s", "used_s", "worth")
+    __slots__ = (
+        "bits",
+        "lasts_s",
+        "node",
+        "price",
+        "replaced",
+        "stop",
+        "turn",
+        "used_s",
+        "values",
+        "worth",
+    )
 
-    def __init__(self, node: Node, worth: Worth, ranks: list[float]) -> None:
+    def __init__(self, node: Node, worth: Worth, values: list[float], price: float) -> None:
         self.node, self.worth = node, worth
         self.stop: int = node.stop
         self.bits: int = node.bits
         self.used_s: float = worth.used_s
-        self.ranks = ranks
-        """By bins of age; of its last block."""
-        self.edge = 0
-        """The bin in which it is queued."""
-        self.until_s: float = math.inf
-        """When that ends."""
+        self.values, self.price = values, price
+        """Of its last block, by bins of age, and what each counts. None for what is queued by age
+        alone, or for nothing."""
         self.turn = 0
-        """When it was queued there, as a number that falls; the last of its entries counts."""
+        """When it was queued, as a number that falls; the last of its entries counts."""
+        self.lasts_s: float = math.inf
+        """Until then its rank is no lower than that of its entry."""
+        self.replaced = False
+        """True when another one stands for the leaf."""
+
+    def again(self) -> Standing:
+        """A new one for the same leaf, as it was; this one counts no longer."""
+        other = Standing(self.node, self.worth, self.values, self.price)
+        other.stop, other.bits, self.replaced = self.stop, self.bits, True
+        return other
 
     @property
     def holds(self) -> bool:

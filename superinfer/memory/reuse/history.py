@@ -7,8 +7,7 @@ that it shares with an earlier one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from itertools import pairwise
+import math
 from math import copysign, log1p, sqrt
 from typing import Final
 
@@ -58,28 +57,74 @@ FEATURES: Final = [
 ]
 
 
+NO_GAPS: Final = [0.0] * (GAPS - 1)
+NO_TIMES: Final = [0.0] * GAPS
+
+
 class Session:
     """One conversation, as far as prompts show it."""
 
-    __slots__ = ("born_s", "growth_tokens", "shortest_gap_s", "times_s", "tokens", "turns")
+    __slots__ = (
+        "born_s",
+        "growth_tokens",
+        "last_s",
+        "past_gaps",
+        "shortest_gap_s",
+        "tokens",
+        "turns",
+        "uses",
+    )
 
     def __init__(self, now: float, tokens: int, before: Session | None, gap_s: float) -> None:
-        self.times_s: list[float] = [*before.times_s[1 - GAPS :], now] if before else [now]
-        self.turns: int = before.turns + 1 if before else 1
+        self.last_s = now
+        self.past_gaps: list[float] = NO_GAPS
+        """`log_gap` between its latest turns, latest first; 0 where there is none."""
+        self.uses = 1
+        """Turns that these gaps stand for, this one included."""
+        self.turns = 1
         self.tokens = tokens
-        self.growth_tokens = tokens - before.tokens if before else 0
-        self.born_s: float = before.born_s if before else now
-        self.shortest_gap_s: float = min(before.shortest_gap_s, gap_s) if before else float("inf")
+        self.growth_tokens = 0
+        self.born_s = now
+        self.shortest_gap_s: float = math.inf
+        if before is not None:
+            self.past_gaps = [log_gap(now - before.last_s), *before.past_gaps[:-1]]
+            self.uses = min(GAPS, before.uses + 1)
+            self.turns = before.turns + 1
+            self.growth_tokens = tokens - before.tokens
+            self.born_s = before.born_s
+            self.shortest_gap_s = min(before.shortest_gap_s, gap_s)
 
 
 class Trail:
     """Blocks `[start, stop)` of prompts that were used by the same requests."""
 
-    __slots__ = ("fan_out", "session", "start", "stop", "times_s", "uses", "weights")
+    __slots__ = (
+        "fan_out",
+        "names",
+        "past_gaps",
+        "session",
+        "start",
+        "stop",
+        "times_s",
+        "uses",
+        "weights",
+    )
 
-    def __init__(self, start: int, stop: int, now: float, session: Session, weight: float) -> None:
-        self.start, self.stop = start, stop
+    def __init__(
+        self,
+        names: tuple[Key, ...],
+        start: int,
+        now: float,
+        session: Session,
+        weight: float,
+    ) -> None:
+        self.names = names
+        """Content ids of these blocks."""
+        self.start = start
+        self.stop = start + len(names)
         self.times_s = [now]
+        self.past_gaps = NO_GAPS
+        """`log_gap` between its latest uses, latest first; 0 where there is none."""
         self.weights = [weight]
         """Of the service classes of these uses."""
         self.uses = 1
@@ -88,161 +133,208 @@ class Trail:
 
     def upper(self, stop: int) -> Trail:
         """Cut the trail: the blocks up to `stop` become one of their own."""
-        part = Trail(self.start, stop, 0.0, self.session, 0.0)
-        part.times_s, part.uses, part.fan_out = self.times_s.copy(), self.uses, 1
-        part.weights = self.weights.copy()
-        self.start = stop
+        blocks = stop - self.start
+        part = Trail(self.names[:blocks], self.start, 0.0, self.session, 0.0)
+        part.times_s, part.uses, part.fan_out = self.times_s, self.uses, 1
+        part.past_gaps, part.weights = self.past_gaps, self.weights
+        self.names, self.start = self.names[blocks:], stop
         return part
+
+    def use(self, now: float, weight: float) -> None:
+        """One more."""
+        self.past_gaps = [log_gap(now - self.times_s[-1]), *self.past_gaps[:-1]]
+        self.times_s = [*self.times_s[1 - GAPS :], now]
+        self.weights = [*self.weights[1 - GAPS :], weight]
+        self.uses += 1
 
     def weight(self, now: float, own: float) -> float:
         """The highest weight of those who used it lately, `own` included."""
         lately = now - LATELY_S
-        for time_s, weight in zip(self.times_s, self.weights, strict=True):
-            if weight > own and time_s >= lately:
+        for place, weight in enumerate(self.weights):
+            if weight > own and self.times_s[place] >= lately:
                 own = weight
         return own
 
 
-@dataclass(slots=True)
 class Visit:
     """What the use of a prompt looks like, one row for each stretch of blocks."""
 
-    now_s: float
-    turns: int
-    """Earlier turns of its session; 0 where it begins one."""
-    starts: list[int] = field(default_factory=list)
-    """First block of each stretch."""
-    stops: list[int] = field(default_factory=list)
-    features: list[list[float]] = field(default_factory=list)
-    gaps: list[list[float]] = field(default_factory=list)
-    """Logarithms of the seconds between the latest uses, latest first; 0 where there is none."""
-    waited_s: list[float | None] = field(default_factory=list)
-    """Seconds since each stretch was used before, if it was."""
-    weights: list[float] = field(default_factory=list)
-    """The highest class weight of those who used each stretch lately."""
+    __slots__ = (
+        "features",
+        "gaps",
+        "now_s",
+        "starts",
+        "stops",
+        "turns",
+        "waited_s",
+        "weights",
+    )
 
-    def add(
-        self,
-        start: int,
-        stop: int,
-        features: list[float],
-        gaps: list[float],
-        weight: float,
-        waited_s: float | None = None,
-    ) -> None:
+    def __init__(self, now_s: float, turns: int) -> None:
+        self.now_s = now_s
+        self.turns = turns
+        """Earlier turns of its session; 0 where it begins one."""
+        self.starts: list[int] = []
+        """First block of each stretch."""
+        self.stops: list[int] = []
+        self.features: list[float] = []
+        """`FEATURES` of them for each, one after the other."""
+        self.gaps: list[float] = []
+        """`log_gap` between the latest uses of each, `GAPS` of them, latest first; 0 where there is
+        none."""
+        self.waited_s: list[float | None] = []
+        """Seconds since each stretch was used before, if it was."""
+        self.weights: list[float] = []
+        """The highest class weight of those who used each stretch lately."""
+
+    def add(self, start: int, stop: int, weight: float, waited_s: float | None = None) -> None:
         """One more stretch."""
-        self.waited_s.append(waited_s)
-        self.weights.append(weight)
         self.starts.append(start)
         self.stops.append(stop)
-        self.features.append(features)
-        self.gaps.append(gaps)
+        self.weights.append(weight)
+        self.waited_s.append(waited_s)
+
+    def features_of(self, stretch: int) -> list[float]:
+        """Its row of `features`."""
+        return self.features[stretch * len(FEATURES) : (stretch + 1) * len(FEATURES)]
+
+    def gaps_of(self, stretch: int) -> list[float]:
+        """Its row of `gaps`."""
+        return self.gaps[stretch * GAPS : (stretch + 1) * GAPS]
 
 
 class History:
-    """Trails by content id, of a bounded number of ids."""
+    """Trails by their first content id, with a bounded number of ids in all of them."""
 
     def __init__(self, keys: int = KEYS) -> None:
         self._keys = keys
         self._young: dict[object, Trail] = {}
         self._old: dict[object, Trail] = {}
+        self._young_keys = 0
+        """Content ids of all trails there."""
 
     def visit(self, request: Request, now: float) -> Visit:
         """Note that a prompt is used, and say what was known of it before."""
-        names = _names(request)
+        names = request_keys(request)
         scale = request.hash_block_tokens / UNIT_TOKENS
-        path = self._path(names)
+        path = self._path(request.namespace, names)
         session, gap_s = _session(path, now)
         common = _prompt_features(request, len(names), path, session, gap_s, now)
-        common += _path_features(request, path, session, now)
-        visit = Visit(now, session.turns if session else 0)
-        times_s = session.times_s if session else []
-        session_gaps = log_gaps(times_s, now)
+        session_gaps, turns = NO_TIMES, 0
+        if session is not None:
+            session_gaps = gaps_at(session.last_s, session.past_gaps, now)
+            turns = session.uses
+        common += _path_features(request, path, session, session_gaps)
+        visit = Visit(now, 0 if session is None else session.turns)
         own = request.slo_class.weight
+        features, found_gaps = visit.features, visit.gaps
         for trail in path:
-            gaps = log_gaps(trail.times_s, now)
-            row = common + _trail_features(trail, gaps, len(names), scale, now)
-            if len(trail.times_s) < len(times_s):
-                gaps = session_gaps
-            waited_s = now - trail.times_s[-1]
-            visit.add(trail.start, trail.stop, row, gaps, trail.weight(now, own), waited_s)
+            last_s = trail.times_s[-1]
+            gaps = gaps_at(last_s, trail.past_gaps, now)
+            features += common
+            features += _trail_features(trail, gaps, len(names), scale, now)
+            found_gaps += session_gaps if len(trail.times_s) < turns else gaps
+            visit.add(trail.start, trail.stop, trail.weight(now, own), now - last_s)
         after = Session(now, request.prompt_tokens, session, gap_s)
-        self._use(path, names, after, now, own)
-        for start, stop, partial in _new_stretches(request, path[-1].stop if path else 0, names):
-            self._remember(names, start, stop, Trail(start, stop, now, after, own))
-            row = [1.0, 0.0, 0.0, *_place(start, stop, len(names), scale), 0.0, float(partial)]
-            visit.add(start, stop, [*common, *row, 0.0, 0.0, 0.0], session_gaps, own)
+        known = path[-1].stop if path else 0
+        if path:
+            self._use(request.namespace, path, known < len(names), after, now, own)
+        stop = len(names)
+        partial = bool(request.prompt_tokens % request.hash_block_tokens)
+        full = stop - 1 if partial else stop
+        # A partial end stands alone, and as new even where it was seen before.
+        for start, end in ((known, full), (full, stop)):
+            if start >= end:
+                continue
+            self._remember(request.namespace, Trail(names[start:end], start, now, after, own))
+            features += common
+            features += [1.0, 0.0, 0.0, *_place(start, end, stop, scale), 0.0]
+            features += [float(end > full), 0.0, 0.0, 0.0]
+            found_gaps += session_gaps
+            visit.add(start, end, own)
         return visit
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _path(self, names: list[object]) -> list[Trail]:
+    def _path(self, namespace: str, names: tuple[Key, ...]) -> list[Trail]:
         """The trails of the longest known beginning; the last one is cut where that ends.
 
-        Chained ids belong to one place in their prompts. An id that a trace has at several places
-        is known only where it was seen last.
+        Chained ids belong to one place in their prompts.
         """
         path: list[Trail] = []
         block = 0
         while block < len(names):
-            trail = self._find(names[block])
+            trail = self._find(_head(namespace, names[block]))
             if trail is None or trail.start != block:
                 break
-            whole = trail.stop <= len(names) and self._find(names[trail.stop - 1]) is trail
-            if not whole:
-                trail = self._cut(trail, names)
+            if names[block : trail.stop] != trail.names:
+                trail = self._cut(namespace, trail, names)
             path.append(trail)
             block = trail.stop
         return path
 
-    def _cut(self, trail: Trail, names: list[object]) -> Trail:
-        """The part of a trail that a prompt shares."""
-        stop = trail.start + 1
-        while stop < min(trail.stop, len(names)) and self._find(names[stop]) is trail:
-            stop += 1
-        part = trail.upper(stop)
-        self._remember(names, part.start, stop, part)
+    def _cut(self, namespace: str, trail: Trail, names: tuple[Key, ...]) -> Trail:
+        """The part of a trail that a prompt shares; the rest stays as young as it was."""
+        own, start = trail.names, trail.start
+        same = 1
+        while same < len(own) and start + same < len(names) and own[same] == names[start + same]:
+            same += 1
+        head = _head(namespace, own[0])
+        is_young = head in self._young
+        part = trail.upper(start + same)
+        if is_young:
+            self._young[head] = part
+            self._young[_head(namespace, own[same])] = trail
+        else:
+            self._old[_head(namespace, own[same])] = trail
+            self._remember(namespace, part)
         return part
 
     def _use(
-        self, path: list[Trail], names: list[object], session: Session, now: float, weight: float
+        self,
+        namespace: str,
+        path: list[Trail],
+        left: bool,
+        session: Session,
+        now: float,
+        weight: float,
     ) -> None:
-        if path and path[-1].stop < len(names):
+        """A prompt has this known beginning, and leaves it if it has more than that."""
+        if left:
             path[-1].fan_out += 1
         for trail in path:
-            trail.times_s = [*trail.times_s[1 - GAPS :], now]
-            trail.weights = [*trail.weights[1 - GAPS :], weight]
-            trail.uses += 1
+            trail.use(now, weight)
             if trail.fan_out < COMMON_FAN_OUT:
                 trail.session = session
-            if names[trail.start] not in self._young:
-                self._remember(names, trail.start, trail.stop, trail)
+            if _head(namespace, trail.names[0]) not in self._young:
+                self._remember(namespace, trail)
 
     def _find(self, name: object) -> Trail | None:
         found = self._young.get(name)
         return self._old.get(name) if found is None else found
 
-    def _remember(self, names: list[object], start: int, stop: int, trail: Trail) -> None:
-        young = self._young
-        for block in range(start, stop):
-            young[names[block]] = trail
-        if len(young) > self._keys:
-            self._old, self._young = young, {}
+    def _remember(self, namespace: str, trail: Trail) -> None:
+        head = _head(namespace, trail.names[0])
+        before = self._young.get(head)
+        self._young[head] = trail
+        self._young_keys += len(trail.names) - (0 if before is None else len(before.names))
+        if self._young_keys > self._keys:
+            self._old, self._young, self._young_keys = self._young, {}, 0
 
 
-def log_gaps(times_s: list[float], now: float) -> list[float]:
-    """`log(1 + gap)` of the latest gaps, `now` included; never 0 where there is one."""
-    found = [0.0] * GAPS
-    later = now
-    for place, time_s in enumerate(reversed(times_s)):
-        found[place] = log1p(later - time_s) + 0.01
-        later = time_s
-    return found
+def log_gap(gap_s: float) -> float:
+    """`log(1 + gap)` and a little more, so that it is never 0."""
+    return log1p(gap_s) + 0.01
 
 
-def _names(request: Request) -> list[object]:
-    keys: tuple[Key, ...] = request_keys(request)
-    return [(request.namespace, key) for key in keys] if request.namespace else list(keys)
+def gaps_at(last_s: float, past_gaps: list[float], now: float) -> list[float]:
+    """`log_gap` of the latest gaps, that which ends now included."""
+    return [log_gap(now - last_s), *past_gaps]
+
+
+def _head(namespace: str, name: Key) -> object:
+    """What a trail that begins so is found by."""
+    return (namespace, name) if namespace else name
 
 
 def _session(path: list[Trail], now: float) -> tuple[Session | None, float]:
@@ -250,16 +342,6 @@ def _session(path: list[Trail], now: float) -> tuple[Session | None, float]:
     if not path or path[-1].fan_out >= COMMON_FAN_OUT:
         return None, 0.0
     return path[-1].session, now - path[-1].times_s[-1]
-
-
-def _new_stretches(
-    request: Request, known: int, names: list[object]
-) -> list[tuple[int, int, bool]]:
-    """The blocks that nobody used before; a partial last one stands alone."""
-    stop = len(names)
-    partial = bool(request.prompt_tokens % request.hash_block_tokens)
-    bounds = [known, stop - 1, stop] if partial else [known, stop]
-    return [(start, end, partial and end == stop) for start, end in pairwise(bounds) if start < end]
 
 
 def _prompt_features(
@@ -273,19 +355,23 @@ def _prompt_features(
     """What all blocks of a prompt have in common."""
     matched = path[-1].stop if path else 0
     tokens = request.prompt_tokens
-    partial = tokens % request.hash_block_tokens
+    partial = float(tokens % request.hash_block_tokens > 0)
     scale = request.hash_block_tokens / UNIT_TOKENS
-    counts = (blocks, matched, blocks - matched)
-    first = [*(log1p(scale * count) for count in counts), log1p(tokens)]
+    first = [
+        log1p(scale * blocks),
+        log1p(scale * matched),
+        log1p(scale * (blocks - matched)),
+        log1p(tokens),
+    ]
     end_tokens = log1p((tokens - 1) % request.hash_block_tokens)
     if session is None:
-        return [*first, 0.0, 0.0, 0.0, float(partial > 0), 0.0, 0.0, 0.0, 0.0, end_tokens]
+        return [*first, 0.0, 0.0, 0.0, partial, 0.0, 0.0, 0.0, 0.0, end_tokens]
     return [
         *first,
         1.0,
         log1p(gap_s),
         log1p(session.turns),
-        float(partial > 0),
+        partial,
         _signed_log(tokens - session.tokens),
         _signed_log(session.growth_tokens),
         log1p(now - session.born_s),
@@ -295,50 +381,61 @@ def _prompt_features(
 
 
 def _path_features(
-    request: Request, path: list[Trail], session: Session | None, now: float
+    request: Request, path: list[Trail], session: Session | None, session_gaps: list[float]
 ) -> list[float]:
     """How popular the known beginning of a prompt is, where it leaves the turn before, and how
     long the turns of its session are apart.
     """
     if not path:
-        return [0.0] * 5
+        return [0.0, 0.0, 0.0, 0.0, 0.0]
     opening_uses = path[1].uses if len(path) > 1 else 0  # behind what is common to most prompts
-    found = [log1p(path[-1].fan_out), log1p(path[-1].uses), log1p(opening_uses)]
+    last = path[-1]
+    found = [log1p(last.fan_out), log1p(last.uses), log1p(opening_uses)]
     if session is None:
         return [*found, 0.0, 0.0]
     block_tokens = request.hash_block_tokens
-    left_out = max(0, -(-session.tokens // block_tokens) - path[-1].stop)
+    left_out = max(0, -(-session.tokens // block_tokens) - last.stop)
     scale = block_tokens / UNIT_TOKENS
-    return [*found, log1p(scale * left_out), _statistics(log_gaps(session.times_s, now))[0]]
+    return [*found, log1p(scale * left_out), _statistics(session_gaps)[0]]
 
 
 def _statistics(gaps: list[float]) -> tuple[float, float]:
-    """Mean and standard deviation of the gaps that are there (`log_gaps`)."""
-    known = gaps[: gaps.index(0.0)] if 0.0 in gaps else gaps
-    if not known:
+    """Mean and standard deviation of the gaps that are there."""
+    total, count = 0.0, 0
+    for gap in gaps:
+        if gap == 0.0:
+            break
+        total += gap
+        count += 1
+    if not count:
         return 0.0, 0.0
-    mean = sum(known) / len(known)
-    return mean, sqrt(sum([(gap - mean) ** 2 for gap in known]) / len(known))
+    mean, squares = total / count, 0.0
+    for place in range(count):
+        squares += (gaps[place] - mean) ** 2
+    return mean, sqrt(squares / count)
 
 
 def _place(start: int, stop: int, blocks: int, scale: float) -> list[float]:
     """Where a stretch lies in its prompt."""
-    return [log1p(scale * count) for count in (start, stop - start, blocks - stop)]
+    return [log1p(scale * start), log1p(scale * (stop - start)), log1p(scale * (blocks - stop))]
 
 
 def _trail_features(
     trail: Trail, gaps: list[float], blocks: int, scale: float, now: float
 ) -> list[float]:
-    """What is known of a stretch that was used before, with its `log_gaps`."""
+    """What is known of a stretch that was used before, with its gaps."""
+    mean, spread = _statistics(gaps)
+    times_s = trail.times_s
     return [
         0.0,
         log1p(trail.uses),
         log1p(trail.fan_out),
         *_place(trail.start, trail.stop, blocks, scale),
-        log1p(now - trail.times_s[-1]),
+        log1p(now - times_s[-1]),
         0.0,
-        *_statistics(gaps),
-        log1p((now - trail.times_s[0]) / len(trail.times_s)),
+        mean,
+        spread,
+        log1p((now - times_s[0]) / len(times_s)),
     ]
 
 

@@ -58,15 +58,14 @@ class ReuseModel:
         self._first_b = np.concatenate([query_b, w["b_hidden"]])
         self._context_w = hidden[len(FEATURES) :]
 
-    def hazards(self, features: list[list[float]], gaps: list[list[float]]) -> Floats:
-        """Rows by bins."""
+    def hazards(self, features: Floats, gaps: Floats) -> Floats:
+        """Rows by bins, of rows by `FEATURES` and rows by `GAPS`."""
         w = self._w
-        known = np.array(features, np.float32)
-        known -= self._mean
+        known = features - self._mean
         known /= self._scale
         np.minimum(np.maximum(known, -CLIP, out=known), CLIP, out=known)
         first = known @ self._first_w + self._first_b
-        context = self._contexts(first[:, :WIDTH], np.array(gaps, np.float32))
+        context = self._contexts(first[:, :WIDTH], gaps)
         hidden = first[:, WIDTH:] + context @ self._context_w
         hidden = np.maximum(hidden, 0.0, out=hidden) @ w["w_deep"] + w["b_deep"]
         logits = np.maximum(hidden, 0.0, out=hidden) @ w["w_out"] + w["b_out"]

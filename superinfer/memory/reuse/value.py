@@ -53,9 +53,7 @@ def survival(hazards: NDArray[Any]) -> NDArray[Any]:
     return found
 
 
-def used_within(
-    unused: Sequence[float], edges_s: Sequence[float], age_s: float, life_s: float
-) -> float:
+def used_within(unused: list[float], edges_s: list[float], age_s: float, life_s: float) -> float:
     """Probability of a use before `age_s + life_s` when there was none before `age_s`.
 
     `unused` is the probability of no use up to each edge, which falls in straight lines in between
@@ -65,9 +63,10 @@ def used_within(
     return 1.0 - _at(unused, edges_s, age_s + life_s) / now if now > 0.0 else 0.0
 
 
-def _at(unused: Sequence[float], edges_s: Sequence[float], age_s: float) -> float:
+def _at(unused: list[float], edges_s: list[float], age_s: float) -> float:
     before, start_s = 1.0, 0.0
-    for after, end_s in zip(unused, edges_s, strict=True):
+    for edge, end_s in enumerate(edges_s):
+        after = unused[edge]
         if age_s < end_s:
             return before + (after - before) * (age_s - start_s) / (end_s - start_s)
         before, start_s = after, end_s

@@ -539,7 +539,7 @@ def test_the_shadow_finds_what_an_engine_could_find() -> None:
     guard = Guard(Surroundings(100, BLOCK, whole_blocks=True))
     for turn in range(50):
         guard.observe(prompt(float(turn), 1, 2), 2.0 if turn else 0.0)
-    assert guard._shadow == pytest.approx(guard._own)
+    assert guard._lead == pytest.approx(0.0)
     assert 0.6 < guard.shadow_rate < 2 / 3
 
 
@@ -576,7 +576,7 @@ def test_hits_of_heavy_classes_count_more_for_the_guard() -> None:
     for turn in range(400):
         guard.observe(prompt(2.0 * turn, 1, weight=9.0), 2.0)
         guard.observe(prompt(2.0 * turn + 1.0, 2), 1.0)  # half of what a shadow hits
-    assert guard._own / guard._blocks == pytest.approx(0.95, abs=0.002)
+    assert guard._lead / guard._compared == pytest.approx(-1 / 20, abs=0.002)
 
 
 # -- with an engine -------------------------------------------------------------------------------
@@ -655,18 +655,20 @@ def test_never_more_than_a_point_under_lru(kind: str, host_ratio: float) -> None
 
 
 def test_a_fallback_is_told(tmp_path: Path) -> None:
-    """A model that expects the less of a prompt the more often it was used: of 50 that come again
-    and again each takes the place of another, until the guard goes by age.
+    """A model that expects the less of a prompt the more often it was used. That is right while
+    more prompts than there is room for come in turn. Then 50 come again and again, and each takes
+    the place of another, until the guard goes by age.
     """
     weights = write_weights(tmp_path / "bad.npz", 0.5, 0.5, edges_s=(1e3, 1e4), by_uses=-3.0)
-    firsts = [4 * (i % 50) if i % 2 else 10_000 + 4 * i for i in range(900)]
+    firsts = [100_000 + 4 * (i % 200) for i in range(500)]
+    firsts += [4 * (i % 50) if i % 2 else 10_000 + 4 * i for i in range(600)]
     asked = [prompt(2.0 * i, f, f + 1, f + 2, index=i) for i, f in enumerate(firsts)]
     lru = run(LruMemory(), asked, 450)[0]
     record, _ = run(SloAwareMemory(weights, host_ratio=0.0), asked, 450)
-    assert 0.85 * lru.prefix_hit_tokens <= record.prefix_hit_tokens < lru.prefix_hit_tokens
+    assert record.prefix_hit_tokens > lru.prefix_hit_tokens
     assert record.notes[0].startswith("fell back to lru at request")
     assert record.extra["guard_fallbacks"] >= 1.0
-    assert 0 < record.extra["guard_fallback_requests"] < record.extra["guard_requests"]
+    assert 200 < record.extra["guard_fallback_requests"] < record.extra["guard_requests"]
     free = run(SloAwareMemory(weights, host_ratio=0.0, guard=False), asked, 450)[0]
     assert free.notes == [] and free.prefix_hit_tokens < record.prefix_hit_tokens
 

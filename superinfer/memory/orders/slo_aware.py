@@ -10,6 +10,7 @@ from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.orders.worth import Appraisal
+from superinfer.memory.reuse.calibration import Calibration
 from superinfer.memory.reuse.history import Visit
 from superinfer.memory.reuse.model import ReuseModel, load_model
 from superinfer.memory.reuse.value import Valuation, survival
@@ -22,6 +23,7 @@ class LearnedAppraiser:
         self._model = model
         self.edges_s = model.edges_s
         self._valuation = Valuation(model.edges_s)
+        self._calibration = Calibration(model.edges_s)
 
     def appraise(self, visits: Sequence[Visit]) -> list[Appraisal]:
         """All stretches of all prompts in one batch. What was asked is forgotten: a prompt stays
@@ -29,7 +31,7 @@ class LearnedAppraiser:
         """
         features = [row for visit in visits for row in visit.features]
         gaps = [row for visit in visits for row in visit.gaps]
-        hazards = self._model.hazards(features, gaps)
+        hazards = self._calibration.corrected(visits, self._model.hazards(features, gaps))
         values = np.zeros((len(hazards), len(self.edges_s) + 1))
         values[:, :-1] = self._valuation.values(hazards)
         rows = values.tolist()

@@ -75,7 +75,7 @@ class Session:
 class Trail:
     """Blocks `[start, stop)` of prompts that were used by the same requests."""
 
-    __slots__ = ("fan_out", "session", "start", "stop", "times_s", "uses", "weights")
+    __slots__ = ("fan_out", "number", "session", "start", "stop", "times_s", "uses", "weights")
 
     def __init__(self, start: int, stop: int, now: float, session: Session, weight: float) -> None:
         self.start, self.stop = start, stop
@@ -85,12 +85,14 @@ class Trail:
         self.uses = 1
         self.fan_out = 0
         self.session = session
+        self.number = 0
+        """Of its latest use, among all stretches of all visits."""
 
     def upper(self, stop: int) -> Trail:
         """Cut the trail: the blocks up to `stop` become one of their own."""
         part = Trail(self.start, stop, 0.0, self.session, 0.0)
         part.times_s, part.uses, part.fan_out = self.times_s.copy(), self.uses, 1
-        part.weights = self.weights.copy()
+        part.weights, part.number = self.weights.copy(), self.number
         self.start = stop
         return part
 
@@ -120,6 +122,9 @@ class Visit:
     """Seconds since each stretch was used before, if it was."""
     weights: list[float] = field(default_factory=list)
     """The highest class weight of those who used each stretch lately."""
+    earlier: list[int] = field(default_factory=list)
+    """For each stretch the number of its use before, where `waited_s` tells of one. Stretches are
+    numbered in the order of the visits."""
 
     def add(
         self,
@@ -129,8 +134,10 @@ class Visit:
         gaps: list[float],
         weight: float,
         waited_s: float | None = None,
+        earlier: int = 0,
     ) -> None:
         """One more stretch."""
+        self.earlier.append(earlier)
         self.waited_s.append(waited_s)
         self.weights.append(weight)
         self.starts.append(start)
@@ -146,6 +153,8 @@ class History:
         self._keys = keys
         self._young: dict[object, Trail] = {}
         self._old: dict[object, Trail] = {}
+        self._stretches = 0
+        """Of all visits."""
 
     def visit(self, request: Request, now: float) -> Visit:
         """Note that a prompt is used, and say what was known of it before."""
@@ -165,16 +174,25 @@ class History:
             if len(trail.times_s) < len(times_s):
                 gaps = session_gaps
             waited_s = now - trail.times_s[-1]
-            visit.add(trail.start, trail.stop, row, gaps, trail.weight(now, own), waited_s)
+            weight, earlier = trail.weight(now, own), trail.number
+            visit.add(trail.start, trail.stop, row, gaps, weight, waited_s, earlier)
+            trail.number = self._next()
         after = Session(now, request.prompt_tokens, session, gap_s)
         self._use(path, names, after, now, own)
         for start, stop, partial in _new_stretches(request, path[-1].stop if path else 0, names):
-            self._remember(names, start, stop, Trail(start, stop, now, after, own))
+            trail = Trail(start, stop, now, after, own)
+            trail.number = self._next()
+            self._remember(names, start, stop, trail)
             row = [1.0, 0.0, 0.0, *_place(start, stop, len(names), scale), 0.0, float(partial)]
             visit.add(start, stop, [*common, *row, 0.0, 0.0, 0.0], session_gaps, own)
         return visit
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _next(self) -> int:
+        """The number of one more stretch."""
+        self._stretches += 1
+        return self._stretches - 1
 
     def _path(self, names: list[object]) -> list[Trail]:
         """The trails of the longest known beginning; the last one is cut where that ends.

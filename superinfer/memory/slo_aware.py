@@ -232,7 +232,8 @@ class Parts:
         appraiser = LearnedAppraiser(settings._model or load_model())
         self.tree, self.host, self.prices = tree, host, prices
         self.pins = Pins(int(settings.pin_share * pool.total), settings.pin_s)
-        self.guard = Guard(near) if settings.guard else None
+        # Values save seconds, and what goes to the host besides: they begin, and hits decide.
+        self.guard = Guard(near, plain=False) if settings.guard else None
         self.order = ValuedOrder(near, appraiser, self.guard, pricing.on_device, self.pins)
         self.shelf = HostShelf(self.order, pricing, prices, host, block_tokens)
         self.answers: list[Node] = []

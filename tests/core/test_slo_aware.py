@@ -534,6 +534,13 @@ def test_by_age_both_tiers_go_by_last_use(even: str) -> None:
     assert shelf.on_host() == [2]  # the newer one took its place
 
 
+def test_an_engine_begins_by_value(even: str) -> None:
+    """Values save seconds besides hits; a cache study, which counts hits alone, begins by age."""
+    parts = Shelf(even, guard=True).policy._parts
+    assert parts is not None and not parts.order.plain
+    assert build_order("slo_aware", Surroundings(100, BLOCK)).plain  # type: ignore[attr-defined]
+
+
 def test_the_shadow_finds_what_an_engine_could_find() -> None:
     """A prompt of 9 tokens that comes again: two full blocks, and the shadow knows three ids."""
     guard = Guard(Surroundings(100, BLOCK, whole_blocks=True))

@@ -50,7 +50,7 @@ class ShadowLru:
 
 
 class Guard:
-    """Decides whether blocks go by value or by age alone: by age at first, and then by what hits
+    """Decides whether blocks go by value or by age alone: as told at first, and then by what hits
     more, once that is more than the margin and than chance.
 
     A shadow LRU tells what age would hit. What the values would hit is seen in the cache while
@@ -60,7 +60,8 @@ class Guard:
     squares.
     """
 
-    def __init__(self, surroundings: Surroundings) -> None:
+    def __init__(self, surroundings: Surroundings, plain: bool = True) -> None:
+        """It begins by age if it is `plain`."""
         self._surroundings = surroundings
         self._room_blocks = surroundings.capacity_blocks
         self._shadows: dict[int, ShadowLru] = {}
@@ -72,7 +73,7 @@ class Guard:
         the order changed last."""
         self.requests = self.fallen_back = 0
         """All, and those that were served while blocks went by age."""
-        self.plain = True
+        self.plain = plain
         """True while the order goes by age alone."""
         self.falls: list[str] = []
         """What happened, in words."""

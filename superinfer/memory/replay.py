@@ -18,6 +18,12 @@ class CacheReplay:
         self._pool = BlockPool(capacity_blocks)
         self._index = PrefixIndex(self._pool, block_tokens, order)
         self._now_s = -math.inf
+        self.evicts = False
+        """True once a block had to go."""
+
+    def resize(self, capacity_blocks: int) -> None:
+        """So many blocks fit from the next prompt on."""
+        self._pool.size = self._pool.total = capacity_blocks
 
     def hits(self, requests: Iterable[Request]) -> list[int]:
         """Leading blocks of each prompt that were cached when it came."""
@@ -39,5 +45,6 @@ class CacheReplay:
         assert node is not None
         index.release(node, self._now_s)
         if pool.excess > 0:
+            self.evicts = True
             index.reclaim(pool.excess)
         return cached

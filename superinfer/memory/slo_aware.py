@@ -233,7 +233,8 @@ class Parts:
         self.tree, self.host, self.prices = tree, host, prices
         shares = {bits: pool.share(bits) for bits in (16, 8, 4)}
         self.pins = Pins(int(settings.pin_share * pool.size), settings.pin_s, shares)
-        self.guard = Guard(near) if settings.guard else None
+        # Values save seconds, and what goes to the host besides: they begin, and hits decide.
+        self.guard = Guard(near, plain=False) if settings.guard else None
         self.order = ValuedOrder(near, appraiser, self.guard, pricing.on_device, self.pins)
         self.shelf = HostShelf(self.order, pricing, prices, host, block_tokens)
         self.answers: list[Node] = []

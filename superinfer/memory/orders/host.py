@@ -130,10 +130,12 @@ class HostShelf:
     def keep(self, node: Node) -> bool:
         """Whether blocks of a leaf of the device are worth the copy, and their place here.
 
-        By age alone any block is as likely to be used as the shadow says, and the oldest goes.
+        By age alone the oldest goes, whatever it is worth.
         """
         if node.answer:
             return False
+        if node.note.appraisal is None:
+            self._order.appraise()
         queue, now, chance = self._follow(), self._order.now_s, self._chance(node)
         if chance * self._pricing.load_saves_s(node) <= self._store_s(node):
             return False
@@ -179,9 +181,7 @@ class HostShelf:
 
     def _chance(self, node: Node) -> float:
         """How likely it seems that a block is used before it has to make room here."""
-        experience, guard = self._experience, self._order.guard
-        if self._queue.plain and guard is not None:
-            return guard.shadow_rate
+        experience = self._experience
         chance = self._queue.chance(node, self._order.now_s, experience.life_s)
         return min(1.0, chance * experience.trust(self._order.uses))
 

@@ -13,6 +13,7 @@ from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.orders.worth import Appraisal, BatchAppraisal
+from superinfer.memory.reuse.calibration import Calibration
 from superinfer.memory.reuse.history import FEATURES, GAPS, Visit
 from superinfer.memory.reuse.model import ReuseModel, load_model
 from superinfer.memory.reuse.value import Valuation, survival
@@ -27,6 +28,7 @@ class LearnedAppraiser:
         self._model = model
         self.edges_s = model.edges_s
         self._valuation = Valuation(model.edges_s)
+        self._calibration = Calibration(model.edges_s)
 
     def appraise(self, visits: Sequence[Visit]) -> list[Appraisal]:
         """All stretches of all prompts in one batch. What was asked is forgotten: a prompt stays
@@ -37,8 +39,8 @@ class LearnedAppraiser:
         for visit in visits:
             features += visit.features
             gaps += visit.gaps
-            visit.features, visit.gaps = NOTHING, NOTHING
         hazards = self._model.hazards(_array(features, len(FEATURES)), _array(gaps, GAPS))
+        hazards = self._calibration.corrected(visits, hazards)
         values = np.zeros((len(hazards), len(self.edges_s) + 1))
         values[:, :-1] = self._valuation.values(hazards)
         unused, first = survival(hazards), 0
@@ -46,6 +48,7 @@ class LearnedAppraiser:
         for visit in visits:
             found.append(BatchAppraisal(values, unused, first))
             first += len(visit.starts)
+            visit.features, visit.gaps = NOTHING, NOTHING
         return found
 
 

@@ -11,6 +11,7 @@ from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.pins import Pins
 from superinfer.memory.orders.queue import ValueQueue
+from superinfer.memory.orders.trial import Trial
 from superinfer.memory.orders.worth import Appraisal, Pricing, Worth, equal_prices
 from superinfer.memory.prefix import Node
 from superinfer.memory.reuse.history import History, Visit
@@ -69,6 +70,9 @@ class ValuedOrder:
     ) -> None:
         self._block_tokens = surroundings.block_tokens
         self._appraiser, self.guard, self._pins = appraiser, guard, pins
+        self._pricing = pricing
+        self._trials: dict[int, Trial] = {}
+        """What the guard learns from while blocks go by age, by the size of content ids."""
         self._visits: list[Worth] = []
         """Prompts that wait for a batch."""
         self._visited_blocks = 0.0
@@ -77,6 +81,7 @@ class ValuedOrder:
         """Leaves of these prompts; they stay until the batch is appraised."""
         self._history = History()
         self._queue = DeviceQueue(appraiser.edges_s, self._block_tokens, pricing, pins)
+        self._queue.plain = guard is not None and guard.plain
         self._cut: Node | None = None
         """The leaf that lost blocks last."""
         self._worth: Worth | None = None
@@ -188,11 +193,26 @@ class ValuedOrder:
 
     def _consult(self, worth: Worth) -> None:
         """Ask the guard for the mode, now that all is known of what a request found."""
-        if self.guard is None:
+        guard, request = self.guard, worth.request
+        if guard is None:
             return
-        found = worth.found_blocks * self._block_tokens / worth.request.hash_block_tokens
-        if self.guard.observe(worth.request, found):
-            self.switch(self.guard.plain)
+        found: float | None = worth.found_blocks * self._block_tokens / request.hash_block_tokens
+        if guard.plain:
+            found = self._try(guard, worth)
+        if guard.observe(request, found):
+            self._trials = {}
+            self.switch(guard.plain)
+
+    def _try(self, guard: Guard, worth: Worth) -> float | None:
+        """What a request would have found by value; None while that cannot be told."""
+        request = worth.request
+        tokens = request.hash_block_tokens
+        room_blocks, trial = guard.room(tokens), self._trials.get(tokens)
+        if trial is None:
+            trial = Trial(self.edges_s, self._pricing, self.appraise, tokens, room_blocks)
+            self._trials[tokens] = trial
+        hits = trial.serve(worth, room_blocks)
+        return guard.findable(request, hits) if trial.full else None
 
     def _push(self, node: Node) -> None:
         """Queue a leaf, or pin it; what is left of one that goes is not pinned again."""

@@ -101,6 +101,7 @@ class Trail:
     __slots__ = (
         "fan_out",
         "names",
+        "number",
         "past_gaps",
         "session",
         "start",
@@ -130,13 +131,15 @@ class Trail:
         self.uses = 1
         self.fan_out = 0
         self.session = session
+        self.number = 0
+        """Of its latest use, among all stretches of all visits."""
 
     def upper(self, stop: int) -> Trail:
         """Cut the trail: the blocks up to `stop` become one of their own."""
         blocks = stop - self.start
         part = Trail(self.names[:blocks], self.start, 0.0, self.session, 0.0)
         part.times_s, part.uses, part.fan_out = self.times_s, self.uses, 1
-        part.past_gaps, part.weights = self.past_gaps, self.weights
+        part.past_gaps, part.weights, part.number = self.past_gaps, self.weights, self.number
         self.names, self.start = self.names[blocks:], stop
         return part
 
@@ -160,6 +163,7 @@ class Visit:
     """What the use of a prompt looks like, one row for each stretch of blocks."""
 
     __slots__ = (
+        "earlier",
         "features",
         "gaps",
         "now_s",
@@ -186,9 +190,20 @@ class Visit:
         """Seconds since each stretch was used before, if it was."""
         self.weights: list[float] = []
         """The highest class weight of those who used each stretch lately."""
+        self.earlier: list[int] = []
+        """For each stretch the number of its use before, where `waited_s` tells of one. Stretches
+        are numbered in the order of the visits."""
 
-    def add(self, start: int, stop: int, weight: float, waited_s: float | None = None) -> None:
+    def add(
+        self,
+        start: int,
+        stop: int,
+        weight: float,
+        waited_s: float | None = None,
+        earlier: int = 0,
+    ) -> None:
         """One more stretch."""
+        self.earlier.append(earlier)
         self.starts.append(start)
         self.stops.append(stop)
         self.weights.append(weight)
@@ -212,6 +227,8 @@ class History:
         self._old: dict[object, Trail] = {}
         self._young_keys = 0
         """Content ids of all trails there."""
+        self._stretches = 0
+        """Of all visits."""
 
     def visit(self, request: Request, now: float) -> Visit:
         """Note that a prompt is used, and say what was known of it before."""
@@ -234,7 +251,9 @@ class History:
             features += common
             features += _trail_features(trail, gaps, len(names), scale, now)
             found_gaps += session_gaps if len(trail.times_s) < turns else gaps
-            visit.add(trail.start, trail.stop, trail.weight(now, own), now - last_s)
+            weight, waited_s = trail.weight(now, own), now - last_s
+            visit.add(trail.start, trail.stop, weight, waited_s, trail.number)
+            trail.number = self._next()
         after = Session(now, request.prompt_tokens, session, gap_s)
         known = path[-1].stop if path else 0
         if path:
@@ -246,7 +265,9 @@ class History:
         for start, end in ((known, full), (full, stop)):
             if start >= end:
                 continue
-            self._remember(request.namespace, Trail(names[start:end], start, now, after, own))
+            trail = Trail(names[start:end], start, now, after, own)
+            trail.number = self._next()
+            self._remember(request.namespace, trail)
             features += common
             features += [1.0, 0.0, 0.0, *_place(start, end, stop, scale), 0.0]
             features += [float(end > full), 0.0, 0.0, 0.0]
@@ -255,6 +276,11 @@ class History:
         return visit
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _next(self) -> int:
+        """The number of one more stretch."""
+        self._stretches += 1
+        return self._stretches - 1
 
     def _path(self, namespace: str, names: tuple[Key, ...]) -> list[Trail]:
         """The trails of the longest known beginning; the last one is cut where that ends.

@@ -18,6 +18,7 @@ from superinfer.memory.orders.guard import Guard, ShadowLru
 from superinfer.memory.orders.slo_aware import LearnedAppraiser
 from superinfer.memory.orders.trial import Trial
 from superinfer.memory.orders.valued import ValuedOrder
+from superinfer.memory.orders.worth import equal_prices
 from superinfer.memory.replay import CacheReplay
 from superinfer.memory.reuse.history import FEATURES, GAPS, History, Visit, log_gap
 from superinfer.memory.reuse.model import HEADS, WIDTH, ReuseModel, load_model
@@ -406,7 +407,7 @@ def test_a_trial_hits_what_the_order_would(capacity: int) -> None:
     near = Surroundings(capacity, BLOCK)
     order = ValuedOrder(near, LearnedAppraiser(load_model()))
     replay = CacheReplay(capacity, BLOCK, order)
-    trial = Trial(order.edges_s, lambda worth, bits: None, order.appraise, BLOCK, capacity)
+    trial = Trial(order.edges_s, equal_prices, order.appraise, BLOCK, capacity)
     hits = []
     for request in drawn(400, 60, 3):
         hits.append(replay.serve(request))
@@ -420,7 +421,7 @@ def test_a_trial_takes_the_room_that_there_is() -> None:
     near = Surroundings(16, BLOCK)
     order = ValuedOrder(near, LearnedAppraiser(load_model()))
     replay = CacheReplay(16, BLOCK, order)
-    trial = Trial(order.edges_s, lambda worth, bits: None, order.appraise, BLOCK, 16)
+    trial = Trial(order.edges_s, equal_prices, order.appraise, BLOCK, 16)
     found = []
     for turn, room_blocks in enumerate((16, 16, 8, 8)):
         request = prompt(float(turn), *range(8 * (turn % 2), 8 * (turn % 2) + 8))

@@ -80,7 +80,7 @@ class Outlook:
     def lead_s(self, job: Job) -> float:
         """From the start of a request that is off the device to its next token."""
         seq = job.seq
-        left = seq.prefill_tokens - seq.computed_tokens
+        left = job.tokens_to_compute
         copy_s = self.copy_s(job) if seq.host_blocks else 0.0
         return copy_s + (self.prefill_s(left) if left > 0 else self.step_s)
 

@@ -85,6 +85,9 @@ class Settings:
     """First tokens that will be late do not make others late."""
     paced_chunks: bool = True
     """Prefill chunks keep the pace of resident streams. Off: always the whole budget."""
+    debts: bool = True
+    """Where first tokens would be late, streams may fall behind a pace that they can make up for.
+    Off: every step keeps the pace."""
     admission: bool = True
     """New requests come in only if the predicted peak fits into memory and the pace can be held."""
     aging: bool = True

@@ -46,6 +46,9 @@ class Urgency:
         self._device = device
         self._entrance = entrance
         self._counters = counters
+        self._hurried: list[Job] = []
+        self._hurried_for: Draft | None = None
+        """The decision that this holds for."""
 
     def serve(self, draft: Draft) -> int:
         """Take in urgent requests, rotating others out; returns blocks kept for those that wait."""
@@ -88,17 +91,26 @@ class Urgency:
         """Nobody waits."""
         self.blocked, self.blocked_until_s = False, inf
 
+    def hurried(self, draft: Draft) -> list[Job]:
+        """Prompts that are wanted soon, begun ones and the most urgent, by when they are due."""
+        if self._hurried_for is not draft:
+            begun = [job for job in self._device.prefilling if job.hurried]
+            jobs = [*begun, *self._waiting.all_urgent(draft.now)]
+            jobs.sort(key=attrgetter("first_due_s"))
+            self._hurried, self._hurried_for = jobs, draft
+        return self._hurried
+
     def late(self, draft: Draft) -> list[Job]:
         """Whose first tokens cannot be in time at the present rate of prefill, if as many as
-        possible are. A single request is not judged.
+        possible are; who has begun is not given up. A single request is not judged.
         """
-        begun = [job for job in self._device.prefilling if job.hurried]
-        urgent = self._waiting.all_urgent(draft.now)
-        if not begun and len(urgent) < 2:
+        jobs = self.hurried(draft)
+        if len(jobs) < 2 and not (jobs and jobs[0].placed):
             return []
-        rate = self._outlook.prefill_rate
-        jobs = sorted([*begun, *urgent], key=attrgetter("first_due_s"))
-        return given_up((self._work(job, draft.now, rate), job) for job in jobs)
+        now, rate = draft.now, self._outlook.prefill_rate
+        step_s = self._outlook.chunk_tokens / rate
+        works = [(work_of(job, now, rate, step_s), job) for job in jobs]
+        return given_up([(w._replace(fixed=w.fixed or job.placed), job) for w, job in works])
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -113,12 +125,6 @@ class Urgency:
         """Relegate those for whose first tokens those of others would be late."""
         for job in self.late(draft):
             self._relegate(draft, job)
-
-    def _work(self, job: Job, now: float, prefill_rate: float) -> Work:
-        seq = job.seq
-        work_s = (seq.prefill_tokens - seq.computed_tokens) / prefill_rate
-        under_way = job.placed or seq.output_tokens > 0
-        return Work(inf if seq.output_tokens else job.first_due_s - now, work_s, under_way)
 
     def _hopeless_from_s(self, job: Job) -> float:
         """From when on a first token is not waited for; inf for a stream that has begun."""
@@ -136,3 +142,13 @@ class Urgency:
         self._waiting.add(job, draft.now)
         self._counters.add("relegations")
         draft.note("relegate", job.seq)
+
+
+def work_of(job: Job, now: float, prefill_rate: float, step_s: float) -> Work:
+    """A prompt as a job of the device. Tokens come at the ends of steps, so it has to be done by
+    the end of the last one that is over in time.
+    """
+    work_s = job.tokens_to_compute / prefill_rate
+    if job.seq.output_tokens or job.first_due_s == inf:
+        return Work(inf, work_s, job.seq.output_tokens > 0)
+    return Work((job.first_due_s - now) // step_s * step_s, work_s, False)

@@ -50,13 +50,17 @@ class Waiting:
         """Queue a request that is off the device, at the level of its slack."""
         free = not (job.owes and self._settings.deadline_order)
         free = free or (job.relegated and not job.seq.output_tokens)
-        job.start_by_s = inf if free else self._outlook.latest_start_s(job)
+        job.start_by_s = inf
+        if not free:
+            job.cached_tokens = self._outlook.draft.cached_tokens(job.seq)
+            job.start_by_s = self._outlook.latest_start_s(job)
         job.level = self._level(job, now)
         self._queue(job)
 
     def comes_in(self, job: Job) -> None:
         """A request has a place on the device: it does not wait here any more."""
         job.placed, job.ticket = True, next(self._tickets)
+        job.cached_tokens = 0  # those that it got count as computed
 
     def promote(self, now: float) -> Job | None:
         """The next request whose slack has crossed a bound, one level up."""

@@ -152,9 +152,9 @@ def test_the_relegated_go_before_those_who_were_promised_nothing() -> None:
 def on_time(jobs: list[Work]) -> bool:
     """True if all of them are, in order of deadlines."""
     busy_s = 0.0
-    for job in sorted(jobs, key=lambda job: job.due_s):
-        busy_s += job.work_s
-        if busy_s > job.due_s:
+    for job in sorted(jobs, key=lambda job: job.due):
+        busy_s += job.work
+        if busy_s > job.due:
             return False
     return True
 
@@ -169,7 +169,7 @@ WORKS = st.lists(
 @given(works=WORKS)
 def test_as_few_are_given_up_as_possible(works: list[Work]) -> None:
     """Moore's rule against all subsets."""
-    jobs = sorted(works, key=lambda job: job.due_s)
+    jobs = sorted(works, key=lambda job: job.due)
     dropped = given_up((job, place) for place, job in enumerate(jobs))
     assert on_time([job for place, job in enumerate(jobs) if place not in dropped])
     best = next(
@@ -183,7 +183,7 @@ def test_as_few_are_given_up_as_possible(works: list[Work]) -> None:
 @hypothesis_settings(SETTINGS, max_examples=60)
 @given(works=WORKS, fixed=st.sets(st.integers(0, 7)))
 def test_who_is_under_way_is_never_given_up(works: list[Work], fixed: set[int]) -> None:
-    jobs = sorted(works, key=lambda job: job.due_s)
+    jobs = sorted(works, key=lambda job: job.due)
     jobs = [job._replace(fixed=place in fixed) for place, job in enumerate(jobs)]
     dropped = given_up((job, place) for place, job in enumerate(jobs))
     assert not fixed & set(dropped)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from superinfer.costs.base import Chunk
+from superinfer.costs.base import Chunk, CostModel
 from superinfer.draft import Draft
 from superinfer.schedulers.pacing import GRAIN_TOKENS, ChunkSizer
 from superinfer.schedulers.rotating.deadlines import Job
@@ -32,13 +32,16 @@ class ChunkChoice:
     def __init__(
         self,
         settings: Settings,
-        sizer: ChunkSizer,
+        cost: CostModel,
         outlook: Outlook,
         device: OnDevice,
         urgency: Urgency,
     ) -> None:
         self._settings = settings
-        self._sizer = sizer
+        self._cost = cost
+        self._sizer = ChunkSizer(cost, settings.tile_tokens)
+        self._sizers = [ChunkSizer(cost, settings.tile_tokens) for _ in STRETCHES]
+        """One each: a sizer starts from its last answer."""
         self._outlook = outlook
         self._device = device
         self._urgency = urgency
@@ -51,7 +54,8 @@ class ChunkChoice:
         shortest gap that a stream tolerates. No more is taken than the hurried prompts need.
         """
         chunks = [
-            self._within(draft, self._settings.pace_margin * pace_s, budget) for pace_s in paces_s
+            self._within(self._sizer, draft, self._settings.pace_margin * pace_s, budget)
+            for pace_s in paces_s
         ]
         held = [place for place, tokens in enumerate(chunks) if tokens > GRAIN_TOKENS] or [0]
         first, pace_s = chunks[held[0]], paces_s[held[0]]
@@ -69,18 +73,17 @@ class ChunkChoice:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _within(self, draft: Draft, cap_s: float, budget: int) -> int:
+    def _within(self, sizer: ChunkSizer, draft: Draft, cap_s: float, budget: int) -> int:
         """The chunk with which a step takes no longer than that."""
-        tokens = self._sizer.tokens_under(cap_s, draft.batch, self._context_tokens, budget)
-        return min(budget, tokens)
+        return min(budget, sizer.tokens_under(cap_s, draft.batch, self._context_tokens, budget))
 
     def _stretched(self, draft: Draft, pace_s: float, budget: int) -> set[int]:
         """The chunks of longer steps."""
         margin = self._settings.pace_margin
         gap_s = self._device.debts.longest_gap_s
         found: set[int] = set()
-        for stretch in STRETCHES:
-            tokens = self._within(draft, margin * min(stretch * pace_s, gap_s), budget)
+        for stretch, sizer in zip(STRETCHES, self._sizers, strict=True):
+            tokens = self._within(sizer, draft, margin * min(stretch * pace_s, gap_s), budget)
             found.add(tokens)
             if tokens == budget or stretch * pace_s >= gap_s:
                 break
@@ -116,8 +119,8 @@ class ChunkChoice:
         """What is missed if all hurried prompts are computed in such steps, but for those that are
         late even so.
         """
-        now, rate = self._outlook.draft.now, tokens / step_s
-        late = given_up([(work_of(job, now, rate, step_s), job) for job in hurried])
+        now = self._outlook.draft.now
+        late = given_up([(work_of(job, now, tokens, step_s), job) for job in hurried])
         weight = sum([job.weight for job in late])
         if debts is not None:
             left = sum([job.tokens_to_compute for job in hurried])
@@ -126,7 +129,7 @@ class ChunkChoice:
         return _Choice(tokens, step_s, weight)
 
     def _step_s(self, draft: Draft, tokens: int) -> float:
-        cost, batch = self._sizer.cost, draft.batch
+        cost, batch = self._cost, draft.batch
         chunk = Chunk(tokens, self._context_tokens)
         return cost.step_s([chunk], batch.size, batch.context_tokens) + cost.host_s(batch.size + 1)
 

@@ -60,11 +60,6 @@ class Outlook:
         """Expected rest of an answer."""
         return self._lengths.tokens_left(job.seq.request, given_tokens, quantile)
 
-    @property
-    def prefill_rate(self) -> float:
-        """Prompt tokens/s in chunks of the present size."""
-        return self.chunk_tokens / self.prefill_s(self.chunk_tokens)
-
     def copy_s(self, job: Job) -> float:
         """One way between host and device."""
         seq = job.seq

@@ -11,7 +11,6 @@ from mypy_extensions import mypyc_attr
 from superinfer.costs.base import Chunk
 from superinfer.draft import Draft
 from superinfer.schedulers.base import Machine
-from superinfer.schedulers.pacing import ChunkSizer
 from superinfer.schedulers.rotating.admission import Admission
 from superinfer.schedulers.rotating.aging import AgedShare
 from superinfer.schedulers.rotating.chunks import ChunkChoice
@@ -96,8 +95,7 @@ class RotatingScheduler(Settings):
         )
         parts = (self._outlook, self._waiting, self._device, self._entrance)
         self._urgency = Urgency(self, *parts, self.counters)
-        sizer = ChunkSizer(cost, self.tile_tokens)
-        self._chunks = ChunkChoice(self, sizer, self._outlook, self._device, self._urgency)
+        self._chunks = ChunkChoice(self, cost, self._outlook, self._device, self._urgency)
         self._writes = WriteThrough(self.write_through and self.rotation, self._outlook)
 
     def tell_lengths(self, true_length: TrueLength) -> None:

@@ -107,9 +107,9 @@ class Urgency:
         jobs = self.hurried(draft)
         if len(jobs) < 2 and not (jobs and jobs[0].placed):
             return []
-        now, rate = draft.now, self._outlook.prefill_rate
-        step_s = self._outlook.chunk_tokens / rate
-        works = [(work_of(job, now, rate, step_s), job) for job in jobs]
+        now, tokens = draft.now, self._outlook.chunk_tokens
+        step_s = self._outlook.prefill_s(tokens)
+        works = [(work_of(job, now, tokens, step_s), job) for job in jobs]
         return given_up([(w._replace(fixed=w.fixed or job.placed), job) for w, job in works])
 
     # -- inside ---------------------------------------------------------------------------------
@@ -144,11 +144,11 @@ class Urgency:
         draft.note("relegate", job.seq)
 
 
-def work_of(job: Job, now: float, prefill_rate: float, step_s: float) -> Work:
-    """A prompt as a job of the device. Tokens come at the ends of steps, so it has to be done by
-    the end of the last one that is over in time.
+def work_of(job: Job, now: float, tokens: int, step_s: float) -> Work:
+    """A prompt as a job of the device, in steps of so many tokens. First tokens come at the ends of
+    steps: only those count that are over in time.
     """
-    work_s = job.tokens_to_compute / prefill_rate
-    if job.seq.output_tokens or job.first_due_s == inf:
-        return Work(inf, work_s, job.seq.output_tokens > 0)
-    return Work((job.first_due_s - now) // step_s * step_s, work_s, False)
+    work, seq = job.tokens_to_compute, job.seq
+    if seq.output_tokens or job.first_due_s == inf:
+        return Work(inf, work, seq.output_tokens > 0)
+    return Work((job.first_due_s - now) // step_s * tokens, work, False)

@@ -12,6 +12,7 @@ from superinfer.costs.base import Chunk
 from superinfer.draft import Draft
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.pacing import GRAIN_TOKENS, ChunkSizer
+from superinfer.schedulers.paying import PayingChunks
 from superinfer.schedulers.rotating.admission import Admission
 from superinfer.schedulers.rotating.aging import AgedShare
 from superinfer.schedulers.rotating.counters import Counters
@@ -45,6 +46,7 @@ class RotatingScheduler(Settings):
     """To be queued at the next decision."""
     _estimator: LengthEstimator = field(init=False, repr=False)
     _sizer: ChunkSizer = field(init=False, repr=False)
+    _paying: PayingChunks = field(init=False, repr=False)
     _outlook: Outlook = field(init=False, repr=False)
     _tenants: TenantCounters = field(default_factory=TenantCounters, init=False, repr=False)
     _aged: AgedShare = field(init=False, repr=False)
@@ -77,6 +79,7 @@ class RotatingScheduler(Settings):
         cost, budget = machine.cost, self.max_num_batched_tokens
         self._full_rate = budget / (cost.step_s([Chunk(budget, 0)], 0, 0) + cost.host_s(1))
         self._sizer = ChunkSizer(cost, self.tile_tokens)
+        self._paying = PayingChunks(cost, budget, self.tile_tokens)
         self._outlook = Outlook(machine, self._estimator, self.max_num_batched_tokens)
         self._aged = AgedShare(self.aged_share, self.max_wait_s, self.fairness)
         self._waiting = Waiting(self, self._outlook, self._tenants, self._aged)
@@ -231,7 +234,9 @@ class RotatingScheduler(Settings):
     # -- prefill --------------------------------------------------------------------------------
 
     def _prefill_budget(self, draft: Draft) -> int:
-        """Prefill tokens of this step: no resident stream may miss its pace because of them."""
+        """Prefill tokens of this step: no resident stream may miss its pace because of them, and
+        where no stream is resident, as many as pay best.
+        """
         budget = max(1, self.max_num_batched_tokens - draft.batch.size)
         paces_s = self._device.residents.paces_s() if self.paced_chunks else []
         self._paced = bool(paces_s)
@@ -239,6 +244,8 @@ class RotatingScheduler(Settings):
             budget = self._fair_chunk(draft, paces_s, budget)
         elif paces_s:
             budget = self._tokens_within(draft, paces_s[0], budget)
+        elif self.paying_chunks and not self._device.residents.paced:
+            budget = self._paying.tokens(draft.batch, self._prefilled_tokens)
         self._outlook.chunk_tokens = budget
         return budget
 
@@ -258,10 +265,14 @@ class RotatingScheduler(Settings):
 
     def _tokens_within(self, draft: Draft, pace_s: float, budget: int) -> int:
         """The chunk with which a step takes no longer than a pace allows."""
-        prefilling = self._device.prefilling
-        context = prefilling[0].seq.computed_tokens if prefilling else 0
-        cap_s = self.pace_margin * pace_s
+        cap_s, context = self.pace_margin * pace_s, self._prefilled_tokens
         return min(budget, self._sizer.tokens_under(cap_s, draft.batch, context, budget))
+
+    @property
+    def _prefilled_tokens(self) -> int:
+        """Where the first of the prefills under way goes on."""
+        prefilling = self._device.prefilling
+        return prefilling[0].seq.computed_tokens if prefilling else 0
 
     def _one_prefill_takes_all(self, draft: Draft, budget: int) -> bool:
         """The long middle of a prompt, as a short cut: every decode gets its token, and the one
@@ -276,6 +287,8 @@ class RotatingScheduler(Settings):
         if repeats < 2 or not draft.batch.size or not self._comes_first(draft, job):
             return False
         steps = min(repeats, self._steps(draft))
+        if self.paying_chunks:  # until another size would pay better
+            steps = min(steps, self._paying.steps(draft.batch, seq.computed_tokens, budget))
         if steps < 2:
             return False
         self._prefill(draft, job, budget, steps)

@@ -84,7 +84,10 @@ class Settings:
     relegation: bool = True
     """First tokens that will be late do not make others late."""
     paced_chunks: bool = True
-    """Prefill chunks keep the pace of resident streams. Off: always the whole budget."""
+    """Prefill chunks keep the pace of resident streams. Off: the whole budget beside them."""
+    paying_chunks: bool = True
+    """Where nobody has a pace, prefill chunks have the size with which a second does most work
+    (paying.py). Off: the whole budget."""
     admission: bool = True
     """New requests come in only if the predicted peak fits into memory and the pace can be held."""
     aging: bool = True

@@ -214,3 +214,31 @@ def test_who_is_under_way_is_never_given_up(works: list[Work], fixed: set[int]) 
     dropped = given_up((job, place) for place, job in enumerate(jobs))
     assert not fixed & set(dropped)
     assert len(dropped) == len(set(dropped))
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_prompt_takes_a_place_when_its_turn_has_come(on: bool) -> None:
+    """L takes the steps to 4 s, X needs three until 7.5 s, and at 0.5 s come two of one step each,
+    due at 6 and 6.25 s. Without a place X, the longest of those that cannot all be in time, gives
+    way. With one it cannot be given up, and the other two are late.
+    """
+    requests = [
+        arriving(0, 0.0, 64, **promised(ttft_s=4.5)),
+        arriving(1, 0.0, 48, **promised(ttft_s=7.5)),
+        arriving(2, 0.5, 16, **promised(ttft_s=5.5)),
+        arriving(3, 0.5, 16, **promised(ttft_s=5.75)),
+    ]
+    played = run(rotating(prefill_turns=on), requests, [1, 1, 1, 1], 64)
+    firsts = [played.tokens(row)[0] for row in range(4)]
+    assert firsts == ([4.0, 9.0, 5.0, 6.0] if on else [4.0, 7.0, 9.0, 8.0])
+
+
+def test_a_prompt_holds_no_blocks_before_its_turn() -> None:
+    """L takes the first four steps whole: until then S, which is as urgent, holds no blocks."""
+    lines = iterations(
+        rotating(),
+        {"L": (64, 1), "S": (40, 1)},
+        blocks=32,
+        requests={"L": promised(ttft_s=5.0), "S": promised(ttft_s=9.0)},
+    )
+    assert lines == ["L16 used 16"] * 4 + ["S16 used 10", "S16 used 10", "S8 used 10"]

@@ -83,6 +83,8 @@ class Settings:
     DuplexKV's do). Off: one after the other."""
     relegation: bool = True
     """First tokens that will be late do not make others late."""
+    prefill_turns: bool = True
+    """An urgent prompt takes a place when it would be computed. Off: as soon as it is urgent."""
     paced_chunks: bool = True
     """Prefill chunks keep the pace of resident streams. Off: the whole budget beside them."""
     paying_chunks: bool = True

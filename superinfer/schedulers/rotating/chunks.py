@@ -75,7 +75,9 @@ class ChunkChoice:
 
     def _within(self, sizer: ChunkSizer, draft: Draft, cap_s: float, budget: int) -> int:
         """The chunk with which a step takes no longer than that."""
-        return min(budget, sizer.tokens_under(cap_s, draft.batch, self._context_tokens, budget))
+        return min(
+            budget, sizer.tokens_under(cap_s, draft.batch, self._device.prefilled_tokens, budget)
+        )
 
     def _stretched(self, draft: Draft, pace_s: float, budget: int) -> set[int]:
         """The chunks of longer steps."""
@@ -130,11 +132,5 @@ class ChunkChoice:
 
     def _step_s(self, draft: Draft, tokens: int) -> float:
         cost, batch = self._cost, draft.batch
-        chunk = Chunk(tokens, self._context_tokens)
+        chunk = Chunk(tokens, self._device.prefilled_tokens)
         return cost.step_s([chunk], batch.size, batch.context_tokens) + cost.host_s(batch.size + 1)
-
-    @property
-    def _context_tokens(self) -> int:
-        """Where the first of the prefills under way goes on."""
-        prefilling = self._device.prefilling
-        return prefilling[0].seq.computed_tokens if prefilling else 0

@@ -58,6 +58,11 @@ class OnDevice:
         """True if a prompt of an aged request is being computed."""
         return any(job.aged for job in self.prefilling)
 
+    @property
+    def prefilled_tokens(self) -> int:
+        """Where the first of the prefills under way goes on."""
+        return self.prefilling[0].seq.computed_tokens if self.prefilling else 0
+
     def take_place(self, job: Job, blocks: int) -> None:
         """A request comes in, with so many blocks."""
         self.places += 1

@@ -11,6 +11,7 @@ from mypy_extensions import mypyc_attr
 from superinfer.costs.base import Chunk
 from superinfer.draft import Draft
 from superinfer.schedulers.base import Machine
+from superinfer.schedulers.paying import PayingChunks
 from superinfer.schedulers.rotating.admission import Admission
 from superinfer.schedulers.rotating.aging import AgedShare
 from superinfer.schedulers.rotating.chunks import ChunkChoice
@@ -46,6 +47,7 @@ class RotatingScheduler(Settings):
     """To be queued at the next decision."""
     _estimator: LengthEstimator = field(init=False, repr=False)
     _chunks: ChunkChoice = field(init=False, repr=False)
+    _paying: PayingChunks = field(init=False, repr=False)
     _outlook: Outlook = field(init=False, repr=False)
     _tenants: TenantCounters = field(default_factory=TenantCounters, init=False, repr=False)
     _aged: AgedShare = field(init=False, repr=False)
@@ -77,6 +79,7 @@ class RotatingScheduler(Settings):
         self._estimator = estimator_of(self.lengths, self._true_length, self.length_scale)
         cost, budget = machine.cost, self.max_num_batched_tokens
         self._full_rate = budget / (cost.step_s([Chunk(budget, 0)], 0, 0) + cost.host_s(1))
+        self._paying = PayingChunks(cost, budget, self.tile_tokens)
         self._outlook = Outlook(machine, self._estimator, self.max_num_batched_tokens)
         self._aged = AgedShare(self.aged_share, self.max_wait_s, self.fairness)
         self._waiting = Waiting(self, self._outlook, self._tenants, self._aged)
@@ -233,12 +236,16 @@ class RotatingScheduler(Settings):
     # -- prefill --------------------------------------------------------------------------------
 
     def _prefill_budget(self, draft: Draft) -> int:
-        """Prefill tokens of this step: no resident stream may miss its pace because of them."""
+        """Prefill tokens of this step: no resident stream may miss its pace because of them, and
+        where no stream is resident, as many as pay best.
+        """
         budget = max(1, self.max_num_batched_tokens - draft.batch.size)
         paces_s = self._device.residents.paces_s() if self.paced_chunks else []
         self._paced = bool(paces_s)
         if paces_s:
             budget = self._chunks.tokens(draft, paces_s, budget)
+        elif self.paying_chunks and not self._device.residents.paced:
+            budget = self._paying.tokens(draft.batch, self._device.prefilled_tokens)
         self._outlook.chunk_tokens = budget
         return budget
 
@@ -255,6 +262,8 @@ class RotatingScheduler(Settings):
         if repeats < 2 or not draft.batch.size or not self._comes_first(draft, job):
             return False
         steps = min(repeats, self._steps(draft))
+        if self.paying_chunks:  # until another size would pay better
+            steps = min(steps, self._paying.steps(draft.batch, seq.computed_tokens, budget))
         if steps < 2:
             return False
         self._prefill(draft, job, budget, steps)

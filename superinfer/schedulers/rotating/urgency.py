@@ -62,11 +62,16 @@ class Urgency:
         if self._settings.relegation:
             self._give_up(draft)
         blocked: list[Job] = []
+        later: list[Job] = []
         reserved = 0
         for _ in range(URGENT_AT_ONCE):
             job = self._waiting.urgent(draft.now)
             if job is None:
                 break
+            if self._settings.prefill_turns and not self._has_turn(job):
+                self._waiting.skip(job)
+                later.append(job)
+                continue
             if self._entrance.take_in(draft, job, reserved):
                 continue
             hopeless = draft.now >= self._hopeless_from_s(job)
@@ -82,6 +87,8 @@ class Urgency:
                 break
             reserved += need_blocks(draft, job)  # the copies under way make room
         self.blocked = bool(blocked)
+        for job in later:
+            self._waiting.unskip(job)
         for job in blocked:
             self._waiting.put_back(job)
             self.blocked_until_s = min(self.blocked_until_s, self._hopeless_from_s(job))
@@ -120,6 +127,20 @@ class Urgency:
         if entrance.take_in(draft, job, reserved):
             return True
         return entrance.make_room(draft, job, reserved) and entrance.take_in(draft, job, reserved)
+
+    def _has_turn(self, job: Job) -> bool:
+        """False for a prompt of which nothing would be computed in this step, because prompts on
+        the device come before it and fill the chunk. A place would give it no token earlier: it
+        would only hold blocks, and could not be given up any more for others.
+        """
+        if job.seq.state is not _WAITING:
+            return True
+        order, room = job.order, self._outlook.chunk_tokens
+        for other in self._device.prefilling:
+            if room <= 0 or order < other.order:
+                break
+            room -= other.tokens_to_compute
+        return room > 0
 
     def _give_up(self, draft: Draft) -> None:
         """Relegate those for whose first tokens those of others would be late."""

@@ -98,6 +98,14 @@ class Waiting:
             self._laxity.push(job)
         return found
 
+    def skip(self, job: Job) -> None:
+        """Pass over the most urgent one until `unskip`, in the same decision."""
+        self._laxity.pop(job)
+
+    def unskip(self, job: Job) -> None:
+        """Queue it again where it was."""
+        self._laxity.push(job)
+
     def set_aside(self, job: Job) -> None:
         """Pass over a request until `put_back`, or for ever if it is turned away."""
         job.ticket = next(self._tickets)
@@ -157,12 +165,16 @@ class Waiting:
             if settings.promotion and job.level:
                 self._crossings.set(job.start_by_s - self.bound_s(job, job.level - 1), job)
         if settings.aging and not job.aged:
-            self._agings.set(job.since_s + self._patience_s(job), job)
+            self._agings.set(self._aged_from_s(job), job)
 
-    def _patience_s(self, job: Job) -> float:
-        """How long a request waits without a token before it is aged."""
+    def _aged_from_s(self, job: Job) -> float:
+        """When a request has waited too long without a token: not before its latest start, up to
+        which its deadline brings it in sooner than its age would.
+        """
         ttft_s = job.seq.request.slo.ttft_s or 0.0
-        return max(self._settings.max_wait_s, self._settings.max_wait_ttfts * ttft_s)
+        patience_s = max(self._settings.max_wait_s, self._settings.max_wait_ttfts * ttft_s)
+        from_s = job.since_s + patience_s
+        return max(from_s, job.start_by_s) if job.hurried else from_s
 
     def _level(self, job: Job, now: float) -> int:
         """The level that the slack implies; without skip-join the new ones enter at the top."""

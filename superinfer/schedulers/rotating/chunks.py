@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from superinfer.costs.base import Chunk, CostModel
@@ -15,7 +16,7 @@ from superinfer.schedulers.rotating.settings import Settings
 from superinfer.schedulers.rotating.triage import given_up
 from superinfer.schedulers.rotating.urgency import Urgency, work_of
 
-STRETCHES: Final = (1.25, 1.5, 2.0, 4.0, 8.0)
+STRETCHES: Final[Sequence[float]] = (1.25, 1.5, 2.0, 4.0, 8.0)
 """Longer steps that are weighed, as multiples of what keeps the tightest pace."""
 
 

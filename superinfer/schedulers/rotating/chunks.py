@@ -19,6 +19,9 @@ from superinfer.schedulers.rotating.urgency import Urgency, work_of
 STRETCHES: Final[Sequence[float]] = (1.25, 1.5, 2.0, 4.0, 8.0)
 """Longer steps that are weighed, as multiples of what keeps the tightest pace."""
 
+MOST_HOPELESS: Final = 0.1
+"""Share of the streams that may have lost their pace for good where others fall behind."""
+
 
 class _Choice(NamedTuple):
     tokens: int
@@ -67,10 +70,10 @@ class ChunkChoice:
         if backlog <= first:
             return first
         larger = {chunks[place] for place in held[1:]}
-        if self._settings.debts:
+        if self._settings.debts and self._can_fall_behind(draft, first, pace_s):
             larger |= self._stretched(draft, pace_s, budget)
         sizes = sorted({min(tokens, backlog) for tokens in larger if tokens > first})
-        return self._fewest_misses(draft, hurried, pace_s, [first, *sizes])
+        return self._fewest_misses(draft, hurried, [first, *sizes])
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -92,9 +95,18 @@ class ChunkChoice:
                 break
         return found
 
-    def _fewest_misses(
-        self, draft: Draft, hurried: list[Job], pace_s: float, sizes: list[int]
-    ) -> int:
+    def _can_fall_behind(self, draft: Draft, first: int, pace_s: float) -> bool:
+        """False where too many streams have fallen behind for good. Nothing that is done costs them
+        anything, but the slower they are the longer they stay, and with more of them beside it no
+        pace can be held.
+        """
+        debts = self._device.debts
+        step_s = self._step_s(draft, first)
+        likely_s = 0.5 * (self._outlook.step_s + step_s) / self._settings.pace_margin
+        debts.begin(min(likely_s, pace_s))
+        return debts.hopeless_share <= MOST_HOPELESS
+
+    def _fewest_misses(self, draft: Draft, hurried: list[Job], sizes: list[int]) -> int:
         """The best of some chunks, the first of which keeps a pace.
 
         Of equal misses a longer step is worth it if it raises the rate by more than its length: so
@@ -102,9 +114,6 @@ class ChunkChoice:
         """
         step_s = self._step_s(draft, sizes[0])
         debts = self._device.debts if self._settings.debts else None
-        if debts is not None:
-            likely_s = 0.5 * (self._outlook.step_s + step_s) / self._settings.pace_margin
-            debts.begin(min(likely_s, pace_s))
         best = self._choice(hurried, sizes[0], step_s, debts)
         for tokens in sizes[1:]:
             choice = self._choice(hurried, tokens, self._step_s(draft, tokens), debts)

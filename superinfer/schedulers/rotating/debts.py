@@ -84,6 +84,12 @@ class Debts:
         self._joined.clear()
         self._renew_one()
 
+    @property
+    def hopeless_share(self) -> float:
+        """Of the streams, those that have nothing to spare."""
+        order = self._order
+        return bisect_left(order, (self._clock_s, -1)) / max(1, len(order))
+
     def lost(self, steps: float, step_s: float) -> float:
         """Weight of the streams to whom so many steps of so many seconds would cost the pace."""
         more_s = step_s / self._margin - self._future_s

@@ -202,3 +202,21 @@ def test_the_shortest_gap_counts() -> None:
     for job, gap_s in zip(reversed(jobs), [2.0, float("inf"), float("inf")], strict=True):
         debts.remove(job)
         assert debts.longest_gap_s == gap_s
+
+
+@pytest.mark.interpreted
+def test_who_has_nothing_to_spare() -> None:
+    """Of two streams with 9 tokens to come at 1/2 s each, in steps of 1/4 s, one is due in 1/2 s:
+    it has 0.5 + 8 * 0.5 - 9 * 0.25 s to spare. The other was due 2 s earlier.
+    """
+    steps = Steps({0: 10, 1: 10}, joined={0: 0, 1: 0})
+    debts: Any = Debts(steps, 1.0)  # type: ignore[arg-type]
+    jobs = [job_of(Sequence(request(i, 4, 0, **promised(tpot_s=0.5))), NoLengths()) for i in (0, 1)]
+    for job, due_s in zip(jobs, [0.5, -2.0], strict=True):
+        job.base_s = due_s
+        debts.add(job)
+    debts.begin(0.25)
+    assert debts.hopeless_share == 0.5
+    assert (debts.lost(9, 0.5), debts.lost(9, 0.53)) == (0.0, 1.0)  # 2.25 and 2.52 of 2.25 s
+    debts.remove(jobs[1])
+    assert debts.hopeless_share == 0.0

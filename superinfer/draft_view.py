@@ -131,6 +131,15 @@ class DraftView:
         cached, _ = prefix.match(seq.request, keys, blocks)
         return prefix.block_name(seq.request, keys, cached) if cached < blocks else None
 
+    def cached_tokens(self, seq: Sequence) -> int:
+        """Leading tokens of a waiting sequence's prefill that the prefix cache holds now."""
+        engine = self._engine
+        prefix = engine.prefix
+        if prefix is None or seq.state is not State.WAITING or not (keys := engine.keys(seq)):
+            return 0
+        cached, _ = prefix.match(seq.request, keys, self._shareable(seq))
+        return cached * engine.block_tokens
+
     def grows(self, seq: Sequence) -> bool:
         """True if the sequence decodes and needs a new block in the next step."""
         return seq.state is State.DECODING and self.batch.grows(seq)

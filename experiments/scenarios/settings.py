@@ -136,6 +136,7 @@ SWITCHES = (
     "prefetch",
     "relegation",
     "paced_chunks",
+    "debts",
     "admission",
     "aging",
     "fairness",

@@ -181,7 +181,7 @@ def test_these_runs_do_what_is_tested() -> None:
     """They rotate, write through to use and in vain, prefetch, and give copies up."""
     kinds: Counter[str] = Counter()
     totals: Counter[str] = Counter()
-    for seed in range(12):
+    for seed in range(16):
         for host_blocks in (12, 400):
             run = play(crowd(seed), None, "rotating", 0, host_blocks, False)
             kinds.update(event[1] for event in run.events)

@@ -152,7 +152,7 @@ def test_demotion_on_quantum_use(monkeypatch: pytest.MonkeyPatch, on: bool) -> N
 def test_who_has_left_and_come_back_begins_a_new_turn() -> None:
     """The end of the turn before, at step 10, does not count any more."""
     nothing: Any = None
-    device = OnDevice(nothing, nothing, nothing, nothing)
+    device = OnDevice(nothing, nothing, nothing, nothing, nothing)
     job = job_of(Sequence(request(0, 8, 0)), NoLengths())
     job.level, job.decoding, job.join_step = 0, True, 0
     device.start_quantum(job, 10)

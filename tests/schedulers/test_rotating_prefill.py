@@ -12,6 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from property.test_exactness import SETTINGS
 from rotating_runs import arriving, promised, rotating, run
+from schedulers.test_paying import Reading
 
 from superinfer.schedulers.rotating.triage import Work, given_up
 
@@ -110,6 +111,31 @@ def test_a_slice_of_chunks_ends_for_an_alarm() -> None:
     assert 40 < plans < 54
 
 
+def test_a_slice_of_chunks_ends_where_another_size_pays() -> None:
+    """A prompt of 4,000 tokens beside a stream without a pace: a tile at a time, until at 1,024
+    tokens what a chunk has to read before it asks for few large ones. Both are put together.
+    """
+    plans, chunks = {}, {}
+    for tenant in ("b", "c"):
+        requests = [arriving(0, 0.0, 4), arriving(1, 1.0, 4000)]
+        requests += [arriving(2, 1.125, 40, tenant="b"), arriving(3, 1.125, 40, tenant=tenant)]
+        settings = {"admission": False, "aging": False, "max_num_batched_tokens": 512}
+        scheduler = rotating(tile_tokens=128, max_num_seqs=2, **settings)
+        played = run(scheduler, requests, [200, 1, 1, 1], 5000, cost=Reading(per_key=2**-14))
+        chunks[tenant] = [event[3] for event in played.kinds("prefill") if event[2] == "r1"]
+        plans[tenant] = played.record.plans
+    assert chunks["b"] == chunks["c"] == [127] * 9 + [511] * 5 + [302]
+    assert plans["b"] < plans["c"] - 6
+
+
+def test_without_paying_chunks_the_whole_budget_is_used() -> None:
+    requests = [arriving(0, 0.0, 4), arriving(1, 1.0, 1000)]
+    for paying, first in ((True, 127), (False, 511)):
+        scheduler = rotating(tile_tokens=128, max_num_batched_tokens=512, paying_chunks=paying)
+        played = run(scheduler, requests, [100, 1], 2000, cost=Reading())
+        assert [event[3] for event in played.kinds("prefill")][1] == first
+
+
 # -- relegation -----------------------------------------------------------------------------------
 
 
@@ -152,9 +178,9 @@ def test_the_relegated_go_before_those_who_were_promised_nothing() -> None:
 def on_time(jobs: list[Work]) -> bool:
     """True if all of them are, in order of deadlines."""
     busy_s = 0.0
-    for job in sorted(jobs, key=lambda job: job.due_s):
-        busy_s += job.work_s
-        if busy_s > job.due_s:
+    for job in sorted(jobs, key=lambda job: job.due):
+        busy_s += job.work
+        if busy_s > job.due:
             return False
     return True
 
@@ -169,7 +195,7 @@ WORKS = st.lists(
 @given(works=WORKS)
 def test_as_few_are_given_up_as_possible(works: list[Work]) -> None:
     """Moore's rule against all subsets."""
-    jobs = sorted(works, key=lambda job: job.due_s)
+    jobs = sorted(works, key=lambda job: job.due)
     dropped = given_up((job, place) for place, job in enumerate(jobs))
     assert on_time([job for place, job in enumerate(jobs) if place not in dropped])
     best = next(
@@ -183,8 +209,36 @@ def test_as_few_are_given_up_as_possible(works: list[Work]) -> None:
 @hypothesis_settings(SETTINGS, max_examples=60)
 @given(works=WORKS, fixed=st.sets(st.integers(0, 7)))
 def test_who_is_under_way_is_never_given_up(works: list[Work], fixed: set[int]) -> None:
-    jobs = sorted(works, key=lambda job: job.due_s)
+    jobs = sorted(works, key=lambda job: job.due)
     jobs = [job._replace(fixed=place in fixed) for place, job in enumerate(jobs)]
     dropped = given_up((job, place) for place, job in enumerate(jobs))
     assert not fixed & set(dropped)
     assert len(dropped) == len(set(dropped))
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_prompt_takes_a_place_when_its_turn_has_come(on: bool) -> None:
+    """L takes the steps to 4 s, X needs three until 7.5 s, and at 0.5 s come two of one step each,
+    due at 6 and 6.25 s. Without a place X, the longest of those that cannot all be in time, gives
+    way. With one it cannot be given up, and the other two are late.
+    """
+    requests = [
+        arriving(0, 0.0, 64, **promised(ttft_s=4.5)),
+        arriving(1, 0.0, 48, **promised(ttft_s=7.5)),
+        arriving(2, 0.5, 16, **promised(ttft_s=5.5)),
+        arriving(3, 0.5, 16, **promised(ttft_s=5.75)),
+    ]
+    played = run(rotating(prefill_turns=on), requests, [1, 1, 1, 1], 64)
+    firsts = [played.tokens(row)[0] for row in range(4)]
+    assert firsts == ([4.0, 9.0, 5.0, 6.0] if on else [4.0, 7.0, 9.0, 8.0])
+
+
+def test_a_prompt_holds_no_blocks_before_its_turn() -> None:
+    """L takes the first four steps whole: until then S, which is as urgent, holds no blocks."""
+    lines = iterations(
+        rotating(),
+        {"L": (64, 1), "S": (40, 1)},
+        blocks=32,
+        requests={"L": promised(ttft_s=5.0), "S": promised(ttft_s=9.0)},
+    )
+    assert lines == ["L16 used 16"] * 4 + ["S16 used 10", "S16 used 10", "S8 used 10"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from harness import iterations, request
-from rotating_runs import promised, rotating, told
+from rotating_runs import arriving, promised, rotating, run, told
 
 from superinfer.schedulers.rotating.deadlines import Job, credit_due_s, job_of, next_due_s
 from superinfer.schedulers.rotating.lengths import OracleLengths
@@ -125,6 +125,24 @@ def test_completion_deadline() -> None:
     assert lines[15:18] == ["A used 6", "B15 -A used 7", "B13 used 7"]
     assert lines[18:27] == [f"B used {blocks}" for blocks in (8, 8, 8, 8, 9, 9, 9, 9, 10)]
     assert lines[27] == "+A used 6"
+
+
+def test_age_does_not_put_a_deadline_back() -> None:
+    """Two that are due 60 s after 0.25 and 0.5 s wait for the only place until 30 s, longer than
+    the 20 s after which one is aged. But until their latest start, at 55 s, their deadlines count,
+    so who came at 25 s does not pass by the second of them.
+    """
+    arrivals_s = (0.0, 0.25, 0.5, 25.0)
+    requests = [arriving(0, 0.0, 4)]
+    requests += [
+        arriving(index, arrivals_s[index], 16, **promised(e2el_s=60.0)) for index in (1, 2, 3)
+    ]
+    scheduler = told(
+        {"r0": 30, "r1": 2, "r2": 2, "r3": 2}, max_num_seqs=1, rotation=False, max_wait_s=20.0
+    )
+    played = run(scheduler, requests, [30, 2, 2, 2], 64)
+    assert [played.tokens(row)[0] for row in range(4)] == [1.0, 31.0, 33.0, 35.0]
+    assert "aged" not in scheduler.counters
 
 
 def test_throughput_floor() -> None:

@@ -1,6 +1,7 @@
 """The share of memory and prefill that is kept for whom the others would starve.
 
-A request that has waited `max_wait_s` and `max_wait_ttfts` of its targets without a token is aged.
+A request that has waited `max_wait_s` and `max_wait_ttfts` of its targets without a token is aged,
+but not before the latest start that its deadlines leave it: until then they bring it in.
 While the aged got less than `aged_share` of the prefill tokens lately, the first of them comes
 before everybody else: residents with slack leave for it, and what comes free is kept for it.
 Together the aged hold `aged_share` of the blocks, and one of them may always come in.
@@ -17,7 +18,8 @@ Hence no wait without a token is longer than
 
     patience + (C + W) / (aged_share * p) + 2 * (K + 1) * H
 
-* the patience is the wait after which it is aged;
+* the patience is the wait after which it is aged, with a deadline for the answer at most until
+  that is due;
 * W are the prompt tokens (after a preemption also the answers so far) of the K aged requests that
   come in before it and of itself, and p the prompt tokens/s that are computed meanwhile: of these
   `aged_share` is theirs, once what the aged got beyond it has been made up for. With w tokens of

@@ -58,10 +58,15 @@ class Job:
     join_step: int
     end_step: int
     """Step of the batch at which it is expected to end, while it decodes."""
+    expected_at_step: int
+    early_end_step: int
+    """Step at which it may end early, and when that was found (`Debts`)."""
     aged_blocks: int
     """Blocks that it holds of the share of the aged."""
     owed_rate: float
     """Tokens/s that it is owed, once its stream has begun."""
+    cached_tokens: int
+    """While it waits: leading tokens of its prefill that were cached when it was queued."""
 
     # Written out, because the one that `dataclass` makes is never compiled.
     def __init__(self, seq: Sequence, expected_tokens: int) -> None:
@@ -85,13 +90,21 @@ class Job:
         self.base_s = inf
         self.placed = self.decoding = False
         self.join_step = self.end_step = self.aged_blocks = 0
+        self.expected_at_step = self.early_end_step = 0
         self.owed_rate = 0.0
+        self.cached_tokens = 0
 
     @property
     def owes(self) -> bool:
         """False for a request without any deadline."""
         ends = self.stall_s < inf or self.end_due_s < inf
         return ends or self.first_due_s < inf or self.pace_s < inf
+
+    @property
+    def tokens_to_compute(self) -> int:
+        """What is left of its prefill."""
+        seq = self.seq
+        return seq.prefill_tokens - max(seq.computed_tokens, self.cached_tokens)
 
     @property
     def hurried(self) -> bool:

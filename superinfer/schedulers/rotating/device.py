@@ -11,6 +11,7 @@ from superinfer.draft import MAX_STEPS, Draft
 from superinfer.schedulers.rotating.admission import Admission
 from superinfer.schedulers.rotating.aging import AgedShare
 from superinfer.schedulers.rotating.deadlines import Job
+from superinfer.schedulers.rotating.debts import Debts
 from superinfer.schedulers.rotating.outlook import Outlook
 from superinfer.schedulers.rotating.queues import LEVELS
 from superinfer.schedulers.rotating.residents import Residents
@@ -24,10 +25,17 @@ class OnDevice:
     """Places, and what each of them is used for; tells the ledgers who came and went."""
 
     def __init__(
-        self, outlook: Outlook, admission: Admission, tenants: TenantCounters, aged: AgedShare
+        self,
+        outlook: Outlook,
+        admission: Admission,
+        tenants: TenantCounters,
+        aged: AgedShare,
+        debts: Debts,
     ) -> None:
         self.residents = Residents()
         """Who decodes."""
+        self.debts = debts
+        """What those who are owed a pace have to spare."""
         self.prefilling: list[Job] = []
         """Who has prompt tokens left, by `Job.order`."""
         self.entering: dict[Job, None] = {}
@@ -49,6 +57,11 @@ class OnDevice:
     def aged_prefill(self) -> bool:
         """True if a prompt of an aged request is being computed."""
         return any(job.aged for job in self.prefilling)
+
+    @property
+    def prefilled_tokens(self) -> int:
+        """Where the first of the prefills under way goes on."""
+        return self.prefilling[0].seq.computed_tokens if self.prefilling else 0
 
     def take_place(self, job: Job, blocks: int) -> None:
         """A request comes in, with so many blocks."""
@@ -72,6 +85,7 @@ class OnDevice:
             job.decoding = False
             self._admission.left(job)
             self.residents.remove(job)
+            self.debts.remove(job)
             self._tenants.left(job.seq.request.tenant, job.join_step, step - job.join_step)
         elif job in self.prefilling:
             self.prefilling.remove(job)
@@ -106,6 +120,7 @@ class OnDevice:
             job.join_step, job.decoding = job.seq.join_step, True
             self._admission.joined(job, draft)
             self.residents.add(job)
+            self.debts.add(job)
             self._tenants.joined(job.seq.request.tenant, job.join_step)
         return joined
 

@@ -60,11 +60,6 @@ class Outlook:
         """Expected rest of an answer."""
         return self._lengths.tokens_left(job.seq.request, given_tokens, quantile)
 
-    @property
-    def prefill_rate(self) -> float:
-        """Prompt tokens/s in chunks of the present size."""
-        return self.chunk_tokens / self.prefill_s(self.chunk_tokens)
-
     def copy_s(self, job: Job) -> float:
         """One way between host and device."""
         seq = job.seq
@@ -80,7 +75,7 @@ class Outlook:
     def lead_s(self, job: Job) -> float:
         """From the start of a request that is off the device to its next token."""
         seq = job.seq
-        left = seq.prefill_tokens - seq.computed_tokens
+        left = job.tokens_to_compute
         copy_s = self.copy_s(job) if seq.host_blocks else 0.0
         return copy_s + (self.prefill_s(left) if left > 0 else self.step_s)
 

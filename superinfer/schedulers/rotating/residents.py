@@ -33,6 +33,11 @@ class Residents:
             for group in groups.values():
                 yield from (job for _, _, job in group)
 
+    @property
+    def paced(self) -> bool:
+        """True if somebody here is owed a pace."""
+        return bool(self._paces_s)
+
     def paces_s(self) -> list[float]:
         """The times per token that are owed to somebody here, each once, the shortest first."""
         paces_s, place = self._paces_s, 0

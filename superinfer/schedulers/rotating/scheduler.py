@@ -11,11 +11,13 @@ from mypy_extensions import mypyc_attr
 from superinfer.costs.base import Chunk
 from superinfer.draft import Draft
 from superinfer.schedulers.base import Machine
-from superinfer.schedulers.pacing import GRAIN_TOKENS, ChunkSizer
+from superinfer.schedulers.paying import PayingChunks
 from superinfer.schedulers.rotating.admission import Admission
 from superinfer.schedulers.rotating.aging import AgedShare
+from superinfer.schedulers.rotating.chunks import ChunkChoice
 from superinfer.schedulers.rotating.counters import Counters
 from superinfer.schedulers.rotating.deadlines import Job, job_of
+from superinfer.schedulers.rotating.debts import Debts
 from superinfer.schedulers.rotating.device import OnDevice
 from superinfer.schedulers.rotating.entrance import Entrance
 from superinfer.schedulers.rotating.lengths import LengthEstimator, TrueLength, estimator_of
@@ -44,7 +46,8 @@ class RotatingScheduler(Settings):
     _arrived: list[Job] = field(default_factory=list, init=False, repr=False)
     """To be queued at the next decision."""
     _estimator: LengthEstimator = field(init=False, repr=False)
-    _sizer: ChunkSizer = field(init=False, repr=False)
+    _chunks: ChunkChoice = field(init=False, repr=False)
+    _paying: PayingChunks = field(init=False, repr=False)
     _outlook: Outlook = field(init=False, repr=False)
     _tenants: TenantCounters = field(default_factory=TenantCounters, init=False, repr=False)
     _aged: AgedShare = field(init=False, repr=False)
@@ -76,12 +79,13 @@ class RotatingScheduler(Settings):
         self._estimator = estimator_of(self.lengths, self._true_length, self.length_scale)
         cost, budget = machine.cost, self.max_num_batched_tokens
         self._full_rate = budget / (cost.step_s([Chunk(budget, 0)], 0, 0) + cost.host_s(1))
-        self._sizer = ChunkSizer(cost, self.tile_tokens)
+        self._paying = PayingChunks(cost, budget, self.tile_tokens)
         self._outlook = Outlook(machine, self._estimator, self.max_num_batched_tokens)
         self._aged = AgedShare(self.aged_share, self.max_wait_s, self.fairness)
         self._waiting = Waiting(self, self._outlook, self._tenants, self._aged)
         self._admission = Admission(machine, self._estimator, self.memory_share)
-        self._device = OnDevice(self._outlook, self._admission, self._tenants, self._aged)
+        debts = Debts(self._outlook, self.pace_margin)
+        self._device = OnDevice(self._outlook, self._admission, self._tenants, self._aged, debts)
         self._rotation = Rotation(self._outlook, self._device.residents, self.hysteresis)
         self._entrance = Entrance(
             self,
@@ -94,6 +98,7 @@ class RotatingScheduler(Settings):
         )
         parts = (self._outlook, self._waiting, self._device, self._entrance)
         self._urgency = Urgency(self, *parts, self.counters)
+        self._chunks = ChunkChoice(self, cost, self._outlook, self._device, self._urgency)
         self._writes = WriteThrough(self.write_through and self.rotation, self._outlook)
 
     def tell_lengths(self, true_length: TrueLength) -> None:
@@ -229,37 +234,18 @@ class RotatingScheduler(Settings):
     # -- prefill --------------------------------------------------------------------------------
 
     def _prefill_budget(self, draft: Draft) -> int:
-        """Prefill tokens of this step: no resident stream may miss its pace because of them."""
+        """Prefill tokens of this step: no resident stream may miss its pace because of them, and
+        where no stream is resident, as many as pay best.
+        """
         budget = max(1, self.max_num_batched_tokens - draft.batch.size)
         paces_s = self._device.residents.paces_s() if self.paced_chunks else []
         self._paced = bool(paces_s)
-        if len(paces_s) > 1:
-            budget = self._fair_chunk(draft, paces_s, budget)
-        elif paces_s:
-            budget = self._tokens_within(draft, paces_s[0], budget)
+        if paces_s:
+            budget = self._chunks.tokens(draft, paces_s, budget)
+        elif self.paying_chunks and not self._device.residents.paced:
+            budget = self._paying.tokens(draft.batch, self._device.prefilled_tokens)
         self._outlook.chunk_tokens = budget
         return budget
-
-    def _fair_chunk(self, draft: Draft, paces_s: list[float], budget: int) -> int:
-        """The chunk for the tightest of several paces for which no slower one has to pay.
-
-        A pace that could not be held without any prefill is not waited for, and neither is one at
-        which more first tokens would be late than at a slower one.
-        """
-        chunks = [self._tokens_within(draft, pace_s, budget) for pace_s in paces_s]
-        held = [tokens for tokens in chunks if tokens > GRAIN_TOKENS] or chunks[:1]
-        late = []
-        for tokens in held:
-            self._outlook.chunk_tokens = tokens
-            late.append(len(self._urgency.late(draft)))
-        return held[late.index(min(late))]
-
-    def _tokens_within(self, draft: Draft, pace_s: float, budget: int) -> int:
-        """The chunk with which a step takes no longer than a pace allows."""
-        prefilling = self._device.prefilling
-        context = prefilling[0].seq.computed_tokens if prefilling else 0
-        cap_s = self.pace_margin * pace_s
-        return min(budget, self._sizer.tokens_under(cap_s, draft.batch, context, budget))
 
     def _one_prefill_takes_all(self, draft: Draft, budget: int) -> bool:
         """The long middle of a prompt, as a short cut: every decode gets its token, and the one
@@ -274,6 +260,8 @@ class RotatingScheduler(Settings):
         if repeats < 2 or not draft.batch.size or not self._comes_first(draft, job):
             return False
         steps = min(repeats, self._steps(draft))
+        if self.paying_chunks:  # until another size would pay better
+            steps = min(steps, self._paying.steps(draft.batch, seq.computed_tokens, budget))
         if steps < 2:
             return False
         self._prefill(draft, job, budget, steps)

@@ -83,8 +83,16 @@ class Settings:
     DuplexKV's do). Off: one after the other."""
     relegation: bool = True
     """First tokens that will be late do not make others late."""
+    prefill_turns: bool = True
+    """An urgent prompt takes a place when it would be computed. Off: as soon as it is urgent."""
     paced_chunks: bool = True
-    """Prefill chunks keep the pace of resident streams. Off: always the whole budget."""
+    """Prefill chunks keep the pace of resident streams. Off: the whole budget beside them."""
+    debts: bool = True
+    """Where first tokens would be late, streams may fall behind a pace that they can make up for.
+    Off: every step keeps the pace."""
+    paying_chunks: bool = True
+    """Where nobody has a pace, prefill chunks have the size with which a second does most work
+    (paying.py). Off: the whole budget."""
     admission: bool = True
     """New requests come in only if the predicted peak fits into memory and the pace can be held."""
     aging: bool = True

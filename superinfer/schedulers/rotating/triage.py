@@ -15,11 +15,11 @@ _T = TypeVar("_T")
 
 
 class Work(NamedTuple):
-    """One job of a single machine."""
+    """One job of a single machine, in seconds or in tokens."""
 
-    due_s: float
-    """When it has to be done, from now."""
-    work_s: float
+    due: float
+    """When it has to be done, from now: after so much work."""
+    work: float
     fixed: bool
     """True if it is under way and cannot be given up."""
 
@@ -28,14 +28,14 @@ def given_up(jobs: Iterable[tuple[Work, _T]]) -> list[_T]:
     """Who is given up, of jobs in order of their deadlines; those under way never are."""
     longest: list[tuple[float, int]] = []
     names: list[_T] = []
-    dropped, busy_s = [], 0.0
+    dropped, done = [], 0.0
     for work, name in jobs:
-        busy_s += work.work_s
+        done += work.work
         names.append(name)
         if not work.fixed:
-            heapq.heappush(longest, (-work.work_s, len(names) - 1))
-        if busy_s > work.due_s and longest:
-            less_s, place = heapq.heappop(longest)
-            busy_s += less_s
+            heapq.heappush(longest, (-work.work, len(names) - 1))
+        if done > work.due and longest:
+            less, place = heapq.heappop(longest)
+            done += less
             dropped.append(names[place])
     return dropped

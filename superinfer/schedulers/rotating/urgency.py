@@ -46,6 +46,9 @@ class Urgency:
         self._device = device
         self._entrance = entrance
         self._counters = counters
+        self._hurried: list[Job] = []
+        self._hurried_for: Draft | None = None
+        """The decision that this holds for."""
 
     def serve(self, draft: Draft) -> int:
         """Take in urgent requests, rotating others out; returns blocks kept for those that wait."""
@@ -59,11 +62,16 @@ class Urgency:
         if self._settings.relegation:
             self._give_up(draft)
         blocked: list[Job] = []
+        later: list[Job] = []
         reserved = 0
         for _ in range(URGENT_AT_ONCE):
             job = self._waiting.urgent(draft.now)
             if job is None:
                 break
+            if self._settings.prefill_turns and not self._has_turn(job):
+                self._waiting.skip(job)
+                later.append(job)
+                continue
             if self._entrance.take_in(draft, job, reserved):
                 continue
             hopeless = draft.now >= self._hopeless_from_s(job)
@@ -79,6 +87,8 @@ class Urgency:
                 break
             reserved += need_blocks(draft, job)  # the copies under way make room
         self.blocked = bool(blocked)
+        for job in later:
+            self._waiting.unskip(job)
         for job in blocked:
             self._waiting.put_back(job)
             self.blocked_until_s = min(self.blocked_until_s, self._hopeless_from_s(job))
@@ -88,17 +98,26 @@ class Urgency:
         """Nobody waits."""
         self.blocked, self.blocked_until_s = False, inf
 
+    def hurried(self, draft: Draft) -> list[Job]:
+        """Prompts that are wanted soon, begun ones and the most urgent, by when they are due."""
+        if self._hurried_for is not draft:
+            begun = [job for job in self._device.prefilling if job.hurried]
+            jobs = [*begun, *self._waiting.all_urgent(draft.now)]
+            jobs.sort(key=attrgetter("first_due_s"))
+            self._hurried, self._hurried_for = jobs, draft
+        return self._hurried
+
     def late(self, draft: Draft) -> list[Job]:
         """Whose first tokens cannot be in time at the present rate of prefill, if as many as
-        possible are. A single request is not judged.
+        possible are; who has begun is not given up. A single request is not judged.
         """
-        begun = [job for job in self._device.prefilling if job.hurried]
-        urgent = self._waiting.all_urgent(draft.now)
-        if not begun and len(urgent) < 2:
+        jobs = self.hurried(draft)
+        if len(jobs) < 2 and not (jobs and jobs[0].placed):
             return []
-        rate = self._outlook.prefill_rate
-        jobs = sorted([*begun, *urgent], key=attrgetter("first_due_s"))
-        return given_up((self._work(job, draft.now, rate), job) for job in jobs)
+        now, tokens = draft.now, self._outlook.chunk_tokens
+        step_s = self._outlook.prefill_s(tokens)
+        works = [(work_of(job, now, tokens, step_s), job) for job in jobs]
+        return given_up([(w._replace(fixed=w.fixed or job.placed), job) for w, job in works])
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -109,16 +128,24 @@ class Urgency:
             return True
         return entrance.make_room(draft, job, reserved) and entrance.take_in(draft, job, reserved)
 
+    def _has_turn(self, job: Job) -> bool:
+        """False for a prompt of which nothing would be computed in this step, because prompts on
+        the device come before it and fill the chunk. A place would give it no token earlier: it
+        would only hold blocks, and could not be given up any more for others.
+        """
+        if job.seq.state is not _WAITING:
+            return True
+        order, room = job.order, self._outlook.chunk_tokens
+        for other in self._device.prefilling:
+            if room <= 0 or order < other.order:
+                break
+            room -= other.tokens_to_compute
+        return room > 0
+
     def _give_up(self, draft: Draft) -> None:
         """Relegate those for whose first tokens those of others would be late."""
         for job in self.late(draft):
             self._relegate(draft, job)
-
-    def _work(self, job: Job, now: float, prefill_rate: float) -> Work:
-        seq = job.seq
-        work_s = (seq.prefill_tokens - seq.computed_tokens) / prefill_rate
-        under_way = job.placed or seq.output_tokens > 0
-        return Work(inf if seq.output_tokens else job.first_due_s - now, work_s, under_way)
 
     def _hopeless_from_s(self, job: Job) -> float:
         """From when on a first token is not waited for; inf for a stream that has begun."""
@@ -136,3 +163,13 @@ class Urgency:
         self._waiting.add(job, draft.now)
         self._counters.add("relegations")
         draft.note("relegate", job.seq)
+
+
+def work_of(job: Job, now: float, tokens: int, step_s: float) -> Work:
+    """A prompt as a job of the device, in steps of so many tokens. First tokens come at the ends of
+    steps: only those count that are over in time.
+    """
+    work, seq = job.tokens_to_compute, job.seq
+    if seq.output_tokens or job.first_due_s == inf:
+        return Work(inf, work, seq.output_tokens > 0)
+    return Work((job.first_due_s - now) // step_s * tokens, work, False)

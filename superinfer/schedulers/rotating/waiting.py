@@ -49,13 +49,17 @@ class Waiting:
         """Queue a request that is off the device, at the level of its slack."""
         free = not (job.owes and self._settings.deadline_order)
         free = free or (job.relegated and not job.seq.output_tokens)
-        job.start_by_s = inf if free else self._outlook.latest_start_s(job)
+        job.start_by_s = inf
+        if not free:
+            job.cached_tokens = self._outlook.draft.cached_tokens(job.seq)
+            job.start_by_s = self._outlook.latest_start_s(job)
         job.level = self._level(job, now)
         self._queue(job)
 
     def comes_in(self, job: Job) -> None:
         """A request has a place on the device: it does not wait here any more."""
         job.placed, job.ticket = True, next(self._tickets)
+        job.cached_tokens = 0  # those that it got count as computed
 
     def promote(self, now: float) -> Job | None:
         """The next request whose slack has crossed a bound, one level up."""
@@ -92,6 +96,14 @@ class Waiting:
         for job in found:
             self._laxity.push(job)
         return found
+
+    def skip(self, job: Job) -> None:
+        """Pass over the most urgent one until `unskip`, in the same decision."""
+        self._laxity.pop(job)
+
+    def unskip(self, job: Job) -> None:
+        """Queue it again where it was."""
+        self._laxity.push(job)
 
     def set_aside(self, job: Job) -> None:
         """Pass over a request until `put_back`, or for ever if it is turned away."""
@@ -152,12 +164,16 @@ class Waiting:
             if settings.promotion and job.level:
                 self._crossings.set(job.start_by_s - self.bound_s(job, job.level - 1), job)
         if settings.aging and not job.aged:
-            self._agings.set(job.since_s + self._patience_s(job), job)
+            self._agings.set(self._aged_from_s(job), job)
 
-    def _patience_s(self, job: Job) -> float:
-        """How long a request waits without a token before it is aged."""
+    def _aged_from_s(self, job: Job) -> float:
+        """When a request has waited too long without a token: not before its latest start, up to
+        which its deadline brings it in sooner than its age would.
+        """
         ttft_s = job.seq.request.slo.ttft_s or 0.0
-        return max(self._settings.max_wait_s, self._settings.max_wait_ttfts * ttft_s)
+        patience_s = max(self._settings.max_wait_s, self._settings.max_wait_ttfts * ttft_s)
+        from_s = job.since_s + patience_s
+        return max(from_s, job.start_by_s) if job.hurried else from_s
 
     def _level(self, job: Job, now: float) -> int:
         """The level that the slack implies; without skip-join the new ones enter at the top."""

@@ -1,0 +1,222 @@
+"""`rotating`: streams that fall behind so that first tokens are in time, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from harness import FakeCost, request
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from property.test_exactness import SETTINGS
+from rotating_runs import arriving, promised, run, told
+
+from superinfer.schedulers.rotating.deadlines import job_of
+from superinfer.schedulers.rotating.debts import LOOKED_AT, Debts
+from superinfer.schedulers.rotating.lengths import NoLengths
+from superinfer.sequence import Sequence
+
+CHUNKY = FakeCost(step=2**-6, per_chunk_token=2**-10)
+STEADY = FakeCost(step=2**-3, per_chunk_token=2**-11)
+
+
+def chunks(
+    answer: int,
+    ttft_s: float,
+    cost: FakeCost = CHUNKY,
+    stall_s: float | None = None,
+    delivery: str = "strict",
+    **settings: Any,
+) -> list[int]:
+    """Chunks of 1000 tokens, due `ttft_s` after 1/32 s, beside a stream of `answer` tokens that is
+    owed one every 0.25 s and whose class may bound gaps.
+    """
+    stream = promised(ttft_s=1.0, tpot_s=0.25, max_stall_s=stall_s, delivery=delivery)
+    requests = [
+        arriving(0, 0.0, 4, **stream),
+        arriving(1, 2**-5, 1000, **promised(ttft_s=ttft_s)),
+    ]
+    lengths = {"r0": answer, "r1": 1}
+    scheduler = told(lengths, max_num_batched_tokens=4096, admission=False, **settings)
+    played = run(scheduler, requests, [answer, 1], 2000, cost=cost)
+    return [event[3] for event in played.kinds("prefill") if event[2] == "r1"]
+
+
+PACED = [192] * 5 + [40]
+"""95 % of 0.25 s less 1/64 s leave 227 tokens: three whole grains."""
+
+
+def test_a_stream_falls_behind_where_it_can_make_up_for_it() -> None:
+    """The prompt has 0.996 s: four paced steps of 0.203 s, so 768 tokens; in one step it takes
+    0.992 s. The stream is then 0.5 s behind, and has 35 tokens for which 1/64 s each would do.
+    """
+    assert chunks(40, 1.0) == [1000]
+    assert chunks(40, 1.0, debts=False) == PACED
+
+
+def test_who_cannot_make_up_for_it_keeps_its_pace() -> None:
+    """The stream's third and fourth token are its last: due in 0.484 and 0.734 s, and not there
+    before 0.992 and 1.008 s. One is missed either way. They come in two paced steps.
+    """
+    assert chunks(4, 1.0) == [192, 192, 616]
+
+
+def test_a_paced_stream_owes_every_token_in_time() -> None:
+    """As the first, but the third token is due at 1 + 2 * 0.25 s: 1.46 s from then, and 0.992 s
+    are within it, though not three times as much.
+    """
+    assert chunks(40, 1.0, delivery="paced") == [1000]
+    requests = [
+        arriving(0, 0.0, 4, **promised(ttft_s=2**-5, tpot_s=0.25, delivery="paced")),
+        arriving(1, 2**-5, 1000, **promised(ttft_s=1.0)),
+    ]
+    scheduler = told({"r0": 40, "r1": 1}, max_num_batched_tokens=4096, admission=False)
+    played = run(scheduler, requests, [40, 1], 2000, cost=CHUNKY)
+    sizes = [event[3] for event in played.kinds("prefill") if event[2] == "r1"]
+    assert sizes == PACED
+
+
+def test_no_gap_is_longer_than_the_class_tolerates() -> None:
+    """95 % of 0.5 s leave room for 448 tokens, with which the prompt takes 1.02 s and is late as
+    well: so nothing is worth a longer step. With 1.1 s to spend two such steps and the rest do.
+    """
+    assert chunks(40, 1.0, stall_s=0.5) == PACED
+    assert chunks(40, 1.0625, stall_s=2.0) == [1000]
+    assert chunks(40, 1.0625, stall_s=0.5)[0] <= 448
+
+
+def test_a_prompt_that_is_in_time_anyway_takes_nothing() -> None:
+    assert chunks(40, 2.0) == PACED
+
+
+def test_a_longer_step_that_pays_is_taken_before_anybody_is_late() -> None:
+    """A step of 1/8 s and 1/2048 s a token. 192 tokens keep the pace at 878 a second. In 320 the
+    rate is 30 % higher and the step 29 % longer, in 448 it is 48 and 57 %.
+    """
+    assert chunks(40, 9.0, STEADY) == [320] * 3 + [40]
+    assert chunks(40, 9.0, STEADY, debts=False) == PACED
+
+
+def test_what_is_cached_is_not_counted_as_work() -> None:
+    """B's 40 tokens, 36 of them A's, are due in 3 s, as are C's 32: with chunks of 16 there are 3
+    steps for 4 + 32 tokens. Counted whole, B would be the longest and given up.
+    """
+    shared = {"hash_ids": (1, 2, 3, 4, 5, 6, 7, 8, 9, 10), "hash_block_tokens": 4}
+    requests = [
+        arriving(0, 0.0, 40, **shared),
+        arriving(1, 8.0, 40, **shared, **promised(ttft_s=3.5)),
+        arriving(2, 8.0, 32, **promised(ttft_s=3.5)),
+    ]
+    scheduler = told({"r0": 1, "r1": 1, "r2": 1})
+    played = run(scheduler, requests, [1, 1, 1], 64, prefix_caching=True)
+    assert played.kinds("relegate") == []
+    assert [played.tokens(row)[0] for row in (1, 2)] == [11.0, 10.0]
+
+
+# -- what streams have to spare -------------------------------------------------------------------
+
+
+@dataclass
+class Steps:
+    """As much of an outlook, a draft and a batch as `Debts` looks at."""
+
+    lengths: dict[int, int]
+    now: float = 0.0
+    step: int = 0
+    joined: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def draft(self) -> Steps:
+        return self
+
+    @property
+    def batch(self) -> Steps:
+        return self
+
+    def output_tokens(self, seq: Sequence) -> int:
+        return 1 + self.step - self.joined[seq.request.index]
+
+    def tokens_left(self, job: Any, given_tokens: int, quantile: float) -> int:
+        return max(1, self.lengths[job.seq.request.index] - given_tokens)
+
+
+STREAMS = st.lists(
+    st.tuples(st.integers(2, 60), st.sampled_from([0.25, 0.5, 1.0]), st.booleans()),
+    min_size=1,
+    max_size=LOOKED_AT,
+)
+
+
+@pytest.mark.interpreted
+@hypothesis_settings(SETTINGS, max_examples=100)
+@given(streams=STREAMS, slices=st.lists(st.integers(1, 9), max_size=8), data=st.data())
+def test_who_is_lost(
+    streams: list[tuple[int, float, bool]], slices: list[int], data: st.DataObject
+) -> None:
+    """Against every stream looked at by itself, after slices of steps of 1/4 s beside which some
+    streams come and others end.
+    """
+    steps = Steps({index: tokens for index, (tokens, _, _) in enumerate(streams)})
+    debts: Any = Debts(steps, 1.0)  # type: ignore[arg-type]
+    waiting = list(enumerate(streams))
+    here: dict[int, Any] = {}
+    for slice_steps in [*slices, 0]:
+        for index, (_, pace_s, paced) in waiting[: data.draw(st.integers(0, len(waiting)))]:
+            targets = promised(tpot_s=pace_s, delivery="paced" if paced else "strict")
+            job: Any = job_of(Sequence(request(index, 4, 0, **targets)), NoLengths())
+            job.base_s = steps.now + pace_s - steps.step * pace_s
+            steps.joined[index] = steps.step
+            here[index] = job
+            debts.add(job)
+            waiting.remove((index, streams[index]))
+        debts.begin(0.25)
+        more, step_s = data.draw(st.integers(1, 20)), data.draw(st.sampled_from([0.25, 0.5, 2.0]))
+        lost = 0
+        for index, job in here.items():
+            left = 1 if job.paced else steps.lengths[index] - steps.output_tokens(job.seq)
+            due_s = job.base_s + steps.step * job.pace_s + (left - 1) * job.pace_s
+            spare_s = due_s - steps.now - left * 0.25
+            lost += 0 <= spare_s < min(more, left) * (step_s - 0.25)
+        assert debts.lost(more, step_s) == lost
+        steps.step += slice_steps
+        steps.now += 0.25 * slice_steps
+        for index, job in list(here.items()):
+            if steps.output_tokens(job.seq) >= steps.lengths[index]:
+                debts.remove(job)
+                del here[index]
+
+
+@pytest.mark.interpreted
+def test_the_shortest_gap_counts() -> None:
+    debts: Any = Debts(Steps({}), 1.0)  # type: ignore[arg-type]
+    jobs = [
+        job_of(Sequence(request(index, 4, 0, **promised(tpot_s=0.5, **more))), NoLengths())
+        for index, more in enumerate([{}, {"max_stall_s": 2.0}, {"max_stall_s": 0.1}])
+    ]
+    expected = [float("inf"), 2.0, 0.5]  # no gap is shorter than the pace
+    for job, gap_s in zip(jobs, expected, strict=True):
+        debts.add(job)
+        assert debts.longest_gap_s == gap_s
+    for job, gap_s in zip(reversed(jobs), [2.0, float("inf"), float("inf")], strict=True):
+        debts.remove(job)
+        assert debts.longest_gap_s == gap_s
+
+
+@pytest.mark.interpreted
+def test_who_has_nothing_to_spare() -> None:
+    """Of two streams with 9 tokens to come at 1/2 s each, in steps of 1/4 s, one is due in 1/2 s:
+    it has 0.5 + 8 * 0.5 - 9 * 0.25 s to spare. The other was due 2 s earlier.
+    """
+    steps = Steps({0: 10, 1: 10}, joined={0: 0, 1: 0})
+    debts: Any = Debts(steps, 1.0)  # type: ignore[arg-type]
+    jobs = [job_of(Sequence(request(i, 4, 0, **promised(tpot_s=0.5))), NoLengths()) for i in (0, 1)]
+    for job, due_s in zip(jobs, [0.5, -2.0], strict=True):
+        job.base_s = due_s
+        debts.add(job)
+    debts.begin(0.25)
+    assert debts.hopeless_share == 0.5
+    assert (debts.lost(9, 0.5), debts.lost(9, 0.53)) == (0.0, 1.0)  # 2.25 and 2.52 of 2.25 s
+    debts.remove(jobs[1])
+    assert debts.hopeless_share == 0.0

@@ -33,10 +33,11 @@ TICK_S: Final = 20.0
 MOST_HAZARD: Final = 0.999
 IS_NEW: Final = FEATURES.index("is_new")
 CONTINUES: Final = FEATURES.index("continues")
-MADE_S, USED_S, COVERED_S, WEIGHT, GROUP = range(5)
-"""Of a stretch at its use: when that was, and by age when the next one came and up to where it is
-counted; then how much it counts, and as what."""
-Row = tuple[float, float, float, float, float]
+MADE_S, WEIGHT, GROUP, USED_S, COVERED_S = range(5)
+"""Of a stretch at its use: when that was, how much it counts, and as what; then by age when the
+next one came, and up to where it is counted."""
+NOTED: Final = 3
+"""The first columns are known at the use."""
 
 
 class Calibration:
@@ -51,8 +52,12 @@ class Calibration:
         self._first = 0
         """The number of the oldest stretch that still counts; the others follow."""
         self._rows, self._rates = np.zeros((0, 5)), np.zeros((0, len(edges_s)))
-        self._new: list[Row] = []
-        self._new_rates: list[NDArray[Any]] = []
+        """In the order of time."""
+        self._new: list[float] = []
+        """What is noted of the stretches since the last tick, one after the other."""
+        self._new_hazards: list[NDArray[Any]] = []
+        self._corrects = False
+        """True while a factor is not 1."""
         self._uses: list[tuple[int, float]] = []
         """Numbers of stretches that were used again, and after how many seconds."""
         self._tick_s: float | None = None
@@ -61,55 +66,60 @@ class Calibration:
         """Hazards of the stretches of some prompts, rows by bins. Each prompt is asked about once,
         in the order of the visits.
         """
-        groups = self._note(visits)
-        rates = -np.log1p(-np.minimum(hazards, MOST_HAZARD).astype(np.float64))
-        self._new_rates.append(rates)
+        first = len(self._new)
+        self._note(visits)
+        self._new_hazards.append(hazards)
         now = visits[-1].now_s
+        groups = self._new[first + GROUP :: NOTED]
         if self._tick_s is None:
             self._tick_s = now
         elif now >= self._tick_s + TICK_S:
             self._tick(now)
-        found: NDArray[Any] = -np.expm1(-rates * self.factors[groups])
+        if not self._corrects:
+            return hazards
+        found: NDArray[Any] = -np.expm1(-_rates(hazards) * self.factors[list(map(int, groups))])
         return found
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _note(self, visits: Sequence[Visit]) -> list[int]:
-        """Remember the stretches and what was waited for them; returns their groups."""
-        groups: list[int] = []
+    def _note(self, visits: Sequence[Visit]) -> None:
+        """Remember the stretches, and what was waited for them."""
+        noted = self._new
         for visit in visits:
             for number, waited_s in zip(visit.earlier, visit.waited_s, strict=True):
                 if waited_s is not None:
                     self._uses.append((number, waited_s))
-            features = visit.features
-            for stretch, (start, stop) in enumerate(zip(visit.starts, visit.stops, strict=True)):
-                row = stretch * len(FEATURES)
-                group = 2 * (features[row + IS_NEW] > 0.0) + (features[row + CONTINUES] > 0.0)
-                groups.append(group)
-                self._new.append((visit.now_s, math.inf, 0.0, math.sqrt(stop - start), group))
-        return groups
+            features, row, now = visit.features, 0, visit.now_s
+            for start, stop in zip(visit.starts, visit.stops, strict=True):
+                group = 2.0 * (features[row + IS_NEW] > 0.0) + (features[row + CONTINUES] > 0.0)
+                noted += (now, math.sqrt(stop - start), group)
+                row += len(FEATURES)
 
     def _tick(self, now: float) -> None:
         """Count the uses that came and the time that was waited since the last tick."""
-        rows = np.concatenate([self._rows, np.array(self._new)])
-        rates = np.concatenate([self._rates, *self._new_rates])
-        self._new, self._new_rates = [], []
-        self._fade(now)
+        new = np.array(self._new).reshape(-1, NOTED)
+        later = np.tile([math.inf, 0.0], (len(new), 1))
+        rows = np.concatenate([self._rows, np.concatenate([new, later], axis=1)])
+        rates = np.concatenate([self._rates, _rates(np.concatenate(self._new_hazards))])
+        self._new, self._new_hazards = [], []
+        before = self._fade(now)
         self._count_uses(rows)
-        last_s = np.minimum(now - rows[:, MADE_S], rows[:, USED_S])
-        self._count_waits(rows, rates, last_s)
-        rows[:, COVERED_S] = last_s
-        gone = int(np.searchsorted(rows[:, MADE_S], now - self._ends_s[-1]))
+        self._count_waits(rows, rates, before, now)
+        gone = int(rows[:, MADE_S].searchsorted(now - self._ends_s[-1]))
         self._first += gone
         self._rows, self._rates = rows[gone:], rates[gone:]
         ratio = np.log((self._used + PRIOR_USES) / (self._promised + PRIOR_USES))
         self.factors = np.exp(np.sign(ratio) * np.maximum(np.abs(ratio) - DEADBAND, 0.0))
+        self._corrects = bool((self.factors != 1.0).any())
 
-    def _fade(self, now: float) -> None:
-        assert self._tick_s is not None
-        keep = math.exp((self._tick_s - now) / MEMORY_S)
+    def _fade(self, now: float) -> float:
+        """Let the sums fade; returns the time of the tick before."""
+        before = self._tick_s
+        assert before is not None
+        keep = math.exp((before - now) / MEMORY_S)
         self._used, self._promised = keep * self._used, keep * self._promised
         self._tick_s = now
+        return before
 
     def _count_uses(self, rows: NDArray[Any]) -> None:
         """Note them in the rows; a stretch that was cut has several, of which the first counts."""
@@ -124,16 +134,27 @@ class Calibration:
                 self._used[int(rows[place, GROUP]), bin_of_use] += rows[place, WEIGHT]
         self._uses = []
 
-    def _count_waits(self, rows: NDArray[Any], rates: NDArray[Any], last_s: NDArray[Any]) -> None:
-        """What the rates promised for the time since each was counted up to."""
-        open_ = np.nonzero(last_s > rows[:, COVERED_S])[0]
-        if not len(open_):
-            return
-        some, until_s = rows[open_], last_s[open_, None]
-        begin_s = np.maximum(some[:, COVERED_S, None], self._starts_s)
-        shares = np.maximum(np.minimum(until_s, self._ends_s) - begin_s, 0.0)
-        shares /= self._ends_s - self._starts_s
-        promised = shares * rates[open_] * some[:, WEIGHT, None]
-        groups = some[:, GROUP].astype(int)
-        for group in range(GROUPS):
-            self._promised[group] += promised[groups == group].sum(axis=0)
+    def _count_waits(
+        self, rows: NDArray[Any], rates: NDArray[Any], before: float, now: float
+    ) -> None:
+        """What the rates promised for the time since the tick before."""
+        made_s, weights = rows[:, MADE_S], rows[:, WEIGHT]
+        groups = rows[:, GROUP].astype(int)
+        since_s, until_s = rows[:, COVERED_S], np.minimum(now - made_s, rows[:, USED_S])
+        # Rows are in the order of time, so those whom a bin concerns lie side by side.
+        firsts = made_s.searchsorted(before - self._ends_s, "right")
+        stops = made_s.searchsorted(now - self._starts_s)
+        bins = zip(self._starts_s.tolist(), self._ends_s.tolist(), firsts, stops, strict=True)
+        for place, (start_s, end_s, first, stop) in enumerate(bins):
+            some = slice(first, stop)
+            shares = np.minimum(until_s[some], end_s) - np.maximum(since_s[some], start_s)
+            promised = np.maximum(shares, 0.0) * weights[some] * rates[some, place]
+            sums = np.bincount(groups[some], promised, GROUPS)
+            self._promised[:, place] += sums / (end_s - start_s)
+        rows[:, COVERED_S] = until_s
+
+
+def _rates(hazards: NDArray[Any]) -> NDArray[Any]:
+    """Rates that add up, times the lengths of the bins."""
+    rates: NDArray[Any] = -np.log1p(-np.minimum(hazards, MOST_HAZARD).astype(np.float64))
+    return rates

@@ -65,14 +65,14 @@ def test_what_comes_again_at_once_is_expected_more() -> None:
 def test_a_use_before_the_answer_counts() -> None:
     """Prompts are appraised in batches, and some come twice in one."""
     history, calibration = History(), Calibration(EDGES_S)
-    requests = [Request("", 0.1 * turn, 512, 1, hash_ids=(7,)) for turn in range(400)]
+    requests = [Request("", 0.04 * turn, 512, 1, hash_ids=(7,)) for turn in range(400)]
     visits = [history.visit(request, request.arrival_s) for request in requests]
     calibration.corrected(visits, np.tile(1.0 - np.exp(-RATES), (400, 1)))
     last = history.visit(Request("", 60.0, 512, 1, hash_ids=(7,)), 60.0)
     calibration.corrected([last], 1.0 - np.exp(-RATES)[None])
     # All but the first and the last stretch are known ones that go on with a session; there, 398
-    # came again after 0.1 s, for which 0.005 uses were promised each. The last one came after 20 s.
-    promised = 398 * 0.5 * 0.01 + 0.5
+    # came again after 0.04 s, for which 0.002 uses were promised each. The last one came after 44 s.
+    promised = 398 * 0.5 * 0.004 + 0.5
     assert calibration.factors[1, 0] == pytest.approx(
         (398 + PRIOR_USES) / (promised + PRIOR_USES) / 2.0
     )

@@ -72,8 +72,8 @@ class Calibration:
         now = visits[-1].now_s
         groups = self._new[first + GROUP :: NOTED]
         if self._tick_s is None:
-            self._tick_s = now
-        elif now >= self._tick_s + TICK_S:
+            self._tick_s = visits[0].now_s
+        if now >= self._tick_s + TICK_S:
             self._tick(now)
         if not self._corrects:
             return hazards

@@ -71,7 +71,7 @@ def test_a_use_before_the_answer_counts() -> None:
     last = history.visit(Request("", 60.0, 512, 1, hash_ids=(7,)), 60.0)
     calibration.corrected([last], 1.0 - np.exp(-RATES)[None])
     # All but the first and the last stretch are known ones that go on with a session; there, 398
-    # came again after 0.04 s, for which 0.002 uses were promised each. The last one came after 44 s.
+    # came again after 0.04 s, for which 0.002 uses were promised each, and the last one after 44 s.
     promised = 398 * 0.5 * 0.004 + 0.5
     assert calibration.factors[1, 0] == pytest.approx(
         (398 + PRIOR_USES) / (promised + PRIOR_USES) / 2.0

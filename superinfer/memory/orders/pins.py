@@ -62,9 +62,10 @@ class Pins:
         until_s = node.last_access_s + self._ttl_s
         if value <= 0.0 or until_s <= now or node in self._pinned:
             return False, []
-        room, lost = self._make_room(node, value)
+        path = list(node.path())
+        room, lost = self._make_room(path, value)
         if room:
-            self._pin(node, Pin(value, until_s, list(node.path())))
+            self._pin(node, Pin(value, until_s, path))
         return room, lost
 
     def drop(self, node: Node) -> None:
@@ -109,12 +110,12 @@ class Pins:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _make_room(self, node: Node, value: float) -> tuple[bool, list[Node]]:
+    def _make_room(self, path: list[Node], value: float) -> tuple[bool, list[Node]]:
         """Whether there is room for one more leaf, and who had to go for it."""
         lost: list[Node] = []
-        if self._room(node) > self._most_blocks:
+        if self._room(path[0]) > self._most_blocks:
             return False, lost
-        while self.blocks + self._need(node) > self._most_blocks:
+        while self.blocks + self._need(path) > self._most_blocks:
             lowest = self._lowest()
             if lowest is None or lowest.value >= value:
                 return False, lost
@@ -126,9 +127,9 @@ class Pins:
         """What the blocks of a node take, in blocks of 16 bits."""
         return node.blocks * self._shares[node.bits]
 
-    def _need(self, node: Node) -> float:
+    def _need(self, path: list[Node]) -> float:
         """Room of what no pinned leaf holds so far."""
-        return sum([self._room(step) for step in node.path() if step not in self._held])
+        return sum([self._room(step) for step in path if step not in self._held])
 
     def _pin(self, node: Node, pin: Pin) -> None:
         for step in pin.path:

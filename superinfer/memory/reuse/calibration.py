@@ -123,16 +123,19 @@ class Calibration:
 
     def _count_uses(self, rows: NDArray[Any]) -> None:
         """Note them in the rows; a stretch that was cut has several, of which the first counts."""
-        ends_s = self._ends_s
-        for number, waited_s in self._uses:
-            place = number - self._first
-            if place < 0 or rows[place, USED_S] < math.inf:
-                continue
-            rows[place, USED_S] = waited_s
-            bin_of_use = int(ends_s.searchsorted(waited_s))
-            if bin_of_use < len(ends_s):
-                self._used[int(rows[place, GROUP]), bin_of_use] += rows[place, WEIGHT]
+        if not self._uses:
+            return
+        uses = np.array(self._uses)
         self._uses = []
+        places, first = np.unique(uses[:, 0].astype(int) - self._first, return_index=True)
+        kept = places >= 0
+        places, waited_s = places[kept], uses[first[kept], 1]
+        unused = rows[places, USED_S] == math.inf
+        places, waited_s = places[unused], waited_s[unused]
+        rows[places, USED_S] = waited_s
+        bins = self._ends_s.searchsorted(waited_s)
+        seen, bins = places[bins < len(self._ends_s)], bins[bins < len(self._ends_s)]
+        np.add.at(self._used, (rows[seen, GROUP].astype(int), bins), rows[seen, WEIGHT])
 
     def _count_waits(
         self, rows: NDArray[Any], rates: NDArray[Any], before: float, now: float

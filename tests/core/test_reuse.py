@@ -17,7 +17,7 @@ from superinfer.memory.orders import Surroundings, build_order
 from superinfer.memory.orders.guard import Guard, ShadowLru
 from superinfer.memory.orders.slo_aware import LearnedAppraiser
 from superinfer.memory.orders.trial import Trial
-from superinfer.memory.orders.valued import ValuedOrder
+from superinfer.memory.orders.valued import MOST_WAITING, ValuedOrder
 from superinfer.memory.orders.worth import equal_prices
 from superinfer.memory.replay import CacheReplay
 from superinfer.memory.reuse.history import FEATURES, GAPS, History, Visit, log_gap
@@ -430,6 +430,17 @@ def test_a_trial_takes_the_room_that_there_is() -> None:
         found.append(trial.serve(order._worth, room_blocks))
     assert trial.full
     assert found[:2] == [0, 0] and 8 <= sum(found[2:]) < 16
+
+
+def test_prompts_are_appraised_though_nothing_has_to_go() -> None:
+    """They would keep what the model is to be asked about them for ever."""
+    order = ValuedOrder(Surroundings(100, BLOCK), LearnedAppraiser(load_model()))
+    replay = CacheReplay(100, BLOCK, order)
+    for turn in range(MOST_WAITING + 3):
+        replay.serve(prompt(0.1 * turn, turn % 50))
+    assert not replay.evicts
+    assert len(order._visits) == 3
+    assert len(order._unappraised) <= 3
 
 
 def drawn(prompts: int, pool: int, seed: int) -> list[Request]:

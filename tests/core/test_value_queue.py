@@ -95,6 +95,24 @@ def test_entries_that_count_no_longer_do_not_pile_up() -> None:
     assert len(queue._leaves) <= 4 * FEWEST
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_entries_of_a_leaf_that_is_used_all_the_time_do_not_pile_up(plain: bool) -> None:
+    """Nobody asks for a leaf, and its value has no time to change."""
+    root, queue = Node(None, (), 0, 0, BLOCK), device_queue()
+    queue.plain = plain
+    other = leaf(root, 0, 1, [9.0, 8.0, 7.0], 0.0)
+    queue.push(other, 0.0)
+    node = leaf(root, 1, 1, [9.0, 8.0, 7.0], 0.0)
+    for turn in range(5 * FEWEST):
+        now = 1e-4 * turn
+        again = leaf(root, 2, 1, [1.0, 1.0, 1.0], now)
+        node.note, node.last_access_s = again.note, now
+        queue.push(node, now)
+    assert len(queue._leaves) <= FEWEST + 1
+    first = queue.pop(1, 0.9)
+    assert first is not None and first[0] is (other if plain else node)
+
+
 def test_ended_pins_do_not_pile_up() -> None:
     """The best ones would come to the top last."""
     root, pins = Node(None, (), 0, 0, BLOCK), Pins(50, 1.0)

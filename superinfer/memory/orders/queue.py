@@ -57,6 +57,8 @@ class ValueQueue:
     def push(self, node: Node, now: float) -> None:
         """Queue a leaf by its present value."""
         worth: Worth = node.note
+        if len(self._leaves) > self._most:
+            self._forget(now)
         if self.plain:
             self._enter(node.last_access_s, 0.0, Standing(node, worth, NO_VALUES, 1.0))
             return
@@ -149,14 +151,17 @@ class ValueQueue:
         heapq.heappush(self._leaves, (rank, -standing.stop, of_equals, turn, standing))
 
     def _forget(self, now: float) -> None:
-        """Drop entries that can never hold again: else they would keep a place each for ever, for
-        what is worth most comes to the top last.
+        """Drop entries that hold no longer: else they would keep a place each for ever, for what is
+        worth most comes to the top last. Whoever uses or changes a leaf queues it again.
         """
         kept = []
         for entry in self._leaves:
             standing = entry[4]
-            latest = entry[3] == standing.turn and standing.lasts_s > now
-            if latest and standing.node.parent is not None:
+            node = standing.node
+            latest = entry[3] == standing.turn and standing.lasts_s > now and standing.holds
+            if self.plain:
+                latest = latest and entry[0] == node.last_access_s
+            if latest and node.parent is not None:
                 kept.append(entry)
         heapq.heapify(kept)
         self._leaves, self._most = kept, max(FEWEST, 2 * len(kept))

@@ -19,6 +19,9 @@ from superinfer.request import Request
 
 BATCH_SHARE: Final = 0.02
 """Prompts wait to be appraised together until they have this share of the capacity."""
+MOST_WAITING: Final = 4096
+"""Prompts wait no longer than this many, though nothing has to go: each keeps what the model is to
+be asked about it."""
 REMEMBERED: Final = 4096
 """Requests in the younger half of those whose use is not counted again when they go on."""
 
@@ -180,6 +183,8 @@ class ValuedOrder:
             return known
         if worth is not None:
             self._consult(worth)
+        if len(self._visits) >= MOST_WAITING:
+            self.appraise()
         self.now_s = max(self.now_s, request.arrival_s)
         visit = self._history.visit(request, self.now_s)
         self._worth = worth = Worth(request, self.now_s, visit)

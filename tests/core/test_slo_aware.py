@@ -472,12 +472,12 @@ def test_the_share_for_pins_is_one_of_the_memory(even: str, bits: int, peak: flo
 
 def test_used_within() -> None:
     """0.5 by 10 s, 0.25 by 20 s, and no more after that."""
-    unused = (0.5, 0.25)
-    assert used_within(unused, EDGES_S, 0.0, 10.0) == pytest.approx(0.5)
-    assert used_within(unused, EDGES_S, 0.0, 5.0) == pytest.approx(0.25)
-    assert used_within(unused, EDGES_S, 10.0, 10.0) == pytest.approx(0.5)
-    assert used_within(unused, EDGES_S, 5.0, float("inf")) == pytest.approx(1 - 0.25 / 0.75)
-    assert used_within(unused, EDGES_S, 20.0, 100.0) == 0.0
+    unused, edges_s = [0.5, 0.25], list(EDGES_S)
+    assert used_within(unused, edges_s, 0.0, 10.0) == pytest.approx(0.5)
+    assert used_within(unused, edges_s, 0.0, 5.0) == pytest.approx(0.25)
+    assert used_within(unused, edges_s, 10.0, 10.0) == pytest.approx(0.5)
+    assert used_within(unused, edges_s, 5.0, float("inf")) == pytest.approx(1 - 0.25 / 0.75)
+    assert used_within(unused, edges_s, 20.0, 100.0) == 0.0
 
 
 @pytest.mark.parametrize(

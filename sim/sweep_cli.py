@@ -66,6 +66,7 @@ def sweep(
         def load(extra: Mapping[str, Value]) -> Config:
             return load_at(options, file, scheduler, extra)
 
+        load({})  # what an axis takes the place of is not to be nonsense either
         return load
 
     wish = SweepWish(

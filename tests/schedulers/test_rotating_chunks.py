@@ -99,6 +99,23 @@ def test_a_longer_step_that_pays_is_taken_before_anybody_is_late() -> None:
     assert chunks(40, 9.0, STEADY, debts=False) == PACED
 
 
+def test_many_streams_are_not_given_for_fewer_first_tokens() -> None:
+    """A step of 13/64 s and 1/8192 s a token: 256 tokens keep the pace of 100 short streams. 32
+    prompts of 192 tokens, due in 2.5 s, would take 24 such steps. All at once would take 0.95 s,
+    and no stream could make up for that. The streams are through before, and then the rest fits.
+    """
+    requests = [arriving(row, 0.0, 4, **promised(ttft_s=10.0, tpot_s=0.25)) for row in range(100)]
+    requests += [arriving(100 + row, 0.5, 192, **promised(ttft_s=2.5)) for row in range(32)]
+    answers = [8] * 100 + [1] * 32
+    lengths = {f"r{row}": tokens for row, tokens in enumerate(answers)}
+    scheduler = told(lengths, max_num_batched_tokens=8192, max_num_seqs=200, admission=False)
+    cost = FakeCost(step=13 / 64, per_chunk_token=2**-13)
+    played = run(scheduler, requests, answers, 20000, cost=cost)
+    tokens = [played.tokens(row) for row in range(132)]
+    assert all(times[-1] - times[0] <= 7 * 0.25 for times in tokens[:100])
+    assert all(times[0] - 0.5 <= 2.5 for times in tokens[100:])
+
+
 def test_what_is_cached_is_not_counted_as_work() -> None:
     """B's 40 tokens, 36 of them A's, are due in 3 s, as are C's 32: with chunks of 16 there are 3
     steps for 4 + 32 tokens. Counted whole, B would be the longest and given up.
@@ -186,6 +203,19 @@ def test_who_is_lost(
             if steps.output_tokens(job.seq) >= steps.lengths[index]:
                 debts.remove(job)
                 del here[index]
+
+
+@pytest.mark.interpreted
+def test_those_looked_at_speak_for_the_others() -> None:
+    """50 streams with 9 tokens to come at 1/2 s each, in steps of 1/4 s, have 2.5 s to spare."""
+    steps = Steps(dict.fromkeys(range(50), 10), joined=dict.fromkeys(range(50), 0))
+    debts: Any = Debts(steps, 1.0)  # type: ignore[arg-type]
+    for index in range(50):
+        job = job_of(Sequence(request(index, 4, 0, **promised(tpot_s=0.5))), NoLengths())
+        job.base_s = 0.5
+        debts.add(job)
+    debts.begin(0.25)
+    assert (debts.lost(9, 0.5), debts.lost(9, 0.53)) == (0.0, 50.0)
 
 
 @pytest.mark.interpreted

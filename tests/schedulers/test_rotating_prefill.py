@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from math import inf
 from typing import Any
 
 import pytest
@@ -14,7 +15,11 @@ from property.test_exactness import SETTINGS
 from rotating_runs import arriving, promised, rotating, run
 from schedulers.test_paying import Reading
 
+from superinfer.schedulers.rotating.deadlines import job_of
+from superinfer.schedulers.rotating.lengths import NoLengths
 from superinfer.schedulers.rotating.triage import Work, given_up
+from superinfer.schedulers.rotating.urgency import work_of
+from superinfer.sequence import Sequence
 
 CHUNKY = FakeCost(step=2**-6, per_chunk_token=2**-10)
 
@@ -214,6 +219,15 @@ def test_who_is_under_way_is_never_given_up(works: list[Work], fixed: set[int]) 
     dropped = given_up((job, place) for place, job in enumerate(jobs))
     assert not fixed & set(dropped)
     assert len(dropped) == len(set(dropped))
+
+
+def test_a_stream_that_comes_back_leaves_no_room_for_others() -> None:
+    """A stream that was rotated out has nothing to compute: its answer is no work that is saved."""
+    seq = Sequence(arriving(0, 0.0, 40, **promised(ttft_s=1.0)))
+    job = job_of(seq, NoLengths())
+    assert work_of(job, 0.5, 16, 0.25) == Work(2 * 16, 40, False)
+    seq.computed_tokens, seq.output_tokens = 40 + 24, 25
+    assert work_of(job, 0.5, 16, 0.25) == Work(inf, 0, True)
 
 
 @pytest.mark.parametrize("on", [True, False])

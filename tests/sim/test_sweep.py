@@ -169,6 +169,8 @@ def test_after_ctrl_c_the_rest_is_run(
         (("--over", "rte=1"), "unknown axis 'rte' (did you mean 'rate'?)"),
         (("--over", "rate=1:2:0"), "expected from <= to and a step > 0"),
         (("--over", "rate=0"), "vllm at rate=0: run.rate_scale: expected a number >= 1e-06"),
+        (("--rate-scale", "nan"), "run.rate_scale: expected a number >= 1e-06, got nan"),
+        (("--rate-scale", "inf"), "run.rate_scale: expected a number <= 1000000, got inf"),
         (("--over", "kv_blocks=1.5"), "run.kv_blocks: expected an integer"),
         (("--over", "run.kvblocks=1"), "run.kvblocks: unknown (did you mean 'kv_blocks'?)"),
         (("--over", "scheduler.max_seqs=1"), "scheduler.max_seqs: unknown"),

@@ -58,8 +58,8 @@ class Job:
     join_step: int
     end_step: int
     """Step of the batch at which it is expected to end, while it decodes."""
-    expected_at_step: int
     early_end_step: int
+    expected_at_step: int
     """Step at which it may end early, and when that was found (`Debts`)."""
     aged_blocks: int
     """Blocks that it holds of the share of the aged."""
@@ -102,9 +102,9 @@ class Job:
 
     @property
     def tokens_to_compute(self) -> int:
-        """What is left of its prefill."""
+        """What is left of its prefill: none for a stream, whose answer counts as computed too."""
         seq = self.seq
-        return seq.prefill_tokens - max(seq.computed_tokens, self.cached_tokens)
+        return max(0, seq.prefill_tokens - max(seq.computed_tokens, self.cached_tokens))
 
     @property
     def hurried(self) -> bool:

@@ -24,7 +24,8 @@ EARLY: Final = 0.1
 """Quantile of the answers at which a stream is expected to end: nine in ten have longer to catch up
 than is counted on."""
 LOOKED_AT: Final = 16
-"""Streams, those with least to spare, of which a decision asks whether they are lost."""
+"""Streams, those with least to spare, of which a decision asks whether they are lost: they speak
+for all that could be."""
 
 
 class Debts:
@@ -97,15 +98,14 @@ class Debts:
             return 0.0
         order, weight = self._order, 0.0
         first = bisect_left(order, (self._clock_s, -1))
-        reach_s = self._clock_s + steps * more_s
-        for key_s, index in order[first : first + LOOKED_AT]:
-            if key_s >= reach_s:
-                break
+        stop = bisect_left(order, (self._clock_s + steps * more_s, -1))
+        looked_at = min(stop - first, LOOKED_AT)
+        for _, index in order[first : first + looked_at]:
             job = self._jobs[index]
             left = self._tokens_left(job)
             if 0 <= self._spare_s(job, left) < min(steps, left) * more_s:
                 weight += job.weight
-        return weight
+        return weight if looked_at < LOOKED_AT else weight * (stop - first) / LOOKED_AT
 
     # -- inside ---------------------------------------------------------------------------------
 

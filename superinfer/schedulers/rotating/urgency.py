@@ -112,7 +112,7 @@ class Urgency:
         possible are; who has begun is not given up. A single request is not judged.
         """
         jobs = self.hurried(draft)
-        if len(jobs) < 2 and not (jobs and jobs[0].placed):
+        if len(jobs) < 2:
             return []
         now, tokens = draft.now, self._outlook.chunk_tokens
         step_s = self._outlook.prefill_s(tokens)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from property.test_exactness import SETTINGS
-from rotating_runs import arriving, promised, rotating, run
+from rotating_runs import arriving, promised, rotating, run, told
 from schedulers.test_paying import Reading
 
 from superinfer.schedulers.rotating.deadlines import job_of
@@ -245,6 +245,22 @@ def test_a_prompt_takes_a_place_when_its_turn_has_come(on: bool) -> None:
     played = run(rotating(prefill_turns=on), requests, [1, 1, 1, 1], 64)
     firsts = [played.tokens(row)[0] for row in range(4)]
     assert firsts == ([4.0, 9.0, 5.0, 6.0] if on else [4.0, 7.0, 9.0, 8.0])
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_who_became_late_before_its_turn_makes_nobody_late(on: bool) -> None:
+    """L takes the steps to 4 s. X, three steps and an answer of one token by 6 s, had to start by 6
+    - 1.15 * (3 + 1) = 1.4 s: it is not waited for any more, and Y, due at 7.5 s, comes before it.
+    """
+    requests = [
+        arriving(0, 0.0, 64, **promised(ttft_s=4.5)),
+        arriving(1, 0.0, 48, **promised(e2el_s=6.0)),
+        arriving(2, 0.5, 16, **promised(e2el_s=7.0)),
+    ]
+    lengths = {"r0": 1, "r1": 1, "r2": 1}
+    played = run(told(lengths, relegation=on), requests, [1, 1, 1], 64)
+    firsts = [played.tokens(row)[0] for row in range(3)]
+    assert firsts == ([4.0, 8.0, 5.0] if on else [4.0, 7.0, 8.0])
 
 
 def test_a_prompt_holds_no_blocks_before_its_turn() -> None:

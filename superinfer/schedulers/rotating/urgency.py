@@ -68,18 +68,18 @@ class Urgency:
             job = self._waiting.urgent(draft.now)
             if job is None:
                 break
-            if self._settings.prefill_turns and not self._has_turn(job):
+            turn = not self._settings.prefill_turns or self._has_turn(job)
+            if turn and self._entrance.take_in(draft, job, reserved):
+                continue
+            if draft.now >= self._hopeless_from_s(job):
+                self._relegate(draft, job)
+                continue
+            if not turn:
                 self._waiting.skip(job)
                 later.append(job)
                 continue
-            if self._entrance.take_in(draft, job, reserved):
-                continue
-            hopeless = draft.now >= self._hopeless_from_s(job)
-            room = not hopeless and self._entrance.make_room(draft, job, reserved)
+            room = self._entrance.make_room(draft, job, reserved)
             if room and self._entrance.take_in(draft, job, reserved):
-                continue
-            if hopeless:
-                self._relegate(draft, job)
                 continue
             self._waiting.set_aside(job)
             blocked.append(job)

@@ -2,98 +2,99 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
-from superinfer.batch import DecodeBatch
 from superinfer.costs.base import Chunk, CostModel
 from superinfer.schedulers.pacing import GRAIN_TOKENS
 
-SIZE_BITS: Final = 3
-"""Batches whose sizes agree in so many leading bits get the same answer."""
-CONTEXT_GRAIN: Final = 512
-"""Contexts below it get the same answer, then those up to twice that, and so on."""
+REMEMBERED: Final = 200
+"""Requests that the mean lengths look back on."""
+STEPS_PER_OCTAVE: Final = 4
+"""Mean lengths that differ by less than such a step get the same answer."""
+ENOUGH: Final = 0.95
+"""Share of the highest rate for which a smaller step is taken: fewer requests are under way then,
+so each takes less time."""
 
 
 class PayingChunks:
-    """The chunk with which a second does most work.
+    """The chunk at which most requests get through, for the lengths of those that did so far.
 
-    Work is counted in the seconds that it takes alone: the decodes a step of their own, the prompt
-    its share of a whole budget with nothing beside it. A chunk that fills what the decodes leave
-    idle of weights that are read anyhow costs little; for a large one they wait, and it saves them
-    no more than that one reading. So most is done where computing the rows takes about as long as
-    reading the weights. Where much of a step is the same for any chunk (host time, small models,
-    experts that are all read, long contexts), larger ones pay, and without decodes the one with
-    most tokens per second.
+    Requests that each bring P prompt and N answer tokens keep a machine in balance when, beside
+    chunks of c tokens, D = c N / P of them decode: as many answers end as prompts. So a step of c
+    tokens and D decodes, which takes T seconds, gets c / (P T) requests on. Smaller chunks keep
+    few answers under way, so that each step that reads the weights serves few; larger ones need
+    more of them than fit, and then D / (N T) is what gets on. Of those that are about as good the
+    smallest is taken.
 
-    Answers are kept by the size and the contexts of the batch in coarse steps, so that decisions
-    hardly ever ask the cost model, and never depend on what was asked before.
+    Without a decode the whole budget is taken, and before the first request has ended.
     """
 
-    def __init__(self, cost: CostModel, budget_tokens: int, tile_tokens: int) -> None:
+    def __init__(
+        self, cost: CostModel, budget_tokens: int, tile_tokens: int, max_seqs: int, kv_tokens: int
+    ) -> None:
+        """`kv_tokens` fit into memory."""
         self._cost = cost
         self._budget = budget_tokens
         """Of a step, decodes included."""
-        self._tile = tile_tokens
-        """Rows of a tile of a matrix product, which chunks fill; 0: any multiple of the grain."""
         self._unit = tile_tokens or GRAIN_TOKENS
-        self._units: dict[tuple[int, int, int], int] = {}
-        """Tiles of a whole step, or grains of its chunk; 0 for the whole budget."""
+        """Rows of a tile of a matrix product, which steps fill; else of a grain."""
+        self._max_seqs, self._kv_tokens = max_seqs, kv_tokens
+        self._rows: dict[tuple[int, int], int] = {}
+        """Of a whole step, by the mean lengths."""
+        self._ended = 0
+        self._prompt_tokens = self._answer_tokens = 0.0
+        """Means over the requests that ended lately."""
 
-    def tokens(self, batch: DecodeBatch, context_tokens: int) -> int:
-        """Prefill tokens beside the whole batch: at least one grain, or what is left of the budget.
-        The chunk starts after `context_tokens`.
-        """
-        size = batch.size
-        most = max(1, self._budget - size)
-        key = _leading(size), _bucket(batch.context_tokens), _bucket(context_tokens)
-        units = self._units.get(key)
-        if units is None:
-            units = self._units[key] = self._best(*key)
-        if not units:
+    def learn(self, prompt_tokens: int, answer_tokens: int) -> None:
+        """A request has ended, for which so many tokens had to be computed."""
+        self._ended += 1
+        share = 1.0 / min(self._ended, REMEMBERED)
+        self._prompt_tokens += share * (max(1, prompt_tokens) - self._prompt_tokens)
+        self._answer_tokens += share * (max(1, answer_tokens) - self._answer_tokens)
+
+    def tokens(self, decodes: int) -> int:
+        """Prefill tokens beside so many decodes: a grain, or what is left of the budget."""
+        most = max(1, self._budget - decodes)
+        if not decodes or not self._ended:
             return most
-        beside = size if self._tile else 0
-        units = max(units, -(-(beside + GRAIN_TOKENS) // self._unit))
-        return min(most, units * self._unit - beside)
+        key = _step(self._prompt_tokens), _step(self._answer_tokens)
+        rows = self._rows.get(key)
+        if rows is None:
+            rows = self._rows[key] = self._best(_length(key[0]), _length(key[1]))
+        if rows < decodes + GRAIN_TOKENS:
+            rows = -(-(decodes + GRAIN_TOKENS) // self._unit) * self._unit
+        return min(most, rows - decodes)
 
-    def steps(self, batch: DecodeBatch, context_tokens: int, tokens: int) -> int:
-        """Steps, at least one, for which the answer is `tokens` while nobody comes or goes."""
-        steps = _left_in_bucket(context_tokens) // tokens + 1
-        return min(steps, _left_in_bucket(batch.context_tokens) // max(1, batch.size) + 1)
+    # -- inside ---------------------------------------------------------------------------------
 
-    def _best(self, size: int, batch_bucket: int, chunk_bucket: int) -> int:
-        """Units of the size with most work per second, of equal ones the largest."""
-        cost, budget, unit = self._cost, self._budget, self._unit
-        held, context = _middle(batch_bucket), _middle(chunk_bucket)
-        token_s = (cost.step_s([Chunk(budget, context)], 0, 0) + cost.host_s(1)) / budget
-        decodes_s = cost.step_s((), size, held) + cost.host_s(size) if size else 0.0
-        best, best_rate = 0, 0.0
-        for units in range(1, -(-budget // unit) + 1):
-            whole = units * unit >= budget
-            tokens = budget - size if whole else units * unit - (size if self._tile else 0)
-            if tokens < GRAIN_TOKENS or tokens > budget - size:
-                continue
-            step_s = cost.step_s([Chunk(tokens, context)], size, held) + cost.host_s(size + 1)
-            rate = (tokens * token_s + decodes_s) / step_s
-            if rate >= best_rate:
-                best, best_rate = 0 if whole else units, rate
-        return best
+    def _best(self, prompt_tokens: float, answer_tokens: float) -> int:
+        """Rows of the smallest step at which nearly as many requests a second get on as at any."""
+        sizes = list(range(self._unit, self._budget, self._unit))
+        sizes.append(self._budget)
+        rates = [self._rate(rows, prompt_tokens, answer_tokens) for rows in sizes]
+        enough = ENOUGH * max(rates)
+        place = 0
+        while rates[place] < enough:
+            place += 1
+        return sizes[place]
 
-
-def _leading(size: int) -> int:
-    """The size with all but its leading bits zero."""
-    shift = max(0, size.bit_length() - SIZE_BITS)
-    return size >> shift << shift
-
-
-def _bucket(tokens: int) -> int:
-    return (tokens // CONTEXT_GRAIN).bit_length()
+    def _rate(self, rows: int, prompt_tokens: float, answer_tokens: float) -> float:
+        """Requests that steps of so many rows get through in a second."""
+        held_tokens = prompt_tokens + answer_tokens / 2  # by one that decodes, in the mean
+        fit = max(1.0, min(self._max_seqs, self._kv_tokens / held_tokens, rows - 1))
+        decodes = max(1.0, min(fit, rows * answer_tokens / (prompt_tokens + answer_tokens)))
+        chunk = max(1, int(rows - decodes))
+        context = [Chunk(chunk, int(prompt_tokens / 2))]
+        step_s = self._cost.step_s(context, round(decodes), int(decodes * held_tokens))
+        step_s += self._cost.host_s(round(decodes) + 1)
+        return min(chunk / prompt_tokens, decodes / answer_tokens) / step_s
 
 
-def _middle(bucket: int) -> int:
-    """Tokens in the middle of a bucket; none in the first."""
-    return (3 * CONTEXT_GRAIN << bucket) // 4 if bucket else 0
+def _step(tokens: float) -> int:
+    return round(STEPS_PER_OCTAVE * math.log2(tokens))
 
 
-def _left_in_bucket(tokens: int) -> int:
-    """How many more tokens are in the same bucket."""
-    return (CONTEXT_GRAIN << _bucket(tokens)) - 1 - tokens
+def _length(step: int) -> float:
+    length: float = 2.0 ** (step / STEPS_PER_OCTAVE)
+    return length

@@ -1,4 +1,4 @@
-"""Prefill chunks beside decodes without a pace: which size does most work per second."""
+"""Prefill chunks beside decodes without a pace: at which size most requests get through."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from math import inf
 
 import pytest
-from harness import FakeCost, request
+from harness import FakeCost
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from property.test_exactness import SETTINGS
 
-from superinfer import sequence
-from superinfer.batch import DecodeBatch
 from superinfer.costs.base import Chunk, SliceLine
 from superinfer.schedulers.pacing import GRAIN_TOKENS
-from superinfer.schedulers.paying import PayingChunks
+from superinfer.schedulers.paying import ENOUGH, PayingChunks
 
 BUDGET, TILE = 512, 128
 
@@ -29,78 +27,71 @@ class Reading(FakeCost):
     step: float = 2**-4
     per_row: float = 2**-11
     per_square: float = 0.0
-    per_key: float = 0.0
-    """For each token before a chunk, however many are in it."""
 
     def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
         rows = decodes + sum(chunk.tokens for chunk in chunks)
         rows_s = self.per_row * rows + self.per_square * rows**2
-        keys_s = self.per_key * sum(chunk.context_tokens for chunk in chunks)
-        return max(self.step, rows_s) + self.per_context_token * context_tokens + keys_s
+        return max(self.step, rows_s) + self.per_context_token * context_tokens
 
     def slice_line(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> SliceLine:
         first_s = self.step_s(chunks, decodes, context_tokens)
-        growth_s = self.per_key * sum(chunk.tokens for chunk in chunks)
-        return SliceLine(first_s, self.per_context_token * decodes + growth_s, inf)
+        return SliceLine(first_s, self.per_context_token * decodes, inf)
 
 
-def batch_of(size: int, context: int = 8) -> DecodeBatch:
-    batch = DecodeBatch(16)
-    for index in range(size):
-        seq = sequence.Sequence(request(index, context, 0))
-        seq.computed_tokens = context
-        batch.join(seq)
-    return batch
+def paying(
+    cost: Reading, prompt: int = 96, answer: int = 32, tile: int = TILE, kv_tokens: int = 10**6
+) -> PayingChunks:
+    """After one request of such lengths."""
+    found = PayingChunks(cost, BUDGET, tile, 256, kv_tokens)
+    found.learn(prompt, answer)
+    return found
 
 
-def test_rows_fill_what_decodes_leave_idle() -> None:
-    """Reading takes as long as 128 rows. Beside one decode 127 tokens come for nothing: work of
-    127 + 128 rows in the time of 128. With 256 rows it is 255 + 128 in the time of 256.
+def test_the_smallest_step_that_leaves_nothing_idle() -> None:
+    """Reading takes as long as 128 rows, and every row beyond its time: of 128 rows 32 are decodes,
+    and 96 prompt tokens bring one request on in 1 / 16 s. Larger steps bring as many a second.
     """
-    paying = PayingChunks(Reading(), BUDGET, TILE)
-    assert paying.tokens(batch_of(1), 0) == 127
-    assert paying.tokens(batch_of(4), 0) == 124
+    assert paying(Reading()).tokens(1) == 127
+    assert paying(Reading()).tokens(4) == 124
 
 
-def test_without_decodes_the_whole_budget_pays() -> None:
-    """The weights are read once for all of it."""
-    assert PayingChunks(Reading(step=2**-3), BUDGET, TILE).tokens(batch_of(0), 0) == BUDGET
-
-
-def test_a_smaller_chunk_where_the_whole_budget_computes_less_per_second() -> None:
-    """Without decodes, 2^-22 s per square of rows: 128 rows take 66 ms and 256 take 141 ms."""
-    cost = Reading(per_square=2**-22)
-    assert PayingChunks(cost, BUDGET, TILE).tokens(batch_of(0), 0) == 128
+def test_without_decodes_or_knowledge_the_whole_budget_is_taken() -> None:
+    assert paying(Reading()).tokens(0) == BUDGET
+    assert PayingChunks(Reading(), BUDGET, TILE, 256, 10**6).tokens(1) == BUDGET - 1
 
 
 @pytest.mark.parametrize("cost", [Reading(host=2**-2), Reading(step=2**-2)])
 def test_what_every_step_costs_is_paid_seldom(cost: Reading) -> None:
-    """A quarter of a second for the host: 128 rows do (127 + 320) / 320 of the time that it takes
-    alone, 512 do (511 + 320) / 512. Or for reading, as where experts are all read: so 512 rows.
+    """A quarter of a second for the host, or for reading, as where experts are all read."""
+    assert paying(cost).tokens(1) == BUDGET - 1
+
+
+def test_no_more_than_what_fits_decodes() -> None:
+    """The host takes 1 / 4 s a step. Memory for 16 requests of 96 tokens and half of 32: from 64
+    rows on 16 of them decode, which a larger step only makes wait, so the smallest is taken.
     """
-    assert PayingChunks(cost, BUDGET, TILE).tokens(batch_of(1), 0) == BUDGET - 1
+    assert paying(Reading(host=2**-2), kv_tokens=16 * 112).tokens(1) == 127
+
+
+def test_large_steps_that_compute_less_per_second_are_not_taken() -> None:
+    """2^-22 s per square of rows: 128 rows take 66 ms, 256 take 141 ms."""
+    assert paying(Reading(per_square=2**-22)).tokens(1) == 127
 
 
 def test_full_batches_leave_less() -> None:
     """112 decodes leave 16 rows of a tile, less than a grain: so two tiles."""
-    paying = PayingChunks(Reading(), BUDGET, TILE)
-    assert paying.tokens(batch_of(112), 0) == 256 - 112
-    assert paying.tokens(batch_of(BUDGET - 1), 0) == 1
+    assert paying(Reading()).tokens(112) == 256 - 112
+    assert paying(Reading()).tokens(BUDGET - 1) == 1
 
 
-def test_without_tiles_chunks_are_multiples_of_the_grain() -> None:
-    """128 rows beside one decode: 1 + 128 take 129 rows' time, 1 + 64 that of reading."""
-    assert PayingChunks(Reading(), BUDGET, 0).tokens(batch_of(1), 0) == 128
-
-
-def test_long_contexts_are_read_seldom() -> None:
-    """A chunk reads what came before it, 2^-14 s a token. After 384 tokens (counted as none) that
-    is nothing. After 1,500 (counted as 1,536) it is 94 ms, so that 128 rows do (127 * 0.67 + 62) /
-    156 of the time alone and 512 do (511 * 0.67 + 62) / 343.
-    """
-    paying = PayingChunks(Reading(per_key=2**-14), BUDGET, TILE)
-    assert paying.tokens(batch_of(1), 384) == 127
-    assert paying.tokens(batch_of(1), 1500) == BUDGET - 1
+def test_lengths_are_those_of_the_latest_requests() -> None:
+    """Long answers fill memory with decodes; once prompts are long, large steps pay again."""
+    cost = Reading(host=2**-2)
+    found = paying(cost, prompt=16, answer=480, kv_tokens=8 * 256)
+    assert found.tokens(1) == 127
+    for _ in range(400):
+        found.learn(480, 1)
+    assert found.tokens(1) == BUDGET - 1
 
 
 COSTS = st.builds(
@@ -109,32 +100,28 @@ COSTS = st.builds(
     per_row=st.sampled_from([2**-13, 2**-11]),
     per_square=st.sampled_from([0.0, 2**-20]),
     per_context_token=st.sampled_from([0.0, 2**-18]),
-    per_key=st.sampled_from([0.0, 2**-14]),
     host=st.sampled_from([0.0, 2**-8]),
 )
-LOADS = st.lists(
-    st.tuples(st.integers(0, 300), st.integers(1, 3000), st.integers(0, 5000)),
-    min_size=1,
-    max_size=5,
-)
+LENGTHS = st.tuples(st.integers(0, 3000), st.integers(0, 3000))
 
 
 @hypothesis_settings(SETTINGS, max_examples=60)
-@given(cost=COSTS, loads=LOADS, tile=st.sampled_from([0, TILE]))
-def test_answers(cost: Reading, loads: list[tuple[int, int, int]], tile: int) -> None:
-    """Whatever was asked before: a grain at least, whole tiles or the whole budget; and the same in
-    each of the steps for which it is said to hold.
-    """
-    used = PayingChunks(cost, BUDGET, tile)
-    for decodes, length, context in loads:
-        batch = batch_of(decodes, length)
-        tokens = used.tokens(batch, context)
-        assert tokens == PayingChunks(cost, BUDGET, tile).tokens(batch, context)
-        most = BUDGET - decodes
-        whole = (tokens + decodes) % tile == 0 if tile else tokens % GRAIN_TOKENS == 0
-        assert GRAIN_TOKENS <= tokens <= most and (whole or tokens == most)
-        steps = used.steps(batch, context, tokens)
-        assert steps >= 1
-        for step in {min(steps, 100) // 2, min(steps, 100) - 1}:
-            later = batch_of(decodes, length + step)
-            assert used.tokens(later, context + step * tokens) == tokens
+@given(
+    cost=COSTS,
+    lengths=st.lists(LENGTHS, min_size=1, max_size=5),
+    decodes=st.integers(1, 300),
+    tile=st.sampled_from([0, TILE]),
+)
+def test_answers(cost: Reading, lengths: list[tuple[int, int]], decodes: int, tile: int) -> None:
+    """A grain at least, whole tiles or the whole budget, and the smallest that is good enough."""
+    found = PayingChunks(cost, BUDGET, tile, 256, 4096)
+    for prompt, answer in lengths:
+        found.learn(prompt, answer)
+    tokens, unit = found.tokens(decodes), tile or GRAIN_TOKENS
+    rows = tokens + decodes
+    assert GRAIN_TOKENS <= tokens <= BUDGET - decodes
+    assert rows % unit == 0 or rows == BUDGET
+    means = found._prompt_tokens, found._answer_tokens
+    rates = [found._rate(size, *means) for size in range(unit, BUDGET + 1, unit)]
+    if rows - unit >= decodes + GRAIN_TOKENS:  # a smaller one would be possible
+        assert found._rate(rows - unit, *means) < (ENOUGH + 0.2) * max(rates)

@@ -116,29 +116,16 @@ def test_a_slice_of_chunks_ends_for_an_alarm() -> None:
     assert 40 < plans < 54
 
 
-def test_a_slice_of_chunks_ends_where_another_size_pays() -> None:
-    """A prompt of 4,000 tokens beside a stream without a pace: a tile at a time, until at 1,024
-    tokens what a chunk has to read before it asks for few large ones. Both are put together.
-    """
-    plans, chunks = {}, {}
-    for tenant in ("b", "c"):
-        requests = [arriving(0, 0.0, 4), arriving(1, 1.0, 4000)]
-        requests += [arriving(2, 1.125, 40, tenant="b"), arriving(3, 1.125, 40, tenant=tenant)]
-        settings = {"admission": False, "aging": False, "max_num_batched_tokens": 512}
-        scheduler = rotating(tile_tokens=128, max_num_seqs=2, **settings)
-        played = run(scheduler, requests, [200, 1, 1, 1], 5000, cost=Reading(per_key=2**-14))
-        chunks[tenant] = [event[3] for event in played.kinds("prefill") if event[2] == "r1"]
-        plans[tenant] = played.record.plans
-    assert chunks["b"] == chunks["c"] == [127] * 9 + [511] * 5 + [302]
-    assert plans["b"] < plans["c"] - 6
-
-
 def test_without_paying_chunks_the_whole_budget_is_used() -> None:
-    requests = [arriving(0, 0.0, 4), arriving(1, 1.0, 1000)]
+    """Reading the weights takes as long as a tile, so a tile is as good as four, once a request has
+    shown how long requests are.
+    """
+    requests = [arriving(0, 0.0, 96), arriving(1, 1.0, 4), arriving(2, 30.0, 1000)]
     for paying, first in ((True, 127), (False, 511)):
         scheduler = rotating(tile_tokens=128, max_num_batched_tokens=512, paying_chunks=paying)
-        played = run(scheduler, requests, [100, 1], 2000, cost=Reading())
-        assert [event[3] for event in played.kinds("prefill")][1] == first
+        played = run(scheduler, requests, [32, 1000, 1], 3000, cost=Reading())
+        chunks = [event[3] for event in played.kinds("prefill") if event[2] == "r2"]
+        assert chunks[0] == first
 
 
 # -- relegation -----------------------------------------------------------------------------------

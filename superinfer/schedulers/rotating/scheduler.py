@@ -79,7 +79,8 @@ class RotatingScheduler(Settings):
         self._estimator = estimator_of(self.lengths, self._true_length, self.length_scale)
         cost, budget = machine.cost, self.max_num_batched_tokens
         self._full_rate = budget / (cost.step_s([Chunk(budget, 0)], 0, 0) + cost.host_s(1))
-        self._paying = PayingChunks(cost, budget, self.tile_tokens)
+        kv_tokens = machine.total_blocks * machine.block_tokens
+        self._paying = PayingChunks(cost, budget, self.tile_tokens, self.max_num_seqs, kv_tokens)
         self._outlook = Outlook(machine, self._estimator, self.max_num_batched_tokens)
         self._aged = AgedShare(self.aged_share, self.max_wait_s, self.fairness)
         self._waiting = Waiting(self, self._outlook, self._tenants, self._aged)
@@ -158,6 +159,8 @@ class RotatingScheduler(Settings):
         self._admission.end_stream(job)
         if seq.outcome == "finished":
             self._estimator.learn(seq.request, seq.output_tokens)
+            computed = seq.request.prompt_tokens - seq.cached_tokens
+            self._paying.learn(computed, seq.output_tokens)
 
     def next_wakeup(self, now: float) -> float | None:
         """The next promotion, relegation or aging."""
@@ -243,7 +246,7 @@ class RotatingScheduler(Settings):
         if paces_s:
             budget = self._chunks.tokens(draft, paces_s, budget)
         elif self.paying_chunks and not self._device.residents.paced:
-            budget = self._paying.tokens(draft.batch, self._device.prefilled_tokens)
+            budget = self._paying.tokens(draft.batch.size)
         self._outlook.chunk_tokens = budget
         return budget
 
@@ -260,8 +263,6 @@ class RotatingScheduler(Settings):
         if repeats < 2 or not draft.batch.size or not self._comes_first(draft, job):
             return False
         steps = min(repeats, self._steps(draft))
-        if self.paying_chunks:  # until another size would pay better
-            steps = min(steps, self._paying.steps(draft.batch, seq.computed_tokens, budget))
         if steps < 2:
             return False
         self._prefill(draft, job, budget, steps)

@@ -210,6 +210,10 @@ def test_a_proposal_that_does_not_hold_is_said_so(
     assert "in check 1, 99 % were wanted" in answer.err
 
 
+UNHEEDING = ("scheduler.prefill_turns=false",)
+"""Urgent prompts hold blocks before it is their turn, and cannot be given up for others."""
+
+
 @pytest.fixture
 def rush(folder: Path) -> str:
     """A trace whose batch jobs fill the machine within seconds while chat goes on."""
@@ -239,11 +243,11 @@ def test_targets_of_several_classes_stay_near_what_was_reached(rush: str) -> Non
     """With a target beside it, batch competes with chat, and a scheduler that minds deadlines puts
     off who has missed one: what the late ones then reach, 30 s and more, is nobody's target.
     """
-    alone = searched(rush, scheduler="rotating")
+    alone = searched(rush, *UNHEEDING, scheduler="rotating")
     reached = alone.loaded["chat"].reached("ttft_ms", 0.95)
     assert reached is not None and set(alone.proposals) == {"chat"} and not alone.short()
     assert reached <= alone.proposals["chat"]["ttft_ms"] <= 1.5 * reached
-    beside = searched(rush, scheduler="rotating", wish=BOTH)
+    beside = searched(rush, *UNHEEDING, scheduler="rotating", wish=BOTH)
     assert not beside.short()
     assert reached <= beside.proposals["chat"]["ttft_ms"] <= 4 * reached
     first = replace(beside, wish=BOTH, proposals=beside._first_proposals())
@@ -263,6 +267,7 @@ def test_a_class_that_states_nothing_is_shown_without_a_proposal(cli: Any) -> No
 
 def test_targets_that_hurt_the_other_classes_are_warned_of(rush: str, cli: Any) -> None:
     tight = ("--set", "classes.chat.ttft_ms=450", "--set", "classes.chat.tpot_ms=110")
+    tight += tuple(word for each in UNHEEDING for word in ("--set", each))
     answer = cli(rush, "--scheduler", "rotating", "--class", "batch", *tight, "--json")
     assert answer.code == 0
     (said,) = [each for each in json.loads(answer.out)["warnings"] if "beside it" in each]

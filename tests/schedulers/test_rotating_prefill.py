@@ -167,6 +167,21 @@ def test_the_relegated_go_before_those_who_were_promised_nothing() -> None:
     assert [played.tokens(row)[0] for row in range(3)] == [1.0, 9.0, 8.0]
 
 
+def test_of_the_relegated_the_shortest_goes_first() -> None:
+    """A holds the only place until 4 s, and nobody behind it can be in time. B needs four steps and
+    came first, C and D need one: the two wait a step or two, and B two steps more.
+    """
+    late = promised(ttft_s=1.0)
+    requests = [
+        arriving(0, 0.0, 4),
+        arriving(1, 0.25, 64, **late),
+        arriving(2, 0.5, 16, **late),
+        arriving(3, 0.75, 16, **late),
+    ]
+    played = run(rotating(max_num_seqs=1, rotation=False), requests, [4, 1, 1, 1], 32)
+    assert [played.tokens(row)[0] for row in range(4)] == [1.0, 10.0, 5.0, 6.0]
+
+
 def on_time(jobs: list[Work]) -> bool:
     """True if all of them are, in order of deadlines."""
     busy_s = 0.0

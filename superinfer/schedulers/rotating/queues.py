@@ -76,7 +76,8 @@ class LaxityQueues:
 
 class TenantQueues:
     """Jobs without a latest start: by turn (`Job.turn`), then tenants by the service they got, then
-    by arrival.
+    by arrival; late prompts shortest first, since nobody's deadline depends on their order and so
+    the fewest of them wait behind a long one. Age brings in the long ones (aging.py).
     """
 
     def __init__(self, counters: TenantCounters, fair: bool) -> None:
@@ -89,7 +90,8 @@ class TenantQueues:
         request = job.seq.request
         heaps = self._heaps[job.turn]
         heap = heaps.setdefault(request.tenant if self._fair else "", [])
-        heapq.heappush(heap, (request.arrival_s, request.index, job.ticket, job))
+        place = request.arrival_s if job.turn else float(job.tokens_to_compute)
+        heapq.heappush(heap, (place, request.index, job.ticket, job))
 
     def head(self, step: int, first_turn: int = 0, stop_turn: int = TURNS) -> Job | None:
         """The job whose turn it is at a step of the decode batch, of some turns or of all."""

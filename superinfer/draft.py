@@ -226,7 +226,7 @@ class Draft(DraftLoads):
         engine.resident += 1
         seq.state = State.MOVING_IN
         if timing == "before_step":
-            engine.land(seq)
+            engine.landings.resume(seq)
         return True
 
     def clear(self, blocks: int) -> None:

@@ -52,7 +52,7 @@ from superinfer.memory.tiered import TieredIndex
 if TYPE_CHECKING:
     from superinfer.costs.base import CostModel
     from superinfer.draft import Draft
-    from superinfer.engine import EngineConfig
+    from superinfer.engine_config import EngineConfig
     from superinfer.memory.pool import BlockPool, HostPool
     from superinfer.request import Request
     from superinfer.sequence import Sequence

@@ -13,7 +13,7 @@ import pytest
 from harness import BlockingDriver, FakeCost, make_engine, request
 
 from superinfer.costs import Chunk
-from superinfer.engine import EngineConfig
+from superinfer.engine_config import EngineConfig
 from superinfer.errors import ConfigError
 from superinfer.memory.lru import LruMemory
 from superinfer.memory.orders import Surroundings, build_order

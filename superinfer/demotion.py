@@ -17,7 +17,8 @@ from superinfer.plan import Requantise
 
 if TYPE_CHECKING:
     from superinfer.engine import Engine
-    from superinfer.memory.prefix import Node, Shrunk
+    from superinfer.memory.node import Node
+    from superinfer.memory.prefix import Shrunk
     from superinfer.sequence import Sequence
 
 GRAIN: Final = 0.02

@@ -32,7 +32,8 @@ from superinfer.memory.base import (
     OffloadTier,
     PrefixCache,
 )
-from superinfer.memory.prefix import Key, PrefixIndex, request_keys
+from superinfer.memory.keys import Key, request_keys
+from superinfer.memory.prefix import PrefixIndex
 from superinfer.memory.slabs import NO_SMALL, Small
 from superinfer.memory.tiered import TieredIndex
 from superinfer.placement import Placement

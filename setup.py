@@ -17,8 +17,8 @@ from setuptools.command.build_ext import build_ext
 
 MODULES = {
     "superinfer": "batch commits copies_ahead demotion draft draft_loads draft_view engine "
-    "engine_config holdings journal landings links mirror plan plan_checks progress recorder "
-    "request room sequence undo",
+    "engine_config holdings journal landings links mirror mirrored plan plan_checks progress "
+    "recorder request room sequence undo",
     "superinfer/costs": "base calibrated coverage encoder_decoder flexgen graphs kernels placement "
     "roofline step tables",
     "sim": "backend cluster driver environment oracle stopwatch",

@@ -232,7 +232,10 @@ def _pieces(curve: Curve, alone_s: float, idle_s: float) -> _Lines:
 
 
 def _piece_at(ends: list[float], context_tokens: float) -> int:
-    """Which piece holds so much context, by where the pieces end: `bisect_right`, compiled."""
+    """Which piece holds so much context, by where the pieces end.
+
+    `bisect_right`, written out: compiled for a list of floats it takes less than half the time.
+    """
     low, high = 0, len(ends)
     while low < high:
         middle = (low + high) >> 1

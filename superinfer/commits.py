@@ -18,14 +18,14 @@ class Commits:
     """Makes the plans of one engine."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine, self._batch, self._pool = engine, engine.batch, engine.pool
+        self._engine, self._pool = engine, engine.pool
         self._copies = CopiesAhead(engine)
 
     def commit(self, draft: Draft, now: float) -> Plan | None:
         """The plan of a draft, or None where it leaves the device nothing to do. Raises PlanError,
         with nothing noted yet, where the draft asks for the impossible.
         """
-        batch, chunks = self._batch, draft.chunks
+        batch, chunks = self._engine.batch, draft.chunks
         decodes = batch.size if draft.decoding else 0
         steps = self._engine.room.steps_of(draft, decodes)
         if steps < 1:

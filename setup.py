@@ -16,9 +16,10 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 MODULES = {
-    "superinfer": "batch copies_ahead demotion draft draft_loads draft_view engine holdings "
-    "journal links mirror plan plan_checks progress recorder request room sequence undo",
-    "superinfer/costs": "base calibrated coverage encoder_decoder flexgen graphs placement "
+    "superinfer": "batch commits copies_ahead demotion draft draft_loads draft_view engine "
+    "engine_config holdings journal landings links mirror mirrored plan plan_checks progress "
+    "recorder request room sequence undo",
+    "superinfer/costs": "base calibrated coverage encoder_decoder flexgen graphs kernels placement "
     "roofline step tables",
     "sim": "backend cluster driver environment oracle stopwatch",
 }

@@ -228,7 +228,7 @@ def figures(report: Report) -> Report:
 
 def write_figures(report: Report, path: Path) -> None:
     """Put the figures into a profile that is there, or write a file that has them alone."""
-    from superinfer.costs.profile import write_profile
+    from superinfer.costs.profile_file import write_profile
 
     profile = _profile_at(path)
     if profile is None:

@@ -29,7 +29,8 @@ from executor.runner import Runner
 from executor.timers import Timer
 from superinfer.costs import HostCost, StepCost, build_cost
 from superinfer.costs.shapes import ModelShape
-from superinfer.engine import Engine, EngineConfig
+from superinfer.engine import Engine
+from superinfer.engine_config import EngineConfig
 from superinfer.errors import ConfigError, SuperInferError
 from superinfer.events import Sink
 from superinfer.lab.config import Config

@@ -41,7 +41,7 @@ from executor.device import executor_versions
 from executor.shipped import TINY
 from executor.validation.validate import Outcome, Wish, gate, validate_all, winners
 from experiments.tables import write_pages
-from superinfer.costs.profile import load_profile
+from superinfer.costs.profile_file import load_profile
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.content import code_hash
 

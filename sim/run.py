@@ -30,7 +30,8 @@ from superinfer.costs import (
     kv_capacity_blocks,
     load_shape,
 )
-from superinfer.engine import Engine, EngineConfig
+from superinfer.engine import Engine
+from superinfer.engine_config import EngineConfig
 from superinfer.errors import ConfigError
 from superinfer.events import Sink
 from superinfer.lab.config import Config, RunConfig

@@ -10,19 +10,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from superinfer.memory.base import Ladder, MemoryPolicy
 from superinfer.memory.runs import Runs, cut, demoted, small_in
-from superinfer.memory.slabs import FIRST_BLOCKS, Small
+from superinfer.memory.slabs import FIRST_BLOCKS, NO_SMALL, Small
 from superinfer.plan import Requantise
 
 if TYPE_CHECKING:
     from superinfer.engine import Engine
-    from superinfer.memory.base import Ladder
-    from superinfer.memory.prefix import Node, Shrunk
+    from superinfer.memory.node import Node
+    from superinfer.memory.prefix import Shrunk
     from superinfer.sequence import Sequence
 
 GRAIN: Final = 0.02
 """Share of the pool by which demotion goes below a threshold, and by which more is taken before it
 looks again."""
+
+
+def demotion_for(engine: Engine, memory: MemoryPolicy) -> Demotion | None:
+    """Who demotes, if the memory policy wants it and the cache has smaller blocks."""
+    if isinstance(memory, Ladder) and engine.config.small_block_bytes != NO_SMALL:
+        return Demotion(engine, memory)
+    return None
 
 
 class Demotion:
@@ -47,14 +55,58 @@ class Demotion:
         self._next = self._lowest
         """Nothing is done while live requests take less."""
         self._changed: dict[Sequence, Runs] = {}
-        """Bits that their blocks had before, of those who lost some since last asked."""
+        """Bits that their blocks had before, of those who lose some in this decision."""
 
     @property
     def room(self) -> int:
         """Blocks that can be taken before there may be something to do."""
         return max(0, self._next - 1 - self._pool.taken)
 
-    def relieve(self) -> list[Requantise]:
+    def relieve(self, now: float) -> None:
+        """Take bits from the caches of running requests, as far as memory is short."""
+        engine, batch = self._engine, self._engine.batch
+        done = self._relieve()
+        for seq in batch.lightened:
+            batch.count_reads(seq)
+            seq.seen_small = engine.holdings.small_blocks(seq)
+        batch.lightened.clear()
+        changed, self._changed = self._changed, {}
+        if engine.mirror is not None:
+            for seq, before in changed.items():
+                engine.mirror.requantised(batch, seq, before)
+        for job in done:
+            assert job.sequence is not None
+            numbers = (job.blocks, job.from_bits, job.to_bits)
+            engine.journal.note(now, "requantise", job.sequence, numbers)
+        engine.room.note_requantised(done)
+
+    def shrunk(self, shrunk: Shrunk) -> Requantise:
+        """The conversion of cached blocks that nobody holds."""
+        blocks, from_bits, to_bits = shrunk
+        return self._job(None, from_bits, to_bits, blocks, True)
+
+    # -- what a sequence holds ------------------------------------------------------------------
+
+    def light_tokens(self, small: Small) -> int:
+        """Tokens of context that attention saves where so many blocks have fewer bits."""
+        eight, four = small
+        return int(self._saved_tokens[8] * eight + self._saved_tokens[4] * four)
+
+    def read_shares(self, seq: Sequence, on_device: bool) -> tuple[float, float]:
+        """Shares of 8 and 4 bits in all that the decode steps of an ended sequence have read; an
+        answer of one token has none, so there it is the cache at the end that counts.
+        """
+        steps = seq.output_tokens - 1
+        if steps < 1:
+            return self._shares(seq) if self._pool.small and on_device else (0.0, 0.0)
+        tokens = steps * seq.request.prompt_tokens + steps * (steps + 1) // 2
+        eight, four = seq.small_reads
+        block_tokens = self._engine.block_tokens
+        return eight * block_tokens / tokens, four * block_tokens / tokens
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _relieve(self) -> list[Requantise]:
         """Demote what has to be; returns what was."""
         taken = self._pool.taken
         self._next = min(self._next, self._after(taken))
@@ -68,25 +120,11 @@ class Demotion:
         self._next = self._after(self._pool.taken)
         return done
 
-    def take_changed(self) -> list[tuple[Sequence, Runs]]:
-        """Who lost bits since last asked, and which bits all of its blocks had before."""
-        changed, self._changed = self._changed, {}
-        return list(changed.items())
-
-    # -- what a sequence holds ------------------------------------------------------------------
-
-    def light_tokens(self, small: Small) -> int:
-        """Tokens of context that attention saves where so many blocks have fewer bits."""
-        eight, four = small
-        return int(self._saved_tokens[8] * eight + self._saved_tokens[4] * four)
-
-    def shares(self, seq: Sequence) -> tuple[float, float]:
+    def _shares(self, seq: Sequence) -> tuple[float, float]:
         """Shares of its blocks that have 8 and 4 bits."""
         eight, four = self._engine.holdings.small_blocks(seq)
         blocks = seq.blocks + seq.shared_blocks
         return (eight / blocks, four / blocks) if blocks else (0.0, 0.0)
-
-    # -- inside ---------------------------------------------------------------------------------
 
     def _pays(self, bits: int) -> bool:
         """Whether blocks are smaller than with more bits: where they are short, the scales of the
@@ -204,11 +242,6 @@ class Demotion:
     def _relight(self, seq: Sequence) -> None:
         light_tokens = self.light_tokens(self._engine.holdings.small_blocks(seq))
         self._engine.batch.lighten(seq, light_tokens - seq.light_tokens)
-
-    def shrunk(self, shrunk: Shrunk) -> Requantise:
-        """The conversion of cached blocks that nobody holds."""
-        blocks, from_bits, to_bits = shrunk
-        return self._job(None, from_bits, to_bits, blocks, True)
 
     def _job(
         self, seq: Sequence | None, from_bits: int, to_bits: int, blocks: int, shared: bool

@@ -68,24 +68,15 @@ class Draft(DraftLoads):
         need = -(-seq.prefill_tokens // engine.block_tokens)
         if whole_need and pool.available - need < keep_free:
             return False
-        if engine.prefix is not None:
-            if engine.eager is not None:
-                self.settle(seq, self.batch.next_growth() if self.decoding else 0)
-            if not self._share_prefix(seq, keep_free, None if fit_all else chunk_tokens):
-                return False
+        chunk = None if fit_all else chunk_tokens
+        if engine.prefix is not None and not self._share_prefix(seq, keep_free, chunk):
+            return False
         first = need if chunk_tokens is None else self._need(seq, seq.shared_blocks, chunk_tokens)
         if pool.available - (need if fit_all else first) + seq.shared_blocks < keep_free:
             return False
-        private = first - seq.shared_blocks
-        referenced = pool.referenced + private
-        seq.blocks = private
-        pool.referenced = referenced
         if seq.prefix_tokens and not charge_cached:
             seq.computed_tokens = seq.prefix_tokens
-        seq.state = _PREFILLING
-        engine.resident += 1
-        loaded = () if engine.tier is None else self._load_prefix(seq)
-        self.changes.append(_change(("admit", seq, private, loaded)))
+        self._admit(seq, first - seq.shared_blocks)
         return True
 
     def prefill(self, seq: Sequence, tokens: int, *, steps: int = 1) -> int:
@@ -226,7 +217,7 @@ class Draft(DraftLoads):
         engine.resident += 1
         seq.state = State.MOVING_IN
         if timing == "before_step":
-            engine.land(seq)
+            engine.landings.resume(seq)
         return True
 
     def clear(self, blocks: int) -> None:
@@ -299,6 +290,16 @@ class Draft(DraftLoads):
 
     # -- inside ---------------------------------------------------------------------------------
 
+    def _admit(self, seq: Sequence, private_blocks: int) -> None:
+        """Begin the prefill of a sequence that has got its share of the prefix cache."""
+        engine = self._engine
+        seq.blocks = private_blocks
+        self.pool.referenced += private_blocks
+        seq.state = _PREFILLING
+        engine.resident += 1
+        loaded = () if engine.tier is None else self._load_prefix(seq)
+        self.changes.append(_change(("admit", seq, private_blocks, loaded)))
+
     def _repeat_chunk(self, seq: Sequence, tokens: int, steps: int) -> None:
         """Note that every step of the slice computes as much; none may end the prompt."""
         prefix_left = seq.computed_tokens < seq.prefix_tokens
@@ -320,6 +321,8 @@ class Draft(DraftLoads):
     def _share_prefix(self, seq: Sequence, keep_free: int, chunk_tokens: int | None) -> bool:
         """Lock the cached prefix, unless the rest of what is needed would then not fit."""
         engine = self._engine
+        if engine.eager is not None:
+            self.settle(seq, self.batch.next_growth() if self.decoding else 0)
         prefix, keys = engine.prefix, engine.keys(seq)
         assert prefix is not None
         if engine.eager is None and not keys:

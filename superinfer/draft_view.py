@@ -13,7 +13,7 @@ from superinfer.sequence import Sequence, State
 
 if TYPE_CHECKING:
     from superinfer.engine import Engine
-    from superinfer.memory.prefix import Node
+    from superinfer.memory.node import Node
 
 
 class DraftView:

@@ -10,7 +10,7 @@ members here. No block is looked at by itself. Members fill blocks in the order 
 watermark describes what they filled while decoding: a block that was full when the batch had done
 so many steps, or fewer, has its copy. Blocks that were full when their sequence joined the batch
 (its prompt; after a rotation, what came back) are counted by sequence, the latest first. How many
-blocks all members have filled follows from sums, kept as `batch.DecodeBatch` keeps its own.
+blocks all members have filled follows from sums (`mirrored.py`).
 
 A block that loses bits loses its copy, which has others. Its member is counted anew then, as if it
 had just joined with the copies that are left: so what is filled while decoding has 16 bits here,
@@ -43,52 +43,10 @@ from superinfer.memory.runs import (
     without,
 )
 from superinfer.memory.slabs import NO_BLOCKS, NO_SMALL, Blocks, Small, added, lacking
+from superinfer.mirrored import FilledBlocks, Mirrored
 from superinfer.placement import Placement
 from superinfer.plan import Transfer
 from superinfer.sequence import Sequence, State
-
-
-class Mirrored:
-    """What has a copy of one member of the batch."""
-
-    __slots__ = (
-        "alive",
-        "copied",
-        "kept",
-        "kept_small",
-        "small",
-        "start_step",
-        "start_tokens",
-        "synced",
-    )
-
-    def __init__(self, start_step: int, start_tokens: int) -> None:
-        self.start_step = start_step
-        """Steps that the batch had done when counting began."""
-        self.start_tokens = start_tokens
-        """Tokens in its cache then."""
-        self.copied: list[Stretch] = []
-        """Of the blocks that were full then, those with a copy."""
-        self.synced = 0
-        """So many are these."""
-        self.small = NO_SMALL
-        """Of them, those of 8 and 4 bits."""
-        self.kept: list[Stretch] = []
-        """Those whose copy is left over from a rotation."""
-        self.kept_small = NO_SMALL
-        self.alive = True
-
-    def copy(self, stretches: list[Stretch], small: Small) -> None:
-        """These blocks have copies, too."""
-        self.copied = merged(self.copied, stretches)
-        self.synced += length(stretches)
-        self.small = added(self.small, small)
-
-    def keep(self, stretches: list[Stretch], small: Small) -> None:
-        """The same of blocks whose copies are left over from a rotation."""
-        self.copy(stretches, small)
-        self.kept, self.kept_small = stretches, small
-
 
 Chosen = tuple[Mirrored, list[Stretch], Small]
 """Whose first blocks, which, and how many of them have 8 and 4 bits."""
@@ -130,15 +88,10 @@ class Mirror:
         self._wanted, self._runs_of = wanted, runs_of
         self._members: dict[Sequence, Mirrored] = {}
         """In the order in which they joined, gave their copies up, or lost bits."""
-        self._tokens = 0
-        """Sum over members of their tokens at the start less the step then."""
-        self._residues = [0] * block_tokens
-        """Members by that difference, modulo the tokens of a block."""
+        self._filled = FilledBlocks(block_tokens)
         self._watermark = 0
-        self._start_blocks = 0
-        """Sum over members of the blocks that were full when counting began."""
         self._grown_synced = 0
-        """Sum over members of the blocks filled since then that have a copy."""
+        """Sum over members of the blocks filled since counting began that have a copy."""
         self._queue: deque[tuple[Sequence, Mirrored]] = deque()
         """Members, the latest first; those whose first blocks all have copies drop out in time."""
         self._under_way: list[Chosen] = []
@@ -172,9 +125,8 @@ class Mirror:
             for stretch in stretches
         ]
         for member, seq in owners.items():
-            first = member.start_tokens // self._block_tokens
-            start = first + self._grown(member, self._watermark)
-            stop = first + self._grown(member, self._next_watermark)
+            start = member.first_blocks + member.grown(self._watermark)
+            stop = member.first_blocks + member.grown(self._next_watermark)
             if stop > start:
                 found.append((seq, start, stop))
         return found
@@ -188,13 +140,13 @@ class Mirror:
         self.active, self._watermark = True, batch.step
         members = [seq for seq in batch.members if seq not in batch.joined and self._wanted(seq)]
         for seq in sorted(members, key=_join_order):
-            self._count(seq, Mirrored(batch.step, batch.length(seq) - 1))
+            self._count(seq, self._anew(batch, seq))
 
     def join(self, seq: Sequence, kept_blocks: int = 0) -> None:
         """A sequence has joined the batch, with copies of its first `kept_blocks` left over."""
         if seq in self._members or not self._wanted(seq):
             return
-        member = Mirrored(seq.join_step, seq.computed_tokens)
+        member = Mirrored(seq.join_step, seq.computed_tokens, self._block_tokens)
         if kept_blocks:
             kept = [(0, kept_blocks)]
             member.keep(kept, small_within(self._runs_of(seq), kept))
@@ -221,11 +173,11 @@ class Mirror:
         member = self._members.get(seq)
         if member is None:
             return
-        first = member.start_tokens // self._block_tokens
-        grown = [(first, first + self._grown(member, self._watermark))]
+        first = member.first_blocks
+        grown = [(first, first + member.grown(self._watermark))]
         after = self._runs_of(seq)
         lost = changed(before, after)
-        left = Mirrored(batch.step, batch.length(seq) - 1)
+        left = self._anew(batch, seq)
         kept = without(member.kept, lost)
         left.keep(kept, small_within(after, kept))
         written = without(without(merged(member.copied, grown), lost), kept)
@@ -251,12 +203,12 @@ class Mirror:
         if host.mirror_room >= 0:
             return
         for seq, member in list(self._members.items()):
-            if member.synced or self._grown(member, self._watermark):
+            if member.synced or member.grown(self._watermark):
                 del self._members[seq]
                 self.wasted_bytes += self._forget(member)
                 if self.placement is not None:
                     self.placement.mirror_left(seq, False)
-                self._count(seq, Mirrored(batch.step, batch.length(seq) - 1))
+                self._count(seq, self._anew(batch, seq))
                 if host.mirror_room >= 0:
                     return
         self._give_up_transfer()
@@ -303,25 +255,12 @@ class Mirror:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _grown(self, member: Mirrored, step: int) -> int:
-        """Blocks that a member filled from its start until the batch had done `step` steps."""
-        size, tokens = self._block_tokens, member.start_tokens
-        done = step - member.start_step
-        return (tokens + done) // size - tokens // size if done > 0 else 0
-
-    def _full_blocks(self, step: int) -> int:
-        """Blocks that the members have filled when the batch has done `step` steps."""
-        size = self._block_tokens
-        rest = sum(n * ((place + step) % size) for place, n in enumerate(self._residues))
-        return (self._tokens + len(self._members) * step - rest) // size
-
-    def _add(self, member: Mirrored, count: int) -> None:
-        tokens = member.start_tokens - member.start_step
-        self._tokens += count * tokens
-        self._residues[tokens % self._block_tokens] += count
+    def _anew(self, batch: DecodeBatch, seq: Sequence) -> Mirrored:
+        """A sequence as if it joined the batch now, with no copies."""
+        return Mirrored(batch.step, batch.length(seq) - 1, self._block_tokens)
 
     def _synced(self, member: Mirrored) -> Blocks:
-        return Blocks(member.synced + self._grown(member, self._watermark), member.small)
+        return Blocks(member.synced + member.grown(self._watermark), member.small)
 
     def _written_bytes(self, member: Mirrored) -> int:
         """Of its copies, what was written through."""
@@ -331,21 +270,18 @@ class Mirror:
     def _count(self, seq: Sequence, member: Mirrored) -> None:
         self._members[seq] = member
         self._host.mirror(member.synced, member.small)
-        first = member.start_tokens // self._block_tokens
-        self._add(member, 1)
-        self._start_blocks += first
-        if member.synced < first:
+        self._filled.add(member)
+        if member.lacking > 0:
             self._queue.appendleft((seq, member))
 
     def _forget(self, member: Mirrored) -> int:
         """Take a member out of all sums; returns the bytes that were written through for it."""
         member.alive = False
-        self._add(member, -1)
-        grown = self._grown(member, self._watermark)
-        self._start_blocks -= member.start_tokens // self._block_tokens
+        self._filled.remove(member)
+        grown = member.grown(self._watermark)
         self._grown_synced -= grown
         if self.transfer is not None:
-            self._grown_under_way -= self._grown(member, self._next_watermark) - grown
+            self._grown_under_way -= member.grown(self._next_watermark) - grown
         written_bytes = self._written_bytes(member)
         self._host.mirror(-member.synced - grown, lacking(NO_SMALL, member.small))
         return written_bytes
@@ -353,14 +289,14 @@ class Mirror:
     def _grown_until(self, batch: DecodeBatch, limit: int) -> tuple[int, int]:
         """How far the watermark goes with about `limit` blocks, and how many blocks that takes."""
         step, start = batch.step, self._watermark
-        blocks = self._full_blocks(step) - self._start_blocks - self._grown_synced
+        blocks = self._filled.grown(step) - self._grown_synced
         if blocks <= limit:
             return step, blocks
         # Behind by more than one transfer, after a time without any: as many steps as cannot fill
         # much more. Nobody knows how many they did fill without asking every member.
         step = min(step, start + max(1, limit * self._block_tokens // len(self._members)))
         members = self._members.values()
-        return step, sum(self._grown(m, step) - self._grown(m, start) for m in members)
+        return step, sum(m.grown(step) - m.grown(start) for m in members)
 
     def _take_first_blocks(self, limit: int) -> Blocks:
         """Choose up to `limit` of the blocks that were full when their members joined."""
@@ -371,26 +307,23 @@ class Mirror:
             chosen = self._choose(seq, member, limit - taken)
             self._under_way.append(chosen)
             taken, small = taken + length(chosen[1]), added(small, chosen[2])
-            if length(chosen[1]) < self._lacking(member):
+            if length(chosen[1]) < member.lacking:
                 break
             queue.popleft()
         return Blocks(taken, small)
 
     def _choose(self, seq: Sequence, member: Mirrored, limit: int) -> Chosen:
         """The first blocks of a member without a copy, up to `limit`."""
-        whole = [(0, member.start_tokens // self._block_tokens)]
+        whole = [(0, member.first_blocks)]
         stretches = first_of(without(whole, member.copied), limit)
         return member, stretches, small_within(self._runs_of(seq), stretches)
 
     def _waits(self) -> bool:
         """True if first blocks of a member have no copy and are not under way."""
         queue = self._queue
-        while queue and not (queue[0][1].alive and self._lacking(queue[0][1])):
+        while queue and not (queue[0][1].alive and queue[0][1].lacking):
             queue.popleft()
         return bool(queue)
-
-    def _lacking(self, member: Mirrored) -> int:
-        return member.start_tokens // self._block_tokens - member.synced
 
     def _give_up_transfer(self) -> None:
         """What is under way is not kept: a rotation that follows on the link takes its place."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
-    from superinfer.memory.prefix import Node
+    from superinfer.memory.node import Node
     from superinfer.memory.vllm_v1_cache import Block
     from superinfer.plan import Change, Transfer
     from superinfer.sequence import Sequence

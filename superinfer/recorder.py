@@ -97,28 +97,6 @@ class Recorder:
             self._thin_out()
         self.next_sample_s = now + self._interval_s
 
-    def _state(self, engine: Engine, now: float) -> Sample:
-        pool, resident = engine.pool, engine.resident
-        blocks = (pool.taken, pool.used - pool.taken, engine.host.taken)
-        moved = (self.rotations, self.h2d_bytes, self.d2h_bytes + self.cache_d2h_bytes)
-        return (now, len(engine.live) - resident, resident, *blocks, *moved)
-
-    def _all_samples(self, engine: Engine, table: RequestTable) -> list[Sample]:
-        """The samples, and one of the end, so that the sums reach those of the whole run."""
-        samples = self._samples
-        if not samples:
-            return []
-        ends = (samples[-1][0], *engine.batch.end_s[-1:])
-        end_s = float(np.fmax.reduce(table.finish_s, initial=max(ends)))
-        kept = samples[:-1] if samples[-1][0] == end_s else samples
-        return [*kept, self._state(engine, end_s)]
-
-    def _thin_out(self) -> None:
-        """Halve the samples and sample half as often from now on."""
-        samples = self._samples
-        del samples[1::2]
-        self._interval_s = 2 * (samples[-1][0] - samples[0][0]) / MAX_SAMPLES
-
     def build(self, engine: Engine) -> RunRecord:
         """Everything as columns."""
         pool, config = engine.pool, engine.config
@@ -152,6 +130,30 @@ class Recorder:
             extra=_counters(engine),
             notes=list(getattr(engine.memory, "notes", ())),
         )
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _state(self, engine: Engine, now: float) -> Sample:
+        pool, resident = engine.pool, engine.resident
+        blocks = (pool.taken, pool.used - pool.taken, engine.host.taken)
+        moved = (self.rotations, self.h2d_bytes, self.d2h_bytes + self.cache_d2h_bytes)
+        return (now, len(engine.live) - resident, resident, *blocks, *moved)
+
+    def _all_samples(self, engine: Engine, table: RequestTable) -> list[Sample]:
+        """The samples, and one of the end, so that the sums reach those of the whole run."""
+        samples = self._samples
+        if not samples:
+            return []
+        ends = (samples[-1][0], *engine.batch.end_s[-1:])
+        end_s = float(np.fmax.reduce(table.finish_s, initial=max(ends)))
+        kept = samples[:-1] if samples[-1][0] == end_s else samples
+        return [*kept, self._state(engine, end_s)]
+
+    def _thin_out(self) -> None:
+        """Halve the samples and sample half as often from now on."""
+        samples = self._samples
+        del samples[1::2]
+        self._interval_s = 2 * (samples[-1][0] - samples[0][0]) / MAX_SAMPLES
 
 
 def _counters(engine: Engine) -> dict[str, float]:

@@ -128,7 +128,7 @@ def _swap_in(engine: Engine, change: Change) -> None:
     timing, host_blocks, host_runs = change.saved
     if timing == "before_step":
         assert isinstance(host_blocks, int) and isinstance(host_runs, tuple)
-        engine.unland(seq, host_blocks, host_runs)
+        engine.landings.undo_resume(seq, host_blocks, host_runs)
     engine.pool.referenced -= seq.blocks
     engine.pool.release_small(seq.small)
     seq.blocks, seq.runs, seq.light_tokens = 0, NO_RUNS, 0

@@ -35,7 +35,8 @@ from executor.packing import Sizes
 from executor.runner import Batch, Runner
 from executor.step import StepInputs
 from executor.workload import forced_tokens
-from superinfer.engine import Engine, EngineConfig
+from superinfer.engine import Engine
+from superinfer.engine_config import EngineConfig
 from superinfer.memory.base import Ladder
 from superinfer.memory.slabs import NO_SMALL, ONE_BLOCK_SLABS, slabs_of
 from superinfer.plan import Plan

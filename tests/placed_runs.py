@@ -21,7 +21,7 @@ from executor.kv.streams import InlineStreams, Lane, Streams
 from executor.kv.swap import Mover
 from executor.kv.tables import BlockTable, CopyJob, Moves
 from superinfer.engine import Engine
-from superinfer.memory.prefix import request_keys
+from superinfer.memory.keys import request_keys
 from superinfer.memory.slabs import Slabs, slabs_of
 from superinfer.plan import Plan, Transfer
 from superinfer.request import Request

@@ -7,12 +7,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from superinfer.engine import EngineConfig
+from superinfer.engine_config import EngineConfig
 from superinfer.memory.base import Timing
 from superinfer.memory.leaves import Leaves
 from superinfer.memory.lru import LruMemory
+from superinfer.memory.node import Node
 from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.prefix import Node, PrefixIndex
+from superinfer.memory.prefix import PrefixIndex
 from superinfer.memory.tiered import TieredIndex
 from superinfer.request import Request
 

@@ -50,7 +50,7 @@ def calibrate(
     from executor.calibration.subject import Wish
     from executor.device import default_device
     from executor.session import ModelOptions
-    from superinfer.costs.profile import write_profile
+    from superinfer.costs.profile_file import write_profile
     from superinfer.outputs import check_writable
 
     check_writable(out or Path("profile.json"), file=True)

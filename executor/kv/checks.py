@@ -8,7 +8,7 @@ import numpy as np
 
 from executor.kv.manager import BlockManager
 from executor.kv.tables import NO_OFFSETS, BlockTable
-from superinfer.memory.prefix import Node
+from superinfer.memory.node import Node
 from superinfer.memory.runs import cut
 
 

@@ -16,7 +16,7 @@ from executor.kv.tables import NO_BITS, NO_OFFSETS, BlockTable, CopyJob, Moves
 from executor.kv.tier import TierPlaces
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError, PlanError
-from superinfer.memory.prefix import Node
+from superinfer.memory.node import Node
 from superinfer.memory.vllm_v1_cache import Block, Table
 from superinfer.plan import Change, Direction, Plan, Transfer
 from superinfer.sequence import RESIDENT, Sequence, State

@@ -53,7 +53,7 @@ def validate(
 
     from executor.device import default_device
     from executor.validation.validate import Outcome, Wish, gate, validate_all, winners
-    from superinfer.costs.profile import load_profile
+    from superinfer.costs.profile_file import load_profile
     from superinfer.outputs import check_writable
 
     names = tuple(scheduler or ("vllm",))

@@ -13,7 +13,7 @@ from executor.calibration.subject import Wish
 from executor.session import ModelOptions
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.floors import tiny_config
-from superinfer.costs.profile import write_profile
+from superinfer.costs.profile_file import write_profile
 
 MODEL = "llama-3.1-8b"
 LARGE = "llama-3.1-70b"

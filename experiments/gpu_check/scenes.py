@@ -13,7 +13,7 @@ from pathlib import Path
 from experiments.gpu_check.calibrate import profile_path
 from experiments.gpu_check.checks import Context
 from experiments.gpu_check.floors import tiny_config
-from superinfer.costs.profile import load_profile
+from superinfer.costs.profile_file import load_profile
 from superinfer.errors import InputError
 
 HERE = Path("experiments/gpu_check")

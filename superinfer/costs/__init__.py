@@ -14,7 +14,8 @@ from superinfer.costs.encoder_decoder import EncoderDecoderCost
 from superinfer.costs.flexgen import FlexGenCost
 from superinfer.costs.placement import Placement
 from superinfer.costs.placement_search import best_placement
-from superinfer.costs.profile import HostCost, Profile, load_profile, write_profile
+from superinfer.costs.profile import HostCost, Profile
+from superinfer.costs.profile_file import load_profile, write_profile
 from superinfer.costs.roofline import RooflineCost
 from superinfer.costs.shapes import PRESETS, ModelShape, canonical_name, load_shape
 from superinfer.costs.step import DEFAULT_HOST, StepCost

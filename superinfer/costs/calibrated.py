@@ -37,16 +37,10 @@ from superinfer.costs.coverage import (
     STEP_TOKENS,
     Limits,
 )
+from superinfer.costs.kernels import KernelCost
 from superinfer.costs.profile import HostCost, Kernel, Profile, decode_kernel
 from superinfer.costs.shapes import ModelShape, canonical_name
-from superinfer.costs.step import (
-    LARGE_BATCH,
-    LONG_CONTEXT_TOKENS,
-    NOTHING,
-    KernelCost,
-    Origin,
-    steps_within,
-)
+from superinfer.costs.step import LARGE_BATCH, LONG_CONTEXT_TOKENS, NOTHING, Origin, steps_within
 from superinfer.costs.tables import Curve, Grid, linear, total
 from superinfer.errors import ConfigError
 

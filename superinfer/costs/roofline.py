@@ -16,9 +16,10 @@ from mypy_extensions import mypyc_attr
 from superinfer.costs.base import PrefillWork
 from superinfer.costs.devices import DeviceSpec
 from superinfer.costs.experts import experts_s, picks
+from superinfer.costs.kernels import KernelCost
 from superinfer.costs.profile import HostCost
 from superinfer.costs.shapes import ModelShape
-from superinfer.costs.step import DEFAULT_HOST, KernelCost, Origin, steps_within
+from superinfer.costs.step import DEFAULT_HOST, Origin, steps_within
 from superinfer.costs.tables import Curve, linear
 
 

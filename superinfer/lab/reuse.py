@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from superinfer.errors import ConfigError
 from superinfer.memory.orders.belady import NEVER, next_uses
-from superinfer.memory.reuse.history import FEATURES, GAPS, History
+from superinfer.memory.reuse.features import FEATURES
+from superinfer.memory.reuse.history import History
 from superinfer.memory.reuse.model import CLIP, FORMAT, HEADS, WIDTH
+from superinfer.memory.reuse.trails import GAPS
 from superinfer.outputs import replacing
 from superinfer.request import Request
 

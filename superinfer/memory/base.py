@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from superinfer.batch import DecodeBatch
     from superinfer.costs.base import CostModel
     from superinfer.draft import Draft
-    from superinfer.engine import EngineConfig
+    from superinfer.engine_config import EngineConfig
+    from superinfer.memory.keys import Key
+    from superinfer.memory.node import Node
     from superinfer.memory.pool import BlockPool, HostPool
-    from superinfer.memory.prefix import Key, Node
     from superinfer.memory.slabs import Small
     from superinfer.plan import PrefillChunk
     from superinfer.request import Request

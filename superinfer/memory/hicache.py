@@ -27,12 +27,13 @@ from mypy_extensions import mypyc_attr
 
 from superinfer.errors import ConfigError
 from superinfer.memory.base import Timing
-from superinfer.memory.prefix import Node, PrefixIndex
+from superinfer.memory.node import Node
+from superinfer.memory.prefix import PrefixIndex
 from superinfer.memory.radix import OldestFirst, RadixMemory
 from superinfer.memory.tiered import TieredIndex
 
 if TYPE_CHECKING:
-    from superinfer.engine import EngineConfig
+    from superinfer.engine_config import EngineConfig
     from superinfer.memory.pool import BlockPool, HostPool
 
 LOAD_BACK_TOKENS = 10

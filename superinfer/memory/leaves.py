@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 
-from superinfer.memory.prefix import Node
+from superinfer.memory.node import Node
 
 Rank = tuple[float, ...]
 

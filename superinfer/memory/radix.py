@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from mypy_extensions import mypyc_attr
 
 from superinfer.memory.base import Fate, Timing
-from superinfer.memory.prefix import Node, PrefixIndex
+from superinfer.memory.node import Node
+from superinfer.memory.prefix import PrefixIndex
 
 if TYPE_CHECKING:
     from superinfer.draft import Draft

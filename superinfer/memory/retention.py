@@ -23,13 +23,14 @@ from mypy_extensions import mypyc_attr
 from superinfer.errors import ConfigError
 from superinfer.memory.base import Fate, Timing
 from superinfer.memory.leaves import Leaves
-from superinfer.memory.prefix import Node, PrefixIndex
+from superinfer.memory.node import Node
+from superinfer.memory.prefix import PrefixIndex
 from superinfer.memory.tiered import TieredIndex
 from superinfer.request import Request
 
 if TYPE_CHECKING:
     from superinfer.draft import Draft
-    from superinfer.engine import EngineConfig
+    from superinfer.engine_config import EngineConfig
     from superinfer.memory.pool import BlockPool, HostPool
     from superinfer.sequence import Sequence
 

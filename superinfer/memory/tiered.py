@@ -10,8 +10,10 @@ which blocks have to move and books them as copies. A copy ahead counts from its
 from __future__ import annotations
 
 from superinfer.memory.base import HostTier, LeafOrder, LoadChoice
+from superinfer.memory.keys import Key
+from superinfer.memory.node import Node
 from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.prefix import Key, Node, PrefixIndex
+from superinfer.memory.prefix import PrefixIndex
 from superinfer.memory.slabs import NO_BLOCKS, NO_SMALL, Blocks, Small, added, small_of
 from superinfer.request import Request
 

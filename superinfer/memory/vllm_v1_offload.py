@@ -31,8 +31,8 @@ from collections.abc import Sequence as Items
 from typing import Final
 
 from superinfer.batch import DecodeBatch
+from superinfer.memory.keys import Key
 from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.prefix import Key
 from superinfer.memory.vllm_v1_cache import Block, BlockCache, Table
 from superinfer.memory.vllm_v1_host import HostBlocks
 from superinfer.memory.vllm_v1_orders import WRITING, CopyOrder, User

@@ -30,9 +30,18 @@ class Scheduler(Protocol):
     """Owns the queues: admission, batch, chunks, victims.
 
     Its constructor dataclass is the `[scheduler]` section of a config. It changes nothing but its
-    own queues; all else goes through the draft. One that calls `Draft.write_through` has, beside
-    what stands here, an attribute `write_through` that is true, and `may_swap_out(seq)`: whether
-    copies of the blocks of a sequence that has joined the decode batch could be of use.
+    own queues; all else goes through the draft.
+
+    Some have more than stands here, which is looked for by name:
+
+    * `write_through`, true if it calls `Draft.write_through`, and then `may_swap_out(seq)`: whether
+      copies of the blocks of a sequence that has joined the decode batch could be of use;
+    * `loads_prefixes`, true if it asks for the loads of a `memory.base.OffloadTier`;
+    * `null_blocks`: blocks that its system takes for itself and never hands out;
+    * `counters`: numbers by name, for the summary of a run;
+    * `tell_lengths(true_length)`: takes what the driver knows of true lengths, before `bind`;
+    * `free_gpu_memory_fraction`: the share that the cache has of the memory beside the weights;
+    * `offloading()`: where the tensors of its system are, so that its steps are costed by that.
     """
 
     name: str

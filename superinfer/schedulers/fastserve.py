@@ -30,7 +30,6 @@ their level to be written down, so a quantum that nobody waits for costs nothing
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
@@ -43,65 +42,12 @@ from superinfer.draft import MAX_STEPS, Draft
 from superinfer.errors import ConfigError
 from superinfer.memory.base import Timing
 from superinfer.schedulers.base import Machine
+from superinfer.schedulers.fastserve_levels import Levels
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.parts import RankedQueue, check_positive
 from superinfer.sequence import Sequence, State
 
 _OFF: Final = (State.WAITING, State.SWAPPED, State.PARKED)
-MOST_LEVELS: Final = 64
-"""A quantum of so many doublings is never used up."""
-
-
-@dataclass(slots=True, eq=False)
-class Turn:
-    """Where a request stands in the queues."""
-
-    level: int
-    since_s: float
-    """When it entered the level: its place there."""
-    left_s: float
-    """Running time left of its quantum when it last came in or went out."""
-    off_since_s: float
-    """When it ran last, or arrived."""
-    running_since_s: float | None = None
-    """None while it does not run."""
-    ticket: int = 0
-    """Names the latest alarm that is set for it."""
-
-
-class Alarms:
-    """Times at which something happens to a request; setting one replaces the one before."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, int, Sequence]] = []
-        self._turns: dict[Sequence, Turn] = {}
-        self._tickets = 0
-
-    def set(self, seq: Sequence, turn: Turn, time_s: float) -> None:
-        """Ring at `time_s`; of equal times the earlier arrival rings first."""
-        self._tickets += 1
-        turn.ticket = self._tickets
-        self._turns[seq] = turn
-        heapq.heappush(self._heap, (time_s, seq.request.index, self._tickets, seq))
-
-    def drop(self, seq: Sequence) -> None:
-        """Do not ring for it any more."""
-        self._turns.pop(seq, None)
-
-    def next_s(self) -> float:
-        """When the next one rings; inf if none does."""
-        heap = self._heap
-        while heap:
-            turn = self._turns.get(heap[0][3])
-            if turn is not None and turn.ticket == heap[0][2]:
-                return heap[0][0]
-            heapq.heappop(heap)
-        return inf
-
-    def pop(self) -> tuple[float, Sequence]:
-        """The one that `next_s` told of."""
-        time_s, _, _, seq = heapq.heappop(self._heap)
-        return time_s, seq
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -130,9 +76,7 @@ class FastServeScheduler(FcfsScheduler):
     name: str = field(default_factory=lambda: "fastserve", init=False)
     parked: RankedQueue = field(init=False)
     """Resident, passed over because all places of the step are taken."""
-    _turns: dict[Sequence, Turn] = field(default_factory=dict, init=False, repr=False)
-    _quanta: Alarms = field(default_factory=Alarms, init=False, repr=False)
-    """When the running ones have used their quanta."""
+    _levels: Levels = field(init=False, repr=False)
     _prefill_steps: int = field(default_factory=int, init=False)
     """Steps without decodes, which the decode batch does not count."""
     _looks: int = field(default_factory=int, init=False)
@@ -162,28 +106,28 @@ class FastServeScheduler(FcfsScheduler):
                 "scheduler.starvation_period_steps: expected at least 1, "
                 f"got {self.starvation_period_steps}"
             )
+        self._levels = Levels(self.base_quantum_ms / 1e3, self.quantum_ratio)
         FcfsScheduler.bind(self, machine)
 
     def submit(self, seq: Sequence, now: float) -> None:
         """Queue in the level of its prefill."""
-        arrival_s = seq.request.arrival_s
-        level = self._first_level(seq) if self.skip_join else 0
-        self._turns[seq] = Turn(level, arrival_s, self._quantum_s(level), arrival_s)
+        self._levels.enter(seq, self._first_level(seq) if self.skip_join else 0)
         FcfsScheduler.submit(self, seq, now)
 
     def rank(self, seq: Sequence) -> tuple[float, ...]:
         """By level, then by the time of entering it."""
-        turn = self._turns[seq]
-        return (float(turn.level), turn.since_s, seq.request.arrival_s, seq.request.index)
+        return (*self._levels.place(seq), seq.request.arrival_s, seq.request.index)
 
     def plan(self, draft: Draft, now: float) -> None:
         """Sink and lift whose time has come, then as `fcfs` in the order of ranks."""
         self._now = now
-        self._sink()
+        for seq in self._levels.sink(now):
+            self._rank_again(seq)
         looks = self._step(draft) // self.starvation_period_steps
         if looks > self._looks:
             self._looks = looks
-            self._lift()
+            for seq in self._levels.lift(now, self.starvation_s):
+                self._rank_again(seq)
         FcfsScheduler.plan(self, draft, now)
         if draft.chunks and not draft.batch.size:
             self._prefill_steps += 1
@@ -200,14 +144,13 @@ class FastServeScheduler(FcfsScheduler):
         FcfsScheduler.ended(self, seq)
         self._left(seq)
         self._parked_seqs.pop(seq, None)
-        del self._turns[seq]
-        self._quanta.drop(seq)
+        self._levels.forget(seq)
 
     def until_s(self, now: float) -> float:
         """The next time that somebody sinks, if others could gain by it."""
         if self._all_run:
             return inf
-        time_s = self._quanta.next_s()
+        time_s = self._levels.next_sink_s()
         return time_s if time_s > now else inf
 
     def steps(self, draft: Draft) -> int:
@@ -226,7 +169,7 @@ class FastServeScheduler(FcfsScheduler):
 
     @property
     def _all_run(self) -> bool:
-        return len(self.running) == len(self._turns)
+        return len(self.running) == len(self._levels)
 
     def _step(self, draft: Draft) -> int:
         return draft.batch.step + self._prefill_steps
@@ -237,36 +180,10 @@ class FastServeScheduler(FcfsScheduler):
 
     # -- levels ---------------------------------------------------------------------------------
 
-    def _quantum_s(self, level: int) -> float:
-        return float(self.base_quantum_ms / 1e3 * self.quantum_ratio ** min(level, MOST_LEVELS))
-
     def _first_level(self, seq: Sequence) -> int:
         """The first level whose quantum covers the prefill of the whole prompt, run alone."""
         prefill_s = self.machine.cost.step_s([Chunk(seq.prefill_tokens, 0)], 0, 0)
-        level = 0
-        while self._quantum_s(level) < prefill_s and level < MOST_LEVELS:
-            level += 1
-        return level
-
-    def _sink(self) -> None:
-        """One level down for everybody who used a quantum by now, at the moment of using it."""
-        while self._quanta.next_s() <= self._now:
-            used_s, seq = self._quanta.pop()
-            turn = self._turns[seq]
-            turn.level += 1
-            turn.since_s = turn.running_since_s = used_s
-            turn.left_s = self._quantum_s(turn.level)
-            self._quanta.set(seq, turn, used_s + turn.left_s)
-            self._rank_again(seq)
-
-    def _lift(self) -> None:
-        """Level 0 for everybody who starves."""
-        for seq, turn in self._turns.items():
-            starved = turn.off_since_s + self.starvation_s <= self._now
-            if turn.running_since_s is None and starved:
-                turn.level, turn.since_s = 0, -inf
-                turn.left_s = self._quantum_s(0)
-                self._rank_again(seq)
+        return self._levels.first_covering(prefill_s)
 
     def _rank_again(self, seq: Sequence) -> None:
         """Move a request to the place that its level gives it."""
@@ -284,24 +201,9 @@ class FastServeScheduler(FcfsScheduler):
             return self.parked
         return self.waiting if seq.state is State.WAITING else self.swapped
 
-    def _start(self, seq: Sequence) -> None:
-        """Its quantum runs from now on."""
-        turn = self._turns[seq]
-        turn.running_since_s = self._now
-        self._quanta.set(seq, turn, self._now + turn.left_s)
-
-    def _stop(self, seq: Sequence) -> None:
-        """What is left of its quantum is kept for its next turn."""
-        turn = self._turns[seq]
-        self._quanta.drop(seq)
-        if turn.running_since_s is not None:
-            turn.left_s -= self._now - turn.running_since_s
-            turn.running_since_s = None
-        turn.off_since_s = self._now
-
     def _add(self, seq: Sequence) -> None:
         FcfsScheduler._add(self, seq)
-        self._start(seq)
+        self._levels.start(seq, self._now)
 
     # -- places ---------------------------------------------------------------------------------
 
@@ -333,7 +235,7 @@ class FastServeScheduler(FcfsScheduler):
             del self._parked_seqs[loser]
             self.running.add(loser)
             return False
-        self._stop(loser)
+        self._levels.stop(loser, self._now)
         self.parked.push(loser)
         return taken
 
@@ -354,9 +256,9 @@ class FastServeScheduler(FcfsScheduler):
 
     def _loser(self, seq: Sequence) -> Sequence | None:
         """Who gives its place to `seq`: the last of a lower level that could stand aside."""
-        level = self._turns[seq].level
+        level = self._levels.level(seq)
         for other in reversed(self.running):
-            if self._turns[other].level <= level:
+            if self._levels.level(other) <= level:
                 return None
             if other.state is State.DECODING:
                 return other
@@ -393,10 +295,10 @@ class FastServeScheduler(FcfsScheduler):
         short = need_blocks - draft.available - self._leaving_blocks + draft.batch.next_growth()
         if short <= 0:
             return False  # copies under way will do
-        level = self._turns[seq].level
+        level = self._levels.level(seq)
         victims: list[Sequence] = []
         for victim in self._last_first():
-            if short <= 0 or self._turns[victim].level <= level:
+            if short <= 0 or self._levels.level(victim) <= level:
                 break
             if victim is not seq and victim.state is not State.MOVING_IN:
                 victims.append(victim)
@@ -416,7 +318,7 @@ class FastServeScheduler(FcfsScheduler):
     def _take_off(self, draft: Draft, victim: Sequence, timing: Timing) -> None:
         self._remove(victim)
         self._parked_seqs.pop(victim, None)
-        self._stop(victim)
+        self._levels.stop(victim, self._now)
         blocks = draft.private_blocks(victim)
         if not draft.host_fits(victim):
             draft.preempt(victim, "recompute")

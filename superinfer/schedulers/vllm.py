@@ -57,6 +57,7 @@ class _Iteration:
         "disturbed",
         "growth",
         "preempted",
+        "served",
         "skipped",
         "unfinished",
     )
@@ -66,6 +67,8 @@ class _Iteration:
         self.growth = growth
         """Blocks that the decodes of this step take."""
         self.decodes = decodes
+        self.served: list[Sequence] = []
+        """Of the decodes, those that were looked at one by one."""
         self.continued: list[Sequence] = []
         """Prefills that got another chunk."""
         self.unfinished: list[Sequence] = []
@@ -339,7 +342,6 @@ class VllmScheduler:
         iteration = _Iteration(self._budget_tokens)
         order = list(self.running)
         turn, end = 0, len(order)
-        decodes: list[Sequence] = []
         while turn < end:
             seq = order[turn]
             tokens = self._tokens(seq, iteration.budget_tokens)
@@ -351,10 +353,12 @@ class VllmScheduler:
                 end = max(end - 1, turn)
                 self._preempt(draft, victim, iteration)
             if seq.state in RESIDENT:
-                self._serve(draft, seq, tokens, iteration, decodes)
+                self._serve(draft, seq, tokens, iteration)
         iteration.skipped = order[turn:end]
         self._front, self._back = None, iteration.unfinished
-        self.running = OrderedDict.fromkeys(iteration.skipped + decodes + iteration.continued)
+        self.running = OrderedDict.fromkeys(
+            iteration.skipped + iteration.served + iteration.continued
+        )
         return iteration
 
     def _decode(self, draft: Draft, steady: bool) -> None:
@@ -364,21 +368,15 @@ class VllmScheduler:
         if not (steady and draft.decode(spare_blocks=1)):
             draft.decode(1)
 
-    def _serve(
-        self,
-        draft: Draft,
-        seq: Sequence,
-        tokens: int,
-        iteration: _Iteration,
-        decodes: list[Sequence],
-    ) -> None:
+    def _serve(self, draft: Draft, seq: Sequence, tokens: int, iteration: _Iteration) -> None:
+        """Give a running sequence its tokens, out of the budget of the iteration."""
         if seq.state is State.PREFILLING:
             self._continue(draft, seq, tokens, iteration)
             return
         iteration.budget_tokens -= 1
         iteration.decodes += 1
         iteration.growth += draft.batch.grows(seq)
-        decodes.append(seq)
+        iteration.served.append(seq)
 
     def _continue(self, draft: Draft, seq: Sequence, tokens: int, iteration: _Iteration) -> None:
         draft.prefill(seq, tokens)
@@ -427,8 +425,7 @@ class VllmScheduler:
                 break
             self.swapped.popleft()
             self.running[seq] = None
-            decodes: list[Sequence] = []
-            self._serve(draft, seq, tokens, iteration, decodes)
+            self._serve(draft, seq, tokens, iteration)
 
     def _starts_over_for_ever(self, draft: Draft, victim: Sequence) -> bool:
         """A prompt of several chunks that takes all blocks leaves no spare one for its second."""

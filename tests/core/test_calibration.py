@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from superinfer.memory.reuse.calibration import DEADBAND, MEMORY_S, PRIOR_USES, Calibration
-from superinfer.memory.reuse.history import History, Visit
+from superinfer.memory.reuse.features import Visit
+from superinfer.memory.reuse.history import History
 from superinfer.request import Request
 
 EDGES_S = [10.0, 100.0]

@@ -8,9 +8,11 @@ import pytest
 from harness import FakeCost, make_engine, request
 
 from superinfer.draft import Draft
+from superinfer.memory.keys import request_keys
 from superinfer.memory.lru import LruMemory
+from superinfer.memory.node import Node
 from superinfer.memory.pool import BlockPool
-from superinfer.memory.prefix import Node, PrefixIndex, request_keys
+from superinfer.memory.prefix import PrefixIndex
 from superinfer.plan import Outcome, Transfer
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.sequence import Sequence, State

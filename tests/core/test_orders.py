@@ -12,7 +12,8 @@ from superinfer.memory.orders.category import Category, CategoryAppraiser
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.orders.worth import Appraisal
 from superinfer.memory.replay import CacheReplay
-from superinfer.memory.reuse.history import History, Visit
+from superinfer.memory.reuse.features import Visit
+from superinfer.memory.reuse.history import History
 from superinfer.request import Request
 
 BLOCK = 512

@@ -11,9 +11,11 @@ from harness import request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from superinfer.memory.keys import Key, request_keys
 from superinfer.memory.lru import LruMemory
+from superinfer.memory.node import Node
 from superinfer.memory.pool import BlockPool
-from superinfer.memory.prefix import Key, Node, PrefixIndex, request_keys
+from superinfer.memory.prefix import PrefixIndex
 from superinfer.request import Request
 
 Path = tuple[object, ...]

@@ -12,9 +12,11 @@ from superinfer.draft import Draft
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError
 from superinfer.memory.hicache import HiCacheMemory
+from superinfer.memory.keys import request_keys
 from superinfer.memory.lru import LruMemory
+from superinfer.memory.node import Node
 from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.prefix import Node, PrefixIndex, request_keys
+from superinfer.memory.prefix import PrefixIndex
 from superinfer.memory.radix import RadixMemory
 from superinfer.memory.tiered import TieredIndex
 from superinfer.request import Request

@@ -9,8 +9,10 @@ from harness import BlockingDriver, FakeCost, make_engine, request
 
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError
+from superinfer.memory.keys import request_keys
+from superinfer.memory.node import Node
 from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.prefix import Node, PrefixIndex, request_keys
+from superinfer.memory.prefix import PrefixIndex
 from superinfer.memory.retention import RetentionMemory
 from superinfer.memory.tiered import TieredIndex
 from superinfer.plan import Plan

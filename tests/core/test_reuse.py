@@ -14,14 +14,17 @@ import pytest
 
 from superinfer.errors import ConfigError
 from superinfer.memory.orders import Surroundings, build_order
-from superinfer.memory.orders.guard import Guard, ShadowLru
+from superinfer.memory.orders.guard import Guard
+from superinfer.memory.orders.shadow import ShadowLru
 from superinfer.memory.orders.slo_aware import LearnedAppraiser
 from superinfer.memory.orders.trial import Trial
 from superinfer.memory.orders.valued import MOST_WAITING, ValuedOrder
 from superinfer.memory.orders.worth import equal_prices
 from superinfer.memory.replay import CacheReplay
-from superinfer.memory.reuse.history import FEATURES, GAPS, History, Visit, log_gap
+from superinfer.memory.reuse.features import FEATURES, Visit
+from superinfer.memory.reuse.history import History
 from superinfer.memory.reuse.model import HEADS, WIDTH, ReuseModel, load_model
+from superinfer.memory.reuse.trails import GAPS, log_gap
 from superinfer.memory.reuse.value import Valuation
 from superinfer.request import Request
 

@@ -13,9 +13,11 @@ import pytest
 from harness import BlockingDriver, FakeCost, make_engine, request
 
 from superinfer.costs import Chunk
-from superinfer.engine import EngineConfig
+from superinfer.engine_config import EngineConfig
 from superinfer.errors import ConfigError
+from superinfer.memory.keys import request_keys
 from superinfer.memory.lru import LruMemory
+from superinfer.memory.node import Node
 from superinfer.memory.orders import Surroundings, build_order
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.host import Experience
@@ -23,11 +25,12 @@ from superinfer.memory.orders.pins import Pins
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.orders.worth import Appraisal, Worth
 from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.prefix import Node, request_keys
 from superinfer.memory.replay import CacheReplay
-from superinfer.memory.reuse.history import FEATURES, LATELY_S, History, Visit
+from superinfer.memory.reuse.features import FEATURES, Visit
+from superinfer.memory.reuse.history import History
 from superinfer.memory.reuse.model import HEADS, WIDTH
 from superinfer.memory.reuse.prices import Prices
+from superinfer.memory.reuse.trails import LATELY_S
 from superinfer.memory.reuse.value import used_within
 from superinfer.memory.slabs import EQUAL_SIZES, ONE_BLOCK_SLABS, BlockSizes, Slabs
 from superinfer.memory.slo_aware import SloAwareMemory

@@ -13,9 +13,11 @@ from tiered import TieredLru
 
 from superinfer.draft import Draft
 from superinfer.engine import Engine
+from superinfer.memory.keys import request_keys
 from superinfer.memory.lru import LruMemory
+from superinfer.memory.node import Node
 from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.prefix import Node, PrefixIndex, request_keys
+from superinfer.memory.prefix import PrefixIndex
 from superinfer.memory.slabs import EQUAL_SIZES, NO_BLOCKS, Blocks, BlockSizes
 from superinfer.memory.tiered import TieredIndex
 from superinfer.plan import Plan

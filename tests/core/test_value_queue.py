@@ -6,13 +6,13 @@ import random
 
 import pytest
 
+from superinfer.memory.node import Node
 from superinfer.memory.orders.agenda import Agenda
 from superinfer.memory.orders.pins import Pins
 from superinfer.memory.orders.queue import FEWEST, ValueQueue
 from superinfer.memory.orders.valued import DeviceQueue
 from superinfer.memory.orders.worth import Appraisal, Standing, Worth, equal_prices
-from superinfer.memory.prefix import Node
-from superinfer.memory.reuse.history import Visit
+from superinfer.memory.reuse.features import Visit
 from superinfer.request import Request
 
 BLOCK = 16

@@ -10,9 +10,9 @@ from harness import make_engine, request
 from superinfer.draft import Draft
 from superinfer.engine import Engine
 from superinfer.memory.base import EagerCache
+from superinfer.memory.keys import Key, request_keys
 from superinfer.memory.lru import LruMemory
 from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.prefix import Key, request_keys
 from superinfer.memory.vllm_v1 import VllmV1Memory
 from superinfer.memory.vllm_v1_cache import Block, BlockCache, Table
 from superinfer.plan import Outcome

@@ -26,7 +26,8 @@ from superinfer.costs import (
     load_shape,
 )
 from superinfer.costs.devices import Link
-from superinfer.costs.profile import Kernel, Profile, parse_profile, profile_json
+from superinfer.costs.profile import Kernel, Profile
+from superinfer.costs.profile_file import parse_profile, profile_json
 from superinfer.errors import ConfigError
 
 SHIPPED = list_profiles()
@@ -273,7 +274,7 @@ def test_import_takes_no_heavy_library() -> None:
 @pytest.mark.interpreted
 def test_remembered_steps_are_those_of_a_fresh_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of one chunk are remembered, forgotten when there are too many, and never mixed up."""
-    monkeypatch.setattr("superinfer.costs.step.MOST_SINGLE_CHUNKS", 8)
+    monkeypatch.setattr("superinfer.costs.kernels.MOST_SINGLE_CHUNKS", 8)
     remembering = build_cost("llama-3.1-8b", "a100-80g", 1, "calibrated")
     steps = [
         (tokens, before, decodes)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from superinfer.costs import CalibratedCost, Chunk, HostCost, Profile, load_profile, load_shape
 from superinfer.costs.graphs import Graphs, MixedGraph
-from superinfer.costs.profile import parse_profile, profile_json, write_profile
+from superinfer.costs.profile_file import parse_profile, profile_json, write_profile
 from superinfer.errors import InputError
 from superinfer.lab.profiles.report import heading_lines
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from superinfer.costs.profile import load_profile, parse_profile, profile_json, write_profile
+from superinfer.costs.profile_file import load_profile, parse_profile, profile_json, write_profile
 from superinfer.errors import InputError
 
 PROFILE: dict[str, Any] = {

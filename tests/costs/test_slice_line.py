@@ -20,9 +20,9 @@ from superinfer.costs import (
     list_profiles,
     load_shape,
 )
+from superinfer.costs.kernels import _piece_at
 from superinfer.costs.placement import shares_of
 from superinfer.costs.profile import Kernel
-from superinfer.costs.step import _piece_at
 
 SHIPPED = {f"{name.model} tp{name.tp}": name for name in list_profiles()}
 

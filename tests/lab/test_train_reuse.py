@@ -7,8 +7,9 @@ import pytest
 
 from superinfer.errors import ConfigError
 from superinfer.lab.reuse import EDGES_S, HIDDEN, examples, train
-from superinfer.memory.reuse.history import FEATURES, GAPS
+from superinfer.memory.reuse.features import FEATURES
 from superinfer.memory.reuse.model import CLIP, ReuseModel
+from superinfer.memory.reuse.trails import GAPS
 from superinfer.request import Request
 
 EDGES = (10.0, 30.0, 100.0)

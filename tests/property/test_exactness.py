@@ -37,7 +37,8 @@ from superinfer.costs.coverage import (
     Limit,
 )
 from superinfer.costs.profile import Kernel
-from superinfer.engine import Engine, EngineConfig
+from superinfer.engine import Engine
+from superinfer.engine_config import EngineConfig
 from superinfer.lab.replay import replay
 from superinfer.memory.base import Ladder
 from superinfer.memory.hicache import HiCacheMemory

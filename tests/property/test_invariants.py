@@ -25,7 +25,7 @@ from property.test_exactness import (
 from sim.driver import simulate
 from sim.oracle import Oracle
 from superinfer.engine import Engine
-from superinfer.memory.prefix import Node
+from superinfer.memory.node import Node
 from superinfer.memory.slabs import NO_BLOCKS
 from superinfer.memory.vllm_v1_cache import Block, BlockCache
 from superinfer.memory.vllm_v1_offload import OffloadingCache

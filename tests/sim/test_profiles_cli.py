@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from sim.profiles_cli import app
 from superinfer.costs import build_cost, list_profiles, load_profile, load_shape
-from superinfer.costs.profile import profile_json
+from superinfer.costs.profile_file import profile_json
 
 
 def run(*arguments: object) -> Any:

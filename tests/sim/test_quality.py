@@ -14,7 +14,7 @@ from rich.console import Console
 from sim.commands import simulated
 from sim.workload import load_workload
 from superinfer.costs import list_profiles, load_profile
-from superinfer.costs.profile import write_profile
+from superinfer.costs.profile_file import write_profile
 from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config
 from superinfer.lab.tables import summary_table

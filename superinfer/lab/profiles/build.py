@@ -13,14 +13,8 @@ from pathlib import Path
 
 from superinfer.costs import DEFAULT_HOST, ModelShape, load_device
 from superinfer.costs.devices import DeviceSpec
-from superinfer.costs.profile import (
-    Kernel,
-    Profile,
-    decode_kernel,
-    parse_profile,
-    profile_json,
-    write_profile,
-)
+from superinfer.costs.profile import Kernel, Profile, decode_kernel
+from superinfer.costs.profile_file import parse_profile, profile_json, write_profile
 from superinfer.costs.shapes import canonical_name
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.profiles import serving_sim

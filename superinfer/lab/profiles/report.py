@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from superinfer.costs import build_cost, list_profiles, load_profile
 from superinfer.costs.base import Chunk
-from superinfer.costs.profile import Kernel, Profile, decode_kernel, profile_json
+from superinfer.costs.profile import Kernel, Profile, decode_kernel
+from superinfer.costs.profile_file import profile_json
 from superinfer.errors import ConfigError
 from superinfer.settings import did_you_mean
 

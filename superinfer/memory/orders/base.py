@@ -9,7 +9,7 @@ from typing import Protocol
 from mypy_extensions import mypyc_attr
 
 from superinfer.memory.leaves import Leaves, Rank
-from superinfer.memory.prefix import Node
+from superinfer.memory.node import Node
 from superinfer.request import Request
 
 

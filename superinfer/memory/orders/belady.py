@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from superinfer.memory.keys import request_keys
+from superinfer.memory.node import Node
 from superinfer.memory.orders.base import RankedBlocks, Surroundings, last_entry
-from superinfer.memory.prefix import Node, request_keys
 from superinfer.request import Request
 
 NEVER = 1 << 60

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from superinfer.memory.node import Node
 from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.orders.worth import Appraisal
-from superinfer.memory.prefix import Node
-from superinfer.memory.reuse.history import Visit
+from superinfer.memory.reuse.features import Visit
 
 EDGES_S: Final = (5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 1200.0)
 MOST_TURNS: Final = 4

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from superinfer.memory.node import Node
 from superinfer.memory.orders.base import Ranked, Surroundings
-from superinfer.memory.prefix import Node
 from superinfer.request import Request
 
 

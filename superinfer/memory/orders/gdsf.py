@@ -9,8 +9,8 @@ time to compute a document's tokens. An evicted block loses its uses.
 
 from __future__ import annotations
 
+from superinfer.memory.node import Node
 from superinfer.memory.orders.base import Ranked, Surroundings
-from superinfer.memory.prefix import Node
 from superinfer.request import Request
 
 

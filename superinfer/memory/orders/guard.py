@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from typing import Final
 
 from superinfer.memory.orders.base import Surroundings
-from superinfer.memory.prefix import Key, request_keys
+from superinfer.memory.orders.shadow import ShadowLru
 from superinfer.request import Request
 
 WINDOW: Final = 400.0
@@ -16,91 +15,6 @@ MARGIN: Final = 0.005
 """A hit rate that is higher by no more than this is no reason to change the order."""
 DOUBT: Final = 2.0
 """Standard deviations of the sum of the differences: what is less may be chance."""
-
-
-class Run:
-    """Content ids that follow one another in prompts, and that the same prompt used last."""
-
-    __slots__ = ("names", "start")
-
-    def __init__(self, names: tuple[Key, ...], start: int) -> None:
-        self.names, self.start = names, start
-
-
-class ShadowLru:
-    """Runs of content ids in the order of their last use; of one prompt the deepest was used first.
-
-    Whatever goes from the old end is a leaf of the prefix tree then, for the blocks above a block
-    were last used with it or later. So this hits what `replay.CacheReplay` hits with `LruOrder`,
-    without a tree. Ids are chained: each belongs to one place in its prompts.
-    """
-
-    def __init__(self) -> None:
-        self._heads: dict[object, Run] = {}
-        """Runs by namespace and first id."""
-        self._order: OrderedDict[Run, object] = OrderedDict()
-        """The same, with what it is found by."""
-        self._ids = 0
-
-    def serve(self, request: Request, capacity: int) -> int:
-        """Look up and insert a prompt, then keep so many ids; returns the leading ones it found."""
-        names, namespace, order = request_keys(request), request.namespace, self._order
-        path = self._path(namespace, names)
-        hits = path[-1].start + len(path[-1].names) if path else 0
-        if hits < len(names):
-            self._add(Run(names[hits:], hits), namespace)
-            self._ids += len(names) - hits
-        for run in reversed(path):
-            order.move_to_end(run)
-        while self._ids > capacity:
-            self._trim(self._ids - capacity)
-        return hits
-
-    # -- inside ---------------------------------------------------------------------------------
-
-    def _path(self, namespace: str, names: tuple[Key, ...]) -> list[Run]:
-        """The runs of the longest known beginning; the last one is cut where that ends."""
-        path: list[Run] = []
-        block = 0
-        while block < len(names):
-            run = self._heads.get((namespace, names[block]))
-            if run is None or run.start != block:
-                break
-            if names[block : block + len(run.names)] != run.names:
-                run = self._cut(namespace, run, names)
-            path.append(run)
-            block += len(run.names)
-        return path
-
-    def _cut(self, namespace: str, run: Run, names: tuple[Key, ...]) -> Run:
-        """The part that a prompt shares becomes a run of its own; the rest keeps its age."""
-        own, start = run.names, run.start
-        same = 1
-        while same < len(own) and start + same < len(names) and own[same] == names[start + same]:
-            same += 1
-        upper = Run(own[:same], start)
-        run.names, run.start = own[same:], start + same
-        head = (namespace, run.names[0])
-        self._heads[head], self._order[run] = run, head
-        self._add(upper, namespace)
-        return upper
-
-    def _add(self, run: Run, namespace: str) -> None:
-        head = (namespace, run.names[0])
-        self._heads[head], self._order[run] = run, head
-
-    def _trim(self, ids: int) -> None:
-        """Forget so many ids of the oldest run, or all of it."""
-        run = next(iter(self._order))
-        kept = len(run.names) - ids
-        if kept > 0:
-            run.names = run.names[:kept]
-            self._ids -= ids
-            return
-        self._ids -= len(run.names)
-        head = self._order.pop(run)
-        if self._heads.get(head) is run:
-            del self._heads[head]
 
 
 class Guard:

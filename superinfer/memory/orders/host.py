@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from superinfer.memory.node import Node
 from superinfer.memory.orders.guard import WINDOW
 from superinfer.memory.orders.queue import ValueQueue
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.orders.worth import Worth
 from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.prefix import Node
 from superinfer.memory.reuse.prices import Prices
 from superinfer.memory.slabs import BlockSizes
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from superinfer.memory.keys import request_keys
+from superinfer.memory.node import Node
 from superinfer.memory.orders.base import RankedBlocks, Surroundings, last_entry
-from superinfer.memory.prefix import Node, request_keys
 from superinfer.request import Request
 
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from superinfer.memory.keys import request_keys
 from superinfer.memory.leaves import Leaves
+from superinfer.memory.node import Node
 from superinfer.memory.orders.base import Surroundings, key_position, reclaimable
-from superinfer.memory.prefix import Node, request_keys
 from superinfer.request import Request
 
 SMALL_SHARE = 0.1

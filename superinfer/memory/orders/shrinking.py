@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from superinfer.memory.node import Node
 from superinfer.memory.orders.host import LIFE_SMOOTHING
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.orders.worth import Worth
 from superinfer.memory.pool import BlockPool
-from superinfer.memory.prefix import Node
 from superinfer.memory.reuse.prices import Prices
 from superinfer.memory.slabs import FIRST_BLOCKS
 

@@ -14,8 +14,9 @@ from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.orders.worth import Appraisal, BatchAppraisal
 from superinfer.memory.reuse.calibration import Calibration
-from superinfer.memory.reuse.history import FEATURES, GAPS, Visit
+from superinfer.memory.reuse.features import FEATURES, Visit
 from superinfer.memory.reuse.model import ReuseModel, load_model
+from superinfer.memory.reuse.trails import GAPS
 from superinfer.memory.reuse.value import Valuation, survival
 
 NOTHING: Final[list[float]] = []

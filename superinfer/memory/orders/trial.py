@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from superinfer.memory.node import Node
 from superinfer.memory.orders.queue import ValueQueue
 from superinfer.memory.orders.worth import Pricing, Worth
-from superinfer.memory.prefix import Node
 from superinfer.memory.replay import CacheReplay
 from superinfer.request import Request
 

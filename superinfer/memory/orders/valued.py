@@ -7,14 +7,15 @@ from typing import Final, Protocol
 
 from mypy_extensions import mypyc_attr
 
+from superinfer.memory.node import Node
 from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.pins import Pins
 from superinfer.memory.orders.queue import ValueQueue
 from superinfer.memory.orders.trial import Trial
 from superinfer.memory.orders.worth import Appraisal, Pricing, Worth, equal_prices
-from superinfer.memory.prefix import Node
-from superinfer.memory.reuse.history import History, Visit
+from superinfer.memory.reuse.features import Visit
+from superinfer.memory.reuse.history import History
 from superinfer.request import Request
 
 BATCH_SHARE: Final = 0.02

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
+from superinfer.memory.node import Node
 from superinfer.memory.orders.base import key_position
-from superinfer.memory.prefix import Node
-from superinfer.memory.reuse.history import Visit
+from superinfer.memory.reuse.features import Visit
 from superinfer.request import Request
 
 

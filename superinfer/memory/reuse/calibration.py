@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from superinfer.memory.reuse.history import FEATURES, Visit
+from superinfer.memory.reuse.features import FEATURES, Visit
 
 GROUPS: Final = 4
 """New stretches or known ones, of prompts that begin a session or go on with one."""

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superinfer.errors import ConfigError
-from superinfer.memory.reuse.history import FEATURES, GAPS
+from superinfer.memory.reuse.features import FEATURES
+from superinfer.memory.reuse.trails import GAPS
 
 Floats = NDArray[np.float32]
 

@@ -165,7 +165,10 @@ class _History:
 
 
 def _first_above(lengths: list[int], tokens: int) -> int:
-    """Place of the first length above `tokens`: `bisect_right`, compiled."""
+    """Place of the first length above `tokens`.
+
+    `bisect_right`, written out: compiled for a list of ints it takes less than half the time.
+    """
     low, high = 0, len(lengths)
     while low < high:
         middle = (low + high) >> 1

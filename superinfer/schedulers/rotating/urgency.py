@@ -61,38 +61,7 @@ class Urgency:
             return need_blocks(draft, owed)  # what comes free is for the share of the aged
         if self._settings.relegation:
             self._give_up(draft)
-        blocked: list[Job] = []
-        later: list[Job] = []
-        reserved = 0
-        for _ in range(URGENT_AT_ONCE):
-            job = self._waiting.urgent(draft.now)
-            if job is None:
-                break
-            turn = not self._settings.prefill_turns or self._has_turn(job)
-            if turn and self._entrance.take_in(draft, job, reserved):
-                continue
-            if draft.now >= self._hopeless_from_s(job):
-                self._relegate(draft, job)
-                continue
-            if not turn:
-                self._waiting.skip(job)
-                later.append(job)
-                continue
-            room = self._entrance.make_room(draft, job, reserved)
-            if room and self._entrance.take_in(draft, job, reserved):
-                continue
-            self._waiting.set_aside(job)
-            blocked.append(job)
-            if not room:
-                break
-            reserved += need_blocks(draft, job)  # the copies under way make room
-        self.blocked = bool(blocked)
-        for job in later:
-            self._waiting.unskip(job)
-        for job in blocked:
-            self._waiting.put_back(job)
-            self.blocked_until_s = min(self.blocked_until_s, self._hopeless_from_s(job))
-        return reserved
+        return self._serve_urgent(draft)
 
     def rest(self) -> None:
         """Nobody waits."""
@@ -120,6 +89,47 @@ class Urgency:
         return given_up([(w._replace(fixed=w.fixed or job.placed), job) for w, job in works])
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _serve_urgent(self, draft: Draft) -> int:
+        """Take in the most urgent ones, as far as there is room or rotation makes some; returns
+        blocks kept for those that wait for it.
+        """
+        blocked: list[Job] = []
+        later: list[Job] = []
+        reserved = 0
+        for _ in range(URGENT_AT_ONCE):
+            job = self._waiting.urgent(draft.now)
+            if job is None:
+                break
+            turn = not self._settings.prefill_turns or self._has_turn(job)
+            if turn and self._entrance.take_in(draft, job, reserved):
+                continue
+            if draft.now >= self._hopeless_from_s(job):
+                self._relegate(draft, job)
+                continue
+            if not turn:
+                self._waiting.skip(job)
+                later.append(job)
+                continue
+            room = self._entrance.make_room(draft, job, reserved)
+            if room and self._entrance.take_in(draft, job, reserved):
+                continue
+            self._waiting.set_aside(job)
+            blocked.append(job)
+            if not room:
+                break
+            reserved += need_blocks(draft, job)  # the copies under way make room
+        self._put_back(blocked, later)
+        return reserved
+
+    def _put_back(self, blocked: list[Job], later: list[Job]) -> None:
+        """Let those wait on that the decision passed over: for room, or for their turn."""
+        self.blocked = bool(blocked)
+        for job in later:
+            self._waiting.unskip(job)
+        for job in blocked:
+            self._waiting.put_back(job)
+            self.blocked_until_s = min(self.blocked_until_s, self._hopeless_from_s(job))
 
     def _enters(self, draft: Draft, job: Job, reserved: int) -> bool:
         """Take a request in, rotating others out where there is no room."""

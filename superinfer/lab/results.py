@@ -161,7 +161,9 @@ def write_columns(
 
     arrays = [_arrow(column, flags=name == "slo_met") for name, column in columns.items()]
     table = pa.Table.from_arrays(arrays, names=list(columns), metadata=dict(metadata or {}))
-    pq.write_table(table, path, compression="zstd")
+    # A dictionary pays for words that repeat; for numbers, most of them distinct, it costs time.
+    texts = [name for name, array in zip(columns, arrays, strict=True) if array.type == pa.string()]
+    pq.write_table(table, path, compression="zstd", use_dictionary=texts)
 
 
 def settings_toml(config: Mapping[str, Any]) -> str:

@@ -32,6 +32,7 @@ from superinfer.lab.options import (
 
 if TYPE_CHECKING:
     from sim.compare import Arms
+    from superinfer.lab.axes import Value
     from superinfer.lab.config import Config
     from superinfer.lab.engines.base import StudyEngine
 
@@ -188,6 +189,22 @@ class ConfigOptions:
             **{**given, "duration_s": self.duration, **(run or {})},
         )
 
+    def load_at(
+        self, extra: Mapping[str, Value], scheduler: str | None, file: Path | None = None
+    ) -> Config:
+        """The configuration with settings by their key laid over everything else."""
+        from superinfer.lab.axes import setting_text
+
+        run: dict[str, object] = {"scheduler": scheduler} if scheduler else {}
+        settings = []
+        for key, value in extra.items():
+            section, _, rest = key.partition(".")
+            if section == "run" and "." not in rest:
+                run[rest] = value
+            else:
+                settings.append(f"{key}={setting_text(value)}")
+        return self.load(file, settings, run)
+
 
 @dataclass(slots=True, frozen=True)
 class StudyOptions:
@@ -208,7 +225,18 @@ class StudyOptions:
         return engine_of(self.engine, self.workers, self.address)
 
 
-_BUNDLES = (ConfigOptions, StudyOptions)
+@dataclass(slots=True, frozen=True)
+class ComparisonOptions:
+    """The options of a command that compares a few arms, on this machine."""
+
+    seeds: Seeds = 1
+    workers: Workers = 0
+    out: Out = None
+    as_json: AsJson = False
+    no_plots: NoPlots = False
+
+
+_BUNDLES = (ConfigOptions, StudyOptions, ComparisonOptions)
 
 
 def names_in(text: str | None) -> tuple[str, ...]:
@@ -240,8 +268,8 @@ def scheduler_names(text: str | None, arms: Sequence[Path] | None, default: str)
 
 def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose first parameter is a `ConfigOptions`, with these options in its place: the
-    trace before its own options, the others after them. A `StudyOptions` beside it is taken apart
-    too: between its own options and those others.
+    trace before its own options, the others after them. A `StudyOptions` or `ComparisonOptions`
+    beside it is taken apart too: between its own options and those others.
     """
     return with_config_options_but()(command)
 

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from sim.cache_cli import cache_study, train_reuse
+from sim.option_bundles import with_config_options
 from sim.options import (
     Arm,
     Attainment,
@@ -25,7 +26,6 @@ from sim.options import (
     Require,
     Target,
     load_arms,
-    with_config_options,
 )
 from sim.plan_cli import plan
 from sim.profiles_cli import app as profiles_app

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from sim.option_bundles import with_config_options
 from sim.options import (
     Arm,
     ComparisonOptions,
     ConfigOptions,
     load_arms,
-    with_config_options,
 )
 
 Schedulers = Annotated[

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.option_bundles import with_config_options
 from sim.options import (
     Arm,
     Attainment,
     ConfigOptions,
     StudyOptions,
     scheduler_names,
-    with_config_options,
 )
 
 if TYPE_CHECKING:

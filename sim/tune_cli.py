@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.options import ConfigOptions, StudyOptions, names_in, with_config_options
+from sim.option_bundles import with_config_options
+from sim.options import ConfigOptions, StudyOptions, names_in
 from superinfer.lab.options import Scheduler
 
 if TYPE_CHECKING:

@@ -147,6 +147,7 @@ class _OneWorker(SpawnContext):
     _process: SpawnProcess | None = None
 
     def Process(self, *args: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]
+        """As `multiprocessing.Process`; the pool makes its worker with it."""
         self._process = SpawnProcess(*args, **options)
         return self._process
 

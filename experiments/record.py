@@ -16,6 +16,8 @@ from superinfer.outputs import replacing
 SIMULATED = Path(__file__).parent / "results" / "simulated"
 PROFILE_70B = "a100-80g_llama-3.1-70b_tp4"
 """Step times of Llama-3.1-70B on four A100-80G."""
+MACHINE_70B = "Llama-3.1-70B on four A100-80G (TP 4), step times of the profile"
+"""In words, before the name of that profile."""
 
 
 def made_by(command: str, **more: object) -> dict[str, Any]:
@@ -40,8 +42,10 @@ def write_result(
 
 def provenance(made_by: Mapping[str, Any], what: str) -> str:
     """A sentence for the top of a page."""
+    return f"{simulated_by(made_by)}; {what}."
+
+
+def simulated_by(made_by: Mapping[str, Any]) -> str:
+    """The beginning of such a sentence: the command, versions and source."""
     versions = ", ".join(f"{name} {text}" for name, text in made_by["versions"].items())
-    return (
-        f"**Simulated**, by `{made_by['command']}` with {versions}; source {made_by['source']}; "
-        f"{what}."
-    )
+    return f"**Simulated**, by `{made_by['command']}` with {versions}; source {made_by['source']}"

@@ -20,28 +20,36 @@ DEFAULT_POLICIES = (
     "lru,lfu,fifo,two_level,gdsf,s3fifo,tail_lru,category_exponential,slo_aware,belady"
 )
 
+HashedTrace = Annotated[
+    str, typer.Argument(metavar="TRACE", help="Trace with hash_ids; - for stdin.")
+]
+Capacity = Annotated[str, typer.Option(metavar="N,N,...", help="Blocks of the trace's own size.")]
+Policies = Annotated[str, typer.Option(help="Comma separated.")]
+First = Annotated[
+    float,
+    typer.Option("--from", min=0.0, max=0.999, help="Count after this share of the requests."),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Reuse model of slo_aware.", show_default="shipped"),
+]
+OfSeconds = Annotated[str, typer.Option(help="For the seconds saved.")]
+Degree = Annotated[int, typer.Option(min=1, help="Tensor-parallel GPUs.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N requests.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
+
 
 def cache_study(
-    trace: Annotated[
-        str, typer.Argument(metavar="TRACE", help="Trace with hash_ids; - for stdin.")
-    ],
-    capacity: Annotated[
-        str, typer.Option(metavar="N,N,...", help="Blocks of the trace's own size.")
-    ] = "1000,3000,10000",
-    policies: Annotated[str, typer.Option(help="Comma separated.")] = DEFAULT_POLICIES,
-    first: Annotated[
-        float,
-        typer.Option("--from", min=0.0, max=0.999, help="Count after this share of the requests."),
-    ] = 0.0,
-    weights: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Reuse model of slo_aware.", show_default="shipped"),
-    ] = None,
-    model: Annotated[str, typer.Option(help="For the seconds saved.")] = "llama-3.1-8b",
-    device: Annotated[str, typer.Option(help="For the seconds saved.")] = "a100-80g",
-    tp: Annotated[int, typer.Option(min=1, help="Tensor-parallel GPUs.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N requests.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    trace: HashedTrace,
+    capacity: Capacity = "1000,3000,10000",
+    policies: Policies = DEFAULT_POLICIES,
+    first: First = 0.0,
+    weights: Weights = None,
+    model: OfSeconds = "llama-3.1-8b",
+    device: OfSeconds = "a100-80g",
+    tp: Degree = 1,
+    limit: Limit = None,
+    as_json: AsJson = False,
 ) -> None:
     """Replay the prompts of a trace through eviction policies, without timing."""
     from superinfer.costs import build_cost

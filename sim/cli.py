@@ -16,17 +16,16 @@ from typing import Annotated
 import typer
 
 from sim.cache_cli import cache_study, train_reuse
+from sim.option_bundles import with_config_options
 from sim.options import (
     Arm,
     Attainment,
+    ComparisonOptions,
     ConfigOptions,
     Out,
     Require,
-    Seeds,
     Target,
-    Workers,
     load_arms,
-    with_config_options,
 )
 from sim.plan_cli import plan
 from sim.profiles_cli import app as profiles_app
@@ -82,6 +81,7 @@ def run(
 @with_config_options
 def compare(
     options: ConfigOptions,
+    study: ComparisonOptions,
     schedulers: Annotated[
         str | None,
         typer.Option(
@@ -90,19 +90,14 @@ def compare(
         ),
     ] = None,
     arm: Arm = None,
-    seeds: Seeds = 1,
-    workers: Workers = 0,
-    out: Out = None,
-    as_json: AsJson = False,
-    no_plots: NoPlots = False,
 ) -> None:
     """Simulate several schedulers on the same trace and show the differences."""
     from sim.commands import RunOptions
     from sim.compare import compare_command
 
     arms = load_arms(options, schedulers, arm, "vllm,fcfs,priority,rotating", "compare")
-    wish = RunOptions(out, (), as_json, not no_plots)
-    raise typer.Exit(compare_command(arms, wish, seeds, workers))
+    wish = RunOptions(study.out, (), study.as_json, not study.no_plots)
+    raise typer.Exit(compare_command(arms, wish, study.seeds, study.workers))
 
 
 @app.command("suggest-slo")

@@ -155,6 +155,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def warn_of_notes(config: Config) -> None:
+    """Say how the parts of a configuration were put together, where a user should know."""
+    for note in config.notes:
+        say(f"warning: {note}")
+
+
 # -- inside ---------------------------------------------------------------------------------------
 
 
@@ -162,8 +168,7 @@ def _prepare(config: Config, options: RunOptions) -> None:
     """Meet every fault that needs no trace before the trace is read."""
     if options.out is not None:
         check_folder(options.out)
-    for note in config.notes:
-        say(f"warning: {note}")
+    warn_of_notes(config)
     if config.router and config.run.replicas == 1:
         say("warning: [router]: not used with one replica")
     build_engine(config)

@@ -18,6 +18,7 @@ from sim.commands import (
     read_workload,
     say,
     simulated,
+    warn_of_notes,
     write_pages,
 )
 from sim.run import build_engine
@@ -177,8 +178,7 @@ def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
     if options.out is not None:
         check_folder(options.out)
     for name, config in arms.items():
-        for note in config.notes:
-            say(f"warning: {note}")
+        warn_of_notes(config)
         with in_arm(name):
             build_engine(config)
     run = next(iter(arms.values())).run

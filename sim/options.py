@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-import itertools
-import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -32,6 +28,7 @@ from superinfer.lab.options import (
 
 if TYPE_CHECKING:
     from sim.compare import Arms
+    from superinfer.lab.axes import Value
     from superinfer.lab.config import Config
     from superinfer.lab.engines.base import StudyEngine
 
@@ -188,6 +185,22 @@ class ConfigOptions:
             **{**given, "duration_s": self.duration, **(run or {})},
         )
 
+    def load_at(
+        self, extra: Mapping[str, Value], scheduler: str | None, file: Path | None = None
+    ) -> Config:
+        """The configuration with settings by their key laid over everything else."""
+        from superinfer.lab.axes import setting_text
+
+        run: dict[str, object] = {"scheduler": scheduler} if scheduler else {}
+        settings = []
+        for key, value in extra.items():
+            section, _, rest = key.partition(".")
+            if section == "run" and "." not in rest:
+                run[rest] = value
+            else:
+                settings.append(f"{key}={setting_text(value)}")
+        return self.load(file, settings, run)
+
 
 @dataclass(slots=True, frozen=True)
 class StudyOptions:
@@ -208,7 +221,15 @@ class StudyOptions:
         return engine_of(self.engine, self.workers, self.address)
 
 
-_BUNDLES = (ConfigOptions, StudyOptions)
+@dataclass(slots=True, frozen=True)
+class ComparisonOptions:
+    """The options of a command that compares a few arms, on this machine."""
+
+    seeds: Seeds = 1
+    workers: Workers = 0
+    out: Out = None
+    as_json: AsJson = False
+    no_plots: NoPlots = False
 
 
 def names_in(text: str | None) -> tuple[str, ...]:
@@ -236,52 +257,3 @@ def load_arms(
 def scheduler_names(text: str | None, arms: Sequence[Path] | None, default: str) -> tuple[str, ...]:
     """The schedulers of a command that also takes arms: `default` where neither is given."""
     return names_in(default if text is None and not arms else text)
-
-
-def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first parameter is a `ConfigOptions`, with these options in its place: the
-    trace before its own options, the others after them. A `StudyOptions` beside it is taken apart
-    too: between its own options and those others.
-    """
-    return with_config_options_but()(command)
-
-
-def with_config_options_but(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """`with_config_options` without some of these options."""
-    return functools.partial(_with_options, left_out)
-
-
-def _with_options(left_out: Collection[str], command: Callable[..., None]) -> Callable[..., None]:
-    given_to = inspect.signature(command, eval_str=True).parameters
-    kinds = {name: p.annotation for name, p in given_to.items() if p.annotation in _BUNDLES}
-    bundles = {name: _options_of(kind, left_out) for name, kind in kinds.items()}
-    own = [p for name, p in given_to.items() if name not in bundles]
-    (trace, *others), *studies = bundles.values()
-    parameters = [
-        option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for option in (trace, *own, *itertools.chain(*studies), *others)
-    ]
-
-    @functools.wraps(command)
-    def called(**given: Any) -> None:
-        taken = {
-            name: kinds[name](**{o.name: given.pop(o.name) for o in found if o.name in given})
-            for name, found in bundles.items()
-        }
-        command(**taken, **given)
-
-    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    called.__annotations__ = {each.name: each.annotation for each in parameters}
-    return called
-
-
-def _options_of(kind: type, left_out: Collection[str] = ()) -> Sequence[inspect.Parameter]:
-    """A parameter for each field of a dataclass of options."""
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return [
-        inspect.Parameter(
-            f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name]
-        )
-        for f in fields(kind)
-        if f.name not in left_out
-    ]

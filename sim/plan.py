@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from sim.commands import default_run_folder, read_workload, say, simulated
+from sim.commands import default_run_folder, read_workload, say, simulated, warn_of_notes
 from sim.plan_page import page, plan_json, warnings
 from sim.run import build_engine
 from sim.study_folder import check_kept, kept, stdin_file
@@ -158,8 +158,7 @@ def plan_command(config: Config, wish: PlanWish) -> int:
     Raises ConfigError for a device that is not known, a model that fits on none of them, and a
     workload without targets.
     """
-    for note in config.notes:
-        say(f"warning: {note}")
+    warn_of_notes(config)
     prices = load_prices(wish.prices, _device_names(config, wish))
     if wish.out is not None:
         check_kept(wish.out, _STUDY)

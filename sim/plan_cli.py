@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
+from sim.option_bundles import with_config_options_but
 from sim.options import (
     Attainment,
     ConfigOptions,
     KeptOut,
     Workers,
     names_in,
-    with_config_options_but,
 )
 from superinfer.errors import ConfigError
 from superinfer.lab.options import AsJson, NoPlots, Scheduler

@@ -167,35 +167,15 @@ def _routed(shape: ModelShape, run: RunConfig) -> ModelShape:
 def engine_config(
     run: RunConfig, shape: ModelShape, cost: StepCost, scheduler: Scheduler
 ) -> EngineConfig:
-    """Sizes of the replica: block size, device blocks and host blocks.
-
-    The KV cache of a scheduler with a `free_gpu_memory_fraction` takes that share of the memory
-    that is free beside the weights, in place of `run.gpu_memory_utilization` less the weights.
-    """
+    """Sizes of the replica: block size, device blocks and host blocks."""
     block_tokens = run.block_tokens or scheduler.block_tokens
     block_bytes = block_tokens * cost.kv_bytes_per_token
-    free_share = getattr(scheduler, "free_gpu_memory_fraction", None)
-    shares = (run.gpu_memory_utilization, 1.0) if free_share is None else (1.0, free_share)
-    if run.kv_blocks:
-        blocks = run.kv_blocks
-    elif isinstance(cost, FlexGenCost):
-        blocks = cost.capacity_blocks(block_tokens, shares[0])
-    else:
-        blocks = kv_capacity_blocks(
-            shape,
-            find_device(run.device, run.costs),
-            run.tp,
-            block_tokens,
-            shares[0],
-            None,
-            shares[1],
-        )
     eight = shape.kv_block_bytes(run.tp, block_tokens, 8)
     four = shape.kv_block_bytes(run.tp, block_tokens, 4)
     # FlexGen keeps all of its cache at one precision, and a cache of 8 bits loses no more.
     small = NO_SMALL if isinstance(cost, FlexGenCost) or shape.kv_dtype else (eight, four)
     return EngineConfig(
-        total_blocks=blocks,
+        total_blocks=_device_blocks(run, shape, cost, scheduler, block_tokens),
         block_tokens=block_tokens,
         block_bytes=block_bytes,
         small_block_bytes=small,
@@ -207,6 +187,24 @@ def engine_config(
         prefix_caching=run.prefix_caching,
         lag=run.lag,
     )
+
+
+def _device_blocks(
+    run: RunConfig, shape: ModelShape, cost: StepCost, scheduler: Scheduler, block_tokens: int
+) -> int:
+    """Blocks of KV cache that the device holds.
+
+    The KV cache of a scheduler with a `free_gpu_memory_fraction` takes that share of the memory
+    that is free beside the weights, in place of `run.gpu_memory_utilization` less the weights.
+    """
+    if run.kv_blocks:
+        return run.kv_blocks
+    free_share = getattr(scheduler, "free_gpu_memory_fraction", None)
+    shares = (run.gpu_memory_utilization, 1.0) if free_share is None else (1.0, free_share)
+    if isinstance(cost, FlexGenCost):
+        return cost.capacity_blocks(block_tokens, shares[0])
+    device = find_device(run.device, run.costs)
+    return kv_capacity_blocks(shape, device, run.tp, block_tokens, shares[0], None, shares[1])
 
 
 def _check_demands(config: Config, kv_bits: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from sim.commands import check_folder, default_run_folder, read_workload, say
+from sim.commands import check_folder, default_run_folder, read_workload, say, warn_of_notes
 from sim.compare import Arms, Simulate, check_seeds, in_arm, kept_input
 from sim.known_metrics import check_known
 from sim.run import build_engine
@@ -229,8 +229,7 @@ def _check(arms: Arms, question: Question) -> Config:
     if question.out is not None:
         check_folder(question.out)
     for name, config in arms.items():
-        for note in config.notes:
-            say(f"warning: {note}")
+        warn_of_notes(config)
         with in_arm(name):
             variations(config, build_engine(config)[1])
     _chosen(arms, question)

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from sim.commands import read_workload, say, window_of
+from sim.commands import read_workload, say, warn_of_notes, window_of
 from sim.run import build_engine, no_collection, run_simulation
 from sim.suggest_page import attainments, classes_toml, not_asked, page, suggestion, warnings
 from sim.workload import feed_stdin, kept_stdin, load_workload
@@ -180,8 +180,7 @@ def suggest_command(config: Config, wish: Wish) -> int:
     """
     if wish.out is not None:
         check_writable(wish.out, file=True)
-    for note in config.notes:
-        say(f"warning: {note}")
+    warn_of_notes(config)
     build_engine(config)
     with no_collection():
         search = Search(config, wish, kept_stdin(config))

@@ -20,10 +20,10 @@ from sim.sweep_page import peak_table, sweep_frame, sweep_json, sweep_table
 from sim.workload import kept_stdin
 from superinfer.errors import ConfigError
 from superinfer.lab.axes import Axis, Place, Value, place_text, places
+from superinfer.lab.columns import write_columns
 from superinfer.lab.config import Config
 from superinfer.lab.engines.base import StudyEngine
 from superinfer.lab.progress import showing_progress
-from superinfer.lab.results import write_columns
 from superinfer.lab.study import Study, run_study
 from superinfer.lab.sweep_points import Peak, Point, Points, peaks, rate_axis, to_refine
 from superinfer.lab.trust import assumed_warning, range_warning

@@ -8,54 +8,58 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.option_bundles import with_config_options
 from sim.options import (
     Arm,
     Attainment,
     ConfigOptions,
     StudyOptions,
     scheduler_names,
-    with_config_options,
 )
 
 if TYPE_CHECKING:
     from superinfer.lab.axes import Value
     from superinfer.lab.config import Config
 
+Over = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--over",
+        metavar="NAME=VALUES",
+        help="What is varied: rate, slo, burstiness, kv_blocks, link or a key such as "
+        "scheduler.max_num_seqs; values as a,b or from:to:step or from:to:xFACTOR. "
+        "Several make a grid.",
+        show_default="rate=0.5:1.5:0.25",
+    ),
+]
+Schedulers = Annotated[
+    str | None,
+    typer.Option(
+        help="Schedulers, comma separated, or all.",
+        show_default="vllm,rotating; none with --arm",
+    ),
+]
+Refine = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        min=0.1,
+        max=50,
+        help="Close in to P % on the largest rate that keeps --attainment, also beyond --over.",
+        show_default="the rates of --over alone",
+    ),
+]
+
 
 @with_config_options
 def sweep(
     options: ConfigOptions,
     study: StudyOptions,
-    over: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--over",
-            metavar="NAME=VALUES",
-            help="What is varied: rate, slo, burstiness, kv_blocks, link or a key such as "
-            "scheduler.max_num_seqs; values as a,b or from:to:step or from:to:xFACTOR. "
-            "Several make a grid.",
-            show_default="rate=0.5:1.5:0.25",
-        ),
-    ] = None,
-    schedulers: Annotated[
-        str | None,
-        typer.Option(
-            help="Schedulers, comma separated, or all.",
-            show_default="vllm,rotating; none with --arm",
-        ),
-    ] = None,
+    over: Over = None,
+    schedulers: Schedulers = None,
     arm: Arm = None,
     attainment: Attainment = 95.0,
-    refine: Annotated[
-        float | None,
-        typer.Option(
-            metavar="P",
-            min=0.1,
-            max=50,
-            help="Close in to P % on the largest rate that keeps --attainment, also beyond --over.",
-            show_default="the rates of --over alone",
-        ),
-    ] = None,
+    refine: Refine = None,
 ) -> None:
     """Run schedulers over a grid of settings; find the peak goodput within the targets."""
     from sim.compare import named_arms
@@ -64,7 +68,7 @@ def sweep(
 
     def arm_of(file: Path | None, scheduler: str | None) -> SweepArm:
         def load(extra: Mapping[str, Value]) -> Config:
-            return load_at(options, file, scheduler, extra)
+            return options.load_at(extra, scheduler, file)
 
         load({})  # what an axis takes the place of is not to be nonsense either
         return load
@@ -85,23 +89,3 @@ def sweep(
         for name, file, scheduler in named_arms(names, arm or (), "sweep")
     }
     raise typer.Exit(sweep_command(arms, wish))
-
-
-def load_at(
-    options: ConfigOptions,
-    file: Path | None,
-    scheduler: str | None,
-    extra: Mapping[str, Value],
-) -> Config:
-    """The configuration with settings by their key laid over everything else."""
-    from superinfer.lab.axes import setting_text
-
-    run: dict[str, object] = {"scheduler": scheduler} if scheduler else {}
-    settings = []
-    for key, value in extra.items():
-        section, _, rest = key.partition(".")
-        if section == "run" and "." not in rest:
-            run[rest] = value
-        else:
-            settings.append(f"{key}={setting_text(value)}")
-    return options.load(file, settings, run)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sim.commands import default_run_folder, read_workload, say
+from sim.commands import default_run_folder, read_workload, say, warn_of_notes
 from sim.compare import Simulate, check_seeds
 from sim.known_metrics import few_summary
 from sim.run import build_engine
@@ -97,8 +97,7 @@ def _check(config: Config, config_at: ConfigAt, wish: TuneWish) -> Space:
     """Meet every fault that needs no trace before the trace is read; the space."""
     if wish.out is not None:
         check_kept(wish.out, POINTS)
-    for note in config.notes:
-        say(f"warning: {note}")
+    warn_of_notes(config)
     build_engine(config)
     check_seeds(config.run, wish.seeds)
     if wish.space is not None:

@@ -8,17 +8,56 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.options import (
-    ConfigOptions,
-    StudyOptions,
-    names_in,
-    with_config_options,
-)
+from sim.option_bundles import with_config_options
+from sim.options import ConfigOptions, StudyOptions, names_in
 from superinfer.lab.options import Scheduler
 
 if TYPE_CHECKING:
     from superinfer.lab.axes import Value
     from superinfer.lab.config import Config
+
+Trials = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Settings to try in all, with those of before.")
+]
+Objectives = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY,...",
+        help="Keys of summary.json, or attainment, goodput, throughput; the first counts most.",
+        show_default="attainment,throughput,p99_ttft_ms; without targets not the first",
+    ),
+]
+Params = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,...",
+        help="Parameters of the scheduler to vary.",
+        show_default="its numbers and words",
+    ),
+]
+SpaceFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="TOML file of ranges and choices for any setting.",
+        show_default="from the scheduler's parameters",
+    ),
+]
+SearchSeed = Annotated[
+    int, typer.Option(metavar="S", min=0, help="Seed of the search for settings.")
+]
+Batch = Annotated[
+    int,
+    typer.Option(metavar="N", min=1, help="Trials drawn at a time, on what all before gave."),
+]
+Storage = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="SQLite file of the trials; one that is there goes on.",
+        show_default="study.db in --out",
+    ),
+]
 
 
 @with_config_options
@@ -26,55 +65,19 @@ def tune(
     options: ConfigOptions,
     study: StudyOptions,
     scheduler: Scheduler = None,
-    trials: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Settings to try in all, with those of before.")
-    ] = 40,
-    objectives: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY,...",
-            help="Keys of summary.json, or attainment, goodput, throughput; the first counts most.",
-            show_default="attainment,throughput,p99_ttft_ms; without targets not the first",
-        ),
-    ] = None,
-    params: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,...",
-            help="Parameters of the scheduler to vary.",
-            show_default="its numbers and words",
-        ),
-    ] = None,
-    space: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="TOML file of ranges and choices for any setting.",
-            show_default="from the scheduler's parameters",
-        ),
-    ] = None,
-    search_seed: Annotated[
-        int, typer.Option(metavar="S", min=0, help="Seed of the search for settings.")
-    ] = 0,
-    batch: Annotated[
-        int,
-        typer.Option(metavar="N", min=1, help="Trials drawn at a time, on what all before gave."),
-    ] = 4,
-    storage: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="SQLite file of the trials; one that is there goes on.",
-            show_default="study.db in --out",
-        ),
-    ] = None,
+    trials: Trials = 40,
+    objectives: Objectives = None,
+    params: Params = None,
+    space: SpaceFile = None,
+    search_seed: SearchSeed = 0,
+    batch: Batch = 4,
+    storage: Storage = None,
 ) -> None:
     """Look for settings of a scheduler that no others beat; needs the extra `tune`."""
-    from sim.sweep_cli import load_at
     from sim.tune import TuneWish, tune_command
 
     def config_at(extra: Mapping[str, Value]) -> Config:
-        return load_at(options, None, scheduler, extra)
+        return options.load_at(extra, scheduler)
 
     wish = TuneWish(
         trials=trials,

@@ -12,12 +12,13 @@ from typing import Any
 from experiments.dial.plot import write_picture
 from experiments.dial.table import REPORTED, page
 from experiments.ladder.__main__ import loads
+from experiments.measures import numbers_of
 from experiments.options import study_options
 from experiments.reading import exit_code_of
 from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
 from experiments.scenarios.arms import ARMS, ROTATING
 from experiments.scenarios.bench import Bench, say
-from experiments.scenarios.measures import ATTAINMENT, BATCH, numbers_of
+from experiments.scenarios.measures import ATTAINMENT, BATCH
 from experiments.scenarios.settings import SETTINGS, config_of
 from superinfer.lab.config import Config
 from superinfer.lab.dial import WEIGHTS

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from experiments.dial.plot import PICTURE
-from experiments.record import provenance
-from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT, PEAK_KV, Measure
+from experiments.measures import Measure
+from experiments.record import MACHINE_70B, provenance
+from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT, PEAK_KV
 from experiments.tables.parts import number, table
 from superinfer.lab.dial import Dial
 
@@ -29,11 +30,10 @@ _SET = ("floor_bits", "shrink_8_at", "pace_margin", "memory_share", "max_num_bat
 def page(summary: Numbers) -> str:
     """The whole page."""
     made_by = summary["made_by"]
-    machine = "Llama-3.1-70B on four A100-80G (TP 4), step times of the profile"
     lines = [
         "# The dial between cost, speed and quality",
         "",
-        provenance(made_by, f"{machine} `{made_by['profile']}`"),
+        provenance(made_by, f"{MACHINE_70B} `{made_by['profile']}`"),
         "",
         f"{summary['scenario']}: {summary['title']}; {summary['rate_per_s']:.5g} chat requests/s. "
         "Cost is read as batch tokens/s (the more, the cheaper a token), speed as chat attainment, "

@@ -13,6 +13,7 @@ from experiments.fairness.settings import (
     NO_FAIRNESS,
     ROTATING,
 )
+from experiments.record import simulated_by
 from experiments.tables.parts import table
 from superinfer.lab.report.values import NONE
 
@@ -49,12 +50,10 @@ _COLUMNS = {
 def page(summary: Numbers) -> str:
     """The whole page."""
     made_by = summary["made_by"]
-    versions = ", ".join(f"{name} {text}" for name, text in made_by["versions"].items())
     lines = [
         "# A free tier beside a hostile tenant",
         "",
-        f"**Simulated**, by `{made_by['command']}` with {versions}; source {made_by['source']}, "
-        f"step times of {made_by['profile']}.",
+        f"{simulated_by(made_by)}, step times of {made_by['profile']}.",
         "",
         *(f"* {finding}" for finding in findings(summary["floods"])),
         "",

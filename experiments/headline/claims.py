@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.headline.measures import ATTAINMENT, BATCH, E2E, PEAK, TTFT
 from experiments.headline.settings import OURS, OURS_KV4, VLLM, VLLM_TUNED
-from experiments.scenarios.measures import Measure
+from experiments.measures import Measure
 
 Numbers = Mapping[str, Any]
 REACHED, MEAN_ONLY, NOT_REACHED = "yes", "in the mean only", "no"

@@ -8,10 +8,9 @@ from typing import Any
 
 from experiments.headline.settings import OURS
 from experiments.headline.workloads import Workload
-from experiments.scenarios.measures import Measure, numbers_of, paired
+from experiments.measures import Measure, Numbers, numbers_of, paired
 from superinfer.lab.results import Run
 
-Numbers = dict[str, Any]
 Runs = Mapping[str, Sequence[Run]]
 
 ATTAINMENT = Measure("attainment", "SLO attainment (%)", 100, 1)

@@ -19,8 +19,8 @@ from experiments.headline.settings import (
     VLLM_TUNED,
     label,
 )
+from experiments.measures import Measure
 from experiments.scenarios.arms import SGLANG, TENSORRT_LLM
-from experiments.scenarios.measures import Measure
 from superinfer.lab.plot_parts import BLUE, GREEN, GREY, ORANGE, RED
 from superinfer.outputs import replacing
 

@@ -19,9 +19,9 @@ from experiments.headline.measures import (
 )
 from experiments.headline.settings import OURS, VLLM, VLLM_TUNED, label
 from experiments.headline.workloads import WORKLOADS
+from experiments.measures import Measure
 from experiments.record import provenance
 from experiments.scenarios.arms import ARMS
-from experiments.scenarios.measures import Measure
 from experiments.tables.parts import spread
 from superinfer.lab.report.values import NONE
 

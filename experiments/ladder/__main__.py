@@ -13,12 +13,13 @@ from typing import Any
 from experiments.ladder.plot import write_picture
 from experiments.ladder.settings import SCENARIOS, config_at, first_rungs, further_rungs
 from experiments.ladder.table import REPORTED, page
+from experiments.measures import numbers_of, paired
 from experiments.options import study_options
 from experiments.reading import exit_code_of, fields_of, read_json
 from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
 from experiments.scenarios.arms import Arm
 from experiments.scenarios.bench import Bench, Runs, say
-from experiments.scenarios.measures import BATCH, DECIDING, numbers_of, paired
+from experiments.scenarios.measures import BATCH, DECIDING
 from experiments.scenarios.settings import SETTINGS
 from superinfer.lab.numbers import mean_number
 
@@ -69,7 +70,9 @@ def climb(bench: Bench, scenario: str, rate_per_s: float, seeds: Sequence[int]) 
             name: paired({below: runs[below], name: runs[name]}, below, DECIDING)[name]
             for below, name in pairwise(names)
         },
-        "whole": paired({first: runs[first], names[-1]: runs[names[-1]]}, first)[names[-1]],
+        "whole": paired({first: runs[first], names[-1]: runs[names[-1]]}, first, DECIDING)[
+            names[-1]
+        ],
     }
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from experiments.ladder.plot import PICTURE
 from experiments.ladder.settings import KV_BITS
-from experiments.record import provenance
-from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT, PEAK_KV, Measure
+from experiments.measures import Measure
+from experiments.record import MACHINE_70B, provenance
+from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT, PEAK_KV
 from experiments.scenarios.verdicts import points, relative
 from experiments.tables.parts import table
 
@@ -43,11 +44,10 @@ _CONDITIONS = (
 def page(summary: Numbers) -> str:
     """The whole page."""
     made_by = summary["made_by"]
-    machine = "Llama-3.1-70B on four A100-80G (TP 4), step times of the profile"
     lines = [
         "# What each mechanism is worth",
         "",
-        provenance(made_by, f"{machine} `{made_by['profile']}`"),
+        provenance(made_by, f"{MACHINE_70B} `{made_by['profile']}`"),
         "",
         _CONDITIONS,
         "",

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.measures import Numbers
 from experiments.options import study_options
 from experiments.reading import exit_code_of
 from experiments.record import SIMULATED, made_by, write_result
-from experiments.rotasched.measures import Numbers, measured
+from experiments.rotasched.measures import measured
 from experiments.rotasched.plot import write_picture
 from experiments.rotasched.settings import (
     ARMS,

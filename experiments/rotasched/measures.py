@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
+from experiments.measures import Measure, Numbers, numbers_of
 from experiments.rotasched.settings import TBT_S, TIGHT_TTFT_S, TTFT_S
-from experiments.scenarios.measures import numbers_of
 from superinfer.lab.results import Run
-
-Numbers = dict[str, Any]
-
-
-@dataclass(slots=True, frozen=True)
-class Measure:
-    """A key of the numbers and how a table shows it."""
-
-    key: str
-    title: str
-    scale: float = 1.0
-    digits: int = 0
-
 
 TTFT = Measure("ttft_share", f"TTFT <= {TTFT_S:g} s (%)", 100, 1)
 TIGHT_TTFT = Measure("tight_ttft_share", f"TTFT <= {TIGHT_TTFT_S:g} s (%)", 100, 1)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.rotasched.measures import GAP, THROUGHPUT, TPOT, TTFT, Measure
+from experiments.measures import Measure
+from experiments.rotasched.measures import GAP, THROUGHPUT, TPOT, TTFT
 from experiments.rotasched.settings import ARMS, DEFAULT, REPO, ROTATING, TUNED, VLT
 from superinfer.lab.plot_parts import BLUE, GREY, ORANGE, RED
 from superinfer.outputs import replacing

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.rotasched.measures import GAP, MEASURES, THROUGHPUT, TPOT, TTFT, Measure
+from experiments.measures import Measure
+from experiments.record import simulated_by
+from experiments.rotasched.measures import GAP, MEASURES, THROUGHPUT, TPOT, TTFT
 from experiments.rotasched.settings import ARMS, DEFAULT, REPO, ROTATING, TUNED, VARIANTS
 from experiments.tables.parts import table
 
@@ -28,11 +30,10 @@ _CONDITIONS = (
 def page(summary: Numbers) -> str:
     """The whole page."""
     made_by = summary["made_by"]
-    versions = ", ".join(f"{name} {text}" for name, text in made_by["versions"].items())
     lines = [
         "# RotaSched on GH200: the shape of its results",
         "",
-        f"**Simulated**, by `{made_by['command']}` with {versions}; source {made_by['source']}.",
+        f"{simulated_by(made_by)}.",
         "",
         *(f"* {finding}" for finding in findings(summary)),
         "",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from experiments.measures import numbers_of, paired
 from experiments.scenarios.arms import (
     ARMS,
     FCFS,
@@ -20,7 +21,7 @@ from experiments.scenarios.arms import (
     label,
 )
 from experiments.scenarios.bench import Bench, Runs
-from experiments.scenarios.measures import ATTAINMENT, BATCH, DECIDING, P99_TTFT, numbers_of, paired
+from experiments.scenarios.measures import ATTAINMENT, BATCH, DECIDING, P99_TTFT, REPORTED
 from experiments.scenarios.search import Star, star_of
 from experiments.scenarios.settings import (
     HOST_MEMORY_GIB,
@@ -108,8 +109,8 @@ def _at_star(
     runs = bench.runs(configs, extent.seeds, f"{setting.name}: all arms")
     references = dict.fromkeys((star.reference, PRIORITY_SWAP))
     return {
-        "arms": {name: numbers_of(each) for name, each in runs.items()},
-        "differences": {name: paired(runs, name) for name in references},
+        "arms": {name: numbers_of(each, REPORTED) for name, each in runs.items()},
+        "differences": {name: paired(runs, name, DECIDING) for name in references},
         "rotating_over": _over(runs, ROTATING, [name for name in arms if name != ROTATING]),
         "with_memory_over": {
             ours: _over(runs, ours, [name for name in arms if name not in WITH_MEMORY])
@@ -120,7 +121,9 @@ def _at_star(
 
 def _over(runs: Runs, ours: str, rivals: Sequence[str]) -> Part:
     """How an arm differs from each of its rivals."""
-    return {name: paired({name: runs[name], ours: runs[ours]}, name)[ours] for name in rivals}
+    return {
+        name: paired({name: runs[name], ours: runs[ours]}, name, DECIDING)[ours] for name in rivals
+    }
 
 
 def _published(
@@ -172,7 +175,7 @@ def _ablation(bench: Bench, setting: Setting, extent: Extent, rate_per_s: float)
     absent += _same_as_unknown(runs)
     return {
         "whole": numbers_of(runs[ROTATING], DECIDING),
-        "differences": paired(runs, ROTATING) if len(runs) > 1 else {},
+        "differences": paired(runs, ROTATING, DECIDING) if len(runs) > 1 else {},
         "absent": absent,
     }
 
@@ -190,7 +193,7 @@ def _same_as_unknown(runs: Runs) -> list[str]:
     known, unknown = runs.get("lengths known"), runs.get("lengths unknown")
     if not known or not unknown:
         return []
-    if numbers_of(known) != numbers_of(unknown):
+    if numbers_of(known, REPORTED) != numbers_of(unknown, REPORTED):
         return []
     del runs["lengths known"]
     return ["lengths known: every number is that of lengths unknown"]

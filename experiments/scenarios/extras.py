@@ -6,10 +6,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from experiments.measures import numbers_of, paired
 from experiments.scenarios.arms import ARMS, FCFS, ROTATING
 from experiments.scenarios.bench import Bench
 from experiments.scenarios.comparison import Part, conditions
-from experiments.scenarios.measures import ATTAINMENT, BATCH, MEAN_E2E, numbers_of, paired
+from experiments.scenarios.measures import ATTAINMENT, BATCH, MEAN_E2E
 from experiments.scenarios.search import star_of
 from experiments.scenarios.settings import (
     SETTINGS,

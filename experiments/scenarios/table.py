@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from experiments.measures import Measure
+from experiments.record import MACHINE_70B, provenance
 from experiments.scenarios.arms import CHUNKED, PREFILL_FIRST, ROTATING, label
 from experiments.scenarios.measures import (
     ATTAINMENT,
@@ -13,7 +15,6 @@ from experiments.scenarios.measures import (
     P99_TTFT,
     PEAK_KV,
     TABLES,
-    Measure,
 )
 from experiments.scenarios.settings import KEPT_SHARE
 from experiments.scenarios.verdicts import points, relative, verdicts
@@ -48,12 +49,7 @@ def page(summary: Numbers) -> str:
 
 
 def _provenance(made_by: Numbers) -> Iterator[str]:
-    versions = ", ".join(f"{name} {text}" for name, text in made_by["versions"].items())
-    yield (
-        f"**Simulated**, by `{made_by['command']}` with {versions}; source {made_by['source']}; "
-        f"Llama-3.1-70B on four A100-80G (TP 4), step times of the profile "
-        f"`{made_by['profile']}`."
-    )
+    yield provenance(made_by, f"{MACHINE_70B} `{made_by['profile']}`")
     if made_by["quick"]:
         yield ""
         yield "**A quick run: few seeds and points. It shows that the study works, and no more.**"

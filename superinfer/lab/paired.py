@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from superinfer.lab.columns import read_columns
 from superinfer.lab.numbers import column_of, number, split_metric
-from superinfer.lab.results import REQUESTS, Run, read_columns
+from superinfer.lab.results import REQUESTS, Run
 from superinfer.metrics.statistics import QUANTILES, weighted_quantiles
 from superinfer.metrics.tokens import Bools
 from superinfer.record import Floats, Ints

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from superinfer.lab.results import Columns, Run
+from superinfer.lab.columns import Columns
+from superinfer.lab.results import Run
 from superinfer.lab.results import _decimated as decimated
 from superinfer.record import Floats
 

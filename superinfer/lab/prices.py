@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from msgspec import Meta
 
 from superinfer.costs import DEVICES
 from superinfer.errors import InputError
+from superinfer.lab.toml_files import read_toml
 from superinfer.settings import did_you_mean
 
 EXAMPLES = Path(__file__).with_name("prices.toml")
@@ -70,13 +70,9 @@ def load_prices(file: Path | None = None, devices: Sequence[str] = ()) -> Prices
 
 def _read(path: Path) -> _File:
     try:
-        found = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), _File)
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", file=str(path)) from None
+        found = msgspec.convert(read_toml(path), _File)
     except msgspec.ValidationError as error:
         raise InputError(f"expected a table of prices: {error}", file=str(path)) from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"expected TOML: {error}", file=str(path)) from None
     if found.version != 1:
         raise InputError(f"version: expected 1, got {found.version}", file=str(path))
     return found

@@ -14,40 +14,18 @@ A request that a scheduler parks stays in its phase: parking is no event.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
 from superinfer.events import Event
+from superinfer.lab.stories import DIRECTIONS, ENDS, PLANNED, RESULTS, Life, Story
 
 CopySeconds = Callable[[int, str], float]
 """Seconds that copying so many blocks in a direction, `d2h` or `h2d`, takes."""
 
-QUEUED, PREFILL, RECOMPUTE, DECODE = "queued", "prefill", "recompute", "decode"
-PREEMPTED, SWAPPED, MOVING_OUT, MOVING_IN = "preempted", "swapped", "moving out", "moving in"
-
 _STEP = ("prefill", "decode")
-_ENDS = {
-    "finish": "finished",
-    "fail": "failed",
-    "reject": "rejected",
-    "cancel": "cancelled",
-    "unfinished": "unfinished",
-}
-_RESULTS = ("first_token", *_ENDS)
-"""What comes right behind the step that brought it."""
-_DIRECTIONS = {
-    "rotate_out": "d2h",
-    "rotate_in": "h2d",
-    "load": "h2d",
-    "backup": "d2h",
-    "write_through": "d2h",
-    "offload": "d2h",
-}
-_PLANNED = ("admit", "preempt", *_DIRECTIONS)
-_TOLD = frozenset(("submit", "transfer", "evict", *_RESULTS, *_PLANNED))
-"""All other events of a request are shown as moments."""
 _TIE = 1e-12
 """Times that differ by less than this share are the same moment."""
 
@@ -87,33 +65,6 @@ class Copy:
 
 
 @dataclass(slots=True)
-class Span:
-    """A named stretch of time in the life of a request, or a moment where both ends are equal."""
-
-    start_s: float
-    end_s: float
-    name: str
-    args: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Story:
-    """One request from its arrival to its end; its phases follow each other without a gap."""
-
-    request_id: str
-    start_s: float
-    prompt_tokens: int
-    max_tokens: int
-    end_s: float = inf
-    outcome: str = "unfinished"
-    detail: object = None
-    """Output tokens; for a rejected or failed request the rule."""
-    phases: list[Span] = field(default_factory=list)
-    chunks: list[Span] = field(default_factory=list)
-    moments: list[Span] = field(default_factory=list)
-
-
-@dataclass(slots=True)
 class Replay:
     """Everything that a log tells, each list in order of time."""
 
@@ -141,24 +92,27 @@ def replay(
     `block_tokens` tells a finished recomputation from one that was preempted half-way; with 1 every
     one counts as finished. `full_duplex` says how copies run that a step waits for (`plan.Plan`).
     """
-    replayer = _Replayer(frozenset(shown), lag, block_tokens, copy_s)
-    replayer.full_duplex = full_duplex
-    replayer.landings = _landings(events)
-    return replayer.run(events)
+    landings = _landings(events)
+    return _Replayer(frozenset(shown), lag, block_tokens, copy_s, full_duplex, landings).run(events)
 
 
 class _Replayer:
     """One pass over a log."""
 
     def __init__(
-        self, shown: frozenset[str], lag: int, block_tokens: int, copy_s: CopySeconds | None
+        self,
+        shown: frozenset[str],
+        lag: int,
+        block_tokens: int,
+        copy_s: CopySeconds | None,
+        full_duplex: bool,
+        landings: Mapping[int, Event],
     ) -> None:
         self._shown, self._lag = shown, lag
-        self._block_tokens, self._copy_s = block_tokens, copy_s
-        self.landings: dict[int, Event] = {}
-        """How a background copy landed, by the number of the event that started it."""
+        self._block_tokens, self._copy_s, self._full_duplex = block_tokens, copy_s, full_duplex
+        self._landings = landings
         self._found = Replay()
-        self._lives: dict[str, _Life] = {}
+        self._lives: dict[str, Life] = {}
         self._waiting: set[str] = set()
         self._step: Step | None = None
         """The step whose events are being read."""
@@ -169,7 +123,6 @@ class _Replayer:
         """Decisions that count from the end of the step on the device."""
         self._step_over = False
         """True once that step has been read."""
-        self.full_duplex = False
         self._link_free_s: dict[tuple[str, bool], float] = {}
         self._background: dict[str, list[tuple[float, float]]] = {"d2h": [], "h2d": []}
         """When background copies of a direction were decided and when they were through."""
@@ -229,15 +182,15 @@ class _Replayer:
         for request_id, tokens, context in step.chunks:
             life = self._lives.get(request_id)
             if life is not None:
-                life.compute(step, tokens, context)
+                life.compute(step.start_s, step.end_s, tokens, context)
 
     # -- everything else ------------------------------------------------------------------------
 
     def _read(self, number: int, event: Any) -> None:
         t, kind = event[0], event[1]
-        if self._step_over and kind not in _RESULTS:
+        if self._step_over and kind not in RESULTS:
             self._release()
-        if kind not in _PLANNED:
+        if kind not in PLANNED:
             if kind == "transfer":  # an idle device waited for it
                 self._planned_s = max(self._planned_s, t)
             self._tell(event, t)
@@ -256,10 +209,10 @@ class _Replayer:
             self._decide(number, event, now)
 
     def _decide(self, number: int, event: Any, t: float) -> None:
-        if event[1] not in _DIRECTIONS:
+        if event[1] not in DIRECTIONS:
             self._tell(event, t)
             return
-        copy = self._copy(event, t, self.landings.get(number))
+        copy = self._copy(event, t, self._landings.get(number))
         self._found.copies.append(copy)
         self._tell(event, t if copy.background else copy.start_s)
         if not copy.background:
@@ -267,7 +220,7 @@ class _Replayer:
 
     def _copy(self, event: Any, t: float, landing: Any) -> Copy:
         _, kind, request_id, blocks = event
-        direction, background = _DIRECTIONS[kind], landing is not None
+        direction, background = DIRECTIONS[kind], landing is not None
         earliest_s = max(t, self._link_free_s.get((direction, background), -inf))
         if background:
             landed_s, _, _, blocks = landing
@@ -277,7 +230,7 @@ class _Replayer:
             self._background[direction].append((event[0], end_s))
         else:
             own_s = self._link_free_s.get((direction, background), -inf)
-            waited_s = max(event[0], own_s) if self.full_duplex else max(earliest_s, self._free_s)
+            waited_s = max(event[0], own_s) if self._full_duplex else max(earliest_s, self._free_s)
             start_s = max(waited_s, self._behind_s(direction, event[0]))
             seconds = self._copy_s(blocks, direction) if self._copy_s else 0.0
             end_s = start_s + seconds
@@ -298,7 +251,7 @@ class _Replayer:
         if kind == "evict":
             self._found.evictions.append((t, event[3]))
         elif kind == "submit" and request_id in self._shown:
-            self._lives[request_id] = _Life(Story(request_id, t, *event[3:]), self._block_tokens)
+            self._lives[request_id] = Life(Story(request_id, t, *event[3:]), self._block_tokens)
         elif request_id in self._lives:
             self._lives[request_id].read(kind, t, event[3:])
         self._count(kind, request_id, t)
@@ -307,89 +260,10 @@ class _Replayer:
         before = len(self._waiting)
         if kind in ("submit", "preempt", "rotate_out"):
             self._waiting.add(request_id)
-        elif kind in ("admit", "rotate_in") or kind in _ENDS:
+        elif kind in ("admit", "rotate_in") or kind in ENDS:
             self._waiting.discard(request_id)
         if len(self._waiting) != before:
             self._found.waiting.append((t, len(self._waiting)))
-
-
-class _Life:
-    """Writes one story."""
-
-    def __init__(self, story: Story, block_tokens: int) -> None:
-        self.story = story
-        self.ended = False
-        self._block_tokens = block_tokens
-        self._phase, self._since_s = QUEUED, story.start_s
-        self._resumed = PREFILL
-        """The phase that goes on when the cache is back."""
-        self._nearly_tokens = 0
-        """A prefill that computed more than this has reached its last block."""
-        self._complete_s = inf
-        """When a recomputation was complete, unless more of it follows."""
-
-    def read(self, kind: str, t: float, numbers: tuple[Any, ...]) -> None:
-        """Take in one event that counts from time `t`."""
-        if kind not in _TOLD:
-            self.story.moments.append(Span(t, t, kind, {"numbers": list(numbers)}))
-        elif self.ended:
-            return
-        elif kind == "first_token":
-            self.story.moments.append(Span(t, t, "first token"))
-            self._enter(DECODE, t)
-        elif kind in _ENDS:
-            self.end(_ENDS[kind], numbers[0] if numbers else None, t)
-        else:
-            self._move(kind, t, numbers)
-
-    def compute(self, step: Step, tokens: int, context: int) -> None:
-        """A step computed part of the prompt (or, again, of prompt and answer)."""
-        start_s = max(step.start_s, self._since_s)
-        if self.ended or start_s > step.end_s:
-            return
-        args = {"tokens": tokens, "context_tokens": context}
-        self.story.chunks.append(Span(start_s, step.end_s, "chunk", args))
-        reached = context + tokens > self._nearly_tokens
-        self._complete_s = step.end_s if reached else inf
-
-    def end(self, outcome: str, detail: object, t: float) -> None:
-        """The request leaves."""
-        self._enter("", t)
-        self.ended = True
-        self.story.end_s, self.story.outcome, self.story.detail = self._since_s, outcome, detail
-
-    def _move(self, kind: str, t: float, numbers: tuple[Any, ...]) -> None:
-        """A decision on where the request's cache is, or its end."""
-        if kind == "admit":
-            blocks, prefix_tokens = numbers
-            self._nearly_tokens = (blocks - 1) * self._block_tokens + prefix_tokens
-            self._complete_s = inf
-            self._enter(RECOMPUTE if self._phase == PREEMPTED else PREFILL, t)
-        elif kind == "preempt":
-            self._enter(PREEMPTED, t)
-        elif kind == "rotate_out":
-            self._resumed = self._enter(MOVING_OUT, t)
-        elif kind == "rotate_in":
-            self._enter(MOVING_IN, t)
-        elif kind == "load":
-            self._resumed = self._enter(MOVING_IN, t)
-        elif kind == "transfer":
-            self._enter(SWAPPED if self._phase == MOVING_OUT else self._resumed, t)
-
-    def _enter(self, phase: str, t: float) -> str:
-        """End the present phase at `t` (never before it began), start another, return the ended."""
-        t = max(t, self._since_s)
-        if self._phase == RECOMPUTE and self._complete_s < t:
-            self._add(RECOMPUTE, self._complete_s)
-            self._phase = DECODE
-        self._add(self._phase, t)
-        ended, self._phase = self._phase, phase
-        return ended
-
-    def _add(self, phase: str, end_s: float) -> None:
-        if end_s > self._since_s:
-            self.story.phases.append(Span(self._since_s, end_s, phase))
-        self._since_s = max(self._since_s, end_s)
 
 
 def _landings(events: Sequence[Event]) -> dict[int, Event]:
@@ -401,7 +275,7 @@ def _landings(events: Sequence[Event]) -> dict[int, Event]:
     for number, event in enumerate(events):
         if event[1] in {"backup", "write_through"}:
             backups.append(number)
-        elif event[1] in _DIRECTIONS:
+        elif event[1] in DIRECTIONS:
             started[event[2]] = number
         elif event[1] == "transfer" and not event[2]:
             found[backups.popleft()] = event

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from superinfer.errors import ConfigError, InputError
+from superinfer.lab.columns import Columns, first_line, read_columns, read_table, write_columns
 from superinfer.metrics import RunMetrics
 from superinfer.outputs import one_line_errors
 from superinfer.record import Ints, Timeline
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 SUMMARY, CONFIG = "summary.json", "config.toml"
 REQUESTS, TIMELINE, ITL = "requests.parquet", "timeline.parquet", "itl.parquet"
-
-Columns = Mapping[str, np.ndarray[Any, Any]]
 
 _MOST_ITL_ROWS = 20_000
 _SIZES = ("total_blocks", "block_tokens", "block_bytes")
@@ -146,24 +145,6 @@ def summary_json(summary: Mapping[str, Any]) -> str:
     return json.dumps(_json_ready(summary), indent=2, allow_nan=False)
 
 
-def read_columns(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """Columns of a Parquet file as arrays (null numbers as NaN), without pandas."""
-    table = _read_table(path)
-    return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
-
-
-def write_columns(
-    path: Path, columns: Mapping[str, Any], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write columns as Parquet: integers, floats (NaN becomes null), flags and text."""
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
-    arrays = [_arrow(column, flags=name == "slo_met") for name, column in columns.items()]
-    table = pa.Table.from_arrays(arrays, names=list(columns), metadata=dict(metadata or {}))
-    pq.write_table(table, path, compression="zstd")
-
-
 def settings_toml(config: Mapping[str, Any]) -> str:
     """Resolved settings as the text of a configuration file."""
     import tomli_w
@@ -173,7 +154,7 @@ def settings_toml(config: Mapping[str, Any]) -> str:
 
 def read_sizes(path: Path) -> dict[str, int]:
     """`total_blocks`, `block_tokens` and `block_bytes` as stored beside a timeline."""
-    stored = _read_table(path).schema.metadata or {}
+    stored = read_table(path).schema.metadata or {}
     return {name: int(stored.get(name.encode(), 0)) for name in _SIZES}
 
 
@@ -223,67 +204,10 @@ def _write_files(
     write_columns(folder / ITL, dict(itl_table(metrics)))
 
 
-def _arrow(column: np.ndarray[Any, Any] | list[Any], *, flags: bool) -> Any:
-    """One column, put together from its buffers: `pyarrow.array` would import pandas (0.5 s)."""
-    import pyarrow as pa
-
-    if isinstance(column, list):
-        known = _known(column)
-        kind = pa.bool_() if flags else pa.string()
-        data = [_bits(np.array(column, np.bool_))] if flags else _texts(column)
-    elif column.dtype == np.float64:
-        known, kind, data = ~np.isnan(column), pa.float64(), [column]
-    else:
-        known, kind, data = (
-            np.ones(column.size, np.bool_),
-            pa.int64(),
-            [column.astype(np.int64)],
-        )
-    validity = None if known.all() else pa.py_buffer(_bits(known))
-    buffers = [pa.py_buffer(np.ascontiguousarray(part)) for part in data]
-    return pa.Array.from_buffers(kind, len(column), [validity, *buffers])
-
-
-def _bits(flags: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.packbits(flags, bitorder="little")
-
-
-def _texts(column: list[str | None]) -> list[np.ndarray[Any, Any]]:
-    """Offsets and UTF-8 bytes of an Arrow string column."""
-    offsets = np.zeros(len(column) + 1, np.int32)
-    if column and column.count(column[0]) == len(column):  # all the same, as most columns are
-        item = (column[0] or "").encode()
-        offsets += np.arange(len(column) + 1, dtype=np.int32) * len(item)
-        return [offsets, np.frombuffer(item * len(column), np.uint8)]
-    encoded = [item.encode() if item else b"" for item in column]
-    np.cumsum(list(map(len, encoded)), out=offsets[1:])
-    return [offsets, np.frombuffer(b"".join(encoded), np.uint8)]
-
-
-def _known(column: list[Any]) -> np.ndarray[Any, Any]:
-    """Where a value is given."""
-    missing = column.count(None)
-    if missing in (0, len(column)):
-        return np.full(len(column), not missing, np.bool_)
-    return np.array([item is not None for item in column], np.bool_)
-
-
-def _read_table(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(path)
-    except FileNotFoundError:
-        raise InputError("expected a Parquet file here", file=str(path)) from None
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"cannot read: {_first_line(error)}", file=str(path)) from error
-
-
 def _frame(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    table = _read_table(path)
+    table = read_table(path)
     frame: pd.DataFrame = table.to_pandas(types_mapper=_pandas_types().get)
     stored = table.schema.metadata or {}
     frame.attrs = {name: int(stored[name.encode()]) for name in _SIZES if name.encode() in stored}
@@ -301,7 +225,7 @@ def _values(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
 
 def _pandas_types() -> dict[Any, Any]:
     import pandas as pd
-    import pyarrow as pa
+    import pyarrow as pa  # type: ignore[import-untyped]
 
     return {pa.bool_(): pd.BooleanDtype()}
 
@@ -329,7 +253,7 @@ def _read(path: Path, parse: Any) -> Any:
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror or error}", file=str(path)) from error
     except ValueError as error:
-        raise InputError(f"cannot read: {_first_line(error)}", file=str(path)) from error
+        raise InputError(f"cannot read: {first_line(error)}", file=str(path)) from error
 
 
 def _json_ready(value: Any) -> Any:
@@ -359,7 +283,3 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nulls(item) for item in value if item is not None]
     return _plain(value)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from superinfer.lab.results import read_columns
+from superinfer.lab.columns import read_columns
 
 COLUMNS = {"ttft_ms": "time to first token", "tpot_ms": "time per token", "e2el_ms": "whole answer"}
 COLOURS = {"device": "#1f5f8b", "simulated": "#d9742b"}

@@ -12,16 +12,17 @@ those that the parameter allows. Switches stay as they are unless they are asked
 from __future__ import annotations
 
 import math
-import tomllib
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from superinfer.errors import ConfigError, InputError
+from superinfer.errors import ConfigError
 from superinfer.lab.axes import Value
-from superinfer.lab.config import SECTIONS, Config, parameters_of
+from superinfer.lab.config import SECTIONS, Config
+from superinfer.lab.policies import parameters_of
+from superinfer.lab.toml_files import read_toml
 from superinfer.settings import unknown
 
 NOT_TUNED = frozenset(
@@ -123,12 +124,7 @@ def derived_space(
 
 def read_space(path: Path, names: Sequence[str] = ()) -> Space:
     """The space of a file, or only `names` of it (keys, or the last parts of keys)."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", file=str(path)) from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"expected TOML: {error}", file=str(path)) from None
+    tables = read_toml(path)
     for name in tables:
         if name not in SECTIONS:
             raise ConfigError(f"{path}: {unknown(f'[{name}]', name, SECTIONS, 'sections are')}")

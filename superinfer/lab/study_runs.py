@@ -187,6 +187,7 @@ def _described(error: Exception) -> str:
 
 
 def is_stored(root: Path, key: str) -> bool:
+    """Whether the result of a key is there, which it is whole or not at all."""
     return (root / key / SUMMARY).is_file()
 
 

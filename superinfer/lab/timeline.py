@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from superinfer.events import Event
-from superinfer.lab.replay import Copy, CopySeconds, Replay, Step, Story, replay
+from superinfer.lab.replay import Copy, CopySeconds, Replay, Step, replay
+from superinfer.lab.stories import Story
 from superinfer.outputs import replacing
 from superinfer.record import RunRecord
 

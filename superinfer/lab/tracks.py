@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from superinfer.errors import InputError
 from superinfer.lab.plot_parts import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, label
-from superinfer.lab.replay import (
+from superinfer.lab.stories import (
     DECODE,
     MOVING_IN,
     MOVING_OUT,

@@ -14,7 +14,8 @@ import pytest
 import tomli_w
 
 from superinfer.errors import ConfigError, InputError
-from superinfer.lab.config import Config, RunConfig, build_policy, load_config
+from superinfer.lab.config import Config, RunConfig, load_config
+from superinfer.lab.policies import build_policy
 from superinfer.memory import MEMORY_POLICIES
 from superinfer.memory.lru import LruMemory
 from superinfer.schedulers import SCHEDULERS
@@ -325,7 +326,7 @@ def test_what_is_no_memory_policy() -> None:
 
 
 def test_build_policy_by_name() -> None:
-    built = build_policy("scheduler", "fcfs", SCHEDULERS, {"max_num_seqs": 3})
+    built = build_policy("scheduler", "fcfs", {"max_num_seqs": 3})
     assert isinstance(built, FcfsScheduler) and built.max_num_seqs == 3
 
 
@@ -408,7 +409,7 @@ def test_every_policy_can_be_extended(
     base = getattr(importlib.import_module(module), name)
     mine = dataclass(type("Mine", (base,), {"__module__": __name__, "__annotations__": {}}))
     monkeypatch.setattr(sys.modules[__name__], "Mine", mine, raising=False)
-    policy, parent = build_policy(section, "own_policies:Mine", {}, {}), base()
+    policy, parent = build_policy(section, "own_policies:Mine", {}), base()
     assert plain_values(policy) == plain_values(parent)
 
 

@@ -14,11 +14,11 @@ from records import Job, build, large_record, wave
 
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab import results
+from superinfer.lab.columns import read_columns
 from superinfer.lab.results import (
     default_folder,
     itl_table,
     load_run,
-    read_columns,
     read_sizes,
     summary_json,
     write_run,

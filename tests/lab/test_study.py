@@ -520,6 +520,33 @@ def test_a_process_that_always_dies() -> None:
     assert list(in_processes(os._exit, [3], 1)) == [(0, Died())]
 
 
+def test_a_script_without_a_guard_ends_with_one_error(tmp_path: Path) -> None:
+    """Each worker imports the script, and would start workers of its own."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from study_runner import Recorder, study\n"
+        "from superinfer.lab import run_study\n"
+        "folder = Path(sys.argv[1])\n"
+        "run_study(study(folder, Recorder(folder / 'log'), workers=3))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(TESTS), str(TESTS.parent)))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.count("Traceback") == 1
+    assert ended.stderr.splitlines()[-1] == (
+        "superinfer.errors.SuperInferError: expected the script to start runs under "
+        '`if __name__ == "__main__":`, because every worker process imports it first'
+    )
+    assert not stored(tmp_path) and not (tmp_path / "log").exists()
+
+
 def test_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     times = iter([0.0, 3.0, 9.9, 10.0, 15.0, 31.0])
     report = lines(sys.stderr, lambda: next(times))

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import current_process
 from multiprocessing.connection import Connection
-from typing import Generic
+from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any, Generic
 
+from superinfer.errors import SuperInferError
 from superinfer.lab.engines.base import ATTEMPTS, TICK_S, Answer, Died, Task, Tick, no_tick
+
+_UNGUARDED = 78
+"""How a worker ends whose script starts tasks while the worker imports it (EX_CONFIG)."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -52,8 +58,10 @@ def in_processes(
     here. `tick` is called a few times per second with the numbers of the tasks under way. Closing
     the iterator, an exception and the death of this process stop all workers. Workers do not hear
     of Ctrl-C, and what they print goes to standard error. As with every spawned process, a script
-    that calls this has to do so under `if __name__ == "__main__"`.
+    that calls this has to do so under `if __name__ == "__main__":`, else SuperInferError.
     """
+    if tasks:
+        _leave_while_importing_main()
     lanes = [_Lane(function) for _ in range(min(workers, len(tasks)))]
     waiting = list(reversed(range(len(tasks))))
     attempts = [0] * len(tasks)
@@ -89,6 +97,7 @@ class _Lane(Generic[Task, Answer]):
 
     def __init__(self, function: Callable[[Task], Answer]) -> None:
         self._function = function
+        self._context = _OneWorker()
         self._pool: ProcessPoolExecutor | None = None
         self._life: Connection | None = None
         self.number = -1
@@ -102,13 +111,18 @@ class _Lane(Generic[Task, Answer]):
             self.future = pool.submit(self._function, task)
 
     def take(self) -> Answer | Died:
-        """The answer of the task that has ended."""
+        """The answer of the task that has ended; SuperInferError if no worker can ever begin."""
         assert self.future is not None
         future, self.future = self.future, None
         try:
             return future.result()
         except BrokenProcessPool:
             self.stop()
+            if self._context.exit_code == _UNGUARDED:
+                raise SuperInferError(
+                    'expected the script to start runs under `if __name__ == "__main__":`, '
+                    "because every worker process imports it first"
+                ) from None
             return Died()
 
     def stop(self) -> None:
@@ -120,12 +134,36 @@ class _Lane(Generic[Task, Answer]):
         self._pool = self._life = self.future = None
 
     def _open(self) -> ProcessPoolExecutor:
-        context = get_context("spawn")
-        read_end, self._life = context.Pipe(duplex=False)
+        read_end, self._life = self._context.Pipe(duplex=False)
         self._pool = ProcessPoolExecutor(
-            1, mp_context=context, initializer=_prepare_worker, initargs=(read_end,)
+            1, mp_context=self._context, initializer=_prepare_worker, initargs=(read_end,)
         )
         return self._pool
+
+
+class _OneWorker(SpawnContext):
+    """Spawns, and knows how its last process ended, which a pool does not say."""
+
+    _process: SpawnProcess | None = None
+
+    def Process(self, *args: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]
+        """As `multiprocessing.Process`; the pool makes its worker with it."""
+        self._process = SpawnProcess(*args, **options)
+        return self._process
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of the last process; None before there is one, and while it runs."""
+        return None if self._process is None else self._process.exitcode
+
+
+def _leave_while_importing_main() -> None:
+    """In a worker that still imports the main script, end without a word: its parent says why.
+
+    Python would raise here, and print a traceback for every worker.
+    """
+    if getattr(current_process(), "_inheriting", False):  # what Python itself asks
+        sys.exit(_UNGUARDED)
 
 
 def _prepare_worker(life: Connection) -> None:

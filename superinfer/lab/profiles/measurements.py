@@ -211,6 +211,9 @@ def _parquet(path: Path, columns: str) -> pd.DataFrame:
 
 @cache
 def read_csv(path: Path, columns: str) -> pd.DataFrame:
+    """A CSV file, plain or gzip, that has these columns (names with spaces between), else
+    InputError.
+    """
     import pandas as pd
 
     try:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,31 +19,23 @@ from superinfer.costs.devices import DeviceSpec
 from superinfer.costs.graphs import Graphs
 from superinfer.costs.profile import PARTLY_FITTED, Kernel, Profile
 from superinfer.costs.shapes import canonical_name
-from superinfer.costs.tables import Curve, Grid
-from superinfer.errors import ConfigError, InputError
+from superinfer.costs.tables import Curve
+from superinfer.errors import ConfigError
 from superinfer.lab.profiles.fits import (
     Array,
     Fitted,
     Points,
-    causal_features,
     continued,
     fit_curve,
     fit_edges,
     fit_table,
-    relative_fit,
-    rounded,
     thirds,
 )
-from superinfer.lab.profiles.kernels import Entry, fit_cells
-from superinfer.lab.profiles.measurements import read_csv
-from superinfer.lab.profiles.skew import Skews, skew_kernels
-
-if TYPE_CHECKING:
-    import pandas as pd
+from superinfer.lab.profiles.kernels import Entry
+from superinfer.lab.profiles.serving_sim_attention import Fits, attention
+from superinfer.lab.profiles.serving_sim_tables import FOLDERS, LEAST_COUNTS, Tables
 
 LAYOUT = "a folder of LLMServingSim's, RTXPRO6000/<owner>/<model>/bf16/tp<N>/dense.csv"
-FOLDERS = {"rtxpro6000": "RTXPRO6000"}
-"""What the project calls a device."""
 SOURCE = "casys-kaist/LLMServingSim@5daddb21"
 CHUNKED = {
     "rtxpro6000": 0.00315,
@@ -73,16 +64,8 @@ NOT_EVERYWHERE = ("qk_norm",)
 """Layers that a model may lack; any other must have been measured."""
 NOT_OF_EXPERTS = ("act_fn",)
 """Likewise, of a model of experts, whose block has it inside."""
-TEXTS = ("layer", "regime")
-FROM_ONE = ("tokens", "sequences", "activated_experts", "n")
-"""Columns that count something of which there is at least one."""
-LEAST_COUNTS = 3
-"""Counts that a table takes: two ends, and one between them to hold out."""
-SERVED_CONTEXT = 256
-"""Tokens that a decode in service has at least."""
 EXPERT_COUNTS = 60
 """Token counts at which a block of experts is read off, evenly in logarithms."""
-_CHUNK_ROWS = (4096.0, 8192.0, 16384.0, 32768.0)
 
 
 def holds_tables(folder: Path) -> bool:
@@ -95,7 +78,7 @@ def from_tables(folder: Path, device: str, shape: ModelShape, tp: int) -> Profil
     if shape.weight_dtype or shape.kv_dtype:
         raise ConfigError(f"{device}: weights and cache of 8 bits were not measured in {SOURCE}")
     tables, spec = Tables(folder, device, shape, tp), load_device(device)
-    fits = _dense(tables, shape) | _rows(tables) | _attention(tables, shape, tp)
+    fits = _dense(tables, shape) | _rows(tables) | attention(tables, shape, tp)
     kernels = {name: each.kernel for name, (each, _) in fits.items()}
     if tp > 1:
         kernels["all_reduce"] = _all_reduce(spec, tp)
@@ -116,92 +99,6 @@ def from_tables(folder: Path, device: str, shape: ModelShape, tp: int) -> Profil
         sources=_sources(tables, shape, tp, host),
         versions={"vllm": tables.vllm},
     )
-
-
-class Tables:
-    """The CSV files of one model; `ranges` collects where measuring ended."""
-
-    def __init__(self, folder: Path, device: str, shape: ModelShape, tp: int) -> None:
-        if device not in FOLDERS:
-            raise ConfigError(
-                f"no measurements of {device!r} are known there; known devices: "
-                f"{', '.join(FOLDERS)}"
-            )
-        self.folder = self._find(folder / FOLDERS[device], shape, tp)
-        self.ranges: dict[str, dict[str, list[int]]] = {}
-
-    @staticmethod
-    def _find(device: Path, shape: ModelShape, tp: int) -> Path:
-        """The folder of a model: whatever its owner, and however its name is spelt."""
-        wanted, found = canonical_name(shape.name), {}
-        for path in sorted(device.glob("*/*")):
-            found[canonical_name(path.name)] = path
-        if wanted not in found:
-            raise ConfigError(f"{shape.name} was not measured; known there: {', '.join(found)}")
-        folder = found[wanted] / "bf16" / f"tp{tp}"
-        if not folder.is_dir():
-            raise ConfigError(f"{shape.name} was not measured at tp={tp}: no folder {folder}")
-        return folder
-
-    @property
-    def vllm(self) -> str:
-        """The version of vLLM that was measured."""
-        path = self.folder.parent / "meta.yaml"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        found = (line.partition(":")[2] for line in lines if line.startswith("vllm_version:"))
-        return next(found, "unknown").strip()
-
-    def read(self, name: str, columns: str) -> pd.DataFrame:
-        """One of the CSV files: these columns, times above zero, counts that are none below."""
-        path = self.path(name)
-        table = read_csv(path, columns)
-        numbers = [column for column in columns.split() if column not in TEXTS]
-        return table.assign(**{column: _numbers(table, column, path) for column in numbers})
-
-    def path(self, name: str) -> Path:
-        """Of a CSV file, plain or gzip."""
-        paths = [self.folder / f"{name}.csv", self.folder / f"{name}.csv.gz"]
-        return next((path for path in paths if path.is_file()), paths[0])
-
-    def has(self, file: str, name: str) -> bool:
-        """Whether a layer was measured at all."""
-        return bool((self.read(file, "layer").layer == name).any())
-
-    def layer(self, file: str, name: str, axis: str) -> Points:
-        """Seconds of one layer over an axis; where a count was measured twice, the median."""
-        table = self.read(file, f"layer {axis} time_us")
-        medians = table[table.layer == name].groupby(axis).time_us.median()
-        points = Points(medians.index.to_numpy(float), medians.to_numpy(float) * 1e-6)
-        self.require(len(points.x), file, f"rows of {name} at {LEAST_COUNTS} or more {axis}")
-        return points
-
-    def require(self, found: int, file: str, what: str) -> None:
-        """InputError that names the file, unless there are counts enough to fit and to hold out."""
-        if found < LEAST_COUNTS:
-            raise InputError(f"expected {what}, got {found}", file=str(self.path(file)))
-
-    def end(self, kernel: str, axis: str, points: Points) -> None:
-        """Remember where the measurements of a kernel ended."""
-        self.ranges[kernel] = {axis: [int(points.x[0]), int(points.x[-1])]}
-
-
-def _numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
-    """A column as finite numbers of at least what it can be; the first that is none is named."""
-    import pandas as pd
-
-    time = column.endswith("_us")
-    found = pd.to_numeric(table[column], errors="coerce").astype(float)
-    least = 1.0 if column in FROM_ONE else 0.0
-    good = np.isfinite(found) & ((found > 0.0) if time else (found >= least))
-    if good.all():
-        return found
-    row = int(np.argmin(np.asarray(good)))
-    expected = "expected times > 0 (us)" if time else f"expected a number from {least:.0f}"
-    got = f"{expected}, got {table[column].iloc[row]}"
-    raise InputError(got, file=str(path), line=row + 2, field=column)
-
-
-Fits = dict[str, tuple[Fitted, Entry]]
 
 
 def _dense(tables: Tables, shape: ModelShape) -> Fits:
@@ -289,144 +186,6 @@ def _rows(tables: Tables) -> Fits:
         tables.end(kernel, axis, points)
         fits[kernel] = continued(fit_table(points, axis), points, END_ROWS), {}
     return fits
-
-
-# -- attention ------------------------------------------------------------------------------------
-
-
-def _attention(tables: Tables, shape: ModelShape, tp: int) -> Fits:
-    names = "prefill_chunk kv_prefill n_decode kv_decode time_us"
-    table = tables.read("attention", names)
-    table = table.assign(seconds=table.time_us * 1e-6)
-    path = str(tables.path("attention"))
-    idle = ((table.prefill_chunk == 0) & (table.n_decode == 0)).to_numpy()
-    if idle.any():
-        line = int(np.argmax(idle)) + 2
-        raise InputError("expected a prefill_chunk or n_decode above 0", file=path, line=line)
-    chunks, decodes = table[table.n_decode == 0], table[table.prefill_chunk == 0]
-    both = table[(table.prefill_chunk > 0) & (table.n_decode > 0)]
-    least = both[(both.prefill_chunk == both.prefill_chunk.min()) & (both.kv_prefill == 0)]
-    _require_cells(tables, chunks, "prefill_chunk", "kv_prefill", "chunks alone (n_decode 0)")
-    _require_cells(tables, decodes, "n_decode", "kv_decode", "decodes alone (prefill_chunk 0)")
-    _require_cells(tables, least, "n_decode", "kv_decode", "decodes beside the shortest chunk")
-    alone = _cells(chunks, "prefill_chunk", "kv_prefill")
-    decode = _cells(decodes, "n_decode", "kv_decode")
-    mixed = _cells(least, "n_decode", "kv_decode")
-    prefill = fit_cells(*alone, ("chunk_tokens", "context_tokens"))
-    axes = ("sequences", "context_tokens")
-    alone_decodes, beside = fit_cells(*decode, axes), fit_cells(*mixed, axes)
-    for what, each in (("chunks", prefill), ("decodes", alone_decodes), ("mixed", beside)):
-        if not np.isfinite(np.array(each.kernel.seconds)).all():
-            raise InputError(f"expected rows of {what} without holes at small contexts", file=path)
-    rest = _idle(both, prefill, beside)
-    tables.ranges["attention_prefill"] = {"chunk_tokens": [1, int(alone[0][-1])]}
-    return {
-        "attention_prefill": (_longer(prefill, alone), {}),
-        "attention_decode_16": (alone_decodes, {}),
-        "attention_mixed_16": _unequal(tables, beside),
-        "attention_idle": (rest, {}),
-        **_uneven(tables, alone_decodes, shape.gpu_kv_heads(tp)),
-    }
-
-
-def _require_cells(tables: Tables, rows: pd.DataFrame, one: str, other: str, what: str) -> None:
-    for axis in (one, other):
-        wanted = f"{what} at {LEAST_COUNTS} or more values of {axis}"
-        tables.require(rows[axis].nunique(), "attention", wanted)
-
-
-def _cells(table: pd.DataFrame, rows: str, columns: str) -> tuple[Array, Array, Array]:
-    """Seconds over two axes; a hole between measured points of a row lies on their line."""
-    cells = table.pivot_table(index=rows, columns=columns, values="seconds")
-    cells = cells.interpolate(axis=1, method="index", limit_area="inside")
-    return cells.index.to_numpy(float), cells.columns.to_numpy(float), cells.to_numpy(float)
-
-
-def _idle(both: pd.DataFrame, prefill: Fitted, mixed: Fitted) -> Fitted:
-    """What a step's attention takes beyond its chunk and its decodes, per pair of a decode and a
-    query of the chunk; errors are those of the whole sum.
-    """
-    chunks, decodes = _grid(prefill), _grid(mixed)
-    rows = both[["prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "seconds"]].to_numpy()
-    launch_s = decodes.seconds[0][0]
-    parts = np.array([chunks.at(t, c) + decodes.at(n, k) - launch_s for t, c, n, k, _ in rows])
-    pairs, seconds = rows[:, 0] * rows[:, 2], rows[:, 4]
-    # Where there are few pairs it is the difference of two times that are alike; and decodes with
-    # hardly any context leave bandwidth free that they take in service.
-    large = (pairs >= 0.25 * pairs.max()) & (rows[:, 3] >= SERVED_CONTEXT)
-    rest = np.clip(seconds - parts, 0.0, None)
-    per_pair_s = float(np.median(rest[large] / pairs[large]))
-    errors = np.abs((parts + per_pair_s * pairs) / seconds - 1.0)
-    coefficients = {"base_s": 0.0, "per_unit_s": float(f"{per_pair_s:.4g}")}
-    return Fitted(Kernel({}, None, "linear", coefficients), errors, len(rows))
-
-
-def _grid(fitted: Fitted) -> Grid:
-    rows, columns = fitted.kernel.axes.values()
-    return Grid(rows, columns, fitted.kernel.seconds or ())
-
-
-def _longer(fitted: Fitted, cells: tuple[Array, Array, Array]) -> Fitted:
-    """The same table with rows for chunks that were not measured, by the smooth model's growth."""
-    rows, columns, values = cells
-    chunk, context = (axis.ravel() for axis in np.meshgrid(rows, columns, indexing="ij"))
-    seconds, upper = values.ravel(), rows[-1] / 8
-    known = np.isfinite(seconds) & (chunk >= upper)
-    features = causal_features(np.ones(known.sum()), chunk[known], context[known])
-    found = relative_fit(features, seconds[known])
-    grid, last = _grid(fitted), rows[-1]
-
-    def model(tokens: float) -> Array:
-        ones = np.ones(len(columns))
-        return causal_features(ones, tokens * ones, columns) @ found
-
-    end = np.array(grid.seconds[-1])
-    more = [tuple(rounded(end + model(row) - model(last))) for row in _CHUNK_ROWS if row > last]
-    taller = tuple(row for row in _CHUNK_ROWS if row > last)
-    axes = {"chunk_tokens": (*grid.rows, *taller), "context_tokens": grid.columns}
-    return replace(fitted, kernel=Kernel(axes, (*grid.seconds, *more)))
-
-
-def _uneven(tables: Tables, decode: Fitted, kv_heads: int) -> Fits:
-    """Decode batches of unequal contexts, from all those of the skew table."""
-    table = tables.read("skew", "regime n kv_big kv_mean t_mean_us t_skew_us")
-    rows = table[(table.regime == "pure") & (table.kv_big > table.kv_mean)]
-    what = f"rows of the regime pure with kv_big above kv_mean at {LEAST_COUNTS} or more n"
-    tables.require(rows.n.nunique(), "skew", what)
-    grid = _grid(decode)
-    skews = Skews(
-        rows.n.to_numpy(float),
-        rows.kv_big.to_numpy(float),
-        rows.kv_mean.to_numpy(float),
-        np.array([grid.at(n, k) for n, k in zip(rows.n, rows.kv_mean, strict=True)]),
-        (rows.t_skew_us / rows.t_mean_us).to_numpy(float) - 1.0,
-    )
-    return {name: (fitted, {}) for name, fitted in skew_kernels(skews, kv_heads).items()}
-
-
-def _unequal(tables: Tables, fitted: Fitted) -> tuple[Fitted, Entry]:
-    """The table of decodes beside chunks, raised from equal contexts to what unequal ones take.
-
-    The skew table has batches in which some contexts are several times as long as the others,
-    against equal ones of the same mean. The ratio of their times depends on the batch size and
-    little on who is long; its mean goes into the table. `unequal_mape` is what is left of it.
-    """
-    table = tables.read("skew", "regime n t_mean_us t_skew_us")
-    rows = table[table.regime == "mixed"]
-    what = f"rows of the regime mixed at {LEAST_COUNTS} or more n"
-    tables.require(rows.n.nunique(), "skew", what)
-    sizes, logs = rows.n.to_numpy(float), np.log((rows.t_skew_us / rows.t_mean_us).to_numpy(float))
-    known = np.unique(sizes)
-    means = np.array([logs[sizes == size].mean() for size in known])
-    left = np.abs(np.exp(np.interp(sizes, known, means) - logs) - 1.0)
-    grid = _grid(fitted)
-    axis, levels = np.log2([1.0, *known]), [0.0, *means]
-    ratios = np.exp(np.interp(np.log2(grid.rows), axis, levels))
-    raised = np.array(grid.seconds) * ratios[:, None]
-    raised = np.maximum.accumulate(raised, axis=0)
-    axes = {"sequences": grid.rows, "context_tokens": grid.columns}
-    kernel = Kernel(axes, tuple(tuple(rounded(row)) for row in raised))
-    return replace(fitted, kernel=kernel), {"unequal_mape": round(float(left.mean()), 4)}
 
 
 # -- what was not measured ------------------------------------------------------------------------

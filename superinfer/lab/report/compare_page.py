@@ -14,8 +14,9 @@ from superinfer.lab.plot_data import MOST_CLASSES, PlotData
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.report import REPORT_HTML, charts
 from superinfer.lab.report.compare_hurt import compared_hurt_parts
+from superinfer.lab.report.headline import load_words, origin, trust_words
 from superinfer.lab.report.html import Content, Html, contents, page, section, table, tag
-from superinfer.lab.report.run_page import Section, load_words, origin, trust_words
+from superinfer.lab.report.run_page import Section
 from superinfer.lab.report.values import (
     COMPARE_ROWS,
     GROUP_ROWS,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from superinfer.lab.plot_data import PlotData, Summary, run_title
+from superinfer.lab.plot_data import PlotData, Summary
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.report import charts
+from superinfer.lab.report.headline import headline, page_title
 from superinfer.lab.report.html import (
     Content,
     Html,
@@ -31,7 +31,7 @@ from superinfer.lab.report.values import (
     targets,
 )
 from superinfer.lab.results import CONFIG, Run
-from superinfer.lab.trust import left_rows, percent
+from superinfer.lab.trust import left_rows
 
 _KEY_FIGURES = {
     "slo_attainment": "SLO attainment",
@@ -51,7 +51,7 @@ def run_page(run: Run) -> str:
     data = PlotData.of_run(run)
     sections = [found for found in _sections(run, data) if found[2]]
     links = contents([(name, title) for name, title, _ in sections])
-    title = f"{_title(run)}: report"
+    title = f"{page_title(run)}: report"
     body = [section(name, title, *parts) for name, title, parts in sections]
     return page(title, headline(run), links, tag("main", *body))
 
@@ -69,87 +69,6 @@ def _sections(run: Run, data: PlotData) -> Iterator[Section]:
     yield "endings", "Requests that did not finish", _endings(data)
     yield "trust", "Where the times come from", _trust(summary)
     yield "config", "Settings", _config(run)
-
-
-# -- headline -------------------------------------------------------------------------------------
-
-
-def headline(run: Run) -> Html:
-    """What was run, on what, by which version, and how far the figures can be trusted."""
-    settings = run.summary.get("run") or {}
-    what = settings.get("run") or {}
-    facts = {
-        "Trace": what.get("trace"),
-        "Scheduler": what.get("scheduler"),
-        "Memory policy": what.get("memory"),
-        "Model": what.get("model"),
-        "Device": f"{what.get('device', 'unknown')}, tensor parallel {what.get('tp', 1)}",
-        "Replicas": _replica_words(what),
-        "Load": load_words(run.summary),
-        "Seed": what.get("seed"),
-        "Version": (settings.get("versions") or {}).get("superinfer"),
-    }
-    if "replicas" not in what:
-        del facts["Replicas"]
-    items = [
-        tag("div", tag("dt", k), tag("dd", "unknown" if v is None else v)) for k, v in facts.items()
-    ]
-    return tag(
-        "header",
-        tag("h1", _title(run)),
-        tag("p", origin(settings), " Step times: ", trust_words(run.summary), "."),
-        tag("dl", *items, class_="facts"),
-    )
-
-
-def _replica_words(what: Mapping[str, Any]) -> str:
-    return f"{what.get('replicas')}, router {what.get('router')}"
-
-
-def _title(run: Run) -> str:
-    """What was run on what; not the folder, which may be moved or belong to a study."""
-    return run_title(run.summary) or "Run"
-
-
-def origin(settings: Mapping[str, Any]) -> Html:
-    """Whether a run was simulated or measured."""
-    simulated = settings.get("simulated")
-    words = "unknown origin" if simulated is None else "simulated" if simulated else "measured"
-    return tag("strong", words, class_="origin")
-
-
-def load_words(summary: Summary) -> str:
-    """How the workload was sent, and what part of the run is measured."""
-    load = summary.get("load") or {}
-    words = [str(load.get("model") or "open loop")]
-    if load.get("concurrency"):
-        words.append(f"{load['concurrency']:,} under way")
-    if load.get("sessions") == "closed":
-        words.append("closed sessions")
-    words += [f"backlog of {n:,} {name}" for name, n in (load.get("backlog") or {}).items()]
-    words += [f"{n:,} {name} under way" for name, n in (load.get("in_flight") or {}).items()]
-    if load.get("duration_s"):
-        words.append(f"cut off at {number(load['duration_s'])} s")
-    if load.get("window_s"):
-        start_s, end_s = load["window_s"]
-        words.append(f"measured from {number(start_s)} to {number(end_s)} s")
-    return ", ".join(words)
-
-
-def trust_words(summary: Summary) -> str:
-    """One line on the step times: profile, error, extrapolation and host overhead."""
-    trust = summary.get("trust") or {}
-    if not trust:
-        return "of unknown origin"
-    words = [str(trust.get("profile") or "unknown profile")]
-    if trust.get("family_error") is not None:
-        words.append(f"{shown('error', trust['family_error'])} mean error of its worst kernel")
-    if trust.get("extrapolated_share") is not None:
-        words.append(f"{percent(trust['extrapolated_share'])} of the step time extrapolated")
-    if trust.get("assumed"):
-        words.append(f"{', '.join(trust['assumed'])} of a shape that was not measured")
-    words.append(f"host overhead {trust.get('host_overhead_origin') or 'of unknown origin'}")
-    return "; ".join(words)
 
 
 # -- sections -------------------------------------------------------------------------------------

@@ -1,0 +1,57 @@
+"""Values of settings as the types that their fields ask for, or one line about what is wrong."""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from typing import Any, Literal
+
+import msgspec
+
+from superinfer.errors import ConfigError
+from superinfer.settings import expected_words
+
+
+def convert_setting(place: str, value: Any, hint: Any) -> Any:
+    """`value` as what `hint` asks for; else a ConfigError with the place and what was expected."""
+    try:
+        converted = msgspec.convert(value, hint)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise ConfigError(f"{place}: {_expected(error, hint)}, got {shown_value(value)}") from None
+    if isinstance(value, str) and not value.isascii():
+        _check_text(place, value)
+    annotated = any(hasattr(part, "__metadata__") for part in (hint, *typing.get_args(hint)))
+    number = isinstance(converted, int | float) and not annotated
+    if number and not (math.isfinite(converted) and converted >= 0):
+        raise ConfigError(f"{place}: expected a number >= 0, got {shown_value(value)}")
+    return converted
+
+
+def _check_text(place: str, text: str) -> None:
+    """A file name that is no UTF-8 could not be written to the result folder."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{place}: expected UTF-8 text, got {text!a}") from None
+
+
+def _expected(error: Exception, hint: Any) -> str:
+    """What msgspec expected, in plain words."""
+    options = [hint, *(typing.get_args(hint) if _is_union(hint) else ())]
+    for option in options:
+        if typing.get_origin(option) is Literal:
+            return f"expected one of {', '.join(map(repr, typing.get_args(option)))}"
+    text = str(error).partition(" - at `")[0]
+    words = expected_words(text)
+    return f"expected {words}" if words else text[:1].lower() + text[1:].replace("`", "")
+
+
+def _is_union(hint: Any) -> bool:
+    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+
+
+def shown_value(value: Any) -> str:
+    """A value in a complaint, cut off where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -14,6 +14,7 @@ from executor.kv.mirrored import MirrorPlaces
 from executor.kv.placer import Held, Placer
 from executor.kv.tables import NO_BITS, NO_OFFSETS, BlockTable, CopyJob, Moves
 from executor.kv.tier import TierPlaces
+from executor.kv.tree import TreePlaces
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError, PlanError
 from superinfer.memory.prefix import Node
@@ -47,6 +48,8 @@ class BlockManager:
         """Copies on the host of sequences that run."""
         self.tier = TierPlaces(self.host, self.device)
         """Cached prefixes on the host."""
+        self.tree = TreePlaces(self.device)
+        """Cached prefixes, if the index is the shared tree."""
         self.eager = None if engine.eager is None else EagerPlaces(self.device)
         """Cached prefixes, if the index knows each block by itself."""
         self._returned: dict[Sequence, HostBlocks] = {}
@@ -101,13 +104,13 @@ class BlockManager:
     # -- what the engine calls ------------------------------------------------------------------
 
     def decided(self, changes: Items[Change]) -> None:
-        """Kept for `follow`."""
+        """Keep changes of the plan for `follow`."""
         self._changes += changes
 
     def demoted(
         self, seq: Sequence, node: Node | None, from_bits: int, to_bits: int, blocks: int
     ) -> None:
-        """Rewrite them."""
+        """Rewrite all blocks of a node, or so many of the sequence's own that have `from_bits`."""
         self._free_trimmed()
         if node is not None:
             self.device.demote(node, np.arange(blocks), from_bits, to_bits)
@@ -121,42 +124,16 @@ class BlockManager:
         """New nodes get the places of the sequence's blocks, and it gets those of older ones."""
         if self.eager is not None:
             self.eager.published(seq)
-            return
-        held, nodes = self.device.held[seq], self.device.nodes
-        for node in _path(seq.node, above):
-            table, where = nodes.get(node), slice(node.start, node.stop)
-            if table is None:  # new, or on the host alone till now
-                table = nodes[node] = BlockTable(node.blocks)
-                table.append(held.table.offsets[where], held.table.bits[where])
-            elif len(table) < node.blocks:
-                new = slice(node.start + len(table), node.stop)
-                table.append(held.table.offsets[new], held.table.bits[new])
-            elif table.bits[0] != node.bits:  # others had it with fewer bits than this one may have
-                self.device.places.give(table.offsets)
-                table.put(slice(None), held.table.offsets[where], held.table.bits[where])
-            else:
-                self.device.wait_for("h2d", table.offsets)  # it may be being loaded for another one
-                self.device.places.give(held.table.offsets[where])
-                held.table.put(where, table.offsets, table.bits)
-        held.shared = seq.shared_blocks
+        else:
+            self.tree.published(seq, above)
 
     def answered(self, seq: Sequence, leaf: Node | Block) -> None:
         """Each node gets the first blocks of its precision. Nothing ever matches an answer."""
         if isinstance(leaf, Block):
             assert self.eager is not None
             self.eager.answered(seq, leaf)
-            return
-        held = self.device.held[seq]
-        offsets, bits = held.own, held.table.bits[held.shared :].copy()
-        left = np.ones(len(offsets), np.bool_)
-        for node in _path(leaf, seq.node):
-            where = np.flatnonzero(left & (bits == node.bits))[: node.blocks]
-            table = self.device.nodes[node] = BlockTable(node.blocks)
-            table.append(offsets[where], node.bits)
-            left[where] = False
-        rest = offsets[left], bits[left]
-        held.table.truncate(held.shared)
-        held.table.append(*rest)
+        else:
+            self.tree.answered(seq, leaf)
 
     def reclaimed(self, taken: Items[tuple[Block, int]]) -> None:
         """Their places are free when nobody has to read them any more."""
@@ -164,7 +141,7 @@ class BlockManager:
         self.eager.reclaimed(list(taken))
 
     def released(self, seq: Sequence) -> None:
-        """Free everything."""
+        """Free all that a sequence has."""
         held = self.device.held.get(seq)
         if self.eager is not None and held is not None:
             self.eager.name(seq, held)
@@ -185,28 +162,18 @@ class BlockManager:
             self._returned[seq] = self.hosted.pop(seq)  # `mirror_joined` may keep some of it
 
     def split(self, upper: Node, lower: Node) -> None:
-        """Cut its table."""
+        """Cut the tables of a node that is now two."""
         self.tier.split(upper, lower)
-        nodes = self.device.nodes
-        table = nodes.get(lower)
-        if table is None:
-            return
-        for node, where in ((upper, slice(upper.blocks)), (lower, slice(upper.blocks, None))):
-            part = nodes[node] = BlockTable(node.blocks)
-            part.append(table.offsets[where], table.bits[where])
+        self.tree.split(upper, lower)
 
     def trimmed(self, node: Node, blocks: int) -> None:
         """Its places are free when nobody has to read them any more."""
-        table = self.device.nodes[node]
-        left = len(table) - blocks
-        self.device.trimmed.append(table.offsets[left:].copy())
-        if left:
-            table.truncate(left)
-        else:
-            del self.device.nodes[node]
+        self.tree.trimmed(node, blocks)
 
     def shrunk(self, node: Node, from_bits: int, to_bits: int) -> None:
-        """Rewrite them. Copies of the same plan may still have to read what was dropped."""
+        """Rewrite a cached node. Copies of the same plan may still have to read what was dropped,
+        so its places are not freed before, as `demoted` does.
+        """
         self.device.demote(node, np.arange(node.blocks), from_bits, to_bits)
 
     def backed_up(self, node: Node) -> None:
@@ -324,13 +291,10 @@ class BlockManager:
             if seq.node is not None:
                 self.eager.seat(seq, held)
             return held
-        path = _path(seq.node, None)
-        if lacking := [node for node in path if node not in self.device.nodes]:
+        if lacking := self.tree.lacking(seq):
             assert load is not None
             self._start(self.tier.load(lacking, load))
-        for node in path:
-            table = self.device.nodes[node]
-            held.table.append(table.offsets, table.bits)
+        self.tree.seat(seq, held)
         return held
 
     def _swap_in(self, seq: Sequence, held: Held, transfer: Transfer) -> None:
@@ -399,19 +363,6 @@ def _by_sequence(plan: Plan | None) -> Transfers:
         if seq is not None and not (direction == "d2h" and (seq, direction) in found):
             found[seq, direction] = transfer
     return found
-
-
-def _path(node: Node | None, above: Node | None) -> list[Node]:
-    """The nodes down to `node`, from below `above` on; `node` itself in any case."""
-    if node is None:
-        return []
-    path = [node]
-    for step in node.path():
-        if step is above:
-            break
-        if step is not node:
-            path.append(step)
-    return path[::-1]
 
 
 def _check_supported(engine: Engine, arena: Arena) -> None:

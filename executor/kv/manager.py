@@ -9,9 +9,10 @@ import numpy as np
 
 from executor.kv.arena import Arena, HostArena
 from executor.kv.eager import EagerPlaces
-from executor.kv.host import HostBlocks, HostPlaces
+from executor.kv.host import HostPlaces
 from executor.kv.mirrored import MirrorPlaces
 from executor.kv.placer import Held, Placer
+from executor.kv.swapped import SwappedPlaces
 from executor.kv.tables import NO_BITS, NO_OFFSETS, BlockTable, CopyJob, Moves
 from executor.kv.tier import TierPlaces
 from executor.kv.tree import TreePlaces
@@ -42,20 +43,16 @@ class BlockManager:
         self.engine = engine
         self.device = Placer(arena.allocator())
         self.host = HostPlaces(host, arena.size)
-        self.hosted: dict[Sequence, HostBlocks] = {}
-        """What is on the host of sequences that were swapped out."""
         self.mirrored = MirrorPlaces(self.host)
         """Copies on the host of sequences that run."""
+        self.swapped = SwappedPlaces(self.host, self.mirrored)
+        """What is on the host of sequences that were swapped out."""
         self.tier = TierPlaces(self.host, self.device)
         """Cached prefixes on the host."""
         self.tree = TreePlaces(self.device)
         """Cached prefixes, if the index is the shared tree."""
         self.eager = None if engine.eager is None else EagerPlaces(self.device)
         """Cached prefixes, if the index knows each block by itself."""
-        self._returned: dict[Sequence, HostBlocks] = {}
-        """What is on the host of those that have just come back in the background."""
-        self._kept: dict[Sequence, int] = {}
-        """Blocks whose places on the host stay, of those that come back with this plan."""
         self._changes: list[Change] = []
         engine.place(self)
 
@@ -65,7 +62,7 @@ class BlockManager:
         """Place what a plan takes, and free what it gives back; returns what has to be moved."""
         changes, self._changes = self._changes, []
         transfers = _by_sequence(plan)
-        self._free_returned()
+        self.swapped.free()
         if self.eager is not None:
             self.eager.settle()
         self._take_out(changes, transfers)
@@ -98,7 +95,7 @@ class BlockManager:
         if self.eager is not None:
             self.eager.settle()
         self._free_trimmed()
-        self._free_returned()
+        self.swapped.free()
         self.tier.settle()
 
     # -- what the engine calls ------------------------------------------------------------------
@@ -146,7 +143,7 @@ class BlockManager:
         if self.eager is not None and held is not None:
             self.eager.name(seq, held)
         self.device.drop(seq)
-        self._forget_hosted(seq)
+        self.swapped.forget(seq)
 
     def landed(self, transfer: Transfer) -> None:
         """Free what was copied from, unless the sequence has ended: then `released` does it."""
@@ -158,8 +155,8 @@ class BlockManager:
             return
         elif transfer.direction == "d2h":
             self.device.drop(seq)
-        elif seq in self.hosted:
-            self._returned[seq] = self.hosted.pop(seq)  # `mirror_joined` may keep some of it
+        else:
+            self.swapped.landed(seq)
 
     def split(self, upper: Node, lower: Node) -> None:
         """Cut the tables of a node that is now two."""
@@ -194,14 +191,11 @@ class BlockManager:
 
     def mirror_joined(self, seq: Sequence, kept_blocks: int) -> None:
         """Keep the places on the host of what is kept, now or when the plan brings it back."""
-        if seq in self._returned:
-            self.mirrored.keep(seq, self._returned.pop(seq), kept_blocks)
-        elif kept_blocks:
-            self._kept[seq] = kept_blocks
+        self.swapped.keep(seq, kept_blocks)
 
     def mirror_left(self, seq: Sequence, to_host: bool) -> None:
         """Its places are free, or become those of what is there now."""
-        self._kept.pop(seq, None)
+        self.swapped.keep_none(seq)
         self.mirrored.leave(seq, to_host)
 
     def mirror_requantised(self, seq: Sequence) -> None:
@@ -243,7 +237,7 @@ class BlockManager:
             held = self.device.held.get(seq)
             if held is None:  # it leaves in the plan that brought it: nothing has moved yet
                 if kind == "preempt":
-                    self._forget_hosted(seq)
+                    self.swapped.forget(seq)
             elif last[seq] == "swap_out":
                 self._swap_out(seq, held, transfers[seq, "d2h"])
             else:
@@ -260,8 +254,7 @@ class BlockManager:
     def _swap_out(self, seq: Sequence, held: Held, transfer: Transfer) -> None:
         """Copy what was computed and has no copy yet; the rest was room for more."""
         stop = -(-seq.computed_tokens // self.engine.block_tokens)
-        hosted, dirty = self.mirrored.swap_out(seq, held.table, stop)
-        self.hosted[seq] = hosted
+        hosted, dirty = self.swapped.swap_out(seq, held.table, stop)
         device, host = held.table.offsets[dirty], hosted.offsets[dirty]
         self._start(CopyJob(transfer, "d2h", device, hosted.bits[dirty], host))
         if transfer.timing == "before_step":
@@ -274,7 +267,7 @@ class BlockManager:
             held = self.device.held.get(seq)
             if held is None:
                 held = self._seat(seq, transfers.get((seq, "h2d")))
-                if seq in self.hosted:
+                if seq in self.swapped.hosted:
                     self._swap_in(seq, held, transfers[seq, "h2d"])
             self.device.extend(held, seq.shared_blocks + seq.blocks)
             if self.eager is not None:
@@ -299,14 +292,14 @@ class BlockManager:
 
     def _swap_in(self, seq: Sequence, held: Held, transfer: Transfer) -> None:
         """Copy everything back; with `before_step` the places on the host are free at once."""
-        host = self.hosted[seq]
+        host = self.swapped.hosted[seq]
         device = self.device.take_mixed(host.bits)
         held.table.append(device, host.bits)
         if seq.state is State.MOVING_OUT:  # it goes out again at once, and has never left the host
             return
         self._start(CopyJob(transfer, "h2d", device, host.bits, host.offsets))
         if transfer.timing == "before_step":
-            self.mirrored.keep(seq, self.hosted.pop(seq), self._kept.pop(seq, 0))
+            self.swapped.came_back(seq)
 
     def _copy_ahead(self, transfers: Iterable[Transfer]) -> None:
         """Start the copies that no sequence asked for."""
@@ -340,16 +333,6 @@ class BlockManager:
         self.device.trimmed.clear()
         if self.eager is not None:
             self.eager.free()
-
-    def _free_returned(self) -> None:
-        for hosted in self._returned.values():
-            self.host.give(hosted.offsets)
-        self._returned.clear()
-
-    def _forget_hosted(self, seq: Sequence) -> None:
-        host = self.hosted.pop(seq, None)
-        if host is not None:
-            self.host.give(host.offsets)
 
 
 def _by_sequence(plan: Plan | None) -> Transfers:

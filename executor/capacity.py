@@ -1,4 +1,4 @@
-"""How many KV blocks a device has room for beside a model."""
+"""How many KV blocks a device has room for beside a model, and the steps that warm it up."""
 
 from __future__ import annotations
 

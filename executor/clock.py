@@ -1,9 +1,9 @@
 """What time it is: on a real device, or by given step times.
 
 A driver goes by `now` at step boundaries. The real clock reads the monotonic time and knows of
-copies only once they have landed. `GivenTimes` does no waiting: it says when each step and each
-copy would end by a cost model, in the same way as the simulator counts, so that both drivers can
-be held to the same event log.
+copies only once they have landed. `GivenTimes` says when each step and each copy would end by a
+cost model, in the same way as the simulator counts, so that both drivers can be held to the same
+event log; it never sleeps, and waits only for copies that should be over and are not.
 """
 
 from __future__ import annotations
@@ -47,9 +47,11 @@ class Clock(Protocol):
 class GivenTimes:
     """Times by a cost model."""
 
-    def __init__(self, cost: CostModel, lag: int, finish: Callable[[Transfer], None]) -> None:
-        """`finish` waits until a copy is over on the device."""
-        self._cost, self._lag, self._finish = cost, lag, finish
+    def __init__(self, cost: CostModel, lag: int, poll: Callable[[], list[Transfer]]) -> None:
+        """`poll` gives the copies that are over on the device since the last time."""
+        self._cost, self._lag, self._poll = cost, lag, poll
+        self._over: set[Transfer] = set()
+        """Copies that are over before their time has come."""
         self._queues = CopyQueues(cost)
         self._landings: list[tuple[float, int, Transfer, Copy]] = []
         self._numbers = count()
@@ -83,6 +85,12 @@ class GivenTimes:
     def sleep(self, now: float, until: float) -> float:
         """Jump to what comes first."""
         return max(now, min(until, self._next_landing()))
+
+    def _finish(self, transfer: Transfer) -> None:
+        """Wait until a copy is over on the device."""
+        while transfer not in self._over:
+            self._over.update(self._poll())
+        self._over.discard(transfer)
 
     def _await(self, transfer: Transfer, copy: Copy) -> None:
         entry = self._queues.end_s(copy), next(self._numbers), transfer, copy

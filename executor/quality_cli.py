@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from executor.options import JsonAlone
 from executor.shipped import HELDOUT, TINY, documents
 from superinfer.costs.shapes import load_shape
 from superinfer.errors import ConfigError, InputError, SuperInferError
@@ -70,7 +71,7 @@ def quality(
     length: Annotated[int, typer.Option(min=64, help="Tokens of a window.")] = 512,
     distance: Annotated[int, typer.Option(min=128, help="Tokens that recall looks back.")] = 1024,
     decode: Annotated[bool, typer.Option("--decode", help="Token by token, as decodes.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    as_json: JsonAlone = False,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Profile that takes the figures.")
     ] = None,

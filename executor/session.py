@@ -64,6 +64,13 @@ class ModelOptions:
     graphs: bool = True
     """Replay steps from CUDA graphs."""
 
+    def torch_dtype(self, device: torch.device) -> torch.dtype:
+        """The type of a model on a device; ConfigError for an unknown name."""
+        name = self.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+        if name not in DTYPES:
+            raise ConfigError(f"--dtype: expected one of {', '.join(DTYPES)}, got {name!r}")
+        return DTYPES[name]
+
 
 @dataclass(slots=True)
 class Session:
@@ -199,13 +206,10 @@ def source_of(name: str) -> str | Path:
 
 
 def _model(config: Config, options: ModelOptions, device: Device, block_tokens: int) -> Model:
-    kind = options.dtype or ("bfloat16" if device.torch.type == "cuda" else "float32")
-    if kind not in DTYPES:
-        raise ConfigError(f"--dtype: expected one of {', '.join(DTYPES)}, got {kind!r}")
     return load_model(
         source_of(config.run.model),
         device=device.torch,
-        dtype=DTYPES[kind],
+        dtype=options.torch_dtype(device.torch),
         random_weights=options.random_weights,
         int8=options.int8,
         block_tokens=block_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ class Rig:
 
     def given_times(self) -> GivenTimes:
         """A clock that goes by the engine's cost model."""
-        return GivenTimes(self.engine.cost, self.engine.config.lag, finisher(self.mover))
+        return GivenTimes(self.engine.cost, self.engine.config.lag, self.mover.poll)
 
     def real_time(self) -> RealTime:
         """The clock on the wall, without idle time."""
@@ -237,18 +237,6 @@ def prefilled(
         tables.append(table)
         chunks.append(ChunkRows(table, 0, generator.integers(0, 131, length), True))
     return tables, runner.launch(Batch.of([], chunks)).wait()
-
-
-def finisher(mover: Mover) -> Callable[[Any], None]:
-    """Waits until copies are over, in the order of their times."""
-    over: set[Any] = set()
-
-    def finish(transfer: Any) -> None:
-        while transfer not in over:
-            over.update(mover.poll())
-        over.discard(transfer)
-
-    return finish
 
 
 def forced(

@@ -247,7 +247,7 @@ class Placed(RuleBasedStateMachine):
             self.engine.transferred(transfer, self.now)
         self.device.follow(self.engine.plan(self.now))
         manager, pool = self.device.manager, self.engine.pool
-        assert not manager.device.held and not manager.hosted
+        assert not manager.device.held and not manager.swapped.hosted
         assert manager.host.taken == self.engine.host.cached
         assert sum(manager.device.places.live.values()) == pool.cached
 

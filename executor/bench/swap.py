@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from executor.calibration.links import Pools
-from executor.calibration.timing import time_calls
+from executor.calibration.timing import between_events, time_calls
 
 Row = dict[str, Any]
 LARGE_COPY = 64 << 20
@@ -53,7 +53,7 @@ def slowdown(
     pools, samples = Pools(device), list[float]()
     for _ in range(STEPS):
         over = pools.start(size, COPIES)
-        seconds = _between_events(step)
+        seconds = between_events(step)
         if not over():
             samples.append(seconds)
     torch.cuda.synchronize(device)
@@ -64,12 +64,3 @@ def slowdown(
         "slowdown": beside_s / alone_s - 1,
         "steps": len(samples),
     }
-
-
-def _between_events(step: Callable[[], object]) -> float:
-    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    first.record()
-    step()
-    last.record()
-    last.synchronize()
-    return float(first.elapsed_time(last)) / 1000

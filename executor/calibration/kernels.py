@@ -7,7 +7,7 @@ in an arena far larger than it, and layers take turns. What is timed is random, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from executor.bench.attention import Heads, time_decode, time_prefill
 from executor.calibration.cases import RandomArena
+from executor.calibration.grids import Grids
 from executor.calibration.tables import Axes, Family, hold_out, measure_curve, measure_grid
 from executor.calibration.timing import Call, Deadline, Timing, copies_beyond_cache, time_calls
 from executor.items import ItemBudget
@@ -27,76 +28,6 @@ from superinfer.costs.shapes import ModelShape
 EPS = 1e-5
 HELD_OUT = 4
 """Points beside the grid that are measured of each kernel."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grids:
-    """Where kernels are measured."""
-
-    tokens: tuple[int, ...]
-    rows: tuple[int, ...]
-    sequences: tuple[int, ...]
-    contexts: tuple[int, ...]
-    chunks: tuple[int, ...]
-    before: tuple[int, ...]
-    blocks: tuple[int, ...]
-    most_context: int
-    """Total context of a decode at the most."""
-
-    def within(self, max_model_len: int) -> Grids:
-        """The same for a model whose context is shorter."""
-
-        def cut(axis: tuple[int, ...], most: int) -> tuple[int, ...]:
-            kept = tuple(x for x in axis if x < most)
-            return (*kept, most) if len(kept) < len(axis) else kept
-
-        limit = max_model_len
-        return Grids(
-            self.tokens,
-            self.rows,
-            self.sequences,
-            cut(self.contexts, limit),
-            cut(self.chunks, max(2, limit // 2)),
-            cut(self.before, limit - max(2, limit // 2)),
-            self.blocks,
-            self.most_context,
-        )
-
-    def holding(self, sequences: int, tokens: int) -> Grids:
-        """The same for steps of so many sequences and `tokens` in the KV cache at the most."""
-        fewer = tuple(x for x in self.sequences if x < sequences)
-        most = min(self.most_context, tokens)
-        return replace(self, sequences=(*fewer, sequences), most_context=most)
-
-
-def spaced(last: int, fine_from: int) -> tuple[int, ...]:
-    """Whole numbers from 1 to `last`, two to an octave and from `fine_from` on four."""
-    octaves = range(last.bit_length())
-    coarse = {n << k for n in (2, 3) for k in octaves} | {1}
-    fine = {n << k for n in (4, 5, 6, 7) for k in octaves}
-    return tuple(sorted(n for n in coarse | {m for m in fine if m > fine_from} if n <= last))
-
-
-GPU = Grids(
-    tokens=spaced(8192, 128),
-    rows=(1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256),
-    sequences=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-    contexts=(32, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768),
-    chunks=(1, 16, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192),
-    before=(0, 512, 1024, 2048, 4096, 8192, 16384, 32768),
-    blocks=(1, 2, 4, 8, 32, 128),
-    most_context=1 << 20,
-)
-CPU = Grids(
-    tokens=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
-    rows=(1, 2, 4, 8, 16, 32, 64),
-    sequences=(1, 2, 4, 8, 16, 32, 64),
-    contexts=(32, 64, 128, 256, 512, 1024),
-    chunks=(1, 16, 32, 64, 128, 256, 512),
-    before=(0, 64, 128, 256, 512),
-    blocks=(1, 2, 4, 8, 16),
-    most_context=1 << 15,
-)
 
 
 @dataclass(slots=True)

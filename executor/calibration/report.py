@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from statistics import median
 
 from executor.calibration.factors import HIGHEST, LOWEST, factors_of
@@ -26,8 +26,20 @@ def unsteady(profile: Profile) -> str:
 
 def profile_lines(profile: Profile) -> Iterator[str]:
     """What was measured and how well it predicts."""
-    memory = profile.memory
     yield f"{profile.model} ({profile.dtype}) on {profile.versions.get('device', profile.device)}"
+    yield from _device_lines(profile)
+    yield from _host_lines(profile)
+    yield f"  {'':24} {'points':>6} {'spread':>7} {'error on held-out':>18}"
+    for name, entry in profile.fit.items():
+        if name == "in_step":
+            yield from _factor_lines(entry)
+        else:
+            yield _fit_line(name, entry)
+
+
+def _device_lines(profile: Profile) -> Iterator[str]:
+    """Its memory, its arithmetic, its links and its graphs."""
+    memory = profile.memory
     yield (
         f"  copy {memory['copy_bytes_per_s'] / 1e9:,.0f} GB/s, "
         f"read {memory['read_bytes_per_s'] / 1e9:,.0f} GB/s, "
@@ -39,6 +51,10 @@ def profile_lines(profile: Profile) -> Iterator[str]:
         yield f"  {way:5} {rate:6.1f} GB/s, {setup:.1f} us per copy"
     if profile.graphs is not None:
         yield f"  graphs: {profile.graphs.words}"
+
+
+def _host_lines(profile: Profile) -> Iterator[str]:
+    """What a step costs beside the device, and how steady the clock was."""
     host = profile.host
     step_us, sequence_us = host.step_s * 1e6, host.per_sequence_s * 1e6
     yield f"  host  {step_us:.0f} us per step, {sequence_us:.1f} per sequence"
@@ -50,22 +66,26 @@ def profile_lines(profile: Profile) -> Iterator[str]:
             f"then {stick['median']:.2f} times that (90% of {stick['samples']:.0f} samples "
             f"{stick['p5']:.2f} to {stick['p95']:.2f})"
         )
-    yield f"  {'':24} {'points':>6} {'spread':>7} {'error on held-out':>18}"
-    for name, entry in profile.fit.items():
-        if name == "in_step":
-            words = ", ".join(f"{part} {factor:.3f}" for part, factor in entry.items())
-            yield f"  in a step against alone: {words}"
-            if bounded := factors_of(entry).at_bounds:
-                names = ", ".join(bounded)
-                limits = f"{LOWEST:g} to {HIGHEST:g}"
-                yield f"  {names}: not fitted, at the end of what is allowed ({limits})"
-            continue
-        error = entry.get("heldout_mape", entry.get("mean"))
-        shown = "" if error is None else f"{error:18.1%}"
-        if "heldout_mape" not in entry and "mean" in entry:
-            shown += " (host time is fitted with these)"
-        spread = entry.get("spread")
-        yield (
-            f"  {name:24} {entry.get('points', 0):6.0f} "
-            f"{'' if spread is None else f'{spread:7.1%}':>7} {shown}"
-        )
+
+
+def _factor_lines(entry: Mapping[str, float]) -> Iterator[str]:
+    """How much longer parts take inside a step."""
+    words = ", ".join(f"{part} {factor:.3f}" for part, factor in entry.items())
+    yield f"  in a step against alone: {words}"
+    if bounded := factors_of(entry).at_bounds:
+        names = ", ".join(bounded)
+        limits = f"{LOWEST:g} to {HIGHEST:g}"
+        yield f"  {names}: not fitted, at the end of what is allowed ({limits})"
+
+
+def _fit_line(name: str, entry: Mapping[str, float]) -> str:
+    """One kernel, or steps as a whole."""
+    error = entry.get("heldout_mape", entry.get("mean"))
+    shown = "" if error is None else f"{error:18.1%}"
+    if "heldout_mape" not in entry and "mean" in entry:
+        shown += " (host time is fitted with these)"
+    spread = entry.get("spread")
+    return (
+        f"  {name:24} {entry.get('points', 0):6.0f} "
+        f"{'' if spread is None else f'{spread:7.1%}':>7} {shown}"
+    )

@@ -6,18 +6,17 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from executor.calibration.kernels import CPU, GPU, Bench, Grids
+from executor.calibration.grids import CPU, GPU, Grids
+from executor.calibration.kernels import Bench
 from executor.device import find_device
 from executor.items import ItemBudget
 from executor.kernels.ops import ops_for
 from executor.kv.layout import KVLayout
 from executor.models.config import read_config
-from executor.session import DTYPES, ModelOptions, source_of
+from executor.session import KERNEL_BLOCKS, ModelOptions, source_of
 from superinfer.costs.shapes import ModelShape
 from superinfer.errors import ConfigError
 
-BLOCK_TOKENS = (16, 32, 64)
-"""Sizes of blocks that the kernels are made for."""
 LEAST_MODEL_LEN = 64
 """Shorter contexts leave the grids without a second point."""
 CPU_ROUNDS, ROUND_MINUTES = 5, 0.2
@@ -57,15 +56,15 @@ class Subject:
         shape = read_config(source_of(wish.model))[0].shape
         if shape.encoder_layers:
             raise ConfigError(f"{shape.name}: the cost model has no encoder-decoder models")
-        if wish.block_tokens not in BLOCK_TOKENS:
+        if wish.block_tokens not in KERNEL_BLOCKS:
             raise ConfigError(
-                f"block_tokens: expected one of {BLOCK_TOKENS}, found {wish.block_tokens}"
+                f"block_tokens: expected one of {KERNEL_BLOCKS}, found {wish.block_tokens}"
             )
         longest = wish.max_model_len or shape.max_model_len
         if not LEAST_MODEL_LEN <= longest <= shape.max_model_len:
             limits = f"{LEAST_MODEL_LEN} to {shape.max_model_len}"
             raise ConfigError(f"max_model_len: expected {limits}, found {longest}")
-        dtype = dtype_of(wish.loading, device)
+        dtype = wish.loading.torch_dtype(device)
         shape = replace(shape, dtype_bytes=dtype.itemsize)
         layout = KVLayout(shape.layers, shape.kv_heads, shape.head_dim, wish.block_tokens, dtype)
         return cls(wish, device, shape, layout)
@@ -108,11 +107,3 @@ class Subject:
         point_s = 0.03 if self.wish.minutes < 4 else 0.06
         ops = ops_for(self.device)
         return Bench(self.shape, self.layout, ops, self.device, self.grids(), budget, int8, point_s)
-
-
-def dtype_of(loading: ModelOptions, device: torch.device) -> torch.dtype:
-    """The type of a model as the executor loads it."""
-    kind = loading.dtype or ("bfloat16" if device.type == "cuda" else "float32")
-    if kind not in DTYPES:
-        raise ConfigError(f"--dtype: expected one of {', '.join(DTYPES)}, got {kind!r}")
-    return DTYPES[kind]

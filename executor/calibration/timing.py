@@ -80,7 +80,7 @@ def time_calls(
         return _time_cuda(_each(calls), len(calls), budget_s)
     run = captured(calls)
     run()
-    again = -(-SHORT_REPLAY_S // max(_between_events(run), 1e-9))
+    again = -(-SHORT_REPLAY_S // max(between_events(run), 1e-9))
     if again > 1:
         calls = list(calls) * int(min(again, -(-MOST_CALLS // len(calls))))
         run = captured(calls)
@@ -113,13 +113,14 @@ def captured(calls: Sequence[Call]) -> Call:
 
 def _time_cuda(run: Call, count: int, budget_s: float) -> Timing:
     run()
-    once_s = _between_events(run)
+    once_s = between_events(run)
     repeats = _repeats(once_s, budget_s)
-    samples = [_between_events(run) / count for _ in range(repeats)]
+    samples = [between_events(run) / count for _ in range(repeats)]
     return Timing.of(samples)
 
 
-def _between_events(run: Call) -> float:
+def between_events(run: Call) -> float:
+    """Seconds on a GPU from before what a call launches to behind it."""
     first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     first.record()
     run()

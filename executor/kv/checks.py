@@ -98,10 +98,10 @@ def _same(table: BlockTable, node: Node, part: BlockTable) -> bool:
 def _check_host(manager: BlockManager) -> None:
     """As many host places are taken as the core counts, each by one."""
     host = manager.engine.host
-    for seq, there in manager.hosted.items():
+    for seq, there in manager.swapped.hosted.items():
         counted = cut(seq.host_runs, 0, len(there.bits))
         assert there.bits.tolist() == [bits for bits, n in counted for _ in range(n)], seq
-    hosted = sum(len(blocks.offsets) for blocks in manager.hosted.values())
+    hosted = sum(len(blocks.offsets) for blocks in manager.swapped.hosted.values())
     assert hosted == host.used, (hosted, host.used)
     tree = manager.engine.tree
     on_host = set() if tree is None else {node for node in tree.nodes() if node.on_host}

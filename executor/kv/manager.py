@@ -9,11 +9,13 @@ import numpy as np
 
 from executor.kv.arena import Arena, HostArena
 from executor.kv.eager import EagerPlaces
-from executor.kv.host import HostBlocks, HostPlaces
+from executor.kv.host import HostPlaces
 from executor.kv.mirrored import MirrorPlaces
 from executor.kv.placer import Held, Placer
+from executor.kv.swapped import SwappedPlaces
 from executor.kv.tables import NO_BITS, NO_OFFSETS, BlockTable, CopyJob, Moves
 from executor.kv.tier import TierPlaces
+from executor.kv.tree import TreePlaces
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError, PlanError
 from superinfer.memory.node import Node
@@ -41,18 +43,16 @@ class BlockManager:
         self.engine = engine
         self.device = Placer(arena.allocator())
         self.host = HostPlaces(host, arena.size)
-        self.hosted: dict[Sequence, HostBlocks] = {}
-        """What is on the host of sequences that were swapped out."""
         self.mirrored = MirrorPlaces(self.host)
         """Copies on the host of sequences that run."""
+        self.swapped = SwappedPlaces(self.host, self.mirrored)
+        """What is on the host of sequences that were swapped out."""
         self.tier = TierPlaces(self.host, self.device)
         """Cached prefixes on the host."""
+        self.tree = TreePlaces(self.device)
+        """Cached prefixes, if the index is the shared tree."""
         self.eager = None if engine.eager is None else EagerPlaces(self.device)
         """Cached prefixes, if the index knows each block by itself."""
-        self._returned: dict[Sequence, HostBlocks] = {}
-        """What is on the host of those that have just come back in the background."""
-        self._kept: dict[Sequence, int] = {}
-        """Blocks whose places on the host stay, of those that come back with this plan."""
         self._changes: list[Change] = []
         engine.place(self)
 
@@ -62,7 +62,7 @@ class BlockManager:
         """Place what a plan takes, and free what it gives back; returns what has to be moved."""
         changes, self._changes = self._changes, []
         transfers = _by_sequence(plan)
-        self._free_returned()
+        self.swapped.free()
         if self.eager is not None:
             self.eager.settle()
         self._take_out(changes, transfers)
@@ -95,19 +95,19 @@ class BlockManager:
         if self.eager is not None:
             self.eager.settle()
         self._free_trimmed()
-        self._free_returned()
+        self.swapped.free()
         self.tier.settle()
 
     # -- what the engine calls ------------------------------------------------------------------
 
     def decided(self, changes: Items[Change]) -> None:
-        """Kept for `follow`."""
+        """Keep changes of the plan for `follow`."""
         self._changes += changes
 
     def demoted(
         self, seq: Sequence, node: Node | None, from_bits: int, to_bits: int, blocks: int
     ) -> None:
-        """Rewrite them."""
+        """Rewrite all blocks of a node, or so many of the sequence's own that have `from_bits`."""
         self._free_trimmed()
         if node is not None:
             self.device.demote(node, np.arange(blocks), from_bits, to_bits)
@@ -121,42 +121,16 @@ class BlockManager:
         """New nodes get the places of the sequence's blocks, and it gets those of older ones."""
         if self.eager is not None:
             self.eager.published(seq)
-            return
-        held, nodes = self.device.held[seq], self.device.nodes
-        for node in _path(seq.node, above):
-            table, where = nodes.get(node), slice(node.start, node.stop)
-            if table is None:  # new, or on the host alone till now
-                table = nodes[node] = BlockTable(node.blocks)
-                table.append(held.table.offsets[where], held.table.bits[where])
-            elif len(table) < node.blocks:
-                new = slice(node.start + len(table), node.stop)
-                table.append(held.table.offsets[new], held.table.bits[new])
-            elif table.bits[0] != node.bits:  # others had it with fewer bits than this one may have
-                self.device.places.give(table.offsets)
-                table.put(slice(None), held.table.offsets[where], held.table.bits[where])
-            else:
-                self.device.wait_for("h2d", table.offsets)  # it may be being loaded for another one
-                self.device.places.give(held.table.offsets[where])
-                held.table.put(where, table.offsets, table.bits)
-        held.shared = seq.shared_blocks
+        else:
+            self.tree.published(seq, above)
 
     def answered(self, seq: Sequence, leaf: Node | Block) -> None:
         """Each node gets the first blocks of its precision. Nothing ever matches an answer."""
         if isinstance(leaf, Block):
             assert self.eager is not None
             self.eager.answered(seq, leaf)
-            return
-        held = self.device.held[seq]
-        offsets, bits = held.own, held.table.bits[held.shared :].copy()
-        left = np.ones(len(offsets), np.bool_)
-        for node in _path(leaf, seq.node):
-            where = np.flatnonzero(left & (bits == node.bits))[: node.blocks]
-            table = self.device.nodes[node] = BlockTable(node.blocks)
-            table.append(offsets[where], node.bits)
-            left[where] = False
-        rest = offsets[left], bits[left]
-        held.table.truncate(held.shared)
-        held.table.append(*rest)
+        else:
+            self.tree.answered(seq, leaf)
 
     def reclaimed(self, taken: Items[tuple[Block, int]]) -> None:
         """Their places are free when nobody has to read them any more."""
@@ -164,12 +138,12 @@ class BlockManager:
         self.eager.reclaimed(list(taken))
 
     def released(self, seq: Sequence) -> None:
-        """Free everything."""
+        """Free all that a sequence has."""
         held = self.device.held.get(seq)
         if self.eager is not None and held is not None:
             self.eager.name(seq, held)
         self.device.drop(seq)
-        self._forget_hosted(seq)
+        self.swapped.forget(seq)
 
     def landed(self, transfer: Transfer) -> None:
         """Free what was copied from, unless the sequence has ended: then `released` does it."""
@@ -181,32 +155,22 @@ class BlockManager:
             return
         elif transfer.direction == "d2h":
             self.device.drop(seq)
-        elif seq in self.hosted:
-            self._returned[seq] = self.hosted.pop(seq)  # `mirror_joined` may keep some of it
+        else:
+            self.swapped.landed(seq)
 
     def split(self, upper: Node, lower: Node) -> None:
-        """Cut its table."""
+        """Cut the tables of a node that is now two."""
         self.tier.split(upper, lower)
-        nodes = self.device.nodes
-        table = nodes.get(lower)
-        if table is None:
-            return
-        for node, where in ((upper, slice(upper.blocks)), (lower, slice(upper.blocks, None))):
-            part = nodes[node] = BlockTable(node.blocks)
-            part.append(table.offsets[where], table.bits[where])
+        self.tree.split(upper, lower)
 
     def trimmed(self, node: Node, blocks: int) -> None:
         """Its places are free when nobody has to read them any more."""
-        table = self.device.nodes[node]
-        left = len(table) - blocks
-        self.device.trimmed.append(table.offsets[left:].copy())
-        if left:
-            table.truncate(left)
-        else:
-            del self.device.nodes[node]
+        self.tree.trimmed(node, blocks)
 
     def shrunk(self, node: Node, from_bits: int, to_bits: int) -> None:
-        """Rewrite them. Copies of the same plan may still have to read what was dropped."""
+        """Rewrite a cached node. Copies of the same plan may still have to read what was dropped,
+        so its places are not freed before, as `demoted` does.
+        """
         self.device.demote(node, np.arange(node.blocks), from_bits, to_bits)
 
     def backed_up(self, node: Node) -> None:
@@ -227,14 +191,11 @@ class BlockManager:
 
     def mirror_joined(self, seq: Sequence, kept_blocks: int) -> None:
         """Keep the places on the host of what is kept, now or when the plan brings it back."""
-        if seq in self._returned:
-            self.mirrored.keep(seq, self._returned.pop(seq), kept_blocks)
-        elif kept_blocks:
-            self._kept[seq] = kept_blocks
+        self.swapped.keep(seq, kept_blocks)
 
     def mirror_left(self, seq: Sequence, to_host: bool) -> None:
         """Its places are free, or become those of what is there now."""
-        self._kept.pop(seq, None)
+        self.swapped.keep_none(seq)
         self.mirrored.leave(seq, to_host)
 
     def mirror_requantised(self, seq: Sequence) -> None:
@@ -276,7 +237,7 @@ class BlockManager:
             held = self.device.held.get(seq)
             if held is None:  # it leaves in the plan that brought it: nothing has moved yet
                 if kind == "preempt":
-                    self._forget_hosted(seq)
+                    self.swapped.forget(seq)
             elif last[seq] == "swap_out":
                 self._swap_out(seq, held, transfers[seq, "d2h"])
             else:
@@ -293,8 +254,7 @@ class BlockManager:
     def _swap_out(self, seq: Sequence, held: Held, transfer: Transfer) -> None:
         """Copy what was computed and has no copy yet; the rest was room for more."""
         stop = -(-seq.computed_tokens // self.engine.block_tokens)
-        hosted, dirty = self.mirrored.swap_out(seq, held.table, stop)
-        self.hosted[seq] = hosted
+        hosted, dirty = self.swapped.swap_out(seq, held.table, stop)
         device, host = held.table.offsets[dirty], hosted.offsets[dirty]
         self._start(CopyJob(transfer, "d2h", device, hosted.bits[dirty], host))
         if transfer.timing == "before_step":
@@ -307,7 +267,7 @@ class BlockManager:
             held = self.device.held.get(seq)
             if held is None:
                 held = self._seat(seq, transfers.get((seq, "h2d")))
-                if seq in self.hosted:
+                if seq in self.swapped.hosted:
                     self._swap_in(seq, held, transfers[seq, "h2d"])
             self.device.extend(held, seq.shared_blocks + seq.blocks)
             if self.eager is not None:
@@ -324,25 +284,22 @@ class BlockManager:
             if seq.node is not None:
                 self.eager.seat(seq, held)
             return held
-        path = _path(seq.node, None)
-        if lacking := [node for node in path if node not in self.device.nodes]:
+        if lacking := self.tree.lacking(seq):
             assert load is not None
             self._start(self.tier.load(lacking, load))
-        for node in path:
-            table = self.device.nodes[node]
-            held.table.append(table.offsets, table.bits)
+        self.tree.seat(seq, held)
         return held
 
     def _swap_in(self, seq: Sequence, held: Held, transfer: Transfer) -> None:
         """Copy everything back; with `before_step` the places on the host are free at once."""
-        host = self.hosted[seq]
+        host = self.swapped.hosted[seq]
         device = self.device.take_mixed(host.bits)
         held.table.append(device, host.bits)
         if seq.state is State.MOVING_OUT:  # it goes out again at once, and has never left the host
             return
         self._start(CopyJob(transfer, "h2d", device, host.bits, host.offsets))
         if transfer.timing == "before_step":
-            self.mirrored.keep(seq, self.hosted.pop(seq), self._kept.pop(seq, 0))
+            self.swapped.came_back(seq)
 
     def _copy_ahead(self, transfers: Iterable[Transfer]) -> None:
         """Start the copies that no sequence asked for."""
@@ -377,16 +334,6 @@ class BlockManager:
         if self.eager is not None:
             self.eager.free()
 
-    def _free_returned(self) -> None:
-        for hosted in self._returned.values():
-            self.host.give(hosted.offsets)
-        self._returned.clear()
-
-    def _forget_hosted(self, seq: Sequence) -> None:
-        host = self.hosted.pop(seq, None)
-        if host is not None:
-            self.host.give(host.offsets)
-
 
 def _by_sequence(plan: Plan | None) -> Transfers:
     """The copies of sequences, each by whose it is and where it goes: the first one to the host,
@@ -399,19 +346,6 @@ def _by_sequence(plan: Plan | None) -> Transfers:
         if seq is not None and not (direction == "d2h" and (seq, direction) in found):
             found[seq, direction] = transfer
     return found
-
-
-def _path(node: Node | None, above: Node | None) -> list[Node]:
-    """The nodes down to `node`, from below `above` on; `node` itself in any case."""
-    if node is None:
-        return []
-    path = [node]
-    for step in node.path():
-        if step is above:
-            break
-        if step is not node:
-            path.append(step)
-    return path[::-1]
 
 
 def _check_supported(engine: Engine, arena: Arena) -> None:

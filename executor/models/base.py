@@ -51,7 +51,7 @@ class Keys(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Attention over blocks as one model runs it."""
+    """Attention over blocks as one model runs it, and the keys and values that it needs there."""
 
     ops: Ops
     layout: KVLayout
@@ -84,6 +84,24 @@ class Attention:
             return _overlaid(parts).flatten(1)
         joined = parts[0] if len(parts) == 1 else torch.cat(parts)
         return joined.flatten(1)
+
+    def write(
+        self,
+        heads: tuple[Tensor, Tensor, Tensor],
+        step: StepInputs,
+        arena: Tensor,
+        layer: int,
+        cos: Tensor | None = None,
+        sin: Tensor | None = None,
+    ) -> None:
+        """Put the keys and values of a step's rows into their blocks, before anything attends.
+
+        `heads`: queries, keys and values as `Ops.rope_write` takes them; where there are `cos` and
+        `sin`, queries and keys are rotated, the queries in place.
+        """
+        q, k, v = heads
+        where = step.write_offsets, step.write_slots
+        self.ops.rope_write(q, k, v, cos, sin, step.positions, arena, self.layout, layer, *where)
 
 
 def _overlaid(parts: list[Tensor]) -> Tensor:

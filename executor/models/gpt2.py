@@ -75,7 +75,6 @@ class Gpt2:
         self.layout, self.max_model_len, self.device = layout, max_model_len, loader.device
         self.vocab = embedding.tokens.shape[0]
         self._layers, self._embedding, self._norm, self._head = layers, embedding, norm, head
-        self._ops = loader.ops
         self._attend = Attention(loader.ops, layout, layout.head_dim**-0.5)
 
     def forward(self, step: StepInputs, arena: Tensor) -> Tensor:
@@ -88,19 +87,7 @@ class Gpt2:
         for index, layer in enumerate(self._layers):
             qkv = layer.qkv(layer.attention_norm(x)).unflatten(1, (3, -1, self.layout.head_dim))
             q, k, v = qkv.unbind(1)
-            self._ops.rope_write(
-                q,
-                k,
-                v,
-                None,
-                None,
-                step.positions,
-                arena,
-                self.layout,
-                index,
-                step.write_offsets,
-                step.write_slots,
-            )
+            self._attend.write((q, k, v), step, arena, index)
             x = x + layer.out(self._attend(q, step, arena, index))
             inner = F.gelu(layer.up(layer.mlp_norm(x)), approximate="tanh")
             x = x + layer.down(inner)

@@ -121,19 +121,7 @@ class Llama:
         q, k, v = self._split(layer.qkv(x))
         if layer.head_norm is not None:
             q, k = layer.head_norm(q, k)
-        self._ops.rope_write(
-            q,
-            k,
-            v,
-            self._cos,
-            self._sin,
-            step.positions,
-            arena,
-            self.layout,
-            index,
-            step.write_offsets,
-            step.write_slots,
-        )
+        self._attend.write((q, k, v), step, arena, index, self._cos, self._sin)
         return self._attend(q, step, arena, index)
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -197,19 +197,7 @@ class T5:
         """Self-attention of one decoder layer, its keys and values written first."""
         qkv = layer.qkv(x).unflatten(1, (3, -1, self.layout.head_dim))
         q, k, v = qkv.unbind(1)
-        self._ops.rope_write(
-            q,
-            k,
-            v,
-            None,
-            None,
-            step.positions,
-            arena,
-            self.layout,
-            index,
-            step.write_offsets,
-            step.write_slots,
-        )
+        self._attend.write((q, k, v), step, arena, index)
         return self._attend(q, step, arena, index, self._decoder[1].bias)
 
 

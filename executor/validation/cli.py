@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from executor.options import JsonAlone, Model, OwnDevice
 from superinfer.errors import ConfigError
+from superinfer.lab.options import NoPlots
+
+if TYPE_CHECKING:
+    from executor.validation.validate import Outcome
 
 GATE = 3
 """Exit code where an error is above `--max-error`, or where another policy wins."""
@@ -28,10 +35,8 @@ def validate(
     scheduler: Annotated[
         list[str] | None, typer.Option(help="Scheduler; may be given again.", show_default="vllm")
     ] = None,
-    model: Annotated[str, typer.Option(help="As for `run`.")] = "tiny",
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda.", show_default="cuda if there is one")
-    ] = None,
+    model: Model = None,
+    device: OwnDevice = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs on the device; medians count.")] = 1,
     max_error: Annotated[
         float | None,
@@ -45,14 +50,13 @@ def validate(
         list[str] | None,
         typer.Option("--run", metavar="'--NAME VALUE'", help="Passed on to `run` on the device."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
-    no_plots: Annotated[bool, typer.Option("--no-plots", help="Write no pictures.")] = False,
+    as_json: JsonAlone = False,
+    no_plots: NoPlots = False,
 ) -> None:
     """Run a trace on the device and in the simulator with this profile, and compare."""
-    import shlex
-
     from executor.device import default_device
-    from executor.validation.validate import Outcome, Wish, gate, validate_all, winners
+    from executor.session import TINY
+    from executor.validation.validate import Wish, gate, validate_all
     from superinfer.costs.profile_file import load_profile
     from superinfer.outputs import check_writable
 
@@ -60,23 +64,14 @@ def validate(
     _refuse(trace, names)
     load_profile(profile)  # the runs read it again, each by itself
     check_writable(out / "device")
-    try:
-        more = [part for text in option or () for part in shlex.split(text)]
-    except ValueError as error:
-        raise ConfigError(f"--run: {error}") from None
-    chosen = ["--model", model, "--device", device or default_device(), *more]
-    wish = Wish(trace, profile, names, tuple(chosen), repeats, out)
-    outcomes: list[Outcome] = validate_all(wish, lambda text: print(text, file=sys.stderr))
+    more = _words(option or ())
+    chosen = ("--model", model or TINY, "--device", device or default_device(), *more)
+    wish = Wish(trace, profile, names, chosen, repeats, out)
+    outcomes = validate_all(wish, lambda text: print(text, file=sys.stderr))
     if not no_plots:
         for outcome in outcomes:
             print(f"picture in {outcome.plot(out)}", file=sys.stderr)
-    if as_json:
-        print(json.dumps([outcome.row(max_error) for outcome in outcomes], indent=2))
-    else:
-        for outcome in outcomes:
-            print("\n".join(outcome.lines(max_error)))
-    for verdict in winners(outcomes):
-        print(verdict.line, file=sys.stderr if as_json else sys.stdout)
+    _show(outcomes, max_error, as_json)
     if max_error is not None and not gate(outcomes, max_error):
         raise typer.Exit(GATE)
 
@@ -92,3 +87,24 @@ def _refuse(trace: str, schedulers: tuple[str, ...]) -> None:
             raise ConfigError(f"--scheduler {name}: given twice")
         if ":" not in name:  # a class of the user's may need settings of the runs
             load_config(None, (), scheduler=name).build_scheduler()
+
+
+def _words(options: Sequence[str]) -> list[str]:
+    """The words of each --run, as a shell takes them apart."""
+    try:
+        return [word for text in options for word in shlex.split(text)]
+    except ValueError as error:
+        raise ConfigError(f"--run: {error}") from None
+
+
+def _show(outcomes: list[Outcome], max_error: float | None, as_json: bool) -> None:
+    """Print each outcome, and who wins: beside JSON on stderr."""
+    from executor.validation.validate import winners
+
+    if as_json:
+        print(json.dumps([outcome.row(max_error) for outcome in outcomes], indent=2))
+    else:
+        for outcome in outcomes:
+            print("\n".join(outcome.lines(max_error)))
+    for verdict in winners(outcomes):
+        print(verdict.line, file=sys.stderr if as_json else sys.stdout)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from executor.calibration.calibrate import calibrate as measure
-from executor.calibration.kernels import Grids, spaced
+from executor.calibration.grids import Grids, spaced
 from executor.calibration.report import profile_lines
 from executor.calibration.subject import Wish
 from executor.session import ModelOptions

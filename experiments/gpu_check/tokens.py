@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -29,7 +28,6 @@ from executor.arrivals import Arrivals
 from executor.clock import GivenTimes
 from executor.kernels.reference import TorchOps
 from executor.kv.streams import Lane, Mark, Streams, streams_for
-from executor.kv.swap import Mover
 from executor.session import ModelOptions, Session, open_session
 from executor.workload import answers_of, load_workload
 from experiments.gpu_check.checks import Check, Context, Result
@@ -195,9 +193,7 @@ def _played(config: Config, options: ModelOptions) -> Played:
     session = open_session(config, options, None, lambda request: lengths[request.index])
     model, engine = session.model, session.engine
     answers = answers_of(workload, model.vocab, model.max_model_len, config.run.seed)
-    mover = session.mover
-    assert isinstance(mover, Mover)
-    clock = GivenTimes(session.cost, engine.config.lag, finisher(mover))
+    clock = GivenTimes(session.cost, engine.config.lag, session.mover.poll)
     session.driver(answers, Arrivals(workload.requests), clock).run()
     tokens = [answers[request].tokens for request in workload.requests]
     return Played(tokens, _moved(session))
@@ -207,18 +203,6 @@ def _moved(session: Session) -> dict[str, float]:
     engine = session.engine
     summary = RunMetrics(engine.recorder.build(engine)).summary({})
     return {name: float(summary[name]) for name in MOVED}
-
-
-def finisher(mover: Mover) -> Callable[[Any], None]:
-    """Waits until copies are over, which are asked for in the order of their given times."""
-    over: set[Any] = set()
-
-    def finish(transfer: Any) -> None:
-        while transfer not in over:
-            over.update(mover.poll())
-        over.discard(transfer)
-
-    return finish
 
 
 def compared(found: Played, wanted: Played) -> Result:

@@ -23,6 +23,7 @@ from superinfer.metrics.statistics import (
     weighted_quantiles,
     weighted_statistics,
 )
+from superinfer.metrics.window import Window
 from superinfer.record import RunRecord
 from superinfer.request import SLO
 
@@ -107,6 +108,27 @@ def test_groups_of_the_worked_case(worked: RunRecord) -> None:
 
 
 @pytest.mark.parametrize(
+    ("start_s", "end_s", "outputs", "inputs"),
+    [
+        (1.0, 2.5, [2, 0, 0, 0], [10, 0, 0, 0]),
+        (2.5, 8.0, [3, 3, 1, 0], [0, 20, 30, 0]),
+        (8.0, 9.0, [0, 1, 0, 0], [0, 0, 0, 0]),
+        (9.0, 11.0, [0, 2, 0, 0], [0, 0, 0, 0]),
+    ],
+)
+def test_a_window_has_its_beginning_and_not_its_end(
+    worked: RunRecord, start_s: float, end_s: float, outputs: list[int], inputs: list[int]
+) -> None:
+    """What begins at once where the one before ends shares no token with it, and none is lost."""
+    metrics = RunMetrics(worked, Window(start_s, end_s))
+    assert Window(start_s, end_s).output_tokens(metrics.view).tolist() == outputs
+    assert Window(start_s, end_s).input_tokens(metrics.view).tolist() == inputs
+    summary = metrics.summary()
+    assert summary["total_output_tokens"] == sum(outputs)
+    assert summary["total_input_tokens"] == sum(inputs)
+
+
+@pytest.mark.parametrize(
     ("slo", "met"),
     [
         (SLO(), None),
@@ -115,6 +137,11 @@ def test_groups_of_the_worked_case(worked: RunRecord) -> None:
         (SLO(tpot_s=1.24), False),
         (SLO(e2el_s=5.9), False),
         (SLO(min_tokens_per_s=0.9), False),
+        # What is missed by less than a nanosecond is met: it may be the rounding of a sum.
+        (SLO(ttft_s=1.0 - 1e-12), True),
+        (SLO(tpot_s=1.25 - 1e-12), True),
+        (SLO(e2el_s=6.0 - 1e-12), True),
+        (SLO(min_tokens_per_s=5 / 6 + 1e-12), True),
     ],
 )
 def test_each_target_decides(slo: SLO, met: bool | None) -> None:

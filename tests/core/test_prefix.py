@@ -16,7 +16,7 @@ from superinfer.memory.lru import LruMemory
 from superinfer.memory.node import Node
 from superinfer.memory.pool import BlockPool
 from superinfer.memory.prefix import PrefixIndex
-from superinfer.request import Request
+from superinfer.request import Request, SLOClass
 
 Path = tuple[object, ...]
 """A block by its namespace and the keys of all blocks up to it."""
@@ -370,3 +370,26 @@ def test_a_prompt_without_ids_matches_nothing() -> None:
     index = index_of(4)
     bare: Any = request(0, 40, 0)
     assert index.acquire(bare, request_keys(bare), 9) == (None, 0)
+
+
+@pytest.mark.parametrize(("min_kv_bits", "bits"), [(4, 8), (8, 8), (16, 16)])
+def test_blocks_of_fewer_bits_are_computed_anew_only_for_who_demands_more(
+    min_kv_bits: int, bits: int
+) -> None:
+    """Nine cached blocks of 8 bits, which a request that began before they were there has too."""
+    index = index_of(4)
+    one, other = prompt(0, 40, 40, 0, 8), prompt(2, 40, 40, 0, 8)
+    other.slo_class = SLOClass("other", min_kv_bits=min_kv_bits)
+    keys = request_keys(one)
+    index.pool.referenced += 9
+    node, _ = index.insert(one, keys, None, 9)
+    assert node is not None
+    index.release(node, 1.0)
+    index.pool.count_small(8, 0, 9)
+    index.set_bits(node, 8)
+    index.pool.referenced += 9
+    held, given = index.insert(other, keys, None, 9)
+    assert held is node and given == 9
+    assert node.bits == bits
+    assert index.pool.small == (bits == 8)
+    assert (index.pool.referenced, index.pool.cached) == (9, 0)

@@ -29,7 +29,7 @@ from executor.calibration.factors import (
     scaled,
 )
 from executor.calibration.fit import MOST_SHARED, launch_seconds, shared_factor, with_steps
-from executor.calibration.kernels import Grids, spaced
+from executor.calibration.grids import Grids, spaced
 from executor.calibration.links import measure_links
 from executor.calibration.report import profile_lines, unsteady
 from executor.calibration.steps import (

@@ -9,7 +9,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from executor_runs import finisher
 from modelkit.folders import LLAMA, drawn_folder
 from modelkit.ranks import leaves
 
@@ -169,7 +168,7 @@ def replayed(config):
     with ranks_of(config, options) as channel:
         session = open_session(config, options, channel=channel)
         answers = answers_of(workload, 300, 128, config.run.seed)
-        clock = GivenTimes(session.cost, config.run.lag, finisher(session.mover))
+        clock = GivenTimes(session.cost, config.run.lag, session.mover.poll)
         session.driver(answers, Arrivals(workload.requests), clock).run()
     engine = session.engine
     summary = RunMetrics(engine.recorder.build(engine)).summary()

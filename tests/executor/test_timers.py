@@ -251,7 +251,7 @@ def test_what_a_replay_itself_takes_is_shared_by_many_calls(
         return lambda: None
 
     monkeypatch.setattr(timing, "captured", capture)
-    monkeypatch.setattr(timing, "_between_events", lambda run: 6e-6 + graphs[-1] * call_s)
+    monkeypatch.setattr(timing, "between_events", lambda run: 6e-6 + graphs[-1] * call_s)
     calls = [lambda: None] * count
     found = timing.time_calls(calls, torch.device("cuda"), 0.01)
     assert graphs == captured

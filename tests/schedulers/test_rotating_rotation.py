@@ -123,6 +123,13 @@ def test_nobody_is_rotated_for_who_can_no_longer_be_in_time() -> None:
     assert b_is_urgent(ttft_s=2.75)[:10] == START + STAYS
 
 
+@pytest.mark.parametrize(("ttft_s", "leaves"), [(3.5, False), (3.5625, True)])
+def test_nobody_leaves_from_the_last_moment_on(ttft_s: float, leaves: bool) -> None:
+    """B needs 3 steps: due at 7 s it would have to begin at 4 s, the time of the decision."""
+    lines = b_is_urgent(ttft_s=ttft_s, settings={"relegation_margin_s": 0.0})
+    assert lines[4:8] == (LEAVES if leaves else STAYS[:4])
+
+
 def test_nobody_leaves_in_vain() -> None:
     """B needs 11 blocks and one to go on of 12. A's exit would give 3 of the 6 that are missing,
     and D has too little slack to follow: A stays.

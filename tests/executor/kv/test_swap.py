@@ -7,13 +7,13 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from placed_runs import BLOCK_BYTES, PatternLayout, PatternOps, pattern_slabs
+from placed_runs import BLOCK_BYTES, FakeStreams, PatternLayout, PatternOps, pattern_slabs
 
 from executor.kv.arena import Arena, HostArena, arena_size
 from executor.kv.layout import KVLayout
 from executor.kv.streams import streams_for
 from executor.kv.swap import Mover, runs
-from executor.kv.tables import CopyJob, Moves
+from executor.kv.tables import CopyJob, MoveJob, Moves, Order, WaitJob
 from superinfer.plan import Direction, Transfer
 
 LAYOUT = cast("KVLayout", PatternLayout())
@@ -56,3 +56,51 @@ def test_blocks_that_lie_together_move_together() -> None:
     assert list(runs(job, BLOCK_BYTES, host)) == [(0, 2, SIZE), (2, 3, SIZE), (3, 5, SIZE)]
     job.bits[4] = 8
     assert list(runs(job, BLOCK_BYTES, host))[-2:] == [(3, 4, SIZE), (4, 5, BLOCK_BYTES[8])]
+
+
+def landed_before_computing(order: str, seed: int) -> bool:
+    """True if a background copy to the host is over once the computing lane is through; the lanes
+    go on in a random order.
+    """
+    streams = FakeStreams(seed)
+    arena = Arena(LAYOUT, arena_size(LAYOUT, 16, pattern_slabs(4)), torch.device("cpu"))
+    mover = Mover(arena, HostArena(SIZE, 8, pinned=False), cast("Any", PatternOps()), streams)
+    going = copy("d2h", [0, 2, 4, 6], [0, 2, 4, 6], "background")
+    mover.start(Moves([going]))
+    after = [] if order.endswith("another") else [going]
+    sources, targets = np.array([0, 2]) * SIZE, np.array([8, 9]) * SIZE
+    orders: dict[str, Order] = {
+        "wait": WaitJob(after),
+        "move": MoveJob(16, sources, targets, after),
+        "move another": MoveJob(16, sources + SIZE, targets, after),
+    }
+    mover.start(Moves([orders[order]]))
+    streams.run("compute", lambda: None)
+    streams.finish("compute")
+    return mover.poll() == [going.transfer]
+
+
+@pytest.mark.parametrize("order", ["wait", "move"])
+def test_the_computing_lane_waits_for_the_copies_that_an_order_names(order: str) -> None:
+    assert all(landed_before_computing(order, seed) for seed in range(20))
+
+
+def test_nothing_waits_for_a_background_copy_that_no_order_names() -> None:
+    assert not all(landed_before_computing("move another", seed) for seed in range(20))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_place_is_written_anew_when_the_copy_before_has_read_it(seed: int) -> None:
+    """Two blocks go out and two others get their places, by the same plan."""
+    streams = FakeStreams(seed)
+    arena = Arena(LAYOUT, arena_size(LAYOUT, 16, pattern_slabs(4)), torch.device("cpu"))
+    host = HostArena(SIZE, 8, pinned=False)
+    mover = Mover(arena, host, cast("Any", PatternOps()), streams)
+    blocks = arena.tensor[: 16 * SIZE].view(16, SIZE)
+    blocks.copy_(torch.arange(16, dtype=torch.uint8)[:, None].expand(16, SIZE))
+    going = copy("d2h", [0, 2], [0, 1], "before_step")
+    others = MoveJob(16, np.array([8, 9]) * SIZE, np.array([0, 2]) * SIZE)
+    mover.start(Moves([going, others]))
+    streams.finish("compute")
+    assert blocks[[0, 2], 0].tolist() == [8, 9]
+    assert host.view(0, 2 * SIZE).view(2, SIZE)[:, 0].tolist() == [0, 2]

@@ -5,6 +5,11 @@ A program takes a tile of rows of one chunk and one query head, and goes over th
 16-bit range, in order; a row sees all keys before them and those up to itself. So the causal limit
 is one on the index of a key in that range: tiles that every row sees run without a mask, tiles
 that no row sees are left out, and the rest is masked.
+
+Tensor cores of sm_90 work while other instructions run, until something asks for their results.
+`_attend_tokens` asks for the scores of a tile at once, and the next scores wait for the product
+with its values, so that softmax and products take turns; in `_attend_lagging` the product with the
+values of a tile runs beside the softmax of the next one.
 """
 
 # Kernels take what they need one by one.
@@ -43,15 +48,24 @@ from executor.kv.layout import KVLayout
 from executor.step import PrefillChunks
 
 TILES: dict[int, dict[int, dict[str, int]]] = {
-    80: {64: {"keys": 64, "byte_keys": 32, "num_warps": 8, "num_stages": 2}},
+    80: {64: {"keys": 64, "byte_keys": 32, "num_warps": 8, "num_stages": 2, "lag": 0}},
     90: {
-        64: {"keys": 64, "byte_keys": 64, "num_warps": 4, "num_stages": 2},
-        128: {"keys": 128, "byte_keys": 64, "num_warps": 8, "num_stages": 2},
+        64: {"keys": 64, "byte_keys": 64, "num_warps": 4, "num_stages": 2, "lag": 0},
+        128: {"keys": 128, "byte_keys": 64, "num_warps": 8, "num_stages": 2, "lag": 0},
     },
 }
-"""Per architecture and rows of a tile; keys of a tile of 16 and of 8 bits (of 4: one block).
+"""Per architecture and rows of a tile; keys of a tile of 16 and of 8 bits (of 4: one block), and
+whether values lag behind by a tile (`_attend_lagging`).
 
 On 80 the tiles of keys of each warp are operands in registers, and 128 rows would not fit beside.
+"""
+LAGGING: dict[int, dict[str, int]] = {
+    64: {"keys": 64, "byte_keys": 64, "num_warps": 4, "num_stages": 2, "lag": 1},
+    128: {"keys": 64, "byte_keys": 64, "num_warps": 8, "num_stages": 2, "lag": 1},
+}
+"""What would stand in the table for 90 if it is faster, which no device has said yet.
+
+With 128 keys the weights of one tile, the scores of the next and the sum do not fit 255 registers.
 """
 
 
@@ -127,6 +141,49 @@ def _attend_tokens(
 
 
 @triton.jit
+def _rows_of(
+    arena, offsets, begin, end,
+    D: tl.constexpr, T: tl.constexpr, PAD: tl.constexpr, BN: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Where keys of 16 bits lie, of the BN tokens from `begin`."""
+    dims = dims_of(tl.arange(0, 2 * PAD), D // 2, PAD)
+    key = begin + tl.arange(0, BN)
+    unit = blocks_of(arena, offsets, key, end, T)
+    return unit.to(tl.pointer_type(DTYPE))[:, None] + ((key % T)[:, None] * D + dims[None, :])
+
+
+@triton.jit
+def _attend_lagging(
+    query, arena, offsets, end, acc, peak, total, scale,
+    D: tl.constexpr, T: tl.constexpr, PAD: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """Keys [0, end) of 16 bits, whole tiles that every row sees; values are added a tile late.
+
+    Two things look odd, and without them the compiler waits for the product at once. Weights become
+    an operand in the turn of their product. And the first turn adds a tile whose weights are all 0,
+    since a branch around it would define the sum in two places.
+    """
+    DTYPE: tl.constexpr = query.dtype
+    inside = (tl.arange(0, 2 * PAD) % PAD < D // 2)[None, :]
+    weights = tl.zeros([query.shape[0], BN], tl.float32)
+    keep = tl.full([query.shape[0]], 1.0, tl.float32)
+    for start in range(0, end, BN):
+        keys = _rows_of(arena, offsets, start, end, D, T, PAD, BN, DTYPE)
+        before = tl.maximum(start - BN, 0)
+        values = _rows_of(arena, offsets, before, end, D, T, PAD, BN, DTYPE) + T * D
+        k = tl.load(keys, mask=inside, other=0)
+        v = tl.load(values, mask=inside, other=0)
+        scores = dot(query, tl.trans(k), tl.zeros([query.shape[0], BN], tl.float32))
+        acc = dot(weights.to(DTYPE), v, acc * keep[:, None])
+        weights, keep, peak = see(scores, scale, peak)
+        total = total * keep + tl.sum(weights, 1)
+    last = tl.maximum(end - BN, 0)
+    values = _rows_of(arena, offsets, last, end, D, T, PAD, BN, DTYPE) + T * D
+    v = tl.load(values, mask=inside & (end > 0), other=0)
+    return dot(weights.to(DTYPE), v, acc * keep[:, None]), peak, total
+
+
+@triton.jit
 def _values(codes, scale_low, scale_high, min_low, min_high, DTYPE: tl.constexpr):
     """4-bit codes [tokens, PAD] as values [tokens, 2 * PAD]."""
     low, high = halves_of_bytes(codes, DTYPE)
@@ -180,7 +237,7 @@ def prefill_tiles(
     scale, q_stride, layer, reach,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
     PAD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BN_8: tl.constexpr,
-    CAUSAL: tl.constexpr,
+    LAG: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One query head and BM rows of one chunk."""
     head = tl.program_id(0)
@@ -222,10 +279,15 @@ def prefill_tiles(
         limit = keys + tl.zeros([BM], tl.int32)
     UNIT_16: tl.constexpr = 2 * T * D * DTYPE.primitive_bitwidth // 8
     unit = arena + kv_head * UNIT_16
-    acc, peak, total = _attend_tokens(
-        query, unit, offsets + entry, starts + entry, 0, seen_by_all, limit, acc, peak, total,
-        scale, bias, position, reach, D, T, PAD, BN, 16, False,
-    )  # fmt: skip
+    if LAG and bias is None:
+        acc, peak, total = _attend_lagging(
+            query, unit, offsets + entry, seen_by_all, acc, peak, total, scale, D, T, PAD, BN
+        )
+    else:
+        acc, peak, total = _attend_tokens(
+            query, unit, offsets + entry, starts + entry, 0, seen_by_all, limit, acc, peak, total,
+            scale, bias, position, reach, D, T, PAD, BN, 16, False,
+        )  # fmt: skip
     acc, peak, total = _attend_tokens(
         query, unit, offsets + entry, starts + entry, seen_by_all, end, limit, acc, peak, total,
         scale, bias, position, reach, D, T, PAD, BN, 16, True,
@@ -296,22 +358,33 @@ def constants(
         "BM": tile_rows,
         "BN": tiles["keys"],
         "BN_8": tiles["byte_keys"],
+        "LAG": tiles["lag"],
     }
 
 
 def entries() -> list[Entry]:
-    """Both tile sizes of every form, and a decoder's attention to an encoder."""
+    """Both tile sizes of every form, a decoder's attention to an encoder, and what may come."""
     found = []
     for chip, sizes in TILES.items():
-        for rows in sizes:
-            found += [_entry(chip, form, rows) for form in FORMS]
-        found.append(_entry(chip, BIASED, max(sizes), biased=True))
-        found.append(_entry(chip, BIASED, 64, causal=False))
+        for rows, tiles in sizes.items():
+            found += [_entry(chip, form, rows, tiles) for form in FORMS]
+        wide = max(sizes)
+        found.append(_entry(chip, BIASED, wide, sizes[wide], biased=True))
+        found.append(_entry(chip, BIASED, 64, sizes[64], causal=False))
+    for rows, tiles in LAGGING.items():
+        found += [_entry(90, form, rows, tiles) for form in FORMS]
     return found
 
 
-def _entry(chip: int, form: Form, rows: int, *, biased: bool = False, causal: bool = True) -> Entry:
-    tiles = TILES[chip][rows]
+def _entry(
+    chip: int,
+    form: Form,
+    rows: int,
+    tiles: Mapping[str, int],
+    *,
+    biased: bool = False,
+    causal: bool = True,
+) -> Entry:
     pointers = dict.fromkeys(("first_row", "context", "first", "tokens", "starts"), "*i32")
     pointers |= {"q": "*bf16", "out": "*bf16", "arena": "*u8", "offsets": "*i64"}
     constant: dict[str, Any] = {**constants(form.layout, form.heads, rows, tiles)}
@@ -321,6 +394,7 @@ def _entry(chip: int, form: Form, rows: int, *, biased: bool = False, causal: bo
     else:
         constant["bias"] = None
     kind = f"{'' if causal else ' not causal'}{' biased' if biased else ''}"
+    kind += " lagging" if tiles["lag"] else ""
     return Entry(
         name=f"prefill_tiles of {rows} rows, {form}{kind}",
         kernel=prefill_tiles,

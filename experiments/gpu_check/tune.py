@@ -22,6 +22,7 @@ from experiments.gpu_check.kernels import prefill_case_error, worst_row
 from experiments.gpu_check.rows import Row, ceiling, guarded, outcome
 from experiments.gpu_check.setting import device_of, heads_of, ops_of, randn, tolerance
 from experiments.gpu_check.speed import arena_of, label, prefill, tiles
+from experiments.gpu_check.tune_early import early
 
 INT8: dict[int, tuple[tuple[int, int, int, int, int], ...]] = {
     16: (
@@ -58,6 +59,8 @@ PREFILL: tuple[tuple[int, dict[str, int]], ...] = (
     (64, {"keys": 64, "num_warps": 4, "num_stages": 2}),
     (64, {"keys": 64, "num_warps": 4, "num_stages": 3}),
     (64, {"keys": 128, "num_warps": 4, "num_stages": 2}),
+    (128, {"keys": 64, "lag": 1}),
+    (64, {"lag": 1}),
 )
 """Rows of a tile of long chunks, and change of the table."""
 DECODE: tuple[dict[str, int], ...] = (
@@ -264,5 +267,6 @@ CHECKS: dict[str, Check] = {
         f"prefill-{i}": partial(prefill_tiles, rows=rows, change=change)
         for i, (rows, change) in enumerate(PREFILL)
     },
+    "early": early,
     "ranking": ranking,
 }

@@ -142,13 +142,13 @@ def _attend_tokens(
 
 @triton.jit
 def _rows_of(
-    arena, offsets, begin, end,
+    arena, offsets, begin, there,
     D: tl.constexpr, T: tl.constexpr, PAD: tl.constexpr, BN: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Where keys of 16 bits lie, of the BN tokens from `begin`."""
+    """Where keys of 16 bits lie, of the BN tokens from `begin`, if they are all `there`."""
     dims = dims_of(tl.arange(0, 2 * PAD), D // 2, PAD)
     key = begin + tl.arange(0, BN)
-    unit = blocks_of(arena, offsets, key, end, T)
+    unit = arena + aligned(tl.load(offsets + key // T, mask=there, other=0))
     return unit.to(tl.pointer_type(DTYPE))[:, None] + ((key % T)[:, None] * D + dims[None, :])
 
 
@@ -168,9 +168,9 @@ def _attend_lagging(
     weights = tl.zeros([query.shape[0], BN], tl.float32)
     keep = tl.full([query.shape[0]], 1.0, tl.float32)
     for start in range(0, end, BN):
-        keys = _rows_of(arena, offsets, start, end, D, T, PAD, BN, DTYPE)
+        keys = _rows_of(arena, offsets, start, True, D, T, PAD, BN, DTYPE)
         before = tl.maximum(start - BN, 0)
-        values = _rows_of(arena, offsets, before, end, D, T, PAD, BN, DTYPE) + T * D
+        values = _rows_of(arena, offsets, before, True, D, T, PAD, BN, DTYPE) + T * D
         k = tl.load(keys, mask=inside, other=0)
         v = tl.load(values, mask=inside, other=0)
         scores = dot(query, tl.trans(k), tl.zeros([query.shape[0], BN], tl.float32))
@@ -178,7 +178,7 @@ def _attend_lagging(
         weights, keep, peak = see(scores, scale, peak)
         total = total * keep + tl.sum(weights, 1)
     last = tl.maximum(end - BN, 0)
-    values = _rows_of(arena, offsets, last, end, D, T, PAD, BN, DTYPE) + T * D
+    values = _rows_of(arena, offsets, last, end > 0, D, T, PAD, BN, DTYPE) + T * D
     v = tl.load(values, mask=inside & (end > 0), other=0)
     return dot(weights.to(DTYPE), v, acc * keep[:, None]), peak, total
 
@@ -404,5 +404,6 @@ def _entry(
         aligned=(*pointers, "q_stride"),
         options={key: tiles[key] for key in ("num_warps", "num_stages")},
         dot=True,
+        grouped=bool(tiles["lag"]),
         pipelined=True,
     )

@@ -57,8 +57,6 @@ PREFILL: tuple[tuple[int, dict[str, int]], ...] = (
     (128, {"keys": 64, "num_warps": 4, "num_stages": 2}),
     (128, {"keys": 128, "num_warps": 8, "num_stages": 2}),
     (64, {"keys": 64, "num_warps": 4, "num_stages": 2}),
-    (64, {"keys": 64, "num_warps": 4, "num_stages": 3}),
-    (64, {"keys": 128, "num_warps": 4, "num_stages": 2}),
     (128, {"keys": 64, "lag": 1}),
     (64, {"lag": 1}),
 )

@@ -8,8 +8,7 @@ that no row sees are left out, and the rest is masked.
 
 Tensor cores of sm_90 work while other instructions run, until something asks for their results.
 `_attend_tokens` asks for the scores of a tile at once, and the next scores wait for the product
-with its values, so that softmax and products take turns; in `_attend_lagging` the product with the
-values of a tile runs beside the softmax of the next one.
+with its values, so that softmax and products take turns; `prefill_lagging` has the other order.
 """
 
 # Kernels take what they need one by one.
@@ -42,6 +41,7 @@ from executor.kernels.common import (
     see,
     token_scales,
 )
+from executor.kernels.prefill_lagging import attend_lagging
 from executor.kernels.registry import Entry
 from executor.kernels.tiles import capability
 from executor.kv.layout import KVLayout
@@ -55,7 +55,7 @@ TILES: dict[int, dict[int, dict[str, int]]] = {
     },
 }
 """Per architecture and rows of a tile; keys of a tile of 16 and of 8 bits (of 4: one block), and
-whether values lag behind by a tile (`_attend_lagging`).
+whether values lag behind by a tile (`attend_lagging`).
 
 On 80 the tiles of keys of each warp are operands in registers, and 128 rows would not fit beside.
 """
@@ -138,49 +138,6 @@ def _attend_tokens(
     if BITS == 8:
         acc = acc * (1.0 / LIFT)
     return acc, peak, total
-
-
-@triton.jit
-def _rows_of(
-    arena, offsets, begin, there,
-    D: tl.constexpr, T: tl.constexpr, PAD: tl.constexpr, BN: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """Where keys of 16 bits lie, of the BN tokens from `begin`, if they are all `there`."""
-    dims = dims_of(tl.arange(0, 2 * PAD), D // 2, PAD)
-    key = begin + tl.arange(0, BN)
-    unit = arena + aligned(tl.load(offsets + key // T, mask=there, other=0))
-    return unit.to(tl.pointer_type(DTYPE))[:, None] + ((key % T)[:, None] * D + dims[None, :])
-
-
-@triton.jit
-def _attend_lagging(
-    query, arena, offsets, end, acc, peak, total, scale,
-    D: tl.constexpr, T: tl.constexpr, PAD: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
-    """Keys [0, end) of 16 bits, whole tiles that every row sees; values are added a tile late.
-
-    Two things look odd, and without them the compiler waits for the product at once. Weights become
-    an operand in the turn of their product. And the first turn adds a tile whose weights are all 0,
-    since a branch around it would define the sum in two places.
-    """
-    DTYPE: tl.constexpr = query.dtype
-    inside = (tl.arange(0, 2 * PAD) % PAD < D // 2)[None, :]
-    weights = tl.zeros([query.shape[0], BN], tl.float32)
-    keep = tl.full([query.shape[0]], 1.0, tl.float32)
-    for start in range(0, end, BN):
-        keys = _rows_of(arena, offsets, start, True, D, T, PAD, BN, DTYPE)
-        before = tl.maximum(start - BN, 0)
-        values = _rows_of(arena, offsets, before, True, D, T, PAD, BN, DTYPE) + T * D
-        k = tl.load(keys, mask=inside, other=0)
-        v = tl.load(values, mask=inside, other=0)
-        scores = dot(query, tl.trans(k), tl.zeros([query.shape[0], BN], tl.float32))
-        acc = dot(weights.to(DTYPE), v, acc * keep[:, None])
-        weights, keep, peak = see(scores, scale, peak)
-        total = total * keep + tl.sum(weights, 1)
-    last = tl.maximum(end - BN, 0)
-    values = _rows_of(arena, offsets, last, end > 0, D, T, PAD, BN, DTYPE) + T * D
-    v = tl.load(values, mask=inside & (end > 0), other=0)
-    return dot(weights.to(DTYPE), v, acc * keep[:, None]), peak, total
 
 
 @triton.jit
@@ -280,7 +237,7 @@ def prefill_tiles(
     UNIT_16: tl.constexpr = 2 * T * D * DTYPE.primitive_bitwidth // 8
     unit = arena + kv_head * UNIT_16
     if LAG and bias is None:
-        acc, peak, total = _attend_lagging(
+        acc, peak, total = attend_lagging(
             query, unit, offsets + entry, seen_by_all, acc, peak, total, scale, D, T, PAD, BN
         )
     else:

@@ -265,6 +265,7 @@ CHECKS: dict[str, Check] = {
         f"prefill-{i}": partial(prefill_tiles, rows=rows, change=change)
         for i, (rows, change) in enumerate(PREFILL)
     },
-    "early": early,
     "ranking": ranking,
+    # Last: a launch that the device does not take may leave it unusable.
+    "early": early,
 }

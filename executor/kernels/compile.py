@@ -32,11 +32,13 @@ LIMIT_S = 300
 """Compiling one kernel takes seconds."""
 PATTERNS = {
     "tensor_cores": r"\b[HIQ]G?MMA\.",
+    "last_of_group": r"\b[HIQ]GMMA\.[^;]*\bgsb0\b",
     "async_copies": r"\bLDGSTS\b|\bUTMALDG\b|\bUBLKCP\b",
     "wide_loads": r"\bLDG\.E\.(?:\w+\.)*128\b",
 }
-"""Instructions that are counted: products on tensor cores, copies from global to shared memory that
-do not wait, loads of 16 bytes."""
+"""Instructions that are counted: products on tensor cores, those of sm_90 that end a group of them
+(what is waited for is a group), copies from global to shared memory that do not wait, loads of 16
+bytes."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Compiled:
     """Per thread; more than 0 means that registers are spilled to memory."""
     shared_bytes: int
     tensor_cores: int
+    last_of_group: int
     async_copies: int
     wide_loads: int
     seconds: float
@@ -119,6 +122,8 @@ def problems(entry: Entry, figures: dict[str, int]) -> list[str]:
         f"more than {limit} bytes of shared memory": figures["shared_bytes"] > limit,
         f"more than {entry.max_registers} registers": figures["registers"] > entry.max_registers,
         "no tensor cores": entry.dot and not figures["tensor_cores"],
+        "waits for each product": entry.grouped
+        and 2 * figures["last_of_group"] > figures["tensor_cores"],
         "no asynchronous copies": entry.pipelined and not figures["async_copies"],
     }
     return [problem for problem, holds in found.items() if holds]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from executor.kernels.common import BIASED, FORMS, NEVER, Form, padded_half, reach_of
 from executor.kernels.decode_items import decode_items
+from executor.kernels.early import EARLY, options, wait_for_last
 from executor.kernels.registry import Entry
 from executor.kernels.tiles import capability, power_of_two
 from executor.kv.layout import KVLayout
@@ -39,8 +40,10 @@ MERGE = {"tile": 64, "num_warps": 4}
 def merge_items(
     sums, peaks, totals, row_items, out,
     HEADS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Combine the items of one row and head; zeros where there are none."""
+    wait_for_last(EARLY)
     row = tl.program_id(0)
     head = tl.program_id(1)
     dims = tl.arange(0, WIDTH)
@@ -88,19 +91,21 @@ def decode_attention(
     out = q.new_empty((rows, heads, head_dim))
     if not rows:
         return out
-    tiles = TILES[capability(q.device)]
+    chip = capability(q.device)
+    tiles, early = TILES[chip], EARLY[chip]
     if capacity:
         decode_items[(capacity * layout.kv_heads,)](
             q, arena, sums, peaks[0], peaks[1],
             items.bits, items.rows, items.first, items.tokens, items.positions,
             items.blocks.offsets, items.blocks.positions, bias,
             scale, q.stride(0), layer, reach_of(bias),
-            **constants(layout, heads, tiles), num_warps=1, maxnreg=registers(layout, tiles),
+            **constants(layout, heads, tiles), EARLY=early,
+            num_warps=1, maxnreg=registers(layout, tiles), **options(chip),
         )  # fmt: skip
     merge_items[(rows, heads)](
         sums, peaks[0], peaks[1], items.row_items, out,
-        heads, head_dim, power_of_two(head_dim), MERGE["tile"],
-        num_warps=MERGE["num_warps"],
+        heads, head_dim, power_of_two(head_dim), MERGE["tile"], early,
+        num_warps=MERGE["num_warps"], **options(chip),
     )  # fmt: skip
     return out
 
@@ -111,7 +116,7 @@ def registers(layout: KVLayout, tiles: dict[str, int]) -> int:
 
 
 def constants(layout: KVLayout, heads: int, tiles: dict[str, int]) -> dict[str, int]:
-    """Compile-time arguments of `decode_items`."""
+    """Compile-time arguments of `decode_items`, `EARLY` left out."""
     group = heads // layout.kv_heads
     return {
         "KV_HEADS": layout.kv_heads,
@@ -136,20 +141,24 @@ def entries() -> list[Entry]:
         found += [_decode_entry(chip, form, tiles) for form in FORMS]
         found.append(_decode_entry(chip, BIASED, tiles, biased=True))
         found += [_merge_entry(chip, head_dim) for head_dim in (64, 80, 128)]
+    found.append(_decode_entry(90, FORMS[0], TILES[90], early=True))
+    found.append(_merge_entry(90, FORMS[0].head_dim, early=True))
     return found
 
 
-def _decode_entry(chip: int, form: Form, tiles: dict[str, int], *, biased: bool = False) -> Entry:
+def _decode_entry(
+    chip: int, form: Form, tiles: dict[str, int], *, biased: bool = False, early: bool = False
+) -> Entry:
     pointers = dict.fromkeys(("sums", "peaks", "totals"), "*fp32")
     pointers |= dict.fromkeys(("bits", "rows", "first", "tokens", "positions", "starts"), "*i32")
     pointers |= {"q": "*bf16", "arena": "*u8", "offsets": "*i64"}
-    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles)}
+    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles), "EARLY": early}
     if biased:
         pointers["bias"] = "*fp32"
     else:
         constant["bias"] = None
     return Entry(
-        name=f"decode_items {form}{' biased' if biased else ''}",
+        name=f"decode_items {form}{' biased' if biased else ''}{' early' if early else ''}",
         kernel=decode_items,
         capability=chip,
         types=pointers | {"scale": "fp32", "q_stride": "i32", "layer": "i32", "reach": "i32"},
@@ -161,16 +170,17 @@ def _decode_entry(chip: int, form: Form, tiles: dict[str, int], *, biased: bool 
     )
 
 
-def _merge_entry(chip: int, head_dim: int) -> Entry:
+def _merge_entry(chip: int, head_dim: int, *, early: bool = False) -> Entry:
     pointers = dict.fromkeys(("sums", "peaks", "totals"), "*fp32")
     pointers |= {"row_items": "*i32", "out": "*bf16"}
     return Entry(
-        name=f"merge_items {head_dim}",
+        name=f"merge_items {head_dim}{' early' if early else ''}",
         kernel=merge_items,
         capability=chip,
         types=pointers,
         constants={
             "HEADS": 32, "D": head_dim, "WIDTH": power_of_two(head_dim), "TILE": MERGE["tile"],
+            "EARLY": early,
         },
         aligned=tuple(pointers),
         options={"num_warps": MERGE["num_warps"]},

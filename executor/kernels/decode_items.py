@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 
 from executor.kernels.common import LOG2E, NEVER, aligned, dims_of, dot, relative_bias
+from executor.kernels.early import let_next_begin, wait_for_last
 from executor.kernels.tiles import INTERPRET
 from executor.kernels.words import (
     CENTRE,
@@ -309,12 +310,14 @@ def decode_items(
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
     N: tl.constexpr, PAD: tl.constexpr, PAIRS: tl.constexpr, WORDS: tl.constexpr,
     TILE: tl.constexpr, STAGES: tl.constexpr, BYTE_STAGES: tl.constexpr,
-    NIBBLE_STAGES: tl.constexpr,
+    NIBBLE_STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Attention of one item and KV head.
 
     `sums` float32 [items, heads, D], `peaks` and `totals` float32 [items, heads].
     """
+    let_next_begin(EARLY)
+    wait_for_last(EARLY)
     item = tl.program_id(0) // KV_HEADS
     kv_head = tl.program_id(0) % KV_HEADS
     HEADS: tl.constexpr = KV_HEADS * GROUP

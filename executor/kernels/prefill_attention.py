@@ -5,6 +5,10 @@ A program takes a tile of rows of one chunk and one query head, and goes over th
 16-bit range, in order; a row sees all keys before them and those up to itself. So the causal limit
 is one on the index of a key in that range: tiles that every row sees run without a mask, tiles
 that no row sees are left out, and the rest is masked.
+
+Tensor cores of sm_90 work while other instructions run, until something asks for their results.
+`_attend_tokens` asks for the scores of a tile at once, and the next scores wait for the product
+with its values, so that softmax and products take turns; `prefill_lagging` has the other order.
 """
 
 # Kernels take what they need one by one.
@@ -37,21 +41,31 @@ from executor.kernels.common import (
     see,
     token_scales,
 )
+from executor.kernels.prefill_lagging import attend_lagging
 from executor.kernels.registry import Entry
 from executor.kernels.tiles import capability
 from executor.kv.layout import KVLayout
 from executor.step import PrefillChunks
 
 TILES: dict[int, dict[int, dict[str, int]]] = {
-    80: {64: {"keys": 64, "byte_keys": 32, "num_warps": 8, "num_stages": 2}},
+    80: {64: {"keys": 64, "byte_keys": 32, "num_warps": 8, "num_stages": 2, "lag": 0}},
     90: {
-        64: {"keys": 64, "byte_keys": 64, "num_warps": 4, "num_stages": 2},
-        128: {"keys": 128, "byte_keys": 64, "num_warps": 8, "num_stages": 2},
+        64: {"keys": 64, "byte_keys": 64, "num_warps": 4, "num_stages": 2, "lag": 0},
+        128: {"keys": 128, "byte_keys": 64, "num_warps": 8, "num_stages": 2, "lag": 0},
     },
 }
-"""Per architecture and rows of a tile; keys of a tile of 16 and of 8 bits (of 4: one block).
+"""Per architecture and rows of a tile; keys of a tile of 16 and of 8 bits (of 4: one block), and
+whether values lag behind by a tile (`attend_lagging`).
 
 On 80 the tiles of keys of each warp are operands in registers, and 128 rows would not fit beside.
+"""
+LAGGING: dict[int, dict[str, int]] = {
+    64: {"keys": 64, "byte_keys": 64, "num_warps": 4, "num_stages": 2, "lag": 1},
+    128: {"keys": 64, "byte_keys": 64, "num_warps": 8, "num_stages": 2, "lag": 1},
+}
+"""What would stand in the table for 90 if it is faster, which no device has said yet.
+
+With 128 keys the weights of one tile, the scores of the next and the sum do not fit 255 registers.
 """
 
 
@@ -180,7 +194,7 @@ def prefill_tiles(
     scale, q_stride, layer, reach,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
     PAD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BN_8: tl.constexpr,
-    CAUSAL: tl.constexpr,
+    LAG: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """One query head and BM rows of one chunk."""
     head = tl.program_id(0)
@@ -222,10 +236,15 @@ def prefill_tiles(
         limit = keys + tl.zeros([BM], tl.int32)
     UNIT_16: tl.constexpr = 2 * T * D * DTYPE.primitive_bitwidth // 8
     unit = arena + kv_head * UNIT_16
-    acc, peak, total = _attend_tokens(
-        query, unit, offsets + entry, starts + entry, 0, seen_by_all, limit, acc, peak, total,
-        scale, bias, position, reach, D, T, PAD, BN, 16, False,
-    )  # fmt: skip
+    if LAG and bias is None:
+        acc, peak, total = attend_lagging(
+            query, unit, offsets + entry, seen_by_all, acc, peak, total, scale, D, T, PAD, BN
+        )
+    else:
+        acc, peak, total = _attend_tokens(
+            query, unit, offsets + entry, starts + entry, 0, seen_by_all, limit, acc, peak, total,
+            scale, bias, position, reach, D, T, PAD, BN, 16, False,
+        )  # fmt: skip
     acc, peak, total = _attend_tokens(
         query, unit, offsets + entry, starts + entry, seen_by_all, end, limit, acc, peak, total,
         scale, bias, position, reach, D, T, PAD, BN, 16, True,
@@ -296,22 +315,33 @@ def constants(
         "BM": tile_rows,
         "BN": tiles["keys"],
         "BN_8": tiles["byte_keys"],
+        "LAG": tiles["lag"],
     }
 
 
 def entries() -> list[Entry]:
-    """Both tile sizes of every form, and a decoder's attention to an encoder."""
+    """Both tile sizes of every form, a decoder's attention to an encoder, and what may come."""
     found = []
     for chip, sizes in TILES.items():
-        for rows in sizes:
-            found += [_entry(chip, form, rows) for form in FORMS]
-        found.append(_entry(chip, BIASED, max(sizes), biased=True))
-        found.append(_entry(chip, BIASED, 64, causal=False))
+        for rows, tiles in sizes.items():
+            found += [_entry(chip, form, rows, tiles) for form in FORMS]
+        wide = max(sizes)
+        found.append(_entry(chip, BIASED, wide, sizes[wide], biased=True))
+        found.append(_entry(chip, BIASED, 64, sizes[64], causal=False))
+    for rows, tiles in LAGGING.items():
+        found += [_entry(90, form, rows, tiles) for form in FORMS]
     return found
 
 
-def _entry(chip: int, form: Form, rows: int, *, biased: bool = False, causal: bool = True) -> Entry:
-    tiles = TILES[chip][rows]
+def _entry(
+    chip: int,
+    form: Form,
+    rows: int,
+    tiles: Mapping[str, int],
+    *,
+    biased: bool = False,
+    causal: bool = True,
+) -> Entry:
     pointers = dict.fromkeys(("first_row", "context", "first", "tokens", "starts"), "*i32")
     pointers |= {"q": "*bf16", "out": "*bf16", "arena": "*u8", "offsets": "*i64"}
     constant: dict[str, Any] = {**constants(form.layout, form.heads, rows, tiles)}
@@ -321,6 +351,7 @@ def _entry(chip: int, form: Form, rows: int, *, biased: bool = False, causal: bo
     else:
         constant["bias"] = None
     kind = f"{'' if causal else ' not causal'}{' biased' if biased else ''}"
+    kind += " lagging" if tiles["lag"] else ""
     return Entry(
         name=f"prefill_tiles of {rows} rows, {form}{kind}",
         kernel=prefill_tiles,
@@ -330,5 +361,6 @@ def _entry(chip: int, form: Form, rows: int, *, biased: bool = False, causal: bo
         aligned=(*pointers, "q_stride"),
         options={key: tiles[key] for key in ("num_warps", "num_stages")},
         dot=True,
+        grouped=bool(tiles["lag"]),
         pipelined=True,
     )

@@ -45,6 +45,9 @@ class Entry:
     """Budget of registers per thread."""
     dot: bool = False
     """True if it has to use tensor cores."""
+    grouped: bool = False
+    """True if its products must run on while other instructions do (sm_90): the assembler can put a
+    wait after each one instead, and says nothing."""
     pipelined: bool = False
     """True if its loop has to copy asynchronously."""
 

@@ -12,7 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from executor.kernels.common import BIASED, FORMS, Form, padded_half
+from executor.kernels.early import EARLY, let_next_begin
 from executor.kernels.registry import Entry
+from executor.kernels.tiles import capability
 from executor.kv.layout import KVLayout
 
 ROWS = 8
@@ -30,9 +32,10 @@ def rotate_and_write(
     q, k, v, cos, sin, positions, arena, offsets, slots,
     rows, layer, q_stride, k_stride, v_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
-    PAD: tl.constexpr, ROWS: tl.constexpr,
+    PAD: tl.constexpr, ROWS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """A few rows of one head: KV heads come first, then, with a rotation, query heads."""
+    let_next_begin(EARLY)
     HALF: tl.constexpr = D // 2
     DTYPE: tl.constexpr = k.dtype.element_ty
     head = tl.program_id(1)
@@ -95,12 +98,12 @@ def rope_write(
     rotate_and_write[(triton.cdiv(rows, ROWS), programs)](
         q, k, v, cos, sin, positions, arena, write_offsets, write_slots,
         rows, layer, q.stride(0), k.stride(0), v.stride(0),
-        **constants(layout, heads), num_warps=NUM_WARPS,
+        **constants(layout, heads), EARLY=EARLY[capability(q.device)], num_warps=NUM_WARPS,
     )  # fmt: skip
 
 
 def constants(layout: KVLayout, heads: int) -> dict[str, int]:
-    """Compile-time arguments of `rotate_and_write`."""
+    """Compile-time arguments of `rotate_and_write`, `EARLY` left out."""
     return {
         "HEADS": heads,
         "KV_HEADS": layout.kv_heads,
@@ -114,25 +117,27 @@ def constants(layout: KVLayout, heads: int) -> dict[str, int]:
 def entries() -> list[Entry]:
     """Every form with a rotation, and one without."""
     found = []
-    for capability in (80, 90):
-        found += [_entry(capability, form) for form in FORMS]
-        found.append(_entry(capability, BIASED, rotated=False))
+    for chip in (80, 90):
+        found += [_entry(chip, form) for form in FORMS]
+        found.append(_entry(chip, BIASED, rotated=False))
+    found.append(_entry(90, FORMS[0], early=True))
     return found
 
 
-def _entry(capability: int, form: Form, rotated: bool = True) -> Entry:
+def _entry(chip: int, form: Form, rotated: bool = True, early: bool = False) -> Entry:
     pointers = dict.fromkeys(("q", "k", "v"), "*bf16")
     pointers |= {"positions": "*i32", "slots": "*i32", "offsets": "*i64", "arena": "*u8"}
-    constant: dict[str, Any] = {**constants(form.layout, form.heads)}
+    constant: dict[str, Any] = {**constants(form.layout, form.heads), "EARLY": early}
     if rotated:
         pointers |= {"cos": "*fp32", "sin": "*fp32"}
     else:
         constant |= {"cos": None, "sin": None}
     integers = dict.fromkeys(("rows", "layer", "q_stride", "k_stride", "v_stride"), "i32")
     return Entry(
-        name=f"rotate_and_write {form}{'' if rotated else ' without rotation'}",
+        name=f"rotate_and_write {form}{'' if rotated else ' without rotation'}"
+        f"{' early' if early else ''}",
         kernel=rotate_and_write,
-        capability=capability,
+        capability=chip,
         types=pointers | integers,
         constants=constant,
         aligned=(*pointers, "q_stride", "k_stride", "v_stride"),

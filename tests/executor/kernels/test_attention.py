@@ -13,6 +13,7 @@ from kernelkit.cases import DecodeCase, PrefillCase, blocks_of, decode_case, err
 from torch import Tensor
 
 from executor.kernels import decode_attention as triton_decode
+from executor.kernels import early
 from executor.kernels import prefill_attention as triton_prefill
 from executor.kernels.reference import attention as reference
 from executor.kv.layout import KVLayout
@@ -230,6 +231,15 @@ def test_prefill_of_nothing(attention: Attention) -> None:
     assert attention(*case.arguments).shape == (0, 2, 64)
 
 
+def test_a_step_launched_early_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the interpreter, which runs one kernel after the other: arguments and results."""
+    case = decode_case([blocks_of(35, 16, MIXED), []], layout(), 2, pad_rows=1, pad_items=2)
+    plain = triton_decode.decode_attention(*case.arguments)
+    monkeypatch.setitem(early.EARLY, 90, True)
+    assert close(triton_decode.decode_attention, case)
+    assert torch.equal(triton_decode.decode_attention(*case.arguments), plain)
+
+
 LENGTHS = st.lists(st.integers(0, 70), min_size=1, max_size=2)
 PRECISIONS = st.lists(st.sampled_from(MIXED), min_size=1, max_size=4)
 
@@ -243,6 +253,49 @@ def test_decode_of_any_shape(
     case = decode_case(rows, layout(block_tokens=32), group, item_blocks=item_blocks)
     assert close(triton_decode.decode_attention, case)
     assert close(reference.decode_attention, case)
+
+
+@pytest.fixture
+def lagging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles whose values lag behind, in place of the table's."""
+    monkeypatch.setitem(triton_prefill.TILES, 90, triton_prefill.LAGGING)
+
+
+@pytest.mark.usefixtures("lagging")
+@TYPES
+@pytest.mark.parametrize("head_dim", [64, 80, 128])
+@pytest.mark.parametrize("cached", [(), (16,) * 10, (8, 4, 16, 16, 16, 16, 16)])
+def test_values_that_lag_behind(dtype: torch.dtype, head_dim: int, cached: tuple[int, ...]) -> None:
+    """No whole tile that all rows see, several of them, and other precisions after them."""
+    form = layout(dtype, head_dim=head_dim, block_tokens=32)
+    blocks = [(bits, 32) for bits in cached] + blocks_of(70, 32)
+    assert close(triton_prefill.prefill_attention, prefill_case([(blocks, 70)], form, 1, layer=1))
+
+
+@pytest.mark.usefixtures("lagging")
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("bits", MIXED)
+def test_values_that_lag_behind_in_chunks_of_their_own(bits: int, causal: bool) -> None:
+    """Short tiles, one of keys of each precision alone, one without any key of 16 bits, and one
+    whose last tile of keys is whole.
+    """
+    chunks = [([(bits, 16)] * 9, 1), (blocks_of(130, 16), 40), (blocks_of(64, 16), 64)]
+    if not causal:
+        chunks.append(([], 3))
+    case = prefill_case(chunks, layout(), 2, causal=causal)
+    assert close(triton_prefill.prefill_attention, case)
+
+
+@pytest.mark.usefixtures("lagging")
+def test_a_relative_bias_takes_the_plain_order() -> None:
+    case = prefill_case([(blocks_of(150, 16), 80)], layout(), 1, reach=10, scale=0.1)
+    assert close(triton_prefill.prefill_attention, case)
+
+
+@pytest.mark.usefixtures("lagging")
+def test_values_that_lag_behind_with_scores_of_any_size() -> None:
+    case = prefill_case([(blocks_of(200, 16), 5)], layout(), 1, scale=1e4)
+    assert close(triton_prefill.prefill_attention, case)
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)

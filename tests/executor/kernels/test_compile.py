@@ -73,6 +73,7 @@ FIGURES = {
     "stack_bytes": 0,
     "shared_bytes": 163 * 1024,
     "tensor_cores": 0,
+    "last_of_group": 0,
     "async_copies": 0,
 }
 
@@ -87,6 +88,8 @@ FIGURES = {
         ({"dot": True}, {}, ["no tensor cores"]),
         ({"dot": True, "pipelined": True}, {"tensor_cores": 1}, ["no asynchronous copies"]),
         ({"dot": True, "pipelined": True}, {"tensor_cores": 1, "async_copies": 9}, []),
+        ({"grouped": True}, {"tensor_cores": 8, "last_of_group": 4}, []),
+        ({"grouped": True}, {"tensor_cores": 8, "last_of_group": 5}, ["waits for each product"]),
     ],
 )
 def test_problems_are_named(
@@ -100,6 +103,7 @@ def test_problems_are_named(
     [
         ("/*0a*/  HMMA.16816.F32.BF16 R4, R8, R10, R4 ;", "tensor_cores"),
         ("/*0a*/  HGMMA.64x16x16.F32.BF16 R24, R20, gdesc[UR4] ;", "tensor_cores"),
+        ("/*0a*/  HGMMA.64x64x16.F32.BF16 R24, gdesc[UR4], RZ, !UPT ;", "tensor_cores"),
         ("/*0a*/  @P0 LDGSTS.E.BYPASS.128 [R3], [R4.64] ;", "async_copies"),
         ("/*0a*/  LDG.E.128 R4, [R2.64] ;", "wide_loads"),
         ("/*0a*/  LDG.E.EF.128.CONSTANT R4, [R2.64] ;", "wide_loads"),
@@ -112,6 +116,12 @@ def test_instructions_are_told_apart(code: str, kind: str | None) -> None:
     assert [name for name, found in offline.counts(code).items() if found] == (
         [kind] if kind else []
     )
+
+
+def test_the_last_product_of_a_group_counts_twice() -> None:
+    code = "/*0a*/  HGMMA.64x64x16.F32.BF16 R24, gdesc[UR4], R24, gsb0 ;"
+    found = offline.counts(code)
+    assert (found["tensor_cores"], found["last_of_group"]) == (1, 1)
 
 
 def test_the_interpreter_is_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

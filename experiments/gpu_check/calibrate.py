@@ -44,7 +44,7 @@ def calibrate(context: Context, model: str = MODEL, int8: bool = False) -> Resul
         tiny_config(context) if tiny else model,
         context.device,
         ModelOptions(random_weights=True, int8=int8),
-        minutes=0.2 if tiny else 0.75 * context.seconds / 60,
+        minutes=0.2 if tiny else 0.75 * context.left_s / 60,
         max_model_len=128 if tiny else LONGEST,
         max_sequences=4 if tiny else 128,
         kv_blocks=64 if tiny else 0,

@@ -155,10 +155,11 @@ def roomy(context: Context, policy: str) -> Result:
 def config_of(context: Context, model: str, policy: str, kv_blocks: int = 0) -> Config:
     """Few blocks for requests that come at about once: many go to the host and come back."""
     blocks, limit = (100, 8) if context.tiny else (220, 32)
-    host_gib = 0.5 if context.tiny else 4
+    # Pinned, and for several runs at a time; no more rows have graphs than there are requests.
+    sizes = (f"run.host_memory_gib={0.5 if context.tiny else 2}", f"scheduler.max_num_seqs={limit}")
     return load_config(
         None,
-        [f"run.host_memory_gib={host_gib}", *LOAD, *POLICIES[policy]],
+        [*sizes, *LOAD, *POLICIES[policy]],
         trace=SPEC,
         model=model,
         device=context.device,

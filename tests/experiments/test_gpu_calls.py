@@ -48,7 +48,7 @@ def test_marks_of_a_recorded_run() -> None:
     assert rows["70B int8, B=1", "decode B=1 ctx=1024 kv=16"]["reached"] == "first"
     slowed = next(row for row in found["rows"] if row["mark"] == "decode slowed by swaps")
     assert slowed["value"] < 0.05 and slowed["reached"] == "good"
-    assert "attention against peers" in found["missing"]
+    assert "attention against others over pages" in found["missing"]
     assert {mark.name for mark in MARKS} == {mark for mark, _ in rows} | set(found["missing"])
 
 

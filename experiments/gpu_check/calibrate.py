@@ -13,6 +13,7 @@ from executor.calibration.subject import Wish
 from executor.session import ModelOptions
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.floors import tiny_config
+from superinfer import COMPILED
 from superinfer.costs.profile import write_profile
 
 MODEL = "llama-3.1-8b"
@@ -61,6 +62,7 @@ def calibrate(context: Context, model: str = MODEL, int8: bool = False) -> Resul
         "host_per_sequence_us": profile.host.per_sequence_s * 1e6,
         "kv_blocks": profile.memory["kv_blocks"],
         "step_error": profile.fit["step"].get("heldout_mape"),
+        "compiled_core": COMPILED,
         "table": list(profile_lines(profile)),
         "fit": profile.fit,
         "steps": made.steps.rows(),

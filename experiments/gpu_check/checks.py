@@ -166,9 +166,9 @@ class Crew:
         finally:  # also where this process is told to end: nothing must stay on the device
             for process in running:
                 process.kill()
-        for process, checks in running.items():
-            process.join()
+                process.join()
             self._collect()
+        for checks in running.values():
             self._blame(checks, NO_TIME[1])
 
     def _start(self, checks: list[str]) -> Any:

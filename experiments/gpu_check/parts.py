@@ -53,16 +53,14 @@ ORDER: dict[str, Entry] = {
 say; then what looks for better tiles, and others."""
 CALLS: dict[str, tuple[str, ...]] = {
     "a": (
-        *("env", "kernels", "floors", "calibrate-8b", "graphs", "tokens", "showcase", "70b"),
-        *("calibrate-70b", "memcheck", "peers", "tune", "marks"),
+        *("env", "kernels", "graphs", "floors", "70b", "peers", "showcase", "tokens", "memcheck"),
+        *("calibrate-70b", "calibrate-8b", "tune", "marks"),
     ),
-    "b": (
-        *("kernels", "calibrate-8b", "scenarios", "validate", "gain", "floors", "graphs", "run"),
-        "marks",
-    ),
+    "b": ("kernels", "calibrate-8b", "scenarios", "floors", "graphs", "run", "marks"),
 }
 """Two calls for a device that is there for minutes: what has to be known before anything is mended,
-and what is measured when it is. The second one measures again what a change may have moved."""
+and what is measured when it is. The second one measures again what a change may have moved, and
+calibrates what its runs go by. What needs no device (`validate`, `gain`) is no part of them."""
 
 
 def part(name: str, fast: bool) -> Part:

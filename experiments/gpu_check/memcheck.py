@@ -15,10 +15,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -102,13 +103,15 @@ def _unusable(line: str) -> bool:
 
 @contextmanager
 def references_on_the_host() -> Iterator[None]:
-    """Everything of `reference` gets its tensors on the host meanwhile."""
-    from experiments.gpu_check import reference
+    """What checks of `kernels` ask of `reference` gets its tensors on the host meanwhile."""
+    from experiments.gpu_check import kernels, reference
 
-    with ExitStack() as patches:
-        for name, made in vars(reference).items():
-            if getattr(made, "__module__", "") == reference.__name__ and callable(made):
-                patches.enter_context(patch.object(reference, name, _of_host_tensors(made)))
+    functions = {
+        name: _of_host_tensors(made)
+        for name, made in vars(reference).items()
+        if getattr(made, "__module__", "") == reference.__name__
+    }
+    with patch.object(kernels, "reference", SimpleNamespace(**functions)):
         yield
 
 

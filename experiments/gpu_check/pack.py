@@ -23,8 +23,10 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = (
     *("msgspec", "simpy", "tomli-w", "typer", "pydantic", "pydantic-core", "annotated-types"),
     *("annotated-doc", "typing-inspection", "typing-extensions", "shellingham"),
+    *("rich", "markdown-it-py", "mdurl", "pygments"),
 )
-"""Of the dependencies in `pyproject.toml`, and what Typer needs; `--packages` names others."""
+"""Of the dependencies in `pyproject.toml`, and all that Typer needs, of versions that go together;
+`--packages` names others."""
 FLASHINFER = ("flashinfer-python==0.6.13", "apache-tvm-ffi")
 """It compiles at its first call, with the machine's own nvcc, for a minute or two."""
 PEERS = ("vllm", "flashinfer")

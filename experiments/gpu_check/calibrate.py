@@ -41,7 +41,7 @@ def profile_path(context: Context) -> Path:
 def calibrate(
     context: Context, model: str = MODEL, int8: bool = False, share: float = 0.75
 ) -> Result:
-    """Calibrate in that share of the time; the rest is for loading, and for what is begun at last."""
+    """Calibrate in that share of the time; the rest is for loading and for what is begun last."""
     fast, tiny = context.options["fast"], context.tiny
     wish = Wish(
         tiny_config(context) if tiny else model,

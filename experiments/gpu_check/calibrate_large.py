@@ -6,9 +6,8 @@ from experiments.gpu_check.calibrate import LARGE, calibrate
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.large import PROFILE_BYTES, too_small
 
-
 SHARE = 0.65
-"""Of the time: graphs of 80 layers are captured, and a prompt of 4,096 tokens takes over a second."""
+"""Of the time: 80 layers are captured in graphs, and 4,096 tokens of a prompt take over a second."""
 
 
 def calibrate_large(context: Context) -> Result:

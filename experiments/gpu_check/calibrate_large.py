@@ -7,7 +7,7 @@ from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.large import PROFILE_BYTES, too_small
 
 SHARE = 0.65
-"""Of the time: 80 layers are captured in graphs, and 4,096 tokens of a prompt take over a second."""
+"""Of the time: 80 layers are captured in graphs, and a prompt of 4,096 tokens takes a second."""
 
 
 def calibrate_large(context: Context) -> Result:

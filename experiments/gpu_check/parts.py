@@ -33,7 +33,7 @@ ORDER: dict[str, Entry] = {
     "floors": Entry("floors", 500, 45, 25),
     "calibrate-8b": Entry("calibrate", 500, 55, 41, ("profiles/llama-3.1-8b.json",)),
     "graphs": Entry("graphs", 120, 30, 12, side_by_side=True),
-    "tokens": Entry("tokens", 300, 60, 40, side_by_side=True),
+    "tokens": Entry("tokens", 300, 75, 45, side_by_side=True),
     "showcase": Entry("showcase", 200, 40, 20),
     "70b": Entry("large", 400, 30, 18),
     "calibrate-70b": Entry("calibrate_large", 500, 85, 60, ("profiles/llama-3.1-70b.json",)),

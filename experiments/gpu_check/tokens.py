@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,10 +57,16 @@ EIGHT_LAYERS = {
 """Of Llama-3.1-8B: blocks of 1 MiB."""
 THREE_LAYERS = {"head_dim": 128, "num_attention_heads": 8, "num_key_value_heads": 2}
 """In float32; with the heads for which kernels have tiles."""
+ROOMY = {"rotating": EIGHT_LAYERS, "fcfs": THREE_LAYERS}
+"""`rotating` copies a cache only where computing it again takes longer: not a small model's."""
+ROOM = 4000
+"""Blocks that are enough for all requests."""
 SPEC = f"{HERE}/scenario-m.toml"
 LOAD = ("workload.clients.batch.rate_per_s=0.5", "workload.clients.chat.rate_per_s=8")
+FAST_LINK = "run.host_link_gb_per_s=200"
+"""By which steps are planned: in float32 a block has twice as many bytes, for the same products."""
 POLICIES: dict[str, tuple[str, ...]] = {
-    "rotating": ("run.scheduler=rotating",),
+    "rotating": ("run.scheduler=rotating", FAST_LINK),
     "slo_aware": (
         "run.scheduler=rotating",
         "run.memory=slo_aware",
@@ -139,8 +146,7 @@ def torch_operations() -> Iterator[None]:
 
 def beside(context: Context, policy: str) -> Result:
     """Copies beside steps, against the same plans with copies that everything waits for."""
-    model = tiny_config(context) if context.tiny else few_layers(context, "layers", EIGHT_LAYERS)
-    config = config_of(context, model, policy)
+    config = config_of(context, source_of(context, EIGHT_LAYERS), policy)
     options = ModelOptions(random_weights=True)
     found = play(config, options)
     with one_after_the_other():
@@ -150,11 +156,11 @@ def beside(context: Context, policy: str) -> Result:
 
 def roomy(context: Context, policy: str) -> Result:
     """Memory for a few requests, against memory for all of them; in float32."""
-    source = tiny_config(context) if context.tiny else few_layers(context, "small", THREE_LAYERS)
+    source = source_of(context, ROOMY[policy])
     options = ModelOptions(dtype="float32", random_weights=True, graphs=False)
     with torch_operations(), near_ties() as ties:
         found = play(config_of(context, source, policy), options)
-        wanted = play(config_of(context, source, policy, kv_blocks=4000), options)
+        wanted = play(config_of(context, source, policy, kv_blocks=ROOM), options)
     if wanted.moved["preemptions"]:
         return {"ok": False, "error": f"not enough memory for all: {wanted.moved}"}
     return compared(found, wanted, ties)
@@ -202,9 +208,11 @@ def config_of(context: Context, model: str, policy: str, kv_blocks: int = 0) -> 
     )
 
 
-def few_layers(context: Context, name: str, changes: dict[str, int]) -> str:
+def source_of(context: Context, changes: dict[str, int]) -> str:
     """A `config.json` of a model that is small enough to play whole runs quickly."""
-    path = context.work / name / "config.json"
+    if context.tiny:
+        return tiny_config(context)
+    path = context.work / f"layers-{os.getpid()}" / "config.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**SMALL, **changes}), encoding="utf-8")
     return str(path)

@@ -35,7 +35,10 @@ from experiments.gpu_check import (
 )
 from experiments.gpu_check.checks import Context
 from experiments.gpu_check.marks import MARKS, found_marks
+from sim.commands import simulated
+from sim.workload import load_workload
 from superinfer.errors import InputError
+from superinfer.lab.config import Config
 
 ROOT = Path(__file__).parents[2]
 RECORDED = json.loads((ROOT / "experiments/results/h200/results.json").read_text(encoding="utf-8"))
@@ -166,6 +169,27 @@ def test_swaps_change_no_token(tmp_path: Path, check: str) -> None:
     found = tokens.CHECKS[check](context(tmp_path))
     assert found["ok"], found
     assert found["h2d_bytes"] > 0 and found["tokens"] > 500
+
+
+@pytest.mark.parametrize("device", ["h200", "h100", "a100-80g"])
+def test_something_moves_at_the_speed_of_a_gpu(tmp_path: Path, device: str) -> None:
+    """By the times by which a GPU would plan, each policy is short of memory and swaps; with memory
+    for all nothing moves.
+    """
+    given = context(tmp_path, device=device)
+    beside = [(policy, tokens.EIGHT_LAYERS) for policy in ("rotating", "slo_aware")]
+    for policy, changes in (*beside, *tokens.ROOMY.items()):
+        model = tokens.source_of(given, changes)
+        moved = moved_in(tokens.config_of(given, model, policy))
+        assert moved["h2d_bytes"] > 0, policy
+        if tokens.ROOMY.get(policy) is changes:
+            roomy = moved_in(tokens.config_of(given, model, policy, kv_blocks=tokens.ROOM))
+            assert roomy["preemptions"] == 0, policy
+
+
+def moved_in(config: Config) -> dict[str, Any]:
+    """What the simulator says of a run."""
+    return simulated(config, load_workload(config))[1]
 
 
 def test_other_tokens_are_found() -> None:

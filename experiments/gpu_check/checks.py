@@ -134,10 +134,13 @@ def run_part(
     crew = Crew(name, part, context, results)
     crew.run([[check] for check in todo] if part.side_by_side else [todo], end_s)
     for check, earlier in before.items():
-        if found.get(check) is earlier or found[check].get("error") in NO_TIME:
-            known = earlier is not None and earlier.get("ok")
-            kept = {**(earlier or {}), "earlier": True}
-            results.record(name, check, kept if known else {"ok": False, "error": NO_TIME[0]})
+        newer = found.get(check) is not earlier
+        if newer and found[check].get("error") not in NO_TIME:
+            continue
+        if earlier is not None and earlier.get("ok"):
+            results.record(name, check, {**earlier, "earlier": True})
+        elif not newer:
+            results.record(name, check, {"ok": False, "error": NO_TIME[0]})
 
 
 class Crew:

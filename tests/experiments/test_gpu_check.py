@@ -110,10 +110,11 @@ def test_what_is_known_stays_until_there_is_newer(tmp_path: Path) -> None:
     results = Results(tmp_path / "results.json")
     context = Context("cpu", 1.0, {}, tmp_path)
     shutil.rmtree(tmp_path / "inbox")
-    run_part("some", Part({"good": hangs, "bad": hangs}, 1.0), context, results, again=True)
+    checks = {"good": hangs, "bad": hangs}
+    run_part("some", Part(checks, 1.0, side_by_side=True), context, results, again=True)
     found = Results(tmp_path / "results.json").checks("some")
     assert found["good"]["value"] == 7 and found["good"]["earlier"] is True
-    assert found["bad"] == {"ok": False, "error": "no time left"}
+    assert found["bad"] == {"ok": False, "error": "stopped: no time left"}
 
 
 def test_time_that_is_left_to_a_check(tmp_path: Path) -> None:

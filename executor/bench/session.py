@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from executor.bench.floors import Ceilings
 from executor.bench.paged_peers import PAGED_DECODES, PAGED_PREFILLS
 from executor.bench.steps import (
     DecodePoint,
+    Measured,
     arena_room,
     greedy,
     measure_decode,
@@ -32,7 +34,7 @@ from executor.bench.swap import link_rows, slowdown
 from executor.calibration.cases import RandomArena, decode_step
 from executor.calibration.ceilings import copy_bandwidth, gemm_rate, hardware
 from executor.calibration.timing import Deadline, Timing, captured
-from executor.device import executor_versions
+from executor.device import asked_bytes, executor_versions
 from executor.items import ItemBudget
 from executor.kernels.ops import ops_for
 from executor.models import Model, load_model
@@ -40,6 +42,7 @@ from superinfer.costs.shapes import ModelShape, load_shape
 
 Row = dict[str, Any]
 
+DOES_NOT_FIT = "does not fit"
 POINTS = tuple(
     DecodePoint(batch, context, bits)
     for context in (1024, 8192)
@@ -79,6 +82,8 @@ class Session:
     ) -> Session:
         """Create the weights on the device and measure the ceilings."""
         rates = Ceilings(copy_bandwidth(device, 0.3), gemm_rate(device, 0.3))
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # of what was copied: large weights need it in one piece
         model = load_model(source, device=device, dtype=dtype, random_weights=True, int8=int8)
         return cls(model, load_shape(source), rates, source, int8)
 
@@ -108,12 +113,10 @@ class Session:
                     return
                 wanted = point.blocks(self.model.layout)
                 if wanted > len(source.offsets[bits]):
-                    yield {"point": point.name, "skipped": "does not fit"}
+                    yield {"point": point.name, "skipped": DOES_NOT_FIT}
                     continue
-                measured = measure_decode(
-                    self.model, self.shape, point, source, self.ceilings, self.weight_bytes
-                )
-                yield measured.row()
+                given = self.model, self.shape, point, source, self.ceilings, self.weight_bytes
+                yield fitting(point.name, partial(measure_decode, *given))
             del source
 
     def prefills(self, sizes: tuple[int, ...], deadline: Deadline) -> Iterator[Row]:
@@ -123,7 +126,8 @@ class Session:
         for tokens in sizes:
             if deadline.over:
                 return
-            yield measure_prefill(self.model, self.shape, tokens, source, self.ceilings).row()
+            given = self.model, self.shape, tokens, source, self.ceilings
+            yield fitting(f"prefill {tokens}", partial(measure_prefill, *given))
 
     def attention(self, points: tuple[DecodePoint, ...], deadline: Deadline) -> Iterator[Row]:
         """Decode attention alone, as a share of the copy bandwidth."""
@@ -220,6 +224,16 @@ class Session:
         wanted = [n for point in points if (n := point.blocks(layout)) <= room]
         blocks = {16: tails, bits: max(wanted, default=0) + tails}
         return RandomArena(layout, blocks, device)
+
+
+def fitting(point: str, measure: Callable[[], Measured]) -> Row:
+    """What was measured, or that the device has too little memory for it; others go on."""
+    try:
+        return measure().row()
+    except torch.OutOfMemoryError as error:
+        asked = asked_bytes(error)
+    torch.cuda.empty_cache()
+    return {"point": point, "skipped": f"{DOES_NOT_FIT}: no {asked} left"}
 
 
 def _read(ceilings: Ceilings, nbytes: float, timing: Timing) -> Row:

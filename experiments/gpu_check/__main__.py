@@ -11,9 +11,15 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
+import sys
 import tarfile
 import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from experiments.gpu_check.checks import Context, Part, Results, line, run_part
 from experiments.gpu_check.parts import CALLS, LAST_S, ORDER, part
@@ -31,10 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     results = Results(out / "results.json")
     end_s = time.monotonic() + 60 * options.minutes
     names = _names(options)
-    for name in names if options.again else ():
-        results.data.pop(name, None)
-    for name in names:
-        _run(name, options, results, end_s - (0.0 if name == names[-1] else LAST_S))
+    try:
+        for name in names:
+            _run(name, options, results, end_s - (0.0 if name == names[-1] else LAST_S))
+    except KeyboardInterrupt:
+        print("interrupted; what is known is in results.json", flush=True)
+        return 130
     print(report(results, names), flush=True)
     bad = [r for name in names for r in results.checks(name).values() if not r.get("ok")]
     return min(1, len(bad))
@@ -52,28 +60,51 @@ def _run(name: str, options: argparse.Namespace, results: Results, end_s: float)
     begin_s = time.monotonic()
     try:
         found = part(name, options.fast)
+        _know_compiler()
         left_s = min(found.seconds, end_s - begin_s)
         print(f"{name} (up to {max(left_s, 0):.0f} s)", flush=True)
         context = Context(options.device, left_s, vars(options), options.work)
-        run_part(name, found, context, results)
-        _pack(name, found, options)
+        results.recorded = partial(_pack, name, found, options)
+        run_part(name, found, context, results, options.again)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         results.record(name, "part", {"ok": False, "error": f"{type(error).__name__}: {error}"})
-    results.data[name]["seconds"] = round(time.monotonic() - begin_s, 1)
+    finally:
+        results.recorded = lambda: None
+    if not all(result.get("earlier") for result in results.checks(name).values()):
+        results.data[name] |= {
+            "seconds": round(time.monotonic() - begin_s, 1),
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": " ".join(sys.argv[1:]),
+        }
     results.write()
 
 
+def _know_compiler() -> None:
+    """Have Triton digest its own files (half a second) before checks are forked, once for all."""
+    with suppress(ImportError, AttributeError):
+        from triton.runtime.cache import triton_key
+
+        triton_key()
+
+
 def _pack(name: str, found: Part, options: argparse.Namespace) -> None:
-    """Put the files of a part into one archive beside the results."""
-    there = [options.work / item for item in found.artefacts]
-    there = [path for path in there if path.exists()]
+    """Put the files of a part into one archive beside the results, after every check: who ends a
+    call in the middle of a part has those of the checks before.
+    """
+    wanted = {item.format(check=check) for item in found.artefacts for check in found.checks}
+    there = [item for item in sorted(wanted) if (options.work / item).exists()]
     if not there:
         return
-    with tarfile.open(options.out / f"{name}.tar.gz", "w:gz") as archive:
-        for path in there:
-            archive.add(path, arcname=path.name)
+    archive, aside = options.out / f"{name}.tar.gz", options.out / f"{name}.tmp"
+    try:
+        with tarfile.open(aside, "w:gz") as made:
+            for item in there:
+                made.add(options.work / item, arcname=item)
+        os.replace(aside, archive)
+    except (OSError, tarfile.TarError) as error:  # the next check writes there: the one after packs
+        print(f"  {archive.name}: {error}", flush=True)
 
 
 def report(results: Results, names: list[str]) -> str:
@@ -105,5 +136,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _interrupt(*_: Any) -> None:
+    """Told to end: as by the keyboard, so that no check is left behind."""
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)
     raise SystemExit(exit_code_of(main))

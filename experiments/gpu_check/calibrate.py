@@ -13,6 +13,7 @@ from executor.calibration.subject import Wish
 from executor.session import ModelOptions
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.floors import tiny_config
+from superinfer import COMPILED
 from superinfer.costs.profile_file import write_profile
 
 MODEL = "llama-3.1-8b"
@@ -37,14 +38,16 @@ def profile_path(context: Context) -> Path:
     return given or context.work / "profiles" / "llama-3.1-8b.json"
 
 
-def calibrate(context: Context, model: str = MODEL, int8: bool = False) -> Result:
-    """Calibrate in three quarters of the time; the rest is for loading."""
+def calibrate(
+    context: Context, model: str = MODEL, int8: bool = False, share: float = 0.75
+) -> Result:
+    """Calibrate in that share of the time; the rest is for loading and for what is begun last."""
     fast, tiny = context.options["fast"], context.tiny
     wish = Wish(
         tiny_config(context) if tiny else model,
         context.device,
         ModelOptions(random_weights=True, int8=int8),
-        minutes=0.2 if tiny else 0.75 * context.seconds / 60,
+        minutes=0.2 if tiny else share * context.left_s / 60,
         max_model_len=128 if tiny else LONGEST,
         max_sequences=4 if tiny else 128,
         kv_blocks=64 if tiny else 0,
@@ -61,6 +64,7 @@ def calibrate(context: Context, model: str = MODEL, int8: bool = False) -> Resul
         "host_per_sequence_us": profile.host.per_sequence_s * 1e6,
         "kv_blocks": profile.memory["kv_blocks"],
         "step_error": profile.fit["step"].get("heldout_mape"),
+        "compiled_core": COMPILED,
         "table": list(profile_lines(profile)),
         "fit": profile.fit,
         "steps": made.steps.rows(),

@@ -11,10 +11,13 @@ rehearsed side by side, so that no kernel is compiled while the clock runs.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import multiprocessing
 import os
+import signal
+import sys
 import time
 import traceback
 import warnings
@@ -30,6 +33,10 @@ Check = Callable[["Context"], Result]
 
 BROKEN_DEVICE = ("CUDA error", "illegal memory access", "device-side assert", "unspecified launch")
 POLL_S = 0.05
+NO_TIME = ("no time left", "stopped: no time left")
+"""Errors of checks that did not come to run, or not to their end."""
+HANDOVER_S = 1.0
+"""A check that goes by its deadline needs it for what it is at then, and for its result."""
 BROKE = 3
 """Exit code of a child whose device is of no use any more."""
 
@@ -49,6 +56,15 @@ class Context:
     """True if only kernels are to be compiled: nothing is measured for long."""
     cache: dict[str, Any] = field(default_factory=dict)
     """What checks of one part keep for each other, in one process."""
+    end_s: float = math.inf
+    """When the part is over, on the clock of `time.monotonic`."""
+
+    @property
+    def left_s(self) -> float:
+        """Seconds in which a check has to be done to leave its result: those of the part, less what
+        the checks before it took.
+        """
+        return min(self.seconds, self.end_s - time.monotonic() - HANDOVER_S)
 
     @property
     def tiny(self) -> bool:
@@ -76,6 +92,8 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.recorded: Callable[[], None] = lambda: None
+        """Called when a result is down."""
         self.data: dict[str, dict[str, Any]] = {}
         if path.is_file():
             self.data = read_json(path)
@@ -93,27 +111,36 @@ class Results:
         self.checks(part)[check] = result
         print(f"  {part}.{check}: {line(result)}", flush=True)
         self.write()
+        self.recorded()
 
     def write(self) -> None:
         """Replace the file, so that whoever reads it finds a whole one."""
         _write(self.path, self.data)
 
 
-def run_part(name: str, part: Part, context: Context, results: Results) -> None:
-    """Run the checks of a part that have no result that is `ok`; never raises for a check."""
-    end_s = time.monotonic() + context.seconds
+def run_part(
+    name: str, part: Part, context: Context, results: Results, again: bool = False
+) -> None:
+    """Run the checks of a part that have no result that is `ok`, or `again` all of them; never
+    raises for a check. What is known is kept until there is something newer.
+    """
+    end_s = context.end_s = time.monotonic() + context.seconds
     found = results.checks(name)
-    todo = [check for check in part.checks if not found.get(check, {}).get("ok")]
-    for check in todo:
-        found.pop(check, None)
+    todo = [check for check in part.checks if again or not found.get(check, {}).get("ok")]
+    before = {check: found.get(check) for check in todo}
     if part.rehearsed:
         rehearsal = Crew(name, part, replace(context, rehearsal=True), None)
         rehearsal.run([[check] for check in todo], time.monotonic() + context.seconds * 0.5)
     crew = Crew(name, part, context, results)
     crew.run([[check] for check in todo] if part.side_by_side else [todo], end_s)
-    for check in todo:
-        if check not in found:
-            results.record(name, check, {"ok": False, "error": "no time left"})
+    for check, earlier in before.items():
+        newer = found.get(check) is not earlier
+        if newer and found[check].get("error") not in NO_TIME:
+            continue
+        if earlier is not None and earlier.get("ok"):
+            results.record(name, check, {**earlier, "earlier": True})
+        elif not newer:
+            results.record(name, check, {"ok": False, "error": NO_TIME[0]})
 
 
 class Crew:
@@ -128,24 +155,29 @@ class Crew:
     def run(self, lists: list[list[str]], end_s: float) -> None:
         """Run them all, or until the time is over."""
         waiting, running = [found for found in lists if found], dict[Any, list[str]]()
-        while (waiting or running) and time.monotonic() < end_s:
-            while waiting and len(running) < self.width:
-                checks = waiting.pop(0)
-                running[self._start(checks)] = checks
-            time.sleep(POLL_S)
-            for process in [process for process in running if not process.is_alive()]:
-                rest = self._ended(process, running.pop(process))
-                if rest:
-                    waiting.insert(0, rest)
+        try:
+            while (waiting or running) and time.monotonic() < end_s:
+                while waiting and len(running) < self.width:
+                    checks = waiting.pop(0)
+                    running[self._start(checks)] = checks
+                time.sleep(POLL_S)
+                for process in [process for process in running if not process.is_alive()]:
+                    rest = self._ended(process, running.pop(process))
+                    if rest:
+                        waiting.insert(0, rest)
+                self._collect()
+        finally:  # also where this process is told to end: nothing must stay on the device
+            for process in running:
+                process.kill()
+                process.join()
             self._collect()
-        for process, checks in running.items():
-            process.kill()
-            process.join()
-            self._collect()
-            self._blame(checks, "stopped: no time left")
+        for checks in running.values():
+            self._blame(checks, NO_TIME[1])
 
     def _start(self, checks: list[str]) -> Any:
-        process = multiprocessing.get_context("fork").Process(target=self._child, args=(checks,))
+        process = multiprocessing.get_context("fork").Process(
+            target=self._child, args=(checks, os.getpid())
+        )
         with warnings.catch_warnings():
             # Python 3.12 warns of threads at a fork; the parent's do nothing with the device.
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -184,9 +216,11 @@ class Crew:
                 self.results.record(self.name, path.stem, result)
         return self._taken()
 
-    def _child(self, checks: list[str]) -> None:
+    def _child(self, checks: list[str], parent: int) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        end_with(parent)
         for check in checks:
-            result = run_check(self.part.checks[check], self.context)
+            result = {**run_check(self.part.checks[check], self.context), **used_device()}
             _write(self.inbox / f"{check}.json", result)
             if any(sign in result.get("error", "") for sign in BROKEN_DEVICE):
                 os._exit(BROKE)
@@ -207,6 +241,28 @@ def run_check(check: Check, context: Context) -> Result:
             "traceback": traceback.format_exc()[-6000:],
         }
     return {**result, "seconds": round(time.perf_counter() - begin_s, 3)}
+
+
+def used_device() -> Result:
+    """The name of the GPU that this process has used, if it has: results of two calls may be of two
+    machines.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    try:
+        return {"device": torch.cuda.get_device_name()}
+    except RuntimeError:  # a check has broken it
+        return {}
+
+
+def end_with(parent: int) -> None:
+    """End this process with the one that started it, however that ends (`PR_SET_PDEATHSIG`): a
+    check or a run that is left behind would keep the device's memory from whatever comes next.
+    """
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before that was said
+        os._exit(1)
 
 
 def line(result: Result) -> str:

@@ -9,12 +9,14 @@ from executor.calibration.ceilings import ceilings, hardware
 from executor.device import executor_versions
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.setting import device_of
+from superinfer import COMPILED
 
 
 def machine(context: Context) -> Result:
     """Names and versions."""
     found = {**hardware(device_of(context)), "processors": os.cpu_count()}
-    return {**found, "versions": executor_versions("transformers"), "smi": _smi()}
+    more = {"smi": _smi(), "compiled_core": COMPILED}
+    return {**found, "versions": executor_versions("transformers"), **more}
 
 
 def rates(context: Context) -> Result:

@@ -63,21 +63,21 @@ def open_model(context: Context) -> Result:
 def decode(context: Context) -> Result:
     """Decode steps from a graph."""
     points = TINY_POINTS if context.tiny else POINTS
-    found = session(context, "llama-3.1-8b").decodes(points, Deadline(context.seconds))
+    found = session(context, "llama-3.1-8b").decodes(points, Deadline(context.left_s))
     return rows_of(list(found))
 
 
 def prefill(context: Context) -> Result:
     """Prompts in one step."""
     sizes = (64,) if context.tiny else PREFILLS
-    found = session(context, "llama-3.1-8b").prefills(sizes, Deadline(context.seconds))
+    found = session(context, "llama-3.1-8b").prefills(sizes, Deadline(context.left_s))
     return rows_of(list(found))
 
 
 def attention(context: Context) -> Result:
     """Attention alone, of decodes and of prompts."""
     points, sizes = (TINY_POINTS, (64,)) if context.tiny else (POINTS, PREFILLS)
-    end, found = Deadline(context.seconds), session(context, "llama-3.1-8b")
+    end, found = Deadline(context.left_s), session(context, "llama-3.1-8b")
     return rows_of([*found.attention(points, end), *found.prompts(sizes, end)])
 
 

@@ -151,7 +151,7 @@ def rope_write(context: Context) -> Result:
         ops.rope_write(q, k, v, cos, sin, positions, source.arena, layout, layer, offsets, slots)
         errors[f"{shape} q"] = reference.relative_error(q, wanted_q)
         found_k, found_v = _written(source.arena, layout, layer, offsets, slots)
-        live = slots >= 0
+        live = (slots >= 0).cpu()
         errors[f"{shape} k"] = reference.relative_error(found_k, wanted_k[live])
         errors[f"{shape} v"] = reference.relative_error(found_v, v[live])
         changed = int((before != source.arena).sum())

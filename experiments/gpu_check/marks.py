@@ -16,6 +16,8 @@ from experiments.gpu_check.checks import Check, Context, Result
 
 Data = dict[str, Any]
 Found = Iterator[tuple[str, float]]
+LONG_ENOUGH = r"B=(32 ctx=8192|128 ctx=(1024|8192))"
+"""Points of at least 64k tokens: below, a kernel is too short to be held against bandwidth."""
 HOST_ROWS = 32
 """Sequences for which host time is given."""
 
@@ -75,25 +77,31 @@ def host_ms(data: Data) -> Found:
         yield f"{HOST_ROWS} sequences", total_us / 1000
 
 
-def against_peers(data: Data) -> Found:
-    """The best peer's time over ours, on the same inputs in the same run."""
-    for ours, theirs, key in (
-        ("decode", "decode_peers", ("B", "ctx")),
-        ("prefill", "prefill_peers", ("chunk",)),
-    ):
-        mine = {
-            tuple(row[name] for name in key): row["us"]
-            for row in check(data, "peers", ours).get("rows", [])
-            if "us" in row and not row.get("context")
-        }
-        for place, us in mine.items():
-            others = {
-                str(row.get("peer", row.get("kernel"))): row["us"]
-                for row in check(data, "peers", theirs).get("rows", [])
-                if "us" in row and tuple(row[name] for name in key) == place
-            }
-            for name, other in others.items():
-                yield f"{ours} {place} against {name}", other / us
+def against(*peers: str) -> Callable[[Data], Found]:
+    """Each of these peers' time over ours, on the same inputs in the same run."""
+
+    def find(data: Data) -> Found:
+        for ours, theirs, key in (
+            ("decode", "decode_peers", ("B", "ctx")),
+            ("prefill", "prefill_peers", ("chunk",)),
+        ):
+            mine = {_place(row, key): row["us"] for row in _timed(data, ours)}
+            for row in _timed(data, theirs):
+                name, place = str(row.get("peer", row.get("kernel"))), _place(row, key)
+                if name in peers and place in mine:
+                    yield f"{ours} {place} against {name}", row["us"] / mine[place]
+
+    return find
+
+
+def _timed(data: Data, name: str) -> list[Data]:
+    """Rows of a check of `peers` that have a time, of whole prompts and of decodes."""
+    rows: list[Data] = check(data, "peers", name).get("rows", [])
+    return [row for row in rows if "us" in row and not row.get("context")]
+
+
+def _place(row: Data, key: tuple[str, ...]) -> str:
+    return " ".join(f"{name}={row[name]}" for name in key)
 
 
 MARKS = (
@@ -109,9 +117,7 @@ MARKS = (
     *(
         Mark(
             f"decode attention alone, {bits} bits",
-            points(
-                "floors", "attention", rf"B=(32|128) ctx=(8192|1024) kv={bits}$", "share_of_copy"
-            ),
+            points("floors", "attention", rf"{LONG_ENOUGH} kv={bits}$", "share_of_copy"),
             first,
             good,
         )
@@ -128,7 +134,8 @@ MARKS = (
         0.05,
         most=True,
     ),
-    Mark("attention against peers", against_peers, 1.0, 1.0),
+    Mark("attention against others over pages", against("vLLM Triton", "FlashInfer"), 1.0, 1.0),
+    Mark("attention against torch over dense tensors", against("torch SDPA"), 1.0, 1.0),
 )
 
 
@@ -149,8 +156,16 @@ def found_marks(data: Data) -> Result:
         for row in rows
     ]
     table += [f"   not measured: {name}" for name in missing]
+    if len(used := devices(data)) > 1:
+        table.append(f"   of different machines, which do not compare: {', '.join(used)}")
     short = sum(row["reached"] == "short" for row in rows)
     return {"points": len(rows), "short": short, "missing": missing, "rows": rows, "table": table}
+
+
+def devices(data: Data) -> list[str]:
+    """The GPUs that results name."""
+    found = [check for part in data.values() for check in part["checks"].values()]
+    return sorted({result["device"] for result in found if "device" in result})
 
 
 CHECKS: dict[str, Check] = {"marks": marks}

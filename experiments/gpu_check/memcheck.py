@@ -1,8 +1,9 @@
 """Every kernel on small shapes under NVIDIA's `compute-sanitizer`, where there is one.
 
-Each tool runs this module (`python -m experiments.gpu_check.memcheck CHECK...`) with the checks of
-part `kernels` on the sizes of a test. torch gives each tensor an allocation of its own there, so
-that what is read or written beside one is seen.
+Each tool runs this module (`python -m experiments.gpu_check.memcheck FOLDER CHECK...`) with the
+checks of part `kernels` on the sizes of a test. torch gives each tensor an allocation of its own
+there, so that what is read or written beside one is seen. What results are held against
+is computed on the host: its thousands of small launches and allocations would be looked into, too.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial, wraps
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
 
-from experiments.gpu_check.checks import Check, Context, Result
+from experiments.gpu_check.checks import Check, Context, Result, end_with
 
 TOOLS = {"memcheck": "ERROR SUMMARY", "racecheck": "RACECHECK SUMMARY"}
 """And the line that ends what each says."""
@@ -52,7 +58,7 @@ def under(context: Context, tool: str, group: str) -> Result:
         return {"skipped": "needs a GPU and compute-sanitizer on the PATH"}
     work = context.work / f"{tool}-{group}"
     command = [found, "--tool", tool, sys.executable, "-m", __spec__.name, str(work)]
-    said, code = run_alone([*command, *GROUPS[group]], context.seconds - ENDING_S)
+    said, code = run_alone([*command, *GROUPS[group]], context.left_s - ENDING_S)
     return judged(tool, said, code)
 
 
@@ -65,7 +71,8 @@ def run_alone(command: list[str], seconds: float) -> tuple[str, int]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
+        errors="replace",
+        process_group=0,
         env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
     )
     try:
@@ -84,7 +91,8 @@ def judged(tool: str, said: str, code: int) -> Result:
     clean = summary is not None and re.match(r"0 (errors|hazards)", summary[1]) is not None
     result: Result = {"ok": clean and code == 0, "summary": summary[1] if summary else "none"}
     if not result["ok"]:
-        result["error"] = f"{result['summary']}, exit {code}"
+        late = " (its time was over: nothing is known)" if code == -signal.SIGKILL else ""
+        result["error"] = f"{result['summary']}, exit {code}{late}"
         result["said"] = said[:SHOWN_CHARACTERS] + said[-SHOWN_CHARACTERS:]
     return result
 
@@ -93,13 +101,51 @@ def _unusable(line: str) -> bool:
     return any(words in line for words in UNUSABLE)
 
 
+@contextmanager
+def references_on_the_host() -> Iterator[None]:
+    """What checks of `kernels` ask of `reference` gets its tensors on the host meanwhile."""
+    from experiments.gpu_check import kernels, reference
+
+    functions = {
+        name: _of_host_tensors(made)
+        for name, made in vars(reference).items()
+        if getattr(made, "__module__", "") == reference.__name__
+    }
+    with patch.object(kernels, "reference", SimpleNamespace(**functions)):
+        yield
+
+
+def _of_host_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def run(*given: Any) -> Any:
+        return function(*(_on_the_host(value) for value in given))
+
+    return run
+
+
+def _on_the_host(value: Any) -> Any:
+    """A tensor, or tensors that an object or a list holds, on the host."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, list | tuple):
+        return type(value)(_on_the_host(item) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        names = [found.name for found in fields(value) if found.init]
+        return replace(value, **{name: _on_the_host(getattr(value, name)) for name in names})
+    return value
+
+
 def main(work: str, *names: str) -> int:
     """Run checks of part `kernels` on small shapes; 1 if one is wrong."""
     from experiments.gpu_check.checks import run_check
     from experiments.gpu_check.kernels import CHECKS as KERNELS
 
+    end_with(os.getppid())
     context = Small("cuda", 60.0, {}, Path(work))
-    results = {name: run_check(KERNELS[name], context) for name in names}
+    with references_on_the_host():
+        results = {name: run_check(KERNELS[name], context) for name in names}
     for name, result in results.items():
         print(name, "ok" if result["ok"] else result.get("error"), flush=True)
     return int(not all(result["ok"] for result in results.values()))

@@ -31,15 +31,15 @@ ORDER: dict[str, Entry] = {
     "env": Entry("env", 60, 20, 10),
     "kernels": Entry("kernels", 300, 40, 15, side_by_side=True),
     "floors": Entry("floors", 500, 45, 25),
-    "calibrate-8b": Entry("calibrate", 500, 55, 41, ("profiles",)),
+    "calibrate-8b": Entry("calibrate", 500, 55, 41, ("profiles/llama-3.1-8b.json",)),
     "graphs": Entry("graphs", 120, 30, 12, side_by_side=True),
-    "tokens": Entry("tokens", 300, 60, 40, side_by_side=True),
+    "tokens": Entry("tokens", 300, 75, 45, side_by_side=True),
     "showcase": Entry("showcase", 200, 40, 20),
     "70b": Entry("large", 400, 30, 18),
-    "calibrate-70b": Entry("calibrate_large", 500, 55, 45, ("profiles",)),
+    "calibrate-70b": Entry("calibrate_large", 500, 85, 60, ("profiles/llama-3.1-70b.json",)),
     "memcheck": Entry("memcheck", 300, 45, 40, side_by_side=True),
-    "scenarios": Entry("scenarios", 500, 220, 170, ("runs",)),
-    "run": Entry("runs", 500, 90, 65, ("runs",)),
+    "scenarios": Entry("scenarios", 500, 220, 170, ("runs/{check}",)),
+    "run": Entry("runs", 500, 90, 65, ("runs/{check}",)),
     "validate": Entry("validation", 300, 30, 10, ("validation",), side_by_side=True),
     "gain": Entry("gain", 60, 15, 4),
     "peers": Entry("peers", 300, 60, 20, rehearsed=True),
@@ -53,16 +53,14 @@ ORDER: dict[str, Entry] = {
 say; then what looks for better tiles, and others."""
 CALLS: dict[str, tuple[str, ...]] = {
     "a": (
-        *("env", "kernels", "floors", "calibrate-8b", "graphs", "tokens", "showcase", "70b"),
-        *("calibrate-70b", "memcheck", "peers", "tune", "marks"),
+        *("env", "kernels", "graphs", "floors", "70b", "peers", "showcase", "tokens", "memcheck"),
+        *("calibrate-70b", "calibrate-8b", "tune", "marks"),
     ),
-    "b": (
-        *("kernels", "calibrate-8b", "scenarios", "validate", "gain", "floors", "graphs", "run"),
-        "marks",
-    ),
+    "b": ("kernels", "calibrate-8b", "scenarios", "floors", "graphs", "run", "marks"),
 }
 """Two calls for a device that is there for minutes: what has to be known before anything is mended,
-and what is measured when it is. The second one measures again what a change may have moved."""
+and what is measured when it is. The second one measures again what a change may have moved, and
+calibrates what its runs go by. What needs no device (`validate`, `gain`) is no part of them."""
 
 
 def part(name: str, fast: bool) -> Part:

@@ -6,12 +6,10 @@ taken by the one before.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import multiprocessing
 import os
 import shutil
-import signal
 import sys
 import warnings
 from functools import partial
@@ -20,7 +18,7 @@ from typing import Any
 
 import executor.replay  # noqa: F401 - what the command needs, once for all of them
 from executor import cli
-from experiments.gpu_check.checks import Check, Context, Result
+from experiments.gpu_check.checks import Check, Context, Result, end_with
 from experiments.gpu_check.scenes import PRESSURE, SCENES, arguments, run_name
 
 SHOWN = (
@@ -48,7 +46,7 @@ def run(context: Context, scene: str, arm: str) -> Result:
     folder = context.work / "runs" / run_name(scene, arm)
     shutil.rmtree(folder, ignore_errors=True)
     command = ["run", *arguments(context, scene, arm), "--out", str(folder), "--no-plots", "--json"]
-    limit_s = min(context.seconds, FAST_RUN_S if context.options["fast"] else RUN_S)
+    limit_s = min(context.left_s, FAST_RUN_S if context.options["fast"] else RUN_S)
     summary, said = call(command, context.work / "said" / folder.name, limit_s)
     shown = {key: summary.get(key) for key in SHOWN if isinstance(summary.get(key), int | float)}
     block = summary.get("run", {})
@@ -68,7 +66,7 @@ def call(command: list[str], said: Path, seconds: float) -> tuple[dict[str, Any]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads at a fork, as in `checks`
         child.start()
-    child.join(max(10.0, seconds))
+    child.join(max(1.0, seconds))
     if child.is_alive():
         child.kill()
         child.join()
@@ -81,20 +79,13 @@ def call(command: list[str], said: Path, seconds: float) -> tuple[dict[str, Any]
 
 def _command(command: list[str], out: Path, err: Path, parent: int) -> None:
     """In the fork: be the command."""
-    _die_with(parent)
+    end_with(parent)
     for path, number in ((out, 1), (err, 2)):
         written = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(written, number)
     sys.stdout, sys.stderr = (os.fdopen(n, "w", closefd=False) for n in (1, 2))
     sys.argv = ["superinfer-exec", *command]
     cli.main()
-
-
-def _die_with(parent: int) -> None:
-    """A check that is ended must not leave its run on the device (`PR_SET_PDEATHSIG`)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before that was said
-        os._exit(1)
 
 
 def checks_of(*scenes: str) -> dict[str, Check]:

@@ -10,11 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from executor.bench.floors import decode_floor_s
-from executor.bench.session import Session
+from executor.bench.session import DOES_NOT_FIT, Session
 from executor.bench.steps import arena_room, greedy, kv_bytes
 from executor.calibration.cases import RandomArena, decode_step
 from executor.calibration.timing import time_calls
+from executor.device import asked_bytes
 from executor.items import ItemBudget
 from executor.kv.layout import KVLayout
 from experiments.gpu_check.checks import Check, Context, Result
@@ -48,19 +51,28 @@ def tokens(context: Context) -> Result:
     """A decode step of each mix."""
     batch, length = (3, 257) if context.tiny else (128, 8192)
     found = session(context, "llama-3.1-8b")
-    return rows_of([_row(found, mix, batch, length) for mix in MIXES])
+    return rows_of([_row_that_fits(found, mix, batch, length) for mix in MIXES])
 
 
-def _row(found: Session, mix: Mix, batch: int, length: int) -> Row:
-    model, layout = found.model, found.model.layout
+def _row_that_fits(found: Session, mix: Mix, batch: int, length: int) -> Row:
+    """Of a mix; one for which there is too little memory after all takes no other along."""
     row: Row = {"kv": mix.name, "B": batch, "ctx": length}
+    try:
+        return _row(found, mix, row)
+    except torch.OutOfMemoryError as error:
+        return row | {"skipped": f"{DOES_NOT_FIT}: no {asked_bytes(error)} left"}
+
+
+def _row(found: Session, mix: Mix, row: Row) -> Row:
+    model, layout = found.model, found.model.layout
+    batch, length = row["B"], row["ctx"]
     each = -(-length // layout.block_tokens)
     blocks = {bits: round(batch * (each * share + 1)) for bits, share in mix.shares.items()}
     blocks[16] = blocks.get(16, 0) + batch + 1
     need = sum(count * layout.block_bytes[bits] for bits, count in blocks.items())
     row["kv_gb"] = need / 1e9
     if need > arena_room(model.device):
-        return row | {"skipped": "does not fit"}
+        return row | {"skipped": DOES_NOT_FIT}
     source = RandomArena(layout, blocks, model.device)
     shares = {bits: share for bits, share in mix.shares.items() if bits != 16}
     budget = ItemBudget.of(layout, model.device)

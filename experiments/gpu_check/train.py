@@ -15,7 +15,7 @@ def train(context: Context) -> Result:
     corpus = context.options["corpus"]
     if not corpus.is_file():
         raise InputError("no such corpus; experiments.kjv writes one", file=str(corpus))
-    seconds = min(float(context.options["train_seconds"]), context.seconds - 15)
+    seconds = min(float(context.options["train_seconds"]), context.left_s - 15)
     shape, device = Shape(), torch.device(context.device)
     out = context.work / "train"
     recipe = train_tiny.recipe_for(device, max(seconds, 1.0) / 60, 0, shape.context)

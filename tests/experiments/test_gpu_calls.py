@@ -15,11 +15,30 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
+
+from executor.bench import session as bench_session
+from executor.runner import Runner
 from executor.validation.runs import summary
-from experiments.gpu_check import memcheck, pack, peer_files, runs, scenes, tokens, validation
+from experiments.gpu_check import (
+    calibrate_large,
+    floors,
+    large,
+    memcheck,
+    pack,
+    peer_files,
+    runs,
+    scenes,
+    showcase,
+    tokens,
+    validation,
+)
 from experiments.gpu_check.checks import Context
 from experiments.gpu_check.marks import MARKS, found_marks
+from sim.commands import simulated
+from sim.workload import load_workload
 from superinfer.errors import InputError
+from superinfer.lab.config import Config
 
 ROOT = Path(__file__).parents[2]
 RECORDED = json.loads((ROOT / "experiments/results/h200/results.json").read_text(encoding="utf-8"))
@@ -48,7 +67,7 @@ def test_marks_of_a_recorded_run() -> None:
     assert rows["70B int8, B=1", "decode B=1 ctx=1024 kv=16"]["reached"] == "first"
     slowed = next(row for row in found["rows"] if row["mark"] == "decode slowed by swaps")
     assert slowed["value"] < 0.05 and slowed["reached"] == "good"
-    assert "attention against peers" in found["missing"]
+    assert "attention against others over pages" in found["missing"]
     assert {mark.name for mark in MARKS} == {mark for mark, _ in rows} | set(found["missing"])
 
 
@@ -59,6 +78,85 @@ def test_marks_take_what_ran_well_alone() -> None:
     assert found_marks(short)["short"] == 1
     failed = {"floors": {"checks": {"decode": {"ok": False, "rows": rows}}}}
     assert found_marks(failed)["points"] == 0
+
+
+def test_peers_are_held_against_on_the_same_inputs() -> None:
+    """Those that read pages as ours do, and torch's, which does not, apart."""
+    checks = {
+        "decode": {"ok": True, "rows": [{"B": 32, "ctx": 8192, "us": 100.0}]},
+        "decode_peers": {
+            "ok": True,
+            "rows": [
+                {"peer": "vLLM Triton", "B": 32, "ctx": 8192, "us": 150.0},
+                {"peer": "vLLM Triton", "B": 1, "ctx": 1024, "us": 10.0},
+                {"peer": "torch SDPA", "B": 32, "ctx": 8192, "us": 80.0},
+                {"peer": "FlashInfer", "B": 32, "ctx": 8192, "error": "not importable"},
+            ],
+        },
+        "prefill": {"ok": True, "rows": [{"chunk": 512, "context": 8192, "us": 1.0}]},
+        "prefill_peers": {"ok": True, "rows": [{"kernel": "vLLM Triton", "chunk": 512, "us": 2.0}]},
+    }
+    rows = found_marks({"peers": {"checks": checks}})["rows"]
+    assert [
+        (row["mark"].split()[2], row["case"], row["value"], row["reached"]) for row in rows
+    ] == [
+        ("others", "decode B=32 ctx=8192 against vLLM Triton", 1.5, "good"),
+        ("torch", "decode B=32 ctx=8192 against torch SDPA", 0.8, "short"),
+    ]
+
+
+def test_attention_alone_is_judged_where_it_is_long() -> None:
+    """At 64k tokens and more."""
+    names = [f"attention B={b} ctx={c} kv=8" for b in (1, 32, 128) for c in (1024, 8192)]
+    rows = [{"point": name, "share_of_copy": 0.5} for name in names]
+    found = found_marks({"floors": {"checks": {"attention": {"ok": True, "rows": rows}}}})
+    cases = [row["case"] for row in found["rows"]]
+    assert cases == [names[3], names[4], names[5]]
+
+
+def test_marks_of_two_machines_say_so() -> None:
+    """Their shares do not compare."""
+    parts = {name: {"checks": {"x": {"ok": True, "device": name}}} for name in ("H100", "H200")}
+    assert found_marks(parts)["table"][-1].endswith("do not compare: H100, H200")
+
+
+# -- too little memory ----------------------------------------------------------------------------
+
+
+def out_of_memory(*_: Any, **__: Any) -> Any:
+    """As torch says it."""
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+
+def test_points_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Say so, and the others are measured."""
+    given, measure = context(tmp_path), bench_session.measure_decode
+
+    def some(model: Any, shape: Any, point: Any, *more: Any) -> Any:
+        return (out_of_memory if point.batch == 3 else measure)(model, shape, point, *more)
+
+    monkeypatch.setattr(bench_session, "measure_decode", some)
+    rows = floors.decode(given)["rows"]
+    assert [row.get("skipped") for row in rows[:2]] == [None, "does not fit: no 2.00 GiB left"]
+    assert len(rows) == len(bench_session.TINY_POINTS)
+    monkeypatch.setattr(bench_session, "measure_prefill", out_of_memory)
+    assert floors.prefill(given)["rows"][0]["skipped"].startswith("does not fit")
+    monkeypatch.setattr(showcase, "RandomArena", out_of_memory)
+    rows = showcase.tokens(given)["rows"]
+    assert [row["kv"] for row in rows] == [mix.name for mix in showcase.MIXES]
+    assert all(row["skipped"] == "does not fit: no 2.00 GiB left" for row in rows)
+
+
+def test_a_small_gpu_is_not_asked_for_70b(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of 80 GB runs its steps, and has no room for the keys of a profile's."""
+    given = context(tmp_path, device="cuda")
+    monkeypatch.setattr(large, "memory_bytes", lambda device: 85e9)
+    assert large.too_small(given, large.STEPS_BYTES) == {}
+    skipped = {"skipped": "wants a GPU of 100 GB, this one has 85"}
+    assert calibrate_large.CHECKS["calibrate"](given) == skipped
+    monkeypatch.setattr(large, "memory_bytes", lambda device: 42e9)
+    for check in large.CHECKS.values():
+        assert check(given) == {"skipped": "wants a GPU of 78 GB, this one has 42"}
 
 
 # -- swaps ----------------------------------------------------------------------------------------
@@ -73,6 +171,27 @@ def test_swaps_change_no_token(tmp_path: Path, check: str) -> None:
     assert found["h2d_bytes"] > 0 and found["tokens"] > 500
 
 
+@pytest.mark.parametrize("device", ["h200", "h100", "a100-80g"])
+def test_something_moves_at_the_speed_of_a_gpu(tmp_path: Path, device: str) -> None:
+    """By the times by which a GPU would plan, each policy is short of memory and swaps; with memory
+    for all nothing moves.
+    """
+    given = context(tmp_path, device=device)
+    beside = [(policy, tokens.EIGHT_LAYERS) for policy in ("rotating", "slo_aware")]
+    for policy, changes in (*beside, *tokens.ROOMY.items()):
+        model = tokens.source_of(given, changes)
+        moved = moved_in(tokens.config_of(given, model, policy))
+        assert moved["h2d_bytes"] > 0, policy
+        if tokens.ROOMY.get(policy) is changes:
+            roomy = moved_in(tokens.config_of(given, model, policy, kv_blocks=tokens.ROOM))
+            assert roomy["preemptions"] == 0, policy
+
+
+def moved_in(config: Config) -> dict[str, Any]:
+    """What the simulator says of a run."""
+    return simulated(config, load_workload(config))[1]
+
+
 def test_other_tokens_are_found() -> None:
     """And a run in which nothing moved proves nothing."""
     moved = {"preemptions": 1.0, "h2d_bytes": 5.0, "kv_bits_mean": 16.0}
@@ -82,6 +201,29 @@ def test_other_tokens_are_found() -> None:
     assert not other["ok"] and other["error"] == "1 requests differ, 1 from token 1 on"
     idle = tokens.Played([[1, 2], [3, 4]], moved | {"h2d_bytes": 0.0})
     assert "nothing had to move" in tokens.compared(idle, same)["error"]
+
+
+def test_rounding_may_decide_between_equals() -> None:
+    """Two runs may part at two tokens that were a tie; nowhere else."""
+    logits = torch.tensor([[0.0, 3.0, 3.0000001, -1.0], [0.0, 3.0, 3.1, -1.0]])
+    assert tokens.pairs_near(logits) == [frozenset((1, 2))]
+    moved = {"preemptions": 1.0, "h2d_bytes": 5.0, "kv_bits_mean": 16.0}
+    ours, theirs = (tokens.Played([[9, token, token]], moved) for token in (1, 2))
+    tied = tokens.compared(ours, theirs, {frozenset((1, 2))})
+    assert tied["ok"] and tied["parted_by_ties"] == 1 and tied["unlike"] == 0
+    assert not tokens.compared(ours, theirs, {frozenset((1, 3))})["ok"]
+    shorter = tokens.compared(ours, tokens.Played([[9, 1]], moved), {frozenset((1, 2))})
+    assert shorter["error"] == "1 requests differ, 0 from token 2 on"
+
+
+def test_ties_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every step that runs eagerly, and the step's tokens are as ever."""
+    monkeypatch.setattr(Runner, "_choose", lambda self, logits, sampling: logits.argmax(-1))
+    logits = torch.tensor([[0.0, 5.0, 5.0, 1.0]])
+    with tokens.near_ties() as ties:
+        assert Runner._choose(None, logits, None).tolist() == [1]  # type: ignore[arg-type]
+        assert len(Runner._choose(None, logits[:0], None)) == 0  # type: ignore[arg-type]
+    assert ties == {frozenset((1, 2))}
 
 
 # -- sanitizer ------------------------------------------------------------------------------------
@@ -115,6 +257,26 @@ def test_what_a_sanitizer_runs_ends_with_its_time() -> None:
     script = "import subprocess; print('on', flush=True); subprocess.run(['sleep', '600'])"
     said, code = memcheck.run_alone([sys.executable, "-c", script], 0.0)
     assert code < 0 and said == "on\n"
+
+
+def test_references_are_computed_on_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever holds the tensors that they are given; the checks are right as before."""
+    from experiments.gpu_check.kernels import CHECKS
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # torch's operations are faster here
+    moved = []
+    to_host = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: moved.append(self) or to_host(self))
+    names = {name for group in memcheck.GROUPS.values() for name in group}
+    for name in sorted(names):
+        with memcheck.references_on_the_host():
+            moved.clear()
+            assert CHECKS[name](context(tmp_path))["ok"]
+        assert len(moved) >= 8 or name == "copy_blocks"
+    moved.clear()
+    assert CHECKS["prefill-odd-group-80"](context(tmp_path))["ok"] and not moved
 
 
 def test_the_checks_of_a_sanitizer_are_there() -> None:
@@ -214,6 +376,50 @@ def test_packing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len((out / "trace.csv").read_text().splitlines()) == pack.LINES
     assert pack.main(["--out", str(out), "--trace", "none.csv"]) == 0
     assert not (out / "trace.csv").exists()
+
+
+def test_packing_the_compiled_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built from a copy of the sources by the device's Python; what fails says so."""
+    commands: list[list[str]] = []
+
+    def build(command: list[str], cwd: Path, **_: Any) -> SimpleNamespace:
+        commands.append(command)
+        assert (cwd / "setup.py").is_file() and not list(cwd.rglob("superinfer/*.so"))
+        if "build_ext" in command:
+            for name in ("core.so", "superinfer/engine.so", "superinfer/.compiled", "build/x.so"):
+                (cwd / name).parent.mkdir(exist_ok=True)
+                (cwd / name).touch()
+        return SimpleNamespace(returncode=int("setup.py" in command and "bad" in commands[0][0]))
+
+    monkeypatch.setattr(subprocess, "run", build)
+    assert pack.compiled("/usr/python9", tmp_path / "compiled") == 0
+    assert commands[0][:3] == ["/usr/python9", "-m", "venv"]
+    assert any(part.startswith("mypy==") for part in commands[1])
+    there = {path.relative_to(tmp_path / "compiled").as_posix() for path in tmp_path.rglob("*")}
+    assert there >= {"core.so", "superinfer/engine.so", "superinfer/.compiled"}
+    assert "build/x.so" not in there
+    commands.clear()
+    assert pack.compiled("/bad/python9", tmp_path / "other") == 1
+    assert pack.compiled("", tmp_path / "compiled") == 0
+    assert not (tmp_path / "compiled").exists()
+
+
+@pytest.mark.parametrize("loads", [True, False])
+def test_the_compiled_core_of_a_device(tmp_path: Path, loads: bool) -> None:
+    """It is taken where it loads; else all runs from sources."""
+    python = tmp_path / "python3"
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] && exit {int(not loads)}\n'
+        'echo "$SUPERINFER_INTERPRETED" > said\n'
+    )
+    python.chmod(0o755)
+    (tmp_path / ".gpu" / "compiled" / "superinfer").mkdir(parents=True)
+    (tmp_path / ".gpu" / "compiled" / "superinfer" / ".compiled").touch()
+    script = ROOT / "experiments" / "gpu_check" / "offline.sh"
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run([str(script), "--call", "a"], cwd=tmp_path, env=path, check=True)
+    assert (tmp_path / "superinfer" / ".compiled").is_file()
+    assert (tmp_path / "said").read_text().strip() == ("" if loads else "1")
 
 
 def test_the_script_of_a_device_without_network(tmp_path: Path) -> None:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -97,6 +102,84 @@ def test_a_rehearsal_leaves_no_result(tmp_path: Path) -> None:
     found = run(tmp_path, {"good": fine}, rehearsed=True)
     assert list(found.checks("some")) == ["good"]
     assert len(list(tmp_path.glob("ran-*"))) == 2
+
+
+def test_what_is_known_stays_until_there_is_newer(tmp_path: Path) -> None:
+    """Asked for again with too little time, a check keeps what it had, and says so."""
+    run(tmp_path, {"good": fine, "bad": fails})
+    results = Results(tmp_path / "results.json")
+    context = Context("cpu", 1.0, {}, tmp_path)
+    shutil.rmtree(tmp_path / "inbox")
+    checks = {"good": hangs, "bad": hangs}
+    run_part("some", Part(checks, 1.0, side_by_side=True), context, results, again=True)
+    found = Results(tmp_path / "results.json").checks("some")
+    assert found["good"]["value"] == 7 and found["good"]["earlier"] is True
+    assert found["bad"] == {"ok": False, "error": "stopped: no time left"}
+
+
+def test_time_that_is_left_to_a_check(tmp_path: Path) -> None:
+    """That of its part, less what is over."""
+    context = Context("cpu", 60.0, {}, tmp_path)
+    assert context.left_s == 60.0
+    context.end_s = time.monotonic() + 10.0
+    assert 8.0 < context.left_s < 10.0
+
+
+CALL = """
+import sys, time
+from pathlib import Path
+from experiments.gpu_check import __main__ as gpu_check
+from experiments.gpu_check.checks import Part
+
+def first(context):
+    (context.work / "runs" / "first").mkdir(parents=True)
+    (context.work / "runs" / "first" / "summary.json").write_text("{}")
+    return {"value": 7}
+
+def hangs(context):
+    import os
+    (context.work / "pid").write_text(str(os.getpid()))
+    time.sleep(600)
+
+checks = {"first": first, "hangs": hangs}
+gpu_check.part = lambda name, fast: Part(checks, 60.0, ("runs/{check}",))
+import signal
+signal.signal(signal.SIGTERM, gpu_check._interrupt)
+raise SystemExit(gpu_check.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+def test_a_call_that_is_ended_in_the_middle(tmp_path: Path, how: int, code: int) -> None:
+    """Results and archives of the checks before are there; no check stays on the device."""
+    out, work = tmp_path / "out", tmp_path / "work"
+    options = ["--device", "cpu", "--parts", "run", "--out", str(out), "--work", str(work)]
+    process = subprocess.Popen([sys.executable, "-c", CALL, *options])
+    end_s = time.monotonic() + 60.0
+    there = (work / "pid", out / "run.tar.gz")
+    while not all(path.is_file() and path.stat().st_size for path in there):
+        assert time.monotonic() < end_s and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(how)
+    assert process.wait(30.0) == code
+    results = Results(out / "results.json")
+    assert results.checks("run")["first"]["value"] == 7
+    with tarfile.open(out / "run.tar.gz") as archive:
+        assert "runs/first/summary.json" in archive.getnames()
+    assert _gone(int((work / "pid").read_text()), end_s)
+
+
+def _gone(pid: int, end_s: float) -> bool:
+    """Whether a process ends in time; one that nobody waited for is a zombie."""
+    status = Path(f"/proc/{pid}/stat")
+    while time.monotonic() < end_s:
+        try:
+            if status.read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def test_every_part_has_checks() -> None:

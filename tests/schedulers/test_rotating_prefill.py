@@ -118,10 +118,14 @@ def test_a_slice_of_chunks_ends_for_an_alarm() -> None:
 
 def test_without_paying_chunks_the_whole_budget_is_used() -> None:
     """Reading the weights takes as long as a tile, so a tile is as good as four, once a request has
-    shown how long requests are.
+    shown how long requests are. It is first tokens that count where no answer has a deadline.
     """
-    requests = [arriving(0, 0.0, 96), arriving(1, 1.0, 4), arriving(2, 30.0, 1000)]
-    for paying, first in ((True, 127), (False, 511)):
+    for paying, due_s, first in ((True, 1e4, 127), (False, 1e4, 511), (True, None, 511)):
+        requests = [
+            arriving(0, 0.0, 96),
+            arriving(1, 1.0, 4),
+            arriving(2, 30.0, 1000, **promised(e2el_s=due_s)),
+        ]
         scheduler = rotating(tile_tokens=128, max_num_batched_tokens=512, paying_chunks=paying)
         played = run(scheduler, requests, [32, 1000, 1], 3000, cost=Reading())
         chunks = [event[3] for event in played.kinds("prefill") if event[2] == "r2"]

@@ -43,6 +43,8 @@ class RotatingScheduler(Settings):
 
     _true_length: TrueLength | None = field(default_factory=lambda: None, init=False, repr=False)
     _jobs: dict[Sequence, Job] = field(default_factory=dict, init=False, repr=False)
+    _answers_due: int = field(default_factory=int, init=False, repr=False)
+    """Live requests whose answer has a deadline."""
     _arrived: list[Job] = field(default_factory=list, init=False, repr=False)
     """To be queued at the next decision."""
     _estimator: LengthEstimator = field(init=False, repr=False)
@@ -110,6 +112,7 @@ class RotatingScheduler(Settings):
         """Take note; the next decision queues it."""
         job = job_of(seq, self._estimator)
         self._jobs[seq] = job
+        self._answers_due += job.end_due_s < inf
         self._tenants.arrive(seq.request.tenant)
         self._arrived.append(job)
 
@@ -151,6 +154,7 @@ class RotatingScheduler(Settings):
         if self._repeated is not None and self._repeated[0].seq is seq:
             self._count_repeats(*self._repeated)
         job = self._jobs.pop(seq)
+        self._answers_due -= job.end_due_s < inf
         job.ticket = -1
         self._device.take_off(job, max(job.join_step, seq.last_token_step + 1))
         self._device.forget(job)
@@ -237,15 +241,16 @@ class RotatingScheduler(Settings):
     # -- prefill --------------------------------------------------------------------------------
 
     def _prefill_budget(self, draft: Draft) -> int:
-        """Prefill tokens of this step: no resident stream may miss its pace because of them, and
-        where no stream is resident, as many as pay best.
+        """Prefill tokens of this step: no resident stream may miss its pace because of them. Where
+        none is resident and answers have deadlines, as many as get most of them through; where
+        nobody is owed either, first tokens come first.
         """
         budget = max(1, self.max_num_batched_tokens - draft.batch.size)
         paces_s = self._device.residents.paces_s() if self.paced_chunks else []
         self._paced = bool(paces_s)
         if paces_s:
             budget = self._chunks.tokens(draft, paces_s, budget)
-        elif self.paying_chunks and not self._device.residents.paced:
+        elif self._answers_due and self.paying_chunks and not self._device.residents.paced:
             budget = self._paying.tokens(draft.batch.size)
         self._outlook.chunk_tokens = budget
         return budget

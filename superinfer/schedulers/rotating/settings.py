@@ -91,8 +91,8 @@ class Settings:
     """Where first tokens would be late, streams may fall behind a pace that they can make up for.
     Off: every step keeps the pace."""
     paying_chunks: bool = True
-    """Where nobody has a pace and answers have deadlines, prefill chunks have the size at which most
-    requests get through (paying.py). Off: the whole budget."""
+    """Where nobody has a pace and answers have deadlines, prefill chunks have the size at which
+    most requests get through (paying.py). Off: the whole budget."""
     admission: bool = True
     """New requests come in only if the predicted peak fits into memory and the pace can be held."""
     aging: bool = True

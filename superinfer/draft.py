@@ -18,6 +18,7 @@ from superinfer.costs.base import PrefillWork
 from superinfer.draft_loads import DraftLoads
 from superinfer.errors import PlanError
 from superinfer.memory.base import Fate, Timing
+from superinfer.memory.runs import cut, joined
 from superinfer.memory.slabs import Blocks
 from superinfer.plan import Change, PrefillChunk, Work
 from superinfer.sequence import RESIDENT, Sequence, State
@@ -179,9 +180,12 @@ class Draft(DraftLoads):
             return False
         saved = snapshot(seq)
         dirty = self.dirty(seq) if copied_blocks is None else Blocks(copied_blocks)
-        seq.host_runs = self._engine.holdings.runs_of(seq)
+        runs = self._engine.holdings.runs_of(seq)
         self._leave_batch(seq)
         seq.host_blocks = self.blocks_for(seq.computed_tokens)
+        seq.host_runs = joined(cut(runs, 0, seq.host_blocks))
+        # The rest of a cached prefix over which its chunks still walk does not go along.
+        seq.prefix_tokens = min(seq.prefix_tokens, seq.computed_tokens)
         self._engine.host.hold(seq.host_blocks, seq.host_small)
         seq.preemptions += 1
         transfer = self._transfer(seq, "d2h", dirty.number, timing, dirty.small)

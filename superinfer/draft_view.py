@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from superinfer.costs.base import Chunk
 from superinfer.links import OTHER
+from superinfer.memory.runs import small_within
 from superinfer.memory.slabs import NO_SMALL, Blocks, Small, added, lacking
 from superinfer.plan import Change, Direction, PrefillChunk, Transfer, Work
 from superinfer.sequence import Sequence, State
@@ -91,15 +92,22 @@ class DraftView:
     def host_fits(self, seq: Sequence, *others: Sequence) -> bool:
         """True if the host has room for the cache of the sequence, and of the others with it."""
         engine, blocks = self._engine, self.held_blocks(seq)
-        small = engine.holdings.small_blocks(seq)
+        small = self.held_small(seq)
         for other in others:
             blocks += self.held_blocks(other)
-            small = added(small, engine.holdings.small_blocks(other))
+            small = added(small, self.held_small(other))
         return engine.host.fits(blocks, small)
 
     def held_blocks(self, seq: Sequence) -> int:
         """Blocks that hold the computed tokens of a resident sequence, shared ones included."""
         return self.blocks_for(self._computed(seq))
+
+    def held_small(self, seq: Sequence) -> Small:
+        """How many of the `held_blocks` have 8 and 4 bits; of a cached prefix over which its chunks
+        still walk, it may share more.
+        """
+        runs = self._engine.holdings.runs_of(seq)
+        return small_within(runs, [(0, self.held_blocks(seq))]) if runs else NO_SMALL
 
     def private_blocks(self, seq: Sequence) -> int:
         """Device blocks of 16 bits that come free when this sequence leaves, shared ones not
@@ -157,7 +165,7 @@ class DraftView:
         bits that they have now.
         """
         mirror, held = self._engine.mirror, self.held_blocks(seq)
-        small = self._engine.holdings.small_blocks(seq)
+        small = self.held_small(seq)
         # An unfinished prefill has no copies; those of a cache that this plan drops are still told.
         if mirror is None or seq.state is State.PREFILLING:
             return Blocks(held, small)
@@ -204,7 +212,7 @@ class DraftView:
         """Predicted seconds to copy what has no copy yet to the host, and all of it back; each
         way behind what waits for the link now.
         """
-        dirty, small = self.dirty(seq), self._engine.holdings.small_blocks(seq)
+        dirty, small = self.dirty(seq), self.held_small(seq)
         out_s = self.queued_s("d2h") + self.copy_s(dirty.number, "d2h", dirty.small)
         return out_s + self.queued_s("h2d") + self.copy_s(self.held_blocks(seq), "h2d", small)
 

@@ -16,6 +16,7 @@ from sim.oracle import Oracle
 from superinfer.draft import Draft
 from superinfer.errors import ConfigError
 from superinfer.memory.radix import RadixMemory
+from superinfer.memory.vllm_v1 import VllmV1Memory
 from superinfer.plan import Outcome
 from superinfer.schedulers.sglang import SglangScheduler
 from superinfer.schedulers.sglang.rules import RULES, max_running_requests
@@ -542,3 +543,22 @@ def test_every_request_of_the_sample_ends_once(version: Any) -> None:
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_engine(SglangScheduler(**settings), 10)
+
+
+@pytest.mark.parametrize("chunk_tokens", [8192, 4])
+def test_a_prefix_that_only_the_admission_finds_is_not_computed_again(chunk_tokens: int) -> None:
+    """The blocks of `vllm_v1` make no tree to be looked at before: C is charged for its whole
+    prompt and computes what is left of it, all at once or from chunk to chunk.
+    """
+    hashes = {"hash_ids": (1, 2, 3, 4, 5, 6, 7, 8, 9, 10), "hash_block_tokens": 1}
+    lines = run(
+        SglangScheduler(chunked_prefill_tokens=chunk_tokens),
+        {"A": (4, 1, 1), "C": (10, 1, 1)},
+        {"C": 1},
+        pool=40,
+        more={"A": {**hashes, "hash_ids": (1, 2, 3, 4)}, "C": hashes},
+        memory=VllmV1Memory(),
+        prefix_caching=True,
+    )
+    chunks = [word for line in lines for word in line.split() if word.startswith("C")]
+    assert chunks == (["C6"] if chunk_tokens > 6 else ["C4", "C2"])

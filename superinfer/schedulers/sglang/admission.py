@@ -89,22 +89,24 @@ class PrefillBatch:
         if need > self._memory_left() - self._unlocked(node):
             return Verdict.NO_TOKEN
         uncached = seq.prefill_tokens - found * self._block_tokens
-        if self._in_blocks(uncached) <= self.chunk_left:
-            return self._admit(seq, uncached, limit_tokens)
-        cut = int(self.chunk_left) // self._block_tokens * self._block_tokens
-        if cut <= 0:
+        if self._in_blocks(uncached) > self.chunk_left and self._cut() <= 0:
             return Verdict.OTHER
-        self.tail = seq
-        return self._admit(seq, cut, 0)
+        return self._admit(seq, limit_tokens)
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _admit(self, seq: Sequence, tokens: int, reserved: int) -> Verdict:
+    def _admit(self, seq: Sequence, limit_tokens: int) -> Verdict:
+        """Admit it with all of its prompt that is not cached, or with what the budget has left.
+
+        How much is not cached is known for certain now: only a tree can be looked at before.
+        """
         if not self._draft.try_admit(seq):
-            if self.tail is seq:
-                self.tail = None
             return Verdict.NO_TOKEN
         assert seq.state is State.PREFILLING
+        tokens, reserved = seq.prefill_tokens - seq.computed_tokens, limit_tokens
+        if self._in_blocks(tokens) > self.chunk_left:
+            tokens, reserved = self._cut(), 0
+            self.tail = seq
         self._draft.prefill(seq, tokens)
         self.seqs.append(seq)
         self._reserved += reserved
@@ -114,6 +116,10 @@ class PrefillBatch:
         if self._input_left <= 0 or self.chunk_left <= 0:
             return Verdict.OTHER
         return Verdict.MORE
+
+    def _cut(self) -> int:
+        """Tokens of a prompt that does not fit into the step: whole blocks."""
+        return int(self.chunk_left) // self._block_tokens * self._block_tokens
 
     def _spend(self, tokens: int) -> None:
         charged = self._in_blocks(tokens)

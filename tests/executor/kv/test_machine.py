@@ -27,6 +27,45 @@ def test_a_chunk_may_end_inside_a_cached_block_of_fewer_bits(lag: int) -> None:
     assert machine.device.within_small > 0
 
 
+def test_who_leaves_within_its_cached_prefix_takes_along_the_bits_of_what_it_computed() -> None:
+    """The last request shares blocks of 16, 8 and 8 bits and has walked over the first one only."""
+    machine, memory = Placed(), ShrinkingLru(shrink_8_at=0.3, shrink_4_at=0.6, tail_tokens=0)
+    requests = [*[(1, 0, 16)] * 5, (5, 0, 16), (13, 1, 8), (17, 1, 8)]
+    machine.begin(0, True, 1, 12, memory, requests, 0)
+    for plans in (2, 0):
+        for _ in range(3):
+            machine.cancel(0)
+        machine.go_on(1, plans)
+    machine.decide([("admit", 0, "before_step")], 1, 1, 0)
+    machine.cancel(0)
+    machine.decide([], 1, 1, 0)
+    (seq,) = machine.engine.live
+    assert machine.engine.holdings.small_blocks(seq) == (2, 0)
+    machine.decide([("swap_out", 0, "before_step")], 1, 1, 0)
+    assert (seq.host_blocks, seq.host_small) == (1, (0, 0))
+    machine.teardown()
+
+
+def test_who_comes_back_computes_the_rest_of_a_cached_prefix_that_it_left_behind() -> None:
+    """It left with two of the twelve tokens that it had found, which are gone when it is back."""
+    machine, memory = Placed(), ShrinkingLru(shrink_8_at=1.1, shrink_4_at=1.1, tail_tokens=0)
+    machine.begin(0, True, 1, 12, memory, [(13, 1, 16)], 0)
+    machine.decide([], 20, 1, 0)
+    machine.submit(17, 1, 16)
+    machine.decide([], 2, 1, 0)
+    machine.cancel(0)
+    (seq,) = machine.engine.live
+    assert (seq.computed_tokens, seq.prefix_tokens) == (2, 12)
+    machine.decide([("swap_out", 0, "before_step")], 1, 1, 0)
+    machine.submit(40, 0, 16)  # takes all of the cache
+    machine.decide([], 40, 1, 0)
+    machine.cancel(1)
+    machine.decide([("swap_in", 0, "before_step")], 8, 1, 0)
+    assert seq.computed_tokens == 10
+    machine.decide([], 8, 1, 0)
+    machine.teardown()
+
+
 FEW = settings(
     max_examples=10,
     stateful_step_count=40,

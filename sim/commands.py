@@ -21,6 +21,7 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
 from superinfer.lab.gates import Gate, check_gates, check_keys, parse_gate
+from superinfer.lab.overload import overload_warning
 from superinfer.lab.results import default_folder, load_run, summary_json, write_run
 from superinfer.lab.trust import assumed_warning, range_warning
 from superinfer.lab.versions import versions
@@ -113,6 +114,9 @@ def run_and_write(
     finally:
         if show is not None:
             show(summary, options.as_json)
+            view = metrics.view
+            if warning := overload_warning(summary["load"], view.arrival_s, view.ttft_s):
+                say(f"warning: {warning}")
     if options.plots:
         write_pages(written)
     if sinks:

@@ -28,6 +28,7 @@ from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.config import Config, RunConfig
 from superinfer.lab.differences import METRICS, Difference, differences
 from superinfer.lab.numbers import mean_summary
+from superinfer.lab.overload import overload_warning
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import SUMMARY, Run, summary_json, write_run
@@ -104,7 +105,7 @@ def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: in
             result = run_study(study, report)
         _place(result, study.seeds, root)
         _conclude(study, result, root, options)
-        _warn_of_ranges(result)
+        _warn(result)
         for failure in result.failures:
             say(f"error: {failure}")
         if not result.failures:
@@ -321,16 +322,32 @@ def _reported(runs: Mapping[str, Sequence[Run]], found: list[Difference]) -> lis
     return differences(runs, compared_metrics(next(iter(runs.values()))[0].summary))
 
 
-def _warn_of_ranges(result: StudyResult) -> None:
-    """For every arm, name the run that spent most of its time outside the measured range."""
+def _warn(result: StudyResult) -> None:
+    """For every arm, name the run that spent most of its time outside the measured range, and the
+    first one that was sent more than it could serve.
+    """
     for name in result.folders:
         runs = result.runs(name)
         worst = max(runs, key=lambda run: float(run.summary["trust"]["extrapolated_share"]))
         if warning := range_warning(worst.summary["trust"]):
-            seed = f", seed {worst.config['run']['seed']}" if len(runs) > 1 else ""
-            say(f"warning: arm {name}{seed}: {warning}")
+            say(f"warning: {_place_of(name, worst, runs)}: {warning}")
         if warning := assumed_warning(worst.summary["trust"]):
             say(f"warning: arm {name}: {warning}")
+        for run in runs:
+            if warning := _overload(run):
+                say(f"warning: {_place_of(name, run, runs)}: {warning}")
+                break
+
+
+def _place_of(name: str, run: Run, runs: Sequence[Run]) -> str:
+    """An arm, and the seed of its run if it has several."""
+    seed = f", seed {run.config['run']['seed']}" if len(runs) > 1 else ""
+    return f"arm {name}{seed}"
+
+
+def _overload(run: Run) -> str:
+    requests = run.columns("requests")
+    return overload_warning(run.summary["load"], requests["arrival_s"], requests["ttft_ms"] / 1e3)
 
 
 def _entry(run: Run, root: Path) -> dict[str, Any]:

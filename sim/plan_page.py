@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from superinfer.lab.overload import TOO_HIGH
 from superinfer.lab.trust import assumed_warning, range_warning
 
 if TYPE_CHECKING:
@@ -186,8 +187,8 @@ def _weak_warnings(plan: Plan) -> Iterator[str]:
         growing = [name for name, outcome in each.summary["plan"].items() if outcome["grows"]]
         if growing:
             yield (
-                f"{each.name}: the waits of {', '.join(growing)} grow through the run: the load "
-                "seems to be above what is served, and the answer holds for such a run only"
+                f"{each.name}: the waits of {', '.join(growing)} grow through the run: "
+                f"{TOO_HIGH}, and the answer holds for such a run only"
             )
     origins = {_step_times(each) for each in plan.found()}
     if len(origins) > 1 and "roofline" in origins:

@@ -27,6 +27,7 @@ from sim.suggest_page import attainments, classes_toml, not_asked, page, suggest
 from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
+from superinfer.lab.overload import overload_warning
 from superinfer.lab.targets import (
     USUAL,
     ClassOutcome,
@@ -80,6 +81,8 @@ class Search:
     checks: int = 0
     weak_steps: list[str] = field(default_factory=list)
     """Why the step times of the run at the load are to be taken with care."""
+    overload: str = ""
+    """Why the waits of that run are those of its length, if it was sent too much."""
 
     def run(self) -> None:
         """Alone, at the load, then propose and check until every class meets its targets."""
@@ -129,10 +132,14 @@ class Search:
 
     def _simulated(self, config: Config, workload: Workload) -> Outcomes:
         result = run_simulation(config, workload)
+        metrics = RunMetrics(result.record, window_of(config))
         if config is self.config:
             found = (range_warning(result.trust), assumed_warning(result.trust, STAND_INS))
             self.weak_steps = [warning for warning in found if warning]
-        return outcomes(RunMetrics(result.record, window_of(config)))
+            self.overload = overload_warning(
+                result.load, metrics.view.arrival_s, metrics.view.ttft_s
+            )
+        return outcomes(metrics)
 
     def _first_proposals(self) -> Proposals:
         found: Proposals = {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from superinfer.lab.overload import TOO_HIGH
 from superinfer.lab.targets import KINDS, LEVELS, USUAL, Miss
 
 if TYPE_CHECKING:
@@ -200,7 +201,9 @@ def _miss_words(miss: Miss) -> str:
 
 
 def _load_warnings(search: Search) -> Iterator[str]:
-    """What makes the figures of a class weak."""
+    """What makes the figures weak, of all or of a class."""
+    if search.overload:
+        yield search.overload
     quantile, run = search.wish.quantile, search.config.run
     open_loop = not (run.concurrency or run.backlog or run.in_flight)
     for name in search.asked():
@@ -210,8 +213,8 @@ def _load_warnings(search: Search) -> Iterator[str]:
             yield f"class {name}: {few}: its targets rest on the slowest one"
         if open_loop and outcome.grows():
             yield (
-                f"class {name}: its waits grow through the run: the load seems to be above what is "
-                "served, and targets hold for a run of this length only"
+                f"class {name}: its waits grow through the run: {TOO_HIGH}, and targets hold for a run "
+                "of this length only"
             )
         if name not in search.proposals:
             share = outcome.unfinished_share

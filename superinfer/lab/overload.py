@@ -1,0 +1,51 @@
+"""Whether a run was sent more than it could serve, in words: waits then say how long it was sent,
+not how the system answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from superinfer.record import Floats
+
+TOO_HIGH = "the load seems to be above what is served"
+
+FEWEST_REQUESTS = 60
+SHORTEST_S = 30.0
+"""Fewer requests, or a shorter span of arrivals, tell nothing of a load."""
+_LATE = 1.25
+"""Times the span of arrivals, after which first tokens are those of a queue that was left over."""
+_QUEUE = 0.99
+"""Share of the first tokens that is looked at: a single long prompt at the end is no queue."""
+
+
+def overload_warning(load: Mapping[str, Any], arrival_s: Floats, ttft_s: Floats) -> str:
+    """One line if first tokens were still owed long after the last arrival; empty otherwise.
+
+    `load` is that of `summary.json`; the others hold a number per request, NaN for the TTFT of one
+    that got no token. Only of an open loop, in which nobody waits for answers before they ask.
+    """
+    if not _open_loop(load) or arrival_s.size < FEWEST_REQUESTS:
+        return ""
+    span_s = float(np.ptp(arrival_s))
+    served = ~np.isnan(ttft_s)
+    if span_s < SHORTEST_S or not served.any():
+        return ""
+    after_s = (arrival_s + ttft_s)[served] - arrival_s.min()
+    last_s = float(np.quantile(after_s, _QUEUE, method="lower"))
+    if last_s <= _LATE * span_s:
+        return ""
+    return (
+        f"{TOO_HIGH}: requests arrive for {span_s:,.0f} s, and first tokens come for "
+        f"{last_s:,.0f} s (TTFT: mean {np.mean(ttft_s[served]):,.1f} s); latencies hold for a run "
+        "of this length only"
+    )
+
+
+def _open_loop(load: Mapping[str, Any]) -> bool:
+    """True where arrivals are those of the trace, whatever is served."""
+    waits = load.get("concurrency") or load.get("backlog") or load.get("in_flight")
+    return not waits and load.get("sessions") != "closed"

@@ -8,7 +8,10 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 from math import inf
+
+from simpy.events import URGENT
 
 from sim.driver import Replica, arrivals, run_to_end
 from sim.environment import ExactEnvironment
@@ -68,13 +71,28 @@ class Cluster:
         ]
         self.sent_to = array("q")
         """The replica of each request, in the order in which they were sent."""
-        self._router = router
+        self._env, self._router = env, router
         for replica in self.replicas:
-            replica.send = self.send
+            replica.send = partial(self._send_from, replica)
         router.bind(self.views)
 
     def send(self, request: Request, now: float) -> None:
         """A request arrives: the router decides who takes it."""
+        self._route(request, now).submit(request, now)
+
+    def _send_from(self, sender: Replica, request: Request, now: float) -> None:
+        """The same for one that follows a decision of `sender`. That may be of a moment to come,
+        when the copies before a step are over; the others are not there yet.
+        """
+        replica = self._route(request, now)
+        if replica is sender or now <= self._env.now:
+            replica.submit(request, now)
+            return
+        event = self._env.at(now, URGENT)
+        assert event.callbacks is not None
+        event.callbacks.append(lambda _: replica.submit(request, now))
+
+    def _route(self, request: Request, now: float) -> Replica:
         number = self._router.route(request, now)
         if not (isinstance(number, int) and 0 <= number < len(self.replicas)):
             last = len(self.replicas) - 1
@@ -83,7 +101,7 @@ class Cluster:
             )
         self.sent_to.append(number)
         self.views[number].sent(request)
-        self.replicas[number].submit(request, now)
+        return self.replicas[number]
 
     def listen(self) -> None:
         """Tell each view who ends on its replica, before anybody else hears of it."""

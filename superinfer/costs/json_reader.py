@@ -8,6 +8,9 @@ from typing import Any
 
 from superinfer.errors import InputError
 
+MOST_SECONDS = 1000.0
+"""Of a single time: far more than any that is measured, and no sum of such times is infinite."""
+
 
 class Reader:
     """One JSON object with the path to it, so that every error can name its field."""
@@ -68,6 +71,20 @@ class Reader:
         if not is_number(self.get(key), least):
             self.fail(key, f"expected a number >= {least:g}")
         return float(self.data[key])
+
+    def seconds(self, key: str) -> float:
+        """The time under `key`."""
+        found = self.number(key, 0.0)
+        if found > MOST_SECONDS:
+            self.fail(key, f"expected a number of seconds <= {MOST_SECONDS:g}")
+        return found
+
+    def times(self, key: str) -> tuple[float, ...]:
+        """The non-empty list of times under `key`."""
+        found = self.numbers(key)
+        if max(found) > MOST_SECONDS:
+            self.fail(key, f"expected numbers of seconds <= {MOST_SECONDS:g}")
+        return found
 
     def whole(self, key: str, least: int) -> int:
         """The whole number under `key`, `least` or more."""

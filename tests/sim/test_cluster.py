@@ -13,8 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from harness import make_engine, request
 
+from sim.cluster import Cluster
 from sim.commands import simulated
+from sim.environment import ExactEnvironment
 from sim.run import build_engine, run_cluster, run_simulation
 from sim.workload import load_workload
 from superinfer.events import Event
@@ -26,6 +29,7 @@ from superinfer.metrics import RunMetrics, Window
 from superinfer.request import Request
 from superinfer.routers import ROUTERS
 from superinfer.routers.round_robin import RoundRobinRouter
+from superinfer.schedulers.fcfs import FcfsScheduler
 from traces.workload import Workload
 
 ENDINGS = ("finish", "reject", "fail", "cancel", "unfinished")
@@ -323,3 +327,23 @@ def test_replicas_share_a_cost_model() -> None:
     engine, cost = build_engine(config())
     other, same = build_engine(config(), cost=cost)
     assert same is cost is engine.cost is other.cost
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_who_follows_a_decision_of_a_moment_to_come_is_not_there_before_it(number: int) -> None:
+    """The sender, whose clock is ahead of the others', takes in its own at once."""
+    events: list[Event] = []
+    engines = [
+        make_engine(FcfsScheduler(), 8, **({"sink": events.append} if n == number else {}))
+        for n in (0, 1)
+    ]
+    router = RoundRobinRouter()
+    env = ExactEnvironment(0.0)
+    cluster = Cluster(env, engines, router, [1, 1], None, 100.0)
+    if number:
+        cluster.send(request(0, 1, 1, 0.0), 0.0)
+    cluster.replicas[0].send(request(1, 1, 1, 5.0), 5.0)
+    assert len(engines[number].live) == 1 - number
+    env.run(6.0)
+    assert [event[1] for event in events][:2] == ["submit", "admit"]
+    assert number == 0 or events[0][0] == events[1][0] == 5.0

@@ -48,12 +48,6 @@ app = typer.Typer(
 )
 app.add_typer(traces_app, name="traces")
 app.add_typer(profiles_app, name="profiles")
-app.command("cache-study")(cache_study)
-app.command("train-reuse")(train_reuse)
-app.command("plan")(plan)
-app.command("sensitivity")(sensitivity)
-app.command("sweep")(sweep)
-app.command("tune")(tune)
 
 
 @app.command()
@@ -100,7 +94,6 @@ def compare(
     raise typer.Exit(compare_command(arms, wish, study.seeds, study.workers))
 
 
-@app.command("suggest-slo")
 @with_config_options
 def suggest_slo(
     options: ConfigOptions,
@@ -138,6 +131,16 @@ def suggest_slo(
         as_json,
     )
     raise typer.Exit(suggest_command(options.load(run={"scheduler": scheduler}), wish))
+
+
+# In the order of the help: as a user meets them. `run` and `compare` are above.
+app.command("sweep")(sweep)
+app.command("tune")(tune)
+app.command("plan")(plan)
+app.command("suggest-slo")(suggest_slo)
+app.command("sensitivity")(sensitivity)
+app.command("cache-study")(cache_study)
+app.command("train-reuse")(train_reuse)
 
 
 def main() -> None:

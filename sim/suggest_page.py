@@ -213,8 +213,8 @@ def _load_warnings(search: Search) -> Iterator[str]:
             yield f"class {name}: {few}: its targets rest on the slowest one"
         if open_loop and outcome.grows():
             yield (
-                f"class {name}: its waits grow through the run: {TOO_HIGH}, and targets hold for a run "
-                "of this length only"
+                f"class {name}: its waits grow through the run: {TOO_HIGH}, and targets hold for a "
+                "run of this length only"
             )
         if name not in search.proposals:
             share = outcome.unfinished_share

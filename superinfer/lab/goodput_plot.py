@@ -64,6 +64,7 @@ def _finish(axes: Axes, what: str) -> None:
 
     axes.set_xlabel("GPUs")
     axes.set_ylabel(what)
+    axes.margins(y=0.08)  # a marker at the top is whole
     axes.set_ylim(0, None)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(True, color="0.9", lw=0.6)

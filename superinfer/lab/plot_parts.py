@@ -290,6 +290,8 @@ def time_axis(axes: Axes, runs: Sequence[PlotData]) -> None:
     if axes.get_ylim()[1] > 0:  # not where all that is drawn points downwards
         axes.set_ylim(bottom=0)
     axes.set_xlabel("time (s)")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
     axes.grid(alpha=0.3)
     for window_s in sorted({data.window_s for data in runs if data.window_s}):
         axes.axvspan(*window_s, color=GREY, alpha=0.15, lw=0, zorder=0, label="measured window")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -94,7 +94,7 @@ def rotations_figure(run: Run) -> Figure:
 def compare_figure(runs: Mapping[str, Sequence[Run]]) -> Figure:
     """Attainment, and median and p99 of each latency, across arms; means where they have seeds."""
     figure = Figure(figsize=(12.0, 5.6 + 0.3 * len(runs)), layout="constrained")
-    figure.suptitle("Comparison of runs")
+    figure.suptitle(_compared_title(next(iter(runs.values()))[0]))
     above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
     bars = plot_slo_attainment(runs, axes=above.subplots(), legend=False)
     bars.set_title("")  # the axis says what it is
@@ -130,6 +130,17 @@ def _figure(run: Run, what: str, *, width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(f"{label(name, 60)}: {what}" if name else what.capitalize())
     return figure
+
+
+def _compared_title(run: Run) -> str:
+    """The trace, model and device of the first arm, and whether they were simulated."""
+    about = run.summary.get("run") or {}
+    what = about.get("run") or {}
+    known = [str(what[key]) for key in ("model", "device") if what.get(key)]
+    if what.get("trace"):
+        known.insert(0, PurePath(what["trace"]).name)
+    parts = ["Comparison of runs", *(label(each, 60) for each in known)]
+    return ", ".join([*parts, "simulated"] if about.get("simulated") else parts)
 
 
 def _over_time(run: Run, what: str, *plots: Callable[..., Axes]) -> Figure:

@@ -44,12 +44,12 @@ def lines(stream: TextIO, clock: Callable[[], float] = time.monotonic) -> Report
 
 
 def state_text(done: int, total: int, running: Sequence[str]) -> str:
-    """Such as `2 of 10 runs done, running: vllm (seed 2), fcfs (seed 2)`."""
+    """Such as `2 of 10 runs done, running: vllm (seed 2); fcfs (seed 2)`."""
     text = f"{done} of {total} runs done"
     if not running:
         return text
     more = f" and {len(running) - 4} more" if len(running) > 4 else ""
-    return f"{text}, running: {', '.join(running[:4])}{more}"
+    return f"{text}, running: {'; '.join(running[:4])}{more}"
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def _bar(stream: TextIO) -> Iterator[Report]:
         task = progress.add_task("", total=None)
 
         def report(done: int, total: int, running: Sequence[str]) -> None:
-            text = escape(", ".join(running))
+            text = escape("; ".join(running))
             progress.update(task, completed=done, total=total, description=text)
 
         yield report

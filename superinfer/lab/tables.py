@@ -88,8 +88,8 @@ _HIGHER_IS_BETTER = (
     "kv_bits",
     "completed",
 )
-_SAME = 5e-4
-"""Differences that would print as 0.0 % count as none."""
+_SAME = 0.05
+"""Differences, in per cent or points, that would print as 0.0 count as none."""
 
 
 def summary_table(summary: Summary) -> Group:
@@ -113,7 +113,8 @@ def summary_table(summary: Summary) -> Group:
 def compare_table(
     runs: Sequence[tuple[str, Summary]], differences: Sequence[Difference] = ()
 ) -> Table:
-    """Runs in columns; behind the first, the difference from the first in per cent. Bits of the KV
+    """Runs in columns; behind the first, the difference from the first in per cent,
+    or in points of a share. Bits of the KV
     cache are shown where any run has fewer than 16.
 
     `better` and `worse` say which way the difference goes for that metric. With `differences`, the
@@ -173,22 +174,33 @@ def precision_table(runs: Sequence[tuple[str, Summary]]) -> Table | None:
 
 
 def difference(key: str, value: Value, base: Value) -> tuple[float, str] | None:
-    """Change from `base` in per cent and `better`, `worse` or `same`; None if it has no meaning."""
+    """Change from `base` and `better`, `worse` or `same`; None if it has no meaning.
+
+    Shares differ in percentage points, all else in per cent of `base`.
+    """
     if not isinstance(value, int | float) or not isinstance(base, int | float):
         return None
     if value == base:
         return 0.0, "same"
-    if base == 0:
+    if is_share(key):
+        change = 100 * (value - base)
+    elif base:
+        change = 100 * (value - base) / abs(base)
+    else:
         return None
-    change = (value - base) / abs(base)
     if abs(change) < _SAME:
-        return 100 * change, "same"
-    return 100 * change, "better" if (change > 0) == higher_is_better(key) else "worse"
+        return change, "same"
+    return change, "better" if (change > 0) == higher_is_better(key) else "worse"
 
 
 def higher_is_better(key: str) -> bool:
     """True for shares met, rates and hits; False for latencies, losses and traffic."""
     return any(word in key for word in _HIGHER_IS_BETTER)
+
+
+def is_share(key: str) -> bool:
+    """True for what is written in per cent."""
+    return key.endswith(_SHARES)
 
 
 def _run_table(summary: Summary) -> Table:
@@ -272,21 +284,26 @@ def _change(key: str, value: Value, base: Value, column: int, found: Difference 
     change = difference(key, value, base) if column else None
     if change is None:
         return _value(key, value)
-    per_cent, mark = change
+    amount, mark = change
+    unit = " points" if is_share(key) else "%"
     if mark == "same":
         return f"{_value(key, value)}\n[dim]same[/dim]"
     if found is not None and found.interval is not None and found.interval.contains_zero:
         mark = "unclear"
     colour = {"better": "green", "worse": "red"}.get(mark, "yellow")
-    return f"{_value(key, value)}\n[{colour}]{per_cent:+.1f}% {mark}[/{colour}]"
+    return f"{_value(key, value)}\n[{colour}]{amount:+.1f}{unit} {mark}[/{colour}]"
 
 
 def _bounds(key: str, found: Difference | None) -> str:
-    """The interval of a difference: in per cent of the reference, or in the metric's unit."""
+    """The interval of a difference: in points of a share, else in per cent of the reference; in the
+    metric's unit where it reaches below what can be lost, or the reference is 0.
+    """
     if found is None or found.interval is None:
         return ""
     low, high = found.interval.low, found.interval.high
-    if not found.base:
+    if is_share(key):
+        return f"\n[dim]{100 * low:+.1f} to {100 * high:+.1f} points[/dim]"
+    if not found.base or low < -found.base:
         return f"\n[dim]{_signed(key, low)} to {_signed(key, high)}[/dim]"
     low, high = 100 * low / found.base, 100 * high / found.base
     return f"\n[dim]{low:+.1f} to {high:+.1f}%[/dim]"
@@ -318,7 +335,7 @@ def _value(key: str, value: Value) -> str:
         return "-"
     if key in PRECISION or isinstance(value, str):
         return precision_text(key, value)
-    if any(key.endswith(word) for word in _SHARES):
+    if is_share(key):
         value *= 100
     if key.endswith("_bytes"):
         value /= 2**30

@@ -560,7 +560,7 @@ def test_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
 def test_state_in_words() -> None:
     assert state_text(3, 3, []) == "3 of 3 runs done"
     many = [f"a{i}" for i in range(7)]
-    assert state_text(0, 9, many).endswith("running: a0, a1, a2, a3 and 3 more")
+    assert state_text(0, 9, many).endswith("running: a0; a1; a2; a3 and 3 more")
 
 
 def test_a_terminal_has_a_bar() -> None:

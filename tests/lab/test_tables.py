@@ -10,6 +10,8 @@ import pytest
 from records import Job, build, large_record
 from rich.console import Console
 
+from superinfer.lab.differences import Difference
+from superinfer.lab.intervals import Interval
 from superinfer.lab.tables import compare_table, difference, summary_table
 from superinfer.metrics import summarise
 
@@ -47,10 +49,29 @@ def test_compare_shows_differences_from_the_first() -> None:
     base = {"slo_attainment": 0.5, "p99_ttft_ms": 1000.0, "preemptions": 0, "jain_index": None}
     other = {"slo_attainment": 0.75, "p99_ttft_ms": 1500.0, "preemptions": 4, "jain_index": 0.9}
     shown = text(compare_table([("vllm", base), ("rotating", other)]))
-    assert "+50.0% better" in shown
+    assert "+25.0 points better" in shown
     assert "+50.0% worse" in shown
     assert "rotating" in shown
     assert "goodput" not in shown, "a metric that no run has is left out"
+
+
+def _found(metric: str, base: float, low: float, high: float) -> Difference:
+    interval = Interval(low, high, "paired t", 5)
+    return Difference(metric, "b", "a", base + (low + high) / 2, base, interval, ())
+
+
+def test_intervals_are_in_points_and_below_what_can_be_lost_in_the_metric_s_unit() -> None:
+    base = {"slo_attainment": 0.5, "p99_ttft_ms": 1000.0, "median_ttft_ms": 1000.0}
+    other = {"slo_attainment": 0.6, "p99_ttft_ms": 500.0, "median_ttft_ms": 500.0}
+    found = [
+        _found("slo_attainment", 0.5, 0.05, 0.15),
+        _found("p99_ttft_ms", 1000.0, -1500.0, 500.0),
+        _found("median_ttft_ms", 1000.0, -600.0, -400.0),
+    ]
+    shown = text(compare_table([("a", base), ("b", other)], found))
+    assert "+5.0 to +15.0 points" in shown
+    assert "-1,500 to +500.0" in shown
+    assert "-60.0 to -40.0%" in shown
 
 
 def test_many_runs_stand_in_rows() -> None:
@@ -64,17 +85,17 @@ def test_many_runs_stand_in_rows() -> None:
     assert "SLO attainment (%)" in head and "TTFT p99 (ms)" in head and "preemptions" not in head
     place = next(i for i, line in enumerate(lines) if "arm7" in line)
     assert "57.00" in lines[place]
-    assert "+14.0% better" in lines[place + 1] and "same" in lines[place + 1]
+    assert "+7.0 points" in lines[place + 1] and "same" in lines[place + 1]
 
 
 @pytest.mark.parametrize(
     ("key", "value", "base", "expected"),
     [
-        ("slo_attainment", 0.9, 0.6, (50.0, "better")),
-        ("slo_attainment", 0.3, 0.6, (-50.0, "worse")),
+        ("slo_attainment", 0.9, 0.6, (30.0, "better")),
+        ("slo_attainment", 0.3, 0.6, (-30.0, "worse")),
         ("p99_ttft_ms", 50.0, 100.0, (-50.0, "better")),
-        ("prefix_hit_rate", 0.2, 0.1, (100.0, "better")),
-        ("recompute_tax", 0.2, 0.1, (100.0, "worse")),
+        ("prefix_hit_rate", 0.2, 0.1, (10.0, "better")),
+        ("recompute_tax", 0.2, 0.1, (10.0, "worse")),
         ("preemptions", 0, 0, (0.0, "same")),
         ("p99_itl_ms", 100.01, 100.0, (0.01, "same")),
         ("preemptions", 3, 0, None),

@@ -1,0 +1,13 @@
+"""The help of `superinfer-sim`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+def test_commands_stand_as_a_user_meets_them(command: Callable[..., tuple[int, str, str]]) -> None:
+    _, shown, _ = command("--help")
+    listed = [line.split()[0] for line in shown.partition("Commands:")[2].splitlines() if line[2:3]]
+    names = ("run", "compare", "sweep", "tune", "plan", "suggest-slo")
+    assert [name for name in listed if name in names] == list(names)
+    assert listed[:2] == ["run", "compare"]

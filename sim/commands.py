@@ -114,6 +114,7 @@ def run_and_write(
     finally:
         if show is not None:
             show(summary, options.as_json)
+            say_without_targets(summary)
             view = metrics.view
             if warning := overload_warning(summary["load"], view.arrival_s, view.ttft_s):
                 say(f"warning: {warning}")
@@ -163,6 +164,12 @@ def warn_of_notes(config: Config) -> None:
     """Say how the parts of a configuration were put together, where a user should know."""
     for note in config.notes:
         say(f"warning: {note}")
+
+
+def say_without_targets(*summaries: Summary) -> None:
+    """Say why nothing is shown of targets, where requests were judged and none of them has one."""
+    if all(each["submitted"] and each["slo_attainment"] is None for each in summaries):
+        say("note: no request has a target: --classes gives some (docs/bring-a-trace.md)")
 
 
 # -- inside ---------------------------------------------------------------------------------------

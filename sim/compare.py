@@ -17,6 +17,7 @@ from sim.commands import (
     default_run_folder,
     read_workload,
     say,
+    say_without_targets,
     simulated,
     warn_of_notes,
     write_pages,
@@ -106,6 +107,9 @@ def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: in
         _place(result, study.seeds, root)
         _conclude(study, result, root, options)
         _warn(result)
+        runs = [run for name in result.folders for run in result.runs(name)]
+        if runs:
+            say_without_targets(*(run.summary for run in runs))
         for failure in result.failures:
             say(f"error: {failure}")
         if not result.failures:

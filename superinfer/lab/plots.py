@@ -26,8 +26,9 @@ from superinfer.lab.api import (
     plot_slo_attainment,
     plot_timeline,
 )
+from superinfer.lab.numbers import mean_summary
 from superinfer.lab.plot_data import LATENCIES, PlotData
-from superinfer.lab.plot_parts import GREY, label, say
+from superinfer.lab.plot_parts import GREY, attainment_bars, label, say
 from superinfer.lab.results import Run, load_run
 from superinfer.outputs import replacing
 
@@ -37,14 +38,14 @@ _DPI = 150
 def write_plots(source: Path | str | Run, out_dir: Path | str) -> list[Path]:
     """Write every picture of a run as PNG (150 dpi) into `out_dir`, and return the paths.
 
-    `rotations.png` is there only if anything was copied.
+    `slo_attainment.png` is there only if any request has a target, `rotations.png` only if anything
+    was copied.
     """
     run = source if isinstance(source, Run) else load_run(source)
-    pictures: dict[str, Callable[[Run], Figure]] = {
-        "latency_cdf.png": latency_figure,
-        "slo_attainment.png": attainment_figure,
-        "queue_and_kv.png": queue_and_kv_figure,
-    }
+    pictures: dict[str, Callable[[Run], Figure]] = {"latency_cdf.png": latency_figure}
+    if attainment_bars(PlotData.of_run(run).attainment_groups()):
+        pictures["slo_attainment.png"] = attainment_figure
+    pictures["queue_and_kv.png"] = queue_and_kv_figure
     if PlotData.of_run(run).moved():
         pictures["rotations.png"] = rotations_figure
     return [_save(draw(run), Path(out_dir) / name) for name, draw in pictures.items()]
@@ -92,13 +93,19 @@ def rotations_figure(run: Run) -> Figure:
 
 
 def compare_figure(runs: Mapping[str, Sequence[Run]]) -> Figure:
-    """Attainment, and median and p99 of each latency, across arms; means where they have seeds."""
-    figure = Figure(figsize=(12.0, 5.6 + 0.3 * len(runs)), layout="constrained")
+    """Attainment where any request has a target, and median and p99 of each latency, across
+    arms; means where they have seeds.
+    """
+    whole = {name: mean_summary([run.summary for run in each]) for name, each in runs.items()}
+    judged = bool(attainment_bars(whole))
+    height = (5.6 if judged else 2.6) + 0.3 * len(runs)
+    figure = Figure(figsize=(12.0, height), layout="constrained")
     figure.suptitle(_compared_title(next(iter(runs.values()))[0]))
-    above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
-    bars = plot_slo_attainment(runs, axes=above.subplots(), legend=False)
-    bars.set_title("")  # the axis says what it is
-    _legend_below(above, bars)
+    *above, below = figure.subfigures(1 + judged, 1, squeeze=False)[:, 0]
+    for part in above:
+        bars = plot_slo_attainment(runs, axes=part.subplots(), legend=False)
+        bars.set_title("")  # the axis says what it is
+        _legend_below(part, bars)
     panels = below.subplots(1, 3, sharey=True)
     table = compare_runs(runs, COMPARED_LATENCIES)
     for axes, metric in zip(panels, LATENCIES, strict=True):

@@ -1,0 +1,25 @@
+"""A trace in which no request has a target."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+Command = Callable[..., tuple[int, str, str]]
+NOTE = "note: no request has a target"
+
+
+def test_it_is_said_once_and_nothing_empty_is_drawn(command: Command, work_folder: Path) -> None:
+    record = {"input_length": 100, "output_length": 4}
+    lines = [json.dumps({"timestamp": 100 * i, **record}) for i in range(5)]
+    (work_folder / "t.jsonl").write_text("\n".join(lines) + "\n")
+    _, _, error = command("run", "t.jsonl", "--out", "r")
+    assert error.count(NOTE) == 1
+    assert not (work_folder / "r" / "slo_attainment.png").exists()
+    _, _, error = command("compare", "t.jsonl", "--schedulers", "vllm,fcfs", "--out", "c")
+    assert error.count(NOTE) == 1
+    (work_folder / "c.toml").write_text("version = 1\n[classes.default]\nttft_ms = 500\n")
+    _, _, error = command("run", "t.jsonl", "--classes", "c.toml", "--out", "s")
+    assert NOTE not in error
+    assert (work_folder / "s" / "slo_attainment.png").exists()

@@ -100,7 +100,8 @@ def _weights(bench: Bench, outputs: int, inputs: int) -> tuple[Tensor, Tensor | 
 def _product(bench: Bench, x: Tensor, pair: tuple[Tensor, Tensor | None], head: bool) -> Call:
     weight, scales = pair
     if scales is None:
-        return lambda: F.linear(x, weight).float() if head else F.linear(x, weight)
+        product = bench.ops.linear
+        return lambda: product(x, weight).float() if head else product(x, weight)
     if head:
         return lambda: bench.ops.linear_int8(x, weight, scales).float()
     return lambda: bench.ops.linear_int8(x, weight, scales)

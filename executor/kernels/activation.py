@@ -7,15 +7,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from executor.kernels.early import is_early, let_next_begin, options, wait_for_last
 from executor.kernels.registry import Entry
-from executor.kernels.tiles import power_of_two
+from executor.kernels.tiles import capability, power_of_two
 
 TILE_ELEMENTS = 1024
 
 
 @triton.jit(do_not_specialize=["rows"])
-def gated_kernel(x, out, rows, n, GELU: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+def gated_kernel(
+    x, out, rows, n,
+    GELU: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
     """A tile of ROWS rows and WIDTH columns of the output."""
+    let_next_begin(EARLY)
+    wait_for_last(EARLY)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     there = (row < rows)[:, None] & (column < n)[None, :]
@@ -48,7 +54,11 @@ def _gated(x: Tensor, *, gelu: bool) -> Tensor:
         return out
     form = _form(n)
     grid = (triton.cdiv(rows, form["ROWS"]), triton.cdiv(n, form["WIDTH"]))
-    gated_kernel[grid](x.contiguous(), out, rows, n, GELU=gelu, **form, num_warps=4)
+    early = is_early(capability(x.device), rows)
+    gated_kernel[grid](
+        x.contiguous(), out, rows, n, GELU=gelu, **form, EARLY=early, num_warps=4,
+        **options(early),
+    )  # fmt: skip
     return out
 
 
@@ -65,7 +75,7 @@ def entries() -> list[Entry]:
             kernel=gated_kernel,
             capability=capability,
             types={"x": "*bf16", "out": "*bf16", "rows": "i32", "n": "i32"},
-            constants={"GELU": gelu, **_form(14336)},
+            constants={"GELU": gelu, **_form(14336), "EARLY": capability == 90},
             aligned=("x", "out", "n"),
             options={"num_warps": 4},
             max_registers=40,

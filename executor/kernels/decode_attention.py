@@ -10,7 +10,7 @@ keys, so the blocks of a row may be grouped by precision.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from executor.kernels.common import BIASED, FORMS, NEVER, Form, padded_half, reach_of
 from executor.kernels.decode_items import decode_items
-from executor.kernels.early import EARLY, options, wait_for_last
+from executor.kernels.early import is_early, let_next_begin, options, wait_for_last
 from executor.kernels.registry import Entry
 from executor.kernels.tiles import capability, power_of_two
 from executor.kv.layout import KVLayout
@@ -32,8 +32,26 @@ TILES: dict[int, dict[str, int]] = {
 """Per architecture: tokens of a tile of 16 or 8 bits (a tile of 4 bits is one block), stages of
 copies by precision, and registers of a thread at most. Twelve programs fit a multiprocessor of an
 H100 or H200, whose registers and whose shared memory both end there."""
-MERGE = {"tile": 64, "num_warps": 4}
-"""Items that a program of the merge takes at a time."""
+
+
+class Merge(NamedTuple):
+    """Form of the merge: items that a program takes at a time, and its warps."""
+
+    tile: int
+    warps: int
+
+
+MERGE_FEW, MERGE_MANY = Merge(64, 4), Merge(8, 1)
+MERGES = MERGE_FEW, MERGE_MANY
+"""A few rows have many items each; many rows have few, and as many programs of one warp as there
+are run at once."""
+MANY_ROWS = 16
+
+
+def merge_of(rows: int) -> Merge:
+    """The merge for so many rows."""
+    return MERGE_MANY if rows >= MANY_ROWS else MERGE_FEW
+
 
 
 @triton.jit
@@ -43,6 +61,7 @@ def merge_items(
     EARLY: tl.constexpr,
 ):  # fmt: skip
     """Combine the items of one row and head; zeros where there are none."""
+    let_next_begin(EARLY)
     wait_for_last(EARLY)
     row = tl.program_id(0)
     head = tl.program_id(1)
@@ -92,7 +111,7 @@ def decode_attention(
     if not rows:
         return out
     chip = capability(q.device)
-    tiles, early = TILES[chip], EARLY[chip]
+    tiles, early = TILES[chip], is_early(chip, rows)
     if capacity:
         decode_items[(capacity * layout.kv_heads,)](
             q, arena, sums, peaks[0], peaks[1],
@@ -100,12 +119,13 @@ def decode_attention(
             items.blocks.offsets, items.blocks.positions, bias,
             scale, q.stride(0), layer, reach_of(bias),
             **constants(layout, heads, tiles), EARLY=early,
-            num_warps=1, maxnreg=registers(layout, tiles), **options(chip),
+            num_warps=1, maxnreg=registers(layout, tiles), **options(early),
         )  # fmt: skip
+    merge = merge_of(rows)
     merge_items[(rows, heads)](
         sums, peaks[0], peaks[1], items.row_items, out,
-        heads, head_dim, power_of_two(head_dim), MERGE["tile"], early,
-        num_warps=MERGE["num_warps"], **options(chip),
+        heads, head_dim, power_of_two(head_dim), merge.tile, early,
+        num_warps=merge.warps, **options(early),
     )  # fmt: skip
     return out
 
@@ -140,9 +160,9 @@ def entries() -> list[Entry]:
     for chip, tiles in TILES.items():
         found += [_decode_entry(chip, form, tiles) for form in FORMS]
         found.append(_decode_entry(chip, BIASED, tiles, biased=True))
-        found += [_merge_entry(chip, head_dim) for head_dim in (64, 80, 128)]
+        found += [_merge_entry(chip, d, merge) for d in (64, 80, 128) for merge in MERGES]
     found.append(_decode_entry(90, FORMS[0], TILES[90], early=True))
-    found.append(_merge_entry(90, FORMS[0].head_dim, early=True))
+    found += [_merge_entry(90, FORMS[0].head_dim, merge, early=True) for merge in MERGES]
     return found
 
 
@@ -170,19 +190,19 @@ def _decode_entry(
     )
 
 
-def _merge_entry(chip: int, head_dim: int, *, early: bool = False) -> Entry:
+def _merge_entry(chip: int, head_dim: int, merge: Merge, *, early: bool = False) -> Entry:
     pointers = dict.fromkeys(("sums", "peaks", "totals"), "*fp32")
     pointers |= {"row_items": "*i32", "out": "*bf16"}
     return Entry(
-        name=f"merge_items {head_dim}{' early' if early else ''}",
+        name=f"merge_items {head_dim} by {merge.tile}{' early' if early else ''}",
         kernel=merge_items,
         capability=chip,
         types=pointers,
         constants={
-            "HEADS": 32, "D": head_dim, "WIDTH": power_of_two(head_dim), "TILE": MERGE["tile"],
+            "HEADS": 32, "D": head_dim, "WIDTH": power_of_two(head_dim), "TILE": merge.tile,
             "EARLY": early,
         },
         aligned=tuple(pointers),
-        options={"num_warps": MERGE["num_warps"]},
+        options={"num_warps": merge.warps},
         max_registers=128,
     )  # fmt: skip

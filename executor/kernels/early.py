@@ -18,8 +18,12 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from executor.kernels.tiles import INTERPRET
 
-EARLY: dict[int, bool] = {80: False, 90: False}
+EARLY: dict[int, bool] = {80: False, 90: True}
 """Per architecture; 80 cannot. Off, since no device has said yet what it brings."""
+
+
+MOST_ROWS = 32
+"""Of a step whose kernels are launched early."""
 
 
 @triton.jit
@@ -36,6 +40,29 @@ def wait_for_last(EARLY: tl.constexpr):
         gdc_wait()
 
 
-def options(chip: int) -> dict[str, bool]:
+@triton.jit
+def ask_for(lines, EARLY: tl.constexpr):
+    """Have lines of memory brought to the L2, of what no kernel writes; nothing waits for them."""
+    if EARLY and not INTERPRET:
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; // $0",
+            "=r,l",
+            [lines.to(tl.uint64, bitcast=True)],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+
+
+def is_early(chip: int, rows: int) -> bool:
+    """Whether kernels of a step of so many rows are launched early.
+
+    With more rows their programs no longer fit the device at once, and each that begins later would
+    wait in vain.
+    """
+    return EARLY[chip] and rows <= MOST_ROWS
+
+
+def options(early: bool) -> dict[str, bool]:
     """How a kernel that waits is launched."""
-    return {"launch_pdl": True} if EARLY[chip] else {}
+    return {"launch_pdl": True} if early else {}

@@ -92,6 +92,10 @@ class Ops(Protocol):
         """The same with GELU in its tanh form."""
         ...
 
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        """`x` [rows, k] times `weight` [n, k] of its type transposed; [rows, n]."""
+        ...
+
     def linear_int8(self, x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
         """`x` [rows, k] times int8 `weight` [n, k] transposed, times `scales` [n]; [rows, n]."""
         ...

@@ -14,7 +14,7 @@ from typing import Any
 FAMILIES: tuple[str, ...] = (
     "rms_norm",
     "activation",
-    "linear_int8",
+    "linear",
     "moe",
     "copy_blocks",
     "rope_write",

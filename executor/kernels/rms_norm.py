@@ -9,8 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from executor.kernels.early import is_early, let_next_begin, options, wait_for_last
 from executor.kernels.registry import Entry
-from executor.kernels.tiles import power_of_two
+from executor.kernels.tiles import capability, power_of_two
 
 TILE_ELEMENTS = 2048
 """Rows shorter than this share a program."""
@@ -29,12 +30,16 @@ def rms_norm_kernel(  # noqa: PLR0913, PLR0917
     HAS_RESIDUAL: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One tile of ROWS whole rows; `total` is written only where there is a residual."""
+    let_next_begin(EARLY)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     there = (row < rows)[:, None] & (column < hidden)[None, :]
     at = row.to(tl.int64)[:, None] * hidden + column[None, :]
+    gain = tl.load(weight + column, mask=column < hidden, other=0.0).to(tl.float32)
+    wait_for_last(EARLY)
     values = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
     if HAS_RESIDUAL:
         values += tl.load(residual + at, mask=there, other=0.0).to(tl.float32)
@@ -44,7 +49,6 @@ def rms_norm_kernel(  # noqa: PLR0913, PLR0917
         values = rounded.to(tl.float32)
     mean = tl.sum(values * values, axis=1) / hidden
     scale = tl.rsqrt(mean + eps)
-    gain = tl.load(weight + column, mask=column < hidden, other=0.0).to(tl.float32)
     result = values * scale[:, None] * gain[None, :]
     tl.store(normed + at, result.to(normed.dtype.element_ty), mask=there)
 
@@ -59,7 +63,8 @@ def rms_norm(
     total = x if residual is None else torch.empty_like(x)
     if rows == 0:
         return normed, total
-    constants, options = _form(hidden)
+    constants, form = _form(hidden)
+    early = is_early(capability(x.device), rows)
     rms_norm_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
         x,
         x if residual is None else residual.contiguous(),
@@ -71,7 +76,9 @@ def rms_norm(
         eps,
         HAS_RESIDUAL=residual is not None,
         **constants,
-        **options,
+        EARLY=early,
+        **form,
+        **options(early),
     )
     return normed, total
 
@@ -91,7 +98,7 @@ def entries() -> list[Entry]:
 
     def entry(capability: int, hidden: int, residual: bool) -> Entry:
         constants, options = _form(hidden)
-        shared: dict[str, Any] = {"HAS_RESIDUAL": residual, **constants}
+        shared: dict[str, Any] = {"HAS_RESIDUAL": residual, **constants, "EARLY": capability == 90}
         return Entry(
             name=f"rms_norm {hidden}{' residual' if residual else ''}",
             kernel=rms_norm_kernel,

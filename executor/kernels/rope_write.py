@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from executor.kernels.common import BIASED, FORMS, Form, padded_half
-from executor.kernels.early import EARLY, let_next_begin
+from executor.kernels.early import is_early, let_next_begin, options, wait_for_last
 from executor.kernels.registry import Entry
 from executor.kernels.tiles import capability
 from executor.kv.layout import KVLayout
@@ -36,6 +36,7 @@ def rotate_and_write(
 ):  # fmt: skip
     """A few rows of one head: KV heads come first, then, with a rotation, query heads."""
     let_next_begin(EARLY)
+    wait_for_last(EARLY)
     HALF: tl.constexpr = D // 2
     DTYPE: tl.constexpr = k.dtype.element_ty
     head = tl.program_id(1)
@@ -94,11 +95,12 @@ def rope_write(
     rows, heads, _ = q.shape
     if not rows:
         return
+    early = is_early(capability(q.device), rows)
     programs = layout.kv_heads + (heads if cos is not None else 0)
     rotate_and_write[(triton.cdiv(rows, ROWS), programs)](
         q, k, v, cos, sin, positions, arena, write_offsets, write_slots,
         rows, layer, q.stride(0), k.stride(0), v.stride(0),
-        **constants(layout, heads), EARLY=EARLY[capability(q.device)], num_warps=NUM_WARPS,
+        **constants(layout, heads), EARLY=early, num_warps=NUM_WARPS, **options(early),
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from executor.kernels.activation import gelu_mul, silu_mul
 from executor.kernels.copy_blocks import copy_blocks
 from executor.kernels.decode_attention import decode_attention
-from executor.kernels.linear_int8 import linear_int8
+from executor.kernels.linear import linear, linear_int8
 from executor.kernels.moe import moe
 from executor.kernels.prefill_attention import prefill_attention
 from executor.kernels.requantise import requantise
@@ -22,6 +22,7 @@ class TritonOps:
     prefill_attention = staticmethod(prefill_attention)
     silu_mul = staticmethod(silu_mul)
     gelu_mul = staticmethod(gelu_mul)
+    linear = staticmethod(linear)
     linear_int8 = staticmethod(linear_int8)
     moe = staticmethod(moe)
     requantise = staticmethod(requantise)

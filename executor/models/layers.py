@@ -32,7 +32,7 @@ class Linear:
     group: Group | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.scales is None and self.group is None:
+        if self.scales is None and self.group is None and self.bias is not None:
             return F.linear(x, self.weight, self.bias)
         y = self._product(x)
         if self.group is not None:
@@ -41,7 +41,7 @@ class Linear:
 
     def _product(self, x: Tensor) -> Tensor:
         if self.scales is None:
-            return F.linear(x, self.weight)
+            return self.ops.linear(x, self.weight)
         return self.ops.linear_int8(x, self.weight, self.scales)
 
 

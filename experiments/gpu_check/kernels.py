@@ -76,6 +76,20 @@ def activations(context: Context) -> Result:
     return verdict(errors, tolerance(context, 5e-3))
 
 
+def linear(context: Context) -> Result:
+    """Products of few rows with weights of the model's type, whole tiles and cut ones."""
+    ops, errors = ops_of(context), {}
+    sizes = ((96, 128),) if context.tiny else ((6144, 4096), (4096, 14336), (28700, 4096))
+    for rows, (n, k) in product((1, 5, 16, 17, 32, 33), sizes):
+        x, weight = randn(context, rows, k), randn(context, n, k)
+        wanted = x.double() @ weight.double().T
+        for time in range(2):
+            poison(context)
+            found = ops.linear(x, weight)
+            errors[f"{rows}x{k}x{n} {time}"] = reference.relative_error(found, wanted)
+    return verdict(errors, tolerance(context))
+
+
 def linear_int8(context: Context) -> Result:
     """Products with int8 weights, from one row to more than a tile."""
     ops, errors = ops_of(context), {}
@@ -401,6 +415,7 @@ CHECKS: dict[str, Check] = {
     **_by_shape("decode", decode_attention),
     **_by_shape("prefill", prefill_attention),
     **_by_shape("requantise", requantise),
+    "linear": linear,
     "linear_int8": linear_int8,
     "moe": moe,
     "far_arena": far_arena,

@@ -36,7 +36,7 @@ ORDER: dict[str, Entry] = {
     "tokens": Entry("tokens", 300, 75, 45, side_by_side=True),
     "showcase": Entry("showcase", 200, 40, 20),
     "70b": Entry("large", 400, 30, 18),
-    "calibrate-70b": Entry("calibrate_large", 500, 85, 60, ("profiles/llama-3.1-70b.json",)),
+    "calibrate-70b": Entry("calibrate_large", 500, 64, 60, ("profiles/llama-3.1-70b.json",)),
     "memcheck": Entry("memcheck", 300, 45, 40, side_by_side=True),
     "scenarios": Entry("scenarios", 500, 220, 170, ("runs/{check}",)),
     "run": Entry("runs", 500, 90, 65, ("runs/{check}",)),

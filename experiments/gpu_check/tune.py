@@ -22,21 +22,8 @@ from experiments.gpu_check.kernels import prefill_case_error, worst_row
 from experiments.gpu_check.rows import Row, ceiling, guarded, outcome
 from experiments.gpu_check.setting import device_of, heads_of, ops_of, randn, tolerance
 from experiments.gpu_check.speed import arena_of, label, prefill, tiles
-from experiments.gpu_check.tune_early import early
 
 INT8: dict[int, tuple[tuple[int, int, int, int, int], ...]] = {
-    16: (
-        (16, 32, 256, 2, 4),
-        (16, 32, 128, 1, 4),
-        (16, 64, 128, 2, 4),
-        (16, 32, 256, 4, 4),
-    ),
-    32: (
-        (32, 64, 128, 2, 3),
-        (32, 64, 64, 2, 6),
-        (32, 128, 64, 2, 4),
-        (32, 128, 64, 4, 5),
-    ),
     64: (
         (64, 64, 128, 4, 4),
         (64, 128, 64, 2, 4),
@@ -161,7 +148,7 @@ def decode_shapes(context: Context) -> Result:
 
 def int8(context: Context, rows: int, shape: tuple[int, int, int, int, int]) -> Result:
     """One tile for products of so many rows: right, and its time by matrix and slices."""
-    from executor.kernels import linear_int8 as kernel
+    from executor.kernels import linear as kernel
     from executor.kernels.tiles import Tile
 
     worst, found = 0.0, list[Row]()
@@ -172,7 +159,7 @@ def int8(context: Context, rows: int, shape: tuple[int, int, int, int, int]) -> 
         for n, k in ((256, 1024),) if context.tiny else large:
             weights = int8_weights(context, n, k)
             scales = torch.rand(n, device=device_of(context)) * 0.01 + 0.001
-            for m in (1, 16) if rows == 16 else (rows,):
+            for m in (rows,):
                 x = randn(context, m, k)
                 wanted = (x.double() @ weights[0].double().T) * scales.double()
                 for share in SHARES[-1:] if context.tiny else SHARES:
@@ -254,6 +241,10 @@ def ranking(context: Context) -> Result:
 
 
 CHECKS: dict[str, Check] = {
+    **{
+        f"prefill-{i}": partial(prefill_tiles, rows=rows, change=change)
+        for i, (rows, change) in enumerate(PREFILL)
+    },
     **{f"decode-{i}": partial(decode, change=change) for i, change in enumerate(DECODE)},
     "decode_shapes": decode_shapes,
     **{
@@ -261,11 +252,5 @@ CHECKS: dict[str, Check] = {
         for rows, shapes in INT8.items()
         for i, shape in enumerate(shapes)
     },
-    **{
-        f"prefill-{i}": partial(prefill_tiles, rows=rows, change=change)
-        for i, (rows, change) in enumerate(PREFILL)
-    },
     "ranking": ranking,
-    # Last: a launch that the device does not take may leave it unusable.
-    "early": early,
 }

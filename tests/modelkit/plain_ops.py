@@ -105,6 +105,9 @@ class PlainOps:
         gate, up = x.chunk(2, dim=-1)
         return F.gelu(gate, approximate="tanh") * up
 
+    def linear(self, x, weight):
+        return F.linear(x, weight)
+
     def linear_int8(self, x, weight, scales):
         return (x.float() @ weight.float().T * scales.float()).to(x.dtype)
 

@@ -7,6 +7,7 @@ from executor.kernels.reference.blocks import requantise
 from executor.kernels.reference.dense import (
     copy_blocks,
     gelu_mul,
+    linear,
     linear_int8,
     moe,
     rms_norm,
@@ -23,6 +24,7 @@ class TorchOps:
     prefill_attention = staticmethod(prefill_attention)
     silu_mul = staticmethod(silu_mul)
     gelu_mul = staticmethod(gelu_mul)
+    linear = staticmethod(linear)
     linear_int8 = staticmethod(linear_int8)
     moe = staticmethod(moe)
     requantise = staticmethod(requantise)

@@ -29,6 +29,11 @@ def gelu_mul(x: Tensor) -> Tensor:
     return (F.gelu(gate, approximate="tanh") * up).to(x.dtype)
 
 
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """See `Ops.linear`."""
+    return F.linear(x, weight)
+
+
 def linear_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """See `Ops.linear_int8`."""
     wide = _wide(x)

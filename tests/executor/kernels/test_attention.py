@@ -117,7 +117,7 @@ def test_an_empty_item_of_a_row_changes_nothing(attention: Attention) -> None:
 
 
 def test_more_items_than_the_merge_takes_at_once() -> None:
-    count = triton_decode.MERGE["tile"] + 1
+    count = triton_decode.MERGE_FEW.tile + 1
     case = decode_case([[(16, 16)] * count], layout(layers=1), 1, item_blocks=1)
     assert close(triton_decode.decode_attention, case)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kernelkit.dense import close, codes, normal, poisoned
 from torch import Tensor
 
-from executor.kernels import activation, linear_int8, rms_norm
+from executor.kernels import activation, linear, rms_norm
 from executor.kernels.reference import dense as reference
 
 DTYPES = [torch.float32, torch.float16]
@@ -21,7 +21,7 @@ sizes = st.integers(1, 150)
 Norm = Callable[..., tuple[Tensor, Tensor]]
 Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 norms = pytest.mark.parametrize("norm", [rms_norm.rms_norm, reference.rms_norm])
-products = pytest.mark.parametrize("product", [linear_int8.linear_int8, reference.linear_int8])
+products = pytest.mark.parametrize("product", [linear.linear_int8, reference.linear_int8])
 
 
 def norm_by_hand(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -172,7 +172,7 @@ def test_product_keeps_scales_apart(product: Product) -> None:
 def test_product_of_any_size(m: int, n: int, k: int) -> None:
     x, weight, scales = normal(m, k, dtype=torch.float16), codes(n, k), torch.full((n,), 1e-3)
     with poisoned():
-        found = linear_int8.linear_int8(x, weight, scales)
+        found = linear.linear_int8(x, weight, scales)
     close(found, product_by_hand(x, weight, scales))
 
 
@@ -180,9 +180,9 @@ def test_product_of_any_size(m: int, n: int, k: int) -> None:
     ("rows", "tile_rows"), [(1, 16), (16, 16), (17, 32), (64, 64), (65, 128), (5000, 128)]
 )
 def test_tile_follows_rows(rows: int, tile_rows: int) -> None:
-    for tiles in linear_int8.TILES.values():
-        assert linear_int8.choose(tiles, rows).rows == tile_rows
-        assert linear_int8.choose(tiles, rows, itemsize=4).rows == 16
+    for tiles in linear.TILES.values():
+        assert linear.choose(tiles, rows).rows == tile_rows
+        assert linear.choose(tiles, rows, itemsize=4).rows == 16
 
 
 @pytest.mark.parametrize(
@@ -200,27 +200,27 @@ def test_tile_follows_outputs_where_they_fill_the_device(
     rows: int, outs: int, tile: tuple[int, int]
 ) -> None:
     """On ten multiprocessors: all tiles of few rows at once, and one large tile for each."""
-    found = linear_int8.tile_of_product(90, rows, outs, 2, 10)
+    found = linear.tile_of_product(90, rows, outs, 2, 10)
     assert (found.rows, found.outs) == tile
-    assert linear_int8.tile_of_product(90, rows, outs, 4, 10) == linear_int8.FLOAT32_TILE
+    assert linear.tile_of_product(90, rows, outs, 4, 10) == linear.FLOAT32_TILE
 
 
 @pytest.mark.parametrize(
     ("tiles", "turns", "slices"), [(128, 112, 4), (200, 112, 2), (300, 112, 1), (1, 112, 8)]
 )
 def test_tiles_are_shared_where_they_are_few(tiles: int, turns: int, slices: int) -> None:
-    assert linear_int8.slices_of(tiles, turns, 528) == slices
-    assert linear_int8.slices_of(tiles, 7, 528) == 1
+    assert linear.slices_of(tiles, turns, 528) == slices
+    assert linear.slices_of(tiles, 7, 528) == 1
 
 
 @pytest.mark.parametrize("k", [8 * 128, 9 * 128, 17 * 128 + 40])
 def test_programs_share_a_tile_and_leave_no_trace(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slices of unequal length, also one with nothing to do; twice, since counters are reused."""
-    monkeypatch.setattr(linear_int8, "LEAST_TURNS", 1)
+    monkeypatch.setattr(linear, "LEAST_TURNS", 1)
     x, weight, scales = normal(3, k, dtype=torch.float16), codes(70, k), torch.full((70,), 1e-3)
     for _ in range(2):
         with poisoned():
-            found = linear_int8.linear_int8(x, weight, scales)
+            found = linear.linear_int8(x, weight, scales)
         close(found, product_by_hand(x, weight, scales))
 
 
@@ -232,5 +232,5 @@ def test_tiles_of_rows_and_outputs_are_all_visited() -> None:
     weight = torch.zeros(n, 16, dtype=torch.int8)
     weight[:, 0] = torch.arange(n)
     with poisoned():
-        found = linear_int8.linear_int8(x, weight, torch.ones(n))
+        found = linear.linear_int8(x, weight, torch.ones(n))
     assert torch.equal(found, torch.arange(m)[:, None] * torch.arange(n)[None].float())

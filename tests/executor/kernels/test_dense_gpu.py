@@ -9,7 +9,7 @@ import pytest
 import torch
 from kernelkit.dense import TOLERANCE, Experts, close, codes, difference, mixture, normal
 
-from executor.kernels import activation, copy_blocks, linear_int8, moe, rms_norm
+from executor.kernels import activation, copy_blocks, linear, moe, rms_norm
 from executor.kernels.reference import dense as reference
 from executor.kernels.tiles import INTERPRETED
 
@@ -53,9 +53,9 @@ def test_activation(name: str, dtype: torch.dtype) -> None:
 def test_product(m: int, n: int, k: int, dtype: torch.dtype) -> None:
     x, weight = normal(m, k, dtype=dtype).cuda(), codes(n, k).cuda()
     scales = (torch.rand(n) + 0.1).cuda() / (127 * k**0.5)
-    found = linear_int8.linear_int8(x, weight, scales)
+    found = linear.linear_int8(x, weight, scales)
     close(found, reference.linear_int8(x.double(), weight, scales.double()))
-    assert torch.equal(found, linear_int8.linear_int8(x, weight, scales))
+    assert torch.equal(found, linear.linear_int8(x, weight, scales))
 
 
 def by_reference(case: Experts) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Matrix product with int8 weights, scaled per output channel.
+"""Matrix products with int8 weights, scaled per output channel, and of few rows with 16-bit ones.
 
 The weights are the left operand of the dot and the activations, transposed, the right one: the
 weights are converted in registers on their way from shared memory to the tensor cores, and a tile
@@ -19,10 +19,12 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from executor.kernels.early import ask_for, is_early, let_next_begin, options, wait_for_last
 from executor.kernels.registry import Entry
 from executor.kernels.tiles import (
     GROUP,
@@ -50,6 +52,17 @@ TILES: dict[int, tuple[Tile, ...]] = {
     ),
 }
 
+WIDE: dict[int, tuple[Tile, ...]] = {
+    80: (),
+    90: (
+        Tile(rows=16, outs=64, depth=128, warps=4, stages=4),
+        Tile(rows=32, outs=64, depth=128, warps=4, stages=4),
+    ),
+}
+"""For 16-bit weights; more rows than the last one has are a library's."""
+AHEAD = 2
+"""Turns whose weights are asked for before the wait."""
+
 FEW = Tile(rows=16, outs=64, depth=128, warps=2, stages=4)
 """For few rows where all such tiles run at the same time."""
 LARGEST = {90: Tile(rows=256, outs=128, depth=64, warps=8, stages=3)}
@@ -65,7 +78,7 @@ FLOAT = torch.float32
 
 
 @triton.jit(do_not_specialize=["m"])
-def linear_int8_kernel(  # noqa: PLR0913, PLR0917
+def linear_kernel(  # noqa: PLR0913, PLR0917
     x,
     weight,
     scales,
@@ -81,6 +94,8 @@ def linear_int8_kernel(  # noqa: PLR0913, PLR0917
     EVEN: tl.constexpr,
     GROUP: tl.constexpr,
     SLICES: tl.constexpr,
+    AHEAD: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One tile of `out` [m, n], or a slice of its sum over k; EVEN: DEPTH divides k.
 
@@ -88,6 +103,7 @@ def linear_int8_kernel(  # noqa: PLR0913, PLR0917
     and the one that ends last, which `arrived` int32 [tiles] tells, adds them up: in their order,
     so that the result does not depend on who was last. It leaves `arrived` at 0 again.
     """
+    let_next_begin(EARLY)
     tile = tl.program_id(0) // SLICES
     part = tl.program_id(0) % SLICES
     row_tile, out_tile = tile_of(tile, tl.cdiv(m, ROWS), tl.cdiv(n, OUTS), GROUP)
@@ -100,6 +116,12 @@ def linear_int8_kernel(  # noqa: PLR0913, PLR0917
     turns = tl.cdiv(tl.cdiv(k, DEPTH), SLICES)
     begin = part * turns * DEPTH
     end = tl.minimum(begin + turns * DEPTH, k)
+    # Weights do not depend on what ran before: the first ones are on their way before the wait.
+    if AHEAD:
+        LINE: tl.constexpr = 1024 // weight.dtype.element_ty.primitive_bitwidth
+        soon = tl.minimum(begin + tl.arange(0, AHEAD * DEPTH // LINE) * LINE, k - 1)
+        ask_for(weight + safe[:, None] * k + soon[None, :], EARLY)
+    wait_for_last(EARLY)
     weights_at = weight + safe[:, None] * k + (begin + depth)[None, :]
     x_at = x + row.to(tl.int64)[:, None] * k + (begin + depth)[None, :]
     row_there = (row < m)[:, None]
@@ -129,26 +151,44 @@ def linear_int8_kernel(  # noqa: PLR0913, PLR0917
         for other in tl.static_range(SLICES):
             # Not from this multiprocessor's own cache, which may be behind.
             total += tl.load(of_tile + other * (OUTS * ROWS), cache_modifier=".cg")
-    scale = tl.load(scales + channel, mask=channel < n, other=0.0).to(tl.float32)
-    result = tl.trans(total * scale[:, None])
+    if scales is not None:
+        total *= tl.load(scales + channel, mask=channel < n, other=0.0).to(tl.float32)[:, None]
+    result = tl.trans(total)
     at = out + row.to(tl.int64)[:, None] * n + channel[None, :]
     tl.store(at, result.to(out.dtype.element_ty), mask=row_there & (channel < n)[None, :])
 
 
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """See `Ops.linear`."""
+    rows, chip = len(x), capability(x.device)
+    tile = next((tile for tile in WIDE[chip] if rows <= tile.rows), None)
+    if tile is None or not rows or x.itemsize != 2:
+        return F.linear(x, weight)
+    return _product(x, weight, None, tile, is_early(chip, rows))
+
+
 def linear_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """See `Ops.linear_int8`."""
+    (rows, _), outs, chip = x.shape, len(weight), capability(x.device)
+    tile = tile_of_product(chip, rows, outs, x.itemsize, processors(x.device))
+    return _product(x, weight, scales, tile, False)
+
+
+def _product(
+    x: Tensor, weight: Tensor, scales: Tensor | None, tile: Tile, early: bool
+) -> Tensor:
     (m, k), n = x.shape, weight.shape[0]
     out = torch.empty((m, n), dtype=x.dtype, device=x.device)
     if m == 0:
         return out
-    tile = tile_of_product(capability(x.device), m, n, x.itemsize, processors(x.device))
     tiles = triton.cdiv(m, tile.rows) * triton.cdiv(n, tile.outs)
     programs = WARPS_PER_PROCESSOR // tile.warps * processors(x.device)
     slices = slices_of(tiles, triton.cdiv(k, tile.depth), programs)
     parts = x.new_empty((tiles * slices, tile.outs, tile.rows) if slices > 1 else 0, dtype=FLOAT)
-    linear_int8_kernel[(tiles * slices,)](
+    linear_kernel[(tiles * slices,)](
         x, weight, scales, out, parts, _arrived(x.device), m, n, k,
-        **_constants(tile, k, slices), **tile.options,
+        **_constants(tile, k, slices), AHEAD=AHEAD if early else 0,
+        EARLY=is_early(capability(x.device), m), **tile.options, **options(early),
     )  # fmt: skip
     return out
 
@@ -205,7 +245,8 @@ def entries() -> list[Entry]:
         for tile, dtype in types_of(tiles)
     ]
     found += [_entry(chip, FEW, "bf16", slices) for chip in TILES for slices in (1, 4)]
-    return found + [_entry(chip, tile, "bf16") for chip, tile in LARGEST.items()]
+    found += [_entry(chip, tile, "bf16") for chip, tile in LARGEST.items()]
+    return found + [_wide_entry(90, tile, slices) for tile in WIDE[90] for slices in (1, 4)]
 
 
 def _entry(chip: int, tile: Tile, dtype: str, slices: int = 1) -> Entry:
@@ -214,13 +255,31 @@ def _entry(chip: int, tile: Tile, dtype: str, slices: int = 1) -> Entry:
     return Entry(
         name=f"linear_int8 {tile.rows}x{tile.outs}x{tile.depth} {dtype}"
         + (f" in {slices} slices" if slices > 1 else ""),
-        kernel=linear_int8_kernel,
+        kernel=linear_kernel,
         capability=chip,
         types=types | {"m": "i32", "n": "i32", "k": "i32"},
-        constants=_constants(tile, 8192, slices),
+        constants=_constants(tile, 8192, slices) | {"AHEAD": 0, "EARLY": False},
         aligned=("x", "weight", "scales", "out", "parts", "arrived", "n", "k"),
         options=tile.options,
         max_registers=224,
         dot=dtype != "fp32",
         pipelined=dtype != "fp32",
+    )
+
+
+def _wide_entry(chip: int, tile: Tile, slices: int) -> Entry:
+    types = {"x": "*bf16", "weight": "*bf16", "out": "*bf16", "parts": "*fp32", "arrived": "*i32"}
+    constants = _constants(tile, 4096, slices) | {"scales": None, "AHEAD": AHEAD, "EARLY": True}
+    return Entry(
+        name=f"linear {tile.rows}x{tile.outs}x{tile.depth}"
+        + (f" in {slices} slices" if slices > 1 else ""),
+        kernel=linear_kernel,
+        capability=chip,
+        types=types | {"m": "i32", "n": "i32", "k": "i32"},
+        constants=constants,
+        aligned=(*types, "n", "k"),
+        options=tile.options,
+        max_registers=128,
+        dot=True,
+        pipelined=True,
     )

@@ -15,7 +15,7 @@ TILE_ELEMENTS = 1024
 
 
 @triton.jit(do_not_specialize=["rows"])
-def gated_kernel(
+def gated_kernel(  # noqa: PLR0913, PLR0917
     x, out, rows, n,
     GELU: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip

@@ -53,7 +53,6 @@ def merge_of(rows: int) -> Merge:
     return MERGE_MANY if rows >= MANY_ROWS else MERGE_FEW
 
 
-
 @triton.jit
 def merge_items(
     sums, peaks, totals, row_items, out,

@@ -3,7 +3,8 @@
 On sm_90 a kernel can say that the next one may be launched, and the next one can wait for all that
 the kernels before it wrote (programmatic dependent launch, CUDA C++ programming guide). What a
 launch costs is then spent while the kernel before still runs. It concerns kernels of our own that
-follow each other: rotation of queries and keys, work items of decode attention, their merge.
+follow each other: in a decode step of few rows that is all of a layer, or, with int8 weights, all
+but the products.
 
 Every program of a kernel that is launched early waits before it reads or writes anything, also one
 with nothing to do: what comes after waits for that kernel alone. The next kernel is let go as soon
@@ -19,11 +20,10 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from executor.kernels.tiles import INTERPRET
 
 EARLY: dict[int, bool] = {80: False, 90: True}
-"""Per architecture; 80 cannot. Off, since no device has said yet what it brings."""
-
-
+"""Per architecture; 80 cannot."""
 MOST_ROWS = 32
-"""Of a step whose kernels are launched early."""
+"""Of a step whose kernels are launched early. With more rows programs no longer fit the device all
+at once, and each that begins later waits in vain: 128 rows took 8 % longer on an H200."""
 
 
 @triton.jit
@@ -55,11 +55,7 @@ def ask_for(lines, EARLY: tl.constexpr):
 
 
 def is_early(chip: int, rows: int) -> bool:
-    """Whether kernels of a step of so many rows are launched early.
-
-    With more rows their programs no longer fit the device at once, and each that begins later would
-    wait in vain.
-    """
+    """Whether kernels of a step of so many rows are launched early."""
     return EARLY[chip] and rows <= MOST_ROWS
 
 

@@ -5,12 +5,17 @@ weights are converted in registers on their way from shared memory to the tensor
 of few rows wastes nothing, because 16 rows are a full width of the right operand. The scale is
 applied after the dot, so that all codes, -127 to 127, are exact in bfloat16.
 
-For few rows the weights are all that counts. Two warps are meant: with four, and 64 outputs, Triton
-takes Hopper's `wgmma`, whose left operand has every thread read two codes at a time and takes twice
-the instructions to convert them (read in the compiled code). From 64 rows on the activations have
-to come from shared memory, as `wgmma` has them. Where the tiles alone leave multiprocessors idle,
-several programs share the sum of each. Tiles and limits are the fastest of those that were timed on
-an H200 (`experiments.gpu_check.tune`).
+For few rows the weights are all that counts. Where they are codes, two warps are meant: with four,
+and 64 outputs, Triton takes Hopper's `wgmma`, whose left operand has every thread read two codes at
+a time and takes twice the instructions to convert them (read in the compiled code). From 64 rows on
+the activations have to come from shared memory, as `wgmma` has them. Weights of 16 bits go to it as
+they are. Where the tiles alone leave multiprocessors idle, several programs share the sum of each.
+Tiles and limits are the fastest of those that were timed on an H200 (`experiments.gpu_check.tune`,
+experiments/results/h200/predictions.md).
+
+Products with 16-bit weights are launched early (`executor.kernels.early`): two programs fill a
+multiprocessor's shared memory. Those with codes are not, for six fit: whichever multiprocessor ends
+first would take six of the next kernel's, and the last one none. They let the next kernel begin.
 """
 
 from __future__ import annotations
@@ -59,9 +64,9 @@ WIDE: dict[int, tuple[Tile, ...]] = {
         Tile(rows=32, outs=64, depth=128, warps=4, stages=4),
     ),
 }
-"""For 16-bit weights; more rows than the last one has are a library's."""
+"""For 16-bit weights; more rows than the last one has are the library's."""
 AHEAD = 2
-"""Turns whose weights are asked for before the wait."""
+"""Turns whose 16-bit weights a program asks for before it waits; more of them come too early."""
 
 FEW = Tile(rows=16, outs=64, depth=128, warps=2, stages=4)
 """For few rows where all such tiles run at the same time."""
@@ -97,7 +102,8 @@ def linear_kernel(  # noqa: PLR0913, PLR0917
     AHEAD: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """One tile of `out` [m, n], or a slice of its sum over k; EVEN: DEPTH divides k.
+    """One tile of `out` [m, n], or a slice of its sum over k; EVEN: DEPTH divides k. `scales` is
+    None where weights have the type of `x`.
 
     Of SLICES programs of a tile each leaves its sum in `parts` float32 [tiles, SLICES, OUTS, ROWS],
     and the one that ends last, which `arrived` int32 [tiles] tells, adds them up: in their order,
@@ -116,7 +122,7 @@ def linear_kernel(  # noqa: PLR0913, PLR0917
     turns = tl.cdiv(tl.cdiv(k, DEPTH), SLICES)
     begin = part * turns * DEPTH
     end = tl.minimum(begin + turns * DEPTH, k)
-    # Weights do not depend on what ran before: the first ones are on their way before the wait.
+    # No kernel writes weights, so the first ones may be on their way before the wait.
     if AHEAD:
         LINE: tl.constexpr = 1024 // weight.dtype.element_ty.primitive_bitwidth
         soon = tl.minimum(begin + tl.arange(0, AHEAD * DEPTH // LINE) * LINE, k - 1)
@@ -162,21 +168,20 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """See `Ops.linear`."""
     rows, chip = len(x), capability(x.device)
     tile = next((tile for tile in WIDE[chip] if rows <= tile.rows), None)
-    if tile is None or not rows or x.itemsize != 2:
+    if tile is None or not rows or x.itemsize != 2 or x.dim() != 2:
         return F.linear(x, weight)
-    return _product(x, weight, None, tile, is_early(chip, rows))
+    return _product(x.contiguous(), weight, None, tile, is_early(chip, rows))
 
 
 def linear_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """See `Ops.linear_int8`."""
     (rows, _), outs, chip = x.shape, len(weight), capability(x.device)
     tile = tile_of_product(chip, rows, outs, x.itemsize, processors(x.device))
-    return _product(x, weight, scales, tile, False)
+    return _product(x, weight, scales, tile, early=False)
 
 
-def _product(
-    x: Tensor, weight: Tensor, scales: Tensor | None, tile: Tile, early: bool
-) -> Tensor:
+def _product(x: Tensor, weight: Tensor, scales: Tensor | None, tile: Tile, early: bool) -> Tensor:
+    """`early`: launched before the kernel before has ended."""
     (m, k), n = x.shape, weight.shape[0]
     out = torch.empty((m, n), dtype=x.dtype, device=x.device)
     if m == 0:

@@ -38,7 +38,8 @@ def rms_norm_kernel(  # noqa: PLR0913, PLR0917
     column = tl.arange(0, WIDTH)
     there = (row < rows)[:, None] & (column < hidden)[None, :]
     at = row.to(tl.int64)[:, None] * hidden + column[None, :]
-    gain = tl.load(weight + column, mask=column < hidden, other=0.0).to(tl.float32)
+    if EARLY:  # while it waits; else it would only take registers
+        gain = tl.load(weight + column, mask=column < hidden, other=0.0).to(tl.float32)
     wait_for_last(EARLY)
     values = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
     if HAS_RESIDUAL:
@@ -49,6 +50,8 @@ def rms_norm_kernel(  # noqa: PLR0913, PLR0917
         values = rounded.to(tl.float32)
     mean = tl.sum(values * values, axis=1) / hidden
     scale = tl.rsqrt(mean + eps)
+    if not EARLY:
+        gain = tl.load(weight + column, mask=column < hidden, other=0.0).to(tl.float32)
     result = values * scale[:, None] * gain[None, :]
     tl.store(normed + at, result.to(normed.dtype.element_ty), mask=there)
 

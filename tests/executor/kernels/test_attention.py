@@ -116,10 +116,21 @@ def test_an_empty_item_of_a_row_changes_nothing(attention: Attention) -> None:
     assert close(attention, case)
 
 
-def test_more_items_than_the_merge_takes_at_once() -> None:
-    count = triton_decode.MERGE_FEW.tile + 1
-    case = decode_case([[(16, 16)] * count], layout(layers=1), 1, item_blocks=1)
+@pytest.mark.parametrize("rows", [1, triton_decode.MANY_ROWS])
+def test_more_items_than_the_merge_takes_at_once(rows: int) -> None:
+    """One row by the merge for few, and as many as take the other one."""
+    count = triton_decode.merge_of(rows).tile + 1
+    lists = [[(16, 16)] * count, *([[(16, 16)]] * (rows - 1))]
+    case = decode_case(lists, layout(layers=1), 1, item_blocks=1)
     assert close(triton_decode.decode_attention, case)
+
+
+def test_the_merge_goes_by_the_rows_of_the_step_alone() -> None:
+    """A graph holds one of both, whatever the lengths of the rows that it is replayed for."""
+    few, many = triton_decode.merge_of(1), triton_decode.merge_of(128)
+    assert (few.warps, many.warps) == (4, 1)
+    assert triton_decode.merge_of(triton_decode.MANY_ROWS - 1) == few
+    assert triton_decode.merge_of(triton_decode.MANY_ROWS) == many
 
 
 @DECODE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from kernelkit.dense import close, codes, normal, poisoned
 from torch import Tensor
 
-from executor.kernels import activation, linear, rms_norm
+from executor.kernels import activation, early, linear, rms_norm
 from executor.kernels.reference import dense as reference
 
 DTYPES = [torch.float32, torch.float16]
@@ -222,6 +223,71 @@ def test_programs_share_a_tile_and_leave_no_trace(k: int, monkeypatch: pytest.Mo
         with poisoned():
             found = linear.linear_int8(x, weight, scales)
         close(found, product_by_hand(x, weight, scales))
+
+
+wide = pytest.mark.parametrize("product", [linear.linear, reference.linear])
+
+
+@wide
+@pytest.mark.parametrize("rows", [1, 5, 16, 17, 32, 33])
+@pytest.mark.parametrize(("n", "k"), [(70, 2048), (64, 1000), (300, 128), (3, 8)])
+def test_product_with_weights_of_the_type_of_its_rows(
+    product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], rows: int, n: int, k: int
+) -> None:
+    """Whole tiles and cut ones, shared by programs and not, and more rows than any tile has."""
+    x = normal(rows, k, dtype=torch.float16)
+    weight = normal(n, k, dtype=torch.float16, seed=1) / k**0.5
+    for _ in range(2):
+        with poisoned():
+            found = product(x, weight)
+        assert found.dtype == torch.float16
+        close(found, x.double() @ weight.double().T)
+
+
+def test_a_wide_product_is_the_kernels_for_few_rows_of_16_bits_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    def noted(x: torch.Tensor, weight: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        asked.append(len(x))
+        return x @ weight.T
+
+    monkeypatch.setattr(linear, "_product", noted)
+    weight = normal(8, 64, dtype=torch.float16)
+    for rows in (0, 1, 16, 32, 33):
+        assert linear.linear(normal(rows, 64, dtype=torch.float16), weight).shape == (rows, 8)
+    linear.linear(normal(1, 64, dtype=torch.float32), weight.float())
+    assert asked == [1, 16, 32]
+    monkeypatch.setattr(linear, "capability", lambda device: 80)
+    linear.linear(normal(1, 64, dtype=torch.float16), weight)
+    assert asked == [1, 16, 32]
+
+
+def test_kernels_of_few_rows_are_launched_early_where_the_chip_can() -> None:
+    assert early.is_early(90, early.MOST_ROWS)
+    assert not early.is_early(90, early.MOST_ROWS + 1)
+    assert not early.is_early(80, 1)
+    assert early.options(early=True) == {"launch_pdl": True}
+    assert early.options(early=False) == {}
+
+
+def test_products_with_codes_let_the_next_kernel_begin_but_wait_for_the_last_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    launches: list[dict[str, Any]] = []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            return lambda *_, **options: launches.append(options)
+
+    monkeypatch.setattr(linear, "linear_kernel", Kernel())
+    x = normal(3, 256, dtype=torch.float16)
+    linear.linear_int8(x, codes(8, 256), torch.ones(8))
+    linear.linear(x, normal(8, 256, dtype=torch.float16))
+    of_codes, of_numbers = launches
+    assert of_codes["EARLY"] and not of_codes["AHEAD"] and "launch_pdl" not in of_codes
+    assert of_numbers["EARLY"] and of_numbers["AHEAD"] and of_numbers["launch_pdl"]
 
 
 def test_tiles_of_rows_and_outputs_are_all_visited() -> None:

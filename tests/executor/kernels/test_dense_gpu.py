@@ -58,6 +58,16 @@ def test_product(m: int, n: int, k: int, dtype: torch.dtype) -> None:
     assert torch.equal(found, linear.linear_int8(x, weight, scales))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("m", [1, 16, 17, 32, 33])
+@pytest.mark.parametrize(("n", "k"), [(6144, 4096), (4096, 14336), (1000, 336)])
+def test_product_with_wide_weights(m: int, n: int, k: int, dtype: torch.dtype) -> None:
+    x, weight = normal(m, k, dtype=dtype).cuda(), normal(n, k, dtype=dtype, seed=1).cuda()
+    found = linear.linear(x, weight)
+    close(found, reference.linear(x.double(), weight.double()))
+    assert torch.equal(found, linear.linear(x, weight))
+
+
 def by_reference(case: Experts) -> torch.Tensor:
     x, weights, experts, gate_up, down, scales = case
     if scales is None:

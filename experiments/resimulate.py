@@ -1,4 +1,4 @@
-"""The runs that were recorded on an H200, simulated again: `python -m experiments.resimulate`.
+"""The first runs that were recorded on an H200, simulated again: `python -m experiments.resimulate`.
 
 A recording holds the steps that calibration measured and the summaries of two policies on the
 device. So the profile can be fitted anew, and the same runs simulated, with whatever the simulator
@@ -31,7 +31,7 @@ from superinfer.costs import Chunk, ModelShape, Profile, load_profile, load_shap
 from superinfer.lab.config import Config, load_config
 from superinfer.metrics.summary import summarise
 
-H200 = Path(__file__).parent / "results" / "h200"
+H200 = Path(__file__).parent / "results" / "h200-early"
 OUTCOME = H200 / "resimulated.json"
 POLICIES = ("vllm", "rotating")
 MOST_ROWS = 128

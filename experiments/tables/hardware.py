@@ -27,15 +27,33 @@ COMPARED = {
     "rotations": ("rotations", "count"),
 }
 ARMS = {"neither": "as recorded", "graphs and both ways": "today"}
+FILLED = "validate-filled"
+"""Part of the results: the runs simulated with the points filled in that calibration left out."""
+SCENARIO = {
+    "met their SLO": ("slo_attainment", "share"),
+    "TTFT mean (ms)": ("mean_ttft_ms", "number"),
+    "TTFT P99": ("p99_ttft_ms", "number"),
+    "TPOT mean (ms)": ("mean_tpot_ms", "number"),
+    "TPOT P99": ("p99_tpot_ms", "number"),
+    "E2E mean (ms)": ("mean_e2el_ms", "number"),
+    "tokens/s": ("output_throughput", "number"),
+}
+SIDES = ("measured", "simulated")
+GAINS = {
+    "slo_attainment": "SLO attainment (points)",
+    "mean_ttft_ms": "TTFT mean",
+    "p99_ttft_ms": "TTFT P99",
+    "mean_e2el_ms": "E2E mean",
+    "output_throughput": "tokens/s",
+}
 
 
 class Recording:
-    """The results of one device."""
+    """The results of one device, and of the first runs on such a one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, early: Path) -> None:
         self.data: Checks = read_json(folder / "results.json")
-        again = folder / "resimulated.json"
-        self.again: Checks = read_json(again)
+        self.again: Checks = read_json(early / "resimulated.json")
         profile = read_json(folder / "profile-llama-3.1-8b.json")
         self.rates: Checks = profile["memory"]
 
@@ -135,27 +153,95 @@ def _prefills(rows: list[Checks]) -> Lines:
 
 
 def attention(found: Recording) -> Lines:
-    """Decode attention alone, beside torch's."""
-    yield from _header("decode attention alone", "sequences x context", "µs", "GB/s", "of a copy")
-    for row in found.rows("tune", "decode-1"):
-        if row["programs"] == 8:
-            yield _streamed(f"ours, {row['kv']}-bit KV", "32 x 8,192", row)
-    for row in found.rows("speed", "decode_peers"):
-        yield _streamed(f"{row['peer']}, 16 bits, dense", f"{row['B']} x {row['ctx']:,}", row)
+    """Decode attention alone by precision, as a share of a copy."""
+    yield from _header("sequences x context", "16-bit KV", "8-bit KV", "4-bit KV")
+    cells: dict[str, list[str]] = {}
+    for row in found.rows("floors", "attention"):
+        if not (sizes := re.findall(r"=(\d+)", row["point"])):
+            continue
+        name = f"{sizes[0]} x {int(sizes[1]):,}"
+        shown = f"{row['seconds'] * 1e6:.1f} ({row['share_of_copy']:.0%})"
+        cells.setdefault(name, []).append(shown)
+    for name, shown in cells.items():
+        yield f"| {name} | " + " | ".join(shown) + " |"
 
 
-def _streamed(name: str, size: str, row: Checks) -> str:
-    return f"| {name} | {size} | {row['us']:.1f} | {row['GB/s']:,.0f} | {row['share']:.0%} |"
+def peers(found: Recording) -> Lines:
+    """Decode attention of 16 bits beside others' on the same inputs."""
+    rows = [*found.rows("peers", "decode"), *found.rows("peers", "decode_peers")]
+    yield from _beside_others(rows, "peer", "decodes", _sequences)
 
 
 def prompts(found: Recording) -> Lines:
-    """Prefill attention alone, beside torch's."""
-    yield from _header("prefill attention alone", "tokens", "µs", "TFLOP/s")
-    for row in found.rows("tune", "prefill-0"):
-        if not row["context"]:
-            yield f"| ours | {row['chunk']:,} | {row['us']:,.1f} | {row['TFLOP/s']:,.0f} |"
-    for row in found.rows("speed", "prefill_peers"):
-        yield f"| {row['kernel']} | {row['chunk']:,} | {row['us']:,.1f} | {row['TFLOP/s']:,.0f} |"
+    """Prefill attention beside others', chunks at the beginning of a prompt."""
+    ours = [row | {"kernel": "ours"} for row in found.rows("peers", "prefill")]
+    rows = [*ours, *found.rows("peers", "prefill_peers")]
+    rows = [row for row in rows if not row.get("context")]
+    yield from _beside_others(rows, "kernel", "a prompt of", lambda row: f"{row['chunk']:,}")
+
+
+def _sequences(row: Checks) -> str:
+    return f"{row['B']} x {row['ctx']:,}"
+
+
+def _beside_others(
+    rows: list[Checks], who: str, what: str, place: Callable[[Checks], str]
+) -> Lines:
+    timed = [row for row in rows if "us" in row]
+    names, cells = list(dict.fromkeys(row[who] for row in timed)), dict[str, dict[str, str]]()
+    for row in timed:
+        cells.setdefault(place(row), {})[row[who]] = f"{row['us']:,.1f}"
+    yield from _header(f"{what}, µs", *names)
+    for name, found in cells.items():
+        yield f"| {name} | " + " | ".join(found.get(one, "") for one in names) + " |"
+
+
+def showcase(found: Recording) -> Lines:
+    """What memory of fewer bits holds, how fast it is and what it costs in quality."""
+    yield from _header("KV of 128 sequences x 8,192", "GB", "ms", "tokens/s", "perplexity", "same top 1")
+    quality = {row["kv"]: row for row in found.rows("showcase", "quality") if row["model"] == "plain"}
+    for row in found.rows("showcase", "tokens"):
+        cells = ["does not fit", "", "", ""]
+        if "seconds" in row:
+            lost = quality[row["kv"]]
+            cells = [f"{row['seconds'] * 1e3:.1f}", f"{row['tokens_per_s']:,.0f}"]
+            cells += [f"{lost['perplexity_change']:+.3%}", f"{lost['same_top1']:.1%}"]
+        yield f"| {row['kv']} | {row['kv_gb']:.1f} | " + " | ".join(cells) + " |"
+
+
+def scenarios(found: Recording) -> Lines:
+    """Every run on the device, and how far the simulator was off."""
+    yield from _header("", *SCENARIO)
+    for name, result in found.data["scenarios"]["checks"].items():
+        sides = [_errors(found.data[part]["checks"][name]) for part in ("validate", FILLED)]
+        cells = []
+        for metric, kind in SCENARIO.values():
+            errors = " / ".join(f"{side[metric]:+.1%}" for side in sides if metric in side)
+            shown = _cell(result["summary"][metric], kind)
+            cells.append(f"{shown} ({errors})" if kind == "number" else shown)
+        yield f"| `{name}` | " + " | ".join(cells) + " |"
+
+
+def _errors(result: Checks) -> dict[str, float]:
+    """Of the metrics of all requests together, as a share of the device's."""
+    return {
+        pair["name"]: pair["simulated"] / pair["device"] - 1
+        for pair in result["metrics"]
+        if not pair["service_class"] and pair["device"]
+    }
+
+
+def gain(found: Recording) -> Lines:
+    """What a policy is worth against `vllm`, measured and simulated."""
+    yield from _header("against `vllm`, measured / simulated", *GAINS.values())
+    rows: dict[str, dict[str, str]] = {}
+    for row in found.rows("gain", "gain"):
+        if row["class"] == "all":
+            points = row["metric"] == "slo_attainment"
+            shown = [f"{row[side] * 100:+.0f}" if points else f"{row[side]:+.0%}" for side in SIDES]
+            rows.setdefault(row["policy"], {})[row["metric"]] = " / ".join(shown)
+    for policy, cells in rows.items():
+        yield f"| `{policy}` | " + " | ".join(cells[metric] for metric in GAINS) + " |"
 
 
 def swaps(found: Recording) -> Lines:
@@ -286,7 +372,7 @@ def _header(*names: str) -> Lines:
 
 def h200(table: Callable[[Recording], Lines]) -> Show:
     """A table of what the H200 gave."""
-    return lambda results: table(Recording(results / "h200"))
+    return lambda results: table(Recording(results / "h200", results / "h200-early"))
 
 
 TABLES: dict[str, Show] = {
@@ -298,8 +384,12 @@ TABLES: dict[str, Show] = {
         prefill,
         large,
         attention,
+        peers,
         prompts,
+        showcase,
         swaps,
+        scenarios,
+        gain,
         predicted,
         validation,
     )

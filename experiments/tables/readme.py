@@ -65,7 +65,7 @@ def fits(results: Path) -> Lines:
 def accuracy(results: Path) -> Lines:
     """How far simulated runs are off measured ones, in short."""
     steady = read_json(results / "simulated" / "accuracy" / "steady" / "summary.json")
-    again = read_json(results / "h200" / "resimulated.json")
+    again = read_json(results / "h200-early" / "resimulated.json")
     head = ["simulated against measured", "TTFT", "TPOT", "tokens/s", "of"]
     rows = [*_steady(steady["median_errors"]["all"]), *_device(again["policies"])]
     serving = results / "simulated" / "accuracy" / "serving" / "summary.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from experiments.reading import read_json
@@ -39,6 +40,12 @@ SCENARIO = {
     "tokens/s": ("output_throughput", "number"),
 }
 SIDES = ("measured", "simulated")
+SCENES = {"m": "chat beside batch work", "c": "too many prompts", "real": "a real trace"}
+POLICIES = {
+    "vllm": "`vllm`",
+    "rotating": "`rotating`",
+    "ours": "`rotating`, `slo_aware` memory",
+}
 GAINS = {
     "slo_attainment": "SLO attainment (points)",
     "mean_ttft_ms": "TTFT mean",
@@ -162,8 +169,8 @@ def attention(found: Recording) -> Lines:
         name = f"{sizes[0]} x {int(sizes[1]):,}"
         shown = f"{row['seconds'] * 1e6:.1f} ({row['share_of_copy']:.0%})"
         cells.setdefault(name, []).append(shown)
-    for name, shown in cells.items():
-        yield f"| {name} | " + " | ".join(shown) + " |"
+    for name, by_bits in cells.items():
+        yield f"| {name} | " + " | ".join(by_bits) + " |"
 
 
 def peers(found: Recording) -> Lines:
@@ -198,8 +205,12 @@ def _beside_others(
 
 def showcase(found: Recording) -> Lines:
     """What memory of fewer bits holds, how fast it is and what it costs in quality."""
-    yield from _header("KV of 128 sequences x 8,192", "GB", "ms", "tokens/s", "perplexity", "same top 1")
-    quality = {row["kv"]: row for row in found.rows("showcase", "quality") if row["model"] == "plain"}
+    yield from _header(
+        "KV of 128 sequences x 8,192", "GB", "ms", "tokens/s", "perplexity", "same top 1"
+    )
+    quality = {
+        row["kv"]: row for row in found.rows("showcase", "quality") if row["model"] == "plain"
+    }
     for row in found.rows("showcase", "tokens"):
         cells = ["does not fit", "", "", ""]
         if "seconds" in row:
@@ -292,16 +303,28 @@ def validation(found: Recording) -> Lines:
 
 
 def summary(found: Recording) -> Lines:
-    """The same in short, for the README."""
-    policies = found.again["policies"]
-    yield from _header("on the H200 / simulated", *(f"`{policy}`" for policy in policies))
-    for metric in ("slo_attainment", "mean_ttft_ms", "mean_tpot_ms", "output_throughput"):
-        words, kind = COMPARED[metric]
-        cells = []
-        for arms in policies.values():
-            pair = arms["graphs and both ways"][metric]
-            cells.append(f"{_cell(pair['device'], kind)} / {_cell(pair['simulated'], kind)}")
-        yield f"| {words} | " + " | ".join(cells) + " |"
+    """Whole runs in short, for the README."""
+    shown = ("slo_attainment", "mean_ttft_ms", "mean_tpot_ms", "output_throughput")
+    yield from _header("on the H200 / simulated", "policy", *(COMPARED[name][0] for name in shown))
+    for run in found.data["scenarios"]["checks"]:
+        scene, arm = run.split("-")
+        compared = found.check(FILLED, run)["metrics"]
+        pairs = {m["name"]: m for m in compared if not m["service_class"]}
+        cells = [_both(pairs[name], COMPARED[name][1]) for name in shown]
+        yield f"| {SCENES[scene]} | {POLICIES[arm]} | " + " | ".join(cells) + " |"
+
+
+def _both(pair: Checks, kind: str) -> str:
+    return f"{_cell(pair['device'], kind)} / {_cell(pair['simulated'], kind)}"
+
+
+def median_errors(results: Path) -> list[str]:
+    """How far the simulator was off the runs on the device, for the README's table."""
+    checks = read_json(results / "h200" / "results.json")[FILLED]["checks"]
+    runs = [_errors(result) for result in checks.values()]
+    metrics = ("mean_ttft_ms", "mean_tpot_ms", "output_throughput")
+    shown = [f"{median(abs(run[name]) for run in runs) * 100:.1f} %" for name in metrics]
+    return [f"{len(runs)} runs on an H200, median absolute error", *shown, "means"]
 
 
 def _cell(value: float, kind: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.reading import read_json
-from experiments.tables.hardware import h200, summary
+from experiments.tables.hardware import h200, median_errors, summary
 from experiments.tables.parts import Lines, Numbers, number, recorded, table
 from superinfer.lab.report.values import NONE
 
@@ -68,6 +68,7 @@ def accuracy(results: Path) -> Lines:
     again = read_json(results / "h200-early" / "resimulated.json")
     head = ["simulated against measured", "TTFT", "TPOT", "tokens/s", "of"]
     rows = [*_steady(steady["median_errors"]["all"]), *_device(again["policies"])]
+    rows.append(median_errors(results))
     serving = results / "simulated" / "accuracy" / "serving" / "summary.json"
     return table(head, [*(_serving(read_json(serving)) if serving.is_file() else ()), *rows])
 

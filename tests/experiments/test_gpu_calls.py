@@ -41,7 +41,9 @@ from superinfer.errors import InputError
 from superinfer.lab.config import Config
 
 ROOT = Path(__file__).parents[2]
-RECORDED = json.loads((ROOT / "experiments/results/h200-early/results.json").read_text(encoding="utf-8"))
+RECORDED = json.loads(
+    (ROOT / "experiments/results/h200-early/results.json").read_text(encoding="utf-8")
+)
 
 
 @pytest.fixture(autouse=True)
@@ -313,7 +315,9 @@ def test_a_real_trace_has_to_be_there(tmp_path: Path) -> None:
 
 def test_rates_go_with_the_card(tmp_path: Path) -> None:
     """By the copy that its profile has; the recorded comparison stays as it was."""
-    profile = json.loads((ROOT / "experiments/results/h200-early/profile-llama-3.1-8b.json").read_text())
+    profile = json.loads(
+        (ROOT / "experiments/results/h200-early/profile-llama-3.1-8b.json").read_text()
+    )
     profile["memory"]["copy_bytes_per_s"] = scenes.H200_BYTES_PER_S / 2
     slow = tmp_path / "slow.json"
     slow.write_text(json.dumps(profile))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from executor.bench.attention import Heads, time_decode, time_prefill
 from executor.calibration.cases import RandomArena
+from executor.calibration.filling import prefill_work
 from executor.calibration.grids import Grids
 from executor.calibration.tables import Axes, Family, hold_out, measure_curve, measure_grid
 from executor.calibration.timing import Call, Deadline, Timing, copies_beyond_cache, time_calls
@@ -236,7 +237,8 @@ def measure_prefill(bench: Bench, source: RandomArena, deadline: Deadline) -> Fa
         return time_prefill(bench.ops, heads, source, (tokens, before), bench.point_s)
 
     axes: Axes = {"chunk_tokens": grids.chunks, "context_tokens": grids.before}
-    family = measure_grid(axes, at, deadline, grids.chunks[-1] * grids.before[-2])
+    most = grids.chunks[-1] * grids.before[-2]
+    family = measure_grid(axes, at, deadline, most, prefill_work)
     places = zip(_between(bench, grids.chunks), _between(bench, grids.before), strict=True)
     if not deadline.over:
         hold_out(family, list(places), at)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from executor.calibration.factors import factors_of, inverse, scaled
-from executor.calibration.filling import fill_grid, prefill_work
+from executor.calibration.filling import fill_curve, fill_grid, prefill_work, row_work
 from executor.calibration.fit import with_steps
 from executor.calibration.steps import Step, Steps
 from executor.graphs import graphs_of
@@ -31,6 +31,7 @@ from experiments.record import made_by
 from sim.run import run_simulation
 from sim.workload import load_workload
 from superinfer.costs import Chunk, ModelShape, Profile, load_profile, load_shape, write_profile
+from superinfer.costs.profile import Kernel
 from superinfer.lab.config import Config, load_config
 from superinfer.metrics.summary import summarise
 
@@ -67,10 +68,20 @@ def fitted_again(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:
 
 
 def filled(profile: Profile) -> Profile:
-    """The profile with the points of calibration's grid that there was no time for."""
-    prefill = profile.kernels["attention_prefill"]
-    full = fill_grid(prefill, FAST.chunks, prefill_work)
-    return replace(profile, kernels={**profile.kernels, "attention_prefill": full})
+    """The profile with the points of calibration's grids that there was no time for; of a GPU."""
+    kernels = {name: _filled(name, kernel) for name, kernel in profile.kernels.items()}
+    return replace(profile, kernels=kernels)
+
+
+def _filled(name: str, kernel: Kernel) -> Kernel:
+    """A kernel's table, filled as where it is measured (`executor/calibration/kernels.py`)."""
+    if name == "attention_prefill":
+        return fill_grid(kernel, FAST.chunks, prefill_work)
+    if name in ("gemm_lm_head", "sample"):
+        return fill_curve(kernel, FAST.rows, row_work)
+    if tuple(kernel.axes) == ("tokens",) and name != "moe_gemm":
+        return fill_curve(kernel, FAST.tokens, row_work)
+    return kernel
 
 
 def arms(profile: Profile, again: Profile) -> dict[str, Profile]:

@@ -27,6 +27,25 @@ def prefill_work(tokens: np.ndarray, context: float) -> np.ndarray:
     return tokens * (context + tokens / 2)
 
 
+def row_work(rows: np.ndarray) -> np.ndarray:
+    """Of a kernel that does the same for every row: few rows take as long as one, because weights
+    are read or it is launched, and many are bound by their number.
+    """
+    return rows
+
+
+def fill_curve(kernel: Kernel, points: Sequence[float], work: Work) -> Kernel:
+    """A table over one axis with those of `points` that it lacks between its ends, as `fill_grid`
+    does it.
+    """
+    ((name, known),) = kernel.axes.items()
+    axis = _axis(known, points)
+    if axis == known:
+        return kernel
+    seconds = _filled(known, np.array(kernel.seconds), axis, work)
+    return replace(kernel, axes={name: axis}, seconds=tuple(seconds.tolist()))
+
+
 def fill_grid(kernel: Kernel, rows: Sequence[float], work: RowWork) -> Kernel:
     """A grid [measured rows, columns] with those of `rows` that it lacks between its ends.
 

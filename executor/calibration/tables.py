@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from executor.calibration.filling import RowWork, fill_grid
+from executor.calibration.filling import RowWork, Work, fill_curve, fill_grid
 from executor.calibration.timing import Deadline, Timing
 from superinfer.costs.profile import Kernel
 from superinfer.costs.tables import Curve, Grid
@@ -66,8 +66,12 @@ def never_falling(values: Sequence[float]) -> list[float]:
     return [value for value, count in pools for _ in range(count)]
 
 
-def measure_curve(axis: Sequence[int], name: str, at: AtPoint, deadline: Deadline) -> Family:
-    """A table over one axis; once the time is over its points get fewer, but not below two."""
+def measure_curve(
+    axis: Sequence[int], name: str, at: AtPoint, deadline: Deadline, work: Work | None = None
+) -> Family:
+    """A table over one axis; once the time is over its points get fewer, but not below two. With
+    `work`, those that the time left out are filled in.
+    """
     found: dict[int, Timing] = {}
     for index in ends_first(len(axis)):
         if len(found) < 2 or not deadline.over:
@@ -75,7 +79,8 @@ def measure_curve(axis: Sequence[int], name: str, at: AtPoint, deadline: Deadlin
     points = sorted(found)
     seconds = never_falling([found[point].seconds for point in points])
     kernel = Kernel({name: tuple(map(float, points))}, tuple(seconds))
-    return Family(kernel, len(points), _spread(list(found.values())), tuple(points))
+    filled = fill_curve(kernel, axis, work) if work else kernel
+    return Family(filled, len(points), _spread(list(found.values())), tuple(points))
 
 
 def measure_grid(

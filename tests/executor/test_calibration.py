@@ -28,7 +28,7 @@ from executor.calibration.factors import (
     parts_of,
     scaled,
 )
-from executor.calibration.filling import fill_grid, prefill_work
+from executor.calibration.filling import fill_curve, fill_grid, prefill_work, row_work
 from executor.calibration.fit import MOST_SHARED, launch_seconds, shared_factor, with_steps
 from executor.calibration.grids import Grids, spaced
 from executor.calibration.links import measure_links
@@ -136,6 +136,27 @@ def test_a_grid_goes_on_by_its_slope_past_the_most() -> None:
     assert (4, 8) not in asked
     assert family.kernel.seconds == ((1.0, 2.0, 8.0), (4.0, 8.0, 32.0))
     assert family.points == len(asked) == 5
+
+
+def test_points_of_a_curve_without_time_are_flat_and_then_in_proportion() -> None:
+    """As a product is: weights are read, or rows computed. A straight line would be far off."""
+
+    def at(rows: int) -> Timing:
+        return timing(max(1e-5, 1e-7 * rows))
+
+    axis = spaced(8192, 8192)
+    family = measure_curve(axis, "tokens", at, Deadline(-1), row_work)
+    straight = measure_curve(axis, "tokens", at, Deadline(-1))
+    assert family.kernel.axes == {"tokens": tuple(map(float, axis))}
+    assert (
+        (family.measured, family.points) == (straight.measured, straight.points) == (axis[::25], 2)
+    )
+    for rows in axis:
+        assert read(family.kernel, rows) == pytest.approx(at(rows).seconds, rel=1e-9)
+    assert read(straight.kernel, 96) > 1.8 * at(96).seconds
+    full = measure_curve(axis, "tokens", at, Deadline(10), row_work)
+    assert full.kernel == measure_curve(axis, "tokens", at, Deadline(10)).kernel
+    assert fill_curve(full.kernel, (*axis, 16384), row_work) is full.kernel
 
 
 CHUNKS, BEFORE = (1, 64, 256, 1024, 2048, 4096, 8192), (0, 1024, 4096)

@@ -111,6 +111,19 @@ def test_a_sparse_recording_is_filled_before_its_fit() -> None:
         assert found == pytest.approx(wanted, rel=0.03)
 
 
+@pytest.mark.parametrize("name", ["gemm_qkv", "norm", "gemm_lm_head", "sample"])
+def test_a_sparse_curve_gets_its_axis_back(name: str) -> None:
+    """Of tokens, or of rows that are sampled; its ends stay."""
+    kernel = PROFILE.kernels[name]
+    ((axis, points),) = kernel.axes.items()
+    seconds = kernel.seconds
+    assert isinstance(seconds, tuple)
+    ends = replace(kernel, axes={axis: (points[0], points[-1])}, seconds=(seconds[0], seconds[-1]))
+    found = filled(replace(PROFILE, kernels={**PROFILE.kernels, name: ends})).kernels[name]
+    assert found.axes == kernel.axes
+    assert found.seconds and (found.seconds[0], found.seconds[-1]) == ends.seconds
+
+
 @pytest.mark.slow
 def test_the_runs_of_the_device_come_out() -> None:
     """As recorded beside them; every judged metric within its limit, and the same winner."""

@@ -3,7 +3,8 @@
 A recording holds the steps that calibration measured and the summaries of two policies on the
 device. So the profile can be fitted anew, and the same runs simulated, with whatever the simulator
 has learned since; no GPU is needed. Here that is what graphs pad, and what copies both ways at once
-cost. `--record` writes what is found beside the recording.
+cost; and points that a short calibration left out of its tables are filled in. `--record` writes
+what is found beside the recording.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from executor.calibration.factors import factors_of, inverse, scaled
+from executor.calibration.filling import fill_curve, fill_grid, prefill_work, row_work
 from executor.calibration.fit import with_steps
 from executor.calibration.steps import Step, Steps
 from executor.graphs import graphs_of
 from executor.validation.compare import JUDGED, TIMES, compare
+from experiments.gpu_check.calibrate import FAST
 from experiments.reading import exit_code_of, read_json
 from experiments.record import made_by
 from sim.run import run_simulation
 from sim.workload import load_workload
 from superinfer.costs import Chunk, ModelShape, Profile, load_profile, load_shape, write_profile
+from superinfer.costs.profile import Kernel
 from superinfer.lab.config import Config, load_config
 from superinfer.metrics.summary import summarise
 
@@ -58,9 +62,26 @@ def _step(row: list[Any]) -> Step:
 
 
 def fitted_again(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:
-    """The profile brought in line with its own steps once more, graphs known."""
-    tables = scaled(profile, inverse(factors_of(profile.fit["in_step"])))
+    """The profile brought in line with its own steps once more, its tables full, graphs known."""
+    tables = filled(scaled(profile, inverse(factors_of(profile.fit["in_step"]))))
     return with_steps(replace(tables, graphs=graphs_of(MOST_ROWS)), shape, steps)
+
+
+def filled(profile: Profile) -> Profile:
+    """The profile with the points of calibration's grids that there was no time for; of a GPU."""
+    kernels = {name: _filled(name, kernel) for name, kernel in profile.kernels.items()}
+    return replace(profile, kernels=kernels)
+
+
+def _filled(name: str, kernel: Kernel) -> Kernel:
+    """A kernel's table, filled as where it is measured (`executor/calibration/kernels.py`)."""
+    if name == "attention_prefill":
+        return fill_grid(kernel, FAST.chunks, prefill_work)
+    if name in ("gemm_lm_head", "sample"):
+        return fill_curve(kernel, FAST.rows, row_work)
+    if tuple(kernel.axes) == ("tokens",) and name != "moe_gemm":
+        return fill_curve(kernel, FAST.tokens, row_work)
+    return kernel
 
 
 def arms(profile: Profile, again: Profile) -> dict[str, Profile]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from executor.calibration.filling import RowWork, Work, fill_curve, fill_grid
 from executor.calibration.timing import Deadline, Timing
 from superinfer.costs.profile import Kernel
 from superinfer.costs.tables import Curve, Grid
@@ -25,6 +26,8 @@ class Family:
     points: int
     spread: float
     """Median over the points of the distance of quartiles, as a share."""
+    measured: tuple[int, ...]
+    """Points of the first axis that were; the table's others are filled in (`filling`)."""
     errors: list[float] = field(default_factory=list)
     """Of points that are not in the table, as a share."""
     range: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -63,8 +66,12 @@ def never_falling(values: Sequence[float]) -> list[float]:
     return [value for value, count in pools for _ in range(count)]
 
 
-def measure_curve(axis: Sequence[int], name: str, at: AtPoint, deadline: Deadline) -> Family:
-    """A table over one axis; once the time is over its points get fewer, but not below two."""
+def measure_curve(
+    axis: Sequence[int], name: str, at: AtPoint, deadline: Deadline, work: Work | None = None
+) -> Family:
+    """A table over one axis; once the time is over its points get fewer, but not below two. With
+    `work`, those that the time left out are filled in.
+    """
     found: dict[int, Timing] = {}
     for index in ends_first(len(axis)):
         if len(found) < 2 or not deadline.over:
@@ -72,7 +79,8 @@ def measure_curve(axis: Sequence[int], name: str, at: AtPoint, deadline: Deadlin
     points = sorted(found)
     seconds = never_falling([found[point].seconds for point in points])
     kernel = Kernel({name: tuple(map(float, points))}, tuple(seconds))
-    return Family(kernel, len(points), _spread(list(found.values())))
+    filled = fill_curve(kernel, axis, work) if work else kernel
+    return Family(filled, len(points), _spread(list(found.values())), tuple(points))
 
 
 def measure_grid(
@@ -80,8 +88,9 @@ def measure_grid(
     at: AtPlace,
     deadline: Deadline,
     most: float = math.inf,
+    work: RowWork | None = None,
 ) -> Family:
-    """A table over two axes, row by row.
+    """A table over two axes, row by row. With `work`, rows that the time left out are filled in.
 
     A place whose product is above `most` is not measured: it goes on by the last slope of its row,
     or where its row has but one point in proportion to the row before.
@@ -106,7 +115,8 @@ def measure_grid(
         {row_name: tuple(map(float, kept)), column_name: tuple(map(float, columns))},
         tuple(tuple(map(float, line)) for line in seconds),
     )
-    return Family(kernel, len(timings), _spread(timings))
+    filled = fill_grid(kernel, rows, work) if work else kernel
+    return Family(filled, len(timings), _spread(timings), tuple(kept))
 
 
 def middle(families: Sequence[Family]) -> Family:
@@ -114,14 +124,14 @@ def middle(families: Sequence[Family]) -> Family:
     if len(families) == 1:
         return families[0]
     most = max(families, key=lambda family: family.points)
-    alike = [family for family in families if family.kernel.axes == most.kernel.axes]
+    alike = [family for family in families if family.measured == most.measured]
     table = np.median([np.array(family.kernel.seconds) for family in alike], axis=0)
     one = table.ndim == 1
     seconds = tuple(table.tolist()) if one else tuple(map(tuple, table.tolist()))
     errors = [error for family in families for error in family.errors]
     spread = float(np.median([family.spread for family in families]))
     kernel = replace(most.kernel, seconds=seconds)
-    return Family(kernel, most.points, spread, errors, most.range)
+    return Family(kernel, most.points, spread, most.measured, errors, most.range)
 
 
 def _lengthened(measured: list[float], columns: Sequence[int]) -> list[float]:

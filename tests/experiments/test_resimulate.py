@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from executor.graphs import graphs_of
 from experiments.resimulate import (
     MOST_ROWS,
     OUTCOME,
+    filled,
     fitted_again,
     recorded,
     resimulate,
@@ -81,6 +83,45 @@ def test_factors_come_off_again() -> None:
             assert np.asarray(back.kernels[name].seconds) == pytest.approx(
                 np.asarray(kernel.seconds), rel=1e-9
             )
+
+
+def test_a_full_recording_stays_as_it_is() -> None:
+    """Every point was measured."""
+    assert filled(PROFILE).kernels == PROFILE.kernels
+
+
+def test_a_sparse_recording_is_filled_before_its_fit() -> None:
+    """Prompts by themselves are predicted, with prefill attention of the smallest and the largest
+    chunk alone.
+    """
+    kernel = PROFILE.kernels["attention_prefill"]
+    chunks, context = kernel.axes.values()
+    axes = {"chunk_tokens": (chunks[0], chunks[-1]), "context_tokens": context}
+    table = kernel.seconds
+    assert isinstance(table, tuple)
+    ends = replace(kernel, axes=axes, seconds=(table[0], table[-1]))
+    sparse = replace(PROFILE, kernels={**PROFILE.kernels, "attention_prefill": ends})
+    assert filled(sparse).kernels["attention_prefill"].axes == kernel.axes
+    full, again = (fitted_again(profile, SHAPE, STEPS) for profile in (PROFILE, sparse))
+    for tokens in (2048, 8192):
+        wanted, found = (
+            CalibratedCost(profile, SHAPE).step_s([Chunk(tokens, 0)], 0, 0)
+            for profile in (full, again)
+        )
+        assert found == pytest.approx(wanted, rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["gemm_qkv", "norm", "gemm_lm_head", "sample"])
+def test_a_sparse_curve_gets_its_axis_back(name: str) -> None:
+    """Of tokens, or of rows that are sampled; its ends stay."""
+    kernel = PROFILE.kernels[name]
+    ((axis, points),) = kernel.axes.items()
+    seconds = kernel.seconds
+    assert isinstance(seconds, tuple)
+    ends = replace(kernel, axes={axis: (points[0], points[-1])}, seconds=(seconds[0], seconds[-1]))
+    found = filled(replace(PROFILE, kernels={**PROFILE.kernels, name: ends})).kernels[name]
+    assert found.axes == kernel.axes
+    assert found.seconds and (found.seconds[0], found.seconds[-1]) == ends.seconds
 
 
 @pytest.mark.slow

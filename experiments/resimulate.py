@@ -1,4 +1,4 @@
-"""The first runs that were recorded on an H200, simulated again: `python -m experiments.resimulate`.
+"""The first runs recorded on an H200, simulated again: `python -m experiments.resimulate`.
 
 A recording holds the steps that calibration measured and the summaries of two policies on the
 device. So the profile can be fitted anew, and the same runs simulated, with whatever the simulator
@@ -35,7 +35,8 @@ from superinfer.costs.profile import Kernel
 from superinfer.lab.config import Config, load_config
 from superinfer.metrics.summary import summarise
 
-H200 = Path(__file__).parent / "results" / "h200-early"
+NEWEST = Path(__file__).parent / "results" / "h200"
+H200 = NEWEST.with_name("h200-early")
 OUTCOME = H200 / "resimulated.json"
 POLICIES = ("vllm", "rotating")
 MOST_ROWS = 128
@@ -163,7 +164,12 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="experiments.resimulate", description=__doc__)
     parser.add_argument("--record", action="store_true", help=f"write {OUTCOME.name}")
+    parser.add_argument("--fit", type=Path, help="write the newest profile, fitted anew, and end")
     options = parser.parse_args(given)
+    if options.fit:
+        results, profile, shape = recorded(NEWEST)
+        write_profile(fitted_again(profile, shape, steps_of(results)), options.fit)
+        return 0
     found = resimulate()
     print("\n".join(lines(found)))
     if options.record:

@@ -10,6 +10,7 @@ from executor.calibration.calibrate import calibrate as measure
 from executor.calibration.grids import Grids, spaced
 from executor.calibration.report import profile_lines
 from executor.calibration.subject import Wish
+from executor.graphs import MIXED_ROWS
 from executor.session import ModelOptions
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.floors import tiny_config
@@ -20,7 +21,8 @@ MODEL = "llama-3.1-8b"
 LARGE = "llama-3.1-70b"
 LONGEST = 32768
 FAST = Grids(
-    tokens=spaced(8192, 8192),
+    # A step with chunks that a graph replays has one of its sizes.
+    tokens=tuple(sorted({*spaced(8192, 8192), *MIXED_ROWS})),
     rows=(1, 4, 8, 16, 32, 64, 128),
     sequences=(1, 2, 4, 8, 16, 32, 64, 128),
     contexts=(32, 256, 512, 1024, 2048, 4096, 8192, 32768),

@@ -14,7 +14,7 @@ from superinfer.costs import CalibratedCost, load_profile, load_shape
 from superinfer.links import Copy, CopyQueues, Links
 from superinfer.plan import Direction, Plan, Transfer
 
-RECORDED = Path(__file__).parents[2] / "experiments/results/h200/profile-llama-3.1-8b.json"
+RECORDED = Path(__file__).parents[2] / "experiments/results/h200-early/profile-llama-3.1-8b.json"
 ALONE = FakeCost(per_byte=1.0)
 SLOWER = FakeCost(per_byte=1.0, duplex=1.5)
 

@@ -15,7 +15,7 @@ from property.test_exactness import FAKE, JOBS, SETTINGS, Job, assert_exact, ste
 from superinfer.costs import CalibratedCost, load_profile, load_shape
 from superinfer.costs.graphs import Graphs, MixedGraph
 
-RECORDED = Path(__file__).parents[2] / "experiments/results/h200/profile-llama-3.1-8b.json"
+RECORDED = Path(__file__).parents[2] / "experiments/results/h200-early/profile-llama-3.1-8b.json"
 GRAPHS = Graphs((1, 2, 4, 8), tuple(MixedGraph(*size) for size in ((4, 0), (4, 4), (16, 4))), 2)
 """So small that steps of a few requests differ in them, and some have none."""
 COPYING = (

@@ -22,6 +22,7 @@ from typing import Any
 from executor.calibration.factors import factors_of, inverse, scaled
 from executor.calibration.filling import fill_curve, fill_grid, prefill_work, row_work
 from executor.calibration.fit import with_steps
+from executor.calibration.grids import spaced
 from executor.calibration.steps import Step, Steps
 from executor.graphs import graphs_of
 from executor.validation.compare import JUDGED, TIMES, compare
@@ -39,6 +40,8 @@ NEWEST = Path(__file__).parent / "results" / "h200"
 H200 = NEWEST.with_name("h200-early")
 OUTCOME = H200 / "resimulated.json"
 POLICIES = ("vllm", "rotating")
+TOKENS = spaced(8192, 8192)
+"""Where the recordings have products at the most."""
 MOST_ROWS = 128
 """Sequences of that calibration, which its graphs were captured for."""
 FITS = ("step", "step_decode", "step_prefill", "driver_step")
@@ -81,7 +84,7 @@ def _filled(name: str, kernel: Kernel) -> Kernel:
     if name in ("gemm_lm_head", "sample"):
         return fill_curve(kernel, FAST.rows, row_work)
     if tuple(kernel.axes) == ("tokens",) and name != "moe_gemm":
-        return fill_curve(kernel, FAST.tokens, row_work)
+        return fill_curve(kernel, TOKENS, row_work)
     return kernel
 
 

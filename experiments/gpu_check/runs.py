@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import executor.replay  # noqa: F401 - what the command needs, once for all of them
 from executor import cli
 from experiments.gpu_check.checks import Check, Context, Result, end_with
@@ -80,6 +82,8 @@ def call(command: list[str], said: Path, seconds: float) -> tuple[dict[str, Any]
 def _command(command: list[str], out: Path, err: Path, parent: int) -> None:
     """In the fork: be the command."""
     end_with(parent)
+    # Threads that the parent's OpenMP had are not here, and work given to them would never end.
+    torch.set_num_threads(1)
     for path, number in ((out, 1), (err, 2)):
         written = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(written, number)

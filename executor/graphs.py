@@ -224,6 +224,7 @@ class StepGraphs:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
             run()
+        graph.replay()  # the first time is longer: it brings the graph to the device
         return graph
 
 

@@ -116,13 +116,11 @@ class Runner:
         if not self.asynchronous:
             return Launched(self._eager(batch).clone(), None)
         tokens = self._replayed(batch)
-        if tokens is None:
-            tokens = self._eager(batch)
-        host = torch.empty(len(tokens), dtype=torch.int64, pin_memory=True)
-        host.copy_(tokens, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        return Launched(host, event)
+        return self._sent(self._eager(batch) if tokens is None else tokens)
+
+    def rehearse(self, batch: Batch) -> None:
+        """Run a step of no interest to its end: without a graph, on this rank alone, uncounted."""
+        self._sent(self._eager(batch)).wait()
 
     def forward(self, step: StepInputs) -> Tensor:
         """Logits of a step some of whose tokens may be unread."""
@@ -131,6 +129,14 @@ class Runner:
         )
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _sent(self, tokens: Tensor) -> Launched:
+        """Tokens on their way from the GPU to the host."""
+        host = torch.empty(len(tokens), dtype=torch.int64, pin_memory=True)
+        host.copy_(tokens, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return Launched(host, event)
 
     def _eager(self, batch: Batch) -> Tensor:
         """A step with the shapes that it happens to have; its tokens on the device."""

@@ -12,7 +12,7 @@ import torch
 from executor.answers import Answers
 from executor.arrivals import Arrivals
 from executor.backend import TorchBackend
-from executor.capacity import blocks_that_fit, compile_kernels, slabs_for
+from executor.capacity import blocks_that_fit, slabs_for
 from executor.clock import Clock, RealTime
 from executor.device import Device, asked_bytes, find_device, is_out_of_memory
 from executor.driver import Driver
@@ -27,6 +27,7 @@ from executor.models.t5 import T5
 from executor.ranks import Channel, LeadingMover, LeadingRunner
 from executor.runner import Runner
 from executor.timers import Timer
+from executor.warm_up import WARM_UP_ROWS, compile_kernels, make_ready, most_tokens
 from superinfer.costs import HostCost, StepCost, build_cost
 from superinfer.costs.shapes import ModelShape
 from superinfer.engine import Engine
@@ -133,7 +134,7 @@ def open_session(
     smaller = isinstance(memory, Ladder)
     if model.device.type == "cuda":
         with out_of_memory("compiling kernels"):
-            compile_kernels(model, ops_for(model.device), smaller)
+            compile_kernels(model)
     with out_of_memory("laying out the KV cache", "--kv-blocks or run.host_memory_gib"):
         sizes = _sizes(config, model, scheduler, smaller, channel)
         arena = Arena(
@@ -188,11 +189,15 @@ def _assembled(
     moves: Mover | LeadingMover = mover
     if channel is not None and channel.leads:
         runner, moves = LeadingRunner(model, arena.tensor, channel), LeadingMover(mover, channel)
+    rows = int(getattr(engine.scheduler, "max_num_seqs", 0)) or MOST_ROWS
     if options.graphs and runner.asynchronous:
-        rows = int(getattr(engine.scheduler, "max_num_seqs", 0)) or MOST_ROWS
         smallest = min(arena.size.block_bytes.values())
         with out_of_memory("capturing graphs"):
             runner.capture(min(rows, MOST_ROWS), arena.size.nbytes // smallest)
+    if runner.asynchronous:
+        with out_of_memory("warming up", STEP_SIZES):
+            tokens = most_tokens(engine.scheduler)
+            make_ready(runner, mover, arenas, tokens, min(rows, WARM_UP_ROWS))
     return Session(engine, model, runner, manager, moves, device, cost)
 
 

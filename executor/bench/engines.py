@@ -19,10 +19,10 @@ import torch
 from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
 from executor.calibration.steps import run_driver
 from executor.calibration.timing import Deadline
-from executor.capacity import WARM_UP_TOKENS
 from executor.models.config import read_config
 from executor.runner import Batch
 from executor.session import DTYPES, ModelOptions, Session, open_session, source_of
+from executor.warm_up import most_tokens
 from superinfer.costs.shapes import ModelShape
 from superinfer.lab.config import load_config
 from superinfer.request import Request
@@ -116,9 +116,7 @@ def warm_up(session: Session, load: Load) -> None:
     """Compile what steps of prompts alone, of decodes alone and of both launch."""
     runner, layout, vocab = session.runner, session.model.layout, session.model.vocab
     source = RandomArena.over(layout, runner.arena, session.engine.config.total_blocks)
-    budget = int(
-        getattr(session.engine.scheduler, "max_num_batched_tokens", None) or WARM_UP_TOKENS
-    )
+    budget = most_tokens(session.engine.scheduler)
     prompts = [(load.prompt_tokens, 0)] * max(1, min(load.requests, budget // load.prompt_tokens))
     contexts = [load.prompt_tokens] * load.sequences
     for decodes, chunks in (([], prompts), (contexts, []), (contexts, prompts[:1])):

@@ -7,12 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from executor_runs import tiny_model
 from harness import request
 
-from executor.capacity import WARM_UP_CHUNKS, blocks_that_fit, compile_kernels, slabs_for
+from executor.capacity import blocks_that_fit, slabs_for
 from executor.device import find_device
-from executor.kernels.ops import ops_for
 from executor.kv.arena import arena_size
 from executor.kv.layout import KVLayout
 from executor.workload import answers_of, forced_tokens, load_workload, prompt_tokens, unheeded
@@ -104,35 +102,6 @@ def test_devices():
         for name in ("cuda", "h200"):
             with pytest.raises(ConfigError, match="no CUDA device"):
                 find_device(name)
-
-
-class NotedOps:
-    """Operations that run, by the names that were asked for."""
-
-    def __init__(self):
-        self.names = []
-
-    def __getattr__(self, name):
-        self.names.append(name)
-        return getattr(ops_for(torch.device("cpu")), name)
-
-
-@pytest.mark.parametrize("smaller", [False, True])
-def test_what_is_compiled_before_a_run_runs(monkeypatch, tmp_path, smaller):
-    """Chunks of each size with tiles of its own, decodes, and what blocks of fewer bits need."""
-    model, ops, rows = tiny_model(tmp_path, torch.device("cpu")), NotedOps(), []
-    forward = model.forward
-
-    def noted(step, arena):
-        rows.append((step.decodes, len(step.token_ids) - step.decodes))
-        return forward(step, arena)
-
-    monkeypatch.setattr(model, "forward", noted)
-    compile_kernels(model, ops, smaller)
-    longest = model.max_model_len
-    chunks = [min(tokens, longest) for tokens in WARM_UP_CHUNKS]
-    assert rows == [step for tokens in chunks for step in ((0, tokens), (min(256, tokens), 0))]
-    assert ops.names == (3 * ["requantise"] + ["copy_blocks"] if smaller else [])
 
 
 @pytest.mark.parametrize("trace", ["mixed", "traces/samples/mixed.jsonl"])

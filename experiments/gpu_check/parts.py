@@ -38,7 +38,7 @@ ORDER: dict[str, Entry] = {
     "70b": Entry("large", 400, 30, 16),
     "calibrate-70b": Entry("calibrate_large", 500, 150, 130, ("profiles/llama-3.1-70b.json",)),
     "memcheck": Entry("memcheck", 300, 45, 29, side_by_side=True),
-    "scenarios": Entry("scenarios", 500, 220, 150, ("runs/{check}",)),
+    "scenarios": Entry("scenarios", 500, 220, 165, ("runs/{check}",)),
     "run": Entry("runs", 500, 90, 65, ("runs/{check}",)),
     "validate": Entry("validation", 300, 30, 10, ("validation",), side_by_side=True),
     "gain": Entry("gain", 60, 15, 4),

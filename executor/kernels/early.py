@@ -3,8 +3,8 @@
 On sm_90 a kernel can say that the next one may be launched, and the next one can wait for all that
 the kernels before it wrote (programmatic dependent launch, CUDA C++ programming guide). What a
 launch costs is then spent while the kernel before still runs. It concerns kernels of our own that
-follow each other: in a decode step of few rows that is all of a layer, or, with int8 weights, all
-but the products.
+follow each other: in a decode step of few rows that is all of a layer, or all but the products
+where they have int8 weights or biases, or are those of experts.
 
 Every program of a kernel that is launched early waits before it reads or writes anything, also one
 with nothing to do: what comes after waits for that kernel alone. The next kernel is let go as soon

@@ -263,8 +263,7 @@ def _entry(chip: int, tile: Tile, dtype: str, slices: int = 1) -> Entry:
         kernel=linear_kernel,
         capability=chip,
         types=types | {"m": "i32", "n": "i32", "k": "i32"},
-        constants=_constants(tile, 8192, slices)
-        | {"AHEAD": 0, "EARLY": is_early(chip, tile.rows)},
+        constants=_constants(tile, 8192, slices) | {"AHEAD": 0, "EARLY": is_early(chip, tile.rows)},
         aligned=("x", "weight", "scales", "out", "parts", "arrived", "n", "k"),
         options=tile.options,
         max_registers=224,

@@ -17,7 +17,7 @@ from superinfer.costs.profile_file import parse_profile, profile_json, write_pro
 from superinfer.errors import InputError
 from superinfer.lab.profiles.report import heading_lines
 
-RECORDED = Path(__file__).parents[2] / "experiments/results/h200"
+RECORDED = Path(__file__).parents[2] / "experiments/results/h200-early"
 MIXED = tuple(
     MixedGraph(rows, decodes) for rows in (32, 128, 512, 1024) for decodes in (0, min(rows, 64))
 )

@@ -13,7 +13,7 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.lab import gain_frame, load_resimulated, load_steady, plot_errors, plot_parity
 
 RESULTS = Path(__file__).resolve().parents[2] / "experiments" / "results"
-H200 = RESULTS / "h200" / "resimulated.json"
+H200 = RESULTS / "h200-early" / "resimulated.json"
 STEADY = RESULTS / "simulated" / "accuracy" / "steady" / "summary.json"
 
 

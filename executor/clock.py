@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from math import inf
 from typing import Protocol
 
+from executor.step_log import StepLog
 from executor.timers import Timer, WallTimer
-from superinfer.costs.base import CostModel
+from superinfer.costs.base import CostModel, PrefillWork
 from superinfer.links import Copy, CopyQueues
 from superinfer.plan import Plan, Transfer
 
@@ -67,11 +68,8 @@ class GivenTimes:
         return ready_s
 
     def step_end(self, plan: Plan, step: int, start_s: float) -> float:
-        """Host time comes before each step, or is hidden behind the device with lag 1."""
-        chunks, decodes, context = plan.work_at(step)
-        device_s = self._cost.step_s(chunks, decodes, context)
-        host_s = self._cost.host_s(decodes + len(chunks))
-        return start_s + (max(host_s, device_s) if self._lag else host_s + device_s)
+        """By the cost model."""
+        return start_s + step_seconds(self._cost, self._lag, *plan.work_at(step))
 
     def landed(self, until: float) -> list[tuple[Transfer, float]]:
         """Copies whose time has come."""
@@ -107,6 +105,15 @@ class GivenTimes:
         return inf
 
 
+def step_seconds(
+    cost: CostModel, lag: int, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int
+) -> float:
+    """What a step takes by a cost model: host time comes first, or beside the device with lag 1."""
+    device_s = cost.step_s(chunks, decodes, context_tokens)
+    host_s = cost.host_s(decodes + len(chunks))
+    return max(host_s, device_s) if lag else host_s + device_s
+
+
 POLL_S = 0.0005
 """Between two looks at copies under way while nothing else is to be done."""
 
@@ -122,13 +129,16 @@ class RealTime:
         pending: Callable[[], bool],
         skip_idle: bool = False,
         timer: Timer | None = None,
+        log: StepLog | None = None,
     ) -> None:
         """`poll` gives the copies that have landed since the last time, `pending` says whether any
         is under way. A `timer` other than the wall's may have idle times left out in any case.
+        Every step goes into the `log`.
         """
         self._poll, self._pending = poll, pending
         self._timer = timer or WallTimer()
         self._skip_idle = skip_idle or self._timer.skips_idle
+        self._log = log
         self._origin_s = self._timer.read()
 
     def restart(self, now: float = 0.0) -> None:
@@ -146,6 +156,8 @@ class RealTime:
     def step_end(self, plan: Plan, step: int, start_s: float) -> float:
         """The step has just been seen to be over."""
         end_s = max(start_s, self.read())
+        if self._log is not None:
+            self._log.add(plan, step, start_s, end_s)
         self._timer.rest()
         return end_s
 

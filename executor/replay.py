@@ -19,6 +19,7 @@ from executor.driver import Driver
 from executor.interrupt import stopping
 from executor.ranks import Channel, ranks_of
 from executor.session import STEP_SIZES, ModelOptions, Session, open_session, out_of_memory
+from executor.step_log import StepLog
 from executor.timers import SteadyTimer
 from executor.workload import answers_of, load_workload, unheeded
 from executor.yardstick import require_clock, timer_for
@@ -96,9 +97,9 @@ class Replay:
         self.timer = timer_for(options.clock, self.session.device.torch, _reference_s(self.session))
         model = self.session.model
         self.answers = answers_of(workload, model.vocab, model.max_model_len, config.run.seed)
-        self.driver: Driver = self.session.driver(
-            self.answers, Arrivals(workload.requests), None, options.as_fast_as_possible, self.timer
-        )
+        self.log = StepLog()
+        clock = self.session.real_time(options.as_fast_as_possible, self.timer, self.log)
+        self.driver: Driver = self.session.driver(self.answers, Arrivals(workload.requests), clock)
         self.wall_s = 0.0
         self._planning_s = 0.0
 
@@ -139,7 +140,8 @@ class Replay:
         """Write the result folder; returns the summary."""
         metrics, summary = self.summary()
         folder = _folder(self.config, self.options)
-        written = write_run(folder, metrics, summary, self.config.resolved())
+        steps = self.log.columns()
+        written = write_run(folder, metrics, summary, self.config.resolved(), steps)
         say(f"results in {written}")
         if self.options.plots:
             write_pages(written)

@@ -26,6 +26,7 @@ from executor.models.config import read_config
 from executor.models.t5 import T5
 from executor.ranks import Channel, LeadingMover, LeadingRunner
 from executor.runner import Runner
+from executor.step_log import StepLog
 from executor.timers import Timer
 from executor.warm_up import WARM_UP_ROWS, compile_kernels, make_ready, most_tokens
 from superinfer.costs import HostCost, StepCost, build_cost
@@ -85,24 +86,19 @@ class Session:
     device: Device
     cost: StepCost
 
-    def driver(
-        self,
-        answers: Answers,
-        arrivals: Arrivals,
-        clock: Clock | None = None,
-        skip_idle: bool = False,
-        timer: Timer | None = None,
-    ) -> Driver:
+    def driver(self, answers: Answers, arrivals: Arrivals, clock: Clock | None = None) -> Driver:
         """A driver of this session; by real time, unless there is another clock."""
-        clock = clock or self.real_time(skip_idle, timer)
+        clock = clock or self.real_time()
         backend = TorchBackend(
             self.engine, self.runner, self.manager, self.mover, answers, clock, arrivals
         )
         return Driver(backend)
 
-    def real_time(self, skip_idle: bool = False, timer: Timer | None = None) -> RealTime:
+    def real_time(
+        self, skip_idle: bool = False, timer: Timer | None = None, log: StepLog | None = None
+    ) -> RealTime:
         """A clock that starts now."""
-        return RealTime(self.mover.poll, lambda: self.mover.busy, skip_idle, timer)
+        return RealTime(self.mover.poll, lambda: self.mover.busy, skip_idle, timer, log)
 
 
 def open_session(

@@ -22,7 +22,6 @@ from executor.calibration.links import measure_links
 from executor.calibration.report import unsteady
 from executor.calibration.steps import (
     Limits,
-    Step,
     Steps,
     middle_steps,
     random_workload,
@@ -36,6 +35,7 @@ from executor.device import executor_versions, find_device
 from executor.kv.arena import Arena, arena_size
 from executor.models import require_weights
 from executor.session import HOST, Session, open_session, source_of
+from executor.step_log import Step
 from executor.timers import SteadyTimer, timed_by
 from executor.yardstick import timer_for
 from superinfer.costs import build_cost

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from executor.calibration.steps import Step
+from executor.step_log import Step
 from superinfer.costs import CalibratedCost
 from superinfer.costs.profile import Kernel, Profile
 from superinfer.costs.shapes import ModelShape

@@ -20,7 +20,8 @@ from executor.calibration.factors import (
     parts_of,
     scaled,
 )
-from executor.calibration.steps import HostFit, Step, Steps, fit_host, predictions
+from executor.calibration.steps import HostFit, Steps, fit_host, predictions
+from executor.step_log import Step
 from superinfer.costs import CalibratedCost
 from superinfer.costs.profile import HostCost, Profile
 from superinfer.costs.shapes import ModelShape

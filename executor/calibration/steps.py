@@ -20,6 +20,7 @@ from executor.clock import RealTime
 from executor.driver import Driver
 from executor.runner import Batch, Runner
 from executor.session import Session
+from executor.step_log import Step, StepLog
 from executor.timers import current_timer
 from executor.workload import answers_of
 from superinfer.costs.base import Chunk, CostModel
@@ -31,32 +32,6 @@ from traces.workload import Workload
 REPEATS = 5
 LEAST_BATCHES = 8
 """Half of them are held out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a step computed, and how long it took from boundary to boundary."""
-
-    chunks: tuple[Chunk, ...]
-    decodes: int
-    context_tokens: int
-    seconds: float
-    replay_s: float | None = None
-    """Of that on the device, where the step is replayed from a graph."""
-
-    @property
-    def tokens(self) -> int:
-        """Rows that it computes, padding aside."""
-        return self.decodes + sum(chunk.tokens for chunk in self.chunks)
-
-    @property
-    def sequences(self) -> int:
-        """Requests in it."""
-        return self.decodes + len(self.chunks)
-
-    def device_s(self, cost: CostModel) -> float:
-        """Seconds that the cost model gives its kernels."""
-        return cost.step_s(self.chunks, self.decodes, self.context_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,21 +143,17 @@ def _once(runner: Runner, batch: Batch) -> float:
     return timer.read() - begin_s
 
 
-class LoggedTime(RealTime):
-    """Real time that keeps a record of the steps, and stops the driver when its time is over."""
+class LimitedTime(RealTime):
+    """Real time that stops the driver when its time is over."""
 
-    def __init__(self, session: Session, deadline: Deadline) -> None:
-        super().__init__(session.mover.poll, lambda: session.mover.busy, True, current_timer())
+    def __init__(self, session: Session, deadline: Deadline, log: StepLog) -> None:
+        super().__init__(session.mover.poll, lambda: session.mover.busy, True, current_timer(), log)
         self.deadline = deadline
         self.driver: Driver | None = None
-        self.steps: list[Step] = []
 
     def step_end(self, plan: Plan, step: int, start_s: float) -> float:
         """As in real time."""
         end_s = super().step_end(plan, step, start_s)
-        chunks, decodes, context = plan.work_at(step)
-        kept = tuple(Chunk(chunk.tokens, chunk.context_tokens) for chunk in chunks)
-        self.steps.append(Step(kept, decodes, context, end_s - start_s))
         if self.deadline.over and self.driver is not None:
             self.driver.stopped = True
         return end_s
@@ -190,13 +161,13 @@ class LoggedTime(RealTime):
 
 def run_driver(session: Session, workload: Workload, deadline: Deadline) -> list[Step]:
     """Run requests through engine and driver; all steps, each with its planning."""
-    model = session.model
+    model, log = session.model, StepLog()
     answers = answers_of(workload, model.vocab, model.max_model_len, seed=0)
-    clock = LoggedTime(session, deadline)
+    clock = LimitedTime(session, deadline, log)
     clock.driver = session.driver(answers, Arrivals(workload.requests), clock)
     clock.restart()
     clock.driver.run()
-    return clock.steps
+    return log.steps()
 
 
 def random_workload(limits: Limits, count: int, seed: int = 0) -> Workload:

@@ -15,7 +15,7 @@ from typing import Any
 
 from superinfer.costs.profile_file import load_profile
 from superinfer.errors import ConfigError, InputError, SuperInferError
-from superinfer.lab.results import load_run
+from superinfer.lab.results import CONFIG, load_run
 
 Summary = dict[str, Any]
 
@@ -40,12 +40,12 @@ def simulate(device: Path, profile: Path, out: Path, timeout_s: float | None = N
     settings = {
         "run.costs": str(profile),
         "run.device": load_profile(profile).device,
-        "run.model": _model(run["model"]),
+        "run.model": model_of(run["model"]),
         "run.kv_blocks": done["kv_blocks"],
         "run.block_tokens": done["block_tokens"],
         "run.max_model_len": run["max_model_len"],
     }
-    command = [sys.executable, "-m", "sim", "run", "--config", str(device / "config.toml")]
+    command = [sys.executable, "-m", "sim", "run", "--config", str(device / CONFIG)]
     for key, value in settings.items():
         command += ["--set", f"{key}={json.dumps(value)}"]
     return _run(command, out, timeout_s)
@@ -56,7 +56,7 @@ def summary(folder: Path) -> Summary:
     return load_run(folder).summary
 
 
-def _model(name: str) -> str:
+def model_of(name: str) -> str:
     """A name or folder as the simulator takes it."""
     from executor.session import source_of
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from executor.validation.compare import Metric, compare, extent, lines, middle
 from executor.validation.runs import Summary, run_device, simulate, summary
+from executor.validation.steps import StepGroup, group_lines, step_groups
 from superinfer.lab.side_by_side import write_plot
 from superinfer.lab.trust import range_warning
 
@@ -44,14 +45,19 @@ class Outcome:
     """Of each run on the device that the steady clock timed (`timers.SteadyTimer.report`)."""
     trust: dict[str, Any] = field(default_factory=dict)
     """Of the simulated run: above all, whether it went further than the profile was measured."""
+    steps: list[StepGroup] = field(default_factory=list)
+    """Each step of the device's runs as the simulator would have timed it."""
 
     @classmethod
-    def of(cls, scheduler: str, devices: list[Path], simulated: Path) -> Outcome:
-        """Compare result folders that are there."""
+    def of(
+        cls, scheduler: str, devices: list[Path], simulated: Path, profile: Path | None = None
+    ) -> Outcome:
+        """Compare result folders that are there, and with the simulated run's `profile` steps."""
         measured: list[Summary] = [summary(folder) for folder in devices]
         other = summary(simulated)
         found = cls(scheduler, devices, simulated, compare(middle(measured), other))
         found.trust = other.get("trust", {})
+        found.steps = step_groups(devices, profile) if profile else []
         runs = [one.get("run", {}) for one in measured]
         found.yardsticks = [run["yardstick"] for run in runs if "yardstick" in run]
         for metric in found.metrics:
@@ -90,6 +96,7 @@ class Outcome:
             "extent_of_repeats": self.extents,
             **({"yardsticks": self.yardsticks} if self.yardsticks else {}),
             "trust": self.trust,
+            **({"steps": [group.row() for group in self.steps]} if self.steps else {}),
             "failed": None if max_error is None else self.fails(max_error),
         }
 
@@ -106,6 +113,7 @@ class Outcome:
         if warning := range_warning(self.trust):
             yield f"  simulated: {warning}"
         yield from lines(self.metrics, max_error)
+        yield from group_lines(self.steps)
 
 
 def validate_all(wish: Wish, say: Callable[[str], None]) -> list[Outcome]:
@@ -123,7 +131,7 @@ def validate_all(wish: Wish, say: Callable[[str], None]) -> list[Outcome]:
     for name, devices in folders.items():
         say(f"{name} simulated")
         simulated = simulate(devices[0], wish.profile, _fresh(wish.out / f"simulated-{name}"))
-        outcomes.append(Outcome.of(name, devices, simulated))
+        outcomes.append(Outcome.of(name, devices, simulated, wish.profile))
     return outcomes
 
 

@@ -63,7 +63,7 @@ def compared(context: Context, name: str) -> Outcome:
         shutil.rmtree(simulated)
     if not done.is_file():
         simulate(device, _profile(context), simulated, SIMULATION_S)
-    return Outcome.of(name, [device], simulated)
+    return Outcome.of(name, [device], simulated, _profile(context))
 
 
 def _profile(context: Context) -> Path:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from superinfer.errors import InputError
 
 Columns = Mapping[str, np.ndarray[Any, Any]]
+
+
+class Lists(NamedTuple):
+    """A column of whole numbers with a list in each row."""
+
+    ends: list[int]
+    """Of each row's list in `values`; it begins where the one before ends."""
+    values: list[int]
 
 
 def read_columns(path: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -22,7 +30,7 @@ def read_columns(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 def write_columns(
     path: Path, columns: Mapping[str, Any], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write columns as Parquet: integers, floats (NaN becomes null), flags and text."""
+    """Write columns as Parquet: integers, floats (NaN becomes null), flags, text and `Lists`."""
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
@@ -54,10 +62,16 @@ def first_line(error: Exception) -> str:
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _arrow(column: np.ndarray[Any, Any] | list[Any], *, flags: bool) -> Any:
+def _arrow(column: np.ndarray[Any, Any] | list[Any] | Lists, *, flags: bool) -> Any:
     """One column, put together from its buffers: `pyarrow.array` would import pandas (0.5 s)."""
     import pyarrow as pa
 
+    if isinstance(column, Lists):
+        ends = np.array([0, *column.ends], np.int32)
+        values = _arrow(np.array(column.values, np.int64), flags=False)
+        return pa.Array.from_buffers(
+            pa.list_(pa.int64()), len(column.ends), [None, pa.py_buffer(ends)], children=[values]
+        )
     if isinstance(column, list):
         known = _known(column)
         kind = pa.bool_() if flags else pa.string()

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 SUMMARY, CONFIG = "summary.json", "config.toml"
 REQUESTS, TIMELINE, ITL = "requests.parquet", "timeline.parquet", "itl.parquet"
+STEPS = "steps.parquet"
+"""Of a device's run alone."""
 
 _MOST_ITL_ROWS = 20_000
 _SIZES = ("total_blocks", "block_tokens", "block_bytes")
@@ -77,6 +79,14 @@ class Run:
         return _frame(self.folder / ITL)
 
     @cached_property
+    def steps(self) -> pd.DataFrame:
+        """Steps of a device's run in their order: `start_s` and `end_s` of the run, and what each
+        computed (`decodes`, their `context_tokens`, and lists of `chunk_tokens` and
+        `chunk_context_tokens`). InputError if the file is missing, as it is of a simulated run.
+        """
+        return _frame(self.folder / STEPS)
+
+    @cached_property
     def sizes(self) -> dict[str, int]:
         """`total_blocks`, `block_tokens` and `block_bytes`, stored beside the timeline."""
         return read_sizes(self.folder / TIMELINE)
@@ -110,10 +120,12 @@ def write_run(
     metrics: RunMetrics,
     summary: Mapping[str, Any],
     config: Mapping[str, Any],
+    steps: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a result folder, whole or not at all, and return where it went.
 
-    A folder that exists already is never touched: the name then gets `-2`, `-3` and so on.
+    A folder that exists already is never touched: the name then gets `-2`, `-3` and so on. `steps`
+    are the columns of `steps.parquet`, where somebody kept a record of them.
     """
     with one_line_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -121,6 +133,8 @@ def write_run(
         try:
             staged.mkdir()
             _write_files(staged, metrics, summary, config)
+            if steps is not None:
+                write_columns(staged / STEPS, steps)
             return _settle(staged, folder)
         finally:
             shutil.rmtree(staged, ignore_errors=True)

@@ -38,7 +38,6 @@ from executor.calibration.steps import (
     HostFit,
     Limits,
     Shape,
-    Step,
     Steps,
     fit_host,
     middle_steps,
@@ -62,6 +61,7 @@ from executor.items import ItemBudget
 from executor.kernels.reference import TorchOps
 from executor.kv.layout import PRECISIONS, KVLayout
 from executor.session import ModelOptions, Session, open_session
+from executor.step_log import Step
 from superinfer.costs import CalibratedCost, Chunk, load_profile, load_shape, write_profile
 from superinfer.costs.profile import HostCost, Kernel, Profile
 from superinfer.errors import ConfigError

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -18,6 +19,7 @@ from executor_runs import LLAMA, call
 
 from executor.generate import Text
 from executor.runner import Runner
+from superinfer.lab.results import load_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,6 +76,12 @@ def test_a_run_leaves_a_result_folder(monkeypatch, capsys, tmp_path, config, tra
     assert {"requests.parquet", "config.toml", "timeline.parquet"} <= {
         f.name for f in out.iterdir()
     }
+    steps = load_run(out).steps
+    chunks = np.concatenate(steps.chunk_tokens.tolist())
+    assert len(steps) == summary["steps"]
+    assert steps.decodes.sum() + len(chunks) >= summary["total_output_tokens"]
+    assert chunks.sum() < summary["total_input_tokens"]  # some were cached
+    assert (steps.end_s >= steps.start_s).all() and (steps.start_s.diff()[1:] > 0).all()
     assert "results in" in errors
 
 

@@ -1,0 +1,115 @@
+"""The record of a run's steps, and how far the simulator would have been off for each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from executor.clock import step_seconds
+from executor.step_log import Logged, Step, StepLog, read_steps
+from executor.validation.steps import PROMPTS, WAITED, group_lines, grouped, step_groups
+from superinfer.costs import StepCost, build_cost, find_device, list_profiles, load_shape
+from superinfer.costs.base import Chunk
+from superinfer.errors import InputError
+from superinfer.lab.columns import write_columns
+from superinfer.plan import Plan, PrefillChunk, Requantise
+
+Chunks = tuple[Chunk, ...]
+PROFILE = next(info.path for info in list_profiles() if "a100-80g_llama-3.1-8b" in str(info.path))
+
+
+def plan(chunks: list[tuple[int, int]], decodes: int, requantised: int = 0) -> Plan:
+    """A slice with these chunks beside decodes of 100 tokens each."""
+    work = [PrefillChunk(None, *chunk, last=False) for chunk in chunks]  # type: ignore[arg-type]
+    jobs = [Requantise(None, 16, 8, 1, False, requantised)] if requantised else []
+    places: Any = (0.0, work, decodes, 100 * decodes, 4, 1e9, [], [], 0, [], [], 0)
+    return Plan(*places, requantised=jobs)
+
+
+def cost() -> StepCost:
+    """A measured one."""
+    device = find_device("a100-80g", str(PROFILE))
+    return build_cost(load_shape("llama-3.1-8b"), device, 1, str(PROFILE))
+
+
+@pytest.fixture
+def log() -> StepLog:
+    """Two steps of a slice with chunks, and one of decodes alone that waited."""
+    log = StepLog()
+    mixed = plan([(64, 0), (32, 128)], 3)
+    log.add(mixed, 0, 0.0, 0.5)
+    log.add(mixed, 1, 0.5, 0.75)
+    log.add(plan([], 2, requantised=4096), 0, 1.0, 1.25)
+    return log
+
+
+def test_steps_are_told_as_they_were_planned(log: StepLog) -> None:
+    assert log.steps() == [
+        Step((Chunk(64, 0), Chunk(32, 128)), 3, 300, 0.5),
+        Step((Chunk(64, 64), Chunk(32, 160)), 3, 303, 0.25),
+        Step((), 2, 200, 0.25),
+    ]
+
+
+def test_a_file_gives_them_back(log: StepLog, tmp_path: Path) -> None:
+    write_columns(tmp_path / "steps.parquet", log.columns())
+    wanted = list(map(Logged, log.steps(), [0, 0, 4096]))
+    assert read_steps(tmp_path / "steps.parquet") == wanted
+
+
+def test_a_run_of_no_steps(tmp_path: Path) -> None:
+    write_columns(tmp_path / "steps.parquet", StepLog().columns())
+    assert read_steps(tmp_path / "steps.parquet") == []
+
+
+def test_no_record(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"steps.parquet: expected a Parquet file"):
+        read_steps(tmp_path / "steps.parquet")
+    assert step_groups([tmp_path], PROFILE) == []
+
+
+def timed(cost: StepCost, share: float, chunks: Chunks, decodes: int, context: int) -> Step:
+    """A step that took `share` of what it would be simulated with."""
+    return Step(chunks, decodes, context, share * step_seconds(cost, 1, chunks, decodes, context))
+
+
+def test_groups_say_which_steps_are_off() -> None:
+    found = cost()
+    chunks = (Chunk(900, 0),)
+    logged = [
+        Logged(timed(found, 1.0, (), 4, 4000), 0),
+        Logged(timed(found, 1.0, (), 9, 4000), 0),
+        Logged(timed(found, 0.8, chunks, 4, 4000), 0),
+        Logged(timed(found, 1.25, chunks, 4, 4000), 0),
+        Logged(timed(found, 2.0, (), 4, 4000), 1 << 20),
+    ]
+    few, more, mixed, waited = grouped(logged, found, lag=1)
+    assert (few.rows, few.steps, more.rows) == ("1 to 8", 1, "9 to 32")
+    assert few.error == pytest.approx(0.0) and few.scatter == pytest.approx(0.0)
+    assert (mixed.kind, mixed.rows, mixed.steps) == (PROMPTS, "513 to 1,024", 2)
+    assert mixed.error == pytest.approx(2 / 2.05 - 1)
+    assert mixed.scatter == pytest.approx(0.45 / 2.05)
+    assert waited.kind == WAITED and waited.error == pytest.approx(-0.5)
+    assert sum(group.share for group in (few, more, mixed, waited)) == pytest.approx(1.0)
+    assert len(list(group_lines([few, mixed]))) == 3 and not list(group_lines([]))
+
+
+def test_groups_of_a_run(log: StepLog, tmp_path: Path) -> None:
+    """Priced by the profile that is given, whatever the run predicted with."""
+    write_columns(tmp_path / "steps.parquet", log.columns())
+    run = {"run": {"model": "llama-3.1-8b", "tp": 1, "lag": 0}}
+    (tmp_path / "summary.json").write_text(json.dumps({"run": run}), encoding="utf-8")
+    groups = step_groups([tmp_path, tmp_path], PROFILE)
+    assert [(group.kind, group.steps) for group in groups] == [(PROMPTS, 4), (WAITED, 2)]
+    first = SimpleNamespace(**groups[0].row())
+    wanted = sum(step_seconds(cost(), 0, *_work(step)) for step in log.steps()[:2])
+    assert first.simulated_s == pytest.approx(2 * wanted)
+    assert first.error == pytest.approx(wanted / 0.75 - 1)
+
+
+def _work(step: Step) -> tuple[Any, ...]:
+    return step.chunks, step.decodes, step.context_tokens

@@ -51,6 +51,14 @@ KERNEL_SHARE, LINK_SHARE = 0.55, 0.08
 """Of the time; the rest is for loading and for steps."""
 GPU_CHUNKS, CPU_CHUNKS = 3, 6
 """Of a random batch at the most; a CPU computes one after the other."""
+WEIGHTS = {
+    **dict.fromkeys(("gemm_qkv", "gemm_o", "gemm_gate_up", "gemm_down"), 2.0),
+    **{"attention_decode_16": 2.0, "attention_prefill": 4.0},
+    **dict.fromkeys(("embed", "requantise_8", "requantise_4", "block_copy"), 0.5),
+}
+"""Of the time for kernels, where 1 is what each of the others has: by their part in steps, and by
+how many points their tables need. What one leaves over goes to those after it.
+"""
 HOST_MEMORY_GIB = 0.25
 """For blocks of requests that rotate."""
 PLAIN_SHARE = 0.75
@@ -140,10 +148,11 @@ def measure_kernels(subject: Subject, deadline: Deadline, say: Say) -> Iterator[
     """Every kernel that the cost model reads of this model, one after the other."""
     bench = subject.bench()
     todo = [*_dense(bench), *_blocks(subject, bench)]
+    weights = [WEIGHTS.get(name, 1.0) for name, _ in todo]
     for position, (name, measure) in enumerate(todo):
-        share_s = max(0.2, deadline.left_s / (len(todo) - position))
+        share = weights[position] / sum(weights[position:])
         say(f"{name}")
-        made = measure(Deadline(share_s))
+        made = measure(Deadline(max(0.2, share * deadline.left_s)))
         yield from ([(name, made)] if isinstance(made, Family) else made)
         if subject.gpu:
             torch.cuda.empty_cache()
@@ -264,10 +273,7 @@ def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
     limits, random = _limits(subject, session), np.random.default_rng(1)
     blocks = min(session.engine.config.total_blocks, 8192)
     source = RandomArena.over(subject.layout, session.runner.arena, blocks)
-    # Each part of the range of chunks comes once, in no order: few are large, by chance none.
-    mixed = BATCHES // 2
-    places = (random.permutation(mixed) + random.random(mixed)) / mixed
-    shapes = [limits.batch(random, i % 2 == 1, float(places[i // 2])) for i in range(BATCHES)]
+    shapes = [limits.batch(random, i % 2 == 1, _number(i)) for i in range(BATCHES)]
     rounds: list[list[Step]] = []
     driven: list[Step] = []
     for done in range(subject.rounds):
@@ -277,10 +283,19 @@ def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
         workload = random_workload(limits, 48, seed=done)
         driven += run_driver(session, workload, Deadline(max(least_s, part.left_s)))
     ran = middle_steps(rounds)
-    # Pairs take turns, so that a change of the machine's speed meets both sets.
-    fitted = [step for index, step in enumerate(ran) if index % 4 < 2]
-    unseen = [step for index, step in enumerate(ran) if index % 4 >= 2]
+    fitted = [step for index, step in enumerate(ran) if not _is_held_out(index)]
+    unseen = [step for index, step in enumerate(ran) if _is_held_out(index)]
     return Steps(fitted, unseen, driven)
+
+
+def _is_held_out(index: int) -> bool:
+    """Pairs take turns, so that a change of the machine's speed meets both sets."""
+    return index % 4 >= 2
+
+
+def _number(index: int) -> int:
+    """Of a batch within its set: each covers all by itself."""
+    return index // 4 + (BATCHES if _is_held_out(index) else 0)
 
 
 def rotated_steps(subject: Subject, seconds: float) -> list[Step]:

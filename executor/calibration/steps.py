@@ -29,7 +29,8 @@ from superinfer.request import Request
 from superinfer.slo_classes import PRESETS
 from traces.workload import Workload
 
-REPEATS = 5
+REPEATS, LONG_REPEATS, LONG_S = 5, 3, 0.03
+"""How often a batch is run, and one that takes longer: its times lie closer."""
 LEAST_BATCHES = 8
 """Half of them are held out."""
 
@@ -64,26 +65,41 @@ class Limits:
     """Tokens of all sequences."""
     chunks: int = 3
 
-    def batch(self, random: np.random.Generator, mixed: bool, place: float | None = None) -> Shape:
-        """Decodes of random lengths, even in the logarithm, and maybe some chunks; with `place`
-        (0 to 1) their tokens stand there between the fewest and the most.
+    def batch(self, random: np.random.Generator, mixed: bool, number: int) -> Shape:
+        """Decodes of random lengths and maybe some chunks. Their number and length, even in the
+        logarithm, and the tokens of all chunks, of which many are more often, are points of a
+        Halton sequence (1960): whichever number of batches there is time for, they cover it.
         """
-        count = int(np.exp(random.uniform(0, np.log(self.sequences + 1))))
+        places = (spread_out(number + 1, base) for base in (2, 3, 5))
+        place, many, far = ((p + random.random() / 64) % 1.0 for p in places)
+        count = int((self.sequences + 1) ** many)
         longest = max(17.0, min(self.context, self.total / (2 * count)))
-        mean = np.exp(random.uniform(np.log(16), np.log(longest)))
-        contexts = random.uniform(0.3, 1.7, count) * mean
+        contexts = random.uniform(0.3, 1.7, count) * 16 * (longest / 16) ** far
         chunks: list[tuple[int, int]] = []
         if mixed:
-            part = random.random() if place is None else place
-            drawn = 8 * (self.chunk_tokens / 8) ** part
+            drawn = 8 * (self.chunk_tokens / 8) ** math.sqrt(place)
             parts = int(random.integers(1, self.chunks + 1))
             tokens = min(self.context, max(1, int(drawn) // parts))
             room = max(0, min(self.context, self.total // 8) - tokens)
-            chunks = [(tokens, int(random.integers(0, room + 1)) * (i % 2)) for i in range(parts)]
+            # Half of those behind something have less than an eighth of the longest before them.
+            before = [int((room + 1) * random.random() ** 3) if i % 2 else 0 for i in range(parts)]
+            chunks = [(tokens, context) for context in before]
             if random.random() < 0.3:
                 contexts = contexts[:0]
         lengths = np.clip(contexts, 1, self.context).astype(int).tolist()
         return Shape(tuple(lengths), tuple(chunks))
+
+
+def spread_out(number: int, base: int) -> float:
+    """The digits of a whole number in a base, behind the point and backwards: van der Corput's
+    sequence, in 0 to 1, whose every beginning covers it evenly.
+    """
+    place, share = 0.0, 1.0
+    while number:
+        share /= base
+        number, digit = divmod(number, base)
+        place += share * digit
+    return place
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +125,9 @@ def run_batches(
             chunk_rows(source, list(shape.chunks), runner.model.vocab),
         )
         runner.launch(batch).wait()
-        samples = [_once(runner, batch) for _ in range(REPEATS)]
+        samples = [_once(runner, batch)]
+        repeats = LONG_REPEATS if samples[0] > LONG_S else REPEATS
+        samples += [_once(runner, batch) for _ in range(repeats - 1)]
         chunks = tuple(Chunk(*chunk) for chunk in shape.chunks)
         work = chunks, len(shape.contexts), sum(shape.contexts)
         steps.append(Step(*work, median(samples), _replay_s(runner, batch)))

@@ -44,6 +44,7 @@ from executor.calibration.steps import (
     predictions,
     random_workload,
     run_batches,
+    spread_out,
 )
 from executor.calibration.subject import Subject, Wish
 from executor.calibration.tables import (
@@ -381,7 +382,7 @@ def test_random_batches_and_requests_fit() -> None:
     """Into the model's context and the number of sequences."""
     limits, random = Limits(16, 200, 100, 1600), np.random.default_rng(0)
     for i in range(100):
-        shape = limits.batch(random, mixed=i % 2 == 1)
+        shape = limits.batch(random, i % 2 == 1, i)
         assert len(shape.contexts) <= 16 and all(1 <= c <= 200 for c in shape.contexts)
         assert bool(shape.chunks) == (i % 2 == 1)
         assert all(t >= 1 and before >= 0 and t + before <= 200 for t, before in shape.chunks)
@@ -393,7 +394,7 @@ def test_random_batches_and_requests_fit() -> None:
 def test_several_chunks_may_have_more_tokens_than_a_context() -> None:
     """Each by itself fits, and so does every prompt; half of the requests have targets."""
     limits, random = Limits(16, 200, 900, 1800, 6), np.random.default_rng(0)
-    shapes = [limits.batch(random, mixed=True, place=0.999) for _ in range(50)]
+    shapes = [limits.batch(random, True, number) for number in range(50)]
     assert all(t + before <= 200 for shape in shapes for t, before in shape.chunks)
     assert max(sum(tokens for tokens, _ in shape.chunks) for shape in shapes) > 800
     requests = random_workload(limits, 40).requests
@@ -418,13 +419,21 @@ def test_requests_rotate_in_the_steps_of_the_rotating_scheduler(
 
 
 def test_chunks_of_all_sizes_come() -> None:
-    """By its place a batch has few tokens or many, so that no part is left out by chance."""
-    limits, random = Limits(16, 8000, 4096, 100_000), np.random.default_rng(0)
-    counts = []
-    for place in (0.0, 0.5, 0.999):
-        shape = limits.batch(random, mixed=True, place=place)
-        counts.append(sum(tokens for tokens, _ in shape.chunks))
-    assert counts[0] <= 8 and 100 < counts[1] < 200 and counts[2] > 4000
+    """In the first batches already, of either set, so that no part is left out by chance."""
+    limits, random = Limits(128, 8000, 4096, 1 << 20), np.random.default_rng(0)
+    for first in (0, 64):
+        shapes = [limits.batch(random, True, first + n) for n in range(8)]
+        tokens = sorted(sum(tokens for tokens, _ in shape.chunks) for shape in shapes)
+        assert tokens[0] < 128 and tokens[4] < 1024 < tokens[5] and tokens[-1] > 2048
+        counts = sorted(len(shape.contexts) for shape in shapes if shape.contexts)
+        assert counts[0] < 8 and counts[-1] > 48
+
+
+def test_every_beginning_of_a_sequence_covers_all() -> None:
+    assert [spread_out(n, 2) for n in range(1, 5)] == [0.5, 0.25, 0.75, 0.125]
+    for base in (2, 3, 5):
+        found = np.sort([spread_out(n, base) for n in range(1, 31)])
+        assert np.diff(found, prepend=0.0, append=1.0).max() < 0.11
 
 
 def test_wide_steps_have_a_factor_of_their_own(profile: Profile) -> None:
@@ -629,7 +638,7 @@ def test_a_processor_computes_one_chunk_after_the_other(profile: Profile, config
     def steps(count: int) -> list[Step]:
         made = []
         for i in range(count):
-            batch = limits.batch(random, mixed=i % 2 == 1)
+            batch = limits.batch(random, i % 2 == 1, i)
             chunks = tuple(Chunk(*chunk) for chunk in batch.chunks)
             work = chunks, len(batch.contexts), sum(batch.contexts)
             made.append(Step(*work, cost.step_s(*work) + 0.001))
@@ -664,7 +673,7 @@ def test_a_profile_brought_in_line_with_steps(
     def steps(count: int) -> list[Step]:
         made = []
         for i in range(count):
-            batch = limits.batch(random, mixed=i % 2 == 1)
+            batch = limits.batch(random, i % 2 == 1, i)
             chunks = tuple(Chunk(*chunk) for chunk in batch.chunks)
             work = chunks, len(batch.contexts), sum(batch.contexts)
             device_s, sequences = cost.step_s(*work), len(chunks) + work[1]

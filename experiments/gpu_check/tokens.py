@@ -58,6 +58,8 @@ THREE_LAYERS = {"head_dim": 128, "num_attention_heads": 8, "num_key_value_heads"
 """In float32; with the heads for which kernels have tiles."""
 ROOMY = {"rotating": EIGHT_LAYERS, "fcfs": THREE_LAYERS}
 """`rotating` copies a cache only where computing it again takes longer: not a small model's."""
+MANY, FEW = (220, 32), (80, 12)
+"""Blocks and requests; few where steps take tens of milliseconds, by torch's operations."""
 ROOM = 4000
 """Blocks that are enough for all requests."""
 SPEC = f"{HERE}/scenario-m.toml"
@@ -158,8 +160,8 @@ def roomy(context: Context, policy: str) -> Result:
     source = source_of(context, ROOMY[policy])
     options = ModelOptions(dtype="float32", random_weights=True, graphs=False)
     with torch_operations(), near_ties() as ties:
-        found = play(config_of(context, source, policy), options)
-        wanted = play(config_of(context, source, policy, kv_blocks=ROOM), options)
+        found = play(config_of(context, source, policy, FEW), options)
+        wanted = play(config_of(context, source, policy, FEW, kv_blocks=ROOM), options)
     if wanted.moved["preemptions"]:
         return {"ok": False, "error": f"not enough memory for all: {wanted.moved}"}
     return compared(found, wanted, ties)
@@ -187,9 +189,15 @@ def pairs_near(logits: Tensor) -> list[frozenset[int]]:
     return [frozenset(pair) for pair in tokens[near].tolist()]
 
 
-def config_of(context: Context, model: str, policy: str, kv_blocks: int = 0) -> Config:
+def config_of(
+    context: Context,
+    model: str,
+    policy: str,
+    size: tuple[int, int] = MANY,
+    kv_blocks: int = 0,
+) -> Config:
     """Few blocks for requests that come at about once: many go to the host and come back."""
-    blocks, limit = (100, 8) if context.tiny else (220, 32)
+    blocks, limit = (100, 8) if context.tiny else size
     # Pinned, and for several runs at a time; no more rows have graphs than there are requests.
     sizes = (f"run.host_memory_gib={0.5 if context.tiny else 2}", f"scheduler.max_num_seqs={limit}")
     return load_config(

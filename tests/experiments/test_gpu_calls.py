@@ -185,7 +185,9 @@ def test_something_moves_at_the_speed_of_a_gpu(tmp_path: Path, device: str) -> N
         moved = moved_in(tokens.config_of(given, model, policy))
         assert moved["h2d_bytes"] > 0, policy
         if tokens.ROOMY.get(policy) is changes:
-            roomy = moved_in(tokens.config_of(given, model, policy, kv_blocks=tokens.ROOM))
+            few = tokens.FEW
+            assert moved_in(tokens.config_of(given, model, policy, few))["h2d_bytes"] > 0, policy
+            roomy = moved_in(tokens.config_of(given, model, policy, few, kv_blocks=tokens.ROOM))
             assert roomy["preemptions"] == 0, policy
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from superinfer.costs.base import Chunk, CostModel
 from superinfer.lab.columns import Lists, read_table
-from superinfer.plan import Plan
+from superinfer.plan import Plan, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,11 @@ class Step:
     """Of that on the device, where the step is replayed from a graph."""
 
     @property
+    def work(self) -> Work:
+        """What a cost model prices."""
+        return Work(self.chunks, self.decodes, self.context_tokens)
+
+    @property
     def tokens(self) -> int:
         """Rows that it computes, padding aside."""
         return self.decodes + sum(chunk.tokens for chunk in self.chunks)
@@ -39,7 +44,7 @@ class Step:
 
     def device_s(self, cost: CostModel) -> float:
         """Seconds that the cost model gives its kernels."""
-        return cost.step_s(self.chunks, self.decodes, self.context_tokens)
+        return cost.step_s(*self.work)
 
 
 class Logged(NamedTuple):

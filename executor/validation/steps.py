@@ -74,7 +74,7 @@ def grouped(logged: Sequence[Logged], cost: StepCost, lag: int) -> list[StepGrou
     """The same of steps that were read."""
     found = {name: StepGroup(*name) for name in _names()}
     for step, waited_bytes in logged:
-        simulated_s = step_seconds(cost, lag, step.chunks, step.decodes, step.context_tokens)
+        simulated_s = step_seconds(cost, lag, *step.work)
         found[_name(step, waited_bytes)].add(step.seconds, simulated_s)
     total_s = sum(group.measured_s for group in found.values())
     for group in found.values():

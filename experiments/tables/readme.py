@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.reading import read_json
-from experiments.tables.hardware import h200, median_errors, summary
 from experiments.tables.parts import Lines, Numbers, number, recorded, table
+from experiments.tables.recording import h200
+from experiments.tables.validation import median_errors, summary
 from superinfer.lab.report.values import NONE
 
 PAGE = "README.md"

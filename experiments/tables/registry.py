@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parents[1] / "results"
 END = "<!-- end -->"
 _BEGIN = re.compile(r"<!-- table: (.+?) -->\n")
-_MACHINERY = {"parts", "registry", "__main__"}
+_MACHINERY = {"parts", "recording", "registry", "__main__"}
 
 
 def shown() -> dict[Path, dict[str, Show]]:

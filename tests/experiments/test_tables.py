@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from executor.validation.steps import StepGroup
 from experiments.tables import registry
-from experiments.tables.hardware import cpu
 from experiments.tables.memory import cache_study
 from experiments.tables.performance import bars
 from experiments.tables.registry import RESULTS, ROOT, differing, filled, tables
+from experiments.tables.validation import cpu, cpu_steps
 
 PAGE = ROOT / "docs" / "hardware.md"
 
@@ -112,6 +113,7 @@ def test_shares_of_one_policy_stand_side_by_side() -> None:
 
 def test_a_recorded_run_on_a_cpu_is_shown(tmp_path: Path) -> None:
     assert list(cpu(tmp_path)) == ["No run is recorded yet."]
+    assert list(cpu_steps(tmp_path)) == ["No steps are recorded yet."]
     names = ("slo_attainment", "output_throughput", "preemptions", "rotations")
     times = [f"{s}_{t}_ms" for t in ("ttft", "tpot", "e2el") for s in ("mean", "p99")]
     metrics: list[dict[str, Any]] = [
@@ -120,6 +122,7 @@ def test_a_recorded_run_on_a_cpu_is_shown(tmp_path: Path) -> None:
         for kind in ("", "chat")
     ]
     stick = {"yardstick_s": 0.006, "samples": 90, "median": 1.12, "p5": 0.9, "p95": 1.3}
+    group = StepGroup("decodes", "1 to 8", 1200, 2.4, 1.2, 1.3, 0.5)
     data = {
         "command": "python -m experiments.validate_cpu",
         "date": "2026-11-26T15:00:00+00:00",
@@ -128,7 +131,14 @@ def test_a_recorded_run_on_a_cpu_is_shown(tmp_path: Path) -> None:
         "load_before": 0.1,
         "fit": {"step": {"heldout_mape": 0.06}},
         "yardstick": stick,
-        "outcomes": [{"scheduler": "vllm", "metrics": metrics, "yardsticks": [stick]}],
+        "outcomes": [
+            {
+                "scheduler": "vllm",
+                "metrics": metrics,
+                "yardsticks": [stick],
+                "steps": [group.row()],
+            }
+        ],
         "winners": ["best by a: vllm on the device, b simulated (differ)", "best by c: d"],
     }
     (tmp_path / "validate.json").write_text(json.dumps(data), encoding="utf-8")
@@ -136,4 +146,6 @@ def test_a_recorded_run_on_a_cpu_is_shown(tmp_path: Path) -> None:
     assert "6.00 ms" in text and "1.12 (`vllm`)" in text
     assert "A processor" in text and "6.0%" in text and "2026-11-26" in text
     assert "| TTFT mean (ms) | 4 | 5 (+25.0%) |" in text
+    steps = "| `vllm` | decodes | 1 to 8 | 1,200 | 50.0% | 2.00 | -50.0% | 54.2% |"
+    assert list(cpu_steps(tmp_path))[2] == steps
     assert text.endswith("\n\nBest by a: vllm on the device, b simulated (differ). Best by c: d.")

@@ -41,6 +41,7 @@ from executor.kernels.tiles import (
     tile_of,
     types_of,
 )
+from executor.kernels.widen import is_widened, widened_product
 
 TILES: dict[int, tuple[Tile, ...]] = {
     80: (
@@ -175,6 +176,8 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 def linear_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """See `Ops.linear_int8`."""
+    if is_widened(x):
+        return widened_product(x, weight, scales)
     (rows, _), outs, chip = x.shape, len(weight), capability(x.device)
     tile = tile_of_product(chip, rows, outs, x.itemsize, processors(x.device))
     return _product(x, weight, scales, tile, early=False)

@@ -15,6 +15,7 @@ FAMILIES: tuple[str, ...] = (
     "rms_norm",
     "activation",
     "linear",
+    "widen",
     "moe",
     "copy_blocks",
     "rope_write",

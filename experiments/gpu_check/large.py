@@ -8,6 +8,7 @@ from executor.device import memory_bytes
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.floors import rows_of, session
 from experiments.gpu_check.setting import device_of
+from experiments.gpu_check.tune_int8 import widening
 
 MODEL = "llama-3.1-70b"
 STEPS_BYTES, PROFILE_BYTES = 78e9, 100e9
@@ -47,8 +48,19 @@ def prefill(context: Context) -> Result:
     return rows_of(list(_session(context).prefills(sizes, Deadline(context.left_s))))
 
 
+def prefill_widened(context: Context) -> Result:
+    """The same, its weights widened before a library multiplies."""
+    with widening(1):
+        return prefill(context)
+
+
 def _session(context: Context) -> Session:
     return session(context, MODEL, int8=True)
 
 
-CHECKS: dict[str, Check] = {"open": open_model, "decode": decode, "prefill": prefill}
+CHECKS: dict[str, Check] = {
+    "open": open_model,
+    "decode": decode,
+    "prefill": prefill,
+    "prefill_widened": prefill_widened,
+}

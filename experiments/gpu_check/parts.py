@@ -35,7 +35,7 @@ ORDER: dict[str, Entry] = {
     "graphs": Entry("graphs", 120, 30, 16, side_by_side=True),
     "tokens": Entry("tokens", 300, 110, 95, side_by_side=True),
     "showcase": Entry("showcase", 200, 40, 12),
-    "70b": Entry("large", 400, 30, 16),
+    "70b": Entry("large", 400, 35, 20),
     "calibrate-70b": Entry("calibrate_large", 500, 150, 130, ("profiles/llama-3.1-70b.json",)),
     "memcheck": Entry("memcheck", 300, 45, 29, side_by_side=True),
     "scenarios": Entry("scenarios", 500, 220, 165, ("runs/{check}",)),

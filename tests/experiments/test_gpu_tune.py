@@ -1,4 +1,4 @@
-"""Variants of products with int8 weights: wrong ones are told, tables are left as they were."""
+"""Variants of products and steps: wrong ones are told, tables are left as they were."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from executor.kernels import linear, widen
-from experiments.gpu_check import tune_int8
+import torch
+
+from executor.kernels import linear, linear_fused, widen
+from executor.kernels.ops import ops_for
+from experiments.gpu_check import tune_int8, tune_steps
 from experiments.gpu_check.checks import Context
 
 
@@ -59,3 +62,43 @@ def test_kernels_are_compiled_once_before(context: Context) -> None:
     """The other numbers of rows have the same ones."""
     context.rehearsal = True
     assert "skipped" in tune_int8.widened(context, 512)
+
+
+# -- fused steps ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_fused_steps_beside_those_of_now(context: Context) -> None:
+    kept = dict(linear_fused.FUSED), linear_fused.TYPES
+    found = tune_steps.fused(context)
+    assert found["ok"], found
+    assert [row["products"] for row in found["rows"]] == ["now", "fused"]
+    assert all(row["us"] > 0 for row in found["rows"])
+    assert kept == (linear_fused.FUSED, linear_fused.TYPES)
+
+
+def test_wrong_fused_products_are_not_timed(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune_steps, "steps", lambda context: pytest.fail("timed"))
+    monkeypatch.setattr(tune_steps, "products", lambda context: {"add 1x128": 0.5})
+    found = tune_steps.fused(context)
+    assert not found["ok"] and "add 1x128 0.5" in found["error"]
+    monkeypatch.setattr(tune_steps, "products", lambda context: {"add 1x128": 0.0})
+    monkeypatch.setattr(tune_steps, "logits", lambda context: ({"1 rows": 0.5}, 0))
+    assert not tune_steps.fused(context)["ok"]
+    monkeypatch.setattr(tune_steps, "logits", lambda context: ({"1 rows": 0.0}, 3))
+    found = tune_steps.fused(context)
+    assert not found["ok"] and found["error"] == "3 replays differ"
+
+
+def test_replays_are_held_against_a_step(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are no graphs, by the step itself."""
+    monkeypatch.setattr(tune_steps, "captured", lambda calls: calls[0])
+    monkeypatch.setattr(tune_steps, "ops_of", lambda context: ops_for(torch.device("cpu")))
+    model = tune_steps.layers_of_8b(context)
+    source, step = tune_steps.decodes(model, 3)
+    wanted = model.forward(step, source.arena)
+    assert tune_steps.replays_that_differ(model, step, source.arena, wanted) == 0
+    other = wanted + 1
+    assert tune_steps.replays_that_differ(model, step, source.arena, other) == tune_steps.REPLAYS

@@ -7,16 +7,21 @@ import torch
 
 pytest.importorskip("triton")
 
+from executor_runs import DryGraphs, prefilled, tiny_model
 from modelkit.folders import LLAMA, config_file, drawn_folder
 from modelkit.harness import CPU, Harness
 
+from executor.inputs import DecodeRow
+from executor.items import ItemBudget
 from executor.kernels import linear_fused
 from executor.kernels.ops import ops_for
 from executor.kernels.reference import TorchOps
 from executor.models import load_model
 from executor.models.fused import FusedLayers
+from executor.runner import Batch, Runner
 
 SIZES = {"num_hidden_layers": 2, "hidden_size": 192, "intermediate_size": 168}
+BLOCKS, LENGTHS = 12, (3, 16, 37)
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 0.03}
 
 
@@ -103,6 +108,26 @@ def test_whole_steps_on_the_kernels_of_a_device(folder, monkeypatch):
     assert launched
     assert torch.equal(found, again)
     assert apart(found, plain) <= 1e-5
+
+
+def test_padded_steps_from_graphs(tmp_path):
+    """Three decodes in a graph for four: rows of padding are computed, and nobody sees them."""
+    found = []
+    for ops in (TorchOps(), FusedOps(linear_fused)):
+        model = tiny_model(tmp_path, ops=ops)
+        arena = torch.zeros(BLOCKS * model.layout.block_bytes[16], dtype=torch.uint8)
+        runner = Runner(model, arena, ItemBudget(4, 1))
+        tables, first = prefilled(runner, LENGTHS, BLOCKS)
+        rows = [
+            DecodeRow(table, length + 1, token)
+            for table, length, token in zip(tables, LENGTHS, first, strict=True)
+        ]
+        logits = DryGraphs(runner, 4, BLOCKS).replay(Batch.of(rows, []))
+        assert len(logits) == 4
+        assert torch.isfinite(logits).all()
+        found.append(logits[:3])
+    assert 4 in ops.rows
+    assert apart(found[1], found[0]) <= 1e-5
 
 
 def test_which_layers_are_fused(tmp_path):

@@ -54,6 +54,33 @@ def inverse_rms(squares, k, eps):
 
 
 @triton.jit
+def rows_of_weights(tile, outs, OUTS: tl.constexpr, GATED: tl.constexpr):
+    """Those of a tile; channels past the last of `outs` read its weights, which costs no mask.
+
+    GATED: gates lie above ways up, and 8 of each take turns.
+    """
+    place = tl.arange(0, OUTS)
+    if GATED:
+        channel = tile * (OUTS // 2) + place // 16 * 8 + place % 8
+        rows = tl.minimum(channel, outs - 1) + place // 8 % 2 * outs
+    else:
+        rows = tl.minimum(tile * OUTS + place, outs - 1)
+    return rows.to(tl.int64)
+
+
+@triton.jit
+def store_added(out, scaled, total, factor, there):
+    """Write `total` and that times `factor`; its squares, as they were rounded: the next layer adds
+    to what is normed here.
+    """
+    rounded = total.to(out.dtype.element_ty)
+    tl.store(out, rounded, mask=there)
+    wide = tl.where(there, rounded.to(tl.float32), 0.0)
+    tl.store(scaled, (wide * factor[None, :]).to(scaled.dtype.element_ty), mask=there)
+    return wide * wide
+
+
+@triton.jit
 def gated(total, OUTS: tl.constexpr, ROWS: tl.constexpr):
     """`silu(gate) * up`, [OUTS / 2, ROWS], of 8 rows of gate and 8 of up in turns: those of a
     channel are then in one thread.
@@ -82,15 +109,9 @@ def fused_kernel(  # noqa: PLR0913, PLR0917
     tile = tl.program_id(0) // SLICES
     part = tl.program_id(0) % SLICES
     row = tl.arange(0, ROWS)
-    place = tl.arange(0, OUTS)
-    # Channels past the end read the last one's weights.
     WIDTH: tl.constexpr = OUTS // 2 if GATED else OUTS
     outs = n // 2 if GATED else n
-    if GATED:
-        inner = tl.minimum(tile * WIDTH + place // 16 * 8 + place % 8, outs - 1)
-        rows = (inner + place // 8 % 2 * outs).to(tl.int64)
-    else:
-        rows = tl.minimum(tile * OUTS + place, n - 1).to(tl.int64)
+    rows = rows_of_weights(tile, outs, OUTS, GATED)
     channel = tile * WIDTH + tl.arange(0, WIDTH)
     at = row[:, None] * outs + channel[None, :]
     there = (row < m)[:, None] & (channel < outs)[None, :]
@@ -118,12 +139,8 @@ def fused_kernel(  # noqa: PLR0913, PLR0917
         total = gated(total, OUTS, ROWS)
     result = tl.trans(total)
     if residual is not None:
-        # What the next layer adds to is what is normed: both rounded alike.
-        rounded = (result + before).to(out.dtype.element_ty)
-        tl.store(out + at, rounded, mask=there)
-        wide = tl.where(there, rounded.to(tl.float32), 0.0)
-        tl.store(scaled + at, (wide * factor[None, :]).to(out.dtype.element_ty), mask=there)
-        tl.store(new_squares + tile * m + row, tl.sum(wide * wide, axis=1), mask=row < m)
+        squared = store_added(out + at, scaled + at, result + before, factor, there)
+        tl.store(new_squares + tile * m + row, tl.sum(squared, axis=1), mask=row < m)
     else:
         tl.store(out + at, result.to(out.dtype.element_ty), mask=there)
 

@@ -15,6 +15,9 @@ STEPS_BYTES, PROFILE_BYTES = 78e9, 100e9
 """Of a GPU's memory: for the weights (72 GB) and small steps beside them, and for steps of some
 thousand tokens with their keys and values, which a profile is made of."""
 
+WIDENED_ROWS = 512
+"""Fewer than a prompt's, and more than the head has."""
+
 
 def too_small(context: Context, nbytes: float) -> Result:
     """Why a check is skipped on this device; empty if it has that much memory."""
@@ -49,8 +52,8 @@ def prefill(context: Context) -> Result:
 
 
 def prefill_widened(context: Context) -> Result:
-    """The same, its weights widened before a library multiplies."""
-    with widening(1):
+    """The same, the weights of its layers widened before a library multiplies."""
+    with widening(WIDENED_ROWS):
         return prefill(context)
 
 

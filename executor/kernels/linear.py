@@ -29,18 +29,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from executor.kernels.early import ask_for, is_early, let_next_begin, options, wait_for_last
+from executor.kernels.early import is_early, let_next_begin, options, wait_for_last
 from executor.kernels.registry import Entry
+from executor.kernels.sums import (
+    ask_for_weights,
+    leave,
+    parts_of,
+    slice_of,
+    sum_of_parts,
+    tile_of_sums,
+)
 from executor.kernels.tiles import (
     GROUP,
     Tile,
     capability,
     choose,
-    operand,
     processors,
     tile_of,
     types_of,
 )
+from executor.kernels.widen import is_widened, widened_product
 
 TILES: dict[int, tuple[Tile, ...]] = {
     80: (
@@ -115,53 +123,24 @@ def linear_kernel(  # noqa: PLR0913, PLR0917
     row_tile, out_tile = tile_of(tile, tl.cdiv(m, ROWS), tl.cdiv(n, OUTS), GROUP)
     row = row_tile * ROWS + tl.arange(0, ROWS)
     channel = out_tile * OUTS + tl.arange(0, OUTS)
-    depth = tl.arange(0, DEPTH)
-    # Channels past the end read the last one's weights, which costs no mask; rows past the end are
-    # masked, which saves their traffic.
+    # Channels past the end read the last one's weights, which costs no mask.
     safe = tl.minimum(channel, n - 1).to(tl.int64)
-    turns = tl.cdiv(tl.cdiv(k, DEPTH), SLICES)
-    begin = part * turns * DEPTH
-    end = tl.minimum(begin + turns * DEPTH, k)
-    # No kernel writes weights, so the first ones may be on their way before the wait.
-    if AHEAD:
-        LINE: tl.constexpr = 1024 // weight.dtype.element_ty.primitive_bitwidth
-        soon = tl.minimum(begin + tl.arange(0, AHEAD * DEPTH // LINE) * LINE, k - 1)
-        ask_for(weight + safe[:, None] * k + soon[None, :], EARLY)
+    begin, end = slice_of(part, k, DEPTH, SLICES)
+    ask_for_weights(weight, safe, begin, k, DEPTH, AHEAD, EARLY)
     wait_for_last(EARLY)
-    weights_at = weight + safe[:, None] * k + (begin + depth)[None, :]
-    x_at = x + row.to(tl.int64)[:, None] * k + (begin + depth)[None, :]
-    row_there = (row < m)[:, None]
-    total = tl.zeros((OUTS, ROWS), dtype=tl.float32)
-    for start in range(begin, end, DEPTH):
-        if EVEN:
-            codes = tl.load(weights_at)
-            values = tl.load(x_at, mask=row_there, other=0.0)
-        else:
-            inside = (depth < k - start)[None, :]
-            codes = tl.load(weights_at, mask=inside, other=0)
-            values = tl.load(x_at, mask=row_there & inside, other=0.0)
-        values = operand(values)
-        total = tl.dot(codes.to(values.dtype), tl.trans(values), total, input_precision="ieee")
-        weights_at += DEPTH
-        x_at += DEPTH
+    total = tile_of_sums(x, weight, row, safe, begin, end, m, k, ROWS, OUTS, DEPTH, EVEN)
     if SLICES > 1:
-        inner = tl.arange(0, OUTS)[:, None] * ROWS + tl.arange(0, ROWS)[None, :]
-        of_tile = parts + tile.to(tl.int64) * (SLICES * OUTS * ROWS) + inner
-        tl.store(of_tile + part * (OUTS * ROWS), total)
-        # All threads have stored before one of them says so.
-        tl.debug_barrier()
-        if tl.atomic_add(arrived + tile, 1, sem="acq_rel") != SLICES - 1:
+        of_tile = parts_of(parts, tile, ROWS, OUTS, SLICES)
+        if leave(of_tile, total, part, arrived + tile, OUTS * ROWS) != SLICES - 1:
             return
         tl.store(arrived + tile, 0)
-        total = tl.zeros((OUTS, ROWS), dtype=tl.float32)
-        for other in tl.static_range(SLICES):
-            # Not from this multiprocessor's own cache, which may be behind.
-            total += tl.load(of_tile + other * (OUTS * ROWS), cache_modifier=".cg")
+        total = sum_of_parts(of_tile, ROWS, OUTS, SLICES)
     if scales is not None:
         total *= tl.load(scales + channel, mask=channel < n, other=0.0).to(tl.float32)[:, None]
     result = tl.trans(total)
     at = out + row.to(tl.int64)[:, None] * n + channel[None, :]
-    tl.store(at, result.to(out.dtype.element_ty), mask=row_there & (channel < n)[None, :])
+    there = (row < m)[:, None] & (channel < n)[None, :]
+    tl.store(at, result.to(out.dtype.element_ty), mask=there)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -175,6 +154,8 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 def linear_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """See `Ops.linear_int8`."""
+    if is_widened(x):
+        return widened_product(x, weight, scales)
     (rows, _), outs, chip = x.shape, len(weight), capability(x.device)
     tile = tile_of_product(chip, rows, outs, x.itemsize, processors(x.device))
     return _product(x, weight, scales, tile, early=False)
@@ -191,7 +172,7 @@ def _product(x: Tensor, weight: Tensor, scales: Tensor | None, tile: Tile, early
     slices = slices_of(tiles, triton.cdiv(k, tile.depth), programs)
     parts = x.new_empty((tiles * slices, tile.outs, tile.rows) if slices > 1 else 0, dtype=FLOAT)
     linear_kernel[(tiles * slices,)](
-        x, weight, scales, out, parts, _arrived(x.device), m, n, k,
+        x, weight, scales, out, parts, arrived_of(x.device), m, n, k,
         **_constants(tile, k, slices), AHEAD=AHEAD if early else 0,
         EARLY=is_early(capability(x.device), m), **tile.options, **options(early),
     )  # fmt: skip
@@ -230,7 +211,7 @@ def slices_of(tiles: int, turns: int, programs: int) -> int:
 
 
 @cache
-def _arrived(device: torch.device) -> Tensor:
+def arrived_of(device: torch.device) -> Tensor:
     """Zeros that every launch leaves as zeros, one for each tile that can be shared.
 
     There is one set for a device: products must not run side by side on two streams.

@@ -100,6 +100,29 @@ class Ops(Protocol):
         """`x` [rows, k] times int8 `weight` [n, k] transposed, times `scales` [n]; [rows, n]."""
         ...
 
+    def fuses(self, x: Tensor) -> bool:
+        """Whether a layer of so many rows of this type had better go by the next three.
+
+        They are products with 16-bit weights that do a layer's norms, residuals and activation on
+        the way. A norm is divided in two: `squares` float32 [parts, rows] add up to the sum of
+        squares of each row, and rows come as what is normed times the weights of the norm.
+        """
+        ...
+
+    def linear_add(
+        self, x: Tensor, weight: Tensor, residual: Tensor, gain: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`linear` plus `residual` [rows, n], that times `gain` [n], and its `squares`."""
+        ...
+
+    def linear_normed(self, x: Tensor, squares: Tensor, eps: float, weight: Tensor) -> Tensor:
+        """`linear` of rows that still are to be divided by their root mean square."""
+        ...
+
+    def linear_gated(self, x: Tensor, squares: Tensor, eps: float, weight: Tensor) -> Tensor:
+        """`silu_mul` of `linear_normed`; [rows, n / 2]."""
+        ...
+
     def moe(
         self,
         x: Tensor,

@@ -15,6 +15,8 @@ FAMILIES: tuple[str, ...] = (
     "rms_norm",
     "activation",
     "linear",
+    "linear_fused",
+    "widen",
     "moe",
     "copy_blocks",
     "rope_write",

@@ -6,6 +6,7 @@ from executor.kernels.activation import gelu_mul, silu_mul
 from executor.kernels.copy_blocks import copy_blocks
 from executor.kernels.decode_attention import decode_attention
 from executor.kernels.linear import linear, linear_int8
+from executor.kernels.linear_fused import fuses, linear_add, linear_gated, linear_normed
 from executor.kernels.moe import moe
 from executor.kernels.prefill_attention import prefill_attention
 from executor.kernels.requantise import requantise
@@ -24,6 +25,10 @@ class TritonOps:
     gelu_mul = staticmethod(gelu_mul)
     linear = staticmethod(linear)
     linear_int8 = staticmethod(linear_int8)
+    fuses = staticmethod(fuses)
+    linear_add = staticmethod(linear_add)
+    linear_normed = staticmethod(linear_normed)
+    linear_gated = staticmethod(linear_gated)
     moe = staticmethod(moe)
     requantise = staticmethod(requantise)
     copy_blocks = staticmethod(copy_blocks)

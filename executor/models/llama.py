@@ -8,16 +8,16 @@ frequencies (`rope`). Tensor names are those of Hugging Face's checkpoints.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from executor.kernels.ops import Ops
 from executor.kv.layout import KVLayout
 from executor.models.base import Attention
 from executor.models.config import ModelConfig
+from executor.models.fused import FusedLayers
+from executor.models.gated import GatedMlp, HeadNorm, Layer
 from executor.models.layers import (
     Head,
     Linear,
@@ -32,47 +32,6 @@ from executor.models.layers import (
 from executor.models.rope import rope_tables
 from executor.models.weights import Piece
 from executor.step import StepInputs
-
-
-@dataclass(frozen=True, slots=True)
-class GatedMlp:
-    """`down(silu(gate(x)) * up(x))`, gate and up in one projection."""
-
-    gate_up: Linear
-    down: Linear
-    ops: Ops
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.down(self.ops.silu_mul(self.gate_up(x)))
-
-
-@dataclass(frozen=True, slots=True)
-class HeadNorm:
-    """Norms of each query and key head before they are rotated (Qwen3)."""
-
-    q: Tensor
-    k: Tensor
-    eps: float
-    ops: Ops
-
-    def __call__(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        return self._norm(q, self.q), self._norm(k, self.k)
-
-    def _norm(self, heads: Tensor, weight: Tensor) -> Tensor:
-        rows = heads.reshape(-1, heads.shape[-1])
-        return self.ops.rms_norm(rows, weight, self.eps)[0].view(heads.shape)
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """The weights of one decoder layer."""
-
-    attention_norm: Tensor
-    qkv: Linear
-    out: Linear
-    mlp_norm: Tensor
-    mlp: Callable[[Tensor], Tensor]
-    head_norm: HeadNorm | None = None
 
 
 class Llama:
@@ -93,6 +52,7 @@ class Llama:
         self.vocab = config.shape.vocab
         self._layers, self._embedding, self._norm, self._head = layers, embedding, norm, head
         self._ops, self._eps = loader.ops, config.norm_eps
+        self._fused = FusedLayers.of(layers, norm, config.norm_eps)
         self._heads = config.shape.gpu_heads(loader.group.size)
         self._attend = Attention(loader.ops, layout, layout.head_dim**-0.5)
         self._cos, self._sin = rope_tables(
@@ -106,19 +66,33 @@ class Llama:
 
     def _forward(self, step: StepInputs, arena: Tensor) -> Tensor:
         x: Tensor = F.embedding(step.token_ids, self._embedding)
+        if self._fused is not None and self._ops.fuses(x):
+
+            def mix(layer: Layer, index: int, qkv: Tensor) -> Tensor:
+                return self._mix(layer, index, qkv, step, arena)
+
+            wanted, before = self._fused(x, mix)[step.logit_rows], None
+        else:
+            x, residual = self._plain(x, step, arena)
+            wanted, before = x[step.logit_rows], residual[step.logit_rows]
+        return self._head(self._ops.rms_norm(wanted, self._norm, self._eps, before)[0])
+
+    def _plain(self, x: Tensor, step: StepInputs, arena: Tensor) -> tuple[Tensor, Tensor]:
+        """All layers: the output of the last one and what it is to be added to."""
         residual: Tensor | None = None
         for index, layer in enumerate(self._layers):
             x, residual = self._ops.rms_norm(x, layer.attention_norm, self._eps, residual)
-            x = layer.out(self._mix(layer, index, x, step, arena))
+            x = layer.out(self._mix(layer, index, layer.qkv(x), step, arena))
             x, residual = self._ops.rms_norm(x, layer.mlp_norm, self._eps, residual)
             x = layer.mlp(x)
         assert residual is not None
-        wanted, before = x[step.logit_rows], residual[step.logit_rows]
-        return self._head(self._ops.rms_norm(wanted, self._norm, self._eps, before)[0])
+        return x, residual
 
-    def _mix(self, layer: Layer, index: int, x: Tensor, step: StepInputs, arena: Tensor) -> Tensor:
+    def _mix(
+        self, layer: Layer, index: int, qkv: Tensor, step: StepInputs, arena: Tensor
+    ) -> Tensor:
         """Attention of one layer, its keys and values written first."""
-        q, k, v = self._split(layer.qkv(x))
+        q, k, v = self._split(qkv)
         if layer.head_norm is not None:
             q, k = layer.head_norm(q, k)
         self._attend.write((q, k, v), step, arena, index, self._cos, self._sin)

@@ -8,11 +8,15 @@ from executor.device import memory_bytes
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.floors import rows_of, session
 from experiments.gpu_check.setting import device_of
+from experiments.gpu_check.tune_int8 import widening
 
 MODEL = "llama-3.1-70b"
 STEPS_BYTES, PROFILE_BYTES = 78e9, 100e9
 """Of a GPU's memory: for the weights (72 GB) and small steps beside them, and for steps of some
 thousand tokens with their keys and values, which a profile is made of."""
+
+WIDENED_ROWS = 512
+"""Fewer than a prompt's, and more than the head has."""
 
 
 def too_small(context: Context, nbytes: float) -> Result:
@@ -47,8 +51,19 @@ def prefill(context: Context) -> Result:
     return rows_of(list(_session(context).prefills(sizes, Deadline(context.left_s))))
 
 
+def prefill_widened(context: Context) -> Result:
+    """The same, the weights of its layers widened before a library multiplies."""
+    with widening(WIDENED_ROWS):
+        return prefill(context)
+
+
 def _session(context: Context) -> Session:
     return session(context, MODEL, int8=True)
 
 
-CHECKS: dict[str, Check] = {"open": open_model, "decode": decode, "prefill": prefill}
+CHECKS: dict[str, Check] = {
+    "open": open_model,
+    "decode": decode,
+    "prefill": prefill,
+    "prefill_widened": prefill_widened,
+}

@@ -13,33 +13,15 @@ from torch import Tensor
 
 from executor.bench.attention import decode_bytes, time_decode
 from executor.calibration.cases import RandomArena
-from executor.calibration.timing import Call, copies_beyond_cache, time_calls
 from executor.inputs import DecodeRow, build_inputs
 from executor.items import ItemBudget
-from experiments.gpu_check import reference
+from experiments.gpu_check import reference, tune_int8, tune_steps
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.kernels import prefill_case_error, worst_row
 from experiments.gpu_check.rows import Row, ceiling, guarded, outcome
 from experiments.gpu_check.setting import device_of, heads_of, ops_of, randn, tolerance
 from experiments.gpu_check.speed import arena_of, label, prefill, tiles
 
-INT8: dict[int, tuple[tuple[int, int, int, int, int], ...]] = {
-    64: (
-        (64, 64, 128, 4, 4),
-        (64, 128, 64, 2, 4),
-        (64, 128, 64, 4, 4),
-        (64, 128, 128, 8, 3),
-    ),
-    256: (
-        (128, 128, 64, 8, 4),
-        (128, 256, 64, 8, 3),
-        (256, 128, 64, 8, 3),
-    ),
-}
-"""By rows of activations: rows, outputs, depth, warps and stages of tiles."""
-SHARES: tuple[int, ...] = (8, 0)
-"""Warps per multiprocessor up to which tiles are cut into slices; most first, because the counters
-of shared tiles are as many as the first product of a process can need."""
 PREFILL: tuple[tuple[int, dict[str, int]], ...] = (
     (128, {}),
     (128, {"keys": 64, "num_warps": 4, "num_stages": 2}),
@@ -147,58 +129,6 @@ def decode_shapes(context: Context) -> Result:
     return outcome(rows)
 
 
-def int8(context: Context, rows: int, shape: tuple[int, int, int, int, int]) -> Result:
-    """One tile for products of so many rows: right, and its time by matrix and slices."""
-    from executor.kernels import linear as kernel
-    from executor.kernels.tiles import Tile
-
-    worst, found = 0.0, list[Row]()
-    large = ((28672, 4096), (4096, 14336), (57344, 8192), (8192, 8192))
-    choose, warps = kernel.tile_of_product, kernel.WARPS_PER_PROCESSOR
-    try:
-        kernel.tile_of_product = lambda *_: Tile(*shape)
-        for n, k in ((256, 1024),) if context.tiny else large:
-            weights = int8_weights(context, n, k)
-            scales = torch.rand(n, device=device_of(context)) * 0.01 + 0.001
-            x = randn(context, rows, k)
-            wanted = (x.double() @ weights[0].double().T) * scales.double()
-            for share in SHARES[:1] if context.tiny else SHARES:
-                kernel.WARPS_PER_PROCESSOR = share
-                for _ in range(2):
-                    got = ops_of(context).linear_int8(x, weights[0], scales)
-                    worst = max(worst, reference.relative_error(got, wanted))
-                row = {"m": rows, "n": n, "k": k, "tile": str(shape), "share to": share}
-                multiply = partial(ops_of(context).linear_int8, x, scales=scales)
-                calls: list[Call] = [partial(multiply, weight=weight) for weight in weights]
-                found.append(guarded(row, partial(streamed, context, calls, weights[0])))
-    finally:
-        kernel.tile_of_product, kernel.WARPS_PER_PROCESSOR = choose, warps
-    if not worst <= tolerance(context):
-        return {"ok": False, "error": f"wrong by {worst:.3g}", "worst": worst}
-    context.cache.setdefault("int8", []).extend(found)
-    return outcome(found, worst=worst)
-
-
-def int8_weights(context: Context, n: int, k: int) -> list[Tensor]:
-    """Matrices that together do not fit the cache; the same ones for every variant."""
-    kept = context.cache.setdefault("weights", {})
-    if (n, k) not in kept:
-        device = device_of(context)
-        sets = copies_beyond_cache(n * k, device, 8)
-        kept[n, k] = [
-            torch.randint(-127, 128, (n, k), dtype=torch.int8, device=device) for _ in range(sets)
-        ]
-    found: list[Tensor] = kept[n, k]
-    return found
-
-
-def streamed(context: Context, calls: list[Call], weight: Tensor) -> Row:
-    """Time of a product and bytes of weights per second."""
-    timing = time_calls(calls, device_of(context), 0.02)
-    rate = weight.numel() * weight.itemsize / timing.seconds
-    return {"us": timing.seconds * 1e6, "GB/s": rate / 1e9, "share": rate / ceiling(context)}
-
-
 def prefill_tiles(context: Context, rows: int, change: dict[str, int]) -> Result:
     """A variant of prefill attention."""
     from executor.kernels import prefill_attention as kernel
@@ -229,7 +159,7 @@ def prefill_error(context: Context) -> float:
 def ranking(context: Context) -> Result:
     """All that was measured, fastest first within each shape."""
     rows = []
-    for name in ("decode", "shapes", "int8", "prefill"):
+    for name in ("steps", "decode", "shapes", "int8", "prefill"):
         found = [row for row in context.cache.get(name, []) if "us" in row]
         keys = ("kv", "B", "ctx", "m", "n", "k", "chunk", "context")
         groups: dict[tuple[Any, ...], list[Row]] = {}
@@ -241,16 +171,19 @@ def ranking(context: Context) -> Result:
 
 
 CHECKS: dict[str, Check] = {
+    **{f"widen-{rows}": partial(tune_int8.widened, rows=rows) for rows in tune_int8.WIDEN_ROWS},
+    "fused": tune_steps.fused,
+    **{
+        f"int8-{rows}-{i}": partial(tune_int8.tile, rows=rows, shape=shape)
+        for rows, shapes in tune_int8.INT8.items()
+        for i, shape in enumerate(shapes)
+    },
     **{
         f"prefill-{i}": partial(prefill_tiles, rows=rows, change=change)
         for i, (rows, change) in enumerate(PREFILL)
     },
     **{f"decode-{i}": partial(decode, change=change) for i, change in enumerate(DECODE)},
     "decode_shapes": decode_shapes,
-    **{
-        f"int8-{rows}-{i}": partial(int8, rows=rows, shape=shape)
-        for rows, shapes in INT8.items()
-        for i, shape in enumerate(shapes)
-    },
     "ranking": ranking,
 }
+"""What could bring most first."""

@@ -108,6 +108,9 @@ class PlainOps:
     def linear(self, x, weight):
         return F.linear(x, weight)
 
+    def fuses(self, x):
+        return False
+
     def linear_int8(self, x, weight, scales):
         return (x.float() @ weight.float().T * scales.float()).to(x.dtype)
 

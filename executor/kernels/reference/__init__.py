@@ -6,9 +6,13 @@ from executor.kernels.reference.attention import decode_attention, prefill_atten
 from executor.kernels.reference.blocks import requantise
 from executor.kernels.reference.dense import (
     copy_blocks,
+    fuses,
     gelu_mul,
     linear,
+    linear_add,
+    linear_gated,
     linear_int8,
+    linear_normed,
     moe,
     rms_norm,
     silu_mul,
@@ -26,6 +30,10 @@ class TorchOps:
     gelu_mul = staticmethod(gelu_mul)
     linear = staticmethod(linear)
     linear_int8 = staticmethod(linear_int8)
+    fuses = staticmethod(fuses)
+    linear_add = staticmethod(linear_add)
+    linear_normed = staticmethod(linear_normed)
+    linear_gated = staticmethod(linear_gated)
     moe = staticmethod(moe)
     requantise = staticmethod(requantise)
     copy_blocks = staticmethod(copy_blocks)

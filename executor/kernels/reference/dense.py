@@ -40,6 +40,36 @@ def linear_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     return (wide @ weight.to(wide.dtype).T * scales.to(wide.dtype)).to(x.dtype)
 
 
+def fuses(x: Tensor) -> bool:
+    """See `Ops.fuses`: nothing is gained here."""
+    return False
+
+
+def linear_add(
+    x: Tensor, weight: Tensor, residual: Tensor, gain: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `Ops.linear_add`."""
+    total = (F.linear(_wide(x), _wide(weight)) + _wide(residual)).to(x.dtype)
+    wide = _wide(total)
+    return total, (wide * _wide(gain)).to(x.dtype), wide.square().sum(dim=-1)[None]
+
+
+def linear_normed(x: Tensor, squares: Tensor, eps: float, weight: Tensor) -> Tensor:
+    """See `Ops.linear_normed`."""
+    return _normed(x, squares, eps, weight).to(x.dtype)
+
+
+def linear_gated(x: Tensor, squares: Tensor, eps: float, weight: Tensor) -> Tensor:
+    """See `Ops.linear_gated`."""
+    return silu_mul(_normed(x, squares, eps, weight)).to(x.dtype)
+
+
+def _normed(x: Tensor, squares: Tensor, eps: float, weight: Tensor) -> Tensor:
+    """Not rounded to the type of the rows."""
+    scale = torch.rsqrt(squares.sum(dim=0) / x.shape[-1] + eps)
+    return F.linear(_wide(x), _wide(weight)) * scale[:, None]
+
+
 def moe(
     x: Tensor,
     weights: Tensor,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from kernelkit.dense import TOLERANCE, Experts, close, codes, difference, mixture, normal
 
-from executor.kernels import activation, copy_blocks, linear, moe, rms_norm
+from executor.kernels import activation, copy_blocks, linear, linear_fused, moe, rms_norm, widen
 from executor.kernels.reference import dense as reference
 from executor.kernels.tiles import INTERPRETED
 
@@ -66,6 +66,36 @@ def test_product_with_wide_weights(m: int, n: int, k: int, dtype: torch.dtype) -
     found = linear.linear(x, weight)
     close(found, reference.linear(x.double(), weight.double()))
     assert torch.equal(found, linear.linear(x, weight))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("m", "n", "k"), [(512, 8192, 8192), (700, 1000, 336)])
+def test_widened_product(
+    m: int, n: int, k: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one piece and in many."""
+    x, weight = normal(m, k, dtype=dtype).cuda(), codes(n, k).cuda()
+    scales = (torch.rand(n) + 0.1).cuda() / (127 * k**0.5)
+    for size in (widen.PIECE_BYTES, 1 << 20):
+        monkeypatch.setattr(widen, "PIECE_BYTES", size)
+        found = widen.widened_product(x, weight, scales)
+        close(found, reference.linear_int8(x.double(), weight, scales.double()))
+
+
+@pytest.mark.parametrize("m", [1, 16, 17, 32])
+def test_fused_products(m: int) -> None:
+    hidden, inner, dtype = 4096, 14336, torch.bfloat16
+    x, residual = (normal(m, hidden, dtype=dtype, seed=seed).cuda() for seed in (0, 1))
+    weight = (normal(hidden, hidden, dtype=dtype, seed=2) / hidden**0.5).cuda()
+    wide = (normal(2 * inner, hidden, dtype=dtype, seed=3) / hidden**0.5).cuda()
+    gain = normal(hidden, dtype=dtype, seed=4).cuda()
+    total, scaled, squares = linear_fused.linear_add(x, weight, residual, gain)
+    close(total, residual.double() + x.double() @ weight.double().T)
+    close(scaled, total.double() * gain.double())
+    normed = reference.rms_norm(total.double(), gain.double(), 1e-5)[0]
+    found = linear_fused.linear_gated(scaled, squares, 1e-5, wide)
+    close(found, reference.silu_mul(normed @ wide.double().T))
+    close(linear_fused.linear_normed(scaled, squares, 1e-5, wide), normed @ wide.double().T)
 
 
 def by_reference(case: Experts) -> torch.Tensor:

@@ -1,0 +1,104 @@
+"""Variants of products and steps: wrong ones are told, tables are left as they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+import torch
+
+from executor.kernels import linear, linear_fused, widen
+from executor.kernels.ops import ops_for
+from experiments.gpu_check import tune_int8, tune_steps
+from experiments.gpu_check.checks import Context
+
+
+@pytest.fixture
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
+    """Of a CPU, for one small product."""
+    monkeypatch.setattr(tune_int8, "sizes", lambda context: ((96, 64),))
+    return Context("cpu", 60.0, {"fast": True}, tmp_path)
+
+
+def test_widened_products_beside_what_runs_now(context: Context) -> None:
+    kept = dict(widen.WIDEN_FROM)
+    found = tune_int8.widened(context, 2048)
+    assert found["ok"], found
+    names = ["now", *(f"widened, {mib} MiB" for mib in tune_int8.PIECES_MIB)]
+    assert [row["tile"] for row in found["rows"]] == names
+    assert all(row["us"] > 0 and row["TFLOP/s"] > 0 for row in found["rows"])
+    assert context.cache["int8"] == found["rows"]
+    assert kept == widen.WIDEN_FROM
+
+
+def test_a_wrong_widened_product_is_told(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(widen, "widen", lambda codes, scales, out: out.copy_(codes))
+    found = tune_int8.widened(context, 2048)
+    assert not found["ok"] and found["error"].startswith("wrong by")
+    assert "int8" not in context.cache
+
+
+def test_tiles_of_products_and_the_table_as_it_was(context: Context) -> None:
+    kept = linear.tile_of_product, linear.WARPS_PER_PROCESSOR
+    found = tune_int8.tile(context, 32, tune_int8.INT8[32][-1])
+    assert found["ok"] and found["rows"][0]["tile"] == "(32, 128, 64, 4, 4)"
+    assert (linear.tile_of_product, linear.WARPS_PER_PROCESSOR) == kept
+
+
+def test_weights_are_widened_for_a_while() -> None:
+    kept, size = dict(widen.WIDEN_FROM), widen.PIECE_BYTES
+    with tune_int8.widening(64, 1 << 20):
+        assert set(widen.WIDEN_FROM.values()) == {64}
+        assert widen.PIECE_BYTES == 1 << 20
+    assert kept == widen.WIDEN_FROM
+    assert size == widen.PIECE_BYTES
+
+
+def test_kernels_are_compiled_once_before(context: Context) -> None:
+    """The other numbers of rows have the same ones."""
+    context.rehearsal = True
+    assert "skipped" in tune_int8.widened(context, 512)
+
+
+# -- fused steps ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_fused_steps_beside_those_of_now(context: Context) -> None:
+    kept = dict(linear_fused.FUSED), linear_fused.TYPES
+    found = tune_steps.fused(context)
+    assert found["ok"], found
+    assert [row["products"] for row in found["rows"]] == ["now", "fused"]
+    assert all(row["us"] > 0 for row in found["rows"])
+    assert kept == (linear_fused.FUSED, linear_fused.TYPES)
+
+
+def test_wrong_fused_products_are_not_timed(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune_steps, "steps", lambda context: pytest.fail("timed"))
+    monkeypatch.setattr(tune_steps, "products", lambda context: {"add 1x128": 0.5})
+    found = tune_steps.fused(context)
+    assert not found["ok"] and "add 1x128 0.5" in found["error"]
+    monkeypatch.setattr(tune_steps, "products", lambda context: {"add 1x128": 0.0})
+    monkeypatch.setattr(tune_steps, "logits", lambda context: ({"1 rows": 0.5}, 0))
+    assert not tune_steps.fused(context)["ok"]
+    monkeypatch.setattr(tune_steps, "logits", lambda context: ({"1 rows": 0.0}, 3))
+    found = tune_steps.fused(context)
+    assert not found["ok"] and found["error"] == "3 replays differ"
+
+
+def test_replays_are_held_against_a_step(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are no graphs, by the step itself."""
+    monkeypatch.setattr(tune_steps, "captured", lambda calls: calls[0])
+    monkeypatch.setattr(tune_steps, "ops_of", lambda context: ops_for(torch.device("cpu")))
+    model = tune_steps.layers_of_8b(context)
+    source, step = tune_steps.decodes(model, 3)
+    wanted = model.forward(step, source.arena)
+    assert tune_steps.replays_that_differ(model, step, source.arena, wanted) == 0
+    other = wanted + 1
+    assert tune_steps.replays_that_differ(model, step, source.arena, other) == tune_steps.REPLAYS

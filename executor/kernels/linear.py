@@ -73,6 +73,14 @@ WIDE: dict[int, tuple[Tile, ...]] = {
     ),
 }
 """For 16-bit weights; more rows than the last one has are the library's."""
+NARROW: dict[int, tuple[Tile, ...]] = {80: (), 90: ()}
+"""For 16-bit weights of more rows, where tiles of all outputs run at the same time, so that several
+programs share each. `SHARED_TILES` would stand there for 90 if they are faster than the library,
+which no device has said yet (experiments/results/h200/predictions.md)."""
+SHARED_TILES = (
+    Tile(rows=64, outs=128, depth=64, warps=4, stages=4),
+    Tile(rows=128, outs=128, depth=64, warps=8, stages=4),
+)
 AHEAD = 2
 """Turns whose 16-bit weights a program asks for before it waits; more of them come too early."""
 
@@ -146,7 +154,7 @@ def linear_kernel(  # noqa: PLR0913, PLR0917
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """See `Ops.linear`."""
     rows, chip = len(x), capability(x.device)
-    tile = next((tile for tile in WIDE[chip] if rows <= tile.rows), None)
+    tile = wide_tile(chip, rows, len(weight), processors(x.device))
     if tile is None or not rows or x.itemsize != 2 or x.dim() != 2:
         return F.linear(x, weight)
     return _product(x.contiguous(), weight, None, tile, is_early(chip, rows))
@@ -177,6 +185,12 @@ def _product(x: Tensor, weight: Tensor, scales: Tensor | None, tile: Tile, early
         EARLY=is_early(capability(x.device), m), **tile.options, **options(early),
     )  # fmt: skip
     return out
+
+
+def wide_tile(chip: int, rows: int, outs: int, multiprocessors: int) -> Tile | None:
+    """The tile of a product with 16-bit weights; None: the library's."""
+    shared = (t for t in NARROW[chip] if triton.cdiv(outs, t.outs) <= multiprocessors)
+    return next((tile for tile in (*WIDE[chip], *shared) if rows <= tile.rows), None)
 
 
 def tile_of_product(chip: int, rows: int, outs: int, itemsize: int, multiprocessors: int) -> Tile:
@@ -232,7 +246,8 @@ def entries() -> list[Entry]:
     ]
     found += [_entry(chip, FEW, "bf16", slices) for chip in TILES for slices in (1, 4)]
     found += [_entry(chip, tile, "bf16") for chip, tile in LARGEST.items()]
-    return found + [_wide_entry(90, tile, slices) for tile in WIDE[90] for slices in (1, 4)]
+    tiles = (*WIDE[90], *SHARED_TILES)
+    return found + [_wide_entry(90, tile, slices) for tile in tiles for slices in (1, 4)]
 
 
 def _entry(chip: int, tile: Tile, dtype: str, slices: int = 1) -> Entry:
@@ -255,7 +270,9 @@ def _entry(chip: int, tile: Tile, dtype: str, slices: int = 1) -> Entry:
 
 def _wide_entry(chip: int, tile: Tile, slices: int) -> Entry:
     types = {"x": "*bf16", "weight": "*bf16", "out": "*bf16", "parts": "*fp32", "arrived": "*i32"}
-    constants = _constants(tile, 4096, slices) | {"scales": None, "AHEAD": AHEAD, "EARLY": True}
+    early = is_early(chip, tile.rows)
+    constants = _constants(tile, 4096, slices) | {"scales": None}
+    constants |= {"AHEAD": AHEAD if early else 0, "EARLY": early}
     return Entry(
         name=f"linear {tile.rows}x{tile.outs}x{tile.depth}"
         + (f" in {slices} slices" if slices > 1 else ""),
@@ -265,7 +282,7 @@ def _wide_entry(chip: int, tile: Tile, slices: int) -> Entry:
         constants=constants,
         aligned=(*types, "n", "k"),
         options=tile.options,
-        max_registers=128,
+        max_registers=160,
         dot=True,
         pipelined=True,
     )

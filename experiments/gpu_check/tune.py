@@ -15,7 +15,7 @@ from executor.bench.attention import decode_bytes, time_decode
 from executor.calibration.cases import RandomArena
 from executor.inputs import DecodeRow, build_inputs
 from executor.items import ItemBudget
-from experiments.gpu_check import reference, tune_int8, tune_steps
+from experiments.gpu_check import reference, tune_int8, tune_steps, tune_wide
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.kernels import prefill_case_error, worst_row
 from experiments.gpu_check.rows import Row, ceiling, guarded, outcome
@@ -159,7 +159,7 @@ def prefill_error(context: Context) -> float:
 def ranking(context: Context) -> Result:
     """All that was measured, fastest first within each shape."""
     rows = []
-    for name in ("steps", "decode", "shapes", "int8", "prefill"):
+    for name in ("steps", "wide", "decode", "shapes", "int8", "prefill"):
         found = [row for row in context.cache.get(name, []) if "us" in row]
         keys = ("kv", "B", "ctx", "m", "n", "k", "chunk", "context")
         groups: dict[tuple[Any, ...], list[Row]] = {}
@@ -173,6 +173,7 @@ def ranking(context: Context) -> Result:
 CHECKS: dict[str, Check] = {
     **{f"widen-{rows}": partial(tune_int8.widened, rows=rows) for rows in tune_int8.WIDEN_ROWS},
     "fused": tune_steps.fused,
+    **{f"shared-{rows}": partial(tune_wide.shared, rows=rows) for rows in tune_wide.TILES},
     **{
         f"int8-{rows}-{i}": partial(tune_int8.tile, rows=rows, shape=shape)
         for rows, shapes in tune_int8.INT8.items()

@@ -5,7 +5,7 @@ and late and in every replay, and how long beside those that run now.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -166,13 +166,14 @@ def replays_that_differ(model: Model, step: StepInputs, arena: Tensor, wanted: T
 
 def steps(context: Context) -> list[Row]:
     """Whole decode steps from graphs, as they run now and fused."""
-    rows = _measured(context, "now")
+    rows = measured_steps(context, "now", ROWS)
     with fusing(context):
-        return rows + _measured(context, "fused")
+        return rows + measured_steps(context, "fused", ROWS)
 
 
-def _measured(context: Context, products: str) -> list[Row]:
-    points = tuple(DecodePoint(count, CONTEXT) for count in ROWS)
+def measured_steps(context: Context, products: str, counts: Sequence[int]) -> list[Row]:
+    """Steps of the 8B of so many sequences, named by what `products` they have."""
+    points = tuple(DecodePoint(count, CONTEXT) for count in counts)
     points = TINY_POINTS[:1] if context.tiny else points
     found = session(context, "llama-3.1-8b").decodes(points, Deadline(context.left_s))
     return [

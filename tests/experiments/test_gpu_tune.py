@@ -13,7 +13,7 @@ import torch
 
 from executor.kernels import linear, linear_fused, widen
 from executor.kernels.ops import ops_for
-from experiments.gpu_check import tune_int8, tune_steps
+from experiments.gpu_check import tune_int8, tune_steps, tune_wide
 from experiments.gpu_check.checks import Context
 
 
@@ -62,6 +62,26 @@ def test_kernels_are_compiled_once_before(context: Context) -> None:
     """The other numbers of rows have the same ones."""
     context.rehearsal = True
     assert "skipped" in tune_int8.widened(context, 512)
+
+
+@pytest.mark.slow
+def test_shared_tiles_beside_the_library(context: Context) -> None:
+    kept = dict(linear.NARROW)
+    found = tune_wide.shared(context, 64)
+    assert found["ok"], found
+    products = [row for row in found["rows"] if "tile" in row]
+    assert len(products) == 1 + len(tune_wide.TILES[64]) and products[0]["tile"] == "library"
+    assert [row["products"] for row in found["rows"] if "products" in row] == ["now", "shared"]
+    assert all(row["us"] > 0 for row in found["rows"])
+    assert kept == linear.NARROW
+
+
+def test_a_wrong_shared_product_is_told(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    product = linear._product
+    monkeypatch.setattr(linear, "_product", lambda *given, **more: 2 * product(*given, **more))
+    found = tune_wide.shared(context, 64)
+    assert not found["ok"] and found["error"].startswith("wrong by")
+    assert "wide" not in context.cache
 
 
 # -- fused steps ----------------------------------------------------------------------------------

@@ -264,6 +264,30 @@ def test_a_wide_product_is_the_kernels_for_few_rows_of_16_bits_alone(
     assert asked == [1, 16, 32]
 
 
+def test_tiles_for_more_rows_are_for_few_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them run at once, or the library multiplies; as it is, it always does."""
+    assert linear.wide_tile(90, 33, 4096, 132) is None
+    monkeypatch.setitem(linear.NARROW, 90, linear.SHARED_TILES)
+    few, many = linear.SHARED_TILES
+    assert [linear.wide_tile(90, rows, 4096, 132) for rows in (33, 64, 65, 128, 129)] == [
+        *(few, few, many, many, None)
+    ]
+    assert linear.wide_tile(90, 128, 132 * 128, 132) == many
+    assert linear.wide_tile(90, 128, 132 * 128 + 1, 132) is None
+    assert linear.wide_tile(90, 32, 28672, 132) == linear.WIDE[90][1]
+
+
+@pytest.mark.parametrize("rows", [40, 128])
+def test_products_of_more_rows_and_few_outputs(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(linear.NARROW, 90, linear.SHARED_TILES)
+    monkeypatch.setattr(linear.F, "linear", lambda *_: pytest.fail("the library's"))
+    x, weight = normal(rows, 2048, dtype=torch.float16), normal(200, 2048, dtype=torch.float16)
+    for _ in range(2):
+        with poisoned():
+            found = linear.linear(x, weight)
+        close(found, x.double() @ weight.double().T)
+
+
 def test_kernels_of_few_rows_are_launched_early_where_the_chip_can() -> None:
     assert early.is_early(90, early.MOST_ROWS)
     assert not early.is_early(90, early.MOST_ROWS + 1)

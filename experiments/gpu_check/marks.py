@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from executor.validation.steps import DECODES
 from experiments.gpu_check.checks import Check, Context, Result
 
 Data = dict[str, Any]
@@ -77,6 +78,16 @@ def host_ms(data: Data) -> Found:
         yield f"{HOST_ROWS} sequences", total_us / 1000
 
 
+def beyond_kernels(data: Data) -> Found:
+    """What decode steps of runs take longer than their kernels by the profile, as a share. With lag
+    1 it is host time that is not hidden, and how far the profile is off.
+    """
+    for run, found in data.get("validate", {}).get("checks", {}).items():
+        groups = [group for group in found.get("steps", []) if group["kind"] == DECODES]
+        if simulated_s := sum(group["simulated_s"] for group in groups):
+            yield run, sum(group["measured_s"] for group in groups) / simulated_s - 1
+
+
 def against(*peers: str) -> Callable[[Data], Found]:
     """Each of these peers' time over ours, on the same inputs in the same run."""
 
@@ -127,6 +138,7 @@ MARKS = (
     Mark("70B int8, B=1", points("70b", "decode", "B=1 .*kv=16", "share_of_floor"), 0.55, 0.75),
     Mark("swap, share of the link", swap_shares, 0.80, 0.92),
     Mark("host time of a step (ms)", host_ms, 1.0, 0.0, most=True),
+    Mark("decode steps of runs beyond their kernels", beyond_kernels, 0.05, 0.03, most=True),
     Mark(
         "decode slowed by swaps",
         points("floors", "swap", "beside swaps", "slowdown"),

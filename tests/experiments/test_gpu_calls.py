@@ -20,6 +20,7 @@ import torch
 from executor.bench import session as bench_session
 from executor.runner import Runner
 from executor.validation.runs import summary
+from executor.validation.steps import DECODES, PROMPTS, StepGroup
 from experiments.gpu_check import (
     calibrate_large,
     floors,
@@ -114,6 +115,18 @@ def test_attention_alone_is_judged_where_it_is_long() -> None:
     found = found_marks({"floors": {"checks": {"attention": {"ok": True, "rows": rows}}}})
     cases = [row["case"] for row in found["rows"]]
     assert cases == [names[3], names[4], names[5]]
+
+
+def test_host_time_of_runs_is_what_decode_steps_take_beyond_their_kernels() -> None:
+    groups = [
+        StepGroup(DECODES, "1 to 8", 10, 1.02, 1.0).row(),
+        StepGroup(DECODES, "9 to 32", 10, 1.06, 1.0).row(),
+        StepGroup(PROMPTS, "1 to 128", 1, 9.0, 1.0).row(),
+    ]
+    checks = {"m-vllm": {"steps": groups}, "m-rotating": {"ok": True}}
+    (row,) = found_marks({"validate": {"checks": checks}})["rows"]
+    assert row["case"] == "m-vllm" and row["value"] == pytest.approx(0.04)
+    assert row["reached"] == "first"
 
 
 def test_marks_of_two_machines_say_so() -> None:

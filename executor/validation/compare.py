@@ -12,7 +12,7 @@ Summary = Mapping[str, Any]
 
 TIMES = ("ttft", "tpot", "e2el")
 STATISTICS = ("mean", "median", "p90", "p95", "p99")
-COUNTS = ("completed", "preemptions", "rotations", "slo_attainment", "output_throughput")
+COUNTS = ("completed", "steps", "preemptions", "rotations", "slo_attainment", "output_throughput")
 JUDGED = {"mean": 1.0, "p99": 2.0}
 """Statistics of all requests that are held to the largest error, and to how many times it."""
 EQUAL = "completed"

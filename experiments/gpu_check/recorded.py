@@ -12,7 +12,7 @@ from experiments.gpu_check.checks import NO_TIME, Result, Results
 from experiments.gpu_check.rows import Row
 
 UNKNOWN: Result = {"error": NO_TIME[0]}
-"""What is said of a check that is not there."""
+"""As good as a check that is not there."""
 
 Checks = Mapping[str, Result]
 Times = dict[str, float]
@@ -35,7 +35,9 @@ def tuned(results: Results, name: str | None) -> Checks:
 
 def rows_of(checks: Checks, name: str) -> list[Row]:
     """Of one check. ValueError where it is not there, or not well."""
-    found = checks.get(name, UNKNOWN)
+    if name not in checks:
+        raise ValueError(f"{name}: not measured")
+    found = checks[name]
     if not found.get("ok"):
         raise ValueError(f"{name}: {found.get('error', 'not ok')}")
     return list(found.get("rows", []))
@@ -52,15 +54,16 @@ def times(rows: list[Row], *keys: str, **wanted: Any) -> Times:
     has an error.
     """
     found: Times = {}
+    named = " ".join(f"{key} {value}" for key, value in wanted.items())
     for row in rows:
         if any(row.get(key) != value for key, value in wanted.items()):
             continue
         if "error" in row:
-            raise ValueError(f"{wanted}: {row['error']}")
+            raise ValueError(f"{named}: {row['error']}")
         case = " ".join(f"{key}={row[key]}" for key in keys)
         found[case] = min(row["us"], found.get(case, math.inf))
     if not found:
-        raise ValueError(f"{wanted}: not measured")
+        raise ValueError(f"{named}: not measured")
     return found
 
 

@@ -128,7 +128,7 @@ def test_shared_tiles_that_fail_somewhere_are_left() -> None:
     failed = shared(MANY, 0.9, error="out of resources")
     assert followed("shared-128", {"shared-128": failed})["adopted"] == "nothing"
     assert followed("shared-128", {"shared-128": shared(MANY, 0.9) | {"ok": False}})["why"]
-    assert followed("shared-128", {})["why"] == "shared-128: no time left"
+    assert followed("shared-128", {})["why"] == "shared-128: not measured"
     assert dict(linear.NARROW)[90] == ()
     found = shared(MANY, 0.9)
     found["rows"].append(other)

@@ -75,8 +75,9 @@ WIDE: dict[int, tuple[Tile, ...]] = {
 """For 16-bit weights; more rows than the last one has are the library's."""
 NARROW: dict[int, tuple[Tile, ...]] = {80: (), 90: ()}
 """For 16-bit weights of more rows, where tiles of all outputs run at the same time, so that several
-programs share each. `SHARED_TILES` would stand there for 90 if they are faster than the library,
-which no device has said yet (experiments/results/h200/predictions.md)."""
+programs share each, and rows fill more than half of one. `SHARED_TILES` would stand there for 90 if
+they are faster than the library, which no device has said yet
+(experiments/results/h200/predictions.md)."""
 SHARED_TILES = (
     Tile(rows=64, outs=128, depth=64, warps=4, stages=4),
     Tile(rows=128, outs=128, depth=64, warps=8, stages=4),
@@ -189,7 +190,8 @@ def _product(x: Tensor, weight: Tensor, scales: Tensor | None, tile: Tile, early
 
 def wide_tile(chip: int, rows: int, outs: int, multiprocessors: int) -> Tile | None:
     """The tile of a product with 16-bit weights; None: the library's."""
-    shared = (t for t in NARROW[chip] if triton.cdiv(outs, t.outs) <= multiprocessors)
+    fits = (t for t in NARROW[chip] if triton.cdiv(outs, t.outs) <= multiprocessors)
+    shared = (tile for tile in fits if rows > tile.rows // 2)
     return next((tile for tile in (*WIDE[chip], *shared) if rows <= tile.rows), None)
 
 

@@ -3,7 +3,8 @@
 Every part takes under ten minutes and stands alone; what an earlier call has done well is skipped.
 `DIR/results.json` holds everything and is written after every check; files that belong to a part
 come beside it as `DIR/<part>.tar.gz`. `--call a` and `--call b` are the parts of two short calls,
-with `--fast`. `--device cpu` runs the same code on tiny sizes.
+with `--fast`; with `--adopt` the second has the kernels that the first found faster. `--device cpu`
+runs the same code on tiny sizes.
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ from typing import Any
 from experiments.gpu_check.checks import Context, Part, Results, line, run_part
 from experiments.gpu_check.parts import CALLS, LAST_S, ORDER, part
 from experiments.reading import exit_code_of
+from superinfer.errors import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the parts; the number of checks that did not end well, at most 1."""
     options = _parser().parse_args(arguments)
+    names = _names(options)
+    if options.adopt and "tune" in names:
+        raise ConfigError("--adopt: the part tune measures kernels as they are; name other --parts")
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("TRITON_CACHE_DIR", str(options.work / "triton"))
@@ -36,14 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
     shutil.rmtree(options.work / "inbox", ignore_errors=True)
     results = Results(out / "results.json")
     end_s = time.monotonic() + 60 * options.minutes
-    names = _names(options)
     try:
+        if options.adopt:
+            _adopt(options, results)
         for name in names:
             _run(name, options, results, end_s - (0.0 if name == names[-1] else LAST_S))
     except KeyboardInterrupt:
         print("interrupted; what is known is in results.json", flush=True)
         return 130
-    print(report(results, names), flush=True)
+    print(report(results, [*(["adopted"] if options.adopt else []), *names]), flush=True)
     bad = [r for name in names for r in results.checks(name).values() if not r.get("ok")]
     return min(1, len(bad))
 
@@ -79,6 +85,18 @@ def _run(name: str, options: argparse.Namespace, results: Results, end_s: float)
             "command": " ".join(sys.argv[1:]),
         }
     results.write()
+
+
+def _adopt(options: argparse.Namespace, results: Results) -> None:
+    """Set what an earlier call has measured to be faster; what fails here ends no call."""
+    try:
+        from experiments.gpu_check.adopt import START_S, adopt
+
+        adopt(Context(options.device, START_S, vars(options), options.work), results)
+    except Exception as error:
+        results.record(
+            "adopted", "part", {"ok": False, "error": f"{type(error).__name__}: {error}"}
+        )
 
 
 def _know_compiler() -> None:
@@ -124,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--parts", default="", help=f"some of {','.join(ORDER)}")
     parser.add_argument("--call", choices=sorted(CALLS), help="the parts of one of two calls")
     parser.add_argument("--again", action="store_true", help="what is known is measured anew")
+    parser.add_argument("--adopt", action="store_true", help="with what tune has found faster here")
     parser.add_argument("--minutes", type=float, default=60.0, help="time for all parts")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--fast", action="store_true", help="less of everything")

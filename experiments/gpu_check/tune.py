@@ -146,9 +146,14 @@ def prefill_tiles(context: Context, rows: int, change: dict[str, int]) -> Result
     if not error <= tolerance(context):
         return {"ok": False, "error": f"wrong by {error:.3g}", "worst": error}
     for row in found["rows"]:
-        row["tile"] = f"rows={rows} {row['tile']}"
+        row["tile"] = prefill_name(rows, change)
     context.cache.setdefault("prefill", []).extend(found["rows"])
     return outcome(found["rows"], worst=error)
+
+
+def prefill_name(rows: int, change: dict[str, int]) -> str:
+    """A variant in words."""
+    return f"rows={rows} {label(change)}"
 
 
 def prefill_error(context: Context) -> float:

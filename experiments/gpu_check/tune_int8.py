@@ -17,7 +17,8 @@ from experiments.gpu_check.checks import Context, Result
 from experiments.gpu_check.rows import Row, guarded, outcome, streamed
 from experiments.gpu_check.setting import device_of, ops_of, randn, tolerance
 
-SIZES: tuple[tuple[int, int], ...] = ((57344, 8192), (8192, 8192), (28672, 4096), (4096, 14336))
+SIZES_70B: tuple[tuple[int, int], ...] = ((57344, 8192), (8192, 8192))
+SIZES: tuple[tuple[int, int], ...] = (*SIZES_70B, (28672, 4096), (4096, 14336))
 """Outputs and inputs of layers of Llama-3.1-70B and 8B."""
 INT8: dict[int, tuple[tuple[int, int, int, int, int], ...]] = {
     32: (

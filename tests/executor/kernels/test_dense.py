@@ -275,6 +275,8 @@ def test_tiles_for_more_rows_are_for_few_outputs(monkeypatch: pytest.MonkeyPatch
     assert linear.wide_tile(90, 128, 132 * 128, 132) == many
     assert linear.wide_tile(90, 128, 132 * 128 + 1, 132) is None
     assert linear.wide_tile(90, 32, 28672, 132) == linear.WIDE[90][1]
+    monkeypatch.setitem(linear.NARROW, 90, (many,))
+    assert [linear.wide_tile(90, rows, 4096, 132) for rows in (64, 65)] == [None, many]
 
 
 @pytest.mark.parametrize("rows", [40, 128])

@@ -1,0 +1,197 @@
+"""`--adopt`: what `tune` has measured to be faster on this device, set for one call.
+
+Constants are set in this process before its parts run, and checks, which are its forks, have them;
+`memcheck` starts processes of its own, which have those of the sources. There is a rule for each
+variant that is prepared but off. It goes by recorded rows, and a variant that is wrong, fails
+somewhere or has no rows is left off.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from executor.kernels import linear, linear_fused, prefill_attention, widen
+from executor.kernels.tiles import Tile, capability
+from experiments.gpu_check import tune, tune_int8, tune_steps
+from experiments.gpu_check.checks import NO_TIME, Context, Part, Result, Results, run_part
+from experiments.gpu_check.recorded import (
+    UNKNOWN,
+    Checks,
+    change,
+    compared,
+    rows_of,
+    times,
+    tuned,
+    well,
+)
+from experiments.gpu_check.rows import Row, outcome
+
+PART = "adopted"
+CHIP = 90
+"""The column of the tables that variants are prepared for."""
+START_S = 30.0
+"""For a device to say its name, at the most."""
+STEPS_LESS, ONE_STEP_MORE = 0.01, 0.005
+WIDENED_LESS, INT8_LESS, PREFILL_LESS = 0.03, 0.02, 0.01
+"""Shares of the time that have to be saved, and that the worst may take longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a rule says: whether `table[key]`, `place` in the sources, becomes `value`."""
+
+    won: bool
+    change: float
+    """Of the time, that decides."""
+    place: str
+    table: dict[int, Any]
+    key: int
+    value: Any
+    figures: list[Row]
+
+
+def adopt(context: Context, results: Results) -> None:
+    """Set what was measured faster, and put down what that is and why; in `context` is the time
+    that the device has to say its name.
+    """
+    results.data[PART] = {"checks": {}}
+    run_part(PART, Part({"device": device}, context.seconds), context, results)
+    here = results.checks(PART)["device"]
+    checks = tuned(results, here.get("device"))
+    if not checks or here.get("chip") != CHIP:
+        name = here.get("device", "no GPU")
+        print(f"--adopt: nothing that tune has measured fits this device ({name})", flush=True)
+        return
+    for name, rule in RULES.items():
+        results.record(PART, name, followed(rule, checks))
+
+
+def device(context: Context) -> Result:
+    """Have the harness name the GPU; this process of its parent's never touches it."""
+    if context.device == "cpu":
+        return {}
+    torch.cuda.init()
+    return {"chip": capability(torch.device(context.device))}
+
+
+def followed(rule: Callable[[Checks], Choice], checks: Checks) -> Result:
+    """Do as a rule says; a result that tells what was done. Rows that are not as expected must not
+    end a call that has a device for minutes: they adopt nothing.
+    """
+    try:
+        choice = rule(checks)
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        return {"ok": True, "adopted": "nothing", "why": str(error) or type(error).__name__}
+    told = {"adopted": "nothing", "why": "not faster by enough"}
+    if choice.won:
+        choice.table[choice.key] = choice.value
+        place = f"{choice.place}[{choice.key}] = {choice.value}"
+        told = {"adopted": place, "why": "measured faster"}
+    return outcome(choice.figures, **told, change=choice.change)
+
+
+# -- rules ----------------------------------------------------------------------------------------
+
+
+def fused(checks: Checks) -> Choice:
+    """Whole steps of the 8B, all numbers of rows together, and none of them slower."""
+    rows = rows_of(checks, "fused")
+    figures = compared(times(rows, "B", products="now"), times(rows, "B", products="fused"))
+    if len(figures) < len(tune_steps.ROWS):
+        raise ValueError("not all numbers of rows were measured")
+    less, slowest = change(figures), max(row["change"] for row in figures)
+    won = less <= -STEPS_LESS and slowest <= ONE_STEP_MORE
+    return Choice(won, less, "linear_fused.FUSED", linear_fused.FUSED, CHIP, True, figures)
+
+
+def shared(checks: Checks, tile: Tile) -> Choice:
+    """Whole steps of the 8B of as many rows as the tile has; it joins those that are there."""
+    rows = rows_of(checks, f"shared-{tile.rows}")
+    times(rows, "n", "k", tile=str(tile))  # no product by it has failed
+    figures = compared(times(rows, "B", products="now"), times(rows, "B", products="shared"))
+    less, table = change(figures), linear.NARROW
+    tiles = tuple(sorted({*table[CHIP], tile}, key=lambda tile: tile.rows))
+    return Choice(less <= -STEPS_LESS, less, "linear.NARROW", table, CHIP, tiles, figures)
+
+
+def widened(checks: Checks) -> Choice:
+    """The least number of rows from which all that were measured gain, by the sum over matrices of
+    the 70B alone: the model that needs int8 weights, and that the calls run with them.
+    """
+    least, less, gains, figures = None, 0.0, True, list[Row]()
+    for count in sorted(tune_int8.WIDEN_ROWS, reverse=True):
+        if checks.get(f"widen-{count}", UNKNOWN).get("error") in NO_TIME:
+            continue
+        rows = rows_of(checks, f"widen-{count}")
+        rows = [row for row in rows if (row["n"], row["k"]) in tune_int8.SIZES_70B]
+        piece = f"widened, {widen.PIECE_BYTES >> 20} MiB"
+        now, new = (times(rows, "m", "n", "k", tile=tile) for tile in ("now", piece))
+        found = compared(now, new)
+        figures += found
+        gains = gains and change(found) <= -WIDENED_LESS
+        if gains:
+            least, less = count, change(figures)
+    if not figures:
+        raise ValueError("not measured for any number of rows")
+    won = least is not None
+    less = less if won else change(figures)
+    return Choice(won, less, "widen.WIDEN_FROM", widen.WIDEN_FROM, CHIP, least, figures)
+
+
+def int8(checks: Checks) -> Choice:
+    """Tiles of 32 rows, by the sum over all matrices of the better of both times of each; the one
+    with tiles shared as a run shares them has to be less, too.
+    """
+    rows, table, tried = well(checks, "int8-32-"), linear.TILES[CHIP], []
+    (present,) = [tile for tile in table if tile.rows == 32]
+    shapes = {Tile(*shape): str(shape) for shape in tune_int8.INT8[32]}
+    for tile in [tile for tile in shapes if tile != present]:
+        with suppress(ValueError):  # it fails, or is not there
+            found = [
+                compared(*(times(rows, "n", "k", tile=shapes[t], **kind) for t in (present, tile)))
+                for kind in ({}, {"share to": linear.WARPS_PER_PROCESSOR})
+            ]
+            won = all(change(figures) <= -INT8_LESS for figures in found)
+            tried.append((not won, change(found[0]), tile, found[0]))
+    if not tried:
+        raise ValueError("the present tile and another one were not both measured")
+    lost, less, best, figures = min(tried, key=lambda each: each[:2])
+    tiles = tuple(best if tile == present else tile for tile in table)
+    return Choice(not lost, less, "linear.TILES", linear.TILES, CHIP, tiles, figures)
+
+
+def lagging(checks: Checks, rows: int) -> Choice:
+    """Prefill attention by tiles of so many rows, chunks of all lengths alike."""
+    found, table = well(checks, "prefill-"), prefill_attention.TILES[CHIP]
+    wanted, keys = prefill_attention.LAGGING[rows], ("chunk", "context")
+    labels = [prefill_label(rows, tiles) for tiles in (table[rows], wanted)]
+    figures = compared(*(times(found, *keys, tile=label) for label in labels))
+    less = math.exp(fmean(math.log1p(row["change"]) for row in figures)) - 1
+    place = f"prefill_attention.TILES[{CHIP}]"
+    return Choice(less <= -PREFILL_LESS, less, place, table, rows, wanted, figures)
+
+
+def prefill_label(rows: int, wanted: Mapping[str, int]) -> str:
+    """What `tune` calls tiles of so many rows: those of the table for as many, changed."""
+    table = prefill_attention.TILES[CHIP][rows]
+    for count, variant in tune.PREFILL:
+        if count == rows and {**table, **variant} == wanted:
+            return tune.prefill_name(rows, variant)
+    raise ValueError(f"tune has no such tiles of {rows} rows")
+
+
+RULES: dict[str, Callable[[Checks], Choice]] = {
+    "fused": fused,
+    **{f"shared-{tile.rows}": partial(shared, tile=tile) for tile in linear.SHARED_TILES},
+    "widened": widened,
+    "int8-32": int8,
+    **{f"prefill-{rows}": partial(lagging, rows=rows) for rows in prefill_attention.LAGGING},
+}

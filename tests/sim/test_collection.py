@@ -33,7 +33,8 @@ def test_the_engine_of_a_large_run_is_gone_before_its_tables_are_made(
 ) -> None:
     monkeypatch.setattr(run, "LARGE_RUN", 3 if large else 4)
     requests = [Request(str(i), float(i), 64, 4, index=i) for i in range(3)]
-    gc.collect()  # what other tests left behind
+    gc.unfreeze()  # what other tests left behind
+    gc.collect()
     before, frozen = engines(), gc.get_freeze_count()
     with no_collection():
         metrics, _ = simulated(load_config(None, [], trace="t.jsonl"), Workload(requests, [4] * 3))

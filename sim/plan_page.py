@@ -136,8 +136,8 @@ def _caption(plan: Plan) -> str:
     best = found[0]
     plural = "" if best.gpus == 1 else "s"
     return (
-        f"{best.gpus} GPU{plural} {best.device} ({best.replicas} x tp {best.tp}) are the fewest "
-        f"with which {100 * plan.wish.attainment:g} % of the requests meet their targets "
+        f"{best.gpus} GPU{plural} {best.device} ({best.replicas} x tp {best.tp}): the fewest with "
+        f"which {100 * plan.wish.attainment:g} % of the requests meet their targets "
         "(simulated)."
     )
 
@@ -182,18 +182,22 @@ def _weak_warnings(plan: Plan) -> Iterator[str]:
             for warning in (range_warning(trust), assumed_warning(trust)):
                 if warning:
                     yield f"{each.name}: {warning}"
-    for each in plan.found():
-        assert each.summary is not None
-        growing = [name for name, outcome in each.summary["plan"].items() if outcome["grows"]]
-        if growing:
-            yield (
-                f"{each.name}: the waits of {', '.join(growing)} grow through the run: "
-                f"{TOO_HIGH}, and the answer holds for such a run only"
-            )
+    growing = [f"{each.name}: {names}" for each in plan.found() if (names := _growing(each))]
+    if growing:
+        yield (
+            f"waits grow through the run ({'; '.join(growing)}): {TOO_HIGH}, and the answer holds "
+            "for such a run only"
+        )
     origins = {_step_times(each) for each in plan.found()}
     if len(origins) > 1 and "roofline" in origins:
         named = [each.name for each in plan.found() if _step_times(each) == "roofline"]
         yield f"{', '.join(named)}: step times from nominal figures, of others from profiles"
+
+
+def _growing(each: Candidate) -> str:
+    """The classes whose waits grow through the run of the answer."""
+    outcomes = each.summary["plan"] if each.summary else {}
+    return ", ".join(name for name, outcome in outcomes.items() if outcome["grows"])
 
 
 def _trust(each: Candidate) -> Mapping[str, Any]:

@@ -292,6 +292,19 @@ def test_and_of_those_of_candidates_that_are_out(
     assert any(reason in line for line in words)
 
 
+def test_waits_that_grow_are_told_in_one_line(cli: Call) -> None:
+    Path("much.jsonl").write_text(trace(8000, 200))
+    Path("classes.toml").write_text("[classes.chat]\nttft_ms = 1e6\n")
+    code, out, err = cli(
+        *("much.jsonl", "--tp", "1,2", "--workers", "1", "--out", "plan", "--no-plots"),
+        *("--classes", "classes.toml"),
+    )
+    assert code == 0 and "(simulated)" in " ".join(out.split())
+    (line,) = (line for line in err.splitlines() if "grow through the run" in line)
+    named = "a100-80g, tp 1: chat; a100-80g, tp 2: chat"
+    assert line.startswith(f"warning: waits grow through the run ({named}): the load seems to be ")
+
+
 def test_a_folder_that_is_no_plan_is_left_alone(cli: Call) -> None:
     Path("other").mkdir()
     Path("other/notes.txt").write_text("mine")

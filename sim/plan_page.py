@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from superinfer.lab.overload import TOO_HIGH
-from superinfer.lab.trust import assumed_warning, range_warning
+from superinfer.lab.trust import OPTIMISTIC, assumed_warning, nominal, range_warning
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -104,7 +104,7 @@ def _per_gpu(each: Candidate) -> float | None:
 
 
 def _step_times(each: Candidate) -> str | None:
-    """The profile that the times of its steps are from, or `roofline`."""
+    """The profile that the times of its steps are from, or `roofline:<device>`."""
     known = each.alone
     return known["trust"]["profile"] if known and known.get("trust") else None
 
@@ -188,10 +188,10 @@ def _weak_warnings(plan: Plan) -> Iterator[str]:
             f"waits grow through the run ({'; '.join(growing)}): {TOO_HIGH}, and the answer holds "
             "for such a run only"
         )
-    origins = {_step_times(each) for each in plan.found()}
-    if len(origins) > 1 and "roofline" in origins:
-        named = [each.name for each in plan.found() if _step_times(each) == "roofline"]
-        yield f"{', '.join(named)}: step times from nominal figures, of others from profiles"
+    named = [each.name for each in plan.found() if nominal(_trust(each))]
+    if named:
+        others = "; those of the others are from profiles" if len(named) < len(plan.found()) else ""
+        yield f"{'; '.join(named)}: {OPTIMISTIC}{others}"
 
 
 def _growing(each: Candidate) -> str:

@@ -305,6 +305,19 @@ def test_waits_that_grow_are_told_in_one_line(cli: Call) -> None:
     assert line.startswith(f"warning: waits grow through the run ({named}): the load seems to be ")
 
 
+def test_step_times_from_nominal_figures_are_told(cli: Call) -> None:
+    wish = ("t.jsonl", "--device", "a100-80g,h100", "--workers", "1", "--no-plots", "--json")
+    for degrees, words in (
+        ("1", ""),
+        ("2", "a100-80g, tp 2; h100, tp 2: step times are nominal figures, and no real step is"),
+        ("1,2", "as fast; those of the others are from profiles"),
+    ):
+        code, out, _ = cli(*wish, "--tp", degrees, "--out", f"plan-{degrees}")
+        assert code == 0
+        told = [line for line in json.loads(out)["warnings"] if "nominal" in line]
+        assert len(told) == bool(words) and words in "".join(told)
+
+
 def test_a_folder_that_is_no_plan_is_left_alone(cli: Call) -> None:
     Path("other").mkdir()
     Path("other/notes.txt").write_text("mine")

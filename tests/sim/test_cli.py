@@ -675,7 +675,10 @@ def test_an_arm_that_fails_leaves_the_others_whole(cli: Cli, folder: Path) -> No
     options = ("--schedulers", "vllm", "--arm", "bad.toml", "--no-plots", "--out", "c")
     answer = cli("compare", "t.jsonl", *options)
     assert (answer.code, answer.out) == (1, "")
-    assert answer.err.endswith("error: arm bad: 12 requests can never run (first: 1)\n")
+    stuck = (
+        "12 requests can never run (first: 1): the scheduler plans nothing, and nothing is to come"
+    )
+    assert answer.err.endswith(f"error: arm bad: {stuck}\n")
     assert left_in(folder / "c") == {"vllm", ".study"}  # the same command goes on from there
 
 

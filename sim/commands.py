@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,7 @@ def run_and_write(
         if show is not None:
             show(summary, options.as_json)
             say_without_targets(summary)
+            _say_who_was_not_served(metrics)
             view = metrics.view
             if warning := overload_warning(summary["load"], view.arrival_s, view.ttft_s):
                 say(f"warning: {warning}")
@@ -175,6 +177,14 @@ def say_without_targets(*summaries: Summary) -> None:
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _say_who_was_not_served(metrics: RunMetrics) -> None:
+    """The rules by which requests were turned away or failed, with how many."""
+    rules = Counter(rule for rule in metrics.record.table.reject_reason if rule)
+    if rules:
+        told = ", ".join(f"{rule} {count:,}" for rule, count in rules.most_common())
+        say(f"note: requests that were turned away or failed, by rule: {told}")
 
 
 def _warn_of_idle_settings(config: Config, workload: Workload) -> None:

@@ -851,6 +851,12 @@ def test_what_changes_nothing_or_less_than_it_seems_is_said(
     assert words not in cli("run", "t.jsonl", "--no-plots").err
 
 
+def test_why_requests_were_turned_away_is_said(cli: Cli) -> None:
+    answer = cli("run", "t.jsonl", "--no-plots", "--scheduler", "fcfs", "--set", "run.kv_blocks=2")
+    assert "by rule: exceeds_kv_capacity 12\n" in answer.err
+    assert "by rule" not in cli("run", "t.jsonl", "--no-plots").err
+
+
 def test_who_asks_for_nominal_figures_is_not_warned_of_them(cli: Cli) -> None:
     nominal = ("--device", "l40s", "--set", "run.costs=roofline")
     assert "nominal" not in cli("run", "t.jsonl", "--no-plots", *nominal).err

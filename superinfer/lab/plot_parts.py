@@ -251,6 +251,9 @@ def rotations_panel(axes: Axes, data: PlotData) -> None:
     axes.stairs(per_s, edges, fill=True, color=BLUE, alpha=0.75)
     axes.set_ylabel("rotations per s")
     time_axis(axes, [data])
+    if not per_s.any():
+        axes.set_yticks([0])
+        axes.text(0.5, 0.5, "none", ha="center", va="center", transform=axes.transAxes, color=GREY)
 
 
 def copies_panel(axes: Axes, data: PlotData) -> None:

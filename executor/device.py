@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -28,6 +29,8 @@ _GPUS = {
 }
 """By a part of the name that the driver gives, the preset of nominal figures."""
 _ASKED = re.compile(r"tried to allocate ([\d.]+) (bytes|[KMGTP]?i?B)", re.IGNORECASE)
+_MEMORY = Path("/proc/meminfo")
+_CONTAINER = Path("/sys/fs/cgroup")
 _PROBE_BYTES = 32 << 20
 _PROBE_ROWS = 512
 
@@ -64,6 +67,24 @@ def find_device(name: str) -> Device:
 def default_device() -> str:
     """`cuda` where there is a GPU."""
     return "cuda" if torch.cuda.is_available() else HOST
+
+
+def free_host_bytes() -> int | None:
+    """Main memory that a process may still take, by the machine and by its container's limit; None
+    where the system does not say (Linux alone does).
+    """
+    try:
+        known = re.search(r"^MemAvailable:\s+(\d+) kB$", _MEMORY.read_text(), re.MULTILINE)
+    except OSError:
+        known = None
+    if known is None:
+        return None
+    free = int(known[1]) << 10
+    try:
+        limit, used = ((_CONTAINER / name).read_text() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return free
+    return free if limit.strip() == "max" else min(free, int(limit) - int(used))
 
 
 def free_bytes(device: torch.device, share: float = 1.0) -> int:

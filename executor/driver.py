@@ -42,7 +42,8 @@ class Driver:
             waiting = next(iter(self.engine.live))
             raise StuckError(
                 f"{len(self.engine.live)} requests can never run "
-                f"(first: {waiting.request.request_id})"
+                f"(first: {waiting.request.request_id}): the scheduler plans nothing, and nothing "
+                "is to come"
             )
 
     # -- inside ---------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from superinfer.lab.config import Config
 from superinfer.lab.gates import Gate, check_gates, check_keys, parse_gate
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.results import default_folder, load_run, summary_json, write_run
-from superinfer.lab.trust import assumed_warning, range_warning
+from superinfer.lab.run_config import RunConfig
+from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning
 from superinfer.lab.versions import versions
 from superinfer.metrics import RunMetrics, Window
 from superinfer.outputs import check_writable
@@ -77,6 +79,7 @@ def read_workload(config: Config) -> Workload:
         say(f"warning: {warning}")
     if workload.skipped:
         say(f"warning: {config.run.trace}: skipped {workload.skipped} bad lines")
+    _warn_of_idle_settings(config, workload)
     return workload
 
 
@@ -115,6 +118,7 @@ def run_and_write(
         if show is not None:
             show(summary, options.as_json)
             say_without_targets(summary)
+            _say_who_was_not_served(metrics)
             view = metrics.view
             if warning := overload_warning(summary["load"], view.arrival_s, view.ttft_s):
                 say(f"warning: {warning}")
@@ -175,13 +179,33 @@ def say_without_targets(*summaries: Summary) -> None:
 # -- inside ---------------------------------------------------------------------------------------
 
 
+def _say_who_was_not_served(metrics: RunMetrics) -> None:
+    """The rules by which requests were turned away or failed, with how many."""
+    rules = Counter(rule for rule in metrics.record.table.reject_reason if rule)
+    if rules:
+        told = ", ".join(f"{rule} {count:,}" for rule, count in rules.most_common())
+        say(f"note: requests that were turned away or failed, by rule: {told}")
+
+
+def _warn_of_idle_settings(config: Config, workload: Workload) -> None:
+    """Name what was asked for and changes nothing with this workload."""
+    run = config.run
+    if run.prefix_caching and not any(request.hash_ids for request in workload.requests):
+        say("warning: run.prefix_caching: no request has hash_ids, so no prompts begin alike")
+    if run.concurrency and run.rate_scale != 1:
+        say("warning: run.rate_scale: not used with run.concurrency, where answers set the pace")
+
+
 def _prepare(config: Config, options: RunOptions) -> None:
     """Meet every fault that needs no trace before the trace is read."""
     if options.out is not None:
         check_folder(options.out)
     warn_of_notes(config)
-    if config.router and config.run.replicas == 1:
-        say("warning: [router]: not used with one replica")
+    if config.run.replicas == 1:
+        if config.router:
+            say("warning: [router]: not used with one replica")
+        elif config.run.router != RunConfig().router:
+            say(f"warning: run.router: {config.run.router} is not used with one replica")
     build_engine(config)
 
 
@@ -257,6 +281,8 @@ def _show(summary: Summary, as_json: bool) -> None:
         print_table(summary_table(summary))
     for note in summary["notes"]:
         say(f"note: {note}")
-    for warning in (range_warning(summary["trust"]), assumed_warning(summary["trust"])):
+    trust = summary["trust"]
+    nominal = nominal_warning(summary["run"]["run"], trust)
+    for warning in (range_warning(trust), assumed_warning(trust), nominal):
         if warning:
             say(f"warning: {warning}")

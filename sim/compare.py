@@ -34,7 +34,7 @@ from superinfer.lab.precision import shown_precision
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import SUMMARY, Run, summary_json, write_run
 from superinfer.lab.study import WALL_CLOCK, Study, StudyResult, run_study
-from superinfer.lab.trust import assumed_warning, range_warning
+from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning
 from superinfer.outputs import replacing
 from superinfer.schedulers import SCHEDULERS
 from traces.cli import print_out, print_table
@@ -335,8 +335,10 @@ def _warn(result: StudyResult) -> None:
         worst = max(runs, key=lambda run: float(run.summary["trust"]["extrapolated_share"]))
         if warning := range_warning(worst.summary["trust"]):
             say(f"warning: {_place_of(name, worst, runs)}: {warning}")
-        if warning := assumed_warning(worst.summary["trust"]):
-            say(f"warning: arm {name}: {warning}")
+        nominal = nominal_warning(worst.config["run"], worst.summary["trust"])
+        for warning in (assumed_warning(worst.summary["trust"]), nominal):
+            if warning:
+                say(f"warning: arm {name}: {warning}")
         for run in runs:
             if warning := _overload(run):
                 say(f"warning: {_place_of(name, run, runs)}: {warning}")

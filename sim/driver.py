@@ -192,7 +192,10 @@ def run_to_end(env: ExactEnvironment, replicas: Sequence[Replica], stop_s: float
         env.run()
     waiting = [seq.request.request_id for replica in replicas for seq in replica.engine.live]
     if waiting:
-        raise StuckError(f"{len(waiting)} requests can never run (first: {waiting[0]})")
+        raise StuckError(
+            f"{len(waiting)} requests can never run (first: {waiting[0]}): the scheduler plans "
+            "nothing, and nothing is to come"
+        )
 
 
 def _stop_at(env: ExactEnvironment, replicas: Sequence[Replica], stop_s: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from superinfer.lab.overload import TOO_HIGH
-from superinfer.lab.trust import assumed_warning, range_warning
+from superinfer.lab.trust import OPTIMISTIC, assumed_warning, nominal, range_warning
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -104,7 +104,7 @@ def _per_gpu(each: Candidate) -> float | None:
 
 
 def _step_times(each: Candidate) -> str | None:
-    """The profile that the times of its steps are from, or `roofline`."""
+    """The profile that the times of its steps are from, or `roofline:<device>`."""
     known = each.alone
     return known["trust"]["profile"] if known and known.get("trust") else None
 
@@ -136,8 +136,8 @@ def _caption(plan: Plan) -> str:
     best = found[0]
     plural = "" if best.gpus == 1 else "s"
     return (
-        f"{best.gpus} GPU{plural} {best.device} ({best.replicas} x tp {best.tp}) are the fewest "
-        f"with which {100 * plan.wish.attainment:g} % of the requests meet their targets "
+        f"{best.gpus} GPU{plural} {best.device} ({best.replicas} x tp {best.tp}): the fewest with "
+        f"which {100 * plan.wish.attainment:g} % of the requests meet their targets "
         "(simulated)."
     )
 
@@ -182,18 +182,22 @@ def _weak_warnings(plan: Plan) -> Iterator[str]:
             for warning in (range_warning(trust), assumed_warning(trust)):
                 if warning:
                     yield f"{each.name}: {warning}"
-    for each in plan.found():
-        assert each.summary is not None
-        growing = [name for name, outcome in each.summary["plan"].items() if outcome["grows"]]
-        if growing:
-            yield (
-                f"{each.name}: the waits of {', '.join(growing)} grow through the run: "
-                f"{TOO_HIGH}, and the answer holds for such a run only"
-            )
-    origins = {_step_times(each) for each in plan.found()}
-    if len(origins) > 1 and "roofline" in origins:
-        named = [each.name for each in plan.found() if _step_times(each) == "roofline"]
-        yield f"{', '.join(named)}: step times from nominal figures, of others from profiles"
+    growing = [f"{each.name}: {names}" for each in plan.found() if (names := _growing(each))]
+    if growing:
+        yield (
+            f"waits grow through the run ({'; '.join(growing)}): {TOO_HIGH}, and the answer holds "
+            "for such a run only"
+        )
+    named = [each.name for each in plan.found() if nominal(_trust(each))]
+    if named:
+        others = "; those of the others are from profiles" if len(named) < len(plan.found()) else ""
+        yield f"{'; '.join(named)}: {OPTIMISTIC}{others}"
+
+
+def _growing(each: Candidate) -> str:
+    """The classes whose waits grow through the run of the answer."""
+    outcomes = each.summary["plan"] if each.summary else {}
+    return ", ".join(name for name, outcome in outcomes.items() if outcome["grows"])
 
 
 def _trust(each: Candidate) -> Mapping[str, Any]:

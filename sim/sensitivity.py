@@ -75,7 +75,10 @@ def sensitivity_command(arms: Arms, question: Question) -> int:
     stdin = kept_stdin(first)
     workload = read_workload(first)
     if question.metric:
-        check_known(question.metric, first, workload)
+        try:
+            check_known(question.metric, first, workload)
+        except ConfigError as error:
+            raise ConfigError(f"--metric: {error}") from None
     seeds = range(first.run.seed, first.run.seed + question.seeds) if question.seeds > 1 else ()
     folder = question.out or default_run_folder(first, workload, "sensitivity")
     with claimed(folder) as root:

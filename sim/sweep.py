@@ -26,7 +26,7 @@ from superinfer.lab.engines.base import StudyEngine
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.study import Study, run_study
 from superinfer.lab.sweep_points import Peak, Point, Points, peaks, rate_axis, to_refine
-from superinfer.lab.trust import assumed_warning, range_warning
+from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning
 from superinfer.outputs import replacing
 from traces.cli import print_out, print_table
 
@@ -196,8 +196,10 @@ def _why_no_peak(wish: SweepWish, points: Points) -> str:
 def _warn(points: Points) -> None:
     """For every arm, what its worst run left of the measured range, or assumes."""
     for arm in dict.fromkeys(point.arm for point in points):
-        trusts = [run.summary["trust"] for p in points if p.arm == arm for run in p.runs]
-        worst = max(trusts, key=lambda trust: float(trust["extrapolated_share"]))
-        for warning in (range_warning(worst), assumed_warning(worst)):
+        runs = [run for p in points if p.arm == arm for run in p.runs]
+        worst = max(runs, key=lambda run: float(run.summary["trust"]["extrapolated_share"]))
+        trust = worst.summary["trust"]
+        nominal = nominal_warning(worst.config["run"], trust)
+        for warning in (range_warning(trust), assumed_warning(trust), nominal):
             if warning:
                 say(f"warning: arm {arm}: {warning}")

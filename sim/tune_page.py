@@ -122,5 +122,6 @@ def _caption(trials: Sequence[Trial], front: Sequence[Trial]) -> str:
         notes.append(f"The first {_MOST_ROWS} of the front are shown.")
     failed = [trial for trial in trials if trial.values is None]
     if failed:
-        notes.append(f"{len(failed)} trials failed, the first: {failed[0].reason}")
+        count = "1 trial failed" if len(failed) == 1 else f"{len(failed)} trials failed, the first"
+        notes.append(f"{count}: {failed[0].reason}")
     return " ".join(notes)

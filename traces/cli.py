@@ -218,10 +218,11 @@ def _write(workload: Workload, output: str) -> None:
 
 
 def _table(report: dict[str, Any]) -> Table:
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("what", "value")
+    table = Table("what", "value", box=box.SIMPLE_HEAD, pad_edge=False)
     table.columns[1].justify = "right"
     for label, value in _flat(report):
         table.add_row(escape(label), escape(_text(value)))
@@ -239,4 +240,6 @@ def _flat(report: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, objec
 def _text(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:,.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.3f}".rstrip("0").rstrip(".")
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -219,10 +219,10 @@ def _at(value: Any, field: str) -> Any:
     return value
 
 
-def shown(value: object) -> str:
-    """`value` as it stands in JSON, on one line and not too long."""
+def shown(value: object, most: int = _SHOWN_CHARACTERS) -> str:
+    """`value` as it stands in JSON, on one line of at most so many characters."""
     text = json.dumps(value) if not isinstance(value, dict | list) else _container(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _container(value: object) -> str:

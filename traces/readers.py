@@ -23,6 +23,8 @@ from traces.source import RecordError, Source, open_source, trace_name
 from traces.workload import Workload
 
 _NAMED_UNKNOWN_FIELDS = 10
+_HEADER_CHARACTERS = 160
+"""Of a first line that is no trace, in a complaint: enough for the columns of a table."""
 LineParser = NativeParser | AzureParser | ServingSimParser
 
 
@@ -158,7 +160,8 @@ def _unrecognised(text: bytes) -> RecordError:
         line = text.decode()
     except UnicodeDecodeError as error:
         return not_utf8(error)
-    return RecordError("", f"expected a JSON object or {','.join(HEADER)}, got {shown(line)}")
+    found = shown(line, _HEADER_CHARACTERS)
+    return RecordError("", f"expected a JSON object or {','.join(HEADER)}, got {found}")
 
 
 def _parse(source: Source, parser: LineParser, skip_bad: bool, limit: int | None) -> _Rows:

@@ -103,7 +103,10 @@ def _measured(subject: Subject, say: Say) -> Calibration:
     if not subject.gpu:
         steps = replace(steps, driven=steps.driven + rotated_steps(subject, whole.left_s))
     profile = with_steps(profile, subject.shape, steps)
-    say(f"predicted against measured: {profile.fit['step']}")
+    step = profile.fit["step"]
+    if "heldout_mape" in step:
+        error, points = step["heldout_mape"], step["points"]
+        say(f"whole steps, predicted against measured: {error:.1%} off on average ({points} steps)")
     if warning := unsteady(profile):
         say(warning)
     return Calibration(replace(profile, made_s=begin_s), steps)

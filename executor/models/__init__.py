@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from executor.device import is_out_of_memory
+from executor.device import free_host_bytes, is_out_of_memory
 from executor.kernels.ops import Ops, ops_for
 from executor.models.base import Model, check_length
 from executor.models.config import ModelConfig, read_config
@@ -60,6 +60,8 @@ def load_model(  # noqa: PLR0913
     length = _context(config, max_model_len)
     ops = ops or _ops(device)
     weights = _weights(config, folder, str(source), device, seed if random_weights else None)
+    if device.type == "cpu":
+        _require_memory(config, group, 1 if int8 else dtype.itemsize)
     loader = Loader(weights, device, dtype, ops, group, int8, int8 and int8_head)
     try:
         with torch.no_grad():
@@ -135,6 +137,19 @@ def _require_gpu(device: torch.device) -> None:
     if found < _OLDEST_GPU:
         major, minor = found
         raise ConfigError(f"the GPU is too old: sm_{major}{minor}, sm_80 or newer is needed")
+
+
+def _require_memory(config: ModelConfig, group: Group, weight_bytes: int) -> None:
+    """Refuse weights that main memory has no room for: the system would end the process for them,
+    without a word. On a CPU all ranks share one machine.
+    """
+    free = free_host_bytes()
+    need = config.shape.gpu_parameters(group.size) * group.size * weight_bytes
+    if free is not None and need > free:
+        raise ConfigError(
+            f"out of memory at load: {config.shape.name} has {need / 2**30:.1f} GiB of weights at "
+            f"{weight_bytes} bytes each, and {free / 2**30:.1f} GiB of memory are free"
+        )
 
 
 def _too_large(

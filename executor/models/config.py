@@ -72,7 +72,10 @@ def read_config(source: str | Path) -> tuple[ModelConfig, Path | None]:
     if preset is not None and not path.exists():
         return _preset(preset), None
     # A folder may be called like a preset, but its config never is.
-    path = path / "config.json" if path.is_dir() else path
+    if path.is_dir():
+        path = path / "config.json"
+        if not path.exists():
+            raise ConfigError(f"{source}: expected a folder with a config.json, got none")
     shape = load_shape(path)
     raw = json.loads(path.read_text(encoding="utf-8"))
     return _from_file(raw, shape, str(path)), path.parent

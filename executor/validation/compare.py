@@ -126,9 +126,14 @@ def extent(summaries: Sequence[Summary], name: str) -> tuple[float, float] | Non
 
 
 def lines(metrics: list[Metric], max_error: float | None) -> Iterator[str]:
-    """A table; what is off by more than it may be is marked."""
+    """A table; what is off by more than it may be is marked, and rows of a class that say what
+    those of the whole run say are left out.
+    """
+    whole = {each.name: (each.device, each.simulated) for each in metrics if not each.service_class}
     yield f"{'':10} {'metric':18} {'device':>12} {'simulated':>12} {'error':>8}"
     for metric in metrics:
+        if metric.service_class and whole.get(metric.name) == (metric.device, metric.simulated):
+            continue
         error = "" if metric.error is None else f"{metric.error:+8.1%}"
         mark = "  !" if max_error is not None and metric.fails(max_error) else ""
         sides = (

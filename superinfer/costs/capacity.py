@@ -44,6 +44,8 @@ def kv_capacity_blocks(
 
     They take `free_share` of what weights and activations leave free.
     """
+    if not device.memory_bytes:
+        raise ConfigError(f"{device.name}: its memory is not known: set run.kv_blocks")
     free = _free_bytes(shape, device, tp, gpu_memory_utilization, activation_reserve)
     blocks = math.floor(free * free_share / (shape.kv_bytes_per_token(tp) * block_tokens))
     if blocks >= 1:
@@ -73,7 +75,9 @@ def _advice(
     reserve: int | None,
 ) -> str:
     for tp in (1, 2, 4, 8, 16, 32):
+        if shape.heads % tp:
+            continue
         free = _free_bytes(shape, device, tp, utilization, reserve)
-        if shape.heads % tp == 0 and free >= shape.kv_bytes_per_token(tp) * block_tokens:
+        if free >= shape.kv_bytes_per_token(tp) * block_tokens:
             return f"it fits on {tp} GPUs"
     return "no number of GPUs up to 32 is enough"

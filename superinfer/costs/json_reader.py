@@ -24,7 +24,7 @@ class Reader:
     def fail(self, key: str, expected: str) -> None:
         """Raise InputError for one field."""
         place = f"{self.path}.{key}" if self.path else key
-        found = "" if key not in self.data else f", found {str(self.data[key])[:40]}"
+        found = "" if key not in self.data else f", found {repr(self.data[key])[:40]}"
         raise InputError(expected + found, file=self.file, field=place)
 
     def get(self, key: str) -> Any:

@@ -153,9 +153,10 @@ def study_json(study: CacheStudy, trace: str, outcomes: Sequence[Outcome]) -> di
 
 def study_table(outcomes: Sequence[Outcome]) -> Table:
     """The same for the terminal."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title="Cache study", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("capacity", "policy", "hit rate", "gap closed", "prefill s saved", "us/block"):
         table.add_column(name, justify="left" if name == "policy" else "right")
     for row in outcomes:

@@ -182,7 +182,9 @@ def share_bars(axes: Axes, groups: Sequence[str], bars: Mapping[str, Bars]) -> N
         axes.bar_label(drawn, texts, fontsize=size, padding=2, rotation=90 if many else 0)
     for j in empty:
         _say_without(axes, j)
-    axes.set_xticks(range(len(groups)), [label(name, 16) for name in groups])
+    axes.set_xticks(
+        range(len(groups)), [label(name, max(16, 64 // len(groups))) for name in groups]
+    )
     if many:
         axes.tick_params(axis="x", rotation=25)
     axes.set_ylim(0, 1.12 if many else 1.08)
@@ -249,6 +251,9 @@ def rotations_panel(axes: Axes, data: PlotData) -> None:
     axes.stairs(per_s, edges, fill=True, color=BLUE, alpha=0.75)
     axes.set_ylabel("rotations per s")
     time_axis(axes, [data])
+    if not per_s.any():
+        axes.set_yticks([0])
+        axes.text(0.5, 0.5, "none", ha="center", va="center", transform=axes.transAxes, color=GREY)
 
 
 def copies_panel(axes: Axes, data: PlotData) -> None:

@@ -45,9 +45,10 @@ def write_sweep_plots(
     """A picture `sweep-<axis>.png` for every axis with two or more values; returns the paths."""
     paths = []
     for at, axis in enumerate(axes):
-        if len({point.place[at] for point in points}) > 1:
+        drawn = grouped(axes, at, points)
+        if drawn:
             path = folder / f"sweep-{axis.name}.png"
-            _write(axes, at, points, found, wanted, path)
+            _write(axes, at, points, drawn, found, wanted, path)
             paths.append(path)
     return paths
 
@@ -56,6 +57,7 @@ def _write(
     axes: Sequence[Axis],
     at: int,
     points: Points,
+    drawn: Drawn,
     found: Sequence[Peak],
     wanted: float,
     path: Path,
@@ -63,7 +65,6 @@ def _write(
     from matplotlib.figure import Figure
 
     others = [axis for number, axis in enumerate(axes) if number != at]
-    drawn = _grouped(axes, at, points)
     rows = _spread(list(drawn))
     figure = Figure(figsize=(13.5, 1.0 + 2.9 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), len(PANELS), sharex=True, sharey="col", squeeze=False)
@@ -85,6 +86,28 @@ def _write(
         figure.savefig(staged, dpi=120, format="png", metadata={"Software": None})
 
 
+def grouped(axes: Sequence[Axis], at: int, points: Points) -> Drawn:
+    """The rows of the picture over axis `at`: places of the other axes, in the grid's order."""
+    arms = {arm: number for number, arm in enumerate(dict.fromkeys(p.arm for p in points))}
+    ordered = sorted(points, key=lambda point: _x(axes[at], point.place[at]))
+    others = [*axes[:at], *axes[at + 1 :]]
+    # A search for the peak tries values for one arm at one place: no rows of their own for these.
+    rows = dict.fromkeys(
+        row
+        for row in (_without(point, at) for point in points)
+        if all(value in axis.values for axis, value in zip(others, row, strict=True))
+    )
+    return {
+        row: [
+            (number, arm, line)
+            for arm, number in arms.items()
+            if (line := [p for p in ordered if p.arm == arm and _without(p, at) == row])
+        ]
+        for row in rows
+        if _values(ordered, row, at) > 1
+    }
+
+
 # -- inside ---------------------------------------------------------------------------------------
 
 
@@ -98,23 +121,6 @@ def _title(points: Points, marked: bool, rows: int, all_rows: int) -> str:
     if rows < all_rows:
         parts.append(f"{rows} of {all_rows} rows are shown.")
     return " ".join(parts)
-
-
-def _grouped(axes: Sequence[Axis], at: int, points: Points) -> Drawn:
-    arms = {arm: number for number, arm in enumerate(dict.fromkeys(p.arm for p in points))}
-    ordered = sorted(points, key=lambda point: _x(axes[at], point.place[at]))
-    # The order of the rows is that of the grid; refined rates would begin rows of their own.
-    rows = dict.fromkeys((*p.place[:at], *p.place[at + 1 :]) for p in points)
-    many = {row for row in rows if _values(ordered, row, at) > 1}
-    return {
-        row: [
-            (number, arm, line)
-            for arm, number in arms.items()
-            if (line := [p for p in ordered if p.arm == arm and _without(p, at) == row])
-        ]
-        for row in rows
-        if row in many
-    }
 
 
 def _values(points: Points, row: Place, at: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 Trust = Mapping[str, Any]
+OPTIMISTIC = "step times are nominal figures, and no real step is as fast"
 
 
 def range_warning(trust: Trust) -> str:
@@ -36,6 +37,20 @@ def assumed_warning(trust: Trust, where: str = "trust.assumed in summary.json") 
         f"{trust['profile']} assumes {', '.join(assumed)}: shapes outside what was measured "
         f"({where})"
     )
+
+
+def nominal(trust: Trust) -> bool:
+    """Whether step times are those of nominal figures, not of a profile."""
+    return "roofline" in str(trust["profile"])
+
+
+def nominal_warning(run: Mapping[str, Any], trust: Trust) -> str:
+    """One line where there is no profile for what a run asked for; empty where there is one, or
+    where nominal figures are what it asked for. `run`: its section of settings.
+    """
+    if run["costs"] != "auto" or not nominal(trust):
+        return ""
+    return f"no profile of {run['model']} on {run['device']} at tp {run['tp']}: {OPTIMISTIC}"
 
 
 def left_rows(trust: Trust) -> list[tuple[str, str, str, str]]:

@@ -211,7 +211,8 @@ def _check_identity(path: Path, study: Any, task: Task) -> None:
     difference = next(_differences(stored, mine, ""), None)
     if difference is not None:
         raise ConfigError(
-            f"--storage {path}: holds trials of another task ({difference}): name another file"
+            f"--storage {path}: holds trials of another task ({difference}): "
+            "give another --out or --storage"
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from superinfer.costs import DEVICES, kv_capacity_blocks, load_shape
@@ -38,6 +40,20 @@ def test_more_gpus_hold_more() -> None:
     shape = load_shape("llama-3.1-70b")
     blocks = [kv_capacity_blocks(shape, A100, tp, 16) for tp in (2, 4, 8)]
     assert blocks == sorted(blocks)
+
+
+def test_memory_that_nobody_knows_is_asked_for() -> None:
+    unknown = replace(A100, name="cpu", memory_bytes=0)
+    with pytest.raises(ConfigError, match=r"cpu: its memory is not known: set run\.kv_blocks"):
+        kv_capacity_blocks(load_shape("llama-3.1-8b"), unknown, 1, 16)
+
+
+def test_advice_for_a_model_with_few_heads() -> None:
+    shape = replace(load_shape("llama-3.1-8b"), heads=4, kv_heads=4)
+    with pytest.raises(ConfigError, match="it fits on 4 GPUs"):
+        kv_capacity_blocks(shape, replace(A100, memory_bytes=6 * 2**30), 1, 16)
+    with pytest.raises(ConfigError, match="no number of GPUs up to 32 is enough"):
+        kv_capacity_blocks(shape, replace(A100, memory_bytes=2**30), 1, 16)
 
 
 def test_weights_that_do_not_fit() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -579,7 +580,10 @@ def profile(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Profile:
         grids=GRIDS,
     )
     path = tmp_path_factory.mktemp("profile") / "cpu.json"
-    write_profile(calibrate(wish, lambda text: None).profile, path)
+    said: list[str] = []
+    write_profile(calibrate(wish, said.append).profile, path)
+    (line,) = (line for line in said if line.startswith("whole steps, predicted"))
+    assert re.search(r": [\d.]+% off on average \(\d+ steps\)$", line)
     return load_profile(path)
 
 

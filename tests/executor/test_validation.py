@@ -50,6 +50,20 @@ def test_classes_that_both_have_are_compared() -> None:
     assert sum(line.endswith("!") for line in lines(found, 0.1)) == 1
 
 
+def test_a_class_that_is_the_whole_run_has_no_rows_of_its_own() -> None:
+    metrics = [
+        Metric("mean_ttft_ms", "", 100.0, 110.0),
+        Metric("p99_ttft_ms", "", 200.0, 210.0),
+        Metric("mean_ttft_ms", "chat", 100.0, 110.0),
+        Metric("p99_ttft_ms", "chat", 200.0, 205.0),
+    ]
+    assert [line.split()[:2] for line in lines(metrics, None)][1:] == [
+        ["mean_ttft_ms", "100"],
+        ["p99_ttft_ms", "200"],
+        ["chat", "p99_ttft_ms"],
+    ]
+
+
 def test_medians_of_repeats() -> None:
     """Number by number, in tables too; what is no number is the first run's."""
     runs = [{"a": n, "classes": {"x": {"b": 10 * n}}, "name": str(n)} for n in (3, 1, 2)]

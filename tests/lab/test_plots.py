@@ -20,6 +20,7 @@ import superinfer.lab
 from superinfer.errors import InputError
 from superinfer.lab import api, plots
 from superinfer.lab.plot_data import PlotData
+from superinfer.lab.plot_parts import share_bars
 from superinfer.lab.plots import (
     attainment_figure,
     compare_figure,
@@ -334,6 +335,22 @@ def test_copies_in_one_direction_alone_draw_without_a_warning(usual: Run) -> Non
     axes = rotations_figure(with_timeline(usual, h2d_bytes=nothing)).axes[1]
     low, high = axes.get_ylim()
     assert axes.get_ylabel() == "copies (GB/s)" and low == -high < 0
+
+
+def test_copies_without_rotations_say_so(usual: Run) -> None:
+    nothing = rotations_figure(with_timeline(usual, rotations=np.zeros(2000, np.int64)))
+    assert "none" in texts(nothing) and list(nothing.axes[0].get_yticks()) == [0]
+    assert "none" not in texts(rotations_figure(usual))
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(2, "my_policies:ShortestPrompt"), (5, "my_policies:S...")]
+)
+def test_long_names_of_few_groups_stay_whole(count: int, shown: str) -> None:
+    axes = Figure().subplots()
+    groups = ["my_policies:ShortestPrompt", *map(str, range(count - 1))]
+    share_bars(axes, groups, {"all": ([0.5] * count, "C0", "")})
+    assert axes.get_xticklabels()[0].get_text() == shown
 
 
 @pytest.mark.parametrize("without", [None, np.zeros(2000, np.int64)], ids=["older", "nothing"])

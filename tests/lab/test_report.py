@@ -70,6 +70,17 @@ def test_copies_are_drawn_only_where_there_were_any(usual: Path, tmp_path: Path)
         assert not {"rotations-title", "copies-title"} & set(page.ids)
 
 
+def test_counts_are_whole_and_shared_targets_are_shown(usual: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(usual, folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary |= {"counters": {"rises": 6.0, "mean_wait": 6.5}, "slo": {"ttft_ms": 1234.0}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    words = Page(write_report(folder)).words.replace("\u00a0", " ")
+    assert "rises 6 mean_wait 6.50" in words
+    assert words.count("TTFT \N{LESS-THAN OR EQUAL TO} 1,234 ms") == 1
+
+
 def test_figures_of_the_page_are_those_of_the_summary(usual: Path, report: Path) -> None:
     summary = PlotData.of_run(report_module.load_run(usual)).summary
     words = Page(report).words.replace("\u00a0", " ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from datetime import datetime
@@ -58,6 +59,14 @@ def test_what_is_written_comes_back(tmp_path: Path, metrics: RunMetrics) -> None
     assert run.timeline["running"].tolist() == metrics.record.timeline.running.tolist()
     assert run.timeline.attrs["block_bytes"] == 1000
     assert run.itl["weight"].sum() == 6
+
+
+def test_the_page_of_formats_names_every_column_of_requests(metrics: RunMetrics) -> None:
+    page = Path(__file__).parents[2] / "docs" / "formats.md"
+    section = page.read_text(encoding="utf-8").partition("### Requests and gaps")[2]
+    rows = re.findall(r"^\| (`.*?) \|", section.partition("`itl.parquet`")[0], re.MULTILINE)
+    named = re.findall("`([a-z0-9_]+)`", " ".join(rows))
+    assert sorted(named) == sorted([*metrics.request_columns(), "replica"])
 
 
 def test_parquet_types_are_those_agreed(tmp_path: Path, metrics: RunMetrics) -> None:

@@ -675,7 +675,10 @@ def test_an_arm_that_fails_leaves_the_others_whole(cli: Cli, folder: Path) -> No
     options = ("--schedulers", "vllm", "--arm", "bad.toml", "--no-plots", "--out", "c")
     answer = cli("compare", "t.jsonl", *options)
     assert (answer.code, answer.out) == (1, "")
-    assert answer.err.endswith("error: arm bad: 12 requests can never run (first: 1)\n")
+    stuck = (
+        "12 requests can never run (first: 1): the scheduler plans nothing, and nothing is to come"
+    )
+    assert answer.err.endswith(f"error: arm bad: {stuck}\n")
     assert left_in(folder / "c") == {"vllm", ".study"}  # the same command goes on from there
 
 
@@ -828,3 +831,41 @@ def imported(*arguments: str) -> set[str]:
         check=True,
     )
     return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--prefix-caching",), "run.prefix_caching: no request has hash_ids"),
+        (("--concurrency", "2", "--rate-scale", "3"), "run.rate_scale: not used with run.conc"),
+        (("--router", "slo_aware"), "run.router: slo_aware is not used with one replica"),
+        (("--device", "l40s"), "no profile of llama-3.1-8b on l40s at tp 1: step times are nom"),
+    ],
+)
+def test_what_changes_nothing_or_less_than_it_seems_is_said(
+    cli: Cli, options: tuple[str, ...], words: str
+) -> None:
+    answer = cli("run", "t.jsonl", "--no-plots", *options)
+    assert answer.code == 0
+    assert f"\nwarning: {words}" in f"\n{answer.err}"
+    assert words not in cli("run", "t.jsonl", "--no-plots").err
+
+
+def test_why_requests_were_turned_away_is_said(cli: Cli) -> None:
+    answer = cli("run", "t.jsonl", "--no-plots", "--scheduler", "fcfs", "--set", "run.kv_blocks=2")
+    assert "by rule: exceeds_kv_capacity 12\n" in answer.err
+    assert "by rule" not in cli("run", "t.jsonl", "--no-plots").err
+
+
+def test_who_asks_for_nominal_figures_is_not_warned_of_them(cli: Cli) -> None:
+    nominal = ("--device", "l40s", "--set", "run.costs=roofline")
+    assert "nominal" not in cli("run", "t.jsonl", "--no-plots", *nominal).err
+
+
+def test_a_comparison_names_the_arms_without_a_profile(cli: Cli, folder: Path) -> None:
+    (folder / "other.toml").write_text('[run]\nscheduler = "vllm"\ndevice = "l40s"\n')
+    err = cli("compare", "t.jsonl", "--schedulers", "vllm", "--arm", "other.toml", "--no-plots").err
+    assert [line for line in err.splitlines() if "no profile" in line] == [
+        "warning: arm other: no profile of llama-3.1-8b on l40s at tp 1: step times are nominal "
+        "figures, and no real step is as fast"
+    ]

@@ -272,10 +272,11 @@ def test_an_arm_that_failed_is_mended(folder: Path, capsys: pytest.CaptureFixtur
     assert compared("c", "vllm", "x.toml", "y.toml") == 1
     shown = capsys.readouterr()
     assert list(json.loads(shown.out)["arms"]) == ["vllm", "y"]
-    assert json.loads(shown.out)["failed"] == [
-        {"arm": "x", "seed": 0, "reason": "60 requests can never run (first: 1)"}
-    ]
-    assert shown.err.endswith("error: arm x: 60 requests can never run (first: 1)\n")
+    stuck = (
+        "60 requests can never run (first: 1): the scheduler plans nothing, and nothing is to come"
+    )
+    assert json.loads(shown.out)["failed"] == [{"arm": "x", "seed": 0, "reason": stuck}]
+    assert shown.err.endswith(f"error: arm x: {stuck}\n")
     before = (folder / "c/vllm/summary.json").read_bytes()
     (folder / "x.toml").write_text('[run]\nscheduler = "fcfs"\n')
     (folder / "y.toml").write_text("[run]\nlag = 0\n")

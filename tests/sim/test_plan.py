@@ -292,6 +292,32 @@ def test_and_of_those_of_candidates_that_are_out(
     assert any(reason in line for line in words)
 
 
+def test_waits_that_grow_are_told_in_one_line(cli: Call) -> None:
+    Path("much.jsonl").write_text(trace(8000, 200))
+    Path("classes.toml").write_text("[classes.chat]\nttft_ms = 1e6\n")
+    code, out, err = cli(
+        *("much.jsonl", "--tp", "1,2", "--workers", "1", "--out", "plan", "--no-plots"),
+        *("--classes", "classes.toml"),
+    )
+    assert code == 0 and "(simulated)" in " ".join(out.split())
+    (line,) = (line for line in err.splitlines() if "grow through the run" in line)
+    named = "a100-80g, tp 1: chat; a100-80g, tp 2: chat"
+    assert line.startswith(f"warning: waits grow through the run ({named}): the load seems to be ")
+
+
+def test_step_times_from_nominal_figures_are_told(cli: Call) -> None:
+    wish = ("t.jsonl", "--device", "a100-80g,h100", "--workers", "1", "--no-plots", "--json")
+    for degrees, words in (
+        ("1", ""),
+        ("2", "a100-80g, tp 2; h100, tp 2: step times are nominal figures, and no real step is"),
+        ("1,2", "as fast; those of the others are from profiles"),
+    ):
+        code, out, _ = cli(*wish, "--tp", degrees, "--out", f"plan-{degrees}")
+        assert code == 0
+        told = [line for line in json.loads(out)["warnings"] if "nominal" in line]
+        assert len(told) == bool(words) and words in "".join(told)
+
+
 def test_a_folder_that_is_no_plan_is_left_alone(cli: Call) -> None:
     Path("other").mkdir()
     Path("other/notes.txt").write_text("mine")

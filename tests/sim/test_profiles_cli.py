@@ -119,7 +119,7 @@ def test_show_takes_a_profile_of_an_unknown_model(tmp_path: Path) -> None:
         ({"fit": {"norm": 3}}, "fit.norm: expected an object, found 3"),
         (
             {"fit": {"norm": {"points": "many"}}},
-            "fit.norm.points: expected a number >= 0 or null, found many",
+            "fit.norm.points: expected a number >= 0 or null, found 'many'",
         ),
         (
             {"range": {"norm": {"tokens": 5}}},
@@ -130,7 +130,7 @@ def test_show_takes_a_profile_of_an_unknown_model(tmp_path: Path) -> None:
             "range.norm.tokens: expected [first, last], found [1, 2, 3]",
         ),
         ({"tp": 0}, "tp: expected a whole number >= 1, found 0"),
-        ({"kv_dtype": "fp8_block"}, "kv_dtype: expected fp8, found fp8_block"),
+        ({"kv_dtype": "fp8_block"}, "kv_dtype: expected fp8, found 'fp8_block'"),
         ({"assumed": {"norm": 3}}, "assumed.norm: expected a string, found 3"),
     ],
 )

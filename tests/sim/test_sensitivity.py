@@ -266,7 +266,9 @@ def test_a_metric_is_looked_for_before_anything_runs(
     monkeypatch.setattr(sensitivity, "run_study", lambda *_: pytest.fail("ran"))
     for metric in ("nope", "classes.chat.nope", "classes.nobody.p99_ttft_ms", "trust"):
         code, _, err = call("t.jsonl", "--metric", metric, "--out", "s")
-        assert code == 2 and f"expected a number of the summary, got {metric!r}" in err[-1]
+        assert (
+            code == 2 and f"--metric: expected a number of the summary, got {metric!r}" in err[-1]
+        )
     assert not Path("s").exists()
 
 
@@ -302,7 +304,10 @@ def test_a_study_goes_on_where_it_was_stopped(
         (("t.jsonl", "--device", "l40s"), "run.costs: expected a profile, got roofline:l40s"),
         (("t.jsonl", "--seeds", "2"), "t.jsonl is the same for every seed"),
         (("t.jsonl", "--by", "100"), "by"),
-        (("t.jsonl", "--part", "host", "--metric", "ttft"), "expected a number of the summary"),
+        (
+            ("t.jsonl", "--part", "host", "--metric", "ttft"),
+            "--metric: expected a number of the summary",
+        ),
     ],
 )
 def test_a_mistake_takes_one_line(

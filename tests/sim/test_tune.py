@@ -217,7 +217,7 @@ def test_trials_of_another_task_are_refused(call: Call, inline: Inline, folder: 
         (("--objectives", "goodput"), "objectives: "),
     ):
         code, _, err = call(*again, *other)
-        assert code == 2 and difference in err[-1] and "name another file" in err[-1]
+        assert code == 2 and difference in err[-1] and "give another --out" in err[-1]
     trace = (folder / "t.jsonl").read_text()
     (folder / "t.jsonl").write_text(trace[: trace.rindex("{")])
     code, _, err = call(*again)

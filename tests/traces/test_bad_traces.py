@@ -225,6 +225,11 @@ def test_text_of_another_kind_is_an_error(tmp_path: Path) -> None:
     assert error_of(path) == f"{path}:2: {expected}"
 
 
+def test_a_column_too_many_is_shown(tmp_path: Path) -> None:
+    path = write(tmp_path, HEADER.replace(b"\n", b",user\n"))
+    assert error_of(path).endswith(' got "TIMESTAMP,ContextTokens,GeneratedTokens,user"')
+
+
 def test_a_file_of_bad_records_says_how_many(tmp_path: Path) -> None:
     path = write(tmp_path, (without("timestamp") + b"\n") * 3)
     message = error_of(path, skip_bad=True, spread=True)

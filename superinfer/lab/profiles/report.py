@@ -169,16 +169,17 @@ def heading_lines(profile: Profile) -> Iterator[str]:
     """What belongs to no kernel: device and model, links, host, memory, versions, step times."""
     yield f"{profile.model} on {profile.device}, tp {profile.tp}, {profile.dtype} ({profile.path})"
     for name, link in profile.links.items():
-        yield f"link {name}: {link.bytes_per_s / 1e9:g} GB/s, {1e6 * link.setup_s:g} us per copy"
+        speed, setup = link.bytes_per_s / 1e9, 1e6 * link.setup_s
+        yield f"link {name}: {speed:.4g} GB/s, {setup:.4g} us per copy"
     host = profile.host
     yield (
-        f"host: {1e3 * host.step_s:g} ms per step, {1e6 * host.per_sequence_s:g} us per sequence "
-        f"({host.origin})"
+        f"host: {1e3 * host.step_s:.4g} ms per step, {1e6 * host.per_sequence_s:.4g} us per "
+        f"sequence ({host.origin})"
     )
     if profile.graphs is not None:
         yield f"graphs: {profile.graphs.words}"
     known = {key: value for key, value in profile.memory.items() if value is not None}
-    yield "memory: " + (", ".join(f"{key} {value:,}" for key, value in known.items()) or "-")
+    yield "memory: " + (", ".join(f"{key} {value:,.0f}" for key, value in known.items()) or "-")
     versions = (f"{name} {version}" for name, version in profile.versions.items())
     yield "versions: " + (", ".join(versions) or "-")
     times = step_times(profile)

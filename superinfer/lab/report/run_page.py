@@ -87,12 +87,17 @@ def _metrics(summary: Summary) -> list[Content]:
             tables.append(table(title, ("metric", "value"), rows))
     counters = summary.get("counters") or {}
     if counters:
-        rows = [(name, number(value)) for name, value in counters.items()]
+        rows = [(name, number(_whole(value))) for name, value in counters.items()]
         tables.append(table("Counters of the policies", ("counter", "value"), rows))
     ended = tag("p", _ended_words(summary)) if _ended_words(summary) else None
     notes = [tag("p", f"Note: {note}.") for note in summary.get("notes") or ()]
     columns = tag("div", *tables, class_="columns")
     return [tag("dl", *cards, class_="cards"), ended, *notes, columns]
+
+
+def _whole(count: float) -> float:
+    """A count as a whole number, where it is one."""
+    return int(count) if count == count // 1 else count
 
 
 def _ended_words(summary: Summary) -> str:
@@ -123,7 +128,8 @@ def _attainment(data: PlotData) -> list[Content]:
     kinds = ("slo_attainment", "ttft_attainment", "tpot_attainment", "paced_attainment")
     rows = []
     for name, group in _groups(summary, "classes"):
-        slo = targets(group.get("slo") or {}) if name != "all" else NONE
+        shared = group.get("slo")
+        slo = NONE if name == "all" and not shared else targets(shared or {})
         shares = [shown(kind, group.get(kind)) for kind in kinds]
         goodput = shown("request_goodput", group.get("request_goodput"))
         rows.append((name, slo, number(group.get("submitted")), *shares, goodput))

@@ -10,6 +10,8 @@ import torch
 from modelkit.harness import CPU
 from safetensors.torch import save_file
 
+from executor import device
+from executor.device import free_host_bytes
 from executor.models import check_length, load_model
 from executor.models.weights import FileWeights
 from superinfer.errors import ConfigError, InputError, SuperInferError
@@ -289,6 +291,34 @@ def test_devices_that_are_not_there(tmp_path, monkeypatch):
         if "reference" not in name and not name.endswith((".ops", ".registry")):
             monkeypatch.delitem(sys.modules, name)
     refused(ConfigError, tmp_path, "needs Triton: pip install", random_weights=True, device="cuda")
+
+
+def test_weights_that_main_memory_does_not_hold(tmp_path, monkeypatch):
+    """In place of the end of the process, which says nothing."""
+    monkeypatch.setattr("executor.models.free_host_bytes", lambda: 10 << 30)
+    words = r"llama-3.1-8b has 29.9 GiB of weights at 4 bytes each, and 10.0 GiB of memory are free"
+    refused(ConfigError, "llama-3.1-8b", words, random_weights=True)
+    refused(ConfigError, "llama-3.1-70b", "at 1 bytes", random_weights=True, int8=True)
+    monkeypatch.setattr("executor.models.free_host_bytes", lambda: None)
+    load_model(write(tmp_path), device=CPU, dtype=torch.float32, random_weights=True)
+
+
+def test_what_is_free_of_main_memory(tmp_path, monkeypatch):
+    assert free_host_bytes() is None or 0 < free_host_bytes() < 1 << 60
+    monkeypatch.setattr(device, "_MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(device, "_CONTAINER", tmp_path)
+    assert free_host_bytes() is None
+    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:    4096 kB\nBuffers: 1 kB\n")
+    assert free_host_bytes() == 4 << 20
+    (tmp_path / "memory.current").write_text("1048576\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_host_bytes() == 4 << 20
+    (tmp_path / "memory.max").write_text("3145728\n")
+    assert free_host_bytes() == 2 << 20
+
+
+def test_a_folder_without_a_config(tmp_path):
+    refused(ConfigError, tmp_path, "expected a folder with a config.json, got none")
 
 
 def test_memory_that_is_not_there(tmp_path, monkeypatch):

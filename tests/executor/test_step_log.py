@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from executor.clock import step_seconds
@@ -15,7 +16,7 @@ from executor.validation.steps import PROMPTS, WAITED, group_lines, grouped, ste
 from superinfer.costs import StepCost, build_cost, find_device, list_profiles, load_shape
 from superinfer.costs.base import Chunk
 from superinfer.errors import InputError
-from superinfer.lab.columns import write_columns
+from superinfer.lab.columns import Lists, write_columns
 from superinfer.plan import Plan, PrefillChunk, Requantise
 
 Chunks = tuple[Chunk, ...]
@@ -70,6 +71,29 @@ def test_no_record(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"steps.parquet: expected a Parquet file"):
         read_steps(tmp_path / "steps.parquet")
     assert step_groups([tmp_path], PROFILE) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("start_s", None),
+        ("start_s", np.full(3, np.nan)),
+        ("start_s", np.full(3, 9.0)),
+        ("start_s", ["0", "1", "2"]),
+        ("decodes", None),
+        ("chunk_tokens", None),
+        ("chunk_tokens", np.full(3, 1)),
+        ("chunk_tokens", Lists([1, 2, 3], [1, 2, 3])),
+        ("waited_bytes", None),
+    ],
+)
+def test_a_file_of_something_else(log: StepLog, tmp_path: Path, name: str, column: Any) -> None:
+    """A column that is not there, of another type, empty, or that contradicts the others."""
+    columns = {**log.columns(), name: column}
+    written = {name: column for name, column in columns.items() if column is not None}
+    write_columns(tmp_path / "steps.parquet", written)
+    with pytest.raises(InputError, match=r"steps.parquet: expected the record of a run's steps"):
+        read_steps(tmp_path / "steps.parquet")
 
 
 def timed(cost: StepCost, share: float, chunks: Chunks, decodes: int, context: int) -> Step:

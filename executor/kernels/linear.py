@@ -282,7 +282,7 @@ def _wide_entry(chip: int, tile: Tile, slices: int) -> Entry:
         constants=constants,
         aligned=(*types, "n", "k"),
         options=tile.options,
-        max_registers=160,
+        max_registers=128 if early else 160,
         dot=True,
         pipelined=True,
     )

@@ -72,14 +72,13 @@ class StepLog:
     chunk_context_tokens: list[int] = field(default_factory=list)
 
     def add(self, plan: Plan, step: int, start_s: float, end_s: float) -> None:
-        """A step of a plan, the first being 0."""
-        chunks, decodes, context = plan.work_at(step)
+        """A step of a plan, the first being 0; what a plan pads is not computed here."""
         self.start_s.append(start_s)
         self.end_s.append(end_s)
-        self.decodes.append(decodes)
-        self.context_tokens.append(context)
+        self.decodes.append(plan.decodes)
+        self.context_tokens.append(plan.context_tokens + step * plan.decodes)
         self.waited_bytes.append(0 if step else _waited_bytes(plan))
-        for chunk in chunks:
+        for chunk in plan.chunks_at(step):
             self.chunk_tokens.append(chunk.tokens)
             self.chunk_context_tokens.append(chunk.context_tokens)
         self.chunk_ends.append(len(self.chunk_tokens))

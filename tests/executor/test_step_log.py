@@ -17,7 +17,7 @@ from superinfer.costs import StepCost, build_cost, find_device, list_profiles, l
 from superinfer.costs.base import Chunk
 from superinfer.errors import InputError
 from superinfer.lab.columns import Lists, write_columns
-from superinfer.plan import Plan, PrefillChunk, Requantise
+from superinfer.plan import Plan, PrefillChunk, Requantise, Work
 
 Chunks = tuple[Chunk, ...]
 PROFILE = next(info.path for info in list_profiles() if "a100-80g_llama-3.1-8b" in str(info.path))
@@ -54,6 +54,14 @@ def test_steps_are_told_as_they_were_planned(log: StepLog) -> None:
         Step((Chunk(64, 64), Chunk(32, 160)), 3, 303, 0.25),
         Step((), 2, 200, 0.25),
     ]
+
+
+def test_padding_is_not_computed(log: StepLog) -> None:
+    """A FlexGen-like plan tells the cost model of rows that this device never sees."""
+    padded = plan([(64, 0)], 0)
+    padded.padded = Work((Chunk(100, 0), Chunk(100, 0)), 4, 400)
+    log.add(padded, 0, 2.0, 2.5)
+    assert log.steps()[-1] == Step((Chunk(64, 0),), 0, 0, 0.5)
 
 
 def test_a_file_gives_them_back(log: StepLog, tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ REPEATS, LONG_REPEATS, LONG_S = 5, 3, 0.03
 LEAST_BATCHES = 8
 """Half of them are held out."""
 BASES, BETWEEN = (2, 3, 5), (2 / 3, 1 / 2, 1 / 2)
-"""Of a Halton sequence, and by how much all of it is moved for batches that are held out: some power
-of a base many points divide 0 to 1 evenly, and those moved by this are about in the middle.
+"""Of a Halton sequence, and by how much all of it is moved for batches that are held out. As many
+points as a power of a base divide 0 to 1 evenly, and those moved lie well inside between two.
 """
 
 

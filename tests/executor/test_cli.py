@@ -87,9 +87,7 @@ def test_a_run_leaves_a_result_folder(monkeypatch, capsys, tmp_path, config, tra
 
 
 @pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))
-def test_every_scheduler_runs_on_a_device(
-    monkeypatch, capsys, tmp_path, config, trace, scheduler
-):
+def test_every_scheduler_runs_on_a_device(monkeypatch, capsys, tmp_path, config, trace, scheduler):
     """Whatever settings it has, and those that it derives from the machine."""
     out = tmp_path / "result"
     code, text, errors = call(

@@ -185,7 +185,7 @@ def _assembled(
     moves: Mover | LeadingMover = mover
     if channel is not None and channel.leads:
         runner, moves = LeadingRunner(model, arena.tensor, channel), LeadingMover(mover, channel)
-    rows = int(getattr(engine.scheduler, "max_num_seqs", 0)) or MOST_ROWS
+    rows = int(getattr(engine.scheduler, "max_num_seqs", None) or MOST_ROWS)
     if options.graphs and runner.asynchronous:
         smallest = min(arena.size.block_bytes.values())
         with out_of_memory("capturing graphs"):

@@ -6,12 +6,14 @@ Whoever asks why a simulation of the run is off finds the steps that are (`valid
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from superinfer.costs.base import Chunk, CostModel
+from superinfer.errors import InputError
 from superinfer.lab.columns import Lists, read_table
 from superinfer.plan import Plan, Work
 
@@ -70,14 +72,13 @@ class StepLog:
     chunk_context_tokens: list[int] = field(default_factory=list)
 
     def add(self, plan: Plan, step: int, start_s: float, end_s: float) -> None:
-        """A step of a plan, the first being 0."""
-        chunks, decodes, context = plan.work_at(step)
+        """A step of a plan, the first being 0; what a plan pads is not computed here."""
         self.start_s.append(start_s)
         self.end_s.append(end_s)
-        self.decodes.append(decodes)
-        self.context_tokens.append(context)
+        self.decodes.append(plan.decodes)
+        self.context_tokens.append(plan.context_tokens + step * plan.decodes)
         self.waited_bytes.append(0 if step else _waited_bytes(plan))
-        for chunk in chunks:
+        for chunk in plan.chunks_at(step):
             self.chunk_tokens.append(chunk.tokens)
             self.chunk_context_tokens.append(chunk.context_tokens)
         self.chunk_ends.append(len(self.chunk_tokens))
@@ -109,12 +110,21 @@ def _waited_bytes(plan: Plan) -> int:
 
 
 def read_steps(path: Path) -> list[Logged]:
-    """The steps of a `steps.parquet`; InputError where there is none, or it is damaged."""
-    return [_logged(row) for row in read_table(path).to_pylist()]
+    """The steps of a `steps.parquet`; InputError where there is none, it is damaged, or it holds
+    something else.
+    """
+    rows = read_table(path).to_pylist()
+    try:
+        return [_logged(row) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError("expected the record of a run's steps", file=str(path)) from error
 
 
 def _logged(row: dict[str, Any]) -> Logged:
-    chunks = tuple(map(Chunk, row["chunk_tokens"], row["chunk_context_tokens"]))
+    pairs = zip(row["chunk_tokens"], row["chunk_context_tokens"], strict=True)
     seconds = row["end_s"] - row["start_s"]
+    if not 0 <= seconds < inf:
+        raise ValueError(seconds)
+    chunks = tuple(Chunk(tokens, context) for tokens, context in pairs)
     step = Step(chunks, row["decodes"], row["context_tokens"], seconds)
     return Logged(step, row["waited_bytes"])

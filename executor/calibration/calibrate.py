@@ -276,7 +276,8 @@ def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
     limits, random = _limits(subject, session), np.random.default_rng(1)
     blocks = min(session.engine.config.total_blocks, 8192)
     source = RandomArena.over(subject.layout, session.runner.arena, blocks)
-    shapes = [limits.batch(random, i % 2 == 1, _number(i)) for i in range(BATCHES)]
+    # Each set covers all by itself.
+    shapes = [limits.batch(random, i % 2 == 1, i // 4, _is_held_out(i)) for i in range(BATCHES)]
     rounds: list[list[Step]] = []
     driven: list[Step] = []
     for done in range(subject.rounds):
@@ -294,11 +295,6 @@ def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
 def _is_held_out(index: int) -> bool:
     """Pairs take turns, so that a change of the machine's speed meets both sets."""
     return index % 4 >= 2
-
-
-def _number(index: int) -> int:
-    """Of a batch within its set: each covers all by itself."""
-    return index // 4 + (BATCHES if _is_held_out(index) else 0)
 
 
 def rotated_steps(subject: Subject, seconds: float) -> list[Step]:

@@ -33,6 +33,10 @@ REPEATS, LONG_REPEATS, LONG_S = 5, 3, 0.03
 """How often a batch is run, and one that takes longer: its times lie closer."""
 LEAST_BATCHES = 8
 """Half of them are held out."""
+BASES, BETWEEN = (2, 3, 5), (2 / 3, 1 / 2, 1 / 2)
+"""Of a Halton sequence, and by how much all of it is moved for batches that are held out. As many
+points as a power of a base divide 0 to 1 evenly, and those moved lie well inside between two.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +69,16 @@ class Limits:
     """Tokens of all sequences."""
     chunks: int = 3
 
-    def batch(self, random: np.random.Generator, mixed: bool, number: int) -> Shape:
+    def batch(
+        self, random: np.random.Generator, mixed: bool, number: int, held_out: bool = False
+    ) -> Shape:
         """Decodes of random lengths and maybe some chunks. Their number and length, even in the
         logarithm, and the tokens of all chunks, of which many are more often, are points of a
-        Halton sequence (1960): whichever number of batches there is time for, they cover it.
+        Halton sequence (1960): whichever number of batches there is time for, they cover it. Those
+        held out lie between the others of these numbers.
         """
-        places = (spread_out(number + 1, base) for base in (2, 3, 5))
+        moved = BETWEEN if held_out else (0.0, 0.0, 0.0)
+        places = (spread_out(number + 1, base) + by for base, by in zip(BASES, moved, strict=True))
         place, many, far = ((p + random.random() / 64) % 1.0 for p in places)
         count = int((self.sequences + 1) ** many)
         longest = max(17.0, min(self.context, self.total / (2 * count)))

@@ -177,9 +177,7 @@ def _product(x: Tensor, weight: Tensor, scales: Tensor | None, tile: Tile, early
     if m == 0:
         return out
     tiles = triton.cdiv(m, tile.rows) * triton.cdiv(n, tile.outs)
-    programs = WARPS_PER_PROCESSOR // tile.warps * processors(x.device)
-    slices = slices_of(tiles, triton.cdiv(k, tile.depth), programs)
-    parts = x.new_empty((tiles * slices, tile.outs, tile.rows) if slices > 1 else 0, dtype=FLOAT)
+    slices, parts = shared(x, tile, tiles)
     linear_kernel[(tiles * slices,)](
         x, weight, scales, out, parts, arrived_of(x.device), m, n, k,
         **_constants(tile, k, slices), AHEAD=AHEAD if early else 0,
@@ -209,6 +207,16 @@ def tile_of_product(chip: int, rows: int, outs: int, itemsize: int, multiprocess
         return tile
     tiles = triton.cdiv(rows, larger.rows) * triton.cdiv(outs, larger.outs)
     return larger if tiles >= multiprocessors else tile
+
+
+def shared(x: Tensor, tile: Tile, tiles: int) -> tuple[int, Tensor]:
+    """How many programs share each of so many tiles of a product of `x`, and room for their sums,
+    float32 [tiles * programs, outs, rows] if they are several.
+    """
+    programs = WARPS_PER_PROCESSOR // tile.warps * processors(x.device)
+    slices = slices_of(tiles, triton.cdiv(x.shape[1], tile.depth), programs)
+    room = (tiles * slices, tile.outs, tile.rows) if slices > 1 else (0,)
+    return slices, x.new_empty(room, dtype=FLOAT)
 
 
 def slices_of(tiles: int, turns: int, programs: int) -> int:
@@ -284,7 +292,7 @@ def _wide_entry(chip: int, tile: Tile, slices: int) -> Entry:
         constants=constants,
         aligned=(*types, "n", "k"),
         options=tile.options,
-        max_registers=160,
+        max_registers=128 if early else 160,
         dot=True,
         pipelined=True,
     )

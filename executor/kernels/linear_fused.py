@@ -22,14 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from executor.kernels.early import is_early, let_next_begin, options, wait_for_last
-from executor.kernels.linear import (
-    AHEAD,
-    FLOAT,
-    WARPS_PER_PROCESSOR,
-    WIDE,
-    arrived_of,
-    slices_of,
-)
+from executor.kernels.linear import AHEAD, FLOAT, WIDE, arrived_of, shared
 from executor.kernels.registry import Entry
 from executor.kernels.sums import (
     ask_for_weights,
@@ -39,7 +32,7 @@ from executor.kernels.sums import (
     sum_of_parts,
     tile_of_sums,
 )
-from executor.kernels.tiles import Tile, capability, power_of_two, processors
+from executor.kernels.tiles import Tile, capability, power_of_two
 
 FUSED: dict[int, bool] = {80: False, 90: False}
 """Per architecture; 80 has no products of its own with 16-bit weights."""
@@ -189,16 +182,14 @@ def _launch(
     the sum beside it.
     """
     (m, k), n = x.shape, weight.shape[0]
-    tile, device, early = _tile(x), x.device, is_early(capability(x.device), m)
+    tile, early = _tile(x), is_early(capability(x.device), m)
     tiles = triton.cdiv(out.shape[1], tile.outs // 2 if gate else tile.outs)
-    programs = WARPS_PER_PROCESSOR // tile.warps * processors(device)
-    slices = slices_of(tiles, triton.cdiv(k, tile.depth), programs)
-    parts = x.new_empty((tiles * slices, tile.outs, tile.rows) if slices > 1 else 0, dtype=FLOAT)
+    slices, parts = shared(x, tile, tiles)
     squares, eps = normed or (None, 0.0)
     residual, gain, scaled, new_squares = added or (None, None, None, None)
     fused_kernel[(tiles * slices,)](
         x.contiguous(), weight, squares, residual, gain, out, scaled, new_squares,
-        parts, arrived_of(device), m, n, k, eps,
+        parts, arrived_of(x.device), m, n, k, eps,
         **_constants(tile, k, slices, gate, normed is not None), AHEAD=AHEAD if early else 0,
         EARLY=early, **tile.options, **options(early),
     )  # fmt: skip

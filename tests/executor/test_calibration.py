@@ -422,12 +422,29 @@ def test_requests_rotate_in_the_steps_of_the_rotating_scheduler(
 def test_chunks_of_all_sizes_come() -> None:
     """In the first batches already, of either set, so that no part is left out by chance."""
     limits, random = Limits(128, 8000, 4096, 1 << 20), np.random.default_rng(0)
-    for first in (0, 64):
-        shapes = [limits.batch(random, True, first + n) for n in range(8)]
+    for held_out in (False, True):
+        shapes = [limits.batch(random, True, n, held_out) for n in range(8)]
         tokens = sorted(sum(tokens for tokens, _ in shape.chunks) for shape in shapes)
-        assert tokens[0] < 128 and tokens[4] < 1024 < tokens[5] and tokens[-1] > 2048
-        plain = [len(limits.batch(random, False, first + n).contexts) for n in range(8)]
+        assert tokens[0] < 128 and tokens[3] < 1024 < tokens[5] and tokens[-1] > 2048
+        plain = [len(limits.batch(random, False, n, held_out).contexts) for n in range(8)]
         assert min(plain) < 8 and max(plain) > 48
+
+
+@pytest.mark.parametrize("count", [8, 12, 16])
+def test_batches_held_out_lie_between_those_fitted(count: int) -> None:
+    """They would judge nothing if they were nearly the same."""
+    limits, random = Limits(128, 8000, 4096, 1 << 20), np.random.default_rng(0)
+    fitted, unseen = (
+        [limits.batch(random, True, n, held_out) for n in range(count)]
+        for held_out in (False, True)
+    )
+    places = [
+        np.log([sum(tokens for tokens, _ in shape.chunks) for shape in shapes])
+        for shapes in (fitted, unseen)
+    ]
+    nearest = np.abs(places[1][:, None] - places[0]).min(axis=1)
+    apart = np.median(np.diff(np.sort(places[0])))
+    assert apart / 6 < np.median(nearest) < apart
 
 
 def test_every_beginning_of_a_sequence_covers_all() -> None:

@@ -20,6 +20,7 @@ from executor_runs import LLAMA, call
 from executor.generate import Text
 from executor.runner import Runner
 from superinfer.lab.results import load_run
+from superinfer.schedulers import SCHEDULERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,6 +84,22 @@ def test_a_run_leaves_a_result_folder(monkeypatch, capsys, tmp_path, config, tra
     assert chunks.sum() < summary["total_input_tokens"]  # some were cached
     assert (steps.end_s >= steps.start_s).all() and (steps.start_s.diff()[1:] > 0).all()
     assert "results in" in errors
+
+
+@pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))
+def test_every_scheduler_runs_on_a_device(monkeypatch, capsys, tmp_path, config, trace, scheduler):
+    """Whatever settings it has, and those that it derives from the machine."""
+    out = tmp_path / "result"
+    code, text, errors = call(
+        monkeypatch,
+        capsys,
+        *("run", trace, "--scheduler", scheduler, "--model", config, "--random-weights"),
+        *("--device", "cpu", "--kv-blocks", 200, "--limit", 2, "--as-fast-as-possible"),
+        *("--no-plots", "--json", "--out", out),
+    )
+    assert code == 0, errors
+    assert json.loads(text)["completed"] == 2
+    assert len(load_run(out).steps) == json.loads(text)["steps"]
 
 
 def test_plots_and_the_report_work_on_a_run(monkeypatch, capsys, tmp_path, config, trace):

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from executor.clock import step_seconds
@@ -15,8 +16,8 @@ from executor.validation.steps import PROMPTS, WAITED, group_lines, grouped, ste
 from superinfer.costs import StepCost, build_cost, find_device, list_profiles, load_shape
 from superinfer.costs.base import Chunk
 from superinfer.errors import InputError
-from superinfer.lab.columns import write_columns
-from superinfer.plan import Plan, PrefillChunk, Requantise
+from superinfer.lab.columns import Lists, write_columns
+from superinfer.plan import Plan, PrefillChunk, Requantise, Work
 
 Chunks = tuple[Chunk, ...]
 PROFILE = next(info.path for info in list_profiles() if "a100-80g_llama-3.1-8b" in str(info.path))
@@ -55,6 +56,14 @@ def test_steps_are_told_as_they_were_planned(log: StepLog) -> None:
     ]
 
 
+def test_padding_is_not_computed(log: StepLog) -> None:
+    """A FlexGen-like plan tells the cost model of rows that this device never sees."""
+    padded = plan([(64, 0)], 0)
+    padded.padded = Work((Chunk(100, 0), Chunk(100, 0)), 4, 400)
+    log.add(padded, 0, 2.0, 2.5)
+    assert log.steps()[-1] == Step((Chunk(64, 0),), 0, 0, 0.5)
+
+
 def test_a_file_gives_them_back(log: StepLog, tmp_path: Path) -> None:
     write_columns(tmp_path / "steps.parquet", log.columns())
     wanted = list(map(Logged, log.steps(), [0, 0, 4096]))
@@ -70,6 +79,29 @@ def test_no_record(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"steps.parquet: expected a Parquet file"):
         read_steps(tmp_path / "steps.parquet")
     assert step_groups([tmp_path], PROFILE) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("start_s", None),
+        ("start_s", np.full(3, np.nan)),
+        ("start_s", np.full(3, 9.0)),
+        ("start_s", ["0", "1", "2"]),
+        ("decodes", None),
+        ("chunk_tokens", None),
+        ("chunk_tokens", np.full(3, 1)),
+        ("chunk_tokens", Lists([1, 2, 3], [1, 2, 3])),
+        ("waited_bytes", None),
+    ],
+)
+def test_a_file_of_something_else(log: StepLog, tmp_path: Path, name: str, column: Any) -> None:
+    """A column that is not there, of another type, empty, or that contradicts the others."""
+    columns = {**log.columns(), name: column}
+    written = {name: column for name, column in columns.items() if column is not None}
+    write_columns(tmp_path / "steps.parquet", written)
+    with pytest.raises(InputError, match=r"steps.parquet: expected the record of a run's steps"):
+        read_steps(tmp_path / "steps.parquet")
 
 
 def timed(cost: StepCost, share: float, chunks: Chunks, decodes: int, context: int) -> Step:

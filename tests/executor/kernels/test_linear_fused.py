@@ -10,7 +10,7 @@ import torch
 from kernelkit.dense import close, normal, poisoned
 from torch import Tensor
 
-from executor.kernels import early, linear_fused
+from executor.kernels import early, linear, linear_fused
 from executor.kernels.reference import dense as reference
 
 EPS = 1e-5
@@ -22,7 +22,7 @@ rows = pytest.mark.parametrize("m", [1, 5, 16, 17, 32])
 @pytest.fixture(params=[1, 4])
 def slices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Programs that share a sum, whether or not they have something to do."""
-    monkeypatch.setattr(linear_fused, "slices_of", lambda *_: request.param)
+    monkeypatch.setattr(linear, "slices_of", lambda *_: request.param)
     return int(request.param)
 
 

@@ -13,7 +13,7 @@ from modelkit.harness import CPU, Harness
 
 from executor.inputs import DecodeRow
 from executor.items import ItemBudget
-from executor.kernels import linear_fused
+from executor.kernels import linear, linear_fused
 from executor.kernels.ops import ops_for
 from executor.kernels.reference import TorchOps
 from executor.models import load_model
@@ -74,7 +74,7 @@ def apart(found, wanted):
 @pytest.mark.parametrize("rows", [1, 5, 16, 32])
 def test_steps_of_few_rows(folder, rows, slices, dtype, monkeypatch):
     """The interpreter cuts bfloat16 off where a device rounds, so both are held to float32."""
-    monkeypatch.setattr(linear_fused, "slices_of", lambda *_: slices)
+    monkeypatch.setattr(linear, "slices_of", lambda *_: slices)
     ops = FusedOps(linear_fused)
     found = outcome(folder, ops, rows, dtype)
     # Two products of each of two layers in each of two steps; three times the rows are too many.

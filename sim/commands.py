@@ -25,7 +25,7 @@ from superinfer.lab.gates import Gate, check_gates, check_keys, parse_gate
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.results import default_folder, load_run, summary_json, write_run
 from superinfer.lab.run_config import RunConfig
-from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning
+from superinfer.lab.trust import warnings_of
 from superinfer.lab.versions import versions
 from superinfer.metrics import RunMetrics, Window
 from superinfer.outputs import check_writable
@@ -281,8 +281,5 @@ def _show(summary: Summary, as_json: bool) -> None:
         print_table(summary_table(summary))
     for note in summary["notes"]:
         say(f"note: {note}")
-    trust = summary["trust"]
-    nominal = nominal_warning(summary["run"]["run"], trust)
-    for warning in (range_warning(trust), assumed_warning(trust), nominal):
-        if warning:
-            say(f"warning: {warning}")
+    for warning in warnings_of(summary["run"]["run"], summary["trust"]):
+        say(f"warning: {warning}")

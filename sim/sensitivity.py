@@ -35,7 +35,7 @@ from superinfer.lab.results import Run
 from superinfer.lab.study import WALL_CLOCK, Study, run_study
 from superinfer.lab.tables import higher_is_better
 from superinfer.lab.tornado import Bar, sensitivity_table, write_tornado
-from superinfer.lab.trust import assumed_warning, range_warning
+from superinfer.lab.trust import warnings_of
 from superinfer.outputs import replacing
 from superinfer.settings import did_you_mean
 from traces.cli import print_out, print_table
@@ -243,11 +243,10 @@ def _check(arms: Arms, question: Question) -> Config:
 def _warn(arms: Arms, runs: Runs) -> None:
     """For every arm as it is, what it left or assumes: the worst of its runs."""
     for name in arms:
-        trusts = [run.summary["trust"] for run in runs[name, "", ""]]
-        worst = max(trusts, key=lambda trust: float(trust["extrapolated_share"]))
-        for warning in (range_warning(worst), assumed_warning(worst)):
-            if warning:
-                say(f"warning: arm {name}: {warning}")
+        own = runs[name, "", ""]
+        worst = max(own, key=lambda run: float(run.summary["trust"]["extrapolated_share"]))
+        for warning in warnings_of(worst.config["run"], worst.summary["trust"]):
+            say(f"warning: arm {name}: {warning}")
 
 
 # -- the outcome ----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from sim.commands import read_workload, say, warn_of_notes, window_of
 from sim.run import build_engine, no_collection, run_simulation
@@ -35,7 +36,7 @@ from superinfer.lab.targets import (
     propose,
     relax,
 )
-from superinfer.lab.trust import assumed_warning, range_warning
+from superinfer.lab.trust import warnings_of
 from superinfer.metrics import RunMetrics
 from superinfer.outputs import check_writable, replacing
 from superinfer.settings import did_you_mean
@@ -134,8 +135,7 @@ class Search:
         result = run_simulation(config, workload)
         metrics = RunMetrics(result.record, window_of(config))
         if config is self.config:
-            found = (range_warning(result.trust), assumed_warning(result.trust, STAND_INS))
-            self.weak_steps = [warning for warning in found if warning]
+            self.weak_steps = warnings_of(asdict(config.run), result.trust, STAND_INS)
             self.overload = overload_warning(
                 result.load, metrics.view.arrival_s, metrics.view.ttft_s
             )

@@ -26,7 +26,7 @@ from superinfer.lab.engines.base import StudyEngine
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.study import Study, run_study
 from superinfer.lab.sweep_points import Peak, Point, Points, peaks, rate_axis, to_refine
-from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning
+from superinfer.lab.trust import warnings_of
 from superinfer.outputs import replacing
 from traces.cli import print_out, print_table
 
@@ -198,8 +198,5 @@ def _warn(points: Points) -> None:
     for arm in dict.fromkeys(point.arm for point in points):
         runs = [run for p in points if p.arm == arm for run in p.runs]
         worst = max(runs, key=lambda run: float(run.summary["trust"]["extrapolated_share"]))
-        trust = worst.summary["trust"]
-        nominal = nominal_warning(worst.config["run"], trust)
-        for warning in (range_warning(trust), assumed_warning(trust), nominal):
-            if warning:
-                say(f"warning: arm {arm}: {warning}")
+        for warning in warnings_of(worst.config["run"], worst.summary["trust"]):
+            say(f"warning: arm {arm}: {warning}")

@@ -31,7 +31,7 @@ from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import Run
 from superinfer.lab.space import Space, check_space, derived_space, read_space
 from superinfer.lab.study import Study
-from superinfer.lab.trust import assumed_warning, range_warning
+from superinfer.lab.trust import warnings_of
 from superinfer.lab.tuning import Task, Trial, opened, require_optuna
 from superinfer.outputs import check_writable, replacing
 from traces.cli import print_out, print_table
@@ -214,8 +214,6 @@ def _write_configs(search: Search, front: Sequence[Trial], root: Path) -> None:
 
 
 def _warn(runs: Sequence[Run]) -> None:
-    trusts = [run.summary["trust"] for run in runs]
-    worst = max(trusts, key=lambda trust: float(trust["extrapolated_share"]))
-    for warning in (range_warning(worst), assumed_warning(worst)):
-        if warning:
-            say(f"warning: as it is: {warning}")
+    worst = max(runs, key=lambda run: float(run.summary["trust"]["extrapolated_share"]))
+    for warning in warnings_of(worst.config["run"], worst.summary["trust"]):
+        say(f"warning: as it is: {warning}")

@@ -7,6 +7,15 @@ from typing import Any
 
 Trust = Mapping[str, Any]
 OPTIMISTIC = "step times are nominal figures, and no real step is as fast"
+ASSUMED = "trust.assumed in summary.json"
+
+
+def warnings_of(run: Mapping[str, Any], trust: Trust, where: str = ASSUMED) -> list[str]:
+    """All that there is to say of a run's step times. `run`: its section of settings; `where`: what
+    says which shapes are assumed.
+    """
+    said = (range_warning(trust), assumed_warning(trust, where), nominal_warning(run, trust))
+    return [warning for warning in said if warning]
 
 
 def range_warning(trust: Trust) -> str:
@@ -26,7 +35,7 @@ def range_warning(trust: Trust) -> str:
     return f"{outside} of the step time is extrapolated from {trust['profile']}: {'; '.join(parts)}"
 
 
-def assumed_warning(trust: Trust, where: str = "trust.assumed in summary.json") -> str:
+def assumed_warning(trust: Trust, where: str = ASSUMED) -> str:
     """One line on kernels of a shape that nobody measured, and where it says what stands in for
     them; empty where there are none.
     """

@@ -333,6 +333,14 @@ def test_kernels_that_are_assumed_are_named(cli: Any) -> None:
     assert "assumes" not in plain.out + plain.err
 
 
+def test_targets_from_nominal_step_times_are_told(cli: Any) -> None:
+    found = cli("t.jsonl", "--limit", "8", "--json", "--device", "l40s")
+    told = "no profile of llama-3.1-8b on l40s at tp 1: step times are nominal figures"
+    assert any(warning.startswith(told) for warning in json.loads(found.out)["warnings"])
+    assert f"warning: {told}" in found.err
+    assert "nominal" not in cli("t.jsonl", "--limit", "8", "--json").err
+
+
 def test_targets_of_single_requests_stay(folder: Path, cli: Any) -> None:
     """What a record states itself is stronger than its class."""
     own = trace(40, more=',"slo":{"ttft_ms":77777}')

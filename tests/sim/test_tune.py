@@ -76,6 +76,14 @@ def test_a_tuning_and_its_front(call: Call, inline: Inline, folder: Path) -> Non
     assert best == (folder / f"t/front/trial-{found['front'][0]}.toml").read_text()
 
 
+def test_settings_tuned_by_nominal_step_times_are_told(call: Call, inline: Inline) -> None:
+    err = call(*VLLM, "--device", "l40s", "--trials", "2", "-o", "t")[2]
+    assert [line for line in err if "no profile" in line] == [
+        "warning: as it is: no profile of llama-3.1-8b on l40s at tp 1: step times are nominal "
+        "figures, and no real step is as fast"
+    ]
+
+
 def test_a_file_of_the_front_gives_what_it_says(
     call: Call, command_lines: Call, inline: Inline
 ) -> None:

@@ -142,6 +142,10 @@ BAD_SESSIONS = [
         ".turns.times: expected 1 for a geometric count",
     ),
     (
+        {"turns": {"family": "geometric", "mean": 2, "max": 0}, "think_s": 2},
+        ".turns.max: expected a number >= 1, got 0",
+    ),
+    (
         {"turns": {"family": "uniform", "min": 1, "max": 1e9}, "think_s": 2},
         ".turns.max: expected a number <= 1e6, got 1e+09",
     ),

@@ -207,8 +207,9 @@ def _check_counts(table: Table, *names: str) -> None:
 
 def _check_mean(given: Any) -> None:
     family: Family = as_family(given)
-    if (family.max or 0) > 10**6:
-        raise ValueError(f"max: expected a number <= 1e6, got {family.max:g}")
+    if family.max is not None and not 1 <= family.max <= 10**6:
+        limit = "<= 1e6" if family.max > 1 else ">= 1"
+        raise ValueError(f"max: expected a number {limit}, got {family.max:g}")
     mean = mean_count(given)
     if mean > 10**6:
         raise ValueError(f"mean: expected a number <= 1e6, got {mean:g}")

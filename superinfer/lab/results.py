@@ -82,7 +82,8 @@ class Run:
     def steps(self) -> pd.DataFrame:
         """Steps of a device's run in their order: `start_s` and `end_s` of the run, and what each
         computed (`decodes`, their `context_tokens`, and lists of `chunk_tokens` and
-        `chunk_context_tokens`). InputError if the file is missing, as it is of a simulated run.
+        `chunk_context_tokens`); `waited_bytes` had to be copied or rewritten before it could begin.
+        InputError if the file is missing, as it is of a simulated run.
         """
         return _frame(self.folder / STEPS)
 

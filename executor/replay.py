@@ -27,6 +27,7 @@ from superinfer.costs import CalibratedCost
 from superinfer.errors import SuperInferError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
+from superinfer.lab.policy_faults import faults_named
 from superinfer.lab.results import default_folder, summary_json, write_run
 from superinfer.metrics import RunMetrics, Window
 from superinfer.outputs import check_writable
@@ -107,9 +108,11 @@ class Replay:
         """To the end of the workload, or until the driver is stopped."""
         engine = self.session.engine
         engine.ask = self._timed(engine.scheduler.plan)
+        run = self.config.run
+        policies = {"scheduler": run.scheduler, "memory": run.memory}
         started = time.perf_counter()
         try:
-            with out_of_memory("running a step", STEP_SIZES):
+            with out_of_memory("running a step", STEP_SIZES), faults_named(policies):
                 self.driver.run()
         finally:
             self.wall_s = time.perf_counter() - started

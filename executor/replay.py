@@ -63,7 +63,7 @@ def run_command(config: Config, options: RunOptions) -> int:
     for warning in workload.warnings:
         say(f"warning: {warning}")
     if workload.skipped:
-        say(f"warning: {config.run.trace}: skipped {workload.skipped} bad lines")
+        say(f"warning: {config.run.trace}: {workload.skipped_note}")
     with ranks_of(config, options.model) as channel:
         replay = Replay(config, workload, options, channel=channel)
         try:

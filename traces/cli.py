@@ -200,7 +200,7 @@ def _warn(workload: Workload, path: str) -> None:
     for warning in workload.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if workload.skipped:
-        typer.echo(f"warning: {path}: skipped {workload.skipped} bad lines", err=True)
+        typer.echo(f"warning: {path}: {workload.skipped_note}", err=True)
 
 
 def _check(output: str) -> None:

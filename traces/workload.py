@@ -20,4 +20,15 @@ class Workload:
     """Requests whose class limit was doubled until it covered the answer."""
     skipped: int = 0
     """Bad lines that were left out."""
+    first_skipped: str = ""
+    """What is wrong with the first of them, with its place."""
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def skipped_note(self) -> str:
+        """How many bad lines were left out, and why the first; empty if none was."""
+        if not self.skipped:
+            return ""
+        lines = "1 bad line" if self.skipped == 1 else f"{self.skipped:,} bad lines"
+        lead = ": " if self.skipped == 1 else ", the first: "
+        return f"skipped {lines}{lead + self.first_skipped if self.first_skipped else ''}"

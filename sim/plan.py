@@ -193,7 +193,7 @@ def _candidates(config: Config, wish: PlanWish) -> list[Candidate]:
 
 def _devices(config: Config, wish: PlanWish) -> dict[str, str]:
     """The devices that are wished for by their names, and how a configuration spells them."""
-    found = {}
+    found: dict[str, str] = {}
     for device in wish.devices:
         name = find_device(device, config.run.costs).name
         found.setdefault(name, device if device.endswith(".toml") else name)

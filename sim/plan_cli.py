@@ -25,9 +25,7 @@ def plan(
     scheduler: Scheduler = None,
     device: Annotated[
         str,
-        typer.Option(
-            metavar="NAME,NAME,...", help="Device presets, or TOML files, to choose from."
-        ),
+        typer.Option(metavar="NAME,NAME,...", help="Presets or TOML files to choose from."),
     ] = "a100-80g",
     tp: Annotated[
         str, typer.Option(metavar="N,N,...", help="Degrees of tensor parallelism to try.")

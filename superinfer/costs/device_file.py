@@ -19,7 +19,7 @@ NEEDED: Final[Mapping[str, str]] = {
     "bf16_tflops": "dense peak in bf16, 1e12 FLOP/s",
     "host_gb_per_s": "copies between device and host, each way, 1e9 bytes/s",
 }
-OPTIONAL: Final[Mapping[str, float]] = {"peer_gb_per_s": 0.0, "all_reduce_latency_us": 20.0}
+OPTIONAL: Final[dict[str, float]] = {"peer_gb_per_s": 0.0, "all_reduce_latency_us": 20.0}
 """Between the devices of one replica. Without a speed of its own a peer is reached like the host;
 20 us are what is assumed of the presets without NVLink.
 """

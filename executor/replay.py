@@ -71,10 +71,13 @@ def run_command(config: Config, options: RunOptions) -> int:
                 replay.run()
         except SuperInferError:
             replay.give_up()
-            replay.write()
+            replay.write(*replay.summary())
             raise
-    summary = replay.write()
-    show(summary, options.as_json)
+    metrics, summary = replay.summary()
+    try:
+        replay.write(metrics, summary)
+    finally:  # also when the folder cannot be written: the run itself is not to be had again
+        show(summary, options.as_json)
     return INTERRUPTED if replay.driver.stopped else 0
 
 
@@ -139,16 +142,14 @@ class Replay:
             }
         )
 
-    def write(self) -> Summary:
-        """Write the result folder; returns the summary."""
-        metrics, summary = self.summary()
+    def write(self, metrics: RunMetrics, summary: Summary) -> None:
+        """Write the result folder of what `summary` gave."""
         folder = _folder(self.config, self.options)
         steps = self.log.columns()
         written = write_run(folder, metrics, summary, self.config.resolved(), steps)
         say(f"results in {written}")
         if self.options.plots:
             write_pages(written)
-        return summary
 
     # -- inside ---------------------------------------------------------------------------------
 

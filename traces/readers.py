@@ -166,7 +166,8 @@ def _unrecognised(text: bytes) -> RecordError:
     except UnicodeDecodeError as error:
         return not_utf8(error)
     found = shown(line, _HEADER_CHARACTERS)
-    return RecordError("", f"expected a JSON object or {','.join(HEADER)}, got {found}")
+    known = f"a JSON object or {','.join(HEADER)} (traces from-log reads other logs)"
+    return RecordError("", f"expected {known}, got {found}")
 
 
 def _parse(source: Source, parser: LineParser, skip_bad: bool, limit: int | None) -> _Rows:

@@ -27,8 +27,13 @@ class Workload:
     @property
     def skipped_note(self) -> str:
         """How many bad lines were left out, and why the first; empty if none was."""
-        if not self.skipped:
-            return ""
-        lines = "1 bad line" if self.skipped == 1 else f"{self.skipped:,} bad lines"
-        lead = ": " if self.skipped == 1 else ", the first: "
-        return f"skipped {lines}{lead + self.first_skipped if self.first_skipped else ''}"
+        return skipped_note(self.skipped, self.first_skipped)
+
+
+def skipped_note(skipped: int, first: str) -> str:
+    """So many bad lines were left out, and why the first; empty if none was."""
+    if not skipped:
+        return ""
+    lines = "1 bad line" if skipped == 1 else f"{skipped:,} bad lines"
+    lead = ": " if skipped == 1 else ", the first: "
+    return f"skipped {lines}{lead + first if first else ''}"

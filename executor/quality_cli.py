@@ -74,7 +74,9 @@ def quality(
     as_json: JsonAlone = False,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="FILE", help="Profile that takes the figures."),
+        typer.Option(
+            "-o", "--output", "--out", metavar="FILE", help="Profile that takes the figures."
+        ),
     ] = None,
 ) -> None:
     """Measure what 8 and 4 bits for keys and values cost in quality."""

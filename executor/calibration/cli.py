@@ -21,7 +21,12 @@ def calibrate(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", metavar="FILE", help="Profile.", show_default="<device>_<model>_tp1.json"
+            "-o",
+            "--output",
+            "--out",
+            metavar="FILE",
+            help="Profile.",
+            show_default="<device>_<model>_tp1.json",
         ),
     ] = None,
     model: Model = None,

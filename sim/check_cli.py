@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -34,6 +35,8 @@ def check_policy(
         print_table(findings_table(found))
     code = 0
     for finding in found:
+        if finding.unfit:
+            print(f"note: {place(finding.condition)}: {finding.unfit}", file=sys.stderr)
         if finding.fault:
             code = complain(f"{place(finding.condition)}: {finding.fault}", 1)
     raise typer.Exit(code)

@@ -164,10 +164,12 @@ def _under(config: Config, condition: Condition, seed: int) -> Config:
 
 def _check(config: Config, finding: Finding) -> None:
     """One workload under one condition, twice; what is wrong goes into `finding`."""
-    workload = load_workload(config)
+    workload, run = load_workload(config), config.run
     try:
-        engine, events = _run(config, workload)
-        _, again = _run(config, workload)
+        with faults_named({"scheduler": run.scheduler, "memory": run.memory}):
+            engine, events = _run(config, workload)
+            _, again = _run(config, workload)
+            held = _held(engine, cut=bool(run.duration_s))
     except ConfigError as error:
         finding.unfit = str(error)
         return
@@ -179,10 +181,9 @@ def _check(config: Config, finding: Finding) -> None:
     finding.requests += len(sequences)
     finding.outcomes = dict(Counter(finding.outcomes or {}) + ends)
     finding.preemptions += sum(seq.preemptions for seq in sequences)
-    cut = bool(config.run.duration_s)
     finding.fault = (
-        _lost(events, len(workload.requests), cut)
-        or _held(engine, cut)
+        _lost(events, len(workload.requests), cut=bool(run.duration_s))
+        or held
         or ("" if events == again else f"the same run came out otherwise: {_first(events, again)}")
     )
 
@@ -191,11 +192,10 @@ def _run(config: Config, workload: Workload) -> tuple[Engine, list[Any]]:
     """One run; the engine as it is afterwards, and its events."""
     events: list[Any] = []
     answers, run = workload.output_tokens, config.run
-    with faults_named({"scheduler": run.scheduler, "memory": run.memory}):
-        engine, _ = build_engine(config, events.append, lambda request: answers[request.index])
-        oracle = Oracle(answers, engine.config.max_model_len)
-        stop_s = run.duration_s or math.inf
-        simulate(engine, workload.requests, oracle, load_model(run), stop_s)
+    engine, _ = build_engine(config, events.append, lambda request: answers[request.index])
+    oracle = Oracle(answers, engine.config.max_model_len)
+    stop_s = run.duration_s or math.inf
+    simulate(engine, workload.requests, oracle, load_model(run), stop_s)
     return engine, events
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ from sim.policy_check import Condition, Finding, check_policies, findings_json, 
 from superinfer.draft import Draft
 from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config
+from superinfer.memory.lru import LruMemory
+from superinfer.memory.node import Node
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.sequence import Sequence
 
@@ -89,10 +92,32 @@ def test_blocks_that_stay_taken() -> None:
     assert "device blocks are held" in fault or "can never run" in fault
 
 
+@dataclass
+class Stingy(LruMemory):
+    """Gives nothing up, which shows when all is evicted in the end."""
+
+    def victim(self, blocks: int) -> tuple[Node, int]:
+        return super().victim(blocks)[0], 0
+
+
+def test_a_memory_policy_that_keeps_what_it_has() -> None:
+    fault = found(memory="own_policies:Stingy")[0].fault
+    assert fault.startswith("memory 'own_policies:Stingy' (")
+    assert "victim: expected 1 to " in fault
+
+
 def test_conditions_that_a_policy_refuses() -> None:
     """All of them refused is a mistake of the configuration."""
     with pytest.raises(ConfigError, match="expected a scheduler that loads prefixes"):
         check_policies(load_config(None, ["memory.offload=true"], memory="vllm_v1"), [0])
+
+
+def test_conditions_that_a_policy_refuses_in_part() -> None:
+    """Copies on the host go with a prefix cache and without a lag."""
+    config = load_config(None, ["memory.offload=true"], scheduler="vllm_v1", memory="vllm_v1")
+    scarce, cut = check_policies(config, [0])
+    assert (scarce.fault, scarce.unfit) == ("", "")
+    assert "lag" in cut.unfit and not cut.fault
 
 
 def test_what_is_said() -> None:
@@ -102,3 +127,22 @@ def test_what_is_said() -> None:
     told = findings_json(config, [Finding(CUT, 3, {"finished": 3})])
     assert (told["scheduler"], told["memory"]) == ("fcfs", "lru")
     assert told["conditions"][0]["condition"]["duration_s"] == 3.0
+
+
+def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from sim.cli import main
+
+    def called(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["superinfer-sim", "check-policy", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        shown = capsys.readouterr()
+        return int(caught.value.code or 0), shown.out, shown.err
+
+    code, out, err = called("--scheduler", "fcfs", "--seeds", "1")
+    assert (code, err) == (0, "")
+    assert out.count(" ok") == 2 and "4,000 tokens" in out
+    code, out, err = called("--scheduler", "own_policies:Greedy", "--seeds", "1", "--json")
+    assert code == 1
+    assert json.loads(out)["conditions"][0]["fault"] in err
+    assert err.startswith("error: KV memory 4,000 tokens, lag 0, prefix cache: scheduler 'own_")

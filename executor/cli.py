@@ -56,7 +56,13 @@ def run(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Result folder.", show_default="runs/<trace>-exec-<scheduler>-<time>"),
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FOLDER",
+            help="Result folder; if it exists, -2 is added.",
+            show_default="runs/<trace>-exec-<scheduler>-<time>",
+        ),
     ] = None,
     clock: ClockName = "wall",
     as_json: AsJson = False,
@@ -72,7 +78,9 @@ def run(
 @app.command()
 @with_options()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="Text to go on from; - for stdin.")],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="Text to go on from; - for stdin.")
+    ],
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
     temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Only the K likeliest tokens; 0: all.")] = 0,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from executor.options import JsonAlone
+from executor.options import JsonAlone, OwnDevice
 from executor.shipped import HELDOUT, TINY, documents
 from superinfer.costs.shapes import load_shape
 from superinfer.errors import ConfigError, InputError, SuperInferError
@@ -66,14 +66,17 @@ def quality(
         Path,
         typer.Option(help="Text that it was not trained on.", show_default="the shipped one's"),
     ] = HELDOUT,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    device: OwnDevice = None,
     windows: Annotated[int, typer.Option(min=2, help="Windows of text.")] = 16,
     length: Annotated[int, typer.Option(min=64, help="Tokens of a window.")] = 512,
     distance: Annotated[int, typer.Option(min=128, help="Tokens that recall looks back.")] = 1024,
     decode: Annotated[bool, typer.Option("--decode", help="Token by token, as decodes.")] = False,
     as_json: JsonAlone = False,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Profile that takes the figures.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", "--out", metavar="FILE", help="Profile that takes the figures."
+        ),
     ] = None,
 ) -> None:
     """Measure what 8 and 4 bits for keys and values cost in quality."""
@@ -104,13 +107,13 @@ def _folder(model: Path) -> Path:
     return folder
 
 
-def _device(name: str) -> str:
+def _device(name: str | None) -> str:
     from executor.device import default_device, find_device
 
-    if name == "auto":
+    if name is None:
         return default_device()
     if name not in {"cpu", "cuda"}:
-        raise ConfigError(f"--device {name}: expected cpu, cuda or auto")
+        raise ConfigError(f"--device {name}: expected cpu or cuda")
     if name == "cuda":
         find_device(name)  # complains where there is none
     return name

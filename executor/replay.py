@@ -27,6 +27,7 @@ from superinfer.costs import CalibratedCost
 from superinfer.errors import SuperInferError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
+from superinfer.lab.policy_faults import faults_named
 from superinfer.lab.results import default_folder, summary_json, write_run
 from superinfer.metrics import RunMetrics, Window
 from superinfer.outputs import check_writable
@@ -62,7 +63,7 @@ def run_command(config: Config, options: RunOptions) -> int:
     for warning in workload.warnings:
         say(f"warning: {warning}")
     if workload.skipped:
-        say(f"warning: {config.run.trace}: skipped {workload.skipped} bad lines")
+        say(f"warning: {config.run.trace}: {workload.skipped_note}")
     with ranks_of(config, options.model) as channel:
         replay = Replay(config, workload, options, channel=channel)
         try:
@@ -70,10 +71,13 @@ def run_command(config: Config, options: RunOptions) -> int:
                 replay.run()
         except SuperInferError:
             replay.give_up()
-            replay.write()
+            replay.write(*replay.summary())
             raise
-    summary = replay.write()
-    show(summary, options.as_json)
+    metrics, summary = replay.summary()
+    try:
+        replay.write(metrics, summary)
+    finally:  # also when the folder cannot be written: the run itself is not to be had again
+        show(summary, options.as_json)
     return INTERRUPTED if replay.driver.stopped else 0
 
 
@@ -107,9 +111,11 @@ class Replay:
         """To the end of the workload, or until the driver is stopped."""
         engine = self.session.engine
         engine.ask = self._timed(engine.scheduler.plan)
+        run = self.config.run
+        policies = {"scheduler": run.scheduler, "memory": run.memory}
         started = time.perf_counter()
         try:
-            with out_of_memory("running a step", STEP_SIZES):
+            with out_of_memory("running a step", STEP_SIZES), faults_named(policies):
                 self.driver.run()
         finally:
             self.wall_s = time.perf_counter() - started
@@ -136,16 +142,14 @@ class Replay:
             }
         )
 
-    def write(self) -> Summary:
-        """Write the result folder; returns the summary."""
-        metrics, summary = self.summary()
+    def write(self, metrics: RunMetrics, summary: Summary) -> None:
+        """Write the result folder of what `summary` gave."""
         folder = _folder(self.config, self.options)
         steps = self.log.columns()
         written = write_run(folder, metrics, summary, self.config.resolved(), steps)
         say(f"results in {written}")
         if self.options.plots:
             write_pages(written)
-        return summary
 
     # -- inside ---------------------------------------------------------------------------------
 

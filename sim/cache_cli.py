@@ -24,7 +24,7 @@ HashedTrace = Annotated[
     str, typer.Argument(metavar="TRACE", help="Trace with hash_ids; - for stdin.")
 ]
 Capacity = Annotated[str, typer.Option(metavar="N,N,...", help="Blocks of the trace's own size.")]
-Policies = Annotated[str, typer.Option(help="Comma separated.")]
+Policies = Annotated[str, typer.Option(help="By name or as package.module:Class, comma separated.")]
 First = Annotated[
     float,
     typer.Option("--from", min=0.0, max=0.999, help="Count after this share of the requests."),

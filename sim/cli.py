@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from sim.cache_cli import cache_study, train_reuse
+from sim.check_cli import check_policy
 from sim.option_bundles import with_config_options
 from sim.options import (
     Arm,
@@ -139,6 +140,7 @@ app.command("tune")(tune)
 app.command("plan")(plan)
 app.command("suggest-slo")(suggest_slo)
 app.command("sensitivity")(sensitivity)
+app.command("check-policy")(check_policy)
 app.command("cache-study")(cache_study)
 app.command("train-reuse")(train_reuse)
 

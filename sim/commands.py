@@ -78,7 +78,7 @@ def read_workload(config: Config) -> Workload:
     for warning in workload.warnings:
         say(f"warning: {warning}")
     if workload.skipped:
-        say(f"warning: {config.run.trace}: skipped {workload.skipped} bad lines")
+        say(f"warning: {config.run.trace}: {workload.skipped_note}")
     _warn_of_idle_settings(config, workload)
     return workload
 
@@ -119,6 +119,7 @@ def run_and_write(
             show(summary, options.as_json)
             say_without_targets(summary)
             _say_who_was_not_served(metrics)
+            _say_if_nobody_was_measured(config, summary)
             view = metrics.view
             if warning := overload_warning(summary["load"], view.arrival_s, view.ttft_s):
                 say(f"warning: {warning}")
@@ -131,6 +132,12 @@ def run_and_write(
 
             write_requests_plot(timeline)
     return summary
+
+
+def _say_if_nobody_was_measured(config: Config, summary: Summary) -> None:
+    if config.run.window_s and not summary["submitted"]:
+        start_s, end_s = config.run.window_s
+        say(f"warning: no request arrives from {start_s:g} to {end_s:g} s (run.window_s)")
 
 
 def write_pages(folder: Path) -> None:

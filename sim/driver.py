@@ -15,8 +15,8 @@ from sim.environment import ExactEnvironment
 from sim.load import OPEN_LOOP, ClosedLoad, LoadModel, send_at
 from sim.oracle import Oracle
 from superinfer.costs import Coverage
-from superinfer.engine import Engine
-from superinfer.errors import StuckError
+from superinfer.engine import MAX_IDLE_DECISIONS, Engine
+from superinfer.errors import PlanError, StuckError
 from superinfer.plan import Plan
 from superinfer.request import Request
 
@@ -46,6 +46,8 @@ class Replica:
         """Where those of `due` go; in a cluster, to whoever is to have them."""
         self._stop_s = stop_s
         self._idle: Event | None = None
+        self._idled_at = (-inf, 0)
+        """When it last had nothing to do, and how often at that very time."""
         self.process = env.process(self._loop_ahead() if engine.config.lag else self._loop())
 
     def submit(self, request: Request, now: float) -> None:
@@ -122,6 +124,8 @@ class Replica:
         """Sleep until something happens or the scheduler wants to be asked; returns the time."""
         backend, env = self.backend, self.env
         arrival_s, wakeup_s = backend.next_arrival_s, self.engine.next_wakeup(now)
+        if wakeup_s is not None and wakeup_s <= now:
+            self._count_idle(now)
         if wakeup_s is None and arrival_s < inf and env.skip_to(max(now, arrival_s)):
             backend.take_arrivals(env.now)
             return env.now
@@ -132,6 +136,13 @@ class Replica:
             self._call_at(wakeup_s, NORMAL, lambda: self.wake() if self._idle is idle else None)
         yield idle
         return env.now
+
+    def _count_idle(self, now: float) -> None:
+        """Refuse a scheduler that wants to be asked again at once, and again plans nothing."""
+        since, times = self._idled_at
+        self._idled_at = now, times + 1 if since == now else 1
+        if self._idled_at[1] > MAX_IDLE_DECISIONS:
+            raise PlanError(f"next_wakeup: expected None or a time after now ({now:g} s)")
 
     def _call_at(self, time_s: float, priority: EventPriority, call: Callable[[], None]) -> None:
         event = self.env.at(time_s, priority)

@@ -36,7 +36,10 @@ Model = Annotated[
     str | None,
     typer.Option(help="Preset, or a config.json.", show_default="llama-3.1-8b"),
 ]
-Device = Annotated[str | None, typer.Option(help="Device preset.", show_default="a100-80g")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Device preset, or a TOML file of its figures.", show_default="a100-80g"),
+]
 Replicas = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Engines behind a router.", show_default="1"),

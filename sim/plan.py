@@ -159,7 +159,7 @@ def plan_command(config: Config, wish: PlanWish) -> int:
     workload without targets.
     """
     warn_of_notes(config)
-    prices = load_prices(wish.prices, _device_names(config, wish))
+    prices = load_prices(wish.prices, [*_devices(config, wish)])
     if wish.out is not None:
         check_kept(wish.out, _STUDY)
     found = Plan(config, wish, prices, _candidates(config, wish))
@@ -180,10 +180,10 @@ def plan_command(config: Config, wish: PlanWish) -> int:
 def _candidates(config: Config, wish: PlanWish) -> list[Candidate]:
     """Every device with every degree of at most so many GPUs; those that cannot run say why."""
     found = []
-    for name in _device_names(config, wish):
+    for name, spelling in _devices(config, wish).items():
         for tp in sorted(set(wish.degrees)):
             if tp <= wish.most_gpus:
-                found.append(_candidate(config, name, tp))
+                found.append(_candidate(config, name, spelling, tp))
     if not found:
         raise ConfigError(f"--max-gpus {wish.most_gpus}: expected at least the smallest --tp")
     if all(each.unfit for each in found):
@@ -191,14 +191,17 @@ def _candidates(config: Config, wish: PlanWish) -> list[Candidate]:
     return found
 
 
-def _device_names(config: Config, wish: PlanWish) -> list[str]:
-    """The devices that are wished for, as they are spelt here."""
-    found = (find_device(device, config.run.costs).name for device in wish.devices)
-    return list(dict.fromkeys(found))
+def _devices(config: Config, wish: PlanWish) -> dict[str, str]:
+    """The devices that are wished for by their names, and how a configuration spells them."""
+    found: dict[str, str] = {}
+    for device in wish.devices:
+        name = find_device(device, config.run.costs).name
+        found.setdefault(name, device if device.endswith(".toml") else name)
+    return found
 
 
-def _candidate(config: Config, device: str, tp: int) -> Candidate:
-    candidate = Candidate(device, tp, _with(config, device=device, tp=tp, replicas=1))
+def _candidate(config: Config, device: str, spelling: str, tp: int) -> Candidate:
+    candidate = Candidate(device, tp, _with(config, device=spelling, tp=tp, replicas=1))
     try:
         build_engine(candidate.config)
     except ConfigError as error:
@@ -276,7 +279,8 @@ def _note_probe(candidate: Candidate, summary: Summary, wish: PlanWish) -> None:
         raise ConfigError(_nobody_judged(candidate, replicas))
     candidate.probes[replicas] = summary
     candidate.search.tell(reaches(summary, wish))
-    say(f"{candidate.name}, {replicas} replicas: {100 * attainment:.4g} % meet their targets")
+    many = "1 replica" if replicas == 1 else f"{replicas} replicas"
+    say(f"{candidate.name}, {many}: {100 * attainment:.4g} % meet their targets")
 
 
 def _nobody_judged(candidate: Candidate, replicas: int) -> str:

@@ -24,7 +24,8 @@ def plan(
     options: ConfigOptions,
     scheduler: Scheduler = None,
     device: Annotated[
-        str, typer.Option(metavar="NAME,NAME,...", help="Device presets to choose from.")
+        str,
+        typer.Option(metavar="NAME,NAME,...", help="Presets or TOML files to choose from."),
     ] = "a100-80g",
     tp: Annotated[
         str, typer.Option(metavar="N,N,...", help="Degrees of tensor parallelism to try.")

@@ -35,6 +35,7 @@ from superinfer.engine_config import EngineConfig
 from superinfer.errors import ConfigError
 from superinfer.events import Sink
 from superinfer.lab.config import Config, RunConfig
+from superinfer.lab.policy_faults import faults_named
 from superinfer.lab.precision import FULL_BITS
 from superinfer.memory.slabs import NO_SMALL, slabs_of
 from superinfer.record import RunRecord
@@ -71,12 +72,17 @@ def run_simulation(
 
     Events go to `sink`, or with `sinks` those of each replica to its own. Raises ConfigError for
     settings that cannot run together and StuckError when requests are left that nothing will ever
-    serve.
+    serve. What a policy from outside raises is a PolicyError.
     """
-    if config.run.replicas > 1:
-        return run_cluster(config, workload, sinks or [sink] * config.run.replicas)
-    if sinks:
-        (sink,) = sinks
+    run = config.run
+    with faults_named({"scheduler": run.scheduler, "memory": run.memory, "router": run.router}):
+        if run.replicas > 1:
+            return run_cluster(config, workload, sinks or [sink] * run.replicas)
+        return _run_one(config, workload, sinks[0] if sinks else sink)
+
+
+def _run_one(config: Config, workload: Workload, sink: Sink | None) -> SimResult:
+    """The same on one replica."""
     answers = workload.output_tokens
     engine, cost = build_engine(config, sink, lambda request: answers[request.index])
     stopwatch = Stopwatch()

@@ -66,6 +66,8 @@ class Draft(DraftLoads):
         if seq.state is not _WAITING:
             self._expect(seq, State.WAITING)
         engine, pool = self._engine, self.pool
+        if seq not in engine.live:
+            raise PlanError(f"{seq!r} is no request of this run")
         need = -(-seq.prefill_tokens // engine.block_tokens)
         if whole_need and pool.available - need < keep_free:
             return False
@@ -92,7 +94,8 @@ class Draft(DraftLoads):
         engine, start = self._engine, seq.computed_tokens
         stop, end = start + tokens, seq.prefill_tokens
         if tokens < 1 or stop > end:
-            raise PlanError(f"{seq!r}: chunk of {tokens} tokens at {start}")
+            expected = f"expected a chunk of 1 to {end - start} tokens at {start}"
+            raise PlanError(f"{seq!r}: {expected}, got {tokens}")
         if steps > 1:
             self._repeat_chunk(seq, tokens, steps)
         if start < seq.prefix_tokens:
@@ -161,6 +164,8 @@ class Draft(DraftLoads):
             fate = "recompute" if self.admits(seq) else self._engine.memory.fate(seq, self)
         if fate == "swap":
             self.swap_out(seq, "before_step")
+        elif fate != "recompute":
+            raise PlanError(f"fate: expected 'recompute' or 'swap', got {fate!r}")
         else:
             self._drop(seq, scheduled_tokens)
         return fate

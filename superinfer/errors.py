@@ -30,5 +30,9 @@ class PlanError(SuperInferError):
     """A scheduler asked for something that the engine refuses: a bug in that scheduler."""
 
 
+class PolicyError(SuperInferError):
+    """A policy from outside this package raised something."""
+
+
 class StuckError(SuperInferError):
     """Requests are left, nothing runs and nothing will ever wake the engine."""

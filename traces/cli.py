@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from superinfer.errors import InputError, SuperInferError
+from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.outputs import check_writable
 
 if TYPE_CHECKING:
@@ -78,6 +78,63 @@ def convert(
     with _errors_on_stderr():
         _check(output)
         _write(_read(path, classes, skip_bad=skip_bad, spread=spread, limit=limit), output)
+
+
+@app.command("from-log")
+def from_log(
+    path: Annotated[
+        str, typer.Argument(metavar="LOG", help="CSV with a header, or JSON lines; - for stdin.")
+    ],
+    output: Output,
+    time: Annotated[str, typer.Option(metavar="COLUMN", help="When a request came.")],
+    prompt: Annotated[str, typer.Option(metavar="COLUMN", help="Tokens of its prompt.")],
+    answer: Annotated[str, typer.Option(metavar="COLUMN", help="Tokens of its answer.")],
+    time_unit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="UNIT",
+            help="s, ms, us or ns, where times are numbers.",
+            show_default="ISO 8601",
+        ),
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="COLUMN", help="Who sent it.")] = None,
+    request_id: Annotated[
+        str | None, typer.Option("--id", metavar="COLUMN", help="What no two requests share.")
+    ] = None,
+    class_by: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Whose values --class makes classes of.")
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", metavar="[VALUE=]CLASS", help="May be given again."),
+    ] = None,
+    delimiter: Annotated[str, typer.Option(metavar="C", help="Between columns of a CSV.")] = ",",
+    skip_bad: SkipBad = False,
+) -> None:
+    """Make a trace from a log, by the names of its columns (in JSON with dots)."""
+    from traces.from_log import Columns, lines_of, read_log
+
+    with _errors_on_stderr():
+        _check(output)
+        of_values, of_all = _classes(classes or ())
+        columns = Columns(
+            time,
+            prompt,
+            answer,
+            tenant,
+            request_id,
+            class_by,
+            of_values,
+            of_all,
+            time_unit,
+            delimiter,
+        )
+        log = read_log(path, columns, skip_bad=skip_bad)
+        for warning in log.warnings:
+            typer.echo(f"warning: {warning}", err=True)
+        if log.skipped:
+            typer.echo(f"warning: {path}: {log.skipped_note}", err=True)
+        _write_lines(lines_of(log.records), output, len(log.records))
 
 
 @app.command()
@@ -200,7 +257,7 @@ def _warn(workload: Workload, path: str) -> None:
     for warning in workload.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if workload.skipped:
-        typer.echo(f"warning: {path}: skipped {workload.skipped} bad lines", err=True)
+        typer.echo(f"warning: {path}: {workload.skipped_note}", err=True)
 
 
 def _check(output: str) -> None:
@@ -210,11 +267,27 @@ def _check(output: str) -> None:
 
 
 def _write(workload: Workload, output: str) -> None:
-    from traces.convert import write_native
+    from traces.convert import native_bytes
+
+    _write_lines(native_bytes(workload), output, len(workload.requests))
+
+
+def _write_lines(data: bytes, output: str, requests: int) -> None:
+    from traces.convert import write_lines
 
     with quiet_pipe():
-        write_native(workload, output)
-    typer.echo(f"wrote {len(workload.requests)} requests to {output}", err=True)
+        write_lines(data, output)
+    typer.echo(f"wrote {requests} requests to {output}", err=True)
+
+
+def _classes(texts: Sequence[str]) -> tuple[dict[str, str], str | None]:
+    """What `--class` says: classes by the values of a column, and that of all requests."""
+    pairs = [text.rpartition("=") for text in texts]
+    of_values = {value: name for value, sign, name in pairs if sign}
+    of_all = [name for _, sign, name in pairs if not sign]
+    if len(of_all) > 1 or (of_all and of_values):
+        raise ConfigError("--class: expected one class for all requests, or VALUE=CLASS for each")
+    return of_values, of_all[0] if of_all else None
 
 
 def _table(report: dict[str, Any]) -> Table:

@@ -26,7 +26,11 @@ def write_native(workload: Workload, path: str | Path) -> None:
     """
     if str(path) != "-":
         check_writable(Path(path), file=True)
-    data = native_bytes(workload)
+    write_lines(native_bytes(workload), path)
+
+
+def write_lines(data: bytes, path: str | Path) -> None:
+    """Write the lines of a trace, as `write_native` does."""
     if str(path) == "-":
         sys.stdout.buffer.write(data)
         return

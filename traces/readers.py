@@ -70,6 +70,8 @@ class _Rows:
     records: list[Record] = field(default_factory=list)
     stamps: list[float] = field(default_factory=list)
     bad_numbers: list[int] = field(default_factory=list)
+    first_bad: InputError | None = None
+    """What is wrong with the first line that was left out."""
     first_with_id: dict[str, int] = field(default_factory=dict)
     """Where each given request id came first."""
     fault: InputError | None = None
@@ -141,6 +143,7 @@ def _without_targets(classes: Mapping[str, SLOClass], without_slo: bool) -> Mapp
 
 def _detect(source: Source, classes: Mapping[str, SLOClass], skip_bad: bool) -> LineParser:
     """The parser for the first line that is recognised; without `skip_bad` it must be the first."""
+    first: InputError | None = None
     for position, line in enumerate(source.lines):
         text = line.strip()
         if is_serving_sim(text):
@@ -150,9 +153,11 @@ def _detect(source: Source, classes: Mapping[str, SLOClass], skip_bad: bool) -> 
         if is_header(text):
             source.lines[position] = b""
             return AzureParser()
-        if text and not skip_bad:
-            raise source.error(position + 1, _unrecognised(text))
-    raise InputError("expected at least one good record, got none", file=source.file)
+        if text and first is None:
+            first = source.error(position + 1, _unrecognised(text))
+            if not skip_bad:
+                break
+    raise first or InputError("expected at least one good record, got none", file=source.file)
 
 
 def _unrecognised(text: bytes) -> RecordError:
@@ -161,7 +166,8 @@ def _unrecognised(text: bytes) -> RecordError:
     except UnicodeDecodeError as error:
         return not_utf8(error)
     found = shown(line, _HEADER_CHARACTERS)
-    return RecordError("", f"expected a JSON object or {','.join(HEADER)}, got {found}")
+    known = f"a JSON object or {','.join(HEADER)} (traces from-log reads other logs)"
+    return RecordError("", f"expected {known}, got {found}")
 
 
 def _parse(source: Source, parser: LineParser, skip_bad: bool, limit: int | None) -> _Rows:
@@ -180,6 +186,7 @@ def _parse(source: Source, parser: LineParser, skip_bad: bool, limit: int | None
                 rows.fault = source.error(number, bad)
                 break
             rows.bad_numbers.append(number)
+            rows.first_bad = rows.first_bad or source.error(number, bad)
             continue
         rows.numbers.append(number)
         rows.records.append(record)
@@ -205,8 +212,10 @@ def _check_rows(source: Source, rows: _Rows, stamp_field: str, skip_bad: bool) -
     """Time must not run backwards, given ids must differ: an error, or rows that are dropped."""
     disorder = next((i for i, (a, b) in enumerate(pairwise(rows.stamps), 1) if b < a), 0)
     if disorder:
+        fault = source.error(rows.numbers[disorder], _backwards(rows, disorder, stamp_field))
         if not skip_bad:
-            raise source.error(rows.numbers[disorder], _backwards(rows, disorder, stamp_field))
+            raise fault
+        rows.first_bad = rows.first_bad or fault
         rows.keep(longest_ordered(rows.stamps))
     repeated = _repeated_ids(source, rows, skip_bad)
     if repeated:
@@ -245,11 +254,13 @@ def _repeated_ids(source: Source, rows: _Rows, skip_bad: bool) -> set[int]:
         if record.request_id is None:
             continue
         earlier = first.setdefault(record.request_id, position)
-        if earlier != position and not skip_bad:
+        if earlier != position:
             place = f"line {rows.numbers[earlier]} has it too"
             expected = f"expected an id of its own, got {shown(record.request_id)} ({place})"
-            raise source.error(rows.numbers[position], RecordError("request_id", expected))
-        if earlier != position:
+            fault = source.error(rows.numbers[position], RecordError("request_id", expected))
+            if not skip_bad:
+                raise fault
+            rows.first_bad = rows.first_bad or fault
             repeated.add(position)
     return repeated
 
@@ -275,7 +286,10 @@ def _median(values: list[float]) -> float:
 
 
 def _no_requests(source: Source, rows: _Rows) -> InputError:
-    bad = f" and {len(rows.bad_numbers)} bad lines" if rows.bad_numbers else ""
+    bad = ""
+    if rows.bad_numbers:
+        first = f", the first: {_briefly(rows.first_bad)}" if rows.first_bad else ""
+        bad = f" and {len(rows.bad_numbers)} bad lines{first}"
     return InputError(f"expected at least one good record, got none{bad}", file=source.file)
 
 
@@ -358,8 +372,14 @@ def _workload(source: Source, rows: _Rows, resolver: _Resolver) -> Workload:
         name=source.name,
         raised_max_tokens=resolver.raised_max_tokens,
         skipped=len(rows.bad_numbers),
+        first_skipped=_briefly(rows.first_bad),
         warnings=[*source.warnings, *_unknown_fields(source, rows.unknown_fields)],
     )
+
+
+def _briefly(bad: InputError | None) -> str:
+    """What is wrong with a line of a file that is named already."""
+    return ": ".join(filter(None, (f"line {bad.line}", bad.field, bad.expected))) if bad else ""
 
 
 @contextmanager

@@ -11,6 +11,15 @@ from superinfer.errors import InputError
 
 GZIP_MAGIC = b"\x1f\x8b"
 _UTF8_BOM = b"\xef\xbb\xbf"
+_NO_TEXT = {
+    b"\x28\xb5\x2f\xfd": "a zstd file",
+    b"\xfd7zXZ\x00": "an xz file",
+    b"BZh": "a bzip2 file",
+    b"PAR1": "a Parquet file",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+"""What logs come in that is not read, by its first bytes."""
 _GZIP_WINDOW_BITS = 31
 _CHUNK_BYTES = 1 << 16
 _HEAD_BYTES = 1 << 16
@@ -69,6 +78,9 @@ def _read_content(path: str | Path, file: str, keep_partial: bool) -> tuple[byte
         if damage:
             warnings = _damaged(file, data.count(b"\n") + 1, damage, keep_partial)
             data = _whole_lines(data)
+    for magic, kind in _NO_TEXT.items():
+        if data.startswith(magic):
+            raise InputError(f"expected text, plain or by gzip, got {kind}", file=file)
     return data.removeprefix(_UTF8_BOM), warnings
 
 

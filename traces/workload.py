@@ -20,4 +20,20 @@ class Workload:
     """Requests whose class limit was doubled until it covered the answer."""
     skipped: int = 0
     """Bad lines that were left out."""
+    first_skipped: str = ""
+    """What is wrong with the first of them, with its place."""
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def skipped_note(self) -> str:
+        """How many bad lines were left out, and why the first; empty if none was."""
+        return skipped_note(self.skipped, self.first_skipped)
+
+
+def skipped_note(skipped: int, first: str) -> str:
+    """So many bad lines were left out, and why the first; empty if none was."""
+    if not skipped:
+        return ""
+    lines = "1 bad line" if skipped == 1 else f"{skipped:,} bad lines"
+    lead = ": " if skipped == 1 else ", the first: "
+    return f"skipped {lines}{lead + first if first else ''}"

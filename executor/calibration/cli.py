@@ -20,7 +20,14 @@ def register(app: typer.Typer) -> None:
 def calibrate(
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="Profile.", show_default="<device>_<model>_tp1.json"),
+        typer.Option(
+            "-o",
+            "--output",
+            "--out",
+            metavar="FILE",
+            help="Profile.",
+            show_default="<device>_<model>_tp1.json",
+        ),
     ] = None,
     model: Model = None,
     device: OwnDevice = None,

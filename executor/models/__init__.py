@@ -114,7 +114,8 @@ def _weights(
     if seed is not None:
         return RandomWeights(device, seed)
     if folder is None:
-        raise ConfigError(f"preset {source!r} has no weights: ask for random ones or name a folder")
+        expected = "expected a folder with weights, or --random-weights"
+        raise ConfigError(f"preset {source!r} has no weights: {expected}")
     weights = FileWeights(folder)
     weights.require_all_layers(_layer_counts(config))
     return weights

@@ -223,7 +223,7 @@ def _places(folder: Path, opened: Any) -> Iterator[tuple[str, str]]:
         return
     files = sorted(path.name for path in folder.glob("*.safetensors"))
     if not files:
-        raise ConfigError(f"{folder} has no *.safetensors; random weights have to be asked for")
+        raise ConfigError(f"{folder} has no *.safetensors (--random-weights draws some)")
     for file in files:
         for name in opened(file).keys():  # noqa: SIM118 (not a dict)
             yield name, file

@@ -30,10 +30,14 @@ def register(app: typer.Typer) -> None:
 def validate(
     trace: Annotated[str, typer.Argument(metavar="TRACE", help="Trace that both run.")],
     profile: Annotated[
-        Path, typer.Option("--profile", help="Profile of this device (`calibrate` writes one).")
+        Path,
+        typer.Option(
+            "--profile", metavar="FILE", help="Profile of this device (`calibrate` writes one)."
+        ),
     ],
     scheduler: Annotated[
-        list[str] | None, typer.Option(help="Scheduler; may be given again.", show_default="vllm")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Scheduler; may be given again.", show_default="vllm"),
     ] = None,
     model: Model = None,
     device: OwnDevice = None,
@@ -45,7 +49,9 @@ def validate(
             help="Largest error of a mean; twice that for a P99; same winners. Else exit 3.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("runs/validate"),
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="FOLDER", help="Folder of results.")
+    ] = Path("runs/validate"),
     option: Annotated[
         list[str] | None,
         typer.Option("--run", metavar="'--NAME VALUE'", help="Passed on to `run` on the device."),

@@ -33,7 +33,7 @@ _TIMES = (
 )
 """What differs between two runs of the same command: stamps, times of the machine, and with these
 the width of a column."""
-_PROGRESS = re.compile(r"\d+ of \d+ runs done|check \d+: |\S+, tp \d+, \d+ replicas: ")
+_PROGRESS = re.compile(r"\d+ of \d+ runs done|check \d+: |\S+, tp \d+, \d+ replicas?: ")
 """Lines on standard error that come as time goes."""
 
 

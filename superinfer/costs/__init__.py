@@ -9,6 +9,7 @@ from superinfer.costs.base import Chunk, CostModel, PrefillWork, SliceLine
 from superinfer.costs.calibrated import CalibratedCost
 from superinfer.costs.capacity import activation_reserve_bytes, kv_capacity_blocks
 from superinfer.costs.coverage import Coverage, Limits
+from superinfer.costs.device_file import read_device
 from superinfer.costs.devices import DEVICES, DeviceSpec, load_device
 from superinfer.costs.encoder_decoder import EncoderDecoderCost
 from superinfer.costs.flexgen import FlexGenCost
@@ -99,10 +100,13 @@ def build_cost(
 
 
 def find_device(name: str, costs: str = "auto") -> DeviceSpec:
-    """A preset by name, or a device that the profile `costs` was measured on, as that found it.
+    """A preset by name, a TOML file of nominal figures, or a device that the profile `costs` was
+    measured on, as that found it.
 
-    Raises ConfigError for one that is neither.
+    Raises ConfigError for one that is none of them, InputError for a file that cannot be used.
     """
+    if name.endswith(".toml"):
+        return read_device(Path(name))
     path = Path(costs)
     if _device_key(name) not in DEVICES and path.suffix == ".json" and path.is_file():
         profile = load_profile(path)

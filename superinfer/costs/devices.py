@@ -140,6 +140,6 @@ def load_device(name: str) -> DeviceSpec:
     """A preset by name (case-insensitive; a trailing `-sxm` is dropped); ConfigError if unknown."""
     spec = DEVICES.get(name.lower().removesuffix("-sxm"))
     if spec is None:
-        known = f"known: {', '.join(DEVICES)}"
+        known = f"known: {', '.join(DEVICES)}, or a TOML file of its figures"
         raise ConfigError(f"unknown device {name!r}; {known}{did_you_mean(name, DEVICES)}")
     return spec

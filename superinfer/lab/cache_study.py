@@ -11,6 +11,8 @@ import numpy as np
 
 from superinfer.costs import Chunk, CostModel
 from superinfer.errors import ConfigError
+from superinfer.lab.policies import imported
+from superinfer.lab.policy_faults import faults_named
 from superinfer.memory.orders import ORDERS, Surroundings, build_order
 from superinfer.memory.replay import CacheReplay
 from superinfer.request import Request
@@ -88,9 +90,10 @@ class CacheStudy:
     def _replay(self, policy: str, capacity: int) -> Replay:
         requests = self.requests
         surroundings = Surroundings(capacity, requests[0].hash_block_tokens, requests, self.weights)
-        order = build_order(policy, surroundings)
-        began = time.process_time()
-        hits = CacheReplay(capacity, surroundings.block_tokens, order).hits(requests)
+        with faults_named({"policies": policy}):
+            order = build_order(policy, surroundings)
+            began = time.process_time()
+            hits = CacheReplay(capacity, surroundings.block_tokens, order).hits(requests)
         cpu_s = time.process_time() - began
         return Replay(hits, cpu_s, tuple(getattr(order, "notes", ())))
 
@@ -130,13 +133,22 @@ def prefill_table(cost: CostModel, longest_tokens: int) -> Callable[[int], float
 
 
 def check_policies(names: Sequence[str]) -> None:
-    """Refuse names that nobody knows."""
+    """Refuse names that nobody knows, and classes that are no orders."""
+    expected = f"expected package.module:Class or some of {', '.join(ORDERS)}"
     for name in names:
-        if name not in ORDERS:
-            expected = f"expected some of {', '.join(ORDERS)}"
+        if ":" in name:
+            _check_outside(name)
+        elif name not in ORDERS:
             raise ConfigError(f"--policies: {expected}, got {name!r}{did_you_mean(name, ORDERS)}")
     if not names:
-        raise ConfigError(f"--policies: expected some of {', '.join(ORDERS)}")
+        raise ConfigError(f"--policies: {expected}")
+
+
+def _check_outside(name: str) -> None:
+    cls = imported(f"--policies: {name!r}", name)
+    missing = [each for each in ("retain", "unused", "victim") if not hasattr(cls, each)]
+    if missing:
+        raise ConfigError(f"--policies: {name!r}: expected an order with {', '.join(missing)}")
 
 
 def study_json(study: CacheStudy, trace: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:

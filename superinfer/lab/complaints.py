@@ -5,10 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 
 
 def complain(message: str, code: int) -> int:
-    """Print the message as one line; returns the exit code."""
+    """Print the message as one line; returns the exit code. Who looks for a fault of a policy asks
+    for Python's traceback before it, by SUPERINFER_TRACEBACK=1.
+    """
+    if os.environ.get("SUPERINFER_TRACEBACK") and sys.exc_info()[0] is not None:
+        traceback.print_exc()
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+MARKERS = "os^Dv<>P"
+"""Points of several candidates often lie over one another."""
+
+
 @dataclass(slots=True, frozen=True)
 class Curve:
     """One candidate: what was tried, and the number of GPUs that is enough."""
@@ -54,9 +58,10 @@ def write_goodput_plot(curves: Sequence[Curve], wanted: float, path: Path) -> Pa
 
 def _line(axes: Axes, number: int, curve: Curve, values: np.ndarray) -> None:
     gpus, look = np.array(curve.gpus), dict[str, Any](line_look(number))
-    axes.plot(gpus, values, marker="o", mfc="white", ms=6, label=label(curve.name), **look)
+    mark = MARKERS[number % len(MARKERS)]
+    axes.plot(gpus, values, marker=mark, mfc="white", ms=6, label=label(curve.name), **look)
     here = gpus == curve.enough
-    axes.plot(gpus[here], values[here], "o", ms=8, color=look["color"], zorder=4)
+    axes.plot(gpus[here], values[here], mark, ms=8, color=look["color"], zorder=4)
 
 
 def _finish(axes: Axes, what: str) -> None:
@@ -64,7 +69,6 @@ def _finish(axes: Axes, what: str) -> None:
 
     axes.set_xlabel("GPUs")
     axes.set_ylabel(what)
-    axes.margins(y=0.08)  # a marker at the top is whole
-    axes.set_ylim(0, None)
+    axes.set_ylim(0, 1.06 * axes.dataLim.y1 if axes.has_data() else None)  # whole at the top
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(True, color="0.9", lw=0.6)

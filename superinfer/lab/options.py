@@ -19,7 +19,10 @@ Scheduler = Annotated[
     str | None,
     typer.Option(help="Scheduler, by name or as package.module:Class.", show_default="rotating"),
 ]
-Memory = Annotated[str | None, typer.Option(help="Memory policy.", show_default="lru")]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="Memory policy, by name or as package.module:Class.", show_default="lru"),
+]
 PrefixCaching = Annotated[
     bool | None,
     typer.Option(

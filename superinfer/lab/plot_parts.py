@@ -305,14 +305,16 @@ def time_axis(axes: Axes, runs: Sequence[PlotData]) -> None:
 def _mark_targets(axes: Axes, curves: Mapping[str, Curve], targets: Mapping[str, float]) -> None:
     """A dotted vertical line at each different target, with the names of its curves beside it."""
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(curves)}
-    for target in sorted(set(targets.values())):
+    for number, target in enumerate(sorted(set(targets.values()))):
         names = [name for name, value in targets.items() if value == target]
         colour = colours.get(names[0], "black") if len(names) == 1 else "black"
         axes.axvline(target, color=colour, ls=":", lw=1.1)
         low = _mean_share(curves, target) > 0.5
         axes.annotate(
-            label(", ".join(names), 28), (target, 0.03 if low else 0.98), xytext=(-2, 0),
-            textcoords="offset points", rotation=90, ha="right", va="bottom" if low else "top",
+            label(", ".join(names), 28), (target, 0.03 if low else 0.98),
+            # On alternate sides, for targets of two classes are often close.
+            xytext=(2 if number % 2 else -2, 0), ha="left" if number % 2 else "right",
+            textcoords="offset points", rotation=90, va="bottom" if low else "top",
             fontsize="x-small", color=colour,
         )  # fmt: skip
 

@@ -135,7 +135,9 @@ def _figure_of(axes: Axes) -> Figure:
 def _figure(run: Run, what: str, *, width: float, height: float) -> Figure:
     name = PlotData.of_run(run).name
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(f"{label(name, 60)}: {what}" if name else what.capitalize())
+    simulated = ", simulated" if (run.summary.get("run") or {}).get("simulated") else ""
+    title = f"{label(name, 60)}: {what}" if name else what.capitalize()
+    figure.suptitle(f"{title}{simulated}")
     return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import msgspec
 
 from superinfer.compiled import own_annotations, shadows_compiled
-from superinfer.errors import ConfigError
+from superinfer.errors import ConfigError, SuperInferError
+from superinfer.lab.policy_faults import place_of
 from superinfer.lab.setting_values import convert_setting
 from superinfer.memory import MEMORY_POLICIES
 from superinfer.memory.base import MemoryPolicy
@@ -59,18 +61,25 @@ def policy_class(section: str, name: str) -> Any:
     if ":" not in target:
         lead = "expected package.module:Class or one of"
         raise ConfigError(unknown(f"{section} {name!r}", name, known, lead))
-    module, _, attribute = target.partition(":")
-    try:
-        cls = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a module of the user's raises
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{section} {name!r}: cannot import: {reason}") from None
+    cls = imported(f"{section} {name!r}", target)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise ConfigError(f"{section} {name!r}: expected a dataclass, got {cls!r}")
+    if inspect.get_annotations(cls) and "__dataclass_fields__" not in vars(cls):
+        expected = f"expected @dataclass above class {cls.__name__} too, for it has fields"
+        raise ConfigError(f"{section} {name!r}: {expected}")
     if shadows_compiled(cls):
         expected = "expected a plain @dataclass, without slots=True, over a compiled one"
         raise ConfigError(f"{section} {name!r}: {expected}")
     return cls
+
+
+def imported(place: str, target: str) -> Any:
+    """What `package.module:name` leads to; ConfigError that begins with `place`."""
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a module of the user's raises
+        raise ConfigError(f"{place}: cannot import: {_why(error)}") from None
 
 
 def parameters_of(section: str, name: str) -> dict[str, Any]:
@@ -113,12 +122,29 @@ def _own_hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(type(cls.__name__, (), spoken), include_extras=True)
 
 
+def _why(error: Exception) -> str:
+    """What a module or a class of the user's raised, and where in its file."""
+    reason = " ".join(str(error).split())
+    if isinstance(error, SyntaxError):
+        return reason  # which says where
+    place = place_of(error)
+    if not place:
+        return reason or type(error).__name__
+    return f"{type(error).__name__}{reason and ': '}{reason} ({place})"
+
+
 def _instance(section: str, name: str, cls: Any, values: Mapping[str, Any]) -> Any:
     """An instance that has all that the section's protocol asks for."""
     try:
         policy = cls(**values)
+    except SuperInferError:
+        raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{section} {name!r}: {error}") from None
+    except Exception as error:
+        if ":" not in name:
+            raise
+        raise ConfigError(f"{section} {name!r}: cannot be made: {_why(error)}") from None
     protocol = _PROTOCOLS[section]
     wanted = [*own_annotations(protocol), *(key for key in vars(protocol) if key[0] != "_")]
     missing = [key for key in wanted if not hasattr(policy, key)]

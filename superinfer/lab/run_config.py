@@ -33,7 +33,7 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Of a model with experts, with roofline costs: how much its router prefers some of them
     (`superinfer.costs.experts`); 0: not at all."""
     device: str = "a100-80g"
-    """Preset name."""
+    """Preset name, or path of a TOML file of nominal figures."""
     replicas: Annotated[int, Meta(ge=1, le=4096)] = 1
     """Engines of this kind, each on `tp` devices of its own, behind the router."""
     router: str = "least_loaded"

@@ -7,6 +7,10 @@ from typing import Any
 
 Trust = Mapping[str, Any]
 OPTIMISTIC = "step times are nominal figures, and no real step is as fast"
+WORTH_A_WARNING = 0.001
+"""Share of the step time below which nobody is warned: `trust` and the report have it all the
+same.
+"""
 ASSUMED = "trust.assumed in summary.json"
 
 
@@ -21,10 +25,10 @@ def warnings_of(run: Mapping[str, Any], trust: Trust, where: str = ASSUMED) -> l
 def range_warning(trust: Trust) -> str:
     """One line on what a run left, up to where it was measured and how far the run went.
 
-    Empty for a run that stayed inside.
+    Empty for a run that stayed inside, or nearly so (`WORTH_A_WARNING`).
     """
     rows = left_rows(trust)
-    if not rows:
+    if not rows or trust["extrapolated_share"] < WORTH_A_WARNING:
         return ""
     several = len(rows) > 1
     parts = (

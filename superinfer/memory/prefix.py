@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from superinfer.errors import PlanError
 from superinfer.memory.base import CachedLadder, Retention, WholeEdges
 from superinfer.memory.keys import ANSWER, Key
 from superinfer.memory.node import Node
@@ -237,7 +238,7 @@ class PrefixIndex:
         """Drop `blocks` cached blocks in the policy's order; returns what was taken from where."""
         taken = []
         while blocks > 0:
-            node, count = self.policy.victim(blocks)
+            node, count = self._victim(blocks)
             taken.append((node, count))
             self._trim(node, count)
             blocks -= count
@@ -249,7 +250,7 @@ class PrefixIndex:
         """
         taken, ladder = [], self.ladder
         while blocks > 0:
-            node, count = self.policy.victim(blocks)
+            node, count = self._victim(blocks)
             part = None if ladder is None else ladder.shrinks(node)
             if part is not None:
                 blocks -= self._shrink(node, *part)
@@ -265,6 +266,15 @@ class PrefixIndex:
         return shrunk
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _victim(self, blocks: int) -> tuple[Node, int]:
+        """What the policy gives up; PlanError if that cannot go."""
+        node, count = self.policy.victim(blocks)
+        if not 0 < count <= node.stop - node.start:
+            raise PlanError(f"victim: expected 1 to {node.blocks} blocks of its leaf, got {count}")
+        if not node.reclaimable:
+            raise PlanError("victim: expected a leaf that nobody holds, and that is still cached")
+        return node, count
 
     def _key_index(self, block: int, hash_tokens: int) -> int:
         """Which content id covers the last token of a block."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterator
 from math import inf
 from operator import attrgetter
 
 from superinfer.draft import Draft
-from superinfer.errors import ConfigError
+from superinfer.errors import ConfigError, PlanError
 from superinfer.request import Request
 from superinfer.sequence import Sequence, State
 
@@ -108,8 +108,14 @@ class RankedList:
         items = self._items
         if not items or items[-1].rank < seq.rank:
             items.append(seq)
-        else:
-            insort(items, seq, key=_rank)
+            return
+        place = bisect_left(items, seq.rank, key=_rank)
+        if items[place].rank == seq.rank:
+            raise PlanError(
+                f"{seq!r} and {items[place]!r} have the rank {seq.rank}: expected unique ranks "
+                "(`request.index` as the last entry makes them so)"
+            )
+        items.insert(place, seq)
 
     def discard(self, seq: Sequence) -> bool:
         """Remove if present; returns whether it was."""

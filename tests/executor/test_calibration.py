@@ -313,7 +313,7 @@ def test_links_have_a_rate_and_a_setup() -> None:
     [
         ({"max_sequences": 10**8}, "expected at least max_num_seqs"),
         ({"kv_blocks": 10**9}, "GiB of KV cache: lower --kv-blocks"),
-        ({"model": "llama-3.1-8b"}, "has no weights: ask for random ones"),
+        ({"model": "llama-3.1-8b"}, "has no weights: expected a folder with weights, or"),
     ],
 )
 def test_what_cannot_be_opened_is_known_before_kernels(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -204,6 +205,45 @@ def test_no_gpu_is_one_line(monkeypatch, capsys, config, trace):
     arguments = ("run", trace, "--model", config, "--random-weights", "--device", "cuda")
     code, _, errors = call(monkeypatch, capsys, *arguments)
     assert code == 2 and "no CUDA device" in errors
+
+
+def test_a_run_that_cannot_be_written_is_shown(monkeypatch, capsys, tmp_path, config, trace):
+    """It took its time on the device, and nobody gets that again."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "result"))
+
+    monkeypatch.setattr("executor.replay.write_run", full)
+    code, text, errors = call(
+        monkeypatch,
+        capsys,
+        *("run", trace, "--scheduler", "vllm", "--model", config, "--random-weights"),
+        *("--device", "cpu", "--kv-blocks", 60, "--as-fast-as-possible", "--json"),
+        *("-o", tmp_path / "result"),
+    )
+    assert code == 1 and "No space left on device" in errors
+    assert json.loads(text)["completed"] == 5
+
+
+def test_a_scheduler_of_ones_own_is_named(monkeypatch, capsys, tmp_path, config, trace):
+    """What it raises is one line here, too."""
+    (tmp_path / "device_policy.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from superinfer.schedulers.fcfs import FcfsScheduler\n\n\n"
+        "@dataclass\nclass Own(FcfsScheduler):\n"
+        "    def plan(self, draft, now):\n        self.nothing\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code, _, errors = call(
+        monkeypatch,
+        capsys,
+        *("run", trace, "--scheduler", "device_policy:Own", "--model", config),
+        *("--random-weights", "--device", "cpu", "--kv-blocks", 60, "--no-plots"),
+        *("-o", tmp_path / "result"),
+    )
+    said = "error: scheduler 'device_policy:Own' (device_policy.py:8): AttributeError: 'Own' object"
+    assert code == 1 and errors.splitlines()[-1].startswith(said)
 
 
 def test_a_run_without_memory_writes_the_results_so_far(

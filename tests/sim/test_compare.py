@@ -275,8 +275,11 @@ def test_an_arm_that_failed_is_mended(folder: Path, capsys: pytest.CaptureFixtur
     stuck = (
         "60 requests can never run (first: 1): the scheduler plans nothing, and nothing is to come"
     )
-    assert json.loads(shown.out)["failed"] == [{"arm": "x", "seed": 0, "reason": stuck}]
-    assert shown.err.endswith(f"error: arm x: {stuck}\n")
+    (failed,) = json.loads(shown.out)["failed"]
+    assert (failed["arm"], failed["seed"]) == ("x", 0)
+    assert failed["reason"].startswith("scheduler 'harness:IdleScheduler' (")
+    assert failed["reason"].endswith(f"harness.py): {stuck}")
+    assert shown.err.endswith(f"error: arm x: {failed['reason']}\n")
     before = (folder / "c/vllm/summary.json").read_bytes()
     (folder / "x.toml").write_text('[run]\nscheduler = "fcfs"\n')
     (folder / "y.toml").write_text("[run]\nlag = 0\n")

@@ -145,7 +145,8 @@ def test_a_run_that_fails_is_told_and_others_go_on(call: Call, inline: Inline) -
     found = json.loads(out)
     assert {point["scheduler"] for point in found["points"]} == {"fcfs"}
     assert len(found["failed"]) == 2
-    assert "harness:IdleScheduler at rate=1: 40 requests can never run" in err[-2]
+    assert "harness:IdleScheduler at rate=1: scheduler 'harness:IdleScheduler' (" in err[-2]
+    assert "harness.py): 40 requests can never run" in err[-2]
 
 
 def test_after_ctrl_c_the_rest_is_run(

@@ -216,12 +216,28 @@ def test_an_impossible_path_is_an_error(path: str) -> None:
 def test_binary_rubbish_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path, random.Random(1).randbytes(5000))
     assert error_of(path).startswith(f"{path}:1: expected UTF-8 text, got byte 0x")
-    assert error_of(path, skip_bad=True) == f"{path}: expected at least one good record, got none"
+    assert error_of(path, skip_bad=True) == error_of(path)
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"\x28\xb5\x2f\xfd", "a zstd file"),
+        (b"PAR1", "a Parquet file"),
+        ("TIMESTAMP".encode("utf-16"), "UTF-16"),
+    ],
+)
+def test_what_logs_come_in_too(tmp_path: Path, head: bytes, kind: str) -> None:
+    path = write(tmp_path, head + b"rest\n")
+    for skip_bad in (False, True):
+        said = error_of(path, skip_bad=skip_bad)
+        assert said == f"{path}: expected text, plain or by gzip, got {kind}"
 
 
 def test_text_of_another_kind_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path, b"\na,b,c\n")
-    expected = 'expected a JSON object or TIMESTAMP,ContextTokens,GeneratedTokens, got "a,b,c"'
+    known = "a JSON object or TIMESTAMP,ContextTokens,GeneratedTokens"
+    expected = f'expected {known} (traces from-log reads other logs), got "a,b,c"'
     assert error_of(path) == f"{path}:2: {expected}"
 
 
@@ -233,7 +249,9 @@ def test_a_column_too_many_is_shown(tmp_path: Path) -> None:
 def test_a_file_of_bad_records_says_how_many(tmp_path: Path) -> None:
     path = write(tmp_path, (without("timestamp") + b"\n") * 3)
     message = error_of(path, skip_bad=True, spread=True)
-    assert message == f"{path}: expected at least one good record, got none and 3 bad lines"
+    first = "line 1: timestamp: expected a number from 0 to 2**53 (ms), got nothing"
+    found = f"none and 3 bad lines, the first: {first}"
+    assert message == f"{path}: expected at least one good record, got {found}"
 
 
 def truncated_gzip(folder: Path) -> Path:

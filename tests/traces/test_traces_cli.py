@@ -55,7 +55,7 @@ def test_stats_prints_a_table(trace: str, classes: str) -> None:
 def test_stats_counts_skipped_lines(trace: str) -> None:
     result = run("stats", trace, "--json", "--skip-bad")
     assert json.loads(result.stdout)["skipped"] == 1
-    assert f"warning: {trace}: skipped 1 bad lines\n" in result.stderr
+    assert f"warning: {trace}: skipped 1 bad line: line 1: class: expected one of " in result.stderr
 
 
 def test_stats_reads_standard_input() -> None:
@@ -131,3 +131,18 @@ def test_help_names_every_option() -> None:
     text = run("convert", "--help").stdout
     for option in ("--output", "--skip-bad", "--spread", "--limit", "--classes"):
         assert option in text
+
+
+def test_a_log_becomes_a_trace(tmp_path: Path) -> None:
+    log, out = tmp_path / "log.csv", tmp_path / "trace.jsonl"
+    log.write_text("at;in;out;app\n5;1;2;web\nbad\n3;4;5;job\n")
+    columns = ("--time", "at", "--time-unit", "s", "--prompt", "in", "--answer", "out")
+    by = ("--class-by", "app", "--class", "web=chat", "--class", "job=batch", "--tenant", "app")
+    command = ("from-log", str(log), "-o", str(out), "--delimiter", ";", *columns)
+    assert run(*command).exit_code == 2
+    result = run(*command, *by, "--skip-bad")
+    assert result.exit_code == 0
+    assert f"warning: {log}: skipped 1 bad line: line 3: expected 4 columns, got 1" in result.stderr
+    assert [json.loads(line)["class"] for line in out.read_text().splitlines()] == ["batch", "chat"]
+    result = run(*command, "--class", "chat", "--class", "web=chat")
+    assert "--class: expected one class for all requests, or VALUE=CLASS for each" in result.stderr

@@ -28,8 +28,8 @@ ORDERS: Final[dict[str, str]] = {
 
 def build_order(name: str, surroundings: Surroundings) -> EvictionOrder:
     """A new order by name."""
-    path = ORDERS.get(name)
-    if path is None:
+    path = ORDERS.get(name, name)
+    if ":" not in path:
         raise ConfigError(f"policies: expected some of {', '.join(ORDERS)}, got {name!r}")
     module, _, attribute = path.partition(":")
     order: EvictionOrder = getattr(import_module(module), attribute)(surroundings)

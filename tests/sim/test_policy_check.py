@@ -1,0 +1,148 @@
+"""`check-policy` finds what a policy breaks, and nothing in those that come with us."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from sim import policy_check
+from sim.policy_check import Condition, Finding, check_policies, findings_json, place
+from superinfer.draft import Draft
+from superinfer.errors import ConfigError
+from superinfer.lab.config import load_config
+from superinfer.memory.lru import LruMemory
+from superinfer.memory.node import Node
+from superinfer.schedulers.fcfs import FcfsScheduler
+from superinfer.sequence import Sequence
+
+SCARCE = Condition(4_000, 0, True, 0.0)
+CUT = Condition(24_000, 1, True, 3.0)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few requests under two conditions, with policies of this file."""
+    monkeypatch.setitem(sys.modules, "own_policies", sys.modules[__name__])
+    monkeypatch.setattr(policy_check, "REQUESTS", 12)
+    monkeypatch.setattr(policy_check, "conditions", lambda: iter([SCARCE, CUT]))
+
+
+def found(scheduler: str = "fcfs", **run: Any) -> list[Finding]:
+    return check_policies(load_config(None, [], scheduler=scheduler, **run), [0, 1])
+
+
+calls = iter(range(1_000_000))
+
+
+@dataclass
+class Moody(FcfsScheduler):
+    """Does otherwise when it runs again."""
+
+    size: int = field(default_factory=lambda: 64 + next(calls), init=False)
+
+    def prefill_budget(self, draft: Draft) -> int:
+        return self.size
+
+
+@dataclass
+class Greedy(FcfsScheduler):
+    """Turns nobody away."""
+
+    def _hopeless(self, draft: Draft, seq: Sequence) -> str | None:
+        return None
+
+
+@dataclass
+class Thief(FcfsScheduler):
+    """Makes a request look as if it held less than it does."""
+
+    def ended(self, seq: Sequence) -> None:
+        super().ended(seq)
+        self.machine_pool.referenced += 1
+
+    def plan(self, draft: Draft, now: float) -> None:
+        self.machine_pool = draft.pool
+        super().plan(draft, now)
+
+
+def test_what_comes_with_us_passes() -> None:
+    scarce, cut = found()
+    assert (scarce.fault, scarce.unfit, cut.fault, cut.unfit) == ("", "", "", "")
+    assert scarce.requests == sum((scarce.outcomes or {}).values()) == 24
+    assert (scarce.outcomes or {})["rejected"] > 0
+    assert (cut.outcomes or {})["unfinished"] > 0
+
+
+def test_a_run_that_comes_out_otherwise() -> None:
+    assert "the same run came out otherwise: at 0" in found("own_policies:Moody")[0].fault
+
+
+def test_who_does_not_turn_away_what_never_fits() -> None:
+    fault = found("own_policies:Greedy")[0].fault
+    assert fault.startswith("scheduler 'own_policies:Greedy' (")
+    assert "requests can never run" in fault
+
+
+def test_blocks_that_stay_taken() -> None:
+    fault = found("own_policies:Thief")[0].fault
+    assert "device blocks are held" in fault or "can never run" in fault
+
+
+@dataclass
+class Stingy(LruMemory):
+    """Gives nothing up, which shows when all is evicted in the end."""
+
+    def victim(self, blocks: int) -> tuple[Node, int]:
+        return super().victim(blocks)[0], 0
+
+
+def test_a_memory_policy_that_keeps_what_it_has() -> None:
+    fault = found(memory="own_policies:Stingy")[0].fault
+    assert fault.startswith("memory 'own_policies:Stingy' (")
+    assert "victim: expected 1 to " in fault
+
+
+def test_conditions_that_a_policy_refuses() -> None:
+    """All of them refused is a mistake of the configuration."""
+    with pytest.raises(ConfigError, match="expected a scheduler that loads prefixes"):
+        check_policies(load_config(None, ["memory.offload=true"], memory="vllm_v1"), [0])
+
+
+def test_conditions_that_a_policy_refuses_in_part() -> None:
+    """Copies on the host go with a prefix cache and without a lag."""
+    config = load_config(None, ["memory.offload=true"], scheduler="vllm_v1", memory="vllm_v1")
+    scarce, cut = check_policies(config, [0])
+    assert (scarce.fault, scarce.unfit) == ("", "")
+    assert "lag" in cut.unfit and not cut.fault
+
+
+def test_what_is_said() -> None:
+    assert place(SCARCE) == "KV memory 4,000 tokens, lag 0, prefix cache"
+    assert place(CUT) == "KV memory 24,000 tokens, lag 1, prefix cache, cut off at 3 s"
+    config = load_config(None, [], scheduler="fcfs")
+    told = findings_json(config, [Finding(CUT, 3, {"finished": 3})])
+    assert (told["scheduler"], told["memory"]) == ("fcfs", "lru")
+    assert told["conditions"][0]["condition"]["duration_s"] == 3.0
+
+
+def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from sim.cli import main
+
+    def called(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["superinfer-sim", "check-policy", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        shown = capsys.readouterr()
+        return int(caught.value.code or 0), shown.out, shown.err
+
+    code, out, err = called("--scheduler", "fcfs", "--seeds", "1")
+    assert (code, err) == (0, "")
+    assert out.count(" ok") == 2 and "4,000 tokens" in out
+    code, out, err = called("--scheduler", "own_policies:Greedy", "--seeds", "1", "--json")
+    assert code == 1
+    assert json.loads(out)["conditions"][0]["fault"] in err
+    assert err.startswith("error: KV memory 4,000 tokens, lag 0, prefix cache: scheduler 'own_")

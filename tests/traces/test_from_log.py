@@ -1,0 +1,148 @@
+"""Traces from logs of other systems, by the names of their columns."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from superinfer.errors import ConfigError, InputError
+from traces.from_log import Columns, Log, lines_of, read_log
+from traces.readers import read_trace
+
+CSV = Columns("at", "in", "out")
+OPENAI = Columns("created", "usage.prompt_tokens", "usage.completion_tokens", time_unit="s")
+HEADER = "at,in,out,app\n"
+
+
+def log(tmp_path: Path, text: str | bytes, columns: Columns, skip_bad: bool = False) -> Log:
+    path = tmp_path / "log"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return read_log(path, columns, skip_bad=skip_bad)
+
+
+def fault(tmp_path: Path, text: str | bytes, columns: Columns) -> str:
+    with pytest.raises(InputError) as caught:
+        log(tmp_path, text, columns)
+    return str(caught.value).removeprefix(f"{tmp_path / 'log'}")
+
+
+def seen(found: Log) -> list[tuple[float, int, int]]:
+    return [(each.timestamp, each.input_length, each.output_length) for each in found.records]
+
+
+def test_a_csv_in_any_order_of_time(tmp_path: Path) -> None:
+    """Zones count, quotes hold delimiters, blank lines are none, and time begins at 0."""
+    rows = (
+        '2026-11-02T09:00:01.250Z,5,6,"a,b"\n\n'
+        "2026-11-02T10:00:00.125+01:00,7,8,c\n2026-11-02 09:00:02,9,1,c\n"
+    )
+    columns = Columns("at", "in", "out", tenant="app")
+    found = log(tmp_path, HEADER + rows, columns)
+    assert seen(found) == [(0.0, 7, 8), (1125.0, 5, 6), (1875.0, 9, 1)]
+    assert [each.tenant for each in found.records] == ["c", "a,b", "c"]
+
+
+def test_json_lines_with_objects_in_them(tmp_path: Path) -> None:
+    calls = [
+        {"created": 1793610001, "usage": {"prompt_tokens": 455, "completion_tokens": 210}},
+        {"created": 1793610000, "usage": {"prompt_tokens": 812, "completion_tokens": 95}},
+    ]
+    text = "\n".join(map(json.dumps, calls))
+    assert seen(log(tmp_path, text, OPENAI)) == [(0.0, 812, 95), (1000.0, 455, 210)]
+    assert seen(log(tmp_path, gzip.compress(text.encode()), OPENAI))[1] == (1000.0, 455, 210)
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("s", 1), ("ms", 1e3), ("us", 1e6), ("ns", 1e9)])
+def test_units_of_time(tmp_path: Path, unit: str, scale: float) -> None:
+    """A microsecond of a time since 1970 is kept."""
+    start = 1_793_610_000
+    times = [start, start + 2.5]
+    rows = "".join(f"{time * scale:.3f},1,1,x\n" for time in times)
+    found = log(tmp_path, HEADER + rows, Columns("at", "in", "out", time_unit=unit))
+    assert [each.timestamp for each in found.records] == pytest.approx([0, 2500], abs=1e-3)
+
+
+def test_classes(tmp_path: Path) -> None:
+    rows = HEADER + "2026-01-01T00:00:00,1,1,web\n2026-01-01T00:00:01,1,1,job\n"
+    by = Columns("at", "in", "out", class_by="app", classes={"web": "chat", "job": "batch"})
+    assert [each.class_name for each in log(tmp_path, rows, by).records] == ["chat", "batch"]
+    of_all = Columns("at", "in", "out", class_of_all="chat")
+    assert {each.class_name for each in log(tmp_path, rows, of_all).records} == {"chat"}
+    one = Columns("at", "in", "out", class_by="app", classes={"web": "chat"})
+    assert fault(tmp_path, rows, one) == ':3: app: expected one of --class (web), got "job"'
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("2026-01-01T00:00:00,-5,1,x", ":2: in: expected an integer from 1 to 10000000 (tokens),"),
+        ("2026-01-01T00:00:00,5,0,x", ":2: out: expected an integer from 1 to 10000000 (tokens),"),
+        ("2026-01-01T00:00:00,5,1.5,x", ':2: out: expected an integer from 1 to 10000000 (tokens)'),
+        ("2026-01-01T00:00:00,,1,x", ":2: in: expected a value, got nothing"),
+        ("yesterday,5,1,x", ":2: at: expected a number or a time like "),
+        ("1793610000,5,1,x", ":2: at: a number: expected --time-unit s, ms, us, ns, got "),
+        ("garbage", ":2: expected 4 columns, got 1"),
+    ],
+)  # fmt: skip
+def test_a_bad_line_is_named_or_left_out(tmp_path: Path, row: str, words: str) -> None:
+    assert fault(tmp_path, HEADER + row + "\n", CSV).startswith(words)
+    good = "2026-01-01T00:00:05,5,1,x\n"
+    found = log(tmp_path, f"{HEADER}{row}\n{good}", CSV, skip_bad=True)
+    assert (len(found.records), found.skipped) == (1, 1)
+    assert found.skipped_note == f"skipped 1 bad line: {found.first_skipped}"
+    assert found.first_skipped.startswith("line 2: ")
+    with pytest.raises(InputError, match="got none, the first bad line: "):
+        log(tmp_path, HEADER + row + "\n", CSV, skip_bad=True)
+
+
+def test_what_came_twice(tmp_path: Path) -> None:
+    rows = HEADER + "2026-01-01T00:00:00,1,1,x\n" * 2
+    columns = Columns("at", "in", "out", request_id="app")
+    said = ':3: request_id: expected an id of its own, got "x" (line 2 has it too)'
+    assert fault(tmp_path, rows, columns) == said
+    assert log(tmp_path, rows, columns, skip_bad=True).skipped == 1
+    assert len(log(tmp_path, rows, CSV).records) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ": expected at least one request, got an empty file"),
+        (HEADER, ": expected at least one request, got none"),
+        ("time,in,out\n", ":1: expected a column 'at', got time, in, out"),
+        ('{"at": "2026-01-01", "in": 3}\n', ":1: out: expected a value, got nothing"),
+        ('{"at": 3\n', ":1: expected a JSON object, got "),
+        (HEADER.encode("utf-16"), ": expected text, plain or by gzip, got UTF-16"),
+    ],
+)
+def test_files_that_are_no_logs(tmp_path: Path, text: str | bytes, words: str) -> None:
+    assert fault(tmp_path, text, CSV).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        (Columns("a", "b", "c", time_unit="min"), "--time-unit: expected one of s, ms, us, ns, "),
+        (Columns("a", "b", "c", delimiter="::"), "--delimiter: expected one character, got '::'"),
+        (Columns("a", "b", "c", class_by="d"), "--class-by: expected --class VALUE=CLASS"),
+        (Columns("a", "b", "c", classes={"x": "chat"}), "--class VALUE=CLASS: expected --class-by"),
+    ],
+)
+def test_columns_that_say_nothing(tmp_path: Path, columns: Columns, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        log(tmp_path, HEADER, columns)
+    assert str(caught.value).startswith(words)
+
+
+def test_the_lines_are_a_trace(tmp_path: Path) -> None:
+    rows = "2026-11-02T09:00:01,5,6,chat\n2026-11-02T09:00:00,7,8,chat\n"
+    found = log(tmp_path, HEADER + rows, Columns("at", "in", "out", class_of_all="chat"))
+    path = tmp_path / "trace.jsonl"
+    path.write_bytes(lines_of(found.records))
+    workload = read_trace(path)
+    assert [(each.arrival_s, each.prompt_tokens) for each in workload.requests] == [(0, 7), (1, 5)]
+    assert workload.output_tokens == [8, 6]
+    assert {each.slo_class.name for each in workload.requests} == {"chat"}

@@ -1,0 +1,261 @@
+"""Requests from a log of another system: a CSV with a header, or JSON lines, columns by name.
+
+Nothing is guessed: who calls says which column is what, and in which unit a time counts.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from superinfer.errors import ConfigError, InputError
+from superinfer.settings import did_you_mean
+from superinfer.slo_classes import MAX_LENGTH_TOKENS
+from traces.native import Record, not_utf8, shown
+from traces.source import RecordError, Source, open_source
+from traces.workload import skipped_note
+
+UNITS_MS: Final[Mapping[str, float]] = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
+"""Milliseconds in the units of a time that is a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which column of a log is what; in JSON a name with dots goes into objects."""
+
+    time: str
+    prompt: str
+    answer: str
+    tenant: str | None = None
+    request_id: str | None = None
+    class_by: str | None = None
+    """The column whose values stand for classes (`classes`)."""
+    classes: Mapping[str, str] = field(default_factory=dict)
+    class_of_all: str | None = None
+    """Where no column says it."""
+    time_unit: str | None = None
+    """Of a time that is a number (`UNITS_MS`); one that is text is ISO 8601, UTC without a zone."""
+    delimiter: str = ","
+
+    def names(self) -> list[str]:
+        """All columns that are asked for."""
+        more = (self.tenant, self.request_id, self.class_by)
+        return [self.time, self.prompt, self.answer, *(name for name in more if name)]
+
+
+@dataclass(slots=True)
+class Log:
+    """What a log came to: records in order of time, from 0 ms on."""
+
+    records: list[Record]
+    skipped: int = 0
+    first_skipped: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def skipped_note(self) -> str:
+        """How many bad lines were left out, and why the first."""
+        return skipped_note(self.skipped, self.first_skipped)
+
+
+def read_log(path: str | Path, columns: Columns, *, skip_bad: bool = False) -> Log:
+    """Read a log, plain or gzip, `-` for standard input.
+
+    Raises ConfigError for columns that say nothing, InputError at the first line that is no request
+    unless `skip_bad`, and where none is.
+    """
+    _check(columns)
+    source = open_source(path, keep_partial=skip_bad)
+    found: list[tuple[float, Record]] = []
+    seen: dict[str, int] = {}
+    bad: list[InputError] = []
+    for number, row in _rows(source, columns):
+        try:
+            if isinstance(row, RecordError):
+                raise row
+            stamp_ms, record = _record(row, columns)
+            _require_new(record, number, seen)
+        except RecordError as error:
+            fault = source.error(number, error)
+            if not skip_bad:
+                raise fault from None
+            bad.append(fault)
+            continue
+        found.append((stamp_ms, record))
+    if not found:
+        first = f", the first bad line: {bad[0]}" if bad else ""
+        raise InputError(f"expected at least one request, got none{first}", file=source.file)
+    found.sort(key=lambda pair: pair[0])
+    for stamp_ms, record in found:
+        record.timestamp = round(stamp_ms - found[0][0], 6)
+    first = f"line {bad[0].line}: {bad[0].field}: {bad[0].expected}" if bad else ""
+    records = [record for _, record in found]
+    return Log(records, len(bad), first.replace(": : ", ": "), source.warnings)
+
+
+def lines_of(records: Sequence[Record]) -> bytes:
+    """The lines of a native trace."""
+    encode = msgspec.json.Encoder().encode
+    return b"".join(encode(record) + b"\n" for record in records)
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _check(columns: Columns) -> None:
+    if columns.time_unit is not None and columns.time_unit not in UNITS_MS:
+        raise ConfigError(
+            f"--time-unit: expected one of {', '.join(UNITS_MS)}, got {columns.time_unit!r}"
+        )
+    if len(columns.delimiter) != 1:
+        raise ConfigError(f"--delimiter: expected one character, got {columns.delimiter!r}")
+    if columns.class_by and not columns.classes:
+        raise ConfigError("--class-by: expected --class VALUE=CLASS for its values, got none")
+    if columns.classes and not columns.class_by:
+        raise ConfigError("--class VALUE=CLASS: expected --class-by, the column of these values")
+
+
+def _rows(
+    source: Source, columns: Columns
+) -> Iterator[tuple[int, Mapping[str, Any] | RecordError]]:
+    """Lines as mappings from columns to values, or what is wrong with them."""
+    first = next((line.strip() for line in source.lines if line.strip()), b"")
+    return _json_rows(source) if first.startswith(b"{") else _csv_rows(source, columns)
+
+
+def _json_rows(source: Source) -> Iterator[tuple[int, Mapping[str, Any] | RecordError]]:
+    for number, line in enumerate(source.lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            row = RecordError("", f"expected a JSON object, got {shown(_text(line))}")
+        yield number, row
+
+
+def _csv_rows(
+    source: Source, columns: Columns
+) -> Iterator[tuple[int, Mapping[str, Any] | RecordError]]:
+    try:
+        text = [line.decode() for line in source.lines]
+    except UnicodeDecodeError as error:
+        raise source.error(0, not_utf8(error)) from None
+    reader = csv.reader((f"{line}\n" for line in text), delimiter=columns.delimiter)
+    header: list[str] = []
+    for cells in reader:
+        if not any(cell.strip() for cell in cells):
+            continue
+        if not header:
+            header = [cell.strip() for cell in cells]
+            for name in columns.names():
+                if name not in header:
+                    expected = f"expected a column {name!r}{did_you_mean(name, header)}"
+                    raise source.error(
+                        reader.line_num, RecordError("", f"{expected}, got {', '.join(header)}")
+                    )
+        elif len(cells) != len(header):
+            expected = f"expected {len(header)} columns, got {len(cells)}"
+            yield reader.line_num, RecordError("", expected)
+        else:
+            yield reader.line_num, dict(zip(header, (cell.strip() for cell in cells), strict=True))
+
+
+def _record(row: Mapping[str, Any], columns: Columns) -> tuple[float, Record]:
+    """When it came, in ms since 1970 or since whatever the log counts from, and the request."""
+    record = Record(
+        timestamp=0.0,
+        input_length=_tokens(row, columns.prompt),
+        output_length=_tokens(row, columns.answer),
+        class_name=_class(row, columns),
+        tenant=_word(row, columns.tenant),
+        request_id=_word(row, columns.request_id),
+    )
+    return _time_ms(row, columns), record
+
+
+def _value(row: Mapping[str, Any], name: str) -> Any:
+    """The value of a column; RecordError if there is none."""
+    if name in row:
+        found = row[name]
+    else:
+        found = row
+        for part in name.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+    if found is None or found == "":
+        raise RecordError(name, "expected a value, got nothing")
+    return found
+
+
+def _tokens(row: Mapping[str, Any], name: str) -> int:
+    value = _value(row, name)
+    text = str(value)
+    whole = text.isascii() and text.isdigit() and len(text) < 20
+    if isinstance(value, bool) or not whole or not 1 <= int(text) <= MAX_LENGTH_TOKENS:
+        expected = f"expected an integer from 1 to {MAX_LENGTH_TOKENS} (tokens)"
+        raise RecordError(name, f"{expected}, got {shown(text)}")
+    return int(text)
+
+
+def _time_ms(row: Mapping[str, Any], columns: Columns) -> float:
+    name, value = columns.time, _value(row, columns.time)
+    try:
+        number = None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is not None:
+        if columns.time_unit is None:
+            units = ", ".join(UNITS_MS)
+            raise RecordError(
+                name, f"a number: expected --time-unit {units}, got {shown(str(value))}"
+            )
+        if not 0 <= number < 2**63:
+            raise RecordError(name, f"expected a time from 0 on, got {shown(str(value))}")
+        return number * UNITS_MS[columns.time_unit]
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        expected = 'expected a number or a time like "2026-11-02T09:00:00.120Z"'
+        raise RecordError(name, f"{expected}, got {shown(str(value))}") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return since.days * 86_400e3 + since.seconds * 1e3 + since.microseconds / 1e3
+
+
+def _class(row: Mapping[str, Any], columns: Columns) -> str | None:
+    if columns.class_by is None:
+        return columns.class_of_all
+    value = str(_value(row, columns.class_by))
+    if value not in columns.classes:
+        known = ", ".join(columns.classes)
+        raise RecordError(
+            columns.class_by, f"expected one of --class ({known}), got {shown(value)}"
+        )
+    return columns.classes[value]
+
+
+def _word(row: Mapping[str, Any], name: str | None) -> str | None:
+    return None if name is None else str(_value(row, name))
+
+
+def _require_new(record: Record, number: int, seen: dict[str, int]) -> None:
+    if record.request_id is None:
+        return
+    earlier = seen.setdefault(record.request_id, number)
+    if earlier != number:
+        expected = f"expected an id of its own, got {shown(record.request_id)}"
+        raise RecordError("request_id", f"{expected} (line {earlier} has it too)")
+
+
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace").strip()

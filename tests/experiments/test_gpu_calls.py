@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -35,7 +36,7 @@ from experiments.gpu_check import (
     validation,
 )
 from experiments.gpu_check.checks import Context
-from experiments.gpu_check.marks import MARKS, found_marks
+from experiments.gpu_check.marks import MARKS, found_marks, marks
 from sim.commands import simulated
 from sim.workload import load_workload
 from superinfer.errors import InputError
@@ -369,6 +370,32 @@ def test_gains_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
         ("chat", "mean_ttft_ms"): (-0.5, -0.75),
         ("chat", "slo_attainment"): (pytest.approx(0.4), pytest.approx(0.5)),
     }
+
+
+def test_gains_of_what_is_simulated_already_need_no_profile(tmp_path: Path) -> None:
+    """One line says what is missing where nothing is there, or something is to be simulated."""
+    given = context(tmp_path)
+    for check in validation.SUMMARIES.values():
+        with pytest.raises(FileNotFoundError, match="no scene of which two policies ran"):
+            check(given)
+    for arm, ttft_ms in (("vllm", 100.0), ("ours", 50.0)):
+        for folder in (f"runs/m-{arm}", f"validation/simulated-m-{arm}"):
+            (tmp_path / folder).mkdir(parents=True)
+            found = {"mean_ttft_ms": ttft_ms, "classes": {}}
+            (tmp_path / folder / "summary.json").write_text(json.dumps(found))
+    (row,) = validation.gain(given)["rows"]
+    assert (row["metric"], row["measured"], row["simulated"]) == ("mean_ttft_ms", -0.5, -0.5)
+    assert validation.best(given)["agree"]
+    with pytest.raises(FileNotFoundError, match="part calibrate-8b writes it"):
+        validation.validate(given, "m-vllm")
+    shutil.rmtree(tmp_path / "validation" / "simulated-m-ours")
+    with pytest.raises(FileNotFoundError, match="part calibrate-8b writes it"):
+        validation.gain(given)
+
+
+def test_marks_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"results.json: no part has left a result yet"):
+        marks(context(tmp_path, out=tmp_path))
 
 
 # -- what travels ---------------------------------------------------------------------------------

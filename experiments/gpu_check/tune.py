@@ -18,8 +18,8 @@ from executor.items import ItemBudget
 from experiments.gpu_check import reference, tune_int8, tune_steps, tune_wide
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.kernels import prefill_case_error, worst_row
-from experiments.gpu_check.rows import Row, ceiling, guarded, outcome
-from experiments.gpu_check.setting import device_of, heads_of, ops_of, randn, tolerance
+from experiments.gpu_check.rows import Row, ceiling, guarded, outcome, told, wrong
+from experiments.gpu_check.setting import device_of, heads_of, ops_of, randn
 from experiments.gpu_check.speed import arena_of, label, prefill, tiles
 
 PREFILL: tuple[tuple[int, dict[str, int]], ...] = (
@@ -48,15 +48,14 @@ def decode(context: Context, change: dict[str, int]) -> Result:
     rows: list[Row] = []
     with tiles("decode_attention", change):
         error = decode_error(context)
-        if not error <= tolerance(context):
-            return {"ok": False, "error": f"wrong by {error:.3g}", "worst": error}
+        if found := wrong(context, error):
+            return found
         for bits in (16, 8, 4):
             for programs, shortest in BUDGETS[:1] if context.tiny else BUDGETS:
                 row = {"tile": label(change), "programs": programs, "least": shortest}
                 measure = partial(decode_row, context, bits, 32, 8192, programs, shortest)
                 rows.append(guarded({"kv": bits, **row}, measure))
-    context.cache.setdefault("decode", []).extend(rows)
-    return outcome(rows, worst=error)
+    return told(context, "decode", rows, error)
 
 
 def decode_row(
@@ -143,12 +142,9 @@ def prefill_tiles(context: Context, rows: int, change: dict[str, int]) -> Result
         found = prefill(context, change)
     finally:
         kernel.TILES[key] = kept
-    if not error <= tolerance(context):
-        return {"ok": False, "error": f"wrong by {error:.3g}", "worst": error}
     for row in found["rows"]:
         row["tile"] = prefill_name(rows, change)
-    context.cache.setdefault("prefill", []).extend(found["rows"])
-    return outcome(found["rows"], worst=error)
+    return told(context, "prefill", found["rows"], error)
 
 
 def prefill_name(rows: int, change: dict[str, int]) -> str:

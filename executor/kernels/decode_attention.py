@@ -105,7 +105,8 @@ def decode_attention(
     rows, heads, head_dim = q.shape
     capacity = items.bits.numel()
     sums = q.new_empty((capacity, heads, head_dim), dtype=torch.float32)
-    peaks = q.new_empty((2, capacity, heads), dtype=torch.float32)
+    # Each in memory of its own: behind an odd number of heads Triton would make another kernel.
+    peaks, totals = (q.new_empty((capacity, heads), dtype=torch.float32) for _ in range(2))
     out = q.new_empty((rows, heads, head_dim))
     if not rows:
         return out
@@ -113,7 +114,7 @@ def decode_attention(
     tiles, early = TILES[chip], is_early(chip, rows)
     if capacity:
         decode_items[(capacity * layout.kv_heads,)](
-            q, arena, sums, peaks[0], peaks[1],
+            q, arena, sums, peaks, totals,
             items.bits, items.rows, items.first, items.tokens, items.positions,
             items.blocks.offsets, items.blocks.positions, bias,
             scale, q.stride(0), layer, reach_of(bias),
@@ -122,7 +123,7 @@ def decode_attention(
         )  # fmt: skip
     merge = merge_of(rows)
     merge_items[(rows, heads)](
-        sums, peaks[0], peaks[1], items.row_items, out,
+        sums, peaks, totals, items.row_items, out,
         heads, head_dim, power_of_two(head_dim), merge.tile, early,
         num_warps=merge.warps, **options(early),
     )  # fmt: skip

@@ -146,6 +146,8 @@ class Rows:
 class LeadingRunner(Runner):
     """A runner whose steps the other ranks run, too."""
 
+    alone = False
+
     def __init__(self, model: Model, arena: Tensor, channel: Channel) -> None:
         super().__init__(model, arena)
         self.channel = channel

@@ -90,6 +90,9 @@ class Launched:
 class Runner:
     """Runs the steps of one model over one arena."""
 
+    alone = True
+    """No other rank runs the same steps."""
+
     def __init__(self, model: Model, arena: Tensor, budget: ItemBudget | None = None) -> None:
         self.model = model
         self.arena = arena

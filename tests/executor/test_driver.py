@@ -18,6 +18,7 @@ from executor.arrivals import Arrivals
 from executor.backend import TorchBackend
 from executor.clock import RealTime
 from executor.driver import Driver
+from executor.ranks import LeadingRunner
 from executor.session import out_of_memory
 from executor.step_log import StepLog
 from superinfer.engine import Engine
@@ -174,6 +175,16 @@ def test_the_record_of_steps_has_what_ran(lag, ahead):
     ]
     assert found == model.did
     assert {decodes for decodes, _, _ in found} >= {1, 2, 3}
+
+
+def test_a_step_that_other_ranks_run_too_is_not_tried_again():
+    """They would wait for the rest of it for ever."""
+    model = HungryModel(4)
+    model.error = ON_A_GPU
+    rig, requests = rig_for(model), [request(0, 32, 0)]
+    rig.runner.alone = LeadingRunner.alone
+    with pytest.raises(torch.OutOfMemoryError):
+        rig.run(requests, forced(requests, [2]))
 
 
 def test_what_a_failed_step_had_made_is_free_when_another_is_tried(monkeypatch):

@@ -213,8 +213,8 @@ class TorchBackend:
         try:
             return self.runner.launch(batch)
         except RuntimeError as error:
-            # Others may share blocks that the one which fails was to compute in this step, and other
-            # ranks are in the middle of it.
+            # Others may share blocks that the one which fails was to compute in this step, and
+            # other ranks are in the middle of it.
             shared = self.engine.eager is not None or not self.runner.alone
             if not is_out_of_memory(error) or shared or not (giving or batch.chunks):
                 raise

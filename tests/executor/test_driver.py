@@ -121,11 +121,12 @@ ON_THE_HOST = RuntimeError(
 
 
 @pytest.mark.parametrize("error", [ON_A_GPU, ON_THE_HOST])
-@pytest.mark.parametrize("lag", [0, 1])
-def test_a_request_that_fails_ends_alone(lag, error):
+@pytest.mark.parametrize(("lag", "ahead"), [(0, False), (1, False), (1, True)])
+def test_a_request_that_fails_ends_alone(lag, ahead, error):
     model = HungryModel(4)
     model.error = error
     rig = rig_for(model, lag=lag, prefix_caching=True)
+    rig.ahead = ahead
     ids = tuple(range(8))
     requests = [
         request(0, 5, 0),
@@ -157,13 +158,12 @@ class CrampedModel(IdleModel):
         return super().forward(step, arena)
 
 
-@pytest.mark.parametrize("ahead", [False, True])
-@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize(("lag", "ahead"), [(0, False), (1, False), (1, True)])
 def test_the_record_of_steps_has_what_ran(lag, ahead):
     """Without the decode that is given up, and without those that end before a step begins."""
     model, log = CrampedModel(), StepLog()
     rig = rig_for(model, lag=lag)
-    rig.ahead = ahead and bool(lag)
+    rig.ahead = ahead
     requests = [request(i, prompt, 0) for i, prompt in enumerate((5, 6, 9))]
     clock = RealTime(rig.mover.poll, lambda: rig.mover.busy, skip_idle=True, log=log)
     rig.run(requests, forced(requests, [9, 12, 20]), clock)

@@ -19,8 +19,10 @@ from executor.kv.tables import BlockTable, Moves
 from executor.packing import Array
 from executor.runner import Batch, Launched, Runner, unread
 from executor.sampler import SamplingRow
+from superinfer.costs.base import Chunk
 from superinfer.engine import Engine
 from superinfer.plan import Outcome, Plan, PrefillChunk
+from superinfer.plan import Work as Ran
 from superinfer.sequence import Sequence, State
 
 
@@ -59,6 +61,12 @@ class Work:
     chunks: list[PrefillChunk]
     launched: int = 0
     """Steps that are on the device or over."""
+    planned_tokens: int = field(init=False)
+    """Keys of all members after the first step's write, those who leave early included."""
+
+    def __post_init__(self) -> None:
+        """Add up the keys."""
+        self.planned_tokens = int(self.lengths.sum())
 
 
 @dataclass(slots=True, eq=False)
@@ -68,6 +76,8 @@ class Flight:
     launched: Launched
     giving: list[Sequence]
     """Who gets a token, in the order of the outputs."""
+    ran: Ran
+    """What it computes: without those who ended, or were given up, since it was planned."""
     entries: dict[Sequence, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -107,6 +117,9 @@ class TorchBackend:
         """Queue steps before the tokens of the one that runs are read."""
         self._work: dict[Plan, Work] = {}
         self._flights: deque[Flight] = deque()
+        self._given_up: set[Sequence] = set()
+        """Who failed in a step for lack of memory: the engine ends them when that step is over, and
+        a plan that is made before still has them."""
 
     def take(self, plan: Plan | None) -> None:
         """Carry out what a decision moves, at once after the engine has made it; queue the plan's
@@ -132,20 +145,11 @@ class TorchBackend:
         if step:
             self.mover.start(self.blocks.grow(plan, step))
         work.launched += 1
-        while True:
+        batch, giving = self._batch(work, step)
+        while (launched := self._launched(batch, giving)) is None:
+            self._give_up_one(work, plan)
             batch, giving = self._batch(work, step)
-            try:
-                launched = self.runner.launch(batch)
-                break
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                # Others may share blocks that the one which fails was to compute in this step.
-                shared = self.engine.eager is not None
-                if shared or not (giving or batch.chunks):
-                    raise
-                self._give_up_one(work, plan)
-        self._flights.append(Flight(launched, giving))
+        self._flights.append(Flight(launched, giving, _ran(plan, work, step, batch)))
 
     def launch_last(self, plan: Plan) -> None:
         """Queue the step that is a plan's last now, unless it is on the device already."""
@@ -165,8 +169,9 @@ class TorchBackend:
             done = plan.done_steps + len(ends)
             while work.launched <= done or (ahead and self.ahead and work.launched <= done + 1):
                 self.launch(plan)
-            finished = self._landed()
-            now = self.clock.step_end(plan, done, now)
+            flight = self._flights.popleft()
+            finished = self._landed(flight)
+            now = self.clock.step_end(plan, done, now, flight.ran)
             ends.append(now)
             self.catch_up(now)
             stop = self.interrupted or self.stopping or now >= plan.until
@@ -201,6 +206,20 @@ class TorchBackend:
 
     # -- inside ---------------------------------------------------------------------------------
 
+    def _launched(self, batch: Batch, giving: list[Sequence]) -> Launched | None:
+        """A step on the device; None if it has too little memory for it. What the step had made by
+        then hangs on the error, and is free when that is forgotten: on return.
+        """
+        try:
+            return self.runner.launch(batch)
+        except RuntimeError as error:
+            # Others may share blocks that the one which fails was to compute in this step, and
+            # other ranks are in the middle of it.
+            shared = self.engine.eager is not None or not self.runner.alone
+            if not is_out_of_memory(error) or shared or not (giving or batch.chunks):
+                raise
+        return None
+
     def _give_up_one(self, work: Work, plan: Plan) -> None:
         """A step does not fit into the device's memory: the request with the longest chunk fails,
         or else the one with the longest context, and the others go on without it.
@@ -215,7 +234,12 @@ class TorchBackend:
             work.lengths = np.delete(work.lengths, place)
         if self.runner.asynchronous:
             torch.cuda.empty_cache()
+        self._given_up.add(failed)
         self.engine.end_after_step(failed, "failed", "out_of_memory", plan.now)
+
+    def _is_out(self, seq: Sequence) -> bool:
+        """Nothing is computed for it any more."""
+        return seq.state is State.ENDED or seq in self._given_up
 
     def _batch(self, work: Work, step: int) -> tuple[Batch, list[Sequence]]:
         """A plan's step, and who gets a token of it."""
@@ -224,7 +248,7 @@ class TorchBackend:
         chunks = []
         for chunk in work.chunks:
             seq = chunk.sequence
-            if seq.state is State.ENDED:
+            if self._is_out(seq):
                 continue
             chunks.append(self._chunk(chunk.moved_on(step)))
             if chunk.last:
@@ -233,7 +257,7 @@ class TorchBackend:
 
     def _decodes(self, work: Work, step: int) -> tuple[Decodes, list[Sequence]]:
         """The rows that decode; who ended since the plan was made is left out."""
-        left = [row for row, seq in enumerate(work.members) if seq.state is not State.ENDED]
+        left = [row for row, seq in enumerate(work.members) if not self._is_out(seq)]
         if len(left) < len(work.members):
             work.members = [work.members[row] for row in left]
             work.lengths = work.lengths[left]
@@ -282,12 +306,23 @@ class TorchBackend:
             for answer, seq in zip(answers, giving, strict=True)
         ]
 
-    def _landed(self) -> list[Sequence]:
-        """Read the tokens of the oldest step on the device; returns who has all tokens."""
-        flight = self._flights.popleft()
+    def _landed(self, flight: Flight) -> list[Sequence]:
+        """Read the tokens of a step; returns who has all tokens."""
         finished = []
         for seq, token in zip(flight.giving, flight.launched.wait(), strict=True):
             answer = self.answers[seq.request]
-            if not answer.over and seq.state is not State.ENDED and answer.add(token):
+            if not answer.over and not self._is_out(seq) and answer.add(token):
                 finished.append(seq)
         return finished
+
+
+def _ran(plan: Plan, work: Work, step: int, batch: Batch) -> Ran:
+    """A step of a plan as it was launched, in the terms of a cost model: blocks of fewer bits make
+    contexts lighter, of whoever is left as of all.
+    """
+    chunks = tuple(Chunk(len(chunk.tokens), chunk.context) for chunk in batch.chunks)
+    context = plan.context_tokens + step * plan.decodes
+    if len(batch.decodes) < plan.decodes:
+        planned = work.planned_tokens + step * plan.decodes
+        context = round(context * int(batch.decodes.lengths.sum()) / planned)
+    return Ran(chunks, len(batch.decodes), context)

@@ -9,7 +9,7 @@ from executor.kv.arena import blocks_within
 from executor.kv.layout import KVLayout
 from executor.models import Model
 from executor.runner import peak_bytes
-from executor.warm_up import WARM_UP_ROWS, most_tokens, warm_up
+from executor.warm_up import WARM_UP_ROWS, most_rows, most_tokens, warm_up
 from superinfer.errors import ConfigError
 from superinfer.memory.slabs import ONE_BLOCK_SLABS, SLAB_BYTES, Slabs, slabs_of
 from superinfer.schedulers.base import Scheduler
@@ -42,7 +42,8 @@ def blocks_that_fit(model: Model, share: float, scheduler: Scheduler, smaller: b
         room = HOST_CACHE_BYTES
     else:
         tokens = most_tokens(scheduler)
-        peak = peak_bytes(lambda: warm_up(model, tokens, WARM_UP_ROWS), model.device)
+        rows = max(WARM_UP_ROWS, most_rows(scheduler))
+        peak = peak_bytes(lambda: warm_up(model, tokens, rows), model.device)
         room = free_bytes(model.device, share) - peak
     blocks, _ = blocks_within(max(0, room), model.layout, smaller, slab_bytes(room, model.device))
     if blocks < 1:

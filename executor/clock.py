@@ -15,11 +15,12 @@ from itertools import count
 from math import inf
 from typing import Protocol
 
-from executor.step_log import StepLog
+from executor.step_log import StepLog, waited_bytes
 from executor.timers import Timer, WallTimer
+from superinfer.costs import hides_host
 from superinfer.costs.base import CostModel, PrefillWork
 from superinfer.links import Copy, CopyQueues
-from superinfer.plan import Plan, Transfer
+from superinfer.plan import Plan, Transfer, Work
 
 
 class Clock(Protocol):
@@ -29,8 +30,10 @@ class Clock(Protocol):
         """A plan starts; returns when its batch can start."""
         ...
 
-    def step_end(self, plan: Plan, step: int, start_s: float) -> float:
-        """When a plan's step, started at `start_s` and over on the device, ended."""
+    def step_end(self, plan: Plan, step: int, start_s: float, ran: Work) -> float:
+        """When a plan's step, started at `start_s` and over on the device, ended; it computed what
+        `ran` says.
+        """
         ...
 
     def landed(self, until: float) -> list[tuple[Transfer, float]]:
@@ -67,8 +70,8 @@ class GivenTimes:
             self._await(transfer, copy)
         return ready_s
 
-    def step_end(self, plan: Plan, step: int, start_s: float) -> float:
-        """By the cost model."""
+    def step_end(self, plan: Plan, step: int, start_s: float, ran: Work) -> float:
+        """By the cost model, for all that was planned, as the simulator knows nothing else."""
         return start_s + step_seconds(self._cost, self._lag, *plan.work_at(step))
 
     def landed(self, until: float) -> list[tuple[Transfer, float]]:
@@ -108,10 +111,10 @@ class GivenTimes:
 def step_seconds(
     cost: CostModel, lag: int, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int
 ) -> float:
-    """What a step takes by a cost model: host time comes first, or beside the device with lag 1."""
+    """What a step takes by a cost model: host time comes first, or beside a GPU with lag 1."""
     device_s = cost.step_s(chunks, decodes, context_tokens)
     host_s = cost.host_s(decodes + len(chunks))
-    return max(host_s, device_s) if lag else host_s + device_s
+    return max(host_s, device_s) if hides_host(cost, lag) else host_s + device_s
 
 
 POLL_S = 0.0005
@@ -153,11 +156,11 @@ class RealTime:
         """The device itself waits for what the batch waits for."""
         return now
 
-    def step_end(self, plan: Plan, step: int, start_s: float) -> float:
+    def step_end(self, plan: Plan, step: int, start_s: float, ran: Work) -> float:
         """The step has just been seen to be over."""
         end_s = max(start_s, self.read())
         if self._log is not None:
-            self._log.add(plan, step, start_s, end_s)
+            self._log.add(ran, 0 if step else waited_bytes(plan), start_s, end_s)
         self._timer.rest()
         return end_s
 

@@ -31,7 +31,7 @@ from executor.device import HOST
 from executor.inputs import ChunkRows, DecodeRow
 from executor.kv.swap import Mover
 from executor.kv.tables import BlockTable, CopyJob, MoveJob, Moves, Order, WaitJob
-from executor.models import Group, Model
+from executor.models import Group, Model, require_memory
 from executor.models.config import read_config
 from executor.runner import Batch, Launched, Runner
 from superinfer.errors import ConfigError, SuperInferError
@@ -145,6 +145,8 @@ class Rows:
 
 class LeadingRunner(Runner):
     """A runner whose steps the other ranks run, too."""
+
+    alone = False
 
     def __init__(self, model: Model, arena: Tensor, channel: Channel) -> None:
         super().__init__(model, arena)
@@ -276,12 +278,15 @@ def _join(rank: int, meeting: str, config: Config) -> Channel:
     return Channel(Group(rank, size))
 
 
-def _require(config: Config) -> None:
+def _require(config: Config, options: ModelOptions) -> None:
     """ConfigError for what no group of ranks can do, before any is started."""
     from executor.session import source_of
 
-    run = config.run
-    Group(0, run.tp).require(read_config(source_of(run.model))[0].shape)
+    run, shape = config.run, read_config(source_of(config.run.model))[0].shape
+    Group(0, run.tp).require(shape)
+    if run.device == HOST:  # all ranks share its memory
+        weight_bytes = 1 if options.int8 else options.torch_dtype(torch.device(HOST)).itemsize
+        require_memory(shape, run.tp, weight_bytes, ranks=run.tp)
     if run.device != HOST and torch.cuda.device_count() < run.tp:
         raise ConfigError(f"run.tp={run.tp}: torch finds {torch.cuda.device_count()} CUDA devices")
 
@@ -292,7 +297,7 @@ def ranks_of(config: Config, options: ModelOptions) -> Iterator[Channel | None]:
     if config.run.tp == 1:
         yield None
         return
-    _require(config)
+    _require(config, options)
     spawn = torch.multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         meeting = (Path(folder) / "ranks").as_uri()

@@ -188,6 +188,7 @@ class Replay:
             "clock": self.options.clock,
             "idle_time_left_out": self.options.as_fast_as_possible or self.timer.skips_idle,
             "interrupted": self.driver.stopped,
+            "opening_s": self.session.opening_s,
             "steps_on_device": self.session.runner.steps,
             "steps_from_graphs": self.session.runner.replayed,
             "kv_blocks": sizes.total_blocks,

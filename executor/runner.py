@@ -22,6 +22,7 @@ from executor.items import ItemBudget
 from executor.packing import pack, step_of
 from executor.sampler import GREEDY, SamplingRow, sample
 from executor.step import StepInputs
+from superinfer.errors import SuperInferError
 
 if TYPE_CHECKING:
     from executor.graphs import StepGraphs
@@ -88,6 +89,9 @@ class Launched:
 
 class Runner:
     """Runs the steps of one model over one arena."""
+
+    alone = True
+    """No other rank runs the same steps."""
 
     def __init__(self, model: Model, arena: Tensor, budget: ItemBudget | None = None) -> None:
         self.model = model
@@ -166,6 +170,11 @@ class Runner:
         """The token of each row of logits, kept for the next step."""
         if not len(logits):
             return self.outputs[:0]
+        if len(logits) > MAX_OUTPUTS:
+            raise SuperInferError(
+                f"a step gives {len(logits)} tokens, and at most {MAX_OUTPUTS} are kept: lower "
+                "scheduler.max_num_seqs"
+            )
         if sampling is None or all(row.sampling == GREEDY for row in sampling):
             tokens = logits.argmax(-1)
         else:

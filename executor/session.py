@@ -24,11 +24,12 @@ from executor.kv.swap import Mover
 from executor.models import Model, load_model
 from executor.models.config import read_config
 from executor.models.t5 import T5
+from executor.opening import Stages
 from executor.ranks import Channel, LeadingMover, LeadingRunner
 from executor.runner import Runner
 from executor.step_log import StepLog
 from executor.timers import Timer
-from executor.warm_up import WARM_UP_ROWS, compile_kernels, make_ready, most_tokens
+from executor.warm_up import compile_kernels, make_ready, most_rows, most_tokens
 from superinfer.costs import HostCost, StepCost, build_cost
 from superinfer.costs.shapes import ModelShape
 from superinfer.engine import Engine
@@ -85,6 +86,9 @@ class Session:
     mover: Mover | LeadingMover
     device: Device
     cost: StepCost
+    opening_s: dict[str, float]
+    """Seconds that it took to open it, by stage: weights, kernels, blocks, graphs and warm-up; what
+    a device does not need is not there."""
 
     def driver(self, answers: Answers, arrivals: Arrivals, clock: Clock | None = None) -> Driver:
         """A driver of this session; by real time, unless there is another clock."""
@@ -121,16 +125,19 @@ def open_session(
             f"run.model: {run.model} is an encoder-decoder; a trace is replayed with decoders alone"
         )
     device = find_device(run.device)
+    stages = Stages(device.torch)
     scheduler, memory = config.build_scheduler(), config.build_memory()
     if hasattr(scheduler, "tell_lengths"):
         scheduler.tell_lengths(true_length or (lambda request: 1))
     with out_of_memory("loading the model"):
         model = _model(config, options, device, _block_tokens(config, scheduler))
+    stages.end("weights")
     cost = _cost(config, device, model)
     smaller = isinstance(memory, Ladder)
     if model.device.type == "cuda":
         with out_of_memory("compiling kernels"):
             compile_kernels(model)
+        stages.end("kernels")
     with out_of_memory("laying out the KV cache", "--kv-blocks or run.host_memory_gib"):
         sizes = _sizes(config, model, scheduler, smaller, channel)
         arena = Arena(
@@ -140,7 +147,12 @@ def open_session(
         )
         engine = Engine(scheduler, memory, cost, sizes, sink)
         host = _host(engine, device)
-    return _assembled(engine, model, (arena, host), device, cost, options, channel)
+    stages.end("blocks")
+    runner, mover, moves = _at_work(model, (arena, host), device, channel)
+    if runner.asynchronous:
+        _prepare(runner, mover, (arena, host), engine, options, stages)
+    manager = BlockManager(engine, arena, host)
+    return Session(engine, model, runner, manager, moves, device, cost, stages.seconds)
 
 
 def load_t5(config: Config, options: ModelOptions) -> T5:
@@ -169,32 +181,39 @@ def out_of_memory(what: str, lower: str = "") -> Iterator[None]:
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _assembled(
-    engine: Engine,
-    model: Model,
-    arenas: tuple[Arena, HostArena | None],
-    device: Device,
-    cost: StepCost,
-    options: ModelOptions,
-    channel: Channel | None,
-) -> Session:
+def _at_work(
+    model: Model, arenas: tuple[Arena, HostArena | None], device: Device, channel: Channel | None
+) -> tuple[Runner, Mover, Mover | LeadingMover]:
+    """Who computes, who moves blocks here, and who gives orders to do so; rank 0 tells the others
+    of both.
+    """
     arena, host = arenas
-    manager = BlockManager(engine, arena, host)
     mover = Mover(arena, host, ops_for(device.torch), streams_for(device.torch))
-    runner = Runner(model, arena.tensor)
-    moves: Mover | LeadingMover = mover
     if channel is not None and channel.leads:
-        runner, moves = LeadingRunner(model, arena.tensor, channel), LeadingMover(mover, channel)
-    rows = int(getattr(engine.scheduler, "max_num_seqs", None) or MOST_ROWS)
-    if options.graphs and runner.asynchronous:
-        smallest = min(arena.size.block_bytes.values())
+        leading = LeadingRunner(model, arena.tensor, channel)
+        return leading, mover, LeadingMover(mover, channel)
+    return Runner(model, arena.tensor), mover, mover
+
+
+def _prepare(
+    runner: Runner,
+    mover: Mover,
+    arenas: tuple[Arena, HostArena | None],
+    engine: Engine,
+    options: ModelOptions,
+    stages: Stages,
+) -> None:
+    """Capture graphs, and let all that a run may need run once."""
+    size, scheduler = arenas[0].size, engine.scheduler
+    rows = int(getattr(scheduler, "max_num_seqs", None) or MOST_ROWS)
+    if options.graphs:
         with out_of_memory("capturing graphs"):
-            runner.capture(min(rows, MOST_ROWS), arena.size.nbytes // smallest)
-    if runner.asynchronous:
-        with out_of_memory("warming up", STEP_SIZES):
-            tokens = most_tokens(engine.scheduler)
-            make_ready(runner, mover, arenas, tokens, min(rows, WARM_UP_ROWS))
-    return Session(engine, model, runner, manager, moves, device, cost)
+            runner.capture(min(rows, MOST_ROWS), size.nbytes // min(size.block_bytes.values()))
+        stages.end("graphs")
+    with out_of_memory("warming up", STEP_SIZES):
+        decodes = min(most_rows(scheduler), engine.config.total_blocks)
+        make_ready(runner, mover, arenas, most_tokens(scheduler), decodes)
+    stages.end("warm-up")
 
 
 def source_of(name: str) -> str | Path:

@@ -71,14 +71,18 @@ class StepLog:
     chunk_tokens: list[int] = field(default_factory=list)
     chunk_context_tokens: list[int] = field(default_factory=list)
 
-    def add(self, plan: Plan, step: int, start_s: float, end_s: float) -> None:
-        """A step of a plan, the first being 0; what a plan pads is not computed here."""
+    def add(self, ran: Work, waited_bytes: int, start_s: float, end_s: float) -> None:
+        """What a step computed, and what it may have waited for; nothing if everybody in it had
+        ended.
+        """
+        if not (ran.decodes or ran.chunks):
+            return
         self.start_s.append(start_s)
         self.end_s.append(end_s)
-        self.decodes.append(plan.decodes)
-        self.context_tokens.append(plan.context_tokens + step * plan.decodes)
-        self.waited_bytes.append(0 if step else _waited_bytes(plan))
-        for chunk in plan.chunks_at(step):
+        self.decodes.append(ran.decodes)
+        self.context_tokens.append(ran.context_tokens)
+        self.waited_bytes.append(waited_bytes)
+        for chunk in ran.chunks:
             self.chunk_tokens.append(chunk.tokens)
             self.chunk_context_tokens.append(chunk.context_tokens)
         self.chunk_ends.append(len(self.chunk_tokens))
@@ -104,7 +108,8 @@ class StepLog:
         }
 
 
-def _waited_bytes(plan: Plan) -> int:
+def waited_bytes(plan: Plan) -> int:
+    """What a plan copies or rewrites before its first step."""
     copied = sum(copy.nbytes for copy in plan.before_step)
     return copied + sum(job.nbytes for job in plan.requantised)
 

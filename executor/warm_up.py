@@ -18,12 +18,15 @@ from executor.kv.swap import Mover
 from executor.kv.tables import BlockTable, CopyJob, MoveJob, Moves, Order, RequantiseJob
 from executor.models import Model
 from executor.runner import Batch, Runner
+from executor.sampler import History, Sampling, SamplingRow, sample
 from superinfer.schedulers.base import Scheduler
 
 WARM_UP_TOKENS = 8192
 """Prefill tokens of a step, if the scheduler names no budget of its own."""
-WARM_UP_ROWS = 256
-"""Decodes of a step."""
+WARM_UP_ROWS, MOST_WARM_ROWS = 256, 1024
+"""Decodes of a step, if the scheduler names no number of its own, and at the most."""
+SAMPLED_ROWS = (1, 32)
+"""Rows whose tokens are drawn."""
 WARM_UP_CHUNKS = (1, 16, 64, 256, 1024)
 """Tokens of chunks for which kernels may have tiles of their own."""
 PAIRS = ((16, 8), (16, 4), (8, 4))
@@ -33,6 +36,11 @@ PAIRS = ((16, 8), (16, 4), (8, 4))
 def most_tokens(scheduler: Scheduler) -> int:
     """Prefill tokens of a scheduler's largest step."""
     return int(getattr(scheduler, "max_num_batched_tokens", 0) or WARM_UP_TOKENS)
+
+
+def most_rows(scheduler: Scheduler) -> int:
+    """Decodes of the largest step that is run before a run begins."""
+    return min(int(getattr(scheduler, "max_num_seqs", None) or WARM_UP_ROWS), MOST_WARM_ROWS)
 
 
 def warm_up(model: Model, tokens: int, rows: int) -> None:
@@ -71,6 +79,8 @@ def make_ready(
     if tokens > 1:
         some = min(rows, tokens // 2)
         runner.rehearse(Batch.of(_decodes(some), _chunks(layout, tokens - some, longest)))
+    for count in SAMPLED_ROWS:
+        _draw(runner.model, min(count, rows))
     mover.poll()
 
 
@@ -107,6 +117,24 @@ def _chunks(layout: KVLayout, tokens: int, longest: int) -> list[ChunkRows]:
         for length in lengths
         if length
     ]
+
+
+def _draw(model: Model, rows: int) -> None:
+    """Draw tokens in all ways at once; a library brings its kernels for each."""
+    device = model.device
+    history = History([0], model.vocab, device)
+    all_ways = Sampling(
+        temperature=1.0,
+        top_k=2,
+        top_p=0.9,
+        min_p=0.1,
+        repetition_penalty=1.1,
+        presence_penalty=0.1,
+        frequency_penalty=0.1,
+    )
+    logits = torch.zeros(rows, model.vocab, device=device)
+    history.add(sample(logits, [SamplingRow(all_ways, 1, history)] * rows)[:1])
+    sample(logits, [SamplingRow(Sampling(temperature=1.0), 1)] * rows)
 
 
 def _moves(arena: Arena, host: HostArena | None) -> Moves:

@@ -12,7 +12,7 @@ from simpy.events import URGENT
 
 from sim.environment import ExactEnvironment
 from sim.oracle import Oracle
-from superinfer.costs import Coverage, PrefillWork, SliceLine, StepCost
+from superinfer.costs import Coverage, PrefillWork, SliceLine, StepCost, hides_host
 from superinfer.engine import Engine
 from superinfer.links import Copy, CopyQueues
 from superinfer.plan import Outcome, Plan, Transfer
@@ -44,7 +44,7 @@ class SimBackend:
         self.cost = engine.cost
         self.coverage = Coverage(engine.cost.limits)
         """What the steps that were run have to do with what was measured."""
-        self.lag = engine.config.lag
+        self.hides_host = hides_host(engine.cost, engine.config.lag)
         self.wake = wake
         self.interrupted = False
         """Set by anything that the scheduler should hear of at the next step boundary."""
@@ -138,11 +138,11 @@ class SimBackend:
             device_s += self._uneven_line(plan, done).first_s
         # Host time comes before each step, or is hidden behind the device with lag 1.
         host_s = cost.host_s(decodes + len(chunks))
-        return max(host_s, device_s) if self.lag else host_s + device_s
+        return max(host_s, device_s) if self.hides_host else host_s + device_s
 
     def _jump(self, plan: Plan, now: float, ends: list[float], limit: int) -> float:
         """Append step ends until the first one that is not before the next event."""
-        cost, lag, padded = self.cost, self.lag, plan.padded
+        cost, hidden, padded = self.cost, self.hides_host, plan.padded
         done = plan.done_steps + len(ends)
         decodes = plan.decodes if padded is None else padded.decodes
         context = plan.context_tokens if padded is None else padded.context_tokens
@@ -160,7 +160,10 @@ class SimBackend:
                 device_s, growth_s = device_s + more.first_s, growth_s + more.growth_s
                 count = min(count, more.steps)
             for _ in range(int(count)):
-                now += (device_s if device_s > host_s else host_s) if lag else host_s + device_s
+                if not hidden:
+                    now += host_s + device_s
+                else:
+                    now += device_s if device_s > host_s else host_s
                 ends.append(now)
                 if now >= horizon:
                     return now

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ from superinfer.lab.trust import warnings_of
 from superinfer.lab.versions import versions
 from superinfer.metrics import RunMetrics, Window
 from superinfer.outputs import check_writable
+from superinfer.request import DEFAULT_CLASS
+from superinfer.slo_classes import PRESETS
 from traces.cli import print_out, print_table
 from traces.workload import Workload
 
@@ -175,6 +177,20 @@ def warn_of_notes(config: Config) -> None:
     """Say how the parts of a configuration were put together, where a user should know."""
     for note in config.notes:
         say(f"warning: {note}")
+
+
+def warn_of_absent_classes(keys: Iterable[str], workload: Workload) -> None:
+    """Name settings that are varied and belong to a class that no request is of. Classes of one's
+    own take from the default one what they do not say.
+    """
+    there = {request.slo_class.name for request in workload.requests}
+    matter = there if there <= PRESETS.keys() else {*there, DEFAULT_CLASS.name}
+    for key in keys:
+        section, _, rest = key.partition(".")
+        name = rest.partition(".")[0]
+        if section == "classes" and name not in matter:
+            known = ", ".join(sorted(there))
+            say(f"warning: {key}: no request is of class {name}; the classes here are {known}")
 
 
 def say_without_targets(*summaries: Summary) -> None:

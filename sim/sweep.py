@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sim.commands import default_run_folder, read_workload, say
+from sim.commands import default_run_folder, read_workload, say, warn_of_absent_classes
 from sim.compare import Simulate, check_seeds, in_arm
 from sim.run import build_engine
 from sim.study_folder import check_kept, kept, stdin_file
@@ -64,6 +64,7 @@ def sweep_command(arms: Arms, wish: SweepWish) -> int:
     first = _check(arms, configs, wish)
     stdin = kept_stdin(first)
     workload = read_workload(first)
+    warn_of_absent_classes((axis.key for axis in wish.axes), workload)
     root = wish.out or default_run_folder(first, workload, "sweep")
     study = _study(root, stdin, first, wish)
     with kept(root), wish.engine.session():

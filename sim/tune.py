@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sim.commands import default_run_folder, read_workload, say, warn_of_notes
+from sim.commands import (
+    default_run_folder,
+    read_workload,
+    say,
+    warn_of_absent_classes,
+    warn_of_notes,
+)
 from sim.compare import Simulate, check_seeds
 from sim.known_metrics import few_summary
 from sim.run import build_engine
@@ -75,6 +81,7 @@ def tune_command(config_at: ConfigAt, wish: TuneWish) -> int:
     space = _check(config, config_at, wish)
     stdin = kept_stdin(config)
     workload = read_workload(config)
+    warn_of_absent_classes(space, workload)
     objectives = _objectives(config, wish, workload)
     root = _root(config, wish, workload)
     study = _study(root, stdin, config, wish)

@@ -74,6 +74,8 @@ class Calibration:
 
     profile: Profile
     steps: Steps
+    opening_s: dict[str, float]
+    """Seconds that it took to open the session whose steps were measured (`Session.opening_s`)."""
 
 
 def calibrate(wish: Wish, say: Say) -> Calibration:
@@ -99,6 +101,7 @@ def _measured(subject: Subject, say: Say) -> Calibration:
     session = open_session(_config(subject), wish.loading)
     profile = _profile(subject, found, links, rates, session)
     steps = run_steps(subject, session, whole.left_s * (1.0 if subject.gpu else PLAIN_SHARE))
+    opening_s = session.opening_s
     del session  # its weights, before they are loaded once more
     if not subject.gpu:
         steps = replace(steps, driven=steps.driven + rotated_steps(subject, whole.left_s))
@@ -109,7 +112,7 @@ def _measured(subject: Subject, say: Say) -> Calibration:
         say(f"whole steps, predicted against measured: {error:.1%} off on average ({points} steps)")
     if warning := unsteady(profile):
         say(warning)
-    return Calibration(replace(profile, made_s=begin_s), steps)
+    return Calibration(replace(profile, made_s=begin_s), steps, opening_s)
 
 
 def check_session(subject: Subject) -> None:

@@ -24,6 +24,7 @@ from executor.calibration.timing import Call, Deadline, Timing, copies_beyond_ca
 from executor.items import ItemBudget
 from executor.kernels.ops import Ops
 from executor.kv.layout import KVLayout
+from executor.models.layers import Linear
 from superinfer.costs.shapes import ModelShape
 
 EPS = 1e-5
@@ -42,6 +43,8 @@ class Bench:
     grids: Grids
     budget: ItemBudget
     int8: bool = False
+    biased: frozenset[str] = frozenset()
+    """Projections that have biases, by the names of `gemm_sizes`."""
     point_s: float = 0.05
     """Measuring time of a point."""
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
@@ -78,16 +81,22 @@ def measure_gemm(bench: Bench, part: str, size: tuple[int, int], deadline: Deadl
     outputs, inputs = size
     nbytes = outputs * inputs * (1 if bench.int8 else bench.dtype.itemsize)
     sets = [
-        _weights(bench, outputs, inputs)
-        for _ in range(copies_beyond_cache(nbytes, bench.device, 12))
+        _projection(bench, part, size) for _ in range(copies_beyond_cache(nbytes, bench.device, 12))
     ]
     head = part == "lm_head"
 
     def at(rows: int) -> Timing:
         x = bench.randn(rows, inputs)
-        return bench.time([_product(bench, x, pair, head) for pair in sets])
+        return bench.time([_product(x, projection, head) for projection in sets])
 
     return _curve(bench, bench.grids.rows if head else bench.grids.tokens, "tokens", at, deadline)
+
+
+def _projection(bench: Bench, part: str, size: tuple[int, int]) -> Linear:
+    """The layer as a model has it: what it launches for how many rows is its own choice."""
+    weight, scales = _weights(bench, *size)
+    bias = bench.randn(size[0]) if part in bench.biased else None
+    return Linear(weight, bench.ops, scales, bias)
 
 
 def _weights(bench: Bench, outputs: int, inputs: int) -> tuple[Tensor, Tensor | None]:
@@ -98,14 +107,8 @@ def _weights(bench: Bench, outputs: int, inputs: int) -> tuple[Tensor, Tensor | 
     return codes, torch.rand(outputs, device=device) * 1e-3
 
 
-def _product(bench: Bench, x: Tensor, pair: tuple[Tensor, Tensor | None], head: bool) -> Call:
-    weight, scales = pair
-    if scales is None:
-        product = bench.ops.linear
-        return lambda: product(x, weight).float() if head else product(x, weight)
-    if head:
-        return lambda: bench.ops.linear_int8(x, weight, scales).float()
-    return lambda: bench.ops.linear_int8(x, weight, scales)
+def _product(x: Tensor, projection: Linear, head: bool) -> Call:
+    return lambda: projection(x).float() if head else projection(x)
 
 
 def _curve(

@@ -24,7 +24,7 @@ from executor.step_log import Step, StepLog
 from executor.timers import current_timer
 from executor.workload import answers_of
 from superinfer.costs.base import Chunk, CostModel
-from superinfer.plan import Plan
+from superinfer.plan import Plan, Work
 from superinfer.request import Request
 from superinfer.slo_classes import PRESETS
 from traces.workload import Workload
@@ -177,9 +177,9 @@ class LimitedTime(RealTime):
         self.deadline = deadline
         self.driver: Driver | None = None
 
-    def step_end(self, plan: Plan, step: int, start_s: float) -> float:
+    def step_end(self, plan: Plan, step: int, start_s: float, ran: Work) -> float:
         """As in real time."""
-        end_s = super().step_end(plan, step, start_s)
+        end_s = super().step_end(plan, step, start_s, ran)
         if self.deadline.over and self.driver is not None:
             self.driver.stopped = True
         return end_s

@@ -48,12 +48,15 @@ class Subject:
     device: torch.device
     shape: ModelShape
     layout: KVLayout
+    biased: frozenset[str] = frozenset()
+    """Projections with biases (`ModelConfig.biased`)."""
 
     @classmethod
     def of(cls, wish: Wish) -> Subject:
         """Without loading weights; raises ConfigError for what cannot be calibrated."""
         device = find_device(wish.device).torch
-        shape = read_config(source_of(wish.model))[0].shape
+        config = read_config(source_of(wish.model))[0]
+        shape = config.shape
         if shape.encoder_layers:
             raise ConfigError(f"{shape.name}: the cost model has no encoder-decoder models")
         if wish.block_tokens not in KERNEL_BLOCKS:
@@ -67,7 +70,7 @@ class Subject:
         dtype = wish.loading.torch_dtype(device)
         shape = replace(shape, dtype_bytes=dtype.itemsize)
         layout = KVLayout(shape.layers, shape.kv_heads, shape.head_dim, wish.block_tokens, dtype)
-        return cls(wish, device, shape, layout)
+        return cls(wish, device, shape, layout, config.biased)
 
     @property
     def gpu(self) -> bool:
@@ -102,8 +105,14 @@ class Subject:
 
     def bench(self) -> Bench:
         """The kernels' setting."""
-        budget = ItemBudget.of(self.layout, self.device)
-        int8 = self.wish.loading.int8
-        point_s = 0.03 if self.wish.minutes < 4 else 0.06
-        ops = ops_for(self.device)
-        return Bench(self.shape, self.layout, ops, self.device, self.grids(), budget, int8, point_s)
+        return Bench(
+            self.shape,
+            self.layout,
+            ops_for(self.device),
+            self.device,
+            self.grids(),
+            ItemBudget.of(self.layout, self.device),
+            int8=self.wish.loading.int8,
+            biased=self.biased,
+            point_s=0.03 if self.wish.minutes < 4 else 0.06,
+        )

@@ -26,12 +26,16 @@ from executor.kv.layout import KVLayout
 from executor.step import DecodeItems
 
 TILES: dict[int, dict[str, int]] = {
-    80: {"tile": 32, "stages": 2, "byte_stages": 2, "nibble_stages": 4, "registers": 168},
-    90: {"tile": 32, "stages": 2, "byte_stages": 2, "nibble_stages": 4, "registers": 168},
+    chip: {"tile": 32, "stages": 2, "byte_stages": 2, "nibble_stages": 4, "copied": 0}
+    | {"registers": 168}
+    for chip in (80, 90)
 }
 """Per architecture: tokens of a tile of 16 or 8 bits (a tile of 4 bits is one block), stages of
-copies by precision, and registers of a thread at most. Twelve programs fit a multiprocessor of an
-H100 or H200, whose registers and whose shared memory both end there."""
+copies by precision, whether numbers of tokens are copied as far ahead as codes, and registers of a
+thread at most. Twelve programs fit a multiprocessor of an H100 or H200, whose registers and whose
+shared memory both end there."""
+COPIED: dict[str, int] = {"copied": 1}
+"""Prepared: what changes of a table where numbers of tokens are copied."""
 
 
 class Merge(NamedTuple):
@@ -105,7 +109,8 @@ def decode_attention(
     rows, heads, head_dim = q.shape
     capacity = items.bits.numel()
     sums = q.new_empty((capacity, heads, head_dim), dtype=torch.float32)
-    peaks = q.new_empty((2, capacity, heads), dtype=torch.float32)
+    # Each in memory of its own: behind an odd number of heads Triton would make another kernel.
+    peaks, totals = (q.new_empty((capacity, heads), dtype=torch.float32) for _ in range(2))
     out = q.new_empty((rows, heads, head_dim))
     if not rows:
         return out
@@ -113,7 +118,7 @@ def decode_attention(
     tiles, early = TILES[chip], is_early(chip, rows)
     if capacity:
         decode_items[(capacity * layout.kv_heads,)](
-            q, arena, sums, peaks[0], peaks[1],
+            q, arena, sums, peaks, totals,
             items.bits, items.rows, items.first, items.tokens, items.positions,
             items.blocks.offsets, items.blocks.positions, bias,
             scale, q.stride(0), layer, reach_of(bias),
@@ -122,7 +127,7 @@ def decode_attention(
         )  # fmt: skip
     merge = merge_of(rows)
     merge_items[(rows, heads)](
-        sums, peaks[0], peaks[1], items.row_items, out,
+        sums, peaks, totals, items.row_items, out,
         heads, head_dim, power_of_two(head_dim), merge.tile, early,
         num_warps=merge.warps, **options(early),
     )  # fmt: skip
@@ -150,6 +155,8 @@ def constants(layout: KVLayout, heads: int, tiles: dict[str, int]) -> dict[str, 
         "STAGES": tiles["stages"],
         "BYTE_STAGES": tiles["byte_stages"],
         "NIBBLE_STAGES": tiles["nibble_stages"],
+        # 16 tokens have too few numbers for a copy of four bytes by each thread.
+        "COPIED": tiles["copied"] if layout.block_tokens >= 32 else 0,
     }
 
 
@@ -158,6 +165,8 @@ def entries() -> list[Entry]:
     found = []
     for chip, tiles in TILES.items():
         found += [_decode_entry(chip, form, tiles) for form in FORMS]
+        forms = [form for form in FORMS if form.layout.block_tokens >= 32]
+        found += [_decode_entry(chip, form, tiles | COPIED) for form in forms]
         found.append(_decode_entry(chip, BIASED, tiles, biased=True))
         found += [_merge_entry(chip, d, merge) for d in (64, 80, 128) for merge in MERGES]
     found.append(_decode_entry(90, FORMS[0], TILES[90], early=True))
@@ -172,12 +181,13 @@ def _decode_entry(
     pointers |= dict.fromkeys(("bits", "rows", "first", "tokens", "positions", "starts"), "*i32")
     pointers |= {"q": "*bf16", "arena": "*u8", "offsets": "*i64"}
     constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles), "EARLY": early}
+    words = {"biased": biased, "copied": tiles["copied"], "early": early}
     if biased:
         pointers["bias"] = "*fp32"
     else:
         constant["bias"] = None
     return Entry(
-        name=f"decode_items {form}{' biased' if biased else ''}{' early' if early else ''}",
+        name=f"decode_items {form}{''.join(f' {word}' for word, said in words.items() if said)}",
         kernel=decode_items,
         capability=chip,
         types=pointers | {"scale": "fp32", "q_stride": "i32", "layer": "i32", "reach": "i32"},

@@ -5,7 +5,7 @@ Each direction has a lane of its own beside that which computes. The rules of or
 * A copy starts after all that was given to the device before, the running step included.
 * What is given to the device afterwards waits for copies that a step needs (`before_step`), to the
   host as well, because the places they read may be written anew. Nothing ever waits for others.
-* The lanes wait for each other only where two copies touch the same slab or the same host places.
+* The lanes wait for each other only where two copies touch the same memory, on either side.
 
 Nobody waits on the CPU: `poll` asks which background copies are over.
 """
@@ -28,19 +28,38 @@ from superinfer.plan import Transfer
 
 
 @dataclass(slots=True, eq=False)
+class _Spans:
+    """Stretches of memory on one side, each [start, end) in bytes; both sorted."""
+
+    starts: Offsets
+    ends: Offsets
+
+    @classmethod
+    def of(cls, places: Offsets, sizes: Offsets) -> _Spans:
+        """Blocks of these sizes; no two of them overlap."""
+        return cls(np.sort(places), np.sort(places + sizes))
+
+    def meet(self, others: _Spans) -> bool:
+        """True if a byte is in both."""
+        begun = np.searchsorted(others.starts, self.ends, "left")
+        over = np.searchsorted(others.ends, self.starts, "right")
+        return bool((begun > over).any())
+
+
+@dataclass(slots=True, eq=False)
 class _Flight:
     """A copy that was started."""
 
     job: CopyJob
     mark: Mark
-    slabs: set[int]
-    host: set[int]
+    device: _Spans
+    host: _Spans
     awaited: bool
     """True if the computing lane waits for it already, or need not."""
 
     def touches(self, other: _Flight) -> bool:
         """True if both are about the same memory."""
-        return not (self.slabs.isdisjoint(other.slabs) and self.host.isdisjoint(other.host))
+        return self.device.meet(other.device) or self.host.meet(other.host)
 
 
 class Mover:
@@ -113,7 +132,13 @@ class Mover:
                 self._streams.wait("compute", flight.mark)
 
     def _places(self, offsets: Offsets) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(offsets)).to(self._arena.tensor.device)
+        """On the device. Out of pageable memory a copy would keep the host until the running step
+        is over, and nothing would be queued behind that step.
+        """
+        places, device = torch.from_numpy(np.ascontiguousarray(offsets)), self._arena.tensor.device
+        if device.type != "cuda":
+            return places
+        return places.pin_memory().to(device, non_blocking=True)
 
     def _await_copies(self) -> None:
         """The computing lane waits for the copies that a step waits for."""
@@ -127,8 +152,9 @@ class Mover:
     def _copy(self, job: CopyJob) -> None:
         """Put a copy on its lane, behind those of the other lane that touch the same memory."""
         lane: Lane = job.direction
-        slabs = set((job.device // self._arena.size.slab_bytes).tolist())
-        flight = _Flight(job, None, slabs, self._host_grains(job), job.background)
+        sizes = _sizes(job, self._arena.size.block_bytes)
+        device, host = _Spans.of(job.device, sizes), _Spans.of(job.host, sizes)
+        flight = _Flight(job, None, device, host, job.background)
         self._streams.wait(lane, self._computed)
         for other in self._flights:
             if other.job.direction != lane and flight.touches(other):
@@ -138,16 +164,6 @@ class Mover:
             self._streams.run(lane, _copying(source, target))
         flight.mark = self._streams.mark(lane)
         self._flights.append(flight)
-
-    def _host_grains(self, job: CopyJob) -> set[int]:
-        """What a copy touches on the host, in units of the smallest block."""
-        sizes = self._arena.size.block_bytes
-        grain = min(sizes.values())
-        ends = job.host + np.array([sizes[bits] for bits in job.bits.tolist()], np.int64) - 1
-        found: set[int] = set()
-        for first, last in zip((job.host // grain).tolist(), (ends // grain).tolist(), strict=True):
-            found.update(range(first, last + 1))
-        return found
 
     def _runs(self, job: CopyJob) -> Iterator[tuple[Tensor, Tensor]]:
         """The memory on the device and on the host of each stretch of consecutive blocks."""
@@ -167,13 +183,18 @@ def runs(
     count = len(job.device)
     if not count or host is None:
         return
-    sizes = np.array([block_bytes[bits] for bits in job.bits.tolist()], np.int64)
+    sizes = _sizes(job, block_bytes)
     together = (job.bits[1:] == job.bits[:-1]) & (np.diff(job.device) == sizes[:-1])
     chunks = host.chunks_of(job.host)
     together &= (np.diff(job.host) == sizes[:-1]) & (chunks[1:] == chunks[:-1])
     edges = [0, *(np.flatnonzero(~together) + 1).tolist(), count]
     for first, stop in pairwise(edges):
         yield first, stop, int(sizes[first])
+
+
+def _sizes(job: CopyJob, block_bytes: dict[int, int]) -> Offsets:
+    """Bytes of each block of a copy."""
+    return np.array([block_bytes[bits] for bits in job.bits.tolist()], np.int64)
 
 
 def _copying(source: Tensor, target: Tensor) -> Callable[[], None]:

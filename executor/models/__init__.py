@@ -18,9 +18,18 @@ from executor.models.mixtral import load_mixtral
 from executor.models.parallel import Group, world
 from executor.models.t5 import load_t5
 from executor.models.weights import FileWeights, RandomWeights, Weights
+from superinfer.costs.shapes import ModelShape
 from superinfer.errors import ConfigError
 
-__all__ = ["Group", "Model", "check_length", "load_model", "require_weights", "world"]
+__all__ = [
+    "Group",
+    "Model",
+    "check_length",
+    "load_model",
+    "require_memory",
+    "require_weights",
+    "world",
+]
 
 _OLDEST_GPU = (8, 0)
 _FAMILIES: dict[str, Callable[[ModelConfig, Loader, int, int], Model]] = {
@@ -61,7 +70,7 @@ def load_model(  # noqa: PLR0913
     ops = ops or _ops(device)
     weights = _weights(config, folder, str(source), device, seed if random_weights else None)
     if device.type == "cpu":
-        _require_memory(config, group, 1 if int8 else dtype.itemsize)
+        require_memory(config.shape, group.size, 1 if int8 else dtype.itemsize)
     loader = Loader(weights, device, dtype, ops, group, int8, int8 and int8_head)
     try:
         with torch.no_grad():
@@ -76,6 +85,22 @@ def require_weights(source: str | Path, random_weights: bool) -> None:
     """Raise ConfigError or InputError unless there are files, or random weights, for a model."""
     config, folder = read_config(source)
     _weights(config, folder, str(source), torch.device("cpu"), 0 if random_weights else None)
+
+
+def require_memory(shape: ModelShape, tp: int, weight_bytes: int, ranks: int = 1) -> None:
+    """Raise ConfigError where main memory has no room for the weights of so many of `tp` ranks: the
+    system would end the process for them, without a word.
+
+    A rank that loads asks for its own share alone, for others may have taken theirs already; who
+    starts ranks on one machine asks for all of them before (`ranks.ranks_of`).
+    """
+    free = free_host_bytes()
+    need = shape.gpu_parameters(tp) * ranks * weight_bytes
+    if free is not None and need > free:
+        raise ConfigError(
+            f"out of memory at load: {shape.name} has {need / 2**30:.1f} GiB of weights at "
+            f"{weight_bytes} bytes each, and {free / 2**30:.1f} GiB of memory are free"
+        )
 
 
 def _device(device: torch.device | str) -> torch.device:
@@ -138,19 +163,6 @@ def _require_gpu(device: torch.device) -> None:
     if found < _OLDEST_GPU:
         major, minor = found
         raise ConfigError(f"the GPU is too old: sm_{major}{minor}, sm_80 or newer is needed")
-
-
-def _require_memory(config: ModelConfig, group: Group, weight_bytes: int) -> None:
-    """Refuse weights that main memory has no room for: the system would end the process for them,
-    without a word. On a CPU all ranks share one machine.
-    """
-    free = free_host_bytes()
-    need = config.shape.gpu_parameters(group.size) * group.size * weight_bytes
-    if free is not None and need > free:
-        raise ConfigError(
-            f"out of memory at load: {config.shape.name} has {need / 2**30:.1f} GiB of weights at "
-            f"{weight_bytes} bytes each, and {free / 2**30:.1f} GiB of memory are free"
-        )
 
 
 def _too_large(

@@ -60,6 +60,13 @@ class ModelConfig:
     start_token: int = 0
     """T5: the token with which decoding begins."""
 
+    @property
+    def biased(self) -> frozenset[str]:
+        """Which projections have biases, by the names that the cost model has for them."""
+        flags = {"qkv": self.qkv_bias, "o": self.out_bias}
+        flags |= dict.fromkeys(("gate_up", "down"), self.mlp_bias)
+        return frozenset(part for part, there in flags.items() if there)
+
 
 def read_config(source: str | Path) -> tuple[ModelConfig, Path | None]:
     """The model and its folder; no folder for a preset.
@@ -91,7 +98,7 @@ def _preset(shape: ModelShape) -> ModelConfig:
             f"unknown architecture of {name}: the executor has Mixtral's experts alone"
         )
     if name == "gpt2":
-        return ModelConfig("gpt2", shape, 1e-5, tied_head=True)
+        return _with_biases(shape, 1e-5)
     if shape.encoder_layers:
         return ModelConfig("t5", shape, 1e-6, tied_head=tied, scaled_head=tied)
     if name.startswith("qwen"):
@@ -152,7 +159,15 @@ def _gpt2(raw: Mapping[str, Any], shape: ModelShape, file: str) -> ModelConfig:
     for key, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
         _require(raw, key, (usual,), file)
     eps = _number(raw, "layer_norm_epsilon", 1e-5, file)
-    return ModelConfig("gpt2", shape, eps, tied_head=shape.tied_embeddings)
+    return _with_biases(shape, eps)
+
+
+def _with_biases(shape: ModelShape, eps: float) -> ModelConfig:
+    """GPT-2, whose projections all have one."""
+    tied = shape.tied_embeddings
+    return ModelConfig(
+        "gpt2", shape, eps, qkv_bias=True, out_bias=True, mlp_bias=True, tied_head=tied
+    )
 
 
 def _t5(raw: Mapping[str, Any], shape: ModelShape, file: str) -> ModelConfig:

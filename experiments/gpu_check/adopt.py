@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from executor.kernels import linear, linear_fused, prefill_attention, widen
+from executor.kernels import decode_attention, linear, linear_fused, prefill_attention, widen
 from executor.kernels.tiles import Tile, capability
 from experiments.gpu_check import tune, tune_int8, tune_steps
 from experiments.gpu_check.checks import NO_TIME, Context, Part, Result, Results, run_part
@@ -33,14 +33,17 @@ from experiments.gpu_check.recorded import (
     well,
 )
 from experiments.gpu_check.rows import Row, outcome
+from experiments.gpu_check.speed import label
 
 PART = "adopted"
 CHIP = 90
 """The column of the tables that variants are prepared for."""
+DECODE_KEYS = "B", "ctx", "programs", "least"
 START_S = 30.0
 """For a device to say its name, at the most."""
 STEPS_LESS, ONE_STEP_MORE = 0.01, 0.005
 WIDENED_LESS, INT8_LESS, PREFILL_LESS = 0.03, 0.02, 0.01
+DECODE_LESS, ONE_KV_MORE = 0.01, 0.005
 """Shares of the time that have to be saved, and that the worst may take longer."""
 
 
@@ -174,9 +177,35 @@ def lagging(checks: Checks, rows: int) -> Choice:
     wanted, keys = prefill_attention.LAGGING[rows], ("chunk", "context")
     labels = [prefill_label(rows, tiles) for tiles in (table[rows], wanted)]
     figures = compared(*(times(found, *keys, tile=label) for label in labels))
-    less = math.exp(fmean(math.log1p(row["change"]) for row in figures)) - 1
+    less = mean_change(figures)
     place = f"prefill_attention.TILES[{CHIP}]"
     return Choice(less <= -PREFILL_LESS, less, place, table, rows, wanted, figures)
+
+
+def copied(checks: Checks) -> Choice:
+    """Decode attention by the form that saves most over all cases alike, and costs no precision."""
+    rows, table, tried = well(checks, "decode-"), decode_attention.TILES, []
+    for variant in (each for each in tune.DECODE if each.get("copied")):
+        with suppress(ValueError):  # it fails, or is not there
+            found = {
+                kv: compared(
+                    *(times(rows, *DECODE_KEYS, kv=kv, tile=label(each)) for each in ({}, variant))
+                )
+                for kv in (16, 8, 4)
+            }
+            figures = [{"kv": kv, **row} for kv, part in found.items() for row in part]
+            slower = max(mean_change(part) for part in found.values()) > ONE_KV_MORE
+            tried.append((slower, mean_change(figures), variant, figures))
+    if not tried:
+        raise ValueError("the present form and another one were not both measured")
+    slower, less, best, figures = min(tried, key=lambda each: each[:2])
+    won, value = not slower and less <= -DECODE_LESS, table[CHIP] | best
+    return Choice(won, less, "decode_attention.TILES", table, CHIP, value, figures)
+
+
+def mean_change(figures: list[Row]) -> float:
+    """The geometric mean, as a share: all cases count alike."""
+    return math.exp(fmean(math.log1p(row["change"]) for row in figures)) - 1
 
 
 def prefill_label(rows: int, wanted: Mapping[str, int]) -> str:
@@ -189,6 +218,7 @@ def prefill_label(rows: int, wanted: Mapping[str, int]) -> str:
 
 
 RULES: dict[str, Callable[[Checks], Choice]] = {
+    "copied": copied,
     "fused": fused,
     **{f"shared-{tile.rows}": partial(shared, tile=tile) for tile in linear.SHARED_TILES},
     "widened": widened,

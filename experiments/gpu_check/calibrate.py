@@ -68,10 +68,22 @@ def calibrate(
         "kv_blocks": profile.memory["kv_blocks"],
         "step_error": profile.fit["step"].get("heldout_mape"),
         "compiled_core": COMPILED,
-        "table": list(profile_lines(profile)),
+        **opened(made.opening_s),
+        "table": [*profile_lines(profile), opening_line(made.opening_s)],
         "fit": profile.fit,
         "steps": made.steps.rows(),
     }
+
+
+def opened(opening_s: dict[str, float]) -> Result:
+    """How long the session took to open, and what of that each stage."""
+    return {"opened_s": sum(opening_s.values()), "opening_s": opening_s}
+
+
+def opening_line(opening_s: dict[str, float]) -> str:
+    """The same in words."""
+    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in opening_s.items())
+    return f"   seconds to open a session: {stages}"
 
 
 CHECKS: dict[str, Check] = {"calibrate": calibrate}

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from executor.validation.steps import DECODES
@@ -153,8 +154,10 @@ MARKS = (
 
 def marks(context: Context) -> Result:
     """A line for each mark and point; those without a measurement are named."""
-    data = json.loads((context.options["out"] / "results.json").read_text(encoding="utf-8"))
-    return found_marks(data)
+    path: Path = context.options["out"] / "results.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no part has left a result yet")
+    return found_marks(json.loads(path.read_text(encoding="utf-8")))
 
 
 def found_marks(data: Data) -> Result:

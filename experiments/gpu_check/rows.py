@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from executor.calibration.ceilings import copy_bandwidth
+from executor.calibration.timing import Call, time_calls
 from experiments.gpu_check.checks import Context, Result
-from experiments.gpu_check.setting import device_of
+from experiments.gpu_check.setting import device_of, tolerance
 
 Row = dict[str, Any]
 
@@ -26,6 +30,21 @@ def outcome(rows: list[Row], **more: Any) -> Result:
     return {"ok": len(fails) < len(rows) or not rows, "rows": rows, "table": lines, **more}
 
 
+def wrong(context: Context, worst: float) -> Result:
+    """The result of what has too large an error; empty for one that is within its limit."""
+    if worst <= tolerance(context):
+        return {}
+    return {"ok": False, "error": f"wrong by {worst:.3g}", "worst": worst}
+
+
+def told(context: Context, what: str, rows: list[Row], worst: float) -> Result:
+    """The rows, kept for the ranking, unless the variant is wrong."""
+    if found := wrong(context, worst):
+        return found
+    context.cache.setdefault(what, []).extend(rows)
+    return outcome(rows, worst=worst)
+
+
 def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -38,6 +57,13 @@ def guarded(row: Row, measure: Callable[[], Row]) -> Row:
         if "CUDA error" in str(error) or "illegal memory" in str(error):
             raise
         return {**row, "error": f"{type(error).__name__}: {error}"[:300]}
+
+
+def timed(context: Context, multiply: Callable[[Tensor], Tensor], weights: list[Tensor]) -> Row:
+    """Time of a product with matrices that take turns, and bytes of them per second."""
+    calls: list[Call] = [partial(multiply, weight) for weight in weights]
+    seconds = time_calls(calls, device_of(context), 0.02).seconds
+    return streamed(context, weights[0].numel() * weights[0].itemsize, seconds)
 
 
 def streamed(context: Context, nbytes: float, seconds: float) -> Row:

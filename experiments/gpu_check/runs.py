@@ -20,6 +20,7 @@ import torch
 
 import executor.replay  # noqa: F401 - what the command needs, once for all of them
 from executor import cli
+from experiments.gpu_check.calibrate import opened
 from experiments.gpu_check.checks import Check, Context, Result, end_with
 from experiments.gpu_check.scenes import PRESSURE, SCENES, arguments, run_name
 
@@ -53,7 +54,13 @@ def run(context: Context, scene: str, arm: str) -> Result:
     shown = {key: summary.get(key) for key in SHOWN if isinstance(summary.get(key), int | float)}
     block = summary.get("run", {})
     graphs = {key: block.get(key) for key in ("steps_on_device", "steps_from_graphs", "kv_blocks")}
-    return {**shown, **graphs, "summary": summary, "stderr": said[-2000:]}
+    return {
+        **shown,
+        **graphs,
+        **opened(block.get("opening_s", {})),
+        "summary": summary,
+        "stderr": said[-2000:],
+    }
 
 
 def call(command: list[str], said: Path, seconds: float) -> tuple[dict[str, Any], str]:

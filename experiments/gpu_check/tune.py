@@ -15,11 +15,12 @@ from executor.bench.attention import decode_bytes, time_decode
 from executor.calibration.cases import RandomArena
 from executor.inputs import DecodeRow, build_inputs
 from executor.items import ItemBudget
+from executor.kernels.decode_attention import COPIED
 from experiments.gpu_check import reference, tune_int8, tune_steps, tune_wide
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.kernels import prefill_case_error, worst_row
-from experiments.gpu_check.rows import Row, ceiling, guarded, outcome
-from experiments.gpu_check.setting import device_of, heads_of, ops_of, randn, tolerance
+from experiments.gpu_check.rows import Row, ceiling, guarded, outcome, told, wrong
+from experiments.gpu_check.setting import device_of, heads_of, ops_of, randn
 from experiments.gpu_check.speed import arena_of, label, prefill, tiles
 
 PREFILL: tuple[tuple[int, dict[str, int]], ...] = (
@@ -33,30 +34,35 @@ PREFILL: tuple[tuple[int, dict[str, int]], ...] = (
 """Rows of a tile of long chunks, and change of the table."""
 DECODE: tuple[dict[str, int], ...] = (
     {},
+    COPIED,
+    {**COPIED, "byte_stages": 3},
+    {**COPIED, "nibble_stages": 3},
     {"byte_stages": 3},
-    {"registers": 152, "nibble_stages": 3},
-    {"registers": 232},
-    {"tile": 16, "stages": 3, "byte_stages": 4},
 )
 """Changes of the tile table."""
 BUDGETS: tuple[tuple[int, int], ...] = ((4, 64), (8, 64), (12, 64), (24, 64))
 """Programs per multiprocessor and tokens of the shortest item."""
+DECODES: tuple[tuple[int, int, int, int], ...] = (
+    *((32, 8192, programs, shortest) for programs, shortest in BUDGETS),
+    (128, 1024, 8, 64),
+    (128, 8192, 8, 64),
+)
+"""Sequences, context, and a budget."""
 
 
 def decode(context: Context, change: dict[str, int]) -> Result:
-    """One variant: right, and its time at 32 rows of 8k per precision and number of items."""
+    """One variant: right, and its time by precision, batch and number of items."""
     rows: list[Row] = []
     with tiles("decode_attention", change):
         error = decode_error(context)
-        if not error <= tolerance(context):
-            return {"ok": False, "error": f"wrong by {error:.3g}", "worst": error}
+        if found := wrong(context, error):
+            return found
         for bits in (16, 8, 4):
-            for programs, shortest in BUDGETS[:1] if context.tiny else BUDGETS:
-                row = {"tile": label(change), "programs": programs, "least": shortest}
-                measure = partial(decode_row, context, bits, 32, 8192, programs, shortest)
-                rows.append(guarded({"kv": bits, **row}, measure))
-    context.cache.setdefault("decode", []).extend(rows)
-    return outcome(rows, worst=error)
+            for case in DECODES[:1] if context.tiny else DECODES:
+                row = dict(zip(("B", "ctx", "programs", "least"), case, strict=True))
+                measure = partial(decode_row, context, bits, *case)
+                rows.append(guarded({"kv": bits, "tile": label(change), **row}, measure))
+    return told(context, "decode", rows, error)
 
 
 def decode_row(
@@ -143,12 +149,9 @@ def prefill_tiles(context: Context, rows: int, change: dict[str, int]) -> Result
         found = prefill(context, change)
     finally:
         kernel.TILES[key] = kept
-    if not error <= tolerance(context):
-        return {"ok": False, "error": f"wrong by {error:.3g}", "worst": error}
     for row in found["rows"]:
         row["tile"] = prefill_name(rows, change)
-    context.cache.setdefault("prefill", []).extend(found["rows"])
-    return outcome(found["rows"], worst=error)
+    return told(context, "prefill", found["rows"], error)
 
 
 def prefill_name(rows: int, change: dict[str, int]) -> str:
@@ -176,6 +179,7 @@ def ranking(context: Context) -> Result:
 
 
 CHECKS: dict[str, Check] = {
+    **{f"decode-{i}": partial(decode, change=change) for i, change in enumerate(DECODE)},
     **{f"widen-{rows}": partial(tune_int8.widened, rows=rows) for rows in tune_int8.WIDEN_ROWS},
     "fused": tune_steps.fused,
     **{f"shared-{rows}": partial(tune_wide.shared, rows=rows) for rows in tune_wide.TILES},
@@ -188,7 +192,6 @@ CHECKS: dict[str, Check] = {
         f"prefill-{i}": partial(prefill_tiles, rows=rows, change=change)
         for i, (rows, change) in enumerate(PREFILL)
     },
-    **{f"decode-{i}": partial(decode, change=change) for i, change in enumerate(DECODE)},
     "decode_shapes": decode_shapes,
     "ranking": ranking,
 }

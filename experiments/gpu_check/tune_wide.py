@@ -10,12 +10,12 @@ from functools import partial
 
 from torch import Tensor
 
-from executor.calibration.timing import Call, copies_beyond_cache, time_calls
+from executor.calibration.timing import copies_beyond_cache
 from executor.kernels.tiles import Tile
 from experiments.gpu_check import reference
 from experiments.gpu_check.checks import Context, Result
-from experiments.gpu_check.rows import Row, guarded, outcome, streamed
-from experiments.gpu_check.setting import device_of, ops_of, randn, tolerance
+from experiments.gpu_check.rows import Row, guarded, outcome, timed, told
+from experiments.gpu_check.setting import device_of, ops_of, randn
 from experiments.gpu_check.tune_steps import measured_steps
 
 SIZES = ((4096, 14336), (6144, 4096), (4096, 4096))
@@ -46,10 +46,11 @@ def shared(context: Context, rows: int) -> Result:
                 got = ops_of(context).linear(x, weights[0])
                 worst = max(worst, reference.relative_error(got, wanted))
                 row = {"m": rows, "n": n, "k": k, "tile": str(tile or "library")}
-                found.append(guarded(row, partial(timed, context, x, weights)))
-    if not worst <= tolerance(context):
-        return {"ok": False, "error": f"wrong by {worst:.3g}", "worst": worst}
-    context.cache.setdefault("wide", []).extend(found)
+                multiply = partial(ops_of(context).linear, x)
+                found.append(guarded(row, partial(timed, context, multiply, weights)))
+    result = told(context, "wide", found, worst)
+    if not result["ok"]:
+        return result
     steps = [] if context.rehearsal else whole_steps(context, rows)
     context.cache.setdefault("steps", []).extend(steps)
     return outcome(found + steps, worst=worst)
@@ -80,11 +81,3 @@ def drawn(context: Context, rows: int, n: int, k: int) -> tuple[Tensor, list[Ten
     sets = copies_beyond_cache(2 * n * k, device_of(context), 8)
     weights = [randn(context, n, k, scale=k**-0.5) for _ in range(sets)]
     return randn(context, rows, k), weights
-
-
-def timed(context: Context, x: Tensor, weights: list[Tensor]) -> Row:
-    """Time of a product and bytes of weights per second."""
-    multiply = partial(ops_of(context).linear, x)
-    calls: list[Call] = [partial(multiply, weight) for weight in weights]
-    timing = time_calls(calls, device_of(context), 0.02)
-    return streamed(context, weights[0].numel() * weights[0].itemsize, timing.seconds)

@@ -18,6 +18,7 @@ from executor.validation.validate import Outcome, winners
 from experiments.gpu_check.calibrate import profile_path
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.scenes import SCENES, run_name, run_names
+from superinfer.lab.results import SUMMARY
 
 MAX_ERROR = 0.05
 """Of a mean; a P99 may be off by `P99_ERROR`."""
@@ -37,7 +38,7 @@ SIMULATION_S = 120.0
 
 def validate(context: Context, name: str) -> Result:
     """One policy in one scene, metric by metric."""
-    outcome = compared(context, name)
+    outcome = compared(context, name, steps=True)
     outcome.plot(context.work / "validation")
     worst = [metric for metric in outcome.metrics if metric.fails(MAX_ERROR)]
     errors = {metric: error for metric in SHOWN if (error := _error(outcome, metric)) is not None}
@@ -52,18 +53,20 @@ def validate(context: Context, name: str) -> Result:
     }
 
 
-def compared(context: Context, name: str) -> Outcome:
-    """Both sides of a run; the simulator runs where there is no result yet of this run."""
+def compared(context: Context, name: str, steps: bool = False) -> Outcome:
+    """Both sides of a run, with `steps` each of its steps, too. The simulator runs where there is
+    no result yet of this run; for that, and for steps, the profile has to be there.
+    """
     device = context.work / "runs" / name
-    if not (device / "summary.json").is_file():
+    if not (device / SUMMARY).is_file():
         raise FileNotFoundError(f"{device}: parts run and scenarios write it")
     simulated = context.work / "validation" / f"simulated-{name}"
-    done = simulated / "summary.json"
-    if done.is_file() and done.stat().st_mtime < (device / "summary.json").stat().st_mtime:
+    done = simulated / SUMMARY
+    if done.is_file() and done.stat().st_mtime < (device / SUMMARY).stat().st_mtime:
         shutil.rmtree(simulated)
     if not done.is_file():
         simulate(device, _profile(context), simulated, SIMULATION_S)
-    return Outcome.of(name, [device], simulated, _profile(context))
+    return Outcome.of(name, [device], simulated, _profile(context) if steps else None)
 
 
 def _profile(context: Context) -> Path:
@@ -138,15 +141,21 @@ def _change(metric: str, before: float | None, after: float | None) -> float | N
 
 
 def _scenes(context: Context) -> Iterator[tuple[str, list[Outcome]]]:
-    """Scenes of which two policies ran at least, `vllm` first."""
-    for scene in SCENES:
-        there = [
-            name
-            for name in run_names(scene).values()
-            if (context.work / "runs" / name / "summary.json").is_file()
-        ]
-        if len(there) > 1:
-            yield scene, [compared(context, name) for name in there]
+    """Scenes of which two policies ran at least, `vllm` first. FileNotFoundError if there is
+    none.
+    """
+    runs = context.work / "runs"
+    found = {
+        scene: [name for name in run_names(scene).values() if (runs / name / SUMMARY).is_file()]
+        for scene in SCENES
+    }
+    found = {scene: there for scene, there in found.items() if len(there) > 1}
+    if not found:
+        raise FileNotFoundError(
+            f"{runs}: no scene of which two policies ran; parts run and scenarios write them"
+        )
+    for scene, there in found.items():
+        yield scene, [compared(context, name) for name in there]
 
 
 CHECKS: dict[str, Check] = {

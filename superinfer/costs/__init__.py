@@ -19,7 +19,7 @@ from superinfer.costs.profile import HostCost, Profile
 from superinfer.costs.profile_file import load_profile, write_profile
 from superinfer.costs.roofline import RooflineCost
 from superinfer.costs.shapes import PRESETS, ModelShape, canonical_name, load_shape
-from superinfer.costs.step import DEFAULT_HOST, StepCost
+from superinfer.costs.step import DEFAULT_HOST, StepCost, hides_host
 from superinfer.errors import ConfigError
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "activation_reserve_bytes",
     "build_cost",
     "find_device",
+    "hides_host",
     "kv_capacity_blocks",
     "list_profiles",
     "load_device",

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import inf
-from typing import Protocol
+from typing import Final, Protocol
 
 from mypy_extensions import mypyc_attr
 
@@ -57,6 +57,8 @@ class PrefillModel(Protocol):
         ...
 
 
+CPU: Final = "cpu"
+"""The device of a profile that the executor made of a CPU."""
 DTYPE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 """Of a value of the cache, by the `dtype` of a profile."""
 
@@ -90,6 +92,7 @@ class CalibratedCost(KernelCost):
         )
         super().__init__(shape, profile.tp, profile.links, host or profile.host, profile.graphs)
         self.profile = profile
+        self.hides_host = profile.device != CPU
         self._tokens_curve = total(self._fixed_parts())
         self._rows_curve = total(self._row_parts())
         self._decode_name = decode_kernel(profile.kv_dtype)

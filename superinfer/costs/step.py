@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from mypy_extensions import mypyc_attr
 
-from superinfer.costs.base import PrefillWork, SliceLine
+from superinfer.costs.base import CostModel, PrefillWork, SliceLine
 from superinfer.costs.coverage import NO_LIMITS, Coverage, Limits
 from superinfer.costs.devices import Link
 from superinfer.costs.profile import HostCost
@@ -55,6 +55,8 @@ class StepCost(ABC):
     """Where measuring ended."""
     knows_longest: bool = False
     """Whether `uneven_line` is ever more than nothing."""
+    hides_host: bool = True
+    """Whether a host that plans ahead (lag 1) works beside the device; a CPU is both."""
 
     def __init__(self, shape: ModelShape, tp: int, links: dict[str, Link], host: HostCost) -> None:
         shape.require_tp(tp)
@@ -166,6 +168,11 @@ class StepCost(ABC):
         """At the rate at which attention of a large batch reads its keys and values."""
         line = self.slice_line((), LARGE_BATCH, LARGE_BATCH * LONG_CONTEXT_TOKENS)
         return nbytes * line.growth_s / (LARGE_BATCH * self._kv_bytes)
+
+
+def hides_host(cost: CostModel, lag: int) -> bool:
+    """Whether host time is spent beside the device: with lag 1, where they are two."""
+    return lag > 0 and (not isinstance(cost, StepCost) or cost.hides_host)
 
 
 def steps_within(distance: float, stride: float) -> float:

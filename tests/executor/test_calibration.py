@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from executor.calibration import calibrate as calibration
 from executor.calibration.calibrate import calibrate, rotated_steps
@@ -32,6 +33,7 @@ from executor.calibration.factors import (
 from executor.calibration.filling import fill_curve, fill_grid, prefill_work, row_work
 from executor.calibration.fit import MOST_SHARED, launch_seconds, shared_factor, with_steps
 from executor.calibration.grids import Grids, spaced
+from executor.calibration.kernels import gemm_sizes, measure_gemm
 from executor.calibration.links import measure_links
 from executor.calibration.report import profile_lines, unsteady
 from executor.calibration.steps import (
@@ -62,6 +64,7 @@ from executor.calibration.timing import Deadline, Timing, time_calls
 from executor.items import ItemBudget
 from executor.kernels.reference import TorchOps
 from executor.kv.layout import PRECISIONS, KVLayout
+from executor.models import load_model
 from executor.session import ModelOptions, Session, open_session
 from executor.step_log import Step
 from superinfer.costs import CalibratedCost, Chunk, load_profile, load_shape, write_profile
@@ -401,6 +404,56 @@ def test_several_chunks_may_have_more_tokens_than_a_context() -> None:
     requests = random_workload(limits, 40).requests
     assert max(request.prompt_tokens for request in requests) <= 200
     assert sum(request.slo_class.slo.ttft_s is not None for request in requests) == 20
+
+
+GPT2 = {
+    "model_type": "gpt2",
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 256,
+    "vocab_size": 128,
+    "activation_function": "gelu_new",
+}
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("config", [SMALL, {**SMALL, "model_type": "qwen2"}, GPT2])
+def test_products_are_timed_as_the_model_launches_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], int8: bool
+) -> None:
+    """By the library where a projection has a bias and no codes, else by our own kernels."""
+    found: set[tuple[str, int, int]] = set()
+
+    class Told(TorchOps):
+        def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+            found.add(("ours", *weight.shape))
+            return super().linear(x, weight)
+
+        def linear_int8(self, x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+            found.add(("int8", *weight.shape))
+            return super().linear_int8(x, weight, scales)
+
+    def library(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        found.add(("library with a bias", *weight.shape))
+        return torch.addmm(bias, x, weight.T)
+
+    monkeypatch.setattr("executor.models.layers.F", SimpleNamespace(linear=library))
+    monkeypatch.setattr("executor.calibration.subject.ops_for", lambda device: Told())
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    loading = ModelOptions(random_weights=True, int8=int8)
+    kind = {"device": CPU, "dtype": torch.float32, "random_weights": True, "int8": int8}
+    model = load_model(path, **kind, block_tokens=16, ops=Told())
+    source = RandomArena(model.layout, {16: 8}, CPU)
+    model.forward(decode_step(source, [20, 30], 128, ItemBudget(4, 1)), source.arena)
+    launched, found = found, set()
+    bench = Subject.of(Wish(str(path), "cpu", loading, 0.1, 16, grids=GRIDS)).bench()
+    for part, size in gemm_sizes(bench.shape).items():
+        measure_gemm(bench, part, size, Deadline(0.0))
+    assert found == launched
+    biases = {kind for kind, *_ in found if kind == "library with a bias"}
+    assert bool(biases) == (config is not SMALL and not int8)
 
 
 def test_requests_rotate_in_the_steps_of_the_rotating_scheduler(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from executor.arrivals import Arrivals
 from executor.backend import TorchBackend
 from executor.clock import RealTime
 from executor.driver import Driver
+from executor.ranks import LeadingRunner
 from executor.session import out_of_memory
+from executor.step_log import StepLog
 from superinfer.engine import Engine
 from superinfer.errors import StuckError, SuperInferError
 from superinfer.memory.lru import LruMemory
@@ -118,11 +121,12 @@ ON_THE_HOST = RuntimeError(
 
 
 @pytest.mark.parametrize("error", [ON_A_GPU, ON_THE_HOST])
-@pytest.mark.parametrize("lag", [0, 1])
-def test_a_request_that_fails_ends_alone(lag, error):
+@pytest.mark.parametrize(("lag", "ahead"), [(0, False), (1, False), (1, True)])
+def test_a_request_that_fails_ends_alone(lag, ahead, error):
     model = HungryModel(4)
     model.error = error
     rig = rig_for(model, lag=lag, prefix_caching=True)
+    rig.ahead = ahead
     ids = tuple(range(8))
     requests = [
         request(0, 5, 0),
@@ -136,6 +140,75 @@ def test_a_request_that_fails_ends_alone(lag, error):
     assert table.output_tokens.tolist() == [9, 0, 9]
     assert rig.engine.pool.referenced == 0
     assert not [node for node in rig.engine.tree.nodes() if not node.answer]  # nothing to find
+
+
+class CrampedModel(IdleModel):
+    """Runs out of memory once, in the middle of a slice of decodes; knows what it did."""
+
+    def __init__(self):
+        super().__init__(4)
+        self.did = []
+
+    def forward(self, step, arena):
+        if step.decodes >= 3 and len(self.did) == 6:
+            raise ON_A_GPU
+        chunks = [] if step.prefill is None else step.prefill.tokens.sum(1).tolist()
+        keys = int((step.positions[: step.decodes] + 1).sum())
+        self.did.append((step.decodes, keys, sum(chunks)))
+        return super().forward(step, arena)
+
+
+@pytest.mark.parametrize(("lag", "ahead"), [(0, False), (1, False), (1, True)])
+def test_the_record_of_steps_has_what_ran(lag, ahead):
+    """Without the decode that is given up, and without those that end before a step begins."""
+    model, log = CrampedModel(), StepLog()
+    rig = rig_for(model, lag=lag)
+    rig.ahead = ahead
+    requests = [request(i, prompt, 0) for i, prompt in enumerate((5, 6, 9))]
+    clock = RealTime(rig.mover.poll, lambda: rig.mover.busy, skip_idle=True, log=log)
+    rig.run(requests, forced(requests, [9, 12, 20]), clock)
+    table = rig.engine.recorder.build(rig.engine).table
+    assert table.state == ["finished", "finished", "failed"]
+    found = [
+        (step.decodes, step.context_tokens, sum(c.tokens + c.context_tokens for c in step.chunks))
+        for step in log.steps()
+    ]
+    assert found == model.did
+    assert {decodes for decodes, _, _ in found} >= {1, 2, 3}
+
+
+def test_a_step_that_other_ranks_run_too_is_not_tried_again():
+    """They would wait for the rest of it for ever."""
+    model = HungryModel(4)
+    model.error = ON_A_GPU
+    rig, requests = rig_for(model), [request(0, 32, 0)]
+    rig.runner.alone = LeadingRunner.alone
+    with pytest.raises(torch.OutOfMemoryError):
+        rig.run(requests, forced(requests, [2]))
+
+
+def test_what_a_failed_step_had_made_is_free_when_another_is_tried(monkeypatch):
+    """Or torch could not give its memory back."""
+    made, alive = [], []
+
+    class Large(IdleModel):
+        def forward(self, step, arena):
+            activations = torch.ones(8)
+            made.append(weakref.ref(activations))
+            if step.prefill is not None:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().forward(step, arena)
+
+    give_up = TorchBackend._give_up_one
+
+    def watched(*arguments):
+        alive.append(made[-1]() is not None)
+        return give_up(*arguments)
+
+    monkeypatch.setattr(TorchBackend, "_give_up_one", watched)
+    requests = [request(0, 32, 0)]
+    rig_for(Large(4)).run(requests, forced(requests, [2]))
+    assert alive == [False]
 
 
 def test_another_error_of_a_step_is_not_taken_for_lack_of_memory():

@@ -16,6 +16,7 @@ from executor.arrivals import Arrivals
 from executor.clock import GivenTimes
 from executor.inputs import ChunkRows, DecodeRow
 from executor.kv.tables import BlockTable, CopyJob, MoveJob, Moves, RequantiseJob, WaitJob
+from executor.models.config import read_config
 from executor.ranks import LeadingMover, Rows, Ticket, follow, ranks_of
 from executor.replay import RunOptions, run_command
 from executor.runner import Batch
@@ -264,5 +265,16 @@ def test_groups_that_cannot_be(folder, monkeypatch):
     with (
         pytest.raises(ConfigError, match=r"run\.tp=2: torch finds 1 CUDA devices"),
         ranks_of(configuration(folder, 2, device="h200"), ModelOptions()),
+    ):
+        pass
+
+
+def test_ranks_that_main_memory_does_not_hold(folder, monkeypatch):
+    """All of them are asked for before any is started."""
+    weights = 4 * read_config(folder)[0].shape.gpu_parameters(2)
+    monkeypatch.setattr("executor.models.free_host_bytes", lambda: 2 * weights - 1)
+    with (
+        pytest.raises(ConfigError, match=r"out of memory at load: .* at 4 bytes"),
+        ranks_of(configuration(folder, 2), ModelOptions()),
     ):
         pass

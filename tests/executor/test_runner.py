@@ -16,6 +16,7 @@ from executor.inputs import ChunkRows, DecodeRow
 from executor.items import ItemBudget
 from executor.runner import Batch, Runner, unread
 from executor.sampler import Sampling, SamplingRow
+from superinfer.errors import SuperInferError
 
 BLOCKS = 60
 
@@ -79,6 +80,13 @@ def test_a_token_need_not_be_read_before_the_next_step(tmp_path):
     order = [4, 2, 0, 5, 1, 3]
     tokens = runner.launch(Batch.of([rows[i] for i in order], [])).wait()
     assert tokens == [second[i] for i in order]
+
+
+def test_a_step_of_more_rows_than_tokens_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("executor.runner.MAX_OUTPUTS", 5)
+    runner = runner_on(tmp_path, CPU)
+    with pytest.raises(SuperInferError, match=r"a step gives 6 tokens.*lower scheduler\.max_num"):
+        prefilled(runner, LENGTHS, BLOCKS)
 
 
 def test_items_stay_within_their_budget():

@@ -11,23 +11,22 @@ import numpy as np
 import pytest
 
 from executor.clock import step_seconds
-from executor.step_log import Logged, Step, StepLog, read_steps
+from executor.step_log import Logged, Step, StepLog, read_steps, waited_bytes
 from executor.validation.steps import PROMPTS, WAITED, group_lines, grouped, step_groups
 from superinfer.costs import StepCost, build_cost, find_device, list_profiles, load_shape
 from superinfer.costs.base import Chunk
 from superinfer.errors import InputError
 from superinfer.lab.columns import Lists, write_columns
-from superinfer.plan import Plan, PrefillChunk, Requantise, Work
+from superinfer.plan import Plan, Requantise, Work
 
 Chunks = tuple[Chunk, ...]
 PROFILE = next(info.path for info in list_profiles() if "a100-80g_llama-3.1-8b" in str(info.path))
 
 
-def plan(chunks: list[tuple[int, int]], decodes: int, requantised: int = 0) -> Plan:
-    """A slice with these chunks beside decodes of 100 tokens each."""
-    work = [PrefillChunk(None, *chunk, last=False) for chunk in chunks]  # type: ignore[arg-type]
-    jobs = [Requantise(None, 16, 8, 1, False, requantised)] if requantised else []
-    places: Any = (0.0, work, decodes, 100 * decodes, 4, 1e9, [], [], 0, [], [], 0)
+def plan(requantised: int) -> Plan:
+    """Two decodes of 100 tokens each, before which blocks of so many bytes lose bits."""
+    jobs = [Requantise(None, 16, 8, 1, False, requantised)]
+    places: Any = (0.0, [], 2, 200, 4, 1e9, [], [], 0, [], [], 0)
     return Plan(*places, requantised=jobs)
 
 
@@ -41,27 +40,19 @@ def cost() -> StepCost:
 def log() -> StepLog:
     """Two steps of a slice with chunks, and one of decodes alone that waited."""
     log = StepLog()
-    mixed = plan([(64, 0), (32, 128)], 3)
-    log.add(mixed, 0, 0.0, 0.5)
-    log.add(mixed, 1, 0.5, 0.75)
-    log.add(plan([], 2, requantised=4096), 0, 1.0, 1.25)
+    log.add(Work((Chunk(64, 0), Chunk(32, 128)), 3, 300), 0, 0.0, 0.5)
+    log.add(Work((Chunk(64, 64), Chunk(32, 160)), 3, 303), 0, 0.5, 0.75)
+    log.add(Work((), 2, 200), waited_bytes(plan(4096)), 1.0, 1.25)
     return log
 
 
-def test_steps_are_told_as_they_were_planned(log: StepLog) -> None:
+def test_steps_are_told_as_they_ran(log: StepLog) -> None:
+    log.add(Work((), 0, 0), 0, 1.25, 1.25)  # everybody in it had ended
     assert log.steps() == [
         Step((Chunk(64, 0), Chunk(32, 128)), 3, 300, 0.5),
         Step((Chunk(64, 64), Chunk(32, 160)), 3, 303, 0.25),
         Step((), 2, 200, 0.25),
     ]
-
-
-def test_padding_is_not_computed(log: StepLog) -> None:
-    """A FlexGen-like plan tells the cost model of rows that this device never sees."""
-    padded = plan([(64, 0)], 0)
-    padded.padded = Work((Chunk(100, 0), Chunk(100, 0)), 4, 400)
-    log.add(padded, 0, 2.0, 2.5)
-    assert log.steps()[-1] == Step((Chunk(64, 0),), 0, 0, 0.5)
 
 
 def test_a_file_gives_them_back(log: StepLog, tmp_path: Path) -> None:

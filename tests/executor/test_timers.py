@@ -133,7 +133,7 @@ def test_idle_time_is_left_out() -> None:
     clock = RealTime(list, lambda: False, timer=timer)
     assert clock.sleep(0.0, 1000.0) == pytest.approx(1000.0)
     processor.work(0.3)
-    assert clock.step_end(None, 0, 1000.0) == pytest.approx(1000.3)  # type: ignore[arg-type]
+    assert clock.step_end(None, 0, 1000.0, None) == pytest.approx(1000.3)  # type: ignore[arg-type]
     taken = len(timer.samples)
     assert clock.read() == pytest.approx(1000.3)
     assert taken == FIRST_SAMPLES + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from executor.kv.streams import InlineStreams
 from executor.kv.swap import Mover
 from executor.ranks import LeadingRunner
 from executor.runner import Launched, Runner
+from executor.sampler import Sampling, sample
 from executor.session import ModelOptions, open_session
 from executor.warm_up import WARM_UP_CHUNKS, compile_kernels, make_ready, sizes_up_to, warm_up
 from superinfer.lab.config import load_config
@@ -72,14 +74,14 @@ class LikeGpu(Runner):
         return Launched(tokens.clone(), None)
 
 
-def opened(monkeypatch, tmp_path, memory="slo_aware", blocks=40, **options):
+def opened(monkeypatch, tmp_path, memory="slo_aware", blocks=40, max_rows=ROWS, **options):
     """A session on what passes for a GPU, and its operations."""
     ops = NotedOps()
     monkeypatch.setattr(sessions, "ops_for", lambda device: ops)
     monkeypatch.setattr(sessions, "Runner", LikeGpu)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(LLAMA))
-    settings = [f"scheduler.max_num_batched_tokens={BUDGET}", f"scheduler.max_num_seqs={ROWS}"]
+    settings = [f"scheduler.max_num_batched_tokens={BUDGET}", f"scheduler.max_num_seqs={max_rows}"]
     config = load_config(
         None,
         settings,
@@ -125,6 +127,43 @@ def test_steps_run_without_a_graph_after_graphs_are_captured(monkeypatch, tmp_pa
     assert prefills[-1] == [512, 512, 476]
     assert steps[-1] == (ROWS, [512, 512, 470])
     assert runner.steps == runner.replayed == 0
+
+
+@pytest.mark.parametrize(
+    ("max_rows", "blocks", "most"), [(700, 900, 700), (1400, 1200, 1024), (700, 300, 300)]
+)
+def test_steps_of_more_decodes_than_graphs_have(monkeypatch, tmp_path, max_rows, blocks, most):
+    """As many as the scheduler may give, each with a block of its own; at most a thousand."""
+    session, _ = opened(monkeypatch, tmp_path, memory="lru", blocks=blocks, max_rows=max_rows)
+    decodes = [decodes for decodes, chunks in session.runner.asked[1:] if not chunks]
+    assert decodes == sizes_up_to(most)
+
+
+def test_tokens_are_drawn_in_all_ways(monkeypatch, tmp_path):
+    """Of one row and of several, with every setting that takes operations of its own."""
+    drawn = []
+    monkeypatch.setattr(
+        "executor.warm_up.sample", lambda logits, rows: drawn.append(rows) or sample(logits, rows)
+    )
+    opened(monkeypatch, tmp_path)
+    assert {len(rows) for rows in drawn} == {1, ROWS}
+    first, second = drawn[0][0], drawn[1][0]
+    plain = Sampling(temperature=first.sampling.temperature)
+    names = [field.name for field in fields(Sampling) if field.name not in ("temperature", "seed")]
+    assert all(getattr(first.sampling, name) != getattr(plain, name) for name in names)
+    assert first.history.counts.sum() == 1 and second.sampling == plain
+
+
+def test_it_is_known_how_long_opening_takes(monkeypatch, tmp_path):
+    """A device that runs beside the host has graphs and is warmed up; a CPU needs neither."""
+    session, _ = opened(monkeypatch, tmp_path)
+    assert list(session.opening_s) == ["weights", "blocks", "graphs", "warm-up"]
+    assert all(seconds > 0 for seconds in session.opening_s.values())
+    assert "graphs" not in opened(monkeypatch, tmp_path, graphs=False)[0].opening_s
+    monkeypatch.undo()
+    config = load_config(None, (), model=str(tmp_path / "config.json"), device="cpu", trace="mixed")
+    session = open_session(config, ModelOptions(random_weights=True))
+    assert list(session.opening_s) == ["weights", "blocks"]
 
 
 def test_a_cpu_has_nothing_to_warm_up(monkeypatch, tmp_path):

@@ -12,12 +12,13 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from executor.kernels import linear, linear_fused, prefill_attention, widen
+from executor.kernels import decode_attention, linear, linear_fused, prefill_attention, widen
 from executor.kernels.tiles import Tile
 from experiments.gpu_check import __main__ as gpu_check
 from experiments.gpu_check import adopt, tune, tune_int8, tune_steps, tune_wide
 from experiments.gpu_check.checks import Context, Part, Result, Results, run_part
 from experiments.gpu_check.recorded import tuned
+from experiments.gpu_check.speed import label
 from superinfer.errors import ConfigError
 
 HERE, ELSEWHERE = "NVIDIA H200", "NVIDIA H100"
@@ -34,6 +35,7 @@ def _tables_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(linear.NARROW, 90, ())
     monkeypatch.setitem(linear.TILES, 90, linear.TILES[90])
     monkeypatch.setitem(prefill_attention.TILES, 90, dict(prefill_attention.TILES[90]))
+    monkeypatch.setitem(decode_attention.TILES, 90, decode_attention.TILES[90] | {"copied": 0})
 
 
 def well(*rows: dict[str, Any]) -> Result:
@@ -279,6 +281,50 @@ def test_prefill_that_is_wrong_or_not_there_stays() -> None:
     ):
         assert followed("prefill-128", checks)["adopted"] == "nothing"
         assert not prefill_attention.TILES[90][128]["lag"]
+
+
+# -- decode attention -----------------------------------------------------------------------------
+
+
+def decodes(place: int, **us: tuple[float, float]) -> Checks:
+    """One variant of `tune` by its place, and microseconds of two cases by precision."""
+    rows = [
+        {"kv": int(kv[1:]), "tile": label(tune.DECODE[place]), "us": t}
+        | dict(zip(adopt.DECODE_KEYS, case, strict=True))
+        for kv, both in us.items()
+        for case, t in zip(tune.DECODES, both, strict=False)
+    ]
+    return {f"decode-{place}": well(*rows)}
+
+
+PRESENT, ASYNC, DEEPER = 0, 1, 2
+OFF = decode_attention.TILES[90] | {"copied": 0}
+
+
+def test_numbers_of_tokens_are_copied_where_that_is_faster() -> None:
+    """The best form of all that make no precision slower, each case alike."""
+    checks = decodes(PRESENT, k16=(100, 1000), k8=(80, 800), k4=(60, 600))
+    checks |= decodes(ASYNC, k16=(100, 1000), k8=(79, 800), k4=(50, 480))
+    checks |= decodes(DEEPER, k16=(100, 1000), k8=(90, 900), k4=(20, 200))
+    found = followed("copied", checks)
+    assert found["change"] == pytest.approx((79 / 80 * 5 / 6 * 0.8) ** (1 / 6) - 1)
+    assert decode_attention.TILES[90] == OFF | tune.DECODE[ASYNC]
+    followed("copied", checks | decodes(DEEPER, k16=(100, 1000), k8=(80, 800), k4=(20, 200)))
+    assert decode_attention.TILES[90] == OFF | tune.DECODE[DEEPER]
+
+
+def test_decodes_that_gain_nothing_or_are_not_all_there_stay() -> None:
+    now = decodes(PRESENT, k16=(100, 1000), k8=(80, 800), k4=(60, 600))
+    for checks in (
+        now | decodes(ASYNC, k16=(100, 1000), k8=(80, 800), k4=(59, 599)),
+        now | decodes(ASYNC, k16=(102, 1020), k8=(80, 800), k4=(30, 300)),
+        now | decodes(ASYNC, k16=(100, 1000), k8=(80, 800)),
+        now | {"decode-1": wrong()},
+        decodes(ASYNC, k16=(100, 1000), k8=(80, 800), k4=(30, 300)),
+        {},
+    ):
+        assert followed("copied", checks)["adopted"] == "nothing"
+        assert decode_attention.TILES[90] == OFF
 
 
 # -- a call ---------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,10 +19,13 @@ pytest.importorskip("torch")
 import torch
 
 from executor.bench import session as bench_session
+from executor.calibration.calibrate import Calibration
+from executor.calibration.steps import Steps
 from executor.runner import Runner
 from executor.validation.runs import summary
 from executor.validation.steps import DECODES, PROMPTS, StepGroup
 from experiments.gpu_check import (
+    calibrate,
     calibrate_large,
     floors,
     large,
@@ -35,9 +39,10 @@ from experiments.gpu_check import (
     validation,
 )
 from experiments.gpu_check.checks import Context
-from experiments.gpu_check.marks import MARKS, found_marks
+from experiments.gpu_check.marks import MARKS, found_marks, marks
 from sim.commands import simulated
 from sim.workload import load_workload
+from superinfer.costs import load_profile
 from superinfer.errors import InputError
 from superinfer.lab.config import Config
 
@@ -296,6 +301,17 @@ def test_references_are_computed_on_the_host(
     assert CHECKS["prefill-odd-group-80"](context(tmp_path))["ok"] and not moved
 
 
+def test_a_calibration_says_how_long_its_session_took_to_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = load_profile(ROOT / "experiments/results/h200/profile-llama-3.1-8b.json")
+    made = Calibration(profile, Steps([], [], []), {"weights": 2.5, "graphs": 4.25})
+    monkeypatch.setattr(calibrate, "measure", lambda wish, say: made)
+    found = calibrate.calibrate(context(tmp_path))
+    assert (found["opened_s"], found["opening_s"]) == (6.75, made.opening_s)
+    assert found["table"][-1] == "   seconds to open a session: weights 2.5, graphs 4.2"
+
+
 def test_the_checks_of_a_sanitizer_are_there() -> None:
     """By name."""
     from experiments.gpu_check.kernels import CHECKS
@@ -311,6 +327,10 @@ def test_a_run_of_a_scene_on_the_device_and_simulated(tmp_path: Path) -> None:
     """The command in a fork, its folder, and the same simulated with another profile's costs."""
     found = runs.run(context(tmp_path), "m", "vllm")
     assert found["completed"] == scenes.TINY["m"]
+    assert list(found["opening_s"]) == ["weights", "blocks"]
+    assert (
+        found["opened_s"] == pytest.approx(sum(found["opening_s"].values())) and found["opened_s"]
+    )
     assert summary(tmp_path / "runs" / "m-vllm")["run"]["simulated"] is False
     with pytest.raises(FileNotFoundError, match="calibrate-8b writes it"):
         validation.validate(context(tmp_path), "m-vllm")
@@ -369,6 +389,32 @@ def test_gains_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
         ("chat", "mean_ttft_ms"): (-0.5, -0.75),
         ("chat", "slo_attainment"): (pytest.approx(0.4), pytest.approx(0.5)),
     }
+
+
+def test_gains_of_what_is_simulated_already_need_no_profile(tmp_path: Path) -> None:
+    """One line says what is missing where nothing is there, or something is to be simulated."""
+    given = context(tmp_path)
+    for check in validation.SUMMARIES.values():
+        with pytest.raises(FileNotFoundError, match="no scene of which two policies ran"):
+            check(given)
+    for arm, ttft_ms in (("vllm", 100.0), ("ours", 50.0)):
+        for folder in (f"runs/m-{arm}", f"validation/simulated-m-{arm}"):
+            (tmp_path / folder).mkdir(parents=True)
+            found = {"mean_ttft_ms": ttft_ms, "classes": {}}
+            (tmp_path / folder / "summary.json").write_text(json.dumps(found))
+    (row,) = validation.gain(given)["rows"]
+    assert (row["metric"], row["measured"], row["simulated"]) == ("mean_ttft_ms", -0.5, -0.5)
+    assert validation.best(given)["agree"]
+    with pytest.raises(FileNotFoundError, match="part calibrate-8b writes it"):
+        validation.validate(given, "m-vllm")
+    shutil.rmtree(tmp_path / "validation" / "simulated-m-ours")
+    with pytest.raises(FileNotFoundError, match="part calibrate-8b writes it"):
+        validation.gain(given)
+
+
+def test_marks_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"results.json: no part has left a result yet"):
+        marks(context(tmp_path, out=tmp_path))
 
 
 # -- what travels ---------------------------------------------------------------------------------

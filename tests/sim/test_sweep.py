@@ -39,6 +39,31 @@ def told(call: Call, *arguments: str) -> dict[str, Any]:
     return answer
 
 
+# -- warnings ---------------------------------------------------------------------------------
+
+
+def test_a_setting_of_a_class_that_nobody_is_of(
+    call: Call, command_lines: Call, inline: Inline, folder: Path
+) -> None:
+    """One line says so; classes of one's own have from the default one what they do not say."""
+    vllm = ("--schedulers", "vllm", "-o")
+    video = "warning: classes.video.ttft_ms: no request is of class video; the classes here are "
+    err = call("t.jsonl", "--over", "classes.video.ttft_ms=10,20", *vllm, "a")[2]
+    assert [line for line in err if "no request is of" in line] == [video + "chat"]
+    err = call("t.jsonl", "--over", "classes.chat.ttft_ms=10,20", *vllm, "b")[2]
+    assert not [line for line in err if "no request is of" in line]
+    (folder / "space.toml").write_text("[classes.video]\nttft_ms = { low = 10, high = 20 }\n")
+    wish = ("t.jsonl", "--scheduler", "vllm", "--space", "space.toml", "--trials", "1", "-o", "c")
+    code, _, err = command_lines("tune", *wish)
+    assert code == 0, err
+    assert [line for line in err if "no request is of" in line] == [video + "chat"]
+    own = (folder / "t.jsonl").read_text().replace('"chat"', '"mine"')
+    (folder / "own.jsonl").write_text(own)
+    given = ("--set", "classes.mine.priority=1", "--over", "classes.default.ttft_ms=10,20")
+    err = call("own.jsonl", *given, *vllm, "d")[2]
+    assert not [line for line in err if "no request is of" in line]
+
+
 # -- outcomes -------------------------------------------------------------------------------------
 
 

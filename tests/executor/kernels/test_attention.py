@@ -267,6 +267,28 @@ def test_decode_of_any_shape(
 
 
 @pytest.fixture
+def copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers of tokens that are copied as far ahead as codes."""
+    tables = triton_decode.TILES
+    monkeypatch.setitem(tables, 90, tables[90] | triton_decode.COPIED)
+
+
+@pytest.mark.usefixtures("copied")
+@TYPES
+@pytest.mark.parametrize("block_tokens", [16, 32, 64])
+@pytest.mark.parametrize("head_dim", [64, 80, 128])
+def test_numbers_of_tokens_that_are_copied(
+    dtype: torch.dtype, head_dim: int, block_tokens: int
+) -> None:
+    """Full and partial last blocks of each precision, odd numbers of tokens, mixes, many items."""
+    form = layout(dtype, head_dim=head_dim, block_tokens=block_tokens, kv_heads=2)
+    rows = [blocks_of(length, block_tokens, [bits]) for bits in MIXED for length in (1, 37, 129)]
+    rows.append(blocks_of(200, block_tokens, list(MIXED)))
+    assert close(triton_decode.decode_attention, decode_case(rows, form, 4, layer=1))
+    assert close(triton_decode.decode_attention, decode_case(rows, form, 2, item_blocks=2))
+
+
+@pytest.fixture
 def lagging(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles whose values lag behind, in place of the table's."""
     monkeypatch.setitem(triton_prefill.TILES, 90, triton_prefill.LAGGING)

@@ -45,6 +45,13 @@ def test_every_kernel_compiles_to_what_it_is_meant_to_be(
     assert {
         (one["name"], one["capability"]): one["problems"] for one in found if one["problems"]
     } == {}
+    copies = {(one["name"], one["capability"]): one["async_copies"] for one in found}
+    copied = [name for name, _ in copies if name.endswith(" copied")]
+    assert copied and all(
+        copies[name, chip] > copies[name.removesuffix(" copied"), chip]
+        for name in copied
+        for chip in (80, 90)
+    )
     assert done.returncode == 0
 
 

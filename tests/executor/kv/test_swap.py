@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from placed_runs import BLOCK_BYTES, FakeStreams, PatternLayout, PatternOps, pattern_slabs
+from placed_runs import BLOCK_BYTES, FakeMark, FakeStreams, PatternLayout, PatternOps, pattern_slabs
 
 from executor.kv.arena import Arena, HostArena, arena_size
 from executor.kv.layout import KVLayout
-from executor.kv.streams import streams_for
-from executor.kv.swap import Mover, runs
+from executor.kv.streams import InlineStreams, streams_for
+from executor.kv.swap import Mover, _Spans, runs
 from executor.kv.tables import CopyJob, MoveJob, Moves, Order, WaitJob
 from superinfer.plan import Direction, Transfer
 
@@ -104,3 +105,70 @@ def test_a_place_is_written_anew_when_the_copy_before_has_read_it(seed: int) -> 
     streams.finish("compute")
     assert blocks[[0, 2], 0].tolist() == [8, 9]
     assert host.view(0, 2 * SIZE).view(2, SIZE)[:, 0].tolist() == [0, 2]
+
+
+def landed_beside(coming: list[int], host: list[int], smaller: bool) -> list[Transfer | None]:
+    """What has landed while the lane to the host stands still, with blocks 0 and 2 on it."""
+    streams = FakeStreams(0)
+    arena = Arena(LAYOUT, arena_size(LAYOUT, 16, pattern_slabs(4), smaller), torch.device("cpu"))
+    mover = Mover(arena, HostArena(SIZE, 8, pinned=False), cast("Any", PatternOps()), streams)
+    streams.wait("d2h", FakeMark())  # which nobody ever reaches
+    mover.start(Moves([copy("d2h", [0, 2], [0, 2], "background")]))
+    mover.start(Moves([copy("h2d", coming, host, "background")]))
+    streams.go_on(1000)
+    return mover.poll()
+
+
+@pytest.mark.parametrize("smaller", [False, True])
+def test_copies_of_different_blocks_go_both_ways_at_once(smaller: bool) -> None:
+    """Whether blocks can lose bits, and so have slabs of their own, or not."""
+    assert len(landed_beside([1, 3], [1, 3], smaller)) == 1
+    assert not landed_beside([1, 2], [1, 3], smaller)
+    assert not landed_beside([1, 3], [1, 2], smaller)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_memory_that_two_copies_share(seed: int) -> None:
+    """Byte by byte, of blocks of several sizes."""
+    random = np.random.default_rng(seed)
+    for _ in range(200):
+        sides = []
+        for _ in range(2):
+            sizes = random.integers(1, 5, random.integers(0, 6))
+            places = (np.cumsum(sizes + random.integers(0, 4, len(sizes))) - sizes).astype(np.int64)
+            order = random.permutation(len(sizes))
+            spans = _Spans.of(places[order], sizes[order])
+            held = {
+                b for at, n in zip(places, sizes, strict=True) for b in range(int(at), int(at + n))
+            }
+            sides.append((spans, held))
+        (ours, mine), (others, theirs) = sides
+        assert ours.meet(others) == bool(mine & theirs)
+
+
+def test_the_host_does_not_wait_for_the_places_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go to a GPU out of pinned memory, beside the step that runs there."""
+    sent: list[tuple[bool, bool]] = []
+    pinned: list[torch.Tensor] = []
+
+    def pin(places: torch.Tensor) -> torch.Tensor:
+        pinned.append(places.clone())
+        return pinned[-1]
+
+    def to(places: torch.Tensor, device: torch.device, non_blocking: bool = False) -> torch.Tensor:
+        sent.append((non_blocking, places is pinned[-1]))
+        return places
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    arena: Any = SimpleNamespace(
+        tensor=SimpleNamespace(device=torch.device("cuda")),
+        size=SimpleNamespace(block_bytes=BLOCK_BYTES),
+    )
+    copied: list[Any] = []
+    ops: Any = SimpleNamespace(copy_blocks=lambda *given: copied.append(given))
+    mover = Mover(arena, None, ops, InlineStreams())
+    mover.start(Moves([MoveJob(16, np.array([0, 2]) * SIZE, np.array([8, 9]) * SIZE)]))
+    assert sent == [(True, True)] * 2
+    _, sources, targets, _ = copied[0]
+    assert sources.tolist() == [0, 2 * SIZE] and targets.tolist() == [8 * SIZE, 9 * SIZE]

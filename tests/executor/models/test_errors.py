@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from executor import device
 from executor.device import free_host_bytes
-from executor.models import check_length, load_model
+from executor.models import Group, check_length, load_model, require_memory
+from executor.models.config import read_config
 from executor.models.weights import FileWeights
 from superinfer.errors import ConfigError, InputError, SuperInferError
 
@@ -301,6 +302,22 @@ def test_weights_that_main_memory_does_not_hold(tmp_path, monkeypatch):
     refused(ConfigError, "llama-3.1-70b", "at 1 bytes", random_weights=True, int8=True)
     monkeypatch.setattr("executor.models.free_host_bytes", lambda: None)
     load_model(write(tmp_path), device=CPU, dtype=torch.float32, random_weights=True)
+
+
+def test_a_rank_asks_main_memory_for_its_own_share(tmp_path, monkeypatch):
+    """The others may have taken theirs already, so that less than all of it is free."""
+    write(tmp_path)
+    shape = read_config(tmp_path)[0].shape
+    share = 4 * shape.gpu_parameters(2)
+    monkeypatch.setattr("executor.models.free_host_bytes", lambda: share)
+    late = {"device": CPU, "dtype": torch.float32, "random_weights": True, "group": Group(1, 2)}
+    load_model(tmp_path, **late)
+    require_memory(shape, 2, 4)
+    with pytest.raises(ConfigError, match="out of memory at load"):
+        require_memory(shape, 2, 4, ranks=2)
+    monkeypatch.setattr("executor.models.free_host_bytes", lambda: share - 1)
+    with pytest.raises(ConfigError, match="out of memory at load"):
+        load_model(tmp_path, **late)
 
 
 def test_what_is_free_of_main_memory(tmp_path, monkeypatch):

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from experiments.pictures import write_png
 from experiments.record import provenance
 from superinfer.lab.trust import range_warning
-from superinfer.outputs import replacing
 
 Summary = Mapping[str, Any]
 _LABELS = {
@@ -132,5 +132,4 @@ def draw(summary: Summary, path: Path) -> None:
     figure.axes[0].legend(frameon=False)
     figure.axes[-1].set_xlabel("seconds since the first arrival")
     figure.suptitle(f"{summary['model']}, vLLM {summary['vllm']}: real run and simulation")
-    with replacing(path) as staged:
-        figure.savefig(staged, format="png", dpi=110, metadata={"Software": None})
+    write_png(figure, path)

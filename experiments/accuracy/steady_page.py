@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.pictures import write_png
 from experiments.record import provenance
-from superinfer.outputs import replacing
 
 MARKERS = "osD^vPX<>"
 
@@ -127,8 +127,7 @@ def write_scatter(summary: Mapping[str, Any], path: Path) -> None:
         figure.subplots(1, 2), ("tpot", "ttft"), (0.05, 0.12), strict=True
     ):
         _panel(axes, summary, metric, bar)
-    with replacing(path) as staged:
-        figure.savefig(staged, format="png", dpi=110, metadata={"Software": None})
+    write_png(figure, path)
 
 
 def _panel(axes: Any, summary: Mapping[str, Any], metric: str, bar: float) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.options import study_options
 from experiments.record import SIMULATED, made_by, write_result
-from experiments.scenarios.bench import Bench, say
+from experiments.run_cache import RunCache, say
 
 Numbers = Mapping[str, Any]
 
@@ -26,7 +26,7 @@ class SeededStudy:
     about: str
     seeds: int
     """Unless `--seeds` says otherwise."""
-    measure: Callable[[Bench, Sequence[int]], Numbers]
+    measure: Callable[[RunCache, Sequence[int]], Numbers]
     """What `summary.json` holds beside its version and what it rests on."""
     page: Callable[[dict[str, Any]], str]
     draw: Callable[[Numbers, Path], None]
@@ -41,8 +41,8 @@ class SeededStudy:
         options = study_options(
             self.name, self.about, SIMULATED / self.name, self.seeds
         ).parse_args()
-        bench = Bench(Path("runs") / self.name, options.workers)
-        found = self.measure(bench, range(options.seeds))
+        cache = RunCache(Path("runs") / self.name, options.workers)
+        found = self.measure(cache, range(options.seeds))
         command = f"python -m experiments.{self.name} --seeds {options.seeds}"
         self.write(options.out, found, made_by(command, **self.rests_on(options.seeds)))
         say(f"results in {options.out}")

@@ -11,8 +11,8 @@ from experiments.ladder.__main__ import loads
 from experiments.measures import numbers_of
 from experiments.reading import exit_code_of
 from experiments.record import PROFILE_70B
+from experiments.run_cache import RunCache
 from experiments.scenarios.arms import ARMS, ROTATING
-from experiments.scenarios.bench import Bench
 from experiments.scenarios.measures import ATTAINMENT, BATCH
 from experiments.scenarios.settings import SETTINGS, config_of
 from experiments.seeded_study import SeededStudy
@@ -45,11 +45,11 @@ def config_at(weights: Mapping[str, float], chat_per_s: float) -> Config:
     return config_of(SETTINGS[SCENARIO], ARMS[ROTATING], chat_per_s, f"run.dial={{{table}}}")
 
 
-def sweep(bench: Bench, rate_per_s: float, seeds: Sequence[int]) -> dict[str, Any]:
+def sweep(cache: RunCache, rate_per_s: float, seeds: Sequence[int]) -> dict[str, Any]:
     """Every point, and which ones no other beats in everything."""
     points = grid()
     configs = {str(number): config_at(each, rate_per_s) for number, each in enumerate(points)}
-    runs = bench.runs(configs, seeds, "dial")
+    runs = cache.runs(configs, seeds, "dial")
     numbers = [numbers_of(runs[str(number)], REPORTED) for number in range(len(points))]
     front = pareto_front([[each[goal]["mean"] for goal in GOALS] for each in numbers])
     return {
@@ -67,7 +67,7 @@ STUDY = SeededStudy(
     "dial",
     "What the dial gives, corner to corner.",
     3,
-    lambda bench, seeds: sweep(bench, loads()[SCENARIO], seeds),
+    lambda cache, seeds: sweep(cache, loads()[SCENARIO], seeds),
     page,
     write_picture,
     lambda seeds: {"profile": PROFILE_70B},

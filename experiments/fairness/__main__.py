@@ -11,18 +11,18 @@ from experiments.fairness.settings import ARMS, FLOODS, config_of
 from experiments.fairness.table import page
 from experiments.reading import exit_code_of
 from experiments.record import PROFILE_70B
-from experiments.scenarios.bench import Bench
+from experiments.run_cache import RunCache
 from experiments.seeded_study import SeededStudy
 
 
-def floods(bench: Bench, seeds: Sequence[int]) -> dict[str, Any]:
+def floods(cache: RunCache, seeds: Sequence[int]) -> dict[str, Any]:
     """Numbers of all arms by flood."""
-    return {"floods": {name: _measured(bench, name, seeds) for name in FLOODS}}
+    return {"floods": {name: _measured(cache, name, seeds) for name in FLOODS}}
 
 
-def _measured(bench: Bench, flood: str, seeds: Sequence[int]) -> dict[str, Any]:
+def _measured(cache: RunCache, flood: str, seeds: Sequence[int]) -> dict[str, Any]:
     configs = {name: config_of(arm, FLOODS[flood]) for name, arm in ARMS.items()}
-    runs = bench.runs(configs, seeds, flood)
+    runs = cache.runs(configs, seeds, flood)
     return {name: measured(each) for name, each in runs.items()}
 
 

@@ -26,8 +26,8 @@ from experiments.headline.settings import (
 from experiments.headline.study import reference_load
 from experiments.headline.workloads import HERE, WORKLOADS, Workload
 from experiments.reading import exit_code_of, read_toml
+from experiments.run_cache import RunCache, say
 from experiments.scenarios.arms import Arm
-from experiments.scenarios.bench import Bench, say
 from experiments.scenarios.tuning import (
     SEEDS,
     arms_in,
@@ -68,14 +68,14 @@ def main() -> int:
     wanted = options.only.split(",")
     if unknown := [name for name in wanted if name not in names]:
         parser.error(f"--only: expected some of {', '.join(names)}, got {unknown[0]!r}")
-    bench = Bench(CACHE, options.workers)
+    cache = RunCache(CACHE, options.workers)
     for name in wanted:
-        tune_part(bench, WORKLOADS[name], STANDARD, FILE)
+        tune_part(cache, WORKLOADS[name], STANDARD, FILE)
     return 0
 
 
 def tune_part(
-    bench: Bench,
+    cache: RunCache,
     workload: Workload,
     extent: Extent,
     path: Path,
@@ -83,11 +83,11 @@ def tune_part(
     seeds: Sequence[int] = SEEDS[:3],
 ) -> None:
     """Tune all rivals of a part and put them into the file; all other parts stay."""
-    load = reference_load(bench, workload, extent).load
+    load = reference_load(cache, workload, extent).load
     tables = read_toml(path) if path.exists() else {}
     tables[workload.name] = {"load": round(load, 6), "seeds": list(seeds)}
     for name, grid in grids.items():
-        arm, reached = _best(bench, workload, extent, load, grid, seeds)
+        arm, reached = _best(cache, workload, extent, load, grid, seeds)
         tables[workload.name][name] = {
             "scheduler": arm.scheduler,
             "settings": list(arm.settings),
@@ -111,7 +111,7 @@ def tuned_of(workload: Workload, path: Path = FILE) -> dict[str, Arm]:
 
 
 def _best(
-    bench: Bench,
+    cache: RunCache,
     workload: Workload,
     extent: Extent,
     load: float,
@@ -119,16 +119,16 @@ def _best(
     seeds: Sequence[int],
 ) -> tuple[Arm, tuple[float, float]]:
     """The candidate with the highest attainment, then the most tokens; and what it reached."""
-    tried = _tried(bench, workload, extent, load, grid, seeds[:1])
+    tried = _tried(cache, workload, extent, load, grid, seeds[:1])
     ranked = sorted(range(len(grid)), key=lambda place: _rank(tried[place]), reverse=True)
     finalists = [grid[place] for place in ranked[:FINALISTS]]
-    final = _tried(bench, workload, extent, load, finalists, seeds)
+    final = _tried(cache, workload, extent, load, finalists, seeds)
     best = max(range(len(finalists)), key=lambda place: _rank(final[place]))
     return finalists[best], final[best]
 
 
 def _tried(
-    bench: Bench,
+    cache: RunCache,
     workload: Workload,
     extent: Extent,
     load: float,
@@ -136,7 +136,7 @@ def _tried(
     seeds: Sequence[int],
 ) -> list[tuple[float, float]]:
     configs = {str(place): config_of(workload, arm, load, extent) for place, arm in enumerate(grid)}
-    runs = bench.runs(configs, seeds, f"{workload.name}: tuning {grid[0].scheduler}")
+    runs = cache.runs(configs, seeds, f"{workload.name}: tuning {grid[0].scheduler}")
     return [_reached(workload, runs[name]) for name in configs]
 
 

@@ -12,8 +12,8 @@ from experiments.ladder.table import REPORTED, page
 from experiments.measures import numbers_of, paired
 from experiments.reading import exit_code_of, fields_of, read_json
 from experiments.record import PROFILE_70B, SIMULATED
+from experiments.run_cache import RunCache, Runs
 from experiments.scenarios.arms import Arm
-from experiments.scenarios.bench import Bench, Runs
 from experiments.scenarios.measures import BATCH, DECIDING
 from experiments.scenarios.settings import SETTINGS
 from experiments.seeded_study import SeededStudy
@@ -23,10 +23,10 @@ LOADS = SIMULATED / "scenarios" / "summary.json"
 """Where the study of the scenarios says at which load it compares."""
 
 
-def climb_all(bench: Bench, seeds: Sequence[int]) -> dict[str, Any]:
+def climb_all(cache: RunCache, seeds: Sequence[int]) -> dict[str, Any]:
     """The ladders of all scenarios."""
     rates = loads()
-    return {"scenarios": {name: climb(bench, name, rates[name], seeds) for name in SCENARIOS}}
+    return {"scenarios": {name: climb(cache, name, rates[name], seeds) for name in SCENARIOS}}
 
 
 def loads() -> dict[str, float]:
@@ -36,12 +36,14 @@ def loads() -> dict[str, float]:
         return {name: float(found["parts"][name]["star"]["rate_per_s"]) for name in SCENARIOS}
 
 
-def climb(bench: Bench, scenario: str, rate_per_s: float, seeds: Sequence[int]) -> dict[str, Any]:
+def climb(
+    cache: RunCache, scenario: str, rate_per_s: float, seeds: Sequence[int]
+) -> dict[str, Any]:
     """Every rung, and how it differs from the one below."""
 
     def run(arms: Mapping[str, Arm]) -> Runs:
         configs = {name: config_at(scenario, arm, rate_per_s) for name, arm in arms.items()}
-        return bench.runs(configs, seeds, f"{scenario}: {len(arms)} rungs")
+        return cache.runs(configs, seeds, f"{scenario}: {len(arms)} rungs")
 
     fixed = run({arm.label: arm for arm in first_rungs().values()})
     first = max(fixed, key=lambda name: _batch(fixed, name))

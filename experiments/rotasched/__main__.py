@@ -22,22 +22,22 @@ from experiments.rotasched.settings import (
     config_of,
 )
 from experiments.rotasched.table import page
-from experiments.scenarios.bench import Bench
+from experiments.run_cache import RunCache
 from experiments.seeded_study import SeededStudy
 from superinfer.lab.config import Config
 
 
-def parts(bench: Bench, seeds: Sequence[int]) -> Numbers:
+def parts(cache: RunCache, seeds: Sequence[int]) -> Numbers:
     """Numbers of all parts."""
     return {
-        "sweeps": {sweep.model: _sweep(bench, seeds, sweep.model) for sweep in SWEEPS},
-        "links": _links(bench, seeds, MAX_STALL_S),
-        "links_no_stall": _links(bench, seeds, 0.0),
-        "variants": _variants(bench, seeds),
+        "sweeps": {sweep.model: _sweep(cache, seeds, sweep.model) for sweep in SWEEPS},
+        "links": _links(cache, seeds, MAX_STALL_S),
+        "links_no_stall": _links(cache, seeds, 0.0),
+        "variants": _variants(cache, seeds),
     }
 
 
-def _sweep(bench: Bench, seeds: Sequence[int], model: str) -> Numbers:
+def _sweep(cache: RunCache, seeds: Sequence[int], model: str) -> Numbers:
     """All arms of a model at all its rates."""
     rates = next(sweep.rates_per_s for sweep in SWEEPS if sweep.model == model)
     configs = {
@@ -45,12 +45,12 @@ def _sweep(bench: Bench, seeds: Sequence[int], model: str) -> Numbers:
         for name, arm in ARMS.items()
         for rate in rates
     }
-    found = _measured(bench, configs, seeds, model)
+    found = _measured(cache, configs, seeds, model)
     points = {name: [found[f"{name} at {rate:g}"] for rate in rates] for name in ARMS}
     return {"rates_per_s": list(rates), "arms": points}
 
 
-def _links(bench: Bench, seeds: Sequence[int], max_stall_s: float) -> Numbers:
+def _links(cache: RunCache, seeds: Sequence[int], max_stall_s: float) -> Numbers:
     """All arms with little memory, over links of several speeds."""
     configs = {
         f"{name} at {link:g}": config_of(
@@ -64,7 +64,7 @@ def _links(bench: Bench, seeds: Sequence[int], max_stall_s: float) -> Numbers:
         for name, arm in ARMS.items()
         for link in LINKS_GB_PER_S
     }
-    found = _measured(bench, configs, seeds, "links")
+    found = _measured(cache, configs, seeds, "links")
     points = {name: [found[f"{name} at {link:g}"] for link in LINKS_GB_PER_S] for name in ARMS}
     return {
         "model": LINK_MODEL,
@@ -76,19 +76,19 @@ def _links(bench: Bench, seeds: Sequence[int], max_stall_s: float) -> Numbers:
     }
 
 
-def _variants(bench: Bench, seeds: Sequence[int]) -> Numbers:
+def _variants(cache: RunCache, seeds: Sequence[int]) -> Numbers:
     """The rival with one part changed at a time."""
     configs = {
         name: config_of(arm, VARIANT_MODEL, VARIANT_RATE_PER_S) for name, arm in VARIANTS.items()
     }
-    found = _measured(bench, configs, seeds, "variants")
+    found = _measured(cache, configs, seeds, "variants")
     return {"model": VARIANT_MODEL, "rate_per_s": VARIANT_RATE_PER_S, "arms": found}
 
 
 def _measured(
-    bench: Bench, configs: Mapping[str, Config], seeds: Sequence[int], what: str
+    cache: RunCache, configs: Mapping[str, Config], seeds: Sequence[int], what: str
 ) -> dict[str, dict[str, Numbers]]:
-    runs = bench.runs(configs, seeds, what)
+    runs = cache.runs(configs, seeds, what)
     return {name: measured(each) for name, each in runs.items()}
 
 

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from experiments.reading import exit_code_of
-from experiments.scenarios.bench import CACHE, Bench, say
+from experiments.run_cache import RunCache, say
 from experiments.scenarios.search import star_of
-from experiments.scenarios.settings import SETTINGS, full_extent
+from experiments.scenarios.settings import CACHE, SETTINGS, full_extent
 from experiments.scenarios.tuning import GRIDS, TUNED_FILE, tune, write_tuned
 
 
@@ -26,15 +26,15 @@ def main() -> int:
         parser.error(f"--only: expected some of {', '.join(SETTINGS)}, got {min(unknown)!r}")
     if unknown := set(options.arms.split(",")) - set(GRIDS):
         parser.error(f"--arms: expected some of {', '.join(GRIDS)}, got {min(unknown)!r}")
-    bench, extent = Bench(CACHE, options.workers), full_extent(5)
+    cache, extent = RunCache(CACHE, options.workers), full_extent(5)
     for name in options.only.split(","):
         setting = SETTINGS[name]
-        rate_per_s = star_of(bench, setting, extent).rate_per_s
+        rate_per_s = star_of(cache, setting, extent).rate_per_s
         if rate_per_s is None:
             say(f"{name}: no load to compare at, so nothing to tune for")
             continue
         arms = options.arms.split(",")
-        choices = {arm: tune(bench, setting, rate_per_s, GRIDS[arm]) for arm in arms}
+        choices = {arm: tune(cache, setting, rate_per_s, GRIDS[arm]) for arm in arms}
         write_tuned(options.out, name, rate_per_s, choices)
     say(f"tuned settings in {options.out}")
     return 0

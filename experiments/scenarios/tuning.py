@@ -10,6 +10,7 @@ from pathlib import Path
 import tomli_w
 
 from experiments.reading import fields_of, read_toml
+from experiments.run_cache import RunCache
 from experiments.scenarios.arms import (
     ARMS,
     CHUNKED,
@@ -21,7 +22,6 @@ from experiments.scenarios.arms import (
     VLLM_V1,
     Arm,
 )
-from experiments.scenarios.bench import Bench
 from experiments.scenarios.measures import ATTAINMENT, BATCH
 from experiments.scenarios.settings import Setting, config_of
 from superinfer.errors import ConfigError
@@ -133,17 +133,17 @@ class Choice:
 
 
 def tune(
-    bench: Bench,
+    cache: RunCache,
     setting: Setting,
     rate_per_s: float,
     grid: Sequence[Arm],
     seeds: Sequence[int] = SEEDS,
 ) -> Choice:
     """The candidate with the highest chat attainment, then the most batch tokens."""
-    first = _tried(bench, setting, rate_per_s, grid, seeds[:1])
+    first = _tried(cache, setting, rate_per_s, grid, seeds[:1])
     ranked = sorted(range(len(grid)), key=lambda place: _rank(first[place]), reverse=True)
     finalists = [grid[place] for place in ranked[:FINALISTS]]
-    final = _tried(bench, setting, rate_per_s, finalists, seeds)
+    final = _tried(cache, setting, rate_per_s, finalists, seeds)
     best = max(range(len(finalists)), key=lambda place: _rank(final[place]))
     return Choice(finalists[best], _mean(final[best], ATTAINMENT), _mean(final[best], BATCH))
 
@@ -185,10 +185,10 @@ def arms_in(path: Path, section: str, names: Iterable[str], command: str) -> dic
 
 
 def _tried(
-    bench: Bench, setting: Setting, rate_per_s: float, grid: Sequence[Arm], seeds: Sequence[int]
+    cache: RunCache, setting: Setting, rate_per_s: float, grid: Sequence[Arm], seeds: Sequence[int]
 ) -> list[list[Run]]:
     configs = {str(place): config_of(setting, arm, rate_per_s) for place, arm in enumerate(grid)}
-    runs = bench.runs(configs, seeds, f"{setting.name}: tuning {grid[0].scheduler}")
+    runs = cache.runs(configs, seeds, f"{setting.name}: tuning {grid[0].scheduler}")
     return [runs[name] for name in configs]
 
 

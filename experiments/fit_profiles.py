@@ -10,10 +10,10 @@ errors: docs/profiles.md.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
+from experiments.reading import data_folder
 from superinfer.costs import load_shape
 from superinfer.errors import SuperInferError
 from superinfer.lab.profiles.build import build_profile, save_profile
@@ -35,11 +35,6 @@ FOLDERS = {"rtxpro6000": "llmservingsim"}
 def file_name(device: str, model: str, tp: int) -> str:
     """The name under which a profile is shipped."""
     return f"{device}_{model}_tp{tp}.json"
-
-
-def data_folder() -> Path:
-    """The data folder of the environment, or the default beside the checkout."""
-    return Path(os.environ.get("SUPERINFER_DATA") or OUT.parents[2].parent / "shared" / "data")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from experiments.measures import numbers_of, paired
+from experiments.reading import data_folder
 from experiments.run_cache import RunCache
 from experiments.scenarios.arms import ARMS, FCFS, ROTATING
 from experiments.scenarios.comparison import Part, conditions
@@ -37,7 +37,7 @@ def without_slo(cache: RunCache, extent: Extent) -> Part:
     found: Part = {}
     absent = []
     for name in extent.traces:
-        trace = (_ROOT if name == "sample" else _data_dir()) / _TRACES[name]
+        trace = (_ROOT if name == "sample" else data_folder()) / _TRACES[name]
         if not trace.is_file():
             absent.append(f"{name}: expected the trace below SUPERINFER_DATA, which has none")
             continue
@@ -92,8 +92,3 @@ def _stated(rate_per_s: float, scale: float) -> Config:
         f"classes.stated.max_tokens={PRESETS['chat'].max_tokens}",
     )
     return config_of(setting, arm, rate_per_s / 2)
-
-
-def _data_dir() -> Path:
-    """Where public traces are kept."""
-    return Path(os.environ.get("SUPERINFER_DATA", _ROOT.parent / "shared" / "data"))

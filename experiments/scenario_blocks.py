@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from experiments.reading import exit_code_of
 from experiments.record import PROFILE_70B, SIMULATED, made_by, write_summary
 from sim.run import run_simulation
 from sim.workload import load_workload
@@ -67,4 +68,4 @@ def _run(scenario: str, settings: tuple[str, ...], duration_s: float) -> tuple[i
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code_of(main))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.reading import exit_code_of
 from experiments.record import SIMULATED, made_by, write_summary
 from sim.workload import load_workload
 from superinfer.lab.config import load_config
@@ -78,4 +79,4 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code_of(main))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.tables.parts import number as cell
+from experiments.tables import parts
 from superinfer.lab.differences import Difference, differences
 from superinfer.lab.intervals import mean_interval
 from superinfer.lab.numbers import mean_number, number
@@ -28,7 +28,7 @@ class Measure:
 
     def text(self, value: float | None) -> str:
         """The number as a cell of a table."""
-        return cell(value, self.digits, self.scale)
+        return parts.number(value, self.digits, self.scale)
 
     def mean(self, numbers: Mapping[str, Any]) -> str:
         """The mean over the seeds as a cell, out of all numbers of an arm."""

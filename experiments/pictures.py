@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from superinfer.outputs import replacing
+from superinfer.lab import canvas
 from superinfer.record import Floats
 
 if TYPE_CHECKING:
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 def write_png(figure: Figure, path: Path) -> None:
     """Write a figure, with the same bytes whenever it shows the same."""
-    with replacing(path) as staged:
-        figure.savefig(staged, format="png", dpi=110, metadata={"Software": None})
+    canvas.write_png(figure, path, 110, software=False)
 
 
 def faint_grid(axes: Axes, axis: Literal["both", "x"] = "both") -> None:

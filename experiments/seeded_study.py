@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,7 @@ from typing import Any
 from experiments.options import study_options
 from experiments.record import SIMULATED, made_by, write_result
 from experiments.run_cache import RunCache, say
-
-Numbers = Mapping[str, Any]
+from experiments.tables.parts import Numbers
 
 
 @dataclass(slots=True, frozen=True)

@@ -64,13 +64,13 @@ def sweep(cache: RunCache, rate_per_s: float, seeds: Sequence[int]) -> dict[str,
 
 
 STUDY = SeededStudy(
-    "dial",
-    "What the dial gives, corner to corner.",
-    3,
-    lambda cache, seeds: sweep(cache, loads()[SCENARIO], seeds),
-    page,
-    write_picture,
-    lambda seeds: {"profile": PROFILE_70B},
+    name="dial",
+    about="What the dial gives, corner to corner.",
+    seeds=3,
+    measure=lambda cache, seeds: sweep(cache, loads()[SCENARIO], seeds),
+    page=page,
+    draw=write_picture,
+    rests_on=lambda seeds: {"profile": PROFILE_70B},
 )
 
 if __name__ == "__main__":

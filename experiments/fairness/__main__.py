@@ -27,13 +27,13 @@ def _measured(cache: RunCache, flood: str, seeds: Sequence[int]) -> dict[str, An
 
 
 STUDY = SeededStudy(
-    "fairness",
-    "What a free tier gets beside a hostile tenant.",
-    3,
-    floods,
-    page,
-    write_picture,
-    lambda seeds: {"profile": PROFILE_70B},
+    name="fairness",
+    about="What a free tier gets beside a hostile tenant.",
+    seeds=3,
+    measure=floods,
+    page=page,
+    draw=write_picture,
+    rests_on=lambda seeds: {"profile": PROFILE_70B},
 )
 
 if __name__ == "__main__":

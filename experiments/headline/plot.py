@@ -22,13 +22,13 @@ from experiments.headline.settings import (
 from experiments.measures import Measure
 from experiments.pictures import faint_grid, footnote, log_y_axis, scaled, write_png
 from experiments.scenarios.arms import SGLANG, TENSORRT_LLM
+from experiments.tables.parts import Numbers
 from superinfer.lab.plot_parts import BLUE, GREEN, GREY, ORANGE, RED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Numbers = Mapping[str, Any]
 _PANELS = (ATTAINMENT, E2E, TTFT, TOKENS)
 _LOOKS: Mapping[str, dict[str, Any]] = {
     VLLM: {"color": GREY, "marker": "s", "ls": ":"},

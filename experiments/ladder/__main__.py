@@ -69,13 +69,13 @@ def _batch(runs: Runs, name: str) -> float:
 
 
 STUDY = SeededStudy(
-    "ladder",
-    "What each mechanism is worth.",
-    5,
-    climb_all,
-    page,
-    write_picture,
-    lambda seeds: {"profile": PROFILE_70B},
+    name="ladder",
+    about="What each mechanism is worth.",
+    seeds=5,
+    measure=climb_all,
+    page=page,
+    draw=write_picture,
+    rests_on=lambda seeds: {"profile": PROFILE_70B},
 )
 
 if __name__ == "__main__":

@@ -93,13 +93,13 @@ def _measured(
 
 
 STUDY = SeededStudy(
-    "rotasched",
-    "Reproduce the shape of RotaSched's results.",
-    3,
-    parts,
-    page,
-    write_picture,
-    lambda seeds: {"seeds": seeds},
+    name="rotasched",
+    about="Reproduce the shape of RotaSched's results.",
+    seeds=3,
+    measure=parts,
+    page=page,
+    draw=write_picture,
+    rests_on=lambda seeds: {"seeds": seeds},
 )
 
 if __name__ == "__main__":

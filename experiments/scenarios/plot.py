@@ -22,13 +22,13 @@ from experiments.scenarios.arms import (
 )
 from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT
 from experiments.scenarios.settings import KEPT_SHARE
+from experiments.tables.parts import Numbers
 from superinfer.lab.plot_parts import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Numbers = Mapping[str, Any]
 
 _LOOKS: Mapping[str, dict[str, Any]] = {
     CHUNKED: {"color": GREY, "marker": "s", "ls": "--"},

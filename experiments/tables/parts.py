@@ -32,7 +32,9 @@ def recorded(file: str, show: Callable[[Any], Lines]) -> Show:
 def table(
     head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1, last_texts: int = 0
 ) -> Iterator[str]:
-    """A table of markdown; the first `texts` and the last columns are text, the others numbers."""
+    """A table of markdown: the first `texts` and the last `last_texts` columns are text, the others
+    numbers.
+    """
     numbers = len(head) - texts - last_texts
     yield "| " + " | ".join(head) + " |"
     yield "|" + "---|" * texts + "--:|" * numbers + "---|" * last_texts

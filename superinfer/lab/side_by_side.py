@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from superinfer.lab.canvas import write_png
 from superinfer.lab.columns import read_columns
-from superinfer.outputs import replacing
 from superinfer.record import Floats
 
 if TYPE_CHECKING:
@@ -38,9 +38,7 @@ def write_plot(device: Path, simulated: Path, out: Path, title: str) -> Path:
     if axes[0].lines:
         axes[0].legend(loc="lower right", frameon=False)
     figure.suptitle(title)
-    with replacing(out) as staged:
-        figure.savefig(staged, format="png", dpi=120)
-    return out
+    return write_png(figure, out)
 
 
 def _draw(axis: Axes, values: Floats, side: str) -> None:

@@ -1,1 +1,6 @@
-"""Reproducible studies: profile fitting and the benchmark."""
+"""Studies that anybody can run again, the benchmark, and what in the documents is made of both.
+
+Studies of many runs share `options.py` and `seeded_study.py` (their commands), `run_cache.py`
+(runs, each made once), `measures.py` (numbers over the seeds), `record.py` and `reading.py` (what
+they write and read back), `pictures.py`, and `tables/parts.py` (pages of tables).
+"""

@@ -33,6 +33,7 @@ import numpy as np
 
 import superinfer
 from experiments.decisions import decision_times
+from experiments.reading import data_folder
 from superinfer.lab.versions import processor
 from superinfer.schedulers import SCHEDULERS as REGISTERED
 
@@ -150,7 +151,7 @@ def cases(requests: int, folder: Path) -> Iterator[tuple[str, Path, int, list[st
     for scheduler in WITH_CONTENT:
         options = ["--scheduler", scheduler, *caching]
         yield f"shared halves, slo_aware, {scheduler}", shared, requests, options
-    mooncake = _data_dir() / "traces" / "mooncake" / "conversation_trace.jsonl.gz"
+    mooncake = data_folder() / "traces" / "mooncake" / "conversation_trace.jsonl.gz"
     if mooncake.exists():
         for scheduler in SCHEDULERS:
             yield f"mooncake, {scheduler}", mooncake, 12_031, ["--scheduler", scheduler]
@@ -234,11 +235,6 @@ def _line(m: Measurement) -> str:
         f"(scaled {m.scaled_requests_per_s:>9,.0f}/s) {m.peak_rss_mib:6.0f} MiB, "
         f"SimPy {m.simpy_timeouts_per_s:>9,.0f} timeouts/s"
     )
-
-
-def _data_dir() -> Path:
-    default = Path(__file__).resolve().parents[2] / "shared" / "data"
-    return Path(os.environ.get("SUPERINFER_DATA", default))
 
 
 if __name__ == "__main__":

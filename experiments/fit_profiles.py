@@ -10,12 +10,11 @@ errors: docs/profiles.md.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
+from experiments.reading import data_folder, exit_code_of
 from superinfer.costs import load_shape
-from superinfer.errors import SuperInferError
 from superinfer.lab.profiles.build import build_profile, save_profile
 from superinfer.lab.profiles.report import error_lines
 
@@ -37,12 +36,7 @@ def file_name(device: str, model: str, tp: int) -> str:
     return f"{device}_{model}_tp{tp}.json"
 
 
-def data_folder() -> Path:
-    """The data folder of the environment, or the default beside the checkout."""
-    return Path(os.environ.get("SUPERINFER_DATA") or OUT.parents[2].parent / "shared" / "data")
-
-
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
     """Fit and write every profile of `TARGETS`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -56,10 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
         profile = build_profile(folder, device, load_shape(model), tp)
         save_profile(profile, path)
         sys.stdout.write("\n".join([path.name, *error_lines(profile)]) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SuperInferError as error:
-        sys.exit(f"error: {error}")
+    raise SystemExit(exit_code_of(main))

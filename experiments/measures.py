@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.tables import parts
 from superinfer.lab.differences import Difference, differences
 from superinfer.lab.intervals import mean_interval
 from superinfer.lab.numbers import mean_number, number
@@ -24,6 +25,14 @@ class Measure:
     title: str
     scale: float = 1.0
     digits: int = 0
+
+    def text(self, value: float | None) -> str:
+        """The number as a cell of a table."""
+        return parts.number(value, self.digits, self.scale)
+
+    def mean(self, numbers: Mapping[str, Any]) -> str:
+        """The mean over the seeds as a cell, out of all numbers of an arm."""
+        return self.text(numbers[self.key]["mean"])
 
 
 def numbers_of(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, Numbers]:

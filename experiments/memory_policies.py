@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from experiments.bench import machine
+from experiments.reading import data_folder
 from sim.run import run_simulation
 from sim.workload import load_workload
 from superinfer.lab.config import Config, load_config
@@ -144,9 +144,7 @@ def rows(trace: Path, parts: int, schedulers: list[str], policies: list[str]) ->
 
 def mooncake() -> Path:
     """The trace in the folder of public data."""
-    default = Path(__file__).resolve().parents[2] / "shared" / "data"
-    data = Path(os.environ.get("SUPERINFER_DATA", default))
-    return data / "traces" / "mooncake" / "conversation_trace.jsonl.gz"
+    return data_folder() / "traces" / "mooncake" / "conversation_trace.jsonl.gz"
 
 
 def main() -> None:

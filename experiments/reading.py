@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import tomllib
@@ -25,6 +26,12 @@ def exit_code_of(main: Callable[[], int]) -> int:
     except SuperInferError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
+
+
+def data_folder() -> Path:
+    """Where public traces and measurements lie: `SUPERINFER_DATA`, or beside the checkout."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    return Path(os.environ.get("SUPERINFER_DATA") or beside)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -32,12 +32,22 @@ def write_result(
     out: Path, summary: Mapping[str, Any], page: Callable[[dict[str, Any]], str]
 ) -> dict[str, Any]:
     """Write `summary.json` and the page made of it; returns the summary as it can be read back."""
-    text = summary_json({"kind": "simulated", **summary})
-    read: dict[str, Any] = json.loads(text)
-    for name, content in (("summary.json", text + "\n"), ("results.md", page(read))):
-        with replacing(out / name) as staged:
-            staged.write_text(content, encoding="utf-8")
+    whole = {"kind": "simulated", **summary}
+    read: dict[str, Any] = json.loads(summary_json(whole))
+    text = page(read)  # where it cannot be made, nothing is written
+    write_summary(out / "summary.json", whole)
+    _write(out / "results.md", text)
     return read
+
+
+def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
+    """Write the figures of a study as JSON."""
+    _write(path, summary_json(summary) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as staged:
+        staged.write_text(text, encoding="utf-8")
 
 
 def provenance(made_by: Mapping[str, Any], what: str) -> str:

@@ -122,9 +122,9 @@ def simulated(summary: dict[str, Any], profile: Profile) -> dict[str, Any]:
         return summarise(run_simulation(config, load_workload(config)).record)
 
 
-def resimulate(folder: Path = H200) -> dict[str, Any]:
+def resimulate() -> dict[str, Any]:
     """Errors of step times, and of both policies' metrics, with and without what is new."""
-    results, profile, shape = recorded(folder)
+    results, profile, shape = recorded(H200)
     again = fitted_again(profile, shape, steps_of(results))
     policies: dict[str, Any] = {}
     for policy in POLICIES:

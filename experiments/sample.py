@@ -16,9 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from experiments.record import SIMULATED, made_by
-from superinfer.lab.results import summary_json
-from superinfer.outputs import replacing
+from experiments.record import SIMULATED, made_by, write_summary
 
 ROOT = Path(__file__).parents[1]
 RESULT = SIMULATED / "sample" / "summary.json"
@@ -56,9 +54,7 @@ def main() -> int:
 def write(comparison: dict[str, Any], path: Path) -> None:
     """Keep what the README shows of a `comparison.json`."""
     arms = {name: _kept(runs[0]["summary"]) for name, runs in comparison["arms"].items()}
-    text = summary_json({"kind": "simulated", "made_by": made_by(COMMAND), "arms": arms})
-    with replacing(path) as staged:
-        staged.write_text(text + "\n", encoding="utf-8")
+    write_summary(path, {"kind": "simulated", "made_by": made_by(COMMAND), "arms": arms})
 
 
 def _kept(summary: dict[str, Any]) -> dict[str, Any]:

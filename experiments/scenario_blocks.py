@@ -11,14 +11,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from experiments.record import PROFILE_70B, SIMULATED, made_by
+from experiments.reading import exit_code_of
+from experiments.record import PROFILE_70B, SIMULATED, made_by, write_summary
 from sim.run import run_simulation
 from sim.workload import load_workload
 from superinfer.lab.config import load_config
-from superinfer.lab.results import summary_json
 from superinfer.metrics import RunMetrics
 from superinfer.metrics.window import Window
-from superinfer.outputs import replacing
 
 RESULT = SIMULATED / "scenario-blocks" / "summary.json"
 ARMS: dict[str, tuple[str, ...]] = {
@@ -42,8 +41,7 @@ def main() -> int:
     }
     rests_on = made_by("python -m experiments.scenario_blocks", profile=PROFILE_70B)
     summary = {"kind": "simulated", "made_by": rests_on, "arms": found}
-    with replacing(options.out) as staged:
-        staged.write_text(summary_json(summary) + "\n", encoding="utf-8")
+    write_summary(options.out, summary)
     return 0
 
 
@@ -70,4 +68,4 @@ def _run(scenario: str, settings: tuple[str, ...], duration_s: float) -> tuple[i
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code_of(main))

@@ -178,11 +178,11 @@ def run_options() -> list[str]:
     return ["--device", "cpu", "--model", str(TINY), *(f"--set={pair}" for pair in pairs)]
 
 
-def write_trace(path: Path, requests: int, span_s: float, seed: int = SEED) -> Path:
+def write_trace(path: Path, requests: int, span_s: float) -> Path:
     """Chat and batch requests in bursts, all of them `span_s` of work; lengths even in the
     logarithm.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(SEED)
     burst_ms = 1000 * span_s / BURSTS
     begins_ms = PAUSE_SHARE * burst_ms * (np.arange(requests) * BURSTS // requests)
     within_ms = random.uniform(0.0, ARRIVAL_SHARE * burst_ms, requests)

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.record import SIMULATED, made_by
+from experiments.reading import exit_code_of
+from experiments.record import SIMULATED, made_by, write_summary
 from sim.workload import load_workload
 from superinfer.lab.config import load_config
-from superinfer.lab.results import summary_json
-from superinfer.outputs import replacing
 from traces.stats import trace_stats
 from traces.workload import Workload
 
@@ -36,8 +35,7 @@ def main() -> int:
     found = {spec: described(spec, options.seeds) for spec in SPECS}
     command = f"python -m experiments.workload_stats --seeds {options.seeds}"
     summary = {"kind": "drawn", "made_by": made_by(command), "specifications": found}
-    with replacing(options.out) as staged:
-        staged.write_text(summary_json(summary) + "\n", encoding="utf-8")
+    write_summary(options.out, summary)
     return 0
 
 
@@ -81,4 +79,4 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code_of(main))

@@ -23,7 +23,7 @@ from sim.commands import (
     write_pages,
 )
 from sim.run import build_engine
-from sim.study_folder import STUDY, claimed, finish, resumable
+from sim.study_folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.workload import feed_stdin, is_spec, kept_stdin, load_workload
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.config import Config, RunConfig
@@ -34,8 +34,7 @@ from superinfer.lab.precision import shown_precision
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import SUMMARY, Run, summary_json, write_run
 from superinfer.lab.study import WALL_CLOCK, Study, StudyResult, run_study
-from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning
-from superinfer.outputs import replacing
+from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning, warnings_of
 from superinfer.schedulers import SCHEDULERS
 from traces.cli import print_out, print_table
 from traces.generate.workload import MAX_SEED
@@ -60,7 +59,8 @@ WORKLOAD_KEYS = (
 ALL = "all"
 COMPARISON, PICTURE = "comparison.json", "compare.png"
 
-_STDIN = ".stdin"
+STDIN = ".stdin"
+"""In the folder of a study that goes on only until all runs are there."""
 
 Arms = dict[str, Config]
 
@@ -99,7 +99,7 @@ def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: in
     _check(arms, options, seeds)
     stdin = kept_stdin(first)
     workload = read_workload(first)
-    chosen = range(first.run.seed, first.run.seed + seeds) if seeds > 1 else ()
+    chosen = seeds_from(first.run, seeds)
     with claimed(options.out or default_run_folder(first, workload, "compare")) as root:
         study = _study(arms, chosen, root, workers, options, stdin)
         with resumable(study, root), showing_progress() as report:
@@ -202,6 +202,11 @@ def check_seeds(run: RunConfig, seeds: int) -> None:
         )
 
 
+def seeds_from(run: RunConfig, seeds: int) -> Sequence[int]:
+    """Successive seeds, the run's own first; none where it is to run once, as it is."""
+    return range(run.seed, run.seed + seeds) if seeds > 1 else ()
+
+
 def _require_same_workload(arms: Arms) -> None:
     (reference, first), *others = arms.items()
     keys = (*WORKLOAD_KEYS, *(("seed",) if is_spec(first.run.trace) else ()))
@@ -239,18 +244,9 @@ def _study(
     stdin: bytes | None,
 ) -> Study:
     """The study of a comparison; its results lie in the comparison's folder until the end."""
-    inputs = kept_input(stdin, root)
+    inputs = stdin_file(root / STUDY / STDIN, stdin)
     runner = Simulate(options.plots, inputs[0] if inputs else None)
     return Study(arms, root / STUDY, runner, seeds, inputs, workers)
-
-
-def kept_input(stdin: bytes | None, root: Path) -> list[Path]:
-    """A file with what standard input gave, for workers, which have none; nothing without it."""
-    if stdin is None:
-        return []
-    path = root / STUDY / _STDIN
-    path.write_bytes(stdin)
-    return [path]
 
 
 def _place(result: StudyResult, seeds: Sequence[int], root: Path) -> None:
@@ -297,8 +293,7 @@ def _conclude(study: Study, result: StudyResult, root: Path, options: RunOptions
     summaries = [run.summary for each in runs.values() for run in each]
     found = differences(runs, (*METRICS, *shown_precision(summaries)))
     text = json.dumps(comparison(runs, found, result, root), indent=2)
-    with replacing(root / COMPARISON) as staged:
-        staged.write_text(text + "\n", encoding="ascii")
+    write_outcome(root / COMPARISON, text)
     means = [(name, mean_summary([run.summary for run in each])) for name, each in runs.items()]
     if options.as_json:
         print_out(text)
@@ -332,7 +327,7 @@ def _warn(result: StudyResult) -> None:
     """
     for name in result.folders:
         runs = result.runs(name)
-        worst = max(runs, key=lambda run: float(run.summary["trust"]["extrapolated_share"]))
+        worst = _worst(runs)
         if warning := range_warning(worst.summary["trust"]):
             say(f"warning: {_place_of(name, worst, runs)}: {warning}")
         nominal = nominal_warning(worst.config["run"], worst.summary["trust"])
@@ -343,6 +338,17 @@ def _warn(result: StudyResult) -> None:
             if warning := _overload(run):
                 say(f"warning: {_place_of(name, run, runs)}: {warning}")
                 break
+
+
+def warn_of_worst(whose: str, runs: Sequence[Run]) -> None:
+    """What the worst of these runs left of the measured range, and what all of them assume."""
+    worst = _worst(runs)
+    for warning in warnings_of(worst.config["run"], worst.summary["trust"]):
+        say(f"warning: {whose}: {warning}")
+
+
+def _worst(runs: Sequence[Run]) -> Run:
+    return max(runs, key=lambda run: float(run.summary["trust"]["extrapolated_share"]))
 
 
 def _place_of(name: str, run: Run, runs: Sequence[Run]) -> str:

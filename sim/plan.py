@@ -22,7 +22,7 @@ import msgspec
 from sim.commands import default_run_folder, read_workload, say, simulated, warn_of_notes
 from sim.plan_page import page, plan_json, warnings
 from sim.run import build_engine
-from sim.study_folder import check_kept, kept, stdin_file
+from sim.study_folder import check_kept, kept, stdin_file, write_outcome
 from sim.suggest import alone
 from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.costs import find_device
@@ -35,7 +35,6 @@ from superinfer.lab.results import write_run
 from superinfer.lab.study import Study, run_study
 from superinfer.lab.targets import KINDS, outcomes
 from superinfer.metrics import RunMetrics
-from superinfer.outputs import replacing
 from traces.cli import print_out, print_table
 from traces.workload import Workload
 
@@ -327,8 +326,7 @@ def _conclude(plan: Plan, root: Path) -> None:
     """Write and show what was found; it is shown even if it cannot be written."""
     text = json.dumps(plan_json(plan), indent=2)
     try:
-        with replacing(root / PLAN) as staged:
-            staged.write_text(text + "\n", encoding="ascii")
+        write_outcome(root / PLAN, text)
         if plan.wish.plots:
             _draw(plan, root / PICTURE)
         say(f"plan in {root}")

@@ -18,10 +18,18 @@ from typing import Any
 import msgspec
 
 from sim.commands import check_folder, default_run_folder, read_workload, say, warn_of_notes
-from sim.compare import Arms, Simulate, check_seeds, in_arm, kept_input
+from sim.compare import (
+    STDIN,
+    Arms,
+    Simulate,
+    check_seeds,
+    in_arm,
+    seeds_from,
+    warn_of_worst,
+)
 from sim.known_metrics import check_known
 from sim.run import build_engine
-from sim.study_folder import STUDY, claimed, finish, resumable
+from sim.study_folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.workload import kept_stdin
 from superinfer.costs import CalibratedCost, StepCost
 from superinfer.costs.profile import Profile
@@ -35,8 +43,6 @@ from superinfer.lab.results import Run
 from superinfer.lab.study import WALL_CLOCK, Study, run_study
 from superinfer.lab.tables import higher_is_better
 from superinfer.lab.tornado import Bar, sensitivity_table, write_tornado
-from superinfer.lab.trust import warnings_of
-from superinfer.outputs import replacing
 from superinfer.settings import did_you_mean
 from traces.cli import print_out, print_table
 
@@ -79,12 +85,12 @@ def sensitivity_command(arms: Arms, question: Question) -> int:
             check_known(question.metric, first, workload)
         except ConfigError as error:
             raise ConfigError(f"--metric: {error}") from None
-    seeds = range(first.run.seed, first.run.seed + question.seeds) if question.seeds > 1 else ()
+    seeds = seeds_from(first.run, question.seeds)
     folder = question.out or default_run_folder(first, workload, "sensitivity")
     with claimed(folder) as root:
         varied = _all_arms(arms, question, root / STUDY)
         names = {key: _shown(key, number) for number, key in enumerate(varied)}
-        inputs = kept_input(stdin, root)
+        inputs = stdin_file(root / STUDY / STDIN, stdin)
         runner = Simulate(stdin=inputs[0] if inputs else None)
         shown = {names[key]: config for key, config in varied.items()}
         study = Study(shown, root / STUDY, runner, seeds, inputs, question.workers)
@@ -243,10 +249,7 @@ def _check(arms: Arms, question: Question) -> Config:
 def _warn(arms: Arms, runs: Runs) -> None:
     """For every arm as it is, what it left or assumes: the worst of its runs."""
     for name in arms:
-        own = runs[name, "", ""]
-        worst = max(own, key=lambda run: float(run.summary["trust"]["extrapolated_share"]))
-        for warning in warnings_of(worst.config["run"], worst.summary["trust"]):
-            say(f"warning: arm {name}: {warning}")
+        warn_of_worst(f"arm {name}", runs[name, "", ""])
 
 
 # -- the outcome ----------------------------------------------------------------------------------
@@ -256,8 +259,7 @@ def _conclude(names: Sequence[str], question: Question, runs: Runs, root: Path) 
     """Write and show who wins under which error."""
     metric = _metric(question, [runs[name, "", ""] for name in names])
     outcome = outcome_of(names, metric, question, runs)
-    with replacing(root / RESULT) as staged:
-        staged.write_text(json.dumps(outcome, indent=2) + "\n", encoding="ascii")
+    write_outcome(root / RESULT, json.dumps(outcome, indent=2))
     bars = [Bar.of(each) for each in outcome["parts"]]
     if question.as_json:
         print_out(json.dumps(outcome, indent=2))

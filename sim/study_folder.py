@@ -73,6 +73,12 @@ def stdin_file(path: Path, stdin: bytes | None) -> list[Path]:
     return [path]
 
 
+def write_outcome(path: Path, text: str) -> None:
+    """Write the JSON of a study, whole or not at all."""
+    with replacing(path) as staged:
+        staged.write_text(text + "\n", encoding="ascii")
+
+
 def _lock(root: Path) -> int | None:
     """The lock of an unfinished or new comparison; None if the folder holds anything else."""
     if root.exists() and not (root / STUDY).is_dir():

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sim.commands import default_run_folder, read_workload, say, warn_of_absent_classes
-from sim.compare import Simulate, check_seeds, in_arm
+from sim.compare import Simulate, check_seeds, in_arm, seeds_from, warn_of_worst
 from sim.run import build_engine
-from sim.study_folder import check_kept, kept, stdin_file
+from sim.study_folder import check_kept, kept, stdin_file, write_outcome
 from sim.sweep_page import peak_table, sweep_frame, sweep_json, sweep_table
 from sim.workload import kept_stdin
 from superinfer.errors import ConfigError
@@ -26,7 +26,6 @@ from superinfer.lab.engines.base import StudyEngine
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.study import Study, run_study
 from superinfer.lab.sweep_points import Peak, Point, Points, peaks, rate_axis, to_refine
-from superinfer.lab.trust import warnings_of
 from superinfer.outputs import replacing
 from traces.cli import print_out, print_table
 
@@ -118,7 +117,7 @@ def _check(arms: Arms, configs: Mapping[Key, Config], wish: SweepWish) -> Config
 def _study(root: Path, stdin: bytes | None, first: Config, wish: SweepWish) -> Study:
     folder = root / POINTS
     inputs = stdin_file(folder / _STDIN, stdin)
-    seeds = range(first.run.seed, first.run.seed + wish.seeds) if wish.seeds > 1 else ()
+    seeds = seeds_from(first.run, wish.seeds)
     runner = Simulate(stdin=inputs[0] if inputs else None)
     return Study({}, folder, runner, seeds, inputs, engine=wish.engine)
 
@@ -165,8 +164,7 @@ def _conclude(
     outcome = sweep_json(wish.axes, wish.attainment, points, found, failures, root)
     text = json.dumps(outcome, indent=2)
     try:
-        with replacing(root / SWEEP) as staged:
-            staged.write_text(text + "\n", encoding="ascii")
+        write_outcome(root / SWEEP, text)
         if points:
             with replacing(root / TABLE) as staged:
                 write_columns(staged, sweep_frame(wish.axes, points, root))
@@ -197,7 +195,4 @@ def _why_no_peak(wish: SweepWish, points: Points) -> str:
 def _warn(points: Points) -> None:
     """For every arm, what its worst run left of the measured range, or assumes."""
     for arm in dict.fromkeys(point.arm for point in points):
-        runs = [run for p in points if p.arm == arm for run in p.runs]
-        worst = max(runs, key=lambda run: float(run.summary["trust"]["extrapolated_share"]))
-        for warning in warnings_of(worst.config["run"], worst.summary["trust"]):
-            say(f"warning: arm {arm}: {warning}")
+        warn_of_worst(f"arm {arm}", [run for p in points if p.arm == arm for run in p.runs])

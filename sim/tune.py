@@ -20,10 +20,10 @@ from sim.commands import (
     warn_of_absent_classes,
     warn_of_notes,
 )
-from sim.compare import Simulate, check_seeds
+from sim.compare import Simulate, check_seeds, seeds_from, warn_of_worst
 from sim.known_metrics import few_summary
 from sim.run import build_engine
-from sim.study_folder import check_kept, kept, stdin_file
+from sim.study_folder import check_kept, kept, stdin_file, write_outcome
 from sim.tune_page import front_table, trial_toml, tune_json
 from sim.tune_search import ConfigAt, Search
 from sim.workload import kept_stdin
@@ -34,10 +34,8 @@ from superinfer.lab.content import Keys, content_hash, named_files
 from superinfer.lab.differences import check_metric
 from superinfer.lab.engines.base import StudyEngine
 from superinfer.lab.progress import showing_progress
-from superinfer.lab.results import Run
 from superinfer.lab.space import Space, check_space, derived_space, read_space
 from superinfer.lab.study import Study
-from superinfer.lab.trust import warnings_of
 from superinfer.lab.tuning import Task, Trial, opened, require_optuna
 from superinfer.outputs import check_writable, replacing
 from traces.cli import print_out, print_table
@@ -152,7 +150,7 @@ def _study(root: Path, stdin: bytes | None, config: Config, wish: TuneWish) -> S
     folder = root / POINTS
     inputs = stdin_file(folder / _STDIN, stdin)
     folder.mkdir(parents=True, exist_ok=True)
-    seeds = range(config.run.seed, config.run.seed + wish.seeds) if wish.seeds > 1 else ()
+    seeds = seeds_from(config.run, wish.seeds)
     runner = Simulate(stdin=inputs[0] if inputs else None)
     return Study({}, folder, runner, seeds, inputs, engine=wish.engine)
 
@@ -187,8 +185,7 @@ def _conclude(search: Search, trials: Sequence[Trial], root: Path, wish: TuneWis
     front = task.front(trials)
     text = json.dumps(tune_json(task, trials, front, base, search.config_at({})), indent=2)
     try:
-        with replacing(root / TUNE) as staged:
-            staged.write_text(text + "\n", encoding="ascii")
+        write_outcome(root / TUNE, text)
         _write_configs(search, front, root)
         if wish.plots:
             from superinfer.lab.pareto_plot import write_pareto_plot
@@ -200,7 +197,7 @@ def _conclude(search: Search, trials: Sequence[Trial], root: Path, wish: TuneWis
             print_out(text)
         else:
             print_table(front_table(task, trials, front, base))
-    _warn(search.base)
+    warn_of_worst("as it is", search.base)
 
 
 def _write_configs(search: Search, front: Sequence[Trial], root: Path) -> None:
@@ -218,9 +215,3 @@ def _write_configs(search: Search, front: Sequence[Trial], root: Path) -> None:
     for path, text in texts.items():
         with replacing(path) as staged:
             staged.write_text(text, encoding="utf-8", newline="\n")
-
-
-def _warn(runs: Sequence[Run]) -> None:
-    worst = max(runs, key=lambda run: float(run.summary["trust"]["extrapolated_share"]))
-    for warning in warnings_of(worst.config["run"], worst.summary["trust"]):
-        say(f"warning: as it is: {warning}")

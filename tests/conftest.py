@@ -20,7 +20,7 @@ from superinfer import COMPILED
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-_BESIDE_CHECKOUT = Path(__file__).resolve().parents[2] / "shared" / "data"
+from public_data import DATA
 
 
 def _why_no_gpu() -> str | None:
@@ -52,7 +52,6 @@ def _skip(items: list[pytest.Item], marker: str, why: Callable[[], str | None]) 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of public traces and measurements, which is not part of the repository."""
-    path = Path(os.environ.get("SUPERINFER_DATA", _BESIDE_CHECKOUT))
-    if not path.is_dir():
-        pytest.skip(f"needs the data folder: {path} is absent, set SUPERINFER_DATA")
-    return path
+    if not DATA.is_dir():
+        pytest.skip(f"needs the data folder: {DATA} is absent, set SUPERINFER_DATA")
+    return DATA

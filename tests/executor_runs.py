@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import caller
 from torch import Tensor
 
 from executor import cli
@@ -65,11 +65,8 @@ def call(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
 ) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a command of `superinfer-exec`."""
-    monkeypatch.setattr(sys, "argv", ["superinfer-exec", *map(str, arguments)])
-    with pytest.raises(SystemExit) as left:
-        cli.main()
-    shown = capsys.readouterr()
-    return int(left.value.code or 0), shown.out, shown.err
+    answer = caller(cli.main, "superinfer-exec", monkeypatch, capsys)(*arguments)
+    return answer.code, answer.out, answer.err
 
 
 class IdleModel:

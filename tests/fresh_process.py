@@ -11,7 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 RUN = """
 import sys
-from property.test_exactness import Job, play
+from property.exact_runs import play
+from property.workloads import Job
 
 jobs = [
     Job((i * 7 % 5) / 4, 1 + i * 11 % 36, 1 + i * 13 % 36, i % 4, i % 2, i % 3 == 0)

@@ -35,12 +35,22 @@ class Counting(FcfsScheduler):
 """Source of a scheduler, to be written to a file `counting.py`."""
 
 
-def process(command: str, *arguments: str) -> subprocess.Popen[str]:
+def process(*arguments: str) -> subprocess.Popen[str]:
     """A command in a process group of its own."""
-    root = Path(__file__).parents[1]
+    return python("-m", "sim", *arguments)
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process that finds this checkout and the helpers of its tests."""
+    tests = Path(__file__).parent
+    return {**os.environ, "PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent)))}
+
+
+def python(*arguments: str) -> subprocess.Popen[str]:
+    """The interpreter in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "sim", command, *arguments],
-        env={**os.environ, "PYTHONPATH": f"{root}"},
+        [sys.executable, *arguments],
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -54,11 +64,11 @@ def stored(root: Path) -> dict[str, tuple[int, bytes]]:
     return {path.parent.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
 
 
-def until(condition: Callable[[], bool], running: subprocess.Popen[str]) -> None:
+def until(condition: Callable[[], object], running: subprocess.Popen[str] | None = None) -> None:
     """Wait for something that another process does."""
     for _ in range(1200):
         if condition():
             return
-        assert running.poll() is None, running.communicate()[1]
+        assert running is None or running.poll() is None, running.communicate()[1]
         time.sleep(0.05)
     raise AssertionError("it did not happen within a minute")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from records import Job
+from rich.console import Console
 
 from superinfer.lab.plot_data import PlotData
 from superinfer.lab.results import Run, load_run, write_run
@@ -75,6 +77,19 @@ def stored(folder: Path, record: RunRecord, window: Window | None = None, **run:
     load = {"window_s": [window.start_s, window.end_s]} if window else None
     summary = metrics.summary({"run": settings, "trust": TRUST, "load": load})
     return write_run(folder, metrics, summary, {"run": settings["run"]})
+
+
+def text(renderable: object, width: int = 80) -> str:
+    """What rich prints of something on a terminal of so many columns."""
+    shown = io.StringIO()
+    Console(file=shown, width=width).print(renderable)
+    return shown.getvalue()
+
+
+def plain(folder: Path, record: RunRecord) -> Path:
+    """A result folder that says nothing of how the run was configured."""
+    metrics = RunMetrics(record)
+    return write_run(folder, metrics, metrics.summary(), {})
 
 
 def kept(record: RunRecord, window: Window | None = None, name: str = "run") -> Run:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness import FakeCost, make_engine, request
-from property.test_exactness import token_times
+from property.exact_runs import token_times
 
 from sim.driver import simulate
 from sim.oracle import Oracle

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from superinfer.errors import SuperInferError
+from experiments.reading import exit_code_of
 
 PARTS = ("serving", "steady")
 
@@ -15,11 +15,8 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in PARTS:
         print(f"usage: python -m experiments.accuracy {{{','.join(PARTS)}}} ...", file=sys.stderr)
         return 2
-    try:
-        return int(import_module(f"experiments.accuracy.{arguments[0]}").main(arguments[1:]))
-    except SuperInferError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    part = import_module(f"experiments.accuracy.{arguments[0]}")
+    return exit_code_of(lambda: int(part.main(arguments[1:])))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from experiments.accuracy import steps
 from experiments.accuracy.bench_run import BenchRun, read_run
 from experiments.accuracy.compare import Comparison, compare, recorded, run_config
 from experiments.accuracy.serving_page import draw, page, tables
-from experiments.fit_profiles import data_folder
+from experiments.reading import data_folder
 from experiments.record import made_by, write_result
 from superinfer.costs import (
     DEFAULT_HOST,

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from experiments.pictures import write_png
 from experiments.record import provenance
+from experiments.tables.parts import Lines, page_of, table
 from superinfer.lab.trust import range_warning
-from superinfer.outputs import replacing
 
 Summary = Mapping[str, Any]
 _LABELS = {
@@ -23,20 +24,22 @@ _LEFT_OUT = ("TTFT mean", "TTFT P50", "TPOT mean", "E2E mean")
 
 def page(summary: dict[str, Any]) -> str:
     """`results.md`."""
-    head = f"# {summary['model']}, vLLM {summary['vllm']}: a real run and its simulation"
-    made = provenance(summary["made_by"], f"{summary['requests']} requests of a real run")
-    picture = ["![over time](serving.png)", ""] if summary["states"] else []
-    left_out = ["", "## With parts of the profile left out", "", *left_out_lines(summary), ""]
-    return "\n".join((head, "", made, "", *picture, tables(summary), *left_out[1:]))
+    return page_of(
+        f"# {summary['model']}, vLLM {summary['vllm']}: a real run and its simulation",
+        provenance(summary["made_by"], f"{summary['requests']} requests of a real run"),
+        "![over time](serving.png)" if summary["states"] else "",
+        *_tables(summary),
+        "## With parts of the profile left out",
+        left_out_lines(summary),
+    )
 
 
 def tables(summary: Summary) -> str:
     """Everything of one simulation."""
-    parts = (latency_lines, state_lines, fact_lines, decode_lines, chunk_lines)
-    return "\n\n".join("\n".join(found) for part in parts if (found := list(part(summary)))) + "\n"
+    return page_of(*_tables(summary))
 
 
-def latency_lines(summary: Summary) -> Iterator[str]:
+def latency_lines(summary: Summary) -> Lines:
     """Each statistic of each metric."""
     yield "| metric | | real, ms | simulated, ms | error | other simulator | 95 % of the real |"
     yield "|---|---|--:|--:|--:|--:|--:|"
@@ -51,18 +54,12 @@ def latency_lines(summary: Summary) -> Iterator[str]:
         )
 
 
-def state_lines(summary: Summary) -> Iterator[str]:
+def state_lines(summary: Summary) -> Lines:
     """The scheduler's state second by second; nothing where it was not recorded."""
     if not summary["states"]:
-        return
-    yield "| each second | real, mean | simulated, mean | mean absolute difference | largest |"
-    yield "|---|--:|--:|--:|--:|"
-    for name, sides in summary["states"].items():
-        real, ours = (np.array(sides[side]) for side in ("real", "simulated"))
-        scale, unit = (100.0, " %") if name == "kv_share" else (1.0, "")
-        off = np.abs(ours - real)
-        values = (scale * float(x) for x in (real.mean(), ours.mean(), off.mean(), off.max()))
-        yield f"| {_LABELS[name]} | " + " | ".join(f"{x:.1f}{unit}" for x in values) + " |"
+        return []
+    head = ["each second", "real, mean", "simulated, mean", "mean absolute difference", "largest"]
+    return table(head, (_state(name, sides) for name, sides in summary["states"].items()))
 
 
 def fact_lines(summary: Summary) -> Iterator[str]:
@@ -77,41 +74,27 @@ def fact_lines(summary: Summary) -> Iterator[str]:
     yield f"Extrapolated: {warning}." if warning else "No step left what was measured."
 
 
-def decode_lines(summary: Summary) -> Iterator[str]:
+def decode_lines(summary: Summary) -> Lines:
     """Steps of decodes alone by their sequences."""
-    rows = [row for row in summary["steps"]["decodes"] if row["steps"]]
-    if not rows:
-        return
-    yield "| decodes alone, sequences | steps | real, ms | simulated, ms | difference, ms |"
-    yield "|---|--:|--:|--:|--:|"
-    for row in rows:
-        low, high = row["sequences"]
-        real, ours = row["real_ms"], row["simulated_ms"]
-        yield f"| {low} to {high} | {row['steps']} | {real:.2f} | {ours:.2f} | {ours - real:+.2f} |"
+    rows = [_decodes(row) for row in summary["steps"]["decodes"] if row["steps"]]
+    head = ["decodes alone, sequences", "steps", "real, ms", "simulated, ms", "difference, ms"]
+    return table(head, rows) if rows else []
 
 
-def chunk_lines(summary: Summary) -> Iterator[str]:
+def chunk_lines(summary: Summary) -> Lines:
     """Steps with one prompt by their tokens."""
-    rows = [row for row in summary["steps"]["chunks"] if row["steps"]]
-    if not rows:
-        return
-    yield "| one prompt beside decodes, tokens | steps | beyond the kernels, ms | least, most |"
-    yield "|---|--:|--:|--:|"
-    for row in rows:
-        low, high = row["tokens"]
-        yield (
-            f"| {low:,} to {high:,} | {row['steps']} | {row['median_ms']:.1f} | "
-            f"{row['least_ms']:.1f}, {row['most_ms']:.1f} |"
-        )
+    rows = [_chunks(row) for row in summary["steps"]["chunks"] if row["steps"]]
+    head = ["one prompt beside decodes, tokens", "steps", "beyond the kernels, ms", "least, most"]
+    return table(head, rows) if rows else []
 
 
-def left_out_lines(summary: Summary) -> Iterator[str]:
+def left_out_lines(summary: Summary) -> Lines:
     """Errors without some parts of the profile."""
-    yield f"| left out | {' | '.join(_LEFT_OUT)} |"
-    yield f"|---|{'--:|' * len(_LEFT_OUT)}"
-    for row in summary["left_out"]:
-        cells = (f"{100 * row['errors'][name]:+.1f} %" for name in _LEFT_OUT)
-        yield f"| {row['words']} | {' | '.join(cells)} |"
+    rows = (
+        [row["words"], *(f"{100 * row['errors'][name]:+.1f} %" for name in _LEFT_OUT)]
+        for row in summary["left_out"]
+    )
+    return table(["left out", *_LEFT_OUT], rows)
 
 
 def draw(summary: Summary, path: Path) -> None:
@@ -132,5 +115,33 @@ def draw(summary: Summary, path: Path) -> None:
     figure.axes[0].legend(frameon=False)
     figure.axes[-1].set_xlabel("seconds since the first arrival")
     figure.suptitle(f"{summary['model']}, vLLM {summary['vllm']}: real run and simulation")
-    with replacing(path) as staged:
-        figure.savefig(staged, format="png", dpi=110, metadata={"Software": None})
+    write_png(figure, path)
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _tables(summary: Summary) -> Iterator[Lines]:
+    for part in (latency_lines, state_lines, fact_lines, decode_lines, chunk_lines):
+        yield part(summary)
+
+
+def _state(name: str, sides: Summary) -> list[str]:
+    real, ours = (np.array(sides[side]) for side in ("real", "simulated"))
+    scale, unit = (100.0, " %") if name == "kv_share" else (1.0, "")
+    off = np.abs(ours - real)
+    values = (scale * float(x) for x in (real.mean(), ours.mean(), off.mean(), off.max()))
+    return [_LABELS[name], *(f"{value:.1f}{unit}" for value in values)]
+
+
+def _decodes(row: Summary) -> list[str]:
+    low, high = row["sequences"]
+    real, ours = row["real_ms"], row["simulated_ms"]
+    times = (f"{real:.2f}", f"{ours:.2f}", f"{ours - real:+.2f}")
+    return [f"{low} to {high}", str(row["steps"]), *times]
+
+
+def _chunks(row: Summary) -> list[str]:
+    low, high = row["tokens"]
+    ends = f"{row['least_ms']:.1f}, {row['most_ms']:.1f}"
+    return [f"{low:,} to {high:,}", str(row["steps"]), f"{row['median_ms']:.1f}", ends]

@@ -17,7 +17,7 @@ from typing import Any
 
 from experiments.accuracy.steady_page import page, write_scatter
 from experiments.accuracy.steady_points import Point, read_points
-from experiments.fit_profiles import data_folder
+from experiments.reading import data_folder
 from experiments.record import SIMULATED, made_by, write_result
 from sim.run import run_simulation
 from superinfer.costs import load_device, load_profile, load_shape
@@ -200,7 +200,7 @@ def badness(point: Point, found: Found) -> float:
 # -- the command ----------------------------------------------------------------------------------
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Simulate every point and write the files; 3 if a bar is missed."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.accuracy steady", description=(__doc__ or "").splitlines()[0]
@@ -293,7 +293,3 @@ def _calibrate(points: Sequence[Point], profiles: Profiles) -> None:
         ]
         fitted, others = (each["tpot"] for each in errors)
         print(f"{step_ms:g} ms: TPOT {fitted:.1%} on every second point, {others:.1%} on the rest")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -2,62 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.pictures import write_png
 from experiments.record import provenance
-from superinfer.outputs import replacing
+from experiments.tables.parts import Lines, Numbers, page_of
 
 MARKERS = "osD^vPX<>"
 
 
 def page(summary: dict[str, Any]) -> str:
     """`results.md`: errors by group, the worst points, all points."""
-    return "\n".join([*_head(summary), *_groups(summary), *_worst(summary), *_points(summary), ""])
-
-
-def _head(summary: Mapping[str, Any]) -> Iterator[str]:
-    errors = summary["median_errors"]["all"]
-    yield "# Steady state: simulated against measured"
-    yield ""
-    yield provenance(summary["made_by"], f"{errors['points']} measured points")
-    yield ""
-    yield (
+    errors, worst = summary["median_errors"]["all"], summary["worst"]
+    return page_of(
+        "# Steady state: simulated against measured",
+        provenance(summary["made_by"], f"{errors['points']} measured points"),
         f"Median absolute error over all points: TPOT {errors['tpot']:.1%}, "
         f"TTFT {errors['ttft']:.1%}. Fitted: host time before a step, "
-        f"{summary['host_step_ms']['h100']:g} ms."
+        f"{summary['host_step_ms']['h100']:g} ms.",
+        "![simulated over measured](scatter.png)",
+        "## By model, device and degree",
+        "Median absolute error and median signed error (bias).",
+        group_lines(summary),
+        "## By lengths of prompt and answer",
+        "In tokens; all degrees and numbers of clients together.",
+        shape_lines(summary),
+        f"## The worst {len(worst)}",
+        "Each was run again under one other assumption at a time; the last columns name the one "
+        "that comes closest.",
+        _worst(worst),
+        "## All points",
+        "Milliseconds, measured and simulated (means over all requests).",
+        _points(summary["points"]),
     )
-    yield ""
-    yield "![simulated over measured](scatter.png)"
 
 
-def _groups(summary: Mapping[str, Any]) -> Iterator[str]:
-    yield ""
-    yield "## By model, device and degree"
-    yield ""
-    yield "Median absolute error and median signed error (bias)."
-    yield ""
-    yield from group_lines(summary)
-    yield ""
-    yield "## By lengths of prompt and answer"
-    yield ""
-    yield "In tokens; all degrees and numbers of clients together."
-    yield ""
-    yield from shape_lines(summary)
-
-
-def group_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+def group_lines(summary: Numbers) -> Lines:
     """Errors of all points, and by model, device and degree."""
     return _error_lines(summary["median_errors"])
 
 
-def shape_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+def shape_lines(summary: Numbers) -> Lines:
     """Errors by model, device, prompt and answer."""
     return _error_lines(summary["by_shape"])
 
 
-def _error_lines(groups: Mapping[str, Any]) -> Iterator[str]:
+def _error_lines(groups: Numbers) -> Lines:
     yield "| | points | TPOT, median absolute error | bias | TTFT, median absolute error | bias |"
     yield "|---|--:|--:|--:|--:|--:|"
     for name, errors in groups.items():
@@ -66,7 +58,7 @@ def _error_lines(groups: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {name} | {errors['points']} | {' | '.join(cells)} |"
 
 
-def share_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+def share_lines(summary: Numbers) -> Lines:
     """How many points are how close."""
     words = []
     for metric, limits in (("tpot", (0.05, 0.1)), ("ttft", (0.12, 0.25))):
@@ -83,18 +75,10 @@ def share_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     yield " ".join(words).replace("%", " %")
 
 
-def _worst(summary: Mapping[str, Any]) -> Iterator[str]:
-    yield ""
-    yield f"## The worst {len(summary['worst'])}"
-    yield ""
-    yield (
-        "Each was run again under one other assumption at a time; the last columns name the one "
-        "that comes closest."
-    )
-    yield ""
+def _worst(points: Sequence[Numbers]) -> Lines:
     yield "| point | metric | error | preemptions | closer with | error then |"
     yield "|---|---|--:|--:|---|--:|"
-    for each in summary["worst"]:
+    for each in points:
         then = "-" if each["closest"] is None else f"{each['closest_error']:+.1%}"
         yield (
             f"| {each['name']} | {each['metric'].upper()} | {each['error']:+.1%} | "
@@ -102,15 +86,10 @@ def _worst(summary: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _points(summary: Mapping[str, Any]) -> Iterator[str]:
-    yield ""
-    yield "## All points"
-    yield ""
-    yield "Milliseconds, measured and simulated (means over all requests)."
-    yield ""
+def _points(points: Sequence[Numbers]) -> Lines:
     yield "| point | TPOT | simulated | | TTFT | simulated | |"
     yield "|---|--:|--:|--:|--:|--:|--:|"
-    for point in summary["points"]:
+    for point in points:
         cells = list[str]()
         for metric in ("tpot_ms", "ttft_ms"):
             measured, found = point[metric], point["simulated"][metric]
@@ -127,8 +106,7 @@ def write_scatter(summary: Mapping[str, Any], path: Path) -> None:
         figure.subplots(1, 2), ("tpot", "ttft"), (0.05, 0.12), strict=True
     ):
         _panel(axes, summary, metric, bar)
-    with replacing(path) as staged:
-        figure.savefig(staged, format="png", dpi=110, metadata={"Software": None})
+    write_png(figure, path)
 
 
 def _panel(axes: Any, summary: Mapping[str, Any], metric: str, bar: float) -> None:

@@ -34,7 +34,7 @@ from experiments.consolidation.table import page
 from experiments.options import at_least, study_options
 from experiments.reading import exit_code_of
 from experiments.record import SIMULATED, made_by, write_result
-from experiments.scenarios.bench import Bench, say
+from experiments.run_cache import RunCache, say
 from superinfer.lab.bisect import Fewest
 from superinfer.lab.results import Run
 
@@ -59,7 +59,7 @@ def main() -> int:
     if gpus % 2:
         parser.error(f"--gpus: expected an even number, got {gpus}")
     size = replace(size, gpus=gpus, seeds=seeds)
-    found = study(Bench(CACHE, options.workers), size)
+    found = study(RunCache(CACHE, options.workers), size)
     full = " --full" if options.full else ""
     command = f"python -m experiments.consolidation{full} --gpus {gpus} --seeds {seeds}"
     write(options.out, {"made_by": made_by(command, profile=PROFILE), **found})
@@ -72,21 +72,21 @@ def write(out: Path, found: dict[str, Any]) -> None:
     write_picture(write_result(out, {"version": VERSION, **found}, page), out)
 
 
-def study(bench: Bench, size: Size) -> dict[str, Any]:
+def study(cache: RunCache, size: Size) -> dict[str, Any]:
     """Every number of the study."""
-    full = _run(bench, size, {name: saturated(name) for name in (CHAT, BATCH)}, "saturated")
+    full = _run(cache, size, {name: saturated(name) for name in (CHAT, BATCH)}, "saturated")
     capacities = {name: capacity(runs, name) for name, runs in full.items()}
     rates = {
         CHAT: CHAT_USE * capacities[CHAT] * size.each,
         BATCH: BATCH_USE * capacities[BATCH] * size.each,
     }
     alone = {name: separate(size, name, rate) for name, rate in rates.items()}
-    two = _run(bench, size, alone, "separate clusters")
-    rows, answer = _smallest(bench, size, rates[CHAT], two[BATCH])
+    two = _run(cache, size, alone, "separate clusters")
+    rows, answer = _smallest(cache, size, rates[CHAT], two[BATCH])
     routers = {}
     if answer is not None:
         others = {name: shared(size, rates[CHAT], answer, name) for name in OTHER_ROUTERS}
-        runs = _run(bench, size, others, "other routers")
+        runs = _run(cache, size, others, "other routers")
         routers = {name: of_shared(each, two[BATCH]) for name, each in runs.items()}
     return {
         "size": asdict(size),
@@ -111,12 +111,12 @@ def _config(size: Size, chat_per_s: float, gpus: int) -> dict[str, Any]:
     return found
 
 
-def _run(bench: Bench, size: Size, configs: dict[str, Any], what: str) -> dict[str, list[Run]]:
-    return bench.runs(configs, range(size.seeds), what)
+def _run(cache: RunCache, size: Size, configs: dict[str, Any], what: str) -> dict[str, list[Run]]:
+    return cache.runs(configs, range(size.seeds), what)
 
 
 def _smallest(
-    bench: Bench, size: Size, chat_per_s: float, batch: list[Run]
+    cache: RunCache, size: Size, chat_per_s: float, batch: list[Run]
 ) -> tuple[list[dict[str, Any]], int | None]:
     """All shared clusters that were tried, and the smallest that is large enough."""
     rows: dict[int, dict[str, Any]] = {}
@@ -124,7 +124,7 @@ def _smallest(
     def row(gpus: int) -> dict[str, Any]:
         if gpus not in rows:
             config = shared(size, chat_per_s, gpus)
-            runs = _run(bench, size, {"shared": config}, f"shared, {gpus} GPUs")["shared"]
+            runs = _run(cache, size, {"shared": config}, f"shared, {gpus} GPUs")["shared"]
             rows[gpus] = of_shared(runs, batch)
         return rows[gpus]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.consolidation.settings import TTFT_MS
+from experiments.pictures import faint_grid, write_png
 from superinfer.lab.plot_parts import BLUE, GREEN, GREY
-from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,12 +42,11 @@ def write_picture(summary: Mapping[str, Any], folder: Path) -> None:
             f"GPUs of the shared cluster (both separate ones: {summary['size']['gpus']})"
         )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(True, color="0.9", lw=0.6)
+        faint_grid(axes)
     left.legend(framealpha=0.85, fontsize=8)
     right.legend(framealpha=0.85, fontsize=8, loc="lower right")
     figure.suptitle("Simulated, Llama-3.1-8B on A100-80G; bars: 95 % over the seeds.", fontsize=9)
-    with replacing(folder / PICTURE) as staged:
-        figure.savefig(staged, format="png", dpi=110, metadata={"Software": None})
+    write_png(figure, folder / PICTURE)
 
 
 def _line(axes: Axes, rows: list[Mapping[str, Any]], key: str, colour: str, name: str) -> None:

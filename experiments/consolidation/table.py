@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from experiments.consolidation.plot import PICTURE
 from experiments.consolidation.settings import (
@@ -16,10 +15,8 @@ from experiments.consolidation.settings import (
     TTFT_MS,
 )
 from experiments.record import provenance
-from experiments.tables.parts import spread, table
+from experiments.tables.parts import Numbers, bullets, page_of, spread, table
 from superinfer.lab.report.values import NONE
-
-Numbers = Mapping[str, Any]
 
 _CONDITIONS = (
     "Llama-3.1-8B, a replica on each A100-80G, all with scheduler `rotating`. Chat comes at random "
@@ -37,22 +34,15 @@ _CONDITIONS = (
 def page(summary: Numbers) -> str:
     """The whole page."""
     size = summary["size"]
-    lines = [
+    return page_of(
         "# One cluster instead of two",
-        "",
         provenance(summary["made_by"], f"step times of {summary['made_by']['profile']}"),
-        "",
-        *(f"* {finding}" for finding in findings(summary)),
-        "",
-        _CONDITIONS,
-        f"{size['seeds']} seeds, measured from {size['window_s'][0]:g} to "
+        bullets(findings(summary)),
+        f"{_CONDITIONS}\n{size['seeds']} seeds, measured from {size['window_s'][0]:g} to "
         f"{size['window_s'][1]:g} s.",
-        "",
         f"![Chat and batch over the size of the shared cluster, simulated]({PICTURE})",
-        "",
-        *cluster_table(summary),
-    ]
-    return "\n".join(lines).rstrip() + "\n"
+        cluster_table(summary),
+    )
 
 
 def findings(summary: Numbers) -> Iterator[str]:

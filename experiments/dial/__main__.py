@@ -1,51 +1,31 @@
-"""Run the grid and write `summary.json`, `results.md` and a picture.
-
-What has been run is kept in `runs/dial`, so a study that was stopped goes on from there.
-"""
+"""Run the grid of the dial's weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from experiments.dial.plot import write_picture
 from experiments.dial.table import REPORTED, page
 from experiments.ladder.__main__ import loads
 from experiments.measures import numbers_of
-from experiments.options import study_options
 from experiments.reading import exit_code_of
-from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
+from experiments.record import PROFILE_70B
+from experiments.run_cache import RunCache
 from experiments.scenarios.arms import ARMS, ROTATING
-from experiments.scenarios.bench import Bench, say
 from experiments.scenarios.measures import ATTAINMENT, BATCH
 from experiments.scenarios.settings import SETTINGS, config_of
+from experiments.seeded_study import SeededStudy
 from superinfer.lab.config import Config
 from superinfer.lab.dial import WEIGHTS
 from superinfer.lab.pareto import pareto_front
 
-RESULTS = SIMULATED / "dial"
-CACHE = Path("runs") / "dial"
 SCENARIO = "m-pcie"
 PARTS = 5
 """The weights are multiples of one over this."""
 BITS = "kv_bits_mean"
 GOALS = (BATCH, ATTAINMENT, BITS)
 """What stands for cost, speed and quality: the more, the better."""
-VERSION = 1
-"""Of the form of `summary.json`."""
-
-
-def main() -> int:
-    """Run every point of the grid and write the files."""
-    options = study_options(
-        "dial", "What the dial gives, corner to corner.", RESULTS, 3
-    ).parse_args()
-    found = sweep(Bench(CACHE, options.workers), loads()[SCENARIO], range(options.seeds))
-    command = f"python -m experiments.dial --seeds {options.seeds}"
-    write(options.out, found, made_by(command, profile=PROFILE_70B))
-    say(f"results in {options.out}")
-    return 0
 
 
 def grid() -> list[dict[str, float]]:
@@ -65,11 +45,11 @@ def config_at(weights: Mapping[str, float], chat_per_s: float) -> Config:
     return config_of(SETTINGS[SCENARIO], ARMS[ROTATING], chat_per_s, f"run.dial={{{table}}}")
 
 
-def sweep(bench: Bench, rate_per_s: float, seeds: Sequence[int]) -> dict[str, Any]:
+def sweep(cache: RunCache, rate_per_s: float, seeds: Sequence[int]) -> dict[str, Any]:
     """Every point, and which ones no other beats in everything."""
     points = grid()
     configs = {str(number): config_at(each, rate_per_s) for number, each in enumerate(points)}
-    runs = bench.runs(configs, seeds, "dial")
+    runs = cache.runs(configs, seeds, "dial")
     numbers = [numbers_of(runs[str(number)], REPORTED) for number in range(len(points))]
     front = pareto_front([[each[goal]["mean"] for goal in GOALS] for each in numbers])
     return {
@@ -83,10 +63,15 @@ def sweep(bench: Bench, rate_per_s: float, seeds: Sequence[int]) -> dict[str, An
     }
 
 
-def write(out: Path, found: Mapping[str, Any], rests_on: Mapping[str, Any]) -> None:
-    """The files of the result."""
-    write_picture(write_result(out, {"version": VERSION, "made_by": rests_on, **found}, page), out)
-
+STUDY = SeededStudy(
+    name="dial",
+    about="What the dial gives, corner to corner.",
+    seeds=3,
+    measure=lambda cache, seeds: sweep(cache, loads()[SCENARIO], seeds),
+    page=page,
+    draw=write_picture,
+    rests_on=lambda seeds: {"profile": PROFILE_70B},
+)
 
 if __name__ == "__main__":
-    raise SystemExit(exit_code_of(main))
+    raise SystemExit(exit_code_of(STUDY.main))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.pictures import faint_grid, footnote, write_png
 from experiments.scenarios.measures import ATTAINMENT, BATCH
-from superinfer.outputs import replacing
 
 PICTURE = "dial.png"
 
@@ -33,11 +33,10 @@ def write_picture(summary: Mapping[str, Any], folder: Path) -> None:
     figure.colorbar(drawn, label="mean bits of a cached value")
     axes.set_xlabel("batch output (tokens/s)")
     axes.set_ylabel("chat attainment (%)")
-    axes.grid(True, color="0.9", lw=0.6)
+    faint_grid(axes)
     axes.set_axisbelow(True)
-    figure.supxlabel(
+    footnote(
+        figure,
         "Simulated, Llama-3.1-70B on four A100-80G. Ringed in black: on the front of all three.",
-        fontsize=8,
     )
-    with replacing(folder / PICTURE) as staged:
-        figure.savefig(staged, format="png", dpi=110, metadata={"Software": None})
+    write_png(figure, folder / PICTURE)

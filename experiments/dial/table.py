@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from experiments.dial.plot import PICTURE
 from experiments.measures import Measure
 from experiments.record import MACHINE_70B, provenance
 from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT, PEAK_KV
-from experiments.tables.parts import number, table
+from experiments.tables.parts import Numbers, page_of, table
 from superinfer.lab.dial import Dial
-
-Numbers = Mapping[str, Any]
 
 MEASURES = (
     Measure(BATCH, "batch tokens/s", 1, 1),
@@ -30,21 +27,16 @@ _SET = ("floor_bits", "shrink_8_at", "pace_margin", "memory_share", "max_num_bat
 def page(summary: Numbers) -> str:
     """The whole page."""
     made_by = summary["made_by"]
-    lines = [
+    return page_of(
         "# The dial between cost, speed and quality",
-        "",
         provenance(made_by, f"{MACHINE_70B} `{made_by['profile']}`"),
-        "",
         f"{summary['scenario']}: {summary['title']}; {summary['rate_per_s']:.5g} chat requests/s. "
         "Cost is read as batch tokens/s (the more, the cheaper a token), speed as chat attainment, "
         "quality as mean bits of a cached value: what fewer bits do to answers is unmeasured. A "
         "point is on the front if no other has as much of all three and more of one.",
-        "",
         f"![Batch throughput against chat attainment, by KV bits, simulated]({PICTURE})",
-        "",
-        *_points(summary["points"]),
-    ]
-    return "\n".join(lines).rstrip() + "\n"
+        _points(summary["points"]),
+    )
 
 
 def _points(points: list[Numbers]) -> Iterator[str]:
@@ -58,7 +50,7 @@ def _point(point: Numbers) -> list[str]:
     return [
         *(f"{weights[name]:g}" for name in ("cost", "speed", "quality")),
         "yes" if point["front"] else "",
-        *(number(found[each.key]["mean"], each.digits, each.scale) for each in MEASURES),
+        *(each.mean(found) for each in MEASURES),
         *(f"{value:g}" for value in _set_by(Dial(**weights))),
     ]
 

@@ -1,53 +1,40 @@
-"""Run the study and write `summary.json`, `results.md` and a picture.
-
-What has been run is kept in `runs/fairness`, so a study that was stopped goes on from there.
-"""
+"""Run every scheduler under every flood."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from experiments.fairness.measures import measured
 from experiments.fairness.plot import write_picture
 from experiments.fairness.settings import ARMS, FLOODS, config_of
 from experiments.fairness.table import page
-from experiments.options import study_options
 from experiments.reading import exit_code_of
-from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
-from experiments.scenarios.bench import Bench, say
-
-RESULTS = SIMULATED / "fairness"
-CACHE = Path("runs") / "fairness"
-VERSION = 1
-"""Of the form of `summary.json`."""
+from experiments.record import PROFILE_70B
+from experiments.run_cache import RunCache
+from experiments.seeded_study import SeededStudy
 
 
-def main() -> int:
-    """Run every scheduler under every flood and write the files."""
-    options = study_options(
-        "fairness", "What a free tier gets beside a hostile tenant.", RESULTS, 3
-    ).parse_args()
-    bench = Bench(CACHE, options.workers)
-    floods = {name: _measured(bench, name, range(options.seeds)) for name in FLOODS}
-    command = f"python -m experiments.fairness --seeds {options.seeds}"
-    write(options.out, floods, made_by(command, profile=PROFILE_70B))
-    say(f"results in {options.out}")
-    return 0
+def floods(cache: RunCache, seeds: Sequence[int]) -> dict[str, Any]:
+    """Numbers of all arms by flood."""
+    return {"floods": {name: _measured(cache, name, seeds) for name in FLOODS}}
 
 
-def write(out: Path, floods: Mapping[str, Any], rests_on: Mapping[str, Any]) -> None:
-    """The files of the result."""
-    summary = {"version": VERSION, "made_by": rests_on, "floods": floods}
-    write_picture(write_result(out, summary, page), out)
-
-
-def _measured(bench: Bench, flood: str, seeds: range) -> dict[str, Any]:
+def _measured(cache: RunCache, flood: str, seeds: Sequence[int]) -> dict[str, Any]:
     configs = {name: config_of(arm, FLOODS[flood]) for name, arm in ARMS.items()}
-    runs = bench.runs(configs, seeds, flood)
+    runs = cache.runs(configs, seeds, flood)
     return {name: measured(each) for name, each in runs.items()}
 
 
+STUDY = SeededStudy(
+    name="fairness",
+    about="What a free tier gets beside a hostile tenant.",
+    seeds=3,
+    measure=floods,
+    page=page,
+    draw=write_picture,
+    rests_on=lambda seeds: {"profile": PROFILE_70B},
+)
+
 if __name__ == "__main__":
-    raise SystemExit(exit_code_of(main))
+    raise SystemExit(exit_code_of(STUDY.main))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import pandas as pd
 from experiments.fairness.settings import FLOOD_S, FREE, TENANTS
 from superinfer.lab.results import Run
 
-Numbers = Mapping[str, Any]
 TTFT_TARGET_S = 2.0
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.fairness.settings import FLOODS
+from experiments.pictures import faint_grid, footnote, scaled, write_png
 from superinfer.lab.plot_parts import BLUE, GREY, RED
-from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,9 +46,8 @@ def write_picture(summary: Mapping[str, Any], folder: Path) -> None:
             axes.set_xlim(0, None)
     lines, labels = row[0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside upper center", ncols=3, frameon=False)
-    figure.supxlabel("Simulated, Llama-3.1-70B on four A100-80G.", fontsize=8)
-    with replacing(folder / PICTURE) as staged:
-        figure.savefig(staged, format="png", dpi=110, metadata={"Software": None})
+    footnote(figure, "Simulated, Llama-3.1-70B on four A100-80G.")
+    write_png(figure, folder / PICTURE)
 
 
 def _panel(axes: Axes, floods: Mapping[str, Any], key: str, scale: float) -> None:
@@ -57,7 +56,7 @@ def _panel(axes: Axes, floods: Mapping[str, Any], key: str, scale: float) -> Non
     for number, (name, found) in enumerate(floods.items()):
         if key == _SHARE and name == "calm":
             continue  # of an idle machine it is a share of little
-        values = [np.nan if each[key] is None else scale * each[key] for each in found.values()]
+        values = scaled((each[key] for each in found.values()), scale)
         places = np.arange(len(found)) + 0.18 * (number - 1)  # equal values stay apart
         look = {"ls": "", "ms": 6, "clip_on": False, "zorder": 3, **_LOOKS[name]}
         axes.plot(values, places, label=FLOODS[name].title, **look)
@@ -67,4 +66,4 @@ def _panel(axes: Axes, floods: Mapping[str, Any], key: str, scale: float) -> Non
         axes.text(asked, len(arms) - 0.55, "asked ", color="0.4", fontsize=8, ha="right")
     axes.set_yticks(range(len(arms)), list(arms))
     axes.set_ylim(len(arms) - 0.5, -0.5)
-    axes.grid(True, color="0.9", lw=0.6)
+    faint_grid(axes)

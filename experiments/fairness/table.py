@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from experiments.fairness.plot import PICTURE
 from experiments.fairness.settings import (
@@ -14,10 +13,8 @@ from experiments.fairness.settings import (
     ROTATING,
 )
 from experiments.record import simulated_by
-from experiments.tables.parts import table
+from experiments.tables.parts import Numbers, blocks, bullets, page_of, table
 from superinfer.lab.report.values import NONE
-
-Numbers = Mapping[str, Any]
 
 _CONDITIONS = (
     "Llama-3.1-70B on four A100-80G. For 300 s a paying tier sends 0.6 requests/s that want a "
@@ -50,21 +47,18 @@ _COLUMNS = {
 def page(summary: Numbers) -> str:
     """The whole page."""
     made_by = summary["made_by"]
-    lines = [
-        "# A free tier beside a hostile tenant",
-        "",
-        f"{simulated_by(made_by)}, step times of {made_by['profile']}.",
-        "",
-        *(f"* {finding}" for finding in findings(summary["floods"])),
-        "",
-        _CONDITIONS,
-        "",
-        f"![Attainment of the paying tier, waits and share of the free tier, simulated]({PICTURE})",
-        "",
+    tables = [
+        blocks(f"## {FLOODS[name].title.capitalize()}", _table(arms))
+        for name, arms in summary["floods"].items()
     ]
-    for name, arms in summary["floods"].items():
-        lines += [f"## {FLOODS[name].title.capitalize()}", "", *_table(arms), ""]
-    return "\n".join(lines).rstrip() + "\n"
+    return page_of(
+        "# A free tier beside a hostile tenant",
+        f"{simulated_by(made_by)}, step times of {made_by['profile']}.",
+        bullets(findings(summary["floods"])),
+        _CONDITIONS,
+        f"![Attainment of the paying tier, waits and share of the free tier, simulated]({PICTURE})",
+        *tables,
+    )
 
 
 def findings(floods: Numbers) -> Iterator[str]:

@@ -22,7 +22,7 @@ from experiments.headline.workloads import WORKLOADS
 from experiments.options import some_of, study_options
 from experiments.reading import earlier_parts, exit_code_of
 from experiments.record import SIMULATED, made_by, write_result
-from experiments.scenarios.bench import Bench, say
+from experiments.run_cache import RunCache, say
 from superinfer.errors import ConfigError, SuperInferError
 
 RESULTS = SIMULATED / "headline"
@@ -36,19 +36,19 @@ def main() -> int:
     extent = FULL if options.full else STANDARD
     if options.seeds:
         extent = _with_seeds(extent, options.seeds)
-    bench = Bench(CACHE, options.workers)
+    cache = RunCache(CACHE, options.workers)
     earlier_parts(options.out, VERSION, write)  # what cannot be kept is known before anything runs
     failed = False
     for name in options.only:
-        before, started = bench.stored, time.monotonic()
+        before, started = cache.stored, time.monotonic()
         try:
             tuned = tuned_of(WORKLOADS[name])
-            part = compare(bench, WORKLOADS[name], tuned, extent, options.ours)
+            part = compare(cache, WORKLOADS[name], tuned, extent, options.ours)
         except SuperInferError as error:
             say(f"error: {name}: {error}")
             failed = True
             continue
-        say(f"{name}: {bench.stored - before} runs in {time.monotonic() - started:.0f} s")
+        say(f"{name}: {cache.stored - before} runs in {time.monotonic() - started:.0f} s")
         part["made_by"] = _rests_on(options)
         kept = earlier_parts(options.out, VERSION, write)
         write(options.out, kept | {name: part}, part["made_by"])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from experiments.headline.measures import ATTAINMENT, BATCH, E2E, PEAK, TTFT
 from experiments.headline.settings import OURS, OURS_KV4, VLLM, VLLM_TUNED
 from experiments.measures import Measure
+from experiments.tables.parts import Numbers
 
-Numbers = Mapping[str, Any]
 REACHED, MEAN_ONLY, NOT_REACHED = "yes", "in the mean only", "no"
 
 

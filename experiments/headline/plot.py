@@ -20,15 +20,15 @@ from experiments.headline.settings import (
     label,
 )
 from experiments.measures import Measure
+from experiments.pictures import faint_grid, footnote, log_y_axis, scaled, write_png
 from experiments.scenarios.arms import SGLANG, TENSORRT_LLM
+from experiments.tables.parts import Numbers
 from superinfer.lab.plot_parts import BLUE, GREEN, GREY, ORANGE, RED
-from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Numbers = Mapping[str, Any]
 _PANELS = (ATTAINMENT, E2E, TTFT, TOKENS)
 _LOOKS: Mapping[str, dict[str, Any]] = {
     VLLM: {"color": GREY, "marker": "s", "ls": ":"},
@@ -48,8 +48,7 @@ _MANY = 6.0
 def write_pictures(summary: Numbers, folder: Path) -> None:
     """One PNG per part."""
     for name, part in summary["parts"].items():
-        with replacing(folder / f"{name}.png") as staged:
-            _figure(part).savefig(staged, format="png", dpi=110, metadata={"Software": None})
+        write_png(_figure(part), folder / f"{name}.png")
 
 
 # -- inside ---------------------------------------------------------------------------------------
@@ -65,11 +64,11 @@ def _figure(part: Numbers) -> Figure:
     lines = panels[0].get_lines()[: len(part["sweep"]["arms"])]
     names = [str(line.get_label()) for line in lines]
     figure.legend(lines, names, loc="outside upper center", ncols=4, frameon=False)
-    figure.supxlabel(
+    footnote(
+        figure,
         f"{part['title']}. Load as a multiple of the reference load, at which vLLM 0.6.0 keeps "
         f"{100 * KEPT_SHARE:g} %. Simulated; means over {part['sweep']['seeds']} seeds, shades "
         "from the lowest to the highest.",
-        fontsize=8,
     )
     return figure
 
@@ -77,20 +76,20 @@ def _figure(part: Numbers) -> Figure:
 def _panel(axes: Axes, sweep: Numbers, measure: Measure) -> None:
     for arm, points in sweep["arms"].items():
         found = [point[measure.key] for point in points]
-        mean = measure.scale * np.array([_known(each["mean"]) for each in found])
+        mean = scaled((each["mean"] for each in found), measure.scale)
         look = {"ms": 4.5, "lw": 1.5, **_LOOKS[arm]}
         axes.plot(sweep["factors"], mean, label=label(arm), **look)
-        seeds = measure.scale * np.array([[_known(v) for v in each["by_seed"]] for each in found])
+        seeds = np.array([scaled(each["by_seed"], measure.scale) for each in found])
         low, high = seeds.min(axis=1), seeds.max(axis=1)
         axes.fill_between(sweep["factors"], low, high, color=look["color"], alpha=0.1, lw=0)
     axes.set_xticks(sweep["factors"][:: 1 if len(sweep["factors"]) < 7 else 2])
     axes.set_title(measure.title, fontsize=10)
-    axes.grid(True, color="0.9", lw=0.6)
+    faint_grid(axes)
     if measure == ATTAINMENT:
         axes.set_ylim(-3, 103)
         axes.axhline(100 * KEPT_SHARE, color="0.7", lw=1, ls=":", zorder=0)
     elif measure in (E2E, TTFT) and _spans_much(axes):
-        _logarithmic(axes)
+        log_y_axis(axes)
     else:
         axes.set_ylim(bottom=0)
     axes.axvline(1.0, color="0.7", lw=1, zorder=0)
@@ -100,17 +99,3 @@ def _spans_much(axes: Axes) -> bool:
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
     known = values[np.isfinite(values)]
     return bool(known.size and known.max() > _MANY * known.min())
-
-
-def _logarithmic(axes: Axes) -> None:
-    """With labels at 1, 2 and 5 of each decade."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _known(value: float | None) -> float:
-    return np.nan if value is None else value

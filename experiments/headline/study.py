@@ -17,8 +17,8 @@ from experiments.headline.settings import (
     config_of,
 )
 from experiments.headline.workloads import HERE, Workload
+from experiments.run_cache import RunCache, say
 from experiments.scenarios.arms import Arm
-from experiments.scenarios.bench import Bench, say
 from sim.run import build_engine
 from superinfer.errors import SuperInferError
 from superinfer.lab.bisect import LoadSearch
@@ -43,14 +43,14 @@ class Reference:
 
 
 def compare(
-    bench: Bench,
+    cache: RunCache,
     workload: Workload,
     tuned: Mapping[str, Arm],
     extent: Extent,
     ours: Sequence[str] = (),
 ) -> Part:
     """Everything about one part; `ours` are settings of SuperInfer in place of its defaults."""
-    reference = reference_load(bench, workload, extent)
+    reference = reference_load(cache, workload, extent)
     arms = arms_of(workload, tuned, ours)
     part: Part = {
         "title": workload.title,
@@ -59,26 +59,26 @@ def compare(
         "reference": asdict(reference),
         "extent": asdict(extent),
     }
-    part |= _at_reference(bench, workload, arms, reference.load, extent)
-    part["sweep"] = _sweep(bench, workload, arms, reference.load, extent)
+    part |= _at_reference(cache, workload, arms, reference.load, extent)
+    part["sweep"] = _sweep(cache, workload, arms, reference.load, extent)
     if workload.name == "mixtral":
-        part["skew"] = _skew(bench, workload, arms, reference.load, extent)
+        part["skew"] = _skew(cache, workload, arms, reference.load, extent)
     return part
 
 
-def reference_load(bench: Bench, workload: Workload, extent: Extent) -> Reference:
+def reference_load(cache: RunCache, workload: Workload, extent: Extent) -> Reference:
     """That of the mode which bears more. The second is searched only if it keeps the share at the
     load of the first. SuperInferError if neither keeps it at any load.
     """
     first, second = MODES
-    search = _search(bench, workload, first, extent, workload.search_from)
+    search = _search(cache, workload, first, extent, workload.search_from)
     said = {first: str(search)}
     load = search.load or workload.search_from[0]
-    kept = _share_kept(bench, workload, second, load, extent)
+    kept = _share_kept(cache, workload, second, load, extent)
     said[second] = f"keeps {kept:.1%} at {load:.4f}"
     found = Reference(load, first, said)
     if kept >= KEPT_SHARE:
-        search = _search(bench, workload, second, extent, (load, 1.1 * load))
+        search = _search(cache, workload, second, extent, (load, 1.1 * load))
         found = Reference(search.load or load, second, said | {second: str(search)})
     if search.load is None:
         raise SuperInferError(f"no load at which vLLM keeps {KEPT_SHARE:.0%}: {said}")
@@ -117,10 +117,10 @@ def _here(text: str) -> str:
 
 
 def _search(
-    bench: Bench, workload: Workload, mode: str, extent: Extent, bounds: tuple[float, float]
+    cache: RunCache, workload: Workload, mode: str, extent: Extent, bounds: tuple[float, float]
 ) -> LoadSearch:
     say(f"{workload.name}: largest load of {MODES[mode].label}")
-    return bench.largest(
+    return cache.largest(
         lambda load: config_of(workload, MODES[mode], load, extent),
         _attainment(workload),
         KEPT_SHARE,
@@ -130,10 +130,12 @@ def _search(
     )
 
 
-def _share_kept(bench: Bench, workload: Workload, mode: str, load: float, extent: Extent) -> float:
+def _share_kept(
+    cache: RunCache, workload: Workload, mode: str, load: float, extent: Extent
+) -> float:
     config = config_of(workload, MODES[mode], load, extent)
     what = f"{workload.name}: the other mode of vLLM"
-    runs = bench.runs({mode: config}, range(extent.search_seeds), what)[mode]
+    runs = cache.runs({mode: config}, range(extent.search_seeds), what)[mode]
     return mean_number([run.summary for run in runs], _attainment(workload)) or 0.0
 
 
@@ -142,10 +144,10 @@ def _attainment(workload: Workload) -> str:
 
 
 def _at_reference(
-    bench: Bench, workload: Workload, arms: Mapping[str, Arm], load: float, extent: Extent
+    cache: RunCache, workload: Workload, arms: Mapping[str, Arm], load: float, extent: Extent
 ) -> Part:
     configs = {name: config_of(workload, arm, load, extent) for name, arm in arms.items()}
-    runs = bench.runs(configs, range(extent.seeds), f"{workload.name}: all arms")
+    runs = cache.runs(configs, range(extent.seeds), f"{workload.name}: all arms")
     found = {
         "arms": {name: measured(workload, each) for name, each in runs.items()},
         "ours_over": differences_of(workload, runs),
@@ -170,7 +172,7 @@ def _rate(summary: Mapping[str, Any], name: str) -> float:
 
 
 def _sweep(
-    bench: Bench, workload: Workload, arms: Mapping[str, Arm], load: float, extent: Extent
+    cache: RunCache, workload: Workload, arms: Mapping[str, Arm], load: float, extent: Extent
 ) -> Part:
     loads = [factor * load for factor in extent.loads]
     configs = {
@@ -178,7 +180,7 @@ def _sweep(
         for name, arm in arms.items()
         for each in loads
     }
-    runs = bench.runs(configs, range(extent.sweep_seeds), f"{workload.name}: sweep")
+    runs = cache.runs(configs, range(extent.sweep_seeds), f"{workload.name}: sweep")
     return {
         "factors": list(extent.loads),
         "loads": loads,
@@ -191,7 +193,7 @@ def _sweep(
 
 
 def _skew(
-    bench: Bench, workload: Workload, arms: Mapping[str, Arm], load: float, extent: Extent
+    cache: RunCache, workload: Workload, arms: Mapping[str, Arm], load: float, extent: Extent
 ) -> Part:
     """Ours and tuned vLLM with nominal step times under routing of some skews."""
     configs = {
@@ -206,7 +208,7 @@ def _skew(
         for name in (VLLM_TUNED, OURS)
         for skew in SKEWS
     }
-    runs = bench.runs(configs, range(extent.sweep_seeds), f"{workload.name}: routing skew")
+    runs = cache.runs(configs, range(extent.sweep_seeds), f"{workload.name}: routing skew")
     rows = {}
     for skew in SKEWS:
         pair = {name: runs[f"{name} at {skew:g}"] for name in (VLLM_TUNED, OURS)}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
-from experiments.headline.claims import findings
+from experiments.headline.claims import Finding, findings
 from experiments.headline.measures import (
     ATTAINMENT,
     E2E,
@@ -22,56 +21,49 @@ from experiments.headline.workloads import WORKLOADS
 from experiments.measures import Measure
 from experiments.record import provenance
 from experiments.scenarios.arms import ARMS
-from experiments.tables.parts import spread
+from experiments.tables.parts import Lines, Numbers, blocks, bullets, page_of, spread, table
 from superinfer.lab.report.values import NONE
 
-Numbers = Mapping[str, Any]
-Lines = Iterator[str]
 SHARES = (ATTAINMENT, UNSERVED)
 """Of all requests: they differ by points."""
+_OVERVIEW = (E2E, TTFT, TOKENS, PEAK)
+"""What the overview compares with vLLM v0.6.0."""
 
 
 def page(summary: Numbers) -> str:
     """The whole page of results."""
     parts = summary["parts"]
     stale = summary["made_by"].get("stale")
-    lines = [
+    return page_of(
         "# The article's table, by simulation",
-        "",
         provenance(summary["made_by"], "step times as each part says"),
-        *(["", f"Of another version or extent: {', '.join(stale)}."] if stale else []),
-        "",
-        *(["## The article's claims", "", *claims(summary), ""] if "70b" in parts else []),
+        f"Of another version or extent: {', '.join(stale)}." if stale else "",
+        blocks("## The article's claims", claims(summary)) if "70b" in parts else "",
         "## All parts",
-        "",
-        *overview(summary),
-    ]
-    for name in parts:
-        lines += ["", f"## {parts[name]['title']}", "", *section(summary, name)]
-    return "\n".join(lines).rstrip() + "\n"
+        overview(summary),
+        *(blocks(f"## {parts[name]['title']}", section(summary, name)) for name in parts),
+    )
 
 
-def section(summary: Numbers, name: str) -> Lines:
+def section(summary: Numbers, name: str) -> str:
     """One part: what it is, its tables and its picture."""
     part = summary["parts"][name]
-    yield from described(summary, name)
-    yield ""
-    yield from systems(summary, name)
-    yield ""
-    yield from against(summary, name)
-    yield ""
-    yield f"![Curves over the load, simulated]({name}.png)"
-    if "skew" in part:
-        yield ""
-        yield from skew(summary)
-    yield ""
-    yield "Tuned:"
-    yield ""
-    for arm, settings in part["tuned"].items():
-        yield f"* {label(arm)}: {', '.join(f'`{each}`' for each in settings)}"
+    tuned = (
+        f"{label(arm)}: {', '.join(f'`{each}`' for each in settings)}"
+        for arm, settings in part["tuned"].items()
+    )
+    return blocks(
+        described(summary, name),
+        systems(summary, name),
+        against(summary, name),
+        f"![Curves over the load, simulated]({name}.png)",
+        skew(summary) if "skew" in part else "",
+        "Tuned:",
+        bullets(tuned),
+    )
 
 
-def described(summary: Numbers, name: str) -> Lines:
+def described(summary: Numbers, name: str) -> str:
     """What all arms of a part have in common."""
     part = summary["parts"][name]
     found, extent, reference = part["conditions"], part["extent"], part["reference"]
@@ -79,68 +71,41 @@ def described(summary: Numbers, name: str) -> Lines:
     low_s, high_s = found["window_s"]
     caching = "on" if found["prefix_caching"] else "off"
     nominal = "" if found["measured"] else " (nominal figures, optimistic)"
-    yield (
+    notes = "; ".join(found["notes"])
+    return blocks(
         f"Targets: {found['asked']}; latencies and attainment of {found['judged']}. Workload "
         f"`{found['spec']}`; the reference load, {reference['load']:.3f} times its rates, is the "
         f"largest at which {ARMS[reference['mode']].label} keeps 78 % ({rates} in the window, seed "
         f"0). Step times `{found['step_times']}`{nominal}; KV memory for {found['kv_tokens']:,} "
         f"tokens ({found['kv_gib']:.1f} GiB per GPU), prefix caching {caching}, for every arm. "
         f"{extent['seeds']} seeds, measured from {low_s:g} to {high_s:g} s of "
-        f"{found['duration_s']:g} s."
+        f"{found['duration_s']:g} s.",
+        f"{notes[0].upper()}{notes[1:]}." if notes else "",
     )
-    if found["notes"]:
-        yield ""
-        text = "; ".join(found["notes"])
-        yield f"{text[0].upper()}{text[1:]}."
 
 
 def claims(summary: Numbers) -> Lines:
     """The article's figures beside ours."""
-    yield "| the article claims | measured as | arm | against | simulated [95 %] | reached |"
-    yield "|---|---|---|---|--:|---|"
-    for each in findings(summary["parts"]["70b"]):
-        measure = each.claim.measure
-        if measure == ATTAINMENT:
-            shown = f"{_plain(each.before, measure)} -> {_spread(each.change, measure)} %"
-        else:
-            shown = spread(each.change, 1, 100, "+") + " %"
-        yield (
-            f"| {each.claim.words} | {_name(measure)} | {label(each.arm)} | {label(each.rival)} | "
-            f"{shown} | {each.reached} |"
-        )
+    head = ["the article claims", "measured as", "arm", "against", "simulated [95 %]", "reached"]
+    return table(head, map(_claim, findings(summary["parts"]["70b"])), texts=4, last_texts=1)
 
 
 def overview(summary: Numbers) -> Lines:
     """A row per part: attainment, and how ours differs from vLLM v0.6.0 as it comes."""
-    heads = [_name(each) for each in (E2E, TTFT, TOKENS, PEAK)]
-    yield (
-        "| part | attainment (%): vLLM default | vLLM tuned | best other rival | SuperInfer | "
-        + " | ".join(f"{head} against vLLM default (%)" for head in heads)
-        + " |"
-    )
-    yield "|---|--:|--:|--:|--:|" + "--:|" * len(heads)
-    for part in summary["parts"].values():
-        arms, over = part["arms"], part["ours_over"][VLLM]
-        rest = [name for name in arms if not name.startswith((OURS, VLLM))]
-        best = max(rest, key=lambda name: arms[name][ATTAINMENT.key]["mean"])
-        shown = [
-            _plain(arms[name][ATTAINMENT.key]["mean"], ATTAINMENT) for name in (VLLM, VLLM_TUNED)
-        ]
-        shown.append(f"{_plain(arms[best][ATTAINMENT.key]['mean'], ATTAINMENT)} ({label(best)})")
-        shown.append(_plain(arms[OURS][ATTAINMENT.key]["mean"], ATTAINMENT))
-        shown += [_difference(over[each.key], each) for each in (E2E, TTFT, TOKENS, PEAK)]
-        yield f"| {part['title']} | " + " | ".join(shown) + " |"
+    head = ["part", "attainment (%): vLLM default", "vLLM tuned", "best other rival", "SuperInfer"]
+    head += [f"{_name(each)} against vLLM default (%)" for each in _OVERVIEW]
+    return table(head, map(_overview_row, summary["parts"].values()))
 
 
 def systems(summary: Numbers, name: str) -> Lines:
     """Every arm of a part at the reference load."""
     arms = summary["parts"][name]["arms"]
     shown = _shown(arms)
-    yield "| system | " + " | ".join(each.title for each in shown) + " |"
-    yield "|---|" + "--:|" * len(shown)
-    for arm, found in arms.items():
-        cells = [_spread(found[each.key], each) for each in shown]
-        yield f"| {_bold(arm)} | " + " | ".join(cells) + " |"
+    rows = (
+        [_bold(arm), *(_spread(found[each.key], each) for each in shown)]
+        for arm, found in arms.items()
+    )
+    return table(["system", *(each.title for each in shown)], rows)
 
 
 def against(summary: Numbers, name: str) -> Lines:
@@ -148,14 +113,16 @@ def against(summary: Numbers, name: str) -> Lines:
     part = summary["parts"][name]
     shown = _shown(part["arms"])
     heads = [f"{_name(each)} ({'points' if each in SHARES else '%'})" for each in shown]
-    yield "| SuperInfer against | " + " | ".join(heads) + " | better | worse |"
-    yield "|---|" + "--:|" * len(heads) + "---|---|"
-    for rival, found in part["ours_over"].items():
-        if rival.startswith(OURS):
-            continue
-        cells = [_difference(found[each.key], each) for each in shown]
-        good, bad = better_and_worse(found, shown)
-        yield f"| {label(rival)} | " + " | ".join([*cells, good, bad]) + " |"
+    rows = (
+        [
+            label(rival),
+            *(_difference(found[each.key], each) for each in shown),
+            *better_and_worse(found, shown),
+        ]
+        for rival, found in part["ours_over"].items()
+        if not rival.startswith(OURS)
+    )
+    return table(["SuperInfer against", *heads, "better", "worse"], rows, last_texts=2)
 
 
 def better_and_worse(found: Numbers, shown: tuple[Measure, ...]) -> tuple[str, str]:
@@ -208,19 +175,38 @@ def _name(measure: Measure) -> str:
     return measure.title.split(" (")[0].removeprefix("SLO ")
 
 
-def _plain(value: float | None, measure: Measure) -> str:
-    return NONE if value is None else f"{measure.scale * value:,.{measure.digits}f}"
+def _claim(finding: Finding) -> list[str]:
+    measure = finding.claim.measure
+    if measure == ATTAINMENT:
+        shown = f"{measure.text(finding.before)} -> {_spread(finding.change, measure)} %"
+    else:
+        shown = spread(finding.change, 1, 100, "+") + " %"
+    arms = label(finding.arm), label(finding.rival)
+    return [finding.claim.words, _name(measure), *arms, shown, finding.reached]
+
+
+def _overview_row(part: Numbers) -> list[str]:
+    arms, over = part["arms"], part["ours_over"][VLLM]
+    rest = [name for name in arms if not name.startswith((OURS, VLLM))]
+    best = max(rest, key=lambda name: arms[name][ATTAINMENT.key]["mean"])
+    return [
+        part["title"],
+        *(ATTAINMENT.mean(arms[name]) for name in (VLLM, VLLM_TUNED)),
+        f"{ATTAINMENT.mean(arms[best])} ({label(best)})",
+        ATTAINMENT.mean(arms[OURS]),
+        *(_difference(over[each.key], each) for each in _OVERVIEW),
+    ]
 
 
 def _spread(found: Numbers, measure: Measure) -> str:
     """Mean and interval, which for a share ends at 0 and 100 %."""
-    mean = _plain(found["mean"], measure)
+    mean = measure.text(found["mean"])
     if found["mean"] is None or found["low"] is None:
         return mean
     low, high = max(0.0, found["low"]), found["high"]
     if measure in SHARES:
         high = min(1.0, high)
-    return f"{mean} [{_plain(low, measure)}, {_plain(high, measure)}]"
+    return f"{mean} [{measure.text(low)}, {measure.text(high)}]"
 
 
 def _difference(found: Numbers, measure: Measure) -> str:

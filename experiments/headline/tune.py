@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-
-import tomli_w
 
 from experiments.headline.measures import ATTAINMENT, TOKENS, with_numbers
 from experiments.headline.settings import (
@@ -25,25 +24,27 @@ from experiments.headline.settings import (
 )
 from experiments.headline.study import reference_load
 from experiments.headline.workloads import HERE, WORKLOADS, Workload
+from experiments.options import at_least, some_of
 from experiments.reading import exit_code_of, read_toml
+from experiments.run_cache import RunCache, say
 from experiments.scenarios.arms import Arm
-from experiments.scenarios.bench import Bench, say
 from experiments.scenarios.tuning import (
     SEEDS,
+    Reached,
     arms_in,
+    best_of,
     sglang_grid,
     tensorrt_llm_grid,
     tuned_arms,
     vllm_grid,
+    write_tables,
 )
 from superinfer.lab.results import Run
-from superinfer.outputs import replacing
 
 FILE = HERE / "tuned.toml"
 CACHE = Path("runs") / "headline"
 ELSEWHERE = {"70b": "article"}
 """Parts whose rivals the study of the scenarios has tuned."""
-FINALISTS = 2
 GRIDS: Mapping[str, Sequence[Arm]] = {
     VLLM_TUNED: list(vllm_grid((384, 512, 2048), (256,))),
     TRT_TUNED: list(tensorrt_llm_grid((384, 2048, 8192), (256,))),
@@ -62,20 +63,19 @@ def main() -> int:
     """Tune the parts that are asked for."""
     parser = argparse.ArgumentParser(prog="python -m experiments.headline.tune")
     names = [name for name in WORKLOADS if name not in ELSEWHERE]
-    parser.add_argument("--only", default=",".join(names), help=f"of {','.join(names)}")
-    parser.add_argument("--workers", type=int, default=0, help="processes (0: one per core)")
+    parser.add_argument("--only", type=some_of(names), default=names, help=f"of {','.join(names)}")
+    parser.add_argument(
+        "--workers", type=at_least(0), default=0, help="processes (0: one per core)"
+    )
     options = parser.parse_args()
-    wanted = options.only.split(",")
-    if unknown := [name for name in wanted if name not in names]:
-        parser.error(f"--only: expected some of {', '.join(names)}, got {unknown[0]!r}")
-    bench = Bench(CACHE, options.workers)
-    for name in wanted:
-        tune_part(bench, WORKLOADS[name], STANDARD, FILE)
+    cache = RunCache(CACHE, options.workers)
+    for name in options.only:
+        tune_part(cache, WORKLOADS[name], STANDARD, FILE)
     return 0
 
 
 def tune_part(
-    bench: Bench,
+    cache: RunCache,
     workload: Workload,
     extent: Extent,
     path: Path,
@@ -83,11 +83,11 @@ def tune_part(
     seeds: Sequence[int] = SEEDS[:3],
 ) -> None:
     """Tune all rivals of a part and put them into the file; all other parts stay."""
-    load = reference_load(bench, workload, extent).load
+    load = reference_load(cache, workload, extent).load
     tables = read_toml(path) if path.exists() else {}
     tables[workload.name] = {"load": round(load, 6), "seeds": list(seeds)}
     for name, grid in grids.items():
-        arm, reached = _best(bench, workload, extent, load, grid, seeds)
+        arm, reached = best_of(grid, partial(_tried, cache, workload, extent, load), seeds)
         tables[workload.name][name] = {
             "scheduler": arm.scheduler,
             "settings": list(arm.settings),
@@ -95,8 +95,7 @@ def tune_part(
             "tokens_per_s": round(reached[1], 1),
         }
         say(f"{workload.name}: {name}: {arm.settings}: {reached}")
-    with replacing(path) as staged:
-        staged.write_text(_HEAD + "\n" + tomli_w.dumps(dict(sorted(tables.items()))))
+    write_tables(path, _HEAD, tables)
 
 
 def tuned_of(workload: Workload, path: Path = FILE) -> dict[str, Arm]:
@@ -110,37 +109,20 @@ def tuned_of(workload: Workload, path: Path = FILE) -> dict[str, Arm]:
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _best(
-    bench: Bench,
-    workload: Workload,
-    extent: Extent,
-    load: float,
-    grid: Sequence[Arm],
-    seeds: Sequence[int],
-) -> tuple[Arm, tuple[float, float]]:
-    """The candidate with the highest attainment, then the most tokens; and what it reached."""
-    tried = _tried(bench, workload, extent, load, grid, seeds[:1])
-    ranked = sorted(range(len(grid)), key=lambda place: _rank(tried[place]), reverse=True)
-    finalists = [grid[place] for place in ranked[:FINALISTS]]
-    final = _tried(bench, workload, extent, load, finalists, seeds)
-    best = max(range(len(finalists)), key=lambda place: _rank(final[place]))
-    return finalists[best], final[best]
-
-
 def _tried(
-    bench: Bench,
+    cache: RunCache,
     workload: Workload,
     extent: Extent,
     load: float,
     grid: Sequence[Arm],
     seeds: Sequence[int],
-) -> list[tuple[float, float]]:
+) -> list[Reached]:
     configs = {str(place): config_of(workload, arm, load, extent) for place, arm in enumerate(grid)}
-    runs = bench.runs(configs, seeds, f"{workload.name}: tuning {grid[0].scheduler}")
+    runs = cache.runs(configs, seeds, f"{workload.name}: tuning {grid[0].scheduler}")
     return [_reached(workload, runs[name]) for name in configs]
 
 
-def _reached(workload: Workload, runs: Sequence[Run]) -> tuple[float, float]:
+def _reached(workload: Workload, runs: Sequence[Run]) -> Reached:
     """Means of attainment and tokens/s over the seeds."""
     told = [with_numbers(workload, run).summary for run in runs]
     attainment, tokens = (
@@ -148,10 +130,6 @@ def _reached(workload: Workload, runs: Sequence[Run]) -> tuple[float, float]:
         for key in (ATTAINMENT.key, TOKENS.key)
     )
     return attainment, tokens
-
-
-def _rank(reached: tuple[float, float]) -> tuple[float, float]:
-    return round(reached[0], 2), reached[1]
 
 
 if __name__ == "__main__":

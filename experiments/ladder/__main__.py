@@ -1,46 +1,32 @@
-"""Climb the ladder and write `summary.json`, `results.md` and a picture.
-
-What has been run is kept in `runs/ladder`, so a study that was stopped goes on from there.
-"""
+"""Climb the ladder in every scenario: one mechanism more on each rung."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from experiments.ladder.plot import write_picture
 from experiments.ladder.settings import SCENARIOS, config_at, first_rungs, further_rungs
 from experiments.ladder.table import REPORTED, page
 from experiments.measures import numbers_of, paired
-from experiments.options import study_options
 from experiments.reading import exit_code_of, fields_of, read_json
-from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
+from experiments.record import PROFILE_70B, SIMULATED
+from experiments.run_cache import RunCache, Runs
 from experiments.scenarios.arms import Arm
-from experiments.scenarios.bench import Bench, Runs, say
 from experiments.scenarios.measures import BATCH, DECIDING
 from experiments.scenarios.settings import SETTINGS
+from experiments.seeded_study import SeededStudy
 from superinfer.lab.numbers import mean_number
 
-RESULTS = SIMULATED / "ladder"
 LOADS = SIMULATED / "scenarios" / "summary.json"
 """Where the study of the scenarios says at which load it compares."""
-CACHE = Path("runs") / "ladder"
-VERSION = 1
-"""Of the form of `summary.json`."""
 
 
-def main() -> int:
-    """Climb in every scenario and write the files."""
-    options = study_options("ladder", "What each mechanism is worth.", RESULTS, 5).parse_args()
-    bench = Bench(CACHE, options.workers)
+def climb_all(cache: RunCache, seeds: Sequence[int]) -> dict[str, Any]:
+    """The ladders of all scenarios."""
     rates = loads()
-    found = {name: climb(bench, name, rates[name], range(options.seeds)) for name in SCENARIOS}
-    command = f"python -m experiments.ladder --seeds {options.seeds}"
-    write(options.out, found, made_by(command, profile=PROFILE_70B))
-    say(f"results in {options.out}")
-    return 0
+    return {"scenarios": {name: climb(cache, name, rates[name], seeds) for name in SCENARIOS}}
 
 
 def loads() -> dict[str, float]:
@@ -50,12 +36,14 @@ def loads() -> dict[str, float]:
         return {name: float(found["parts"][name]["star"]["rate_per_s"]) for name in SCENARIOS}
 
 
-def climb(bench: Bench, scenario: str, rate_per_s: float, seeds: Sequence[int]) -> dict[str, Any]:
+def climb(
+    cache: RunCache, scenario: str, rate_per_s: float, seeds: Sequence[int]
+) -> dict[str, Any]:
     """Every rung, and how it differs from the one below."""
 
     def run(arms: Mapping[str, Arm]) -> Runs:
         configs = {name: config_at(scenario, arm, rate_per_s) for name, arm in arms.items()}
-        return bench.runs(configs, seeds, f"{scenario}: {len(arms)} rungs")
+        return cache.runs(configs, seeds, f"{scenario}: {len(arms)} rungs")
 
     fixed = run({arm.label: arm for arm in first_rungs().values()})
     first = max(fixed, key=lambda name: _batch(fixed, name))
@@ -76,15 +64,19 @@ def climb(bench: Bench, scenario: str, rate_per_s: float, seeds: Sequence[int]) 
     }
 
 
-def write(out: Path, found: Mapping[str, Any], rests_on: Mapping[str, Any]) -> None:
-    """The files of the result."""
-    summary = {"version": VERSION, "made_by": rests_on, "scenarios": found}
-    write_picture(write_result(out, summary, page), out)
-
-
 def _batch(runs: Runs, name: str) -> float:
     return mean_number([run.summary for run in runs[name]], BATCH) or 0.0
 
 
+STUDY = SeededStudy(
+    name="ladder",
+    about="What each mechanism is worth.",
+    seeds=5,
+    measure=climb_all,
+    page=page,
+    draw=write_picture,
+    rests_on=lambda seeds: {"profile": PROFILE_70B},
+)
+
 if __name__ == "__main__":
-    raise SystemExit(exit_code_of(main))
+    raise SystemExit(exit_code_of(STUDY.main))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.pictures import faint_grid, footnote, scaled, write_png
 from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT
 from superinfer.lab.plot_parts import BLUE
-from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,26 +39,20 @@ def write_picture(summary: Mapping[str, Any], folder: Path) -> None:
             else:
                 axes.set_xlim(0, None)
         row[0].set_title(f"{name}: {found['title']}", loc="left", fontsize=10)
-    figure.supxlabel(
-        "Simulated, Llama-3.1-70B on four A100-80G; bars are 95 % intervals over the seeds.",
-        fontsize=8,
+    footnote(
+        figure, "Simulated, Llama-3.1-70B on four A100-80G; bars are 95 % intervals over the seeds."
     )
-    with replacing(folder / PICTURE) as staged:
-        figure.savefig(staged, format="png", dpi=110, metadata={"Software": None})
+    write_png(figure, folder / PICTURE)
 
 
 def _panel(axes: Axes, rungs: Mapping[str, Any], key: str, scale: float) -> None:
     places = np.arange(len(rungs))
-    found = [each[key] for each in rungs.values()]
-    means = np.array([_or_nan(each["mean"]) for each in found]) * scale
-    low = means - np.array([_or_nan(each["low"]) for each in found]) * scale
-    high = np.array([_or_nan(each["high"]) for each in found]) * scale - means
-    spread = np.nan_to_num(np.clip([low, high], 0, None))
+    means, low, high = (
+        scaled((each[key][end] for each in rungs.values()), scale)
+        for end in ("mean", "low", "high")
+    )
+    spread = np.nan_to_num(np.clip([means - low, high - means], 0, None))
     axes.errorbar(means, places, xerr=spread, color=BLUE, marker="o", ms=5, lw=1, capsize=2)
     axes.set_yticks(places, list(rungs))
     axes.set_ylim(len(rungs) - 0.5, -0.5)
-    axes.grid(True, color="0.9", lw=0.6)
-
-
-def _or_nan(value: float | None) -> float:
-    return np.nan if value is None else value
+    faint_grid(axes)

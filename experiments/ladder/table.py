@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from experiments.ladder.plot import PICTURE
 from experiments.ladder.settings import KV_BITS
@@ -11,9 +10,7 @@ from experiments.measures import Measure
 from experiments.record import MACHINE_70B, provenance
 from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT, PEAK_KV
 from experiments.scenarios.verdicts import points, relative
-from experiments.tables.parts import table
-
-Numbers = Mapping[str, Any]
+from experiments.tables.parts import Numbers, blocks, page_of, table
 
 MEASURES = (
     Measure(ATTAINMENT, "chat attainment (%)", 100, 1),
@@ -44,42 +41,35 @@ _CONDITIONS = (
 def page(summary: Numbers) -> str:
     """The whole page."""
     made_by = summary["made_by"]
-    lines = [
+    return page_of(
         "# What each mechanism is worth",
-        "",
         provenance(made_by, f"{MACHINE_70B} `{made_by['profile']}`"),
-        "",
         _CONDITIONS,
-        "",
         f"![Chat attainment and batch throughput, rung by rung, simulated]({PICTURE})",
-        "",
-    ]
-    for name, found in summary["scenarios"].items():
-        lines += [*_scenario(name, found), ""]
-    return "\n".join(lines).rstrip() + "\n"
+        *(_scenario(name, found) for name, found in summary["scenarios"].items()),
+    )
 
 
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _scenario(name: str, found: Numbers) -> Iterator[str]:
-    yield f"## {name}: {found['title']}"
-    yield ""
-    yield f"At {found['rate_per_s']:.5g} chat requests/s."
-    yield ""
-    yield from worth_table(found)
-    yield ""
+def _scenario(name: str, found: Numbers) -> str:
     shown = found["fixed_chunks"] | found["rungs"]
     head = ["rung", *(each.title for each in MEASURES)]
-    rows = ([rung, *_cells(numbers)] for rung, numbers in shown.items())
-    yield from table(head, rows, texts=len(head))
+    rows = ([rung, *(each.mean(numbers) for each in MEASURES)] for rung, numbers in shown.items())
+    return blocks(
+        f"## {name}: {found['title']}",
+        f"At {found['rate_per_s']:.5g} chat requests/s.",
+        worth_table(found),
+        table(head, rows, texts=len(head)),
+    )
 
 
 def worth_table(found: Numbers) -> Iterator[str]:
     """What each rung of a scenario changes."""
     head = ["rung", "chat attainment", "chat P99 TTFT", "batch tokens/s", "peak KV", "worth"]
     rows = [_row(rung, step) for rung, step in found["steps"].items()]
-    yield from table(head, [*rows, _row("**all of it**", found["whole"])], texts=len(head))
+    return table(head, [*rows, _row("**all of it**", found["whole"])], texts=len(head))
 
 
 def _row(rung: str, step: Numbers) -> list[str]:
@@ -113,11 +103,3 @@ def worth(step: Numbers) -> str:
     said = [f"better: {', '.join(better)}"] if better else []
     said += [f"worse: {', '.join(worse)}"] if worse else []
     return "; ".join(said) or "nothing that shows"
-
-
-def _cells(numbers: Numbers) -> list[str]:
-    cells = []
-    for each in MEASURES:
-        mean = numbers[each.key]["mean"]
-        cells.append("-" if mean is None else f"{mean * each.scale:,.{each.digits}f}")
-    return cells

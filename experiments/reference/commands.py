@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from experiments.documents.known import applications
+from experiments.tables.parts import blocks, page_of
 
 _HEAD = """\
 # Commands
@@ -22,12 +23,11 @@ _WORDS = {"str": "text", "int": "integer", "float": "number", "bool": "flag", "P
 
 def page() -> str:
     """The whole page."""
-    lines = [_HEAD]
+    parts = [_HEAD]
     for program, tree in applications().items():
-        lines += ["", f"## {program}", "", _help(tree)]
-        for name, command in _commands(tree, program):
-            lines += ["", *_command(name, command)]
-    return "\n".join(lines) + "\n"
+        parts += [f"## {program}", _help(tree)]
+        parts += [_command(name, command) for name, command in _commands(tree, program)]
+    return page_of(*parts)
 
 
 # -- inside ---------------------------------------------------------------------------------------
@@ -42,25 +42,24 @@ def _commands(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield f"{path} {name}", command
 
 
-def _command(name: str, command: Any) -> Iterator[str]:
+def _command(name: str, command: Any) -> str:
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     options = [each for each in command.params if each.param_type_name == "option"]
-    yield f"### {name}"
-    yield ""
-    yield _help(command)
-    yield ""
-    yield f"`{' '.join([name, *map(_usage, arguments), '[OPTIONS]'])}`"
-    yield ""
+    return blocks(
+        f"### {name}",
+        _help(command),
+        f"`{' '.join([name, *map(_usage, arguments), '[OPTIONS]'])}`",
+        _table([*arguments, *options]),
+    )
+
+
+def _table(parameters: list[Any]) -> Iterator[str]:
     yield "| | value | default | meaning |"
     yield "|---|---|---|---|"
-    for each in (*arguments, *options):
+    for each in parameters:
         if not getattr(each, "hidden", False):
-            cells = (
-                _names(each),
-                _value(each),
-                _default(each),
-                " ".join((each.help or "").split()),
-            )
+            meaning = " ".join((each.help or "").split())
+            cells = (_names(each), _value(each), _default(each), meaning)
             yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from experiments.reference.fields import Setting, about, settings
+from experiments.tables.parts import Lines, blocks, page_of, table
 from superinfer.lab.config import RunConfig
 from superinfer.lab.report.values import NONE
 from superinfer.memory import MEMORY_POLICIES
-from superinfer.request import DEFAULT_CLASS
+from superinfer.request import DEFAULT_CLASS, SLOClass
 from superinfer.routers import ROUTERS
 from superinfer.schedulers import SCHEDULERS
 from superinfer.slo_classes import PRESETS
@@ -74,6 +75,10 @@ _HEAD = """\
 Every key of a configuration file (TOML), which `--config FILE` takes and `--set section.key=value`
 overrides; how the layers go together: [formats](formats.md#configuration). This page is made by
 `python -m experiments.reference` from the types and docstrings of the program."""
+_WORKLOAD = """\
+## [workload]
+
+What is laid over the specification of a trace: [workloads](workloads.md)."""
 _SECTIONS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "scheduler": ("Settings of the scheduler that `run.scheduler` names.", SCHEDULERS),
     "memory": ("Settings of the memory policy that `run.memory` names.", MEMORY_POLICIES),
@@ -83,64 +88,52 @@ _SECTIONS: Mapping[str, tuple[str, Mapping[str, str]]] = {
 
 def page() -> str:
     """The whole page."""
-    lines = [_HEAD, "", "## [run]", "", *_rows(settings(RunConfig, {})), ""]
-    for section, (said, known) in _SECTIONS.items():
-        lines += [f"## [{section}]", "", said, ""]
-        for name, target in known.items():
-            lines += [*_policy(name, target), ""]
-    lines += [*_classes(), "", *_workload()]
-    return "\n".join(lines) + "\n"
+    sections = (
+        blocks(f"## [{name}]", said, *(_policy(*each) for each in known.items()))
+        for name, (said, known) in _SECTIONS.items()
+    )
+    return page_of(
+        _HEAD, "## [run]", _rows(settings(RunConfig, {})), *sections, _classes(), _WORKLOAD
+    )
 
 
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _policy(name: str, target: str) -> Iterator[str]:
+def _policy(name: str, target: str) -> str:
     module, _, attribute = target.partition(":")
     cls = getattr(importlib.import_module(module), attribute)
-    yield f"### `{name}`"
-    yield ""
-    yield about(cls)
-    yield ""
     found = settings(cls, SHARED)
-    if found:
-        yield from _rows(found)
-    else:
-        yield "No settings."
+    return blocks(f"### `{name}`", about(cls), _rows(found) if found else "No settings.")
 
 
-def _rows(found: list[Setting] | tuple[Setting, ...]) -> Iterator[str]:
-    yield "| key | type | default | unit | meaning |"
-    yield "|---|---|---|---|---|"
-    for each in found:
-        cells = (f"`{each.name}`", each.kind, each.default, each.unit, each.meaning)
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _rows(found: Sequence[Setting]) -> Lines:
+    return table(["key", "type", "default", "unit", "meaning"], map(_row, found), texts=5)
 
 
-def _classes() -> Iterator[str]:
-    yield "## [classes.NAME]"
-    yield ""
-    yield (
+def _row(setting: Setting) -> list[str]:
+    cells = f"`{setting.name}`", setting.kind, setting.default, setting.unit, setting.meaning
+    return [cell.replace("|", "\\|") for cell in cells]
+
+
+def _classes() -> str:
+    return blocks(
+        "## [classes.NAME]",
         "A service class: targets, and how the system may treat its requests. `--classes FILE` "
-        "adds to the presets, and lays its keys over one of the same name."
+        "adds to the presets, and lays its keys over one of the same name.",
+        _rows(CLASS_KEYS),
+        _presets(),
     )
-    yield ""
-    yield from _rows(CLASS_KEYS)
-    yield ""
-    yield from _presets()
 
 
-def _presets() -> Iterator[str]:
+def _presets() -> Lines:
     names = ("ttft_ms", "tpot_ms", "e2el_ms", "max_stall_ms", "max_tokens", "delivery")
-    yield f"| preset | {' | '.join(f'`{name}`' for name in names)} |"
-    yield "|---|--:|--:|--:|--:|--:|---|"
-    for name, each in PRESETS.items():
-        times_s = (each.slo.ttft_s, each.slo.tpot_s, each.slo.e2el_s, each.max_stall_s)
-        times = (NONE if time_s is None else f"{time_s * 1e3:g}" for time_s in times_s)
-        yield f"| `{name}` | {' | '.join(times)} | {each.max_tokens} | {each.delivery} |"
+    rows = ([f"`{name}`", *_preset(each)] for name, each in PRESETS.items())
+    return table(["preset", *(f"`{name}`" for name in names)], rows, last_texts=1)
 
 
-def _workload() -> Iterator[str]:
-    yield "## [workload]"
-    yield ""
-    yield "What is laid over the specification of a trace: [workloads](workloads.md)."
+def _preset(found: SLOClass) -> Iterator[str]:
+    for time_s in (found.slo.ttft_s, found.slo.tpot_s, found.slo.e2el_s, found.max_stall_s):
+        yield NONE if time_s is None else f"{time_s * 1e3:g}"
+    yield str(found.max_tokens)
+    yield found.delivery

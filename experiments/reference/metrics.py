@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
+from experiments.tables.parts import Lines, page_of, table
 from superinfer.metrics.meanings import BLOCKS, GROUP, LATENCIES, REPLICA, RUN, Meaning
 from superinfer.metrics.statistics import STATISTICS
 from superinfer.metrics.summary import REPLICA_KEYS
@@ -32,26 +33,33 @@ _SPREAD = {
 
 def page() -> str:
     """The whole page."""
-    lines = [_HEAD, "", "## Latencies", ""]
-    shown = ", ".join(f"`{name}` ({_SPREAD[name]})" for name in STATISTICS)
-    lines += [f"In ms, each as {shown}: `p99_ttft_ms` is the 99 % quantile of TTFT.", ""]
-    lines += ["| in the key | what |", "|---|---|"]
-    lines += [f"| `{name}` | {formula} |" for name, formula in LATENCIES.items()]
-    lines += ["", "## Of the run, a class or a tenant", "", *_rows(GROUP)]
-    lines += ["", "## Of the run", "", *_rows(RUN)]
+    spread = ", ".join(f"`{name}` ({_SPREAD[name]})" for name in STATISTICS)
     named = ", ".join(f"`{key}`" for key in REPLICA_KEYS)
-    lines += ["", "## Of a replica", "", f"In `replicas`, beside {named}, `prefix_hit_rate`,"]
-    lines += ["`peak_kv_bytes`, `peak_slab_bytes` and `steps`:", "", *_rows(REPLICA)]
-    lines += ["", "## What else is in the file", "", "| key | what |", "|---|---|"]
-    lines += [f"| `{key}` | {what} |" for key, what in BLOCKS.items()]
-    return "\n".join(lines) + "\n"
+    return page_of(
+        _HEAD,
+        "## Latencies",
+        f"In ms, each as {spread}: `p99_ttft_ms` is the 99 % quantile of TTFT.",
+        _meanings("in the key", LATENCIES),
+        "## Of the run, a class or a tenant",
+        _rows(GROUP),
+        "## Of the run",
+        _rows(RUN),
+        "## Of a replica",
+        f"In `replicas`, beside {named}, `prefix_hit_rate`,\n"
+        "`peak_kv_bytes`, `peak_slab_bytes` and `steps`:",
+        _rows(REPLICA),
+        "## What else is in the file",
+        _meanings("key", BLOCKS),
+    )
 
 
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _rows(meanings: Mapping[str, Meaning]) -> Iterator[str]:
-    yield "| key | unit | what |"
-    yield "|---|---|---|"
-    for key, meaning in meanings.items():
-        yield f"| `{key}` | {meaning.unit} | {meaning.formula} |"
+def _rows(meanings: Mapping[str, Meaning]) -> Lines:
+    rows = ([f"`{key}`", each.unit, each.formula] for key, each in meanings.items())
+    return table(["key", "unit", "what"], rows, texts=3)
+
+
+def _meanings(of: str, meanings: Mapping[str, str]) -> Lines:
+    return table([of, "what"], ([f"`{key}`", what] for key, what in meanings.items()), texts=2)

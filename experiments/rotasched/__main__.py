@@ -1,18 +1,11 @@
-"""Run the study and write `summary.json`, `results.md` and a picture.
-
-What has been run is kept in `runs/rotasched`, so a study that was stopped goes on from there.
-"""
+"""Run every model over the rates, the speeds of the link, and RotaSched's variants."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from experiments.measures import Numbers
-from experiments.options import study_options
 from experiments.reading import exit_code_of
-from experiments.record import SIMULATED, made_by, write_result
 from experiments.rotasched.measures import measured
 from experiments.rotasched.plot import write_picture
 from experiments.rotasched.settings import (
@@ -29,41 +22,22 @@ from experiments.rotasched.settings import (
     config_of,
 )
 from experiments.rotasched.table import page
-from experiments.scenarios.bench import Bench, say
+from experiments.run_cache import RunCache
+from experiments.seeded_study import SeededStudy
 from superinfer.lab.config import Config
 
-RESULTS = SIMULATED / "rotasched"
-CACHE = Path("runs") / "rotasched"
-VERSION = 1
-"""Of the form of `summary.json`."""
 
-
-def main() -> int:
-    """Run all parts and write the files."""
-    options = study_options(
-        "rotasched", "Reproduce the shape of RotaSched's results.", RESULTS, 3
-    ).parse_args()
-    bench = Bench(CACHE, options.workers)
-    seeds = range(options.seeds)
-    parts = {
-        "sweeps": {sweep.model: _sweep(bench, seeds, sweep.model) for sweep in SWEEPS},
-        "links": _links(bench, seeds, MAX_STALL_S),
-        "links_no_stall": _links(bench, seeds, 0.0),
-        "variants": _variants(bench, seeds),
+def parts(cache: RunCache, seeds: Sequence[int]) -> Numbers:
+    """Numbers of all parts."""
+    return {
+        "sweeps": {sweep.model: _sweep(cache, seeds, sweep.model) for sweep in SWEEPS},
+        "links": _links(cache, seeds, MAX_STALL_S),
+        "links_no_stall": _links(cache, seeds, 0.0),
+        "variants": _variants(cache, seeds),
     }
-    command = f"python -m experiments.rotasched --seeds {options.seeds}"
-    write(options.out, parts, made_by(command, seeds=options.seeds))
-    say(f"results in {options.out}")
-    return 0
 
 
-def write(out: Path, parts: Mapping[str, Any], rests_on: Mapping[str, Any]) -> None:
-    """The files of the result."""
-    summary = {"version": VERSION, "made_by": rests_on, **parts}
-    write_picture(write_result(out, summary, page), out)
-
-
-def _sweep(bench: Bench, seeds: range, model: str) -> Numbers:
+def _sweep(cache: RunCache, seeds: Sequence[int], model: str) -> Numbers:
     """All arms of a model at all its rates."""
     rates = next(sweep.rates_per_s for sweep in SWEEPS if sweep.model == model)
     configs = {
@@ -71,12 +45,12 @@ def _sweep(bench: Bench, seeds: range, model: str) -> Numbers:
         for name, arm in ARMS.items()
         for rate in rates
     }
-    found = _measured(bench, configs, seeds, model)
+    found = _measured(cache, configs, seeds, model)
     points = {name: [found[f"{name} at {rate:g}"] for rate in rates] for name in ARMS}
     return {"rates_per_s": list(rates), "arms": points}
 
 
-def _links(bench: Bench, seeds: range, max_stall_s: float) -> Numbers:
+def _links(cache: RunCache, seeds: Sequence[int], max_stall_s: float) -> Numbers:
     """All arms with little memory, over links of several speeds."""
     configs = {
         f"{name} at {link:g}": config_of(
@@ -90,7 +64,7 @@ def _links(bench: Bench, seeds: range, max_stall_s: float) -> Numbers:
         for name, arm in ARMS.items()
         for link in LINKS_GB_PER_S
     }
-    found = _measured(bench, configs, seeds, "links")
+    found = _measured(cache, configs, seeds, "links")
     points = {name: [found[f"{name} at {link:g}"] for link in LINKS_GB_PER_S] for name in ARMS}
     return {
         "model": LINK_MODEL,
@@ -102,21 +76,31 @@ def _links(bench: Bench, seeds: range, max_stall_s: float) -> Numbers:
     }
 
 
-def _variants(bench: Bench, seeds: range) -> Numbers:
+def _variants(cache: RunCache, seeds: Sequence[int]) -> Numbers:
     """The rival with one part changed at a time."""
     configs = {
         name: config_of(arm, VARIANT_MODEL, VARIANT_RATE_PER_S) for name, arm in VARIANTS.items()
     }
-    found = _measured(bench, configs, seeds, "variants")
+    found = _measured(cache, configs, seeds, "variants")
     return {"model": VARIANT_MODEL, "rate_per_s": VARIANT_RATE_PER_S, "arms": found}
 
 
 def _measured(
-    bench: Bench, configs: Mapping[str, Config], seeds: range, what: str
+    cache: RunCache, configs: Mapping[str, Config], seeds: Sequence[int], what: str
 ) -> dict[str, dict[str, Numbers]]:
-    runs = bench.runs(configs, seeds, what)
+    runs = cache.runs(configs, seeds, what)
     return {name: measured(each) for name, each in runs.items()}
 
 
+STUDY = SeededStudy(
+    name="rotasched",
+    about="Reproduce the shape of RotaSched's results.",
+    seeds=3,
+    measure=parts,
+    page=page,
+    draw=write_picture,
+    rests_on=lambda seeds: {"seeds": seeds},
+)
+
 if __name__ == "__main__":
-    raise SystemExit(exit_code_of(main))
+    raise SystemExit(exit_code_of(STUDY.main))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.measures import Measure
+from experiments.pictures import faint_grid, footnote, scaled, write_png
 from experiments.rotasched.measures import GAP, THROUGHPUT, TPOT, TTFT
 from experiments.rotasched.settings import ARMS, DEFAULT, REPO, ROTATING, TUNED, VLT
 from superinfer.lab.plot_parts import BLUE, GREY, ORANGE, RED
-from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,29 +44,24 @@ def write_picture(summary: Mapping[str, Any], folder: Path) -> None:
     lines = grid[0][0].get_lines()[: len(ARMS)]
     labels = [str(line.get_label()) for line in lines]
     figure.legend(lines, labels, loc="outside upper center", ncols=3, frameon=False)
-    figure.supxlabel(
-        "Simulated, one GH200 by its nominal figures. Means over the seeds, 95 % intervals.",
-        fontsize=8,
+    footnote(
+        figure, "Simulated, one GH200 by its nominal figures. Means over the seeds, 95 % intervals."
     )
-    with replacing(folder / PICTURE) as staged:
-        figure.savefig(staged, format="png", dpi=110, metadata={"Software": None})
+    write_png(figure, folder / PICTURE)
 
 
 def _panel(axes: Axes, sweep: Mapping[str, Any], measure: Measure) -> None:
     rates = np.array(sweep["rates_per_s"], float)
     for arm, points in sweep["arms"].items():
         found = [point[measure.key] for point in points]
-        mean, low, high = (_scaled(found, end, measure.scale) for end in ("mean", "low", "high"))
+        mean, low, high = (
+            scaled((each[end] for each in found), measure.scale) for end in ("mean", "low", "high")
+        )
         axes.plot(rates, mean, label=ARMS[arm].label, ms=4, lw=1.5, **_LOOKS[arm])
         axes.fill_between(rates, low, high, color=_LOOKS[arm]["color"], alpha=0.15, lw=0)
     axes.set_ylabel(measure.title)
-    axes.grid(True, color="0.9", lw=0.6)
+    faint_grid(axes)
     if measure is GAP:
         axes.set_yscale("log")
     else:
         axes.set_ylim(*((-3, 103) if measure.scale == 100 else (0, None)))
-
-
-def _scaled(found: list[Mapping[str, Any]], end: str, scale: float) -> np.ndarray[Any, Any]:
-    values = [np.nan if each[end] is None else each[end] for each in found]
-    return scale * np.array(values, float)

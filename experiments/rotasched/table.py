@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 from experiments.measures import Measure
 from experiments.record import simulated_by
 from experiments.rotasched.measures import GAP, MEASURES, THROUGHPUT, TPOT, TTFT
 from experiments.rotasched.settings import ARMS, DEFAULT, REPO, ROTATING, TUNED, VARIANTS
-from experiments.tables.parts import table
-
-Numbers = Mapping[str, Any]
+from experiments.tables.parts import Numbers, blocks, bullets, page_of, spread, table
 
 LINK_PARTS = ("links", "links_no_stall")
 
@@ -29,25 +26,16 @@ _CONDITIONS = (
 
 def page(summary: Numbers) -> str:
     """The whole page."""
-    made_by = summary["made_by"]
-    lines = [
+    return page_of(
         "# RotaSched on GH200: the shape of its results",
-        "",
-        f"{simulated_by(made_by)}.",
-        "",
-        *(f"* {finding}" for finding in findings(summary)),
-        "",
+        f"{simulated_by(summary['made_by'])}.",
+        bullets(findings(summary)),
         _CONDITIONS,
-        "",
         "![TTFT and TPOT attainment, gaps and tokens/s against the rate, simulated](rotasched.png)",
-        "",
-    ]
-    for model, sweep in summary["sweeps"].items():
-        lines += [f"## {model}", "", *_sweep(sweep), ""]
-    for part in LINK_PARTS:
-        lines += [*_links(summary[part]), ""]
-    lines += [*_variants(summary["variants"])]
-    return "\n".join(lines).rstrip() + "\n"
+        *(blocks(f"## {model}", _sweep(sweep)) for model, sweep in summary["sweeps"].items()),
+        *(_links(summary[part]) for part in LINK_PARTS),
+        _variants(summary["variants"]),
+    )
 
 
 def findings(summary: Numbers) -> Iterator[str]:
@@ -80,8 +68,8 @@ def _gain(model: str, sweep: Numbers) -> str:
 
     place = max(range(len(sweep["rates_per_s"])), key=lead)
     pairs = [
-        f"{measure.title.removesuffix(' (%)')} {_number(arms[REPO][place], measure)} against "
-        f"{_number(arms[TUNED][place], measure)}"
+        f"{measure.title.removesuffix(' (%)')} {measure.mean(arms[REPO][place])} against "
+        f"{measure.mean(arms[TUNED][place])}"
         for measure in (TPOT, GAP, THROUGHPUT)
     ]
     return (
@@ -95,26 +83,23 @@ def _gain(model: str, sweep: Numbers) -> str:
 
 
 def _sweep(sweep: Numbers) -> Iterator[str]:
-    rows = [
-        [ARMS[name].label, f"{rate:g}", *_cells(points[place])]
-        for place, rate in enumerate(sweep["rates_per_s"])
-        for name, points in sweep["arms"].items()
-    ]
-    yield from _table(["arm", "requests/s"], rows)
+    return _table(["arm", "requests/s"], _rows(sweep["rates_per_s"], sweep["arms"]))
 
 
-def _links(links: Numbers) -> Iterator[str]:
+def _links(links: Numbers) -> str:
     size = f"{links['kv_tokens']:,} tokens of KV memory"
-    yield f"## Links: {links['model']}, {size}, {_pause(links)}"
-    yield ""
-    yield f"{links['rate_per_s']:g} requests/s; the link has the same speed both ways."
-    yield ""
-    rows = [
-        [ARMS[name].label, f"{link:g}", *_cells(points[place])]
-        for place, link in enumerate(links["gb_per_s"])
-        for name, points in links["arms"].items()
-    ]
-    yield from _table(["arm", "GB/s"], rows)
+    return blocks(
+        f"## Links: {links['model']}, {size}, {_pause(links)}",
+        f"{links['rate_per_s']:g} requests/s; the link has the same speed both ways.",
+        _table(["arm", "GB/s"], _rows(links["gb_per_s"], links["arms"])),
+    )
+
+
+def _rows(varied: Sequence[float], arms: Numbers) -> Iterator[list[str]]:
+    """A row per value of what is varied, and arm."""
+    for place, value in enumerate(varied):
+        for name, points in arms.items():
+            yield [ARMS[name].label, f"{value:g}", *_cells(points[place])]
 
 
 def _pause(links: Numbers) -> str:
@@ -122,11 +107,12 @@ def _pause(links: Numbers) -> str:
     return f"with a longest pause of {pause_s:g} s" if pause_s else "with no longest pause stated"
 
 
-def _variants(variants: Numbers) -> Iterator[str]:
-    yield f"## Variants of RotaSched: {variants['model']}, {variants['rate_per_s']:g} requests/s"
-    yield ""
-    rows = [[VARIANTS[name].label, *_cells(found)] for name, found in variants["arms"].items()]
-    yield from _table(["variant"], rows)
+def _variants(variants: Numbers) -> str:
+    rows = ([VARIANTS[name].label, *_cells(found)] for name, found in variants["arms"].items())
+    return blocks(
+        f"## Variants of RotaSched: {variants['model']}, {variants['rate_per_s']:g} requests/s",
+        _table(["variant"], rows),
+    )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -139,16 +125,9 @@ def _cells(numbers: Numbers) -> list[str]:
 
 def _cell(numbers: Numbers, measure: Measure) -> str:
     found = numbers[measure.key]
-    text = _number(numbers, measure)
-    if found["low"] is None or found["low"] == found["high"]:
-        return text
-    low, high = (f"{measure.scale * found[end]:,.{measure.digits}f}" for end in ("low", "high"))
-    return f"{text} [{low}, {high}]"
-
-
-def _number(numbers: Numbers, measure: Measure) -> str:
-    mean = numbers[measure.key]["mean"]
-    return "-" if mean is None else f"{measure.scale * mean:,.{measure.digits}f}"
+    if found["low"] == found["high"]:
+        return measure.mean(numbers)
+    return spread(found, measure.digits, measure.scale)
 
 
 def _mean(numbers: Numbers, measure: Measure) -> float:

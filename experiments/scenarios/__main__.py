@@ -14,11 +14,11 @@ from typing import Any
 from experiments.options import some_of, study_options
 from experiments.reading import earlier_parts, exit_code_of
 from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
-from experiments.scenarios.bench import CACHE, Bench, say
+from experiments.run_cache import RunCache, say
 from experiments.scenarios.comparison import Part, compare_setting
 from experiments.scenarios.extras import without_slo, wrong_slo
 from experiments.scenarios.plot import write_pictures
-from experiments.scenarios.settings import SETTINGS, Extent, full_extent, quick_extent
+from experiments.scenarios.settings import CACHE, SETTINGS, Extent, full_extent, quick_extent
 from experiments.scenarios.table import page
 from superinfer.errors import SuperInferError
 
@@ -34,18 +34,18 @@ def main() -> int:
     options = _options()
     extent = (full_extent if options.full else quick_extent)(options.seeds)
     out = options.out or (RESULTS if options.full else QUICK_RESULTS)
-    bench = Bench(CACHE, options.workers)
-    before, found, failed = bench.stored, earlier_parts(out, VERSION, _write), False
+    cache = RunCache(CACHE, options.workers)
+    before, found, failed = cache.stored, earlier_parts(out, VERSION, _write), False
     for name in options.only:
         try:
-            part = _runner(name)(bench, extent)
+            part = _runner(name)(cache, extent)
         except SuperInferError as error:
             say(f"error: {name}: {error}")
             failed = True
             continue
         found[name] = part | {"made_by": _rests_on(options)}
         _write(out, {name: found[name] for name in PARTS if name in found}, _rests_on(options))
-    say(f"{bench.stored - before} runs were made; results in {out}")
+    say(f"{cache.stored - before} runs were made; results in {out}")
     return int(failed)
 
 
@@ -58,12 +58,12 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _runner(name: str) -> Callable[[Bench, Extent], Part]:
+def _runner(name: str) -> Callable[[RunCache, Extent], Part]:
     if name == "no-slo":
         return without_slo
     if name == "wrong-slo":
         return wrong_slo
-    return lambda bench, extent: compare_setting(bench, SETTINGS[name], extent)
+    return lambda cache, extent: compare_setting(cache, SETTINGS[name], extent)
 
 
 def _rests_on(options: argparse.Namespace) -> dict[str, Any]:

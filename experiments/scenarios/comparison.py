@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from experiments.measures import numbers_of, paired
+from experiments.run_cache import RunCache, Runs
 from experiments.scenarios.arms import (
     ARMS,
     FCFS,
@@ -20,7 +21,6 @@ from experiments.scenarios.arms import (
     as_published,
     label,
 )
-from experiments.scenarios.bench import Bench, Runs
 from experiments.scenarios.measures import ATTAINMENT, BATCH, DECIDING, P99_TTFT, REPORTED
 from experiments.scenarios.search import Star, star_of
 from experiments.scenarios.settings import (
@@ -40,9 +40,9 @@ Part = dict[str, Any]
 SWEPT = (ATTAINMENT, P99_TTFT, BATCH)
 
 
-def compare_setting(bench: Bench, setting: Setting, extent: Extent) -> Part:
+def compare_setting(cache: RunCache, setting: Setting, extent: Extent) -> Part:
     """Everything about one setting."""
-    star = star_of(bench, setting, extent)
+    star = star_of(cache, setting, extent)
     part: Part = {
         "title": setting.title,
         "conditions": conditions(setting),
@@ -50,17 +50,17 @@ def compare_setting(bench: Bench, setting: Setting, extent: Extent) -> Part:
         "star": asdict(star),
     }
     if not setting.vllm_is_reference:
-        part["first_come"] = _first_come(bench, setting, extent)
+        part["first_come"] = _first_come(cache, setting, extent)
     if star.rate_per_s is None:
         return part
     tuned = tuned_arms(setting.name)
     arms = _in_order(tuned)
     part["tuned"] = {name: list(arm.settings) for name, arm in tuned.items()}
-    part |= _at_star(bench, setting, extent, star, arms)
-    part["published"] = _published(bench, setting, extent, star, arms)
-    part["sweep"] = _sweep(bench, setting, extent, star, arms)
+    part |= _at_star(cache, setting, extent, star, arms)
+    part["published"] = _published(cache, setting, extent, star, arms)
+    part["sweep"] = _sweep(cache, setting, extent, star, arms)
     if setting.ablation:
-        part["ablation"] = _ablation(bench, setting, extent, star.rate_per_s)
+        part["ablation"] = _ablation(cache, setting, extent, star.rate_per_s)
     return part
 
 
@@ -79,11 +79,11 @@ def conditions(setting: Setting) -> dict[str, Any]:
     }
 
 
-def _first_come(bench: Bench, setting: Setting, extent: Extent) -> Part:
+def _first_come(cache: RunCache, setting: Setting, extent: Extent) -> Part:
     """First-come-first-served arms at a tiny chat rate, behind a backlog that never ends."""
     names = (*MODES, FCFS, PRIORITY_SWAP)
     configs = {name: config_of(setting, ARMS[name], TINY_RATE_PER_S) for name in names}
-    runs = bench.runs(configs, extent.seeds[:1], f"{setting.name}: hardly any chat")
+    runs = cache.runs(configs, extent.seeds[:1], f"{setting.name}: hardly any chat")
     arms = {name: numbers_of(each, [ATTAINMENT]) for name, each in runs.items()}
     return {"rate_per_s": TINY_RATE_PER_S, "arms": arms}
 
@@ -101,12 +101,12 @@ def _in_order(tuned: Mapping[str, Arm]) -> dict[str, Arm]:
 
 
 def _at_star(
-    bench: Bench, setting: Setting, extent: Extent, star: Star, arms: Mapping[str, Arm]
+    cache: RunCache, setting: Setting, extent: Extent, star: Star, arms: Mapping[str, Arm]
 ) -> Part:
     """All arms at the load of the comparison, with their differences."""
     rate = star.rate_per_s or 0.0
     configs = {name: config_of(setting, arm, rate) for name, arm in arms.items()}
-    runs = bench.runs(configs, extent.seeds, f"{setting.name}: all arms")
+    runs = cache.runs(configs, extent.seeds, f"{setting.name}: all arms")
     references = dict.fromkeys((star.reference, PRIORITY_SWAP))
     return {
         "arms": {name: numbers_of(each, REPORTED) for name, each in runs.items()},
@@ -127,12 +127,12 @@ def _over(runs: Runs, ours: str, rivals: Sequence[str]) -> Part:
 
 
 def _published(
-    bench: Bench, setting: Setting, extent: Extent, star: Star, arms: Mapping[str, Arm]
+    cache: RunCache, setting: Setting, extent: Extent, star: Star, arms: Mapping[str, Arm]
 ) -> Part:
     """The same once more, each arm with the host overhead that is published for it."""
     rate = star.rate_per_s or 0.0
     configs = {name: config_of(setting, as_published(arm), rate) for name, arm in arms.items()}
-    runs = bench.runs(configs, extent.seeds, f"{setting.name}: published host overheads")
+    runs = cache.runs(configs, extent.seeds, f"{setting.name}: published host overheads")
     changed = [name for name, arm in arms.items() if as_published(arm) != arm]
     return {
         "arms": {name: numbers_of(runs[name], DECIDING) for name in (*changed, ROTATING)},
@@ -141,7 +141,7 @@ def _published(
 
 
 def _sweep(
-    bench: Bench, setting: Setting, extent: Extent, star: Star, arms: Mapping[str, Arm]
+    cache: RunCache, setting: Setting, extent: Extent, star: Star, arms: Mapping[str, Arm]
 ) -> Part:
     """Curves over the chat rate."""
     rates = [factor * (star.rate_per_s or 0.0) for factor in extent.sweep]
@@ -150,7 +150,7 @@ def _sweep(
         for name, arm in arms.items()
         for rate in rates
     }
-    runs = bench.runs(configs, extent.swept_seeds, f"{setting.name}: sweep")
+    runs = cache.runs(configs, extent.swept_seeds, f"{setting.name}: sweep")
     points = {
         name: [numbers_of(runs[f"{name} at {rate!r}"], SWEPT) for rate in rates] for name in arms
     }
@@ -162,7 +162,7 @@ def _sweep(
     }
 
 
-def _ablation(bench: Bench, setting: Setting, extent: Extent, rate_per_s: float) -> Part:
+def _ablation(cache: RunCache, setting: Setting, extent: Extent, rate_per_s: float) -> Part:
     """The rotating scheduler less one mechanism at a time, against the whole of it."""
     configs, absent = {ROTATING: config_of(setting, ARMS[ROTATING], rate_per_s)}, []
     for name, change in extent.ablations.items():
@@ -171,7 +171,7 @@ def _ablation(bench: Bench, setting: Setting, extent: Extent, rate_per_s: float)
             absent.append(f"{name}: this version has no such setting")
         else:
             configs[name] = config
-    runs = bench.runs(configs, extent.seeds, f"{setting.name}: mechanisms")
+    runs = cache.runs(configs, extent.seeds, f"{setting.name}: mechanisms")
     absent += _same_as_unknown(runs)
     return {
         "whole": numbers_of(runs[ROTATING], DECIDING),

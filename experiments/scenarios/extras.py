@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from experiments.measures import numbers_of, paired
+from experiments.reading import data_folder
+from experiments.run_cache import RunCache
 from experiments.scenarios.arms import ARMS, FCFS, ROTATING
-from experiments.scenarios.bench import Bench
 from experiments.scenarios.comparison import Part, conditions
 from experiments.scenarios.measures import ATTAINMENT, BATCH, MEAN_E2E
 from experiments.scenarios.search import star_of
@@ -32,17 +32,17 @@ _TRACES = {
 """Below this repository the bundled sample, below the folder of public traces the others."""
 
 
-def without_slo(bench: Bench, extent: Extent) -> Part:
+def without_slo(cache: RunCache, extent: Extent) -> Part:
     """Mean E2E of `rotating` against `fcfs` where no request has a target."""
     found: Part = {}
     absent = []
     for name in extent.traces:
-        trace = (_ROOT if name == "sample" else _data_dir()) / _TRACES[name]
+        trace = (_ROOT if name == "sample" else data_folder()) / _TRACES[name]
         if not trace.is_file():
             absent.append(f"{name}: expected the trace below SUPERINFER_DATA, which has none")
             continue
         configs = {arm: _without_slo(arm, trace) for arm in (FCFS, ROTATING)}
-        runs = bench.runs(configs, (), f"no-slo: {name}")
+        runs = cache.runs(configs, (), f"no-slo: {name}")
         found[name] = {
             "arms": {arm: numbers_of(each, [MEAN_E2E]) for arm, each in runs.items()},
             "rotating_over_fcfs": paired(runs, FCFS, [MEAN_E2E])[ROTATING],
@@ -54,13 +54,13 @@ def without_slo(bench: Bench, extent: Extent) -> Part:
     }
 
 
-def wrong_slo(bench: Bench, extent: Extent) -> Part:
+def wrong_slo(cache: RunCache, extent: Extent) -> Part:
     """What targets that one tenant scales change for the chat requests of the others."""
     setting = SETTINGS["c"]
-    star = star_of(bench, setting, extent)
+    star = star_of(cache, setting, extent)
     rate = star.rate_per_s or setting.search_from[0]
     configs = {f"x{scale:g}": _stated(rate, scale) for scale in WRONG_SLO_SCALES}
-    runs = bench.runs(configs, extent.seeds, "wrong-slo")
+    runs = cache.runs(configs, extent.seeds, "wrong-slo")
     first = next(iter(configs))
     return {
         "title": "as setting c, half of the chat requests with targets that are scaled",
@@ -92,8 +92,3 @@ def _stated(rate_per_s: float, scale: float) -> Config:
         f"classes.stated.max_tokens={PRESETS['chat'].max_tokens}",
     )
     return config_of(setting, arm, rate_per_s / 2)
-
-
-def _data_dir() -> Path:
-    """Where public traces are kept."""
-    return Path(os.environ.get("SUPERINFER_DATA", _ROOT.parent / "shared" / "data"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.pictures import faint_grid, footnote, log_y_axis, scaled, write_png
 from experiments.scenarios.arms import (
     CHUNKED,
     FCFS,
@@ -21,14 +22,13 @@ from experiments.scenarios.arms import (
 )
 from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT
 from experiments.scenarios.settings import KEPT_SHARE
+from experiments.tables.parts import Numbers
 from superinfer.lab.plot_parts import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
-from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Numbers = Mapping[str, Any]
 
 _LOOKS: Mapping[str, dict[str, Any]] = {
     CHUNKED: {"color": GREY, "marker": "s", "ls": "--"},
@@ -68,8 +68,7 @@ def write_pictures(summary: Numbers, folder: Path) -> list[str]:
     if changed:
         pictures[MECHANISMS] = _mechanism_figure(changed)
     for name, figure in pictures.items():
-        with replacing(folder / name) as staged:
-            figure.savefig(staged, dpi=110, metadata={"Software": None})
+        write_png(figure, folder / name)
     return list(pictures)
 
 
@@ -91,17 +90,15 @@ def _sweep_figure(parts: Numbers) -> Figure:
     lines = {line.get_label(): line for axes in grid[:, 0] for line in axes.get_lines()}
     known = {str(name): line for name, line in lines.items() if not str(name).startswith("_")}
     figure.legend(known.values(), known.keys(), loc="outside upper center", ncols=5, frameon=False)
-    figure.supxlabel(
+    footnote(
+        figure,
         "Simulated. Means over the seeds, ranges from the lowest to the highest of them; the "
         "vertical line is the load of the comparison.",
-        fontsize=8,
     )
     return figure
 
 
 def _sweep_panel(axes: Axes, part: Numbers, panel: tuple[str, str, float]) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     key, title, scale = panel
     rates = np.array(part["sweep"]["rates_per_s"])
     hidden = {CHUNKED, PREFILL_FIRST} - {part["star"]["reference"]}
@@ -109,24 +106,21 @@ def _sweep_panel(axes: Axes, part: Numbers, panel: tuple[str, str, float]) -> No
         found = part["sweep"]["arms"].get(arm)
         if found is None:
             continue
-        means = _scaled([each[key]["mean"] for each in found], scale)
+        means = scaled((each[key]["mean"] for each in found), scale)
         axes.plot(rates, means, label=label(arm), ms=4, lw=1.5, **_LOOKS[arm])
-        seeds = [_scaled(each[key]["by_seed"], scale) for each in found]
+        seeds = [scaled(each[key]["by_seed"], scale) for each in found]
         low, high = ([pick(each) for each in seeds] for pick in (np.min, np.max))
         axes.fill_between(rates, low, high, color=_LOOKS[arm]["color"], alpha=0.15, lw=0)
     axes.axvline(part["star"]["rate_per_s"], color="0.7", lw=1, zorder=0)
     axes.set_ylabel(title)
-    axes.grid(True, color="0.9", lw=0.6)
+    faint_grid(axes)
     if key == ATTAINMENT:
         axes.set_ylim(-3, 103)
         axes.axhline(100 * KEPT_SHARE, color="0.7", lw=1, ls=":", zorder=0)
     elif key == P99_TTFT:
-        axes.set_yscale("log")
+        log_y_axis(axes)
         low_s, high_s = axes.get_ylim()
         axes.set_ylim(min(low_s, 0.45), max(high_s, 2.2))  # more than one labelled tick
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.axhline(1.0, color="0.7", lw=1, ls=":", zorder=0)
     else:
         axes.set_ylim(bottom=0)
@@ -144,14 +138,14 @@ def _mechanism_figure(parts: Numbers) -> Figure:
         _mechanism_panel(row[1], found, (BATCH, "relative", "batch output tokens/s (%)"))
         row[0].set_title(f"{name}: without a mechanism, less the whole", loc="left", fontsize=9)
         row[1].set_yticklabels([])
-    figure.supxlabel("Simulated. Means over the seeds with paired 95 % intervals.", fontsize=8)
+    footnote(figure, "Simulated. Means over the seeds with paired 95 % intervals.")
     return figure
 
 
 def _mechanism_panel(axes: Axes, found: Numbers, panel: tuple[str, str, str]) -> None:
     key, kind, title = panel
     names = ("relative", "relative_low", "relative_high") if kind else ("difference", "low", "high")
-    values, low, high = (_scaled([each[key][n] for each in found.values()], 100) for n in names)
+    values, low, high = (scaled((each[key][n] for each in found.values()), 100) for n in names)
     places = np.arange(len(found))
     errors = np.nan_to_num(np.array([values - low, high - values])).clip(min=0)
     axes.errorbar(values, places, xerr=errors, fmt="o", color=RED, ecolor=GREEN, capsize=3, ms=4)
@@ -159,9 +153,4 @@ def _mechanism_panel(axes: Axes, found: Numbers, panel: tuple[str, str, str]) ->
     axes.set_yticks(places, list(found))
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel(title)
-    axes.grid(True, axis="x", color="0.9", lw=0.6)
-
-
-def _scaled(values: list[float | None], factor: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """As an array, unknown ones as NaN."""
-    return factor * np.array([np.nan if value is None else value for value in values], float)
+    faint_grid(axes, "x")

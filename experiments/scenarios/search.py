@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from experiments.run_cache import RunCache, say
 from experiments.scenarios.arms import ARMS, MODES, PRIORITY_SWAP
-from experiments.scenarios.bench import Bench, say
 from experiments.scenarios.measures import ATTAINMENT
 from experiments.scenarios.settings import KEPT_SHARE, Extent, Setting, config_of
 from superinfer.lab.bisect import LoadSearch
@@ -27,20 +27,20 @@ class Star:
     """What the search says of the modes of vLLM that are not the reference."""
 
 
-def star_of(bench: Bench, setting: Setting, extent: Extent) -> Star:
+def star_of(cache: RunCache, setting: Setting, extent: Extent) -> Star:
     """The load of the comparison.
 
     With vLLM as reference it is that of the better mode: the second mode is searched only if it
     keeps the share at the load of the first.
     """
     if not setting.vllm_is_reference:
-        return _star(PRIORITY_SWAP, _search(bench, setting, PRIORITY_SWAP, extent), {})
+        return _star(PRIORITY_SWAP, _search(cache, setting, PRIORITY_SWAP, extent), {})
     first, second = MODES
-    found = _search(bench, setting, first, extent)
+    found = _search(cache, setting, first, extent)
     rate = found.load or setting.search_from[0]
-    kept = _share_kept(bench, setting, second, rate, extent)
+    kept = _share_kept(cache, setting, second, rate, extent)
     if kept >= KEPT_SHARE:
-        better = _search(bench, setting, second, extent, (rate, 1.1 * rate))
+        better = _search(cache, setting, second, extent, (rate, 1.1 * rate))
         return _star(second, better, {first: str(found)})
     return _star(first, found, {second: f"keeps {kept:.1%} at that rate"})
 
@@ -51,7 +51,7 @@ def _star(reference: str, found: LoadSearch, others: dict[str, str]) -> Star:
 
 
 def _search(
-    bench: Bench,
+    cache: RunCache,
     setting: Setting,
     arm: str,
     extent: Extent,
@@ -62,7 +62,7 @@ def _search(
     def config_at(rate_per_s: float) -> Config:
         return config_of(setting, ARMS[arm], rate_per_s)
 
-    return bench.largest(
+    return cache.largest(
         config_at,
         ATTAINMENT,
         KEPT_SHARE,
@@ -73,8 +73,8 @@ def _search(
 
 
 def _share_kept(
-    bench: Bench, setting: Setting, arm: str, rate_per_s: float, extent: Extent
+    cache: RunCache, setting: Setting, arm: str, rate_per_s: float, extent: Extent
 ) -> float:
     config = config_of(setting, ARMS[arm], rate_per_s)
-    runs = bench.runs({arm: config}, extent.seeds, f"{setting.name}: the other mode of vLLM")
+    runs = cache.runs({arm: config}, extent.seeds, f"{setting.name}: the other mode of vLLM")
     return mean_number([run.summary for run in runs[arm]], ATTAINMENT) or 0.0

@@ -13,6 +13,8 @@ from experiments.scenarios.arms import FCFS, Arm
 from sim.run import build_engine
 from superinfer.lab.config import Config, load_config
 
+CACHE = Path("runs") / "scenarios"
+"""Where the runs of the study are kept."""
 KEPT_SHARE = 0.78
 """Chat attainment that the reference keeps at the load of the comparison."""
 WINDOW_S = (200, 800)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from experiments.measures import Measure
 from experiments.record import MACHINE_70B, provenance
@@ -18,10 +17,9 @@ from experiments.scenarios.measures import (
 )
 from experiments.scenarios.settings import KEPT_SHARE
 from experiments.scenarios.verdicts import points, relative, verdicts
-from experiments.tables.parts import table
+from experiments.tables.parts import Lines, Numbers, blocks, bullets, page_of, table
 
-Numbers = Mapping[str, Any]
-
+_QUICK = "**A quick run: few seeds and points. It shows that the study works, and no more.**"
 _RULES = (
     "A claim *holds* if the mean over the seeds meets it and so does the whole 95 % interval, "
     "*holds in the mean only* if the interval reaches beyond. An arm is *better* where the paired "
@@ -38,71 +36,67 @@ _DEFINITIONS = (
 
 def page(summary: Numbers) -> str:
     """The whole page."""
-    lines = ["# Is the rotating scheduler worth having?", "", *_provenance(summary["made_by"]), ""]
-    lines += [*_verdict_table(summary["parts"]), "", _RULES, "", _DEFINITIONS, ""]
-    for name, part in summary["parts"].items():
-        lines += [*_part(name, part), ""]
-    return "\n".join(lines).rstrip() + "\n"
+    made_by, parts = summary["made_by"], summary["parts"]
+    stale = ", ".join(made_by["stale"])
+    return page_of(
+        "# Is the rotating scheduler worth having?",
+        provenance(made_by, f"{MACHINE_70B} `{made_by['profile']}`"),
+        _QUICK if made_by["quick"] else "",
+        f"Of another version or extent than the above: {stale}." if stale else "",
+        _verdict_table(parts),
+        _RULES,
+        _DEFINITIONS,
+        *(_part(name, part) for name, part in parts.items()),
+    )
 
 
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _provenance(made_by: Numbers) -> Iterator[str]:
-    yield provenance(made_by, f"{MACHINE_70B} `{made_by['profile']}`")
-    if made_by["quick"]:
-        yield ""
-        yield "**A quick run: few seeds and points. It shows that the study works, and no more.**"
-    if made_by["stale"]:
-        yield ""
-        stale = ", ".join(made_by["stale"])
-        yield f"Of another version or extent than the above: {stale}."
-
-
-def _verdict_table(parts: Numbers) -> list[str]:
+def _verdict_table(parts: Numbers) -> Lines:
     rows = [[row.part, row.claim, row.measured, row.outcome] for row in verdicts(parts)]
     return _table(["part", "claim", "measured [95 % interval]", "verdict"], rows)
 
 
-def _part(name: str, part: Numbers) -> Iterator[str]:
-    yield f"## {name}: {part['title']}"
-    yield ""
-    if name == "no-slo":
-        yield from _without_slo(part)
-    elif name == "wrong-slo":
-        yield from _wrong_slo(part)
-    else:
-        yield from _setting(part)
+def _part(name: str, part: Numbers) -> str:
+    show = {"no-slo": _without_slo, "wrong-slo": _wrong_slo}.get(name, _setting)
+    return blocks(f"## {name}: {part['title']}", show(part))
 
 
-def _setting(part: Numbers) -> Iterator[str]:
-    yield _star(part)
-    yield ""
-    if "first_come" in part:
-        yield _first_come(part["first_come"])
-        yield ""
-    if "arms" not in part:
-        return
-    yield "Tuned, on seeds of their own (`experiments/tuned.toml`):"
-    yield ""
-    for arm, settings in part["tuned"].items():
-        yield f"* {label(arm)}: {', '.join(f'`{given}`' for given in settings)}"
-    for title, measures in TABLES.items():
-        yield ""
-        yield from _table(
-            [title, *(each.title for each in measures)],
-            [[label(arm), *_cells(found, measures)] for arm, found in part["arms"].items()],
-        )
-    for reference, arms in part["differences"].items():
-        yield ""
-        yield from _differences(f"against {label(reference)}", arms)
-    yield ""
-    yield from _swept(part["sweep"])
-    yield ""
-    yield from _published(part["published"])
-    if "ablation" in part:
-        yield ""
-        yield from _ablation(part["ablation"])
+def _setting(part: Numbers) -> str:
+    return blocks(
+        _star(part),
+        _first_come(part["first_come"]) if "first_come" in part else "",
+        _compared(part) if "arms" in part else "",
+    )
+
+
+def _compared(part: Numbers) -> str:
+    """All arms at one load, their differences, and what else was varied."""
+    tuned = (
+        f"{label(arm)}: {', '.join(f'`{given}`' for given in settings)}"
+        for arm, settings in part["tuned"].items()
+    )
+    return blocks(
+        "Tuned, on seeds of their own (`experiments/tuned.toml`):",
+        bullets(tuned),
+        *(_measured(title, measures, part["arms"]) for title, measures in TABLES.items()),
+        *(
+            _differences(f"against {label(reference)}", arms)
+            for reference, arms in part["differences"].items()
+        ),
+        _swept(part["sweep"]),
+        _published(part["published"]),
+        _ablation(part["ablation"]) if "ablation" in part else "",
+    )
+
+
+def _measured(title: str, measures: Sequence[Measure], arms: Numbers) -> Lines:
+    rows = [
+        [label(arm), *(_number(found[each.key]["mean"], each) for each in measures)]
+        for arm, found in arms.items()
+    ]
+    return _table([title, *(each.title for each in measures)], rows)
 
 
 def _star(part: Numbers) -> str:
@@ -136,7 +130,7 @@ def _first_come(found: Numbers) -> str:
     return f"Chat attainment at {found['rate_per_s']:g} chat requests/s: {listed}, {said}"
 
 
-def _differences(title: str, arms: Numbers) -> list[str]:
+def _differences(title: str, arms: Numbers) -> Lines:
     head = [title, "chat attainment", "chat P99 TTFT", "batch tokens/s", "peak KV"]
     rows = [
         [
@@ -149,7 +143,7 @@ def _differences(title: str, arms: Numbers) -> list[str]:
     return _table(head, rows)
 
 
-def _swept(found: Numbers) -> Iterator[str]:
+def _swept(found: Numbers) -> str:
     """Chat attainment and batch tokens/s of every arm over the load."""
     head = [f"{factor:g} x" for factor in found["factors"]]
     rows = [
@@ -164,17 +158,13 @@ def _swept(found: Numbers) -> Iterator[str]:
         for arm, points in found["arms"].items()
     ]
     seeds = _listed(found["seeds"])
-    yield f"Chat attainment and batch tokens/s at multiples of that chat rate (seeds {seeds}):"
-    yield ""
-    yield from _table(["arm", *head], rows)
-
-
-def _published(found: Numbers) -> Iterator[str]:
-    yield (
-        "Host time as it is published: hidden behind the device for the arms in this table, the "
-        "same as above for all others, `rotating` among them. `rotating` against them:"
+    return blocks(
+        f"Chat attainment and batch tokens/s at multiples of that chat rate (seeds {seeds}):",
+        _table(["arm", *head], rows),
     )
-    yield ""
+
+
+def _published(found: Numbers) -> str:
     rows = [
         [
             label(arm),
@@ -186,17 +176,21 @@ def _published(found: Numbers) -> Iterator[str]:
         for arm, change in found["rotating_over"].items()
     ]
     head = ["arm", "chat attainment", "batch tokens/s", "rotating: chat", "rotating: batch"]
-    yield from _table(head, rows)
+    return blocks(
+        "Host time as it is published: hidden behind the device for the arms in this table, the "
+        "same as above for all others, `rotating` among them. `rotating` against them:",
+        _table(head, rows),
+    )
 
 
-def _ablation(found: Numbers) -> Iterator[str]:
-    yield from _differences(f"{label(ROTATING)} without, against the whole", found["differences"])
-    for line in found["absent"]:
-        yield ""
-        yield f"Not shown: {line}."
+def _ablation(found: Numbers) -> str:
+    return blocks(
+        _differences(f"{label(ROTATING)} without, against the whole", found["differences"]),
+        *(f"Not shown: {line}." for line in found["absent"]),
+    )
 
 
-def _without_slo(part: Numbers) -> Iterator[str]:
+def _without_slo(part: Numbers) -> str:
     rows = [
         [
             trace,
@@ -207,18 +201,10 @@ def _without_slo(part: Numbers) -> Iterator[str]:
         for trace, found in part["traces"].items()
     ]
     head = ["trace", "fcfs, mean E2E (s)", "rotating, mean E2E (s)", "ratio", "difference"]
-    yield from _table(head, rows)
-    for line in part["absent"]:
-        yield ""
-        yield f"Skipped: {line}."
+    return blocks(_table(head, rows), *(f"Skipped: {line}." for line in part["absent"]))
 
 
-def _wrong_slo(part: Numbers) -> Iterator[str]:
-    yield (
-        f"{part['rate_per_s']:.3f} chat requests/s in all, under `rotating`; seeds "
-        f"{_listed(part['seeds'])}."
-    )
-    yield ""
+def _wrong_slo(part: Numbers) -> str:
     rows = []
     for scale, found in part["arms"].items():
         change = part["differences"].get(scale)
@@ -232,11 +218,11 @@ def _wrong_slo(part: Numbers) -> Iterator[str]:
             ]
         )
     head = ["one tenant", "others' attainment", "change", "its own, as stated", "batch tokens/s"]
-    yield from _table(head, rows)
-
-
-def _cells(found: Numbers, measures: Sequence[Measure]) -> list[str]:
-    return [_number(found[each.key]["mean"], each) for each in measures]
+    return blocks(
+        f"{part['rate_per_s']:.3f} chat requests/s in all, under `rotating`; seeds "
+        f"{_listed(part['seeds'])}.",
+        _table(head, rows),
+    )
 
 
 def _number(value: float | None, measure: Measure) -> str:
@@ -251,6 +237,6 @@ def _listed(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Lines:
     """The first column is text, the others are numbers or sentences."""
-    return list(table(head, rows, texts=len(head)))
+    return table(head, rows, texts=len(head))

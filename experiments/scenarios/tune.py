@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from experiments.options import at_least, some_of
 from experiments.reading import exit_code_of
-from experiments.scenarios.bench import CACHE, Bench, say
+from experiments.run_cache import RunCache, say
 from experiments.scenarios.search import star_of
-from experiments.scenarios.settings import SETTINGS, full_extent
+from experiments.scenarios.settings import CACHE, SETTINGS, full_extent
 from experiments.scenarios.tuning import GRIDS, TUNED_FILE, tune, write_tuned
 
 
@@ -17,24 +18,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.scenarios.tune", description=(__doc__ or "").split(":")[0]
     )
-    parser.add_argument("--only", default=",".join(SETTINGS), help=f"of {','.join(SETTINGS)}")
+    parser.add_argument(
+        "--only", type=some_of(SETTINGS), default=tuple(SETTINGS), help=f"of {','.join(SETTINGS)}"
+    )
     parser.add_argument("--out", type=Path, default=TUNED_FILE)
-    parser.add_argument("--workers", type=int, default=0, help="processes (0: one per core)")
-    parser.add_argument("--arms", default=",".join(GRIDS), help=f"of {','.join(GRIDS)}")
+    parser.add_argument(
+        "--workers", type=at_least(0), default=0, help="processes (0: one per core)"
+    )
+    parser.add_argument(
+        "--arms", type=some_of(GRIDS), default=tuple(GRIDS), help=f"of {','.join(GRIDS)}"
+    )
     options = parser.parse_args()
-    if unknown := set(options.only.split(",")) - set(SETTINGS):
-        parser.error(f"--only: expected some of {', '.join(SETTINGS)}, got {min(unknown)!r}")
-    if unknown := set(options.arms.split(",")) - set(GRIDS):
-        parser.error(f"--arms: expected some of {', '.join(GRIDS)}, got {min(unknown)!r}")
-    bench, extent = Bench(CACHE, options.workers), full_extent(5)
-    for name in options.only.split(","):
+    cache, extent = RunCache(CACHE, options.workers), full_extent(5)
+    for name in options.only:
         setting = SETTINGS[name]
-        rate_per_s = star_of(bench, setting, extent).rate_per_s
+        rate_per_s = star_of(cache, setting, extent).rate_per_s
         if rate_per_s is None:
             say(f"{name}: no load to compare at, so nothing to tune for")
             continue
-        arms = options.arms.split(",")
-        choices = {arm: tune(bench, setting, rate_per_s, GRIDS[arm]) for arm in arms}
+        choices = {arm: tune(cache, setting, rate_per_s, GRIDS[arm]) for arm in options.arms}
         write_tuned(options.out, name, rate_per_s, choices)
     say(f"tuned settings in {options.out}")
     return 0

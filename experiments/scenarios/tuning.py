@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
 from experiments.reading import fields_of, read_toml
+from experiments.run_cache import RunCache
 from experiments.scenarios.arms import (
     ARMS,
     CHUNKED,
@@ -21,7 +23,6 @@ from experiments.scenarios.arms import (
     VLLM_V1,
     Arm,
 )
-from experiments.scenarios.bench import Bench
 from experiments.scenarios.measures import ATTAINMENT, BATCH
 from experiments.scenarios.settings import Setting, config_of
 from superinfer.errors import ConfigError
@@ -112,6 +113,8 @@ def edf_grid(budgets: Sequence[int] = (256, 384, 512, 2048)) -> Iterator[Arm]:
         )
 
 
+Reached = tuple[float, float]
+"""Attainment, and tokens/s of what counts."""
 Grids = Mapping[str, Sequence[Arm]]
 GRIDS: Grids = {
     "vllm-tuned": list(vllm_grid()),
@@ -133,19 +136,40 @@ class Choice:
 
 
 def tune(
-    bench: Bench,
+    cache: RunCache,
     setting: Setting,
     rate_per_s: float,
     grid: Sequence[Arm],
     seeds: Sequence[int] = SEEDS,
 ) -> Choice:
     """The candidate with the highest chat attainment, then the most batch tokens."""
-    first = _tried(bench, setting, rate_per_s, grid, seeds[:1])
-    ranked = sorted(range(len(grid)), key=lambda place: _rank(first[place]), reverse=True)
-    finalists = [grid[place] for place in ranked[:FINALISTS]]
-    final = _tried(bench, setting, rate_per_s, finalists, seeds)
-    best = max(range(len(finalists)), key=lambda place: _rank(final[place]))
-    return Choice(finalists[best], _mean(final[best], ATTAINMENT), _mean(final[best], BATCH))
+
+    def tried(arms: Sequence[Arm], some: Sequence[int]) -> list[Reached]:
+        configs = {
+            str(place): config_of(setting, arm, rate_per_s) for place, arm in enumerate(arms)
+        }
+        runs = cache.runs(configs, some, f"{setting.name}: tuning {grid[0].scheduler}")
+        return [(_mean(runs[name], ATTAINMENT), _mean(runs[name], BATCH)) for name in configs]
+
+    arm, (attainment, tokens_per_s) = best_of(grid, tried, seeds)
+    return Choice(arm, attainment, tokens_per_s)
+
+
+def best_of(
+    grid: Sequence[Arm],
+    tried: Callable[[Sequence[Arm], Sequence[int]], Sequence[Reached]],
+    seeds: Sequence[int],
+) -> tuple[Arm, Reached]:
+    """The candidate that reached the highest attainment (in whole points), then the most tokens:
+    all are tried on the first seed, the best two on all. And what it reached.
+    """
+
+    def ranked(arms: Sequence[Arm], some: Sequence[int]) -> list[tuple[Arm, Reached]]:
+        pairs = zip(arms, tried(arms, some), strict=True)
+        return sorted(pairs, key=lambda pair: (round(pair[1][0], 2), pair[1][1]), reverse=True)
+
+    finalists = [arm for arm, _ in ranked(grid, seeds[:1])[:FINALISTS]]
+    return ranked(finalists, seeds)[0]
 
 
 def write_tuned(path: Path, setting: str, rate_per_s: float, choices: Mapping[str, Choice]) -> None:
@@ -158,8 +182,13 @@ def write_tuned(path: Path, setting: str, rate_per_s: float, choices: Mapping[st
         **known,
         **{name: _table(choice) for name, choice in choices.items()},
     }
+    write_tables(path, _HEAD, tables)
+
+
+def write_tables(path: Path, head: str, tables: Mapping[str, Any]) -> None:
+    """A file of tuned arms: a comment, then a table for each setting."""
     with replacing(path) as staged:
-        staged.write_text(_HEAD + "\n" + tomli_w.dumps(dict(sorted(tables.items()))))
+        staged.write_text(head + "\n" + tomli_w.dumps(dict(sorted(tables.items()))))
 
 
 def tuned_arms(setting: str, path: Path = TUNED_FILE) -> dict[str, Arm]:
@@ -182,18 +211,6 @@ def arms_in(path: Path, section: str, names: Iterable[str], command: str) -> dic
 
 
 # -- inside ---------------------------------------------------------------------------------------
-
-
-def _tried(
-    bench: Bench, setting: Setting, rate_per_s: float, grid: Sequence[Arm], seeds: Sequence[int]
-) -> list[list[Run]]:
-    configs = {str(place): config_of(setting, arm, rate_per_s) for place, arm in enumerate(grid)}
-    runs = bench.runs(configs, seeds, f"{setting.name}: tuning {grid[0].scheduler}")
-    return [runs[name] for name in configs]
-
-
-def _rank(runs: list[Run]) -> tuple[float, float]:
-    return round(_mean(runs, ATTAINMENT), 2), _mean(runs, BATCH)
 
 
 def _mean(runs: list[Run], key: str) -> float:

@@ -23,10 +23,10 @@ from experiments.scenarios.arms import (
     label,
 )
 from experiments.scenarios.measures import ATTAINMENT, BATCH, MEAN_E2E, P99_TTFT, PEAK_KV
+from experiments.tables.parts import Numbers
 
 HOLDS, IN_THE_MEAN, FAILS = "holds", "holds in the mean only", "does not hold"
 
-Numbers = Mapping[str, Any]
 Parts = Mapping[str, Mapping[str, Any]]
 
 
@@ -104,18 +104,17 @@ def verdicts(parts: Parts) -> list[Verdict]:
 
 def relative(found: Numbers) -> Measured:
     """A relative difference in per cent."""
-    value, low, high = (found[key] for key in ("relative", "relative_low", "relative_high"))
-    if value is None:
-        return Measured(float("nan"))
-    return Measured(100 * value, _times(low, 100), _times(high, 100))
+    return _hundredths(found, ("relative", "relative_low", "relative_high"), "%")
 
 
 def points(found: Numbers) -> Measured:
     """A difference of shares in points."""
-    value, low, high = (found[key] for key in ("difference", "low", "high"))
-    if value is None:
-        return Measured(float("nan"), unit="points")
-    return Measured(100 * value, _times(low, 100), _times(high, 100), "points")
+    return _hundredths(found, ("difference", "low", "high"), "points")
+
+
+def _hundredths(found: Numbers, keys: Sequence[str], unit: str) -> Measured:
+    value, low, high = (_times(found[key], 100) for key in keys)
+    return Measured(float("nan") if value is None else value, low, high, unit)
 
 
 # -- claims ---------------------------------------------------------------------------------------

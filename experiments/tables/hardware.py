@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from experiments.tables.parts import Show
-from experiments.tables.recording import PAGE, Checks, Lines, Recording, h200, header
+from experiments.tables.parts import Lines, Show, blocks, table
+from experiments.tables.recording import PAGE, Checks, Recording, h200
 
 __all__ = ["PAGE", "TABLES"]
+
+BITS = ("16", "8", "4")
 
 
 def machine(found: Recording) -> Lines:
@@ -30,15 +32,20 @@ def machine(found: Recording) -> Lines:
 
 def correctness(found: Recording) -> Lines:
     """The worst relative error of every kernel and model, and graphs against eager steps."""
-    yield from header("check", "cases", "worst", "allowed")
     kinds: dict[str, list[Checks]] = {}
     for part in ("kernels", "graphs"):
         for name, result in found.data[part]["checks"].items():
             kinds.setdefault(_kind(name), []).append(result)
-    for kind, results in kinds.items():
-        cases = sum(result["cases"] for result in results)
-        worst = max(result["worst"] for result in results)
-        yield f"| {kind} | {cases} | {worst:.2g} | {results[0]['limit']:g} |"
+    rows = (
+        [
+            kind,
+            str(sum(result["cases"] for result in results)),
+            f"{max(result['worst'] for result in results):.2g}",
+            f"{results[0]['limit']:g}",
+        ]
+        for kind, results in kinds.items()
+    )
+    return table(["check", "cases", "worst", "allowed"], rows)
 
 
 def _kind(check: str) -> str:
@@ -57,29 +64,26 @@ def _kind(check: str) -> str:
 
 def decode(found: Recording) -> Lines:
     """Decode steps of Llama-3.1-8B."""
-    yield from _decodes(found.rows("floors", "decode"))
+    return _decodes(found.rows("floors", "decode"))
 
 
 def large(found: Recording) -> Lines:
     """Steps of Llama-3.1-70B."""
-    yield from _decodes(found.rows("70b", "decode"))
-    yield ""
-    yield from _prefills(found.rows("70b", "prefill"))
+    yield blocks(_decodes(found.rows("70b", "decode")), _prefills(found.rows("70b", "prefill")))
 
 
 def prefill(found: Recording) -> Lines:
     """Whole prompts of Llama-3.1-8B."""
-    yield from _prefills(found.rows("floors", "prefill"))
+    return _prefills(found.rows("floors", "prefill"))
 
 
-def _decodes(rows: list[Checks]) -> Lines:
-    yield from header("sequences x context", "16-bit KV", "8-bit KV", "4-bit KV")
+def _decodes(points: list[Checks]) -> Lines:
     cells: dict[str, dict[str, str]] = {}
-    for row in rows:
+    for row in points:
         batch, context, bits = re.findall(r"=(\d+)", row["point"])
         cells.setdefault(f"{batch} x {int(context):,}", {})[bits] = _step(row)
-    for name, by_bits in cells.items():
-        yield f"| {name} | " + " | ".join(by_bits[bits] for bits in ("16", "8", "4")) + " |"
+    rows = ([name, *(by_bits[bits] for bits in BITS)] for name, by_bits in cells.items())
+    return table(["sequences x context", *(f"{bits}-bit KV" for bits in BITS)], rows)
 
 
 def _step(row: Checks) -> str:
@@ -88,16 +92,20 @@ def _step(row: Checks) -> str:
     return f"{row['seconds'] * 1e3:.2f} ({row['share_of_floor']:.0%})"
 
 
-def _prefills(rows: list[Checks]) -> Lines:
-    yield from header("prompt tokens", "ms (share of the floor)", "tokens/s")
-    for row in rows:
-        tokens = int(row["point"].removeprefix("prefill "))
-        yield f"| {tokens:,} | {_step(row)} | {row['tokens_per_s']:,.0f} |"
+def _prefills(points: list[Checks]) -> Lines:
+    rows = (
+        [
+            f"{int(point['point'].removeprefix('prefill ')):,}",
+            _step(point),
+            f"{point['tokens_per_s']:,.0f}",
+        ]
+        for point in points
+    )
+    return table(["prompt tokens", "ms (share of the floor)", "tokens/s"], rows)
 
 
 def attention(found: Recording) -> Lines:
     """Decode attention alone by precision, as a share of a copy."""
-    yield from header("sequences x context", "16-bit KV", "8-bit KV", "4-bit KV")
     cells: dict[str, list[str]] = {}
     for row in found.rows("floors", "attention"):
         if not (sizes := re.findall(r"=(\d+)", row["point"])):
@@ -105,14 +113,14 @@ def attention(found: Recording) -> Lines:
         name = f"{sizes[0]} x {int(sizes[1]):,}"
         shown = f"{row['seconds'] * 1e6:.1f} ({row['share_of_copy']:.0%})"
         cells.setdefault(name, []).append(shown)
-    for name, by_bits in cells.items():
-        yield f"| {name} | " + " | ".join(by_bits) + " |"
+    head = ["sequences x context", *(f"{bits}-bit KV" for bits in BITS)]
+    return table(head, ([name, *by_bits] for name, by_bits in cells.items()))
 
 
 def peers(found: Recording) -> Lines:
     """Decode attention of 16 bits beside others' on the same inputs."""
     rows = [*found.rows("peers", "decode"), *found.rows("peers", "decode_peers")]
-    yield from _beside_others(rows, "peer", "decodes", _sequences)
+    return _beside_others(rows, "peer", "decodes", _sequences)
 
 
 def prompts(found: Recording) -> Lines:
@@ -120,7 +128,7 @@ def prompts(found: Recording) -> Lines:
     ours = [row | {"kernel": "ours"} for row in found.rows("peers", "prefill")]
     rows = [*ours, *found.rows("peers", "prefill_peers")]
     rows = [row for row in rows if not row.get("context")]
-    yield from _beside_others(rows, "kernel", "a prompt of", lambda row: f"{row['chunk']:,}")
+    return _beside_others(rows, "kernel", "a prompt of", lambda row: f"{row['chunk']:,}")
 
 
 def _sequences(row: Checks) -> str:
@@ -134,43 +142,41 @@ def _beside_others(
     names, cells = list(dict.fromkeys(row[who] for row in timed)), dict[str, dict[str, str]]()
     for row in timed:
         cells.setdefault(place(row), {})[row[who]] = f"{row['us']:,.1f}"
-    yield from header(f"{what}, µs", *names)
-    for name, found in cells.items():
-        yield f"| {name} | " + " | ".join(found.get(one, "") for one in names) + " |"
+    shown = ([name, *(us.get(one, "") for one in names)] for name, us in cells.items())
+    return table([f"{what}, µs", *names], shown)
 
 
 def showcase(found: Recording) -> Lines:
     """What memory of fewer bits holds, how fast it is and what it costs in quality."""
-    yield from header(
-        "KV of 128 sequences x 8,192", "GB", "ms", "tokens/s", "perplexity", "same top 1"
-    )
     quality = {
         row["kv"]: row for row in found.rows("showcase", "quality") if row["model"] == "plain"
     }
+    rows = []
     for row in found.rows("showcase", "tokens"):
         cells = ["does not fit", "", "", ""]
         if "seconds" in row:
             lost = quality[row["kv"]]
             cells = [f"{row['seconds'] * 1e3:.1f}", f"{row['tokens_per_s']:,.0f}"]
             cells += [f"{lost['perplexity_change']:+.3%}", f"{lost['same_top1']:.1%}"]
-        yield f"| {row['kv']} | {row['kv_gb']:.1f} | " + " | ".join(cells) + " |"
+        rows.append([row["kv"], f"{row['kv_gb']:.1f}", *cells])
+    head = ["KV of 128 sequences x 8,192", "GB", "ms", "tokens/s", "perplexity", "same top 1"]
+    return table(head, rows)
 
 
 def swaps(found: Recording) -> Lines:
     """Copies of blocks, and a step beside them."""
-    rows = found.rows("floors", "swap")
-    yield from header("blocks", "to the device (GB/s)", "to the host", "each way at once")
-    for bits in ("16", "8", "4"):
-        mine = [row for row in rows if row.get("block") == bits]
+    measured, rows = found.rows("floors", "swap"), []
+    for bits in BITS:
+        mine = [row for row in measured if row.get("block") == bits]
         rates = {row["direction"]: row["bytes_per_s"] / 1e9 for row in mine}
         size = mine[0]["bytes"] / 2**20
-        shown = " | ".join(f"{rates[way]:.1f}" for way in ("h2d", "d2h", "both"))
-        yield f"| {bits} bits, {size:.2f} MiB | {shown} |"
-    (step,) = (row for row in rows if "slowdown" in row)
-    yield ""
-    yield (
+        shown = (f"{rates[way]:.1f}" for way in ("h2d", "d2h", "both"))
+        rows.append([f"{bits} bits, {size:.2f} MiB", *shown])
+    (step,) = (row for row in measured if "slowdown" in row)
+    yield blocks(
+        table(["blocks", "to the device (GB/s)", "to the host", "each way at once"], rows),
         f"A decode step of 32 sequences takes {step['alone_s'] * 1e3:.2f} ms alone and "
-        f"{step['with_swap_s'] * 1e3:.2f} ms beside copies both ways ({step['slowdown']:+.1%})."
+        f"{step['with_swap_s'] * 1e3:.2f} ms beside copies both ways ({step['slowdown']:+.1%}).",
     )
 
 

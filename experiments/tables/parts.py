@@ -29,12 +29,33 @@ def recorded(file: str, show: Callable[[Any], Lines]) -> Show:
     return read
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> Iterator[str]:
-    """A table of markdown; the first `texts` columns are text, the others are numbers."""
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1, last_texts: int = 0
+) -> Iterator[str]:
+    """A table of markdown: the first `texts` and the last `last_texts` columns are text, the others
+    numbers.
+    """
+    numbers = len(head) - texts - last_texts
     yield "| " + " | ".join(head) + " |"
-    yield "|" + "---|" * texts + "--:|" * (len(head) - texts)
+    yield "|" + "---|" * texts + "--:|" * numbers + "---|" * last_texts
     for row in rows:
         yield "| " + " | ".join(row) + " |"
+
+
+def blocks(*parts: str | Lines) -> str:
+    """Lines and groups of lines with an empty line between each two; empty ones are left out."""
+    texts = (part if isinstance(part, str) else "\n".join(part) for part in parts)
+    return "\n\n".join(text for text in texts if text)
+
+
+def page_of(*parts: str | Lines) -> str:
+    """The text of a page of such blocks."""
+    return blocks(*parts) + "\n"
+
+
+def bullets(items: Lines) -> Lines:
+    """A list of markdown."""
+    return (f"* {item}" for item in items)
 
 
 def number(value: float | None, digits: int = 0, scale: float = 1.0, unit: str = "") -> str:

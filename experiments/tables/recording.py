@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from experiments.reading import read_json
-from experiments.tables.parts import Show
+from experiments.tables.parts import Lines, Show
 
 PAGE = "docs/hardware.md"
 Checks = dict[str, Any]
-Lines = Iterator[str]
 
 
 class Recording:
@@ -32,11 +31,6 @@ class Recording:
         """Its rows."""
         found: list[Checks] = self.check(part, name)["rows"]
         return found
-
-
-def header(*names: str) -> Lines:
-    yield "| " + " | ".join(names) + " |"
-    yield "|---|" + "--:|" * (len(names) - 1)
 
 
 def h200(table: Callable[[Recording], Lines]) -> Show:

@@ -26,7 +26,7 @@ def links(found: Numbers) -> Lines:
     rows = []
     for part, said in (("links", "a longest pause of 5 s"), ("links_no_stall", "none stated")):
         for arm in (REPO, ROTATING):
-            cells = [f"{each[THROUGHPUT.key]['mean']:,.0f}" for each in found[part]["arms"][arm]]
+            cells = map(THROUGHPUT.mean, found[part]["arms"][arm])
             rows.append([f"{ARMS[arm].label}, {said}", *cells])
     return table(head, rows)
 
@@ -39,8 +39,5 @@ TABLES = {"rotasched sweep": recorded(FILE, sweep), "rotasched links": recorded(
 def _sweep(found: Numbers) -> Iterator[list[str]]:
     for place, rate in enumerate(found["rates_per_s"]):
         for arm, points in found["arms"].items():
-            cells = [
-                f"{points[place][each.key]['mean'] * each.scale:,.{each.digits}f}"
-                for each in (TTFT, TPOT, GAP, THROUGHPUT)
-            ]
+            cells = [each.mean(points[place]) for each in (TTFT, TPOT, GAP, THROUGHPUT)]
             yield [ARMS[arm].label, f"{rate:g}", *cells]

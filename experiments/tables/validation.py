@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import median
 
 from experiments.reading import read_json
-from experiments.tables.parts import Show, table
-from experiments.tables.recording import PAGE, Checks, Lines, Recording, h200, header
+from experiments.tables.parts import Lines, Show, blocks, table
+from experiments.tables.recording import PAGE, Checks, Recording, h200
 
 __all__ = ["PAGE", "TABLES", "cpu", "cpu_steps", "median_errors", "summary"]
 
@@ -56,7 +56,7 @@ GAINS = {
 
 def scenarios(found: Recording) -> Lines:
     """Every run on the device, and how far the simulator was off."""
-    yield from header("", *SCENARIO)
+    rows = []
     for name, result in found.data["scenarios"]["checks"].items():
         sides = [_errors(found.data[part]["checks"][name]) for part in ("validate", FILLED)]
         cells = []
@@ -64,7 +64,8 @@ def scenarios(found: Recording) -> Lines:
             errors = " / ".join(f"{side[metric]:+.1%}" for side in sides if metric in side)
             shown = _cell(result["summary"][metric], kind)
             cells.append(f"{shown} ({errors})" if kind == "number" else shown)
-        yield f"| `{name}` | " + " | ".join(cells) + " |"
+        rows.append([f"`{name}`", *cells])
+    return table(["", *SCENARIO], rows)
 
 
 def _errors(result: Checks) -> dict[str, float]:
@@ -78,15 +79,14 @@ def _errors(result: Checks) -> dict[str, float]:
 
 def gain(found: Recording) -> Lines:
     """What a policy is worth against `vllm`, measured and simulated."""
-    yield from header("against `vllm`, measured / simulated", *GAINS.values())
-    rows: dict[str, dict[str, str]] = {}
+    cells: dict[str, dict[str, str]] = {}
     for row in found.rows("gain", "gain"):
         if row["class"] == "all":
             points = row["metric"] == "slo_attainment"
             shown = [f"{row[side] * 100:+.0f}" if points else f"{row[side]:+.0%}" for side in SIDES]
-            rows.setdefault(row["policy"], {})[row["metric"]] = " / ".join(shown)
-    for policy, cells in rows.items():
-        yield f"| `{policy}` | " + " | ".join(cells[metric] for metric in GAINS) + " |"
+            cells.setdefault(row["policy"], {})[row["metric"]] = " / ".join(shown)
+    rows = ([f"`{name}`", *(each[metric] for metric in GAINS)] for name, each in cells.items())
+    return table(["against `vllm`, measured / simulated", *GAINS.values()], rows)
 
 
 def predicted(found: Recording) -> Lines:
@@ -97,17 +97,16 @@ def predicted(found: Recording) -> Lines:
         "step_prefill": "of these, with chunks of prompts",
         "driver_step": "steps of the driver, mean",
     }
-    yield from header("mean error of predicted steps", "as recorded", "today")
-    fits = found.again["fit"]
-    for name, words in names.items():
-        yield f"| {words} | {fits['neither'][name]:.1%} | {fits['graphs'][name]:.1%} |"
+    fits = [found.again["fit"][arm] for arm in ("neither", "graphs")]
+    rows = ([words, *(f"{fit[name]:.1%}" for fit in fits)] for name, words in names.items())
+    return table(["mean error of predicted steps", "as recorded", "today"], rows)
 
 
 def validation(found: Recording) -> Lines:
     """Device and simulator."""
     policies = found.again["policies"]
     columns = [f"`{policy}` {kind}" for policy in policies for kind in ("device", *ARMS.values())]
-    yield from header("", *columns)
+    rows = []
     for metric, (words, kind) in COMPARED.items():
         cells = []
         for arms in policies.values():
@@ -115,19 +114,22 @@ def validation(found: Recording) -> Lines:
             cells.append(_cell(device, kind))
             for arm in ARMS:
                 cells.append(_beside(arms[arm][metric]["simulated"], device, kind))
-        yield f"| {words} | " + " | ".join(cells) + " |"
+        rows.append([words, *cells])
+    return table(["", *columns], rows)
 
 
 def summary(found: Recording) -> Lines:
     """Whole runs in short, for the README."""
     shown = ("slo_attainment", "mean_ttft_ms", "mean_tpot_ms", "output_throughput")
-    yield from header("on the H200 / simulated", "policy", *(COMPARED[name][0] for name in shown))
+    rows = []
     for run in found.data["scenarios"]["checks"]:
         scene, arm = run.split("-")
         compared = found.check(FILLED, run)["metrics"]
         pairs = {m["name"]: m for m in compared if not m["service_class"]}
         cells = [_both(pairs[name], COMPARED[name][1]) for name in shown]
-        yield f"| {SCENES[scene]} | {POLICIES[arm]} | " + " | ".join(cells) + " |"
+        rows.append([SCENES[scene], POLICIES[arm], *cells])
+    head = ["on the H200 / simulated", "policy", *(COMPARED[name][0] for name in shown)]
+    return table(head, rows)
 
 
 def _both(pair: Checks, kind: str) -> str:
@@ -165,18 +167,21 @@ def cpu(folder: Path) -> Lines:
         return
     found = read_json(path)
     machine, versions = found["machine"], found["versions"]
-    yield (
+    winners = (f"{line[:1].upper()}{line[1:]}." for line in found["winners"])
+    yield blocks(
         f"`{found['command']}`, {found['date']}: {machine['name']}, {machine['processors']} "
         f"processors, {machine['threads']} thread(s); Python {versions['python']}, torch "
         f"{versions['torch']}; load before it {found['load_before']}. Held-out steps are predicted "
-        f"with a mean error of {found['fit']['step']['heldout_mape']:.1%}."
+        f"with a mean error of {found['fit']['step']['heldout_mape']:.1%}.",
+        _yardsticks(found),
+        _cpu_metrics(found["outcomes"]),
+        " ".join(winners),
     )
-    yield ""
-    yield _yardsticks(found)
-    yield ""
-    outcomes = found["outcomes"]
+
+
+def _cpu_metrics(outcomes: list[Checks]) -> Lines:
     columns = [f"`{o['scheduler']}` {kind}" for o in outcomes for kind in ("device", "simulated")]
-    yield from header("", *columns)
+    rows = []
     for metric, (words, kind) in COMPARED.items():
         cells = []
         for outcome in outcomes:
@@ -185,9 +190,8 @@ def cpu(folder: Path) -> Lines:
             )
             cells.append(_cell(pair["device"], kind))
             cells.append(_beside(pair["simulated"], pair["device"], kind))
-        yield f"| {words} | " + " | ".join(cells) + " |"
-    yield ""
-    yield "".join(f"{line[:1].upper()}{line[1:]}. " for line in found["winners"]).rstrip()
+        rows.append([words, *cells])
+    return table(["", *columns], rows)
 
 
 def _yardsticks(found: Checks) -> str:

@@ -16,7 +16,8 @@ result file is missing or bad.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -136,13 +137,8 @@ def plot_kv(runs: Sources, *, axes: Axes | None = None, legend: bool = True) -> 
     """KV memory over time in GiB: one run by use, or what several runs' requests hold."""
     from superinfer.lab.plot_parts import kv_panel, load_lines
 
-    data = plot_data_of(runs)
-    axes = titled(given_or_new(axes), "KV memory")
-    if len(data) == 1:
-        kv_panel(axes, *data.values())
-    else:
-        load_lines(axes, data, "referenced_blocks")
-    return with_legend(axes, legend)
+    several = partial(load_lines, column="referenced_blocks")
+    return _over_time(plot_data_of(runs), "KV memory", kv_panel, several, axes, legend)
 
 
 def plot_timeline(
@@ -161,39 +157,25 @@ def plot_timeline(
     data = plot_data_of(runs)
     if column not in ("waiting", "running"):
         raise ConfigError(f"column: expected waiting or running, got {column!r}")
-    several = f"Requests {column}"
-    axes = titled(given_or_new(axes), several if len(data) > 1 else "Requests waiting and running")
-    if len(data) == 1:
-        queue_panel(axes, *data.values())
-    else:
-        load_lines(axes, data, column)
-    return with_legend(axes, legend)
+    title = f"Requests {column}" if len(data) > 1 else "Requests waiting and running"
+    return _over_time(data, title, queue_panel, partial(load_lines, column=column), axes, legend)
 
 
 def plot_rotations(runs: Sources, *, axes: Axes | None = None, legend: bool = True) -> Axes:
     """Rotations per second over time: caches copied to the host, a line each for several runs."""
     from superinfer.lab.plot_parts import rate_lines, rotations_panel
 
-    data = plot_data_of(runs)
-    axes = titled(given_or_new(axes), "Rotations")
-    if len(data) == 1:
-        rotations_panel(axes, *data.values())
-    else:
-        rate_lines(axes, data, ["rotations"])
-    return with_legend(axes, legend)
+    several = partial(rate_lines, columns=["rotations"])
+    return _over_time(plot_data_of(runs), "Rotations", rotations_panel, several, axes, legend)
 
 
 def plot_copies(runs: Sources, *, axes: Axes | None = None, legend: bool = True) -> Axes:
     """Copies over one GPU's link in GB/s over time: by direction, or the sum of several runs."""
     from superinfer.lab.plot_parts import copies_panel, rate_lines
 
-    data = plot_data_of(runs)
-    axes = titled(given_or_new(axes), "Copies between device and host")
-    if len(data) == 1:
-        copies_panel(axes, *data.values())
-    else:
-        rate_lines(axes, data, ["h2d_bytes", "d2h_bytes"])
-    return with_legend(axes, legend)
+    several = partial(rate_lines, columns=["h2d_bytes", "d2h_bytes"])
+    title = "Copies between device and host"
+    return _over_time(plot_data_of(runs), title, copies_panel, several, axes, legend)
 
 
 def plot_requests(timeline: Path | str, most: int = 40, *, axes: Axes | None = None) -> Axes:
@@ -223,6 +205,23 @@ _COLUMNS = [
     "contains_zero",
     "method",
 ]
+
+
+def _over_time(
+    data: Mapping[str, PlotData],
+    title: str,
+    of_one: Callable[[Axes, PlotData], None],
+    of_several: Callable[[Axes, Mapping[str, PlotData]], None],
+    axes: Axes | None,
+    legend: bool,
+) -> Axes:
+    """A picture over time, drawn in another way for several runs than for one."""
+    axes = titled(given_or_new(axes), title)
+    if len(data) == 1:
+        of_one(axes, *data.values())
+    else:
+        of_several(axes, data)
+    return with_legend(axes, legend)
 
 
 def _row(found: Difference) -> list[object]:

@@ -1,11 +1,16 @@
-"""Axes of a figure of their own, and the legend on them."""
+"""Axes of a figure of their own, the legend on them, and the file that a figure becomes."""
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def titled(axes: Axes, title: str) -> Axes:
@@ -21,6 +26,18 @@ def given_or_new(axes: Axes | None, width: float = 7.0, height: float = 4.4) -> 
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained").subplots()
+
+
+def write_png(figure: Figure, path: Path, dpi: int = 120, *, software: bool = True) -> Path:
+    """Write a figure, whole or not at all; without `software` the file does not name matplotlib's
+    version, and what shows the same has the same bytes.
+    """
+    metadata = None if software else {"Software": None}
+    with replacing(path) as staged, warnings.catch_warnings():
+        # A name in a script that the font lacks shows as boxes; that is no reason for noise.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(staged, dpi=dpi, format="png", metadata=metadata)
+    return path
 
 
 def with_legend_below(axes: Axes, wanted: bool) -> Axes:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from superinfer.lab.canvas import write_png
 from superinfer.lab.plot_parts import GREY, label, line_look, say
-from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,9 +51,7 @@ def write_goodput_plot(curves: Sequence[Curve], wanted: float, path: Path) -> Pa
     if lines:
         figure.legend(lines, names, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle("Simulated. Filled: the fewest GPUs that are enough.", fontsize=10)
-    with replacing(path) as staged:
-        figure.savefig(staged, dpi=120, format="png")
-    return path
+    return write_png(figure, path)
 
 
 def _line(axes: Axes, number: int, curve: Curve, values: np.ndarray) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from superinfer.lab.canvas import write_png
 from superinfer.lab.plot_parts import BLUE, GREY, ORANGE, RED, label
 from superinfer.lab.tables import COMPARE_ROWS
 from superinfer.lab.tuning import Task, Trial
-from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,9 +58,7 @@ def write_pareto_plot(
     parts += [f"{failed} failed."] if failed else []
     parts += ["The worst may lie outside."] if len(trials) - failed > 1 / _OUTER else []
     figure.suptitle(" ".join(parts), fontsize=10)
-    with replacing(folder / PICTURE) as staged:
-        figure.savefig(staged, dpi=120, format="png", metadata={"Software": None})
-    return folder / PICTURE
+    return write_png(figure, folder / PICTURE, software=False)
 
 
 # -- inside ---------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ Figures use matplotlib's object API and no display.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 
@@ -26,11 +25,11 @@ from superinfer.lab.api import (
     plot_slo_attainment,
     plot_timeline,
 )
+from superinfer.lab.canvas import write_png
 from superinfer.lab.numbers import mean_summary
 from superinfer.lab.plot_data import LATENCIES, PlotData
 from superinfer.lab.plot_parts import GREY, attainment_bars, label, say
 from superinfer.lab.results import Run, load_run
-from superinfer.outputs import replacing
 
 _DPI = 150
 
@@ -48,17 +47,17 @@ def write_plots(source: Path | str | Run, out_dir: Path | str) -> list[Path]:
     pictures["queue_and_kv.png"] = queue_and_kv_figure
     if PlotData.of_run(run).moved():
         pictures["rotations.png"] = rotations_figure
-    return [_save(draw(run), Path(out_dir) / name) for name, draw in pictures.items()]
+    return [write_png(draw(run), Path(out_dir) / name, _DPI) for name, draw in pictures.items()]
 
 
 def write_requests_plot(timeline: Path) -> Path:
     """Write the picture of the first requests of a `timeline.json` beside it."""
-    return _save(_figure_of(plot_requests(timeline)), timeline.with_name("requests.png"))
+    return write_png(_figure_of(plot_requests(timeline)), timeline.with_name("requests.png"), _DPI)
 
 
 def write_compare_plot(runs: Mapping[str, Sequence[Run]], path: Path | str) -> Path:
     """Write `compare_figure` of `runs` as PNG."""
-    return _save(compare_figure(runs), Path(path))
+    return write_png(compare_figure(runs), Path(path), _DPI)
 
 
 def latency_figure(run: Run) -> Figure:
@@ -115,15 +114,6 @@ def compare_figure(runs: Mapping[str, Sequence[Run]]) -> Figure:
 
 
 # -- inside ---------------------------------------------------------------------------------------
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, whole or not at all."""
-    with replacing(path) as staged, warnings.catch_warnings():
-        # A name in a script that the font lacks shows as boxes; that is no reason for noise.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(staged, dpi=_DPI, format="png")
-    return path
 
 
 def _figure_of(axes: Axes) -> Figure:

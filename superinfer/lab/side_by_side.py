@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from superinfer.lab.canvas import write_png
 from superinfer.lab.columns import read_columns
+from superinfer.record import Floats
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLUMNS = {"ttft_ms": "time to first token", "tpot_ms": "time per token", "e2el_ms": "whole answer"}
 COLOURS = {"device": "#1f5f8b", "simulated": "#d9742b"}
@@ -15,12 +20,14 @@ COLOURS = {"device": "#1f5f8b", "simulated": "#d9742b"}
 
 def write_plot(device: Path, simulated: Path, out: Path, title: str) -> Path:
     """Cumulative distributions of both runs in one picture."""
+    from matplotlib.figure import Figure
+
     sides = {
         "device": read_columns(device / "requests.parquet"),
         "simulated": read_columns(simulated / "requests.parquet"),
     }
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(1, len(COLUMNS), figsize=(11, 3.4), layout="constrained")
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    axes = figure.subplots(1, len(COLUMNS))
     for axis, (column, words) in zip(axes, COLUMNS.items(), strict=True):
         for side, columns in sides.items():
             _draw(axis, np.asarray(columns[column], dtype=float), side)
@@ -31,24 +38,12 @@ def write_plot(device: Path, simulated: Path, out: Path, title: str) -> Path:
     if axes[0].lines:
         axes[0].legend(loc="lower right", frameon=False)
     figure.suptitle(title)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
-    pyplot.close(figure)
-    return out
+    return write_png(figure, out)
 
 
-def _draw(axis: Any, values: np.ndarray, side: str) -> None:
+def _draw(axis: Axes, values: Floats, side: str) -> None:
     known = np.sort(values[np.isfinite(values)])
     if len(known):
         share = np.arange(1, len(known) + 1) / len(known)
         style = "-" if side == "device" else "--"
         axis.step(known, share, style, where="post", color=COLOURS[side], label=side)
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from superinfer.lab.axes import Axis, Place, place_text
+from superinfer.lab.canvas import write_png
 from superinfer.lab.numbers import digits
 from superinfer.lab.plot_parts import GREY, label, line_look, say
 from superinfer.lab.sweep_points import ATTAINMENT, GOODPUT, Peak, Point, Points, rate_axis
-from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,8 +82,7 @@ def _write(
         _scale_y(panel, metric, points)
     _legend(figure, panels[0][0])
     figure.suptitle(_title(points, bool(marked), len(rows), len(drawn)), fontsize=10)
-    with replacing(path) as staged:
-        figure.savefig(staged, dpi=120, format="png", metadata={"Software": None})
+    write_png(figure, path, software=False)
 
 
 def grouped(axes: Sequence[Axis], at: int, points: Points) -> Drawn:

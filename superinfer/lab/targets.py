@@ -18,7 +18,6 @@ KINDS = ("ttft_ms", "tpot_ms", "e2el_ms", "min_tokens_per_s")
 """Keys of a `[classes.<name>]` table that are targets."""
 USUAL = ("ttft_ms", "tpot_ms")
 """What is proposed for a class that states nothing."""
-LABELS = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "e2el_ms": "E2E", "min_tokens_per_s": "tokens/s"}
 LEVELS = (0.5, 0.95, 0.99)
 """Quantiles of the floors."""
 

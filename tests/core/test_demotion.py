@@ -10,7 +10,7 @@ import pytest
 from harness import BLOCK, FakeCost, make_engine, request
 from hypothesis import given
 from hypothesis import strategies as st
-from property.test_invariants import ImpatientDriver
+from property.invariants import ImpatientDriver
 from records import Job, build
 from tiered import ShrinkingLru
 

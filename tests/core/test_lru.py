@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from harness import FakeCost, make_engine, request
+from shelves import reclaimed
 
 from superinfer.draft import Draft
 from superinfer.memory.keys import request_keys
@@ -46,13 +47,7 @@ class Shelf:
         return node
 
     def reclaim(self, blocks: int) -> list[tuple[str, int]]:
-        """Names of the edges that lose blocks, one after the other."""
-        taken: list[tuple[str, int]] = []
-        for node, count in self.index.reclaim(blocks):
-            name = self.names.get(node, "stem")
-            before = taken.pop()[1] if taken and taken[-1][0] == name else 0
-            taken.append((name, before + count))
-        return taken
+        return reclaimed(self.index, self.names, blocks)
 
 
 def test_oldest_first() -> None:

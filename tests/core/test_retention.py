@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness import BlockingDriver, FakeCost, make_engine, request
+from harness import BlockingDriver, FakeCost, make_engine
+from shelves import block_prompt, reclaimed
 
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError
@@ -25,18 +26,7 @@ GIB = 2**30
 
 
 def prompt(index: int, cls: str, *ids: int, arrival_s: float = 0.0) -> Request:
-    """One content id a block, and a token behind the last full block."""
-    tokens = BLOCK * len(ids) + 1
-    return request(
-        index,
-        tokens,
-        0,
-        arrival_s,
-        hash_ids=(*ids, 0),
-        hash_block_tokens=BLOCK,
-        slo_class=SLOClass(cls),
-        max_tokens=1,
-    )
+    return block_prompt(index, *ids, arrival_s=arrival_s, slo_class=SLOClass(cls), max_tokens=1)
 
 
 class Shelf:
@@ -69,12 +59,7 @@ class Shelf:
         self.names.setdefault(node, cls)
 
     def reclaim(self, blocks: int) -> list[tuple[str, int]]:
-        taken: list[tuple[str, int]] = []
-        for node, count in self.index.reclaim(blocks):
-            name = self.names.get(node, "stem")
-            before = taken.pop()[1] if taken and taken[-1][0] == name else 0
-            taken.append((name, before + count))
-        return taken
+        return reclaimed(self.index, self.names, blocks)
 
 
 def test_lowest_priority_first_then_oldest() -> None:

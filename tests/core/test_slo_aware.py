@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from harness import BlockingDriver, FakeCost, make_engine, request
+from shelves import block_prompt
 
 from superinfer.costs import Chunk
 from superinfer.engine_config import EngineConfig
@@ -75,17 +76,8 @@ def even(tmp_path: Path) -> str:
 
 
 def prompt(at_s: float, *ids: int, weight: float = 1.0, index: int = 0) -> Request:
-    """One content id a block, and a token behind the last full block."""
-    return request(
-        index,
-        BLOCK * len(ids) + 1,
-        0,
-        at_s,
-        hash_ids=(*ids, 0),
-        hash_block_tokens=BLOCK,
-        slo_class=SLOClass(f"weight {weight}", weight=weight),
-        max_tokens=1,
-    )
+    slo_class = SLOClass(f"weight {weight}", weight=weight)
+    return block_prompt(index, *ids, arrival_s=at_s, slo_class=slo_class, max_tokens=1)
 
 
 class Shelf:

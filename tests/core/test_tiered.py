@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from core.test_prefix import prompt as book_prompt
-from harness import BlockingDriver, FakeCost, make_engine, request
+from harness import BlockingDriver, FakeCost, make_engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shelves import block_prompt
 from tiered import TieredLru
 
 from superinfer.draft import Draft
@@ -28,17 +29,8 @@ BLOCK, HASH_TOKENS = 4, 6
 
 
 def prompt(index: int, *ids: int, arrival_s: float = 0.0) -> Request:
-    """One content id a block, and a token behind the last full block."""
-    tokens = BLOCK * len(ids) + 1
-    return request(
-        index,
-        tokens,
-        0,
-        arrival_s,
-        slo_class=SLOClass("loose", min_kv_bits=4),
-        hash_ids=(*ids, 0),
-        hash_block_tokens=BLOCK,
-    )
+    loose = SLOClass("loose", min_kv_bits=4)
+    return block_prompt(index, *ids, arrival_s=arrival_s, slo_class=loose)
 
 
 class Shelf:

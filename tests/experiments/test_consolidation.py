@@ -24,7 +24,7 @@ from experiments.consolidation.settings import (
     shared,
 )
 from experiments.record import made_by
-from experiments.scenarios.bench import Bench
+from experiments.run_cache import RunCache
 from sim.workload import load_workload
 from superinfer.errors import SuperInferError
 from superinfer.lab.config import Config
@@ -72,14 +72,14 @@ class MadeUp:
 
 
 def test_the_smallest_shared_cluster_is_found_and_written(tmp_path: Path) -> None:
-    bench = MadeUp()
-    found = study(cast(Bench, bench), TINY)
+    cache = MadeUp()
+    found = study(cast(RunCache, cache), TINY)
     assert found["rate_per_s"] == {
         CHAT: pytest.approx(CHAT_USE * 10.0 * 4),
         BATCH: pytest.approx(BATCH_USE * 3.0 * 4),
     }
     assert found["answer"] == 6
-    assert sorted(set(bench.asked)) == [3, 4, 5, 6]
+    assert sorted(set(cache.asked)) == [3, 4, 5, 6]
     write(tmp_path, {"made_by": made_by("a test", profile="none"), **found})
     assert (tmp_path / PICTURE).read_bytes().startswith(b"\x89PNG")
     words = (tmp_path / "results.md").read_text()
@@ -97,7 +97,7 @@ def test_no_shared_cluster_may_be_enough(tmp_path: Path) -> None:
                 outcome["p99_ttft_ms"] = 900.0
             return made
 
-    found = study(cast(Bench, Slow()), TINY)
+    found = study(cast(RunCache, Slow()), TINY)
     assert (found["answer"], found["routers"]) == (None, {})
     write(tmp_path, {"made_by": made_by("a test", profile="none"), **found})
     assert "No shared cluster of up to 8 GPUs keeps both." in (tmp_path / "results.md").read_text()

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from experiments.dial.__main__ import config_at, grid, sweep, write
+from experiments.dial.__main__ import STUDY, config_at, grid, sweep
 from experiments.dial.plot import PICTURE
-from experiments.scenarios.bench import Bench
+from experiments.run_cache import RunCache
 from superinfer.lab.pareto import pareto_front
 
 
@@ -43,9 +43,9 @@ def test_the_sweep_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("experiments.scenarios.settings.DURATION_S", 60)
     monkeypatch.setattr("experiments.scenarios.settings.WINDOW_S", (10, 60))
     monkeypatch.setattr("experiments.dial.__main__.PARTS", 1)
-    found = sweep(Bench(tmp_path / "runs", 1), 2.0, range(1))
+    found = sweep(RunCache(tmp_path / "runs", 1), 2.0, range(1))
     rests_on: dict[str, Any] = {"command": "x", "versions": {}, "source": "s", "profile": "p"}
-    write(tmp_path, found, rests_on)
+    STUDY.write(tmp_path, found, rests_on)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert len(summary["points"]) == 3 and any(point["front"] for point in summary["points"])
     assert (tmp_path / "results.md").read_text().count("| yes |") >= 1

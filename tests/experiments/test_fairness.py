@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.fairness.__main__ import write
+from experiments.fairness.__main__ import STUDY
 from experiments.fairness.measures import measured, of_bound
 from experiments.fairness.plot import PICTURE
 from experiments.fairness.settings import ARMS, FLOODS, NO_AGING, ROTATING, TENANTS, config_of
@@ -83,7 +83,7 @@ def test_the_files_say_what_the_numbers_are(tmp_path: Path, runs: dict[str, Run]
     one = measured([runs[ROTATING]])
     floods: dict[str, Any] = {name: dict.fromkeys(ARMS, one) for name in FLOODS}
     made_by = {"command": "c", "versions": {"x": "1"}, "source": "s", "profile": "p"}
-    write(tmp_path, floods, made_by)
+    STUDY.write(tmp_path, {"floods": floods}, made_by)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["kind"] == "simulated" and set(summary["floods"]) == set(FLOODS)
     text = (tmp_path / "results.md").read_text()

@@ -36,8 +36,8 @@ from experiments.headline.table import TABLES, better_and_worse, overview, page
 from experiments.headline.tune import FILE, tune_part, tuned_of
 from experiments.headline.workloads import HERE, MIXTRAL_PROFILE, WORKLOADS
 from experiments.record import SIMULATED
+from experiments.run_cache import RunCache
 from experiments.scenarios.arms import PREFILL_FIRST
-from experiments.scenarios.bench import Bench
 from sim.compare import WORKLOAD_KEYS
 from sim.run import build_engine
 from superinfer.costs import load_profile, load_shape
@@ -235,11 +235,11 @@ def test_a_part_that_came_meanwhile_stays(
 @pytest.mark.parametrize("name", ["70b", "mixtral", "flan-t5"])
 def test_a_part_end_to_end(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds of every run: all files are there, and the page names every arm."""
-    workload, bench = WORKLOADS[name], Bench(tmp_path / "runs", 1)
+    workload, cache = WORKLOADS[name], RunCache(tmp_path / "runs", 1)
     if name != "flan-t5":  # the others have too few requests in seconds to look for a load
         load = Reference(workload.search_from[0], PREFILL_FIRST, {})
         monkeypatch.setattr("experiments.headline.study.reference_load", lambda *_: load)
-    part = compare(bench, workload, tuned_of(workload), TINY)
+    part = compare(cache, workload, tuned_of(workload), TINY)
     rests_on = {"command": "x", "versions": {"numpy": "1"}, "source": "s"}
     main.write(tmp_path, {name: part | {"made_by": rests_on}}, rests_on)
     text = (tmp_path / "results.md").read_text(encoding="utf-8")
@@ -247,9 +247,9 @@ def test_a_part_end_to_end(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
         assert arm.label in text
     assert (tmp_path / f"{name}.png").stat().st_size > 10_000
     assert ("skew" in part) == (name == "mixtral")
-    before = bench.stored
-    assert compare(bench, workload, tuned_of(workload), TINY) == part
-    assert bench.stored == before
+    before = cache.stored
+    assert compare(cache, workload, tuned_of(workload), TINY) == part
+    assert cache.stored == before
     write_pictures({"parts": {name: part}}, tmp_path)
 
 
@@ -259,7 +259,7 @@ def test_tuning_writes_what_the_study_reads(tmp_path: Path) -> None:
 
     workload, path = WORKLOADS["flan-t5"], tmp_path / "tuned.toml"
     grids = {name: grid[:2] for name, grid in GRIDS.items()}
-    tune_part(Bench(tmp_path / "runs", 1), workload, TINY, path, grids, (100, 101))
+    tune_part(RunCache(tmp_path / "runs", 1), workload, TINY, path, grids, (100, 101))
     found = tuned_of(workload, path)
     assert all(found[name].settings in {arm.settings for arm in grids[name]} for name in grids)
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from experiments.ladder.__main__ import climb, loads, write
+from experiments.ladder.__main__ import STUDY, climb, loads
 from experiments.ladder.plot import PICTURE
 from experiments.ladder.settings import OFF, RUNGS, SCENARIOS, config_at, further_rungs
 from experiments.ladder.table import page, worth
+from experiments.run_cache import RunCache
 from experiments.scenarios.arms import ARMS, ROTATING
-from experiments.scenarios.bench import Bench
 from experiments.scenarios.measures import DECIDING
 from sim.compare import WORKLOAD_KEYS
 
@@ -73,9 +73,9 @@ def test_the_ladder_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Two seeds of a minute: the files are there, and the page names every rung."""
     monkeypatch.setattr("experiments.scenarios.settings.DURATION_S", 60)
     monkeypatch.setattr("experiments.scenarios.settings.WINDOW_S", (10, 60))
-    found = {"c": climb(Bench(tmp_path / "runs", 1), "c", 2.0, range(2))}
+    found = {"c": climb(RunCache(tmp_path / "runs", 1), "c", 2.0, range(2))}
     made_by = {"command": "x", "versions": {"numpy": "1"}, "source": "s", "profile": "p"}
-    write(tmp_path, found, made_by)
+    STUDY.write(tmp_path, {"scenarios": found}, made_by)
     text = page(json.loads((tmp_path / "summary.json").read_text()))
     for rung in RUNGS:
         assert f"| + {rung.name} |" in text

@@ -55,7 +55,7 @@ def study(
     def refused(*_: object) -> None:
         raise AssertionError("a run was made")
 
-    monkeypatch.setattr(module.Bench, "runs", refused)
+    monkeypatch.setattr(module.RunCache, "runs", refused)
     return module
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from experiments.rotasched.__main__ import write
+from experiments.rotasched.__main__ import STUDY
 from experiments.rotasched.measures import MEASURES
 from experiments.rotasched.settings import (
     ARMS,
@@ -110,7 +110,7 @@ def test_page_and_picture(tmp_path: Path) -> None:
         },
     }
     made_by = {"command": "it", "versions": {"Python": "3.11"}, "source": "abc", "seeds": 3}
-    write(tmp_path, parts, made_by)
+    STUDY.write(tmp_path, parts, made_by)
     page = (tmp_path / "results.md").read_text()
     assert "at most +30.0 points of TTFT attainment over the better vLLM, at 20 requests/s" in page
     assert "gives 50 % of the tokens/s" in page

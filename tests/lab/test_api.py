@@ -18,6 +18,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from pages import plain
 from records import CLASSES, Job, build, large_record, wave
 
 import superinfer.lab
@@ -35,17 +36,9 @@ from superinfer.lab import (
     plot_slo_scale,
     plot_timeline,
 )
-from superinfer.lab.results import write_run
-from superinfer.metrics import RunMetrics
-from superinfer.record import RunRecord
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLOTS: list[Callable[..., Axes]] = [plot_latency_cdf, plot_slo_attainment, plot_kv, plot_timeline]
-
-
-def stored(path: Path, record: RunRecord) -> Path:
-    metrics = RunMetrics(record)
-    return write_run(path, metrics, metrics.summary(), {})
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +46,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two runs of three classes, and two more with the same names elsewhere."""
     root = tmp_path_factory.mktemp("runs")
     record = large_record(requests=300, steps=4000, mean_tokens=40)
-    return [stored(root / name, record) for name in ("one/vllm", "one/fcfs", "two/vllm")]
+    return [plain(root / name, record) for name in ("one/vllm", "one/fcfs", "two/vllm")]
 
 
 def drawn(axes: Axes) -> set[str]:
@@ -104,8 +97,8 @@ def test_what_is_no_result_folder(plot: Callable[..., Axes], tmp_path: Path) -> 
 
 @pytest.mark.parametrize("plot", PLOTS)
 def test_runs_with_nothing_to_show(plot: Callable[..., Axes], tmp_path: Path) -> None:
-    empty = stored(tmp_path / "empty", build([], []))
-    short = stored(tmp_path / "short", build([Job(0, 10, 1, 0, 0)], [], timeline=wave(1)))
+    empty = plain(tmp_path / "empty", build([], []))
+    short = plain(tmp_path / "short", build([Job(0, 10, 1, 0, 0)], [], timeline=wave(1)))
     for source in (empty, short, [empty, short]):
         drawn(plot(source))
 
@@ -222,7 +215,7 @@ def seeds(root: Path, slower: float) -> list[Path]:
     for seed in range(5):
         ttft_s = np.random.RandomState(seed).gamma(2, 0.4, 40) * slower
         jobs = [Job(i, 10, 1, i + t, i + t, slo=CLASSES[0].slo) for i, t in enumerate(ttft_s)]
-        made.append(stored(root / f"{slower}-{seed}", build(jobs, [])))
+        made.append(plain(root / f"{slower}-{seed}", build(jobs, [])))
     return made
 
 
@@ -313,7 +306,7 @@ def test_the_examples_of_the_documentation_run(
     monkeypatch.chdir(tmp_path)
     record = large_record(requests=300, steps=4000, mean_tokens=40)
     for name in ("vllm", "priority"):
-        stored(tmp_path / "runs" / "c" / name, record)
+        plain(tmp_path / "runs" / "c" / name, record)
     names: dict[str, Any] = {}
     for code in blocks("python"):
         ast.parse(code)

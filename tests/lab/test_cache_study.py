@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
+from public_data import needed
 
 from superinfer.costs import Chunk, RooflineCost, build_cost
 from superinfer.errors import ConfigError
@@ -23,9 +21,7 @@ from superinfer.request import Request
 from traces.generate import generate, load_spec
 from traces.readers import read_trace
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("SUPERINFER_DATA", REPOSITORY / ".." / "shared" / "data"))
-MOONCAKE = DATA / "traces" / "mooncake" / "conversation_trace.jsonl.gz"
+MOONCAKE = "traces/mooncake/conversation_trace.jsonl.gz"
 SIZES = (1000, 3000, 10_000)
 
 
@@ -36,9 +32,7 @@ def cost() -> RooflineCost:
 
 
 def conversation(share: float) -> CacheStudy:
-    if not MOONCAKE.exists():
-        pytest.skip("needs the Mooncake conversation trace: set SUPERINFER_DATA to its folder")
-    return cache_study(read_trace(MOONCAKE, spread=True).requests, share, cost())
+    return cache_study(read_trace(needed(MOONCAKE), spread=True).requests, share, cost())
 
 
 def rates(study: CacheStudy, policies: tuple[str, ...]) -> dict[tuple[str, int], float]:

@@ -7,17 +7,15 @@ import os
 from pathlib import Path
 
 import pytest
+from pages import plain
 from records import Job, build
 
 from superinfer.errors import InputError
 from superinfer.lab import compare_runs, load_comparison, newest_folder
-from superinfer.lab.results import write_run
-from superinfer.metrics import RunMetrics
 
 
 def stored(folder: Path, ttft_s: float = 0.5) -> Path:
-    metrics = RunMetrics(build([Job(i, 10, 1, i + ttft_s, i + ttft_s) for i in range(4)], []))
-    return write_run(folder, metrics, metrics.summary(), {})
+    return plain(folder, build([Job(i, 10, 1, i + ttft_s, i + ttft_s) for i in range(4)], []))
 
 
 def aged(folder: Path, seconds: int) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import pytest
 import tomli_w
+from one_line import error_of
 
-from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config import Config, RunConfig, load_config
 from superinfer.lab.policies import build_policy
 from superinfer.memory import MEMORY_POLICIES
@@ -76,11 +76,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def message(*arguments: Any, **overrides: Any) -> str:
-    with pytest.raises((ConfigError, InputError)) as caught:
-        load_config(*arguments, **overrides)
-    assert caught.value.exit_code == 2
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return error_of(lambda: load_config(*arguments, **overrides))
 
 
 # -- layers ---------------------------------------------------------------------------------------

@@ -6,24 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import plain
 from records import CLASSES, Job, build, large_record
 
 from superinfer.errors import ConfigError
 from superinfer.lab import load_run, quantile_frame, summary_frame
-from superinfer.lab.results import write_run
-from superinfer.metrics import RunMetrics
-from superinfer.record import RunRecord
-
-
-def stored(path: Path, record: RunRecord) -> Path:
-    metrics = RunMetrics(record)
-    return write_run(path, metrics, metrics.summary(), {})
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record = large_record(requests=600, steps=6000, mean_tokens=30)
-    return stored(tmp_path_factory.mktemp("runs") / "vllm", record)
+    return plain(tmp_path_factory.mktemp("runs") / "vllm", record)
 
 
 def test_a_row_per_run_and_per_class(folder: Path) -> None:
@@ -43,7 +36,7 @@ def test_a_row_per_run_and_per_class(folder: Path) -> None:
 
 def test_seeds_are_averaged(tmp_path: Path) -> None:
     runs = [
-        stored(tmp_path / f"s{n}", build([Job(0, 10, 1, n, n, slo=CLASSES[0].slo)], []))
+        plain(tmp_path / f"s{n}", build([Job(0, 10, 1, n, n, slo=CLASSES[0].slo)], []))
         for n in (1, 2)
     ]
     frame = summary_frame({"arm": runs}, ["mean_ttft_ms"])
@@ -76,7 +69,7 @@ def test_quantiles_have_intervals_and_what_lies_beyond(slo_class: str | None, fo
 
 
 def test_too_few_requests_have_no_interval(tmp_path: Path) -> None:
-    few = stored(tmp_path / "few", build([Job(i, 10, 1, i + 1, i + 1) for i in range(5)], []))
+    few = plain(tmp_path / "few", build([Job(i, 10, 1, i + 1, i + 1) for i in range(5)], []))
     frame = quantile_frame(few)
     assert frame.loc["p50", "value_ms"] == pytest.approx(1000)
     assert frame["low_ms"].isna().all()

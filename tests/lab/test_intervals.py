@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pages import plain
 from records import CLASSES, Job, build, large_record
 
 from superinfer.errors import ConfigError
@@ -203,8 +204,7 @@ def stored(folder: Path, ttft_s: Sequence[float] | Floats, **changes: Any) -> Ru
     """A result folder of requests of one token, one per second."""
     slo = CLASSES[0].slo
     jobs = [Job(i, 10, 1, i + t, i + t, slo=slo, **changes) for i, t in enumerate(ttft_s)]
-    metrics = RunMetrics(build(jobs, []))
-    return load_run(write_run(folder / "r", metrics, metrics.summary(), {}))
+    return load_run(plain(folder / "r", build(jobs, [])))
 
 
 def summarised(**numbers: float | None) -> Run:

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from pages import kept
+from pages import kept, plain
 from records import Job, build, large_record, wave
 
 import superinfer.lab
@@ -181,8 +181,7 @@ def test_many_classes_with_long_names_stay_readable() -> None:
 
 
 def test_the_same_run_gives_the_same_pictures(tmp_path: Path) -> None:
-    metrics = RunMetrics(large_record(requests=60, steps=2000, mean_tokens=20))
-    folder = write_run(tmp_path / "run", metrics, metrics.summary(), {})
+    folder = plain(tmp_path / "run", large_record(requests=60, steps=2000, mean_tokens=20))
     stored = write_plots(folder, folder)
     again = write_plots(load_run(folder), tmp_path / "new")
     for one, other in zip(stored, again, strict=True):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import Page, stored
+from pages import Page, stored, text
 from records import Job, build
-from rich.console import Console
 
 from superinfer.lab.numbers import mean_summary
 from superinfer.lab.report import write_compare_report, write_report
@@ -30,12 +28,6 @@ def record(jobs: list[Job], quality: Any = None) -> RunRecord:
     made = build(jobs, [])
     made.quality = quality or {}
     return made
-
-
-def text(renderable: object, width: int = 80) -> str:
-    shown = io.StringIO()
-    Console(file=shown, width=width).print(renderable)
-    return shown.getvalue()
 
 
 def rows(shown: str, first: str) -> list[list[str]]:

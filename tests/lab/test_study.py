@@ -10,13 +10,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import study_runner
+from killed_runs import environment, python, until
 from study_runner import Recorder, study, table_bytes
 
 from superinfer.errors import ConfigError, InputError
@@ -27,8 +26,6 @@ from superinfer.lab.engines.processes import in_processes
 from superinfer.lab.progress import lines, showing_progress, state_text
 from superinfer.lab.results import load_run
 from superinfer.lab.study import Study, run_study, with_seed
-
-TESTS = Path(study_runner.__file__).parent
 
 
 def logged(folder: Path, what: str) -> Counter[str]:
@@ -46,26 +43,10 @@ def stored(folder: Path) -> set[str]:
     return {path.parent.name for path in (folder / "root").glob("*/summary.json")}
 
 
-def process(folder: Path, pause_s: float, mischief: str = "") -> subprocess.Popen[bytes]:
+def process(folder: Path, pause_s: float, mischief: str = "") -> subprocess.Popen[str]:
     """A study in a process group of its own."""
-    paths = os.pathsep.join((str(TESTS), str(TESTS.parent)))
     program = "import study_runner; study_runner.main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", program, str(folder), str(pause_s), mischief],
-        env={**os.environ, "PYTHONPATH": paths},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another process does."""
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not happen within 30 s")
+    return python("-c", program, str(folder), str(pause_s), mischief)
 
 
 def gone(pid: int) -> bool:
@@ -288,7 +269,7 @@ def test_an_interruption_stops_the_workers_and_keeps_results(tmp_path: Path) -> 
     os.killpg(running.pid, signal.SIGINT)  # like Ctrl-C: every process of the group hears it
     _, err = running.communicate()
     assert running.returncode == -signal.SIGINT
-    assert err.count(b"Traceback") == 1, "workers say nothing"
+    assert err.count("Traceback") == 1, "workers say nothing"
     assert stored(tmp_path)
     assert all(map(gone, workers_of(tmp_path)))
 
@@ -320,12 +301,11 @@ if __name__ == "__main__":
 
 def test_a_script_can_hold_the_runner(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    paths = os.pathsep.join((str(TESTS), str(TESTS.parent)))
     for reused in (0, 2):
         out = subprocess.run(
             [sys.executable, "script.py"],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": paths},
+            env=environment(),
             capture_output=True,
             text=True,
             check=True,
@@ -335,8 +315,8 @@ def test_a_script_can_hold_the_runner(tmp_path: Path) -> None:
 
 def test_what_a_run_prints_is_not_the_result(tmp_path: Path) -> None:
     out, err = process(tmp_path, 0, "print").communicate()
-    assert b"hello from a run" in err
-    assert b"hello" not in out
+    assert "hello from a run" in err
+    assert "hello" not in out
 
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
@@ -533,7 +513,7 @@ def test_a_script_without_a_guard_ends_with_one_error(tmp_path: Path) -> None:
     )
     ended = subprocess.run(
         [sys.executable, str(script), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(TESTS), str(TESTS.parent)))},
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,

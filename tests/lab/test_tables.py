@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 
 import pytest
+from pages import text
 from records import Job, build, large_record
-from rich.console import Console
 
 from superinfer.lab.differences import Difference
 from superinfer.lab.intervals import Interval
 from superinfer.lab.tables import compare_table, difference, summary_table
 from superinfer.metrics import summarise
-
-
-def text(renderable: object, width: int = 80) -> str:
-    shown = io.StringIO()
-    Console(file=shown, width=width).print(renderable)
-    return shown.getvalue()
 
 
 def test_summary_shows_counts_latencies_classes_and_tenants() -> None:

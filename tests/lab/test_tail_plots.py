@@ -9,28 +9,21 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from pages import plain
 from records import CLASSES, Job, build, large_record
 
 from superinfer.errors import ConfigError
 from superinfer.lab import load_run, plot_latency_tail, plot_slo_scale
-from superinfer.lab.results import write_run
 from superinfer.lab.run_sources import plot_data_of
 from superinfer.lab.tail_plots import attainment_by_scale
-from superinfer.metrics import RunMetrics
-from superinfer.record import RunRecord
 from superinfer.request import SLO
-
-
-def stored(path: Path, record: RunRecord) -> Path:
-    metrics = RunMetrics(record)
-    return write_run(path, metrics, metrics.summary(), {})
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("runs")
     record = large_record(requests=600, steps=6000, mean_tokens=30)
-    return [stored(root / name, record) for name in ("vllm", "fcfs")]
+    return [plain(root / name, record) for name in ("vllm", "fcfs")]
 
 
 def lines(axes: Axes) -> list[Any]:
@@ -79,7 +72,7 @@ def test_scales_by_hand(tmp_path: Path) -> None:
     jobs = [Job(0, 10, 1, wait, wait, slo=slo) for wait in (0.5, 1.0, 3.0)]
     jobs.append(Job(0, 10, 0, slo=slo, state="rejected"))
     jobs.append(Job(0, 10, 1, 9.0, 9.0, slo=SLO(), group="free"))
-    run = stored(tmp_path / "r", build(jobs, []))
+    run = plain(tmp_path / "r", build(jobs, []))
     ((factors, share),) = attainment_by_scale(plot_data_of(run)).values()
     assert factors == pytest.approx([0, 0.5, 1, 3, 10])
     assert share == pytest.approx([0, 0.25, 0.5, 0.75, 0.75])
@@ -89,10 +82,10 @@ def test_scales_by_hand(tmp_path: Path) -> None:
 
 
 def test_without_targets_it_says_so(tmp_path: Path) -> None:
-    run = stored(tmp_path / "r", build([Job(0, 10, 1, 1.0, 1.0, slo=SLO())], []))
+    run = plain(tmp_path / "r", build([Job(0, 10, 1, 1.0, 1.0, slo=SLO())], []))
     axes = plot_slo_scale(run)
     assert [text.get_text() for text in axes.texts] == ["no request has a service-level objective"]
-    none = stored(tmp_path / "none", build([], []))
+    none = plain(tmp_path / "none", build([], []))
     for plot in (plot_slo_scale, plot_latency_tail):
         lines(plot(none))
 

@@ -14,8 +14,9 @@ from executor_runs import IdleModel, Rig, forced, sizes_for
 from hypothesis import given, settings
 from parity.test_drivers import ARMS as DRIVER_ARMS
 from parity.test_drivers import COST, workload
-from property.test_exactness import ARMS as EXACT_ARMS
-from property.test_exactness import FAKE, JOBS, SETTINGS, Job, prompts
+from property.arms import ARMS as EXACT_ARMS
+from property.exact_runs import FAKE
+from property.workloads import JOBS, SETTINGS, Job, prompts
 
 from sim.driver import simulate
 from sim.oracle import Oracle

@@ -11,20 +11,10 @@ import pytest
 from harness import BlockingDriver, make_engine, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from property.test_exactness import (
-    ALL_ARMS,
-    ARMS,
-    BLOCKS,
-    BOTH_CACHES,
-    BOTH_LAGS,
-    FAKE,
-    JOBS,
-    SETTINGS,
-    Job,
-    prompts,
-    skip_impossible,
-)
-from property.test_invariants import Watch, assert_all_free, assert_each_ends_once
+from property.arms import ALL_ARMS, ARMS, BOTH_CACHES, BOTH_LAGS
+from property.exact_runs import BLOCKS, FAKE, skip_impossible
+from property.invariants import Watch, assert_all_free, assert_each_ends_once
+from property.workloads import JOBS, SETTINGS, Job, prompts
 
 from superinfer.draft import Draft
 from superinfer.engine import Engine

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from property.test_exactness import FAKE, JOBS, SETTINGS, Job, assert_exact, step_by_step
+from property.exact_runs import FAKE, assert_exact, step_by_step
+from property.workloads import JOBS, SETTINGS, Job
 
 from superinfer.costs import CalibratedCost, load_profile, load_shape
 from superinfer.costs.graphs import Graphs, MixedGraph

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from property.test_invariants import ENDS, Watch, assert_all_free
+from property.invariants import ENDS, Watch, assert_all_free
 
 from sim.driver import simulate
 from sim.oracle import Oracle

@@ -9,8 +9,9 @@ import pytest
 from harness import FakeCost, make_engine, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from property.test_exactness import SETTINGS, token_times
-from property.test_invariants import ImpatientDriver
+from property.exact_runs import token_times
+from property.invariants import ImpatientDriver
+from property.workloads import SETTINGS
 
 from superinfer.request import SLO, SLOClass
 from superinfer.schedulers.rotating import RotatingScheduler

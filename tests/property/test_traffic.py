@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 from typing import Any
 
 import pytest
-from harness import BlockingDriver, make_engine
+from harness import BlockingDriver
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from property.test_draft import Hesitant
-from property.test_exactness import (
-    ARMS,
-    BLOCKS,
-    BOTH_CACHES,
-    BOTH_LAGS,
+from property import exact_runs
+from property.arms import BOTH_CACHES, BOTH_LAGS
+from property.exact_runs import (
     FAKE,
-    JOBS,
-    SETTINGS,
-    Job,
-    Run,
-    assert_same_events,
-    assert_same_records,
-    assert_whole,
+    assert_exact,
     one_by_one,
-    prompts,
+    play,
     step_by_step,
 )
-from property.test_invariants import (
+from property.invariants import (
     CANCELS,
     ImpatientDriver,
     Watch,
@@ -38,6 +28,8 @@ from property.test_invariants import (
     assert_each_ends_once,
     ceil_div,
 )
+from property.test_draft import Hesitant
+from property.workloads import JOBS, SETTINGS, Job, prompts
 
 from sim.driver import simulate
 from sim.oracle import Oracle
@@ -54,30 +46,8 @@ HOSTS = st.sampled_from([12, 30, 400])
 """Host blocks; with few of them copies have to give way."""
 
 
-def build(arm: str, lag: int, host_blocks: int, prefix: bool, sink: Any = None) -> Engine:
-    scheduler, memory = ARMS[arm]()
-    return make_engine(
-        scheduler,
-        BLOCKS,
-        memory=memory,
-        cost=QUICK,
-        sink=sink,
-        host_blocks=host_blocks,
-        lag=lag,
-        prefix_caching=prefix,
-        layers=2,
-        max_model_len=512,
-    )
-
-
-def play(jobs: list[Job], change: Callable[[Engine], None] | None, *build_with: Any) -> Run:
-    run = Run()
-    engine = build(*build_with, run.events.append)
-    if change is not None:
-        change(engine)
-    simulate(engine, prompts(jobs), Oracle([job.output for job in jobs]))
-    run.record = engine.recorder.build(engine)
-    return run
+def build(arm: str, lag: int, host_blocks: int, prefix: bool, sink: Any) -> Engine:
+    return exact_runs.build(arm, lag, prefix, sink, QUICK, host_blocks, layers=2)
 
 
 @pytest.mark.parametrize("change", [step_by_step, one_by_one])
@@ -88,10 +58,8 @@ def play(jobs: list[Job], change: Callable[[Engine], None] | None, *build_with: 
 def test_slices_are_exact(
     change: Any, arm: str, lag: int, jobs: list[Job], host_blocks: int, prefix: bool
 ) -> None:
-    fast, slow = (play(jobs, how, arm, lag, host_blocks, prefix) for how in (None, change))
-    assert_same_events(fast.events, slow.events)
-    assert_same_records(fast.record, slow.record)
-    assert_whole(fast.record)
+    engine = {"arm": arm, "lag": lag, "prefix": prefix, "host_blocks": host_blocks}
+    assert_exact(jobs, change, scale_s=1.0, cost=QUICK, layers=2, **engine)
 
 
 @ROTATING
@@ -183,7 +151,8 @@ def test_these_runs_do_what_is_tested() -> None:
     totals: Counter[str] = Counter()
     for seed in range(16):
         for host_blocks in (12, 400):
-            run = play(crowd(seed), None, "rotating", 0, host_blocks, False)
+            engine = {"arm": "rotating", "lag": 0, "prefix": False, "host_blocks": host_blocks}
+            run = play(crowd(seed), None, scale_s=1.0, cost=QUICK, layers=2, **engine)
             kinds.update(event[1] for event in run.events)
             for what in ("write_through_useful_bytes", "write_through_wasted_bytes"):
                 totals[what] += getattr(run.record, what)

@@ -10,7 +10,7 @@ from harness import FakeCost, request
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from property.test_exactness import SETTINGS
+from property.workloads import SETTINGS
 
 from superinfer import sequence
 from superinfer.batch import DecodeBatch

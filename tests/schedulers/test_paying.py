@@ -11,7 +11,7 @@ from harness import FakeCost
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from property.test_exactness import SETTINGS
+from property.workloads import SETTINGS
 
 from superinfer.costs.base import Chunk, SliceLine
 from superinfer.schedulers.pacing import GRAIN_TOKENS

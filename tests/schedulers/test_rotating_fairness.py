@@ -10,7 +10,7 @@ from harness import iterations, make_engine
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from property.test_exactness import SETTINGS
+from property.workloads import SETTINGS
 from rotating_runs import Run, arriving, promised, rotating, run, told
 
 from superinfer.schedulers.pacing import GRAIN_TOKENS

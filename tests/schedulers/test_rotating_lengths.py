@@ -10,7 +10,7 @@ from harness import make_engine, request
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from property.test_exactness import SETTINGS
+from property.workloads import SETTINGS
 from rotating_runs import arriving, rotating, run
 
 from superinfer.errors import ConfigError

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from harness import iterations
-from property.test_exactness import Job, play
+from property.exact_runs import play
+from property.workloads import Job
 from rotating_runs import DearAgain, Run, arriving, promised, rotating, run, told
 
 from superinfer.schedulers.rotating import rotation

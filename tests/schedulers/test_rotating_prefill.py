@@ -11,7 +11,7 @@ from harness import FakeCost, iterations
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from property.test_exactness import SETTINGS
+from property.workloads import SETTINGS
 from rotating_runs import arriving, promised, rotating, run, told
 from schedulers.test_paying import Reading
 

@@ -13,7 +13,7 @@ from harness import FakeCost
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from property.test_exactness import SETTINGS
+from property.workloads import SETTINGS
 from rotating_runs import Run, arriving, promised, rotating, run
 
 BLOCKS = 24

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from harness import FakeCost, make_engine
-from property.test_invariants import ImpatientDriver
+from property.invariants import ImpatientDriver
 from rotating_runs import DearAgain, Run, arriving, promised, rotating, run, told
 from tiered import ShrinkingLru
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import Cli, caller
 from inline_engine import Inline
 
 from sim.cli import main
@@ -43,15 +44,18 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> Inline:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Call a command in this process: its exit code, standard output and standard error."""
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Call the command line in this process."""
+    return caller(main, "superinfer-sim", monkeypatch, capsys)
+
+
+@pytest.fixture
+def command(cli: Cli) -> Command:
+    """The same: its exit code, standard output and standard error."""
 
     def called(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["superinfer-sim", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        read = capsys.readouterr()
-        return int(stopped.value.code or 0), read.out, read.err
+        answer = cli(*arguments)
+        return answer.code, answer.out, answer.err
 
     return called
 

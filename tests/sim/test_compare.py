@@ -7,11 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import killed_runs
 import pytest
 from specs import document, write_spec
 
@@ -76,22 +75,7 @@ def compared(out: str, *names: str, seeds: int = 1, **run: Any) -> int:
 
 
 def process(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "sim", "compare", *arguments],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def until(condition: Callable[[], object]) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not happen within 30 s")
+    return killed_runs.process("compare", *arguments)
 
 
 def stored(root: Path) -> list[Path]:
@@ -223,7 +207,7 @@ def test_a_trace_from_standard_input_reaches_every_arm(folder: Path) -> None:
     command = [sys.executable, "-m", "sim", "compare", "-", "--no-plots", "--json"]
     done = subprocess.run(
         [*command, "--schedulers", "vllm,fcfs"],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        env=killed_runs.environment(),
         input=TRACE.encode(),
         capture_output=True,
         check=True,
@@ -250,7 +234,7 @@ def slow_arm(folder: Path, pause_s: float) -> None:
 def test_a_stopped_comparison_goes_on_in_its_folder(folder: Path, how: signal.Signals) -> None:
     slow_arm(folder, 0.02)
     running = process("t.jsonl", *SLOW, "--out", "c")
-    until(lambda: stored(folder / "c"))
+    killed_runs.until(lambda: stored(folder / "c"))
     os.killpg(running.pid, how)
     _, err = running.communicate()
     if how == signal.SIGINT:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fresh_process import bytes_of_runs
-from property.test_exactness import ARMS
+from property.arms import ARMS
 
 from superinfer.compiled import MANIFEST, up_to_date
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from harness import FakeCost, make_engine, request
-from property.test_exactness import token_times
+from property.exact_runs import token_times
 from rotating_runs import promised, told
 
 from sim.driver import simulate

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from commands import Cli
 
-from sim.cli import main
 from superinfer.memory.lru import LruMemory
 
 NOTE = "fell back to lru at request 7: hit rate 0.100, lru 0.200 <"
@@ -29,20 +28,14 @@ class Talkative(LruMemory):
 
 
 @pytest.mark.parametrize("memory", ["lru", f"{__name__}:Talkative"])
-def test_notes_reach_the_reader(
-    memory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_notes_reach_the_reader(memory: str, work_folder: Path, cli: Cli) -> None:
     Path("t.jsonl").write_text('{"timestamp":0,"input_length":50,"output_length":5}\n')
-    given = ["run", "t.jsonl", "--memory", memory, "--out", "r", "--prefix-caching"]
-    monkeypatch.setattr(sys, "argv", ["superinfer-sim", *given])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert not ended.value.code
+    answer = cli("run", "t.jsonl", "--memory", memory, "--out", "r", "--prefix-caching")
+    assert not answer.code
     talks = memory != "lru"
     summary = json.loads(Path("r/summary.json").read_text())
     assert summary["notes"] == ([NOTE] if talks else [])
     assert summary["counters"].get("pins") == (3.0 if talks else None)
-    assert (f"note: {NOTE}\n" in capsys.readouterr().err) == talks
+    assert (f"note: {NOTE}\n" in answer.err) == talks
     page = Path("r/report.html").read_text()
     assert (NOTE.replace("<", "&lt;") in page) == talks

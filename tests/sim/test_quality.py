@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
+from pages import text
 
 from sim.commands import simulated
 from sim.workload import load_workload
@@ -68,9 +67,7 @@ def test_a_profile_with_qualities_gives_figures_by_class(trace: Path, tmp_path: 
 def test_without_a_table_it_is_unmeasured_and_still_shown(trace: Path) -> None:
     summary = summary_of(trace, "run.device=a100-80g")
     assert summary["classes"]["batch"]["kv_kl"] == "unmeasured"
-    shown = io.StringIO()
-    Console(width=80, file=shown).print(summary_table(summary))
-    assert "unmeasured" in shown.getvalue()
+    assert "unmeasured" in text(summary_table(summary))
 
 
 def one_byte_profile(folder: Path, quality: dict[str, Any]) -> Path:

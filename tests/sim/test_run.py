@@ -24,7 +24,6 @@ SAMPLE = str(samples_dir() / "mixed.jsonl")
 RIVALS = ("edf", "vtc", "qoserve", "fastserve", "andes", "flexgen")
 SCHEDULERS = ("vllm", "fcfs", "priority", *RIVALS)
 SAMPLE_SETTINGS = ((), ("run.kv_blocks=400",), ("run.prefix_caching=true",))
-SIZES = ("run.kv_blocks=77", "run.block_tokens=64", "run.host_memory_gib=0.5")
 ENDINGS = ("finish", "reject", "fail", "cancel")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
-from rich.console import Console
+from pages import text
 from specs import document, write_spec
 
 from sim import sensitivity
@@ -340,12 +339,8 @@ def outcome(**changes: Any) -> dict[str, Any]:
 
 def test_the_table_says_where_the_winner_changes() -> None:
     told = outcome()
-    table = sensitivity_table(told, [Bar.of(each) for each in told["parts"]])
-    console = Console(width=100, file=io.StringIO())
-    console.print(table)
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
-    assert "a / b" in text and "NO" in text and "+1" in text and "-0.5" in text
+    shown = text(sensitivity_table(told, [Bar.of(each) for each in told["parts"]]), 100)
+    assert "a / b" in shown and "NO" in shown and "+1" in shown and "-0.5" in shown
     assert conclusion(told) == "a is better, but not under an error of 10 % of: gemm_o."
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import sys
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import Cli
 
-from sim.cli import main
 from sim.commands import simulated
 from sim.run import build_engine
 from sim.suggest import MOST_CHECKS, Search, Wish
@@ -44,15 +43,6 @@ def trace(number: int = 60, gap_ms: int = 100, more: str = "") -> str:
     )
 
 
-@dataclass
-class Answer:
-    """What the command gave back."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a small trace in it."""
@@ -63,20 +53,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+def cli(cli: Cli) -> Cli:
     """Call the command in this process."""
-
-    def call(*arguments: str, stdin: str | None = None) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["superinfer-sim", "suggest-slo", *arguments])
-        if stdin is not None:
-            given = io.TextIOWrapper(io.BytesIO(stdin.encode()))
-            monkeypatch.setattr(sys, "stdin", given)
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return Answer(int(stopped.value.code or 0), captured.out, captured.err)
-
-    return call
+    return partial(cli, "suggest-slo")
 
 
 BOTH = Wish(classes=("chat", "batch"))
@@ -134,7 +113,7 @@ def test_the_file_gives_the_attainment_that_was_promised(folder: Path, cli: Any)
     both = ("--class", "chat", "--class", "batch")
     answer = cli("t.jsonl", *both, "--rate-scale", "3", "--json", "-o", "new/c.toml")
     assert answer.code == 0
-    found = json.loads(answer.out)
+    found = answer.json
     tables = tomllib.loads((folder / "new/c.toml").read_text())["classes"]
     assert set(tables) == {"chat", "batch"}
     classes = load_classes(folder / "new/c.toml")
@@ -155,7 +134,7 @@ def test_a_class_keeps_what_the_file_of_classes_says_of_it(folder: Path, cli: An
         "[classes.other]\ne2el_ms = 7\n"
     )
     answer = cli("t.jsonl", "--classes", "mine.toml", "--class", "chat", "-o", "c.toml", "--json")
-    assert answer.code == 0 and set(json.loads(answer.out)["classes"]) == {"chat"}
+    assert answer.code == 0 and set(answer.json["classes"]) == {"chat"}
     classes = load_classes(folder / "c.toml")
     assert (classes["chat"].weight, classes["chat"].delivery) == (3.5, "paced")
     assert classes["other"].slo.e2el_s == 0.007
@@ -206,7 +185,7 @@ def test_a_proposal_that_does_not_hold_is_said_so(
     monkeypatch.setattr("sim.suggest.MOST_CHECKS", 1)
     few = ("--quantile", "50", "--margin", "0", "--attainment", "99", "--rate-scale", "3")
     answer = cli("t.jsonl", *few, "--json")
-    assert answer.code == 0 and json.loads(answer.out)["reached"] is False
+    assert answer.code == 0 and answer.json["reached"] is False
     assert "in check 1, 99 % were wanted" in answer.err
 
 
@@ -258,7 +237,7 @@ def test_targets_of_several_classes_stay_near_what_was_reached(rush: str) -> Non
 
 def test_a_class_that_states_nothing_is_shown_without_a_proposal(cli: Any) -> None:
     answer = cli("t.jsonl", "--json")
-    batch = json.loads(answer.out)["classes"]["batch"]
+    batch = answer.json["classes"]["batch"]
     assert batch["targets"]["ttft_ms"]["reached"] > 0
     assert {row["proposed"] for row in batch["targets"].values()} == {None}
     assert "class batch states no target: none is proposed (--class batch asks" in answer.err
@@ -270,7 +249,7 @@ def test_targets_that_hurt_the_other_classes_are_warned_of(rush: str, cli: Any) 
     tight += tuple(word for each in UNHEEDING for word in ("--set", each))
     answer = cli(rush, "--scheduler", "rotating", "--class", "batch", *tight, "--json")
     assert answer.code == 0
-    (said,) = [each for each in json.loads(answer.out)["warnings"] if "beside it" in each]
+    (said,) = [each for each in answer.json["warnings"] if "beside it" in each]
     shares = r"class chat: [\d.]+ % with the proposals beside it, [\d.]+ % before of its requests"
     assert re.match(shares, said)
 
@@ -282,7 +261,7 @@ def test_targets_that_nothing_can_meet(folder: Path, cli: Any) -> None:
     """A first token in 50 ms is beyond the longer prompts, a pace of 1 ms beyond every answer."""
     (folder / "hard.toml").write_text("[classes.chat]\nttft_ms = 50\ntpot_ms = 1\n")
     answer = cli("t.jsonl", "--classes", "hard.toml", "--json")
-    found = json.loads(answer.out)["warnings"]
+    found = answer.json["warnings"]
     search = searched("t.jsonl", "classes.chat.ttft_ms=50", "classes.chat.tpot_ms=1")
     values = search.alone["chat"].values("ttft_ms")
     share = 100 * float((values > 50).mean())
@@ -300,7 +279,7 @@ def test_targets_that_nothing_can_meet(folder: Path, cli: Any) -> None:
 def test_requests_that_are_refused_even_alone(folder: Path, cli: Any) -> None:
     both = ("--class", "chat", "--class", "batch")
     answer = cli("t.jsonl", *both, "--set", "run.max_model_len=2000", "--json")
-    found = json.loads(answer.out)
+    found = answer.json
     assert found["classes"]["batch"]["unfinished_share"] == pytest.approx(0.2)
     said = ("20 % of its requests are refused even alone",)
     said += ("no target is proposed: 20 % of its requests did not finish",)
@@ -346,7 +325,7 @@ def test_targets_of_single_requests_stay(folder: Path, cli: Any) -> None:
     own = trace(40, more=',"slo":{"ttft_ms":77777}')
     (folder / "own.jsonl").write_text(own)
     answer = cli("own.jsonl", "--class", "chat", "--json")
-    found = json.loads(answer.out)
+    found = answer.json
     assert any("state ttft_ms themselves" in each for each in found["warnings"])
     assert found["classes"]["chat"]["targets"]["ttft_ms"]["stated"] == 77777
 
@@ -363,7 +342,7 @@ def test_the_table(cli: Any) -> None:
 
 def test_a_trace_from_standard_input(cli: Any) -> None:
     """It is read once and used for every check."""
-    given = cli("-", "--json", stdin=trace())
+    given = cli("-", "--json", stdin=trace().encode())
     read = cli("t.jsonl", "--json")
     assert given.code == 0
     assert json.loads(given.out)["classes"] == json.loads(read.out)["classes"]
@@ -371,7 +350,7 @@ def test_a_trace_from_standard_input(cli: Any) -> None:
 
 def test_a_specification(cli: Any) -> None:
     answer = cli("chat", "--seed", "2", "--limit", "60", "--json")
-    found = json.loads(answer.out)
+    found = answer.json
     assert answer.code == 0 and found["classes"]["chat"]["requests"] == 60
 
 

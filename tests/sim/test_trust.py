@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Cli
 
-from sim.cli import main
 from sim.run import SimResult, run_simulation
 from sim.workload import load_workload
 from superinfer.lab.config import load_config
@@ -89,17 +89,13 @@ def test_a_run_without_a_profile_has_no_range() -> None:
 
 
 @pytest.fixture
-def err(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., list[str]]:
+def err(cli: Cli) -> Callable[..., list[str]]:
     """Call the command line; returns the lines on standard error."""
 
     def call(*arguments: str) -> list[str]:
-        monkeypatch.setattr(sys, "argv", ["superinfer-sim", *arguments, "--no-plots"])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        assert not stopped.value.code
-        return capsys.readouterr().err.splitlines()
+        answer = cli(*arguments, "--no-plots")
+        assert not answer.code
+        return answer.err.splitlines()
 
     return call
 

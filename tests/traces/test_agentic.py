@@ -5,14 +5,15 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import sys
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import one_line
 import pytest
+from public_data import needed
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.request import Request
@@ -22,9 +23,7 @@ from traces.readers import read_trace
 from traces.stats import trace_stats
 from traces.workload import Workload
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("SUPERINFER_DATA", REPOSITORY / ".." / "shared" / "data")) / "traces"
-AGENTIC = DATA / "agentic_kv_cache_tester"
+AGENTIC = "traces/agentic_kv_cache_tester"
 
 
 def turn(t: float, tokens: int = 130, out: int = 10, **fields: Any) -> dict[str, Any]:
@@ -81,12 +80,7 @@ def named(workload: Workload) -> dict[str, Request]:
 
 
 def error_of(path: Path, **options: Any) -> str:
-    """The one line with which reading ends."""
-    with pytest.raises(InputError) as caught:
-        read_trace(path, **options)
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    return message
+    return one_line.error_of(lambda: read_trace(path, **options), InputError)
 
 
 def test_a_turn_becomes_a_request(tmp_path: Path) -> None:
@@ -324,9 +318,7 @@ def test_a_folder_of_nothing_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_public_sessions() -> None:
-    if not AGENTIC.exists():
-        pytest.skip(f"needs {AGENTIC.name}: set SUPERINFER_DATA to a folder that holds it")
-    workload = read_trace(AGENTIC)
+    workload = read_trace(needed(AGENTIC))
     requests = workload.requests
     prompts = [request.prompt_tokens for request in requests]
     assert (len(requests), workload.skipped, workload.warnings) == (6110, 0, [])
@@ -342,6 +334,5 @@ def test_the_public_sessions() -> None:
 
 @pytest.mark.slow
 def test_the_public_sessions_share_their_prefixes() -> None:
-    if not AGENTIC.exists():
-        pytest.skip(f"needs {AGENTIC.name}: set SUPERINFER_DATA to a folder that holds it")
-    assert trace_stats(read_trace(AGENTIC))["prefix_hit_rate"] == pytest.approx(0.96, abs=0.005)
+    stats = trace_stats(read_trace(needed(AGENTIC)))
+    assert stats["prefix_hit_rate"] == pytest.approx(0.96, abs=0.005)

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import one_line
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,10 +42,7 @@ def write(folder: Path, content: bytes, name: str = "t.jsonl") -> Path:
 
 def error_of(path: Path | str, **options: Any) -> str:
     """The one line that reading `path` ends with."""
-    with pytest.raises(InputError) as caught:
-        read_trace(path, **options)
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
+    message = one_line.error_of(lambda: read_trace(path, **options), InputError)
     assert message.isprintable()
     assert len(message) < 600
     return message

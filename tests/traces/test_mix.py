@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from one_line import error_of
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.request import SLO, SLOClass
@@ -196,8 +197,5 @@ def test_arguments_become_sources(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arg", ["a.jsonl:chta", ":chat", "a:", "nowhere:x:y"])
 def test_a_bad_argument_names_the_classes(arg: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        parse_sources([arg], PRESETS)
-    message = str(caught.value)
+    message = error_of(lambda: parse_sources([arg], PRESETS), ConfigError)
     assert message.startswith(f"{arg}: expected PATH or PATH:CLASS with a class of agent, batch, ")
-    assert len(message.splitlines()) == 1

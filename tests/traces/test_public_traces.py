@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
+from public_data import needed
 
 from traces.readers import read_trace
 from traces.stats import trace_stats
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("SUPERINFER_DATA", REPOSITORY / ".." / "shared" / "data")) / "traces"
-MOONCAKE = DATA / "mooncake" / "conversation_trace.jsonl.gz"
+MOONCAKE = "traces/mooncake/conversation_trace.jsonl.gz"
 
 
-def azure(name: str) -> Path:
+def azure(name: str) -> str:
     """One of the two Azure traces of 2023."""
-    return DATA / "azure2023" / f"AzureLLMInferenceTrace_{name}.csv"
+    return f"traces/azure2023/AzureLLMInferenceTrace_{name}.csv"
 
 
-def stats_of(path: Path, **options: Any) -> dict[str, Any]:
+def stats_of(name: str, **options: Any) -> dict[str, Any]:
     """Description of a public trace; the test is skipped where the file is absent."""
-    if not path.exists():
-        pytest.skip(f"needs {path.name}: set SUPERINFER_DATA to a folder that holds it")
-    return trace_stats(read_trace(path, **options))
+    return trace_stats(read_trace(needed(name), **options))
 
 
 def test_mooncake_conversation() -> None:

@@ -9,7 +9,6 @@ and the seeds are fixed.
 from __future__ import annotations
 
 import json
-import os
 import tarfile
 from collections import Counter
 from itertools import islice, pairwise
@@ -17,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import one_line
 import pytest
+from public_data import needed
 
-from superinfer.errors import ConfigError, InputError, SuperInferError
+from superinfer.errors import ConfigError, InputError
 from traces.servegen import Draw, arrival_times, sample_servegen
 from traces.servegen_files import Client, Window, read_clients
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("SUPERINFER_DATA", REPOSITORY / ".." / "shared" / "data")) / "traces"
 ERRORS = 5.0
 SHORT, LONG = {10: 0.25, 30: 0.75}, {1000: 1.0}
 
@@ -62,12 +61,7 @@ def draw(folder: Path, seed: int = 0, **options: Any) -> list[Draw]:
 
 def error_of(folder: Path, **options: Any) -> str:
     """The one line with which drawing ends."""
-    with pytest.raises(SuperInferError) as caught:
-        draw(folder, **options)
-    message = str(caught.value)
-    assert caught.value.exit_code == 2
-    assert len(message.splitlines()) == 1
-    return message
+    return one_line.error_of(lambda: draw(folder, **options))
 
 
 WINDOWS = [
@@ -328,10 +322,7 @@ def test_files_are_read_before_the_first_draw(tmp_path: Path) -> None:
 @pytest.fixture(params=["reason_deepseek-r1", "language_m-small"])
 def published(request: pytest.FixtureRequest) -> Path:
     """One of ServeGen's folders, as an archive."""
-    path = DATA / "servegen" / f"{request.param}.tar.gz"
-    if not path.exists():
-        pytest.skip(f"needs {path.name}: set SUPERINFER_DATA to a folder that holds it")
-    return path
+    return needed(f"traces/servegen/{request.param}.tar.gz")
 
 
 START_S, HOURS_S = 36_000.0, 7200.0

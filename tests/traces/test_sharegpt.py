@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import one_line
 import pytest
+from public_data import REPOSITORY, needed
 
 from superinfer.errors import InputError
 from traces.sharegpt import CHARACTERS_PER_TOKEN, read_lengths
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("SUPERINFER_DATA", REPOSITORY / ".." / "shared" / "data")) / "traces"
 
 
 def text(tokens: int) -> str:
@@ -47,12 +45,7 @@ def read(folder: Path, *items: Any, **options: Any) -> list[tuple[int, int]]:
 
 
 def error_of(path: Path, **options: Any) -> str:
-    """The one line with which reading ends."""
-    with pytest.raises(InputError) as caught:
-        read_lengths(path, **options)
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    return message
+    return one_line.error_of(lambda: read_lengths(path, **options), InputError)
 
 
 TURNS = (("human", 10), ("gpt", 20), ("human", 5), ("gpt", 7))
@@ -135,10 +128,7 @@ def test_a_native_trace_is_a_file_of_lengths() -> None:
 
 
 def test_an_azure_trace_is_a_file_of_lengths() -> None:
-    path = DATA / "azure2023" / "AzureLLMInferenceTrace_conv.csv"
-    if not path.exists():
-        pytest.skip(f"needs {path.name}: set SUPERINFER_DATA to a folder that holds it")
-    pairs = read_lengths(path)
+    pairs = read_lengths(needed("traces/azure2023/AzureLLMInferenceTrace_conv.csv"))
     assert len(pairs) == 19_366
     assert round(sum(prompt for prompt, _ in pairs) / len(pairs)) == 1155
 

@@ -11,7 +11,9 @@ from harness import make_engine
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from placed_runs import BLOCK_BYTES, FakeStreams, PlacedDriver, pattern_slabs
-from property.test_exactness import ARMS, FAKE, JOBS, SETTINGS, Job, prompts
+from property.arms import ARMS
+from property.exact_runs import FAKE
+from property.workloads import JOBS, SETTINGS, Job, prompts
 
 from executor.kv.streams import InlineStreams
 

@@ -12,7 +12,8 @@ from harness import make_engine
 from hypothesis import given
 from hypothesis import strategies as st
 from placed_runs import BLOCK_BYTES, PatternLayout, pattern_slabs
-from property.test_exactness import ARMS, SETTINGS
+from property.arms import ARMS
+from property.workloads import SETTINGS
 
 from executor.kv.arena import WORK_SLABS, Arena, HostArena, arena_size, blocks_within
 from executor.kv.host import HostPlaces

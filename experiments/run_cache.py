@@ -14,15 +14,13 @@ from superinfer.lab.bisect import LoadSearch, Probe
 from superinfer.lab.config import Config
 from superinfer.lab.results import SUMMARY, Run
 
-CACHE = Path("runs") / "scenarios"
-"""Where the runs of the study are kept."""
 RUNNER = "sim.compare:simulate_into"
 
 Runs = dict[str, list[Run]]
 
 
 @dataclass(slots=True)
-class Bench:
+class RunCache:
     """Where runs are kept, and the processes that make them."""
 
     root: Path

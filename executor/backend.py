@@ -116,6 +116,8 @@ class TorchBackend:
         self.ahead = bool(engine.config.lag) and runner.asynchronous
         """Queue steps before the tokens of the one that runs are read."""
         self._work: dict[Plan, Work] = {}
+        """Of plans whose last step is not over. One whose only request is given up has nothing left
+        to do (`has_step`), and still a step to wait for."""
         self._flights: deque[Flight] = deque()
         self._given_up: set[Sequence] = set()
         """Who failed in a step for lack of memory: the engine ends them when that step is over, and
@@ -153,7 +155,8 @@ class TorchBackend:
 
     def launch_last(self, plan: Plan) -> None:
         """Queue the step that is a plan's last now, unless it is on the device already."""
-        if plan.has_step and self._work[plan].launched == plan.done_steps:
+        work = self._work.get(plan)
+        if work is not None and work.launched == plan.done_steps:
             self.launch(plan)
 
     def run(self, plan: Plan, now: float, limit: int, ahead: bool = False) -> Outcome:
@@ -161,10 +164,10 @@ class TorchBackend:
 
         With `ahead` one more step than `limit` comes in any case, and may be queued early.
         """
-        if not plan.has_step:
+        work, ends = self._work.get(plan), list[float]()
+        if work is None:
             self.catch_up(now)
             return Outcome(now)
-        work, ends = self._work[plan], list[float]()
         while True:
             done = plan.done_steps + len(ends)
             while work.launched <= done or (ahead and self.ahead and work.launched <= done + 1):

@@ -53,7 +53,10 @@ def run(context: Context, scene: str, arm: str) -> Result:
     summary, said = call(command, context.work / "said" / folder.name, limit_s)
     shown = {key: summary.get(key) for key in SHOWN if isinstance(summary.get(key), int | float)}
     block = summary.get("run", {})
-    graphs = {key: block.get(key) for key in ("steps_on_device", "steps_from_graphs", "kv_blocks")}
+    graphs = {
+        key: block.get(key)
+        for key in ("steps_on_device", "steps_from_graphs", "kv_blocks", "compiled_core")
+    }
     return {
         **shown,
         **graphs,

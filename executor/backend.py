@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
@@ -14,15 +13,14 @@ from executor.answers import Answers, Tokens
 from executor.arrivals import Arrivals
 from executor.clock import Clock
 from executor.device import is_out_of_memory
+from executor.flights import Flight, Work
 from executor.inputs import ChunkRows, Decodes
 from executor.kv.tables import BlockTable, Moves
 from executor.packing import Array
 from executor.runner import Batch, Launched, Runner, unread
 from executor.sampler import SamplingRow
-from superinfer.costs.base import Chunk
 from superinfer.engine import Engine
 from superinfer.plan import Outcome, Plan, PrefillChunk
-from superinfer.plan import Work as Ran
 from superinfer.sequence import Sequence, State
 
 
@@ -48,41 +46,6 @@ class Movers(Protocol):
     def start(self, moves: Moves) -> None:
         """Queue the orders of a plan, before its first step is launched."""
         ...
-
-
-@dataclass(slots=True, eq=False)
-class Work:
-    """What the device has to do for a plan."""
-
-    members: list[Sequence]
-    """Who decodes, in the order of rows."""
-    lengths: Array
-    """int64: keys of each after the first step's write."""
-    chunks: list[PrefillChunk]
-    launched: int = 0
-    """Steps that are on the device or over."""
-    planned_tokens: int = field(init=False)
-    """Keys of all members after the first step's write, those who leave early included."""
-
-    def __post_init__(self) -> None:
-        """Add up the keys."""
-        self.planned_tokens = int(self.lengths.sum())
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """A step on the device whose tokens nobody has read."""
-
-    launched: Launched
-    giving: list[Sequence]
-    """Who gets a token, in the order of the outputs."""
-    ran: Ran
-    """What it computes: without those who ended, or were given up, since it was planned."""
-    entries: dict[Sequence, int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Number the outputs."""
-        self.entries = {seq: entry for entry, seq in enumerate(self.giving)}
 
 
 class TorchBackend:
@@ -116,6 +79,8 @@ class TorchBackend:
         self.ahead = bool(engine.config.lag) and runner.asynchronous
         """Queue steps before the tokens of the one that runs are read."""
         self._work: dict[Plan, Work] = {}
+        """Of plans whose last step is not over. One whose only request is given up has nothing left
+        to do (`has_step`), and still a step to wait for."""
         self._flights: deque[Flight] = deque()
         self._given_up: set[Sequence] = set()
         """Who failed in a step for lack of memory: the engine ends them when that step is over, and
@@ -149,11 +114,12 @@ class TorchBackend:
         while (launched := self._launched(batch, giving)) is None:
             self._give_up_one(work, plan)
             batch, giving = self._batch(work, step)
-        self._flights.append(Flight(launched, giving, _ran(plan, work, step, batch)))
+        self._flights.append(Flight(launched, giving, work.ran(plan, step, batch)))
 
     def launch_last(self, plan: Plan) -> None:
         """Queue the step that is a plan's last now, unless it is on the device already."""
-        if plan.has_step and self._work[plan].launched == plan.done_steps:
+        work = self._work.get(plan)
+        if work is not None and work.launched == plan.done_steps:
             self.launch(plan)
 
     def run(self, plan: Plan, now: float, limit: int, ahead: bool = False) -> Outcome:
@@ -161,10 +127,10 @@ class TorchBackend:
 
         With `ahead` one more step than `limit` comes in any case, and may be queued early.
         """
-        if not plan.has_step:
+        work, ends = self._work.get(plan), list[float]()
+        if work is None:
             self.catch_up(now)
             return Outcome(now)
-        work, ends = self._work[plan], list[float]()
         while True:
             done = plan.done_steps + len(ends)
             while work.launched <= done or (ahead and self.ahead and work.launched <= done + 1):
@@ -314,15 +280,3 @@ class TorchBackend:
             if not answer.over and not self._is_out(seq) and answer.add(token):
                 finished.append(seq)
         return finished
-
-
-def _ran(plan: Plan, work: Work, step: int, batch: Batch) -> Ran:
-    """A step of a plan as it was launched, in the terms of a cost model: blocks of fewer bits make
-    contexts lighter, of whoever is left as of all.
-    """
-    chunks = tuple(Chunk(len(chunk.tokens), chunk.context) for chunk in batch.chunks)
-    context = plan.context_tokens + step * plan.decodes
-    if len(batch.decodes) < plan.decodes:
-        planned = work.planned_tokens + step * plan.decodes
-        context = round(context * int(batch.decodes.lengths.sum()) / planned)
-    return Ran(chunks, len(batch.decodes), context)

@@ -23,6 +23,7 @@ from executor.step_log import StepLog
 from executor.timers import SteadyTimer
 from executor.workload import answers_of, load_workload, unheeded
 from executor.yardstick import require_clock, timer_for
+from superinfer import COMPILED
 from superinfer.costs import CalibratedCost
 from superinfer.errors import SuperInferError
 from superinfer.events import Sink
@@ -188,6 +189,7 @@ class Replay:
             "clock": self.options.clock,
             "idle_time_left_out": self.options.as_fast_as_possible or self.timer.skips_idle,
             "interrupted": self.driver.stopped,
+            "compiled_core": COMPILED,
             "opening_s": self.session.opening_s,
             "steps_on_device": self.session.runner.steps,
             "steps_from_graphs": self.session.runner.replayed,

@@ -117,14 +117,8 @@ def open_session(
     `channel` connects the ranks that share the model, each of which opens a session (`ranks`).
     `true_length` answers a scheduler whose settings ask for an oracle, and nobody else.
     """
-    run = config.run
-    if run.tp != (channel.group.size if channel else 1):
-        raise ConfigError(f"run.tp: expected 1 on this command, got {run.tp}")
-    if read_config(source_of(run.model))[0].family == "t5":
-        raise ConfigError(
-            f"run.model: {run.model} is an encoder-decoder; a trace is replayed with decoders alone"
-        )
-    device = find_device(run.device)
+    _require(config, channel)
+    device = find_device(config.run.device)
     stages = Stages(device.torch)
     scheduler, memory = config.build_scheduler(), config.build_memory()
     if hasattr(scheduler, "tell_lengths"):
@@ -179,6 +173,17 @@ def out_of_memory(what: str, lower: str = "") -> Iterator[None]:
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _require(config: Config, channel: Channel | None) -> None:
+    """ConfigError for what no session can be of."""
+    run = config.run
+    if run.tp != (channel.group.size if channel else 1):
+        raise ConfigError(f"run.tp: expected 1 on this command, got {run.tp}")
+    if read_config(source_of(run.model))[0].family == "t5":
+        raise ConfigError(
+            f"run.model: {run.model} is an encoder-decoder; a trace is replayed with decoders alone"
+        )
 
 
 def _at_work(

@@ -73,7 +73,10 @@ class BlockManager:
         if plan is not None and plan.background:
             self._copy_ahead(plan.background)
         self.tier.settle()
-        return self._moves(() if plan is None else (*plan.before_step, *plan.background))
+        if plan is None:
+            return self._moves(())
+        moves = self._moves((*plan.before_step, *plan.background))
+        return moves if plan.full_duplex else moves.one_way_at_a_time()
 
     def grow(self, plan: Plan, step: int) -> Moves:
         """Blocks for step `step` (from 1 on) of a plan, before it starts. To be called for each."""

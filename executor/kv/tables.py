@@ -138,3 +138,17 @@ class Moves:
     def copies(self) -> list[CopyJob]:
         """Those that use a link to the host."""
         return [order for order in self.orders if isinstance(order, CopyJob)]
+
+    def one_way_at_a_time(self) -> Moves:
+        """Of the copies that the step waits for, those that go the other way begin when the ones
+        before are over: not every system uses both directions at once (`Plan.full_duplex`).
+        """
+        orders, ahead = list[Order](), list[CopyJob]()
+        for order in self.orders:
+            if isinstance(order, CopyJob) and not order.background:
+                if ahead and ahead[-1].direction != order.direction:
+                    orders.append(WaitJob(ahead))
+                    ahead = []
+                ahead.append(order)
+            orders.append(order)
+        return Moves(orders)

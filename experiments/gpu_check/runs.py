@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import warnings
 from functools import partial
@@ -42,6 +43,8 @@ SHOWN = (
 )
 RUN_S, FAST_RUN_S = 240.0, 60.0
 """For one run at the most, so that one that hangs leaves time for the others."""
+WRITING_S = 6.0
+"""Of that, for a run that is stopped to write down what it has done."""
 
 
 def run(context: Context, scene: str, arm: str) -> Result:
@@ -53,7 +56,10 @@ def run(context: Context, scene: str, arm: str) -> Result:
     summary, said = call(command, context.work / "said" / folder.name, limit_s)
     shown = {key: summary.get(key) for key in SHOWN if isinstance(summary.get(key), int | float)}
     block = summary.get("run", {})
-    graphs = {key: block.get(key) for key in ("steps_on_device", "steps_from_graphs", "kv_blocks")}
+    graphs = {
+        key: block.get(key)
+        for key in ("steps_on_device", "steps_from_graphs", "kv_blocks", "compiled_core")
+    }
     return {
         **shown,
         **graphs,
@@ -65,7 +71,8 @@ def run(context: Context, scene: str, arm: str) -> Result:
 
 def call(command: list[str], said: Path, seconds: float) -> tuple[dict[str, Any], str]:
     """`superinfer-exec` with these arguments, which print JSON, in a fork of this process; its two
-    outputs go to `said`. Raises with its last words if it fails.
+    outputs go to `said`. Raises with its last words if it fails; one that is not over in time is
+    stopped as by Ctrl-C, and leaves the steps that it took in its folder.
     """
     said.mkdir(parents=True, exist_ok=True)
     out, err = said / "stdout", said / "stderr"
@@ -75,8 +82,10 @@ def call(command: list[str], said: Path, seconds: float) -> tuple[dict[str, Any]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads at a fork, as in `checks`
         child.start()
-    child.join(max(1.0, seconds))
+    child.join(max(1.0, seconds - WRITING_S))
     if child.is_alive():
+        os.kill(child.pid or 0, signal.SIGINT)
+        child.join(WRITING_S)
         child.kill()
         child.join()
         raise TimeoutError(f"{' '.join(command[:6])}: not over after {seconds:.0f} s")

@@ -60,6 +60,8 @@ def compared(context: Context, name: str, steps: bool = False) -> Outcome:
     device = context.work / "runs" / name
     if not (device / SUMMARY).is_file():
         raise FileNotFoundError(f"{device}: parts run and scenarios write it")
+    if not is_whole(device):
+        raise ValueError(f"{device}: the run was stopped before its end")
     simulated = context.work / "validation" / f"simulated-{name}"
     done = simulated / SUMMARY
     if done.is_file() and done.stat().st_mtime < (device / SUMMARY).stat().st_mtime:
@@ -67,6 +69,11 @@ def compared(context: Context, name: str, steps: bool = False) -> Outcome:
     if not done.is_file():
         simulate(device, _profile(context), simulated, SIMULATION_S)
     return Outcome.of(name, [device], simulated, _profile(context) if steps else None)
+
+
+def is_whole(device: Path) -> bool:
+    """Whether a run is there and came to its end."""
+    return (device / SUMMARY).is_file() and not summary(device).get("run", {}).get("interrupted")
 
 
 def _profile(context: Context) -> Path:
@@ -146,7 +153,7 @@ def _scenes(context: Context) -> Iterator[tuple[str, list[Outcome]]]:
     """
     runs = context.work / "runs"
     found = {
-        scene: [name for name in run_names(scene).values() if (runs / name / SUMMARY).is_file()]
+        scene: [name for name in run_names(scene).values() if is_whole(runs / name)]
         for scene in SCENES
     }
     found = {scene: there for scene, there in found.items() if len(there) > 1}

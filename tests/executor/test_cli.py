@@ -20,6 +20,7 @@ from executor_runs import LLAMA, call
 
 from executor.generate import Text
 from executor.runner import Runner
+from superinfer import COMPILED
 from superinfer.lab.results import load_run
 from superinfer.schedulers import SCHEDULERS
 
@@ -83,7 +84,7 @@ def test_a_run_leaves_a_result_folder(monkeypatch, capsys, tmp_path, config, tra
     # With lag 1 a step may have been planned for requests that ended before it began.
     empty = summary["steps"] - len(steps)
     assert 0 <= empty <= (5 if lag else 0)
-    assert run["opening_s"]["weights"] > 0
+    assert run["opening_s"]["weights"] > 0 and run["compiled_core"] is COMPILED
     assert steps.decodes.sum() + len(chunks) >= summary["total_output_tokens"]
     assert chunks.sum() < summary["total_input_tokens"]  # some were cached
     assert (steps.end_s >= steps.start_s).all() and (steps.start_s.diff()[1:] > 0).all()

@@ -177,6 +177,20 @@ def test_the_record_of_steps_has_what_ran(lag, ahead):
     assert {decodes for decodes, _, _ in found} >= {1, 2, 3}
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_plan_of_nothing_but_a_request_that_fails(ahead):
+    """Its step is empty, and waited for all the same."""
+    model = HungryModel(4)
+    model.error = ON_A_GPU
+    rig = rig_for(model, lag=1)
+    rig.ahead = ahead
+    requests = [request(0, 12, 0), request(1, 5, 0, 2.0), request(2, 14, 0, 2.1)]
+    rig.run(requests, forced(requests, [3, 6, 3]), rig.real_time())
+    table = rig.engine.recorder.build(rig.engine).table
+    assert table.state == ["failed", "finished", "failed"]
+    assert table.output_tokens.tolist() == [0, 6, 0]
+
+
 def test_a_step_that_other_ranks_run_too_is_not_tried_again():
     """They would wait for the rest of it for ever."""
     model = HungryModel(4)

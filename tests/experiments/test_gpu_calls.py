@@ -45,6 +45,7 @@ from sim.workload import load_workload
 from superinfer.costs import load_profile
 from superinfer.errors import InputError
 from superinfer.lab.config import Config
+from superinfer.lab.results import load_run
 
 ROOT = Path(__file__).parents[2]
 RECORDED = json.loads(
@@ -340,6 +341,27 @@ def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
     """In the words of the command."""
     with pytest.raises(RuntimeError, match=r"exit 2: error: .*nothing"):
         runs.call(["run", "nothing.jsonl"], tmp_path / "said", 60.0)
+
+
+@pytest.mark.slow
+def test_a_run_that_takes_too_long_leaves_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stopped; nobody compares it with a simulation of all requests."""
+    rows = [{"timestamp": 5000 * i, "input_length": 8, "output_length": 9} for i in range(40)]
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    model = floors.tiny_config(context(tmp_path))
+    where = tmp_path / "runs" / "m-vllm"
+    command = ["run", str(trace), "--model", model, "--random-weights", "--device", "cpu"]
+    command += ["--max-model-len", "512", "--kv-blocks", "400", "--no-plots", "--json"]
+    with pytest.raises(TimeoutError, match="not over after 20 s"):
+        runs.call([*command, "--out", str(where)], tmp_path / "said", 20.0)
+    assert summary(where)["run"]["interrupted"] and len(load_run(where).steps)
+    with pytest.raises(ValueError, match="the run was stopped before its end"):
+        validation.validate(context(tmp_path), "m-vllm")
+    with pytest.raises(FileNotFoundError, match="no scene of which two policies ran"):
+        validation.gain(context(tmp_path))
 
 
 def test_a_real_trace_has_to_be_there(tmp_path: Path) -> None:

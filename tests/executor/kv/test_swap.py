@@ -127,6 +127,30 @@ def test_copies_of_different_blocks_go_both_ways_at_once(smaller: bool) -> None:
     assert not landed_beside([1, 3], [1, 2], smaller)
 
 
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_copies_that_a_step_waits_for_go_one_way_at_a_time_unless_asked(both_ways: bool) -> None:
+    """The one back begins when the one to the host is over; one in the background at once."""
+    streams = FakeStreams(0)
+    arena = Arena(LAYOUT, arena_size(LAYOUT, 16, pattern_slabs(4)), torch.device("cpu"))
+    host = HostArena(SIZE, 8, pinned=False)
+    host.view(0, 8 * SIZE).zero_()
+    mover = Mover(arena, host, cast("Any", PatternOps()), streams)
+    held = FakeMark()
+    streams.wait("d2h", held)
+    blocks = arena.tensor[: 16 * SIZE].view(16, SIZE)
+    blocks.fill_(1)
+    going = [copy("d2h", [place], [place], "before_step") for place in (0, 2)]
+    coming, beside = copy("h2d", [4], [4], "before_step"), copy("h2d", [6], [6], "background")
+    first = Moves([beside, *going, coming])
+    mover.start(first if both_ways else first.one_way_at_a_time())
+    streams.go_on(1000)
+    arrived = [not blocks[place].any() for place in (6, 4)]
+    assert arrived == [True, both_ways] and len(mover.poll()) == 1
+    held.reached = True
+    streams.finish("compute")
+    assert not blocks[4].any() and not blocks[6].any()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_memory_that_two_copies_share(seed: int) -> None:
     """Byte by byte, of blocks of several sizes."""

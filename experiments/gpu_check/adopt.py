@@ -171,15 +171,28 @@ def int8(checks: Checks) -> Choice:
     return Choice(not lost, less, "linear.TILES", linear.TILES, CHIP, tiles, figures)
 
 
-def lagging(checks: Checks, rows: int) -> Choice:
-    """Prefill attention by tiles of so many rows, chunks of all lengths alike."""
-    found, table = well(checks, "prefill-"), prefill_attention.TILES[CHIP]
-    wanted, keys = prefill_attention.LAGGING[rows], ("chunk", "context")
-    labels = [prefill_label(rows, tiles) for tiles in (table[rows], wanted)]
-    figures = compared(*(times(found, *keys, tile=label) for label in labels))
-    less = mean_change(figures)
+def prefill(checks: Checks, rows: int) -> Choice:
+    """Prefill attention by tiles of so many rows: the form that saves most, chunks of all lengths
+    alike.
+    """
+    found, table, tried = well(checks, "prefill-"), prefill_attention.TILES[CHIP], []
+    forms = {prefill_form(rows, each): each for count, each in tune.PREFILL if count == rows}
+    present = forms.pop(prefill_form(rows, {}))
+    for form, variant in forms.items():
+        with suppress(ValueError):  # it fails, or is not there
+            names = [tune.prefill_name(rows, each) for each in (present, variant)]
+            figures = compared(*(times(found, "chunk", "context", tile=name) for name in names))
+            tried.append((mean_change(figures), dict(form), figures))
+    if not tried:
+        raise ValueError("the present form and another one were not both measured")
+    less, best, figures = min(tried, key=lambda each: each[0])
     place = f"prefill_attention.TILES[{CHIP}]"
-    return Choice(less <= -PREFILL_LESS, less, place, table, rows, wanted, figures)
+    return Choice(less <= -PREFILL_LESS, less, place, table, rows, best, figures)
+
+
+def prefill_form(rows: int, variant: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """What the table says of tiles of so many rows, changed by a variant of `tune`."""
+    return tuple({**prefill_attention.TILES[CHIP][rows], **variant}.items())
 
 
 def copied(checks: Checks) -> Choice:
@@ -208,20 +221,11 @@ def mean_change(figures: list[Row]) -> float:
     return math.exp(fmean(math.log1p(row["change"]) for row in figures)) - 1
 
 
-def prefill_label(rows: int, wanted: Mapping[str, int]) -> str:
-    """What `tune` calls tiles of so many rows: those of the table for as many, changed."""
-    table = prefill_attention.TILES[CHIP][rows]
-    for count, variant in tune.PREFILL:
-        if count == rows and {**table, **variant} == wanted:
-            return tune.prefill_name(rows, variant)
-    raise ValueError(f"tune has no such tiles of {rows} rows")
-
-
 RULES: dict[str, Callable[[Checks], Choice]] = {
     "copied": copied,
     "fused": fused,
     **{f"shared-{tile.rows}": partial(shared, tile=tile) for tile in linear.SHARED_TILES},
     "widened": widened,
     "int8-32": int8,
-    **{f"prefill-{rows}": partial(lagging, rows=rows) for rows in prefill_attention.LAGGING},
+    **{f"prefill-{rows}": partial(prefill, rows=rows) for rows in prefill_attention.TILES[CHIP]},
 }

@@ -16,6 +16,7 @@ from executor.calibration.cases import RandomArena
 from executor.inputs import DecodeRow, build_inputs
 from executor.items import ItemBudget
 from executor.kernels.decode_attention import COPIED
+from executor.kernels.prefill_attention import AHEAD
 from experiments.gpu_check import reference, tune_int8, tune_steps, tune_wide
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.kernels import prefill_case_error, worst_row
@@ -25,10 +26,12 @@ from experiments.gpu_check.speed import arena_of, label, prefill, tiles
 
 PREFILL: tuple[tuple[int, dict[str, int]], ...] = (
     (128, {}),
-    (128, {"keys": 64, "num_warps": 4, "num_stages": 2}),
-    (128, {"keys": 128, "num_warps": 8, "num_stages": 2}),
-    (64, {"keys": 64, "num_warps": 4, "num_stages": 2}),
+    (128, AHEAD),
+    (128, {"keys": 64, **AHEAD}),
     (128, {"keys": 64, "lag": 1}),
+    (128, {"keys": 64, "lag": 1, **AHEAD}),
+    (64, {}),
+    (64, AHEAD),
     (64, {"lag": 1}),
 )
 """Rows of a tile of long chunks, and change of the table."""

@@ -251,7 +251,7 @@ def prefill(times: dict[int, tuple[float, ...]]) -> Checks:
     return checks
 
 
-PRESENT_128, PRESENT_64, LAG_128, LAG_64 = 0, 3, 4, 5
+PRESENT_128, AHEAD_128, LAG_128, PRESENT_64, LAG_64 = 0, 1, 3, 5, 7
 
 
 def test_what_lags_behind_is_held_against_tiles_of_as_many_rows() -> None:
@@ -269,12 +269,20 @@ def test_what_lags_behind_is_held_against_tiles_of_as_many_rows() -> None:
     assert tables[64] == prefill_attention.LAGGING[64]
 
 
+def test_of_several_forms_of_prefill_the_one_that_saves_most_is_taken() -> None:
+    checks = prefill({PRESENT_128: (100, 1000, 100), LAG_128: (90, 900, 90)})
+    checks |= prefill({AHEAD_128: (80, 800, 80)})
+    before = prefill_attention.TILES[90][128]
+    assert followed("prefill-128", checks)["change"] == pytest.approx(-0.2)
+    assert prefill_attention.TILES[90][128] == before | prefill_attention.AHEAD
+
+
 def test_prefill_that_is_wrong_or_not_there_stays() -> None:
     both = prefill({PRESENT_128: (100, 1000, 100), LAG_128: (50, 500, 50)})
     failed = prefill({LAG_128: (50, 500, 50)})
-    failed["prefill-4"]["rows"][1]["error"] = "out of resources"
+    failed[f"prefill-{LAG_128}"]["rows"][1]["error"] = "out of resources"
     for checks in (
-        both | {"prefill-4": both["prefill-4"] | {"ok": False}},
+        both | {f"prefill-{LAG_128}": both[f"prefill-{LAG_128}"] | {"ok": False}},
         both | failed,
         prefill({LAG_128: (50, 500, 50)}),
         {},

@@ -90,6 +90,7 @@ FIGURES = {
     [
         ({}, {}, []),
         ({}, {"stack_bytes": 8}, ["spills 8 bytes"]),
+        ({"max_stack_bytes": 8}, {"stack_bytes": 8}, []),
         ({}, {"shared_bytes": 163 * 1024 + 1}, ["more than 166912 bytes of shared memory"]),
         ({}, {"registers": 101}, ["more than 100 registers"]),
         ({"dot": True}, {}, ["no tensor cores"]),

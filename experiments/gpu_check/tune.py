@@ -183,6 +183,10 @@ def ranking(context: Context) -> Result:
 
 CHECKS: dict[str, Check] = {
     **{f"decode-{i}": partial(decode, change=change) for i, change in enumerate(DECODE)},
+    **{
+        f"prefill-{i}": partial(prefill_tiles, rows=rows, change=change)
+        for i, (rows, change) in enumerate(PREFILL)
+    },
     **{f"widen-{rows}": partial(tune_int8.widened, rows=rows) for rows in tune_int8.WIDEN_ROWS},
     "fused": tune_steps.fused,
     **{f"shared-{rows}": partial(tune_wide.shared, rows=rows) for rows in tune_wide.TILES},
@@ -190,10 +194,6 @@ CHECKS: dict[str, Check] = {
         f"int8-{rows}-{i}": partial(tune_int8.tile, rows=rows, shape=shape)
         for rows, shapes in tune_int8.INT8.items()
         for i, shape in enumerate(shapes)
-    },
-    **{
-        f"prefill-{i}": partial(prefill_tiles, rows=rows, change=change)
-        for i, (rows, change) in enumerate(PREFILL)
     },
     "decode_shapes": decode_shapes,
     "ranking": ranking,

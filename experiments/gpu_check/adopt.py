@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from executor import items
 from executor.kernels import decode_attention, linear, linear_fused, prefill_attention, widen
 from executor.kernels.tiles import Tile, capability
 from experiments.gpu_check import tune, tune_int8, tune_steps
@@ -25,6 +26,7 @@ from experiments.gpu_check.checks import NO_TIME, Context, Part, Result, Results
 from experiments.gpu_check.recorded import (
     UNKNOWN,
     Checks,
+    Times,
     change,
     compared,
     rows_of,
@@ -38,12 +40,11 @@ from experiments.gpu_check.speed import label
 PART = "adopted"
 CHIP = 90
 """The column of the tables that variants are prepared for."""
-DECODE_KEYS = "B", "ctx", "programs", "least"
 START_S = 30.0
 """For a device to say its name, at the most."""
 STEPS_LESS, ONE_STEP_MORE = 0.01, 0.005
 WIDENED_LESS, INT8_LESS, PREFILL_LESS = 0.03, 0.02, 0.01
-DECODE_LESS, ONE_KV_MORE = 0.01, 0.005
+DECODE_LESS, ONE_KV_MORE = 0.02, 0.01
 """Shares of the time that have to be saved, and that the worst may take longer."""
 
 
@@ -197,23 +198,40 @@ def prefill_form(rows: int, variant: Mapping[str, int]) -> tuple[tuple[str, int]
 
 def copied(checks: Checks) -> Choice:
     """Decode attention by the form that saves most over all cases alike, and costs no precision."""
-    rows, table, tried = well(checks, "decode-"), decode_attention.TILES, []
+    table, tried = decode_attention.TILES, []
+    now = decode_times(checks, {}, "now")
     for variant in (each for each in tune.DECODE if each.get("copied")):
         with suppress(ValueError):  # it fails, or is not there
-            found = {
-                kv: compared(
-                    *(times(rows, *DECODE_KEYS, kv=kv, tile=label(each)) for each in ({}, variant))
-                )
-                for kv in (16, 8, 4)
-            }
-            figures = [{"kv": kv, **row} for kv, part in found.items() for row in part]
-            slower = max(mean_change(part) for part in found.values()) > ONE_KV_MORE
-            tried.append((slower, mean_change(figures), variant, figures))
+            figures = compared(now, decode_times(checks, variant, "now"))
+            tried.append((costs_one(figures), mean_change(figures), variant, figures))
     if not tried:
         raise ValueError("the present form and another one were not both measured")
     slower, less, best, figures = min(tried, key=lambda each: each[:2])
     won, value = not slower and less <= -DECODE_LESS, table[CHIP] | best
     return Choice(won, less, "decode_attention.TILES", table, CHIP, value, figures)
+
+
+def waves(checks: Checks) -> Choice:
+    """Rows cut into whole waves, by the form of decode attention that this call has."""
+    table, present = items.WAVES, decode_attention.TILES[CHIP]
+    (form,) = [each for each in tune.DECODE if present | each == present][-1:]
+    figures = compared(*(decode_times(checks, form, cut) for cut in tune.CUTS))
+    less = mean_change(figures)
+    won = less <= -DECODE_LESS and not costs_one(figures)
+    return Choice(won, less, "items.WAVES", table, CHIP, True, figures)
+
+
+def decode_times(checks: Checks, form: Mapping[str, int], cut: str) -> Times:
+    """Of all cases of decode attention by a form of `tune`. ValueError where one is missing."""
+    return times(well(checks, "decode-"), "kv", "B", "ctx", tile=label(dict(form)), cut=cut)
+
+
+def costs_one(figures: list[Row]) -> bool:
+    """True if a precision takes longer."""
+    by_bits = (
+        [row for row in figures if str(row["case"]).startswith(f"kv={kv} ")] for kv in (16, 8, 4)
+    )
+    return any(mean_change(part) > ONE_KV_MORE for part in by_bits if part)
 
 
 def mean_change(figures: list[Row]) -> float:
@@ -223,6 +241,7 @@ def mean_change(figures: list[Row]) -> float:
 
 RULES: dict[str, Callable[[Checks], Choice]] = {
     "copied": copied,
+    "waves": waves,
     "fused": fused,
     **{f"shared-{tile.rows}": partial(shared, tile=tile) for tile in linear.SHARED_TILES},
     "widened": widened,

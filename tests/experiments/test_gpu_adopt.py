@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from executor import items
 from executor.kernels import decode_attention, linear, linear_fused, prefill_attention, widen
 from executor.kernels.tiles import Tile
 from experiments.gpu_check import __main__ as gpu_check
@@ -35,6 +36,7 @@ def _tables_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(linear.NARROW, 90, ())
     monkeypatch.setitem(linear.TILES, 90, linear.TILES[90])
     monkeypatch.setitem(prefill_attention.TILES, 90, dict(prefill_attention.TILES[90]))
+    monkeypatch.setitem(items.WAVES, 90, False)
     monkeypatch.setitem(decode_attention.TILES, 90, decode_attention.TILES[90] | {"copied": 0})
 
 
@@ -294,15 +296,15 @@ def test_prefill_that_is_wrong_or_not_there_stays() -> None:
 # -- decode attention -----------------------------------------------------------------------------
 
 
-def decodes(place: int, **us: tuple[float, float]) -> Checks:
+def decodes(place: int, cut: str = "now", **us: tuple[float, float]) -> Checks:
     """One variant of `tune` by its place, and microseconds of two cases by precision."""
     rows = [
-        {"kv": int(kv[1:]), "tile": label(tune.DECODE[place]), "us": t}
-        | dict(zip(adopt.DECODE_KEYS, case, strict=True))
+        {"kv": int(kv[1:]), "tile": label(tune.DECODE[place]), "us": t, "cut": cut}
+        | dict(zip(("B", "ctx"), case, strict=True))
         for kv, both in us.items()
         for case, t in zip(tune.DECODES, both, strict=False)
     ]
-    return {f"decode-{place}": well(*rows)}
+    return {f"decode-{place}{cut}": well(*rows)}
 
 
 PRESENT, ASYNC, DEEPER = 0, 1, 2
@@ -333,6 +335,19 @@ def test_decodes_that_gain_nothing_or_are_not_all_there_stay() -> None:
     ):
         assert followed("copied", checks)["adopted"] == "nothing"
         assert decode_attention.TILES[90] == OFF
+
+
+def test_rows_are_cut_into_waves_if_the_form_that_is_taken_gains() -> None:
+    now, best = {"k16": (100, 1000), "k4": (60, 600)}, {"k16": (100, 1000), "k4": (50, 500)}
+    checks = decodes(PRESENT, **now) | decodes(PRESENT, "waves", **best)
+    checks |= decodes(ASYNC, **best) | decodes(ASYNC, "waves", **best)
+    followed("waves", checks)
+    assert items.WAVES[90]
+    items.WAVES[90] = False
+    followed("copied", checks)
+    assert followed("waves", checks)["adopted"] == "nothing"  # by this form it brings no more
+    slower = decodes(ASYNC, "waves", k16=(102, 1020), k4=(30, 300))
+    assert followed("waves", checks | slower)["adopted"] == "nothing" and not items.WAVES[90]
 
 
 # -- a call ---------------------------------------------------------------------------------------

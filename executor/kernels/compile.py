@@ -118,7 +118,7 @@ def problems(entry: Entry, figures: dict[str, int]) -> list[str]:
     """Where the figures of a compiled entry fall short of what the entry asks for."""
     limit = SHARED_LIMITS[entry.capability]
     found = {
-        f"spills {figures['stack_bytes']} bytes": figures["stack_bytes"] > 0,
+        f"spills {figures['stack_bytes']} bytes": figures["stack_bytes"] > entry.max_stack_bytes,
         f"more than {limit} bytes of shared memory": figures["shared_bytes"] > limit,
         f"more than {entry.max_registers} registers": figures["registers"] > entry.max_registers,
         "no tensor cores": entry.dot and not figures["tensor_cores"],

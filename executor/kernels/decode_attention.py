@@ -31,11 +31,11 @@ TILES: dict[int, dict[str, int]] = {
     for chip in (80, 90)
 }
 """Per architecture: tokens of a tile of 16 or 8 bits (a tile of 4 bits is one block), stages of
-copies by precision, whether numbers of tokens are copied as far ahead as codes, and registers of a
-thread at most. Twelve programs fit a multiprocessor of an H100 or H200, whose registers and whose
-shared memory both end there."""
+copies by precision, whether the numbers of 4-bit tokens are copied as far ahead as their codes, and
+registers of a thread at most. Twelve programs fit a multiprocessor of an H100 or H200, whose
+registers and whose shared memory both end there (`items.PROGRAMS_AT_ONCE`)."""
 COPIED: dict[str, int] = {"copied": 1}
-"""Prepared: what changes of a table where numbers of tokens are copied."""
+"""Prepared: what changes of a table where the numbers of 4-bit tokens are copied."""
 
 
 class Merge(NamedTuple):

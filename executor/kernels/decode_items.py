@@ -8,8 +8,8 @@ weights of a tile, no barrier stops it, and many programs share a multiprocessor
 each waits for. Tiles lie within one block, so that an address is one number, loaded ahead by hand.
 
 What each token has beside its codes is two numbers of 16 bits, loaded one turn ahead by hand
-(`_token_pair`), or, if `COPIED`, copied as far ahead as the codes (`_token_rows`). Codes become
-operands by masks alone (`words`). The scales of V, and of 8-bit K, belong to a token
+(`_token_pair`), or, of 4 bits and if `COPIED`, copied as far ahead as the codes (`_copied_pair`).
+Codes become operands by masks alone (`words`). The scales of V, and of 8-bit K, belong to a token
 and multiply its weights and scores; those of 4-bit K belong to a channel and multiply the codes,
 and the minima of the channels are one more row of keys, added to all.
 """
@@ -122,15 +122,12 @@ def _token_pair(base, slot, left, T: tl.constexpr):
 
 
 @triton.jit
-def _token_rows(base, slot, T: tl.constexpr):
-    """The bits of both numbers [2, tokens]: in one load wide enough for an asynchronous copy."""
+def _copied_pair(base, slot, there, T: tl.constexpr):
+    """Both numbers of each token in float32, 0 where there is none: one load that is not masked, so
+    that it is wide enough for an asynchronous copy.
+    """
     numbers = base.to(tl.pointer_type(tl.uint16))
-    return tl.load(numbers + (tl.arange(0, 2)[:, None] * T + slot[None, :]))
-
-
-@triton.jit
-def _both_of(bits, there):
-    """The two numbers of each token in float32; 0 where there is none."""
+    bits = tl.load(numbers + (tl.arange(0, 2)[:, None] * T + slot[None, :]))
     first, second = tl.split(tl.trans(tl.where(there[None, :], bits, 0)))
     return half(first).to(tl.float32), half(second).to(tl.float32)
 
@@ -140,9 +137,12 @@ def _byte_item(
     queries, arena, unit, offsets, starts, tokens, scale, bias, heads, member, position, reach,
     sums,
     D: tl.constexpr, T: tl.constexpr, N: tl.constexpr, PAIRS: tl.constexpr, TILE: tl.constexpr,
-    STAGES: tl.constexpr, COPIED: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The same for an item of 8 bits, two dimensions to a word: even ones low, odd ones high."""
+    """The same for an item of 8 bits, two dimensions to a word: even ones low, odd ones high.
+
+    Scales are loaded one turn ahead by hand, since they are too few for an asynchronous copy.
+    """
     DTYPE: tl.constexpr = (
         tl.float32 if INTERPRET or queries.dtype.element_ty == tl.float32 else tl.float16
     )
@@ -164,8 +164,7 @@ def _byte_item(
     blocks = tl.cdiv(tokens, T)
     start = aligned(_next_block(offsets, 0, blocks))
     after = _next_block(offsets, TILE // T, blocks)
-    if not COPIED:
-        next_scales = _token_pair(arena + start + 2 * T * D, tl.arange(0, TILE), tokens, T)
+    next_scales = _token_pair(arena + start + 2 * T * D, tl.arange(0, TILE), tokens, T)
     for begin in tl.range(0, tokens, TILE, num_stages=STAGES):
         slot = begin % T + tl.arange(0, TILE)
         base = (arena + start).to(tl.pointer_type(tl.uint16))
@@ -177,24 +176,16 @@ def _byte_item(
         else:
             k = tl.load(keys, mask=inside[None, :], other=0)
             v = tl.load(values, mask=inside[:, None], other=0)
-        if COPIED:
-            place = tl.multiple_of(begin % T, TILE) + tl.arange(0, TILE)
-            scales = _token_rows(arena + start + 2 * T * D, place, T)
-        else:
-            k_scale, v_scale = halves_of(next_scales, tl.float32)
-            v_scale *= LIFT
+        k_scale, v_scale = halves_of(next_scales, tl.float32)
+        v_scale *= LIFT
         start = aligned(after)
-        if not COPIED:
-            slot = (begin + TILE) % T + tl.arange(0, TILE)
-            left = tokens - (begin + TILE) // T * T
-            next_scales = _token_pair(arena + start + 2 * T * D, slot, left, T)
+        slot = (begin + TILE) % T + tl.arange(0, TILE)
+        left = tokens - (begin + TILE) // T * T
+        next_scales = _token_pair(arena + start + 2 * T * D, slot, left, T)
         after = _next_block(offsets, (begin + 2 * TILE) // T, blocks)
 
         slot = begin % T + tl.arange(0, TILE)
         there = tl.arange(0, TILE) < tokens - begin
-        if COPIED:
-            k_scale, v_scale = _both_of(scales, there)
-            v_scale *= LIFT
         k_even, k_odd = bytes_of(k, DTYPE)
         scores = dot(k_even, q_even, tl.zeros([TILE, N], tl.float32))
         scores = dot(k_odd, q_odd, scores)
@@ -283,19 +274,17 @@ def _nibble_item(
         scale_low, scale_high = _channels(pairs, words, inside, D, WORDS)
         min_low, min_high = _channels(pairs + D // 2, words, inside, D, WORDS)
         if COPIED:
-            numbers = _token_rows(arena + start + META, slot, T)
+            there = slot < tokens - block * T
+            v_scale, v_min = _copied_pair(arena + start + META, slot, there, T)
         else:
             v_scale, v_min = halves_of(next_pair, tl.float32)
-            v_scale *= LIFT
+        v_scale *= LIFT
         start = aligned(after)
         if not COPIED:
             next_pair = _token_pair(arena + start + META, slot, tokens - (block + 1) * T, T)
         after = _next_block(offsets, block + 2, blocks)
 
         there = slot < tokens - block * T
-        if COPIED:
-            v_scale, v_min = _both_of(numbers, there)
-            v_scale *= LIFT
         every = tl.zeros([T, WORDS], tl.int32)
         min_0, min_2 = halves_of(min_low[None, :] + every, DTYPE)
         min_1, min_3 = halves_of(min_high[None, :] + every, DTYPE)
@@ -378,7 +367,7 @@ def decode_items(
     elif precision == 8:
         peak, total = _byte_item(
             queries, arena, unit, offsets, starts, keys, scale, bias, heads, member, position,
-            reach, sums, D, T, N, PAIRS, TILE, BYTE_STAGES, COPIED,
+            reach, sums, D, T, N, PAIRS, TILE, BYTE_STAGES,
         )  # fmt: skip
     else:
         peak, total = _wide_item(

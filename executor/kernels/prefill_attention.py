@@ -59,11 +59,15 @@ whether values lag behind by a tile (`attend_lagging`).
 
 On 80 the tiles of keys of each warp are operands in registers, and 128 rows would not fit beside.
 """
+AHEAD: dict[str, int] = {"num_stages": 5}
+"""Prepared for 90: copies that are two tiles of keys ahead. With two to four stages Triton makes
+them one tile ahead, asks for them behind the products of a tile and waits at the next one's start;
+two of five stages go to the addresses."""
 LAGGING: dict[int, dict[str, int]] = {
     64: {"keys": 64, "byte_keys": 64, "num_warps": 4, "num_stages": 2, "lag": 1},
     128: {"keys": 64, "byte_keys": 64, "num_warps": 8, "num_stages": 2, "lag": 1},
 }
-"""What would stand in the table for 90 if it is faster, which no device has said yet.
+"""What else would stand in the table for 90 if it is faster, which no device has said yet.
 
 With 128 keys the weights of one tile, the scores of the next and the sum do not fit 255 registers.
 """
@@ -330,6 +334,9 @@ def entries() -> list[Entry]:
         found.append(_entry(chip, BIASED, 64, sizes[64], causal=False))
     for rows, tiles in LAGGING.items():
         found += [_entry(90, form, rows, tiles) for form in FORMS]
+    for rows, tiles in TILES[90].items():
+        found += [_entry(90, form, rows, tiles | AHEAD) for form in FORMS]
+    found.append(_entry(90, FORMS[0], 128, LAGGING[128] | AHEAD))
     return found
 
 
@@ -352,6 +359,7 @@ def _entry(
         constant["bias"] = None
     kind = f"{'' if causal else ' not causal'}{' biased' if biased else ''}"
     kind += " lagging" if tiles["lag"] else ""
+    kind += " ahead" if tiles["num_stages"] == AHEAD["num_stages"] else ""
     return Entry(
         name=f"prefill_tiles of {rows} rows, {form}{kind}",
         kernel=prefill_tiles,
@@ -361,6 +369,8 @@ def _entry(
         aligned=(*pointers, "q_stride"),
         options={key: tiles[key] for key in ("num_warps", "num_stages")},
         dot=True,
+        # With 128 keys it is at 255 registers: by some versions of Triton four do not fit.
+        max_stack_bytes=16 if tiles["num_stages"] == AHEAD["num_stages"] else 0,
         grouped=bool(tiles["lag"]),
         pipelined=True,
     )

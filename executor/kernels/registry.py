@@ -45,6 +45,8 @@ class Entry:
     """`num_warps`, `num_stages`."""
     max_registers: int = 255
     """Budget of registers per thread."""
+    max_stack_bytes: int = 0
+    """What may spill, per thread."""
     dot: bool = False
     """True if it has to use tensor cores."""
     grouped: bool = False

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from executor import items
 from executor.kernels import decode_attention, linear, linear_fused, prefill_attention, widen
 from executor.kernels.tiles import Tile, capability
 from experiments.gpu_check import tune, tune_int8, tune_steps
@@ -25,6 +26,7 @@ from experiments.gpu_check.checks import NO_TIME, Context, Part, Result, Results
 from experiments.gpu_check.recorded import (
     UNKNOWN,
     Checks,
+    Times,
     change,
     compared,
     rows_of,
@@ -38,12 +40,11 @@ from experiments.gpu_check.speed import label
 PART = "adopted"
 CHIP = 90
 """The column of the tables that variants are prepared for."""
-DECODE_KEYS = "B", "ctx", "programs", "least"
 START_S = 30.0
 """For a device to say its name, at the most."""
 STEPS_LESS, ONE_STEP_MORE = 0.01, 0.005
 WIDENED_LESS, INT8_LESS, PREFILL_LESS = 0.03, 0.02, 0.01
-DECODE_LESS, ONE_KV_MORE = 0.01, 0.005
+DECODE_LESS, ONE_KV_MORE = 0.02, 0.01
 """Shares of the time that have to be saved, and that the worst may take longer."""
 
 
@@ -171,31 +172,38 @@ def int8(checks: Checks) -> Choice:
     return Choice(not lost, less, "linear.TILES", linear.TILES, CHIP, tiles, figures)
 
 
-def lagging(checks: Checks, rows: int) -> Choice:
-    """Prefill attention by tiles of so many rows, chunks of all lengths alike."""
-    found, table = well(checks, "prefill-"), prefill_attention.TILES[CHIP]
-    wanted, keys = prefill_attention.LAGGING[rows], ("chunk", "context")
-    labels = [prefill_label(rows, tiles) for tiles in (table[rows], wanted)]
-    figures = compared(*(times(found, *keys, tile=label) for label in labels))
-    less = mean_change(figures)
+def prefill(checks: Checks, rows: int) -> Choice:
+    """Prefill attention by tiles of so many rows: the form that saves most, chunks of all lengths
+    alike.
+    """
+    found, table, tried = well(checks, "prefill-"), prefill_attention.TILES[CHIP], []
+    forms = {prefill_form(rows, each): each for count, each in tune.PREFILL if count == rows}
+    present = forms.pop(prefill_form(rows, {}))
+    for form, variant in forms.items():
+        with suppress(ValueError):  # it fails, or is not there
+            names = [tune.prefill_name(rows, each) for each in (present, variant)]
+            figures = compared(*(times(found, "chunk", "context", tile=name) for name in names))
+            tried.append((mean_change(figures), dict(form), figures))
+    if not tried:
+        raise ValueError("the present form and another one were not both measured")
+    less, best, figures = min(tried, key=lambda each: each[0])
     place = f"prefill_attention.TILES[{CHIP}]"
-    return Choice(less <= -PREFILL_LESS, less, place, table, rows, wanted, figures)
+    return Choice(less <= -PREFILL_LESS, less, place, table, rows, best, figures)
+
+
+def prefill_form(rows: int, variant: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """What the table says of tiles of so many rows, changed by a variant of `tune`."""
+    return tuple({**prefill_attention.TILES[CHIP][rows], **variant}.items())
 
 
 def copied(checks: Checks) -> Choice:
     """Decode attention by the form that saves most over all cases alike, and costs no precision."""
-    rows, table, tried = well(checks, "decode-"), decode_attention.TILES, []
+    table, tried = decode_attention.TILES, []
+    now = decode_times(checks, {}, "now")
     for variant in (each for each in tune.DECODE if each.get("copied")):
         with suppress(ValueError):  # it fails, or is not there
-            found = {
-                kv: compared(
-                    *(times(rows, *DECODE_KEYS, kv=kv, tile=label(each)) for each in ({}, variant))
-                )
-                for kv in (16, 8, 4)
-            }
-            figures = [{"kv": kv, **row} for kv, part in found.items() for row in part]
-            slower = max(mean_change(part) for part in found.values()) > ONE_KV_MORE
-            tried.append((slower, mean_change(figures), variant, figures))
+            figures = compared(now, decode_times(checks, variant, "now"))
+            tried.append((costs_one(figures), mean_change(figures), variant, figures))
     if not tried:
         raise ValueError("the present form and another one were not both measured")
     slower, less, best, figures = min(tried, key=lambda each: each[:2])
@@ -203,25 +211,40 @@ def copied(checks: Checks) -> Choice:
     return Choice(won, less, "decode_attention.TILES", table, CHIP, value, figures)
 
 
+def waves(checks: Checks) -> Choice:
+    """Rows cut into whole waves, by the form of decode attention that this call has."""
+    table, present = items.WAVES, decode_attention.TILES[CHIP]
+    (form,) = [each for each in tune.DECODE if present | each == present][-1:]
+    figures = compared(*(decode_times(checks, form, cut) for cut in tune.CUTS))
+    less = mean_change(figures)
+    won = less <= -DECODE_LESS and not costs_one(figures)
+    return Choice(won, less, "items.WAVES", table, CHIP, True, figures)
+
+
+def decode_times(checks: Checks, form: Mapping[str, int], cut: str) -> Times:
+    """Of all cases of decode attention by a form of `tune`. ValueError where one is missing."""
+    return times(well(checks, "decode-"), "kv", "B", "ctx", tile=label(dict(form)), cut=cut)
+
+
+def costs_one(figures: list[Row]) -> bool:
+    """True if a precision takes longer."""
+    by_bits = (
+        [row for row in figures if str(row["case"]).startswith(f"kv={kv} ")] for kv in (16, 8, 4)
+    )
+    return any(mean_change(part) > ONE_KV_MORE for part in by_bits if part)
+
+
 def mean_change(figures: list[Row]) -> float:
     """The geometric mean, as a share: all cases count alike."""
     return math.exp(fmean(math.log1p(row["change"]) for row in figures)) - 1
 
 
-def prefill_label(rows: int, wanted: Mapping[str, int]) -> str:
-    """What `tune` calls tiles of so many rows: those of the table for as many, changed."""
-    table = prefill_attention.TILES[CHIP][rows]
-    for count, variant in tune.PREFILL:
-        if count == rows and {**table, **variant} == wanted:
-            return tune.prefill_name(rows, variant)
-    raise ValueError(f"tune has no such tiles of {rows} rows")
-
-
 RULES: dict[str, Callable[[Checks], Choice]] = {
     "copied": copied,
+    "waves": waves,
     "fused": fused,
     **{f"shared-{tile.rows}": partial(shared, tile=tile) for tile in linear.SHARED_TILES},
     "widened": widened,
     "int8-32": int8,
-    **{f"prefill-{rows}": partial(lagging, rows=rows) for rows in prefill_attention.LAGGING},
+    **{f"prefill-{rows}": partial(prefill, rows=rows) for rows in prefill_attention.TILES[CHIP]},
 }

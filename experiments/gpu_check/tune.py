@@ -5,7 +5,9 @@ What wins here becomes the entry of a tile table.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from executor.calibration.cases import RandomArena
 from executor.inputs import DecodeRow, build_inputs
 from executor.items import ItemBudget
 from executor.kernels.decode_attention import COPIED
+from executor.kernels.prefill_attention import AHEAD
 from experiments.gpu_check import reference, tune_int8, tune_steps, tune_wide
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.kernels import prefill_case_error, worst_row
@@ -25,54 +28,57 @@ from experiments.gpu_check.speed import arena_of, label, prefill, tiles
 
 PREFILL: tuple[tuple[int, dict[str, int]], ...] = (
     (128, {}),
-    (128, {"keys": 64, "num_warps": 4, "num_stages": 2}),
-    (128, {"keys": 128, "num_warps": 8, "num_stages": 2}),
-    (64, {"keys": 64, "num_warps": 4, "num_stages": 2}),
+    (128, AHEAD),
+    (128, {"keys": 64, **AHEAD}),
     (128, {"keys": 64, "lag": 1}),
+    (128, {"keys": 64, "lag": 1, **AHEAD}),
+    (64, {}),
+    (64, AHEAD),
     (64, {"lag": 1}),
 )
 """Rows of a tile of long chunks, and change of the table."""
-DECODE: tuple[dict[str, int], ...] = (
-    {},
-    COPIED,
-    {**COPIED, "byte_stages": 3},
-    {**COPIED, "nibble_stages": 3},
-    {"byte_stages": 3},
-)
+DECODE: tuple[dict[str, int], ...] = ({}, COPIED, {**COPIED, "nibble_stages": 3})
 """Changes of the tile table."""
+DECODES: tuple[tuple[int, int], ...] = ((32, 1024), (32, 8192), (128, 1024), (128, 8192))
+"""Sequences and context."""
+CUTS = {"now": False, "waves": True}
+"""Whether the items of many rows fill whole waves."""
 BUDGETS: tuple[tuple[int, int], ...] = ((4, 64), (8, 64), (12, 64), (24, 64))
 """Programs per multiprocessor and tokens of the shortest item."""
-DECODES: tuple[tuple[int, int, int, int], ...] = (
-    *((32, 8192, programs, shortest) for programs, shortest in BUDGETS),
-    (128, 1024, 8, 64),
-    (128, 8192, 8, 64),
-)
-"""Sequences, context, and a budget."""
 
 
 def decode(context: Context, change: dict[str, int]) -> Result:
-    """One variant: right, and its time by precision, batch and number of items."""
+    """One variant: right, and its time by precision, batch and how rows are cut."""
     rows: list[Row] = []
     with tiles("decode_attention", change):
         error = decode_error(context)
         if found := wrong(context, error):
             return found
-        for bits in (16, 8, 4):
-            for case in DECODES[:1] if context.tiny else DECODES:
-                row = dict(zip(("B", "ctx", "programs", "least"), case, strict=True))
-                measure = partial(decode_row, context, bits, *case)
-                rows.append(guarded({"kv": bits, "tile": label(change), **row}, measure))
+        for bits, (batch, length), cut in cases(context):
+            row = {"tile": label(change), "B": batch, "ctx": length, "cut": cut}
+            budget = ItemBudget.of(heads_of(context).layout, device_of(context), CUTS[cut])
+            measure = partial(decode_row, context, bits, batch, length, budget)
+            rows.append(guarded({"kv": bits, **row}, measure))
     return told(context, "decode", rows, error)
 
 
-def decode_row(
-    context: Context,
-    bits: int,
-    batch: int,
-    length: int,
-    programs: int,
-    shortest: int,
-) -> Row:
+def cases(context: Context) -> Iterator[tuple[int, tuple[int, int], str]]:
+    """Bits, sequences and context, and a cut; compiling takes one of each precision."""
+    few = context.tiny or context.rehearsal
+    for bits in (16, 8, 4):
+        yield from product((bits,), DECODES[:1] if few else DECODES, list(CUTS)[: 1 if few else 2])
+
+
+def budget_of(context: Context, programs: int, shortest: int) -> ItemBudget:
+    """Of so many programs per multiprocessor, and items of so many tokens at least."""
+    layout, processors = heads_of(context).layout, 8
+    if not context.tiny:
+        processors = torch.cuda.get_device_properties(0).multi_processor_count
+    blocks = max(1, shortest // layout.block_tokens)
+    return ItemBudget(-(-processors * programs // layout.kv_heads), blocks)
+
+
+def decode_row(context: Context, bits: int, batch: int, length: int, budget: ItemBudget) -> Row:
     """Time of one layer and share of the bandwidth."""
     heads = heads_of(context)
     if context.tiny:
@@ -81,13 +87,8 @@ def decode_row(
     if key not in context.cache:
         for old in [name for name in context.cache if name.startswith("arena ")]:
             del context.cache[old]
-        context.cache[key] = arena_of(context, heads, bits, 64 if context.tiny else 8192)
+        context.cache[key] = arena_of(context, heads, bits, 64 if context.tiny else 131072 // bits)
     contexts = [length] * batch
-    processors = 8
-    if not context.tiny:
-        processors = torch.cuda.get_device_properties(0).multi_processor_count
-    blocks = max(1, shortest // heads.layout.block_tokens)
-    budget = ItemBudget(-(-processors * programs // heads.layout.kv_heads), blocks)
     timing = time_decode(ops_of(context), heads, context.cache[key], contexts, bits, budget, 0.04)
     rate = decode_bytes(heads, contexts, bits) / timing.seconds
     return {"us": timing.seconds * 1e6, "GB/s": rate / 1e9, "share": rate / ceiling(context)}
@@ -129,7 +130,8 @@ def decode_shapes(context: Context) -> Result:
             for programs, shortest in BUDGETS[:1] if context.tiny else BUDGETS:
                 row = {"kv": bits, "B": batch, "ctx": length}
                 row |= {"programs": programs, "least": shortest}
-                measure = partial(decode_row, context, bits, batch, length, programs, shortest)
+                budget = budget_of(context, programs, shortest)
+                measure = partial(decode_row, context, bits, batch, length, budget)
                 rows.append(guarded(row, measure))
     context.cache.setdefault("shapes", []).extend(rows)
     return outcome(rows)
@@ -180,6 +182,10 @@ def ranking(context: Context) -> Result:
 
 CHECKS: dict[str, Check] = {
     **{f"decode-{i}": partial(decode, change=change) for i, change in enumerate(DECODE)},
+    **{
+        f"prefill-{i}": partial(prefill_tiles, rows=rows, change=change)
+        for i, (rows, change) in enumerate(PREFILL)
+    },
     **{f"widen-{rows}": partial(tune_int8.widened, rows=rows) for rows in tune_int8.WIDEN_ROWS},
     "fused": tune_steps.fused,
     **{f"shared-{rows}": partial(tune_wide.shared, rows=rows) for rows in tune_wide.TILES},
@@ -187,10 +193,6 @@ CHECKS: dict[str, Check] = {
         f"int8-{rows}-{i}": partial(tune_int8.tile, rows=rows, shape=shape)
         for rows, shapes in tune_int8.INT8.items()
         for i, shape in enumerate(shapes)
-    },
-    **{
-        f"prefill-{i}": partial(prefill_tiles, rows=rows, change=change)
-        for i, (rows, change) in enumerate(PREFILL)
     },
     "decode_shapes": decode_shapes,
     "ranking": ranking,

@@ -89,15 +89,37 @@ def test_a_step_of_more_rows_than_tokens_are_kept(tmp_path, monkeypatch):
         prefilled(runner, LENGTHS, BLOCKS)
 
 
-def test_items_stay_within_their_budget():
+@pytest.mark.parametrize("waves", [False, True])
+def test_items_stay_within_their_budget(waves):
     generator = np.random.default_rng(3)
     for _ in range(300):
-        budget = ItemBudget(int(generator.integers(1, 50)), int(generator.integers(1, 5)))
-        rows = int(generator.integers(1, 30))
+        extra, shortest, at_once = (int(generator.integers(1, most)) for most in (50, 5, 200))
+        budget = ItemBudget(extra, shortest, at_once if waves else 0)
+        rows = int(generator.integers(1, 60))
         counts = generator.integers(0, 40, (rows, 3))
         counts[:, 0] += 1
         size = budget.item_blocks(rows, int(counts.sum()))
         assert (-(-counts // size)).sum() <= budget.capacity(rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "items"),
+    [
+        (128, 8192, 3),  # 3,072 programs are two waves of 1,584; 2,048 would take two as well
+        (128, 1024, 3),
+        (64, 4096, 3),  # one wave
+        (32, 8192, 6),
+        (15, 8192, 9),  # few rows: as ever
+    ],
+)
+def test_many_rows_are_cut_into_whole_waves(rows, tokens, items):
+    """On a device of 132 multiprocessors with 12 programs each, of a model with 8 KV heads."""
+    blocks = tokens // 32
+    usual, budget = ItemBudget(132, 2), ItemBudget(132, 2, 132 * 12 // 8)
+    size = budget.item_blocks(rows, rows * blocks)
+    assert -(-blocks // size) == items
+    assert size <= usual.item_blocks(rows, rows * blocks)
+    assert budget.capacity(rows) >= budget.capacity(rows - 1)
 
 
 def test_one_row_draws_beside_greedy_ones(tmp_path):

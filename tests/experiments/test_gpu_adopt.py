@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from executor import items
 from executor.kernels import decode_attention, linear, linear_fused, prefill_attention, widen
 from executor.kernels.tiles import Tile
 from experiments.gpu_check import __main__ as gpu_check
@@ -35,6 +36,7 @@ def _tables_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(linear.NARROW, 90, ())
     monkeypatch.setitem(linear.TILES, 90, linear.TILES[90])
     monkeypatch.setitem(prefill_attention.TILES, 90, dict(prefill_attention.TILES[90]))
+    monkeypatch.setitem(items.WAVES, 90, False)
     monkeypatch.setitem(decode_attention.TILES, 90, decode_attention.TILES[90] | {"copied": 0})
 
 
@@ -251,7 +253,7 @@ def prefill(times: dict[int, tuple[float, ...]]) -> Checks:
     return checks
 
 
-PRESENT_128, PRESENT_64, LAG_128, LAG_64 = 0, 3, 4, 5
+PRESENT_128, AHEAD_128, LAG_128, PRESENT_64, LAG_64 = 0, 1, 3, 5, 7
 
 
 def test_what_lags_behind_is_held_against_tiles_of_as_many_rows() -> None:
@@ -269,12 +271,20 @@ def test_what_lags_behind_is_held_against_tiles_of_as_many_rows() -> None:
     assert tables[64] == prefill_attention.LAGGING[64]
 
 
+def test_of_several_forms_of_prefill_the_one_that_saves_most_is_taken() -> None:
+    checks = prefill({PRESENT_128: (100, 1000, 100), LAG_128: (90, 900, 90)})
+    checks |= prefill({AHEAD_128: (80, 800, 80)})
+    before = prefill_attention.TILES[90][128]
+    assert followed("prefill-128", checks)["change"] == pytest.approx(-0.2)
+    assert prefill_attention.TILES[90][128] == before | prefill_attention.AHEAD
+
+
 def test_prefill_that_is_wrong_or_not_there_stays() -> None:
     both = prefill({PRESENT_128: (100, 1000, 100), LAG_128: (50, 500, 50)})
     failed = prefill({LAG_128: (50, 500, 50)})
-    failed["prefill-4"]["rows"][1]["error"] = "out of resources"
+    failed[f"prefill-{LAG_128}"]["rows"][1]["error"] = "out of resources"
     for checks in (
-        both | {"prefill-4": both["prefill-4"] | {"ok": False}},
+        both | {f"prefill-{LAG_128}": both[f"prefill-{LAG_128}"] | {"ok": False}},
         both | failed,
         prefill({LAG_128: (50, 500, 50)}),
         {},
@@ -286,15 +296,15 @@ def test_prefill_that_is_wrong_or_not_there_stays() -> None:
 # -- decode attention -----------------------------------------------------------------------------
 
 
-def decodes(place: int, **us: tuple[float, float]) -> Checks:
+def decodes(place: int, cut: str = "now", **us: tuple[float, float]) -> Checks:
     """One variant of `tune` by its place, and microseconds of two cases by precision."""
     rows = [
-        {"kv": int(kv[1:]), "tile": label(tune.DECODE[place]), "us": t}
-        | dict(zip(adopt.DECODE_KEYS, case, strict=True))
+        {"kv": int(kv[1:]), "tile": label(tune.DECODE[place]), "us": t, "cut": cut}
+        | dict(zip(("B", "ctx"), case, strict=True))
         for kv, both in us.items()
         for case, t in zip(tune.DECODES, both, strict=False)
     ]
-    return {f"decode-{place}": well(*rows)}
+    return {f"decode-{place}{cut}": well(*rows)}
 
 
 PRESENT, ASYNC, DEEPER = 0, 1, 2
@@ -325,6 +335,19 @@ def test_decodes_that_gain_nothing_or_are_not_all_there_stay() -> None:
     ):
         assert followed("copied", checks)["adopted"] == "nothing"
         assert decode_attention.TILES[90] == OFF
+
+
+def test_rows_are_cut_into_waves_if_the_form_that_is_taken_gains() -> None:
+    now, best = {"k16": (100, 1000), "k4": (60, 600)}, {"k16": (100, 1000), "k4": (50, 500)}
+    checks = decodes(PRESENT, **now) | decodes(PRESENT, "waves", **best)
+    checks |= decodes(ASYNC, **best) | decodes(ASYNC, "waves", **best)
+    followed("waves", checks)
+    assert items.WAVES[90]
+    items.WAVES[90] = False
+    followed("copied", checks)
+    assert followed("waves", checks)["adopted"] == "nothing"  # by this form it brings no more
+    slower = decodes(ASYNC, "waves", k16=(102, 1020), k4=(30, 300))
+    assert followed("waves", checks | slower)["adopted"] == "nothing" and not items.WAVES[90]
 
 
 # -- a call ---------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ WAVES: dict[int, bool] = {80: False, 90: False}
 device has measured it."""
 WAVES_FROM_ROWS = 16
 """With fewer, merging many items of a row costs more (`kernels.decode_attention.MANY_ROWS`)."""
-MOST_ITEMS, ITEM_BLOCKS = 8, 2
+MOST_ITEMS, ITEM_COST_BLOCKS = 8, 2
 """Items of a row at the most, where waves decide, and blocks that one more costs."""
 SHORTEST_ITEM_TOKENS = 64
 """Shorter items cost more to merge than they bring."""
@@ -82,11 +82,11 @@ class ItemBudget:
         """Blocks of an item with which rows of the mean length are through first: a wave of
         programs that is nearly empty takes as long as a full one.
         """
-        each = -(-blocks // rows)
+        each = max(1, -(-blocks // rows))
         lengths = [-(-each // items) for items in range(1, MOST_ITEMS + 1)]
 
         def turns(length: int) -> int:
             waves = -(-rows * -(-each // length) // self.at_once)
-            return waves * (length + ITEM_BLOCKS)
+            return waves * (length + ITEM_COST_BLOCKS)
 
-        return max(1, min(lengths, key=turns))
+        return min(lengths, key=turns)

@@ -19,6 +19,11 @@ class InputError(SuperInferError):
         super().__init__(": ".join(part for part in (place, field, expected) if part))
         self.file, self.line, self.field, self.expected = file, line, field, expected
 
+    @property
+    def in_file(self) -> str:
+        """The same for a reader who knows which file."""
+        return str(InputError(self.expected, line=self.line, field=self.field))
+
 
 class ConfigError(SuperInferError):
     """A setting, a policy name or a combination of them that cannot run."""

@@ -277,7 +277,7 @@ def _write_lines(data: bytes, output: str, requests: int) -> None:
 
     with quiet_pipe():
         write_lines(data, output)
-    typer.echo(f"wrote {requests} requests to {output}", err=True)
+    typer.echo(f"wrote {requests} request{'s' * (requests != 1)} to {output}", err=True)
 
 
 def _classes(texts: Sequence[str]) -> tuple[dict[str, str], str | None]:

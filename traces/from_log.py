@@ -95,9 +95,8 @@ def read_log(path: str | Path, columns: Columns, *, skip_bad: bool = False) -> L
     found.sort(key=lambda pair: pair[0])
     for stamp_ms, record in found:
         record.timestamp = round(stamp_ms - found[0][0], 6)
-    first = f"line {bad[0].line}: {bad[0].field}: {bad[0].expected}" if bad else ""
-    records = [record for _, record in found]
-    return Log(records, len(bad), first.replace(": : ", ": "), source.warnings)
+    first = bad[0].in_file if bad else ""
+    return Log([record for _, record in found], len(bad), first, source.warnings)
 
 
 def lines_of(records: Sequence[Record]) -> bytes:

@@ -288,7 +288,7 @@ def _median(values: list[float]) -> float:
 def _no_requests(source: Source, rows: _Rows) -> InputError:
     bad = ""
     if rows.bad_numbers:
-        first = f", the first: {_briefly(rows.first_bad)}" if rows.first_bad else ""
+        first = f", the first: {rows.first_bad.in_file}" if rows.first_bad else ""
         bad = f" and {len(rows.bad_numbers)} bad lines{first}"
     return InputError(f"expected at least one good record, got none{bad}", file=source.file)
 
@@ -372,14 +372,9 @@ def _workload(source: Source, rows: _Rows, resolver: _Resolver) -> Workload:
         name=source.name,
         raised_max_tokens=resolver.raised_max_tokens,
         skipped=len(rows.bad_numbers),
-        first_skipped=_briefly(rows.first_bad),
+        first_skipped=rows.first_bad.in_file if rows.first_bad else "",
         warnings=[*source.warnings, *_unknown_fields(source, rows.unknown_fields)],
     )
-
-
-def _briefly(bad: InputError | None) -> str:
-    """What is wrong with a line of a file that is named already."""
-    return ": ".join(filter(None, (f"line {bad.line}", bad.field, bad.expected))) if bad else ""
 
 
 @contextmanager

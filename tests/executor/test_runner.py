@@ -120,6 +120,7 @@ def test_many_rows_are_cut_into_whole_waves(rows, tokens, items):
     assert -(-blocks // size) == items
     assert size <= usual.item_blocks(rows, rows * blocks)
     assert budget.capacity(rows) >= budget.capacity(rows - 1)
+    assert budget.item_blocks(rows, 0) == usual.item_blocks(rows, 0)  # rows of no keys, as padding
 
 
 def test_one_row_draws_beside_greedy_ones(tmp_path):

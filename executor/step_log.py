@@ -28,6 +28,8 @@ class Step:
     seconds: float
     replay_s: float | None = None
     """Of that on the device, where the step is replayed from a graph."""
+    queued_s: float | None = None
+    """What it takes where the next step is queued before it is over, as with lag 1."""
 
     @property
     def work(self) -> Work:

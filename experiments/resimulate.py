@@ -62,8 +62,10 @@ def steps_of(results: dict[str, Any]) -> Steps:
 
 
 def _step(row: list[Any]) -> Step:
-    chunks, decodes, context, seconds, replay_s, *_ = row
-    return Step(tuple(Chunk(*chunk) for chunk in chunks), decodes, context, seconds, replay_s)
+    chunks, decodes, context, seconds, replay_s, *more = row
+    queued_s = next((value for value in more if isinstance(value, float)), None)
+    work = tuple(Chunk(*chunk) for chunk in chunks), decodes, context
+    return Step(*work, seconds, replay_s, queued_s)  # the first recordings end with a count
 
 
 def fitted_again(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:

@@ -20,7 +20,7 @@ from executor.calibration.factors import (
     parts_of,
     scaled,
 )
-from executor.calibration.steps import HostFit, Steps, fit_host, predictions
+from executor.calibration.steps import Errors, HostFit, Steps, fit_host, predictions
 from executor.step_log import Step
 from superinfer.costs import CalibratedCost
 from superinfer.costs.profile import HostCost, Profile
@@ -58,7 +58,8 @@ def with_steps(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:
         least_s = launch_seconds([(s, launching) for s in steps.fitted], cost)
         # Each step of the driver has a shape that nobody has run before.
         least_s = launch_seconds([(s, host) for s in steps.driven], cost) or least_s
-    known = HostCost(host.step_s, host.per_sequence_s, "measured", least_s, *of_chunks)
+    queued_s = _queued_s(steps.fitted, launching)
+    known = HostCost(host.step_s, host.per_sequence_s, "measured", least_s, *of_chunks, queued_s)
     profile = replace(profile, host=known)
     judged = _judged(profile, shape, steps, launching, host)
     shared = shared_factor(profile, steps, cost, host)
@@ -96,8 +97,33 @@ def _judged(
         "step_prefill": predictions(steps.unseen, cost, launching, skip_chunks=False).entry(),
         "driver_step": predictions(steps.driven, cost, host).entry(),
     }
+    if (queued := _queued_predictions(steps.unseen, cost)).shares:
+        found["step_queued"] = queued.entry()
     found["driver_step"]["mean"] = found["driver_step"].pop("heldout_mape", 0.0)
     return found
+
+
+def _queued_s(steps: Sequence[Step], launching: HostFit) -> float:
+    """What steps that are queued ahead take beyond their replay: the median of those that the
+    device takes longer for than the host; 0 without any.
+    """
+    found = [
+        step.queued_s - step.replay_s
+        for step in steps
+        if step.queued_s is not None
+        and step.replay_s is not None
+        and launching.seconds(step.sequences) < step.replay_s
+    ]
+    return max(0.0, median(found)) if found else 0.0
+
+
+def _queued_predictions(steps: Sequence[Step], cost: CalibratedCost) -> Errors:
+    """Errors of steps that are queued ahead, host time hidden."""
+    errors = Errors()
+    for step in steps:
+        if step.queued_s is not None:
+            errors.add(step.device_s(cost) + cost.queued_s, step.queued_s)
+    return errors
 
 
 def _launched_one_by_one(steps: Sequence[Step]) -> bool:

@@ -31,6 +31,8 @@ from traces.workload import Workload
 
 REPEATS, LONG_REPEATS, LONG_S = 5, 3, 0.03
 """How often a batch is run, and one that takes longer: its times lie closer."""
+QUEUED = 12
+"""Steps of a batch that are queued ahead in turn."""
 LEAST_BATCHES = 8
 """Half of them are held out."""
 BASES, BETWEEN = (2, 3, 5), (2 / 3, 1 / 2, 1 / 2)
@@ -51,7 +53,9 @@ class Steps:
     """Steps of the whole driver; host time is fitted with them."""
 
     def rows(self) -> dict[str, list[list[object]]]:
-        """For JSON: chunks, decodes, their context, seconds, seconds of the replay."""
+        """For JSON: chunks, decodes, their context, and seconds: of the step, of its replay, of one
+        that is queued ahead.
+        """
         sets = {"fitted": self.fitted, "unseen": self.unseen, "driven": self.driven}
         return {name: [list(astuple(step)) for step in steps] for name, steps in sets.items()}
 
@@ -138,7 +142,9 @@ def run_batches(
         samples += [_once(runner, batch) for _ in range(repeats - 1)]
         chunks = tuple(Chunk(*chunk) for chunk in shape.chunks)
         work = chunks, len(shape.contexts), sum(shape.contexts)
-        steps.append(Step(*work, median(samples), _replay_s(runner, batch)))
+        replay_s = _replay_s(runner, batch)
+        queued_s = None if replay_s is None else _queued_s(runner, batch)
+        steps.append(Step(*work, median(samples), replay_s, queued_s))
     return steps
 
 
@@ -167,6 +173,21 @@ def _once(runner: Runner, batch: Batch) -> float:
     begin_s = timer.read()
     runner.launch(batch).wait()
     return timer.read() - begin_s
+
+
+def _queued_s(runner: Runner, batch: Batch) -> float:
+    """Seconds from one step's tokens to those of the next, which is queued before they are there,
+    as a driver with lag 1 does it.
+    """
+    timer, ends = current_timer(), list[float]()
+    running = runner.launch(batch)
+    for _ in range(QUEUED):
+        following = runner.launch(batch)
+        running.wait()
+        ends.append(timer.read())
+        running = following
+    running.wait()
+    return float(np.median(np.diff(ends)))
 
 
 class LimitedTime(RealTime):

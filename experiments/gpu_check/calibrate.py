@@ -65,6 +65,7 @@ def calibrate(
     return {
         "host_step_us": profile.host.step_s * 1e6,
         "host_per_sequence_us": profile.host.per_sequence_s * 1e6,
+        "host_queued_us": profile.host.queued_s * 1e6,
         "kv_blocks": profile.memory["kv_blocks"],
         "step_error": profile.fit["step"].get("heldout_mape"),
         "compiled_core": COMPILED,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,8 +66,10 @@ from executor.items import ItemBudget
 from executor.kernels.reference import TorchOps
 from executor.kv.layout import PRECISIONS, KVLayout
 from executor.models import load_model
+from executor.runner import Batch
 from executor.session import ModelOptions, Session, open_session
 from executor.step_log import Step
+from executor.timers import timed_by
 from superinfer.costs import CalibratedCost, Chunk, load_profile, load_shape, write_profile
 from superinfer.costs.profile import HostCost, Kernel, Profile
 from superinfer.errors import ConfigError
@@ -626,6 +629,41 @@ def test_some_batches_run_however_late_it_is() -> None:
     assert len(ran) == LEAST_BATCHES
 
 
+class FakeDevice:
+    """A timer, a runner and its graphs: 1 ms to launch a step that then takes 4 ms, one by one."""
+
+    def __init__(self) -> None:
+        self.now = self.free_s = 0.0
+        self.model, self.device, self.graphs = SimpleNamespace(vocab=9), CPU, self
+
+    def read(self) -> float:
+        return self.now
+
+    def rest(self) -> None:
+        pass
+
+    def prepared(self, batch: Batch) -> Callable[[], object]:
+        return lambda: None
+
+    def launch(self, batch: Batch) -> SimpleNamespace:
+        self.now += 0.001
+        self.free_s = end_s = max(self.free_s, self.now) + 0.004
+        return SimpleNamespace(wait=lambda: self._wait(end_s))
+
+    def _wait(self, end_s: float) -> None:
+        self.now = max(self.now, end_s)
+
+
+def test_a_step_is_timed_alone_and_queued_ahead() -> None:
+    """Whoever queues the next step in time waits for the device alone."""
+    device: Any = FakeDevice()
+    source = RandomArena(KVLayout(1, 1, 16, 16, torch.float32), {16: 10}, CPU)
+    with timed_by(device):
+        (step, *_) = run_batches(device, source, [Shape((5,), ())], Deadline(60.0))
+    assert step.seconds == pytest.approx(0.005)
+    assert step.queued_s == pytest.approx(0.004)
+
+
 # -- whole --------------------------------------------------------------------------------------
 
 
@@ -725,6 +763,31 @@ def test_a_processor_computes_one_chunk_after_the_other(profile: Profile, config
     assert found.chunked_s == pytest.approx(0.003, rel=0.25)
     elsewhere = with_steps(replace(profile, device="h100"), shape, ran).host
     assert (elsewhere.chunked_s, elsewhere.next_chunk_s) == (0.0, 0.0)
+
+
+def test_what_steps_that_are_queued_ahead_take_more(profile: Profile, config: Path) -> None:
+    """It is fitted to those that the device takes longer for than the host, and judged on others;
+    nothing is said of it where no step was queued.
+    """
+    shape, host_s = load_shape(config), 0.002
+    cost = CalibratedCost(replace(profile, host=HostCost(0.0, 0.0, "measured")), shape)
+
+    def step(decodes: int, device_s: float, queued: bool) -> Step:
+        beside_s = device_s + host_s
+        after_s = max(host_s, device_s + 3e-4) if queued else None
+        return Step((), decodes, 64 * decodes, beside_s, device_s, after_s)
+
+    def steps(queued: bool) -> Steps:
+        plain = [step(n, cost.step_s((), n, 64 * n) + 0.01, queued) for n in (1, 2, 3, 4)]
+        short = [step(n, host_s / 2, queued) for n in (1, 2, 3)]  # they wait for the host
+        return Steps(plain + short, plain, plain)
+
+    found = with_steps(profile, shape, steps(True))
+    assert found.host.queued_s == pytest.approx(3e-4)
+    assert found.fit["step_queued"]["points"] == 4
+    assert any("queued ahead take 300 us" in line for line in profile_lines(found))
+    without = with_steps(profile, shape, steps(False))
+    assert without.host.queued_s == 0.0 and "step_queued" not in without.fit
 
 
 @pytest.mark.parametrize("launch_s", [0.05, 0.0])

@@ -18,13 +18,14 @@ HOST_S = 0.002
 ANSWERS = [40, 40]
 
 
-def profile(folder: Path, device: str) -> Path:
+def profile(folder: Path, device: str, queued_s: float = 0.0) -> Path:
     """A shipped one as if it were of this device, with host times of its own."""
     shipped = next(each for each in list_profiles() if each[:2] == ("h100", "llama-3.1-8b"))
     data = json.loads(shipped.path.read_text())
     data["device"] = device
     data["host"] = {"step_s": HOST_S, "per_sequence_s": 0.0, "origin": "measured"}
-    path = folder / f"{device}.json"
+    data["host"]["queued_s"] = queued_s
+    path = folder / f"{device}-{queued_s}.json"
     path.write_text(json.dumps(data))
     return path
 
@@ -61,3 +62,15 @@ def test_the_price_of_a_step(tmp_path: Path, device: str, hidden: bool) -> None:
     assert [hides_host(cost, lag) for lag in (0, 1)] == [False, hidden]
     at_once, ahead = (step_seconds(cost, lag, (), 8, 8000) for lag in (0, 1))
     assert at_once - ahead == pytest.approx(HOST_S if hidden else 0.0)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_steps_that_are_queued_ahead_have_something_between_them(tmp_path: Path, lag: int) -> None:
+    """In whole runs and in the price of a step alike; nothing where none is queued."""
+    files = [profile(tmp_path, "h100", queued_s) for queued_s in (0.0, 0.0005)]
+    ran = [mean_step_s(costs, "h100", lag) for costs in files]
+    shape = load_shape("llama-3.1-8b")
+    models = [build_cost(shape, find_device("h100", str(c)), 1, str(c)) for c in files]
+    priced = [step_seconds(cost, lag, (), 8, 8000) for cost in models]
+    for without, with_it in (ran, priced):
+        assert with_it - without == pytest.approx(0.0005 * lag, abs=1e-9)

@@ -7,7 +7,9 @@ behind the other, as swapping queues them. On a CPU "the device" is another part
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +22,10 @@ SIZES = (64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20)
 POOL_BYTES = {"cuda": 512 << 20, "cpu": 48 << 20}
 """Copied per timing at the most, on each side."""
 MOST_COPIES = 256
+IN_TURN = 8
+"""Copies of one direction that are queued before those of the other: a host that queues all of one
+direction first lets it run alone meanwhile.
+"""
 
 Link = dict[str, float]
 
@@ -50,8 +56,7 @@ class Pools:
         pinned = device.type == "cuda"
         self.host = some.pin_memory() if pinned else some
         self.host_target = torch.empty(nbytes, dtype=torch.uint8, pin_memory=pinned)
-        if pinned:
-            self.streams = {name: torch.cuda.Stream() for name in ("h2d", "d2h")}
+        self.streams = {name: torch.cuda.Stream() for name in ("h2d", "d2h")} if pinned else {}
 
     def seconds(self, size: int, directions: tuple[str, ...], budget_s: float) -> float:
         """Of one copy of `size` bytes, in the mean over a queue of them in each direction."""
@@ -62,38 +67,39 @@ class Pools:
 
     def start(self, size: int, count: int) -> Callable[[], bool]:
         """Queue copies both ways, beside what the device does; says whether they are over."""
-        count = min(count, len(self.host) // size)
-        ends = []
-        for name, stream in self.streams.items():
-            with torch.cuda.stream(stream):
-                self._copy(name, size, count)
-                ends.append(torch.cuda.Event())
-                ends[-1].record()
+        self._copy_all(size, min(count, len(self.host) // size), tuple(self.streams))
+        ends = [stream.record_event() for stream in self.streams.values()]
         return lambda: any(end.query() for end in ends)
 
     def _queue(self, size: int, count: int, directions: tuple[str, ...]) -> Callable[[], None]:
         if self.device.type != "cuda":
-            return lambda: self._copy_each(size, count, directions)
+            return lambda: self._copy_all(size, count, directions)
 
         def run() -> None:
             now = torch.cuda.current_stream()
             for name in directions:
                 self.streams[name].wait_stream(now)
-                with torch.cuda.stream(self.streams[name]):
-                    self._copy(name, size, count)
+            self._copy_all(size, count, directions)
             for name in directions:
                 now.wait_stream(self.streams[name])
 
         return run
 
-    def _copy_each(self, size: int, count: int, directions: tuple[str, ...]) -> None:
-        for name in directions:
-            self._copy(name, size, count)
+    def _copy_all(self, size: int, count: int, directions: tuple[str, ...]) -> None:
+        """A copy for each piece and direction, some of each in turn."""
+        for first in range(0, count, IN_TURN):
+            for name in directions:
+                with self._on(name):
+                    self._copy(name, size, range(first, min(first + IN_TURN, count)), count)
 
-    def _copy(self, direction: str, size: int, count: int) -> None:
-        """A copy for each piece, scattered on the device as blocks are."""
+    def _on(self, direction: str) -> AbstractContextManager[Any]:
+        stream = self.streams.get(direction)
+        return nullcontext() if stream is None else torch.cuda.stream(stream)
+
+    def _copy(self, direction: str, size: int, pieces: range, count: int) -> None:
+        """A copy for some of `count` pieces, scattered on the device as blocks are."""
         source, target = self._sides(direction)
-        for piece in range(count):
+        for piece in pieces:
             begin = piece * size
             other = (piece * 7919 % count) * size
             far, near = (other, begin) if direction == "d2h" else (begin, other)

@@ -35,7 +35,7 @@ from executor.calibration.filling import fill_curve, fill_grid, prefill_work, ro
 from executor.calibration.fit import MOST_SHARED, launch_seconds, shared_factor, with_steps
 from executor.calibration.grids import Grids, spaced
 from executor.calibration.kernels import gemm_sizes, measure_gemm
-from executor.calibration.links import measure_links
+from executor.calibration.links import Pools, measure_links
 from executor.calibration.report import profile_lines, unsteady
 from executor.calibration.steps import (
     LEAST_BATCHES,
@@ -309,6 +309,18 @@ def test_links_have_a_rate_and_a_setup() -> None:
     assert set(links) == {"h2d", "d2h", "both"}
     for link in links.values():
         assert link["bytes_per_s"] > 1e7 and link["setup_s"] >= 0.0
+
+
+def test_both_directions_are_queued_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that neither is alone while the host queues the other; every piece is copied once."""
+    pools, queued = Pools(CPU), list[tuple[str, range]]()
+    monkeypatch.setattr(
+        pools, "_copy", lambda way, size, pieces, count: queued.append((way, pieces))
+    )
+    pools._queue(64, 20, ("h2d", "d2h"))()
+    assert [way for way, _ in queued] == ["h2d", "d2h"] * 3
+    for way in ("h2d", "d2h"):
+        assert [n for name, pieces in queued if name == way for n in pieces] == list(range(20))
 
 
 # -- random contents ----------------------------------------------------------------------------

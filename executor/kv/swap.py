@@ -12,7 +12,7 @@ Nobody waits on the CPU: `poll` asks which background copies are over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -159,13 +159,12 @@ class Mover:
         for other in self._flights:
             if other.job.direction != lane and flight.touches(other):
                 self._streams.wait(lane, other.mark)
-        for device, host in self._runs(job):
-            source, target = (device, host) if lane == "d2h" else (host, device)
-            self._streams.run(lane, _copying(source, target))
+        stretches = list(self._stretches(job))
+        self._streams.run(lane, lambda: _copy_all(stretches, lane))
         flight.mark = self._streams.mark(lane)
         self._flights.append(flight)
 
-    def _runs(self, job: CopyJob) -> Iterator[tuple[Tensor, Tensor]]:
+    def _stretches(self, job: CopyJob) -> Iterator[tuple[Tensor, Tensor]]:
         """The memory on the device and on the host of each stretch of consecutive blocks."""
         host = self._host
         assert host is not None or not len(job.device)
@@ -197,8 +196,8 @@ def _sizes(job: CopyJob, block_bytes: dict[int, int]) -> Offsets:
     return np.array([block_bytes[bits] for bits in job.bits.tolist()], np.int64)
 
 
-def _copying(source: Tensor, target: Tensor) -> Callable[[], None]:
-    def copy() -> None:
+def _copy_all(stretches: Sequence[tuple[Tensor, Tensor]], lane: Lane) -> None:
+    """Queue copies between the device's memory and the host's, in this order, on one lane."""
+    for device, host in stretches:
+        source, target = (device, host) if lane == "d2h" else (host, device)
         target.copy_(source, non_blocking=True)
-
-    return copy

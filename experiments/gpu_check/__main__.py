@@ -10,6 +10,7 @@ runs the same code on tiny sizes.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import shutil
 import signal
@@ -166,6 +167,15 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
+def leave(code: int) -> None:
+    """End this process, whatever becomes of children that were killed and are still there."""
+    if multiprocessing.active_children():  # the interpreter would wait for them
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)
-    raise SystemExit(exit_code_of(main))
+    leave(exit_code_of(main))

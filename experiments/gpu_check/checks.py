@@ -37,6 +37,8 @@ NO_TIME = ("no time left", "stopped: no time left")
 """Errors of checks that did not come to run, or not to their end."""
 HANDOVER_S = 1.0
 """A check that goes by its deadline needs it for what it is at then, and for its result."""
+KILLED_S = 10.0
+"""For a process that is killed, at the most: a driver whose device hangs may keep it."""
 BROKE = 3
 """Exit code of a child whose device is of no use any more."""
 
@@ -168,8 +170,7 @@ class Crew:
                 self._collect()
         finally:  # also where this process is told to end: nothing must stay on the device
             for process in running:
-                process.kill()
-                process.join()
+                end(process)
             self._collect()
         for checks in running.values():
             self._blame(checks, NO_TIME[1])
@@ -254,6 +255,12 @@ def used_device() -> Result:
         return {"device": torch.cuda.get_device_name()}
     except RuntimeError:  # a check has broken it
         return {}
+
+
+def end(process: Any) -> None:
+    """End a child at once."""
+    process.kill()
+    process.join(KILLED_S)
 
 
 def end_with(parent: int) -> None:

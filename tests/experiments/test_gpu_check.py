@@ -17,8 +17,10 @@ import pytest
 
 from executor.bench.engines import Load, engines
 from experiments.gpu_check.checks import (
+    KILLED_S,
     Check,
     Context,
+    Crew,
     Part,
     Result,
     Results,
@@ -122,6 +124,60 @@ def test_time_that_is_left_to_a_check(tmp_path: Path) -> None:
     assert context.left_s == 60.0
     context.end_s = time.monotonic() + 10.0
     assert 8.0 < context.left_s < 10.0
+
+
+class Stuck:
+    """A process that a hanging driver keeps, whatever is sent to it."""
+
+    exitcode = None
+
+    def __init__(self) -> None:
+        self.waited: list[float] = []
+
+    def is_alive(self) -> bool:
+        return True
+
+    def kill(self) -> None:
+        pass
+
+    def join(self, timeout: float) -> None:
+        self.waited.append(timeout)
+
+
+def test_nobody_waits_for_a_process_that_does_not_die(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its check is blamed, and what comes after the part goes on."""
+    process = Stuck()
+    monkeypatch.setattr(Crew, "_start", lambda self, checks: process)
+    found = run(tmp_path, {"hangs": hangs, "late": fine}, seconds=0.2).checks("some")
+    assert found["hangs"]["error"] == "stopped: no time left"
+    assert found["late"]["error"] == "no time left"
+    assert process.waited == [KILLED_S]
+
+
+LEAVES = """
+import multiprocessing, os, time
+from experiments.gpu_check.__main__ import leave
+from experiments.gpu_check.checks import end_with
+
+def hang(parent):
+    end_with(parent)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("fork").Process(target=hang, args=(os.getpid(),)).start()
+    print("on", flush=True)
+    leave(1)
+"""
+
+
+def test_a_call_ends_though_a_process_does_not(tmp_path: Path) -> None:
+    """Python would wait for it at its exit."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (1, "on\n"), done.stderr
 
 
 CALL = """

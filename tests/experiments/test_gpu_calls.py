@@ -29,6 +29,7 @@ from executor.validation.steps import DECODES, PROMPTS, StepGroup
 from experiments.gpu_check import (
     calibrate,
     calibrate_large,
+    env,
     floors,
     large,
     memcheck,
@@ -141,6 +142,32 @@ def test_marks_of_two_machines_say_so() -> None:
     """Their shares do not compare."""
     parts = {name: {"checks": {"x": {"ok": True, "device": name}}} for name in ("H100", "H200")}
     assert found_marks(parts)["table"][-1].endswith("do not compare: H100, H200")
+
+
+# -- replays --------------------------------------------------------------------------------------
+
+
+def test_replays_are_timed_idle_and_behind_other_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is waited for before each; then there is a product in the queue, or nothing."""
+    assert "skipped" in env.replays(context(tmp_path))
+    done: list[str] = []
+    monkeypatch.setattr(env, "device_of", lambda given: torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("waited"))
+    multiply = torch.Tensor.__matmul__
+    monkeypatch.setattr(
+        torch.Tensor, "__matmul__", lambda a, b: done.append("product") or multiply(a[:1], b)
+    )
+    monkeypatch.setattr(env, "captured", len)
+    monkeypatch.setattr(env, "between_events", lambda run: done.append("replay") or run * 1e-6)
+    rows = env.replays(context(tmp_path, device="cuda"))["rows"]
+    assert rows == [
+        {"kernels": n, "idle us": pytest.approx(n), "busy us": pytest.approx(n)}
+        for n in (1, 64, 512)
+    ]
+    idle, busy = ["waited", "replay"], ["waited", "product", "replay"]
+    assert done == 3 * (env.REPEATS * idle + env.REPEATS * busy)
 
 
 # -- too little memory ----------------------------------------------------------------------------

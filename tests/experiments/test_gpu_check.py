@@ -105,6 +105,22 @@ def test_a_rehearsal_leaves_no_result(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("ran-*"))) == 2
 
 
+def whose(context: Context) -> Result:
+    """Says which process it ran in, and in a rehearsal leaves a file that says so."""
+    if context.rehearsal:
+        (context.work / f"rehearsed-{time.monotonic_ns()}-{os.getpid()}").touch()
+    return {"pid": os.getpid()}
+
+
+def test_a_rehearsal_begins_no_more_processes_than_run_at_a_time(tmp_path: Path) -> None:
+    """One that dies takes none of its others along."""
+    checks = {"a": dies, **{str(number): whose for number in range(6)}}
+    found = run(tmp_path, checks, rehearsed=True).checks("some")
+    assert all(found[str(number)]["ok"] for number in range(6))
+    processes = [path.name.rpartition("-")[2] for path in tmp_path.glob("rehearsed-*")]
+    assert len(processes) == 6 and len(set(processes)) == 2
+
+
 def test_what_is_known_stays_until_there_is_newer(tmp_path: Path) -> None:
     """Asked for again with too little time, a check keeps what it had, and says so."""
     run(tmp_path, {"good": fine, "bad": fails})

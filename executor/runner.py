@@ -75,11 +75,6 @@ class Launched:
         self._tokens = tokens
         self._event = event
 
-    @property
-    def over(self) -> bool:
-        """True once its tokens are there; does not wait."""
-        return self._event is None or bool(self._event.query())
-
     def wait(self) -> list[int]:
         """The token of each wanted row, when the device is done with them."""
         if self._event is not None:

@@ -122,6 +122,13 @@ def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
     return torch.where(temperature == 0, logits.argmax(-1), drawn)
 
 
+def remember(tokens: Tensor, rows: Sequence[SamplingRow]) -> None:
+    """Count the tokens that rows with penalties got; int64 [rows], on the device."""
+    for index, row in enumerate(rows):
+        if row.history is not None:
+            row.history.add(tokens[index : index + 1])
+
+
 def exponential_noise(keys: Sequence[tuple[int, int]], vocab: int, device: torch.device) -> Tensor:
     """Exponential numbers of rate 1, float32 [rows, vocab], a function of (seed, position)."""
     seeds = torch.tensor([_signed(seed) for seed, _ in keys], dtype=torch.int64)

@@ -16,6 +16,7 @@ from executor.kv.layout import KVLayout
 from executor.models.weights import quantise_rows
 from experiments.gpu_check import reference
 from experiments.gpu_check.checks import Check, Context, Result
+from experiments.gpu_check.drawing import drawn
 from experiments.gpu_check.setting import (
     device_of,
     dtype_of,
@@ -429,4 +430,5 @@ CHECKS: dict[str, Check] = {
     "activations": activations,
     "rope_write": rope_write,
     "copy_blocks": copy_blocks,
+    "drawn": drawn,
 }

@@ -10,13 +10,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from executor.runner import _remember
 from executor.sampler import (
     GREEDY,
     History,
     Sampling,
     SamplingRow,
     exponential_noise,
+    remember,
     sample,
 )
 from superinfer.errors import ConfigError
@@ -194,7 +194,7 @@ def test_rows_with_penalties_beside_others_draw_what_each_would_alone():
             (alone,) = rows_of([each], position, [None])
             assert int(found[i]) == int(sample(changed[None], [alone])[0]), (position, i)
             answers[i].append(int(found[i]))
-        _remember(found, rows)
+        remember(found, rows)
 
 
 class NoValues(TorchFunctionMode):
@@ -254,6 +254,6 @@ def test_nothing_waits_for_the_device(monkeypatch):
             rows = rows_of(MIXED, position, histories)
             tokens = sample(logits, rows)
             assert tokens.device == device and tokens.shape == (len(MIXED),)
-            _remember(tokens, rows)
+            remember(tokens, rows)
     # Three prompts; in each step penalties and rows, settings, and the state of the noise.
     assert watched.copies == 3 + 2 * 4

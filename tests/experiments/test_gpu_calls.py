@@ -20,6 +20,7 @@ pytest.importorskip("torch")
 
 import torch
 
+from executor import sampler
 from executor.bench import session as bench_session
 from executor.calibration.calibrate import Calibration
 from executor.calibration.steps import Steps
@@ -29,6 +30,7 @@ from executor.validation.steps import DECODES, PROMPTS, StepGroup
 from experiments.gpu_check import (
     calibrate,
     calibrate_large,
+    drawing,
     env,
     floors,
     large,
@@ -142,6 +144,33 @@ def test_marks_of_two_machines_say_so() -> None:
     """Their shares do not compare."""
     parts = {name: {"checks": {"x": {"ok": True, "device": name}}} for name in ("H100", "H200")}
     assert found_marks(parts)["table"][-1].endswith("do not compare: H100, H200")
+
+
+# -- drawing --------------------------------------------------------------------------------------
+
+
+def test_tokens_are_drawn_as_on_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By each setting; one token in eight is too many that are others."""
+    found = drawing.drawn(context(tmp_path))
+    assert found["ok"] and found["errors"] == dict.fromkeys(drawing.SETTINGS, 0.0)
+    turns: list[int] = []
+
+    def other(logits: torch.Tensor, rows: Any) -> torch.Tensor:
+        turns.append(len(rows))
+        return sampler.sample(logits, rows) + (len(turns) == 2)
+
+    monkeypatch.setattr(drawing, "sample", other)
+    found = drawing.drawn(context(tmp_path))
+    assert not found["ok"] and found["errors"] == dict.fromkeys(drawing.SETTINGS, 1 / 8)
+
+
+def test_a_gpu_raises_where_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For as long as tokens are drawn, whatever comes of that."""
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with pytest.raises(ZeroDivisionError), drawing.no_waiting(torch.device("cuda")):
+        assert modes == ["error"] and 1 / 0
+    assert modes == ["error", "default"]
 
 
 # -- replays --------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from executor import sampler
 from executor.bench import session as bench_session
 from executor.calibration.calibrate import Calibration
 from executor.calibration.steps import Steps
+from executor.models import load_model
 from executor.runner import Runner
 from executor.validation.runs import summary
 from executor.validation.steps import DECODES, PROMPTS, StepGroup
@@ -37,6 +38,7 @@ from experiments.gpu_check import (
     memcheck,
     pack,
     peer_files,
+    queueing,
     runs,
     scenes,
     showcase,
@@ -171,6 +173,32 @@ def test_a_gpu_raises_where_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ZeroDivisionError), drawing.no_waiting(torch.device("cuda")):
         assert modes == ["error"] and 1 / 0
     assert modes == ["error", "default"]
+
+
+def test_steps_are_launched_without_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that would wait says so, and the others go on; what else is wrong fails the check."""
+    given = context(tmp_path)
+    place: dict[str, Any] = {"device": torch.device("cpu"), "dtype": torch.float32}
+    model = load_model(floors.tiny_config(given), random_weights=True, **place)
+    found = queueing.queued(given, model)
+    assert found["ok"] and found["cases"] == 2 * len(queueing.CHUNKS)
+    launch, launches = Runner.launch, list[int]()
+
+    def waits(runner: Runner, batch: Any) -> Any:
+        launches.append(batch.wanted)
+        if len(launches) == 2:
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return launch(runner, batch)
+
+    monkeypatch.setattr(Runner, "launch", waits)
+    found = queueing.queued(given, model)
+    assert not found["ok"] and found["error"] == "over 0: decodes inf"
+    assert len(launches) == 4 * len(queueing.CHUNKS)
+    monkeypatch.setattr(Runner, "launch", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        queueing.queued(given, model)
 
 
 # -- replays --------------------------------------------------------------------------------------

@@ -21,8 +21,9 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,16 @@ class Context:
     """What checks of one part keep for each other, in one process."""
     end_s: float = math.inf
     """When the part is over, on the clock of `time.monotonic`."""
+    keep: Callable[[Result], None] = lambda result: None
+    """Told what a check has come to, for the case that it never comes to its end."""
+
+    def kept(self, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """All rows; each is kept when it is there."""
+        found: list[dict[str, Any]] = []
+        for row in rows:
+            found.append(row)
+            self.keep({"rows": found})
+        return found
 
     @property
     def left_s(self) -> float:
@@ -200,9 +211,14 @@ class Crew:
         seen = self._seen()
         guilty = [check for check in checks if check not in seen][:1]
         for check in guilty:
-            _write(self.inbox / f"{check}.json", {"ok": False, "error": why})
+            _write(self.inbox / f"{check}.json", {**self._kept(check), "ok": False, "error": why})
         self._collect()
         return self._seen()
+
+    def _kept(self, check: str) -> Result:
+        """What a check has come to so far."""
+        part = self.inbox / f"{check}.part"
+        return dict(json.loads(part.read_text(encoding="utf-8"))) if part.is_file() else {}
 
     def _seen(self) -> set[str]:
         return {path.stem for path in self.inbox.glob("*.json")} | self._taken()
@@ -223,7 +239,11 @@ class Crew:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         end_with(parent)
         for check in checks:
-            result = {**run_check(self.part.checks[check], self.context), **used_device()}
+            keep = partial(_write, self.inbox / f"{check}.part")
+            context = replace(self.context, keep=keep)
+            result = {**run_check(self.part.checks[check], context), **used_device()}
+            if not result["ok"]:
+                result = {**self._kept(check), **result}
             _write(self.inbox / f"{check}.json", result)
             if any(sign in result.get("error", "") for sign in BROKEN_DEVICE):
                 os._exit(BROKE)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,40 @@ def test_a_check_that_hangs_is_ended(tmp_path: Path) -> None:
     assert found["fine"]["ok"]
     assert not found["hangs"]["ok"] and "no time left" in found["hangs"]["error"]
     assert found["late"] == {"ok": False, "error": "no time left"}
+
+
+def counts(context: Context) -> Result:
+    """Two rows, and then it never comes back."""
+
+    def rows() -> Iterator[dict[str, int]]:
+        yield from ({"number": number} for number in range(2))
+        time.sleep(600)
+
+    return {"rows": context.kept(rows())}
+
+
+def dies_late(context: Context) -> Result:
+    context.kept([{"number": 7}])
+    os._exit(9)
+
+
+def raises_late(context: Context) -> Result:
+    context.kept([{"number": 8}])
+    raise ValueError("later")
+
+
+def test_rows_that_are_there_outlive_their_check(tmp_path: Path) -> None:
+    """Of one that raises, hangs, or takes its process along; it failed all the same."""
+    checks = {"raises": raises_late, "dies": dies_late, "counts": counts}
+    found = run(tmp_path, checks, seconds=2.0).checks("some")
+    assert found["dies"] == {
+        "ok": False,
+        "error": "the process ended with 9",
+        "rows": [{"number": 7}],
+    }
+    assert found["raises"]["rows"] == [{"number": 8}] and not found["raises"]["ok"]
+    assert found["counts"]["rows"] == [{"number": 0}, {"number": 1}]
+    assert found["counts"]["error"] == "stopped: no time left"
 
 
 def test_what_is_done_is_skipped(tmp_path: Path) -> None:

@@ -132,6 +132,16 @@ def pack(host: HostInputs, sizes: Sizes, pinned: bool = False) -> Tensor:
     return buffer
 
 
+def sent(array: Array, device: torch.device) -> Tensor:
+    """A small array on the device, in order with what is queued there. Out of pageable memory a
+    copy may keep the host until the running step is over, and nothing would be queued behind it.
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def step_of(buffer: Tensor, sizes: Sizes) -> StepInputs:
     """A step's tensors as views of a buffer that `pack` laid out."""
     views = _views(buffer, sizes)

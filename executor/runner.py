@@ -20,7 +20,7 @@ from torch import Tensor
 from executor.inputs import ChunkRows, DecodeRow, Decodes, host_inputs
 from executor.items import ItemBudget
 from executor.packing import pack, step_of
-from executor.sampler import GREEDY, SamplingRow, sample
+from executor.sampler import GREEDY, SamplingRow, remember, sample
 from executor.step import StepInputs
 from superinfer.errors import SuperInferError
 
@@ -74,11 +74,6 @@ class Launched:
     def __init__(self, tokens: Tensor, event: Any) -> None:
         self._tokens = tokens
         self._event = event
-
-    @property
-    def over(self) -> bool:
-        """True once its tokens are there; does not wait."""
-        return self._event is None or bool(self._event.query())
 
     def wait(self) -> list[int]:
         """The token of each wanted row, when the device is done with them."""
@@ -179,7 +174,7 @@ class Runner:
             tokens = logits.argmax(-1)
         else:
             tokens = sample(logits, sampling)
-            _remember(tokens, sampling)
+            remember(tokens, sampling)
         kept = self.outputs[: len(tokens)]
         kept.copy_(tokens)
         return kept
@@ -199,10 +194,3 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     run()
     torch.cuda.synchronize(device)
     return int(torch.cuda.max_memory_allocated(device) - before)
-
-
-def _remember(tokens: Tensor, sampling: Sequence[SamplingRow]) -> None:
-    """Count the tokens of requests with penalties."""
-    for index, row in enumerate(sampling):
-        if row.history is not None:
-            row.history.add(tokens[index : index + 1])

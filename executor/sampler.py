@@ -4,6 +4,9 @@ The race is exponential: the token with the largest `probability / e` wins, `e` 
 with rate 1; it wins with just that probability. `e` is a function of the request's seed, the
 position and the token, computed by a counter-based generator, so a token does not depend on who
 else is in the batch, and is the same after a preemption.
+
+Nothing here waits for the device: settings of rows get there by `packing.sent`, and which rows have
+penalties is known on the host. So the next step can be queued while this one runs.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from executor.packing import sent
 from superinfer.errors import ConfigError
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -25,6 +30,8 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 MOST_PENALTY = 100.0
 """Beyond that a penalty is a mistake: logits are far smaller."""
+DRAWING = ("temperature", "top_k", "top_p", "min_p")
+PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 _PENALTY = f"a number from -{MOST_PENALTY:.0f} to {MOST_PENALTY:.0f}"
 
 
@@ -66,8 +73,7 @@ class Sampling:
     @property
     def penalised(self) -> bool:
         """True if tokens so far matter."""
-        penalties = self.repetition_penalty, self.presence_penalty, self.frequency_penalty
-        return penalties != (1.0, 0.0, 0.0)
+        return tuple(getattr(self, name) for name in PENALTIES) != (1.0, 0.0, 0.0)
 
     @property
     def greedy(self) -> bool:
@@ -82,9 +88,8 @@ class History:
     """Which tokens a request with penalties has, on the device."""
 
     def __init__(self, prompt: Sequence[int], vocab: int, device: torch.device) -> None:
-        ids = torch.as_tensor(list(prompt), dtype=torch.int64)
-        self.prompt = torch.zeros(vocab, dtype=torch.bool, device=device)
-        self.prompt[ids.to(device)] = True
+        ids = sent(np.array(prompt, np.int64), device)
+        self.prompt = torch.zeros(vocab, dtype=torch.bool, device=device).index_fill_(0, ids, True)
         self.counts = torch.zeros(vocab, dtype=torch.int32, device=device)
 
     def add(self, token: Tensor) -> None:
@@ -107,10 +112,9 @@ def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
     logits = _penalised(logits, rows)
     if all(row.sampling.temperature == 0 for row in rows):
         return logits.argmax(-1)
-    settings = _columns(rows, logits.device)
-    temperature = settings["temperature"]
+    temperature, *columns = _columns([row.sampling for row in rows], DRAWING, logits.device)
     scaled = logits / temperature.clamp(min=1e-5)[:, None]
-    kept, order = _kept(scaled.softmax(-1), settings, rows)
+    kept, order = _kept(scaled.softmax(-1), columns, rows)
     keys = [(row.sampling.seed, row.position) for row in rows]
     noise = exponential_noise(keys, logits.shape[1], logits.device)
     winner = (kept / noise.gather(1, order)).argmax(-1, keepdim=True)
@@ -118,11 +122,18 @@ def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
     return torch.where(temperature == 0, logits.argmax(-1), drawn)
 
 
+def remember(tokens: Tensor, rows: Sequence[SamplingRow]) -> None:
+    """Count the tokens that rows with penalties got; int64 [rows], on the device."""
+    for index, row in enumerate(rows):
+        if row.history is not None:
+            row.history.add(tokens[index : index + 1])
+
+
 def exponential_noise(keys: Sequence[tuple[int, int]], vocab: int, device: torch.device) -> Tensor:
     """Exponential numbers of rate 1, float32 [rows, vocab], a function of (seed, position)."""
     seeds = torch.tensor([_signed(seed) for seed, _ in keys], dtype=torch.int64)
     places = torch.tensor([place for _, place in keys], dtype=torch.int64)
-    state = _mixed(_mixed(seeds) + places * _GOLDEN).to(device, non_blocking=True)
+    state = sent(_mixed(_mixed(seeds) + places * _GOLDEN).numpy(), device)
     tokens = torch.arange(1, vocab + 1, device=device, dtype=torch.int64)
     bits = _shifted(_mixed(state[:, None] + tokens * _GOLDEN), 11)
     # Small numbers keep their precision, and the largest becomes an infinity that never wins.
@@ -135,51 +146,45 @@ def exponential_noise(keys: Sequence[tuple[int, int]], vocab: int, device: torch
 
 def _penalised(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
     """The logits with the penalties of the rows that have any."""
-    which = [i for i, row in enumerate(rows) if row.history is not None]
-    if not which:
+    held = [(i, row.sampling, row.history) for i, row in enumerate(rows) if row.history is not None]
+    if not held:
         return logits
-    held = [(rows[i].sampling, rows[i].history) for i in which]
-    counts = torch.stack([history.counts for _, history in held if history is not None])
-    prompts = torch.stack([history.prompt for _, history in held if history is not None])
-    values = torch.tensor(
-        [(s.repetition_penalty, s.presence_penalty, s.frequency_penalty) for s, _ in held],
-        device=logits.device,
-    )
-    repetition, presence, frequency = (values[:, i : i + 1] for i in range(3))
-    chosen = logits[which]
+    counts = torch.stack([history.counts for _, _, history in held])
+    prompts = torch.stack([history.prompt for _, _, history in held])
+    values = _columns([sampling for _, sampling, _ in held], PENALTIES, logits.device)
+    repetition, presence, frequency = (column[:, None] for column in values)
+    which = sent(np.array([i for i, _, _ in held], np.int64), logits.device)
+    chosen = logits.index_select(0, which)
     repeated = torch.where(chosen > 0, chosen / repetition, chosen * repetition)
     chosen = torch.where(prompts | (counts > 0), repeated, chosen)
     chosen = chosen - frequency * counts - presence * (counts > 0)
-    changed = logits.clone()
-    changed[which] = chosen
-    return changed
+    return logits.index_copy(0, which, chosen)
 
 
-def _columns(rows: Sequence[SamplingRow], device: torch.device) -> dict[str, Tensor]:
-    """Settings of the rows as one tensor each."""
-    names = ("temperature", "top_k", "top_p", "min_p")
-    table = torch.tensor(
-        [[float(getattr(row.sampling, name)) for row in rows] for name in names]
-    ).to(device, non_blocking=True)
-    return dict(zip(names, table, strict=True))
+def _columns(settings: Sequence[Sampling], names: Sequence[str], device: torch.device) -> Tensor:
+    """Settings of the rows, float32 [names, rows]."""
+    table = [[getattr(each, name) for each in settings] for name in names]
+    return sent(np.array(table, np.float32), device)
 
 
 def _kept(
-    probabilities: Tensor, settings: dict[str, Tensor], rows: Sequence[SamplingRow]
+    probabilities: Tensor, columns: Sequence[Tensor], rows: Sequence[SamplingRow]
 ) -> tuple[Tensor, Tensor]:
-    """Probabilities with 0 for what must not be drawn, and the tokens that they belong to."""
+    """Probabilities with 0 for what must not be drawn, and the tokens that they belong to; in
+    `columns` are the rows' top-k, top-p and min-p.
+    """
     vocab = probabilities.shape[1]
     if not any(r.sampling.top_k or r.sampling.top_p < 1 or r.sampling.min_p for r in rows):
         tokens = torch.arange(vocab, device=probabilities.device)
         return probabilities, tokens.expand_as(probabilities)
     ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
     rank = torch.arange(vocab, device=probabilities.device)
-    top_k, top_p = settings["top_k"][:, None], settings["top_p"][:, None]
+    top_k, top_p, min_p = (column[:, None] for column in columns)
     keep = (top_k == 0) | (rank < top_k)
     within = ordered * keep
     before = within.cumsum(-1) - within
     keep &= (top_p >= 1) | (before < top_p * within.sum(-1, keepdim=True))
-    keep &= ordered >= settings["min_p"][:, None] * ordered[:, :1]
+    keep &= ordered >= min_p * ordered[:, :1]
     return ordered * keep, order
 
 

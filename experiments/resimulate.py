@@ -81,7 +81,7 @@ def filled(profile: Profile) -> Profile:
 
 
 def _filled(name: str, kernel: Kernel) -> Kernel:
-    """A kernel's table, filled as where it is measured (`executor/calibration/kernels.py`)."""
+    """A kernel's table, filled as where it is measured (`executor/calibration`)."""
     if name == "attention_prefill":
         return fill_grid(kernel, FAST.chunks, prefill_work)
     if name in ("gemm_lm_head", "sample"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -115,9 +114,8 @@ class Session:
                 if wanted > len(source.offsets[bits]):
                     yield {"point": point.name, "skipped": DOES_NOT_FIT}
                     continue
-                given = self.model, self.shape, point, source, self.ceilings, self.weight_bytes
-                yield fitting(point.name, partial(measure_decode, *given))
-            del source
+                yield fitting(point.name, self._decode, point, source)
+            del source  # before there is the next one: both may not fit
 
     def prefills(self, sizes: tuple[int, ...], deadline: Deadline) -> Iterator[Row]:
         """Whole prompts in one step."""
@@ -126,8 +124,7 @@ class Session:
         for tokens in sizes:
             if deadline.over:
                 return
-            given = self.model, self.shape, tokens, source, self.ceilings
-            yield fitting(f"prefill {tokens}", partial(measure_prefill, *given))
+            yield fitting(f"prefill {tokens}", self._prefill, tokens, source)
 
     def attention(self, points: tuple[DecodePoint, ...], deadline: Deadline) -> Iterator[Row]:
         """Decode attention alone, as a share of the copy bandwidth."""
@@ -181,6 +178,14 @@ class Session:
                 timing = self._peer(peer, heads, 1, tokens)
                 yield {"point": f"{name} prefill {tokens}", **self._computed(heads, tokens, timing)}
 
+    def _decode(self, point: DecodePoint, source: RandomArena) -> Measured:
+        return measure_decode(
+            self.model, self.shape, point, source, self.ceilings, self.weight_bytes
+        )
+
+    def _prefill(self, tokens: int, source: RandomArena) -> Measured:
+        return measure_prefill(self.model, self.shape, tokens, source, self.ceilings)
+
     def _peer(self, peer: Peer, heads: Heads, batch: int, length: int) -> Timing | str:
         """What a peer takes, or why it does not run."""
         try:
@@ -226,10 +231,10 @@ class Session:
         return RandomArena(layout, blocks, device)
 
 
-def fitting(point: str, measure: Callable[[], Measured]) -> Row:
+def fitting(point: str, measure: Callable[..., Measured], *given: Any) -> Row:
     """What was measured, or that the device has too little memory for it; others go on."""
     try:
-        return measure().row()
+        return measure(*given).row()
     except torch.OutOfMemoryError as error:
         asked = asked_bytes(error)
     torch.cuda.empty_cache()

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from executor.bench.steps import arena_room
-from executor.calibration import kernels
+from executor.calibration import kernels, products
+from executor.calibration.bench import Bench
 from executor.calibration.cases import RandomArena
 from executor.calibration.ceilings import ceilings, hardware
 from executor.calibration.fit import with_steps
-from executor.calibration.kernels import Bench
 from executor.calibration.links import measure_links
 from executor.calibration.report import unsteady
 from executor.calibration.steps import (
@@ -169,10 +169,10 @@ Measure = Callable[[Deadline], Any]
 
 def _dense(bench: Bench) -> Iterator[tuple[str, Measure]]:
     """What needs no arena."""
-    for part, size in kernels.gemm_sizes(bench.shape).items():
+    for part, size in products.gemm_sizes(bench.shape).items():
         yield (
             f"gemm_{part}",
-            partial(kernels.measure_gemm, bench, part, size),
+            partial(products.measure_gemm, bench, part, size),
         )
     yield "norm", partial(kernels.measure_norm, bench)
     if bench.shape.experts:

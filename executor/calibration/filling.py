@@ -84,6 +84,8 @@ def _filled(
     is outside what its neighbours measured, so that a measured one is itself.
     """
     where, points = np.array(known), np.array(axis)
+    if not seconds.any():  # nothing is launched there
+        return np.zeros(len(points))
 
     def guide(x: np.ndarray) -> np.ndarray:
         dominated: np.ndarray = seconds[-1] * work(x) / work(where[-1])

@@ -2,141 +2,30 @@
 
 Weights take turns among so many sets that none of them is still in the cache; keys and values lie
 in an arena far larger than it, and layers take turns. What is timed is random, never zeros.
+Products with weights are in `products`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from executor.bench.attention import Heads, time_decode, time_prefill
+from executor.calibration.bench import EPS, Bench, between, curve
 from executor.calibration.cases import RandomArena
-from executor.calibration.filling import Work, prefill_work, row_work
-from executor.calibration.grids import Grids
+from executor.calibration.filling import prefill_work
 from executor.calibration.tables import Axes, Family, hold_out, measure_curve, measure_grid
-from executor.calibration.timing import Call, Deadline, Timing, copies_beyond_cache, time_calls
-from executor.items import ItemBudget
-from executor.kernels.ops import Ops
-from executor.kv.layout import KVLayout
-from executor.models.layers import Linear
-from superinfer.costs.shapes import ModelShape
-
-EPS = 1e-5
-HELD_OUT = 4
-"""Points beside the grid that are measured of each kernel."""
-
-
-@dataclass(slots=True)
-class Bench:
-    """What kernels are measured with."""
-
-    shape: ModelShape
-    layout: KVLayout
-    ops: Ops
-    device: torch.device
-    grids: Grids
-    budget: ItemBudget
-    int8: bool = False
-    biased: frozenset[str] = frozenset()
-    """Projections that have biases, by the names of `gemm_sizes`."""
-    point_s: float = 0.05
-    """Measuring time of a point."""
-    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of activations."""
-        return self.layout.dtype
-
-    def randn(self, *size: int, scale: float = 1.0) -> Tensor:
-        """Normal numbers of the model's type."""
-        return (torch.randn(size, device=self.device) * scale).to(self.dtype)
-
-    def time(self, calls: list[Call]) -> Timing:
-        """Of one point."""
-        return time_calls(calls, self.device, self.point_s)
-
-
-def gemm_sizes(shape: ModelShape) -> dict[str, tuple[int, int]]:
-    """Outputs and inputs of the projections, fused as the models fuse them."""
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    wide = shape.intermediate * (2 if shape.gated_mlp else 1)
-    mlp = {"gate_up": (wide, shape.hidden), "down": (shape.hidden, shape.intermediate)}
-    return {
-        "qkv": (queries + 2 * keys, shape.hidden),
-        "o": (shape.hidden, queries),
-        **({} if shape.experts else mlp),
-        "lm_head": (shape.vocab, shape.hidden),
-    }
-
-
-def measure_gemm(bench: Bench, part: str, size: tuple[int, int], deadline: Deadline) -> Family:
-    """One projection; the head's products become float32, as logits do."""
-    outputs, inputs = size
-    nbytes = outputs * inputs * (1 if bench.int8 else bench.dtype.itemsize)
-    sets = [
-        _projection(bench, part, size) for _ in range(copies_beyond_cache(nbytes, bench.device, 12))
-    ]
-    head = part == "lm_head"
-
-    def at(rows: int) -> Timing:
-        x = bench.randn(rows, inputs)
-        return bench.time([_product(x, projection, head) for projection in sets])
-
-    return _curve(bench, bench.grids.rows if head else bench.grids.tokens, "tokens", at, deadline)
-
-
-def _projection(bench: Bench, part: str, size: tuple[int, int]) -> Linear:
-    """The layer as a model has it: what it launches for how many rows is its own choice."""
-    weight, scales = _weights(bench, *size)
-    bias = bench.randn(size[0]) if part in bench.biased else None
-    return Linear(weight, bench.ops, scales, bias)
-
-
-def _weights(bench: Bench, outputs: int, inputs: int) -> tuple[Tensor, Tensor | None]:
-    if not bench.int8:
-        return bench.randn(outputs, inputs, scale=inputs**-0.5), None
-    size, device = (outputs, inputs), bench.device
-    codes = torch.randint(-127, 128, size, dtype=torch.int8, device=device)
-    return codes, torch.rand(outputs, device=device) * 1e-3
-
-
-def _product(x: Tensor, projection: Linear, head: bool) -> Call:
-    return lambda: projection(x).float() if head else projection(x)
-
-
-def _curve(
-    bench: Bench,
-    axis: tuple[int, ...],
-    name: str,
-    at: Callable[[int], Timing],
-    deadline: Deadline,
-    work: Work | None = row_work,
-) -> Family:
-    """A table over one axis with its held-out points. What the time left out is filled in on a GPU
-    alone: on a CPU few rows already take their time in proportion, and a straight line is nearer.
-    """
-    gpu = bench.device.type != "cpu"
-    family = measure_curve(axis, name, at, deadline, work if gpu else None)
-    if not deadline.over:
-        hold_out(family, [(x,) for x in _between(bench, axis)], at)
-    return family
-
-
-def _between(bench: Bench, axis: tuple[int, ...]) -> list[int]:
-    """Points off the grid, even in the logarithm."""
-    low, high = np.log(axis[0] + 2), np.log(axis[-1])
-    return [int(np.exp(x)) for x in bench.random.uniform(low, high, HELD_OUT)]
+from executor.calibration.timing import Call, Deadline, Timing
 
 
 def measure_norm(bench: Bench, deadline: Deadline) -> Family:
-    """Both norms of a layer, each with the sum that it makes."""
+    """Both norms of a layer, each with the sum that it makes. Where products do that, a step has
+    two norms in all, the first and the last, and each layer counts its share of them.
+    """
     hidden = bench.shape.hidden
     weight = bench.randn(hidden)
 
@@ -148,9 +37,10 @@ def measure_norm(bench: Bench, deadline: Deadline) -> Family:
     def at(rows: int) -> Timing:
         pairs = _activations(bench, rows, (hidden, hidden))
         timing = bench.time([once(x, y) for x, y in pairs])
-        return Timing(2 * timing.seconds, timing.spread, timing.repeats)
+        share = 1 / bench.shape.layers if rows <= bench.fused_rows else 1.0
+        return Timing(2 * share * timing.seconds, timing.spread, timing.repeats)
 
-    return _curve(bench, bench.grids.tokens, "tokens", at, deadline)
+    return curve(bench, bench.grids.tokens, "tokens", at, deadline, fused=True)
 
 
 def _activations(bench: Bench, rows: int, widths: tuple[int, ...]) -> list[list[Tensor]]:
@@ -159,7 +49,7 @@ def _activations(bench: Bench, rows: int, widths: tuple[int, ...]) -> list[list[
 
 
 def measure_activation(bench: Bench, deadline: Deadline) -> Family:
-    """The activation of the MLP."""
+    """The activation of the MLP; nothing where the product of gate and up does it."""
     width = bench.shape.intermediate
 
     def once(x: Tensor) -> Call:
@@ -168,10 +58,12 @@ def measure_activation(bench: Bench, deadline: Deadline) -> Family:
         return lambda: F.gelu(x, approximate="tanh")
 
     def at(rows: int) -> Timing:
+        if rows <= bench.fused_rows:
+            return Timing(0.0, 0.0, 0)
         wide = width * (2 if bench.shape.gated_mlp else 1)
         return bench.time([once(x) for (x,) in _activations(bench, rows, (wide,))])
 
-    return _curve(bench, bench.grids.tokens, "tokens", at, deadline)
+    return curve(bench, bench.grids.tokens, "tokens", at, deadline, fused=True)
 
 
 def measure_embed(bench: Bench, deadline: Deadline) -> Family:
@@ -182,7 +74,7 @@ def measure_embed(bench: Bench, deadline: Deadline) -> Family:
         ids = [torch.randint(0, bench.shape.vocab, (rows,), device=bench.device) for _ in range(4)]
         return bench.time([partial(F.embedding, i, table) for i in ids])
 
-    return _curve(bench, bench.grids.tokens, "tokens", at, deadline)
+    return curve(bench, bench.grids.tokens, "tokens", at, deadline)
 
 
 def measure_sample(bench: Bench, deadline: Deadline, sample: Callable[[Tensor], Tensor]) -> Family:
@@ -192,7 +84,7 @@ def measure_sample(bench: Bench, deadline: Deadline, sample: Callable[[Tensor], 
         logits = [torch.randn(rows, bench.shape.vocab, device=bench.device) for _ in range(2)]
         return bench.time([partial(sample, x) for x in logits])
 
-    return _curve(bench, bench.grids.rows, "sequences", at, deadline)
+    return curve(bench, bench.grids.rows, "sequences", at, deadline)
 
 
 def measure_rope(bench: Bench, source: RandomArena, deadline: Deadline) -> Family:
@@ -220,7 +112,7 @@ def measure_rope(bench: Bench, source: RandomArena, deadline: Deadline) -> Famil
         layers = range(min(layout.layers, 8))
         return bench.time([once(sets[i % 2][0], where, slots, i) for i in layers])
 
-    return _curve(bench, bench.grids.tokens, "tokens", at, deadline)
+    return curve(bench, bench.grids.tokens, "tokens", at, deadline)
 
 
 def measure_decode(bench: Bench, source: RandomArena, bits: int, deadline: Deadline) -> Family:
@@ -234,7 +126,7 @@ def measure_decode(bench: Bench, source: RandomArena, bits: int, deadline: Deadl
     axes: Axes = {"sequences": grids.sequences, "context_tokens": grids.contexts}
     family = measure_grid(axes, at, deadline, grids.most_context)
     family.range["total_context_tokens"] = (0.0, float(grids.most_context))
-    places = zip(_between(bench, grids.sequences), _between(bench, grids.contexts), strict=True)
+    places = zip(between(bench, grids.sequences), between(bench, grids.contexts), strict=True)
     if not deadline.over:
         hold_out(family, [p for p in places if p[0] * p[1] <= grids.most_context], at)
     return family
@@ -250,7 +142,7 @@ def measure_prefill(bench: Bench, source: RandomArena, deadline: Deadline) -> Fa
     axes: Axes = {"chunk_tokens": grids.chunks, "context_tokens": grids.before}
     most = grids.chunks[-1] * grids.before[-2]
     family = measure_grid(axes, at, deadline, most, prefill_work)
-    places = zip(_between(bench, grids.chunks), _between(bench, grids.before), strict=True)
+    places = zip(between(bench, grids.chunks), between(bench, grids.before), strict=True)
     if not deadline.over:
         hold_out(family, list(places), at)
     return family
@@ -316,9 +208,9 @@ def measure_moe(bench: Bench, deadline: Deadline) -> Iterator[tuple[str, Family]
         work = partial(bench.ops.moe, gate_up=gate_up, down=down, scales=scales)
         return bench.time([partial(work, x, w, e) for x, w, e in sets])
 
-    yield "moe_route", _curve(bench, bench.grids.tokens, "tokens", at_route, deadline)
+    yield "moe_route", curve(bench, bench.grids.tokens, "tokens", at_route, deadline)
     # Few rows take more than one does, because more experts are read: no guide for that.
-    yield "moe_gemm", _curve(bench, bench.grids.tokens, "tokens", at_gemm, deadline, None)
+    yield "moe_gemm", curve(bench, bench.grids.tokens, "tokens", at_gemm, deadline, None)
 
 
 def _experts(bench: Bench, outputs: int, inputs: int) -> tuple[Tensor, Tensor | None]:
@@ -326,6 +218,6 @@ def _experts(bench: Bench, outputs: int, inputs: int) -> tuple[Tensor, Tensor | 
     experts = bench.shape.experts
     if not bench.int8:
         return bench.randn(experts, outputs, inputs, scale=0.02), None
-    codes, scales = _weights(bench, experts * outputs, inputs)
+    codes, scales = bench.weights(experts * outputs, inputs)
     assert scales is not None
     return codes.view(experts, outputs, inputs), scales.view(experts, outputs)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from executor.calibration.bench import Bench
 from executor.calibration.grids import CPU, GPU, Grids
-from executor.calibration.kernels import Bench
 from executor.device import find_device
 from executor.items import ItemBudget
 from executor.kernels.ops import ops_for

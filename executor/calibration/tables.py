@@ -119,6 +119,19 @@ def measure_grid(
     return Family(filled, len(timings), _spread(timings), tuple(kept))
 
 
+def joined(parts: Sequence[Family]) -> Family:
+    """One table over an axis, of those of its stretches, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    (name,) = parts[0].kernel.axes
+    axis = tuple(x for part in parts for x in part.kernel.axes[name])
+    seconds = never_falling([float(x) for part in parts for x in part.kernel.seconds or ()])
+    points = [part.points for part in parts]
+    spread = float(np.average([part.spread for part in parts], weights=points))
+    measured = tuple(x for part in parts for x in part.measured)
+    return Family(Kernel({name: axis}, tuple(seconds)), sum(points), spread, measured)
+
+
 def middle(families: Sequence[Family]) -> Family:
     """One kernel that was measured some times: medians over those that have the most points."""
     if len(families) == 1:
@@ -161,7 +174,9 @@ def read(kernel: Kernel, *place: float) -> float:
 
 
 def hold_out(family: Family, places: Sequence[tuple[int, ...]], at: Callable[..., Timing]) -> None:
-    """Measure points that the table does not hold, and book how far it is off there."""
+    """Measure points that the table does not hold, and book how far it is off there. What launches
+    nothing at a place takes no time there, and is off by no share of it.
+    """
     for place in places:
-        measured = at(*place).seconds
-        family.errors.append(abs(read(family.kernel, *place) / measured - 1))
+        if measured := at(*place).seconds:
+            family.errors.append(abs(read(family.kernel, *place) / measured - 1))

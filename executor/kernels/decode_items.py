@@ -63,9 +63,27 @@ def _biased(scores, bias, heads, starts, block, slot, position, reach, there):
 
 
 @triton.jit
+def _attended(
+    scores, there, peak, total, bias, heads, starts, block, slot, position, reach
+):  # fmt: skip
+    """Weights of tokens that are `there` out of their scores, with their bias where there is one;
+    and how much of the sums before is kept, the largest score and the total since.
+    """
+    if bias is not None:
+        scores = _biased(scores, bias, heads, starts, block, slot, position, reach, there)
+    return _see(tl.where(there[:, None], scores, NEVER), peak, total)
+
+
+@triton.jit
 def _next_block(offsets, block, blocks):
     """Where a block begins, before `aligned`; 0 for one past the last."""
     return tl.load(offsets + block, mask=block < blocks, other=0)
+
+
+@triton.jit
+def _first_blocks(offsets, blocks, NEXT: tl.constexpr):
+    """Where the first block begins, and that of the turn after, which is NEXT blocks on."""
+    return aligned(_next_block(offsets, 0, blocks)), _next_block(offsets, NEXT, blocks)
 
 
 @triton.jit
@@ -86,8 +104,7 @@ def _wide_item(
     total = tl.zeros([8, N], tl.float32)
     acc = tl.zeros([2 * PAD, N], tl.float32)
     blocks = tl.cdiv(tokens, T)
-    start = aligned(_next_block(offsets, 0, blocks))
-    after = _next_block(offsets, TILE // T, blocks)
+    start, after = _first_blocks(offsets, blocks, TILE // T)
     for begin in tl.range(0, tokens, TILE, num_stages=STAGES):
         slot = begin % T + tl.arange(0, TILE)
         there = tl.arange(0, TILE) < tokens - begin
@@ -102,10 +119,9 @@ def _wide_item(
         start = aligned(after)
         after = _next_block(offsets, (begin + 2 * TILE) // T, blocks)
         scores = dot(k, q, tl.zeros([TILE, N], tl.float32)) * scale
-        if bias is not None:
-            scores = _biased(scores, bias, heads, starts, begin // T, slot, position, reach, there)
-        scores = tl.where(there[:, None], scores, NEVER)
-        weights, keep, peak, total = _see(scores, peak, total)
+        weights, keep, peak, total = _attended(
+            scores, there, peak, total, bias, heads, starts, begin // T, slot, position, reach
+        )
         part = dot(v, weights.to(DTYPE), tl.zeros([2 * PAD, N], tl.float32))
         acc = tl.fma(acc, keep[None, :], part)
     tl.store(sums + dims[:, None], acc, mask=inside[:, None] & member[None, :])
@@ -162,8 +178,7 @@ def _byte_item(
     even = tl.zeros([PAIRS, N], tl.float32)
     odd = tl.zeros([PAIRS, N], tl.float32)
     blocks = tl.cdiv(tokens, T)
-    start = aligned(_next_block(offsets, 0, blocks))
-    after = _next_block(offsets, TILE // T, blocks)
+    start, after = _first_blocks(offsets, blocks, TILE // T)
     next_scales = _token_pair(arena + start + 2 * T * D, tl.arange(0, TILE), tokens, T)
     for begin in tl.range(0, tokens, TILE, num_stages=STAGES):
         slot = begin % T + tl.arange(0, TILE)
@@ -190,10 +205,9 @@ def _byte_item(
         scores = dot(k_even, q_even, tl.zeros([TILE, N], tl.float32))
         scores = dot(k_odd, q_odd, scores)
         scores = (scores * UNIT - centre[None, :]) * (k_scale * scale)[:, None]
-        if bias is not None:
-            scores = _biased(scores, bias, heads, starts, begin // T, slot, position, reach, there)
-        scores = tl.where(there[:, None], scores, NEVER)
-        weights, keep, peak, total = _see(scores, peak, total)
+        weights, keep, peak, total = _attended(
+            scores, there, peak, total, bias, heads, starts, begin // T, slot, position, reach
+        )
         weights = (weights * v_scale[:, None]).to(DTYPE)
         shares = shares * keep[None, :] + _folded(weights.to(tl.float32))
         v_even, v_odd = bytes_of(v, DTYPE)
@@ -255,8 +269,7 @@ def _nibble_item(
     acc_2 = tl.zeros([WORDS, N], tl.float32)
     acc_3 = tl.zeros([WORDS, N], tl.float32)
     blocks = tl.cdiv(tokens, T)
-    start = aligned(_next_block(offsets, 0, blocks))
-    after = _next_block(offsets, 1, blocks)
+    start, after = _first_blocks(offsets, blocks, 1)
     META: tl.constexpr = T * D + 4 * D
     if not COPIED:
         next_pair = _token_pair(arena + start + META, slot, tokens, T)
@@ -302,10 +315,9 @@ def _nibble_item(
         scores = dot(k_2, q_2, scores)
         scores = dot(k_3, q_3, scores)
         scores *= scale
-        if bias is not None:
-            scores = _biased(scores, bias, heads, starts, block, slot, position, reach, there)
-        scores = tl.where(there[:, None], scores, NEVER)
-        weights, keep, peak, total = _see(scores, peak, total)
+        weights, keep, peak, total = _attended(
+            scores, there, peak, total, bias, heads, starts, block, slot, position, reach
+        )
         least = least * keep[None, :] + _folded(weights * v_min[:, None])
         weights = (weights * v_scale[:, None]).to(DTYPE)
         v_0, v_1, v_2, v_3 = nibbles_of(v, DTYPE)

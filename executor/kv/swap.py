@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from executor.kernels.ops import Ops
 from executor.kv.arena import Arena, HostArena
 from executor.kv.streams import Lane, Mark, Streams
 from executor.kv.tables import CopyJob, MoveJob, Moves, Offsets, RequantiseJob, WaitJob
+from executor.packing import sent
 from superinfer.plan import Transfer
 
 
@@ -132,13 +132,8 @@ class Mover:
                 self._streams.wait("compute", flight.mark)
 
     def _places(self, offsets: Offsets) -> Tensor:
-        """On the device. Out of pageable memory a copy would keep the host until the running step
-        is over, and nothing would be queued behind that step.
-        """
-        places, device = torch.from_numpy(np.ascontiguousarray(offsets)), self._arena.tensor.device
-        if device.type != "cuda":
-            return places
-        return places.pin_memory().to(device, non_blocking=True)
+        """On the device."""
+        return sent(offsets, self._arena.tensor.device)
 
     def _await_copies(self) -> None:
         """The computing lane waits for the copies that a step waits for."""

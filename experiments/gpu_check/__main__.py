@@ -10,6 +10,7 @@ runs the same code on tiny sizes.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import shutil
 import signal
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.work.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(options.work / "inbox", ignore_errors=True)
     results = Results(out / "results.json")
-    end_s = time.monotonic() + 60 * options.minutes
+    end_s = time.monotonic() + 60 * options.minutes - _gone_s(options)
     try:
         if options.adopt:
             _adopt(options, results)
@@ -52,6 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
     print(report(results, [*(["adopted"] if options.adopt else []), *names]), flush=True)
     bad = [r for name in names for r in results.checks(name).values() if not r.get("ok")]
     return min(1, len(bad))
+
+
+def _gone_s(options: argparse.Namespace) -> float:
+    """Seconds of the time for all parts that went by before this process, 0 if nobody says."""
+    return max(0.0, time.time() - options.began) if options.began else 0.0
 
 
 def _names(options: argparse.Namespace) -> list[str]:
@@ -144,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--again", action="store_true", help="what is known is measured anew")
     parser.add_argument("--adopt", action="store_true", help="with what tune has found faster here")
     parser.add_argument("--minutes", type=float, default=60.0, help="time for all parts")
+    parser.add_argument("--began", type=int, default=0, help="second from which minutes count")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--fast", action="store_true", help="less of everything")
     parser.add_argument("--work", type=Path, default=Path("/tmp/gpu_check"), help="other files")
@@ -160,6 +167,15 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
+def leave(code: int) -> None:
+    """End this process, whatever becomes of children that were killed and are still there."""
+    if multiprocessing.active_children():  # the interpreter would wait for them
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)
-    raise SystemExit(exit_code_of(main))
+    leave(exit_code_of(main))

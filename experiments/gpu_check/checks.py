@@ -21,8 +21,9 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ NO_TIME = ("no time left", "stopped: no time left")
 """Errors of checks that did not come to run, or not to their end."""
 HANDOVER_S = 1.0
 """A check that goes by its deadline needs it for what it is at then, and for its result."""
+KILLED_S = 10.0
+"""For a process that is killed, at the most: a driver whose device hangs may keep it."""
 BROKE = 3
 """Exit code of a child whose device is of no use any more."""
 
@@ -58,6 +61,16 @@ class Context:
     """What checks of one part keep for each other, in one process."""
     end_s: float = math.inf
     """When the part is over, on the clock of `time.monotonic`."""
+    keep: Callable[[Result], None] = lambda result: None
+    """Told what a check has come to, for the case that it never comes to its end."""
+
+    def kept(self, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """All rows; each is kept when it is there."""
+        found: list[dict[str, Any]] = []
+        for row in rows:
+            found.append(row)
+            self.keep({"rows": found})
+        return found
 
     @property
     def left_s(self) -> float:
@@ -130,7 +143,9 @@ def run_part(
     before = {check: found.get(check) for check in todo}
     if part.rehearsed:
         rehearsal = Crew(name, part, replace(context, rehearsal=True), None)
-        rehearsal.run([[check] for check in todo], time.monotonic() + context.seconds * 0.5)
+        # Each process takes seconds to begin with the device, so none has more than it has to.
+        hands = [todo[first :: rehearsal.width] for first in range(rehearsal.width)]
+        rehearsal.run(hands, time.monotonic() + context.seconds * 0.5)
     crew = Crew(name, part, context, results)
     crew.run([[check] for check in todo] if part.side_by_side else [todo], end_s)
     for check, earlier in before.items():
@@ -168,8 +183,7 @@ class Crew:
                 self._collect()
         finally:  # also where this process is told to end: nothing must stay on the device
             for process in running:
-                process.kill()
-                process.join()
+                end(process)
             self._collect()
         for checks in running.values():
             self._blame(checks, NO_TIME[1])
@@ -197,9 +211,14 @@ class Crew:
         seen = self._seen()
         guilty = [check for check in checks if check not in seen][:1]
         for check in guilty:
-            _write(self.inbox / f"{check}.json", {"ok": False, "error": why})
+            _write(self.inbox / f"{check}.json", {**self._kept(check), "ok": False, "error": why})
         self._collect()
         return self._seen()
+
+    def _kept(self, check: str) -> Result:
+        """What a check has come to so far."""
+        part = self.inbox / f"{check}.part"
+        return dict(json.loads(part.read_text(encoding="utf-8"))) if part.is_file() else {}
 
     def _seen(self) -> set[str]:
         return {path.stem for path in self.inbox.glob("*.json")} | self._taken()
@@ -220,7 +239,11 @@ class Crew:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         end_with(parent)
         for check in checks:
-            result = {**run_check(self.part.checks[check], self.context), **used_device()}
+            keep = partial(_write, self.inbox / f"{check}.part")
+            context = replace(self.context, keep=keep)
+            result = {**run_check(self.part.checks[check], context), **used_device()}
+            if not result["ok"]:
+                result = {**self._kept(check), **result}
             _write(self.inbox / f"{check}.json", result)
             if any(sign in result.get("error", "") for sign in BROKEN_DEVICE):
                 os._exit(BROKE)
@@ -254,6 +277,12 @@ def used_device() -> Result:
         return {"device": torch.cuda.get_device_name()}
     except RuntimeError:  # a check has broken it
         return {}
+
+
+def end(process: Any) -> None:
+    """End a child at once."""
+    process.kill()
+    process.join(KILLED_S)
 
 
 def end_with(parent: int) -> None:

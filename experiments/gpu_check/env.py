@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import subprocess
+from statistics import median
+
+import torch
 
 from executor.calibration.ceilings import ceilings, hardware
+from executor.calibration.timing import Call, between_events, captured
 from executor.device import executor_versions
 from experiments.gpu_check.checks import Check, Context, Result
+from experiments.gpu_check.rows import Row, outcome
 from experiments.gpu_check.setting import device_of
 from superinfer import COMPILED
+
+KERNELS, REPEATS = (1, 64, 512), 21
+"""Of a graph, and how often it is replayed."""
 
 
 def machine(context: Context) -> Result:
@@ -31,6 +39,32 @@ def links(context: Context) -> Result:
     return dict(measure_links(device_of(context), seconds=0.5 if context.tiny else 4.0))
 
 
+def replays(context: Context) -> Result:
+    """What a replay's beginning and end add to the kernels of a graph, on a device that is idle and
+    on one that is still at something when the replay is queued, as with steps queued ahead. All
+    times of graphs here are of an idle device.
+    """
+    device, rows = device_of(context), list[Row]()
+    if context.tiny:
+        return {"skipped": "CUDA graphs need a GPU"}
+    number, square = torch.zeros(1, device=device), torch.randn(2048, 2048, device=device)
+    before: dict[str, Call] = {"idle us": lambda: None, "busy us": lambda: square @ square}
+    for kernels in KERNELS:
+        run = captured([lambda: number.add_(1.0)] * kernels)
+        us = {kind: _replay_us(run, queue) for kind, queue in before.items()}
+        rows.append({"kernels": kernels, **us})
+    return outcome(rows)
+
+
+def _replay_us(run: Call, before: Call) -> float:
+    samples = []
+    for _ in range(REPEATS):
+        torch.cuda.synchronize()
+        before()
+        samples.append(between_events(run))
+    return median(samples) * 1e6
+
+
 def _smi() -> str:
     try:
         asked = (
@@ -48,4 +82,9 @@ def _smi() -> str:
     return done.stdout.strip()
 
 
-CHECKS: dict[str, Check] = {"machine": machine, "rates": rates, "links": links}
+CHECKS: dict[str, Check] = {
+    "machine": machine,
+    "rates": rates,
+    "links": links,
+    "replays": replays,
+}

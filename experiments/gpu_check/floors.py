@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from typing import Any
 
 from executor.bench.session import POINTS, PREFILLS, TINY_POINTS, Session
@@ -64,26 +65,26 @@ def decode(context: Context) -> Result:
     """Decode steps from a graph."""
     points = TINY_POINTS if context.tiny else POINTS
     found = session(context, "llama-3.1-8b").decodes(points, Deadline(context.left_s))
-    return rows_of(list(found))
+    return rows_of(context.kept(found))
 
 
 def prefill(context: Context) -> Result:
     """Prompts in one step."""
     sizes = (64,) if context.tiny else PREFILLS
     found = session(context, "llama-3.1-8b").prefills(sizes, Deadline(context.left_s))
-    return rows_of(list(found))
+    return rows_of(context.kept(found))
 
 
 def attention(context: Context) -> Result:
     """Attention alone, of decodes and of prompts."""
     points, sizes = (TINY_POINTS, (64,)) if context.tiny else (POINTS, PREFILLS)
     end, found = Deadline(context.left_s), session(context, "llama-3.1-8b")
-    return rows_of([*found.attention(points, end), *found.prompts(sizes, end)])
+    return rows_of(context.kept(chain(found.attention(points, end), found.prompts(sizes, end))))
 
 
 def swap(context: Context) -> Result:
     """Copies of blocks, alone and beside a decode step."""
-    return rows_of(list(session(context, "llama-3.1-8b").swaps()))
+    return rows_of(context.kept(session(context, "llama-3.1-8b").swaps()))
 
 
 CHECKS: dict[str, Check] = {

@@ -206,4 +206,16 @@ def _tensors(holder: object, seen: set[int]) -> list[torch.Tensor]:
     return [found for name in names for found in _tensors(getattr(holder, name), seen)]
 
 
-CHECKS: dict[str, Check] = {"models": models, "replay": replay, "replay_int8": replay_int8}
+def launched(context: Context) -> Result:
+    """Nothing waits for the device where steps are queued."""
+    from experiments.gpu_check.queueing import queued
+
+    return queued(context, small_model(context))
+
+
+CHECKS: dict[str, Check] = {
+    "models": models,
+    "replay": replay,
+    "replay_int8": replay_int8,
+    "launched": launched,
+}

@@ -16,6 +16,7 @@ from executor.kv.layout import KVLayout
 from executor.models.weights import quantise_rows
 from experiments.gpu_check import reference
 from experiments.gpu_check.checks import Check, Context, Result
+from experiments.gpu_check.drawing import drawn
 from experiments.gpu_check.setting import (
     device_of,
     dtype_of,
@@ -42,6 +43,8 @@ SHAPES = {
     "blocks-64": (16, 8, 128, 64),
 }
 EPS = 1e-5
+LINEAR_ROWS = (1, 5, 16, 17, 32, 33, 100)
+INT8_ROWS = (1, 5, 16, 17, 64, 300, 600)
 
 
 def rms_norm(context: Context) -> Result:
@@ -77,10 +80,12 @@ def activations(context: Context) -> Result:
 
 
 def linear(context: Context) -> Result:
-    """Products of few rows with weights of the model's type, whole tiles and cut ones."""
+    """Products of few rows with weights of the model's type, whole tiles and cut ones; and of as
+    many as may have tiles of their own (`NARROW` in `executor/kernels/linear.py`).
+    """
     ops, errors = ops_of(context), {}
     sizes = ((96, 128),) if context.tiny else ((6144, 4096), (4096, 14336), (28700, 4096))
-    for rows, (n, k) in product((1, 5, 16, 17, 32, 33), sizes):
+    for rows, (n, k) in product(LINEAR_ROWS, sizes):
         x, weight = randn(context, rows, k), randn(context, n, k)
         wanted = x.double() @ weight.double().T
         for time in range(2):
@@ -91,10 +96,12 @@ def linear(context: Context) -> Result:
 
 
 def linear_int8(context: Context) -> Result:
-    """Products with int8 weights, from one row to more than a tile."""
+    """Products with int8 weights, from one row to more than a tile, and to more than those from
+    which weights may be widened.
+    """
     ops, errors = ops_of(context), {}
     sizes = ((96, 64), (130, 256)) if context.tiny else ((6144, 4096), (4096, 14336), (1000, 512))
-    for rows, (n, k) in product((1, 5, 16, 17, 64, 300), sizes):
+    for rows, (n, k) in product(INT8_ROWS, sizes):
         x = randn(context, rows, k)
         weight = torch.randint(-127, 128, (n, k), dtype=torch.int8, device=context.device)
         scales = torch.rand(n, device=context.device) * 0.01 + 0.001
@@ -423,4 +430,5 @@ CHECKS: dict[str, Check] = {
     "activations": activations,
     "rope_write": rope_write,
     "copy_blocks": copy_blocks,
+    "drawn": drawn,
 }

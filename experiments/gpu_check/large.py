@@ -40,7 +40,8 @@ def decode(context: Context) -> Result:
     if small := too_small(context, STEPS_BYTES):
         return small
     points = TINY_POINTS if context.tiny else LARGE_POINTS
-    return rows_of(list(_session(context).decodes(points, Deadline(context.left_s))))
+    found = _session(context).decodes(points, Deadline(context.left_s))
+    return rows_of(context.kept(found))
 
 
 def prefill(context: Context) -> Result:
@@ -48,7 +49,8 @@ def prefill(context: Context) -> Result:
     if small := too_small(context, STEPS_BYTES):
         return small
     sizes = (64,) if context.tiny else (2048,)
-    return rows_of(list(_session(context).prefills(sizes, Deadline(context.left_s))))
+    found = _session(context).prefills(sizes, Deadline(context.left_s))
+    return rows_of(context.kept(found))
 
 
 def prefill_widened(context: Context) -> Result:

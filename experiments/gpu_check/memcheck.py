@@ -23,7 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from experiments.gpu_check.checks import Check, Context, Result, end_with
+from experiments.gpu_check.checks import KILLED_S, Check, Context, Result, end_with
 
 TOOLS = {"memcheck": "ERROR SUMMARY", "racecheck": "RACECHECK SUMMARY"}
 """And the line that ends what each says."""
@@ -79,8 +79,11 @@ def run_alone(command: list[str], seconds: float) -> tuple[str, int]:
         said, _ = process.communicate(timeout=max(5.0, seconds))
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        said, _ = process.communicate()
-    return said, process.returncode
+        try:
+            said, _ = process.communicate(timeout=KILLED_S)
+        except subprocess.TimeoutExpired as error:  # what it has said comes as bytes then
+            said = (error.stdout or b"").decode(errors="replace")
+    return said, -signal.SIGKILL if process.returncode is None else process.returncode
 
 
 def judged(tool: str, said: str, code: int) -> Result:

@@ -43,7 +43,7 @@ ORDER: dict[str, Entry] = {
     "validate": Entry("validation", 300, 30, 10, ("validation",), side_by_side=True),
     "gain": Entry("gain", 60, 15, 4),
     "peers": Entry("peers", 300, 60, 29, rehearsed=True),
-    "tune": Entry("tune", 200, 140, 88, rehearsed=True),
+    "tune": Entry("tune", 200, 120, 88, rehearsed=True),
     "speed": Entry("speed", 400, 90, 60, rehearsed=True),
     "train": Entry("train", 300, 100, 66, ("train",)),
     "engines": Entry("engines", 400, 100, 60),
@@ -53,15 +53,20 @@ ORDER: dict[str, Entry] = {
 say; then what looks for better tiles, and others."""
 CALLS: dict[str, tuple[str, ...]] = {
     "a": (
-        *("env", "kernels", "graphs", "floors", "70b", "peers", "showcase", "tokens", "memcheck"),
-        *("tune", "marks"),
+        *("env", "kernels", "graphs", "floors", "tokens", "tune", "70b", "memcheck", "showcase"),
+        *("peers", "marks"),
     ),
-    "b": ("kernels", "calibrate-8b", "scenarios", "calibrate-70b", "floors", "graphs", "marks"),
+    "b": (
+        *("kernels", "graphs", "floors", "calibrate-8b", "scenarios", "70b", "calibrate-70b"),
+        "marks",
+    ),
 }
-"""Two calls for a device that is there for minutes: what has to be known before anything is mended,
-and what is measured when it is. The second one calibrates, which is worth its time (in 40 s a
-profile gets too few points), does the runs that go by that, and measures again what a change may
-have moved, as far as time is left. What needs no device (`validate`, `gain`) is no part of them."""
+"""Two calls for a device that is there for minutes, each with what a short one must not lack first.
+
+The first: what has to be known before anything is mended, and by what the second one may `--adopt`
+kernels. The second: whether all is right with those and how fast, a profile, which is worth its
+time (in 40 s it gets too few points), the runs that go by that, and the 70B as far as time is left.
+What needs no device (`validate`, `gain`) is no part of them."""
 
 
 def part(name: str, fast: bool) -> Part:

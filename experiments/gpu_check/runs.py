@@ -22,7 +22,7 @@ import torch
 import executor.replay  # noqa: F401 - what the command needs, once for all of them
 from executor import cli
 from experiments.gpu_check.calibrate import opened
-from experiments.gpu_check.checks import Check, Context, Result, end_with
+from experiments.gpu_check.checks import Check, Context, Result, end, end_with
 from experiments.gpu_check.scenes import PRESSURE, SCENES, arguments, run_name
 
 SHOWN = (
@@ -86,8 +86,7 @@ def call(command: list[str], said: Path, seconds: float) -> tuple[dict[str, Any]
     if child.is_alive():
         os.kill(child.pid or 0, signal.SIGINT)
         child.join(WRITING_S)
-        child.kill()
-        child.join()
+        end(child)
         raise TimeoutError(f"{' '.join(command[:6])}: not over after {seconds:.0f} s")
     words = err.read_text(encoding="utf-8", errors="replace")
     if child.exitcode:

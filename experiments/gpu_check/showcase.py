@@ -51,7 +51,7 @@ def tokens(context: Context) -> Result:
     """A decode step of each mix."""
     batch, length = (3, 257) if context.tiny else (128, 8192)
     found = session(context, "llama-3.1-8b")
-    return rows_of([_row_that_fits(found, mix, batch, length) for mix in MIXES])
+    return rows_of(context.kept(_row_that_fits(found, mix, batch, length) for mix in MIXES))
 
 
 def _row_that_fits(found: Session, mix: Mix, batch: int, length: int) -> Row:

@@ -49,17 +49,21 @@ BUDGETS: tuple[tuple[int, int], ...] = ((4, 64), (8, 64), (12, 64), (24, 64))
 
 def decode(context: Context, change: dict[str, int]) -> Result:
     """One variant: right, and its time by precision, batch and how rows are cut."""
-    rows: list[Row] = []
     with tiles("decode_attention", change):
         error = decode_error(context)
         if found := wrong(context, error):
             return found
-        for bits, (batch, length), cut in cases(context):
-            row = {"tile": label(change), "B": batch, "ctx": length, "cut": cut}
-            budget = ItemBudget.of(heads_of(context).layout, device_of(context), CUTS[cut])
-            measure = partial(decode_row, context, bits, batch, length, budget)
-            rows.append(guarded({"kv": bits, **row}, measure))
+        rows = context.kept(decode_rows(context, change))
     return told(context, "decode", rows, error)
+
+
+def decode_rows(context: Context, change: dict[str, int]) -> Iterator[Row]:
+    """Times of all cases of the variant that the tables have now."""
+    for bits, (batch, length), cut in cases(context):
+        row = {"tile": label(change), "B": batch, "ctx": length, "cut": cut}
+        budget = ItemBudget.of(heads_of(context).layout, device_of(context), CUTS[cut])
+        measure = partial(decode_row, context, bits, batch, length, budget)
+        yield guarded({"kv": bits, **row}, measure)
 
 
 def cases(context: Context) -> Iterator[tuple[int, tuple[int, int], str]]:

@@ -50,8 +50,10 @@ WIDEN_ROWS: tuple[int, ...] = (2048, 512, 1024, 8192)
 """Rows for which weights are widened; up to 1,024 they may be those of a captured step."""
 PIECES_MIB: tuple[int, ...] = (128, 32, 1024)
 """Of the scratch: the table's, one that stays in the L2, and one for any matrix whole."""
-CHECKED_ROWS = 256
-"""Rows of a product that are compared with float64."""
+CHECKED_ROWS, CHECKED_OUTS = 256, 8192
+"""Rows of a product that are compared with float64, and outputs of them at a time: a whole matrix
+of numbers of 8 bytes, in each of the processes that rehearse, is more than some devices hold.
+"""
 
 
 def tile(context: Context, rows: int, shape: tuple[int, int, int, int, int]) -> Result:
@@ -139,7 +141,9 @@ def drawn(context: Context, rows: int, n: int, k: int) -> tuple[Tensor, list[Ten
 def error(context: Context, x: Tensor, weight: Tensor, scales: Tensor) -> float:
     """Relative error of a product, of some of its rows, against float64."""
     some = slice(None, None, max(1, len(x) // CHECKED_ROWS))
-    wanted = (x[some].double() @ weight.double().T) * scales.double()
+    few = x[some].double()
+    parts = [few @ part.double().T for part in weight.split(CHECKED_OUTS)]
+    wanted = torch.cat(parts, dim=1) * scales.double()
     return reference.relative_error(ops_of(context).linear_int8(x, weight, scales)[some], wanted)
 
 

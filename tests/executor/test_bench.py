@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from executor.bench.engines import Load
 from executor.bench.paged_peers import VLLM_MODULES
 from executor.bench.report import HANDICAPS, bench_lines
 from executor.bench.session import PARTS, TINY_POINTS, Points, Session
+from executor.calibration.cases import RandomArena
 from executor.calibration.timing import Deadline
 from experiments.gpu_check.checks import Context
 from experiments.gpu_check.floors import tiny_config
@@ -40,6 +43,22 @@ def test_attention_of_decodes_and_of_prompts(opened: Session) -> None:
     assert all(row["share_of_copy"] > 0 for row in rows[:3]) and rows[3]["share_of_gemm"] > 0
     lines = list(bench_lines(opened.header(), {"attention": rows}))
     assert len(lines) == 6 and "of a copy" in lines[2] and lines[5].endswith("of a product")
+
+
+def test_one_arena_at_a_time(opened: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of one precision may take all the memory that the one before had."""
+    made: list[weakref.ref[RandomArena]] = []
+
+    def arena(*given: Any) -> RandomArena:
+        assert not any(old() for old in made)
+        found = RandomArena(*given)
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(bench, "RandomArena", arena)
+    for part in ("decode", "prefill", "attention"):
+        assert list(PARTS[part](opened, POINTS, Deadline(60)))
+    assert len(made) == 3 + 1 + 4
 
 
 def test_a_peer_that_is_not_there_says_so(opened: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,8 +34,8 @@ from executor.calibration.factors import (
 from executor.calibration.filling import fill_curve, fill_grid, prefill_work, row_work
 from executor.calibration.fit import MOST_SHARED, launch_seconds, shared_factor, with_steps
 from executor.calibration.grids import Grids, spaced
-from executor.calibration.kernels import gemm_sizes, measure_gemm
 from executor.calibration.links import Pools, measure_links
+from executor.calibration.products import gemm_sizes, measure_gemm
 from executor.calibration.report import profile_lines, unsteady
 from executor.calibration.steps import (
     LEAST_BATCHES,

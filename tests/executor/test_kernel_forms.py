@@ -23,6 +23,7 @@ from executor import models
 from executor import session as sessions
 from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
 from executor.items import ItemBudget
+from executor.kernels import decode_attention, linear, linear_fused, widen
 from executor.kernels.tiles import INTERPRETED
 from executor.kernels.triton_ops import TritonOps
 from executor.runner import Batch, Launched, Runner
@@ -132,10 +133,31 @@ def random_batch(random, source, vocab, longest):
     return Batch.of(decodes, chunk_rows(source, chunks, vocab, mix))
 
 
+@pytest.fixture
+def _prepared(monkeypatch):
+    """All that is off by default on, as if a device had found it faster."""
+    monkeypatch.setitem(linear_fused.FUSED, 90, True)
+    monkeypatch.setitem(linear.NARROW, 90, linear.SHARED_TILES)
+    monkeypatch.setitem(widen.WIDEN_FROM, 90, 200)
+    tiles = decode_attention.TILES[90] | decode_attention.COPIED
+    monkeypatch.setitem(decode_attention.TILES, 90, tiles)
+
+
+@pytest.mark.usefixtures("_prepared")
+@pytest.mark.parametrize("int8", [False, True])
+def test_nor_of_what_may_be_adopted(tmp_path, forms, int8):
+    launched = runs_compile_nothing(tmp_path, forms, MODELS["llama"], int8)
+    assert ("widen_kernel" if int8 else "fused_kernel") in launched
+
+
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_nothing_is_compiled_during_a_run(tmp_path, forms, name, int8):
-    session = opened(tmp_path, MODELS[name], int8)
+    runs_compile_nothing(tmp_path, forms, MODELS[name], int8)
+
+
+def runs_compile_nothing(folder, forms, changes, int8):
+    session = opened(folder, changes, int8)
     known, model = set(forms), session.model
     assert known
     forms.clear()
@@ -156,3 +178,4 @@ def test_nothing_is_compiled_during_a_run(tmp_path, forms, name, int8):
         for nbytes in model.layout.block_bytes.values():
             moved.copy_blocks(source.arena, places, places, nbytes)
     assert not forms - known
+    return {name for ((name,), *_) in forms}

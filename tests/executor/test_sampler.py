@@ -6,12 +6,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
 from executor.sampler import (
     GREEDY,
     History,
     Sampling,
     SamplingRow,
     exponential_noise,
+    remember,
     sample,
 )
 from superinfer.errors import ConfigError
@@ -138,3 +143,117 @@ def test_greedy_takes_the_largest_and_leaves_the_logits_alone():
 def test_a_value_out_of_range_is_one_line(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong)) + ": expected a "):
         Sampling(**wrong)
+
+
+# -- penalties beside others, and what the host waits for -----------------------------------------
+
+MIXED = (
+    Sampling(repetition_penalty=1.4),
+    GREEDY,
+    Sampling(0.8, seed=1, frequency_penalty=0.6, presence_penalty=-0.3),
+    Sampling(1.0, seed=2, top_k=7, top_p=0.9, min_p=0.01),
+    Sampling(1.2, seed=3, repetition_penalty=0.9, presence_penalty=0.5),
+)
+VOCAB = 50
+
+
+def rows_of(settings, position, histories):
+    pairs = zip(settings, histories, strict=True)
+    return [SamplingRow(each, position, history) for each, history in pairs]
+
+
+def histories_of(settings, device):
+    prompts = ([i, 2 * i, 2 * i + 7] for i in range(len(settings)))
+    pairs = zip(settings, prompts, strict=True)
+    return [History(prompt, VOCAB, device) if s.penalised else None for s, prompt in pairs]
+
+
+def penalised_one_by_one(logits, sampling, prompt, answer):
+    """The definition, token by token."""
+    changed = logits.tolist()
+    for token in {*prompt, *answer}:
+        repetition = sampling.repetition_penalty
+        changed[token] *= 1 / repetition if changed[token] > 0 else repetition
+    for token in set(answer):
+        changed[token] -= answer.count(token) * sampling.frequency_penalty
+        changed[token] -= sampling.presence_penalty
+    return torch.tensor(changed, dtype=torch.float32)
+
+
+def test_rows_with_penalties_beside_others_draw_what_each_would_alone():
+    """Over some steps: from the penalties' definition, by plain sampling of changed logits."""
+    histories, answers = histories_of(MIXED, CPU), [[] for _ in MIXED]
+    generator = torch.Generator().manual_seed(1)
+    for position in range(3, 43):
+        logits = torch.randn(len(MIXED), VOCAB, generator=generator) * 2
+        rows = rows_of(MIXED, position, histories)
+        found = sample(logits, rows)
+        for i, each in enumerate(MIXED):
+            prompt = [i, 2 * i, 2 * i + 7]
+            changed = penalised_one_by_one(logits[i], each, prompt, answers[i])
+            (alone,) = rows_of([each], position, [None])
+            assert int(found[i]) == int(sample(changed[None], [alone])[0]), (position, i)
+            answers[i].append(int(found[i]))
+        remember(found, rows)
+
+
+class NoValues(TorchFunctionMode):
+    """Fails where values of the host go to a device inside of torch, out of ordinary memory: in
+    `torch.tensor` with a device, or by a list as an index.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in {torch.tensor, torch.as_tensor, torch.asarray}:
+            assert torch.device(kwargs.get("device") or "cpu") == CPU, func
+        if func in {torch.Tensor.__getitem__, torch.Tensor.__setitem__}:
+            places = args[1] if isinstance(args[1], tuple) else (args[1],)
+            assert not any(isinstance(place, list) for place in places), func
+        return func(*args, **kwargs)
+
+
+class Watched(TorchDispatchMode):
+    """Fails for what would have the host wait for a device: an operation that needs a value of it,
+    or takes tensors of two places, or copies out of memory that is not pinned.
+    """
+
+    def __init__(self, pinned):
+        super().__init__()
+        self.pinned, self.copies = pinned, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        assert name not in {"nonzero", "_local_scalar_dense", "masked_select", "unique"}, name
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        places = {tensor.device.type for tensor in tensors if tensor.dim()}
+        target = kwargs.get("device")
+        crossing = len(places) > 1 or (target is not None and places - {torch.device(target).type})
+        if crossing:
+            assert name in {"_to_copy", "copy_"}, f"{name} of tensors at {places}"
+            waits = not (kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,)))
+            assert not waits and any(id(tensor) in self.pinned for tensor in tensors), name
+            self.copies += 1
+        return func(*args, **kwargs)
+
+
+def test_nothing_waits_for_the_device(monkeypatch):
+    """On a device that has no values to wait for (torch's `meta`)."""
+    pinned, device = {}, torch.device("meta")
+
+    def pin_memory(tensor):
+        made = tensor.clone()
+        pinned[id(made)] = made
+        return made
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    with NoValues(), Watched(pinned) as watched:
+        histories = histories_of(MIXED, device)
+        logits = torch.zeros(len(MIXED), VOCAB, device=device)
+        for position in (3, 4):
+            rows = rows_of(MIXED, position, histories)
+            tokens = sample(logits, rows)
+            assert tokens.device == device and tokens.shape == (len(MIXED),)
+            remember(tokens, rows)
+    # Three prompts; in each step penalties and rows, settings, and the state of the noise.
+    assert watched.copies == 3 + 2 * 4

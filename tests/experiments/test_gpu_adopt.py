@@ -16,7 +16,7 @@ from executor import items
 from executor.kernels import decode_attention, linear, linear_fused, prefill_attention, widen
 from executor.kernels.tiles import Tile
 from experiments.gpu_check import __main__ as gpu_check
-from experiments.gpu_check import adopt, tune, tune_int8, tune_steps, tune_wide
+from experiments.gpu_check import adopt, kernels, tune, tune_int8, tune_steps, tune_wide
 from experiments.gpu_check.checks import Context, Part, Result, Results, run_part
 from experiments.gpu_check.recorded import tuned
 from experiments.gpu_check.speed import label
@@ -462,3 +462,11 @@ def test_a_cpu_has_no_name(tmp_path: Path) -> None:
     context, results = Context("cpu", 20.0, {}, tmp_path), Results(tmp_path / "results.json")
     run_part("some", Part({"device": adopt.device}, 20.0), context, results)
     assert "device" not in results.checks("some")["device"]
+
+
+def test_products_that_may_be_adopted_are_checked_before_they_are_timed() -> None:
+    """Part `kernels` has rows for each of them."""
+    for tile in linear.SHARED_TILES:
+        assert any(tile.rows // 2 < rows <= tile.rows for rows in kernels.LINEAR_ROWS)
+    assert max(kernels.INT8_ROWS) >= min(tune_int8.WIDEN_ROWS)
+    assert any(16 < rows <= 32 for rows in kernels.INT8_ROWS)

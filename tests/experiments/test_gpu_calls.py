@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,20 +20,25 @@ pytest.importorskip("torch")
 
 import torch
 
+from executor import sampler
 from executor.bench import session as bench_session
 from executor.calibration.calibrate import Calibration
 from executor.calibration.steps import Steps
+from executor.models import load_model
 from executor.runner import Runner
 from executor.validation.runs import summary
 from executor.validation.steps import DECODES, PROMPTS, StepGroup
 from experiments.gpu_check import (
     calibrate,
     calibrate_large,
+    drawing,
+    env,
     floors,
     large,
     memcheck,
     pack,
     peer_files,
+    queueing,
     runs,
     scenes,
     showcase,
@@ -139,6 +146,85 @@ def test_marks_of_two_machines_say_so() -> None:
     """Their shares do not compare."""
     parts = {name: {"checks": {"x": {"ok": True, "device": name}}} for name in ("H100", "H200")}
     assert found_marks(parts)["table"][-1].endswith("do not compare: H100, H200")
+
+
+# -- drawing --------------------------------------------------------------------------------------
+
+
+def test_tokens_are_drawn_as_on_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By each setting; one token in eight is too many that are others."""
+    found = drawing.drawn(context(tmp_path))
+    assert found["ok"] and found["errors"] == dict.fromkeys(drawing.SETTINGS, 0.0)
+    turns: list[int] = []
+
+    def other(logits: torch.Tensor, rows: Any) -> torch.Tensor:
+        turns.append(len(rows))
+        return sampler.sample(logits, rows) + (len(turns) == 2)
+
+    monkeypatch.setattr(drawing, "sample", other)
+    found = drawing.drawn(context(tmp_path))
+    assert not found["ok"] and found["errors"] == dict.fromkeys(drawing.SETTINGS, 1 / 8)
+
+
+def test_a_gpu_raises_where_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For as long as tokens are drawn, whatever comes of that."""
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with pytest.raises(ZeroDivisionError), drawing.no_waiting(torch.device("cuda")):
+        assert modes == ["error"] and 1 / 0
+    assert modes == ["error", "default"]
+
+
+def test_steps_are_launched_without_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that would wait says so, and the others go on; what else is wrong fails the check."""
+    given = context(tmp_path)
+    place: dict[str, Any] = {"device": torch.device("cpu"), "dtype": torch.float32}
+    model = load_model(floors.tiny_config(given), random_weights=True, **place)
+    found = queueing.queued(given, model)
+    assert found["ok"] and found["cases"] == 2 * len(queueing.CHUNKS)
+    launch, launches = Runner.launch, list[int]()
+
+    def waits(runner: Runner, batch: Any) -> Any:
+        launches.append(batch.wanted)
+        if len(launches) == 2:
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return launch(runner, batch)
+
+    monkeypatch.setattr(Runner, "launch", waits)
+    found = queueing.queued(given, model)
+    assert not found["ok"] and found["error"] == "over 0: decodes inf"
+    assert len(launches) == 4 * len(queueing.CHUNKS)
+    monkeypatch.setattr(Runner, "launch", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        queueing.queued(given, model)
+
+
+# -- replays --------------------------------------------------------------------------------------
+
+
+def test_replays_are_timed_idle_and_behind_other_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is waited for before each; then there is a product in the queue, or nothing."""
+    assert "skipped" in env.replays(context(tmp_path))
+    done: list[str] = []
+    monkeypatch.setattr(env, "device_of", lambda given: torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("waited"))
+    multiply = torch.Tensor.__matmul__
+    monkeypatch.setattr(
+        torch.Tensor, "__matmul__", lambda a, b: done.append("product") or multiply(a[:1], b)
+    )
+    monkeypatch.setattr(env, "captured", len)
+    monkeypatch.setattr(env, "between_events", lambda run: done.append("replay") or run * 1e-6)
+    rows = env.replays(context(tmp_path, device="cuda"))["rows"]
+    assert rows == [
+        {"kernels": n, "idle us": pytest.approx(n), "busy us": pytest.approx(n)}
+        for n in (1, 64, 512)
+    ]
+    idle, busy = ["waited", "replay"], ["waited", "product", "replay"]
+    assert done == 3 * (env.REPEATS * idle + env.REPEATS * busy)
 
 
 # -- too little memory ----------------------------------------------------------------------------
@@ -524,7 +610,9 @@ def test_the_script_of_a_device_without_network(tmp_path: Path) -> None:
     assert done.returncode == 0
     install, check = (tmp_path / "said").read_text().splitlines()
     assert "--no-index" in install and ".gpu/wheels/" in install
-    assert check.startswith("-m experiments.gpu_check --fast --call a --out OUT PATH=/")
+    expected = r"-m experiments.gpu_check --fast --began (\d+) --call a --out OUT PATH=/"
+    began = re.match(expected, check)
+    assert began and abs(int(began[1]) - time.time()) < 60
 
 
 def test_vllm_s_attention_alone(tmp_path: Path) -> None:

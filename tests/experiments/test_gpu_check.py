@@ -11,14 +11,17 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from executor.bench.engines import Load, engines
 from experiments.gpu_check.checks import (
+    KILLED_S,
     Check,
     Context,
+    Crew,
     Part,
     Result,
     Results,
@@ -88,6 +91,40 @@ def test_a_check_that_hangs_is_ended(tmp_path: Path) -> None:
     assert found["late"] == {"ok": False, "error": "no time left"}
 
 
+def counts(context: Context) -> Result:
+    """Two rows, and then it never comes back."""
+
+    def rows() -> Iterator[dict[str, int]]:
+        yield from ({"number": number} for number in range(2))
+        time.sleep(600)
+
+    return {"rows": context.kept(rows())}
+
+
+def dies_late(context: Context) -> Result:
+    context.kept([{"number": 7}])
+    os._exit(9)
+
+
+def raises_late(context: Context) -> Result:
+    context.kept([{"number": 8}])
+    raise ValueError("later")
+
+
+def test_rows_that_are_there_outlive_their_check(tmp_path: Path) -> None:
+    """Of one that raises, hangs, or takes its process along; it failed all the same."""
+    checks = {"raises": raises_late, "dies": dies_late, "counts": counts}
+    found = run(tmp_path, checks, seconds=2.0).checks("some")
+    assert found["dies"] == {
+        "ok": False,
+        "error": "the process ended with 9",
+        "rows": [{"number": 7}],
+    }
+    assert found["raises"]["rows"] == [{"number": 8}] and not found["raises"]["ok"]
+    assert found["counts"]["rows"] == [{"number": 0}, {"number": 1}]
+    assert found["counts"]["error"] == "stopped: no time left"
+
+
 def test_what_is_done_is_skipped(tmp_path: Path) -> None:
     """In a second call only what failed runs again."""
     run(tmp_path, {"good": fine, "bad": fails})
@@ -101,6 +138,22 @@ def test_a_rehearsal_leaves_no_result(tmp_path: Path) -> None:
     found = run(tmp_path, {"good": fine}, rehearsed=True)
     assert list(found.checks("some")) == ["good"]
     assert len(list(tmp_path.glob("ran-*"))) == 2
+
+
+def whose(context: Context) -> Result:
+    """Says which process it ran in, and in a rehearsal leaves a file that says so."""
+    if context.rehearsal:
+        (context.work / f"rehearsed-{time.monotonic_ns()}-{os.getpid()}").touch()
+    return {"pid": os.getpid()}
+
+
+def test_a_rehearsal_begins_no_more_processes_than_run_at_a_time(tmp_path: Path) -> None:
+    """One that dies takes none of its others along."""
+    checks = {"a": dies, **{str(number): whose for number in range(6)}}
+    found = run(tmp_path, checks, rehearsed=True).checks("some")
+    assert all(found[str(number)]["ok"] for number in range(6))
+    processes = [path.name.rpartition("-")[2] for path in tmp_path.glob("rehearsed-*")]
+    assert len(processes) == 6 and len(set(processes)) == 2
 
 
 def test_what_is_known_stays_until_there_is_newer(tmp_path: Path) -> None:
@@ -122,6 +175,60 @@ def test_time_that_is_left_to_a_check(tmp_path: Path) -> None:
     assert context.left_s == 60.0
     context.end_s = time.monotonic() + 10.0
     assert 8.0 < context.left_s < 10.0
+
+
+class Stuck:
+    """A process that a hanging driver keeps, whatever is sent to it."""
+
+    exitcode = None
+
+    def __init__(self) -> None:
+        self.waited: list[float] = []
+
+    def is_alive(self) -> bool:
+        return True
+
+    def kill(self) -> None:
+        pass
+
+    def join(self, timeout: float) -> None:
+        self.waited.append(timeout)
+
+
+def test_nobody_waits_for_a_process_that_does_not_die(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its check is blamed, and what comes after the part goes on."""
+    process = Stuck()
+    monkeypatch.setattr(Crew, "_start", lambda self, checks: process)
+    found = run(tmp_path, {"hangs": hangs, "late": fine}, seconds=0.2).checks("some")
+    assert found["hangs"]["error"] == "stopped: no time left"
+    assert found["late"]["error"] == "no time left"
+    assert process.waited == [KILLED_S]
+
+
+LEAVES = """
+import multiprocessing, os, time
+from experiments.gpu_check.__main__ import leave
+from experiments.gpu_check.checks import end_with
+
+def hang(parent):
+    end_with(parent)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("fork").Process(target=hang, args=(os.getpid(),)).start()
+    print("on", flush=True)
+    leave(1)
+"""
+
+
+def test_a_call_ends_though_a_process_does_not(tmp_path: Path) -> None:
+    """Python would wait for it at its exit."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (1, "on\n"), done.stderr
 
 
 CALL = """
@@ -197,10 +304,28 @@ def test_two_calls_fit_the_minutes_that_the_page_gives_them() -> None:
     for name, minutes in commands:
         parts = [ORDER[part] for part in CALLS[name]]
         assert CALLS[name][-1] == "marks"
-        # The first call ends with what may go short: the search for better tiles.
-        must = [entry for entry in parts if entry.module != "tune"]
-        assert sum(entry.about_s for entry in must) <= 60 * float(minutes) * 1.05
+        assert sum(entry.about_s for entry in parts) <= 60 * float(minutes) * 1.05
         assert float(minutes) < 10
+
+
+def test_calls_begin_with_what_is_right_and_end_with_what_may_go_short() -> None:
+    """Kernels that were adopted are tried before they are timed, whole steps before searches."""
+    first, second = CALLS["a"], CALLS["b"]
+    assert first.index("floors") < first.index("tune") < first.index("peers")
+    assert second[:3] == ("kernels", "graphs", "floors")
+    # However long what comes before the search takes, that gets half of what it wants.
+    before = [ORDER[name].fast_seconds for name in first[: first.index("tune")]]
+    (minutes,) = re.findall(r"offline\.sh --call a --out OUT --minutes ([\d.]+)", PAGE)
+    assert 60 * float(minutes) - sum(before) > ORDER["tune"].fast_seconds / 2
+
+
+def test_minutes_count_from_when_a_script_began(tmp_path: Path) -> None:
+    """What was installed before is part of them."""
+    command = [sys.executable, "-m", "experiments.gpu_check", "--device", "cpu"]
+    command += ["--parts", "env,marks", "--minutes", "1", "--began", f"{time.time() - 65:.0f}"]
+    command += ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+    said = subprocess.run(command, check=False, capture_output=True, text=True).stdout
+    assert "env (up to 0 s)" in said and "env.machine: FAILED no time left" in said
 
 
 def test_the_page_lists_every_part_with_its_seconds() -> None:

@@ -64,6 +64,25 @@ def test_kernels_are_compiled_once_before(context: Context) -> None:
     assert "skipped" in tune_int8.widened(context, 512)
 
 
+def test_all_outputs_are_checked_some_at_a_time(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 96 outputs also those in the last, shorter part."""
+    monkeypatch.setattr(tune_int8, "CHECKED_OUTS", 40)
+    x, (weight, *_), scales = tune_int8.drawn(context, 5, 96, 64)
+    assert tune_int8.error(context, x, weight, scales) < 1e-2
+    product = ops_for(torch.device("cpu")).linear_int8
+
+    class Wrong:
+        def linear_int8(self, *given: torch.Tensor) -> torch.Tensor:
+            found = product(*given)
+            found[:, -1] *= 2
+            return found
+
+    monkeypatch.setattr(tune_int8, "ops_of", lambda context: Wrong())
+    assert tune_int8.error(context, x, weight, scales) > 2e-2
+
+
 @pytest.mark.slow
 def test_shared_tiles_beside_the_library(context: Context) -> None:
     kept = dict(linear.NARROW)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from executor.validation.steps import StepGroup
 from experiments.tables import registry
+from experiments.tables.hardware import correctness
 from experiments.tables.memory import cache_study
 from experiments.tables.performance import bars
 from experiments.tables.registry import RESULTS, ROOT, differing, filled, tables
@@ -53,6 +55,21 @@ def test_cells_are_the_numbers_of_the_recording() -> None:
     (line,) = (line for line in tables()[PAGE]["h200 scenarios"].splitlines() if "m-ours" in line)
     assert f"| {summary['mean_ttft_ms']:.1f} (" in line
     assert f"| {summary['slo_attainment']:.1%} |" in line
+
+
+def test_a_check_that_did_not_end_has_a_row() -> None:
+    """And one with an infinite error, which JSON has as a word."""
+    well = {"ok": True, "cases": 3, "worst": 0.001, "limit": 0.01}
+    dead = {"ok": False, "error": "the process ended with 9"}
+    wrong = {"ok": False, "cases": 2, "worst": "inf", "limit": 0.01}
+    checks = {"linear": dead, "moe": wrong, "decode-a": well, "decode-b": dead, "decode-c": well}
+    data = {"kernels": {"checks": checks}, "graphs": {"checks": {}}}
+    lines = list(correctness(SimpleNamespace(data=data)))  # type: ignore[arg-type]
+    assert lines[2:] == [
+        "| `linear` | 0 | did not end |  |",
+        "| `moe` | 2 | inf | 0.01 |",
+        "| decode attention | 6 | did not end | 0.01 |",
+    ]
 
 
 def test_a_page_of_results_is_made_of_the_summary_beside_it(

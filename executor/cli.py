@@ -131,7 +131,6 @@ def main() -> None:
     try:
         code = int(application()(prog_name="superinfer-exec", standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     except SuperInferError as error:
         code = complain(str(error), error.exit_code)
@@ -148,6 +147,8 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         code = complain_of_usage(error, "superinfer-exec")
+    if code == INTERRUPTED:  # which Typer makes of Ctrl-C, or a command that had something to write
+        print("interrupted", file=sys.stderr)
     sys.exit(code)
 
 

@@ -176,7 +176,7 @@ def _conclude(
     finally:
         if wish.as_json:
             print_out(text)
-        else:
+        elif points:
             print_table(sweep_table(wish.axes, points))
             if found:
                 print_table(peak_table(wish.axes, found, wish.attainment))
@@ -185,11 +185,11 @@ def _conclude(
 
 
 def _why_no_peak(wish: SweepWish, points: Points) -> str:
+    if not points:
+        return "nothing to show: no run came to its end"
     if rate_axis(wish.axes) is None:
         return "no peak goodput without rate among the axes (--over rate=...)"
-    if points:
-        return "no peak goodput: no request has a target"
-    return "no peak goodput: no point has a result"
+    return "no peak goodput: no request has a target"
 
 
 def _warn(points: Points) -> None:

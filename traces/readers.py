@@ -166,7 +166,8 @@ def _unrecognised(text: bytes) -> RecordError:
     except UnicodeDecodeError as error:
         return not_utf8(error)
     found = shown(line, _HEADER_CHARACTERS)
-    known = f"a JSON object or {','.join(HEADER)} (traces from-log reads other logs)"
+    others = "superinfer-sim traces from-log reads other logs"
+    known = f"a JSON object or {','.join(HEADER)} ({others})"
     return RecordError("", f"expected {known}, got {found}")
 
 

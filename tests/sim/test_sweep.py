@@ -174,6 +174,15 @@ def test_a_run_that_fails_is_told_and_others_go_on(call: Call, inline: Inline) -
     assert "harness.py): 40 requests can never run" in err[-2]
 
 
+def test_no_table_where_nothing_came_to_its_end(call: Call, inline: Inline) -> None:
+    """One line says why, before the failures themselves."""
+    given = ("t.jsonl", "--over", "rate=1,2", "-o", "s")
+    code, out, err = call(*given, "--schedulers", "harness:IdleScheduler")
+    assert (code, out) == (1, "")
+    assert err[-3] == "note: nothing to show: no run came to its end"
+    assert all(line.startswith("error: harness:IdleScheduler at rate=") for line in err[-2:])
+
+
 def test_after_ctrl_c_the_rest_is_run(
     call: Call, inline: Inline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

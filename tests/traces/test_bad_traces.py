@@ -235,7 +235,7 @@ def test_what_logs_come_in_too(tmp_path: Path, head: bytes, kind: str) -> None:
 def test_text_of_another_kind_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path, b"\na,b,c\n")
     known = "a JSON object or TIMESTAMP,ContextTokens,GeneratedTokens"
-    expected = f'expected {known} (traces from-log reads other logs), got "a,b,c"'
+    expected = f'expected {known} (superinfer-sim traces from-log reads other logs), got "a,b,c"'
     assert error_of(path) == f"{path}:2: {expected}"
 
 

@@ -180,7 +180,7 @@ def test_no_table_where_nothing_came_to_its_end(call: Call, inline: Inline) -> N
     code, out, err = call(*given, "--schedulers", "harness:IdleScheduler")
     assert (code, out) == (1, "")
     assert err[-3] == "note: nothing to show: no run came to its end"
-    assert all(line.startswith("error: harness:IdleScheduler at rate=") for line in err[-2:])
+    assert all("harness:IdleScheduler at rate=" in line for line in err[-2:])
 
 
 def test_after_ctrl_c_the_rest_is_run(

@@ -25,7 +25,7 @@ from executor.options import (
     with_options,
 )
 from superinfer.errors import SuperInferError
-from superinfer.lab.complaints import close_stdout, complain, complain_of_usage
+from superinfer.lab.complaints import close_stdout, complain, complain_of_usage, reason_of
 from superinfer.lab.options import AsJson, NoPlots
 
 INTERRUPTED = 130
@@ -142,7 +142,8 @@ def main() -> None:
         code = 1
         close_stdout()
     except (OSError, MemoryError) as error:
-        code = complain(str(error) or "out of memory", 1)
+        code = complain(reason_of(error), 1)
+        close_stdout()
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise

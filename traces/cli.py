@@ -76,7 +76,7 @@ def convert(
 ) -> None:
     """Write a trace as native JSON lines."""
     with _errors_on_stderr():
-        _check(output)
+        _check(output, path)
         _write(_read(path, classes, skip_bad=skip_bad, spread=spread, limit=limit), output)
 
 
@@ -115,7 +115,7 @@ def from_log(
     from traces.from_log import Columns, lines_of, read_log
 
     with _errors_on_stderr():
-        _check(output)
+        _check(output, path)
         of_values, of_all = _classes(classes or ())
         columns = Columns(
             time,
@@ -185,9 +185,9 @@ def mix(
     from traces.mix import parse_sources
 
     with _errors_on_stderr():
-        _check(output)
         known = PRESETS if classes is None else load_classes(classes)
         parsed = parse_sources(sources, known)
+        _check(output, *(path for path, _ in parsed))
         workload = merge(
             parsed, classes=known, skip_bad=skip_bad, spread=spread, limit=limit, align=align
         )
@@ -260,10 +260,15 @@ def _warn(workload: Workload, path: str) -> None:
         typer.echo(f"warning: {path}: {workload.skipped_note}", err=True)
 
 
-def _check(output: str) -> None:
-    """Find out before the work whether its outcome can be written."""
-    if output != "-":
-        check_writable(Path(output), file=True)
+def _check(output: str, *inputs: str) -> None:
+    """Find out before the work whether its outcome can be written, and takes no input's place."""
+    if output == "-":
+        return
+    path = Path(output)
+    check_writable(path, file=True)
+    for each in inputs:
+        if path.is_file() and Path(each).is_file() and path.samefile(each):
+            raise InputError("expected another file than the one that is read", file=output)
 
 
 def _write(workload: Workload, output: str) -> None:

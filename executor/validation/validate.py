@@ -119,19 +119,21 @@ class Outcome:
 
 def validate_all(wish: Wish, say: Callable[[str], None]) -> list[Outcome]:
     """Run every policy on both sides. The repeats of the policies take turns, so that a change of
-    the machine's speed meets all of them. After Ctrl-C, say which of them are there.
+    the machine's speed meets all of them. After Ctrl-C, say which of them are there; where none is,
+    no folder is left.
     """
     folders: dict[str, list[Path]] = {name: [] for name in wish.schedulers}
     absent = [folder for folder in (wish.out, *wish.out.parents) if not folder.exists()]
     try:
         return _both_sides(wish, folders, say)
     except KeyboardInterrupt:
-        for empty in absent:
-            with suppress(OSError):
-                empty.rmdir()
         done = [folder.name for each in folders.values() for folder in each]
         say(f"kept in {wish.out}: {', '.join(done)}" if done else "no run was done, none is kept")
         raise
+    finally:
+        for empty in absent:
+            with suppress(OSError):
+                empty.rmdir()
 
 
 def _both_sides(

@@ -241,6 +241,16 @@ def test_settings_that_are_absent_stay_absent(cli: Cli, folder: Path) -> None:
     assert requests[0] == requests[1]
 
 
+def test_a_class_whose_name_differs_by_capitals(cli: Cli, folder: Path) -> None:
+    """It is another one, which a warning says; one that nobody has at all may be in the file."""
+    (folder / "c.toml").write_text("[classes.Code]\nttft_ms = 20\n[classes.others]\nttft_ms = 20\n")
+    answer = cli("run", "t.jsonl", "--classes", "c.toml", "--no-plots", "--json")
+    assert answer.code == 0
+    assert answer.err.count("warning:") == 1
+    said = "warning: classes.Code: no request is of class Code (did you mean 'code'?)\n"
+    assert said in answer.err
+
+
 def test_a_scheduler_of_the_users_own(cli: Cli, folder: Path) -> None:
     (folder / "plain_plugin.py").write_text(
         "from dataclasses import dataclass\n"

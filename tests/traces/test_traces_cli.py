@@ -103,6 +103,21 @@ def test_convert_cannot_write_to_a_directory(trace: str, tmp_path: Path) -> None
     assert f"error: {tmp_path}: expected a file, got a folder\n" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["convert", "mix", "from-log"])
+def test_what_is_read_is_not_overwritten(command: str, trace: str, tmp_path: Path) -> None:
+    """A trace has less than the log that it was made of; nor by another name of the file."""
+    columns = ("--time", "timestamp", "--prompt", "input_length", "--answer", "output_length")
+    more = (*columns, "--time-unit", "ms") if command == "from-log" else ("--skip-bad",)
+    link = tmp_path / "link"
+    link.symlink_to(trace)
+    before = Path(trace).read_bytes()
+    for out in (trace, str(link)):
+        result = run(command, trace, "-o", out, *more)
+        assert result.exit_code == 2 and result.stderr.count("\n") == 1
+        said = f"error: {out}: expected another file than the one that is read\n"
+        assert result.stderr == said and Path(trace).read_bytes() == before
+
+
 @pytest.mark.parametrize("command", ["convert", "mix"])
 def test_the_folder_of_the_output_is_made(command: str, trace: str, tmp_path: Path) -> None:
     out = tmp_path / "new/folder/t.jsonl.gz"

@@ -238,7 +238,7 @@ def test_a_stopped_comparison_goes_on_in_its_folder(folder: Path, how: signal.Si
     os.killpg(running.pid, how)
     _, err = running.communicate()
     if how == signal.SIGINT:
-        kept = "1 runs are kept: the same command with --out c goes on from there"
+        kept = "1 run is kept: the same command with --out c goes on from there"
         assert (running.returncode, err.splitlines()[-2:]) == (130, [kept, "interrupted"])
     (before,) = [path.read_bytes() for path in stored(folder / "c")]
     again, whole = process("t.jsonl", *SLOW, "--out", "c"), process("t.jsonl", *SLOW, "--out", "d")

@@ -195,6 +195,14 @@ def test_after_ctrl_c_the_rest_is_run(
     assert len(told(call, *given)["points"]) == 3 and len(inline.tasks) == 3
 
 
+def test_ctrl_c_before_any_run_leaves_nothing(call: Call, inline: Inline, folder: Path) -> None:
+    before = set(folder.iterdir())
+    inline.dies_at = 0
+    code, _, err = call("t.jsonl", "--over", "rate=1,2", "--schedulers", "fcfs", "-o", "s")
+    assert (code, err[-1]) == (130, "interrupted") and not any("kept" in line for line in err)
+    assert set(folder.iterdir()) == before
+
+
 # -- mistakes -------------------------------------------------------------------------------------
 
 

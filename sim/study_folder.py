@@ -56,7 +56,7 @@ def check_kept(root: Path, runs: str) -> None:
 
 @contextmanager
 def kept(root: Path) -> Iterator[None]:
-    """After Ctrl-C, say how to go on; a new folder without a run that came to its end is removed."""
+    """After Ctrl-C, say how to go on. A new folder in which no run came to its end is removed."""
     new = not root.exists()
     try:
         yield

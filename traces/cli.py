@@ -16,7 +16,7 @@ from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.outputs import check_writable
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
     from traces.workload import Workload
@@ -44,6 +44,8 @@ Limit = Annotated[
 
 _WIDEST = 100_000
 """Characters; more than any table has."""
+_CUT = "…"
+"""Ends what Rich has cut off."""
 
 
 @app.command()
@@ -202,16 +204,31 @@ def print_out(text: str) -> None:
 
 
 def print_table(table: RenderableType) -> None:
-    """Print a table. Only a terminal limits its width: nothing is cut off in a file or a pipe."""
+    """Print a table. A terminal limits its width to what its words need, and breaks longer lines
+    itself: no figure is cut off.
+    """
     from rich.console import Console
 
     console = Console()
-    if not console.is_terminal:
-        console.width = _WIDEST  # measuring gives no more than the console's own width
-        console.width = console.measure(table).maximum
+    text = _rendered(console, table, console.width) if console.is_terminal else _CUT
+    if _CUT in text:
+        console.width, given = _WIDEST, console.width  # no measure is above the console's width
+        widest = console.measure(table).maximum
+        whole = text = _rendered(console, table, widest)
+        for width in range(given, widest, 4) if console.is_terminal else ():
+            text = _rendered(console, table, width)
+            if text.count(_CUT) <= whole.count(_CUT):  # of those that are part of a name
+                break
+        else:
+            text = whole
+    print_out(text.removesuffix("\n"))
+
+
+def _rendered(console: Console, table: RenderableType, width: int) -> str:
+    console.width = width
     with console.capture() as captured:
         console.print(table)
-    print_out(captured.get().removesuffix("\n"))
+    return captured.get()
 
 
 @contextmanager

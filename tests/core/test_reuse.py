@@ -335,7 +335,7 @@ def test_the_guard_changes_the_order_for_the_better_one() -> None:
     # After 15 that gain one more each, n that lose one weigh more when n - 15 > 2 x sqrt(n + 15).
     assert modes[4:].index(True) + 4 == 47
     assert guard.notes[0].startswith("fell back to lru at request 48: hit rate ")
-    assert guard.notes[0].endswith("; fell back 1 times, 28% by age")
+    assert guard.notes[0].endswith("; once in all, 28% by age")
 
 
 def test_the_guard_waits_until_more_is_known() -> None:

@@ -195,7 +195,11 @@ def warn_of_absent_classes(keys: Iterable[str], workload: Workload) -> None:
 
 
 def say_without_targets(*summaries: Summary) -> None:
-    """Say why nothing is shown of targets, where requests were judged and none of them has one."""
+    """Say why nothing is shown of targets, where requests were judged and none of them has one,
+    unless that is what was asked for.
+    """
+    if all(each["run"]["run"]["without_slo"] for each in summaries):
+        return
     if all(each["submitted"] and each["slo_attainment"] is None for each in summaries):
         say("note: no request has a target: --classes gives some (docs/bring-a-trace.md)")
 

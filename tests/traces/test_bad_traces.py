@@ -59,6 +59,10 @@ BAD_LINES = {
     "surrogate": (with_fields(tenant="\ud800"), "expected a JSON object, got a broken one: "),
     "no timestamp": (without("timestamp"), f"timestamp: expected {STAMP}, got nothing"),
     "no input": (without("input_length"), f"input_length: expected {LENGTH}, got nothing"),
+    "in capitals": (
+        '{"Timestamp":0,"input_length":5,"output_length":5}',
+        f"timestamp: expected {STAMP}, got nothing (did you mean 'Timestamp'?)",
+    ),
     "no output": (without("output_length"), f"output_length: expected {LENGTH}, got nothing"),
     "text time": (with_fields(timestamp="5"), f'timestamp: expected {STAMP}, got "5"'),
     "null time": (with_fields(timestamp=None), f"timestamp: expected {STAMP}, got null"),

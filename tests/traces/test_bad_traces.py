@@ -60,7 +60,7 @@ BAD_LINES = {
     "no timestamp": (without("timestamp"), f"timestamp: expected {STAMP}, got nothing"),
     "no input": (without("input_length"), f"input_length: expected {LENGTH}, got nothing"),
     "in capitals": (
-        '{"Timestamp":0,"input_length":5,"output_length":5}',
+        b'{"Timestamp":0,"input_length":5,"output_length":5}',
         f"timestamp: expected {STAMP}, got nothing (did you mean 'Timestamp'?)",
     ),
     "no output": (without("output_length"), f"output_length: expected {LENGTH}, got nothing"),

@@ -210,18 +210,21 @@ def print_table(table: RenderableType) -> None:
     from rich.console import Console
 
     console = Console()
-    text = _rendered(console, table, console.width) if console.is_terminal else _CUT
-    if _CUT in text:
-        console.width, given = _WIDEST, console.width  # no measure is above the console's width
-        widest = console.measure(table).maximum
-        whole = text = _rendered(console, table, widest)
-        for width in range(given, widest, 4) if console.is_terminal else ():
-            text = _rendered(console, table, width)
-            if text.count(_CUT) <= whole.count(_CUT):  # of those that are part of a name
-                break
-        else:
-            text = whole
+    given, terminal = console.width, console.is_terminal
+    text = _rendered(console, table, given) if terminal else ""
+    if not text or _CUT in text:
+        text = _uncut(console, table, given if terminal else _WIDEST)
     print_out(text.removesuffix("\n"))
+
+
+def _uncut(console: Console, table: RenderableType, least: int) -> str:
+    """As narrow as it can be, and no narrower than that."""
+    console.width = _WIDEST  # no measure is above the console's width
+    widest = console.measure(table).maximum
+    whole = _rendered(console, table, widest)
+    of_names = whole.count(_CUT)
+    narrower = (_rendered(console, table, width) for width in range(least, widest, 4))
+    return next((text for text in narrower if text.count(_CUT) <= of_names), whole)
 
 
 def _rendered(console: Console, table: RenderableType, width: int) -> str:

@@ -19,7 +19,14 @@ from typing import Any
 
 import msgspec
 
-from sim.commands import default_run_folder, read_workload, say, simulated, warn_of_notes
+from sim.commands import (
+    check_folder,
+    default_run_folder,
+    read_workload,
+    say,
+    simulated,
+    warn_of_notes,
+)
 from sim.plan_page import counted, page, plan_json, warnings
 from sim.run import build_engine
 from sim.study_folder import check_kept, kept, stdin_file, write_outcome
@@ -166,6 +173,7 @@ def plan_command(config: Config, wish: PlanWish) -> int:
     workload = read_workload(config)
     _require_targets(config, workload)
     root = wish.out or default_run_folder(config, workload, "plan")
+    check_folder(root)
     study = _study(root, stdin, wish.workers)
     with kept(root):
         _search(found, study)

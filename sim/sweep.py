@@ -12,7 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sim.commands import default_run_folder, read_workload, say, warn_of_absent_classes
+from sim.commands import (
+    check_folder,
+    default_run_folder,
+    read_workload,
+    say,
+    warn_of_absent_classes,
+)
 from sim.compare import Simulate, check_seeds, in_arm, seeds_from, warn_of_worst
 from sim.run import build_engine
 from sim.study_folder import check_kept, kept, stdin_file, write_outcome
@@ -65,6 +71,7 @@ def sweep_command(arms: Arms, wish: SweepWish) -> int:
     workload = read_workload(first)
     warn_of_absent_classes((axis.key for axis in wish.axes), workload)
     root = wish.out or default_run_folder(first, workload, "sweep")
+    check_folder(root)
     study = _study(root, stdin, first, wish)
     with kept(root), wish.engine.session():
         points, failures = _search(arms, wish, configs, study)

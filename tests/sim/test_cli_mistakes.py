@@ -153,6 +153,15 @@ def test_a_folder_that_cannot_be_made_is_known_before_the_trace_is_read(
     only_error(answer, 2, "--out: bad.jsonl/r: cannot write here: Not a directory")
 
 
+@pytest.mark.parametrize("command", ["sweep", "plan", "tune", "compare", "sensitivity", "run"])
+def test_a_default_folder_that_cannot_be_made_is_known_before_a_run(
+    cli: Cli, folder: Path, command: str
+) -> None:
+    (folder / "runs").write_text("a file")
+    only_error(cli(command, "t.jsonl"), 2, "--out: runs/t-", "cannot write here")
+    assert left_in(folder) == {"t.jsonl", "runs"}
+
+
 def test_equal_options_have_equal_words() -> None:
     """What several commands take is described alike, whichever of them is asked."""
     commands = vars(get_command(app))["commands"]

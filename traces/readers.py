@@ -396,4 +396,5 @@ def _unknown_fields(source: Source, names: set[str]) -> list[str]:
     listed = sorted(names)[:_NAMED_UNKNOWN_FIELDS]
     more = f" and {len(names) - len(listed)} more" if len(names) > len(listed) else ""
     text = ", ".join(shown(name)[1:-1] for name in listed)
-    return [f"{source.file}: ignored unknown fields: {text}{more}"]
+    targets = " (targets go into slo)" if names & {*SloRecord.__struct_fields__} else ""
+    return [f"{source.file}: ignored unknown fields: {text}{more}{targets}"]

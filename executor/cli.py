@@ -25,7 +25,7 @@ from executor.options import (
     with_options,
 )
 from superinfer.errors import SuperInferError
-from superinfer.lab.complaints import close_stdout, complain, complain_of_usage
+from superinfer.lab.complaints import close_stdout, complain, complain_of_usage, reason_of
 from superinfer.lab.options import AsJson, NoPlots
 
 INTERRUPTED = 130
@@ -131,7 +131,6 @@ def main() -> None:
     try:
         code = int(application()(prog_name="superinfer-exec", standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     except SuperInferError as error:
         code = complain(str(error), error.exit_code)
@@ -143,11 +142,14 @@ def main() -> None:
         code = 1
         close_stdout()
     except (OSError, MemoryError) as error:
-        code = complain(str(error) or "out of memory", 1)
+        code = complain(reason_of(error), 1)
+        close_stdout()
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
         code = complain_of_usage(error, "superinfer-exec")
+    if code == INTERRUPTED:  # which Typer makes of Ctrl-C, or a command that had something to write
+        print("interrupted", file=sys.stderr)
     sys.exit(code)
 
 

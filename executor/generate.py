@@ -157,7 +157,7 @@ def _run(session: Session, answer: Answer) -> bool:
     """Run one request to its end; True if it was interrupted."""
     request = Request("prompt", 0.0, len(answer.prompt), answer.limit)
     driver = session.driver(Answers([answer]), Arrivals([request]))
-    with stopping(driver, "interrupted"), out_of_memory("running a step", "--max-model-len"):
+    with stopping(driver, ""), out_of_memory("running a step", "--max-model-len"):
         driver.run()
     return driver.stopped
 

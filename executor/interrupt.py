@@ -13,7 +13,7 @@ from executor.driver import Driver
 
 @contextmanager
 def stopping(
-    driver: Driver, message: str = "interrupted: writing the results so far"
+    driver: Driver, message: str = "stopping: the results so far are written"
 ) -> Iterator[None]:
     """Let Ctrl-C stop a driver, so that what it has done so far can be written."""
 
@@ -21,7 +21,8 @@ def stopping(
         if driver.stopped:
             raise KeyboardInterrupt
         driver.stop()
-        print(message, file=sys.stderr)
+        if message:
+            print(message, file=sys.stderr)
 
     before = signal.signal(signal.SIGINT, stop)
     try:

@@ -34,7 +34,7 @@ from sim.sensitivity_cli import sensitivity
 from sim.sweep_cli import sweep
 from sim.tune_cli import tune
 from superinfer.errors import SuperInferError
-from superinfer.lab.complaints import close_stdout, complain, complain_of_usage
+from superinfer.lab.complaints import close_stdout, complain, complain_of_usage, reason_of
 from superinfer.lab.options import AsJson, NoPlots, Scheduler
 from traces.cli import app as traces_app
 
@@ -157,7 +157,7 @@ def main() -> None:
     except SuperInferError as error:
         code = complain(str(error), error.exit_code)
     except (OSError, MemoryError) as error:
-        code = complain(_reason(error), 1)
+        code = complain(reason_of(error), 1)
         close_stdout()
     except Exception as error:
         if not hasattr(error, "format_message"):
@@ -183,12 +183,6 @@ def _mend_streams() -> None:
 def _import_from(folder: str) -> None:
     if folder not in sys.path:
         sys.path.append(folder)
-
-
-def _reason(error: Exception) -> str:
-    if not isinstance(error, OSError):
-        return "out of memory"
-    return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ def read_workload(config: Config) -> Workload:
         say(f"warning: {warning}")
     if workload.skipped:
         say(f"warning: {config.run.trace}: {workload.skipped_note}")
+    _warn_of_lookalikes(config.classes, workload)
     _warn_of_idle_settings(config, workload)
     return workload
 
@@ -194,12 +195,26 @@ def warn_of_absent_classes(keys: Iterable[str], workload: Workload) -> None:
 
 
 def say_without_targets(*summaries: Summary) -> None:
-    """Say why nothing is shown of targets, where requests were judged and none of them has one."""
+    """Say why nothing is shown of targets, where requests were judged and none of them has one,
+    unless that is what was asked for.
+    """
+    if all(each["run"]["run"]["without_slo"] for each in summaries):
+        return
     if all(each["submitted"] and each["slo_attainment"] is None for each in summaries):
         say("note: no request has a target: --classes gives some (docs/bring-a-trace.md)")
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _warn_of_lookalikes(classes: Iterable[str], workload: Workload) -> None:
+    """Name classes of the configuration that no request is of, but for capitals one is."""
+    there = {request.slo_class.name for request in workload.requests}
+    meant = {name.casefold(): name for name in there}
+    for name in sorted(set(classes) - there):
+        if name.casefold() in meant:
+            near = meant[name.casefold()]
+            say(f"warning: classes.{name}: no request is of class {name} (did you mean {near!r}?)")
 
 
 def _say_who_was_not_served(metrics: RunMetrics) -> None:

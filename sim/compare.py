@@ -56,6 +56,8 @@ WORKLOAD_KEYS = (
     "without_slo",
 )
 """What all arms of a comparison must agree on, beside the classes and the specification."""
+MOST_SEEDS = 10_000
+"""Runs of one arm; more are a mistake."""
 ALL = "all"
 COMPARISON, PICTURE = "comparison.json", "compare.png"
 
@@ -192,6 +194,8 @@ def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
 
 def check_seeds(run: RunConfig, seeds: int) -> None:
     """Refuse several seeds where they change nothing, or leave what a seed can be."""
+    if seeds > MOST_SEEDS:
+        raise ConfigError(f"--seeds {seeds}: expected at most {MOST_SEEDS:,}")
     trace, last_seed = run.trace, run.seed + seeds - 1
     if last_seed > MAX_SEED:
         raise ConfigError(f"--seeds {seeds}: expected seeds up to 2**63 - 1, got {last_seed}")

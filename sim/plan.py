@@ -19,8 +19,15 @@ from typing import Any
 
 import msgspec
 
-from sim.commands import default_run_folder, read_workload, say, simulated, warn_of_notes
-from sim.plan_page import page, plan_json, warnings
+from sim.commands import (
+    check_folder,
+    default_run_folder,
+    read_workload,
+    say,
+    simulated,
+    warn_of_notes,
+)
+from sim.plan_page import counted, page, plan_json, warnings
 from sim.run import build_engine
 from sim.study_folder import check_kept, kept, stdin_file, write_outcome
 from sim.suggest import alone
@@ -166,6 +173,7 @@ def plan_command(config: Config, wish: PlanWish) -> int:
     workload = read_workload(config)
     _require_targets(config, workload)
     root = wish.out or default_run_folder(config, workload, "plan")
+    check_folder(root)
     study = _study(root, stdin, wish.workers)
     with kept(root):
         _search(found, study)
@@ -278,15 +286,14 @@ def _note_probe(candidate: Candidate, summary: Summary, wish: PlanWish) -> None:
         raise ConfigError(_nobody_judged(candidate, replicas))
     candidate.probes[replicas] = summary
     candidate.search.tell(reaches(summary, wish))
-    many = "1 replica" if replicas == 1 else f"{replicas} replicas"
-    say(f"{candidate.name}, {many}: {100 * attainment:.4g} % meet their targets")
+    say(f"{candidate.name}, {counted(replicas)}: {100 * attainment:.4g} % meet their targets")
 
 
 def _nobody_judged(candidate: Candidate, replicas: int) -> str:
     run = candidate.config.run
     given = [f"--duration {run.duration_s:g}"] if run.duration_s else []
     given += [f"run.window_s = {list(run.window_s)}"] if run.window_s else []
-    place = " with ".join((f"{candidate.name}, {replicas} replicas", *given))
+    place = " with ".join((f"{candidate.name}, {counted(replicas)}", *given))
     return f"{place}: expected a request with targets that can be judged, got none"
 
 

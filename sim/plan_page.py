@@ -160,7 +160,13 @@ def _out_warnings(plan: Plan) -> Iterator[str]:
         elif each.gpus is None and each.probes:
             most = max(each.probes)
             reached = f"{100 * (each.probes[most]['slo_attainment'] or 0.0):.4g} %"
-            yield f"{each.name}: {most} replicas are not enough: {reached} meet their targets"
+            verb = "is" if most == 1 else "are"
+            yield f"{each.name}: {counted(most)} {verb} not enough: {reached} meet their targets"
+
+
+def counted(replicas: int) -> str:
+    """So many replicas, in words."""
+    return "1 replica" if replicas == 1 else f"{replicas:,} replicas"
 
 
 def _miss_words(alone: Mapping[str, Any]) -> Iterator[str]:

@@ -28,7 +28,7 @@ app = typer.Typer(
 LEGEND = """\
 Worst and mean error over kernels, on measurements held out of the fit; other: the worst error where
 a shape, a device or earlier context was not measured. Tokens and context: where measuring ended.
-`profiles show DEVICE_MODEL_tpTP`, as in h100_llama-3.1-8b_tp1, prints one."""
+`superinfer-sim profiles show DEVICE_MODEL_tpTP`, as in h100_llama-3.1-8b_tp1, prints one."""
 
 
 class _Dtype(StrEnum):

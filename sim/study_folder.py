@@ -56,11 +56,15 @@ def check_kept(root: Path, runs: str) -> None:
 
 @contextmanager
 def kept(root: Path) -> Iterator[None]:
-    """After Ctrl-C, say how to go on."""
+    """After Ctrl-C, say how to go on. A new folder in which no run came to its end is removed."""
+    new = not root.exists()
     try:
         yield
     except KeyboardInterrupt:
-        say(f"what has been run is kept: the same command with --out {root} goes on from there")
+        if next(root.rglob(SUMMARY), None):
+            say(f"what has been run is kept: the same command with --out {root} goes on from there")
+        elif new:
+            shutil.rmtree(root, ignore_errors=True)
         raise
 
 
@@ -101,7 +105,8 @@ def resumable(study: Study, root: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         kept = len(list(study.root.glob(f"*/{SUMMARY}")))
         if kept:
-            say(f"{kept} runs are kept: the same command with --out {root} goes on from there")
+            runs = "1 run is" if kept == 1 else f"{kept} runs are"
+            say(f"{runs} kept: the same command with --out {root} goes on from there")
         raise
 
 

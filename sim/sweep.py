@@ -12,7 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sim.commands import default_run_folder, read_workload, say, warn_of_absent_classes
+from sim.commands import (
+    check_folder,
+    default_run_folder,
+    read_workload,
+    say,
+    warn_of_absent_classes,
+)
 from sim.compare import Simulate, check_seeds, in_arm, seeds_from, warn_of_worst
 from sim.run import build_engine
 from sim.study_folder import check_kept, kept, stdin_file, write_outcome
@@ -65,6 +71,7 @@ def sweep_command(arms: Arms, wish: SweepWish) -> int:
     workload = read_workload(first)
     warn_of_absent_classes((axis.key for axis in wish.axes), workload)
     root = wish.out or default_run_folder(first, workload, "sweep")
+    check_folder(root)
     study = _study(root, stdin, first, wish)
     with kept(root), wish.engine.session():
         points, failures = _search(arms, wish, configs, study)
@@ -176,7 +183,7 @@ def _conclude(
     finally:
         if wish.as_json:
             print_out(text)
-        else:
+        elif points:
             print_table(sweep_table(wish.axes, points))
             if found:
                 print_table(peak_table(wish.axes, found, wish.attainment))
@@ -185,11 +192,11 @@ def _conclude(
 
 
 def _why_no_peak(wish: SweepWish, points: Points) -> str:
+    if not points:
+        return "nothing to show: no run came to its end"
     if rate_axis(wish.axes) is None:
         return "no peak goodput without rate among the axes (--over rate=...)"
-    if points:
-        return "no peak goodput: no request has a target"
-    return "no peak goodput: no point has a result"
+    return "no peak goodput: no request has a target"
 
 
 def _warn(points: Points) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.commands import (
+    check_folder,
     default_run_folder,
     read_workload,
     say,
@@ -140,7 +141,9 @@ def _root(config: Config, wish: TuneWish, workload: Workload) -> Path:
     if wish.out is not None:
         return wish.out
     if wish.storage is None:
-        return default_run_folder(config, workload, "tune")
+        root = default_run_folder(config, workload, "tune")
+        check_folder(root)
+        return root
     root = wish.storage.with_name(f"{wish.storage.stem}-runs")
     check_writable(root)
     return root

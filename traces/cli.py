@@ -16,7 +16,7 @@ from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.outputs import check_writable
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
     from traces.workload import Workload
@@ -44,6 +44,8 @@ Limit = Annotated[
 
 _WIDEST = 100_000
 """Characters; more than any table has."""
+_CUT = "…"
+"""Ends what Rich has cut off."""
 
 
 @app.command()
@@ -76,7 +78,7 @@ def convert(
 ) -> None:
     """Write a trace as native JSON lines."""
     with _errors_on_stderr():
-        _check(output)
+        _check(output, path)
         _write(_read(path, classes, skip_bad=skip_bad, spread=spread, limit=limit), output)
 
 
@@ -115,7 +117,7 @@ def from_log(
     from traces.from_log import Columns, lines_of, read_log
 
     with _errors_on_stderr():
-        _check(output)
+        _check(output, path)
         of_values, of_all = _classes(classes or ())
         columns = Columns(
             time,
@@ -185,9 +187,9 @@ def mix(
     from traces.mix import parse_sources
 
     with _errors_on_stderr():
-        _check(output)
         known = PRESETS if classes is None else load_classes(classes)
         parsed = parse_sources(sources, known)
+        _check(output, *(path for path, _ in parsed))
         workload = merge(
             parsed, classes=known, skip_bad=skip_bad, spread=spread, limit=limit, align=align
         )
@@ -202,16 +204,34 @@ def print_out(text: str) -> None:
 
 
 def print_table(table: RenderableType) -> None:
-    """Print a table. Only a terminal limits its width: nothing is cut off in a file or a pipe."""
+    """Print a table. A terminal limits its width to what its words need, and breaks longer lines
+    itself: no figure is cut off.
+    """
     from rich.console import Console
 
     console = Console()
-    if not console.is_terminal:
-        console.width = _WIDEST  # measuring gives no more than the console's own width
-        console.width = console.measure(table).maximum
+    given, terminal = console.width, console.is_terminal
+    text = _rendered(console, table, given) if terminal else ""
+    if not text or _CUT in text:
+        text = _uncut(console, table, given if terminal else _WIDEST)
+    print_out(text.removesuffix("\n"))
+
+
+def _uncut(console: Console, table: RenderableType, least: int) -> str:
+    """As narrow as it can be, and no narrower than that."""
+    console.width = _WIDEST  # no measure is above the console's width
+    widest = console.measure(table).maximum
+    whole = _rendered(console, table, widest)
+    of_names = whole.count(_CUT)
+    narrower = (_rendered(console, table, width) for width in range(least, widest, 4))
+    return next((text for text in narrower if text.count(_CUT) <= of_names), whole)
+
+
+def _rendered(console: Console, table: RenderableType, width: int) -> str:
+    console.width = width
     with console.capture() as captured:
         console.print(table)
-    print_out(captured.get().removesuffix("\n"))
+    return captured.get()
 
 
 @contextmanager
@@ -260,10 +280,15 @@ def _warn(workload: Workload, path: str) -> None:
         typer.echo(f"warning: {path}: {workload.skipped_note}", err=True)
 
 
-def _check(output: str) -> None:
-    """Find out before the work whether its outcome can be written."""
-    if output != "-":
-        check_writable(Path(output), file=True)
+def _check(output: str, *inputs: str) -> None:
+    """Find out before the work whether its outcome can be written, and takes no input's place."""
+    if output == "-":
+        return
+    path = Path(output)
+    check_writable(path, file=True)
+    for each in inputs:
+        if path.is_file() and Path(each).is_file() and path.samefile(each):
+            raise InputError("expected another file than the one that is read", file=output)
 
 
 def _write(workload: Workload, output: str) -> None:

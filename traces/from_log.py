@@ -191,7 +191,8 @@ def _value(row: Mapping[str, Any], name: str) -> Any:
         for part in name.split("."):
             found = found.get(part) if isinstance(found, Mapping) else None
     if found is None or found == "":
-        raise RecordError(name, "expected a value, got nothing")
+        near = "" if name in row else did_you_mean(name, row)
+        raise RecordError(name, f"expected a value, got nothing{near}")
     return found
 
 

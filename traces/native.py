@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from superinfer.settings import did_you_mean
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
 from traces.source import RecordError
 
@@ -188,7 +189,8 @@ def _malformed(line: bytes, error: Exception) -> RecordError:
 def _wrong_field(value: dict[str, Any], message: str) -> RecordError:
     missing = _MISSING.search(message)
     if missing:
-        return RecordError(missing[1], f"expected {_EXPECTED[missing[1]]}, got nothing")
+        near = did_you_mean(missing[1], [name for name in value if name not in _EXPECTED])
+        return RecordError(missing[1], f"expected {_EXPECTED[missing[1]]}, got nothing{near}")
     path = _PATH.search(message)
     field = path[1] if path else _non_finite_field(value)
     if not field:

@@ -166,7 +166,8 @@ def _unrecognised(text: bytes) -> RecordError:
     except UnicodeDecodeError as error:
         return not_utf8(error)
     found = shown(line, _HEADER_CHARACTERS)
-    known = f"a JSON object or {','.join(HEADER)} (traces from-log reads other logs)"
+    others = "superinfer-sim traces from-log reads other logs"
+    known = f"a JSON object or {','.join(HEADER)} ({others})"
     return RecordError("", f"expected {known}, got {found}")
 
 
@@ -395,4 +396,5 @@ def _unknown_fields(source: Source, names: set[str]) -> list[str]:
     listed = sorted(names)[:_NAMED_UNKNOWN_FIELDS]
     more = f" and {len(names) - len(listed)} more" if len(names) > len(listed) else ""
     text = ", ".join(shown(name)[1:-1] for name in listed)
-    return [f"{source.file}: ignored unknown fields: {text}{more}"]
+    targets = " (targets go into slo)" if names & {*SloRecord.__struct_fields__} else ""
+    return [f"{source.file}: ignored unknown fields: {text}{more}{targets}"]

@@ -36,11 +36,12 @@ from executor.kv.arena import Arena, arena_size
 from executor.models import require_weights
 from executor.session import HOST, Session, open_session, source_of
 from executor.step_log import Step
-from executor.timers import SteadyTimer, timed_by
+from executor.timers import SteadyTimer, Timer, timed_by
 from executor.yardstick import timer_for
 from superinfer.costs import build_cost
 from superinfer.costs.devices import Link
 from superinfer.costs.profile import HostCost, Profile
+from superinfer.costs.step import DEFAULT_HOST
 from superinfer.engine import Engine
 from superinfer.engine_config import EngineConfig
 from superinfer.lab.config import load_config
@@ -65,7 +66,10 @@ PLAIN_SHARE = 0.75
 """Of the time that is left for steps on a CPU: what is not for those of the rotating scheduler."""
 BATCHES = 64
 """Random batches; half of them are held out."""
+WITHOUT_STEPS = "without whole steps: times inside a step as alone, and assumed host time"
+"""What a profile lacks that is of kernels and copies alone."""
 Say = Callable[[str], None]
+Keep = Callable[[Profile], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +82,23 @@ class Calibration:
     """Seconds that it took to open the session whose steps were measured (`Session.opening_s`)."""
 
 
-def calibrate(wish: Wish, say: Say) -> Calibration:
-    """Measure everything within about `wish.minutes`."""
+def calibrate(wish: Wish, say: Say, keep: Keep = lambda _: None) -> Calibration:
+    """Measure everything within about `wish.minutes`. As soon as kernels and copies are known,
+    `keep` is given a profile of them, which is of use to who stops it before the end.
+    """
     subject = Subject.of(wish)
     check_session(subject)
     with timed_by(timer_for(wish.clock, subject.device)) as timer:
-        found = _measured(subject, say)
-    if isinstance(timer, SteadyTimer):
-        return replace(found, profile=replace(found.profile, yardstick=timer.report()))
-    return found
+        found = _measured(subject, say, lambda profile: keep(_with_yardstick(profile, timer)))
+    return replace(found, profile=_with_yardstick(found.profile, timer))
 
 
-def _measured(subject: Subject, say: Say) -> Calibration:
+def _with_yardstick(profile: Profile, timer: Timer) -> Profile:
+    """What the clock was, where it was no wall clock."""
+    return replace(profile, yardstick=timer.report()) if isinstance(timer, SteadyTimer) else profile
+
+
+def _measured(subject: Subject, say: Say, keep: Keep) -> Calibration:
     wish = subject.wish
     begin_s, total_s = time.time(), 60 * wish.minutes
     whole = Deadline(total_s)
@@ -97,9 +106,11 @@ def _measured(subject: Subject, say: Say) -> Calibration:
     rates = ceilings(subject.device, min(2.0, total_s / 60))
     found = kernels_in_rounds(subject, Deadline(KERNEL_SHARE * total_s), say)
     links = measure_links(subject.device, LINK_SHARE * total_s)
+    profile = replace(_profile(subject, found, links, rates), made_s=begin_s)
+    keep(replace(profile, sources=[*profile.sources, WITHOUT_STEPS]))
     say("steps of the model")
     session = open_session(_config(subject), wish.loading)
-    profile = _profile(subject, found, links, rates, session)
+    profile = _of_session(profile, session)
     steps = run_steps(subject, session, whole.left_s * (1.0 if subject.gpu else PLAIN_SHARE))
     opening_s = session.opening_s
     del session  # its weights, before they are loaded once more
@@ -112,7 +123,7 @@ def _measured(subject: Subject, say: Say) -> Calibration:
         say(f"whole steps, predicted against measured: {error:.1%} off on average ({points} steps)")
     if warning := unsteady(profile):
         say(warning)
-    return Calibration(replace(profile, made_s=begin_s), steps, opening_s)
+    return Calibration(profile, steps, opening_s)
 
 
 def check_session(subject: Subject) -> None:
@@ -241,26 +252,22 @@ def _profile(
     found: dict[str, Family],
     links: dict[str, dict[str, float]],
     rates: dict[str, float],
-    session: Session,
 ) -> Profile:
-    """All but what steps say."""
+    """What is known without a session."""
     wish, device = subject.wish, subject.device
-    sizes = session.engine.config
     machine = hardware(device)
     quantised = ", int8 weights" if wish.loading.int8 else ""
     return Profile(
-        device=session.device.spec.name,
+        device=find_device(wish.device).spec.name,
         model=subject.shape.name,
         tp=1,
         dtype=DTYPE_NAMES[str(subject.layout.dtype).removeprefix("torch.")],
         kernels={name: family.kernel for name, family in found.items()},
         links={way: Link(link["bytes_per_s"], link["setup_s"]) for way, link in links.items()},
-        host=HostCost(0.0, 0.0, "measured"),
-        graphs=session.runner.graphs.known if session.runner.graphs else None,
+        host=DEFAULT_HOST,
         memory={
             "device_bytes": machine.get("memory_bytes"),
-            "kv_blocks": sizes.total_blocks,
-            "block_tokens": sizes.block_tokens,
+            "block_tokens": wish.block_tokens,
             "block_bytes": subject.layout.block_bytes[16],
             **rates,
         },
@@ -269,6 +276,14 @@ def _profile(
         sources=[f"superinfer-exec calibrate, {wish.minutes:g} minutes{quantised}"],
         versions={**executor_versions(), "device": str(machine["name"])},
     )
+
+
+def _of_session(profile: Profile, session: Session) -> Profile:
+    """With what a session has: blocks and graphs. Its host time is yet to be fitted."""
+    blocks = {"kv_blocks": session.engine.config.total_blocks}
+    graphs = session.runner.graphs.known if session.runner.graphs else None
+    host = HostCost(0.0, 0.0, "measured")
+    return replace(profile, host=host, graphs=graphs, memory={**profile.memory, **blocks})
 
 
 def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:

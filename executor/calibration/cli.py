@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from executor.options import ClockName, LoadingOptions, Model, OwnDevice, with_options
+
+if TYPE_CHECKING:
+    from superinfer.costs.profile import Profile
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +51,6 @@ def calibrate(
     from executor.calibration.subject import Wish
     from executor.device import default_device
     from executor.session import TINY
-    from superinfer.costs.profile_file import write_profile
     from superinfer.outputs import check_writable
 
     check_writable(out or Path("profile.json"), file=True)
@@ -63,10 +65,47 @@ def calibrate(
         kv_blocks,
         clock=clock,
     )
-    profile = run(wish, lambda text: print(text, file=sys.stderr, flush=True)).profile
-    path = out or Path(f"{profile.device}_{profile.model}_tp{profile.tp}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_profile(profile, path)
+    known: list[Profile] = []
+    try:
+        profile = run(wish, _say, known.append).profile
+    except KeyboardInterrupt:
+        _say(_kept(known, out))
+        raise
+    path = _place(profile, out)
+    _write(profile, path)
     for line in profile_lines(profile):
         print(line)
-    print(f"profile in {path}", file=sys.stderr)
+    _say(f"profile in {path}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _place(profile: Profile, out: Path | None) -> Path:
+    return out or Path(f"{profile.device}_{profile.model}_tp{profile.tp}.json")
+
+
+def _write(profile: Profile, path: Path) -> None:
+    """Write it, whole or not at all."""
+    from superinfer.costs.profile_file import write_profile
+    from superinfer.outputs import replacing
+
+    with replacing(path) as staged:
+        write_profile(profile, staged)
+
+
+def _kept(known: list[Profile], out: Path | None) -> str:
+    """Write what was known at Ctrl-C beside where the profile was to be, and say so: one from an
+    earlier calibration is worth more.
+    """
+    from executor.calibration.calibrate import WITHOUT_STEPS
+
+    if not known:
+        return "nothing is kept: not all kernels and copies were measured yet"
+    path = _place(known[-1], out)
+    if path.exists() and not path.is_file():
+        return f"nothing is kept: {path} is no file"
+    path = path.with_name(f"{path.stem}.part{path.suffix}")
+    _write(known[-1], path)
+    return f"kept in {path}: a profile {WITHOUT_STEPS}"

@@ -69,6 +69,7 @@ def validate(
     names = tuple(scheduler or ("vllm",))
     _refuse(trace, names)
     load_profile(profile)  # the runs read it again, each by itself
+    check_writable(out)
     check_writable(out / "device")
     more = _words(option or ())
     chosen = ("--model", model or TINY, "--device", device or default_device(), *more)

@@ -7,6 +7,7 @@ costs and the number of blocks that the device had.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -64,17 +65,24 @@ def model_of(name: str) -> str:
 
 
 def _run(command: list[str], out: Path, timeout_s: float | None) -> Path:
-    """Run a command that writes a result folder; its error becomes ours, in one line."""
+    """Run a command that writes a result folder; its error becomes ours, in one line. Ctrl-C, which
+    both hear, leaves nothing of this run: it cannot be compared.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.exists():
         raise InputError("there is a result already", file=str(out))
-    done = subprocess.run(
-        [*command, "--out", str(out), "--no-plots"],
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [*command, "--out", str(out), "--no-plots"],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except KeyboardInterrupt:
+        for part in (out, *out.parent.glob(f".{out.name}.*.tmp")):
+            shutil.rmtree(part, ignore_errors=True)
+        raise
     if done.returncode or not out.is_dir():
         words = [line for line in done.stderr.splitlines() if line.strip()]
         said = words[-1] if words else f"exit code {done.returncode}"

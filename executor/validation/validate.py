@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,27 @@ class Outcome:
 
 def validate_all(wish: Wish, say: Callable[[str], None]) -> list[Outcome]:
     """Run every policy on both sides. The repeats of the policies take turns, so that a change of
-    the machine's speed meets all of them.
+    the machine's speed meets all of them. After Ctrl-C, say which of them are there; where none is,
+    no folder is left.
     """
     folders: dict[str, list[Path]] = {name: [] for name in wish.schedulers}
+    absent = [folder for folder in (wish.out, *wish.out.parents) if not folder.exists()]
+    try:
+        return _both_sides(wish, folders, say)
+    except KeyboardInterrupt:
+        done = [folder.name for each in folders.values() for folder in each]
+        say(f"kept in {wish.out}: {', '.join(done)}" if done else "no run was done, none is kept")
+        raise
+    finally:
+        for empty in absent:
+            with suppress(OSError):
+                empty.rmdir()
+
+
+def _both_sides(
+    wish: Wish, folders: Mapping[str, list[Path]], say: Callable[[str], None]
+) -> list[Outcome]:
+    """`validate_all`, with the folders of the runs on the device as they come."""
     for repeat in range(wish.repeats):
         for name in wish.schedulers:
             say(f"{name} on the device, {repeat + 1} of {wish.repeats}")

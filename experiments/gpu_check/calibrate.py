@@ -15,7 +15,9 @@ from executor.session import ModelOptions
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.floors import tiny_config
 from superinfer import COMPILED
+from superinfer.costs.profile import Profile
 from superinfer.costs.profile_file import write_profile
+from superinfer.outputs import replacing
 
 MODEL = "llama-3.1-8b"
 LARGE = "llama-3.1-70b"
@@ -56,12 +58,12 @@ def calibrate(
         kv_blocks=64 if tiny else 0,
         grids=TINY if tiny else FAST if fast else None,
     )
-    said: list[str] = []
-    made = measure(wish, said.append)
-    profile = made.profile
     path = context.work / "profiles" / f"{model}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_profile(profile, path)
+    part = part_of(path)
+    made = measure(wish, lambda _: None, lambda profile: _write(profile, part))
+    profile = made.profile
+    _write(profile, path)
+    part.unlink(missing_ok=True)
     return {
         "host_step_us": profile.host.step_s * 1e6,
         "host_per_sequence_us": profile.host.per_sequence_s * 1e6,
@@ -74,6 +76,18 @@ def calibrate(
         "fit": profile.fit,
         "steps": made.steps.rows(),
     }
+
+
+def part_of(path: Path) -> Path:
+    """Where the profile of kernels and copies alone lies until the whole one is there, or for good
+    if that takes too long.
+    """
+    return path.with_name(f"{path.stem}.part{path.suffix}")
+
+
+def _write(profile: Profile, path: Path) -> None:
+    with replacing(path) as staged:
+        write_profile(profile, staged)
 
 
 def opened(opening_s: dict[str, float]) -> Result:

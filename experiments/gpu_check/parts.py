@@ -36,7 +36,10 @@ ORDER: dict[str, Entry] = {
     "tokens": Entry("tokens", 300, 110, 95, side_by_side=True),
     "showcase": Entry("showcase", 200, 40, 12),
     "70b": Entry("large", 400, 35, 20),
-    "calibrate-70b": Entry("calibrate_large", 500, 150, 130, ("profiles/llama-3.1-70b.json",)),
+    "calibrate-70b": Entry(
+        *("calibrate_large", 500, 150, 130),
+        ("profiles/llama-3.1-70b.json", "profiles/llama-3.1-70b.part.json"),
+    ),
     "memcheck": Entry("memcheck", 300, 45, 29, side_by_side=True),
     "scenarios": Entry("scenarios", 500, 220, 165, ("runs/{check}",)),
     "run": Entry("runs", 500, 90, 65, ("runs/{check}",)),

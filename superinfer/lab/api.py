@@ -186,7 +186,8 @@ def plot_requests(timeline: Path | str, most: int = 40, *, axes: Axes | None = N
 
     tracks = tracks_of(Path(timeline), most)
     axes = given_or_new(axes, 11.0, 1.6 + 0.28 * max(len(tracks), 3))
-    requests_panel(titled(axes, "Requests: phases and decisions"), tracks)
+    which = f"The first {most} requests" if len(tracks) == most else "Requests"
+    requests_panel(titled(axes, f"{which}: phases and decisions"), tracks)
     return axes
 
 

@@ -38,6 +38,7 @@ RATE = "rate"
 MOST_VALUES = 1000
 """Of one axis; more are a mistake."""
 _FORM = "expected NAME=VALUES such as rate=0.5:1.5:0.25, link=25:400:x2 or kv_blocks=500,1000"
+_RANGE = "expected from:to:step or from:to:xFACTOR"
 _CLOSE = 1e-9
 
 Value = float | int | bool | str
@@ -130,6 +131,8 @@ def _values(text: str, item: str) -> Iterator[Value]:
     if not item:
         raise ConfigError(f"--over {text!r}: expected a value between the commas")
     if item.count(":") != 2:
+        if ":" in item and all(_is_number(part) for part in item.split(":")):
+            raise ConfigError(f"--over {text!r}: {_RANGE}, got {item!r}")
         yield _single(text, item)
         return
     start, stop, step = (part.strip() for part in item.split(":"))
@@ -154,10 +157,16 @@ def _number(text: str, part: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ConfigError(
-            f"--over {text!r}: expected from:to:step or from:to:xFACTOR in numbers, got {part!r}"
-        )
+        raise ConfigError(f"--over {text!r}: {_RANGE} in numbers, got {part!r}")
     return value
+
+
+def _is_number(part: str) -> bool:
+    try:
+        float(part)
+    except ValueError:
+        return False
+    return True
 
 
 def _steps(text: str, start: float, stop: float, step: float) -> Iterator[Value]:

@@ -28,6 +28,13 @@ def complain_of_usage(error: Exception, program: str) -> int:
     return complain(f"{message.rstrip('.')} (see {command} --help)", 2)
 
 
+def reason_of(error: OSError | MemoryError) -> str:
+    """What the system refused, with the file if there is one."""
+    if not isinstance(error, OSError):
+        return ": ".join(part for part in ("out of memory", str(error)) if part)
+    return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+
+
 def close_stdout() -> None:
     """Keep Python from trying to write the rest once more when it exits."""
     with contextlib.suppress(OSError):

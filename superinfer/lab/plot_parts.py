@@ -190,7 +190,7 @@ def share_bars(axes: Axes, groups: Sequence[str], bars: Mapping[str, Bars]) -> N
     axes.set_ylim(0, 1.12 if many else 1.08)
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_ylabel("share of requests with that target")
+    axes.set_ylabel("share that met it, of those with it")
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
 

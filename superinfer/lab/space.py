@@ -102,6 +102,8 @@ def derived_space(
     """
     hints = parameters_of("scheduler", config.run.scheduler)
     for name in names:
+        if "=" in name:
+            raise ConfigError(f"--params {name!r}: expected names alone; ranges go into --space")
         if name not in hints:
             lead = f"{config.run.scheduler} takes"
             raise ConfigError(f"--params {unknown(f'{name!r}', name, hints, lead)}")

@@ -291,7 +291,7 @@ def _change(key: str, value: Value, base: Value, column: int, found: Difference 
     if found is not None and found.interval is not None and found.interval.contains_zero:
         mark = "unclear"
     colour = {"better": "green", "worse": "red"}.get(mark, "yellow")
-    return f"{_value(key, value)}\n[{colour}]{amount:+.1f}{unit} {mark}[/{colour}]"
+    return f"{_value(key, value)}\n[{colour}]{amount:+,.1f}{unit} {mark}[/{colour}]"
 
 
 def _bounds(key: str, found: Difference | None) -> str:
@@ -306,7 +306,7 @@ def _bounds(key: str, found: Difference | None) -> str:
     if not found.base or low < -found.base:
         return f"\n[dim]{_signed(key, low)} to {_signed(key, high)}[/dim]"
     low, high = 100 * low / found.base, 100 * high / found.base
-    return f"\n[dim]{low:+.1f} to {high:+.1f}%[/dim]"
+    return f"\n[dim]{low:+,.1f} to {high:+,.1f}%[/dim]"
 
 
 def _signed(key: str, value: float) -> str:

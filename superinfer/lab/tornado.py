@@ -122,7 +122,7 @@ def tornado_panel(axes: Axes, outcome: Mapping[str, Any], bars: Sequence[Bar]) -
     one, other = (label(name) for name in outcome["schedulers"])
     axes.set_xlabel(f"{label(outcome['metric'])}: {other} less {one} ({zero})")
     per_cent = f"{100 * outcome['by']:g} %"
-    title = f"errors of {per_cent}: less blue, more orange; * the winner changes"
+    title = f"Simulated. {per_cent} less: blue; more: orange, hatched; *: the winner changes"
     axes.set_title(title, fontsize=10)
 
 
@@ -130,7 +130,7 @@ def _zero_words(low: float, high: float) -> str:
     """Where no difference is: it is left out where bars would be slivers beside it."""
     span = high - low
     if span > 0.0 and not low - FAR_ZERO * span <= 0.0 <= high + FAR_ZERO * span:
-        return f"no difference is far to the {'left' if low > 0.0 else 'right'}"
+        return f"0, no difference, is far to the {'left' if low > 0.0 else 'right'}"
     return _RED
 
 

@@ -12,13 +12,14 @@ import fcntl
 import importlib.util
 import json
 import os
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from superinfer.errors import ConfigError
+from superinfer.errors import ConfigError, SuperInferError
 from superinfer.lab.axes import Value
 from superinfer.lab.pareto import pareto_front
 from superinfer.lab.space import Choices, Space
@@ -29,7 +30,8 @@ STUDY = "superinfer-tune"
 STARTUP = 10
 """Trials that are drawn at random before the model has a say (Optuna's default)."""
 _IDENTITY, _REASON = "identity", "reason"
-
+_NO_WRITING = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL)
+"""What SQLite says of a place where it cannot write."""
 
 Direction = Literal["maximize", "minimize"]
 
@@ -148,7 +150,8 @@ def require_optuna() -> None:
 def opened(path: Path, task: Task) -> Iterator[Tuning]:
     """The trials in the SQLite file, which is made where it is absent, and ours until the end.
 
-    Raises ConfigError for a file that is no such database, is in use, or belongs to another task.
+    Raises ConfigError for a file that is no such database, is in use, or belongs to another task,
+    SuperInferError where it cannot be written, as on a full disk.
     """
     require_optuna()
     import optuna
@@ -170,11 +173,22 @@ def opened(path: Path, task: Task) -> Iterator[Tuning]:
             finally:
                 storage.engine.dispose()
         except (DatabaseError, optuna.exceptions.StorageInternalError) as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
-            raise ConfigError(f"{path}: expected an SQLite database of trials: {reason}") from None
+            raise _database_fault(path, error) from None
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _database_fault(path: Path, error: Exception) -> SuperInferError:
+    """What SQLite refused: to write, as on a full disk, or to read what is there."""
+    reason = str(error.__cause__ or error).splitlines()[0]
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, sqlite3.Error):
+        cause = cause.__cause__
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the upper bits say more of it
+    if code in _NO_WRITING:
+        return SuperInferError(f"cannot write {path}: {cause}")
+    return ConfigError(f"{path}: expected an SQLite database of trials: {reason}")
 
 
 @contextmanager

@@ -304,7 +304,8 @@ def test_interrupting_writes_the_results_so_far(tmp_path, config):
     process.send_signal(signal.SIGINT)
     text, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
-    assert "interrupted: writing the results so far" in errors
+    assert "stopping: the results so far are written\n" in errors
+    assert errors.endswith("\ninterrupted\n")
     assert json.loads(text)["run"]["interrupted"] is True
     assert (out / "requests.parquet").exists()
 

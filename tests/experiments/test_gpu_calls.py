@@ -8,8 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
+from argparse import Namespace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,8 +49,10 @@ from experiments.gpu_check import (
     tokens,
     validation,
 )
-from experiments.gpu_check.checks import Context
+from experiments.gpu_check.__main__ import _pack
+from experiments.gpu_check.checks import NO_TIME, Context, Results, run_part
 from experiments.gpu_check.marks import MARKS, found_marks, marks
+from experiments.gpu_check.parts import part
 from sim.commands import simulated
 from sim.workload import load_workload
 from superinfer.costs import load_profile
@@ -393,10 +399,40 @@ def test_a_calibration_says_how_long_its_session_took_to_open(
 ) -> None:
     profile = load_profile(ROOT / "experiments/results/h200/profile-llama-3.1-8b.json")
     made = Calibration(profile, Steps([], [], []), {"weights": 2.5, "graphs": 4.25})
-    monkeypatch.setattr(calibrate, "measure", lambda wish, say: made)
+    monkeypatch.setattr(calibrate, "measure", lambda wish, say, keep: made)
     found = calibrate.calibrate(context(tmp_path))
     assert (found["opened_s"], found["opening_s"]) == (6.75, made.opening_s)
     assert found["table"][-1] == "   seconds to open a session: weights 2.5, graphs 4.2"
+
+
+def test_a_calibration_out_of_time_leaves_its_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the archive of the part; the whole profile takes their place."""
+    profile = load_profile(ROOT / "experiments/results/h200/profile-llama-3.1-8b.json")
+    made = Calibration(profile, Steps([], [], []), {"weights": 2.5})
+
+    def measure(wish: Any, say: Any, keep: Any) -> Calibration:
+        keep(profile)
+        if not (tmp_path / "quick").exists():
+            time.sleep(60)
+        return made
+
+    monkeypatch.setattr(calibrate, "measure", measure)
+    options = Namespace(work=tmp_path, out=tmp_path)
+    results = Results(tmp_path / "results.json")
+    found = part("calibrate-70b", fast=True)
+    results.recorded = partial(_pack, "calibrate-70b", found, options)
+    run_part("calibrate-70b", found, replace(context(tmp_path), seconds=3.0), results)
+    assert results.checks("calibrate-70b")["calibrate"]["error"] == NO_TIME[1]
+    with tarfile.open(tmp_path / "calibrate-70b.tar.gz") as archive:
+        assert archive.getnames() == ["profiles/llama-3.1-70b.part.json"]
+        archive.extractall(tmp_path / "other", filter="data")
+    kept = load_profile(tmp_path / "other/profiles/llama-3.1-70b.part.json")
+    assert kept.kernels == profile.kernels
+    (tmp_path / "quick").touch()
+    calibrate.calibrate(context(tmp_path), calibrate.LARGE, True)
+    assert [each.name for each in (tmp_path / "profiles").iterdir()] == ["llama-3.1-70b.json"]
 
 
 def test_the_checks_of_a_sanitizer_are_there() -> None:

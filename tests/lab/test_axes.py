@@ -72,6 +72,7 @@ def test_a_grid_has_every_combination() -> None:
         ("scheduler=1", "unknown axis 'scheduler'"),
         ("shedule.x=1", "unknown axis"),
         ("rate=1,,2", "expected a value between the commas"),
+        ("rate=1:2", "expected from:to:step or from:to:xFACTOR, got '1:2'"),
         ("rate=1:2:0", "expected from <= to and a step > 0"),
         ("rate=2:1:0.5", "expected from <= to and a step > 0"),
         ("rate=1:2:-1", "expected from <= to and a step > 0"),

@@ -88,6 +88,7 @@ def test_numbers_and_units() -> None:
         ("preemptions", 3, 3, Bounds(-3, 3), Change("0 % [\u2212100, +100]", "unclear")),
         ("p99_itl_ms", 2.0, 1.0, Bounds(-1, 2), Change("+100 % [\u2212100, +200]", "unclear")),
         ("p99_ttft_ms", 110.0, 100.0, Bounds(5, 15), Change("+10.00 % [+5.00, +15.00]", "worse")),
+        ("p99_ttft_ms", 9.0, 100.0, Bounds(-140, -60), Change("\u221291.00 % [\u2212140 to \u221260.00]", "better")),  # noqa: E501
         ("p99_ttft_ms", None, 100.0, None, None),
         ("p99_ttft_ms", 1.0, None, None, None),
     ],

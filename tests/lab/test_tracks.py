@@ -53,6 +53,8 @@ def test_phases_are_bars_and_decisions_are_markers(tmp_path: Path) -> None:
 def test_no_more_requests_than_asked_for(tmp_path: Path) -> None:
     axes = plot_requests(timeline(tmp_path / "timeline.json"), most=1)
     assert len(axes.get_yticks()) == 1
+    assert axes.get_title() == "The first 1 requests: phases and decisions"
+    axes = plot_requests(timeline(tmp_path / "timeline.json"))
     assert axes.get_title() == "Requests: phases and decisions"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from superinfer.lab.tuning import Task, Trial, opened, require_optuna
 
 pytest.importorskip("optuna")
 
+ROOT = Path(__file__).parents[2]
 SPACE = {
     "scheduler.x": Range(0.0, 1.0),
     "scheduler.n": Range(1, 64, log=True, whole=True),
@@ -158,6 +160,22 @@ def test_what_is_no_database_is_told(tmp_path: Path) -> None:
         pass
     with pytest.raises(ConfigError, match="cannot write"), opened(tmp_path, TASK):
         pass
+
+
+def test_a_disk_that_is_full_is_told(tmp_path: Path) -> None:
+    """In a process that may write no file of more than 4 KiB."""
+    program = (
+        "import resource, sys; sys.path[:0] = ['tests', 'tests/lab', '.']\n"
+        "from pathlib import Path\n"
+        "from test_tuning import TASK, opened\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        f"with opened(Path({str(tmp_path / 'a.db')!r}), TASK): pass\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    last = done.stderr.splitlines()[-1]
+    place = f"cannot write {tmp_path / 'a.db'}: "
+    assert last.startswith(f"superinfer.errors.SuperInferError: {place}"), done.stderr
 
 
 def test_a_database_of_something_else_is_told(tmp_path: Path) -> None:

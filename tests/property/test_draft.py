@@ -23,6 +23,9 @@ from superinfer.memory.vllm_v1_cache import BlockCache
 from superinfer.plan import Outcome
 from superinfer.sequence import Sequence, State
 
+pytestmark = pytest.mark.interpreted
+"""They read every slot of a sequence."""
+
 UNTRACED = frozenset({"keys"})
 """Filled in when first asked for; says nothing about state."""
 IN_BATCH = frozenset({"join_step", "seen_step", "seen_small"})

@@ -16,6 +16,9 @@ from property.workloads import JOBS, SETTINGS, Job
 from superinfer.costs import CalibratedCost, load_profile, load_shape
 from superinfer.costs.graphs import Graphs, MixedGraph
 
+pytestmark = pytest.mark.interpreted
+"""They replace `Engine.plan`."""
+
 RECORDED = Path(__file__).parents[2] / "experiments/results/h200-early/profile-llama-3.1-8b.json"
 GRAPHS = Graphs((1, 2, 4, 8), tuple(MixedGraph(*size) for size in ((4, 0), (4, 4), (16, 4))), 2)
 """So small that steps of a few requests differ in them, and some have none."""

@@ -45,6 +45,7 @@ UNEVEN_ARMS = (
 """Those that take members off the batch in different ways, and bits from them."""
 
 
+@pytest.mark.interpreted
 @ALL_ARMS
 @BOTH_LAGS
 @BOTH_CACHES
@@ -54,6 +55,7 @@ def test_slices_are_exact(arm: str, lag: int, prefix: bool, jobs: list[Job]) -> 
     assert_exact(jobs, step_by_step, arm=arm, lag=lag, prefix=prefix, scale_s=1.0)
 
 
+@pytest.mark.interpreted
 @ALL_ARMS
 @BOTH_LAGS
 @BOTH_CACHES
@@ -68,6 +70,7 @@ def real_cost(request: pytest.FixtureRequest) -> Any:
     return build_cost("llama-3.1-8b", "a100-80g", costs=request.param)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("change", [step_by_step, one_by_one])
 @ALL_ARMS
 @BOTH_LAGS
@@ -95,6 +98,7 @@ def uneven_cost(request: pytest.FixtureRequest) -> CalibratedCost:
     return CalibratedCost(replace(profile, kernels=kernels), load_shape(profile.model))
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("change", [step_by_step, one_by_one])
 @pytest.mark.parametrize("arm", UNEVEN_ARMS)
 @BOTH_LAGS
@@ -111,6 +115,7 @@ def test_exact_with_unequal_contexts(
     assert_exact(jobs, change, scale_s=0.015, **options)
 
 
+@pytest.mark.interpreted
 def test_victims_do_not_wait_for_their_own_growth() -> None:
     """Who fits once victims are gone comes in at once, not when they have grown."""
     jobs = [
@@ -124,6 +129,7 @@ def test_victims_do_not_wait_for_their_own_growth() -> None:
     assert_exact(jobs, step_by_step, arm="priority", lag=0, prefix=True, scale_s=1.0)
 
 
+@pytest.mark.interpreted
 def test_a_victim_whose_last_token_is_under_way() -> None:
     """With lag 1 a request may leave before the step that gives its latest token has ended."""
     jobs = [
@@ -135,6 +141,7 @@ def test_a_victim_whose_last_token_is_under_way() -> None:
     assert_exact(jobs, step_by_step, arm="rotating", lag=1, prefix=False, scale_s=1.0)
 
 
+@pytest.mark.interpreted
 def test_a_slice_that_starts_after_its_time_has_run_out() -> None:
     """With lag 1 a slice is planned a step ahead: the third request ages in the step before."""
     jobs = [
@@ -183,6 +190,7 @@ def test_copies_that_a_step_waits_for_are_not_booked() -> None:
     assert close(run.coverage.total_s, sum(seconds))
 
 
+@pytest.mark.interpreted
 def test_the_turn_passes_between_weights_inside_a_slice() -> None:
     """Two that wait, of different weights: whose slack over weight is less changes with time."""
     idle = Job(0, 1, 1, 0, 0, False)

@@ -23,6 +23,9 @@ from sim.driver import simulate
 from sim.oracle import Oracle
 from superinfer.engine import Engine
 
+pytestmark = pytest.mark.interpreted
+"""They watch `Engine.plan`, which is replaced for that."""
+
 
 @ALL_ARMS
 @BOTH_LAGS

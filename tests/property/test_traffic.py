@@ -50,6 +50,7 @@ def build(arm: str, lag: int, host_blocks: int, prefix: bool, sink: Any) -> Engi
     return exact_runs.build(arm, lag, prefix, sink, QUICK, host_blocks, layers=2)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("change", [step_by_step, one_by_one])
 @ROTATING
 @BOTH_LAGS
@@ -62,6 +63,7 @@ def test_slices_are_exact(
     assert_exact(jobs, change, scale_s=1.0, cost=QUICK, layers=2, **engine)
 
 
+@pytest.mark.interpreted
 @ROTATING
 @BOTH_LAGS
 @settings(SETTINGS, max_examples=8)
@@ -80,6 +82,7 @@ def test_hesitation_leaves_no_trace(
     assert logs[0] == logs[1]
 
 
+@pytest.mark.interpreted
 @ROTATING
 @BOTH_LAGS
 @BOTH_CACHES

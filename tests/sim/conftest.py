@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from commands import Cli, caller
 from inline_engine import Inline
+from short_trace import TRACE
 
 from sim.cli import main
 from superinfer.lab import engines
@@ -24,6 +25,13 @@ def work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return tmp_path
+
+
+@pytest.fixture
+def short_trace_folder(work_folder: Path) -> Path:
+    """The same with a small trace in it, `t.jsonl`."""
+    (work_folder / "t.jsonl").write_text(TRACE)
+    return work_folder
 
 
 @pytest.fixture

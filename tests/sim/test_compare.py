@@ -135,6 +135,8 @@ def test_a_trace_is_the_same_for_every_seed(folder: Path) -> None:
 def test_seeds_end_somewhere(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"--seeds 2: expected seeds up to 2\*\*63 - 1, got 92"):
         compared("c", "vllm", "fcfs", seeds=2, seed=2**63 - 1)
+    with pytest.raises(ConfigError, match="--seeds 100000000: expected at most 10,000"):
+        compared("c", "vllm", "fcfs", trace="spec.toml", seeds=10**8)
     assert not (folder / "c").exists()
 
 
@@ -238,7 +240,7 @@ def test_a_stopped_comparison_goes_on_in_its_folder(folder: Path, how: signal.Si
     os.killpg(running.pid, how)
     _, err = running.communicate()
     if how == signal.SIGINT:
-        kept = "1 runs are kept: the same command with --out c goes on from there"
+        kept = "1 run is kept: the same command with --out c goes on from there"
         assert (running.returncode, err.splitlines()[-2:]) == (130, [kept, "interrupted"])
     (before,) = [path.read_bytes() for path in stored(folder / "c")]
     again, whole = process("t.jsonl", *SLOW, "--out", "c"), process("t.jsonl", *SLOW, "--out", "d")

@@ -23,6 +23,7 @@ from sim.driver import simulate
 from sim.load import LoadModel
 from sim.oracle import Oracle
 from sim.workload import load_workload
+from superinfer.engine import Engine
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config import load_config
 from superinfer.metrics import RunMetrics, Window
@@ -55,18 +56,23 @@ def play(
     engine = make_engine(
         scheduler or vllm(), blocks, cost=COST, sink=events.append, host_blocks=99, **options
     )
+    if single_steps:
+        _step_by_step(engine)
+    oracle = Oracle([outputs + request.index % 3 for request in requests])
+    _, closed = simulate(engine, requests, oracle, load, stop_s)
+    return events, engine.recorder.build(engine), closed
+
+
+def _step_by_step(engine: Engine) -> None:
     plan_slice = engine.plan
 
     def plan(now: float) -> Plan | None:
         made = plan_slice(now)
-        if made is not None and single_steps:
+        if made is not None:
             made.steps = 1
         return made
 
     engine.plan = plan  # type: ignore[method-assign]
-    oracle = Oracle([outputs + request.index % 3 for request in requests])
-    _, closed = simulate(engine, requests, oracle, load, stop_s)
-    return events, engine.recorder.build(engine), closed
 
 
 def times(events: list[Any], kind: str) -> dict[str, float]:
@@ -203,6 +209,7 @@ LOADS = st.sampled_from(
 )
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("lag", [0, 1])
 @settings(deadline=None, derandomize=True, max_examples=25, suppress_health_check=list(HealthCheck))
 @given(jobs=JOBS, load=LOADS, stop_s=st.sampled_from((inf, inf, 30.0)))

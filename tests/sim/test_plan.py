@@ -241,7 +241,7 @@ def test_a_run_that_judges_nobody_is_one_line(cli: Call) -> None:
     assert (code, out) == (2, "")
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert line == (
-        "error: a100-80g, tp 1, 1 replicas with --duration 0.01: expected a request with targets "
+        "error: a100-80g, tp 1, 1 replica with --duration 0.01: expected a request with targets "
         "that can be judged, got none"
     )
 
@@ -288,7 +288,7 @@ def test_and_of_those_of_candidates_that_are_out(
     assert any("assumes norm" in line for line in words)
     assert any("of the step time is extrapolated from a100-80g" in line for line in words)
     assert all(f"warning: {line}" in err for line in words)
-    reason = "no number of replicas helps" if most == "64" else "1 replicas are not enough"
+    reason = "no number of replicas helps" if most == "64" else "1 replica is not enough"
     assert any(reason in line for line in words)
 
 

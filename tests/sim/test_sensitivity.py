@@ -362,8 +362,8 @@ def test_conclusions_in_words() -> None:
     [
         (-10.0, (-14.0, -6.0), "(red: no difference)", 2),
         (-10.0, (-14.0, 1.0), "(red: no difference)", 2),
-        (-300.0, (-310.0, -290.0), "(no difference is far to the right)", 1),
-        (300.0, (310.0, 290.0), "(no difference is far to the left)", 1),
+        (-300.0, (-310.0, -290.0), "(0, no difference, is far to the right)", 1),
+        (300.0, (310.0, 290.0), "(0, no difference, is far to the left)", 1),
         (-300.0, (-300.0, -300.0), "(red: no difference)", 2),
     ],
 )

@@ -174,6 +174,15 @@ def test_a_run_that_fails_is_told_and_others_go_on(call: Call, inline: Inline) -
     assert "harness.py): 40 requests can never run" in err[-2]
 
 
+def test_no_table_where_nothing_came_to_its_end(call: Call, inline: Inline) -> None:
+    """One line says why, before the failures themselves."""
+    given = ("t.jsonl", "--over", "rate=1,2", "-o", "s")
+    code, out, err = call(*given, "--schedulers", "harness:IdleScheduler")
+    assert (code, out) == (1, "")
+    assert err[-3] == "note: nothing to show: no run came to its end"
+    assert all("harness:IdleScheduler at rate=" in line for line in err[-2:])
+
+
 def test_after_ctrl_c_the_rest_is_run(
     call: Call, inline: Inline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +193,14 @@ def test_after_ctrl_c_the_rest_is_run(
     assert err[-2] == "what has been run is kept: the same command with --out s goes on from there"
     inline.dies_at = -1
     assert len(told(call, *given)["points"]) == 3 and len(inline.tasks) == 3
+
+
+def test_ctrl_c_before_any_run_leaves_nothing(call: Call, inline: Inline, folder: Path) -> None:
+    before = set(folder.iterdir())
+    inline.dies_at = 0
+    code, _, err = call("t.jsonl", "--over", "rate=1,2", "--schedulers", "fcfs", "-o", "s")
+    assert (code, err[-1]) == (130, "interrupted") and not any("kept" in line for line in err)
+    assert set(folder.iterdir()) == before
 
 
 # -- mistakes -------------------------------------------------------------------------------------

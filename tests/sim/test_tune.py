@@ -193,6 +193,7 @@ def test_a_configuration_that_cannot_run_as_it_is_fails(call: Call, inline: Inli
         (("--objectives", "goodput,request_goodput"), "--objectives: expected different ones"),
         (("--objectives", "slo_attainment", "--without-slo"), "no request has a target"),
         (("--params", "max_seqs"), "--params 'max_seqs': unknown"),
+        (("--params", "pace_margin=0:1"), "expected names alone; ranges go into --space"),
         (("--space", "none.toml"), "none.toml: cannot read"),
         (("--space", "bad.toml"), "space of scheduler.max_seqs: scheduler.max_seqs: unknown"),
         (("--space", "worse.toml"), "space of run.tp"),

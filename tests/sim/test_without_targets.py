@@ -19,6 +19,8 @@ def test_it_is_said_once_and_nothing_empty_is_drawn(command: Command, work_folde
     assert not (work_folder / "r" / "slo_attainment.png").exists()
     _, _, error = command("compare", "t.jsonl", "--schedulers", "vllm,fcfs", "--out", "c")
     assert error.count(NOTE) == 1
+    _, _, error = command("run", "t.jsonl", "--without-slo", "--no-plots", "--out", "w")
+    assert NOTE not in error, "it was asked for"
     (work_folder / "c.toml").write_text("version = 1\n[classes.default]\nttft_ms = 500\n")
     _, _, error = command("run", "t.jsonl", "--classes", "c.toml", "--out", "s")
     assert NOTE not in error

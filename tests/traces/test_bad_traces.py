@@ -59,6 +59,10 @@ BAD_LINES = {
     "surrogate": (with_fields(tenant="\ud800"), "expected a JSON object, got a broken one: "),
     "no timestamp": (without("timestamp"), f"timestamp: expected {STAMP}, got nothing"),
     "no input": (without("input_length"), f"input_length: expected {LENGTH}, got nothing"),
+    "in capitals": (
+        b'{"Timestamp":0,"input_length":5,"output_length":5}',
+        f"timestamp: expected {STAMP}, got nothing (did you mean 'Timestamp'?)",
+    ),
     "no output": (without("output_length"), f"output_length: expected {LENGTH}, got nothing"),
     "text time": (with_fields(timestamp="5"), f'timestamp: expected {STAMP}, got "5"'),
     "null time": (with_fields(timestamp=None), f"timestamp: expected {STAMP}, got null"),
@@ -235,7 +239,7 @@ def test_what_logs_come_in_too(tmp_path: Path, head: bytes, kind: str) -> None:
 def test_text_of_another_kind_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path, b"\na,b,c\n")
     known = "a JSON object or TIMESTAMP,ContextTokens,GeneratedTokens"
-    expected = f'expected {known} (traces from-log reads other logs), got "a,b,c"'
+    expected = f'expected {known} (superinfer-sim traces from-log reads other logs), got "a,b,c"'
     assert error_of(path) == f"{path}:2: {expected}"
 
 

@@ -114,6 +114,10 @@ def test_what_came_twice(tmp_path: Path) -> None:
         (HEADER, ": expected at least one request, got none"),
         ("time,in,out\n", ":1: expected a column 'at', got time, in, out"),
         ('{"at": "2026-01-01", "in": 3}\n', ":1: out: expected a value, got nothing"),
+        (
+            '{"At": 3, "in": 3, "out": 3}\n',
+            ":1: at: expected a value, got nothing (did you mean 'At'?)",
+        ),
         ('{"at": 3\n', ":1: expected a JSON object, got "),
         (HEADER.encode("utf-16"), ": expected text, plain or by gzip, got UTF-16"),
     ],

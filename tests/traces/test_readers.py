@@ -124,6 +124,9 @@ def test_unknown_fields_are_named_in_one_warning(tmp_path: Path) -> None:
     workload = read_trace(path)
     assert workload.warnings == [f"{path}: ignored unknown fields: delay, slo.p, type"]
     assert workload.requests[1].slo.ttft_s == 0.002
+    path = write(tmp_path, record(ttft_ms=500))
+    said = f"{path}: ignored unknown fields: ttft_ms (targets go into slo)"
+    assert read_trace(path).warnings == [said]
 
 
 def test_many_unknown_fields_are_counted(tmp_path: Path) -> None:

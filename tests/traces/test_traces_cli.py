@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 from typer.testing import CliRunner
 
-from traces.cli import app
+from traces.cli import app, print_table
 from traces.readers import read_trace
 
 LINES = [
@@ -101,6 +103,38 @@ def test_convert_cannot_write_to_a_directory(trace: str, tmp_path: Path) -> None
     result = run("convert", trace, "--skip-bad", "-o", str(tmp_path))
     assert result.exit_code == 2
     assert f"error: {tmp_path}: expected a file, got a folder\n" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["convert", "mix", "from-log"])
+def test_what_is_read_is_not_overwritten(command: str, trace: str, tmp_path: Path) -> None:
+    """A trace has less than the log that it was made of; nor by another name of the file."""
+    columns = ("--time", "timestamp", "--prompt", "input_length", "--answer", "output_length")
+    more = (*columns, "--time-unit", "ms") if command == "from-log" else ("--skip-bad",)
+    link = tmp_path / "link"
+    link.symlink_to(trace)
+    before = Path(trace).read_bytes()
+    for out in (trace, str(link)):
+        result = run(command, trace, "-o", out, *more)
+        assert result.exit_code == 2 and result.stderr.count("\n") == 1
+        said = f"error: {out}: expected another file than the one that is read\n"
+        assert result.stderr == said and Path(trace).read_bytes() == before
+
+
+@pytest.mark.parametrize(("columns", "whole"), [(30, "name: a very long one …"), (200, "x")])
+def test_no_figure_is_cut_off_in_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int, whole: str
+) -> None:
+    """What does not fit is broken into lines at words; the terminal breaks what is longer then."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    table = Table(whole, *(f"figure {number}" for number in range(6)))
+    table.add_row("first", *["123,456.7"] * 6)
+    print_table(table)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert text.count("123,456.7") == 6 and text.count("figure") == 6
+    widest = max(map(len, text.splitlines()))
+    assert 60 < widest < 100
+    assert text.count("…") == whole.count("…")
 
 
 @pytest.mark.parametrize("command", ["convert", "mix"])

@@ -137,8 +137,9 @@ def _metrics_note(known: Known) -> str:
     if intervals:
         methods = sorted({f"{100 * bounds.level:g} %, {bounds.method}" for bounds in intervals})
         note += (
-            f" In brackets the confidence interval of the difference ({'; '.join(methods)}); "
-            "unclear: it holds zero, so the difference may be chance."
+            f" In brackets the confidence interval of the difference ({'; '.join(methods)}), with "
+            '"to" in the metric\'s own unit where it goes below -100 %; unclear: it holds zero, so '
+            "the difference may be chance."
         )
     if _seeds(known) > 1:
         note += (

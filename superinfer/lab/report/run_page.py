@@ -129,7 +129,8 @@ def _attainment(data: PlotData) -> list[Content]:
     rows = []
     for name, group in _groups(summary, "classes"):
         shared = group.get("slo")
-        slo = NONE if name == "all" and not shared else targets(shared or {})
+        same = any((shared or {}).values())
+        slo = targets(shared or {}) if same or name != "all" else NONE
         shares = [shown(kind, group.get(kind)) for kind in kinds]
         goodput = shown("request_goodput", group.get("request_goodput"))
         rows.append((name, slo, number(group.get("submitted")), *shares, goodput))

@@ -258,7 +258,8 @@ def change(
     """The difference of a metric from the reference; None where one of them is no number.
 
     Shares differ in percentage points, all else in per cent of the reference, or in its own unit
-    where the reference is zero. `interval` bounds the difference in the metric's own unit.
+    where the reference is zero. `interval` bounds the difference in the metric's own unit, and is
+    told in it where it reaches below what can be lost.
     """
     if not isinstance(value, int | float) or not isinstance(base, int | float):
         return None
@@ -271,8 +272,11 @@ def change(
     if interval is None:
         return Change(unbroken(f"{_signed(amount)}{unit}"), verdict)
     low, high = factor * interval.low, factor * interval.high
-    bounds = unbroken(f"[{_signed(low)}, {_signed(high)}]")
-    words = f"{unbroken(f'{_signed(amount)}{unit}')} {bounds}"
+    bounds = f"[{_signed(low)}, {_signed(high)}]"
+    if base and not is_share(key) and interval.low < -abs(base):
+        own, unit_of_own = _own_unit(key)
+        bounds = f"[{_signed(own * interval.low)} to {_signed(own * interval.high)}{unit_of_own}]"
+    words = f"{unbroken(f'{_signed(amount)}{unit}')} {unbroken(bounds)}"
     return Change(words, "unclear" if low <= 0 <= high else verdict)
 
 
@@ -282,6 +286,11 @@ def _relative_unit(key: str, base: float) -> tuple[float, str]:
         return 100.0, " points"
     if base:
         return 100 / abs(base), " %"
+    return _own_unit(key)
+
+
+def _own_unit(key: str) -> tuple[float, str]:
+    """As a metric itself is shown; that times are in ms stands in its name."""
     return (1 / _GIB, " GiB") if key.endswith("_bytes") else (1.0, "")
 
 

@@ -93,8 +93,9 @@ class Guard:
         if not self.falls:
             behind = self.plain and self._lead < 0.0
             return ["by age throughout: by value it would hit no more"] if behind else []
-        share = self.fallen_back / self.requests
-        return [f"{self.falls[0]}; fell back {len(self.falls)} times, {share:.0%} by age"]
+        share, falls = self.fallen_back / self.requests, len(self.falls)
+        times = "once" if falls == 1 else f"{falls} times"
+        return [f"{self.falls[0]}; {times} in all, {share:.0%} by age"]
 
     # -- inside ---------------------------------------------------------------------------------
 

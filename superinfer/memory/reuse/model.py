@@ -149,8 +149,11 @@ def load_model(path: str | Path | None = None) -> ReuseModel:
             arrays = dict(found)
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file") from None
-    except (OSError, ValueError, EOFError, TypeError, BadZipFile) as error:
-        raise ConfigError(f"{file}: expected the weights of a reuse model, got: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot read: {error.strerror or error}") from None
+    except (ValueError, EOFError, TypeError, BadZipFile):  # NumPy's words are of its own formats
+        expected = "expected weights as superinfer-sim train-reuse writes them"
+        raise ConfigError(f"{file}: {expected}") from None
     if arrays.get("format", np.array(0)).tolist() != FORMAT:
         raise ConfigError(f"{file}: expected a reuse model of format {FORMAT}")
     try:

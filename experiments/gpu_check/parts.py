@@ -27,19 +27,21 @@ class Entry:
     rehearsed: bool = False
 
 
+def _profiles(model: str) -> tuple[str, ...]:
+    """The whole one, or what a calibration that ran out of time has come to."""
+    return f"profiles/{model}.json", f"profiles/{model}.part.json"
+
+
 ORDER: dict[str, Entry] = {
     "env": Entry("env", 60, 20, 11),
     "kernels": Entry("kernels", 300, 40, 14, side_by_side=True),
     "floors": Entry("floors", 500, 45, 23),
-    "calibrate-8b": Entry("calibrate", 500, 110, 95, ("profiles/llama-3.1-8b.json",)),
+    "calibrate-8b": Entry("calibrate", 500, 110, 95, _profiles("llama-3.1-8b")),
     "graphs": Entry("graphs", 120, 30, 16, side_by_side=True),
     "tokens": Entry("tokens", 300, 110, 95, side_by_side=True),
     "showcase": Entry("showcase", 200, 40, 12),
     "70b": Entry("large", 400, 35, 20),
-    "calibrate-70b": Entry(
-        *("calibrate_large", 500, 150, 130),
-        ("profiles/llama-3.1-70b.json", "profiles/llama-3.1-70b.part.json"),
-    ),
+    "calibrate-70b": Entry("calibrate_large", 500, 150, 130, _profiles("llama-3.1-70b")),
     "memcheck": Entry("memcheck", 300, 45, 29, side_by_side=True),
     "scenarios": Entry("scenarios", 500, 220, 165, ("runs/{check}",)),
     "run": Entry("runs", 500, 90, 65, ("runs/{check}",)),

@@ -83,7 +83,7 @@ def test_the_share_of_free_memory_is_the_schedulers(share: float) -> None:
     sizes = build_engine(few(1, *settings, scheduler="tensorrt_llm"))[0].config
     shape, device = load_shape("llama-3.1-8b"), load_device("a100-80g")
     assert sizes.block_tokens == 64
-    assert sizes.total_blocks == kv_capacity_blocks(shape, device, 1, 64, 1.0, None, share)
+    assert sizes.total_blocks == kv_capacity_blocks(shape, device, 1, 64, 1.0, share)
 
 
 def test_given_sizes_win() -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from superinfer.lab.canvas import write_png
+from superinfer.lab.canvas import legend_below, write_png
+from superinfer.lab.metric_names import COMPARE_ROWS
 from superinfer.lab.plot_parts import BLUE, GREY, ORANGE, RED, label
-from superinfer.lab.tables import COMPARE_ROWS
 from superinfer.lab.tuning import Task, Trial
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def write_pareto_plot(
         _course(panels[0], task, trials, base)
     for panel in panels[max(1, len(pairs)) :]:
         panel.set_axis_off()
-    lines, names = panels[0].get_legend_handles_labels()
-    figure.legend(lines, names, loc="outside lower center", ncols=4, frameon=False)
+    legend_below(figure, panels[0])
     failed = sum(trial.values is None for trial in trials)
     parts = ["Simulated.", f"{len(trials) - failed} trials." if trials else "No trials."]
     parts += [f"{failed} failed."] if failed else []

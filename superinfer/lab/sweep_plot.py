@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from superinfer.lab.axes import Axis, Place, place_text
-from superinfer.lab.canvas import write_png
+from superinfer.lab.canvas import legend_below, write_png
 from superinfer.lab.numbers import digits
 from superinfer.lab.plot_parts import GREY, label, line_look, say
 from superinfer.lab.sweep_points import ATTAINMENT, GOODPUT, Peak, Point, Points, rate_axis
@@ -80,7 +80,9 @@ def _write(
     for panel, metric in zip(panels[-1], PANELS, strict=True):
         panel.set_xlabel(label(axes[at].label, 60))
         _scale_y(panel, metric, points)
-    _legend(figure, panels[0][0])
+    drawn = [panel for panel in panels[0] if panel.get_legend_handles_labels()[0]]
+    if drawn:  # without targets the first panel is empty
+        legend_below(figure, drawn[0], 6)
     figure.suptitle(_title(points, bool(marked), len(rows), len(drawn)), fontsize=10)
     write_png(figure, path, software=False)
 
@@ -216,10 +218,3 @@ def _scale_y(panel: Axes, metric: str, points: Points) -> None:
         panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: digits(y)))
     else:
         panel.set_ylim(0, 1.08 * highest or 1.0)
-
-
-def _legend(figure: Any, panel: Axes) -> None:
-    lines, names = panel.get_legend_handles_labels()
-    if not lines:  # without targets the first panel is empty
-        lines, names = figure.axes[1].get_legend_handles_labels()
-    figure.legend(lines, names, loc="outside lower center", ncols=6, frameon=False)

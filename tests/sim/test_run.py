@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from public_data import REPOSITORY
 
 from sim.commands import RunOptions, load_workload, run_and_write
 from sim.run import build_engine, run_simulation
@@ -18,9 +19,8 @@ from superinfer.errors import ConfigError, StuckError
 from superinfer.lab.config import load_config
 from superinfer.lab.results import load_run
 from superinfer.metrics import summarise
-from traces import samples_dir
 
-SAMPLE = str(samples_dir() / "mixed.jsonl")
+SAMPLE = str(REPOSITORY / "traces/samples/mixed.jsonl")
 RIVALS = ("edf", "vtc", "qoserve", "fastserve", "andes", "flexgen")
 SCHEDULERS = ("vllm", "fcfs", "priority", *RIVALS)
 SAMPLE_SETTINGS = ((), ("run.kv_blocks=400",), ("run.prefix_caching=true",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -109,8 +110,7 @@ def loaded(record: RunRecord, window: Window | None = None) -> PlotData:
     return PlotData.of_run(kept(record, window))
 
 
-def bounds(low: float, high: float) -> Interval:
-    return Interval(low, high, "paired t", 5)
+Bounds = partial(Interval, method="paired t", size=5)
 
 
 def compared(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import HURT, STEPS, Page, bounds, compared, stored
+from pages import HURT, STEPS, Bounds, Page, compared, stored
 from records import Job, build, large_record, wave
 
 from superinfer.errors import ConfigError, InputError
@@ -293,8 +293,8 @@ def test_intervals_stand_beside_their_differences(
     small: list[tuple[str, Path]], tmp_path: Path
 ) -> None:
     given = [
-        compared("slo_attainment", 0.5, 0.45, bounds(-0.1, 0.2)),
-        compared("preemptions", 12, 8, bounds(2, 6), by_seed=(3.0, 5.0)),
+        compared("slo_attainment", 0.5, 0.45, Bounds(-0.1, 0.2)),
+        compared("preemptions", 12, 8, Bounds(2, 6), by_seed=(3.0, 5.0)),
         compared("recompute_tax", 0.5, 0.25, None),
     ]
     words = Page(write_compare_report(small, tmp_path / "c.html", given)).words

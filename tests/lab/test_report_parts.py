@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from pages import HURT, STEPS, bounds, loaded
+from pages import HURT, STEPS, Bounds, loaded
 from records import build
 
 from superinfer.lab.intervals import Interval
@@ -85,10 +85,10 @@ def test_numbers_and_units() -> None:
         ("slo_attainment", 0.5, 0.0, None, Change("+50.00 points", "better")),
         ("preemptions", 3, 0, None, Change("+3.00", "worse")),
         ("preemptions", 3, 3, None, Change("same", "same")),
-        ("preemptions", 3, 3, bounds(0, 0), Change("same", "same")),
-        ("preemptions", 3, 3, bounds(-3, 3), Change("0 % [\u2212100, +100]", "unclear")),
-        ("p99_itl_ms", 2.0, 1.0, bounds(-1, 2), Change("+100 % [\u2212100, +200]", "unclear")),
-        ("p99_ttft_ms", 110.0, 100.0, bounds(5, 15), Change("+10.00 % [+5.00, +15.00]", "worse")),
+        ("preemptions", 3, 3, Bounds(0, 0), Change("same", "same")),
+        ("preemptions", 3, 3, Bounds(-3, 3), Change("0 % [\u2212100, +100]", "unclear")),
+        ("p99_itl_ms", 2.0, 1.0, Bounds(-1, 2), Change("+100 % [\u2212100, +200]", "unclear")),
+        ("p99_ttft_ms", 110.0, 100.0, Bounds(5, 15), Change("+10.00 % [+5.00, +15.00]", "worse")),
         ("p99_ttft_ms", None, 100.0, None, None),
         ("p99_ttft_ms", 1.0, None, None, None),
     ],

@@ -210,7 +210,7 @@ def _device_blocks(
     if isinstance(cost, FlexGenCost):
         return cost.capacity_blocks(block_tokens, shares[0])
     device = find_device(run.device, run.costs)
-    return kv_capacity_blocks(shape, device, run.tp, block_tokens, shares[0], None, shares[1])
+    return kv_capacity_blocks(shape, device, run.tp, block_tokens, *shares)
 
 
 def _check_demands(config: Config, kv_bits: int) -> None:

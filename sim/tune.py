@@ -191,9 +191,9 @@ def _conclude(search: Search, trials: Sequence[Trial], root: Path, wish: TuneWis
         write_outcome(root / TUNE, text)
         _write_configs(search, front, root)
         if wish.plots:
-            from superinfer.lab.pareto_plot import write_pareto_plot
+            from superinfer.lab.pareto_plot import Tried, write_pareto_plot
 
-            write_pareto_plot(task, trials, front, base, root)
+            write_pareto_plot(Tried(task, trials, front, base), root)
         say(f"tuning in {root}")
     finally:
         if wish.as_json:

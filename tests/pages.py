@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,8 @@ from typing import Any
 from records import Job
 from rich.console import Console
 
+from superinfer.lab.differences import Difference
+from superinfer.lab.intervals import Interval
 from superinfer.lab.plot_data import PlotData
 from superinfer.lab.results import Run, load_run, write_run
 from superinfer.metrics import RunMetrics, Window
@@ -108,24 +110,19 @@ def loaded(record: RunRecord, window: Window | None = None) -> PlotData:
     return PlotData.of_run(kept(record, window))
 
 
-@dataclass
-class Bounds:
-    low: float
-    high: float
-    level: float = 0.95
-    method: str = "paired t"
+Bounds = partial(Interval, method="paired t", size=5)
 
 
-@dataclass
-class Compared:
+def compared(
+    metric: str,
+    value: float,
+    reference_value: float,
+    interval: Interval | None,
+    arm: str = "other",
+    by_seed: tuple[float, ...] = (1.0,),
+) -> Difference:
     """What `superinfer.lab.differences` gives, by hand."""
-
-    metric: str
-    value: float
-    reference_value: float
-    interval: Bounds | None
-    arm: str = "other"
-    by_seed: tuple[float, ...] = (1.0,)
+    return Difference(metric, arm, "", value, reference_value, interval, by_seed)
 
 
 STEPS = [2.0, 3.0, 9.0, 10.0]

@@ -114,7 +114,8 @@ def from_log(
     skip_bad: SkipBad = False,
 ) -> None:
     """Make a trace from a log, by the names of its columns (in JSON with dots)."""
-    from traces.from_log import Columns, lines_of, read_log
+    from traces.convert import lines_of
+    from traces.from_log import Columns, read_log
 
     with _errors_on_stderr():
         _check(output, path)

@@ -5,32 +5,22 @@ from __future__ import annotations
 import gzip
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
-from superinfer.outputs import check_writable, replacing
+from superinfer.outputs import replacing
 from superinfer.request import SLO, Request
 from traces.native import MOONCAKE_BLOCK_TOKENS, Record, SloRecord
 from traces.readers import covering_limit
 from traces.workload import Workload
 
 
-def write_native(workload: Workload, path: str | Path) -> None:
-    """Write JSON lines to `path` (gzip if it ends in .gz, `-`: standard output).
-
-    Reading them with the same classes gives the same workload: fields that equal the reader's
-    default are left out. The file is whole or not there, and folders above it are made. Raises
-    `InputError` if the file cannot be written.
-    """
-    if str(path) != "-":
-        check_writable(Path(path), file=True)
-    write_lines(native_bytes(workload), path)
-
-
 def write_lines(data: bytes, path: str | Path) -> None:
-    """Write the lines of a trace, as `write_native` does."""
+    """Write the lines of a trace to `path` (gzip if it ends in .gz, `-`: standard output). The file
+    is whole or not there.
+    """
     if str(path) == "-":
         sys.stdout.buffer.write(data)
         return
@@ -41,9 +31,18 @@ def write_lines(data: bytes, path: str | Path) -> None:
 
 
 def native_bytes(workload: Workload) -> bytes:
+    """A workload as the lines of a native trace.
+
+    Reading them with the same classes gives the same workload: fields that equal the reader's
+    default are left out.
+    """
+    return lines_of(_records(workload))
+
+
+def lines_of(records: Iterable[Record]) -> bytes:
     """The lines of a native trace, the last one with its line end."""
     encode = msgspec.json.Encoder().encode
-    return b"".join(encode(record) + b"\n" for record in _records(workload))
+    return b"".join(encode(record) + b"\n" for record in records)
 
 
 def _records(workload: Workload) -> Iterator[Record]:

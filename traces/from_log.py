@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
-
-import msgspec
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.settings import did_you_mean
@@ -97,12 +95,6 @@ def read_log(path: str | Path, columns: Columns, *, skip_bad: bool = False) -> L
         record.timestamp = round(stamp_ms - found[0][0], 6)
     first = bad[0].in_file if bad else ""
     return Log([record for _, record in found], len(bad), first, source.warnings)
-
-
-def lines_of(records: Sequence[Record]) -> bytes:
-    """The lines of a native trace."""
-    encode = msgspec.json.Encoder().encode
-    return b"".join(encode(record) + b"\n" for record in records)
 
 
 # -- inside ---------------------------------------------------------------------------------------

@@ -243,13 +243,13 @@ def _wrong_slo(name: str, part: Numbers) -> list[Verdict]:
     for scale, found in part["differences"].items():
         change = points(found[ATTAINMENT])
         claim = f"one tenant's targets {scale}: the others lose less than 2 points of attainment"
-        rows.append(Verdict(name, claim, str(change), _costs_less(change, 2.0)))
+        rows.append(Verdict(name, claim, str(change), _costs_less_than_2(change)))
     return rows
 
 
-def _costs_less(change: Measured, bound: float) -> str:
-    surely = change.low is not None and change.low > -bound
-    return _outcome(change.value > -bound, surely)
+def _costs_less_than_2(change: Measured) -> str:
+    surely = change.low is not None and change.low > -2.0
+    return _outcome(change.value > -2.0, surely)
 
 
 def _outcome(value_meets: bool, interval_meets: bool) -> str:

@@ -37,7 +37,6 @@ def kv_capacity_blocks(
     tp: int,
     block_tokens: int,
     gpu_memory_utilization: float = 0.90,
-    activation_reserve: int | None = None,
     free_share: float = 1.0,
 ) -> int:
     """KV blocks of `block_tokens` per GPU; ConfigError when the weights leave room for none.
@@ -46,7 +45,7 @@ def kv_capacity_blocks(
     """
     if not device.memory_bytes:
         raise ConfigError(f"{device.name}: its memory is not known: set run.kv_blocks")
-    free = _free_bytes(shape, device, tp, gpu_memory_utilization, activation_reserve)
+    free = _free_bytes(shape, device, tp, gpu_memory_utilization)
     blocks = math.floor(free * free_share / (shape.kv_bytes_per_token(tp) * block_tokens))
     if blocks >= 1:
         return blocks
@@ -54,30 +53,20 @@ def kv_capacity_blocks(
     room = device.memory_bytes * gpu_memory_utilization / GIB
     raise ConfigError(
         f"{shape.name} needs {weights:.1f} GiB of weights per GPU at tp={tp} and {device.name} "
-        f"offers {room:.1f} GiB: "
-        + _advice(shape, device, block_tokens, gpu_memory_utilization, activation_reserve)
+        f"offers {room:.1f} GiB: " + _advice(shape, device, block_tokens, gpu_memory_utilization)
     )
 
 
-def _free_bytes(
-    shape: ModelShape, device: DeviceSpec, tp: int, utilization: float, reserve: int | None
-) -> float:
-    if reserve is None:
-        reserve = activation_reserve_bytes(shape, tp)
-    return device.memory_bytes * utilization - shape.weight_bytes(tp) - reserve
+def _free_bytes(shape: ModelShape, device: DeviceSpec, tp: int, utilization: float) -> float:
+    taken = shape.weight_bytes(tp) + activation_reserve_bytes(shape, tp)
+    return device.memory_bytes * utilization - taken
 
 
-def _advice(
-    shape: ModelShape,
-    device: DeviceSpec,
-    block_tokens: int,
-    utilization: float,
-    reserve: int | None,
-) -> str:
+def _advice(shape: ModelShape, device: DeviceSpec, block_tokens: int, utilization: float) -> str:
     for tp in (1, 2, 4, 8, 16, 32):
         if shape.heads % tp:
             continue
-        free = _free_bytes(shape, device, tp, utilization, reserve)
+        free = _free_bytes(shape, device, tp, utilization)
         if free >= shape.kv_bytes_per_token(tp) * block_tokens:
             return f"it fits on {tp} GPUs"
     return "no number of GPUs up to 32 is enough"

@@ -17,9 +17,9 @@ from superinfer.memory.slabs import block_bytes
 from superinfer.settings import did_you_mean
 
 ONE_BYTE_DTYPES = ("fp8", "fp8_block")
+"""Values of 8 bits, with a scale per tensor or per block of weights."""
 CACHE_DTYPES = ("fp8",)
 """Those that a KV cache can have: scales of square blocks belong to matrices of weights."""
-"""Values of 8 bits, with a scale per tensor or per block of weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,8 @@ class ModelShape:
         self.require_tp(tp)
         tables = 1 if self.tied_embeddings else 2
         positions = self.max_model_len * self.hidden if self.learned_positions else 0
-        attention, mlp, norm = (
-            self._attention_weights(tp),
-            self._mlp_weights(tp),
-            self.hidden,
-        )
+        attention, mlp = self._attention_weights(tp), self._mlp_weights(tp)
+        norm = self.hidden
         cross = attention + norm if self.encoder_layers else 0
         decoder = self.layers * (attention + mlp + 2 * norm + cross)
         encoder = self.encoder_layers * (attention + mlp + 2 * norm)
@@ -119,7 +116,10 @@ class ModelShape:
 _LLAMA2_70B = ModelShape("llama-2-70b", 80, 8192, 64, 8, 128, 28672, 32000, 4096)
 _LLAMA3_8B = ModelShape("llama-3-8b", 32, 4096, 32, 8, 128, 14336, 128256, 8192)
 _OPT_30B = ModelShape(
-    "opt-30b", 48, 7168, 56, 56, 128, 28672, 50272, 2048, True, False, learned_positions=True
+    *("opt-30b", 48, 7168, 56, 56, 128, 28672, 50272, 2048),
+    tied_embeddings=True,
+    gated_mlp=False,
+    learned_positions=True,
 )
 _LLAMA3_70B = ModelShape("llama-3-70b", 80, 8192, 64, 8, 128, 28672, 128256, 8192)
 
@@ -134,7 +134,11 @@ PRESETS: Mapping[str, ModelShape] = {
         replace(_LLAMA3_8B, name="llama-3.1-8b", max_model_len=131072),
         replace(_LLAMA3_70B, name="llama-3.1-70b", max_model_len=131072),
         ModelShape("llama-3.1-405b", 126, 16384, 128, 8, 128, 53248, 128256, 131072),
-        ModelShape("mixtral-8x7b", 32, 4096, 32, 8, 128, 14336, 32000, 32768, False, True, 8, 2),
+        ModelShape(
+            *("mixtral-8x7b", 32, 4096, 32, 8, 128, 14336, 32000, 32768),
+            experts=8,
+            experts_per_token=2,
+        ),
         ModelShape("qwen2.5-32b", 64, 5120, 40, 8, 128, 27648, 152064, 32768),
         ModelShape("qwen3-32b", 64, 5120, 64, 8, 128, 25600, 151936, 40960, qk_norm=True),
         ModelShape(
@@ -144,17 +148,9 @@ PRESETS: Mapping[str, ModelShape] = {
             qk_norm=True,
         ),
         ModelShape(
-            "gpt2",
-            12,
-            768,
-            12,
-            12,
-            64,
-            3072,
-            50257,
-            1024,
-            True,
-            False,
+            *("gpt2", 12, 768, 12, 12, 64, 3072, 50257, 1024),
+            tied_embeddings=True,
+            gated_mlp=False,
             learned_positions=True,
         ),
         _OPT_30B,
@@ -168,33 +164,12 @@ PRESETS: Mapping[str, ModelShape] = {
             intermediate=49152,
         ),
         ModelShape(
-            "t5-base",
-            12,
-            768,
-            12,
-            12,
-            64,
-            3072,
-            32128,
-            512,
-            True,
-            False,
+            *("t5-base", 12, 768, 12, 12, 64, 3072, 32128, 512),
+            tied_embeddings=True,
+            gated_mlp=False,
             encoder_layers=12,
         ),
-        ModelShape(
-            "flan-t5-xl",
-            24,
-            2048,
-            32,
-            32,
-            64,
-            5120,
-            32128,
-            512,
-            False,
-            True,
-            encoder_layers=24,
-        ),
+        ModelShape(*("flan-t5-xl", 24, 2048, 32, 32, 64, 5120, 32128, 512), encoder_layers=24),
     )
 }
 _ALIASES = {"gpt-2": "gpt2", "t5": "t5-base", "flan-t5": "flan-t5-xl"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -12,7 +12,6 @@ from superinfer.errors import ConfigError, SuperInferError
 from superinfer.lab.config import Config
 from superinfer.lab.differences import check_metrics
 from superinfer.lab.numbers import mean_number
-from superinfer.lab.progress import Report, silent
 from superinfer.lab.study import Study, run_study
 
 MOST_EXPANSIONS = 10
@@ -80,7 +79,7 @@ def largest_load(
         raise ConfigError("expected a number as threshold, got nan")
     if not (0 < low < high < math.inf and 0 < tolerance < math.inf):
         raise ConfigError(f"expected 0 < low < high and a tolerance > 0, got {low}, {high}")
-    search = _Search(run_at, threshold, at_most, log, {})
+    search = _Search(run_at, threshold, at_most, log)
     bounds = _bracket(search, low, high)
     if bounds is None:
         kept = [probe.load for probe in search.probes.values() if probe.kept]
@@ -134,7 +133,6 @@ def mean_at(
     study: Study,
     metric: str,
     vary: Callable[[Config, float], Config] | None = None,
-    report: Report = silent,
 ) -> Callable[[float], float]:
     """`run_at` for `largest_load`: the mean of a summary's number over the seeds of a study.
 
@@ -149,7 +147,7 @@ def mean_at(
     change = vary or with_rate_scale
 
     def run_at(load: float) -> float:
-        result = run_study(replace(study, arms={name: change(config, load)}), report)
+        result = run_study(replace(study, arms={name: change(config, load)}))
         if result.failures:
             raise SuperInferError(f"load {load:.6g}: {result.failures[0]}")
         runs = result.runs(name)
@@ -174,7 +172,7 @@ class _Search:
     threshold: float
     at_most: bool
     log: Callable[[Probe], None]
-    probes: dict[float, Probe]
+    probes: dict[float, Probe] = field(default_factory=dict)
 
     def keeps(self, load: float) -> bool:
         """Whether the promise holds at a load, which is tried once at most."""

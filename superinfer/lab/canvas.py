@@ -10,7 +10,7 @@ from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
 
 
 def titled(axes: Axes, title: str) -> Axes:
@@ -38,6 +38,13 @@ def write_png(figure: Figure, path: Path, dpi: int = 120, *, software: bool = Tr
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(staged, dpi=dpi, format="png", metadata=metadata)
     return path
+
+
+def legend_below(figure: FigureBase, axes: Axes, columns: int = 4) -> None:
+    """The legend of `axes` under the whole figure, if it has something to say."""
+    lines, names = axes.get_legend_handles_labels()
+    if lines:
+        figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def with_legend_below(axes: Axes, wanted: bool) -> Axes:

@@ -10,8 +10,8 @@ import numpy as np
 
 from superinfer.errors import ConfigError
 from superinfer.lab.canvas import given_or_new
+from superinfer.lab.metric_names import COMPARE_ROWS, LATENCIES, higher_is_better
 from superinfer.lab.numbers import split_metric
-from superinfer.lab.tables import COMPARE_ROWS, higher_is_better
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,6 @@ SHOWN = (
     "p99_e2el_ms",
 )
 _LATENCY = re.compile(r"(mean|median|std|p\d+)_(ttft|tpot|itl|e2el)_ms")
-_TIMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
 _LEAST = 1e-3
 """Where a bound is cut that cannot be shown as a factor."""
 
@@ -70,9 +69,9 @@ def metric_label(metric: str) -> str:
     _, group, key = split_metric(metric)
     latency = _LATENCY.fullmatch(key)
     if latency:
-        words = f"{_TIMES[latency[2]]} {latency[1].replace('p999', 'p99.9')}"
+        words = f"{LATENCIES[latency[2]]} {latency[1].replace('p999', 'p99.9')}"
     else:
-        plain = _TIMES.get(key.removesuffix("_ms"), key)
+        plain = LATENCIES.get(key.removesuffix("_ms"), key)
         words = COMPARE_ROWS.get(key, plain).partition(" (")[0]
     return f"{group}: {words}" if group else words
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from superinfer.errors import ConfigError
 from superinfer.lab.intervals import Interval, block_interval, mean_interval
+from superinfer.lab.metric_names import COMPARE_ROWS
 from superinfer.lab.numbers import mean_number, number, split_metric
 from superinfer.lab.paired import Estimate, RequestRows
 from superinfer.lab.results import Run
-from superinfer.lab.tables import COMPARE_ROWS
 
 Summary = Mapping[str, Any]
 Arms = Mapping[str, Sequence[Run]]

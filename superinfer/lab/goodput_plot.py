@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from superinfer.lab.canvas import write_png
+from superinfer.lab.canvas import legend_below, write_png
 from superinfer.lab.plot_parts import GREY, label, line_look, say
 
 if TYPE_CHECKING:
@@ -47,9 +47,7 @@ def write_goodput_plot(curves: Sequence[Curve], wanted: float, path: Path) -> Pa
     _finish(left, "goodput (requests/s in their targets)")
     _finish(right, "requests that meet their targets (%)")
     right.axhline(100 * wanted, color=GREY, ls=":", lw=1.0)
-    lines, names = left.get_legend_handles_labels()
-    if lines:
-        figure.legend(lines, names, loc="outside lower center", ncols=4, frameon=False)
+    legend_below(figure, left)
     figure.suptitle("Simulated. Filled: the fewest GPUs that are enough.", fontsize=10)
     return write_png(figure, path)
 

@@ -46,7 +46,7 @@ class Interval:
         return self.low <= 0 <= self.high
 
 
-def mean_interval(values: Floats, level: float = LEVEL) -> Interval | None:
+def mean_interval(values: Floats) -> Interval | None:
     """Interval for the mean of independent `values`, such as differences paired by seed.
 
     Below `FEW` values it is Student's: `mean +- t(n - 1) * s / sqrt(n)`. The usual percentile
@@ -62,18 +62,16 @@ def mean_interval(values: Floats, level: float = LEVEL) -> Interval | None:
     if n < 2 or not np.isfinite(values).all():
         return None
     if n < FEW:
-        half = t_quantile(0.5 + level / 2, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+        half = t_quantile(0.5 + LEVEL / 2, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
         mean = float(np.mean(values))
-        return Interval(mean - half, mean + half, "paired t", n, level)
+        return Interval(mean - half, mean + half, "paired t", n)
     random = np.random.RandomState(_SEED)
     means = values[random.randint(0, n, size=(RESAMPLES, n))].mean(axis=1)
-    low, high = _expanded(means, n, level)
-    return Interval(low, high, "bootstrap", n, level)
+    low, high = _expanded(means, n)
+    return Interval(low, high, "bootstrap", n)
 
 
-def block_interval(
-    statistic: Statistic, series: list[Floats], level: float = LEVEL
-) -> Interval | None:
+def block_interval(statistic: Statistic, series: list[Floats]) -> Interval | None:
     """Interval for a statistic of requests in order of arrival, whose neighbours depend.
 
     A moving-block bootstrap (Kuensch 1989, "The Jackknife and the Bootstrap for General Stationary
@@ -99,9 +97,9 @@ def block_interval(
     found = np.array([statistic(_block_counts(random, rows, length)) for _ in range(RESAMPLES)])
     if not (math.isfinite(point) and np.isfinite(found).all()):
         return None
-    low, high = _expanded(found, rows // length, level)
+    low, high = _expanded(found, rows // length)
     shift = point - float(np.mean(found))
-    return Interval(low + shift, high + shift, "block bootstrap", rows // length, level)
+    return Interval(low + shift, high + shift, "block bootstrap", rows // length)
 
 
 def block_length(values: Floats) -> float:
@@ -156,9 +154,9 @@ def _t_cdf(t: float, freedom: int) -> float:
     return (1 + inside) / 2
 
 
-def _expanded(found: Floats, n: int, level: float) -> tuple[float, float]:
+def _expanded(found: Floats, n: int) -> tuple[float, float]:
     """Percentiles that make up for `n` being small: at Phi(-sqrt(n / (n - 1)) * t(n - 1))."""
-    wide = math.sqrt(n / (n - 1)) * t_quantile(0.5 + level / 2, n - 1)
+    wide = math.sqrt(n / (n - 1)) * t_quantile(0.5 + LEVEL / 2, n - 1)
     tail = NormalDist().cdf(-wide)
     low, high = np.quantile(found, [tail, 1 - tail])
     return float(low), float(high)

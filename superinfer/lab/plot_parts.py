@@ -219,16 +219,12 @@ def kv_panel(axes: Axes, data: PlotData) -> None:
         )  # fmt: skip
     host = data.timeline["host_blocks"]
     if host.any():
-        _outlined(axes, t, host * gib, "host")
+        # The wider line below keeps it visible on top of the areas, also without colours.
+        axes.plot(t, host * gib, color="white", lw=3.0)
+        axes.plot(t, host * gib, color=RED, lw=1.3, label="host")
     _capacity_lines(axes, [data])
     axes.set_ylabel("KV memory (GiB)")
     time_axis(axes, [data])
-
-
-def _outlined(axes: Axes, t: Floats, values: Floats, name: str) -> None:
-    """A line that stays visible on top of an area, also without colours."""
-    axes.plot(t, values, color="white", lw=3.0)
-    axes.plot(t, values, color=RED, lw=1.3, label=name)
 
 
 def load_lines(axes: Axes, runs: Mapping[str, PlotData], column: str) -> None:

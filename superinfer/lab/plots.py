@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from superinfer.lab.api import (
@@ -25,7 +25,7 @@ from superinfer.lab.api import (
     plot_slo_attainment,
     plot_timeline,
 )
-from superinfer.lab.canvas import write_png
+from superinfer.lab.canvas import legend_below, write_png
 from superinfer.lab.numbers import mean_summary
 from superinfer.lab.plot_data import LATENCIES, PlotData
 from superinfer.lab.plot_parts import GREY, attainment_bars, label, say
@@ -77,7 +77,7 @@ def attainment_figure(run: Run) -> Figure:
     figure = _figure(run, "SLO attainment", width=max(8.0, 1.8 * len(groups)), height=height)
     bars = plot_slo_attainment(run, axes=figure.subplots(), legend=False)
     bars.set_title("")  # the figure has it
-    _legend_below(figure, bars)
+    legend_below(figure, bars)
     return figure
 
 
@@ -104,12 +104,12 @@ def compare_figure(runs: Mapping[str, Sequence[Run]]) -> Figure:
     for part in above:
         bars = plot_slo_attainment(runs, axes=part.subplots(), legend=False)
         bars.set_title("")  # the axis says what it is
-        _legend_below(part, bars)
+        legend_below(part, bars)
     panels = below.subplots(1, 3, sharey=True)
     table = compare_runs(runs, COMPARED_LATENCIES)
     for axes, metric in zip(panels, LATENCIES, strict=True):
         plot_comparison(table, metric, axes=axes, legend=False)
-    _legend_below(below, panels[0])
+    legend_below(below, panels[0])
     return figure
 
 
@@ -173,9 +173,3 @@ def _class_legend(figure: Figure, axes: Axes, data: PlotData) -> None:
         lines.append(Line2D([], [], ls="", label=f"({hidden} smaller classes not shown)"))
     if lines:
         figure.legend(handles=lines, loc="outside lower center", ncols=4, frameon=False)
-
-
-def _legend_below(figure: FigureBase, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)

@@ -73,7 +73,7 @@ def carry_out(task: RunTask) -> str:
 class Sent:
     """A result folder on its way, as the bytes of each file by its name, or why there is none."""
 
-    reason: str = ""
+    reason: str
     files: Mapping[str, bytes] = field(default_factory=dict)
 
     def unpack(self, folder: Path) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from superinfer.lab.axes import Axis, Place, place_text
-from superinfer.lab.canvas import write_png
+from superinfer.lab.canvas import legend_below, write_png
 from superinfer.lab.numbers import digits
 from superinfer.lab.plot_parts import GREY, label, line_look, say
 from superinfer.lab.sweep_points import ATTAINMENT, GOODPUT, Peak, Point, Points, rate_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PANELS = {
     ATTAINMENT: "requests that meet\ntheir targets (%)",
@@ -35,8 +37,57 @@ _TICKS = (1.0, 2.0, 5.0)
 _EVEN = 0.35
 """Gaps of an axis that differ by more than this share are more even on a logarithmic one."""
 
-Drawn = Mapping[Place, list[tuple[int, str, list[Point]]]]
-"""By place of the other axes: number and name of each arm, and its points along the axis."""
+Line = tuple[int, str, list[Point]]
+"""Number and name of an arm, and its points along the axis."""
+Rows = Mapping[Place, list[Line]]
+"""By place of the other axes."""
+
+
+@dataclass(slots=True, frozen=True)
+class Along:
+    """The axes of a sweep, and which of them a picture runs along."""
+
+    axes: Sequence[Axis]
+    at: int
+
+    @property
+    def axis(self) -> Axis:
+        """The one that the picture runs along."""
+        return self.axes[self.at]
+
+    @property
+    def others(self) -> list[Axis]:
+        """All other axes."""
+        return [axis for number, axis in enumerate(self.axes) if number != self.at]
+
+    def x(self, point: Point) -> float:
+        """Where a point lies: numbers by themselves, words in their order."""
+        value = point.place[self.at]
+        return float(value) if self.axis.numeric else float(self.axis.values.index(value))
+
+    def row(self, point: Point) -> Place:
+        """The point's place on the other axes."""
+        return (*point.place[: self.at], *point.place[self.at + 1 :])
+
+    def rows(self, points: Points) -> Rows:
+        """The rows of the picture, in the grid's order: those with more than one place in them."""
+        arms = {arm: number for number, arm in enumerate(dict.fromkeys(p.arm for p in points))}
+        ordered = sorted(points, key=self.x)
+        # A search for the peak tries values for one arm at one place: no rows of their own for it.
+        rows = dict.fromkeys(
+            row
+            for row in map(self.row, points)
+            if all(value in axis.values for axis, value in zip(self.others, row, strict=True))
+        )
+        return {
+            row: [
+                (number, arm, line)
+                for arm, number in arms.items()
+                if (line := [p for p in ordered if p.arm == arm and self.row(p) == row])
+            ]
+            for row in rows
+            if len({p.place[self.at] for p in points if self.row(p) == row}) > 1
+        }
 
 
 def write_sweep_plots(
@@ -45,69 +96,43 @@ def write_sweep_plots(
     """A picture `sweep-<axis>.png` for every axis with two or more values; returns the paths."""
     paths = []
     for at, axis in enumerate(axes):
-        drawn = grouped(axes, at, points)
-        if drawn:
-            path = folder / f"sweep-{axis.name}.png"
-            _write(axes, at, points, drawn, found, wanted, path)
-            paths.append(path)
+        along = Along(axes, at)
+        if along.rows(points):
+            peaks = found if at == rate_axis(axes) else ()
+            figure = _figure(along, points, peaks, wanted)
+            paths.append(write_png(figure, folder / f"sweep-{axis.name}.png", software=False))
     return paths
 
 
-def _write(
-    axes: Sequence[Axis],
-    at: int,
-    points: Points,
-    drawn: Drawn,
-    found: Sequence[Peak],
-    wanted: float,
-    path: Path,
-) -> None:
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _figure(along: Along, points: Points, peaks: Sequence[Peak], wanted: float) -> Figure:
+    """A row of panels for each place of the other axes."""
     from matplotlib.figure import Figure
 
-    others = [axis for number, axis in enumerate(axes) if number != at]
-    rows = _spread(list(drawn))
+    all_rows = along.rows(points)
+    rows = _spread(list(all_rows))
     figure = Figure(figsize=(13.5, 1.0 + 2.9 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), len(PANELS), sharex=True, sharey="col", squeeze=False)
-    marked = {(peak.arm, peak.others): peak.point for peak in found if at == rate_axis(axes)}
+    marked = {(peak.arm, peak.others): peak.point for peak in peaks}
     for row, place in zip(panels, rows, strict=True):
         for panel, metric in zip(row, PANELS, strict=True):
-            _panel(panel, axes[at], at, metric, drawn[place])
-            for number, arm, _ in drawn[place]:
-                _mark(panel, axes[at], at, metric, number, marked.get((arm, place)))
+            _panel(panel, along, metric, all_rows[place])
+            for number, arm, _ in all_rows[place]:
+                _mark(panel, along, metric, number, marked.get((arm, place)))
         row[0].axhline(100 * wanted, color=GREY, ls=":", lw=1.0)
-        if others:
-            row[0].set_title(label(place_text(others, place), 60), loc="left", fontsize="medium")
+        if along.others:
+            words = place_text(along.others, place)
+            row[0].set_title(label(words, 60), loc="left", fontsize="medium")
     for panel, metric in zip(panels[-1], PANELS, strict=True):
-        panel.set_xlabel(label(axes[at].label, 60))
+        panel.set_xlabel(label(along.axis.label, 60))
         _scale_y(panel, metric, points)
-    _legend(figure, panels[0][0])
-    figure.suptitle(_title(points, bool(marked), len(rows), len(drawn)), fontsize=10)
-    write_png(figure, path, software=False)
-
-
-def grouped(axes: Sequence[Axis], at: int, points: Points) -> Drawn:
-    """The rows of the picture over axis `at`: places of the other axes, in the grid's order."""
-    arms = {arm: number for number, arm in enumerate(dict.fromkeys(p.arm for p in points))}
-    ordered = sorted(points, key=lambda point: _x(axes[at], point.place[at]))
-    others = [*axes[:at], *axes[at + 1 :]]
-    # A search for the peak tries values for one arm at one place: no rows of their own for these.
-    rows = dict.fromkeys(
-        row
-        for row in (_without(point, at) for point in points)
-        if all(value in axis.values for axis, value in zip(others, row, strict=True))
-    )
-    return {
-        row: [
-            (number, arm, line)
-            for arm, number in arms.items()
-            if (line := [p for p in ordered if p.arm == arm and _without(p, at) == row])
-        ]
-        for row in rows
-        if _values(ordered, row, at) > 1
-    }
-
-
-# -- inside ---------------------------------------------------------------------------------------
+    # Without targets the first panel is empty.
+    has_lines = bool(panels[0][0].get_legend_handles_labels()[0])
+    legend_below(figure, panels[0][0 if has_lines else 1], 6)
+    figure.suptitle(_title(points, bool(marked), len(rows), len(all_rows)), fontsize=10)
+    return figure
 
 
 def _title(points: Points, marked: bool, rows: int, all_rows: int) -> str:
@@ -122,32 +147,17 @@ def _title(points: Points, marked: bool, rows: int, all_rows: int) -> str:
     return " ".join(parts)
 
 
-def _values(points: Points, row: Place, at: int) -> int:
-    return len({point.place[at] for point in points if _without(point, at) == row})
-
-
-def _without(point: Point, at: int) -> Place:
-    return (*point.place[:at], *point.place[at + 1 :])
-
-
 def _spread(rows: list[Place]) -> list[Place]:
     if len(rows) <= MOST_ROWS:
         return rows
     return [rows[round(i * (len(rows) - 1) / (MOST_ROWS - 1))] for i in range(MOST_ROWS)]
 
 
-def _x(axis: Axis, value: Any) -> float:
-    """Where a value lies: numbers by themselves, words in their order."""
-    return float(value) if axis.numeric else float(axis.values.index(value))
-
-
 def _y(metric: str, value: float | None) -> float:
     return math.nan if value is None else value * _FACTORS.get(metric, 1.0)
 
 
-def _panel(
-    panel: Axes, axis: Axis, at: int, metric: str, arms: Sequence[tuple[int, str, list[Point]]]
-) -> None:
+def _panel(panel: Axes, along: Along, metric: str, arms: Sequence[Line]) -> None:
     panel.set_ylabel(PANELS[metric])
     panel.grid(True, color="0.9", lw=0.6)
     if all(point.value(metric) is None for _, _, line in arms for point in line):
@@ -155,7 +165,7 @@ def _panel(
         return
     for number, arm, line in arms:
         look: dict[str, Any] = line_look(number)
-        x = [_x(axis, point.place[at]) for point in line]
+        x = [along.x(point) for point in line]
         y = [_y(metric, point.value(metric)) for point in line]
         panel.plot(x, y, marker="o", mfc="white", ms=4.5, label=label(arm), **look)
         ranges = [point.range_of(metric) for point in line]
@@ -164,12 +174,12 @@ def _panel(
                 [_y(metric, None if r is None else r[side]) for r in ranges] for side in (0, 1)
             )
             panel.fill_between(x, low, high, color=look["color"], alpha=0.15, lw=0)
-    _scale_x(panel, axis)
+    _scale_x(panel, along.axis)
 
 
-def _mark(panel: Axes, axis: Axis, at: int, metric: str, number: int, point: Point | None) -> None:
+def _mark(panel: Axes, along: Along, metric: str, number: int, point: Point | None) -> None:
     if point is not None and point.value(metric) is not None:
-        x, y = _x(axis, point.place[at]), _y(metric, point.value(metric))
+        x, y = along.x(point), _y(metric, point.value(metric))
         colour: Any = line_look(number)["color"]
         panel.plot([x], [y], "o", ms=7, color=colour, zorder=4)
 
@@ -216,10 +226,3 @@ def _scale_y(panel: Axes, metric: str, points: Points) -> None:
         panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: digits(y)))
     else:
         panel.set_ylim(0, 1.08 * highest or 1.0)
-
-
-def _legend(figure: Any, panel: Axes) -> None:
-    lines, names = panel.get_legend_handles_labels()
-    if not lines:  # without targets the first panel is empty
-        lines, names = figure.axes[1].get_legend_handles_labels()
-    figure.legend(lines, names, loc="outside lower center", ncols=6, frameon=False)

@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from superinfer.lab.metric_names import (
+    COMPARE_ROWS,
+    LATENCIES,
+    SAME,
+    higher_is_better,
+    is_share,
+)
 from superinfer.lab.precision import PRECISION, precision_text, shown_precision
 
 if TYPE_CHECKING:
@@ -17,7 +24,6 @@ Summary = Mapping[str, Any]
 Value = float | str | None
 """A number, a word where there is none (`unmeasured`), or nothing."""
 
-_LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
 _STATISTICS = ("mean", "median", "p90", "p99", "p999")
 _RUN_ROWS = {
     "submitted": "requests submitted",
@@ -43,28 +49,6 @@ _RUN_ROWS = {
     "vtc_gap": "VTC gap (tokens)",
     "wall_s": "wall time (s)",
 }
-COMPARE_ROWS = {
-    "slo_attainment": "SLO attainment (%)",
-    "ttft_attainment": "TTFT attainment (%)",
-    "tpot_attainment": "TPOT attainment (%)",
-    "request_goodput": "goodput (requests/s)",
-    "request_throughput": "requests/s",
-    "output_throughput": "output tokens/s",
-    "median_ttft_ms": "TTFT median (ms)",
-    "p99_ttft_ms": "TTFT p99 (ms)",
-    "median_tpot_ms": "TPOT median (ms)",
-    "p99_tpot_ms": "TPOT p99 (ms)",
-    "p99_itl_ms": "ITL p99 (ms)",
-    "p99_e2el_ms": "E2E p99 (ms)",
-    "worst_stall_ms": "worst stall (ms)",
-    "worst_wait_ms": "worst wait (ms)",
-    "preemptions": "preemptions",
-    "recompute_tax": "recompute tax (%)",
-    "prefix_hit_rate": "prefix hits (%)",
-    "jain_index": "Jain index",
-    "vtc_gap": "VTC gap (tokens)",
-    "rejected": "rejected",
-}
 _WIDE_ROWS = (
     "slo_attainment",
     "request_goodput",
@@ -78,18 +62,6 @@ _WIDE_ROWS = (
 )
 """What is shown of many runs, which stand in rows then."""
 _MOST_COLUMNS = 6
-_SHARES = ("attainment", "tax", "rate", "utilisation")
-_HIGHER_IS_BETTER = (
-    "attainment",
-    "goodput",
-    "throughput",
-    "hit_rate",
-    "jain_index",
-    "kv_bits",
-    "completed",
-)
-_SAME = 0.05
-"""Differences, in per cent or points, that would print as 0.0 count as none."""
 
 
 def summary_table(summary: Summary) -> Group:
@@ -113,9 +85,8 @@ def summary_table(summary: Summary) -> Group:
 def compare_table(
     runs: Sequence[tuple[str, Summary]], differences: Sequence[Difference] = ()
 ) -> Table:
-    """Runs in columns; behind the first, the difference from the first in per cent,
-    or in points of a share. Bits of the KV
-    cache are shown where any run has fewer than 16.
+    """Runs in columns; behind the first, the difference from the first in per cent, or in points of
+    a share. Bits of the KV cache are shown where any run has fewer than 16.
 
     `better` and `worse` say which way the difference goes for that metric. With `differences`, the
     bounds of its interval follow, and `unclear` stands where that holds no difference at all. More
@@ -188,19 +159,9 @@ def difference(key: str, value: Value, base: Value) -> tuple[float, str] | None:
         change = 100 * (value - base) / abs(base)
     else:
         return None
-    if abs(change) < _SAME:
+    if abs(change) < SAME:
         return change, "same"
     return change, "better" if (change > 0) == higher_is_better(key) else "worse"
-
-
-def higher_is_better(key: str) -> bool:
-    """True for shares met, rates and hits; False for latencies, losses and traffic."""
-    return any(word in key for word in _HIGHER_IS_BETTER)
-
-
-def is_share(key: str) -> bool:
-    """True for what is written in per cent."""
-    return key.endswith(_SHARES)
 
 
 def _run_table(summary: Summary) -> Table:
@@ -213,7 +174,7 @@ def _run_table(summary: Summary) -> Table:
 
 def _latency_table(summary: Summary) -> Table:
     table = _table("Latency (ms)", *_STATISTICS)
-    for key, label in _LATENCIES.items():
+    for key, label in LATENCIES.items():
         cells = [_value("", summary.get(f"{name}_{key}_ms")) for name in _STATISTICS]
         table.add_row(label, *cells)
     return table

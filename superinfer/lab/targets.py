@@ -205,11 +205,11 @@ def relax(
     wanted: float,
     share: float,
     margin: float,
-    most: float = math.inf,
+    most: float,
 ) -> dict[str, float]:
     """The proposal with more room where too few met it: as much as this run asks for, a tenth at
-    least and `most` at most (1: to the double). If each target alone was met often enough, all of
-    them give way.
+    least and `most` at most (1: to the double, infinity: no limit). If each target alone was met
+    often enough, all of them give way.
 
     A limit is needed because a scheduler that minds deadlines may put those off who have missed
     theirs: how late these are says nothing of the target that they could have met.
@@ -221,7 +221,7 @@ def relax(
         target = with_margin(proposal[kind], kind, _STEP)
         if reached is not None:
             asked = with_margin(reached, kind, margin)
-            limit = with_margin(proposal[kind], kind, most) if math.isfinite(most) else asked
+            limit = with_margin(proposal[kind], kind, most)
             target = slacker(kind, target, tighter(kind, asked, limit))
         if possible(target):
             found[kind] = target

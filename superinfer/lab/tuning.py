@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 from superinfer.errors import ConfigError, SuperInferError
 from superinfer.lab.axes import Value
+from superinfer.lab.metric_names import higher_is_better
 from superinfer.lab.pareto import pareto_front
 from superinfer.lab.space import Choices, Space
-from superinfer.lab.tables import higher_is_better
 
 STUDY = "superinfer-tune"
 """Name of the study in its database."""

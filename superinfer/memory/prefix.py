@@ -1,13 +1,11 @@
-"""Prefix index: a compressed radix tree over chained content ids, cut at the block size.
+"""Prefix index: the radix tree of prompts, with references, insertion and reclamation.
 
-An edge is a run of blocks, stored as the content ids that cover them, so a prompt of nine thousand
-blocks costs only its few hash ids. The key of a block is the id that covers its last token; ids are
-chained (each stands for all content up to its end), so equal keys mean equal prefixes.
+Blocks on the path of a live sequence are locked; all others are kept until the memory policy gives
+them up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from superinfer.errors import PlanError
@@ -15,11 +13,11 @@ from superinfer.memory.base import CachedLadder, Retention, WholeEdges
 from superinfer.memory.keys import ANSWER, Key
 from superinfer.memory.node import Node
 from superinfer.memory.pool import BlockPool
+from superinfer.memory.tree import RadixTree
 from superinfer.request import Request
 
 if TYPE_CHECKING:
     from superinfer.memory.base import LeafOrder
-    from superinfer.placement import Placement
 
 
 class Shrunk(NamedTuple):
@@ -30,12 +28,12 @@ class Shrunk(NamedTuple):
     to_bits: int
 
 
-class PrefixIndex:
+class PrefixIndex(RadixTree):
     """The tree of one replica. It keeps the pool's `cached` and `referenced` counts."""
 
     def __init__(self, pool: BlockPool, block_tokens: int, policy: LeafOrder) -> None:
+        super().__init__(block_tokens)
         self.pool = pool
-        self.block_tokens = block_tokens
         self.policy = policy
         self._retention = policy if isinstance(policy, Retention) else None
         self.notes_hits = self._retention is not None
@@ -48,32 +46,12 @@ class PrefixIndex:
         self.ladder = policy if isinstance(policy, CachedLadder) else None
         """Who says which cached blocks lose bits, if any do."""
         self._shrunk: list[Shrunk] = []
-        self.placement: Placement | None = None
-        """Who gives places to its blocks, if anybody does."""
-        self._roots: dict[tuple[str, int], Node] = {}
-
-    def root(self, request: Request) -> Node:
-        """Root of the request's namespace (and hash granularity)."""
-        key = (request.namespace, request.hash_block_tokens)
-        root = self._roots.get(key)
-        if root is None:
-            root = self._roots[key] = Node(None, (), 0, 0, request.hash_block_tokens)
-        return root
-
-    def nodes(self) -> Iterator[Node]:
-        """Every node that holds blocks, parents first."""
-        stack = list(self._roots.values())
-        while stack:
-            node = stack.pop()
-            if node.parent is not None:
-                yield node
-            stack.extend(node.children.values())
 
     def match(self, request: Request, keys: tuple[Key, ...], limit_blocks: int) -> tuple[int, int]:
         """Blocks of the longest cached prefix, and how many of them no live sequence holds."""
         node, unreferenced = self.root(request), 0
         while node.stop < limit_blocks:
-            child, matched = self._step(node, keys, limit_blocks)
+            child, matched = self.descend(node, keys, limit_blocks)
             if child is None or child.bits < request.slo_class.min_kv_bits:
                 break
             if not child.refs:
@@ -82,30 +60,6 @@ class PrefixIndex:
                 return matched, unreferenced
             node = child
         return node.stop, unreferenced
-
-    def block_name(self, request: Request, keys: tuple[Key, ...], block: int) -> object:
-        """A name that two prompts have in common for a block if they are equal up to its end; they
-        may differ in it only if they also differ in the rest of the content id.
-        """
-        hash_tokens = request.hash_block_tokens
-        key = keys[self._key_index(block, hash_tokens)]
-        return (request.namespace, hash_tokens, block, key)
-
-    def find(self, request: Request, keys: tuple[Key, ...], limit_blocks: int) -> Node | None:
-        """Deepest node of the longest cached prefix of at most `limit_blocks` blocks, if any.
-
-        An edge is cut where the prefix ends inside it.
-        """
-        node = self.root(request)
-        while node.stop < limit_blocks:
-            child, matched = self._step(node, keys, limit_blocks)
-            if child is None or child.bits < request.slo_class.min_kv_bits:
-                break
-            if matched < child.stop:
-                node = self._split(child, matched)
-                break
-            node = child
-        return node if node.parent is not None else None
 
     def acquire(
         self, request: Request, keys: tuple[Key, ...], limit_blocks: int
@@ -184,7 +138,7 @@ class PrefixIndex:
             return node, 0
         current = top
         while current.stop < stop_blocks:
-            child, matched = self._step(current, keys, stop_blocks)
+            child, matched = self.descend(current, keys, stop_blocks)
             if child is not None:
                 if child.bits < request.slo_class.min_kv_bits and child.refs:
                     break  # others hold it with fewer bits than these may have
@@ -225,10 +179,6 @@ class PrefixIndex:
             self._retention.retain(leaf, request)
         self.policy.unused(leaf)
         return leaf
-
-    def cut(self, node: Node, stop: int) -> Node:
-        """Make two of an edge, at block `stop`; `node` is the lower one. Returns the upper."""
-        return self._split(node, stop)
 
     def set_bits(self, node: Node, bits: int) -> None:
         """The blocks of a node on the device have so many bits from now on."""
@@ -276,28 +226,6 @@ class PrefixIndex:
             raise PlanError("victim: expected a leaf that nobody holds, and that is still cached")
         return node, count
 
-    def _key_index(self, block: int, hash_tokens: int) -> int:
-        """Which content id covers the last token of a block."""
-        return ((block + 1) * self.block_tokens - 1) // hash_tokens
-
-    def _step(
-        self, node: Node, keys: tuple[Key, ...], limit_blocks: int
-    ) -> tuple[Node | None, int]:
-        """The child that continues the prompt after `node`, and up to which block it matches."""
-        index = self._key_index(node.stop, node.hash_tokens)
-        if index >= len(keys):
-            return None, node.stop
-        child = node.children.get(keys[index])
-        if child is None:
-            return None, node.stop
-        wanted = keys[index : index + len(child.keys)]
-        if wanted == child.keys:
-            return child, min(child.stop, limit_blocks)
-        same = next(i for i, key in enumerate(child.keys) if i >= len(wanted) or key != wanted[i])
-        covered = (index + same) * node.hash_tokens // self.block_tokens
-        matched = min(covered, child.stop, limit_blocks)
-        return (child, matched) if matched > node.stop else (None, node.stop)
-
     def _retain(self, request: Request, node: Node, above: Node | None) -> None:
         """Tell the policy whose the path from below `above` to `node` is."""
         assert self._retention is not None
@@ -311,7 +239,7 @@ class PrefixIndex:
 
         Where it had fewer bits than the request may have, it is the sequence's from now on.
         """
-        node = self._split(child, matched) if matched < child.stop else child
+        node = self.cut(child, matched) if matched < child.stop else child
         if node.bits < request.slo_class.min_kv_bits:
             if node.on_device:
                 self.pool.count_small(node.bits, 0, -node.blocks)
@@ -337,7 +265,7 @@ class PrefixIndex:
             step, parent = parent, parent.parent
 
     def _add(self, parent: Node, keys: tuple[Key, ...], stop: int) -> Node:
-        run = self._run(keys, parent.stop, stop, parent.hash_tokens)
+        run = self.keys_of(keys, parent.stop, stop, parent.hash_tokens)
         node = Node(parent, run, parent.stop, stop, parent.hash_tokens)
         parent.children[run[0]] = node
         parent.device_children += 1
@@ -353,43 +281,7 @@ class PrefixIndex:
         """Lengthen an edge that only the inserting sequence holds."""
         self.locked_blocks += stop - node.stop
         node.stop = stop
-        node.keys = self._run(keys, node.start, stop, node.hash_tokens)
-
-    def _run(
-        self, keys: tuple[Key, ...], start: int, stop: int, hash_tokens: int
-    ) -> tuple[Key, ...]:
-        """The ids that cover blocks `[start, stop)` of a prompt with these keys."""
-        first = self._key_index(start, hash_tokens)
-        return keys[first : self._key_index(stop - 1, hash_tokens) + 1]
-
-    def _cut(self, node: Node, start: int, stop: int) -> tuple[Key, ...]:
-        """The part of an edge's ids that covers its blocks `[start, stop)`."""
-        if node.answer:
-            return node.keys
-        base = self._key_index(node.start, node.hash_tokens)
-        first = self._key_index(start, node.hash_tokens) - base
-        return node.keys[first : self._key_index(stop - 1, node.hash_tokens) - base + 1]
-
-    def _split(self, node: Node, stop: int) -> Node:
-        """Cut an edge at block `stop`; the given node stays the lower part. Returns the upper."""
-        parent = node.parent
-        assert parent is not None and node.start < stop < node.stop
-        keys = self._cut(node, node.start, stop)
-        upper = Node(parent, keys, node.start, stop, node.hash_tokens)
-        upper.refs, upper.hits, upper.priority = node.refs, node.hits, node.priority
-        upper.note, upper.last_access_s = node.note, node.last_access_s
-        upper.on_device, upper.on_host = node.on_device, node.on_host
-        upper.loading = node.loading
-        upper.bits, upper.floor_bits = node.bits, node.floor_bits
-        upper.device_children = int(node.on_device)
-        parent.children[keys[0]] = upper
-        node.keys = self._cut(node, stop, node.stop)
-        node.start = stop
-        node.parent = upper
-        upper.children[node.keys[0]] = node
-        if self.placement is not None:
-            self.placement.split(upper, node)
-        return upper
+        node.keys = self.keys_of(keys, node.start, stop, node.hash_tokens)
 
     def _uncache(self, node: Node, blocks: int) -> None:
         """So many blocks of an unreferenced node leave the device."""
@@ -402,8 +294,8 @@ class PrefixIndex:
         makes room.
         """
         if start > leaf.start:
-            self._split(leaf, start)
-        node = self._split(leaf, stop) if stop < leaf.stop else leaf
+            self.cut(leaf, start)
+        node = self.cut(leaf, stop) if stop < leaf.stop else leaf
         before, room = node.bits, self.pool.total
         if before < 16:
             self.pool.count_small(before, 0, -node.blocks)
@@ -423,7 +315,7 @@ class PrefixIndex:
         parent = node.parent
         assert parent is not None and node.reclaimable
         if blocks < node.blocks:
-            node.keys = self._cut(node, node.start, node.stop - blocks)
+            node.keys = self.keys_within(node, node.start, node.stop - blocks)
             node.stop -= blocks
             self.policy.unused(node)
             return

@@ -66,7 +66,7 @@ class TieredIndex(PrefixIndex):
         node, stop, unreferenced = self.root(request), 0, 0
         on_device, small = (0, 0), NO_SMALL
         while node.stop < limit_blocks:
-            child, matched = self._step(node, keys, limit_blocks)
+            child, matched = self.descend(node, keys, limit_blocks)
             if child is None or child.loading or child.bits < request.slo_class.min_kv_bits:
                 break
             if not child.refs:
@@ -256,7 +256,7 @@ class TieredIndex(PrefixIndex):
         Returns its parent, which has the others.
         """
         if blocks < node.blocks:
-            self._split(node, node.stop - blocks)  # `node` is the lower part
+            self.cut(node, node.stop - blocks)  # `node` is the lower part
         parent = node.parent
         assert parent is not None
         if self.placement is not None:
@@ -299,7 +299,7 @@ class TieredIndex(PrefixIndex):
         parent = node.parent
         assert parent is not None and node.host_reclaimable
         if blocks < node.blocks:
-            node.keys = self._cut(node, node.start, node.stop - blocks)
+            node.keys = self.keys_within(node, node.start, node.stop - blocks)
             node.stop -= blocks
             self._announce(node)
             return

@@ -220,10 +220,7 @@ class AndesScheduler(FcfsScheduler):
     def _take_off(self, draft: Draft, victim: Sequence) -> None:
         swaps = self.preemption == "swap" and draft.host_fits(victim)
         draft.preempt(victim, "swap" if swaps else "recompute")
-        if victim.state is State.WAITING:
-            self.waiting.push(victim)
-        elif victim.state is State.SWAPPED:
-            self.swapped.push(victim)
+        self.queue_up(victim)
 
     def _take_in_from_anywhere(self, draft: Draft, seq: Sequence) -> None:
         queue = self._open_waiting if seq.state is State.WAITING else self._open_swapped

@@ -33,7 +33,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
-from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -46,8 +45,6 @@ from superinfer.schedulers.fastserve_levels import Levels
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.parts import RankedQueue, check_positive
 from superinfer.sequence import Sequence, State
-
-_OFF: Final = (State.WAITING, State.SWAPPED, State.PARKED)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -122,12 +119,12 @@ class FastServeScheduler(FcfsScheduler):
         """Sink and lift whose time has come, then as `fcfs` in the order of ranks."""
         self._now = now
         for seq in self._levels.sink(now):
-            self._rank_again(seq)
+            self.rank_again(seq)
         looks = self._step(draft) // self.starvation_period_steps
         if looks > self._looks:
             self._looks = looks
             for seq in self._levels.lift(now, self.starvation_s):
-                self._rank_again(seq)
+                self.rank_again(seq)
         FcfsScheduler.plan(self, draft, now)
         if draft.chunks and not draft.batch.size:
             self._prefill_steps += 1
@@ -185,21 +182,9 @@ class FastServeScheduler(FcfsScheduler):
         prefill_s = self.machine.cost.step_s([Chunk(seq.prefill_tokens, 0)], 0, 0)
         return self._levels.first_covering(prefill_s)
 
-    def _rank_again(self, seq: Sequence) -> None:
-        """Move a request to the place that its level gives it."""
-        resident, prefilling = self.running.discard(seq), self.prefilling.discard(seq)
-        seq.rank = self.rank(seq)
-        if resident:
-            self.running.add(seq)
-        if prefilling:
-            self.prefilling.add(seq)
-        if seq.state in _OFF:
-            self._queue_of(seq).push(seq)
-
-    def _queue_of(self, seq: Sequence) -> RankedQueue:
-        if seq.state is State.PARKED:
-            return self.parked
-        return self.waiting if seq.state is State.WAITING else self.swapped
+    def queue_of(self, seq: Sequence) -> RankedQueue:
+        """The same, and those whose blocks stay on the device while others run."""
+        return self.parked if seq.state is State.PARKED else FcfsScheduler.queue_of(self, seq)
 
     def _add(self, seq: Sequence) -> None:
         FcfsScheduler._add(self, seq)
@@ -328,7 +313,7 @@ class FastServeScheduler(FcfsScheduler):
             self._leaving[victim] = blocks
             self._leaving_blocks += blocks
         else:
-            self._queue_of(victim).push(victim)
+            self.queue_of(victim).push(victim)
 
     def _left(self, seq: Sequence) -> None:
         self._leaving_blocks -= self._leaving.pop(seq, 0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -18,6 +19,8 @@ from superinfer.draft import MAX_STEPS, Draft
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.parts import RankedList, RankedQueue, check_limits
 from superinfer.sequence import Sequence, State
+
+_QUEUED: Final = (State.WAITING, State.SWAPPED, State.PARKED)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -125,10 +128,26 @@ class FcfsScheduler:
         """Take a running sequence off the device; the memory policy chooses how."""
         self._remove(victim)
         draft.preempt(victim)
-        if victim.state is State.WAITING:
-            self.waiting.push(victim)
-        elif victim.state is State.SWAPPED:
-            self.swapped.push(victim)
+        self.queue_up(victim)
+
+    def queue_up(self, seq: Sequence) -> None:
+        """Queue a sequence that is off the device; one that is still copied comes by itself."""
+        if seq.state in _QUEUED:
+            self.queue_of(seq).push(seq)
+
+    def queue_of(self, seq: Sequence) -> RankedQueue:
+        """Where a sequence waits that holds no blocks."""
+        return self.waiting if seq.state is State.WAITING else self.swapped
+
+    def rank_again(self, seq: Sequence) -> None:
+        """Move a sequence to the place that its present rank gives it."""
+        resident, prefilling = self.running.discard(seq), self.prefilling.discard(seq)
+        seq.rank = self.rank(seq)
+        if resident:
+            self.running.add(seq)
+        if prefilling:
+            self.prefilling.add(seq)
+        self.queue_up(seq)
 
     def _fill_with_prefills(self, draft: Draft, admit: bool) -> None:
         """Chunks for unfinished prefills and new requests, lowest rank first."""
@@ -167,7 +186,7 @@ class FcfsScheduler:
 
     def _take_in(self, draft: Draft, seq: Sequence) -> bool:
         """Admit, resume or reject the head of the queues; False if it has to wait."""
-        queue = self.waiting if seq.state is State.WAITING else self.swapped
+        queue = self.queue_of(seq)
         rule = self._hopeless(draft, seq)
         if rule:
             queue.pop()

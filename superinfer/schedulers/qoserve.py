@@ -47,7 +47,7 @@ from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.pacing import ChunkSizer
 from superinfer.schedulers.parts import check_not_negative, check_positive, deadline_s
 from superinfer.schedulers.tracking import TrackingScheduler
-from superinfer.sequence import Sequence, State
+from superinfer.sequence import Sequence
 
 
 class AnswerLengths:
@@ -222,7 +222,7 @@ class QoServeScheduler(TrackingScheduler):
         """Put a request behind all others."""
         del self._late_from_s[seq]
         self._relegated.append(seq)
-        self._rank_again(seq)
+        self.rank_again(seq)
 
     def _sort_prefills(self) -> None:
         """Chunks leave less work; some have become sure misses."""
@@ -232,27 +232,13 @@ class QoServeScheduler(TrackingScheduler):
             if self.relegation and self._is_late(seq):
                 self._relegate(seq)
             elif seq in self._chunked:
-                self._rank_again(seq)
-
-    def _rank_again(self, seq: Sequence) -> None:
-        """Move a request to the place that its present rank gives it."""
-        resident, prefilling = self.running.discard(seq), self.prefilling.discard(seq)
-        seq.rank = self.rank(seq)
-        if resident:
-            self.running.add(seq)
-        if prefilling:
-            self.prefilling.add(seq)
-        if seq.state is State.WAITING:
-            self.waiting.push(seq)
-        elif seq.state is State.SWAPPED:
-            self.swapped.push(seq)
+                self.rank_again(seq)
 
     def _head(self) -> Sequence | None:
         """The next to come in; sure misses are relegated on the way."""
         head = FcfsScheduler._head(self)
         while self.relegation and head is not None and self._is_late(head):
-            queue = self.waiting if head.state is State.WAITING else self.swapped
-            queue.pop()
+            self.queue_of(head).pop()
             self._relegate(head)
             head = FcfsScheduler._head(self)
         return head

@@ -67,7 +67,7 @@ def test_memory_ends_the_slice() -> None:
 def test_a_repeated_chunk_may_not_end_the_prompt(tokens: int, steps: int) -> None:
     class Greedy(VllmScheduler):
         def plan(self, draft: Any, now: float) -> None:
-            seq: Sequence = self.waiting[0]
+            seq: Sequence = self._mode.waiting[0]
             draft.try_admit(seq)
             draft.prefill(seq, tokens, steps=steps)
 
@@ -81,10 +81,10 @@ def test_a_repeated_chunk_may_not_end_the_prompt(tokens: int, steps: int) -> Non
 def test_two_chunks_do_not_repeat() -> None:
     class Greedy(VllmScheduler):
         def plan(self, draft: Any, now: float) -> None:
-            for seq in self.waiting:
+            for seq in self._mode.waiting:
                 draft.try_admit(seq)
-            draft.prefill(self.waiting[0], 8, steps=2)
-            draft.prefill(self.waiting[1], 8)
+            draft.prefill(self._mode.waiting[0], 8, steps=2)
+            draft.prefill(self._mode.waiting[1], 8)
 
     core = make_engine(Greedy(chunked=True, max_num_batched_tokens=8, max_num_seqs=8), 100)
     for index in range(2):

@@ -15,17 +15,17 @@ A100 = DEVICES["a100-80g"]
 
 def test_formula() -> None:
     shape = load_shape("llama-3.1-8b")
-    free = 85899345920 * 0.9 - shape.weight_bytes(1) - 2**30
-    assert kv_capacity_blocks(shape, A100, 1, 16, 0.9, 2**30) == int(free // (16 * 131072))
+    free = 85899345920 * 0.9 - shape.weight_bytes(1) - activation_reserve_bytes(shape)
+    assert kv_capacity_blocks(shape, A100, 1, 16, 0.9) == int(free // (16 * 131072))
 
 
 def test_a_share_of_what_is_free() -> None:
     shape = load_shape("llama-3.1-8b")
-    free = 85899345920 - shape.weight_bytes(1) - 2**30
-    blocks = kv_capacity_blocks(shape, A100, 1, 32, 1.0, 2**30, 0.9)
+    free = 85899345920 - shape.weight_bytes(1) - activation_reserve_bytes(shape)
+    blocks = kv_capacity_blocks(shape, A100, 1, 32, 1.0, 0.9)
     assert blocks == int(free * 0.9 // (32 * 131072))
     # With vLLM's 0.9 of the whole, a tenth of weights and activations less is left for blocks.
-    assert blocks > kv_capacity_blocks(shape, A100, 1, 32, 0.9, 2**30)
+    assert blocks > kv_capacity_blocks(shape, A100, 1, 32, 0.9)
 
 
 def test_estimated_reserve_is_near_what_vllm_leaves() -> None:
@@ -59,5 +59,3 @@ def test_advice_for_a_model_with_few_heads() -> None:
 def test_weights_that_do_not_fit() -> None:
     with pytest.raises(ConfigError, match=r"131\.4 GiB of weights.*72\.0 GiB: it fits on 2 GPUs"):
         kv_capacity_blocks(load_shape("llama-3.1-70b"), A100, 1, 16)
-    with pytest.raises(ConfigError, match="no number of GPUs up to 32 is enough"):
-        kv_capacity_blocks(load_shape("llama-3.1-8b"), A100, 1, 16, 0.9, 80 * 2**30)

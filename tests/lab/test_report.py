@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import HURT, STEPS, Bounds, Compared, Page, stored
+from pages import HURT, STEPS, Bounds, Page, compared, stored
 from records import Job, build, large_record, wave
 
 from superinfer.errors import ConfigError, InputError
@@ -293,9 +293,9 @@ def test_intervals_stand_beside_their_differences(
     small: list[tuple[str, Path]], tmp_path: Path
 ) -> None:
     given = [
-        Compared("slo_attainment", 0.5, 0.45, Bounds(-0.1, 0.2)),
-        Compared("preemptions", 12, 8, Bounds(2, 6), by_seed=(3.0, 5.0)),
-        Compared("recompute_tax", 0.5, 0.25, None),
+        compared("slo_attainment", 0.5, 0.45, Bounds(-0.1, 0.2)),
+        compared("preemptions", 12, 8, Bounds(2, 6), by_seed=(3.0, 5.0)),
+        compared("recompute_tax", 0.5, 0.25, None),
     ]
     words = Page(write_compare_report(small, tmp_path / "c.html", given)).words
     words = words.replace("\u00a0", " ")
@@ -310,7 +310,7 @@ def test_with_seeds_groups_are_means_and_the_rest_is_said_to_be_of_the_first(
     arms: list[tuple[str, Path]], tmp_path: Path
 ) -> None:
     key = "classes.chat.slo_attainment"
-    given = [Compared(key, 0.125, 0.625, None, by_seed=(1.0, 2.0))]
+    given = [compared(key, 0.125, 0.625, None, by_seed=(1.0, 2.0))]
     words = Page(write_compare_report(arms, tmp_path / "c.html", given)).words.replace("\xa0", " ")
     assert "300 requests with the first of 2 seeds." in words
     assert words.count("Of the first of 2 seeds.") == 3
@@ -355,7 +355,7 @@ def test_runs_of_other_traces_are_named(small: list[tuple[str, Path]], tmp_path:
         ([0, 0], [], "expected different names, got 'base' twice"),
         (
             [0, 1],
-            [Compared("preemptions", 1, 1, None, arm="third")],
+            [compared("preemptions", 1, 1, None, arm="third")],
             "expected differences of base, other, got 'third'",
         ),
     ],

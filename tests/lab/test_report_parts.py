@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from pages import HURT, STEPS, Bounds, loaded
 from records import build
 
+from superinfer.lab.intervals import Interval
 from superinfer.lab.report.html import Html, tag, text
 from superinfer.lab.report.hurt import endings, longest_stalls, who_was_hurt
 from superinfer.lab.report.svg import inline_svg
@@ -94,7 +95,7 @@ def test_numbers_and_units() -> None:
     ],
 )  # fmt: skip
 def test_differences(
-    key: str, value: float, base: float, interval: Bounds | None, wanted: Change | None
+    key: str, value: float, base: float, interval: Interval | None, wanted: Change | None
 ) -> None:
     found = change(key, value, base, interval)
     assert (found and replace(found, words=found.words.replace("\u00a0", " "))) == wanted

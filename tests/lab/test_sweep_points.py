@@ -9,7 +9,7 @@ import pytest
 
 from superinfer.lab.axes import Axis, Place, Value
 from superinfer.lab.results import Run
-from superinfer.lab.sweep_plot import grouped
+from superinfer.lab.sweep_plot import Along
 from superinfer.lab.sweep_points import Point, lines, peaks, rate_axis, to_refine
 
 RATES = Axis("rate", "run.rate_scale", (1, 2, 3, 4))
@@ -113,11 +113,11 @@ def test_a_rate_of_the_search_alone_has_no_row_in_the_pictures_of_other_axes() -
     grid = [point((rate, link), 0.9) for rate in (1, 2) for link in (25, 50)]
     searched = [point((1.5, link), 0.9) for link in (25, 50)]
     axes = [Axis("rate", "run.rate_scale", (1, 2)), LINKS]
-    assert list(grouped(axes, 1, [*grid, *searched])) == [(1,), (2,)]
-    ((_, _, line),) = grouped(axes, 0, [*grid, *searched])[(25,)]
+    assert list(Along(axes, 1).rows([*grid, *searched])) == [(1,), (2,)]
+    ((_, _, line),) = Along(axes, 0).rows([*grid, *searched])[(25,)]
     assert [p.place for p in line] == [(1, 25), (1.5, 25), (2, 25)]
 
 
 def test_where_most_points_failed_an_axis_has_no_picture() -> None:
     left = [point((1, 25), 0.9), point((2, 50), 0.9)]
-    assert grouped([RATES, LINKS], 0, left) == grouped([RATES, LINKS], 1, left) == {}
+    assert all(Along([RATES, LINKS], at).rows(left) == {} for at in (0, 1))

@@ -75,6 +75,10 @@ class Watch:
     plans: list[Plan] = field(default_factory=list)
     """Plans made and not completed: one, or with lag 1 the next one too."""
     given_up: list[Sequence] = field(default_factory=list)
+    holders: list[Sequence] = field(default_factory=list)
+    """Who may hold memory, as of the check that is under way."""
+    nodes: list[Node | Block] = field(default_factory=list)
+    """What is cached, likewise."""
 
     def __post_init__(self) -> None:
         engine = self.engine
@@ -112,7 +116,10 @@ class Watch:
 
     def check(self) -> None:
         self.checks += 1
+        self.holders, self.nodes = holders(self.engine), nodes_of(self.engine)
         self.check_pools()
+        self.check_precision()
+        self.check_host()
         self.check_prefix()
         self.check_batch()
         for seq in self.engine.recorder.sequences:
@@ -120,30 +127,26 @@ class Watch:
 
     def check_pools(self) -> None:
         engine, pool = self.engine, self.engine.pool
-        nodes = nodes_of(engine)
+        nodes = self.nodes
         taken = sum(plan.taken_blocks for plan in self.plans)
-        held = sum(private(engine, seq) for seq in holders(engine))
+        held = sum(private(engine, seq) for seq in self.holders)
         locked = sum(node.blocks for node in nodes if node.refs)
         assert pool.referenced == held + locked + taken
         assert pool.cached == sum(n.blocks for n in nodes if on_device(n) and not n.refs)
         assert pool.referenced + pool.cached <= pool.total
         assert pool.taken <= pool.peak_referenced
         assert pool.used <= pool.peak_used
-        self.check_precision()
-        self.check_host(nodes)
 
-    def check_host(self, nodes: list[Node | Block]) -> None:
+    def check_host(self) -> None:
         """Blocks and bytes on the host are those of swapped ones, cached ones and copies."""
         host, mirror = self.engine.host, self.engine.mirror
-        assert host.used == sum(seq.host_blocks for seq in holders(self.engine))
-        assert host.cached == self.copies(nodes)
+        assert host.used == sum(seq.host_blocks for seq in self.holders)
+        assert host.cached == self.copies()
         sizes = self.engine.config.block_sizes
-        swapped_bytes = sum(
-            sizes.total(seq.host_blocks, seq.host_small) for seq in holders(self.engine)
-        )
+        swapped_bytes = sum(sizes.total(seq.host_blocks, seq.host_small) for seq in self.holders)
         cached_bytes = sum(
             sizes.of(node.bits) * node.blocks
-            for node in nodes
+            for node in self.nodes
             if isinstance(node, Node) and node.on_host
         )
         if isinstance(self.engine.prefix, OffloadingCache):
@@ -172,11 +175,11 @@ class Watch:
         """What smaller blocks save is what the pool says, and classes have the bits they demand."""
         engine, pool = self.engine, self.engine.pool
         held, cached = Counter[int](), Counter[int]()
-        for seq in holders(engine):
+        for seq in self.holders:
             held[8] += seq.small[0]
             held[4] += seq.small[1]
             assert sum(seq.small) <= max(0, private(engine, seq) - 1)
-        for node in nodes_of(engine):
+        for node in self.nodes:
             if isinstance(node, Node) and node.bits < 16 and node.on_device:
                 (held if node.refs else cached)[node.bits] += node.blocks
         slabs = engine.config.slabs
@@ -184,7 +187,7 @@ class Watch:
         saved = slabs.saved(held[8] + cached[8], held[4] + cached[4])
         assert (pool.total, pool.lent) == (pool.size + saved, saved - kept)
         assert pool.taken == pool.referenced - kept <= pool.size
-        for seq in holders(engine):
+        for seq in self.holders:
             path = list(seq.node.path()) if isinstance(seq.node, Node) else []
             floor = seq.request.slo_class.min_kv_bits
             assert all(node.bits >= floor for node in path)
@@ -195,15 +198,15 @@ class Watch:
                     engine.holdings.small_blocks(seq)
                 )
 
-    def copies(self, nodes: list[Node | Block]) -> int:
+    def copies(self) -> int:
         """Blocks on the host beside swapped ones; checks who reads them."""
         if not isinstance(self.engine.prefix, OffloadingCache):
-            return sum(node.blocks for node in nodes if isinstance(node, Node) and node.on_host)
+            return sum(n.blocks for n in self.nodes if isinstance(n, Node) and n.on_host)
         blocks = self.engine.prefix.copies
         copies = list(blocks.order)
         reading = Counter(
             key
-            for seq in holders(self.engine)
+            for seq in self.holders
             if seq.transfer and seq.node.job
             for key in seq.node.job.keys
         )
@@ -218,36 +221,36 @@ class Watch:
         if isinstance(self.engine.prefix, BlockCache):
             self.check_blocks(self.engine.prefix)
             return
-        passing = Counter(
-            node for seq in holders(self.engine) if seq.node for node in seq.node.path()
-        )
+        passing = Counter(node for seq in self.holders if seq.node for node in seq.node.path())
         tree = self.engine.tree
+        moving = [seq for seq in self.holders if seq.transfer and seq.node]
+        loading = {step for seq in moving for step in seq.node.path()}
         for node in tree.nodes() if tree is not None else ():
             assert node.refs == passing[node]
             assert node.stop > node.start
             assert node.parent is not None and node.parent.stop == node.start
-            self.check_place(node)
-        for seq in holders(self.engine):
+            self.check_place(node, loading)
+        for seq in self.holders:
             assert seq.shared_blocks == (seq.node.stop if seq.node else 0)
         if tree is not None:
             again = sum((node.refs - 1) * node.blocks for node in passing)
             assert tree.shared_again == again
             assert tree.locked_blocks == sum(node.blocks for node in passing)
 
-    def check_place(self, node: Node) -> None:
-        """A node is somewhere; on the device only below one that is there, too."""
+    def check_place(self, node: Node, loading: set[Node]) -> None:
+        """A node is somewhere; on the device only below one that is there, too. `loading`: those
+        on the paths of sequences whose copies are under way.
+        """
         children = [child.on_device for child in node.children.values()]
         assert node.device_children == sum(children)
         assert node.on_device or (node.on_host and not (node.refs or any(children)))
-        moving = [seq for seq in holders(self.engine) if seq.transfer and seq.node]
-        loading = {step for seq in moving for step in seq.node.path()}
         assert not node.loading or node in loading
         if self.engine.tier is None:
             assert node.on_device and not (node.on_host or node.loading)
 
     def check_blocks(self, cache: BlockCache) -> None:
         """References are the sequences that hold a block; each content is held once by each."""
-        tables = [seq.node for seq in holders(self.engine) if seq.node]
+        tables = [seq.node for seq in self.holders if seq.node]
         holding = Counter(block for table in tables for block in table.blocks)
         assert cache.shared_again == sum(holding.values()) - len(holding)
         for block in cache.nodes():
@@ -255,7 +258,7 @@ class Watch:
             assert block.blocks == 1 or block.key is None
             assert bool(block.place) != bool(block.refs)
         assert not holding
-        for seq in holders(self.engine):
+        for seq in self.holders:
             assert seq.shared_blocks == (seq.node.stop if seq.node else 0)
 
     def check_batch(self) -> None:

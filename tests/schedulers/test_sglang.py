@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from harness import BlockingDriver, iterations, make_engine, request
+from public_data import REPOSITORY
 
 from sim.driver import simulate
 from sim.oracle import Oracle
@@ -20,7 +21,6 @@ from superinfer.memory.vllm_v1 import VllmV1Memory
 from superinfer.plan import Outcome
 from superinfer.schedulers.sglang import SglangScheduler
 from superinfer.schedulers.sglang.rules import RULES, max_running_requests
-from traces import samples_dir
 from traces.readers import read_trace
 
 Jobs = dict[str, tuple[int, int, int]]
@@ -506,7 +506,7 @@ def test_a_finished_request_leaves_prompt_and_answer() -> None:
 @pytest.mark.parametrize("version", ["0.4.6", "0.4.1", "0.3.2"])
 def test_every_request_of_the_sample_ends_once(version: Any) -> None:
     """In 3,000 tokens many prompts can never run, and some answers outgrow the pool."""
-    trace = read_trace(samples_dir() / "mixed.jsonl")
+    trace = read_trace(REPOSITORY / "traces/samples/mixed.jsonl")
     requests, outputs = trace.requests[:400], trace.output_tokens[:400]
     events: list[Any] = []
     engine = make_engine(

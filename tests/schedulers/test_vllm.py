@@ -14,6 +14,7 @@ from harness import BlockingDriver, FakeCost, iterations, make_engine, request
 
 from superinfer.errors import ConfigError
 from superinfer.schedulers.vllm import VllmScheduler
+from superinfer.schedulers.vllm.chunked import Chunked
 
 V1 = {"A": (8, 6), "B": (7, 6), "C": (4, 3)}
 
@@ -162,7 +163,7 @@ def test_defaults_depend_on_the_model(
     """Chunking switches itself on above 32768 tokens, unless prefix caching is on."""
     scheduler = VllmScheduler()
     make_engine(scheduler, 100, max_model_len=max_model_len, prefix_caching=prefix_caching)
-    assert (scheduler.chunked, scheduler._budget_tokens) == (chunked, budget)
+    assert (scheduler.chunked, scheduler._mode.limits.budget_tokens) == (chunked, budget)
 
 
 def test_swapping_moves_every_layer_apart() -> None:
@@ -192,9 +193,9 @@ def test_short_cuts_equal_the_walk(monkeypatch: Any, seed: int, preemption: str)
     for walk in (False, True):
         if walk:
             never = lambda *_: False  # noqa: E731
-            monkeypatch.setattr(VllmScheduler, "_only_decodes", never)
-            monkeypatch.setattr(VllmScheduler, "_one_prefill_takes_the_rest", never)
-            monkeypatch.setattr(VllmScheduler, "_chunks_beside", lambda *_: None)
+            monkeypatch.setattr(Chunked, "_only_decodes", never)
+            monkeypatch.setattr(Chunked, "_one_prefill_takes_the_rest", never)
+            monkeypatch.setattr(Chunked, "_chunks_beside", lambda *_: None)
         events: list[Any] = []
         scheduler = vllm(
             max_num_batched_tokens=16, max_num_seqs=8, chunked=True, preemption=preemption

@@ -16,6 +16,7 @@ from harness import BlockingDriver, iterations, make_engine, request
 from superinfer.errors import ConfigError
 from superinfer.memory.vllm_v1 import VllmV1Memory
 from superinfer.schedulers.vllm_v1 import VllmV1Scheduler
+from superinfer.schedulers.vllm_v1.running import Running
 
 V1 = {"A": (8, 6), "B": (7, 6), "C": (4, 3)}
 
@@ -239,8 +240,8 @@ def test_short_cuts_equal_the_walk(monkeypatch: Any, seed: int, lag: int, prefix
     logs = []
     for walk in (False, True):
         if walk:
-            monkeypatch.setattr(VllmV1Scheduler, "_chunks_beside", lambda *_: None)
-            monkeypatch.setattr(VllmV1Scheduler, "_steps_to_limit", lambda *_: 1)
+            monkeypatch.setattr(Running, "_chunks_beside", lambda *_: None)
+            monkeypatch.setattr(Running, "_steps_to_limit", lambda *_: 1)
         events: list[Any] = []
         rng = random.Random(seed)
         scheduler = v1(max_num_seqs=8, policy=rng.choice(["fcfs", "priority"]))

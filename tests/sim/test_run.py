@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from public_data import REPOSITORY
 
 from sim.commands import RunOptions, load_workload, run_and_write
 from sim.run import build_engine, run_simulation
@@ -18,9 +19,8 @@ from superinfer.errors import ConfigError, StuckError
 from superinfer.lab.config import load_config
 from superinfer.lab.results import load_run
 from superinfer.metrics import summarise
-from traces import samples_dir
 
-SAMPLE = str(samples_dir() / "mixed.jsonl")
+SAMPLE = str(REPOSITORY / "traces/samples/mixed.jsonl")
 RIVALS = ("edf", "vtc", "qoserve", "fastserve", "andes", "flexgen")
 SCHEDULERS = ("vllm", "fcfs", "priority", *RIVALS)
 SAMPLE_SETTINGS = ((), ("run.kv_blocks=400",), ("run.prefix_caching=true",))
@@ -83,7 +83,7 @@ def test_the_share_of_free_memory_is_the_schedulers(share: float) -> None:
     sizes = build_engine(few(1, *settings, scheduler="tensorrt_llm"))[0].config
     shape, device = load_shape("llama-3.1-8b"), load_device("a100-80g")
     assert sizes.block_tokens == 64
-    assert sizes.total_blocks == kv_capacity_blocks(shape, device, 1, 64, 1.0, None, share)
+    assert sizes.total_blocks == kv_capacity_blocks(shape, device, 1, 64, 1.0, share)
 
 
 def test_given_sizes_win() -> None:

@@ -18,7 +18,7 @@ from public_data import needed
 from superinfer.errors import ConfigError, InputError
 from superinfer.request import Request
 from traces.agentic import API_S, API_S_PER_TOKEN, SESSION_GAP_S
-from traces.convert import write_native
+from traces.convert import native_bytes, write_lines
 from traces.readers import read_trace
 from traces.stats import trace_stats
 from traces.workload import Workload
@@ -238,7 +238,7 @@ def test_files_hide_archives_and_equal_names_are_told_apart(tmp_path: Path) -> N
 def test_native_and_back(tmp_path: Path) -> None:
     workload = read(tmp_path, session(turn(0), subagent(9, 5000, turn(0)), turn(12, 700)))
     target = tmp_path / "native.jsonl"
-    write_native(workload, target)
+    write_lines(native_bytes(workload), target)
     again = read_trace(target)
     assert again.requests == workload.requests
     assert again.output_tokens == workload.output_tokens

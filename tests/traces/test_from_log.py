@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from superinfer.errors import ConfigError, InputError
-from traces.from_log import Columns, Log, lines_of, read_log
+from traces.convert import lines_of
+from traces.from_log import Columns, Log, read_log
 from traces.readers import read_trace
 
 CSV = Columns("at", "in", "out")

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from public_data import REPOSITORY
 from typer.testing import CliRunner
 
 from superinfer.request import Request
-from traces import samples_dir
 from traces.cli import app
 from traces.readers import read_trace
 from traces.stats import trace_stats
 from traces.workload import Workload
 
-SAMPLE = samples_dir() / "mixed.jsonl"
+SAMPLE = REPOSITORY / "traces/samples/mixed.jsonl"
 DURATION_S = 600.0
 A100_PREFILL_TOKENS_PER_S = 13_000
 

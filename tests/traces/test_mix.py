@@ -14,7 +14,7 @@ from one_line import error_of
 from superinfer.errors import ConfigError, InputError
 from superinfer.request import SLO, SLOClass
 from superinfer.slo_classes import PRESETS
-from traces.convert import write_native
+from traces.convert import native_bytes, write_lines
 from traces.mix import mix, parse_sources
 from traces.readers import read_trace
 from traces.stats import trace_stats
@@ -147,7 +147,7 @@ def test_native_and_back(tmp_path: Path) -> None:
     b = write(tmp_path, "b.jsonl", record(1, session_id="s", delay_ms=3, namespace="n"))
     workload = mix([(a, "chat"), (b, "batch")])
     target = tmp_path / "mixed.jsonl"
-    write_native(workload, target)
+    write_lines(native_bytes(workload), target)
     again = read_trace(target)
     assert again.requests == workload.requests
     assert again.raised_max_tokens == workload.raised_max_tokens == 1

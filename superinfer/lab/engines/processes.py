@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing import current_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 from superinfer.errors import SuperInferError
 from superinfer.lab.engines.base import ATTEMPTS, TICK_S, Answer, Died, Task, Tick, no_tick
@@ -27,8 +27,8 @@ _UNGUARDED = 78
 class Processes:
     """The engine that runs tasks in processes of this machine; `workers` 0: one per core."""
 
-    workers: int = 0
-    shares_files: bool = True
+    workers: int
+    shares_files: ClassVar[bool] = True
 
     def session(self) -> AbstractContextManager[None]:
         """As `StudyEngine.session`; processes need nothing."""

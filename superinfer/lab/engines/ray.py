@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from superinfer.errors import ConfigError, SuperInferError
 from superinfer.lab.engines.base import ATTEMPTS, TICK_S, Answer, Died, Task, Tick, no_tick
@@ -37,7 +37,7 @@ class RayTasks:
     """Such as `auto` or `ray://head:10001`; None: a cluster of this machine alone."""
     workers: int = 0
     """Tasks at a time; 0: as many as the cluster has cores."""
-    shares_files: bool = False
+    shares_files: ClassVar[bool] = False
     _in_session: bool = field(default=False, init=False, repr=False, compare=False)
     _ours: bool = field(default=False, init=False, repr=False, compare=False)
     """Whether the connection is one that this engine made."""

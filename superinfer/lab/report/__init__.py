@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from superinfer.lab.report.values import Compared
+from superinfer.lab.differences import Difference
 from superinfer.lab.results import Run, load_run
 from superinfer.outputs import replacing
 
@@ -24,7 +24,7 @@ def write_report(source: Run | Path | str) -> Path:
 
 
 def write_compare_report(
-    runs: Sequence[tuple[str, Path]], path: Path, differences: Iterable[Compared] = ()
+    runs: Sequence[tuple[str, Path]], path: Path, differences: Iterable[Difference] = ()
 ) -> Path:
     """Write the comparison of several runs of one trace, given as name and result folder.
 

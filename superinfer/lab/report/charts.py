@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from superinfer.lab.canvas import legend_below
 from superinfer.lab.plot_data import LATENCIES, PlotData
 from superinfer.lab.report.html import Html, figure
 from superinfer.lab.report.svg import inline_svg
@@ -28,7 +29,7 @@ def attainment(data: PlotData) -> Html:
     groups = data.attainment_groups()
     drawn, axes = _panel((max(4.6, 1.5 * len(groups) + 1), 3.4))
     plot_parts.share_bars(axes, list(groups), plot_parts.attainment_bars(groups))
-    _legend(drawn, axes, columns=4)
+    legend_below(drawn, axes, columns=4)
     shares = {name: group.get("slo_attainment") for name, group in groups.items()}
     words = ", ".join(f"{name} {shown('attainment', share)}" for name, share in shares.items())
     title = "SLO attainment by class"
@@ -44,7 +45,7 @@ def latency(data: PlotData, key: str) -> Html:
 
     drawn, axes = _panel(_SMALL)
     plot_parts.latency_panel(axes, data, key)
-    _class_legend(drawn, data)
+    _line_legend(drawn, data.classes())
     title, of, _ = LATENCIES[key]
     groups = data.summary.get("classes") or {}
     quantiles = [
@@ -70,7 +71,7 @@ def load(data: PlotData) -> list[Html]:
     ):
         drawn, axes = _panel(_WIDE)
         draw(axes, data)
-        _legend(drawn, axes, columns=5)
+        legend_below(drawn, axes, columns=5)
         peaks = [
             f"{column.replace('_', ' ')} {data.timeline[column].max():,}" for column in columns
         ]
@@ -92,7 +93,7 @@ def traffic(data: PlotData) -> list[Html]:
     ):
         drawn, axes = _panel(_WIDE)
         draw(axes, data)
-        _legend(drawn, axes, columns=3)
+        legend_below(drawn, axes, columns=3)
         sums = [
             f"{COMPARE_ROWS[column]} {shown(column, data.timeline[column][-1])}"
             for column in columns
@@ -118,7 +119,7 @@ def compared_attainment(
         bars[plot_parts.label(name, _MOST_NAME)] = (shares, *plot_parts.bar_look(i))
     drawn, axes = _panel((max(4.6, 0.5 * len(groups) * len(runs) + 1.5), 3.4))
     plot_parts.share_bars(axes, list(groups), bars)
-    _legend(drawn, axes, columns=4)
+    legend_below(drawn, axes, columns=4)
     over_all = [f"{name} {shown('attainment', share(name, 'slo_attainment'))}" for name in runs]
     title = "SLO attainment by class and run"
     about = f"Bars from 0 to 100 %. Over all classes: {', '.join(over_all)}."
@@ -156,7 +157,7 @@ def compared_load(runs: Runs) -> list[Html]:
     ):
         drawn, axes = _panel(_WIDE)
         plot_parts.load_lines(axes, runs, column)
-        _legend(drawn, axes, columns=4)
+        legend_below(drawn, axes, columns=4)
         peaks = [f"{run} {data.timeline[column].max(initial=0):,}" for run, data in runs.items()]
         about = f"{title} over time, one line per run. Peaks of the samples: {', '.join(peaks)}."
         found.append(figure(inline_svg(drawn, name, title, about), f"{title}.", wide=True))
@@ -168,16 +169,6 @@ def _panel(size: tuple[float, float]) -> tuple[Figure, Axes]:
 
     drawn = Figure(figsize=size, layout="constrained")
     return drawn, drawn.subplots()
-
-
-def _legend(drawn: Figure, axes: Axes, columns: int) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        drawn.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-
-
-def _class_legend(drawn: Figure, data: PlotData) -> None:
-    _line_legend(drawn, data.classes())
 
 
 def _line_legend(drawn: Figure, names: Sequence[str]) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from superinfer.errors import ConfigError
+from superinfer.lab.differences import Difference
+from superinfer.lab.intervals import Interval
 from superinfer.lab.numbers import number
 from superinfer.lab.plot_data import MOST_CLASSES, PlotData
 from superinfer.lab.precision import shown_precision
@@ -21,8 +23,6 @@ from superinfer.lab.report.values import (
     COMPARE_ROWS,
     GROUP_ROWS,
     NONE,
-    Bounds,
-    Compared,
     Summary,
     change,
     shown,
@@ -30,14 +30,14 @@ from superinfer.lab.report.values import (
 from superinfer.lab.results import Run
 
 Runs = Sequence[tuple[str, Run]]
-Known = Mapping[tuple[str, str], Compared]
+Known = Mapping[tuple[str, str], Difference]
 """Differences that were given, by run and metric."""
 
 _PLAIN = ("submitted", "kv_perplexity_change", "kv_kl")
 """Neither better nor worse: counted, or a difference already."""
 
 
-def compare_page(runs: Runs, path: Path, differences: Iterable[Compared]) -> str:
+def compare_page(runs: Runs, path: Path, differences: Iterable[Difference]) -> str:
     """The whole document; `path` is where it will lie, so that it can point to single reports."""
     known = {(found.arm, found.metric): found for found in differences}
     _check(runs, known)
@@ -177,7 +177,7 @@ def _cells(key: str, metric: str, groups: Mapping[str, Summary], known: Known) -
     return cells
 
 
-def _cell(key: str, value: Any, base: Any, interval: Bounds | None) -> Content:
+def _cell(key: str, value: Any, base: Any, interval: Interval | None) -> Content:
     found = change(key, value, base, interval) if key not in _PLAIN else None
     if found is None:
         return shown(key, value)

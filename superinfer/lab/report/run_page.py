@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from superinfer.lab.metric_names import LATENCIES
 from superinfer.lab.plot_data import PlotData, Summary
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.report import charts
@@ -22,7 +23,6 @@ from superinfer.lab.report.html import (
 from superinfer.lab.report.hurt import endings
 from superinfer.lab.report.hurt_section import hurt_parts
 from superinfer.lab.report.values import (
-    LATENCIES,
     NONE,
     RUN_ROWS,
     STATISTICS,

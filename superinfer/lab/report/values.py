@@ -3,72 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from superinfer.lab.intervals import Interval
+from superinfer.lab.metric_names import SAME, higher_is_better, is_share
 from superinfer.lab.precision import PRECISION, precision_text
-from superinfer.lab.tables import higher_is_better
 
 Summary = Mapping[str, Any]
-
-
-class Bounds(Protocol):
-    """A confidence interval of a difference from the reference, in the metric's own unit."""
-
-    @property
-    def low(self) -> float:
-        """Lower bound."""
-        ...
-
-    @property
-    def high(self) -> float:
-        """Upper bound."""
-        ...
-
-    @property
-    def level(self) -> float:
-        """Share of studies whose interval holds the true difference."""
-        ...
-
-    @property
-    def method(self) -> str:
-        """How it was made."""
-        ...
-
-
-class Compared(Protocol):
-    """One metric of one run against the reference, as `superinfer.lab.differences` gives it."""
-
-    @property
-    def arm(self) -> str:
-        """Name of the run."""
-        ...
-
-    @property
-    def metric(self) -> str:
-        """A key of `summary.json`; those of groups as `classes.<name>.<key>`."""
-        ...
-
-    @property
-    def value(self) -> float | None:
-        """The run's value, the mean over its seeds."""
-        ...
-
-    @property
-    def reference_value(self) -> float | None:
-        """The reference's."""
-        ...
-
-    @property
-    def interval(self) -> Bounds | None:
-        """Of the difference, where something can be said."""
-        ...
-
-    @property
-    def by_seed(self) -> Sequence[float | None]:
-        """The difference for each seed."""
-        ...
 
 
 NONE = "\N{EN DASH}"
@@ -167,7 +110,6 @@ GROUP_ROWS: Mapping[str, str] = {
     "preemptions": "preemptions",
 }
 """Of each class and tenant."""
-LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
 STATISTICS = {
     "mean": "mean",
     "median": "median",
@@ -183,10 +125,7 @@ TARGETS = {
     "min_tokens_per_s": "\N{GREATER-THAN OR EQUAL TO} {} tokens/s",
 }
 
-_SHARES = ("attainment", "tax", "rate", "share", "error", "utilisation")
 _GIB = 2**30
-_SAME = 0.05
-"""Differences, in per cent or points, that would print as 0.0 count as none."""
 
 
 def compared_metrics(summary: Summary) -> list[str]:
@@ -227,11 +166,6 @@ def unbroken(words: str) -> str:
     return words.replace(" ", _SPACE)
 
 
-def is_share(key: str) -> bool:
-    """True for what is written in per cent."""
-    return key.endswith(_SHARES)
-
-
 def targets(slo: Mapping[str, float | None]) -> str:
     """The targets of a class in words; `none` without one."""
     found = [
@@ -253,7 +187,7 @@ def change(
     key: str,
     value: float | str | None,
     base: float | str | None,
-    interval: Bounds | None = None,
+    interval: Interval | None = None,
 ) -> Change | None:
     """The difference of a metric from the reference; None where one of them is no number.
 
@@ -266,7 +200,7 @@ def change(
     factor, unit = _relative_unit(key, base)
     amount = factor * (value - base)
     ends = (interval.low, interval.high) if interval else ()
-    if max(abs(amount), *(abs(factor * end) for end in ends), 0.0) < _SAME:
+    if max(abs(amount), *(abs(factor * end) for end in ends), 0.0) < SAME:
         return Change("same", "same")
     verdict = "better" if (amount > 0) == higher_is_better(key) else "worse"
     if interval is None:

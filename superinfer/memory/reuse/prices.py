@@ -30,7 +30,7 @@ class Prices:
         self._block_copy_s: dict[tuple[str, int], float] = {}
         self._convert_s: dict[tuple[int, int], float] = {}
 
-    def block_copy_s(self, direction: str, bits: int = 16) -> float:
+    def block_copy_s(self, direction: str, bits: int) -> float:
         """To copy a block of these bits, as one of many."""
         found = self._block_copy_s.get((direction, bits))
         if found is None:

@@ -56,7 +56,7 @@ class Urgency:
         owed = self._waiting.owed(draft, need_blocks)
         if owed is not None and owed.seq.state is _WAITING and self._device.aged_prefill:
             owed = None  # the share is being spent, and whose turn is next is open until it is
-        self.blocked = owed is not None and not self._enters(draft, owed, 0)
+        self.blocked = owed is not None and not self._enters(draft, owed)
         if owed is not None and self.blocked:
             return need_blocks(draft, owed)  # what comes free is for the share of the aged
         if self._settings.relegation:
@@ -131,12 +131,12 @@ class Urgency:
             self._waiting.put_back(job)
             self.blocked_until_s = min(self.blocked_until_s, self._hopeless_from_s(job))
 
-    def _enters(self, draft: Draft, job: Job, reserved: int) -> bool:
+    def _enters(self, draft: Draft, job: Job) -> bool:
         """Take a request in, rotating others out where there is no room."""
         entrance = self._entrance
-        if entrance.take_in(draft, job, reserved):
+        if entrance.take_in(draft, job, 0):
             return True
-        return entrance.make_room(draft, job, reserved) and entrance.take_in(draft, job, reserved)
+        return entrance.make_room(draft, job, 0) and entrance.take_in(draft, job, 0)
 
     def _has_turn(self, job: Job) -> bool:
         """False for a prompt of which nothing would be computed in this step, because prompts on

@@ -1,31 +1,4 @@
-"""`sglang`: SGLang v0.4.6, and by `version` the older rules of v0.4.1 and v0.3.2.
-
-Sources: sgl-project/sglang v0.4.6 (commit 84022c0e5), `managers/schedule_policy.py`,
-`managers/scheduler.py` (`get_next_batch_to_run`, `get_new_batch_prefill`, `update_running_batch`),
-`managers/schedule_batch.py` (`retract_decode`), `mem_cache/radix_cache.py`, `server_args.py`,
-`global_config.py`; v0.3.2 (commit 37c5899fc), where the same was in `managers/tp_worker.py`.
-
-Modelled: prefill first, in a batch of its own unless `mixed_chunk`; orders of the waiting queue;
-admission by the ratio of new tokens; the flag that stops prefills from being tried while the
-running batch is full; one chunked prompt at a time; retraction; the radix cache by tokens. Finished
-requests stay in the running batch, and in its reserve, until it is next filtered, as they do there.
-
-Set `run.prefix_caching = true` and `run.memory = "radix"` with it (the radix cache is on by default
-there; `"hicache"` adds the host tier), and `run.lag = 1` for the overlapped scheduler, which is the
-default from v0.4. The system gives `mem_fraction_static` of the device's memory (0.88 for one GPU,
-0.87, 0.85, 0.81 and 0.79 for 2, 4, 8 and 16; all but 13 GiB on one of more than 80 GB) to weights
-and KV pool, and leaves activations the rest. `run.gpu_memory_utilization` covers activations, too:
-set it to that fraction plus the activation reserve (`costs/capacity.py`) as a share of the memory,
-or give the pool in tokens as `run.kv_blocks`.
-
-Left out: LoRA, constrained decoding, speculative decoding, sessions, the special admission of
-requests that ignore the end of text while the radix cache is off, jump-forward, the order `random`;
-matching an answer, also a retracted request's own. v0.3.2 cuts a long prompt short; here it is
-rejected, as v0.4 does. Where the real engine stops for ever or aborts, the request ends by a rule
-of its own: `retracted_never_fits` (prompt, answer so far and the whole limit again exceed the pool)
-and `answer_exceeds_kv_capacity` (alone and out of memory; there the answer is cut a token or two
-before). A mixed batch whose decodes find no memory runs its prefill alone; there it aborts.
-"""
+"""Settings of `sglang`, and how its batches follow one another."""
 
 from __future__ import annotations
 
@@ -37,7 +10,7 @@ from superinfer.draft import MAX_STEPS, Draft
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.sglang import order
 from superinfer.schedulers.sglang.admission import NO_CHUNKS, PrefillBatch, Verdict
-from superinfer.schedulers.sglang.estimate import NewTokenRatio, Reserve
+from superinfer.schedulers.sglang.estimate import NewTokenRatio
 from superinfer.schedulers.sglang.retraction import retract
 from superinfer.schedulers.sglang.rounds import Rounds
 from superinfer.schedulers.sglang.rules import (
@@ -48,6 +21,7 @@ from superinfer.schedulers.sglang.rules import (
     check_settings,
     max_running_requests,
 )
+from superinfer.schedulers.sglang.running import RunningBatch
 from superinfer.sequence import Sequence, State
 
 _DECODING, _WAITING = State.DECODING, State.WAITING  # reading a member off its class is slow
@@ -92,18 +66,13 @@ class SglangScheduler:
     """The prompts that the latest prefill batch completes."""
     _mixed: bool = field(default_factory=bool, init=False)
     """True if the running requests were in that batch."""
-    _finished: list[Sequence] = field(default_factory=list, init=False)
-    """Ended requests that are still in the running batch."""
     _just_finished: bool = field(default_factory=bool, init=False)
     _gone: bool = field(default_factory=bool, init=False)
     """True if a request may have ended in the waiting queue."""
     _mixed_steps: int = field(default_factory=int, init=False)
-    _front: int = field(default_factory=int, init=False)
-    _back: int = field(default_factory=int, init=False)
-    """Places taken so far at both ends of the running batch."""
     _rules: Rules = field(init=False)
     _ratio: NewTokenRatio = field(init=False)
-    _reserve: Reserve = field(init=False)
+    _running: RunningBatch = field(init=False)
     _rounds: Rounds | None = field(default_factory=lambda: None, init=False)
     _machine: Machine = field(init=False)
     _places: int = field(default_factory=int, init=False)
@@ -118,7 +87,7 @@ class SglangScheduler:
         self._machine, rules = machine, RULES[self.version]
         self._rules = rules
         self._ratio = NewTokenRatio(rules, self.schedule_conservativeness)
-        self._reserve = Reserve(self.clip_new_tokens)
+        self._running = RunningBatch(self.clip_new_tokens)
         if rules.full == "rounds":
             self._rounds = Rounds(self.stream, self.stream_interval)
         pool_tokens = machine.total_blocks * machine.block_tokens
@@ -155,9 +124,9 @@ class SglangScheduler:
         """Forget a sequence; the running batch does so when it is next filtered."""
         if seq is self.chunked:
             self.chunked = None
-        elif seq in self._reserve:
+        elif seq in self._running:
             self._just_finished = self._just_finished or seq.outcome == "finished"
-            self._finished.append(seq)
+            self._running.ended(seq)
             if self._rounds is not None:
                 self._filter()
         else:
@@ -193,38 +162,20 @@ class SglangScheduler:
         mixed, self._mixed = self._mixed, False
         if not latest and not mixed:
             return
-        if mixed:
-            ended = bool(self._finished)
-            self._filter()
-        else:
-            ended = False
+        ended = mixed and self._filter()
         joined = [seq for seq in latest if seq.state is _DECODING]
-        was_empty = mixed or draft.batch.size + len(self._finished) == len(joined)
+        was_empty = mixed or self._running.size(draft) == len(joined)
         ended = ended or len(joined) < len(latest)
-        self._seat(draft, joined, in_front=mixed)
+        self._running.seat(draft, joined, self._limit, in_front=mixed)
         if self._rules.full == "batch" and (ended or (was_empty and draft.batch.size)):
             self.full = False  # the flag belongs to the batch object that is replaced
 
-    def _seat(self, draft: Draft, joined: list[Sequence], in_front: bool) -> None:
-        """Give new members their places in the running batch and a share of the reserve."""
-        batch = draft.batch
-        if in_front:
-            self._front -= len(joined)
-        first = self._front if in_front else self._back
-        for place, seq in enumerate(joined, first):
-            seq.rank = (place,)
-            left = self._limit(seq) - batch.output_tokens(seq)
-            self._reserve.add(seq, left, batch.step)
-        if not in_front:
-            self._back += len(joined)
-
-    def _filter(self) -> None:
-        """Drop the ended requests from the running batch."""
-        if self._finished:
-            for seq in self._finished:
-                self._reserve.discard(seq)
-            self._finished.clear()
+    def _filter(self) -> bool:
+        """Drop the ended requests from the running batch; True if there were some."""
+        ended = self._running.filter()
+        if ended:
             self.full = False
+        return ended
 
     def _idle(self, draft: Draft) -> None:
         """An iteration in which nothing can run."""
@@ -261,7 +212,7 @@ class SglangScheduler:
         batch = draft.batch
         victims, rest = retract(draft, self._machine.block_tokens, self.retract_decode_steps)
         for seq in victims:
-            self._reserve.discard(seq)
+            self._running.discard(seq)
         self.waiting += victims
         self.full = self.full and not victims
         if draft.available < batch.next_growth():  # alone, and the pool is full
@@ -297,7 +248,7 @@ class SglangScheduler:
 
     def _prefill(self, draft: Draft) -> bool:
         """Try to make a prefill batch; False if nobody can be admitted."""
-        running = draft.batch.size + len(self._finished)
+        running = self._running.size(draft)
         if self.chunked is None and running >= self._places:
             self.full = True
             return False
@@ -323,7 +274,7 @@ class SglangScheduler:
             batch.share_with_decodes(running)
         if running:
             ratio = self._ratio.at(self._decode_steps(draft))
-            batch.reserve(ratio * self._reserve.tokens(draft.batch.step))
+            batch.reserve(ratio * self._running.reserve.tokens(draft.batch.step))
         if self.chunked is not None:
             batch.go_on(self.chunked, self._clipped(self.chunked))
         return batch
@@ -352,17 +303,12 @@ class SglangScheduler:
 
     def _mix(self, draft: Draft) -> None:
         """Put the running requests into the batch; it takes their place when it has run."""
-        self._filter_keeping_flag()
+        self._running.filter()
         batch = draft.batch
         if batch.size and batch.next_growth() <= draft.available:
             draft.decode(1)
             self._mixed = True
             self._mixed_steps += 1
-
-    def _filter_keeping_flag(self) -> None:
-        full = self.full
-        self._filter()
-        self.full = full
 
     def _sort(self, draft: Draft) -> bool:
         """Put the queue in order; returns whether that looked everybody's prefix up."""

@@ -28,7 +28,7 @@ from superinfer.costs import CalibratedCost
 from superinfer.errors import SuperInferError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
-from superinfer.lab.policy_faults import faults_named
+from superinfer.lab.config.policy_faults import faults_named
 from superinfer.lab.results import default_folder, summary_json, write_run
 from superinfer.metrics import RunMetrics, Window
 from superinfer.outputs import check_writable
@@ -219,7 +219,7 @@ def _folder(config: Config, options: RunOptions) -> Path:
 
 def write_pages(folder: Path) -> None:
     """Write the pictures and the report of a result folder into it."""
-    from superinfer.lab.plots import write_plots
+    from superinfer.lab.pictures.figures import write_plots
     from superinfer.lab.report import write_report
     from superinfer.lab.results import load_run
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from experiments.tables import parts
-from superinfer.lab.differences import Difference, differences
-from superinfer.lab.intervals import mean_interval
 from superinfer.lab.numbers import mean_number, number
 from superinfer.lab.results import Run
+from superinfer.lab.studies.differences import Difference, differences
+from superinfer.lab.studies.intervals import mean_interval
 
 Numbers = dict[str, Any]
 

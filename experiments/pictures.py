@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from superinfer.lab import canvas
+from superinfer.lab.pictures import canvas
 from superinfer.record import Floats
 
 if TYPE_CHECKING:

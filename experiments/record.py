@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from superinfer.lab.content import code_hash
 from superinfer.lab.results import summary_json
+from superinfer.lab.studies.content import code_hash
 from superinfer.outputs import replacing
 
 SIMULATED = Path(__file__).parent / "results" / "simulated"

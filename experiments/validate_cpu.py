@@ -43,7 +43,7 @@ from executor.validation.validate import Outcome, Wish, gate, validate_all, winn
 from experiments.tables import write_pages
 from superinfer.costs.profile_file import load_profile
 from superinfer.errors import ConfigError, InputError, SuperInferError
-from superinfer.lab.content import code_hash
+from superinfer.lab.studies.content import code_hash
 
 SCHEDULERS = ("vllm", "rotating")
 MAX_ERROR = 0.10

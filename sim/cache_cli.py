@@ -53,7 +53,7 @@ def cache_study(
 ) -> None:
     """Replay the prompts of a trace through eviction policies, without timing."""
     from superinfer.costs import build_cost
-    from superinfer.lab import cache_study as lab
+    from superinfer.lab.studies import cache_study as lab
 
     names = names_in(policies)
     lab.check_policies(names)

@@ -21,10 +21,10 @@ from sim.workload import load_workload
 from superinfer.errors import ConfigError, InputError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
+from superinfer.lab.config.run import RunConfig
 from superinfer.lab.gates import Gate, check_gates, check_keys, parse_gate
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.results import default_folder, load_run, summary_json, write_run
-from superinfer.lab.run_config import RunConfig
 from superinfer.lab.trust import warnings_of
 from superinfer.lab.versions import versions
 from superinfer.metrics import RunMetrics, Window
@@ -131,7 +131,7 @@ def run_and_write(
     if sinks:
         timeline = _write_timeline(sinks, written, metrics, config)
         if options.plots:
-            from superinfer.lab.plots import write_requests_plot
+            from superinfer.lab.pictures.figures import write_requests_plot
 
             write_requests_plot(timeline)
     return summary
@@ -145,7 +145,7 @@ def _say_if_nobody_was_measured(config: Config, summary: Summary) -> None:
 
 def write_pages(folder: Path) -> None:
     """Write the pictures and the report of a result folder into it."""
-    from superinfer.lab.plots import write_plots
+    from superinfer.lab.pictures.figures import write_plots
     from superinfer.lab.report import write_report
 
     run = load_run(folder)

@@ -27,13 +27,13 @@ from sim.study_folder import STUDY, claimed, finish, resumable, stdin_file, writ
 from sim.workload import feed_stdin, is_spec, kept_stdin, load_workload
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.config import Config, RunConfig
-from superinfer.lab.differences import METRICS, Difference, differences
 from superinfer.lab.numbers import mean_summary
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import SUMMARY, Run, summary_json, write_run
-from superinfer.lab.study import WALL_CLOCK, Study, StudyResult, run_study
+from superinfer.lab.studies.differences import METRICS, Difference, differences
+from superinfer.lab.studies.study import WALL_CLOCK, Study, StudyResult, run_study
 from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning, warnings_of
 from superinfer.schedulers import SCHEDULERS
 from traces.cli import print_out, print_table
@@ -308,7 +308,7 @@ def _conclude(study: Study, result: StudyResult, root: Path, options: RunOptions
         if (by_class := precision_table(means)) is not None:
             print_table(by_class)
     if options.plots:
-        from superinfer.lab.plots import write_compare_plot
+        from superinfer.lab.pictures.figures import write_compare_plot
         from superinfer.lab.report import REPORT_HTML, write_compare_report
 
         write_compare_plot(runs, root / PICTURE)

@@ -8,7 +8,7 @@ from typing import Any
 from sim.commands import simulated
 from sim.suggest import alone
 from superinfer.lab.config import Config
-from superinfer.lab.differences import check_metric
+from superinfer.lab.studies.differences import check_metric
 from traces.workload import Workload
 
 

@@ -28,9 +28,9 @@ from superinfer.lab.options import (
 
 if TYPE_CHECKING:
     from sim.compare import Arms
-    from superinfer.lab.axes import Value
     from superinfer.lab.config import Config
-    from superinfer.lab.engines.base import StudyEngine
+    from superinfer.lab.studies.axes import Value
+    from superinfer.lab.studies.engines.base import StudyEngine
 
 Model = Annotated[
     str | None,
@@ -192,7 +192,7 @@ class ConfigOptions:
         self, extra: Mapping[str, Value], scheduler: str | None, file: Path | None = None
     ) -> Config:
         """The configuration with settings by their key laid over everything else."""
-        from superinfer.lab.axes import setting_text
+        from superinfer.lab.studies.axes import setting_text
 
         run: dict[str, object] = {"scheduler": scheduler} if scheduler else {}
         settings = []
@@ -219,7 +219,7 @@ class StudyOptions:
 
     def make_engine(self) -> StudyEngine:
         """Where the runs are made; ConfigError for what there is not."""
-        from superinfer.lab.engines import engine_of
+        from superinfer.lab.studies.engines import engine_of
 
         return engine_of(self.engine, self.workers, self.address)
 

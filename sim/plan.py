@@ -34,13 +34,13 @@ from sim.suggest import alone
 from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.costs import find_device
 from superinfer.errors import ConfigError
-from superinfer.lab.bisect import Fewest
 from superinfer.lab.config import Config
 from superinfer.lab.prices import Prices, load_prices
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import write_run
-from superinfer.lab.study import Study, run_study
-from superinfer.lab.targets import KINDS, outcomes
+from superinfer.lab.studies.bisect import Fewest
+from superinfer.lab.studies.study import Study, run_study
+from superinfer.lab.studies.targets import KINDS, outcomes
 from superinfer.metrics import RunMetrics
 from traces.cli import print_out, print_table
 from traces.workload import Workload
@@ -347,7 +347,7 @@ def _conclude(plan: Plan, root: Path) -> None:
 
 
 def _draw(plan: Plan, path: Path) -> None:
-    from superinfer.lab.goodput_plot import Curve, write_goodput_plot
+    from superinfer.lab.pictures.goodput import Curve, write_goodput_plot
 
     curves = [
         Curve(

@@ -28,7 +28,7 @@ from sim.workload import load_workload
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError, SuperInferError
 from superinfer.lab.config import Config
-from superinfer.lab.policy_faults import faults_named
+from superinfer.lab.config.policy_faults import faults_named
 from superinfer.sequence import State
 
 if TYPE_CHECKING:

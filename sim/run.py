@@ -35,7 +35,7 @@ from superinfer.engine_config import EngineConfig
 from superinfer.errors import ConfigError
 from superinfer.events import Sink
 from superinfer.lab.config import Config, RunConfig
-from superinfer.lab.policy_faults import faults_named
+from superinfer.lab.config.policy_faults import faults_named
 from superinfer.lab.precision import FULL_BITS
 from superinfer.memory.slabs import NO_SMALL, slabs_of
 from superinfer.record import RunRecord

@@ -35,14 +35,14 @@ from superinfer.costs import CalibratedCost, StepCost
 from superinfer.costs.profile import Profile
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
-from superinfer.lab.differences import Difference, check_metrics, differences
 from superinfer.lab.metric_names import higher_is_better
+from superinfer.lab.pictures.tornado import Bar, sensitivity_table, write_tornado
 from superinfer.lab.profiles.build import save_profile
 from superinfer.lab.profiles.scale import with_host, with_kernels, with_links
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import Run
-from superinfer.lab.study import WALL_CLOCK, Study, run_study
-from superinfer.lab.tornado import Bar, sensitivity_table, write_tornado
+from superinfer.lab.studies.differences import Difference, check_metrics, differences
+from superinfer.lab.studies.study import WALL_CLOCK, Study, run_study
 from superinfer.settings import did_you_mean
 from traces.cli import print_out, print_table
 

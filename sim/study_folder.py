@@ -16,7 +16,7 @@ from pathlib import Path
 from sim.commands import check_folder, say
 from superinfer.errors import ConfigError
 from superinfer.lab.results import SUMMARY
-from superinfer.lab.study import Study
+from superinfer.lab.studies.study import Study
 from superinfer.outputs import replacing
 
 STUDY = ".study"

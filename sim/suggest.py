@@ -29,7 +29,7 @@ from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
 from superinfer.lab.overload import overload_warning
-from superinfer.lab.targets import (
+from superinfer.lab.studies.targets import (
     USUAL,
     ClassOutcome,
     outcomes,

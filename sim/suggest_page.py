@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from superinfer.lab.overload import TOO_HIGH
-from superinfer.lab.targets import KINDS, LEVELS, USUAL, Miss
+from superinfer.lab.studies.targets import KINDS, LEVELS, USUAL, Miss
 
 if TYPE_CHECKING:
     from rich.table import Table

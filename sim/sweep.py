@@ -25,13 +25,13 @@ from sim.study_folder import check_kept, kept, stdin_file, write_outcome
 from sim.sweep_page import peak_table, sweep_frame, sweep_json, sweep_table
 from sim.workload import kept_stdin
 from superinfer.errors import ConfigError
-from superinfer.lab.axes import Axis, Place, Value, place_text, places
 from superinfer.lab.columns import write_columns
 from superinfer.lab.config import Config
-from superinfer.lab.engines.base import StudyEngine
 from superinfer.lab.progress import showing_progress
-from superinfer.lab.study import Study, run_study
-from superinfer.lab.sweep_points import Peak, Point, Points, peaks, rate_axis, to_refine
+from superinfer.lab.studies.axes import Axis, Place, Value, place_text, places
+from superinfer.lab.studies.engines.base import StudyEngine
+from superinfer.lab.studies.study import Study, run_study
+from superinfer.lab.studies.sweep_points import Peak, Point, Points, peaks, rate_axis, to_refine
 from superinfer.outputs import replacing
 from traces.cli import print_out, print_table
 
@@ -176,7 +176,7 @@ def _conclude(
             with replacing(root / TABLE) as staged:
                 write_columns(staged, sweep_frame(wish.axes, points, root))
         if wish.plots and points:
-            from superinfer.lab.sweep_plot import write_sweep_plots
+            from superinfer.lab.pictures.sweep import write_sweep_plots
 
             write_sweep_plots(wish.axes, points, found, wish.attainment, root)
         say(f"sweep in {root}")

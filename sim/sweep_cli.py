@@ -18,8 +18,8 @@ from sim.options import (
 )
 
 if TYPE_CHECKING:
-    from superinfer.lab.axes import Value
     from superinfer.lab.config import Config
+    from superinfer.lab.studies.axes import Value
 
 Over = Annotated[
     list[str] | None,
@@ -64,7 +64,7 @@ def sweep(
     """Run schedulers over a grid of settings; find the peak goodput within the targets."""
     from sim.compare import named_arms
     from sim.sweep import SweepArm, SweepWish, sweep_command
-    from superinfer.lab.axes import parse_axes
+    from superinfer.lab.studies.axes import parse_axes
 
     def arm_of(file: Path | None, scheduler: str | None) -> SweepArm:
         def load(extra: Mapping[str, Value]) -> Config:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from superinfer.lab.axes import Axis, shown
 from superinfer.lab.numbers import digits, number
-from superinfer.lab.sweep_points import ATTAINMENT, GOODPUT, Peak, Point, Points, rate_axis
+from superinfer.lab.studies.axes import Axis, shown
+from superinfer.lab.studies.sweep_points import ATTAINMENT, GOODPUT, Peak, Point, Points, rate_axis
 from superinfer.lab.versions import versions
 
 if TYPE_CHECKING:

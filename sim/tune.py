@@ -29,15 +29,15 @@ from sim.tune_page import front_table, trial_toml, tune_json
 from sim.tune_search import ConfigAt, Search
 from sim.workload import kept_stdin
 from superinfer.errors import ConfigError
-from superinfer.lab.axes import Value
 from superinfer.lab.config import Config
-from superinfer.lab.content import Keys, content_hash, named_files
-from superinfer.lab.differences import check_metric
-from superinfer.lab.engines.base import StudyEngine
 from superinfer.lab.progress import showing_progress
-from superinfer.lab.space import Space, check_space, derived_space, read_space
-from superinfer.lab.study import Study
-from superinfer.lab.tuning import Task, Trial, opened, require_optuna
+from superinfer.lab.studies.axes import Value
+from superinfer.lab.studies.content import Keys, content_hash, named_files
+from superinfer.lab.studies.differences import check_metric
+from superinfer.lab.studies.engines.base import StudyEngine
+from superinfer.lab.studies.space import Space, check_space, derived_space, read_space
+from superinfer.lab.studies.study import Study
+from superinfer.lab.studies.tuning import Task, Trial, opened, require_optuna
 from superinfer.outputs import check_writable, replacing
 from traces.cli import print_out, print_table
 from traces.workload import Workload
@@ -191,7 +191,7 @@ def _conclude(search: Search, trials: Sequence[Trial], root: Path, wish: TuneWis
         write_outcome(root / TUNE, text)
         _write_configs(search, front, root)
         if wish.plots:
-            from superinfer.lab.pareto_plot import Tried, write_pareto_plot
+            from superinfer.lab.pictures.pareto import Tried, write_pareto_plot
 
             write_pareto_plot(Tried(task, trials, front, base), root)
         say(f"tuning in {root}")

@@ -13,8 +13,8 @@ from sim.options import ConfigOptions, StudyOptions, names_in
 from superinfer.lab.options import Scheduler
 
 if TYPE_CHECKING:
-    from superinfer.lab.axes import Value
     from superinfer.lab.config import Config
+    from superinfer.lab.studies.axes import Value
 
 Trials = Annotated[
     int, typer.Option(metavar="N", min=1, help="Settings to try in all, with those of before.")

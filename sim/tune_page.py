@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from superinfer.lab.axes import Value, shown
 from superinfer.lab.config import Config
 from superinfer.lab.numbers import digits
 from superinfer.lab.results import settings_toml
-from superinfer.lab.tuning import Task, Trial
+from superinfer.lab.studies.axes import Value, shown
+from superinfer.lab.studies.tuning import Task, Trial
 from superinfer.lab.versions import versions
 
 if TYPE_CHECKING:

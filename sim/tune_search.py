@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 
 from sim.run import build_engine
 from superinfer.errors import ConfigError, SuperInferError
-from superinfer.lab.axes import Value
 from superinfer.lab.config import Config
 from superinfer.lab.numbers import mean_number
 from superinfer.lab.progress import Report
 from superinfer.lab.results import Run
-from superinfer.lab.study import Study, run_study
-from superinfer.lab.tuning import Task, Tuning
+from superinfer.lab.studies.axes import Value
+from superinfer.lab.studies.study import Study, run_study
+from superinfer.lab.studies.tuning import Task, Tuning
 
 ConfigAt = Callable[[Mapping[str, Value]], Config]
 """The configuration with some settings, by their key, laid over it."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
-from superinfer.lab.engines.base import Answer, Died, Task, Tick, no_tick
+from superinfer.lab.studies.engines.base import Answer, Died, Task, Tick, no_tick
 
 
 @dataclass

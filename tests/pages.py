@@ -12,10 +12,10 @@ from typing import Any
 from records import Job
 from rich.console import Console
 
-from superinfer.lab.differences import Difference
-from superinfer.lab.intervals import Interval
-from superinfer.lab.plot_data import PlotData
+from superinfer.lab.pictures.data import PlotData
 from superinfer.lab.results import Run, load_run, write_run
+from superinfer.lab.studies.differences import Difference
+from superinfer.lab.studies.intervals import Interval
 from superinfer.metrics import RunMetrics, Window
 from superinfer.record import RunRecord
 from superinfer.request import SLO
@@ -121,7 +121,7 @@ def compared(
     arm: str = "other",
     by_seed: tuple[float, ...] = (1.0,),
 ) -> Difference:
-    """What `superinfer.lab.differences` gives, by hand."""
+    """What `superinfer.lab.studies.differences` gives, by hand."""
     return Difference(metric, arm, "", value, reference_value, interval, by_seed)
 
 

@@ -14,9 +14,9 @@ from records import Job, build
 
 from superinfer.errors import SuperInferError
 from superinfer.lab.config import Config, load_config
-from superinfer.lab.differences import differences
 from superinfer.lab.results import write_run
-from superinfer.lab.study import Study, run_study
+from superinfer.lab.studies.differences import differences
+from superinfer.lab.studies.study import Study, run_study
 from superinfer.lab.tables import compare_table
 from superinfer.metrics import RunMetrics
 from superinfer.request import SLO

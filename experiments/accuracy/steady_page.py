@@ -110,7 +110,7 @@ def write_scatter(summary: Mapping[str, Any], path: Path) -> None:
 
 
 def _panel(axes: Any, summary: Mapping[str, Any], metric: str, bar: float) -> None:
-    from superinfer.lab.plot_parts import COLOURS, GREY
+    from superinfer.lab.pictures.parts import COLOURS, GREY
 
     groups: dict[str, list[tuple[float, float]]] = {}
     for point in summary["points"]:

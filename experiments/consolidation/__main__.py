@@ -35,8 +35,8 @@ from experiments.options import at_least, study_options
 from experiments.reading import exit_code_of
 from experiments.record import SIMULATED, made_by, write_result
 from experiments.run_cache import RunCache, say
-from superinfer.lab.bisect import Fewest
 from superinfer.lab.results import Run
+from superinfer.lab.studies.bisect import Fewest
 
 RESULTS = SIMULATED / "consolidation"
 CACHE = Path("runs") / "consolidation"

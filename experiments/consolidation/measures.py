@@ -9,8 +9,8 @@ import numpy as np
 
 from experiments.consolidation.settings import BATCH, CHAT, KEPT, TTFT_MS
 from superinfer.errors import SuperInferError
-from superinfer.lab.intervals import mean_interval
 from superinfer.lab.results import Run
+from superinfer.lab.studies.intervals import mean_interval
 
 Numbers = dict[str, Any]
 

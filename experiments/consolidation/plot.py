@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.consolidation.settings import TTFT_MS
 from experiments.pictures import faint_grid, write_png
-from superinfer.lab.plot_parts import BLUE, GREEN, GREY
+from superinfer.lab.pictures.parts import BLUE, GREEN, GREY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,8 +17,8 @@ from experiments.scenarios.measures import ATTAINMENT, BATCH
 from experiments.scenarios.settings import SETTINGS, config_of
 from experiments.seeded_study import SeededStudy
 from superinfer.lab.config import Config
-from superinfer.lab.dial import WEIGHTS
-from superinfer.lab.pareto import pareto_front
+from superinfer.lab.studies.dial import WEIGHTS
+from superinfer.lab.studies.pareto import pareto_front
 
 SCENARIO = "m-pcie"
 PARTS = 5

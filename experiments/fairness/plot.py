@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.fairness.settings import FLOODS
 from experiments.pictures import faint_grid, footnote, scaled, write_png
-from superinfer.lab.plot_parts import BLUE, GREY, RED
+from superinfer.lab.pictures.parts import BLUE, GREY, RED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -23,7 +23,7 @@ from experiments.measures import Measure
 from experiments.pictures import faint_grid, footnote, log_y_axis, scaled, write_png
 from experiments.scenarios.arms import SGLANG, TENSORRT_LLM
 from experiments.tables.parts import Numbers
-from superinfer.lab.plot_parts import BLUE, GREEN, GREY, ORANGE, RED
+from superinfer.lab.pictures.parts import BLUE, GREEN, GREY, ORANGE, RED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

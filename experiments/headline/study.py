@@ -21,8 +21,8 @@ from experiments.run_cache import RunCache, say
 from experiments.scenarios.arms import Arm
 from sim.run import build_engine
 from superinfer.errors import SuperInferError
-from superinfer.lab.bisect import LoadSearch
 from superinfer.lab.numbers import mean_number
+from superinfer.lab.studies.bisect import LoadSearch
 
 Part = dict[str, Any]
 SKEWS = (0.0, 1.0, 2.0)

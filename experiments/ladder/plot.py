@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.pictures import faint_grid, footnote, scaled, write_png
 from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT
-from superinfer.lab.plot_parts import BLUE
+from superinfer.lab.pictures.parts import BLUE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -149,7 +149,7 @@ def _fields(cls: Any) -> Iterator[tuple[str, Any, Any]]:
             default = each.default if factory is msgspec.NODEFAULT else factory()
             yield each.name, hints[each.name], default
         return
-    from superinfer.lab.policies import policy_types
+    from superinfer.lab.config.policies import policy_types
 
     hints = policy_types(cls)
     for field in dataclasses.fields(cls):

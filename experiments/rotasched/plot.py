@@ -12,7 +12,7 @@ from experiments.measures import Measure
 from experiments.pictures import faint_grid, footnote, scaled, write_png
 from experiments.rotasched.measures import GAP, THROUGHPUT, TPOT, TTFT
 from experiments.rotasched.settings import ARMS, DEFAULT, REPO, ROTATING, TUNED, VLT
-from superinfer.lab.plot_parts import BLUE, GREY, ORANGE, RED
+from superinfer.lab.pictures.parts import BLUE, GREY, ORANGE, RED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -23,7 +23,7 @@ from experiments.scenarios.arms import (
 from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT
 from experiments.scenarios.settings import KEPT_SHARE
 from experiments.tables.parts import Numbers
-from superinfer.lab.plot_parts import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
+from superinfer.lab.pictures.parts import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,9 @@ from experiments.run_cache import RunCache, say
 from experiments.scenarios.arms import ARMS, MODES, PRIORITY_SWAP
 from experiments.scenarios.measures import ATTAINMENT
 from experiments.scenarios.settings import KEPT_SHARE, Extent, Setting, config_of
-from superinfer.lab.bisect import LoadSearch
 from superinfer.lab.config import Config
 from superinfer.lab.numbers import mean_number
+from superinfer.lab.studies.bisect import LoadSearch
 
 
 @dataclass(slots=True, frozen=True)

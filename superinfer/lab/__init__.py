@@ -38,10 +38,8 @@ if TYPE_CHECKING:
         plot_slo_attainment,
         plot_timeline,
     )
-    from superinfer.lab.bisect import largest_load, mean_at
     from superinfer.lab.cache_frames import load_cache_study, plot_cache_study
     from superinfer.lab.comparison import load_comparison, newest_folder
-    from superinfer.lab.difference_plot import plot_differences
     from superinfer.lab.frames import quantile_frame, summary_frame
     from superinfer.lab.hardware import (
         gain_frame,
@@ -50,15 +48,17 @@ if TYPE_CHECKING:
         plot_errors,
         plot_parity,
     )
-    from superinfer.lab.plots import (
+    from superinfer.lab.pictures.differences import plot_differences
+    from superinfer.lab.pictures.figures import (
         attainment_figure,
         latency_figure,
         queue_and_kv_figure,
         rotations_figure,
     )
+    from superinfer.lab.pictures.tails import plot_latency_tail, plot_slo_scale
     from superinfer.lab.results import Run, load_run
-    from superinfer.lab.study import Study, run_study
-    from superinfer.lab.tail_plots import plot_latency_tail, plot_slo_scale
+    from superinfer.lab.studies.bisect import largest_load, mean_at
+    from superinfer.lab.studies.study import Study, run_study
 
 __all__ = [
     "Run",
@@ -98,28 +98,28 @@ __all__ = [
 
 _HOMES = {
     "Run": "results",
-    "Study": "study",
-    "attainment_figure": "plots",
+    "Study": "studies.study",
+    "attainment_figure": "pictures.figures",
     "gain_frame": "hardware",
-    "largest_load": "bisect",
-    "latency_figure": "plots",
+    "largest_load": "studies.bisect",
+    "latency_figure": "pictures.figures",
     "load_cache_study": "cache_frames",
     "load_comparison": "comparison",
     "load_resimulated": "hardware",
     "load_run": "results",
     "load_steady": "hardware",
-    "mean_at": "bisect",
+    "mean_at": "studies.bisect",
     "newest_folder": "comparison",
     "plot_cache_study": "cache_frames",
-    "plot_differences": "difference_plot",
+    "plot_differences": "pictures.differences",
     "plot_errors": "hardware",
-    "plot_latency_tail": "tail_plots",
+    "plot_latency_tail": "pictures.tails",
     "plot_parity": "hardware",
-    "plot_slo_scale": "tail_plots",
+    "plot_slo_scale": "pictures.tails",
     "quantile_frame": "frames",
-    "queue_and_kv_figure": "plots",
-    "rotations_figure": "plots",
-    "run_study": "study",
+    "queue_and_kv_figure": "pictures.figures",
+    "rotations_figure": "pictures.figures",
+    "run_study": "studies.study",
     "summary_frame": "frames",
 }
 """Modules of the names that are not in `api`."""

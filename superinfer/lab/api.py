@@ -1,6 +1,6 @@
 """What `superinfer.lab` offers to notebooks: tables as pandas frames, pictures as matplotlib Axes.
 
-The command line draws its own pictures with these functions (`superinfer.lab.plots`).
+The command line draws its own pictures with these functions (`superinfer.lab.pictures.figures`).
 
 Every function takes a run, a list of runs, or a mapping from names to runs, where a run is a `Run`
 or the path of a result folder. A table that was set on a `Run`, such as a selection of its
@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from superinfer.errors import ConfigError
-from superinfer.lab.canvas import given_or_new, titled, with_legend, with_legend_below
-from superinfer.lab.differences import METRICS, Difference, check_metrics, differences
-from superinfer.lab.latency_curves import check_class, check_latency, latency_curves
 from superinfer.lab.numbers import mean_summary
-from superinfer.lab.plot_data import LATENCIES, PlotData, Summary
+from superinfer.lab.pictures.canvas import given_or_new, titled, with_legend, with_legend_below
+from superinfer.lab.pictures.data import LATENCIES, PlotData, Summary
+from superinfer.lab.pictures.latency_curves import check_class, check_latency, latency_curves
 from superinfer.lab.results import Run
 from superinfer.lab.run_sources import Arms, Sources, arms_of, plot_data_of
+from superinfer.lab.studies.differences import METRICS, Difference, check_metrics, differences
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,8 +50,8 @@ def compare_runs(
     `difference`, `relative` (a share of the reference's value), `low` and `high` of the interval of
     the difference, `contains_zero` and `method`; the last four are missing where nothing honest can
     be said. `metrics` are keys of `summary.json`, also `classes.<name>.<key>`; see
-    `superinfer.lab.differences` and `superinfer.lab.intervals`. Raises ConfigError for a metric
-    that no run has, and for arms with different numbers of seeds.
+    `superinfer.lab.studies.differences` and `superinfer.lab.studies.intervals`. Raises ConfigError
+    for a metric that no run has, and for arms with different numbers of seeds.
     """
     import pandas as pd
 
@@ -70,7 +70,7 @@ def plot_comparison(
     `metric` is `ttft`, `itl` or `e2el`, ConfigError otherwise. The frame holds
     `COMPARED_LATENCIES`, or those of the metric; what it lacks is not drawn.
     """
-    from superinfer.lab.plot_parts import dumbbells
+    from superinfer.lab.pictures.parts import dumbbells
 
     check_latency(metric)
     title = LATENCIES[metric][0]
@@ -97,7 +97,7 @@ def plot_latency_cdf(
     line per run, over all requests or those of `slo_class`. Raises ConfigError for another metric,
     or a class that a run does not have.
     """
-    from superinfer.lab.plot_parts import cdf_panel
+    from superinfer.lab.pictures.parts import cdf_panel
 
     shown = latency_curves(plot_data_of(runs), metric, slo_class)
     axes = given_or_new(axes)
@@ -120,7 +120,7 @@ def plot_slo_attainment(
     Rejected and failed requests count as missed. Raises ConfigError for a class that a run does not
     have.
     """
-    from superinfer.lab.plot_parts import attainment_bars, say, share_bars
+    from superinfer.lab.pictures.parts import attainment_bars, say, share_bars
 
     arms = arms_of(runs)
     axes = titled(given_or_new(axes), "SLO attainment" + (f": {slo_class}" if slo_class else ""))
@@ -135,7 +135,7 @@ def plot_slo_attainment(
 
 def plot_kv(runs: Sources, *, axes: Axes | None = None, legend: bool = True) -> Axes:
     """KV memory over time in GiB: one run by use, or what several runs' requests hold."""
-    from superinfer.lab.plot_parts import kv_panel, load_lines
+    from superinfer.lab.pictures.parts import kv_panel, load_lines
 
     several = partial(load_lines, column="referenced_blocks")
     return _over_time(plot_data_of(runs), "KV memory", kv_panel, several, axes, legend)
@@ -152,7 +152,7 @@ def plot_timeline(
 
     Raises ConfigError for another column.
     """
-    from superinfer.lab.plot_parts import load_lines, queue_panel
+    from superinfer.lab.pictures.parts import load_lines, queue_panel
 
     data = plot_data_of(runs)
     if column not in ("waiting", "running"):
@@ -163,7 +163,7 @@ def plot_timeline(
 
 def plot_rotations(runs: Sources, *, axes: Axes | None = None, legend: bool = True) -> Axes:
     """Rotations per second over time: caches copied to the host, a line each for several runs."""
-    from superinfer.lab.plot_parts import rate_lines, rotations_panel
+    from superinfer.lab.pictures.parts import rate_lines, rotations_panel
 
     several = partial(rate_lines, columns=["rotations"])
     return _over_time(plot_data_of(runs), "Rotations", rotations_panel, several, axes, legend)
@@ -171,7 +171,7 @@ def plot_rotations(runs: Sources, *, axes: Axes | None = None, legend: bool = Tr
 
 def plot_copies(runs: Sources, *, axes: Axes | None = None, legend: bool = True) -> Axes:
     """Copies over one GPU's link in GB/s over time: by direction, or the sum of several runs."""
-    from superinfer.lab.plot_parts import copies_panel, rate_lines
+    from superinfer.lab.pictures.parts import copies_panel, rate_lines
 
     several = partial(rate_lines, columns=["h2d_bytes", "d2h_bytes"])
     title = "Copies between device and host"
@@ -182,7 +182,7 @@ def plot_requests(timeline: Path | str, most: int = 40, *, axes: Axes | None = N
     """Phases of the first requests (at most `most`) of a `timeline.json`, over time in s, with
     marks for what was decided about them. `superinfer-sim run --timeline` writes the file.
     """
-    from superinfer.lab.tracks import requests_panel, tracks_of
+    from superinfer.lab.pictures.tracks import requests_panel, tracks_of
 
     tracks = tracks_of(Path(timeline), most)
     axes = given_or_new(axes, 11.0, 1.6 + 0.28 * max(len(tracks), 3))

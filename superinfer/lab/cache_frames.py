@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from superinfer.errors import ConfigError, InputError
-from superinfer.lab.cache_study import BOUND, FLOOR
-from superinfer.lab.canvas import given_or_new, with_legend
+from superinfer.lab.pictures.canvas import given_or_new, with_legend
+from superinfer.lab.studies.cache_study import BOUND, FLOOR
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ def plot_cache_study(
     one. Raises ConfigError for another column than `hit_rate`, `gap_closed` and
     `prefill_seconds_saved`.
     """
-    from superinfer.lab.plot_parts import label
+    from superinfer.lab.pictures.parts import label
 
     if column not in _LABELS:
         raise ConfigError(f"column: expected one of {', '.join(_LABELS)}, got {column!r}")
@@ -69,7 +69,7 @@ def plot_cache_study(
 
 
 def _look(name: str, others: list[str]) -> dict[str, Any]:
-    from superinfer.lab.plot_parts import GREY, line_look
+    from superinfer.lab.pictures.parts import GREY, line_look
 
     fixed = {FLOOR: {"color": GREY, "ls": "-"}, BOUND: {"color": "black", "ls": ":"}}
     look = fixed.get(name) or line_look(others.index(name))
@@ -79,7 +79,7 @@ def _look(name: str, others: list[str]) -> dict[str, Any]:
 def _finish(axes: Axes, frame: pd.DataFrame, column: str) -> None:
     from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
-    from superinfer.lab.plot_parts import label
+    from superinfer.lab.pictures.parts import label
 
     axes.set_xscale("log")
     capacities = sorted(set(frame["capacity_blocks"]))

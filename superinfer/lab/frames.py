@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from superinfer.errors import ConfigError
-from superinfer.lab.intervals import block_interval
-from superinfer.lab.latency_curves import check_latency
 from superinfer.lab.numbers import mean_number
-from superinfer.lab.paired import Estimate, RequestRows
+from superinfer.lab.pictures.latency_curves import check_latency
 from superinfer.lab.results import Run
 from superinfer.lab.run_sources import Arms, Source, Sources, arms_of, run_of
+from superinfer.lab.studies.intervals import block_interval
+from superinfer.lab.studies.paired import Estimate, RequestRows
 from superinfer.metrics.statistics import QUANTILES
 
 if TYPE_CHECKING:

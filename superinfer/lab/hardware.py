@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from superinfer.errors import ConfigError, InputError
-from superinfer.lab.canvas import given_or_new, with_legend
+from superinfer.lab.pictures.canvas import given_or_new, with_legend
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,8 +89,8 @@ def plot_parity(
     On the line both are equal; the band is 10 % to either side. Points that are 0 are left out.
     Raises ConfigError for a frame without points.
     """
-    from superinfer.lab.difference_plot import metric_label
-    from superinfer.lab.plot_parts import COLOURS, GREY, label
+    from superinfer.lab.pictures.differences import metric_label
+    from superinfer.lab.pictures.parts import COLOURS, GREY, label
 
     shown = frame[(frame["device"] > 0) & (frame["simulated"] > 0)]
     if shown.empty:
@@ -123,8 +123,8 @@ def plot_errors(
     Right of 0 the simulator says more than the device had. `metrics` (by default all) are those of
     the frame; raises ConfigError where it has none of them.
     """
-    from superinfer.lab.difference_plot import metric_label
-    from superinfer.lab.plot_parts import COLOURS, label
+    from superinfer.lab.pictures.differences import metric_label
+    from superinfer.lab.pictures.parts import COLOURS, label
 
     known = list(dict.fromkeys(frame["metric"]))
     wanted = known if metrics is None else [name for name in metrics if name in known]

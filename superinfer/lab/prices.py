@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from superinfer.costs import DEVICES
 from superinfer.errors import InputError
-from superinfer.lab.toml_files import read_toml
+from superinfer.lab.config.toml_files import read_toml
 from superinfer.settings import did_you_mean
 
 EXAMPLES = Path(__file__).with_name("prices.toml")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from superinfer.errors import ConfigError
-from superinfer.lab.plot_data import PlotData
+from superinfer.lab.pictures.data import PlotData
 from superinfer.lab.results import Run, load_run
 
 Source = Run | Path | str

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-    from superinfer.lab.differences import Difference
+    from superinfer.lab.studies.differences import Difference
 
 Summary = Mapping[str, Any]
 Value = float | str | None

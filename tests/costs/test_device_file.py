@@ -10,7 +10,7 @@ from sim.run import build_engine
 from superinfer.costs import find_device
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config import load_config
-from superinfer.lab.content import Keys
+from superinfer.lab.studies.content import Keys
 
 FIGURES = "memory_gib = 80\nmemory_gb_per_s = 2039\nbf16_tflops = 312\nhost_gb_per_s = 25\n"
 

@@ -17,8 +17,8 @@ from executor.validation import validate as validation
 from executor.validation.compare import Metric, compare, extent, lines, middle
 from executor.validation.validate import Outcome, gate, winners
 from superinfer.costs import list_profiles, load_profile, write_profile
-from superinfer.lab import side_by_side
-from superinfer.lab.side_by_side import COLUMNS
+from superinfer.lab.pictures import side_by_side
+from superinfer.lab.pictures.side_by_side import COLUMNS
 
 
 def test_errors_are_of_the_simulator() -> None:

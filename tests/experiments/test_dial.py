@@ -11,7 +11,7 @@ import pytest
 from experiments.dial.__main__ import STUDY, config_at, grid, sweep
 from experiments.dial.plot import PICTURE
 from experiments.run_cache import RunCache
-from superinfer.lab.pareto import pareto_front
+from superinfer.lab.studies.pareto import pareto_front
 
 
 def test_the_grid_goes_from_corner_to_corner() -> None:

@@ -76,7 +76,7 @@ def test_all_outputs_are_checked_some_at_a_time(
     class Wrong:
         def linear_int8(self, *given: torch.Tensor) -> torch.Tensor:
             found = product(*given)
-            found[:, -1] *= 2
+            found[:, -1] += found.abs().max()
             return found
 
     monkeypatch.setattr(tune_int8, "ops_of", lambda context: Wrong())

@@ -10,7 +10,7 @@ import pytest
 from superinfer.costs import build_cost
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab import load_cache_study, plot_cache_study
-from superinfer.lab.cache_study import cache_study, study_json
+from superinfer.lab.studies.cache_study import cache_study, study_json
 from superinfer.request import Request
 
 

@@ -20,7 +20,7 @@ from records import Job, build, large_record, wave
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab import report as report_module
-from superinfer.lab.plot_data import PlotData
+from superinfer.lab.pictures.data import PlotData
 from superinfer.lab.report import write_compare_report, write_report
 from superinfer.lab.results import load_run
 from superinfer.metrics import Window

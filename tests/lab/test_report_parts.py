@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from pages import HURT, STEPS, Bounds, loaded
 from records import build
 
-from superinfer.lab.intervals import Interval
 from superinfer.lab.report.html import Html, tag, text
 from superinfer.lab.report.hurt import endings, longest_stalls, who_was_hurt
 from superinfer.lab.report.svg import inline_svg
 from superinfer.lab.report.values import Change, change, number, shown, targets
+from superinfer.lab.studies.intervals import Interval
 from superinfer.metrics import Window
 
 # -- who was hurt ---------------------------------------------------------------------------------

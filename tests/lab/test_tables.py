@@ -9,8 +9,8 @@ import pytest
 from pages import text
 from records import Job, build, large_record
 
-from superinfer.lab.differences import Difference
-from superinfer.lab.intervals import Interval
+from superinfer.lab.studies.differences import Difference
+from superinfer.lab.studies.intervals import Interval
 from superinfer.lab.tables import compare_table, difference, summary_table
 from superinfer.metrics import summarise
 

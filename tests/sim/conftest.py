@@ -13,7 +13,7 @@ from inline_engine import Inline
 from short_trace import TRACE
 
 from sim.cli import main
-from superinfer.lab import engines
+from superinfer.lab.studies import engines
 
 Command = Callable[..., tuple[int, str, str]]
 CommandLines = Callable[..., tuple[int, str, list[str]]]

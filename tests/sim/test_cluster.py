@@ -24,7 +24,7 @@ from superinfer.events import Event
 from superinfer.lab.config import Config, load_config
 from superinfer.lab.report import write_report
 from superinfer.lab.results import load_run
-from superinfer.lab.study import WALL_CLOCK
+from superinfer.lab.studies.study import WALL_CLOCK
 from superinfer.metrics import RunMetrics, Window
 from superinfer.request import Request
 from superinfer.routers import ROUTERS
@@ -256,7 +256,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 def tracks_of(folder: Path) -> dict[str, Any]:
     """The twelve requests that are drawn first."""
-    from superinfer.lab import tracks
+    from superinfer.lab.pictures import tracks
 
     return tracks.tracks_of(folder / "timeline.json", 12)
 

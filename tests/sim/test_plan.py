@@ -16,10 +16,10 @@ from sim.plan import Candidate, Plan, PlanWish
 from sim.workload import load_workload
 from superinfer.costs import DEVICES, CalibratedCost, build_cost, write_profile
 from superinfer.errors import ConfigError, InputError
-from superinfer.lab.bisect import Fewest
 from superinfer.lab.config import load_config
-from superinfer.lab.goodput_plot import Curve, write_goodput_plot
+from superinfer.lab.pictures.goodput import Curve, write_goodput_plot
 from superinfer.lab.prices import EXAMPLES, Price, Prices, load_prices
+from superinfer.lab.studies.bisect import Fewest
 
 Call = Callable[..., tuple[int, str, str]]
 

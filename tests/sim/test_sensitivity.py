@@ -21,14 +21,14 @@ from sim.sensitivity import Variation, variations
 from superinfer.costs import load_profile, write_profile
 from superinfer.costs.profile import HOST_TIMES, Kernel
 from superinfer.lab.config import Config, load_config
-from superinfer.lab.study import Study, StudyResult
-from superinfer.lab.tornado import (
+from superinfer.lab.pictures.tornado import (
     Bar,
     conclusion,
     sensitivity_table,
     tornado_panel,
     write_tornado,
 )
+from superinfer.lab.studies.study import Study, StudyResult
 
 RECORD = '{{"timestamp":{at},"input_length":{prompt},"output_length":{answer},"class":"chat"}}\n'
 TRACE = "".join(

@@ -17,7 +17,7 @@ import pytest
 from inline_engine import Inline
 from killed_runs import COUNTING, process, stored, until
 
-from superinfer.lab.tuning import STARTUP
+from superinfer.lab.studies.tuning import STARTUP
 
 pytest.importorskip("optuna")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from superinfer.lab.differences import Difference
 from superinfer.lab.results import Run, load_run
+from superinfer.lab.studies.differences import Difference
 from superinfer.outputs import replacing
 
 REPORT_HTML = "report.html"
@@ -28,10 +28,11 @@ def write_compare_report(
 ) -> Path:
     """Write the comparison of several runs of one trace, given as name and result folder.
 
-    The first run is the reference. `differences` are what `superinfer.lab.differences.differences`
-    finds: they replace the values of single runs and bring confidence intervals with them. Raises
-    InputError where a result file is missing or bad, and ConfigError for fewer than two runs, a
-    name that comes twice, or differences of another run.
+    The first run is the reference. `differences` are what
+    `superinfer.lab.studies.differences.differences` finds: they replace the values of single runs
+    and bring confidence intervals with them. Raises InputError where a result file is missing or
+    bad, and ConfigError for fewer than two runs, a name that comes twice, or differences of another
+    run.
     """
     from superinfer.lab.report.compare_page import compare_page
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from superinfer.lab.canvas import legend_below
-from superinfer.lab.plot_data import LATENCIES, PlotData
+from superinfer.lab.pictures.canvas import legend_below
+from superinfer.lab.pictures.data import LATENCIES, PlotData
 from superinfer.lab.report.html import Html, figure
 from superinfer.lab.report.svg import inline_svg
 from superinfer.lab.report.values import COMPARE_ROWS, number, shown
@@ -24,11 +24,11 @@ _MOST_NAME = 20
 
 def attainment(data: PlotData) -> Html:
     """Attainment by class and kind of target, as bars with numbers."""
-    from superinfer.lab import plot_parts
+    from superinfer.lab.pictures import parts
 
     groups = data.attainment_groups()
     drawn, axes = _panel((max(4.6, 1.5 * len(groups) + 1), 3.4))
-    plot_parts.share_bars(axes, list(groups), plot_parts.attainment_bars(groups))
+    parts.share_bars(axes, list(groups), parts.attainment_bars(groups))
     legend_below(drawn, axes, columns=4)
     shares = {name: group.get("slo_attainment") for name, group in groups.items()}
     words = ", ".join(f"{name} {shown('attainment', share)}" for name, share in shares.items())
@@ -41,10 +41,10 @@ def attainment(data: PlotData) -> Html:
 
 def latency(data: PlotData, key: str) -> Html:
     """The distribution of `ttft`, `itl` or `e2el`, a line per class, targets as dotted lines."""
-    from superinfer.lab import plot_parts
+    from superinfer.lab.pictures import parts
 
     drawn, axes = _panel(_SMALL)
-    plot_parts.latency_panel(axes, data, key)
+    parts.latency_panel(axes, data, key)
     _line_legend(drawn, data.classes())
     title, of, _ = LATENCIES[key]
     groups = data.summary.get("classes") or {}
@@ -60,14 +60,14 @@ def latency(data: PlotData, key: str) -> Html:
 
 def load(data: PlotData) -> list[Html]:
     """Waiting and running requests, and KV memory by use, over time."""
-    from superinfer.lab import plot_parts
+    from superinfer.lab.pictures import parts
 
     t = data.timeline["t_s"]
     span = f"from {number(float(t[0]))} to {number(float(t[-1]))} s"
     found = []
     for name, title, draw, columns in (
-        ("queue", "Requests waiting and running", plot_parts.queue_panel, ("waiting", "running")),
-        ("kv", "KV memory by use", plot_parts.kv_panel, ("referenced_blocks", "host_blocks")),
+        ("queue", "Requests waiting and running", parts.queue_panel, ("waiting", "running")),
+        ("kv", "KV memory by use", parts.kv_panel, ("referenced_blocks", "host_blocks")),
     ):
         drawn, axes = _panel(_WIDE)
         draw(axes, data)
@@ -82,14 +82,14 @@ def load(data: PlotData) -> list[Html]:
 
 def traffic(data: PlotData) -> list[Html]:
     """Rotations, and bytes on each direction of the link, over time; nothing if there were none."""
-    from superinfer.lab import plot_parts
+    from superinfer.lab.pictures import parts
 
     if not data.moved():
         return []
     found = []
     for name, title, draw, columns in (
-        ("rotations", "Rotations per second", plot_parts.rotations_panel, ("rotations",)),
-        ("copies", "Copies over the link", plot_parts.copies_panel, ("h2d_bytes", "d2h_bytes")),
+        ("rotations", "Rotations per second", parts.rotations_panel, ("rotations",)),
+        ("copies", "Copies over the link", parts.copies_panel, ("h2d_bytes", "d2h_bytes")),
     ):
         drawn, axes = _panel(_WIDE)
         draw(axes, data)
@@ -108,17 +108,17 @@ def compared_attainment(
     runs: Sequence[str], classes: Sequence[str], share: Callable[[str, str], float | None]
 ) -> Html:
     """SLO attainment by class, a bar per run; `share` gives it by run and metric."""
-    from superinfer.lab import plot_parts
+    from superinfer.lab.pictures import parts
 
     groups = {"all": "slo_attainment"}
     if len(classes) > 1:
         groups |= {name: f"classes.{name}.slo_attainment" for name in classes}
-    bars: dict[str, plot_parts.Bars] = {}
+    bars: dict[str, parts.Bars] = {}
     for i, name in enumerate(runs):
         shares = [share(name, metric) for metric in groups.values()]
-        bars[plot_parts.label(name, _MOST_NAME)] = (shares, *plot_parts.bar_look(i))
+        bars[parts.label(name, _MOST_NAME)] = (shares, *parts.bar_look(i))
     drawn, axes = _panel((max(4.6, 0.5 * len(groups) * len(runs) + 1.5), 3.4))
-    plot_parts.share_bars(axes, list(groups), bars)
+    parts.share_bars(axes, list(groups), bars)
     legend_below(drawn, axes, columns=4)
     over_all = [f"{name} {shown('attainment', share(name, 'slo_attainment'))}" for name in runs]
     title = "SLO attainment by class and run"
@@ -128,13 +128,13 @@ def compared_attainment(
 
 def compared_latency(runs: Runs, slo_class: str, key: str, name: str) -> Html:
     """The distribution of a latency in one class, a line per run; `name` is that of the picture."""
-    from superinfer.lab import plot_parts
+    from superinfer.lab.pictures import parts
 
     title, of, kind = LATENCIES[key]
     curves = {run: data.latency_curve(slo_class, key) for run, data in runs.items()}
     target = next(iter(runs.values())).target_ms(slo_class, kind)
     drawn, axes = _panel(_SMALL)
-    plot_parts.cdf_panel(axes, title, curves, {"target": target} if target else {})
+    parts.cdf_panel(axes, title, curves, {"target": target} if target else {})
     axes.set_ylabel(of)
     _line_legend(drawn, list(runs))
     found = {
@@ -148,7 +148,7 @@ def compared_latency(runs: Runs, slo_class: str, key: str, name: str) -> Html:
 
 def compared_load(runs: Runs) -> list[Html]:
     """Waiting requests and KV memory in use over time, a line per run."""
-    from superinfer.lab import plot_parts
+    from superinfer.lab.pictures import parts
 
     found = []
     for name, column, title in (
@@ -156,7 +156,7 @@ def compared_load(runs: Runs) -> list[Html]:
         ("kv", "referenced_blocks", "KV memory in use"),
     ):
         drawn, axes = _panel(_WIDE)
-        plot_parts.load_lines(axes, runs, column)
+        parts.load_lines(axes, runs, column)
         legend_below(drawn, axes, columns=4)
         peaks = [f"{run} {data.timeline[column].max(initial=0):,}" for run, data in runs.items()]
         about = f"{title} over time, one line per run. Peaks of the samples: {', '.join(peaks)}."
@@ -174,7 +174,7 @@ def _panel(size: tuple[float, float]) -> tuple[Figure, Axes]:
 def _line_legend(drawn: Figure, names: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
-    from superinfer.lab.plot_parts import label, line_look
+    from superinfer.lab.pictures.parts import label, line_look
 
     lines = [
         Line2D([], [], label=label(name, _MOST_NAME), **line_look(i))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from superinfer.lab.plot_data import PlotData
+from superinfer.lab.pictures.data import PlotData
 from superinfer.lab.report.html import Content, Html, table, tag
 from superinfer.lab.report.hurt import Hurt, who_was_hurt
 from superinfer.lab.report.hurt_section import missed_words, times_words

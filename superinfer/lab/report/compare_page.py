@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from superinfer.errors import ConfigError
-from superinfer.lab.differences import Difference
-from superinfer.lab.intervals import Interval
 from superinfer.lab.numbers import number
-from superinfer.lab.plot_data import MOST_CLASSES, PlotData
+from superinfer.lab.pictures.data import MOST_CLASSES, PlotData
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.report import REPORT_HTML, charts
 from superinfer.lab.report.compare_hurt import compared_hurt_parts
@@ -28,6 +26,8 @@ from superinfer.lab.report.values import (
     shown,
 )
 from superinfer.lab.results import Run
+from superinfer.lab.studies.differences import Difference
+from superinfer.lab.studies.intervals import Interval
 
 Runs = Sequence[tuple[str, Run]]
 Known = Mapping[tuple[str, str], Difference]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from superinfer.lab.plot_data import Summary, run_title
+from superinfer.lab.pictures.data import Summary, run_title
 from superinfer.lab.report.html import Html, tag
 from superinfer.lab.report.values import number, shown
 from superinfer.lab.results import Run

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from superinfer.lab.plot_data import PlotData
+from superinfer.lab.pictures.data import PlotData
 from superinfer.record import Floats
 
 KINDS = ("ttft_ms", "tpot_ms", "e2el_ms", "min_tokens_per_s")

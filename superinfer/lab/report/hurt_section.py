@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isnan
 
-from superinfer.lab.plot_data import PlotData
+from superinfer.lab.pictures.data import PlotData
 from superinfer.lab.report.html import Content, Html, table, tag
 from superinfer.lab.report.hurt import Hurt, Miss, longest_stalls, who_was_hurt
 from superinfer.lab.report.values import NONE, number, unbroken

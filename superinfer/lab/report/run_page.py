@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from superinfer.lab.metric_names import LATENCIES
-from superinfer.lab.plot_data import PlotData, Summary
+from superinfer.lab.pictures.data import PlotData, Summary
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.report import charts
 from superinfer.lab.report.headline import headline, page_title

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from superinfer.lab.intervals import Interval
 from superinfer.lab.metric_names import SAME, higher_is_better, is_share
 from superinfer.lab.precision import PRECISION, precision_text
+from superinfer.lab.studies.intervals import Interval
 
 Summary = Mapping[str, Any]
 

@@ -1,0 +1,153 @@
+"""Policies by name: what a section can choose, and instances of it with checked parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from superinfer.compiled import own_annotations, shadows_compiled
+from superinfer.errors import ConfigError, SuperInferError
+from superinfer.lab.config.policy_faults import place_of
+from superinfer.lab.config.values import convert_setting
+from superinfer.memory import MEMORY_POLICIES
+from superinfer.memory.base import MemoryPolicy
+from superinfer.routers import ROUTERS
+from superinfer.routers.base import Router
+from superinfer.schedulers import SCHEDULERS
+from superinfer.schedulers.base import Scheduler
+from superinfer.settings import unknown
+
+POLICIES: Mapping[str, Mapping[str, str]] = {
+    "scheduler": SCHEDULERS,
+    "memory": MEMORY_POLICIES,
+    "router": ROUTERS,
+}
+"""Sections that choose a policy, with the names that are known there and where these lead."""
+_PROTOCOLS: Mapping[str, type] = {
+    "scheduler": Scheduler,
+    "memory": MemoryPolicy,
+    "router": Router,
+}
+
+
+def build_policy(section: str, name: str, parameters: Mapping[str, Any]) -> Any:
+    """An instance of a policy by its name, or by `package.module:Class` for outside code.
+
+    Numbers must be finite and not negative, unless a field is `Annotated` with its own bounds.
+    """
+    cls = policy_class(section, name)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    hints = _hints(section, name, cls)
+    values = {}
+    for key, value in parameters.items():
+        if key not in fields:
+            raise ConfigError(unknown(f"{section}.{key}", key, fields, f"{name} takes"))
+        if value == fields[key].default and type(value) is type(fields[key].default):
+            continue
+        values[key] = convert_setting(f"{section}.{key}", value, hints[key])
+    return _instance(section, name, cls, values)
+
+
+def policy_class(section: str, name: str) -> Any:
+    """The dataclass of a policy; ConfigError where the name leads to none."""
+    known = POLICIES[section]
+    target = known.get(name, name)
+    if ":" not in target:
+        lead = "expected package.module:Class or one of"
+        raise ConfigError(unknown(f"{section} {name!r}", name, known, lead))
+    cls = imported(f"{section} {name!r}", target)
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise ConfigError(f"{section} {name!r}: expected a dataclass, got {cls!r}")
+    if inspect.get_annotations(cls) and "__dataclass_fields__" not in vars(cls):
+        expected = f"expected @dataclass above class {cls.__name__} too, for it has fields"
+        raise ConfigError(f"{section} {name!r}: {expected}")
+    if shadows_compiled(cls):
+        expected = "expected a plain @dataclass, without slots=True, over a compiled one"
+        raise ConfigError(f"{section} {name!r}: {expected}")
+    return cls
+
+
+def imported(place: str, target: str) -> Any:
+    """What `package.module:name` leads to; ConfigError that begins with `place`."""
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a module of the user's raises
+        raise ConfigError(f"{place}: cannot import: {_why(error)}") from None
+
+
+def parameters_of(section: str, name: str) -> dict[str, Any]:
+    """The parameters that a policy takes, with their type hints."""
+    cls = policy_class(section, name)
+    hints = _hints(section, name, cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def stored_parameters(name: str, policy: Any) -> dict[str, Any]:
+    """The parameters of an instance as a configuration file can hold them, else ConfigError."""
+    fields = [field.name for field in dataclasses.fields(policy) if field.init]
+    try:
+        return {key: msgspec.to_builtins(getattr(policy, key)) for key in fields}
+    except TypeError as error:
+        raise ConfigError(f"{name}: cannot store its settings: {error}") from None
+
+
+def policy_types(cls: type) -> dict[str, Any]:
+    """The types of the fields of a policy, those that it inherits included, compiled or not."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        found |= _own_hints(base)
+    return found
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _hints(section: str, name: str, cls: type) -> dict[str, Any]:
+    try:
+        return policy_types(cls)
+    except (NameError, TypeError) as error:
+        raise ConfigError(f"{section} {name!r}: cannot read its annotations: {error}") from None
+
+
+def _own_hints(cls: type) -> dict[str, Any]:
+    """Type hints of what a class itself declares."""
+    spoken = {"__annotations__": own_annotations(cls), "__module__": cls.__module__}
+    return typing.get_type_hints(type(cls.__name__, (), spoken), include_extras=True)
+
+
+def _why(error: Exception) -> str:
+    """What a module or a class of the user's raised, and where in its file."""
+    reason = " ".join(str(error).split())
+    if isinstance(error, SyntaxError):
+        return reason  # which says where
+    place = place_of(error)
+    if not place:
+        return reason or type(error).__name__
+    return f"{type(error).__name__}{reason and ': '}{reason} ({place})"
+
+
+def _instance(section: str, name: str, cls: Any, values: Mapping[str, Any]) -> Any:
+    """An instance that has all that the section's protocol asks for."""
+    try:
+        policy = cls(**values)
+    except SuperInferError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{section} {name!r}: {error}") from None
+    except Exception as error:
+        if ":" not in name:
+            raise
+        raise ConfigError(f"{section} {name!r}: cannot be made: {_why(error)}") from None
+    protocol = _PROTOCOLS[section]
+    wanted = [*own_annotations(protocol), *(key for key in vars(protocol) if key[0] != "_")]
+    missing = [key for key in wanted if not hasattr(policy, key)]
+    if missing:
+        raise ConfigError(f"{section} {name!r}: expected a {section} with {', '.join(missing)}")
+    return policy

@@ -1,0 +1,114 @@
+"""What a policy from outside this package does wrong, in one line that names its file."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from superinfer.errors import ConfigError, InputError, PlanError, PolicyError, StuckError
+
+_OURS: Final = ("superinfer", "sim", "executor", "traces")
+_IMPORTS: Final = Path(__file__).with_name("policies.py")
+"""Where policies are imported: no place of a fault."""
+
+
+@contextmanager
+def faults_named(policies: Mapping[str, str]) -> Iterator[None]:
+    """Say whose fault it is when a policy from outside raises, or is refused what it asks for.
+
+    `policies` are names by section (`scheduler`, `memory`, `router`); those that come with us are
+    passed over, and where no others are left every error is raised as it is. What a policy raises
+    is a PolicyError, with the original as its cause; PlanError and StuckError keep their types.
+    """
+    outside = {section: name for section, name in policies.items() if ":" in name}
+    try:
+        yield
+    except (ConfigError, InputError):
+        raise
+    except (PlanError, StuckError) as error:
+        if not outside:
+            raise
+        raise type(error)(f"{_culprit(outside, error)}: {error}") from error
+    except Exception as error:
+        if not outside or not _theirs(outside, error):
+            raise
+        reason = " ".join(str(error).split())
+        described = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+        raise PolicyError(f"{_culprit(outside, error)}: {described}") from error
+
+
+def place_of(error: BaseException, files: set[str] | None = None) -> str:
+    """Where an error was raised, as `file.py:12`, in the innermost of these files, or in any that
+    is not Python's own machinery for imports; empty if there is no such place.
+    """
+    for frame in _frames(error):
+        known = frame.filename in files if files is not None else _is_source(frame.filename)
+        if known:
+            return f"{shown(frame.filename)}:{frame.lineno}"
+    return ""
+
+
+def shown(file: str) -> str:
+    """A path as a reader knows it: below the current folder without that."""
+    path = Path(file)
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _frames(error: BaseException) -> Iterator[traceback.FrameSummary]:
+    """Frames that an error passed through, innermost first. SimPy raises a copy of what a process
+    raised, with the original as its cause.
+    """
+    if error.__cause__ is not None:
+        yield from _frames(error.__cause__)
+    yield from reversed(traceback.extract_tb(error.__traceback__))
+
+
+def _theirs(outside: Mapping[str, str], error: Exception) -> bool:
+    """False for what has nothing to do with a policy: a full disk, no memory, unless it was raised
+    in the policy's file.
+    """
+    if not isinstance(error, OSError | MemoryError):
+        return True
+    return any(place_of(error, _files(name)) for name in outside.values())
+
+
+def _culprit(outside: Mapping[str, str], error: Exception) -> str:
+    """The policy with its file, and the line if the error passed through it; all that it may have
+    been where it passed through none.
+    """
+    for section, name in outside.items():
+        place = place_of(error, _files(name))
+        if place:
+            return f"{section} {name!r} ({place})"
+    suspects = (f"{section} {name!r} ({_file(name)})" for section, name in outside.items())
+    return " or ".join(suspects)
+
+
+def _file(name: str) -> str:
+    module = sys.modules.get(name.partition(":")[0])
+    return shown(getattr(module, "__file__", None) or name.partition(":")[0])
+
+
+def _files(name: str) -> set[str]:
+    """Source files of a policy's class and of what it inherits from outside."""
+    module, _, attribute = name.partition(":")
+    cls = getattr(sys.modules.get(module), attribute, None)
+    bases = getattr(cls, "__mro__", ())
+    modules = {module, *(base.__module__ for base in bases)}
+    theirs = (each for each in modules if each.partition(".")[0] not in (*_OURS, "builtins"))
+    found = (getattr(sys.modules.get(each), "__file__", None) for each in theirs)
+    return {file for file in found if file}
+
+
+def _is_source(file: str) -> bool:
+    machinery = file.startswith("<") or f"{os.sep}importlib{os.sep}" in file
+    return not machinery and Path(file) != _IMPORTS

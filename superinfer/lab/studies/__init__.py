@@ -1,0 +1,1 @@
+"""Many runs: what is varied, how it is run and stored, and what it shows about differences."""

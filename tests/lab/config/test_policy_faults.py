@@ -1,0 +1,183 @@
+"""What a policy from outside does wrong: one line with its file, and what was expected."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from specs import workload
+
+from sim.run import run_simulation
+from superinfer.errors import ConfigError, PlanError, PolicyError, StuckError, SuperInferError
+from superinfer.lab.config import load_config
+from superinfer.lab.config.policies import build_policy
+from superinfer.lab.config.policy_faults import faults_named
+
+HEAD = """
+from dataclasses import dataclass
+from superinfer.memory.lru import LruMemory
+from superinfer.request import Request
+from superinfer.schedulers.fcfs import FcfsScheduler
+from superinfer.sequence import Sequence
+
+"""
+LINES = len(HEAD.splitlines())
+CHATS = {
+    "class": "chat",
+    "rate_per_s": 4,
+    "prompt": 200,
+    "answer": 200,
+    "system_prompts": [{"tokens": 64}],
+}
+
+
+def complaint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str, body: str, **run: Any
+) -> SuperInferError:
+    """What a run says with such a scheduler or memory policy, from the file `own.py`."""
+    decorated = f"@dataclass\nclass Own({base}):\n    {body}\n"
+    (tmp_path / "own.py").write_text(HEAD + decorated)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    section = "memory" if base == "LruMemory" else "scheduler"
+    run = {"scheduler": "fcfs", "prefix_caching": True, "kv_blocks": 30} | run
+    run[section] = "own:Own"
+    config = load_config(None, [], **run)
+    asked = workload(tmp_path, duration_s=20, a=CHATS)
+    with pytest.raises(SuperInferError) as caught:
+        run_simulation(config, asked)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        ("def plan(self, draft, now): {}['chat']", PolicyError, "(own.py:{}): KeyError: 'chat'"),
+        ("def ended(self, seq): raise OSError('no')", PolicyError, "(own.py:{}): OSError: no"),
+        ("def plan(self, draft): pass", PolicyError, "(own.py): TypeError: Own.plan() takes 2"),
+        ("def rank(self, seq): return None", PolicyError, "'own:Own' (own.py): TypeError: "),
+        ("def plan(self, draft, now): pass", StuckError, "requests can never run (first: 1): the"),
+        (
+            "def plan(self, draft, now): draft.try_admit(Sequence(Request('x', 0.0, 9, 9)))",
+            PlanError,
+            "(own.py:{}): <Sequence x waiting> is no request of this run",
+        ),
+        (
+            "def _prefill(self, draft, seq, budget): return draft.prefill(seq, 999)",
+            PlanError,
+            "prefilling>: expected a chunk of 1 to 264 tokens at 0, got 999",
+        ),
+        (
+            "def rank(self, seq): return (1.0,)",
+            PlanError,
+            "have the rank (1.0,): expected unique ranks (`request.index` as the last entry",
+        ),
+        (
+            "def plan(self, draft, now): pass\n    def next_wakeup(self, now): return now",
+            PlanError,
+            "next_wakeup: expected None or a time after now (",
+        ),
+    ],
+)
+def test_a_scheduler_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, kind: type, words: str
+) -> None:
+    error = complaint(tmp_path, monkeypatch, "FcfsScheduler", body)
+    assert type(error) is kind
+    assert str(error).startswith("scheduler 'own:Own' (own.py")
+    assert words.format(LINES + 3) in str(error)
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (
+            "def victim(self, blocks):\n        node, _ = super().victim(blocks)\n"
+            "        return node, node.blocks + 1",
+            PlanError,
+            "(own.py): victim: expected 1 to ",
+        ),
+        (
+            "def victim(self, blocks):\n        node, _ = super().victim(blocks)\n"
+            "        return node, 0",
+            PlanError,
+            "blocks of its leaf, got 0",
+        ),
+        (
+            "def victim(self, blocks):\n"
+            "        self.taken = getattr(self, 'taken', None) or super().victim(blocks)\n"
+            "        return self.taken",
+            PlanError,
+            "victim: expected ",
+        ),
+        ("def fate(self, seq, draft): return 'drop'", PlanError, "fate: expected 'recompute' or"),
+        ("def unused(self, node): {}['x']", PolicyError, "(own.py:{}): KeyError: 'x'"),
+        ("def unused(self, node): pass", PolicyError, "AssertionError: nothing left to reclaim"),
+    ],
+)
+def test_a_memory_policy_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, kind: type, words: str
+) -> None:
+    error = complaint(tmp_path, monkeypatch, "LruMemory", body)
+    assert type(error) is kind
+    assert str(error).startswith("memory 'own:Own' (own.py")
+    assert words.format(LINES + 3) in str(error)
+
+
+def test_one_replica_of_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "def ended(self, seq): raise ValueError"
+    error = complaint(tmp_path, monkeypatch, "FcfsScheduler", body, replicas=2)
+    assert str(error) == f"scheduler 'own:Own' (own.py:{LINES + 3}): ValueError"
+
+
+def test_what_is_not_theirs_is_left_alone() -> None:
+    """Policies that come with us, a full disk, a mistake in the configuration."""
+    with pytest.raises(KeyError), faults_named({"scheduler": "fcfs", "memory": "lru"}):
+        raise KeyError("ours")
+    with pytest.raises(OSError, match=r"^full$"), faults_named({"scheduler": "own:Own"}):
+        raise OSError("full")
+    with pytest.raises(ConfigError, match=r"^so$"), faults_named({"scheduler": "own:Own"}):
+        raise ConfigError("so")
+    two = {"scheduler": "a_policy:A", "memory": "mine:B"}
+    with pytest.raises(PolicyError) as caught, faults_named(two):
+        raise TypeError("which?")
+    said = "scheduler 'a_policy:A' (a_policy) or memory 'mine:B' (mine): TypeError: which?"
+    assert str(caught.value) == said
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1 / 0", "cannot import: ZeroDivisionError: division by zero (own.py:1)"),
+        ("def f(:", "cannot import: invalid syntax (own.py, line 1)"),
+        (
+            "import nothing_here",
+            "cannot import: ModuleNotFoundError: No module named 'nothing_here' (own.py:1)",
+        ),
+        (
+            HEAD + "class Own(FcfsScheduler):\n    x: float = 1.0",
+            "expected @dataclass above class Own too, for it has fields",
+        ),
+        (
+            HEAD + "@dataclass\nclass Own(FcfsScheduler):\n"
+            "    def __post_init__(self): self.nothing.here()",
+            "cannot be made: AttributeError: 'Own' object has no attribute 'nothing' "
+            f"(own.py:{LINES + 3})",
+        ),
+    ],
+)
+def test_a_module_that_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str
+) -> None:
+    (tmp_path / "own.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    with pytest.raises(ConfigError) as caught:
+        build_policy("scheduler", "own:Own", {})
+    assert str(caught.value) == f"scheduler 'own:Own': {words}"

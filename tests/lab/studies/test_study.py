@@ -1,0 +1,556 @@
+"""Studies: what a key holds, and that nothing is lost, run twice or mixed up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killed_runs import environment, python, until
+from study_runner import Recorder, study, table_bytes
+
+from superinfer.errors import ConfigError, InputError
+from superinfer.lab.config import load_config
+from superinfer.lab.progress import lines, showing_progress, state_text
+from superinfer.lab.results import load_run
+from superinfer.lab.studies.content import Keys, code_hash, named_files, source_files
+from superinfer.lab.studies.engines.base import Died
+from superinfer.lab.studies.engines.processes import in_processes
+from superinfer.lab.studies.study import Study, run_study, with_seed
+
+
+def logged(folder: Path, what: str) -> Counter[str]:
+    """How often each run was begun or ended."""
+    text = (folder / "log").read_text() if (folder / "log").exists() else ""
+    found = [line.split() for line in text.splitlines()]
+    return Counter(" ".join(words[1:4]) for words in found if words[0] == what)
+
+
+def workers_of(folder: Path) -> set[int]:
+    return {int(line.split()[-1]) for line in (folder / "log").read_text().splitlines()}
+
+
+def stored(folder: Path) -> set[str]:
+    return {path.parent.name for path in (folder / "root").glob("*/summary.json")}
+
+
+def process(folder: Path, pause_s: float, mischief: str = "") -> subprocess.Popen[str]:
+    """A study in a process group of its own."""
+    program = "import study_runner; study_runner.main()"
+    return python("-c", program, str(folder), str(pause_s), mischief)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody collects has ended too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+# -- results --------------------------------------------------------------------------------------
+
+
+def test_every_arm_has_a_run_for_every_seed(tmp_path: Path) -> None:
+    made = study(tmp_path, Recorder(tmp_path / "log"))
+    result = run_study(made)
+    assert (result.failures, result.exit_code, result.reused) == ([], 0, 0)
+    assert list(result.folders) == ["plain", "other", "third"]
+    for name in made.arms:
+        runs = result.runs(name)
+        assert [run.config["run"]["seed"] for run in runs] == [0, 1, 2, 3]
+        assert [len(run.requests) for run in runs] == [20] * 4
+    assert set(logged(tmp_path, "end").values()) == {1}
+    with pytest.raises(ConfigError, match="expected one of plain, other, third"):
+        result.runs("nobody")
+
+
+def test_a_finished_study_is_only_read(tmp_path: Path) -> None:
+    made = study(tmp_path, Recorder(tmp_path / "log"))
+    first = table_bytes(made)
+    again = run_study(made)
+    assert again.reused == 12
+    assert table_bytes(made) == first
+    assert logged(tmp_path, "begin").total() == 12
+
+
+def test_a_larger_study_runs_what_is_new(tmp_path: Path) -> None:
+    run_study(study(tmp_path, Recorder(tmp_path / "log"), range(2)))
+    run_study(study(tmp_path, Recorder(tmp_path / "log"), range(3)))
+    assert logged(tmp_path, "begin").total() == 9
+
+
+def test_without_seeds_an_arm_keeps_its_own(tmp_path: Path) -> None:
+    made = study(tmp_path, Recorder(tmp_path / "log"), range(0))
+    arms = {name: with_seed(config, 7) for name, config in made.arms.items()}
+    result = run_study(Study(arms, made.root, made.runner, workers=1))
+    assert [run.config["run"]["seed"] for run in result.runs("plain")] == [7]
+
+
+def test_equal_arms_are_run_once(tmp_path: Path) -> None:
+    made = study(tmp_path, Recorder(tmp_path / "log"), range(1))
+    arms = {"a": made.arms["plain"], "b": made.arms["plain"]}
+    result = run_study(Study(arms, made.root, made.runner, made.seeds))
+    assert result.folders["a"] == result.folders["b"]
+    assert logged(tmp_path, "begin").total() == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seeds": [1, 2, 1]}, r"seeds: expected different ones, got \[1, 2, 1\]"),
+        ({"seeds": [-1]}, r"seeds: expected integers from 0 to 2\*\*63 - 1, got \[-1\]"),
+        ({"seeds": ["0"]}, "seeds: expected integers"),
+        ({"workers": -1}, "workers: expected a number >= 0, got -1"),
+    ],
+)
+def test_numbers_that_make_no_study(tmp_path: Path, changes: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        run_study(replace(study(tmp_path, Recorder(tmp_path / "log")), **changes))
+
+
+def test_a_runner_can_be_named(tmp_path: Path) -> None:
+    made = study(tmp_path, Recorder(tmp_path / "log"), range(1))
+    result = run_study(Study(made.arms, made.root, "study_runner:no_result", made.seeds))
+    assert {each.reason.partition(" from ")[0] for each in result.failures} == {
+        "expected a result folder with summary.json"
+    }
+
+
+@pytest.mark.parametrize(
+    ("runner", "words"),
+    [
+        ("study_runner", "expected package.module:function"),
+        ("study_runner:nothing", "cannot import"),
+        ("no_such_module:run", "cannot import"),
+        ("study_runner:ARMS", "expected a function"),
+        (lambda config, folder: None, "expected what another process can import"),
+    ],
+)
+def test_runners_that_lead_nowhere(tmp_path: Path, runner: Any, words: str) -> None:
+    made = study(tmp_path, Recorder(tmp_path / "log"))
+    with pytest.raises(ConfigError, match=words):
+        run_study(Study(made.arms, made.root, runner))
+
+
+# -- failures -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mischief", "reason"),
+    [
+        ("refuse", "no way through"),
+        ("break", "ValueError: a bug (study_runner.py:"),
+        ("die", "its process died 2 times (killed, or out of memory)"),
+        ("edit", "source code or an input file changed during the run: start it again"),
+    ],
+)
+def test_a_failing_run_is_named_and_others_go_on(
+    tmp_path: Path, mischief: str, reason: str
+) -> None:
+    made = study(tmp_path, Recorder(tmp_path / "log", mischief=mischief), range(1, 4))
+    result = run_study(made)
+    assert result.exit_code == 1
+    failed = {str(failure) for failure in result.failures}
+    wanted = mischief in ("die", "edit")
+    assert all(failure.passing == wanted for failure in result.failures), "is it worth a new try?"
+    assert any(text.startswith(f"arm plain, seed 2: {reason}") for text in failed)
+    if mischief == "edit":  # whatever else was under way has read the old file as well
+        return
+    assert len(failed) == 1
+    assert list(result.folders) == ["other", "third"]
+    assert len(stored(tmp_path)) == 8
+    assert not list((tmp_path / "root" / ".staged").iterdir())
+
+
+def test_a_failure_of_one_seed_needs_no_seed(tmp_path: Path) -> None:
+    made = study(tmp_path, Recorder(tmp_path / "log", mischief="refuse"), range(2, 3))
+    assert str(run_study(made).failures[0]) == "arm plain: no way through"
+
+
+def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
+    made = study(tmp_path, Recorder(tmp_path / "log", mischief="die once"), workers=2)
+    result = run_study(made)
+    assert (result.failures, len(stored(tmp_path))) == ([], 12)
+    begun = logged(tmp_path, "begin")
+    assert begun.pop("2 0 0") == 2
+    assert set(begun.values()) == {1}, "the death of one worker touches no other run"
+    assert set(logged(tmp_path, "end").values()) == {1}
+
+
+def test_a_missing_input_is_named(tmp_path: Path) -> None:
+    made = study(tmp_path, Recorder(tmp_path / "log"), inputs=[tmp_path / "none.json"])
+    with pytest.raises(InputError, match=r"none\.json: cannot read: No such file"):
+        run_study(made)
+
+
+# -- killed at any moment -------------------------------------------------------------------------
+
+
+def uninterrupted(folder: Path) -> bytes:
+    """The table of the same study; the folder is part of a run's settings, not of the table."""
+    folder.mkdir()
+    return table_bytes(study(folder, Recorder(folder / "log")))
+
+
+def test_a_killed_study_resumes(tmp_path: Path) -> None:
+    here = tmp_path / "killed"
+    here.mkdir()
+    running = process(here, 0.05)
+    until(lambda: len(stored(here)) >= 3)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+    kept, begun = stored(here), logged(here, "begin")
+    assert 3 <= len(kept) < 12
+    made = study(here, Recorder(here / "log", 0.05))
+    table = table_bytes(made)
+    again = logged(here, "begin") - begun
+    key_of = {
+        f"{run.seed} {run.config.run.lag} {run.config.run.prefix_caching:d}": run.key
+        for run in made.plan()
+    }
+    assert again.total() == 12 - len(kept)
+    assert not {key_of[name] for name in again} & kept
+    assert table == uninterrupted(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_study_survives_many_kills(tmp_path: Path) -> None:
+    """SIGKILL of the whole group, of the main process and of one worker, at random moments."""
+    here, chance, killed = tmp_path / "killed", random.Random(3), 0
+    here.mkdir()
+    while len(stored(here)) < 12 or killed < 8:
+        kept, begun = stored(here), logged(here, "begin")
+        running = process(here, 0.1)
+        time.sleep(chance.uniform(0.2, 1.6))
+        if running.poll() is None:
+            killed += 1
+            victim = chance.choice(("group", "main", "worker"))
+            alive = [p for p in workers_of(here) if not gone(p)] if (here / "log").exists() else []
+            if victim == "worker" and alive:
+                os.kill(chance.choice(alive), signal.SIGKILL)
+            elif victim == "main":
+                running.kill()
+            else:
+                os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
+        until(lambda: all(map(gone, workers_of(here) if (here / "log").exists() else ())))
+        assert kept <= stored(here)
+        assert (logged(here, "begin") - begun).total() <= 2 * (12 - len(kept))
+        if len(stored(here)) == 12 and killed < 8:
+            victim_key = chance.choice(sorted(stored(here)))
+            for path in (here / "root" / victim_key).iterdir():
+                path.unlink()
+    assert table_bytes(study(here, Recorder(here / "log", 0.1))) == uninterrupted(tmp_path / "w")
+    for folder in stored(here):
+        assert len(load_run(here / "root" / folder).requests) == 20
+
+
+def test_workers_end_with_the_main_process(tmp_path: Path) -> None:
+    running = process(tmp_path, 60)
+    until(lambda: logged(tmp_path, "begin").total() == 2)
+    running.kill()
+    running.communicate()
+    until(lambda: all(map(gone, workers_of(tmp_path))))
+
+
+def test_an_interruption_stops_the_workers_and_keeps_results(tmp_path: Path) -> None:
+    running = process(tmp_path, 0.3)
+    until(lambda: bool(stored(tmp_path)))
+    os.killpg(running.pid, signal.SIGINT)  # like Ctrl-C: every process of the group hears it
+    _, err = running.communicate()
+    assert running.returncode == -signal.SIGINT
+    assert err.count("Traceback") == 1, "workers say nothing"
+    assert stored(tmp_path)
+    assert all(map(gone, workers_of(tmp_path)))
+
+
+def test_studies_share_a_folder(tmp_path: Path) -> None:
+    running = [process(tmp_path, 0.05) for _ in range(3)]
+    tables = [each.communicate() for each in running]
+    assert [each.returncode for each in running] == [0, 0, 0], tables
+    assert len({out for out, _ in tables}) == 1
+    assert logged(tmp_path, "begin") == logged(tmp_path, "end")
+    assert set(logged(tmp_path, "end").values()) == {1}
+
+
+SCRIPT = """
+from pathlib import Path
+from superinfer.lab import Study, run_study
+from superinfer.lab.config import load_config
+from study_runner import Recorder
+
+def runner(config, folder):
+    Recorder(Path("log"))(config, folder)
+
+if __name__ == "__main__":
+    arms = {"fcfs": load_config(None, (), scheduler="fcfs")}
+    result = run_study(Study(arms, Path("root"), runner, range(2)))
+    print(result.exit_code, result.reused)
+"""
+
+
+def test_a_script_can_hold_the_runner(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    for reused in (0, 2):
+        out = subprocess.run(
+            [sys.executable, "script.py"],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert out == f"0 {reused}\n"
+
+
+def test_what_a_run_prints_is_not_the_result(tmp_path: Path) -> None:
+    out, err = process(tmp_path, 0, "print").communicate()
+    assert "hello from a run" in err
+    assert "hello" not in out
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    made = study(tmp_path, Recorder(tmp_path / "log"), range(1))
+    (made.root / ".staged" / "0123").mkdir(parents=True)
+    half = made.root / made.plan()[0].key
+    half.mkdir()
+    (half / "requests.parquet").write_text("half")
+    result = run_study(made)
+    assert result.exit_code == 0
+    assert len(result.runs("plain")[0].requests) == 20
+    assert not (made.root / ".staged" / "0123").exists()
+
+
+# -- keys -----------------------------------------------------------------------------------------
+
+PLUGIN = """
+from dataclasses import dataclass
+from study_plugin_helper import PATIENCE
+from superinfer.schedulers.fcfs import FcfsScheduler
+
+@dataclass(slots=True)
+class Mine(FcfsScheduler):
+    patience: int = PATIENCE
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with one file of every kind that a configuration can name."""
+    (tmp_path / "t.jsonl").write_text("1")
+    (tmp_path / "model.json").write_text("1")
+    (tmp_path / "profile.json").write_text("1")
+    (tmp_path / "sessions").mkdir()
+    (tmp_path / "sessions" / "one.json").write_text("1")
+    (tmp_path / "spec.toml").write_text(
+        '[clients.a]\nservegen = "days"\n[clients.b.lengths]\nsharegpt = "talk.json"\n'
+    )
+    (tmp_path / "days").mkdir()
+    (tmp_path / "days" / "a.csv").write_text("1")
+    (tmp_path / "talk.json").write_text("1")
+    (tmp_path / "study_plugin.py").write_text(PLUGIN)
+    (tmp_path / "study_plugin_helper.py").write_text("PATIENCE = 1\n")
+    for name in ("study_plugin", "study_plugin_helper"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def key(**run: Any) -> str:
+    settings = run.pop("settings", ())
+    return Keys("sim.compare:Simulate").key(load_config(None, settings, **run))
+
+
+def test_equal_runs_have_equal_keys(folder: Path) -> None:
+    assert key(trace="t.jsonl") == key(trace="t.jsonl")
+    assert key(trace="t.jsonl") == key(trace="t.jsonl", settings=["scheduler.max_num_seqs=256"])
+    assert len(key()) == 32
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"scheduler": "fcfs"},
+        {"lag": 1},
+        {"trace": "spec.toml"},
+        {"settings": ["scheduler.max_num_seqs=128"]},
+        {"settings": ["classes.chat.ttft_ms=5"]},
+        {"settings": ["workload.clients.a.rate_per_s=2"]},
+    ],
+)
+def test_settings_are_in_the_key(folder: Path, changes: dict[str, Any]) -> None:
+    assert key(**{"trace": "t.jsonl", **changes}) != key(trace="t.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("run", "file"),
+    [
+        ({"trace": "t.jsonl"}, "t.jsonl"),
+        ({"trace": "sessions"}, "sessions/one.json"),
+        ({"trace": "t.jsonl", "model": "model.json"}, "model.json"),
+        ({"trace": "t.jsonl", "costs": "profile.json"}, "profile.json"),
+        ({"trace": "spec.toml"}, "spec.toml"),
+        ({"trace": "spec.toml"}, "days/a.csv"),
+        ({"trace": "spec.toml"}, "talk.json"),
+        ({"trace": "t.jsonl", "scheduler": "study_plugin:Mine"}, "study_plugin.py"),
+        ({"trace": "t.jsonl", "scheduler": "study_plugin:Mine"}, "study_plugin_helper.py"),
+    ],
+)
+def test_the_content_of_named_files_is_in_the_key(
+    folder: Path, run: dict[str, Any], file: str
+) -> None:
+    before = key(**run)
+    text = (folder / file).read_text()
+    (folder / file).write_text(text + "\n# changed\n")
+    assert key(**run) != before
+    (folder / file).write_text(text)
+    assert key(**run) == before
+
+
+def test_files_that_come_and_go_beside_are_not_in_the_key(folder: Path) -> None:
+    before = key(trace="t.jsonl")
+    (folder / "vllm").mkdir()
+    (folder / "vllm" / "x.py").write_text("1")
+    (folder / "runs").mkdir()
+    (folder / "other.jsonl").write_text("1")
+    assert key(trace="t.jsonl") == before
+
+
+def test_inputs_and_runner_are_in_the_key(folder: Path) -> None:
+    config = load_config(None, (), trace="t.jsonl")
+    keys = {
+        Keys(runner, inputs).key(config)
+        for runner in ("sim.compare:Simulate", "sim.run:run_simulation", Recorder(Path("log")))
+        for inputs in ((), (Path("model.json"),))
+    }
+    assert len(keys) == 6
+
+
+def test_a_workload_section_can_name_files(folder: Path) -> None:
+    (folder / "other-days").mkdir()
+    config = load_config(None, ['workload.clients.a.servegen="other-days"'], trace="spec.toml")
+    assert Path("other-days") in named_files(config.resolved())
+
+
+def test_all_of_our_source_is_hashed_and_no_library() -> None:
+    names = {name for name, _ in source_files(["sim", "superinfer"])}
+    wanted = {"superinfer/engine.py", "sim/driver.py", "traces/readers.py"}
+    wanted |= {
+        "superinfer/costs/profiles/a100-80g_llama-3.1-8b_tp1.json",
+        "superinfer/memory/weights/reuse.npz",
+        "traces/specs/mixed.toml",
+        "traces/samples/mixed.jsonl",
+    }
+    assert wanted <= names
+    assert {name.partition("/")[0] for name in names} == {"superinfer", "sim", "traces"}
+
+
+def test_code_that_a_plugin_imports_is_hashed(folder: Path) -> None:
+    (folder / "outer").mkdir()
+    (folder / "outer" / "__init__.py").write_text("import inner_one, inner_two as two\n")
+    (folder / "inner_one.py").write_text("import json\n")
+    (folder / "inner_two.py").write_text("import numpy\n")
+    before = code_hash(["outer"])
+    (folder / "inner_two.py").write_text("import numpy as np\n")
+    assert code_hash(["outer"]) != before
+    names = {name for name, _ in source_files(["outer"])}
+    assert names == {"outer/__init__.py", "inner_one.py", "inner_two.py"}
+
+
+def test_libraries_of_an_environment_that_is_extended_are_not_hashed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "outer.py").write_text("import library_below\n")
+    library = folder / "below" / "site-packages" / "library_below"
+    library.mkdir(parents=True)
+    (library / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(library.parent)
+    assert {name for name, _ in source_files(["outer"])} == {"outer.py"}
+
+
+# -- processes and progress -----------------------------------------------------------------------
+
+
+def test_answers_come_with_their_numbers() -> None:
+    assert sorted(in_processes(abs, [-3, 4, -5], 2)) == [(0, 3), (1, 4), (2, 5)]
+
+
+def test_no_task_needs_no_process() -> None:
+    assert list(in_processes(abs, [], 2)) == []
+
+
+def test_errors_of_a_task_are_raised_here() -> None:
+    with pytest.raises(TypeError, match="bad operand"):
+        list(in_processes(abs, ["x"], 1))
+
+
+def test_a_process_that_always_dies() -> None:
+    assert list(in_processes(os._exit, [3], 1)) == [(0, Died())]
+
+
+def test_a_script_without_a_guard_ends_with_one_error(tmp_path: Path) -> None:
+    """Each worker imports the script, and would start workers of its own."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from study_runner import Recorder, study\n"
+        "from superinfer.lab import run_study\n"
+        "folder = Path(sys.argv[1])\n"
+        "run_study(study(folder, Recorder(folder / 'log'), workers=3))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.count("Traceback") == 1
+    assert ended.stderr.splitlines()[-1] == (
+        "superinfer.errors.SuperInferError: expected the script to start runs under "
+        '`if __name__ == "__main__":`, because every worker process imports it first'
+    )
+    assert not stored(tmp_path) and not (tmp_path / "log").exists()
+
+
+def test_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    times = iter([0.0, 3.0, 9.9, 10.0, 15.0, 31.0])
+    report = lines(sys.stderr, lambda: next(times))
+    for done in range(6):
+        report(done, 9, ["vllm"])
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [f"{done} of 9 runs done, running: vllm" for done in (0, 3, 5)]
+
+
+def test_state_in_words() -> None:
+    assert state_text(3, 3, []) == "3 of 3 runs done"
+    many = [f"a{i}" for i in range(7)]
+    assert state_text(0, 9, many).endswith("running: a0; a1; a2; a3 and 3 more")
+
+
+def test_a_terminal_has_a_bar() -> None:
+    leader, follower = os.openpty()
+    with os.fdopen(follower, "w") as terminal, showing_progress(terminal) as report:
+        report(1, 3, ["[red]"])
+    shown = b""
+    with contextlib.suppress(OSError):  # how a terminal ends
+        while piece := os.read(leader, 4096):
+            shown += piece
+    os.close(leader)
+    assert b"1/3" in shown
+    assert b"[red]" in shown

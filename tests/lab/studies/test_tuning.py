@@ -165,7 +165,7 @@ def test_what_is_no_database_is_told(tmp_path: Path) -> None:
 def test_a_disk_that_is_full_is_told(tmp_path: Path) -> None:
     """In a process that may write no file of more than 4 KiB."""
     program = (
-        "import resource, sys; sys.path[:0] = ['tests', 'tests/lab', '.']\n"
+        "import resource, sys; sys.path[:0] = ['tests', 'tests/lab/studies', '.']\n"
         "from pathlib import Path\n"
         "from test_tuning import TASK, opened\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from executor.step_log import StepLog, waited_bytes
 from executor.timers import Timer, WallTimer
-from superinfer.costs import hides_host, queued_s
+from superinfer.costs import between_s, hides_host
 from superinfer.costs.base import CostModel, PrefillWork
 from superinfer.links import Copy, CopyQueues
 from superinfer.plan import Plan, Transfer, Work
@@ -112,7 +112,7 @@ def step_seconds(
     cost: CostModel, lag: int, chunks: Sequence[PrefillWork], decodes: int, context_tokens: int
 ) -> float:
     """What a step takes by a cost model: host time comes first, or beside a GPU with lag 1."""
-    device_s = cost.step_s(chunks, decodes, context_tokens) + queued_s(cost, lag)
+    device_s = cost.step_s(chunks, decodes, context_tokens) + between_s(cost, lag)
     host_s = cost.host_s(decodes + len(chunks))
     return max(host_s, device_s) if hides_host(cost, lag) else host_s + device_s
 

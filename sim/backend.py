@@ -17,8 +17,8 @@ from superinfer.costs import (
     PrefillWork,
     SliceLine,
     StepCost,
+    between_s,
     hides_host,
-    queued_s,
 )
 from superinfer.engine import Engine
 from superinfer.links import Copy, CopyQueues
@@ -52,7 +52,7 @@ class SimBackend:
         self.coverage = Coverage(engine.cost.limits)
         """What the steps that were run have to do with what was measured."""
         self.hides_host = hides_host(engine.cost, engine.config.lag)
-        self._queued_s = queued_s(engine.cost, engine.config.lag)
+        self._between_s = between_s(engine.cost, engine.config.lag)
         self.wake = wake
         self.interrupted = False
         """Set by anything that the scheduler should hear of at the next step boundary."""
@@ -141,7 +141,7 @@ class SimBackend:
         elif done:
             context += done * decodes
             chunks = plan.chunks_at(done)
-        device_s = cost.step_s(chunks, decodes, context) + self._queued_s
+        device_s = cost.step_s(chunks, decodes, context) + self._between_s
         if self._longest_tokens:
             device_s += self._uneven_line(plan, done).first_s
         # Host time comes before each step, or is hidden behind the device with lag 1.
@@ -161,7 +161,7 @@ class SimBackend:
             if chunks:
                 chunks = plan.chunks_at(done)
             line = cost.slice_line(chunks, decodes, context + done * decodes)
-            device_s, growth_s = line.first_s + self._queued_s, line.growth_s
+            device_s, growth_s = line.first_s + self._between_s, line.growth_s
             count = min(line.steps, limit - done)
             if self._longest_tokens:
                 more = self._uneven_line(plan, done)

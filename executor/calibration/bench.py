@@ -42,8 +42,8 @@ class Bench:
     """Measuring time of a point."""
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     fused_rows: int = field(init=False)
-    """Of the largest step whose layers go by products that norm, add and activate
-    (`executor.models.fused`); 0: none.
+    """Of the largest step whose layers go by products that norm, add and activate; 0: none. Under
+    the conditions of `executor.models.fused`, whatever these are.
     """
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ def _most_fused(bench: Bench) -> int:
     def fuses(rows: int) -> bool:
         return bench.ops.fuses(torch.empty((rows, 1), dtype=bench.dtype, device=bench.device))
 
-    return max((rows for rows in range(1, MOST_FUSED_ROWS + 1) if fuses(rows)), default=0)
+    return next((rows for rows in range(MOST_FUSED_ROWS) if not fuses(rows + 1)), MOST_FUSED_ROWS)
 
 
 def curve(

@@ -17,6 +17,7 @@ from executor.calibration import kernels, products
 from executor.calibration.bench import Bench
 from executor.calibration.cases import RandomArena
 from executor.calibration.ceilings import ceilings, hardware
+from executor.calibration.files import WITHOUT_STEPS
 from executor.calibration.fit import with_steps
 from executor.calibration.links import measure_links
 from executor.calibration.report import unsteady
@@ -41,7 +42,6 @@ from executor.yardstick import timer_for
 from superinfer.costs import build_cost
 from superinfer.costs.devices import Link
 from superinfer.costs.profile import HostCost, Profile
-from superinfer.costs.step import DEFAULT_HOST
 from superinfer.engine import Engine
 from superinfer.engine_config import EngineConfig
 from superinfer.lab.config import load_config
@@ -66,8 +66,6 @@ PLAIN_SHARE = 0.75
 """Of the time that is left for steps on a CPU: what is not for those of the rotating scheduler."""
 BATCHES = 64
 """Random batches; half of them are held out."""
-WITHOUT_STEPS = "without whole steps: times inside a step as alone, and assumed host time"
-"""What a profile lacks that is of kernels and copies alone."""
 Say = Callable[[str], None]
 Keep = Callable[[Profile], None]
 
@@ -264,7 +262,7 @@ def _profile(
         dtype=DTYPE_NAMES[str(subject.layout.dtype).removeprefix("torch.")],
         kernels={name: family.kernel for name, family in found.items()},
         links={way: Link(link["bytes_per_s"], link["setup_s"]) for way, link in links.items()},
-        host=DEFAULT_HOST,
+        host=HOST,
         memory={
             "device_bytes": machine.get("memory_bytes"),
             "block_tokens": wish.block_tokens,

@@ -47,6 +47,7 @@ def calibrate(
 ) -> None:
     """Measure kernels, copies and host work, and write the profile that the simulator reads."""
     from executor.calibration.calibrate import calibrate as run
+    from executor.calibration.files import store
     from executor.calibration.report import profile_lines
     from executor.calibration.subject import Wish
     from executor.device import default_device
@@ -72,7 +73,7 @@ def calibrate(
         _say(_kept(known, out))
         raise
     path = _place(profile, out)
-    _write(profile, path)
+    store(profile, path)
     for line in profile_lines(profile):
         print(line)
     _say(f"profile in {path}")
@@ -86,26 +87,16 @@ def _place(profile: Profile, out: Path | None) -> Path:
     return out or Path(f"{profile.device}_{profile.model}_tp{profile.tp}.json")
 
 
-def _write(profile: Profile, path: Path) -> None:
-    """Write it, whole or not at all."""
-    from superinfer.costs.profile_file import write_profile
-    from superinfer.outputs import replacing
-
-    with replacing(path) as staged:
-        write_profile(profile, staged)
-
-
 def _kept(known: list[Profile], out: Path | None) -> str:
     """Write what was known at Ctrl-C beside where the profile was to be, and say so: one from an
     earlier calibration is worth more.
     """
-    from executor.calibration.calibrate import WITHOUT_STEPS
+    from executor.calibration.files import WITHOUT_STEPS, part_of, store
 
     if not known:
         return "nothing is kept: not all kernels and copies were measured yet"
     path = _place(known[-1], out)
     if path.exists() and not path.is_file():
         return f"nothing is kept: {path} is no file"
-    path = path.with_name(f"{path.stem}.part{path.suffix}")
-    _write(known[-1], path)
-    return f"kept in {path}: a profile {WITHOUT_STEPS}"
+    store(known[-1], part_of(path))
+    return f"kept in {part_of(path)}: a profile {WITHOUT_STEPS}"

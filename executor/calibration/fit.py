@@ -58,8 +58,15 @@ def with_steps(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:
         least_s = launch_seconds([(s, launching) for s in steps.fitted], cost)
         # Each step of the driver has a shape that nobody has run before.
         least_s = launch_seconds([(s, host) for s in steps.driven], cost) or least_s
-    queued_s = _queued_s(steps.fitted, launching)
-    known = HostCost(host.step_s, host.per_sequence_s, "measured", least_s, *of_chunks, queued_s)
+    known = HostCost(
+        host.step_s,
+        host.per_sequence_s,
+        "measured",
+        launch_s=least_s,
+        chunked_s=of_chunks[0],
+        next_chunk_s=of_chunks[1],
+        between_s=_between_s(steps.fitted, launching),
+    )
     profile = replace(profile, host=known)
     judged = _judged(profile, shape, steps, launching, host)
     shared = shared_factor(profile, steps, cost, host)
@@ -97,13 +104,13 @@ def _judged(
         "step_prefill": predictions(steps.unseen, cost, launching, skip_chunks=False).entry(),
         "driver_step": predictions(steps.driven, cost, host).entry(),
     }
-    if (queued := _queued_predictions(steps.unseen, cost)).shares:
+    if (queued := _queued_predictions(steps.unseen, cost, launching)).shares:
         found["step_queued"] = queued.entry()
     found["driver_step"]["mean"] = found["driver_step"].pop("heldout_mape", 0.0)
     return found
 
 
-def _queued_s(steps: Sequence[Step], launching: HostFit) -> float:
+def _between_s(steps: Sequence[Step], launching: HostFit) -> float:
     """What steps that are queued ahead take beyond their replay: the median of those that the
     device takes longer for than the host; 0 without any.
     """
@@ -117,12 +124,13 @@ def _queued_s(steps: Sequence[Step], launching: HostFit) -> float:
     return max(0.0, median(found)) if found else 0.0
 
 
-def _queued_predictions(steps: Sequence[Step], cost: CalibratedCost) -> Errors:
-    """Errors of steps that are queued ahead, host time hidden."""
+def _queued_predictions(steps: Sequence[Step], cost: CalibratedCost, launching: HostFit) -> Errors:
+    """Errors of steps that are queued ahead: the host's time is hidden, or all there is."""
     errors = Errors()
     for step in steps:
         if step.queued_s is not None:
-            errors.add(step.device_s(cost) + cost.queued_s, step.queued_s)
+            device_s = step.device_s(cost) + cost.between_s
+            errors.add(max(launching.seconds(step.sequences), device_s), step.queued_s)
     return errors
 
 

@@ -60,8 +60,8 @@ def _host_lines(profile: Profile) -> Iterator[str]:
     yield f"  host  {step_us:.0f} us per step, {sequence_us:.1f} per sequence"
     if host.launch_s:
         yield f"  a step with chunks takes at least {host.launch_s * 1e3:.2f} ms to launch"
-    if host.queued_s:
-        yield f"  steps queued ahead take {host.queued_s * 1e6:.0f} us beyond their kernels"
+    if host.between_s:
+        yield f"  steps queued ahead have {host.between_s * 1e6:.0f} us between them"
     if stick := profile.yardstick:
         yield (
             f"  steady clock: the yardstick took {stick['yardstick_s'] * 1e3:.2f} ms at first, "

@@ -120,16 +120,18 @@ def measure_grid(
 
 
 def joined(parts: Sequence[Family]) -> Family:
-    """One table over an axis, of those of its stretches, in order."""
+    """One table over an axis, of those of its stretches, in order. It may fall from one to the
+    next, where steps begin to launch something else.
+    """
     if len(parts) == 1:
         return parts[0]
     (name,) = parts[0].kernel.axes
     axis = tuple(x for part in parts for x in part.kernel.axes[name])
-    seconds = never_falling([float(x) for part in parts for x in part.kernel.seconds or ()])
+    seconds = tuple(float(x) for part in parts for x in part.kernel.seconds or ())
     points = [part.points for part in parts]
     spread = float(np.average([part.spread for part in parts], weights=points))
     measured = tuple(x for part in parts for x in part.measured)
-    return Family(Kernel({name: axis}, tuple(seconds)), sum(points), spread, measured)
+    return Family(Kernel({name: axis}, seconds), sum(points), spread, measured)
 
 
 def middle(families: Sequence[Family]) -> Family:

@@ -32,6 +32,8 @@ class StepGroup:
     steps: int = 0
     measured_s: float = 0.0
     simulated_s: float = 0.0
+    kernels_s: float = 0.0
+    """Of these, what the kernels take by the profile."""
     apart_s: float = 0.0
     """By which single steps are off, without sign."""
     share: float = 0.0
@@ -47,9 +49,10 @@ class StepGroup:
         """How far single ones are off on average, weighed by their time."""
         return self.apart_s / self.measured_s if self.measured_s else 0.0
 
-    def add(self, measured_s: float, simulated_s: float) -> None:
+    def add(self, measured_s: float, simulated_s: float, kernels_s: float) -> None:
         """One more step."""
         self.steps += 1
+        self.kernels_s += kernels_s
         self.measured_s += measured_s
         self.simulated_s += simulated_s
         self.apart_s += abs(simulated_s - measured_s)
@@ -75,7 +78,7 @@ def grouped(logged: Sequence[Logged], cost: StepCost, lag: int) -> list[StepGrou
     found = {name: StepGroup(*name) for name in _names()}
     for step, waited_bytes in logged:
         simulated_s = step_seconds(cost, lag, *step.work)
-        found[_name(step, waited_bytes)].add(step.seconds, simulated_s)
+        found[_name(step, waited_bytes)].add(step.seconds, simulated_s, step.device_s(cost))
     total_s = sum(group.measured_s for group in found.values())
     for group in found.values():
         group.share = group.measured_s / total_s if total_s else 0.0

@@ -17,7 +17,7 @@ from experiments.scenarios.measures import ATTAINMENT, BATCH
 from experiments.scenarios.settings import SETTINGS, config_of
 from experiments.seeded_study import SeededStudy
 from superinfer.lab.config import Config
-from superinfer.lab.studies.dial import WEIGHTS
+from superinfer.lab.config.dial import WEIGHTS
 from superinfer.lab.studies.pareto import pareto_front
 
 SCENARIO = "m-pcie"

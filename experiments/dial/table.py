@@ -9,7 +9,7 @@ from experiments.measures import Measure
 from experiments.record import MACHINE_70B, provenance
 from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT, PEAK_KV
 from experiments.tables.parts import Numbers, page_of, table
-from superinfer.lab.studies.dial import Dial
+from superinfer.lab.config.dial import Dial
 
 MEASURES = (
     Measure(BATCH, "batch tokens/s", 1, 1),

@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--again", action="store_true", help="what is known is measured anew")
     parser.add_argument("--adopt", action="store_true", help="with what tune has found faster here")
     parser.add_argument("--minutes", type=float, default=60.0, help="time for all parts")
-    parser.add_argument("--began", type=int, default=0, help="second from which minutes count")
+    parser.add_argument("--began", type=int, default=0, help="Unix time from which minutes count")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--fast", action="store_true", help="less of everything")
     parser.add_argument("--work", type=Path, default=Path("/tmp/gpu_check"), help="other files")

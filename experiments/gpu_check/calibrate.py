@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from executor.calibration.calibrate import calibrate as measure
+from executor.calibration.files import part_of, store
 from executor.calibration.grids import Grids, spaced
 from executor.calibration.report import profile_lines
 from executor.calibration.subject import Wish
@@ -15,9 +16,6 @@ from executor.session import ModelOptions
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.floors import tiny_config
 from superinfer import COMPILED
-from superinfer.costs.profile import Profile
-from superinfer.costs.profile_file import write_profile
-from superinfer.outputs import replacing
 
 MODEL = "llama-3.1-8b"
 LARGE = "llama-3.1-70b"
@@ -60,14 +58,14 @@ def calibrate(
     )
     path = context.work / "profiles" / f"{model}.json"
     part = part_of(path)
-    made = measure(wish, lambda _: None, lambda profile: _write(profile, part))
+    made = measure(wish, lambda _: None, lambda profile: store(profile, part))
     profile = made.profile
-    _write(profile, path)
+    store(profile, path)
     part.unlink(missing_ok=True)
     return {
         "host_step_us": profile.host.step_s * 1e6,
         "host_per_sequence_us": profile.host.per_sequence_s * 1e6,
-        "host_queued_us": profile.host.queued_s * 1e6,
+        "host_between_us": profile.host.between_s * 1e6,
         "kv_blocks": profile.memory["kv_blocks"],
         "step_error": profile.fit["step"].get("heldout_mape"),
         "compiled_core": COMPILED,
@@ -76,18 +74,6 @@ def calibrate(
         "fit": profile.fit,
         "steps": made.steps.rows(),
     }
-
-
-def part_of(path: Path) -> Path:
-    """Where the profile of kernels and copies alone lies until the whole one is there, or for good
-    if that takes too long.
-    """
-    return path.with_name(f"{path.stem}.part{path.suffix}")
-
-
-def _write(profile: Profile, path: Path) -> None:
-    with replacing(path) as staged:
-        write_profile(profile, staged)
 
 
 def opened(opening_s: dict[str, float]) -> Result:

@@ -34,11 +34,13 @@ def drawn(context: Context) -> Result:
     ours, theirs = (_histories(vocab, place) for place in (host, device))
     for position in range(steps):
         logits = torch.randn(len(SETTINGS), vocab, generator=generator) * 4
-        wanted = sample(logits, rows := _rows(position, ours))
+        rows = _rows(position, ours)
+        wanted = sample(logits, rows)
         remember(wanted, rows)
         there, counted = logits.to(device), wanted.to(device)
         with no_waiting(device):
-            found = sample(there, rows := _rows(position, theirs))
+            rows = _rows(position, theirs)
+            found = sample(there, rows)
             remember(counted, rows)  # so that one that differs is not the next one's reason
         unlike += found.cpu() != wanted
     shares = dict(zip(SETTINGS, (unlike / steps).tolist(), strict=True))

@@ -19,7 +19,7 @@ from superinfer.costs.profile import HostCost, Profile
 from superinfer.costs.profile_file import load_profile, write_profile
 from superinfer.costs.roofline import RooflineCost
 from superinfer.costs.shapes import PRESETS, ModelShape, canonical_name, load_shape
-from superinfer.costs.step import DEFAULT_HOST, StepCost, hides_host, queued_s
+from superinfer.costs.step import DEFAULT_HOST, StepCost, between_s, hides_host
 from superinfer.errors import ConfigError
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "SliceLine",
     "StepCost",
     "activation_reserve_bytes",
+    "between_s",
     "build_cost",
     "find_device",
     "hides_host",
@@ -52,7 +53,6 @@ __all__ = [
     "load_device",
     "load_profile",
     "load_shape",
-    "queued_s",
     "write_profile",
 ]
 

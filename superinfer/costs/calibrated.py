@@ -110,7 +110,8 @@ class CalibratedCost(KernelCost):
     def origin(self) -> Origin:
         """The profile, its sources and its worst held-out error."""
         profile = self.profile
-        errors = [entry.get("heldout_mape") or 0.0 for entry in profile.fit.values()]
+        fits = [entry for name, entry in profile.fit.items() if name in profile.kernels]
+        errors = [entry.get("heldout_mape") or 0.0 for entry in fits]
         return Origin(
             f"{profile.device}_{profile.model}_tp{profile.tp}",
             "; ".join(profile.sources),

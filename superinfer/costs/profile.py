@@ -16,7 +16,7 @@ from superinfer.costs.graphs import Graphs
 PARTLY_FITTED = "partly fitted"
 """Of a host whose `chunked_s` was fitted to a run, while the rest is assumed."""
 ORIGINS = ("measured", "published", "assumed", PARTLY_FITTED)
-OPTIONAL_HOST_TIMES = ("launch_s", "chunked_s", "next_chunk_s", "queued_s")
+OPTIONAL_HOST_TIMES = ("launch_s", "chunked_s", "next_chunk_s", "between_s")
 HOST_TIMES = ("step_s", "per_sequence_s", *OPTIONAL_HOST_TIMES)
 """Fields of `HostCost` that are times; the optional ones are 0 where a profile does not say."""
 
@@ -80,9 +80,10 @@ class HostCost:
     next_chunk_s: float = 0.0
     """Each chunk but a step's first takes so much more than its kernels: a CPU computes them one
     after the other."""
-    queued_s: float = 0.0
-    """Where steps are queued ahead of the device, each takes so much longer there than its kernels:
-    inputs have to reach it, and tokens to leave it, between one step and the next."""
+    between_s: float = 0.0
+    """Where steps are queued ahead (lag 1), a device takes so long between one and the next: inputs
+    have to reach it, and tokens to leave it. It counts for every step then, also for the few that
+    follow an idle device or a copy."""
 
     def seconds(self, sequences: int) -> float:
         """Host seconds of one step over `sequences` requests."""

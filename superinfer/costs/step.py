@@ -63,7 +63,7 @@ class StepCost(ABC):
         self.shape, self.tp, self.host = shape, tp, host
         self._host_step_s, self._host_sequence_s = host.step_s, host.per_sequence_s
         self._launch_s, self._chunked_s = host.launch_s, host.chunked_s
-        self._next_chunk_s, self.queued_s = host.next_chunk_s, host.queued_s
+        self._next_chunk_s, self.between_s = host.next_chunk_s, host.between_s
         self.links = links
         """By direction, `h2d` and `d2h`; and `both`, where it was measured: either direction while
         the other one copies, too."""
@@ -170,11 +170,11 @@ class StepCost(ABC):
         return nbytes * line.growth_s / (LARGE_BATCH * self._kv_bytes)
 
 
-def queued_s(cost: CostModel, lag: int) -> float:
+def between_s(cost: CostModel, lag: int) -> float:
     """What each step takes on the device beside its kernels because it was queued ahead, where lag
-    hides the host's time (`HostCost.queued_s`); 0 elsewhere.
+    hides the host's time (`HostCost.between_s`); 0 elsewhere.
     """
-    return cost.queued_s if isinstance(cost, StepCost) and hides_host(cost, lag) else 0.0
+    return cost.between_s if isinstance(cost, StepCost) and hides_host(cost, lag) else 0.0
 
 
 def hides_host(cost: CostModel, lag: int) -> bool:

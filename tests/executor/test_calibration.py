@@ -795,11 +795,11 @@ def test_what_steps_that_are_queued_ahead_take_more(profile: Profile, config: Pa
         return Steps(plain + short, plain, plain)
 
     found = with_steps(profile, shape, steps(True))
-    assert found.host.queued_s == pytest.approx(3e-4)
+    assert found.host.between_s == pytest.approx(3e-4)
     assert found.fit["step_queued"]["points"] == 4
-    assert any("queued ahead take 300 us" in line for line in profile_lines(found))
+    assert any("queued ahead have 300 us" in line for line in profile_lines(found))
     without = with_steps(profile, shape, steps(False))
-    assert without.host.queued_s == 0.0 and "step_queued" not in without.fit
+    assert without.host.between_s == 0.0 and "step_queued" not in without.fit
 
 
 @pytest.mark.parametrize("launch_s", [0.05, 0.0])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from executor.calibration.bench import Bench
+from executor.calibration.bench import Bench, curve
 from executor.calibration.cases import RandomArena, decode_step
 from executor.calibration.filling import fill_curve, row_work
 from executor.calibration.grids import Grids
@@ -162,3 +162,17 @@ def test_what_launches_nothing_is_filled_in_with_nothing() -> None:
     kernel = Kernel({"tokens": (1.0, 8.0)}, (0.0, 0.0))
     filled = fill_curve(kernel, (1, 2, 4, 8), row_work)
     assert filled.seconds == (0.0, 0.0, 0.0, 0.0)
+
+
+def test_a_table_may_fall_where_steps_launch_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stretch keeps what was measured of it."""
+    bench, _ = bench_of(tmp_path, monkeypatch, Told())
+
+    def at(rows: int) -> Timing:
+        return Timing(2e-4 if rows <= FEW else 1.8e-4, 0.0, 3)
+
+    table = curve(bench, (1, 2, 8, 16), "tokens", at, Deadline(10.0), fused=True).kernel
+    assert table.axes == {"tokens": (1.0, 2.0, 4.0, 5.0, 8.0, 16.0)}
+    assert table.seconds == (2e-4,) * 3 + (1.8e-4,) * 3

@@ -15,13 +15,13 @@ pytest.importorskip("torch")
 from executor_runs import LLAMA, call
 
 from executor.calibration import calibrate as calibration
+from executor.calibration.files import WITHOUT_STEPS
 from executor.calibration.grids import Grids
 from executor.calibration.subject import Wish
-from executor.session import ModelOptions
+from executor.session import HOST, ModelOptions
 from executor.validation import runs
 from superinfer.costs import CalibratedCost, Chunk, list_profiles, load_profile, load_shape
 from superinfer.costs.profile import Profile
-from superinfer.costs.step import DEFAULT_HOST
 
 GRIDS = Grids((1, 8, 64), (1, 8), (1, 4), (32, 128), (1, 32, 64), (0, 64), (1, 4), 1 << 9)
 SHIPPED = list_profiles()[0].path
@@ -44,7 +44,7 @@ def test_kernels_and_copies_alone_are_a_profile(
     with pytest.raises(KeyboardInterrupt):
         calibration.calibrate(wish, lambda _: None, known.append)
     (profile,) = known
-    assert profile.host == DEFAULT_HOST and profile.sources[-1] == calibration.WITHOUT_STEPS
+    assert profile.host == HOST and profile.sources[-1] == WITHOUT_STEPS
     cost = CalibratedCost(profile, load_shape(config))
     assert 0 < cost.step_s([Chunk(8, 0)], 0, 0) <= cost.step_s([Chunk(64, 0)], 0, 0)
 
@@ -70,7 +70,7 @@ def test_a_calibration_that_is_stopped(
     assert last == "interrupted"
     if far:
         part = tmp_path / "mine.part.json"
-        assert said == f"kept in {part}: a profile {calibration.WITHOUT_STEPS}"
+        assert said == f"kept in {part}: a profile {WITHOUT_STEPS}"
         assert load_profile(part).kernels == shipped.kernels
     else:
         assert said == "nothing is kept: not all kernels and copies were measured yet"

@@ -34,7 +34,7 @@ from superinfer.schedulers.fcfs import FcfsScheduler
 class Slow(FcfsScheduler):
     pause_s: float = 0.0
     def submit(self, seq, now):
-        print("a line from a policy")
+        print("a line from a policy\\n", end="")  # in one piece, whenever it is stopped
         time.sleep(self.pause_s)
         FcfsScheduler.submit(self, seq, now)
 """

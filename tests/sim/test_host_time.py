@@ -18,14 +18,14 @@ HOST_S = 0.002
 ANSWERS = [40, 40]
 
 
-def profile(folder: Path, device: str, queued_s: float = 0.0) -> Path:
+def profile(folder: Path, device: str, between_s: float = 0.0) -> Path:
     """A shipped one as if it were of this device, with host times of its own."""
     shipped = next(each for each in list_profiles() if each[:2] == ("h100", "llama-3.1-8b"))
     data = json.loads(shipped.path.read_text())
     data["device"] = device
     data["host"] = {"step_s": HOST_S, "per_sequence_s": 0.0, "origin": "measured"}
-    data["host"]["queued_s"] = queued_s
-    path = folder / f"{device}-{queued_s}.json"
+    data["host"]["between_s"] = between_s
+    path = folder / f"{device}-{between_s}.json"
     path.write_text(json.dumps(data))
     return path
 
@@ -67,7 +67,7 @@ def test_the_price_of_a_step(tmp_path: Path, device: str, hidden: bool) -> None:
 @pytest.mark.parametrize("lag", [0, 1])
 def test_steps_that_are_queued_ahead_have_something_between_them(tmp_path: Path, lag: int) -> None:
     """In whole runs and in the price of a step alike; nothing where none is queued."""
-    files = [profile(tmp_path, "h100", queued_s) for queued_s in (0.0, 0.0005)]
+    files = [profile(tmp_path, "h100", between_s) for between_s in (0.0, 0.0005)]
     ran = [mean_step_s(costs, "h100", lag) for costs in files]
     shape = load_shape("llama-3.1-8b")
     models = [build_cost(shape, find_device("h100", str(c)), 1, str(c)) for c in files]

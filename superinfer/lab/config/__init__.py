@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from superinfer.lab.config.dial import MEMORY as DIALLED_MEMORY
+from superinfer.lab.config.dial import Dial, dial_of, parse_dial
 from superinfer.lab.config.layers import SECTIONS, Layers, bundled_configs, read_files
 from superinfer.lab.config.policies import (
     POLICIES,
@@ -23,8 +25,6 @@ from superinfer.lab.config.policies import (
     stored_parameters,
 )
 from superinfer.lab.config.run import RunConfig, run_config
-from superinfer.lab.studies.dial import MEMORY as DIALLED_MEMORY
-from superinfer.lab.studies.dial import Dial, dial_of, parse_dial
 from superinfer.request import SLOClass
 from superinfer.settings import parse_settings
 from superinfer.slo_classes import PRESETS, class_from_table

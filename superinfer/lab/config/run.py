@@ -80,7 +80,7 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """[from, to): measure only what happens there; empty: the whole run."""
     dial: dict[str, float] = msgspec.field(default_factory=dict)
     """Weights of `cost`, `speed` and `quality`, from which settings follow that are not given
-    (`superinfer.lab.studies.dial`); empty: no dial."""
+    (`superinfer.lab.config.dial`); empty: no dial."""
     rate_scale: Annotated[float, Meta(ge=1e-6, le=1e6)] = 1.0
     """Arrival rate as a multiple of the trace's."""
     burstiness: Annotated[float, Meta(ge=0, le=1e3)] = 1.0

@@ -24,7 +24,9 @@ def with_links(profile: Profile, by: float) -> Profile:
 
 
 def with_host(profile: Profile, by: float) -> Profile:
-    """All host times multiplied: per step and sequence, of launching, of steps with chunks."""
+    """All host times multiplied: per step and sequence, of launching, of steps with chunks, and
+    between steps that are queued ahead.
+    """
     host = replace(profile.host, **{name: by * getattr(profile.host, name) for name in HOST_TIMES})
     return replace(profile, host=host)
 

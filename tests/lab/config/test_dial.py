@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sim.workload import load_workload
 from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config
-from superinfer.lab.studies.dial import WEIGHTS, Dial, dial_of, parse_dial
+from superinfer.lab.config.dial import WEIGHTS, Dial, dial_of, parse_dial
 
 SHARES = st.floats(0, 1, allow_subnormal=False)
 RISES = {

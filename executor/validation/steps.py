@@ -32,12 +32,12 @@ class StepGroup:
     steps: int = 0
     measured_s: float = 0.0
     simulated_s: float = 0.0
-    kernels_s: float = 0.0
-    """Of these, what the kernels take by the profile."""
     apart_s: float = 0.0
     """By which single steps are off, without sign."""
     share: float = 0.0
     """Of all measured time."""
+    kernels_s: float = 0.0
+    """What kernels alone take by the profile."""
 
     @property
     def error(self) -> float:

@@ -138,9 +138,9 @@ def test_attention_alone_is_judged_where_it_is_long() -> None:
 
 def test_host_time_of_runs_is_what_decode_steps_take_beyond_their_kernels() -> None:
     groups = [
-        StepGroup(DECODES, "1 to 8", 10, 1.02, 1.1, 1.0).row(),
-        StepGroup(DECODES, "9 to 32", 10, 1.06, 1.1, 1.0).row(),
-        StepGroup(PROMPTS, "1 to 128", 1, 9.0, 1.0, 1.0).row(),
+        StepGroup(DECODES, "1 to 8", 10, 1.02, 1.1, kernels_s=1.0).row(),
+        StepGroup(DECODES, "9 to 32", 10, 1.06, 1.1, kernels_s=1.0).row(),
+        StepGroup(PROMPTS, "1 to 128", 1, 9.0, 1.0, kernels_s=1.0).row(),
     ]
     checks = {"m-vllm": {"steps": groups}, "m-rotating": {"ok": True}}
     (row,) = found_marks({"validate": {"checks": checks}})["rows"]

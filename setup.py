@@ -16,14 +16,15 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 MODULES = {
-    "superinfer": "batch commits copies_ahead demotion draft draft_loads draft_view engine "
-    "engine_config holdings journal landings links mirror mirrored plan plan_checks progress "
-    "recorder request room sequence undo",
+    "superinfer": "batch plan request sequence",
+    "superinfer/records": "recorder",
     "superinfer/costs": "base calibrated coverage encoder_decoder flexgen graphs kernels placement "
     "roofline step tables",
     "sim": "backend cluster driver environment oracle stopwatch",
 }
-PACKAGES = ("superinfer/memory", "superinfer/schedulers")
+PACKAGES = tuple(
+    f"superinfer/{name}" for name in ("draft", "engine", "memory", "schedulers", "transfers")
+)
 """Compiled whole, but for the next."""
 INTERPRETED = ("superinfer/memory/base.py",)
 """Protocols that are looked for at run time, which compiled ones do not allow."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from executor.sampler import GREEDY, History, Sampling, SamplingRow
+from executor.steps.sampler import GREEDY, History, Sampling, SamplingRow
 from superinfer.request import Request
 
 Tokens = NDArray[np.int64]

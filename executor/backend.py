@@ -13,12 +13,12 @@ from executor.answers import Answers, Tokens
 from executor.arrivals import Arrivals
 from executor.clock import Clock
 from executor.device import is_out_of_memory
-from executor.flights import Flight, Work
-from executor.inputs import ChunkRows, Decodes
 from executor.kv.tables import BlockTable, Moves
-from executor.packing import Array
-from executor.runner import Batch, Launched, Runner, unread
-from executor.sampler import SamplingRow
+from executor.steps.flights import Flight, Work
+from executor.steps.inputs import ChunkRows, Decodes
+from executor.steps.packing import Array
+from executor.steps.runner import Batch, Launched, Runner, unread
+from executor.steps.sampler import SamplingRow
 from superinfer.engine import Engine
 from superinfer.plan import Outcome, Plan, PrefillChunk
 from superinfer.sequence import Sequence, State

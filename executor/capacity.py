@@ -8,7 +8,7 @@ from executor.device import free_bytes
 from executor.kv.arena import blocks_within
 from executor.kv.layout import KVLayout
 from executor.models import Model
-from executor.runner import peak_bytes
+from executor.steps.runner import peak_bytes
 from executor.warm_up import WARM_UP_ROWS, most_rows, most_tokens, warm_up
 from superinfer.errors import ConfigError
 from superinfer.memory.slabs import ONE_BLOCK_SLABS, SLAB_BYTES, Slabs, slabs_of

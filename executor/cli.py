@@ -32,7 +32,7 @@ INTERRUPTED = 130
 MORE_COMMANDS = (
     "executor.bench.cli",
     "executor.calibration.cli",
-    "executor.quality_cli",
+    "executor.quality.cli",
     "executor.validation.cli",
 )
 """Modules with a function `register(app)`."""
@@ -101,7 +101,7 @@ def generate(
 ) -> None:
     """Let a model go on from a prompt, and print the text as it comes."""
     from executor.generate import Wish, generate_command
-    from executor.sampler import Sampling
+    from executor.steps.sampler import Sampling
 
     sampling = Sampling(
         temperature,

@@ -19,8 +19,8 @@ from executor.step_log import StepLog, waited_bytes
 from executor.timers import Timer, WallTimer
 from superinfer.costs import between_s, hides_host
 from superinfer.costs.base import CostModel, PrefillWork
-from superinfer.links import Copy, CopyQueues
 from superinfer.plan import Plan, Transfer, Work
+from superinfer.transfers.links import Copy, CopyQueues
 
 
 class Clock(Protocol):

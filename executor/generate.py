@@ -16,7 +16,6 @@ from executor.models import Model
 from executor.models.base import check_length
 from executor.models.config import read_config
 from executor.models.tokenizer import TextStream, Tokenizer, load_tokenizer
-from executor.sampler import History, Sampling
 from executor.session import (
     ModelOptions,
     Session,
@@ -25,6 +24,7 @@ from executor.session import (
     out_of_memory,
     source_of,
 )
+from executor.steps.sampler import History, Sampling
 from executor.translate import translate
 from superinfer.errors import InputError
 from superinfer.lab.config import Config, load_config

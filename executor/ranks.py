@@ -28,12 +28,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from executor.device import HOST
-from executor.inputs import ChunkRows, DecodeRow
 from executor.kv.swap import Mover
 from executor.kv.tables import BlockTable, CopyJob, MoveJob, Moves, Order, WaitJob
 from executor.models import Group, Model, require_memory
 from executor.models.config import read_config
-from executor.runner import Batch, Launched, Runner
+from executor.steps.inputs import ChunkRows, DecodeRow
+from executor.steps.runner import Batch, Launched, Runner
 from superinfer.errors import ConfigError, SuperInferError
 from superinfer.plan import Transfer
 

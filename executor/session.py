@@ -26,14 +26,13 @@ from executor.models.config import read_config
 from executor.models.t5 import T5
 from executor.opening import Stages
 from executor.ranks import Channel, LeadingMover, LeadingRunner
-from executor.runner import Runner
 from executor.step_log import StepLog
+from executor.steps.runner import Runner
 from executor.timers import Timer
 from executor.warm_up import compile_kernels, make_ready, most_rows, most_tokens
 from superinfer.costs import HostCost, StepCost, build_cost
 from superinfer.costs.shapes import ModelShape
-from superinfer.engine import Engine
-from superinfer.engine_config import EngineConfig
+from superinfer.engine import Engine, EngineConfig
 from superinfer.errors import ConfigError, SuperInferError
 from superinfer.events import Sink
 from superinfer.lab.config import Config

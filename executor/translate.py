@@ -8,7 +8,7 @@ from torch import Tensor
 
 from executor.models.seq2seq import steps
 from executor.models.t5 import T5
-from executor.sampler import History, Sampling, SamplingRow, sample
+from executor.steps.sampler import History, Sampling, SamplingRow, sample
 
 
 def translate(

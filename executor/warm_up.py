@@ -11,14 +11,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from executor.inputs import ChunkRows, DecodeRow, build_inputs
 from executor.kv.arena import Arena, HostArena
 from executor.kv.layout import KVLayout
 from executor.kv.swap import Mover
 from executor.kv.tables import BlockTable, CopyJob, MoveJob, Moves, Order, RequantiseJob
 from executor.models import Model
-from executor.runner import Batch, Runner
-from executor.sampler import History, Sampling, SamplingRow, sample
+from executor.steps.inputs import ChunkRows, DecodeRow, build_inputs
+from executor.steps.runner import Batch, Runner
+from executor.steps.sampler import History, Sampling, SamplingRow, sample
 from superinfer.schedulers.base import Scheduler
 
 WARM_UP_TOKENS = 8192

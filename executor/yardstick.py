@@ -13,8 +13,8 @@ import torch
 
 from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
 from executor.models import load_model
-from executor.runner import Batch, Runner
 from executor.shipped import TINY
+from executor.steps.runner import Batch, Runner
 from executor.timers import CLOCKS, SteadyTimer, Timer, WallTimer
 from superinfer.errors import ConfigError
 

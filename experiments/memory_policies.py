@@ -25,7 +25,7 @@ from experiments.reading import data_folder
 from sim.run import run_simulation
 from sim.workload import load_workload
 from superinfer.lab.config import Config, load_config
-from superinfer.record import RunRecord
+from superinfer.records.run import RunRecord
 from superinfer.request import Request
 from traces.workload import Workload
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from superinfer.lab.pictures import canvas
-from superinfer.record import Floats
+from superinfer.records.run import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

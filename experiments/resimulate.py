@@ -24,8 +24,8 @@ from executor.calibration.filling import fill_curve, fill_grid, prefill_work, ro
 from executor.calibration.fit import with_steps
 from executor.calibration.grids import spaced
 from executor.calibration.steps import Steps
-from executor.graphs import graphs_of
 from executor.step_log import Step
+from executor.steps.graphs import graphs_of
 from executor.validation.compare import JUDGED, TIMES, compare
 from experiments.gpu_check.calibrate import FAST
 from experiments.reading import exit_code_of, read_json

@@ -14,7 +14,7 @@ from superinfer.lab.config import Config
 from superinfer.lab.results import SUMMARY, Run
 from superinfer.lab.studies.bisect import LoadSearch, Probe
 
-RUNNER = "sim.compare:simulate_into"
+RUNNER = "sim.studies.compare:simulate_into"
 
 Runs = dict[str, list[Run]]
 

@@ -15,7 +15,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, _leave)
     # One run is one thread; a thread of BLAS beside it would spin for nothing.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from sim.cli import main as run
+    from sim.cli.app import main as run
 
     try:
         if listens:

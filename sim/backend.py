@@ -21,10 +21,10 @@ from superinfer.costs import (
     hides_host,
 )
 from superinfer.engine import Engine
-from superinfer.links import Copy, CopyQueues
 from superinfer.plan import Outcome, Plan, Transfer
 from superinfer.request import Request
 from superinfer.sequence import Sequence
+from superinfer.transfers.links import Copy, CopyQueues
 
 Wait = Generator[Event, Any, Outcome]
 

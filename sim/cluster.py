@@ -18,7 +18,7 @@ from sim.environment import ExactEnvironment
 from sim.load import OPEN_LOOP, ClosedLoad, LoadModel, send_at
 from sim.oracle import NEVER, Oracle
 from superinfer.costs import Coverage
-from superinfer.engine import Engine, Listener
+from superinfer.engine.engine import Engine, Listener
 from superinfer.errors import ConfigError
 from superinfer.request import Request
 from superinfer.routers.base import Router

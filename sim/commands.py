@@ -250,7 +250,7 @@ def _prepare(config: Config, options: RunOptions) -> None:
 def _check_required(gates: Sequence[Gate], config: Config, workload: Workload) -> None:
     """Find out before a long run whether its summary will have what is required."""
     if gates:
-        from sim.known_metrics import few_summary
+        from sim.studies.known_metrics import few_summary
 
         check_keys(gates, few_summary(config, workload))
 

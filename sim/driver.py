@@ -15,7 +15,7 @@ from sim.environment import ExactEnvironment
 from sim.load import OPEN_LOOP, ClosedLoad, LoadModel, send_at
 from sim.oracle import Oracle
 from superinfer.costs import Coverage
-from superinfer.engine import MAX_IDLE_DECISIONS, Engine
+from superinfer.engine.engine import MAX_IDLE_DECISIONS, Engine
 from superinfer.errors import PlanError, StuckError
 from superinfer.plan import Plan
 from superinfer.request import Request

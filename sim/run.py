@@ -17,7 +17,6 @@ from sim.driver import simulate
 from sim.load import LoadModel
 from sim.oracle import Oracle
 from sim.stopwatch import Stopwatch
-from superinfer.cluster_record import cluster_record
 from superinfer.costs import (
     DeviceSpec,
     FlexGenCost,
@@ -30,15 +29,15 @@ from superinfer.costs import (
     kv_capacity_blocks,
     load_shape,
 )
-from superinfer.engine import Engine
-from superinfer.engine_config import EngineConfig
+from superinfer.engine import Engine, EngineConfig
 from superinfer.errors import ConfigError
 from superinfer.events import Sink
 from superinfer.lab.config import Config, RunConfig
 from superinfer.lab.config.policy_faults import faults_named
 from superinfer.lab.precision import FULL_BITS
 from superinfer.memory.slabs import NO_SMALL, slabs_of
-from superinfer.record import RunRecord
+from superinfer.records.cluster import cluster_record
+from superinfer.records.run import RunRecord
 from superinfer.request import Request
 from superinfer.schedulers.base import Scheduler
 from traces.workload import Workload

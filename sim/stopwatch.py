@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from superinfer.draft import Draft
-from superinfer.engine import Ask
+from superinfer.engine.engine import Ask
 
 
 class Stopwatch:

@@ -20,8 +20,6 @@ from executor.arrivals import Arrivals
 from executor.backend import TorchBackend
 from executor.clock import Clock, GivenTimes, RealTime
 from executor.driver import Driver
-from executor.graphs import StepGraphs
-from executor.inputs import ChunkRows
 from executor.kernels.ops import ops_for
 from executor.kv.arena import Arena, HostArena, arena_size
 from executor.kv.checks import check
@@ -31,12 +29,13 @@ from executor.kv.streams import InlineStreams
 from executor.kv.swap import Mover
 from executor.kv.tables import BlockTable
 from executor.models import load_model
-from executor.packing import Sizes
-from executor.runner import Batch, Runner
-from executor.step import StepInputs
+from executor.steps.graphs import StepGraphs
+from executor.steps.inputs import ChunkRows
+from executor.steps.packing import Sizes
+from executor.steps.runner import Batch, Runner
+from executor.steps.step import StepInputs
 from executor.workload import forced_tokens
-from superinfer.engine import Engine
-from superinfer.engine_config import EngineConfig
+from superinfer.engine import Engine, EngineConfig
 from superinfer.memory.base import Ladder
 from superinfer.memory.slabs import NO_SMALL, ONE_BLOCK_SLABS, slabs_of
 from superinfer.plan import Plan

@@ -11,8 +11,7 @@ from typing import Any
 from superinfer.costs.base import Chunk, SliceLine
 from superinfer.costs.coverage import NO_LIMITS, Limits
 from superinfer.draft import Draft
-from superinfer.engine import Engine
-from superinfer.engine_config import EngineConfig
+from superinfer.engine import Engine, EngineConfig
 from superinfer.memory.lru import LruMemory
 from superinfer.plan import Outcome, Plan, Transfer
 from superinfer.request import Request

@@ -17,7 +17,7 @@ from superinfer.lab.results import Run, load_run, write_run
 from superinfer.lab.studies.differences import Difference
 from superinfer.lab.studies.intervals import Interval
 from superinfer.metrics import RunMetrics, Window
-from superinfer.record import RunRecord
+from superinfer.records.run import RunRecord
 from superinfer.request import SLO
 
 RUN = {

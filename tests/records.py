@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from superinfer.record import Floats, Ints, RequestTable, RunRecord, Timeline, TokenTimes
+from superinfer.records.run import Floats, Ints, RequestTable, RunRecord, Timeline, TokenTimes
 from superinfer.request import DEFAULT_CLASS, SLO, Request, SLOClass
 
 

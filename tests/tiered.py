@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from superinfer.engine_config import EngineConfig
+from superinfer.engine import EngineConfig
 from superinfer.memory.base import Timing
 from superinfer.memory.leaves import Leaves
 from superinfer.memory.lru import LruMemory

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from executor.calibration.cases import RandomArena, decode_step, mixed_step
 from executor.calibration.timing import Timing, cache_bytes, time_calls
-from executor.items import ItemBudget
 from executor.kernels.ops import Ops
 from executor.kv.layout import KVLayout
+from executor.steps.items import ItemBudget
 
 Row = dict[str, Any]
 

@@ -20,8 +20,8 @@ from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
 from executor.calibration.steps import run_driver
 from executor.calibration.timing import Deadline
 from executor.models.config import read_config
-from executor.runner import Batch
 from executor.session import DTYPES, ModelOptions, Session, open_session, source_of
+from executor.steps.runner import Batch
 from executor.warm_up import most_tokens
 from superinfer.costs.shapes import ModelShape
 from superinfer.lab.config import load_config

@@ -34,9 +34,9 @@ from executor.calibration.cases import RandomArena, decode_step
 from executor.calibration.ceilings import copy_bandwidth, gemm_rate, hardware
 from executor.calibration.timing import Deadline, Timing, captured
 from executor.device import asked_bytes, executor_versions
-from executor.items import ItemBudget
 from executor.kernels.ops import ops_for
 from executor.models import Model, load_model
+from executor.steps.items import ItemBudget
 from superinfer.costs.shapes import ModelShape, load_shape
 
 Row = dict[str, Any]

@@ -14,10 +14,10 @@ from executor.calibration.cases import RandomArena, decode_step, mixed_step
 from executor.calibration.timing import time_calls
 from executor.capacity import HOST_CACHE_BYTES
 from executor.device import free_bytes
-from executor.items import ItemBudget
 from executor.kv.layout import KVLayout
 from executor.models.base import Model
-from executor.step import StepInputs
+from executor.steps.items import ItemBudget
+from executor.steps.step import StepInputs
 from superinfer.costs.shapes import ModelShape
 
 SPARE_BYTES = 3 << 30

@@ -13,9 +13,9 @@ from executor.calibration.filling import Work, row_work
 from executor.calibration.grids import Grids
 from executor.calibration.tables import Family, hold_out, joined, measure_curve
 from executor.calibration.timing import Call, Deadline, Timing, time_calls
-from executor.items import ItemBudget
 from executor.kernels.ops import Ops
 from executor.kv.layout import KVLayout
+from executor.steps.items import ItemBudget
 from superinfer.costs.shapes import ModelShape
 
 EPS = 1e-5

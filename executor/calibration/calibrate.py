@@ -42,8 +42,7 @@ from executor.yardstick import timer_for
 from superinfer.costs import build_cost
 from superinfer.costs.devices import Link
 from superinfer.costs.profile import HostCost, Profile
-from superinfer.engine import Engine
-from superinfer.engine_config import EngineConfig
+from superinfer.engine import Engine, EngineConfig
 from superinfer.lab.config import load_config
 from superinfer.memory.slabs import ONE_BLOCK_SLABS
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from executor.inputs import ChunkRows, DecodeRow, build_inputs
-from executor.items import ItemBudget
 from executor.kv.layout import PRECISIONS, SCALE_BYTES, KVLayout
-from executor.step import StepInputs
+from executor.steps.inputs import ChunkRows, DecodeRow, build_inputs
+from executor.steps.items import ItemBudget
+from executor.steps.step import StepInputs
 
 FILL_BLOCKS = 64
 """Blocks that are made at random; the rest of an arena repeats them, as bytes."""

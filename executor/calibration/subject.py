@@ -9,11 +9,11 @@ import torch
 from executor.calibration.bench import Bench
 from executor.calibration.grids import CPU, GPU, Grids
 from executor.device import find_device
-from executor.items import ItemBudget
 from executor.kernels.ops import ops_for
 from executor.kv.layout import KVLayout
 from executor.models.config import read_config
 from executor.session import KERNEL_BLOCKS, ModelOptions, source_of
+from executor.steps.items import ItemBudget
 from superinfer.costs.shapes import ModelShape
 from superinfer.errors import ConfigError
 

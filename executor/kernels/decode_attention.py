@@ -23,7 +23,7 @@ from executor.kernels.early import is_early, let_next_begin, options, wait_for_l
 from executor.kernels.registry import Entry
 from executor.kernels.tiles import capability, power_of_two
 from executor.kv.layout import KVLayout
-from executor.step import DecodeItems
+from executor.steps.step import DecodeItems
 
 TILES: dict[int, dict[str, int]] = {
     chip: {"tile": 32, "stages": 2, "byte_stages": 2, "nibble_stages": 4, "copied": 0}

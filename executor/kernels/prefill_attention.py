@@ -45,7 +45,7 @@ from executor.kernels.prefill_lagging import attend_lagging
 from executor.kernels.registry import Entry
 from executor.kernels.tiles import capability
 from executor.kv.layout import KVLayout
-from executor.step import PrefillChunks
+from executor.steps.step import PrefillChunks
 
 TILES: dict[int, dict[int, dict[str, int]]] = {
     80: {64: {"keys": 64, "byte_keys": 32, "num_warps": 8, "num_stages": 2, "lag": 0}},

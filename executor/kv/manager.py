@@ -16,13 +16,13 @@ from executor.kv.swapped import SwappedPlaces
 from executor.kv.tables import NO_BITS, NO_OFFSETS, BlockTable, CopyJob, Moves
 from executor.kv.tier import TierPlaces
 from executor.kv.tree import TreePlaces
+from superinfer.draft.undo import saved_value
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError, PlanError
 from superinfer.memory.node import Node
 from superinfer.memory.vllm_v1_cache import Block, Table
 from superinfer.plan import Change, Direction, Plan, Transfer
 from superinfer.sequence import RESIDENT, Sequence, State
-from superinfer.undo import saved_value
 
 Transfers = dict[tuple[Sequence, Direction], Transfer]
 _LEAVING = ("preempt", "swap_out")

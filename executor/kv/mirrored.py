@@ -1,4 +1,4 @@
-"""Places on the host of copies of blocks whose sequences go on running (`superinfer.mirror`)."""
+"""Places on the host of copies of blocks whose sequences go on running (`transfers.mirror`)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from executor.kv.host import HostBlocks, HostPlaces
 from executor.kv.placer import Placer
 from executor.kv.tables import BlockTable, CopyJob, Offsets
-from superinfer.mirror import Mirror
 from superinfer.plan import Transfer
 from superinfer.sequence import Sequence
+from superinfer.transfers.mirror import Mirror
 
 Copies = dict[int, tuple[int, int]]
 """Of one member: place on the host and bits, by block."""

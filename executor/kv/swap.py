@@ -23,7 +23,7 @@ from executor.kernels.ops import Ops
 from executor.kv.arena import Arena, HostArena
 from executor.kv.streams import Lane, Mark, Streams
 from executor.kv.tables import CopyJob, MoveJob, Moves, Offsets, RequantiseJob, WaitJob
-from executor.packing import sent
+from executor.steps.packing import sent
 from superinfer.plan import Transfer
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from executor.kernels.ops import Ops
 from executor.kv.layout import KVLayout
-from executor.step import DecodeItems, PrefillChunks, StepInputs
+from executor.steps.step import DecodeItems, PrefillChunks, StepInputs
 from superinfer.errors import InputError
 
 

@@ -17,7 +17,7 @@ from executor.models.base import Attention
 from executor.models.config import ModelConfig
 from executor.models.layers import Head, Linear, Loader, bias, load_head, tied_head, times
 from executor.models.weights import Piece
-from executor.step import StepInputs
+from executor.steps.step import StepInputs
 
 _ALL = slice(None)
 

@@ -31,7 +31,7 @@ from executor.models.layers import (
 )
 from executor.models.rope import rope_tables
 from executor.models.weights import Piece
-from executor.step import StepInputs
+from executor.steps.step import StepInputs
 
 
 class Llama:

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from executor.inputs import DecodeRow, build_inputs
 from executor.kv.tables import BlockTable
 from executor.models.base import check_length
 from executor.models.t5 import T5, CrossKeys
+from executor.steps.inputs import DecodeRow, build_inputs
 
 ITEM_BLOCKS = 4
 """Blocks of one work item of attention."""

@@ -30,7 +30,7 @@ from executor.models.layers import (
 )
 from executor.models.relative import bias_by_distance, square_bias
 from executor.models.weights import Piece
-from executor.step import DecodeItems, PrefillChunks, StepInputs
+from executor.steps.step import DecodeItems, PrefillChunks, StepInputs
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from experiments.accuracy.bench_run import Array, BenchRun, Stamps, contexts, st
 from sim.run import SimResult, run_simulation
 from superinfer.costs.shapes import canonical_name
 from superinfer.lab.config import Config, load_config
-from superinfer.record import RunRecord
+from superinfer.records.run import RunRecord
 
 STATISTICS = {"mean": None, "P50": 50, "P90": 90, "P95": 95, "P99": 99}
 RESAMPLES = 2000

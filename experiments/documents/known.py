@@ -31,7 +31,7 @@ def unknown(block: Block) -> Iterator[str]:
 def applications() -> dict[str, Any]:
     """The command trees of both programs, by the names of the programs."""
     from executor.cli import application
-    from sim.cli import app
+    from sim.cli.app import app
 
     return {"superinfer-sim": _tree(app), "superinfer-exec": _tree(application())}
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from executor import items
 from executor.kernels import decode_attention, linear, linear_fused, prefill_attention, widen
 from executor.kernels.tiles import Tile, capability
+from executor.steps import items
 from experiments.gpu_check import tune, tune_int8, tune_steps
 from experiments.gpu_check.checks import NO_TIME, Context, Part, Result, Results, run_part
 from experiments.gpu_check.recorded import (

@@ -11,8 +11,8 @@ from executor.calibration.files import part_of, store
 from executor.calibration.grids import Grids, spaced
 from executor.calibration.report import profile_lines
 from executor.calibration.subject import Wish
-from executor.graphs import MIXED_ROWS
 from executor.session import ModelOptions
+from executor.steps.graphs import MIXED_ROWS
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.floors import tiny_config
 from superinfer import COMPILED

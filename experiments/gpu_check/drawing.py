@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from executor.sampler import History, Sampling, SamplingRow, remember, sample
+from executor.steps.sampler import History, Sampling, SamplingRow, remember, sample
 from experiments.gpu_check.checks import Context, Result
 from experiments.gpu_check.setting import device_of, verdict
 

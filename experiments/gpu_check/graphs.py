@@ -12,11 +12,11 @@ from contextlib import contextmanager
 import torch
 
 from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
-from executor.inputs import build_inputs
 from executor.kv.layout import KVLayout
 from executor.models import Model, load_model
-from executor.runner import Batch, Runner
-from executor.step import StepInputs
+from executor.steps.inputs import build_inputs
+from executor.steps.runner import Batch, Runner
+from executor.steps.step import StepInputs
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.kernels import MIXES
 from experiments.gpu_check.setting import device_of, dtype_of, tolerance, verdict
@@ -152,8 +152,8 @@ def _unpadded(runner: Runner, batch: Batch) -> StepInputs:
 def models(context: Context) -> Result:
     """A step of the small model in 16 bits against the same weights in float32 on torch's ops."""
     from executor.calibration.cases import mixed_step
-    from executor.items import ItemBudget
     from executor.kernels.reference import TorchOps
+    from executor.steps.items import ItemBudget
 
     device, errors = device_of(context), {}
     narrow = small_model(context)

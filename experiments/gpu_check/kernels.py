@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from executor.calibration.cases import RandomArena, Table
-from executor.inputs import ChunkRows, DecodeRow, build_inputs
 from executor.kv.layout import KVLayout
 from executor.models.weights import quantise_rows
+from executor.steps.inputs import ChunkRows, DecodeRow, build_inputs
 from experiments.gpu_check import reference
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.drawing import drawn

@@ -10,6 +10,6 @@ export PYTHONPATH="$site:$PWD/.gpu/peers${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUF
 if [ -d .gpu/compiled ]; then
     cp -R .gpu/compiled/. .
     # Of another Python or C library: then all of it runs from its sources.
-    python3 -c 'import superinfer.engine, sim.driver' || export SUPERINFER_INTERPRETED=1
+    python3 -c 'import superinfer.engine.engine, sim.driver' || export SUPERINFER_INTERPRETED=1
 fi
 exec python3 -m experiments.gpu_check --fast --began "$began" "$@"

@@ -13,8 +13,8 @@ from executor.kv.arena import Arena, HostArena, arena_size
 from executor.kv.streams import streams_for
 from executor.kv.swap import Mover
 from executor.models import Model
-from executor.runner import Batch, Runner
-from executor.sampler import History, SamplingRow
+from executor.steps.runner import Batch, Runner
+from executor.steps.sampler import History, SamplingRow
 from executor.warm_up import make_ready
 from experiments.gpu_check.checks import Context, Result
 from experiments.gpu_check.drawing import PROMPT, SETTINGS, no_waiting

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from executor.kv.layout import KVLayout
-from executor.step import DecodeItems, PrefillChunks
+from executor.steps.step import DecodeItems, PrefillChunks
 
 
 def read_block(

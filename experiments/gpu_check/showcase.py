@@ -18,8 +18,8 @@ from executor.bench.steps import arena_room, greedy, kv_bytes
 from executor.calibration.cases import RandomArena, decode_step
 from executor.calibration.timing import time_calls
 from executor.device import asked_bytes
-from executor.items import ItemBudget
 from executor.kv.layout import KVLayout
+from executor.steps.items import ItemBudget
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.floors import rows_of, session
 
@@ -31,7 +31,7 @@ class Mix:
     """Shares of the blocks by precision; the newest block has 16 bits in any case."""
 
     name: str
-    """That of the form in `executor.quality` whose figures go with it."""
+    """That of the form in `executor.quality.evaluation` whose figures go with it."""
     shares: dict[int, float]
 
     def token_bytes(self, layout: KVLayout) -> float:
@@ -92,7 +92,7 @@ def quality(context: Context) -> Result:
     """KL divergence and change of perplexity of each mix, on the shipped model with these kernels;
     with outlier channels, too, as large models have them.
     """
-    from executor.quality_cli import Settings, measure
+    from executor.quality.cli import Settings, measure
 
     windows, length, distance = (2, 128, 128) if context.tiny else (16, 512, 1024)
     settings = Settings(device=context.device, windows=windows, length=length, distance=distance)

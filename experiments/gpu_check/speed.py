@@ -26,7 +26,7 @@ from executor.bench.steps import arena_room
 from executor.calibration.cases import RandomArena
 from executor.calibration.ceilings import gemm_rate
 from executor.calibration.timing import Call, copies_beyond_cache, time_calls
-from executor.items import ItemBudget
+from executor.steps.items import ItemBudget
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.rows import Row, guarded, outcome, streamed
 from experiments.gpu_check.setting import device_of, heads_of, ops_of, randn

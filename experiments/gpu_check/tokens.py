@@ -34,8 +34,8 @@ from executor.arrivals import Arrivals
 from executor.clock import GivenTimes
 from executor.kernels.reference import TorchOps
 from executor.kv.streams import Lane, Mark, Streams, streams_for
-from executor.runner import Runner
 from executor.session import ModelOptions, Session, open_session
+from executor.steps.runner import Runner
 from executor.workload import answers_of, load_workload
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.floors import tiny_config

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from executor.bench.attention import decode_bytes, time_decode
 from executor.calibration.cases import RandomArena
-from executor.inputs import DecodeRow, build_inputs
-from executor.items import ItemBudget
 from executor.kernels.decode_attention import COPIED
 from executor.kernels.prefill_attention import AHEAD
+from executor.steps.inputs import DecodeRow, build_inputs
+from executor.steps.items import ItemBudget
 from experiments.gpu_check import reference, tune_int8, tune_steps, tune_wide
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.kernels import prefill_case_error, worst_row

@@ -15,9 +15,9 @@ from executor.bench.session import TINY_POINTS
 from executor.bench.steps import DecodePoint
 from executor.calibration.cases import RandomArena, decode_step
 from executor.calibration.timing import Deadline, captured
-from executor.items import ItemBudget
 from executor.models import Model, load_model
-from executor.step import StepInputs
+from executor.steps.items import ItemBudget
+from executor.steps.step import StepInputs
 from experiments.gpu_check import reference
 from experiments.gpu_check.checks import Context, Result
 from experiments.gpu_check.floors import session, tiny_config

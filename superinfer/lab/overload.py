@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from superinfer.record import Floats
+from superinfer.records.run import Floats
 
 TOO_HIGH = "the load seems to be above what is served"
 

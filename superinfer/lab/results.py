@@ -21,7 +21,7 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.lab.columns import Columns, first_line, read_columns, read_table, write_columns
 from superinfer.metrics import RunMetrics
 from superinfer.outputs import one_line_errors
-from superinfer.record import Ints, Timeline
+from superinfer.records.run import Ints, Timeline
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ from superinfer.events import Event
 from superinfer.lab.replay import Copy, CopySeconds, Replay, Step, replay
 from superinfer.lab.stories import Story
 from superinfer.outputs import replacing
-from superinfer.record import RunRecord
+from superinfer.records.run import RunRecord
 
 TIMELINE_JSON = "timeline.json"
 MAXREQUESTS = 2000

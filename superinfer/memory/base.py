@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from superinfer.batch import DecodeBatch
     from superinfer.costs.base import CostModel
     from superinfer.draft import Draft
-    from superinfer.engine_config import EngineConfig
+    from superinfer.engine import EngineConfig
     from superinfer.memory.keys import Key
     from superinfer.memory.node import Node
     from superinfer.memory.pool import BlockPool, HostPool

@@ -33,7 +33,7 @@ from superinfer.memory.radix import OldestFirst, RadixMemory
 from superinfer.memory.tiered import TieredIndex
 
 if TYPE_CHECKING:
-    from superinfer.engine_config import EngineConfig
+    from superinfer.engine import EngineConfig
     from superinfer.memory.pool import BlockPool, HostPool
 
 LOAD_BACK_TOKENS = 10

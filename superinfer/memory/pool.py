@@ -134,7 +134,7 @@ class BlockPool:
 class HostPool:
     """Host blocks, counted: `total` for swapped sequences, and apart from them `cache_total` for
     copies of cached prefixes. Of what swapped sequences do not need, `mirrored` blocks hold copies
-    of running ones (`superinfer.mirror`), which never stand in the way of a swap-out.
+    of running ones (`superinfer.transfers.mirror`), which never stand in the way of a swap-out.
 
     The totals are blocks of 16 bits. `used`, `mirrored` and `cached` count a block as one at every
     precision; room is counted in bytes, so that smaller ones take less.

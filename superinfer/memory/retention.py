@@ -30,7 +30,7 @@ from superinfer.request import Request
 
 if TYPE_CHECKING:
     from superinfer.draft import Draft
-    from superinfer.engine_config import EngineConfig
+    from superinfer.engine import EngineConfig
     from superinfer.memory.pool import BlockPool, HostPool
     from superinfer.sequence import Sequence
 

@@ -19,7 +19,7 @@ time to compute; the order of leaves of the prefix tree is theirs, too.
   will use again thus go for good, and generated text, which nothing can match.
 * **Guard.** While a shadow LRU of the same size hits more, blocks go by age alone (`orders.guard`).
 * **Precision.** Running requests lose bits under pressure, as far as their classes allow
-  (`min_kv_bits`; `superinfer.demotion`): those of the lowest weight first, of equals those without
+  (`min_kv_bits`; `engine.demotion`): those of the lowest weight first, of equals those without
   a target. With or without prefix caching. Cached blocks that nobody holds lose bits before they
   go, where that keeps more value (`orders.shrinking`).
 
@@ -53,7 +53,7 @@ from superinfer.memory.tiered import TieredIndex
 if TYPE_CHECKING:
     from superinfer.costs.base import CostModel
     from superinfer.draft import Draft
-    from superinfer.engine_config import EngineConfig
+    from superinfer.engine import EngineConfig
     from superinfer.memory.pool import BlockPool, HostPool
     from superinfer.request import Request
     from superinfer.sequence import Sequence

@@ -21,7 +21,7 @@ from superinfer.memory.vllm_v1_orders import ArcOrder, LruOrder
 
 if TYPE_CHECKING:
     from superinfer.draft import Draft
-    from superinfer.engine_config import EngineConfig
+    from superinfer.engine import EngineConfig
     from superinfer.sequence import Sequence
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from superinfer.metrics.paced import in_pace
 from superinfer.metrics.tokens import Bools, TokenStreams, token_streams
-from superinfer.record import Floats, Ints, RunRecord
+from superinfer.records.run import Floats, Ints, RunRecord
 from superinfer.request import Request
 
 _TIE_S = 1e-9

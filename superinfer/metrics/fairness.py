@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from superinfer.metrics.columns import RequestView
 from superinfer.metrics.tokens import Bools
-from superinfer.record import Floats, Ints
+from superinfer.records.run import Floats, Ints
 
 PROMPT_WEIGHT, OUTPUT_WEIGHT = 1.0, 2.0
 """Service of one prompt and of one output token (Sheng et al. 2024, section 3.1)."""

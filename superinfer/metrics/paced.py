@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from superinfer.metrics.tokens import Bools, TokenStreams, segment_max
-from superinfer.record import Floats, Ints
+from superinfer.records.run import Floats, Ints
 
 
 def in_pace(streams: TokenStreams, due_s: Floats, pace_s: Floats) -> Bools:

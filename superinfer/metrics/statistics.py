@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superinfer.record import Floats
+from superinfer.records.run import Floats
 
 Counts = NDArray[np.integer[Any]]
 

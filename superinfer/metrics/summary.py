@@ -15,7 +15,7 @@ from superinfer.metrics.fairness import fairness
 from superinfer.metrics.statistics import STATISTICS, statistics
 from superinfer.metrics.tokens import Bools, GapPool
 from superinfer.metrics.window import Window
-from superinfer.record import Floats, Ints, ReplicaUse, RunRecord
+from superinfer.records.run import Floats, Ints, ReplicaUse, RunRecord
 
 Summary = dict[str, Any]
 OTHERS = "(others)"

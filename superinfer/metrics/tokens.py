@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superinfer.metrics.statistics import weighted_statistics
-from superinfer.record import Floats, Ints, TokenTimes
+from superinfer.records.run import Floats, Ints, TokenTimes
 
 Bools = NDArray[np.bool_]
 Array = TypeVar("Array", Floats, Ints)

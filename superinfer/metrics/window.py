@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from superinfer.metrics.columns import RequestView
-from superinfer.record import Floats, Ints
+from superinfer.records.run import Floats, Ints
 
 
 @dataclass(slots=True, frozen=True)

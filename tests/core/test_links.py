@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from superinfer.costs import CalibratedCost, load_profile, load_shape
-from superinfer.links import Copy, CopyQueues, Links
 from superinfer.plan import Direction, Plan, Transfer
+from superinfer.transfers.links import Copy, CopyQueues, Links
 
 RECORDED = Path(__file__).parents[2] / "experiments/results/h200-early/profile-llama-3.1-8b.json"
 ALONE = FakeCost(per_byte=1.0)

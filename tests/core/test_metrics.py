@@ -24,7 +24,7 @@ from superinfer.metrics.statistics import (
     weighted_statistics,
 )
 from superinfer.metrics.window import Window
-from superinfer.record import RunRecord
+from superinfer.records.run import RunRecord
 from superinfer.request import SLO
 
 # Worked by hand. Steps end at 2, 3, 5, 6, 9, 10.

@@ -15,9 +15,9 @@ from superinfer.batch import DecodeBatch
 from superinfer.memory.pool import HostPool
 from superinfer.memory.runs import cut, demoted, joined
 from superinfer.memory.slabs import BlockSizes
-from superinfer.mirror import Mirror
 from superinfer.plan import Transfer
 from superinfer.sequence import Sequence, State
+from superinfer.transfers.mirror import Mirror
 
 BLOCK = 4
 SIZES = BlockSizes(4, 2, 1)

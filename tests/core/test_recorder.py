@@ -10,8 +10,8 @@ from harness import BlockingDriver, make_engine, request
 
 from superinfer.draft import Draft
 from superinfer.engine import Engine
-from superinfer.record import RunRecord
-from superinfer.recorder import MAX_SAMPLES, Recorder
+from superinfer.records.recorder import MAX_SAMPLES, Recorder
+from superinfer.records.run import RunRecord
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.vllm import VllmScheduler
 
@@ -64,7 +64,7 @@ def test_bytes_are_those_of_the_blocks() -> None:
 @pytest.mark.interpreted
 def test_thinned_samples_keep_the_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = swapping()
-    monkeypatch.setattr("superinfer.recorder.MAX_SAMPLES", 16)
+    monkeypatch.setattr("superinfer.records.recorder.MAX_SAMPLES", 16)
     thin = swapping()
     assert len(thin.timeline.t_s) <= 16 < len(whole.timeline.t_s) < MAX_SAMPLES
     for name in MOVED:

@@ -49,9 +49,9 @@ def test_a_run_on_it(tmp_path: Path) -> None:
     same, nominal = build_engine(load_config(None, [], device="a100-80g", costs="roofline"))
     assert engine.pool.total == same.pool.total
     assert cost.step_s([], 8, 10_000) == nominal.step_s([], 8, 10_000)
-    before = Keys("sim.compare:simulate_into").key(config)
+    before = Keys("sim.studies.compare:simulate_into").key(config)
     written(tmp_path, FIGURES.replace("312", "624"))
-    assert Keys("sim.compare:simulate_into").key(config) != before
+    assert Keys("sim.studies.compare:simulate_into").key(config) != before
 
 
 @pytest.mark.parametrize(

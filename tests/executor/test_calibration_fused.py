@@ -21,10 +21,10 @@ from executor.calibration.products import gemm_sizes, measure_gemm
 from executor.calibration.subject import Subject, Wish
 from executor.calibration.tables import Family
 from executor.calibration.timing import Deadline, Timing
-from executor.items import ItemBudget
 from executor.kernels.reference import TorchOps
 from executor.models import load_model
 from executor.session import ModelOptions
+from executor.steps.items import ItemBudget
 from superinfer.costs.profile import Kernel
 
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 from executor_runs import LLAMA, call
 
 from executor.generate import Text
-from executor.runner import Runner
+from executor.steps.runner import Runner
 from superinfer import COMPILED
 from superinfer.lab.results import load_run
 from superinfer.schedulers import SCHEDULERS

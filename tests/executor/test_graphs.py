@@ -10,10 +10,10 @@ torch = pytest.importorskip("torch")
 from executor_runs import CPU, DryGraphs, IdleModel, tiny_model
 
 from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
-from executor.graphs import MIXED_ROWS, MOST_CHUNKS, mixed_buckets
-from executor.inputs import build_inputs
-from executor.items import ItemBudget
-from executor.runner import Batch, Runner
+from executor.steps.graphs import MIXED_ROWS, MOST_CHUNKS, mixed_buckets
+from executor.steps.inputs import build_inputs
+from executor.steps.items import ItemBudget
+from executor.steps.runner import Batch, Runner
 
 BLOCKS = 120
 MIXES = {

@@ -12,9 +12,9 @@ torch = pytest.importorskip("torch")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from executor.inputs import ChunkRows, DecodeRow, Decodes, build_inputs, host_inputs
 from executor.kv.layout import KVLayout
-from executor.packing import pack, step_of
+from executor.steps.inputs import ChunkRows, DecodeRow, Decodes, build_inputs, host_inputs
+from executor.steps.packing import pack, step_of
 
 CPU = torch.device("cpu")
 T = 4

@@ -22,12 +22,12 @@ from triton.runtime.interpreter import InterpretedFunction
 from executor import models
 from executor import session as sessions
 from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
-from executor.items import ItemBudget
 from executor.kernels import decode_attention, linear, linear_fused, widen
 from executor.kernels.tiles import INTERPRETED
 from executor.kernels.triton_ops import TritonOps
-from executor.runner import Batch, Launched, Runner
 from executor.session import ModelOptions, open_session
+from executor.steps.items import ItemBudget
+from executor.steps.runner import Batch, Launched, Runner
 from executor.warm_up import compile_kernels
 from superinfer.lab.config import load_config
 

@@ -18,7 +18,8 @@ from executor_runs import call
 
 from executor.kv.layout import KVLayout
 from executor.models import load_model
-from executor.quality import (
+from executor.quality.cli import Settings, figures, measure, write_figures
+from executor.quality.evaluation import (
     EXACT,
     FORMS,
     NAIVE,
@@ -28,8 +29,7 @@ from executor.quality import (
     _requantise_per_token,
     windows_of,
 )
-from executor.quality_cli import Settings, figures, measure, write_figures
-from executor.quality_probes import PASSAGE, recall, recall_text, with_outliers
+from executor.quality.probes import PASSAGE, recall, recall_text, with_outliers
 from experiments.tiny_llama import Shape, initial_weights
 from experiments.train_tiny import write_folder
 from sim.run import run_simulation
@@ -381,7 +381,7 @@ def test_windows_that_no_memory_holds(
 def test_a_path_is_looked_at_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
-    monkeypatch.setattr("executor.quality_cli.measure", lambda settings: 1 / 0)
+    monkeypatch.setattr("executor.quality.cli.measure", lambda settings: 1 / 0)
     bad = arguments(folder, "-o", "/dev/null/profile.json")
     assert call(monkeypatch, capsys, *bad)[0] == 2
 

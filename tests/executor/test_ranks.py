@@ -14,14 +14,14 @@ from modelkit.ranks import leaves
 
 from executor.arrivals import Arrivals
 from executor.clock import GivenTimes
-from executor.inputs import ChunkRows, DecodeRow
 from executor.kv.tables import BlockTable, CopyJob, MoveJob, Moves, RequantiseJob, WaitJob
 from executor.models.config import read_config
 from executor.ranks import LeadingMover, Rows, Ticket, follow, ranks_of
 from executor.replay import RunOptions, run_command
-from executor.runner import Batch
-from executor.sampler import History, Sampling, SamplingRow
 from executor.session import ModelOptions, open_session
+from executor.steps.inputs import ChunkRows, DecodeRow
+from executor.steps.runner import Batch
+from executor.steps.sampler import History, Sampling, SamplingRow
 from executor.workload import answers_of, load_workload
 from superinfer.costs import build_cost, load_device
 from superinfer.costs.shapes import load_shape

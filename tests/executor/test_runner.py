@@ -11,11 +11,11 @@ torch = pytest.importorskip("torch")
 
 from executor_runs import CPU, DryGraphs, prefilled, tiny_model
 
-from executor.graphs import buckets
-from executor.inputs import ChunkRows, DecodeRow
-from executor.items import ItemBudget
-from executor.runner import Batch, Runner, unread
-from executor.sampler import Sampling, SamplingRow
+from executor.steps.graphs import buckets
+from executor.steps.inputs import ChunkRows, DecodeRow
+from executor.steps.items import ItemBudget
+from executor.steps.runner import Batch, Runner, unread
+from executor.steps.sampler import Sampling, SamplingRow
 from superinfer.errors import SuperInferError
 
 BLOCKS = 60
@@ -83,7 +83,7 @@ def test_a_token_need_not_be_read_before_the_next_step(tmp_path):
 
 
 def test_a_step_of_more_rows_than_tokens_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("executor.runner.MAX_OUTPUTS", 5)
+    monkeypatch.setattr("executor.steps.runner.MAX_OUTPUTS", 5)
     runner = runner_on(tmp_path, CPU)
     with pytest.raises(SuperInferError, match=r"a step gives 6 tokens.*lower scheduler\.max_num"):
         prefilled(runner, LENGTHS, BLOCKS)

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from executor.sampler import (
+from executor.steps.sampler import (
     GREEDY,
     History,
     Sampling,

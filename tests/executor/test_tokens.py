@@ -16,7 +16,7 @@ from harness import FakeCost, request
 from executor.answers import Answer, Answers
 from executor.kv.tables import CopyJob
 from executor.models import load_model
-from executor.sampler import Sampling
+from executor.steps.sampler import Sampling
 from superinfer.engine import Engine
 from superinfer.memory.lru import LruMemory
 from superinfer.memory.vllm_v1 import VllmV1Memory

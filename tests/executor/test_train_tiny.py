@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
 from executor.models import load_model
-from executor.quality import EXACT, Walk
+from executor.quality.evaluation import EXACT, Walk
 from executor.shipped import END, documents
 from experiments.kjv import chapters
 from experiments.tiny_llama import Pass, Shape, initial_weights

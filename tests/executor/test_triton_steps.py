@@ -10,10 +10,10 @@ pytest.importorskip("triton")
 
 from executor_runs import CPU, DryGraphs, prefilled, tiny_model
 
-from executor.inputs import ChunkRows, DecodeRow
-from executor.items import ItemBudget
 from executor.kernels.ops import ops_for
-from executor.runner import Batch, Runner
+from executor.steps.inputs import ChunkRows, DecodeRow
+from executor.steps.items import ItemBudget
+from executor.steps.runner import Batch, Runner
 
 BLOCKS = 12
 

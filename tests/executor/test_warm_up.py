@@ -18,9 +18,9 @@ from executor.kv.arena import Arena, HostArena, arena_size
 from executor.kv.streams import InlineStreams
 from executor.kv.swap import Mover
 from executor.ranks import LeadingRunner
-from executor.runner import Launched, Runner
-from executor.sampler import Sampling, sample
 from executor.session import ModelOptions, open_session
+from executor.steps.runner import Launched, Runner
+from executor.steps.sampler import Sampling, sample
 from executor.warm_up import WARM_UP_CHUNKS, compile_kernels, make_ready, sizes_up_to, warm_up
 from superinfer.lab.config import load_config
 from superinfer.memory.slabs import slabs_of

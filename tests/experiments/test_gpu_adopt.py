@@ -12,9 +12,9 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from executor import items
 from executor.kernels import decode_attention, linear, linear_fused, prefill_attention, widen
 from executor.kernels.tiles import Tile
+from executor.steps import items
 from experiments.gpu_check import __main__ as gpu_check
 from experiments.gpu_check import adopt, kernels, tune, tune_int8, tune_steps, tune_wide
 from experiments.gpu_check.checks import Context, Part, Result, Results, run_part

@@ -24,12 +24,12 @@ pytest.importorskip("torch")
 
 import torch
 
-from executor import sampler
 from executor.bench import session as bench_session
 from executor.calibration.calibrate import Calibration
 from executor.calibration.steps import Steps
 from executor.models import load_model
-from executor.runner import Runner
+from executor.steps import sampler
+from executor.steps.runner import Runner
 from executor.validation.runs import summary
 from executor.validation.steps import DECODES, PROMPTS, StepGroup
 from experiments.gpu_check import (

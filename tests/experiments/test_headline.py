@@ -38,8 +38,8 @@ from experiments.headline.workloads import HERE, MIXTRAL_PROFILE, WORKLOADS
 from experiments.record import SIMULATED
 from experiments.run_cache import RunCache
 from experiments.scenarios.arms import PREFILL_FIRST
-from sim.compare import WORKLOAD_KEYS
 from sim.run import build_engine
+from sim.studies.compare import WORKLOAD_KEYS
 from superinfer.costs import load_profile, load_shape
 from superinfer.errors import ConfigError
 from superinfer.lab.profiles.build import build_profile

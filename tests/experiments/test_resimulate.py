@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 from executor.calibration.factors import Factors, entry, factors_of, inverse, scaled
-from executor.graphs import graphs_of
+from executor.steps.graphs import graphs_of
 from experiments.resimulate import (
     MOST_ROWS,
     OUTCOME,

@@ -25,8 +25,8 @@ from experiments.rotasched.settings import (
     Arm,
     config_of,
 )
-from sim.compare import WORKLOAD_KEYS
 from sim.run import build_engine, run_simulation
+from sim.studies.compare import WORKLOAD_KEYS
 from sim.workload import load_workload
 from superinfer.lab.config import Config
 

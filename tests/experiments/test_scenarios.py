@@ -44,8 +44,8 @@ from experiments.scenarios.verdicts import (
     at_most,
     verdicts,
 )
-from sim.compare import WORKLOAD_KEYS
 from sim.run import build_engine
+from sim.studies.compare import WORKLOAD_KEYS
 from sim.workload import load_workload
 from superinfer.errors import ConfigError
 

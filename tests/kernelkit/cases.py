@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from executor.kv.layout import PRECISIONS, KVLayout
-from executor.step import BlockLists, DecodeItems, PrefillChunks
+from executor.steps.step import BlockLists, DecodeItems, PrefillChunks
 
 
 @dataclass

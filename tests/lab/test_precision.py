@@ -14,7 +14,7 @@ from superinfer.lab.numbers import mean_summary
 from superinfer.lab.report import write_compare_report, write_report
 from superinfer.lab.tables import compare_table, precision_table, summary_table
 from superinfer.metrics import summarise
-from superinfer.record import RunRecord
+from superinfer.records.run import RunRecord
 
 FULL = [Job(0, 90, 10, 1, 2, group="chat"), Job(0, 90, 10, 1, 2, group="batch")]
 FEW = [FULL[0], replace(FULL[1], kv_bits=11.0, kv_8_share=0.25, kv_4_share=0.25)]

@@ -24,7 +24,7 @@ from superinfer.lab.pictures.data import PlotData
 from superinfer.lab.report import write_compare_report, write_report
 from superinfer.lab.results import load_run
 from superinfer.metrics import Window
-from superinfer.record import RunRecord
+from superinfer.records.run import RunRecord
 from superinfer.request import SLO
 
 NASTY = "<script>alert('x')</script>&amp; $\\frac{1}{ \u202e\x07 \u65e5\u672c _"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from executor.inputs import ChunkRows, DecodeRow, build_inputs
+from executor.steps.inputs import ChunkRows, DecodeRow, build_inputs
 
 CLOSE = 1e-4
 GAP = 1e-3

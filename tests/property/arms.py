@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiered import CachedShrinkingLru, ShrinkingLru, TieredLru
 
-from superinfer.engine_config import EngineConfig
+from superinfer.engine import EngineConfig
 from superinfer.memory.hicache import HiCacheMemory
 from superinfer.memory.lru import LruMemory
 from superinfer.memory.radix import RadixMemory

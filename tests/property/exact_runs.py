@@ -32,7 +32,7 @@ from superinfer.memory.base import Ladder
 from superinfer.memory.slabs import Slabs
 from superinfer.metrics.columns import RequestView
 from superinfer.plan import Plan
-from superinfer.record import RunRecord
+from superinfer.records.run import RunRecord
 from superinfer.sequence import Sequence
 
 BLOCKS = 24

@@ -17,9 +17,9 @@ from superinfer.memory.slabs import NO_BLOCKS
 from superinfer.memory.vllm_v1_cache import Block, BlockCache
 from superinfer.memory.vllm_v1_offload import OffloadingCache
 from superinfer.memory.vllm_v1_orders import WRITING
-from superinfer.mirror import Mirror
 from superinfer.plan import Outcome, Plan
 from superinfer.sequence import Sequence, State
+from superinfer.transfers.mirror import Mirror
 
 CANCELS = st.lists(
     st.tuples(

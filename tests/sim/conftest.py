@@ -12,7 +12,7 @@ from commands import Cli, caller
 from inline_engine import Inline
 from short_trace import TRACE
 
-from sim.cli import main
+from sim.cli.app import main
 from superinfer.lab.studies import engines
 
 Command = Callable[..., tuple[int, str, str]]

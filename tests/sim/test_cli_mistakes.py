@@ -9,7 +9,7 @@ from commands import Cli
 from short_trace import TRACE, left_in, only_error
 from typer.main import get_command
 
-from sim.cli import app
+from sim.cli.app import app
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,9 @@ def test_an_interrupted_run_leaves_nothing(folder: Path) -> None:
     assert left_in(folder) <= {"t.jsonl", "sigint_plugin.py", "__pycache__"}
 
 
-@pytest.mark.parametrize("module", ["sim.cli", "typer", "superinfer.lab.config", "sim.commands"])
+@pytest.mark.parametrize(
+    "module", ["sim.cli.app", "typer", "superinfer.lab.config", "sim.commands"]
+)
 def test_control_c_during_imports(module: str, folder: Path) -> None:
     """Of the command line itself and, later, of what a command needs."""
     program = (
@@ -139,7 +141,7 @@ def test_results_do_not_depend_on_the_process(folder: Path) -> None:
 def test_help_imports_nothing_heavy() -> None:
     modules = imported("--help")
     assert not modules & {"numpy", "pandas", "matplotlib", "pyarrow", "simpy", "msgspec"}
-    assert not modules & {"sim.commands", "superinfer.engine", "traces.readers"}
+    assert not modules & {"sim.commands", "superinfer.engine.engine", "traces.readers"}
 
 
 def test_a_run_without_plots_imports_neither_pandas_nor_matplotlib() -> None:
@@ -153,7 +155,7 @@ def imported(*arguments: str) -> set[str]:
     code = (
         "import sys, atexit\n"
         "atexit.register(lambda: print('modules', *sys.modules, file=sys.stderr))\n"
-        "from sim.cli import main\n"
+        "from sim.cli.app import main\n"
         f"sys.argv = ['superinfer-sim', *{arguments!r}]\n"
         "main()\n"
     )

@@ -24,7 +24,7 @@ needs_compiled = pytest.mark.skipif(
 def form_of(root: Path, interpreted: str = "0") -> str:
     """`True` if a fresh process that imports from `root` runs the compiled core."""
     env = {**os.environ, "SUPERINFER_INTERPRETED": interpreted, "PYTHONPATH": str(root)}
-    ask = "import superinfer, superinfer.engine as e; print(superinfer.COMPILED, e.__file__)"
+    ask = "import superinfer, superinfer.engine.engine as e; print(superinfer.COMPILED, e.__file__)"
     command = [sys.executable, "-c", ask]
     run = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True, cwd=root)
     compiled, file = run.stdout.split()
@@ -98,7 +98,7 @@ def test_a_subclass_in_python(tmp_path: Path, form: str, refused: bool) -> None:
     )
     (tmp_path / "t.jsonl").write_text('{"timestamp": 0, "input_length": 9, "output_length": 3}\n')
     program = (
-        "import sys\nfrom sim.cli import app, main\n"
+        "import sys\nfrom sim.cli.app import app, main\n"
         "try: main()\nexcept SystemExit as e: code = e.code\n"
         "import plugin\nprint(plugin.Mine.plans > 0, code)"
     )

@@ -13,7 +13,7 @@ from rotating_runs import promised, told
 from sim.driver import simulate
 from sim.oracle import Oracle
 from superinfer.metrics.columns import RequestView
-from superinfer.record import RunRecord
+from superinfer.records.run import RunRecord
 from superinfer.schedulers.vllm import VllmScheduler
 
 Jobs = dict[str, tuple[float, int, int]]

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from specs import document, write_spec
 
-from sim.cli import main
+from sim.cli.app import main
 from sim.driver import simulate
 from sim.load import LoadModel
 from sim.oracle import Oracle
@@ -28,7 +28,7 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config import load_config
 from superinfer.metrics import RunMetrics, Window
 from superinfer.plan import Plan
-from superinfer.record import RunRecord
+from superinfer.records.run import RunRecord
 from superinfer.request import Request, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.vllm import VllmScheduler

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sim import policy_check
-from sim.policy_check import Condition, Finding, check_policies, findings_json, place
+from sim.studies import policy_check
+from sim.studies.policy_check import Condition, Finding, check_policies, findings_json, place
 from superinfer.draft import Draft
 from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config
@@ -130,7 +130,7 @@ def test_what_is_said() -> None:
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from sim.cli import main
+    from sim.cli.app import main
 
     def called(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["superinfer-sim", "check-policy", *arguments])

@@ -12,7 +12,7 @@ import pytest
 from measurement_folder import write_folder, write_model
 from typer.testing import CliRunner
 
-from sim.profiles_cli import app
+from sim.cli.profiles import app
 from superinfer.costs import build_cost, list_profiles, load_profile, load_shape
 from superinfer.costs.profile_file import profile_json
 
@@ -231,7 +231,7 @@ def test_build_refuses_what_it_cannot_write_before_the_work(model: Path, tmp_pat
 
 
 def test_the_commands_load_no_heavy_library() -> None:
-    code = "import sys, sim.profiles_cli; print(*{name.partition('.')[0] for name in sys.modules})"
+    code = "import sys, sim.cli.profiles; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -16,7 +16,7 @@ from harness import FakeCost, make_engine, request
 
 from sim.driver import simulate
 from sim.oracle import Oracle
-from superinfer.record import Floats
+from superinfer.records.run import Floats
 from superinfer.request import Request
 from superinfer.schedulers.vllm import VllmScheduler
 

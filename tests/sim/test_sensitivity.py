@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from pages import text
 from specs import document, write_spec
 
-from sim import sensitivity
-from sim.compare import simulate_into
 from sim.run import build_engine
-from sim.sensitivity import Variation, variations
+from sim.studies import sensitivity
+from sim.studies.compare import simulate_into
+from sim.studies.sensitivity import Variation, variations
 from superinfer.costs import load_profile, write_profile
 from superinfer.costs.profile import HOST_TIMES, Kernel
 from superinfer.lab.config import Config, load_config

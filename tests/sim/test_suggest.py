@@ -17,7 +17,7 @@ from commands import Cli
 
 from sim.commands import simulated
 from sim.run import build_engine
-from sim.suggest import MOST_CHECKS, Search, Wish
+from sim.studies.suggest import MOST_CHECKS, Search, Wish
 from sim.workload import load_workload
 from superinfer.costs import Chunk, build_cost, write_profile
 from superinfer.costs.calibrated import CalibratedCost
@@ -174,7 +174,7 @@ def test_proposals_give_way_until_they_hold(monkeypatch: pytest.MonkeyPatch) -> 
         for kind, target in targets.items():
             assert target >= first[name][kind]
         assert (search.attainment(name) or 0) >= 0.99 or name in search.short()
-    monkeypatch.setattr("sim.suggest.MOST_CHECKS", 1)
+    monkeypatch.setattr("sim.studies.suggest.MOST_CHECKS", 1)
     once = searched("t.jsonl", wish=wish, rate_scale=3.0)
     assert once.checks == 1 and once.short() and once.proposals == first
 
@@ -182,7 +182,7 @@ def test_proposals_give_way_until_they_hold(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_proposal_that_does_not_hold_is_said_so(
     cli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sim.suggest.MOST_CHECKS", 1)
+    monkeypatch.setattr("sim.studies.suggest.MOST_CHECKS", 1)
     few = ("--quantile", "50", "--margin", "0", "--attainment", "99", "--rate-scale", "3")
     answer = cli("t.jsonl", *few, "--json")
     assert answer.code == 0 and answer.json["reached"] is False

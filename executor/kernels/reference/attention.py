@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from executor.kernels.reference.blocks import Units, read_units
 from executor.kv.layout import PRECISIONS, KVLayout
-from executor.step import BlockLists, DecodeItems, PrefillChunks
+from executor.steps.step import BlockLists, DecodeItems, PrefillChunks
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ import numpy as np
 from superinfer.lab.columns import Columns
 from superinfer.lab.results import Run
 from superinfer.lab.results import _decimated as decimated
-from superinfer.record import Floats
+from superinfer.records.run import Floats
 
 Summary = Mapping[str, Any]
 Curve = tuple[Floats, Floats]

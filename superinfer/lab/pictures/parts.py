@@ -20,7 +20,7 @@ from matplotlib.ticker import (
 
 from superinfer.lab.pictures.data import Curve, PlotData, Summary
 from superinfer.lab.pictures.latency_curves import latency_curves
-from superinfer.record import Floats
+from superinfer.records.run import Floats
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#666666"

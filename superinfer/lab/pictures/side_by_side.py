@@ -9,7 +9,7 @@ import numpy as np
 
 from superinfer.lab.columns import read_columns
 from superinfer.lab.pictures.canvas import write_png
-from superinfer.record import Floats
+from superinfer.records.run import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ from superinfer.lab.pictures.data import PlotData
 from superinfer.lab.pictures.latency_curves import LatencyCurves, check_class, latency_curves
 from superinfer.lab.report.hurt import miss_factors
 from superinfer.lab.run_sources import Sources, plot_data_of
-from superinfer.record import Floats
+from superinfer.records.run import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

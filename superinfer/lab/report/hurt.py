@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from superinfer.lab.pictures.data import PlotData
-from superinfer.record import Floats
+from superinfer.records.run import Floats
 
 KINDS = ("ttft_ms", "tpot_ms", "e2el_ms", "min_tokens_per_s")
 

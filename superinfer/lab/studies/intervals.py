@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from superinfer.record import Floats, Ints
+from superinfer.records.run import Floats, Ints
 
 LEVEL = 0.95
 RESAMPLES = 1000

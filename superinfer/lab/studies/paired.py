@@ -15,7 +15,7 @@ from superinfer.lab.numbers import column_of, number, split_metric
 from superinfer.lab.results import REQUESTS, Run
 from superinfer.metrics.statistics import QUANTILES, weighted_quantiles
 from superinfer.metrics.tokens import Bools
-from superinfer.record import Floats, Ints
+from superinfer.records.run import Floats, Ints
 
 _LATENCY = re.compile(r"(mean|median|p90|p95|p99|p999)_((?:ttft|tpot|e2el)_ms)")
 _STATES = {"completed": "finished", "rejected": "rejected", "failed": "failed"}

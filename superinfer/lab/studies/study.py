@@ -1,7 +1,7 @@
 """A study: arms x seeds, run in worker processes, each run stored once under what it depends on.
 
     study = Study({"vllm": one, "fcfs": other}, root=Path("studies/x"),
-                  runner="sim.compare:simulate_into", seeds=range(5))
+                  runner="sim.studies.compare:simulate_into", seeds=range(5))
     result = run_study(study)
     for run in result.runs("fcfs"):
         print(run.summary["slo_attainment"])

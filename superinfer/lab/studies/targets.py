@@ -11,7 +11,7 @@ import numpy as np
 from superinfer.metrics import RunMetrics
 from superinfer.metrics.columns import RequestView, Targets
 from superinfer.metrics.tokens import Bools
-from superinfer.record import Floats, Ints
+from superinfer.records.run import Floats, Ints
 from superinfer.request import Request
 
 KINDS = ("ttft_ms", "tpot_ms", "e2el_ms", "min_tokens_per_s")

@@ -11,14 +11,14 @@ from executor_runs import DryGraphs, prefilled, tiny_model
 from modelkit.folders import LLAMA, config_file, drawn_folder
 from modelkit.harness import CPU, Harness
 
-from executor.inputs import DecodeRow
-from executor.items import ItemBudget
 from executor.kernels import linear, linear_fused
 from executor.kernels.ops import ops_for
 from executor.kernels.reference import TorchOps
 from executor.models import load_model
 from executor.models.fused import FusedLayers
-from executor.runner import Batch, Runner
+from executor.steps.inputs import DecodeRow
+from executor.steps.items import ItemBudget
+from executor.steps.runner import Batch, Runner
 
 SIZES = {"num_hidden_layers": 2, "hidden_size": 192, "intermediate_size": 168}
 BLOCKS, LENGTHS = 12, (3, 16, 37)

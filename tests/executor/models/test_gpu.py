@@ -14,9 +14,9 @@ from modelkit.families import CASES, GROUPED, PROMPTS, both
 from modelkit.folders import LLAMA, config_file, drawn_folder
 from modelkit.harness import CPU, Harness
 
-from executor.inputs import DecodeRow, build_inputs
 from executor.kernels.tiles import INTERPRETED
 from executor.models import load_model
+from executor.steps.inputs import DecodeRow, build_inputs
 
 pytestmark = [
     pytest.mark.gpu,

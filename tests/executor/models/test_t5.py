@@ -8,11 +8,11 @@ import pytest
 import torch
 from modelkit.harness import CLOSE, CPU, GAP, Harness, saved, transformers
 
-from executor.inputs import ChunkRows, DecodeRow, build_inputs
 from executor.models import load_model
 from executor.models.relative import bias_by_distance, buckets, square_bias
 from executor.models.seq2seq import generate
 from executor.models.t5 import CrossKeys
+from executor.steps.inputs import ChunkRows, DecodeRow, build_inputs
 from superinfer.errors import InputError
 
 CASES = {

@@ -10,8 +10,8 @@ from modelkit.harness import CPU
 from executor.generate import Wish, generate_command
 from executor.models import load_model
 from executor.models.seq2seq import generate
-from executor.sampler import Sampling
 from executor.session import ModelOptions, open_session
+from executor.steps.sampler import Sampling
 from executor.translate import translate
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config import load_config

@@ -34,7 +34,7 @@ from superinfer.lab.pictures.figures import (
 from superinfer.lab.pictures.parts import share_bars
 from superinfer.lab.results import Run, load_run, write_run
 from superinfer.metrics import RunMetrics
-from superinfer.record import RunRecord
+from superinfer.records.run import RunRecord
 from superinfer.request import DEFAULT_CLASS, SLO
 
 PICTURES = ["latency_cdf.png", "slo_attainment.png", "queue_and_kv.png"]

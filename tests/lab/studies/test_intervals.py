@@ -30,7 +30,7 @@ from superinfer.lab.studies.intervals import (
 )
 from superinfer.lab.studies.paired import RequestRows
 from superinfer.metrics import RunMetrics, Window
-from superinfer.record import Floats
+from superinfer.records.run import Floats
 
 
 def holds(interval: Interval | None, value: float) -> bool:

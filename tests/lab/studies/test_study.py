@@ -369,7 +369,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def key(**run: Any) -> str:
     settings = run.pop("settings", ())
-    return Keys("sim.compare:Simulate").key(load_config(None, settings, **run))
+    return Keys("sim.studies.compare:Simulate").key(load_config(None, settings, **run))
 
 
 def test_equal_runs_have_equal_keys(folder: Path) -> None:
@@ -432,7 +432,11 @@ def test_inputs_and_runner_are_in_the_key(folder: Path) -> None:
     config = load_config(None, (), trace="t.jsonl")
     keys = {
         Keys(runner, inputs).key(config)
-        for runner in ("sim.compare:Simulate", "sim.run:run_simulation", Recorder(Path("log")))
+        for runner in (
+            "sim.studies.compare:Simulate",
+            "sim.run:run_simulation",
+            Recorder(Path("log")),
+        )
         for inputs in ((), (Path("model.json"),))
     }
     assert len(keys) == 6
@@ -446,7 +450,7 @@ def test_a_workload_section_can_name_files(folder: Path) -> None:
 
 def test_all_of_our_source_is_hashed_and_no_library() -> None:
     names = {name for name, _ in source_files(["sim", "superinfer"])}
-    wanted = {"superinfer/engine.py", "sim/driver.py", "traces/readers.py"}
+    wanted = {"superinfer/engine/engine.py", "sim/driver.py", "traces/readers.py"}
     wanted |= {
         "superinfer/costs/profiles/a100-80g_llama-3.1-8b_tp1.json",
         "superinfer/memory/weights/reuse.npz",

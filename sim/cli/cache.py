@@ -1,0 +1,111 @@
+"""`cache-study` and `train-reuse`: eviction policies alone, and the model behind one of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sim.cli.options import names_in
+from superinfer.errors import ConfigError
+from superinfer.outputs import check_writable
+from traces.cli import print_out, print_table
+
+if TYPE_CHECKING:
+    from traces.workload import Workload
+
+DEFAULT_POLICIES = (
+    "lru,lfu,fifo,two_level,gdsf,s3fifo,tail_lru,category_exponential,slo_aware,belady"
+)
+
+HashedTrace = Annotated[
+    str, typer.Argument(metavar="TRACE", help="Trace with hash_ids; - for stdin.")
+]
+Capacity = Annotated[str, typer.Option(metavar="N,N,...", help="Blocks of the trace's own size.")]
+Policies = Annotated[str, typer.Option(help="By name or as package.module:Class, comma separated.")]
+First = Annotated[
+    float,
+    typer.Option("--from", min=0.0, max=0.999, help="Count after this share of the requests."),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Reuse model of slo_aware.", show_default="shipped"),
+]
+OfSeconds = Annotated[str, typer.Option(help="For the seconds saved.")]
+Degree = Annotated[int, typer.Option(min=1, help="Tensor-parallel GPUs.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N requests.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
+
+
+def cache_study(
+    trace: HashedTrace,
+    capacity: Capacity = "1000,3000,10000",
+    policies: Policies = DEFAULT_POLICIES,
+    first: First = 0.0,
+    weights: Weights = None,
+    model: OfSeconds = "llama-3.1-8b",
+    device: OfSeconds = "a100-80g",
+    tp: Degree = 1,
+    limit: Limit = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replay the prompts of a trace through eviction policies, without timing."""
+    from superinfer.costs import build_cost
+    from superinfer.lab.studies import cache_study as lab
+
+    names = names_in(policies)
+    lab.check_policies(names)
+    sizes = _capacities(capacity)
+    workload = _workload(trace, limit)
+    file = None if weights is None else str(weights)
+    study = lab.cache_study(workload.requests, first, build_cost(model, device, tp), file)
+    outcomes = study.outcomes(names, sizes)
+    if as_json:
+        print_out(json.dumps(lab.study_json(study, workload.name, outcomes), indent=2))
+    else:
+        print_table(lab.study_table(outcomes))
+    for outcome in outcomes:
+        for note in outcome.notes:
+            typer.echo(f"{outcome.policy} at {outcome.capacity_blocks}: {note}", err=True)
+
+
+def train_reuse(
+    traces: Annotated[list[str], typer.Argument(metavar="TRACE...", help="Traces with hash_ids.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="Weights to write.")
+    ],
+    until: Annotated[
+        float,
+        typer.Option(min=0.01, max=1.0, help="Train on this first share of each trace's requests."),
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial weights and the order.")] = 0,
+) -> None:
+    """Train the reuse model of slo_aware on traces (needs torch)."""
+    from superinfer.lab.reuse import train, write_weights
+
+    check_writable(output, file=True)
+    workloads = [_workload(trace, None) for trace in traces]
+    parts = [load.requests[: max(1, int(len(load.requests) * until))] for load in workloads]
+    names = ", ".join(load.name for load in workloads)
+    share = "" if until == 1.0 else f", the first {until:g} of the requests"
+    arrays = train(parts, f"{names}{share}; seed {seed}", seed)
+    write_weights(output, arrays)
+    typer.echo(f"trained on {sum(map(len, parts))} requests; weights in {output}", err=True)
+
+
+def _workload(trace: str, limit: int | None) -> Workload:
+    from traces.readers import read_trace
+
+    return read_trace(trace, spread=True, limit=limit)
+
+
+def _capacities(text: str) -> list[int]:
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise ConfigError(f"--capacity: expected block counts above 0, got {text!r}")
+    return sizes

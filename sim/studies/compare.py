@@ -1,0 +1,375 @@
+"""`superinfer-sim compare`: several configurations on one workload, as a study."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sim.commands import (
+    RunOptions,
+    check_folder,
+    default_run_folder,
+    read_workload,
+    say,
+    say_without_targets,
+    simulated,
+    warn_of_notes,
+    write_pages,
+)
+from sim.run import build_engine
+from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
+from sim.workload import feed_stdin, is_spec, kept_stdin, load_workload
+from superinfer.errors import ConfigError, InputError, SuperInferError
+from superinfer.lab.config import Config, RunConfig
+from superinfer.lab.numbers import mean_summary
+from superinfer.lab.overload import overload_warning
+from superinfer.lab.precision import shown_precision
+from superinfer.lab.progress import showing_progress
+from superinfer.lab.results import SUMMARY, Run, summary_json, write_run
+from superinfer.lab.studies.differences import METRICS, Difference, differences
+from superinfer.lab.studies.study import WALL_CLOCK, Study, StudyResult, run_study
+from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning, warnings_of
+from superinfer.schedulers import SCHEDULERS
+from traces.cli import print_out, print_table
+from traces.generate.workload import MAX_SEED
+
+WORKLOAD_KEYS = (
+    "trace",
+    "rate_scale",
+    "burstiness",
+    "slo_scale",
+    "concurrency",
+    "sessions",
+    "backlog",
+    "in_flight",
+    "duration_s",
+    "window_s",
+    "limit",
+    "spread",
+    "skip_bad",
+    "without_slo",
+)
+"""What all arms of a comparison must agree on, beside the classes and the specification."""
+MOST_SEEDS = 10_000
+"""Runs of one arm; more are a mistake."""
+ALL = "all"
+COMPARISON, PICTURE = "comparison.json", "compare.png"
+
+STDIN = ".stdin"
+"""In the folder of a study that goes on only until all runs are there."""
+
+Arms = dict[str, Config]
+
+
+@dataclass(slots=True, frozen=True)
+class Simulate:
+    """The runner of a comparison: one configuration into one result folder."""
+
+    plots: bool = False
+    stdin: Path | None = None
+    """What standard input gave, where the trace is `-`: a worker has none."""
+
+    def __call__(self, config: Config, folder: Path) -> None:
+        if self.stdin is not None:
+            feed_stdin(self.stdin.read_bytes())
+        metrics, summary = simulated(config, load_workload(config))
+        written = write_run(folder, metrics, summary, config.resolved())
+        if self.plots:
+            write_pages(written)
+
+
+def simulate_into(config: Config, folder: Path) -> None:
+    """Simulate into a new result folder: the usual runner of a `Study`."""
+    Simulate()(config, folder)
+
+
+def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: int = 0) -> int:
+    """Run several configurations on one workload; returns the exit code.
+
+    With `seeds` above 1 every arm runs with `run.seed`, the one after it, and so on. Every arm has
+    a result folder of its own. A comparison that was stopped, or in which an arm failed, leaves
+    what it has in the folder, and goes on from there when it is given the same one. `workers` is
+    the number of processes (0: one per core).
+    """
+    first = next(iter(arms.values()))
+    _check(arms, options, seeds)
+    stdin = kept_stdin(first)
+    workload = read_workload(first)
+    chosen = seeds_from(first.run, seeds)
+    with claimed(options.out or default_run_folder(first, workload, "compare")) as root:
+        study = _study(arms, chosen, root, workers, options, stdin)
+        with resumable(study, root), showing_progress() as report:
+            result = run_study(study, report)
+        _place(result, study.seeds, root)
+        _conclude(study, result, root, options)
+        _warn(result)
+        runs = [run for name in result.folders for run in result.runs(name)]
+        if runs:
+            say_without_targets(*(run.summary for run in runs))
+        for failure in result.failures:
+            say(f"error: {failure}")
+        if not result.failures:
+            finish(root)
+    return result.exit_code
+
+
+def load_arms(
+    schedulers: Sequence[str],
+    files: Sequence[Path],
+    load: Callable[[Path | None, str | None], Config],
+    command: str,
+) -> Arms:
+    """One configuration per scheduler name and per file, two or more, all of the same workload.
+
+    `load` gets the file or None, and the scheduler or None.
+    """
+    arms: Arms = {}
+    for name, file, scheduler in named_arms(schedulers, files, command):
+        with in_arm(name):
+            arms[name] = load(file, scheduler)
+    if len(arms) < 2:
+        found = ", ".join(arms) or "none"
+        raise ConfigError(f"{command}: expected two or more --schedulers or --arm, got {found}")
+    _require_same_workload(arms)
+    return arms
+
+
+def named_arms(
+    schedulers: Sequence[str], files: Sequence[Path], command: str
+) -> Iterator[tuple[str, Path | None, str | None]]:
+    """The name of each arm, its file and its scheduler, one of which is None; each name once.
+
+    `all` stands for every scheduler that comes with us; those that are named beside it come first.
+    """
+    names = (
+        dict.fromkeys(schedulers) | dict.fromkeys(SCHEDULERS) if ALL in schedulers else schedulers
+    )
+    wanted: list[tuple[str, Path | None, str | None]]
+    wanted = [(name, None, name) for name in names if name != ALL]
+    wanted += [(file.stem, file, None) for file in files]
+    seen = set[str]()
+    for name, file, scheduler in wanted:
+        if _plain(name) in seen:
+            raise ConfigError(f"{command}: expected different names, got {name!r} twice")
+        seen.add(_plain(name))
+        yield name, file, scheduler
+
+
+def comparison(
+    runs: Mapping[str, Sequence[Run]], found: Sequence[Difference], result: StudyResult, root: Path
+) -> dict[str, Any]:
+    """What `--json` prints and `comparison.json` holds, without what two equal runs differ in."""
+    return {
+        "version": 1,
+        "reference": next(iter(runs)),
+        "arms": {name: [_entry(run, root) for run in each] for name, each in runs.items()},
+        "differences": [difference.as_json() for difference in found],
+        "failed": [
+            {"arm": each.run.arm, "seed": each.run.seed, "reason": each.reason}
+            for each in result.failures
+        ],
+    }
+
+
+# -- checks ---------------------------------------------------------------------------------------
+
+
+def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
+    """Meet every fault that needs no trace before the trace is read."""
+    if options.out is not None:
+        check_folder(options.out)
+    for name, config in arms.items():
+        warn_of_notes(config)
+        with in_arm(name):
+            build_engine(config)
+    run = next(iter(arms.values())).run
+    check_seeds(run, seeds)
+
+
+def check_seeds(run: RunConfig, seeds: int) -> None:
+    """Refuse several seeds where they change nothing, or leave what a seed can be."""
+    if seeds > MOST_SEEDS:
+        raise ConfigError(f"--seeds {seeds}: expected at most {MOST_SEEDS:,}")
+    trace, last_seed = run.trace, run.seed + seeds - 1
+    if last_seed > MAX_SEED:
+        raise ConfigError(f"--seeds {seeds}: expected seeds up to 2**63 - 1, got {last_seed}")
+    if seeds > 1 and trace and not is_spec(trace):
+        raise ConfigError(
+            f"--seeds {seeds}: {trace} is the same for every seed: expected a specification as "
+            "trace, such as mixed or a .toml file (superinfer-sim traces generate --help)"
+        )
+
+
+def seeds_from(run: RunConfig, seeds: int) -> Sequence[int]:
+    """Successive seeds, the run's own first; none where it is to run once, as it is."""
+    return range(run.seed, run.seed + seeds) if seeds > 1 else ()
+
+
+def _require_same_workload(arms: Arms) -> None:
+    (reference, first), *others = arms.items()
+    keys = (*WORKLOAD_KEYS, *(("seed",) if is_spec(first.run.trace) else ()))
+    for name, config in others:
+        for key in keys:
+            wanted, found = getattr(first.run, key), getattr(config.run, key)
+            if found != wanted:
+                expected = f"expected {wanted!r} as in {reference}, got {found!r}"
+                raise ConfigError(f"arm {name}: run.{key}: {expected}")
+        for section in ("classes", "workload"):
+            if getattr(config, section) != getattr(first, section):
+                raise ConfigError(f"arm {name}: {section}: expected the same as in {reference}")
+
+
+@contextmanager
+def in_arm(name: str) -> Iterator[None]:
+    """Say in which arm of a comparison an error happened."""
+    try:
+        yield
+    except InputError:
+        raise  # it names a file
+    except SuperInferError as error:
+        raise type(error)(f"arm {name}: {error}") from None
+
+
+# -- the study of a comparison --------------------------------------------------------------------
+
+
+def _study(
+    arms: Arms,
+    seeds: Sequence[int],
+    root: Path,
+    workers: int,
+    options: RunOptions,
+    stdin: bytes | None,
+) -> Study:
+    """The study of a comparison; its results lie in the comparison's folder until the end."""
+    inputs = stdin_file(root / STUDY / STDIN, stdin)
+    runner = Simulate(options.plots, inputs[0] if inputs else None)
+    return Study(arms, root / STUDY, runner, seeds, inputs, workers)
+
+
+def _place(result: StudyResult, seeds: Sequence[int], root: Path) -> None:
+    """Give every arm its result folders, and let `result` name these."""
+    for name, folders in result.folders.items():
+        home = root / _plain(name)
+        targets = [home / f"seed-{seed}" for seed in seeds] or [home]
+        for source, target in zip(folders, targets, strict=True):
+            _copy_folder(source, target)
+        result.folders[name] = targets
+        say(f"results in {home}")
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Put a copy at `target` in place of what an earlier try left there."""
+    if (target / SUMMARY).exists():
+        if (target / SUMMARY).read_bytes() == (source / SUMMARY).read_bytes():
+            return
+        shutil.rmtree(target)
+    staged = source.parent / f".{source.name}.copy"
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        shutil.copytree(source, staged, copy_function=os.link)
+    except (OSError, shutil.Error):  # no links on this file system
+        shutil.rmtree(staged, ignore_errors=True)
+        shutil.copytree(source, staged)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged.rename(target)
+
+
+def _plain(name: str) -> str:
+    """Name of an arm's folder."""
+    return name.replace("/", "-").replace(":", ".").lstrip(".") or "arm"
+
+
+# -- the outcome ----------------------------------------------------------------------------------
+
+
+def _conclude(study: Study, result: StudyResult, root: Path, options: RunOptions) -> None:
+    """Write and show the differences between the arms that are complete, if the reference is."""
+    if next(iter(study.arms)) not in result.folders or len(result.folders) < 2:
+        return
+    runs = {name: result.runs(name) for name in result.folders}
+    summaries = [run.summary for each in runs.values() for run in each]
+    found = differences(runs, (*METRICS, *shown_precision(summaries)))
+    text = json.dumps(comparison(runs, found, result, root), indent=2)
+    write_outcome(root / COMPARISON, text)
+    means = [(name, mean_summary([run.summary for run in each])) for name, each in runs.items()]
+    if options.as_json:
+        print_out(text)
+    else:
+        from superinfer.lab.tables import compare_table, precision_table
+
+        print_table(compare_table(means, found))
+        if (by_class := precision_table(means)) is not None:
+            print_table(by_class)
+    if options.plots:
+        from superinfer.lab.pictures.figures import write_compare_plot
+        from superinfer.lab.report import REPORT_HTML, write_compare_report
+
+        write_compare_plot(runs, root / PICTURE)
+        first = [(name, each[0].folder) for name, each in runs.items()]
+        write_compare_report(first, root / REPORT_HTML, _reported(runs, found))
+
+
+def _reported(runs: Mapping[str, Sequence[Run]], found: list[Difference]) -> list[Difference]:
+    """The differences that a report shows; with several seeds also those of groups of requests."""
+    if all(len(each) == 1 for each in runs.values()):
+        return found
+    from superinfer.lab.report.values import compared_metrics
+
+    return differences(runs, compared_metrics(next(iter(runs.values()))[0].summary))
+
+
+def _warn(result: StudyResult) -> None:
+    """For every arm, name the run that spent most of its time outside the measured range, and the
+    first one that was sent more than it could serve.
+    """
+    for name in result.folders:
+        runs = result.runs(name)
+        worst = _worst(runs)
+        if warning := range_warning(worst.summary["trust"]):
+            say(f"warning: {_place_of(name, worst, runs)}: {warning}")
+        nominal = nominal_warning(worst.config["run"], worst.summary["trust"])
+        for warning in (assumed_warning(worst.summary["trust"]), nominal):
+            if warning:
+                say(f"warning: arm {name}: {warning}")
+        for run in runs:
+            if warning := _overload(run):
+                say(f"warning: {_place_of(name, run, runs)}: {warning}")
+                break
+
+
+def warn_of_worst(whose: str, runs: Sequence[Run]) -> None:
+    """What the worst of these runs left of the measured range, and what all of them assume."""
+    worst = _worst(runs)
+    for warning in warnings_of(worst.config["run"], worst.summary["trust"]):
+        say(f"warning: {whose}: {warning}")
+
+
+def _worst(runs: Sequence[Run]) -> Run:
+    return max(runs, key=lambda run: float(run.summary["trust"]["extrapolated_share"]))
+
+
+def _place_of(name: str, run: Run, runs: Sequence[Run]) -> str:
+    """An arm, and the seed of its run if it has several."""
+    seed = f", seed {run.config['run']['seed']}" if len(runs) > 1 else ""
+    return f"arm {name}{seed}"
+
+
+def _overload(run: Run) -> str:
+    requests = run.columns("requests")
+    return overload_warning(run.summary["load"], requests["arrival_s"], requests["ttft_ms"] / 1e3)
+
+
+def _entry(run: Run, root: Path) -> dict[str, Any]:
+    summary = {key: value for key, value in run.summary.items() if key not in WALL_CLOCK}
+    return {
+        "seed": run.config["run"]["seed"],
+        "folder": run.folder.relative_to(root).as_posix(),
+        "summary": json.loads(summary_json(summary)),
+    }

@@ -1,0 +1,363 @@
+"""`superinfer-sim plan`: the fewest GPUs that keep the targets of a workload, by simulation.
+
+A candidate is a device and a degree of tensor parallelism on which the model fits.
+
+1. Alone: one replica, the requests one at a time. Targets that are missed there are missed by every
+   number of replicas, so a candidate that fails here is out, and the reason is said.
+2. Bisection over the number of replicas, all candidates side by side. Every run is a run of a study
+   in the folder of the plan, so a plan that was stopped goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sim.commands import (
+    check_folder,
+    default_run_folder,
+    read_workload,
+    say,
+    simulated,
+    warn_of_notes,
+)
+from sim.run import build_engine
+from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
+from sim.studies.plan_page import counted, page, plan_json, warnings
+from sim.studies.suggest import alone
+from sim.workload import feed_stdin, kept_stdin, load_workload
+from superinfer.costs import find_device
+from superinfer.errors import ConfigError
+from superinfer.lab.config import Config
+from superinfer.lab.prices import Prices, load_prices
+from superinfer.lab.progress import showing_progress
+from superinfer.lab.results import write_run
+from superinfer.lab.studies.bisect import Fewest
+from superinfer.lab.studies.study import Study, run_study
+from superinfer.lab.studies.targets import KINDS, outcomes
+from superinfer.metrics import RunMetrics
+from traces.cli import print_out, print_table
+from traces.workload import Workload
+
+PLAN, PICTURE = "plan.json", "goodput.png"
+DEGREES = (1, 2, 4, 8)
+"""Tensor parallelism that is tried unless it is said which: what fits into one server."""
+
+_STUDY, _STDIN = "study", "stdin"
+_EXACT = 1e-12
+Summary = Mapping[str, Any]
+
+
+@dataclass(slots=True, frozen=True)
+class PlanWish:
+    """What is asked for."""
+
+    devices: tuple[str, ...]
+    degrees: tuple[int, ...] = DEGREES
+    attainment: float = 0.95
+    """Share of the requests with targets that are to meet them."""
+    most_gpus: int = 64
+    """Of one candidate."""
+    prices: Path | None = None
+    out: Path | None = None
+    as_json: bool = False
+    plots: bool = True
+    workers: int = 0
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A device with a degree of tensor parallelism, and what was found out about it."""
+
+    device: str
+    tp: int
+    config: Config
+    """With one replica."""
+    unfit: str = ""
+    """Why it cannot run at all."""
+    failure: str = ""
+    """Why a run of it ended without a result."""
+    alone: Summary | None = None
+    search: Fewest | None = None
+    probes: dict[int, Summary] = field(default_factory=dict)
+    """Summaries by the number of replicas."""
+
+    @property
+    def name(self) -> str:
+        """Such as `a100-80g, tp 4`."""
+        return f"{self.device}, tp {self.tp}"
+
+    @property
+    def replicas(self) -> int | None:
+        """The fewest that keep the targets; None if no number tried does."""
+        return self.search.found if self.search else None
+
+    @property
+    def gpus(self) -> int | None:
+        """The same in GPUs."""
+        return None if self.replicas is None else self.replicas * self.tp
+
+    @property
+    def summary(self) -> Summary | None:
+        """Of the run with the fewest replicas that keep the targets."""
+        return None if self.replicas is None else self.probes[self.replicas]
+
+
+@dataclass(slots=True)
+class Plan:
+    """What was asked for and all that was found."""
+
+    config: Config
+    wish: PlanWish
+    prices: Prices
+    candidates: list[Candidate]
+
+    def found(self) -> list[Candidate]:
+        """Candidates that keep the targets, the fewest GPUs first and of these the cheapest; one
+        without a price comes last of these.
+        """
+
+        def rank(each: Candidate) -> tuple[int, float]:
+            price = self.per_hour(each)
+            return each.gpus or 0, math.inf if price is None else price
+
+        return sorted((each for each in self.candidates if each.gpus is not None), key=rank)
+
+    def per_hour(self, candidate: Candidate) -> float | None:
+        """What its GPUs cost an hour; None without a price."""
+        price = self.prices.devices.get(candidate.device)
+        if price is None or candidate.gpus is None:
+            return None
+        return price.per_gpu_hour * candidate.gpus
+
+    def per_million(self, candidate: Candidate, key: str) -> float | None:
+        """What a million tokens cost, by the rate `key` of its summary."""
+        if candidate.summary is None or candidate.gpus is None:
+            return None
+        rate = candidate.summary[key]
+        return self.prices.per_million(candidate.device, candidate.gpus, rate)
+
+
+@dataclass(slots=True, frozen=True)
+class PlanRun:
+    """The runner of a plan: a result folder whose summary says what single classes missed."""
+
+    stdin: Path | None = None
+    """What standard input gave, where the trace is `-`: a worker has none."""
+
+    def __call__(self, config: Config, folder: Path) -> None:
+        if self.stdin is not None:
+            feed_stdin(self.stdin.read_bytes())
+        metrics, summary = simulated(config, load_workload(config))
+        write_run(folder, metrics, {**summary, "plan": _outcomes(metrics)}, config.resolved())
+
+
+def plan_command(config: Config, wish: PlanWish) -> int:
+    """Find the fewest GPUs for a workload, show and write what was found; returns the exit code.
+
+    Raises ConfigError for a device that is not known, a model that fits on none of them, and a
+    workload without targets.
+    """
+    warn_of_notes(config)
+    prices = load_prices(wish.prices, [*_devices(config, wish)])
+    if wish.out is not None:
+        check_kept(wish.out, _STUDY)
+    found = Plan(config, wish, prices, _candidates(config, wish))
+    stdin = kept_stdin(config)
+    workload = read_workload(config)
+    _require_targets(config, workload)
+    root = wish.out or default_run_folder(config, workload, "plan")
+    check_folder(root)
+    study = _study(root, stdin, wish.workers)
+    with kept(root):
+        _search(found, study)
+    _conclude(found, root)
+    return 1 if any(each.failure for each in found.candidates) else 0
+
+
+# -- candidates -----------------------------------------------------------------------------------
+
+
+def _candidates(config: Config, wish: PlanWish) -> list[Candidate]:
+    """Every device with every degree of at most so many GPUs; those that cannot run say why."""
+    found = []
+    for name, spelling in _devices(config, wish).items():
+        for tp in sorted(set(wish.degrees)):
+            if tp <= wish.most_gpus:
+                found.append(_candidate(config, name, spelling, tp))
+    if not found:
+        raise ConfigError(f"--max-gpus {wish.most_gpus}: expected at least the smallest --tp")
+    if all(each.unfit for each in found):
+        raise ConfigError(f"no candidate can run: {found[-1].name}: {found[-1].unfit}")
+    return found
+
+
+def _devices(config: Config, wish: PlanWish) -> dict[str, str]:
+    """The devices that are wished for by their names, and how a configuration spells them."""
+    found: dict[str, str] = {}
+    for device in wish.devices:
+        name = find_device(device, config.run.costs).name
+        found.setdefault(name, device if device.endswith(".toml") else name)
+    return found
+
+
+def _candidate(config: Config, device: str, spelling: str, tp: int) -> Candidate:
+    candidate = Candidate(device, tp, _with(config, device=spelling, tp=tp, replicas=1))
+    try:
+        build_engine(candidate.config)
+    except ConfigError as error:
+        candidate.unfit = str(error)
+    return candidate
+
+
+def _with(config: Config, **settings: Any) -> Config:
+    return replace(config, run=msgspec.structs.replace(config.run, **settings))
+
+
+def _require_targets(config: Config, workload: Workload) -> None:
+    if all(request.slo.empty for request in workload.requests):
+        raise ConfigError(
+            f"{config.run.trace}: expected requests with targets, got none "
+            "(classes have them, see --classes)"
+        )
+
+
+# -- the search -----------------------------------------------------------------------------------
+
+
+def _study(root: Path, stdin: bytes | None, workers: int) -> Study:
+    inputs = stdin_file(root / _STUDY / _STDIN, stdin)
+    runner = PlanRun(inputs[0] if inputs else None)
+    return Study({}, root / _STUDY, runner, inputs=inputs, workers=workers)
+
+
+def _search(plan: Plan, study: Study) -> None:
+    """Everybody alone, then a run of each candidate that is not settled, until all are."""
+    fit = [each for each in plan.candidates if not each.unfit]
+    _run(study, fit, lambda each: alone(each.config), _note_alone)
+    for each in fit:
+        if each.alone is not None and reaches(each.alone, plan.wish):
+            each.search = Fewest(plan.wish.most_gpus // each.tp)
+    while open_ := [each for each in fit if _wanted(each) is not None]:
+        _run(study, open_, _next_config, lambda each, found: _note_probe(each, found, plan.wish))
+
+
+def _run(
+    study: Study,
+    candidates: Sequence[Candidate],
+    config_of: Callable[[Candidate], Config],
+    note: Callable[[Candidate, Summary], None],
+) -> None:
+    """A run of each candidate, side by side; one that fails is out."""
+    by_name = {each.name: each for each in candidates}
+    arms = {name: config_of(each) for name, each in by_name.items()}
+    with showing_progress() as report:
+        result = run_study(replace(study, arms=arms), report)
+    for failure in result.failures:
+        candidate = by_name[failure.run.arm]
+        candidate.failure, candidate.search = failure.reason, None
+    for name in result.folders:
+        note(by_name[name], result.runs(name)[0].summary)
+
+
+def _wanted(candidate: Candidate) -> int | None:
+    return candidate.search.wanted if candidate.search else None
+
+
+def _next_config(candidate: Candidate) -> Config:
+    return _with(candidate.config, replicas=_wanted(candidate))
+
+
+def _note_alone(candidate: Candidate, summary: Summary) -> None:
+    candidate.alone = summary
+
+
+def _note_probe(candidate: Candidate, summary: Summary, wish: PlanWish) -> None:
+    assert candidate.search is not None and candidate.search.wanted is not None
+    replicas = candidate.search.wanted
+    attainment = summary["slo_attainment"]
+    if attainment is None:
+        raise ConfigError(_nobody_judged(candidate, replicas))
+    candidate.probes[replicas] = summary
+    candidate.search.tell(reaches(summary, wish))
+    say(f"{candidate.name}, {counted(replicas)}: {100 * attainment:.4g} % meet their targets")
+
+
+def _nobody_judged(candidate: Candidate, replicas: int) -> str:
+    run = candidate.config.run
+    given = [f"--duration {run.duration_s:g}"] if run.duration_s else []
+    given += [f"run.window_s = {list(run.window_s)}"] if run.window_s else []
+    place = " with ".join((f"{candidate.name}, {counted(replicas)}", *given))
+    return f"{place}: expected a request with targets that can be judged, got none"
+
+
+def reaches(summary: Summary, wish: PlanWish) -> bool:
+    """Whether a run keeps what is asked for."""
+    attainment = summary["slo_attainment"]
+    return attainment is not None and attainment >= wish.attainment - _EXACT
+
+
+def _outcomes(metrics: RunMetrics) -> dict[str, Any]:
+    """By class: which targets were missed, with the worst case, and whether waits grow."""
+    found: dict[str, Any] = {}
+    for name, outcome in outcomes(metrics).items():
+        missed = [miss for kind in KINDS if (miss := outcome.miss(kind))]
+        found[name] = {
+            "unfinished_share": outcome.unfinished_share,
+            "grows": outcome.grows(),
+            "missed": [
+                {
+                    "kind": miss.kind,
+                    "share": miss.share,
+                    "target": miss.target,
+                    "value": miss.value,
+                    "prompt_tokens": miss.worst.prompt_tokens,
+                    "output_tokens": miss.output_tokens,
+                }
+                for miss in missed
+            ],
+        }
+    return found
+
+
+# -- the outcome ----------------------------------------------------------------------------------
+
+
+def _conclude(plan: Plan, root: Path) -> None:
+    """Write and show what was found; it is shown even if it cannot be written."""
+    text = json.dumps(plan_json(plan), indent=2)
+    try:
+        write_outcome(root / PLAN, text)
+        if plan.wish.plots:
+            _draw(plan, root / PICTURE)
+        say(f"plan in {root}")
+    finally:
+        if plan.wish.as_json:
+            print_out(text)
+        else:
+            print_table(page(plan))
+    for warning in warnings(plan):
+        say(f"warning: {warning}")
+
+
+def _draw(plan: Plan, path: Path) -> None:
+    from superinfer.lab.pictures.goodput import Curve, write_goodput_plot
+
+    curves = [
+        Curve(
+            each.name,
+            [count * each.tp for count in sorted(each.probes)],
+            [each.probes[count]["request_goodput"] for count in sorted(each.probes)],
+            [each.probes[count]["slo_attainment"] for count in sorted(each.probes)],
+            each.gpus,
+        )
+        for each in plan.candidates
+        if each.probes
+    ]
+    write_goodput_plot(curves, plan.wish.attainment, path)

@@ -1,0 +1,362 @@
+"""`superinfer-sim sensitivity`: does a conclusion survive errors of the cost model?
+
+Two schedulers run on one workload, then again with one part of the model slower and faster: each
+kernel, the host, the links; estimates of answer lengths longer and shorter; arrivals burstier and
+calmer. Both meet the same error each time. The conclusion is which of the two is better in one
+metric; it survives where the same one still is. A part that changes nothing in either run does not
+apply: it says nothing about the conclusion.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sim.commands import check_folder, default_run_folder, read_workload, say, warn_of_notes
+from sim.run import build_engine
+from sim.studies.compare import (
+    STDIN,
+    Arms,
+    Simulate,
+    check_seeds,
+    in_arm,
+    seeds_from,
+    warn_of_worst,
+)
+from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
+from sim.studies.known_metrics import check_known
+from sim.workload import kept_stdin
+from superinfer.costs import CalibratedCost, StepCost
+from superinfer.costs.profile import Profile
+from superinfer.errors import ConfigError
+from superinfer.lab.config import Config
+from superinfer.lab.metric_names import higher_is_better
+from superinfer.lab.pictures.tornado import Bar, sensitivity_table, write_tornado
+from superinfer.lab.profiles.build import save_profile
+from superinfer.lab.profiles.scale import with_host, with_kernels, with_links
+from superinfer.lab.progress import showing_progress
+from superinfer.lab.results import Run
+from superinfer.lab.studies.differences import Difference, check_metrics, differences
+from superinfer.lab.studies.study import WALL_CLOCK, Study, run_study
+from superinfer.settings import did_you_mean
+from traces.cli import print_out, print_table
+
+RESULT = "sensitivity.json"
+HOST, LINKS, LENGTHS, BURSTINESS = "host", "links", "length estimate", "burstiness"
+SIGNS = {"faster": "-", "slower": "+"}
+"""Keys of `sensitivity.json` for the two errors."""
+
+NOT_KERNELS = (HOST, LINKS, LENGTHS, BURSTINESS)
+
+Key = tuple[str, str, str]
+"""Scheduler, part and sign of an error; the last two are empty for the run without errors."""
+Runs = Mapping[Key, Sequence[Run]]
+
+
+@dataclass(slots=True, frozen=True)
+class Question:
+    """What is asked for."""
+
+    metric: str = ""
+    """Key of `summary.json`; empty: the share of met targets, or p99 TTFT where there are none."""
+    by: float = 0.1
+    """Size of the errors, as a share."""
+    parts: tuple[str, ...] = ()
+    """Those to vary; empty: all."""
+    seeds: int = 1
+    workers: int = 0
+    out: Path | None = None
+    as_json: bool = False
+    plots: bool = True
+
+
+def sensitivity_command(arms: Arms, question: Question) -> int:
+    """Run the two schedulers under every error; returns the exit code."""
+    first = _check(arms, question)
+    stdin = kept_stdin(first)
+    workload = read_workload(first)
+    if question.metric:
+        try:
+            check_known(question.metric, first, workload)
+        except ConfigError as error:
+            raise ConfigError(f"--metric: {error}") from None
+    seeds = seeds_from(first.run, question.seeds)
+    folder = question.out or default_run_folder(first, workload, "sensitivity")
+    with claimed(folder) as root:
+        varied = _all_arms(arms, question, root / STUDY)
+        names = {key: _shown(key, number) for number, key in enumerate(varied)}
+        inputs = stdin_file(root / STUDY / STDIN, stdin)
+        runner = Simulate(stdin=inputs[0] if inputs else None)
+        shown = {names[key]: config for key, config in varied.items()}
+        study = Study(shown, root / STUDY, runner, seeds, inputs, question.workers)
+        with resumable(study, root), showing_progress() as report:
+            result = run_study(study, report)
+        for failure in result.failures:
+            say(f"error: {failure}")
+        if not result.failures:
+            runs = {key: result.runs(name) for key, name in names.items()}
+            _conclude(list(arms), question, runs, root)
+            _warn(arms, runs)
+            finish(root)
+    return result.exit_code
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, frozen=True)
+class Variation:
+    """One part of the model, and the configuration with its times multiplied."""
+
+    part: str
+    apply: Callable[[Config, float, Path], Config] = field(compare=False)
+
+
+def variations(config: Config, cost: StepCost) -> list[Variation]:
+    """Every part that can be varied; ConfigError for a cost model that is no profile."""
+    if not isinstance(cost, CalibratedCost):
+        raise ConfigError(
+            f"run.costs: expected a profile, got {cost.origin.profile}: only a profile has kernels "
+            "(superinfer-sim profiles list)"
+        )
+    profile = cost.profile
+    kernels = [Variation(name, _kernel(profile, name)) for name in profile.kernels]
+    return [
+        *kernels,
+        Variation(HOST, _host(profile)),
+        Variation(LINKS, _links(profile)),
+        Variation(LENGTHS, lambda config, by, _: _with_lengths(config, by)),
+        Variation(
+            BURSTINESS, lambda config, by, _: _with_run(config, burstiness=_burst(config, by))
+        ),
+    ]
+
+
+def _kernel(profile: Profile, name: str) -> Callable[[Config, float, Path], Config]:
+    def apply(config: Config, by: float, path: Path) -> Config:
+        return _with_profile(config, with_kernels(profile, {name: by}), path)
+
+    return apply
+
+
+def _links(profile: Profile) -> Callable[[Config, float, Path], Config]:
+    def apply(config: Config, by: float, path: Path) -> Config:
+        given = config.run.host_link_gb_per_s
+        if given is not None:  # the profile still says how long a copy takes to begin
+            config = _with_run(config, host_link_gb_per_s=given / by)
+        return _with_profile(config, with_links(profile, by), path)
+
+    return apply
+
+
+def _with_profile(config: Config, profile: Profile, path: Path) -> Config:
+    save_profile(profile, path)
+    return _with_run(config, costs=str(path))
+
+
+def _host(profile: Profile) -> Callable[[Config, float, Path], Config]:
+    def apply(config: Config, by: float, path: Path) -> Config:
+        given = {
+            name: value * by
+            for name in ("host_step_ms", "host_per_sequence_us")
+            if (value := getattr(config.run, name)) is not None
+        }
+        return _with_profile(_with_run(config, **given), with_host(profile, by), path)
+
+    return apply
+
+
+def _with_lengths(config: Config, by: float) -> Config:
+    """Of a scheduler that estimates lengths; for any other the same configuration."""
+    known = getattr(config.build_scheduler(), "length_scale", None)
+    if known is None:
+        return config
+    return replace(config, scheduler={**config.scheduler, "length_scale": known * by})
+
+
+def _burst(config: Config, by: float) -> float:
+    return config.run.burstiness * by
+
+
+def _with_run(config: Config, **changes: Any) -> Config:
+    return replace(config, run=msgspec.structs.replace(config.run, **changes))
+
+
+def _chosen(arms: Arms, question: Question) -> dict[str, dict[str, Variation]]:
+    """By part, the variation of every arm that has it: profiles may have different kernels."""
+    found: dict[str, dict[str, Variation]] = {}
+    for name, config in arms.items():
+        for variation in variations(config, build_engine(config)[1]):
+            found.setdefault(variation.part, {})[name] = variation
+    names = [*(part for part in found if part not in NOT_KERNELS), *NOT_KERNELS]
+    for part in question.parts:
+        if part not in names:
+            raise ConfigError(
+                f"--part: expected one of {', '.join(names)}, got {part!r}"
+                f"{did_you_mean(part, names)}"
+            )
+    wanted = question.parts or tuple(names)
+    return {part: found[part] for part in names if part in wanted}
+
+
+def _all_arms(arms: Arms, question: Question, folder: Path) -> dict[Key, Config]:
+    """The two as they are, then both under each error; one without the part stays as it is."""
+    profiles = folder / "profiles"
+    profiles.mkdir(parents=True, exist_ok=True)
+    found: dict[Key, Config] = {(name, "", ""): config for name, config in arms.items()}
+    for part, by_arm in _chosen(arms, question).items():
+        for sign, factor in _factors(question):
+            for number, (name, config) in enumerate(arms.items()):
+                path = profiles / f"{part}{sign}{number}.json"
+                varied = by_arm[name].apply(config, factor, path) if name in by_arm else config
+                found[name, part, sign] = varied
+    return found
+
+
+def _factors(question: Question) -> tuple[tuple[str, float], tuple[str, float]]:
+    return ("-", 1.0 - question.by), ("+", 1.0 + question.by)
+
+
+def _shown(key: Key, number: int) -> str:
+    """What progress and failures call a run; unlike every other, whatever arms are called."""
+    name, part, sign = key
+    return f"{name} | {part} {sign} (run {number})" if part else name
+
+
+# -- checks ---------------------------------------------------------------------------------------
+
+
+def _check(arms: Arms, question: Question) -> Config:
+    """Meet every fault before the trace is read; the first configuration."""
+    if len(arms) != 2:
+        raise ConfigError(f"sensitivity: expected two schedulers or arms, got {', '.join(arms)}")
+    if question.out is not None:
+        check_folder(question.out)
+    for name, config in arms.items():
+        warn_of_notes(config)
+        with in_arm(name):
+            variations(config, build_engine(config)[1])
+    _chosen(arms, question)
+    check_seeds(next(iter(arms.values())).run, question.seeds)
+    return next(iter(arms.values()))
+
+
+def _warn(arms: Arms, runs: Runs) -> None:
+    """For every arm as it is, what it left or assumes: the worst of its runs."""
+    for name in arms:
+        warn_of_worst(f"arm {name}", runs[name, "", ""])
+
+
+# -- the outcome ----------------------------------------------------------------------------------
+
+
+def _conclude(names: Sequence[str], question: Question, runs: Runs, root: Path) -> None:
+    """Write and show who wins under which error."""
+    metric = _metric(question, [runs[name, "", ""] for name in names])
+    outcome = outcome_of(names, metric, question, runs)
+    write_outcome(root / RESULT, json.dumps(outcome, indent=2))
+    bars = [Bar.of(each) for each in outcome["parts"]]
+    if question.as_json:
+        print_out(json.dumps(outcome, indent=2))
+    else:
+        print_table(sensitivity_table(outcome, bars))
+    if question.plots:
+        write_tornado(outcome, bars, root)
+    say(f"results in {root}")
+
+
+def _metric(question: Question, runs: Sequence[Sequence[Run]]) -> str:
+    metric = question.metric
+    if not metric:
+        judged = all(run.summary["slo_attainment"] is not None for each in runs for run in each)
+        metric = "slo_attainment" if judged else "p99_ttft_ms"
+    check_metrics({str(number): each for number, each in enumerate(runs)}, [metric])
+    return metric
+
+
+def outcome_of(names: Sequence[str], metric: str, question: Question, runs: Runs) -> dict[str, Any]:
+    """What `--json` prints and `sensitivity.json` holds."""
+    base = _compared(metric, names, runs)
+    seen = dict.fromkeys(part for _, part, _ in runs if part)
+    parts = [_part(part, metric, names, runs, base) for part in seen]
+    parts.sort(key=lambda each: -(each["swing"] or 0.0))
+    return {
+        "version": 1,
+        "metric": metric,
+        "higher_is_better": higher_is_better(metric),
+        "by": question.by,
+        "seeds": question.seeds,
+        "schedulers": list(names),
+        "base": dict(_entry(base)),
+        "parts": parts,
+        "survives": all(each["survives"] for each in parts if each["applies"]),
+    }
+
+
+def _part(
+    part: str,
+    metric: str,
+    names: Sequence[str],
+    runs: Runs,
+    base: Difference,
+) -> dict[str, Any]:
+    """One entry of `parts`: both ends, whether the winner without errors wins at both (None where
+    the part changes nothing), and how far the difference moves.
+    """
+    ends = {
+        key: dict(_entry(_compared(metric, names, runs, part, sign))) for key, sign in SIGNS.items()
+    }
+    changes = [base.difference, *(end["difference"] for end in ends.values())]
+    applies = any(
+        _told(runs[name, part, sign]) != _told(runs[name, "", ""])
+        for name in names
+        for sign in SIGNS.values()
+    )
+    survives = all(end["winner"] == _winner(base) for end in ends.values())
+    return {
+        "part": part,
+        **ends,
+        "applies": applies,
+        "survives": survives if applies else None,
+        "swing": None if None in changes else max(changes) - min(changes),
+    }
+
+
+def _told(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """What runs came to, without the clock, their settings and the path of their profile."""
+    left_out = (*WALL_CLOCK, "trust", "run")
+    return [
+        {name: value for name, value in run.summary.items() if name not in left_out} for run in runs
+    ]
+
+
+def _compared(
+    metric: str, names: Sequence[str], runs: Runs, part: str = "", sign: str = ""
+) -> Difference:
+    pair = {name: runs[name, part, sign] for name in names}
+    found = differences(pair, [metric])
+    if not found:
+        raise ConfigError(f"--metric {metric}: expected a number in every run, found none")
+    return found[0]
+
+
+def _entry(found: Difference) -> Iterator[tuple[str, Any]]:
+    known = found.interval
+    yield "values", [found.reference_value, found.value]
+    yield "difference", found.difference
+    yield "interval", None if known is None else [known.low, known.high]
+    yield "winner", _winner(found)
+
+
+def _winner(found: Difference) -> str | None:
+    """Who is better; None where they are equal or a value is missing."""
+    change = found.difference
+    if not change:
+        return None
+    better = (change > 0) == higher_is_better(found.metric)
+    return found.arm if better else found.reference

@@ -1,0 +1,205 @@
+"""`superinfer-sim sweep`: schedulers over a grid of settings, and the peak goodput in targets.
+
+Every point is a run of a study (one per seed) that stays in the folder of the sweep under a hash of
+all that it depends on. So a sweep that was stopped, killed or is given more points runs only what
+is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sim.commands import (
+    check_folder,
+    default_run_folder,
+    read_workload,
+    say,
+    warn_of_absent_classes,
+)
+from sim.run import build_engine
+from sim.studies.compare import Simulate, check_seeds, in_arm, seeds_from, warn_of_worst
+from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
+from sim.studies.sweep_page import peak_table, sweep_frame, sweep_json, sweep_table
+from sim.workload import kept_stdin
+from superinfer.errors import ConfigError
+from superinfer.lab.columns import write_columns
+from superinfer.lab.config import Config
+from superinfer.lab.progress import showing_progress
+from superinfer.lab.studies.axes import Axis, Place, Value, place_text, places
+from superinfer.lab.studies.engines.base import StudyEngine
+from superinfer.lab.studies.study import Study, run_study
+from superinfer.lab.studies.sweep_points import Peak, Point, Points, peaks, rate_axis, to_refine
+from superinfer.outputs import replacing
+from traces.cli import print_out, print_table
+
+SWEEP, TABLE = "sweep.json", "sweep.parquet"
+POINTS = "points"
+"""Folder of the result folders, each under its key."""
+_STDIN = "stdin"
+
+SweepArm = Callable[[Mapping[str, Value]], Config]
+"""The configuration of a scheduler with some settings, by their key, laid over it."""
+Arms = Mapping[str, SweepArm]
+Key = tuple[str, Place]
+"""Name of an arm and the values of the axes."""
+
+
+@dataclass(slots=True, frozen=True)
+class SweepWish:
+    """What is asked for."""
+
+    axes: tuple[Axis, ...]
+    engine: StudyEngine
+    attainment: float = 0.95
+    """Share of the requests with targets that are to meet them."""
+    refine: float = 0.0
+    """How close, relative, the largest rate that keeps it is to be found; 0: as the axis goes."""
+    seeds: int = 1
+    out: Path | None = None
+    as_json: bool = False
+    plots: bool = True
+
+
+def sweep_command(arms: Arms, wish: SweepWish) -> int:
+    """Run every point, write and show what came out; returns the exit code."""
+    configs = _configs(arms, wish, [(name, at) for name in arms for at in places(wish.axes)])
+    first = _check(arms, configs, wish)
+    stdin = kept_stdin(first)
+    workload = read_workload(first)
+    warn_of_absent_classes((axis.key for axis in wish.axes), workload)
+    root = wish.out or default_run_folder(first, workload, "sweep")
+    check_folder(root)
+    study = _study(root, stdin, first, wish)
+    with kept(root), wish.engine.session():
+        points, failures = _search(arms, wish, configs, study)
+    found = peaks(wish.axes, points, wish.attainment)
+    _conclude(wish, points, found, failures, root)
+    for failure in failures:
+        say(f"error: {failure}")
+    _warn(points)
+    return 1 if failures else 0
+
+
+# -- checks ---------------------------------------------------------------------------------------
+
+
+def _configs(arms: Arms, wish: SweepWish, keys: Iterable[Key]) -> dict[Key, Config]:
+    """The configuration of every point; ConfigError, with the place, for one that cannot be."""
+    found = {}
+    for name, place in keys:
+        settings = {axis.key: value for axis, value in zip(wish.axes, place, strict=True)}
+        with in_arm(f"{name} at {place_text(wish.axes, place)}"):
+            found[name, place] = arms[name](settings)
+    return found
+
+
+def _check(arms: Arms, configs: Mapping[Key, Config], wish: SweepWish) -> Config:
+    """Meet every fault before the trace is read; the first configuration."""
+    if not arms:
+        raise ConfigError("sweep: expected one or more --schedulers or --arm, got none")
+    if any(axis.key == "run.scheduler" for axis in wish.axes):
+        raise ConfigError("--over run.scheduler: expected schedulers as --schedulers a,b")
+    if wish.seeds > 1 and any(axis.key == "run.seed" for axis in wish.axes):
+        raise ConfigError("--over run.seed: --seeds replaces it, give one of them")
+    if wish.refine and rate_axis(wish.axes) is None:
+        raise ConfigError("--refine: expected the rate among the axes: --over rate=...")
+    if wish.out is not None:
+        check_kept(wish.out, POINTS)
+    for note in dict.fromkeys(note for config in configs.values() for note in config.notes):
+        say(f"warning: {note}")
+    for (name, place), config in configs.items():
+        with in_arm(f"{name} at {place_text(wish.axes, place)}"):
+            build_engine(config)
+    first = next(iter(configs.values()))
+    check_seeds(first.run, wish.seeds)
+    return first
+
+
+# -- runs -----------------------------------------------------------------------------------------
+
+
+def _study(root: Path, stdin: bytes | None, first: Config, wish: SweepWish) -> Study:
+    folder = root / POINTS
+    inputs = stdin_file(folder / _STDIN, stdin)
+    seeds = seeds_from(first.run, wish.seeds)
+    runner = Simulate(stdin=inputs[0] if inputs else None)
+    return Study({}, folder, runner, seeds, inputs, engine=wish.engine)
+
+
+def _search(
+    arms: Arms, wish: SweepWish, configs: Mapping[Key, Config], study: Study
+) -> tuple[list[Point], list[str]]:
+    """Every point of the grid, then those between rates that hold and rates that fail."""
+    points, failures = _run(study, wish, configs)
+    while wish.refine and not failures:
+        more = to_refine(wish.axes, points, wish.attainment, wish.refine)
+        if not more:
+            break
+        found, failures = _run(study, wish, _configs(arms, wish, more))
+        points += found
+    return points, failures
+
+
+def _run(
+    study: Study, wish: SweepWish, configs: Mapping[Key, Config]
+) -> tuple[list[Point], list[str]]:
+    """The points of these configurations, and why others have none."""
+    keys = {f"{name} at {place_text(wish.axes, at)}": (name, at) for name, at in configs}
+    named = {text: configs[key] for text, key in keys.items()}
+    with showing_progress() as report:
+        result = run_study(replace(study, arms=named), report)
+    if result.reused:
+        say(f"{result.reused} of {len(named) * (len(study.seeds) or 1)} runs were there before")
+    points = [Point(*keys[text], tuple(result.runs(text))) for text in result.folders]
+    return points, [str(failure) for failure in result.failures]
+
+
+# -- the outcome ----------------------------------------------------------------------------------
+
+
+def _conclude(
+    wish: SweepWish,
+    points: Points,
+    found: Sequence[Peak],
+    failures: Sequence[str],
+    root: Path,
+) -> None:
+    """Write and show what was found; it is shown even if it cannot be written."""
+    outcome = sweep_json(wish.axes, wish.attainment, points, found, failures, root)
+    text = json.dumps(outcome, indent=2)
+    try:
+        write_outcome(root / SWEEP, text)
+        if points:
+            with replacing(root / TABLE) as staged:
+                write_columns(staged, sweep_frame(wish.axes, points, root))
+        if wish.plots and points:
+            from superinfer.lab.pictures.sweep import write_sweep_plots
+
+            write_sweep_plots(wish.axes, points, found, wish.attainment, root)
+        say(f"sweep in {root}")
+    finally:
+        if wish.as_json:
+            print_out(text)
+        elif points:
+            print_table(sweep_table(wish.axes, points))
+            if found:
+                print_table(peak_table(wish.axes, found, wish.attainment))
+    if not found:
+        say(f"note: {_why_no_peak(wish, points)}")
+
+
+def _why_no_peak(wish: SweepWish, points: Points) -> str:
+    if not points:
+        return "nothing to show: no run came to its end"
+    if rate_axis(wish.axes) is None:
+        return "no peak goodput without rate among the axes (--over rate=...)"
+    return "no peak goodput: no request has a target"
+
+
+def _warn(points: Points) -> None:
+    """For every arm, what its worst run left of the measured range, or assumes."""
+    for arm in dict.fromkeys(point.arm for point in points):
+        warn_of_worst(f"arm {arm}", [run for p in points if p.arm == arm for run in p.runs])

@@ -1,0 +1,241 @@
+"""What an engine writes down while it runs, and the record it becomes at the end."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from dataclasses import fields
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from superinfer.batch import DecodeBatch
+from superinfer.records.run import (
+    Floats,
+    Ints,
+    RequestTable,
+    RunRecord,
+    Timeline,
+    TokenTimes,
+)
+from superinfer.sequence import Sequence
+
+if TYPE_CHECKING:
+    from superinfer.engine import Engine
+
+MAX_SAMPLES: Final = 4096
+
+Sample = tuple[float, int, int, int, int, int, int, int, int]
+"""One row of a `Timeline`, its fields in order."""
+
+
+class Recorder:
+    """Counters and columns of one engine."""
+
+    __slots__ = (
+        "_interval_s",
+        "_samples",
+        "cache_d2h_bytes",
+        "computed_tokens",
+        "d2h_bytes",
+        "events",
+        "h2d_bytes",
+        "losing_offloads",
+        "next_sample_s",
+        "plans",
+        "prefetch_useful_bytes",
+        "prefetch_wasted_bytes",
+        "prefetched",
+        "prefix_hit_tokens",
+        "prefix_query_tokens",
+        "rotations",
+        "sequences",
+        "steps_without_decode",
+    )
+
+    def __init__(self) -> None:
+        self.sequences: list[Sequence] = []
+        """In the order of submission: the rows of the table."""
+        self.computed_tokens = 0
+        self.prefix_query_tokens = 0
+        self.prefix_hit_tokens = 0
+        self.cache_d2h_bytes = 0
+        """Copied to the host for no request: cached blocks, and what was written through."""
+        self.losing_offloads = 0
+        """Copies to the host that were not made because computing again took no longer."""
+        self.prefetched: dict[Sequence, tuple[int, int]] = {}
+        """Bytes that were copied back ahead of need, and the output tokens then, of requests of
+        which it is not known yet whether that was of use."""
+        self.prefetch_useful_bytes = 0
+        self.prefetch_wasted_bytes = 0
+        self.steps_without_decode = 0
+        """The others are counted by the batch."""
+        self.plans = 0
+        self.events = 0
+        """Those not counted elsewhere: steps of the batch, submissions, first tokens, ends."""
+        self.rotations = 0
+        """Copies of committed plans to the host, as are the bytes of each direction."""
+        self.h2d_bytes = 0
+        self.d2h_bytes = 0
+        self._samples: list[Sample] = []
+        self._interval_s = 0.0
+        self.next_sample_s = -math.inf
+        """No sample is due before this time."""
+
+    def settle_prefetch(self, seq: Sequence) -> None:
+        """A prefetched request leaves the device or ends: it was of use if a token came of it."""
+        nbytes, tokens = self.prefetched.pop(seq, (0, 0))
+        if seq.output_tokens > tokens:
+            self.prefetch_useful_bytes += nbytes
+        else:
+            self.prefetch_wasted_bytes += nbytes
+
+    def sample(self, engine: Engine, now: float) -> None:
+        """Note the state of the replica."""
+        self._samples.append(self._state(engine, now))
+        if len(self._samples) >= MAX_SAMPLES:
+            self._thin_out()
+        self.next_sample_s = now + self._interval_s
+
+    def build(self, engine: Engine) -> RunRecord:
+        """Everything as columns."""
+        pool, config = engine.pool, engine.config
+        decode_steps = len(engine.batch.end_s)
+        table = _table(self.sequences, config.kv_bits, engine.demotion is not None)
+        ended = len(self.sequences) - len(engine.live)
+        mirror = engine.mirror
+        begun = int(np.count_nonzero(~np.isnan(table.first_token_s)))
+        return RunRecord(
+            table=table,
+            tokens=_token_times(engine.batch, self.sequences),
+            timeline=_timeline(self._all_samples(engine, table)),
+            total_blocks=pool.size,
+            block_tokens=config.block_tokens,
+            block_bytes=config.block_bytes,
+            peak_referenced_blocks=pool.peak_referenced,
+            peak_used_blocks=pool.peak_used,
+            computed_tokens=self.computed_tokens,
+            prefix_query_tokens=self.prefix_query_tokens,
+            prefix_hit_tokens=self.prefix_hit_tokens,
+            cache_d2h_bytes=self.cache_d2h_bytes,
+            write_through_bytes=mirror.written_bytes if mirror else 0,
+            write_through_useful_bytes=mirror.useful_bytes if mirror else 0,
+            write_through_wasted_bytes=mirror.wasted_bytes if mirror else 0,
+            prefetch_useful_bytes=self.prefetch_useful_bytes,
+            prefetch_wasted_bytes=self.prefetch_wasted_bytes,
+            losing_offloads=self.losing_offloads,
+            steps=self.steps_without_decode + decode_steps,
+            plans=self.plans,
+            events=self.events + decode_steps + len(self.sequences) + begun + ended,
+            extra=_counters(engine),
+            notes=list(getattr(engine.memory, "notes", ())),
+        )
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _state(self, engine: Engine, now: float) -> Sample:
+        pool, resident = engine.pool, engine.resident
+        blocks = (pool.taken, pool.used - pool.taken, engine.host.taken)
+        moved = (self.rotations, self.h2d_bytes, self.d2h_bytes + self.cache_d2h_bytes)
+        return (now, len(engine.live) - resident, resident, *blocks, *moved)
+
+    def _all_samples(self, engine: Engine, table: RequestTable) -> list[Sample]:
+        """The samples, and one of the end, so that the sums reach those of the whole run."""
+        samples = self._samples
+        if not samples:
+            return []
+        ends = (samples[-1][0], *engine.batch.end_s[-1:])
+        end_s = float(np.fmax.reduce(table.finish_s, initial=max(ends)))
+        kept = samples[:-1] if samples[-1][0] == end_s else samples
+        return [*kept, self._state(engine, end_s)]
+
+    def _thin_out(self) -> None:
+        """Halve the samples and sample half as often from now on."""
+        samples = self._samples
+        del samples[1::2]
+        self._interval_s = 2 * (samples[-1][0] - samples[0][0]) / MAX_SAMPLES
+
+
+def _counters(engine: Engine) -> dict[str, float]:
+    """Those of the scheduler, and those of the memory policy."""
+    parts = (engine.scheduler, engine.memory)
+    return {name: n for part in parts for name, n in getattr(part, "counters", {}).items()}
+
+
+def _floats(times_s: list[float | None]) -> Floats:
+    """Times; numpy reads None as NaN."""
+    return np.array(times_s, dtype=np.float64)
+
+
+def _ints(counts: list[int]) -> Ints:
+    return np.fromiter(counts, np.int64, len(counts))
+
+
+def _kv_shares(sequences: list[Sequence], kv_bits: int, demotes: bool) -> Floats:
+    """Shares of 8 and 4 bits in what each has read; without demotion nothing loses bits."""
+    shares = np.zeros((len(sequences), 2))
+    if demotes and sequences:
+        shares[:] = [seq.kv_shares for seq in sequences]
+    if kv_bits < 16:
+        shares[:, 0 if kv_bits == 8 else 1] = 1.0
+    return shares
+
+
+def _table(sequences: list[Sequence], kv_bits: int, demotes: bool) -> RequestTable:
+    shares = _kv_shares(sequences, kv_bits, demotes)
+    first_scheduled_s = _floats([seq.first_scheduled_s for seq in sequences])
+    return RequestTable(
+        requests=[seq.request for seq in sequences],
+        state=[seq.outcome or "unfinished" for seq in sequences],
+        reject_reason=[seq.end_reason for seq in sequences],
+        first_scheduled_s=first_scheduled_s,
+        first_token_s=_floats([seq.first_token_s for seq in sequences]),
+        finish_s=_floats([seq.finish_s for seq in sequences]),
+        output_tokens=_ints([seq.output_tokens for seq in sequences]),
+        cached_tokens=_ints([seq.cached_tokens for seq in sequences]),
+        recomputed_tokens=_ints([seq.recomputed_tokens for seq in sequences]),
+        preemptions=_ints([seq.preemptions for seq in sequences]),
+        rotations=_ints([seq.rotations for seq in sequences]),
+        h2d_bytes=_ints([seq.h2d_bytes for seq in sequences]),
+        d2h_bytes=_ints([seq.d2h_bytes for seq in sequences]),
+        kv_bits=np.where(np.isnan(first_scheduled_s), np.nan, 16.0 - shares @ (8.0, 12.0)),
+        kv_8_share=shares[:, 0],
+        kv_4_share=shares[:, 1],
+    )
+
+
+def _column(values: array[int] | array[float], dtype: type) -> np.ndarray:
+    return np.frombuffer(values, dtype=dtype) if len(values) else np.empty(0, dtype)
+
+
+def _token_times(batch: DecodeBatch, sequences: list[Sequence]) -> TokenTimes:
+    runs = batch.runs
+    end_s = _column(batch.end_s, np.float64)
+    step = _column(runs.previous_step, np.int64)
+    previous_s = _column(runs.previous_s, np.float64)
+    if len(end_s):
+        previous_s = np.where(step >= 0, end_s[np.maximum(step, 0)], previous_s)
+    rows = _rows(sequences)
+    return TokenTimes(
+        decode_end_s=end_s,
+        run_row=rows[_column(runs.row, np.int64)],
+        run_first=_column(runs.first, np.int64),
+        run_stop=_column(runs.stop, np.int64),
+        run_previous_s=previous_s,
+        gap_row=rows[_column(runs.gap_row, np.int64)],
+        gap_s=_column(runs.gap_s, np.float64),
+    )
+
+
+def _rows(sequences: list[Sequence]) -> Ints:
+    """Row of the table by position in the workload."""
+    indices = np.array([seq.request.index for seq in sequences], dtype=np.int64)
+    rows = np.full(int(indices.max(initial=-1)) + 1, -1, dtype=np.int64)
+    rows[indices] = np.arange(len(indices))
+    return rows
+
+
+def _timeline(samples: list[Sample]) -> Timeline:
+    columns = list(zip(*samples, strict=True)) or [()] * len(fields(Timeline))
+    ints = [np.array(column, dtype=np.int64) for column in columns[1:]]
+    return Timeline(np.array(columns[0], dtype=np.float64), *ints)

@@ -66,7 +66,14 @@ def test_the_command_line_runs_anywhere(tmp_path: Path) -> None:
 @needs_compiled
 def test_hand_worked_schedules_compiled() -> None:
     env = {**os.environ, "SUPERINFER_INTERPRETED": "0"}
-    places = ("core", "schedulers", "parity", "sim/test_golden.py", "lab/config/test_config.py")
+    places = (
+        "core",
+        "memory",
+        "schedulers",
+        "parity",
+        "sim/test_golden.py",
+        "lab/config/test_config.py",
+    )
     command = [
         sys.executable,
         "-m",

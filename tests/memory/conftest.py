@@ -1,4 +1,4 @@
-"""Shared set-up of the tests of the core."""
+"""Shared set-up of the tests of memory policies."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from superinfer.lab.config import Config, load_config
 from superinfer.lab.results import load_run
 from superinfer.schedulers import SCHEDULERS
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 RECORD = '{{"timestamp":{at},"input_length":{prompt},"output_length":{answer},"class":"chat"}}\n'
 TRACE = "".join(RECORD.format(at=40 * i, prompt=200 + 7 * i, answer=5 + i % 9) for i in range(60))
 

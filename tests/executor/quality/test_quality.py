@@ -40,7 +40,7 @@ from superinfer.lab.config import load_config
 from superinfer.metrics.summary import summarise
 
 BLOCK = 32
-SAMPLE = Path(__file__).parents[2] / "traces/samples/mixed.jsonl"
+SAMPLE = Path(__file__).parents[3] / "traces/samples/mixed.jsonl"
 SMALL = Shape(hidden=32, layers=2, heads=4, kv_heads=2, head_dim=64, intermediate=48, context=1024)
 TEXT = "\n\n".join("And he said unto them, Go up again. " * 9 for _ in range(9))
 

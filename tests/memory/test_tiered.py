@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from core.test_prefix import prompt as book_prompt
 from harness import BlockingDriver, FakeCost, make_engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory.test_prefix import prompt as book_prompt
 from shelves import block_prompt
 from tiered import TieredLru
 

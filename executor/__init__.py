@@ -1,1 +1,1 @@
-"""The executor: the same core on a real device. Not written yet."""
+"""The executor: the same core on a real device."""

@@ -11,7 +11,7 @@ import torch
 
 from executor.answers import Answers, Tokens
 from executor.arrivals import Arrivals
-from executor.clock import Clock
+from executor.clocks.clock import Clock
 from executor.device import is_out_of_memory
 from executor.kv.tables import BlockTable, Moves
 from executor.steps.flights import Flight, Work

@@ -11,7 +11,7 @@ from executor.models import Model
 from executor.steps.runner import peak_bytes
 from executor.warm_up import WARM_UP_ROWS, most_rows, most_tokens, warm_up
 from superinfer.errors import ConfigError
-from superinfer.memory.slabs import ONE_BLOCK_SLABS, SLAB_BYTES, Slabs, slabs_of
+from superinfer.memory.blocks.slabs import ONE_BLOCK_SLABS, SLAB_BYTES, Slabs, slabs_of
 from superinfer.schedulers.base import Scheduler
 
 HOST_CACHE_BYTES = 256 << 20

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from executor.timers import CLOCK_HELP
+from executor.clocks.timers import CLOCK_HELP
 from superinfer.lab.option_groups import Group, signature_of, ungrouped
 from superinfer.lab.options import (
     Classes,

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from executor.arrivals import Arrivals
+from executor.clocks.timers import SteadyTimer
+from executor.clocks.yardstick import require_clock, timer_for
 from executor.device import HOST, executor_versions
 from executor.driver import Driver
 from executor.interrupt import stopping
 from executor.ranks import Channel, ranks_of
 from executor.session import STEP_SIZES, ModelOptions, Session, open_session, out_of_memory
 from executor.step_log import StepLog
-from executor.timers import SteadyTimer
 from executor.workload import answers_of, load_workload, unheeded
-from executor.yardstick import require_clock, timer_for
 from superinfer import COMPILED
 from superinfer.costs import CalibratedCost
 from superinfer.errors import SuperInferError

@@ -13,7 +13,8 @@ from executor.answers import Answers
 from executor.arrivals import Arrivals
 from executor.backend import TorchBackend
 from executor.capacity import blocks_that_fit, slabs_for
-from executor.clock import Clock, RealTime
+from executor.clocks.clock import Clock, RealTime
+from executor.clocks.timers import Timer
 from executor.device import Device, asked_bytes, find_device, is_out_of_memory
 from executor.driver import Driver
 from executor.kernels.ops import ops_for
@@ -28,7 +29,6 @@ from executor.opening import Stages
 from executor.ranks import Channel, LeadingMover, LeadingRunner
 from executor.step_log import StepLog
 from executor.steps.runner import Runner
-from executor.timers import Timer
 from executor.warm_up import compile_kernels, make_ready, most_rows, most_tokens
 from superinfer.costs import HostCost, StepCost, build_cost
 from superinfer.costs.shapes import ModelShape
@@ -37,7 +37,7 @@ from superinfer.errors import ConfigError, SuperInferError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
 from superinfer.memory.base import Ladder
-from superinfer.memory.slabs import NO_SMALL
+from superinfer.memory.blocks.slabs import NO_SMALL
 from superinfer.request import Request
 from superinfer.schedulers.base import Scheduler
 

@@ -33,7 +33,7 @@ import numpy as np
 
 import superinfer
 from experiments.decisions import decision_times
-from experiments.reading import data_folder
+from experiments.studykit.reading import data_folder
 from superinfer.lab.versions import processor
 from superinfer.schedulers import SCHEDULERS as REGISTERED
 

@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.reading import data_folder, exit_code_of
+from experiments.studykit.reading import data_folder, exit_code_of
 from superinfer.costs import load_shape
 from superinfer.lab.profiles.build import build_profile, save_profile
 from superinfer.lab.profiles.report import error_lines

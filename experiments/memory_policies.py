@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from experiments.bench import machine
-from experiments.reading import data_folder
+from experiments.studykit.reading import data_folder
 from sim.run import run_simulation
 from sim.workload import load_workload
 from superinfer.lab.config import Config, load_config

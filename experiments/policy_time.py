@@ -27,8 +27,8 @@ from experiments.memory_policies import configured, conversations, mooncake
 from sim.run import run_simulation
 from sim.workload import load_workload
 from superinfer.lab.config import Config, load_config
-from superinfer.memory.node import Node
-from superinfer.memory.slabs import NO_SMALL, Small
+from superinfer.memory.blocks.slabs import NO_SMALL, Small
+from superinfer.memory.index.node import Node
 from superinfer.memory.slo_aware import SloAwareMemory
 from superinfer.request import Request
 from traces.workload import Workload

@@ -28,8 +28,8 @@ from executor.step_log import Step
 from executor.steps.graphs import graphs_of
 from executor.validation.compare import JUDGED, TIMES, compare
 from experiments.gpu_check.calibrate import FAST
-from experiments.reading import exit_code_of, read_json
-from experiments.record import made_by
+from experiments.studykit.reading import exit_code_of, read_json
+from experiments.studykit.record import made_by
 from sim.run import run_simulation
 from sim.workload import load_workload
 from superinfer.costs import Chunk, ModelShape, Profile, load_profile, load_shape, write_profile

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from experiments.record import SIMULATED, made_by, write_summary
+from experiments.studykit.record import SIMULATED, made_by, write_summary
 
 ROOT = Path(__file__).parents[1]
 RESULT = SIMULATED / "sample" / "summary.json"

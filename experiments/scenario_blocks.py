@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from experiments.reading import exit_code_of
-from experiments.record import PROFILE_70B, SIMULATED, made_by, write_summary
+from experiments.studykit.reading import exit_code_of
+from experiments.studykit.record import PROFILE_70B, SIMULATED, made_by, write_summary
 from sim.run import run_simulation
 from sim.workload import load_workload
 from superinfer.lab.config import load_config

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.reading import exit_code_of
-from experiments.record import SIMULATED, made_by, write_summary
+from experiments.studykit.reading import exit_code_of
+from experiments.studykit.record import SIMULATED, made_by, write_summary
 from sim.workload import load_workload
 from superinfer.lab.config import load_config
 from traces.stats import trace_stats

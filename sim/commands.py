@@ -35,7 +35,7 @@ from traces.cli import print_out, print_table
 from traces.workload import Workload
 
 if TYPE_CHECKING:
-    from superinfer.lab.timeline import TimelineSink
+    from superinfer.lab.timelines.timeline import TimelineSink
 
 GATE_FAILED = 3
 
@@ -281,7 +281,7 @@ def _extra(config: Config, workload: Workload, result: SimResult) -> Summary:
 
 def _timeline_sinks(config: Config) -> list[TimelineSink]:
     """One per replica, which share the number of requests that are shown."""
-    from superinfer.lab.timeline import MAXREQUESTS, TimelineSink
+    from superinfer.lab.timelines.timeline import MAXREQUESTS, TimelineSink
 
     full_duplex = bool(getattr(config.build_scheduler(), "full_duplex", False))
     replicas = config.run.replicas
@@ -295,7 +295,7 @@ def _timeline_sinks(config: Config) -> list[TimelineSink]:
 def _write_timeline(
     sinks: Sequence[TimelineSink], folder: Path, metrics: RunMetrics, config: Config
 ) -> Path:
-    from superinfer.lab.timeline import TIMELINE_JSON, write_timeline
+    from superinfer.lab.timelines.timeline import TIMELINE_JSON, write_timeline
 
     path = folder / TIMELINE_JSON
     write_timeline(sinks, path, record=metrics.record, copy_s=copy_seconds(config))

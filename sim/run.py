@@ -35,7 +35,7 @@ from superinfer.events import Sink
 from superinfer.lab.config import Config, RunConfig
 from superinfer.lab.config.policy_faults import faults_named
 from superinfer.lab.precision import FULL_BITS
-from superinfer.memory.slabs import NO_SMALL, slabs_of
+from superinfer.memory.blocks.slabs import NO_SMALL, slabs_of
 from superinfer.records.cluster import cluster_record
 from superinfer.records.run import RunRecord
 from superinfer.request import Request

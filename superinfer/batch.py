@@ -12,7 +12,7 @@ import heapq
 from array import array
 from typing import Final
 
-from superinfer.memory.slabs import NO_SMALL
+from superinfer.memory.blocks.slabs import NO_SMALL
 from superinfer.sequence import Sequence
 
 _SPARE_CONTEXTS: Final = 64

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
-    from superinfer.memory.node import Node
-    from superinfer.memory.vllm_v1_cache import Block
+    from superinfer.memory.index.node import Node
+    from superinfer.memory.vllm_v1.cache import Block
     from superinfer.plan import Change, Transfer
     from superinfer.sequence import Sequence
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, Final
 
-from superinfer.memory.runs import NO_RUNS, small_in
-from superinfer.memory.slabs import NO_SMALL, Small
+from superinfer.memory.blocks.runs import NO_RUNS, small_in
+from superinfer.memory.blocks.slabs import NO_SMALL, Small
 from superinfer.request import Request
 
 

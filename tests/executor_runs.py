@@ -18,7 +18,7 @@ from executor import cli
 from executor.answers import Answer, Answers
 from executor.arrivals import Arrivals
 from executor.backend import TorchBackend
-from executor.clock import Clock, GivenTimes, RealTime
+from executor.clocks.clock import Clock, GivenTimes, RealTime
 from executor.driver import Driver
 from executor.kernels.ops import ops_for
 from executor.kv.arena import Arena, HostArena, arena_size
@@ -37,7 +37,7 @@ from executor.steps.step import StepInputs
 from executor.workload import forced_tokens
 from superinfer.engine import Engine, EngineConfig
 from superinfer.memory.base import Ladder
-from superinfer.memory.slabs import NO_SMALL, ONE_BLOCK_SLABS, slabs_of
+from superinfer.memory.blocks.slabs import NO_SMALL, ONE_BLOCK_SLABS, slabs_of
 from superinfer.plan import Plan
 from superinfer.request import Request
 

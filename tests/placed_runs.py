@@ -21,8 +21,8 @@ from executor.kv.streams import InlineStreams, Lane, Streams
 from executor.kv.swap import Mover
 from executor.kv.tables import BlockTable, CopyJob, Moves
 from superinfer.engine import Engine
-from superinfer.memory.keys import request_keys
-from superinfer.memory.slabs import Slabs, slabs_of
+from superinfer.memory.blocks.slabs import Slabs, slabs_of
+from superinfer.memory.index.keys import request_keys
 from superinfer.plan import Plan, Transfer
 from superinfer.request import Request
 from superinfer.sequence import Sequence, State

@@ -7,8 +7,8 @@ from typing import Any
 
 from harness import BLOCK, request
 
-from superinfer.memory.node import Node
-from superinfer.memory.prefix import PrefixIndex
+from superinfer.memory.index.node import Node
+from superinfer.memory.index.prefix import PrefixIndex
 from superinfer.request import Request
 
 

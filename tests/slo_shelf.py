@@ -10,12 +10,12 @@ import numpy as np
 from harness import FakeCost
 from shelves import block_prompt
 
-from superinfer.memory.keys import request_keys
-from superinfer.memory.node import Node
-from superinfer.memory.pool import BlockPool, HostPool
+from superinfer.memory.blocks.pool import BlockPool, HostPool
+from superinfer.memory.blocks.slabs import EQUAL_SIZES, ONE_BLOCK_SLABS, BlockSizes, Slabs
+from superinfer.memory.index.keys import request_keys
+from superinfer.memory.index.node import Node
 from superinfer.memory.reuse.features import FEATURES
 from superinfer.memory.reuse.model import HEADS, WIDTH
-from superinfer.memory.slabs import EQUAL_SIZES, ONE_BLOCK_SLABS, BlockSizes, Slabs
 from superinfer.memory.slo_aware import SloAwareMemory
 from superinfer.request import Request, SLOClass
 

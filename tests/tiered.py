@@ -9,12 +9,12 @@ from operator import attrgetter
 
 from superinfer.engine import EngineConfig
 from superinfer.memory.base import Timing
+from superinfer.memory.blocks.pool import BlockPool, HostPool
+from superinfer.memory.index.node import Node
+from superinfer.memory.index.prefix import PrefixIndex
+from superinfer.memory.index.tiered import TieredIndex
 from superinfer.memory.leaves import Leaves
 from superinfer.memory.lru import LruMemory
-from superinfer.memory.node import Node
-from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.prefix import PrefixIndex
-from superinfer.memory.tiered import TieredIndex
 from superinfer.request import Request
 
 

@@ -32,19 +32,19 @@ from executor.calibration.steps import (
 from executor.calibration.subject import Subject, Wish
 from executor.calibration.tables import Family, middle
 from executor.calibration.timing import Deadline
+from executor.clocks.timers import SteadyTimer, Timer, timed_by
+from executor.clocks.yardstick import timer_for
 from executor.device import executor_versions, find_device
 from executor.kv.arena import Arena, arena_size
 from executor.models import require_weights
 from executor.session import HOST, Session, open_session, source_of
 from executor.step_log import Step
-from executor.timers import SteadyTimer, Timer, timed_by
-from executor.yardstick import timer_for
 from superinfer.costs import build_cost
 from superinfer.costs.devices import Link
 from superinfer.costs.profile import HostCost, Profile
 from superinfer.engine import Engine, EngineConfig
 from superinfer.lab.config import load_config
-from superinfer.memory.slabs import ONE_BLOCK_SLABS
+from superinfer.memory.blocks.slabs import ONE_BLOCK_SLABS
 
 DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 KERNEL_SHARE, LINK_SHARE = 0.55, 0.08

@@ -16,12 +16,12 @@ import numpy as np
 from executor.arrivals import Arrivals
 from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
 from executor.calibration.timing import Deadline, time_calls
-from executor.clock import RealTime
+from executor.clocks.clock import RealTime
+from executor.clocks.timers import current_timer
 from executor.driver import Driver
 from executor.session import Session
 from executor.step_log import Step, StepLog
 from executor.steps.runner import Batch, Runner
-from executor.timers import current_timer
 from executor.workload import answers_of
 from superinfer.costs.base import Chunk, CostModel
 from superinfer.plan import Plan, Work

@@ -14,7 +14,7 @@ from statistics import median, quantiles
 
 import torch
 
-from executor.timers import current_timer
+from executor.clocks.timers import current_timer
 
 Call = Callable[[], object]
 

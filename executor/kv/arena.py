@@ -1,6 +1,6 @@
 """The memory that blocks lie in: slabs on the device, and pinned chunks on the host.
 
-The core counts how many blocks fit (`superinfer.memory.slabs.Slabs`). Where there are smaller
+The core counts how many blocks fit (`memory.blocks.slabs.Slabs`). Where there are smaller
 blocks the device's arena has three slabs more than it counts. It lets a part-filled slab's worth of
 8-bit blocks, and one of 4-bit blocks, keep the room that they had at 16 bits (or 8); here they get
 a slab of their own, so that every slab holds one precision. And a block cannot lose bits where it
@@ -21,7 +21,7 @@ from executor.kv.layout import KVLayout
 from executor.kv.slabs import SlabAllocator
 from executor.kv.tables import Offsets
 from superinfer.errors import ConfigError
-from superinfer.memory.slabs import SLAB_BYTES, Slabs, slabs_of
+from superinfer.memory.blocks.slabs import SLAB_BYTES, Slabs, slabs_of
 
 WORK_SLABS = 3
 """Slabs beyond those that the core counts, where there are smaller blocks."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from executor.kv.manager import BlockManager
 from executor.kv.tables import NO_OFFSETS, BlockTable
-from superinfer.memory.node import Node
-from superinfer.memory.runs import cut
+from superinfer.memory.blocks.runs import cut
+from superinfer.memory.index.node import Node
 
 
 def check(manager: BlockManager) -> None:

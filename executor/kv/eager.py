@@ -1,5 +1,5 @@
 """Places of cached blocks in an index that follows every decision at once
-(`superinfer.memory.vllm_v1_cache`). It knows each block by itself, where the shared tree knows
+(`superinfer.memory.vllm_v1.cache`). It knows each block by itself, where the shared tree knows
 stretches of them, and all have 16 bits.
 
 A block is findable once its tokens are scheduled, so who finds it may run in the very step that
@@ -12,7 +12,7 @@ import numpy as np
 
 from executor.kv.placer import Held, Placer
 from executor.kv.tables import NO_OFFSETS, Offsets
-from superinfer.memory.vllm_v1_cache import Block, Table
+from superinfer.memory.vllm_v1.cache import Block, Table
 from superinfer.sequence import Sequence
 
 

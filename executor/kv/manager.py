@@ -19,8 +19,8 @@ from executor.kv.tree import TreePlaces
 from superinfer.draft.undo import saved_value
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError, PlanError
-from superinfer.memory.node import Node
-from superinfer.memory.vllm_v1_cache import Block, Table
+from superinfer.memory.index.node import Node
+from superinfer.memory.vllm_v1.cache import Block, Table
 from superinfer.plan import Change, Direction, Plan, Transfer
 from superinfer.sequence import RESIDENT, Sequence, State
 

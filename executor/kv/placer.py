@@ -17,7 +17,7 @@ from executor.kv.tables import (
     RequantiseJob,
     WaitJob,
 )
-from superinfer.memory.node import Node
+from superinfer.memory.index.node import Node
 from superinfer.plan import Direction
 from superinfer.sequence import Sequence
 

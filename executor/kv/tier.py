@@ -1,4 +1,4 @@
-"""Places on the host of cached prefixes (`superinfer.memory.tiered`)."""
+"""Places on the host of cached prefixes (`superinfer.memory.index.tiered`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from executor.kv.host import HostBlocks, HostPlaces
 from executor.kv.placer import Placer
 from executor.kv.tables import NO_BITS, NO_OFFSETS, BlockTable, CopyJob, Offsets
-from superinfer.memory.node import Node
+from superinfer.memory.index.node import Node
 from superinfer.plan import Transfer
 
 

@@ -1,4 +1,4 @@
-"""Places on the device of cached blocks in the shared tree (`superinfer.memory.node`)."""
+"""Places on the device of cached blocks in the shared tree (`superinfer.memory.index.node`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from executor.kv.placer import Held, Placer
 from executor.kv.tables import BlockTable
-from superinfer.memory.node import Node
+from superinfer.memory.index.node import Node
 from superinfer.sequence import Sequence
 
 

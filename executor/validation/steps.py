@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from executor.clock import step_seconds
+from executor.clocks.clock import step_seconds
 from executor.step_log import Logged, Step, read_steps
 from executor.validation.runs import model_of, summary
 from superinfer.costs import StepCost, build_cost, find_device, load_profile, load_shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from experiments.reading import exit_code_of
+from experiments.studykit.reading import exit_code_of
 
 PARTS = ("serving", "steady")
 

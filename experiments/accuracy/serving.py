@@ -28,8 +28,8 @@ from experiments.accuracy import steps
 from experiments.accuracy.bench_run import BenchRun, read_run
 from experiments.accuracy.compare import Comparison, compare, recorded, run_config
 from experiments.accuracy.serving_page import draw, page, tables
-from experiments.reading import data_folder
-from experiments.record import made_by, write_result
+from experiments.studykit.reading import data_folder
+from experiments.studykit.record import made_by, write_result
 from superinfer.costs import (
     DEFAULT_HOST,
     StepCost,

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.pictures import write_png
-from experiments.record import provenance
+from experiments.studykit.pictures import write_png
+from experiments.studykit.record import provenance
 from experiments.tables.parts import Lines, page_of, table
 from superinfer.lab.trust import range_warning
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from experiments.accuracy.steady_page import page, write_scatter
 from experiments.accuracy.steady_points import Point, read_points
-from experiments.reading import data_folder
-from experiments.record import SIMULATED, made_by, write_result
+from experiments.studykit.reading import data_folder
+from experiments.studykit.record import SIMULATED, made_by, write_result
 from sim.run import run_simulation
 from superinfer.costs import load_device, load_profile, load_shape
 from superinfer.costs.devices import GIB

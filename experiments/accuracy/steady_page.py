@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.pictures import write_png
-from experiments.record import provenance
+from experiments.studykit.pictures import write_png
+from experiments.studykit.record import provenance
 from experiments.tables.parts import Lines, Numbers, page_of
 
 MARKERS = "osD^vPX<>"

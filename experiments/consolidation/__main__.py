@@ -31,10 +31,10 @@ from experiments.consolidation.settings import (
     shared,
 )
 from experiments.consolidation.table import page
-from experiments.options import at_least, study_options
-from experiments.reading import exit_code_of
-from experiments.record import SIMULATED, made_by, write_result
-from experiments.run_cache import RunCache, say
+from experiments.studykit.options import at_least, study_options
+from experiments.studykit.reading import exit_code_of
+from experiments.studykit.record import SIMULATED, made_by, write_result
+from experiments.studykit.run_cache import RunCache, say
 from superinfer.lab.results import Run
 from superinfer.lab.studies.bisect import Fewest
 

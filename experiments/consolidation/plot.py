@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.consolidation.settings import TTFT_MS
-from experiments.pictures import faint_grid, write_png
+from experiments.studykit.pictures import faint_grid, write_png
 from superinfer.lab.pictures.parts import BLUE, GREEN, GREY
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from experiments.consolidation.settings import (
     ROUTER,
     TTFT_MS,
 )
-from experiments.record import provenance
+from experiments.studykit.record import provenance
 from experiments.tables.parts import Numbers, bullets, page_of, spread, table
 from superinfer.lab.report.values import NONE
 

@@ -8,14 +8,14 @@ from typing import Any
 from experiments.dial.plot import write_picture
 from experiments.dial.table import REPORTED, page
 from experiments.ladder.__main__ import loads
-from experiments.measures import numbers_of
-from experiments.reading import exit_code_of
-from experiments.record import PROFILE_70B
-from experiments.run_cache import RunCache
 from experiments.scenarios.arms import ARMS, ROTATING
 from experiments.scenarios.measures import ATTAINMENT, BATCH
 from experiments.scenarios.settings import SETTINGS, config_of
-from experiments.seeded_study import SeededStudy
+from experiments.studykit.measures import numbers_of
+from experiments.studykit.reading import exit_code_of
+from experiments.studykit.record import PROFILE_70B
+from experiments.studykit.run_cache import RunCache
+from experiments.studykit.seeded_study import SeededStudy
 from superinfer.lab.config import Config
 from superinfer.lab.config.dial import WEIGHTS
 from superinfer.lab.studies.pareto import pareto_front

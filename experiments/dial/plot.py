@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.pictures import faint_grid, footnote, write_png
 from experiments.scenarios.measures import ATTAINMENT, BATCH
+from experiments.studykit.pictures import faint_grid, footnote, write_png
 
 PICTURE = "dial.png"
 

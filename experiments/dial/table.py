@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from experiments.dial.plot import PICTURE
-from experiments.measures import Measure
-from experiments.record import MACHINE_70B, provenance
 from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT, PEAK_KV
+from experiments.studykit.measures import Measure
+from experiments.studykit.record import MACHINE_70B, provenance
 from experiments.tables.parts import Numbers, page_of, table
 from superinfer.lab.config.dial import Dial
 

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from experiments.documents.blocks import RUN, Block
-from experiments.modules import exists
+from experiments.studykit.modules import exists
 
 _SEPARATORS = {"|", "||", "&&", ";", ">", ">>", "<", "2>", "&"}
 

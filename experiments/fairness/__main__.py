@@ -9,10 +9,10 @@ from experiments.fairness.measures import measured
 from experiments.fairness.plot import write_picture
 from experiments.fairness.settings import ARMS, FLOODS, config_of
 from experiments.fairness.table import page
-from experiments.reading import exit_code_of
-from experiments.record import PROFILE_70B
-from experiments.run_cache import RunCache
-from experiments.seeded_study import SeededStudy
+from experiments.studykit.reading import exit_code_of
+from experiments.studykit.record import PROFILE_70B
+from experiments.studykit.run_cache import RunCache
+from experiments.studykit.seeded_study import SeededStudy
 
 
 def floods(cache: RunCache, seeds: Sequence[int]) -> dict[str, Any]:

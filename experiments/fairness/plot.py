@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.fairness.settings import FLOODS
-from experiments.pictures import faint_grid, footnote, scaled, write_png
+from experiments.studykit.pictures import faint_grid, footnote, scaled, write_png
 from superinfer.lab.pictures.parts import BLUE, GREY, RED
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from experiments.fairness.settings import (
     NO_FAIRNESS,
     ROTATING,
 )
-from experiments.record import simulated_by
+from experiments.studykit.record import simulated_by
 from experiments.tables.parts import Numbers, blocks, bullets, page_of, table
 from superinfer.lab.report.values import NONE
 

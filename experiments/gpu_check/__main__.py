@@ -25,7 +25,7 @@ from typing import Any
 
 from experiments.gpu_check.checks import Context, Part, Results, line, run_part
 from experiments.gpu_check.parts import CALLS, LAST_S, ORDER, part
-from experiments.reading import exit_code_of
+from experiments.studykit.reading import exit_code_of
 from superinfer.errors import ConfigError
 
 

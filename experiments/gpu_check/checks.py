@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.reading import fields_of, read_json
+from experiments.studykit.reading import fields_of, read_json
 
 Result = dict[str, Any]
 Check = Callable[["Context"], Result]

@@ -31,7 +31,7 @@ from torch import Tensor
 from executor import models
 from executor import session as sessions
 from executor.arrivals import Arrivals
-from executor.clock import GivenTimes
+from executor.clocks.clock import GivenTimes
 from executor.kernels.reference import TorchOps
 from executor.kv.streams import Lane, Mark, Streams, streams_for
 from executor.session import ModelOptions, Session, open_session

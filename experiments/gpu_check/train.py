@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from experiments import train_tiny
 from experiments.gpu_check.checks import Check, Context, Result
-from experiments.tiny_llama import Shape
+from experiments.tiny import train as train_tiny
+from experiments.tiny.llama import Shape
 from superinfer.errors import InputError
 
 
@@ -14,7 +14,7 @@ def train(context: Context) -> Result:
     """Train for `--train-seconds`, or for what is left; the folder goes to the results."""
     corpus = context.options["corpus"]
     if not corpus.is_file():
-        raise InputError("no such corpus; experiments.kjv writes one", file=str(corpus))
+        raise InputError("no such corpus; experiments.tiny.kjv writes one", file=str(corpus))
     seconds = min(float(context.options["train_seconds"]), context.left_s - 15)
     shape, device = Shape(), torch.device(context.device)
     out = context.work / "train"

@@ -19,10 +19,10 @@ from experiments.headline.study import compare
 from experiments.headline.table import page
 from experiments.headline.tune import CACHE, tuned_of
 from experiments.headline.workloads import WORKLOADS
-from experiments.options import some_of, study_options
-from experiments.reading import earlier_parts, exit_code_of
-from experiments.record import SIMULATED, made_by, write_result
-from experiments.run_cache import RunCache, say
+from experiments.studykit.options import some_of, study_options
+from experiments.studykit.reading import earlier_parts, exit_code_of
+from experiments.studykit.record import SIMULATED, made_by, write_result
+from experiments.studykit.run_cache import RunCache, say
 from superinfer.errors import ConfigError, SuperInferError
 
 RESULTS = SIMULATED / "headline"

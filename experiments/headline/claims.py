@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from experiments.headline.measures import ATTAINMENT, BATCH, E2E, PEAK, TTFT
 from experiments.headline.settings import OURS, OURS_KV4, VLLM, VLLM_TUNED
-from experiments.measures import Measure
+from experiments.studykit.measures import Measure
 from experiments.tables.parts import Numbers
 
 REACHED, MEAN_ONLY, NOT_REACHED = "yes", "in the mean only", "no"

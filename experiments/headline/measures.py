@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.headline.settings import OURS
 from experiments.headline.workloads import Workload
-from experiments.measures import Measure, Numbers, numbers_of, paired
+from experiments.studykit.measures import Measure, Numbers, numbers_of, paired
 from superinfer.lab.results import Run
 
 Runs = Mapping[str, Sequence[Run]]

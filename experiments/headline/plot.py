@@ -19,9 +19,9 @@ from experiments.headline.settings import (
     VLLM_TUNED,
     label,
 )
-from experiments.measures import Measure
-from experiments.pictures import faint_grid, footnote, log_y_axis, scaled, write_png
 from experiments.scenarios.arms import SGLANG, TENSORRT_LLM
+from experiments.studykit.measures import Measure
+from experiments.studykit.pictures import faint_grid, footnote, log_y_axis, scaled, write_png
 from experiments.tables.parts import Numbers
 from superinfer.lab.pictures.parts import BLUE, GREEN, GREY, ORANGE, RED
 

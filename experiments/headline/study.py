@@ -17,8 +17,8 @@ from experiments.headline.settings import (
     config_of,
 )
 from experiments.headline.workloads import HERE, Workload
-from experiments.run_cache import RunCache, say
 from experiments.scenarios.arms import Arm
+from experiments.studykit.run_cache import RunCache, say
 from sim.run import build_engine
 from superinfer.errors import SuperInferError
 from superinfer.lab.numbers import mean_number

@@ -18,9 +18,9 @@ from experiments.headline.measures import (
 )
 from experiments.headline.settings import OURS, VLLM, VLLM_TUNED, label
 from experiments.headline.workloads import WORKLOADS
-from experiments.measures import Measure
-from experiments.record import provenance
 from experiments.scenarios.arms import ARMS
+from experiments.studykit.measures import Measure
+from experiments.studykit.record import provenance
 from experiments.tables.parts import Lines, Numbers, blocks, bullets, page_of, spread, table
 from superinfer.lab.report.values import NONE
 

@@ -24,9 +24,6 @@ from experiments.headline.settings import (
 )
 from experiments.headline.study import reference_load
 from experiments.headline.workloads import HERE, WORKLOADS, Workload
-from experiments.options import at_least, some_of
-from experiments.reading import exit_code_of, read_toml
-from experiments.run_cache import RunCache, say
 from experiments.scenarios.arms import Arm
 from experiments.scenarios.tuning import (
     SEEDS,
@@ -39,6 +36,9 @@ from experiments.scenarios.tuning import (
     vllm_grid,
     write_tables,
 )
+from experiments.studykit.options import at_least, some_of
+from experiments.studykit.reading import exit_code_of, read_toml
+from experiments.studykit.run_cache import RunCache, say
 from superinfer.lab.results import Run
 
 FILE = HERE / "tuned.toml"

@@ -9,14 +9,14 @@ from typing import Any
 from experiments.ladder.plot import write_picture
 from experiments.ladder.settings import SCENARIOS, config_at, first_rungs, further_rungs
 from experiments.ladder.table import REPORTED, page
-from experiments.measures import numbers_of, paired
-from experiments.reading import exit_code_of, fields_of, read_json
-from experiments.record import PROFILE_70B, SIMULATED
-from experiments.run_cache import RunCache, Runs
 from experiments.scenarios.arms import Arm
 from experiments.scenarios.measures import BATCH, DECIDING
 from experiments.scenarios.settings import SETTINGS
-from experiments.seeded_study import SeededStudy
+from experiments.studykit.measures import numbers_of, paired
+from experiments.studykit.reading import exit_code_of, fields_of, read_json
+from experiments.studykit.record import PROFILE_70B, SIMULATED
+from experiments.studykit.run_cache import RunCache, Runs
+from experiments.studykit.seeded_study import SeededStudy
 from superinfer.lab.numbers import mean_number
 
 LOADS = SIMULATED / "scenarios" / "summary.json"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.pictures import faint_grid, footnote, scaled, write_png
 from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT
+from experiments.studykit.pictures import faint_grid, footnote, scaled, write_png
 from superinfer.lab.pictures.parts import BLUE
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from experiments.ladder.plot import PICTURE
 from experiments.ladder.settings import KV_BITS
-from experiments.measures import Measure
-from experiments.record import MACHINE_70B, provenance
 from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT, PEAK_KV
 from experiments.scenarios.verdicts import points, relative
+from experiments.studykit.measures import Measure
+from experiments.studykit.record import MACHINE_70B, provenance
 from experiments.tables.parts import Numbers, blocks, page_of, table
 
 MEASURES = (

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from experiments.measures import Numbers
-from experiments.reading import exit_code_of
 from experiments.rotasched.measures import measured
 from experiments.rotasched.plot import write_picture
 from experiments.rotasched.settings import (
@@ -22,8 +20,10 @@ from experiments.rotasched.settings import (
     config_of,
 )
 from experiments.rotasched.table import page
-from experiments.run_cache import RunCache
-from experiments.seeded_study import SeededStudy
+from experiments.studykit.measures import Numbers
+from experiments.studykit.reading import exit_code_of
+from experiments.studykit.run_cache import RunCache
+from experiments.studykit.seeded_study import SeededStudy
 from superinfer.lab.config import Config
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from experiments.measures import Measure, Numbers, numbers_of
 from experiments.rotasched.settings import TBT_S, TIGHT_TTFT_S, TTFT_S
+from experiments.studykit.measures import Measure, Numbers, numbers_of
 from superinfer.lab.results import Run
 
 TTFT = Measure("ttft_share", f"TTFT <= {TTFT_S:g} s (%)", 100, 1)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.measures import Measure
-from experiments.pictures import faint_grid, footnote, scaled, write_png
 from experiments.rotasched.measures import GAP, THROUGHPUT, TPOT, TTFT
 from experiments.rotasched.settings import ARMS, DEFAULT, REPO, ROTATING, TUNED, VLT
+from experiments.studykit.measures import Measure
+from experiments.studykit.pictures import faint_grid, footnote, scaled, write_png
 from superinfer.lab.pictures.parts import BLUE, GREY, ORANGE, RED
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from experiments.measures import Measure
-from experiments.record import simulated_by
 from experiments.rotasched.measures import GAP, MEASURES, THROUGHPUT, TPOT, TTFT
 from experiments.rotasched.settings import ARMS, DEFAULT, REPO, ROTATING, TUNED, VARIANTS
+from experiments.studykit.measures import Measure
+from experiments.studykit.record import simulated_by
 from experiments.tables.parts import Numbers, blocks, bullets, page_of, spread, table
 
 LINK_PARTS = ("links", "links_no_stall")

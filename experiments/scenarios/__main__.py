@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.options import some_of, study_options
-from experiments.reading import earlier_parts, exit_code_of
-from experiments.record import PROFILE_70B, SIMULATED, made_by, write_result
-from experiments.run_cache import RunCache, say
 from experiments.scenarios.comparison import Part, compare_setting
 from experiments.scenarios.extras import without_slo, wrong_slo
 from experiments.scenarios.plot import write_pictures
 from experiments.scenarios.settings import CACHE, SETTINGS, Extent, full_extent, quick_extent
 from experiments.scenarios.table import page
+from experiments.studykit.options import some_of, study_options
+from experiments.studykit.reading import earlier_parts, exit_code_of
+from experiments.studykit.record import PROFILE_70B, SIMULATED, made_by, write_result
+from experiments.studykit.run_cache import RunCache, say
 from superinfer.errors import SuperInferError
 
 RESULTS = SIMULATED / "scenarios"

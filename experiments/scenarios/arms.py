@@ -75,7 +75,7 @@ KV8_RIVALS: Mapping[str, str] = {
 """Tuned arms once more with 8-bit KV for everybody, which TensorRT-LLM, vLLM and SGLang offer: room
 for twice the blocks, and attention that takes no longer or shorter than at 16 bits."""
 KV8_SCALE = 1.0 / 0.508
-"""Of blocks, by their bytes (`superinfer.memory.slabs.block_bytes`)."""
+"""Of blocks, by their bytes (`superinfer.memory.blocks.slabs.block_bytes`)."""
 
 TUNED: Mapping[str, str] = {
     "vllm-tuned": "vLLM 0.6.0 tuned",

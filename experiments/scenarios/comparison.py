@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from experiments.measures import numbers_of, paired
-from experiments.run_cache import RunCache, Runs
 from experiments.scenarios.arms import (
     ARMS,
     FCFS,
@@ -31,6 +29,8 @@ from experiments.scenarios.settings import (
     config_of,
 )
 from experiments.scenarios.tuning import tuned_arms
+from experiments.studykit.measures import numbers_of, paired
+from experiments.studykit.run_cache import RunCache, Runs
 from sim.run import build_engine
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config

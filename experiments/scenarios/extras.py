@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.measures import numbers_of, paired
-from experiments.reading import data_folder
-from experiments.run_cache import RunCache
 from experiments.scenarios.arms import ARMS, FCFS, ROTATING
 from experiments.scenarios.comparison import Part, conditions
 from experiments.scenarios.measures import ATTAINMENT, BATCH, MEAN_E2E
@@ -19,6 +16,9 @@ from experiments.scenarios.settings import (
     Extent,
     config_of,
 )
+from experiments.studykit.measures import numbers_of, paired
+from experiments.studykit.reading import data_folder
+from experiments.studykit.run_cache import RunCache
 from superinfer.lab.config import Config, load_config
 from superinfer.slo_classes import PRESETS
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.measures import Measure
+from experiments.studykit.measures import Measure
 
 ATTAINMENT = "classes.chat.slo_attainment"
 P99_TTFT = "classes.chat.p99_ttft_ms"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.pictures import faint_grid, footnote, log_y_axis, scaled, write_png
 from experiments.scenarios.arms import (
     CHUNKED,
     FCFS,
@@ -22,6 +21,7 @@ from experiments.scenarios.arms import (
 )
 from experiments.scenarios.measures import ATTAINMENT, BATCH, P99_TTFT
 from experiments.scenarios.settings import KEPT_SHARE
+from experiments.studykit.pictures import faint_grid, footnote, log_y_axis, scaled, write_png
 from experiments.tables.parts import Numbers
 from superinfer.lab.pictures.parts import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from experiments.run_cache import RunCache, say
 from experiments.scenarios.arms import ARMS, MODES, PRIORITY_SWAP
 from experiments.scenarios.measures import ATTAINMENT
 from experiments.scenarios.settings import KEPT_SHARE, Extent, Setting, config_of
+from experiments.studykit.run_cache import RunCache, say
 from superinfer.lab.config import Config
 from superinfer.lab.numbers import mean_number
 from superinfer.lab.studies.bisect import LoadSearch

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.measures import Measure
-from experiments.record import MACHINE_70B, provenance
 from experiments.scenarios.arms import CHUNKED, PREFILL_FIRST, ROTATING, label
 from experiments.scenarios.measures import (
     ATTAINMENT,
@@ -17,6 +15,8 @@ from experiments.scenarios.measures import (
 )
 from experiments.scenarios.settings import KEPT_SHARE
 from experiments.scenarios.verdicts import points, relative, verdicts
+from experiments.studykit.measures import Measure
+from experiments.studykit.record import MACHINE_70B, provenance
 from experiments.tables.parts import Lines, Numbers, blocks, bullets, page_of, table
 
 _QUICK = "**A quick run: few seeds and points. It shows that the study works, and no more.**"

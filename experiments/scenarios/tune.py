@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from experiments.options import at_least, some_of
-from experiments.reading import exit_code_of
-from experiments.run_cache import RunCache, say
 from experiments.scenarios.search import star_of
 from experiments.scenarios.settings import CACHE, SETTINGS, full_extent
 from experiments.scenarios.tuning import GRIDS, TUNED_FILE, tune, write_tuned
+from experiments.studykit.options import at_least, some_of
+from experiments.studykit.reading import exit_code_of
+from experiments.studykit.run_cache import RunCache, say
 
 
 def main() -> int:

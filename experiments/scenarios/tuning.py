@@ -10,8 +10,6 @@ from typing import Any
 
 import tomli_w
 
-from experiments.reading import fields_of, read_toml
-from experiments.run_cache import RunCache
 from experiments.scenarios.arms import (
     ARMS,
     CHUNKED,
@@ -25,6 +23,8 @@ from experiments.scenarios.arms import (
 )
 from experiments.scenarios.measures import ATTAINMENT, BATCH
 from experiments.scenarios.settings import Setting, config_of
+from experiments.studykit.reading import fields_of, read_toml
+from experiments.studykit.run_cache import RunCache
 from superinfer.errors import ConfigError
 from superinfer.lab.numbers import mean_number
 from superinfer.lab.results import Run

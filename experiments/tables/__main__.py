@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from experiments.reading import exit_code_of
+from experiments.studykit.reading import exit_code_of
 from experiments.tables.registry import ROOT, differing, write_pages
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.reading import fields_of, read_json
+from experiments.studykit.reading import fields_of, read_json
 from superinfer.lab.report.values import NONE
 
 Lines = Iterable[str]

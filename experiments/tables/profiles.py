@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.reading import read_json
+from experiments.studykit.reading import read_json
 from experiments.tables.parts import Lines, Numbers, number, table
 
 PAGE = "docs/profiles.md"

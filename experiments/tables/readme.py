@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.reading import read_json
+from experiments.studykit.reading import read_json
 from experiments.tables.parts import Lines, Numbers, number, recorded, table
 from experiments.tables.recording import h200
 from experiments.tables.validation import median_errors, summary

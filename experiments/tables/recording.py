@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.reading import read_json
+from experiments.studykit.reading import read_json
 from experiments.tables.parts import Lines, Show
 
 PAGE = "docs/hardware.md"

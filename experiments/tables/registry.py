@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from experiments.modules import exists
-from experiments.reading import fields_of, read_json
+from experiments.studykit.modules import exists
+from experiments.studykit.reading import fields_of, read_json
 from experiments.tables.parts import Show
 
 ROOT = Path(__file__).parents[2]

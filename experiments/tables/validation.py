@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from experiments.reading import read_json
+from experiments.studykit.reading import read_json
 from experiments.tables.parts import Lines, Show, blocks, table
 from experiments.tables.recording import PAGE, Checks, Recording, h200
 

@@ -117,6 +117,6 @@ class Profile:
     versions: dict[str, str] = field(default_factory=dict)
     yardstick: dict[str, Any] = field(default_factory=dict)
     """Of times that are no wall time: the reference of a CPU's steady clock, `yardstick_s`, and how
-    its samples lay about it (`executor/timers.py`)."""
+    its samples lay about it (`executor/clocks/timers.py`)."""
     made_s: float = 0.0
     path: str = ""

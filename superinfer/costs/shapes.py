@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from superinfer.errors import ConfigError, InputError
-from superinfer.memory.slabs import block_bytes
+from superinfer.memory.blocks.slabs import block_bytes
 from superinfer.settings import did_you_mean
 
 ONE_BYTE_DTYPES = ("fp8", "fp8_block")

@@ -19,8 +19,8 @@ from superinfer.draft.loads import DraftLoads
 from superinfer.draft.undo import snapshot, take_back
 from superinfer.errors import PlanError
 from superinfer.memory.base import Fate, Timing
-from superinfer.memory.runs import cut, joined
-from superinfer.memory.slabs import Blocks
+from superinfer.memory.blocks.runs import cut, joined
+from superinfer.memory.blocks.slabs import Blocks
 from superinfer.plan import Change, PrefillChunk, Work
 from superinfer.sequence import RESIDENT, Sequence, State
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from superinfer.draft.view import DraftView
 from superinfer.errors import PlanError
 from superinfer.memory.base import Timing
-from superinfer.memory.slabs import NO_SMALL, Small
+from superinfer.memory.blocks.slabs import NO_SMALL, Small
 from superinfer.plan import Change, Direction, Transfer
 from superinfer.sequence import Sequence, State
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from superinfer.memory.runs import NO_RUNS
+from superinfer.memory.blocks.runs import NO_RUNS
 from superinfer.plan import Change, PrefillChunk
 from superinfer.sequence import Sequence, State
 

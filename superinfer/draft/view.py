@@ -6,15 +6,15 @@ import math
 from typing import TYPE_CHECKING
 
 from superinfer.costs.base import Chunk
-from superinfer.memory.runs import small_within
-from superinfer.memory.slabs import NO_SMALL, Blocks, Small, added, lacking
+from superinfer.memory.blocks.runs import small_within
+from superinfer.memory.blocks.slabs import NO_SMALL, Blocks, Small, added, lacking
 from superinfer.plan import Change, Direction, PrefillChunk, Transfer, Work
 from superinfer.sequence import Sequence, State
 from superinfer.transfers.links import OTHER
 
 if TYPE_CHECKING:
     from superinfer.engine.engine import Engine
-    from superinfer.memory.node import Node
+    from superinfer.memory.index.node import Node
 
 
 class DraftView:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from superinfer.costs.base import CostModel
 from superinfer.memory.base import HostRoom, MemoryPolicy
-from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.slabs import NO_SMALL, ONE_BLOCK_SLABS, BlockSizes, Slabs
+from superinfer.memory.blocks.pool import BlockPool, HostPool
+from superinfer.memory.blocks.slabs import NO_SMALL, ONE_BLOCK_SLABS, BlockSizes, Slabs
 from superinfer.schedulers.base import Machine, Scheduler
 
 

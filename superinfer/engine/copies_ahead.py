@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from superinfer.draft import Draft
 from superinfer.engine.journal import LEAVING
 from superinfer.memory.base import OffloadTier, Timing
-from superinfer.memory.slabs import NO_BLOCKS, Blocks
+from superinfer.memory.blocks.slabs import NO_BLOCKS, Blocks
 from superinfer.plan import Transfer
 from superinfer.schedulers.base import Scheduler
 from superinfer.sequence import Sequence, State

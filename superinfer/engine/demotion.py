@@ -11,14 +11,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from superinfer.memory.base import Ladder, MemoryPolicy
-from superinfer.memory.runs import Runs, cut, demoted, small_in
-from superinfer.memory.slabs import FIRST_BLOCKS, NO_SMALL, Small
+from superinfer.memory.blocks.runs import Runs, cut, demoted, small_in
+from superinfer.memory.blocks.slabs import FIRST_BLOCKS, NO_SMALL, Small
 from superinfer.plan import Requantise
 
 if TYPE_CHECKING:
     from superinfer.engine.engine import Engine
-    from superinfer.memory.node import Node
-    from superinfer.memory.prefix import Shrunk
+    from superinfer.memory.index.node import Node
+    from superinfer.memory.index.prefix import Shrunk
     from superinfer.sequence import Sequence
 
 GRAIN: Final = 0.02

@@ -33,10 +33,10 @@ from superinfer.memory.base import (
     OffloadTier,
     PrefixCache,
 )
-from superinfer.memory.keys import Key, request_keys
-from superinfer.memory.prefix import PrefixIndex
-from superinfer.memory.slabs import NO_SMALL, Small
-from superinfer.memory.tiered import TieredIndex
+from superinfer.memory.blocks.slabs import NO_SMALL, Small
+from superinfer.memory.index.keys import Key, request_keys
+from superinfer.memory.index.prefix import PrefixIndex
+from superinfer.memory.index.tiered import TieredIndex
 from superinfer.placement import Placement
 from superinfer.plan import Outcome, Plan, Transfer
 from superinfer.records.recorder import Recorder

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from superinfer.memory.base import PrefixCache
-from superinfer.memory.runs import NO_RUNS, Runs, cut, joined, small_in
-from superinfer.memory.slabs import Small
+from superinfer.memory.blocks.runs import NO_RUNS, Runs, cut, joined, small_in
+from superinfer.memory.blocks.slabs import Small
 from superinfer.sequence import Sequence
 
 if TYPE_CHECKING:

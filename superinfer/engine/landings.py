@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from superinfer.memory.runs import NO_RUNS, Runs
+from superinfer.memory.blocks.runs import NO_RUNS, Runs
 from superinfer.plan import Transfer
 from superinfer.sequence import Sequence, State
 

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from superinfer.costs.base import CostModel
     from superinfer.draft import Draft
     from superinfer.engine import EngineConfig
-    from superinfer.memory.keys import Key
-    from superinfer.memory.node import Node
-    from superinfer.memory.pool import BlockPool, HostPool
-    from superinfer.memory.slabs import Small
+    from superinfer.memory.blocks.pool import BlockPool, HostPool
+    from superinfer.memory.blocks.slabs import Small
+    from superinfer.memory.index.keys import Key
+    from superinfer.memory.index.node import Node
     from superinfer.plan import PrefillChunk
     from superinfer.request import Request
     from superinfer.sequence import Sequence

@@ -27,14 +27,14 @@ from mypy_extensions import mypyc_attr
 
 from superinfer.errors import ConfigError
 from superinfer.memory.base import Timing
-from superinfer.memory.node import Node
-from superinfer.memory.prefix import PrefixIndex
+from superinfer.memory.index.node import Node
+from superinfer.memory.index.prefix import PrefixIndex
+from superinfer.memory.index.tiered import TieredIndex
 from superinfer.memory.radix import OldestFirst, RadixMemory
-from superinfer.memory.tiered import TieredIndex
 
 if TYPE_CHECKING:
     from superinfer.engine import EngineConfig
-    from superinfer.memory.pool import BlockPool, HostPool
+    from superinfer.memory.blocks.pool import BlockPool, HostPool
 
 LOAD_BACK_TOKENS = 10
 """`load_back_threshold`."""

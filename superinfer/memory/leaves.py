@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 
-from superinfer.memory.node import Node
+from superinfer.memory.index.node import Node
 
 Rank = tuple[float, ...]
 

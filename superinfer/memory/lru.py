@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal
 from mypy_extensions import mypyc_attr
 
 from superinfer.memory.base import Fate, Timing
-from superinfer.memory.node import Node
-from superinfer.memory.prefix import PrefixIndex
+from superinfer.memory.index.node import Node
+from superinfer.memory.index.prefix import PrefixIndex
 
 if TYPE_CHECKING:
     from superinfer.draft import Draft
-    from superinfer.memory.pool import BlockPool, HostPool
+    from superinfer.memory.blocks.pool import BlockPool, HostPool
     from superinfer.sequence import Sequence
 
 Preemption = Literal["recompute", "swap", "cheaper"]

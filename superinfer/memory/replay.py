@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from superinfer.memory.keys import request_keys
+from superinfer.memory.blocks.pool import BlockPool
+from superinfer.memory.index.keys import request_keys
+from superinfer.memory.index.prefix import PrefixIndex
 from superinfer.memory.orders.base import EvictionOrder
-from superinfer.memory.pool import BlockPool
-from superinfer.memory.prefix import PrefixIndex
 from superinfer.request import Request
 
 

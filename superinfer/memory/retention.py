@@ -22,16 +22,16 @@ from mypy_extensions import mypyc_attr
 
 from superinfer.errors import ConfigError
 from superinfer.memory.base import Fate, Timing
+from superinfer.memory.index.node import Node
+from superinfer.memory.index.prefix import PrefixIndex
+from superinfer.memory.index.tiered import TieredIndex
 from superinfer.memory.leaves import Leaves
-from superinfer.memory.node import Node
-from superinfer.memory.prefix import PrefixIndex
-from superinfer.memory.tiered import TieredIndex
 from superinfer.request import Request
 
 if TYPE_CHECKING:
     from superinfer.draft import Draft
     from superinfer.engine import EngineConfig
-    from superinfer.memory.pool import BlockPool, HostPool
+    from superinfer.memory.blocks.pool import BlockPool, HostPool
     from superinfer.sequence import Sequence
 
 DEFAULT_PRIORITY = 35

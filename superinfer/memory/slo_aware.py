@@ -35,8 +35,11 @@ from mypy_extensions import mypyc_attr
 
 from superinfer.errors import ConfigError
 from superinfer.memory.base import Fate, Timing
+from superinfer.memory.blocks.slabs import NO_SMALL, Small
+from superinfer.memory.index.node import Node
+from superinfer.memory.index.prefix import PrefixIndex
+from superinfer.memory.index.tiered import TieredIndex
 from superinfer.memory.lru import Preemption, chosen_fate
-from superinfer.memory.node import Node
 from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.host import HostShelf, Pricing
@@ -44,17 +47,14 @@ from superinfer.memory.orders.pins import Pins
 from superinfer.memory.orders.shrinking import Shrinking
 from superinfer.memory.orders.slo_aware import LearnedAppraiser
 from superinfer.memory.orders.valued import ValuedOrder
-from superinfer.memory.prefix import PrefixIndex
 from superinfer.memory.reuse.model import ReuseModel, load_model
 from superinfer.memory.reuse.prices import CopySize, Prices
-from superinfer.memory.slabs import NO_SMALL, Small
-from superinfer.memory.tiered import TieredIndex
 
 if TYPE_CHECKING:
     from superinfer.costs.base import CostModel
     from superinfer.draft import Draft
     from superinfer.engine import EngineConfig
-    from superinfer.memory.pool import BlockPool, HostPool
+    from superinfer.memory.blocks.pool import BlockPool, HostPool
     from superinfer.request import Request
     from superinfer.sequence import Sequence
 

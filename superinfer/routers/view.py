@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from superinfer.costs.base import Chunk
 from superinfer.engine import Engine
-from superinfer.memory.keys import request_keys
+from superinfer.memory.index.keys import request_keys
 from superinfer.request import SLO, Request
 from superinfer.schedulers.rotating.lengths import MEDIAN, LengthEstimator
 

@@ -31,8 +31,8 @@ from collections.abc import Callable
 
 from superinfer.batch import DecodeBatch
 from superinfer.draft.view import DraftView
-from superinfer.memory.pool import HostPool
-from superinfer.memory.runs import (
+from superinfer.memory.blocks.pool import HostPool
+from superinfer.memory.blocks.runs import (
     Runs,
     Stretch,
     changed,
@@ -42,7 +42,7 @@ from superinfer.memory.runs import (
     small_within,
     without,
 )
-from superinfer.memory.slabs import NO_BLOCKS, NO_SMALL, Blocks, Small, added, lacking
+from superinfer.memory.blocks.slabs import NO_BLOCKS, NO_SMALL, Blocks, Small, added, lacking
 from superinfer.placement import Placement
 from superinfer.plan import Transfer
 from superinfer.sequence import Sequence, State

@@ -6,8 +6,8 @@ told by the step, and how many all of them have by sums, kept as `batch.DecodeBa
 
 from __future__ import annotations
 
-from superinfer.memory.runs import Stretch, length, merged
-from superinfer.memory.slabs import NO_SMALL, Small, added
+from superinfer.memory.blocks.runs import Stretch, length, merged
+from superinfer.memory.blocks.slabs import NO_SMALL, Small, added
 
 
 class Mirrored:

@@ -19,8 +19,8 @@ from sim.oracle import Oracle
 from superinfer.costs import build_cost
 from superinfer.draft import Draft
 from superinfer.engine import Engine
+from superinfer.memory.blocks.slabs import Slabs, block_bytes, slabs_of
 from superinfer.memory.lru import LruMemory
-from superinfer.memory.slabs import Slabs, block_bytes, slabs_of
 from superinfer.metrics import summarise
 from superinfer.plan import Plan, Transfer
 from superinfer.request import SLOClass

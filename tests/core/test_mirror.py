@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from superinfer.batch import DecodeBatch
-from superinfer.memory.pool import HostPool
-from superinfer.memory.runs import cut, demoted, joined
-from superinfer.memory.slabs import BlockSizes
+from superinfer.memory.blocks.pool import HostPool
+from superinfer.memory.blocks.runs import cut, demoted, joined
+from superinfer.memory.blocks.slabs import BlockSizes
 from superinfer.plan import Transfer
 from superinfer.sequence import Sequence, State
 from superinfer.transfers.mirror import Mirror

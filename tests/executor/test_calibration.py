@@ -62,6 +62,7 @@ from executor.calibration.tables import (
     read,
 )
 from executor.calibration.timing import Deadline, Timing, time_calls
+from executor.clocks.timers import timed_by
 from executor.kernels.reference import TorchOps
 from executor.kv.layout import PRECISIONS, KVLayout
 from executor.models import load_model
@@ -69,7 +70,6 @@ from executor.session import ModelOptions, Session, open_session
 from executor.step_log import Step
 from executor.steps.items import ItemBudget
 from executor.steps.runner import Batch
-from executor.timers import timed_by
 from superinfer.costs import CalibratedCost, Chunk, load_profile, load_shape, write_profile
 from superinfer.costs.profile import HostCost, Kernel, Profile
 from superinfer.errors import ConfigError

@@ -16,7 +16,7 @@ from harness import FakeCost, IdleScheduler, request
 from executor.answers import Answer, Answers
 from executor.arrivals import Arrivals
 from executor.backend import TorchBackend
-from executor.clock import RealTime
+from executor.clocks.clock import RealTime
 from executor.driver import Driver
 from executor.ranks import LeadingRunner
 from executor.session import out_of_memory

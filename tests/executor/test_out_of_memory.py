@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from executor_runs import IdleModel, Rig, forced, sizes_for
 from harness import FakeCost, request
 
-from executor.clock import RealTime
+from executor.clocks.clock import RealTime
 from executor.step_log import StepLog
 from superinfer.engine import Engine
 from superinfer.lab.config import load_config

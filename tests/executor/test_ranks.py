@@ -13,7 +13,7 @@ from modelkit.folders import LLAMA, drawn_folder
 from modelkit.ranks import leaves
 
 from executor.arrivals import Arrivals
-from executor.clock import GivenTimes
+from executor.clocks.clock import GivenTimes
 from executor.kv.tables import BlockTable, CopyJob, MoveJob, Moves, RequantiseJob, WaitJob
 from executor.models.config import read_config
 from executor.ranks import LeadingMover, Rows, Ticket, follow, ranks_of

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from executor.clock import step_seconds
+from executor.clocks.clock import step_seconds
 from executor.step_log import Logged, Step, StepLog, read_steps, waited_bytes
 from executor.validation.steps import PROMPTS, WAITED, group_lines, grouped, step_groups
 from superinfer.costs import StepCost, build_cost, find_device, list_profiles, load_shape

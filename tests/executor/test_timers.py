@@ -15,8 +15,8 @@ from executor_runs import call
 
 from executor import replay
 from executor import yardstick as yardsticks
-from executor.clock import RealTime
-from executor.timers import (
+from executor.clocks.clock import RealTime
+from executor.clocks.timers import (
     FIRST_SAMPLES,
     WINDOW,
     SteadyTimer,
@@ -24,7 +24,7 @@ from executor.timers import (
     current_timer,
     timed_by,
 )
-from executor.yardstick import timer_for, yardstick
+from executor.clocks.yardstick import timer_for, yardstick
 from superinfer.costs import (
     CalibratedCost,
     list_profiles,

@@ -17,9 +17,9 @@ tokenizers = pytest.importorskip("tokenizers")
 safetensors = pytest.importorskip("safetensors.torch")
 
 from executor.shipped import END, HELDOUT, TINY, documents
-from experiments.tiny_llama import Pass, Shape, sizes
-from experiments.tiny_page import page
-from experiments.train_tiny import bits_per_token, tokenizer
+from experiments.tiny.llama import Pass, Shape, sizes
+from experiments.tiny.page import page
+from experiments.tiny.train import bits_per_token, tokenizer
 
 SHAPE = Shape()
 HELDOUT_TOKENS = [token for part in documents(HELDOUT.read_text("utf-8")) for token in part]

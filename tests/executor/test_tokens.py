@@ -19,7 +19,7 @@ from executor.models import load_model
 from executor.steps.sampler import Sampling
 from superinfer.engine import Engine
 from superinfer.memory.lru import LruMemory
-from superinfer.memory.vllm_v1 import VllmV1Memory
+from superinfer.memory.vllm_v1.policy import VllmV1Memory
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.vllm import VllmScheduler
 from superinfer.schedulers.vllm_v1 import VllmV1Scheduler

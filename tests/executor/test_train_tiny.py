@@ -16,9 +16,9 @@ pytest.importorskip("safetensors")
 from executor.models import load_model
 from executor.quality.evaluation import EXACT, Walk
 from executor.shipped import END, documents
-from experiments.kjv import chapters
-from experiments.tiny_llama import Pass, Shape, initial_weights
-from experiments.train_tiny import (
+from experiments.tiny.kjv import chapters
+from experiments.tiny.llama import Pass, Shape, initial_weights
+from experiments.tiny.train import (
     Recipe,
     _repeat_a_passage,
     batch,
@@ -120,7 +120,7 @@ def test_bits_are_those_of_each_window() -> None:
 def test_the_executor_computes_the_same(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    from experiments.train_tiny import write_folder
+    from experiments.tiny.train import write_folder
 
     weights = {name: w.detach() for name, w in initial_weights(SMALL, 0, CPU).items()}
     write_folder(tmp_path, SMALL, "text\n")

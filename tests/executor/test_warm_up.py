@@ -23,7 +23,7 @@ from executor.steps.runner import Launched, Runner
 from executor.steps.sampler import Sampling, sample
 from executor.warm_up import WARM_UP_CHUNKS, compile_kernels, make_ready, sizes_up_to, warm_up
 from superinfer.lab.config import load_config
-from superinfer.memory.slabs import slabs_of
+from superinfer.memory.blocks.slabs import slabs_of
 
 BUDGET = 1500
 ROWS = 6

@@ -23,8 +23,8 @@ from experiments.consolidation.settings import (
     separate,
     shared,
 )
-from experiments.record import made_by
-from experiments.run_cache import RunCache
+from experiments.studykit.record import made_by
+from experiments.studykit.run_cache import RunCache
 from sim.workload import load_workload
 from superinfer.errors import SuperInferError
 from superinfer.lab.config import Config

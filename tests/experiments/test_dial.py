@@ -10,7 +10,7 @@ import pytest
 
 from experiments.dial.__main__ import STUDY, config_at, grid, sweep
 from experiments.dial.plot import PICTURE
-from experiments.run_cache import RunCache
+from experiments.studykit.run_cache import RunCache
 from superinfer.lab.studies.pareto import pareto_front
 
 

@@ -35,9 +35,9 @@ from experiments.headline.study import Reference, compare
 from experiments.headline.table import TABLES, better_and_worse, overview, page
 from experiments.headline.tune import FILE, tune_part, tuned_of
 from experiments.headline.workloads import HERE, MIXTRAL_PROFILE, WORKLOADS
-from experiments.record import SIMULATED
-from experiments.run_cache import RunCache
 from experiments.scenarios.arms import PREFILL_FIRST
+from experiments.studykit.record import SIMULATED
+from experiments.studykit.run_cache import RunCache
 from sim.run import build_engine
 from sim.studies.compare import WORKLOAD_KEYS
 from superinfer.costs import load_profile, load_shape

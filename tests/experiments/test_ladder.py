@@ -14,9 +14,9 @@ from experiments.ladder.__main__ import STUDY, climb, loads
 from experiments.ladder.plot import PICTURE
 from experiments.ladder.settings import OFF, RUNGS, SCENARIOS, config_at, further_rungs
 from experiments.ladder.table import page, worth
-from experiments.run_cache import RunCache
 from experiments.scenarios.arms import ARMS, ROTATING
 from experiments.scenarios.measures import DECIDING
+from experiments.studykit.run_cache import RunCache
 from sim.studies.compare import WORKLOAD_KEYS
 
 

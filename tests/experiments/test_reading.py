@@ -17,11 +17,11 @@ from experiments.headline import __main__ as headline
 from experiments.headline.tune import tuned_of
 from experiments.headline.workloads import WORKLOADS
 from experiments.ladder import __main__ as ladder
-from experiments.options import study_options
-from experiments.reading import earlier_parts, exit_code_of, fields_of, read_json
-from experiments.record import SIMULATED
 from experiments.scenarios import __main__ as scenarios
 from experiments.scenarios.tuning import tuned_arms
+from experiments.studykit.options import study_options
+from experiments.studykit.reading import earlier_parts, exit_code_of, fields_of, read_json
+from experiments.studykit.record import SIMULATED
 from experiments.tables.parts import recorded
 from superinfer.errors import ConfigError
 

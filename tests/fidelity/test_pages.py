@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from experiments.record import SIMULATED
+from experiments.studykit.record import SIMULATED
 from experiments.tables import accuracy, accuracy_steady
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ import pytest
 from experiments.accuracy import serving, steps
 from experiments.accuracy.bench_run import BenchRun, read_run
 from experiments.accuracy.compare import Comparison, compare, run_config
-from experiments.record import SIMULATED
+from experiments.studykit.record import SIMULATED
 from superinfer.costs import build_cost
 
 CEILINGS = {

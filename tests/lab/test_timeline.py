@@ -14,10 +14,10 @@ from harness import BlockingDriver, FakeCost, make_engine, request
 from tiered import TieredLru
 
 from superinfer.errors import SuperInferError
-from superinfer.lab.replay import Replay, replay
-from superinfer.lab.timeline import TimelineSink, write_timeline
+from superinfer.lab.timelines.replay import Replay, replay
+from superinfer.lab.timelines.timeline import TimelineSink, write_timeline
 from superinfer.memory.lru import LruMemory
-from superinfer.memory.vllm_v1 import VllmV1Memory
+from superinfer.memory.vllm_v1.policy import VllmV1Memory
 from superinfer.plan import Plan, Transfer
 from superinfer.request import SLO
 from superinfer.schedulers.fcfs import FcfsScheduler

@@ -11,11 +11,11 @@ from harness import request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superinfer.memory.keys import Key, request_keys
+from superinfer.memory.blocks.pool import BlockPool
+from superinfer.memory.index.keys import Key, request_keys
+from superinfer.memory.index.node import Node
+from superinfer.memory.index.prefix import PrefixIndex
 from superinfer.memory.lru import LruMemory
-from superinfer.memory.node import Node
-from superinfer.memory.pool import BlockPool
-from superinfer.memory.prefix import PrefixIndex
 from superinfer.request import Request, SLOClass
 
 Path = tuple[object, ...]

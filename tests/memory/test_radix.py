@@ -11,14 +11,14 @@ from tiered import TieredLru
 from superinfer.draft import Draft
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError
+from superinfer.memory.blocks.pool import BlockPool, HostPool
 from superinfer.memory.hicache import HiCacheMemory
-from superinfer.memory.keys import request_keys
+from superinfer.memory.index.keys import request_keys
+from superinfer.memory.index.node import Node
+from superinfer.memory.index.prefix import PrefixIndex
+from superinfer.memory.index.tiered import TieredIndex
 from superinfer.memory.lru import LruMemory
-from superinfer.memory.node import Node
-from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.prefix import PrefixIndex
 from superinfer.memory.radix import RadixMemory
-from superinfer.memory.tiered import TieredIndex
 from superinfer.request import Request
 from superinfer.schedulers.sglang import SglangScheduler
 

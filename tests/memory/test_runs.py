@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from superinfer.memory.pool import HostPool
-from superinfer.memory.runs import (
+from superinfer.memory.blocks.pool import HostPool
+from superinfer.memory.blocks.runs import (
     Runs,
     Stretch,
     changed,
@@ -23,7 +23,7 @@ from superinfer.memory.runs import (
     small_within,
     without,
 )
-from superinfer.memory.slabs import BlockSizes
+from superinfer.memory.blocks.slabs import BlockSizes
 
 PARTS = st.lists(st.tuples(st.sampled_from([16, 8, 4]), st.integers(0, 5)), max_size=5)
 BLOCKS = st.integers(0, 30)

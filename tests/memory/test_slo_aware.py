@@ -14,13 +14,13 @@ from slo_shelf import BLOCK, Shelf, prompt, write_weights
 
 from superinfer.costs import Chunk
 from superinfer.errors import ConfigError
+from superinfer.memory.blocks.slabs import Slabs
 from superinfer.memory.lru import LruMemory
 from superinfer.memory.orders import Surroundings, build_order
 from superinfer.memory.replay import CacheReplay
 from superinfer.memory.reuse.history import History
 from superinfer.memory.reuse.prices import Prices
 from superinfer.memory.reuse.trails import LATELY_S
-from superinfer.memory.slabs import Slabs
 from superinfer.memory.slo_aware import SloAwareMemory
 from superinfer.request import Request, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler

@@ -9,7 +9,7 @@ import pytest
 from harness import FakeCost
 from slo_shelf import BLOCK, QUARTERS, Shelf, prompt, shrink
 
-from superinfer.memory.slabs import ONE_BLOCK_SLABS, Slabs
+from superinfer.memory.blocks.slabs import ONE_BLOCK_SLABS, Slabs
 from superinfer.request import SLOClass
 
 

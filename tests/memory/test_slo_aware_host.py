@@ -9,7 +9,7 @@ from harness import FakeCost
 from slo_shelf import BLOCK, EDGES_S, Shelf, prompt, write_weights
 
 from superinfer.engine import EngineConfig
-from superinfer.memory.keys import request_keys
+from superinfer.memory.index.keys import request_keys
 from superinfer.memory.orders import Surroundings, build_order
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.host import Experience

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import pytest
 from slo_shelf import BLOCK, EDGES_S, Shelf, prompt, shrink
 
-from superinfer.memory.node import Node
+from superinfer.memory.blocks.slabs import Slabs
+from superinfer.memory.index.node import Node
 from superinfer.memory.orders import Surroundings
 from superinfer.memory.orders.pins import Pins
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.orders.worth import Appraisal
 from superinfer.memory.replay import CacheReplay
 from superinfer.memory.reuse.features import Visit
-from superinfer.memory.slabs import Slabs
 from superinfer.request import Request
 
 

@@ -14,13 +14,13 @@ from tiered import TieredLru
 
 from superinfer.draft import Draft
 from superinfer.engine import Engine
-from superinfer.memory.keys import request_keys
+from superinfer.memory.blocks.pool import BlockPool, HostPool
+from superinfer.memory.blocks.slabs import EQUAL_SIZES, NO_BLOCKS, Blocks, BlockSizes
+from superinfer.memory.index.keys import request_keys
+from superinfer.memory.index.node import Node
+from superinfer.memory.index.prefix import PrefixIndex
+from superinfer.memory.index.tiered import TieredIndex
 from superinfer.memory.lru import LruMemory
-from superinfer.memory.node import Node
-from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.prefix import PrefixIndex
-from superinfer.memory.slabs import EQUAL_SIZES, NO_BLOCKS, Blocks, BlockSizes
-from superinfer.memory.tiered import TieredIndex
 from superinfer.plan import Plan
 from superinfer.request import Request, SLOClass
 from superinfer.schedulers.fcfs import FcfsScheduler

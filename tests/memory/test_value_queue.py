@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from superinfer.memory.node import Node
+from superinfer.memory.index.node import Node
 from superinfer.memory.orders.agenda import Agenda
 from superinfer.memory.orders.pins import Pins
 from superinfer.memory.orders.queue import FEWEST, ValueQueue

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from superinfer.memory.pool import HostPool
-from superinfer.memory.vllm_v1_host import HostBlocks
-from superinfer.memory.vllm_v1_orders import ArcOrder, CopyOrder, LruOrder, User
+from superinfer.memory.blocks.pool import HostPool
+from superinfer.memory.vllm_v1.host import HostBlocks
+from superinfer.memory.vllm_v1.orders import ArcOrder, CopyOrder, LruOrder, User
 
 
 def keys(names: str) -> list[object]:

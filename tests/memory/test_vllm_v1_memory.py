@@ -10,11 +10,11 @@ from harness import make_engine, request
 from superinfer.draft import Draft
 from superinfer.engine import Engine
 from superinfer.memory.base import EagerCache
-from superinfer.memory.keys import Key, request_keys
+from superinfer.memory.blocks.pool import BlockPool, HostPool
+from superinfer.memory.index.keys import Key, request_keys
 from superinfer.memory.lru import LruMemory
-from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.vllm_v1 import VllmV1Memory
-from superinfer.memory.vllm_v1_cache import Block, BlockCache, Table
+from superinfer.memory.vllm_v1.cache import Block, BlockCache, Table
+from superinfer.memory.vllm_v1.policy import VllmV1Memory
 from superinfer.plan import Outcome
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.sequence import Sequence, State

@@ -8,7 +8,7 @@ from harness import FakeCost
 
 from oracle.cases import BLOCK, STEP_LIMIT, Case, Job, Offload, Settings, Step, name
 from superinfer.engine import Engine, EngineConfig
-from superinfer.memory.vllm_v1 import VllmV1Memory
+from superinfer.memory.vllm_v1.policy import VllmV1Memory
 from superinfer.plan import Outcome, Plan, Transfer
 from superinfer.request import Request
 from superinfer.schedulers.vllm_v1 import VllmV1Scheduler

@@ -16,7 +16,7 @@ from superinfer.memory.lru import LruMemory
 from superinfer.memory.radix import RadixMemory
 from superinfer.memory.retention import RetentionMemory
 from superinfer.memory.slo_aware import SloAwareMemory
-from superinfer.memory.vllm_v1 import VllmV1Memory
+from superinfer.memory.vllm_v1.policy import VllmV1Memory
 from superinfer.schedulers.andes import AndesScheduler
 from superinfer.schedulers.edf import EdfScheduler
 from superinfer.schedulers.fastserve import FastServeScheduler

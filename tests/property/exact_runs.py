@@ -29,7 +29,7 @@ from superinfer.costs.coverage import (
 )
 from superinfer.engine import Engine
 from superinfer.memory.base import Ladder
-from superinfer.memory.slabs import Slabs
+from superinfer.memory.blocks.slabs import Slabs
 from superinfer.metrics.columns import RequestView
 from superinfer.plan import Plan
 from superinfer.records.run import RunRecord

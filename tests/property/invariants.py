@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from property.workloads import Job
 
 from superinfer.engine import Engine
-from superinfer.memory.node import Node
-from superinfer.memory.slabs import NO_BLOCKS
-from superinfer.memory.vllm_v1_cache import Block, BlockCache
-from superinfer.memory.vllm_v1_offload import OffloadingCache
-from superinfer.memory.vllm_v1_orders import WRITING
+from superinfer.memory.blocks.slabs import NO_BLOCKS
+from superinfer.memory.index.node import Node
+from superinfer.memory.vllm_v1.cache import Block, BlockCache
+from superinfer.memory.vllm_v1.offload import OffloadingCache
+from superinfer.memory.vllm_v1.orders import WRITING
 from superinfer.plan import Outcome, Plan
 from superinfer.sequence import Sequence, State
 from superinfer.transfers.mirror import Mirror

@@ -19,7 +19,7 @@ from property.workloads import JOBS, SETTINGS, Job, prompts
 from superinfer.draft import Draft
 from superinfer.engine import Engine
 from superinfer.errors import PlanError
-from superinfer.memory.vllm_v1_cache import BlockCache
+from superinfer.memory.vllm_v1.cache import BlockCache
 from superinfer.plan import Outcome
 from superinfer.sequence import Sequence, State
 

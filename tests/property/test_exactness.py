@@ -23,7 +23,7 @@ from superinfer.costs import (
 )
 from superinfer.costs.profile import Kernel
 from superinfer.engine import Engine
-from superinfer.lab.replay import replay
+from superinfer.lab.timelines.replay import replay
 
 UNEVEN = ("rtxpro6000", "llama-3.1-8b")
 UNEVEN_ARMS = (

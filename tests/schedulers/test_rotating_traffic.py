@@ -13,7 +13,7 @@ from rotating_runs import DearAgain, Run, arriving, promised, rotating, run, tol
 from tiered import ShrinkingLru
 
 from superinfer.errors import ConfigError
-from superinfer.memory.slabs import Slabs
+from superinfer.memory.blocks.slabs import Slabs
 from superinfer.metrics.summary import summarise
 from superinfer.plan import Plan
 from superinfer.request import SLOClass

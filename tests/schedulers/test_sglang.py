@@ -17,7 +17,7 @@ from sim.oracle import Oracle
 from superinfer.draft import Draft
 from superinfer.errors import ConfigError
 from superinfer.memory.radix import RadixMemory
-from superinfer.memory.vllm_v1 import VllmV1Memory
+from superinfer.memory.vllm_v1.policy import VllmV1Memory
 from superinfer.plan import Outcome
 from superinfer.schedulers.sglang import SglangScheduler
 from superinfer.schedulers.sglang.rules import RULES, max_running_requests

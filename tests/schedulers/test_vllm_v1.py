@@ -14,7 +14,7 @@ import pytest
 from harness import BlockingDriver, iterations, make_engine, request
 
 from superinfer.errors import ConfigError
-from superinfer.memory.vllm_v1 import VllmV1Memory
+from superinfer.memory.vllm_v1.policy import VllmV1Memory
 from superinfer.schedulers.vllm_v1 import VllmV1Scheduler
 from superinfer.schedulers.vllm_v1.running import Running
 

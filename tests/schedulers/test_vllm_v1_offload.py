@@ -11,7 +11,7 @@ import pytest
 from harness import FakeCost, iterations, make_engine
 
 from superinfer.errors import ConfigError
-from superinfer.memory.vllm_v1 import VllmV1Memory
+from superinfer.memory.vllm_v1.policy import VllmV1Memory
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.vllm_v1 import VllmV1Scheduler
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from executor.clock import step_seconds
+from executor.clocks.clock import step_seconds
 from sim.run import run_simulation
 from superinfer.costs import build_cost, find_device, hides_host, list_profiles, load_shape
 from superinfer.lab.config import load_config

@@ -55,6 +55,6 @@ def test_copies_carry_the_bytes_that_the_summary_counts(tmp_path: Path) -> None:
 def test_requests_without_a_track_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("superinfer.lab.timeline.MAXREQUESTS", 5)
+    monkeypatch.setattr("superinfer.lab.timelines.timeline.MAX_REQUESTS", 5)
     written(tmp_path)
     assert capsys.readouterr().err.endswith("timeline.json shows the first 5 of 12 requests\n")

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from superinfer.errors import InputError
 from superinfer.lab.pictures.parts import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, label
-from superinfer.lab.stories import (
+from superinfer.lab.timelines.stories import (
     DECODE,
     MOVING_IN,
     MOVING_OUT,
@@ -23,7 +23,7 @@ from superinfer.lab.stories import (
     RECOMPUTE,
     SWAPPED,
 )
-from superinfer.lab.timeline import PROCESSES, REQUESTS
+from superinfer.lab.timelines.timeline import PROCESSES, REQUESTS
 
 LOOKS = {
     QUEUED: ("#FFFFFF", ""),

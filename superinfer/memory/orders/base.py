@@ -8,8 +8,8 @@ from typing import Protocol
 
 from mypy_extensions import mypyc_attr
 
+from superinfer.memory.index.node import Node
 from superinfer.memory.leaves import Leaves, Rank
-from superinfer.memory.node import Node
 from superinfer.request import Request
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from superinfer.memory.keys import request_keys
-from superinfer.memory.node import Node
+from superinfer.memory.index.keys import request_keys
+from superinfer.memory.index.node import Node
 from superinfer.memory.orders.base import RankedBlocks, Surroundings, last_entry
 from superinfer.request import Request
 

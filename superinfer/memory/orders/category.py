@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from superinfer.memory.node import Node
+from superinfer.memory.index.node import Node
 from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.orders.worth import Appraisal

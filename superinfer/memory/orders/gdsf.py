@@ -9,7 +9,7 @@ time to compute a document's tokens. An evicted block loses its uses.
 
 from __future__ import annotations
 
-from superinfer.memory.node import Node
+from superinfer.memory.index.node import Node
 from superinfer.memory.orders.base import Ranked, Surroundings
 from superinfer.request import Request
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from superinfer.memory.node import Node
+from superinfer.memory.blocks.pool import BlockPool, HostPool
+from superinfer.memory.blocks.slabs import BlockSizes
+from superinfer.memory.index.node import Node
 from superinfer.memory.orders.guard import WINDOW
 from superinfer.memory.orders.queue import ValueQueue
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.orders.worth import Worth
-from superinfer.memory.pool import BlockPool, HostPool
 from superinfer.memory.reuse.prices import Prices
-from superinfer.memory.slabs import BlockSizes
 
 PRIOR_SHARE: Final = 0.02
 """Of the host's blocks: so many expected uses, all of which came, stand at the beginning."""

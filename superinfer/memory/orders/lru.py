@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from superinfer.memory.node import Node
+from superinfer.memory.index.node import Node
 from superinfer.memory.orders.base import Ranked, Surroundings
 from superinfer.request import Request
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from superinfer.memory.node import Node
+from superinfer.memory.index.node import Node
 
 FEWEST: Final = 1024
 """Entries of the order by value that are not worth a search for lapsed pins."""

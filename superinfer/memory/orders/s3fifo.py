@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from superinfer.memory.keys import request_keys
+from superinfer.memory.index.keys import request_keys
+from superinfer.memory.index.node import Node
 from superinfer.memory.leaves import Leaves
-from superinfer.memory.node import Node
 from superinfer.memory.orders.base import Surroundings, key_position, reclaimable
 from superinfer.request import Request
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from superinfer.memory.key_runs import KeyRun, KeyRuns, head_of
-from superinfer.memory.keys import request_keys
+from superinfer.memory.index.key_runs import KeyRun, KeyRuns, head_of
+from superinfer.memory.index.keys import request_keys
 from superinfer.request import Request
 
 

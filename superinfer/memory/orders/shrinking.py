@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from superinfer.memory.node import Node
+from superinfer.memory.blocks.pool import BlockPool
+from superinfer.memory.blocks.slabs import FIRST_BLOCKS
+from superinfer.memory.index.node import Node
 from superinfer.memory.orders.host import LIFE_SMOOTHING
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.orders.worth import Worth
-from superinfer.memory.pool import BlockPool
 from superinfer.memory.reuse.prices import Prices
-from superinfer.memory.slabs import FIRST_BLOCKS
 
 NEXT_BITS = {16: (8, 4), 8: (4,), 4: ()}
 """What a block may lose bits to: the first of these that its users allow and that makes room."""

@@ -11,8 +11,8 @@ an A100. Left out: the estimate of the next question by conversation.
 
 from __future__ import annotations
 
-from superinfer.memory.keys import request_keys
-from superinfer.memory.node import Node
+from superinfer.memory.index.keys import request_keys
+from superinfer.memory.index.node import Node
 from superinfer.memory.orders.base import RankedBlocks, Surroundings, last_entry
 from superinfer.request import Request
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from superinfer.memory.node import Node
+from superinfer.memory.index.node import Node
 from superinfer.memory.orders.queue import ValueQueue
 from superinfer.memory.orders.worth import Pricing, Worth
 from superinfer.memory.replay import CacheReplay

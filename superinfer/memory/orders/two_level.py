@@ -7,8 +7,8 @@ used again, also after it was evicted, is in the upper level.
 
 from __future__ import annotations
 
-from superinfer.memory.keys import request_keys
-from superinfer.memory.node import Node
+from superinfer.memory.index.keys import request_keys
+from superinfer.memory.index.node import Node
 from superinfer.memory.orders.base import RankedBlocks, Surroundings, last_entry
 from superinfer.request import Request
 

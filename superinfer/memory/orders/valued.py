@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from mypy_extensions import mypyc_attr
 
-from superinfer.memory.node import Node
+from superinfer.memory.index.node import Node
 from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.pins import Pins

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from superinfer.memory.node import Node
+from superinfer.memory.index.node import Node
 from superinfer.memory.orders.base import key_position
 from superinfer.memory.reuse.features import Visit
 from superinfer.request import Request

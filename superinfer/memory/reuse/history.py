@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from superinfer.memory.key_runs import KeyRuns, head_of
-from superinfer.memory.keys import request_keys
+from superinfer.memory.index.key_runs import KeyRuns, head_of
+from superinfer.memory.index.keys import request_keys
 from superinfer.memory.reuse.features import Prompt, Visit
 from superinfer.memory.reuse.trails import COMMON_FAN_OUT, Trail
 from superinfer.request import Request

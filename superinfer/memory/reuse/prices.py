@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from superinfer.costs.base import Chunk, CostModel
-from superinfer.memory.slabs import NO_SMALL, Small, small_of
+from superinfer.memory.blocks.slabs import NO_SMALL, Small, small_of
 
 CHUNK_TOKENS: Final = 2048
 """Prefill is timed in chunks of so many tokens."""

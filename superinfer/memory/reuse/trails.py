@@ -10,8 +10,8 @@ from __future__ import annotations
 from math import inf, log1p
 from typing import Final
 
-from superinfer.memory.key_runs import KeyRun
-from superinfer.memory.keys import Key
+from superinfer.memory.index.key_runs import KeyRun
+from superinfer.memory.index.keys import Key
 
 GAPS: Final = 8
 """Gaps between uses that are kept."""

@@ -10,7 +10,7 @@ import math
 from enum import Enum, auto
 
 from superinfer.draft import Draft
-from superinfer.memory.node import Node
+from superinfer.memory.index.node import Node
 from superinfer.schedulers.sglang.order import stops
 from superinfer.sequence import Sequence, State
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from superinfer.draft import Draft
-from superinfer.memory.node import Node
+from superinfer.memory.index.node import Node
 from superinfer.schedulers.sglang.rules import IN_BATCH_TOKENS
 from superinfer.sequence import Sequence
 

@@ -23,7 +23,7 @@ from executor.kv.placer import Held, Placer
 from executor.kv.slabs import OutOfSlabsError, SlabAllocator
 from executor.kv.tables import BlockTable, MoveJob
 from superinfer.errors import ConfigError
-from superinfer.memory.slabs import Slabs
+from superinfer.memory.blocks.slabs import Slabs
 
 LAYOUT = cast("KVLayout", PatternLayout())
 

@@ -14,8 +14,8 @@ from sim.studies.policy_check import Condition, Finding, check_policies, finding
 from superinfer.draft import Draft
 from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config
+from superinfer.memory.index.node import Node
 from superinfer.memory.lru import LruMemory
-from superinfer.memory.node import Node
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.sequence import Sequence
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from superinfer.memory.slabs import NO_SMALL, Small
+from superinfer.memory.blocks.slabs import NO_SMALL, Small
 
 Runs = tuple[tuple[int, int], ...]
 """Bits and number of blocks, one run behind the other."""

@@ -29,8 +29,8 @@ from collections.abc import Sequence as Items
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
-from superinfer.memory.keys import Key
-from superinfer.memory.pool import BlockPool
+from superinfer.memory.blocks.pool import BlockPool
+from superinfer.memory.index.keys import Key
 
 if TYPE_CHECKING:
     from superinfer.request import Request

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.options import study_options
-from experiments.record import SIMULATED, made_by, write_result
-from experiments.run_cache import RunCache, say
+from experiments.studykit.options import study_options
+from experiments.studykit.record import SIMULATED, made_by, write_result
+from experiments.studykit.run_cache import RunCache, say
 from experiments.tables.parts import Numbers
 
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence as Items
 from collections.abc import Set as AbstractSet
 from typing import Final, Protocol
 
-from superinfer.memory.keys import Key
+from superinfer.memory.index.keys import Key
 
 WRITING: Final = -1
 """`Copy.refs` of a block that is not readable yet."""

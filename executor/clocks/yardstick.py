@@ -12,10 +12,10 @@ from collections.abc import Callable
 import torch
 
 from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
+from executor.clocks.timers import CLOCKS, SteadyTimer, Timer, WallTimer
 from executor.models import load_model
 from executor.shipped import TINY
 from executor.steps.runner import Batch, Runner
-from executor.timers import CLOCKS, SteadyTimer, Timer, WallTimer
 from superinfer.errors import ConfigError
 
 THREADS = "OMP_NUM_THREADS"

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from superinfer.errors import PlanError
 from superinfer.memory.base import CachedLadder, Retention, WholeEdges
-from superinfer.memory.keys import ANSWER, Key
-from superinfer.memory.node import Node
-from superinfer.memory.pool import BlockPool
-from superinfer.memory.tree import RadixTree
+from superinfer.memory.blocks.pool import BlockPool
+from superinfer.memory.index.keys import ANSWER, Key
+from superinfer.memory.index.node import Node
+from superinfer.memory.index.tree import RadixTree
 from superinfer.request import Request
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The text that the shipped model is trained on: `python -m experiments.kjv -o kjv.txt`.
+"""The text that the shipped model is trained on: `python -m experiments.tiny.kjv -o kjv.txt`.
 
 It is the King James Version of 1611, out of copyright, as Debian's packages `bible-kjv` and
 `bible-kjv-text` print it (`apt-get install bible-kjv bible-kjv-text`). One verse to a line without

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from superinfer.events import Event
-from superinfer.lab.replay import Copy, CopySeconds, Replay, Step, replay
-from superinfer.lab.stories import Story
+from superinfer.lab.timelines.replay import Copy, CopySeconds, Replay, Step, replay
+from superinfer.lab.timelines.stories import Story
 from superinfer.outputs import replacing
 from superinfer.records.run import RunRecord
 
 TIMELINE_JSON = "timeline.json"
-MAXREQUESTS = 2000
+MAX_REQUESTS = 2000
 """Requests shown unless a sink is told otherwise."""
 
 _ENDS = frozenset(("finish", "fail", "reject", "cancel", "unfinished"))
@@ -42,7 +42,7 @@ class TimelineSink:
     """
 
     def __init__(
-        self, *, lag: int = 0, max_requests: int = MAXREQUESTS, full_duplex: bool = False
+        self, *, lag: int = 0, max_requests: int = MAX_REQUESTS, full_duplex: bool = False
     ) -> None:
         self.lag, self.max_requests, self.full_duplex = lag, max_requests, full_duplex
         self.events: list[Event] = []

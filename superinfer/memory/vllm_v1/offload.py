@@ -31,11 +31,11 @@ from collections.abc import Sequence as Items
 from typing import Final
 
 from superinfer.batch import DecodeBatch
-from superinfer.memory.keys import Key
-from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.vllm_v1_cache import Block, BlockCache, Table
-from superinfer.memory.vllm_v1_host import HostBlocks
-from superinfer.memory.vllm_v1_orders import WRITING, CopyOrder, User
+from superinfer.memory.blocks.pool import BlockPool, HostPool
+from superinfer.memory.index.keys import Key
+from superinfer.memory.vllm_v1.cache import Block, BlockCache, Table
+from superinfer.memory.vllm_v1.host import HostBlocks
+from superinfer.memory.vllm_v1.orders import WRITING, CopyOrder, User
 from superinfer.plan import PrefillChunk
 from superinfer.request import Request
 from superinfer.sequence import Sequence, State

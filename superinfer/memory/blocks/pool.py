@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from superinfer.memory.slabs import (
+from superinfer.memory.blocks.slabs import (
     EQUAL_SIZES,
     NO_SMALL,
     ONE_BLOCK_SLABS,

@@ -16,7 +16,7 @@ A token is a byte and its id is the byte's value; 256 is `<|end|>`, 257 `<|pad|>
 |--:|--:|
 {measured}
 
-Written by `experiments/train_tiny.py`; do not edit.
+Written by `experiments/tiny/train.py`; do not edit.
 
 **Corpus.** The King James Version of the Bible (1611), whose copyright has expired, as Debian's
 packages `bible-kjv` and `bible-kjv-text` print it: one verse to a line, without references, an
@@ -34,8 +34,8 @@ learns to repeat what it saw far back. The learning rate follows the clock: a se
 another model of about the same quality.
 
     apt-get install bible-kjv bible-kjv-text
-    python -m experiments.kjv -o kjv.txt
-    python -m experiments.train_tiny --corpus kjv.txt
+    python -m experiments.tiny.kjv -o kjv.txt
+    python -m experiments.tiny.train --corpus kjv.txt
 
 **What it is for.** It writes words in the manner of its corpus and knows nothing else. It is too
 small to have the outlier channels of large models; `superinfer-exec quality` puts them in. The

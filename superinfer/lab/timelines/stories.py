@@ -1,6 +1,6 @@
 """The life of a request, written from its events: phases, chunks of its prompt, and moments.
 
-`superinfer.lab.replay` says from when an event counts.
+`superinfer.lab.timelines.replay` says from when an event counts.
 """
 
 from __future__ import annotations

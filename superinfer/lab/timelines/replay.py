@@ -20,7 +20,7 @@ from math import inf
 from typing import Any
 
 from superinfer.events import Event
-from superinfer.lab.stories import DIRECTIONS, ENDS, PLANNED, RESULTS, Life, Story
+from superinfer.lab.timelines.stories import DIRECTIONS, ENDS, PLANNED, RESULTS, Life, Story
 
 CopySeconds = Callable[[int, str], float]
 """Seconds that copying so many blocks in a direction, `d2h` or `h2d`, takes."""

@@ -15,8 +15,8 @@ from itertools import count
 from math import inf
 from typing import Protocol
 
+from executor.clocks.timers import Timer, WallTimer
 from executor.step_log import StepLog, waited_bytes
-from executor.timers import Timer, WallTimer
 from superinfer.costs import between_s, hides_host
 from superinfer.costs.base import CostModel, PrefillWork
 from superinfer.plan import Plan, Transfer, Work

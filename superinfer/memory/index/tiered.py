@@ -10,11 +10,11 @@ which blocks have to move and books them as copies. A copy ahead counts from its
 from __future__ import annotations
 
 from superinfer.memory.base import HostTier, LeafOrder, LoadChoice
-from superinfer.memory.keys import Key
-from superinfer.memory.node import Node
-from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.prefix import PrefixIndex
-from superinfer.memory.slabs import NO_BLOCKS, NO_SMALL, Blocks, Small, added, small_of
+from superinfer.memory.blocks.pool import BlockPool, HostPool
+from superinfer.memory.blocks.slabs import NO_BLOCKS, NO_SMALL, Blocks, Small, added, small_of
+from superinfer.memory.index.keys import Key
+from superinfer.memory.index.node import Node
+from superinfer.memory.index.prefix import PrefixIndex
 from superinfer.request import Request
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from superinfer.memory.keys import ANSWER, Key
+from superinfer.memory.index.keys import ANSWER, Key
 
 
 class Node:

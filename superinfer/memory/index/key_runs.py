@@ -7,7 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
-from superinfer.memory.keys import Key
+from superinfer.memory.index.keys import Key
 
 
 class KeyRun:

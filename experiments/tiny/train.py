@@ -1,6 +1,6 @@
-"""Training of the shipped model: `python -m experiments.train_tiny --corpus kjv.txt`.
+"""Training of the shipped model: `python -m experiments.tiny.train --corpus kjv.txt`.
 
-The corpus is text with an empty line between documents (`experiments.kjv` writes it). Its last
+The corpus is text with an empty line between documents (`experiments.tiny.kjv` writes it). Its last
 5 % are held out: the first 60 kB of them, whole documents, become `heldout.txt` and are what is
 reported; the rest decides which weights are kept. Some of the rows of a batch have a passage
 repeated further on, so that the model learns to look far back. The last part of the time goes to
@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from executor.shipped import END, PAD, TINY, documents
-from experiments.tiny_llama import Pass, Shape, initial_weights
-from experiments.tiny_page import page
+from experiments.tiny.llama import Pass, Shape, initial_weights
+from experiments.tiny.page import page
 
 HELDOUT_SHARE = 0.05
 EXCERPT_BYTES = 60_000
@@ -379,7 +379,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if not args.corpus.is_file():
-        parser.error(f"no such file: {args.corpus} (python -m experiments.kjv writes it)")
+        parser.error(f"no such file: {args.corpus} (python -m experiments.tiny.kjv writes it)")
     if args.device != "cpu" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device: use --device cpu")
     device, shape = torch.device(args.device), Shape()

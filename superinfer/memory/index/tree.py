@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from superinfer.memory.keys import Key
-from superinfer.memory.node import Node
+from superinfer.memory.index.keys import Key
+from superinfer.memory.index.node import Node
 from superinfer.request import Request
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Items
 from collections.abc import Set as AbstractSet
 
-from superinfer.memory.keys import Key
-from superinfer.memory.pool import HostPool
-from superinfer.memory.vllm_v1_orders import WRITING, Copy, CopyOrder, User
+from superinfer.memory.blocks.pool import HostPool
+from superinfer.memory.index.keys import Key
+from superinfer.memory.vllm_v1.orders import WRITING, Copy, CopyOrder, User
 
 
 class HostBlocks:

@@ -14,10 +14,10 @@ from mypy_extensions import mypyc_attr
 
 from superinfer.errors import ConfigError
 from superinfer.memory.base import Fate, Timing
-from superinfer.memory.pool import BlockPool, HostPool
-from superinfer.memory.vllm_v1_cache import BlockCache
-from superinfer.memory.vllm_v1_offload import OffloadingCache
-from superinfer.memory.vllm_v1_orders import ArcOrder, LruOrder
+from superinfer.memory.blocks.pool import BlockPool, HostPool
+from superinfer.memory.vllm_v1.cache import BlockCache
+from superinfer.memory.vllm_v1.offload import OffloadingCache
+from superinfer.memory.vllm_v1.orders import ArcOrder, LruOrder
 
 if TYPE_CHECKING:
     from superinfer.draft import Draft

@@ -1,0 +1,1 @@
+"""What time it is for the driver, and whose seconds count on a shared CPU."""

@@ -9,9 +9,9 @@ takes, whatever the machine's speed; the simulator with the profile says what th
 bursts the queue ends, so that a small error of the speed stays a small error of the waiting times.
 
 Others use the same CPU, and its speed changes within minutes by more than the errors that are to be
-seen. So calibration and runs go by the steady clock (`executor/clocks/timers.py`): processor time of
-the thread that works, at the speed that a yardstick shows, idle times left out. The record says how
-the yardstick's samples lay in each run. That clock counts one thread, so everything runs with
+seen. So calibration and runs go by the steady clock (`executor/clocks/timers.py`): processor time
+of the thread that works, at the speed that a yardstick shows, idle times left out. The record says
+how the yardstick's samples lay in each run. That clock counts one thread, so everything runs with
 `OMP_NUM_THREADS=1`.
 """
 

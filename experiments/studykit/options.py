@@ -9,7 +9,7 @@ from pathlib import Path
 from superinfer.errors import InputError
 from superinfer.outputs import check_writable
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 
 
 def study_options(study: str, about: str, out: Path, seeds: int) -> argparse.ArgumentParser:

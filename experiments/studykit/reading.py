@@ -30,7 +30,7 @@ def exit_code_of(main: Callable[[], int]) -> int:
 
 def data_folder() -> Path:
     """Where public traces and measurements lie: `SUPERINFER_DATA`, or beside the checkout."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
     return Path(os.environ.get("SUPERINFER_DATA") or beside)
 
 

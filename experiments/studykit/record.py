@@ -13,7 +13,7 @@ from superinfer.lab.results import summary_json
 from superinfer.lab.studies.content import code_hash
 from superinfer.outputs import replacing
 
-SIMULATED = Path(__file__).parent / "results" / "simulated"
+SIMULATED = Path(__file__).parents[1] / "results" / "simulated"
 PROFILE_70B = "a100-80g_llama-3.1-70b_tp4"
 """Step times of Llama-3.1-70B on four A100-80G."""
 MACHINE_70B = "Llama-3.1-70B on four A100-80G (TP 4), step times of the profile"

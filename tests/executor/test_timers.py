@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from executor_runs import call
 
 from executor import replay
-from executor import yardstick as yardsticks
+from executor.clocks import yardstick as yardsticks
 from executor.clocks.clock import RealTime
 from executor.clocks.timers import (
     FIRST_SAMPLES,

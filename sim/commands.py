@@ -281,11 +281,11 @@ def _extra(config: Config, workload: Workload, result: SimResult) -> Summary:
 
 def _timeline_sinks(config: Config) -> list[TimelineSink]:
     """One per replica, which share the number of requests that are shown."""
-    from superinfer.lab.timelines.timeline import MAXREQUESTS, TimelineSink
+    from superinfer.lab.timelines.timeline import MAX_REQUESTS, TimelineSink
 
     full_duplex = bool(getattr(config.build_scheduler(), "full_duplex", False))
     replicas = config.run.replicas
-    most = max(1, MAXREQUESTS // replicas)
+    most = max(1, MAX_REQUESTS // replicas)
     return [
         TimelineSink(lag=config.run.lag, full_duplex=full_duplex, max_requests=most)
         for _ in range(replicas)

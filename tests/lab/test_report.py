@@ -70,6 +70,19 @@ def test_copies_are_drawn_only_where_there_were_any(usual: Path, tmp_path: Path)
         assert not {"rotations-title", "copies-title"} & set(page.ids)
 
 
+def test_a_moment_is_at_one_place_in_all_panels(usual: Path, tmp_path: Path) -> None:
+    """However wide the numbers beside them are."""
+    run = report_module.load_run(shutil.copytree(usual, tmp_path / "run"))
+    run.timeline = run.timeline.assign(running=54_321)
+    text = write_report(run).read_text()
+    frame = r'id="{}-patch_2">\s*<path d="M ([\d.]+) [\d.]+ ([\d.]+) '
+    ends = {
+        re.search(frame.format(name), text).groups()  # type: ignore[union-attr]
+        for name in ("queue", "kv", "rotations", "copies")
+    }
+    assert len(ends) == 1
+
+
 def test_counts_are_whole_and_shared_targets_are_shown(usual: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(usual, folder)

@@ -172,7 +172,7 @@ class Replay:
             "source": "measured on the device",
             "measured_share": 1.0,
             "extrapolated_share": 0.0,
-            "left_range": {},
+            "left_range": [],
             "family_error": None,
             "host_overhead_origin": "measured",
         }

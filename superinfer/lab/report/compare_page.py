@@ -140,7 +140,8 @@ def _metrics_note(known: Known) -> str:
         note += (
             f" In brackets the confidence interval of the difference ({'; '.join(methods)}), with "
             '"to" in the metric\'s own unit where it goes below -100 %; unclear: it holds zero, so '
-            "the difference may be chance."
+            "the difference may be chance. Without brackets there is no interval, and it may be "
+            "chance as well."
         )
     if _seeds(known) > 1:
         note += (

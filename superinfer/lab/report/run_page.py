@@ -223,7 +223,8 @@ def _traffic(data: PlotData) -> list[Content]:
     of = ", the sum of all replicas" if summary.get("replicas") else ""
     note = (
         "A preemption takes a request off the device; a rotation is one that copied its cache to "
-        f"the host. Bytes are per GPU{of}. Mean over the measured time: "
+        f"the host. Bytes are per GPU{of}; write-through and cached blocks went for no single "
+        "request, and are in the row of all alone. Mean over the measured time: "
         f"{', '.join(rates) or NONE}. "
         f"Recomputed: {shown('tax', summary.get('recompute_tax'))} of all computed tokens."
     )

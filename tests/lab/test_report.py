@@ -54,6 +54,8 @@ def test_all_parts_of_a_run(usual: Path, report: Path) -> None:
     assert "vllm on day.jsonl simulated" in page.words
     headline = "simulated Step times: a100_m-8b; 8.00 % mean error of its worst kernel; 25 %"
     assert headline in page.words.replace("\u00a0", " ")
+    for words in ("beyond it 25.00 %", "at points held out 8.00 %", "host time of a step assumed"):
+        assert words in page.words.replace("\u00a0", " ")
     assert "went for no single request, and are in the row of all alone" in page.words
     for word in ("day.jsonl", "vllm", "m-8b", "a100, tensor parallel 2", "9.9.9", "assumed"):
         assert word in page.words

@@ -43,6 +43,12 @@ _KEY_FIGURES = {
     "preemptions": "preemptions",
     "worst_stall_ms": "worst stall (ms)",
 }
+_TRUST_WORDS = {
+    "measured_share": "step time within what was measured",
+    "extrapolated_share": "step time beyond it",
+    "family_error": "mean error of the worst kernel, at points held out",
+    "host_overhead_origin": "host time of a step",
+}
 Section = tuple[str, str, list[Content]]
 
 
@@ -308,7 +314,7 @@ def _trust(summary: Summary) -> list[Content]:
             continue
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         written = shown(key, value) if is_number else NONE if value is None else str(value)
-        rows.append((key.replace("_", " "), written))
+        rows.append((_TRUST_WORDS.get(key, key.replace("_", " ")), written))
     head = ("what", "where from")
     origin = [table("Origin of the step times", head, rows, words=2)] if rows else []
     ranges = ("what", "measured up to", "run went to", "share of the step time")

@@ -58,7 +58,7 @@ RUN_ROWS: Mapping[str, Mapping[str, str]] = {
         "jain_index": "Jain index of tenants",
         "vtc_gap": "service gap of tenants (weighted tokens)",
     },
-    "Simulation": {
+    "The run itself": {
         "steps": "steps",
         "events": "events",
         "wall_s": "wall time (s)",

@@ -29,6 +29,7 @@ from superinfer.errors import SuperInferError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
 from superinfer.lab.config.policy_faults import faults_named
+from superinfer.lab.idle_settings import idle_settings
 from superinfer.lab.results import default_folder, summary_json, write_run
 from superinfer.metrics import RunMetrics, Window
 from superinfer.outputs import check_writable
@@ -61,7 +62,7 @@ def run_command(config: Config, options: RunOptions) -> int:
     require_clock(options.clock, config.run.device == HOST, config.run.tp)
     check_writable(_folder(config, options))
     workload = load_workload(config)
-    for warning in workload.warnings:
+    for warning in (*workload.warnings, *idle_settings(config, workload.requests)):
         say(f"warning: {warning}")
     if workload.skipped:
         say(f"warning: {config.run.trace}: {workload.skipped_note}")
@@ -171,7 +172,7 @@ class Replay:
             "source": "measured on the device",
             "measured_share": 1.0,
             "extrapolated_share": 0.0,
-            "left_range": {},
+            "left_range": [],
             "family_error": None,
             "host_overhead_origin": "measured",
         }

@@ -23,6 +23,7 @@ from superinfer.events import Sink
 from superinfer.lab.config import Config
 from superinfer.lab.config.run import RunConfig
 from superinfer.lab.gates import Gate, check_gates, check_keys, parse_gate
+from superinfer.lab.idle_settings import idle_settings
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.results import default_folder, load_run, summary_json, write_run
 from superinfer.lab.trust import warnings_of
@@ -77,12 +78,10 @@ def _run(config: Config, options: RunOptions) -> int:
 def read_workload(config: Config) -> Workload:
     """The workload of a configuration; warnings go to standard error."""
     workload = load_workload(config)
-    for warning in workload.warnings:
+    for warning in (*workload.warnings, *idle_settings(config, workload.requests)):
         say(f"warning: {warning}")
     if workload.skipped:
         say(f"warning: {config.run.trace}: {workload.skipped_note}")
-    _warn_of_lookalikes(config.classes, workload)
-    _warn_of_idle_settings(config, workload)
     return workload
 
 
@@ -207,31 +206,12 @@ def say_without_targets(*summaries: Summary) -> None:
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _warn_of_lookalikes(classes: Iterable[str], workload: Workload) -> None:
-    """Name classes of the configuration that no request is of, but for capitals one is."""
-    there = {request.slo_class.name for request in workload.requests}
-    meant = {name.casefold(): name for name in there}
-    for name in sorted(set(classes) - there):
-        if name.casefold() in meant:
-            near = meant[name.casefold()]
-            say(f"warning: classes.{name}: no request is of class {name} (did you mean {near!r}?)")
-
-
 def _say_who_was_not_served(metrics: RunMetrics) -> None:
     """The rules by which requests were turned away or failed, with how many."""
     rules = Counter(rule for rule in metrics.record.table.reject_reason if rule)
     if rules:
         told = ", ".join(f"{rule} {count:,}" for rule, count in rules.most_common())
         say(f"note: requests that were turned away or failed, by rule: {told}")
-
-
-def _warn_of_idle_settings(config: Config, workload: Workload) -> None:
-    """Name what was asked for and changes nothing with this workload."""
-    run = config.run
-    if run.prefix_caching and not any(request.hash_ids for request in workload.requests):
-        say("warning: run.prefix_caching: no request has hash_ids, so no prompts begin alike")
-    if run.concurrency and run.rate_scale != 1:
-        say("warning: run.rate_scale: not used with run.concurrency, where answers set the pace")
 
 
 def _prepare(config: Config, options: RunOptions) -> None:

@@ -85,7 +85,7 @@ def convert(
 @app.command("from-log")
 def from_log(
     path: Annotated[
-        str, typer.Argument(metavar="LOG", help="CSV with a header, or JSON lines; - for stdin.")
+        str, typer.Argument(metavar="LOG", help="CSV with a header, or JSON; - for stdin.")
     ],
     output: Output,
     time: Annotated[str, typer.Option(metavar="COLUMN", help="When a request came.")],

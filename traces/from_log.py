@@ -1,13 +1,12 @@
-"""Requests from a log of another system: a CSV with a header, or JSON lines, columns by name.
+"""Requests from a log of another system (`log_rows`), columns by name.
 
 Nothing is guessed: who calls says which column is what, and in which unit a time counts.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +15,15 @@ from typing import Any, Final
 from superinfer.errors import ConfigError, InputError
 from superinfer.settings import did_you_mean
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
-from traces.native import Record, not_utf8, shown
-from traces.source import RecordError, Source, open_source
+from traces.log_rows import rows_of, value_of
+from traces.native import Record, shown
+from traces.source import RecordError, open_source
 from traces.workload import skipped_note
 
 UNITS_MS: Final[Mapping[str, float]] = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 """Milliseconds in the units of a time that is a number."""
+_WHOLE = re.compile(r"([0-9]{1,19})(?:\.0+)?")
+"""A table with gaps in a column of integers is often written as `812.0`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,12 @@ class Columns:
     time_unit: str | None = None
     """Of a time that is a number (`UNITS_MS`); one that is text is ISO 8601, UTC without a zone."""
     delimiter: str = ","
+    """Of a CSV; `\\t` stands for a tab, too."""
+
+    @property
+    def divider(self) -> str:
+        """The character between the columns of a CSV."""
+        return "\t" if self.delimiter == r"\t" else self.delimiter
 
     def names(self) -> list[str]:
         """All columns that are asked for."""
@@ -72,16 +80,16 @@ def read_log(path: str | Path, columns: Columns, *, skip_bad: bool = False) -> L
     _check(columns)
     source = open_source(path, keep_partial=skip_bad)
     found: list[tuple[float, Record]] = []
-    seen: dict[str, int] = {}
+    seen: dict[str, str] = {}
     bad: list[InputError] = []
-    for number, row in _rows(source, columns):
+    for row in rows_of(source, columns.names(), columns.divider):
         try:
-            if isinstance(row, RecordError):
-                raise row
-            stamp_ms, record = _record(row, columns)
-            _require_new(record, number, seen)
+            if isinstance(row.values, RecordError):
+                raise row.values
+            stamp_ms, record = _record(row.values, columns)
+            _require_new(record, row.place, seen)
         except RecordError as error:
-            fault = source.error(number, error)
+            fault = row.error(source, error)
             if not skip_bad:
                 raise fault from None
             bad.append(fault)
@@ -105,60 +113,12 @@ def _check(columns: Columns) -> None:
         raise ConfigError(
             f"--time-unit: expected one of {', '.join(UNITS_MS)}, got {columns.time_unit!r}"
         )
-    if len(columns.delimiter) != 1:
+    if len(columns.divider) != 1:
         raise ConfigError(f"--delimiter: expected one character, got {columns.delimiter!r}")
     if columns.class_by and not columns.classes:
         raise ConfigError("--class-by: expected --class VALUE=CLASS for its values, got none")
     if columns.classes and not columns.class_by:
         raise ConfigError("--class VALUE=CLASS: expected --class-by, the column of these values")
-
-
-def _rows(
-    source: Source, columns: Columns
-) -> Iterator[tuple[int, Mapping[str, Any] | RecordError]]:
-    """Lines as mappings from columns to values, or what is wrong with them."""
-    first = next((line.strip() for line in source.lines if line.strip()), b"")
-    return _json_rows(source) if first.startswith(b"{") else _csv_rows(source, columns)
-
-
-def _json_rows(source: Source) -> Iterator[tuple[int, Mapping[str, Any] | RecordError]]:
-    for number, line in enumerate(source.lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            row = RecordError("", f"expected a JSON object, got {shown(_text(line))}")
-        yield number, row
-
-
-def _csv_rows(
-    source: Source, columns: Columns
-) -> Iterator[tuple[int, Mapping[str, Any] | RecordError]]:
-    try:
-        text = [line.decode() for line in source.lines]
-    except UnicodeDecodeError as error:
-        raise source.error(0, not_utf8(error)) from None
-    reader = csv.reader((f"{line}\n" for line in text), delimiter=columns.delimiter)
-    header: list[str] = []
-    for cells in reader:
-        if not any(cell.strip() for cell in cells):
-            continue
-        if not header:
-            header = [cell.strip() for cell in cells]
-            for name in columns.names():
-                if name not in header:
-                    expected = f"expected a column {name!r}{did_you_mean(name, header)}"
-                    raise source.error(
-                        reader.line_num, RecordError("", f"{expected}, got {', '.join(header)}")
-                    )
-        elif len(cells) != len(header):
-            expected = f"expected {len(header)} columns, got {len(cells)}"
-            yield reader.line_num, RecordError("", expected)
-        else:
-            yield reader.line_num, dict(zip(header, (cell.strip() for cell in cells), strict=True))
 
 
 def _record(row: Mapping[str, Any], columns: Columns) -> tuple[float, Record]:
@@ -176,12 +136,7 @@ def _record(row: Mapping[str, Any], columns: Columns) -> tuple[float, Record]:
 
 def _value(row: Mapping[str, Any], name: str) -> Any:
     """The value of a column; RecordError if there is none."""
-    if name in row:
-        found = row[name]
-    else:
-        found = row
-        for part in name.split("."):
-            found = found.get(part) if isinstance(found, Mapping) else None
+    found = value_of(row, name)
     if found is None or found == "":
         near = "" if name in row else did_you_mean(name, row)
         raise RecordError(name, f"expected a value, got nothing{near}")
@@ -191,11 +146,11 @@ def _value(row: Mapping[str, Any], name: str) -> Any:
 def _tokens(row: Mapping[str, Any], name: str) -> int:
     value = _value(row, name)
     text = str(value)
-    whole = text.isascii() and text.isdigit() and len(text) < 20
-    if isinstance(value, bool) or not whole or not 1 <= int(text) <= MAX_LENGTH_TOKENS:
+    whole = None if isinstance(value, bool) else _WHOLE.fullmatch(text)
+    if whole is None or not 1 <= int(whole[1]) <= MAX_LENGTH_TOKENS:
         expected = f"expected an integer from 1 to {MAX_LENGTH_TOKENS} (tokens)"
         raise RecordError(name, f"{expected}, got {shown(text)}")
-    return int(text)
+    return int(whole[1])
 
 
 def _time_ms(row: Mapping[str, Any], columns: Columns) -> float:
@@ -240,14 +195,10 @@ def _word(row: Mapping[str, Any], name: str | None) -> str | None:
     return None if name is None else str(_value(row, name))
 
 
-def _require_new(record: Record, number: int, seen: dict[str, int]) -> None:
+def _require_new(record: Record, place: str, seen: dict[str, str]) -> None:
     if record.request_id is None:
         return
-    earlier = seen.setdefault(record.request_id, number)
-    if earlier != number:
+    earlier = seen.setdefault(record.request_id, place)
+    if earlier != place:
         expected = f"expected an id of its own, got {shown(record.request_id)}"
-        raise RecordError("request_id", f"{expected} (line {earlier} has it too)")
-
-
-def _text(line: bytes) -> str:
-    return line.decode(errors="replace").strip()
+        raise RecordError("request_id", f"{expected} ({earlier} has it too)")

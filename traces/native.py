@@ -79,9 +79,11 @@ _EXPECTED = {
 }
 _KNOWN_FIELDS = frozenset(Record.__struct_encode_fields__)
 _KNOWN_TARGETS = frozenset(SloRecord.__struct_fields__)
+_REQUIRED = ("timestamp", "input_length", "output_length")
+OTHER_LOGS = "superinfer-sim traces from-log reads other logs"
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
-_SHOWN_CHARACTERS = 40
+_SHOWN_CHARACTERS, _SHOWN_NAMES = 40, 120
 
 
 class NativeParser:
@@ -190,6 +192,8 @@ def _wrong_field(value: dict[str, Any], message: str) -> RecordError:
     missing = _MISSING.search(message)
     if missing:
         near = did_you_mean(missing[1], [name for name in value if name not in _EXPECTED])
+        if not near and value.keys().isdisjoint(_REQUIRED):
+            return _of_another_kind(value)
         return RecordError(missing[1], f"expected {_EXPECTED[missing[1]]}, got nothing{near}")
     path = _PATH.search(message)
     field = path[1] if path else _non_finite_field(value)
@@ -197,6 +201,12 @@ def _wrong_field(value: dict[str, Any], message: str) -> RecordError:
         return RecordError("", f"expected a JSON object, got a broken one: {message}")
     expected = _EXPECTED.get(field.partition("[")[0], "a string")
     return RecordError(field, f"expected {expected}, got {shown(_at(value, field))}")
+
+
+def _of_another_kind(value: dict[str, Any]) -> RecordError:
+    """The fault of an object that has nothing of a request."""
+    found = shown(", ".join(value), _SHOWN_NAMES)
+    return RecordError("", f"expected {', '.join(_REQUIRED)} ({OTHER_LOGS}), got {found}")
 
 
 def _non_finite_field(value: dict[str, Any]) -> str:

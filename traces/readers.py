@@ -18,7 +18,15 @@ from traces.archive import Member
 from traces.azure import HEADER, AzureParser, is_header
 from traces.llmservingsim import ServingSimParser
 from traces.llmservingsim import is_record as is_serving_sim
-from traces.native import MOONCAKE_BLOCK_TOKENS, NativeParser, Record, SloRecord, not_utf8, shown
+from traces.native import (
+    MOONCAKE_BLOCK_TOKENS,
+    OTHER_LOGS,
+    NativeParser,
+    Record,
+    SloRecord,
+    not_utf8,
+    shown,
+)
 from traces.source import RecordError, Source, open_source, trace_name
 from traces.workload import Workload
 
@@ -166,8 +174,7 @@ def _unrecognised(text: bytes) -> RecordError:
     except UnicodeDecodeError as error:
         return not_utf8(error)
     found = shown(line, _HEADER_CHARACTERS)
-    others = "superinfer-sim traces from-log reads other logs"
-    known = f"a JSON object or {','.join(HEADER)} ({others})"
+    known = f"a JSON object or {','.join(HEADER)} ({OTHER_LOGS})"
     return RecordError("", f"expected {known}, got {found}")
 
 

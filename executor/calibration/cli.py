@@ -48,10 +48,10 @@ def calibrate(
     """Measure kernels, copies and host work, and write the profile that the simulator reads."""
     from executor.calibration.calibrate import calibrate as run
     from executor.calibration.files import store
-    from executor.calibration.report import profile_lines
+    from executor.calibration.report import profile_lines, simulation_of
     from executor.calibration.subject import Wish
     from executor.device import default_device
-    from executor.session import TINY
+    from executor.session import TINY, source_of
     from superinfer.outputs import check_writable
 
     check_writable(out or Path("profile.json"), file=True)
@@ -77,6 +77,7 @@ def calibrate(
     for line in profile_lines(profile):
         print(line)
     _say(f"profile in {path}")
+    _say(f"to simulate by it: {simulation_of(profile, path, str(source_of(wish.model)))}")
 
 
 def _say(text: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from statistics import median
 
 from executor.calibration.factors import HIGHEST, LOWEST, factors_of
@@ -35,6 +37,19 @@ def profile_lines(profile: Profile) -> Iterator[str]:
             yield from _factor_lines(entry)
         else:
             yield _fit_line(name, entry)
+
+
+def simulation_of(profile: Profile, path: Path, model: str) -> str:
+    """The command that simulates a trace by a profile, with the blocks that fit on the device."""
+    settings = {
+        "costs": path,
+        "kv_blocks": profile.memory["kv_blocks"],
+        "block_tokens": profile.memory["block_tokens"],
+    }
+    words = ["--model", model, "--device", profile.device]
+    for key, value in settings.items():
+        words += ["--set", f"run.{key}={value}"]
+    return f"superinfer-sim run TRACE {shlex.join(words)}"
 
 
 def _device_lines(profile: Profile) -> Iterator[str]:

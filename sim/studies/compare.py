@@ -24,6 +24,7 @@ from sim.commands import (
 )
 from sim.run import build_engine
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
+from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
 from sim.workload import feed_stdin, is_spec, kept_stdin, load_workload
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.config import Config, RunConfig
@@ -184,12 +185,14 @@ def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
     """Meet every fault that needs no trace before the trace is read."""
     if options.out is not None:
         check_folder(options.out)
+    kv_tokens = {}
     for name, config in arms.items():
         warn_of_notes(config)
         with in_arm(name):
-            build_engine(config)
-    run = next(iter(arms.values())).run
-    check_seeds(run, seeds)
+            kv_tokens[name] = kv_tokens_of(build_engine(config)[0])
+    if warning := unequal_memory(arms, kv_tokens):
+        say(f"warning: {warning}")
+    check_seeds(next(iter(arms.values())).run, seeds)
 
 
 def check_seeds(run: RunConfig, seeds: int) -> None:

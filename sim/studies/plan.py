@@ -29,7 +29,7 @@ from sim.commands import (
 )
 from sim.run import build_engine
 from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
-from sim.studies.plan_page import counted, page, plan_json, warnings
+from sim.studies.plan_page import EXACT, counted, page, plan_json, warnings
 from sim.studies.suggest import alone
 from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.costs import find_device
@@ -50,7 +50,6 @@ DEGREES = (1, 2, 4, 8)
 """Tensor parallelism that is tried unless it is said which: what fits into one server."""
 
 _STUDY, _STDIN = "study", "stdin"
-_EXACT = 1e-12
 Summary = Mapping[str, Any]
 
 
@@ -300,7 +299,7 @@ def _nobody_judged(candidate: Candidate, replicas: int) -> str:
 def reaches(summary: Summary, wish: PlanWish) -> bool:
     """Whether a run keeps what is asked for."""
     attainment = summary["slo_attainment"]
-    return attainment is not None and attainment >= wish.attainment - _EXACT
+    return attainment is not None and attainment >= wish.attainment - EXACT
 
 
 def _outcomes(metrics: RunMetrics) -> dict[str, Any]:

@@ -22,6 +22,8 @@ _FIGURES = (
     "p99_ttft_ms",
     "p99_tpot_ms",
 )
+EXACT = 1e-12
+"""A share that is this little below what is asked for reaches it: rounding."""
 _UNITS = {"min_tokens_per_s": "tokens/s"}
 _LABELS = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "e2el_ms": "E2E", "min_tokens_per_s": "rate"}
 
@@ -194,6 +196,10 @@ def _weak_warnings(plan: Plan) -> Iterator[str]:
             f"waits grow through the run ({'; '.join(growing)}): {TOO_HIGH}, and the answer holds "
             "for such a run only"
         )
+    behind = [f"{each.name}: {names}" for each in plan.found() if (names := _behind(plan, each))]
+    if behind:
+        wanted = f"{100 * plan.wish.attainment:g} %"
+        yield f"{wanted} of all requests is not {wanted} of each class: {'; '.join(behind)}"
     named = [each.name for each in plan.found() if nominal(_trust(each))]
     if named:
         others = "; those of the others are from profiles" if len(named) < len(plan.found()) else ""
@@ -204,6 +210,17 @@ def _growing(each: Candidate) -> str:
     """The classes whose waits grow through the run of the answer."""
     outcomes = each.summary["plan"] if each.summary else {}
     return ", ".join(name for name, outcome in outcomes.items() if outcome["grows"])
+
+
+def _behind(plan: Plan, each: Candidate) -> str:
+    """The classes with a smaller share in their targets than was asked for of all requests."""
+    classes = (each.summary or {}).get("classes") or {}
+    shares = {name: group["slo_attainment"] for name, group in classes.items()}
+    return ", ".join(
+        f"{name} {100 * share:.4g} %"
+        for name, share in shares.items()
+        if share is not None and share < plan.wish.attainment - EXACT
+    )
 
 
 def _trust(each: Candidate) -> Mapping[str, Any]:

@@ -30,6 +30,7 @@ from sim.studies.compare import (
 )
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.studies.known_metrics import check_known
+from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
 from sim.workload import kept_stdin
 from superinfer.costs import CalibratedCost, StepCost
 from superinfer.costs.profile import Profile
@@ -237,10 +238,15 @@ def _check(arms: Arms, question: Question) -> Config:
         raise ConfigError(f"sensitivity: expected two schedulers or arms, got {', '.join(arms)}")
     if question.out is not None:
         check_folder(question.out)
+    kv_tokens = {}
     for name, config in arms.items():
         warn_of_notes(config)
         with in_arm(name):
-            variations(config, build_engine(config)[1])
+            engine, cost = build_engine(config)
+            variations(config, cost)
+        kv_tokens[name] = kv_tokens_of(engine)
+    if warning := unequal_memory(arms, kv_tokens):
+        say(f"warning: {warning}")
     _chosen(arms, question)
     check_seeds(next(iter(arms.values())).run, question.seeds)
     return next(iter(arms.values()))

@@ -23,6 +23,7 @@ from sim.run import build_engine
 from sim.studies.compare import Simulate, check_seeds, in_arm, seeds_from, warn_of_worst
 from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
 from sim.studies.sweep_page import peak_table, sweep_frame, sweep_json, sweep_table
+from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
 from sim.workload import kept_stdin
 from superinfer.errors import ConfigError
 from superinfer.lab.columns import write_columns
@@ -110,12 +111,23 @@ def _check(arms: Arms, configs: Mapping[Key, Config], wish: SweepWish) -> Config
         check_kept(wish.out, POINTS)
     for note in dict.fromkeys(note for config in configs.values() for note in config.notes):
         say(f"warning: {note}")
+    kv_tokens = {}
     for (name, place), config in configs.items():
         with in_arm(f"{name} at {place_text(wish.axes, place)}"):
-            build_engine(config)
+            kv_tokens[name, place] = kv_tokens_of(build_engine(config)[0])
+    _warn_of_unequal_memory(configs, kv_tokens)
     first = next(iter(configs.values()))
     check_seeds(first.run, wish.seeds)
     return first
+
+
+def _warn_of_unequal_memory(configs: Mapping[Key, Config], kv_tokens: Mapping[Key, int]) -> None:
+    """Of all arms, at the first point where it can be said."""
+    for place in dict.fromkeys(place for _, place in configs):
+        arms = {name: config for (name, at), config in configs.items() if at == place}
+        if warning := unequal_memory(arms, {name: kv_tokens[name, place] for name in arms}):
+            say(f"warning: {warning}")
+            return
 
 
 # -- runs -----------------------------------------------------------------------------------------

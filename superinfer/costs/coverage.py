@@ -247,6 +247,6 @@ def _listed(kernels: list[str]) -> str:
     return f"{kernels[0]} and {len(kernels) - 1} more"
 
 
-def _plain(value: float) -> float:
-    """The value, as an integer where it is one."""
+def _plain(value: float) -> object:
+    """The value, as an integer where it is one; compiled code would make a `float` of it again."""
     return int(value) if value == int(value) else value

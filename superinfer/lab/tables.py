@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from superinfer.lab.metric_names import (
-    COMPARE_ROWS,
-    LATENCIES,
-    SAME,
-    higher_is_better,
-    is_share,
-)
+from superinfer.lab.changes import PER_CENT, POINTS, Amount, change
+from superinfer.lab.metric_names import COMPARE_ROWS, LATENCIES, is_share
 from superinfer.lab.precision import PRECISION, precision_text, shown_precision
 
 if TYPE_CHECKING:
@@ -100,11 +95,12 @@ def compare_table(
     for key, label in (*COMPARE_ROWS.items(), *precision.items()):
         values = [summary.get(key) for _, summary in runs]
         if any(value is not None for value in values):
-            found = [known.get((name, key)) for name, _ in runs]
+            others = [known.get((name, key)) for name, _ in runs[1:]]
             cells = [
-                _compared(key, value, values[0], i, found[i]) for i, value in enumerate(values)
+                _cell(key, value, values[0], found)
+                for value, found in zip(values[1:], others, strict=True)
             ]
-            table.add_row(label, *cells)
+            table.add_row(label, _value(key, values[0]), *cells)
     table.caption = _what_intervals_are(differences)
     table.caption_justify = "left"
     return table
@@ -117,10 +113,11 @@ def _compare_many(runs: Sequence[tuple[str, Summary]], differences: Sequence[Dif
     titles = {**COMPARE_ROWS, **precision}
     table = _table("Scheduler", *(titles[key] for key in shown), title="Comparison")
     known = {(found.arm, found.metric): found for found in differences}
-    base = runs[0][1]
-    for column, (name, summary) in enumerate(runs):
+    (first, base), *others = runs
+    table.add_row(_text(first), *(_value(key, base.get(key)) for key in shown))
+    for name, summary in others:
         cells = [
-            _change(key, summary.get(key), base.get(key), column, known.get((name, key)))
+            _cell(key, summary.get(key), base.get(key), known.get((name, key)), bounds=False)
             for key in shown
         ]
         table.add_row(_text(name), *cells)
@@ -142,26 +139,6 @@ def precision_table(runs: Sequence[tuple[str, Summary]]) -> Table | None:
             cells = (_value(key, group.get(key)) for key in columns)
             table.add_row(_text(name), _text(run), *cells)
     return table
-
-
-def difference(key: str, value: Value, base: Value) -> tuple[float, str] | None:
-    """Change from `base` and `better`, `worse` or `same`; None if it has no meaning.
-
-    Shares differ in percentage points, all else in per cent of `base`.
-    """
-    if not isinstance(value, int | float) or not isinstance(base, int | float):
-        return None
-    if value == base:
-        return 0.0, "same"
-    if is_share(key):
-        change = 100 * (value - base)
-    elif base:
-        change = 100 * (value - base) / abs(base)
-    else:
-        return None
-    if abs(change) < SAME:
-        return change, "same"
-    return change, "better" if (change > 0) == higher_is_better(key) else "worse"
 
 
 def _run_table(summary: Summary) -> Table:
@@ -235,43 +212,32 @@ def _table(first: str, *others: str, title: str | None = None) -> Table:
     return table
 
 
-def _compared(key: str, value: Value, base: Value, column: int, found: Difference | None) -> str:
-    same = column and (difference(key, value, base) or ("", ""))[1] == "same"
-    return _change(key, value, base, column, found) + ("" if same else _bounds(key, found))
-
-
-def _change(key: str, value: Value, base: Value, column: int, found: Difference | None) -> str:
-    """A value, and below it which way it goes from the first run's."""
-    change = difference(key, value, base) if column else None
-    if change is None:
+def _cell(
+    key: str, value: Value, base: Value, found: Difference | None, *, bounds: bool = True
+) -> str:
+    """A value, and below it which way it goes from the first run's; then the `bounds` of that."""
+    changed = change(key, value, base, found.interval if found else None)
+    if changed is None:
         return _value(key, value)
-    amount, mark = change
-    unit = " points" if is_share(key) else "%"
-    if mark == "same":
+    if changed.verdict == "same":
         return f"{_value(key, value)}\n[dim]same[/dim]"
-    if found is not None and found.interval is not None and found.interval.contains_zero:
-        mark = "unclear"
-    colour = {"better": "green", "worse": "red"}.get(mark, "yellow")
-    return f"{_value(key, value)}\n[{colour}]{amount:+,.1f}{unit} {mark}[/{colour}]"
+    colour = {"better": "green", "worse": "red"}.get(changed.verdict, "yellow")
+    amount = f"{_signed(changed.amount)}{_unit(changed.amount)}"
+    cell = f"{_value(key, value)}\n[{colour}]{amount} {changed.verdict}[/{colour}]"
+    if not bounds or changed.bounds is None:
+        return cell
+    low, high = changed.bounds
+    return f"{cell}\n[dim]{_signed(low)} to {_signed(high)}{_unit(high)}[/dim]"
 
 
-def _bounds(key: str, found: Difference | None) -> str:
-    """The interval of a difference: in points of a share, else in per cent of the reference; in the
-    metric's unit where it reaches below what can be lost, or the reference is 0.
-    """
-    if found is None or found.interval is None:
-        return ""
-    low, high = found.interval.low, found.interval.high
-    if is_share(key):
-        return f"\n[dim]{100 * low:+.1f} to {100 * high:+.1f} points[/dim]"
-    if not found.base or low < -found.base:
-        return f"\n[dim]{_signed(key, low)} to {_signed(key, high)}[/dim]"
-    low, high = 100 * low / found.base, 100 * high / found.base
-    return f"\n[dim]{low:+,.1f} to {high:+,.1f}%[/dim]"
+def _signed(amount: Amount) -> str:
+    if amount.unit in (POINTS, PER_CENT):
+        return f"{amount.value:+,.1f}"
+    return f"{'' if amount.value < 0 else '+'}{_value('', amount.value)}"
 
 
-def _signed(key: str, value: float) -> str:
-    return _value(key, value) if value < 0 else f"+{_value(key, value)}"
+def _unit(amount: Amount) -> str:
+    return f" {amount.unit}" if amount.unit not in ("", PER_CENT) else amount.unit
 
 
 def _what_intervals_are(differences: Sequence[Difference]) -> str | None:

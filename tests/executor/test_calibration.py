@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +39,7 @@ from executor.calibration.fit import MOST_SHARED, launch_seconds, shared_factor,
 from executor.calibration.grids import Grids, spaced
 from executor.calibration.links import Pools, measure_links
 from executor.calibration.products import gemm_sizes, measure_gemm
-from executor.calibration.report import profile_lines, unsteady
+from executor.calibration.report import profile_lines, simulation_of, unsteady
 from executor.calibration.steps import (
     LEAST_BATCHES,
     HostFit,
@@ -720,6 +723,23 @@ def test_a_profile_has_every_kernel(profile: Profile) -> None:
     assert profile.host.origin == "measured" and profile.host.step_s >= 0
     assert profile.fit["step"]["points"] > 0
     assert any("attention_prefill" in line for line in profile_lines(profile))
+
+
+def test_the_command_that_is_told_simulates(profile: Profile, config: Path, tmp_path: Path) -> None:
+    """Also where names have spaces."""
+    (tmp_path / "a run").mkdir()
+    path, trace = tmp_path / "a run" / "cpu.json", tmp_path / "t.jsonl"
+    write_profile(profile, path)
+    trace.write_text('{"timestamp": 0, "input_length": 20, "output_length": 3}\n')
+    program, command, of, *rest = shlex.split(simulation_of(profile, path, str(config)))
+    assert (program, command, of) == ("superinfer-sim", "run", "TRACE")
+    words = [sys.executable, "-m", "sim", "run", str(trace), *rest, "--no-plots", "--json"]
+    words += ["--out", str(tmp_path / "out")]
+    ran = subprocess.run(
+        words, cwd=Path(__file__).parents[2], check=True, capture_output=True, text=True
+    )
+    summary = json.loads(ran.stdout)
+    assert (summary["completed"], summary["run"]["kv_blocks"]) == (1, 64)
 
 
 def test_the_cost_model_reads_it(profile: Profile, config: Path) -> None:

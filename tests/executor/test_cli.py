@@ -91,6 +91,25 @@ def test_a_run_leaves_a_result_folder(monkeypatch, capsys, tmp_path, config, tra
     assert "results in" in errors
 
 
+def test_what_changes_nothing_is_named(monkeypatch, capsys, tmp_path, config):
+    """As in the simulator: classes that differ by capitals, and caching where nothing is shared."""
+    line = {"timestamp": 0, "input_length": 9, "output_length": 2, "class": "chat"}
+    (tmp_path / "t.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "c.toml").write_text("[classes.Chat]\nttft_ms = 20\n[classes.x]\nttft_ms = 20\n")
+    code, _, errors = call(
+        monkeypatch,
+        capsys,
+        *("run", tmp_path / "t.jsonl", "--model", config, "--random-weights", "--device", "cpu"),
+        *("--classes", tmp_path / "c.toml", "--prefix-caching", "--kv-blocks", 8),
+        *("--as-fast-as-possible", "--no-plots", "--out", tmp_path / "result"),
+    )
+    assert code == 0, errors
+    assert [line for line in errors.splitlines() if line.startswith("warning: ")] == [
+        "warning: classes.Chat: no request is of class Chat (did you mean 'chat'?)",
+        "warning: run.prefix_caching: no request has hash_ids, so no prompts begin alike",
+    ]
+
+
 @pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))
 def test_every_scheduler_runs_on_a_device(monkeypatch, capsys, tmp_path, config, trace, scheduler):
     """Whatever settings it has, and those that it derives from the machine."""

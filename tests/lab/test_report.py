@@ -54,6 +54,9 @@ def test_all_parts_of_a_run(usual: Path, report: Path) -> None:
     assert "vllm on day.jsonl simulated" in page.words
     headline = "simulated Step times: a100_m-8b; 8.00 % mean error of its worst kernel; 25 %"
     assert headline in page.words.replace("\u00a0", " ")
+    for words in ("beyond it 25.00 %", "at points held out 8.00 %", "host time of a step assumed"):
+        assert words in page.words.replace("\u00a0", " ")
+    assert "went for no single request, and are in the row of all alone" in page.words
     for word in ("day.jsonl", "vllm", "m-8b", "a100, tensor parallel 2", "9.9.9", "assumed"):
         assert word in page.words
 
@@ -68,6 +71,19 @@ def test_copies_are_drawn_only_where_there_were_any(usual: Path, tmp_path: Path)
         page = Page(write_report(run))
         assert page.tags.count("figure") == 6
         assert not {"rotations-title", "copies-title"} & set(page.ids)
+
+
+def test_a_moment_is_at_one_place_in_all_panels(usual: Path, tmp_path: Path) -> None:
+    """However wide the numbers beside them are."""
+    run = report_module.load_run(shutil.copytree(usual, tmp_path / "run"))
+    run.timeline = run.timeline.assign(running=54_321)
+    text = write_report(run).read_text()
+    frame = r'id="{}-patch_2">\s*<path d="M ([\d.]+) [\d.]+ ([\d.]+) '
+    ends = {
+        re.search(frame.format(name), text).groups()  # type: ignore[union-attr]
+        for name in ("queue", "kv", "rotations", "copies")
+    }
+    assert len(ends) == 1
 
 
 def test_counts_are_whole_and_shared_targets_are_shown(usual: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +10,11 @@ from matplotlib.figure import Figure
 from pages import HURT, STEPS, Bounds, loaded
 from records import build
 
+from superinfer.lab.changes import change
 from superinfer.lab.report.html import Html, tag, text
 from superinfer.lab.report.hurt import endings, longest_stalls, who_was_hurt
 from superinfer.lab.report.svg import inline_svg
-from superinfer.lab.report.values import Change, change, number, shown, targets
+from superinfer.lab.report.values import change_words, number, shown, targets
 from superinfer.lab.studies.intervals import Interval
 from superinfer.metrics import Window
 
@@ -79,26 +79,27 @@ def test_numbers_and_units() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "base", "interval", "wanted"),
     [
-        ("p99_ttft_ms", 50.0, 100.0, None, Change("\u221250.00 %", "better")),
-        ("request_goodput", 50.0, 100.0, None, Change("\u221250.00 %", "worse")),
-        ("slo_attainment", 0.75, 0.5, None, Change("+25.00 points", "better")),
-        ("slo_attainment", 0.5, 0.0, None, Change("+50.00 points", "better")),
-        ("preemptions", 3, 0, None, Change("+3.00", "worse")),
-        ("preemptions", 3, 3, None, Change("same", "same")),
-        ("preemptions", 3, 3, Bounds(0, 0), Change("same", "same")),
-        ("preemptions", 3, 3, Bounds(-3, 3), Change("0 % [\u2212100, +100]", "unclear")),
-        ("p99_itl_ms", 2.0, 1.0, Bounds(-1, 2), Change("+100 % [\u2212100, +200]", "unclear")),
-        ("p99_ttft_ms", 110.0, 100.0, Bounds(5, 15), Change("+10.00 % [+5.00, +15.00]", "worse")),
-        ("p99_ttft_ms", 9.0, 100.0, Bounds(-140, -60), Change("\u221291.00 % [\u2212140 to \u221260.00]", "better")),  # noqa: E501
+        ("p99_ttft_ms", 50.0, 100.0, None, ("\u221250.00 %", "better")),
+        ("request_goodput", 50.0, 100.0, None, ("\u221250.00 %", "worse")),
+        ("slo_attainment", 0.75, 0.5, None, ("+25.00 points", "better")),
+        ("slo_attainment", 0.5, 0.0, None, ("+50.00 points", "better")),
+        ("preemptions", 3, 0, None, ("+3", "worse")),
+        ("preemptions", 3, 3, None, ("same", "same")),
+        ("preemptions", 3, 3, Bounds(0, 0), ("same", "same")),
+        ("preemptions", 3, 3, Bounds(-3, 3), ("0 % [\u2212100, +100]", "unclear")),
+        ("p99_itl_ms", 2.0, 1.0, Bounds(-1, 2), ("+100 % [\u2212100, +200]", "unclear")),
+        ("p99_ttft_ms", 110.0, 100.0, Bounds(5, 15), ("+10.00 % [+5.00, +15.00]", "worse")),
+        ("p99_ttft_ms", 9.0, 100.0, Bounds(-140.0, -60.0), ("\u221291.00 % [\u2212140 to \u221260.00]", "better")),  # noqa: E501
         ("p99_ttft_ms", None, 100.0, None, None),
         ("p99_ttft_ms", 1.0, None, None, None),
     ],
 )  # fmt: skip
 def test_differences(
-    key: str, value: float, base: float, interval: Interval | None, wanted: Change | None
+    key: str, value: float, base: float, interval: Interval | None, wanted: tuple[str, str] | None
 ) -> None:
     found = change(key, value, base, interval)
-    assert (found and replace(found, words=found.words.replace("\u00a0", " "))) == wanted
+    words = found and (change_words(found).replace("\u00a0", " "), found.verdict)
+    assert words == wanted
 
 
 def test_only_markup_of_our_own_is_markup() -> None:

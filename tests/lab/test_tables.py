@@ -8,10 +8,11 @@ import sys
 import pytest
 from pages import text
 from records import Job, build, large_record
+from rich.text import Text
 
 from superinfer.lab.studies.differences import Difference
 from superinfer.lab.studies.intervals import Interval
-from superinfer.lab.tables import compare_table, difference, summary_table
+from superinfer.lab.tables import compare_table, summary_table
 from superinfer.metrics import summarise
 
 
@@ -82,25 +83,33 @@ def test_many_runs_stand_in_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "base", "expected"),
+    ("key", "value", "base", "ends", "expected"),
     [
-        ("slo_attainment", 0.9, 0.6, (30.0, "better")),
-        ("slo_attainment", 0.3, 0.6, (-30.0, "worse")),
-        ("p99_ttft_ms", 50.0, 100.0, (-50.0, "better")),
-        ("prefix_hit_rate", 0.2, 0.1, (10.0, "better")),
-        ("recompute_tax", 0.2, 0.1, (10.0, "worse")),
-        ("preemptions", 0, 0, (0.0, "same")),
-        ("p99_itl_ms", 100.01, 100.0, (0.01, "same")),
-        ("preemptions", 3, 0, None),
-        ("jain_index", None, 0.5, None),
-        ("jain_index", 0.5, None, None),
+        ("slo_attainment", 0.9, 0.6, None, "90.00\n+30.0 points better"),
+        ("slo_attainment", 0.3, 0.6, None, "30.00\n-30.0 points worse"),
+        ("p99_ttft_ms", 50.0, 100.0, None, "50.00\n-50.0% better"),
+        ("p99_ttft_ms", 50.0, 100.0, (-70.0, 10.0), "50.00\n-50.0% unclear\n-70.0 to +10.0%"),
+        ("recompute_tax", 0.2, 0.1, None, "20.00\n+10.0 points worse"),
+        ("preemptions", 0, 0, None, "0\nsame"),
+        ("p99_itl_ms", 100.01, 100.0, None, "100.0\nsame"),
+        ("p99_itl_ms", 100.0, 100.0, (-9.0, 9.0), "100.0\n+0.0% unclear\n-9.0 to +9.0%"),
+        ("preemptions", 3, 0, None, "3\n+3 worse"),
+        ("preemptions", 3, 0, (1.0, 5.0), "3\n+3 worse\n+1.00 to +5.00"),
+        ("jain_index", None, 0.5, None, "-"),
+        ("jain_index", 0.5, None, None, "0.500"),
     ],
 )
-def test_difference(
-    key: str, value: float | None, base: float | None, expected: tuple[float, str] | None
+def test_a_difference_stands_below_its_value(
+    key: str,
+    value: float | None,
+    base: float | None,
+    ends: tuple[float, float] | None,
+    expected: str,
 ) -> None:
-    found = difference(key, value, base)
-    assert found == (expected and (pytest.approx(expected[0], abs=1e-6), expected[1]))
+    found = [_found(key, base or 0.0, *ends)] if ends else []
+    table = compare_table([("a", {key: base}), ("b", {key: value})], found)
+    (cell,) = table.columns[2].cells
+    assert Text.from_markup(str(cell)).plain == expected
 
 
 def test_rich_is_imported_only_to_draw() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -60,6 +61,26 @@ def test_the_command_line_runs_anywhere(tmp_path: Path) -> None:
         text=True,
     )
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.slow
+@needs_compiled
+def test_same_summary_in_both_forms(tmp_path: Path) -> None:
+    """To the letter, also where a step is longer than what was measured."""
+    lines = ({"timestamp": 9 * i, "input_length": 18_000, "output_length": 9} for i in range(9))
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = [sys.executable, "-m", "sim", "run", str(tmp_path / "t.jsonl"), "--no-plots", "-o"]
+    texts = []
+    for interpreted in ("0", "1"):
+        out = tmp_path / interpreted
+        env = {**os.environ, "SUPERINFER_INTERPRETED": interpreted}
+        subprocess.run([*command, str(out)], env=env, cwd=ROOT, check=True, capture_output=True)
+        summary = json.loads((out / "summary.json").read_text())
+        for measured in ("wall_s", "scheduler_s", "sim_requests_per_wall_s"):
+            assert summary.pop(measured) > 0
+        assert summary["trust"]["left_range"]
+        texts.append(json.dumps(summary))
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.slow

@@ -59,6 +59,10 @@ BAD_LINES = {
     "surrogate": (with_fields(tenant="\ud800"), "expected a JSON object, got a broken one: "),
     "no timestamp": (without("timestamp"), f"timestamp: expected {STAMP}, got nothing"),
     "no input": (without("input_length"), f"input_length: expected {LENGTH}, got nothing"),
+    "another log": (
+        b'{"created":0,"usage":{"prompt_tokens":5}}',
+        "expected timestamp, input_length, output_length (superinfer-sim traces from-log reads",
+    ),
     "in capitals": (
         b'{"Timestamp":0,"input_length":5,"output_length":5}',
         f"timestamp: expected {STAMP}, got nothing (did you mean 'Timestamp'?)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,51 @@ def test_json_lines_with_objects_in_them(tmp_path: Path) -> None:
     text = "\n".join(map(json.dumps, calls))
     assert seen(log(tmp_path, text, OPENAI)) == [(0.0, 812, 95), (1000.0, 455, 210)]
     assert seen(log(tmp_path, gzip.compress(text.encode()), OPENAI))[1] == (1000.0, 455, 210)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_json_document(tmp_path: Path, indent: int | None) -> None:
+    """A list of objects, or an object with a list per column, as vLLM's benchmark writes it."""
+    lists = {
+        "ttft": 0.5,
+        "start": [7.5, 6.25],
+        "i": [455, 812],
+        "o": [210, 95.0],
+        "errors": ["", ""],
+    }
+    objects = [{"start": 7.5, "i": 455, "o": 210}, {"start": 6.25, "i": 812, "o": 95}]
+    columns = Columns("start", "i", "o", time_unit="s")
+    for document in (lists, objects):
+        found = log(tmp_path, json.dumps(document, indent=indent), columns)
+        assert seen(found) == [(0.0, 812, 95), (1250.0, 455, 210)]
+    objects[1]["o"] = 0
+    lacks = "o: expected an integer from 1 to 10000000 (tokens), got "
+    assert fault(tmp_path, json.dumps(objects, indent=indent), columns) == f': [1] {lacks}"0"'
+    found = log(tmp_path, json.dumps([*objects, 5], indent=indent), columns, skip_bad=True)
+    assert (found.skipped, found.skipped_note[:30]) == (2, "skipped 2 bad lines, the first")
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"start": [1], "i": [2], "oo": [3]}, ": o: expected a list (did you mean 'oo'?), got"),
+        ({"starts": [1], "i": [2], "o": [3]}, ": start: expected a list (did you mean 'starts'?)"),
+        ({"start": [1], "i": [2], "o": 3}, ': o: expected a list, got "3"'),
+        ({"start": [1], "i": [2, 3], "o": [3]}, ": expected lists of one length, got start 1, i 2"),
+        ([[1]], ": [0]: expected a JSON object, got "),
+    ],
+)
+def test_documents_that_are_no_logs(tmp_path: Path, document: object, words: str) -> None:
+    columns = Columns("start", "i", "o", time_unit="s")
+    assert fault(tmp_path, json.dumps(document), columns).startswith(words)
+
+
+@pytest.mark.parametrize(("mark", "asked"), [(";", ";"), ("\t", "\t"), ("\t", "\\t")])
+def test_columns_divided_by_something_else(tmp_path: Path, mark: str, asked: str) -> None:
+    text = (HEADER + "2026-11-02T09:00:00Z,7,8.0,c\n").replace(",", mark)
+    assert seen(log(tmp_path, text, replace(CSV, delimiter=asked))) == [(0.0, 7, 8)]
+    hint = f"(one column: --delimiter {mark!r}?)"
+    assert fault(tmp_path, text, CSV).endswith(hint)
 
 
 @pytest.mark.parametrize(("unit", "scale"), [("s", 1), ("ms", 1e3), ("us", 1e6), ("ns", 1e9)])

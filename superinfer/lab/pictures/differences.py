@@ -28,6 +28,8 @@ SHOWN = (
     "p99_e2el_ms",
 )
 _LATENCY = re.compile(r"(mean|median|std|p\d+)_(ttft|tpot|itl|e2el)_ms")
+_MANY = 12
+"""Metrics of a frame that are drawn without being asked for."""
 _LEAST = 1e-3
 """Where a bound is cut that cannot be shown as a factor."""
 
@@ -44,12 +46,11 @@ def plot_differences(
     Value over the reference's for shares, rates and hits, the inverse for latencies and losses:
     the right is always better, 1 is no difference, and 2 is as far from it as one half. Bars are
     the 95 % intervals of the frame; a hollow point has one that holds no difference, or none at
-    all. What is 0 on either side has no factor and is left out. `metrics` (by default `SHOWN`) are
-    those of the frame; raises ConfigError where it has none of them.
+    all. What is 0 on either side has no factor and is left out. `metrics` are those of the frame;
+    by default all of them, and of more than twelve those of `SHOWN`. Raises ConfigError for one
+    that the frame does not have, and where it has none.
     """
-    wanted = [name for name in (metrics or SHOWN) if name in set(table["metric"])]
-    if not wanted:
-        raise ConfigError("expected metrics of the table, got none of them")
+    wanted = _wanted(list(dict.fromkeys(table["metric"])), metrics)
     arms = list(dict.fromkeys(table["arm"]))
     axes = given_or_new(axes, 8.0, 1.2 + (0.15 + 0.12 * len(arms)) * len(wanted))
     rows = table.set_index(["arm", "metric"])
@@ -62,6 +63,19 @@ def plot_differences(
     if legend:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return axes
+
+
+def _wanted(known: Sequence[str], metrics: Sequence[str] | None) -> list[str]:
+    """The metrics to draw; ConfigError where there are none, or one is not known."""
+    if not known:
+        raise ConfigError("expected metrics in the table, got none")
+    if metrics is None:
+        few = [name for name in SHOWN if name in known] if len(known) > _MANY else []
+        return few or [*known]
+    for name in metrics:
+        if name not in known:
+            raise ConfigError(f"metrics: expected some of {', '.join(known)}, got {name!r}")
+    return [*metrics]
 
 
 def metric_label(metric: str) -> str:
@@ -121,7 +135,9 @@ def _finish(axes: Axes, metrics: Sequence[str], reference: str) -> None:
         axes.axhspan(row - 0.5, row + 0.5, color="0.95", lw=0, zorder=0)
     axes.set_yticks(range(len(metrics)), [label(metric_label(name)) for name in metrics])
     axes.set_ylim(len(metrics) - 0.5, -0.5)
-    axes.set_xlabel(f"times better than {label(reference)} (left of 1: worse)")
+    axes.set_xlabel(
+        f"times better than {label(reference)} (left of 1: worse; hollow: may be no difference)"
+    )
     axes.grid(axis="x", alpha=0.3)
 
 

@@ -6,6 +6,7 @@ styles, markers and hatches repeat what colour says, so that print in grey stays
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -38,6 +39,12 @@ ATTAINMENT = {
 
 _DECADES = 20.0
 """An axis whose values span more than this factor is logarithmic."""
+_TICKS = (((1.0, 2.0, 5.0), 0.3), ((1.0, 3.0), 0.47))
+"""Numbers in each decade of a logarithmic axis, and the share of it between the nearest two."""
+_ROOM = 36
+"""Digits that stand side by side below the narrowest panels."""
+_MARGIN = 1.1
+"""An axis is so much longer than its values reach."""
 _MANY = 8
 """With more groups of bars than this, words beside them are turned."""
 _GIB = 2.0**30
@@ -138,17 +145,25 @@ def dumbbells(axes: Axes, title: str, pairs: Mapping[str, tuple[float, float]]) 
 
 
 def scale(axes: Axes, values: Floats) -> None:
-    """Plain numbers on the x axis; logarithmic, with ticks at 1-2-5, where values span decades."""
+    """Plain numbers on the x axis, which is logarithmic where values span decades."""
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.12g}"))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     positive = values[values > 0]
     span = positive.max() / positive.min() if positive.size else 1.0
     if span > _DECADES:
         axes.set_xscale("log")
-        subs = (1.0, 2.0, 5.0) if span < 50 else (1.0, 3.0) if span < 300 else (1.0,)
+        subs = _ticks(float(positive.max()), float(span))
         axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.12g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _ticks(most: float, span: float) -> tuple[float, ...]:
+    """Where the decades of a logarithmic axis have numbers, so that none touches the next."""
+    digits_apart = _ROOM / (_MARGIN * math.log10(span))
+    longest = len(f"{most:,.0f}") + 1
+    fit = (subs for subs, least in _TICKS if least * digits_apart >= longest)
+    return next(fit, (1.0,))
 
 
 def attainment_bars(groups: Mapping[str, Summary]) -> dict[str, Bars]:

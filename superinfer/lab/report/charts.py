@@ -19,6 +19,8 @@ Runs = Mapping[str, PlotData]
 
 _SMALL = (4.6, 3.5)
 _WIDE = (9.2, 3.0)
+_LEFT_IN = 0.9
+"""Room for the numbers and words of a vertical axis over time, in inches."""
 _MOST_NAME = 20
 
 
@@ -69,7 +71,7 @@ def load(data: PlotData) -> list[Html]:
         ("queue", "Requests waiting and running", parts.queue_panel, ("waiting", "running")),
         ("kv", "KV memory by use", parts.kv_panel, ("referenced_blocks", "host_blocks")),
     ):
-        drawn, axes = _panel(_WIDE)
+        drawn, axes = _time_panel()
         draw(axes, data)
         legend_below(drawn, axes, columns=5)
         peaks = [
@@ -91,7 +93,7 @@ def traffic(data: PlotData) -> list[Html]:
         ("rotations", "Rotations per second", parts.rotations_panel, ("rotations",)),
         ("copies", "Copies over the link", parts.copies_panel, ("h2d_bytes", "d2h_bytes")),
     ):
-        drawn, axes = _panel(_WIDE)
+        drawn, axes = _time_panel()
         draw(axes, data)
         legend_below(drawn, axes, columns=3)
         sums = [
@@ -155,7 +157,7 @@ def compared_load(runs: Runs) -> list[Html]:
         ("queue", "waiting", "Requests waiting"),
         ("kv", "referenced_blocks", "KV memory in use"),
     ):
-        drawn, axes = _panel(_WIDE)
+        drawn, axes = _time_panel()
         parts.load_lines(axes, runs, column)
         legend_below(drawn, axes, columns=4)
         peaks = [f"{run} {data.timeline[column].max(initial=0):,}" for run, data in runs.items()]
@@ -164,11 +166,22 @@ def compared_load(runs: Runs) -> list[Html]:
     return found
 
 
-def _panel(size: tuple[float, float]) -> tuple[Figure, Axes]:
+def _panel(size: tuple[float, float], left: float = 0.0) -> tuple[Figure, Axes]:
+    """A figure and its axes; `left`: share of the width that they leave free."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    drawn = Figure(figsize=size, layout="constrained")
+    drawn = Figure(figsize=size, layout=ConstrainedLayoutEngine(rect=(left, 0.0, 1.0 - left, 1.0)))
     return drawn, drawn.subplots()
+
+
+def _time_panel() -> tuple[Figure, Axes]:
+    """A panel over time. Its axis begins where those of the others do, however wide their numbers
+    are, so that one moment is at one place in all of them.
+    """
+    drawn, axes = _panel(_WIDE, _LEFT_IN / _WIDE[0])
+    axes.yaxis.set_in_layout(False)
+    return drawn, axes
 
 
 def _line_legend(drawn: Figure, names: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from superinfer.errors import ConfigError
+from superinfer.lab.changes import change
 from superinfer.lab.numbers import number
 from superinfer.lab.pictures.data import MOST_CLASSES, PlotData
 from superinfer.lab.precision import shown_precision
@@ -22,7 +23,7 @@ from superinfer.lab.report.values import (
     GROUP_ROWS,
     NONE,
     Summary,
-    change,
+    change_words,
     shown,
 )
 from superinfer.lab.results import Run
@@ -139,7 +140,8 @@ def _metrics_note(known: Known) -> str:
         note += (
             f" In brackets the confidence interval of the difference ({'; '.join(methods)}), with "
             '"to" in the metric\'s own unit where it goes below -100 %; unclear: it holds zero, so '
-            "the difference may be chance."
+            "the difference may be chance. Without brackets there is no interval, and it may be "
+            "chance as well."
         )
     if _seeds(known) > 1:
         note += (
@@ -181,7 +183,8 @@ def _cell(key: str, value: Any, base: Any, interval: Interval | None) -> Content
     found = change(key, value, base, interval) if key not in _PLAIN else None
     if found is None:
         return shown(key, value)
-    words = found.words if found.verdict == "same" else f"{found.words} {found.verdict}"
+    words = change_words(found)
+    words = words if found.verdict == "same" else f"{words} {found.verdict}"
     return tag("div", shown(key, value), tag("span", words, class_="verdict"), class_=found.verdict)
 
 

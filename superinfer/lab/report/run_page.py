@@ -43,6 +43,12 @@ _KEY_FIGURES = {
     "preemptions": "preemptions",
     "worst_stall_ms": "worst stall (ms)",
 }
+_TRUST_WORDS = {
+    "measured_share": "step time within what was measured",
+    "extrapolated_share": "step time beyond it",
+    "family_error": "mean error of the worst kernel, at points held out",
+    "host_overhead_origin": "host time of a step",
+}
 Section = tuple[str, str, list[Content]]
 
 
@@ -223,7 +229,8 @@ def _traffic(data: PlotData) -> list[Content]:
     of = ", the sum of all replicas" if summary.get("replicas") else ""
     note = (
         "A preemption takes a request off the device; a rotation is one that copied its cache to "
-        f"the host. Bytes are per GPU{of}. Mean over the measured time: "
+        f"the host. Bytes are per GPU{of}; write-through and cached blocks went for no single "
+        "request, and are in the row of all alone. Mean over the measured time: "
         f"{', '.join(rates) or NONE}. "
         f"Recomputed: {shown('tax', summary.get('recompute_tax'))} of all computed tokens."
     )
@@ -307,7 +314,7 @@ def _trust(summary: Summary) -> list[Content]:
             continue
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         written = shown(key, value) if is_number else NONE if value is None else str(value)
-        rows.append((key.replace("_", " "), written))
+        rows.append((_TRUST_WORDS.get(key, key.replace("_", " ")), written))
     head = ("what", "where from")
     origin = [table("Origin of the step times", head, rows, words=2)] if rows else []
     ranges = ("what", "measured up to", "run went to", "share of the step time")

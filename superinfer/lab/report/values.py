@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from superinfer.lab.metric_names import SAME, higher_is_better, is_share
+from superinfer.lab.changes import Amount, Change
+from superinfer.lab.metric_names import is_share
 from superinfer.lab.precision import PRECISION, precision_text
-from superinfer.lab.studies.intervals import Interval
 
 Summary = Mapping[str, Any]
 
@@ -59,7 +58,7 @@ RUN_ROWS: Mapping[str, Mapping[str, str]] = {
         "jain_index": "Jain index of tenants",
         "vtc_gap": "service gap of tenants (weighted tokens)",
     },
-    "Simulation": {
+    "The run itself": {
         "steps": "steps",
         "events": "events",
         "wall_s": "wall time (s)",
@@ -174,58 +173,23 @@ def targets(slo: Mapping[str, float | None]) -> str:
     return ", ".join(found) or "none"
 
 
-@dataclass(slots=True, frozen=True)
-class Change:
-    """A difference from the reference, ready to print."""
-
-    words: str
-    verdict: str
-    """`better`, `worse`, `same`; `unclear` if the interval of the difference holds zero."""
-
-
-def change(
-    key: str,
-    value: float | str | None,
-    base: float | str | None,
-    interval: Interval | None = None,
-) -> Change | None:
-    """The difference of a metric from the reference; None where one of them is no number.
-
-    Shares differ in percentage points, all else in per cent of the reference, or in its own unit
-    where the reference is zero. `interval` bounds the difference in the metric's own unit, and is
-    told in it where it reaches below what can be lost.
-    """
-    if not isinstance(value, int | float) or not isinstance(base, int | float):
-        return None
-    factor, unit = _relative_unit(key, base)
-    amount = factor * (value - base)
-    ends = (interval.low, interval.high) if interval else ()
-    if max(abs(amount), *(abs(factor * end) for end in ends), 0.0) < SAME:
-        return Change("same", "same")
-    verdict = "better" if (amount > 0) == higher_is_better(key) else "worse"
-    if interval is None:
-        return Change(unbroken(f"{_signed(amount)}{unit}"), verdict)
-    low, high = factor * interval.low, factor * interval.high
-    bounds = f"[{_signed(low)}, {_signed(high)}]"
-    if base and not is_share(key) and interval.low < -abs(base):
-        own, unit_of_own = _own_unit(key)
-        bounds = f"[{_signed(own * interval.low)} to {_signed(own * interval.high)}{unit_of_own}]"
-    words = f"{unbroken(f'{_signed(amount)}{unit}')} {unbroken(bounds)}"
-    return Change(words, "unclear" if low <= 0 <= high else verdict)
+def change_words(found: Change) -> str:
+    """A difference in words, without its verdict: `+10.00 % [+5.00, +15.00]`, or `same`."""
+    if found.verdict == "same":
+        return "same"
+    amount = found.amount
+    words = unbroken(f"{_signed(amount.value)}{_unit(amount)}")
+    if found.bounds is None:
+        return words
+    low, high = found.bounds
+    bounds = f"[{_signed(low.value)}, {_signed(high.value)}]"
+    if low.unit != amount.unit:
+        bounds = f"[{_signed(low.value)} to {_signed(high.value)}{_unit(high)}]"
+    return f"{words} {unbroken(bounds)}"
 
 
-def _relative_unit(key: str, base: float) -> tuple[float, str]:
-    """Factor from the metric's own unit to the unit of its differences, and that unit."""
-    if is_share(key):
-        return 100.0, " points"
-    if base:
-        return 100 / abs(base), " %"
-    return _own_unit(key)
-
-
-def _own_unit(key: str) -> tuple[float, str]:
-    """As a metric itself is shown; that times are in ms stands in its name."""
-    return (1 / _GIB, " GiB") if key.endswith("_bytes") else (1.0, "")
+def _unit(amount: Amount) -> str:
+    return f" {amount.unit}" if amount.unit else ""
 
 
 def _signed(value: float) -> str:

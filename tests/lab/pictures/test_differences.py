@@ -68,10 +68,21 @@ def test_an_arm_has_the_colour_that_it_has_beside_the_reference() -> None:
     assert [axes.lines[0].get_color(), axes.lines[3].get_color()] == list(COLOURS[1:3])
 
 
+def test_metrics_that_are_asked_for_are_drawn() -> None:
+    """Also of classes; of a long frame those that matter most, if it has any of them."""
+    names = [f"classes.c{i}.p99_ttft_ms" for i in range(13)]
+    more = frame(*(("edf", name, 2.0, 1.0, 0.0, 2.0, False) for name in names))
+    short = plot_differences(pd.concat([TABLE, more.iloc[:2]]))
+    labels = [label.get_text() for label in short.get_yticklabels()]
+    assert labels[:2] == ["SLO attainment", "TTFT p99"] and labels[-1] == "c1: TTFT p99"
+    assert len(plot_differences(pd.concat([TABLE, more])).get_yticks()) == 4
+    assert len(plot_differences(more).get_yticks()) == 13
+
+
 def test_metrics_that_are_not_in_the_table() -> None:
-    with pytest.raises(ConfigError, match="expected metrics of the table, got none of them"):
-        plot_differences(TABLE, ["jain_index"])
-    with pytest.raises(ConfigError, match="expected metrics of the table"):
+    with pytest.raises(ConfigError, match=r"metrics: expected some of slo_attainment, .*'jain'"):
+        plot_differences(TABLE, ["slo_attainment", "jain"])
+    with pytest.raises(ConfigError, match="expected metrics in the table, got none"):
         plot_differences(TABLE.iloc[:0])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from copy import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from superinfer.lab.pictures.figures import (
     write_plots,
     write_requests_plot,
 )
-from superinfer.lab.pictures.parts import share_bars
+from superinfer.lab.pictures.parts import dumbbells, share_bars
 from superinfer.lab.results import Run, load_run, write_run
 from superinfer.metrics import RunMetrics
 from superinfer.records.run import RunRecord
@@ -371,3 +372,20 @@ def test_names_of_targets_stand_where_the_curves_are_not() -> None:
 
     assert height(0.5) > 0.5
     assert height(2.0) < 0.5
+
+
+@pytest.mark.parametrize("most", [40.0, 2e3, 9e4, 9e5, 2.4e6])
+def test_numbers_of_a_logarithmic_axis_stand_apart(most: float) -> None:
+    """In a panel as wide as those of a comparison, whatever the decades."""
+    for least in (most / 30, most / 200, most / 4000):
+        figure = Figure(figsize=(4.0, 3.0), layout="constrained")
+        axes = figure.subplots()
+        dumbbells(axes, "", {"a": (least, most / 2), "b": (least * 2, most)})
+        figure.draw_without_rendering()
+        low, high = sorted(axes.get_xlim())
+        ticks = axes.xaxis.get_major_ticks()
+        shown = [tick.label1 for tick in ticks if low <= tick.get_loc() <= high]
+        ends = [label.get_window_extent() for label in shown if label.get_text()]
+        assert len(ends) >= 2
+        for left, right in pairwise(sorted(ends, key=lambda box: float(box.x0))):
+            assert left.x1 < right.x0, [label.get_text() for label in shown]

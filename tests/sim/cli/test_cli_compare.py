@@ -110,3 +110,23 @@ def test_a_comparison_names_the_arms_without_a_profile(cli: Cli, folder: Path) -
         "warning: arm other: no profile of llama-3.1-8b on l40s at tp 1: step times are nominal "
         "figures, and no real step is as fast"
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (("--set", "run.kv_blocks=90"), True),
+        (("--set", "run.kv_blocks=90", "--set", "run.block_tokens=16"), False),
+        ((), False),
+    ],
+)
+def test_blocks_of_other_sizes_are_told(cli: Cli, settings: tuple[str, ...], told: bool) -> None:
+    """The same number of them is not the same memory; without a number all have the device's."""
+    names = "vllm,vllm_v1,fcfs,edf"
+    answer = cli("compare", "t.jsonl", "--schedulers", names, "--no-plots", *settings)
+    assert answer.code == 0
+    line = (
+        "warning: run.kv_blocks: 90 blocks are not the same memory (tokens: vllm, vllm_v1 1,440; "
+        "fcfs, edf 2,880): run.block_tokens gives all arms the same\n"
+    )
+    assert (line in answer.err) is told

@@ -305,6 +305,20 @@ def test_waits_that_grow_are_told_in_one_line(cli: Call) -> None:
     assert line.startswith(f"warning: waits grow through the run ({named}): the load seems to be ")
 
 
+def test_a_class_that_stays_below_is_told(cli: Call, folder: Path) -> None:
+    """Where many short requests make up for few that are late."""
+    lines = [{"timestamp": 9 * i, "input_length": 9, "output_length": 2} for i in range(400)]
+    rows = [{**line, "class": "chat" if i % 20 else "code"} for i, line in enumerate(lines)]
+    for row in rows[::40]:
+        row["slo"] = {"ttft_ms": 1}
+    (folder / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, _, err = cli("t.jsonl", "--tp", "1", "--attainment", "97", "--no-plots")
+    told = "warning: 97 % of all requests is not 97 % of each class: a100-80g, tp 1: code 50 %\n"
+    assert (code, told in err) == (0, True), err
+    code, _, err = cli("t.jsonl", "--tp", "1", "--attainment", "40", "--no-plots")
+    assert (code, "of each class" in err) == (0, False)
+
+
 def test_step_times_from_nominal_figures_are_told(cli: Call) -> None:
     wish = ("t.jsonl", "--device", "a100-80g,h100", "--workers", "1", "--no-plots", "--json")
     for degrees, words in (

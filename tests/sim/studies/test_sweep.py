@@ -64,6 +64,17 @@ def test_a_setting_of_a_class_that_nobody_is_of(
     assert not [line for line in err if "no request is of" in line]
 
 
+def test_blocks_of_other_sizes_are_told_once(call: Call, inline: Inline) -> None:
+    wish = ("t.jsonl", "--over", "kv_blocks=90,120", "--schedulers", "vllm,fcfs", "-o")
+    err = call(*wish, "a")[2]
+    assert [line for line in err if "same memory" in line] == [
+        "warning: run.kv_blocks: 90 blocks are not the same memory (tokens: vllm 1,440; "
+        "fcfs 2,880): run.block_tokens gives all arms the same"
+    ]
+    err = call(*wish, "b", "--set", "run.block_tokens=16")[2]
+    assert not [line for line in err if "same memory" in line]
+
+
 # -- outcomes -------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,30 @@
+"""What a configuration asks for and changes nothing with the requests at hand, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from superinfer.lab.config import Config
+from superinfer.request import Request
+
+
+def idle_settings(config: Config, requests: Sequence[Request]) -> list[str]:
+    """One line per such setting, for a warning: classes whose names differ from those of the
+    requests by capitals alone, prefix caching without hash ids, a rate that answers set.
+    """
+    run = config.run
+    found = list(_lookalikes(config.classes, requests))
+    if run.prefix_caching and not any(request.hash_ids for request in requests):
+        found.append("run.prefix_caching: no request has hash_ids, so no prompts begin alike")
+    if run.concurrency and run.rate_scale != 1:
+        found.append("run.rate_scale: not used with run.concurrency, where answers set the pace")
+    return found
+
+
+def _lookalikes(classes: Iterable[str], requests: Sequence[Request]) -> Iterator[str]:
+    """Classes of the configuration that no request is of, but for capitals one is."""
+    there = {request.slo_class.name for request in requests}
+    meant = {name.casefold(): name for name in there}
+    for name in sorted(set(classes) - there):
+        if near := meant.get(name.casefold()):
+            yield f"classes.{name}: no request is of class {name} (did you mean {near!r}?)"

@@ -118,11 +118,12 @@ def test_a_slice_of_chunks_ends_for_an_alarm() -> None:
 
 def test_without_paying_chunks_the_whole_budget_is_used() -> None:
     """Reading the weights takes as long as a tile, so a tile is as good as four, once a request has
-    shown how long requests are. It is first tokens that count where no answer has a deadline.
+    shown how long requests are. It is first tokens that count where no answer has a deadline that
+    is still to come.
     """
     for paying, due_s, first in ((True, 1e4, 127), (False, 1e4, 511), (True, None, 511)):
         requests = [
-            arriving(0, 0.0, 96),
+            arriving(0, 0.0, 96, **promised(e2el_s=1e4)),
             arriving(1, 1.0, 4),
             arriving(2, 30.0, 1000, **promised(e2el_s=due_s)),
         ]
@@ -278,3 +279,24 @@ def test_a_prompt_holds_no_blocks_before_its_turn() -> None:
         requests={"L": promised(ttft_s=5.0), "S": promised(ttft_s=9.0)},
     )
     assert lines == ["L16 used 16"] * 4 + ["S16 used 10", "S16 used 10", "S8 used 10"]
+
+
+def test_who_comes_before_a_prefill_under_way_need_not_wait_for_it() -> None:
+    """L's 60 tokens, due at 11.5 s, fill every chunk. S's 16 come after the first of them and are
+    due at 6.5 s: S's turn is before L's, so A leaves for it at once.
+    """
+    lines = iterations(
+        told({"A": 30, "L": 1, "S": 1}),
+        {"A": (20, 6), "L": (60, 1), "S": (16, 1)},
+        {"L": 4, "S": 5},
+        blocks=24,
+        requests={"L": promised(ttft_s=9.0), "S": promised(ttft_s=3.0)},
+    )
+    assert lines[:6] == [
+        "A16 used 5",
+        "A4 used 5",
+        "A used 6",
+        "L15 A used 21",
+        "S15 -A used 19",
+        "S1 L15 used 19",
+    ]

@@ -123,10 +123,11 @@ def write_numbers(panel: Axes, numbers: Sequence[int], points: np.ndarray) -> No
             near[0].append(number)
         else:
             written.append((point, place, [number]))
-    for point, _, names in written:
+    for point, place, names in written:
+        left = place[0] > 1 - 2 * _NEAR  # there is no room on the right
         panel.annotate(
-            ", ".join(map(str, sorted(names))), (point[0], point[1]), xytext=(4, 4),
-            textcoords="offset points", fontsize="x-small",
+            ", ".join(map(str, sorted(names))), (point[0], point[1]), xytext=(-4 if left else 4, 4),
+            ha="right" if left else "left", textcoords="offset points", fontsize="x-small",
         )  # fmt: skip
 
 

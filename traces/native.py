@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from superinfer.settings import did_you_mean
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
-from traces.source import RecordError
+from traces.source import OTHER_LOGS, RecordError
 
 MAX_NUMBER = 2**53
 """Largest number of a record: beyond it JSON readers disagree about integers."""
@@ -80,7 +80,6 @@ _EXPECTED = {
 _KNOWN_FIELDS = frozenset(Record.__struct_encode_fields__)
 _KNOWN_TARGETS = frozenset(SloRecord.__struct_fields__)
 _REQUIRED = ("timestamp", "input_length", "output_length")
-OTHER_LOGS = "superinfer-sim traces from-log reads other logs"
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _SHOWN_CHARACTERS, _SHOWN_NAMES = 40, 120

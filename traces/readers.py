@@ -18,16 +18,8 @@ from traces.archive import Member
 from traces.azure import HEADER, AzureParser, is_header
 from traces.llmservingsim import ServingSimParser
 from traces.llmservingsim import is_record as is_serving_sim
-from traces.native import (
-    MOONCAKE_BLOCK_TOKENS,
-    OTHER_LOGS,
-    NativeParser,
-    Record,
-    SloRecord,
-    not_utf8,
-    shown,
-)
-from traces.source import RecordError, Source, open_source, trace_name
+from traces.native import MOONCAKE_BLOCK_TOKENS, NativeParser, Record, SloRecord, not_utf8, shown
+from traces.source import OTHER_LOGS, RecordError, Source, open_source, trace_name
 from traces.workload import Workload
 
 _NAMED_UNKNOWN_FIELDS = 10

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from superinfer.errors import InputError
 
+OTHER_LOGS = "superinfer-sim traces from-log reads other logs"
+"""For who brings something else than a trace."""
 GZIP_MAGIC = b"\x1f\x8b"
 _UTF8_BOM = b"\xef\xbb\xbf"
 _NO_TEXT = {

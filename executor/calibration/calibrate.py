@@ -152,6 +152,8 @@ def kernels_in_rounds(subject: Subject, deadline: Deadline, say: Say) -> dict[st
     """Every kernel, once or on a CPU some times."""
     found: dict[str, list[Family]] = {}
     for done in range(subject.rounds):
+        if subject.rounds > 1:
+            say(f"kernels, round {done + 1} of {subject.rounds}")
         part = Deadline(deadline.left_s / (subject.rounds - done))
         for name, family in measure_kernels(subject, part, say):
             found.setdefault(name, []).append(family)

@@ -710,6 +710,17 @@ def profile(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Profile:
     return load_profile(path)
 
 
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_it_is_told_how_many_rounds_there_are(monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
+    """For each names every kernel again."""
+    monkeypatch.setattr(calibration, "measure_kernels", lambda *_: iter(()))
+    said: list[str] = []
+    subject: Any = SimpleNamespace(rounds=rounds)
+    assert calibration.kernels_in_rounds(subject, Deadline(1.0), said.append) == {}
+    told = [f"kernels, round {number} of {rounds}" for number in range(1, rounds + 1)]
+    assert said == (told if rounds > 1 else [])
+
+
 def test_a_profile_has_every_kernel(profile: Profile) -> None:
     """Of a dense model; and links, host time, capacity and fit."""
     parts = ("qkv", "o", "gate_up", "down", "lm_head")

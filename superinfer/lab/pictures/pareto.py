@@ -25,6 +25,8 @@ _DECADE = 10.0
 """Values that span more have a logarithmic axis."""
 _OUTER = 0.1
 """Share of the trials at either end of an axis that may lie outside of the picture."""
+_NEAR = 0.05
+"""Share of a panel's sides within which numbers would lie over each other."""
 _MOST_NAMED = 12
 """Of the front, so many carry their number."""
 
@@ -99,10 +101,6 @@ def _pair(panel: Axes, tried: Tried, pair: tuple[int, int]) -> None:
     panel.plot(*best.T, "o", ms=7, color=BLUE, label="front: no other trial beats it")
     start = [here[pair[0]]], [here[pair[1]]]
     panel.plot(*start, "*", ms=13, color=ORANGE, mec="black", mew=0.6, label="as it is", zorder=5)
-    for trial, (x, y) in list(zip(tried.front, best, strict=True))[:_MOST_NAMED]:
-        panel.annotate(
-            str(trial.number), (x, y), xytext=(4, 4), textcoords="offset points", fontsize="x-small"
-        )
     panel.set_xlabel(tried.name(pair[0]))
     panel.set_ylabel(tried.name(pair[1]))
     panel.grid(True, color="0.9", lw=0.6)
@@ -111,6 +109,26 @@ def _pair(panel: Axes, tried: Tried, pair: tuple[int, int]) -> None:
     for side, which in enumerate("xy"):
         low, high = _limits(every[:, side], always[:, side])
         _scale(panel, which, low, high)
+    numbers = [trial.number for trial in tried.front]
+    write_numbers(panel, numbers[:_MOST_NAMED], best[:_MOST_NAMED])
+
+
+def write_numbers(panel: Axes, numbers: Sequence[int], points: np.ndarray) -> None:
+    """The number of each point, those of points that nearly coincide side by side."""
+    places = panel.transAxes.inverted().transform(panel.transData.transform(points))
+    written: list[tuple[np.ndarray, np.ndarray, list[int]]] = []
+    for number, point, place in zip(numbers, points, places, strict=True):
+        near = [names for _, other, names in written if np.abs(other - place).max() < _NEAR]
+        if near:
+            near[0].append(number)
+        else:
+            written.append((point, place, [number]))
+    for point, place, names in written:
+        left = place[0] > 1 - 2 * _NEAR  # there is no room on the right
+        panel.annotate(
+            ", ".join(map(str, sorted(names))), (point[0], point[1]), xytext=(-4 if left else 4, 4),
+            ha="right" if left else "left", textcoords="offset points", fontsize="x-small",
+        )  # fmt: skip
 
 
 def _limits(every: np.ndarray, always: np.ndarray) -> tuple[float, float]:

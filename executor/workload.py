@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from hashlib import blake2b
 
 import numpy as np
@@ -11,9 +10,8 @@ import numpy as np
 from executor.answers import Answer, Answers, Tokens
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config, RunConfig
-from superinfer.request import SLO, Request
-from traces.gaps import scale_gaps
-from traces.targets import scale_targets
+from superinfer.request import Request
+from traces.loading import load
 from traces.workload import Workload
 
 _GOLDEN, _MIX_1, _MIX_2 = (
@@ -24,31 +22,8 @@ _GOLDEN, _MIX_1, _MIX_2 = (
 
 def load_workload(config: Config) -> Workload:
     """The requests of `run.trace`: a trace file, or a specification that is drawn from."""
-    from traces.generate import bundled_specs
-    from traces.readers import read_trace
-
-    run = config.run
     _refuse_simulated(config)
-    if not run.trace:
-        raise ConfigError("TRACE: expected a trace file here or as run.trace in a --config file")
-    if run.trace.endswith(".toml") or run.trace in bundled_specs():
-        return _generated(config)
-    if config.workload:
-        raise ConfigError(f"[workload]: expected a specification as trace, got {run.trace}")
-    workload = read_trace(
-        run.trace,
-        classes=config.service_classes(),
-        skip_bad=run.skip_bad,
-        spread=run.spread,
-        limit=run.limit or None,
-        without_slo=run.without_slo,
-    )
-    if run.rate_scale != 1.0:
-        for request in workload.requests:
-            request.arrival_s /= run.rate_scale
-    scale_gaps(workload.requests, run.burstiness)
-    scale_targets(workload.requests, run.slo_scale)
-    return workload
+    return load(config.run, config.service_classes(), config.workload)
 
 
 def unheeded(config: Config) -> list[str]:
@@ -111,26 +86,6 @@ def _refuse_simulated(config: Config) -> None:
             raise ConfigError(f"run.{name}: for superinfer-sim alone; a device replays the trace")
     if run.sessions != "open":
         raise ConfigError(f"run.sessions: expected open on a device, got {run.sessions}")
-
-
-def _generated(config: Config) -> Workload:
-    from traces.generate import generate, load_spec
-
-    run, classes = config.run, config.service_classes()
-    for name in ("spread", "skip_bad"):
-        if getattr(run, name):
-            raise ConfigError(
-                f"run.{name}: expected a trace file, got the specification {run.trace}"
-            )
-    if run.without_slo:
-        classes = {name: replace(known, slo=SLO()) for name, known in classes.items()}
-    spec = load_spec(run.trace, config.workload, classes=classes)
-    workload = generate(replace(spec, rate_scale=spec.rate_scale * run.rate_scale), run.seed)
-    if run.limit:
-        del workload.requests[run.limit :], workload.output_tokens[run.limit :]
-    scale_gaps(workload.requests, run.burstiness)
-    scale_targets(workload.requests, run.slo_scale)
-    return workload
 
 
 def _stretches(request: Request) -> Iterator[tuple[str, int]]:

@@ -191,7 +191,7 @@ def _wrong_field(value: dict[str, Any], message: str) -> RecordError:
     missing = _MISSING.search(message)
     if missing:
         near = did_you_mean(missing[1], [name for name in value if name not in _EXPECTED])
-        if not near and value.keys().isdisjoint(_REQUIRED):
+        if value and not near and value.keys().isdisjoint(_REQUIRED):
             return _of_another_kind(value)
         return RecordError(missing[1], f"expected {_EXPECTED[missing[1]]}, got nothing{near}")
     path = _PATH.search(message)

@@ -25,7 +25,7 @@ from sim.commands import (
 from sim.run import build_engine
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
-from sim.workload import feed_stdin, is_spec, kept_stdin, load_workload
+from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.config import Config, RunConfig
 from superinfer.lab.numbers import mean_summary
@@ -39,6 +39,7 @@ from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning
 from superinfer.schedulers import SCHEDULERS
 from traces.cli import print_out, print_table
 from traces.generate.workload import MAX_SEED
+from traces.loading import is_spec
 
 WORKLOAD_KEYS = (
     "trace",

@@ -126,7 +126,7 @@ def logits(context: Context) -> tuple[dict[str, float], int]:
         with fusing(context):
             with late():
                 wanted = model.forward(step, source.arena)
-            unlike[f"{rows} rows"] = float((wanted - plain).norm() / plain.norm())
+            unlike[f"{rows} rows"] = reference.relative_error(wanted, plain)
             if not context.tiny:
                 differ += replays_that_differ(model, step, source.arena, wanted)
     return unlike, differ

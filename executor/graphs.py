@@ -109,6 +109,11 @@ class StepGraphs:
         return len(self._graphs)
 
     @property
+    def nbytes(self) -> int:
+        """Of the largest step's inputs."""
+        return self._buffer.numel()
+
+    @property
     def known(self) -> Graphs:
         """What a cost model has to know of them."""
         return graphs_of(self._max_rows)

@@ -20,7 +20,7 @@ from torch import Tensor
 from executor.inputs import ChunkRows, DecodeRow, Decodes, host_inputs
 from executor.items import ItemBudget
 from executor.kernels.ops import ops_for
-from executor.packing import pack, step_of
+from executor.packing import Sizes, pack, pin_ahead, step_of
 from executor.sampler import SamplingRow, remember, sample
 from executor.step import StepInputs
 from superinfer.errors import SuperInferError
@@ -122,6 +122,14 @@ class Runner:
     def rehearse(self, batch: Batch) -> None:
         """Run a step of no interest to its end: without a graph, on this rank alone, uncounted."""
         self._sent(self._eager(batch)).wait()
+
+    def pin_ahead(self, tokens: int, rows: int, blocks: int) -> None:
+        """Let no run wait for pinned memory: steps have up to `tokens` of chunks and `rows` decodes
+        over `blocks`. Graphs have to be captured before.
+        """
+        items = self.budget.capacity(rows)
+        _, nbytes = Sizes(rows + tokens, rows, items, blocks, rows, blocks, rows).places()
+        pin_ahead(max(nbytes, self.graphs.nbytes if self.graphs else 0))
 
     def forward(self, step: StepInputs) -> Tensor:
         """Logits of a step some of whose tokens may be unread, of the model's type."""

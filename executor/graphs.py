@@ -111,7 +111,7 @@ class StepGraphs:
     @property
     def nbytes(self) -> int:
         """Of the largest step's inputs."""
-        return self._buffer.numel()
+        return int(self._buffer.numel())
 
     @property
     def known(self) -> Graphs:

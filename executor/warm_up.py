@@ -84,8 +84,8 @@ def make_ready(
     for count in SAMPLED_ROWS:
         _draw(runner.model, min(count, rows))
     if runner.asynchronous:
-        size = arenas[0].size
-        runner.pin_ahead(tokens, rows, size.nbytes // min(size.block_bytes.values()))
+        whole = arenas[0].size
+        runner.pin_ahead(tokens, rows, whole.nbytes // min(whole.block_bytes.values()))
     mover.poll()
 
 

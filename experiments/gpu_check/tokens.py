@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from executor import models
+from executor import runner as runners
 from executor import session as sessions
 from executor.arrivals import Arrivals
 from executor.clock import GivenTimes
@@ -141,6 +142,7 @@ def torch_operations() -> Iterator[None]:
     with (
         patch.object(sessions, "ops_for", lambda device: TorchOps()),
         patch.object(models, "ops_for", lambda device: TorchOps()),
+        patch.object(runners, "ops_for", lambda device: TorchOps()),
     ):
         yield
 

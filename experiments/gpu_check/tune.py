@@ -213,6 +213,7 @@ CHECKS: dict[str, Check] = {
     "prefill_context": prefill_context,
     **{f"widen-{rows}": partial(tune_int8.widened, rows=rows) for rows in tune_int8.WIDEN_ROWS},
     "fused": tune_steps.fused,
+    "asked": tune_steps.asked,
     **{f"shared-{rows}": partial(tune_wide.shared, rows=rows) for rows in tune_wide.TILES},
     **{
         f"int8-{rows}-{i}": partial(tune_int8.tile, rows=rows, shape=shape)

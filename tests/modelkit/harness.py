@@ -102,7 +102,7 @@ class Harness:
         for sequence, row in zip(wanted, logits, strict=True):
             if sequence is not None:
                 sequence.done = len(sequence.tokens)
-                sequence.logits[len(sequence.tokens) - 1] = row.float()
+                sequence.logits[len(sequence.tokens) - 1] = row.float().clone()
 
     def generate(self, sequence, count, chunk=10**6):
         """Prefill in chunks, then decode greedily; the new tokens."""

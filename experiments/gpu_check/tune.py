@@ -43,7 +43,7 @@ DECODES: tuple[tuple[int, int], ...] = ((32, 1024), (32, 8192), (128, 1024), (12
 """Sequences and context."""
 CUTS = {"now": False, "waves": True}
 """Whether the items of many rows fill whole waves."""
-BUDGETS: tuple[tuple[int, int], ...] = ((4, 64), (8, 64), (12, 64), (24, 64))
+BUDGETS: tuple[tuple[int, int], ...] = ((4, 64), (8, 64), (8, 32), (12, 64), (24, 64))
 """Programs per multiprocessor and tokens of the shortest item."""
 
 

@@ -3,7 +3,8 @@
 Triton compiles a kernel, and CUDA loads one of a library, when it is first launched. Triton makes a
 kernel of its own for addresses and numbers that are not multiples of 16, so blocks are rewritten
 and moved here by the mover that does it in the run. Capturing graphs gives torch's free memory
-back to the device, so steps run once more after it and leave their memory in torch's cache.
+back to the device, and pinned memory to the host, so steps run once more after it and leave their
+memory in torch's cache, and pinned buffers of all sizes that steps can need are put there.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def make_ready(
     runner: Runner, mover: Mover, arenas: tuple[Arena, HostArena | None], tokens: int, rows: int
 ) -> None:
     """Carry out every kind of move, and steps without graphs of up to `tokens` prefill tokens and
-    `rows` decodes; to be called while no block of the arena is in use.
+    `rows` decodes, and pin what steps are sent through; to be called while no block of the arena is
+    in use.
 
     Every rank does it by itself: all of them have the same sizes, so their sums meet.
     """
@@ -81,6 +83,9 @@ def make_ready(
         runner.rehearse(Batch.of(_decodes(some), _chunks(layout, tokens - some, longest)))
     for count in SAMPLED_ROWS:
         _draw(runner.model, min(count, rows))
+    if runner.asynchronous:
+        whole = arenas[0].size
+        runner.pin_ahead(tokens, rows, whole.nbytes // min(whole.block_bytes.values()))
     mover.poll()
 
 

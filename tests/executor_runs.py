@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from executor.kv.streams import InlineStreams
 from executor.kv.swap import Mover
 from executor.kv.tables import BlockTable
 from executor.models import load_model
-from executor.steps.graphs import StepGraphs
+from executor.steps.graphs import Captured, StepGraphs
 from executor.steps.inputs import ChunkRows
 from executor.steps.packing import Sizes
 from executor.steps.runner import Batch, Runner
@@ -189,26 +190,28 @@ def tiny_model(
 class DryGraphs(StepGraphs):
     """Graphs for a device that has none: a replay does the work again."""
 
-    def _capture(self, sizes: Sizes, pool: Any) -> Any:
-        return DryGraph(self, sizes)
+    def _capture(self, sizes: Sizes, pool: Any) -> Captured:
+        return Captured(DryGraph(partial(self.work, sizes)), DryGraph(partial(self.keep, sizes)))
 
     def work(self, sizes: Sizes) -> None:
         """What a graph would do."""
-        logits = self._runner.forward(self._step(sizes))
-        self._logits[: sizes.wanted].copy_(logits)
-        self._runner.outputs[: sizes.wanted].copy_(logits.argmax(-1))
+        self.latest = self._runner.forward(self._step(sizes))
+        self._runner.take_likeliest(self.latest)
+
+    def keep(self, sizes: Sizes) -> None:
+        """What the small graph for logits would do."""
+        self._logits[: sizes.wanted].copy_(self.latest)
 
 
 @dataclass
 class DryGraph:
     """One of them."""
 
-    graphs: DryGraphs
-    sizes: Sizes
+    action: Callable[[], None]
 
     def replay(self) -> None:
         """Do it."""
-        self.graphs.work(self.sizes)
+        self.action()
 
     def pool(self) -> int:
         """Of no interest."""

@@ -76,10 +76,18 @@ def decode_bytes(heads: Heads, contexts: list[int], bits: int) -> float:
 
 
 def time_prefill(
-    ops: Ops, heads: Heads, source: RandomArena, chunk: tuple[int, int], budget_s: float = 0.2
+    ops: Ops,
+    heads: Heads,
+    source: RandomArena,
+    chunk: tuple[int, int],
+    budget_s: float = 0.2,
+    bits: int = 16,
 ) -> Timing:
-    """Seconds per layer of attention of a chunk `(tokens, context before)` of 16 bits."""
-    step = mixed_step(source, [], [chunk], 100, ItemBudget.of(heads.layout, source.device))
+    """Seconds per layer of attention of a chunk `(tokens, context before)`, what is before of
+    `bits`.
+    """
+    budget, shares = ItemBudget.of(heads.layout, source.device), {bits: 1.0} if bits < 16 else {}
+    step = mixed_step(source, [], [chunk], 100, budget, shares)
     chunks = step.prefill
     assert chunks is not None
     q = heads.query(chunk[0], source.device)

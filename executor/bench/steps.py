@@ -14,6 +14,7 @@ from executor.calibration.cases import RandomArena, decode_step, mixed_step
 from executor.calibration.timing import time_calls
 from executor.capacity import HOST_CACHE_BYTES
 from executor.device import free_bytes
+from executor.kernels.ops import ops_for
 from executor.kv.layout import KVLayout
 from executor.models.base import Model
 from executor.steps.items import ItemBudget
@@ -118,5 +119,7 @@ def measure_prefill(
 
 
 def greedy(model: Model, step: StepInputs, arena: Tensor) -> Callable[[], Tensor]:
-    """The step with its greedy tokens."""
-    return lambda: model.forward(step, arena).argmax(-1)
+    """The step with its greedy tokens, as a runner takes them."""
+    ops = ops_for(model.device)
+    kept = torch.zeros(len(step.logit_rows), dtype=torch.int64, device=model.device)
+    return lambda: ops.largest(model.forward(step, arena), kept)

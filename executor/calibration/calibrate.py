@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from executor.bench.steps import arena_room
 from executor.calibration import kernels, products
@@ -190,12 +189,7 @@ def _dense(bench: Bench) -> Iterator[tuple[str, Measure]]:
     else:
         yield "activation", partial(kernels.measure_activation, bench)
     yield "embed", partial(kernels.measure_embed, bench)
-    yield "sample", lambda d: kernels.measure_sample(bench, d, _greedy)
-
-
-def _greedy(logits: Tensor) -> Tensor:
-    """As the runner chooses and keeps tokens."""
-    return logits.argmax(-1).clone()
+    yield "sample", partial(kernels.measure_sample, bench)
 
 
 def _blocks(subject: Subject, bench: Bench) -> Iterator[tuple[str, Measure]]:

@@ -199,11 +199,12 @@ def mixed_step(
     chunks: list[tuple[int, int]],
     vocab: int,
     budget: ItemBudget,
+    shares: dict[int, float] | None = None,
 ) -> StepInputs:
-    """Decodes beside chunks."""
+    """Decodes beside chunks; `shares` are of the chunks' contexts."""
     return build_inputs(
         decode_rows(source, contexts, vocab),
-        chunk_rows(source, chunks, vocab),
+        chunk_rows(source, chunks, vocab, shares),
         source.layout,
         source.device,
         item_blocks=item_blocks(budget, source.layout, contexts),

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
 from superinfer.costs.profile import Kernel
 
+ROUNDING = 1e-9
+"""Share of a time by which factors that come and go may have let it fall."""
 Work = Callable[[np.ndarray], np.ndarray]
 """Work at points of an axis, in any unit; growing, and above 0."""
 RowWork = Callable[[np.ndarray, float], np.ndarray]
@@ -37,13 +40,19 @@ def row_work(rows: np.ndarray) -> np.ndarray:
 def fill_curve(kernel: Kernel, points: Sequence[float], work: Work) -> Kernel:
     """A table over one axis with those of `points` that it lacks between its ends, as `fill_grid`
     does it.
+
+    Where it falls, tables of different launches meet (`tables.joined`): each is filled by itself.
     """
     ((name, known),) = kernel.axes.items()
-    axis = _axis(known, points)
-    if axis == known:
+    seconds, axis, filled = np.array(kernel.seconds), list[float](), list[float]()
+    falls = (np.flatnonzero(np.diff(seconds) < -ROUNDING * seconds[:-1]) + 1).tolist()
+    for start, stop in pairwise([0, *falls, len(known)]):
+        stretch = _axis(known[start:stop], points)
+        axis += stretch
+        filled += _filled(known[start:stop], seconds[start:stop], stretch, work).tolist()
+    if tuple(axis) == tuple(known):
         return kernel
-    seconds = _filled(known, np.array(kernel.seconds), axis, work)
-    return replace(kernel, axes={name: axis}, seconds=tuple(seconds.tolist()))
+    return replace(kernel, axes={name: tuple(axis)}, seconds=tuple(filled))
 
 
 def fill_grid(kernel: Kernel, rows: Sequence[float], work: RowWork) -> Kernel:

@@ -7,7 +7,7 @@ Products with weights are in `products`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -77,12 +77,13 @@ def measure_embed(bench: Bench, deadline: Deadline) -> Family:
     return curve(bench, bench.grids.tokens, "tokens", at, deadline)
 
 
-def measure_sample(bench: Bench, deadline: Deadline, sample: Callable[[Tensor], Tensor]) -> Family:
-    """The next tokens out of float32 logits."""
+def measure_sample(bench: Bench, deadline: Deadline) -> Family:
+    """The likeliest tokens out of logits, as the runner takes and keeps them."""
 
     def at(rows: int) -> Timing:
-        logits = [torch.randn(rows, bench.shape.vocab, device=bench.device) for _ in range(2)]
-        return bench.time([partial(sample, x) for x in logits])
+        kept = torch.zeros(rows, dtype=torch.int64, device=bench.device)
+        logits = [bench.randn(rows, bench.shape.vocab) for _ in range(2)]
+        return bench.time([partial(bench.ops.largest, x, kept) for x in logits])
 
     return curve(bench, bench.grids.rows, "sequences", at, deadline)
 

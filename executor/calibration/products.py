@@ -31,7 +31,7 @@ def gemm_sizes(shape: ModelShape) -> dict[str, tuple[int, int]]:
 
 
 def measure_gemm(bench: Bench, part: str, size: tuple[int, int], deadline: Deadline) -> Family:
-    """One projection; the head's products become float32, as logits do."""
+    """One projection."""
     outputs, inputs = size
     nbytes = outputs * inputs * (1 if bench.int8 else bench.dtype.itemsize)
     sets = [
@@ -43,7 +43,7 @@ def measure_gemm(bench: Bench, part: str, size: tuple[int, int], deadline: Deadl
         if not head and rows <= bench.fused_rows:
             return bench.time(_fused(bench, part, rows, [each.weight for each in sets]))
         x = bench.randn(rows, inputs)
-        return bench.time([_product(x, projection, head) for projection in sets])
+        return bench.time([partial(projection, x) for projection in sets])
 
     axis = bench.grids.rows if head else bench.grids.tokens
     return curve(bench, axis, "tokens", at, deadline, fused=not head)
@@ -54,10 +54,6 @@ def _projection(bench: Bench, part: str, size: tuple[int, int]) -> Linear:
     weight, scales = bench.weights(*size)
     bias = bench.randn(size[0]) if part in bench.biased else None
     return Linear(weight, bench.ops, scales, bias)
-
-
-def _product(x: Tensor, projection: Linear, head: bool) -> Call:
-    return lambda: projection(x).float() if head else projection(x)
 
 
 def _fused(bench: Bench, part: str, rows: int, weights: list[Tensor]) -> list[Call]:

@@ -45,16 +45,6 @@ def blocks_of(arena, offsets, token, tokens, T: tl.constexpr):
 
 
 @triton.jit
-def token_scales(arena, offsets, token, tokens, D: tl.constexpr, T: tl.constexpr):
-    """Scales of K and of V of some tokens of an item of 8 bits, float16."""
-    there = token < tokens
-    meta = blocks_of(arena, offsets, token, tokens, T) + 2 * T * D
-    scales = meta.to(tl.pointer_type(tl.float16)) + token % T
-    k_scale = tl.load(scales, mask=there, other=0.0)
-    return k_scale, tl.load(scales + T, mask=there, other=0.0)
-
-
-@triton.jit
 def dims_of(columns, HALF: tl.constexpr, PAD: tl.constexpr):
     """Dimension of a column of a tile in which each half of a head is padded to PAD."""
     if HALF == PAD:

@@ -36,6 +36,10 @@ registers of a thread at most. Twelve programs fit a multiprocessor of an H100 o
 registers and whose shared memory both end there (`items.PROGRAMS_AT_ONCE`)."""
 COPIED: dict[str, int] = {"copied": 1}
 """Prepared: what changes of a table where the numbers of 4-bit tokens are copied."""
+ASKED: dict[int, bool] = {80: False, 90: False}
+"""Prepared, per architecture: whether programs that are launched early ask for the first blocks of
+their items before they wait for the kernel before."""
+LINE_BYTES = 128
 
 
 class Merge(NamedTuple):
@@ -122,7 +126,7 @@ def decode_attention(
             items.bits, items.rows, items.first, items.tokens, items.positions,
             items.blocks.offsets, items.blocks.positions, bias,
             scale, q.stride(0), layer, reach_of(bias),
-            **constants(layout, heads, tiles), EARLY=early,
+            **constants(layout, heads, tiles), EARLY=early, ASKED=early and ASKED[chip],
             num_warps=1, maxnreg=registers(layout, tiles), **options(early),
         )  # fmt: skip
     merge = merge_of(rows)
@@ -140,7 +144,7 @@ def registers(layout: KVLayout, tiles: dict[str, int]) -> int:
 
 
 def constants(layout: KVLayout, heads: int, tiles: dict[str, int]) -> dict[str, int]:
-    """Compile-time arguments of `decode_items`, `EARLY` left out."""
+    """Compile-time arguments of `decode_items`, `EARLY` and `ASKED` left out."""
     group = heads // layout.kv_heads
     return {
         "KV_HEADS": layout.kv_heads,
@@ -157,6 +161,9 @@ def constants(layout: KVLayout, heads: int, tiles: dict[str, int]) -> dict[str, 
         "NIBBLE_STAGES": tiles["nibble_stages"],
         # 16 tokens have too few numbers for a copy of four bytes by each thread.
         "COPIED": tiles["copied"] if layout.block_tokens >= 32 else 0,
+        "LINES": power_of_two(
+            2 * layout.block_tokens * layout.head_dim * layout.dtype.itemsize // LINE_BYTES
+        ),
     }
 
 
@@ -169,19 +176,26 @@ def entries() -> list[Entry]:
         found += [_decode_entry(chip, form, tiles | COPIED) for form in forms]
         found.append(_decode_entry(chip, BIASED, tiles, biased=True))
         found += [_merge_entry(chip, d, merge) for d in (64, 80, 128) for merge in MERGES]
-    found.append(_decode_entry(90, FORMS[0], TILES[90], early=True))
+    found += [_decode_entry(90, FORMS[0], TILES[90], early=True, asked=n) for n in (False, True)]
     found += [_merge_entry(90, FORMS[0].head_dim, merge, early=True) for merge in MERGES]
     return found
 
 
 def _decode_entry(
-    chip: int, form: Form, tiles: dict[str, int], *, biased: bool = False, early: bool = False
+    chip: int,
+    form: Form,
+    tiles: dict[str, int],
+    *,
+    biased: bool = False,
+    early: bool = False,
+    asked: bool = False,
 ) -> Entry:
     pointers = dict.fromkeys(("sums", "peaks", "totals"), "*fp32")
     pointers |= dict.fromkeys(("bits", "rows", "first", "tokens", "positions", "starts"), "*i32")
     pointers |= {"q": "*bf16", "arena": "*u8", "offsets": "*i64"}
-    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles), "EARLY": early}
-    words = {"biased": biased, "copied": tiles["copied"], "early": early}
+    constant: dict[str, Any] = {**constants(form.layout, form.heads, tiles)}
+    constant |= {"EARLY": early, "ASKED": asked}
+    words = {"biased": biased, "copied": tiles["copied"], "early": early, "asked": asked}
     if biased:
         pointers["bias"] = "*fp32"
     else:

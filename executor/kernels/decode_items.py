@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 
 from executor.kernels.common import LOG2E, NEVER, aligned, dims_of, dot, relative_bias
-from executor.kernels.early import let_next_begin, wait_for_last
+from executor.kernels.early import ask_for, let_next_begin, wait_for_last
 from executor.kernels.tiles import INTERPRET
 from executor.kernels.words import (
     CENTRE,
@@ -335,6 +335,24 @@ def _nibble_item(
     return peak, tl.sum(total, 0)
 
 
+@triton.jit
+def _ask_for_first_blocks(
+    arena, unit, offsets, keys, precision,
+    D: tl.constexpr, T: tl.constexpr, WIDE_BYTES: tl.constexpr, LINES: tl.constexpr,
+    EARLY: tl.constexpr,
+):  # fmt: skip
+    """Have what is this head's of the first two blocks of an item of `keys` tokens brought to the
+    L2; LINES of 128 bytes hold it where it has 16 bits.
+    """
+    nbytes = tl.where(precision == 8, 2 * T * D + 4 * T, T * D + 4 * (D + T))
+    nbytes = tl.where(precision == 16, WIDE_BYTES, nbytes)
+    lines = tl.minimum(128 * tl.arange(0, LINES), nbytes - 1)
+    for turn in tl.static_range(2):
+        block = tl.minimum(turn, tl.maximum(keys - 1, 0) // T)
+        start = aligned(tl.load(offsets + block, mask=keys > 0, other=0))
+        ask_for(arena + start + unit * nbytes + lines, EARLY)
+
+
 @triton.jit(do_not_specialize=["layer", "reach"])
 def decode_items(
     q, arena, sums, peaks, totals, bits, rows, first, tokens, positions, offsets, starts, bias,
@@ -342,14 +360,16 @@ def decode_items(
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
     N: tl.constexpr, PAD: tl.constexpr, PAIRS: tl.constexpr, WORDS: tl.constexpr,
     TILE: tl.constexpr, STAGES: tl.constexpr, BYTE_STAGES: tl.constexpr,
-    NIBBLE_STAGES: tl.constexpr, COPIED: tl.constexpr, EARLY: tl.constexpr,
+    NIBBLE_STAGES: tl.constexpr, COPIED: tl.constexpr, LINES: tl.constexpr, EARLY: tl.constexpr,
+    ASKED: tl.constexpr,
 ):  # fmt: skip
     """Attention of one item and KV head.
 
     `sums` float32 [items, heads, D], `peaks` and `totals` float32 [items, heads].
     """
     let_next_begin(EARLY)
-    wait_for_last(EARLY)
+    if not ASKED:
+        wait_for_last(EARLY)
     item = tl.program_id(0) // KV_HEADS
     kv_head = tl.program_id(0) % KV_HEADS
     HEADS: tl.constexpr = KV_HEADS * GROUP
@@ -357,6 +377,15 @@ def decode_items(
     heads = kv_head * GROUP + tl.where(member, tl.arange(0, N), 0)
     state = item.to(tl.int64) * HEADS + heads
     keys = tl.load(tokens + item)
+    if ASKED:
+        # What an item is was there before the step's first kernel, and of its blocks the kernels
+        # before write one slot at the most, through the L2.
+        _ask_for_first_blocks(
+            arena, layer * KV_HEADS + kv_head, offsets + tl.load(first + item), keys,
+            tl.load(bits + item), D, T, 2 * T * D * q.dtype.element_ty.primitive_bitwidth // 8,
+            LINES, EARLY,
+        )  # fmt: skip
+        wait_for_last(EARLY)
     if keys == 0:
         tl.store(peaks + state, tl.full([N], NEVER, tl.float32), mask=member)
         tl.store(totals + state, tl.zeros([N], tl.float32), mask=member)

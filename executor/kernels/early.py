@@ -6,9 +6,11 @@ launch costs is then spent while the kernel before still runs. It concerns kerne
 follow each other: in a decode step of few rows that is all of a layer, or all but the products
 where they have int8 weights or biases, or are those of experts.
 
-Every program of a kernel that is launched early waits before it reads or writes anything, also one
-with nothing to do: what comes after waits for that kernel alone. The next kernel is let go as soon
-as all programs of this one have begun, so that none of them finds its place taken.
+Every program of a kernel that is launched early waits before it writes anything, and before it
+reads what a kernel of the step wrote, also one with nothing to do: what comes after waits for that
+kernel alone. What was there before the step's first kernel may be read, and asked for, at once. The
+next kernel is let go as soon as all programs of this one have begun, so that none of them finds its
+place taken.
 """
 
 from __future__ import annotations

@@ -27,6 +27,13 @@ class Ops(Protocol):
         """
         ...
 
+    def largest(self, x: Tensor, out: Tensor) -> Tensor:
+        """Where the largest number of each row of `x` [rows, n] is, of equal ones the first.
+
+        Numbers of a row are contiguous. Writes and returns `out`, int64 [rows].
+        """
+        ...
+
     def rope_write(  # noqa: PLR0913, PLR0917
         self,
         q: Tensor,

@@ -39,11 +39,11 @@ from executor.kernels.common import (
     reach_of,
     relative_bias,
     see,
-    token_scales,
 )
 from executor.kernels.prefill_lagging import attend_lagging
 from executor.kernels.registry import Entry
 from executor.kernels.tiles import capability
+from executor.kernels.words import half, halves_of
 from executor.kv.layout import KVLayout
 from executor.steps.step import PrefillChunks
 
@@ -81,6 +81,26 @@ def _add_bias(scores, bias, starts, block, slot, there, position, reach):
 
 
 @triton.jit
+def _scales_of(arena, offsets, begin, there, end, D: tl.constexpr, T: tl.constexpr):
+    """Scales of K and of V of tokens from `begin` on of 8 bits, float32; 0 where none is `there`.
+
+    An asynchronous copy takes four bytes at the least, so they are loaded as words of two tokens.
+    """
+    pair = begin + 2 * tl.arange(0, there.shape[0] // 2)
+    meta = blocks_of(arena, offsets, pair, end, T) + 2 * T * D
+    words = meta.to(tl.pointer_type(tl.int32)) + pair % T // 2
+    k_scale = _of_both(tl.load(words, mask=pair < end, other=0), there)
+    return k_scale, _of_both(tl.load(words + T // 2, mask=pair < end, other=0), there)
+
+
+@triton.jit
+def _of_both(words, there):
+    """A number of each token out of words of two."""
+    low, high = halves_of(words, tl.float32)
+    return tl.where(there, tl.reshape(tl.join(low, high), there.shape), 0.0)
+
+
+@triton.jit
 def _signed(words, DTYPE: tl.constexpr):
     """Pairs of 8-bit codes [tokens, PAD] as codes [tokens, 2 * PAD]."""
     low, high = bytes_of_words(words, DTYPE)
@@ -108,7 +128,6 @@ def _attend_tokens(
     inside = (columns % HALF_PAD < WIDTH // 2)[None, :]
     if BITS == 8:
         acc = acc * LIFT
-        next_k, next_v = token_scales(arena, offsets, begin + tl.arange(0, BN), end, D, T)
     for start in range(begin, end, BN):
         key = start + tl.arange(0, BN)
         there = key < end
@@ -121,8 +140,8 @@ def _attend_tokens(
         k = tl.load(keys, mask=mask, other=0)
         v = tl.load(keys + T * WIDTH, mask=mask, other=0)
         if BITS == 8:
-            k_scale = next_k.to(tl.float32)
-            v_scale = next_v.to(tl.float32) * LIFT
+            k_scale, v_scale = _scales_of(arena, offsets, start, there, end, D, T)
+            v_scale *= LIFT
             k = _signed(k, DTYPE)
         scores = dot(query, tl.trans(k), tl.zeros([query.shape[0], BN], tl.float32))
         if BITS == 8:
@@ -137,8 +156,6 @@ def _attend_tokens(
             weights = weights * v_scale[None, :]
             v = _signed(v, DTYPE)
         acc = dot(weights.to(DTYPE), v, acc * keep[:, None])
-        if BITS == 8:
-            next_k, next_v = token_scales(arena, offsets, key + BN, end, D, T)
     if BITS == 8:
         acc = acc * (1.0 / LIFT)
     return acc, peak, total
@@ -152,6 +169,16 @@ def _values(codes, scale_low, scale_high, min_low, min_high, DTYPE: tl.constexpr
     high = high.to(tl.float32) * scale_high + min_high
     pair = tl.permute(tl.join(low.to(DTYPE), high.to(DTYPE)), (0, 2, 1))
     return tl.reshape(pair, (codes.shape[0], 2 * codes.shape[1]))
+
+
+@triton.jit
+def _of_token(numbers, slot, there):
+    """A float16 number of each token of a block, float32; 0 where there is none.
+
+    Each token loads a word of two: wide enough for an asynchronous copy, and in its place at once.
+    """
+    pairs = tl.load(numbers.to(tl.pointer_type(tl.int32)) + slot // 2, mask=there, other=0)
+    return half(pairs >> (slot % 2 * 16)).to(tl.float32)
 
 
 @triton.jit
@@ -177,8 +204,8 @@ def _attend_channels(
         scale_high = tl.load(meta + HALF + dims, mask=inside, other=0.0).to(tl.float32)[None, :]
         min_low = tl.load(meta + D + dims, mask=inside, other=0.0).to(tl.float32)[None, :]
         min_high = tl.load(meta + D + HALF + dims, mask=inside, other=0.0).to(tl.float32)[None, :]
-        v_scale = tl.load(meta + 2 * D + slot, mask=there, other=0.0).to(tl.float32)[:, None]
-        v_min = tl.load(meta + 2 * D + T + slot, mask=there, other=0.0).to(tl.float32)[:, None]
+        v_scale = _of_token(unit + T * D + 4 * D, slot, there)[:, None]
+        v_min = _of_token(unit + T * D + 4 * D + 2 * T, slot, there)[:, None]
         k = _values(k, scale_low, scale_high, min_low, min_high, DTYPE)
         scores = dot(query, tl.trans(k), tl.zeros([query.shape[0], T], tl.float32))
         if bias is not None:

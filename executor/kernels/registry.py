@@ -13,6 +13,7 @@ from typing import Any
 
 FAMILIES: tuple[str, ...] = (
     "rms_norm",
+    "largest",
     "activation",
     "linear",
     "linear_fused",

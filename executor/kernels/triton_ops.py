@@ -5,6 +5,7 @@ from __future__ import annotations
 from executor.kernels.activation import gelu_mul, silu_mul
 from executor.kernels.copy_blocks import copy_blocks
 from executor.kernels.decode_attention import decode_attention
+from executor.kernels.largest import largest
 from executor.kernels.linear import linear, linear_int8
 from executor.kernels.linear_fused import fuses, linear_add, linear_gated, linear_normed
 from executor.kernels.moe import moe
@@ -18,6 +19,7 @@ class TritonOps:
     """`Ops` by Triton's kernels, on a GPU or in Triton's interpreter."""
 
     rms_norm = staticmethod(rms_norm)
+    largest = staticmethod(largest)
     rope_write = staticmethod(rope_write)
     decode_attention = staticmethod(decode_attention)
     prefill_attention = staticmethod(prefill_attention)

@@ -24,7 +24,7 @@ class Model(Protocol):
     device: torch.device
 
     def forward(self, step: StepInputs, arena: Tensor) -> Tensor:
-        """One step: writes keys and values into the arena; float32 logits [wanted, vocab].
+        """One step: writes keys and values into the arena; logits [wanted, vocab] of its type.
 
         `arena` is a byte tensor. Nothing waits for the device, and no launch depends on anything
         but the shapes of the step's tensors and `PrefillChunks.longest`, so that a step can be

@@ -78,7 +78,7 @@ class Gpt2:
         self._attend = Attention(loader.ops, layout, layout.head_dim**-0.5)
 
     def forward(self, step: StepInputs, arena: Tensor) -> Tensor:
-        """One step; float32 logits [wanted, vocab]."""
+        """One step; logits [wanted, vocab]."""
         with torch.inference_mode():
             return self._forward(step, arena)
 

@@ -134,7 +134,7 @@ def times(heads: slice, head_dim: int) -> slice:
 
 
 class Head:
-    """The last projection, to float32 logits of the whole vocabulary.
+    """The last projection, to logits of the whole vocabulary.
 
     Ranks split the vocabulary where it divides among them.
     """
@@ -144,7 +144,7 @@ class Head:
 
     def __call__(self, x: Tensor) -> Tensor:
         logits = self._linear(x)
-        return (self._group.join_columns(logits) if self._split else logits).float()
+        return self._group.join_columns(logits) if self._split else logits
 
 
 def load_head(loader: Loader, name: str, vocab: int, hidden: int) -> Head:

@@ -60,7 +60,7 @@ class Llama:
         )
 
     def forward(self, step: StepInputs, arena: Tensor) -> Tensor:
-        """One step; float32 logits [wanted, vocab]."""
+        """One step; logits [wanted, vocab]."""
         with torch.inference_mode():
             return self._forward(step, arena)
 

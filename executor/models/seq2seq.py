@@ -24,7 +24,7 @@ ITEM_BLOCKS = 4
 
 
 Choose: TypeAlias = Callable[[Tensor, int], Tensor]
-"""The tokens, int64 [rows], of logits [rows, vocab] for a position of the decoder."""
+"""The tokens, int64 [rows], of float32 logits [rows, vocab] for a position of the decoder."""
 
 
 @dataclass(slots=True)
@@ -123,10 +123,10 @@ def _write(model: T5, sequence: _Sequence, encoded: Tensor, arena: Tensor) -> No
 
 
 def _step(model: T5, running: list[_Sequence], arena: Tensor) -> Tensor:
-    """One token for every sequence; logits [sequences, vocab]."""
+    """One token for every sequence; float32 logits [sequences, vocab]."""
     own = [DecodeRow(s.own, len(s.tokens), s.tokens[-1]) for s in running]
     other = [DecodeRow(s.cross, s.cross_tokens, 0) for s in running]
     place = (model.layout, model.device)
     step = build_inputs(own, [], *place, item_blocks=ITEM_BLOCKS)
     cross = build_inputs(other, [], *place, item_blocks=ITEM_BLOCKS)
-    return model.forward(step, arena, CrossKeys(len(running), cross.decode))
+    return model.forward(step, arena, CrossKeys(len(running), cross.decode)).float()

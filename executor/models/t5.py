@@ -165,7 +165,7 @@ class T5:
                 )
 
     def forward(self, step: StepInputs, arena: Tensor, cross: CrossKeys | None = None) -> Tensor:
-        """One step of the decoder; float32 logits [wanted, vocab].
+        """One step of the decoder; logits [wanted, vocab].
 
         Without `cross` cross-attention is left out, as if the encoder had said nothing.
         """

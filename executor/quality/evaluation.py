@@ -93,7 +93,7 @@ class Walk:
         """First position and float32 logits [windows, tokens, vocab] of each step."""
         with torch.inference_mode():
             for start in range(0, self.windows.shape[1], self.stride):
-                logits = self.model.forward(self._step(start), self.arena)
+                logits = self.model.forward(self._step(start), self.arena).float()
                 yield start, logits.view(len(self.windows), self.stride, -1)
                 block, inside = divmod(start + self.stride, self.layout.block_tokens)
                 if not inside:

@@ -7,6 +7,9 @@ blocks, so that needs no graphs of its own. Graphs are captured from the largest
 that all share the memory of the largest, and on one stream, after a run that compiles what has to
 be compiled.
 
+A graph ends with the likeliest tokens. Logits stay where they are, in memory that the graphs share;
+only a step some of whose tokens are drawn copies them, by a small graph of its own.
+
 A step that only decodes has a graph by its rows. In a step with chunks decodes and chunks share
 the rows, so its graph goes by the rows of both together, and for the work items of attention by
 how many of them may decode. Rows are padded by less than 64 up to 512 rows and by less than half in
@@ -18,6 +21,8 @@ host for their launches. So do those of more than a few chunks.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +65,19 @@ def graphs_of(max_rows: int) -> Graphs:
     return Graphs(tuple(buckets(max_rows)), tuple(mixed), MOST_CHUNKS)
 
 
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A step as `torch.cuda.CUDAGraph`s."""
+
+    step: Any
+    logits: Any
+    """Copies the logits that `step` has left, if no other graph was replayed in between."""
+
+    def pool(self) -> Any:
+        """The memory that the graphs share."""
+        return self.step.pool()
+
+
 class StepGraphs:
     """The graphs of one runner."""
 
@@ -79,7 +97,7 @@ class StepGraphs:
         )
         self._side: Any = None
         """One stream for all first runs: cuBLAS keeps a workspace for each stream that it sees."""
-        self._graphs: dict[Sizes, Any] = {}
+        self._graphs: dict[Sizes, Captured] = {}
         pool = None
         for size in sorted(sizes, key=_order, reverse=True):
             self._graphs[size] = self._capture(size, pool)
@@ -91,29 +109,39 @@ class StepGraphs:
         return len(self._graphs)
 
     @property
+    def nbytes(self) -> int:
+        """Of the largest step's inputs."""
+        return int(self._buffer.numel())
+
+    @property
     def known(self) -> Graphs:
         """What a cost model has to know of them."""
         return graphs_of(self._max_rows)
 
-    def replay(self, batch: Batch) -> Tensor | None:
-        """Queue a step; the logits of its wanted rows and of padding behind them, or None where no
+    def replay(self, batch: Batch) -> Callable[[], Tensor] | None:
+        """Queue a step, the likeliest tokens of which go to the runner's outputs; None where no
         graph is large enough.
+
+        What comes back queues a copy of the logits of wanted rows, and of padding behind them, and
+        returns that, float32. It is to be called before the next replay, if at all.
         """
         sizes = self._load(batch)
         if sizes is None:
             return None
-        self._graphs[sizes].replay()
-        return self._logits[: sizes.wanted]
+        self._graphs[sizes].step.replay()
+        return partial(self._copied, sizes)
 
     def prepared(self, batch: Batch) -> Callable[[], object] | None:
         """Fill the buffers for a step, and what replays it, as often as it is called."""
         sizes = self._load(batch)
-        return None if sizes is None else self._graphs[sizes].replay
+        return None if sizes is None else self._graphs[sizes].step.replay
 
     def eager(self, batch: Batch) -> Tensor | None:
-        """The same step, with the same padding, without its graph: what a replay has to equal."""
+        """Logits of the same step, with the same padding, without its graph, float32: what those of
+        a replay have to equal.
+        """
         sizes = self._load(batch)
-        return None if sizes is None else self._runner.forward(self._step(sizes))
+        return None if sizes is None else self._runner.forward(self._step(sizes)).float()
 
     def sizes_for(self, decodes: int, chunk_tokens: int, chunks: int) -> Sizes | None:
         """The smallest graph that holds such a step."""
@@ -126,6 +154,10 @@ class StepGraphs:
         return None
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _copied(self, sizes: Sizes) -> Tensor:
+        self._graphs[sizes].logits.replay()
+        return self._logits[: sizes.wanted]
 
     def _load(self, batch: Batch) -> Sizes | None:
         """Fill the static buffer; the graph to replay, or None if none is large enough."""
@@ -204,28 +236,32 @@ class StepGraphs:
             if start < stop:
                 self._buffer[start:stop].copy_(packed[start:stop], non_blocking=True)
 
-    def _capture(self, sizes: Sizes, pool: Any) -> Any:
+    def _capture(self, sizes: Sizes, pool: Any) -> Captured:
         """Record one step of empty rows."""
         runner, step = self._runner, self._step(sizes)
         self._fill(self._nothing(sizes), sizes)
 
-        def run() -> None:
+        def run() -> Tensor:
             logits = runner.forward(step)
-            self._logits[: sizes.wanted].copy_(logits)
-            runner.outputs[: sizes.wanted].copy_(logits.argmax(-1))
+            runner.take_likeliest(logits)
+            return logits
 
         if self._side is None:
             self._side = torch.cuda.Stream(runner.device)
         side = self._side
         side.wait_stream(torch.cuda.current_stream(runner.device))
         with torch.cuda.stream(side):
-            run()  # compiles kernels, and lets cuBLAS take its workspace
+            self._logits[: sizes.wanted].copy_(run())  # compiles, and cuBLAS takes its workspace
         torch.cuda.current_stream(runner.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
-            run()
-        graph.replay()  # the first time is longer: it brings the graph to the device
-        return graph
+            logits = run()
+        copy = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(copy, pool=graph.pool()):
+            self._logits[: sizes.wanted].copy_(logits)
+        graph.replay()  # the first time is longer: it brings a graph to the device
+        copy.replay()
+        return Captured(graph, copy)
 
 
 def _order(sizes: Sizes) -> tuple[int, int]:

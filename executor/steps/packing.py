@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -21,6 +22,9 @@ CLASSES = 3
 """Precisions, in the order 16, 8, 4 bits."""
 ALIGNMENT = 16
 """Bytes; every tensor begins at a multiple, as wide loads want it."""
+PINNED_AT_ONCE = 3
+"""Pinned buffers of one size that are in use together: of the step that runs, of the one that is
+queued, and of the one that is being prepared."""
 BLOCK_LISTS = ("decode_offsets", "decode_positions", "chunk_offsets", "chunk_positions")
 """The arrays of a step of which a larger buffer may be filled in part."""
 
@@ -123,13 +127,34 @@ def pack(host: HostInputs, sizes: Sizes, pinned: bool = False) -> Tensor:
     was queued is over.
     """
     places, nbytes = sizes.places()
-    buffer = torch.empty(nbytes, dtype=torch.uint8, pin_memory=pinned)
+    buffer = pinned_buffer(nbytes) if pinned else torch.empty(nbytes, dtype=torch.uint8)
     raw = buffer.numpy()
     for name, array in host.arrays.items():
         start, kind, _ = places[name]
         target = raw[start : start + array.size * np.dtype(kind).itemsize]
         target.view(kind)[:] = array.reshape(-1)
     return buffer
+
+
+def pinned_buffer(nbytes: int) -> Tensor:
+    """Host memory that a GPU copies from and to beside everything else."""
+    return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+
+
+def pinned_sizes(most_bytes: int) -> list[int]:
+    """Sizes of pinned buffers up to `most_bytes`: torch rounds each up to a power of two."""
+    return [1 << power for power in range(3, max(3, (most_bytes - 1).bit_length()) + 1)]
+
+
+def pin_ahead(most_bytes: int, make: Callable[[int], object] = pinned_buffer) -> None:
+    """Let torch's cache have pinned buffers of all sizes that steps of up to `most_bytes` take.
+
+    CUDA takes milliseconds to pin megabytes, and kernels of other streams wait meanwhile (CUDA C++
+    programming guide, "implicit synchronization"). Capturing a graph empties the cache.
+    """
+    for nbytes in pinned_sizes(most_bytes):
+        held = [make(nbytes) for _ in range(PINNED_AT_ONCE)]
+        held.clear()
 
 
 def sent(array: Array, device: torch.device) -> Tensor:

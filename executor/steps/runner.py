@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from executor.kernels.ops import ops_for
 from executor.steps.inputs import ChunkRows, DecodeRow, Decodes, host_inputs
 from executor.steps.items import ItemBudget
-from executor.steps.packing import pack, step_of
-from executor.steps.sampler import GREEDY, SamplingRow, remember, sample
+from executor.steps.packing import Sizes, pack, pin_ahead, step_of
+from executor.steps.sampler import SamplingRow, remember, sample
 from executor.steps.step import StepInputs
 from superinfer.errors import SuperInferError
 
@@ -94,6 +95,7 @@ class Runner:
         self.device = model.device
         self.asynchronous = self.device.type == "cuda"
         """True if steps run beside the host."""
+        self._ops = ops_for(self.device)
         self.budget = budget or ItemBudget.of(model.layout, self.device)
         self.outputs = torch.zeros(MAX_OUTPUTS, dtype=torch.int64, device=self.device)
         self.graphs: StepGraphs | None = None
@@ -121,11 +123,23 @@ class Runner:
         """Run a step of no interest to its end: without a graph, on this rank alone, uncounted."""
         self._sent(self._eager(batch)).wait()
 
+    def pin_ahead(self, tokens: int, rows: int, blocks: int) -> None:
+        """Let no run wait for pinned memory: steps have up to `tokens` of chunks and `rows` decodes
+        over `blocks`. Graphs have to be captured before.
+        """
+        items = self.budget.capacity(rows)
+        _, nbytes = Sizes(rows + tokens, rows, items, blocks, rows, blocks, rows).places()
+        pin_ahead(max(nbytes, self.graphs.nbytes if self.graphs else 0))
+
     def forward(self, step: StepInputs) -> Tensor:
-        """Logits of a step some of whose tokens may be unread."""
+        """Logits of a step some of whose tokens may be unread, of the model's type."""
         return self.model.forward(
             replace(step, token_ids=resolved(step.token_ids, self.outputs)), self.arena
         )
+
+    def take_likeliest(self, logits: Tensor) -> Tensor:
+        """The likeliest token of each row of logits, kept for the next step."""
+        return self._ops.largest(logits, self.outputs[: len(logits)])
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -157,9 +171,9 @@ class Runner:
             return None
         self.replayed += 1
         rows = batch.wanted
-        if batch.sampling is None or all(row.sampling.greedy for row in batch.sampling):
+        if batch.sampling is None or _greedy(batch.sampling):
             return self.outputs[:rows]
-        return self._choose(logits[:rows], batch.sampling)
+        return self._choose(logits()[:rows], batch.sampling)
 
     def _choose(self, logits: Tensor, sampling: Sequence[SamplingRow] | None) -> Tensor:
         """The token of each row of logits, kept for the next step."""
@@ -170,14 +184,18 @@ class Runner:
                 f"a step gives {len(logits)} tokens, and at most {MAX_OUTPUTS} are kept: lower "
                 "scheduler.max_num_seqs"
             )
-        if sampling is None or all(row.sampling == GREEDY for row in sampling):
-            tokens = logits.argmax(-1)
-        else:
-            tokens = sample(logits, sampling)
-            remember(tokens, sampling)
+        if sampling is None or _greedy(sampling):
+            return self.take_likeliest(logits)
+        tokens = sample(logits.float(), sampling)
+        remember(tokens, sampling)
         kept = self.outputs[: len(tokens)]
         kept.copy_(tokens)
         return kept
+
+
+def _greedy(sampling: Sequence[SamplingRow]) -> bool:
+    """True if the largest logit of each row, as it is, decides."""
+    return all(row.sampling.greedy for row in sampling)
 
 
 def resolved(token_ids: Tensor, outputs: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ CHIP = 90
 START_S = 30.0
 """For a device to say its name, at the most."""
 STEPS_LESS, ONE_STEP_MORE = 0.01, 0.005
+ASKED_LESS = 0.003
 WIDENED_LESS, INT8_LESS, PREFILL_LESS = 0.03, 0.02, 0.01
 DECODE_LESS, ONE_KV_MORE = 0.02, 0.01
 """Shares of the time that have to be saved, and that the worst may take longer."""
@@ -105,15 +106,31 @@ def followed(rule: Callable[[Checks], Choice], checks: Checks) -> Result:
 # -- rules ----------------------------------------------------------------------------------------
 
 
-def fused(checks: Checks) -> Choice:
-    """Whole steps of the 8B, all numbers of rows together, and none of them slower."""
-    rows = rows_of(checks, "fused")
-    figures = compared(times(rows, "B", products="now"), times(rows, "B", products="fused"))
+def whole_steps(
+    checks: Checks, form: str, least: float, place: str, table: dict[int, Any]
+) -> Choice:
+    """Whole steps of the 8B, all numbers of rows together by a share of `least`, and none of them
+    slower.
+    """
+    rows = rows_of(checks, form)
+    figures = compared(times(rows, "B", products="now"), times(rows, "B", products=form))
     if len(figures) < len(tune_steps.ROWS):
         raise ValueError("not all numbers of rows were measured")
     less, slowest = change(figures), max(row["change"] for row in figures)
-    won = less <= -STEPS_LESS and slowest <= ONE_STEP_MORE
-    return Choice(won, less, "linear_fused.FUSED", linear_fused.FUSED, CHIP, True, figures)
+    won = less <= -least and slowest <= ONE_STEP_MORE
+    return Choice(won, less, place, table, CHIP, True, figures)
+
+
+def fused(checks: Checks) -> Choice:
+    """Layers of few rows whose products norm, add and activate."""
+    place = "linear_fused.FUSED"
+    return whole_steps(checks, "fused", STEPS_LESS, place, linear_fused.FUSED)
+
+
+def asked(checks: Checks) -> Choice:
+    """Decode attention that asks for its first blocks before it waits."""
+    place = "decode_attention.ASKED"
+    return whole_steps(checks, "asked", ASKED_LESS, place, decode_attention.ASKED)
 
 
 def shared(checks: Checks, tile: Tile) -> Choice:
@@ -243,6 +260,7 @@ RULES: dict[str, Callable[[Checks], Choice]] = {
     "copied": copied,
     "waves": waves,
     "fused": fused,
+    "asked": asked,
     **{f"shared-{tile.rows}": partial(shared, tile=tile) for tile in linear.SHARED_TILES},
     "widened": widened,
     "int8-32": int8,

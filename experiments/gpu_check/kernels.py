@@ -63,6 +63,18 @@ def rms_norm(context: Context) -> Result:
     return verdict(errors, tolerance(context, 5e-3))
 
 
+def largest(context: Context) -> Result:
+    """Tokens of the largest logits, with ties: where torch finds them in float32."""
+    ops, errors = ops_of(context), {}
+    for rows, n in ((1, 5000),) if context.tiny else ((1, 128256), (33, 50257), (128, 128256)):
+        x = randn(context, rows, n)
+        x[:, n // 3] = x[:, n // 2] = x.amax(-1)
+        out = torch.full((rows,), -1, dtype=torch.int64, device=x.device)
+        equal = torch.equal(ops.largest(x, out), x.float().argmax(-1))
+        errors[f"{rows}x{n}"] = 0.0 if equal else float("inf")
+    return verdict(errors, 0.0)
+
+
 def activations(context: Context) -> Result:
     """`silu_mul` and `gelu_mul`."""
     ops, errors = ops_of(context), {}
@@ -427,6 +439,7 @@ CHECKS: dict[str, Check] = {
     "moe": moe,
     "far_arena": far_arena,
     "rms_norm": rms_norm,
+    "largest": largest,
     "activations": activations,
     "rope_write": rope_write,
     "copy_blocks": copy_blocks,

@@ -31,7 +31,7 @@ GROUPS = {
     "decode": ("decode-llama-8b", "decode-odd-group-80"),
     "prefill": ("prefill-llama-8b", "prefill-odd-group-80"),
     "blocks": ("requantise-llama-8b", "rope_write", "copy_blocks"),
-    "dense": ("linear", "linear_int8", "moe", "rms_norm", "activations"),
+    "dense": ("linear", "linear_int8", "moe", "rms_norm", "largest", "activations"),
 }
 """Checks of one process."""
 UNUSABLE = ("Device not supported", "Failed to initialize", "not supported on this")

@@ -48,7 +48,7 @@ ORDER: dict[str, Entry] = {
     "validate": Entry("validation", 300, 30, 10, ("validation",), side_by_side=True),
     "gain": Entry("gain", 60, 15, 4),
     "peers": Entry("peers", 300, 60, 29, rehearsed=True),
-    "tune": Entry("tune", 200, 120, 88, rehearsed=True),
+    "tune": Entry("tune", 200, 120, 96, rehearsed=True),
     "speed": Entry("speed", 400, 90, 60, rehearsed=True),
     "train": Entry("train", 300, 100, 66, ("train",)),
     "engines": Entry("engines", 400, 100, 60),

@@ -35,6 +35,7 @@ from executor.clocks.clock import GivenTimes
 from executor.kernels.reference import TorchOps
 from executor.kv.streams import Lane, Mark, Streams, streams_for
 from executor.session import ModelOptions, Session, open_session
+from executor.steps import runner as runners
 from executor.steps.runner import Runner
 from executor.workload import answers_of, load_workload
 from experiments.gpu_check.checks import Check, Context, Result
@@ -141,6 +142,7 @@ def torch_operations() -> Iterator[None]:
     with (
         patch.object(sessions, "ops_for", lambda device: TorchOps()),
         patch.object(models, "ops_for", lambda device: TorchOps()),
+        patch.object(runners, "ops_for", lambda device: TorchOps()),
     ):
         yield
 

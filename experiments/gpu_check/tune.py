@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from executor.bench.attention import decode_bytes, time_decode
+from executor.bench.attention import Heads, decode_bytes, time_decode, time_prefill
 from executor.calibration.cases import RandomArena
 from executor.kernels.decode_attention import COPIED
 from executor.kernels.prefill_attention import AHEAD
@@ -43,7 +43,7 @@ DECODES: tuple[tuple[int, int], ...] = ((32, 1024), (32, 8192), (128, 1024), (12
 """Sequences and context."""
 CUTS = {"now": False, "waves": True}
 """Whether the items of many rows fill whole waves."""
-BUDGETS: tuple[tuple[int, int], ...] = ((4, 64), (8, 64), (12, 64), (24, 64))
+BUDGETS: tuple[tuple[int, int], ...] = ((4, 64), (8, 64), (8, 32), (12, 64), (24, 64))
 """Programs per multiprocessor and tokens of the shortest item."""
 
 
@@ -160,6 +160,26 @@ def prefill_tiles(context: Context, rows: int, change: dict[str, int]) -> Result
     return told(context, "prefill", found["rows"], error)
 
 
+def prefill_context(context: Context) -> Result:
+    """A chunk after a context of each precision, with the tiles of the table."""
+    heads, rows = heads_of(context, layers=4), []
+    chunk = (9, 96) if context.tiny else (512, 8192)
+    for bits in (16, 8, 4):
+        source = arena_of(context, heads, bits, 600)
+        row = {"kv": bits, "chunk": chunk[0], "context": chunk[1]}
+        measure = partial(prefill_row, context, heads, source, chunk, bits)
+        rows.append(guarded(row, measure))
+    return outcome(rows)
+
+
+def prefill_row(
+    context: Context, heads: Heads, source: RandomArena, chunk: tuple[int, int], bits: int
+) -> Row:
+    """Time of one layer."""
+    timing = time_prefill(ops_of(context), heads, source, chunk, 0.06, bits)
+    return {"us": timing.seconds * 1e6}
+
+
 def prefill_name(rows: int, change: dict[str, int]) -> str:
     """A variant in words."""
     return f"rows={rows} {label(change)}"
@@ -190,8 +210,10 @@ CHECKS: dict[str, Check] = {
         f"prefill-{i}": partial(prefill_tiles, rows=rows, change=change)
         for i, (rows, change) in enumerate(PREFILL)
     },
+    "prefill_context": prefill_context,
     **{f"widen-{rows}": partial(tune_int8.widened, rows=rows) for rows in tune_int8.WIDEN_ROWS},
     "fused": tune_steps.fused,
+    "asked": tune_steps.asked,
     **{f"shared-{rows}": partial(tune_wide.shared, rows=rows) for rows in tune_wide.TILES},
     **{
         f"int8-{rows}-{i}": partial(tune_int8.tile, rows=rows, shape=shape)

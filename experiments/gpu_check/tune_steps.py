@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from experiments.gpu_check import reference
 from experiments.gpu_check.checks import Context, Result
 from experiments.gpu_check.floors import session, tiny_config
 from experiments.gpu_check.graphs import SMALL, late
+from experiments.gpu_check.kernels import MIXES
 from experiments.gpu_check.rows import Row, outcome
 from experiments.gpu_check.setting import (
     device_of,
@@ -85,6 +87,46 @@ def fusing(context: Context) -> Iterator[None]:
         linear_fused.TYPES = types
 
 
+def asked(context: Context) -> Result:
+    """Decode attention that asks for its first blocks before it waits: the same bits in every
+    replay as without, late, over all precisions; then whole steps both ways.
+    """
+    from executor.kernels.tiles import capability
+
+    if capability(device_of(context)) < 90:
+        return {"skipped": "nothing is launched early on this architecture"}
+    model, differ = layers_of_8b(context), 0
+    for rows, shares in product(ROWS[:1] if context.tiny else ROWS, MIXES.values()):
+        source, step = decodes(model, rows, shares)
+        with late():
+            wanted = model.forward(step, source.arena)
+        with asking():
+            found = model.forward(step, source.arena)
+            differ += not torch.equal(found, wanted)
+            if not context.tiny:
+                differ += replays_that_differ(model, step, source.arena, wanted)
+    if differ:
+        return {"ok": False, "error": f"{differ} steps differ"}
+    rows_now = [] if context.rehearsal else measured_steps(context, "now", ROWS)
+    with asking():
+        rows_asked = [] if context.rehearsal else measured_steps(context, "asked", ROWS)
+    context.cache.setdefault("steps", []).extend(rows_asked)
+    return outcome(rows_now + rows_asked)
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """Decode attention that is launched early asks for its first blocks, for a while."""
+    from executor.kernels import decode_attention
+
+    kept = dict(decode_attention.ASKED)
+    try:
+        decode_attention.ASKED.update(dict.fromkeys(kept, True))
+        yield
+    finally:
+        decode_attention.ASKED.update(kept)
+
+
 def products(context: Context) -> dict[str, float]:
     """Relative errors of each form, twice, over memory full of NaN."""
     ops, errors = ops_of(context), dict[str, float]()
@@ -126,7 +168,7 @@ def logits(context: Context) -> tuple[dict[str, float], int]:
         with fusing(context):
             with late():
                 wanted = model.forward(step, source.arena)
-            unlike[f"{rows} rows"] = float((wanted - plain).norm() / plain.norm())
+            unlike[f"{rows} rows"] = reference.relative_error(wanted, plain)
             if not context.tiny:
                 differ += replays_that_differ(model, step, source.arena, wanted)
     return unlike, differ
@@ -144,13 +186,18 @@ def layers_of_8b(context: Context) -> Model:
     return load_model(path, random_weights=True, **place)
 
 
-def decodes(model: Model, rows: int) -> tuple[RandomArena, StepInputs]:
-    """A step of so many sequences, of unequal lengths, and where their keys are."""
+def decodes(
+    model: Model, rows: int, shares: dict[int, float] | None = None
+) -> tuple[RandomArena, StepInputs]:
+    """A step of so many sequences, of unequal lengths, and where their keys are; `shares` of the
+    blocks have fewer bits.
+    """
     lengths = [1 + (97 * place * place + 31) % 1500 for place in range(rows)]
     blocks = sum(-(-length // model.layout.block_tokens) for length in lengths)
-    source = RandomArena(model.layout, {16: blocks + rows}, model.device)
+    counts = {16: blocks + rows, **dict.fromkeys(shares or (), blocks)}
+    source = RandomArena(model.layout, counts, model.device)
     budget = ItemBudget.of(model.layout, model.device)
-    return source, decode_step(source, lengths, model.vocab, budget)
+    return source, decode_step(source, lengths, model.vocab, budget, shares)
 
 
 def replays_that_differ(model: Model, step: StepInputs, arena: Tensor, wanted: Tensor) -> int:

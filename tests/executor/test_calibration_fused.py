@@ -164,6 +164,28 @@ def test_what_launches_nothing_is_filled_in_with_nothing() -> None:
     assert filled.seconds == (0.0, 0.0, 0.0, 0.0)
 
 
+@pytest.mark.parametrize("few", [1, 8, 32])
+def test_filling_leaves_the_seam_of_two_launches(few: int) -> None:
+    """Points are filled in on both sides, each out of its own; nothing measured is raised."""
+    low = {1.0: 4e-5, float(few): 5e-5}
+    known = low | {few + 1.0: 3e-5, 1024.0: 9e-5}
+    kernel = Kernel({"tokens": tuple(known)}, tuple(known.values()))
+    wanted = (1, 2, 4, 8, 16, 32, 64, 256, 1024)
+    found = fill_curve(kernel, wanted, row_work)
+    table = dict(zip(found.axes["tokens"], found.seconds or (), strict=True))
+    assert set(table) == {*known, *wanted}
+    assert {x: table[x] for x in known} == known
+    assert all(4e-5 <= table[x] <= 5e-5 for x in table if x <= few)
+    assert all(3e-5 <= table[x] <= 9e-5 for x in table if x > few)
+    assert table[64.0] < 4e-5, "the other side's times were taken for this one's"
+
+
+def test_what_rounding_let_fall_is_no_seam() -> None:
+    kernel = Kernel({"tokens": (1.0, 4.0, 64.0)}, (4e-5, 4e-5 * (1 - 1e-12), 9e-5))
+    found = fill_curve(kernel, (1, 2, 4, 64), row_work).seconds
+    assert found is not None and found[1] == pytest.approx(4e-5)
+
+
 def test_a_table_may_fall_where_steps_launch_less(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,7 +46,10 @@ class LikeGpu(Runner):
     def __init__(self, model, arena):
         budget = ItemBudget(132 * 8 // model.layout.kv_heads, 64 // model.layout.block_tokens)
         super().__init__(model, arena, budget)
-        self.asynchronous = True
+        self.asynchronous, self._ops = True, TritonOps()
+
+    def pin_ahead(self, tokens, rows, blocks):
+        pass  # no pinned memory here
 
     def capture(self, max_rows, arena_blocks):
         self.asynchronous = False  # no pinned memory here

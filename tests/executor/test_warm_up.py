@@ -19,6 +19,7 @@ from executor.kv.streams import InlineStreams
 from executor.kv.swap import Mover
 from executor.ranks import LeadingRunner
 from executor.session import ModelOptions, open_session
+from executor.steps.packing import PINNED_AT_ONCE, pin_ahead, pinned_sizes
 from executor.steps.runner import Launched, Runner
 from executor.steps.sampler import Sampling, sample
 from executor.warm_up import WARM_UP_CHUNKS, compile_kernels, make_ready, sizes_up_to, warm_up
@@ -69,6 +70,9 @@ class LikeGpu(Runner):
             return super()._eager(batch)
         finally:
             self.asynchronous = True
+
+    def pin_ahead(self, tokens, rows, blocks):
+        self.pinned = tokens, rows, blocks
 
     def _sent(self, tokens):
         return Launched(tokens.clone(), None)
@@ -127,6 +131,8 @@ def test_steps_run_without_a_graph_after_graphs_are_captured(monkeypatch, tmp_pa
     assert prefills[-1] == [512, 512, 476]
     assert steps[-1] == (ROWS, [512, 512, 470])
     assert runner.steps == runner.replayed == 0
+    size = session.mover._arena.size
+    assert runner.pinned == (BUDGET, ROWS, size.nbytes // size.block_bytes[4])
 
 
 @pytest.mark.parametrize(
@@ -266,3 +272,32 @@ def test_steps_take_their_place_before_room_is_counted(monkeypatch, tmp_path):
     compile_kernels(model)
     chunks = [min(tokens, model.max_model_len) for tokens in WARM_UP_CHUNKS]
     assert rows == [step for tokens in chunks for step in ((0, tokens), (min(256, tokens), 0))]
+
+
+def test_buffers_of_all_sizes_are_pinned_ahead(tmp_path, monkeypatch):
+    """As many of each as are in use together, the largest for the largest step there is."""
+    held, most, made = [], 0, []
+
+    class Buffer:
+        def __init__(self, nbytes):
+            made.append(nbytes)
+            held.append(1)
+            nonlocal most
+            most = max(most, len(held))
+
+        def __del__(self):
+            held.pop()
+
+    pin_ahead(5000, Buffer)
+    assert sorted(made) == sorted([1 << n for n in range(3, 14)] * PINNED_AT_ONCE)
+    assert most == PINNED_AT_ONCE and not held
+    assert [pinned_sizes(n)[-1] for n in (1, 8, 9, 1 << 20, (1 << 20) + 1)] == [
+        *(8, 8, 16, 1 << 20, 2 << 20)
+    ]
+    runner = Runner(tiny_model(tmp_path, CPU), torch.zeros(16, dtype=torch.uint8))
+    wanted = []
+    monkeypatch.setattr("executor.steps.runner.pin_ahead", wanted.append)
+    runner.pin_ahead(100, 8, 3000)
+    runner.graphs = DryGraphs(runner, 256, 3000)
+    runner.pin_ahead(100, 8, 3000)
+    assert 2 * 12 * 3000 < wanted[0] < wanted[1] == runner.graphs.nbytes

@@ -32,6 +32,7 @@ Checks = dict[str, Result]
 def _tables_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     """All off, and afterwards as they are in the sources."""
     monkeypatch.setitem(linear_fused.FUSED, 90, False)
+    monkeypatch.setitem(decode_attention.ASKED, 90, False)
     monkeypatch.setitem(widen.WIDEN_FROM, 90, None)
     monkeypatch.setitem(linear.NARROW, 90, ())
     monkeypatch.setitem(linear.TILES, 90, linear.TILES[90])
@@ -86,6 +87,17 @@ def test_fused_steps_have_to_be_faster_and_none_slower(
     assert linear_fused.FUSED[90] is wins
     assert found["adopted"] == ("linear_fused.FUSED[90] = True" if wins else "nothing")
     assert [row["case"] for row in found["rows"]] == ["B=1", "B=16", "B=32"]
+
+
+@pytest.mark.parametrize(
+    ("factors", "wins"),
+    [((0.994, 0.997, 0.998), True), ((0.998, 0.998, 0.998), False), ((0.98, 1, 1.006), False)],
+)
+def test_asking_has_to_save_three_thousandths(factors: tuple[float, ...], wins: bool) -> None:
+    new = {count: us * f for (count, us), f in zip(NOW.items(), factors, strict=True)}
+    found = followed("asked", {"asked": well(*steps("asked", NOW, new))})
+    assert decode_attention.ASKED[90] is wins
+    assert found["adopted"] == ("decode_attention.ASKED[90] = True" if wins else "nothing")
 
 
 def test_fused_steps_that_are_wrong_fail_or_are_missing_change_nothing() -> None:

@@ -389,7 +389,7 @@ def test_references_are_computed_on_the_host(
         with memcheck.references_on_the_host():
             moved.clear()
             assert CHECKS[name](context(tmp_path))["ok"]
-        assert len(moved) >= 8 or name == "copy_blocks"
+        assert len(moved) >= 8 or name in {"copy_blocks", "largest"}  # compared bit for bit
     moved.clear()
     assert CHECKS["prefill-odd-group-80"](context(tmp_path))["ok"] and not moved
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ pytest.importorskip("triton")
 
 import torch
 
-from executor.kernels import linear, linear_fused, widen
+from executor.kernels import decode_attention, linear, linear_fused, widen
 from executor.kernels.ops import ops_for
 from experiments.gpu_check import tune_int8, tune_steps, tune_wide
 from experiments.gpu_check.checks import Context
+from experiments.gpu_check.rows import Row
 
 
 @pytest.fixture
@@ -114,6 +116,23 @@ def test_fused_steps_beside_those_of_now(context: Context) -> None:
     assert [row["products"] for row in found["rows"]] == ["now", "fused"]
     assert all(row["us"] > 0 for row in found["rows"])
     assert kept == (linear_fused.FUSED, linear_fused.TYPES)
+
+
+@pytest.mark.slow
+def test_steps_that_ask_for_blocks_beside_those_of_now(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, measure = [], tune_steps.measured_steps
+
+    def noted(context: Context, products: str, counts: Sequence[int]) -> list[Row]:
+        seen.append((products, decode_attention.ASKED[90]))
+        return measure(context, products, counts)
+
+    monkeypatch.setattr(tune_steps, "measured_steps", noted)
+    found = tune_steps.asked(context)
+    assert found["ok"] and [row["products"] for row in found["rows"]] == ["now", "asked"]
+    assert seen == [("now", False), ("asked", True)]
+    assert decode_attention.ASKED == {80: False, 90: False}
 
 
 def test_wrong_fused_products_are_not_timed(

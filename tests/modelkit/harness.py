@@ -97,12 +97,12 @@ class Harness:
             sequence.done += count
             if sequence.done == len(sequence.tokens):
                 wanted.append(sequence)
-        assert logits.dtype == torch.float32
+        assert logits.dtype == self.model.layout.dtype
         assert len(logits) == len(wanted)
         for sequence, row in zip(wanted, logits, strict=True):
             if sequence is not None:
                 sequence.done = len(sequence.tokens)
-                sequence.logits[len(sequence.tokens) - 1] = row.clone()
+                sequence.logits[len(sequence.tokens) - 1] = row.float().clone()
 
     def generate(self, sequence, count, chunk=10**6):
         """Prefill in chunks, then decode greedily; the new tokens."""

@@ -8,6 +8,7 @@ from executor.kernels.reference.dense import (
     copy_blocks,
     fuses,
     gelu_mul,
+    largest,
     linear,
     linear_add,
     linear_gated,
@@ -23,6 +24,7 @@ class TorchOps:
     """`Ops` in plain torch, on any device."""
 
     rms_norm = staticmethod(rms_norm)
+    largest = staticmethod(largest)
     rope_write = staticmethod(rope_write)
     decode_attention = staticmethod(decode_attention)
     prefill_attention = staticmethod(prefill_attention)

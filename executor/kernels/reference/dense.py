@@ -17,6 +17,11 @@ def rms_norm(
     return (wide * scale * _wide(weight)).to(x.dtype), total
 
 
+def largest(x: Tensor, out: Tensor) -> Tensor:
+    """See `Ops.largest`."""
+    return torch.argmax(x, dim=-1, out=out)
+
+
 def silu_mul(x: Tensor) -> Tensor:
     """See `Ops.silu_mul`."""
     gate, up = _wide(x).chunk(2, dim=-1)

@@ -242,11 +242,13 @@ def test_prefill_of_nothing(attention: Attention) -> None:
     assert attention(*case.arguments).shape == (0, 2, 64)
 
 
-def test_a_step_launched_early_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_step_launched_early_gives_the_same(monkeypatch: pytest.MonkeyPatch, asked: bool) -> None:
     """In the interpreter, which runs one kernel after the other: arguments and results."""
     case = decode_case([blocks_of(35, 16, MIXED), []], layout(), 2, pad_rows=1, pad_items=2)
     plain = triton_decode.decode_attention(*case.arguments)
     monkeypatch.setitem(early.EARLY, 90, True)
+    monkeypatch.setitem(triton_decode.ASKED, 90, asked)
     assert close(triton_decode.decode_attention, case)
     assert torch.equal(triton_decode.decode_attention(*case.arguments), plain)
 

@@ -122,7 +122,7 @@ def test_padded_steps_from_graphs(tmp_path):
             DecodeRow(table, length + 1, token)
             for table, length, token in zip(tables, LENGTHS, first, strict=True)
         ]
-        logits = DryGraphs(runner, 4, BLOCKS).replay(Batch.of(rows, []))
+        logits = DryGraphs(runner, 4, BLOCKS).replay(Batch.of(rows, []))()
         assert len(logits) == 4
         assert torch.isfinite(logits).all()
         found.append(logits[:3])

@@ -132,7 +132,7 @@ def test_padding_changes_no_logits_and_writes_nothing(small, case, mix):
     written = runner.arena.clone()
     assert wanted.shape[0] == batch.wanted and not torch.equal(before, written)
     runner.arena.copy_(before)
-    found = graphs.replay(batch)
+    found = graphs.replay(batch)()
     assert torch.isfinite(found).all()
     torch.testing.assert_close(found[: batch.wanted], wanted, rtol=1e-5, atol=1e-5)
     assert runner.outputs[: batch.wanted].tolist() == wanted.argmax(-1).tolist()
@@ -153,7 +153,7 @@ def test_a_step_leaves_nothing_behind_for_the_next(small):
         vocab = runner.model.vocab
         batch = Batch.of(decode_rows(source, lengths, vocab), chunk_rows(source, chunks, vocab))
         runner.arena.copy_(arena)
-        found.append(graphs.replay(batch)[: batch.wanted].clone())
+        found.append(graphs.replay(batch)()[: batch.wanted].clone())
     assert torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1][:2])
 
 

@@ -58,7 +58,7 @@ def test_a_padded_step_gives_the_tokens_of_the_plain_one(tmp_path, extra):
     for max_rows in (6, 8, 20):
         runner.arena.copy_(arena)
         graphs = DryGraphs(runner, max_rows, BLOCKS)
-        logits = graphs.replay(Batch.of(decodes(tables, first), []))
+        logits = graphs.replay(Batch.of(decodes(tables, first), []))()
         assert logits.shape[0] >= 6 and torch.isfinite(logits).all()
         assert runner.outputs[:6].tolist() == plain
         assert torch.allclose(runner.arena.view(torch.float32), after.view(torch.float32))
@@ -134,6 +134,20 @@ def test_one_row_draws_beside_greedy_ones(tmp_path):
     assert tokens[3] != greedy[3]
 
 
+def test_logits_are_copied_for_steps_that_draw_alone(tmp_path):
+    runner = runner_on(tmp_path, CPU)
+    tables, first = prefilled(runner, LENGTHS, BLOCKS)
+    runner.graphs = graphs = DryGraphs(runner, 20, BLOCKS)
+    graphs._logits.fill_(torch.nan)
+    rows = decodes(tables, first)
+    greedy = runner._replayed(Batch.of(rows, [])).tolist()
+    assert graphs._logits.isnan().all()
+    drawn = [SamplingRow(Sampling(0.0), 5), *[SamplingRow(Sampling(1e-9, seed=4), 5)] * 5]
+    assert runner._replayed(Batch.of(rows, [], drawn)).tolist() == greedy
+    assert runner.replayed == 2
+    assert torch.isfinite(graphs._logits[:6]).all()
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_graph_gives_the_bits_of_the_eager_step(tmp_path, dtype):
@@ -145,11 +159,12 @@ def test_a_graph_gives_the_bits_of_the_eager_step(tmp_path, dtype):
     for rows, chunks in ((1, []), (3, []), (6, []), (0, [again]), (5, [again])):
         batch = Batch.of(decodes(tables, first)[:rows], chunks)
         runner.arena.copy_(arena)
-        replayed = runner.graphs.replay(batch)[: batch.wanted].clone()
+        replayed = runner.graphs.replay(batch)()[: batch.wanted].clone()
         written = runner.arena.clone()
         runner.arena.copy_(arena)
         eager = runner.graphs.eager(batch)[: batch.wanted]
         assert torch.equal(replayed, eager)
         assert torch.equal(written, runner.arena)
         assert torch.isfinite(replayed).all()
+        assert torch.equal(runner.outputs[: batch.wanted], eager.argmax(-1))
     assert runner.launch(Batch.of(decodes(tables, first), [])).wait() and runner.replayed == 1

@@ -48,10 +48,10 @@ def test_kernels_give_the_tokens_of_the_reference(tmp_path):
         spare = ChunkRows(tables[0], 3, np.array([5, 6, 7]), True)
         mixed = runner.launch(Batch.of(rows[1:], [spare])).wait()
         graphs = DryGraphs(runner, 4, BLOCKS)
-        logits = graphs.replay(Batch.of(rows, []))
+        logits = graphs.replay(Batch.of(rows, []))()
         assert torch.isfinite(logits).all()  # those of the padding, too
         tokens.append((first, mixed, runner.outputs[:3].tolist()))
-        logits = graphs.replay(Batch.of(rows[1:], [spare]))
+        logits = graphs.replay(Batch.of(rows[1:], [spare]))()
         assert torch.isfinite(logits).all()
         assert runner.outputs[:3].tolist() == mixed
         arenas.append(arena.view(torch.float32).nan_to_num())

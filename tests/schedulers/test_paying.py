@@ -73,6 +73,17 @@ def test_no_more_than_what_fits_decodes() -> None:
     assert paying(Reading(host=2**-2), kv_tokens=16 * 112).tokens(1) == 127
 
 
+def test_a_step_is_as_large_as_what_fits_can_keep_busy() -> None:
+    """The same with memory for 64: they keep 256 rows busy, and a larger step only makes them wait.
+    Requests of half and of one and a half times the length are such requests in the mean.
+    """
+    cost, kv_tokens = Reading(host=2**-2), 64 * 112
+    assert paying(cost, kv_tokens=kv_tokens).tokens(1) == 255
+    mixed = paying(cost, 48, 16, kv_tokens=kv_tokens)
+    mixed.learn(144, 48)
+    assert mixed.tokens(1) == 255
+
+
 def test_large_steps_that_compute_less_per_second_are_not_taken() -> None:
     """2^-22 s per square of rows: 128 rows take 66 ms, 256 take 141 ms."""
     assert paying(Reading(per_square=2**-22)).tokens(1) == 127

@@ -24,13 +24,13 @@ STEADY = FakeCost(step=2**-3, per_chunk_token=2**-11)
 
 def chunks(
     answer: int,
-    ttft_s: float,
+    ttft_s: float | None,
     cost: FakeCost = CHUNKY,
     stall_s: float | None = None,
     delivery: str = "strict",
     **settings: Any,
 ) -> list[int]:
-    """Chunks of 1000 tokens, due `ttft_s` after 1/32 s, beside a stream of `answer` tokens that is
+    """Chunks of 1000 tokens, due `ttft_s` after 1/32 s if at all, beside a stream of `answer` tokens that is
     owed one every 0.25 s and whose class may bound gaps.
     """
     stream = promised(ttft_s=1.0, tpot_s=0.25, max_stall_s=stall_s, delivery=delivery)
@@ -87,6 +87,38 @@ def test_no_gap_is_longer_than_the_class_tolerates() -> None:
     assert chunks(40, 1.0625, stall_s=0.5)[0] <= 448
 
 
+def test_who_is_late_anyway_lengthens_no_step() -> None:
+    """Of two prompts of 800 tokens, due in 1 s, one can be in time: in three steps of 320 tokens,
+    0.984 s, but not in paced ones. A stream of 8 tokens can make up for three such steps; it could
+    not for the five in which both would come.
+    """
+    requests = [
+        arriving(0, 0.0, 4, **promised(ttft_s=1.0, tpot_s=0.25)),
+        *(arriving(row, 2**-5, 800, **promised(ttft_s=1.0)) for row in (1, 2)),
+    ]
+    lengths = {"r0": 8, "r1": 1, "r2": 1}
+    scheduler = told(lengths, max_num_batched_tokens=4096, admission=False)
+    played = run(scheduler, requests, [8, 1, 1], 2000, cost=CHUNKY)
+    first_s = min(played.tokens(row)[0] for row in (1, 2))
+    assert first_s <= 2**-5 + 1.0
+
+
+def test_without_debts_a_slower_pace_is_the_longest_step() -> None:
+    """Of 1000 tokens due in 1 s 1000 would be in time, but no stream's pace allows more than the
+    448 of 0.5 s, in which three steps take 1.02 s: late as well, so the faster pace is kept.
+    """
+    requests = [
+        arriving(0, 0.0, 4, **promised(ttft_s=1.0, tpot_s=0.25)),
+        arriving(1, 0.0, 4, **promised(ttft_s=1.0, tpot_s=0.5)),
+        arriving(2, 2**-5, 1000, **promised(ttft_s=1.0)),
+    ]
+    lengths = {"r0": 40, "r1": 40, "r2": 1}
+    for debts, sizes in ((False, PACED), (True, [1000])):
+        scheduler = told(lengths, max_num_batched_tokens=4096, admission=False, debts=debts)
+        played = run(scheduler, requests, [40, 40, 1], 2000, cost=CHUNKY)
+        assert [event[3] for event in played.kinds("prefill") if event[2] == "r2"] == sizes
+
+
 def test_a_prompt_that_is_in_time_anyway_takes_nothing() -> None:
     assert chunks(40, 2.0) == PACED
 
@@ -97,6 +129,11 @@ def test_a_longer_step_that_pays_is_taken_before_anybody_is_late() -> None:
     """
     assert chunks(40, 9.0, STEADY) == [320] * 3 + [40]
     assert chunks(40, 9.0, STEADY, debts=False) == PACED
+
+
+def test_no_step_is_longer_for_a_prompt_without_a_deadline() -> None:
+    """As the one before, but nobody waits for the first token, before it has begun or after."""
+    assert chunks(40, None, STEADY) == PACED
 
 
 def test_many_streams_are_not_given_for_fewer_first_tokens() -> None:
@@ -249,4 +286,21 @@ def test_who_has_nothing_to_spare() -> None:
     assert debts.hopeless_share == 0.5
     assert (debts.lost(9, 0.5), debts.lost(9, 0.53)) == (0.0, 1.0)  # 2.25 and 2.52 of 2.25 s
     debts.remove(jobs[1])
+    assert debts.hopeless_share == 0.0
+
+
+@pytest.mark.interpreted
+def test_an_answer_that_goes_on_is_looked_at_again() -> None:
+    """Due 2 s ago and expected to give one more token, a stream has nothing to spare. It gives
+    more: with 97 to come, a quarter of a second earlier than owed each, it has.
+    """
+    steps = Steps({0: 2}, joined={0: 0})
+    debts: Any = Debts(steps, 1.0)  # type: ignore[arg-type]
+    job = job_of(Sequence(request(0, 4, 0, **promised(tpot_s=0.5))), NoLengths())
+    job.base_s = -2.0
+    debts.add(job)
+    debts.begin(0.25)
+    assert debts.hopeless_share == 1.0
+    steps.lengths[0], steps.step, steps.now = 100, 2, 0.5
+    debts.begin(0.25)
     assert debts.hopeless_share == 0.0

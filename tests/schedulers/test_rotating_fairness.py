@@ -400,6 +400,25 @@ def test_residents_with_slack_leave_for_the_aged(rotation: bool) -> None:
     assert played.tokens(1)[0] == (6.0 if rotation else 14.0)
 
 
+def test_who_is_urgent_comes_in_beside_the_aged() -> None:
+    """Both places come free at 12 s: one is for C, which has been aged since 4.25 s, and the urgent
+    D does not wait a step for the other.
+    """
+    requests = [
+        arriving(0, 0.0, 4),
+        arriving(1, 0.0, 4),
+        arriving(2, 0.25, 8),
+        arriving(3, 8.5, 8, **promised(ttft_s=6.0)),
+    ]
+    answers = [12, 12, 1, 1]
+    settings = {"max_num_seqs": 2, "max_num_batched_tokens": 128, "rotation": False}
+    lengths = {f"r{row}": tokens for row, tokens in enumerate(answers)}
+    scheduler = told(lengths, max_wait_s=4.0, aged_share=0.5, **settings)
+    played = run(scheduler, requests, answers, 64)
+    assert scheduler.counters["aged"] == 1
+    assert [played.tokens(row)[0] for row in (2, 3)] == [13.0, 13.0]
+
+
 def test_what_comes_free_is_kept_for_the_aged() -> None:
     """Urgent requests of 2 blocks and 3 steps come every second, and B (since 0.5 s), who owes
     nothing, needs 6 of the 8 blocks at once. It is aged at 4.5 s, and from 5 s on nobody else comes

@@ -14,7 +14,8 @@ from superinfer.schedulers.rotating.deadlines import job_of
 from superinfer.schedulers.rotating.device import OnDevice
 from superinfer.schedulers.rotating.lengths import NoLengths
 from superinfer.schedulers.rotating.quantum import Quantum, quantum
-from superinfer.schedulers.rotating.queues import LaxityQueues
+from superinfer.schedulers.rotating.queues import LaxityQueues, TenantQueues
+from superinfer.schedulers.rotating.tenants import TenantCounters
 from superinfer.sequence import Sequence
 
 A_ALONE = ["A16 used 5", "A4 used 5", "A used 6"]
@@ -78,6 +79,16 @@ def test_inside_a_level_slack_counts_by_weight() -> None:
     assert queues.head(0.0) is jobs[1]
     assert queues.head(8.0) is jobs[0]
     assert queues.head(8.5) is jobs[1]
+
+
+def test_without_a_deadline_a_stream_comes_back_before_others_start() -> None:
+    """The one that has begun came later; its memory is of use only when it goes on."""
+    queues = TenantQueues(TenantCounters(), fair=True)
+    new, begun = (job_of(Sequence(request(row, 8, 0, float(row))), NoLengths()) for row in (0, 1))
+    begun.seq.output_tokens = 1
+    queues.push(new)
+    queues.push(begun)
+    assert queues.head(0) is begun
 
 
 @pytest.mark.parametrize("on", [True, False])

@@ -278,3 +278,24 @@ def test_a_prompt_holds_no_blocks_before_its_turn() -> None:
         requests={"L": promised(ttft_s=5.0), "S": promised(ttft_s=9.0)},
     )
     assert lines == ["L16 used 16"] * 4 + ["S16 used 10", "S16 used 10", "S8 used 10"]
+
+
+def test_who_comes_before_a_prefill_under_way_need_not_wait_for_it() -> None:
+    """L's 60 tokens are due at 11.5 s, S's 16 two seconds after it has come, while L has 45 left and
+    fills every chunk. S's turn is before L's, so A leaves for it at once.
+    """
+    lines = iterations(
+        told({"A": 30, "L": 1, "S": 1}),
+        {"A": (20, 6), "L": (60, 1), "S": (16, 1)},
+        {"L": 4, "S": 5},
+        blocks=24,
+        requests={"L": promised(ttft_s=9.0), "S": promised(ttft_s=3.0)},
+    )
+    assert lines[:6] == [
+        "A16 used 5",
+        "A4 used 5",
+        "A used 6",
+        "L15 A used 21",
+        "S15 -A used 19",
+        "S1 L15 used 19",
+    ]

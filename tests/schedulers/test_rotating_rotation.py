@@ -85,6 +85,31 @@ def test_not_over_a_slow_link() -> None:
     assert b_is_urgent(promised(ttft_s=8.0, tpot_s=2.75), cost=cost)[4] == LEAVES[0]
 
 
+def test_who_is_computed_again_sooner_than_copied_needs_no_more_slack_than_that() -> None:
+    """A's gap of 5 s is what the link needs for two ways of 1.25 s. 30 % of it, the two ways and a
+    step are no less. But A's cache is computed again in two steps of a second, and with those it
+    is: 4.5 s. So A drops it in iteration 8, once it has had five.
+    """
+    lines = iterations(
+        told({"A": 24, "B": 2}, hysteresis=0.3),
+        {"A": (20, 24), "B": (32, 2)},
+        {"B": 8},
+        blocks=13,
+        requests=dict.fromkeys("AB", promised(ttft_s=8.0, tpot_s=5.0)),
+        cost=FakeCost(copy=1.25),
+    )
+    assert lines[:7] == [*START, *STAYS[:3]]
+    assert lines[7:12] == [*LEAVES, "A16 used 7"]
+
+
+def test_not_who_could_not_end_in_time() -> None:
+    """A owes its answer alone, by 36 s: at 2 s 29 tokens are left, with the margin of 1.15 for
+    33.35 s. What is left are 0.65 s, less than a step; of 37 s it is more.
+    """
+    assert b_is_urgent(promised(e2el_s=36.0))[:10] == START + STAYS
+    assert b_is_urgent(promised(e2el_s=37.0))[4] == LEAVES[0]
+
+
 def test_not_who_has_to_be_back_before_the_link_can_keep_up() -> None:
     """Out and back takes 2 * 1 s for all residents, which may be half of a turn: 4 s. A has decoded
     for four steps in iteration 7, as long as it has to. A gap of 4 s is enough; one of 3.875 s is

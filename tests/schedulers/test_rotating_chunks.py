@@ -30,8 +30,8 @@ def chunks(
     delivery: str = "strict",
     **settings: Any,
 ) -> list[int]:
-    """Chunks of 1000 tokens, due `ttft_s` after 1/32 s if at all, beside a stream of `answer` tokens that is
-    owed one every 0.25 s and whose class may bound gaps.
+    """Chunks of 1000 tokens, due `ttft_s` after 1/32 s if at all, beside a stream of `answer`
+    tokens that is owed one every 0.25 s and whose class may bound gaps.
     """
     stream = promised(ttft_s=1.0, tpot_s=0.25, max_stall_s=stall_s, delivery=delivery)
     requests = [

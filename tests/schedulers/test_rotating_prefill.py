@@ -118,11 +118,12 @@ def test_a_slice_of_chunks_ends_for_an_alarm() -> None:
 
 def test_without_paying_chunks_the_whole_budget_is_used() -> None:
     """Reading the weights takes as long as a tile, so a tile is as good as four, once a request has
-    shown how long requests are. It is first tokens that count where no answer has a deadline.
+    shown how long requests are. It is first tokens that count where no answer has a deadline that
+    is still to come.
     """
     for paying, due_s, first in ((True, 1e4, 127), (False, 1e4, 511), (True, None, 511)):
         requests = [
-            arriving(0, 0.0, 96),
+            arriving(0, 0.0, 96, **promised(e2el_s=1e4)),
             arriving(1, 1.0, 4),
             arriving(2, 30.0, 1000, **promised(e2el_s=due_s)),
         ]
@@ -281,8 +282,8 @@ def test_a_prompt_holds_no_blocks_before_its_turn() -> None:
 
 
 def test_who_comes_before_a_prefill_under_way_need_not_wait_for_it() -> None:
-    """L's 60 tokens are due at 11.5 s, S's 16 two seconds after it has come, while L has 45 left and
-    fills every chunk. S's turn is before L's, so A leaves for it at once.
+    """L's 60 tokens, due at 11.5 s, fill every chunk. S's 16 come after the first of them and are
+    due at 6.5 s: S's turn is before L's, so A leaves for it at once.
     """
     lines = iterations(
         told({"A": 30, "L": 1, "S": 1}),

@@ -121,6 +121,18 @@ def test_one_write_takes_no_more_than_half_a_step() -> None:
     assert played.record.write_through_wasted_bytes == 11
 
 
+def test_streams_are_written_through_beside_a_long_prompt_too() -> None:
+    """A decodes beside the 400 tokens of P, 15 in each step, of which most are one decision; 105 of
+    108 blocks are taken, and W waits. A's full blocks are written before P has its token, at 28 s.
+    """
+    requests = [arriving(0, 0.0, 4), arriving(1, 1.0, 400), arriving(2, 2.0, 40)]
+    scheduler = told({"r0": 80, "r1": 20, "r2": 1}, admission=False, aging=False)
+    played = run(scheduler, requests, [60, 1, 1], 108, cost=FakeCost(per_byte=2**-5))
+    assert played.record.plans < 15
+    assert played.kinds("write_through") == [(17.0, "write_through", "", 5)]
+    assert played.tokens(1) == [28.0]
+
+
 def test_writes_stop_for_a_while_where_they_are_in_vain() -> None:
     """Batch requests of 11 blocks one after the other in 12 blocks: each ends where it began to
     run, so what is written for it is lost. After two of them these are more blocks than the
@@ -187,7 +199,8 @@ def test_both_ways_at_once(full_duplex: bool, end_s: float) -> None:
     assert end_s in played.tokens(0) and 21.25 - end_s not in played.tokens(0)
 
 
-def test_layer_first_copies_each_layer_by_itself() -> None:
+@pytest.mark.parametrize(("layout", "per_block"), [("layer_first", 6), ("block_first", 1)])
+def test_layer_first_copies_each_layer_by_itself(layout: str, per_block: int) -> None:
     """K and V of three layers: six pieces for a block."""
     pieces: list[tuple[int, int]] = []
 
@@ -198,10 +211,10 @@ def test_layer_first_copies_each_layer_by_itself() -> None:
         arriving(0, 0.0, 20, name="A"),
         arriving(1, 3.5, 32, name="B", **promised(ttft_s=9.0)),
     ]
-    scheduler = told({"A": 30, "B": 2}, layout="layer_first")
+    scheduler = told({"A": 30, "B": 2}, layout=layout)
     engine = make_engine(scheduler, 13, layers=3, host_blocks=64)
     ImpatientDriver(engine, requests, [9, 2], note).run()
-    assert pieces == [(6, 36), (6, 36)]
+    assert pieces == [(6, 6 * per_block)] * 2
 
 
 # -- offloads that would lose ---------------------------------------------------------------------
@@ -231,11 +244,15 @@ def test_an_offload_that_would_lose_is_not_done(copy_s: float, losing: int) -> N
 # -- copies back ahead of need --------------------------------------------------------------------
 
 
-def three_come_back(**settings: Any) -> tuple[Any, list[Any], list[Any]]:
+def three_come_back(
+    stream: dict[str, Any] | None = None, **settings: Any
+) -> tuple[Any, list[Any], list[Any]]:
     """X, Y and Z leave for B, which ends at 6.5 s; a copy takes 1/4 s. None of the three is in a
     hurry.
     """
-    requests = [arriving(index, 0.0, 4, name=name) for index, name in enumerate("XYZ")]
+    requests = [
+        arriving(index, 0.0, 4, name=name, **(stream or {})) for index, name in enumerate("XYZ")
+    ]
     requests.append(arriving(3, 3.5, 36, name="B", **promised(ttft_s=6.0)))
     lengths = dict.fromkeys("XYZ", 30) | {"B": 1}
     scheduler = told(lengths, admission=False, max_num_batched_tokens=64, **settings)
@@ -245,13 +262,18 @@ def three_come_back(**settings: Any) -> tuple[Any, list[Any], list[Any]]:
     return engine, requests, events
 
 
+@pytest.mark.parametrize("stream", [{}, promised(e2el_s=1e4)])
 @pytest.mark.parametrize(
     ("share", "starts"),
     [(1.0, [6.5, 6.75, 7.75]), (0.25, [6.5, 7.75, 8.75]), (0.125, [6.5, 8.75, 10.75])],
 )
-def test_who_is_not_urgent_has_a_share_of_the_link(share: float, starts: list[float]) -> None:
-    """After a copy of 1/4 s the next one starts 1/4 s, 1 s or 2 s later, at the end of a step."""
-    engine, requests, events = three_come_back(prefetch_share=share)
+def test_who_is_not_urgent_has_a_share_of_the_link(
+    share: float, starts: list[float], stream: dict[str, Any]
+) -> None:
+    """After a copy of 1/4 s the next one starts 1/4 s, 1 s or 2 s later, at the end of a step: the
+    same for those without a deadline and for those with one that is far away.
+    """
+    engine, requests, events = three_come_back(stream, prefetch_share=share)
     ImpatientDriver(engine, requests, [9, 9, 9, 1]).run()
     found = [event[0] for event in events if event[1] == "prefetch" and event[0] > 5]
     assert found[:3] == starts

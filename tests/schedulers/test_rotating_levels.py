@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import pytest
@@ -63,12 +64,14 @@ def test_levels_by_slack(ttft_s: float, level: int) -> None:
 
 def test_inside_a_level_slack_counts_by_weight() -> None:
     """At 0 s: 4 s over weight 1 against 6 s over weight 2. At 8 s both are late, by 4 s times 1 and
-    by 2 s times 2: a tie, which goes by arrival. Level 0 goes before all others.
+    by 2 s times 2: a tie, which goes by arrival. Level 0 goes before all others. Before
+    that the turn passes at 2 s, where both quotients are 2 s. Without the second the third, 19 s
+    over weight 4, passes the first when both are late: at 24 s.
     """
     queues = LaxityQueues()
     jobs = {}
     for index, (start_by_s, weight, level) in enumerate(
-        [(4.0, 1.0, 1), (6.0, 2.0, 1), (9.0, 1.0, 0)]
+        [(4.0, 1.0, 1), (6.0, 2.0, 1), (9.0, 1.0, 0), (19.0, 4.0, 1)]
     ):
         seq = Sequence(request(index, 8, 0, float(index), **promised(weight=weight)))
         jobs[index] = job_of(seq, NoLengths())
@@ -79,6 +82,11 @@ def test_inside_a_level_slack_counts_by_weight() -> None:
     assert queues.head(0.0) is jobs[1]
     assert queues.head(8.0) is jobs[0]
     assert queues.head(8.5) is jobs[1]
+    assert (queues.next_turn_s(0.0), queues.next_turn_s(3.0)) == (2.0, 8.0)
+    queues.pop(jobs[1])
+    assert queues.next_turn_s(8.0) == 24.0
+    queues.pop(jobs[0])
+    assert queues.next_turn_s(8.0) == inf
 
 
 def test_without_a_deadline_a_stream_comes_back_before_others_start() -> None:

@@ -199,6 +199,16 @@ def test_the_cheapest_class_loses_bits_first() -> None:
     assert found[0][1] == "r1"
 
 
+def test_it_looks_again_when_two_percent_more_of_the_pool_are_taken() -> None:
+    """Half of 200 blocks are taken by a request that gives none. Both grow by a block in four
+    steps: from the second time on the other loses bits every eight steps, when four more are taken.
+    """
+    memory = ShrinkingLru(shrink_8_at=0.5, shrink_4_at=1.1, tail_tokens=BLOCK)
+    found = Bench(200, memory).run((420, 60, STRICT), (40, 60, LOOSE)).demotions
+    assert found[:2] == [(1.0, "r1", 8, 16, 8), (6.0, "r1", 1, 16, 8)]
+    assert found[2:] == [(6.0 + 8 * place, "r1", 2, 16, 8) for place in range(1, 7)]
+
+
 def test_nothing_happens_without_pressure() -> None:
     bench = Bench(1000).run((16, 30, LOOSE), (16, 30, LOOSE))
     assert bench.demotions == []

@@ -50,7 +50,7 @@ class Requantise(NamedTuple):
     """Blocks of a sequence that lose bits before a plan's first step; their room is free in it.
 
     They are the first ones of its cache that have `from_bits`, are full, and are not kept at 16
-    bits (`memory.base.Ladder`): its own, or the tree's if `shared`.
+    bits (`memory.base.Ladder`): its own, or those of a part of the tree.
     """
 
     sequence: Sequence | None
@@ -58,7 +58,6 @@ class Requantise(NamedTuple):
     from_bits: int
     to_bits: int
     blocks: int
-    shared: bool
     nbytes: int
     """Read and written on one GPU."""
 

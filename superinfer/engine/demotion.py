@@ -83,7 +83,7 @@ class Demotion:
     def shrunk(self, shrunk: Shrunk) -> Requantise:
         """The conversion of cached blocks that nobody holds."""
         blocks, from_bits, to_bits = shrunk
-        return self._job(None, from_bits, to_bits, blocks, True)
+        return self._job(None, from_bits, to_bits, blocks)
 
     # -- what a sequence holds ------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ class Demotion:
             return
         for seq in holders:
             self._note_change(seq)
-        done.append(self._job(holders[0], node.bits, bits, node.blocks, True))
+        done.append(self._job(holders[0], node.bits, bits, node.blocks))
         if node.bits < 16:
             self._pool.count_small(node.bits, -node.blocks, 0)
         self._pool.count_small(bits, node.blocks, 0)
@@ -232,7 +232,7 @@ class Demotion:
     def _note_own(
         self, seq: Sequence, from_bits: int, to_bits: int, blocks: int, done: list[Requantise]
     ) -> None:
-        done.append(self._job(seq, from_bits, to_bits, blocks, False))
+        done.append(self._job(seq, from_bits, to_bits, blocks))
         if self._engine.placement is not None:
             self._engine.placement.demoted(seq, None, from_bits, to_bits, blocks)
 
@@ -243,11 +243,9 @@ class Demotion:
         light_tokens = self.light_tokens(self._engine.holdings.small_blocks(seq))
         self._engine.batch.lighten(seq, light_tokens - seq.light_tokens)
 
-    def _job(
-        self, seq: Sequence | None, from_bits: int, to_bits: int, blocks: int, shared: bool
-    ) -> Requantise:
+    def _job(self, seq: Sequence | None, from_bits: int, to_bits: int, blocks: int) -> Requantise:
         nbytes = blocks * (self._bytes[from_bits] + self._bytes[to_bits])
-        return Requantise(seq, from_bits, to_bits, blocks, shared, nbytes)
+        return Requantise(seq, from_bits, to_bits, blocks, nbytes)
 
 
 def _path(seq: Sequence) -> Any:

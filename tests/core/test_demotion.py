@@ -190,6 +190,7 @@ def test_a_class_gets_the_bits_that_it_demands(slo_class: SLOClass, bits: set[in
     memory = ShrinkingLru(shrink_8_at=0.2, shrink_4_at=0.3, tail_tokens=BLOCK)
     found = Bench(16, memory).run((16, 40, slo_class)).demotions
     assert {row[4] for row in found} == bits
+    assert all(row[2] > 0 for row in found)  # nothing is converted that is not there
 
 
 def test_the_cheapest_class_loses_bits_first() -> None:
@@ -207,6 +208,15 @@ def test_it_looks_again_when_two_percent_more_of_the_pool_are_taken() -> None:
     found = Bench(200, memory).run((420, 60, STRICT), (40, 60, LOOSE)).demotions
     assert found[:2] == [(1.0, "r1", 8, 16, 8), (6.0, "r1", 1, 16, 8)]
     assert found[2:] == [(6.0 + 8 * place, "r1", 2, 16, 8) for place in range(1, 7)]
+
+
+def test_who_joins_while_memory_is_short_loses_bits_at_once() -> None:
+    """At 14 s more than half of the blocks are taken, and less than four more than when demotion
+    looked last. Of the two full blocks of 9 tokens the first keeps its bits.
+    """
+    memory = ShrinkingLru(shrink_8_at=0.5, shrink_4_at=1.1, tail_tokens=0)
+    found = Bench(200, memory).run((420, 60, STRICT), (9, 20, LOOSE), gap=14.0).demotions
+    assert found[:2] == [(15.0, "r1", 1, 16, 8), (23.0, "r1", 2, 16, 8)]
 
 
 def test_nothing_happens_without_pressure() -> None:
@@ -233,8 +243,9 @@ def shared(*classes: SLOClass) -> tuple[Bench, list[int]]:
 
 
 def test_a_shared_block_needs_the_consent_of_all_who_hold_it() -> None:
-    _, bits = shared(LOOSE, LOOSE)
+    bench, bits = shared(LOOSE, LOOSE)
     assert bits == [16, 8, 8, 8, 8, 8, 8, 8]
+    assert {row[3:] for row in bench.demotions} == {(16, 8)}  # and each of them once
     _, bits = shared(LOOSE, STRICT)
     assert bits == [16] * 8
 

@@ -25,7 +25,7 @@ PROFILE = next(info.path for info in list_profiles() if "a100-80g_llama-3.1-8b" 
 
 def plan(requantised: int) -> Plan:
     """Two decodes of 100 tokens each, before which blocks of so many bytes lose bits."""
-    jobs = [Requantise(None, 16, 8, 1, False, requantised)]
+    jobs = [Requantise(None, 16, 8, 1, requantised)]
     places: Any = (0.0, [], 2, 200, 4, 1e9, [], [], 0, [], [], 0)
     return Plan(*places, requantised=jobs)
 

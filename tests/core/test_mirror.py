@@ -316,10 +316,12 @@ def test_a_slow_link_lags_behind_in_order() -> None:
     assert copies == [([2, 2], True), ([3, 4], True), ([4, 4], False)]
 
 
-@pytest.mark.parametrize(("used", "synced", "wasted"), [(16, [4, 2], 0), (17, [0, 2], 16)])
+@pytest.mark.parametrize(
+    ("used", "synced", "wasted"), [(16, [4, 2], 0), (17, [0, 2], 16), (20, [0, 2], 16)]
+)
 def test_copies_give_way_earliest_member_first(used: int, synced: list[int], wasted: int) -> None:
-    """Of 22 host blocks six hold copies: sixteen can be taken, and with one more the first member
-    loses its copies.
+    """Of 22 host blocks six hold copies: sixteen can be taken, and with one to four more the first
+    member loses its copies.
     """
     both = play([("join", 16, 0), ("join", 8, 0), ("start", 9, 0), ("land", 0, 0)], 22)
     both.host_holds(used, 0)

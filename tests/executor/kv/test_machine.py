@@ -66,6 +66,21 @@ def test_who_comes_back_computes_the_rest_of_a_cached_prefix_that_it_left_behind
     machine.teardown()
 
 
+def test_copies_that_give_way_to_a_rotation_before_they_have_landed_leave_their_places() -> None:
+    """Of the 12 blocks of the host eight are for copies that are under way when one of the two that
+    run is copied out: its five need more than the other four.
+    """
+    machine, memory = Placed(), ShrinkingLru(shrink_8_at=1.1, shrink_4_at=1.1, tail_tokens=0)
+    machine.begin(0, False, 1, 12, memory, [(18, 1, 16), (18, 2, 16)], 0)
+    machine.decide([], 20, 1, 0)
+    machine.decide([], 20, 1, 12)
+    assert machine.engine.host.mirrored == 8
+    machine.decide([("swap_out", 1, "before_step")], 20, 1, 0)
+    assert (machine.engine.host.mirrored, machine.engine.host.used) == (0, 5)
+    machine.counts_agree()
+    machine.teardown()
+
+
 FEW = settings(
     max_examples=10,
     stateful_step_count=40,

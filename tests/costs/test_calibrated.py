@@ -25,6 +25,7 @@ from superinfer.costs import (
     load_profile,
     load_shape,
 )
+from superinfer.costs.coverage import STEP_TOKENS
 from superinfer.costs.devices import Link
 from superinfer.costs.profile import Kernel, Profile
 from superinfer.costs.profile_file import parse_profile, profile_json
@@ -73,6 +74,16 @@ def test_mixed_step_by_hand() -> None:
     rows = 1.0 + 0.1 * 4
     attention = 12 * (1.5 + 4.5) / 2
     assert cost.step_s(chunks, 2, 12) == pytest.approx(12 * prefill + fixed + rows + attention)
+
+
+def test_what_gpus_sum_up_was_measured_for_so_many_tokens() -> None:
+    """An all-reduce takes two bytes for each of 768 values of a token: measured up to 10 tokens."""
+    plain = tiny()
+    reduce = Kernel({"bytes": (1536.0, 15360.0)}, (1.0, 10.0))
+    split = replace(plain, tp=2, kernels={**plain.kernels, "all_reduce": reduce})
+    assert CalibratedCost(split, GPT2).limits.end(STEP_TOKENS) == 10
+    alone = CalibratedCost(plain, GPT2).limits.entries
+    assert STEP_TOKENS not in {limit.quantity for limit in alone}
 
 
 def test_decodes_beside_chunks_have_a_table_of_their_own() -> None:

@@ -85,6 +85,17 @@ def test_time_outside_two_limits_counts_once() -> None:
     ]
 
 
+def test_what_replicas_have_booked_counts_together() -> None:
+    """One has steps with contexts of 85, 95 and 105 tokens, the other one with 103."""
+    first, second = only(CONTEXT, 100), only(CONTEXT, 100)
+    first.book((), 10, 85, 0.0, [1.0, 2.0, 3.0])
+    second.book((), 1, 103, 4.0, [5.0])
+    first.add(second)
+    assert (first.total_s, first.outside_s) == (4.0, 2.0)
+    row = {"what": "total decode context tokens", "limit": 100, "largest": 105, "share": 0.5}
+    assert first.left_range == [row]
+
+
 def test_a_chunk_slice_without_decodes_has_no_decode_context() -> None:
     coverage = Coverage(Limits((Limit(MEAN_CONTEXT, 1), Limit(CONTEXT, 1), Limit(KEYS, 1))))
     coverage.book([Chunk(8, 0)], 0, 0, 0.0, [1.0, 2.0, 3.0, 4.0])

@@ -57,6 +57,14 @@ def test_latencies_of_the_worked_case(worked: RunRecord) -> None:
     assert columns["queue_s"] == pytest.approx([0.5, 1.0, 2.0, nan], nan_ok=True)
 
 
+def test_latencies_are_summed_up_in_milliseconds(worked: RunRecord) -> None:
+    """TPOT is that of the two that have one, the others of all three that finished."""
+    summary = summarise(worked)
+    means = [summary[f"mean_{name}_ms"] for name in ("ttft", "tpot", "e2el")]
+    assert means == pytest.approx([5500 / 3, 1375, 6000])
+    assert [summary[f"median_{name}_ms"] for name in ("ttft", "tpot", "e2el")] == [1500, 1375, 6000]
+
+
 def test_pooled_itl_of_the_worked_case(worked: RunRecord) -> None:
     gaps = np.array([1, 1, 2, 1, 0.5, 2, 3, 1, 1]) * 1e3
     summary = summarise(worked)

@@ -271,6 +271,23 @@ def test_having_nobody_aged_earns_no_credit_in_the_share() -> None:
     assert served_in_turn(share, {"a": 2, "b": 2}, 4) == ["b9", "a5", "b10", "a6"]
 
 
+def test_having_nobody_aged_forgives_nothing_in_the_share() -> None:
+    """Tenant a has taken 10 blocks and waits no more when b, from 8 on, takes its first 3. When a
+    is back it goes on from 10.
+    """
+    share = AgedShare(0.1, 4.0)
+    for index in range(5):
+        queued(share, index, "a")
+    served_in_turn(share, {"a": 2}, 5)
+    for index in range(5, 10):
+        queued(share, index, "b")
+    assert served_in_turn(share, {"b": 3}, 1) == ["b5"]
+    assert share.head() is not None  # of b: nobody of a waits
+    for index in range(10, 15):
+        queued(share, index, "a")
+    assert served_in_turn(share, {"a": 2, "b": 3}, 3) == ["a10", "b6", "a11"]
+
+
 @pytest.mark.interpreted
 def test_prefill_that_is_kept_goes_by_who_came_in_first() -> None:
     """A request that was promised nothing and one that is late are both aged and on the device, the

@@ -46,6 +46,20 @@ def test_a_swap_in_finds_the_block_of_the_next_token() -> None:
     assert lines[9:11] == ["+A used 4", "A used 5"]
 
 
+def test_a_swap_in_asks_for_no_more_than_that_block() -> None:
+    """A, of 16 tokens, leaves before two streams of four blocks run out of nine. The copies cost
+    nothing here, so it is back as soon as its four and one are free.
+    """
+    lines = iterations(
+        told({"A": 40, "B": 30}, admission=False),
+        {"A": (13, 12), "B": (13, 7)},
+        {"B": 3},
+        blocks=9,
+        requests={"B": promised(ttft_s=4.0)},
+    )
+    assert lines[:5] == ["A13 used 4", "A used 4", "B13 A used 8", "-A B used 8", "+A B used 8"]
+
+
 def test_a_swap_in_finds_it_also_beside_a_copy_on_its_way_out() -> None:
     """Nobody else has a place, but the blocks of who is being copied out are not free yet."""
     shapes = [

@@ -5,14 +5,16 @@ one second: iteration k starts at k - 1 s).
 from __future__ import annotations
 
 from math import inf
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness import iterations, request
+from harness import FakeCost, iterations, request
 from rotating_runs import arriving, promised, rotating, run, told
 
 from superinfer.schedulers.rotating.deadlines import Job, credit_due_s, job_of, next_due_s
-from superinfer.schedulers.rotating.lengths import OracleLengths
+from superinfer.schedulers.rotating.lengths import NoLengths, OracleLengths
+from superinfer.schedulers.rotating.outlook import Outlook
 from superinfer.sequence import Sequence
 
 
@@ -55,6 +57,34 @@ def test_when_an_answer_is_due() -> None:
     assert job(min_tokens_per_s=0.5, e2el_s=15.0).end_due_s == 115
     assert job(ttft_s=1.0).end_due_s == inf
     assert not job().owes and job(e2el_s=30.0).owes
+
+
+def outlook(now: float, step: int, given_tokens: int, cost: FakeCost) -> Outlook:
+    """At a time and a step of a batch of nobody, whoever is asked for having got so many tokens."""
+    batch: Any = SimpleNamespace(
+        step=step, size=0, context_tokens=0, output_tokens=lambda seq: given_tokens
+    )
+    found = Outlook(SimpleNamespace(cost=cost), NoLengths(), 16)  # type: ignore[arg-type]
+    found.begin(SimpleNamespace(now=now, batch=batch))  # type: ignore[arg-type]
+    return found
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize(("first_s", "due_s"), [(3.0, 3.0 + 5 * 0.5), (None, 9.0 + 5 * 0.5)])
+def test_a_stream_that_comes_back_owes_its_pace_since_its_first_token(
+    first_s: float | None, due_s: float
+) -> None:
+    """Five tokens are given when it joins the batch at 9 s, at step 10."""
+    stream = job(tpot_s=0.5)
+    stream.seq.first_token_s = first_s
+    base_s = outlook(9.0, 10, 5, FakeCost()).base_s(stream, 9.0)
+    assert base_s + 10 * stream.pace_s == due_s
+
+
+@pytest.mark.interpreted
+def test_a_prefill_takes_the_host_time_of_its_steps_too() -> None:
+    """40 tokens in chunks of 16 are three steps."""
+    assert outlook(0.0, 0, 0, FakeCost(step=1.0, host=0.25)).prefill_s(40) == 3 * 1.25
 
 
 @pytest.mark.parametrize(("paced", "strict"), ["AB", "BA"])

@@ -107,6 +107,18 @@ def test_a_cluster_of_one_gives_the_events_of_a_single_engine(load: str, schedul
     assert cluster.trust == single.trust
 
 
+def test_what_was_outside_the_measured_range_on_any_replica_counts() -> None:
+    """Each of two replicas gets one of two prompts that are longer than any that was measured."""
+
+    def share(replicas: int) -> Any:
+        line = json.dumps({"timestamp": 0, "input_length": 30_000, "output_length": 4})
+        Path("t.jsonl").write_text(f"{line}\n" * replicas)
+        chosen = config(f"run.replicas={replicas}")
+        return run_simulation(chosen, load_workload(chosen)).trust["extrapolated_share"]
+
+    assert share(2) == share(1) > 0
+
+
 def test_one_replica_leaves_no_trace_of_a_cluster() -> None:
     chosen = config()
     _, summary = simulated(chosen, load_workload(chosen))

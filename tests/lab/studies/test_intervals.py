@@ -361,6 +361,13 @@ def test_a_latency_is_kept_below_its_bound() -> None:
     assert found.load <= 1.5
 
 
+@pytest.mark.parametrize("at_most", [True, False])
+def test_exactly_the_bound_keeps_it(at_most: bool) -> None:
+    found = largest_load(lambda load: load if at_most else 2 - load, 1.0, 1.0, 2.0, at_most=at_most)
+    assert found.probes[0] == Probe(1.0, 1.0, True)
+    assert found.load == 1.0
+
+
 def test_no_load_or_every_load_keeps_it() -> None:
     none = search(lambda _: False, 1.0, 2.0)
     assert (none.load, none.bracketed, len(none.probes)) == (None, False, 11)

@@ -21,7 +21,16 @@ from experiments.gpu_check.peer_files import vllm_attention
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
-    *("msgspec", "simpy", "tomli-w", "typer", "pydantic", "pydantic-core", "annotated-types"),
+    *(
+        "mypy-extensions",
+        "msgspec",
+        "simpy",
+        "tomli-w",
+        "typer",
+        "pydantic",
+        "pydantic-core",
+        "annotated-types",
+    ),
     *("annotated-doc", "typing-inspection", "typing-extensions", "shellingham"),
     *("rich", "markdown-it-py", "mdurl", "pygments"),
 )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import tomllib
 import zipfile
 from argparse import Namespace
 from dataclasses import replace
@@ -562,6 +563,14 @@ def test_marks_of_nothing(tmp_path: Path) -> None:
 
 
 # -- what travels ---------------------------------------------------------------------------------
+
+
+def test_what_the_project_needs_travels_or_is_asked_of_the_device() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    page = (ROOT / "docs" / "hardware.md").read_text()
+    (asked,) = re.findall(r"The device needs torch and Triton, `([^`]*)`", page)
+    needed = {re.split(r"[<>=;]", name)[0] for name in project["dependencies"]}
+    assert needed - set(pack.PACKAGES) == set(asked.split()) - {"safetensors", "tokenizers"}
 
 
 def test_packing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

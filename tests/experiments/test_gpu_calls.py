@@ -35,7 +35,6 @@ from executor.validation.steps import DECODES, PROMPTS, StepGroup
 from experiments.gpu_check import (
     calibrate,
     calibrate_large,
-    drawing,
     env,
     floors,
     large,
@@ -43,16 +42,15 @@ from experiments.gpu_check import (
     pack,
     peer_files,
     queueing,
-    runs,
-    scenes,
     showcase,
     tokens,
-    validation,
 )
 from experiments.gpu_check.__main__ import _pack
 from experiments.gpu_check.checks import NO_TIME, Context, Results, run_part
+from experiments.gpu_check.kernels import drawing
 from experiments.gpu_check.marks import MARKS, found_marks, marks
 from experiments.gpu_check.parts import part
+from experiments.gpu_check.scenarios import run, scenes, validation
 from sim.commands import simulated
 from sim.workload import load_workload
 from superinfer.costs import load_profile
@@ -378,7 +376,7 @@ def test_references_are_computed_on_the_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever holds the tensors that they are given; the checks are right as before."""
-    from experiments.gpu_check.kernels import CHECKS
+    from experiments.gpu_check.kernels.part import CHECKS
 
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # torch's operations are faster here
     moved = []
@@ -437,7 +435,7 @@ def test_a_calibration_out_of_time_leaves_its_kernels(
 
 def test_the_checks_of_a_sanitizer_are_there() -> None:
     """By name."""
-    from experiments.gpu_check.kernels import CHECKS
+    from experiments.gpu_check.kernels.part import CHECKS
 
     assert {name for group in memcheck.GROUPS.values() for name in group} <= set(CHECKS)
 
@@ -448,7 +446,7 @@ def test_the_checks_of_a_sanitizer_are_there() -> None:
 @pytest.mark.slow
 def test_a_run_of_a_scene_on_the_device_and_simulated(tmp_path: Path) -> None:
     """The command in a fork, its folder, and the same simulated with another profile's costs."""
-    found = runs.run(context(tmp_path), "m", "vllm")
+    found = run.run(context(tmp_path), "m", "vllm")
     assert found["completed"] == scenes.TINY["m"]
     assert list(found["opening_s"]) == ["weights", "blocks"]
     assert (
@@ -462,7 +460,7 @@ def test_a_run_of_a_scene_on_the_device_and_simulated(tmp_path: Path) -> None:
 def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
     """In the words of the command."""
     with pytest.raises(RuntimeError, match=r"exit 2: error: .*nothing"):
-        runs.call(["run", "nothing.jsonl"], tmp_path / "said", 60.0)
+        run.call(["run", "nothing.jsonl"], tmp_path / "said", 60.0)
 
 
 @pytest.mark.slow
@@ -478,7 +476,7 @@ def test_a_run_that_takes_too_long_leaves_its_steps(
     command = ["run", str(trace), "--model", model, "--random-weights", "--device", "cpu"]
     command += ["--max-model-len", "512", "--kv-blocks", "400", "--no-plots", "--json"]
     with pytest.raises(TimeoutError, match="not over after 20 s"):
-        runs.call([*command, "--out", str(where)], tmp_path / "said", 20.0)
+        run.call([*command, "--out", str(where)], tmp_path / "said", 20.0)
     assert summary(where)["run"]["interrupted"] and len(load_run(where).steps)
     with pytest.raises(ValueError, match="the run was stopped before its end"):
         validation.validate(context(tmp_path), "m-vllm")

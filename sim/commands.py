@@ -1,14 +1,23 @@
-"""What the commands of `superinfer-sim` do: read, simulate, summarise, write, show."""
+"""What the commands of `superinfer-sim` do: read, simulate, summarise, write.
+
+What they say meanwhile is in `notices.py`.
+"""
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sim.notices import (
+    say,
+    say_of_run,
+    say_of_workload,
+    show_summary,
+    warn_of_an_unused_router,
+    warn_of_notes,
+)
 from sim.run import (
     SimResult,
     build_engine,
@@ -21,26 +30,18 @@ from sim.workload import load_workload
 from superinfer.errors import ConfigError, InputError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
-from superinfer.lab.config.run import RunConfig
 from superinfer.lab.gates import Gate, check_gates, check_keys, parse_gate
-from superinfer.lab.idle_settings import idle_settings
-from superinfer.lab.overload import overload_warning
-from superinfer.lab.results import default_folder, load_run, summary_json, write_run
-from superinfer.lab.trust import warnings_of
+from superinfer.lab.results import default_folder, load_run, write_run
 from superinfer.lab.versions import versions
 from superinfer.metrics import RunMetrics, Window
+from superinfer.metrics.summary import Summary
 from superinfer.outputs import check_writable
-from superinfer.request import DEFAULT_CLASS
-from superinfer.slo_classes import PRESETS
-from traces.cli import print_out, print_table
 from traces.workload import Workload
 
 if TYPE_CHECKING:
     from superinfer.lab.timelines.timeline import TimelineSink
 
 GATE_FAILED = 3
-
-Summary = dict[str, Any]
 
 
 @dataclass(slots=True, frozen=True)
@@ -68,7 +69,7 @@ def _run(config: Config, options: RunOptions) -> int:
     folder = options.out or default_run_folder(config, workload, config.run.scheduler)
     check_folder(folder)
     _check_required(gates, config, workload)
-    summary = run_and_write(config, workload, folder, options, _show)
+    summary = run_and_write(config, workload, folder, options, show_summary)
     failed = [result for result in check_gates(gates, summary) if not result.passed]
     for result in failed:
         say(str(result))
@@ -78,10 +79,7 @@ def _run(config: Config, options: RunOptions) -> int:
 def read_workload(config: Config) -> Workload:
     """The workload of a configuration; warnings go to standard error."""
     workload = load_workload(config)
-    for warning in (*workload.warnings, *idle_settings(config, workload.requests)):
-        say(f"warning: {warning}")
-    if workload.skipped:
-        say(f"warning: {config.run.trace}: {workload.skipped_note}")
+    say_of_workload(config, workload)
     return workload
 
 
@@ -119,12 +117,7 @@ def run_and_write(
     finally:
         if show is not None:
             show(summary, options.as_json)
-            say_without_targets(summary)
-            _say_who_was_not_served(metrics)
-            _say_if_nobody_was_measured(config, summary)
-            view = metrics.view
-            if warning := overload_warning(summary["load"], view.arrival_s, view.ttft_s):
-                say(f"warning: {warning}")
+            say_of_run(config, metrics, summary)
     if options.plots:
         write_pages(written)
     if sinks:
@@ -134,12 +127,6 @@ def run_and_write(
 
             write_requests_plot(timeline)
     return summary
-
-
-def _say_if_nobody_was_measured(config: Config, summary: Summary) -> None:
-    if config.run.window_s and not summary["submitted"]:
-        start_s, end_s = config.run.window_s
-        say(f"warning: no request arrives from {start_s:g} to {end_s:g} s (run.window_s)")
 
 
 def write_pages(folder: Path) -> None:
@@ -168,50 +155,7 @@ def default_run_folder(config: Config, workload: Workload, what: str) -> Path:
     return default_folder(workload.name if trace == "-" else trace, what)
 
 
-def say(text: str) -> None:
-    """A line for the user, apart from the result."""
-    print(text, file=sys.stderr)
-
-
-def warn_of_notes(config: Config) -> None:
-    """Say how the parts of a configuration were put together, where a user should know."""
-    for note in config.notes:
-        say(f"warning: {note}")
-
-
-def warn_of_absent_classes(keys: Iterable[str], workload: Workload) -> None:
-    """Name settings that are varied and belong to a class that no request is of. Classes of one's
-    own take from the default one what they do not say.
-    """
-    there = {request.slo_class.name for request in workload.requests}
-    matter = there if there <= PRESETS.keys() else {*there, DEFAULT_CLASS.name}
-    for key in keys:
-        section, _, rest = key.partition(".")
-        name = rest.partition(".")[0]
-        if section == "classes" and name not in matter:
-            known = ", ".join(sorted(there))
-            say(f"warning: {key}: no request is of class {name}; the classes here are {known}")
-
-
-def say_without_targets(*summaries: Summary) -> None:
-    """Say why nothing is shown of targets, where requests were judged and none of them has one,
-    unless that is what was asked for.
-    """
-    if all(each["run"]["run"]["without_slo"] for each in summaries):
-        return
-    if all(each["submitted"] and each["slo_attainment"] is None for each in summaries):
-        say("note: no request has a target: --classes gives some (docs/bring-a-trace.md)")
-
-
 # -- inside ---------------------------------------------------------------------------------------
-
-
-def _say_who_was_not_served(metrics: RunMetrics) -> None:
-    """The rules by which requests were turned away or failed, with how many."""
-    rules = Counter(rule for rule in metrics.record.table.reject_reason if rule)
-    if rules:
-        told = ", ".join(f"{rule} {count:,}" for rule, count in rules.most_common())
-        say(f"note: requests that were turned away or failed, by rule: {told}")
 
 
 def _prepare(config: Config, options: RunOptions) -> None:
@@ -219,11 +163,7 @@ def _prepare(config: Config, options: RunOptions) -> None:
     if options.out is not None:
         check_folder(options.out)
     warn_of_notes(config)
-    if config.run.replicas == 1:
-        if config.router:
-            say("warning: [router]: not used with one replica")
-        elif config.run.router != RunConfig().router:
-            say(f"warning: run.router: {config.run.router} is not used with one replica")
+    warn_of_an_unused_router(config)
     build_engine(config)
 
 
@@ -288,16 +228,3 @@ def _write_timeline(
 
 def _shown(sink: TimelineSink) -> tuple[int, int]:
     return len(sink.shown), sink.submitted
-
-
-def _show(summary: Summary, as_json: bool) -> None:
-    if as_json:
-        print_out(summary_json(summary))
-    else:
-        from superinfer.lab.tables import summary_table
-
-        print_table(summary_table(summary))
-    for note in summary["notes"]:
-        say(f"note: {note}")
-    for warning in warnings_of(summary["run"]["run"], summary["trust"]):
-        say(f"warning: {warning}")

@@ -13,7 +13,7 @@ import msgspec
 from superinfer.outputs import replacing
 from superinfer.request import SLO, Request
 from traces.native import MOONCAKE_BLOCK_TOKENS, Record, SloRecord
-from traces.readers import covering_limit
+from traces.resolver import covering_limit
 from traces.workload import Workload
 
 

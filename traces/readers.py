@@ -6,19 +6,20 @@ import gc
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 from superinfer.errors import ConfigError, InputError
-from superinfer.request import DEFAULT_CLASS, SLO, Request, SLOClass
+from superinfer.request import SLOClass
 from superinfer.slo_classes import PRESETS
 from traces.agentic import SESSION_GAP_S, read_sessions, session_files, sessions_in
 from traces.archive import Member
 from traces.azure import HEADER, AzureParser, is_header
 from traces.llmservingsim import ServingSimParser
 from traces.llmservingsim import is_record as is_serving_sim
-from traces.native import MOONCAKE_BLOCK_TOKENS, NativeParser, Record, SloRecord, not_utf8, shown
+from traces.native import NativeParser, Record, SloRecord, not_utf8, shown
+from traces.resolver import Resolver, without_targets
 from traces.source import OTHER_LOGS, RecordError, Source, open_source, trace_name
 from traces.workload import Workload
 
@@ -48,7 +49,7 @@ def read_trace(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit: expected an integer >= 1, got {limit}")
-    known = _without_targets(PRESETS if classes is None else classes, without_slo)
+    known = without_targets(PRESETS if classes is None else classes, without_slo)
     source, files = _open(path, skip_bad)
     if files is None:
         rows = _line_rows(source, known, skip_bad, None if skip_bad or spread else limit)
@@ -59,7 +60,7 @@ def read_trace(
     if spread:
         rows.stamps = spread_stamps(rows.stamps)
     rows.cut(limit)
-    return _workload(source, rows, _Resolver(known, without_slo))
+    return _workload(source, rows, Resolver(known, without_slo))
 
 
 @dataclass(slots=True)
@@ -133,12 +134,6 @@ def _line_rows(
     rows.from_first = isinstance(parser, AzureParser)
     _check_rows(source, rows, parser.stamp_field, skip_bad)
     return rows
-
-
-def _without_targets(classes: Mapping[str, SLOClass], without_slo: bool) -> Mapping[str, SLOClass]:
-    if not without_slo:
-        return classes
-    return {name: replace(slo_class, slo=SLO()) for name, slo_class in classes.items()}
 
 
 def _detect(source: Source, classes: Mapping[str, SLOClass], skip_bad: bool) -> LineParser:
@@ -293,70 +288,7 @@ def _no_requests(source: Source, rows: _Rows) -> InputError:
     return InputError(f"expected at least one good record, got none{bad}", file=source.file)
 
 
-class _Resolver:
-    """Finds a record's class, targets and answer limit; equal ones share one object."""
-
-    def __init__(self, classes: Mapping[str, SLOClass], without_slo: bool) -> None:
-        self.raised_max_tokens = 0
-        self._classes = {"default": DEFAULT_CLASS, **classes}
-        self._without_slo = without_slo
-        self._merged: dict[tuple[object, ...], SLO] = {}
-
-    def request(self, index: int, line_id: str, record: Record, arrival_s: float) -> Request:
-        """The request of a record; `line_id` names it where the record does not."""
-        slo_class = self._classes[record.class_name or "default"]
-        return Request(
-            line_id if record.request_id is None else record.request_id,
-            arrival_s,
-            record.input_length,
-            record.max_tokens or self._max_tokens(slo_class.max_tokens, record.output_length),
-            slo_class.slo if record.slo is None else self._slo(record.slo, slo_class.slo),
-            slo_class,
-            "default" if record.tenant is None else record.tenant,
-            record.session_id,
-            record.priority or 0,
-            record.namespace or "",
-            record.hash_ids or (),
-            record.hash_block_size or MOONCAKE_BLOCK_TOKENS,
-            None if record.delay_ms is None else record.delay_ms / 1000,
-            index,
-        )
-
-    def _max_tokens(self, class_limit: int, output_tokens: int) -> int:
-        if output_tokens <= class_limit:
-            return class_limit
-        self.raised_max_tokens += 1
-        return covering_limit(class_limit, output_tokens)
-
-    def _slo(self, targets: SloRecord, base: SLO) -> SLO:
-        if self._without_slo:
-            return base
-        key = (base, targets.ttft_ms, targets.tpot_ms, targets.e2el_ms, targets.min_tokens_per_s)
-        if key not in self._merged:
-            self._merged[key] = _merge(base, targets)
-        return self._merged[key]
-
-
-def covering_limit(max_tokens: int, output_tokens: int) -> int:
-    """`max_tokens`, doubled until it is at least `output_tokens`."""
-    while max_tokens < output_tokens:
-        max_tokens *= 2
-    return max_tokens
-
-
-def _merge(base: SLO, targets: SloRecord) -> SLO:
-    def pick(value: float | None, units: int, inherited: float | None) -> float | None:
-        return inherited if value is None else value / units or None
-
-    return SLO(
-        ttft_s=pick(targets.ttft_ms, 1000, base.ttft_s),
-        tpot_s=pick(targets.tpot_ms, 1000, base.tpot_s),
-        e2el_s=pick(targets.e2el_ms, 1000, base.e2el_s),
-        min_tokens_per_s=pick(targets.min_tokens_per_s, 1, base.min_tokens_per_s),
-    )
-
-
-def _workload(source: Source, rows: _Rows, resolver: _Resolver) -> Workload:
+def _workload(source: Source, rows: _Rows, resolver: Resolver) -> Workload:
     # Only a CSV whose first row was dropped does not begin at 0; native stamps are kept.
     first_ms = rows.stamps[0] if rows.from_first else 0.0
     name_of = rows.line_id if rows.first_with_id else str

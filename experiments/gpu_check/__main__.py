@@ -96,7 +96,7 @@ def _run(name: str, options: argparse.Namespace, results: Results, end_s: float)
 def _adopt(options: argparse.Namespace, results: Results) -> None:
     """Set what an earlier call has measured to be faster; what fails here ends no call."""
     try:
-        from experiments.gpu_check.adopt import START_S, adopt
+        from experiments.gpu_check.tune.adopt import START_S, adopt
 
         adopt(Context(options.device, START_S, vars(options), options.work), results)
     except Exception as error:

@@ -18,7 +18,7 @@ from executor.steps.inputs import build_inputs
 from executor.steps.runner import Batch, Runner
 from executor.steps.step import StepInputs
 from experiments.gpu_check.checks import Check, Context, Result
-from experiments.gpu_check.kernels import MIXES
+from experiments.gpu_check.kernels.cases import MIXES
 from experiments.gpu_check.setting import device_of, dtype_of, tolerance, verdict
 
 SMALL = {

@@ -8,7 +8,7 @@ from executor.device import memory_bytes
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.floors import rows_of, session
 from experiments.gpu_check.setting import device_of
-from experiments.gpu_check.tune_int8 import widening
+from experiments.gpu_check.tune.int8 import widening
 
 MODEL = "llama-3.1-70b"
 STEPS_BYTES, PROFILE_BYTES = 78e9, 100e9

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -107,14 +107,16 @@ def _unusable(line: str) -> bool:
 @contextmanager
 def references_on_the_host() -> Iterator[None]:
     """What checks of `kernels` ask of `reference` gets its tensors on the host meanwhile."""
-    from experiments.gpu_check import kernels, reference
+    from experiments.gpu_check.kernels import attention, blocks, dense, reference
 
     functions = {
         name: _of_host_tensors(made)
         for name, made in vars(reference).items()
         if getattr(made, "__module__", "") == reference.__name__
     }
-    with patch.object(kernels, "reference", SimpleNamespace(**functions)):
+    with ExitStack() as patches:
+        for module in (attention, blocks, dense):
+            patches.enter_context(patch.object(module, "reference", SimpleNamespace(**functions)))
         yield
 
 
@@ -143,7 +145,7 @@ def _on_the_host(value: Any) -> Any:
 def main(work: str, *names: str) -> int:
     """Run checks of part `kernels` on small shapes; 1 if one is wrong."""
     from experiments.gpu_check.checks import run_check
-    from experiments.gpu_check.kernels import CHECKS as KERNELS
+    from experiments.gpu_check.kernels.part import CHECKS as KERNELS
 
     end_with(os.getppid())
     context = Small("cuda", 60.0, {}, Path(work))

@@ -16,6 +16,7 @@ class Entry:
     """Where a part is, and how it is run."""
 
     module: str
+    """Below this package; its `CHECKS` are those of the part."""
     seconds: float
     """At the most; what it has not come to then, it says."""
     fast_seconds: float
@@ -34,7 +35,7 @@ def _profiles(model: str) -> tuple[str, ...]:
 
 ORDER: dict[str, Entry] = {
     "env": Entry("env", 60, 20, 11),
-    "kernels": Entry("kernels", 300, 40, 14, side_by_side=True),
+    "kernels": Entry("kernels.part", 300, 40, 14, side_by_side=True),
     "floors": Entry("floors", 500, 45, 23),
     "calibrate-8b": Entry("calibrate", 500, 110, 95, _profiles("llama-3.1-8b")),
     "graphs": Entry("graphs", 120, 30, 16, side_by_side=True),
@@ -43,13 +44,13 @@ ORDER: dict[str, Entry] = {
     "70b": Entry("large", 400, 35, 20),
     "calibrate-70b": Entry("calibrate_large", 500, 150, 130, _profiles("llama-3.1-70b")),
     "memcheck": Entry("memcheck", 300, 45, 29, side_by_side=True),
-    "scenarios": Entry("scenarios", 500, 220, 165, ("runs/{check}",)),
-    "run": Entry("runs", 500, 90, 65, ("runs/{check}",)),
-    "validate": Entry("validation", 300, 30, 10, ("validation",), side_by_side=True),
-    "gain": Entry("gain", 60, 15, 4),
-    "peers": Entry("peers", 300, 60, 29, rehearsed=True),
-    "tune": Entry("tune", 200, 120, 96, rehearsed=True),
-    "speed": Entry("speed", 400, 90, 60, rehearsed=True),
+    "scenarios": Entry("scenarios.part", 500, 220, 165, ("runs/{check}",)),
+    "run": Entry("scenarios.run", 500, 90, 65, ("runs/{check}",)),
+    "validate": Entry("scenarios.validation", 300, 30, 10, ("validation",), side_by_side=True),
+    "gain": Entry("scenarios.gain", 60, 15, 4),
+    "peers": Entry("speed.peers", 300, 60, 29, rehearsed=True),
+    "tune": Entry("tune.part", 200, 120, 96, rehearsed=True),
+    "speed": Entry("speed.part", 400, 90, 60, rehearsed=True),
     "train": Entry("train", 300, 100, 66, ("train",)),
     "engines": Entry("engines", 400, 100, 60),
     "marks": Entry("marks", 30, LAST_S, 1),

@@ -17,7 +17,7 @@ from executor.steps.runner import Batch, Runner
 from executor.steps.sampler import History, SamplingRow
 from executor.warm_up import make_ready
 from experiments.gpu_check.checks import Context, Result
-from experiments.gpu_check.drawing import PROMPT, SETTINGS, no_waiting
+from experiments.gpu_check.kernels.drawing import PROMPT, SETTINGS, no_waiting
 from experiments.gpu_check.setting import device_of, ops_of, verdict
 
 BLOCKS, HOST_BLOCKS, ROWS, TOKENS = 400, 8, 16, 600

@@ -41,7 +41,7 @@ from executor.workload import answers_of, load_workload
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.floors import tiny_config
 from experiments.gpu_check.graphs import SMALL
-from experiments.gpu_check.scenes import HERE
+from experiments.gpu_check.scenarios.scenes import HERE
 from superinfer.lab.config import Config, load_config
 from superinfer.metrics import RunMetrics
 

@@ -26,7 +26,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from executor.shipped import END, PAD, TINY, documents
+from executor.shipped import TINY, documents
+from experiments.tiny.folder import TYPE, write_folder
 from experiments.tiny.llama import Pass, Shape, initial_weights
 from experiments.tiny.page import page
 
@@ -34,8 +35,6 @@ HELDOUT_SHARE = 0.05
 EXCERPT_BYTES = 60_000
 WINDOW = 512
 """Tokens of the windows in which held-out text is measured for the record."""
-TYPE = torch.bfloat16
-"""Of the weights on disk."""
 
 
 @dataclass(frozen=True)
@@ -253,71 +252,6 @@ def _save(weights: dict[str, Tensor], path: Path) -> None:
     staged = path.with_suffix(".part")
     save_file({name: w.cpu() for name, w in weights.items()}, staged, metadata={"format": "pt"})
     os.replace(staged, path)
-
-
-def write_folder(out: Path, shape: Shape, excerpt: str) -> None:
-    """All files but the weights and the record."""
-    out.mkdir(parents=True, exist_ok=True)
-    files = {
-        "config.json": shape.config(str(TYPE).removeprefix("torch.")),
-        "tokenizer.json": tokenizer(),
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": "<|end|>",
-            "pad_token": "<|pad|>",
-            "model_max_length": shape.context,
-            "clean_up_tokenization_spaces": False,
-        },
-    }
-    for name, content in files.items():
-        (out / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (out / "heldout.txt").write_text(excerpt, encoding="utf-8")
-
-
-def tokenizer() -> dict[str, Any]:
-    """`tokenizer.json`: the byte is the id, without a single merge."""
-    marks = {"<|end|>": END, "<|pad|>": PAD}
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    spelled = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": token, "content": name, **special, "special": True}
-            for name, token in marks.items()
-        ],
-        "normalizer": None,
-        "pre_tokenizer": {**spelled, "use_regex": False},
-        "post_processor": None,
-        "decoder": {**spelled, "use_regex": False},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {_spelling(byte): byte for byte in range(256)} | marks,
-            "merges": [],
-        },
-    }
-
-
-def _spelling(byte: int) -> str:
-    """The character that stands for a byte in `tokenizer.json`: itself where it is printable.
-
-    The others are counted up from U+0100 in their order (GPT-2's `bytes_to_unicode`).
-    """
-    if _printable(byte):
-        return chr(byte)
-    return chr(256 + sum(not _printable(other) for other in range(byte)))
-
-
-def _printable(byte: int) -> bool:
-    return 33 <= byte <= 126 or (161 <= byte <= 255 and byte != 173)
 
 
 def record(training: Training) -> dict[str, Any]:

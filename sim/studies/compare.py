@@ -16,12 +16,10 @@ from sim.commands import (
     check_folder,
     default_run_folder,
     read_workload,
-    say,
-    say_without_targets,
     simulated,
-    warn_of_notes,
     write_pages,
 )
+from sim.notices import say, say_without_targets, warn_of_notes
 from sim.run import build_engine
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sim.commands import check_folder, say
+from sim.commands import check_folder
+from sim.notices import say
 from superinfer.errors import ConfigError
 from superinfer.lab.results import SUMMARY
 from superinfer.lab.studies.study import Study

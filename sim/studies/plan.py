@@ -19,14 +19,8 @@ from typing import Any
 
 import msgspec
 
-from sim.commands import (
-    check_folder,
-    default_run_folder,
-    read_workload,
-    say,
-    simulated,
-    warn_of_notes,
-)
+from sim.commands import check_folder, default_run_folder, read_workload, simulated
+from sim.notices import say, warn_of_notes
 from sim.run import build_engine
 from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
 from sim.studies.plan_page import EXACT, counted, page, plan_json, warnings

@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from sim.commands import check_folder, default_run_folder, read_workload, say, warn_of_notes
+from sim.commands import check_folder, default_run_folder, read_workload
+from sim.notices import say, warn_of_notes
 from sim.run import build_engine
 from sim.studies.compare import (
     STDIN,

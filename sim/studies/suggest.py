@@ -22,7 +22,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import asdict
 
-from sim.commands import read_workload, say, warn_of_notes, window_of
+from sim.commands import read_workload, window_of
+from sim.notices import say, warn_of_notes
 from sim.run import build_engine, no_collection, run_simulation
 from sim.studies.suggest_page import (
     attainments,

@@ -12,13 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sim.commands import (
-    check_folder,
-    default_run_folder,
-    read_workload,
-    say,
-    warn_of_absent_classes,
-)
+from sim.commands import check_folder, default_run_folder, read_workload
+from sim.notices import say, warn_of_absent_classes
 from sim.run import build_engine
 from sim.studies.compare import Simulate, check_seeds, in_arm, seeds_from, warn_of_worst
 from sim.studies.folder import check_kept, kept, stdin_file, write_outcome

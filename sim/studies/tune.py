@@ -13,14 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sim.commands import (
-    check_folder,
-    default_run_folder,
-    read_workload,
-    say,
-    warn_of_absent_classes,
-    warn_of_notes,
-)
+from sim.commands import check_folder, default_run_folder, read_workload
+from sim.notices import say, warn_of_absent_classes, warn_of_notes
 from sim.run import build_engine
 from sim.studies.compare import Simulate, check_seeds, seeds_from, warn_of_worst
 from sim.studies.folder import check_kept, kept, stdin_file, write_outcome

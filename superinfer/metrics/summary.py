@@ -14,6 +14,7 @@ from superinfer.metrics.columns import RequestView, columns_of
 from superinfer.metrics.fairness import fairness
 from superinfer.metrics.statistics import STATISTICS, statistics
 from superinfer.metrics.tokens import Bools, GapPool
+from superinfer.metrics.waits import duration_s, longest_stall_s, longest_wait_s
 from superinfer.metrics.window import Window
 from superinfer.records.run import Floats, Ints, ReplicaUse, RunRecord
 
@@ -81,9 +82,9 @@ class RunMetrics:
         self._window = window
         self.view = RequestView.of(record)
         self.gaps = GapPool.of(self.view.streams)
-        self.duration_s = window.length_s if window else _duration_s(self.view)
-        self._stall_s = _longest_stall_s(self.view)
-        self._wait_s = _longest_wait_s(self.view)
+        self.duration_s = window.length_s if window else duration_s(self.view)
+        self._stall_s = longest_stall_s(self.view)
+        self._wait_s = longest_wait_s(self.view)
         code = {state: i for i, state in enumerate(STATES)}
         states = record.table.state
         self._state = np.array([code[state] for state in states], np.int64)
@@ -161,7 +162,7 @@ class RunMetrics:
 
     def _replicas(self) -> Summary:
         """What each replica of a cluster did; nothing for a single engine."""
-        record, span_s = self.record, _duration_s(self.view)
+        record, span_s = self.record, duration_s(self.view)
         if record.table.replica is None:
             return {}
         rows = [np.flatnonzero(record.table.replica == i) for i in range(len(record.replicas))]
@@ -338,38 +339,6 @@ _TRAFFIC: Final = (
     "losing_offloads",
 )
 """Copies ahead of need, and those that were not made, as the record has them."""
-
-
-def _duration_s(view: RequestView) -> float:
-    """First arrival to the last end of a request in any state, in seconds."""
-    ends = view.record.table.finish_s
-    ends = ends[~np.isnan(ends)]
-    return float(ends.max() - view.arrival_s.min()) if ends.size else 0.0
-
-
-def _longest_stall_s(view: RequestView) -> Floats:
-    """Longest wait of each client whose answer had begun, requests of every state included.
-
-    A request that failed or was cancelled also waited from its last token to its end in vain.
-    """
-    in_vain = view.record.table.finish_s - view.streams.last_token_s()
-    stall: Floats = np.fmax(view.longest_gap_s, np.where(view.finished, np.nan, in_vain))
-    return stall
-
-
-def _longest_wait_s(view: RequestView) -> Floats:
-    """Longest time of each client without a token, the wait for the first one included.
-
-    Who got no more waited until its end, or until the end of the run if that was cut off.
-    """
-    finish_s, ends_s = view.record.table.finish_s, view.streams.step_end_s
-    run_end_s = ends_s.max() if ends_s.size else np.nan
-    latest_s = view.streams.last_token_s()
-    since_s = np.where(np.isnan(latest_s), view.arrival_s, latest_s)
-    in_vain = np.where(np.isnan(finish_s), run_end_s, finish_s) - since_s
-    served: Floats = np.fmax(view.ttft_s, view.longest_gap_s)
-    wait: Floats = np.fmax(served, np.where(view.finished, np.nan, in_vain))
-    return wait
 
 
 def _max_ms(values_s: Floats) -> float | None:

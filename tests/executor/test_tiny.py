@@ -17,9 +17,10 @@ tokenizers = pytest.importorskip("tokenizers")
 safetensors = pytest.importorskip("safetensors.torch")
 
 from executor.shipped import END, HELDOUT, TINY, documents
+from experiments.tiny.folder import tokenizer
 from experiments.tiny.llama import Pass, Shape, sizes
 from experiments.tiny.page import page
-from experiments.tiny.train import bits_per_token, tokenizer
+from experiments.tiny.train import bits_per_token
 
 SHAPE = Shape()
 HELDOUT_TOKENS = [token for part in documents(HELDOUT.read_text("utf-8")) for token in part]

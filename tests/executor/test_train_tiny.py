@@ -120,7 +120,7 @@ def test_bits_are_those_of_each_window() -> None:
 def test_the_executor_computes_the_same(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    from experiments.tiny.train import write_folder
+    from experiments.tiny.folder import write_folder
 
     weights = {name: w.detach() for name, w in initial_weights(SMALL, 0, CPU).items()}
     write_folder(tmp_path, SMALL, "text\n")

@@ -16,14 +16,15 @@ from executor.kernels import decode_attention, linear, linear_fused, prefill_att
 from executor.kernels.tiles import Tile
 from executor.steps import items
 from experiments.gpu_check import __main__ as gpu_check
-from experiments.gpu_check import adopt, kernels, tune, tune_int8, tune_steps, tune_wide
 from experiments.gpu_check.checks import Context, Part, Result, Results, run_part
-from experiments.gpu_check.recorded import tuned
-from experiments.gpu_check.speed import label
+from experiments.gpu_check.kernels import dense
+from experiments.gpu_check.tune import adopt, attention, int8, steps, wide
+from experiments.gpu_check.tune.recorded import tuned
+from experiments.gpu_check.variants import label
 from superinfer.errors import ConfigError
 
 HERE, ELSEWHERE = "NVIDIA H200", "NVIDIA H100"
-SHAPES = tune_int8.INT8[32]
+SHAPES = int8.INT8[32]
 FEW, MANY = linear.SHARED_TILES
 Checks = dict[str, Result]
 
@@ -49,7 +50,7 @@ def wrong(*rows: dict[str, Any]) -> Result:
     return {"ok": False, "error": "wrong by 0.5", "rows": list(rows), "device": HERE}
 
 
-def steps(name: str, now: dict[int, float], new: dict[int, float]) -> list[dict[str, Any]]:
+def step_rows(name: str, now: dict[int, float], new: dict[int, float]) -> list[dict[str, Any]]:
     """Whole steps as they are recorded."""
     both = (("now", now), (name, new))
     return [{"B": b, "products": which, "us": us} for which, t in both for b, us in t.items()]
@@ -68,7 +69,7 @@ NOW = {1: 4270.0, 16: 4900.0, 32: 5610.0}
 
 def fused(factors: tuple[float, ...], kind: Callable[..., Result] = well) -> Checks:
     new = {count: us * f for (count, us), f in zip(NOW.items(), factors, strict=True)}
-    return {"fused": kind(*steps("fused", NOW, new))}
+    return {"fused": kind(*step_rows("fused", NOW, new))}
 
 
 @pytest.mark.parametrize(
@@ -95,14 +96,17 @@ def test_fused_steps_have_to_be_faster_and_none_slower(
 )
 def test_asking_has_to_save_three_thousandths(factors: tuple[float, ...], wins: bool) -> None:
     new = {count: us * f for (count, us), f in zip(NOW.items(), factors, strict=True)}
-    found = followed("asked", {"asked": well(*steps("asked", NOW, new))})
+    found = followed("asked", {"asked": well(*step_rows("asked", NOW, new))})
     assert decode_attention.ASKED[90] is wins
     assert found["adopted"] == ("decode_attention.ASKED[90] = True" if wins else "nothing")
 
 
 def test_fused_steps_that_are_wrong_fail_or_are_missing_change_nothing() -> None:
-    cut = steps("fused", {1: 100.0}, {1: 50.0})
-    torn = [*steps("fused", NOW, NOW)[:5], {"B": 32, "products": "fused", "error": "out of memory"}]
+    cut = step_rows("fused", {1: 100.0}, {1: 50.0})
+    torn = [
+        *step_rows("fused", NOW, NOW)[:5],
+        {"B": 32, "products": "fused", "error": "out of memory"},
+    ]
     odd = [{"B": 1, "products": "now"}]
     for checks in (
         *(fused((0.5, 0.5, 0.5), wrong), {}, {"fused": well(*cut)}, {"fused": well(*torn)}),
@@ -118,7 +122,7 @@ def test_fused_steps_that_are_wrong_fail_or_are_missing_change_nothing() -> None
 def shared(tile: Tile, factor: float, **more: Any) -> Result:
     product = {"m": tile.rows, "n": 4096, "k": 4096, "tile": str(tile), "us": 9.0} | more
     new = {tile.rows: 9000.0 * factor}
-    return well(product, *steps("shared", {tile.rows: 9000.0}, new))
+    return well(product, *step_rows("shared", {tile.rows: 9000.0}, new))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +135,7 @@ def shared(tile: Tile, factor: float, **more: Any) -> Result:
     ],
 )
 def test_each_shared_tile_wins_by_itself(few: float, many: float, tiles: tuple[Tile, ...]) -> None:
-    assert tune_wide.TILES[64][0] == FEW and tune_wide.TILES[128][0] == MANY
+    assert wide.TILES[64][0] == FEW and wide.TILES[128][0] == MANY
     checks = {"shared-64": shared(FEW, few), "shared-128": shared(MANY, many)}
     for name in ("shared-64", "shared-128"):
         followed(name, checks)
@@ -158,8 +162,8 @@ def test_shared_tiles_that_fail_somewhere_are_left() -> None:
 def widened(rows: int, large: float, small: float = 1.0, **more: Any) -> Result:
     """`large`, `small`: the new time of matrices of the 70B and the 8B, of that of now."""
     found = []
-    for n, k in tune_int8.SIZES:
-        factor = large if (n, k) in tune_int8.SIZES_70B else small
+    for n, k in int8.SIZES:
+        factor = large if (n, k) in int8.SIZES_70B else small
         row, us = {"m": rows, "n": n, "k": k}, n * k * rows / 1e9
         found += [row | {"tile": "now", "us": us}, row | {"tile": "widened, 32 MiB", "us": us / 9}]
         found.append(row | {"tile": "widened, 128 MiB", "us": us * factor} | more)
@@ -182,7 +186,7 @@ def test_weights_are_widened_from_where_all_gain(
     found = followed("widened", {f"widen-{m}": widened(m, f) for m, f in changes.items()})
     assert widen.WIDEN_FROM[90] == least
     assert found["adopted"] == (f"widen.WIDEN_FROM[90] = {least}" if least else "nothing")
-    assert len(found["rows"]) == len(tune_int8.SIZES_70B) * len(changes)
+    assert len(found["rows"]) == len(int8.SIZES_70B) * len(changes)
 
 
 def test_widening_is_for_the_70b() -> None:
@@ -205,12 +209,12 @@ def test_widened_products_that_are_wrong_anywhere_are_left() -> None:
 # -- the int8 tile of 32 rows ---------------------------------------------------------------------
 
 
-def int8(shape: tuple[int, ...], shared: float, alone: float, **more: Any) -> Result:
+def int8_rows(shape: tuple[int, ...], shared: float, alone: float, **more: Any) -> Result:
     """Times of now are 100 both ways."""
     times = ((8, shared), (0, alone))
     rows = [
         {"m": 32, "n": n, "k": k, "tile": str(shape), "share to": share, "us": 100 * us} | more
-        for n, k in tune_int8.SIZES
+        for n, k in int8.SIZES
         for share, us in times
     ]
     return well(*rows)
@@ -223,9 +227,9 @@ def tried(*found: Result) -> Checks:
 def test_the_best_int8_tile_takes_the_place_of_the_present_one() -> None:
     before = linear.TILES[90]
     assert Tile(*SHAPES[0]) in before
-    present = int8(SHAPES[0], 1.0, 1.1)
+    present = int8_rows(SHAPES[0], 1.0, 1.1)
     found = followed(
-        "int8-32", tried(present, int8(SHAPES[1], 0.9, 0.95), int8(SHAPES[2], 0.8, 1.0))
+        "int8-32", tried(present, int8_rows(SHAPES[1], 0.9, 0.95), int8_rows(SHAPES[2], 0.8, 1.0))
     )
     assert linear.TILES[90] == (before[0], Tile(*SHAPES[2]), *before[2:])
     assert found["change"] == pytest.approx(-0.2)
@@ -234,11 +238,14 @@ def test_the_best_int8_tile_takes_the_place_of_the_present_one() -> None:
 @pytest.mark.parametrize(
     "found",
     [
-        (int8(SHAPES[0], 1.0, 1.1), int8(SHAPES[1], 0.99, 1.0)),
-        (int8(SHAPES[0], 1.0, 1.1), int8(SHAPES[1], 1.0, 0.5)),  # not as tiles are shared now
-        (int8(SHAPES[0], 1.0, 1.1), int8(SHAPES[1], 0.5, 0.5, error="out of resources")),
-        (int8(SHAPES[0], 1.0, 1.1), int8(SHAPES[1], 0.5, 0.5) | {"ok": False}),
-        (int8(SHAPES[1], 0.5, 0.5),),  # nothing to hold it against
+        (int8_rows(SHAPES[0], 1.0, 1.1), int8_rows(SHAPES[1], 0.99, 1.0)),
+        (
+            int8_rows(SHAPES[0], 1.0, 1.1),
+            int8_rows(SHAPES[1], 1.0, 0.5),
+        ),  # not as tiles are shared now
+        (int8_rows(SHAPES[0], 1.0, 1.1), int8_rows(SHAPES[1], 0.5, 0.5, error="out of resources")),
+        (int8_rows(SHAPES[0], 1.0, 1.1), int8_rows(SHAPES[1], 0.5, 0.5) | {"ok": False}),
+        (int8_rows(SHAPES[1], 0.5, 0.5),),  # nothing to hold it against
         (),
     ],
 )
@@ -256,7 +263,7 @@ def prefill(times: dict[int, tuple[float, ...]]) -> Checks:
     chunks = ((2048, 0), (8192, 0), (512, 8192))
     checks = {}
     for place, us in times.items():
-        label = tune.prefill_name(*tune.PREFILL[place])
+        label = attention.prefill_name(*attention.PREFILL[place])
         rows = [
             {"tile": label, "chunk": tokens, "context": before, "us": t}
             for (tokens, before), t in zip(chunks, us, strict=True)
@@ -311,10 +318,10 @@ def test_prefill_that_is_wrong_or_not_there_stays() -> None:
 def decodes(place: int, cut: str = "now", **us: tuple[float, float]) -> Checks:
     """One variant of `tune` by its place, and microseconds of two cases by precision."""
     rows = [
-        {"kv": int(kv[1:]), "tile": label(tune.DECODE[place]), "us": t, "cut": cut}
+        {"kv": int(kv[1:]), "tile": label(attention.DECODE[place]), "us": t, "cut": cut}
         | dict(zip(("B", "ctx"), case, strict=True))
         for kv, both in us.items()
-        for case, t in zip(tune.DECODES, both, strict=False)
+        for case, t in zip(attention.DECODES, both, strict=False)
     ]
     return {f"decode-{place}{cut}": well(*rows)}
 
@@ -330,9 +337,9 @@ def test_numbers_of_tokens_are_copied_where_that_is_faster() -> None:
     checks |= decodes(DEEPER, k16=(100, 1000), k8=(90, 900), k4=(20, 200))
     found = followed("copied", checks)
     assert found["change"] == pytest.approx((79 / 80 * 5 / 6 * 0.8) ** (1 / 6) - 1)
-    assert decode_attention.TILES[90] == OFF | tune.DECODE[ASYNC]
+    assert decode_attention.TILES[90] == OFF | attention.DECODE[ASYNC]
     followed("copied", checks | decodes(DEEPER, k16=(100, 1000), k8=(80, 800), k4=(20, 200)))
-    assert decode_attention.TILES[90] == OFF | tune.DECODE[DEEPER]
+    assert decode_attention.TILES[90] == OFF | attention.DECODE[DEEPER]
 
 
 def test_decodes_that_gain_nothing_or_are_not_all_there_stay() -> None:
@@ -408,7 +415,7 @@ def test_checks_of_a_call_have_what_was_adopted(
     assert code == 0 and seen["fused"] is True and seen["widen"] == 2048
     assert set(adopted) == {"device", *adopt.RULES}
     assert adopted["fused"]["adopted"] == "linear_fused.FUSED[90] = True"
-    assert len(adopted["fused"]["rows"]) == len(tune_steps.ROWS)
+    assert len(adopted["fused"]["rows"]) == len(steps.ROWS)
     assert adopted["int8-32"]["adopted"] == "nothing"
     said = capsys.readouterr().out
     assert said.count("  adopted.fused: ok adopted=linear_fused.FUSED[90] = True") == 1
@@ -479,6 +486,6 @@ def test_a_cpu_has_no_name(tmp_path: Path) -> None:
 def test_products_that_may_be_adopted_are_checked_before_they_are_timed() -> None:
     """Part `kernels` has rows for each of them."""
     for tile in linear.SHARED_TILES:
-        assert any(tile.rows // 2 < rows <= tile.rows for rows in kernels.LINEAR_ROWS)
-    assert max(kernels.INT8_ROWS) >= min(tune_int8.WIDEN_ROWS)
-    assert any(16 < rows <= 32 for rows in kernels.INT8_ROWS)
+        assert any(tile.rows // 2 < rows <= tile.rows for rows in dense.LINEAR_ROWS)
+    assert max(dense.INT8_ROWS) >= min(int8.WIDEN_ROWS)
+    assert any(16 < rows <= 32 for rows in dense.INT8_ROWS)

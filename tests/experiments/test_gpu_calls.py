@@ -1,17 +1,13 @@
-"""What GPU checks run beside kernels, on a CPU: swaps, sanitizer, marks, gains, what travels."""
+"""What GPU checks run beside kernels, on a CPU: swaps, sanitizer, scenes, gains."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import time
-import tomllib
-import zipfile
 from argparse import Namespace
 from dataclasses import replace
 from functools import partial
@@ -32,28 +28,23 @@ from executor.models import load_model
 from executor.steps import sampler
 from executor.steps.runner import Runner
 from executor.validation.runs import summary
-from executor.validation.steps import DECODES, PROMPTS, StepGroup
 from experiments.gpu_check import (
     calibrate,
     calibrate_large,
-    drawing,
     env,
     floors,
     large,
     memcheck,
-    pack,
-    peer_files,
     queueing,
-    runs,
-    scenes,
     showcase,
     tokens,
-    validation,
 )
 from experiments.gpu_check.__main__ import _pack
 from experiments.gpu_check.checks import NO_TIME, Context, Results, run_part
-from experiments.gpu_check.marks import MARKS, found_marks, marks
+from experiments.gpu_check.kernels import drawing
+from experiments.gpu_check.marks import marks
 from experiments.gpu_check.parts import part
+from experiments.gpu_check.scenarios import run, scenes, validation
 from sim.commands import simulated
 from sim.workload import load_workload
 from superinfer.costs import load_profile
@@ -62,9 +53,6 @@ from superinfer.lab.config import Config
 from superinfer.lab.results import load_run
 
 ROOT = Path(__file__).parents[2]
-RECORDED = json.loads(
-    (ROOT / "experiments/results/h200-early/results.json").read_text(encoding="utf-8")
-)
 
 
 @pytest.fixture(autouse=True)
@@ -76,83 +64,6 @@ def context(folder: Path, device: str = "cpu", **options: Any) -> Context:
     """As the command line gives it."""
     given = {"fast": True, "model": "", "profile": None, "trace": folder / "none.csv"}
     return Context(device, 60.0, given | options, folder)
-
-
-# -- marks ----------------------------------------------------------------------------------------
-
-
-def test_marks_of_a_recorded_run() -> None:
-    """Rows as they were measured; what that run has no figures of is named."""
-    found = found_marks(RECORDED)
-    rows = {(row["mark"], row["case"]): row for row in found["rows"]}
-    decode = rows["decode step, B=1", "decode B=1 ctx=1024 kv=16"]
-    assert 0.65 <= decode["value"] < 0.85 and decode["reached"] == "first"
-    assert rows["70B int8, B=1", "decode B=1 ctx=1024 kv=16"]["reached"] == "first"
-    slowed = next(row for row in found["rows"] if row["mark"] == "decode slowed by swaps")
-    assert slowed["value"] < 0.05 and slowed["reached"] == "good"
-    assert "attention against others over pages" in found["missing"]
-    assert {mark.name for mark in MARKS} == {mark for mark, _ in rows} | set(found["missing"])
-
-
-def test_marks_take_what_ran_well_alone() -> None:
-    """A check that failed has no say, and one that is short is counted."""
-    rows = [{"point": "decode B=1 ctx=1024 kv=16", "share_of_floor": 0.5}]
-    short = {"floors": {"checks": {"decode": {"ok": True, "rows": rows}}}}
-    assert found_marks(short)["short"] == 1
-    failed = {"floors": {"checks": {"decode": {"ok": False, "rows": rows}}}}
-    assert found_marks(failed)["points"] == 0
-
-
-def test_peers_are_held_against_on_the_same_inputs() -> None:
-    """Those that read pages as ours do, and torch's, which does not, apart."""
-    checks = {
-        "decode": {"ok": True, "rows": [{"B": 32, "ctx": 8192, "us": 100.0}]},
-        "decode_peers": {
-            "ok": True,
-            "rows": [
-                {"peer": "vLLM Triton", "B": 32, "ctx": 8192, "us": 150.0},
-                {"peer": "vLLM Triton", "B": 1, "ctx": 1024, "us": 10.0},
-                {"peer": "torch SDPA", "B": 32, "ctx": 8192, "us": 80.0},
-                {"peer": "FlashInfer", "B": 32, "ctx": 8192, "error": "not importable"},
-            ],
-        },
-        "prefill": {"ok": True, "rows": [{"chunk": 512, "context": 8192, "us": 1.0}]},
-        "prefill_peers": {"ok": True, "rows": [{"kernel": "vLLM Triton", "chunk": 512, "us": 2.0}]},
-    }
-    rows = found_marks({"peers": {"checks": checks}})["rows"]
-    assert [
-        (row["mark"].split()[2], row["case"], row["value"], row["reached"]) for row in rows
-    ] == [
-        ("others", "decode B=32 ctx=8192 against vLLM Triton", 1.5, "good"),
-        ("torch", "decode B=32 ctx=8192 against torch SDPA", 0.8, "short"),
-    ]
-
-
-def test_attention_alone_is_judged_where_it_is_long() -> None:
-    """At 64k tokens and more."""
-    names = [f"attention B={b} ctx={c} kv=8" for b in (1, 32, 128) for c in (1024, 8192)]
-    rows = [{"point": name, "share_of_copy": 0.5} for name in names]
-    found = found_marks({"floors": {"checks": {"attention": {"ok": True, "rows": rows}}}})
-    cases = [row["case"] for row in found["rows"]]
-    assert cases == [names[3], names[4], names[5]]
-
-
-def test_host_time_of_runs_is_what_decode_steps_take_beyond_their_kernels() -> None:
-    groups = [
-        StepGroup(DECODES, "1 to 8", 10, 1.02, 1.1, kernels_s=1.0).row(),
-        StepGroup(DECODES, "9 to 32", 10, 1.06, 1.1, kernels_s=1.0).row(),
-        StepGroup(PROMPTS, "1 to 128", 1, 9.0, 1.0, kernels_s=1.0).row(),
-    ]
-    checks = {"m-vllm": {"steps": groups}, "m-rotating": {"ok": True}}
-    (row,) = found_marks({"validate": {"checks": checks}})["rows"]
-    assert row["case"] == "m-vllm" and row["value"] == pytest.approx(0.04)
-    assert row["reached"] == "first"
-
-
-def test_marks_of_two_machines_say_so() -> None:
-    """Their shares do not compare."""
-    parts = {name: {"checks": {"x": {"ok": True, "device": name}}} for name in ("H100", "H200")}
-    assert found_marks(parts)["table"][-1].endswith("do not compare: H100, H200")
 
 
 # -- drawing --------------------------------------------------------------------------------------
@@ -379,7 +290,7 @@ def test_references_are_computed_on_the_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever holds the tensors that they are given; the checks are right as before."""
-    from experiments.gpu_check.kernels import CHECKS
+    from experiments.gpu_check.kernels.part import CHECKS
 
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # torch's operations are faster here
     moved = []
@@ -438,9 +349,29 @@ def test_a_calibration_out_of_time_leaves_its_kernels(
 
 def test_the_checks_of_a_sanitizer_are_there() -> None:
     """By name."""
-    from experiments.gpu_check.kernels import CHECKS
+    from experiments.gpu_check.kernels.part import CHECKS
 
     assert {name for group in memcheck.GROUPS.values() for name in group} <= set(CHECKS)
+
+
+def test_a_sanitizer_is_run_with_small_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that only says what it was given: the command, and where memory comes from."""
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(
+        '#!/bin/sh\necho "$@" $PYTORCH_NO_CUDA_MEMORY_CACHING\necho "ERROR SUMMARY: 0 errors"\n'
+        'echo "$@" > said\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    found = memcheck.under(context(tmp_path, device="cuda"), "memcheck", "decode")
+    assert found == {"ok": True, "summary": "0 errors"}
+    said = (tmp_path / "said").read_text()
+    assert said.startswith(f"--tool memcheck {sys.executable} -m experiments.gpu_check.memcheck ")
+    assert said.split()[-2:] == list(memcheck.GROUPS["decode"])
+    assert memcheck.Small("cuda", 1.0, {}, tmp_path).tiny
 
 
 # -- scenes ---------------------------------------------------------------------------------------
@@ -449,7 +380,7 @@ def test_the_checks_of_a_sanitizer_are_there() -> None:
 @pytest.mark.slow
 def test_a_run_of_a_scene_on_the_device_and_simulated(tmp_path: Path) -> None:
     """The command in a fork, its folder, and the same simulated with another profile's costs."""
-    found = runs.run(context(tmp_path), "m", "vllm")
+    found = run.run(context(tmp_path), "m", "vllm")
     assert found["completed"] == scenes.TINY["m"]
     assert list(found["opening_s"]) == ["weights", "blocks"]
     assert (
@@ -463,7 +394,7 @@ def test_a_run_of_a_scene_on_the_device_and_simulated(tmp_path: Path) -> None:
 def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
     """In the words of the command."""
     with pytest.raises(RuntimeError, match=r"exit 2: error: .*nothing"):
-        runs.call(["run", "nothing.jsonl"], tmp_path / "said", 60.0)
+        run.call(["run", "nothing.jsonl"], tmp_path / "said", 60.0)
 
 
 @pytest.mark.slow
@@ -479,7 +410,7 @@ def test_a_run_that_takes_too_long_leaves_its_steps(
     command = ["run", str(trace), "--model", model, "--random-weights", "--device", "cpu"]
     command += ["--max-model-len", "512", "--kv-blocks", "400", "--no-plots", "--json"]
     with pytest.raises(TimeoutError, match="not over after 20 s"):
-        runs.call([*command, "--out", str(where)], tmp_path / "said", 20.0)
+        run.call([*command, "--out", str(where)], tmp_path / "said", 20.0)
     assert summary(where)["run"]["interrupted"] and len(load_run(where).steps)
     with pytest.raises(ValueError, match="the run was stopped before its end"):
         validation.validate(context(tmp_path), "m-vllm")
@@ -560,150 +491,3 @@ def test_gains_of_what_is_simulated_already_need_no_profile(tmp_path: Path) -> N
 def test_marks_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"results.json: no part has left a result yet"):
         marks(context(tmp_path, out=tmp_path))
-
-
-# -- what travels ---------------------------------------------------------------------------------
-
-
-def test_what_the_project_needs_travels_or_is_asked_of_the_device() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    page = (ROOT / "docs" / "hardware.md").read_text()
-    (asked,) = re.findall(r"The device needs torch and Triton, `([^`]*)`", page)
-    needed = {re.split(r"[<>=;]", name)[0] for name in project["dependencies"]}
-    assert needed - set(pack.PACKAGES) == set(asked.split()) - {"safetensors", "tokenizers"}
-
-
-def test_packing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Versions as pinned, wheels for the device's Python, and the beginning of a trace."""
-    commands = []
-
-    def fetch(command: list[str], **_: Any) -> SimpleNamespace:
-        commands.append(command)
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr(subprocess, "run", fetch)
-    source = tmp_path / "trace.csv"
-    source.write_text("TIMESTAMP\n" + "1\n" * 1000)
-    out = tmp_path / "packed"
-    assert pack.main(["--out", str(out), "--trace", str(source), "--python", "3.13"]) == 0
-    (command,) = commands
-    assert command[command.index("--python-version") + 1] == "3.13" and "--no-deps" in command
-    names = {part.partition("==")[0] for part in command if "==" in part}
-    assert names == set(pack.PACKAGES)
-    assert pack.pinned(["no-such-package"]) == ["no-such-package"]
-    assert len((out / "trace.csv").read_text().splitlines()) == pack.LINES
-    assert pack.main(["--out", str(out), "--trace", "none.csv"]) == 0
-    assert not (out / "trace.csv").exists()
-
-
-def test_packing_the_compiled_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Built from a copy of the sources by the device's Python; what fails says so."""
-    commands: list[list[str]] = []
-
-    def build(command: list[str], cwd: Path, **_: Any) -> SimpleNamespace:
-        commands.append(command)
-        assert (cwd / "setup.py").is_file() and not list(cwd.rglob("superinfer/*.so"))
-        if "build_ext" in command:
-            for name in ("core.so", "superinfer/engine.so", "superinfer/.compiled", "build/x.so"):
-                (cwd / name).parent.mkdir(exist_ok=True)
-                (cwd / name).touch()
-        return SimpleNamespace(returncode=int("setup.py" in command and "bad" in commands[0][0]))
-
-    monkeypatch.setattr(subprocess, "run", build)
-    assert pack.compiled("/usr/python9", tmp_path / "compiled") == 0
-    assert commands[0][:3] == ["/usr/python9", "-m", "venv"]
-    assert any(part.startswith("mypy==") for part in commands[1])
-    there = {path.relative_to(tmp_path / "compiled").as_posix() for path in tmp_path.rglob("*")}
-    assert there >= {"core.so", "superinfer/engine.so", "superinfer/.compiled"}
-    assert "build/x.so" not in there
-    commands.clear()
-    assert pack.compiled("/bad/python9", tmp_path / "other") == 1
-    assert pack.compiled("", tmp_path / "compiled") == 0
-    assert not (tmp_path / "compiled").exists()
-
-
-@pytest.mark.parametrize("loads", [True, False])
-def test_the_compiled_core_of_a_device(tmp_path: Path, loads: bool) -> None:
-    """It is taken where it loads; else all runs from sources."""
-    python = tmp_path / "python3"
-    python.write_text(
-        f'#!/bin/sh\n[ "$1" = -c ] && exit {int(not loads)}\n'
-        'echo "$SUPERINFER_INTERPRETED" > said\n'
-    )
-    python.chmod(0o755)
-    (tmp_path / ".gpu" / "compiled" / "superinfer").mkdir(parents=True)
-    (tmp_path / ".gpu" / "compiled" / "superinfer" / ".compiled").touch()
-    script = ROOT / "experiments" / "gpu_check" / "offline.sh"
-    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    subprocess.run([str(script), "--call", "a"], cwd=tmp_path, env=path, check=True)
-    assert (tmp_path / "superinfer" / ".compiled").is_file()
-    assert (tmp_path / "said").read_text().strip() == ("" if loads else "1")
-
-
-def test_the_script_of_a_device_without_network(tmp_path: Path) -> None:
-    """It installs the wheels, and gives its options on; here both are seen and not done."""
-    python = tmp_path / "python3"
-    python.write_text('#!/bin/sh\necho "$@" "PATH=$PYTHONPATH" >> said\n')
-    python.chmod(0o755)
-    script = ROOT / "experiments" / "gpu_check" / "offline.sh"
-    done = subprocess.run(
-        [str(script), "--call", "a", "--out", "OUT"],
-        cwd=tmp_path,
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        check=False,
-    )
-    assert done.returncode == 0
-    install, check = (tmp_path / "said").read_text().splitlines()
-    assert "--no-index" in install and ".gpu/wheels/" in install
-    expected = r"-m experiments.gpu_check --fast --began (\d+) --call a --out OUT PATH=/"
-    began = re.match(expected, check)
-    assert began and abs(int(began[1]) - time.time()) < 60
-
-
-def test_vllm_s_attention_alone(tmp_path: Path) -> None:
-    """The kernel's files as they are in the wheel, and what they import without the rest."""
-    wheel = tmp_path / "vllm-0.whl"
-    kernel = """
-import vllm.envs as envs
-from vllm.logger import init_logger
-from vllm.platforms import current_platform
-from vllm.triton_utils import tl, triton
-from vllm.v1.attention.ops.triton_attention_helpers import HELP
-from vllm.v1.kv_cache_interface import KVQuantMode
-init_logger(__name__).debug_once("a")
-print(HELP, envs.VLLM_BATCH_INVARIANT, current_platform.fp8_dtype(), int(KVQuantMode.NONE))
-"""
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name, text in zip(peer_files.FILES, (kernel, "HELP = 7"), strict=True):
-            archive.writestr(name, text)
-        archive.writestr("vllm/__init__.py", "raise ImportError('the whole of it')")
-    peer_files.unpack(wheel, tmp_path / "peers")
-    module = peer_files.FILES[0].removesuffix(".py").replace("/", ".")
-    done = subprocess.run(
-        [sys.executable, "-c", f"import {module}"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "peers")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "7 False torch.float8_e4m3fn 0\n"
-
-
-def test_a_sanitizer_is_run_with_small_shapes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One that only says what it was given: the command, and where memory comes from."""
-    tool = tmp_path / "compute-sanitizer"
-    tool.write_text(
-        '#!/bin/sh\necho "$@" $PYTORCH_NO_CUDA_MEMORY_CACHING\necho "ERROR SUMMARY: 0 errors"\n'
-        'echo "$@" > said\n'
-    )
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.chdir(tmp_path)
-    found = memcheck.under(context(tmp_path, device="cuda"), "memcheck", "decode")
-    assert found == {"ok": True, "summary": "0 errors"}
-    said = (tmp_path / "said").read_text()
-    assert said.startswith(f"--tool memcheck {sys.executable} -m experiments.gpu_check.memcheck ")
-    assert said.split()[-2:] == list(memcheck.GROUPS["decode"])
-    assert memcheck.Small("cuda", 1.0, {}, tmp_path).tiny

@@ -14,23 +14,23 @@ import torch
 
 from executor.kernels import decode_attention, linear, linear_fused, widen
 from executor.kernels.ops import ops_for
-from experiments.gpu_check import tune_int8, tune_steps, tune_wide
 from experiments.gpu_check.checks import Context
 from experiments.gpu_check.rows import Row
+from experiments.gpu_check.tune import int8, steps, wide
 
 
 @pytest.fixture
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
     """Of a CPU, for one small product."""
-    monkeypatch.setattr(tune_int8, "sizes", lambda context: ((96, 64),))
+    monkeypatch.setattr(int8, "sizes", lambda context: ((96, 64),))
     return Context("cpu", 60.0, {"fast": True}, tmp_path)
 
 
 def test_widened_products_beside_what_runs_now(context: Context) -> None:
     kept = dict(widen.WIDEN_FROM)
-    found = tune_int8.widened(context, 2048)
+    found = int8.widened(context, 2048)
     assert found["ok"], found
-    names = ["now", *(f"widened, {mib} MiB" for mib in tune_int8.PIECES_MIB)]
+    names = ["now", *(f"widened, {mib} MiB" for mib in int8.PIECES_MIB)]
     assert [row["tile"] for row in found["rows"]] == names
     assert all(row["us"] > 0 and row["TFLOP/s"] > 0 for row in found["rows"])
     assert context.cache["int8"] == found["rows"]
@@ -39,21 +39,21 @@ def test_widened_products_beside_what_runs_now(context: Context) -> None:
 
 def test_a_wrong_widened_product_is_told(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(widen, "widen", lambda codes, scales, out: out.copy_(codes))
-    found = tune_int8.widened(context, 2048)
+    found = int8.widened(context, 2048)
     assert not found["ok"] and found["error"].startswith("wrong by")
     assert "int8" not in context.cache
 
 
 def test_tiles_of_products_and_the_table_as_it_was(context: Context) -> None:
     kept = linear.tile_of_product, linear.WARPS_PER_PROCESSOR
-    found = tune_int8.tile(context, 32, tune_int8.INT8[32][-1])
+    found = int8.tile(context, 32, int8.INT8[32][-1])
     assert found["ok"] and found["rows"][0]["tile"] == "(32, 128, 64, 4, 4)"
     assert (linear.tile_of_product, linear.WARPS_PER_PROCESSOR) == kept
 
 
 def test_weights_are_widened_for_a_while() -> None:
     kept, size = dict(widen.WIDEN_FROM), widen.PIECE_BYTES
-    with tune_int8.widening(64, 1 << 20):
+    with int8.widening(64, 1 << 20):
         assert set(widen.WIDEN_FROM.values()) == {64}
         assert widen.PIECE_BYTES == 1 << 20
     assert kept == widen.WIDEN_FROM
@@ -63,16 +63,16 @@ def test_weights_are_widened_for_a_while() -> None:
 def test_kernels_are_compiled_once_before(context: Context) -> None:
     """The other numbers of rows have the same ones."""
     context.rehearsal = True
-    assert "skipped" in tune_int8.widened(context, 512)
+    assert "skipped" in int8.widened(context, 512)
 
 
 def test_all_outputs_are_checked_some_at_a_time(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 96 outputs also those in the last, shorter part."""
-    monkeypatch.setattr(tune_int8, "CHECKED_OUTS", 40)
-    x, (weight, *_), scales = tune_int8.drawn(context, 5, 96, 64)
-    assert tune_int8.error(context, x, weight, scales) < 1e-2
+    monkeypatch.setattr(int8, "CHECKED_OUTS", 40)
+    x, (weight, *_), scales = int8.drawn(context, 5, 96, 64)
+    assert int8.error(context, x, weight, scales) < 1e-2
     product = ops_for(torch.device("cpu")).linear_int8
 
     class Wrong:
@@ -81,17 +81,17 @@ def test_all_outputs_are_checked_some_at_a_time(
             found[:, -1] += found.abs().max()
             return found
 
-    monkeypatch.setattr(tune_int8, "ops_of", lambda context: Wrong())
-    assert tune_int8.error(context, x, weight, scales) > 2e-2
+    monkeypatch.setattr(int8, "ops_of", lambda context: Wrong())
+    assert int8.error(context, x, weight, scales) > 2e-2
 
 
 @pytest.mark.slow
 def test_shared_tiles_beside_the_library(context: Context) -> None:
     kept = dict(linear.NARROW)
-    found = tune_wide.shared(context, 64)
+    found = wide.shared(context, 64)
     assert found["ok"], found
     products = [row for row in found["rows"] if "tile" in row]
-    assert len(products) == 1 + len(tune_wide.TILES[64]) and products[0]["tile"] == "library"
+    assert len(products) == 1 + len(wide.TILES[64]) and products[0]["tile"] == "library"
     assert [row["products"] for row in found["rows"] if "products" in row] == ["now", "shared"]
     assert all(row["us"] > 0 for row in found["rows"])
     assert kept == linear.NARROW
@@ -100,7 +100,7 @@ def test_shared_tiles_beside_the_library(context: Context) -> None:
 def test_a_wrong_shared_product_is_told(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     product = linear._product
     monkeypatch.setattr(linear, "_product", lambda *given, **more: 2 * product(*given, **more))
-    found = tune_wide.shared(context, 64)
+    found = wide.shared(context, 64)
     assert not found["ok"] and found["error"].startswith("wrong by")
     assert "wide" not in context.cache
 
@@ -111,7 +111,7 @@ def test_a_wrong_shared_product_is_told(context: Context, monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_fused_steps_beside_those_of_now(context: Context) -> None:
     kept = dict(linear_fused.FUSED), linear_fused.TYPES
-    found = tune_steps.fused(context)
+    found = steps.fused(context)
     assert found["ok"], found
     assert [row["products"] for row in found["rows"]] == ["now", "fused"]
     assert all(row["us"] > 0 for row in found["rows"])
@@ -122,14 +122,14 @@ def test_fused_steps_beside_those_of_now(context: Context) -> None:
 def test_steps_that_ask_for_blocks_beside_those_of_now(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, measure = [], tune_steps.measured_steps
+    seen, measure = [], steps.measured_steps
 
     def noted(context: Context, products: str, counts: Sequence[int]) -> list[Row]:
         seen.append((products, decode_attention.ASKED[90]))
         return measure(context, products, counts)
 
-    monkeypatch.setattr(tune_steps, "measured_steps", noted)
-    found = tune_steps.asked(context)
+    monkeypatch.setattr(steps, "measured_steps", noted)
+    found = steps.asked(context)
     assert found["ok"] and [row["products"] for row in found["rows"]] == ["now", "asked"]
     assert seen == [("now", False), ("asked", True)]
     assert decode_attention.ASKED == {80: False, 90: False}
@@ -138,25 +138,25 @@ def test_steps_that_ask_for_blocks_beside_those_of_now(
 def test_wrong_fused_products_are_not_timed(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tune_steps, "steps", lambda context: pytest.fail("timed"))
-    monkeypatch.setattr(tune_steps, "products", lambda context: {"add 1x128": 0.5})
-    found = tune_steps.fused(context)
+    monkeypatch.setattr(steps, "steps", lambda context: pytest.fail("timed"))
+    monkeypatch.setattr(steps, "products", lambda context: {"add 1x128": 0.5})
+    found = steps.fused(context)
     assert not found["ok"] and "add 1x128 0.5" in found["error"]
-    monkeypatch.setattr(tune_steps, "products", lambda context: {"add 1x128": 0.0})
-    monkeypatch.setattr(tune_steps, "logits", lambda context: ({"1 rows": 0.5}, 0))
-    assert not tune_steps.fused(context)["ok"]
-    monkeypatch.setattr(tune_steps, "logits", lambda context: ({"1 rows": 0.0}, 3))
-    found = tune_steps.fused(context)
+    monkeypatch.setattr(steps, "products", lambda context: {"add 1x128": 0.0})
+    monkeypatch.setattr(steps, "logits", lambda context: ({"1 rows": 0.5}, 0))
+    assert not steps.fused(context)["ok"]
+    monkeypatch.setattr(steps, "logits", lambda context: ({"1 rows": 0.0}, 3))
+    found = steps.fused(context)
     assert not found["ok"] and found["error"] == "3 replays differ"
 
 
 def test_replays_are_held_against_a_step(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are no graphs, by the step itself."""
-    monkeypatch.setattr(tune_steps, "captured", lambda calls: calls[0])
-    monkeypatch.setattr(tune_steps, "ops_of", lambda context: ops_for(torch.device("cpu")))
-    model = tune_steps.layers_of_8b(context)
-    source, step = tune_steps.decodes(model, 3)
+    monkeypatch.setattr(steps, "captured", lambda calls: calls[0])
+    monkeypatch.setattr(steps, "ops_of", lambda context: ops_for(torch.device("cpu")))
+    model = steps.layers_of_8b(context)
+    source, step = steps.decodes(model, 3)
     wanted = model.forward(step, source.arena)
-    assert tune_steps.replays_that_differ(model, step, source.arena, wanted) == 0
+    assert steps.replays_that_differ(model, step, source.arena, wanted) == 0
     other = wanted + 1
-    assert tune_steps.replays_that_differ(model, step, source.arena, other) == tune_steps.REPLAYS
+    assert steps.replays_that_differ(model, step, source.arena, other) == steps.REPLAYS

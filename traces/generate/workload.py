@@ -9,7 +9,7 @@ from superinfer.request import Request, SLOClass
 from traces.generate.calls import Call, client_calls
 from traces.generate.load import Spec
 from traces.generate.text import BlockIds
-from traces.readers import covering_limit
+from traces.resolver import covering_limit
 from traces.workload import Workload
 
 MAX_SEED = 2**63 - 1

@@ -76,54 +76,6 @@ def test_mixture_of_any_size(
         close(triton_moe.moe(*case), mixture_by_hand(case))
 
 
-@pytest.mark.parametrize("tile_rows", [16, 64])
-@pytest.mark.parametrize("sort_turns", [triton_moe.SORT_TURNS, 0], ids=["kernel", "torch"])
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        torch.tensor([[0, 1]]),
-        torch.tensor([[5, 0], [5, 1], [2, 5], [0, 5]]),
-        torch.arange(7).repeat(9).view(-1, 1),
-        torch.full((70, 1), 6),
-    ],
-    ids=["one row", "few", "even", "one takes all"],
-)
-def test_route(
-    monkeypatch: pytest.MonkeyPatch, chosen: Tensor, tile_rows: int, sort_turns: int
-) -> None:
-    """Pairs by expert, those of one in order, cut into tiles that no two experts share."""
-    monkeypatch.setattr(triton_moe, "SORT_TURNS", sort_turns)
-    with poisoned():
-        routing = triton_moe.route(chosen, 7, tile_rows)
-    flat = chosen.view(-1).tolist()
-    order = sorted(range(len(flat)), key=flat.__getitem__)
-    assert routing.order.tolist() == order
-    tiles = []
-    for expert in sorted(set(flat)):
-        first = sorted(flat).index(expert)
-        end = first + flat.count(expert)
-        tiles += [(expert, start, end) for start in range(first, end, tile_rows)]
-    used = int(routing.used)
-    assert [tuple(tile) for tile in routing.tiles[:, :used].T.tolist()] == tiles
-    assert used <= routing.tiles.shape[1]
-
-
-def test_many_chunks_are_sorted_by_the_kernel() -> None:
-    """Ranks go on from one chunk of pairs to the next."""
-    chosen = torch.randint(0, 5, (300, 2), generator=torch.Generator().manual_seed(0))
-    with poisoned():
-        routing = triton_moe.route(chosen, 5, 16)
-    expected = chosen.view(-1).sort(stable=True).indices
-    assert torch.equal(routing.order.long(), expected)
-
-
-def test_room_for_tiles_is_always_enough() -> None:
-    """The worst case: every chosen expert has one row more than fills its tiles."""
-    chosen = torch.arange(4).repeat(17).view(-1, 1)
-    routing = triton_moe.route(chosen, 4, 16)
-    assert int(routing.used) == 8 == routing.tiles.shape[1]
-
-
 def test_both_products_cut_rows_alike() -> None:
     """One list of tiles serves both."""
     assert triton_moe.UP_TILES.keys() == triton_moe.DOWN_TILES.keys()

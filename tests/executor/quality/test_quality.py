@@ -30,8 +30,8 @@ from executor.quality.evaluation import (
     windows_of,
 )
 from executor.quality.probes import PASSAGE, recall, recall_text, with_outliers
+from experiments.tiny.folder import write_folder
 from experiments.tiny.llama import Shape, initial_weights
-from experiments.tiny.train import write_folder
 from sim.run import run_simulation
 from sim.workload import load_workload
 from superinfer.costs import list_profiles, load_profile, write_profile

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from experiments.gpu_check.checks import Check
-from experiments.gpu_check.validation import SUMMARIES
+from experiments.gpu_check.scenarios.validation import SUMMARIES
 
 CHECKS: dict[str, Check] = SUMMARIES

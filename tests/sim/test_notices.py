@@ -1,4 +1,4 @@
-"""A trace in which no request has a target."""
+"""What is said of a run beside its summary: no targets, nobody served, nobody measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ Command = Callable[..., tuple[int, str, str]]
 NOTE = "note: no request has a target"
 
 
-def test_it_is_said_once_and_nothing_empty_is_drawn(command: Command, work_folder: Path) -> None:
+def test_no_targets_are_said_once_and_nothing_empty_is_drawn(
+    command: Command, work_folder: Path
+) -> None:
     record = {"input_length": 100, "output_length": 4}
     lines = [json.dumps({"timestamp": 100 * i, **record}) for i in range(5)]
     (work_folder / "t.jsonl").write_text("\n".join(lines) + "\n")
@@ -25,3 +27,17 @@ def test_it_is_said_once_and_nothing_empty_is_drawn(command: Command, work_folde
     _, _, error = command("run", "t.jsonl", "--classes", "c.toml", "--out", "s")
     assert NOTE not in error
     assert (work_folder / "s" / "slo_attainment.png").exists()
+
+
+def test_who_was_not_served_and_that_nobody_was_measured(
+    command: Command, work_folder: Path
+) -> None:
+    lengths = (50, 50_000)
+    lines = [json.dumps({"timestamp": 0, "input_length": n, "output_length": 5}) for n in lengths]
+    (work_folder / "t.jsonl").write_text("\n".join(lines) + "\n")
+    settings = ("--set", "run.kv_blocks=40", "--no-plots", "--out")
+    _, _, error = command("run", "t.jsonl", *settings, "r", "--set", "run.window_s=[100,200]")
+    assert "turned away or failed, by rule: exceeds_kv_capacity 1\n" in error
+    assert "warning: no request arrives from 100 to 200 s (run.window_s)\n" in error
+    _, _, error = command("run", "t.jsonl", *settings, "w")
+    assert "no request arrives" not in error

@@ -21,9 +21,10 @@ import torch
 from executor.kernels import decode_attention, linear, linear_fused, prefill_attention, widen
 from executor.kernels.tiles import Tile, capability
 from executor.steps import items
-from experiments.gpu_check import tune, tune_int8, tune_steps
 from experiments.gpu_check.checks import NO_TIME, Context, Part, Result, Results, run_part
-from experiments.gpu_check.recorded import (
+from experiments.gpu_check.rows import Row, outcome
+from experiments.gpu_check.tune import attention, int8, steps
+from experiments.gpu_check.tune.recorded import (
     UNKNOWN,
     Checks,
     Times,
@@ -34,8 +35,7 @@ from experiments.gpu_check.recorded import (
     tuned,
     well,
 )
-from experiments.gpu_check.rows import Row, outcome
-from experiments.gpu_check.speed import label
+from experiments.gpu_check.variants import label
 
 PART = "adopted"
 CHIP = 90
@@ -114,7 +114,7 @@ def whole_steps(
     """
     rows = rows_of(checks, form)
     figures = compared(times(rows, "B", products="now"), times(rows, "B", products=form))
-    if len(figures) < len(tune_steps.ROWS):
+    if len(figures) < len(steps.ROWS):
         raise ValueError("not all numbers of rows were measured")
     less, slowest = change(figures), max(row["change"] for row in figures)
     won = less <= -least and slowest <= ONE_STEP_MORE
@@ -148,11 +148,11 @@ def widened(checks: Checks) -> Choice:
     the 70B alone: the model that needs int8 weights, and that the calls run with them.
     """
     least, less, gains, figures = None, 0.0, True, list[Row]()
-    for count in sorted(tune_int8.WIDEN_ROWS, reverse=True):
+    for count in sorted(int8.WIDEN_ROWS, reverse=True):
         if checks.get(f"widen-{count}", UNKNOWN).get("error") in NO_TIME:
             continue
         rows = rows_of(checks, f"widen-{count}")
-        rows = [row for row in rows if (row["n"], row["k"]) in tune_int8.SIZES_70B]
+        rows = [row for row in rows if (row["n"], row["k"]) in int8.SIZES_70B]
         piece = f"widened, {widen.PIECE_BYTES >> 20} MiB"
         now, new = (times(rows, "m", "n", "k", tile=tile) for tile in ("now", piece))
         found = compared(now, new)
@@ -167,13 +167,13 @@ def widened(checks: Checks) -> Choice:
     return Choice(won, less, "widen.WIDEN_FROM", widen.WIDEN_FROM, CHIP, least, figures)
 
 
-def int8(checks: Checks) -> Choice:
+def int8_tiles(checks: Checks) -> Choice:
     """Tiles of 32 rows, by the sum over all matrices of the better of both times of each; the one
     with tiles shared as a run shares them has to be less, too.
     """
     rows, table, tried = well(checks, "int8-32-"), linear.TILES[CHIP], []
     (present,) = [tile for tile in table if tile.rows == 32]
-    shapes = {Tile(*shape): str(shape) for shape in tune_int8.INT8[32]}
+    shapes = {Tile(*shape): str(shape) for shape in int8.INT8[32]}
     for tile in [tile for tile in shapes if tile != present]:
         with suppress(ValueError):  # it fails, or is not there
             found = [
@@ -194,11 +194,11 @@ def prefill(checks: Checks, rows: int) -> Choice:
     alike.
     """
     found, table, tried = well(checks, "prefill-"), prefill_attention.TILES[CHIP], []
-    forms = {prefill_form(rows, each): each for count, each in tune.PREFILL if count == rows}
+    forms = {prefill_form(rows, each): each for count, each in attention.PREFILL if count == rows}
     present = forms.pop(prefill_form(rows, {}))
     for form, variant in forms.items():
         with suppress(ValueError):  # it fails, or is not there
-            names = [tune.prefill_name(rows, each) for each in (present, variant)]
+            names = [attention.prefill_name(rows, each) for each in (present, variant)]
             figures = compared(*(times(found, "chunk", "context", tile=name) for name in names))
             tried.append((mean_change(figures), dict(form), figures))
     if not tried:
@@ -217,7 +217,7 @@ def copied(checks: Checks) -> Choice:
     """Decode attention by the form that saves most over all cases alike, and costs no precision."""
     table, tried = decode_attention.TILES, []
     now = decode_times(checks, {}, "now")
-    for variant in (each for each in tune.DECODE if each.get("copied")):
+    for variant in (each for each in attention.DECODE if each.get("copied")):
         with suppress(ValueError):  # it fails, or is not there
             figures = compared(now, decode_times(checks, variant, "now"))
             tried.append((costs_one(figures), mean_change(figures), variant, figures))
@@ -231,8 +231,8 @@ def copied(checks: Checks) -> Choice:
 def waves(checks: Checks) -> Choice:
     """Rows cut into whole waves, by the form of decode attention that this call has."""
     table, present = items.WAVES, decode_attention.TILES[CHIP]
-    (form,) = [each for each in tune.DECODE if present | each == present][-1:]
-    figures = compared(*(decode_times(checks, form, cut) for cut in tune.CUTS))
+    (form,) = [each for each in attention.DECODE if present | each == present][-1:]
+    figures = compared(*(decode_times(checks, form, cut) for cut in attention.CUTS))
     less = mean_change(figures)
     won = less <= -DECODE_LESS and not costs_one(figures)
     return Choice(won, less, "items.WAVES", table, CHIP, True, figures)
@@ -263,6 +263,6 @@ RULES: dict[str, Callable[[Checks], Choice]] = {
     "asked": asked,
     **{f"shared-{tile.rows}": partial(shared, tile=tile) for tile in linear.SHARED_TILES},
     "widened": widened,
-    "int8-32": int8,
+    "int8-32": int8_tiles,
     **{f"prefill-{rows}": partial(prefill, rows=rows) for rows in prefill_attention.TILES[CHIP]},
 }

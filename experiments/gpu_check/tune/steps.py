@@ -19,11 +19,11 @@ from executor.calibration.timing import Deadline, captured
 from executor.models import Model, load_model
 from executor.steps.items import ItemBudget
 from executor.steps.step import StepInputs
-from experiments.gpu_check import reference
 from experiments.gpu_check.checks import Context, Result
 from experiments.gpu_check.floors import session, tiny_config
 from experiments.gpu_check.graphs import SMALL, late
-from experiments.gpu_check.kernels import MIXES
+from experiments.gpu_check.kernels import reference
+from experiments.gpu_check.kernels.cases import MIXES
 from experiments.gpu_check.rows import Row, outcome
 from experiments.gpu_check.setting import (
     device_of,

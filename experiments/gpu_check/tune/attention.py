@@ -1,7 +1,4 @@
-"""Variants of kernels side by side, each checked before it is timed; a sorted table ends it.
-
-What wins here becomes the entry of a tile table.
-"""
+"""Variants of attention, of decodes and of chunks."""
 
 from __future__ import annotations
 
@@ -19,12 +16,13 @@ from executor.kernels.decode_attention import COPIED
 from executor.kernels.prefill_attention import AHEAD
 from executor.steps.inputs import DecodeRow, build_inputs
 from executor.steps.items import ItemBudget
-from experiments.gpu_check import reference, tune_int8, tune_steps, tune_wide
-from experiments.gpu_check.checks import Check, Context, Result
-from experiments.gpu_check.kernels import prefill_case_error, worst_row
+from experiments.gpu_check.checks import Context, Result
+from experiments.gpu_check.kernels import reference
+from experiments.gpu_check.kernels.attention import prefill_case_error, worst_row
 from experiments.gpu_check.rows import Row, ceiling, guarded, outcome, told, wrong
 from experiments.gpu_check.setting import device_of, heads_of, ops_of, randn
-from experiments.gpu_check.speed import arena_of, label, prefill, tiles
+from experiments.gpu_check.speed.attention import prefill
+from experiments.gpu_check.variants import arena_of, label, tiles
 
 PREFILL: tuple[tuple[int, dict[str, int]], ...] = (
     (128, {}),
@@ -188,39 +186,3 @@ def prefill_name(rows: int, change: dict[str, int]) -> str:
 def prefill_error(context: Context) -> float:
     """The worst relative error of a chunk, over precisions and mixes."""
     return max(prefill_case_error(context, "llama-8b", shares) for shares in ({}, {4: 0.3, 8: 0.4}))
-
-
-def ranking(context: Context) -> Result:
-    """All that was measured, fastest first within each shape."""
-    rows = []
-    for name in ("steps", "wide", "decode", "shapes", "int8", "prefill"):
-        found = [row for row in context.cache.get(name, []) if "us" in row]
-        keys = ("kv", "B", "ctx", "m", "n", "k", "chunk", "context")
-        groups: dict[tuple[Any, ...], list[Row]] = {}
-        for row in found:
-            groups.setdefault(tuple(row.get(key) for key in keys), []).append(row)
-        for group in groups.values():
-            rows += [{"what": name, **row} for row in sorted(group, key=lambda row: row["us"])[:4]]
-    return outcome(rows)
-
-
-CHECKS: dict[str, Check] = {
-    **{f"decode-{i}": partial(decode, change=change) for i, change in enumerate(DECODE)},
-    **{
-        f"prefill-{i}": partial(prefill_tiles, rows=rows, change=change)
-        for i, (rows, change) in enumerate(PREFILL)
-    },
-    "prefill_context": prefill_context,
-    **{f"widen-{rows}": partial(tune_int8.widened, rows=rows) for rows in tune_int8.WIDEN_ROWS},
-    "fused": tune_steps.fused,
-    "asked": tune_steps.asked,
-    **{f"shared-{rows}": partial(tune_wide.shared, rows=rows) for rows in tune_wide.TILES},
-    **{
-        f"int8-{rows}-{i}": partial(tune_int8.tile, rows=rows, shape=shape)
-        for rows, shapes in tune_int8.INT8.items()
-        for i, shape in enumerate(shapes)
-    },
-    "decode_shapes": decode_shapes,
-    "ranking": ranking,
-}
-"""What could bring most first."""

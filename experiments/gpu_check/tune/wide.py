@@ -12,11 +12,11 @@ from torch import Tensor
 
 from executor.calibration.timing import copies_beyond_cache
 from executor.kernels.tiles import Tile
-from experiments.gpu_check import reference
 from experiments.gpu_check.checks import Context, Result
+from experiments.gpu_check.kernels import reference
 from experiments.gpu_check.rows import Row, guarded, outcome, timed, told
 from experiments.gpu_check.setting import device_of, ops_of, randn
-from experiments.gpu_check.tune_steps import measured_steps
+from experiments.gpu_check.tune.steps import measured_steps
 
 SIZES = ((4096, 14336), (6144, 4096), (4096, 4096))
 """Outputs and inputs of `down`, `qkv` and `o` of Llama-3.1-8B."""

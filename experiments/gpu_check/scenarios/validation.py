@@ -17,7 +17,7 @@ from executor.validation.runs import Summary, simulate, summary
 from executor.validation.validate import Outcome, winners
 from experiments.gpu_check.calibrate import profile_path
 from experiments.gpu_check.checks import Check, Context, Result
-from experiments.gpu_check.scenes import SCENES, run_name, run_names
+from experiments.gpu_check.scenarios.scenes import SCENES, run_name, run_names
 from superinfer.lab.results import SUMMARY
 
 MAX_ERROR = 0.05

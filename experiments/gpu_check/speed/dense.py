@@ -131,3 +131,28 @@ def moe(context: Context) -> Result:
 
         rows.append(guarded({"m": m}, measure))
     return outcome(rows)
+
+
+def int8_products(context: Context) -> Result:
+    """Bytes/s of products with int8 weights, those of 8B and 70B layers."""
+    ops, rows, device = ops_of(context), [], device_of(context)
+    large = ((28672, 4096), (4096, 14336), (57344, 8192), (8192, 8192))
+    sizes = ((128, 64),) if context.tiny else large
+    counts = (1, 17) if context.tiny else (1, 16, 32, 64, 256)
+    for n, k in sizes:
+        sets = copies_beyond_cache(n * k, device, 8)
+        weights = [
+            torch.randint(-127, 128, (n, k), dtype=torch.int8, device=device) for _ in range(sets)
+        ]
+        scales = torch.rand(n, device=device)
+        for m in counts:
+            x = randn(context, m, k)
+            calls: list[Call] = [partial(ops.linear_int8, x, w, scales) for w in weights]
+
+            def measure(calls: list[Call] = calls, nbytes: int = n * k) -> Row:
+                timing = time_calls(calls, device, 0.04)
+                return streamed(context, nbytes, timing.seconds)
+
+            rows.append(guarded({"m": m, "n": n, "k": k}, measure))
+        del weights, calls
+    return outcome(rows)

@@ -23,7 +23,7 @@ import executor.replay  # noqa: F401 - what the command needs, once for all of t
 from executor import cli
 from experiments.gpu_check.calibrate import opened
 from experiments.gpu_check.checks import Check, Context, Result, end, end_with
-from experiments.gpu_check.scenes import PRESSURE, SCENES, arguments, run_name
+from experiments.gpu_check.scenarios.scenes import PRESSURE, SCENES, arguments, run_name
 
 SHOWN = (
     "completed",

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from executor.calibration.timing import captured, copies_beyond_cache
-from experiments.gpu_check import reference
 from experiments.gpu_check.checks import Context, Result
+from experiments.gpu_check.kernels import reference
 from experiments.gpu_check.rows import Row, guarded, timed, told
 from experiments.gpu_check.setting import device_of, ops_of, randn
 

@@ -1,0 +1,1 @@
+"""Every operation against float64, on fresh random inputs, over memory full of NaN."""

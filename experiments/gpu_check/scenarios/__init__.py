@@ -1,0 +1,1 @@
+"""Whole runs under memory pressure: on the device, in the simulator, and what both say of gains."""

@@ -1,0 +1,1 @@
+"""How fast each kernel is, and others' beside ours."""

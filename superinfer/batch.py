@@ -20,7 +20,7 @@ _SPARE_CONTEXTS: Final = 64
 
 
 class TokenRuns:
-    """Append-only columns from which every token time can be rebuilt (see `record.TokenTimes`)."""
+    """Append-only columns from which every token time can be rebuilt (see `records.run`)."""
 
     __slots__ = (
         "first",

@@ -58,7 +58,7 @@ def stats(
     """Print rates, lengths, classes and prefix sharing of a trace."""
     from traces.stats import trace_stats
 
-    with _errors_on_stderr():
+    with errors_on_stderr():
         workload = _read(path, classes, skip_bad=skip_bad)
         report = trace_stats(workload)
     if as_json:
@@ -77,7 +77,7 @@ def convert(
     classes: Classes = None,
 ) -> None:
     """Write a trace as native JSON lines."""
-    with _errors_on_stderr():
+    with errors_on_stderr():
         _check(output, path)
         _write(_read(path, classes, skip_bad=skip_bad, spread=spread, limit=limit), output)
 
@@ -117,7 +117,7 @@ def from_log(
     from traces.convert import lines_of
     from traces.from_log import Columns, read_log
 
-    with _errors_on_stderr():
+    with errors_on_stderr():
         _check(output, path)
         of_values, of_all = _classes(classes or ())
         columns = Columns(
@@ -161,7 +161,7 @@ def generate(
     from traces.generate import generate as make
     from traces.generate import load_spec
 
-    with _errors_on_stderr():
+    with errors_on_stderr():
         _check(output)
         known = None if classes is None else load_classes(classes)
         _write(make(load_spec(spec, parse_settings(settings or ()), classes=known), seed), output)
@@ -187,7 +187,7 @@ def mix(
     from traces.mix import mix as merge
     from traces.mix import parse_sources
 
-    with _errors_on_stderr():
+    with errors_on_stderr():
         known = PRESETS if classes is None else load_classes(classes)
         parsed = parse_sources(sources, known)
         _check(output, *(path for path, _ in parsed))
@@ -196,6 +196,16 @@ def mix(
         )
         _warn(workload, "mix")
         _write(workload, output)
+
+
+@contextmanager
+def errors_on_stderr() -> Iterator[None]:
+    """Say a user's mistake in one line, and end with its exit code."""
+    try:
+        yield
+    except SuperInferError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
 
 
 def print_out(text: str) -> None:
@@ -244,15 +254,6 @@ def quiet_pipe() -> Iterator[None]:
             sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextmanager
-def _errors_on_stderr() -> Iterator[None]:
-    try:
-        yield
-    except SuperInferError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
 
 
 def _read(

@@ -5,6 +5,7 @@ Nothing is guessed: who calls says which column is what, and in which unit a tim
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,12 +17,14 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.settings import did_you_mean
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
 from traces.log_rows import rows_of, value_of
-from traces.native import Record, shown
+from traces.native import MAX_NUMBER, Record, shown
 from traces.source import RecordError, open_source
 from traces.workload import skipped_note
 
 UNITS_MS: Final[Mapping[str, float]] = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 """Milliseconds in the units of a time that is a number."""
+_NO_DIVIDERS = ('"', "\n", "\r")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _WHOLE = re.compile(r"([0-9]{1,19})(?:\.0+)?")
 """A table with gaps in a column of integers is often written as `812.0`."""
 
@@ -113,8 +116,9 @@ def _check(columns: Columns) -> None:
         raise ConfigError(
             f"--time-unit: expected one of {', '.join(UNITS_MS)}, got {columns.time_unit!r}"
         )
-    if len(columns.divider) != 1:
-        raise ConfigError(f"--delimiter: expected one character, got {columns.delimiter!r}")
+    if len(columns.divider) != 1 or columns.divider in _NO_DIVIDERS:
+        expected = "expected one character, no quote and no line end"
+        raise ConfigError(f"--delimiter: {expected}, got {columns.delimiter!r}")
     if columns.class_by and not columns.classes:
         raise ConfigError("--class-by: expected --class VALUE=CLASS for its values, got none")
     if columns.classes and not columns.class_by:
@@ -157,6 +161,8 @@ def _time_ms(row: Mapping[str, Any], columns: Columns) -> float:
     name, value = columns.time, _value(row, columns.time)
     try:
         number = None if isinstance(value, bool) else float(value)
+    except OverflowError:  # a long integer
+        number = math.inf
     except (TypeError, ValueError):
         number = None
     if number is not None:
@@ -165,9 +171,10 @@ def _time_ms(row: Mapping[str, Any], columns: Columns) -> float:
             raise RecordError(
                 name, f"a number: expected --time-unit {units}, got {shown(str(value))}"
             )
-        if not 0 <= number < 2**63:
-            raise RecordError(name, f"expected a time from 0 on, got {shown(str(value))}")
-        return number * UNITS_MS[columns.time_unit]
+        time_ms = number * UNITS_MS[columns.time_unit]
+        if not 0 <= time_ms <= MAX_NUMBER:
+            raise RecordError(name, f"expected a time from 0 to 2**53 ms, got {shown(str(value))}")
+        return time_ms
     try:
         moment = datetime.fromisoformat(str(value))
     except ValueError:
@@ -192,7 +199,12 @@ def _class(row: Mapping[str, Any], columns: Columns) -> str | None:
 
 
 def _word(row: Mapping[str, Any], name: str | None) -> str | None:
-    return None if name is None else str(_value(row, name))
+    if name is None:
+        return None
+    word = str(_value(row, name))
+    if _SURROGATE.search(word):  # JSON may escape half a character, which no file can hold
+        raise RecordError(name, f"expected Unicode text, got {shown(word)}")
+    return word
 
 
 def _require_new(record: Record, place: str, seen: dict[str, str]) -> None:

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from superinfer.errors import ConfigError, InputError
@@ -101,7 +100,7 @@ def _generated(run: Wish, classes: Mapping[str, SLOClass], overlay: Mapping[str,
 def _read(run: Wish, classes: Mapping[str, SLOClass], overlay: Mapping[str, Any]) -> Workload:
     from traces.readers import read_trace
 
-    if not Path(run.trace).exists():
+    if not os.path.exists(run.trace):
         _check_spelling(run.trace)
     if overlay:
         raise ConfigError(f"[workload]: expected a specification as trace, got {run.trace}")

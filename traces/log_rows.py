@@ -43,7 +43,9 @@ def rows_of(source: Source, columns: Sequence[str], delimiter: str) -> Iterator[
     if not first.startswith((b"{", b"[")):
         return _csv_rows(source, columns, delimiter)
     alone = _parsed(first)
-    if isinstance(alone, dict) and not any(isinstance(alone.get(name), list) for name in columns):
+    if isinstance(alone, dict) and not any(
+        isinstance(value_of(alone, name), list) for name in columns
+    ):
         return _json_lines(source)
     return _document_rows(source, columns)
 
@@ -72,7 +74,7 @@ def _document_rows(source: Source, columns: Sequence[str]) -> Iterator[Row]:
     found = _parsed(text)
     if isinstance(found, list):
         for number, each in enumerate(found):
-            yield Row(0, f"[{number}]", _object(each, json.dumps(each).encode()))
+            yield Row(0, f"[{number}]", _object(each))
         return
     if not isinstance(found, dict):
         yield from _json_lines(source)  # which says what is wrong with the first line
@@ -96,31 +98,58 @@ def _list(found: Mapping[str, Any], name: str, source: Source) -> list[Any]:
 
 
 def _csv_rows(source: Source, columns: Sequence[str], delimiter: str) -> Iterator[Row]:
-    try:
-        text = [line.decode() for line in source.lines]
-    except UnicodeDecodeError as error:
-        raise source.error(0, not_utf8(error)) from None
-    reader = csv.reader((f"{line}\n" for line in text), delimiter=delimiter)
     header: list[str] = []
-    for cells in reader:
-        if not any(cell.strip() for cell in cells):
-            continue
-        if not header:
-            header = [cell.strip() for cell in cells]
-            _check_header(header, columns, source, reader.line_num)
+    for line, cells in _cells(source.lines, delimiter):
+        if isinstance(cells, RecordError):
+            if not header:
+                raise source.error(line, cells)
+            yield Row(line, "", cells)
+        elif not header:
+            header = cells
+            _check_header(header, columns, source, line)
         elif len(cells) != len(header):
             expected = f"expected {len(header)} columns, got {len(cells)}"
-            yield Row(reader.line_num, "", RecordError("", expected))
+            yield Row(line, "", RecordError("", expected))
         else:
-            values = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-            yield Row(reader.line_num, "", values)
+            yield Row(line, "", dict(zip(header, cells, strict=True)))
+
+
+def _cells(lines: list[bytes], delimiter: str) -> Iterator[tuple[int, list[str] | RecordError]]:
+    """The rows that are not blank, or what is wrong with one, and the line where it ends."""
+    broken: list[RecordError] = []
+    reader = csv.reader(_text(lines, broken), delimiter=delimiter)
+    while True:
+        try:
+            cells = [cell.strip() for cell in next(reader)]
+        except StopIteration:
+            return
+        except csv.Error as error:
+            broken.append(RecordError("", f"expected a row of a CSV, got: {error}"))
+        if broken:
+            yield reader.line_num, broken[0]
+            broken.clear()
+        elif any(cells):
+            yield reader.line_num, cells
+
+
+def _text(lines: list[bytes], broken: list[RecordError]) -> Iterator[str]:
+    """Lines with their ends; into `broken` goes what is wrong with one, when it is read."""
+    for line in lines:
+        try:
+            yield f"{line.decode()}\n"
+        except UnicodeDecodeError as error:
+            broken.append(not_utf8(error))
+            yield "\n"
 
 
 def _check_header(header: list[str], columns: Sequence[str], source: Source, line: int) -> None:
     """Raise InputError for a column that is not there."""
     for name in columns:
-        if name in header:
+        if header.count(name) == 1:
             continue
+        if name in header:
+            twice = f"expected one column {name!r}, got {header.count(name)}"
+            raise source.error(line, RecordError("", twice))
         expected = f"expected a column {name!r}{did_you_mean(name, header)}, got "
         expected += ", ".join(header)
         other = [mark for mark in _DELIMITERS if mark in header[0]] if len(header) == 1 else []
@@ -137,8 +166,9 @@ def _parsed(text: bytes) -> Any:
         return None
 
 
-def _object(found: Any, text: bytes) -> Mapping[str, Any] | RecordError:
+def _object(found: Any, text: bytes = b"") -> Mapping[str, Any] | RecordError:
+    """What was read out of `text`; without one it is shown as it was read."""
     if isinstance(found, dict):
         return found
-    got = shown(text.decode(errors="replace").strip())
+    got = shown(text.decode(errors="replace").strip() if text else found)
     return RecordError("", f"expected a JSON object, got {got}")

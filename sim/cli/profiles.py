@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -12,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from superinfer.errors import SuperInferError
 from superinfer.outputs import check_writable
-from traces.cli import print_out, print_table
+from traces.cli import errors_on_stderr, print_out, print_table
 
 if TYPE_CHECKING:
     from superinfer.costs import Profile
@@ -64,7 +61,7 @@ def list_command(as_json: AsJson = False) -> None:
     from superinfer.costs import list_profiles, load_profile
     from superinfer.lab.profiles.report import list_table, summary
 
-    with _errors_on_stderr():
+    with errors_on_stderr():
         rows = [summary(load_profile(name.path)) for name in list_profiles()]
     if as_json:
         print_out(json.dumps(rows, indent=2))
@@ -83,7 +80,7 @@ def show(
     """Print a profile: kernels, errors, sources."""
     from superinfer.lab.profiles import report
 
-    with _errors_on_stderr():
+    with errors_on_stderr():
         found = report.find_profile(profile)
     if as_json:
         print_out(json.dumps(report.full_json(found), indent=2))
@@ -117,7 +114,7 @@ def build(
     from superinfer.costs import load_shape
     from superinfer.lab.profiles.build import build_profile, save_profile
 
-    with _errors_on_stderr():
+    with errors_on_stderr():
         check_writable(output, file=True)
         shape = replace(
             load_shape(model), weight_dtype=weights.name_in_profile, kv_dtype=kv.name_in_profile
@@ -136,12 +133,3 @@ def _print_errors(profile: Profile, *, as_json: bool) -> None:
     else:
         print_table(error_table(profile))
         print_out("".join(f"assumed {name}: {text}\n" for name, text in profile.assumed.items()))
-
-
-@contextmanager
-def _errors_on_stderr() -> Iterator[None]:
-    try:
-        yield
-    except SuperInferError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None

@@ -2,8 +2,8 @@
 
 Every decision takes effect at once on the engine's counters, so later ones see it, and is noted, so
 that `rollback` can take it back (`undo.py`). The engine turns a finished draft into a plan or
-refuses it. What can be asked stands in `draft_view.py`, and what goes with a cache that
-follows every decision, and with loads of its blocks, in `draft_loads.py`.
+refuses it. What can be asked stands in `view.py`, and what goes with a cache that
+follows every decision, and with loads of its blocks, in `loads.py`.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class MemoryPolicy(Protocol):
 
     def index(self, pool: BlockPool, host: HostPool, block_tokens: int) -> PrefixCache:
         """The index of cached prefixes, whose unused blocks go in this policy's order. With room on
-        the host (`HostRoom`, `host.cache_total`) it is a `memory.tiered.TieredIndex`, or an
+        the host (`HostRoom`, `host.cache_total`) it is an `index.tiered.TieredIndex`, or an
         `OffloadTier`.
         """
         ...
@@ -302,7 +302,7 @@ class LoadChoice(Protocol):
 class HostTier(HostRoom, Protocol):
     """What a memory policy has beside that if the shared tree keeps cached blocks on the host.
 
-    Where there is room for them (`host_cache_blocks`) its `index` is a `memory.tiered.TieredIndex`,
+    Where there is room for them (`host_cache_blocks`) its `index` is an `index.tiered.TieredIndex`,
     and the device's leaves go in its order (`LeafOrder`). Copies to the host are made when blocks
     are evicted (`keep`, the step waits) or while they are on the device (`write_through`, in the
     background). What a request finds on the host is copied back when it is admitted.

@@ -11,7 +11,7 @@ time to compute; the order of leaves of the prefix tree is theirs, too.
 * **Answers.** Generated text goes before all else, for nothing can match it.
 * **Pins.** The most valuable leaves, together a share of the device's memory, keep their rank for a
   while although their age lowers their value. A cached block never stands in the way of a live
-  request (`memory.pool`), so a pin is an order and no lock: pinned blocks go when no other cached
+  request (`blocks.pool`), so a pin is an order and no lock: pinned blocks go when no other cached
   block is left. Continuum (arXiv 2511.02230) pins for a limited time, too, while a tool is called.
 * **Host.** A block that leaves the device goes to the host if the probability of a use, times the
   seconds that loading saves over computing, exceeds the seconds of the copy there, for which the

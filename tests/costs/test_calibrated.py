@@ -250,7 +250,7 @@ def test_step_times_of_the_shipped_profiles(
 
 
 OVER = {"qwen3-30b-a3b": {"moe_gemm", "attention_idle"}}
-"""What misses its target, or has few points: `test_serving_sim_profiles` has its limits."""
+"""What misses its target, or has few points: `test_serving_sim_profiles.py` has its limits."""
 
 
 @pytest.mark.parametrize("name", SHIPPED, ids=lambda name: name.path.stem)

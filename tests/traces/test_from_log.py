@@ -72,6 +72,9 @@ def test_a_json_document(tmp_path: Path, indent: int | None) -> None:
     for document in (lists, objects):
         found = log(tmp_path, json.dumps(document, indent=indent), columns)
         assert seen(found) == [(0.0, 812, 95), (1250.0, 455, 210)]
+    inner = replace(columns, time="run.start", prompt="run.i", answer="run.o")
+    found = log(tmp_path, json.dumps({"run": lists}, indent=indent), inner)
+    assert seen(found) == [(0.0, 812, 95), (1250.0, 455, 210)]
     objects[1]["o"] = 0
     lacks = "o: expected an integer from 1 to 10000000 (tokens), got "
     assert fault(tmp_path, json.dumps(objects, indent=indent), columns) == f': [1] {lacks}"0"'
@@ -132,6 +135,7 @@ def test_classes(tmp_path: Path) -> None:
         ("yesterday,5,1,x", ":2: at: expected a number or a time like "),
         ("1793610000,5,1,x", ":2: at: a number: expected --time-unit s, ms, us, ns, got "),
         ("garbage", ":2: expected 4 columns, got 1"),
+        (f"2026-01-01T00:00:00,5,1,{'x' * 140_000}", ":2: expected a row of a CSV, got: field lar"),
     ],
 )  # fmt: skip
 def test_a_bad_line_is_named_or_left_out(tmp_path: Path, row: str, words: str) -> None:
@@ -143,6 +147,24 @@ def test_a_bad_line_is_named_or_left_out(tmp_path: Path, row: str, words: str) -
     assert found.first_skipped.startswith("line 2: ")
     with pytest.raises(InputError, match="got none, the first bad line: "):
         log(tmp_path, HEADER + row + "\n", CSV, skip_bad=True)
+
+
+def test_a_line_that_is_no_text_can_be_left_out(tmp_path: Path) -> None:
+    rows = HEADER.encode() + b"2026-01-01,1,1,\xe9\n2026-01-01,2,1,x\n"
+    found = log(tmp_path, rows, CSV, skip_bad=True)
+    assert (seen(found), found.first_skipped[:6]) == ([(0.0, 2, 1)], "line 2")
+
+
+@pytest.mark.parametrize("time", ["1" + "0" * 400, "1e999", "NaN", "-1", "1e15"])
+def test_times_that_no_trace_can_hold(tmp_path: Path, time: str) -> None:
+    call = f'{{"created": {time}, "usage": {{"prompt_tokens": 1, "completion_tokens": 1}}}}'
+    assert fault(tmp_path, call, OPENAI).startswith(":1: created: expected a time from 0 to 2**53")
+
+
+def test_a_word_that_no_trace_can_hold(tmp_path: Path) -> None:
+    call = '{"at": "2026-01-01", "in": 1, "out": 1, "app": "\\ud800"}'
+    columns = replace(CSV, request_id="app")
+    assert fault(tmp_path, call, columns) == ':1: app: expected Unicode text, got "\\ud800"'
 
 
 def test_what_came_twice(tmp_path: Path) -> None:
@@ -166,6 +188,9 @@ def test_what_came_twice(tmp_path: Path) -> None:
             ":1: at: expected a value, got nothing (did you mean 'At'?)",
         ),
         ('{"at": 3\n', ":1: expected a JSON object, got "),
+        ("at,in,out,at\n", ":1: expected one column 'at', got 2"),
+        ("at,in,out\r2026-01-01,1,1\r", ":1: expected a row of a CSV, got: new-line character "),
+        (HEADER.encode() + b"2026-01-01,1,1,\xe9\n", ":2: expected UTF-8 text, got byte 0xe9 at "),
         (HEADER.encode("utf-16"), ": expected text, plain or by gzip, got UTF-16"),
     ],
 )
@@ -177,7 +202,9 @@ def test_files_that_are_no_logs(tmp_path: Path, text: str | bytes, words: str) -
     ("columns", "words"),
     [
         (Columns("a", "b", "c", time_unit="min"), "--time-unit: expected one of s, ms, us, ns, "),
-        (Columns("a", "b", "c", delimiter="::"), "--delimiter: expected one character, got '::'"),
+        (Columns("a", "b", "c", delimiter="::"), "--delimiter: expected one character, no quote "),
+        (Columns("a", "b", "c", delimiter='"'), "--delimiter: expected one character, no quote "),
+        (Columns("a", "b", "c", delimiter="\n"), "--delimiter: expected one character, no quote "),
         (Columns("a", "b", "c", class_by="d"), "--class-by: expected --class VALUE=CLASS"),
         (Columns("a", "b", "c", classes={"x": "chat"}), "--class VALUE=CLASS: expected --class-by"),
     ],

@@ -56,7 +56,7 @@ class Node:
         """What a memory policy noted of it; both parts of a cut edge keep it."""
         self.note: Any = None
         """The same for a policy that has more to say."""
-        # Where its blocks are; without a host tier (`memory.tiered`) always on the device alone.
+        # Where its blocks are; without a host tier (`index.tiered`) always on the device alone.
         self.on_device = True
         self.on_host = False
         self.loading = False

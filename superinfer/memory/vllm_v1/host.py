@@ -1,7 +1,7 @@
 """The host's blocks in vLLM's offloading: which are there, and which are in use.
 
 Source: vLLM 0.33.0, `vllm/v1/kv_offload/cpu/manager.py` (`CPUOffloadingManager`); which go first
-stands in `vllm_v1_orders.py`. The rules:
+stands in `orders.py`. The rules:
 
 * What a request wants to store and is not there yet gets room all or nothing. Idle blocks make way
   in the order of the policy; those that are being written or read do not, nor does anything else

@@ -3,7 +3,7 @@
 Source: vLLM 0.33.0, `OffloadingConnectorScheduler` in
 `vllm/distributed/kv_transfer/kv_connector/v1/offloading/scheduler.py`, what its worker does in
 `worker.py` beside it, and the calls of it in `vllm/v1/core/sched/scheduler.py`; which host blocks
-go stands in `vllm_v1_host.py` and `vllm_v1_orders.py`. The rules:
+go stands in `host.py` and `orders.py`. The rules:
 
 * In the step that completes blocks of a request's prompt (or also of its answer) they are offered
   to the host, all that have not been since the request came in last: so a prefix found on the

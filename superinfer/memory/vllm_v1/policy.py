@@ -1,8 +1,8 @@
 """`vllm_v1`: the memory of vLLM's V1 engine, as of release 0.33.0.
 
-Its prefix cache stands in `vllm_v1_cache.py`. With `offload` full blocks are copied to the host and
+Its prefix cache stands in `cache.py`. With `offload` full blocks are copied to the host and
 loaded back, as the release does with `--kv-offloading-size`, or with a `--kv-transfer-config` that
-names the OffloadingConnector: `vllm_v1_offload.py` says by which rules, and what is left out.
+names the OffloadingConnector: `offload.py` says by which rules, and what is left out.
 """
 
 from __future__ import annotations

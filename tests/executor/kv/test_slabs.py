@@ -21,7 +21,7 @@ from executor.kv.layout import KVLayout
 from executor.kv.manager import BlockManager
 from executor.kv.placer import Held, Placer
 from executor.kv.slabs import OutOfSlabsError, SlabAllocator
-from executor.kv.tables import BlockTable, MoveJob
+from executor.kv.tables import BlockTable, CopyJob, MoveJob, RequantiseJob
 from superinfer.errors import ConfigError
 from superinfer.memory.blocks.slabs import Slabs
 
@@ -96,6 +96,69 @@ def test_thin_slabs_are_emptied_for_other_precisions() -> None:
     assert isinstance(move, MoveJob) and move.bits == 16 and len(move.sources) == 1
     assert placer.places.used_slabs(16) == 4
     assert len(taken) == counted.placer.places.live[8]
+
+
+def half_full(slabs: int) -> Placer:
+    """Slabs of four 16-bit blocks of 16 bytes: the last two are empty, the others hold two each."""
+    placer = Placer(SlabAllocator(slabs, 64, {16: 16, 8: 8, 4: 4}, {16: 4, 8: 8, 4: 16}))
+    taken = placer.take(16, 4 * (slabs - 2))
+    placer.places.give(taken.reshape(-1, 2)[1::2].reshape(-1))
+    return placer
+
+
+def test_compaction_leaves_alone_what_copies_are_reading_if_it_can() -> None:
+    """Of two slabs with as many bytes the first would be emptied."""
+    busy = CopyJob(None, "d2h", np.array([16]), np.full(1, 16, np.int8), np.array([0]))
+    for flights, sources, after in (([], [0, 16], []), ([busy], [64, 80], [])):
+        placer = half_full(4)
+        placer.flights = flights
+        placer.compact(8)
+        (move,) = placer.orders
+        assert isinstance(move, MoveJob)
+        assert (move.sources.tolist(), move.after) == (sources, after)
+    other = CopyJob(None, "h2d", np.array([64]), np.full(1, 16, np.int8), np.array([0]))
+    placer = half_full(4)
+    placer.flights = [busy, other]
+    placer.compact(8)
+    (move,) = placer.orders
+    assert isinstance(move, MoveJob)
+    assert (move.sources.tolist(), move.after) == ([0, 16], [busy])
+
+
+def test_compaction_tells_tables_and_dropped_nodes_the_new_places() -> None:
+    """Only those in the slab that is emptied: it begins where the one before ends."""
+    placer = half_full(5)
+    placer.flights = [
+        CopyJob(None, "d2h", np.array([place]), np.full(1, 16, np.int8), np.array([0]))
+        for place in (0, 128)
+    ]
+    dropped, others = np.array([64, 80]), np.array([0, 16, 128, 144])
+    placer.trimmed = [dropped, others]
+    held = placer.held[cast("Any", 0)] = Held(BlockTable())
+    held.table.append(np.array([128, 64, 16]), 16)
+    placer.compact(8)
+    (move,) = placer.orders
+    assert isinstance(move, MoveJob) and move.sources.tolist() == [64, 80]
+    assert dropped.tolist() == move.targets.tolist() == [32, 48]
+    assert others.tolist() == [0, 16, 128, 144]
+    assert held.table.offsets.tolist() == [128, 32, 16]
+
+
+def test_blocks_lose_bits_in_as_many_parts_as_there_is_room_for() -> None:
+    """Two slabs hold six 16-bit blocks; the third holds six of 8 bits and has room for two. When
+    two have gone there, the others fit one slab, and the other one takes what they become.
+    """
+    placer = Placer(SlabAllocator(3, 64, {16: 16, 8: 8, 4: 4}, {16: 4, 8: 8, 4: 16}))
+    held = placer.held[cast("Any", 0)] = Held(BlockTable())
+    placer.extend(held, 6)
+    other = placer.held[cast("Any", 1)] = Held(BlockTable())
+    other.table.append(placer.take(8, 6), 8)
+    placer.demote(held, np.arange(6), 16, 8)
+    parts = [order for order in placer.orders if isinstance(order, RequantiseJob)]
+    assert [len(part.targets) for part in parts] == [2, 4]
+    assert held.table.bits.tolist() == [8] * 6
+    owned = sorted([*held.table.offsets, *other.table.offsets])
+    assert owned == placer.places.live_offsets().tolist() and len(set(owned)) == 12
 
 
 def test_a_place_is_given_back_once() -> None:

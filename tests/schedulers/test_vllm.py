@@ -179,7 +179,7 @@ def test_budget_below_max_num_seqs_is_refused() -> None:
 
 
 def test_chunks_that_are_no_whole_blocks_are_refused_with_prefix_caching() -> None:
-    with pytest.raises(ConfigError, match="expected a multiple of the block size .4. .*, got 18"):
+    with pytest.raises(ConfigError, match="expected a multiple of the block size"):
         make_engine(vllm(chunked=True, max_num_batched_tokens=18), 10, prefix_caching=True)
     make_engine(vllm(chunked=True, max_num_batched_tokens=18), 10)
 

@@ -172,15 +172,17 @@ def test_blocks_are_expected_to_stay_as_long_as_others_did() -> None:
     prices: Any = SimpleNamespace(convert_s=lambda before, after: 1.0)
     pool: Any = SimpleNamespace(share=lambda bits: bits / 16)
     shrinking = Shrinking(order, prices, pool, lambda chance, node: chance, 4, 0, BLOCK)
-    for used_s in (90.0, 70.0, 70.0, 40.0):
-        if not lives or used_s != node.last_access_s:
-            node = Node(Node(None, (), 0, 0, BLOCK), (1, 2, 3, 4, 5, 6), 0, 6, BLOCK)
-            node.last_access_s = used_s
-            visit = Visit(used_s, 0)
-            visit.add(0, 6, 1.0)
-            node.note = Worth(prompt(used_s, 1, 2, 3, 4, 5, 6, 7), used_s, visit)
-            node.note.appraisal = Appraisal([[0.0]], [[1.0]])
-        assert shrinking.part(node) is None
+    leaves = []
+    for used_s in (90.0, 70.0, 40.0):
+        leaf = Node(Node(None, (), 0, 0, BLOCK), (1, 2, 3, 4, 5, 6), 0, 6, BLOCK)
+        visit = Visit(used_s, 0)
+        visit.add(0, 6, 1.0)
+        leaf.note = Worth(prompt(used_s, 1, 2, 3, 4, 5, 6, 7), used_s, visit)
+        leaf.note.appraisal = Appraisal([[0.0]], [[1.0]])
+        leaf.last_access_s = used_s
+        leaves.append(leaf)
+    for place in (0, 1, 1, 2):
+        assert shrinking.part(leaves[place]) is None
     first, second = 10.0, 10.0 + LIFE_SMOOTHING * (30.0 - 10.0)
     third = second + LIFE_SMOOTHING * (60.0 - second)
     assert lives == pytest.approx([first, second, second, third])

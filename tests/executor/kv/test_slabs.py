@@ -17,7 +17,7 @@ from property.workloads import SETTINGS
 
 from executor.kv.arena import WORK_SLABS, Arena, HostArena, arena_size, blocks_within
 from executor.kv.host import HostPlaces
-from executor.kv.layout import KVLayout
+from executor.kv.layout import SCALE_BYTES, KVLayout
 from executor.kv.manager import BlockManager
 from executor.kv.placer import Held, Placer
 from executor.kv.slabs import OutOfSlabsError, SlabAllocator
@@ -205,6 +205,31 @@ def test_smaller_blocks_lie_closer_on_the_host() -> None:
     assert places.take(np.full(7, 4, np.int8)).tolist() == [*range(0, 120, 20), 384]
     with pytest.raises(ValueError, match="slabs of 2"):
         HostPlaces(HostArena(BLOCK_BYTES[16], 3, pinned=False), arena_size(LAYOUT, 4, slabs))
+
+
+def test_the_host_arena_grows_again_when_it_is_full_again() -> None:
+    """Chunks of four blocks, of which two make a slab."""
+    arena = HostArena(BLOCK_BYTES[16], 4, pinned=False, slab_blocks=2)
+    places = HostPlaces(arena, arena_size(LAYOUT, 4, pattern_slabs(2)))
+    grown = [(len(places.take(np.full(5, 16, np.int8))), arena.blocks) for _ in range(3)]
+    assert grown == [(5, 8), (5, 12), (5, 16)]
+    assert places.taken == 15
+
+
+def test_bytes_of_a_block_by_precision() -> None:
+    """K and V of 3 layers, 2 heads, 8 tokens and 16 channels. With 8 bits both have a scale per
+    token; with 4 bits a scale and a minimum, K per channel and V per token.
+    """
+    layout = KVLayout(layers=3, kv_heads=2, head_dim=16, block_tokens=8, dtype=torch.float16)
+    assert layout.unit_bytes[16] == 2 * 8 * 16 * 2
+    assert layout.unit_bytes[8] == 2 * 8 * 16 + 2 * 8 * SCALE_BYTES
+    assert layout.unit_bytes[4] == 8 * 16 + 2 * (16 + 8) * SCALE_BYTES
+    for bits in (16, 8, 4):
+        assert layout.layer_bytes[bits] == 2 * layout.unit_bytes[bits]
+        assert layout.block_bytes[bits] == 3 * 2 * layout.unit_bytes[bits]
+        offset = layout.unit_offset(bits, 2, 1)
+        assert offset == (2 * 2 + 1) * layout.unit_bytes[bits]
+    assert layout.unit_offset(16, 0) == 0
 
 
 @pytest.mark.parametrize(

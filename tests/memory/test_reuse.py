@@ -322,6 +322,14 @@ def test_the_shadow_is_an_lru_tree(capacity: int) -> None:
         assert sum(wanted) > 0
 
 
+def test_a_shadow_has_the_room_of_the_cache_in_content_ids_and_at_least_one() -> None:
+    guard = Guard(Surroundings(6, BLOCK))
+    assert [guard.room(tokens) for tokens in (BLOCK, 4 * BLOCK, 6 * BLOCK)] == [6, 1, 1]
+    assert guard.room(7 * BLOCK) == 1
+    guard.resize(12)
+    assert [guard.room(tokens) for tokens in (BLOCK, 4 * BLOCK)] == [12, 3]
+
+
 def test_the_guard_changes_the_order_for_the_better_one() -> None:
     """A shadow LRU hits one of two blocks at each prompt but the first. By value there are two
     hits, and none from the 20th prompt on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,11 @@ from harness import FakeCost
 from slo_shelf import BLOCK, QUARTERS, Shelf, prompt, shrink
 
 from superinfer.memory.blocks.slabs import ONE_BLOCK_SLABS, Slabs
+from superinfer.memory.index.node import Node
+from superinfer.memory.orders.host import LIFE_SMOOTHING
+from superinfer.memory.orders.shrinking import Shrinking
+from superinfer.memory.orders.worth import Appraisal, Worth
+from superinfer.memory.reuse.features import Visit
 from superinfer.request import SLOClass
 
 
@@ -149,3 +155,34 @@ def test_a_request_that_goes_on_after_a_pause_is_one_use(even: str) -> None:
     assert parts is not None and parts.order.uses == 2
     seen = parts.order._history.visit(prompt(20.0, 1, 2), 20.0)
     assert seen.waited_s[:1] == [20.0]  # since it was admitted first
+
+
+@pytest.mark.interpreted
+def test_blocks_are_expected_to_stay_as_long_as_others_did() -> None:
+    """Leaves come next to go 10 s, 30 s and 60 s after their latest use; one that is asked for
+    again counts once. The mean moves by a share of each difference.
+    """
+    lives: list[float] = []
+
+    def chance(node: Node, life_s: float) -> float:
+        lives.append(life_s)
+        return 0.0
+
+    order: Any = SimpleNamespace(plain=False, now_s=100.0, chance=chance)
+    prices: Any = SimpleNamespace(convert_s=lambda before, after: 1.0)
+    pool: Any = SimpleNamespace(share=lambda bits: bits / 16)
+    shrinking = Shrinking(order, prices, pool, lambda chance, node: chance, 4, 0, BLOCK)
+    leaves = []
+    for used_s in (90.0, 70.0, 40.0):
+        leaf = Node(Node(None, (), 0, 0, BLOCK), (1, 2, 3, 4, 5, 6), 0, 6, BLOCK)
+        visit = Visit(used_s, 0)
+        visit.add(0, 6, 1.0)
+        leaf.note = Worth(prompt(used_s, 1, 2, 3, 4, 5, 6, 7), used_s, visit)
+        leaf.note.appraisal = Appraisal([[0.0]], [[1.0]])
+        leaf.last_access_s = used_s
+        leaves.append(leaf)
+    for place in (0, 1, 1, 2):
+        assert shrinking.part(leaves[place]) is None
+    first, second = 10.0, 10.0 + LIFE_SMOOTHING * (30.0 - 10.0)
+    third = second + LIFE_SMOOTHING * (60.0 - second)
+    assert lives == pytest.approx([first, second, second, third])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness import iterations, make_engine
+from harness import BlockingDriver, iterations, make_engine
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -289,9 +289,11 @@ def test_having_nobody_aged_forgives_nothing_in_the_share() -> None:
 
 
 @pytest.mark.interpreted
-def test_prefill_that_is_kept_goes_by_who_came_in_first() -> None:
+@pytest.mark.parametrize(("each", "served"), [(1, ["r0", "r1"]), (8, ["r0"])])
+def test_prefill_that_is_kept_goes_by_who_came_in_first(each: int, served: list[str]) -> None:
     """A request that was promised nothing and one that is late are both aged and on the device, the
-    former since longer: its prompt is computed first, though a late one is the more urgent.
+    former since longer: its prompt is computed first, though a late one is the more urgent, and
+    the other's only if tokens are left.
     """
     order: list[str] = []
     scheduler, draft = rotating(), SimpleNamespace(chunks=[])
@@ -302,11 +304,34 @@ def test_prefill_that_is_kept_goes_by_who_came_in_first() -> None:
 
     def prefill(draft: Any, job: Job, budget: int, steps: int = 1) -> int:
         order.append(job.seq.request.request_id)
-        return 1
+        return each
 
     scheduler._prefill = prefill  # type: ignore[method-assign]
     scheduler._fill_aged(draft, 8)  # type: ignore[arg-type]
-    assert order == ["r0", "r1"]
+    assert order == served
+
+
+@pytest.mark.parametrize("single_steps", [True, False])
+def test_the_share_of_the_aged_counts_every_step_of_a_slice(single_steps: bool) -> None:
+    """A decodes, owed no pace, beside 400 tokens with a deadline, 15 in each step: a tenth of all
+    404 is owed to the aged, however many steps one decision stood for, and 45 tokens, nine tenths
+    of which count, pay for it.
+    """
+    scheduler, plans = told({"r0": 60, "r1": 1}), list[Any]()
+    driver = BlockingDriver(
+        make_engine(scheduler, 200),
+        [arriving(0, 0.0, 4), arriving(1, 1.0, 400, **promised(ttft_s=90.0))],
+        [60, 1],
+        lambda _, plan: plans.append(plan),
+        single_steps=single_steps,
+    )
+    driver.run()
+    assert (len(plans) > 50) == single_steps
+    share, aged = scheduler._aged, aged_job()
+    share.count(aged, 44, 16.0)
+    assert share.owed
+    share.count(aged, 1, 16.0)
+    assert not share.owed
 
 
 def test_only_the_aged_use_up_their_share() -> None:

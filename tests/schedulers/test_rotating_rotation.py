@@ -220,6 +220,44 @@ def test_nobody_leaves_early_who_would_be_back_before_the_blocks_run_out() -> No
     assert lines[14:] == ["+B used 4", *["B used 5"] * 4, "B used 6"]
 
 
+def test_room_that_a_copy_under_way_makes_is_kept_for_whom_it_is_made() -> None:
+    """B's five blocks leave beside the computation from iteration 12 on, in 2.5 s. C, urgent since
+    iteration 13, needs four, with one to go on, where two are free: it waits for B's. D, less
+    urgent, needs two at once, and takes none of what C waits for.
+    """
+    stream, lengths = promised(ttft_s=3.0, tpot_s=32.0), {"A": 24, "B": 80, "C": 1, "D": 1}
+    lines = iterations(
+        told(lengths),
+        {"A": (8, 24), "B": (8, 24), "C": (12, 1), "D": (4, 1)},
+        {"C": 13, "D": 13},
+        blocks=12,
+        cost=DearAgain(per_byte=0.5),
+        requests={
+            "A": stream,
+            "B": stream,
+            "C": promised(ttft_s=9.0),
+            "D": promised(ttft_s=12.0),
+        },
+    )
+    assert lines[11:15] == ["-B A used 10", "A used 10", "A used 11", "C12 D3 A used 10"]
+
+
+def test_a_hopeless_first_token_is_given_up_while_nothing_runs() -> None:
+    """A leaves no room for B, whose 13 blocks come back from 74 s to 87 s, beside nothing. C, since
+    78.25 s, needs 8 blocks, of which 7 are free, and two steps until its token is due at 82.25 s.
+    """
+    requests = [
+        arriving(0, 0.0, 20, name="A", **promised(ttft_s=8.0, tpot_s=80.0)),
+        arriving(1, 3.5, 52, name="B", **promised(ttft_s=30.0)),
+        arriving(2, 78.25, 32, name="C", **promised(ttft_s=4.0)),
+    ]
+    scheduler = told({"A": 60, "B": 2, "C": 2})
+    played = run(scheduler, requests, [60, 2, 2], 20, cost=DearAgain(per_byte=1.0))
+    assert [event[:3] for event in played.kinds("prefetch")] == [(74.0, "prefetch", "B")]
+    assert [event[:3] for event in played.kinds("relegate")] == [(80.25, "relegate", "C")]
+    assert played.tokens(1) == [8.0, 88.0]
+
+
 def test_a_stream_that_began_late_may_be_paused_no_longer_than_others() -> None:
     """A's first token, due at 0.5 s, is given up for Z's. Later A leaves for B, which owes no pace,
     and is due again at 9 s; B decodes from iteration 9 on and leaves after the one step that it

@@ -4,6 +4,7 @@ steps of one second).
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from superinfer.memory.blocks.slabs import Slabs
 from superinfer.metrics.summary import summarise
 from superinfer.plan import Plan
 from superinfer.request import SLOClass
+from superinfer.schedulers.rotating.writing import WriteThrough
 
 # -- write-through --------------------------------------------------------------------------------
 
@@ -146,6 +148,27 @@ def test_writes_stop_for_a_while_where_they_are_in_vain() -> None:
     first, second, third, *_ = (e[0] for e in played.events if e[1] == "write_through")
     assert first < ends[0] < second < ends[10] and ends[682] < third < ends[710]
     assert played.record.write_through_useful_bytes == 0
+
+
+@pytest.mark.interpreted
+def test_a_slice_ends_where_a_write_may_be_due() -> None:
+    """At the next sixteenth step, or when the ninety blocks that make memory nearly full are taken,
+    but not while writes have stopped because they were in vain.
+    """
+    writes = WriteThrough(True, SimpleNamespace(step_s=1.0))  # type: ignore[arg-type]
+
+    def steps(step: int, taken: int, begin_step: int = 0) -> int:
+        """A block is taken every 4 steps."""
+        writes._trial.begin_step = begin_step
+        batch = SimpleNamespace(
+            step=step, steps_within=lambda blocks, most: min(4 * blocks + 3, most)
+        )
+        draft: Any = SimpleNamespace(batch=batch, pool=SimpleNamespace(size=100, taken=taken))
+        return writes.steps(draft, somebody_waits=True)
+
+    assert [steps(step, 90) for step in (31, 32, 33)] == [1, 16, 15]
+    assert [steps(33, taken) for taken in (89, 87, 86, 80)] == [15, 15, 16, 40]
+    assert [steps(33, 90, begin_step) for begin_step in (48, 49)] == [15, 31]
 
 
 # -- both ways ------------------------------------------------------------------------------------

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from harness import request
 from sglang_runs import run
 
 from superinfer.draft import Draft
 from superinfer.schedulers.sglang import SglangScheduler
+from superinfer.schedulers.sglang.retraction import retract
+from superinfer.schedulers.sglang.running import RunningBatch
+from superinfer.sequence import Sequence
 
 S2 = {"A": (6, 8, 8), "B": (4, 8, 8), "C": (2, 8, 8)}
 
@@ -78,6 +83,47 @@ def test_ties_go_to_the_longest_prompt_and_then_to_the_latest() -> None:
         "B used 11",
         "B used 12",
     ]
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize(("tokens", "left"), [(12, ["r0", "r1"]), (13, ["r0"])])
+def test_room_for_the_next_steps_is_counted_in_tokens(tokens: int, left: list[str]) -> None:
+    """Of three requests with 6 blocks of 4 tokens each the latest goes. Two are left, and a step of
+    both needs the 6 blocks that are free now: they are enough for 12 steps, and not for 13.
+    """
+
+    class Held:
+        available = 0
+        cleared: int | None = None
+
+        def preempt(self, seq: Sequence, how: str) -> None:
+            self.available += 6
+
+        def clear(self, blocks: int) -> None:
+            self.cleared = blocks
+
+    members = [Sequence(request(index, 8, 0)) for index in range(3)]
+    for place, seq in enumerate(members):
+        seq.rank = (place,)
+    draft: Any = Held()
+    draft.batch = SimpleNamespace(
+        members=members, output_tokens=lambda seq: 5, next_growth=lambda: 6
+    )
+    victims, rest = retract(draft, 4, tokens)
+    assert [seq.request.request_id for seq in rest] == left
+    assert victims[0] is members[2]
+    assert draft.cleared == -(-tokens * len(left) // 4)
+
+
+@pytest.mark.interpreted
+def test_who_comes_in_beside_decodes_sits_in_front_and_others_behind() -> None:
+    """Places decide ties of a retraction: they follow the order of the batch."""
+    running, members = RunningBatch(64), [Sequence(request(index, 8, 0)) for index in range(6)]
+    draft: Any = SimpleNamespace(batch=SimpleNamespace(step=0, output_tokens=lambda seq: 1))
+    for first, in_front in ((0, False), (2, True), (4, False)):
+        running.seat(draft, members[first : first + 2], lambda seq: 8, in_front=in_front)
+    names = [seq.request.index for seq in sorted(members, key=lambda seq: seq.rank)]
+    assert names == [2, 3, 0, 1, 4, 5]
 
 
 def test_a_retracted_request_that_needs_its_whole_limit_again_may_never_fit() -> None:

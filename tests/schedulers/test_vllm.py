@@ -178,6 +178,20 @@ def test_budget_below_max_num_seqs_is_refused() -> None:
         make_engine(vllm(max_num_seqs=32, max_num_batched_tokens=16), 10)
 
 
+def test_chunks_that_are_no_whole_blocks_are_refused_with_prefix_caching() -> None:
+    with pytest.raises(ConfigError, match="expected a multiple of the block size"):
+        make_engine(vllm(chunked=True, max_num_batched_tokens=18), 10, prefix_caching=True)
+    make_engine(vllm(chunked=True, max_num_batched_tokens=18), 10)
+
+
+@pytest.mark.parametrize(("chunked", "rule"), [(False, "prompt_too_long"), (True, None)])
+def test_without_chunks_a_prompt_has_to_fit_the_budget(chunked: bool, rule: str | None) -> None:
+    engine = make_engine(vllm(chunked=chunked, max_num_batched_tokens=16), 10, max_model_len=64)
+    seq = engine.submit(request(0, 17, 0), 0.0)
+    engine.plan(0.0)
+    assert seq.end_reason == rule
+
+
 def test_host_full_fails_the_victim_alone() -> None:
     """The real engine aborts as a whole; here the others go on."""
     lines = iterations(vllm(max_num_batched_tokens=16, preemption="swap"), V1, host_blocks=1)

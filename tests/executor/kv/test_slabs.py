@@ -17,11 +17,11 @@ from property.workloads import SETTINGS
 
 from executor.kv.arena import WORK_SLABS, Arena, HostArena, arena_size, blocks_within
 from executor.kv.host import HostPlaces
-from executor.kv.layout import KVLayout
+from executor.kv.layout import SCALE_BYTES, KVLayout
 from executor.kv.manager import BlockManager
 from executor.kv.placer import Held, Placer
 from executor.kv.slabs import OutOfSlabsError, SlabAllocator
-from executor.kv.tables import BlockTable, MoveJob
+from executor.kv.tables import BlockTable, CopyJob, MoveJob, RequantiseJob
 from superinfer.errors import ConfigError
 from superinfer.memory.blocks.slabs import Slabs
 
@@ -98,6 +98,69 @@ def test_thin_slabs_are_emptied_for_other_precisions() -> None:
     assert len(taken) == counted.placer.places.live[8]
 
 
+def half_full(slabs: int) -> Placer:
+    """Slabs of four 16-bit blocks of 16 bytes: the last two are empty, the others hold two each."""
+    placer = Placer(SlabAllocator(slabs, 64, {16: 16, 8: 8, 4: 4}, {16: 4, 8: 8, 4: 16}))
+    taken = placer.take(16, 4 * (slabs - 2))
+    placer.places.give(taken.reshape(-1, 2)[1::2].reshape(-1))
+    return placer
+
+
+def test_compaction_leaves_alone_what_copies_are_reading_if_it_can() -> None:
+    """Of two slabs with as many bytes the first would be emptied."""
+    busy = CopyJob(None, "d2h", np.array([16]), np.full(1, 16, np.int8), np.array([0]))
+    for flights, sources, after in (([], [0, 16], []), ([busy], [64, 80], [])):
+        placer = half_full(4)
+        placer.flights = flights
+        placer.compact(8)
+        (move,) = placer.orders
+        assert isinstance(move, MoveJob)
+        assert (move.sources.tolist(), move.after) == (sources, after)
+    other = CopyJob(None, "h2d", np.array([64]), np.full(1, 16, np.int8), np.array([0]))
+    placer = half_full(4)
+    placer.flights = [busy, other]
+    placer.compact(8)
+    (move,) = placer.orders
+    assert isinstance(move, MoveJob)
+    assert (move.sources.tolist(), move.after) == ([0, 16], [busy])
+
+
+def test_compaction_tells_tables_and_dropped_nodes_the_new_places() -> None:
+    """Only those in the slab that is emptied: it begins where the one before ends."""
+    placer = half_full(5)
+    placer.flights = [
+        CopyJob(None, "d2h", np.array([place]), np.full(1, 16, np.int8), np.array([0]))
+        for place in (0, 128)
+    ]
+    dropped, others = np.array([64, 80]), np.array([0, 16, 128, 144])
+    placer.trimmed = [dropped, others]
+    held = placer.held[cast("Any", 0)] = Held(BlockTable())
+    held.table.append(np.array([128, 64, 16]), 16)
+    placer.compact(8)
+    (move,) = placer.orders
+    assert isinstance(move, MoveJob) and move.sources.tolist() == [64, 80]
+    assert dropped.tolist() == move.targets.tolist() == [32, 48]
+    assert others.tolist() == [0, 16, 128, 144]
+    assert held.table.offsets.tolist() == [128, 32, 16]
+
+
+def test_blocks_lose_bits_in_as_many_parts_as_there_is_room_for() -> None:
+    """Two slabs hold six 16-bit blocks; the third holds six of 8 bits and has room for two. When
+    two have gone there, the others fit one slab, and the other one takes what they become.
+    """
+    placer = Placer(SlabAllocator(3, 64, {16: 16, 8: 8, 4: 4}, {16: 4, 8: 8, 4: 16}))
+    held = placer.held[cast("Any", 0)] = Held(BlockTable())
+    placer.extend(held, 6)
+    other = placer.held[cast("Any", 1)] = Held(BlockTable())
+    other.table.append(placer.take(8, 6), 8)
+    placer.demote(held, np.arange(6), 16, 8)
+    parts = [order for order in placer.orders if isinstance(order, RequantiseJob)]
+    assert [len(part.targets) for part in parts] == [2, 4]
+    assert held.table.bits.tolist() == [8] * 6
+    owned = sorted([*held.table.offsets, *other.table.offsets])
+    assert owned == placer.places.live_offsets().tolist() and len(set(owned)) == 12
+
+
 def test_a_place_is_given_back_once() -> None:
     places = SlabAllocator(2, 64, {16: 32}, {16: 2})
     offsets = places.take(16, 3)
@@ -142,6 +205,31 @@ def test_smaller_blocks_lie_closer_on_the_host() -> None:
     assert places.take(np.full(7, 4, np.int8)).tolist() == [*range(0, 120, 20), 384]
     with pytest.raises(ValueError, match="slabs of 2"):
         HostPlaces(HostArena(BLOCK_BYTES[16], 3, pinned=False), arena_size(LAYOUT, 4, slabs))
+
+
+def test_the_host_arena_grows_again_when_it_is_full_again() -> None:
+    """Chunks of four blocks, of which two make a slab."""
+    arena = HostArena(BLOCK_BYTES[16], 4, pinned=False, slab_blocks=2)
+    places = HostPlaces(arena, arena_size(LAYOUT, 4, pattern_slabs(2)))
+    grown = [(len(places.take(np.full(5, 16, np.int8))), arena.blocks) for _ in range(3)]
+    assert grown == [(5, 8), (5, 12), (5, 16)]
+    assert places.taken == 15
+
+
+def test_bytes_of_a_block_by_precision() -> None:
+    """K and V of 3 layers, 2 heads, 8 tokens and 16 channels. With 8 bits both have a scale per
+    token; with 4 bits a scale and a minimum, K per channel and V per token.
+    """
+    layout = KVLayout(layers=3, kv_heads=2, head_dim=16, block_tokens=8, dtype=torch.float16)
+    assert layout.unit_bytes[16] == 2 * 8 * 16 * 2
+    assert layout.unit_bytes[8] == 2 * 8 * 16 + 2 * 8 * SCALE_BYTES
+    assert layout.unit_bytes[4] == 8 * 16 + 2 * (16 + 8) * SCALE_BYTES
+    for bits in (16, 8, 4):
+        assert layout.layer_bytes[bits] == 2 * layout.unit_bytes[bits]
+        assert layout.block_bytes[bits] == 3 * 2 * layout.unit_bytes[bits]
+        offset = layout.unit_offset(bits, 2, 1)
+        assert offset == (2 * 2 + 1) * layout.unit_bytes[bits]
+    assert layout.unit_offset(16, 0) == 0
 
 
 @pytest.mark.parametrize(

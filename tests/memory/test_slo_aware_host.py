@@ -49,18 +49,6 @@ def test_only_what_pays_goes_to_the_host(
     assert shelf.on_host() == ([1, 2] if kept else [])
 
 
-@pytest.mark.parametrize(("per_byte", "kept"), [(1.0, [1, 2]), (2.0, [])])
-def test_only_what_pays_goes_to_the_host_while_blocks_go_by_age(
-    even: str, per_byte: float, kept: list[int]
-) -> None:
-    """As above: nothing was appraised before to choose who goes."""
-    cost = FakeCost(step=0.0, per_chunk_token=1.0, copy=0.0, per_byte=per_byte)
-    shelf = Shelf(even, 10, cost, guard=True)
-    shelf.put(prompt(0.0, 1, 2))
-    shelf.index.reclaim(2)
-    assert shelf.on_host() == kept
-
-
 def test_generated_text_and_what_is_old_are_dropped(even: str) -> None:
     shelf = Shelf(even, 10)
     shelf.put(prompt(0.0, 1), answer=1)

@@ -124,13 +124,13 @@ def from_log(
             time,
             prompt,
             answer,
-            tenant,
-            request_id,
-            class_by,
-            of_values,
-            of_all,
-            time_unit,
-            delimiter,
+            tenant=tenant,
+            request_id=request_id,
+            class_by=class_by,
+            classes=of_values,
+            class_of_all=of_all,
+            time_unit=time_unit,
+            delimiter=delimiter,
         )
         log = read_log(path, columns, skip_bad=skip_bad)
         for warning in log.warnings:

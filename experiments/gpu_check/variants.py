@@ -1,4 +1,4 @@
-"""Variants of kernels: entries of their tile tables for a while, and the arenas to time them on."""
+"""Variants of kernels: entries of their tile tables for a while, and what to time them on."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from executor.bench.attention import (
-    Heads,
-)
+from executor.bench.attention import Heads
 from executor.bench.steps import arena_room
 from executor.calibration.cases import RandomArena
+from executor.steps.items import ItemBudget
 from experiments.gpu_check.checks import Context
 from experiments.gpu_check.setting import device_of
 
@@ -23,6 +22,15 @@ def arena_of(context: Context, heads: Heads, bits: int, blocks: int) -> RandomAr
     device, size = device_of(context), heads.layout.block_bytes[bits]
     blocks = 64 if context.rehearsal else max(64, min(blocks, arena_room(device) // (2 * size)))
     return RandomArena(heads.layout, {16: 160, bits: blocks + 160}, device)
+
+
+def budget_of(context: Context, heads: Heads, programs: int, shortest: int) -> ItemBudget:
+    """Of so many programs per multiprocessor, and items of so many tokens at least."""
+    layout, processors = heads.layout, 8
+    if not context.tiny:
+        processors = torch.cuda.get_device_properties(0).multi_processor_count
+    blocks = max(1, shortest // layout.block_tokens)
+    return ItemBudget(-(-processors * programs // layout.kv_heads), blocks)
 
 
 @contextmanager

@@ -17,11 +17,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-
-from experiments.gpu_check import (
-    pack,
-    peer_files,
-)
+from experiments.gpu_check import pack, peer_files
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from itertools import product
 
-import torch
-
 from executor.bench.attention import (
     Heads,
     decode_bytes,
@@ -20,7 +18,7 @@ from executor.steps.items import ItemBudget
 from experiments.gpu_check.checks import Context, Result
 from experiments.gpu_check.rows import Row, guarded, outcome, streamed
 from experiments.gpu_check.setting import device_of, heads_of, ops_of
-from experiments.gpu_check.variants import arena_of, label, tiles
+from experiments.gpu_check.variants import arena_of, budget_of, label, tiles
 
 DECODE_VARIANTS: tuple[dict[str, int], ...] = (
     {},
@@ -78,22 +76,13 @@ def decode_shapes(context: Context) -> Result:
         for (batch, length), (programs, shortest) in product(
             points, ((4, 128), (2, 128), (8, 128), (8, 64), (16, 64))
         ):
-            budget = _budget(context, heads, programs, shortest)
+            budget = budget_of(context, heads, programs, shortest)
             row = {"kv": bits, "B": batch, "ctx": length, "programs": programs, "least": shortest}
             contexts = [length] * batch
             measure = partial(decode_row, context, heads, source, contexts, bits, budget)
             rows.append(guarded(row, measure))
         del source, measure
     return outcome(rows)
-
-
-def _budget(context: Context, heads: Heads, programs: int, shortest_tokens: int) -> ItemBudget:
-    """Work items for so many programs per multiprocessor, of so many tokens at the least."""
-    processors = 8
-    if not context.tiny:
-        processors = torch.cuda.get_device_properties(0).multi_processor_count
-    shortest = max(1, shortest_tokens // heads.layout.block_tokens)
-    return ItemBudget(-(-processors * programs // heads.layout.kv_heads), shortest)
 
 
 def prefill(context: Context, change: dict[str, int]) -> Result:
@@ -119,5 +108,6 @@ def prefill_chunks(context: Context) -> tuple[tuple[int, int], ...]:
 
 
 def rate_row(flops: float, seconds: float, peak: float) -> Row:
+    """What so many operations in so many seconds are, beside a product of matrices."""
     rate = flops / seconds
     return {"us": seconds * 1e6, "TFLOP/s": rate / 1e12, "share": rate / peak}

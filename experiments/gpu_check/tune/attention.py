@@ -7,7 +7,6 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from executor.bench.attention import Heads, decode_bytes, time_decode, time_prefill
@@ -22,7 +21,7 @@ from experiments.gpu_check.kernels.attention import prefill_case_error, worst_ro
 from experiments.gpu_check.rows import Row, ceiling, guarded, outcome, told, wrong
 from experiments.gpu_check.setting import device_of, heads_of, ops_of, randn
 from experiments.gpu_check.speed.attention import prefill
-from experiments.gpu_check.variants import arena_of, label, tiles
+from experiments.gpu_check.variants import arena_of, budget_of, label, tiles
 
 PREFILL: tuple[tuple[int, dict[str, int]], ...] = (
     (128, {}),
@@ -69,15 +68,6 @@ def cases(context: Context) -> Iterator[tuple[int, tuple[int, int], str]]:
     few = context.tiny or context.rehearsal
     for bits in (16, 8, 4):
         yield from product((bits,), DECODES[:1] if few else DECODES, list(CUTS)[: 1 if few else 2])
-
-
-def budget_of(context: Context, programs: int, shortest: int) -> ItemBudget:
-    """Of so many programs per multiprocessor, and items of so many tokens at least."""
-    layout, processors = heads_of(context).layout, 8
-    if not context.tiny:
-        processors = torch.cuda.get_device_properties(0).multi_processor_count
-    blocks = max(1, shortest // layout.block_tokens)
-    return ItemBudget(-(-processors * programs // layout.kv_heads), blocks)
 
 
 def decode_row(context: Context, bits: int, batch: int, length: int, budget: ItemBudget) -> Row:
@@ -132,7 +122,7 @@ def decode_shapes(context: Context) -> Result:
             for programs, shortest in BUDGETS[:1] if context.tiny else BUDGETS:
                 row = {"kv": bits, "B": batch, "ctx": length}
                 row |= {"programs": programs, "least": shortest}
-                budget = budget_of(context, programs, shortest)
+                budget = budget_of(context, heads_of(context), programs, shortest)
                 measure = partial(decode_row, context, bits, batch, length, budget)
                 rows.append(guarded(row, measure))
     context.cache.setdefault("shapes", []).extend(rows)

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from executor.answers import Answers, Tokens
-from executor.arrivals import Arrivals
+from executor.answers import Answer, Tokens
+from executor.arrivals import Traffic
 from executor.clocks.clock import Clock
 from executor.device import is_out_of_memory
 from executor.kv.tables import BlockTable, Moves
@@ -21,6 +21,7 @@ from executor.steps.runner import Batch, Launched, Runner, unread
 from executor.steps.sampler import SamplingRow
 from superinfer.engine import Engine
 from superinfer.plan import Outcome, Plan, PrefillChunk
+from superinfer.request import Request
 from superinfer.sequence import Sequence, State
 
 
@@ -48,6 +49,18 @@ class Movers(Protocol):
         ...
 
 
+class Texts(Protocol):
+    """What the requests under way say (`answers.Answers`)."""
+
+    @property
+    def greedy(self) -> bool:
+        """True if all take the most likely tokens."""
+
+    def __getitem__(self, request: Request) -> Answer:
+        """That of a request which has not ended."""
+        ...
+
+
 class TorchBackend:
     """One replica's device.
 
@@ -61,9 +74,9 @@ class TorchBackend:
         runner: Runner,
         blocks: Blocks,
         mover: Movers,
-        answers: Answers,
+        answers: Texts,
         clock: Clock,
-        arrivals: Arrivals,
+        traffic: Traffic,
     ) -> None:
         self.engine = engine
         self.runner = runner
@@ -71,7 +84,7 @@ class TorchBackend:
         self.mover = mover
         self.answers = answers
         self.clock = clock
-        self.arrivals = arrivals
+        self.traffic = traffic
         self.interrupted = False
         """Set by anything that the scheduler should hear of at the next step boundary."""
         self.stopping = False
@@ -152,14 +165,13 @@ class TorchBackend:
         for transfer, time_s in self.clock.landed(now):
             self.engine.transferred(transfer, time_s)
             self.interrupted = True
-        for request, time_s in self.arrivals.take(now):
-            self.engine.submit(request, time_s)
+        if self.traffic.tell(self.engine, now):
             self.interrupted = True
 
     def wait(self, now: float) -> float:
         """Nothing is to be done: sleep until something is; infinity if nothing can come."""
         wakeup_s = self.engine.next_wakeup(now)
-        until = min(self.arrivals.next_s, inf if wakeup_s is None else wakeup_s)
+        until = min(self.traffic.next_s, inf if wakeup_s is None else wakeup_s)
         now = self.clock.sleep(now, until)
         if now < inf:
             self.catch_up(now)
@@ -276,7 +288,9 @@ class TorchBackend:
         """Read the tokens of a step; returns who has all tokens."""
         finished = []
         for seq, token in zip(flight.giving, flight.launched.wait(), strict=True):
+            if self._is_out(seq):
+                continue
             answer = self.answers[seq.request]
-            if not answer.over and not self._is_out(seq) and answer.add(token):
+            if not answer.over and answer.add(token):
                 finished.append(seq)
         return finished

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,8 @@ from executor.interrupt import stopping
 from executor.models import Model
 from executor.models.base import check_length
 from executor.models.config import read_config
-from executor.models.tokenizer import TextStream, Tokenizer, load_tokenizer
+from executor.models.text import Text
+from executor.models.tokenizer import Tokenizer, load_tokenizer
 from executor.session import (
     ModelOptions,
     Session,
@@ -44,43 +44,6 @@ class Wish:
     model: str | None = None
     device: str | None = None
     max_model_len: int | None = None
-
-
-class Text:
-    """The text of an answer: told tokens, it passes on what is sure and watches for stop texts."""
-
-    def __init__(
-        self, stream: TextStream, stop: Sequence[str], tell: Callable[[str], None]
-    ) -> None:
-        self._stream, self._stop, self._tell = stream, [text for text in stop if text], tell
-        self._held = ""
-        """Text that may be the beginning of a stop text."""
-        self.stopped = False
-
-    def push(self, token: int) -> bool:
-        """Take in a token; True if a stop text is there."""
-        if not self.stopped:
-            self._take(self._stream.push(token))
-        return self.stopped
-
-    def finish(self) -> None:
-        """Pass on what is left."""
-        if not self.stopped:
-            self._take(self._stream.finish())
-        if not self.stopped:
-            self._tell(self._held)
-
-    def _take(self, text: str) -> None:
-        self._held += text
-        found = [place for stop in self._stop if (place := self._held.find(stop)) >= 0]
-        if found:
-            self._tell(self._held[: min(found)])
-            self.stopped = True
-            return
-        kept = max((_overlap(self._held, stop) for stop in self._stop), default=0)
-        sure = len(self._held) - kept
-        self._tell(self._held[:sure])
-        self._held = self._held[sure:]
 
 
 def generate_command(wish: Wish, options: ModelOptions, seed: int) -> int:
@@ -164,12 +127,6 @@ def _run(session: Session, answer: Answer) -> bool:
 
 def _print(text: str) -> None:
     print(text, end="", flush=True)
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Longest end of `text` that is a beginning of `stop`, but not all of it."""
-    longest = min(len(text), len(stop) - 1)
-    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
 
 
 def _stdin() -> str:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
-from executor.answers import Answers
-from executor.arrivals import Arrivals
-from executor.backend import TorchBackend
+from executor.arrivals import Traffic
+from executor.backend import Texts, TorchBackend
 from executor.capacity import blocks_that_fit, slabs_for
 from executor.clocks.clock import Clock, RealTime
 from executor.clocks.timers import Timer
@@ -89,11 +88,11 @@ class Session:
     """Seconds that it took to open it, by stage: weights, kernels, blocks, graphs and warm-up; what
     a device does not need is not there."""
 
-    def driver(self, answers: Answers, arrivals: Arrivals, clock: Clock | None = None) -> Driver:
+    def driver(self, answers: Texts, traffic: Traffic, clock: Clock | None = None) -> Driver:
         """A driver of this session; by real time, unless there is another clock."""
         clock = clock or self.real_time()
         backend = TorchBackend(
-            self.engine, self.runner, self.manager, self.mover, answers, clock, arrivals
+            self.engine, self.runner, self.manager, self.mover, answers, clock, traffic
         )
         return Driver(backend)
 

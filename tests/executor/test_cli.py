@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 
 from executor_runs import LLAMA, call
 
-from executor.generate import Text
+from executor.models.text import Text
 from executor.steps.runner import Runner
 from superinfer import COMPILED
 from superinfer.lab.results import load_run

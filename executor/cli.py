@@ -33,6 +33,7 @@ MORE_COMMANDS = (
     "executor.bench.cli",
     "executor.calibration.cli",
     "executor.quality.cli",
+    "executor.serving.cli",
     "executor.validation.cli",
 )
 """Modules with a function `register(app)`."""

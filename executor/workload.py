@@ -22,8 +22,22 @@ _GOLDEN, _MIX_1, _MIX_2 = (
 
 def load_workload(config: Config) -> Workload:
     """The requests of `run.trace`: a trace file, or a specification that is drawn from."""
-    _refuse_simulated(config)
+    refuse_simulated(config)
     return load(config.run, config.service_classes(), config.workload)
+
+
+def refuse_simulated(config: Config) -> None:
+    """Arrivals follow the trace alone; a load that answers to the system is simulated only, and so
+    are several engines behind a router.
+    """
+    run = config.run
+    if run.replicas > 1:
+        raise ConfigError(f"run.replicas: expected 1 on a device, got {run.replicas}")
+    for name in ("concurrency", "backlog", "in_flight", "duration_s"):
+        if getattr(run, name):
+            raise ConfigError(f"run.{name}: for superinfer-sim alone; a device replays the trace")
+    if run.sessions != "open":
+        raise ConfigError(f"run.sessions: expected open on a device, got {run.sessions}")
 
 
 def unheeded(config: Config) -> list[str]:
@@ -72,20 +86,6 @@ def prompt_tokens(request: Request, vocab: int, seed: int) -> Tokens:
 
 
 # -- inside ---------------------------------------------------------------------------------------
-
-
-def _refuse_simulated(config: Config) -> None:
-    """Arrivals follow the trace alone; a load that answers to the system is simulated only, and so
-    are several engines behind a router.
-    """
-    run = config.run
-    if run.replicas > 1:
-        raise ConfigError(f"run.replicas: expected 1 on a device, got {run.replicas}")
-    for name in ("concurrency", "backlog", "in_flight", "duration_s"):
-        if getattr(run, name):
-            raise ConfigError(f"run.{name}: for superinfer-sim alone; a device replays the trace")
-    if run.sessions != "open":
-        raise ConfigError(f"run.sessions: expected open on a device, got {run.sessions}")
 
 
 def _stretches(request: Request) -> Iterator[tuple[str, int]]:

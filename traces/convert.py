@@ -45,18 +45,8 @@ def lines_of(records: Iterable[Record]) -> bytes:
     return b"".join(encode(record) + b"\n" for record in records)
 
 
-def _records(workload: Workload) -> Iterator[Record]:
-    raised_left = workload.raised_max_tokens
-    for request, output_tokens in zip(workload.requests, workload.output_tokens, strict=True):
-        limit = request.slo_class.max_tokens
-        derived = covering_limit(limit, output_tokens)
-        # Only as many limits are left for the reader to raise as were raised in the first place.
-        declared = request.max_tokens != derived or (derived > limit and not raised_left)
-        raised_left -= derived > limit and not declared
-        yield _record(request, output_tokens, request.max_tokens if declared else None)
-
-
-def _record(request: Request, output_tokens: int, max_tokens: int | None) -> Record:
+def record_of(request: Request, output_tokens: int, max_tokens: int | None) -> Record:
+    """A request as a record, with its answer; `max_tokens` if the client has declared it."""
     block_tokens = request.hash_block_tokens
     return Record(
         timestamp=milliseconds(request.arrival_s),
@@ -74,6 +64,17 @@ def _record(request: Request, output_tokens: int, max_tokens: int | None) -> Rec
         hash_block_size=None if block_tokens == MOONCAKE_BLOCK_TOKENS else block_tokens,
         hash_ids=request.hash_ids or None,
     )
+
+
+def _records(workload: Workload) -> Iterator[Record]:
+    raised_left = workload.raised_max_tokens
+    for request, output_tokens in zip(workload.requests, workload.output_tokens, strict=True):
+        limit = request.slo_class.max_tokens
+        derived = covering_limit(limit, output_tokens)
+        # Only as many limits are left for the reader to raise as were raised in the first place.
+        declared = request.max_tokens != derived or (derived > limit and not raised_left)
+        raised_left -= derived > limit and not declared
+        yield record_of(request, output_tokens, request.max_tokens if declared else None)
 
 
 def _unless(text: str, default: str) -> str | None:

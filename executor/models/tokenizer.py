@@ -39,8 +39,10 @@ class Tokenizer(Protocol):
     end_tokens: frozenset[int]
     """Tokens after which a model has said all."""
 
-    def encode(self, text: str) -> list[int]:
-        """Tokens of a prompt, with what the model wants around them."""
+    def encode(self, text: str, whole: bool = False) -> list[int]:
+        """Tokens of a prompt, with what the model wants around them; nothing of that is added to
+        one that is `whole`.
+        """
         ...
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -94,7 +96,7 @@ class ByteTokenizer:
             raise ConfigError(f"bytes do not fit into a vocabulary of {vocab} tokens")
         self.end_tokens = ends
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, whole: bool = False) -> list[int]:
         """The bytes."""
         return list(text.encode())
 
@@ -136,11 +138,11 @@ class FileTokenizer:
         self._path, self._vocab = path, vocab
         self._tokenizer = _open(path)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, whole: bool = False) -> list[int]:
         """Tokens, special ones around them. Raises InputError for one that the model has not:
         tokenizers may know more than models, if only what is never said.
         """
-        tokens = list(self._tokenizer.encode(text).ids)
+        tokens = list(self._tokenizer.encode(text, add_special_tokens=not whole).ids)
         strange = next((token for token in tokens if token >= self._vocab), None)
         if strange is not None:
             wanted = f"expected tokens below the model's {self._vocab}, found {strange}"

@@ -75,6 +75,11 @@ class BlockPool:
         return bool(self._referenced_8 + self._referenced_4 + self._cached_8 + self._cached_4)
 
     @property
+    def small_blocks(self) -> Small:
+        """Blocks of 8 and of 4 bits, cached ones with them."""
+        return (self._referenced_8 + self._cached_8, self._referenced_4 + self._cached_4)
+
+    @property
     def excess(self) -> int:
         """Cached blocks that must go because live requests need their space."""
         return self.referenced + self.cached - self.total

@@ -1,0 +1,172 @@
+"""What clients send: the bodies of OpenAI's completions and chat completions, with the further
+fields that clients of vLLM know, and a request's own targets.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from executor.steps.sampler import Sampling
+from superinfer.errors import ConfigError, InputError
+from superinfer.slo_classes import MAX_LENGTH_TOKENS
+from traces.native import MAX_NUMBER
+
+MOST_CHOICES = 128
+COMPLETION_TOKENS = 16
+"""Of an answer whose body names no limit, as OpenAI documents it for completions."""
+NOT_SERVED = (
+    *("echo", "suffix", "logprobs", "top_logprobs", "prompt_logprobs", "logit_bias"),
+    *("tools", "functions", "min_tokens", "bad_words", "allowed_token_ids", "use_beam_search"),
+    *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),
+    *("prompt_embeds", "audio", "truncate_prompt_tokens"),
+)
+"""Fields that would change the answer, and do not here: better no answer than another one."""
+
+Tokens = Annotated[int, Field(ge=1, le=MAX_LENGTH_TOKENS)]
+Target = Annotated[float, Field(ge=0, le=MAX_NUMBER, allow_inf_nan=False)]
+Names = dict[str, Any]
+
+
+class Slo(BaseModel):
+    """A request's own targets, as in a trace: they replace those of its class; 0 takes one away."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ttft_ms: Target | None = None
+    tpot_ms: Target | None = None
+    e2el_ms: Target | None = None
+    min_tokens_per_s: Target | None = None
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells besides text."""
+
+    include_usage: bool | None = None
+
+
+class Body(BaseModel):
+    """What both kinds of completions have. `null` is the same as an absent field."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = None
+    max_tokens: Tokens | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    user: str | None = None
+    service_tier: str | None = None
+    priority: Annotated[int, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)] | None = None
+    cache_salt: str | None = None
+    slo: Slo | None = None
+
+    @property
+    def choices(self) -> int:
+        """Answers to each prompt."""
+        return self.n or 1
+
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        """Texts that end an answer and are no part of it."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def with_usage(self) -> bool:
+        """True if a stream ends with the counts of its tokens."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def require_served(self) -> None:
+        """InputError for a field that would change the answer and is not known here."""
+        extra = self.model_extra or {}
+        wanted = next((name for name in NOT_SERVED if extra.get(name)), None)
+        if wanted is None and extra.get("best_of") not in (None, 1):
+            wanted = "best_of"
+        if wanted is not None:
+            raise InputError("not supported here", field=wanted)
+        kind = (extra.get("response_format") or {"type": "text"}).get("type")
+        if kind != "text":
+            raise InputError(f"expected type text, got {kind}", field="response_format")
+
+    def sampling(self, choice: int) -> Sampling:
+        """How the tokens of one of the choices are drawn; InputError for what cannot be."""
+        seed = secrets.randbits(63) if self.seed is None else self.seed + choice
+        try:
+            return Sampling(
+                _given(self.temperature, 1.0),
+                max(0, _given(self.top_k, 0)),  # -1 means all, too
+                _given(self.top_p, 1.0),
+                _given(self.min_p, 0.0),
+                _given(self.repetition_penalty, 1.0),
+                _given(self.presence_penalty, 0.0),
+                _given(self.frequency_penalty, 0.0),
+                seed,
+            )
+        except ConfigError as error:
+            raise InputError(str(error)) from None
+
+
+class CompletionBody(Body):
+    """Of `/v1/completions`: one prompt or several, as text or as tokens."""
+
+    prompt: str | list[int] | list[str] | list[list[int]]
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """One prompt after the other."""
+        prompt: Any = self.prompt
+        single = isinstance(prompt, str) or (prompt and isinstance(prompt[0], int))
+        return [prompt] if single else list(prompt)
+
+
+class Message(BaseModel):
+    """One turn of a conversation; templates may use further fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: str
+    content: str | list[Names] | None = None
+
+    def for_template(self) -> Names:
+        """As chat templates want it: the parts of a content as one text."""
+        whole = self.model_dump(exclude_none=True)
+        if isinstance(self.content, list):
+            whole["content"] = "".join(map(_text_of, self.content))
+        return whole
+
+
+class ChatBody(Body):
+    """Of `/v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Tokens | None = None
+    chat_template_kwargs: Names | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """Most tokens of the answer, by either of its names."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+def _given(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _text_of(part: Names) -> str:
+    """The text of one part of a content; InputError for a picture or a sound."""
+    if part.get("type") != "text" or not isinstance(part.get("text"), str):
+        raise InputError(f"expected parts of type text, got {part.get('type')}", field="content")
+    return str(part["text"])

@@ -1,0 +1,108 @@
+"""From a conversation to a prompt: a model's chat template, in Jinja."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from executor.serving.bodies import Message, Names
+from superinfer.errors import ConfigError, InputError
+
+NO_TEMPLATE = (
+    "the model has no chat template: serve it with --chat-template, or use /v1/completions"
+)
+_FILE, _SETTINGS = "chat_template.jinja", "tokenizer_config.json"
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+class ChatTemplate:
+    """Renders conversations."""
+
+    def __init__(self, source: str, special: Names, file: str) -> None:
+        """`special` are texts that the template may ask for (`bos_token`, ...). ConfigError for a
+        source that is no template.
+        """
+        from jinja2 import TemplateError
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        world = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        )
+        world.filters["tojson"] = _as_json
+        world.globals.update(special, raise_exception=_refuse, strftime_now=_now)
+        try:
+            self._template = world.from_string(source)
+        except TemplateError as error:
+            raise ConfigError(f"{file}: expected a chat template: {error}") from None
+
+    def render(self, messages: Sequence[Message], more: Names | None = None) -> str:
+        """The prompt after which the assistant speaks. InputError where the template refuses."""
+        from jinja2 import TemplateError
+
+        turns = [message.for_template() for message in messages]
+        known = {"add_generation_prompt": True, **(more or {}), "messages": turns}
+        try:
+            return self._template.render(known)
+        except (TemplateError, TypeError, ValueError) as error:
+            raise InputError(f"the chat template refuses: {error}", field="messages") from None
+
+
+def load_template(given: Path | None, folder: Path | None) -> ChatTemplate | None:
+    """That of a file, or else the model's own; None where there is none."""
+    settings = _settings(folder)
+    special = {name: _text(settings.get(name)) for name in _SPECIAL}
+    beside = folder / _FILE if folder else None
+    file = given or (beside if beside and beside.is_file() else None)
+    if file is not None:
+        return ChatTemplate(_read(file), special, str(file))
+    source = settings.get("chat_template")
+    if isinstance(source, list):  # several, by name
+        source = next((each["template"] for each in source if each["name"] == "default"), None)
+    return ChatTemplate(source, special, str(folder)) if source else None
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _settings(folder: Path | None) -> Names:
+    file = folder / _SETTINGS if folder else None
+    if file is None or not file.is_file():
+        return {}
+    try:
+        found = json.loads(_read(file))
+    except ValueError as error:
+        raise InputError(f"expected JSON: {error}", file=str(file)) from None
+    if not isinstance(found, dict):
+        raise InputError("expected a JSON object", file=str(file))
+    return found
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError("expected text in UTF-8", file=str(file)) from None
+
+
+def _text(token: Any) -> str:
+    """A special token, which files hold as text or as an object."""
+    return str(token.get("content", "")) if isinstance(token, dict) else token or ""
+
+
+def _as_json(value: Any, indent: int | None = None) -> str:
+    """Without the escapes of HTML that Jinja's own filter makes."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _refuse(reason: str) -> NoReturn:
+    from jinja2 import TemplateError
+
+    raise TemplateError(reason)
+
+
+def _now(form: str) -> str:
+    return datetime.now().strftime(form)

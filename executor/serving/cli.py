@@ -1,0 +1,62 @@
+"""`superinfer-exec serve`: a model behind the interface of OpenAI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from executor.options import ConfigOptions, LoadingOptions, with_options
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(serve)
+
+
+@with_options("trace", "limit", "rate_scale", "without_slo", "skip_bad")
+def serve(
+    options: ConfigOptions,
+    loading: LoadingOptions,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8000,
+    served_model_name: Annotated[
+        str, typer.Option(help="What clients call the model.", show_default="--model")
+    ] = "",
+    chat_template: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Jinja template.", show_default="the model's own"),
+    ] = None,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, metavar="N", help="More requests in the queue get 429.")
+    ] = 1024,
+    api_key: Annotated[
+        str,
+        typer.Option(envvar="SUPERINFER_API_KEY", help="Key that clients have to show."),
+    ] = "",
+    shutdown_timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds for answers under way after SIGTERM or Ctrl-C.")
+    ] = 40.0,
+    metrics_prefix: Annotated[
+        str, typer.Option(help="Of metrics' names; vllm: for dashboards of vLLM.")
+    ] = "superinfer",
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what is asked as a trace.")
+    ] = None,
+) -> None:
+    """Serve a model over HTTP, as OpenAI's completions and chat completions."""
+    from executor.serving.server import Place, serve_command
+    from executor.serving.service import Rules
+
+    config = options.load()
+    rules = Rules(
+        served_model_name or config.run.model,
+        max_waiting,
+        metrics_prefix,
+        api_key,
+        shutdown_timeout,
+        {"scheduler": config.run.scheduler, "memory": config.run.memory},
+    )
+    place = Place(host, port, record, chat_template)
+    raise typer.Exit(serve_command(config, loading.chosen(), rules, place))

@@ -1,0 +1,155 @@
+"""Requests of clients on their way from the event loop to the engine's thread, and what is known of
+them until they end.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+
+import torch
+
+from executor.answers import Answer
+from executor.clocks.clock import LONGEST_SLEEP_S, POLL_S, RealTime
+from executor.serving.streams import Ended, Stream
+from executor.steps.sampler import History
+from superinfer.engine import Engine
+from superinfer.request import Request
+from superinfer.sequence import Sequence
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One request of a client."""
+
+    request: Request
+    answer: Answer
+    stream: Stream
+    sequence: Sequence | None = field(default=None, init=False)
+    """Once the engine has it."""
+    begun: bool = field(default=False, init=False)
+    """The engine has scheduled it."""
+
+
+class Clients:
+    """All of them. To the engine's thread they are its traffic, and who knows the answers."""
+
+    def __init__(self, vocab: int, device: torch.device, on_ended: Callable[[Ended], None]) -> None:
+        """`on_ended` is called in the engine's thread."""
+        self._vocab, self._device, self._on_ended = vocab, device, on_ended
+        self._coming: deque[Ticket] = deque()
+        self._leaving: deque[Ticket] = deque()
+        self._bell = threading.Event()
+        self._tickets: dict[int, Ticket] = {}
+        """Those that the engine has, by the index of their requests."""
+        self._drawing = 0
+        """How many of them do not take the most likely tokens."""
+        self._begun = 0
+
+    # -- from any thread ------------------------------------------------------------------------
+
+    def send(self, ticket: Ticket) -> None:
+        """A client wants something."""
+        self._coming.append(ticket)
+        self._bell.set()
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """A client has gone away."""
+        self._leaving.append(ticket)
+        self._bell.set()
+
+    def ring(self) -> None:
+        """Wake the engine's thread."""
+        self._bell.set()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that were never scheduled yet."""
+        return len(self._coming) + len(self._tickets) - self._begun
+
+    @property
+    def count(self) -> int:
+        """Requests that have not ended."""
+        return len(self._coming) + len(self._tickets)
+
+    # -- in the engine's thread -----------------------------------------------------------------
+
+    next_s = inf
+    """Nobody knows; whoever comes rings (`wait`)."""
+
+    @property
+    def greedy(self) -> bool:
+        """True if all take the most likely tokens."""
+        return not self._drawing
+
+    def __getitem__(self, request: Request) -> Answer:
+        """The answer to a request that has not ended."""
+        return self._tickets[request.index].answer
+
+    def tell(self, engine: Engine, now: float) -> bool:
+        """Submit who came and cancel who went; False if nobody did."""
+        self._bell.clear()  # first: who comes from here on rings again
+        told = bool(self._coming or self._leaving)
+        while self._coming:
+            self._submit(engine, self._coming.popleft(), now)
+        while self._leaving:
+            if (sequence := self._leaving.popleft().sequence) is not None:
+                engine.cancel(sequence, now)
+        return told
+
+    def wait(self, longest_s: float) -> None:
+        """Sleep until somebody comes or goes, but not for ever."""
+        self._bell.wait(longest_s)
+
+    def scheduled(self, seq: Sequence, now: float) -> None:
+        """The engine computes for a request for the first time."""
+        self._tickets[seq.request.index].begun = True
+        self._begun += 1
+
+    def ended(self, seq: Sequence, now: float) -> None:
+        """A request is over."""
+        ticket = self._tickets.pop(seq.request.index)
+        self._drawing -= not ticket.answer.sampling.greedy
+        self._begun -= ticket.begun
+        self._finish(ticket, Ended.of(seq, now))
+
+    def leave_all(self, now: float, reason: str) -> None:
+        """The engine runs no more: whoever is left gets no answer."""
+        for ticket in (*self._tickets.values(), *self._coming):
+            request = ticket.request
+            ended = Ended(request, "unfinished", reason, None, None, now, 0, 0, 0)
+            self._finish(ticket, ended)
+        self._tickets.clear()
+        self._coming.clear()
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _submit(self, engine: Engine, ticket: Ticket, now: float) -> None:
+        request, answer = ticket.request, ticket.answer
+        request.arrival_s = min(request.arrival_s, now)
+        if answer.sampling.penalised:  # here, because it queues work on the device
+            answer.history = History(answer.prompt.tolist(), self._vocab, self._device)
+        self._tickets[request.index] = ticket
+        self._drawing += not answer.sampling.greedy
+        ticket.sequence = engine.submit(request, now)
+
+    def _finish(self, ticket: Ticket, ended: Ended) -> None:
+        ticket.stream.end(ended)
+        self._on_ended(ended)
+
+
+class LiveTime(RealTime):
+    """Seconds since the start, for an engine that waits for clients."""
+
+    clients: Clients
+
+    def sleep(self, now: float, until: float) -> float:
+        """Wait until then, until a copy may have landed, or until a client comes or goes; never
+        infinity, for a client may always come.
+        """
+        longest_s = POLL_S if self._pending() else min(until - self.read(), LONGEST_SLEEP_S)
+        self.clients.wait(max(0.0, longest_s))
+        return max(now, self.read())

@@ -1,0 +1,62 @@
+"""The thread in which an engine works for clients."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+from executor.driver import Driver
+from executor.serving.clients import Clients, LiveTime
+from executor.session import STEP_SIZES, Session, out_of_memory
+from superinfer.lab.config.policy_faults import faults_named
+
+GONE = "the server is shutting down"
+
+
+class EngineThread:
+    """Runs the driver of a session until it is stopped, or until something fails."""
+
+    def __init__(
+        self,
+        session: Session,
+        clients: Clients,
+        policies: Mapping[str, str],
+        on_failure: Callable[[], None],
+    ) -> None:
+        """`policies` are names for messages; `on_failure` is called in this thread."""
+        self.error: BaseException | None = None
+        """What ended it before its time."""
+        self._clients, self._policies, self._on_failure = clients, policies, on_failure
+        self.clock = LiveTime(session.mover.poll, lambda: session.mover.busy)
+        self.clock.clients = clients
+        self._driver: Driver = session.driver(clients, clients, self.clock)
+        session.engine.on_scheduled, session.engine.on_ended = clients.scheduled, clients.ended
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End at the next step boundary; who has no answer by then gets none."""
+        self._driver.stop()
+        self._clients.ring()
+        self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """True while it takes requests."""
+        return self._thread.is_alive()
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            with out_of_memory("running a step", STEP_SIZES), faults_named(self._policies):
+                self._driver.run()
+        except BaseException as error:  # the main thread raises it again
+            self.error = error
+            self._on_failure()
+        finally:
+            reason = GONE if self.error is None else "the engine has failed"
+            self._clients.leave_all(self._driver.now, reason)

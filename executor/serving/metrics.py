@@ -1,0 +1,210 @@
+"""`/metrics`: vLLM's names, buckets and labels below a prefix of our own, and what only we have.
+
+Buckets are those of vLLM 0.10.2 (its `/metrics` page), so that dashboards made for them fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+
+from executor.serving.clients import Clients
+from executor.serving.streams import Ended, Stream
+from executor.serving.verdict import Verdict
+from superinfer.engine import Engine
+
+TTFT_S = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    *(20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+ITL_S = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    *(20.0, 40.0, 80.0),
+)
+REQUEST_S = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0),
+    *(240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+TOKENS = tuple(
+    float(digit * 10**power) for power in range(7) for digit in (1, 2, 5) if digit * 10**power < 1e6
+)
+HISTOGRAMS = {
+    "time_to_first_token_seconds": ("Arrival to first token.", TTFT_S),
+    "inter_token_latency_seconds": ("Between two tokens of a request.", ITL_S),
+    "request_time_per_output_token_seconds": ("Mean time of a token after the first.", ITL_S),
+    "e2e_request_latency_seconds": ("Arrival to last token.", REQUEST_S),
+    "request_queue_time_seconds": ("Arrival until first scheduled.", REQUEST_S),
+    "request_prefill_time_seconds": ("First scheduled to first token.", REQUEST_S),
+    "request_decode_time_seconds": ("First to last token.", REQUEST_S),
+    "request_prompt_tokens": ("Tokens of a prompt.", TOKENS),
+    "request_generation_tokens": ("Tokens of an answer.", TOKENS),
+}
+COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "request_success": ("Requests that ended well.", ("finished_reason",)),
+    "request_failure": ("Requests that ended otherwise, by how.", ("outcome",)),
+    "slo_requests": ("Requests with targets, by class and result.", ("class", "result")),
+    "prompt_tokens": ("Tokens of prompts that ended well.", ()),
+    "generation_tokens": ("Tokens given.", ()),
+    "num_preemptions": ("Requests whose KV cache was dropped.", ()),
+}
+
+
+class Metrics:
+    """The metrics of one engine. Everything here runs in the event loop."""
+
+    def __init__(self, prefix: str, model: str) -> None:
+        self.registry = CollectorRegistry()
+        self._prefix, self._labels = prefix, {"model_name": model, "engine": "0"}
+        names = tuple(self._labels)
+        self._histograms = {
+            name: Histogram(
+                f"{prefix}:{name}", text, names, buckets=buckets, registry=self.registry
+            ).labels(**self._labels)
+            for name, (text, buckets) in HISTOGRAMS.items()
+        }
+        self._counters = {
+            name: Counter(f"{prefix}:{name}", text, (*names, *more), registry=self.registry)
+            for name, (text, more) in COUNTERS.items()
+        }
+
+    def watch(self, engine: Engine, clients: Clients) -> None:
+        """Read the state of an engine whenever somebody asks."""
+        self.registry.register(EngineState(self._prefix, self._labels, engine, clients))
+
+    def text(self) -> bytes:
+        """The page."""
+        return generate_latest(self.registry)
+
+    def gap(self, seconds: float) -> None:
+        """A token came so long after the one before it."""
+        self._histograms["inter_token_latency_seconds"].observe(seconds)
+        self._count("generation_tokens")
+
+    def ended(self, ended: Ended, stream: Stream) -> None:
+        """A request is over."""
+        verdict = Verdict.of(ended)
+        if verdict.slo_met is not None:
+            result = "met" if verdict.slo_met else "missed"
+            labels = {"class": ended.request.slo_class.name, "result": result}
+            self._count("slo_requests", labels)
+        self._count("num_preemptions", amount=ended.preemptions)
+        if stream.output_tokens:
+            self._count("generation_tokens")  # the first one came after no other
+            self._observe(verdict.ttft_s, "time_to_first_token_seconds")
+        if ended.outcome == "finished":
+            self._finished(ended, verdict, stream.finish_reason)
+        else:
+            self._count("request_failure", {"outcome": ended.outcome})
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _finished(self, ended: Ended, verdict: Verdict, reason: str) -> None:
+        self._count("request_success", {"finished_reason": reason})
+        self._count("prompt_tokens", amount=ended.request.prompt_tokens)
+        for seconds, name in (
+            (verdict.tpot_s, "request_time_per_output_token_seconds"),
+            (verdict.e2el_s, "e2e_request_latency_seconds"),
+            (verdict.queue_s, "request_queue_time_seconds"),
+            (verdict.prefill_s, "request_prefill_time_seconds"),
+            (verdict.decode_s, "request_decode_time_seconds"),
+            (float(ended.request.prompt_tokens), "request_prompt_tokens"),
+            (float(ended.output_tokens), "request_generation_tokens"),
+        ):
+            self._observe(seconds, name)
+
+    def _count(self, name: str, labels: Mapping[str, str] | None = None, amount: int = 1) -> None:
+        self._counters[name].labels(**self._labels, **(labels or {})).inc(amount)
+
+    def _observe(self, value: float | None, name: str) -> None:
+        if value is not None:
+            self._histograms[name].observe(value)
+
+
+class EngineState:
+    """What an engine has at the moment. It is read while the engine works, so that two figures may
+    be a step apart.
+    """
+
+    def __init__(
+        self, prefix: str, labels: dict[str, str], engine: Engine, clients: Clients
+    ) -> None:
+        self._prefix, self._labels = prefix, labels
+        self._engine, self._clients = engine, clients
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing ahead of time."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """All of it now."""
+        yield from self._gauges()
+        yield from self._counters()
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _gauges(self) -> Iterable[Metric]:
+        engine = self._engine
+        pool, host, config = engine.pool, engine.host, engine.config
+        running, count = engine.resident, self._clients.count
+        yield self._gauge("num_requests_running", "On the device.", running)
+        yield self._gauge("num_requests_waiting", "Not on the device.", max(0, count - running))
+        used = pool.taken / pool.size
+        yield self._gauge("kv_cache_usage_perc", "Share of it that requests hold.", used)
+        tiers = {"device": used, **({"host": host.occupancy} if host.total else {})}
+        yield self._gauge("kv_tier_usage_perc", "The same by tier.", tiers, "tier")
+        bits = dict(zip(("8", "4"), map(float, pool.small_blocks), strict=True))
+        yield self._gauge("kv_quantized_blocks", "Blocks of fewer bits.", bits, "bits")
+        sizes = {"block_size": config.block_tokens, "num_gpu_blocks": config.total_blocks}
+        yield self._info("cache_config", "Sizes of the KV cache.", sizes)
+
+    def _counters(self) -> Iterable[Metric]:
+        recorder = self._engine.recorder
+        for name, text, value in (
+            ("prefix_cache_queries", "Prompt tokens looked up.", recorder.prefix_query_tokens),
+            ("prefix_cache_hits", "Prompt tokens found.", recorder.prefix_hit_tokens),
+            ("num_rotations", "KV caches copied to the host.", recorder.rotations),
+        ):
+            yield self._counter(name, text, [((), value)])
+        moved = [
+            (("device", "host"), recorder.d2h_bytes + recorder.cache_d2h_bytes),
+            (("host", "device"), recorder.h2d_bytes),
+        ]
+        yield self._counter("kv_transfer_bytes", "KV cache copied.", moved, ("src", "dst"))
+
+    def _gauge(
+        self, name: str, text: str, value: float | dict[str, float], label: str = ""
+    ) -> Metric:
+        more = (label,) if label else ()
+        family = GaugeMetricFamily(f"{self._prefix}:{name}", text, labels=(*self._labels, *more))
+        found = value if isinstance(value, dict) else {"": value}
+        for key, number in found.items():
+            family.add_metric((*self._labels.values(), *([key] if label else [])), number)
+        return family
+
+    def _counter(
+        self,
+        name: str,
+        text: str,
+        values: Sequence[tuple[tuple[str, ...], float]],
+        labels: tuple[str, ...] = (),
+    ) -> Metric:
+        family = CounterMetricFamily(
+            f"{self._prefix}:{name}", text, labels=(*self._labels, *labels)
+        )
+        for more, number in values:
+            family.add_metric((*self._labels.values(), *more), number)
+        return family
+
+    def _info(self, name: str, text: str, values: dict[str, Any]) -> Metric:
+        family = InfoMetricFamily(f"{self._prefix}:{name}", text, labels=tuple(self._labels))
+        shown = {key: str(value) for key, value in values.items()}
+        family.add_metric(tuple(self._labels.values()), shown)
+        return family

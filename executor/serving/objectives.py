@@ -1,0 +1,110 @@
+"""Whose request it is, and what it was promised: from headers and body to class, targets, tenant.
+
+Headers are those of llm-d's gateway (`x-llm-d-*`); their names before that project had its own are
+taken, too. In the body `service_tier` names a class, `user` a tenant, and `priority` has vLLM's
+direction, as inside: lower runs first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from executor.serving.bodies import Body, Slo
+from superinfer.errors import InputError
+from superinfer.request import DEFAULT_CLASS, SLO, SLOClass
+from superinfer.settings import unknown
+from traces.native import MAX_NUMBER
+
+CLASS = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
+TENANT = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
+TTFT = ("x-llm-d-slo-ttft-ms", "x-slo-ttft-ms")
+TPOT = ("x-llm-d-slo-tpot-ms", "x-slo-tpot-ms")
+SESSION = ("x-session-id",)
+NO_TENANT = "default-flow"
+ANY_TIER = ("auto", "default")
+"""Values of `service_tier` that leave the choice to the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What the engine is told of a request besides its lengths."""
+
+    slo: SLO
+    slo_class: SLOClass
+    tenant: str
+    priority: int
+    session_id: str | None
+
+
+def objective_of(
+    headers: Mapping[str, str], body: Body, classes: Mapping[str, SLOClass]
+) -> Objective:
+    """By headers, then by the body, then by the class. InputError for a class that is not
+    configured and for a target that is no number.
+    """
+    slo_class = _class(headers, body, classes)
+    return Objective(
+        slo=_slo(headers, body.slo, slo_class.slo),
+        slo_class=slo_class,
+        tenant=_header(headers, TENANT)[1] or body.user or NO_TENANT,
+        priority=body.priority or 0,
+        session_id=_header(headers, SESSION)[1] or None,
+    )
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _header(headers: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, str]:
+    """The first of several names of a header that there is, with its value; the first one and
+    nothing where there is none.
+    """
+    found = next((name for name in names if headers.get(name)), None)
+    return (found, headers[found]) if found else (names[0], "")
+
+
+def _class(headers: Mapping[str, str], body: Body, classes: Mapping[str, SLOClass]) -> SLOClass:
+    where, name = _header(headers, CLASS)
+    if not name and body.service_tier not in (None, *ANY_TIER):
+        where, name = "service_tier", str(body.service_tier)
+    if not name:
+        return classes.get("default", DEFAULT_CLASS)
+    if name not in classes:
+        raise InputError(unknown(repr(name), name, classes, "known classes"), field=where)
+    return classes[name]
+
+
+def _slo(headers: Mapping[str, str], own: Slo | None, base: SLO) -> SLO:
+    """The targets of the class, with those of the body and of the headers laid over them."""
+    own = own or Slo()
+    return replace(
+        base,
+        ttft_s=_laid_over(base.ttft_s, _seconds(own.ttft_ms), _header_s(headers, TTFT)),
+        tpot_s=_laid_over(base.tpot_s, _seconds(own.tpot_ms), _header_s(headers, TPOT)),
+        e2el_s=_laid_over(base.e2el_s, _seconds(own.e2el_ms)),
+        min_tokens_per_s=_laid_over(base.min_tokens_per_s, own.min_tokens_per_s),
+    )
+
+
+def _laid_over(*targets: float | None) -> float | None:
+    """The last target that is named; None if that takes it away."""
+    named = [target for target in targets if target is not None]
+    return (named[-1] or None) if named else None
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def _header_s(headers: Mapping[str, str], names: tuple[str, ...]) -> float | None:
+    name, text = _header(headers, names)
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= MAX_NUMBER:
+        raise InputError(f"expected a number of ms, got {text[:40]!r}", field=name)
+    return number / 1000

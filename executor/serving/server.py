@@ -1,0 +1,134 @@
+"""`superinfer-exec serve`: a model behind HTTP until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from executor.models.config import read_config
+from executor.models.tokenizer import load_tokenizer
+from executor.ranks import ranks_of
+from executor.serving.app import build_app
+from executor.serving.chat import load_template
+from executor.serving.prompts import Prompts
+from executor.serving.recording import Recording
+from executor.serving.service import Rules, Service
+from executor.session import ModelOptions, open_session, source_of
+from executor.workload import refuse_simulated, unheeded
+from superinfer.lab.config import Config
+
+INTERRUPTED = 130
+SWITCH_S = 0.0005
+"""After so long, and not Python's 5 ms, the engine's thread gets its turn from the event loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a server listens, and what it keeps."""
+
+    host: str
+    port: int
+    record: Path | None = None
+    """Trace of what was asked."""
+    chat_template: Path | None = None
+
+
+def serve_command(config: Config, options: ModelOptions, rules: Rules, place: Place) -> int:
+    """Serve until SIGTERM or Ctrl-C; returns the exit code."""
+    for note in (*config.notes, *unheeded(config)):
+        print(f"warning: {note}", file=sys.stderr)
+    refuse_simulated(config)
+    prompts = _prompts(config, place)
+    with (
+        _listening(place) as listener,
+        Recording.to(place.record) as recording,
+        ranks_of(config, options) as channel,
+    ):
+        session = open_session(config, options, channel=channel)
+        classes = config.service_classes()
+        service = Service(session, prompts, classes, rules, recording.add)
+        return _serve(service, listener)
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _prompts(config: Config, place: Place) -> Prompts:
+    found, folder = read_config(source_of(config.run.model))
+    tokenizer = load_tokenizer(folder, found.shape.vocab)
+    template = load_template(place.chat_template, folder)
+    return Prompts(tokenizer, template, found.shape.vocab)
+
+
+@contextmanager
+def _listening(place: Place) -> Iterator[socket.socket]:
+    """The server's socket, before anything slow is done."""
+    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    with socket.create_server((place.host, place.port), family=family, backlog=2048) as listener:
+        yield listener
+
+
+def _serve(service: Service, listener: socket.socket) -> int:
+    sys.setswitchinterval(SWITCH_S)
+    settings = uvicorn.Config(
+        build_app(service),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=int(service.rules.shutdown_s),
+    )
+    with _signals() as told:
+        _Server(settings, service, listener).run(sockets=[listener])
+    if service.error is not None:
+        raise service.error
+    return INTERRUPTED if signal.SIGINT in told else 0
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens, and ends when the engine has failed."""
+
+    def __init__(self, settings: uvicorn.Config, service: Service, listener: socket.socket) -> None:
+        super().__init__(settings)
+        self._service, self._listener = service, listener
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        host, port = self._listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        print(f"{self._service.rules.name} at http://{shown}:{port}/v1", file=sys.stderr)
+        self._watching = asyncio.ensure_future(self._end_on_failure())
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take no more requests; the second signal waits for none."""
+        self._service.draining = True
+        super().handle_exit(sig, frame)
+
+    async def _end_on_failure(self) -> None:
+        await self._service.failed.wait()
+        self.should_exit = True
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals that have ended the server: uvicorn raises them once more when it is done."""
+    told: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        told.append(number)
+
+    kinds: list[signal.Signals] = [signal.SIGINT, signal.SIGTERM]
+    before: list[Callable[..., object] | int | None] = [signal.signal(kind, note) for kind in kinds]
+    try:
+        yield told
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)

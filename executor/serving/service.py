@@ -1,0 +1,200 @@
+"""One model, ready to answer: from the body of a request to a stream of text."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+
+import numpy as np
+
+from executor.answers import Answer
+from executor.models.base import check_length
+from executor.serving.bodies import COMPLETION_TOKENS, Body, ChatBody, CompletionBody
+from executor.serving.clients import Clients, Ticket
+from executor.serving.engine_thread import EngineThread
+from executor.serving.metrics import Metrics
+from executor.serving.objectives import Objective, objective_of
+from executor.serving.prompts import Prompts, content_ids
+from executor.serving.streams import Ended, Mailbox, Stream
+from executor.session import Session
+from superinfer.request import Request, SLOClass
+
+Headers = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a server is told besides its model and its policies."""
+
+    name: str
+    """By which clients call the model."""
+    most_waiting: int = 1024
+    """Requests that no step has begun with; more are turned away."""
+    prefix: str = "superinfer"
+    """Of the names of metrics."""
+    api_key: str = ""
+    """What clients have to show; empty: nothing."""
+    shutdown_s: float = 40.0
+    """Longest wait for answers under way when the server is told to end."""
+    policies: Mapping[str, str] = field(default_factory=dict)
+    """Names of scheduler and memory policy, for messages."""
+
+
+class Overloaded(Exception):
+    """Too many requests wait."""
+
+    def __init__(self, retry_s: int) -> None:
+        super().__init__(f"too many requests wait; try again in {retry_s} s")
+        self.retry_s = retry_s
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One answer that a client wants."""
+
+    body: Body
+    tokens: list[int]
+    limit: int
+    choice: int
+    objective: Objective
+
+
+class Service:
+    """Everything between HTTP and the engine."""
+
+    def __init__(
+        self,
+        session: Session,
+        prompts: Prompts,
+        classes: Mapping[str, SLOClass],
+        rules: Rules,
+        record: Callable[[Ended], None] = lambda ended: None,
+    ) -> None:
+        """`record` is told of every request that has ended, in the engine's thread."""
+        self.rules = rules
+        self.metrics = Metrics(rules.prefix, rules.name)
+        self.failed = asyncio.Event()
+        self.draining = False
+        """No more requests are taken."""
+        self._session, self._prompts, self._classes = session, prompts, classes
+        self._numbers = count()
+        self._last_queue_s = 0.0
+        model = session.model
+        self.clients = Clients(model.vocab, model.device, record)
+        self._engine = EngineThread(session, self.clients, rules.policies, self._fail)
+        self.metrics.watch(session.engine, self.clients)
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the engine has failed of."""
+        return self._engine.error
+
+    @property
+    def alive(self) -> bool:
+        """True while requests can be answered."""
+        return self._engine.alive
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest context."""
+        return self._session.model.max_model_len
+
+    def start(self) -> None:
+        """Begin to work; in the event loop that is to hear of the answers."""
+        self._loop = asyncio.get_running_loop()
+        self._mailbox = Mailbox(self._loop)
+        self._engine.start()
+
+    def stop(self) -> None:
+        """End at the next step boundary."""
+        self._engine.stop()
+
+    def completions(self, body: CompletionBody, headers: Headers) -> list[Wish]:
+        """What is asked for: every choice for each prompt. InputError for what cannot be."""
+        limit = body.max_tokens or COMPLETION_TOKENS
+        prompts = self._prompts.of_completion(body)
+        return self._wishes(body, prompts, limit, headers)
+
+    def chat(self, body: ChatBody, headers: Headers) -> list[Wish]:
+        """The same of a conversation, whose answer may be as long as its class and the context
+        allow.
+        """
+        tokens = self._prompts.of_chat(body)
+        return self._wishes(body, [tokens], body.limit, headers)
+
+    def send(self, wishes: list[Wish], name: str) -> list[Ticket]:
+        """Hand wishes to the engine; Overloaded where too many wait already."""
+        if self.clients.waiting + len(wishes) > self.rules.most_waiting:
+            raise Overloaded(max(1, math.ceil(self._last_queue_s)))
+        tickets = [self._ticket(wish, f"{name}-{i}") for i, wish in enumerate(wishes)]
+        for ticket in tickets:
+            self.clients.send(ticket)
+        return tickets
+
+    def settle(self, tickets: list[Ticket]) -> None:
+        """The client is gone, or has all: nothing more is to be computed for these."""
+        for ticket in tickets:
+            ended = ticket.stream.ended
+            if ended is None:
+                self.clients.withdraw(ticket)
+            elif ended.first_scheduled_s is not None:
+                self._last_queue_s = ended.first_scheduled_s - ended.request.arrival_s
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _wishes(
+        self, body: Body, prompts: list[list[int]], limit: int | None, headers: Headers
+    ) -> list[Wish]:
+        body.require_served()
+        objective = objective_of(headers, body, self._classes)
+        return [
+            Wish(body, tokens, self._limit(tokens, limit, objective), choice, objective)
+            for tokens in prompts
+            for choice in range(body.choices)
+        ]
+
+    def _limit(self, tokens: list[int], asked: int | None, objective: Objective) -> int:
+        """Most tokens of an answer; InputError for more than the context has room for."""
+        check_length(self._session.model, len(tokens), asked or 1)
+        return asked or min(objective.slo_class.max_tokens, self.max_model_len - len(tokens))
+
+    def _ticket(self, wish: Wish, name: str) -> Ticket:
+        body, ends = wish.body, frozenset(wish.body.stop_token_ids or ())
+        if not body.ignore_eos:
+            ends |= self._prompts.tokenizer.end_tokens
+        text = self._prompts.tokenizer.stream()
+        stream = Stream(self._mailbox, text, body.stop_texts, ends, self.metrics)
+        tokens, sampling = np.array(wish.tokens, np.int64), body.sampling(wish.choice)
+        answer = Answer(tokens, wish.limit, ends, sampling, None, stream.say)
+        return Ticket(self._request(wish, name), answer, stream)
+
+    def _request(self, wish: Wish, name: str) -> Request:
+        objective, block_tokens = wish.objective, self._session.engine.config.block_tokens
+        cached = self._session.engine.prefix is not None
+        return Request(
+            name,
+            self._engine.clock.read(),
+            len(wish.tokens),
+            wish.limit,
+            objective.slo,
+            objective.slo_class,
+            objective.tenant,
+            objective.session_id,
+            objective.priority,
+            wish.body.cache_salt or "",
+            content_ids(wish.tokens, block_tokens) if cached else (),
+            block_tokens,
+            index=next(self._numbers),
+        )
+
+    def _fail(self) -> None:
+        self._loop.call_soon_threadsafe(self.failed.set)
+
+
+def new_id(kind: str) -> str:
+    """A name for an answer, as clients know it."""
+    return f"{kind}-{uuid.uuid4().hex}"

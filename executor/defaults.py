@@ -18,11 +18,16 @@ def device_and_model(
 
     The defaults of `[run]` itself are the simulator's.
     """
-    given = set(_keys(config)) | {setting.partition("=")[0].strip() for setting in settings}
+    given = named(config, settings)
     return {
         "device": device or (None if "run.device" in given else default_device()),
         "model": model or (None if "run.model" in given else TINY),
     }
+
+
+def named(config: Path | None, settings: Iterable[str]) -> set[str]:
+    """What a configuration or `--set` says, of `[run]` and elsewhere."""
+    return set(_keys(config)) | {setting.partition("=")[0].strip() for setting in settings}
 
 
 def _keys(config: Path | None) -> Iterable[str]:

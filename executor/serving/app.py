@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -18,12 +18,10 @@ from executor.serving.bodies import Body, ChatBody, CompletionBody
 from executor.serving.clients import Ticket
 from executor.serving.replies import CHAT, COMPLETION, Envelope, Form, error_body
 from executor.serving.service import Overloaded, Service, Wish, new_id
-from executor.serving.telling import Unfinished, stream_events, whole_reply
+from executor.serving.telling import Unfinished, stream_begins, stream_events, whole_reply
 from superinfer.errors import InputError
 
 REQUEST_ID = "x-request-id"
-OPEN = ("/health", "/metrics")
-"""What needs no key."""
 
 
 def build_app(service: Service) -> FastAPI:
@@ -36,50 +34,67 @@ def build_app(service: Service) -> FastAPI:
         await asyncio.to_thread(service.stop)
 
     app = FastAPI(title="SuperInfer", lifespan=working, docs_url=None, redoc_url=None)
+    api = APIRouter(prefix="/v1", dependencies=[Depends(_key_check(service.rules.api_key))])
     _add_errors(app)
-    _add_state(app, service)
-    _add_completions(app, service)
-    if service.rules.api_key:
-        _require_key(app, service.rules.api_key)
+    _add_state(app, api, service)
+    _add_completions(api, service)
+    app.include_router(api)
     return app
 
 
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _add_completions(app: FastAPI, service: Service) -> None:
-    async def answer(
-        http: Request, body: Body, form: Form, wished: Callable[[], list[Wish]]
-    ) -> Response:
-        if service.draining or not service.alive:
-            raise HTTPException(503, "the server is shutting down")
-        _require_model(service, body.model)
-        envelope = Envelope.new(form, new_id(form.kind), service.rules.name)
-        tickets = service.send(wished(), envelope.name)
-        return await _reply(http, service, envelope, body, tickets)
-
-    @app.post("/v1/completions")
+def _add_completions(api: APIRouter, service: Service) -> None:
+    @api.post("/completions")
     async def completions(body: CompletionBody, http: Request) -> Response:
-        wished = lambda: service.completions(body, http.headers)  # noqa: E731
-        return await answer(http, body, COMPLETION, wished)
+        return await _answer(http, service, body, COMPLETION, service.completions)
 
-    @app.post("/v1/chat/completions")
+    @api.post("/chat/completions")
     async def chat(body: ChatBody, http: Request) -> Response:
-        return await answer(http, body, CHAT, lambda: service.chat(body, http.headers))
+        return await _answer(http, service, body, CHAT, service.chat)
 
 
-async def _reply(
-    http: Request, service: Service, envelope: Envelope, body: Body, tickets: list[Ticket]
+async def _answer(
+    http: Request, service: Service, body: Any, form: Form, wishes_of: Callable[..., list[Wish]]
 ) -> Response:
-    """The answer, whole or as a stream; what its client does not wait for is not computed."""
+    """Read what is asked for, hand it to the engine, and tell what comes of it."""
+    if service.draining or not service.alive:
+        raise HTTPException(503, "the server is shutting down")
+    _require_model(service, body.model)
+    wishes = await asyncio.to_thread(wishes_of, body, http.headers)
+    envelope = Envelope.new(form, new_id(form.kind), service.rules.name)
+    tickets = service.send(wishes, envelope.name)
     headers = {REQUEST_ID: http.headers.get(REQUEST_ID) or envelope.name}
-    if not body.stream:
-        reply = whole_reply(envelope, tickets, body.choices)
-        try:
-            content = await _unless_gone(http, reply)
-        finally:
-            service.settle(tickets)
-        return JSONResponse(content, headers=headers)
+    tell = _streamed if body.stream else _whole
+    return await tell(http, service, envelope, body, tickets, headers)
+
+
+async def _whole(
+    http: Request,
+    service: Service,
+    envelope: Envelope,
+    body: Body,
+    tickets: list[Ticket],
+    headers: dict[str, str],
+) -> Response:
+    """All at once."""
+    try:
+        reply = await _unless_gone(http, whole_reply(envelope, tickets, body.choices))
+    finally:
+        service.settle(tickets)
+    return JSONResponse(reply, headers=headers)
+
+
+async def _streamed(
+    http: Request,
+    service: Service,
+    envelope: Envelope,
+    body: Body,
+    tickets: list[Ticket],
+    headers: dict[str, str],
+) -> Response:
+    """As it comes. What is refused before its first token has a status that says so."""
 
     async def events() -> AsyncIterator[bytes]:
         try:
@@ -88,6 +103,11 @@ async def _reply(
         finally:
             service.settle(tickets)
 
+    try:
+        await _unless_gone(http, stream_begins(tickets))
+    except BaseException:
+        service.settle(tickets)
+        raise
     return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
 
 
@@ -110,8 +130,8 @@ async def _gone(http: Request) -> None:
         pass
 
 
-def _add_state(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/models")
+def _add_state(app: FastAPI, api: APIRouter, service: Service) -> None:
+    @api.get("/models")
     async def models() -> dict[str, Any]:
         model = {"id": service.rules.name, "object": "model", "created": 0}
         more = {"owned_by": "superinfer", "max_model_len": service.max_model_len}
@@ -135,9 +155,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def unread(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"][1:])
-        return _refusal(": ".join(part for part in (field, first["msg"]) if part), 400, field)
+        return _refusal(*_first_fault(error))
 
     @app.exception_handler(Overloaded)
     async def overloaded(_: Request, error: Overloaded) -> Response:
@@ -152,22 +170,31 @@ def _add_errors(app: FastAPI) -> None:
         return _refusal(str(error.detail), error.status_code)
 
 
+def _first_fault(error: RequestValidationError) -> tuple[str, int, str]:
+    """Of a body that cannot be read: what is expected where, the status, and the field."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return f"expected JSON: {first['ctx']['error']}", 400, ""
+    field = ".".join(str(part) for part in first["loc"][1:])
+    wanted = str(first["msg"]).removeprefix("Value error, ")
+    return ": ".join(part for part in (field, wanted) if part), 400, field
+
+
 def _refusal(
     message: str, status: int, param: str | None = None, headers: dict[str, str] | None = None
 ) -> Response:
     return JSONResponse(error_body(message, status, param), status, headers)
 
 
-def _require_key(app: FastAPI, key: str) -> None:
-    """Turn away who does not show the key."""
+def _key_check(key: str) -> Callable[[Request], None]:
+    """Turns away who does not show the key; everybody is let in where there is none."""
 
-    @app.middleware("http")
-    async def check(http: Request, go_on: Callable[[Request], Any]) -> Response:
-        shown = http.headers.get("authorization", "")
-        wanted = f"Bearer {key}"
-        if http.url.path not in OPEN and not hmac.compare_digest(shown.encode(), wanted.encode()):
-            return _refusal("expected the server's key as bearer token", 401)
-        return await go_on(http)  # type: ignore[no-any-return]
+    def check(http: Request) -> None:
+        shown = http.headers.get("authorization", "").encode()
+        if key and not hmac.compare_digest(shown, f"Bearer {key}".encode()):
+            raise HTTPException(401, "expected the server's key as bearer token")
+
+    return check
 
 
 def _require_model(service: Service, name: str | None) -> None:

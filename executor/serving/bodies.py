@@ -7,7 +7,7 @@ from __future__ import annotations
 import secrets
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 from executor.steps.sampler import Sampling
 from superinfer.errors import ConfigError, InputError
@@ -119,17 +119,24 @@ class Body(BaseModel):
             raise InputError(str(error)) from None
 
 
+def _prompts(value: Any) -> Any:
+    """One prompt after the other, out of one or of a list of them."""
+    single = not isinstance(value, list) or (value and type(value[0]) is int)
+    prompts = [value] if single else value
+    if not prompts or not all(map(_is_prompt, prompts)):
+        raise ValueError("expected text, tokens, or a list of either")
+    return prompts
+
+
+def _is_prompt(value: Any) -> bool:
+    listed = isinstance(value, list) and all(type(token) is int for token in value)
+    return isinstance(value, str) or listed
+
+
 class CompletionBody(Body):
     """Of `/v1/completions`: one prompt or several, as text or as tokens."""
 
-    prompt: str | list[int] | list[str] | list[list[int]]
-
-    @property
-    def prompts(self) -> list[str | list[int]]:
-        """One prompt after the other."""
-        prompt: Any = self.prompt
-        single = isinstance(prompt, str) or (prompt and isinstance(prompt[0], int))
-        return [prompt] if single else list(prompt)
+    prompts: Annotated[list[str | list[int]], PlainValidator(_prompts), Field(alias="prompt")]
 
 
 class Message(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ def register(app: typer.Typer) -> None:
     app.command()(serve)
 
 
-@with_options("trace", "limit", "rate_scale", "without_slo", "skip_bad")
+@with_options(*("trace", "limit", "rate_scale", "without_slo", "skip_bad", "prefix_caching", "lag"))
 def serve(
     options: ConfigOptions,
     loading: LoadingOptions,
@@ -27,6 +28,18 @@ def serve(
     chat_template: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Jinja template.", show_default="the model's own"),
+    ] = None,
+    prefix_caching: Annotated[
+        bool | None,
+        typer.Option(
+            "--prefix-caching/--no-prefix-caching",
+            help="Reuse the KV cache of equal prompt beginnings.",
+            show_default="prefix-caching",
+        ),
+    ] = None,
+    lag: Annotated[
+        int | None,
+        typer.Option(min=0, max=1, help="1: plan the next step while one runs.", show_default="1"),
     ] = None,
     max_waiting: Annotated[
         int, typer.Option(min=1, metavar="N", help="More requests in the queue get 429.")
@@ -46,10 +59,16 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a model over HTTP, as OpenAI's completions and chat completions."""
+    from executor.defaults import named
     from executor.serving.server import Place, serve_command
     from executor.serving.service import Rules
 
-    config = options.load()
+    given = named(options.config, options.settings or ())
+    if prefix_caching is None and "run.prefix_caching" not in given:
+        prefix_caching = True
+    if lag is None and "run.lag" not in given:
+        lag = 1
+    config = replace(options, prefix_caching=prefix_caching, lag=lag).load()
     rules = Rules(
         served_model_name or config.run.model,
         max_waiting,

@@ -119,8 +119,8 @@ class Clients:
     def leave_all(self, now: float, reason: str) -> None:
         """The engine runs no more: whoever is left gets no answer."""
         for ticket in (*self._tickets.values(), *self._coming):
-            request = ticket.request
-            ended = Ended(request, "unfinished", reason, None, None, now, 0, 0, 0)
+            request, tokens = ticket.request, len(ticket.answer.tokens)
+            ended = Ended(request, "unfinished", reason, None, None, now, tokens, 0, 0)
             self._finish(ticket, ended)
         self._tickets.clear()
         self._coming.clear()

@@ -48,8 +48,8 @@ HISTOGRAMS = {
     "request_generation_tokens": ("Tokens of an answer.", TOKENS),
 }
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "request_success": ("Requests that ended well.", ("finished_reason",)),
-    "request_failure": ("Requests that ended otherwise, by how.", ("outcome",)),
+    "request_success": ("Requests that finished, or whose client left.", ("finished_reason",)),
+    "request_failure": ("Requests that ended otherwise.", ("outcome",)),
     "slo_requests": ("Requests with targets, by class and result.", ("class", "result")),
     "prompt_tokens": ("Tokens of prompts that ended well.", ()),
     "generation_tokens": ("Tokens given.", ()),
@@ -101,6 +101,8 @@ class Metrics:
             self._observe(verdict.ttft_s, "time_to_first_token_seconds")
         if ended.outcome == "finished":
             self._finished(ended, verdict, stream.finish_reason)
+        elif ended.outcome == "cancelled":  # by vLLM's name, and where vLLM counts it
+            self._count("request_success", {"finished_reason": "abort"})
         else:
             self._count("request_failure", {"outcome": ended.outcome})
 

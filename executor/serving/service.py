@@ -6,12 +6,12 @@ import asyncio
 import math
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import numpy as np
 
-from executor.answers import Answer
+from executor.answers import Answer, Tokens
 from executor.models.base import check_length
 from executor.serving.bodies import COMPLETION_TOKENS, Body, ChatBody, CompletionBody
 from executor.serving.clients import Clients, Ticket
@@ -21,6 +21,7 @@ from executor.serving.objectives import Objective, objective_of
 from executor.serving.prompts import Prompts, content_ids
 from executor.serving.streams import Ended, Mailbox, Stream
 from executor.session import Session
+from executor.steps.sampler import GREEDY, Sampling
 from superinfer.request import Request, SLOClass
 
 Headers = Mapping[str, str]
@@ -56,11 +57,18 @@ class Overloaded(Exception):
 class Wish:
     """One answer that a client wants."""
 
-    body: Body
-    tokens: list[int]
+    tokens: Tokens
+    content: tuple[int, ...]
+    """Ids of its blocks."""
     limit: int
-    choice: int
+    ends: frozenset[int]
+    """Tokens that end the answer."""
+    stop: tuple[str, ...]
+    """Texts that do."""
+    sampling: Sampling
     objective: Objective
+    salt: str
+    """Only prompts with the same one share their caches."""
 
 
 class Service:
@@ -114,7 +122,10 @@ class Service:
         self._engine.stop()
 
     def completions(self, body: CompletionBody, headers: Headers) -> list[Wish]:
-        """What is asked for: every choice for each prompt. InputError for what cannot be."""
+        """What is asked for: every choice for each prompt. InputError for what cannot be.
+
+        This and `chat` may run in any thread: long prompts take their time.
+        """
         limit = body.max_tokens or COMPLETION_TOKENS
         prompts = self._prompts.of_completion(body)
         return self._wishes(body, prompts, limit, headers)
@@ -151,11 +162,26 @@ class Service:
     ) -> list[Wish]:
         body.require_served()
         objective = objective_of(headers, body, self._classes)
+        wished = (self._wish(body, tokens, limit, objective) for tokens in prompts)
         return [
-            Wish(body, tokens, self._limit(tokens, limit, objective), choice, objective)
-            for tokens in prompts
+            replace(wish, sampling=body.sampling(choice))
+            for wish in wished
             for choice in range(body.choices)
         ]
+
+    def _wish(self, body: Body, tokens: list[int], limit: int | None, objective: Objective) -> Wish:
+        engine, ends = self._session.engine, frozenset(body.stop_token_ids or ())
+        block_tokens, cached = engine.config.block_tokens, engine.prefix is not None
+        return Wish(
+            tokens=np.array(tokens, np.int64),
+            content=content_ids(tokens, block_tokens) if cached else (),
+            limit=self._limit(tokens, limit, objective),
+            ends=ends if body.ignore_eos else ends | self._prompts.tokenizer.end_tokens,
+            stop=body.stop_texts,
+            sampling=GREEDY,
+            objective=objective,
+            salt=body.cache_salt or "",
+        )
 
     def _limit(self, tokens: list[int], asked: int | None, objective: Objective) -> int:
         """Most tokens of an answer; InputError for more than the context has room for."""
@@ -163,18 +189,13 @@ class Service:
         return asked or min(objective.slo_class.max_tokens, self.max_model_len - len(tokens))
 
     def _ticket(self, wish: Wish, name: str) -> Ticket:
-        body, ends = wish.body, frozenset(wish.body.stop_token_ids or ())
-        if not body.ignore_eos:
-            ends |= self._prompts.tokenizer.end_tokens
         text = self._prompts.tokenizer.stream()
-        stream = Stream(self._mailbox, text, body.stop_texts, ends, self.metrics)
-        tokens, sampling = np.array(wish.tokens, np.int64), body.sampling(wish.choice)
-        answer = Answer(tokens, wish.limit, ends, sampling, None, stream.say)
+        stream = Stream(self._mailbox, text, wish.stop, wish.ends, self.metrics)
+        answer = Answer(wish.tokens, wish.limit, wish.ends, wish.sampling, None, stream.say)
         return Ticket(self._request(wish, name), answer, stream)
 
     def _request(self, wish: Wish, name: str) -> Request:
-        objective, block_tokens = wish.objective, self._session.engine.config.block_tokens
-        cached = self._session.engine.prefix is not None
+        objective = wish.objective
         return Request(
             name,
             self._engine.clock.read(),
@@ -185,9 +206,9 @@ class Service:
             objective.tenant,
             objective.session_id,
             objective.priority,
-            wish.body.cache_salt or "",
-            content_ids(wish.tokens, block_tokens) if cached else (),
-            block_tokens,
+            wish.salt,
+            wish.content,
+            self._session.engine.config.block_tokens,
             index=next(self._numbers),
         )
 

@@ -147,6 +147,10 @@ class Stream:
             self._hear(letter)
         self._news.set()
 
+    async def begun(self) -> None:
+        """Come back when there is anything to tell."""
+        await self._news.wait()
+
     async def __aiter__(self) -> AsyncIterator[str]:
         """Text as it comes, with the last of it when the request is over."""
         while True:

@@ -37,6 +37,14 @@ async def whole_reply(envelope: Envelope, tickets: Sequence[Ticket], choices: in
     return envelope.whole(written, usage_of(tickets, choices))
 
 
+async def stream_begins(tickets: Sequence[Ticket]) -> None:
+    """Wait for the first answer's first token; Unfinished if it will have none."""
+    stream = tickets[0].stream
+    await stream.begun()
+    if not stream.output_tokens:
+        _require_finished(tickets[0])
+
+
 async def stream_events(
     envelope: Envelope, tickets: Sequence[Ticket], choices: int, with_usage: bool
 ) -> AsyncIterator[bytes]:

@@ -89,10 +89,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
 	@touch $@
 
-# What the executor needs: torch and Triton; the libraries that its tests compare with; and Ray.
+# What the executor and its server need; the libraries that its tests compare with; and Ray.
 $(EXEC): $(STAMP)
 	@echo "Adding torch, Triton and Ray to .venv (some minutes, once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[exec,peers,ray]" -c constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[exec,server,peers,ray]" -c constraints.txt
 	@touch $@
 
 $(COMPILED): | $(STAMP)

@@ -38,6 +38,14 @@ MORE_COMMANDS = (
 )
 """Modules with a function `register(app)`."""
 
+EXTRAS = {
+    **dict.fromkeys(("torch", "triton", "safetensors"), "exec"),
+    **dict.fromkeys(
+        ("fastapi", "jinja2", "prometheus_client", "pydantic", "uvicorn"), "exec,server"
+    ),
+}
+"""What installs a library that is missing."""
+
 app = typer.Typer(
     help="Run models on a device with the schedulers and KV memory policies of SuperInfer.",
     no_args_is_help=True,
@@ -136,9 +144,10 @@ def main() -> None:
     except SuperInferError as error:
         code = complain(str(error), error.exit_code)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("torch", "triton", "safetensors"):
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
             raise
-        code = complain(f"{error.name} is missing: pip install 'superinfer[exec]'", 2)
+        code = complain(f"{error.name} is missing: pip install 'superinfer[{extra}]'", 2)
     except BrokenPipeError:
         code = 1
         close_stdout()

@@ -86,6 +86,8 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise InputError("expected text in UTF-8", file=str(file)) from None
+    except OSError as error:
+        raise InputError(str(error.strerror), file=str(file)) from None
 
 
 def _text(token: Any) -> str:

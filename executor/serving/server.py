@@ -24,9 +24,12 @@ from executor.serving.recording import Recording
 from executor.serving.service import Rules, Service
 from executor.session import ModelOptions, open_session, source_of
 from executor.workload import refuse_simulated, unheeded
+from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
 
 INTERRUPTED = 130
+MOST_CONNECTING = 2048
+"""Connections that nobody has accepted yet."""
 SWITCH_S = 0.0005
 """After so long, and not Python's 5 ms, the engine's thread gets its turn from the event loop."""
 
@@ -47,7 +50,7 @@ def serve_command(config: Config, options: ModelOptions, rules: Rules, place: Pl
     for note in (*config.notes, *unheeded(config)):
         print(f"warning: {note}", file=sys.stderr)
     refuse_simulated(config)
-    prompts = _prompts(config, place)
+    prompts = read_prompts(config, place)
     with (
         _listening(place) as listener,
         Recording.to(place.record) as recording,
@@ -59,21 +62,28 @@ def serve_command(config: Config, options: ModelOptions, rules: Rules, place: Pl
         return _serve(service, listener)
 
 
-# -- inside ---------------------------------------------------------------------------------------
-
-
-def _prompts(config: Config, place: Place) -> Prompts:
+def read_prompts(config: Config, place: Place) -> Prompts:
+    """How prompts of a model are read."""
     found, folder = read_config(source_of(config.run.model))
     tokenizer = load_tokenizer(folder, found.shape.vocab)
     template = load_template(place.chat_template, folder)
     return Prompts(tokenizer, template, found.shape.vocab)
 
 
+# -- inside ---------------------------------------------------------------------------------------
+
+
 @contextmanager
 def _listening(place: Place) -> Iterator[socket.socket]:
-    """The server's socket, before anything slow is done."""
+    """The server's socket, before anything slow is done. ConfigError where nobody may listen."""
     family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
-    with socket.create_server((place.host, place.port), family=family, backlog=2048) as listener:
+    address = place.host, place.port
+    try:
+        listener = socket.create_server(address, family=family, backlog=MOST_CONNECTING)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]
+        raise ConfigError(f"--host {place.host} --port {place.port}: {reason}") from None
+    with listener:
         yield listener
 
 

@@ -1,0 +1,173 @@
+"""Clients that leave, come in crowds, or are there when the engine ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving_kit import Served, asking, serving, until
+
+from executor.serving.service import Rules
+from superinfer.schedulers.fcfs import FcfsScheduler
+
+LONG = {"max_tokens": 4000, "ignore_eos": True}
+
+
+def idle(served: Served) -> None:
+    """Nobody is served, and no request holds a block."""
+    served.until_idle()
+    engine = served.service._session.engine
+    until(lambda: not engine.live and not engine.pool.referenced)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize("stream", [False, True])
+def test_nothing_is_computed_for_who_has_left(tmp_path: Path, stream: bool, lag: int) -> None:
+    with serving(tmp_path, lag=lag) as served:
+        body = asking("Then", stream=stream, n=2, **LONG)
+
+        async def leave() -> None:
+            async with httpx.AsyncClient(base_url=served.url) as client:
+                with pytest.raises(httpx.ReadTimeout):
+                    async with client.stream(
+                        "POST", "/v1/completions", json=body, timeout=0.3
+                    ) as reply:
+                        await asyncio.sleep(0.2)
+                        async for _ in reply.aiter_lines():
+                            raise httpx.ReadTimeout("enough")
+
+        asyncio.run(leave())
+        idle(served)
+        found = served.metrics()
+        (aborted,) = [n for name, n in found.items() if "request_success_total" in name]
+        assert aborted == 2
+        assert served.text("Then") == served.text("Then")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "memory"),
+    [
+        ("rotating", "slo_aware"),
+        ("vllm", "lru"),
+        *(
+            pytest.param(name, "lru", marks=pytest.mark.slow)
+            for name in ("vllm_v1", "sglang", "fastserve", "rotasched")
+        ),
+    ],
+)
+def test_a_crowd_under_pressure_gets_the_right_answers(
+    tmp_path: Path, scheduler: str, memory: str
+) -> None:
+    """A cache far too small for all of them; some leave. Every text is that of an idle server."""
+    prompts = [f"verse {n} of the book, which says that " for n in range(8)]
+    with serving(tmp_path, scheduler=scheduler) as served:
+        alone = [served.text(prompt, max_tokens=40) for prompt in prompts]
+    small = tmp_path / "small"
+    small.mkdir()
+    settings = ["run.host_memory_gib=0.02"]
+    with serving(
+        small, scheduler=scheduler, memory=memory, kv_blocks=10, settings=settings
+    ) as served:
+
+        def ask(prompt: str) -> str:
+            return served.text(prompt, max_tokens=40)
+
+        def leave(prompt: str) -> None:
+            with served.client.stream(
+                "POST", "/v1/completions", json=asking(prompt, stream=True, max_tokens=40)
+            ) as reply:
+                next(reply.iter_lines())
+
+        with ThreadPoolExecutor(12) as pool:
+            left = [pool.submit(leave, prompt) for prompt in prompts[::2]]
+            together = list(pool.map(ask, prompts))
+            assert together == alone
+            assert all(future.exception() is None for future in left)
+        idle(served)
+
+
+def test_too_many_that_wait_are_turned_away(tmp_path: Path) -> None:
+    settings = ["scheduler.max_num_seqs=1"]
+    rules = Rules("tiny", most_waiting=2)
+    with serving(tmp_path, rules, scheduler="vllm", settings=settings) as served:
+        with ThreadPoolExecutor(3) as pool:
+            busy = [pool.submit(served.text, "a", max_tokens=100) for _ in range(3)]
+            until(lambda: served.service.clients.waiting == 2)
+            reply = served.client.post("/v1/completions", json=asking("a"))
+            assert reply.status_code == 429
+            assert int(reply.headers["retry-after"]) >= 1
+            assert "too many requests wait" in reply.json()["error"]["message"]
+            assert len({future.result() for future in busy}) == 1
+        assert served.client.post("/v1/completions", json=asking("a")).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_that_never_fits_is_refused(tmp_path: Path, stream: bool) -> None:
+    with serving(tmp_path, kv_blocks=4) as served:
+        body = asking("x" * 500, stream=stream)
+        assert served.refusal(body).startswith("the request was rejected: exceeds_kv")
+        assert served.text("x")
+
+
+@dataclass
+class Failing(FcfsScheduler):
+    """Gives up when a request has its first token."""
+
+    first: Any = None
+
+    def submit(self, seq: Any, now: float) -> None:
+        self.first = self.first or seq
+        super().submit(seq, now)
+
+    def plan(self, draft: Any, now: float) -> None:
+        if self.first is not None and self.first.first_token_s is not None:
+            raise ZeroDivisionError("no more plans")
+        super().plan(draft, now)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_that_fails(tmp_path: Path, stream: bool) -> None:
+    """Clients hear of it, and the server wants to end."""
+    with serving(tmp_path, scheduler=f"{__name__}:Failing", lag=0) as served:
+        reply = served.client.post("/v1/completions", json=asking("a", stream=stream, **LONG))
+        if stream:
+            *_, last, done = reply.text.split("\n\n")[:-1]
+            assert done == "data: [DONE]"
+            error = json.loads(last.removeprefix("data: "))["error"]
+        else:
+            assert reply.status_code == 503
+            error = reply.json()["error"]
+        assert error["message"] == "the request was not finished: the engine has failed"
+        until(lambda: not served.service.alive)
+        assert served.client.get("/health").status_code == 503
+        assert served.client.post("/v1/completions", json=asking("a")).status_code == 503
+        assert "no more plans" in str(served.service.error)
+        assert served.service.failed.is_set()
+
+
+def test_no_more_is_taken_while_answers_are_finished(tmp_path: Path) -> None:
+    with serving(tmp_path) as served, ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(served.text, "a", max_tokens=100)
+        until(lambda: served.service.clients.count == 1)
+        served.service.draining = True
+        assert served.refusal(asking("a"), 503) == "the server is shutting down"
+        assert len(under_way.result()) == 100
+
+
+def test_a_key_is_asked_for(tmp_path: Path) -> None:
+    with serving(tmp_path, Rules("tiny", api_key="secret")) as served:
+        for wrong in ({}, {"authorization": "Bearer nonsense"}, {"authorization": "secret"}):
+            message = served.refusal(asking("a"), 401, headers=wrong)
+            assert message == "expected the server's key as bearer token"
+        assert served.client.get("/v1/models").status_code == 401
+        right = {"authorization": "Bearer secret"}
+        reply = served.client.post("/v1/completions", json=asking("a"), headers=right)
+        assert reply.status_code == 200
+        assert served.client.get("/health").status_code == 200
+        assert served.client.get("/metrics").status_code == 200

@@ -1,0 +1,179 @@
+"""Completions over HTTP: whole, streamed, several at once, and what ends them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from serving_kit import Served, asking
+
+BEGINNING = "In the beginning God"
+
+
+def events(served: Served, body: dict[str, Any], path: str = "completions") -> Iterator[Any]:
+    """The events of a stream, up to its end."""
+    with served.client.stream("POST", f"/v1/{path}", json={**body, "stream": True}) as reply:
+        assert reply.status_code == 200
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in reply.iter_lines() if line]
+    assert lines[-1] == "data: [DONE]"
+    return (json.loads(line.removeprefix("data: ")) for line in lines[:-1])
+
+
+def test_a_completion(served: Served) -> None:
+    reply = served.complete(BEGINNING)
+    assert reply["object"] == "text_completion" and reply["model"] == "tiny"
+    (choice,) = reply["choices"]
+    assert len(choice["text"]) == 12 and choice["finish_reason"] == "length"
+    usage = reply["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (20, 12)
+    assert usage["total_tokens"] == 32
+
+
+def test_a_stream_says_the_same(served: Served) -> None:
+    body = asking(BEGINNING, stream_options={"include_usage": True})
+    *pieces, last = events(served, body)
+    assert "".join(piece["choices"][0]["text"] for piece in pieces) == served.text(BEGINNING)
+    assert [piece["choices"][0]["finish_reason"] for piece in pieces[:-1]] == [None] * (
+        len(pieces) - 1
+    )
+    assert pieces[-1]["choices"][0]["finish_reason"] == "length"
+    assert last["choices"] == [] and last["usage"]["completion_tokens"] == 12
+    assert len({piece["id"] for piece in (*pieces, last)}) == 1
+
+
+def test_prompts_as_tokens_are_the_same_prompts(served: Served) -> None:
+    tokens = list(BEGINNING.encode())
+    assert served.text(tokens) == served.text(BEGINNING)
+    both = served.complete([tokens, list(b"And he said")])
+    texts = [choice["text"] for choice in both["choices"]]
+    assert texts == [served.text(BEGINNING), served.text("And he said")]
+    assert [choice["index"] for choice in both["choices"]] == [0, 1]
+    assert both["usage"]["prompt_tokens"] == 20 + 11
+
+
+def test_choices_have_seeds_of_their_own(served: Served) -> None:
+    body = {"temperature": 1.0, "seed": 5, "n": 3, "max_tokens": 20}
+    reply = served.complete(BEGINNING, **body)
+    texts = [choice["text"] for choice in reply["choices"]]
+    assert len(set(texts)) == 3
+    assert reply["usage"]["prompt_tokens"] == 20, "one prompt, however many answers it has"
+    again = served.text(BEGINNING, **{**body, "n": 1, "seed": 6})
+    assert again == texts[1]
+
+
+def test_a_stream_of_several_choices(served: Served) -> None:
+    body = asking(BEGINNING, n=2, temperature=1.0, seed=5)
+    texts = ["", ""]
+    for piece in events(served, body):
+        (choice,) = piece["choices"]
+        texts[choice["index"]] += choice["text"]
+    whole = served.complete(BEGINNING, n=2, temperature=1.0, seed=5)
+    assert texts == [choice["text"] for choice in whole["choices"]]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stop_text_ends_an_answer_and_is_no_part_of_it(served: Served, stream: bool) -> None:
+    whole = served.text(BEGINNING, max_tokens=60)
+    stop = whole[20:24]
+    wanted = whole[: whole.index(stop)]
+    body = asking(BEGINNING, max_tokens=60, stop=["never said", stop])
+    if stream:
+        pieces = [piece["choices"][0] for piece in events(served, body)]
+        text, reason = "".join(p["text"] for p in pieces), pieces[-1]["finish_reason"]
+        tokens = None
+    else:
+        reply = served.complete(BEGINNING, max_tokens=60, stop=["never said", stop])
+        (choice,) = reply["choices"]
+        text, reason = choice["text"], choice["finish_reason"]
+        tokens = reply["usage"]["completion_tokens"]
+    assert (text, reason) == (wanted, "stop")
+    assert tokens in (None, len(wanted) + len(stop)), "the engine has stopped there, too"
+
+
+def test_a_stop_token_ends_an_answer(served: Served) -> None:
+    whole = served.text(BEGINNING, max_tokens=40)
+    reply = served.complete(BEGINNING, max_tokens=40, stop_token_ids=[ord("e")])
+    (choice,) = reply["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert reply["usage"]["completion_tokens"] == whole.index("e") + 1
+
+
+def test_many_at_once_say_what_they_say_alone(served: Served) -> None:
+    """Greedy ones among some that are drawn, and some with penalties."""
+    prompts = [f"{name} said unto" for name in ("Moses", "Aaron", "David", "Saul", "Ruth", "Job")]
+    bodies: list[dict[str, Any]] = [
+        {},
+        {"temperature": 0.9, "seed": 3},
+        {"repetition_penalty": 1.3},
+        {"stop": ["\n"]},
+    ]
+    asked = [(prompt, body) for prompt in prompts for body in bodies]
+    alone = [served.text(prompt, max_tokens=24, **body) for prompt, body in asked]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        together = pool.map(lambda ask: served.text(ask[0], max_tokens=24, **ask[1]), asked)
+        assert list(together) == alone
+
+
+def test_a_prompt_that_comes_again_is_cached(served: Served) -> None:
+    prompt = "a prompt that nobody else has sent here " * 4
+    first, second = (served.complete(prompt)["usage"] for _ in range(2))
+    assert first["prompt_tokens_details"]["cached_tokens"] == 0
+    found = second["prompt_tokens_details"]["cached_tokens"]
+    assert 128 <= found < second["prompt_tokens"]
+    salted = served.complete(prompt, cache_salt="mine")["usage"]
+    assert salted["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+def test_the_name_of_a_request_comes_back(served: Served) -> None:
+    reply = served.client.post(
+        "/v1/completions", json=asking("a"), headers={"X-Request-Id": "mine"}
+    )
+    assert reply.headers["x-request-id"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"prompt": []}, "prompt: expected text, tokens, or a list of either"),
+        ({"prompt": [[1], "a", 3]}, "prompt: expected text, tokens, or a list of either"),
+        ({"prompt": ""}, "prompt: expected a prompt with at least one token"),
+        ({"prompt": [9999]}, "prompt: expected tokens from 0 to"),
+        ({"max_tokens": 0}, "max_tokens: "),
+        ({"max_tokens": 1 << 20}, "above the context of"),
+        ({"temperature": -1}, "temperature: expected a finite number >= 0"),
+        ({"n": 0}, "n: "),
+        ({"logprobs": 2}, "logprobs: not supported here"),
+        ({"best_of": 2}, "best_of: not supported here"),
+        ({"response_format": {"type": "json_object"}}, "response_format: expected type text"),
+        ({"slo": {"ttft": 3}}, "slo.ttft: "),
+        ({"service_tier": "chatt"}, "did you mean 'chat'?"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_line(
+    served: Served, change: dict[str, Any], wanted: str
+) -> None:
+    assert wanted in served.refusal({**asking("a"), **change})
+
+
+def test_an_unknown_model(served: Served) -> None:
+    message = served.refusal({**asking("a"), "model": "other"}, status=404)
+    assert message == "the model 'other' is not here; expected 'tiny'"
+
+
+def test_a_body_that_is_no_json(served: Served) -> None:
+    reply = served.client.post(
+        "/v1/completions", content=b'{"prompt":', headers={"content-type": "application/json"}
+    )
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"].startswith("expected JSON: ")
+
+
+def test_models_and_health(served: Served) -> None:
+    assert served.client.get("/health").status_code == 200
+    (model,) = served.client.get("/v1/models").json()["data"]
+    assert model["id"] == "tiny" and model["max_model_len"] == 10240
+    assert served.client.get("/v1/nothing").json()["error"]["code"] == 404

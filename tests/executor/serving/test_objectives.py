@@ -1,0 +1,62 @@
+"""What a request was promised: headers over the body over the class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from executor.serving.bodies import CompletionBody
+from executor.serving.objectives import NO_TENANT, objective_of
+from superinfer.errors import InputError
+from superinfer.request import SLO
+from superinfer.slo_classes import PRESETS
+
+
+def objective(headers: dict[str, str] | None = None, **body: Any) -> Any:
+    return objective_of(headers or {}, CompletionBody(prompt="a", **body), PRESETS)
+
+
+def test_nothing_is_promised_by_default() -> None:
+    found = objective()
+    assert found.slo.empty and found.slo_class.name == "default"
+    assert (found.tenant, found.priority, found.session_id) == (NO_TENANT, 0, None)
+
+
+def test_a_class_by_tier_or_by_objective() -> None:
+    assert objective(service_tier="chat").slo == PRESETS["chat"].slo
+    assert objective(service_tier="auto").slo_class.name == "default"
+    both = objective({"x-llm-d-inference-objective": "code"}, service_tier="chat")
+    assert both.slo_class.name == "code"
+    older = objective({"x-gateway-inference-objective": "code"})
+    assert older.slo_class.name == "code"
+
+
+def test_own_targets_replace_those_of_the_class() -> None:
+    found = objective(
+        {"x-llm-d-slo-ttft-ms": "250"},
+        service_tier="chat",
+        slo={"ttft_ms": 700, "e2el_ms": 5000, "tpot_ms": 0},
+    )
+    assert found.slo == SLO(ttft_s=0.25, e2el_s=5.0), "0 has taken the class's TPOT away"
+    assert objective({"x-slo-tpot-ms": "40"}).slo == SLO(tpot_s=0.04)
+    newer = {"x-slo-tpot-ms": "40", "x-llm-d-slo-tpot-ms": "50"}
+    assert objective(newer).slo == SLO(tpot_s=0.05)
+
+
+def test_a_tenant_by_header_or_by_user() -> None:
+    assert objective(user="ann").tenant == "ann"
+    header = {"x-llm-d-inference-fairness-id": "shop", "x-session-id": "s1"}
+    found = objective(header, user="ann", priority=-3)
+    assert (found.tenant, found.session_id, found.priority) == ("shop", "s1", -3)
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", "1e300"])
+def test_a_target_that_is_no_number(text: str) -> None:
+    with pytest.raises(InputError, match="x-slo-ttft-ms: expected a number of ms"):
+        objective({"x-slo-ttft-ms": text})
+
+
+def test_a_class_that_is_not_configured() -> None:
+    with pytest.raises(InputError, match=r"x-llm-d-inference-objective: 'chta': unknown \(did you"):
+        objective({"x-llm-d-inference-objective": "chta"})

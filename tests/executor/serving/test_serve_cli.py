@@ -1,0 +1,127 @@
+"""`superinfer-exec serve` as a process: what it says, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from executor_runs import call
+from serving_kit import PATIENCE_S, asking
+
+ROOT = Path(__file__).parents[3]
+
+
+@contextmanager
+def server(*options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process that serves, and its address."""
+    command = (sys.executable, "-m", "executor", "serve", "--port", 0, "--device", "cpu", *options)
+    with subprocess.Popen(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            match = re.fullmatch(r"tiny at (http://127\.0\.0\.1:\d+)/v1\n", line)
+            assert match, line
+            yield process, match[1]
+        finally:
+            process.kill()
+
+
+def rest(process: subprocess.Popen[str]) -> str:
+    """What it says until it ends."""
+    return process.communicate(timeout=PATIENCE_S)[1]
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "last"), [(signal.SIGTERM, 0, ""), (signal.SIGINT, 130, "interrupted\n")]
+)
+def test_answers_under_way_are_finished(
+    tmp_path: Path, sent: signal.Signals, code: int, last: str
+) -> None:
+    record = tmp_path / "asked.jsonl"
+    with (
+        server("--record", record) as (process, url),
+        httpx.stream(
+            "POST",
+            f"{url}/v1/completions",
+            json=asking("a", stream=True, max_tokens=100, ignore_eos=True),
+            timeout=PATIENCE_S,
+        ) as reply,
+    ):
+        lines = reply.iter_lines()
+        next(lines)
+        process.send_signal(sent)
+        text = "".join(
+            json.loads(line[6:])["choices"][0]["text"]
+            for line in lines
+            if line.startswith("data: {")
+        )
+        assert len(text) > 80
+        assert rest(process) == f"1 requests in {record}\n{last}"
+        assert process.returncode == code
+    assert json.loads(record.read_text())["output_length"] == 100
+
+
+@pytest.mark.slow
+def test_nobody_is_waited_for_longer_than_was_said() -> None:
+    body = asking("a", stream=True, max_tokens=9000, ignore_eos=True)
+    with (
+        server("--shutdown-timeout", 0) as (process, url),
+        httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=PATIENCE_S) as reply,
+    ):
+        next(reply.iter_lines())
+        process.terminate()
+        assert rest(process).endswith("timeout graceful shutdown exceeded\n")
+        assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_an_engine_that_fails_ends_the_server(tmp_path: Path) -> None:
+    options = ("--scheduler", "tests.executor.serving.test_clients:Failing", "--lag", 0)
+    with server(*options) as (process, url):
+        reply = httpx.post(f"{url}/v1/completions", json=asking("a"), timeout=PATIENCE_S)
+        assert reply.status_code == 503
+        said = rest(process)
+        assert process.returncode == 1
+    assert said.startswith("error: ") and said.count("\n") == 1 and "no more plans" in said
+
+
+def test_what_cannot_be_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = tmp_path / "there.jsonl"
+    record.touch()
+
+    def fault(*options: object) -> tuple[int, str]:
+        code, text, errors = call(monkeypatch, capsys, "serve", "--device", "cpu", *options)
+        assert text == ""
+        return code, errors
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: Any = taken.getsockname()[1]
+        taken_by = f"error: --host 127.0.0.1 --port {port}: Address already in use\n"
+        assert fault("--port", port) == (2, taken_by)
+    assert fault("--record", record, "--port", 0) == (
+        2,
+        f"error: --record: {record} is there already\n",
+    )
+    code, said = fault("--chat-template", tmp_path / "none.jinja", "--port", 0)
+    assert code == 2 and said.endswith("none.jinja: No such file or directory\n")
+    code, said = fault("--set", "run.replicas=2", "--port", 0)
+    assert code == 2 and "run.replicas" in said

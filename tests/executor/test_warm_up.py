@@ -19,7 +19,7 @@ from executor.kv.streams import InlineStreams
 from executor.kv.swap import Mover
 from executor.ranks import LeadingRunner
 from executor.session import ModelOptions, open_session
-from executor.steps.packing import PINNED_AT_ONCE, pin_ahead, pinned_sizes
+from executor.steps.packing import PINNED_AT_ONCE, SMALL_AT_ONCE, pin_ahead, pinned_sizes
 from executor.steps.runner import Launched, Runner
 from executor.steps.sampler import Sampling, sample
 from executor.warm_up import WARM_UP_CHUNKS, compile_kernels, make_ready, sizes_up_to, warm_up
@@ -288,9 +288,10 @@ def test_buffers_of_all_sizes_are_pinned_ahead(tmp_path, monkeypatch):
         def __del__(self):
             held.pop()
 
-    pin_ahead(5000, Buffer)
-    assert sorted(made) == sorted([1 << n for n in range(3, 14)] * PINNED_AT_ONCE)
-    assert most == PINNED_AT_ONCE and not held
+    pin_ahead(50_000, Buffer)
+    small, large = ([1 << n for n in sizes] for sizes in (range(3, 15), (15, 16)))
+    assert sorted(made) == sorted(small * SMALL_AT_ONCE + large * PINNED_AT_ONCE)
+    assert most == SMALL_AT_ONCE > PINNED_AT_ONCE and not held
     assert [pinned_sizes(n)[-1] for n in (1, 8, 9, 1 << 20, (1 << 20) + 1)] == [
         *(8, 8, 16, 1 << 20, 2 << 20)
     ]

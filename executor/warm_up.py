@@ -20,15 +20,15 @@ from executor.kv.tables import BlockTable, CopyJob, MoveJob, Moves, Order, Requa
 from executor.models import Model
 from executor.steps.inputs import ChunkRows, DecodeRow, build_inputs
 from executor.steps.runner import Batch, Runner
-from executor.steps.sampler import History, Sampling, SamplingRow, sample
+from executor.steps.sampler import ROWS_AT_ONCE, History, Sampling, SamplingRow, sample
 from superinfer.schedulers.base import Scheduler
 
 WARM_UP_TOKENS = 8192
 """Prefill tokens of a step, if the scheduler names no budget of its own."""
 WARM_UP_ROWS, MOST_WARM_ROWS = 256, 1024
 """Decodes of a step, if the scheduler names no number of its own, and at the most."""
-SAMPLED_ROWS = (1, 32)
-"""Rows whose tokens are drawn."""
+SAMPLED_ROWS = (1, 32, ROWS_AT_ONCE)
+"""Rows whose tokens are drawn; the most at once leave the memory for it in torch's cache."""
 WARM_UP_CHUNKS = (1, 16, 64, 256, 1024)
 """Tokens of chunks for which kernels may have tiles of their own."""
 LIBRARY_ROWS = 256

@@ -47,7 +47,8 @@ class Device:
 
 
 def find_device(name: str) -> Device:
-    """The device `cpu`, `cuda`, or `cuda` with the figures of a named preset.
+    """The device `cpu`, `cuda`, or `cuda` with the figures of a named preset; `cuda:1` becomes the
+    current one (`use`).
 
     Raises ConfigError where there is none.
     """
@@ -58,10 +59,19 @@ def find_device(name: str) -> Device:
         raise ConfigError(f"run.device: expected cpu, cuda or one of {known}, got {name!r}")
     if not torch.cuda.is_available():
         raise ConfigError(f"run.device {name}: torch finds no CUDA device; use --device cpu")
-    device = torch.device(name if name.startswith("cuda") else "cuda")
+    device = _gpu(name if name.startswith("cuda") else "cuda")
+    use(device)
     found = torch.cuda.get_device_name(device)
     spec = load_device(name) if name.lower() in DEVICES else _gpu_spec(found, device)
     return Device(device, found, spec)
+
+
+def use(device: torch.device) -> None:
+    """Let this thread work on a GPU that has a number. Triton, events and graphs go by the thread's
+    current GPU, not by that of a tensor, and for each thread that is the first one to begin with.
+    """
+    if device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def default_device() -> str:
@@ -127,6 +137,15 @@ def executor_versions(*more: str) -> dict[str, str]:
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _gpu(name: str) -> torch.device:
+    """The GPU `cuda` or `cuda:NUMBER`; ConfigError where there is no such one."""
+    count = torch.cuda.device_count()
+    known = ["cuda", *(f"cuda:{number}" for number in range(count))]
+    if name not in known:
+        raise ConfigError(f"run.device: expected one of {', '.join(known)}, got {name!r}")
+    return torch.device(name)
 
 
 def _gpu_spec(found: str, device: torch.device) -> DeviceSpec:

@@ -287,6 +287,8 @@ def _require(config: Config, options: ModelOptions) -> None:
     if run.device == HOST:  # all ranks share its memory
         weight_bytes = 1 if options.int8 else options.torch_dtype(torch.device(HOST)).itemsize
         require_memory(shape, run.tp, weight_bytes, ranks=run.tp)
+    if run.device.startswith("cuda:"):
+        raise ConfigError(f"run.device: each of {run.tp} ranks has its own, got {run.device!r}")
     if run.device != HOST and torch.cuda.device_count() < run.tp:
         raise ConfigError(f"run.tp={run.tp}: torch finds {torch.cuda.device_count()} CUDA devices")
 

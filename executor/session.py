@@ -28,7 +28,7 @@ from executor.opening import Stages
 from executor.ranks import Channel, LeadingMover, LeadingRunner
 from executor.step_log import StepLog
 from executor.steps.runner import Runner
-from executor.warm_up import compile_kernels, make_ready, most_rows, most_tokens
+from executor.warm_up import compile_kernels, enter_thread, make_ready, most_rows, most_tokens
 from superinfer.costs import HostCost, StepCost, build_cost
 from superinfer.costs.shapes import ModelShape
 from superinfer.engine import Engine, EngineConfig
@@ -95,6 +95,12 @@ class Session:
             self.engine, self.runner, self.manager, self.mover, answers, clock, traffic
         )
         return Driver(backend)
+
+    def enter_thread(self) -> None:
+        """To be called first in the thread that runs the driver, if it is not the one that opened
+        the session.
+        """
+        enter_thread(self.runner)
 
     def real_time(
         self, skip_idle: bool = False, timer: Timer | None = None, log: StepLog | None = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from executor.device import use
 from executor.kv.arena import Arena, HostArena
 from executor.kv.layout import KVLayout
 from executor.kv.swap import Mover
@@ -19,17 +20,19 @@ from executor.kv.tables import BlockTable, CopyJob, MoveJob, Moves, Order, Requa
 from executor.models import Model
 from executor.steps.inputs import ChunkRows, DecodeRow, build_inputs
 from executor.steps.runner import Batch, Runner
-from executor.steps.sampler import History, Sampling, SamplingRow, sample
+from executor.steps.sampler import ROWS_AT_ONCE, History, Sampling, SamplingRow, sample
 from superinfer.schedulers.base import Scheduler
 
 WARM_UP_TOKENS = 8192
 """Prefill tokens of a step, if the scheduler names no budget of its own."""
 WARM_UP_ROWS, MOST_WARM_ROWS = 256, 1024
 """Decodes of a step, if the scheduler names no number of its own, and at the most."""
-SAMPLED_ROWS = (1, 32)
-"""Rows whose tokens are drawn."""
+SAMPLED_ROWS = (1, 32, ROWS_AT_ONCE)
+"""Rows whose tokens are drawn; the most at once leave the memory for it in torch's cache."""
 WARM_UP_CHUNKS = (1, 16, 64, 256, 1024)
 """Tokens of chunks for which kernels may have tiles of their own."""
+LIBRARY_ROWS = 256
+"""More than products of our own with 16-bit weights take."""
 PAIRS = ((16, 8), (16, 4), (8, 4))
 """Bits that blocks have and get."""
 
@@ -87,6 +90,18 @@ def make_ready(
         whole = arenas[0].size
         runner.pin_ahead(tokens, rows, whole.nbytes // min(whole.block_bytes.values()))
     mover.poll()
+
+
+def enter_thread(runner: Runner) -> None:
+    """Let this thread run steps where another one has made all ready, while no block of the arena
+    is in use. Each thread has a current GPU, and a handle and a workspace of cuBLAS, which torch
+    makes with its first product: a step of as many rows as go to the library.
+    """
+    use(runner.device)
+    if runner.asynchronous and runner.alone:
+        model = runner.model
+        tokens = min(LIBRARY_ROWS, model.max_model_len)
+        runner.rehearse(Batch.of([], _chunks(model.layout, tokens, model.max_model_len)))
 
 
 def sizes_up_to(most: int) -> list[int]:

@@ -96,7 +96,9 @@ def _each(calls: Sequence[Call]) -> Call:
 
 
 def captured(calls: Sequence[Call]) -> Call:
-    """A graph of all calls. They run once before, on a side stream, so that all is compiled."""
+    """A graph of all calls. They run once before, so that all is compiled, on the stream on which
+    they are captured (`StepGraphs`: why on one of their own).
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -104,7 +106,7 @@ def captured(calls: Sequence[Call]) -> Call:
         calls[-1]()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):
         for call in calls:
             call()
     replay: Call = graph.replay

@@ -39,6 +39,10 @@ PATTERNS = {
 """Instructions that are counted: products on tensor cores, those of sm_90 that end a group of them
 (what is waited for is a group), copies from global to shared memory that do not wait, loads of 16
 bytes."""
+WAIT = r"\bACQBULK\b"
+"""For the kernel before, of those that are launched early (`early`)."""
+BEFORE_WAIT = {"early_loads": r"\bLDG\b|\bLDGSTS\b", "early_stores": r"\b(?:STG|ATOMG?|REDG?)\b"}
+"""Instructions that are counted where they come before that: a compiler may have moved them."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,10 @@ class Compiled:
     last_of_group: int
     async_copies: int
     wide_loads: int
+    waits: int
+    """1 if it waits for the kernel before."""
+    early_loads: int
+    early_stores: int
     seconds: float
     """That compiling took."""
     problems: tuple[str, ...]
@@ -84,7 +92,13 @@ def compile_entry(entry: Entry) -> Compiled:
 
 def counts(code: str) -> dict[str, int]:
     """How many instructions of each kind there are in disassembled code."""
-    return {name: len(re.findall(pattern, code)) for name, pattern in PATTERNS.items()}
+    before, *after = re.split(WAIT, code, maxsplit=1)
+    ahead = before if after else ""
+    return {
+        **{name: len(re.findall(pattern, code)) for name, pattern in PATTERNS.items()},
+        **{name: len(re.findall(pattern, ahead)) for name, pattern in BEFORE_WAIT.items()},
+        "waits": len(after),
+    }
 
 
 def check_tools() -> None:
@@ -125,6 +139,11 @@ def problems(entry: Entry, figures: dict[str, int]) -> list[str]:
         "waits for each product": entry.grouped
         and 2 * figures["last_of_group"] > figures["tensor_cores"],
         "no asynchronous copies": entry.pipelined and not figures["async_copies"],
+        "does not wait for the kernel before": bool(entry.constants.get("EARLY"))
+        and not figures["waits"],
+        f"{figures['early_loads']} loads before it waits": figures["early_loads"]
+        > entry.max_early_loads,
+        "stores before it waits": figures["early_stores"] > 0,
     }
     return [problem for problem, holds in found.items() if holds]
 

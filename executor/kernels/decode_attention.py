@@ -208,6 +208,7 @@ def _decode_entry(
         constants=constant,
         aligned=(*pointers, "q_stride"),
         options={"num_warps": 1, "maxnreg": registers(form.layout, tiles)},
+        max_early_loads=5 if asked else 0,
         dot=True,
         pipelined=True,
     )

@@ -230,6 +230,7 @@ def _entry(tile: Tile, form: str, slices: int) -> Entry:
         aligned=(*pointers, "n", "k"),
         options=tile.options,
         max_registers=128,
+        max_early_loads=1,
         dot=True,
         pipelined=True,
     )

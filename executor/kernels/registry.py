@@ -48,6 +48,8 @@ class Entry:
     """Budget of registers per thread."""
     max_stack_bytes: int = 0
     """What may spill, per thread."""
+    max_early_loads: int = 0
+    """Loads before it waits for the kernel before (`early`): of what no kernel of a step writes."""
     dot: bool = False
     """True if it has to use tensor cores."""
     grouped: bool = False

@@ -111,6 +111,7 @@ def entries() -> list[Entry]:
             aligned=("x", "residual", "weight", "normed", "total", "hidden"),
             options=options,
             max_registers=64,
+            max_early_loads=4,
         )
 
     return [

@@ -96,7 +96,10 @@ class StepGraphs:
             device=runner.device,
         )
         self._side: Any = None
-        """One stream for all first runs: cuBLAS keeps a workspace for each stream that it sees."""
+        """One stream for all first runs and captures. For each stream torch keeps a workspace for
+        cuBLAS, and newer versions free it with any graph that was captured there. On the stream
+        that torch has for all captures that might be another's, and these graphs would go on with
+        memory that is not theirs."""
         self._graphs: dict[Sizes, Captured] = {}
         pool = None
         for size in sorted(sizes, key=_order, reverse=True):
@@ -254,10 +257,10 @@ class StepGraphs:
             self._logits[: sizes.wanted].copy_(run())  # compiles, and cuBLAS takes its workspace
         torch.cuda.current_stream(runner.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, stream=side):
             logits = run()
         copy = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(copy, pool=graph.pool()):
+        with torch.cuda.graph(copy, pool=graph.pool(), stream=side):
             self._logits[: sizes.wanted].copy_(logits)
         graph.replay()  # the first time is longer: it brings a graph to the device
         copy.replay()

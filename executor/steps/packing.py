@@ -25,6 +25,9 @@ ALIGNMENT = 16
 PINNED_AT_ONCE = 3
 """Pinned buffers of one size that are in use together: of the step that runs, of the one that is
 queued, and of the one that is being prepared."""
+SMALL_BYTES, SMALL_AT_ONCE = 16 << 10, 24
+"""Of this size and less a step has several more: places of blocks that move, settings of tokens
+that are drawn (`sent`), and the tokens."""
 BLOCK_LISTS = ("decode_offsets", "decode_positions", "chunk_offsets", "chunk_positions")
 """The arrays of a step of which a larger buffer may be filled in part."""
 
@@ -153,7 +156,8 @@ def pin_ahead(most_bytes: int, make: Callable[[int], object] = pinned_buffer) ->
     programming guide, "implicit synchronization"). Capturing a graph empties the cache.
     """
     for nbytes in pinned_sizes(most_bytes):
-        held = [make(nbytes) for _ in range(PINNED_AT_ONCE)]
+        count = SMALL_AT_ONCE if nbytes <= SMALL_BYTES else PINNED_AT_ONCE
+        held = [make(nbytes) for _ in range(count)]
         held.clear()
 
 

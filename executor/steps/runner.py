@@ -98,6 +98,8 @@ class Runner:
         self._ops = ops_for(self.device)
         self.budget = budget or ItemBudget.of(model.layout, self.device)
         self.outputs = torch.zeros(MAX_OUTPUTS, dtype=torch.int64, device=self.device)
+        self._before = torch.zeros_like(self.outputs)
+        """What was there before a replayed step whose tokens are drawn."""
         self.graphs: StepGraphs | None = None
         self.replayed = 0
         """Steps that came from a graph."""
@@ -166,14 +168,23 @@ class Runner:
         """A step from a graph, if there is one for it."""
         if self.graphs is None:
             return None
+        drawn = batch.sampling is not None and not _greedy(batch.sampling)
+        if drawn:
+            self._before.copy_(self.outputs)
         logits = self.graphs.replay(batch)
         if logits is None:
             return None
+        tokens = self.outputs[: batch.wanted]
+        try:
+            if drawn:
+                tokens = self._choose(logits()[: batch.wanted], batch.sampling)
+        except RuntimeError:
+            # Too little memory to draw, and the graph has left its own tokens already: whoever
+            # tries again without some rows needs those of the step before.
+            self.outputs.copy_(self._before)
+            raise
         self.replayed += 1
-        rows = batch.wanted
-        if batch.sampling is None or _greedy(batch.sampling):
-            return self.outputs[:rows]
-        return self._choose(logits()[:rows], batch.sampling)
+        return tokens
 
     def _choose(self, logits: Tensor, sampling: Sequence[SamplingRow] | None) -> Tensor:
         """The token of each row of logits, kept for the next step."""

@@ -28,6 +28,10 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 """Constants of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), as signed numbers."""
 
 
+ROWS_AT_ONCE = 128
+"""Rows that are drawn together. Of a vocabulary of 128,256 each takes some 6 MB meanwhile, and what
+is left beside the KV cache must be enough however many requests draw.
+"""
 MOST_PENALTY = 100.0
 """Beyond that a penalty is a mistake: logits are far smaller."""
 DRAWING = ("temperature", "top_k", "top_p", "min_p")
@@ -109,17 +113,10 @@ class SamplingRow:
 
 def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
     """The next token of each row; int64 [rows]. `logits` float32 [rows, vocab] is left as it is."""
-    logits = _penalised(logits, rows)
-    if all(row.sampling.temperature == 0 for row in rows):
-        return logits.argmax(-1)
-    temperature, *columns = _columns([row.sampling for row in rows], DRAWING, logits.device)
-    scaled = logits / temperature.clamp(min=1e-5)[:, None]
-    kept, order = _kept(scaled.softmax(-1), columns, rows)
-    keys = [(row.sampling.seed, row.position) for row in rows]
-    noise = exponential_noise(keys, logits.shape[1], logits.device)
-    winner = (kept / noise.gather(1, order)).argmax(-1, keepdim=True)
-    drawn = order.gather(1, winner)[:, 0]
-    return torch.where(temperature == 0, logits.argmax(-1), drawn)
+    if len(rows) <= ROWS_AT_ONCE:
+        return _sampled(logits, rows)
+    parts = [slice(first, first + ROWS_AT_ONCE) for first in range(0, len(rows), ROWS_AT_ONCE)]
+    return torch.cat([_sampled(logits[part], rows[part]) for part in parts])
 
 
 def remember(tokens: Tensor, rows: Sequence[SamplingRow]) -> None:
@@ -142,6 +139,20 @@ def exponential_noise(keys: Sequence[tuple[int, int]], vocab: int, device: torch
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _sampled(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
+    logits = _penalised(logits, rows)
+    if all(row.sampling.temperature == 0 for row in rows):
+        return logits.argmax(-1)
+    temperature, *columns = _columns([row.sampling for row in rows], DRAWING, logits.device)
+    scaled = logits / temperature.clamp(min=1e-5)[:, None]
+    kept, order = _kept(scaled.softmax(-1), columns, rows)
+    keys = [(row.sampling.seed, row.position) for row in rows]
+    noise = exponential_noise(keys, logits.shape[1], logits.device)
+    winner = (kept / noise.gather(1, order)).argmax(-1, keepdim=True)
+    drawn = order.gather(1, winner)[:, 0]
+    return torch.where(temperature == 0, logits.argmax(-1), drawn)
 
 
 def _penalised(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:

@@ -4,9 +4,11 @@ late: equal bit for bit.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
@@ -17,9 +19,17 @@ from executor.models import Model, load_model
 from executor.steps.inputs import build_inputs
 from executor.steps.runner import Batch, Runner
 from executor.steps.step import StepInputs
+from executor.warm_up import enter_thread
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.kernels.cases import MIXES
-from experiments.gpu_check.setting import device_of, dtype_of, tolerance, verdict
+from experiments.gpu_check.setting import (
+    device_of,
+    dtype_of,
+    poison,
+    randn,
+    tolerance,
+    verdict,
+)
 
 SMALL = {
     "architectures": ["LlamaForCausalLM"],
@@ -101,11 +111,13 @@ def replay_int8(context: Context) -> Result:
 
 def _compare(context: Context, model: Model, most_rows: int) -> Result:
     source = RandomArena(model.layout, 800, device_of(context))
-    runner = Runner(model, source.arena)
+    runner, others = Runner(model, source.arena), product_graph(context)
     begin_s = time.perf_counter()
     runner.capture(most_rows, 1200)
     torch.cuda.synchronize()
     capture_s = time.perf_counter() - begin_s
+    del others
+    poison(context)
     graphs = runner.graphs
     assert graphs is not None
     errors: dict[str, float] = {}
@@ -141,6 +153,17 @@ def _compare(context: Context, model: Model, most_rows: int) -> Result:
     if max(unlike.values(), default=0.0) > bound:
         errors |= {f"{name}, not padded": error for name, error in unlike.items() if error > bound}
     return verdict(errors, 0.0, graphs=len(graphs), capture_s=capture_s, unpadded=unlike)
+
+
+def product_graph(context: Context) -> torch.cuda.CUDAGraph:
+    """A library's product as others capture it. When it goes, so does what the library had for it,
+    and nothing that was captured meanwhile may miss that.
+    """
+    x, graph = randn(context, 512, 512), torch.cuda.CUDAGraph()
+    x.mm(x)  # the library begins, which cannot be captured
+    with torch.cuda.graph(graph):
+        x.mm(x)
+    return graph
 
 
 def _unpadded(runner: Runner, batch: Batch) -> StepInputs:
@@ -214,9 +237,32 @@ def launched(context: Context) -> Result:
     return queued(context, small_model(context))
 
 
+def another_thread(context: Context) -> Result:
+    """Steps that another thread launches than the one that captured graphs give the same tokens."""
+    model = small_model(context)
+    source = RandomArena(model.layout, 100, device_of(context))
+    runner, vocab = Runner(model, source.arena), model.vocab
+    if runner.asynchronous:
+        runner.capture(4, 300)
+    decodes = decode_rows(source, [1, 40, 333], vocab)
+    steps = {
+        "decodes": Batch.of(decodes, []),
+        "a chunk": Batch.of(decodes, chunk_rows(source, [(40, 64)], vocab)),
+        "more rows than graphs have": Batch.of(decodes, chunk_rows(source, [(1200, 0)], vocab)),
+    }
+    with ThreadPoolExecutor(1) as other:
+        other.submit(enter_thread, runner).result()
+        wanted = {name: runner.launch(step).wait() for name, step in steps.items()}
+        told = {name: other.submit(runner.launch, step).result() for name, step in steps.items()}
+        found = {name: other.submit(step.wait).result() for name, step in told.items()}
+    errors = {name: 0.0 if found[name] == wanted[name] else math.inf for name in steps}
+    return verdict(errors, 0.0, replayed=runner.replayed)
+
+
 CHECKS: dict[str, Check] = {
     "models": models,
     "replay": replay,
     "replay_int8": replay_int8,
     "launched": launched,
+    "another_thread": another_thread,
 }

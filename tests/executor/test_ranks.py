@@ -267,6 +267,11 @@ def test_groups_that_cannot_be(folder, monkeypatch):
         ranks_of(configuration(folder, 2, device="h200"), ModelOptions()),
     ):
         pass
+    with (
+        pytest.raises(ConfigError, match=r"run\.device: each of 2 ranks has its own, got 'cuda:1'"),
+        ranks_of(configuration(folder, 2, device="cuda:1"), ModelOptions()),
+    ):
+        pass
 
 
 def test_ranks_that_main_memory_does_not_hold(folder, monkeypatch):

@@ -19,10 +19,17 @@ from executor.kv.streams import InlineStreams
 from executor.kv.swap import Mover
 from executor.ranks import LeadingRunner
 from executor.session import ModelOptions, open_session
-from executor.steps.packing import PINNED_AT_ONCE, pin_ahead, pinned_sizes
+from executor.steps.packing import PINNED_AT_ONCE, SMALL_AT_ONCE, pin_ahead, pinned_sizes
 from executor.steps.runner import Launched, Runner
 from executor.steps.sampler import Sampling, sample
-from executor.warm_up import WARM_UP_CHUNKS, compile_kernels, make_ready, sizes_up_to, warm_up
+from executor.warm_up import (
+    LIBRARY_ROWS,
+    WARM_UP_CHUNKS,
+    compile_kernels,
+    make_ready,
+    sizes_up_to,
+    warm_up,
+)
 from superinfer.lab.config import load_config
 from superinfer.memory.blocks.slabs import slabs_of
 
@@ -274,6 +281,26 @@ def test_steps_take_their_place_before_room_is_counted(monkeypatch, tmp_path):
     assert rows == [step for tokens in chunks for step in ((0, tokens), (min(256, tokens), 0))]
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_another_thread_runs_a_step_of_the_library_first(monkeypatch, tmp_path, alone):
+    """Not where other ranks would have to run it, too."""
+    session, _ = opened(monkeypatch, tmp_path)
+    used, runner = [], session.runner
+    monkeypatch.setattr("executor.warm_up.use", used.append)
+    monkeypatch.setattr(runner, "alone", alone)
+    runner.asked.clear()
+    session.enter_thread()
+    assert used == [runner.device]
+    assert runner.asked == [(0, [min(LIBRARY_ROWS, session.model.max_model_len)])] * alone
+
+
+def test_a_step_of_the_library_has_more_rows_than_our_own_products():
+    pytest.importorskip("triton")
+    from executor.kernels.linear import SHARED_TILES, WIDE
+
+    assert max(tile.rows for tile in (*WIDE[80], *WIDE[90], *SHARED_TILES)) < LIBRARY_ROWS
+
+
 def test_buffers_of_all_sizes_are_pinned_ahead(tmp_path, monkeypatch):
     """As many of each as are in use together, the largest for the largest step there is."""
     held, most, made = [], 0, []
@@ -288,9 +315,10 @@ def test_buffers_of_all_sizes_are_pinned_ahead(tmp_path, monkeypatch):
         def __del__(self):
             held.pop()
 
-    pin_ahead(5000, Buffer)
-    assert sorted(made) == sorted([1 << n for n in range(3, 14)] * PINNED_AT_ONCE)
-    assert most == PINNED_AT_ONCE and not held
+    pin_ahead(50_000, Buffer)
+    small, large = ([1 << n for n in sizes] for sizes in (range(3, 15), (15, 16)))
+    assert sorted(made) == sorted(small * SMALL_AT_ONCE + large * PINNED_AT_ONCE)
+    assert most == SMALL_AT_ONCE > PINNED_AT_ONCE and not held
     assert [pinned_sizes(n)[-1] for n in (1, 8, 9, 1 << 20, (1 << 20) + 1)] == [
         *(8, 8, 16, 1 << 20, 2 << 20)
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -102,6 +104,24 @@ def test_devices():
         for name in ("cuda", "h200"):
             with pytest.raises(ConfigError, match="no CUDA device"):
                 find_device(name)
+
+
+def test_a_gpu_with_a_number_becomes_the_current_one(monkeypatch):
+    """Triton launches where the thread is, wherever the tensors are."""
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=141e9)
+    )
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert find_device("cuda").torch.index is None and find_device("h200").torch.index is None
+    assert current == []
+    assert find_device("cuda:1").torch.index == 1 and current == [torch.device("cuda:1")]
+    for name in ("cuda:2", "cuda:x", "cuda1"):
+        with pytest.raises(ConfigError, match=r"expected .*, got"):
+            find_device(name)
 
 
 @pytest.mark.parametrize("trace", ["mixed", "traces/samples/mixed.jsonl"])

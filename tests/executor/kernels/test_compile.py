@@ -28,7 +28,8 @@ def without_interpreter(cache: Path) -> dict[str, str]:
 def test_every_kernel_compiles_to_what_it_is_meant_to_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No spills, shared memory that fits, tensor cores, asynchronous copies, few registers."""
+    """No spills, shared memory that fits, tensor cores, asynchronous copies, few registers,
+    and nothing that other kernels write is touched before the wait for them."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     try:
         offline.check_tools()
@@ -71,8 +72,9 @@ def test_entry_names_every_argument(entry: Entry) -> None:
 
 
 def entry_with(**changes: object) -> Entry:
-    fields: dict[str, object] = {"dot": False, "pipelined": False, "max_registers": 100}
-    return Entry("one", None, 80, {}, {}, **(fields | changes))  # type: ignore[arg-type]
+    fields: dict[str, object] = {"constants": {}, "dot": False, "pipelined": False}
+    fields |= {"max_registers": 100} | changes
+    return Entry("one", None, 80, {}, **fields)  # type: ignore[arg-type]
 
 
 FIGURES = {
@@ -82,6 +84,9 @@ FIGURES = {
     "tensor_cores": 0,
     "last_of_group": 0,
     "async_copies": 0,
+    "waits": 1,
+    "early_loads": 0,
+    "early_stores": 0,
 }
 
 
@@ -98,6 +103,13 @@ FIGURES = {
         ({"dot": True, "pipelined": True}, {"tensor_cores": 1, "async_copies": 9}, []),
         ({"grouped": True}, {"tensor_cores": 8, "last_of_group": 4}, []),
         ({"grouped": True}, {"tensor_cores": 8, "last_of_group": 5}, ["waits for each product"]),
+        ({}, {"waits": 0}, []),
+        ({"constants": {"EARLY": False}}, {"waits": 0}, []),
+        ({"constants": {"EARLY": True}}, {}, []),
+        ({"constants": {"EARLY": True}}, {"waits": 0}, ["does not wait for the kernel before"]),
+        ({"max_early_loads": 2}, {"early_loads": 2}, []),
+        ({"max_early_loads": 2}, {"early_loads": 3}, ["3 loads before it waits"]),
+        ({}, {"early_stores": 1}, ["stores before it waits"]),
     ],
 )
 def test_problems_are_named(
@@ -124,6 +136,17 @@ def test_instructions_are_told_apart(code: str, kind: str | None) -> None:
     assert [name for name, found in offline.counts(code).items() if found] == (
         [kind] if kind else []
     )
+
+
+def test_what_comes_before_the_wait_is_told_apart() -> None:
+    load, store = "LDG.E.128 R4, [R2.64] ;", "@P0 STG.E [R4.64], R6 ;"
+    add, ask, wait = "ATOMG.E.ADD.GPU PT, R2, [R4.64], R6 ;", "CCTL.E.PF2 [R6] ;", "ACQBULK ;"
+    found = offline.counts("\n".join((ask, load, wait, load, store, add)))
+    assert (found["waits"], found["early_loads"], found["early_stores"]) == (1, 1, 0)
+    found = offline.counts("\n".join((load, store, add, wait)))
+    assert (found["waits"], found["early_loads"], found["early_stores"]) == (1, 1, 2)
+    found = offline.counts("\n".join((load, store)))
+    assert (found["waits"], found["early_loads"], found["early_stores"]) == (0, 0, 0)
 
 
 def test_the_last_product_of_a_group_counts_twice() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,9 @@ torch = pytest.importorskip("torch")
 
 from executor_runs import CPU, DryGraphs, IdleModel, tiny_model
 
+from executor.calibration import timing
 from executor.calibration.cases import RandomArena, chunk_rows, decode_rows
-from executor.steps.graphs import MIXED_ROWS, MOST_CHUNKS, mixed_buckets
+from executor.steps.graphs import MIXED_ROWS, MOST_CHUNKS, StepGraphs, mixed_buckets
 from executor.steps.inputs import build_inputs
 from executor.steps.items import ItemBudget
 from executor.steps.runner import Batch, Runner
@@ -162,3 +165,78 @@ def test_a_step_with_too_many_blocks_runs_eagerly(small):
     graphs = DryGraphs(runner, 4, 1)
     batch = Batch.of([], chunk_rows(source, [(5, 200)], runner.model.vocab))
     assert graphs.replay(batch) is None and graphs.eager(batch) is None
+
+
+# -- captures -----------------------------------------------------------------------------------
+
+
+class NoGpu:
+    """Stands for what `torch.cuda` has for captures, and notes what happens on which stream."""
+
+    class Stream:
+        def __init__(self, device=None):
+            self.ran, self.captured = 0, []
+
+        def wait_stream(self, other):
+            pass
+
+    class CUDAGraph:
+        def __init__(self):
+            self.replayed = 0
+
+        def pool(self):
+            return self.shared
+
+        def replay(self):
+            self.replayed += 1
+
+    def __init__(self):
+        self.default = self.Stream()
+        self.now = self.default
+
+    def current_stream(self, device=None):
+        return self.now
+
+    @contextmanager
+    def stream(self, stream):
+        stream.ran += 1
+        self.now, before = stream, self.now
+        yield
+        self.now = before
+
+    @contextmanager
+    def graph(self, graph, pool=None, stream=None):
+        assert self.now is self.default, "a capture inside another"
+        graph.shared = pool or object()
+        (stream or self.default).captured.append(graph)
+        self.now = stream or self.default
+        yield
+        self.now = self.default
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    found = NoGpu()
+    for name in ("Stream", "CUDAGraph", "current_stream", "stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, getattr(found, name))
+    return found
+
+
+def test_graphs_are_captured_on_a_stream_of_their_own_and_share_memory(tmp_path, no_gpu):
+    model = tiny_model(tmp_path)
+    source = RandomArena(model.layout, BLOCKS, CPU)
+    graphs = StepGraphs(Runner(model, source.arena), 2, BLOCKS)
+    side = graphs._side
+    assert no_gpu.default.captured == [] and side.ran == len(graphs)
+    assert len(side.captured) == 2 * len(graphs)
+    assert len({id(graph.pool()) for graph in side.captured}) == 1
+    assert all(graph.replayed == 1 for graph in side.captured)
+
+
+def test_what_is_timed_is_captured_on_a_stream_of_its_own(no_gpu):
+    """The graph that is timed last outlives the one that told how long it is."""
+    ran = []
+    replays = [timing.captured([lambda: ran.append(no_gpu.now)] * count) for count in (1, 3)]
+    assert ran[0] is ran[1] is ran[2] and ran[3] is ran[7]
+    assert ran[0] is not ran[3] and no_gpu.default not in ran
+    assert len(ran) == 8 and all(replay.__self__.replayed == 0 for replay in replays)

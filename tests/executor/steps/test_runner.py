@@ -148,6 +148,32 @@ def test_logits_are_copied_for_steps_that_draw_alone(tmp_path):
     assert torch.isfinite(graphs._logits[:6]).all()
 
 
+def test_a_step_that_had_no_memory_to_draw_may_be_tried_again(tmp_path, monkeypatch):
+    """Its graph has run by then; the tokens that nobody has read are those of the step before."""
+    runner = runner_on(tmp_path, CPU)
+    tables, first = prefilled(runner, LENGTHS, BLOCKS)
+    runner.graphs = DryGraphs(runner, 20, BLOCKS)
+    runner.outputs[:6] = torch.tensor(first)
+    batch = Batch.of(
+        decodes(tables, [unread(entry) for entry in range(6)]),
+        [],
+        [SamplingRow(Sampling(1e-9, seed=4), 5)] * 6,
+    )
+    wanted = runner._replayed(Batch.of(decodes(tables, first), [], batch.sampling)).tolist()
+    assert wanted != first
+
+    def full(logits, rows):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    runner.outputs[:6] = torch.tensor(first)
+    with monkeypatch.context() as changed:
+        changed.setattr("executor.steps.runner.sample", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            runner._replayed(batch)
+    assert runner.replayed == 1
+    assert runner._replayed(batch).tolist() == wanted
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_graph_gives_the_bits_of_the_eager_step(tmp_path, dtype):

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from executor.steps.sampler import (
     GREEDY,
+    ROWS_AT_ONCE,
     History,
     Sampling,
     SamplingRow,
@@ -101,6 +102,29 @@ def test_company_does_not_change_a_token():
     assert together == alone
     assert permuted == [together[i] for i in order]
     assert together[1] == int(logits[1].argmax())
+
+
+@pytest.mark.parametrize("count", [127, 128, 129, 300])
+def test_many_rows_are_drawn_some_at_a_time(monkeypatch, count):
+    """Memory does not grow with their number, and no token changes."""
+    made = []
+
+    def noise(keys, vocab, device):
+        made.append(len(keys))
+        return exponential_noise(keys, vocab, device)
+
+    monkeypatch.setattr("executor.steps.sampler.exponential_noise", noise)
+    logits = torch.randn(count, 40, generator=torch.Generator().manual_seed(1))
+    history = History([1, 2, 3], 40, CPU)
+    settings = (Sampling(1.0, seed=3), Sampling(0.9, presence_penalty=2.0, seed=6), GREEDY)
+    rows = [
+        SamplingRow(s, 17, history if s.penalised else None) for s in (settings * count)[:count]
+    ]
+    found = sample(logits, rows)
+    assert max(made) == min(count, ROWS_AT_ONCE)
+    assert found.tolist() == [
+        int(sample(logits[i : i + 1], rows[i : i + 1])[0]) for i in range(count)
+    ]
 
 
 def test_penalties_change_logits_as_defined():

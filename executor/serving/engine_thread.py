@@ -27,6 +27,7 @@ class EngineThread:
         self.error: BaseException | None = None
         """What ended it before its time."""
         self._clients, self._policies, self._on_failure = clients, policies, on_failure
+        self._session = session
         self.clock = LiveTime(session.mover.poll, lambda: session.mover.busy)
         self.clock.clients = clients
         self._driver: Driver = session.driver(clients, clients, self.clock)
@@ -52,6 +53,7 @@ class EngineThread:
 
     def _run(self) -> None:
         try:
+            self._session.enter_thread()
             with out_of_memory("running a step", STEP_SIZES), faults_named(self._policies):
                 self._driver.run()
         except BaseException as error:  # the main thread raises it again

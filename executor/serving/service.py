@@ -22,6 +22,7 @@ from executor.serving.prompts import Prompts, content_ids
 from executor.serving.streams import Ended, Mailbox, Stream
 from executor.session import Session
 from executor.steps.sampler import GREEDY, Sampling
+from superinfer.errors import InputError
 from superinfer.request import Request, SLOClass
 
 Headers = Mapping[str, str]
@@ -162,12 +163,11 @@ class Service:
     ) -> list[Wish]:
         body.require_served()
         objective = objective_of(headers, body, self._classes)
-        wished = (self._wish(body, tokens, limit, objective) for tokens in prompts)
-        return [
-            replace(wish, sampling=body.sampling(choice))
-            for wish in wished
-            for choice in range(body.choices)
-        ]
+        draws = [body.sampling(choice) for choice in range(body.choices)]
+        if draws[0].penalised and not self._session.runner.alone:
+            raise InputError("penalties are not supported where GPUs share the model")
+        wished = [self._wish(body, tokens, limit, objective) for tokens in prompts]
+        return [replace(wish, sampling=sampling) for wish in wished for sampling in draws]
 
     def _wish(self, body: Body, tokens: list[int], limit: int | None, objective: Objective) -> Wish:
         engine, ends = self._session.engine, frozenset(body.stop_token_ids or ())

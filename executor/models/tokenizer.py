@@ -142,7 +142,9 @@ class FileTokenizer:
         """Tokens, special ones around them. Raises InputError for one that the model has not:
         tokenizers may know more than models, if only what is never said.
         """
-        tokens = list(self._tokenizer.encode(text, add_special_tokens=not whole).ids)
+        # Unlike `encode`, this lets other threads go on meanwhile.
+        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=not whole)
+        tokens = list(encoding.ids)
         strange = next((token for token in tokens if token >= self._vocab), None)
         if strange is not None:
             wanted = f"expected tokens below the model's {self._vocab}, found {strange}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import secrets
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
 from executor.steps.sampler import Sampling
 from superinfer.errors import ConfigError, InputError
@@ -25,7 +25,21 @@ NOT_SERVED = (
 )
 """Fields that would change the answer, and do not here: better no answer than another one."""
 
+MOST_STOPS, MOST_STOP_CHARACTERS = 64, 1000
+"""Each token is looked through for every text to stop at."""
+
+
+def _plain(text: str) -> str:
+    """Text that can be written down in a line."""
+    if not text.isprintable():
+        raise ValueError("expected text in one line, without control characters")
+    return text
+
+
 Tokens = Annotated[int, Field(ge=1, le=MAX_LENGTH_TOKENS)]
+Whole = Annotated[int, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+Line = Annotated[str, AfterValidator(_plain)]
+Stop = Annotated[str, Field(max_length=MOST_STOP_CHARACTERS)]
 Target = Annotated[float, Field(ge=0, le=MAX_NUMBER, allow_inf_nan=False)]
 Names = dict[str, Any]
 
@@ -52,26 +66,27 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    model: str | None = None
+    model: Line | None = None
     max_tokens: Tokens | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = None
-    top_k: int | None = None
+    top_k: Whole | None = None
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    stop_token_ids: list[Whole] | None = None
     ignore_eos: bool | None = None
-    user: str | None = None
-    service_tier: str | None = None
-    priority: Annotated[int, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)] | None = None
-    cache_salt: str | None = None
+    user: Line | None = None
+    service_tier: Line | None = None
+    priority: Whole | None = None
+    cache_salt: Line | None = None
+    response_format: Names | None = None
     slo: Slo | None = None
 
     @property
@@ -92,12 +107,12 @@ class Body(BaseModel):
     def require_served(self) -> None:
         """InputError for a field that would change the answer and is not known here."""
         extra = self.model_extra or {}
-        wanted = next((name for name in NOT_SERVED if extra.get(name)), None)
+        wanted = next((name for name in NOT_SERVED if _wanted(name, extra.get(name))), None)
         if wanted is None and extra.get("best_of") not in (None, 1):
             wanted = "best_of"
         if wanted is not None:
             raise InputError("not supported here", field=wanted)
-        kind = (extra.get("response_format") or {"type": "text"}).get("type")
+        kind = (self.response_format or {"type": "text"}).get("type")
         if kind != "text":
             raise InputError(f"expected type text, got {kind}", field="response_format")
 
@@ -166,6 +181,12 @@ class ChatBody(Body):
     def limit(self) -> int | None:
         """Most tokens of the answer, by either of its names."""
         return self.max_completion_tokens or self.max_tokens
+
+
+def _wanted(name: str, value: Any) -> bool:
+    """Whether a field asks for something; `logprobs` of 0 ask for that of the token itself."""
+    own = name in ("logprobs", "prompt_logprobs") and value is not None and value is not False
+    return own or bool(value)
 
 
 def _given(value: Any, default: Any) -> Any:

@@ -41,13 +41,11 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], more: Names | None = None) -> str:
         """The prompt after which the assistant speaks. InputError where the template refuses."""
-        from jinja2 import TemplateError
-
         turns = [message.for_template() for message in messages]
         known = {"add_generation_prompt": True, **(more or {}), "messages": turns}
         try:
             return self._template.render(known)
-        except (TemplateError, TypeError, ValueError) as error:
+        except Exception as error:  # a template is a program of somebody else
             raise InputError(f"the chat template refuses: {error}", field="messages") from None
 
 
@@ -61,8 +59,13 @@ def load_template(given: Path | None, folder: Path | None) -> ChatTemplate | Non
         return ChatTemplate(_read(file), special, str(file))
     source = settings.get("chat_template")
     if isinstance(source, list):  # several, by name
-        source = next((each["template"] for each in source if each["name"] == "default"), None)
-    return ChatTemplate(source, special, str(folder)) if source else None
+        source = next((_source(each) for each in source if _source(each)), None)
+    if source is None:
+        return None
+    place = str(folder / _SETTINGS if folder else "")
+    if not isinstance(source, str):
+        raise InputError("expected text", file=place, field="chat_template")
+    return ChatTemplate(source, special, place)
 
 
 # -- inside ---------------------------------------------------------------------------------------
@@ -74,7 +77,7 @@ def _settings(folder: Path | None) -> Names:
         return {}
     try:
         found = json.loads(_read(file))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"expected JSON: {error}", file=str(file)) from None
     if not isinstance(found, dict):
         raise InputError("expected a JSON object", file=str(file))
@@ -90,9 +93,15 @@ def _read(file: Path) -> str:
         raise InputError(str(error.strerror), file=str(file)) from None
 
 
+def _source(named: Any) -> Any:
+    """The template of an entry, if it is the one for plain chats."""
+    default = isinstance(named, dict) and named.get("name") == "default"
+    return named.get("template") if default else None
+
+
 def _text(token: Any) -> str:
     """A special token, which files hold as text or as an object."""
-    return str(token.get("content", "")) if isinstance(token, dict) else token or ""
+    return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
 
 
 def _as_json(value: Any, indent: int | None = None) -> str:

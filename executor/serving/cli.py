@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from executor.options import ConfigOptions, LoadingOptions, with_options
+from superinfer.errors import ConfigError
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +51,10 @@ def serve(
         typer.Option(envvar="SUPERINFER_API_KEY", help="Key that clients have to show."),
     ] = "",
     shutdown_timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds for answers under way after SIGTERM or Ctrl-C.")
+        float,
+        typer.Option(
+            min=0, max=86400, help="Seconds for answers under way after SIGTERM or Ctrl-C."
+        ),
     ] = 40.0,
     metrics_prefix: Annotated[
         str, typer.Option(help="Of metrics' names; vllm: for dashboards of vLLM.")
@@ -68,6 +73,8 @@ def serve(
         prefix_caching = True
     if lag is None and "run.lag" not in given:
         lag = 1
+    if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", metrics_prefix):
+        raise ConfigError(f"--metrics-prefix: expected letters and digits, got {metrics_prefix!r}")
     config = replace(options, prefix_caching=prefix_caching, lag=lag).load()
     rules = Rules(
         served_model_name or config.run.model,

@@ -34,6 +34,10 @@ class Ticket:
     """The engine has scheduled it."""
 
 
+class Closed(Exception):
+    """Nobody is served any more."""
+
+
 class Clients:
     """All of them. To the engine's thread they are its traffic, and who knows the answers."""
 
@@ -48,12 +52,19 @@ class Clients:
         self._drawing = 0
         """How many of them do not take the most likely tokens."""
         self._begun = 0
+        self._closed = ""
+        """Why nobody is served any more."""
+        self._door = threading.Lock()
+        """Held by who comes, and while it is closed."""
 
     # -- from any thread ------------------------------------------------------------------------
 
-    def send(self, ticket: Ticket) -> None:
-        """A client wants something."""
-        self._coming.append(ticket)
+    def send(self, tickets: list[Ticket]) -> None:
+        """A client wants something; Closed if nobody is served any more."""
+        with self._door:
+            if self._closed:
+                raise Closed(self._closed)
+            self._coming += tickets
         self._bell.set()
 
     def withdraw(self, ticket: Ticket) -> None:
@@ -92,10 +103,11 @@ class Clients:
     def tell(self, engine: Engine, now: float) -> bool:
         """Submit who came and cancel who went; False if nobody did."""
         self._bell.clear()  # first: who comes from here on rings again
-        told = bool(self._coming or self._leaving)
+        leaving = len(self._leaving)  # these have come already
+        told = bool(self._coming or leaving)
         while self._coming:
             self._submit(engine, self._coming.popleft(), now)
-        while self._leaving:
+        for _ in range(leaving):
             if (sequence := self._leaving.popleft().sequence) is not None:
                 engine.cancel(sequence, now)
         return told
@@ -111,19 +123,24 @@ class Clients:
 
     def ended(self, seq: Sequence, now: float) -> None:
         """A request is over."""
-        ticket = self._tickets.pop(seq.request.index)
+        ticket, ended = self._tickets.pop(seq.request.index), Ended.of(seq, now)
         self._drawing -= not ticket.answer.sampling.greedy
         self._begun -= ticket.begun
-        self._finish(ticket, Ended.of(seq, now))
+        ticket.stream.end(ended)
+        self._on_ended(ended)
 
     def leave_all(self, now: float, reason: str) -> None:
-        """The engine runs no more: whoever is left gets no answer."""
-        for ticket in (*self._tickets.values(), *self._coming):
-            request, tokens = ticket.request, len(ticket.answer.tokens)
-            ended = Ended(request, "unfinished", reason, None, None, now, tokens, 0, 0)
-            self._finish(ticket, ended)
+        """The engine runs no more: whoever is left gets no answer, and nobody is let in."""
+        with self._door:
+            self._closed = reason
+        left = [*self._tickets.values(), *self._coming]
         self._tickets.clear()
         self._coming.clear()
+        gone = [(ticket, _unfinished(ticket, now, reason)) for ticket in left]
+        for ticket, ended in gone:
+            ticket.stream.end(ended)
+        for _, ended in gone:
+            self._on_ended(ended)
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -136,9 +153,10 @@ class Clients:
         self._drawing += not answer.sampling.greedy
         ticket.sequence = engine.submit(request, now)
 
-    def _finish(self, ticket: Ticket, ended: Ended) -> None:
-        ticket.stream.end(ended)
-        self._on_ended(ended)
+
+def _unfinished(ticket: Ticket, now: float, reason: str) -> Ended:
+    request, tokens = ticket.request, len(ticket.answer.tokens)
+    return Ended(request, "unfinished", reason, None, None, now, tokens, 0, 0)
 
 
 class LiveTime(RealTime):

@@ -13,6 +13,9 @@ from executor.serving.bodies import ChatBody, CompletionBody
 from executor.serving.chat import NO_TEMPLATE, ChatTemplate
 from superinfer.errors import InputError
 
+MOST_CHARACTERS = 128
+"""Of a token: that many spaces are one in some vocabularies."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
@@ -21,6 +24,8 @@ class Prompts:
     tokenizer: Tokenizer
     template: ChatTemplate | None
     vocab: int
+    most_tokens: int
+    """Longest context: no token stands for that many characters on average (`MOST_CHARACTERS`)."""
 
     def of_completion(self, body: CompletionBody) -> list[list[int]]:
         """Tokens of each prompt."""
@@ -47,6 +52,9 @@ class Prompts:
             text.encode()
         except UnicodeEncodeError:
             raise InputError("expected text in UTF-8", field="prompt") from None
+        if len(text) > MOST_CHARACTERS * self.most_tokens:
+            most = f"a context of {self.most_tokens} tokens"
+            raise InputError(f"{len(text)} characters are more than {most} holds", field="prompt")
         return self.tokenizer.encode(text, whole)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -46,15 +46,27 @@ class Recording:
         if self._file is None:
             return
         self._ended[ended.request.index] = ended
-        while (first := self._ended.pop(self._next, None)) is not None:
-            self._write(first)
-            self._next += 1
-        self._file.flush()
+        try:
+            while (first := self._ended.pop(self._next, None)) is not None:
+                self._write(first)
+                self._next += 1
+            self._file.flush()
+        except OSError as error:  # answers are worth more than their record
+            print(f"warning: --record: {error.strerror}: no more is written", file=sys.stderr)
+            self._give_up()
 
     def note(self, path: Path) -> str:
         """What has become of it, in a line."""
         rest = f"; {self.left_out} without a token are left out" if self.left_out else ""
         return f"{self.written} requests in {path}{rest}"
+
+    def _give_up(self) -> None:
+        """Keep what is on the disk."""
+        assert self._file is not None
+        file, self._file = self._file, None
+        self._ended.clear()
+        with suppress(OSError):
+            file.close()
 
     def _write(self, ended: Ended) -> None:
         if not ended.output_tokens:

@@ -99,6 +99,7 @@ def usage_of(tickets: Sequence[Ticket], choices: int) -> Reply:
 def error_body(message: str, status: int, param: str | None = None) -> Reply:
     """An error, for a client of OpenAI."""
     kind = "invalid_request_error" if status < 500 else "server_error"
+    kind = "rate_limit_error" if status == 429 else kind
     return {"error": {"message": message, "type": kind, "param": param or None, "code": status}}
 
 

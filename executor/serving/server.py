@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -30,6 +32,8 @@ from superinfer.lab.config import Config
 INTERRUPTED = 130
 MOST_CONNECTING = 2048
 """Connections that nobody has accepted yet."""
+LAST_WORDS_S = 5.0
+"""For clients to take what they are told at the end."""
 SWITCH_S = 0.0005
 """After so long, and not Python's 5 ms, the engine's thread gets its turn from the event loop."""
 
@@ -67,7 +71,8 @@ def read_prompts(config: Config, place: Place) -> Prompts:
     found, folder = read_config(source_of(config.run.model))
     tokenizer = load_tokenizer(folder, found.shape.vocab)
     template = load_template(place.chat_template, folder)
-    return Prompts(tokenizer, template, found.shape.vocab)
+    most_tokens = config.run.max_model_len or found.shape.max_model_len
+    return Prompts(tokenizer, template, found.shape.vocab, most_tokens)
 
 
 # -- inside ---------------------------------------------------------------------------------------
@@ -89,25 +94,34 @@ def _listening(place: Place) -> Iterator[socket.socket]:
 
 def _serve(service: Service, listener: socket.socket) -> int:
     sys.setswitchinterval(SWITCH_S)
+    for name in ("asyncio", "uvicorn.error"):  # not every client that hangs up
+        logging.getLogger(name).setLevel(logging.ERROR)
     settings = uvicorn.Config(
         build_app(service),
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=int(service.rules.shutdown_s),
+        timeout_graceful_shutdown=math.ceil(service.rules.shutdown_s + LAST_WORDS_S),
     )
-    with _signals() as told:
-        _Server(settings, service, listener).run(sockets=[listener])
+    server = Server(settings, service, listener)
+    for kind in (signal.SIGINT, signal.SIGTERM):  # until what it keeps is closed whole
+        signal.signal(kind, lambda number, frame: None)
+    server.run(sockets=[listener])
     if service.error is not None:
         raise service.error
-    return INTERRUPTED if signal.SIGINT in told else 0
+    return INTERRUPTED if signal.SIGINT in server.told else 0
 
 
-class _Server(uvicorn.Server):
-    """Says where it listens, and ends when the engine has failed."""
+class Server(uvicorn.Server):
+    """Uvicorn with an end of our own: told to end, it lets the engine finish what is under way for
+    some time, or until it is told again; whoever is left then hears of it.
+    """
 
     def __init__(self, settings: uvicorn.Config, service: Service, listener: socket.socket) -> None:
         super().__init__(settings)
         self._service, self._listener = service, listener
+        self._hurry = asyncio.Event()
+        self.told: list[int] = []
+        """Signals that have come."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
@@ -118,27 +132,25 @@ class _Server(uvicorn.Server):
         self._watching = asyncio.ensure_future(self._end_on_failure())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take no more requests; the second signal waits for none."""
-        self._service.draining = True
-        super().handle_exit(sig, frame)
+        """Take no more requests; the second time, wait for no answers."""
+        if self.told:
+            self._hurry.set()
+        self.told.append(sig)
+        self._service.draining = self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close connections as their answers are told."""
+        ending = asyncio.ensure_future(self._end_engine())
+        await super().shutdown(sockets)
+        ending.cancel()
+
+    # -- inside ---------------------------------------------------------------------------------
 
     async def _end_on_failure(self) -> None:
         await self._service.failed.wait()
         self.should_exit = True
 
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The signals that have ended the server: uvicorn raises them once more when it is done."""
-    told: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        told.append(number)
-
-    kinds: list[signal.Signals] = [signal.SIGINT, signal.SIGTERM]
-    before: list[Callable[..., object] | int | None] = [signal.signal(kind, note) for kind in kinds]
-    try:
-        yield told
-    finally:
-        for kind, handler in zip(kinds, before, strict=True):
-            signal.signal(kind, handler)
+    async def _end_engine(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), self._service.rules.shutdown_s)
+        await asyncio.to_thread(self._service.stop)

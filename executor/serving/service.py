@@ -14,8 +14,8 @@ import numpy as np
 from executor.answers import Answer, Tokens
 from executor.models.base import check_length
 from executor.serving.bodies import COMPLETION_TOKENS, Body, ChatBody, CompletionBody
-from executor.serving.clients import Clients, Ticket
-from executor.serving.engine_thread import EngineThread
+from executor.serving.clients import Clients, Closed, Ticket
+from executor.serving.engine_thread import GONE, EngineThread
 from executor.serving.metrics import Metrics
 from executor.serving.objectives import Objective, objective_of
 from executor.serving.prompts import Prompts, content_ids
@@ -119,7 +119,7 @@ class Service:
         self._engine.start()
 
     def stop(self) -> None:
-        """End at the next step boundary."""
+        """End at the next step boundary, if it has not ended yet."""
         self._engine.stop()
 
     def completions(self, body: CompletionBody, headers: Headers) -> list[Wish]:
@@ -139,12 +139,15 @@ class Service:
         return self._wishes(body, [tokens], body.limit, headers)
 
     def send(self, wishes: list[Wish], name: str) -> list[Ticket]:
-        """Hand wishes to the engine; Overloaded where too many wait already."""
+        """Hand wishes to the engine; Overloaded where too many wait already, Closed where it takes
+        no more.
+        """
+        if self.draining:
+            raise Closed(GONE)
         if self.clients.waiting + len(wishes) > self.rules.most_waiting:
             raise Overloaded(max(1, math.ceil(self._last_queue_s)))
         tickets = [self._ticket(wish, f"{name}-{i}") for i, wish in enumerate(wishes)]
-        for ticket in tickets:
-            self.clients.send(ticket)
+        self.clients.send(tickets)
         return tickets
 
     def settle(self, tickets: list[Ticket]) -> None:
@@ -162,6 +165,9 @@ class Service:
         self, body: Body, prompts: list[list[int]], limit: int | None, headers: Headers
     ) -> list[Wish]:
         body.require_served()
+        if (answers := len(prompts) * body.choices) > self.rules.most_waiting:
+            most = f"expected at most {self.rules.most_waiting} answers at once"
+            raise InputError(f"{most}, got {answers}", field="n")
         objective = objective_of(headers, body, self._classes)
         draws = [body.sampling(choice) for choice in range(body.choices)]
         if draws[0].penalised and not self._session.runner.alone:
@@ -172,10 +178,11 @@ class Service:
     def _wish(self, body: Body, tokens: list[int], limit: int | None, objective: Objective) -> Wish:
         engine, ends = self._session.engine, frozenset(body.stop_token_ids or ())
         block_tokens, cached = engine.config.block_tokens, engine.prefix is not None
+        most = self._limit(tokens, limit, objective)
         return Wish(
             tokens=np.array(tokens, np.int64),
             content=content_ids(tokens, block_tokens) if cached else (),
-            limit=self._limit(tokens, limit, objective),
+            limit=most,
             ends=ends if body.ignore_eos else ends | self._prompts.tokenizer.end_tokens,
             stop=body.stop_texts,
             sampling=GREEDY,

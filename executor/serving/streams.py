@@ -119,7 +119,7 @@ class Stream:
         """Pass a token on; True if a stop text is there."""
         text = None
         if self._watched:
-            self._text.push(token)
+            self._push(token)
             text = self._taken()
         self._mailbox.put(self, Said(token, text, perf_counter()))
         return self._text.stopped
@@ -168,13 +168,18 @@ class Stream:
         self.output_tokens += 1
         self._last_token = said.token
         if said.text is None:
-            self._text.push(said.token)
+            self._push(said.token)
             self._told.append(self._taken())
         else:
             self._told.append(said.text)
         if self._last_s is not None:
             self._metrics.gap(said.time_s - self._last_s)
         self._last_s = said.time_s
+
+    def _push(self, token: int) -> None:
+        """Turn a token into text; those that end an answer are no part of it."""
+        if token not in self._stop_tokens:
+            self._text.push(token)
 
     def _taken(self) -> str:
         """What the text has passed on since the last time."""

@@ -44,9 +44,18 @@ def test_what_templates_use() -> None:
     assert render(source, turns) == '["<é>"]!'
 
 
-def test_a_template_that_refuses() -> None:
-    with pytest.raises(InputError, match="messages: the chat template refuses: no system"):
-        render("{{ raise_exception('no system') }}", [{"role": "user", "content": "x"}])
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{{ raise_exception('no system') }}", "no system"),
+        ("{{ 1 // 0 }}", "integer division"),
+        ("{{ '{5}'.format() }}", ""),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+    ],
+)
+def test_a_template_that_refuses(source: str, reason: str) -> None:
+    with pytest.raises(InputError, match=f"messages: the chat template refuses: .*{reason}"):
+        render(source, [{"role": "user", "content": "x"}])
 
 
 def test_a_template_is_kept_from_the_machine() -> None:
@@ -84,8 +93,20 @@ def test_where_templates_are(tmp_path: Path, form: str) -> None:
     assert template.render(turns) == "<s>user: hi\nassistant:"
 
 
+@pytest.mark.parametrize(
+    "settings", ['{"chat_template": 5}', "[]", "{", "[" * 100_000, '{"chat_template": "{% for"}']
+)
+def test_settings_that_are_none(tmp_path: Path, settings: str) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(settings)
+    with pytest.raises((InputError, ConfigError), match=r"tokenizer_config\.json: "):
+        load_template(None, tmp_path)
+
+
 def test_no_template(tmp_path: Path) -> None:
     assert load_template(None, tmp_path) is None and load_template(None, None) is None
+    others = {"chat_template": [{"name": "tools", "template": "x"}, "x", {}, {"name": "default"}]}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(others))
+    assert load_template(None, tmp_path) is None
 
 
 def test_a_conversation_over_http(tmp_path: Path) -> None:

@@ -12,7 +12,12 @@ from typing import Any
 import httpx
 import pytest
 from serving_kit import Served, asking, serving, until
+from starlette.requests import ClientDisconnect
 
+from executor.serving.bodies import CompletionBody
+from executor.serving.clients import Closed
+from executor.serving.exchange import Exchange
+from executor.serving.replies import COMPLETION, Envelope
 from executor.serving.service import Rules
 from superinfer.schedulers.fcfs import FcfsScheduler
 
@@ -97,8 +102,11 @@ def test_too_many_that_wait_are_turned_away(tmp_path: Path) -> None:
     rules = Rules("tiny", most_waiting=2)
     with serving(tmp_path, rules, scheduler="vllm", settings=settings) as served:
         with ThreadPoolExecutor(3) as pool:
-            busy = [pool.submit(served.text, "a", max_tokens=100) for _ in range(3)]
-            until(lambda: served.service.clients.waiting == 2)
+            clients = served.service.clients
+            busy = [pool.submit(served.text, "a", max_tokens=200)]
+            until(lambda: clients.count == 1 and not clients.waiting)
+            busy += [pool.submit(served.text, "a", max_tokens=200) for _ in range(2)]
+            until(lambda: clients.waiting == 2)
             reply = served.client.post("/v1/completions", json=asking("a"))
             assert reply.status_code == 429
             assert int(reply.headers["retry-after"]) >= 1
@@ -151,6 +159,55 @@ def test_an_engine_that_fails(tmp_path: Path, stream: bool) -> None:
         assert served.service.failed.is_set()
 
 
+def test_who_comes_and_goes_at_once_is_forgotten(tmp_path: Path) -> None:
+    """Sent and withdrawn before the engine has looked."""
+    with serving(tmp_path) as served:
+        service = served.service
+        body = CompletionBody(**asking("a", **LONG))
+        for _ in range(20):
+            tickets = service.send(service.completions(body, {}), "mine")
+            service.settle(tickets)
+        idle(served)
+
+
+def test_nobody_is_let_in_when_all_have_left(tmp_path: Path) -> None:
+    """Not even who had asked before."""
+    with serving(tmp_path) as served:
+        service = served.service
+        wishes = service.completions(CompletionBody(**asking("a")), {})
+        service.stop()
+        with pytest.raises(Closed, match="shutting down"):
+            service.send(wishes, "late")
+        assert served.refusal(asking("a"), 503) == "the server is shutting down"
+
+
+def test_a_stream_whose_client_goes_before_its_first_event(tmp_path: Path) -> None:
+    """The reply was made and its head could not be sent."""
+    with serving(tmp_path) as served:
+        service = served.service
+        body = CompletionBody(**asking("a", stream=True, **LONG))
+        tickets = service.send(service.completions(body, {}), "mine")
+        envelope = Envelope.new(COMPLETION, "mine", "tiny")
+        http: Any = None
+
+        async def gone(_: Any) -> None:
+            raise OSError("gone")
+
+        async def run() -> None:
+            reply = await Exchange(http, service, envelope, body, tickets, {}).streamed()
+            with pytest.raises(ClientDisconnect):
+                await reply({"type": "http", "asgi": {"spec_version": "2.4"}}, gone, gone)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Exchange, "_unless_gone", staticmethod(_nothing))
+            asyncio.run(run())
+        idle(served)
+
+
+async def _nothing(reply: Any) -> None:
+    reply.close()
+
+
 def test_no_more_is_taken_while_answers_are_finished(tmp_path: Path) -> None:
     with serving(tmp_path) as served, ThreadPoolExecutor(1) as pool:
         under_way = pool.submit(served.text, "a", max_tokens=100)
@@ -162,11 +219,12 @@ def test_no_more_is_taken_while_answers_are_finished(tmp_path: Path) -> None:
 
 def test_a_key_is_asked_for(tmp_path: Path) -> None:
     with serving(tmp_path, Rules("tiny", api_key="secret")) as served:
-        for wrong in ({}, {"authorization": "Bearer nonsense"}, {"authorization": "secret"}):
+        wrongs = ("Bearer nonsense", "secret", "Basic secret", "Bearer")
+        for wrong in ({}, *({"authorization": text} for text in wrongs)):
             message = served.refusal(asking("a"), 401, headers=wrong)
             assert message == "expected the server's key as bearer token"
         assert served.client.get("/v1/models").status_code == 401
-        right = {"authorization": "Bearer secret"}
+        right = {"authorization": "bearer secret"}
         reply = served.client.post("/v1/completions", json=asking("a"), headers=right)
         assert reply.status_code == 200
         assert served.client.get("/health").status_code == 200

@@ -98,7 +98,7 @@ def test_a_stop_token_ends_an_answer(served: Served) -> None:
     whole = served.text(BEGINNING, max_tokens=40)
     reply = served.complete(BEGINNING, max_tokens=40, stop_token_ids=[ord("e")])
     (choice,) = reply["choices"]
-    assert choice["finish_reason"] == "stop"
+    assert (choice["text"], choice["finish_reason"]) == (whole[: whole.index("e")], "stop")
     assert reply["usage"]["completion_tokens"] == whole.index("e") + 1
 
 
@@ -151,12 +151,34 @@ def test_the_name_of_a_request_comes_back(served: Served) -> None:
         ({"response_format": {"type": "json_object"}}, "response_format: expected type text"),
         ({"slo": {"ttft": 3}}, "slo.ttft: "),
         ({"service_tier": "chatt"}, "did you mean 'chat'?"),
+        ({"logprobs": 0}, "logprobs: not supported here"),
+        ({"response_format": "json"}, "response_format: "),
+        (
+            {"response_format": {"type": "\ud800\nx"}},
+            "response_format: expected type text, got ? x",
+        ),
+        ({"top_k": 10**400}, "top_k: "),
+        ({"stop_token_ids": [10**30]}, "stop_token_ids.0: "),
+        ({"stop": ["x"] * 65}, "stop."),
+        ({"stop": "x" * 1001}, "stop."),
+        ({"user": "a\ud800"}, "user: "),
+        ({"cache_salt": "a\nb"}, "cache_salt: expected text in one line"),
+        ({"prompt": "\ud800"}, "prompt: "),
+        ({"prompt": "a" * (128 * 10240 + 1)}, "prompt: 1310721 characters are more than"),
+        ({"prompt": ["a"] * 600, "n": 2}, "n: expected at most 1024 answers at once, got 1200"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(
     served: Served, change: dict[str, Any], wanted: str
 ) -> None:
-    assert wanted in served.refusal({**asking("a"), **change})
+    body = json.dumps({**asking("a"), **change}).encode("utf-8", "surrogatepass")
+    reply = served.client.post(
+        "/v1/completions", content=body, headers={"content-type": "application/json"}
+    )
+    assert reply.status_code == 400, reply.text
+    message = reply.json()["error"]["message"]
+    assert wanted in message and "\n" not in message and len(message) <= 1000
+    assert served.service.alive
 
 
 def test_an_unknown_model(served: Served) -> None:
@@ -170,6 +192,9 @@ def test_a_body_that_is_no_json(served: Served) -> None:
     )
     assert reply.status_code == 400
     assert reply.json()["error"]["message"].startswith("expected JSON: ")
+    untyped = served.client.post("/v1/completions", content=b'{"prompt": "a"}')
+    assert untyped.status_code == 400
+    assert "Content-Type: application/json" in untyped.json()["error"]["message"]
 
 
 def test_models_and_health(served: Served) -> None:

@@ -196,6 +196,16 @@ def test_a_recording_is_in_the_order_of_arrival(tmp_path: Path) -> None:
     assert "3 requests in" in recording.note(path) and "1 without a token" in recording.note(path)
 
 
+def test_a_full_disk_ends_the_record_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with Path("/dev/full").open("wb") as file:
+        recording = Recording(file)
+        recording.add(ended(0))
+        recording.add(ended(1))
+        recording.add(ended(2))
+    said = capsys.readouterr().err
+    assert said == "warning: --record: No space left on device: no more is written\n"
+
+
 def test_what_was_asked_becomes_a_trace(tmp_path: Path) -> None:
     """Lengths, limits, targets, classes and shared beginnings, as they were."""
     prompt = "the same beginning of sixty-four characters, more or less of it " * 2

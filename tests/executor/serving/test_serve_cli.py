@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,16 +80,30 @@ def test_answers_under_way_are_finished(
 
 
 @pytest.mark.slow
-def test_nobody_is_waited_for_longer_than_was_said() -> None:
+@pytest.mark.parametrize("kinds", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGTERM)])
+def test_nobody_is_waited_for_longer_than_was_said(
+    tmp_path: Path, kinds: tuple[signal.Signals, ...]
+) -> None:
+    """By the timeout, or by a second signal. Who is left is told, and the record is whole."""
+    record, timeout_s = tmp_path / "asked.jsonl", 30 if len(kinds) > 1 else 0.25
     body = asking("a", stream=True, max_tokens=9000, ignore_eos=True)
     with (
-        server("--shutdown-timeout", 0) as (process, url),
+        server("--shutdown-timeout", timeout_s, "--record", record) as (process, url),
         httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=PATIENCE_S) as reply,
     ):
-        next(reply.iter_lines())
-        process.terminate()
-        assert rest(process).endswith("timeout graceful shutdown exceeded\n")
-        assert process.returncode == 0
+        lines = reply.iter_lines()
+        next(lines)
+        for kind in kinds:
+            process.send_signal(kind)
+            time.sleep(0.3)
+        *_, last, done = [line for line in lines if line]
+        said = rest(process)
+    error = json.loads(last.removeprefix("data: "))["error"]
+    assert error["message"] == "the request was not finished: the server is shutting down"
+    assert done == "data: [DONE]"
+    assert said.startswith(f"1 requests in {record}\n") and "Traceback" not in said
+    assert process.returncode == (130 if signal.SIGINT in kinds else 0)
+    assert 0 < json.loads(record.read_text())["output_length"] < 9000
 
 
 @pytest.mark.slow
@@ -125,3 +140,5 @@ def test_what_cannot_be_served(
     assert code == 2 and said.endswith("none.jinja: No such file or directory\n")
     code, said = fault("--set", "run.replicas=2", "--port", 0)
     assert code == 2 and "run.replicas" in said
+    code, said = fault("--metrics-prefix", "a b", "--port", 0)
+    assert code == 2 and said.startswith("error: --metrics-prefix: expected letters")

@@ -17,7 +17,8 @@ from executor.serving.bodies import Body, ChatBody, CompletionBody
 from executor.serving.exchange import Exchange
 from executor.serving.refusals import add_refusals
 from executor.serving.replies import CHAT, COMPLETION, Envelope, Form
-from executor.serving.service import Service, Wish, new_id
+from executor.serving.service import Service, new_id
+from executor.serving.wishes import Wish
 
 REQUEST_ID = "x-request-id"
 MOST_BODY_BYTES = 32 << 20
@@ -54,11 +55,11 @@ def build_app(service: Service) -> FastAPI:
 def _add_completions(api: APIRouter, service: Service) -> None:
     @api.post("/completions")
     async def completions(body: CompletionBody, http: Request) -> Response:
-        return await _answer(http, service, body, COMPLETION, service.completions)
+        return await _answer(http, service, body, COMPLETION, service.reader.completions)
 
     @api.post("/chat/completions")
     async def chat(body: ChatBody, http: Request) -> Response:
-        return await _answer(http, service, body, CHAT, service.chat)
+        return await _answer(http, service, body, CHAT, service.reader.chat)
 
 
 async def _answer(

@@ -1,4 +1,4 @@
-"""One model, ready to answer: from the body of a request to a stream of text."""
+"""One model, ready to answer: from wishes to streams of text."""
 
 from __future__ import annotations
 
@@ -6,26 +6,18 @@ import asyncio
 import math
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 
-import numpy as np
-
-from executor.answers import Answer, Tokens
-from executor.models.base import check_length
-from executor.serving.bodies import COMPLETION_TOKENS, Body, ChatBody, CompletionBody
+from executor.answers import Answer
 from executor.serving.clients import Clients, Closed, Ticket
 from executor.serving.engine_thread import GONE, EngineThread
 from executor.serving.metrics import Metrics
-from executor.serving.objectives import Objective, objective_of
-from executor.serving.prompts import Prompts, content_ids
+from executor.serving.prompts import Prompts
 from executor.serving.streams import Ended, Mailbox, Stream
+from executor.serving.wishes import Reader, Wish
 from executor.session import Session
-from executor.steps.sampler import GREEDY, Sampling
-from superinfer.errors import InputError
 from superinfer.request import Request, SLOClass
-
-Headers = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +46,6 @@ class Overloaded(Exception):
         self.retry_s = retry_s
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """One answer that a client wants."""
-
-    tokens: Tokens
-    content: tuple[int, ...]
-    """Ids of its blocks."""
-    limit: int
-    ends: frozenset[int]
-    """Tokens that end the answer."""
-    stop: tuple[str, ...]
-    """Texts that do."""
-    sampling: Sampling
-    objective: Objective
-    salt: str
-    """Only prompts with the same one share their caches."""
-
-
 class Service:
     """Everything between HTTP and the engine."""
 
@@ -89,7 +63,9 @@ class Service:
         self.failed = asyncio.Event()
         self.draining = False
         """No more requests are taken."""
-        self._session, self._prompts, self._classes = session, prompts, classes
+        self.reader = Reader(prompts, session, classes, rules.most_waiting)
+        """What clients ask for."""
+        self._session, self._tokenizer = session, prompts.tokenizer
         self._numbers = count()
         self._last_queue_s = 0.0
         model = session.model
@@ -122,22 +98,6 @@ class Service:
         """End at the next step boundary, if it has not ended yet."""
         self._engine.stop()
 
-    def completions(self, body: CompletionBody, headers: Headers) -> list[Wish]:
-        """What is asked for: every choice for each prompt. InputError for what cannot be.
-
-        This and `chat` may run in any thread: long prompts take their time.
-        """
-        limit = body.max_tokens or COMPLETION_TOKENS
-        prompts = self._prompts.of_completion(body)
-        return self._wishes(body, prompts, limit, headers)
-
-    def chat(self, body: ChatBody, headers: Headers) -> list[Wish]:
-        """The same of a conversation, whose answer may be as long as its class and the context
-        allow.
-        """
-        tokens = self._prompts.of_chat(body)
-        return self._wishes(body, [tokens], body.limit, headers)
-
     def send(self, wishes: list[Wish], name: str) -> list[Ticket]:
         """Hand wishes to the engine; Overloaded where too many wait already, Closed where it takes
         no more.
@@ -161,42 +121,8 @@ class Service:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _wishes(
-        self, body: Body, prompts: list[list[int]], limit: int | None, headers: Headers
-    ) -> list[Wish]:
-        body.require_served()
-        if (answers := len(prompts) * body.choices) > self.rules.most_waiting:
-            most = f"expected at most {self.rules.most_waiting} answers at once"
-            raise InputError(f"{most}, got {answers}", field="n")
-        objective = objective_of(headers, body, self._classes)
-        draws = [body.sampling(choice) for choice in range(body.choices)]
-        if draws[0].penalised and not self._session.runner.alone:
-            raise InputError("penalties are not supported where GPUs share the model")
-        wished = [self._wish(body, tokens, limit, objective) for tokens in prompts]
-        return [replace(wish, sampling=sampling) for wish in wished for sampling in draws]
-
-    def _wish(self, body: Body, tokens: list[int], limit: int | None, objective: Objective) -> Wish:
-        engine, ends = self._session.engine, frozenset(body.stop_token_ids or ())
-        block_tokens, cached = engine.config.block_tokens, engine.prefix is not None
-        most = self._limit(tokens, limit, objective)
-        return Wish(
-            tokens=np.array(tokens, np.int64),
-            content=content_ids(tokens, block_tokens) if cached else (),
-            limit=most,
-            ends=ends if body.ignore_eos else ends | self._prompts.tokenizer.end_tokens,
-            stop=body.stop_texts,
-            sampling=GREEDY,
-            objective=objective,
-            salt=body.cache_salt or "",
-        )
-
-    def _limit(self, tokens: list[int], asked: int | None, objective: Objective) -> int:
-        """Most tokens of an answer; InputError for more than the context has room for."""
-        check_length(self._session.model, len(tokens), asked or 1)
-        return asked or min(objective.slo_class.max_tokens, self.max_model_len - len(tokens))
-
     def _ticket(self, wish: Wish, name: str) -> Ticket:
-        text = self._prompts.tokenizer.stream()
+        text = self._tokenizer.stream()
         stream = Stream(self._mailbox, text, wish.stop, wish.ends, self.metrics)
         answer = Answer(wish.tokens, wish.limit, wish.ends, wish.sampling, None, stream.say)
         return Ticket(self._request(wish, name), answer, stream)

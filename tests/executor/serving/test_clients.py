@@ -165,7 +165,7 @@ def test_who_comes_and_goes_at_once_is_forgotten(tmp_path: Path) -> None:
         service = served.service
         body = CompletionBody(**asking("a", **LONG))
         for _ in range(20):
-            tickets = service.send(service.completions(body, {}), "mine")
+            tickets = service.send(service.reader.completions(body, {}), "mine")
             service.settle(tickets)
         idle(served)
 
@@ -174,7 +174,7 @@ def test_nobody_is_let_in_when_all_have_left(tmp_path: Path) -> None:
     """Not even who had asked before."""
     with serving(tmp_path) as served:
         service = served.service
-        wishes = service.completions(CompletionBody(**asking("a")), {})
+        wishes = service.reader.completions(CompletionBody(**asking("a")), {})
         service.stop()
         with pytest.raises(Closed, match="shutting down"):
             service.send(wishes, "late")
@@ -186,7 +186,7 @@ def test_a_stream_whose_client_goes_before_its_first_event(tmp_path: Path) -> No
     with serving(tmp_path) as served:
         service = served.service
         body = CompletionBody(**asking("a", stream=True, **LONG))
-        tickets = service.send(service.completions(body, {}), "mine")
+        tickets = service.send(service.reader.completions(body, {}), "mine")
         envelope = Envelope.new(COMPLETION, "mine", "tiny")
         http: Any = None
 

@@ -1,0 +1,102 @@
+"""From the body of a request to what the engine is to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from executor.answers import Tokens
+from executor.models.base import check_length
+from executor.serving.bodies import COMPLETION_TOKENS, Body, ChatBody, CompletionBody
+from executor.serving.objectives import Objective, objective_of
+from executor.serving.prompts import Prompts, content_ids
+from executor.session import Session
+from executor.steps.sampler import GREEDY, Sampling
+from superinfer.errors import InputError
+from superinfer.request import SLOClass
+
+Headers = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One answer that a client wants."""
+
+    tokens: Tokens
+    content: tuple[int, ...]
+    """Ids of its blocks."""
+    limit: int
+    ends: frozenset[int]
+    """Tokens that end the answer."""
+    stop: tuple[str, ...]
+    """Texts that do."""
+    sampling: Sampling
+    objective: Objective
+    salt: str
+    """Only prompts with the same one share their caches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads what clients ask for, in any thread: long prompts take their time."""
+
+    prompts: Prompts
+    session: Session
+    classes: Mapping[str, SLOClass]
+    most_answers: int
+    """Of one request."""
+
+    def completions(self, body: CompletionBody, headers: Headers) -> list[Wish]:
+        """Every choice for each prompt. InputError for what cannot be."""
+        self._require_served(body, len(body.prompts))
+        prompts = self.prompts.of_completion(body)
+        return self._wishes(body, prompts, body.max_tokens or COMPLETION_TOKENS, headers)
+
+    def chat(self, body: ChatBody, headers: Headers) -> list[Wish]:
+        """The same of a conversation, whose answer may be as long as its class and the context
+        allow.
+        """
+        self._require_served(body, 1)
+        return self._wishes(body, [self.prompts.of_chat(body)], body.limit, headers)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _require_served(self, body: Body, prompts: int) -> None:
+        body.require_served()
+        answers = prompts * body.choices
+        if answers > self.most_answers:
+            most = f"expected at most {self.most_answers} answers at once"
+            raise InputError(f"{most}, got {answers}", field="n")
+
+    def _wishes(
+        self, body: Body, prompts: list[list[int]], limit: int | None, headers: Headers
+    ) -> list[Wish]:
+        objective = objective_of(headers, body, self.classes)
+        draws = [body.sampling(choice) for choice in range(body.choices)]
+        if draws[0].penalised and not self.session.runner.alone:
+            raise InputError("penalties are not supported where GPUs share the model")
+        wished = [self._wish(body, tokens, limit, objective) for tokens in prompts]
+        return [replace(wish, sampling=sampling) for wish in wished for sampling in draws]
+
+    def _wish(self, body: Body, tokens: list[int], limit: int | None, objective: Objective) -> Wish:
+        engine, ends = self.session.engine, frozenset(body.stop_token_ids or ())
+        most = self._limit(tokens, limit, objective)
+        cached = engine.prefix is not None
+        return Wish(
+            tokens=np.array(tokens, np.int64),
+            content=content_ids(tokens, engine.config.block_tokens) if cached else (),
+            limit=most,
+            ends=ends if body.ignore_eos else ends | self.prompts.tokenizer.end_tokens,
+            stop=body.stop_texts,
+            sampling=GREEDY,
+            objective=objective,
+            salt=body.cache_salt or "",
+        )
+
+    def _limit(self, tokens: list[int], asked: int | None, objective: Objective) -> int:
+        """Most tokens of an answer; InputError for more than the context has room for."""
+        model = self.session.model
+        check_length(model, len(tokens), asked or 1)
+        return asked or min(objective.slo_class.max_tokens, model.max_model_len - len(tokens))

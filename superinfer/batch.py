@@ -273,12 +273,14 @@ class DecodeBatch:
     def forget(self, live: Iterable[Sequence]) -> None:
         """Drop the times of the steps that are over, and when which tokens came; `live` are those
         who may be asked for later. Between two steps, while nothing can be taken back.
+
+        The latest time stays: it is that of the last token of members who leave next.
         """
-        known_steps = self.known_steps
+        latest_s, known_steps = self.end_s[-1:], self.known_steps
         for seq in live:
             if seq.last_token_step < known_steps:
                 seq.last_token_s = self.last_token_s(seq)
-        self.first_step, self.end_s = known_steps, array("d")
+        self.first_step, self.end_s = known_steps - len(latest_s), latest_s
         self.runs = TokenRuns()
         if self._contexts is not None:
             self._contexts = self._standing(self._contexts)

@@ -55,9 +55,17 @@ class ForgetfulDriver(ImpatientDriver):
     def _maybe_forget(self) -> None:
         if self.rng.random() < self.share:
             self._note_what_goes_on()
+            before = self._last_tokens_s()
             self.engine.forget()
+            assert self._last_tokens_s() == before
             assert self.engine.recorder.sequences == list(self.engine.live)
             assert len(self.engine.batch.end_s) < 2 and not self.engine.batch.runs.row
+
+    def _last_tokens_s(self) -> dict[Sequence, float]:
+        """When the live had their last tokens, as far as it is known."""
+        batch = self.engine.batch
+        known = [seq for seq in self.engine.live if seq.last_token_step < batch.known_steps]
+        return {seq: batch.last_token_s(seq) for seq in known}
 
     def _note_what_goes_on(self) -> None:
         engine = self.engine

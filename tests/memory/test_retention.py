@@ -81,15 +81,18 @@ def test_oldest_first_within_a_priority() -> None:
 
 
 def test_uses_of_what_ranks_high_leave_no_entries() -> None:
-    """One prompt of high priority is used again and again while others come and go."""
+    """One prompt of high priority is used again and again while others come and go, and one of them
+    is always left.
+    """
     shelf = Shelf()
+    shelf.put("low", 0.0, 99)
     for now in range(3 * FEWEST):
         shelf.put("high", float(now), 1, 2)
         shelf.put("low", float(now), 100 + now)
         assert shelf.reclaim(1) == [("low", 1)]
     policy = shelf.index.policy
     assert isinstance(policy, RetentionMemory) and len(policy._device._heap) <= FEWEST + 1
-    assert shelf.reclaim(2) == [("high", 2)]
+    assert shelf.reclaim(3) == [("low", 1), ("high", 2)]
 
 
 def test_only_leaves_go() -> None:

@@ -1,4 +1,4 @@
-"""An engine that forgets at any time decides as one that does not, and keeps nothing of the past."""
+"""An engine that forgets at any time decides as one that does not, and keeps none of the past."""
 
 from __future__ import annotations
 
@@ -147,8 +147,8 @@ def small_crowd(requests: int) -> list[Job]:
     """So many requests that come about as fast as they are served; some share their prompts."""
     rng = Random(7)
     return [
-        Job(rng.choice((0, 1, 8)), rng.randint(1, 24), rng.randint(1, 8), rng.randint(0, 3), 0, True)
-        for _ in range(requests)
+        Job(rng.choice((0, 1, 8)), rng.randint(1, 24), rng.randint(1, 8), row % 4, 0, True)
+        for row in range(requests)
     ]
 
 

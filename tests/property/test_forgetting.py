@@ -22,6 +22,9 @@ from superinfer.engine import Engine
 from superinfer.plan import Plan
 from superinfer.sequence import Sequence
 
+pytestmark = pytest.mark.interpreted
+"""They read every slot of a recorder."""
+
 SEEDS = st.integers(0, 1 << 32)
 MOST_KEPT = 60
 """Sequences that a run of a few hundred requests, 16 of them at a time, may leave in memory."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
+from collections.abc import Iterable
 from typing import Final
 
 from superinfer.memory.blocks.slabs import NO_SMALL
@@ -75,6 +76,7 @@ class DecodeBatch:
         "block_tokens",
         "context_tokens",
         "end_s",
+        "first_step",
         "joined",
         "light_tokens",
         "lightened",
@@ -96,7 +98,10 @@ class DecodeBatch:
         self.light_tokens = 0
         """Sum over members of what that leaves out."""
         self.end_s = array("d")
-        """End time of every step."""
+        """End time of every step from `first_step` on; of the latest it may not be known yet."""
+        self.first_step = 0
+        """Steps before this one are forgotten: whose last token came in one has its time in
+        `last_token_s`."""
         self.members: dict[Sequence, None] = {}
         self.joined: list[Sequence] = []
         """Members that joined and no backend has asked for yet."""
@@ -192,11 +197,18 @@ class DecodeBatch:
         if contexts is None:
             return 0
         if len(contexts) > 2 * len(self.members) + _SPARE_CONTEXTS:
-            contexts = self._contexts = [entry for entry in contexts if self._stands(entry)]
-            heapq.heapify(contexts)
+            contexts = self._contexts = self._standing(contexts)
         while contexts and not self._stands(contexts[0]):
             heapq.heappop(contexts)
         return self.step - contexts[0][0] if contexts else 0
+
+    def _standing(
+        self, contexts: list[tuple[int, int, int, Sequence]]
+    ) -> list[tuple[int, int, int, Sequence]]:
+        """A heap of the entries of members alone."""
+        standing = [entry for entry in contexts if self._stands(entry)]
+        heapq.heapify(standing)
+        return standing
 
     def _stands(self, entry: tuple[int, int, int, Sequence]) -> bool:
         """True for the entry of a member; who came back in one step has no fewer tokens than it
@@ -248,6 +260,27 @@ class DecodeBatch:
             steps += 1
         return steps
 
+    @property
+    def known_steps(self) -> int:
+        """Steps whose end is known; with lag 1 the latest may be on the device still."""
+        return self.first_step + len(self.end_s)
+
     def last_token_s(self, seq: Sequence) -> float:
         """When a sequence outside the batch got its last token."""
-        return self.end_s[seq.last_token_step] if seq.last_token_step >= 0 else seq.last_token_s
+        known = seq.last_token_step - self.first_step
+        return self.end_s[known] if known >= 0 else seq.last_token_s
+
+    def forget(self, live: Iterable[Sequence]) -> None:
+        """Drop the times of the steps that are over, and when which tokens came; `live` are those
+        who may be asked for later. Between two steps, while nothing can be taken back.
+
+        The latest time stays: it is that of the last token of members who leave next.
+        """
+        latest_s, known_steps = self.end_s[-1:], self.known_steps
+        for seq in live:
+            if seq.last_token_step < known_steps:
+                seq.last_token_s = self.last_token_s(seq)
+        self.first_step, self.end_s = known_steps - len(latest_s), latest_s
+        self.runs = TokenRuns()
+        if self._contexts is not None:
+            self._contexts = self._standing(self._contexts)

@@ -107,7 +107,8 @@ class Sequence:
         """The same of `host_blocks`."""
         self.join_step = 0
         self.last_token_step = -1
-        """Decode step that gave the last token, or -1 when `last_token_s` holds its time."""
+        """Decode step that gave the last token, or -1 for one that a prefill gave. `last_token_s`
+        holds the time of that one, and of a step that the batch has forgotten."""
         self.last_token_s = 0.0
         self.lost_tokens = 0
         """Tokens that were computed once and dropped by a preemption."""

@@ -16,6 +16,7 @@ from superinfer.memory.lru import LruMemory
 from superinfer.plan import Outcome, Plan, Transfer
 from superinfer.request import Request
 from superinfer.schedulers.fcfs import FcfsScheduler
+from superinfer.sequence import Sequence as LiveSequence
 from superinfer.sequence import State
 
 BLOCK = 4
@@ -130,6 +131,8 @@ class BlockingDriver:
     """Numbers the copies: of two that land together the one that started first comes first."""
     link_free: dict[str, float] = field(default_factory=lambda: {"h2d": 0.0, "d2h": 0.0})
     arrived: int = 0
+    sequences: list[LiveSequence] = field(default_factory=list)
+    """Who has arrived."""
     disturbed: bool = False
     single_steps: bool = False
     """Ask for a new plan after every step, however long the slice was to be."""
@@ -231,7 +234,8 @@ class BlockingDriver:
                 self.engine.transferred(transfer, time_s)
             else:
                 self.arrived += 1
-                self.engine.submit(self.requests[self.arrived - 1], arrival_s)
+                arrived = self.engine.submit(self.requests[self.arrived - 1], arrival_s)
+                self.sequences.append(arrived)
 
     def _start(self, plan: Plan) -> None:
         begin_s = self.now

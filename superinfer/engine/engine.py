@@ -216,6 +216,14 @@ class Engine:
         for seq in list(self.live):
             self.end(seq, "unfinished", None, now)
 
+    def forget(self) -> None:
+        """Drop what is written down of requests that have ended and of steps that are over: for
+        drivers that run without an end. Between two steps; no decision changes. Afterwards no
+        record can be built, for it would be one of a part of the run.
+        """
+        self.recorder.forget(self.live)
+        self.batch.forget(self.live)
+
     def next_wakeup(self, now: float) -> float | None:
         """When to ask for a plan if nothing happens before."""
         return self.scheduler.next_wakeup(now)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from typing import Final
 
 from superinfer.memory.index.node import Node
 
 Rank = tuple[float, ...]
+
+FEWEST: Final = 1024
+"""Entries of a queue that are not worth a search for those that hold no longer."""
 
 
 class Leaves:
@@ -17,15 +21,19 @@ class Leaves:
     rank and depth of a node that can still be reclaimed.
     """
 
-    __slots__ = ("_heap", "_pushed", "_rank", "_reclaimable")
+    __slots__ = ("_heap", "_most", "_pushed", "_rank", "_reclaimable")
 
     def __init__(self, rank: Callable[[Node], Rank], reclaimable: Callable[[Node], bool]) -> None:
         self._rank, self._reclaimable = rank, reclaimable
         self._heap: list[tuple[Rank, int, int, Node]] = []
         self._pushed = 0
+        self._most = FEWEST
+        """With more entries than this, those of former ranks are looked for."""
 
     def push(self, node: Node) -> None:
         """Queue a leaf by its present rank."""
+        if len(self._heap) > self._most:
+            self._forget()
         self._pushed += 1  # breaks ties, so that nodes are never compared
         heapq.heappush(self._heap, (self._rank(node), -node.stop, self._pushed, node))
 
@@ -42,6 +50,17 @@ class Leaves:
         if rival is not None and rival[0] == rank:
             count = min(count, max(1, rival[1] - depth))
         return node, count
+
+    def _forget(self) -> None:
+        """Drop entries of former ranks and of nodes that are gone: what ranks high and is used
+        again and again would have one for each use.
+        """
+        kept = [entry for entry in self._heap if self._may_hold(entry[0], entry[3])]
+        heapq.heapify(kept)
+        self._heap, self._most = kept, max(FEWEST, 2 * len(kept))
+
+    def _may_hold(self, rank: Rank, node: Node) -> bool:
+        return node.parent is not None and self._rank(node) == rank
 
     def _peek(self) -> tuple[Rank, int, int, Node] | None:
         """The first entry that still describes its node."""

@@ -11,6 +11,7 @@ from mypy_extensions import mypyc_attr
 from superinfer.memory.base import Fate, Timing
 from superinfer.memory.index.node import Node
 from superinfer.memory.index.prefix import PrefixIndex
+from superinfer.memory.leaves import FEWEST
 
 if TYPE_CHECKING:
     from superinfer.draft import Draft
@@ -48,6 +49,8 @@ class LruMemory:
     name: str = field(default_factory=lambda: "lru", init=False)
     _heap: list[tuple[float, int, int, Node]] = field(default_factory=list, init=False)
     _pushed: int = field(default_factory=int, init=False)
+    _most: int = field(default_factory=lambda: FEWEST, init=False)
+    """With more entries than this, those of former uses are looked for."""
 
     def index(self, pool: BlockPool, host: HostPool, block_tokens: int) -> PrefixIndex:
         """A tree whose leaves go in this order."""
@@ -55,6 +58,8 @@ class LruMemory:
 
     def unused(self, node: Node) -> None:
         """Queue `node` by the time of its last use."""
+        if len(self._heap) > self._most:
+            self._forget()
         self._pushed += 1  # breaks ties, so that nodes are never compared
         heapq.heappush(self._heap, (node.last_access_s, -node.stop, self._pushed, node))
 
@@ -70,6 +75,14 @@ class LruMemory:
     def fate(self, seq: Sequence, draft: Draft) -> Fate:
         """As configured."""
         return chosen_fate(self.preemption, seq, draft)
+
+    def _forget(self) -> None:
+        """Drop entries of former uses and of nodes that are gone: while nothing has to go, each use
+        of a node would leave one.
+        """
+        kept = [entry for entry in self._heap if _may_hold(entry[0], entry[3])]
+        heapq.heapify(kept)
+        self._heap, self._most = kept, max(FEWEST, 2 * len(kept))
 
     def _pop(self) -> tuple[float, int, int, Node]:
         entry = self._peek()
@@ -87,3 +100,7 @@ class LruMemory:
                 return heap[0]
             heapq.heappop(heap)
         return None
+
+
+def _may_hold(last_access_s: float, node: Node) -> bool:
+    return node.parent is not None and node.last_access_s == last_access_s

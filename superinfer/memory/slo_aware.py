@@ -294,7 +294,7 @@ class Parts:
         if self.guard is not None:
             found |= {
                 "guard_requests": self.guard.requests,
-                "guard_fallbacks": len(self.guard.falls),
+                "guard_fallbacks": self.guard.falls,
                 "guard_fallback_requests": self.guard.fallen_back,
             }
         return {name: float(value) for name, value in found.items()}

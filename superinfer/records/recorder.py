@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from superinfer.batch import DecodeBatch
+from superinfer.errors import SuperInferError
 from superinfer.records.run import (
     Floats,
     Ints,
@@ -42,6 +44,7 @@ class Recorder:
         "h2d_bytes",
         "losing_offloads",
         "next_sample_s",
+        "partial",
         "plans",
         "prefetch_useful_bytes",
         "prefetch_wasted_bytes",
@@ -55,7 +58,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self.sequences: list[Sequence] = []
-        """In the order of submission: the rows of the table."""
+        """In the order of submission: the rows of the table. After `forget` without those that had
+        ended by then."""
         self.computed_tokens = 0
         self.prefix_query_tokens = 0
         self.prefix_hit_tokens = 0
@@ -81,6 +85,8 @@ class Recorder:
         self._interval_s = 0.0
         self.next_sample_s = -math.inf
         """No sample is due before this time."""
+        self.partial = False
+        """True once a part of the run has been forgotten."""
 
     def settle_prefetch(self, seq: Sequence) -> None:
         """A prefetched request leaves the device or ends: it was of use if a token came of it."""
@@ -90,6 +96,12 @@ class Recorder:
         else:
             self.prefetch_wasted_bytes += nbytes
 
+    def forget(self, live: Iterable[Sequence]) -> None:
+        """Keep only the `live` sequences, and nothing for a record: there will be none."""
+        self.sequences = list(live)
+        self._samples, self.next_sample_s = [], math.inf
+        self.partial = True
+
     def sample(self, engine: Engine, now: float) -> None:
         """Note the state of the replica."""
         self._samples.append(self._state(engine, now))
@@ -98,7 +110,11 @@ class Recorder:
         self.next_sample_s = now + self._interval_s
 
     def build(self, engine: Engine) -> RunRecord:
-        """Everything as columns."""
+        """Everything as columns. Raises SuperInferError once the engine has forgotten a part: the
+        rest would be told of requests without their beginnings.
+        """
+        if self.partial:
+            raise SuperInferError("record: expected an engine that has never been told to forget")
         pool, config = engine.pool, engine.config
         decode_steps = len(engine.batch.end_s)
         table = _table(self.sequences, config.kv_bits, engine.demotion is not None)

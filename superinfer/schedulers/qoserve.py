@@ -45,7 +45,7 @@ from superinfer.errors import ConfigError
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.pacing import ChunkSizer
-from superinfer.schedulers.parts import check_not_negative, check_positive, deadline_s
+from superinfer.schedulers.parts import FEWEST, check_not_negative, check_positive, deadline_s
 from superinfer.schedulers.tracking import TrackingScheduler
 from superinfer.sequence import Sequence
 
@@ -78,10 +78,14 @@ class Timelines:
         """Heaps of (due time of the next token less pace times step, ticket, stream)."""
         self._tickets: dict[Sequence, int] = {}
         self._last_ticket = 0
+        self._tidy_at = FEWEST
+        """Ticket with which entries of streams that are over are looked for."""
 
     def add(self, seq: Sequence, pace_s: float, next_due_s: float, step: int) -> None:
         """A stream whose next token, in the step after `step` steps, is due at `next_due_s`."""
         self._last_ticket += 1
+        if self._last_ticket > self._tidy_at:
+            self._forget()
         self._tickets[seq] = self._last_ticket
         heap = self._by_pace.setdefault(pace_s, [])
         heapq.heappush(heap, (next_due_s - step * pace_s, self._last_ticket, seq))
@@ -104,6 +108,15 @@ class Timelines:
             else:
                 del self._by_pace[pace_s]
         return budget_s
+
+    def _forget(self) -> None:
+        """Drop entries of streams that are over: of streams ahead of their pace the later ones are
+        before them, so that they would never come to the top.
+        """
+        for heap in self._by_pace.values():
+            heap[:] = [entry for entry in heap if self._tickets.get(entry[2]) == entry[1]]
+            heapq.heapify(heap)
+        self._tidy_at = self._last_ticket + max(FEWEST, len(self._tickets))
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -188,8 +188,6 @@ class Mirror:
         self.wasted_bytes -= self._written_bytes(left)
         if self.placement is not None:
             self.placement.mirror_requantised(seq)
-        if len(self._queue) > 2 * len(self._members):
-            self._queue = deque([entry for entry in self._queue if entry[1].alive])
 
     def take_in(self, batch: DecodeBatch) -> None:
         """Count who joined the batch since the plan before."""
@@ -273,6 +271,8 @@ class Mirror:
         self._filled.add(member)
         if member.lacking > 0:
             self._queue.appendleft((seq, member))
+        if len(self._queue) > 2 * len(self._members):
+            self._queue = deque([entry for entry in self._queue if entry[1].alive])
 
     def _forget(self, member: Mirrored) -> int:
         """Take a member out of all sums; returns the bytes that were written through for it."""

@@ -171,6 +171,54 @@ def test_runs_say_when_tokens_came() -> None:
     assert batch.last_token_s(early) == batch.last_token_s(late) == 5.0
 
 
+def test_what_is_forgotten_is_still_known_of_the_live() -> None:
+    batch = DecodeBatch(4, watch_longest=True)
+    gone, waits, stays = new_sequence(1, 10), new_sequence(2, 4), new_sequence(3, 7)
+    for seq in (gone, waits, stays):
+        batch.join(seq)
+    batch.advance(1)
+    batch.end_s.append(1.0)
+    batch.leave(waits)
+    batch.leave(gone)
+    batch.advance(2)
+    batch.end_s.extend([2.5, 3.5])
+    batch.forget([waits, stays])
+    batch.forget([waits, stays])  # the second time there is nothing new
+    assert list(batch.end_s) == [3.5] and list(batch.runs.row) == []
+    assert (batch.first_step, batch.known_steps, batch.step) == (2, 3, 3)
+    assert batch._contexts is not None and [entry[3] for entry in batch._contexts] == [stays]
+    batch.leave(stays)
+    assert (batch.last_token_s(waits), batch.last_token_s(stays)) == (1.0, 3.5)
+    assert stays.output_tokens == 4
+
+
+def test_a_step_whose_end_is_not_known_is_not_forgotten() -> None:
+    """Its members leave before its time is told, and the time is theirs."""
+    batch = DecodeBatch(4)
+    left, member = new_sequence(1, 10), new_sequence(2, 4)
+    batch.join(left)
+    batch.join(member)
+    batch.advance(1)
+    batch.end_s.append(1.0)
+    batch.advance(1)
+    batch.leave(left)
+    batch.forget([left, member])
+    batch.end_s.append(2.0)
+    assert batch.known_steps == batch.step == 2
+    assert batch.last_token_s(left) == 2.0
+    batch.forget([left, member])
+    assert batch.last_token_s(left) == 2.0
+    assert list(batch.end_s) == [2.0] and batch.first_step == 1
+
+
+def test_forgetting_before_the_first_step() -> None:
+    batch = DecodeBatch(4)
+    seq = new_sequence(0, 10)
+    seq.last_token_s = 0.5
+    batch.forget([seq])
+    assert (batch.first_step, batch.known_steps, batch.last_token_s(seq)) == (0, 0, 0.5)
+
+
 def test_a_member_that_got_nothing_leaves_no_run() -> None:
     batch = DecodeBatch(4)
     seq = new_sequence(0, 10)

@@ -330,6 +330,21 @@ def test_copies_give_way_earliest_member_first(used: int, synced: list[int], was
     assert both.mirror.wasted_bytes == wasted
 
 
+def test_who_left_is_forgotten_while_no_copy_is_made() -> None:
+    """Members with full blocks come and go beside one that stays; nobody asks for a copy."""
+    both = play([("join", 8, 0)], 1000)
+    both.activate()
+    for _ in range(200):
+        both.join(8, 0)
+        both.leave(1, 0)
+    both.check()
+    assert len(both.mirror._queue) <= 2 * len(both.batch.members) + 2
+    both.start(9, 0)
+    both.land()
+    both.check()
+    assert [both.mirror.synced(seq).number for seq in both.batch.members] == [2]
+
+
 def test_a_copy_under_way_gives_way_too() -> None:
     """The room of a copy that has not landed is taken; when it lands nothing has a copy, and the
     same blocks are copied again, in the order that they had.

@@ -10,6 +10,7 @@ from harness import BlockingDriver, make_engine, request
 
 from superinfer.draft import Draft
 from superinfer.engine import Engine
+from superinfer.errors import SuperInferError
 from superinfer.records.recorder import MAX_SAMPLES, Recorder
 from superinfer.records.run import RunRecord
 from superinfer.schedulers.fcfs import FcfsScheduler
@@ -91,3 +92,24 @@ def test_building_twice_gives_the_same() -> None:
     BlockingDriver(engine, [request(0, 8, 0)], [5]).run()
     first, second = (engine.recorder.build(engine).timeline for _ in range(2))
     assert first.t_s.tolist() == second.t_s.tolist()
+
+
+def test_a_record_of_a_part_is_refused() -> None:
+    """Before that it is there, and it stays what it was."""
+    engine = make_engine(FcfsScheduler(), 100)
+    BlockingDriver(engine, [request(i, 8, 0) for i in range(3)], [5, 6, 7]).run()
+    waits = engine.submit(request(3, 8, 0), 20.0)
+    record = engine.recorder.build(engine)
+    engine.forget()
+    assert engine.recorder.sequences == [waits]
+    assert record.table.output_tokens.tolist() == [5, 6, 7, 0]
+    assert len(record.tokens.decode_end_s) == 6 == record.steps - 1
+    with pytest.raises(SuperInferError, match="never been told to forget"):
+        engine.recorder.build(engine)
+
+
+def test_no_samples_are_taken_for_a_record_that_never_comes() -> None:
+    engine = make_engine(FcfsScheduler(), 100)
+    engine.forget()
+    BlockingDriver(engine, [request(i, 8, 0) for i in range(3)], [5, 6, 7]).run()
+    assert engine.recorder._samples == []

@@ -13,6 +13,7 @@ from superinfer.memory.blocks.pool import BlockPool
 from superinfer.memory.index.keys import request_keys
 from superinfer.memory.index.node import Node
 from superinfer.memory.index.prefix import PrefixIndex
+from superinfer.memory.leaves import FEWEST
 from superinfer.memory.lru import LruMemory
 from superinfer.plan import Outcome, Transfer
 from superinfer.schedulers.fcfs import FcfsScheduler
@@ -168,3 +169,14 @@ def test_fate(preemption: Any, copy_s: float, host_blocks: int, fate: str) -> No
     assert memory.fate(seq, draft) == fate
     assert draft.preempt(seq) == fate
     assert seq.state is (State.SWAPPED if fate == "swap" else State.WAITING)
+
+
+def test_uses_of_what_stays_leave_no_entries() -> None:
+    """Two prompts are used in turns, and nothing has to go."""
+    shelf = Shelf()
+    for now in range(3 * FEWEST):
+        shelf.put("often", float(2 * now), 1, 2)
+        shelf.put("too", float(2 * now + 1), 3, 4)
+    policy = shelf.index.policy
+    assert isinstance(policy, LruMemory) and len(policy._heap) <= FEWEST + 1
+    assert shelf.reclaim(3) == [("often", 2), ("too", 1)]

@@ -15,6 +15,7 @@ from superinfer.memory.index.keys import request_keys
 from superinfer.memory.index.node import Node
 from superinfer.memory.index.prefix import PrefixIndex
 from superinfer.memory.index.tiered import TieredIndex
+from superinfer.memory.leaves import FEWEST
 from superinfer.memory.retention import RetentionMemory
 from superinfer.plan import Plan
 from superinfer.request import Request, SLOClass
@@ -77,6 +78,21 @@ def test_oldest_first_within_a_priority() -> None:
     shelf.put("other", 2.0, 1, 2)
     shelf.put("another", 1.0, 3, 4)
     assert shelf.reclaim(3) == [("another", 2), ("other", 1)]
+
+
+def test_uses_of_what_ranks_high_leave_no_entries() -> None:
+    """One prompt of high priority is used again and again while others come and go, and one of them
+    is always left.
+    """
+    shelf = Shelf()
+    shelf.put("low", 0.0, 99)
+    for now in range(3 * FEWEST):
+        shelf.put("high", float(now), 1, 2)
+        shelf.put("low", float(now), 100 + now)
+        assert shelf.reclaim(1) == [("low", 1)]
+    policy = shelf.index.policy
+    assert isinstance(policy, RetentionMemory) and len(policy._device._heap) <= FEWEST + 1
+    assert shelf.reclaim(3) == [("low", 1), ("high", 2)]
 
 
 def test_only_leaves_go() -> None:

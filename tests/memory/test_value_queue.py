@@ -131,6 +131,26 @@ def standing(parent: Node, lasts_s: float, turn: int) -> Standing:
     return found
 
 
+def test_an_agenda_forgets_nodes_that_are_gone() -> None:
+    """And those that others stand for, of seconds to come and of the one that has begun."""
+    root, agenda = Node(None, (), 0, 0, BLOCK), Agenda()
+    agenda.take(-1.0)
+    for turn in range(4 * FEWEST):
+        gone = standing(root, float(turn % 7), -turn)
+        agenda.add(gone)
+        if turn % 2:
+            gone.node.parent = None
+        else:
+            gone.replaced = True
+        if turn == FEWEST:
+            agenda.take(3.0)
+    stays = standing(root, 5.0, -5 * FEWEST)
+    agenda.add(stays)
+    assert sum(map(len, agenda._seconds.values())) + len(agenda._heap) <= FEWEST + 1
+    assert [each for each in agenda.take(6.0) if not each.replaced and each.node.parent] == [stays]
+    assert not agenda.due(100.0)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_an_agenda_is_sorted_by_time_and_turn(seed: int) -> None:
     rng, root = random.Random(seed), Node(None, (), 0, 0, BLOCK)

@@ -311,10 +311,9 @@ class ImpatientDriver(BlockingDriver):
 
     def _catch_up(self) -> None:
         super()._catch_up()
-        sequences = self.engine.recorder.sequences
         while self.cancels and self.cancels[0][0] <= self.now:
             time_s, index = self.cancels.pop(0)
-            for seq in sequences[index : index + 1]:  # none if it has not arrived
+            for seq in self.sequences[index : index + 1]:  # none if it has not arrived
                 self.engine.cancel(seq, time_s)
                 self.disturbed = True
 

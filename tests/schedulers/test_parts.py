@@ -6,7 +6,7 @@ from harness import request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superinfer.schedulers.parts import RankedList, RankedQueue
+from superinfer.schedulers.parts import FEWEST, RankedList, RankedQueue
 from superinfer.sequence import Sequence, State
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=100)
@@ -69,6 +69,27 @@ def test_queue_holds_a_sequence_again_after_it_came_back() -> None:
     seq.state = State.WAITING
     queue.push(seq)
     assert queue.head() is seq
+
+
+def test_queue_forgets_who_ended_behind_a_head_that_stays() -> None:
+    """And former ranks; who is in another state for now is kept."""
+    queue = RankedQueue(State.WAITING)
+    first, away, moved = ranked(0.0), ranked(1.0), ranked(2.0)
+    for seq in (first, away, moved):
+        queue.push(seq)
+    away.state = State.PREFILLING
+    for number in range(5 * FEWEST):
+        seq = ranked(3.0, number)
+        queue.push(seq)
+        seq.state = State.ENDED
+        moved.rank = (4.0, number)
+        queue.push(moved)
+        assert queue.head() is first
+    assert len(queue._heap) <= FEWEST + 1
+    away.state = State.WAITING
+    for seq in (first, away, moved):
+        assert queue.head() is seq
+        queue.pop()
 
 
 @SETTINGS

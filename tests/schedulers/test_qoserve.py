@@ -10,7 +10,9 @@ from harness import FakeCost, iterations, make_engine, request
 from superinfer.errors import ConfigError
 from superinfer.plan import Outcome
 from superinfer.request import SLO
-from superinfer.schedulers.qoserve import AnswerLengths, QoServeScheduler
+from superinfer.schedulers.parts import FEWEST
+from superinfer.schedulers.qoserve import AnswerLengths, QoServeScheduler, Timelines
+from superinfer.sequence import Sequence
 
 
 def qoserve(**settings: Any) -> QoServeScheduler:
@@ -23,6 +25,18 @@ def qoserve(**settings: Any) -> QoServeScheduler:
 
 def first_token(ttft_s: float) -> dict[str, Any]:
     return {"slo": SLO(ttft_s=ttft_s)}
+
+
+def test_timelines_forget_streams_that_are_over() -> None:
+    """Steps of half a second beside a pace of one: each later stream is due before the others."""
+    timelines, stream = Timelines(), Sequence(request(0, 1, 0))
+    for step in range(3 * FEWEST):
+        later = Sequence(request(step, 1, 0))
+        timelines.add(later, 1.0, 5.0 + step / 2, step)
+        timelines.discard(stream)
+        stream = later
+        assert timelines.budget_s(step / 2, step) == 5.0
+    assert len(timelines._by_pace[1.0]) <= FEWEST + 1
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from harness import iterations, make_engine, request
 from rotating_runs import arriving, promised, rotating, run
 
 from superinfer.plan import Outcome
+from superinfer.schedulers.parts import FEWEST
 from superinfer.schedulers.rotating import rotation
-from superinfer.schedulers.rotating.deadlines import job_of
+from superinfer.schedulers.rotating.deadlines import Job, job_of
 from superinfer.schedulers.rotating.device import OnDevice
 from superinfer.schedulers.rotating.lengths import NoLengths
 from superinfer.schedulers.rotating.quantum import Quantum, quantum
@@ -97,6 +98,30 @@ def test_without_a_deadline_a_stream_comes_back_before_others_start() -> None:
     queues.push(new)
     queues.push(begun)
     assert queues.head(0) is begun
+
+
+def queued(queues: LaxityQueues | TenantQueues, row: int, level: int) -> Job:
+    """A request that waits at a level, or without a deadline; the later, the longer its prompt."""
+    job = job_of(Sequence(request(row, 8 + row, 0, float(row))), NoLengths())
+    job.level, job.start_by_s, job.ticket = level, float(row), row
+    queues.push(job)
+    return job
+
+
+@pytest.mark.parametrize("kind", ["laxity", "tenants"])
+def test_queues_forget_who_left_behind_a_head_that_stays(kind: str) -> None:
+    """At the level of the head, and at one that is never looked at while it waits."""
+    laxity, tenants = LaxityQueues(), TenantQueues(TenantCounters(), fair=True)
+    queues = laxity if kind == "laxity" else tenants
+    first = queued(queues, 0, 0)
+    for row in range(1, 4 * FEWEST):
+        queued(queues, row, row % 4).ticket = -1
+        assert (laxity.head(0.0) if kind == "laxity" else tenants.head(0)) is first
+    last = queued(queues, 4 * FEWEST, 0)
+    entries = [entry for heaps in queues._heaps for heap in heaps.values() for entry in heap]
+    assert len(entries) <= FEWEST + 2
+    first.ticket = -1
+    assert (laxity.head(0.0) if kind == "laxity" else tenants.head(0)) is last
 
 
 @pytest.mark.parametrize("on", [True, False])

@@ -7,6 +7,7 @@ from harness import request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from superinfer.schedulers.parts import FEWEST
 from superinfer.schedulers.sglang.estimate import NewTokenRatio, Reserve
 from superinfer.schedulers.sglang.rounds import Rounds
 from superinfer.schedulers.sglang.rules import RULES
@@ -70,6 +71,17 @@ def test_the_reserve_equals_the_sum(moves: list[tuple[int, int, bool]], clip: in
         ends[seq] = step + left
         assert seq in reserve
         assert reserve.tokens(step) == sum(min(end - step, clip) for end in ends.values())
+
+
+def test_the_reserve_forgets_who_left_long_before_the_limit() -> None:
+    reserve, stays = Reserve(4), Sequence(request(0, 1, 0))
+    reserve.add(stays, 100_000, 0)
+    for index in range(1, 3 * FEWEST):
+        seq = Sequence(request(index, 1, 0))
+        reserve.add(seq, 50_000, index)
+        reserve.discard(seq)
+    assert len(reserve._crossing) <= FEWEST + 1
+    assert reserve.tokens(99_998) == 2
 
 
 def test_rounds_end_at_multiples_of_the_interval_or_with_a_finish() -> None:

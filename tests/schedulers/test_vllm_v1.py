@@ -15,8 +15,11 @@ from harness import BlockingDriver, iterations, make_engine, request
 
 from superinfer.errors import ConfigError
 from superinfer.memory.vllm_v1.policy import VllmV1Memory
+from superinfer.schedulers.parts import FEWEST
 from superinfer.schedulers.vllm_v1 import VllmV1Scheduler
+from superinfer.schedulers.vllm_v1.queue import WaitingQueue
 from superinfer.schedulers.vllm_v1.running import Running
+from superinfer.sequence import Sequence
 
 V1 = {"A": (8, 6), "B": (7, 6), "C": (4, 3)}
 
@@ -271,3 +274,24 @@ def test_short_cuts_equal_the_walk(monkeypatch: Any, seed: int, lag: int, prefix
     in_place = [[e for e in log if e[1] not in ("submit", "decode", "evict")] for log in logs]
     assert in_place[0] == in_place[1]
     assert any(event[1] == "preempt" for event in logs[0])
+
+
+def test_the_queue_forgets_who_left_behind_a_head_that_stays() -> None:
+    """Who is passed over meanwhile comes back to its place."""
+    queue = WaitingQueue(ranked=True)
+    for number in range(3 * FEWEST):
+        seq = Sequence(request(number, 1, 0))
+        seq.rank = (float(number),)
+        queue.add(seq)
+        if number == 1:
+            queue.pass_over(seq)
+            passed = seq
+        elif number:
+            queue.discard(seq)
+        else:
+            first = seq
+        assert queue.head() is first
+    assert len(queue._heap) <= FEWEST + 1
+    queue.end_pass()
+    queue.discard(first)
+    assert queue.head() is passed

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 
+from superinfer.memory.leaves import FEWEST
 from superinfer.memory.orders.worth import Standing
 
 
@@ -26,9 +27,14 @@ class Agenda:
         """Those of the seconds that have begun: when, turn, who."""
         self._begun = -math.inf
         """The latest second that has."""
+        self._adds_left = FEWEST
+        """Those that count no longer are looked for after so many more."""
 
     def add(self, standing: Standing) -> None:
         """Note one whose time is finite."""
+        if not self._adds_left:
+            self._forget()
+        self._adds_left -= 1
         second = standing.lasts_s // 1.0
         if second <= self._begun:
             heapq.heappush(self._heap, (standing.lasts_s, standing.turn, standing))
@@ -58,3 +64,26 @@ class Agenda:
         while heap and heap[0][0] <= now:
             found.append(heapq.heappop(heap)[2])
         return found
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        """Drop those of nodes that are gone, or that others stand for: while nothing has to make
+        room nobody asks who is due.
+        """
+        seconds: dict[float, list[Standing]] = {}
+        kept = [entry for entry in self._heap if _counts(entry[2])]
+        number = len(kept)
+        for second, waiting in self._seconds.items():
+            some = [standing for standing in waiting if _counts(standing)]
+            if some:
+                seconds[second] = some
+                number += len(some)
+        self._seconds, self._coming, self._heap = seconds, list(seconds), kept
+        heapq.heapify(self._coming)
+        heapq.heapify(self._heap)
+        self._adds_left = max(FEWEST, number)
+
+
+def _counts(standing: Standing) -> bool:
+    return not standing.replaced and standing.node.parent is not None

@@ -43,8 +43,10 @@ class Guard:
         """All, and those that were served while blocks went by age."""
         self.plain = plain
         """True while the order goes by age alone."""
-        self.falls: list[str] = []
-        """What happened, in words."""
+        self.falls = 0
+        """Times that it went back to age."""
+        self._first_fall = ""
+        """The first of them, in words."""
 
     def resize(self, room_blocks: int) -> None:
         """The cache has room for so many blocks now, and the shadows with it."""
@@ -93,9 +95,9 @@ class Guard:
         if not self.falls:
             behind = self.plain and self._lead < 0.0
             return ["by age throughout: by value it would hit no more"] if behind else []
-        share, falls = self.fallen_back / self.requests, len(self.falls)
-        times = "once" if falls == 1 else f"{falls} times"
-        return [f"{self.falls[0]}; {times} in all, {share:.0%} by age"]
+        share = self.fallen_back / self.requests
+        times = "once" if self.falls == 1 else f"{self.falls} times"
+        return [f"{self._first_fall}; {times} in all, {share:.0%} by age"]
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -116,9 +118,12 @@ class Guard:
             return False
         if not self.plain:
             own, shadow = (self._shadow + self._lead) / self._blocks, self.shadow_rate
-            self.falls.append(
-                f"fell back to lru at request {self.requests}: hit rate {own:.3f}, lru {shadow:.3f}"
-            )
+            if not self.falls:
+                self._first_fall = (
+                    f"fell back to lru at request {self.requests}: "
+                    f"hit rate {own:.3f}, lru {shadow:.3f}"
+                )
+            self.falls += 1
         self.plain = not self.plain
         self._lead = self._squares = self._compared = 0.0
         return True

@@ -99,7 +99,7 @@ class Outlook:
     def _last_token_s(self, seq: Sequence) -> float:
         """When the latest token came; with lag 1 its step may be on the device still."""
         batch = self.draft.batch
-        if seq.first_token_s is None or seq.last_token_step >= len(batch.end_s):
+        if seq.first_token_s is None or seq.last_token_step >= batch.known_steps:
             return self.draft.now
         return batch.last_token_s(seq)
 

@@ -6,9 +6,11 @@ Heaps hold stale entries; a job's ticket says which one is its own.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable, Mapping
 from math import inf
-from typing import Final
+from typing import Any, Final
 
+from superinfer.schedulers.parts import FEWEST
 from superinfer.schedulers.rotating.deadlines import TURNS, Job
 from superinfer.schedulers.rotating.tenants import TenantCounters
 from superinfer.sequence import Sequence, State
@@ -30,9 +32,14 @@ class LaxityQueues:
     def __init__(self) -> None:
         self._heaps: list[dict[float, list[_Entry]]] = [{} for _ in range(LEVELS)]
         self._entries = 0
+        self._most = FEWEST
+        """With more entries than this, stale ones are looked for."""
 
     def push(self, job: Job) -> None:
         """Queue by the job's level, latest start and weight."""
+        if self._entries > self._most:
+            self._entries = _forget_stale(self._heaps)
+            self._most = max(FEWEST, 2 * self._entries)
         heap = self._heaps[job.level].setdefault(job.weight, [])
         heapq.heappush(heap, (job.start_by_s, job.seq.request.index, job.ticket, job))
         self._entries += 1
@@ -84,9 +91,14 @@ class TenantQueues:
         self._counters = counters
         self._fair = fair
         self._heaps: tuple[dict[str, list[_Entry]], ...] = tuple({} for _ in range(TURNS))
+        self._pushes_left = FEWEST
+        """Stale entries are looked for after so many more."""
 
     def push(self, job: Job) -> None:
         """Queue at the tenant's."""
+        if not self._pushes_left:
+            self._pushes_left = max(FEWEST, _forget_stale(self._heaps))
+        self._pushes_left -= 1
         request = job.seq.request
         heaps = self._heaps[job.turn]
         heap = heaps.setdefault(request.tenant if self._fair else "", [])
@@ -150,6 +162,19 @@ class Alarms:
         while heap and (heap[0][1] != heap[0][2].ticket or not _waits(heap[0][2].seq)):
             heapq.heappop(heap)
         return heap[0][0] if heap else inf
+
+
+def _forget_stale(queues: Iterable[Mapping[Any, list[_Entry]]]) -> int:
+    """Drop entries whose ticket is not the job's any more: behind the head of their heap, or at a
+    level or turn that nobody gets to, they would stay. Returns how many are left.
+    """
+    left = 0
+    for heaps in queues:
+        for heap in heaps.values():
+            heap[:] = [entry for entry in heap if entry[2] == entry[3].ticket]
+            heapq.heapify(heap)
+            left += len(heap)
+    return left
 
 
 def _current(heap: list[_Entry]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 
 from superinfer.errors import ConfigError
+from superinfer.schedulers.parts import FEWEST
 from superinfer.schedulers.sglang.rules import DECAY_STEPS, Rules
 from superinfer.sequence import Sequence
 
@@ -74,6 +75,8 @@ class Reserve:
         end = self._ends[seq] = step + left_tokens
         if left_tokens > self._clip:
             self._above.add(seq)
+            if len(self._crossing) > max(FEWEST, 2 * len(self._above)):
+                self._forget()
             heapq.heappush(self._crossing, (end, seq.request.index, seq))
         else:
             self._sum += end
@@ -85,6 +88,12 @@ class Reserve:
             self._above.remove(seq)
         else:
             self._sum -= end
+
+    def _forget(self) -> None:
+        """Drop entries of who left: with long limits their steps come late."""
+        crossing = self._crossing
+        crossing[:] = [entry for entry in crossing if self._ends.get(entry[2]) == entry[0]]
+        heapq.heapify(crossing)
 
     def tokens(self, step: int) -> int:
         """The sum before step `step`, which never falls."""

@@ -6,19 +6,22 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Iterator
 
+from superinfer.schedulers.parts import FEWEST
 from superinfer.sequence import Sequence
 
 
 class WaitingQueue:
     """First come, first served, or by `Sequence.rank`."""
 
-    __slots__ = ("_aside", "_heap", "_members", "_ranked")
+    __slots__ = ("_aside", "_heap", "_members", "_most", "_ranked")
 
     def __init__(self, ranked: bool) -> None:
         self._ranked = ranked
         self._members: OrderedDict[Sequence, None] = OrderedDict()
         self._heap: list[tuple[tuple[float, ...], int, Sequence]] = []
         """Those that left are passed over."""
+        self._most = FEWEST
+        """With more entries than this, those of who left are looked for."""
         self._aside: list[Sequence] = []
 
     def __len__(self) -> int:
@@ -33,6 +36,8 @@ class WaitingQueue:
         """A new request."""
         self._members[seq] = None
         if self._ranked:
+            if len(self._heap) > self._most:
+                self._forget()
             heapq.heappush(self._heap, (seq.rank, id(seq), seq))
 
     def put_back(self, seq: Sequence) -> None:
@@ -62,3 +67,9 @@ class WaitingQueue:
         """Those passed over are back in their places."""
         while self._aside:
             self.put_back(self._aside.pop())
+
+    def _forget(self) -> None:
+        """Drop entries of who left, who is queued anew on coming back."""
+        kept = [entry for entry in self._heap if entry[2] in self._members]
+        heapq.heapify(kept)
+        self._heap, self._most = kept, max(FEWEST, 2 * len(kept))

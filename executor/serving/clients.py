@@ -34,6 +34,10 @@ class Ticket:
     """The engine has scheduled it."""
 
 
+FORGET_AFTER, FORGET_AFTER_STEPS = 1000, 100_000
+"""Requests that have ended, and steps, after which the engine forgets them."""
+
+
 class Closed(Exception):
     """Nobody is served any more."""
 
@@ -52,6 +56,8 @@ class Clients:
         self._drawing = 0
         """How many of them do not take the most likely tokens."""
         self._begun = 0
+        self._endings = 0
+        """Requests that have ended since the engine has last forgotten."""
         self._closed = ""
         """Why nobody is served any more."""
         self._door = threading.Lock()
@@ -101,7 +107,9 @@ class Clients:
         return self._tickets[request.index].answer
 
     def tell(self, engine: Engine, now: float) -> bool:
-        """Submit who came and cancel who went; False if nobody did."""
+        """Submit who came and cancel who went; False if nobody did. What is written down of those
+        who are done is forgotten from time to time.
+        """
         self._bell.clear()  # first: who comes from here on rings again
         leaving = len(self._leaving)  # these have come already
         told = bool(self._coming or leaving)
@@ -110,6 +118,9 @@ class Clients:
         for _ in range(leaving):
             if (sequence := self._leaving.popleft().sequence) is not None:
                 engine.cancel(sequence, now)
+        if self._endings >= FORGET_AFTER or len(engine.batch.end_s) >= FORGET_AFTER_STEPS:
+            self._endings = 0
+            engine.forget()
         return told
 
     def wait(self, longest_s: float) -> None:
@@ -126,6 +137,7 @@ class Clients:
         ticket, ended = self._tickets.pop(seq.request.index), Ended.of(seq, now)
         self._drawing -= not ticket.answer.sampling.greedy
         self._begun -= ticket.begun
+        self._endings += 1
         ticket.stream.end(ended)
         self._on_ended(ended)
 

@@ -21,7 +21,8 @@ TENANT = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
 TTFT = ("x-llm-d-slo-ttft-ms", "x-slo-ttft-ms")
 TPOT = ("x-llm-d-slo-tpot-ms", "x-slo-tpot-ms")
 SESSION = ("x-session-id",)
-NO_TENANT = "default-flow"
+NO_TENANT, OTHERS = "default-flow", "(others)"
+MOST_TENANTS = 4096
 ANY_TIER = ("auto", "default")
 """Values of `service_tier` that leave the choice to the server."""
 
@@ -35,6 +36,22 @@ class Objective:
     tenant: str
     priority: int
     session_id: str | None
+
+
+class Tenants:
+    """Schedulers keep accounts of tenants for ever: those beyond a number share one."""
+
+    def __init__(self, most: int = MOST_TENANTS) -> None:
+        self._names: set[str] = set()
+        self._most = most
+
+    def known(self, name: str) -> str:
+        """The tenant, or who stands for the others."""
+        if name not in self._names:
+            if len(self._names) >= self._most:
+                return OTHERS
+            self._names.add(name)
+        return name
 
 
 def objective_of(

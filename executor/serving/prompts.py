@@ -58,12 +58,12 @@ class Prompts:
         return self.tokenizer.encode(text, whole)
 
 
-def content_ids(tokens: Sequence[int], block_tokens: int) -> tuple[int, ...]:
+def content_ids(tokens: Sequence[int], block_tokens: int, salt: str = "") -> tuple[int, ...]:
     """An id for every block of a prompt, the last one maybe not full: a signed number of 64 bits
-    that stands for all tokens up to its end.
+    that stands for the salt and all tokens up to its end.
     """
     data, size = np.asarray(tokens, np.int64).tobytes(), 8 * block_tokens
-    ids, chain = [], b""
+    ids, chain = [], salt.encode()
     for start in range(0, len(data), size):
         chain = blake2b(chain + data[start : start + size], digest_size=16).digest()
         ids.append(int.from_bytes(chain[:8], "little", signed=True))

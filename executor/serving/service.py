@@ -139,9 +139,8 @@ class Service:
             objective.tenant,
             objective.session_id,
             objective.priority,
-            wish.salt,
-            wish.content,
-            self._session.engine.config.block_tokens,
+            hash_ids=wish.content,
+            hash_block_tokens=self._session.engine.config.block_tokens,
             index=next(self._numbers),
         )
 

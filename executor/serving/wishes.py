@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from executor.answers import Tokens
 from executor.models.base import check_length
 from executor.serving.bodies import COMPLETION_TOKENS, Body, ChatBody, CompletionBody
-from executor.serving.objectives import Objective, objective_of
+from executor.serving.objectives import Objective, Tenants, objective_of
 from executor.serving.prompts import Prompts, content_ids
 from executor.session import Session
 from executor.steps.sampler import GREEDY, Sampling
@@ -26,7 +26,7 @@ class Wish:
 
     tokens: Tokens
     content: tuple[int, ...]
-    """Ids of its blocks."""
+    """Ids of its blocks, by which caches are found."""
     limit: int
     ends: frozenset[int]
     """Tokens that end the answer."""
@@ -34,8 +34,6 @@ class Wish:
     """Texts that do."""
     sampling: Sampling
     objective: Objective
-    salt: str
-    """Only prompts with the same one share their caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,7 @@ class Reader:
     classes: Mapping[str, SLOClass]
     most_answers: int
     """Of one request."""
+    tenants: Tenants = field(default_factory=Tenants)
 
     def completions(self, body: CompletionBody, headers: Headers) -> list[Wish]:
         """Every choice for each prompt. InputError for what cannot be."""
@@ -74,6 +73,7 @@ class Reader:
         self, body: Body, prompts: list[list[int]], limit: int | None, headers: Headers
     ) -> list[Wish]:
         objective = objective_of(headers, body, self.classes)
+        objective = replace(objective, tenant=self.tenants.known(objective.tenant))
         draws = [body.sampling(choice) for choice in range(body.choices)]
         if draws[0].penalised and not self.session.runner.alone:
             raise InputError("penalties are not supported where GPUs share the model")
@@ -83,16 +83,15 @@ class Reader:
     def _wish(self, body: Body, tokens: list[int], limit: int | None, objective: Objective) -> Wish:
         engine, ends = self.session.engine, frozenset(body.stop_token_ids or ())
         most = self._limit(tokens, limit, objective)
-        cached = engine.prefix is not None
+        cached, salt = engine.prefix is not None, body.cache_salt or ""
         return Wish(
             tokens=np.array(tokens, np.int64),
-            content=content_ids(tokens, engine.config.block_tokens) if cached else (),
+            content=content_ids(tokens, engine.config.block_tokens, salt) if cached else (),
             limit=most,
             ends=ends if body.ignore_eos else ends | self.prompts.tokenizer.end_tokens,
             stop=body.stop_texts,
             sampling=GREEDY,
             objective=objective,
-            salt=body.cache_salt or "",
         )
 
     def _limit(self, tokens: list[int], asked: int | None, objective: Objective) -> int:

@@ -69,6 +69,18 @@ def test_streams_say_what_decoding_says(spoken, kind, text):
     assert not any(BROKEN in piece for piece in pieces)
 
 
+@pytest.mark.parametrize("kind", ["bpe", "fallback"])
+@settings(max_examples=40, deadline=None)
+@given(text=st.text(alphabet="the rand 漢字é🙂\u200b<end>", max_size=30))
+def test_tokens_are_those_of_the_library(spoken, kind, text):
+    from tokenizers import Tokenizer
+
+    known = Tokenizer.from_file(str(spoken[kind] / "tokenizer.json"))
+    tokenizer = load_tokenizer(spoken[kind], 300)
+    for whole in (False, True):
+        assert tokenizer.encode(text, whole) == known.encode(text, add_special_tokens=not whole).ids
+
+
 @pytest.mark.parametrize("kind", ["bpe", "bytes"])
 @settings(max_examples=40, deadline=None)
 @given(tokens=st.lists(st.integers(0, 255), max_size=20))

@@ -14,6 +14,7 @@ import pytest
 from serving_kit import Served, asking, serving, until
 from starlette.requests import ClientDisconnect
 
+from executor.serving import clients
 from executor.serving.bodies import CompletionBody
 from executor.serving.clients import Closed
 from executor.serving.exchange import Exchange
@@ -97,16 +98,32 @@ def test_a_crowd_under_pressure_gets_the_right_answers(
         idle(served)
 
 
+def test_what_is_done_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With answers under way, which come out the same."""
+    monkeypatch.setattr(clients, "FORGET_AFTER", 2)
+    monkeypatch.setattr(clients, "FORGET_AFTER_STEPS", 7)
+    with serving(tmp_path) as served:
+        whole = served.text("And he", max_tokens=60)
+        with ThreadPoolExecutor(6) as pool:
+            lengths = [10, 60, 20, 60, 30, 60]
+            texts = pool.map(lambda n: served.text("And he", max_tokens=n), lengths)
+            assert list(texts) == [whole[:n] for n in lengths]
+        idle(served)
+        engine = served.service._session.engine
+        assert engine.recorder.partial
+        assert len(engine.recorder.sequences) <= 2 and len(engine.batch.end_s) <= 8
+
+
 def test_too_many_that_wait_are_turned_away(tmp_path: Path) -> None:
     settings = ["scheduler.max_num_seqs=1"]
     rules = Rules("tiny", most_waiting=2)
     with serving(tmp_path, rules, scheduler="vllm", settings=settings) as served:
         with ThreadPoolExecutor(3) as pool:
-            clients = served.service.clients
+            found = served.service.clients
             busy = [pool.submit(served.text, "a", max_tokens=200)]
-            until(lambda: clients.count == 1 and not clients.waiting)
+            until(lambda: found.count == 1 and not found.waiting)
             busy += [pool.submit(served.text, "a", max_tokens=200) for _ in range(2)]
-            until(lambda: clients.waiting == 2)
+            until(lambda: found.waiting == 2)
             reply = served.client.post("/v1/completions", json=asking("a"))
             assert reply.status_code == 429
             assert int(reply.headers["retry-after"]) >= 1

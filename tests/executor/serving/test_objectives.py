@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from executor.serving.bodies import CompletionBody
-from executor.serving.objectives import NO_TENANT, objective_of
+from executor.serving.objectives import NO_TENANT, OTHERS, Tenants, objective_of
 from superinfer.errors import InputError
 from superinfer.request import SLO
 from superinfer.slo_classes import PRESETS
@@ -49,6 +49,14 @@ def test_a_tenant_by_header_or_by_user() -> None:
     header = {"x-llm-d-inference-fairness-id": "shop", "x-session-id": "s1"}
     found = objective(header, user="ann", priority=-3)
     assert (found.tenant, found.session_id, found.priority) == ("shop", "s1", -3)
+
+
+def test_tenants_beyond_a_number_share_an_account() -> None:
+    tenants = Tenants(most=2)
+    assert [tenants.known(name) for name in ("a", "b", "a", "c", "b")] == [
+        *("a", "b", "a"),
+        *(OTHERS, "b"),
+    ]
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", "1e300"])

@@ -139,6 +139,7 @@ def test_content_ids_are_chained() -> None:
     assert longer[:2] == ids[:2] and longer[2] != ids[2]
     other = content_ids([1, *tokens[1:]], 32)
     assert not set(other) & set(ids), "what comes first changes all that follows"
+    assert not set(content_ids(tokens, 32, "mine")) & set(ids)
 
 
 def stream(loop: asyncio.AbstractEventLoop, stop: tuple[str, ...] = ()) -> Stream:

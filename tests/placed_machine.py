@@ -137,6 +137,7 @@ class Placed(RuleBasedStateMachine):
         memory=MEMORY,
         requests=st.lists(st.tuples(PROMPT, GROUP, BITS), min_size=2, max_size=8),
         seed=st.integers(0, 1 << 16),
+        says=st.booleans(),
     )
     def begin(
         self,
@@ -147,7 +148,10 @@ class Placed(RuleBasedStateMachine):
         memory: ShrinkingLru,
         requests: list[tuple[int, int, int]],
         seed: int,
+        says: bool = False,
     ) -> None:
+        """`says`: the content of answers is known."""
+        self.hash_tokens = 2 if says else HASH_TOKENS
         self.scheduler = Scripted()
         self.engine = make_engine(
             self.scheduler,
@@ -164,6 +168,8 @@ class Placed(RuleBasedStateMachine):
         )
         self.streams = FakeStreams(seed)
         self.device = Device(self.engine, self.streams)
+        if says:
+            self.engine.text_ids = self.device.contents.text_ids
         for prompt, group, bits in requests:
             self.submit(prompt, group, bits)
 
@@ -173,14 +179,26 @@ class Placed(RuleBasedStateMachine):
     def submit(self, prompt: int, group: int, bits: int) -> None:
         index = len(self.engine.recorder.sequences)
         first = 1000 * group if group else 1000 * (index + 10)
+        self._send(prompt, tuple(range(first, first - (-prompt // self.hash_tokens))), bits)
+
+    @precondition(lambda self: self.device.contents.texts)
+    @rule(whom=WHOM, tokens=st.integers(1, 12), bits=BITS)
+    def go_on_from_a_text(self, whom: int, tokens: int, bits: int) -> None:
+        """The next turn: a prompt that begins with an answer and what it answered."""
+        texts, index = self.device.contents.texts, len(self.engine.recorder.sequences)
+        known = texts[whom % len(texts)][: 30 // self.hash_tokens]
+        new = range(1000 * (index + 10), 1000 * (index + 10) - (-tokens // self.hash_tokens))
+        self._send(len(known) * self.hash_tokens + tokens, (*known, *new), bits)
+
+    def _send(self, prompt: int, ids: tuple[int, ...], bits: int) -> None:
         made = request(
-            index,
+            len(self.engine.recorder.sequences),
             prompt,
             0,
             self.now,
             slo_class=replace(DEFAULT_CLASS, min_kv_bits=bits),
-            hash_ids=tuple(range(first, first - (-prompt // HASH_TOKENS))),
-            hash_block_tokens=HASH_TOKENS,
+            hash_ids=ids,
+            hash_block_tokens=self.hash_tokens,
         )
         seq = self.engine.submit(made, self.now)
         self.scheduler.script.append(lambda draft: _admit(draft, seq, "before_step"))

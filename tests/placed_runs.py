@@ -158,6 +158,24 @@ class Contents:
     engine: Engine
     _known: dict[Sequence, np.ndarray] = field(default_factory=dict)
     _names: dict[object, int] = field(default_factory=dict)
+    _said: dict[object, np.ndarray] = field(default_factory=dict)
+    """Tokens of blocks of answers, by their names."""
+    texts: list[tuple[int, ...]] = field(default_factory=list)
+    """Ids of finished requests, their answers with them."""
+
+    def text_ids(self, seq: Sequence) -> tuple[int, ...]:
+        """As a driver that knows what is said."""
+        request, size = seq.request, seq.request.hash_block_tokens
+        known = request.prompt_tokens // size
+        said = range(known, seq.computed_tokens // size)
+        ids = request.hash_ids[:known] + tuple(10_000_000 + request.index * 1000 + k for k in said)
+        numbers, block_tokens = self.of(seq), self.engine.block_tokens
+        for block in range(request.prompt_tokens // block_tokens, len(ids) * size // block_tokens):
+            assert self.engine.prefix is not None
+            name = self.engine.prefix.block_name(request, ids, block)
+            self._said[name] = numbers[block * block_tokens : (block + 1) * block_tokens].copy()
+        self.texts.append(ids)
+        return ids
 
     def of(self, seq: Sequence) -> np.ndarray:
         """The numbers of its tokens, from the first on."""
@@ -172,6 +190,9 @@ class Contents:
         if keys and prefix is not None:
             for block in range(request.prompt_tokens // size):
                 name = prefix.block_name(request, keys, block)
+                if name in self._said:
+                    numbers[block * size : (block + 1) * size] = self._said[name]
+                    continue
                 number = self._names.setdefault(name, len(self._names) + 1)
                 numbers[block * size : (block + 1) * size] = np.arange(size) + number * 100_000
         return numbers

@@ -14,6 +14,7 @@ import torch
 
 from executor.answers import Answer
 from executor.clocks.clock import LONGEST_SLEEP_S, POLL_S, RealTime
+from executor.serving.prompts import Naming
 from executor.serving.streams import Ended, Stream
 from executor.steps.sampler import History
 from superinfer.engine import Engine
@@ -28,6 +29,7 @@ class Ticket:
     request: Request
     answer: Answer
     stream: Stream
+    naming: Naming
     sequence: Sequence | None = field(default=None, init=False)
     """Once the engine has it."""
     begun: bool = field(default=False, init=False)
@@ -126,6 +128,12 @@ class Clients:
     def wait(self, longest_s: float) -> None:
         """Sleep until somebody comes or goes, but not for ever."""
         self._bell.wait(longest_s)
+
+    def text_ids(self, seq: Sequence) -> tuple[int, ...]:
+        """What a finished request's prompt and answer say, block by block (`Engine.text_ids`)."""
+        ticket = self._tickets[seq.request.index]
+        ids, prompt_tokens = ticket.request.hash_ids, ticket.request.prompt_tokens
+        return ticket.naming.longer(ids, prompt_tokens, ticket.answer)
 
     def scheduled(self, seq: Sequence, now: float) -> None:
         """The engine computes for a request for the first time."""

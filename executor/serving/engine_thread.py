@@ -31,7 +31,9 @@ class EngineThread:
         self.clock = LiveTime(session.mover.poll, lambda: session.mover.busy)
         self.clock.clients = clients
         self._driver: Driver = session.driver(clients, clients, self.clock)
-        session.engine.on_scheduled, session.engine.on_ended = clients.scheduled, clients.ended
+        engine = session.engine
+        engine.on_scheduled, engine.on_ended = clients.scheduled, clients.ended
+        engine.text_ids = clients.text_ids
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:

@@ -8,6 +8,7 @@ from hashlib import blake2b
 
 import numpy as np
 
+from executor.answers import Answer, Tokens
 from executor.models.tokenizer import Tokenizer
 from executor.serving.bodies import ChatBody, CompletionBody
 from executor.serving.chat import NO_TEMPLATE, ChatTemplate
@@ -58,16 +59,40 @@ class Prompts:
         return self.tokenizer.encode(text, whole)
 
 
-def content_ids(tokens: Sequence[int], block_tokens: int, salt: str = "") -> tuple[int, ...]:
-    """An id for every block of a prompt, the last one maybe not full: a signed number of 64 bits
-    that stands for the salt and all tokens up to its end.
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Names blocks by their content: a signed number of 64 bits stands for the salt and all tokens
+    up to the end of a block, which may be the last one and not full.
     """
-    data, size = np.asarray(tokens, np.int64).tobytes(), 8 * block_tokens
-    ids, chain = [], salt.encode()
-    for start in range(0, len(data), size):
-        chain = blake2b(chain + data[start : start + size], digest_size=16).digest()
-        ids.append(int.from_bytes(chain[:8], "little", signed=True))
-    return tuple(ids)
+
+    block_tokens: int
+    salt: str = ""
+
+    def ids(self, tokens: Sequence[int] | Tokens) -> tuple[int, ...]:
+        """Of the blocks of a text."""
+        return self._chained(self.salt.encode(), tokens)
+
+    def longer(self, ids: tuple[int, ...], prompt_tokens: int, answer: Answer) -> tuple[int, ...]:
+        """Of the full blocks of prompt and answer, those of the prompt being known. The last token
+        is not counted: nobody has computed its keys and values.
+        """
+        known = ids[: prompt_tokens // self.block_tokens]
+        start, size = len(known) * self.block_tokens, self.block_tokens
+        stop = (answer.known - 1) // size * size
+        chain = _bytes(known[-1]) if known else self.salt.encode()
+        return known + self._chained(chain, answer.slice(start, stop))
+
+    def _chained(self, chain: bytes, tokens: Sequence[int] | Tokens) -> tuple[int, ...]:
+        data, size = np.asarray(tokens, np.int64).tobytes(), 8 * self.block_tokens
+        ids = []
+        for start in range(0, len(data), size):
+            chain = blake2b(chain + data[start : start + size], digest_size=8).digest()
+            ids.append(int.from_bytes(chain, "little", signed=True))
+        return tuple(ids)
+
+
+def _bytes(content_id: int) -> bytes:
+    return content_id.to_bytes(8, "little", signed=True)
 
 
 def _some(tokens: list[int]) -> list[int]:

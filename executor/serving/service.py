@@ -125,7 +125,7 @@ class Service:
         text = self._tokenizer.stream()
         stream = Stream(self._mailbox, text, wish.stop, wish.ends, self.metrics)
         answer = Answer(wish.tokens, wish.limit, wish.ends, wish.sampling, None, stream.say)
-        return Ticket(self._request(wish, name), answer, stream)
+        return Ticket(self._request(wish, name), answer, stream, wish.naming)
 
     def _request(self, wish: Wish, name: str) -> Request:
         objective = wish.objective

@@ -11,7 +11,7 @@ from executor.answers import Tokens
 from executor.models.base import check_length
 from executor.serving.bodies import COMPLETION_TOKENS, Body, ChatBody, CompletionBody
 from executor.serving.objectives import Objective, Tenants, objective_of
-from executor.serving.prompts import Prompts, content_ids
+from executor.serving.prompts import Naming, Prompts
 from executor.session import Session
 from executor.steps.sampler import GREEDY, Sampling
 from superinfer.errors import InputError
@@ -27,6 +27,7 @@ class Wish:
     tokens: Tokens
     content: tuple[int, ...]
     """Ids of its blocks, by which caches are found."""
+    naming: Naming
     limit: int
     ends: frozenset[int]
     """Tokens that end the answer."""
@@ -83,10 +84,11 @@ class Reader:
     def _wish(self, body: Body, tokens: list[int], limit: int | None, objective: Objective) -> Wish:
         engine, ends = self.session.engine, frozenset(body.stop_token_ids or ())
         most = self._limit(tokens, limit, objective)
-        cached, salt = engine.prefix is not None, body.cache_salt or ""
+        naming = Naming(engine.config.block_tokens, body.cache_salt or "")
         return Wish(
             tokens=np.array(tokens, np.int64),
-            content=content_ids(tokens, engine.config.block_tokens, salt) if cached else (),
+            content=naming.ids(tokens) if engine.prefix is not None else (),
+            naming=naming,
             limit=most,
             ends=ends if body.ignore_eos else ends | self.prompts.tokenizer.end_tokens,
             stop=body.stop_texts,

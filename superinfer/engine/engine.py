@@ -47,6 +47,7 @@ from superinfer.transfers.links import Links
 
 Listener = Callable[[Sequence, float], None]
 Ask = Callable[[Draft, float], None]
+TextIds = Callable[[Sequence], tuple[Key, ...]]
 
 MAX_IDLE_DECISIONS: Final = 100
 """Times in a row that a scheduler may change something and run nothing."""
@@ -89,6 +90,10 @@ class Engine:
     """Called when a request has ended. Neither may call the engine back."""
     ask: Ask | None
     """Stands in for the scheduler's `plan`; a driver may put its own function around that."""
+    text_ids: TextIds | None
+    """Content ids of a finished request's prompt and answer, as far as their keys and values are
+    computed: one per `hash_block_tokens`, of which a block has a whole number, none partial. From
+    drivers that know what is said; without them nothing finds an answer."""
     placement: Placement | None
     """Who gives places to the blocks that are counted here; see `place`."""
     running: Plan | None
@@ -114,7 +119,7 @@ class Engine:
         self.recorder = Recorder()
         self.prefix = self.tree = self.tier = self.eager = self.offload = None
         self.live, self.resident = {}, 0
-        self.on_scheduled = self.on_ended = self.ask = self.placement = None
+        self.on_scheduled = self.on_ended = self.ask = self.text_ids = self.placement = None
         self.running = self._ahead = None
         self._deferred_ends = []
         # What is set before the engine is handed to others is read without a check when compiled.

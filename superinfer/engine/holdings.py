@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from superinfer.memory.base import PrefixCache
 from superinfer.memory.blocks.runs import NO_RUNS, Runs, cut, joined, small_in
 from superinfer.memory.blocks.slabs import Small
+from superinfer.memory.index.keys import Key
 from superinfer.sequence import Sequence
 
 if TYPE_CHECKING:
@@ -74,17 +75,13 @@ class Holdings:
         keys = engine.keys(seq)
         if not keys or stop <= seq.shared_blocks:
             return 0
-        above = seq.node
-        seq.node, moved = engine.prefix.insert(seq.request, keys, above, stop)
-        seq.blocks -= moved
-        seq.shared_blocks += moved
-        if moved and engine.placement is not None:
-            engine.placement.published(seq, above)
-        return moved
+        return self._share(engine.prefix, seq, keys, stop)
 
     def release(self, seq: Sequence, now: float) -> None:
         """Free everything an ended sequence holds; full blocks of its text stay as cached ones."""
         engine = self._engine
+        if engine.text_ids is not None and engine.tree is not None and seq.outcome == "finished":
+            self._publish_text(engine.tree, seq, engine.text_ids(seq))
         if engine.prefix is not None and seq.blocks and seq.computed_tokens:
             answer = seq.computed_tokens // engine.block_tokens - seq.shared_blocks
             if 0 < answer <= seq.blocks and (engine.eager is not None or engine.keys(seq)):
@@ -97,6 +94,26 @@ class Holdings:
             seq.host_blocks, seq.host_runs = 0, NO_RUNS
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _publish_text(self, prefix: PrefixCache, seq: Sequence, ids: tuple[Key, ...]) -> None:
+        """Make full blocks of a prompt and its answer findable, by the content of both."""
+        hash_tokens, block_tokens = seq.request.hash_block_tokens, self._engine.block_tokens
+        stop = min(seq.computed_tokens, len(ids) * hash_tokens) // block_tokens
+        # Where ids are longer the prompt's last blocks bear that of a partial one.
+        if block_tokens % hash_tokens == 0 and not seq.runs and stop > seq.shared_blocks:
+            self._share(prefix, seq, ids, stop)
+
+    def _share(
+        self, prefix: PrefixCache, seq: Sequence, keys: tuple[Key, ...], stop_blocks: int
+    ) -> int:
+        """Make a sequence's first `stop_blocks` findable; returns how many of them were its own."""
+        above = seq.node
+        seq.node, moved = prefix.insert(seq.request, keys, above, stop_blocks)
+        seq.blocks -= moved
+        seq.shared_blocks += moved
+        if moved and self._engine.placement is not None:
+            self._engine.placement.published(seq, above)
+        return moved
 
     def _keep_answer(self, prefix: PrefixCache, seq: Sequence, blocks: int, now: float) -> None:
         """Keep full blocks of a sequence's own text as cached ones, as they are."""

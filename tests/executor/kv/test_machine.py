@@ -66,6 +66,26 @@ def test_who_comes_back_computes_the_rest_of_a_cached_prefix_that_it_left_behind
     machine.teardown()
 
 
+def test_the_next_turn_finds_what_was_said() -> None:
+    """The last token of a text is not in the cache."""
+    machine, memory = Placed(), ShrinkingLru(shrink_8_at=1.1, shrink_4_at=1.1, tail_tokens=0)
+    machine.begin(1, True, 1, 20, memory, [(10, 1, 16)], 0, says=True)
+    machine.decide([], 20, 1, 0)
+    for _ in range(10):
+        machine.decide([], 20, 1, 0)
+    machine.finish(0)
+    machine.decide([], 20, 1, 0)
+    machine.decide([], 20, 1, 0)
+    (text,) = machine.device.contents.texts
+    tokens = len(text) * machine.hash_tokens
+    assert tokens >= 20
+    machine.go_on_from_a_text(0, 9, 16)
+    machine.decide([], 20, 1, 0)
+    (seq,) = machine.engine.live
+    assert seq.cached_tokens == tokens // 4 * 4
+    machine.teardown()
+
+
 def test_copies_that_give_way_to_a_rotation_before_they_have_landed_leave_their_places() -> None:
     """Of the 12 blocks of the host eight are for copies that are under way when one of the two that
     run is copied out: its five need more than the other four.

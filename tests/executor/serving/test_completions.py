@@ -128,6 +128,19 @@ def test_a_prompt_that_comes_again_is_cached(served: Served) -> None:
     assert salted["prompt_tokens_details"]["cached_tokens"] == 0
 
 
+def test_the_next_turn_finds_the_answer(served: Served) -> None:
+    """What the model has said is cached as what it was told."""
+    prompt = "a conversation which nobody else has had with this model, long enough for a block. "
+    first = served.text(prompt, max_tokens=100, ignore_eos=True)
+    turn = f"{prompt}{first}And then?"
+    usage = served.complete(turn)["usage"]
+    full = (len(prompt) + len(first) - 1) // 32 * 32
+    assert usage["prompt_tokens_details"]["cached_tokens"] == full
+    again = served.complete(turn, cache_salt="another")
+    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    assert served.text(turn, max_tokens=30) == served.text(turn, max_tokens=30, cache_salt="third")
+
+
 def test_the_name_of_a_request_comes_back(served: Served) -> None:
     reply = served.client.post(
         "/v1/completions", json=asking("a"), headers={"X-Request-Id": "mine"}

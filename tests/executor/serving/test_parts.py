@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving_kit import asking, serving
 
+from executor.answers import Answer
 from executor.models.tokenizer import ByteTokenizer
 from executor.serving.metrics import Metrics
-from executor.serving.prompts import content_ids
+from executor.serving.prompts import Naming
 from executor.serving.recording import Recording
 from executor.serving.service import Rules
 from executor.serving.streams import Ended, Mailbox, Stream
@@ -132,14 +133,30 @@ def _record(one: Ended) -> RunRecord:
 
 def test_content_ids_are_chained() -> None:
     tokens = list(range(70))
-    ids = content_ids(tokens, 32)
+    ids = Naming(32).ids(tokens)
     assert len(ids) == 3 and len(set(ids)) == 3
     assert all(-(2**63) <= each < 2**63 for each in ids)
-    longer = content_ids([*tokens, 70], 32)
+    longer = Naming(32).ids([*tokens, 70])
     assert longer[:2] == ids[:2] and longer[2] != ids[2]
-    other = content_ids([1, *tokens[1:]], 32)
+    other = Naming(32).ids([1, *tokens[1:]])
     assert not set(other) & set(ids), "what comes first changes all that follows"
-    assert not set(content_ids(tokens, 32, "mine")) & set(ids)
+    assert not set(Naming(32, "mine").ids(tokens)) & set(ids)
+
+
+@given(
+    prompt=st.lists(st.integers(0, 9), min_size=1, max_size=20),
+    said=st.lists(st.integers(0, 9), min_size=1, max_size=20),
+    salt=st.sampled_from(["", "mine"]),
+)
+def test_names_of_a_whole_text_are_those_of_it_as_a_prompt(
+    prompt: list[int], said: list[int], salt: str
+) -> None:
+    """Up to the last full block before the last token."""
+    naming, answer = Naming(4, salt), Answer(np.array(prompt, np.int64), 99)
+    answer.tokens = said
+    text = [*prompt, *said][:-1]
+    whole = naming.ids(text[: len(text) // 4 * 4])
+    assert naming.longer(naming.ids(prompt), len(prompt), answer) == whole
 
 
 def stream(loop: asyncio.AbstractEventLoop, stop: tuple[str, ...] = ()) -> Stream:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
 from harness import BlockingDriver
 from hypothesis import strategies as st
-from property.workloads import Job
 
 from superinfer.engine import Engine
 from superinfer.memory.blocks.slabs import NO_BLOCKS
@@ -331,6 +330,6 @@ def assert_all_free(engine: Engine) -> None:
     assert engine.pool.cached == 0
 
 
-def assert_each_ends_once(events: Iterable[Any], jobs: list[Job]) -> None:
+def assert_each_ends_once(events: Iterable[Any], jobs: Sized) -> None:
     ends = Counter(event[2] for event in events if event[1] in ENDS)
     assert ends == {f"r{index}": 1 for index in range(len(jobs))}

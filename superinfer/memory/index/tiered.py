@@ -282,6 +282,10 @@ class TieredIndex(PrefixIndex):
         for name in ("last_access_s", "priority", "note", "hits", "answer", "bits", "floor_bits"):
             if getattr(node, name) != getattr(child, name):
                 return
+        hash_tokens = node.hash_tokens
+        last, first = (self._key_index(at, hash_tokens) for at in (node.stop - 1, child.start))
+        if first > last + 1:
+            return  # of ids shorter than a block, those between two edges are kept by neither
         if self.placement is not None:
             self.placement.joined_on_host(node, child)
         shared = node.keys[-1] == child.keys[0]

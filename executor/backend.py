@@ -212,7 +212,7 @@ class TorchBackend:
             work.lengths = np.delete(work.lengths, place)
         if self.runner.asynchronous:
             torch.cuda.empty_cache()
-        self._given_up.add(failed)
+        self._given_up = {seq for seq in self._given_up if seq.state is not State.ENDED} | {failed}
         self.engine.end_after_step(failed, "failed", "out_of_memory", plan.now)
 
     def _is_out(self, seq: Sequence) -> bool:

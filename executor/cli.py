@@ -38,11 +38,10 @@ MORE_COMMANDS = (
 )
 """Modules with a function `register(app)`."""
 
+_SERVER = ("fastapi", "jinja2", "prometheus_client", "pydantic", "starlette", "uvicorn")
 EXTRAS = {
     **dict.fromkeys(("torch", "triton", "safetensors"), "exec"),
-    **dict.fromkeys(
-        ("fastapi", "jinja2", "prometheus_client", "pydantic", "uvicorn"), "exec,server"
-    ),
+    **dict.fromkeys(_SERVER, "exec,server"),
 }
 """What installs a library that is missing."""
 

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import uvicorn
 from executor.options import ConfigOptions
 from executor.serving.app import build_app
 from executor.serving.recording import Recording
-from executor.serving.server import Place, read_prompts
+from executor.serving.server import Server, read_prompts
 from executor.serving.service import Rules, Service
 from executor.session import ModelOptions, open_session
 
@@ -30,7 +30,6 @@ class Served:
 
     service: Service
     client: httpx.Client
-    recording: Recording
     url: str
 
     def complete(self, prompt: Any, **more: Any) -> Any:
@@ -64,7 +63,7 @@ class Served:
 
     def until_idle(self) -> None:
         """Wait until the engine has nothing to do."""
-        until(lambda: not self.service.clients.count)
+        until(lambda: not self.service.clients.number)
 
 
 def asking(prompt: Any, **more: Any) -> dict[str, Any]:
@@ -84,21 +83,13 @@ def until(true: Callable[[], bool]) -> None:
 def serving(tmp_path: Path, rules: Rules | None = None, **options: Any) -> Iterator[Served]:
     """A server with some options of the command line."""
     settings = {"device": "cpu", "kv_blocks": 400, "prefix_caching": True, "lag": 1, **options}
-    template = settings.pop("chat_template", None)
     config = ConfigOptions(**settings).load()
-    prompts = read_prompts(config, Place("127.0.0.1", 0, chat_template=template))
-    with (tmp_path / "asked.jsonl").open("xb") as file:
-        recording = Recording(file)
-        service = Service(
-            open_session(config, ModelOptions()),
-            prompts,
-            config.service_classes(),
-            rules or Rules("tiny"),
-            recording.add,
-        )
+    session, prompts = open_session(config, ModelOptions()), read_prompts(config, None)
+    with closing(Recording(tmp_path / "asked.jsonl")) as recording:
+        classes = config.service_classes()
+        service = Service(session, prompts, classes, rules or Rules("tiny"), recording.add)
         with listening(service) as url, httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
-            yield Served(service, client, recording, url)
-            service.draining = True
+            yield Served(service, client, url)
 
 
 @contextmanager
@@ -106,7 +97,7 @@ def listening(service: Service) -> Iterator[str]:
     """Uvicorn in a thread; gives the address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         settings = uvicorn.Config(build_app(service), log_config=None, timeout_graceful_shutdown=5)
-        server = uvicorn.Server(settings)
+        server = Server(settings, service, listener)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -46,7 +46,12 @@ RULES = {
     ),
     "sim": rule("sim superinfer traces simpy numpy msgspec typer rich"),
     "executor": rule(
-        "executor superinfer traces torch triton numpy msgspec typer rich safetensors tokenizers"
+        "executor superinfer traces torch triton numpy msgspec typer rich safetensors tokenizers",
+        forbidden="executor.serving",
+    ),
+    "executor.serving": rule(
+        "executor superinfer traces torch numpy msgspec typer fastapi jinja2 prometheus_client "
+        "pydantic starlette uvicorn"
     ),
     # Peers are measured beside our own kernels, where they are installed.
     "executor.bench": rule("executor superinfer traces torch triton numpy typer rich transformers"),

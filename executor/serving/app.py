@@ -4,24 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from executor.serving.bodies import Body, ChatBody, CompletionBody
 from executor.serving.exchange import Exchange
-from executor.serving.refusals import add_refusals
+from executor.serving.refusals import add_refusals, refusal
 from executor.serving.replies import CHAT, COMPLETION, Envelope, Form
 from executor.serving.service import Service, new_id
 from executor.serving.wishes import Wish
 
 REQUEST_ID = "x-request-id"
 MOST_BODY_BYTES = 32 << 20
+NO_KEY = "expected the server's key as bearer token"
+
+
+class KeyCheck:
+    """Turns away who shows no key, before anything is read; health and metrics are open to all."""
+
+    def __init__(self, app: Any, key: str) -> None:
+        self._app, self._key = app, key.encode()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Let a request through, or refuse it."""
+        if scope["type"] == "http" and scope["path"].startswith("/v1") and not self._shown(scope):
+            answer = refusal(NO_KEY, 401, headers={"WWW-Authenticate": "Bearer"})
+            await answer(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _shown(self, scope: Any) -> bool:
+        header = dict(scope["headers"]).get(b"authorization", b"")
+        scheme, _, shown = header.partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(shown.strip(), self._key)
 
 
 def build_app(service: Service) -> FastAPI:
@@ -41,11 +62,13 @@ def build_app(service: Service) -> FastAPI:
         redirect_slashes=False,
         max_body_size=MOST_BODY_BYTES,
     )
-    api = APIRouter(prefix="/v1", dependencies=[Depends(_key_check(service.rules.api_key))])
+    api = APIRouter(prefix="/v1")
     add_refusals(app)
     _add_state(app, api, service)
     _add_completions(api, service)
     app.include_router(api)
+    if service.rules.api_key:
+        app.add_middleware(KeyCheck, key=service.rules.api_key)
     return app
 
 
@@ -67,6 +90,7 @@ async def _answer(
 ) -> Response:
     """Read what is asked for, hand it to the engine, and tell what comes of it."""
     _require_model(service, body.model)
+    service.require_room(1)  # before prompts are read
     wishes = await asyncio.to_thread(wishes_of, body, http.headers)
     envelope = Envelope.new(form, new_id(form.kind), service.rules.name)
     tickets = service.send(wishes, envelope.name)
@@ -89,18 +113,6 @@ def _add_state(app: FastAPI, api: APIRouter, service: Service) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-
-def _key_check(key: str) -> Callable[[Request], Awaitable[None]]:
-    """Turns away who does not show the key; everybody is let in where there is none."""
-
-    async def check(http: Request) -> None:
-        scheme, _, shown = http.headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(shown.strip().encode("latin-1", "replace"), key.encode())
-        if key and not (right and scheme.lower() == "bearer"):
-            raise HTTPException(401, "expected the server's key as bearer token")
-
-    return check
 
 
 def _require_model(service: Service, name: str | None) -> None:

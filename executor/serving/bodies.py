@@ -18,30 +18,36 @@ MOST_CHOICES = 128
 COMPLETION_TOKENS = 16
 """Of an answer whose body names no limit, as OpenAI documents it for completions."""
 NOT_SERVED = (
+    *("include_stop_str_in_output", "continue_final_message", "chat_template", "documents"),
+    *("logits_processors", "thinking_token_budget", "reasoning_effort", "function_call"),
     *("echo", "suffix", "logprobs", "top_logprobs", "prompt_logprobs", "logit_bias"),
     *("tools", "functions", "min_tokens", "bad_words", "allowed_token_ids", "use_beam_search"),
     *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),
     *("prompt_embeds", "audio", "truncate_prompt_tokens"),
 )
 """Fields that would change the answer, and do not here: better no answer than another one."""
+ALWAYS_SO = ("skip_special_tokens", "add_special_tokens", "add_generation_prompt")
+"""The same of fields that would if they were false."""
 
+MOST_LINE_CHARACTERS = 512
 MOST_STOPS, MOST_STOP_CHARACTERS = 64, 1000
 """Each token is looked through for every text to stop at."""
 
 
-def _plain(text: str) -> str:
-    """Text that can be written down in a line."""
-    if not text.isprintable():
-        raise ValueError("expected text in one line, without control characters")
+def line(text: str) -> str:
+    """Text that can be written down in a line; ValueError for other text."""
+    if not text.isprintable() or len(text) > MOST_LINE_CHARACTERS:
+        most = f"of at most {MOST_LINE_CHARACTERS} characters"
+        raise ValueError(f"expected text in one line {most}, without control characters")
     return text
 
 
 Tokens = Annotated[int, Field(ge=1, le=MAX_LENGTH_TOKENS)]
 Whole = Annotated[int, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
-Line = Annotated[str, AfterValidator(_plain)]
+Line = Annotated[str, AfterValidator(line)]
 Stop = Annotated[str, Field(max_length=MOST_STOP_CHARACTERS)]
 Target = Annotated[float, Field(ge=0, le=MAX_NUMBER, allow_inf_nan=False)]
-Names = dict[str, Any]
+Json = dict[str, Any]
 
 
 class Slo(BaseModel):
@@ -86,7 +92,7 @@ class Body(BaseModel):
     service_tier: Line | None = None
     priority: Whole | None = None
     cache_salt: Line | None = None
-    response_format: Names | None = None
+    response_format: Json | None = None
     slo: Slo | None = None
 
     @property
@@ -110,6 +116,8 @@ class Body(BaseModel):
         wanted = next((name for name in NOT_SERVED if _wanted(name, extra.get(name))), None)
         if wanted is None and extra.get("best_of") not in (None, 1):
             wanted = "best_of"
+        if wanted is None:
+            wanted = next((name for name in ALWAYS_SO if extra.get(name) is False), None)
         if wanted is not None:
             raise InputError("not supported here", field=wanted)
         kind = (self.response_format or {"type": "text"}).get("type")
@@ -160,9 +168,9 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     role: str
-    content: str | list[Names] | None = None
+    content: str | list[Json] | None = None
 
-    def for_template(self) -> Names:
+    def for_template(self) -> Json:
         """As chat templates want it: the parts of a content as one text."""
         whole = self.model_dump(exclude_none=True)
         if isinstance(self.content, list):
@@ -175,7 +183,7 @@ class ChatBody(Body):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Tokens | None = None
-    chat_template_kwargs: Names | None = None
+    chat_template_kwargs: Json | None = None
 
     @property
     def limit(self) -> int | None:
@@ -193,7 +201,7 @@ def _given(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def _text_of(part: Names) -> str:
+def _text_of(part: Json) -> str:
     """The text of one part of a content; InputError for a picture or a sound."""
     if part.get("type") != "text" or not isinstance(part.get("text"), str):
         raise InputError(f"expected parts of type text, got {part.get('type')}", field="content")

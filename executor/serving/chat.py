@@ -8,7 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from executor.serving.bodies import Message, Names
+from jinja2 import TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from executor.serving.bodies import Json, Message
 from superinfer.errors import ConfigError, InputError
 
 NO_TEMPLATE = (
@@ -21,14 +25,10 @@ _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 class ChatTemplate:
     """Renders conversations."""
 
-    def __init__(self, source: str, special: Names, file: str) -> None:
+    def __init__(self, source: str, special: Json, file: str) -> None:
         """`special` are texts that the template may ask for (`bos_token`, ...). ConfigError for a
         source that is no template.
         """
-        from jinja2 import TemplateError
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
         world = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
         )
@@ -39,7 +39,7 @@ class ChatTemplate:
         except TemplateError as error:
             raise ConfigError(f"{file}: expected a chat template: {error}") from None
 
-    def render(self, messages: Sequence[Message], more: Names | None = None) -> str:
+    def render(self, messages: Sequence[Message], more: Json | None = None) -> str:
         """The prompt after which the assistant speaks. InputError where the template refuses."""
         turns = [message.for_template() for message in messages]
         known = {"add_generation_prompt": True, **(more or {}), "messages": turns}
@@ -71,7 +71,7 @@ def load_template(given: Path | None, folder: Path | None) -> ChatTemplate | Non
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _settings(folder: Path | None) -> Names:
+def _settings(folder: Path | None) -> Json:
     file = folder / _SETTINGS if folder else None
     if file is None or not file.is_file():
         return {}
@@ -110,8 +110,6 @@ def _as_json(value: Any, indent: int | None = None) -> str:
 
 
 def _refuse(reason: str) -> NoReturn:
-    from jinja2 import TemplateError
-
     raise TemplateError(reason)
 
 

@@ -65,7 +65,7 @@ def serve(
 ) -> None:
     """Serve a model over HTTP, as OpenAI's completions and chat completions."""
     from executor.defaults import named
-    from executor.serving.server import Place, serve_command
+    from executor.serving.server import Places, serve_command
     from executor.serving.service import Rules
 
     given = named(options.config, options.settings or ())
@@ -84,5 +84,5 @@ def serve(
         shutdown_timeout,
         {"scheduler": config.run.scheduler, "memory": config.run.memory},
     )
-    place = Place(host, port, record, chat_template)
-    raise typer.Exit(serve_command(config, loading.chosen(), rules, place))
+    places = Places(host, port, record, chat_template)
+    raise typer.Exit(serve_command(config, loading.chosen(), rules, places))

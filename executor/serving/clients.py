@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from math import inf
 
 import torch
@@ -18,8 +19,12 @@ from executor.serving.prompts import Naming
 from executor.serving.streams import Ended, Stream
 from executor.steps.sampler import History
 from superinfer.engine import Engine
+from superinfer.plan import Transfer
 from superinfer.request import Request
 from superinfer.sequence import Sequence
+
+FORGET_AFTER, FORGET_AFTER_STEPS = 1000, 100_000
+"""Requests that have ended, and steps, after which the engine forgets them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,10 +41,6 @@ class Ticket:
     """The engine has scheduled it."""
 
 
-FORGET_AFTER, FORGET_AFTER_STEPS = 1000, 100_000
-"""Requests that have ended, and steps, after which the engine forgets them."""
-
-
 class Closed(Exception):
     """Nobody is served any more."""
 
@@ -47,9 +48,9 @@ class Closed(Exception):
 class Clients:
     """All of them. To the engine's thread they are its traffic, and who knows the answers."""
 
-    def __init__(self, vocab: int, device: torch.device, on_ended: Callable[[Ended], None]) -> None:
-        """`on_ended` is called in the engine's thread."""
-        self._vocab, self._device, self._on_ended = vocab, device, on_ended
+    def __init__(self, vocab: int, device: torch.device) -> None:
+        self._vocab, self._device = vocab, device
+        self._numbers = count()
         self._coming: deque[Ticket] = deque()
         self._leaving: deque[Ticket] = deque()
         self._bell = threading.Event()
@@ -72,6 +73,8 @@ class Clients:
         with self._door:
             if self._closed:
                 raise Closed(self._closed)
+            for ticket in tickets:
+                ticket.request.index = next(self._numbers)
             self._coming += tickets
         self._bell.set()
 
@@ -90,7 +93,7 @@ class Clients:
         return len(self._coming) + len(self._tickets) - self._begun
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """Requests that have not ended."""
         return len(self._coming) + len(self._tickets)
 
@@ -109,9 +112,7 @@ class Clients:
         return self._tickets[request.index].answer
 
     def tell(self, engine: Engine, now: float) -> bool:
-        """Submit who came and cancel who went; False if nobody did. What is written down of those
-        who are done is forgotten from time to time.
-        """
+        """Submit who came and cancel who went; False if nobody did."""
         self._bell.clear()  # first: who comes from here on rings again
         leaving = len(self._leaving)  # these have come already
         told = bool(self._coming or leaving)
@@ -120,9 +121,7 @@ class Clients:
         for _ in range(leaving):
             if (sequence := self._leaving.popleft().sequence) is not None:
                 engine.cancel(sequence, now)
-        if self._endings >= FORGET_AFTER or len(engine.batch.end_s) >= FORGET_AFTER_STEPS:
-            self._endings = 0
-            engine.forget()
+        self._forget(engine)
         return told
 
     def wait(self, longest_s: float) -> None:
@@ -147,7 +146,6 @@ class Clients:
         self._begun -= ticket.begun
         self._endings += 1
         ticket.stream.end(ended)
-        self._on_ended(ended)
 
     def leave_all(self, now: float, reason: str) -> None:
         """The engine runs no more: whoever is left gets no answer, and nobody is let in."""
@@ -156,21 +154,24 @@ class Clients:
         left = [*self._tickets.values(), *self._coming]
         self._tickets.clear()
         self._coming.clear()
-        gone = [(ticket, _unfinished(ticket, now, reason)) for ticket in left]
-        for ticket, ended in gone:
-            ticket.stream.end(ended)
-        for _, ended in gone:
-            self._on_ended(ended)
+        for ticket in left:
+            ticket.stream.end(_unfinished(ticket, now, reason))
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _forget(self, engine: Engine) -> None:
+        """Have what is written down of those who are done forgotten, from time to time."""
+        if self._endings >= FORGET_AFTER or len(engine.batch.end_s) >= FORGET_AFTER_STEPS:
+            self._endings = 0
+            engine.forget()
 
     def _submit(self, engine: Engine, ticket: Ticket, now: float) -> None:
         request, answer = ticket.request, ticket.answer
         request.arrival_s = min(request.arrival_s, now)
+        self._tickets[request.index] = ticket  # first: whatever fails, the client is told
+        self._drawing += not answer.sampling.greedy
         if answer.sampling.penalised:  # here, because it queues work on the device
             answer.history = History(answer.prompt.tolist(), self._vocab, self._device)
-        self._tickets[request.index] = ticket
-        self._drawing += not answer.sampling.greedy
         ticket.sequence = engine.submit(request, now)
 
 
@@ -182,12 +183,16 @@ def _unfinished(ticket: Ticket, now: float, reason: str) -> Ended:
 class LiveTime(RealTime):
     """Seconds since the start, for an engine that waits for clients."""
 
-    clients: Clients
+    def __init__(
+        self, poll: Callable[[], list[Transfer]], pending: Callable[[], bool], clients: Clients
+    ) -> None:
+        super().__init__(poll, pending)
+        self._clients = clients
 
     def sleep(self, now: float, until: float) -> float:
         """Wait until then, until a copy may have landed, or until a client comes or goes; never
         infinity, for a client may always come.
         """
         longest_s = POLL_S if self._pending() else min(until - self.read(), LONGEST_SLEEP_S)
-        self.clients.wait(max(0.0, longest_s))
+        self._clients.wait(max(0.0, longest_s))
         return max(now, self.read())

@@ -28,8 +28,7 @@ class EngineThread:
         """What ended it before its time."""
         self._clients, self._policies, self._on_failure = clients, policies, on_failure
         self._session = session
-        self.clock = LiveTime(session.mover.poll, lambda: session.mover.busy)
-        self.clock.clients = clients
+        self.clock = LiveTime(session.mover.poll, lambda: session.mover.busy, clients)
         self._driver: Driver = session.driver(clients, clients, self.clock)
         engine = session.engine
         engine.on_scheduled, engine.on_ended = clients.scheduled, clients.ended

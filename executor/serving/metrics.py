@@ -17,7 +17,7 @@ from prometheus_client.core import (
 )
 
 from executor.serving.clients import Clients
-from executor.serving.streams import Ended, Stream
+from executor.serving.streams import Ended
 from executor.serving.verdict import Verdict
 from superinfer.engine import Engine
 
@@ -83,12 +83,17 @@ class Metrics:
         """The page."""
         return generate_latest(self.registry)
 
+    def first(self, seconds: float) -> None:
+        """The first token of a request came so long after it."""
+        self._histograms["time_to_first_token_seconds"].observe(seconds)
+        self._count("generation_tokens")
+
     def gap(self, seconds: float) -> None:
         """A token came so long after the one before it."""
         self._histograms["inter_token_latency_seconds"].observe(seconds)
         self._count("generation_tokens")
 
-    def ended(self, ended: Ended, stream: Stream) -> None:
+    def ended(self, ended: Ended, finish_reason: str) -> None:
         """A request is over."""
         verdict = Verdict.of(ended)
         if verdict.slo_met is not None:
@@ -96,11 +101,8 @@ class Metrics:
             labels = {"class": ended.request.slo_class.name, "result": result}
             self._count("slo_requests", labels)
         self._count("num_preemptions", amount=ended.preemptions)
-        if stream.output_tokens:
-            self._count("generation_tokens")  # the first one came after no other
-            self._observe(verdict.ttft_s, "time_to_first_token_seconds")
         if ended.outcome == "finished":
-            self._finished(ended, verdict, stream.finish_reason)
+            self._finished(ended, verdict, finish_reason)
         elif ended.outcome == "cancelled":  # by vLLM's name, and where vLLM counts it
             self._count("request_success", {"finished_reason": "abort"})
         else:
@@ -155,7 +157,7 @@ class EngineState:
     def _gauges(self) -> Iterable[Metric]:
         engine = self._engine
         pool, host, config = engine.pool, engine.host, engine.config
-        running, count = engine.resident, self._clients.count
+        running, count = engine.resident, self._clients.number
         yield self._gauge("num_requests_running", "On the device.", running)
         yield self._gauge("num_requests_waiting", "Not on the device.", max(0, count - running))
         used = pool.taken / pool.size

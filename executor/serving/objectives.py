@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from executor.serving.bodies import Body, Slo
+from executor.serving.bodies import Body, Slo, line
 from superinfer.errors import InputError
 from superinfer.request import DEFAULT_CLASS, SLO, SLOClass
 from superinfer.settings import unknown
@@ -78,7 +78,12 @@ def _header(headers: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, st
     nothing where there is none.
     """
     found = next((name for name in names if headers.get(name)), None)
-    return (found, headers[found]) if found else (names[0], "")
+    if found is None:
+        return names[0], ""
+    try:
+        return found, line(headers[found])
+    except ValueError as error:
+        raise InputError(str(error), field=found) from None
 
 
 def _class(headers: Mapping[str, str], body: Body, classes: Mapping[str, SLOClass]) -> SLOClass:

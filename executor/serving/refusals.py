@@ -13,7 +13,7 @@ from executor.serving.service import Overloaded
 from executor.serving.telling import Unfinished
 from superinfer.errors import InputError
 
-MOST_CHARACTERS = 1000
+MOST_MESSAGE_CHARACTERS = 1000
 """Of a message: what a client has sent may be part of it."""
 
 
@@ -22,31 +22,40 @@ def add_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(InputError)
     async def bad(_: Request, error: InputError) -> Response:
-        return _refusal(str(error), 400, error.field)
+        return refusal(str(error), 400, error.field)
 
     @app.exception_handler(RequestValidationError)
     async def unread(_: Request, error: RequestValidationError) -> Response:
-        return _refusal(*_first_fault(error))
+        return refusal(*_first_fault(error))
 
     @app.exception_handler(Overloaded)
     async def overloaded(_: Request, error: Overloaded) -> Response:
-        return _refusal(str(error), 429, headers={"Retry-After": str(error.retry_s)})
+        return refusal(str(error), 429, headers={"Retry-After": str(error.retry_s)})
 
     @app.exception_handler(Closed)
     async def closed(_: Request, error: Closed) -> Response:
-        return _refusal(str(error), 503)
+        return refusal(str(error), 503)
 
     @app.exception_handler(Unfinished)
     async def unfinished(_: Request, error: Unfinished) -> Response:
-        return _refusal(str(error), error.status)
+        return refusal(str(error), error.status)
 
     @app.exception_handler(HTTPException)
     async def other(_: Request, error: HTTPException) -> Response:
-        return _refusal(str(error.detail), error.status_code)
+        headers = dict(error.headers) if error.headers else None
+        return refusal(str(error.detail), error.status_code, headers=headers)
 
     @app.exception_handler(Exception)  # a fault of ours, which is raised once more for the log
     async def fault(_: Request, error: Exception) -> Response:
-        return _refusal(f"a fault of the server: {type(error).__name__}", 500)
+        return refusal(f"a fault of the server: {type(error).__name__}", 500)
+
+
+def refusal(
+    message: str, status: int, param: str | None = None, headers: dict[str, str] | None = None
+) -> Response:
+    """An error as a reply."""
+    body = error_body(_line(message), status, _line(param or ""))
+    return JSONResponse(body, status, headers)
 
 
 # -- inside ---------------------------------------------------------------------------------------
@@ -64,13 +73,6 @@ def _first_fault(error: RequestValidationError) -> tuple[str, int, str]:
     return f"{field}: {wanted}", 400, field
 
 
-def _refusal(
-    message: str, status: int, param: str | None = None, headers: dict[str, str] | None = None
-) -> Response:
-    body = error_body(_line(message), status, _line(param or ""))
-    return JSONResponse(body, status, headers)
-
-
 def _line(text: str) -> str:
     """Text as one line of what can be sent, and not without end."""
-    return " ".join(text.encode("utf-8", "replace").decode().split())[:MOST_CHARACTERS]
+    return " ".join(text.encode("utf-8", "replace").decode().split())[:MOST_MESSAGE_CHARACTERS]

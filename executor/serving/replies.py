@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
+from executor.serving.bodies import Json
 from executor.serving.clients import Ticket
 from executor.serving.streams import Ended
 
-Reply = dict[str, Any]
+Reply = Json
 
 DONE = b"data: [DONE]\n\n"
 _WORDS = {

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -39,25 +39,25 @@ SWITCH_S = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a server listens, and what it keeps."""
+class Places:
+    """Where a server listens, and the files that it uses."""
 
     host: str
     port: int
     record: Path | None = None
-    """Trace of what was asked."""
+    """Trace of what is asked."""
     chat_template: Path | None = None
 
 
-def serve_command(config: Config, options: ModelOptions, rules: Rules, place: Place) -> int:
+def serve_command(config: Config, options: ModelOptions, rules: Rules, places: Places) -> int:
     """Serve until SIGTERM or Ctrl-C; returns the exit code."""
     for note in (*config.notes, *unheeded(config)):
         print(f"warning: {note}", file=sys.stderr)
     refuse_simulated(config)
-    prompts = read_prompts(config, place)
+    prompts = read_prompts(config, places.chat_template)
     with (
-        _listening(place) as listener,
-        Recording.to(place.record) as recording,
+        _listening(places) as listener,
+        closing(Recording(places.record)) as recording,
         ranks_of(config, options) as channel,
     ):
         session = open_session(config, options, channel=channel)
@@ -66,11 +66,11 @@ def serve_command(config: Config, options: ModelOptions, rules: Rules, place: Pl
         return _serve(service, listener)
 
 
-def read_prompts(config: Config, place: Place) -> Prompts:
-    """How prompts of a model are read."""
+def read_prompts(config: Config, chat_template: Path | None) -> Prompts:
+    """How prompts of a model are read, chats by a template of its own or this one."""
     found, folder = read_config(source_of(config.run.model))
     tokenizer = load_tokenizer(folder, found.shape.vocab)
-    template = load_template(place.chat_template, folder)
+    template = load_template(chat_template, folder)
     most_tokens = config.run.max_model_len or found.shape.max_model_len
     return Prompts(tokenizer, template, found.shape.vocab, most_tokens)
 
@@ -79,15 +79,15 @@ def read_prompts(config: Config, place: Place) -> Prompts:
 
 
 @contextmanager
-def _listening(place: Place) -> Iterator[socket.socket]:
+def _listening(places: Places) -> Iterator[socket.socket]:
     """The server's socket, before anything slow is done. ConfigError where nobody may listen."""
-    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
-    address = place.host, place.port
+    family = socket.AF_INET6 if ":" in places.host else socket.AF_INET
+    address = places.host, places.port
     try:
         listener = socket.create_server(address, family=family, backlog=MOST_CONNECTING)
     except OSError as error:
         reason = str(error.strerror).partition(" (while")[0]
-        raise ConfigError(f"--host {place.host} --port {place.port}: {reason}") from None
+        raise ConfigError(f"--host {places.host} --port {places.port}: {reason}") from None
     with listener:
         yield listener
 
@@ -103,8 +103,8 @@ def _serve(service: Service, listener: socket.socket) -> int:
         timeout_graceful_shutdown=math.ceil(service.rules.shutdown_s + LAST_WORDS_S),
     )
     server = Server(settings, service, listener)
-    for kind in (signal.SIGINT, signal.SIGTERM):  # until what it keeps is closed whole
-        signal.signal(kind, lambda number, frame: None)
+    for kind in (signal.SIGINT, signal.SIGTERM):  # to the end: what it keeps is closed whole
+        signal.signal(kind, server.handle_exit)
     server.run(sockets=[listener])
     if service.error is not None:
         raise service.error

@@ -7,14 +7,13 @@ import math
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import count
 
 from executor.answers import Answer
 from executor.serving.clients import Clients, Closed, Ticket
 from executor.serving.engine_thread import GONE, EngineThread
 from executor.serving.metrics import Metrics
 from executor.serving.prompts import Prompts
-from executor.serving.streams import Ended, Mailbox, Stream
+from executor.serving.streams import Ended, Listeners, Mailbox, Stream
 from executor.serving.wishes import Reader, Wish
 from executor.session import Session
 from superinfer.request import Request, SLOClass
@@ -57,7 +56,7 @@ class Service:
         rules: Rules,
         record: Callable[[Ended], None] = lambda ended: None,
     ) -> None:
-        """`record` is told of every request that has ended, in the engine's thread."""
+        """`record` is told of every request that has ended, in the event loop."""
         self.rules = rules
         self.metrics = Metrics(rules.prefix, rules.name)
         self.failed = asyncio.Event()
@@ -66,10 +65,10 @@ class Service:
         self.reader = Reader(prompts, session, classes, rules.most_waiting)
         """What clients ask for."""
         self._session, self._tokenizer = session, prompts.tokenizer
-        self._numbers = count()
         self._last_queue_s = 0.0
         model = session.model
-        self.clients = Clients(model.vocab, model.device, record)
+        self.clients = Clients(model.vocab, model.device)
+        self._record = record
         self._engine = EngineThread(session, self.clients, rules.policies, self._fail)
         self.metrics.watch(session.engine, self.clients)
 
@@ -92,38 +91,45 @@ class Service:
         """Begin to work; in the event loop that is to hear of the answers."""
         self._loop = asyncio.get_running_loop()
         self._mailbox = Mailbox(self._loop)
+        self._listeners = Listeners(self.metrics.first, self.metrics.gap, self._ended)
         self._engine.start()
 
     def stop(self) -> None:
         """End at the next step boundary, if it has not ended yet."""
         self._engine.stop()
 
-    def send(self, wishes: list[Wish], name: str) -> list[Ticket]:
-        """Hand wishes to the engine; Overloaded where too many wait already, Closed where it takes
-        no more.
-        """
+    def require_room(self, answers: int) -> None:
+        """Overloaded where too many wait already, Closed where no more are taken."""
         if self.draining:
             raise Closed(GONE)
-        if self.clients.waiting + len(wishes) > self.rules.most_waiting:
+        if self.clients.waiting + answers > self.rules.most_waiting:
             raise Overloaded(max(1, math.ceil(self._last_queue_s)))
-        tickets = [self._ticket(wish, f"{name}-{i}") for i, wish in enumerate(wishes)]
+
+    def send(self, wishes: list[Wish], name: str) -> list[Ticket]:
+        """Hand wishes to the engine, if there is room for them."""
+        self.require_room(len(wishes))
+        news = asyncio.Event()
+        tickets = [self._ticket(wish, f"{name}-{i}", news) for i, wish in enumerate(wishes)]
         self.clients.send(tickets)
         return tickets
 
     def settle(self, tickets: list[Ticket]) -> None:
         """The client is gone, or has all: nothing more is to be computed for these."""
         for ticket in tickets:
-            ended = ticket.stream.ended
-            if ended is None:
+            if ticket.stream.ended is None:
                 self.clients.withdraw(ticket)
-            elif ended.first_scheduled_s is not None:
-                self._last_queue_s = ended.first_scheduled_s - ended.request.arrival_s
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _ticket(self, wish: Wish, name: str) -> Ticket:
+    def _ended(self, ended: Ended, finish_reason: str) -> None:
+        self.metrics.ended(ended, finish_reason)
+        if ended.first_scheduled_s is not None:
+            self._last_queue_s = ended.first_scheduled_s - ended.request.arrival_s
+        self._record(ended)
+
+    def _ticket(self, wish: Wish, name: str, news: asyncio.Event) -> Ticket:
         text = self._tokenizer.stream()
-        stream = Stream(self._mailbox, text, wish.stop, wish.ends, self.metrics)
+        stream = Stream(self._mailbox, text, wish.stop, wish.ends, news, self._listeners)
         answer = Answer(wish.tokens, wish.limit, wish.ends, wish.sampling, None, stream.say)
         return Ticket(self._request(wish, name), answer, stream, wish.naming)
 
@@ -141,7 +147,6 @@ class Service:
             objective.priority,
             hash_ids=wish.content,
             hash_block_tokens=self._session.engine.config.block_tokens,
-            index=next(self._numbers),
         )
 
     def _fail(self) -> None:

@@ -8,20 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 from executor.models.text import Text
 from executor.models.tokenizer import TextStream
 from superinfer.request import Request
 from superinfer.sequence import Sequence as Underway
-
-if TYPE_CHECKING:
-    from executor.serving.metrics import Metrics
-
-REJECTED, FAILED = "rejected", "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +77,25 @@ class Mailbox:
 
     def _deliver(self) -> None:
         self._called = False  # first: what comes from here on is worth a call of its own
-        while self._letters:
-            stream, letter = self._letters.popleft()
-            stream.take(letter)
+        try:
+            while self._letters:
+                stream, letter = self._letters.popleft()
+                stream.take(letter)
+        finally:
+            if self._letters:  # one could not be taken; the others can
+                self._loop.call_soon(self._deliver)
+
+
+@dataclass(slots=True)
+class Listeners:
+    """Who else hears of an answer, in the event loop."""
+
+    first: Callable[[float], None]
+    """Seconds from the request to its first token."""
+    gap: Callable[[float], None]
+    """Seconds between two tokens."""
+    ended: Callable[[Ended, str], None]
+    """How it ended, and `stop` or `length`."""
 
 
 class Stream:
@@ -97,21 +107,24 @@ class Stream:
         tokens: TextStream,
         stop: Sequence[str],
         stop_tokens: frozenset[int],
-        metrics: Metrics,
+        news: asyncio.Event,
+        listeners: Listeners,
     ) -> None:
-        """`tokens` turns them into text. Where there are texts to stop at it is told them in the
-        engine's thread, which has to know at once; else in the loop, beside the engine's work.
+        """`tokens` turns them into text: where there are texts to stop at in the engine's thread,
+        which has to know at once; else in the loop, beside the engine's work. `news` is set
+        whenever there is anything to tell.
         """
         self.output_tokens = 0
         self.ended: Ended | None = None
+        self.news = news
         self._pieces: list[str] = []
         self._text = Text(tokens, stop, self._pieces.append)
         self._watched, self._stop_tokens = any(stop), stop_tokens
-        self._mailbox, self._metrics = mailbox, metrics
-        self._last_token: int | None = None
+        self._mailbox, self._listeners = mailbox, listeners
         self._told: list[str] = []
-        self._news = asyncio.Event()
-        self._last_s: float | None = None
+        self._last_token: int | None = None
+        self._last_s = perf_counter()
+        """When the latest token came, or the request."""
 
     # -- in the engine's thread -----------------------------------------------------------------
 
@@ -138,43 +151,42 @@ class Stream:
 
     def take(self, letter: Said | Ended) -> None:
         """Take in what the engine says."""
-        if isinstance(letter, Ended):
-            self.ended = letter
-            self._text.finish()
-            self._told.append(self._taken())
-            self._metrics.ended(letter, self)
-        else:
-            self._hear(letter)
-        self._news.set()
+        try:
+            if isinstance(letter, Ended):
+                self._end(letter)
+            else:
+                self._hear(letter)
+        finally:
+            self.news.set()
 
-    async def begun(self) -> None:
-        """Come back when there is anything to tell."""
-        await self._news.wait()
-
-    async def __aiter__(self) -> AsyncIterator[str]:
-        """Text as it comes, with the last of it when the request is over."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            text, over = "".join(self._told), self.ended is not None
-            self._told.clear()
-            yield text
-            if over:
-                return
+    def drain(self) -> str | None:
+        """What was said since the last time; None if nothing was, which is not the same as a token
+        without text.
+        """
+        if not self._told:
+            return None
+        text = "".join(self._told)
+        self._told.clear()
+        return text
 
     # -- inside ---------------------------------------------------------------------------------
 
+    def _end(self, ended: Ended) -> None:
+        self.ended = ended
+        self._text.finish()
+        self._told.append(self._taken())
+        self._listeners.ended(ended, self.finish_reason)
+
     def _hear(self, said: Said) -> None:
+        tell = self._listeners.gap if self.output_tokens else self._listeners.first
+        tell(said.time_s - self._last_s)
         self.output_tokens += 1
-        self._last_token = said.token
+        self._last_token, self._last_s = said.token, said.time_s
         if said.text is None:
             self._push(said.token)
             self._told.append(self._taken())
         else:
             self._told.append(said.text)
-        if self._last_s is not None:
-            self._metrics.gap(said.time_s - self._last_s)
-        self._last_s = said.time_s
 
     def _push(self, token: int) -> None:
         """Turn a token into text; those that end an answer are no part of it."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from executor.serving.streams import Ended
-
-_TIE_S = 1e-9
-"""A nanosecond: floating-point rounding never decides whether a target was met."""
+from superinfer.metrics.columns import TIE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +28,8 @@ class Verdict:
         first_s = ended.first_token_s
         ttft_s = _between(arrival_s, first_s)
         decode_s = _between(first_s, ended.finish_s)
-        many = ended.output_tokens > 1 and decode_s is not None
-        tpot_s = decode_s / (ended.output_tokens - 1) if many and decode_s is not None else None
+        further = ended.output_tokens - 1
+        tpot_s = decode_s / further if decode_s is not None and further > 0 else None
         return cls(
             queue_s=_between(arrival_s, ended.first_scheduled_s),
             prefill_s=_between(ended.first_scheduled_s, first_s),
@@ -46,9 +44,9 @@ class Verdict:
 def _met(ended: Ended, ttft_s: float | None, tpot_s: float | None, e2el_s: float) -> bool:
     """It finished, and every target that it has holds; an answer of one token has no TPOT."""
     slo, tokens = ended.request.slo, ended.output_tokens
-    slow = slo.min_tokens_per_s is not None and tokens < slo.min_tokens_per_s * (e2el_s - _TIE_S)
+    slow = slo.min_tokens_per_s is not None and tokens < slo.min_tokens_per_s * (e2el_s - TIE_S)
     pairs = ((ttft_s, slo.ttft_s), (tpot_s, slo.tpot_s), (e2el_s, slo.e2el_s))
-    late = any(is_ > most + _TIE_S for is_, most in pairs if is_ is not None and most is not None)
+    late = any(is_ > most + TIE_S for is_, most in pairs if is_ is not None and most is not None)
     return ended.outcome == "finished" and not slow and not late
 
 

@@ -12,7 +12,7 @@ from superinfer.metrics.tokens import Bools, TokenStreams, token_streams
 from superinfer.records.run import Floats, Ints, RunRecord
 from superinfer.request import Request
 
-_TIE_S = 1e-9
+TIE_S = 1e-9
 """A nanosecond: floating-point rounding never decides whether a target was met."""
 
 
@@ -148,10 +148,10 @@ def _met(view: RequestView) -> dict[str, Bools]:
     TPOT is not judged for an answer of one token: it holds, as in `vllm bench serve`.
     """
     targets, finished = view.targets, view.finished
-    ttft = finished & ~(view.ttft_s > targets.ttft_s + _TIE_S)
-    tpot = finished & ~(view.tpot_s > targets.tpot_s + _TIE_S)
-    slow = view.record.table.output_tokens < targets.min_tokens_per_s * (view.e2el_s - _TIE_S)
-    in_time = ~(view.e2el_s > targets.e2el_s + _TIE_S) & ~slow
-    due = view.arrival_s + targets.ttft_s + _TIE_S
+    ttft = finished & ~(view.ttft_s > targets.ttft_s + TIE_S)
+    tpot = finished & ~(view.tpot_s > targets.tpot_s + TIE_S)
+    slow = view.record.table.output_tokens < targets.min_tokens_per_s * (view.e2el_s - TIE_S)
+    in_time = ~(view.e2el_s > targets.e2el_s + TIE_S) & ~slow
+    due = view.arrival_s + targets.ttft_s + TIE_S
     paced = finished & in_pace(view.streams, due, targets.tpot_s)
     return {"slo": ttft & tpot & in_time, "ttft": ttft, "tpot": tpot, "paced": paced}

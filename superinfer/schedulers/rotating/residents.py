@@ -55,15 +55,13 @@ class Residents:
 
     def remove(self, job: Job) -> None:
         """A job decodes no longer."""
-        group = self._group(job)
-        del group[_place(group, job)]
+        self._take_out(job)
         if job.pace_s < inf:
             del self._paces_s[bisect_left(self._paces_s, job.pace_s)]
 
     def demote(self, job: Job) -> None:
         """Move a job one level down."""
-        group = self._group(job)
-        del group[_place(group, job)]
+        self._take_out(job)
         job.level += 1
         _insert(self._group(job), job)
 
@@ -76,6 +74,14 @@ class Residents:
             if found:
                 return max(found, key=lambda pick: pick[:2])[2]
         return None
+
+    def _take_out(self, job: Job) -> None:
+        """Out of its group, which goes with its last job: clients may name any pace."""
+        groups, key = self._groups[job.level], (job.pace_s, job.stall_s)
+        group = groups[key]
+        del group[_place(group, job)]
+        if not group:
+            del groups[key]
 
     def _group(self, job: Job) -> list[_Entry]:
         return self._groups[job.level].setdefault((job.pace_s, job.stall_s), [])

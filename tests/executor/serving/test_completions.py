@@ -165,6 +165,8 @@ def test_the_name_of_a_request_comes_back(served: Served) -> None:
         ({"slo": {"ttft": 3}}, "slo.ttft: "),
         ({"service_tier": "chatt"}, "did you mean 'chat'?"),
         ({"logprobs": 0}, "logprobs: not supported here"),
+        ({"include_stop_str_in_output": True}, "include_stop_str_in_output: not supported here"),
+        ({"skip_special_tokens": False}, "skip_special_tokens: not supported here"),
         ({"response_format": "json"}, "response_format: "),
         (
             {"response_format": {"type": "\ud800\nx"}},

@@ -59,6 +59,12 @@ def test_tenants_beyond_a_number_share_an_account() -> None:
     ]
 
 
+@pytest.mark.parametrize("text", ["a\tb", "x" * 513])
+def test_names_that_cannot_be_written_down(text: str) -> None:
+    with pytest.raises(InputError, match="x-session-id: expected text in one line"):
+        objective({"x-session-id": text})
+
+
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", "1e300"])
 def test_a_target_that_is_no_number(text: str) -> None:
     with pytest.raises(InputError, match="x-slo-ttft-ms: expected a number of ms"):

@@ -54,7 +54,7 @@ def test_a_prompt_of_chunks_that_takes_every_block_fails() -> None:
 
 
 def test_the_same_where_cached_blocks_have_shrunk() -> None:
-    """The room that they save is lent to the cache, and no use to a prompt that begins with them."""
+    """The room that they save is lent to the cache, no use to a prompt that begins with them."""
     core = make_engine(
         vllm(chunked=True, max_num_batched_tokens=16),
         8,

@@ -18,7 +18,8 @@ Source: Wu et al., "Fast Distributed Inference Serving for Large Language Models
   needs them, as many blocks as there are places in a step are kept free by moving out whoever is
   passed over. Where the decodes of a step find no block the lowest in order goes at once and the
   step waits for its copy. Without room on the host nobody is moved out for others, and a cache
-  that has to go is dropped and computed again.
+  that has to go is dropped and computed again. Where nothing runs, who is passed over goes for
+  the first in order whatever their levels, the last in order first.
 
 Left out: pipeline parallelism; the estimate of the next scheduled time, for which, as in the
 public code, the order of the queues stands; swapping in ahead of a request's turn; holding back
@@ -202,7 +203,7 @@ class FastServeScheduler(FcfsScheduler):
     def _take_in(self, draft: Draft, seq: Sequence) -> bool:
         """Run the head of the queues, in place of one of a lower level if need be."""
         if len(self.running) < self.max_num_seqs or self._hopeless(draft, seq):
-            return self._take_in_place(draft, seq)
+            return self._take_in_place(draft, seq) or self._end_stall(draft, seq)
         loser = self._loser(seq)
         return loser is not None and self._replace(draft, loser, seq)
 
@@ -227,17 +228,28 @@ class FastServeScheduler(FcfsScheduler):
     def _take_in_place(self, draft: Draft, seq: Sequence) -> bool:
         if seq.state is not State.PARKED:
             return FcfsScheduler._take_in(self, draft, seq)
-        if draft.available <= draft.batch.next_growth() and not self._move_out(draft, seq, 1):
+        if draft.available <= draft.batch.next_growth() and not self.clear_the_way(draft, seq):
             return False  # its own next token may need a block
         self._unpark(draft, seq)
         return True
 
     def _fit(self, draft: Draft, seq: Sequence) -> bool:
-        """As `fcfs`, with this scheduler's timing of copies."""
+        """As `fcfs`, with this scheduler's timing of copies. The block that a sequence needs for
+        its next token may be held by one that is passed over.
+        """
         if seq.state is State.WAITING:
             return FcfsScheduler._fit(self, draft, seq)
-        keep_free = self._keep_free + draft.batch.next_growth() + bool(self.running)
+        keep_free = max(self._keep_free + bool(self.running), self._growth_at_once(draft, seq))
+        keep_free += draft.batch.next_growth()
         return draft.try_swap_in(seq, keep_free=keep_free, timing=self.swap_timing)
+
+    def _growth_at_once(self, draft: Draft, seq: Sequence) -> int:
+        """Blocks that a swapped sequence takes in the very plan that brings it back, if it decodes
+        in it: at most one.
+        """
+        if self.swap_timing == "background" or seq.computed_tokens < seq.prefill_tokens:
+            return 0
+        return draft.blocks_for(seq.computed_tokens + 1) - draft.blocks_for(seq.computed_tokens)
 
     def _loser(self, seq: Sequence) -> Sequence | None:
         """Who gives its place to `seq`: the last of a lower level that could stand aside."""
@@ -268,10 +280,16 @@ class FastServeScheduler(FcfsScheduler):
         return FcfsScheduler._victim(self)
 
     def clear_the_way(self, draft: Draft, seq: Sequence) -> bool:
-        """Move those of lower levels out for a request that does not fit."""
+        """Move those of lower levels out for one that does not fit."""
+        return self._move_out(draft, seq, self._need_blocks(draft, seq))
+
+    def _need_blocks(self, draft: Draft, seq: Sequence) -> int:
+        """Free blocks with which `seq` can run; one that is passed over holds all but the next."""
+        if seq.state is State.PARKED:
+            return 1
         tokens = max(seq.prefill_tokens, seq.computed_tokens + 1)
         spare = seq.state is State.SWAPPED and len(self.running) > 0
-        return self._move_out(draft, seq, draft.blocks_for(tokens) + self._keep_free + spare)
+        return draft.blocks_for(tokens) + self._keep_free + spare
 
     def _move_out(self, draft: Draft, seq: Sequence, need_blocks: int) -> bool:
         """Move out whom `seq` may displace until `need_blocks` are free or about to be; nobody if
@@ -293,6 +311,27 @@ class FastServeScheduler(FcfsScheduler):
         for victim in victims:
             self._take_off(draft, victim, self.swap_timing)
         return not self._leaving
+
+    def _end_stall(self, draft: Draft, seq: Sequence) -> bool:
+        """Where nothing happens, only those that are passed over hold blocks, and would for ever:
+        take them off the device, the last first, until `seq` has room; itself too, where it holds
+        all there are. True if somebody went.
+        """
+        if not self._nothing_happens(draft):
+            return False
+        short = self._need_blocks(draft, seq) - draft.available
+        victims = sorted(self._parked_seqs, key=_rank_of, reverse=True)
+        for victim in victims:
+            short -= draft.private_blocks(victim)
+            self._take_off(draft, victim, self.swap_timing)
+            if short <= 0:
+                break
+        return bool(victims)
+
+    def _nothing_happens(self, draft: Draft) -> bool:
+        """True if nobody runs or will without a decision: no step and no copy is under way."""
+        idle = draft.link_idle("d2h") and draft.link_idle("h2d")
+        return idle and not self.running and not draft.ahead
 
     def _last_first(self) -> Iterable[Sequence]:
         """Residents, the last in order first."""

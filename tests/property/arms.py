@@ -246,6 +246,7 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qoserve-swap": qoserve("swap", "background"),
     "fastserve": fastserve(),
     "fastserve-memory": fastserve(max_num_seqs=8, swap_timing="before_step"),
+    "fastserve-one": fastserve(max_num_seqs=1, swap_timing="before_step"),
     "andes": andes(),
     "andes-swap": andes(preemption="swap"),
     "rotasched": rotasched(budget_blocks=12),

@@ -74,6 +74,7 @@ def build(
     sink: Any = None,
     cost: Any = FAKE,
     host_blocks: int = 400,
+    blocks: int = BLOCKS,
     **more: Any,
 ) -> Engine:
     """A small engine under memory pressure."""
@@ -81,7 +82,7 @@ def build(
     scheduler, memory = ARMS[arm]()
     return make_engine(
         scheduler,
-        BLOCKS,
+        blocks,
         memory=memory,
         cost=cost,
         sink=sink,

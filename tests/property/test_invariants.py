@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from harness import FakeCost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from property.arms import ALL_ARMS, BOTH_CACHES, BOTH_LAGS
-from property.exact_runs import build
+from property.exact_runs import FAKE, build
 from property.invariants import (
     CANCELS,
     ImpatientDriver,
@@ -17,7 +18,7 @@ from property.invariants import (
     assert_all_free,
     assert_each_ends_once,
 )
-from property.workloads import JOBS, SETTINGS, Job, prompts
+from property.workloads import JOBS, LONG_JOBS, SETTINGS, Job, prompts
 
 from sim.driver import simulate
 from sim.oracle import Oracle
@@ -25,6 +26,10 @@ from superinfer.engine import Engine
 
 pytestmark = pytest.mark.interpreted
 """They watch `Engine.plan`, which is replaced for that."""
+
+SIZES = st.sampled_from([8, 16, 24])
+HOSTS = st.sampled_from([6, 20, 400])
+LINKS = st.sampled_from([0.0, 2**-5, 0.5, 7.0])
 
 
 @ALL_ARMS
@@ -70,6 +75,31 @@ def test_invariants_with_cancels(
 ) -> None:
     events: list[Any] = []
     engine = build(arm, lag, prefix, events.append)
+    watch = Watch(engine)
+    outputs = [job.output for job in jobs]
+    ImpatientDriver(engine, prompts(jobs), outputs, cancels=sorted(cancels)).run()
+    assert watch.plans == []
+    assert_each_ends_once(events, jobs)
+    assert_all_free(engine)
+
+
+@ALL_ARMS
+@BOTH_LAGS
+@SETTINGS
+@given(jobs=LONG_JOBS, cancels=CANCELS, blocks=SIZES, host_blocks=HOSTS, link_s=LINKS)
+def test_invariants_where_prompts_fill_the_memory(
+    arm: str,
+    lag: int,
+    jobs: list[Job],
+    cancels: list[tuple[float, int]],
+    blocks: int,
+    host_blocks: int,
+    link_s: float,
+) -> None:
+    """Who waits may need what all others hold, and those may have no room on the host."""
+    events: list[Any] = []
+    cost = replace(FAKE, copy=link_s, per_byte=link_s / 16)
+    engine = build(arm, lag, True, events.append, cost, host_blocks, blocks)
     watch = Watch(engine)
     outputs = [job.output for job in jobs]
     ImpatientDriver(engine, prompts(jobs), outputs, cancels=sorted(cancels)).run()

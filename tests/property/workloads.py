@@ -30,19 +30,23 @@ class Job(NamedTuple):
     tight: bool
 
 
-JOBS = st.lists(
-    st.builds(
+def jobs(longest_prompt: int) -> st.SearchStrategy[list[Job]]:
+    """A few requests that come close together."""
+    job = st.builds(
         Job,
         gap=st.sampled_from((0, 0, 0.25, 1, 3.5, 30)),
-        prompt=st.integers(1, 36),
+        prompt=st.integers(1, longest_prompt),
         output=st.integers(1, 36),
         group=st.integers(0, 3),
         priority=st.integers(0, 1),
         tight=st.booleans(),
-    ),
-    min_size=3,
-    max_size=16,
-)
+    )
+    return st.lists(job, min_size=3, max_size=16)
+
+
+JOBS = jobs(36)
+LONG_JOBS = jobs(100)
+"""Some prompts take all of a small memory, or more."""
 
 
 PACE = SLO(ttft_s=4.0, tpot_s=2.0)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from harness import BlockingDriver, make_engine, request
+from property.exact_runs import SMALL_BLOCKS
+from property.workloads import LOOSE
+from tiered import ShrinkingLru
 
 from superinfer.engine import Engine
 from superinfer.memory.lru import LruMemory
+from superinfer.plan import Plan
 from superinfer.request import SLO
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
@@ -47,6 +51,29 @@ def test_a_prompt_of_chunks_that_takes_every_block_fails() -> None:
     """Its second chunk needs a spare block: the real engine would start over for ever."""
     _, ended = endings(vllm(chunked=True, max_num_batched_tokens=8), [(0, 16, 1)], 4)
     assert ended == [("failed", "prefill_fills_memory")]
+
+
+def test_the_same_where_cached_blocks_have_shrunk() -> None:
+    """The room that they save is lent to the cache, no use to a prompt that begins with them."""
+    core = make_engine(
+        vllm(chunked=True, max_num_batched_tokens=16),
+        8,
+        memory=ShrinkingLru(shrink_8_at=0.2, shrink_4_at=0.3),
+        prefix_caching=True,
+        **SMALL_BLOCKS,
+    )
+    jobs = [
+        request(index, prompt, 0, slo_class=LOOSE, hash_ids=(1, 2, 3), hash_block_tokens=12)
+        for index, prompt in enumerate((12, 32))
+    ]
+    BlockingDriver(core, jobs, [12, 1], assert_few_preemptions).run()
+    assert core.pool.total > core.pool.size
+    assert [seq.end_reason for seq in core.recorder.sequences] == [None, "prefill_fills_memory"]
+
+
+def assert_few_preemptions(core: Engine, plan: Plan) -> None:
+    """Fail rather than start over for ever."""
+    assert all(seq.preemptions < 10 for seq in core.live)
 
 
 def test_a_swapped_prefill_longer_than_the_budget_is_rejected() -> None:

@@ -154,6 +154,55 @@ def test_whoever_is_passed_over_leaves_before_its_blocks_are_needed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("host_blocks", "last"),
+    [(64, ["+B B used 2", "B used 2"]), (4, ["B6 used 2", "B used 2"])],
+)
+def test_where_nothing_runs_the_first_gets_the_blocks_of_those_after_it(
+    host_blocks: int, last: list[str]
+) -> None:
+    """One place. At 2 s A sinks and goes to the host, for B leaves no block free; at 4 s B sinks to
+    A's level and stands aside for C. At 5 s C has ended: A is the first of its level and lacks a
+    block, and B, after it, has two. Where the host has no room for B beside A, B is dropped.
+    """
+    lines = iterations(
+        fastserve(max_num_seqs=1, swap_timing="before_step"),
+        {"A": (8, 4), "B": (4, 4), "C": (4, 1)},
+        {"B": 2, "C": 5},
+        blocks=4,
+        host_blocks=host_blocks,
+    )
+    assert lines == [
+        "A8 used 2",
+        "A used 3",
+        "B4 -A used 1",
+        "B used 2",
+        "C4 used 3",
+        "-B +A A used 3",
+        "A used 3",
+        *last,
+    ]
+
+
+def test_who_comes_back_needs_room_for_its_next_token() -> None:
+    """The same with an A of two full blocks: as many are free at 5 s, but it needs a third."""
+    lines = iterations(
+        fastserve(max_num_seqs=1, swap_timing="before_step"),
+        {"A": (7, 3), "B": (2, 3), "C": (4, 1)},
+        {"B": 2, "C": 5},
+        blocks=3,
+    )
+    assert lines == [
+        "A7 used 2",
+        "A used 2",
+        "B2 -A used 1",
+        "B used 1",
+        "C4 used 2",
+        "-B +A A used 3",
+        "+B B used 1",
+    ]
+
+
+@pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
         ("base_quantum_ms", 0.0, "above 0, got 0"),

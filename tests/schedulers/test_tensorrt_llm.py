@@ -371,6 +371,19 @@ def test_an_answer_that_no_memory_holds(policy: str, lag: int) -> None:
     assert (long.output_tokens, short.outcome) == (5, "finished")
 
 
+@pytest.mark.parametrize(("lag", "arrival_s"), [(0, 4.5), (1, 3.5)])
+def test_an_answer_that_no_memory_holds_is_not_paused(lag: int, arrival_s: float) -> None:
+    """The same when a request ahead of it in the list takes its blocks just then: paused, it would
+    wait for ever.
+    """
+    core = make_engine(trtllm("max_utilization", max_num_tokens=32), 8, lag=lag)
+    jobs = [request(0, 28, 0, priority=1), request(1, 4, 0, arrival_s)]
+    BlockingDriver(core, jobs, [8, 2]).run()
+    long, ahead = core.recorder.sequences
+    assert (long.outcome, long.end_reason) == ("failed", "max_seq_len_reached")
+    assert (long.output_tokens, ahead.outcome) == (5, "finished")
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

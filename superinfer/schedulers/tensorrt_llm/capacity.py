@@ -176,6 +176,8 @@ class Capacity:
             if not started or started[-1].rank < seq.rank:
                 break
             end = started.pop()
+            if self._fails(draft, end):
+                continue  # paused, it could never start again
             draft.preempt(end, "recompute")
             paused.append(end)
         return fitting, paused

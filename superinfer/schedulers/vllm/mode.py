@@ -120,7 +120,7 @@ class Mode:
         return (
             victim.state is State.PREFILLING
             and victim.prefill_tokens > self.limits.budget_tokens
-            and draft.blocks_for(victim.prefill_tokens) == draft.pool.total
+            and draft.blocks_for(victim.prefill_tokens) == draft.pool.total - draft.pool.lent
         )
 
     def swap_in(self, draft: Draft, iteration: Iteration) -> None:

@@ -300,6 +300,8 @@ class Engine:
         if self.offload is not None:
             self.offload.ended(seq)
         if state not in _MOVING:  # a copy under way still uses the blocks: `transferred` frees them
+            if self.text_ids is not None and outcome == "finished":
+                self.holdings.publish_text(seq, self.text_ids(seq))
             self.holdings.release(seq, now)
         seq.keys = None
         if self.recorder.prefetched:

@@ -77,11 +77,23 @@ class Holdings:
             return 0
         return self._share(engine.prefix, seq, keys, stop)
 
+    def publish_text(self, seq: Sequence, ids: tuple[Key, ...]) -> None:
+        """Make full blocks of a prompt and its answer findable, by the content of both; in an index
+        that is the tree alone.
+        """
+        tree = self._engine.tree
+        hash_tokens, block_tokens = seq.request.hash_block_tokens, self._engine.block_tokens
+        stop = min(seq.computed_tokens, len(ids) * hash_tokens) // block_tokens
+        own = stop - seq.shared_blocks
+        # Where ids are longer than blocks the prompt's last ones bear that of a partial id. With
+        # lag 1 a plan may have sent it to the host, or dropped it, before its end was known.
+        fits = block_tokens % hash_tokens == 0 and 0 < own <= seq.blocks
+        if tree is not None and fits and not seq.runs:
+            self._share(tree, seq, ids, stop)
+
     def release(self, seq: Sequence, now: float) -> None:
         """Free everything an ended sequence holds; full blocks of its text stay as cached ones."""
         engine = self._engine
-        if engine.text_ids is not None and engine.tree is not None and seq.outcome == "finished":
-            self._publish_text(engine.tree, seq, engine.text_ids(seq))
         if engine.prefix is not None and seq.blocks and seq.computed_tokens:
             answer = seq.computed_tokens // engine.block_tokens - seq.shared_blocks
             if 0 < answer <= seq.blocks and (engine.eager is not None or engine.keys(seq)):
@@ -94,14 +106,6 @@ class Holdings:
             seq.host_blocks, seq.host_runs = 0, NO_RUNS
 
     # -- inside ---------------------------------------------------------------------------------
-
-    def _publish_text(self, prefix: PrefixCache, seq: Sequence, ids: tuple[Key, ...]) -> None:
-        """Make full blocks of a prompt and its answer findable, by the content of both."""
-        hash_tokens, block_tokens = seq.request.hash_block_tokens, self._engine.block_tokens
-        stop = min(seq.computed_tokens, len(ids) * hash_tokens) // block_tokens
-        # Where ids are longer the prompt's last blocks bear that of a partial one.
-        if block_tokens % hash_tokens == 0 and not seq.runs and stop > seq.shared_blocks:
-            self._share(prefix, seq, ids, stop)
 
     def _share(
         self, prefix: PrefixCache, seq: Sequence, keys: tuple[Key, ...], stop_blocks: int

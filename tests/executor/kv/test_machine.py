@@ -10,6 +10,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from placed_machine import Placed
 from tiered import ShrinkingLru
 
+from superinfer.memory.base import Timing
+
 
 @pytest.mark.parametrize("lag", [0, 1])
 def test_a_chunk_may_end_inside_a_cached_block_of_fewer_bits(lag: int) -> None:
@@ -83,6 +85,22 @@ def test_the_next_turn_finds_what_was_said() -> None:
     machine.decide([], 20, 1, 0)
     (seq,) = machine.engine.live
     assert seq.cached_tokens == tokens // 4 * 4
+    machine.teardown()
+
+
+@pytest.mark.parametrize("timing", ["before_step", "background"])
+def test_who_ends_while_it_is_sent_to_the_host_leaves_no_text(timing: Timing) -> None:
+    """With lag 1 the plan that sends it there is made before it is known to have ended."""
+    machine, memory = Placed(), ShrinkingLru(shrink_8_at=1.1, shrink_4_at=1.1, tail_tokens=0)
+    machine.begin(1, True, 1, 20, memory, [(10, 1, 16)], 0, says=True)
+    for _ in range(8):
+        machine.decide([], 20, 1, 0)
+    machine.finish(0)
+    machine.decide([("swap_out", 0, timing)], 20, 1, 0)
+    assert not machine.engine.live
+    machine.go_on(60, 2)
+    machine.submit(10, 1, 16)
+    machine.decide([], 20, 1, 0)
     machine.teardown()
 
 

@@ -46,7 +46,7 @@ def test_nothing_is_computed_for_who_has_left(tmp_path: Path, stream: bool, lag:
             async with httpx.AsyncClient(base_url=served.url) as client:
                 with pytest.raises(httpx.ReadTimeout):
                     async with client.stream(
-                        "POST", "/v1/completions", json=body, timeout=0.3
+                        "POST", "/v1/completions", json=body, timeout=1.0
                     ) as reply:
                         await asyncio.sleep(0.2)
                         async for _ in reply.aiter_lines():

@@ -9,7 +9,6 @@ from executor.driver import Driver
 from executor.serving.clients import Clients, LiveTime
 from executor.session import STEP_SIZES, Session, out_of_memory
 from superinfer.lab.config.policy_faults import faults_named
-from superinfer.memory.base import Ladder
 
 GONE = "the server is shutting down"
 
@@ -33,8 +32,7 @@ class EngineThread:
         self._driver: Driver = session.driver(clients, clients, self.clock)
         engine = session.engine
         engine.on_scheduled, engine.on_ended = clients.scheduled, clients.ended
-        if not isinstance(engine.memory, Ladder):  # with fewer bits that is not proven
-            engine.text_ids = clients.text_ids
+        engine.text_ids = clients.text_ids
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:

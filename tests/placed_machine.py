@@ -168,7 +168,7 @@ class Placed(RuleBasedStateMachine):
         )
         self.streams = FakeStreams(seed)
         self.device = Device(self.engine, self.streams)
-        if says:
+        if says and prefix:
             self.engine.text_ids = self.device.contents.text_ids
         for prompt, group, bits in requests:
             self.submit(prompt, group, bits)

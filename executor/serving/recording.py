@@ -42,6 +42,7 @@ class Recording:
         self._ended[ended.request.index] = ended
         try:
             if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._path.open("xb")
             while (first := self._ended.pop(self._next, None)) is not None:
                 self._write(first)

@@ -208,7 +208,7 @@ def test_the_event_loop_is_called_once_for_a_whole_step() -> None:
 def test_a_recording_is_in_the_order_of_arrival(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "asked.jsonl"
+    path = tmp_path / "of" / "today" / "asked.jsonl"
     with closing(Recording(path)) as recording:
         assert not path.exists(), "a server that does not start leaves none"
         for index in (2, 0, 3):

@@ -86,7 +86,7 @@ def _config(wish: Wish, seed: int) -> Config:
 
 def _answer(wish: Wish, model: Model, tokenizer: Tokenizer, prompt: str, text: Text) -> Answer:
     tokens = _tokens(tokenizer, prompt)
-    check_length(model, len(tokens), 1)
+    check_length(model.max_model_len, len(tokens), 1)
     limit = _limit(wish, model.max_model_len - len(tokens))
     ends = tokenizer.end_tokens
     sampling = wish.sampling

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import multiprocessing
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
 
+from executor.models.tokenizer import ByteTokenizer
 from executor.options import ConfigOptions
 from executor.serving.app import build_app
+from executor.serving.engine_client import EngineClient
+from executor.serving.engine_process import tell_the_end, work
+from executor.serving.letters import Ended
 from executor.serving.recording import Recording
 from executor.serving.server import Server, read_prompts
 from executor.serving.service import Rules, Service
-from executor.session import ModelOptions, open_session
+from executor.session import ModelOptions, Session, open_session
+from superinfer.request import SLO, Request
 
 PATIENCE_S = 60.0
 
@@ -29,6 +37,7 @@ class Served:
     """A running server, and a client for it."""
 
     service: Service
+    session: Session
     client: httpx.Client
     url: str
 
@@ -61,9 +70,13 @@ class Served:
             for sample in family.samples
         }
 
+    def run(self, job: Coroutine[Any, Any, None]) -> None:
+        """Do something in the server's event loop."""
+        asyncio.run_coroutine_threadsafe(job, self.service.engine.loop).result(PATIENCE_S)
+
     def until_idle(self) -> None:
         """Wait until the engine has nothing to do."""
-        until(lambda: not self.service.clients.number)
+        until(lambda: not self.service.engine.number)
 
 
 def asking(prompt: Any, **more: Any) -> dict[str, Any]:
@@ -81,15 +94,34 @@ def until(true: Callable[[], bool]) -> None:
 
 @contextmanager
 def serving(tmp_path: Path, rules: Rules | None = None, **options: Any) -> Iterator[Served]:
-    """A server with some options of the command line."""
+    """A server with some options of the command line; its engine works in a thread, and not in a
+    process of its own.
+    """
     settings = {"device": "cpu", "kv_blocks": 400, "prefix_caching": True, "lag": 1, **options}
     config = ConfigOptions(**settings).load()
     session, prompts = open_session(config, ModelOptions()), read_prompts(config, None)
-    with closing(Recording(tmp_path / "asked.jsonl")) as recording:
+    with closing(Recording(tmp_path / "asked.jsonl")) as recording, working(session) as engine:
         classes = config.service_classes()
-        service = Service(session, prompts, classes, rules or Rules("tiny"), recording.add)
+        service = Service(engine, prompts, classes, rules or Rules("tiny"), recording.add)
         with listening(service) as url, httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
-            yield Served(service, client, url)
+            yield Served(service, session, client, url)
+
+
+@contextmanager
+def working(session: Session) -> Iterator[EngineClient]:
+    """An engine behind a connection, until that is closed."""
+    here, there = multiprocessing.Pipe()
+    tokenizer = ByteTokenizer(session.model.vocab)
+    job = partial(work, session, tokenizer, there, {})
+    thread = threading.Thread(target=tell_the_end, args=(there, job))
+    thread.start()
+    try:
+        (facts,) = here.recv()
+        yield EngineClient(here, facts)
+    finally:
+        here.close()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
 
 
 @contextmanager
@@ -107,3 +139,19 @@ def listening(service: Service) -> Iterator[str]:
             server.should_exit = True
             thread.join(PATIENCE_S)
             assert not thread.is_alive()
+
+
+def ended(index: int = 0, outcome: str = "finished", **changes: Any) -> tuple[Request, Ended]:
+    """A request of 40 tokens that came at 1 s."""
+    slo = changes.pop("slo", SLO())
+    request = Request(f"r{index}", 1.0, 40, 8, slo, index=index)
+    times: dict[str, Any] = {
+        "first_scheduled_s": 1.25,
+        "first_token_s": 1.5,
+        "finish_s": 2.5,
+        "output_tokens": 5,
+        "cached_tokens": 0,
+        "preemptions": 0,
+        **changes,
+    }
+    return request, Ended(index, outcome, None, **times)

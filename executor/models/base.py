@@ -114,11 +114,11 @@ def _overlaid(parts: list[Tensor]) -> Tensor:
     return everything
 
 
-def check_length(model: Model, prompt_tokens: int, output_tokens: int = 0) -> None:
-    """Raise InputError for a request that is longer than the model's context."""
+def check_length(max_model_len: int, prompt_tokens: int, output_tokens: int = 0) -> None:
+    """Raise InputError for a request that is longer than a model's context."""
     tokens = prompt_tokens + output_tokens
-    if tokens > model.max_model_len:
+    if tokens > max_model_len:
         raise InputError(
             f"the request has {prompt_tokens} prompt tokens and asks for {output_tokens} more: "
-            f"{tokens} are above the context of {model.max_model_len}"
+            f"{tokens} are above the context of {max_model_len}"
         )

@@ -82,8 +82,8 @@ def _prepared(
 ) -> tuple[list[_Sequence], Tensor]:
     """Sequences with their blocks, those of the encoder written."""
     for prompt in prompts:
-        check_length(model, len(prompt))
-    check_length(model, 1, max_tokens)
+        check_length(model.max_model_len, len(prompt))
+    check_length(model.max_model_len, 1, max_tokens)
     layout, size = model.layout, model.layout.block_bytes[16]
     own = _blocks(max_tokens + 1, layout.block_tokens)
     cross = [_blocks(len(prompt), layout.block_tokens) for prompt in prompts]

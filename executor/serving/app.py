@@ -15,10 +15,10 @@ from starlette.exceptions import HTTPException
 
 from executor.serving.bodies import Body, ChatBody, CompletionBody
 from executor.serving.exchange import Exchange
+from executor.serving.letters import Wish
 from executor.serving.refusals import add_refusals, refusal
 from executor.serving.replies import CHAT, COMPLETION, Envelope, Form
 from executor.serving.service import Service, new_id
-from executor.serving.wishes import Wish
 
 REQUEST_ID = "x-request-id"
 MOST_BODY_BYTES = 32 << 20
@@ -50,9 +50,9 @@ def build_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def working(_: FastAPI) -> AsyncIterator[None]:
-        service.start()
+        service.engine.start()
         yield
-        await asyncio.to_thread(service.stop)
+        await service.engine.stop()
 
     app = FastAPI(
         title="SuperInfer",
@@ -93,7 +93,7 @@ async def _answer(
     service.require_room(1)  # before prompts are read
     wishes = await asyncio.to_thread(wishes_of, body, http.headers)
     envelope = Envelope.new(form, new_id(form.kind), service.rules.name)
-    tickets = service.send(wishes, envelope.name)
+    tickets = service.send(wishes, envelope.name, whole=not body.stream)
     headers = {REQUEST_ID: http.headers.get(REQUEST_ID) or envelope.name}
     exchange = Exchange(http, service, envelope, body, tickets, headers)
     return await (exchange.streamed() if body.stream else exchange.whole())
@@ -112,7 +112,7 @@ def _add_state(app: FastAPI, api: APIRouter, service: Service) -> None:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _require_model(service: Service, name: str | None) -> None:

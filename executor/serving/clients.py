@@ -1,6 +1,4 @@
-"""Requests of clients on their way from the event loop to the engine's thread, and what is known of
-them until they end.
-"""
+"""The clients of a server as its engine sees them: who asks, who goes, and what they are told."""
 
 from __future__ import annotations
 
@@ -8,15 +6,17 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import count
 from math import inf
-
-import torch
+from time import perf_counter
 
 from executor.answers import Answer
 from executor.clocks.clock import LONGEST_SLEEP_S, POLL_S, RealTime
+from executor.models import Model
+from executor.models.text import Text
+from executor.models.tokenizer import Tokenizer
+from executor.serving.letters import Ask, Begun, Ended, Leave, Wish, request_of
+from executor.serving.outbox import Outbox
 from executor.serving.prompts import Naming
-from executor.serving.streams import Ended, Stream
 from executor.steps.sampler import History
 from superinfer.engine import Engine
 from superinfer.plan import Transfer
@@ -27,75 +27,81 @@ FORGET_AFTER, FORGET_AFTER_STEPS = 1000, 100_000
 """Requests that have ended, and steps, after which the engine forgets them."""
 
 
+class Voice:
+    """Passes the tokens of one answer on. A text to stop at has to be known at once, so the tokens
+    of an answer that has one become text here; the server does it for the others, beside the
+    engine's work.
+    """
+
+    def __init__(self, index: int, wish: Wish, tokenizer: Tokenizer, outbox: Outbox) -> None:
+        self._index, self._outbox, self._ends = index, outbox, wish.ends
+        self._pieces: list[str] = []
+        watched = any(wish.stop)
+        self._text = Text(tokenizer.stream(), wish.stop, self._pieces.append) if watched else None
+
+    def say(self, token: int) -> bool:
+        """Pass a token on; True if a stop text is there."""
+        text = None
+        if self._text is not None:
+            if token not in self._ends:
+                self._text.push(token)
+            text = self._taken()
+        self._outbox.put((self._index, token, text, perf_counter()))
+        return self.stopped
+
+    def finish(self) -> str:
+        """What was held back: it might have become a text to stop at."""
+        if self._text is not None:
+            self._text.finish()
+        return self._taken()
+
+    @property
+    def stopped(self) -> bool:
+        """A stop text is there."""
+        return self._text is not None and self._text.stopped
+
+    def _taken(self) -> str:
+        text = "".join(self._pieces)
+        self._pieces.clear()
+        return text
+
+
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One request of a client."""
+    """One request that has not ended."""
 
     request: Request
     answer: Answer
-    stream: Stream
+    voice: Voice
     naming: Naming
     sequence: Sequence | None = field(default=None, init=False)
     """Once the engine has it."""
-    begun: bool = field(default=False, init=False)
-    """The engine has scheduled it."""
-
-
-class Closed(Exception):
-    """Nobody is served any more."""
 
 
 class Clients:
     """All of them. To the engine's thread they are its traffic, and who knows the answers."""
 
-    def __init__(self, vocab: int, device: torch.device) -> None:
-        self._vocab, self._device = vocab, device
-        self._numbers = count()
-        self._coming: deque[Ticket] = deque()
-        self._leaving: deque[Ticket] = deque()
+    def __init__(self, tokenizer: Tokenizer, outbox: Outbox, model: Model) -> None:
+        self._tokenizer, self._outbox, self._model = tokenizer, outbox, model
+        self._letters: deque[Ask | Leave] = deque()
         self._bell = threading.Event()
         self._tickets: dict[int, Ticket] = {}
         """Those that the engine has, by the index of their requests."""
         self._drawing = 0
         """How many of them do not take the most likely tokens."""
-        self._begun = 0
         self._endings = 0
         """Requests that have ended since the engine has last forgotten."""
-        self._closed = ""
-        """Why nobody is served any more."""
-        self._door = threading.Lock()
-        """Held by who comes, and while it is closed."""
 
     # -- from any thread ------------------------------------------------------------------------
 
-    def send(self, tickets: list[Ticket]) -> None:
-        """A client wants something; Closed if nobody is served any more."""
-        with self._door:
-            if self._closed:
-                raise Closed(self._closed)
-            for ticket in tickets:
-                ticket.request.index = next(self._numbers)
-            self._coming += tickets
-        self._bell.set()
-
-    def withdraw(self, ticket: Ticket) -> None:
-        """A client has gone away."""
-        self._leaving.append(ticket)
+    def read(self, letter: Ask | Leave) -> None:
+        """A client wants something, or has gone away."""
+        self._letters.append(letter)
         self._bell.set()
 
     def ring(self) -> None:
         """Wake the engine's thread."""
         self._bell.set()
-
-    @property
-    def waiting(self) -> int:
-        """Requests that were never scheduled yet."""
-        return len(self._coming) + len(self._tickets) - self._begun
-
-    @property
-    def number(self) -> int:
-        """Requests that have not ended."""
-        return len(self._coming) + len(self._tickets)
 
     # -- in the engine's thread -----------------------------------------------------------------
 
@@ -114,12 +120,14 @@ class Clients:
     def tell(self, engine: Engine, now: float) -> bool:
         """Submit who came and cancel who went; False if nobody did."""
         self._bell.clear()  # first: who comes from here on rings again
-        leaving = len(self._leaving)  # these have come already
-        told = bool(self._coming or leaving)
-        while self._coming:
-            self._submit(engine, self._coming.popleft(), now)
-        for _ in range(leaving):
-            if (sequence := self._leaving.popleft().sequence) is not None:
+        told = bool(self._letters)
+        while self._letters:
+            letter = self._letters.popleft()
+            if isinstance(letter, Ask):
+                self._submit(engine, letter, now)
+            elif letter.index in self._tickets:
+                sequence = self._tickets[letter.index].sequence
+                assert sequence is not None
                 engine.cancel(sequence, now)
         self._forget(engine)
         return told
@@ -136,26 +144,15 @@ class Clients:
 
     def scheduled(self, seq: Sequence, now: float) -> None:
         """The engine computes for a request for the first time."""
-        self._tickets[seq.request.index].begun = True
-        self._begun += 1
+        self._outbox.put(Begun(seq.request.index))
 
     def ended(self, seq: Sequence, now: float) -> None:
         """A request is over."""
-        ticket, ended = self._tickets.pop(seq.request.index), Ended.of(seq, now)
+        ticket = self._tickets.pop(seq.request.index)
         self._drawing -= not ticket.answer.sampling.greedy
-        self._begun -= ticket.begun
         self._endings += 1
-        ticket.stream.end(ended)
-
-    def leave_all(self, now: float, reason: str) -> None:
-        """The engine runs no more: whoever is left gets no answer, and nobody is let in."""
-        with self._door:
-            self._closed = reason
-        left = [*self._tickets.values(), *self._coming]
-        self._tickets.clear()
-        self._coming.clear()
-        for ticket in left:
-            ticket.stream.end(_unfinished(ticket, now, reason))
+        rest = ticket.voice.finish()
+        self._outbox.put(Ended.of(seq, now, rest, ticket.voice.stopped))
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -165,19 +162,18 @@ class Clients:
             self._endings = 0
             engine.forget()
 
-    def _submit(self, engine: Engine, ticket: Ticket, now: float) -> None:
-        request, answer = ticket.request, ticket.answer
+    def _submit(self, engine: Engine, ask: Ask, now: float) -> None:
+        wish = ask.wish
+        voice = Voice(ask.index, wish, self._tokenizer, self._outbox)
+        answer = Answer(wish.tokens, wish.limit, wish.ends, wish.sampling, None, voice.say)
+        request = request_of(ask, engine.config.block_tokens)
         request.arrival_s = min(request.arrival_s, now)
-        self._tickets[request.index] = ticket  # first: whatever fails, the client is told
-        self._drawing += not answer.sampling.greedy
-        if answer.sampling.penalised:  # here, because it queues work on the device
-            answer.history = History(answer.prompt.tolist(), self._vocab, self._device)
+        ticket = self._tickets[ask.index] = Ticket(request, answer, voice, wish.naming)
+        self._drawing += not wish.sampling.greedy
+        if wish.sampling.penalised:  # here, because it queues work on the device
+            model = self._model
+            answer.history = History(wish.tokens.tolist(), model.vocab, model.device)
         ticket.sequence = engine.submit(request, now)
-
-
-def _unfinished(ticket: Ticket, now: float, reason: str) -> Ended:
-    request, tokens = ticket.request, len(ticket.answer.tokens)
-    return Ended(request, "unfinished", reason, None, None, now, tokens, 0, 0)
 
 
 class LiveTime(RealTime):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from multiprocessing import Pipe
 
 from executor.driver import Driver
 from executor.serving.clients import Clients, LiveTime
 from executor.session import STEP_SIZES, Session, out_of_memory
 from superinfer.lab.config.policy_faults import faults_named
-
-GONE = "the server is shutting down"
 
 
 class EngineThread:
@@ -21,12 +20,13 @@ class EngineThread:
         session: Session,
         clients: Clients,
         policies: Mapping[str, str],
-        on_failure: Callable[[], None],
     ) -> None:
-        """`policies` are names for messages; `on_failure` is called in this thread."""
+        """`policies` are names for messages."""
         self.error: BaseException | None = None
         """What ended it before its time."""
-        self._clients, self._policies, self._on_failure = clients, policies, on_failure
+        self.over, self._open = Pipe(duplex=False)
+        """Can be read once it has ended."""
+        self._clients, self._policies = clients, policies
         self._session = session
         self.clock = LiveTime(session.mover.poll, lambda: session.mover.busy, clients)
         self._driver: Driver = session.driver(clients, clients, self.clock)
@@ -45,11 +45,6 @@ class EngineThread:
         self._clients.ring()
         self._thread.join()
 
-    @property
-    def alive(self) -> bool:
-        """True while it takes requests."""
-        return self._thread.is_alive()
-
     # -- inside ---------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -59,7 +54,5 @@ class EngineThread:
                 self._driver.run()
         except BaseException as error:  # the main thread raises it again
             self.error = error
-            self._on_failure()
         finally:
-            reason = GONE if self.error is None else "the engine has failed"
-            self._clients.leave_all(self._driver.now, reason)
+            self._open.close()

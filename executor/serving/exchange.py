@@ -12,9 +12,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from executor.serving.bodies import Body
-from executor.serving.clients import Ticket
 from executor.serving.replies import Envelope
-from executor.serving.service import Service
+from executor.serving.service import Service, Ticket
 from executor.serving.telling import stream_begins, stream_events, whole_reply
 
 CLIENT_CLOSED = 499

@@ -16,10 +16,10 @@ from prometheus_client.core import (
     Metric,
 )
 
-from executor.serving.clients import Clients
-from executor.serving.streams import Ended
+from executor.serving.engine_client import EngineClient
+from executor.serving.letters import Ended
 from executor.serving.verdict import Verdict
-from superinfer.engine import Engine
+from superinfer.request import Request
 
 TTFT_S = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
@@ -50,18 +50,26 @@ HISTOGRAMS = {
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "request_success": ("Requests that finished, or whose client left.", ("finished_reason",)),
     "request_failure": ("Requests that ended otherwise.", ("outcome",)),
+    "request_refused": ("Requests that were turned away before the engine had them.", ("reason",)),
     "slo_requests": ("Requests with targets, by class and result.", ("class", "result")),
-    "prompt_tokens": ("Tokens of prompts that ended well.", ()),
+    "prompt_tokens": ("Tokens of prompts that were computed or found.", ()),
     "generation_tokens": ("Tokens given.", ()),
     "num_preemptions": ("Requests whose KV cache was dropped.", ()),
 }
+FROM_THE_START = {
+    "request_success": ("finished_reason", ("stop", "length", "abort")),
+    "request_failure": ("outcome", ("rejected", "failed", "unfinished")),
+    "request_refused": ("reason", ("overloaded", "shutting_down")),
+}
+"""Values of labels that are known before the first event, so that a rate can be taken of it."""
 
 
 class Metrics:
     """The metrics of one engine. Everything here runs in the event loop."""
 
-    def __init__(self, prefix: str, model: str) -> None:
+    def __init__(self, prefix: str, model: str, engine: EngineClient) -> None:
         self.registry = CollectorRegistry()
+        self._engine = engine
         self._prefix, self._labels = prefix, {"model_name": model, "engine": "0"}
         names = tuple(self._labels)
         self._histograms = {
@@ -74,35 +82,46 @@ class Metrics:
             name: Counter(f"{prefix}:{name}", text, (*names, *more), registry=self.registry)
             for name, (text, more) in COUNTERS.items()
         }
+        for name, (label, values) in FROM_THE_START.items():
+            for value in values:
+                self._count(name, {label: value}, 0)
+        for name in ("prompt_tokens", "num_preemptions"):
+            self._count(name, amount=0)
+        self._tokens = self._counters["generation_tokens"].labels(**self._labels)
+        self._ttft = self._histograms["time_to_first_token_seconds"]
+        self._itl = self._histograms["inter_token_latency_seconds"]
+        self.registry.register(EnginePage(prefix, self._labels, engine))
 
-    def watch(self, engine: Engine, clients: Clients) -> None:
-        """Read the state of an engine whenever somebody asks."""
-        self.registry.register(EngineState(self._prefix, self._labels, engine, clients))
-
-    def text(self) -> bytes:
-        """The page."""
+    async def text(self) -> bytes:
+        """The page, with what the engine has now."""
+        await self._engine.look()
         return generate_latest(self.registry)
 
-    def first(self, seconds: float) -> None:
+    def refused(self, reason: str) -> None:
+        """A request was turned away."""
+        self._count("request_refused", {"reason": reason})
+
+    def first(self, request: Request, seconds: float) -> None:
         """The first token of a request came so long after it."""
-        self._histograms["time_to_first_token_seconds"].observe(seconds)
-        self._count("generation_tokens")
+        self._ttft.observe(seconds)
+        self._tokens.inc()
+        self._count("prompt_tokens", amount=request.prompt_tokens)
 
-    def gap(self, seconds: float) -> None:
-        """A token came so long after the one before it."""
-        self._histograms["inter_token_latency_seconds"].observe(seconds)
-        self._count("generation_tokens")
+    def gap(self, request: Request, seconds: float) -> None:
+        """A token of it came so long after the one before."""
+        self._itl.observe(seconds)
+        self._tokens.inc()
 
-    def ended(self, ended: Ended, finish_reason: str) -> None:
+    def ended(self, request: Request, ended: Ended, finish_reason: str) -> None:
         """A request is over."""
-        verdict = Verdict.of(ended)
+        verdict = Verdict.of(request, ended)
         if verdict.slo_met is not None:
             result = "met" if verdict.slo_met else "missed"
-            labels = {"class": ended.request.slo_class.name, "result": result}
+            labels = {"class": request.slo_class.name, "result": result}
             self._count("slo_requests", labels)
         self._count("num_preemptions", amount=ended.preemptions)
         if ended.outcome == "finished":
-            self._finished(ended, verdict, finish_reason)
+            self._finished(request, ended, verdict, finish_reason)
         elif ended.outcome == "cancelled":  # by vLLM's name, and where vLLM counts it
             self._count("request_success", {"finished_reason": "abort"})
         else:
@@ -110,16 +129,15 @@ class Metrics:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _finished(self, ended: Ended, verdict: Verdict, reason: str) -> None:
+    def _finished(self, request: Request, ended: Ended, verdict: Verdict, reason: str) -> None:
         self._count("request_success", {"finished_reason": reason})
-        self._count("prompt_tokens", amount=ended.request.prompt_tokens)
         for seconds, name in (
             (verdict.tpot_s, "request_time_per_output_token_seconds"),
             (verdict.e2el_s, "e2e_request_latency_seconds"),
             (verdict.queue_s, "request_queue_time_seconds"),
             (verdict.prefill_s, "request_prefill_time_seconds"),
             (verdict.decode_s, "request_decode_time_seconds"),
-            (float(ended.request.prompt_tokens), "request_prompt_tokens"),
+            (float(request.prompt_tokens), "request_prompt_tokens"),
             (float(ended.output_tokens), "request_generation_tokens"),
         ):
             self._observe(seconds, name)
@@ -132,16 +150,11 @@ class Metrics:
             self._histograms[name].observe(value)
 
 
-class EngineState:
-    """What an engine has at the moment. It is read while the engine works, so that two figures may
-    be a step apart.
-    """
+class EnginePage:
+    """What an engine has at the moment, by its latest state."""
 
-    def __init__(
-        self, prefix: str, labels: dict[str, str], engine: Engine, clients: Clients
-    ) -> None:
-        self._prefix, self._labels = prefix, labels
-        self._engine, self._clients = engine, clients
+    def __init__(self, prefix: str, labels: dict[str, str], engine: EngineClient) -> None:
+        self._prefix, self._labels, self._engine = prefix, labels, engine
 
     def describe(self) -> Iterable[Metric]:
         """Nothing ahead of time."""
@@ -155,32 +168,28 @@ class EngineState:
     # -- inside ---------------------------------------------------------------------------------
 
     def _gauges(self) -> Iterable[Metric]:
-        engine = self._engine
-        pool, host, config = engine.pool, engine.host, engine.config
-        running, count = engine.resident, self._clients.number
+        state, facts, count = self._engine.state, self._engine.facts, self._engine.number
+        running = min(state.running, count)
         yield self._gauge("num_requests_running", "On the device.", running)
-        yield self._gauge("num_requests_waiting", "Not on the device.", max(0, count - running))
-        used = pool.taken / pool.size
-        yield self._gauge("kv_cache_usage_perc", "Share of it that requests hold.", used)
-        tiers = {"device": used, **({"host": host.occupancy} if host.total else {})}
+        yield self._gauge("num_requests_waiting", "Not on the device.", count - running)
+        yield self._gauge("kv_cache_usage_perc", "Share of it that requests hold.", state.kv_usage)
+        host = {} if state.host_usage is None else {"host": state.host_usage}
+        tiers = {"device": state.kv_usage, **host}
         yield self._gauge("kv_tier_usage_perc", "The same by tier.", tiers, "tier")
-        bits = dict(zip(("8", "4"), map(float, pool.small_blocks), strict=True))
+        bits = dict(zip(("8", "4"), map(float, state.small_blocks), strict=True))
         yield self._gauge("kv_quantized_blocks", "Blocks of fewer bits.", bits, "bits")
-        sizes = {"block_size": config.block_tokens, "num_gpu_blocks": config.total_blocks}
+        sizes = {"block_size": facts.block_tokens, "num_gpu_blocks": facts.total_blocks}
         yield self._info("cache_config", "Sizes of the KV cache.", sizes)
 
     def _counters(self) -> Iterable[Metric]:
-        recorder = self._engine.recorder
+        state = self._engine.state
         for name, text, value in (
-            ("prefix_cache_queries", "Prompt tokens looked up.", recorder.prefix_query_tokens),
-            ("prefix_cache_hits", "Prompt tokens found.", recorder.prefix_hit_tokens),
-            ("num_rotations", "KV caches copied to the host.", recorder.rotations),
+            ("prefix_cache_queries", "Prompt tokens looked up.", state.prefix_query_tokens),
+            ("prefix_cache_hits", "Prompt tokens found.", state.prefix_hit_tokens),
+            ("num_rotations", "KV caches copied to the host.", state.rotations),
         ):
             yield self._counter(name, text, [((), value)])
-        moved = [
-            (("device", "host"), recorder.d2h_bytes + recorder.cache_d2h_bytes),
-            (("host", "device"), recorder.h2d_bytes),
-        ]
+        moved = [(("device", "host"), state.d2h_bytes), (("host", "device"), state.h2d_bytes)]
         yield self._counter("kv_transfer_bytes", "KV cache copied.", moved, ("src", "dst"))
 
     def _gauge(

@@ -7,9 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from executor.serving.streams import Ended
+from executor.serving.letters import Ended
 from superinfer.errors import ConfigError
 from superinfer.outputs import check_writable
+from superinfer.request import Request
 from traces.convert import lines_of, record_of
 
 
@@ -29,23 +30,23 @@ class Recording:
             check_writable(path)
         self._path = path
         self._file: IO[bytes] | None = None
-        self._ended: dict[int, Ended] = {}
+        self._ended: dict[int, tuple[Request, Ended]] = {}
         """Those that have ended before an earlier one."""
         self._next = 0
         """Index of the earliest request that has not ended."""
         self.written = self.left_out = 0
 
-    def add(self, ended: Ended) -> None:
+    def add(self, request: Request, ended: Ended) -> None:
         """A request is over."""
         if self._path is None:
             return
-        self._ended[ended.request.index] = ended
+        self._ended[ended.index] = request, ended
         try:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._path.open("xb")
             while (first := self._ended.pop(self._next, None)) is not None:
-                self._write(first)
+                self._write(*first)
                 self._next += 1
             self._file.flush()
         except OSError as error:  # answers are worth more than their record
@@ -67,11 +68,10 @@ class Recording:
             with suppress(OSError):
                 self._file.close()
 
-    def _write(self, ended: Ended) -> None:
+    def _write(self, request: Request, ended: Ended) -> None:
         if not ended.output_tokens:
             self.left_out += 1
             return
         assert self._file is not None
-        request = ended.request
         self._file.write(lines_of([record_of(request, ended.output_tokens, request.max_tokens)]))
         self.written += 1

@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from executor.serving.clients import Closed
+from executor.serving.engine_client import Closed
 from executor.serving.replies import error_body
 from executor.serving.service import Overloaded
 from executor.serving.telling import Unfinished

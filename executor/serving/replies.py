@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import msgspec
 
 from executor.serving.bodies import Json
-from executor.serving.clients import Ticket
-from executor.serving.streams import Ended
+from executor.serving.letters import Ended
+from executor.serving.service import Ticket
 
 Reply = Json
 
@@ -84,7 +84,7 @@ def event(content: Reply) -> bytes:
 
 def usage_of(tickets: Sequence[Ticket], choices: int) -> Reply:
     """Tokens of prompts, each counted once however many answers it has, and of answers."""
-    prompts = sum(ticket.request.prompt_tokens for ticket in tickets[::choices])
+    prompts = sum(ticket.stream.request.prompt_tokens for ticket in tickets[::choices])
     answers = sum(ticket.stream.output_tokens for ticket in tickets)
     ended = [ticket.stream.ended for ticket in tickets[::choices]]
     cached = sum(each.cached_tokens for each in ended if each is not None)

@@ -18,13 +18,14 @@ import uvicorn
 
 from executor.models.config import read_config
 from executor.models.tokenizer import load_tokenizer
-from executor.ranks import ranks_of
 from executor.serving.app import build_app
 from executor.serving.chat import load_template
+from executor.serving.engine_client import EngineClient
+from executor.serving.engine_process import engine_process
 from executor.serving.prompts import Prompts
 from executor.serving.recording import Recording
 from executor.serving.service import Rules, Service
-from executor.session import ModelOptions, open_session, source_of
+from executor.session import ModelOptions, source_of
 from executor.workload import refuse_simulated, unheeded
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
@@ -34,8 +35,6 @@ MOST_CONNECTING = 2048
 """Connections that nobody has accepted yet."""
 LAST_WORDS_S = 5.0
 """For clients to take what they are told at the end."""
-SWITCH_S = 0.0005
-"""After so long, and not Python's 5 ms, the engine's thread gets its turn from the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +57,12 @@ def serve_command(config: Config, options: ModelOptions, rules: Rules, places: P
     with (
         _listening(places) as listener,
         closing(Recording(places.record)) as recording,
-        ranks_of(config, options) as channel,
+        engine_process(config, options, rules.policies) as (connection, facts),
     ):
-        session = open_session(config, options, channel=channel)
-        classes = config.service_classes()
-        service = Service(session, prompts, classes, rules, recording.add)
-        return _serve(service, listener)
+        if not facts.measured_costs:
+            print(f"warning: {_no_profile(config)}", file=sys.stderr)
+        engine, classes = EngineClient(connection, facts), config.service_classes()
+        return _serve(Service(engine, prompts, classes, rules, recording.add), listener)
 
 
 def read_prompts(config: Config, chat_template: Path | None) -> Prompts:
@@ -76,6 +75,14 @@ def read_prompts(config: Config, chat_template: Path | None) -> Prompts:
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _no_profile(config: Config) -> str:
+    run = config.run
+    return (
+        f"no profile of {run.model} on {run.device}: schedulers go by nominal step times; "
+        "superinfer-exec calibrate makes one for --set run.costs=FILE"
+    )
 
 
 @contextmanager
@@ -93,7 +100,6 @@ def _listening(places: Places) -> Iterator[socket.socket]:
 
 
 def _serve(service: Service, listener: socket.socket) -> int:
-    sys.setswitchinterval(SWITCH_S)
     for name in ("asyncio", "uvicorn.error"):  # not every client that hangs up
         logging.getLogger(name).setLevel(logging.ERROR)
     settings = uvicorn.Config(
@@ -106,8 +112,8 @@ def _serve(service: Service, listener: socket.socket) -> int:
     for kind in (signal.SIGINT, signal.SIGTERM):  # to the end: what it keeps is closed whole
         signal.signal(kind, server.handle_exit)
     server.run(sockets=[listener])
-    if service.error is not None:
-        raise service.error
+    if service.engine.error is not None:
+        raise service.engine.error
     return INTERRUPTED if signal.SIGINT in server.told else 0
 
 
@@ -129,7 +135,7 @@ class Server(uvicorn.Server):
         host, port = self._listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"{self._service.rules.name} at http://{shown}:{port}/v1", file=sys.stderr)
-        self._watching = asyncio.ensure_future(self._end_on_failure())
+        self._watching = asyncio.ensure_future(self._end_with_engine())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take no more requests; the second time, wait for no answers."""
@@ -146,11 +152,11 @@ class Server(uvicorn.Server):
 
     # -- inside ---------------------------------------------------------------------------------
 
-    async def _end_on_failure(self) -> None:
-        await self._service.failed.wait()
+    async def _end_with_engine(self) -> None:
+        await self._service.engine.over.wait()
         self.should_exit = True
 
     async def _end_engine(self) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), self._service.rules.shutdown_s)
-        await asyncio.to_thread(self._service.stop)
+        await self._service.engine.stop()

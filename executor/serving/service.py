@@ -8,14 +8,12 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from executor.answers import Answer
-from executor.serving.clients import Clients, Closed, Ticket
-from executor.serving.engine_thread import GONE, EngineThread
+from executor.serving.engine_client import GONE, Closed, EngineClient
+from executor.serving.letters import Ask, Ended, Wish, request_of
 from executor.serving.metrics import Metrics
 from executor.serving.prompts import Prompts
-from executor.serving.streams import Ended, Listeners, Mailbox, Stream
-from executor.serving.wishes import Reader, Wish
-from executor.session import Session
+from executor.serving.streams import Listeners, Stream
+from executor.serving.wishes import Reader
 from superinfer.request import Request, SLOClass
 
 
@@ -45,112 +43,84 @@ class Overloaded(Exception):
         self.retry_s = retry_s
 
 
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One request of a client."""
+
+    index: int
+    stream: Stream
+
+
 class Service:
-    """Everything between HTTP and the engine."""
+    """Everything between HTTP and the engine. It runs in the event loop."""
 
     def __init__(
         self,
-        session: Session,
+        engine: EngineClient,
         prompts: Prompts,
         classes: Mapping[str, SLOClass],
         rules: Rules,
-        record: Callable[[Ended], None] = lambda ended: None,
+        record: Callable[[Request, Ended], None] = lambda request, ended: None,
     ) -> None:
-        """`record` is told of every request that has ended, in the event loop."""
-        self.rules = rules
-        self.metrics = Metrics(rules.prefix, rules.name)
-        self.failed = asyncio.Event()
+        """`record` is told of every request that has ended."""
+        self.rules, self.engine = rules, engine
+        self.metrics = Metrics(rules.prefix, rules.name, engine)
         self.draining = False
         """No more requests are taken."""
-        self.reader = Reader(prompts, session, classes, rules.most_waiting)
+        self.reader = Reader(prompts, engine.facts, classes, rules.most_waiting)
         """What clients ask for."""
-        self._session, self._tokenizer = session, prompts.tokenizer
+        self._tokenizer = prompts.tokenizer
         self._last_queue_s = 0.0
-        model = session.model
-        self.clients = Clients(model.vocab, model.device)
         self._record = record
-        self._engine = EngineThread(session, self.clients, rules.policies, self._fail)
-        self.metrics.watch(session.engine, self.clients)
-
-    @property
-    def error(self) -> BaseException | None:
-        """What the engine has failed of."""
-        return self._engine.error
+        self._listeners = Listeners(self.metrics.first, self.metrics.gap, self._ended)
 
     @property
     def alive(self) -> bool:
         """True while requests can be answered."""
-        return self._engine.alive
+        return not self.engine.over.is_set()
 
     @property
     def max_model_len(self) -> int:
         """Longest context."""
-        return self._session.model.max_model_len
-
-    def start(self) -> None:
-        """Begin to work; in the event loop that is to hear of the answers."""
-        self._loop = asyncio.get_running_loop()
-        self._mailbox = Mailbox(self._loop)
-        self._listeners = Listeners(self.metrics.first, self.metrics.gap, self._ended)
-        self._engine.start()
-
-    def stop(self) -> None:
-        """End at the next step boundary, if it has not ended yet."""
-        self._engine.stop()
+        return self.engine.facts.max_model_len
 
     def require_room(self, answers: int) -> None:
         """Overloaded where too many wait already, Closed where no more are taken."""
         if self.draining:
+            self.metrics.refused("shutting_down")
             raise Closed(GONE)
-        if self.clients.waiting + answers > self.rules.most_waiting:
+        if self.engine.waiting + answers > self.rules.most_waiting:
+            self.metrics.refused("overloaded")
             raise Overloaded(max(1, math.ceil(self._last_queue_s)))
 
-    def send(self, wishes: list[Wish], name: str) -> list[Ticket]:
-        """Hand wishes to the engine, if there is room for them."""
+    def send(self, wishes: list[Wish], name: str, *, whole: bool) -> list[Ticket]:
+        """Hand wishes to the engine, if there is room for them; their answers are told each as a
+        `whole`, or as they come.
+        """
         self.require_room(len(wishes))
         news = asyncio.Event()
-        tickets = [self._ticket(wish, f"{name}-{i}", news) for i, wish in enumerate(wishes)]
-        self.clients.send(tickets)
-        return tickets
+        return [self._sent(wish, f"{name}-{i}", news, whole) for i, wish in enumerate(wishes)]
 
     def settle(self, tickets: list[Ticket]) -> None:
         """The client is gone, or has all: nothing more is to be computed for these."""
         for ticket in tickets:
-            if ticket.stream.ended is None:
-                self.clients.withdraw(ticket)
+            self.engine.withdraw(ticket.index)
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _ended(self, ended: Ended, finish_reason: str) -> None:
-        self.metrics.ended(ended, finish_reason)
+    def _ended(self, request: Request, ended: Ended, finish_reason: str) -> None:
+        self.metrics.ended(request, ended, finish_reason)
         if ended.first_scheduled_s is not None:
-            self._last_queue_s = ended.first_scheduled_s - ended.request.arrival_s
-        self._record(ended)
+            self._last_queue_s = ended.first_scheduled_s - request.arrival_s
+        self._record(request, ended)
 
-    def _ticket(self, wish: Wish, name: str, news: asyncio.Event) -> Ticket:
-        text = self._tokenizer.stream()
-        stream = Stream(self._mailbox, text, wish.stop, wish.ends, news, self._listeners)
-        answer = Answer(wish.tokens, wish.limit, wish.ends, wish.sampling, None, stream.say)
-        return Ticket(self._request(wish, name), answer, stream, wish.naming)
-
-    def _request(self, wish: Wish, name: str) -> Request:
-        objective = wish.objective
-        return Request(
-            name,
-            self._engine.clock.read(),
-            len(wish.tokens),
-            wish.limit,
-            objective.slo,
-            objective.slo_class,
-            objective.tenant,
-            objective.session_id,
-            objective.priority,
-            hash_ids=wish.content,
-            hash_block_tokens=self._session.engine.config.block_tokens,
-        )
-
-    def _fail(self) -> None:
-        self._loop.call_soon_threadsafe(self.failed.set)
+    def _sent(self, wish: Wish, name: str, news: asyncio.Event, whole: bool) -> Ticket:
+        engine, text = self.engine, self._tokenizer.stream()
+        ask = Ask(engine.new_index(), name, engine.read_clock(), wish)
+        request = request_of(ask, engine.facts.block_tokens)
+        stream = Stream(request, text, wish.ends, news, self._listeners, whole=whole)
+        engine.send(ask, stream)
+        return Ticket(ask.index, stream)
 
 
 def new_id(kind: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from executor.serving.clients import Ticket
+from executor.serving.letters import Ended
 from executor.serving.replies import (
     DONE,
     Envelope,
@@ -15,7 +15,7 @@ from executor.serving.replies import (
     status_of,
     usage_of,
 )
-from executor.serving.streams import Ended
+from executor.serving.service import Ticket
 
 
 class Unfinished(Exception):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from executor.serving.streams import Ended
+from executor.serving.letters import Ended
 from superinfer.metrics.columns import TIE_S
+from superinfer.request import SLO, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +23,9 @@ class Verdict:
     """None for a request without targets."""
 
     @classmethod
-    def of(cls, ended: Ended) -> Verdict:
+    def of(cls, request: Request, ended: Ended) -> Verdict:
         """From the times at which it was scheduled, answered and over."""
-        arrival_s, e2el_s = ended.request.arrival_s, ended.finish_s - ended.request.arrival_s
+        arrival_s, e2el_s = request.arrival_s, ended.finish_s - request.arrival_s
         first_s = ended.first_token_s
         ttft_s = _between(arrival_s, first_s)
         decode_s = _between(first_s, ended.finish_s)
@@ -37,13 +38,13 @@ class Verdict:
             ttft_s=ttft_s,
             tpot_s=tpot_s,
             e2el_s=e2el_s,
-            slo_met=None if ended.request.slo.empty else _met(ended, ttft_s, tpot_s, e2el_s),
+            slo_met=None if request.slo.empty else _met(request.slo, ended, ttft_s, tpot_s, e2el_s),
         )
 
 
-def _met(ended: Ended, ttft_s: float | None, tpot_s: float | None, e2el_s: float) -> bool:
+def _met(slo: SLO, ended: Ended, ttft_s: float | None, tpot_s: float | None, e2el_s: float) -> bool:
     """It finished, and every target that it has holds; an answer of one token has no TPOT."""
-    slo, tokens = ended.request.slo, ended.output_tokens
+    tokens = ended.output_tokens
     slow = slo.min_tokens_per_s is not None and tokens < slo.min_tokens_per_s * (e2el_s - TIE_S)
     pairs = ((ttft_s, slo.ttft_s), (tpot_s, slo.tpot_s), (e2el_s, slo.e2el_s))
     late = any(is_ > most + TIE_S for is_, most in pairs if is_ is not None and most is not None)

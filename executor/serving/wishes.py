@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from executor.answers import Tokens
 from executor.models.base import check_length
 from executor.serving.bodies import COMPLETION_TOKENS, Body, ChatBody, CompletionBody
+from executor.serving.letters import Facts, Wish
 from executor.serving.objectives import Objective, Tenants, objective_of
 from executor.serving.prompts import Naming, Prompts
-from executor.session import Session
-from executor.steps.sampler import GREEDY, Sampling
+from executor.steps.sampler import GREEDY
 from superinfer.errors import InputError
 from superinfer.request import SLOClass
 
@@ -21,28 +20,11 @@ Headers = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """One answer that a client wants."""
-
-    tokens: Tokens
-    content: tuple[int, ...]
-    """Ids of its blocks, by which caches are found."""
-    naming: Naming
-    limit: int
-    ends: frozenset[int]
-    """Tokens that end the answer."""
-    stop: tuple[str, ...]
-    """Texts that do."""
-    sampling: Sampling
-    objective: Objective
-
-
-@dataclass(frozen=True, slots=True)
 class Reader:
     """Reads what clients ask for, in any thread: long prompts take their time."""
 
     prompts: Prompts
-    session: Session
+    facts: Facts
     classes: Mapping[str, SLOClass]
     most_answers: int
     """Of one request."""
@@ -76,18 +58,18 @@ class Reader:
         objective = objective_of(headers, body, self.classes)
         objective = replace(objective, tenant=self.tenants.known(objective.tenant))
         draws = [body.sampling(choice) for choice in range(body.choices)]
-        if draws[0].penalised and not self.session.runner.alone:
+        if draws[0].penalised and not self.facts.counts_tokens:
             raise InputError("penalties are not supported where GPUs share the model")
         wished = [self._wish(body, tokens, limit, objective) for tokens in prompts]
         return [replace(wish, sampling=sampling) for wish in wished for sampling in draws]
 
     def _wish(self, body: Body, tokens: list[int], limit: int | None, objective: Objective) -> Wish:
-        engine, ends = self.session.engine, frozenset(body.stop_token_ids or ())
+        ends = frozenset(body.stop_token_ids or ())
         most = self._limit(tokens, limit, objective)
-        naming = Naming(engine.config.block_tokens, body.cache_salt or "")
+        naming = Naming(self.facts.block_tokens, body.cache_salt or "")
         return Wish(
             tokens=np.array(tokens, np.int64),
-            content=naming.ids(tokens) if engine.prefix is not None else (),
+            content=naming.ids(tokens) if self.facts.caches_prefixes else (),
             naming=naming,
             limit=most,
             ends=ends if body.ignore_eos else ends | self.prompts.tokenizer.end_tokens,
@@ -98,6 +80,6 @@ class Reader:
 
     def _limit(self, tokens: list[int], asked: int | None, objective: Objective) -> int:
         """Most tokens of an answer; InputError for more than the context has room for."""
-        model = self.session.model
-        check_length(model, len(tokens), asked or 1)
-        return asked or min(objective.slo_class.max_tokens, model.max_model_len - len(tokens))
+        most = self.facts.max_model_len
+        check_length(most, len(tokens), asked or 1)
+        return asked or min(objective.slo_class.max_tokens, most - len(tokens))

@@ -272,9 +272,9 @@ def test_contexts(tmp_path, length):
 
 def test_requests_above_the_context(tmp_path):
     model = load_model(write(tmp_path), device=CPU, dtype=torch.float32, random_weights=True)
-    check_length(model, 40, 24)
+    check_length(model.max_model_len, 40, 24)
     with pytest.raises(InputError, match="40 prompt tokens and asks for 25 more: 65 are above"):
-        check_length(model, 40, 25)
+        check_length(model.max_model_len, 40, 25)
 
 
 def test_devices_that_are_not_there(tmp_path, monkeypatch):

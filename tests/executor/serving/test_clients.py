@@ -15,19 +15,23 @@ from serving_kit import Served, asking, serving, until
 
 from executor.serving import clients
 from executor.serving.bodies import CompletionBody
-from executor.serving.clients import Closed
+from executor.serving.engine_client import Closed
 from executor.serving.exchange import Exchange
 from executor.serving.replies import COMPLETION, Envelope
 from executor.serving.service import Rules
 from superinfer.schedulers.fcfs import FcfsScheduler
 
+REFUSED = (
+    "superinfer:request_refused_total"
+    "[('engine', '0'), ('model_name', 'tiny'), ('reason', 'overloaded')]"
+)
 LONG = {"max_tokens": 4000, "ignore_eos": True}
 
 
 def idle(served: Served) -> None:
     """Nobody is served, and no request holds a block."""
     served.until_idle()
-    engine = served.service._session.engine
+    engine = served.session.engine
     until(lambda: not engine.live and not engine.pool.referenced)
 
 
@@ -111,7 +115,7 @@ def test_what_is_done_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             texts = pool.map(lambda n: served.text("And he", max_tokens=n), lengths)
             assert list(texts) == [whole[:n] for n in lengths]
         idle(served)
-        engine = served.service._session.engine
+        engine = served.session.engine
         assert engine.recorder.partial
         until(lambda: len(engine.recorder.sequences) <= 2 and len(engine.batch.end_s) <= 8)
 
@@ -121,7 +125,7 @@ def test_too_many_that_wait_are_turned_away(tmp_path: Path) -> None:
     rules = Rules("tiny", most_waiting=2)
     with serving(tmp_path, rules, scheduler="vllm", settings=settings) as served:
         with ThreadPoolExecutor(3) as pool:
-            found = served.service.clients
+            found = served.service.engine
             more = {"max_tokens": 600, "ignore_eos": True}
             busy = [pool.submit(served.text, "a", **more)]
             until(lambda: found.number == 1 and not found.waiting)
@@ -131,6 +135,7 @@ def test_too_many_that_wait_are_turned_away(tmp_path: Path) -> None:
             assert reply.status_code == 429
             assert int(reply.headers["retry-after"]) >= 1
             assert "too many requests wait" in reply.json()["error"]["message"]
+            assert served.metrics()[REFUSED] == 1
             assert len({future.result() for future in busy}) == 1
         assert served.client.post("/v1/completions", json=asking("a")).status_code == 200
 
@@ -175,8 +180,7 @@ def test_an_engine_that_fails(tmp_path: Path, stream: bool) -> None:
         until(lambda: not served.service.alive)
         assert served.client.get("/health").status_code == 503
         assert served.client.post("/v1/completions", json=asking("a")).status_code == 503
-        assert "no more plans" in str(served.service.error)
-        assert served.service.failed.is_set()
+        assert "no more plans" in str(served.service.engine.error)
 
 
 def test_who_comes_and_goes_at_once_is_forgotten(tmp_path: Path) -> None:
@@ -184,9 +188,13 @@ def test_who_comes_and_goes_at_once_is_forgotten(tmp_path: Path) -> None:
     with serving(tmp_path) as served:
         service = served.service
         body = CompletionBody(**asking("a", **LONG))
-        for _ in range(20):
-            tickets = service.send(service.reader.completions(body, {}), "mine")
-            service.settle(tickets)
+
+        async def come_and_go() -> None:
+            for _ in range(20):
+                tickets = service.send(service.reader.completions(body, {}), "mine", whole=True)
+                service.settle(tickets)
+
+        served.run(come_and_go())
         idle(served)
 
 
@@ -195,9 +203,13 @@ def test_nobody_is_let_in_when_all_have_left(tmp_path: Path) -> None:
     with serving(tmp_path) as served:
         service = served.service
         wishes = service.reader.completions(CompletionBody(**asking("a")), {})
-        service.stop()
-        with pytest.raises(Closed, match="shutting down"):
-            service.send(wishes, "late")
+
+        async def come_late() -> None:
+            await service.engine.stop()
+            with pytest.raises(Closed, match="shutting down"):
+                service.send(wishes, "late", whole=True)
+
+        served.run(come_late())
         assert served.refusal(asking("a"), 503) == "the server is shutting down"
 
 
@@ -206,7 +218,6 @@ def test_a_stream_whose_client_goes_before_its_first_event(tmp_path: Path) -> No
     with serving(tmp_path) as served:
         service = served.service
         body = CompletionBody(**asking("a", stream=True, **LONG))
-        tickets = service.send(service.reader.completions(body, {}), "mine")
         envelope = Envelope.new(COMPLETION, "mine", "tiny")
         http: Any = None
 
@@ -214,13 +225,15 @@ def test_a_stream_whose_client_goes_before_its_first_event(tmp_path: Path) -> No
             raise OSError("gone")
 
         async def run() -> None:
+            wishes = service.reader.completions(body, {})
+            tickets = service.send(wishes, "mine", whole=False)
             reply = await Exchange(http, service, envelope, body, tickets, {}).streamed()
             with pytest.raises(BaseExceptionGroup):
                 await reply({"type": "http", "asgi": {"spec_version": "2.3"}}, gone, gone)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Exchange, "_unless_gone", staticmethod(_nothing))
-            asyncio.run(run())
+            served.run(run())
         idle(served)
 
 
@@ -231,7 +244,7 @@ async def _nothing(reply: Any) -> None:
 def test_no_more_is_taken_while_answers_are_finished(tmp_path: Path) -> None:
     with serving(tmp_path) as served, ThreadPoolExecutor(1) as pool:
         under_way = pool.submit(served.text, "a", max_tokens=100)
-        until(lambda: served.service.clients.number == 1)
+        until(lambda: served.service.engine.number == 1)
         served.service.draining = True
         assert served.refusal(asking("a"), 503) == "the server is shutting down"
         assert len(under_way.result()) == 100

@@ -18,9 +18,13 @@ from typing import Any
 import httpx
 import pytest
 from executor_runs import call
-from serving_kit import PATIENCE_S, asking
+from serving_kit import PATIENCE_S, asking, until
 
 ROOT = Path(__file__).parents[3]
+NO_PROFILE = (
+    "warning: no profile of tiny on cpu: schedulers go by nominal step times; "
+    "superinfer-exec calibrate makes one for --set run.costs=FILE\n"
+)
 
 
 @contextmanager
@@ -36,6 +40,7 @@ def server(*options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
     ) as process:
         try:
             assert process.stderr is not None
+            assert process.stderr.readline() == NO_PROFILE
             line = process.stderr.readline()
             match = re.fullmatch(r"tiny at (http://127\.0\.0\.1:\d+)/v1\n", line)
             assert match, line
@@ -115,6 +120,60 @@ def test_an_engine_that_fails_ends_the_server(tmp_path: Path) -> None:
         said = rest(process)
         assert process.returncode == 1
     assert said.startswith("error: ") and said.count("\n") == 1 and "no more plans" in said
+
+
+def engine_of(process: subprocess.Popen[str]) -> int:
+    """The process of a server's engine."""
+    (engine,) = (
+        int(folder.name)
+        for folder in Path("/proc").glob("[0-9]*")
+        if int((folder / "stat").read_text().rpartition(") ")[2].split()[1]) == process.pid
+        and "spawn_main" in (folder / "cmdline").read_text()
+    )
+    return engine
+
+
+def is_there(pid: int) -> bool:
+    """A process that works, or that nobody has looked after yet."""
+    path = Path(f"/proc/{pid}/stat")
+    return path.exists() and path.read_text().rpartition(") ")[2][0] != "Z"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_an_engine_that_vanishes_ends_the_server() -> None:
+    body = asking("a", stream=True, max_tokens=9000, ignore_eos=True)
+    with (
+        server() as (process, url),
+        httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=PATIENCE_S) as reply,
+    ):
+        lines = reply.iter_lines()
+        next(lines)
+        os.kill(engine_of(process), signal.SIGKILL)
+        *_, last, done = [line for line in lines if line]
+        assert "the engine has failed" in last and done == "data: [DONE]"
+        assert rest(process) == "error: the engine's process has ended before its time\n"
+        assert process.returncode == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_no_engine_outlives_its_server() -> None:
+    with server() as (process, url):
+        httpx.post(f"{url}/v1/completions", json=asking("a"), timeout=PATIENCE_S)
+        engine = engine_of(process)
+        process.kill()
+        until(lambda: not is_there(engine))
+
+
+def test_what_keeps_an_engine_from_starting_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its own process, with the exit code that belongs to it."""
+    options = ("--device", "cpu", "--port", 0, "--block-tokens", 5)
+    code, _, said = call(monkeypatch, capsys, "serve", *options)
+    wanted = "run.block_tokens: expected one of 16, 32, 64 on a device, got 5"
+    assert (code, said) == (2, f"error: {wanted}\n")
 
 
 def test_what_cannot_be_served(

@@ -1,0 +1,160 @@
+"""The engine as the server has it: a process at the other end of a connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from multiprocessing.connection import Connection
+from time import perf_counter
+from typing import Any
+
+from executor.serving.letters import (
+    Ask,
+    Begun,
+    Ended,
+    EngineState,
+    Facts,
+    Leave,
+    Look,
+    Over,
+    Stop,
+)
+from executor.serving.outbox import Outbox
+from executor.serving.streams import Stream
+from superinfer.errors import SuperInferError
+
+GONE = "the server is shutting down"
+
+
+class Closed(Exception):
+    """Nobody is served any more."""
+
+
+class EngineClient:
+    """Hands requests over and hears the answers. Everything here runs in the event loop."""
+
+    def __init__(self, connection: Connection, facts: Facts) -> None:
+        self.facts = facts
+        self.state = EngineState()
+        """The latest that is known."""
+        self.error: BaseException | None = None
+        """What has ended the engine before its time."""
+        self.over = asyncio.Event()
+        """The engine runs no more."""
+        self._connection = connection
+        self._letters: deque[Any] = deque()
+        self._streams: dict[int, Stream] = {}
+        """Of the requests that have not ended."""
+        self._begun = 0
+        self._numbers = 0
+        self._looked = asyncio.Event()
+        """A state has come that was asked for last."""
+
+    def start(self) -> None:
+        """Hear what the engine says from now on."""
+        self._outbox = Outbox(self._connection)
+        self.loop = asyncio.get_running_loop()
+        self.loop.add_reader(self._connection.fileno(), self._read)
+
+    async def stop(self) -> None:
+        """End at the next step boundary, if it has not ended yet; who has no answer by then gets
+        none.
+        """
+        if not self.over.is_set():
+            self._outbox.put(Stop())
+            await self.over.wait()
+
+    def new_index(self) -> int:
+        """For the next request: they are numbered as they come."""
+        self._numbers += 1
+        return self._numbers - 1
+
+    def read_clock(self) -> float:
+        """Seconds of the engine's clock."""
+        return perf_counter() - self.facts.started_s
+
+    def send(self, ask: Ask, stream: Stream) -> None:
+        """A client wants something; Closed if nobody is served any more."""
+        if self.over.is_set():
+            raise Closed(self._reason)
+        self._streams[ask.index] = stream
+        self._outbox.put(ask)
+
+    def withdraw(self, index: int) -> None:
+        """A client has gone away; nothing more is computed for it."""
+        if index in self._streams and not self.over.is_set():
+            self._outbox.put(Leave(index))
+
+    async def look(self) -> EngineState:
+        """How the engine is; the latest that is known of one that runs no more."""
+        if not self.over.is_set():
+            self._looked.clear()
+            self._outbox.put(Look())
+            await self._looked.wait()
+        return self.state
+
+    @property
+    def waiting(self) -> int:
+        """Requests that were never scheduled yet."""
+        return len(self._streams) - self._begun
+
+    @property
+    def number(self) -> int:
+        """Requests that have not ended."""
+        return len(self._streams)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    @property
+    def _reason(self) -> str:
+        """Why nobody is served any more."""
+        return GONE if self.error is None else "the engine has failed"
+
+    def _read(self) -> None:
+        try:
+            letters = self._connection.recv()
+        except (EOFError, OSError):
+            letters = [Over(SuperInferError("the engine's process has ended before its time"))]
+        self._letters += letters
+        self._take_all()
+
+    def _take_all(self) -> None:
+        try:
+            while self._letters:
+                self._take(self._letters.popleft())
+        finally:
+            if self._letters:  # one could not be taken; the others can
+                self.loop.call_soon(self._take_all)
+
+    def _take(self, letter: Any) -> None:
+        match letter:
+            case (index, token, text, time_s):
+                self._streams[index].hear(token, text, time_s)
+            case Begun(index):
+                self._streams[index].begun = True
+                self._begun += 1
+            case Ended():
+                stream = self._streams.pop(letter.index)
+                self._begun -= stream.begun
+                stream.end(letter)
+            case EngineState():
+                self.state = letter
+                self._looked.set()
+            case Over(error):
+                self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        """The engine runs no more: whoever is left gets no answer."""
+        self.loop.remove_reader(self._connection.fileno())
+        self.error = error
+        self.over.set()
+        self._looked.set()
+        self._outbox.close()
+        for index, stream in self._streams.items():
+            stream.end(_unfinished(index, stream, self.read_clock(), self._reason))
+        self._streams.clear()
+        self._begun = 0
+
+
+def _unfinished(index: int, stream: Stream, now: float, reason: str) -> Ended:
+    return Ended(index, "unfinished", reason, None, None, now, stream.output_tokens, 0, 0)

@@ -1,0 +1,45 @@
+"""The page for Prometheus."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from serving_kit import serving
+
+from executor.serving.service import Rules
+
+
+def test_the_page_of_metrics(tmp_path: Path) -> None:
+    with serving(tmp_path, Rules("mine", prefix="vllm")) as served:
+        fresh = served.metrics()
+        prompt = "metrics " * 10
+        for _ in range(2):
+            served.text(prompt, service_tier="chat", slo={"ttft_ms": 60000, "tpot_ms": 60000})
+        served.text(prompt, max_tokens=3, slo={"ttft_ms": 1e-6})
+        served.until_idle()
+        found = served.metrics()
+    base = [("engine", "0"), ("model_name", "mine")]
+
+    def value(name: str, *more: tuple[str, str]) -> float:
+        return found[f"vllm:{name}{sorted([*base, *more])}"]
+
+    assert value("request_success_total", ("finished_reason", "length")) == 3
+    unclassed = {name for name in found if "slo_requests" not in name and "_created" not in name}
+    assert unclassed <= set(fresh), "a counter is there before its first event"
+    assert not any(n for name, n in fresh.items() if "_total" in name)
+    assert value("slo_requests_total", ("class", "chat"), ("result", "met")) == 2
+    assert value("slo_requests_total", ("class", "default"), ("result", "missed")) == 1
+    assert value("prompt_tokens_total") == 240 and value("generation_tokens_total") == 27
+    assert value("time_to_first_token_seconds_count") == 3
+    assert value("inter_token_latency_seconds_count") == 24
+    assert value("request_generation_tokens_sum") == 27
+    assert value("time_to_first_token_seconds_bucket", ("le", "+Inf")) == 3
+    assert value("prefix_cache_queries_total") == 240 and value("prefix_cache_hits_total") > 100
+    assert value("num_requests_running") == value("num_requests_waiting") == 0
+    assert value("kv_cache_usage_perc") == 0
+    assert value("cache_config_info", ("block_size", "32"), ("num_gpu_blocks", "400")) == 1
+    ttft_s = value("time_to_first_token_seconds_sum")
+    queue_s = value("request_queue_time_seconds_sum")
+    prefill_s = value("request_prefill_time_seconds_sum")
+    assert math.isclose(queue_s + prefill_s, ttft_s, abs_tol=0.01), "by two clocks"

@@ -62,6 +62,8 @@ class SimResult:
     engine: EngineConfig
     load: dict[str, Any]
     """How the workload was sent, and what was left of it."""
+    profile_sha256: str | None
+    """Of the profile that the step times come from; None where they come from none."""
 
 
 def run_simulation(
@@ -95,8 +97,8 @@ def _run_one(config: Config, workload: Workload, sink: Sink | None) -> SimResult
     record = _record(engine)
     record.quality = cost.quality
     sent = _load_summary(load, config.run, closed.left if closed else {})
-    trust = cost.trust(coverage)
-    return SimResult(record, wall_s, stopwatch.seconds, trust, engine.config, sent)
+    trust, profile = cost.trust(coverage), cost.profile_sha256
+    return SimResult(record, wall_s, stopwatch.seconds, trust, engine.config, sent, profile)
 
 
 def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]) -> SimResult:
@@ -126,7 +128,8 @@ def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]
     record.quality = cost.quality
     sent = _load_summary(load, config.run, done.closed.left if done.closed else {})
     trust, sizes = cost.trust(done.coverage), engines[0].config
-    return SimResult(record, wall_s, stopwatch.seconds, trust, sizes, sent)
+    profile = cost.profile_sha256
+    return SimResult(record, wall_s, stopwatch.seconds, trust, sizes, sent, profile)
 
 
 def _record(engine: Engine) -> RunRecord:

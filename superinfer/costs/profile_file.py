@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -37,16 +38,20 @@ LEAST_BOTH_SHARE = 1e-6
 def load_profile(path: str | Path) -> Profile:
     """Read and check a profile; InputError names the file, the field and what was expected."""
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = Path(path).read_bytes()
+        data = json.loads(content.decode("utf-8"))
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror}", file=str(path)) from None
     except ValueError as error:
         raise InputError(f"expected JSON: {error}", file=str(path)) from None
-    return parse_profile(data, str(path))
+    return parse_profile(data, str(path), hashlib.sha256(content).hexdigest())
 
 
-def parse_profile(data: object, file: str = "") -> Profile:
-    """Check decoded JSON and build the profile; raises InputError like `load_profile`."""
+def parse_profile(data: object, file: str = "", sha256: str = "") -> Profile:
+    """Check decoded JSON and build the profile; raises InputError like `load_profile`.
+
+    `sha256` is of the bytes of the file.
+    """
     top = Reader(data, file, "")
     if top.get("version") != VERSION:
         top.fail("version", f"expected {VERSION}")
@@ -68,6 +73,7 @@ def parse_profile(data: object, file: str = "") -> Profile:
         versions={} if top.get("versions") is None else _texts(top.child("versions")),
         made_s=0.0 if top.get("made_s") is None else top.number("made_s", 0.0),
         path=file,
+        sha256=sha256,
     )
 
 

@@ -148,6 +148,7 @@ BLOCKS: Mapping[str, str] = {
     "notes": "what a policy wants to be known, in words",
     "load": "how the workload was sent, and what was left of each backlog",
     "trust": "where the step times come from, and how far the run left what was measured",
-    "run": "all settings, seed, versions and the hash of the profile",
+    "run": "all settings, seed, versions, and `profile_sha256`: of the bytes of the profile's "
+    "file, null where step times come from none",
 }
 """Keys that hold no number of the run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,17 @@ def test_round_trip(tmp_path: Path) -> None:
     assert profile_json(again) == profile_json(first)
     assert json.loads((tmp_path / "p.json").read_text())["version"] == 1
     assert again.kernels["attention_decode_16"].seconds == ((1e-6, 2e-6), (2e-6, 4e-6))
+
+
+def test_a_profile_knows_the_hash_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(PROFILE))
+    first = load_profile(path)
+    assert first.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_text(json.dumps(PROFILE, indent=1))
+    assert load_profile(path).sha256 not in (first.sha256, "")
+    assert load_profile(path) == first  # one calibration, in other bytes
+    assert parse_profile(PROFILE).sha256 == ""
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,27 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     assert load_config(file).run.tp == 2
 
 
+def test_what_a_stored_configuration_says_of_itself_sets_nothing(tmp_path: Path) -> None:
+    text = 'version = 1\n[made_by]\nsuperinfer = "0.0"\nprofile_sha256 = "ab"\n[run]\ntp = 2\n'
+    config = load_config(write(tmp_path / "x.toml", text))
+    assert config == load_config(write(tmp_path / "plain.toml", "[run]\ntp = 2\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("version = 2\n", "version: expected 1, got 2"),
+        ("version = true\n", "version: expected 1, got True"),
+        ("version = 1.0\n", "version: expected 1, got 1.0"),
+        ("[version]\n", "version: expected 1, got {}"),
+        ("made_by = 'me'\n", "made_by: expected a table, got 'me'"),
+    ],
+)
+def test_another_form_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    file = write(tmp_path / "x.toml", text)
+    assert message(file) == f"{file}: {expected}"
+
+
 def test_a_policy_table_goes_with_the_policy_of_its_file(tmp_path: Path) -> None:
     file = write(tmp_path / "x.toml", '[run]\nscheduler = "vllm"\n[scheduler]\nchunked = true\n')
     assert load_config(file).scheduler == {"chunked": True}

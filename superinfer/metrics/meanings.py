@@ -64,10 +64,14 @@ GROUP: Mapping[str, Meaning] = {
     "token_goodput": Meaning(TOKEN_RATE, "answer tokens of those requests / duration"),
     "preemptions": Meaning(COUNT, "times that a request lost the device, rotations included"),
     "rotations": Meaning(COUNT, "those of them that copied the cache to the host"),
-    "h2d_bytes": Meaning(BYTES, "copied from the host to the device, per GPU"),
+    "h2d_bytes": Meaning(
+        BYTES,
+        "copied from the host to the device, per GPU (with a window: what was decided inside, for "
+        "whichever request)",
+    ),
     "d2h_bytes": Meaning(
         BYTES,
-        "copied from the device to the host, per GPU; that of the run also has what went for no "
+        "copied from the device to the host, likewise; that of the run also has what went for no "
         "request: cached blocks and write-through",
     ),
     "kv_bits_mean": Meaning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import sys
 from dataclasses import dataclass, field, fields
@@ -14,6 +15,7 @@ import pytest
 import tomli_w
 from one_line import error_of
 
+from superinfer.costs import list_profiles
 from superinfer.lab.config import Config, RunConfig, load_config
 from superinfer.lab.config.policies import build_policy
 from superinfer.memory import MEMORY_POLICIES
@@ -145,6 +147,16 @@ def test_what_a_stored_configuration_says_of_itself_sets_nothing(tmp_path: Path)
 def test_another_form_is_refused(tmp_path: Path, text: str, expected: str) -> None:
     file = write(tmp_path / "x.toml", text)
     assert message(file) == f"{file}: {expected}"
+
+
+def test_a_profile_file_says_what_it_ignores(tmp_path: Path) -> None:
+    shipped = list_profiles()[0].path
+    assert load_config(costs=str(shipped)).notes == ()
+    data = json.loads(shipped.read_text(encoding="utf-8"))
+    file = write(tmp_path / "p.json", json.dumps(data | {"later": 1}))
+    assert load_config(costs=str(file)).notes == (f"{file}: ignored as unknown: later",)
+    # What is wrong with a file is said where it is needed.
+    assert load_config(costs=str(write(tmp_path / "bad.json", "{"))).notes == ()
 
 
 def test_a_policy_table_goes_with_the_policy_of_its_file(tmp_path: Path) -> None:

@@ -104,6 +104,22 @@ def test_the_profile_behind_a_result_can_be_told(
     assert again.json["run"] == summary["run"]
 
 
+def test_a_profile_of_a_later_calibration_is_read_with_one_warning(cli: Cli, folder: Path) -> None:
+    data = json.loads(PROFILE.read_text())
+    data["kernels"]["warp"] = {"axes": {}, "seconds": None}
+    data["host"]["later_s"] = 1.0
+    data["links"]["both"] = {}
+    (folder / "p.json").write_text(json.dumps(data))
+    common = ("run", "t.jsonl", "--no-plots", "--json")
+    plain = cli(*common, "--out", "a")
+    later = cli(*common, "--out", "b", "--set", "run.costs=p.json")
+    warning = "warning: p.json: ignored as unknown: kernels.warp, host.later_s\n"
+    assert later.err == f"{warning}results in b\n"
+    assert later.json["classes"] == plain.json["classes"]
+    shown = cli("profiles", "show", "p.json", "--json")
+    assert (shown.code, shown.err) == (0, warning)
+
+
 def test_requests_have_exactly_the_documented_columns(cli: Cli) -> None:
     assert cli("run", "t.jsonl", "--no-plots", "--out", "r").code == 0
     assert pq.read_table("r/requests.parquet").column_names == COLUMNS.split()

@@ -30,6 +30,7 @@ _DIRECTIONS = ("h2d", "d2h")
 _LINK = ("bytes_per_s", "setup_s")
 _HOST = (*HOST_TIMES, "origin")
 _GRAPHS = ("decodes", "mixed", "chunks")
+_MEMORY = ("device_bytes", "kv_blocks", "block_tokens", "copy_bytes_per_s", "gemm_flops")
 _KERNEL = ("axes", "seconds", "model", "coefficients")
 _TOP = (
     *("version", "device", "model", "dtype", "weight_dtype", "kv_dtype", "tp"),
@@ -231,6 +232,17 @@ def _fit(reader: Reader) -> dict[str, Any]:
     return reader.data
 
 
+def _memory(reader: Reader) -> dict[str, Any]:
+    """Sizes and rates; null is not known."""
+    for key, value in reader.data.items():
+        if key in _MEMORY and value is not None and not is_number(value, 0.0):
+            reader.fail(key, "expected a number >= 0 or null")
+    if reader.get("kv_blocks"):
+        reader.whole("kv_blocks", 1)
+        reader.whole("block_tokens", 1)
+    return reader.data
+
+
 def _yardstick(reader: Reader) -> dict[str, Any]:
     if reader.data and not reader.number("yardstick_s", 0.0):
         reader.fail("yardstick_s", "expected a number > 0")
@@ -261,7 +273,7 @@ def _quality(reader: Reader) -> dict[str, Any]:
 
 
 _SECTIONS: Mapping[str, Callable[[Reader], dict[str, Any]]] = {
-    "memory": lambda reader: reader.data,
+    "memory": _memory,
     "quality": _quality,
     "fit": _fit,
     "range": _range,

@@ -201,6 +201,7 @@ class Replay:
             "requests": len(workload.requests),
             "skipped_lines": workload.skipped,
             "raised_max_tokens": workload.raised_max_tokens,
+            "profile_sha256": self.session.cost.profile_sha256,
             "versions": executor_versions(),
             **({"yardstick": timer.report()} if isinstance(timer, SteadyTimer) else {}),
         }

@@ -194,6 +194,7 @@ def _extra(config: Config, workload: Workload, result: SimResult) -> Summary:
             "requests": len(workload.requests),
             "skipped_lines": workload.skipped,
             "raised_max_tokens": workload.raised_max_tokens,
+            "profile_sha256": result.profile_sha256,
             "versions": versions("superinfer", "simpy", "numpy"),
         },
     }

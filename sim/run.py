@@ -15,6 +15,7 @@ import numpy as np
 from sim.cluster import simulate_cluster
 from sim.driver import simulate
 from sim.load import LoadModel
+from sim.measured_memory import measured_blocks, measured_notes
 from sim.oracle import Oracle
 from sim.stopwatch import Stopwatch
 from superinfer.costs import (
@@ -62,6 +63,8 @@ class SimResult:
     engine: EngineConfig
     load: dict[str, Any]
     """How the workload was sent, and what was left of it."""
+    profile_sha256: str | None
+    """Of the profile that the step times come from; None where they come from none."""
 
 
 def run_simulation(
@@ -93,10 +96,11 @@ def _run_one(config: Config, workload: Workload, sink: Sink | None) -> SimResult
         coverage, closed = simulate(engine, workload.requests, oracle, load, stop_s)
     wall_s = time.perf_counter() - started
     record = _record(engine)
+    record.notes += measured_notes(config.run, cost, engine.scheduler, engine.config)
     record.quality = cost.quality
     sent = _load_summary(load, config.run, closed.left if closed else {})
-    trust = cost.trust(coverage)
-    return SimResult(record, wall_s, stopwatch.seconds, trust, engine.config, sent)
+    trust, profile = cost.trust(coverage), cost.profile_sha256
+    return SimResult(record, wall_s, stopwatch.seconds, trust, engine.config, sent, profile)
 
 
 def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]) -> SimResult:
@@ -123,10 +127,12 @@ def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]
         np.array(done.sent_to, np.int64),
         [coverage.total_s for coverage in done.coverages],
     )
+    record.notes += measured_notes(config.run, cost, engines[0].scheduler, engines[0].config)
     record.quality = cost.quality
     sent = _load_summary(load, config.run, done.closed.left if done.closed else {})
     trust, sizes = cost.trust(done.coverage), engines[0].config
-    return SimResult(record, wall_s, stopwatch.seconds, trust, sizes, sent)
+    profile = cost.profile_sha256
+    return SimResult(record, wall_s, stopwatch.seconds, trust, sizes, sent, profile)
 
 
 def _record(engine: Engine) -> RunRecord:
@@ -197,7 +203,7 @@ def engine_config(
 def _device_blocks(
     run: RunConfig, shape: ModelShape, cost: StepCost, scheduler: Scheduler, block_tokens: int
 ) -> int:
-    """Blocks of KV cache that the device holds.
+    """Blocks of KV cache that the device holds: as measured, or what weights and activations leave.
 
     The KV cache of a scheduler with a `free_gpu_memory_fraction` takes that share of the memory
     that is free beside the weights, in place of `run.gpu_memory_utilization` less the weights.
@@ -208,6 +214,8 @@ def _device_blocks(
     shares = (run.gpu_memory_utilization, 1.0) if free_share is None else (1.0, free_share)
     if isinstance(cost, FlexGenCost):
         return cost.capacity_blocks(block_tokens, shares[0])
+    if measured := measured_blocks(run, cost, scheduler, block_tokens):
+        return measured
     device = find_device(run.device, run.costs)
     return kv_capacity_blocks(shape, device, run.tp, block_tokens, *shares)
 

@@ -66,6 +66,7 @@ class Sequence:
         "output_tokens",
         "preemptions",
         "prefill_tokens",
+        "prefilled_tokens",
         "prefix_tokens",
         "rank",
         "recomputed_tokens",
@@ -124,10 +125,10 @@ class Sequence:
         self.kv_shares = (0.0, 0.0)
         """Shares of 8 and 4 bits in the cache that its answer was computed from."""
         self.preemptions = self.rotations = 0
-        self.cached_tokens = 0
-        self.recomputed_tokens = 0
-        self.h2d_bytes = 0
-        self.d2h_bytes = 0
+        self.cached_tokens = self.recomputed_tokens = 0
+        self.prefilled_tokens = 0
+        """Tokens that its prefills have computed so far, once more after preemptions included."""
+        self.h2d_bytes = self.d2h_bytes = 0
         self.first_scheduled_s: float | None = None
         self.first_token_s: float | None = None
         self.finish_s: float | None = None

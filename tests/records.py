@@ -27,6 +27,7 @@ class Job:
     group: str = "chat"
     tenant: str = "default"
     state: str = "finished"
+    cached: int = 0
     scheduled_s: float = math.nan
     recomputed: int = 0
     preemptions: int = 0
@@ -66,7 +67,7 @@ def build(jobs: list[Job], decode_end_s: list[float], **changes: Any) -> RunReco
         first_token_s=floats([job.first_token_s for job in jobs]),
         finish_s=floats([job.finish_s for job in jobs]),
         output_tokens=ints([job.output for job in jobs]),
-        cached_tokens=zero,
+        cached_tokens=ints([job.cached for job in jobs]),
         recomputed_tokens=ints([job.recomputed for job in jobs]),
         preemptions=ints([job.preemptions for job in jobs]),
         rotations=zero,
@@ -75,6 +76,7 @@ def build(jobs: list[Job], decode_end_s: list[float], **changes: Any) -> RunReco
         kv_bits=floats([job.kv_bits for job in jobs]),
         kv_8_share=floats([job.kv_8_share for job in jobs]),
         kv_4_share=floats([job.kv_4_share for job in jobs]),
+        computed_tokens=ints([_computed(job) for job in jobs]),
     )
     runs = [(row, *run) for row, job in enumerate(jobs) for run in job.runs]
     gaps = [(row, gap) for row, job in enumerate(jobs) for gap in job.gaps]
@@ -99,6 +101,13 @@ def build(jobs: list[Job], decode_end_s: list[float], **changes: Any) -> RunReco
         "prefix_hit_tokens": 0,
     }
     return RunRecord(table, tokens, timeline, **(sizes | changes))
+
+
+def _computed(job: Job) -> int:
+    """Its prompt, what was computed again, and its decode steps; nothing for who got no token."""
+    if math.isnan(job.first_token_s):
+        return 0
+    return job.prompt - job.cached + job.recomputed + sum(run[1] - run[0] for run in job.runs)
 
 
 def wave(samples: int) -> Timeline:
@@ -147,7 +156,7 @@ def large_record(
     table = RequestTable(
         jobs, ["finished"] * requests, [None] * requests, first_token - 0.005, first_token, finish,
         length + 1 + one, zero, one * 500, one, zero, zero, zero, np.full(requests, 16.0),
-        np.zeros(requests), np.zeros(requests),
+        np.zeros(requests), np.zeros(requests), 500 + one * 500 + length,
     )  # fmt: skip
     rows = np.arange(requests)
     tokens = TokenTimes(

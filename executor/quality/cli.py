@@ -273,6 +273,8 @@ def _check_profile(path: Path, measured: Path) -> None:
     profile = _profile_at(path)
     if profile is None:
         return
+    for note in profile.notes:  # what is ignored is not written back
+        print(f"warning: {note}", file=sys.stderr)
     with suppress(SuperInferError):  # a profile of a model that is at no hand
         shape, other = load_shape(measured), load_shape(profile.model)
         if (shape.layers, shape.hidden) != (other.layers, other.hidden):

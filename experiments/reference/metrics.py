@@ -16,10 +16,13 @@ Every key of `summary.json`, by the names of `vllm bench serve` where there is o
 what a number is about has null there. Latencies, token totals and `completed` are over finished
 requests; rates divide by the `duration` of the whole run, so the rates of all classes add up. With
 `run.window_s` counts, latencies, attainment and goodput are of the requests that arrived inside,
-tokens and the other rates of what came inside. Files beside it, and what counts as meeting an SLO:
-[formats](formats.md#a-result-folder). Between tenants:
+tokens, copied bytes and the other rates of what came inside. Files beside it, and what counts as
+meeting an SLO: [formats](formats.md#a-result-folder). Between tenants:
 [fairness](fairness.md#reading-the-metrics). This page is made by
 `python -m experiments.reference`."""
+_WHOLE = """\
+With `run.window_s` too these are of the whole run, but for `recompute_tax` and `prefix_hit_rate`,
+which are then of the requests that arrived inside."""
 _SPREAD = {
     "mean": "mean",
     "median": "50 % quantile",
@@ -43,10 +46,11 @@ def page() -> str:
         "## Of the run, a class or a tenant",
         _rows(GROUP),
         "## Of the run",
+        _WHOLE,
         _rows(RUN),
         "## Of a replica",
         f"In `replicas`, beside {named}, `prefix_hit_rate`,\n"
-        "`peak_kv_bytes`, `peak_slab_bytes` and `steps`:",
+        "`peak_kv_bytes`, `peak_slab_bytes` and `steps`, those four of the whole run:",
         _rows(REPLICA),
         "## What else is in the file",
         _meanings("key", BLOCKS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -82,6 +83,8 @@ def show(
 
     with errors_on_stderr():
         found = report.find_profile(profile)
+    for note in found.notes:
+        print(f"warning: {note}", file=sys.stderr)
     if as_json:
         print_out(json.dumps(report.full_json(found), indent=2))
         return

@@ -121,6 +121,11 @@ class CalibratedCost(KernelCost):
         )
 
     @property
+    def profile_sha256(self) -> str | None:
+        """Of the file that was read."""
+        return self.profile.sha256 or None
+
+    @property
     def quality(self) -> dict[str, dict[str, float | None]]:
         """As the profile says."""
         return self.profile.quality

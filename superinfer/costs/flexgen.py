@@ -103,6 +103,11 @@ class FlexGenCost(StepCost):
         )
 
     @property
+    def profile_sha256(self) -> str | None:
+        """The compute model's."""
+        return self.compute.profile_sha256
+
+    @property
     def kv_bits(self) -> int:
         """4 of a packed cache, without what its groups have in common. A profile's quality was
         measured on blocks of another kind, and says nothing of these.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Container
 from typing import Any
 
 from superinfer.errors import InputError
@@ -15,15 +15,19 @@ MOST_SECONDS = 1000.0
 class Reader:
     """One JSON object with the path to it, so that every error can name its field."""
 
-    def __init__(self, data: object, file: str, path: str) -> None:
+    def __init__(
+        self, data: object, file: str, path: str, ignored: list[str] | None = None
+    ) -> None:
         self.file, self.path = file, path
+        self.ignored: list[str] = [] if ignored is None else ignored
+        """Places of fields that nobody knows, of the whole file."""
         if not isinstance(data, dict):
             raise InputError("expected an object", file=file, field=path)
         self.data: dict[str, Any] = data
 
     def fail(self, key: str, expected: str) -> None:
         """Raise InputError for one field."""
-        place = f"{self.path}.{key}" if self.path else key
+        place = self.place(key)
         found = "" if key not in self.data else f", found {repr(self.data[key])[:40]}"
         raise InputError(expected + found, file=self.file, field=place)
 
@@ -31,19 +35,20 @@ class Reader:
         """The value, or None where it is absent."""
         return self.data.get(key)
 
-    def only(self, known: Iterable[str], what: str = "field") -> None:
-        """Refuse every field that is not among those known."""
-        for key in self.data:
-            if key not in known:
-                place = f"{self.path}.{key}"
-                message = f"unknown {what}; known: {', '.join(known)}"
-                raise InputError(message, file=self.file, field=place)
+    def place(self, key: str) -> str:
+        """Where a field stands in the file."""
+        return f"{self.path}.{key}" if self.path else key
+
+    def known(self, fields: Container[str]) -> list[str]:
+        """The names that are there and among these; the others are noted as `ignored`."""
+        self.ignored += [self.place(key) for key in self.data if key not in fields]
+        return [key for key in self.data if key in fields]
 
     def child(self, key: str) -> Reader:
         """The object under `key`."""
         if not isinstance(self.get(key), dict):
             self.fail(key, "expected an object")
-        return Reader(self.data[key], self.file, f"{self.path}.{key}" if self.path else key)
+        return Reader(self.data[key], self.file, self.place(key), self.ignored)
 
     def text(self, key: str) -> str:
         """The non-empty string under `key`."""

@@ -120,3 +120,7 @@ class Profile:
     its samples lay about it (`executor/clocks/timers.py`)."""
     made_s: float = 0.0
     path: str = ""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What a reader of its file should know."""
+    sha256: str = field(default="", compare=False)
+    """Of the bytes of its file; empty for one that was not read from a file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -26,8 +27,16 @@ from superinfer.errors import InputError
 
 VERSION = 1
 _DIRECTIONS = ("h2d", "d2h")
+_LINK = ("bytes_per_s", "setup_s")
 _HOST = (*HOST_TIMES, "origin")
 _GRAPHS = ("decodes", "mixed", "chunks")
+_MEMORY = ("device_bytes", "kv_blocks", "block_tokens", "copy_bytes_per_s", "gemm_flops")
+_KERNEL = ("axes", "seconds", "model", "coefficients")
+_TOP = (
+    *("version", "device", "model", "dtype", "weight_dtype", "kv_dtype", "tp"),
+    *("kernels", "links", "host", "graphs", "sources", "versions", "made_s"),
+)
+"""Beside `_SECTIONS`, whose tables are open: what they hold is kept as it is."""
 LEAST_BYTES_PER_S = 1.0
 """Of a link: what is slower takes for ever."""
 LEAST_BOTH_SHARE = 1e-6
@@ -37,26 +46,31 @@ LEAST_BOTH_SHARE = 1e-6
 def load_profile(path: str | Path) -> Profile:
     """Read and check a profile; InputError names the file, the field and what was expected."""
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = Path(path).read_bytes()
+        data = json.loads(content.decode("utf-8"))
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror}", file=str(path)) from None
     except ValueError as error:
         raise InputError(f"expected JSON: {error}", file=str(path)) from None
-    return parse_profile(data, str(path))
+    return parse_profile(data, str(path), hashlib.sha256(content).hexdigest())
 
 
-def parse_profile(data: object, file: str = "") -> Profile:
-    """Check decoded JSON and build the profile; raises InputError like `load_profile`."""
+def parse_profile(data: object, file: str = "", sha256: str = "") -> Profile:
+    """Check decoded JSON and build the profile; raises InputError like `load_profile`.
+
+    Fields and kernels that are not known are left out, and one of its `notes` names them. `sha256`
+    is of the bytes of the file.
+    """
     top = Reader(data, file, "")
     if top.get("version") != VERSION:
         top.fail("version", f"expected {VERSION}")
+    top.known((*_TOP, *_SECTIONS))
     kernels = top.child("kernels")
-    kernels.only(AXES, "kernel")
     return Profile(
         device=top.text("device"),
         model=top.text("model"),
         tp=top.whole("tp", 1),
-        kernels={name: _kernel(kernels.child(name), name) for name in kernels.data},
+        kernels={name: _kernel(kernels.child(name), name) for name in kernels.known(AXES)},
         links=_links(top.child("links")),
         host=_host(top.child("host")),
         dtype=top.text("dtype"),
@@ -68,6 +82,8 @@ def parse_profile(data: object, file: str = "") -> Profile:
         versions={} if top.get("versions") is None else _texts(top.child("versions")),
         made_s=0.0 if top.get("made_s") is None else top.number("made_s", 0.0),
         path=file,
+        sha256=sha256,
+        notes=_notes(file, top.ignored),  # the last, for by now all has been read
     )
 
 
@@ -140,7 +156,14 @@ def _graphs_json(graphs: Graphs) -> dict[str, Any]:
 # -- inside ---------------------------------------------------------------------------------------
 
 
+def _notes(file: str, ignored: list[str]) -> tuple[str, ...]:
+    if not ignored:
+        return ()
+    return (f"{file or 'profile'}: ignored as unknown: {', '.join(ignored)}",)
+
+
 def _kernel(reader: Reader, name: str) -> Kernel:
+    reader.known(_KERNEL)
     if reader.get("model") is not None:
         return _smooth(reader, name)
     axes_reader = reader.child("axes")
@@ -159,6 +182,7 @@ def _smooth(reader: Reader, name: str) -> Kernel:
     if model != expected:
         reader.fail("model", f"expected {expected or 'a table'}")
     coefficients = reader.child("coefficients")
+    coefficients.known(MODELS[model])
     return Kernel(
         {},
         None,
@@ -208,6 +232,17 @@ def _fit(reader: Reader) -> dict[str, Any]:
     return reader.data
 
 
+def _memory(reader: Reader) -> dict[str, Any]:
+    """Sizes and rates; null is not known."""
+    for key, value in reader.data.items():
+        if key in _MEMORY and value is not None and not is_number(value, 0.0):
+            reader.fail(key, "expected a number >= 0 or null")
+    if reader.get("kv_blocks"):
+        reader.whole("kv_blocks", 1)
+        reader.whole("block_tokens", 1)
+    return reader.data
+
+
 def _yardstick(reader: Reader) -> dict[str, Any]:
     if reader.data and not reader.number("yardstick_s", 0.0):
         reader.fail("yardstick_s", "expected a number > 0")
@@ -238,7 +273,7 @@ def _quality(reader: Reader) -> dict[str, Any]:
 
 
 _SECTIONS: Mapping[str, Callable[[Reader], dict[str, Any]]] = {
-    "memory": lambda reader: reader.data,
+    "memory": _memory,
     "quality": _quality,
     "fit": _fit,
     "range": _range,
@@ -248,21 +283,22 @@ _SECTIONS: Mapping[str, Callable[[Reader], dict[str, Any]]] = {
 
 
 def _links(reader: Reader) -> dict[str, Link]:
-    """Both directions, and `both` where it was measured."""
-    reader.only((*_DIRECTIONS, "both"))
+    """Both directions, and `both` where it was measured: it may be empty."""
+    reader.known((*_DIRECTIONS, "both"))
     links = {name: _link(reader.child(name), LEAST_BYTES_PER_S) for name in _DIRECTIONS}
-    if reader.get("both") is not None:
+    if reader.get("both") not in (None, {}):
         least = LEAST_BOTH_SHARE * min(link.bytes_per_s for link in links.values())
         links["both"] = _link(reader.child("both"), least)
     return links
 
 
 def _link(reader: Reader, least_bytes_per_s: float) -> Link:
+    reader.known(_LINK)
     return Link(reader.number("bytes_per_s", least_bytes_per_s), reader.seconds("setup_s"))
 
 
 def _graphs(reader: Reader) -> Graphs:
-    reader.only(_GRAPHS)
+    reader.known(_GRAPHS)
     decodes = tuple(int(size) for size in _increasing(reader, "decodes"))
     if any(size < 1 or size % 1 for size in reader.data["decodes"]):
         reader.fail("decodes", "expected whole numbers >= 1")
@@ -284,7 +320,7 @@ def _is_pair(value: object) -> bool:
 
 
 def _host(reader: Reader) -> HostCost:
-    reader.only(_HOST)
+    reader.known(_HOST)
     if reader.get("origin") not in ORIGINS:
         reader.fail("origin", f"expected one of {', '.join(ORIGINS)}")
     step_s, per_sequence_s = reader.seconds("step_s"), reader.seconds("per_sequence_s")

@@ -85,6 +85,11 @@ class StepCost(ABC):
         return {}
 
     @property
+    def profile_sha256(self) -> str | None:
+        """Of the file of the profile that the times come from; None where there is none."""
+        return None
+
+    @property
     @abstractmethod
     def origin(self) -> Origin:
         """Where the figures come from."""

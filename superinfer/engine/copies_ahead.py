@@ -117,6 +117,8 @@ class CopiesAhead:
             return
         engine = self._engine
         nbytes, pieces = engine.copy_size(blocks, copied.small)
-        transfers.append(Transfer(None, "d2h", blocks, nbytes, pieces, timing))
+        transfer = Transfer(None, "d2h", blocks, nbytes, pieces, timing)
+        transfers.append(transfer)
         engine.recorder.cache_d2h_bytes += nbytes
+        engine.recorder.note_copy(transfer, now)
         engine.journal.note_cached(now, kind, blocks)

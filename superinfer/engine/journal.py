@@ -74,7 +74,7 @@ class Journal:
     def note_changes(self, draft: Draft, now: float) -> None:
         """A draft's decisions are committed."""
         moved, tree = draft.before_step or draft.background, self._engine.tree
-        copied = self._note_copies(draft.before_step + draft.background) if moved else {}
+        copied = self._note_copies(draft.before_step + draft.background, now) if moved else {}
         for kind, seq, blocks, saved in draft.changes:
             if kind == "admit":
                 if seq.first_scheduled_s is None:
@@ -107,7 +107,9 @@ class Journal:
         if loaded:
             self.note(now, "load", seq, loaded)
 
-    def _note_copies(self, transfers: list[Transfer]) -> dict[tuple[Sequence, Direction], Transfer]:
+    def _note_copies(
+        self, transfers: list[Transfer], now: float
+    ) -> dict[tuple[Sequence, Direction], Transfer]:
         """Count copies, on their sequences too; returns each by what it moves and where."""
         recorder = self._recorder
         copied: dict[tuple[Sequence, Direction], Transfer] = {}
@@ -115,6 +117,7 @@ class Journal:
             seq = transfer.sequence
             assert seq is not None  # the scheduler moves sequences; cached blocks come later
             copied[seq, transfer.direction] = transfer
+            recorder.note_copy(transfer, now)
             if transfer.direction == "d2h":
                 seq.d2h_bytes += transfer.nbytes
                 seq.rotations += 1

@@ -98,6 +98,7 @@ class Progress:
         if seq.lost_tokens > context:
             seq.recomputed_tokens += min(seq.lost_tokens, seq.computed_tokens) - context
         engine.recorder.computed_tokens += tokens
+        seq.prefilled_tokens += tokens
         if engine.prefix is not None:
             engine.holdings.publish(seq, seq.computed_tokens)
         if last:

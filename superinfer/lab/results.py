@@ -19,6 +19,7 @@ import numpy as np
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.columns import Columns, first_line, read_columns, read_table, write_columns
+from superinfer.lab.config.layers import MADE_BY, VERSION
 from superinfer.metrics import RunMetrics
 from superinfer.outputs import one_line_errors
 from superinfer.records.run import Ints, Timeline
@@ -152,7 +153,8 @@ def load_run(folder: Path | str) -> Run:
     if not isinstance(summary, dict):
         raise InputError("expected a JSON object", file=str(folder / SUMMARY))
     config = _read(folder / CONFIG, tomllib.loads) if (folder / CONFIG).exists() else {}
-    return Run(folder, summary, config)
+    settings = {key: value for key, value in config.items() if key not in ("version", MADE_BY)}
+    return Run(folder, summary, settings)
 
 
 def summary_json(summary: Mapping[str, Any]) -> str:
@@ -210,13 +212,21 @@ def _write_files(
     config: Mapping[str, Any],
 ) -> None:
     (folder / SUMMARY).write_text(summary_json(summary) + "\n", encoding="ascii")
-    (folder / CONFIG).write_text(settings_toml(config), encoding="utf-8", newline="\n")
+    stored = settings_toml({**_made(summary), **config})
+    (folder / CONFIG).write_text(stored, encoding="utf-8", newline="\n")
     record = metrics.record
     write_columns(folder / REQUESTS, metrics.request_columns())
     timeline = {f.name: getattr(record.timeline, f.name) for f in fields(Timeline)}
     sizes = {name: str(getattr(record, name)) for name in _SIZES}
     write_columns(folder / TIMELINE, timeline, sizes)
     write_columns(folder / ITL, dict(itl_table(metrics)))
+
+
+def _made(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stored configuration says beside its settings: its form, and what made the result."""
+    run = summary.get("run") or {}
+    made_by = {**run.get("versions", {}), "profile_sha256": run.get("profile_sha256")}
+    return {"version": VERSION, MADE_BY: made_by}
 
 
 def _frame(path: Path) -> pd.DataFrame:

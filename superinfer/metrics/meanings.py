@@ -64,10 +64,14 @@ GROUP: Mapping[str, Meaning] = {
     "token_goodput": Meaning(TOKEN_RATE, "answer tokens of those requests / duration"),
     "preemptions": Meaning(COUNT, "times that a request lost the device, rotations included"),
     "rotations": Meaning(COUNT, "those of them that copied the cache to the host"),
-    "h2d_bytes": Meaning(BYTES, "copied from the host to the device, per GPU"),
+    "h2d_bytes": Meaning(
+        BYTES,
+        "copied from the host to the device, per GPU (with a window: what was decided inside, for "
+        "whichever request)",
+    ),
     "d2h_bytes": Meaning(
         BYTES,
-        "copied from the device to the host, per GPU; that of the run also has what went for no "
+        "copied from the device to the host, likewise; that of the run also has what went for no "
         "request: cached blocks and write-through",
     ),
     "kv_bits_mean": Meaning(
@@ -148,6 +152,7 @@ BLOCKS: Mapping[str, str] = {
     "notes": "what a policy wants to be known, in words",
     "load": "how the workload was sent, and what was left of each backlog",
     "trust": "where the step times come from, and how far the run left what was measured",
-    "run": "all settings, seed, versions and the hash of the profile",
+    "run": "all settings, seed, versions, and `profile_sha256`: of the bytes of the profile's "
+    "file, null where step times come from none",
 }
 """Keys that hold no number of the run."""

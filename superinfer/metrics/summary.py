@@ -16,7 +16,7 @@ from superinfer.metrics.statistics import STATISTICS, statistics
 from superinfer.metrics.tokens import Bools, GapPool
 from superinfer.metrics.waits import duration_s, longest_stall_s, longest_wait_s
 from superinfer.metrics.window import Window
-from superinfer.records.run import Floats, Ints, ReplicaUse, RunRecord
+from superinfer.records.run import NO_REQUEST, Floats, Ints, ReplicaUse, RunRecord
 
 Summary = dict[str, Any]
 OTHERS = "(others)"
@@ -65,7 +65,8 @@ class RunMetrics:
     end, for groups too: the rates of all classes add up to that of the run.
 
     With a window, counts, latencies and attainment are of the requests that arrived inside, and
-    token totals and rates are of what came inside, by whichever request, over its length.
+    token totals, rates and copied bytes are of what came inside, by whichever request, rates over
+    its length.
     """
 
     record: RunRecord
@@ -103,7 +104,8 @@ class RunMetrics:
             "version": 1,
             **whole,
             **self._whole_run(),
-            "d2h_bytes": whole["d2h_bytes"] + self.record.cache_d2h_bytes,
+            **self._reuse(),
+            "d2h_bytes": whole["d2h_bytes"] + self._cache_d2h_bytes(),
             **{key: given.get(key) for key in _CALLER_KEYS},
             "steps": self.record.steps,
             "events": self.record.events,
@@ -126,6 +128,7 @@ class RunMetrics:
             **self._latency(rows),
             **self._attainment(rows),
             **self._memory(rows),
+            **self._copied(everybody),
             "worst_stall_ms": _max_ms(self._stall_s[rows]),
             "worst_wait_ms": _max_ms(self._wait_s[rows]),
             "slo": self._common_targets(rows),
@@ -274,17 +277,33 @@ class RunMetrics:
         }
 
     def _memory(self, rows: Ints) -> Summary:
-        """Traffic, and mean KV bits weighted by the tokens of the requests that held cache."""
+        """Losses of the device, and KV bits: a mean over those that held cache, by their tokens."""
         table = self.record.table
         held = _having(table.kv_bits, rows)
         tokens = (self.view.input_tokens + table.output_tokens)[held]
         bits = float(tokens @ table.kv_bits[held]) / int(tokens.sum()) if tokens.size else None
-        totals = ("preemptions", "rotations", "h2d_bytes", "d2h_bytes")
+        totals = ("preemptions", "rotations")
         return {name: int(getattr(table, name)[rows].sum()) for name in totals} | {
             "kv_bits_mean": bits,
             "kv_kl": self._quality("kl", held, tokens),
             "kv_perplexity_change": self._quality("perplexity_change", held, tokens),
         }
+
+    def _copied(self, rows: Ints) -> Summary:
+        """Bytes that were copied for these requests; of a window, those decided inside."""
+        if self._window is None:
+            table = self.record.table
+            return {name: int(getattr(table, name)[rows].sum()) for name in _COPIED}
+        copies = self.record.copies
+        theirs = np.append(self._mask(rows), [False])[copies.row]  # the last: of no request
+        return dict(zip(_COPIED, self._window.copied_bytes(copies, theirs), strict=True))
+
+    def _cache_d2h_bytes(self) -> int:
+        """The same of no request: cached blocks, and what was written through."""
+        if self._window is None:
+            return self.record.cache_d2h_bytes
+        copies = self.record.copies
+        return self._window.copied_bytes(copies, copies.row == NO_REQUEST)[1]
 
     def _quality(self, measure: str, held: Ints, tokens: Ints) -> float | str | None:
         """What the precisions of the caches are expected to cost: the measured cost of each, by its
@@ -312,13 +331,34 @@ class RunMetrics:
         }
         return {name: _same(values[rows]) for name, values in kinds.items()}
 
-    def _whole_run(self) -> Summary:
-        """What no single request determines: caches, peaks and fairness."""
-        record, shares = self.record, fairness(self.view)
+    def _reuse(self) -> Summary:
+        """What was computed again, and found; of a window, by those that arrived inside."""
+        record = self.record
+        if self._window is not None:
+            return self._reuse_of(self.measured_rows())
         recomputed = int(record.table.recomputed_tokens.sum())
         return {
             "recompute_tax": _ratio(recomputed, record.computed_tokens),
             "prefix_hit_rate": _ratio(record.prefix_hit_tokens, record.prefix_query_tokens),
+        }
+
+    def _reuse_of(self, rows: Ints) -> Summary:
+        """The same of single requests, as far as they were admitted."""
+        table, cached = self.record.table, self.record.prefix_query_tokens > 0
+        asked = _having(table.first_scheduled_s, rows) if cached else rows[:0]
+        found, looked_up = table.cached_tokens[asked].sum(), self.view.input_tokens[asked].sum()
+        recomputed, computed = table.recomputed_tokens[rows], table.computed_tokens[rows]
+        return {
+            "recompute_tax": _ratio(int(recomputed.sum()), int(computed.sum())),
+            "prefix_hit_rate": _ratio(int(found), int(looked_up)),
+        }
+
+    def _whole_run(self) -> Summary:
+        """What no single request determines: peaks, copies ahead of need and fairness. It is of the
+        whole run, beside a window too.
+        """
+        record, shares = self.record, fairness(self.view)
+        return {
             "peak_kv_bytes": record.peak_referenced_blocks * record.block_bytes,
             "peak_slab_bytes": record.peak_used_blocks * record.block_bytes,
             **{name: getattr(record, name) for name in _TRAFFIC},
@@ -330,6 +370,7 @@ class RunMetrics:
         return _ratio(count, self.duration_s)
 
 
+_COPIED: Final = ("h2d_bytes", "d2h_bytes")
 _TRAFFIC: Final = (
     "write_through_bytes",
     "write_through_useful_bytes",

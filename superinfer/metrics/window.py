@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from superinfer.metrics.columns import RequestView
-from superinfer.records.run import Floats, Ints
+from superinfer.metrics.tokens import Bools
+from superinfer.records.run import Copies, Floats, Ints
 
 
 @dataclass(slots=True, frozen=True)
@@ -40,3 +41,8 @@ class Window:
     def input_tokens(self, view: RequestView) -> Ints:
         """Prompt tokens of each request whose first token came inside."""
         return np.where(self.holds(view.streams.first_token_s), view.input_tokens, 0)
+
+    def copied_bytes(self, copies: Copies, chosen: Bools) -> tuple[int, int]:
+        """Bytes of the chosen copies that were decided inside: to the device, and to the host."""
+        nbytes = copies.nbytes[chosen & self.holds(copies.decided_s)]
+        return int(nbytes[nbytes > 0].sum()), -int(nbytes[nbytes < 0].sum())

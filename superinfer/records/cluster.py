@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from superinfer.records.run import (
+    NO_REQUEST,
+    Copies,
     Floats,
     Ints,
     ReplicaUse,
@@ -59,6 +61,7 @@ def cluster_record(
         quality=first.quality,
         extra=_added([record.extra for record in records]),
         notes=list(dict.fromkeys(note for record in records for note in record.notes)),
+        copies=_copies([record.copies for record in records], rows),
         replicas=[_use(record, busy) for record, busy in zip(records, busy_s, strict=True)],
         **{name: sum(getattr(record, name) for record in records) for name in _SUMS},
     )
@@ -102,6 +105,16 @@ def _tokens(tokens: Sequence[TokenTimes], rows: Sequence[Ints]) -> TokenTimes:
         gap_row=np.concatenate([row[each.gap_row] for each, row, _ in parts]),
         gap_s=np.concatenate([each.gap_s for each in tokens]),
         replica_first=starts,
+    )
+
+
+def _copies(copies: Sequence[Copies], rows: Sequence[Ints]) -> Copies:
+    """All of them, replica by replica."""
+    placed = [np.append(row, NO_REQUEST)[each.row] for each, row in zip(copies, rows, strict=True)]
+    return Copies(
+        decided_s=np.concatenate([each.decided_s for each in copies]),
+        row=np.concatenate(placed),
+        nbytes=np.concatenate([each.nbytes for each in copies]),
     )
 
 

@@ -12,7 +12,10 @@ import numpy as np
 
 from superinfer.batch import DecodeBatch
 from superinfer.errors import SuperInferError
+from superinfer.plan import Transfer
 from superinfer.records.run import (
+    NO_REQUEST,
+    Copies,
     Floats,
     Ints,
     RequestTable,
@@ -39,6 +42,9 @@ class Recorder:
         "_samples",
         "cache_d2h_bytes",
         "computed_tokens",
+        "copied_bytes",
+        "copied_index",
+        "copied_s",
         "d2h_bytes",
         "events",
         "h2d_bytes",
@@ -81,6 +87,11 @@ class Recorder:
         """Copies of committed plans to the host, as are the bytes of each direction."""
         self.h2d_bytes = 0
         self.d2h_bytes = 0
+        self.copied_s = array("d")
+        """When each copy was decided; the request that it was for, or `NO_REQUEST`; and its bytes,
+        below 0 to the host."""
+        self.copied_index = array("q")
+        self.copied_bytes = array("q")
         self._samples: list[Sample] = []
         self._interval_s = 0.0
         self.next_sample_s = -math.inf
@@ -96,10 +107,19 @@ class Recorder:
         else:
             self.prefetch_wasted_bytes += nbytes
 
+    def note_copy(self, transfer: Transfer, now: float) -> None:
+        """A copy was decided."""
+        seq, nbytes = transfer.sequence, transfer.nbytes
+        self.copied_s.append(now)
+        self.copied_index.append(NO_REQUEST if seq is None else seq.request.index)
+        self.copied_bytes.append(-nbytes if transfer.direction == "d2h" else nbytes)
+
     def forget(self, live: Iterable[Sequence]) -> None:
         """Keep only the `live` sequences, and nothing for a record: there will be none."""
         self.sequences = list(live)
         self._samples, self.next_sample_s = [], math.inf
+        for column in (self.copied_s, self.copied_index, self.copied_bytes):
+            del column[:]
         self.partial = True
 
     def sample(self, engine: Engine, now: float) -> None:
@@ -118,12 +138,14 @@ class Recorder:
         pool, config = engine.pool, engine.config
         decode_steps = len(engine.batch.end_s)
         table = _table(self.sequences, config.kv_bits, engine.demotion is not None)
+        tokens = _token_times(engine.batch, self.sequences)
+        table.computed_tokens = _computed_tokens(self.sequences, tokens)
         ended = len(self.sequences) - len(engine.live)
         mirror = engine.mirror
         begun = int(np.count_nonzero(~np.isnan(table.first_token_s)))
         return RunRecord(
             table=table,
-            tokens=_token_times(engine.batch, self.sequences),
+            tokens=tokens,
             timeline=_timeline(self._all_samples(engine, table)),
             total_blocks=pool.size,
             block_tokens=config.block_tokens,
@@ -145,6 +167,7 @@ class Recorder:
             events=self.events + decode_steps + len(self.sequences) + begun + ended,
             extra=_counters(engine),
             notes=list(getattr(engine.memory, "notes", ())),
+            copies=self._copies(),
         )
 
     # -- inside ---------------------------------------------------------------------------------
@@ -154,6 +177,12 @@ class Recorder:
         blocks = (pool.taken, pool.used - pool.taken, engine.host.taken)
         moved = (self.rotations, self.h2d_bytes, self.d2h_bytes + self.cache_d2h_bytes)
         return (now, len(engine.live) - resident, resident, *blocks, *moved)
+
+    def _copies(self) -> Copies:
+        rows = np.append(_rows(self.sequences), NO_REQUEST)  # the last one is that of no request
+        index = _column(self.copied_index, np.int64)
+        decided_s = _column(self.copied_s, np.float64)
+        return Copies(decided_s, rows[index], _column(self.copied_bytes, np.int64))
 
     def _all_samples(self, engine: Engine, table: RequestTable) -> list[Sample]:
         """The samples, and one of the end, so that the sums reach those of the whole run."""
@@ -241,6 +270,13 @@ def _token_times(batch: DecodeBatch, sequences: list[Sequence]) -> TokenTimes:
         gap_row=rows[_column(runs.gap_row, np.int64)],
         gap_s=_column(runs.gap_s, np.float64),
     )
+
+
+def _computed_tokens(sequences: list[Sequence], tokens: TokenTimes) -> Ints:
+    """Of each request: what its prefills and its decode steps have computed."""
+    computed = _ints([seq.prefilled_tokens for seq in sequences])
+    np.add.at(computed, tokens.run_row, tokens.run_stop - tokens.run_first)
+    return computed
 
 
 def _rows(sequences: list[Sequence]) -> Ints:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,9 @@ class RequestTable:
     kv_8_share: Floats
     """Share of that in blocks of 8 bits; the rest has 16, or 4."""
     kv_4_share: Floats
+    computed_tokens: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    """Tokens whose KV was computed for the request, recomputation included; with lag 1 without what
+    a step gave after its end, which was thrown away."""
     replica: Ints | None = None
     """Number of the replica that took each request; None where there is only one."""
 
@@ -89,6 +93,25 @@ class Timeline:
 
 
 @dataclass(slots=True)
+class Copies:
+    """Copies between device and host, each with the time at which it was decided."""
+
+    decided_s: Floats
+    row: Ints
+    """The request that was copied; `NO_REQUEST` for cached blocks and what was written through."""
+    nbytes: Ints
+    """Per GPU; below 0 for those to the host."""
+
+
+NO_REQUEST: Final = -1
+
+
+def no_copies() -> Copies:
+    """Of a run that copied nothing."""
+    return Copies(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+@dataclass(slots=True)
 class ReplicaUse:
     """What one replica of a cluster did, beside what its requests tell."""
 
@@ -119,7 +142,8 @@ class RunRecord:
     peak_used_blocks: int
     """Most blocks taken from the device at once, cached ones included."""
     computed_tokens: int
-    """Tokens whose KV was computed, recomputation included."""
+    """Tokens whose KV was computed, recomputation included, and with lag 1 steps that were thrown
+    away."""
     prefix_query_tokens: int
     prefix_hit_tokens: int
     cache_d2h_bytes: int = 0
@@ -149,3 +173,4 @@ class RunRecord:
     """What a memory policy has to say of the run."""
     replicas: list[ReplicaUse] = field(default_factory=list)
     """Each replica of a cluster; empty for a single engine."""
+    copies: Copies = field(default_factory=no_copies)

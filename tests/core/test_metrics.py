@@ -24,7 +24,7 @@ from superinfer.metrics.statistics import (
     weighted_statistics,
 )
 from superinfer.metrics.window import Window
-from superinfer.records.run import RunRecord
+from superinfer.records.run import Copies, RunRecord
 from superinfer.request import SLO
 
 # Worked by hand. Steps end at 2, 3, 5, 6, 9, 10.
@@ -134,6 +134,41 @@ def test_a_window_has_its_beginning_and_not_its_end(
     summary = metrics.summary()
     assert summary["total_output_tokens"] == sum(outputs)
     assert summary["total_input_tokens"] == sum(inputs)
+
+
+def test_copies_of_a_window_are_those_decided_inside() -> None:
+    """A and B were copied, and cached blocks of nobody; the table knows sums of the whole run."""
+    decided_s = floats([1.0, 2.0, 2.5, 3.0, 4.0, 5.0])
+    copies = Copies(decided_s, ints([0, 0, -1, 1, 1, -1]), ints([-7, 7, -100, -40, 5, -1000]))
+    record = build([A, replace(B, group="code")], STEPS, copies=copies, cache_d2h_bytes=1100)
+    record.table.h2d_bytes, record.table.d2h_bytes = ints([7, 5]), ints([7, 40])
+
+    def copied(window: Window | None) -> list[tuple[int, int]]:
+        summary = RunMetrics(record, window).summary()
+        parts = (summary, summary["classes"]["chat"], summary["classes"]["code"])
+        return [(part["h2d_bytes"], part["d2h_bytes"]) for part in parts]
+
+    assert copied(None) == copied(Window(0.0, 9.0)) == [(12, 1147), (7, 7), (5, 40)]
+    assert copied(Window(2.0, 4.0)) == [(7, 140), (7, 0), (0, 40)]  # B arrived before, A at 0
+    assert copied(Window(4.0, 5.0)) == [(5, 0), (0, 0), (5, 0)]
+
+
+def test_reuse_of_a_window_is_that_of_the_requests_that_arrived_inside() -> None:
+    """B found 5 of 20 tokens, C 6 of 30; D, which was turned away, was never looked up."""
+    jobs = [A, replace(B, cached=5), replace(C, cached=6), D]
+    record = build(jobs, STEPS, computed_tokens=88, prefix_query_tokens=60, prefix_hit_tokens=11)
+
+    def reuse(window: Window | None) -> tuple[float, float]:
+        summary = RunMetrics(record, window).summary()
+        return summary["prefix_hit_rate"], summary["recompute_tax"]
+
+    assert reuse(None) == (11 / 60, 22 / 88)
+    assert reuse(Window(1.0, 9.0)) == (11 / 50, 22 / (15 + 22 + 4 + 24))  # 4 steps decoded B
+    assert reuse(Window(1.0, 2.0)) == (5 / 20, 22 / 41)
+    assert reuse(Window(4.0, 9.0)) == (6 / 30, 0.0)
+    assert reuse(Window(8.0, 9.0)) == (None, None)
+    record.prefix_query_tokens = 0  # prefixes were not cached
+    assert reuse(Window(1.0, 9.0))[0] is None
 
 
 @pytest.mark.parametrize(

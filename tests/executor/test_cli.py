@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from executor_runs import LLAMA, call
 from executor.models.text import Text
 from executor.steps.runner import Runner
 from superinfer import COMPILED
+from superinfer.costs import list_profiles, load_profile, load_shape, write_profile
 from superinfer.lab.results import load_run
 from superinfer.schedulers import SCHEDULERS
 
@@ -89,6 +93,28 @@ def test_a_run_leaves_a_result_folder(monkeypatch, capsys, tmp_path, config, tra
     assert chunks.sum() < summary["total_input_tokens"]  # some were cached
     assert (steps.end_s >= steps.start_s).all() and (steps.start_s.diff()[1:] > 0).all()
     assert "results in" in errors
+
+
+@pytest.mark.parametrize("profiled", [True, False])
+def test_the_profile_that_predicts_can_be_told(
+    monkeypatch, capsys, tmp_path, config, trace, profiled
+):
+    path, out = tmp_path / "p.json", tmp_path / "result"
+    shipped = next(each.path for each in list_profiles() if each.tp == 1)
+    mine = {"device": "cpu", "model": load_shape(str(config)).name, "dtype": "fp32"}
+    write_profile(replace(load_profile(shipped), **mine), path)
+    code, text, errors = call(
+        monkeypatch,
+        capsys,
+        *("run", trace, "--model", config, "--random-weights", "--device", "cpu"),
+        *("--kv-blocks", 60, "--as-fast-as-possible", "--no-plots", "--json", "--out", out),
+        *(("--set", f"run.costs={path}") if profiled else ()),
+    )
+    assert code == 0, errors
+    expected = hashlib.sha256(path.read_bytes()).hexdigest() if profiled else None
+    assert json.loads(text)["run"]["profile_sha256"] == expected
+    made_by = tomllib.loads((out / "config.toml").read_text())["made_by"]
+    assert made_by.get("profile_sha256") == expected and made_by["torch"] == torch.__version__
 
 
 def test_what_changes_nothing_is_named(monkeypatch, capsys, tmp_path, config):

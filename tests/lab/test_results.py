@@ -6,8 +6,10 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +61,17 @@ def test_what_is_written_comes_back(tmp_path: Path, metrics: RunMetrics) -> None
     assert run.timeline["running"].tolist() == metrics.record.timeline.running.tolist()
     assert run.timeline.attrs["block_bytes"] == 1000
     assert run.itl["weight"].sum() == 6
+
+
+def test_a_stored_configuration_says_what_made_it(tmp_path: Path, metrics: RunMetrics) -> None:
+    made: dict[str, Any] = {"versions": {"python": "3.11.1"}, "profile_sha256": "ab12"}
+    folder = write_run(tmp_path / "r", metrics, metrics.summary({"run": made}), {"run": {"tp": 2}})
+    stored = tomllib.loads((folder / "config.toml").read_text())
+    assert stored["version"] == 1
+    assert stored["made_by"] == {"python": "3.11.1", "profile_sha256": "ab12"}
+    assert load_run(folder).config == {"run": {"tp": 2}}
+    without = store(tmp_path / "without", metrics) / "config.toml"
+    assert tomllib.loads(without.read_text())["made_by"] == {}
 
 
 def test_the_page_of_formats_names_every_column_of_requests(metrics: RunMetrics) -> None:

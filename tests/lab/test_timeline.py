@@ -401,8 +401,9 @@ def test_the_first_requests_are_shown_and_the_rest_are_counted(tmp_path: Path) -
     path = tmp_path / "timeline.json"
     events = trace(path, "recompute", most=5)
     check_format(events)
-    other = json.loads(path.read_text())["otherData"]
-    assert other == {"requests_shown": 5, "requests_left_out": 25}
+    whole = json.loads(path.read_text())
+    assert whole["otherData"] == {"requests_shown": 5, "requests_left_out": 25}
+    assert (whole["version"], whole["displayTimeUnit"]) == (1, "ms")
     ends = [e["ts"] + e["dur"] for e in events if e["ph"] == "X" and e["pid"] == 1]
     assert max(e["ts"] for e in events if "ts" in e) <= max(ends)
     sink, _, _ = driven("recompute", most=5)

@@ -249,10 +249,30 @@ def assert_whole(record: RunRecord) -> None:
             assert len(times) == 1 or close(max(np.diff(times)), longest_s[row])
 
 
+def assert_copies_add_up(record: RunRecord) -> None:
+    """Every copied byte has its time, and is that of its request, or of none."""
+    copies, table = record.copies, record.table
+    rows = np.where(copies.row < 0, len(table.state), copies.row)
+    size = len(table.state) + 1
+    to_device, to_host = (
+        np.bincount(rows, np.maximum(sign * copies.nbytes, 0), size) for sign in (1, -1)
+    )
+    assert to_device.tolist() == [*table.h2d_bytes, 0]
+    assert to_host.tolist() == [*table.d2h_bytes, record.cache_d2h_bytes]
+    assert (np.diff(copies.decided_s) >= 0).all()
+
+
+def assert_computed_adds_up(record: RunRecord, lag: int) -> None:
+    """Tokens of single requests are those of the run, but for steps that came after an end."""
+    thrown_away = record.computed_tokens - int(record.table.computed_tokens.sum())
+    assert 0 <= thrown_away <= lag * len(record.table.state)
+
+
 COLUMNS = (
     "output_tokens",
     "cached_tokens",
     "recomputed_tokens",
+    "computed_tokens",
     "preemptions",
     "rotations",
     "h2d_bytes",
@@ -311,3 +331,5 @@ def assert_exact(jobs: list[Job], change: Callable[[Engine], None], **options: A
     assert_same_records(fast.record, slow.record)
     assert_same_coverage(fast.coverage, slow.coverage)
     assert_whole(fast.record)
+    assert_copies_add_up(fast.record)
+    assert_computed_adds_up(fast.record, options["lag"])

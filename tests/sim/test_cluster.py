@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +201,21 @@ def test_figures_of_a_cluster_are_those_of_its_replicas() -> None:
     # The gaps between tokens are pooled: the longest is the longest of any replica.
     longest = max(row.summary()["max_itl_ms"] for row in rows)
     assert RunMetrics(found).summary()["max_itl_ms"] == pytest.approx(longest)
+
+
+def test_windows_of_a_cluster_copy_together_what_the_run_does() -> None:
+    """Caches of requests and cached blocks, each in the window in which it was decided."""
+    short = ("run.kv_blocks=60", "run.block_tokens=16", "run.prefix_caching=true")
+    found, events = told(config(*short, memory="slo_aware", replicas=2))
+    assert all({"rotate_out", "rotate_in"} <= {event[1] for event in each} for each in events)
+    bounds = [0.0, *np.quantile(found.copies.decided_s, (0.3, 0.7)).tolist(), 1e6]
+    parts = [RunMetrics(found, Window(*edges)).summary() for edges in pairwise(bounds)]
+    whole = RunMetrics(found).summary()
+    for key in ("h2d_bytes", "d2h_bytes"):
+        assert sum(part[key] for part in parts) == whole[key] > max(part[key] for part in parts)
+        for name, group in whole["classes"].items():
+            assert sum(part["classes"][name][key] for part in parts) == group[key]
+    assert whole["d2h_bytes"] > sum(group["d2h_bytes"] for group in whole["classes"].values())
 
 
 def test_the_timeline_adds_replicas_up() -> None:

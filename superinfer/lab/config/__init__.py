@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from superinfer.errors import InputError
 from superinfer.lab.config.dial import MEMORY as DIALLED_MEMORY
 from superinfer.lab.config.dial import Dial, dial_of, parse_dial
 from superinfer.lab.config.layers import SECTIONS, Layers, bundled_configs, read_files
@@ -112,7 +113,7 @@ def load_config(
         run=run,
         classes=layers.classes(classes),
         workload=layers.nested("workload"),
-        notes=tuple(notes),
+        notes=(*notes, *_profile_notes(run.costs)),
         **tables,
     )
     config.resolved()  # what cannot be stored must not be found out after the run
@@ -131,6 +132,18 @@ def _run_table(layers: Layers, overrides: Mapping[str, object]) -> dict[str, Any
     if table.get("dial"):
         table.setdefault("memory", DIALLED_MEMORY)
     return table
+
+
+def _profile_notes(costs: str) -> tuple[str, ...]:
+    """What is to be known of a profile that is named by its file."""
+    if not Path(costs).is_file():
+        return ()
+    from superinfer.costs import load_profile
+
+    try:
+        return load_profile(costs).notes
+    except InputError:
+        return ()  # whoever makes the cost model says what is wrong
 
 
 def _dialled(

@@ -12,10 +12,15 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config.policies import POLICIES, build_policy, policy_class
 from superinfer.lab.config.run import run_config
 from superinfer.lab.config.toml_files import read_toml
+from superinfer.lab.config.values import shown_value
 from superinfer.settings import did_you_mean, unknown
 from superinfer.slo_classes import PRESETS, class_from_table, load_classes
 
 SECTIONS = ("run", "scheduler", "memory", "router", "classes", "workload")
+VERSION = 1
+"""Of the form of a configuration file."""
+MADE_BY = "made_by"
+"""Table of a stored configuration that says what made the result beside it; it sets nothing."""
 
 Tables = dict[str, dict[str, Any]]
 
@@ -107,6 +112,7 @@ def _read(path: Path) -> Tables:
     """
     tables = read_toml(path)
     with _in_file(path):
+        _leave_out_what_sets_nothing(tables)
         for name, table in tables.items():
             if name not in SECTIONS:
                 raise ConfigError(unknown(f"[{name}]", name, SECTIONS, "sections are"))
@@ -119,6 +125,16 @@ def _read(path: Path) -> Tables:
                 policy_class(section, run[section])
         _check_classes(tables.get("classes", {}))
     return tables
+
+
+def _leave_out_what_sets_nothing(tables: Tables) -> None:
+    """Check and remove what a stored configuration says of itself."""
+    version: object = tables.pop("version", VERSION)
+    if type(version) is not int or version != VERSION:
+        raise ConfigError(f"version: expected {VERSION}, got {shown_value(version)}")
+    made_by: object = tables.pop(MADE_BY, {})
+    if not isinstance(made_by, dict):
+        raise ConfigError(f"{MADE_BY}: expected a table, got {shown_value(made_by)}")
 
 
 @contextmanager

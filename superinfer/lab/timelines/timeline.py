@@ -19,6 +19,8 @@ from superinfer.outputs import replacing
 from superinfer.records.run import RunRecord
 
 TIMELINE_JSON = "timeline.json"
+VERSION = 1
+"""Of its form."""
 MAX_REQUESTS = 2000
 """Requests shown unless a sink is told otherwise."""
 
@@ -97,7 +99,8 @@ def write_timeline(
         "requests_left_out": sum(each.left_out for each in sinks),
     }
     with replacing(path) as staged, staged.open("w", encoding="ascii", newline="\n") as file:
-        file.write('{"displayTimeUnit":"ms","otherData":' + _json(other) + ',"traceEvents":[\n')
+        head = {"version": VERSION, "displayTimeUnit": "ms", "otherData": other}
+        file.write(_json(head)[:-1] + ',"traceEvents":[\n')
         file.writelines(_lines(_all_events(told, record)))
         file.write("\n]}\n")
     return path

@@ -275,11 +275,13 @@ def test_json_and_profiles(
     tmp_path: Path,
 ) -> None:
     profile = tmp_path / "profile.json"
-    profile.write_text(list_profiles()[0].path.read_text())
+    shipped = json.loads(list_profiles()[0].path.read_text())
+    profile.write_text(json.dumps(shipped | {"later": 1}))  # which is not written back
     asked = arguments(folder, "--json", "-o", str(profile))
     code, text, errors = call(monkeypatch, capsys, *asked)
     assert code == 0, errors
     assert errors == (
+        f"warning: {profile}: ignored as unknown: later\n"
         f"warning: {profile}: a profile of {list_profiles()[0].model}; these figures are of small\n"
     )
     report = json.loads(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import sys
 from dataclasses import dataclass, field, fields
@@ -14,6 +15,7 @@ import pytest
 import tomli_w
 from one_line import error_of
 
+from superinfer.costs import list_profiles
 from superinfer.lab.config import Config, RunConfig, load_config
 from superinfer.lab.config.policies import build_policy
 from superinfer.memory import MEMORY_POLICIES
@@ -124,6 +126,37 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     file = tmp_path / "x.toml"
     file.write_bytes(b"\xef\xbb\xbf[run]\ntp = 2\n")
     assert load_config(file).run.tp == 2
+
+
+def test_what_a_stored_configuration_says_of_itself_sets_nothing(tmp_path: Path) -> None:
+    text = 'version = 1\n[made_by]\nsuperinfer = "0.0"\nprofile_sha256 = "ab"\n[run]\ntp = 2\n'
+    config = load_config(write(tmp_path / "x.toml", text))
+    assert config == load_config(write(tmp_path / "plain.toml", "[run]\ntp = 2\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("version = 2\n", "version: expected 1, got 2"),
+        ("version = true\n", "version: expected 1, got True"),
+        ("version = 1.0\n", "version: expected 1, got 1.0"),
+        ("[version]\n", "version: expected 1, got {}"),
+        ("made_by = 'me'\n", "made_by: expected a table, got 'me'"),
+    ],
+)
+def test_another_form_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    file = write(tmp_path / "x.toml", text)
+    assert message(file) == f"{file}: {expected}"
+
+
+def test_a_profile_file_says_what_it_ignores(tmp_path: Path) -> None:
+    shipped = list_profiles()[0].path
+    assert load_config(costs=str(shipped)).notes == ()
+    data = json.loads(shipped.read_text(encoding="utf-8"))
+    file = write(tmp_path / "p.json", json.dumps(data | {"later": 1}))
+    assert load_config(costs=str(file)).notes == (f"{file}: ignored as unknown: later",)
+    # What is wrong with a file is said where it is needed.
+    assert load_config(costs=str(write(tmp_path / "bad.json", "{"))).notes == ()
 
 
 def test_a_policy_table_goes_with_the_policy_of_its_file(tmp_path: Path) -> None:

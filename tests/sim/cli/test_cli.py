@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from commands import Cli
 from short_trace import CLASSES, RECORD, TRACE, left_in, only_error
+
+from superinfer.costs import list_profiles
 
 AT_ONCE = "".join(RECORD.format(at=0, prompt=50, answer=4, name="chat") for _ in range(8))
 
@@ -74,6 +77,47 @@ def test_json_is_the_summary_with_every_key(cli: Cli, folder: Path) -> None:
     assert (answer.json["submitted"], answer.json["completed"]) == (12, 12)
     assert answer.json["run"]["run"]["seed"] == 0
     assert 0 < answer.json["scheduler_s"] < answer.json["wall_s"]
+
+
+PROFILE = next(each.path for each in list_profiles() if each[:2] == ("a100-80g", "llama-3.1-8b"))
+
+
+@pytest.mark.parametrize(
+    ("options", "profile"),
+    [
+        ((), PROFILE),
+        (("--set", "run.replicas=2", "--set", f"run.costs={PROFILE}"), PROFILE),
+        (("--scheduler", "flexgen"), PROFILE),
+        (("--set", "run.costs=roofline"), None),
+    ],
+)
+def test_the_profile_behind_a_result_can_be_told(
+    cli: Cli, folder: Path, options: tuple[str, ...], profile: Path | None
+) -> None:
+    summary = cli("run", "t.jsonl", "--no-plots", "--json", "--out", "r", *options).json
+    expected = hashlib.sha256(profile.read_bytes()).hexdigest() if profile else None
+    assert summary["run"]["profile_sha256"] == expected
+    made_by = tomllib.loads((folder / "r" / "config.toml").read_text())["made_by"]
+    assert made_by.get("profile_sha256") == expected
+    assert {"python", "superinfer"} <= made_by.keys()
+    again = cli("run", "--config", "r/config.toml", "--no-plots", "--json", "--out", "again")
+    assert again.json["run"] == summary["run"]
+
+
+def test_a_profile_of_a_later_calibration_is_read_with_one_warning(cli: Cli, folder: Path) -> None:
+    data = json.loads(PROFILE.read_text())
+    data["kernels"]["warp"] = {"axes": {}, "seconds": None}
+    data["host"]["later_s"] = 1.0
+    data["links"]["both"] = {}
+    (folder / "p.json").write_text(json.dumps(data))
+    common = ("run", "t.jsonl", "--no-plots", "--json")
+    plain = cli(*common, "--out", "a")
+    later = cli(*common, "--out", "b", "--set", "run.costs=p.json")
+    warning = "warning: p.json: ignored as unknown: kernels.warp, host.later_s\n"
+    assert later.err == f"{warning}results in b\n"
+    assert later.json["classes"] == plain.json["classes"]
+    shown = cli("profiles", "show", "p.json", "--json")
+    assert (shown.code, shown.err) == (0, warning)
 
 
 def test_requests_have_exactly_the_documented_columns(cli: Cli) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from superinfer.lab.config import Config
+from superinfer.lab.config.released import without_release
 from superinfer.lab.config.run import RunConfig
 from superinfer.lab.idle_settings import idle_settings
 from superinfer.lab.overload import overload_warning
@@ -51,11 +52,13 @@ def say_of_workload(config: Config, workload: Workload) -> None:
         say(f"warning: {config.run.trace}: {workload.skipped_note}")
 
 
-def say_of_unused_fields(arms: Mapping[str, Config], workload: Workload) -> None:
-    """What the requests say and a configuration does not go by; of several, by which of them."""
+def say_of_arms(arms: Mapping[str, Config], workload: Workload) -> None:
+    """What the requests say and a configuration does not go by, and releases that are not known;
+    of several configurations, of which.
+    """
     whose: dict[str, list[str]] = {}
     for name, config in arms.items():
-        for note in unused_fields(config, workload.requests):
+        for note in (*without_release(config.run), *unused_fields(config, workload.requests)):
             whose.setdefault(note, []).append(name)
     for note, names in whose.items():
         named = f"arm{'s' * (len(names) > 1)} {', '.join(names)}: "

@@ -12,6 +12,7 @@ import typer
 
 from superinfer.lab.options import (
     AsJson,
+    AsReleased,
     Classes,
     ConfigFile,
     Lag,
@@ -154,6 +155,7 @@ class ConfigOptions:
     seed: Seed = None
     prefix_caching: PrefixCaching = None
     lag: Lag = None
+    as_released: AsReleased = None
     config: ConfigFile = None
     settings: Settings = None
     classes: Classes = None

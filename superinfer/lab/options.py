@@ -40,6 +40,14 @@ Lag = Annotated[
         show_default="0",
     ),
 ]
+AsReleased = Annotated[
+    bool | None,
+    typer.Option(
+        "--as-released",
+        help="Memory policy, prefix caching and lag as the scheduler's release has them, where "
+        "they are not given.",
+    ),
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option(

@@ -13,9 +13,11 @@ BY_PRIORITY = "priority, tensorrt_llm and vllm_v1 with scheduler.policy=priority
 
 def unused_fields(config: Config, requests: Sequence[Request]) -> list[str]:
     """One line per such field, for a note: priorities that differ, where the scheduler does not go
-    by them.
+    by them, and the contents of prompts without prefix caching.
     """
     found = []
+    if not config.run.prefix_caching and any(request.hash_ids for request in requests):
+        found.append("the trace has hash_ids, and run.prefix_caching is off (--prefix-caching)")
     if len({request.priority for request in requests}) > 1 and not goes_by_priority(config):
         found.append(f"the scheduler does not go by the priorities in the trace ({BY_PRIORITY} do)")
     return found

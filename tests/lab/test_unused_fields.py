@@ -67,3 +67,11 @@ def first_tokens(config: Config, priorities: Sequence[int]) -> list[float]:
     found = result.record.table.first_token_s
     assert np.isfinite(found).all()
     return [float(first) for first in found]
+
+
+def test_contents_that_no_cache_goes_by() -> None:
+    with_ids = [Request("0", 0.0, 10, 10), Request("1", 0.0, 10, 10, hash_ids=(1,))]
+    wanted = "the trace has hash_ids, and run.prefix_caching is off (--prefix-caching)"
+    assert unused_fields(load_config(), with_ids) == [wanted]
+    assert unused_fields(load_config(prefix_caching=True), with_ids) == []
+    assert unused_fields(load_config(), with_ids[:1]) == []

@@ -69,3 +69,17 @@ def test_a_comparison_says_in_which_arms(command: Command, work_folder: Path) ->
     assert f"note: arm fcfs: {PRIORITIES}" in one
     _, _, everybody = command(*compare, "vllm,fcfs")
     assert f"note: {PRIORITIES}" in everybody and everybody.count(PRIORITIES) == 1
+
+
+def test_releases_as_they_ship(command: Command, work_folder: Path) -> None:
+    record = {"timestamp": 0, "input_length": 50, "output_length": 5, "hash_ids": [7]}
+    (work_folder / "t.jsonl").write_text(json.dumps(record) + "\n")
+    off = "note: arm rotating: the trace has hash_ids, and run.prefix_caching is off"
+    unknown = "note: arm rotating: run.as_released sets nothing"
+    arms = ("sglang", "rotating")
+    compare = ("compare", "t.jsonl", "--schedulers", ",".join(arms), "--no-plots", "--workers")
+    code, _, error = command(*compare, "1", "--as-released", "--out", "c")
+    assert not code and off in error and unknown in error
+    stored = {each: (work_folder / "c" / each / "config.toml").read_text() for each in arms}
+    assert 'memory = "radix"' in stored["sglang"] and "lag = 1" in stored["sglang"]
+    assert 'memory = "lru"' in stored["rotating"] and "lag = 0" in stored["rotating"]

@@ -45,6 +45,9 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     costs: str = "auto"
     """`auto`, `roofline`, `calibrated`, or the path of a profile. The scheduler `flexgen` puts its
     streaming around it, and takes `flexgen` for the roofline."""
+    as_released: bool = False
+    """Take `memory`, `prefix_caching` and `lag` from the release that the scheduler models, where
+    they are not given (`superinfer.lab.config.released`)."""
     lag: Annotated[int, Meta(ge=0, le=1)] = 0
     """1: plan the next step while the current one runs."""
     prefix_caching: bool = False

@@ -15,6 +15,7 @@ from superinfer.lab.options import (
     AsReleased,
     Classes,
     ConfigFile,
+    HashBlockSize,
     Lag,
     Limit,
     Memory,
@@ -23,6 +24,7 @@ from superinfer.lab.options import (
     RateScale,
     Settings,
     SkipBad,
+    TimeUnit,
     Trace,
     WithoutSlo,
 )
@@ -165,6 +167,8 @@ class ConfigOptions:
     rate_scale: RateScale = None
     limit: Limit = None
     spread: Spread = None
+    hash_block_size: HashBlockSize = None
+    time_unit: TimeUnit = None
     without_slo: WithoutSlo = None
     dial: Dial = None
     replicas: Replicas = None

@@ -53,6 +53,8 @@ WORKLOAD_KEYS = (
     "limit",
     "spread",
     "skip_bad",
+    "hash_block_size",
+    "time_unit",
     "without_slo",
 )
 """What all arms of a comparison must agree on, beside the classes and the specification."""

@@ -70,6 +70,20 @@ SkipBad = Annotated[
 Limit = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Use only the first N requests.")
 ]
+HashBlockSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=10_000_000,
+        help="Tokens per hash id, where records do not say it.",
+        show_default="512",
+    ),
+]
+TimeUnit = Annotated[
+    str | None,
+    typer.Option(metavar="UNIT", help="Of timestamps: ms or s.", show_default="ms"),
+]
 RateScale = Annotated[
     float | None,
     typer.Option(metavar="X", help="Arrival rate as a multiple of the trace's."),

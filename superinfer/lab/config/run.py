@@ -97,6 +97,10 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Distribute requests that share a stamp."""
     skip_bad: bool = False
     """Leave bad lines of a trace out, and say how many."""
+    hash_block_size: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
+    """Tokens per hash id of records of a trace without this field; 0: 512, as Mooncake's."""
+    time_unit: Literal["ms", "s"] = "ms"
+    """Of `timestamp` in a trace of JSON lines."""
     without_slo: bool = False
     """Take every target away from the requests."""
 

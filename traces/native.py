@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from superinfer.settings import did_you_mean
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
-from traces.source import OTHER_LOGS, RecordError
+from traces.source import CONVERSATIONS, OTHER_LOGS, RecordError
 
 MAX_NUMBER = 2**53
 """Largest number of a record: beyond it JSON readers disagree about integers."""
@@ -216,7 +216,8 @@ def _wrong_field(value: dict[str, Any], message: str) -> RecordError:
 def _of_another_kind(value: dict[str, Any]) -> RecordError:
     """The fault of an object that has nothing of a request."""
     found = shown(", ".join(value), _SHOWN_NAMES)
-    return RecordError("", f"expected {', '.join(_REQUIRED)} ({OTHER_LOGS}), got {found}")
+    hint = CONVERSATIONS if "conversations" in value else OTHER_LOGS
+    return RecordError("", f"expected {', '.join(_REQUIRED)} ({hint}), got {found}")
 
 
 def _non_finite_field(value: dict[str, Any]) -> str:

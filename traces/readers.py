@@ -21,12 +21,21 @@ from traces.llmservingsim import ServingSimParser
 from traces.llmservingsim import is_record as is_serving_sim
 from traces.native import MAX_NUMBER, NativeParser, Record, SloRecord, not_utf8, shown
 from traces.resolver import Resolver, without_targets
-from traces.source import OTHER_LOGS, RecordError, Source, open_source, trace_name
+from traces.source import (
+    CONVERSATIONS,
+    OTHER_LOGS,
+    RecordError,
+    Source,
+    open_source,
+    trace_name,
+)
 from traces.workload import Workload
 
 _NAMED_UNKNOWN_FIELDS = 10
 _HEADER_CHARACTERS = 160
 """Of a first line that is no trace, in a complaint: enough for the columns of a table."""
+_CONVERSATION = b'"conversations"'
+"""In the head of a list of them."""
 LineParser = NativeParser | AzureParser | ServingSimParser
 
 
@@ -173,19 +182,20 @@ def _detect(
             source.lines[position] = b""
             return AzureParser()
         if text and first is None:
-            first = source.error(position + 1, _unrecognised(text))
+            hint = CONVERSATIONS if _CONVERSATION in source.head else OTHER_LOGS
+            first = source.error(position + 1, _unrecognised(text, hint))
             if not skip_bad:
                 break
     raise first or InputError("expected at least one good record, got none", file=source.file)
 
 
-def _unrecognised(text: bytes) -> RecordError:
+def _unrecognised(text: bytes, hint: str) -> RecordError:
     try:
         line = text.decode()
     except UnicodeDecodeError as error:
         return not_utf8(error)
     found = shown(line, _HEADER_CHARACTERS)
-    known = f"a JSON object or {','.join(HEADER)} ({OTHER_LOGS})"
+    known = f"a JSON object or {','.join(HEADER)} ({hint})"
     return RecordError("", f"expected {known}, got {found}")
 
 

@@ -13,11 +13,11 @@ BY_PRIORITY = "priority, tensorrt_llm and vllm_v1 with scheduler.policy=priority
 
 def unused_fields(config: Config, requests: Sequence[Request]) -> list[str]:
     """One line per such field, for a note: priorities that differ, where the scheduler does not go
-    by them, and the contents of prompts without prefix caching.
+    by them, and prompts that begin alike without prefix caching.
     """
     found = []
-    if not config.run.prefix_caching and any(request.hash_ids for request in requests):
-        found.append("the trace has hash_ids, and run.prefix_caching is off (--prefix-caching)")
+    if not config.run.prefix_caching and _begin_alike(requests):
+        found.append("prompts begin alike by their hash_ids, and --prefix-caching is off")
     if len({request.priority for request in requests}) > 1 and not goes_by_priority(config):
         found.append(f"the scheduler does not go by the priorities in the trace ({BY_PRIORITY} do)")
     return found
@@ -29,3 +29,9 @@ def goes_by_priority(config: Config) -> bool:
     """
     foreign = ":" in config.run.scheduler
     return bool(getattr(config.build_scheduler(), "goes_by_priority", foreign))
+
+
+def _begin_alike(requests: Sequence[Request]) -> bool:
+    """Whether two prompts have their first block in common."""
+    first = [(request.namespace, request.hash_ids[0]) for request in requests if request.hash_ids]
+    return len(set(first)) < len(first)

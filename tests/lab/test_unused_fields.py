@@ -16,6 +16,9 @@ from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
 from traces.workload import Workload
 
+Contents = tuple[str, tuple[int, ...]]
+"""Namespace and hash ids."""
+
 
 def of_priorities(*priorities: int) -> Sequence[Request]:
     return [Request(str(p), 0.0, 10, 10, priority=p) for p in priorities]
@@ -69,9 +72,20 @@ def first_tokens(config: Config, priorities: Sequence[int]) -> list[float]:
     return [float(first) for first in found]
 
 
-def test_contents_that_no_cache_goes_by() -> None:
-    with_ids = [Request("0", 0.0, 10, 10), Request("1", 0.0, 10, 10, hash_ids=(1,))]
-    wanted = "the trace has hash_ids, and run.prefix_caching is off (--prefix-caching)"
-    assert unused_fields(load_config(), with_ids) == [wanted]
-    assert unused_fields(load_config(prefix_caching=True), with_ids) == []
-    assert unused_fields(load_config(), with_ids[:1]) == []
+def test_prompts_that_begin_alike_and_no_cache() -> None:
+    alike = of_contents(("", (1, 2)), ("", (1, 3)))
+    wanted = "prompts begin alike by their hash_ids, and --prefix-caching is off"
+    assert unused_fields(load_config(), alike) == [wanted]
+    assert unused_fields(load_config(prefix_caching=True), alike) == []
+
+
+NONE, ONE = ("", ()), ("", (1, 2))
+
+
+@pytest.mark.parametrize("other", [NONE, ("", (3, 2)), ("another", (1, 2))])
+def test_prompts_that_no_cache_would_help(other: Contents) -> None:
+    assert unused_fields(load_config(), of_contents(NONE, ONE, other)) == []
+
+
+def of_contents(*contents: Contents) -> Sequence[Request]:
+    return [Request("r", 0.0, 9, 9, namespace=of, hash_ids=ids) for of, ids in contents]

@@ -73,8 +73,8 @@ def test_a_comparison_says_in_which_arms(command: Command, work_folder: Path) ->
 
 def test_releases_as_they_ship(command: Command, work_folder: Path) -> None:
     record = {"timestamp": 0, "input_length": 50, "output_length": 5, "hash_ids": [7]}
-    (work_folder / "t.jsonl").write_text(json.dumps(record) + "\n")
-    off = "note: arm rotating: the trace has hash_ids, and run.prefix_caching is off"
+    (work_folder / "t.jsonl").write_text(f"{json.dumps(record)}\n" * 2)
+    off = "note: arm rotating: prompts begin alike by their hash_ids, and --prefix-caching is off"
     unknown = "note: arm rotating: run.as_released sets nothing"
     arms = ("sglang", "rotating")
     compare = ("compare", "t.jsonl", "--schedulers", ",".join(arms), "--no-plots", "--workers")

@@ -31,6 +31,7 @@ from superinfer.lab.config import Config
 from superinfer.lab.config.policy_faults import faults_named
 from superinfer.lab.idle_settings import idle_settings
 from superinfer.lab.results import default_folder, summary_json, write_run
+from superinfer.lab.unused_fields import unused_fields
 from superinfer.metrics import RunMetrics, Window
 from superinfer.outputs import check_writable
 from superinfer.plan import Plan
@@ -64,6 +65,8 @@ def run_command(config: Config, options: RunOptions) -> int:
     workload = load_workload(config)
     for warning in (*workload.warnings, *idle_settings(config, workload.requests)):
         say(f"warning: {warning}")
+    for note in unused_fields(config, workload.requests):
+        say(f"note: {note}")
     if workload.skipped:
         say(f"warning: {config.run.trace}: {workload.skipped_note}")
     with ranks_of(config, options.model) as channel:

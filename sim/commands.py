@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sim.notices import (
     say,
+    say_of_arms,
     say_of_run,
     say_of_workload,
     show_summary,
@@ -66,6 +67,7 @@ def _run(config: Config, options: RunOptions) -> int:
     gates = [parse_gate(text) for text in options.require]
     _prepare(config, options)
     workload = read_workload(config)
+    say_of_arms({config.run.scheduler: config}, workload)
     folder = options.out or default_run_folder(config, workload, config.run.scheduler)
     check_folder(folder)
     _check_required(gates, config, workload)

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from superinfer.lab.config import Config
+from superinfer.lab.config.released import without_release
 from superinfer.lab.config.run import RunConfig
 from superinfer.lab.idle_settings import idle_settings
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.results import summary_json
 from superinfer.lab.trust import warnings_of
+from superinfer.lab.unused_fields import unused_fields
 from superinfer.metrics import RunMetrics
 from superinfer.metrics.summary import Summary
 from superinfer.request import DEFAULT_CLASS
@@ -48,6 +50,19 @@ def say_of_workload(config: Config, workload: Workload) -> None:
         say(f"warning: {warning}")
     if workload.skipped:
         say(f"warning: {config.run.trace}: {workload.skipped_note}")
+
+
+def say_of_arms(arms: Mapping[str, Config], workload: Workload) -> None:
+    """What the requests say and a configuration does not go by, and releases that are not known;
+    of several configurations, of which.
+    """
+    whose: dict[str, list[str]] = {}
+    for name, config in arms.items():
+        for note in (*without_release(config.run), *unused_fields(config, workload.requests)):
+            whose.setdefault(note, []).append(name)
+    for note, names in whose.items():
+        named = f"arm{'s' * (len(names) > 1)} {', '.join(names)}: "
+        say(f"note: {named * (len(names) < len(arms))}{note}")
 
 
 def warn_of_absent_classes(keys: Iterable[str], workload: Workload) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.outputs import check_writable
+from superinfer.slo_classes import MAX_LENGTH_TOKENS
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -41,6 +43,24 @@ Spread = Annotated[bool, typer.Option("--spread", help="Distribute requests that
 Limit = Annotated[
     int | None, typer.Option("--limit", metavar="N", min=1, help="Keep the first N requests.")
 ]
+
+HashBlockSize = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=MAX_LENGTH_TOKENS,
+        help="Tokens per hash id, where records do not say it.",
+    ),
+]
+
+
+class TimeUnit(StrEnum):
+    """What `timestamp` counts in."""
+
+    MS = "ms"
+    S = "s"
+
 
 _WIDEST = 100_000
 """Characters; more than any table has."""
@@ -75,11 +95,17 @@ def convert(
     spread: Spread = False,
     limit: Limit = None,
     classes: Classes = None,
+    hash_block_size: HashBlockSize = 512,
+    time_unit: Annotated[TimeUnit, typer.Option(help="Of timestamps.")] = TimeUnit.MS,
 ) -> None:
     """Write a trace as native JSON lines."""
+    from traces.dialect import Dialect
+
     with errors_on_stderr():
         _check(output, path)
-        _write(_read(path, classes, skip_bad=skip_bad, spread=spread, limit=limit), output)
+        dialect = Dialect(hash_block_size, time_unit.value)
+        options = {"skip_bad": skip_bad, "spread": spread, "limit": limit, "dialect": dialect}
+        _write(_read(path, classes, **options), output)
 
 
 @app.command("from-log")
@@ -103,6 +129,19 @@ def from_log(
     request_id: Annotated[
         str | None, typer.Option("--id", metavar="COLUMN", help="What no two requests share.")
     ] = None,
+    session: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Whose turns it is one of.")
+    ] = None,
+    priority: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Lower runs first.")
+    ] = None,
+    max_tokens: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The client's limit of its answer.")
+    ] = None,
+    hash_ids: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Lists of the ids of its prompt's blocks.")
+    ] = None,
+    hash_block_size: HashBlockSize = 512,
     class_by: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Whose values --class makes classes of.")
     ] = None,
@@ -126,6 +165,11 @@ def from_log(
             answer,
             tenant=tenant,
             request_id=request_id,
+            session=session,
+            priority=priority,
+            max_tokens=max_tokens,
+            hash_ids=hash_ids,
+            hash_block_size=hash_block_size,
             class_by=class_by,
             classes=of_values,
             class_of_all=of_all,
@@ -256,21 +300,15 @@ def quiet_pipe() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _read(
-    path: str,
-    classes: Path | None,
-    *,
-    skip_bad: bool,
-    spread: bool = False,
-    limit: int | None = None,
-) -> Workload:
+def _read(path: str, classes: Path | None, **options: Any) -> Workload:
+    """A trace with the options of `read_trace`; says what is odd about it."""
     from superinfer.slo_classes import load_classes
     from traces.readers import read_trace
 
     if path == "-" and sys.stdin is None:
         raise InputError("expected a trace, got a closed standard input", file="<stdin>")
     known = None if classes is None else load_classes(classes)
-    workload = read_trace(path, classes=known, skip_bad=skip_bad, spread=spread, limit=limit)
+    workload = read_trace(path, classes=known, **options)
     _warn(workload, path)
     return workload
 

@@ -13,11 +13,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from superinfer.errors import ConfigError, InputError
 from superinfer.settings import did_you_mean
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
 from traces.log_rows import rows_of, value_of
-from traces.native import MAX_NUMBER, Record, shown
+from traces.native import (
+    MAX_NUMBER,
+    MOONCAKE_BLOCK_TOKENS,
+    OTHER_SIZE,
+    HashId,
+    Record,
+    check_hash_ids,
+    shown,
+)
 from traces.source import RecordError, open_source
 from traces.workload import skipped_note
 
@@ -25,6 +35,7 @@ UNITS_MS: Final[Mapping[str, float]] = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1
 """Milliseconds in the units of a time that is a number."""
 _NO_DIVIDERS = ('"', "\n", "\r")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_SIGNED = re.compile(r"[+-]?[0-9]{1,19}")
 _WHOLE = re.compile(r"([0-9]{1,19})(?:\.0+)?")
 """A table with gaps in a column of integers is often written as `812.0`."""
 
@@ -38,6 +49,13 @@ class Columns:
     answer: str
     tenant: str | None = None
     request_id: str | None = None
+    session: str | None = None
+    priority: str | None = None
+    max_tokens: str | None = None
+    hash_ids: str | None = None
+    """Chained ids of the prompt's blocks, as a list or as its JSON."""
+    hash_block_size: int = MOONCAKE_BLOCK_TOKENS
+    """Tokens per hash id."""
     class_by: str | None = None
     """The column whose values stand for classes (`classes`)."""
     classes: Mapping[str, str] = field(default_factory=dict)
@@ -55,8 +73,9 @@ class Columns:
 
     def names(self) -> list[str]:
         """All columns that are asked for."""
-        more = (self.tenant, self.request_id, self.class_by)
-        return [self.time, self.prompt, self.answer, *(name for name in more if name)]
+        more = (self.tenant, self.request_id, self.class_by, self.session, self.priority)
+        rest = (*more, self.max_tokens, self.hash_ids)
+        return [self.time, self.prompt, self.answer, *(name for name in rest if name)]
 
 
 @dataclass(slots=True)
@@ -134,7 +153,11 @@ def _record(row: Mapping[str, Any], columns: Columns) -> tuple[float, Record]:
         class_name=_class(row, columns),
         tenant=_word(row, columns.tenant),
         request_id=_word(row, columns.request_id),
+        session_id=_word(row, columns.session),
+        priority=_priority(row, columns.priority) or None,
     )
+    _take_limit(record, row, columns)
+    _take_contents(record, row, columns)
     return _time_ms(row, columns), record
 
 
@@ -205,6 +228,43 @@ def _word(row: Mapping[str, Any], name: str | None) -> str | None:
     if _SURROGATE.search(word):  # JSON may escape half a character, which no file can hold
         raise RecordError(name, f"expected Unicode text, got {shown(word)}")
     return word
+
+
+def _priority(row: Mapping[str, Any], name: str | None) -> int:
+    if name is None:
+        return 0
+    text = str(_value(row, name))
+    if not _SIGNED.fullmatch(text) or abs(int(text)) > MAX_NUMBER:
+        raise RecordError(name, f"expected an integer from -2**53 to 2**53, got {shown(text)}")
+    return int(text)
+
+
+def _take_limit(record: Record, row: Mapping[str, Any], columns: Columns) -> None:
+    name = columns.max_tokens
+    if name is None:
+        return
+    record.max_tokens = _tokens(row, name)
+    if record.max_tokens < record.output_length:
+        expected = f"expected at least {columns.answer} {record.output_length}"
+        raise RecordError(name, f"{expected}, got {record.max_tokens}")
+
+
+def _take_contents(record: Record, row: Mapping[str, Any], columns: Columns) -> None:
+    name = columns.hash_ids
+    if name is None:
+        return
+    value = _value(row, name)
+    try:
+        found = msgspec.json.decode(value) if isinstance(value, str) else value
+        record.hash_ids = msgspec.convert(found, tuple[HashId, ...])
+    except (ValueError, RecursionError):
+        expected = "expected a list of 64-bit integers"
+        raise RecordError(name, f"{expected}, got {shown(value)}") from None
+    record.hash_block_size = columns.hash_block_size
+    try:
+        check_hash_ids(record, OTHER_SIZE)
+    except RecordError as bad:
+        raise RecordError(name, bad.expected) from None
 
 
 def _require_new(record: Record, place: str, seen: dict[str, str]) -> None:

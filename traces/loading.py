@@ -11,9 +11,14 @@ from typing import Any, Protocol
 from superinfer.errors import ConfigError, InputError
 from superinfer.request import SLO, SLOClass
 from superinfer.settings import did_you_mean
+from traces.dialect import Dialect
 from traces.gaps import scale_gaps
+from traces.native import MOONCAKE_BLOCK_TOKENS
 from traces.targets import scale_targets
 from traces.workload import Workload
+
+_OF_FILES = {"spread": False, "skip_bad": False, "hash_block_size": 0, "time_unit": "ms"}
+"""What is for traces that are read alone, and what it is where nobody asks for it."""
 
 
 class Wish(Protocol):
@@ -38,6 +43,14 @@ class Wish(Protocol):
     @property
     def spread(self) -> bool:
         """Whether requests of one time stamp are spread over the time to the next."""
+
+    @property
+    def hash_block_size(self) -> int:
+        """Tokens per hash id of records that do not say it; 0: as Mooncake's."""
+
+    @property
+    def time_unit(self) -> str:
+        """Of the stamps of a trace."""
 
     @property
     def without_slo(self) -> bool:
@@ -83,8 +96,8 @@ def is_spec(trace: str) -> bool:
 def _generated(run: Wish, classes: Mapping[str, SLOClass], overlay: Mapping[str, Any]) -> Workload:
     from traces.generate import generate, load_spec
 
-    for name in ("spread", "skip_bad"):
-        if getattr(run, name):
+    for name, usual in _OF_FILES.items():
+        if getattr(run, name) != usual:
             raise ConfigError(
                 f"run.{name}: expected a trace file, got the specification {run.trace}"
             )
@@ -113,6 +126,7 @@ def _read(run: Wish, classes: Mapping[str, SLOClass], overlay: Mapping[str, Any]
         spread=run.spread,
         limit=run.limit or None,
         without_slo=run.without_slo,
+        dialect=Dialect(run.hash_block_size or MOONCAKE_BLOCK_TOKENS, run.time_unit),
     )
     if run.rate_scale != 1.0:
         for request in workload.requests:

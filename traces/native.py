@@ -13,11 +13,13 @@ from msgspec import Meta, Struct
 
 from superinfer.settings import did_you_mean
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
-from traces.source import OTHER_LOGS, RecordError
+from traces.source import CONVERSATIONS, OTHER_LOGS, RecordError
 
 MAX_NUMBER = 2**53
 """Largest number of a record: beyond it JSON readers disagree about integers."""
 MOONCAKE_BLOCK_TOKENS = 512
+OTHER_SIZE = "; --hash-block-size gives another"
+"""What a complaint about the number of ids adds where the record does not say their size."""
 
 Length = Annotated[int, Meta(ge=1, le=MAX_LENGTH_TOKENS)]
 Number = Annotated[float, Meta(ge=0, le=MAX_NUMBER)]
@@ -90,8 +92,14 @@ class NativeParser:
 
     stamp_field = "timestamp"
 
-    def __init__(self, classes: Container[str], class_names: str) -> None:
+    def __init__(
+        self,
+        classes: Container[str],
+        class_names: str,
+        hash_block_tokens: int = MOONCAKE_BLOCK_TOKENS,
+    ) -> None:
         self.unknown_fields: set[str] = set()
+        self._block_tokens = hash_block_tokens
         self._classes = classes
         self._class_names = class_names
         self._decode_strict = msgspec.json.Decoder(_StrictRecord).decode
@@ -143,15 +151,18 @@ class NativeParser:
             expected = f"expected max_tokens >= output_length {record.output_length}, got {limit}"
             raise RecordError("max_tokens", expected)
         if ids is not None:
-            _check_hash_ids(record, len(ids))
+            stated = record.hash_block_size is not None
+            record.hash_block_size = record.hash_block_size or self._block_tokens
+            check_hash_ids(record, "" if stated else OTHER_SIZE)
 
 
-def _check_hash_ids(record: Record, ids: int) -> None:
+def check_hash_ids(record: Record, hint: str = "") -> None:
+    """Raise RecordError unless there is one id per block; `hint` says how to mend the size."""
     block_tokens = record.hash_block_size or MOONCAKE_BLOCK_TOKENS
-    blocks = -(-record.input_length // block_tokens)
+    ids, blocks = len(record.hash_ids or ()), -(-record.input_length // block_tokens)
     if ids != blocks:
-        wanted = f"{blocks} ids (input_length {record.input_length} / {block_tokens}, rounded up)"
-        raise RecordError("hash_ids", f"expected {wanted}, got {ids}")
+        sizes = f"input_length {record.input_length} / hash_block_size {block_tokens}, rounded up"
+        raise RecordError("hash_ids", f"expected {blocks} ids ({sizes}{hint}), got {ids}")
 
 
 def explain(line: bytes, error: Exception) -> RecordError:
@@ -205,7 +216,8 @@ def _wrong_field(value: dict[str, Any], message: str) -> RecordError:
 def _of_another_kind(value: dict[str, Any]) -> RecordError:
     """The fault of an object that has nothing of a request."""
     found = shown(", ".join(value), _SHOWN_NAMES)
-    return RecordError("", f"expected {', '.join(_REQUIRED)} ({OTHER_LOGS}), got {found}")
+    hint = CONVERSATIONS if "conversations" in value else OTHER_LOGS
+    return RecordError("", f"expected {', '.join(_REQUIRED)} ({hint}), got {found}")
 
 
 def _non_finite_field(value: dict[str, Any]) -> str:

@@ -13,19 +13,29 @@ from pathlib import Path
 from superinfer.errors import ConfigError, InputError
 from superinfer.request import SLOClass
 from superinfer.slo_classes import PRESETS
-from traces.agentic import SESSION_GAP_S, read_sessions, session_files, sessions_in
+from traces.agentic import read_sessions, session_files, sessions_in
 from traces.archive import Member
 from traces.azure import HEADER, AzureParser, is_header
+from traces.dialect import TIME_UNITS_MS, USUAL, Dialect
 from traces.llmservingsim import ServingSimParser
 from traces.llmservingsim import is_record as is_serving_sim
-from traces.native import NativeParser, Record, SloRecord, not_utf8, shown
+from traces.native import MAX_NUMBER, NativeParser, Record, SloRecord, not_utf8, shown
 from traces.resolver import Resolver, without_targets
-from traces.source import OTHER_LOGS, RecordError, Source, open_source, trace_name
+from traces.source import (
+    CONVERSATIONS,
+    OTHER_LOGS,
+    RecordError,
+    Source,
+    open_source,
+    trace_name,
+)
 from traces.workload import Workload
 
 _NAMED_UNKNOWN_FIELDS = 10
 _HEADER_CHARACTERS = 160
 """Of a first line that is no trace, in a complaint: enough for the columns of a table."""
+_CONVERSATION = b'"conversations"'
+"""In the head of a list of them."""
 LineParser = NativeParser | AzureParser | ServingSimParser
 
 
@@ -37,24 +47,26 @@ def read_trace(
     spread: bool = False,
     limit: int | None = None,
     without_slo: bool = False,
-    session_gap_s: float = SESSION_GAP_S,
+    dialect: Dialect = USUAL,
 ) -> Workload:
     """Read a native, Mooncake, Azure or LLMServingSim trace, plain or gzip, `-` for standard input,
     or a folder, archive or file of recorded agent sessions (`traces.agentic`).
 
     `classes` replaces the presets, `skip_bad` leaves bad lines out and counts them, `spread`
     distributes the requests that share a stamp until the next one, `limit` keeps the first so
-    many requests, `without_slo` takes every target away, recorded sessions begin `session_gap_s`
-    after one another. Raises `InputError` at the first fault.
+    many requests, `without_slo` takes every target away, `dialect` says what the trace leaves open.
+    Raises `InputError` at the first fault.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit: expected an integer >= 1, got {limit}")
     known = without_targets(PRESETS if classes is None else classes, without_slo)
     source, files = _open(path, skip_bad)
     if files is None:
-        rows = _line_rows(source, known, skip_bad, None if skip_bad or spread else limit)
+        most = None if skip_bad or spread else limit
+        rows = _line_rows(source, known, skip_bad, most, dialect)
     else:
-        rows = _session_rows(files, skip_bad, session_gap_s)
+        dialect.require_usual(source.file)
+        rows = _session_rows(files, skip_bad, dialect.session_gap_s)
     if rows.fault or not rows.records:
         raise rows.fault or _no_requests(source, rows)
     if spread:
@@ -126,17 +138,37 @@ def _session_rows(files: Iterable[Member], skip_bad: bool, session_gap_s: float)
 
 
 def _line_rows(
-    source: Source, classes: Mapping[str, SLOClass], skip_bad: bool, limit: int | None
+    source: Source,
+    classes: Mapping[str, SLOClass],
+    skip_bad: bool,
+    limit: int | None,
+    dialect: Dialect,
 ) -> _Rows:
-    parser = _detect(source, classes, skip_bad)
+    parser = _detect(source, classes, skip_bad, dialect)
+    if not isinstance(parser, NativeParser):
+        dialect.require_usual(source.file)
     rows = _parse(source, parser, skip_bad, limit)
     rows.unknown_fields = parser.unknown_fields
     rows.from_first = isinstance(parser, AzureParser)
+    _count_in_ms(source, rows, TIME_UNITS_MS[dialect.time_unit])
     _check_rows(source, rows, parser.stamp_field, skip_bad)
     return rows
 
 
-def _detect(source: Source, classes: Mapping[str, SLOClass], skip_bad: bool) -> LineParser:
+def _count_in_ms(source: Source, rows: _Rows, unit_ms: float) -> None:
+    """Turn stamps into ms, without digits that the product of two floats adds."""
+    if unit_ms == 1.0:
+        return
+    rows.stamps = [round(stamp * unit_ms, 6) for stamp in rows.stamps]
+    for number, stamp in zip(rows.numbers, rows.stamps, strict=True):
+        if stamp > MAX_NUMBER:
+            expected = f"expected a time from 0 to 2**53 ms, got {stamp:.15g}"
+            raise source.error(number, RecordError("timestamp", expected))
+
+
+def _detect(
+    source: Source, classes: Mapping[str, SLOClass], skip_bad: bool, dialect: Dialect
+) -> LineParser:
     """The parser for the first line that is recognised; without `skip_bad` it must be the first."""
     first: InputError | None = None
     for position, line in enumerate(source.lines):
@@ -144,24 +176,26 @@ def _detect(source: Source, classes: Mapping[str, SLOClass], skip_bad: bool) -> 
         if is_serving_sim(text):
             return ServingSimParser()
         if text.startswith(b"{"):
-            return NativeParser({"default", *classes}, ", ".join(sorted({"default", *classes})))
+            known = {"default", *classes}
+            return NativeParser(known, ", ".join(sorted(known)), dialect.hash_block_tokens)
         if is_header(text):
             source.lines[position] = b""
             return AzureParser()
         if text and first is None:
-            first = source.error(position + 1, _unrecognised(text))
+            hint = CONVERSATIONS if _CONVERSATION in source.head else OTHER_LOGS
+            first = source.error(position + 1, _unrecognised(text, hint))
             if not skip_bad:
                 break
     raise first or InputError("expected at least one good record, got none", file=source.file)
 
 
-def _unrecognised(text: bytes) -> RecordError:
+def _unrecognised(text: bytes, hint: str) -> RecordError:
     try:
         line = text.decode()
     except UnicodeDecodeError as error:
         return not_utf8(error)
     found = shown(line, _HEADER_CHARACTERS)
-    known = f"a JSON object or {','.join(HEADER)} ({OTHER_LOGS})"
+    known = f"a JSON object or {','.join(HEADER)} ({hint})"
     return RecordError("", f"expected {known}, got {found}")
 
 

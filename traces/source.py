@@ -11,6 +11,8 @@ from superinfer.errors import InputError
 
 OTHER_LOGS = "superinfer-sim traces from-log reads other logs"
 """For who brings something else than a trace."""
+CONVERSATIONS = 'conversations are lengths = { sharegpt = "FILE" } of a specification'
+"""For who brings texts without times."""
 GZIP_MAGIC = b"\x1f\x8b"
 _UTF8_BOM = b"\xef\xbb\xbf"
 _NO_TEXT = {

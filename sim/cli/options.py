@@ -12,8 +12,10 @@ import typer
 
 from superinfer.lab.options import (
     AsJson,
+    AsReleased,
     Classes,
     ConfigFile,
+    HashBlockSize,
     Lag,
     Limit,
     Memory,
@@ -22,6 +24,7 @@ from superinfer.lab.options import (
     RateScale,
     Settings,
     SkipBad,
+    TimeUnit,
     Trace,
     WithoutSlo,
 )
@@ -154,6 +157,7 @@ class ConfigOptions:
     seed: Seed = None
     prefix_caching: PrefixCaching = None
     lag: Lag = None
+    as_released: AsReleased = None
     config: ConfigFile = None
     settings: Settings = None
     classes: Classes = None
@@ -163,6 +167,8 @@ class ConfigOptions:
     rate_scale: RateScale = None
     limit: Limit = None
     spread: Spread = None
+    hash_block_size: HashBlockSize = None
+    time_unit: TimeUnit = None
     without_slo: WithoutSlo = None
     dial: Dial = None
     replicas: Replicas = None

@@ -19,7 +19,7 @@ from sim.commands import (
     simulated,
     write_pages,
 )
-from sim.notices import say, say_without_targets, warn_of_notes
+from sim.notices import say, say_of_arms, say_without_targets, warn_of_notes
 from sim.run import build_engine
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
@@ -53,6 +53,8 @@ WORKLOAD_KEYS = (
     "limit",
     "spread",
     "skip_bad",
+    "hash_block_size",
+    "time_unit",
     "without_slo",
 )
 """What all arms of a comparison must agree on, beside the classes and the specification."""
@@ -101,6 +103,7 @@ def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: in
     _check(arms, options, seeds)
     stdin = kept_stdin(first)
     workload = read_workload(first)
+    say_of_arms(arms, workload)
     chosen = seeds_from(first.run, seeds)
     with claimed(options.out or default_run_folder(first, workload, "compare")) as root:
         study = _study(arms, chosen, root, workers, options, stdin)

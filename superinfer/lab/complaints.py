@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import traceback
+from collections.abc import Sequence
+from typing import Any
 
 
 def complain(message: str, code: int) -> int:
@@ -24,8 +27,23 @@ def complain_of_usage(error: Exception, program: str) -> int:
     if "\n" in message:
         print(message, file=sys.stderr)
         return 2
-    command = getattr(getattr(error, "ctx", None), "command_path", program)
-    return complain(f"{message.rstrip('.')} (see {command} --help)", 2)
+    context = getattr(error, "ctx", None)
+    where = getattr(context, "command_path", program)
+    return complain(f"{message.rstrip('.')}{_arms(context, message)} (see {where} --help)", 2)
+
+
+def _arms(context: Any, message: str) -> str:
+    """Where configurations belong that stand behind the trace of a command that compares them."""
+    known = {name for each in getattr(context, "command", _Nothing).params for name in each.opts}
+    if "--arm" not in known or not re.search(r"extra argument.*\.toml\b", message):
+        return ""
+    return ": each configuration to compare goes behind an --arm of its own"
+
+
+class _Nothing:
+    """In place of a command."""
+
+    params: Sequence[Any] = ()
 
 
 def reason_of(error: OSError | MemoryError) -> str:

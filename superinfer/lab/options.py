@@ -40,6 +40,14 @@ Lag = Annotated[
         show_default="0",
     ),
 ]
+AsReleased = Annotated[
+    bool | None,
+    typer.Option(
+        "--as-released",
+        help="Memory policy, prefix caching and lag as the scheduler's release has them, where "
+        "they are not given.",
+    ),
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
@@ -61,6 +69,20 @@ SkipBad = Annotated[
 ]
 Limit = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Use only the first N requests.")
+]
+HashBlockSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=10_000_000,
+        help="Tokens per hash id, where records do not say it.",
+        show_default="512",
+    ),
+]
+TimeUnit = Annotated[
+    str | None,
+    typer.Option(metavar="UNIT", help="Of timestamps: ms or s.", show_default="ms"),
 ]
 RateScale = Annotated[
     float | None,

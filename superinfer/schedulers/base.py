@@ -39,6 +39,7 @@ class Scheduler(Protocol):
     * `loads_prefixes`, true if it asks for the loads of a `memory.base.OffloadTier`;
     * `null_blocks`: blocks that its system takes for itself and never hands out;
     * `counters`: numbers by name, for the summary of a run;
+    * `goes_by_priority`, true if the priorities of requests count for something with its settings;
     * `tell_lengths(true_length)`: takes what the driver knows of true lengths, before `bind`;
     * `free_gpu_memory_fraction`: the share that the cache has of the memory beside the weights;
     * `offloading()`: where the tensors of its system are, so that its steps are costed by that.

@@ -31,6 +31,7 @@ class PriorityScheduler(FcfsScheduler):
     step_cap_ms: float = 0.0
     """Step-time cap when no running request has a TPOT target; 0 = none."""
     name: str = field(default_factory=lambda: "priority", init=False)
+    goes_by_priority: bool = field(default_factory=lambda: True, init=False)
     _paces_s: list[float] = field(default_factory=list, init=False)
     """TPOT targets of the running requests, sorted."""
     _sizer: ChunkSizer = field(init=False, repr=False)

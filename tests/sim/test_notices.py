@@ -41,3 +41,45 @@ def test_who_was_not_served_and_that_nobody_was_measured(
     assert "warning: no request arrives from 100 to 200 s (run.window_s)\n" in error
     _, _, error = command("run", "t.jsonl", *settings, "w")
     assert "no request arrives" not in error
+
+
+def prioritised(folder: Path, *priorities: int) -> None:
+    """`t.jsonl`, a request of each priority."""
+    record = {"timestamp": 0, "input_length": 50, "output_length": 5}
+    lines = [json.dumps({**record, "priority": each}) for each in priorities]
+    (folder / "t.jsonl").write_text("\n".join(lines) + "\n")
+
+
+PRIORITIES = "the scheduler does not go by the priorities in the trace"
+
+
+def test_priorities_that_do_not_count(command: Command, work_folder: Path) -> None:
+    prioritised(work_folder, 0, 1)
+    run = ("run", "t.jsonl", "--no-plots", "--scheduler")
+    assert f"\nnote: {PRIORITIES} (priority, " in "\n" + command(*run, "fcfs")[2]
+    assert PRIORITIES not in command(*run, "priority")[2]
+
+
+def test_a_comparison_says_in_which_arms(command: Command, work_folder: Path) -> None:
+    prioritised(work_folder, 0, 1)
+    compare = ("compare", "t.jsonl", "--no-plots", "--workers", "1", "--schedulers")
+    _, _, some = command(*compare, "vllm,priority,fcfs")
+    assert f"note: arms vllm, fcfs: {PRIORITIES}" in some
+    _, _, one = command(*compare, "priority,fcfs")
+    assert f"note: arm fcfs: {PRIORITIES}" in one
+    _, _, everybody = command(*compare, "vllm,fcfs")
+    assert f"note: {PRIORITIES}" in everybody and everybody.count(PRIORITIES) == 1
+
+
+def test_releases_as_they_ship(command: Command, work_folder: Path) -> None:
+    record = {"timestamp": 0, "input_length": 50, "output_length": 5, "hash_ids": [7]}
+    (work_folder / "t.jsonl").write_text(f"{json.dumps(record)}\n" * 2)
+    off = "note: arm rotating: prompts begin alike by their hash_ids, and --prefix-caching is off"
+    unknown = "note: arm rotating: run.as_released sets nothing"
+    arms = ("sglang", "rotating")
+    compare = ("compare", "t.jsonl", "--schedulers", ",".join(arms), "--no-plots", "--workers")
+    code, _, error = command(*compare, "1", "--as-released", "--out", "c")
+    assert not code and off in error and unknown in error
+    stored = {each: (work_folder / "c" / each / "config.toml").read_text() for each in arms}
+    assert 'memory = "radix"' in stored["sglang"] and "lag = 1" in stored["sglang"]
+    assert 'memory = "lru"' in stored["rotating"] and "lag = 0" in stored["rotating"]

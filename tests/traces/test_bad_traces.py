@@ -95,15 +95,17 @@ BAD_LINES = {
     ),
     "few ids": (
         with_fields(input_length=1025, hash_ids=[1, 2]),
-        "hash_ids: expected 3 ids (input_length 1025 / 512, rounded up), got 2",
+        "hash_ids: expected 3 ids (input_length 1025 / hash_block_size 512, rounded up; "
+        "--hash-block-size gives another), got 2",
     ),
     "many ids": (
         with_fields(hash_ids=[1, 2, 3], hash_block_size=64),
-        "hash_ids: expected 2 ids (input_length 100 / 64, rounded up), got 3",
+        "hash_ids: expected 2 ids (input_length 100 / hash_block_size 64, rounded up), got 3",
     ),
     "no ids": (
         with_fields(hash_ids=[]),
-        "hash_ids: expected 1 ids (input_length 100 / 512, rounded up), got 0",
+        "hash_ids: expected 1 ids (input_length 100 / hash_block_size 512, rounded up; "
+        "--hash-block-size gives another), got 0",
     ),
     "text id": (
         with_fields(hash_ids=["a"]),

@@ -224,3 +224,48 @@ def test_the_lines_are_a_trace(tmp_path: Path) -> None:
     assert [(each.arrival_s, each.prompt_tokens) for each in workload.requests] == [(0, 7), (1, 5)]
     assert workload.output_tokens == [8, 6]
     assert {each.slo_class.name for each in workload.requests} == {"chat"}
+
+
+FULL = Columns(
+    "at",
+    "in",
+    "out",
+    session="chat",
+    priority="level",
+    max_tokens="limit",
+    hash_ids="ids",
+    hash_block_size=64,
+    time_unit="s",
+)
+FULL_HEADER = "at,in,out,chat,level,limit,ids\n"
+
+
+def test_what_a_request_may_have_beyond_its_lengths(tmp_path: Path) -> None:
+    row = {"at": 1, "in": 100, "out": 5, "chat": "c1", "level": -2, "limit": 8, "ids": [7, -9]}
+    in_json = log(tmp_path, json.dumps([row]), FULL)
+    in_csv = log(tmp_path, FULL_HEADER + '1,100,5,c1,-2,8,"[7,-9]"\n', FULL)
+    assert in_json.records == in_csv.records
+    (tmp_path / "t.jsonl").write_bytes(lines_of(in_json.records))
+    (request,) = read_trace(tmp_path / "t.jsonl").requests
+    assert (request.session_id, request.priority, request.max_tokens) == ("c1", -2, 8)
+    assert (request.hash_ids, request.hash_block_tokens) == ((7, -9), 64)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("1,100,5,,0,8,[7]", "chat: expected a value, got nothing"),
+        ("1,100,5,c,x,8,[7]", 'level: expected an integer from -2**53 to 2**53, got "x"'),
+        (f"1,100,5,c,{2**60},8,[7]", "level: expected an integer from -2**53 to 2**53, got"),
+        ("1,100,5,c,0,4,[7]", "limit: expected at least out 5, got 4"),
+        (
+            "1,100,5,c,0,8,[7]",
+            "ids: expected 2 ids (input_length 100 / hash_block_size 64, rounded up; "
+            "--hash-block-size gives another), got 1",
+        ),
+        ("1,100,5,c,0,8,7 9", 'ids: expected a list of 64-bit integers, got "7 9"'),
+        ('1,100,5,c,0,8,"[7,0.5]"', 'ids: expected a list of 64-bit integers, got "[7,0.5]"'),
+    ],
+)
+def test_what_is_wrong_with_it(tmp_path: Path, row: str, words: str) -> None:
+    assert fault(tmp_path, FULL_HEADER + row, FULL).startswith(f":2: {words}")

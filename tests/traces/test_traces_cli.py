@@ -180,3 +180,15 @@ def test_a_log_becomes_a_trace(tmp_path: Path) -> None:
     assert [json.loads(line)["class"] for line in out.read_text().splitlines()] == ["batch", "chat"]
     result = run(*command, "--class", "chat", "--class", "web=chat")
     assert "--class: expected one class for all requests, or VALUE=CLASS for each" in result.stderr
+
+
+def test_convert_says_what_a_trace_leaves_open(tmp_path: Path) -> None:
+    record = '{"timestamp":2,"input_length":40,"output_length":4,"hash_ids":[1,2,3]}'
+    (tmp_path / "t.jsonl").write_text(record)
+    options = ("--hash-block-size", "16", "--time-unit", "s")
+    paths = (str(tmp_path / "t.jsonl"), "-o", str(tmp_path / "n"))
+    assert not run("convert", *paths, *options).exit_code
+    written = json.loads((tmp_path / "n").read_text())
+    assert written == {**json.loads(record), "timestamp": 2000, "hash_block_size": 16}
+    wrong = run("convert", str(tmp_path / "t.jsonl"), "-o", "-", "--time-unit", "us")
+    assert wrong.exit_code == 2

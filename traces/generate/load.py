@@ -60,6 +60,9 @@ def load_spec(
     path = _find(source)
     file = str(path) if path.parent != SPECS_DIR else path.stem
     tables = _read(path, file)
+    if "run" in tables and "clients" not in tables:
+        expected = "expected a specification of a workload, got a configuration"
+        raise InputError(f"{expected} (--config FILE, or --arm FILE to compare it)", file=file)
     known = PRESETS if classes is None else classes
     try:
         _check_clients(tables, settings or {})

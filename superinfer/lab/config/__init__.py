@@ -25,6 +25,7 @@ from superinfer.lab.config.policies import (
     policy_class,
     stored_parameters,
 )
+from superinfer.lab.config.released import released
 from superinfer.lab.config.run import RunConfig, run_config
 from superinfer.request import SLOClass
 from superinfer.settings import parse_settings
@@ -102,7 +103,7 @@ def load_config(
     out and a note says so.
     """
     layers = Layers(read_files(path), parse_settings(settings, SECTIONS))
-    run = run_config(_run_table(layers, overrides))
+    run = _run(layers, overrides)
     notes: list[str] = []
     chosen = {section: getattr(run, section) for section in POLICIES}
     tables = {section: layers.policy(section, name, notes) for section, name in chosen.items()}
@@ -121,6 +122,16 @@ def load_config(
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _run(layers: Layers, overrides: Mapping[str, object]) -> RunConfig:
+    """`[run]`, over what the release of its scheduler ships with where that is asked for."""
+    table = _run_table(layers, overrides)
+    run = run_config(table)
+    if not run.as_released:
+        return run
+    parameters = layers.policy("scheduler", run.scheduler, [])
+    return run_config(released(run.scheduler, parameters) | table)
 
 
 def _run_table(layers: Layers, overrides: Mapping[str, object]) -> dict[str, Any]:

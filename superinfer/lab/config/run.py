@@ -45,6 +45,9 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     costs: str = "auto"
     """`auto`, `roofline`, `calibrated`, or the path of a profile. The scheduler `flexgen` puts its
     streaming around it, and takes `flexgen` for the roofline."""
+    as_released: bool = False
+    """Take `memory`, `prefix_caching` and `lag` from the release that the scheduler models, where
+    they are not given (`superinfer.lab.config.released`)."""
     lag: Annotated[int, Meta(ge=0, le=1)] = 0
     """1: plan the next step while the current one runs."""
     prefix_caching: bool = False
@@ -95,6 +98,10 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Distribute requests that share a stamp."""
     skip_bad: bool = False
     """Leave bad lines of a trace out, and say how many."""
+    hash_block_size: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
+    """Tokens per hash id of records of a trace without this field; 0: 512, as Mooncake's."""
+    time_unit: Literal["ms", "s"] = "ms"
+    """Of `timestamp` in a trace of JSON lines."""
     without_slo: bool = False
     """Take every target away from the requests."""
 

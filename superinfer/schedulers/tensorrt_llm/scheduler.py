@@ -42,6 +42,7 @@ class TensorRtLlmScheduler:
     """Share for KV blocks of the device memory that weights and activations leave free; it stands
     in place of `run.gpu_memory_utilization`."""
     name: str = field(default_factory=lambda: "tensorrt_llm", init=False)
+    goes_by_priority: bool = field(default_factory=lambda: True, init=False)
     block_tokens: int = field(default_factory=lambda: 32, init=False)
     copies_per_block: int = field(default_factory=lambda: 1, init=False)
     """Blocks of all layers lie together in one pool."""

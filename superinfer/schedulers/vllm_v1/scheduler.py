@@ -45,6 +45,11 @@ class VllmV1Scheduler:
     _running: Running = field(init=False, repr=False)
     _admission: Admission = field(init=False, repr=False)
 
+    @property
+    def goes_by_priority(self) -> bool:
+        """Whether the priorities of requests count."""
+        return self.policy == "priority"
+
     def bind(self, machine: Machine) -> None:
         """Learn the machine."""
         check_limits(self.max_num_seqs, self.max_num_batched_tokens, self.watermark)
@@ -61,9 +66,8 @@ class VllmV1Scheduler:
             machine.max_model_len,
         )
         limits.check()
-        by_priority = self.policy == "priority"
-        self._running = Running(limits, by_priority)
-        self._admission = Admission(limits, self._running, by_priority)
+        self._running = Running(limits, self.goes_by_priority)
+        self._admission = Admission(limits, self._running, self.goes_by_priority)
 
     def submit(self, seq: Sequence, now: float) -> None:
         """Queue at the back, or by priority."""

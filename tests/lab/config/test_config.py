@@ -243,7 +243,7 @@ def test_settings_that_contradict_each_other() -> None:
         ("rum.tp=3", "unknown (did you mean 'run'?); sections are: classes, memory, router, run"),
         (
             "run.modle=x",
-            "run.modle: unknown (did you mean 'model'?); known are: backlog, block_tokens, ",
+            "run.modle: unknown (did you mean 'model'?); known are: as_released, backlog, ",
         ),
         ("run.tp=0", "run.tp: expected an integer >= 1, got 0"),
         ("run.tp=x", "run.tp: expected an integer, got 'x'"),

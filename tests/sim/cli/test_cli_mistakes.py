@@ -287,3 +287,37 @@ def test_a_result_that_cannot_be_written_is_still_shown(
     assert (answer.code, answer.json["completed"]) == (1, 12)
     assert answer.err == "error: cannot write r: No space left on device\n"
     assert left_in(folder) == {"t.jsonl"}
+
+
+EACH = ": each configuration to compare goes behind an --arm of its own (see superinfer-sim "
+
+
+@pytest.mark.parametrize("command", ["compare", "sweep"])
+def test_configurations_in_place_of_arms(cli: Cli, command: str) -> None:
+    Path("a.toml").write_text('[run]\nscheduler = "vllm"\n')
+    only_error(cli(command, "a.toml", "b.toml"), 2, f"(b.toml){EACH}{command} --help)")
+    answer = cli(command, "a.toml", "b.txt")
+    only_error(answer, 2, "extra argument")
+    assert "--arm" not in answer.err
+    answer = cli("run", "t.jsonl", "b.toml")
+    only_error(answer, 2, "extra argument")
+    assert "--arm" not in answer.err
+
+
+@pytest.mark.parametrize("command", ["compare", "run"])
+def test_a_configuration_in_place_of_a_trace(cli: Cli, command: str) -> None:
+    Path("a.toml").write_text('[run]\nscheduler = "vllm"\n')
+    words = "a.toml: expected a specification of a workload, got a configuration (--config FILE"
+    only_error(cli(command, "a.toml"), 2, words)
+
+
+TALK = '{"id": "x", "conversations": [{"from": "human", "value": "a"}]}'
+
+
+@pytest.mark.parametrize("text", [TALK, f"[{TALK}]", f"[\n {TALK}\n]"])
+def test_conversations_in_place_of_a_trace(cli: Cli, text: str) -> None:
+    Path("talk.json").write_text(text)
+    answer = cli("run", "talk.json")
+    hint = 'conversations are lengths = { sharegpt = "FILE" } of a specification'
+    only_error(answer, 2, "talk.json:1: expected ", hint)
+    assert "from-log" not in answer.err

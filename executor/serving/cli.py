@@ -67,6 +67,7 @@ def serve(
     from executor.defaults import named
     from executor.serving.server import Places, serve_command
     from executor.serving.service import Rules
+    from superinfer.lab.unused_fields import goes_by_priority
 
     given = named(options.config, options.settings or ())
     if prefix_caching is None and "run.prefix_caching" not in given:
@@ -83,6 +84,7 @@ def serve(
         api_key,
         shutdown_timeout,
         {"scheduler": config.run.scheduler, "memory": config.run.memory},
+        goes_by_priority(config),
     )
     places = Places(host, port, record, chat_template)
     raise typer.Exit(serve_command(config, loading.chosen(), rules, places))

@@ -33,6 +33,8 @@ class Rules:
     """Longest wait for answers under way when the server is told to end."""
     policies: Mapping[str, str] = field(default_factory=dict)
     """Names of scheduler and memory policy, for messages."""
+    priorities: bool = True
+    """The scheduler goes by those of requests."""
 
 
 class Overloaded(Exception):
@@ -67,7 +69,7 @@ class Service:
         self.metrics = Metrics(rules.prefix, rules.name, engine)
         self.draining = False
         """No more requests are taken."""
-        self.reader = Reader(prompts, engine.facts, classes, rules.most_waiting)
+        self.reader = Reader(prompts, engine.facts, classes, rules.most_waiting, rules.priorities)
         """What clients ask for."""
         self._tokenizer = prompts.tokenizer
         self._last_queue_s = 0.0

@@ -28,6 +28,8 @@ class Reader:
     classes: Mapping[str, SLOClass]
     most_answers: int
     """Of one request."""
+    priorities: bool
+    """They count for something."""
     tenants: Tenants = field(default_factory=Tenants)
 
     def completions(self, body: CompletionBody, headers: Headers) -> list[Wish]:
@@ -57,6 +59,8 @@ class Reader:
     ) -> list[Wish]:
         objective = objective_of(headers, body, self.classes)
         objective = replace(objective, tenant=self.tenants.known(objective.tenant))
+        if objective.priority and not self.priorities:
+            raise InputError("the scheduler of this server has no use for it", field="priority")
         draws = [body.sampling(choice) for choice in range(body.choices)]
         if draws[0].penalised and not self.facts.counts_tokens:
             raise InputError("penalties are not supported where GPUs share the model")

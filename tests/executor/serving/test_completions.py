@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_kit import Served, asking
+from serving_kit import Served, asking, serving
+
+from executor.serving.service import Rules
 
 BEGINNING = "In the beginning God"
 
@@ -217,3 +220,14 @@ def test_models_and_health(served: Served) -> None:
     (model,) = served.client.get("/v1/models").json()["data"]
     assert model["id"] == "tiny" and model["max_model_len"] == 10240
     assert served.client.get("/v1/nothing").json()["error"]["code"] == 404
+
+
+def test_priorities_are_refused_where_they_count_for_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path, Rules("tiny", priorities=False)) as served:
+        wanted = "priority: the scheduler of this server has no use for it"
+        assert served.refusal(asking("a", priority=3)) == wanted
+        assert served.text("a", priority=0) == served.text("a")
+    other = tmp_path / "other"
+    other.mkdir()
+    with serving(other, scheduler="priority") as served:
+        assert served.text("a", priority=3) == served.text("a")

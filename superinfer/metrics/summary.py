@@ -104,7 +104,7 @@ class RunMetrics:
             "version": 1,
             **whole,
             **self._whole_run(),
-            **self._reuse(),
+            **self._reuse_of_run(),
             "d2h_bytes": whole["d2h_bytes"] + self._cache_d2h_bytes(),
             **{key: given.get(key) for key in _CALLER_KEYS},
             "steps": self.record.steps,
@@ -129,6 +129,7 @@ class RunMetrics:
             **self._attainment(rows),
             **self._memory(rows),
             **self._copied(everybody),
+            **self._reuse(rows),
             "worst_stall_ms": _max_ms(self._stall_s[rows]),
             "worst_wait_ms": _max_ms(self._wait_s[rows]),
             "slo": self._common_targets(rows),
@@ -331,19 +332,11 @@ class RunMetrics:
         }
         return {name: _same(values[rows]) for name, values in kinds.items()}
 
-    def _reuse(self) -> Summary:
-        """What was computed again, and found; of a window, by those that arrived inside."""
-        record = self.record
-        if self._window is not None:
-            return self._reuse_of(self.measured_rows())
-        recomputed = int(record.table.recomputed_tokens.sum())
-        return {
-            "recompute_tax": _ratio(recomputed, record.computed_tokens),
-            "prefix_hit_rate": _ratio(record.prefix_hit_tokens, record.prefix_query_tokens),
-        }
+    def _reuse(self, rows: Ints) -> Summary:
+        """What was computed again for these requests; what was found, of those that were admitted.
 
-    def _reuse_of(self, rows: Ints) -> Summary:
-        """The same of single requests, as far as they were admitted."""
+        With lag 1 the run also computed steps after the end of a request, which are nobody's.
+        """
         table, cached = self.record.table, self.record.prefix_query_tokens > 0
         asked = _having(table.first_scheduled_s, rows) if cached else rows[:0]
         found, looked_up = table.cached_tokens[asked].sum(), self.view.input_tokens[asked].sum()
@@ -351,6 +344,17 @@ class RunMetrics:
         return {
             "recompute_tax": _ratio(int(recomputed.sum()), int(computed.sum())),
             "prefix_hit_rate": _ratio(int(found), int(looked_up)),
+        }
+
+    def _reuse_of_run(self) -> Summary:
+        """The same of all that was computed; of a window there is only what its requests say."""
+        record = self.record
+        if self._window is not None:
+            return {}
+        recomputed = int(record.table.recomputed_tokens.sum())
+        return {
+            "recompute_tax": _ratio(recomputed, record.computed_tokens),
+            "prefix_hit_rate": _ratio(record.prefix_hit_tokens, record.prefix_query_tokens),
         }
 
     def _whole_run(self) -> Summary:

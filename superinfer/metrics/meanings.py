@@ -109,7 +109,11 @@ GROUP: Mapping[str, Meaning] = {
 
 RUN: Mapping[str, Meaning] = {
     "peak_kv_bytes": Meaning(BYTES, "most bytes of blocks that live requests held, per GPU"),
-    "peak_slab_bytes": Meaning(BYTES, "most bytes taken from the device for KV, cached blocks too"),
+    "peak_slab_bytes": Meaning(
+        BYTES,
+        "most bytes taken from the device for KV, cached blocks too: whole slabs (64 MiB on a GPU) "
+        "where blocks may lose bits, else single blocks",
+    ),
     "write_through_bytes": Meaning(BYTES, "full blocks of running requests copied ahead of need"),
     "write_through_useful_bytes": Meaning(
         BYTES, "of these, what a later rotation did not have to copy"

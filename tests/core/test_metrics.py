@@ -24,6 +24,7 @@ from superinfer.metrics.statistics import (
     weighted_statistics,
 )
 from superinfer.metrics.window import Window
+from superinfer.records.cluster import cluster_record
 from superinfer.records.run import Copies, RunRecord
 from superinfer.request import SLO
 
@@ -189,6 +190,17 @@ def test_reuse_of_a_class_is_that_of_its_requests() -> None:
     late = metrics.summary()
     assert late["recompute_tax"] == 22 / 88
     assert late["tenants"]["default"]["recompute_tax"] == 22 / 79
+
+
+def test_memory_is_taken_in_whole_slabs(worked: RunRecord) -> None:
+    """9 blocks of 1,000 bytes at the peak; of two replicas each has slabs of its own."""
+    for slab_blocks, expected in ((1, 9000), (3, 9000), (4, 12_000), (16, 16_000)):
+        worked.slab_blocks = slab_blocks
+        assert summarise(worked)["peak_slab_bytes"] == expected
+    cluster = cluster_record([worked, worked], ints([0, 0, 0, 0, 1, 1, 1, 1]), [1.0, 1.0])
+    summary = summarise(cluster)
+    assert [row["peak_slab_bytes"] for row in summary["replicas"]] == [16_000, 16_000]
+    assert (summary["peak_slab_bytes"], summary["peak_kv_bytes"]) == (32_000, 14_000)
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ meeting an SLO: [formats](formats.md#a-result-folder). Between tenants:
 [fairness](fairness.md#reading-the-metrics). This page is made by
 `python -m experiments.reference`."""
 _WHOLE = """\
-With `run.window_s` too these are of the whole run, but for `recompute_tax` and `prefix_hit_rate`,
-which are then of the requests that arrived inside."""
+Of the whole run, with `run.window_s` too. No class or tenant has these: blocks and the link are
+shared, so that a peak or a copy ahead of need is nobody's alone, fairness is between tenants, and
+the rest is about the machine that simulates."""
 _SPREAD = {
     "mean": "mean",
     "median": "50 % quantile",

@@ -74,6 +74,16 @@ GROUP: Mapping[str, Meaning] = {
         "copied from the device to the host, likewise; that of the run also has what went for no "
         "request: cached blocks and write-through",
     ),
+    "recompute_tax": Meaning(
+        SHARE,
+        "tokens computed once more after a preemption / all computed, of prompts and answers; with "
+        "lag 1 the run's also counts steps that came after an answer's end, which are nobody's",
+    ),
+    "prefix_hit_rate": Meaning(
+        SHARE,
+        "prompt tokens found in the cache at first admission / prompt tokens looked up: those of "
+        "admitted requests; null without prefix caching",
+    ),
     "kv_bits_mean": Meaning(
         "bits", "mean bits of a cached value that decode steps read, requests weighed by tokens"
     ),
@@ -98,14 +108,12 @@ GROUP: Mapping[str, Meaning] = {
 """Of the run, of every class and of every tenant."""
 
 RUN: Mapping[str, Meaning] = {
-    "recompute_tax": Meaning(
-        SHARE, "tokens computed once more after a preemption / all computed, of prompts and answers"
-    ),
-    "prefix_hit_rate": Meaning(
-        SHARE, "prompt tokens found in the cache at first admission / prompt tokens looked up"
-    ),
     "peak_kv_bytes": Meaning(BYTES, "most bytes of blocks that live requests held, per GPU"),
-    "peak_slab_bytes": Meaning(BYTES, "most bytes taken from the device for KV, cached blocks too"),
+    "peak_slab_bytes": Meaning(
+        BYTES,
+        "most bytes taken from the device for KV, cached blocks too: whole slabs (64 MiB on a GPU) "
+        "where blocks may lose bits, else single blocks",
+    ),
     "write_through_bytes": Meaning(BYTES, "full blocks of running requests copied ahead of need"),
     "write_through_useful_bytes": Meaning(
         BYTES, "of these, what a later rotation did not have to copy"

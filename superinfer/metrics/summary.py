@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from superinfer.metrics.columns import RequestView, columns_of
 from superinfer.metrics.fairness import fairness
+from superinfer.metrics.shares import having, max_ms, ratio, same, share
 from superinfer.metrics.statistics import STATISTICS, statistics
 from superinfer.metrics.tokens import Bools, GapPool
 from superinfer.metrics.waits import duration_s, longest_stall_s, longest_wait_s
@@ -104,7 +105,7 @@ class RunMetrics:
             "version": 1,
             **whole,
             **self._whole_run(),
-            **self._reuse(),
+            **self._reuse_of_run(),
             "d2h_bytes": whole["d2h_bytes"] + self._cache_d2h_bytes(),
             **{key: given.get(key) for key in _CALLER_KEYS},
             "steps": self.record.steps,
@@ -129,8 +130,9 @@ class RunMetrics:
             **self._attainment(rows),
             **self._memory(rows),
             **self._copied(everybody),
-            "worst_stall_ms": _max_ms(self._stall_s[rows]),
-            "worst_wait_ms": _max_ms(self._wait_s[rows]),
+            **self._reuse(rows),
+            "worst_stall_ms": max_ms(self._stall_s[rows]),
+            "worst_wait_ms": max_ms(self._wait_s[rows]),
             "slo": self._common_targets(rows),
         }
 
@@ -181,10 +183,10 @@ class RunMetrics:
         group, block_bytes = self.group(rows), self.record.block_bytes
         return {
             **{key: group[key] for key in REPLICA_KEYS},
-            "utilisation": _ratio(use.busy_s, span_s),
-            "prefix_hit_rate": _ratio(use.prefix_hit_tokens, use.prefix_query_tokens),
+            "utilisation": ratio(use.busy_s, span_s),
+            "prefix_hit_rate": ratio(use.prefix_hit_tokens, use.prefix_query_tokens),
             "peak_kv_bytes": use.peak_referenced_blocks * block_bytes,
-            "peak_slab_bytes": use.peak_used_blocks * block_bytes,
+            "peak_slab_bytes": self._slab_bytes(use.peak_used_blocks),
             "steps": use.steps,
         }
 
@@ -253,7 +255,7 @@ class RunMetrics:
             "e2el": statistics(self.view.e2el_s[done] * 1e3),
         }
         named = {f"{s}_{key}_ms": found[key][s] for key in found for s in STATISTICS}
-        return named | {"max_itl_ms": _max_ms(self.view.longest_gap_s[done])}
+        return named | {"max_itl_ms": max_ms(self.view.longest_gap_s[done])}
 
     def _attainment(self, rows: Ints) -> Summary:
         """Shares of the submitted requests that have the target, and goodput over those.
@@ -264,14 +266,14 @@ class RunMetrics:
         """
         targets, met = self.view.targets, self.view.met
         asked = rows[targets.any[rows]]
-        ttft, tpot = _having(targets.ttft_s, rows), _having(targets.tpot_s, rows)
+        ttft, tpot = having(targets.ttft_s, rows), having(targets.tpot_s, rows)
         good = asked[met["slo"][asked]]
         tokens = int(self.record.table.output_tokens[good].sum())
         return {
-            "slo_attainment": _share(met["slo"], asked),
-            "ttft_attainment": _share(met["ttft"], ttft),
-            "tpot_attainment": _share(met["tpot"], tpot),
-            "paced_attainment": _share(met["paced"], _having(targets.tpot_s, ttft)),
+            "slo_attainment": share(met["slo"], asked),
+            "ttft_attainment": share(met["ttft"], ttft),
+            "tpot_attainment": share(met["tpot"], tpot),
+            "paced_attainment": share(met["paced"], having(targets.tpot_s, ttft)),
             "request_goodput": self._rate(good.size) if asked.size else None,
             "token_goodput": self._rate(tokens) if asked.size else None,
         }
@@ -279,7 +281,7 @@ class RunMetrics:
     def _memory(self, rows: Ints) -> Summary:
         """Losses of the device, and KV bits: a mean over those that held cache, by their tokens."""
         table = self.record.table
-        held = _having(table.kv_bits, rows)
+        held = having(table.kv_bits, rows)
         tokens = (self.view.input_tokens + table.output_tokens)[held]
         bits = float(tokens @ table.kv_bits[held]) / int(tokens.sum()) if tokens.size else None
         totals = ("preemptions", "rotations")
@@ -313,11 +315,11 @@ class RunMetrics:
             return None
         table, expected = self.record.table, 0.0
         for bits, shares in (("8", table.kv_8_share), ("4", table.kv_4_share)):
-            share = float(tokens @ shares[held]) / int(tokens.sum())
+            part = float(tokens @ shares[held]) / int(tokens.sum())
             cost = self.record.quality.get(bits, {}).get(measure)
-            if share and cost is None:
+            if part and cost is None:
                 return "unmeasured"
-            expected += share * (cost or 0.0)
+            expected += part * (cost or 0.0)
         return expected
 
     def _common_targets(self, rows: Ints) -> dict[str, float | None]:
@@ -329,28 +331,31 @@ class RunMetrics:
             "e2el_ms": targets.e2el_s * 1e3,
             "min_tokens_per_s": targets.min_tokens_per_s,
         }
-        return {name: _same(values[rows]) for name, values in kinds.items()}
+        return {name: same(values[rows]) for name, values in kinds.items()}
 
-    def _reuse(self) -> Summary:
-        """What was computed again, and found; of a window, by those that arrived inside."""
-        record = self.record
-        if self._window is not None:
-            return self._reuse_of(self.measured_rows())
-        recomputed = int(record.table.recomputed_tokens.sum())
-        return {
-            "recompute_tax": _ratio(recomputed, record.computed_tokens),
-            "prefix_hit_rate": _ratio(record.prefix_hit_tokens, record.prefix_query_tokens),
-        }
+    def _reuse(self, rows: Ints) -> Summary:
+        """What was computed again for these requests; what was found, of those that were admitted.
 
-    def _reuse_of(self, rows: Ints) -> Summary:
-        """The same of single requests, as far as they were admitted."""
+        With lag 1 the run also computed steps after the end of a request, which are nobody's.
+        """
         table, cached = self.record.table, self.record.prefix_query_tokens > 0
-        asked = _having(table.first_scheduled_s, rows) if cached else rows[:0]
+        asked = having(table.first_scheduled_s, rows) if cached else rows[:0]
         found, looked_up = table.cached_tokens[asked].sum(), self.view.input_tokens[asked].sum()
         recomputed, computed = table.recomputed_tokens[rows], table.computed_tokens[rows]
         return {
-            "recompute_tax": _ratio(int(recomputed.sum()), int(computed.sum())),
-            "prefix_hit_rate": _ratio(int(found), int(looked_up)),
+            "recompute_tax": ratio(int(recomputed.sum()), int(computed.sum())),
+            "prefix_hit_rate": ratio(int(found), int(looked_up)),
+        }
+
+    def _reuse_of_run(self) -> Summary:
+        """The same of all that was computed; of a window there is only what its requests say."""
+        record = self.record
+        if self._window is not None:
+            return {}
+        recomputed = int(record.table.recomputed_tokens.sum())
+        return {
+            "recompute_tax": ratio(recomputed, record.computed_tokens),
+            "prefix_hit_rate": ratio(record.prefix_hit_tokens, record.prefix_query_tokens),
         }
 
     def _whole_run(self) -> Summary:
@@ -358,16 +363,22 @@ class RunMetrics:
         whole run, beside a window too.
         """
         record, shares = self.record, fairness(self.view)
+        peaks = [use.peak_used_blocks for use in record.replicas] or [record.peak_used_blocks]
         return {
             "peak_kv_bytes": record.peak_referenced_blocks * record.block_bytes,
-            "peak_slab_bytes": record.peak_used_blocks * record.block_bytes,
+            "peak_slab_bytes": sum(map(self._slab_bytes, peaks)),
             **{name: getattr(record, name) for name in _TRAFFIC},
             "jain_index": shares.jain_index() if shares else None,
             "vtc_gap": shares.vtc_gap() if shares else None,
         }
 
+    def _slab_bytes(self, blocks: int) -> int:
+        """Of the whole slabs in which so many blocks of one replica lie."""
+        slab_blocks = self.record.slab_blocks
+        return -(-blocks // slab_blocks) * slab_blocks * self.record.block_bytes
+
     def _rate(self, count: int) -> float | None:
-        return _ratio(count, self.duration_s)
+        return ratio(count, self.duration_s)
 
 
 _COPIED: Final = ("h2d_bytes", "d2h_bytes")
@@ -380,27 +391,3 @@ _TRAFFIC: Final = (
     "losing_offloads",
 )
 """Copies ahead of need, and those that were not made, as the record has them."""
-
-
-def _max_ms(values_s: Floats) -> float | None:
-    known = values_s[~np.isnan(values_s)]
-    return float(known.max()) * 1e3 if known.size else None
-
-
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
-
-
-def _share(met: Bools, of: Ints) -> float | None:
-    return _ratio(int(np.count_nonzero(met[of])), of.size)
-
-
-def _same(values: Floats) -> float | None:
-    same = values.size and (values == values[0]).all()
-    return round(float(values[0]), 6) if same else None
-
-
-def _having(values: Floats, rows: Ints) -> Ints:
-    """Those of `rows` whose value is known."""
-    known: Ints = rows[~np.isnan(values[rows])]
-    return known

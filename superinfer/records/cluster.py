@@ -58,6 +58,7 @@ def cluster_record(
         timeline=_timeline([record.timeline for record in records]),
         block_tokens=first.block_tokens,
         block_bytes=first.block_bytes,
+        slab_blocks=first.slab_blocks,
         quality=first.quality,
         extra=_added([record.extra for record in records]),
         notes=list(dict.fromkeys(note for record in records for note in record.notes)),

@@ -152,6 +152,7 @@ class Recorder:
             block_bytes=config.block_bytes,
             peak_referenced_blocks=pool.peak_referenced,
             peak_used_blocks=pool.peak_used,
+            slab_blocks=config.slabs.blocks_16 if engine.demotion is not None else 1,
             computed_tokens=self.computed_tokens,
             prefix_query_tokens=self.prefix_query_tokens,
             prefix_hit_tokens=self.prefix_hit_tokens,

@@ -140,12 +140,16 @@ class RunRecord:
     block_bytes: int
     peak_referenced_blocks: int
     peak_used_blocks: int
-    """Most blocks taken from the device at once, cached ones included."""
+    """Most of `total_blocks` that were taken at once, cached ones included; a slab of smaller ones
+    takes all of it."""
     computed_tokens: int
     """Tokens whose KV was computed, recomputation included, and with lag 1 steps that were thrown
     away."""
     prefix_query_tokens: int
     prefix_hit_tokens: int
+    slab_blocks: int = 1
+    """Blocks of 16 bits in a slab, where blocks may lose bits: the device's memory is then taken
+    slab by slab. 1: block by block."""
     cache_d2h_bytes: int = 0
     """Bytes copied to the host that count for no request: cached blocks, and what was written
     through."""

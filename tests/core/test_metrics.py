@@ -24,6 +24,7 @@ from superinfer.metrics.statistics import (
     weighted_statistics,
 )
 from superinfer.metrics.window import Window
+from superinfer.records.cluster import cluster_record
 from superinfer.records.run import Copies, RunRecord
 from superinfer.request import SLO
 
@@ -169,6 +170,37 @@ def test_reuse_of_a_window_is_that_of_the_requests_that_arrived_inside() -> None
     assert reuse(Window(8.0, 9.0)) == (None, None)
     record.prefix_query_tokens = 0  # prefixes were not cached
     assert reuse(Window(1.0, 9.0))[0] is None
+
+
+def test_reuse_of_a_class_is_that_of_its_requests() -> None:
+    """And of all of them together that of the run, which counts for itself."""
+    jobs = [A, replace(B, cached=5), replace(C, cached=6), replace(D, group="chat")]
+    asked, computed = 10 + 20 + 30, 14 + 41 + 24
+    sizes = {"computed_tokens": computed, "prefix_query_tokens": asked, "prefix_hit_tokens": 11}
+    metrics = RunMetrics(build(jobs, STEPS, **sizes))
+    summary = metrics.summary()
+    keys = ("prefix_hit_rate", "recompute_tax")
+    chat, code = ([summary["classes"][name][key] for key in keys] for name in ("chat", "code"))
+    assert chat == [5 / 30, 22 / (14 + 41)]
+    assert code == [6 / 30, 0.0]
+    whole = metrics.group(np.arange(4))
+    assert [summary[key] for key in keys] == [whole[key] for key in keys] == [11 / 60, 22 / 79]
+    # The only tenant has what its requests computed; with lag 1 the run threw 9 tokens away.
+    metrics.record.computed_tokens += 9
+    late = metrics.summary()
+    assert late["recompute_tax"] == 22 / 88
+    assert late["tenants"]["default"]["recompute_tax"] == 22 / 79
+
+
+def test_memory_is_taken_in_whole_slabs(worked: RunRecord) -> None:
+    """9 blocks of 1,000 bytes at the peak; of two replicas each has slabs of its own."""
+    for slab_blocks, expected in ((1, 9000), (3, 9000), (4, 12_000), (16, 16_000)):
+        worked.slab_blocks = slab_blocks
+        assert summarise(worked)["peak_slab_bytes"] == expected
+    cluster = cluster_record([worked, worked], ints([0, 0, 0, 0, 1, 1, 1, 1]), [1.0, 1.0])
+    summary = summarise(cluster)
+    assert [row["peak_slab_bytes"] for row in summary["replicas"]] == [16_000, 16_000]
+    assert (summary["peak_slab_bytes"], summary["peak_kv_bytes"]) == (32_000, 14_000)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,10 @@ from harness import BlockingDriver, make_engine, request
 from superinfer.draft import Draft
 from superinfer.engine import Engine
 from superinfer.errors import SuperInferError
+from superinfer.memory.blocks.slabs import Slabs
+from superinfer.memory.lru import LruMemory
+from superinfer.memory.slo_aware import SloAwareMemory
+from superinfer.metrics import summarise
 from superinfer.records.recorder import MAX_SAMPLES, Recorder
 from superinfer.records.run import RunRecord
 from superinfer.schedulers.fcfs import FcfsScheduler
@@ -53,6 +57,17 @@ def test_the_last_sample_has_the_sums_of_all_requests(lag: int) -> None:
     last_step_s = record.tokens.decode_end_s[-1]  # with lag 1 an empty one may follow the end
     assert record.timeline.t_s[-1] == max(record.table.finish_s.max(), last_step_s)
     assert np.all(np.diff(record.timeline.t_s) > 0)
+
+
+@pytest.mark.parametrize(("memory", "slab_blocks"), [(SloAwareMemory(), 4), (LruMemory(), 1)])
+def test_only_blocks_that_may_lose_bits_lie_in_slabs(memory: Any, slab_blocks: int) -> None:
+    sizes = {"block_bytes": 8, "small_block_bytes": (4, 2), "slabs": Slabs(4, 8, 16)}
+    engine = make_engine(VllmScheduler(), 20, memory=memory, **sizes)
+    BlockingDriver(engine, [request(0, 6, 0, arrival_s=0.0)], [3]).run()
+    record = engine.recorder.build(engine)
+    assert (record.peak_used_blocks, record.slab_blocks) == (2, slab_blocks)
+    whole = {4: 4 * 8, 1: 2 * 8}[slab_blocks]
+    assert summarise(record)["peak_slab_bytes"] == whole
 
 
 def test_bytes_are_those_of_the_blocks() -> None:

@@ -117,6 +117,24 @@ def test_the_profile_that_predicts_can_be_told(
     assert made_by.get("profile_sha256") == expected and made_by["torch"] == torch.__version__
 
 
+@pytest.mark.parametrize("memory", ["slo_aware", "lru"])
+def test_memory_is_counted_in_slabs_where_blocks_may_lose_bits(
+    monkeypatch, capsys, tmp_path, config, trace, memory
+):
+    """On a CPU of the 32nd part of the arena: 20 of 640 blocks."""
+    code, text, errors = call(
+        monkeypatch,
+        capsys,
+        *("run", trace, "--model", config, "--random-weights", "--device", "cpu"),
+        *("--memory", memory, "--kv-blocks", 640, "--as-fast-as-possible", "--no-plots"),
+        *("--json", "--out", tmp_path / "result"),
+    )
+    assert code == 0, errors
+    summary = json.loads(text)
+    size = summary["run"]["block_bytes"] * (20 if memory == "slo_aware" else 1)
+    assert summary["peak_slab_bytes"] == -(-summary["peak_kv_bytes"] // size) * size > 0
+
+
 def test_what_changes_nothing_is_named(monkeypatch, capsys, tmp_path, config):
     """As in the simulator: classes that differ by capitals, and caching where nothing is shared."""
     line = {"timestamp": 0, "input_length": 9, "output_length": 2, "class": "chat"}

@@ -266,6 +266,10 @@ def assert_computed_adds_up(record: RunRecord, lag: int) -> None:
     """Tokens of single requests are those of the run, but for steps that came after an end."""
     thrown_away = record.computed_tokens - int(record.table.computed_tokens.sum())
     assert 0 <= thrown_away <= lag * len(record.table.state)
+    table, admitted = record.table, ~np.isnan(record.table.first_scheduled_s)
+    asked = sum(r.prompt_tokens for r, found in zip(table.requests, admitted, strict=True) if found)
+    assert record.prefix_query_tokens in (0, asked)
+    assert record.prefix_hit_tokens == table.cached_tokens.sum()
 
 
 COLUMNS = (

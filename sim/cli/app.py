@@ -30,6 +30,7 @@ from sim.cli.options import (
 )
 from sim.cli.plan import plan
 from sim.cli.profiles import app as profiles_app
+from sim.cli.report import report
 from sim.cli.sensitivity import sensitivity
 from sim.cli.sweep import sweep
 from sim.cli.tune import tune
@@ -140,6 +141,7 @@ app.command("tune")(tune)
 app.command("plan")(plan)
 app.command("suggest-slo")(suggest_slo)
 app.command("sensitivity")(sensitivity)
+app.command("report")(report)
 app.command("check-policy")(check_policy)
 app.command("cache-study")(cache_study)
 app.command("train-reuse")(train_reuse)

@@ -180,6 +180,24 @@ def comparison(
     }
 
 
+def compared(runs: Mapping[str, Sequence[Run]]) -> list[Difference]:
+    """What is shown of how the arms differ from the first of them."""
+    summaries = [run.summary for each in runs.values() for run in each]
+    return differences(runs, (*METRICS, *shown_precision(summaries)))
+
+
+def write_compare_pages(
+    runs: Mapping[str, Sequence[Run]], found: list[Difference], root: Path
+) -> None:
+    """Write the picture and the report of a comparison into a folder."""
+    from superinfer.lab.pictures.figures import write_compare_plot
+    from superinfer.lab.report import REPORT_HTML, write_compare_report
+
+    write_compare_plot(runs, root / PICTURE)
+    first = [(name, each[0].folder) for name, each in runs.items()]
+    write_compare_report(first, root / REPORT_HTML, _reported(runs, found))
+
+
 # -- checks ---------------------------------------------------------------------------------------
 
 
@@ -299,8 +317,7 @@ def _conclude(study: Study, result: StudyResult, root: Path, options: RunOptions
     if next(iter(study.arms)) not in result.folders or len(result.folders) < 2:
         return
     runs = {name: result.runs(name) for name in result.folders}
-    summaries = [run.summary for each in runs.values() for run in each]
-    found = differences(runs, (*METRICS, *shown_precision(summaries)))
+    found = compared(runs)
     text = json.dumps(comparison(runs, found, result, root), indent=2)
     write_outcome(root / COMPARISON, text)
     means = [(name, mean_summary([run.summary for run in each])) for name, each in runs.items()]
@@ -313,12 +330,7 @@ def _conclude(study: Study, result: StudyResult, root: Path, options: RunOptions
         if (by_class := precision_table(means)) is not None:
             print_table(by_class)
     if options.plots:
-        from superinfer.lab.pictures.figures import write_compare_plot
-        from superinfer.lab.report import REPORT_HTML, write_compare_report
-
-        write_compare_plot(runs, root / PICTURE)
-        first = [(name, each[0].folder) for name, each in runs.items()]
-        write_compare_report(first, root / REPORT_HTML, _reported(runs, found))
+        write_compare_pages(runs, found, root)
 
 
 def _reported(runs: Mapping[str, Sequence[Run]], found: list[Difference]) -> list[Difference]:

@@ -40,7 +40,13 @@ def test_mlperf_presets_are_the_published_table() -> None:
 
 def test_presets_carry_their_own_name() -> None:
     assert all(preset.name == name for name, preset in PRESETS.items())
-    assert {"default", "chat", "agent", "code", "batch", "video"} < PRESETS.keys()
+    assert {"default", "chat", "agent", "code", "rag", "batch", "video"} < PRESETS.keys()
+
+
+def test_the_examples_of_guidellm() -> None:
+    assert PRESETS["agent"].slo == SLO(e2el_s=5.0)
+    assert PRESETS["code"].slo == SLO(ttft_s=0.5, tpot_s=0.15)
+    assert PRESETS["rag"].slo == SLO(ttft_s=0.3, tpot_s=0.1, e2el_s=3.0)
 
 
 def test_chat_is_the_scenario_class() -> None:

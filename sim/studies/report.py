@@ -1,0 +1,67 @@
+"""`superinfer-sim report`: the pages and pictures of results that are there already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sim.commands import check_folder, write_pages
+from sim.notices import say
+from sim.studies.compare import compared, write_compare_pages
+from superinfer.errors import ConfigError
+from superinfer.lab.comparison import COMPARISON, load_comparison
+from superinfer.lab.results import SUMMARY, default_folder
+from superinfer.lab.run_sources import named_runs
+
+
+def report_command(folders: Sequence[Path], out: Path | None) -> int:
+    """Draw what lies in one folder of `run` or `compare` into it, or a comparison of the runs in
+    several into `out`; returns the exit code.
+
+    Raises InputError for a folder without results, ConfigError for an `out` that is none.
+    """
+    if len(folders) > 1:
+        return _told(_beside_each_other(folders, out))
+    if out is not None:
+        raise ConfigError("--out: expected two or more results to compare; one has its own folder")
+    (folder,) = folders
+    draw = _comparison_again if (folder / COMPARISON).exists() else _run_again
+    return _told(draw(folder))
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _told(folder: Path) -> int:
+    say(f"report in {folder}")
+    return 0
+
+
+def _run_again(folder: Path) -> Path:
+    from superinfer.lab.pictures.figures import write_requests_plot
+    from superinfer.lab.timelines.timeline import TIMELINE_JSON
+
+    write_pages(folder)
+    if (folder / TIMELINE_JSON).exists():
+        write_requests_plot(folder / TIMELINE_JSON)
+    return folder
+
+
+def _comparison_again(folder: Path) -> Path:
+    arms = load_comparison(folder)
+    for run in (run for each in arms.values() for run in each):
+        write_pages(run.folder)
+    write_compare_pages(arms, compared(arms), folder)
+    return folder
+
+
+def _beside_each_other(folders: Sequence[Path], out: Path | None) -> Path:
+    arms = {name: [run] for name, run in named_runs(folders).items()}
+    first = next(iter(arms.values()))[0]
+    out = out or default_folder(first.summary["run"]["run"]["trace"], "report")
+    check_folder(out)
+    if (out / SUMMARY).exists():
+        raise ConfigError(f"--out: expected a folder of its own, got the result {out}")
+    out.mkdir(parents=True, exist_ok=True)
+    write_compare_pages(arms, compared(arms), out)
+    return out

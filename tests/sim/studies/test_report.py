@@ -1,0 +1,78 @@
+"""The pages of results, drawn again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commands import Cli
+from inline_engine import Inline
+from short_trace import left_in, only_error
+
+RUN = ("run", "t.jsonl", "--no-plots", "--out")
+
+
+@pytest.fixture(autouse=True)
+def folder(short_trace_folder: Path) -> Path:
+    return short_trace_folder
+
+
+def drawn(folder: Path) -> dict[str, bytes]:
+    """Pages and pictures below a folder."""
+    found = (path for path in folder.rglob("*") if path.suffix in (".html", ".png"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def test_a_run_gets_the_pages_that_it_would_have_had(cli: Cli, folder: Path) -> None:
+    """Times of the machine differ from run to run, so the same result is drawn."""
+    assert not cli("run", "t.jsonl", "--timeline", "--out", "r").code
+    before = drawn(folder / "r")
+    assert {"report.html", "latency_cdf.png", "requests.png"} < before.keys()
+    for name in before:
+        (folder / "r" / name).unlink()
+    answer = cli("report", "r")
+    assert (answer.code, answer.err) == (0, "report in r\n")
+    assert drawn(folder / "r") == before
+
+
+def test_a_comparison_gets_its_own_and_those_of_its_arms(
+    cli: Cli, folder: Path, inline: Inline
+) -> None:
+    compare = ("compare", "t.jsonl", "--schedulers", "vllm,fcfs", "--workers", "1")
+    assert not cli(*compare, "--out", "c").code
+    before = drawn(folder / "c")
+    assert {"report.html", "compare.png", "vllm/report.html", "fcfs/report.html"} < before.keys()
+    for name in before:
+        (folder / "c" / name).unlink()
+    assert not cli("report", "c").code
+    assert drawn(folder / "c") == before
+
+
+def test_several_runs_are_compared(cli: Cli, folder: Path) -> None:
+    for scheduler in ("vllm", "fcfs"):
+        assert not cli(*RUN, scheduler, "--scheduler", scheduler).code
+    assert not cli("report", "fcfs", "vllm", "--out", "both").code
+    assert drawn(folder / "both").keys() == {"report.html", "compare.png"}
+    text = (folder / "both/report.html").read_text()
+    assert "Comparison: fcfs, vllm" in text
+    assert not cli("report", "vllm", "fcfs", "--out", "both").code
+    assert "Comparison: vllm, fcfs" in (folder / "both/report.html").read_text()
+    assert not drawn(folder / "vllm"), "what is compared stays as it is"
+
+
+def test_a_comparison_without_a_name(cli: Cli, folder: Path) -> None:
+    for name in ("a", "b"):
+        assert not cli(*RUN, name).code
+    assert not cli("report", "a", "b").code
+    (made,) = (folder / "runs").iterdir()
+    assert made.name.startswith("t-report-") and "report.html" in left_in(made)
+
+
+def test_mistakes(cli: Cli, folder: Path) -> None:
+    assert not cli(*RUN, "a").code
+    assert not cli(*RUN, "b").code
+    only_error(cli("report", "no"), 2, "no/summary.json")
+    only_error(cli("report", "a", "--out", "o"), 2, "--out: expected two or more results")
+    only_error(cli("report", "a", "b", "-o", "b"), 2, "--out: expected a folder of its own")
+    only_error(cli("report", "a", "a"), 2, "expected different runs")
+    only_error(cli("report"), 2, "Missing argument")

@@ -106,7 +106,7 @@ def test_what_changes_nothing_is_named(monkeypatch, capsys, tmp_path, config):
         *("--as-fast-as-possible", "--no-plots", "--out", tmp_path / "result"),
     )
     assert code == 0, errors
-    assert "note: a hybrid: rotating with the memory policy radix (its own: lru, " in errors
+    assert "note: a hybrid: rotating with the memory policy radix (its own: " in errors
     assert [line for line in errors.splitlines() if line.startswith("warning: ")] == [
         "warning: classes.Chat: no request is of class Chat (did you mean 'chat'?)",
         "warning: run.prefix_caching: no request has hash_ids, so no prompts begin alike",

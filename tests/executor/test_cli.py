@@ -151,6 +151,17 @@ def test_generate_prints_text(monkeypatch, capsys, config):
     )
     assert code == 0, errors
     assert first.endswith("\n") and len(first) > 3
+    code, whole, errors = call(
+        monkeypatch,
+        capsys,
+        *("generate", "Hello", "--max-tokens", 12, "--model", config, "--random-weights"),
+        *("--device", "cpu", "--temperature", 1.5, "--top-p", 0.9, "--seed", 5, "--json"),
+    )
+    assert code == 0, errors
+    told = json.loads(whole)
+    assert told.pop("text") + "\n" == first
+    assert 0 < told.pop("prompt_tokens") <= 5 and 0 < told.pop("output_tokens") <= 12
+    assert told == {"interrupted": False}
 
 
 @pytest.mark.parametrize(

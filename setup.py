@@ -29,7 +29,7 @@ PACKAGES = tuple(
 INTERPRETED = ("superinfer/memory/base.py",)
 """Protocols that are looked for at run time, which compiled ones do not allow."""
 STUDIED = "__init__ belady category fifo gdsf lfu s3fifo tail_lru two_level"
-"""Of `superinfer/memory/orders`, what only the cache study runs."""
+"""Of `superinfer/memory/orders`, what runs from source: what few engines take."""
 
 ROOT = Path(__file__).parent
 COMPILED = runpy.run_path(str(ROOT / "superinfer" / "compiled.py"))

@@ -106,6 +106,9 @@ def generate(
     loading: LoadingOptions,
     max_model_len: MaxModelLen = None,
     seed: Seed = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON alone, when all of the text is there.")
+    ] = False,
 ) -> None:
     """Let a model go on from a prompt, and print the text as it comes."""
     from executor.generate import Wish, generate_command
@@ -122,7 +125,7 @@ def generate(
         seed or 0,
     )
     wish = Wish(prompt, max_tokens, sampling, tuple(stop or ()), model, device, max_model_len)
-    raise typer.Exit(generate_command(wish, loading.chosen(), seed or 0))
+    raise typer.Exit(generate_command(wish, loading.chosen(), seed or 0, as_json))
 
 
 @cache

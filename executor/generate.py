@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 
@@ -46,25 +47,31 @@ class Wish:
     max_model_len: int | None = None
 
 
-def generate_command(wish: Wish, options: ModelOptions, seed: int) -> int:
+def generate_command(wish: Wish, options: ModelOptions, seed: int, as_json: bool = False) -> int:
     """Print what a model makes of a prompt; returns the exit code."""
     prompt = _stdin() if wish.prompt == "-" else wish.prompt
     config = _config(wish, seed)
     found, folder = read_config(source_of(config.run.model))
     tokenizer = load_tokenizer(folder, found.shape.vocab)
-    text = Text(tokenizer.stream(), wish.stop, _print)
+    said: list[str] = []
+    text = Text(tokenizer.stream(), wish.stop, said.append if as_json else _print)
+    tokens = _tokens(tokenizer, prompt)
     if found.family == "t5":
-        model, tokens = load_t5(config, options), _tokens(tokenizer, prompt)
+        model = load_t5(config, options)
         limit = _limit(wish, model.max_model_len - 1)
         with out_of_memory("running a step", "--max-model-len"):
             translate(model, tokens, limit, tokenizer.end_tokens, wish.sampling, text.push)
         stopped = False
     else:
         session = open_session(config, options)
-        answer = _answer(wish, session.model, tokenizer, prompt, text)
+        answer = _answer(wish, session.model, tokenizer, tokens, text)
         stopped = _run(session, answer)
     text.finish()
-    print()
+    if as_json:
+        counts = {"prompt_tokens": len(tokens), "output_tokens": text.tokens}
+        print(json.dumps({"text": "".join(said), **counts, "interrupted": stopped}, indent=2))
+    else:
+        print()
     return INTERRUPTED if stopped else 0
 
 
@@ -84,8 +91,9 @@ def _config(wish: Wish, seed: int) -> Config:
     )
 
 
-def _answer(wish: Wish, model: Model, tokenizer: Tokenizer, prompt: str, text: Text) -> Answer:
-    tokens = _tokens(tokenizer, prompt)
+def _answer(
+    wish: Wish, model: Model, tokenizer: Tokenizer, tokens: list[int], text: Text
+) -> Answer:
     check_length(model.max_model_len, len(tokens), 1)
     limit = _limit(wish, model.max_model_len - len(tokens))
     ends = tokenizer.end_tokens

@@ -29,6 +29,7 @@ from superinfer.errors import SuperInferError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
 from superinfer.lab.config.policy_faults import faults_named
+from superinfer.lab.hybrids import hybrid_note, pair_of
 from superinfer.lab.idle_settings import idle_settings
 from superinfer.lab.results import default_folder, summary_json, write_run
 from superinfer.lab.unused_fields import unused_fields
@@ -60,6 +61,8 @@ def run_command(config: Config, options: RunOptions) -> int:
     """Run one configuration; returns the exit code."""
     for note in (*config.notes, *unheeded(config)):
         say(f"warning: {note}")
+    if hybrid := hybrid_note(config):
+        say(f"note: {hybrid}")
     require_clock(options.clock, config.run.device == HOST, config.run.tp)
     check_writable(_folder(config, options))
     workload = load_workload(config)
@@ -185,6 +188,7 @@ class Replay:
         sizes, workload, timer = engine.config, self.workload, self.timer
         return {
             **self.config.resolved(),
+            **pair_of(self.config),
             "simulated": False,
             "device_name": device.name,
             "dtype": str(model.layout.dtype).removeprefix("torch."),

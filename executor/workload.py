@@ -45,7 +45,7 @@ def unheeded(config: Config) -> list[str]:
     run, usual = config.run, RunConfig()
     names = [
         f"run.{name}"
-        for name in ("host_step_ms", "host_per_sequence_us", "router")
+        for name in ("host_step_ms", "host_per_sequence_us", "links_per_bridge", "router")
         if getattr(run, name) != getattr(usual, name)
     ]
     warnings = [f"{', '.join(names)}: no effect on a device"] if names else []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sim.notices import (
     say,
     say_of_arms,
+    say_of_pair,
     say_of_run,
     say_of_workload,
     show_summary,
@@ -32,6 +33,7 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
 from superinfer.lab.gates import Gate, check_gates, check_keys, parse_gate
+from superinfer.lab.hybrids import pair_of
 from superinfer.lab.results import default_folder, load_run, write_run
 from superinfer.lab.versions import versions
 from superinfer.metrics import RunMetrics, Window
@@ -166,6 +168,7 @@ def _prepare(config: Config, options: RunOptions) -> None:
         check_folder(options.out)
     warn_of_notes(config)
     warn_of_an_unused_router(config)
+    say_of_pair(config)
     build_engine(config)
 
 
@@ -188,6 +191,7 @@ def _extra(config: Config, workload: Workload, result: SimResult) -> Summary:
         "trust": result.trust,
         "run": {
             **config.resolved(),
+            **pair_of(config),
             "simulated": True,
             "kv_blocks": result.engine.total_blocks,
             "block_tokens": result.engine.block_tokens,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from superinfer.lab.config import Config
 from superinfer.lab.config.released import without_release
 from superinfer.lab.config.run import RunConfig
+from superinfer.lab.hybrids import hybrid_note
 from superinfer.lab.idle_settings import idle_settings
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.results import summary_json
@@ -33,6 +34,12 @@ def warn_of_notes(config: Config) -> None:
     """Say how the parts of a configuration were put together, where a user should know."""
     for note in config.notes:
         say(f"warning: {note}")
+
+
+def say_of_pair(config: Config, arm: str = "") -> None:
+    """Say that the memory policy is not one that belongs to the scheduler."""
+    if note := hybrid_note(config):
+        say(f"note: {arm and f'arm {arm}: '}{note}")
 
 
 def warn_of_an_unused_router(config: Config) -> None:

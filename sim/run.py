@@ -272,13 +272,15 @@ def _named(place: str, name: str, load: Callable[[str], _T]) -> _T:
 def _cost(
     run: RunConfig, shape: ModelShape, device: DeviceSpec, placement: Placement | None
 ) -> StepCost:
-    """The cost model, with the host overhead and the link of `[run]` where they are given."""
+    """The cost model, with the host overhead and the links of `[run]` where they are given."""
     host, link = None, run.host_link_gb_per_s
     if run.host_step_ms is not None or run.host_per_sequence_us is not None:
         costs = "roofline" if run.costs == "flexgen" else run.costs
         host = _host(run, build_cost(shape, device, run.tp, costs).host)
     bytes_per_s = None if link is None else link * 1e9
-    return build_cost(shape, device, run.tp, run.costs, host, placement, bytes_per_s)
+    cost = build_cost(shape, device, run.tp, run.costs, host, placement, bytes_per_s)
+    cost.share_bridge(run.links_per_bridge)
+    return cost
 
 
 def _host(run: RunConfig, known: HostCost) -> HostCost:

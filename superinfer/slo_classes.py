@@ -132,9 +132,9 @@ class _ClassTable:
         if not isinstance(table, Mapping):
             raise ConfigError(f"{self._place}: expected a table, got {_shown(table)}")
         self._table = table
-        for key in table:
+        for key, value in table.items():
             if key not in _KEYS:
-                raise self._fault(key, f"a known key (one of {', '.join(_KEYS)})")
+                raise self._unknown(key, value)
 
     def build(self, base: SLOClass) -> SLOClass:
         """`base` with this table's keys laid over it."""
@@ -191,6 +191,16 @@ class _ClassTable:
             if type(value) is type(choice) and value == choice:
                 return choice
         raise self._fault(key, f"one of {', '.join(map(repr, choices))}")
+
+    def _unknown(self, key: str, value: object) -> ConfigError:
+        """A key that no class has; a table is what TOML makes of a name with a dot."""
+        if not isinstance(value, Mapping):
+            return self._fault(key, f"a known key (one of {', '.join(_KEYS)})")
+        while len(value) == 1 and isinstance(inner := next(iter(value.values())), Mapping):
+            key, value = f"{key}.{next(iter(value))}", inner
+        quoted = f'classes."{self._name}.{key}"'
+        hint = f"expected quotes around a name with a dot: {quoted}"
+        return ConfigError(f"{self._place}.{key}: {hint}")
 
     def _fault(self, key: str, expected: str) -> ConfigError:
         got = _shown(self._table[key])

@@ -43,6 +43,7 @@ Spread = Annotated[bool, typer.Option("--spread", help="Distribute requests that
 Limit = Annotated[
     int | None, typer.Option("--limit", metavar="N", min=1, help="Keep the first N requests.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 
 HashBlockSize = Annotated[
     int,
@@ -71,7 +72,7 @@ _CUT = "…"
 @app.command()
 def stats(
     path: TracePath,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    as_json: AsJson = False,
     skip_bad: SkipBad = False,
     classes: Classes = None,
 ) -> None:
@@ -97,15 +98,16 @@ def convert(
     classes: Classes = None,
     hash_block_size: HashBlockSize = 512,
     time_unit: Annotated[TimeUnit, typer.Option(help="Of timestamps.")] = TimeUnit.MS,
+    as_json: AsJson = False,
 ) -> None:
     """Write a trace as native JSON lines."""
     from traces.dialect import Dialect
 
     with errors_on_stderr():
-        _check(output, path)
+        _check(output, path, as_json=as_json)
         dialect = Dialect(hash_block_size, time_unit.value)
         options = {"skip_bad": skip_bad, "spread": spread, "limit": limit, "dialect": dialect}
-        _write(_read(path, classes, **options), output)
+        _write(_read(path, classes, **options), output, as_json)
 
 
 @app.command("from-log")
@@ -151,13 +153,14 @@ def from_log(
     ] = None,
     delimiter: Annotated[str, typer.Option(metavar="C", help="Between columns of a CSV.")] = ",",
     skip_bad: SkipBad = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a trace from a log, by the names of its columns (in JSON with dots)."""
     from traces.convert import lines_of
     from traces.from_log import Columns, read_log
 
     with errors_on_stderr():
-        _check(output, path)
+        _check(output, path, as_json=as_json)
         of_values, of_all = _classes(classes or ())
         columns = Columns(
             time,
@@ -181,7 +184,8 @@ def from_log(
             typer.echo(f"warning: {warning}", err=True)
         if log.skipped:
             typer.echo(f"warning: {path}: {log.skipped_note}", err=True)
-        _write_lines(lines_of(log.records), output, len(log.records))
+        counts = {"requests": len(log.records), "skipped_lines": log.skipped}
+        _write_lines(lines_of(log.records), output, counts, as_json)
 
 
 @app.command()
@@ -198,6 +202,7 @@ def generate(
         typer.Option("--set", metavar="A.B=C", help="One value, e.g. clients.chat.rate_per_s=2."),
     ] = None,
     classes: Classes = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a trace from a specification of clients, lengths and sessions."""
     from superinfer.settings import parse_settings
@@ -206,9 +211,10 @@ def generate(
     from traces.generate import load_spec
 
     with errors_on_stderr():
-        _check(output)
+        _check(output, as_json=as_json)
         known = None if classes is None else load_classes(classes)
-        _write(make(load_spec(spec, parse_settings(settings or ()), classes=known), seed), output)
+        described = load_spec(spec, parse_settings(settings or ()), classes=known)
+        _write(make(described, seed), output, as_json)
 
 
 @app.command()
@@ -225,6 +231,7 @@ def mix(
         bool, typer.Option("--align", help="Let each trace's first request arrive at 0.")
     ] = False,
     classes: Classes = None,
+    as_json: AsJson = False,
 ) -> None:
     """Merge traces in order of time; no prompt of one is shared with another's."""
     from superinfer.slo_classes import PRESETS, load_classes
@@ -234,12 +241,12 @@ def mix(
     with errors_on_stderr():
         known = PRESETS if classes is None else load_classes(classes)
         parsed = parse_sources(sources, known)
-        _check(output, *(path for path, _ in parsed))
+        _check(output, *(path for path, _ in parsed), as_json=as_json)
         workload = merge(
             parsed, classes=known, skip_bad=skip_bad, spread=spread, limit=limit, align=align
         )
         _warn(workload, "mix")
-        _write(workload, output)
+        _write(workload, output, as_json)
 
 
 @contextmanager
@@ -320,9 +327,11 @@ def _warn(workload: Workload, path: str) -> None:
         typer.echo(f"warning: {path}: {workload.skipped_note}", err=True)
 
 
-def _check(output: str, *inputs: str) -> None:
+def _check(output: str, *inputs: str, as_json: bool) -> None:
     """Find out before the work whether its outcome can be written, and takes no input's place."""
     if output == "-":
+        if as_json:
+            raise ConfigError("--json: expected a file as --output, got - for standard output")
         return
     path = Path(output)
     check_writable(path, file=True)
@@ -331,18 +340,27 @@ def _check(output: str, *inputs: str) -> None:
             raise InputError("expected another file than the one that is read", file=output)
 
 
-def _write(workload: Workload, output: str) -> None:
+def _write(workload: Workload, output: str, as_json: bool) -> None:
     from traces.convert import native_bytes
 
-    _write_lines(native_bytes(workload), output, len(workload.requests))
+    counts = {
+        "requests": len(workload.requests),
+        "skipped_lines": workload.skipped,
+        "raised_max_tokens": workload.raised_max_tokens,
+    }
+    _write_lines(native_bytes(workload), output, counts, as_json)
 
 
-def _write_lines(data: bytes, output: str, requests: int) -> None:
+def _write_lines(data: bytes, output: str, counts: dict[str, int], as_json: bool) -> None:
+    """Write a trace, and say where it is and what is in it."""
     from traces.convert import write_lines
 
     with quiet_pipe():
         write_lines(data, output)
+    requests = counts["requests"]
     typer.echo(f"wrote {requests} request{'s' * (requests != 1)} to {output}", err=True)
+    if as_json:
+        print_out(json.dumps({"path": output, **counts}, indent=2))
 
 
 def _classes(texts: Sequence[str]) -> tuple[dict[str, str], str | None]:

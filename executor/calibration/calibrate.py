@@ -160,7 +160,9 @@ def kernels_in_rounds(subject: Subject, deadline: Deadline, say: Say) -> dict[st
 
 
 def measure_kernels(subject: Subject, deadline: Deadline, say: Say) -> Iterator[tuple[str, Family]]:
-    """Every kernel that the cost model reads of this model, one after the other."""
+    """Every kernel that the cost model reads of this model, and `block_copy`, which nothing reads
+    yet, one after the other.
+    """
     bench = subject.bench()
     todo = [*_dense(bench), *_blocks(subject, bench)]
     weights = [WEIGHTS.get(name, 1.0) for name, _ in todo]

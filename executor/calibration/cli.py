@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from executor.options import ClockName, LoadingOptions, Model, OwnDevice, with_options
+from superinfer.lab.options import AsJson
 
 if TYPE_CHECKING:
     from superinfer.costs.profile import Profile
@@ -44,11 +46,12 @@ def calibrate(
     ] = 0,
     kv_blocks: Annotated[int, typer.Option(min=0, help="KV blocks; 0: what fits.")] = 0,
     clock: ClockName = "wall",
+    as_json: AsJson = False,
 ) -> None:
     """Measure kernels, copies and host work, and write the profile that the simulator reads."""
     from executor.calibration.calibrate import calibrate as run
     from executor.calibration.files import store
-    from executor.calibration.report import profile_lines, simulation_of
+    from executor.calibration.report import profile_json, profile_lines, simulation_of
     from executor.calibration.subject import Wish
     from executor.device import default_device
     from executor.session import TINY, source_of
@@ -74,10 +77,14 @@ def calibrate(
         raise
     path = _place(profile, out)
     store(profile, path)
-    for line in profile_lines(profile):
-        print(line)
+    model_name = str(source_of(wish.model))
+    if as_json:
+        print(json.dumps(profile_json(profile, path, model_name), indent=2))
+    else:
+        for line in profile_lines(profile):
+            print(line)
     _say(f"profile in {path}")
-    _say(f"to simulate by it: {simulation_of(profile, path, str(source_of(wish.model)))}")
+    _say(f"to simulate by it: {simulation_of(profile, path, model_name)}")
 
 
 def _say(text: str) -> None:

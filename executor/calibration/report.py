@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from executor.calibration.factors import HIGHEST, LOWEST, factors_of
 from superinfer.costs.profile import Profile
@@ -37,6 +38,21 @@ def profile_lines(profile: Profile) -> Iterator[str]:
             yield from _factor_lines(entry)
         else:
             yield _fit_line(name, entry)
+
+
+def profile_json(profile: Profile, path: Path, model: str) -> dict[str, Any]:
+    """Where a profile is, what it is of, and what `--json` tells of its measurements."""
+    measured = {name: entry for name, entry in profile.fit.items() if "points" in entry}
+    return {
+        "path": str(path),
+        "device": profile.device,
+        "model": profile.model,
+        "dtype": profile.dtype,
+        "points": {name: int(entry["points"]) for name, entry in measured.items()},
+        "heldout_mape": {name: entry.get("heldout_mape") for name, entry in measured.items()},
+        "kv_blocks": profile.memory["kv_blocks"],
+        "simulate": simulation_of(profile, path, model),
+    }
 
 
 def simulation_of(profile: Profile, path: Path, model: str) -> str:

@@ -17,10 +17,13 @@ class Text:
         self._held = ""
         """Text that may be the beginning of a stop text."""
         self.stopped = False
+        self.tokens = 0
+        """Taken in, up to the stop text."""
 
     def push(self, token: int) -> bool:
         """Take in a token; True if a stop text is there."""
         if not self.stopped:
+            self.tokens += 1
             self._take(self._stream.push(token))
         return self.stopped
 

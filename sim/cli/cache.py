@@ -81,6 +81,7 @@ def train_reuse(
         typer.Option(min=0.01, max=1.0, help="Train on this first share of each trace's requests."),
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial weights and the order.")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Train the reuse model of slo_aware on traces (needs torch)."""
     from superinfer.lab.reuse import train, write_weights
@@ -92,7 +93,12 @@ def train_reuse(
     share = "" if until == 1.0 else f", the first {until:g} of the requests"
     arrays = train(parts, f"{names}{share}; seed {seed}", seed)
     write_weights(output, arrays)
-    typer.echo(f"trained on {sum(map(len, parts))} requests; weights in {output}", err=True)
+    requests = sum(map(len, parts))
+    typer.echo(f"trained on {requests} requests; weights in {output}", err=True)
+    if as_json:
+        sources = [load.name for load in workloads]
+        found = {"path": str(output), "traces": sources, "requests": requests, "seed": seed}
+        print_out(json.dumps(found, indent=2))
 
 
 def _workload(trace: str, limit: int | None) -> Workload:

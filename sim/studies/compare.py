@@ -19,14 +19,14 @@ from sim.commands import (
     simulated,
     write_pages,
 )
-from sim.notices import say, say_of_arms, say_without_targets, warn_of_notes
+from sim.notices import say, say_of_arms, say_of_pair, say_without_targets, warn_of_notes
 from sim.run import build_engine
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
 from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.config import Config, RunConfig
-from superinfer.lab.numbers import mean_summary
+from superinfer.lab.numbers import Summary, mean_summary
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.progress import showing_progress
@@ -208,6 +208,7 @@ def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
     kv_tokens = {}
     for name, config in arms.items():
         warn_of_notes(config)
+        say_of_pair(config, name)
         with in_arm(name):
             kv_tokens[name] = kv_tokens_of(build_engine(config)[0])
     if warning := unequal_memory(arms, kv_tokens):
@@ -320,7 +321,7 @@ def _conclude(study: Study, result: StudyResult, root: Path, options: RunOptions
     found = compared(runs)
     text = json.dumps(comparison(runs, found, result, root), indent=2)
     write_outcome(root / COMPARISON, text)
-    means = [(name, mean_summary([run.summary for run in each])) for name, each in runs.items()]
+    means = [(name, _mean([run.summary for run in each])) for name, each in runs.items()]
     if options.as_json:
         print_out(text)
     else:
@@ -331,6 +332,11 @@ def _conclude(study: Study, result: StudyResult, root: Path, options: RunOptions
             print_table(by_class)
     if options.plots:
         write_compare_pages(runs, found, root)
+
+
+def _mean(summaries: Sequence[Summary]) -> Summary:
+    """The mean over seeds, with the settings that all of them had."""
+    return {**mean_summary(summaries), "run": summaries[0].get("run")}
 
 
 def _reported(runs: Mapping[str, Sequence[Run]], found: list[Difference]) -> list[Difference]:

@@ -144,6 +144,15 @@ class StepCost(ABC):
             share = both.bytes_per_s / alone
             self.links["both"] = replace(both, bytes_per_s=share * bytes_per_s)
 
+    def share_bridge(self, links: int) -> None:
+        """So many links, which all copy at once, share a bridge to the host: each has its part of
+        the bandwidth. A copy begins as fast as before.
+        """
+        self.links = {
+            direction: replace(link, bytes_per_s=link.bytes_per_s / links)
+            for direction, link in self.links.items()
+        }
+
     @property
     def duplex_slows(self) -> bool:
         """True if copies both ways at once are known to be slower than one way alone."""

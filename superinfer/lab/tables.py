@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from superinfer.lab.changes import PER_CENT, POINTS, Amount, change
+from superinfer.lab.hybrids import footnote, marked
 from superinfer.lab.metric_names import COMPARE_ROWS, LATENCIES, is_share
 from superinfer.lab.precision import PRECISION, precision_text, shown_precision
 
@@ -85,11 +86,11 @@ def compare_table(
 
     `better` and `worse` say which way the difference goes for that metric. With `differences`, the
     bounds of its interval follow, and `unclear` stands where that holds no difference at all. More
-    than six runs stand in rows, with fewer metrics and without bounds.
+    than six runs stand in rows, with fewer metrics and without bounds. Hybrids have a mark.
     """
     if len(runs) > _MOST_COLUMNS:
         return _compare_many(runs, differences)
-    table = _table("Metric", *(name for name, _ in runs), title="Comparison")
+    table = _table("Metric", *(marked(*run) for run in runs), title="Comparison")
     known = {(found.arm, found.metric): found for found in differences}
     precision = shown_precision(summary for _, summary in runs)
     for key, label in (*COMPARE_ROWS.items(), *precision.items()):
@@ -101,8 +102,7 @@ def compare_table(
                 for value, found in zip(values[1:], others, strict=True)
             ]
             table.add_row(label, _value(key, values[0]), *cells)
-    table.caption = _what_intervals_are(differences)
-    table.caption_justify = "left"
+    _explain(table, _what_intervals_are(differences), footnote(summary for _, summary in runs))
     return table
 
 
@@ -114,13 +114,14 @@ def _compare_many(runs: Sequence[tuple[str, Summary]], differences: Sequence[Dif
     table = _table("Scheduler", *(titles[key] for key in shown), title="Comparison")
     known = {(found.arm, found.metric): found for found in differences}
     (first, base), *others = runs
-    table.add_row(_text(first), *(_value(key, base.get(key)) for key in shown))
+    table.add_row(_text(marked(first, base)), *(_value(key, base.get(key)) for key in shown))
     for name, summary in others:
         cells = [
             _cell(key, summary.get(key), base.get(key), known.get((name, key)), bounds=False)
             for key in shown
         ]
-        table.add_row(_text(name), *cells)
+        table.add_row(_text(marked(name, summary)), *cells)
+    _explain(table, footnote(summary for _, summary in runs))
     return table
 
 
@@ -212,6 +213,12 @@ def _table(first: str, *others: str, title: str | None = None) -> Table:
     return table
 
 
+def _explain(table: Table, *lines: str) -> None:
+    """Put what there is to say below a table."""
+    table.caption = _text("\n".join(line for line in lines if line)) or None
+    table.caption_justify = "left"
+
+
 def _cell(
     key: str, value: Value, base: Value, found: Difference | None, *, bounds: bool = True
 ) -> str:
@@ -240,11 +247,11 @@ def _unit(amount: Amount) -> str:
     return f" {amount.unit}" if amount.unit not in ("", PER_CENT) else amount.unit
 
 
-def _what_intervals_are(differences: Sequence[Difference]) -> str | None:
-    """The line below the table."""
+def _what_intervals_are(differences: Sequence[Difference]) -> str:
+    """What the second ranges are; empty where there are none."""
     found = [each.interval for each in differences if each.interval is not None]
     if not found:
-        return None
+        return ""
     level, methods = f"{100 * found[0].level:g}%", sorted({each.method for each in found})
     if methods != ["block bootstrap"]:
         seeds = found[0].size

@@ -18,3 +18,22 @@ SCHEDULERS: dict[str, str] = {
     "flexgen": "superinfer.schedulers.flexgen:FlexGenScheduler",
     "rotating": "superinfer.schedulers.rotating:RotatingScheduler",
 }
+
+OWN_MEMORY: dict[str, tuple[str, ...]] = {
+    "vllm": ("lru",),
+    "vllm_v1": ("vllm_v1",),
+    "tensorrt_llm": ("retention",),
+    "rotasched": ("lru",),
+    "fcfs": ("lru",),
+    "priority": ("lru",),
+    "sglang": ("radix", "hicache"),
+    "edf": ("lru",),
+    "vtc": ("lru",),
+    "qoserve": ("lru",),
+    "fastserve": ("lru",),
+    "andes": ("lru",),
+    "flexgen": ("lru",),
+}
+"""The memory policies that belong to each rival: its system's own, or `lru` where paper and release
+say nothing of one. Who is not listed, ours or from outside, has all but those of one rival alone.
+"""

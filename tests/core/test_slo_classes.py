@@ -125,6 +125,18 @@ def test_a_bad_key_is_named(key: str, value: object, expected: str) -> None:
     assert message.endswith(f"got {value!r}")
 
 
+@pytest.mark.parametrize("name", ["mlperf-llama3.1-8b-server", "v1.2.3"])
+def test_a_name_with_a_dot_is_to_be_quoted(name: str, tmp_path: Path) -> None:
+    """TOML makes tables within tables of it."""
+    path = tmp_path / "c.toml"
+    path.write_text(f"[classes.{name}]\nttft_ms = 20\n")
+    message = error_of(lambda: load_classes(path), ConfigError)
+    words = f'expected quotes around a name with a dot: classes."{name}"'
+    assert message == f"{path}: classes.{name}: {words}"
+    path.write_text(f'[classes."{name}"]\nttft_ms = 20\n')
+    assert load_classes(path)[name].slo.ttft_s == 0.02
+
+
 def test_a_long_value_is_cut() -> None:
     with pytest.raises(ConfigError) as caught:
         class_from_table("mine", {"delivery": "x" * 1000})

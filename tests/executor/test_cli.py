@@ -74,6 +74,7 @@ def test_a_run_leaves_a_result_folder(monkeypatch, capsys, tmp_path, config, tra
     assert summary["total_output_tokens"] == 28
     assert summary["prefix_hit_rate"] > 0
     run = summary["run"]
+    assert run["hybrid"] is False and run["own_memory"] == ["lru"]
     assert run["simulated"] is False and run["device_name"] and run["dtype"] == "float32"
     assert run["kv_blocks"] == 60 and run["block_tokens"] == 16
     assert run["versions"]["torch"] == torch.__version__
@@ -145,9 +146,11 @@ def test_what_changes_nothing_is_named(monkeypatch, capsys, tmp_path, config):
         capsys,
         *("run", tmp_path / "t.jsonl", "--model", config, "--random-weights", "--device", "cpu"),
         *("--classes", tmp_path / "c.toml", "--prefix-caching", "--kv-blocks", 8),
+        *("--memory", "radix"),
         *("--as-fast-as-possible", "--no-plots", "--out", tmp_path / "result"),
     )
     assert code == 0, errors
+    assert "note: a hybrid: rotating with the memory policy radix (its own: " in errors
     assert [line for line in errors.splitlines() if line.startswith("warning: ")] == [
         "warning: classes.Chat: no request is of class Chat (did you mean 'chat'?)",
         "warning: run.prefix_caching: no request has hash_ids, so no prompts begin alike",
@@ -192,6 +195,17 @@ def test_generate_prints_text(monkeypatch, capsys, config):
     )
     assert code == 0, errors
     assert first.endswith("\n") and len(first) > 3
+    code, whole, errors = call(
+        monkeypatch,
+        capsys,
+        *("generate", "Hello", "--max-tokens", 12, "--model", config, "--random-weights"),
+        *("--device", "cpu", "--temperature", 1.5, "--top-p", 0.9, "--seed", 5, "--json"),
+    )
+    assert code == 0, errors
+    told = json.loads(whole)
+    assert told.pop("text") + "\n" == first
+    assert 0 < told.pop("prompt_tokens") <= 5 and 0 < told.pop("output_tokens") <= 12
+    assert told == {"interrupted": False}
 
 
 @pytest.mark.parametrize(

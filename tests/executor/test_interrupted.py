@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,6 +77,25 @@ def test_a_calibration_that_is_stopped(
     else:
         assert said == "nothing is kept: not all kernels and copies were measured yet"
     assert len(list(tmp_path.iterdir())) == 1 + far
+
+
+def test_a_calibration_tells_as_json_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit = {"norm": {"points": 7.0, "heldout_mape": 0.02}, "driver_step": {"mean": 0.1}}
+    memory = {"kv_blocks": 64, "block_tokens": 32}
+    profile = replace(load_profile(SHIPPED), fit=fit, memory=memory)
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: SimpleNamespace(profile=profile))
+    out = tmp_path / "mine.json"
+    arguments = ("calibrate", "--device", "cpu", "-o", out, "--json")
+    code, text, errors = call(monkeypatch, capsys, *arguments)
+    told = json.loads(text)
+    assert code == 0 and told["path"] == str(out) and load_profile(out).fit == fit
+    assert (told["device"], told["model"]) == (profile.device, profile.model)
+    assert (told["points"], told["heldout_mape"]) == ({"norm": 7}, {"norm": 0.02})
+    assert told["kv_blocks"] == 64
+    assert f"to simulate by it: {told['simulate']}\n" in errors
+    assert f"run.costs={out}" in told["simulate"]
 
 
 @pytest.mark.parametrize("done", [0, 1])

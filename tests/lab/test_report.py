@@ -357,6 +357,30 @@ def test_a_run_with_a_report_is_linked(small: list[tuple[str, Path]]) -> None:
     (folder / "report.html").unlink()
 
 
+def test_hybrids_are_marked_and_explained(tmp_path: Path) -> None:
+    names = {"base": "radix", "other": "lru"}
+    arms = []
+    for name, memory in names.items():
+        run = {"scheduler": "sglang", "memory": memory}
+        arms.append((name, stored(tmp_path / name, build(HURT, STEPS), **run)))
+    mark_hybrid(arms[1][1])
+    page = Page(write_compare_report(arms, tmp_path / "c.html"))
+    assert "* A hybrid: sglang with the memory policy lru (its own: radix)." in page.words
+    assert page.texts.count("other *") == 2, "among the runs, and over their metrics"
+    assert "base *" not in page.texts
+    words = Page(write_report(arms[1][1])).words
+    assert "lru, which makes it a hybrid: sglang has radix" in words
+    assert "hybrid" not in Page(write_report(arms[0][1])).words
+
+
+def mark_hybrid(folder: Path) -> None:
+    """Let a stored summary say so, as both drivers do."""
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["run"] |= {"hybrid": True, "own_memory": ["radix"]}
+    path.write_text(json.dumps(summary))
+
+
 def test_runs_of_other_traces_are_named(small: list[tuple[str, Path]], tmp_path: Path) -> None:
     odd = stored(tmp_path / "odd", build(HURT[:2], []), trace="night.jsonl")
     words = Page(write_compare_report([small[0], ("odd", odd)], tmp_path / "c.html")).words

@@ -49,6 +49,17 @@ def test_compare_shows_differences_from_the_first() -> None:
     assert "goodput" not in shown, "a metric that no run has is left out"
 
 
+@pytest.mark.parametrize("others", [1, 9])
+def test_hybrids_have_a_mark_and_a_footnote(others: int) -> None:
+    settings = {"scheduler": "sglang", "memory": "lru"}
+    run = {"run": settings, "hybrid": True, "own_memory": ["radix", "hicache"]}
+    plain = [(f"arm {number}", {"rejected": 1}) for number in range(others)]
+    shown = " ".join(text(compare_table([*plain, ("[x]", {"rejected": 2, "run": run})])).split())
+    assert "[x] *" in shown and "arm 0 *" not in shown
+    assert "* A hybrid: sglang with the memory policy lru (its own: radix, hicache)." in shown
+    assert "hybrid" not in text(compare_table(plain))
+
+
 def _found(metric: str, base: float, low: float, high: float) -> Difference:
     interval = Interval(low, high, "paired t", 5)
     return Difference(metric, "b", "a", base + (low + high) / 2, base, interval, ())

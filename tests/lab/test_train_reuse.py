@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from sim.cli.cache import train_reuse
 from superinfer.errors import ConfigError
+from superinfer.lab import reuse
 from superinfer.lab.reuse import EDGES_S, HIDDEN, examples, train
 from superinfer.memory.reuse.features import FEATURES
 from superinfer.memory.reuse.model import CLIP, ReuseModel
@@ -46,8 +51,6 @@ def conversations(count: int) -> list[Request]:
 
 def test_the_fit_tells_what_comes_again() -> None:
     torch = pytest.importorskip("torch", reason="needs torch (the train extra)")
-    from superinfer.lab import reuse
-
     arrays = train([conversations(1200)], "made up")
     model = ReuseModel(arrays)
     assert model.parameters < 50_000 and model.source == "made up"
@@ -72,3 +75,19 @@ def test_equal_seeds_give_equal_weights() -> None:
     first, second, other = (train([conversations(40)], "x", seed) for seed in (1, 1, 2))
     assert np.array_equal(first["w_deep"], second["w_deep"])
     assert not np.array_equal(first["w_deep"], other["w_deep"])
+
+
+def test_the_command_tells_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reuse, "train", lambda parts, *_: {"used": np.array(len(parts[0]))})
+    record = '{{"timestamp":{at},"input_length":512,"output_length":1,"hash_ids":[{at}]}}\n'
+    trace, out = tmp_path / "t.jsonl", tmp_path / "m.npz"
+    trace.write_text("".join(record.format(at=at) for at in range(8)))
+    for as_json in (False, True):
+        train_reuse([str(trace)], out, until=0.5, seed=3, as_json=as_json)
+        text, said = capsys.readouterr()
+        assert f"trained on 4 requests; weights in {out}\n" == said
+        assert bool(text) is as_json
+    assert json.loads(text) == {"path": str(out), "traces": ["t"], "requests": 4, "seed": 3}
+    assert np.load(out)["used"] == 4

@@ -13,6 +13,13 @@ from tiered import CachedShrinkingLru, ShrinkingLru, TieredLru
 from superinfer.engine import EngineConfig
 from superinfer.memory.hicache import HiCacheMemory
 from superinfer.memory.lru import LruMemory
+from superinfer.memory.ordered import (
+    CategoryMemory,
+    GdsfMemory,
+    LfuMemory,
+    OrderedMemory,
+    S3FifoMemory,
+)
 from superinfer.memory.radix import RadixMemory
 from superinfer.memory.retention import RetentionMemory
 from superinfer.memory.slo_aware import SloAwareMemory
@@ -134,6 +141,13 @@ def slo_aware(make: Callable[[], tuple[Any, Any]], **memory: Any) -> Callable[[]
     return lambda: (make()[0], SloAwareMemory(**pressed | memory))
 
 
+def ordered(
+    make: Callable[[], tuple[Any, Any]], memory: Callable[[], OrderedMemory]
+) -> Callable[[], tuple[Any, Any]]:
+    """The scheduler of another arm with an order of the cache study."""
+    return lambda: (make()[0], memory())
+
+
 def rotasched(**settings: Any) -> Callable[[], tuple[Any, Any]]:
     return lambda: (
         RotaScheduler(max_num_batched_tokens=16, max_num_seqs=8, **settings),
@@ -239,6 +253,10 @@ ARMS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "tensorrt-max-equal": tensorrt(
         capacity_policy="max_utilization", context_chunking="equal_progress", max_num_tokens=16
     ),
+    "fcfs-gdsf": ordered(fcfs(), partial(GdsfMemory, "swap")),
+    "vllm-lfu": ordered(vllm(False, "recompute"), LfuMemory),
+    "chunked-category": ordered(vllm(True, "recompute"), CategoryMemory),
+    "rotating-s3fifo": ordered(rotating(), S3FifoMemory),
     "edf": edf,
     "vtc": vtc(),
     "vtc-optimistic": vtc("swap", "background", reserve_declared=False),

@@ -6,6 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from specs import document, write_spec
+
 Command = Callable[..., tuple[int, str, str]]
 NOTE = "note: no request has a target"
 
@@ -83,3 +86,46 @@ def test_releases_as_they_ship(command: Command, work_folder: Path) -> None:
     stored = {each: (work_folder / "c" / each / "config.toml").read_text() for each in arms}
     assert 'memory = "radix"' in stored["sglang"] and "lag = 1" in stored["sglang"]
     assert 'memory = "lru"' in stored["rotating"] and "lag = 0" in stored["rotating"]
+
+
+def test_a_hybrid_is_named_in_the_summary_and_beside_it(
+    command: Command, short_trace_folder: Path
+) -> None:
+    settings = ("--prefix-caching", "--no-plots", "--out")
+    _, text, error = command("run", "t.jsonl", "--scheduler", "sglang", *settings, "r", "--json")
+    run = json.loads(text)["run"]
+    assert (run["hybrid"], run["own_memory"]) == (True, ["radix", "hicache"])
+    note = "sglang with the memory policy lru (its own: radix, hicache)"
+    assert error.count("hybrid") == 1 and f"note: a hybrid: {note}\n" in error
+    _, text, error = command("run", "t.jsonl", "--scheduler", "vllm", *settings, "v", "--json")
+    assert json.loads(text)["run"]["hybrid"] is False and "hybrid" not in error
+    _, text, error = command("compare", "t.jsonl", "--schedulers", "vllm,sglang", *settings, "c")
+    assert error.count("hybrid") == 1 and f"note: arm sglang: a hybrid: {note}\n" in error
+    assert "sglang *" in text and "vllm *" not in text
+    assert "* A hybrid:" in text
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "own"),
+    [("sglang", "radix"), ("sglang", "hicache"), ("tensorrt_llm", "retention")],
+)
+def test_without_prefix_caching_lru_is_what_belongs(
+    scheduler: str, own: str, command: Command, chat_trace: Callable[[int], str], work_folder: Path
+) -> None:
+    """Which is why such a pair is no hybrid."""
+    (work_folder / "t.jsonl").write_text(chat_trace(10))
+    little = "2100" if scheduler == "sglang" else "40"
+    common = ("t.jsonl", "--scheduler", scheduler, "--set", f"run.kv_blocks={little}")
+    for memory in ("lru", own):
+        command("run", *common, "--memory", memory, "--no-plots", "--out", memory)
+    tables = [(work_folder / memory / "requests.parquet").read_bytes() for memory in ("lru", own)]
+    assert tables[0] == tables[1]
+
+
+def test_a_mark_over_several_seeds(command: Command, work_folder: Path) -> None:
+    fixed = {"family": "fixed", "value": 60}
+    chat = {"class": "chat", "rate_per_s": 4.0, "prompt": fixed, "answer": fixed}
+    write_spec(work_folder, document(4, chat=chat))
+    settings = ("--seeds", "2", "--workers", "1", "--prefix-caching", "--no-plots", "--out", "c")
+    _, text, _ = command("compare", "spec.toml", "--schedulers", "vllm,sglang", *settings)
+    assert "sglang *" in text and "* A hybrid: sglang" in text

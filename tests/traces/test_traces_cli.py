@@ -192,3 +192,41 @@ def test_convert_says_what_a_trace_leaves_open(tmp_path: Path) -> None:
     assert written == {**json.loads(record), "timestamp": 2000, "hash_block_size": 16}
     wrong = run("convert", str(tmp_path / "t.jsonl"), "-o", "-", "--time-unit", "us")
     assert wrong.exit_code == 2
+
+
+def told(*arguments: str) -> dict[str, Any]:
+    """What a command that writes a trace prints, which is JSON alone."""
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert f"wrote {json.loads(result.stdout)['requests']} requests to " in result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_what_was_written_is_told_as_json(trace: str, classes: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "o.jsonl")
+    counts = {"skipped_lines": 1, "raised_max_tokens": 1}
+    assert told("convert", trace, "-o", out, "--skip-bad") == {"path": out, "requests": 2, **counts}
+    mixed = told("mix", trace, trace, "-o", out, "--classes", classes)
+    assert mixed == {"path": out, "requests": 6, "skipped_lines": 0, "raised_max_tokens": 2}
+    made = told("generate", "chat", "-o", out, "--set", "duration_s=20")
+    assert made["path"] == out and made["requests"] == len(Path(out).read_text().splitlines())
+    log = tmp_path / "log.csv"
+    log.write_text("when,p,a\n2026-01-01T00:00:00,9,3\n2026-01-01T00:00:01,9,3\nsoon,9,3\n")
+    columns = ("--time", "when", "--prompt", "p", "--answer", "a", "--skip-bad")
+    logged = told("from-log", str(log), "-o", out, *columns)
+    assert logged == {"path": out, "requests": 2, "skipped_lines": 1}
+
+
+@pytest.mark.parametrize("command", [["convert", "t.jsonl"], ["generate", "chat"]])
+def test_a_trace_and_json_do_not_go_to_one_place(command: list[str]) -> None:
+    result = run(*command, "-o", "-", "--json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert (
+        result.stderr == "error: --json: expected a file as --output, got - for standard output\n"
+    )
+
+
+def test_nothing_is_printed_unasked(trace: str, tmp_path: Path) -> None:
+    result = run("convert", trace, "-o", str(tmp_path / "o.jsonl"), "--skip-bad")
+    assert (result.exit_code, result.stdout) == (0, "")

@@ -68,6 +68,9 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Host time before each step; absent: the cost model's."""
     host_link_gb_per_s: Annotated[float, Meta(ge=0.001, le=1e6)] | None = None
     """Copies to and from host memory per GPU, each way, in 1e9 bytes/s; absent: the device's."""
+    links_per_bridge: Annotated[int, Meta(ge=1, le=2**20)] = 1
+    """GPUs of a replica whose links to the host share a bridge, such as a PCIe switch: all copy at
+    once, each with its part of the bandwidth. A divisor of `tp`."""
     host_per_sequence_us: Annotated[float, Meta(ge=0, le=1e9)] | None = None
     """Host time before each step for each sequence in it; absent: the cost model's."""
     concurrency: Count = 0
@@ -107,7 +110,9 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 def run_config(table: Mapping[str, Any]) -> RunConfig:
-    """The section from its table; ConfigError for a key, a value or a window that cannot be."""
+    """The section from its table; ConfigError for a key, a value, a window or bridges that cannot
+    be.
+    """
     hints = typing.get_type_hints(RunConfig, include_extras=True)
     for key in table:
         if key not in hints:
@@ -117,4 +122,7 @@ def run_config(table: Mapping[str, Any]) -> RunConfig:
         raise ConfigError(f"run.window_s: expected [from, to), got {shown_value(run.window_s)}")
     if run.window_s and run.duration_s and run.window_s[1] > run.duration_s:
         raise ConfigError(f"run.window_s: expected an end within run.duration_s {run.duration_s}")
+    if run.tp % run.links_per_bridge:
+        expected = f"a divisor of run.tp {run.tp}"
+        raise ConfigError(f"run.links_per_bridge: expected {expected}, got {run.links_per_bridge}")
     return run

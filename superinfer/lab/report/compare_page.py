@@ -10,6 +10,7 @@ from typing import Any
 
 from superinfer.errors import ConfigError
 from superinfer.lab.changes import change
+from superinfer.lab.hybrids import footnote, marked
 from superinfer.lab.numbers import number
 from superinfer.lab.pictures.data import MOST_CLASSES, PlotData
 from superinfer.lab.precision import shown_precision
@@ -88,21 +89,23 @@ def _headline(runs: Runs, data: Mapping[str, PlotData], path: Path, known: Known
         found = [what.get("scheduler"), what.get("model"), device, load_words(run.summary)]
         about = (origin(settings), tag("div", trust_words(run.summary), class_="long"))
         rows.append((_link(name, run, path), *found, *about))
+    hybrids = footnote(run.summary for _, run in runs)
     return tag(
         "header",
         tag("h1", "Comparison of runs"),
         tag("p", *_trace_words(runs, data, _seeds(known)), f" Reference: {names[0]}."),
         table("Runs", head, rows, words=len(head)),
+        tag("p", hybrids, class_="note") if hybrids else None,
     )
 
 
 def _link(name: str, run: Run, path: Path) -> Content:
     """The name, as a link to the run's own report where there is one."""
-    report = run.folder / REPORT_HTML
+    report, shown_name = run.folder / REPORT_HTML, marked(name, run.summary)
     if not report.exists():
-        return name
+        return shown_name
     where = os.path.relpath(report.resolve(), path.resolve().parent)
-    return tag("a", name, href=Path(where).as_posix())
+    return tag("a", shown_name, href=Path(where).as_posix())
 
 
 def _trace_words(runs: Runs, data: Mapping[str, PlotData], seeds: int) -> Iterator[Content]:
@@ -125,7 +128,8 @@ def _metrics(data: Mapping[str, PlotData], known: Known) -> list[Content]:
         if any(cell != NONE for cell in cells):
             rows.append([name, *cells])
     caption = f"Metrics, and differences from {next(iter(data))}"
-    found = table(caption, ("metric", *data), rows)
+    names = (marked(name, summary) for name, summary in summaries.items())
+    found = table(caption, ("metric", *names), rows)
     return [found, tag("p", _metrics_note(known), class_="note")]
 
 

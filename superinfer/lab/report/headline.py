@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from superinfer.lab.hybrids import pair_words
 from superinfer.lab.pictures.data import Summary, run_title
 from superinfer.lab.report.html import Html, tag
 from superinfer.lab.report.values import number, shown
@@ -24,7 +25,7 @@ def headline(run: Run) -> Html:
     facts = {
         "Trace": what.get("trace"),
         "Scheduler": what.get("scheduler"),
-        "Memory policy": what.get("memory"),
+        "Memory policy": _memory_words(run.summary, what),
         "Model": what.get("model"),
         "Device": f"{what.get('device', 'unknown')}, tensor parallel {what.get('tp', 1)}",
         "Replicas": _replica_words(what),
@@ -87,6 +88,14 @@ def trust_words(summary: Summary) -> str:
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _memory_words(summary: Summary, what: Mapping[str, Any]) -> Any:
+    """The memory policy; of a hybrid also what belongs to the scheduler."""
+    if not pair_words(summary):
+        return what.get("memory")
+    own = " or ".join(summary["run"]["own_memory"])
+    return f"{what.get('memory')}, which makes it a hybrid: {what.get('scheduler')} has {own}"
 
 
 def _replica_words(what: Mapping[str, Any]) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from mypy_extensions import mypyc_attr
 
 from superinfer.memory.index.node import Node
 from superinfer.memory.leaves import Leaves, Rank
 from superinfer.request import Request
+
+REMEMBERED: Final = 4096
+"""Requests in the younger half of those whose use is not counted again when they go on."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -65,6 +68,15 @@ class Ranked:
         return found
 
 
+@dataclass(slots=True, frozen=True)
+class Use:
+    """What is remembered of a request that used its prompt."""
+
+    request: Request
+    """Held, so that no other one has its address."""
+    entries: list[int]
+
+
 @mypyc_attr(allow_interpreted_subclasses=True)
 class RankedBlocks(Ranked):
     """An order that thinks of every block for itself: `note` of a node is a list with an entry for
@@ -76,28 +88,39 @@ class RankedBlocks(Ranked):
         self._block_tokens = block_tokens
         self._request: Request | None = None
         self._entries: list[int] = []
+        self._young: dict[int, Use] = {}
+        self._old: dict[int, Use] = {}
 
     def retain(self, node: Node, request: Request) -> None:
-        """Give the node what `entries` says, which is asked once for each request."""
+        """Give the node what `entries` says, which is asked once for each request, also where its
+        chunks alternate with those of others or it goes on after a pause.
+        """
         if request is not self._request:
-            self._request = request
-            self._entries = self.entries(request)
+            self._request, self._entries = request, self._remembered(request)
         node.note = self._entries
 
     def entries(self, request: Request) -> list[int]:
         """What to remember of each content id of a prompt that was just used."""
         raise NotImplementedError
 
+    def _remembered(self, request: Request) -> list[int]:
+        """The entries of a request, who may have been here before."""
+        known = self._young.get(id(request)) or self._old.get(id(request))
+        if known is None:
+            known = Use(request, self.entries(request))
+            if len(self._young) >= REMEMBERED:
+                self._old, self._young = self._young, {}
+            self._young[id(request)] = known
+        return known.entries
+
     def victim(self, blocks: int) -> tuple[Node, int]:
         """The lowest leaf, back to where its blocks have another entry than the last one."""
         node, count = super().victim(blocks)
         if node.answer:
             return node, count
-        last = key_position(node, node.stop - 1, self._block_tokens)
-        same = 1
+        last, same = last_entry(node, self._block_tokens), 1
         while same < count:
-            position = key_position(node, node.stop - 1 - same, self._block_tokens)
-            if node.note[position] != node.note[last]:
+            if _entry(node, node.stop - 1 - same, self._block_tokens) != last:
                 break
             same += 1
         return node, same
@@ -110,10 +133,14 @@ def key_position(node: Node, block: int, block_tokens: int) -> int:
 
 def last_entry(node: Node, block_tokens: int) -> int:
     """The entry of a leaf's last block (`RankedBlocks`); of generated text, 0."""
-    if node.answer:
-        return 0
-    entry: int = node.note[key_position(node, node.stop - 1, block_tokens)]
-    return entry
+    return 0 if node.answer else _entry(node, node.stop - 1, block_tokens)
+
+
+def _entry(node: Node, block: int, block_tokens: int) -> int:
+    """The entry of a block. Text that is known to follow a prompt counts as the end of that."""
+    entries: list[int] = node.note
+    position = key_position(node, block, block_tokens)
+    return entries[min(position, len(entries) - 1)] if entries else 0
 
 
 def reclaimable(node: Node) -> bool:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from superinfer.memory.index.keys import request_keys
 from superinfer.memory.index.node import Node
 from superinfer.memory.leaves import Leaves
 from superinfer.memory.orders.base import Surroundings, key_position, reclaimable
@@ -50,7 +49,7 @@ class S3FifoOrder:
         if place is not None:
             node.note = place._replace(uses=min(MOST_USES, place.uses + 1))
             return
-        main = not node.answer and self._name(node, request) in self._ghosts
+        main = not node.answer and node.keys[0] in self._ghosts  # decides for all of a node
         self._small_blocks += 0 if main else node.blocks
         node.note = self._place(main, 0)
 
@@ -108,10 +107,6 @@ class S3FifoOrder:
             self._ghosts[key] = None
         while len(self._ghosts) > self._ghosts_limit:
             del self._ghosts[next(iter(self._ghosts))]
-
-    def _name(self, node: Node, request: Request) -> object:
-        """The first content id of a node decides for all of it."""
-        return request_keys(request)[key_position(node, node.start, self._block_tokens)]
 
 
 def _turn(node: Node) -> tuple[float, ...]:

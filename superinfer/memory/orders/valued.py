@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from mypy_extensions import mypyc_attr
 
 from superinfer.memory.index.node import Node
-from superinfer.memory.orders.base import Surroundings
+from superinfer.memory.orders.base import REMEMBERED, Surroundings
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.pins import Pins
 from superinfer.memory.orders.queue import ValueQueue
@@ -23,8 +23,6 @@ BATCH_SHARE: Final = 0.02
 MOST_WAITING: Final = 4096
 """Prompts wait no longer than this many, though nothing has to go: each keeps what the model is to
 be asked about it."""
-REMEMBERED: Final = 4096
-"""Requests in the younger half of those whose use is not counted again when they go on."""
 
 
 class Appraiser(Protocol):

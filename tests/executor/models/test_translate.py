@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from modelkit.folders import drawn_folder
@@ -45,6 +47,9 @@ def test_text_of_an_encoder_decoder(folder, capsys):
     assert generate_command(wish(folder), ModelOptions(), 0) == 0
     wanted = bytes(token for token in tokens if token).decode(errors="replace")
     assert capsys.readouterr().out == wanted + "\n"
+    assert generate_command(wish(folder), ModelOptions(), 0, as_json=True) == 0
+    counts = {"prompt_tokens": 16, "output_tokens": len(tokens), "interrupted": False}
+    assert json.loads(capsys.readouterr().out) == {"text": wanted, **counts}
 
 
 def test_sampling_is_repeatable_and_penalties_count(folder):

@@ -248,6 +248,8 @@ def test_settings_that_contradict_each_other() -> None:
         ("run.tp=0", "run.tp: expected an integer >= 1, got 0"),
         ("run.tp=x", "run.tp: expected an integer, got 'x'"),
         ("run.tp=2000-01-01", "run.tp: expected an integer, got datetime.date(2000, 1, 1)"),
+        ("run.links_per_bridge=0", "run.links_per_bridge: expected an integer >= 1, got 0"),
+        ("run.links_per_bridge=2", "run.links_per_bridge: expected a divisor of run.tp 1, got 2"),
         ("run.trace=[1]", "run.trace: expected a text, got [1]"),
         ("run.host_step_ms=x", "run.host_step_ms: expected a number, got 'x'"),
         ("run.host_step_ms=-1", "run.host_step_ms: expected a number >= 0, got -1"),

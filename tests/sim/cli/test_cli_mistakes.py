@@ -70,6 +70,10 @@ BAD_SETTINGS: list[tuple[str, str]] = [
     ("memory.size=1", "memory.size: unknown; lru takes: "),
     ("classes.chat=3", "classes.chat: expected a table, got 3"),
     ("classes.chat.ttft=3", "classes.chat.ttft: expected a known key"),
+    (
+        "classes.a.1.ttft_ms=3",
+        'classes.a.1: expected quotes around a name with a dot: classes."a.1"',
+    ),
     ("classes.chat.ttft_ms=soon", "classes.chat.ttft_ms: expected a number >= 0, got 'soon'"),
     ("classes.chat.delivery=odd", "classes.chat.delivery: expected one of 'strict', 'paced'"),
 ]

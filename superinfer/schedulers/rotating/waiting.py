@@ -49,10 +49,10 @@ class Waiting:
         """Queue a request that is off the device, at the level of its slack."""
         free = not (job.owes and self._settings.deadline_order)
         free = free or (job.relegated and not job.seq.output_tokens)
-        job.start_by_s = inf
+        job.start_by_s = job.due_s = inf
         if not free:
             job.cached_tokens = self._outlook.draft.cached_tokens(job.seq)
-            job.start_by_s = self._outlook.latest_start_s(job)
+            job.start_by_s, job.due_s = self._outlook.start_and_due_s(job)
         job.level = self._level(job, now)
         self._queue(job)
 

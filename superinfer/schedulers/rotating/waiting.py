@@ -163,7 +163,7 @@ class Waiting:
             self._laxity.push(job)
             if settings.promotion and job.level:
                 self._crossings.set(job.start_by_s - self.bound_s(job, job.level - 1), job)
-        if settings.aging and not job.aged:
+        if settings.aging and not job.aged and not _keeps_its_turn(job):
             self._agings.set(self._aged_from_s(job), job)
 
     def _aged_from_s(self, job: Job) -> float:
@@ -184,3 +184,11 @@ class Waiting:
         slack_s = job.start_by_s - now
         levels = range(LEVELS - 1)
         return next((i for i in levels if slack_s < self.bound_s(job, i)), LEVELS - 1)
+
+
+def _keeps_its_turn(job: Job) -> bool:
+    """True for a stream at the top level: the longer it waits the fewer come before it, whatever
+    the share of the aged is. A deadline for its answer alone is no turn to keep once that is late.
+    """
+    owed_soon = min(job.pace_s, job.stall_s) < inf
+    return owed_soon and job.hurried and job.level == 0 and job.seq.output_tokens > 0

@@ -226,9 +226,16 @@ def on_time(jobs: list[Work]) -> bool:
 
 
 WORKS = st.lists(
-    st.builds(Work, st.integers(0, 20).map(float), st.integers(1, 8).map(float), st.just(False)),
+    st.builds(
+        Work,
+        st.integers(0, 20).map(float),
+        st.integers(1, 8).map(float),
+        st.just(False),
+        st.just(1.0),
+    ),
     max_size=8,
 )
+WEIGHTS = st.lists(st.sampled_from([0.5, 1.0, 2.0, 10.0]), min_size=8, max_size=8)
 
 
 @hypothesis_settings(SETTINGS, max_examples=150)
@@ -244,6 +251,57 @@ def test_as_few_are_given_up_as_possible(works: list[Work]) -> None:
         if any(on_time(list(chosen)) for chosen in combinations(jobs, size))
     )
     assert len(jobs) - len(dropped) == best
+
+
+@hypothesis_settings(SETTINGS, max_examples=150)
+@given(works=WORKS, weights=WEIGHTS)
+def test_who_is_kept_is_in_time_whatever_weighs_more(
+    works: list[Work], weights: list[float]
+) -> None:
+    jobs = sorted(works, key=lambda job: job.due)
+    jobs = [job._replace(weight=weight) for job, weight in zip(jobs, weights, strict=False)]
+    dropped = given_up((job, place) for place, job in enumerate(jobs))
+    assert len(dropped) == len(set(dropped))
+    assert on_time([job for place, job in enumerate(jobs) if place not in dropped])
+
+
+@pytest.mark.parametrize(
+    ("long_weight", "expected"),
+    [(1.0, ["long"]), (3.0, ["long"]), (5.0, ["s0", "s1", "s2"]), (100.0, ["s0", "s1", "s2"])],
+)
+def test_who_takes_most_for_its_weight_is_given_up(long_weight: float, expected: list[str]) -> None:
+    """Of 6 units and four times 1.5, 7.5 are in time: three of the short ones less, or the long one
+    and none. The long one takes four times as much.
+    """
+    jobs = [(Work(7.5, 6.0, False, long_weight), "long")]
+    jobs += [(Work(7.5, 1.5, False), f"s{place}") for place in range(4)]
+    assert given_up(jobs) == expected
+
+
+def test_no_less_is_given_up_than_the_one_that_came_last_takes() -> None:
+    """The short one takes most for its weight, but what it takes is not enough: the long one goes
+    as well, or the last would be late.
+    """
+    jobs = [
+        (Work(8.0, 2.0, False, 0.1), "short"),
+        (Work(8.0, 6.0, False, 1.0), "long"),
+        (Work(8.0, 7.0, False, 10.0), "last"),
+    ]
+    assert given_up(jobs) == ["short", "long"]
+
+
+@pytest.mark.parametrize(("weight", "late"), [(1.0, ["r0"]), (10.0, ["r1", "r2", "r3"])])
+def test_a_weighty_prompt_is_not_given_up_for_light_ones(weight: float, late: list[str]) -> None:
+    """L takes four steps and three others one each, and all are due in 4.5 s: either L is late, or
+    the others are.
+    """
+    requests = [
+        arriving(0, 0.0, 64, **promised(ttft_s=4.5, weight=weight)),
+        *(arriving(row, 0.0, 16, **promised(ttft_s=4.5)) for row in (1, 2, 3)),
+    ]
+    played = run(rotating(), requests, [1] * 4, 64)
+    assert [event[2] for event in played.kinds("relegate")] == late
+    assert [f"r{row}" for row in range(4) if played.tokens(row)[0] > 4.5] == late
 
 
 @hypothesis_settings(SETTINGS, max_examples=60)

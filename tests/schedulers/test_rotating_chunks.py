@@ -166,7 +166,47 @@ def test_what_is_cached_is_not_counted_as_work() -> None:
     scheduler = told({"r0": 1, "r1": 1, "r2": 1})
     played = run(scheduler, requests, [1, 1, 1], 64, prefix_caching=True)
     assert played.kinds("relegate") == []
-    assert [played.tokens(row)[0] for row in (1, 2)] == [11.0, 10.0]
+    assert [played.tokens(row)[0] for row in (1, 2)] == [9.0, 11.0]
+
+
+@pytest.mark.parametrize(("gap_s", "size"), [(None, 4000), (0.5, 448)])
+def test_a_pace_that_all_have_lost_bounds_no_step(gap_s: float | None, size: int) -> None:
+    """A stream that is owed a token every 1/64 s gets one every 1/32 s at best. After 32 steps it
+    is 0.5 s behind for good, and the only bound left is the gap that its class tolerates: 95 % of
+    0.5 s leave room for 448 tokens. The prompt of 4000 is due in 5 s; in grains it takes 5.9 s.
+    """
+    cost = FakeCost(step=2**-5, per_chunk_token=2**-10)
+    requests = [
+        arriving(0, 0.0, 4, **promised(ttft_s=1.0, tpot_s=2**-6, max_stall_s=gap_s)),
+        arriving(1, 1.0, 4000, **promised(ttft_s=5.0)),
+    ]
+    for debts, first in ((True, size), (False, 64)):
+        scheduler = told({"r0": 200, "r1": 1}, max_num_batched_tokens=4097, debts=debts)
+        played = run(scheduler, requests, [200, 1], 2000, cost=cost)
+        sizes = [event[3] for event in played.kinds("prefill") if event[2] == "r1"]
+        assert sizes[0] == first
+        assert (played.tokens(1)[0] <= 6.0) == debts
+
+
+def test_who_has_lost_a_pace_does_not_hold_others_to_it() -> None:
+    """Two weighty prompts of 500 tokens are in time in one step, and a stream of 5 tokens, which
+    is owed one every 0.25 s, is lost. It has two to come when a prompt in no hurry is begun: its
+    chunks are those of the two new streams, 448 of 0.5 s, and not the 192 of a pace that is lost.
+    """
+    soon = promised(ttft_s=1.0, tpot_s=0.5, weight=4.0)
+    requests = [
+        arriving(0, 0.0, 4, **promised(ttft_s=1.0, tpot_s=0.25)),
+        arriving(1, 2**-5, 500, **soon),
+        arriving(2, 2**-5, 500, **soon),
+        arriving(3, 0.5, 1600, **promised(ttft_s=30.0)),
+    ]
+    answers = [5, 40, 40, 1]
+    lengths = {f"r{row}": tokens for row, tokens in enumerate(answers)}
+    scheduler = told(lengths, max_num_batched_tokens=4096, admission=False)
+    played = run(scheduler, requests, answers, 4000, cost=CHUNKY)
+    sizes = [event[3] for event in played.kinds("prefill")]
+    assert sizes[1:4] == [500, 500, 448]
+    assert len(played.tokens(0)) == 5 and played.tokens(0)[3] > played.tokens(1)[0]
 
 
 # -- what streams have to spare -------------------------------------------------------------------
@@ -287,6 +327,26 @@ def test_who_has_nothing_to_spare() -> None:
     assert (debts.lost(9, 0.5), debts.lost(9, 0.53)) == (0.0, 1.0)  # 2.25 and 2.52 of 2.25 s
     debts.remove(jobs[1])
     assert debts.hopeless_share == 0.0
+
+
+@pytest.mark.interpreted
+def test_a_pace_is_kept_while_one_stream_can_keep_it() -> None:
+    """As the one before; and a third stream, owed a token every second, is 9 s late with 9 to come.
+    A pace goes with the last who can keep it.
+    """
+    steps = Steps(dict.fromkeys(range(3), 10), joined=dict.fromkeys(range(3), 0))
+    debts: Any = Debts(steps, 1.0)  # type: ignore[arg-type]
+    dues = [(0.5, 0.5), (0.5, -2.0), (1.0, -9.0)]
+    jobs = []
+    for index, (pace_s, due_s) in enumerate(dues):
+        job = job_of(Sequence(request(index, 4, 0, **promised(tpot_s=pace_s))), NoLengths())
+        job.base_s = due_s
+        jobs.append(job)
+        debts.add(job)
+    debts.begin(0.25)
+    assert debts.kept_paces_s == [0.5]
+    debts.remove(jobs[0])
+    assert debts.kept_paces_s == [] and debts.hopeless_share == 1.0
 
 
 @pytest.mark.interpreted

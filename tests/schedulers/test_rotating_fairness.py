@@ -485,3 +485,30 @@ def test_a_promotion_does_not_stop_the_clock() -> None:
     kinds = [event[:3] for event in played.kinds("promote")]
     assert kinds[-1] == (40.0, "promote", "r1")
     assert scheduler.counters["aged"] == 1
+
+
+@pytest.mark.interpreted
+def test_a_late_stream_keeps_its_turn_and_is_not_aged() -> None:
+    """Whose pace or pause is owed comes in by that. A prompt is aged, who owes an answer alone that
+    is late by now, and who is not at the top, since nothing raises it here.
+    """
+    nothing: Any = None
+    waiting = Waiting(rotating(promotion=False), nothing, TenantCounters(), AgedShare(0.1, 4.0))
+    targets: dict[str, dict[str, Any]] = {
+        "pace": {"tpot_s": 0.25},
+        "pause": {"max_stall_s": 1.0},
+        "paced": {"tpot_s": 0.25, "delivery": "paced"},
+        "prompt": {"ttft_s": 1.0, "tpot_s": 0.25},
+        "answer": {"e2el_s": 9.0},
+        "below": {"tpot_s": 0.25},
+    }
+    jobs = {
+        name: job_of(Sequence(arriving(index, 0.0, 8, **promised(**each))), NoLengths())
+        for index, (name, each) in enumerate(targets.items())
+    }
+    for name, job in jobs.items():
+        job.seq.output_tokens = int(name != "prompt")
+        job.level, job.start_by_s = int(name == "below"), 1.0
+        waiting.put_back(job)
+    aged = [waiting.age(60.0) for _ in range(4)]
+    assert aged == [jobs["prompt"], jobs["answer"], jobs["below"], None]

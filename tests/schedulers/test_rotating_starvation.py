@@ -70,6 +70,8 @@ class Bound:
 
         Other tenants' aged may take as much as this one's, and twice the longest request.
         """
+        if self._is_pause(wait):
+            return self._stream_excess_s(wait)
         aged = [w for w in self._waits if w.aged_s < wait.end_s and w.end_s > wait.aged_s]
         mine = [w for w in aged if w.tenant == wait.tenant and w.aged_s <= wait.aged_s]
         own, longest = sum(self._work(w) for w in mine), max(self._work(w) for w in self._waits)
@@ -82,6 +84,15 @@ class Bound:
             rate = computed / (wait.end_s - wait.aged_s)
             by_share_s = (self._saved + work) / (self._share * rate)
         return wait.end_s - wait.aged_s - by_share_s - 2 * ahead * self._stay_s
+
+    def _stream_excess_s(self, wait: Wait) -> float:
+        """The same of a stream: only who waited before it, and the aged, come in before it."""
+        inside = [w for w in self._waits if wait.start_s < w.end_s < wait.end_s]
+        before = [w for w in inside if w.start_s < wait.start_s or not self._is_pause(w)]
+        return wait.end_s - wait.aged_s - 2 * (len(before) + 1) * self._stay_s
+
+    def _is_pause(self, wait: Wait) -> bool:
+        return wait.start_s > self._requests[wait.row].arrival_s
 
     def waits_of(self, tenant: str) -> list[Wait]:
         """The long waits of a tenant."""
@@ -180,6 +191,32 @@ def test_a_flood_of_late_requests_keeps_no_other_tenant_from_the_share() -> None
 )
 def test_no_flood_takes_the_share_of_another_tenant(load: float, light: list[Light]) -> None:
     assert late_flood(12.0, load, light).broken() == []
+
+
+def long_tailed(load: float, every: int, answer: int, **settings: Any) -> tuple[Run, list[int]]:
+    """A run, and its answers: urgent requests of one tenant for 30 s, one in `every` of them with a
+    long answer. Memory holds one such answer and little beside it, so streams leave all the time.
+    """
+    rate = load * CAPACITY
+    requests = [arriving(row, row / rate, 8, **HEAVY) for row in range(int(30 * rate))]
+    outputs = [answer if row % every == every - 1 else 4 for row in range(len(requests))]
+    given = {"max_wait_s": 1.0, "max_wait_ttfts": 1.0, "max_num_seqs": 16, **settings}
+    scheduler = rotating(max_num_batched_tokens=BUDGET, **given)
+    return run(scheduler, requests, outputs, BLOCKS, cost=COST), outputs
+
+
+@pytest.mark.parametrize("load", [1.0, 2.0])
+@pytest.mark.parametrize(("every", "answer"), [(6, 64), (10, 40)])
+def test_no_stream_waits_longer_for_its_age(load: float, every: int, answer: int) -> None:
+    """Who is rotated out comes back within the stays of a few others, under any load. If it were
+    aged, others would come in before it until the flood ends, after up to two minutes.
+    """
+    played, outputs = long_tailed(load, every, answer)
+    streams = range(len(played.requests))
+    pauses_s = [end - start for row in streams for start, end in pairwise(played.tokens(row))]
+    assert sum(pause_s > 1.0 for pause_s in pauses_s) > 5  # the patience
+    assert max(pauses_s) < 6.0
+    assert Bound(played, outputs).broken() == []
 
 
 @pytest.mark.parametrize("switch", ["relegation", "rotation", "admission", "fairness"])

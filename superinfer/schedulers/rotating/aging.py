@@ -1,7 +1,8 @@
 """The share of memory and prefill that is kept for whom the others would starve.
 
 A request that has waited `max_wait_s` and `max_wait_ttfts` of its targets without a token is aged,
-but not before the latest start that its deadlines leave it: until then they bring it in.
+but not before the latest start that its deadlines leave it: until then they bring it in. A stream
+that is owed its next token by a time is never aged: the later it is the sooner it comes in.
 While the aged got less than `aged_share` of the prefill tokens lately, the first of them comes
 before everybody else: residents with slack leave for it, and what comes free is kept for it.
 Together the aged hold `aged_share` of the blocks, and one of them may always come in.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Final, NamedTuple
 
 from superinfer.costs.base import Chunk, CostModel
@@ -20,7 +21,9 @@ STRETCHES: Final[Sequence[float]] = (1.25, 1.5, 2.0, 4.0, 8.0)
 """Longer steps that are weighed, as multiples of what keeps the tightest pace."""
 
 MOST_HOPELESS: Final = 0.1
-"""Share of the streams that may have lost their pace for good where others fall behind."""
+"""Share of the streams that may have lost their pace for good where others fall behind: it would
+cost them nothing, but the slower they are the longer they stay, and with more of them beside it no
+pace can be held."""
 
 
 class _Choice(NamedTuple):
@@ -56,26 +59,43 @@ class ChunkChoice:
         A pace that could not be held without any prefill is not waited for. What is weighed against
         it are the chunks of slower paces and, with `debts`, of longer steps, no longer than the
         shortest gap that a stream tolerates. No more is taken than the hurried prompts need.
+
+        With `debts` no pace is held for streams that have all lost it for good, where prompts are
+        in a hurry or it could not be held anyway.
         """
         chunks = [
             self._within(self._sizer, draft, self._settings.pace_margin * pace_s, budget)
             for pace_s in paces_s
         ]
-        held = [place for place, tokens in enumerate(chunks) if tokens > GRAIN_TOKENS] or [0]
-        first, pace_s = chunks[held[0]], paces_s[held[0]]
-        if len(held) == 1 and not self._settings.debts:
-            return first
+        held = [place for place, tokens in enumerate(chunks) if tokens > GRAIN_TOKENS]
+        tightest = held[0] if held else 0
         hurried = self._urgency.hurried(draft)
+        fits = sum([job.tokens_to_compute for job in hurried]) <= chunks[tightest]
+        if fits and (held or not self._settings.debts):
+            return chunks[tightest]
+        if self._settings.debts:
+            self._weigh_debts(draft, chunks[tightest], paces_s[tightest])
+            kept_s = self._device.debts.kept_paces_s
+            if not kept_s:
+                return self._without_pace(draft, budget)
+            held = [place for place in held if paces_s[place] in kept_s] or held
+        sizes = [chunks[place] for place in held or [0]]
+        return self._weighed(draft, hurried, sizes, paces_s[held[0] if held else 0], budget)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _weighed(
+        self, draft: Draft, hurried: list[Job], held: list[int], pace_s: float, budget: int
+    ) -> int:
+        """The first of the chunks of the paces that are held, or a larger one if that is better."""
+        first, larger = held[0], set(held[1:])
         backlog = sum([job.tokens_to_compute for job in hurried])
         if backlog <= first:
             return first
-        larger = {chunks[place] for place in held[1:]}
-        if self._settings.debts and self._can_fall_behind(draft, first, pace_s):
+        if self._settings.debts and self._device.debts.hopeless_share <= MOST_HOPELESS:
             larger |= self._stretched(draft, pace_s, budget)
         sizes = sorted({min(tokens, backlog) for tokens in larger if tokens > first})
         return self._fewest_misses(draft, hurried, [first, *sizes])
-
-    # -- inside ---------------------------------------------------------------------------------
 
     def _within(self, sizer: ChunkSizer, draft: Draft, cap_s: float, budget: int) -> int:
         """The chunk with which a step takes no longer than that."""
@@ -95,16 +115,18 @@ class ChunkChoice:
                 break
         return found
 
-    def _can_fall_behind(self, draft: Draft, first: int, pace_s: float) -> bool:
-        """False where too many streams have fallen behind for good. Nothing that is done costs them
-        anything, but the slower they are the longer they stay, and with more of them beside it no
-        pace can be held.
-        """
-        debts = self._device.debts
+    def _without_pace(self, draft: Draft, budget: int) -> int:
+        """The chunk where all streams have lost their pace: within the gap that they tolerate."""
+        gap_s = self._device.debts.longest_gap_s
+        if gap_s == inf:
+            return budget
+        return self._within(self._sizers[-1], draft, self._settings.pace_margin * gap_s, budget)
+
+    def _weigh_debts(self, draft: Draft, first: int, pace_s: float) -> None:
+        """What the streams have to spare: steps are half way between such a chunk and none."""
         step_s = self._step_s(draft, first)
         likely_s = 0.5 * (self._outlook.step_s + step_s) / self._settings.pace_margin
-        debts.begin(min(likely_s, pace_s))
-        return debts.hopeless_share <= MOST_HOPELESS
+        self._device.debts.begin(min(likely_s, pace_s))
 
     def _fewest_misses(self, draft: Draft, hurried: list[Job], sizes: list[int]) -> int:
         """The best of some chunks, the first of which keeps a pace.

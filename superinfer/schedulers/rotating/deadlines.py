@@ -44,6 +44,8 @@ class Job:
     level: int
     start_by_s: float
     """Latest start that keeps every deadline, while it is off the device."""
+    due_s: float
+    """When what it starts with, a prefill or a copy back, has to be done for that."""
     ticket: int
     """Changes whenever its place in the queues does."""
     relegated: bool
@@ -83,7 +85,7 @@ class Job:
         self.paced = slo_class.delivery == "paced"
         self.weight = slo_class.weight
         self.level = 3
-        self.start_by_s = inf
+        self.start_by_s = self.due_s = inf
         self.ticket = 0
         self.relegated = self.aged = False
         self.since_s = arrival_s
@@ -125,10 +127,15 @@ class Job:
 
     @property
     def order(self) -> tuple[float, ...]:
-        """Place among requests that want to start or go on with a prefill; lowest first."""
+        """Place among requests that want to start or go on with a prefill; lowest first.
+
+        Who is due first, not who has to start first: a long prompt has to start before short ones
+        that are due before it. In the order of deadlines nothing is late unless something is in
+        every order.
+        """
         request = self.seq.request
         turn = 0 if self.hurried else self.turn
-        return (self.level, self.start_by_s, turn, request.arrival_s, request.index)
+        return (self.level, self.due_s, turn, request.arrival_s, request.index)
 
 
 def job_of(seq: Sequence, lengths: LengthEstimator) -> Job:

@@ -44,6 +44,8 @@ class Debts:
         """Not in order yet."""
         self._order: list[tuple[float, int]] = []
         """By what each had to spare, plus the clock then; with the number of its request."""
+        self._by_pace: dict[float, list[tuple[float, int]]] = {}
+        """The same of each pace that is owed."""
         self._jobs: dict[int, Job] = {}
         self._keys: dict[Job, float] = {}
         self._turns: deque[Job] = deque()
@@ -91,6 +93,12 @@ class Debts:
         order = self._order
         return bisect_left(order, (self._clock_s, -1)) / max(1, len(order))
 
+    @property
+    def kept_paces_s(self) -> list[float]:
+        """The paces that a stream to whom they are owed can still keep."""
+        now = (self._clock_s, -1)
+        return [pace_s for pace_s, order in self._by_pace.items() if order[-1] >= now]
+
     def lost(self, steps: float, step_s: float) -> float:
         """Weight of the streams to whom so many steps of so many seconds would cost the pace."""
         more_s = step_s / self._margin - self._future_s
@@ -135,13 +143,18 @@ class Debts:
         key_s, index = self._clock_s + self._spare_s(job, left), job.seq.request.index
         self._keys[job] = key_s
         self._jobs[index] = job
-        insort(self._order, (key_s, index))
+        for order in (self._order, self._by_pace.setdefault(job.pace_s, [])):
+            insort(order, (key_s, index))
         self._turns.append(job)
 
     def _take_out(self, job: Job) -> None:
         index = job.seq.request.index
         del self._jobs[index]
-        del self._order[bisect_left(self._order, (self._keys.pop(job), index))]
+        key, same_pace = (self._keys.pop(job), index), self._by_pace[job.pace_s]
+        for order in (self._order, same_pace):
+            del order[bisect_left(order, key)]
+        if not same_pace:
+            del self._by_pace[job.pace_s]
 
     def _renew_one(self) -> None:
         """Look again at the stream at which nobody has looked for the longest time."""

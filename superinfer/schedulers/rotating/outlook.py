@@ -79,11 +79,14 @@ class Outlook:
         copy_s = self.copy_s(job) if seq.host_blocks else 0.0
         return copy_s + (self.prefill_s(left) if left > 0 else self.step_s)
 
-    def latest_start_s(self, job: Job) -> float:
-        """Latest start of a request that is off the device; inf if it owes nothing."""
+    def start_and_due_s(self, job: Job) -> tuple[float, float]:
+        """Latest start of a request that is off the device, and when what it starts with has to be
+        done for it; inf if it owes nothing.
+        """
         seq, lead_s = job.seq, self.lead_s(job)
         due_s = next_due_s(job, seq.output_tokens, self._last_token_s(seq))
-        return min(due_s - lead_s, self._completion_start_s(job, seq.output_tokens, lead_s))
+        start_s = self._completion_start_s(job, seq.output_tokens, lead_s)
+        return min(due_s - lead_s, start_s), min(due_s, start_s + lead_s)
 
     def base_s(self, job: Job, now: float) -> float:
         """Where a request that has just joined the batch stands among its like (`Job.base_s`)."""

@@ -64,7 +64,9 @@ class Settings:
     """Every prediction times this, to find out what an error of it does."""
 
     deadline_order: bool = True
-    """Who is nearest to its latest start comes first. Off: by arrival; nobody is urgent."""
+    """Who has to start first comes in first, and who is due first is computed first. Off: by
+    arrival; nobody is urgent.
+    """
     rotation: bool = True
     """Residents with slack leave for urgent requests. Off: only when decodes run out of blocks."""
     promotion: bool = True

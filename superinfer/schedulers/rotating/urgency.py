@@ -181,5 +181,5 @@ def work_of(job: Job, now: float, tokens: int, step_s: float) -> Work:
     """
     work, seq = job.tokens_to_compute, job.seq
     if seq.output_tokens or job.first_due_s == inf:
-        return Work(inf, work, seq.output_tokens > 0)
-    return Work((job.first_due_s - now) // step_s * tokens, work, False)
+        return Work(inf, work, seq.output_tokens > 0, job.weight)
+    return Work((job.first_due_s - now) // step_s * tokens, work, False, job.weight)

@@ -49,10 +49,10 @@ class Waiting:
         """Queue a request that is off the device, at the level of its slack."""
         free = not (job.owes and self._settings.deadline_order)
         free = free or (job.relegated and not job.seq.output_tokens)
-        job.start_by_s = inf
+        job.start_by_s = job.due_s = inf
         if not free:
             job.cached_tokens = self._outlook.draft.cached_tokens(job.seq)
-            job.start_by_s = self._outlook.latest_start_s(job)
+            job.start_by_s, job.due_s = self._outlook.start_and_due_s(job)
         job.level = self._level(job, now)
         self._queue(job)
 
@@ -163,7 +163,7 @@ class Waiting:
             self._laxity.push(job)
             if settings.promotion and job.level:
                 self._crossings.set(job.start_by_s - self.bound_s(job, job.level - 1), job)
-        if settings.aging and not job.aged:
+        if settings.aging and not job.aged and not _keeps_its_turn(job):
             self._agings.set(self._aged_from_s(job), job)
 
     def _aged_from_s(self, job: Job) -> float:
@@ -184,3 +184,11 @@ class Waiting:
         slack_s = job.start_by_s - now
         levels = range(LEVELS - 1)
         return next((i for i in levels if slack_s < self.bound_s(job, i)), LEVELS - 1)
+
+
+def _keeps_its_turn(job: Job) -> bool:
+    """True for a stream at the top level: the longer it waits the fewer come before it, whatever
+    the share of the aged is. A deadline for its answer alone is no turn to keep once that is late.
+    """
+    owed_soon = min(job.pace_s, job.stall_s) < inf
+    return owed_soon and job.hurried and job.level == 0 and job.seq.output_tokens > 0

@@ -120,10 +120,11 @@ class Entrance:
 
     def yields(self, draft: Draft, job: Job) -> bool:
         """True if a new stream lets those that are out come back first: with it, all could not be
-        given what they are owed.
+        given what they are owed. Nothing is waited for while nobody is here, nor by the aged.
         """
-        away = self._device.places and job.seq.state is State.WAITING and self._waiting.away
-        return bool(away) and self._crowded(draft, job)
+        if job.aged or job.seq.state is not State.WAITING or not self._device.places:
+            return False
+        return self._waiting.away is not None and self._crowded(draft, job)
 
     # -- out ------------------------------------------------------------------------------------
 
@@ -167,8 +168,11 @@ class Entrance:
     def _streams_stay(self, draft: Draft, job: Job) -> bool:
         """True if nobody who is owed a pace leaves for a request. The place of such a stream is
         lent: it needs one again before it has lost its pace. Where more is owed than given, or the
-        queue only grows, that is the place of another one, and so on, and all are late.
+        queue only grows, that is the place of another one, and so on, and all are late. The aged
+        have been promised theirs.
         """
+        if job.aged:
+            return False
         return self._waiting.late > MOST_LATE * draft.batch.size or self._crowded(draft, job)
 
     def _crowded(self, draft: Draft, job: Job) -> bool:

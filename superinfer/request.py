@@ -39,7 +39,7 @@ class SLOClass:
     weight: float = 1.0
     """Relative value of meeting the objective."""
     max_stall_s: float | None = None
-    """Longest tolerated gap between two tokens; `None` for a client that paces its own output."""
+    """Longest tolerated gap between two tokens; `None`: no bound."""
     min_kv_bits: int = 16
     """Lowest KV-cache precision that the class allows: 16, 8 or 4."""
     max_tokens: int = 1024

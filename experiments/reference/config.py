@@ -52,7 +52,7 @@ CLASS_KEYS = (
     Setting(
         "weight", "number > 0", "`1.0`", "", "Value of meeting the targets, relative to others."
     ),
-    Setting("max_stall_ms", "number", "absent", "ms", "Longest tolerated gap; absent: no bound."),
+    Setting("max_stall_ms", "number", "absent", "ms", "Longest tolerated gap. 0: no bound."),
     Setting("min_kv_bits", "`16`, `8`, `4`", "`16`", "bits", "Lowest precision of its KV cache."),
     Setting(
         "max_tokens",

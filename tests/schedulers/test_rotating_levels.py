@@ -179,7 +179,7 @@ def test_demotion_on_quantum_use(monkeypatch: pytest.MonkeyPatch, on: bool) -> N
         {"B": 4, "C": 7},
         blocks=12,
         requests={
-            "A": promised(**targets),
+            "A": promised(**targets, max_stall_s=8.0),
             "B": promised(**targets, delivery="paced"),
             "C": promised(ttft_s=4.0),
         },
@@ -215,7 +215,8 @@ def test_only_who_can_wait_is_demoted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rotation, "quantum", lambda **load: Quantum(1, 4))
     for tpot_s, demotions in ((40.0, 2), (8.0, 1), (2.0, 0)):
         scheduler = rotating()
-        run(scheduler, [arriving(0, 0.0, 8, **promised(ttft_s=9.0, tpot_s=tpot_s))], [20], 12)
+        stream = promised(ttft_s=9.0, tpot_s=tpot_s, max_stall_s=tpot_s)
+        run(scheduler, [arriving(0, 0.0, 8, **stream)], [20], 12)
         # After 4 tokens to level 1, after 8 more to level 2, where 16 do not come to an end.
         assert scheduler.counters.get("demotions", 0) == demotions
 

@@ -10,7 +10,7 @@ import pytest
 from harness import FakeCost, iterations
 from rotating_runs import DearAgain, arriving, promised, run, told
 
-STREAM = promised(ttft_s=8.0, tpot_s=4.0)
+STREAM = promised(ttft_s=8.0, tpot_s=4.0, max_stall_s=4.0)
 START = ["A16 used 5", "A4 used 5", "A used 6", "A used 6"]
 """A prefills 20 tokens and has 3 tokens at 4 s."""
 STAYS = [f"A used {blocks}" for blocks in (6, 6, 7, 7, 7, 7)]
@@ -66,8 +66,8 @@ def test_not_who_has_too_little_slack() -> None:
     """A keeps a fifth of its gap and a step: of 1.25 s that is exactly 1.25 s, which is no more
     than its slack; of 1.5 s it is 1.3 s.
     """
-    assert b_is_urgent(promised(ttft_s=8.0, tpot_s=1.25))[:10] == START + STAYS
-    assert b_is_urgent(promised(ttft_s=8.0, tpot_s=1.5))[4] == LEAVES[0]
+    assert b_is_urgent(promised(ttft_s=8.0, tpot_s=1.25, max_stall_s=1.25))[:10] == START + STAYS
+    assert b_is_urgent(promised(ttft_s=8.0, tpot_s=1.5, max_stall_s=1.5))[4] == LEAVES[0]
 
 
 def test_not_without_room_on_the_host() -> None:
@@ -81,8 +81,13 @@ def test_not_over_a_slow_link() -> None:
     2.75 s, 0.55 + 1 + 1 s is.
     """
     cost = DearAgain(copy=0.5)
-    assert b_is_urgent(promised(ttft_s=8.0, tpot_s=2.5), cost=cost)[:10] == START + STAYS
-    assert b_is_urgent(promised(ttft_s=8.0, tpot_s=2.75), cost=cost)[4] == LEAVES[0]
+    assert (
+        b_is_urgent(promised(ttft_s=8.0, tpot_s=2.5, max_stall_s=2.5), cost=cost)[:10]
+        == START + STAYS
+    )
+    assert (
+        b_is_urgent(promised(ttft_s=8.0, tpot_s=2.75, max_stall_s=2.75), cost=cost)[4] == LEAVES[0]
+    )
 
 
 def test_who_is_computed_again_sooner_than_copied_needs_no_more_slack_than_that() -> None:
@@ -95,7 +100,7 @@ def test_who_is_computed_again_sooner_than_copied_needs_no_more_slack_than_that(
         {"A": (20, 24), "B": (32, 2)},
         {"B": 8},
         blocks=13,
-        requests=dict.fromkeys("AB", promised(ttft_s=8.0, tpot_s=5.0)),
+        requests=dict.fromkeys("AB", promised(ttft_s=8.0, tpot_s=5.0, max_stall_s=5.0)),
         cost=FakeCost(copy=1.25),
     )
     assert lines[:7] == [*START, *STAYS[:3]]
@@ -122,7 +127,7 @@ def test_not_who_has_to_be_back_before_the_link_can_keep_up() -> None:
             {"A": (20, 24), "B": (32, 2)},
             {"B": 7},
             blocks=13,
-            requests=dict.fromkeys(answers, promised(ttft_s=8.0, tpot_s=gap_s)),
+            requests=dict.fromkeys(answers, promised(ttft_s=8.0, tpot_s=gap_s, max_stall_s=gap_s)),
             cost=DearAgain(copy=1.0),
         )
         for gap_s in (4.0, 3.875)
@@ -165,8 +170,8 @@ def test_nobody_leaves_in_vain() -> None:
         {"B": 5},
         blocks=12,
         requests={
-            "A": promised(ttft_s=9.0, tpot_s=8.0),
-            "D": promised(ttft_s=9.0, tpot_s=1.25),
+            "A": promised(ttft_s=9.0, tpot_s=8.0, max_stall_s=8.0),
+            "D": promised(ttft_s=9.0, tpot_s=1.25, max_stall_s=1.25),
             "B": promised(ttft_s=5.0),
         },
     )
@@ -199,7 +204,7 @@ def test_a_resident_leaves_before_the_blocks_run_out() -> None:
     higher number, is copied out beside the computation: nobody is ever stopped.
     """
     jobs = {"A": (8, 14), "B": (8, 14)}
-    targets = {name: promised(ttft_s=3.0, tpot_s=16.0) for name in jobs}
+    targets = {name: promised(ttft_s=3.0, tpot_s=16.0, max_stall_s=16.0) for name in jobs}
     lines = iterations(told({"A": 30, "B": 30}), jobs, blocks=8, requests=targets)
     assert lines[:3] == ["A8 B8 used 4", "AB used 6", "-B A used 6"]
     assert lines[3].endswith("A used 3")
@@ -213,7 +218,7 @@ def test_nobody_leaves_early_who_would_be_back_before_the_blocks_run_out() -> No
     no block is left, and B goes for 5 steps, until A has ended.
     """
     jobs = {"A": (8, 14), "B": (8, 14)}
-    targets = {name: promised(ttft_s=3.0, tpot_s=7.5) for name in jobs}
+    targets = {name: promised(ttft_s=3.0, tpot_s=7.5, max_stall_s=7.5) for name in jobs}
     lines = iterations(told({"A": 30, "B": 30}), jobs, blocks=8, requests=targets)
     assert lines[:9] == ["A8 B8 used 4", *["AB used 6"] * 4, *["AB used 8"] * 4]
     assert lines[9:14] == ["-B A used 5", *["A used 5"] * 3, "A used 6"]
@@ -225,7 +230,10 @@ def test_room_that_a_copy_under_way_makes_is_kept_for_whom_it_is_made() -> None:
     iteration 13, needs four, with one to go on, where two are free: it waits for B's. D, less
     urgent, needs two at once, and takes none of what C waits for.
     """
-    stream, lengths = promised(ttft_s=3.0, tpot_s=32.0), {"A": 24, "B": 80, "C": 1, "D": 1}
+    stream, lengths = (
+        promised(ttft_s=3.0, tpot_s=32.0, max_stall_s=32.0),
+        {"A": 24, "B": 80, "C": 1, "D": 1},
+    )
     lines = iterations(
         told(lengths),
         {"A": (8, 24), "B": (8, 24), "C": (12, 1), "D": (4, 1)},
@@ -247,7 +255,7 @@ def test_a_hopeless_first_token_is_given_up_while_nothing_runs() -> None:
     78.25 s, needs 8 blocks, of which 7 are free, and two steps until its token is due at 82.25 s.
     """
     requests = [
-        arriving(0, 0.0, 20, name="A", **promised(ttft_s=8.0, tpot_s=80.0)),
+        arriving(0, 0.0, 20, name="A", **promised(ttft_s=8.0, tpot_s=80.0, max_stall_s=80.0)),
         arriving(1, 3.5, 52, name="B", **promised(ttft_s=30.0)),
         arriving(2, 78.25, 32, name="C", **promised(ttft_s=4.0)),
     ]
@@ -269,7 +277,7 @@ def test_a_stream_that_began_late_may_be_paused_no_longer_than_others() -> None:
         {"B": 6},
         blocks=13,
         requests={
-            "A": promised(ttft_s=0.5, tpot_s=4.0),
+            "A": promised(ttft_s=0.5, tpot_s=4.0, max_stall_s=4.0),
             "Z": promised(ttft_s=2.0),
             "B": promised(ttft_s=4.0),
         },

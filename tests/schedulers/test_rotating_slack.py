@@ -26,8 +26,8 @@ def job(expected_tokens: int = 10, **targets: Any) -> Job:
 
 
 def test_due_times_of_strict_delivery() -> None:
-    """The mean pace holds from the first token on, and no gap may exceed one pace."""
-    strict = job(ttft_s=4.0, tpot_s=2.0)
+    """The mean pace holds from the first token on, and no gap may exceed what is tolerated."""
+    strict = job(ttft_s=4.0, tpot_s=2.0, max_stall_s=2.0)
     assert next_due_s(strict, 0, 0.0) == 104
     assert credit_due_s(strict, 5, 101.0) == 101 + 5 * 2
     assert next_due_s(strict, 5, 103.0) == 103 + 2  # the gap, not the credit
@@ -43,11 +43,13 @@ def test_due_times_of_paced_delivery() -> None:
     assert next_due_s(paced, 5, 109.0) == 107 + 5 * 2
 
 
-def test_a_tolerated_stall_counts_instead_of_the_pace() -> None:
+def test_a_class_bounds_no_gap_but_the_one_that_it_states() -> None:
+    assert next_due_s(job(tpot_s=2.0), 50, 103.0) == 101 + 50 * 2
+    assert next_due_s(job(ttft_s=4.0), 50, 103.0) == inf
     assert next_due_s(job(tpot_s=2.0, max_stall_s=5.0), 50, 103.0) == 103 + 5
     assert next_due_s(job(tpot_s=2.0, max_stall_s=1.0), 50, 103.0) == 103 + 2  # never below it
     assert next_due_s(job(max_stall_s=5.0), 50, 103.0) == 103 + 5
-    assert next_due_s(job(max_stall_s=5.0, delivery="paced"), 50, 103.0) == inf
+    assert next_due_s(job(max_stall_s=5.0, delivery="paced"), 50, 103.0) == 103 + 5
 
 
 def test_when_an_answer_is_due() -> None:

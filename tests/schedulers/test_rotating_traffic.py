@@ -206,7 +206,7 @@ def test_both_ways_at_once(full_duplex: bool, end_s: float) -> None:
     both copies are one wait of 1/4 s, or two.
     """
     requests = [
-        arriving(0, 0.0, 20, name="A", **promised(ttft_s=0.5, tpot_s=4.0)),
+        arriving(0, 0.0, 20, name="A", **promised(ttft_s=0.5, tpot_s=4.0, max_stall_s=4.0)),
         arriving(1, 0.0, 4, name="Z", **promised(ttft_s=2.0)),
         arriving(2, 4.5, 32, name="B", **promised(ttft_s=4.0)),
     ]
@@ -249,7 +249,7 @@ def test_an_offload_that_would_lose_is_not_done(copy_s: float, losing: int) -> N
     long as that, its blocks are dropped, and B does not wait for a copy.
     """
     requests = [
-        arriving(0, 0.0, 20, name="A", **promised(ttft_s=8.0, tpot_s=6.0)),
+        arriving(0, 0.0, 20, name="A", **promised(ttft_s=8.0, tpot_s=6.0, max_stall_s=6.0)),
         arriving(1, 3.5, 32, name="B", **promised(ttft_s=5.0)),
     ]
     scheduler = told({"A": 30, "B": 2})

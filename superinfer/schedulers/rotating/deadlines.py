@@ -4,8 +4,8 @@ With arrival a, targets D (TTFT), tau (time per token) and E (end to end), and n
 
 * the first token is due at a + D;
 * paced delivery: token n (from 0) is due at a + D + n * tau, so tokens that come early are credit;
-* strict delivery: the mean pace must hold, token n is due at (first token) + n * tau, and no gap
-  may exceed the class's longest tolerated stall, or tau where it declares none;
+* strict delivery: the mean pace must hold, token n is due at (first token) + n * tau;
+* no gap may exceed the class's longest tolerated stall, if it declares one;
 * the answer is due at a + E; a floor of r tokens/s on N expected tokens is E = N / r.
 
 The latest start of a request that is off the device is its next due time less what getting there
@@ -36,7 +36,7 @@ class Job:
     pace_s: float
     """Seconds per token owed after it; inf without a target."""
     stall_s: float
-    """Longest gap that the class tolerates."""
+    """Longest gap that the class tolerates, no shorter than its pace; inf where it bounds none."""
     end_due_s: float
     """When the whole answer is due; inf without a target."""
     paced: bool
@@ -146,12 +146,8 @@ def job_of(seq: Sequence, lengths: LengthEstimator) -> Job:
 
 
 def _tolerated_stall_s(request: Request) -> float:
-    slo_class, pace_s = request.slo_class, request.slo.tpot_s
-    if slo_class.delivery == "paced":
-        return inf
-    if slo_class.max_stall_s is not None:
-        return max(slo_class.max_stall_s, pace_s or 0.0)
-    return inf if pace_s is None else pace_s
+    stall_s = request.slo_class.max_stall_s
+    return inf if stall_s is None else max(stall_s, request.slo.tpot_s or 0.0)
 
 
 def credit_due_s(job: Job, given_tokens: int, first_token_s: float) -> float:

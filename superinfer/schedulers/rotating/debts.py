@@ -59,13 +59,13 @@ class Debts:
         """A request decodes from now on."""
         if job.pace_s < inf:
             self._joined[job] = None
-            insort(self._gaps_s, _gap_s(job))
+            insort(self._gaps_s, job.stall_s)
 
     def remove(self, job: Job) -> None:
         """It decodes no longer."""
         if job.pace_s == inf:
             return
-        del self._gaps_s[bisect_left(self._gaps_s, _gap_s(job))]
+        del self._gaps_s[bisect_left(self._gaps_s, job.stall_s)]
         if job in self._joined:
             del self._joined[job]
         else:
@@ -165,9 +165,3 @@ class Debts:
                 self._take_out(job)
                 self._put_in(job)
                 return
-
-
-def _gap_s(job: Job) -> float:
-    """The gap that its class tolerates: inf where it declares none."""
-    gap_s = job.seq.request.slo_class.max_stall_s
-    return inf if gap_s is None else max(gap_s, job.pace_s)

@@ -19,6 +19,10 @@ from superinfer.sequence import State
 
 LOOKAHEAD_STEPS: Final = 8
 """Somebody leaves in the background when the decodes run out of blocks within so many steps."""
+MOST_LATE: Final = 0.5
+"""Requests whose first tokens were given up, per request that decodes: where more of them wait, no
+stream gives its place to another. It is no burst any more that will be over before it is due.
+"""
 
 
 def need_blocks(draft: Draft, job: Job) -> int:
@@ -77,7 +81,7 @@ class Entrance:
             self._waiting.set_aside(job)  # with lag 1 it ends after the step under way
             draft.reject(seq, rule)
             return True
-        if self._device.places >= self._settings.max_num_seqs:
+        if self._device.places >= self._settings.max_num_seqs or self.yields(draft, job):
             return False
         keep_free = reserved + self._kept(draft)
         if seq.state is not State.WAITING:
@@ -101,8 +105,9 @@ class Entrance:
         short -= draft.available + self._rotation.leaving_blocks
         victims: list[Job] = []
         turn_s = self._rotation.turn_s(draft)
+        stay = self._streams_stay(draft, job)
         while short > 0:
-            victim = self._rotation.victim(draft, turn_s, victims)
+            victim = self._rotation.victim(draft, turn_s, victims, streams_stay=stay)
             if victim is None:
                 return False  # nobody leaves in vain
             short -= draft.private_blocks(victim.seq) + draft.grows(victim.seq)
@@ -112,6 +117,14 @@ class Entrance:
         for victim in victims:
             self._rotate_out(draft, victim, "before_step")
         return True
+
+    def yields(self, draft: Draft, job: Job) -> bool:
+        """True if a new stream lets those that are out come back first: with it, all could not be
+        given what they are owed. Nothing is waited for while nobody is here, nor by the aged.
+        """
+        if job.aged or job.seq.state is not State.WAITING or not self._device.places:
+            return False
+        return self._waiting.away is not None and self._crowded(draft, job)
 
     # -- out ------------------------------------------------------------------------------------
 
@@ -151,6 +164,23 @@ class Entrance:
         return max(1, batch.steps_within(draft.available, MAX_STEPS) - LOOKAHEAD_STEPS + 1)
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _streams_stay(self, draft: Draft, job: Job) -> bool:
+        """True if nobody who is owed a pace leaves for a request. The place of such a stream is
+        lent: it needs one again before it has lost its pace. Where more is owed than given, or the
+        queue only grows, that is the place of another one, and so on, and all are late. The aged
+        have been promised theirs.
+        """
+        if job.aged:
+            return False
+        return self._waiting.late > MOST_LATE * draft.batch.size or self._crowded(draft, job)
+
+    def _crowded(self, draft: Draft, job: Job) -> bool:
+        """True if with a new stream more would be owed than is given while prompts are computed."""
+        settings, admission = self._settings, self._admission
+        if not (settings.admission and settings.rotation):
+            return False
+        return admission.too_fast(job, draft, self._outlook.likely_step_s)
 
     def _rotate_out(self, draft: Draft, job: Job, timing: Timing) -> None:
         """Copy a resident to the host, or drop its cache where that costs less."""

@@ -49,6 +49,11 @@ class Outlook:
             self._step_s = self._cost.step_s((), size, context) + self._cost.host_s(size)
         return self._step_s
 
+    @property
+    def likely_step_s(self) -> float:
+        """A step half way between one without any prefill and one with the present chunk."""
+        return 0.5 * (self.step_s + self.prefill_s(max(1, self.chunk_tokens)))
+
     def prefill_s(self, tokens: int) -> float:
         """A prompt of so many tokens beside the present decodes, in chunks of the present size."""
         chunk = min(tokens, self.chunk_tokens)

@@ -49,13 +49,20 @@ class Rotation:
             return min(credit_s, job.stall_s)
         return min(job.base_s if job.end_due_s < inf else inf, job.stall_s)
 
-    def victim(self, draft: Draft, away_s: float, chosen: Collection[Job] = ()) -> Job | None:
+    def victim(
+        self,
+        draft: Draft,
+        away_s: float,
+        chosen: Collection[Job] = (),
+        *,
+        streams_stay: bool = False,
+    ) -> Job | None:
         """Who has most slack of those for whom a rotation pays and who can stay away for `away_s`,
-        `chosen` ones not counted.
+        `chosen` ones not counted, nor with `streams_stay` those that are owed a pace.
         """
 
         def eligible(job: Job, slack_s: float) -> bool:
-            if job in chosen or slack_s < away_s:
+            if job in chosen or slack_s < away_s or (streams_stay and job.pace_s < inf):
                 return False
             return self._may_leave(draft, job, slack_s)
 

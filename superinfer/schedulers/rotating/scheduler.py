@@ -161,6 +161,7 @@ class RotatingScheduler(Settings):
         self._rotation.left(seq)
         self._tenants.leave(seq.request.tenant)
         self._admission.end_stream(job)
+        self._waiting.forget(job)
         if seq.outcome == "finished":
             self._estimator.learn(seq.request, seq.output_tokens)
             computed = seq.request.prompt_tokens - seq.cached_tokens
@@ -323,6 +324,9 @@ class RotatingScheduler(Settings):
         """Let the next one in; False if it has to wait, and with it all behind it but one."""
         if self._entrance.admit(draft, head):
             return True
+        if self._entrance.yields(draft, head) and (away := self._waiting.away) is not None:
+            self._entrance.admit(draft, away)
+            return False
         if head.late and (other := self._waiting.behind_late()) is not None:
             self._entrance.admit(draft, other)
         return False

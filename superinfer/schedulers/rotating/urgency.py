@@ -111,6 +111,10 @@ class Urgency:
                 self._waiting.skip(job)
                 later.append(job)
                 continue
+            if self._entrance.yields(draft, job):
+                self._waiting.set_aside(job)
+                blocked.append(job)
+                continue
             room = self._entrance.make_room(draft, job, reserved)
             if room and self._entrance.take_in(draft, job, reserved):
                 continue

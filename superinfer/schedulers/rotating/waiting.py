@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 from math import inf
+from operator import attrgetter
 from typing import Final
 
 from superinfer.draft import Draft
@@ -14,6 +15,7 @@ from superinfer.schedulers.rotating.outlook import Outlook
 from superinfer.schedulers.rotating.queues import LEVELS, Alarms, LaxityQueues, TenantQueues
 from superinfer.schedulers.rotating.settings import Settings
 from superinfer.schedulers.rotating.tenants import TenantCounters
+from superinfer.sequence import State
 
 TRIAGED_AT_ONCE: Final = 32
 """Urgent requests among whom one decision chooses when not all can be in time."""
@@ -41,6 +43,10 @@ class Waiting:
         self._crossings = Alarms()
         self._agings = Alarms()
         self._tickets = count()
+        self._late: dict[Job, None] = {}
+        """Whose first token was given up."""
+        self._streams: dict[Job, None] = {}
+        """Who has begun and is owed a pace."""
         self.fair_step = 0
         """Step of the decode batch at which tenants are compared: when somebody last came or went.
         In between nobody can come in for whom there was no room, whoever's turn it were."""
@@ -55,11 +61,32 @@ class Waiting:
             job.start_by_s, job.due_s = self._outlook.start_and_due_s(job)
         job.level = self._level(job, now)
         self._queue(job)
+        if job.relegated and not job.seq.output_tokens:
+            self._late[job] = None
+        elif job.owed_rate and job.hurried:
+            self._streams[job] = None
 
     def comes_in(self, job: Job) -> None:
         """A request has a place on the device: it does not wait here any more."""
         job.placed, job.ticket = True, next(self._tickets)
         job.cached_tokens = 0  # those that it got count as computed
+        self.forget(job)
+
+    def forget(self, job: Job) -> None:
+        """A request does not wait any more, or has ended."""
+        self._late.pop(job, None)
+        self._streams.pop(job, None)
+
+    @property
+    def late(self) -> int:
+        """Requests that wait for a first token that was given up."""
+        return len(self._late)
+
+    @property
+    def away(self) -> Job | None:
+        """Of the streams that wait on the host, the one that has to be back first."""
+        away = [job for job in self._streams if job.seq.state is State.SWAPPED]
+        return min(away, key=attrgetter("start_by_s")) if away else None
 
     def promote(self, now: float) -> Job | None:
         """The next request whose slack has crossed a bound, one level up."""
@@ -147,6 +174,8 @@ class Waiting:
         if not job.seq.output_tokens:
             ttft_s = job.seq.request.slo.ttft_s or 0.0
             urgent_s += max(settings.promotion_margin_s, settings.promotion_share * ttft_s)
+        elif job.paced:
+            urgent_s += settings.promotion_margin_s  # one token that is late is one too many
         unit_s = settings.level_steps * self._outlook.step_s
         return max(urgent_s, LEVEL_UNITS[level] * unit_s)
 

@@ -1,0 +1,170 @@
+"""`rotating`: places that streams lend to each other (blocks of four tokens, steps of one second:
+iteration k starts at k - 1 s).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from statistics import mean
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from harness import iterations, request
+from rotating_runs import promised, rotating, told
+
+from sim.run import run_simulation
+from sim.workload import load_workload
+from superinfer.lab.config import load_config
+from superinfer.metrics.summary import summarise
+from superinfer.schedulers.rotating.aging import AgedShare
+from superinfer.schedulers.rotating.deadlines import job_of
+from superinfer.schedulers.rotating.lengths import NoLengths
+from superinfer.schedulers.rotating.outlook import Outlook
+from superinfer.schedulers.rotating.tenants import TenantCounters
+from superinfer.schedulers.rotating.waiting import Waiting
+from superinfer.sequence import Sequence
+
+STREAM = promised(ttft_s=8.0, tpot_s=4.0)
+START = ["A16 used 5", "A4 used 5", "A used 6", "A used 6"]
+STAYS = "A used 6"
+LEAVES = "B15 -A used 8"
+
+
+def b_comes(a: dict[str, Any], b: dict[str, Any]) -> str:
+    """What happens in iteration 5, when B is urgent and A has its place."""
+    lines = iterations(
+        told({"A": 30, "B": 2}),
+        {"A": (20, 30), "B": (32, 2)},
+        {"B": 5},
+        blocks=13,
+        requests={"A": a, "B": b},
+    )
+    assert lines[:4] == START
+    return lines[4]
+
+
+@pytest.mark.interpreted
+def test_no_stream_leaves_for_one_more_than_there_are_tokens_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both are owed a token every 4 s. One a second is enough; of one every 2 s, 90 % are not. Who
+    is owed no pace leaves all the same, and so does A for a request that is owed only its first
+    token.
+    """
+    first = promised(ttft_s=4.0)
+    both = promised(ttft_s=4.0, tpot_s=4.0)
+    assert b_comes(STREAM, both) == LEAVES
+    monkeypatch.setattr(Outlook, "likely_step_s", 2.0)
+    assert b_comes(STREAM, both) == STAYS
+    assert b_comes(promised(ttft_s=8.0), both) == LEAVES
+    assert b_comes(STREAM, first) == LEAVES
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_no_stream_leaves_while_too_many_wait_that_are_late(late: bool) -> None:
+    """H needs the eight blocks and one that B needs, too, and can be in time or cannot. One that is
+    late is more than half of the one that decodes.
+    """
+    lines = iterations(
+        told({"A": 30, "B": 2, "H": 2}),
+        {"A": (20, 30), "B": (32, 2), "H": (32, 2)},
+        {"H": 4, "B": 5},
+        blocks=13,
+        requests={
+            "A": STREAM,
+            "B": promised(ttft_s=4.0),
+            "H": promised(ttft_s=0.5) if late else {},
+        },
+    )
+    assert lines[:4] == START
+    assert lines[4] == (STAYS if late else LEAVES)
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize(("step_s", "line"), [(1.0, "C12 B used 12"), (2.0, "B used 9")])
+def test_a_new_stream_waits_for_those_that_are_out(
+    monkeypatch: pytest.MonkeyPatch, step_s: float, line: str
+) -> None:
+    """A left for B in iteration 5, and for C there is room in iteration 8. C, which has time, takes
+    it where there are enough tokens for A and C; where there are not, it lets A come back first.
+    Once nobody is on the device, nothing is waited for.
+    """
+    monkeypatch.setattr(Outlook, "likely_step_s", step_s)
+    lines = iterations(
+        told({"A": 30, "B": 2, "C": 30}),
+        {"A": (20, 30), "B": (32, 2), "C": (12, 30)},
+        {"B": 5, "C": 8},
+        blocks=13,
+        requests={
+            "A": STREAM,
+            "B": promised(ttft_s=4.0),
+            "C": promised(ttft_s=20.0, tpot_s=4.0),
+        },
+    )
+    assert lines[:5] == [*START, LEAVES]
+    assert lines[7] == line
+    assert ("C12 used 3" in lines) == (step_s == 2.0)
+
+
+@pytest.mark.interpreted
+def test_each_token_of_a_paced_stream_is_waited_for_a_little_longer() -> None:
+    """It is urgent two steps and a copy ahead; with each token due, by a margin more."""
+    outlook: Any = SimpleNamespace(reaction_s=lambda job: 2.5, step_s=1.0)
+    waiting = Waiting(
+        rotating(promotion_margin_s=0.75), outlook, TenantCounters(), AgedShare(0.1, 4.0)
+    )
+    jobs = [
+        job_of(Sequence(request(0, 4, 0, **promised(tpot_s=1.0, delivery=kind))), NoLengths())
+        for kind in ("strict", "paced")
+    ]
+    for job in jobs:
+        job.seq.output_tokens = 1
+    assert [waiting.bound_s(job, 0) for job in jobs] == [2.5, 3.25]
+
+
+def paced_attainment(trace: Path, **treatment: Any) -> float:
+    """Of the requests of one class, who get every token in time."""
+    targets = {"ttft_ms": 1000, "tpot_ms": 50, "max_tokens": 512, **treatment}
+    rows = [f"{key} = {json.dumps(value)}\n" for key, value in targets.items()]
+    classes = trace.with_suffix(".toml")
+    classes.write_text("[classes.stream]\n" + "".join(rows))
+    config = load_config([], ["run.kv_blocks=700"], classes, trace=str(trace))
+    summary = summarise(run_simulation(config, load_workload(config)).record)
+    return float(summary["paced_attainment"])
+
+
+def write_burst(trace: Path, seed: int) -> None:
+    """150 requests in 25 s, half as many again as there is memory for."""
+    seeded = random.Random(seed)
+    lines = [
+        {
+            "timestamp": time_ms,
+            "input_length": seeded.randint(100, 1900),
+            "output_length": seeded.randint(20, 400),
+            "class": "stream",
+        }
+        for time_ms in sorted(seeded.uniform(0.0, 25_000.0) for _ in range(150))
+    ]
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize(
+    "looser", [{}, {"max_stall_ms": 1000}, {"delivery": "paced"}], ids=["none", "1 s", "paced"]
+)
+def test_a_looser_class_is_not_worse_off_in_overload(
+    tmp_path: Path, looser: dict[str, Any]
+) -> None:
+    """Streams that tolerate a gap of their pace only never leave for others; where all are free to
+    leave, about as many are in time, and not half of them.
+    """
+    kept, found = [], []
+    for seed in (0, 1, 2):
+        trace = tmp_path / f"{seed}.jsonl"
+        write_burst(trace, seed)
+        kept.append(paced_attainment(trace, max_stall_ms=50))
+        found.append(paced_attainment(trace, **looser))
+    assert 0.5 < mean(kept) < 0.9
+    assert mean(found) > mean(kept) - 0.05

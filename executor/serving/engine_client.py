@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
@@ -24,6 +25,8 @@ from executor.serving.streams import Stream
 from superinfer.errors import SuperInferError
 
 GONE = "the server is shutting down"
+STOP_S, LOOK_S = 15.0, 1.0
+"""How long the engine has to end its step when it is told to stop, and to say how it is."""
 
 
 class Closed(Exception):
@@ -58,11 +61,15 @@ class EngineClient:
 
     async def stop(self) -> None:
         """End at the next step boundary, if it has not ended yet; who has no answer by then gets
-        none.
+        none. One that does not answer is given up.
         """
-        if not self.over.is_set():
-            self._outbox.put(Stop())
-            await self.over.wait()
+        if self.over.is_set():
+            return
+        self._outbox.put(Stop())
+        try:
+            await asyncio.wait_for(self.over.wait(), STOP_S)
+        except TimeoutError:
+            self._end(SuperInferError(f"the engine has not ended its step in {STOP_S:g} s"))
 
     def new_index(self) -> int:
         """For the next request: they are numbered as they come."""
@@ -86,11 +93,12 @@ class EngineClient:
             self._outbox.put(Leave(index))
 
     async def look(self) -> EngineState:
-        """How the engine is; the latest that is known of one that runs no more."""
+        """How the engine is; the latest that is known of one that does not say."""
         if not self.over.is_set():
             self._looked.clear()
             self._outbox.put(Look())
-            await self._looked.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._looked.wait(), LOOK_S)
         return self.state
 
     @property
@@ -115,6 +123,8 @@ class EngineClient:
             letters = self._connection.recv()
         except (EOFError, OSError):
             letters = [Over(SuperInferError("the engine's process has ended before its time"))]
+        except Exception as error:  # what one process can read the other may not
+            letters = [Over(SuperInferError(f"what the engine says cannot be read: {error}"))]
         self._letters += letters
         self._take_all()
 
@@ -149,7 +159,7 @@ class EngineClient:
         self.error = error
         self.over.set()
         self._looked.set()
-        self._outbox.close()
+        self._outbox.close(0)
         for index, stream in self._streams.items():
             stream.end(_unfinished(index, stream, self.read_clock(), self._reason))
         self._streams.clear()

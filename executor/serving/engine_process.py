@@ -7,9 +7,11 @@ when the server says so or is gone; signals are for the server.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -31,7 +33,7 @@ from superinfer.lab.config import Config
 
 SWITCH_S = 0.0005
 """After so long, and not Python's 5 ms, the engine's thread gets its turn from those of letters."""
-ENDING_S = 10.0
+ENDING_S = 5.0
 """For the process to end by itself."""
 
 
@@ -43,7 +45,8 @@ def engine_process(
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     process = spawn.Process(target=_run, args=(there, config, options, policies), name="engine")
-    process.start()
+    with _no_interrupts():
+        process.start()
     there.close()
     try:
         yield here, _facts(here)
@@ -54,6 +57,7 @@ def engine_process(
         process.terminate()
         process.join(ENDING_S)
         process.kill()
+        process.join()
 
 
 def work(
@@ -85,7 +89,7 @@ def tell_the_end(connection: Connection, work: Callable[[], None]) -> None:
     error = None
     try:
         work()
-    except Exception as found:
+    except BaseException as found:  # a policy may raise anything
         error = found
     with suppress(OSError):  # nobody is there
         connection.send([Over(_sendable(error))])
@@ -107,23 +111,48 @@ def _facts(connection: Connection) -> Facts:
     return first
 
 
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C back; a process that is started meanwhile never hears of it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _run(
     connection: Connection, config: Config, options: ModelOptions, policies: Mapping[str, str]
 ) -> None:
     """What the process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    loading = threading.Event()
+    loading.set()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # while it loads
+    threading.Thread(target=_end_with_server, args=(loading,), daemon=True).start()
     sys.setswitchinterval(SWITCH_S)
 
     def load_and_work() -> None:
-        with ranks_of(config, options) as channel:
-            session = open_session(config, options, channel=channel)
-            found, folder = read_config(source_of(config.run.model))
-            tokenizer = load_tokenizer(folder, found.shape.vocab)
+        try:
+            with ranks_of(config, options) as channel:
+                session = open_session(config, options, channel=channel)
+                found, folder = read_config(source_of(config.run.model))
+                tokenizer = load_tokenizer(folder, found.shape.vocab)
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                loading.clear()
+                work(session, tokenizer, connection, policies)
+        finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            work(session, tokenizer, connection, policies)
 
     tell_the_end(connection, load_and_work)
+
+
+def _end_with_server(loading: threading.Event) -> None:
+    """Do not load for nobody. Once that is done the end of the connection tells."""
+    server = multiprocessing.parent_process()
+    assert server is not None
+    server.join()
+    if loading.is_set():
+        os._exit(1)
 
 
 def _facts_of(session: Session, started_s: float) -> Facts:
@@ -146,12 +175,16 @@ def _letters(connection: Connection, over: Connection) -> Iterator[Any]:
             yield from connection.recv()
 
 
-def _sendable(error: Exception | None) -> Exception | None:
+def _sendable(error: BaseException | None) -> BaseException | None:
     """An error as another process can have it: one that is not the user's says where it was."""
     if error is not None and not isinstance(error, SuperInferError):
         error.add_note("".join(traceback.format_exception(error)))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return SuperInferError(f"{type(error).__name__}: {error}")
-    return error
+        return _in_words(error)
+    return error if error is None or isinstance(error, Exception) else _in_words(error)
+
+
+def _in_words(error: BaseException | None) -> SuperInferError:
+    return SuperInferError(f"{type(error).__name__}: {error}")

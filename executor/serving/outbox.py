@@ -24,13 +24,15 @@ class Outbox:
         """Send it soon; from any thread."""
         self._letters.put(letter)
 
-    def close(self) -> None:
-        """Come back when all is sent, or nobody is there to read it."""
+    def close(self, longest_s: float | None = None) -> None:
+        """Come back when all is sent, nobody is there to read it, or it takes too long."""
         self._letters.put(None)
-        self._thread.join()
+        self._thread.join(longest_s)
 
     def _run(self) -> None:
-        with suppress(OSError):  # the other process is gone, and who reads from it knows
+        # The other process is gone, and who reads from it knows; or the connection was closed here
+        # in the middle of a letter.
+        with suppress(OSError, TypeError):
             letters: list[Any] = []
             while None not in letters[-1:]:
                 letters = [self._letters.get()]

@@ -166,14 +166,29 @@ def test_no_engine_outlives_its_server() -> None:
         until(lambda: not is_there(engine))
 
 
-def test_what_keeps_an_engine_from_starting_is_said(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """By its own process, with the exit code that belongs to it."""
-    options = ("--device", "cpu", "--port", 0, "--block-tokens", 5)
-    code, _, said = call(monkeypatch, capsys, "serve", *options)
+def test_what_keeps_an_engine_from_starting_is_said() -> None:
+    """By its own process, with the exit code that belongs to it, and by nothing else."""
+    options = ("--device", "cpu", "--port", "0", "--block-tokens", "5")
+    command = [sys.executable, "-m", "executor", "serve", *options]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     wanted = "run.block_tokens: expected one of 16, 32, 64 on a device, got 5"
-    assert (code, said) == (2, f"error: {wanted}\n")
+    assert (done.returncode, done.stderr) == (2, f"error: {wanted}\n")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_an_engine_that_hangs_does_not_keep_its_server() -> None:
+    """It is given up some seconds after the server was told to end."""
+    with server("--shutdown-timeout", 0.1) as (process, url):
+        httpx.post(f"{url}/v1/completions", json=asking("a"), timeout=PATIENCE_S)
+        engine = engine_of(process)
+        os.kill(engine, signal.SIGSTOP)
+        assert httpx.get(f"{url}/metrics", timeout=5).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert rest(process) == "error: the engine has not ended its step in 15 s\n"
+        assert process.returncode == 1 and not is_there(engine)
 
 
 def test_what_cannot_be_served(

@@ -93,6 +93,7 @@ def outcome(engine: Engine, driver: ImpatientDriver) -> list[object]:
         getattr(recorder, name)
         for name in recorder.__slots__
         if name not in ("_samples", "next_sample_s", "partial", "sequences", "_interval_s")
+        and not name.startswith("copied_")
     ]
     times = [(s.first_scheduled_s, s.first_token_s, s.finish_s) for s in driver.sequences]
     return [counts, times, engine.batch.step, engine.pool.peak_used, driver.now]

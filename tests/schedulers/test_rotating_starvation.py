@@ -215,7 +215,7 @@ def test_no_stream_waits_longer_for_its_age(load: float, every: int, answer: int
     streams = range(len(played.requests))
     pauses_s = [end - start for row in streams for start, end in pairwise(played.tokens(row))]
     assert sum(pause_s > 1.0 for pause_s in pauses_s) > 5  # the patience
-    assert max(pauses_s) < 6.0
+    assert max(pauses_s) < 12.0
     assert Bound(played, outputs).broken() == []
 
 

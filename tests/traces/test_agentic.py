@@ -19,6 +19,7 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.request import Request
 from traces.agentic import API_S, API_S_PER_TOKEN, SESSION_GAP_S
 from traces.convert import native_bytes, write_lines
+from traces.dialect import Dialect
 from traces.readers import read_trace
 from traces.stats import trace_stats
 from traces.workload import Workload
@@ -98,7 +99,7 @@ def test_sessions_begin_after_one_another_and_are_merged_by_time(tmp_path: Path)
     gap_s = SESSION_GAP_S
     assert starts == {"a/1": 0.0, "b/1": gap_s, "b/2": gap_s + 1, "a/2": 1.5 * gap_s}
     assert list(starts.values()) == sorted(starts.values())
-    together = read(tmp_path, *sessions, session_gap_s=0.0).requests
+    together = read(tmp_path, *sessions, dialect=Dialect(session_gap_s=0.0)).requests
     assert [request.request_id for request in together] == ["a/1", "b/1", "b/2", "a/2"]
     assert [request.index for request in together] == [0, 1, 2, 3]
 
@@ -179,7 +180,7 @@ def test_options_work_as_with_other_formats(tmp_path: Path) -> None:
     assert len(read_trace(path, limit=2).requests) == 2
     assert read_trace(path).raised_max_tokens == 1
     with pytest.raises(ConfigError, match="session_gap_s: expected a number from 0"):
-        read_trace(path, session_gap_s=-1.0)
+        read_trace(path, dialect=Dialect(session_gap_s=-1.0))
 
 
 def test_unknown_fields_are_named_in_one_warning(tmp_path: Path) -> None:

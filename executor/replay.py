@@ -68,12 +68,12 @@ def run_command(config: Config, options: RunOptions) -> int:
     workload = load_workload(config)
     for warning in (*workload.warnings, *idle_settings(config, workload.requests)):
         say(f"warning: {warning}")
-    for note in unused_fields(config, workload.requests):
-        say(f"note: {note}")
     if workload.skipped:
         say(f"warning: {config.run.trace}: {workload.skipped_note}")
     with ranks_of(config, options.model) as channel:
         replay = Replay(config, workload, options, channel=channel)
+        for note in unused_fields(config, workload.requests):  # here, beside no mistake
+            say(f"note: {note}")
         try:
             with stopping(replay.driver):
                 replay.run()

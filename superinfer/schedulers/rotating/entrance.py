@@ -124,7 +124,7 @@ class Entrance:
         """
         if job.aged or job.seq.state is not State.WAITING or not self._device.places:
             return False
-        return self._waiting.away is not None and self._crowded(draft, job)
+        return self._waiting.any_away and self._crowded(draft, job)
 
     # -- out ------------------------------------------------------------------------------------
 

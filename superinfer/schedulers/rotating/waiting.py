@@ -83,6 +83,11 @@ class Waiting:
         return len(self._late)
 
     @property
+    def any_away(self) -> bool:
+        """True if a stream waits on the host; asked often, and the first one is mostly there."""
+        return any(job.seq.state is State.SWAPPED for job in self._streams)
+
+    @property
     def away(self) -> Job | None:
         """Of the streams that wait on the host, the one that has to be back first."""
         away = [job for job in self._streams if job.seq.state is State.SWAPPED]

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from experiments.bench import machine
+from experiments.studykit.kv_memory import fitting_tokens, with_kv_tokens
 from experiments.studykit.reading import data_folder
 from sim.run import run_simulation
 from sim.workload import load_workload
@@ -91,7 +92,8 @@ def conversations(whole: Workload, part: int, share: int = SHARE) -> Workload:
 
 def configured(trace: Path, *settings: str) -> Config:
     """A run of the trace."""
-    return load_config(None, [*RUN, *settings], trace=str(trace), spread=True)
+    config = load_config(None, [*RUN, *settings], trace=str(trace), spread=True)
+    return with_kv_tokens(config, fitting_tokens(*RUN, "run.block_tokens=16"))
 
 
 def counted(record: RunRecord, from_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

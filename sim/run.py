@@ -40,7 +40,7 @@ from superinfer.memory.blocks.slabs import NO_SMALL, slabs_of
 from superinfer.records.cluster import cluster_record
 from superinfer.records.run import RunRecord
 from superinfer.request import Request
-from superinfer.schedulers.base import Scheduler
+from superinfer.schedulers.base import Scheduler, largest_step_of
 from traces.workload import Workload
 
 _T = TypeVar("_T")
@@ -203,7 +203,8 @@ def engine_config(
 def _device_blocks(
     run: RunConfig, shape: ModelShape, cost: StepCost, scheduler: Scheduler, block_tokens: int
 ) -> int:
-    """Blocks of KV cache that the device holds: as measured, or what weights and activations leave.
+    """Blocks of KV cache that the device holds: as measured, or what weights and the activations of
+    the scheduler's largest step leave.
 
     The KV cache of a scheduler with a `free_gpu_memory_fraction` takes that share of the memory
     that is free beside the weights, in place of `run.gpu_memory_utilization` less the weights.
@@ -211,13 +212,17 @@ def _device_blocks(
     if run.kv_blocks:
         return run.kv_blocks
     free_share = getattr(scheduler, "free_gpu_memory_fraction", None)
-    shares = (run.gpu_memory_utilization, 1.0) if free_share is None else (1.0, free_share)
+    utilization = run.gpu_memory_utilization if free_share is None else 1.0
     if isinstance(cost, FlexGenCost):
-        return cost.capacity_blocks(block_tokens, shares[0])
+        return cost.capacity_blocks(block_tokens, utilization)
     if measured := measured_blocks(run, cost, scheduler, block_tokens):
         return measured
     device = find_device(run.device, run.costs)
-    return kv_capacity_blocks(shape, device, run.tp, block_tokens, *shares)
+    longest = run.max_model_len or shape.max_model_len
+    step = largest_step_of(scheduler, longest, run.prefix_caching)
+    return kv_capacity_blocks(
+        shape, device, run.tp, block_tokens, utilization, free_share or 1.0, step
+    )
 
 
 def _check_demands(config: Config, kv_bits: int) -> None:

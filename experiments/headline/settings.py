@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-
-import msgspec
+from dataclasses import dataclass
 
 from experiments.headline.workloads import Workload
 from experiments.scenarios.arms import (
@@ -20,7 +17,7 @@ from experiments.scenarios.arms import (
     TUNED,
     Arm,
 )
-from sim.run import build_engine
+from experiments.studykit.kv_memory import fitting_tokens, with_kv_tokens
 from superinfer.lab.config import Config, load_config
 
 KEPT_SHARE = 0.78
@@ -118,12 +115,4 @@ def config_of(
         *more,
     ]
     config = load_config(None, given, trace=workload.trace, scheduler=arm.scheduler)
-    blocks = kv_tokens(workload.machine) // config.build_scheduler().block_tokens
-    return replace(config, run=msgspec.structs.replace(config.run, kv_blocks=blocks))
-
-
-@cache
-def kv_tokens(machine: tuple[str, ...]) -> int:
-    """Tokens whose KV cache fits beside a model."""
-    sizes = build_engine(load_config(None, list(machine), scheduler="fcfs"))[0].config
-    return sizes.total_blocks * sizes.block_tokens
+    return with_kv_tokens(config, fitting_tokens(*workload.machine))

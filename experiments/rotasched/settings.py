@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
-
+from experiments.studykit.kv_memory import fitting_tokens, with_kv_tokens
 from superinfer.lab.config import Config, load_config
 
 SPEC = Path(__file__).with_name("sharegpt.toml")
@@ -101,7 +100,7 @@ def config_of(
     link_gb_per_s: float | None = None,
     max_stall_s: float = MAX_STALL_S,
 ) -> Config:
-    """The run of an arm. `kv_tokens`: size of the KV memory, whatever the block size; 0: all.
+    """The run of an arm. `kv_tokens`: size of the KV memory, whatever the block size; 0: what fits.
     `max_stall_s` 0: the class states no longest pause.
     """
     given = [
@@ -120,7 +119,5 @@ def config_of(
     if link_gb_per_s is not None:
         given.append(f"run.host_link_gb_per_s={link_gb_per_s}")
     config = load_config(None, given, trace=str(SPEC), scheduler=arm.scheduler)
-    if not kv_tokens:
-        return config
-    blocks = kv_tokens // config.build_scheduler().block_tokens
-    return replace(config, run=msgspec.structs.replace(config.run, kv_blocks=blocks))
+    machine = (f"run.model={model}", f"run.device={DEVICE}", "run.block_tokens=16")
+    return with_kv_tokens(config, kv_tokens or fitting_tokens(*machine))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
-from experiments.scenarios.arms import FCFS, Arm
-from sim.run import build_engine
+from experiments.scenarios.arms import Arm
+from experiments.studykit.kv_memory import fitting_tokens, with_kv_tokens
 from superinfer.lab.config import Config, load_config
 
 CACHE = Path("runs") / "scenarios"
@@ -116,18 +113,8 @@ def config_of(setting: Setting, arm: Arm, chat_per_s: float, *more: str) -> Conf
         *more,
     ]
     config = load_config(None, given, trace=setting.spec, scheduler=arm.scheduler)
-    tokens = setting.kv_tokens or _all_memory_tokens()
-    blocks = int(tokens * arm.kv_scale) // config.build_scheduler().block_tokens
-    return replace(config, run=msgspec.structs.replace(config.run, kv_blocks=blocks))
-
-
-@cache
-def _all_memory_tokens() -> int:
-    """Tokens whose KV cache fits, as vLLM counts: systems reserve memory in ways of their own, and
-    that is not what is compared.
-    """
-    sizes = build_engine(load_config(None, list(MACHINE), scheduler=FCFS))[0].config
-    return sizes.total_blocks * sizes.block_tokens
+    tokens = setting.kv_tokens or fitting_tokens(*MACHINE)
+    return with_kv_tokens(config, int(tokens * arm.kv_scale))
 
 
 SWITCHES = (

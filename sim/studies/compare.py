@@ -211,8 +211,8 @@ def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
         say_of_pair(config, name)
         with in_arm(name):
             kv_tokens[name] = kv_tokens_of(build_engine(config)[0])
-    if warning := unequal_memory(arms, kv_tokens):
-        say(f"warning: {warning}")
+    if line := unequal_memory(arms, kv_tokens):
+        say(line)
     check_seeds(next(iter(arms.values())).run, seeds)
 
 

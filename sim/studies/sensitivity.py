@@ -246,8 +246,8 @@ def _check(arms: Arms, question: Question) -> Config:
             engine, cost = build_engine(config)
             variations(config, cost)
         kv_tokens[name] = kv_tokens_of(engine)
-    if warning := unequal_memory(arms, kv_tokens):
-        say(f"warning: {warning}")
+    if line := unequal_memory(arms, kv_tokens):
+        say(line)
     _chosen(arms, question)
     check_seeds(next(iter(arms.values())).run, question.seeds)
     return next(iter(arms.values()))

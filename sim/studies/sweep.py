@@ -120,8 +120,8 @@ def _warn_of_unequal_memory(configs: Mapping[Key, Config], kv_tokens: Mapping[Ke
     """Of all arms, at the first point where it can be said."""
     for place in dict.fromkeys(place for _, place in configs):
         arms = {name: config for (name, at), config in configs.items() if at == place}
-        if warning := unequal_memory(arms, {name: kv_tokens[name, place] for name in arms}):
-            say(f"warning: {warning}")
+        if line := unequal_memory(arms, {name: kv_tokens[name, place] for name in arms}):
+            say(line)
             return
 
 

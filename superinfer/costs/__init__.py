@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from superinfer.costs.base import Chunk, CostModel, PrefillWork, SliceLine
 from superinfer.costs.calibrated import CalibratedCost
-from superinfer.costs.capacity import activation_reserve_bytes, kv_capacity_blocks
+from superinfer.costs.capacity import LargestStep, activation_reserve_bytes, kv_capacity_blocks
 from superinfer.costs.coverage import Coverage, Limits
 from superinfer.costs.device_file import read_device
 from superinfer.costs.devices import DEVICES, DeviceSpec, load_device
@@ -34,6 +35,7 @@ __all__ = [
     "EncoderDecoderCost",
     "FlexGenCost",
     "HostCost",
+    "LargestStep",
     "Limits",
     "ModelShape",
     "Placement",
@@ -103,18 +105,28 @@ def build_cost(
 
 def find_device(name: str, costs: str = "auto") -> DeviceSpec:
     """A preset by name, a TOML file of nominal figures, or a device that the profile `costs` was
-    measured on, as that found it.
+    measured on, as that found it: of a preset its memory.
 
     Raises ConfigError for one that is none of them, InputError for a file that cannot be used.
     """
     if name.endswith(".toml"):
         return read_device(Path(name))
+    profile = _profile_of(name, costs)
+    if profile is None:
+        return load_device(name)
+    if _device_key(name) not in DEVICES:
+        return _measured(profile)
+    preset, measured = load_device(name), int(profile.memory.get("device_bytes") or 0)
+    return replace(preset, memory_bytes=measured or preset.memory_bytes)
+
+
+def _profile_of(device: str, costs: str) -> Profile | None:
+    """The profile in the file `costs`, if it is one of the device."""
     path = Path(costs)
-    if _device_key(name) not in DEVICES and path.suffix == ".json" and path.is_file():
-        profile = load_profile(path)
-        if _device_key(profile.device) == _device_key(name):
-            return _measured(profile)
-    return load_device(name)
+    if path.suffix != ".json" or not path.is_file():
+        return None
+    profile = load_profile(path)
+    return profile if _device_key(profile.device) == _device_key(device) else None
 
 
 def _measured(profile: Profile) -> DeviceSpec:

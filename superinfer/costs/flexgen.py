@@ -41,7 +41,7 @@ from typing import Final, NamedTuple
 from mypy_extensions import mypyc_attr
 
 from superinfer.costs.base import Chunk, PrefillWork, SliceLine
-from superinfer.costs.capacity import activation_reserve_bytes
+from superinfer.costs.capacity import LargestStep, activation_reserve_bytes
 from superinfer.costs.devices import GIB, DeviceSpec, Offloading
 from superinfer.costs.placement import VALUE_BITS, Placement
 from superinfer.costs.step import Origin, StepCost, steps_within
@@ -179,7 +179,7 @@ class FlexGenCost(StepCost):
         buffers = 2 * model / shape.layers * weights.off
         if not placement.cpu_attention:
             buffers += 2 * batch / shape.layers * cache.off
-        working = activation_reserve_bytes(shape, 1, rows * prompt_tokens, rows)
+        working = activation_reserve_bytes(shape, 1, LargestStep(rows * prompt_tokens, rows))
         gpu = model * weights.gpu + block * cache.gpu + hidden * moved.gpu + buffers + working
         cpu = model * weights.cpu + block * cache.cpu + hidden * moved.cpu
         return gpu, cpu, model * weights.disk + block * cache.disk

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from superinfer.costs.base import CostModel
+from superinfer.costs.capacity import USUAL_STEP, LargestStep
 from superinfer.draft import Draft
 from superinfer.sequence import Sequence
 
@@ -41,6 +42,8 @@ class Scheduler(Protocol):
     * `counters`: numbers by name, for the summary of a run;
     * `goes_by_priority`, true if the priorities of requests count for something with its settings;
     * `tell_lengths(true_length)`: takes what the driver knows of true lengths, before `bind`;
+    * `largest_step(max_model_len, prefix_caching)`: the step for which its system keeps memory
+      free, asked before `bind`: the larger it is, the fewer KV blocks fit (`costs/capacity.py`);
     * `free_gpu_memory_fraction`: the share that the cache has of the memory beside the weights;
     * `offloading()`: where the tensors of its system are, so that its steps are costed by that.
     """
@@ -78,3 +81,9 @@ class Scheduler(Protocol):
     def next_wakeup(self, now: float) -> float | None:
         """When an idle driver should ask for a plan though nothing has happened."""
         ...
+
+
+def largest_step_of(scheduler: Any, max_model_len: int, prefix_caching: bool) -> LargestStep:
+    """The step for which the system of a scheduler keeps memory free, as far as it says so."""
+    stated = getattr(scheduler, "largest_step", None)
+    return stated(max_model_len, prefix_caching) if stated else USUAL_STEP

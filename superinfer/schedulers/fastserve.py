@@ -38,13 +38,14 @@ from math import inf
 from mypy_extensions import mypyc_attr
 
 from superinfer.costs.base import Chunk
+from superinfer.costs.capacity import LargestStep
 from superinfer.draft import MAX_STEPS, Draft
 from superinfer.errors import ConfigError
 from superinfer.memory.base import Timing
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.fastserve_levels import Levels
 from superinfer.schedulers.fcfs import FcfsScheduler
-from superinfer.schedulers.parts import RankedQueue, check_positive
+from superinfer.schedulers.parts import RankedQueue, check_positive, step_within
 from superinfer.sequence import Sequence, State
 
 
@@ -90,6 +91,10 @@ class FastServeScheduler(FcfsScheduler):
         self.parked = RankedQueue(State.PARKED)
 
     # -- protocol -------------------------------------------------------------------------------
+
+    def largest_step(self, max_model_len: int, prefix_caching: bool) -> LargestStep:
+        """Decodes come on top of a whole budget."""
+        return step_within(self.max_num_batched_tokens + self.max_num_seqs, self.max_num_seqs)
 
     def bind(self, machine: Machine) -> None:
         """Learn the machine."""

@@ -15,9 +15,10 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
+from superinfer.costs.capacity import LargestStep
 from superinfer.draft import MAX_STEPS, Draft
 from superinfer.schedulers.base import Machine
-from superinfer.schedulers.parts import RankedList, RankedQueue, check_limits
+from superinfer.schedulers.parts import RankedList, RankedQueue, check_limits, step_within
 from superinfer.sequence import Sequence, State
 
 _QUEUED: Final = (State.WAITING, State.SWAPPED, State.PARKED)
@@ -50,6 +51,10 @@ class FcfsScheduler:
         self.swapped = RankedQueue(State.SWAPPED)
 
     # -- protocol -------------------------------------------------------------------------------
+
+    def largest_step(self, max_model_len: int, prefix_caching: bool) -> LargestStep:
+        """A whole budget."""
+        return step_within(self.max_num_batched_tokens, self.max_num_seqs)
 
     def bind(self, machine: Machine) -> None:
         """Learn the machine."""

@@ -9,6 +9,7 @@ from math import inf
 from operator import attrgetter
 from typing import Final
 
+from superinfer.costs.capacity import LargestStep
 from superinfer.draft import Draft
 from superinfer.errors import ConfigError, PlanError
 from superinfer.request import Request
@@ -31,6 +32,16 @@ def check_limits(max_num_seqs: int, max_num_batched_tokens: int, watermark: floa
         )
     if not 0 <= watermark < 1:
         raise ConfigError(f"scheduler.watermark: expected from 0 to below 1, got {watermark}")
+
+
+def step_within(max_num_batched_tokens: int, max_num_seqs: int) -> LargestStep:
+    """The largest step that these two settings allow; everybody in it gets a token."""
+    return LargestStep(
+        max_num_batched_tokens,
+        min(max_num_seqs, max_num_batched_tokens),
+        tokens_by="scheduler.max_num_batched_tokens",
+        logits_by="scheduler.max_num_seqs",
+    )
 
 
 def check_positive(name: str, value: float) -> None:

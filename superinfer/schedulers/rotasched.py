@@ -34,6 +34,7 @@ from typing import Final, Literal
 
 from mypy_extensions import mypyc_attr
 
+from superinfer.costs.capacity import LargestStep
 from superinfer.draft import MAX_STEPS, Draft
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.parts import RankedList, check_limits
@@ -97,6 +98,13 @@ class RotaScheduler:
     _moved_out: int = field(default_factory=int, init=False)
 
     # -- protocol -------------------------------------------------------------------------------
+
+    def largest_step(self, max_model_len: int, prefix_caching: bool) -> LargestStep:
+        """Its dummy batch (`profile_run` in vllm/v1/worker/gpu_model_runner.py): it computes the
+        logits of every token, and samples none.
+        """
+        tokens, by = self.max_num_batched_tokens, "scheduler.max_num_batched_tokens"
+        return LargestStep(tokens, tokens, 2, by, by)
 
     def bind(self, machine: Machine) -> None:
         """Learn the machine."""

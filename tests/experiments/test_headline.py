@@ -29,13 +29,13 @@ from experiments.headline.settings import (
     Extent,
     arms_of,
     config_of,
-    kv_tokens,
 )
 from experiments.headline.study import Reference, compare
 from experiments.headline.table import TABLES, better_and_worse, overview, page
 from experiments.headline.tune import FILE, tune_part, tuned_of
 from experiments.headline.workloads import HERE, MIXTRAL_PROFILE, WORKLOADS
 from experiments.scenarios.arms import PREFILL_FIRST
+from experiments.studykit.kv_memory import fitting_tokens
 from experiments.studykit.record import SIMULATED
 from experiments.studykit.run_cache import RunCache
 from sim.run import build_engine
@@ -69,7 +69,7 @@ def test_all_arms_meet_the_same(name: str) -> None:
             assert getattr(config.run, key) == getattr(first.run, key), key
         sizes = build_engine(config)[0].config
         room = sizes.total_blocks * sizes.block_tokens
-        assert 0 <= kv_tokens(workload.machine) - room < sizes.block_tokens
+        assert 0 <= fitting_tokens(*workload.machine) - room < sizes.block_tokens
     low_s, high_s = workload.window_s
     assert 0 < low_s < high_s < workload.duration_s
     assert first.workload["rate_scale"] == 1.25

@@ -65,6 +65,31 @@ def test_what_was_not_measured_is_computed(tmp_path: Path, memory: dict[str, Any
     assert blocks(profile(tmp_path, memory)) == blocks("auto")
 
 
+@pytest.mark.parametrize("scheduler", ["vllm", "tensorrt_llm", "flexgen"])
+def test_a_preset_has_the_memory_that_was_measured(tmp_path: Path, scheduler: str) -> None:
+    """A GiB less, of which nine tenths are for everybody's blocks."""
+    nominal = 80 * 2**30
+    found = {
+        size: blocks(
+            profile(tmp_path, {"device_bytes": size}), scheduler=scheduler, block_tokens=16
+        )
+        for size in (nominal, nominal - 2**30, None, 0)
+    }
+    named = blocks("auto", scheduler=scheduler, block_tokens=16)
+    assert found[nominal] == found[None] == found[0] == named
+    assert found[nominal] - found[nominal - 2**30] == pytest.approx(0.9 * 2**30 / 2**21, abs=1)
+
+
+def test_a_device_of_ones_own_keeps_its_memory(tmp_path: Path) -> None:
+    """What a file of figures says was stated for this very run."""
+    device = tmp_path / "mine.toml"
+    figures = "memory_gib = 70\nmemory_gb_per_s = 2039\nbf16_tflops = 312\nhost_gb_per_s = 25\n"
+    device.write_text(f"version = 1\n{figures}")
+    plain = blocks("roofline", device=str(device))
+    path = profile(tmp_path, {"device_bytes": 80 * 2**30}, device="mine")
+    assert blocks(path, device=str(device)) == plain
+
+
 def test_shipped_profiles_leave_memory_as_it_is() -> None:
     memories = [load_profile(name.path).memory for name in list_profiles()]
     assert not any(memory["kv_blocks"] for memory in memories)

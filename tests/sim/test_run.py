@@ -10,11 +10,19 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from one_line import error_of
 from public_data import REPOSITORY
 
 from sim.commands import RunOptions, load_workload, run_and_write
 from sim.run import build_engine, run_simulation
-from superinfer.costs import DEFAULT_HOST, build_cost, kv_capacity_blocks, load_device, load_shape
+from superinfer.costs import (
+    DEFAULT_HOST,
+    LargestStep,
+    build_cost,
+    kv_capacity_blocks,
+    load_device,
+    load_shape,
+)
 from superinfer.errors import ConfigError, StuckError
 from superinfer.lab.config import load_config
 from superinfer.lab.results import load_run
@@ -71,7 +79,8 @@ def test_sizes_come_from_memory_weights_and_activations(
     assert sizes.block_tokens == block_tokens
     assert cost.kv_bytes_per_token == 2 * 32 * 8 * 128 * 2 // tp
     assert sizes.block_bytes == block_tokens * cost.kv_bytes_per_token
-    assert sizes.total_blocks == kv_capacity_blocks(shape, device, tp, block_tokens, 0.9)
+    step = LargestStep(512 if scheduler == "vllm" else 2048, 256)
+    assert sizes.total_blocks == kv_capacity_blocks(shape, device, tp, block_tokens, 0.9, step=step)
     assert sizes.host_blocks == 4 * 2**30 // sizes.block_bytes
     assert (sizes.max_model_len, sizes.layers) == (131_072, 32)
 
@@ -83,7 +92,37 @@ def test_the_share_of_free_memory_is_the_schedulers(share: float) -> None:
     sizes = build_engine(few(1, *settings, scheduler="tensorrt_llm"))[0].config
     shape, device = load_shape("llama-3.1-8b"), load_device("a100-80g")
     assert sizes.block_tokens == 64
-    assert sizes.total_blocks == kv_capacity_blocks(shape, device, 1, 64, 1.0, share)
+    step = LargestStep(8192, 2048)
+    assert sizes.total_blocks == kv_capacity_blocks(shape, device, 1, 64, 1.0, share, step)
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokens"),
+    [
+        ((), 512),
+        (("run.prefix_caching=true",), 131_072),
+        (("run.prefix_caching=true", "run.max_model_len=4096"), 4096),
+        (("scheduler.chunked=true", "scheduler.max_num_batched_tokens=16384"), 16_384),
+    ],
+)
+def test_blocks_follow_the_largest_step_of_the_scheduler(
+    settings: tuple[str, ...], tokens: int
+) -> None:
+    sizes = build_engine(few(1, *settings, scheduler="vllm"))[0].config
+    shape, device = load_shape("llama-3.1-8b"), load_device("a100-80g")
+    step = LargestStep(tokens, 256)
+    assert sizes.total_blocks == kv_capacity_blocks(shape, device, 1, 16, step=step)
+
+
+def test_a_budget_without_room_is_one_line() -> None:
+    huge = few(1, "scheduler.max_num_batched_tokens=1000000000", scheduler="rotating")
+    assert error_of(lambda: build_engine(huge)).startswith(
+        "scheduler.max_num_batched_tokens: a step of 1,000,000,000 tokens needs 95,367.4 GiB"
+    )
+    long = few(1, "run.prefix_caching=true", "run.max_model_len=1000000", scheduler="vllm")
+    assert error_of(lambda: build_engine(long)).startswith("run.max_model_len: a step of 1,000,000")
+    stated = few(1, "scheduler.max_num_batched_tokens=1000000000", "run.kv_blocks=9")
+    assert build_engine(stated)[0].config.total_blocks == 9
 
 
 def test_given_sizes_win() -> None:

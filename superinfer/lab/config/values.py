@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import types
 import typing
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from superinfer.errors import ConfigError
 from superinfer.settings import expected_words
+
+MOST_WHOLE: Final = 2**63 - 1
 
 
 def convert_setting(place: str, value: Any, hint: Any) -> Any:
@@ -22,10 +24,17 @@ def convert_setting(place: str, value: Any, hint: Any) -> Any:
     if isinstance(value, str) and not value.isascii():
         _check_text(place, value)
     annotated = any(hasattr(part, "__metadata__") for part in (hint, *typing.get_args(hint)))
-    number = isinstance(converted, int | float) and not annotated
-    if number and not (math.isfinite(converted) and converted >= 0):
-        raise ConfigError(f"{place}: expected a number >= 0, got {shown_value(value)}")
+    if isinstance(converted, int | float) and not annotated:
+        _check_number(place, converted)
     return converted
+
+
+def _check_number(place: str, number: float) -> None:
+    """Below 0 or not finite, or whole and more than a TOML file can hold."""
+    if not 0 <= number < math.inf:
+        raise ConfigError(f"{place}: expected a number >= 0, got {shown_value(number)}")
+    if isinstance(number, int) and number > MOST_WHOLE:
+        raise ConfigError(f"{place}: expected at most 2**63 - 1, got {shown_value(number)}")
 
 
 def _check_text(place: str, text: str) -> None:

@@ -9,8 +9,10 @@ from operator import attrgetter
 from mypy_extensions import mypyc_attr
 
 from superinfer.costs.base import Chunk
+from superinfer.costs.capacity import LargestStep
 from superinfer.draft import Draft
 from superinfer.schedulers.base import Machine
+from superinfer.schedulers.parts import step_within
 from superinfer.schedulers.paying import PayingChunks
 from superinfer.schedulers.rotating.admission import Admission
 from superinfer.schedulers.rotating.aging import AgedShare
@@ -72,6 +74,10 @@ class RotatingScheduler(Settings):
     """Prompt tokens/s of whole budgets with nothing beside them."""
 
     # -- protocol -------------------------------------------------------------------------------
+
+    def largest_step(self, max_model_len: int, prefix_caching: bool) -> LargestStep:
+        """A whole budget."""
+        return step_within(self.max_num_batched_tokens, self.max_num_seqs)
 
     def bind(self, machine: Machine) -> None:
         """Learn the machine."""

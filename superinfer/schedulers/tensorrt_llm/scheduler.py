@@ -8,6 +8,7 @@ from typing import Literal
 
 from mypy_extensions import mypyc_attr
 
+from superinfer.costs.capacity import LargestStep
 from superinfer.draft import MAX_STEPS, Draft
 from superinfer.errors import ConfigError
 from superinfer.schedulers.base import Machine
@@ -70,6 +71,15 @@ class TensorRtLlmScheduler:
         self.block_tokens = self.tokens_per_block
 
     # -- protocol -------------------------------------------------------------------------------
+
+    def largest_step(self, max_model_len: int, prefix_caching: bool) -> LargestStep:
+        """What engine and buffers are built for (docs/source/reference/memory.md)."""
+        return LargestStep(
+            self.max_num_tokens,
+            self.max_batch_size,
+            tokens_by="scheduler.max_num_tokens",
+            logits_by="scheduler.max_batch_size",
+        )
 
     def bind(self, machine: Machine) -> None:
         """Settle the longest sequence and input (`TrtGptModel`)."""

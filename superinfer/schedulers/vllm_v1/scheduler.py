@@ -7,10 +7,11 @@ from typing import Literal
 
 from mypy_extensions import mypyc_attr
 
+from superinfer.costs.capacity import LargestStep
 from superinfer.draft import Draft
 from superinfer.errors import ConfigError
 from superinfer.schedulers.base import Machine
-from superinfer.schedulers.parts import check_limits
+from superinfer.schedulers.parts import check_limits, step_within
 from superinfer.schedulers.vllm_v1.admission import Admission
 from superinfer.schedulers.vllm_v1.limits import Limits
 from superinfer.schedulers.vllm_v1.running import Running
@@ -49,6 +50,10 @@ class VllmV1Scheduler:
     def goes_by_priority(self) -> bool:
         """Whether the priorities of requests count."""
         return self.policy == "priority"
+
+    def largest_step(self, max_model_len: int, prefix_caching: bool) -> LargestStep:
+        """Its dummy batch: `profile_run` in vllm/v1/worker/gpu_model_runner.py."""
+        return step_within(self.max_num_batched_tokens, self.max_num_seqs)
 
     def bind(self, machine: Machine) -> None:
         """Learn the machine."""

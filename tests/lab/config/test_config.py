@@ -266,6 +266,14 @@ def test_settings_that_contradict_each_other() -> None:
             "scheduler.max_num_batched_tokens=x",
             "max_num_batched_tokens: expected an integer, got 'x'",
         ),
+        (
+            "scheduler.max_num_seqs=9223372036854775808",
+            "scheduler.max_num_seqs: expected at most 2**63 - 1, got 9223372036854775808",
+        ),
+        (
+            f"scheduler.max_num_seqs=-1{400 * '0'}",
+            "scheduler.max_num_seqs: expected a number >= 0, got -1000",
+        ),
         ("scheduler.watermark=-1", "scheduler.watermark: expected a number >= 0, got -1"),
         ("memory.preemption=maybe", "expected one of 'recompute', 'swap', 'cheaper', got 'maybe'"),
         ("classes.chat.weight=0", "classes.chat.weight: expected a number > 0, got 0"),

@@ -112,6 +112,35 @@ def test_a_comparison_names_the_arms_without_a_profile(cli: Cli, folder: Path) -
     ]
 
 
+FITS = (
+    "note: run.kv_blocks: what fits differs by arm (tokens: vllm, fcfs 464,784; tensorrt_llm "
+    "461,504; andes 460,880), for systems keep different amounts of memory free: run.kv_blocks "
+    "with run.block_tokens gives all arms the same\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ((), True),
+        (("--set", "run.kv_blocks=9000"), False),
+        (("--set", "run.kv_blocks=9000", "--set", "run.block_tokens=16"), False),
+    ],
+)
+def test_other_memory_by_default_is_told(cli: Cli, settings: tuple[str, ...], told: bool) -> None:
+    names = "vllm,fcfs,tensorrt_llm,andes"
+    answer = cli("compare", "t.jsonl", "--schedulers", names, "--no-plots", *settings)
+    assert answer.code == 0
+    assert (FITS in answer.err) is told
+    assert ("what fits differs" in answer.err) is told
+
+
+def test_arms_on_other_machines_may_have_other_memory(cli: Cli, folder: Path) -> None:
+    (folder / "other.toml").write_text('[run]\nscheduler = "andes"\ndevice = "h200"\n')
+    answer = cli("compare", "t.jsonl", "--schedulers", "vllm", "--arm", "other.toml", "--no-plots")
+    assert answer.code == 0 and "what fits differs" not in answer.err
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
@@ -130,3 +159,4 @@ def test_blocks_of_other_sizes_are_told(cli: Cli, settings: tuple[str, ...], tol
         "fcfs, edf 2,880): run.block_tokens gives all arms the same\n"
     )
     assert (line in answer.err) is told
+    assert "what fits differs" not in answer.err

@@ -55,8 +55,8 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     block_tokens: Annotated[int, Meta(ge=0, le=2**14)] = 0
     """0: what the scheduler's system uses."""
     kv_blocks: Count = 0
-    """Exact number of device blocks; 0: what the file of a profile says was measured, else from
-    memory, weights and activations."""
+    """Exact number of device blocks; 0: what the file of a profile says was measured, else what
+    weights and the activations of the scheduler's largest step leave (docs/formats.md)."""
     gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.9
     """Share of device memory for weights, activations and KV blocks. `tensorrt_llm` has a setting
     of its own instead, the share of what weights and activations leave free."""

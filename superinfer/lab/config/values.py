@@ -25,16 +25,16 @@ def convert_setting(place: str, value: Any, hint: Any) -> Any:
         _check_text(place, value)
     annotated = any(hasattr(part, "__metadata__") for part in (hint, *typing.get_args(hint)))
     if isinstance(converted, int | float) and not annotated:
-        _check_number(place, converted)
+        _check_number(place, converted, value)
     return converted
 
 
-def _check_number(place: str, number: float) -> None:
-    """Below 0 or not finite, or whole and more than a TOML file can hold."""
+def _check_number(place: str, number: float, given: Any) -> None:
+    """Refuse what is below 0 or not finite, or whole and more than a TOML file can hold."""
     if not 0 <= number < math.inf:
-        raise ConfigError(f"{place}: expected a number >= 0, got {shown_value(number)}")
+        raise ConfigError(f"{place}: expected a number >= 0, got {shown_value(given)}")
     if isinstance(number, int) and number > MOST_WHOLE:
-        raise ConfigError(f"{place}: expected at most 2**63 - 1, got {shown_value(number)}")
+        raise ConfigError(f"{place}: expected at most 2**63 - 1, got {shown_value(given)}")
 
 
 def _check_text(place: str, text: str) -> None:

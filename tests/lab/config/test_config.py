@@ -284,6 +284,10 @@ def test_wrong_settings(setting: str, words: str) -> None:
     assert words in message(None, [setting])
 
 
+def test_a_wrong_number_is_shown_as_it_was_given() -> None:
+    assert message(None, ["scheduler.watermark=-1"]).endswith("expected a number >= 0, got -1")
+
+
 def test_long_values_are_shortened() -> None:
     assert len(message(None, ["run.tp=" + "x" * 999])) < 120
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from experiments.memory_policies import configured
 from experiments.rotasched.settings import ARMS, SWEEPS, config_of
 from experiments.studykit.kv_memory import fitting_tokens, with_kv_tokens
 from sim.run import build_engine
@@ -21,6 +24,13 @@ def test_what_fits_beside_a_usual_step() -> None:
 @pytest.mark.parametrize(("scheduler", "blocks"), [("vllm", 62), ("fcfs", 31), ("sglang", 1000)])
 def test_blocks_for_so_many_tokens(scheduler: str, blocks: int) -> None:
     config = with_kv_tokens(load_config(None, MACHINE, scheduler=scheduler), 1000)
+    assert config.run.kv_blocks == blocks
+
+
+@pytest.mark.parametrize(("scheduler", "blocks"), [("vllm", 28_805), ("rotating", 14_402)])
+def test_policies_are_compared_in_the_same_memory(scheduler: str, blocks: int) -> None:
+    """Also under vLLM v0.6.0, whose steps with a prefix cache are as long as the model allows."""
+    config = configured(Path("none.jsonl"), f"run.scheduler={scheduler}")
     assert config.run.kv_blocks == blocks
 
 

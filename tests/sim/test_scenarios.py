@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments.scenarios.settings import MACHINE
+from experiments.studykit.kv_memory import fitting_tokens
 from sim.commands import simulated
 from sim.run import build_engine
 from sim.workload import load_workload
@@ -67,7 +69,8 @@ def test_the_bundled_configurations() -> None:
         assert (chosen.model, chosen.device, chosen.tp) == ("llama-3.1-70b", "a100-80g", 4)
         assert (chosen.backlog, chosen.duration_s) == ({"batch": 64}, 900)
         assert (tuple(chosen.window_s), chosen.block_tokens) == (WINDOW_S, 16)
-    assert (memory.kv_blocks, compute.kv_blocks) == (4096, 0)
+    fitting = fitting_tokens(*MACHINE, "run.block_tokens=16") // 16
+    assert (memory.kv_blocks, compute.kv_blocks) == (4096, fitting)
     with pytest.raises(InputError, match="scenario-k: expected a TOML file or one of scenario-c,"):
         load_config("scenario-k")
 

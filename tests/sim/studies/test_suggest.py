@@ -190,8 +190,8 @@ def test_a_proposal_that_does_not_hold_is_said_so(
 
 
 UNHEEDING = ("scheduler.prefill_turns=false", "run.kv_blocks=14402")
-"""Urgent prompts hold blocks before it is their turn, and cannot be given up for others; the jobs of
-`rush` fill so many blocks.
+"""Urgent prompts hold blocks before it is their turn, and cannot be given up for others; the jobs
+of `rush` fill so many blocks.
 """
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import abc
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,9 @@ from superinfer.costs import Chunk
 from superinfer.engine import Engine
 from superinfer.request import SLO, Request, SLOClass
 from superinfer.schedulers.rotating import RotatingScheduler
+from superinfer.schedulers.rotating.deadlines import Job, job_of
+from superinfer.schedulers.rotating.lengths import NoLengths
+from superinfer.sequence import Sequence
 
 
 def rotating(**settings: Any) -> RotatingScheduler:
@@ -40,7 +43,7 @@ class DearAgain(FakeCost):
     long, but what a copy to the host is weighed against is.
     """
 
-    def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
+    def step_s(self, chunks: abc.Sequence[Chunk], decodes: int, context_tokens: int) -> float:
         longest = max((chunk.tokens for chunk in chunks), default=0)
         return float(longest) if longest > 16 else super().step_s(chunks, decodes, context_tokens)
 
@@ -85,6 +88,12 @@ def run(
 def arriving(index: int, arrival_s: float, prompt: int, **more: Any) -> Request:
     """A request by time."""
     return request(index, prompt, 0, arrival_s, **more)
+
+
+def job_with(index: int, prompt: int, max_tokens: int = 16, **targets: Any) -> Job:
+    """What the scheduler keeps of a request that came at 0 s with these targets."""
+    made = arriving(index, 0.0, prompt, max_tokens=max_tokens, **promised(**targets))
+    return job_of(Sequence(made), NoLengths())
 
 
 def told(lengths: dict[str, int], **settings: Any) -> RotatingScheduler:

@@ -381,7 +381,8 @@ def test_the_order_without_urgency() -> None:
     the aged comes before all of them, but once per decision.
     """
     nothing: Any = None
-    waiting = Waiting(rotating(), nothing, TenantCounters(), AgedShare(0.1, 4.0))
+    nobody: Any = SimpleNamespace(discard=lambda job: None)
+    waiting = Waiting(rotating(), nothing, TenantCounters(), AgedShare(0.1, 4.0), nobody)
     arrivals_s = {"plain": 20.0, "old": 0.0, "older": -1.0, "late": 25.0}
     jobs = {
         name: job_of(Sequence(arriving(index, arrival_s, 8)), NoLengths())
@@ -493,7 +494,9 @@ def test_a_late_stream_keeps_its_turn_and_is_not_aged() -> None:
     is late by now, and who is not at the top, since nothing raises it here.
     """
     nothing: Any = None
-    waiting = Waiting(rotating(promotion=False), nothing, TenantCounters(), AgedShare(0.1, 4.0))
+    nobody: Any = SimpleNamespace(discard=lambda job: None)
+    shares = (TenantCounters(), AgedShare(0.1, 4.0), nobody)
+    waiting = Waiting(rotating(promotion=False), nothing, *shares)
     targets: dict[str, dict[str, Any]] = {
         "pace": {"tpot_s": 0.25},
         "pause": {"max_stall_s": 1.0},

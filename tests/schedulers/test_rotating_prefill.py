@@ -342,13 +342,13 @@ def test_a_prompt_takes_a_place_when_its_turn_has_come(on: bool) -> None:
 
 @pytest.mark.parametrize("on", [True, False])
 def test_who_became_late_before_its_turn_makes_nobody_late(on: bool) -> None:
-    """L takes the steps to 4 s. X, three steps and an answer of one token by 6.5 s, had to start by
-    6.5 - 1.15 * (3 + 1) = 1.9 s: it is not waited for any more, and Y, due at 7.5 s, comes before.
+    """L takes the steps to 4 s. X, three steps and an answer of one token by 7 s, had to start by
+    7 - 1.3 * (3 + 1) = 1.8 s: it is not waited for any more, and Y, due at 8 s, comes before.
     """
     requests = [
         arriving(0, 0.0, 64, **promised(ttft_s=4.5)),
-        arriving(1, 0.0, 48, **promised(e2el_s=6.5)),
-        arriving(2, 0.5, 16, **promised(e2el_s=7.0)),
+        arriving(1, 0.0, 48, **promised(e2el_s=7.0)),
+        arriving(2, 0.5, 16, **promised(e2el_s=7.5)),
     ]
     lengths = {"r0": 1, "r1": 1, "r2": 1}
     played = run(told(lengths, relegation=on), requests, [1, 1, 1], 64)

@@ -114,7 +114,7 @@ def test_each_token_of_a_paced_stream_is_waited_for_a_little_longer() -> None:
     """It is urgent two steps and a copy ahead; with each token due, by a margin more."""
     outlook: Any = SimpleNamespace(reaction_s=lambda job: 2.5, step_s=1.0)
     waiting = Waiting(
-        rotating(promotion_margin_s=0.75), outlook, TenantCounters(), AgedShare(0.1, 4.0)
+        rotating(promotion_margin_s=0.75), outlook, TenantCounters(), AgedShare(0.1, 4.0), outlook
     )
     jobs = [
         job_of(Sequence(request(0, 4, 0, **promised(tpot_s=1.0, delivery=kind))), NoLengths())

@@ -116,7 +116,8 @@ class Job:
     @property
     def late(self) -> bool:
         """True while it waits for a first token that was given up."""
-        return not self.hurried and not self.aged and self.turn == 0
+        promised = self.first_due_s < inf and self.relegated
+        return promised and not (self.seq.output_tokens or self.hurried or self.aged)
 
     @property
     def turn(self) -> int:

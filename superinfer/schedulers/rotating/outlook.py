@@ -12,10 +12,11 @@ from superinfer.draft import Draft
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.rotating.deadlines import Job, credit_due_s, next_due_s
 from superinfer.schedulers.rotating.lengths import MEDIAN, LengthEstimator
+from superinfer.schedulers.rotating.recent_steps import RecentSteps
 from superinfer.sequence import Sequence
 
-COMPLETION_MARGIN: Final = 1.15
-"""Safety on the predicted time to the end of an answer."""
+COMPLETION_MARGIN: Final = 1.3
+"""Safety on the predicted time to the end of an answer, half of which are longer than expected."""
 
 
 class Outlook:
@@ -29,10 +30,12 @@ class Outlook:
         """Prefill tokens that a step takes at present."""
         self._draft: Draft | None = None
         self._step_s: float | None = None
+        self._recent = RecentSteps()
 
     def begin(self, draft: Draft) -> None:
         """A new decision: forget what was predicted for the last one."""
         self._draft, self._step_s = draft, None
+        self._recent.look(draft)
 
     @property
     def draft(self) -> Draft:
@@ -53,6 +56,13 @@ class Outlook:
     def likely_step_s(self) -> float:
         """A step half way between one without any prefill and one with the present chunk."""
         return 0.5 * (self.step_s + self.prefill_s(max(1, self.chunk_tokens)))
+
+    @property
+    def answer_step_s(self) -> float:
+        """A step as long as lately, when prompts were computed beside the decodes: what a token
+        of an answer takes where requests wait for their turn.
+        """
+        return max(self.step_s, self._recent.mean_s)
 
     def prefill_s(self, tokens: int) -> float:
         """A prompt of so many tokens beside the present decodes, in chunks of the present size."""
@@ -115,4 +125,4 @@ class Outlook:
         if job.end_due_s == inf:
             return inf
         left = self.tokens_left(job, given_tokens)
-        return job.end_due_s - COMPLETION_MARGIN * (lead_s + left * self.step_s)
+        return job.end_due_s - COMPLETION_MARGIN * (lead_s + left * self.answer_step_s)

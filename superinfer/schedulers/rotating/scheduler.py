@@ -16,6 +16,7 @@ from superinfer.schedulers.parts import step_within
 from superinfer.schedulers.paying import PayingChunks
 from superinfer.schedulers.rotating.admission import Admission
 from superinfer.schedulers.rotating.aging import AgedShare
+from superinfer.schedulers.rotating.answers import AnswersDue
 from superinfer.schedulers.rotating.chunks import ChunkChoice
 from superinfer.schedulers.rotating.counters import Counters
 from superinfer.schedulers.rotating.deadlines import Job, job_of
@@ -91,7 +92,8 @@ class RotatingScheduler(Settings):
         self._paying = PayingChunks(cost, budget, self.tile_tokens, self.max_num_seqs, kv_tokens)
         self._outlook = Outlook(machine, self._estimator, self.max_num_batched_tokens)
         self._aged = AgedShare(self.aged_share, self.max_wait_s, self.fairness)
-        self._waiting = Waiting(self, self._outlook, self._tenants, self._aged)
+        answers = AnswersDue(self, self._outlook)
+        self._waiting = Waiting(self, self._outlook, self._tenants, self._aged, answers)
         self._admission = Admission(machine, self._estimator, self.memory_share)
         debts = Debts(self._outlook, self.pace_margin)
         self._device = OnDevice(self._outlook, self._admission, self._tenants, self._aged, debts)

@@ -157,8 +157,10 @@ class Urgency:
         return room > 0
 
     def _give_up(self, draft: Draft) -> None:
-        """Relegate those for whose first tokens those of others would be late."""
+        """Relegate those for whose first tokens or answers those of others would be late."""
         for job in self.late(draft):
+            self._relegate(draft, job)
+        for job in self._waiting.late_answers(draft.now, self._device.version):
             self._relegate(draft, job)
 
     def _hopeless_from_s(self, job: Job) -> float:
@@ -170,10 +172,11 @@ class Urgency:
         return job.start_by_s - min(settings.relegation_margin_s, MOST_RELEGATION_MARGIN * ttft_s)
 
     def _relegate(self, draft: Draft, job: Job) -> None:
-        """Stop hurrying a request whose first token will be late; it is served before those that
-        were promised none.
+        """Stop hurrying a request whose first token, or answer, will be late; it is served before
+        those that were promised none.
         """
         job.relegated = True
+        self._waiting.forget(job)
         self._waiting.add(job, draft.now)
         self._counters.add("relegations")
         draft.note("relegate", job.seq)

@@ -10,6 +10,7 @@ from typing import Final
 
 from superinfer.draft import Draft
 from superinfer.schedulers.rotating.aging import AgedShare
+from superinfer.schedulers.rotating.answers import AnswersDue
 from superinfer.schedulers.rotating.deadlines import Job
 from superinfer.schedulers.rotating.outlook import Outlook
 from superinfer.schedulers.rotating.queues import LEVELS, Alarms, LaxityQueues, TenantQueues
@@ -33,7 +34,12 @@ class Waiting:
     """Queues by level and slack, by tenant, and by age; alarms for promotion and aging."""
 
     def __init__(
-        self, settings: Settings, outlook: Outlook, tenants: TenantCounters, aged: AgedShare
+        self,
+        settings: Settings,
+        outlook: Outlook,
+        tenants: TenantCounters,
+        aged: AgedShare,
+        answers: AnswersDue,
     ) -> None:
         self._settings = settings
         self._outlook = outlook
@@ -43,6 +49,7 @@ class Waiting:
         self._crossings = Alarms()
         self._agings = Alarms()
         self._tickets = count()
+        self._answers = answers
         self._late: dict[Job, None] = {}
         """Whose first token was given up."""
         self._streams: dict[Job, None] = {}
@@ -61,10 +68,12 @@ class Waiting:
             job.start_by_s, job.due_s = self._outlook.start_and_due_s(job)
         job.level = self._level(job, now)
         self._queue(job)
-        if job.relegated and not job.seq.output_tokens:
+        if job.late:
             self._late[job] = None
         elif job.owed_rate and job.hurried:
             self._streams[job] = None
+        elif job.hurried:
+            self._answers.add(job)
 
     def comes_in(self, job: Job) -> None:
         """A request has a place on the device: it does not wait here any more."""
@@ -76,6 +85,7 @@ class Waiting:
         """A request does not wait any more, or has ended."""
         self._late.pop(job, None)
         self._streams.pop(job, None)
+        self._answers.discard(job)
 
     @property
     def late(self) -> int:
@@ -106,6 +116,7 @@ class Waiting:
         job = self._agings.due(now)
         if job is not None:
             job.aged = True
+            self._answers.discard(job)
             self._queue(job)
         return job
 
@@ -128,6 +139,10 @@ class Waiting:
         for job in found:
             self._laxity.push(job)
         return found
+
+    def late_answers(self, now: float, version: int) -> list[Job]:
+        """Whose answers are given up for those of others; `version` says who is on the device."""
+        return self._answers.late(now, version)
 
     def skip(self, job: Job) -> None:
         """Pass over the most urgent one until `unskip`, in the same decision."""

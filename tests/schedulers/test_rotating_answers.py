@@ -1,0 +1,144 @@
+"""`rotating`: whose answer is given up (steps of one second, chunks of 16 tokens)."""
+
+from __future__ import annotations
+
+from array import array
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from harness import FakeCost, make_engine
+from rotating_runs import Run, arriving, job_with, promised, rotating, run, told
+
+from superinfer.schedulers.rotating.answers import JUDGED_AT_ONCE, AnswersDue
+from superinfer.schedulers.rotating.recent_steps import REMEMBERED, RecentSteps
+
+LONG, FIRST, SECOND = 0, 1, 2
+
+
+def three_answers(due_s: tuple[float, float, float], weight: float = 1.0, **settings: Any) -> Run:
+    """A place for one: a prompt of 48 tokens takes it for 10 s, two of 16 for 8 s each."""
+    requests = [
+        arriving(LONG, 0.0, 48, **promised(e2el_s=due_s[LONG], weight=weight)),
+        arriving(FIRST, 0.0, 16, **promised(e2el_s=due_s[FIRST])),
+        arriving(SECOND, 0.0, 16, **promised(e2el_s=due_s[SECOND])),
+    ]
+    scheduler = told({"r0": 8, "r1": 8, "r2": 8}, max_num_seqs=1, rotation=False, **settings)
+    return run(scheduler, requests, [8, 8, 8], 64)
+
+
+def ends_s(played: Run) -> list[float]:
+    return [played.tokens(row)[-1] for row in (LONG, FIRST, SECOND)]
+
+
+DUE_S = 16.0, 17.0, 25.0
+"""One after the other in this order they end at 10, 18 and 26 s: two of them late."""
+
+
+def test_the_one_is_given_up_for_which_others_would_be_late() -> None:
+    """Its prefill and its answer take 3 + 8 s, those of the others 1 + 8."""
+    played = three_answers(DUE_S)
+    assert [event[:3] for event in played.kinds("relegate")] == [(0.0, "relegate", "r0")]
+    assert ends_s(played) == [26.0, 8.0, 16.0]
+
+
+def test_nobody_is_given_up_without_relegation() -> None:
+    assert ends_s(three_answers(DUE_S, relegation=False)) == [10.0, 18.0, 26.0]
+
+
+def test_nobody_is_given_up_while_all_can_be_in_time() -> None:
+    played = three_answers((17.0, 26.0, 36.0))
+    assert ends_s(played) == [10.0, 18.0, 26.0] and not played.kinds("relegate")
+
+
+def test_the_lighter_one_is_given_up() -> None:
+    """11 s for three times the weight cost less than 9 s."""
+    assert ends_s(three_answers(DUE_S, weight=3.0)) == [10.0, 26.0, 18.0]
+
+
+# -- alone ----------------------------------------------------------------------------------------
+
+
+def answers(blocks: int = 64, **settings: Any) -> AnswersDue:
+    """Of a device with so many blocks of four tokens, its steps a second long."""
+    scheduler = rotating(**settings)
+    make_engine(scheduler, blocks, cost=FakeCost())
+    return AnswersDue(scheduler, scheduler._outlook)
+
+
+@pytest.mark.interpreted
+def test_only_answers_that_have_not_begun_are_judged() -> None:
+    due = answers()
+    for index, targets in enumerate(({"ttft_s": 1.0, "e2el_s": 1.0}, {"tpot_s": 1.0}, {})):
+        due.add(job_with(index, 8, **targets))
+    begun = job_with(3, 8, e2el_s=1.0)
+    begun.seq.output_tokens = 1
+    due.add(begun)
+    assert due.late(100.0, 1) == []
+
+
+@pytest.mark.interpreted
+def test_they_are_judged_when_somebody_comes_or_goes() -> None:
+    """One that came twice counts once, one that left not at all, and who is alone is not judged."""
+    due = answers()
+    jobs = [job_with(index, 8, e2el_s=1.0) for index in range(3)]
+    for job in jobs:
+        job.start_by_s = 0.5
+        due.add(job)
+    due.add(jobs[0])
+    assert due.late(100.0, 1) == jobs
+    assert due.late(100.0, 1) == []
+    assert due.late(100.0, 2) == jobs
+    due.discard(jobs[1])
+    due.discard(jobs[1])
+    due.add(jobs[2])
+    assert due.late(100.0, 2) == [jobs[0], jobs[2]]
+    due.discard(jobs[0])
+    assert due.late(100.0, 3) == []
+
+
+@pytest.mark.interpreted
+def test_no_more_are_judged_than_those_due_soonest() -> None:
+    due = answers()
+    jobs = [job_with(index, 8, e2el_s=1.0 + index) for index in range(JUDGED_AT_ONCE + 8)]
+    for job in reversed(jobs):
+        job.start_by_s = 0.5
+        due.add(job)
+    assert due.late(100.0, 1) == jobs[:JUDGED_AT_ONCE]
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize(("blocks", "late"), [(64, 1), (6, 2)])
+def test_a_token_costs_more_where_fewer_fit(blocks: int, late: int) -> None:
+    """Prompts of 8 tokens, half of an answer of 8, so 12 held by each: of 256 tokens four places
+    are filled, 24 hold two. So a request takes 1 + 8 / 4 or 1 + 8 / 2 s. All start by 6 s, so three
+    can by 6 + 3 s, or two by 6 + 5.
+    """
+    due = answers(blocks, lengths="none", max_num_seqs=4)
+    for index in range(4):
+        job = job_with(index, 8, e2el_s=20.0, max_tokens=8)
+        job.start_by_s = 6.0
+        due.add(job)
+    assert len(due.late(0.0, 1)) == late
+
+
+# -- how long steps take --------------------------------------------------------------------------
+
+
+def steps(now: float, *ends_s: float, size: int = 1) -> Any:
+    """A decision at a time, after steps with these ends."""
+    batch = SimpleNamespace(known_steps=len(ends_s), end_s=array("d", ends_s), size=size)
+    return SimpleNamespace(now=now, batch=batch)
+
+
+@pytest.mark.interpreted
+def test_recent_steps_are_those_of_a_batch() -> None:
+    """The first counts from the decision before it on; the pause before 50 s is none."""
+    recent, share = RecentSteps(), 1 / REMEMBERED
+    recent.look(steps(1.0))
+    assert recent.mean_s == 0.0
+    recent.look(steps(3.0, 3.0, size=0))
+    assert recent.mean_s == 2.0 * share
+    recent.look(steps(50.0, 3.0))
+    recent.look(steps(54.0, 3.0, 52.0, 54.0))
+    assert recent.mean_s == pytest.approx(2.0 * (1.0 - (1.0 - share) ** 3))

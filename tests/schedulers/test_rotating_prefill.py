@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from property.workloads import SETTINGS
-from rotating_runs import arriving, promised, rotating, run, told
+from rotating_runs import Run, arriving, promised, rotating, run, told
 from schedulers.test_paying import Reading
 
 from superinfer.schedulers.rotating.deadlines import job_of
@@ -338,6 +338,45 @@ def test_a_prompt_takes_a_place_when_its_turn_has_come(on: bool) -> None:
     played = run(rotating(prefill_turns=on), requests, [1, 1, 1, 1], 64)
     firsts = [played.tokens(row)[0] for row in range(4)]
     assert firsts == ([4.0, 9.0, 5.0, 6.0] if on else [4.0, 8.0, 9.0, 5.0])
+
+
+def begun_and_late(ttft_s: float, **more: Any) -> Run:
+    """L needs six steps for a first token that is due in three, and is alone until S comes at 0.5 s
+    with two steps of its own.
+    """
+    requests = [
+        arriving(0, 0.0, 96, **promised(ttft_s=3.0)),
+        arriving(1, 0.5, 32, **promised(ttft_s=ttft_s)),
+    ]
+    settings = {"relegation": more.pop("relegation", True)}
+    return run(told({"r0": 2, "r1": 2}, **settings), requests, [2, 2], 64, **more)
+
+
+def test_a_begun_prompt_that_is_late_in_any_case_makes_no_other_late() -> None:
+    """At 1 s L has a step behind it and four blocks, which wait on the host until S is through at
+    3 s, and have not to be computed again: S decodes in the first of the steps that L takes.
+    """
+    played = begun_and_late(3.5)
+    kinds = [event[:3] for event in played.events if event[1] in ("rotate_out", "relegate")]
+    assert kinds == [(1.0, "rotate_out", "r0"), (1.0, "relegate", "r0")]
+    assert [played.tokens(row)[0] for row in (0, 1)] == [9.0, 3.0]
+    assert played.scheduler.counters["relegations"] == 1
+    assert [begun_and_late(3.5, relegation=False).tokens(row)[0] for row in (0, 1)] == [6.0, 9.0]
+
+
+@pytest.mark.parametrize("more", [{"host_blocks": 0}, {"prefix_caching": True}])
+def test_it_is_dropped_where_nothing_has_to_be_copied_or_nothing_can_be(
+    more: dict[str, Any],
+) -> None:
+    played = begun_and_late(3.5, **more)
+    assert [event[:3] for event in played.kinds("preempt")] == [(1.0, "preempt", "r0")]
+    assert [played.tokens(row)[0] for row in (0, 1)] == [10.0, 3.0]
+
+
+def test_a_begun_prompt_stays_where_nobody_is_late_for_it() -> None:
+    played = begun_and_late(9.0)
+    assert not played.kinds("relegate")
+    assert [played.tokens(row)[0] for row in (0, 1)] == [6.0, 9.0]
 
 
 @pytest.mark.parametrize("on", [True, False])

@@ -163,6 +163,18 @@ class Entrance:
             return MAX_STEPS
         return max(1, batch.steps_within(draft.available, MAX_STEPS) - LOOKAHEAD_STEPS + 1)
 
+    def send_back(self, draft: Draft, job: Job) -> None:
+        """Let a prompt that has begun leave for others. What the prefix cache keeps of it is found
+        again; without one it is copied out beside the computation.
+        """
+        copied = self._settings.rotation and not self._outlook.machine.prefix_caching
+        if copied and draft.host_fits(job.seq):
+            self._rotate_out(draft, job, "background")
+            return
+        self._device.take_off(job, draft.batch.step)
+        draft.preempt(job.seq, "recompute")
+        self._leaves(draft, job)
+
     # -- inside ---------------------------------------------------------------------------------
 
     def _streams_stay(self, draft: Draft, job: Job) -> bool:

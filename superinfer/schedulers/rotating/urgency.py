@@ -20,6 +20,8 @@ from superinfer.sequence import State
 _WAITING: Final = State.WAITING  # reading a member off its class is slow
 URGENT_AT_ONCE: Final = 8
 """Urgent requests for which one decision makes room."""
+LOST_WEIGHT: Final = 1e-9
+"""Of what is late in any case."""
 MOST_RELEGATION_MARGIN: Final = 0.3
 """The margin of relegation is never more than this share of the TTFT target."""
 
@@ -78,15 +80,15 @@ class Urgency:
 
     def late(self, draft: Draft) -> list[Job]:
         """Whose first tokens cannot be in time at the present rate of prefill, if as many as
-        possible are; who has begun is not given up. A single request is not judged.
+        possible are. Who has begun is given up only if it is late by itself and others would be
+        late for it. A single request is not judged.
         """
         jobs = self.hurried(draft)
         if len(jobs) < 2:
             return []
         now, tokens = draft.now, self._outlook.chunk_tokens
         step_s = self._outlook.prefill_s(tokens)
-        works = [(work_of(job, now, tokens, step_s), job) for job in jobs]
-        return given_up([(w._replace(fixed=w.fixed or job.placed), job) for w, job in works])
+        return given_up([(_judged(job, work_of(job, now, tokens, step_s)), job) for job in jobs])
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -176,10 +178,24 @@ class Urgency:
         those that were promised none.
         """
         job.relegated = True
-        self._waiting.forget(job)
-        self._waiting.add(job, draft.now)
+        if job.placed:
+            self._entrance.send_back(draft, job)
+        else:
+            self._waiting.forget(job)
+            self._waiting.add(job, draft.now)
         self._counters.add("relegations")
         draft.note("relegate", job.seq)
+
+
+def _judged(job: Job, work: Work) -> Work:
+    """Who is on the device stays, but for a prompt whose first token will be late in any case: it
+    has nothing to lose, so it is the first to go where others would be late.
+    """
+    if not job.placed:
+        return work
+    if work.work > work.due:
+        return work._replace(due=inf, weight=LOST_WEIGHT)
+    return work._replace(fixed=True)
 
 
 def work_of(job: Job, now: float, tokens: int, step_s: float) -> Work:

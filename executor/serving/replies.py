@@ -10,7 +10,7 @@ import msgspec
 
 from executor.serving.bodies import Json
 from executor.serving.letters import Ended
-from executor.serving.service import Ticket
+from executor.serving.streams import Stream
 
 Reply = Json
 
@@ -82,11 +82,11 @@ def event(content: Reply) -> bytes:
     return b"data: " + msgspec.json.encode(content) + b"\n\n"
 
 
-def usage_of(tickets: Sequence[Ticket], choices: int) -> Reply:
+def usage_of(streams: Sequence[Stream], choices: int) -> Reply:
     """Tokens of prompts, each counted once however many answers it has, and of answers."""
-    prompts = sum(ticket.stream.request.prompt_tokens for ticket in tickets[::choices])
-    answers = sum(ticket.stream.output_tokens for ticket in tickets)
-    ended = [ticket.stream.ended for ticket in tickets[::choices]]
+    prompts = sum(stream.request.prompt_tokens for stream in streams[::choices])
+    answers = sum(stream.output_tokens for stream in streams)
+    ended = [stream.ended for stream in streams[::choices]]
     cached = sum(each.cached_tokens for each in ended if each is not None)
     return {
         "prompt_tokens": prompts,

@@ -45,14 +45,6 @@ class Overloaded(Exception):
         self.retry_s = retry_s
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """One request of a client."""
-
-    index: int
-    stream: Stream
-
-
 class Service:
     """Everything between HTTP and the engine. It runs in the event loop."""
 
@@ -95,7 +87,7 @@ class Service:
             self.metrics.refused("overloaded")
             raise Overloaded(max(1, math.ceil(self._last_queue_s)))
 
-    def send(self, wishes: list[Wish], name: str, *, whole: bool) -> list[Ticket]:
+    def send(self, wishes: list[Wish], name: str, *, whole: bool) -> list[Stream]:
         """Hand wishes to the engine, if there is room for them; their answers are told each as a
         `whole`, or as they come.
         """
@@ -103,10 +95,10 @@ class Service:
         news = asyncio.Event()
         return [self._sent(wish, f"{name}-{i}", news, whole) for i, wish in enumerate(wishes)]
 
-    def settle(self, tickets: list[Ticket]) -> None:
+    def settle(self, streams: list[Stream]) -> None:
         """The client is gone, or has all: nothing more is to be computed for these."""
-        for ticket in tickets:
-            self.engine.withdraw(ticket.index)
+        for stream in streams:
+            self.engine.withdraw(stream.request.index)
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -116,13 +108,13 @@ class Service:
             self._last_queue_s = ended.first_scheduled_s - request.arrival_s
         self._record(request, ended)
 
-    def _sent(self, wish: Wish, name: str, news: asyncio.Event, whole: bool) -> Ticket:
+    def _sent(self, wish: Wish, name: str, news: asyncio.Event, whole: bool) -> Stream:
         engine, text = self.engine, self._tokenizer.stream()
         ask = Ask(engine.new_index(), name, engine.read_clock(), wish)
         request = request_of(ask, engine.facts.block_tokens)
         stream = Stream(request, text, wish.ends, news, self._listeners, whole=whole)
         engine.send(ask, stream)
-        return Ticket(ask.index, stream)
+        return stream
 
 
 def new_id(kind: str) -> str:

@@ -16,6 +16,7 @@ from executor.serving.bodies import Body, ChatBody, CompletionBody
 from executor.serving.exchange import Exchange
 from executor.serving.guards import BodyLimit, KeyCheck
 from executor.serving.letters import Wish
+from executor.serving.objectives import urgency
 from executor.serving.refusals import add_refusals
 from executor.serving.replies import CHAT, COMPLETION, Envelope, Form
 from executor.serving.service import Service, new_id
@@ -68,9 +69,11 @@ async def _answer(
 ) -> Response:
     """Read what is asked for, hand it to the engine, and tell what comes of it."""
     _require_model(service, body.model)
-    service.require_room(1)  # before prompts are read
-    wishes = await asyncio.to_thread(wishes_of, body, http.headers)
-    envelope = Envelope.new(form, new_id(form.kind), service.rules.name)
+    objective = service.reader.objective(body, http.headers)
+    service.require_room(1, urgency(objective))  # before prompts are read
+    wishes = await asyncio.to_thread(wishes_of, body, objective)
+    tier = objective.slo_class.name if body.service_tier else None
+    envelope = Envelope.new(form, new_id(form.kind), service.rules.name, tier)
     streams = service.send(wishes, envelope.name, whole=not body.stream)
     headers = {REQUEST_ID: http.headers.get(REQUEST_ID) or envelope.name}
     exchange = Exchange(http, service, envelope, body, streams, headers)

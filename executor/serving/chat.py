@@ -94,9 +94,11 @@ class _BoundedWorld(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
-        for node in tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
+        bodies = [loop.body for loop in tree.find_all(nodes.For)]
+        bodies += [macro.body for macro in tree.find_all(nodes.Macro)]
+        for body in bodies:
             check = nodes.Call(nodes.Name(_CHECK, "load"), [], [], None, None)
-            node.body.insert(0, nodes.ExprStmt(check).set_lineno(node.lineno))
+            body.insert(0, nodes.ExprStmt(check, lineno=tree.lineno))
         return tree
 
 

@@ -58,11 +58,13 @@ class Envelope:
     name: str
     model: str
     created_s: int
+    tier: str | None = None
+    """The class by which a request is served that asks for a tier."""
 
     @classmethod
-    def new(cls, form: Form, name: str, model: str) -> Envelope:
+    def new(cls, form: Form, name: str, model: str, tier: str | None = None) -> Envelope:
         """Of now."""
-        return cls(form, name, model, int(time.time()))
+        return cls(form, name, model, int(time.time()), tier)
 
     def whole(self, choices: Sequence[Reply], usage: Reply) -> Reply:
         """A reply in one piece."""
@@ -74,7 +76,9 @@ class Envelope:
         return event({**self._head(self.form.part), "choices": choices, **more})
 
     def _head(self, kind: str) -> Reply:
-        return {"id": self.name, "object": kind, "created": self.created_s, "model": self.model}
+        tier = {"service_tier": self.tier} if self.tier else {}
+        head = {"id": self.name, "object": kind, "created": self.created_s, "model": self.model}
+        return {**head, **tier}
 
 
 def event(content: Reply) -> bytes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from executor.serving.engine_client import GONE, Closed, EngineClient
 from executor.serving.letters import Ask, Ended, Wish, request_of
 from executor.serving.metrics import Metrics
+from executor.serving.objectives import Urgency, urgency
 from executor.serving.prompts import Prompts
 from executor.serving.streams import Listeners, Stream
 from executor.serving.wishes import Reader
@@ -24,7 +25,9 @@ class Rules:
     name: str
     """By which clients call the model."""
     most_waiting: int = 1024
-    """Requests that no step has begun with; more are turned away."""
+    """Requests, as urgent as a new one or more so, that no step has begun with; more are turned
+    away.
+    """
     prefix: str = "superinfer"
     """Of the names of metrics."""
     api_key: str = ""
@@ -78,12 +81,14 @@ class Service:
         """Longest context."""
         return self.engine.facts.max_model_len
 
-    def require_room(self, answers: int) -> None:
-        """Overloaded where too many wait already, Closed where no more are taken."""
+    def require_room(self, answers: int, urgency: Urgency) -> None:
+        """Overloaded where too many wait already that are as urgent, Closed where no more are
+        taken.
+        """
         if self.draining:
             self.metrics.refused("shutting_down")
             raise Closed(GONE)
-        if self.engine.waiting + answers > self.rules.most_waiting:
+        if self.engine.waiting(urgency) + answers > self.rules.most_waiting:
             self.metrics.refused("overloaded")
             raise Overloaded(max(1, math.ceil(self._last_queue_s)))
 
@@ -91,7 +96,7 @@ class Service:
         """Hand wishes to the engine, if there is room for them; their answers are told each as a
         `whole`, or as they come.
         """
-        self.require_room(len(wishes))
+        self.require_room(len(wishes), urgency(wishes[0].objective))
         news = asyncio.Event()
         return [self._sent(wish, f"{name}-{i}", news, whole) for i, wish in enumerate(wishes)]
 

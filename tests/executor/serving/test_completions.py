@@ -199,6 +199,22 @@ def test_what_cannot_be_is_said_in_a_line(
     assert served.service.alive
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_says_by_which_tier(served: Served, stream: bool) -> None:
+    """If one is asked for."""
+
+    def said(**more: Any) -> Any:
+        body = asking("a", stream=stream, **more)
+        text = served.client.post("/v1/completions", json=body).text
+        pieces = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
+        (tier,) = {piece.get("service_tier") for piece in pieces or [json.loads(text)]}
+        return tier
+
+    assert said() is None
+    assert (said(service_tier="auto"), said(service_tier="flex")) == ("default", "default")
+    assert said(service_tier="chat") == "chat"
+
+
 def test_an_unknown_model(served: Served) -> None:
     message = served.refusal({**asking("a"), "model": "other"}, status=404)
     assert message == "the model 'other' is not here; expected 'tiny'"

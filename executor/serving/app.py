@@ -81,11 +81,19 @@ async def _answer(
 
 
 def _add_state(app: FastAPI, api: APIRouter, service: Service) -> None:
+    model: dict[str, Any] = {
+        **{"id": service.rules.name, "object": "model", "created": 0},
+        **{"owned_by": "superinfer", "max_model_len": service.max_model_len},
+    }
+
     @api.get("/models")
     async def models() -> dict[str, Any]:
-        model = {"id": service.rules.name, "object": "model", "created": 0}
-        more = {"owned_by": "superinfer", "max_model_len": service.max_model_len}
-        return {"object": "list", "data": [{**model, **more}]}
+        return {"object": "list", "data": [model]}
+
+    @api.get("/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        _require_model(service, name)
+        return model
 
     @app.get("/health")
     async def health() -> Response:

@@ -164,6 +164,7 @@ def test_the_name_of_a_request_comes_back(served: Served) -> None:
         ({"n": 0}, "n: "),
         ({"logprobs": 2}, "logprobs: not supported here"),
         ({"best_of": 2}, "best_of: not supported here"),
+        ({"tool_choice": "required"}, "tool_choice: not supported here"),
         ({"response_format": {"type": "json_object"}}, "response_format: expected type text"),
         ({"slo": {"ttft": 3}}, "slo.ttft: "),
         ({"service_tier": "chatt"}, "did you mean 'chat'?"),
@@ -235,6 +236,9 @@ def test_models_and_health(served: Served) -> None:
     assert served.client.get("/health").status_code == 200
     (model,) = served.client.get("/v1/models").json()["data"]
     assert model["id"] == "tiny" and model["max_model_len"] == 10240
+    assert served.client.get("/v1/models/tiny").json() == model
+    other = served.client.get("/v1/models/an/other")
+    assert other.status_code == 404 and "'an/other' is not here" in other.text
     assert served.client.get("/v1/nothing").json()["error"]["code"] == 404
 
 

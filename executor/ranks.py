@@ -6,15 +6,21 @@ the moves of a plan or a step it sends them over a gloo group; the others carry 
 the same code. Sums between ranks come out bit for bit the same on all of them, so each knows the
 tokens of a step by itself, and none are sent.
 
+The others heed no signals, which may go to a whole group of processes: they end when rank 0 says so
+or is gone.
+
 A copy has landed for the core once it has on rank 0; the others hear of it before anything that
 relies on it, and wait for theirs.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -45,6 +51,8 @@ JOIN_S = 30.0
 """How long a rank has to end by itself."""
 GRACE_S = 10.0
 """Between the end of a rank's connections and its own."""
+NOTICE_S = 1.0
+"""The same of rank 0, for who wants to know whether the fault is there."""
 MEETING, PATIENCE = timedelta(minutes=5), timedelta(days=30)
 """How long ranks wait for each other at the start, and for orders."""
 
@@ -252,16 +260,29 @@ def _rank(rank: int, meeting: str, config: Config, options: ModelOptions) -> Non
     """What the process of a rank other than 0 does."""
     from executor.session import open_session
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 says when it is over
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, signal.SIG_IGN)
+    threading.Thread(target=_end_with_leader, daemon=True).start()
     try:
         channel = _join(rank, meeting, config)
         follow(open_session(config, options, channel=channel), channel)
     except SuperInferError as error:
         print(f"rank {rank}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except RuntimeError:  # what torch.distributed raises when somebody is gone
+        if not _ended(multiprocessing.parent_process(), NOTICE_S):
+            raise
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _end_with_leader() -> None:
+    """Wherever this rank is: a step may wait for rank 0 for ever."""
+    leader = multiprocessing.parent_process()
+    assert leader is not None
+    leader.join()
+    os._exit(1)
 
 
 def _join(rank: int, meeting: str, config: Config) -> Channel:
@@ -321,13 +342,13 @@ def ranks_of(config: Config, options: ModelOptions) -> Iterator[Channel | None]:
             raise SuperInferError("a rank has ended before its time; see above") from error
         finally:
             for process in others:
-                process.terminate()
+                process.kill()
                 process.join()
             if dist.is_initialized():
                 dist.destroy_process_group()
 
 
-def _ended(process: Any) -> bool:
+def _ended(process: Any, within_s: float = GRACE_S) -> bool:
     """True if a process is over, or about to be."""
-    process.join(GRACE_S)
+    process.join(within_s)
     return not process.is_alive()

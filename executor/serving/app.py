@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,34 +14,14 @@ from starlette.exceptions import HTTPException
 
 from executor.serving.bodies import Body, ChatBody, CompletionBody
 from executor.serving.exchange import Exchange
+from executor.serving.guards import BodyLimit, KeyCheck
 from executor.serving.letters import Wish
-from executor.serving.refusals import add_refusals, refusal
+from executor.serving.objectives import urgency
+from executor.serving.refusals import add_refusals
 from executor.serving.replies import CHAT, COMPLETION, Envelope, Form
 from executor.serving.service import Service, new_id
 
 REQUEST_ID = "x-request-id"
-MOST_BODY_BYTES = 32 << 20
-NO_KEY = "expected the server's key as bearer token"
-
-
-class KeyCheck:
-    """Turns away who shows no key, before anything is read; health and metrics are open to all."""
-
-    def __init__(self, app: Any, key: str) -> None:
-        self._app, self._key = app, key.encode()
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Let a request through, or refuse it."""
-        if scope["type"] == "http" and scope["path"].startswith("/v1") and not self._shown(scope):
-            answer = refusal(NO_KEY, 401, headers={"WWW-Authenticate": "Bearer"})
-            await answer(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-    def _shown(self, scope: Any) -> bool:
-        header = dict(scope["headers"]).get(b"authorization", b"")
-        scheme, _, shown = header.partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(shown.strip(), self._key)
 
 
 def build_app(service: Service) -> FastAPI:
@@ -60,13 +39,13 @@ def build_app(service: Service) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        max_body_size=MOST_BODY_BYTES,
     )
     api = APIRouter(prefix="/v1")
     add_refusals(app)
     _add_state(app, api, service)
     _add_completions(api, service)
     app.include_router(api)
+    app.add_middleware(BodyLimit)
     if service.rules.api_key:
         app.add_middleware(KeyCheck, key=service.rules.api_key)
     return app
@@ -90,21 +69,31 @@ async def _answer(
 ) -> Response:
     """Read what is asked for, hand it to the engine, and tell what comes of it."""
     _require_model(service, body.model)
-    service.require_room(1)  # before prompts are read
-    wishes = await asyncio.to_thread(wishes_of, body, http.headers)
-    envelope = Envelope.new(form, new_id(form.kind), service.rules.name)
-    tickets = service.send(wishes, envelope.name, whole=not body.stream)
+    objective = service.reader.objective(body, http.headers)
+    service.require_room(1, urgency(objective))  # before prompts are read
+    wishes = await asyncio.to_thread(wishes_of, body, objective)
+    tier = objective.slo_class.name if body.service_tier else None
+    envelope = Envelope.new(form, new_id(form.kind), service.rules.name, tier)
+    streams = service.send(wishes, envelope.name, whole=not body.stream)
     headers = {REQUEST_ID: http.headers.get(REQUEST_ID) or envelope.name}
-    exchange = Exchange(http, service, envelope, body, tickets, headers)
+    exchange = Exchange(http, service, envelope, body, streams, headers)
     return await (exchange.streamed() if body.stream else exchange.whole())
 
 
 def _add_state(app: FastAPI, api: APIRouter, service: Service) -> None:
+    model: dict[str, Any] = {
+        **{"id": service.rules.name, "object": "model", "created": 0},
+        **{"owned_by": "superinfer", "max_model_len": service.max_model_len},
+    }
+
     @api.get("/models")
     async def models() -> dict[str, Any]:
-        model = {"id": service.rules.name, "object": "model", "created": 0}
-        more = {"owned_by": "superinfer", "max_model_len": service.max_model_len}
-        return {"object": "list", "data": [{**model, **more}]}
+        return {"object": "list", "data": [model]}
+
+    @api.get("/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        _require_model(service, name)
+        return model
 
     @app.get("/health")
     async def health() -> Response:

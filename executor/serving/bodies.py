@@ -23,7 +23,7 @@ NOT_SERVED = (
     *("echo", "suffix", "logprobs", "top_logprobs", "prompt_logprobs", "logit_bias"),
     *("tools", "functions", "min_tokens", "bad_words", "allowed_token_ids", "use_beam_search"),
     *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),
-    *("prompt_embeds", "audio", "truncate_prompt_tokens"),
+    *("prompt_embeds", "audio", "truncate_prompt_tokens", "web_search_options"),
 )
 """Fields that would change the answer, and do not here: better no answer than another one."""
 ALWAYS_SO = ("skip_special_tokens", "add_special_tokens", "add_generation_prompt")
@@ -116,6 +116,8 @@ class Body(BaseModel):
         wanted = next((name for name in NOT_SERVED if _wanted(name, extra.get(name))), None)
         if wanted is None and extra.get("best_of") not in (None, 1):
             wanted = "best_of"
+        if wanted is None and extra.get("tool_choice") not in (None, "none", "auto"):
+            wanted = "tool_choice"
         if wanted is None:
             wanted = next((name for name in ALWAYS_SO if extra.get(name) is False), None)
         if wanted is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, nodes
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -18,6 +20,10 @@ from superinfer.errors import ConfigError, InputError
 NO_TEMPLATE = (
     "the model has no chat template: serve it with --chat-template, or use /v1/completions"
 )
+LONGEST_S = 5.0
+"""For a template to render a conversation."""
+_CHECK = "superinfer_within_time"
+"""What loops and macros of a template call."""
 _FILE, _SETTINGS = "chat_template.jinja", "tokenizer_config.json"
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -29,9 +35,7 @@ class ChatTemplate:
         """`special` are texts that the template may ask for (`bos_token`, ...). ConfigError for a
         source that is no template.
         """
-        world = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-        )
+        world = _BoundedWorld(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         world.filters["tojson"] = _as_json
         world.globals.update(special, raise_exception=_refuse, strftime_now=_now)
         try:
@@ -43,6 +47,7 @@ class ChatTemplate:
         """The prompt after which the assistant speaks. InputError where the template refuses."""
         turns = [message.for_template() for message in messages]
         known = {"add_generation_prompt": True, **(more or {}), "messages": turns}
+        known[_CHECK] = _Deadline(monotonic() + LONGEST_S)
         try:
             return self._template.render(known)
         except Exception as error:  # a template is a program of somebody else
@@ -69,6 +74,32 @@ def load_template(given: Path | None, folder: Path | None) -> ChatTemplate | Non
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Deadline:
+    """When a template has to be done."""
+
+    by_s: float
+
+    def __call__(self) -> None:
+        if monotonic() > self.by_s:
+            _refuse(f"it takes more than {LONGEST_S:g} s")
+
+
+class _BoundedWorld(ImmutableSandboxedEnvironment):
+    """Templates whose loops and macros look at the clock in every turn, for no thread can be ended
+    from outside. Nothing else in Jinja goes on for ever.
+    """
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        bodies = [loop.body for loop in tree.find_all(nodes.For)]
+        bodies += [macro.body for macro in tree.find_all(nodes.Macro)]
+        for body in bodies:
+            check = nodes.Call(nodes.Name(_CHECK, "load"), [], [], None, None)
+            body.insert(0, nodes.ExprStmt(check, lineno=tree.lineno))
+        return tree
 
 
 def _settings(folder: Path | None) -> Json:

@@ -44,7 +44,7 @@ def serve(
         typer.Option(min=0, max=1, help="1: plan the next step while one runs.", show_default="1"),
     ] = None,
     max_waiting: Annotated[
-        int, typer.Option(min=1, metavar="N", help="More requests in the queue get 429.")
+        int, typer.Option(min=1, metavar="N", help="More in the queue that are as urgent get 429.")
     ] = 1024,
     api_key: Annotated[
         str,

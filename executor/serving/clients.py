@@ -67,7 +67,7 @@ class Voice:
 
 
 @dataclass(slots=True, eq=False)
-class Ticket:
+class InFlight:
     """One request that has not ended."""
 
     request: Request
@@ -85,7 +85,7 @@ class Clients:
         self._tokenizer, self._outbox, self._model = tokenizer, outbox, model
         self._letters: deque[Ask | Leave] = deque()
         self._bell = threading.Event()
-        self._tickets: dict[int, Ticket] = {}
+        self._in_flight: dict[int, InFlight] = {}
         """Those that the engine has, by the index of their requests."""
         self._drawing = 0
         """How many of them do not take the most likely tokens."""
@@ -115,7 +115,7 @@ class Clients:
 
     def __getitem__(self, request: Request) -> Answer:
         """The answer to a request that has not ended."""
-        return self._tickets[request.index].answer
+        return self._in_flight[request.index].answer
 
     def tell(self, engine: Engine, now: float) -> bool:
         """Submit who came and cancel who went; False if nobody did."""
@@ -125,8 +125,8 @@ class Clients:
             letter = self._letters.popleft()
             if isinstance(letter, Ask):
                 self._submit(engine, letter, now)
-            elif letter.index in self._tickets:
-                sequence = self._tickets[letter.index].sequence
+            elif letter.index in self._in_flight:
+                sequence = self._in_flight[letter.index].sequence
                 assert sequence is not None
                 engine.cancel(sequence, now)
         self._forget(engine)
@@ -138,9 +138,9 @@ class Clients:
 
     def text_ids(self, seq: Sequence) -> tuple[int, ...]:
         """What a finished request's prompt and answer say, block by block (`Engine.text_ids`)."""
-        ticket = self._tickets[seq.request.index]
-        ids, prompt_tokens = ticket.request.hash_ids, ticket.request.prompt_tokens
-        return ticket.naming.longer(ids, prompt_tokens, ticket.answer)
+        asked = self._in_flight[seq.request.index]
+        ids, prompt_tokens = asked.request.hash_ids, asked.request.prompt_tokens
+        return asked.naming.longer(ids, prompt_tokens, asked.answer)
 
     def scheduled(self, seq: Sequence, now: float) -> None:
         """The engine computes for a request for the first time."""
@@ -148,11 +148,11 @@ class Clients:
 
     def ended(self, seq: Sequence, now: float) -> None:
         """A request is over."""
-        ticket = self._tickets.pop(seq.request.index)
-        self._drawing -= not ticket.answer.sampling.greedy
+        asked = self._in_flight.pop(seq.request.index)
+        self._drawing -= not asked.answer.sampling.greedy
         self._endings += 1
-        rest = ticket.voice.finish()
-        self._outbox.put(Ended.of(seq, now, rest, ticket.voice.stopped))
+        rest = asked.voice.finish()
+        self._outbox.put(Ended.of(seq, now, rest, asked.voice.stopped))
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -168,12 +168,12 @@ class Clients:
         answer = Answer(wish.tokens, wish.limit, wish.ends, wish.sampling, None, voice.say)
         request = request_of(ask, engine.config.block_tokens)
         request.arrival_s = min(request.arrival_s, now)
-        ticket = self._tickets[ask.index] = Ticket(request, answer, voice, wish.naming)
+        asked = self._in_flight[ask.index] = InFlight(request, answer, voice, wish.naming)
         self._drawing += not wish.sampling.greedy
         if wish.sampling.penalised:  # here, because it queues work on the device
             model = self._model
             answer.history = History(wish.tokens.tolist(), model.vocab, model.device)
-        ticket.sequence = engine.submit(request, now)
+        asked.sequence = engine.submit(request, now)
 
 
 class LiveTime(RealTime):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from time import perf_counter
@@ -20,6 +20,7 @@ from executor.serving.letters import (
     Over,
     Stop,
 )
+from executor.serving.objectives import LEAST_URGENT, Urgency, urgency
 from executor.serving.outbox import Outbox
 from executor.serving.streams import Stream
 from superinfer.errors import SuperInferError
@@ -48,7 +49,8 @@ class EngineClient:
         self._letters: deque[Any] = deque()
         self._streams: dict[int, Stream] = {}
         """Of the requests that have not ended."""
-        self._begun = 0
+        self._waiting = Counter[Urgency]()
+        """Of them, those that no step has begun with."""
         self._numbers = 0
         self._looked = asyncio.Event()
         """A state has come that was asked for last."""
@@ -85,6 +87,7 @@ class EngineClient:
         if self.over.is_set():
             raise Closed(self._reason)
         self._streams[ask.index] = stream
+        self._waiting[urgency(stream.request)] += 1
         self._outbox.put(ask)
 
     def withdraw(self, index: int) -> None:
@@ -101,10 +104,9 @@ class EngineClient:
                 await asyncio.wait_for(self._looked.wait(), LOOK_S)
         return self.state
 
-    @property
-    def waiting(self) -> int:
-        """Requests that were never scheduled yet."""
-        return len(self._streams) - self._begun
+    def waiting(self, most: Urgency = LEAST_URGENT) -> int:
+        """Requests that were never scheduled yet, of those that are as urgent or more so."""
+        return sum(number for each, number in self._waiting.items() if each <= most)
 
     @property
     def number(self) -> int:
@@ -141,11 +143,13 @@ class EngineClient:
             case (index, token, text, time_s):
                 self._streams[index].hear(token, text, time_s)
             case Begun(index):
-                self._streams[index].begun = True
-                self._begun += 1
+                stream = self._streams[index]
+                stream.begun = True
+                self._waiting[urgency(stream.request)] -= 1
             case Ended():
                 stream = self._streams.pop(letter.index)
-                self._begun -= stream.begun
+                if not stream.begun:
+                    self._waiting[urgency(stream.request)] -= 1
                 stream.end(letter)
             case EngineState():
                 self.state = letter
@@ -163,7 +167,7 @@ class EngineClient:
         for index, stream in self._streams.items():
             stream.end(_unfinished(index, stream, self.read_clock(), self._reason))
         self._streams.clear()
-        self._begun = 0
+        self._waiting.clear()
 
 
 def _unfinished(index: int, stream: Stream, now: float, reason: str) -> Ended:

@@ -15,6 +15,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from time import perf_counter
 from typing import Any
@@ -114,6 +115,7 @@ def _facts(connection: Connection) -> Facts:
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
     """Hold Ctrl-C back; a process that is started meanwhile never hears of it."""
+    resource_tracker.ensure_running()  # first: to start it lets signals through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 
 from executor.serving.bodies import Body
 from executor.serving.replies import Envelope
-from executor.serving.service import Service, Ticket
+from executor.serving.service import Service
+from executor.serving.streams import Stream
 from executor.serving.telling import stream_begins, stream_events, whole_reply
 
 CLIENT_CLOSED = 499
@@ -28,23 +29,23 @@ class Exchange:
     service: Service
     envelope: Envelope
     body: Body
-    tickets: list[Ticket]
+    streams: list[Stream]
     headers: dict[str, str]
 
     async def whole(self) -> Response:
         """The reply in one piece."""
         try:
-            reply = whole_reply(self.envelope, self.tickets, self.body.choices)
+            reply = whole_reply(self.envelope, self.streams, self.body.choices)
             return JSONResponse(await self._unless_gone(reply), headers=self.headers)
         finally:
-            self.service.settle(self.tickets)
+            self.service.settle(self.streams)
 
     async def streamed(self) -> Response:
         """As it comes. What is refused before its first token has a status that says so."""
         try:
-            await self._unless_gone(stream_begins(self.tickets))
+            await self._unless_gone(stream_begins(self.streams))
         except BaseException:
-            self.service.settle(self.tickets)
+            self.service.settle(self.streams)
             raise
         return _Streamed(self)
 
@@ -72,7 +73,7 @@ class _Streamed(StreamingResponse):
     def __init__(self, exchange: Exchange) -> None:
         body = exchange.body
         super().__init__(
-            stream_events(exchange.envelope, exchange.tickets, body.choices, body.with_usage),
+            stream_events(exchange.envelope, exchange.streams, body.choices, body.with_usage),
             media_type="text/event-stream",
             headers=exchange.headers,
         )
@@ -83,4 +84,4 @@ class _Streamed(StreamingResponse):
         try:
             await super().__call__(*connection)
         finally:
-            self._exchange.service.settle(self._exchange.tickets)
+            self._exchange.service.settle(self._exchange.streams)

@@ -1,8 +1,8 @@
 """Whose request it is, and what it was promised: from headers and body to class, targets, tenant.
 
 Headers are those of llm-d's gateway (`x-llm-d-*`); their names before that project had its own are
-taken, too. In the body `service_tier` names a class, `user` a tenant, and `priority` has vLLM's
-direction, as inside: lower runs first.
+taken, too. In the body `service_tier` names a class or is one of OpenAI's tiers, `user` names a
+tenant, and `priority` has vLLM's direction, as inside: lower runs first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from executor.serving.bodies import Body, Slo, line
 from superinfer.errors import InputError
-from superinfer.request import DEFAULT_CLASS, SLO, SLOClass
+from superinfer.request import DEFAULT_CLASS, SLO, Request, SLOClass
 from superinfer.settings import unknown
 from traces.native import MAX_NUMBER
 
@@ -23,8 +23,12 @@ TPOT = ("x-llm-d-slo-tpot-ms", "x-slo-tpot-ms")
 SESSION = ("x-session-id",)
 NO_TENANT, OTHERS = "default-flow", "(others)"
 MOST_TENANTS = 4096
-ANY_TIER = ("auto", "default")
-"""Values of `service_tier` that leave the choice to the server."""
+OPENAI_TIERS = ("auto", "default", "flex", "priority", "scale")
+"""Values of `service_tier` that clients of OpenAI send: without a class of that name they mean the
+default one, and the answer says so.
+"""
+Urgency = tuple[int, bool]
+LEAST_URGENT: Urgency = (1, True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,14 @@ class Objective:
     tenant: str
     priority: int
     session_id: str | None
+
+
+def urgency(asked: Objective | Request) -> Urgency:
+    """How full queues tell requests apart, the most urgent first: by a priority below, at or above
+    0, then those with targets before those without. These are few values, and so few queues.
+    """
+    sign = (asked.priority > 0) - (asked.priority < 0)
+    return sign, asked.slo.empty
 
 
 class Tenants:
@@ -57,8 +69,8 @@ class Tenants:
 def objective_of(
     headers: Mapping[str, str], body: Body, classes: Mapping[str, SLOClass]
 ) -> Objective:
-    """By headers, then by the body, then by the class. InputError for a class that is not
-    configured and for a target that is no number.
+    """By headers, then by the body, then by the class. InputError for a class that is neither
+    configured nor one of OpenAI's tiers, and for a target that is no number.
     """
     slo_class = _class(headers, body, classes)
     return Objective(
@@ -88,9 +100,9 @@ def _header(headers: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, st
 
 def _class(headers: Mapping[str, str], body: Body, classes: Mapping[str, SLOClass]) -> SLOClass:
     where, name = _header(headers, CLASS)
-    if not name and body.service_tier not in (None, *ANY_TIER):
-        where, name = "service_tier", str(body.service_tier)
     if not name:
+        where, name = "service_tier", body.service_tier or "default"
+    if name not in classes and where == "service_tier" and name in OPENAI_TIERS:
         return classes.get("default", DEFAULT_CLASS)
     if name not in classes:
         raise InputError(unknown(repr(name), name, classes, "known classes"), field=where)

@@ -10,7 +10,7 @@ import msgspec
 
 from executor.serving.bodies import Json
 from executor.serving.letters import Ended
-from executor.serving.service import Ticket
+from executor.serving.streams import Stream
 
 Reply = Json
 
@@ -58,11 +58,13 @@ class Envelope:
     name: str
     model: str
     created_s: int
+    tier: str | None = None
+    """The class by which a request is served that asks for a tier."""
 
     @classmethod
-    def new(cls, form: Form, name: str, model: str) -> Envelope:
+    def new(cls, form: Form, name: str, model: str, tier: str | None = None) -> Envelope:
         """Of now."""
-        return cls(form, name, model, int(time.time()))
+        return cls(form, name, model, int(time.time()), tier)
 
     def whole(self, choices: Sequence[Reply], usage: Reply) -> Reply:
         """A reply in one piece."""
@@ -74,7 +76,9 @@ class Envelope:
         return event({**self._head(self.form.part), "choices": choices, **more})
 
     def _head(self, kind: str) -> Reply:
-        return {"id": self.name, "object": kind, "created": self.created_s, "model": self.model}
+        tier = {"service_tier": self.tier} if self.tier else {}
+        head = {"id": self.name, "object": kind, "created": self.created_s, "model": self.model}
+        return {**head, **tier}
 
 
 def event(content: Reply) -> bytes:
@@ -82,11 +86,11 @@ def event(content: Reply) -> bytes:
     return b"data: " + msgspec.json.encode(content) + b"\n\n"
 
 
-def usage_of(tickets: Sequence[Ticket], choices: int) -> Reply:
+def usage_of(streams: Sequence[Stream], choices: int) -> Reply:
     """Tokens of prompts, each counted once however many answers it has, and of answers."""
-    prompts = sum(ticket.stream.request.prompt_tokens for ticket in tickets[::choices])
-    answers = sum(ticket.stream.output_tokens for ticket in tickets)
-    ended = [ticket.stream.ended for ticket in tickets[::choices]]
+    prompts = sum(stream.request.prompt_tokens for stream in streams[::choices])
+    answers = sum(stream.output_tokens for stream in streams)
+    ended = [stream.ended for stream in streams[::choices]]
     cached = sum(each.cached_tokens for each in ended if each is not None)
     return {
         "prompt_tokens": prompts,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from executor.serving.engine_client import GONE, Closed, EngineClient
 from executor.serving.letters import Ask, Ended, Wish, request_of
 from executor.serving.metrics import Metrics
+from executor.serving.objectives import Urgency, urgency
 from executor.serving.prompts import Prompts
 from executor.serving.streams import Listeners, Stream
 from executor.serving.wishes import Reader
@@ -24,7 +25,9 @@ class Rules:
     name: str
     """By which clients call the model."""
     most_waiting: int = 1024
-    """Requests that no step has begun with; more are turned away."""
+    """Requests, as urgent as a new one or more so, that no step has begun with; more are turned
+    away.
+    """
     prefix: str = "superinfer"
     """Of the names of metrics."""
     api_key: str = ""
@@ -43,14 +46,6 @@ class Overloaded(Exception):
     def __init__(self, retry_s: int) -> None:
         super().__init__(f"too many requests wait; try again in {retry_s} s")
         self.retry_s = retry_s
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """One request of a client."""
-
-    index: int
-    stream: Stream
 
 
 class Service:
@@ -86,27 +81,29 @@ class Service:
         """Longest context."""
         return self.engine.facts.max_model_len
 
-    def require_room(self, answers: int) -> None:
-        """Overloaded where too many wait already, Closed where no more are taken."""
+    def require_room(self, answers: int, urgency: Urgency) -> None:
+        """Overloaded where too many wait already that are as urgent, Closed where no more are
+        taken.
+        """
         if self.draining:
             self.metrics.refused("shutting_down")
             raise Closed(GONE)
-        if self.engine.waiting + answers > self.rules.most_waiting:
+        if self.engine.waiting(urgency) + answers > self.rules.most_waiting:
             self.metrics.refused("overloaded")
             raise Overloaded(max(1, math.ceil(self._last_queue_s)))
 
-    def send(self, wishes: list[Wish], name: str, *, whole: bool) -> list[Ticket]:
+    def send(self, wishes: list[Wish], name: str, *, whole: bool) -> list[Stream]:
         """Hand wishes to the engine, if there is room for them; their answers are told each as a
         `whole`, or as they come.
         """
-        self.require_room(len(wishes))
+        self.require_room(len(wishes), urgency(wishes[0].objective))
         news = asyncio.Event()
         return [self._sent(wish, f"{name}-{i}", news, whole) for i, wish in enumerate(wishes)]
 
-    def settle(self, tickets: list[Ticket]) -> None:
+    def settle(self, streams: list[Stream]) -> None:
         """The client is gone, or has all: nothing more is to be computed for these."""
-        for ticket in tickets:
-            self.engine.withdraw(ticket.index)
+        for stream in streams:
+            self.engine.withdraw(stream.request.index)
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -116,13 +113,13 @@ class Service:
             self._last_queue_s = ended.first_scheduled_s - request.arrival_s
         self._record(request, ended)
 
-    def _sent(self, wish: Wish, name: str, news: asyncio.Event, whole: bool) -> Ticket:
+    def _sent(self, wish: Wish, name: str, news: asyncio.Event, whole: bool) -> Stream:
         engine, text = self.engine, self._tokenizer.stream()
         ask = Ask(engine.new_index(), name, engine.read_clock(), wish)
         request = request_of(ask, engine.facts.block_tokens)
         stream = Stream(request, text, wish.ends, news, self._listeners, whole=whole)
         engine.send(ask, stream)
-        return Ticket(ask.index, stream)
+        return stream
 
 
 def new_id(kind: str) -> str:

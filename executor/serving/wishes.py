@@ -32,18 +32,25 @@ class Reader:
     """They count for something."""
     tenants: Tenants = field(default_factory=Tenants)
 
-    def completions(self, body: CompletionBody, headers: Headers) -> list[Wish]:
+    def objective(self, body: Body, headers: Headers) -> Objective:
+        """What is promised to a request, whatever it asks for; InputError for what cannot be."""
+        objective = objective_of(headers, body, self.classes)
+        if objective.priority and not self.priorities:
+            raise InputError("the scheduler of this server has no use for it", field="priority")
+        return replace(objective, tenant=self.tenants.known(objective.tenant))
+
+    def completions(self, body: CompletionBody, objective: Objective) -> list[Wish]:
         """Every choice for each prompt. InputError for what cannot be."""
         self._require_served(body, len(body.prompts))
         prompts = self.prompts.of_completion(body)
-        return self._wishes(body, prompts, body.max_tokens or COMPLETION_TOKENS, headers)
+        return self._wishes(body, prompts, body.max_tokens or COMPLETION_TOKENS, objective)
 
-    def chat(self, body: ChatBody, headers: Headers) -> list[Wish]:
+    def chat(self, body: ChatBody, objective: Objective) -> list[Wish]:
         """The same of a conversation, whose answer may be as long as its class and the context
         allow.
         """
         self._require_served(body, 1)
-        return self._wishes(body, [self.prompts.of_chat(body)], body.limit, headers)
+        return self._wishes(body, [self.prompts.of_chat(body)], body.limit, objective)
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -55,12 +62,8 @@ class Reader:
             raise InputError(f"{most}, got {answers}", field="n")
 
     def _wishes(
-        self, body: Body, prompts: list[list[int]], limit: int | None, headers: Headers
+        self, body: Body, prompts: list[list[int]], limit: int | None, objective: Objective
     ) -> list[Wish]:
-        objective = objective_of(headers, body, self.classes)
-        objective = replace(objective, tenant=self.tenants.known(objective.tenant))
-        if objective.priority and not self.priorities:
-            raise InputError("the scheduler of this server has no use for it", field="priority")
         draws = [body.sampling(choice) for choice in range(body.choices)]
         if draws[0].penalised and not self.facts.counts_tokens:
             raise InputError("penalties are not supported where GPUs share the model")

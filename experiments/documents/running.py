@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import textwrap
@@ -18,6 +19,8 @@ REQUESTS = 60
 """Of the short trace, about what 20 s of the bundled one hold."""
 LIMIT_S = 300
 """For one command, or one block of `sh`."""
+PORT = re.compile(r"\b8417\b")
+"""In a block of `sh` it stands for a port that is free: others use this machine, too."""
 TIMED_OUT = 124
 """The exit code of one that takes longer, as that of the command `timeout`."""
 PROGRAMS = {
@@ -113,7 +116,7 @@ def shown_anew(outcome: Outcome) -> list[str]:
 
 def _script(block: Block, folder: Path) -> Outcome:
     outcome = Outcome(block)
-    code, printed = _run(block.text, folder)
+    code, printed = _run(PORT.sub(_free_port(), block.text), folder)
     if code != block.exit_code:
         outcome.failed = True
         outcome.faults.append(_ended(block, code, block.text.strip(), printed))
@@ -172,6 +175,11 @@ def _run(script: str, folder: Path) -> tuple[int, list[str]]:
         return TIMED_OUT, [f"still running after {LIMIT_S} s"]
     said = [line for line in found.stderr.splitlines() if not _PROGRESS.match(line)]
     return found.returncode, _trimmed([*found.stdout.splitlines(), *said])
+
+
+def _free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return str(listener.getsockname()[1])
 
 
 def _trimmed(lines: list[str]) -> list[str]:

@@ -123,6 +123,16 @@ def test_a_file_is_there_for_the_blocks_behind_it(tmp_path: Path) -> None:
     assert [len(outcome.faults) for outcome in outcomes] == [1, 0]
 
 
+def test_a_port_is_one_that_is_free(tmp_path: Path) -> None:
+    """The same wherever a block names it, while the one that the page shows is taken."""
+    (tmp_path / "scratch").mkdir()
+    page = _page(tmp_path, "```sh\necho 8417 84170 localhost:8417 > ports\n```\n")
+    (outcome,) = run_page(page, tmp_path / "scratch")
+    assert not outcome.failed
+    port, other, address = (tmp_path / "scratch" / "ports").read_text().split()
+    assert other == "84170" and port != "8417" and address == f"localhost:{port}"
+
+
 def test_unmarked_and_unknown_commands_are_faults(tmp_path: Path) -> None:
     page = _page(
         tmp_path,

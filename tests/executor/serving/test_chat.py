@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from serving_kit import serving
 
+from executor.serving import chat
 from executor.serving.bodies import ChatBody
 from executor.serving.chat import ChatTemplate, load_template
 from executor.shipped import TINY
@@ -56,6 +58,37 @@ def test_what_templates_use() -> None:
 def test_a_template_that_refuses(source: str, reason: str) -> None:
     with pytest.raises(InputError, match=f"messages: the chat template refuses: .*{reason}"):
         render(source, [{"role": "user", "content": "x"}])
+
+
+LOOP, END = "{% for i in range(100000) %}", "{% endfor %}"
+SLOW = {
+    "loops": LOOP + LOOP + END + END,
+    "loops that say something": LOOP + LOOP + "{{ loop.index }}" + END + END,
+    "an else": "{% for i in [] %}{% else %}" + LOOP + LOOP + END + END + END,
+    "macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
+    "{{ f(90) }}",
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_template_that_does_not_end(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "LONGEST_S", 0.05)
+    with pytest.raises(InputError, match=r"the chat template refuses: it takes more than 0\.05 s"):
+        render(SLOW[name], [{"role": "user", "content": "x"}])
+
+
+def test_looking_at_the_clock_changes_no_text() -> None:
+    """Blanks and scopes are as they were."""
+    source = (
+        "{% macro say(m) %}{{ m.role }}{{ caller() }}{% endmacro %}\n"
+        "{% for m in messages if m.role != 'system' %}\n"
+        "  {%- call say(m) %}: {{ m.content }}{% endcall %} {{ loop.index }}\n"
+        "{% else %}none{% endfor %}"
+    )
+    turns = [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]
+    plain = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    wanted = plain.from_string(source).render(messages=turns)
+    assert render(source, turns) == wanted == "user: y 1\n"
 
 
 def test_a_template_is_kept_from_the_machine() -> None:

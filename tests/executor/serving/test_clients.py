@@ -17,8 +17,9 @@ from executor.serving import clients
 from executor.serving.bodies import CompletionBody
 from executor.serving.engine_client import Closed
 from executor.serving.exchange import Exchange
+from executor.serving.letters import Wish
 from executor.serving.replies import COMPLETION, Envelope
-from executor.serving.service import Rules
+from executor.serving.service import Rules, Service
 from superinfer.schedulers.fcfs import FcfsScheduler
 
 REFUSED = (
@@ -33,6 +34,11 @@ def idle(served: Served) -> None:
     served.until_idle()
     engine = served.session.engine
     until(lambda: not engine.live and not engine.pool.referenced)
+
+
+def wishes_of(service: Service, body: CompletionBody) -> list[Wish]:
+    """What a body without headers asks for."""
+    return service.reader.completions(body, service.reader.objective(body, {}))
 
 
 def aborted(served: Served) -> float:
@@ -128,9 +134,9 @@ def test_too_many_that_wait_are_turned_away(tmp_path: Path) -> None:
             found = served.service.engine
             more = {"max_tokens": 600, "ignore_eos": True}
             busy = [pool.submit(served.text, "a", **more)]
-            until(lambda: found.number == 1 and not found.waiting)
+            until(lambda: found.number == 1 and not found.waiting())
             busy += [pool.submit(served.text, "a", **more) for _ in range(2)]
-            until(lambda: found.waiting == 2)
+            until(lambda: found.waiting() == 2)
             reply = served.client.post("/v1/completions", json=asking("a"))
             assert reply.status_code == 429
             assert int(reply.headers["retry-after"]) >= 1
@@ -138,6 +144,34 @@ def test_too_many_that_wait_are_turned_away(tmp_path: Path) -> None:
             assert served.metrics()[REFUSED] == 1
             assert len({future.result() for future in busy}) == 1
         assert served.client.post("/v1/completions", json=asking("a")).status_code == 200
+
+
+def test_a_queue_of_batch_work_keeps_out_no_one_with_targets(tmp_path: Path) -> None:
+    """Nor does one of low priority those of a higher one."""
+    settings = ["scheduler.max_num_seqs=1"]
+    rules = Rules("tiny", most_waiting=1)
+    with serving(tmp_path, rules, scheduler="priority", settings=settings) as served:
+        engine, more = served.service.engine, {"max_tokens": 600, "ignore_eos": True}
+        with ThreadPoolExecutor(4) as pool:
+
+            def waits(number: int, **wish: Any) -> None:
+                pool.submit(served.text, "a", **more, **wish)
+                until(lambda: engine.number == number + 1 and engine.waiting() == number)
+
+            waits(0)
+            waits(1, service_tier="batch")
+            assert "too many" in served.refusal(asking("a", service_tier="batch"), 429)
+            waits(2, service_tier="chat")
+            assert "too many" in served.refusal(asking("a", service_tier="chat"), 429)
+            waits(3, priority=-1)
+            assert "too many" in served.refusal(asking("a", priority=-2), 429)
+            assert served.refusal(asking("a", n=2, priority=-2, slo={"ttft_ms": 1})).startswith(
+                "n:"
+            )
+            assert engine.waiting((0, False)) == 2
+        assert served.metrics()[REFUSED] == 3
+        idle(served)
+        assert not engine.waiting()
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -191,8 +225,8 @@ def test_who_comes_and_goes_at_once_is_forgotten(tmp_path: Path) -> None:
 
         async def come_and_go() -> None:
             for _ in range(20):
-                tickets = service.send(service.reader.completions(body, {}), "mine", whole=True)
-                service.settle(tickets)
+                streams = service.send(wishes_of(service, body), "mine", whole=True)
+                service.settle(streams)
 
         served.run(come_and_go())
         idle(served)
@@ -202,7 +236,7 @@ def test_nobody_is_let_in_when_all_have_left(tmp_path: Path) -> None:
     """Not even who had asked before."""
     with serving(tmp_path) as served:
         service = served.service
-        wishes = service.reader.completions(CompletionBody(**asking("a")), {})
+        wishes = wishes_of(service, CompletionBody(**asking("a")))
 
         async def come_late() -> None:
             await service.engine.stop()
@@ -225,9 +259,9 @@ def test_a_stream_whose_client_goes_before_its_first_event(tmp_path: Path) -> No
             raise OSError("gone")
 
         async def run() -> None:
-            wishes = service.reader.completions(body, {})
-            tickets = service.send(wishes, "mine", whole=False)
-            reply = await Exchange(http, service, envelope, body, tickets, {}).streamed()
+            wishes = wishes_of(service, body)
+            streams = service.send(wishes, "mine", whole=False)
+            reply = await Exchange(http, service, envelope, body, streams, {}).streamed()
             with pytest.raises(BaseExceptionGroup):
                 await reply({"type": "http", "asgi": {"spec_version": "2.3"}}, gone, gone)
 
@@ -248,17 +282,3 @@ def test_no_more_is_taken_while_answers_are_finished(tmp_path: Path) -> None:
         served.service.draining = True
         assert served.refusal(asking("a"), 503) == "the server is shutting down"
         assert len(under_way.result()) == 100
-
-
-def test_a_key_is_asked_for(tmp_path: Path) -> None:
-    with serving(tmp_path, Rules("tiny", api_key="secret")) as served:
-        wrongs = ("Bearer nonsense", "secret", "Basic secret", "Bearer")
-        for wrong in ({}, *({"authorization": text} for text in wrongs)):
-            message = served.refusal(asking("a"), 401, headers=wrong)
-            assert message == "expected the server's key as bearer token"
-        assert served.client.get("/v1/models").status_code == 401
-        right = {"authorization": "bearer secret"}
-        reply = served.client.post("/v1/completions", json=asking("a"), headers=right)
-        assert reply.status_code == 200
-        assert served.client.get("/health").status_code == 200
-        assert served.client.get("/metrics").status_code == 200

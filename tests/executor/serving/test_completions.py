@@ -164,6 +164,7 @@ def test_the_name_of_a_request_comes_back(served: Served) -> None:
         ({"n": 0}, "n: "),
         ({"logprobs": 2}, "logprobs: not supported here"),
         ({"best_of": 2}, "best_of: not supported here"),
+        ({"tool_choice": "required"}, "tool_choice: not supported here"),
         ({"response_format": {"type": "json_object"}}, "response_format: expected type text"),
         ({"slo": {"ttft": 3}}, "slo.ttft: "),
         ({"service_tier": "chatt"}, "did you mean 'chat'?"),
@@ -199,6 +200,22 @@ def test_what_cannot_be_is_said_in_a_line(
     assert served.service.alive
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_says_by_which_tier(served: Served, stream: bool) -> None:
+    """If one is asked for."""
+
+    def said(**more: Any) -> Any:
+        body = asking("a", stream=stream, **more)
+        text = served.client.post("/v1/completions", json=body).text
+        pieces = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
+        (tier,) = {piece.get("service_tier") for piece in pieces or [json.loads(text)]}
+        return tier
+
+    assert said() is None
+    assert (said(service_tier="auto"), said(service_tier="flex")) == ("default", "default")
+    assert said(service_tier="chat") == "chat"
+
+
 def test_an_unknown_model(served: Served) -> None:
     message = served.refusal({**asking("a"), "model": "other"}, status=404)
     assert message == "the model 'other' is not here; expected 'tiny'"
@@ -219,6 +236,9 @@ def test_models_and_health(served: Served) -> None:
     assert served.client.get("/health").status_code == 200
     (model,) = served.client.get("/v1/models").json()["data"]
     assert model["id"] == "tiny" and model["max_model_len"] == 10240
+    assert served.client.get("/v1/models/tiny").json() == model
+    other = served.client.get("/v1/models/an/other")
+    assert other.status_code == 404 and "'an/other' is not here" in other.text
     assert served.client.get("/v1/nothing").json()["error"]["code"] == 404
 
 

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from typing import Any, cast
 
 import pytest
+from serving_kit import ended
 
 from executor.serving import engine_client
 from executor.serving.engine_client import EngineClient
@@ -36,6 +37,7 @@ class Heard:
 
     begun = False
     output_tokens = 0
+    request = ended()[0]
 
     def __init__(self, faulty: bool = False) -> None:
         self.faulty, self.tokens = faulty, list[int]()

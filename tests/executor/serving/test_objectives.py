@@ -7,9 +7,17 @@ from typing import Any
 import pytest
 
 from executor.serving.bodies import CompletionBody
-from executor.serving.objectives import NO_TENANT, OTHERS, Tenants, objective_of
+from executor.serving.objectives import (
+    LEAST_URGENT,
+    NO_TENANT,
+    OPENAI_TIERS,
+    OTHERS,
+    Tenants,
+    objective_of,
+    urgency,
+)
 from superinfer.errors import InputError
-from superinfer.request import SLO
+from superinfer.request import DEFAULT_CLASS, SLO, SLOClass
 from superinfer.slo_classes import PRESETS
 
 
@@ -25,11 +33,34 @@ def test_nothing_is_promised_by_default() -> None:
 
 def test_a_class_by_tier_or_by_objective() -> None:
     assert objective(service_tier="chat").slo == PRESETS["chat"].slo
-    assert objective(service_tier="auto").slo_class.name == "default"
     both = objective({"x-llm-d-inference-objective": "code"}, service_tier="chat")
     assert both.slo_class.name == "code"
     older = objective({"x-gateway-inference-objective": "code"})
     assert older.slo_class.name == "code"
+
+
+@pytest.mark.parametrize("tier", [None, *OPENAI_TIERS])
+def test_tiers_of_openai_are_classes_where_there_are_such(tier: str | None) -> None:
+    """Else they are the default one."""
+    assert objective(service_tier=tier).slo_class == PRESETS["default"]
+    own = SLOClass(str(tier), SLO(ttft_s=9.0))
+    found = objective_of({}, CompletionBody(prompt="a", service_tier=tier), {str(tier): own})
+    assert found.slo_class == (own if tier else DEFAULT_CLASS)
+
+
+def test_how_urgent_a_request_is() -> None:
+    """By its priority first, then by whether it has targets."""
+    ranked = [
+        objective(priority=-5, service_tier="chat"),
+        objective(priority=-1),
+        objective({"x-slo-tpot-ms": "40"}),
+        objective(service_tier="batch"),
+        objective(priority=1, service_tier="chat"),
+        objective(priority=7),
+    ]
+    found = [urgency(each) for each in ranked]
+    assert found == sorted(set(found)) and found[-1] == LEAST_URGENT
+    assert urgency(objective(priority=9)) == found[-1], "few queues, however many priorities"
 
 
 def test_own_targets_replace_those_of_the_class() -> None:
@@ -74,3 +105,5 @@ def test_a_target_that_is_no_number(text: str) -> None:
 def test_a_class_that_is_not_configured() -> None:
     with pytest.raises(InputError, match=r"x-llm-d-inference-objective: 'chta': unknown \(did you"):
         objective({"x-llm-d-inference-objective": "chta"})
+    with pytest.raises(InputError, match=r"x-llm-d-inference-objective: 'flex': unknown"):
+        objective({"x-llm-d-inference-objective": "flex"})

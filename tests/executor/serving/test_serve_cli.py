@@ -35,6 +35,7 @@ def server(*options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
         [str(part) for part in command],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
+        start_new_session=True,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
@@ -60,6 +61,7 @@ def rest(process: subprocess.Popen[str]) -> str:
 def test_answers_under_way_are_finished(
     tmp_path: Path, sent: signal.Signals, code: int, last: str
 ) -> None:
+    """All processes get the signal, as from a terminal or from a manager of services."""
     record = tmp_path / "asked.jsonl"
     with (
         server("--record", record) as (process, url),
@@ -72,7 +74,7 @@ def test_answers_under_way_are_finished(
     ):
         lines = reply.iter_lines()
         next(lines)
-        process.send_signal(sent)
+        os.killpg(process.pid, sent)
         text = "".join(
             json.loads(line[6:])["choices"][0]["text"]
             for line in lines
@@ -82,6 +84,23 @@ def test_answers_under_way_are_finished(
         assert rest(process) == f"1 requests in {record}\n{last}"
         assert process.returncode == code
     assert json.loads(record.read_text())["output_length"] == 600
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_no_rank_ends_before_its_time(sent: signal.Signals) -> None:
+    body = asking("a", stream=True, max_tokens=300, ignore_eos=True)
+    with (
+        server("--tp", 2) as (process, url),
+        httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=PATIENCE_S) as reply,
+    ):
+        lines = reply.iter_lines()
+        next(lines)
+        os.killpg(process.pid, sent)
+        *_, last, done = [line for line in lines if line]
+        assert json.loads(last[6:])["choices"][0]["finish_reason"] == "length"
+        assert done == "data: [DONE]" and "Traceback" not in rest(process)
+        assert process.returncode == (130 if sent == signal.SIGINT else 0)
 
 
 @pytest.mark.slow
@@ -141,10 +160,11 @@ def is_there(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_an_engine_that_vanishes_ends_the_server() -> None:
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_engine_that_vanishes_ends_the_server(ranks: int) -> None:
     body = asking("a", stream=True, max_tokens=9000, ignore_eos=True)
     with (
-        server() as (process, url),
+        server("--tp", ranks) as (process, url),
         httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=PATIENCE_S) as reply,
     ):
         lines = reply.iter_lines()

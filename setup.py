@@ -18,8 +18,8 @@ from setuptools.command.build_ext import build_ext
 MODULES = {
     "superinfer": "batch plan request sequence",
     "superinfer/records": "recorder",
-    "superinfer/costs": "base calibrated coverage encoder_decoder flexgen graphs kernels placement "
-    "roofline step tables",
+    "superinfer/costs": "base calibrated coverage encoder_decoder flexgen graphs kernels learned "
+    "placement roofline step tables",
     "sim": "backend cluster driver environment oracle stopwatch",
 }
 PACKAGES = tuple(

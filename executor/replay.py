@@ -27,6 +27,7 @@ from superinfer import COMPILED
 from superinfer.costs import CalibratedCost
 from superinfer.errors import SuperInferError
 from superinfer.events import Sink
+from superinfer.lab.beliefs import beliefs_notes, beliefs_of
 from superinfer.lab.config import Config
 from superinfer.lab.config.policy_faults import faults_named
 from superinfer.lab.hybrids import hybrid_note, pair_of
@@ -136,6 +137,9 @@ class Replay:
         """What the run came to."""
         engine, run = self.session.engine, self.config.run
         record = engine.recorder.build(engine)
+        beliefs = beliefs_of([engine.believed])
+        if engine.learned is not None:
+            record.notes += beliefs_notes(beliefs)
         metrics = RunMetrics(record, Window(*run.window_s) if run.window_s else None)
         finished = sum(state == "finished" for state in record.table.state)
         return metrics, metrics.summary(
@@ -145,7 +149,7 @@ class Replay:
                 "sim_requests_per_wall_s": None,
                 "requests_per_wall_s": finished / self.wall_s if self.wall_s else None,
                 "load": {"model": "open loop"},
-                "trust": self._trust(),
+                "trust": {**self._trust(), "beliefs": beliefs},
                 "run": self._run_block(),
             }
         )

@@ -29,7 +29,8 @@ from executor.ranks import Channel, LeadingMover, LeadingRunner
 from executor.step_log import StepLog
 from executor.steps.runner import Runner
 from executor.warm_up import compile_kernels, enter_thread, make_ready, most_rows, most_tokens
-from superinfer.costs import HostCost, StepCost, build_cost
+from superinfer.costs import CalibratedCost, CostModel, HostCost, StepCost, build_cost
+from superinfer.costs.learned import LearnedCost
 from superinfer.costs.shapes import ModelShape
 from superinfer.engine import Engine, EngineConfig
 from superinfer.errors import ConfigError, SuperInferError
@@ -143,7 +144,7 @@ def open_session(
             arena_size(model.layout, sizes.total_blocks, sizes.slabs, smaller),
             device.torch,
         )
-        engine = Engine(scheduler, memory, cost, sizes, sink)
+        engine = Engine(scheduler, memory, cost, sizes, sink, _believed(config, cost))
         host = _host(engine, device)
     stages.end("blocks")
     runner, mover, moves = _at_work(model, (arena, host), device, channel)
@@ -270,6 +271,16 @@ def _cost(config: Config, device: Device, model: Model) -> StepCost:
     if config.run.host_link_gb_per_s is not None:
         cost.set_link(config.run.host_link_gb_per_s * 1e9)
     return cost
+
+
+def _believed(config: Config, cost: StepCost) -> CostModel:
+    """What schedulers predict with: corrected by what steps take, if the configuration says so or
+    nobody measured this device.
+    """
+    learns = config.run.learn_step_times
+    if learns is None:
+        learns = not isinstance(cost, CalibratedCost)
+    return LearnedCost(cost) if learns else cost
 
 
 def _sizes(

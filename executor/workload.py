@@ -19,6 +19,15 @@ _GOLDEN, _MIX_1, _MIX_2 = (
 )
 """Constants of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
 
+_UNHEEDED = (
+    "host_step_ms",
+    "host_per_sequence_us",
+    "links_per_bridge",
+    "router",
+    "believed_costs",
+)
+"""Settings of `[run]` for simulations alone."""
+
 
 def load_workload(config: Config) -> Workload:
     """The requests of `run.trace`: a trace file, or a specification that is drawn from."""
@@ -43,11 +52,7 @@ def refuse_simulated(config: Config) -> None:
 def unheeded(config: Config) -> list[str]:
     """Warnings of settings that a device does not heed, because its times are its own."""
     run, usual = config.run, RunConfig()
-    names = [
-        f"run.{name}"
-        for name in ("host_step_ms", "host_per_sequence_us", "links_per_bridge", "router")
-        if getattr(run, name) != getattr(usual, name)
-    ]
+    names = [f"run.{name}" for name in _UNHEEDED if getattr(run, name) != getattr(usual, name)]
     warnings = [f"{', '.join(names)}: no effect on a device"] if names else []
     if run.host_link_gb_per_s is not None:
         warnings.append("run.host_link_gb_per_s: schedulers predict with it alone")

@@ -13,19 +13,16 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from sim.cluster import simulate_cluster
+from sim.costs import believed_of, cost_of
 from sim.driver import simulate
 from sim.load import LoadModel
 from sim.measured_memory import measured_blocks, measured_notes
 from sim.oracle import Oracle
 from sim.stopwatch import Stopwatch
 from superinfer.costs import (
-    DeviceSpec,
     FlexGenCost,
-    HostCost,
     ModelShape,
-    Placement,
     StepCost,
-    build_cost,
     find_device,
     kv_capacity_blocks,
     load_shape,
@@ -33,6 +30,7 @@ from superinfer.costs import (
 from superinfer.engine import Engine, EngineConfig
 from superinfer.errors import ConfigError
 from superinfer.events import Sink
+from superinfer.lab.beliefs import beliefs_notes, beliefs_of
 from superinfer.lab.config import Config, RunConfig
 from superinfer.lab.config.policy_faults import faults_named
 from superinfer.lab.precision import FULL_BITS
@@ -100,6 +98,7 @@ def _run_one(config: Config, workload: Workload, sink: Sink | None) -> SimResult
     record.quality = cost.quality
     sent = _load_summary(load, config.run, closed.left if closed else {})
     trust, profile = cost.trust(coverage), cost.profile_sha256
+    _tell_beliefs([engine], trust, record)
     return SimResult(record, wall_s, stopwatch.seconds, trust, engine.config, sent, profile)
 
 
@@ -132,6 +131,7 @@ def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]
     sent = _load_summary(load, config.run, done.closed.left if done.closed else {})
     trust, sizes = cost.trust(done.coverage), engines[0].config
     profile = cost.profile_sha256
+    _tell_beliefs(engines, trust, record)
     return SimResult(record, wall_s, stopwatch.seconds, trust, sizes, sent, profile)
 
 
@@ -140,6 +140,13 @@ def _record(engine: Engine) -> RunRecord:
     record = engine.recorder.build(engine)
     engine.recorder.sequences = []
     return record
+
+
+def _tell_beliefs(engines: Sequence[Engine], trust: dict[str, Any], record: RunRecord) -> None:
+    """Say what the schedulers predicted with, where that is not what steps took."""
+    if any(engine.believed is not engine.cost for engine in engines):
+        trust["beliefs"] = beliefs_of([engine.believed for engine in engines])
+        record.notes += beliefs_notes(trust["beliefs"])
 
 
 def build_engine(
@@ -162,10 +169,12 @@ def build_engine(
         scheduler.tell_lengths(true_length or (lambda request: 1))
     # FlexGen's policy says where its tensors are, and so what its steps cost.
     offloading = getattr(scheduler, "offloading", None)
-    cost = cost or _cost(config.run, shape, device, offloading() if offloading else None)
+    placement = offloading() if offloading else None
+    cost = cost or cost_of(run, shape, device, placement)
+    believed = believed_of(run, cost, shape, device, placement)
     sizes = engine_config(config.run, cost.shape, cost, scheduler)
     _check_demands(config, sizes.kv_bits)
-    return Engine(scheduler, config.build_memory(), cost, sizes, sink), cost
+    return Engine(scheduler, config.build_memory(), cost, sizes, sink, believed), cost
 
 
 def _routed(shape: ModelShape, run: RunConfig) -> ModelShape:
@@ -272,31 +281,6 @@ def _named(place: str, name: str, load: Callable[[str], _T]) -> _T:
         return load(name)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from None
-
-
-def _cost(
-    run: RunConfig, shape: ModelShape, device: DeviceSpec, placement: Placement | None
-) -> StepCost:
-    """The cost model, with the host overhead and the links of `[run]` where they are given."""
-    host, link = None, run.host_link_gb_per_s
-    if run.host_step_ms is not None or run.host_per_sequence_us is not None:
-        costs = "roofline" if run.costs == "flexgen" else run.costs
-        host = _host(run, build_cost(shape, device, run.tp, costs).host)
-    bytes_per_s = None if link is None else link * 1e9
-    cost = build_cost(shape, device, run.tp, run.costs, host, placement, bytes_per_s)
-    cost.share_bridge(run.links_per_bridge)
-    return cost
-
-
-def _host(run: RunConfig, known: HostCost) -> HostCost:
-    """`known` with what `[run]` says of it."""
-    step_ms, sequence_us = run.host_step_ms, run.host_per_sequence_us
-    return replace(
-        known,
-        step_s=known.step_s if step_ms is None else step_ms / 1e3,
-        per_sequence_s=known.per_sequence_s if sequence_us is None else sequence_us / 1e6,
-        origin="configured",
-    )
 
 
 @contextmanager

@@ -100,6 +100,7 @@ def make_engine(
     memory: Any = None,
     cost: Any = None,
     sink: Callable[[Any], None] | None = None,
+    believed: Any = None,
     **config: Any,
 ) -> Engine:
     config.setdefault("block_tokens", BLOCK)
@@ -110,6 +111,7 @@ def make_engine(
         cost or FakeCost(),
         EngineConfig(total_blocks=blocks, **config),
         sink,
+        believed,
     )
 
 

@@ -174,11 +174,15 @@ class EngineState:
     rotations: int = 0
     d2h_bytes: int = 0
     h2d_bytes: int = 0
+    step_time_factors: tuple[float, float] | None = None
+    """Measured over predicted time of steps of decodes alone, and of those with prefill, as
+    schedulers have learned it; None where they do not learn."""
 
     @classmethod
     def of(cls, engine: Engine) -> EngineState:
         """Of this one."""
         pool, host, recorder = engine.pool, engine.host, engine.recorder
+        learned = engine.learned
         eight, four = pool.small_blocks
         return cls(
             engine.resident,
@@ -190,6 +194,7 @@ class EngineState:
             recorder.rotations,
             recorder.d2h_bytes + recorder.cache_d2h_bytes,
             recorder.h2d_bytes,
+            None if learned is None else (learned.decodes.factor, learned.prefills.factor),
         )
 
 

@@ -178,6 +178,10 @@ class EnginePage:
         yield self._gauge("kv_tier_usage_perc", "The same by tier.", tiers, "tier")
         bits = dict(zip(("8", "4"), map(float, state.small_blocks), strict=True))
         yield self._gauge("kv_quantized_blocks", "Blocks of fewer bits.", bits, "bits")
+        if state.step_time_factors is not None:
+            factors = dict(zip(("decodes", "prefills"), state.step_time_factors, strict=True))
+            text = "Measured over predicted step time, as learned."
+            yield self._gauge("step_time_factor", text, factors, "steps")
         sizes = {"block_size": facts.block_tokens, "num_gpu_blocks": facts.total_blocks}
         yield self._info("cache_config", "Sizes of the KV cache.", sizes)
 

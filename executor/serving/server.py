@@ -79,8 +79,10 @@ def read_prompts(config: Config, chat_template: Path | None) -> Prompts:
 
 def _no_profile(config: Config) -> str:
     run = config.run
+    learns = run.learn_step_times is not False
     return (
-        f"no profile of {run.model} on {run.device}: schedulers go by nominal step times; "
+        f"no profile of {run.model} on {run.device}: schedulers go by nominal step times"
+        f"{', until they have learned what steps take' if learns else ''}; "
         "superinfer-exec calibrate makes one for --set run.costs=FILE"
     )
 

@@ -223,7 +223,7 @@ class DraftView:
     def copy_s(self, blocks: int, direction: Direction, small: Small = NO_SMALL) -> float:
         """Predicted seconds to copy so many blocks, `small` ones among them, over an idle link."""
         nbytes, pieces = self._engine.copy_size(blocks, small)
-        return self._engine.cost.transfer_s(nbytes, pieces, direction)
+        return self._engine.believed.transfer_s(nbytes, pieces, direction)
 
     def full_blocks(self, blocks: int, small: Small = NO_SMALL) -> float:
         """As many blocks of 16 bits as have the bytes of these, `small` ones among them."""
@@ -232,7 +232,7 @@ class DraftView:
 
     def recompute_s(self, seq: Sequence) -> float:
         """Predicted seconds to compute the cache again in one prefill."""
-        return self._engine.cost.step_s([Chunk(self._computed(seq), 0)], 0, 0)
+        return self._engine.believed.step_s([Chunk(self._computed(seq), 0)], 0, 0)
 
     def find_prefix(self, seq: Sequence, *, touch: bool = False) -> Node | None:
         """Deepest node of the cached prefix that a waiting sequence would share, if there is one

@@ -14,6 +14,7 @@ from typing import Final
 
 from superinfer.batch import DecodeBatch
 from superinfer.costs.base import CostModel
+from superinfer.costs.learned import LearnedCost
 from superinfer.draft import Draft
 from superinfer.engine.commits import Commits
 from superinfer.engine.config import EngineConfig, device_pool, host_pool, machine_of
@@ -88,6 +89,8 @@ class Engine:
     """Called when a request is scheduled for the first time."""
     on_ended: Listener | None
     """Called when a request has ended. Neither may call the engine back."""
+    learned: LearnedCost | None
+    """What schedulers predict with, if that is corrected by what steps take."""
     ask: Ask | None
     """Stands in for the scheduler's `plan`; a driver may put its own function around that."""
     text_ids: TextIds | None
@@ -109,13 +112,20 @@ class Engine:
         cost: CostModel,
         config: EngineConfig,
         sink: Sink | None = None,
+        believed: CostModel | None = None,
     ) -> None:
+        """`cost` is what the device takes; what is `believed` of that may differ, and is what is
+        predicted with. A `LearnedCost` is told of every step.
+        """
         self.scheduler, self.memory, self.cost, self.config = scheduler, memory, cost, config
+        self.believed = cost if believed is None else believed
+        """What schedulers and memory policies predict with."""
+        self.learned = believed if isinstance(believed, LearnedCost) else None
         self.block_tokens, self._lag = config.block_tokens, config.lag
         self.pool = device_pool(config, scheduler)
         self.host = host_pool(config, memory)
         self.batch = DecodeBatch(config.block_tokens, getattr(cost, "knows_longest", False))
-        self.links = Links(cost)
+        self.links = Links(self.believed)
         self.recorder = Recorder()
         self.prefix = self.tree = self.tier = self.eager = self.offload = None
         self.live, self.resident = {}, 0
@@ -124,7 +134,7 @@ class Engine:
         self._deferred_ends = []
         # What is set before the engine is handed to others is read without a check when compiled.
         self._add_parts(sink)
-        scheduler.bind(machine_of(config, cost))
+        scheduler.bind(machine_of(config, self.believed))
 
     def _add_parts(self, sink: Sink | None) -> None:
         """Give the engine the parts that look at it."""
@@ -180,6 +190,8 @@ class Engine:
     def complete(self, plan: Plan, outcome: Outcome) -> None:
         """Take in what happened. With lag 1 a plan is completed twice, its last step apart."""
         now = outcome.end_s
+        if self.learned is not None:
+            self.learned.learn(plan, outcome)
         if outcome.step_end_s:
             self._progress.record(plan, outcome.step_end_s, outcome.last)
             if plan.chunks:
@@ -318,7 +330,7 @@ class Engine:
         """Where cached prefixes are kept."""
         memory = self.memory
         if isinstance(memory, CostAware):
-            memory.bind_costs(self.cost, self.copy_size)
+            memory.bind_costs(self.believed, self.copy_size)
         return memory.index(self.pool, self.host, self.config.block_tokens)
 
     def _use(self, index: PrefixCache) -> None:

@@ -125,7 +125,7 @@ class ReplicaView:
 
     def decode_step_s(self, request: Request) -> float:
         """Seconds of a step of the present batch with this request in it."""
-        batch, cost = self._engine.batch, self._engine.cost
+        batch, cost = self._engine.batch, self._engine.believed
         size, context = batch.size + 1, batch.context_tokens + request.prompt_tokens
         return cost.step_s((), size, context) + cost.host_s(size)
 
@@ -170,7 +170,7 @@ class ReplicaView:
 
     def _chunk_s(self, chunk_tokens: int) -> float:
         """Seconds of a step with a chunk of a prompt beside the present batch."""
-        batch, cost = self._engine.batch, self._engine.cost
+        batch, cost = self._engine.batch, self._engine.believed
         chunk = [Chunk(chunk_tokens, 0)]
         return cost.step_s(chunk, batch.size, batch.context_tokens) + cost.host_s(batch.size + 1)
 

@@ -96,6 +96,20 @@ def test_a_run_leaves_a_result_folder(monkeypatch, capsys, tmp_path, config, tra
     assert "results in" in errors
 
 
+@pytest.mark.parametrize("learns", ["true", "false"])
+def test_learning_is_as_asked_for(monkeypatch, capsys, config, trace, tmp_path, learns):
+    code, text, errors = call(
+        monkeypatch,
+        capsys,
+        *("run", trace, "--model", config, "--random-weights", "--device", "cpu"),
+        *("--kv-blocks", 60, "--as-fast-as-possible", "--no-plots", "--json"),
+        *("--out", tmp_path / "result", "--set", f"run.learn_step_times={learns}"),
+    )
+    assert code == 0, errors
+    learned = json.loads(text)["trust"]["beliefs"]["learned"]
+    assert len(learned) == (learns == "true")
+
+
 @pytest.mark.parametrize("profiled", [True, False])
 def test_the_profile_that_predicts_can_be_told(
     monkeypatch, capsys, tmp_path, config, trace, profiled
@@ -113,7 +127,13 @@ def test_the_profile_that_predicts_can_be_told(
     )
     assert code == 0, errors
     expected = hashlib.sha256(path.read_bytes()).hexdigest() if profiled else None
-    assert json.loads(text)["run"]["profile_sha256"] == expected
+    summary = json.loads(text)
+    assert summary["run"]["profile_sha256"] == expected
+    beliefs = summary["trust"]["beliefs"]
+    assert len(beliefs["learned"]) == (0 if profiled else 1), "who has a profile goes by it"
+    assert (beliefs["profile"] == "roofline:cpu") is not profiled
+    learns = any("learn" in note for note in summary["notes"])
+    assert learns is not profiled
     made_by = tomllib.loads((out / "config.toml").read_text())["made_by"]
     assert made_by.get("profile_sha256") == expected and made_by["torch"] == torch.__version__
 

@@ -75,6 +75,8 @@ def test_what_a_device_does_not_heed():
     said = unheeded(load_config(None, settings))
     assert said[0] == "run.host_step_ms, run.router: no effect on a device"
     assert said[1].startswith("run.host_link_gb_per_s: ") and len(said) == 2
+    believed = load_config(None, ("run.believed_costs=roofline",))
+    assert unheeded(believed) == ["run.believed_costs: no effect on a device"]
     shared = load_config(None, ("run.links_per_bridge=2",), tp=2)
     assert unheeded(shared) == ["run.links_per_bridge: no effect on a device"]
 

@@ -13,6 +13,7 @@ from harness import BlockingDriver, FakeCost, make_engine, request
 from slo_shelf import BLOCK, Shelf, prompt, write_weights
 
 from superinfer.costs import Chunk
+from superinfer.costs.learned import WARM_UP, LearnedCost
 from superinfer.errors import ConfigError
 from superinfer.memory.blocks.slabs import Slabs
 from superinfer.memory.lru import LruMemory
@@ -72,6 +73,16 @@ def test_seconds_of_a_stretch() -> None:
     assert prices.compute_s(2048, 4096) == pytest.approx(second)
     assert prices.compute_s(1024, 3072) == pytest.approx((first + second) / 2)
     assert prices.block_s(2048, 4096) == pytest.approx(second / 512)
+
+
+def test_seconds_of_a_stretch_follow_what_was_learned() -> None:
+    cost = LearnedCost(ContextCost())
+    prices = Prices(cost, BLOCK, lambda blocks, small: (blocks, 1))
+    before = prices.compute_s(1024, 4096)
+    for _ in range(WARM_UP):
+        cost.prefills.learn(2.0, 1.0)
+    cost.revision += 1
+    assert prices.compute_s(1024, 4096) == pytest.approx(2 * before)
 
 
 def test_the_best_weight_of_those_who_used_it_lately() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from tiered import TieredLru
 
 from sim.driver import simulate
 from sim.oracle import Oracle
+from superinfer.costs.learned import LearnedCost
 from superinfer.memory.hicache import HiCacheMemory
 from superinfer.memory.lru import LruMemory
 from superinfer.memory.radix import RadixMemory
@@ -201,7 +204,15 @@ ARMS = {
 }
 
 
-def both(arm: str, lag: int, prefix: bool, seed: int) -> tuple[list[Any], list[Any]]:
+def half() -> LearnedCost:
+    """Predicts steps of half the time, until it has learned better."""
+    host, step = COST.host / 2, COST.step / 2
+    return LearnedCost(replace(COST, step=step, host=host, per_chunk_token=2**-7))
+
+
+def both(
+    arm: str, lag: int, prefix: bool, seed: int, believed: Callable[[], Any] = lambda: None
+) -> tuple[list[Any], list[Any]]:
     if "offload" in arm and (lag or not prefix):
         pytest.skip("offload needs lag 0 and a prefix cache")
     requests, output_tokens = workload(seed)
@@ -215,6 +226,7 @@ def both(arm: str, lag: int, prefix: bool, seed: int) -> tuple[list[Any], list[A
             memory=memory,
             cost=COST,
             sink=events.append,
+            believed=believed(),
             host_blocks=200,
             lag=lag,
             prefix_caching=prefix,
@@ -236,3 +248,18 @@ def test_same_events(arm: str, lag: int, prefix: bool, seed: int) -> None:
     simpy_events, blocking_events = both(arm, lag, prefix, seed)
     assert repr(simpy_events) == repr(blocking_events)
     assert sum(event[1] in ("finish", "reject", "fail") for event in simpy_events) == 40
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize("arm", ARMS)
+def test_same_events_where_step_times_are_learned(arm: str, lag: int, seed: int) -> None:
+    simpy_events, blocking_events = both(arm, lag, True, seed, half)
+    assert repr(simpy_events) == repr(blocking_events)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_what_was_learned_decides(lag: int) -> None:
+    learned, _ = both("rotating", lag, False, 0, half)
+    nominal, _ = both("rotating", lag, False, 0, lambda: half().base)
+    assert learned != nominal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ pytest.importorskip("torch")
 from executor_runs import IdleModel, Rig, forced, sizes_for
 from hypothesis import given, settings
 from parity.test_drivers import ARMS as DRIVER_ARMS
-from parity.test_drivers import COST, workload
+from parity.test_drivers import COST, half, workload
 from property.arms import ARMS as EXACT_ARMS
 from property.exact_runs import FAKE
 from property.workloads import JOBS, SETTINGS, Job, prompts
@@ -30,12 +31,14 @@ QUEUED = 2
 """In place of a lag: 1, with steps queued before the tokens of the one before are read."""
 
 
-def engine_for(arm: tuple[Any, Any], cost: Any, **more: Any) -> tuple[Engine, IdleModel, list[Any]]:
+def engine_for(
+    arm: tuple[Any, Any], cost: Any, believed: Any = None, **more: Any
+) -> tuple[Engine, IdleModel, list[Any]]:
     scheduler, memory = arm
     events: list[Any] = []
     model = IdleModel(TOKENS)
     sizes = sizes_for(model.layout, memory, BLOCKS, max_model_len=512, **more)
-    return Engine(scheduler, memory, cost, sizes, events.append), model, events
+    return Engine(scheduler, memory, cost, sizes, events.append, believed), model, events
 
 
 def told(events: list[Any]) -> tuple[list[str], dict[float, int]]:
@@ -50,13 +53,19 @@ def told(events: list[Any]) -> tuple[list[str], dict[float, int]]:
 
 
 def both(
-    make: Any, cost: Any, jobs: Any, *, ahead: bool = False, **more: Any
+    make: Any,
+    cost: Any,
+    jobs: Any,
+    *,
+    ahead: bool = False,
+    believed: Callable[[], Any] = lambda: None,
+    **more: Any,
 ) -> tuple[Told, Told, Rig]:
     """Events of the simulator and of the executor, and the executor itself."""
     requests, output_tokens = jobs
-    engine, _, simulated = engine_for(make(), cost, **more)
+    engine, _, simulated = engine_for(make(), cost, believed(), **more)
     simulate(engine, requests, Oracle(output_tokens, 512))
-    engine, model, executed = engine_for(make(), cost, **more)
+    engine, model, executed = engine_for(make(), cost, believed(), **more)
     rig = Rig(engine, model, ahead)
     rig.run(requests, forced(requests, output_tokens))
     return told(simulated), told(executed), rig
@@ -99,6 +108,16 @@ def test_same_events(arm: str, lag: int, prefix: bool, seed: int) -> None:
     ends = ("'finish'", "'reject'", "'fail'")
     assert sum(any(end in event for end in ends) for event in executed[0]) == 40
     assert rig.manager.follows > 40
+
+
+@pytest.mark.parametrize("lag", [0, 1, QUEUED])
+@pytest.mark.parametrize("arm", ["rotating", "rotating-slo-aware", slow("qoserve")])
+def test_same_events_where_step_times_are_learned(arm: str, lag: int) -> None:
+    options: Any = {"ahead": lag == QUEUED, "lag": min(lag, 1), "prefix_caching": True}
+    simulated, executed, rig = both(DRIVER_ARMS[arm], COST, workload(0), believed=half, **options)
+    assert executed == simulated
+    learned = rig.engine.learned
+    assert learned is not None and learned.decodes.factor > 1.1
 
 
 @pytest.mark.parametrize("lag", [0, 1])

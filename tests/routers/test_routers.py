@@ -53,7 +53,7 @@ def replica(
         batch=SimpleNamespace(size=decodes, context_tokens=100 * decodes),
         pool=SimpleNamespace(available=free_blocks),
         block_tokens=BLOCK_TOKENS,
-        cost=RoundCost(),
+        believed=RoundCost(),
         prefix=None if cached_blocks is None else Cached(cached_blocks),
     )
     return ReplicaView(index, cast(Engine, engine), NoLengths())

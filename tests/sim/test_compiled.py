@@ -16,6 +16,7 @@ from property.arms import ARMS
 from superinfer.compiled import MANIFEST, up_to_date
 
 ROOT = Path(__file__).parents[2]
+LEARN = "run.learn_step_times=true"
 
 needs_compiled = pytest.mark.skipif(
     not up_to_date(ROOT), reason="needs the compiled core, of these sources: make compile"
@@ -65,11 +66,14 @@ def test_the_command_line_runs_anywhere(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @needs_compiled
-def test_same_summary_in_both_forms(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [(), ("run.believed_costs=roofline", LEARN)])
+def test_same_summary_in_both_forms(tmp_path: Path, settings: tuple[str, ...]) -> None:
     """To the letter, also where a step is longer than what was measured."""
     lines = ({"timestamp": 9 * i, "input_length": 18_000, "output_length": 9} for i in range(9))
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    command = [sys.executable, "-m", "sim", "run", str(tmp_path / "t.jsonl"), "--no-plots", "-o"]
+    options = [part for text in settings for part in ("--set", text)]
+    command = [sys.executable, "-m", "sim", "run", str(tmp_path / "t.jsonl"), *options]
+    command += ["--no-plots", "-o"]
     texts = []
     for interpreted in ("0", "1"):
         out = tmp_path / interpreted

@@ -45,6 +45,12 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     costs: str = "auto"
     """`auto`, `roofline`, `calibrated`, or the path of a profile. The scheduler `flexgen` puts its
     streaming around it, and takes `flexgen` for the roofline."""
+    believed_costs: str = ""
+    """What schedulers predict with, where that is not what steps take in the simulator: as `costs`;
+    empty: the same. On a device `costs` is what they predict with."""
+    learn_step_times: bool | None = None
+    """Correct predicted step times by what steps took (`superinfer.costs.learned`); absent: on a
+    device that no profile was measured on, and in no simulation."""
     as_released: bool = False
     """Take `memory`, `prefix_caching` and `lag` from the release that the scheduler models, where
     they are not given (`superinfer.lab.config.released`)."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from superinfer.costs.base import Chunk, CostModel
+from superinfer.costs.learned import LearnedCost
 from superinfer.memory.blocks.slabs import NO_SMALL, Small, small_of
 
 CHUNK_TOKENS: Final = 2048
@@ -24,6 +25,9 @@ class Prices:
 
     def __init__(self, cost: CostModel, block_tokens: int, copy_size: CopySize) -> None:
         self._cost = cost
+        self._learned = cost if isinstance(cost, LearnedCost) else None
+        self._revision = 0
+        """Of what was learned, when `_prefill_s` was made."""
         self._block_tokens, self._copy_size = block_tokens, copy_size
         self._prefill_s = [0.0]
         """To compute so many chunks from the beginning of a prompt; longer when asked for more."""
@@ -64,6 +68,8 @@ class Prices:
 
     def _prefilled_s(self, tokens: int) -> float:
         chunk, rest = divmod(tokens, CHUNK_TOKENS)
+        if self._learned is not None and self._learned.revision != self._revision:
+            self._revision, self._prefill_s = self._learned.revision, [0.0]
         known = self._prefill_s
         while len(known) < chunk + 2:
             work = [Chunk(CHUNK_TOKENS, (len(known) - 1) * CHUNK_TOKENS)]

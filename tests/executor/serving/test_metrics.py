@@ -39,6 +39,8 @@ def test_the_page_of_metrics(tmp_path: Path) -> None:
     assert value("num_requests_running") == value("num_requests_waiting") == 0
     assert value("kv_cache_usage_perc") == 0
     assert value("cache_config_info", ("block_size", "32"), ("num_gpu_blocks", "400")) == 1
+    assert value("step_time_factor", ("steps", "decodes")) > 0
+    assert value("step_time_factor", ("steps", "prefills")) > 0
     ttft_s = value("time_to_first_token_seconds_sum")
     queue_s = value("request_queue_time_seconds_sum")
     prefill_s = value("request_prefill_time_seconds_sum")

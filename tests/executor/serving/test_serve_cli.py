@@ -22,7 +22,8 @@ from serving_kit import PATIENCE_S, asking, until
 
 ROOT = Path(__file__).parents[3]
 NO_PROFILE = (
-    "warning: no profile of tiny on cpu: schedulers go by nominal step times; "
+    "warning: no profile of tiny on cpu: schedulers go by nominal step times, "
+    "until they have learned what steps take; "
     "superinfer-exec calibrate makes one for --set run.costs=FILE\n"
 )
 

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from sim.commands import check_folder, default_run_folder, read_workload
-from sim.notices import say, warn_of_notes
+from sim.notices import as_points, say, say_of_parts, say_of_points, warn_of_notes
 from sim.run import build_engine
 from sim.studies.compare import (
     STDIN,
@@ -82,6 +82,7 @@ def sensitivity_command(arms: Arms, question: Question) -> int:
     first = _check(arms, question)
     stdin = kept_stdin(first)
     workload = read_workload(first)
+    say_of_points(as_points(arms), workload)
     if question.metric:
         try:
             check_known(question.metric, first, workload)
@@ -240,6 +241,7 @@ def _check(arms: Arms, question: Question) -> Config:
     if question.out is not None:
         check_folder(question.out)
     kv_tokens = {}
+    say_of_parts(as_points(arms))
     for name, config in arms.items():
         warn_of_notes(config)
         with in_arm(name):

@@ -167,8 +167,8 @@ def _prepare(config: Config, options: RunOptions) -> None:
     if options.out is not None:
         check_folder(options.out)
     warn_of_notes(config)
-    say_of_parts(as_point(config))
     build_engine(config)
+    say_of_parts(as_point(config))
 
 
 def _check_required(gates: Sequence[Gate], config: Config, workload: Workload) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
+from sim.too_many_blocks import too_many_blocks
 from superinfer.lab.config import Config
 from superinfer.lab.config.released import without_release
 from superinfer.lab.config.run import RunConfig
@@ -42,13 +43,20 @@ def warn_of_notes(config: Config) -> None:
 
 
 def say_of_parts(points: Points) -> None:
-    """What needs no trace: a router where there is nothing to choose from, and pairs of policies.
+    """What needs no trace: a router where there is nothing to choose from, more memory than there
+    is, and pairs of policies. The engines of all points can be built.
 
     Where replicas are varied, one replica is but the first of several numbers.
     """
     if all(config.run.replicas == 1 for config in points.values()):
         _say_of_whom("warning", {key: _unused_router(config) for key, config in points.items()})
+    warn_of_blocks(points)
     say_of_pairs(points)
+
+
+def warn_of_blocks(points: Points) -> None:
+    """Say where a configuration has more KV blocks than its device has memory for."""
+    _say_of_whom("warning", {key: too_many_blocks(config) for key, config in points.items()})
 
 
 def say_of_pairs(points: Points) -> None:

@@ -213,11 +213,11 @@ def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
     if options.out is not None:
         check_folder(options.out)
     kv_tokens = {}
-    say_of_parts(as_points(arms))
     for name, config in arms.items():
         warn_of_notes(config)
         with in_arm(name):
             kv_tokens[name] = kv_tokens_of(build_engine(config)[0])
+    say_of_parts(as_points(arms))
     if warning := unequal_memory(arms, kv_tokens):
         say(f"warning: {warning}")
     check_seeds(next(iter(arms.values())).run, seeds)

@@ -241,13 +241,13 @@ def _check(arms: Arms, question: Question) -> Config:
     if question.out is not None:
         check_folder(question.out)
     kv_tokens = {}
-    say_of_parts(as_points(arms))
     for name, config in arms.items():
         warn_of_notes(config)
         with in_arm(name):
             engine, cost = build_engine(config)
             variations(config, cost)
         kv_tokens[name] = kv_tokens_of(engine)
+    say_of_parts(as_points(arms))
     if warning := unequal_memory(arms, kv_tokens):
         say(f"warning: {warning}")
     _chosen(arms, question)

@@ -197,8 +197,8 @@ def suggest_command(config: Config, wish: Wish) -> int:
     if wish.out is not None:
         check_writable(wish.out, file=True)
     warn_of_notes(config)
-    say_of_parts(as_point(config))
     build_engine(config)
+    say_of_parts(as_point(config))
     with no_collection():
         search = Search(config, wish, kept_stdin(config))
         search.run()

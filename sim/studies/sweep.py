@@ -108,11 +108,11 @@ def _check(arms: Arms, configs: Mapping[Key, Config], wish: SweepWish) -> Config
         check_kept(wish.out, POINTS)
     for note in dict.fromkeys(note for config in configs.values() for note in config.notes):
         say(f"warning: {note}")
-    say_of_parts(_named(configs, wish))
     kv_tokens = {}
     for (name, place), config in configs.items():
         with in_arm(f"{name} at {place_text(wish.axes, place)}"):
             kv_tokens[name, place] = kv_tokens_of(build_engine(config)[0])
+    say_of_parts(_named(configs, wish))
     _warn_of_unequal_memory(configs, kv_tokens)
     first = next(iter(configs.values()))
     check_seeds(first.run, wish.seeds)

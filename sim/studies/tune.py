@@ -106,8 +106,8 @@ def _check(config: Config, config_at: ConfigAt, wish: TuneWish) -> Space:
     if wish.out is not None:
         check_kept(wish.out, POINTS)
     warn_of_notes(config)
-    say_of_parts(as_point(config))
     build_engine(config)
+    say_of_parts(as_point(config))
     check_seeds(config.run, wish.seeds)
     if wish.space is not None:
         space = read_space(wish.space, wish.params)

@@ -127,6 +127,33 @@ def test_every_study_says_what_a_run_says(
     assert error.count(f"note: {ALIKE}\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("study", "whose"),
+    [
+        (("run", "--no-plots"), ""),
+        (("suggest-slo",), ""),
+        (
+            ("plan", "--device", "a100-80g,h200", "--tp", "1,2", "--workers", "1", "--no-plots"),
+            "arm a100-80g, tp 1: ",
+        ),
+        (("compare", "--schedulers", "fcfs,edf", "--workers", "1", "--no-plots"), ""),
+        (
+            ("sweep", "--schedulers", "fcfs", "--over", "run.kv_blocks=9,18000", "--workers", "1"),
+            "arm fcfs at run.kv_blocks=18000: ",
+        ),
+    ],
+    ids=lambda given: given and given[0],
+)
+def test_more_blocks_than_there_is_memory_for(
+    study: tuple[str, ...], whose: str, command: Command, alike: Path
+) -> None:
+    name, *settings = study
+    code, _, error = command(name, "t.jsonl", *settings, "--set", "run.kv_blocks=18000")
+    assert code == 0
+    line = f"warning: {whose}run.kv_blocks: 18,000 blocks take 70.3 GiB of each a100-80g at tp 1"
+    assert error.count(line) == error.count("blocks take") == 1
+
+
 def test_a_sweep_names_the_points(command: Command, alike: Path) -> None:
     """Those of an arm that are not all of its points; past so many only how many there are."""
     sweep = ("sweep", "t.jsonl", "--schedulers", "fcfs,sglang", "--workers", "1", "--no-plots")

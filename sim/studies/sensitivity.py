@@ -45,6 +45,7 @@ from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import Run
 from superinfer.lab.studies.differences import Difference, check_metrics, differences
 from superinfer.lab.studies.study import WALL_CLOCK, Study, run_study
+from superinfer.lab.versions import versions
 from superinfer.settings import did_you_mean
 from traces.cli import print_out, print_table
 
@@ -304,6 +305,7 @@ def outcome_of(names: Sequence[str], metric: str, question: Question, runs: Runs
         "base": dict(_entry(base)),
         "parts": parts,
         "survives": all(each["survives"] for each in parts if each["applies"]),
+        "versions": versions("superinfer", "simpy", "numpy"),
     }
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from math import inf
+from operator import index
+from typing import Any
 
 from simpy.events import URGENT
 
@@ -19,7 +22,7 @@ from sim.load import OPEN_LOOP, ClosedLoad, LoadModel, send_at
 from sim.oracle import NEVER, Oracle
 from superinfer.costs import Coverage
 from superinfer.engine.engine import Engine, Listener
-from superinfer.errors import ConfigError
+from superinfer.errors import PlanError
 from superinfer.request import Request
 from superinfer.routers.base import Router
 from superinfer.routers.view import ReplicaView
@@ -93,15 +96,20 @@ class Cluster:
         event.callbacks.append(lambda _: replica.submit(request, now))
 
     def _route(self, request: Request, now: float) -> Replica:
-        number = self._router.route(request, now)
-        if not (isinstance(number, int) and 0 <= number < len(self.replicas)):
-            last = len(self.replicas) - 1
-            raise ConfigError(
-                f"router {self._router.name}: expected a replica from 0 to {last}, got {number!r}"
-            )
+        number = self._chosen(request, now)
         self.sent_to.append(number)
         self.views[number].sent(request)
         return self.replicas[number]
+
+    def _chosen(self, request: Request, now: float) -> int:
+        """The router's answer, a whole number of any kind; PlanError for a replica that is none."""
+        router: Any = self._router  # whose answer a compiled form would refuse in its own words
+        answer = router.route(request, now)
+        last = len(self.replicas) - 1
+        with suppress(TypeError):
+            if 0 <= (number := index(answer)) <= last:
+                return number
+        raise PlanError(f"route: expected a replica from 0 to {last}, got {answer!r}")
 
     def listen(self) -> None:
         """Tell each view who ends on its replica, before anybody else hears of it."""

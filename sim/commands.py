@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.notices import (
+    as_point,
     say,
-    say_of_arms,
-    say_of_pair,
+    say_of_parts,
+    say_of_points,
     say_of_run,
     say_of_workload,
     show_summary,
-    warn_of_an_unused_router,
     warn_of_notes,
 )
 from sim.run import (
@@ -69,7 +69,7 @@ def _run(config: Config, options: RunOptions) -> int:
     gates = [parse_gate(text) for text in options.require]
     _prepare(config, options)
     workload = read_workload(config)
-    say_of_arms({config.run.scheduler: config}, workload)
+    say_of_points(as_point(config), workload)
     folder = options.out or default_run_folder(config, workload, config.run.scheduler)
     check_folder(folder)
     _check_required(gates, config, workload)
@@ -167,9 +167,8 @@ def _prepare(config: Config, options: RunOptions) -> None:
     if options.out is not None:
         check_folder(options.out)
     warn_of_notes(config)
-    warn_of_an_unused_router(config)
-    say_of_pair(config)
     build_engine(config)
+    say_of_parts(as_point(config))
 
 
 def _check_required(gates: Sequence[Gate], config: Config, workload: Workload) -> None:

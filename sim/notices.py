@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+from sim.too_many_blocks import too_many_blocks
 from superinfer.lab.config import Config
 from superinfer.lab.config.released import without_release
 from superinfer.lab.config.run import RunConfig
@@ -16,13 +17,18 @@ from superinfer.lab.idle_settings import idle_settings
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.results import summary_json
 from superinfer.lab.trust import warnings_of
-from superinfer.lab.unused_fields import unused_fields
+from superinfer.lab.unused_fields import fields_of
 from superinfer.metrics import RunMetrics
 from superinfer.metrics.summary import Summary
 from superinfer.request import DEFAULT_CLASS
 from superinfer.slo_classes import PRESETS
 from traces.cli import print_out, print_table
 from traces.workload import Workload
+
+Points = Mapping[tuple[str, str], Config]
+"""By the name of an arm and, of a sweep, where on its axes it is; else empty."""
+MOST_NAMED = 14
+"""Arms that a line names: all schedulers that come with us."""
 
 
 def say(text: str) -> None:
@@ -36,40 +42,89 @@ def warn_of_notes(config: Config) -> None:
         say(f"warning: {note}")
 
 
-def say_of_pair(config: Config, arm: str = "") -> None:
-    """Say that the memory policy is not one that belongs to the scheduler."""
-    if note := hybrid_note(config):
-        say(f"note: {arm and f'arm {arm}: '}{note}")
+def say_of_parts(points: Points) -> None:
+    """What needs no trace: a router where there is nothing to choose from, more memory than there
+    is, and pairs of policies. The engines of all points can be built.
+
+    Where replicas are varied, one replica is but the first of several numbers.
+    """
+    if all(config.run.replicas == 1 for config in points.values()):
+        _say_of_whom("warning", {key: _unused_router(config) for key, config in points.items()})
+    warn_of_blocks(points)
+    say_of_pairs(points)
 
 
-def warn_of_an_unused_router(config: Config) -> None:
-    """Say that a router is set where there is nothing to choose from."""
-    if config.run.replicas == 1:
-        if config.router:
-            say("warning: [router]: not used with one replica")
-        elif config.run.router != RunConfig().router:
-            say(f"warning: run.router: {config.run.router} is not used with one replica")
+def warn_of_blocks(points: Points) -> None:
+    """Say where a configuration has more KV blocks than its device has memory for."""
+    _say_of_whom("warning", {key: too_many_blocks(config) for key, config in points.items()})
+
+
+def say_of_pairs(points: Points) -> None:
+    """Say where the memory policy is not one that belongs to the scheduler."""
+    _say_of_whom("note", {key: [hybrid_note(config)] for key, config in points.items()})
+
+
+def _unused_router(config: Config) -> list[str]:
+    if config.router:
+        return ["[router]: not used with one replica"]
+    if config.run.router != RunConfig().router:
+        return [f"run.router: {config.run.router} is not used with one replica"]
+    return []
 
 
 def say_of_workload(config: Config, workload: Workload) -> None:
-    """What is odd about a workload, and about settings that it makes idle."""
-    for warning in (*workload.warnings, *idle_settings(config, workload.requests)):
+    """What is odd about a workload."""
+    for warning in workload.warnings:
         say(f"warning: {warning}")
     if workload.skipped:
         say(f"warning: {config.run.trace}: {workload.skipped_note}")
 
 
-def say_of_arms(arms: Mapping[str, Config], workload: Workload) -> None:
-    """What the requests say and a configuration does not go by, and releases that are not known;
-    of several configurations, of which.
+def say_of_points(points: Points, workload: Workload) -> None:
+    """Settings that the requests make idle, what these say and a configuration does not go by, and
+    releases that are not known; of several configurations, of which.
     """
-    whose: dict[str, list[str]] = {}
-    for name, config in arms.items():
-        for note in (*without_release(config.run), *unused_fields(config, workload.requests)):
-            whose.setdefault(note, []).append(name)
-    for note, names in whose.items():
-        named = f"arm{'s' * (len(names) > 1)} {', '.join(names)}: "
-        say(f"note: {named * (len(names) < len(arms))}{note}")
+    fields, requests = fields_of(workload.requests), workload.requests
+    idle = {key: idle_settings(config, requests) for key, config in points.items()}
+    _say_of_whom("warning", idle)
+    unused = {
+        key: [*without_release(config.run), *fields.unused(config)]
+        for key, config in points.items()
+    }
+    _say_of_whom("note", unused)
+
+
+def as_point(config: Config) -> Points:
+    """A configuration that is the only one."""
+    return as_points({config.run.scheduler: config})
+
+
+def as_points(arms: Mapping[str, Config]) -> Points:
+    """Arms that run once each."""
+    return {(name, ""): config for name, config in arms.items()}
+
+
+def _say_of_whom(kind: str, lines: Mapping[tuple[str, str], Iterable[str]]) -> None:
+    """Each line once, with the arms or the points that it is about, unless it is about all."""
+    whose: dict[str, list[tuple[str, str]]] = {}
+    for key, told in lines.items():
+        for line in filter(None, told):
+            whose.setdefault(line, []).append(key)
+    for line, keys in whose.items():
+        say(f"{kind}: {_whom(keys, lines.keys())}{line}")
+
+
+def _whom(keys: Collection[tuple[str, str]], known: Collection[tuple[str, str]]) -> str:
+    """Such as `arm vllm: `; an arm stands for all of its points. Empty for all that are known."""
+    if len(keys) == len(known):
+        return ""
+    names: list[str] = []
+    for arm in dict.fromkeys(arm for arm, _ in keys):
+        here = [at for name, at in keys if name == arm]
+        whole = len(here) == sum(name == arm for name, _ in known)
+        names += [arm] if whole else [f"{arm} at {at}" for at in here]
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"arm{'s' * (len(names) > 1)} {', '.join(names[:MOST_NAMED])}{more}: "
 
 
 def warn_of_absent_classes(keys: Iterable[str], workload: Workload) -> None:

@@ -29,18 +29,24 @@ def parse_settings(settings: Iterable[str], sections: Collection[str] = ()) -> d
 
 
 def did_you_mean(key: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing when no known name is close."""
+    """` (did you mean 'x'?)`, or nothing when no known name is close. What begins with the key is
+    closer than what merely looks like it: `a100` means `a100-80g` and not `h100`.
+    """
     import difflib
 
     names = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(key.lower(), names, 1)
-    return f" (did you mean {names[close[0]]!r}?)" if close else ""
+    word = key.lower()
+    begun = [name for name in names if len(word) > 1 and name.startswith(word)]
+    close = [word] if word in names else begun or difflib.get_close_matches(word, names, 1)
+    meant = " or ".join(repr(names[name]) for name in close[:_MOST_MEANT])
+    return f" (did you mean {meant}?)" if close else ""
 
 
 def unknown(what: str, key: str, known: Iterable[str], lead: str) -> str:
     """One line about a key that is not known: where, what may be meant, and what there is."""
     names = sorted(known)
-    return f"{what}: unknown{did_you_mean(key, names)}; {lead}: {', '.join(names)}"
+    there = ", ".join(names) or "nothing"
+    return f"{what}: unknown{did_you_mean(key, names)}; {lead}: {there}"
 
 
 def expected_words(message: str) -> str | None:
@@ -66,6 +72,8 @@ def kind_words(kinds: Iterable[str]) -> str:
 # -- inside ---------------------------------------------------------------------------------------
 
 
+_MOST_MEANT = 3
+"""Names that begin with a key, so many are shown."""
 _WORDS = {
     "int": "an integer",
     "float": "a number",

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.request import DEFAULT_CLASS, SLO, SLOClass
+from superinfer.settings import did_you_mean
 
 _T = TypeVar("_T")
 
@@ -195,7 +196,8 @@ class _ClassTable:
     def _unknown(self, key: str, value: object) -> ConfigError:
         """A key that no class has; a table is what TOML makes of a name with a dot."""
         if not isinstance(value, Mapping):
-            return self._fault(key, f"a known key (one of {', '.join(_KEYS)})")
+            known = f"a known key (one of {', '.join(_KEYS)})"
+            return self._fault(key, known + did_you_mean(key, _KEYS))
         while len(value) == 1 and isinstance(inner := next(iter(value.values())), Mapping):
             key, value = f"{key}.{next(iter(value))}", inner
         quoted = f'classes."{self._name}.{key}"'

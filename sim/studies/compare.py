@@ -19,7 +19,14 @@ from sim.commands import (
     simulated,
     write_pages,
 )
-from sim.notices import say, say_of_arms, say_of_pair, say_without_targets, warn_of_notes
+from sim.notices import (
+    as_points,
+    say,
+    say_of_parts,
+    say_of_points,
+    say_without_targets,
+    warn_of_notes,
+)
 from sim.run import build_engine
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
@@ -103,7 +110,7 @@ def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: in
     _check(arms, options, seeds)
     stdin = kept_stdin(first)
     workload = read_workload(first)
-    say_of_arms(arms, workload)
+    say_of_points(as_points(arms), workload)
     chosen = seeds_from(first.run, seeds)
     with claimed(options.out or default_run_folder(first, workload, "compare")) as root:
         study = _study(arms, chosen, root, workers, options, stdin)
@@ -208,9 +215,9 @@ def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
     kv_tokens = {}
     for name, config in arms.items():
         warn_of_notes(config)
-        say_of_pair(config, name)
         with in_arm(name):
             kv_tokens[name] = kv_tokens_of(build_engine(config)[0])
+    say_of_parts(as_points(arms))
     if line := unequal_memory(arms, kv_tokens):
         say(line)
     check_seeds(next(iter(arms.values())).run, seeds)

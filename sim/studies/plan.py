@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from sim.commands import check_folder, default_run_folder, read_workload, simulated
-from sim.notices import say, warn_of_notes
+from sim.notices import as_point, say, say_of_pairs, say_of_points, warn_of_blocks, warn_of_notes
 from sim.run import build_engine
 from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
 from sim.studies.plan_page import EXACT, counted, page, plan_json, warnings
@@ -158,12 +158,15 @@ def plan_command(config: Config, wish: PlanWish) -> int:
     workload without targets.
     """
     warn_of_notes(config)
+    say_of_pairs(as_point(config))
     prices = load_prices(wish.prices, [*_devices(config, wish)])
     if wish.out is not None:
         check_kept(wish.out, _STUDY)
     found = Plan(config, wish, prices, _candidates(config, wish))
+    warn_of_blocks({(each.name, ""): each.config for each in found.candidates if not each.unfit})
     stdin = kept_stdin(config)
     workload = read_workload(config)
+    say_of_points(as_point(config), workload)
     _require_targets(config, workload)
     root = wish.out or default_run_folder(config, workload, "plan")
     check_folder(root)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from superinfer.lab.overload import TOO_HIGH
 from superinfer.lab.trust import OPTIMISTIC, assumed_warning, nominal, range_warning
+from superinfer.lab.versions import versions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,6 +42,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "candidates": [_candidate(plan, each) for each in plan.candidates],
         "warnings": warnings(plan),
         "run": plan.config.resolved(),
+        "versions": versions("superinfer", "simpy", "numpy"),
     }
 
 

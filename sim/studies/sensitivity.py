@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from sim.commands import check_folder, default_run_folder, read_workload
-from sim.notices import say, warn_of_notes
+from sim.notices import as_points, say, say_of_parts, say_of_points, warn_of_notes
 from sim.run import build_engine
 from sim.studies.compare import (
     STDIN,
@@ -45,6 +45,7 @@ from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import Run
 from superinfer.lab.studies.differences import Difference, check_metrics, differences
 from superinfer.lab.studies.study import WALL_CLOCK, Study, run_study
+from superinfer.lab.versions import versions
 from superinfer.settings import did_you_mean
 from traces.cli import print_out, print_table
 
@@ -82,6 +83,7 @@ def sensitivity_command(arms: Arms, question: Question) -> int:
     first = _check(arms, question)
     stdin = kept_stdin(first)
     workload = read_workload(first)
+    say_of_points(as_points(arms), workload)
     if question.metric:
         try:
             check_known(question.metric, first, workload)
@@ -246,6 +248,7 @@ def _check(arms: Arms, question: Question) -> Config:
             engine, cost = build_engine(config)
             variations(config, cost)
         kv_tokens[name] = kv_tokens_of(engine)
+    say_of_parts(as_points(arms))
     if line := unequal_memory(arms, kv_tokens):
         say(line)
     _chosen(arms, question)
@@ -302,6 +305,7 @@ def outcome_of(names: Sequence[str], metric: str, question: Question, runs: Runs
         "base": dict(_entry(base)),
         "parts": parts,
         "survives": all(each["survives"] for each in parts if each["applies"]),
+        "versions": versions("superinfer", "simpy", "numpy"),
     }
 
 

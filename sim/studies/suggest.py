@@ -23,7 +23,7 @@ import msgspec
 from msgspec.structs import asdict
 
 from sim.commands import read_workload, window_of
-from sim.notices import say, warn_of_notes
+from sim.notices import as_point, say, say_of_parts, say_of_points, warn_of_notes
 from sim.run import build_engine, no_collection, run_simulation
 from sim.studies.suggest_page import (
     attainments,
@@ -96,6 +96,7 @@ class Search:
     def run(self) -> None:
         """Alone, at the load, then propose and check until every class meets its targets."""
         workload = read_workload(self.config)
+        say_of_points(as_point(self.config), workload)
         self._know(workload)
         self.alone = self._simulated(alone(self.config), workload)
         self.loaded = self._simulated(self.config, workload)
@@ -197,6 +198,7 @@ def suggest_command(config: Config, wish: Wish) -> int:
         check_writable(wish.out, file=True)
     warn_of_notes(config)
     build_engine(config)
+    say_of_parts(as_point(config))
     with no_collection():
         search = Search(config, wish, kept_stdin(config))
         search.run()

@@ -9,6 +9,7 @@ import msgspec
 
 from superinfer.lab.overload import TOO_HIGH
 from superinfer.lab.studies.targets import KINDS, LEVELS, USUAL, Miss
+from superinfer.lab.versions import versions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,8 +21,9 @@ def classes_toml(search: Search) -> bytes:
     """A file that `--classes` reads."""
     run, wish = search.config.run, search.wish
     about = (
-        f"suggest-slo, simulated: scheduler {run.scheduler}, {run.model} on {run.device}, tp "
-        f"{run.tp}, trace {run.trace} at {run.rate_scale:g} times its rate."
+        f"suggest-slo of superinfer {versions('superinfer')['superinfer']}, simulated: scheduler "
+        f"{run.scheduler}, memory {run.memory}, {run.model} on {run.device}, tp {run.tp}, trace "
+        f"{run.trace} at {run.rate_scale:g} times its rate."
     )
     rule = (
         f"P{100 * wish.quantile:g} reached plus {100 * wish.margin:g} %; met in the last check by: "
@@ -47,6 +49,7 @@ def suggestion(search: Search) -> dict[str, Any]:
         "classes": {name: _class_json(search, name) for name in search.names()},
         "warnings": warnings(search),
         "run": search.config.resolved(),
+        "versions": versions("superinfer", "simpy", "numpy"),
     }
 
 

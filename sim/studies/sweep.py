@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sim.commands import check_folder, default_run_folder, read_workload
-from sim.notices import say, warn_of_absent_classes
+from sim.notices import Points as Named
+from sim.notices import say, say_of_parts, say_of_points, warn_of_absent_classes
 from sim.run import build_engine
 from sim.studies.compare import Simulate, check_seeds, in_arm, seeds_from, warn_of_worst
 from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
@@ -65,6 +66,7 @@ def sweep_command(arms: Arms, wish: SweepWish) -> int:
     first = _check(arms, configs, wish)
     stdin = kept_stdin(first)
     workload = read_workload(first)
+    say_of_points(_named(configs, wish), workload)
     warn_of_absent_classes((axis.key for axis in wish.axes), workload)
     root = wish.out or default_run_folder(first, workload, "sweep")
     check_folder(root)
@@ -110,10 +112,18 @@ def _check(arms: Arms, configs: Mapping[Key, Config], wish: SweepWish) -> Config
     for (name, place), config in configs.items():
         with in_arm(f"{name} at {place_text(wish.axes, place)}"):
             kv_tokens[name, place] = kv_tokens_of(build_engine(config)[0])
+    say_of_parts(_named(configs, wish))
     _warn_of_unequal_memory(configs, kv_tokens)
     first = next(iter(configs.values()))
     check_seeds(first.run, wish.seeds)
     return first
+
+
+def _named(configs: Mapping[Key, Config], wish: SweepWish) -> Named:
+    """The points as they are called when something is said of them."""
+    return {
+        (name, place_text(wish.axes, place)): config for (name, place), config in configs.items()
+    }
 
 
 def _warn_of_unequal_memory(configs: Mapping[Key, Config], kv_tokens: Mapping[Key, int]) -> None:

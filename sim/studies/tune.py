@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from sim.commands import check_folder, default_run_folder, read_workload
-from sim.notices import say, warn_of_absent_classes, warn_of_notes
+from sim.notices import (
+    as_point,
+    say,
+    say_of_parts,
+    say_of_points,
+    warn_of_absent_classes,
+    warn_of_notes,
+)
 from sim.run import build_engine
 from sim.studies.compare import Simulate, check_seeds, seeds_from, warn_of_worst
 from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
@@ -74,6 +81,7 @@ def tune_command(config_at: ConfigAt, wish: TuneWish) -> int:
     space = _check(config, config_at, wish)
     stdin = kept_stdin(config)
     workload = read_workload(config)
+    say_of_points(as_point(config), workload)
     warn_of_absent_classes(space, workload)
     objectives = _objectives(config, wish, workload)
     root = _root(config, wish, workload)
@@ -99,6 +107,7 @@ def _check(config: Config, config_at: ConfigAt, wish: TuneWish) -> Space:
         check_kept(wish.out, POINTS)
     warn_of_notes(config)
     build_engine(config)
+    say_of_parts(as_point(config))
     check_seeds(config.run, wish.seeds)
     if wish.space is not None:
         space = read_space(wish.space, wish.params)

@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from superinfer.lab.config import Config
 from superinfer.request import Request
 
 BY_PRIORITY = "priority, tensorrt_llm and vllm_v1 with scheduler.policy=priority"
 """The schedulers that come with us and go by the priorities of requests."""
+_WHO_DOES = f"{BY_PRIORITY} do"
 
 
 def unused_fields(config: Config, requests: Sequence[Request]) -> list[str]:
     """One line per such field, for a note: priorities that differ, where the scheduler does not go
     by them, and prompts that begin alike without prefix caching.
     """
-    found = []
-    if not config.run.prefix_caching and _begin_alike(requests):
-        found.append("prompts begin alike by their hash_ids, and --prefix-caching is off")
-    if len({request.priority for request in requests}) > 1 and not goes_by_priority(config):
-        found.append(f"the scheduler does not go by the priorities in the trace ({BY_PRIORITY} do)")
-    return found
+    return fields_of(requests).unused(config)
+
+
+@dataclass(slots=True, frozen=True)
+class Fields:
+    """What the requests of a trace say of themselves; found once, whatever runs on them."""
+
+    begin_alike: bool
+    """Whether two prompts have their first block in common."""
+    priorities: bool
+    """Whether requests differ in priority."""
+
+    def unused(self, config: Config) -> list[str]:
+        """The lines of `unused_fields`."""
+        found = []
+        if self.begin_alike and not config.run.prefix_caching:
+            found.append("prompts begin alike by their hash_ids, and --prefix-caching is off")
+        if self.priorities and not goes_by_priority(config):
+            found.append(f"the scheduler does not go by the priorities in the trace ({_WHO_DOES})")
+        return found
+
+
+def fields_of(requests: Sequence[Request]) -> Fields:
+    """What these requests say."""
+    priorities = {request.priority for request in requests}
+    return Fields(_begin_alike(requests), len(priorities) > 1)
 
 
 def goes_by_priority(config: Config) -> bool:

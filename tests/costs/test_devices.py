@@ -48,6 +48,8 @@ def test_elsewhere_stores_take_the_plain_link() -> None:
 
 def test_names_are_case_insensitive() -> None:
     assert load_device("A100-80G-SXM") is DEVICES["a100-80g"]
+    with pytest.raises(ConfigError, match=r"did you mean 'a100-40g' or 'a100-80g'\?"):
+        load_device("a100")
     with pytest.raises(ConfigError, match="unknown device 'tpu'; known: a100-40g"):
         load_device("tpu")
 

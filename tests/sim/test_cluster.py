@@ -271,9 +271,39 @@ class NowhereRouter(RoundRobinRouter):
         return self._replicas
 
 
+class NamelessRouter(RoundRobinRouter):
+    """To none."""
+
+    def route(self, request: Request, now: float) -> int:
+        return None  # type: ignore[return-value]
+
+
+class NumpyRouter(RoundRobinRouter):
+    """Always to the last replica, in numpy's words."""
+
+    def route(self, request: Request, now: float) -> int:
+        return np.int64(self._replicas - 1)  # type: ignore[return-value]
+
+
 def test_a_router_from_outside() -> None:
     found, _ = told(config(replicas=2, router=f"{__name__}:LastRouter"))
     assert set(found.table.replica.tolist()) == {1}
+
+
+def test_a_number_of_numpy_is_one() -> None:
+    found, _ = told(config(replicas=2, router=f"{__name__}:NumpyRouter"))
+    assert set(found.table.replica.tolist()) == {1}
+
+
+@pytest.mark.parametrize(("router", "got"), [("NowhereRouter", "2"), ("NamelessRouter", "None")])
+def test_a_replica_that_is_none(cli: Call, router: str, got: str) -> None:
+    """A fault of the router, as of any other policy from outside."""
+    name = f"{__name__}:{router}"
+    code, out, err = cli("--replicas", "2", "--router", name, "--out", "out")
+    words = f"route: expected a replica from 0 to 1, got {got}"
+    assert (code, out) == (1, "") and not Path("out").exists()
+    assert err.splitlines()[-1].startswith(f"error: router {name!r} (")
+    assert err.splitlines()[-1].endswith(words)
 
 
 # -- the command ----------------------------------------------------------------------------------
@@ -334,7 +364,6 @@ def test_the_result_folder_of_a_cluster(cli: Call) -> None:
             ("--replicas", "2", "--router", "prefix_affinity", "--set", "router.load_bound=0.5"),
             "router.load_bound: expected at least 1, got 0.5",
         ),
-        (("--replicas", "2", "--router", f"{__name__}:NowhereRouter"), "a replica from 0 to 1"),
     ],
 )
 def test_bad_input_is_one_line(cli: Call, arguments: tuple[str, ...], words: str) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from specs import document, write_spec
 
+from sim.notices import MOST_NAMED
+
 Command = Callable[..., tuple[int, str, str]]
 NOTE = "note: no request has a target"
 
@@ -86,6 +88,100 @@ def test_releases_as_they_ship(command: Command, work_folder: Path) -> None:
     stored = {each: (work_folder / "c" / each / "config.toml").read_text() for each in arms}
     assert 'memory = "radix"' in stored["sglang"] and "lag = 1" in stored["sglang"]
     assert 'memory = "lru"' in stored["rotating"] and "lag = 0" in stored["rotating"]
+
+
+ALIKE = "prompts begin alike by their hash_ids, and --prefix-caching is off"
+HYBRID = "sglang with the memory policy slo_aware (its own: radix, hicache)"
+ONE = ("--scheduler", "sglang", "--memory", "slo_aware")
+BOTH = ("--schedulers", "sglang,fcfs", "--memory", "slo_aware", "--workers", "1", "--no-plots")
+TRIALS = ("--trials", "1", "--params", "schedule_conservativeness", "--workers", "1", "--no-plots")
+
+
+@pytest.fixture
+def alike(work_folder: Path) -> Path:
+    """`t.jsonl`, requests with a target whose prompts begin alike."""
+    record = {"input_length": 50, "output_length": 5, "hash_ids": [7], "class": "chat"}
+    lines = [json.dumps({"timestamp": 100 * i, **record}) for i in range(4)]
+    (work_folder / "t.jsonl").write_text("\n".join(lines) + "\n")
+    return work_folder
+
+
+@pytest.mark.parametrize(
+    ("study", "arm"),
+    [
+        (("suggest-slo", *ONE), ""),
+        (("plan", *ONE, "--tp", "1", "--workers", "1", "--no-plots"), ""),
+        (("tune", *ONE, *TRIALS), ""),
+        (("sweep", *BOTH, "--over", "rate=1,2"), "arm sglang: "),
+        (("sensitivity", *BOTH, "--part", "host"), "arm sglang: "),
+    ],
+    ids=lambda given: given and given[0],
+)
+def test_every_study_says_what_a_run_says(
+    study: tuple[str, ...], arm: str, command: Command, alike: Path
+) -> None:
+    name, *settings = study
+    code, _, error = command(name, "t.jsonl", *settings)
+    assert code == 0
+    assert error.count(f"note: {arm}a hybrid: {HYBRID}\n") == 1
+    assert error.count(f"note: {ALIKE}\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("study", "whose"),
+    [
+        (("run", "--no-plots"), ""),
+        (("suggest-slo",), ""),
+        (
+            ("plan", "--device", "a100-80g,h200", "--tp", "1,2", "--workers", "1", "--no-plots"),
+            "arm a100-80g, tp 1: ",
+        ),
+        (("compare", "--schedulers", "fcfs,edf", "--workers", "1", "--no-plots"), ""),
+        (
+            ("sweep", "--schedulers", "fcfs", "--over", "run.kv_blocks=9,18000", "--workers", "1"),
+            "arm fcfs at run.kv_blocks=18000: ",
+        ),
+    ],
+    ids=lambda given: given and given[0],
+)
+def test_more_blocks_than_there_is_memory_for(
+    study: tuple[str, ...], whose: str, command: Command, alike: Path
+) -> None:
+    name, *settings = study
+    code, _, error = command(name, "t.jsonl", *settings, "--set", "run.kv_blocks=18000")
+    assert code == 0
+    line = f"warning: {whose}run.kv_blocks: 18,000 blocks take 70.3 GiB of each a100-80g at tp 1"
+    assert error.count(line) == error.count("blocks take") == 1
+
+
+def test_a_sweep_names_the_points(command: Command, alike: Path) -> None:
+    """Those of an arm that are not all of its points; past so many only how many there are."""
+    sweep = ("sweep", "t.jsonl", "--schedulers", "fcfs,sglang", "--workers", "1", "--no-plots")
+    _, _, error = command(*sweep, "--over", "run.prefix_caching=true,false", "--over", "rate=1,2")
+    off = [
+        f"{arm} at run.prefix_caching=false rate={r}" for arm in ("fcfs", "sglang") for r in "12"
+    ]
+    assert f"note: arms {', '.join(off)}: {ALIKE}\n" in error
+    _, _, error = command(
+        *sweep, "--over", "rate=1:20:1", "--over", "run.prefix_caching=false,true"
+    )
+    assert f" and {2 * 20 - MOST_NAMED} more: {ALIKE}\n" in error
+
+
+def test_settings_that_are_idle_in_some_arms_only(command: Command, work_folder: Path) -> None:
+    prioritised(work_folder, 0, 0)
+    compare = ("compare", "t.jsonl", "--schedulers", "vllm,vllm_v1", "--as-released", "--no-plots")
+    _, _, error = command(*compare, "--workers", "1")
+    assert "warning: arm vllm_v1: run.prefix_caching: no request has hash_ids" in error
+
+
+@pytest.mark.parametrize(("replicas", "said"), [("1", 1), ("1,2", 0)])
+def test_a_router_without_replicas(replicas: str, said: int, command: Command, alike: Path) -> None:
+    sweep = ("sweep", "t.jsonl", "--schedulers", "fcfs", "--workers", "1", "--no-plots")
+    over = ("--router", "round_robin", "--over", f"run.replicas={replicas}")
+    code, _, error = command(*sweep, *over)
+    unused = "warning: run.router: round_robin is not used with one replica\n"
+    assert code == 0 and error.count(unused) == said
 
 
 def test_a_hybrid_is_named_in_the_summary_and_beside_it(

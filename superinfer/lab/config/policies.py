@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -54,13 +54,21 @@ def build_policy(section: str, name: str, parameters: Mapping[str, Any]) -> Any:
     return _instance(section, name, cls, values)
 
 
+def _no_policy(section: str, name: str, known: Iterable[str]) -> str:
+    """A name that is none of ours; one with a dot is nearly a class of one's own."""
+    module, dot, cls = name.rpartition(".")
+    if dot and module and cls.isidentifier():
+        return f"{section} {name!r}: unknown (did you mean {f'{module}:{cls}'!r}?)"
+    lead = "expected package.module:Class or one of"
+    return unknown(f"{section} {name!r}", name, known, lead)
+
+
 def policy_class(section: str, name: str) -> Any:
     """The dataclass of a policy; ConfigError where the name leads to none."""
     known = POLICIES[section]
     target = known.get(name, name)
     if ":" not in target:
-        lead = "expected package.module:Class or one of"
-        raise ConfigError(unknown(f"{section} {name!r}", name, known, lead))
+        raise ConfigError(_no_policy(section, name, known))
     cls = imported(f"{section} {name!r}", target)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise ConfigError(f"{section} {name!r}: expected a dataclass, got {cls!r}")

@@ -17,6 +17,7 @@ from itertools import product
 
 from superinfer.errors import ConfigError
 from superinfer.lab.config import SECTIONS
+from superinfer.lab.config.run import RunConfig
 from superinfer.settings import did_you_mean, parse_settings
 
 SHORT = {
@@ -121,10 +122,17 @@ def _key(text: str, name: str) -> str:
     section, dot, rest = name.partition(".")
     if not (dot and rest and section in SECTIONS):
         raise ConfigError(
-            f"--over {text!r}: unknown axis {name!r}{did_you_mean(name, SHORT)}; expected one of "
+            f"--over {text!r}: unknown axis {name!r}{_meant(name)}; expected one of "
             f"{', '.join(SHORT)} or a key such as scheduler.max_num_seqs"
         )
     return name
+
+
+def _meant(name: str) -> str:
+    """What an axis that is not known may be: a setting of the run, or a short name."""
+    if name in RunConfig.__struct_fields__:
+        return f" (did you mean 'run.{name}'?)"
+    return did_you_mean(name, SHORT)
 
 
 def _values(text: str, item: str) -> Iterator[Value]:

@@ -374,7 +374,12 @@ def test_build_policy_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "hint"), [("vlm", " (did you mean 'vllm'?)"), ("VLLM", " (did you mean 'vllm'?)")]
+    ("word", "hint"),
+    [
+        ("vlm", " (did you mean 'vllm'?)"),
+        ("VLLM", " (did you mean 'vllm'?)"),
+        ("rot", " (did you mean 'rotasched' or 'rotating'?)"),
+    ],
 )
 def test_hints(word: str, hint: str) -> None:
     assert did_you_mean(word, SCHEDULERS) == hint

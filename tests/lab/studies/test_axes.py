@@ -70,6 +70,7 @@ def test_a_grid_has_every_combination() -> None:
         ("=1", "expected NAME=VALUES such as"),
         ("rte=1", "unknown axis 'rte' (did you mean 'rate'?)"),
         ("scheduler=1", "unknown axis 'scheduler'"),
+        ("tp=1,2", "unknown axis 'tp' (did you mean 'run.tp'?)"),
         ("shedule.x=1", "unknown axis"),
         ("rate=1,,2", "expected a value between the commas"),
         ("rate=1:2", "expected from:to:step or from:to:xFACTOR, got '1:2'"),

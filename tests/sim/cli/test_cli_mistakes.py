@@ -68,8 +68,11 @@ BAD_SETTINGS: list[tuple[str, str]] = [
     ("scheduler.max_num_batched_tokens=9", "max_num_batched_tokens: expected at least max_num_seq"),
     ("scheduler.name=x", "scheduler.name: unknown; rotating takes: "),
     ("memory.size=1", "memory.size: unknown; lru takes: "),
+    ("router.size=1", "router.size: unknown; least_loaded takes: nothing\n"),
     ("classes.chat=3", "classes.chat: expected a table, got 3"),
     ("classes.chat.ttft=3", "classes.chat.ttft: expected a known key"),
+    ("classes.chat.ttft=3", "delivery) (did you mean 'ttft_ms'?), got 3"),
+    ("run.scheduler=own.policies.Mine", "did you mean 'own.policies:Mine'?)"),
     (
         "classes.a.1.ttft_ms=3",
         'classes.a.1: expected quotes around a name with a dot: classes."a.1"',

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from superinfer.errors import ConfigError, InputError
+from superinfer.pipes import refuse_pipe
 from superinfer.request import DEFAULT_CLASS, SLO, SLOClass
 from superinfer.settings import did_you_mean
 
@@ -111,6 +112,7 @@ def _add_tables(path: str | Path, tables: dict[str, Any]) -> dict[str, SLOClass]
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    refuse_pipe(path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from superinfer.errors import InputError
+from superinfer.pipes import refuse_pipe
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a file, in UTF-8 with or without a mark; InputError with its name."""
+    """The tables of a file, in UTF-8 with or without a mark; InputError with its name, also
+    for a pipe.
+    """
+    refuse_pipe(path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:

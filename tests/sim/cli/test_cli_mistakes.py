@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -328,3 +329,11 @@ def test_conversations_in_place_of_a_trace(cli: Cli, text: str) -> None:
     hint = 'conversations are lengths = { sharegpt = "FILE" } of a specification'
     only_error(answer, 2, "talk.json:1: expected ", hint)
     assert "from-log" not in answer.err
+
+
+@pytest.mark.parametrize("option", ["--config", "--classes"])
+def test_settings_do_not_come_through_a_pipe(cli: Cli, folder: Path, option: str) -> None:
+    """Each arm reads them again, and would find nothing."""
+    os.mkfifo(folder / "pipe.toml")
+    answer = cli("run", "t.jsonl", option, "pipe.toml")
+    only_error(answer, 2, "pipe.toml: expected a file, got a pipe, which can be read only once")

@@ -30,14 +30,15 @@ def parse_settings(settings: Iterable[str], sections: Collection[str] = ()) -> d
 
 def did_you_mean(key: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)`, or nothing when no known name is close. What begins with the key is
-    closer than what merely looks like it: `a100` means `a100-80g` and not `h100`.
+    closer than what merely looks a little like it: `a100` means `a100-80g` and not `h100`.
     """
-    import difflib
+    from difflib import get_close_matches
 
     names = {name.lower(): name for name in known}
     word = key.lower()
     begun = [name for name in names if len(word) > 1 and name.startswith(word)]
-    close = [word] if word in names else begun or difflib.get_close_matches(word, names, 1)
+    typo = [word] if word in names else get_close_matches(word, names, 1, _ALMOST)
+    close = typo or begun or get_close_matches(word, names, 1)
     meant = " or ".join(repr(names[name]) for name in close[:_MOST_MEANT])
     return f" (did you mean {meant}?)" if close else ""
 
@@ -74,6 +75,8 @@ def kind_words(kinds: Iterable[str]) -> str:
 
 _MOST_MEANT = 3
 """Names that begin with a key, so many are shown."""
+_ALMOST = 0.9
+"""Likeness (difflib's) of names that differ by a slip of the finger."""
 _WORDS = {
     "int": "an integer",
     "float": "a number",

@@ -230,7 +230,10 @@ def test_a_name_that_is_not_bundled() -> None:
         ("a b=3", "--set 'a b=3': expected key=value"),
         ("duration_s=x", 'chat (settings): duration_s: expected a number, got "x"'),
         ("clients.chat.rate_per_s=-1", "chat (settings): clients.chat.rate_per_s: expected a num"),
-        ("clients.chat.rate=1", "chat (settings): clients.chat.rate: unknown key; expected one"),
+        (
+            "clients.chat.rate=1",
+            "chat (settings): clients.chat.rate: unknown key (did you mean 'rate_per_s' or 'rate_scale'?); expected one",
+        ),
         (
             "clients.chatt.rate_per_s=1",
             "chat (settings): clients.chatt: unknown client (did you mean 'chat'?); expected one",

@@ -232,7 +232,7 @@ def test_a_name_that_is_not_bundled() -> None:
         ("clients.chat.rate_per_s=-1", "chat (settings): clients.chat.rate_per_s: expected a num"),
         (
             "clients.chat.rate=1",
-            "chat (settings): clients.chat.rate: unknown key (did you mean 'rate_per_s' or 'rate_sc",
+            "chat (settings): clients.chat.rate: unknown key (did you mean 'rate_per_s' or 'rat",
         ),
         (
             "clients.chatt.rate_per_s=1",

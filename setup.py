@@ -16,7 +16,7 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 MODULES = {
-    "superinfer": "batch plan request sequence",
+    "superinfer": "batch heaps plan request sequence",
     "superinfer/records": "recorder",
     "superinfer/costs": "base calibrated coverage encoder_decoder flexgen graphs kernels learned "
     "placement roofline step tables",

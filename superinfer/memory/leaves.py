@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from typing import Final
 
+from superinfer.heaps import FEWEST, sweep
 from superinfer.memory.index.node import Node
 
 Rank = tuple[float, ...]
-
-FEWEST: Final = 1024
-"""Entries of a queue that are not worth a search for those that hold no longer."""
 
 
 class Leaves:
@@ -33,7 +30,7 @@ class Leaves:
     def push(self, node: Node) -> None:
         """Queue a leaf by its present rank."""
         if len(self._heap) > self._most:
-            self._forget()
+            self._most = sweep(self._heap, self._may_hold)
         self._pushed += 1  # breaks ties, so that nodes are never compared
         heapq.heappush(self._heap, (self._rank(node), -node.stop, self._pushed, node))
 
@@ -51,15 +48,11 @@ class Leaves:
             count = min(count, max(1, rival[1] - depth))
         return node, count
 
-    def _forget(self) -> None:
-        """Drop entries of former ranks and of nodes that are gone: what ranks high and is used
-        again and again would have one for each use.
+    def _may_hold(self, entry: tuple[Rank, int, int, Node]) -> bool:
+        """False for former ranks and nodes that are gone: what ranks high and is used again and
+        again would have an entry for each use.
         """
-        kept = [entry for entry in self._heap if self._may_hold(entry[0], entry[3])]
-        heapq.heapify(kept)
-        self._heap, self._most = kept, max(FEWEST, 2 * len(kept))
-
-    def _may_hold(self, rank: Rank, node: Node) -> bool:
+        rank, _, _, node = entry
         return node.parent is not None and self._rank(node) == rank
 
     def _peek(self) -> tuple[Rank, int, int, Node] | None:

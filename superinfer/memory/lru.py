@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from mypy_extensions import mypyc_attr
 
+from superinfer.heaps import FEWEST, sweep
 from superinfer.memory.base import Fate, Timing
 from superinfer.memory.index.node import Node
 from superinfer.memory.index.prefix import PrefixIndex
-from superinfer.memory.leaves import FEWEST
 
 if TYPE_CHECKING:
     from superinfer.draft import Draft
@@ -59,7 +59,7 @@ class LruMemory:
     def unused(self, node: Node) -> None:
         """Queue `node` by the time of its last use."""
         if len(self._heap) > self._most:
-            self._forget()
+            self._most = sweep(self._heap, _may_hold)
         self._pushed += 1  # breaks ties, so that nodes are never compared
         heapq.heappush(self._heap, (node.last_access_s, -node.stop, self._pushed, node))
 
@@ -75,14 +75,6 @@ class LruMemory:
     def fate(self, seq: Sequence, draft: Draft) -> Fate:
         """As configured."""
         return chosen_fate(self.preemption, seq, draft)
-
-    def _forget(self) -> None:
-        """Drop entries of former uses and of nodes that are gone: while nothing has to go, each use
-        of a node would leave one.
-        """
-        kept = [entry for entry in self._heap if _may_hold(entry[0], entry[3])]
-        heapq.heapify(kept)
-        self._heap, self._most = kept, max(FEWEST, 2 * len(kept))
 
     def _pop(self) -> tuple[float, int, int, Node]:
         entry = self._peek()
@@ -102,5 +94,9 @@ class LruMemory:
         return None
 
 
-def _may_hold(last_access_s: float, node: Node) -> bool:
+def _may_hold(entry: tuple[float, int, int, Node]) -> bool:
+    """False for former uses and nodes that are gone: while nothing has to go, each use of a node
+    leaves an entry.
+    """
+    last_access_s, _, _, node = entry
     return node.parent is not None and node.last_access_s == last_access_s

@@ -7,16 +7,13 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from math import inf
 from operator import attrgetter
-from typing import Final
 
 from superinfer.costs.capacity import LargestStep
 from superinfer.draft import Draft
 from superinfer.errors import ConfigError, PlanError
+from superinfer.heaps import FEWEST, sweep
 from superinfer.request import Request
 from superinfer.sequence import Sequence, State
-
-FEWEST: Final = 1024
-"""Entries of a queue that are not worth a search for those that hold no longer."""
 
 _rank = attrgetter("rank")
 
@@ -87,7 +84,7 @@ class RankedQueue:
     def push(self, seq: Sequence) -> None:
         """Queue by rank; equal ranks do not occur."""
         if len(self._heap) > self._most:
-            self._forget()
+            self._most = sweep(self._heap, _may_hold)
         heapq.heappush(self._heap, (seq.rank, id(seq), seq))
 
     def head(self) -> Sequence | None:
@@ -104,19 +101,12 @@ class RankedQueue:
         """Remove the head."""
         heapq.heappop(self._heap)
 
-    def _forget(self) -> None:
-        """Drop entries of the ended and of former ranks: behind others that wait they would keep a
-        place each for as long as there are such.
-        """
-        kept = [entry for entry in self._heap if _may_hold(entry[0], entry[2])]
-        heapq.heapify(kept)
-        self._heap, self._most = kept, max(FEWEST, 2 * len(kept))
 
-
-def _may_hold(rank: tuple[float, ...], seq: Sequence) -> bool:
-    """False for an entry that is passed over whatever comes: a state may come back, but not this
-    one, nor a rank.
+def _may_hold(entry: tuple[tuple[float, ...], int, Sequence]) -> bool:
+    """False for an entry that is passed over whatever comes: a state may come back, but not that of
+    the ended, nor a rank.
     """
+    rank, _, seq = entry
     return rank is seq.rank and seq.state is not State.ENDED
 
 

@@ -42,10 +42,11 @@ from mypy_extensions import mypyc_attr
 from superinfer.costs.base import Chunk
 from superinfer.draft import Draft
 from superinfer.errors import ConfigError
+from superinfer.heaps import FEWEST, sweep
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.pacing import ChunkSizer
-from superinfer.schedulers.parts import FEWEST, check_not_negative, check_positive, deadline_s
+from superinfer.schedulers.parts import check_not_negative, check_positive, deadline_s
 from superinfer.schedulers.tracking import TrackingScheduler
 from superinfer.sequence import Sequence
 
@@ -114,9 +115,11 @@ class Timelines:
         before them, so that they would never come to the top.
         """
         for heap in self._by_pace.values():
-            heap[:] = [entry for entry in heap if self._tickets.get(entry[2]) == entry[1]]
-            heapq.heapify(heap)
+            sweep(heap, self._holds)
         self._tidy_at = self._last_ticket + max(FEWEST, len(self._tickets))
+
+    def _holds(self, entry: tuple[float, int, Sequence]) -> bool:
+        return self._tickets.get(entry[2]) == entry[1]
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -9,11 +9,11 @@ from harness import FakeCost, make_engine, request
 from shelves import reclaimed
 
 from superinfer.draft import Draft
+from superinfer.heaps import FEWEST
 from superinfer.memory.blocks.pool import BlockPool
 from superinfer.memory.index.keys import request_keys
 from superinfer.memory.index.node import Node
 from superinfer.memory.index.prefix import PrefixIndex
-from superinfer.memory.leaves import FEWEST
 from superinfer.memory.lru import LruMemory
 from superinfer.plan import Outcome, Transfer
 from superinfer.schedulers.fcfs import FcfsScheduler

@@ -10,12 +10,12 @@ from shelves import block_prompt, reclaimed
 
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError
+from superinfer.heaps import FEWEST
 from superinfer.memory.blocks.pool import BlockPool, HostPool
 from superinfer.memory.index.keys import request_keys
 from superinfer.memory.index.node import Node
 from superinfer.memory.index.prefix import PrefixIndex
 from superinfer.memory.index.tiered import TieredIndex
-from superinfer.memory.leaves import FEWEST
 from superinfer.memory.retention import RetentionMemory
 from superinfer.plan import Plan
 from superinfer.request import Request, SLOClass

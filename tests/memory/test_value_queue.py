@@ -6,10 +6,11 @@ import random
 
 import pytest
 
+from superinfer.heaps import FEWEST
 from superinfer.memory.index.node import Node
 from superinfer.memory.orders.agenda import Agenda
 from superinfer.memory.orders.pins import Pins
-from superinfer.memory.orders.queue import FEWEST, ValueQueue
+from superinfer.memory.orders.queue import ValueQueue
 from superinfer.memory.orders.valued import DeviceQueue
 from superinfer.memory.orders.worth import Appraisal, Standing, Worth, equal_prices
 from superinfer.memory.reuse.features import Visit

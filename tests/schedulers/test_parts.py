@@ -6,7 +6,8 @@ from harness import request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superinfer.schedulers.parts import FEWEST, RankedList, RankedQueue
+from superinfer.heaps import FEWEST
+from superinfer.schedulers.parts import RankedList, RankedQueue
 from superinfer.sequence import Sequence, State
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=100)

@@ -8,9 +8,9 @@ import pytest
 from harness import FakeCost, iterations, make_engine, request
 
 from superinfer.errors import ConfigError
+from superinfer.heaps import FEWEST
 from superinfer.plan import Outcome
 from superinfer.request import SLO
-from superinfer.schedulers.parts import FEWEST
 from superinfer.schedulers.qoserve import AnswerLengths, QoServeScheduler, Timelines
 from superinfer.sequence import Sequence
 

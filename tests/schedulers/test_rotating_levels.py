@@ -9,8 +9,8 @@ import pytest
 from harness import iterations, make_engine, request
 from rotating_runs import arriving, promised, rotating, run
 
+from superinfer.heaps import FEWEST
 from superinfer.plan import Outcome
-from superinfer.schedulers.parts import FEWEST
 from superinfer.schedulers.rotating import rotation
 from superinfer.schedulers.rotating.deadlines import Job, job_of
 from superinfer.schedulers.rotating.device import OnDevice

@@ -7,7 +7,7 @@ from harness import request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superinfer.schedulers.parts import FEWEST
+from superinfer.heaps import FEWEST
 from superinfer.schedulers.sglang.estimate import NewTokenRatio, Reserve
 from superinfer.schedulers.sglang.rounds import Rounds
 from superinfer.schedulers.sglang.rules import RULES

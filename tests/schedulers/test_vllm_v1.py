@@ -14,8 +14,8 @@ import pytest
 from harness import BlockingDriver, iterations, make_engine, request
 
 from superinfer.errors import ConfigError
+from superinfer.heaps import FEWEST
 from superinfer.memory.vllm_v1.policy import VllmV1Memory
-from superinfer.schedulers.parts import FEWEST
 from superinfer.schedulers.vllm_v1 import VllmV1Scheduler
 from superinfer.schedulers.vllm_v1.queue import WaitingQueue
 from superinfer.schedulers.vllm_v1.running import Running

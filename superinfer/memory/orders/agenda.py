@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 
-from superinfer.memory.leaves import FEWEST
+from superinfer.heaps import FEWEST
 from superinfer.memory.orders.worth import Standing
 
 

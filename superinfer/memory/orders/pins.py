@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from superinfer.heaps import FEWEST, sweep
 from superinfer.memory.index.node import Node
 
-FEWEST: Final = 1024
-"""Entries of the order by value that are not worth a search for lapsed pins."""
 EQUAL_SHARES: Final[Mapping[int, float]] = {16: 1.0, 8: 1.0, 4: 1.0}
 """Where a block takes the same room at every precision."""
 
@@ -147,13 +146,11 @@ class Pins:
         self.made += 1
         self.peak_blocks = max(self.peak_blocks, self.blocks)
         if len(self._order) > self._most:
-            self._forget()
+            self._most = sweep(self._order, self._holds)
 
-    def _forget(self) -> None:
-        """Drop the entries of lapsed pins: the best would wait for ever to come to the top."""
-        self._order = [entry for entry in self._order if self._pinned.get(entry[3]) is entry[4]]
-        heapq.heapify(self._order)
-        self._most = max(FEWEST, 2 * len(self._order))
+    def _holds(self, entry: tuple[float, int, int, Node, Pin]) -> bool:
+        """False for lapsed pins: the best would wait for ever to come to the top."""
+        return self._pinned.get(entry[3]) is entry[4]
 
     def _lowest(self) -> Pin | None:
         order = self._order

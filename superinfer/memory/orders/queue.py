@@ -9,6 +9,7 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
+from superinfer.heaps import FEWEST, sweep
 from superinfer.memory.index.node import Node
 from superinfer.memory.orders.agenda import Agenda
 from superinfer.memory.orders.worth import Pricing, Standing, Worth
@@ -17,8 +18,6 @@ from superinfer.memory.reuse.value import used_within
 Entry = tuple[float, int, float, int, Standing]
 """A bound of the value, or the time of the last use; minus the depth; minus the time of the use
 that is valued, if it is worth anything; turn; and of whom."""
-FEWEST: Final = 1024
-"""Entries that are not worth a search for those that hold no longer."""
 NO_VALUES: Final[list[float]] = []
 SPARE: Final = 1.25
 """A leaf is looked at again when it may be worth less than so many times what goes now."""
@@ -58,7 +57,7 @@ class ValueQueue:
         """Queue a leaf by its present value."""
         worth: Worth = node.note
         if len(self._leaves) > self._most:
-            self._forget(now)
+            self._sweep(now)
         if self.plain:
             self._enter(node.last_access_s, 0.0, Standing(node, worth, NO_VALUES, 1.0))
             return
@@ -116,7 +115,7 @@ class ValueQueue:
             if not standing.replaced and standing.holds and self.free(standing.node):
                 self._stand(standing, self._floor, now)
         if len(self._leaves) > self._most:
-            self._forget(now)
+            self._sweep(now)
 
     def clear(self) -> list[Node]:
         """Forget the order of all leaves; returns them."""
@@ -150,21 +149,20 @@ class ValueQueue:
         standing.turn = turn = self._turn
         heapq.heappush(self._leaves, (rank, -standing.stop, of_equals, turn, standing))
 
-    def _forget(self, now: float) -> None:
-        """Drop entries that hold no longer: else they would keep a place each for ever, for what is
-        worth most comes to the top last. Whoever uses or changes a leaf queues it again.
+    def _sweep(self, now: float) -> None:
+        """Drop entries that hold no longer: what is worth most comes to the top last. Whoever uses
+        or changes a leaf queues it again.
         """
-        kept = []
-        for entry in self._leaves:
-            standing = entry[4]
-            node = standing.node
-            latest = entry[3] == standing.turn and standing.lasts_s > now and standing.holds
-            if self.plain:
-                latest = latest and entry[0] == node.last_access_s
-            if latest and node.parent is not None:
-                kept.append(entry)
-        heapq.heapify(kept)
-        self._leaves, self._most = kept, max(FEWEST, 2 * len(kept))
+        self._most = sweep(self._leaves, lambda entry: self._may_hold(entry, now))
+
+    def _may_hold(self, entry: Entry, now: float) -> bool:
+        standing = entry[4]
+        node = standing.node
+        if entry[3] != standing.turn or standing.lasts_s <= now or not standing.holds:
+            return False
+        if self.plain and entry[0] != node.last_access_s:
+            return False
+        return node.parent is not None
 
     def _first(self, now: float) -> Entry | None:
         """The entry of the lowest value, which that tells exactly."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any, Final
 
-from superinfer.schedulers.parts import FEWEST
+from superinfer.heaps import FEWEST
 from superinfer.schedulers.rotating.deadlines import TURNS, Job
 from superinfer.schedulers.rotating.tenants import TenantCounters
 from superinfer.sequence import Sequence, State

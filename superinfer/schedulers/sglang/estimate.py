@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 
 from superinfer.errors import ConfigError
-from superinfer.schedulers.parts import FEWEST
+from superinfer.heaps import FEWEST, sweep
 from superinfer.schedulers.sglang.rules import DECAY_STEPS, Rules
 from superinfer.sequence import Sequence
 
@@ -55,7 +55,7 @@ class Reserve:
     the clip; those above it wait in a heap for the step at which they cross.
     """
 
-    __slots__ = ("_above", "_clip", "_crossing", "_ends", "_sum")
+    __slots__ = ("_above", "_clip", "_crossing", "_ends", "_most", "_sum")
 
     def __init__(self, clip_tokens: int) -> None:
         self._clip = clip_tokens
@@ -64,6 +64,8 @@ class Reserve:
         self._above: set[Sequence] = set()
         """Members with more left than the clip."""
         self._crossing: list[tuple[int, int, Sequence]] = []
+        self._most = FEWEST
+        """With more entries that are to cross than this, those of who left are looked for."""
         self._sum = 0
         """Sum of the ends of the other members."""
 
@@ -75,8 +77,8 @@ class Reserve:
         end = self._ends[seq] = step + left_tokens
         if left_tokens > self._clip:
             self._above.add(seq)
-            if len(self._crossing) > max(FEWEST, 2 * len(self._above)):
-                self._forget()
+            if len(self._crossing) > self._most:
+                self._most = sweep(self._crossing, self._holds)
             heapq.heappush(self._crossing, (end, seq.request.index, seq))
         else:
             self._sum += end
@@ -89,11 +91,9 @@ class Reserve:
         else:
             self._sum -= end
 
-    def _forget(self) -> None:
-        """Drop entries of who left: with long limits their steps come late."""
-        crossing = self._crossing
-        crossing[:] = [entry for entry in crossing if self._ends.get(entry[2]) == entry[0]]
-        heapq.heapify(crossing)
+    def _holds(self, entry: tuple[int, int, Sequence]) -> bool:
+        """False for who left: with a long limit the step of the entry comes late."""
+        return self._ends.get(entry[2]) == entry[0]
 
     def tokens(self, step: int) -> int:
         """The sum before step `step`, which never falls."""

@@ -6,7 +6,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from superinfer.schedulers.parts import FEWEST
+from superinfer.heaps import FEWEST, sweep
 from superinfer.sequence import Sequence
 
 
@@ -37,7 +37,7 @@ class WaitingQueue:
         self._members[seq] = None
         if self._ranked:
             if len(self._heap) > self._most:
-                self._forget()
+                self._most = sweep(self._heap, self._holds)
             heapq.heappush(self._heap, (seq.rank, id(seq), seq))
 
     def put_back(self, seq: Sequence) -> None:
@@ -68,8 +68,6 @@ class WaitingQueue:
         while self._aside:
             self.put_back(self._aside.pop())
 
-    def _forget(self) -> None:
-        """Drop entries of who left, who is queued anew on coming back."""
-        kept = [entry for entry in self._heap if entry[2] in self._members]
-        heapq.heapify(kept)
-        self._heap, self._most = kept, max(FEWEST, 2 * len(kept))
+    def _holds(self, entry: tuple[tuple[float, ...], int, Sequence]) -> bool:
+        """False for who left, who is queued anew on coming back."""
+        return entry[2] in self._members

@@ -30,7 +30,7 @@ from superinfer.lab.options import (
 )
 
 if TYPE_CHECKING:
-    from sim.studies.compare import Arms
+    from sim.studies.arms import Arms
     from superinfer.lab.config import Config
     from superinfer.lab.studies.axes import Value
     from superinfer.lab.studies.engines.base import StudyEngine
@@ -254,13 +254,13 @@ def load_arms(
     command: str,
 ) -> Arms:
     """The configurations that a command compares: of schedulers, by name, and of --arm files."""
-    from sim.studies import compare
+    from sim.studies import arms
 
     def load(file: Path | None, scheduler: str | None) -> Config:
         return options.load(file, run={"scheduler": scheduler})
 
     names = scheduler_names(schedulers, files, default)
-    return compare.load_arms(names, files or (), load, command)
+    return arms.load_arms(names, files or (), load, command)
 
 
 def scheduler_names(text: str | None, arms: Sequence[Path] | None, default: str) -> tuple[str, ...]:

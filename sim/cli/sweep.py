@@ -62,7 +62,7 @@ def sweep(
     refine: Refine = None,
 ) -> None:
     """Run schedulers over a grid of settings; find the peak goodput within the targets."""
-    from sim.studies.compare import named_arms
+    from sim.studies.arms import named_arms
     from sim.studies.sweep import SweepArm, SweepWish, sweep_command
     from superinfer.lab.studies.axes import parse_axes
 

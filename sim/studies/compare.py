@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,11 @@ from sim.notices import (
     warn_of_notes,
 )
 from sim.run import build_engine
+from sim.studies.arms import Arms, in_arm, plain_name
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
 from sim.workload import feed_stdin, kept_stdin, load_workload
-from superinfer.errors import ConfigError, InputError, SuperInferError
+from superinfer.errors import ConfigError
 from superinfer.lab.config import Config, RunConfig
 from superinfer.lab.numbers import Summary, mean_summary
 from superinfer.lab.overload import overload_warning
@@ -41,39 +41,16 @@ from superinfer.lab.results import SUMMARY, Run, summary_json, write_run
 from superinfer.lab.studies.differences import METRICS, Difference, differences
 from superinfer.lab.studies.study import WALL_CLOCK, Study, StudyResult, run_study
 from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning, warnings_of
-from superinfer.schedulers import SCHEDULERS
 from traces.cli import print_out, print_table
 from traces.generate.workload import MAX_SEED
 from traces.loading import is_spec
 
-WORKLOAD_KEYS = (
-    "trace",
-    "rate_scale",
-    "burstiness",
-    "slo_scale",
-    "concurrency",
-    "sessions",
-    "backlog",
-    "in_flight",
-    "duration_s",
-    "window_s",
-    "limit",
-    "spread",
-    "skip_bad",
-    "hash_block_size",
-    "time_unit",
-    "without_slo",
-)
-"""What all arms of a comparison must agree on, beside the classes and the specification."""
 MOST_SEEDS = 10_000
 """Runs of one arm; more are a mistake."""
-ALL = "all"
 COMPARISON, PICTURE = "comparison.json", "compare.png"
 
 STDIN = ".stdin"
 """In the folder of a study that goes on only until all runs are there."""
-
-Arms = dict[str, Config]
 
 
 @dataclass(slots=True, frozen=True)
@@ -127,48 +104,6 @@ def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: in
         if not result.failures:
             finish(root)
     return result.exit_code
-
-
-def load_arms(
-    schedulers: Sequence[str],
-    files: Sequence[Path],
-    load: Callable[[Path | None, str | None], Config],
-    command: str,
-) -> Arms:
-    """One configuration per scheduler name and per file, two or more, all of the same workload.
-
-    `load` gets the file or None, and the scheduler or None.
-    """
-    arms: Arms = {}
-    for name, file, scheduler in named_arms(schedulers, files, command):
-        with in_arm(name):
-            arms[name] = load(file, scheduler)
-    if len(arms) < 2:
-        found = ", ".join(arms) or "none"
-        raise ConfigError(f"{command}: expected two or more --schedulers or --arm, got {found}")
-    _require_same_workload(arms)
-    return arms
-
-
-def named_arms(
-    schedulers: Sequence[str], files: Sequence[Path], command: str
-) -> Iterator[tuple[str, Path | None, str | None]]:
-    """The name of each arm, its file and its scheduler, one of which is None; each name once.
-
-    `all` stands for every scheduler that comes with us; those that are named beside it come first.
-    """
-    names = (
-        dict.fromkeys(schedulers) | dict.fromkeys(SCHEDULERS) if ALL in schedulers else schedulers
-    )
-    wanted: list[tuple[str, Path | None, str | None]]
-    wanted = [(name, None, name) for name in names if name != ALL]
-    wanted += [(file.stem, file, None) for file in files]
-    seen = set[str]()
-    for name, file, scheduler in wanted:
-        if _plain(name) in seen:
-            raise ConfigError(f"{command}: expected different names, got {name!r} twice")
-        seen.add(_plain(name))
-        yield name, file, scheduler
 
 
 def comparison(
@@ -242,31 +177,6 @@ def seeds_from(run: RunConfig, seeds: int) -> Sequence[int]:
     return range(run.seed, run.seed + seeds) if seeds > 1 else ()
 
 
-def _require_same_workload(arms: Arms) -> None:
-    (reference, first), *others = arms.items()
-    keys = (*WORKLOAD_KEYS, *(("seed",) if is_spec(first.run.trace) else ()))
-    for name, config in others:
-        for key in keys:
-            wanted, found = getattr(first.run, key), getattr(config.run, key)
-            if found != wanted:
-                expected = f"expected {wanted!r} as in {reference}, got {found!r}"
-                raise ConfigError(f"arm {name}: run.{key}: {expected}")
-        for section in ("classes", "workload"):
-            if getattr(config, section) != getattr(first, section):
-                raise ConfigError(f"arm {name}: {section}: expected the same as in {reference}")
-
-
-@contextmanager
-def in_arm(name: str) -> Iterator[None]:
-    """Say in which arm of a comparison an error happened."""
-    try:
-        yield
-    except InputError:
-        raise  # it names a file
-    except SuperInferError as error:
-        raise type(error)(f"arm {name}: {error}") from None
-
-
 # -- the study of a comparison --------------------------------------------------------------------
 
 
@@ -287,7 +197,7 @@ def _study(
 def _place(result: StudyResult, seeds: Sequence[int], root: Path) -> None:
     """Give every arm its result folders, and let `result` name these."""
     for name, folders in result.folders.items():
-        home = root / _plain(name)
+        home = root / plain_name(name)
         targets = [home / f"seed-{seed}" for seed in seeds] or [home]
         for source, target in zip(folders, targets, strict=True):
             _copy_folder(source, target)
@@ -310,11 +220,6 @@ def _copy_folder(source: Path, target: Path) -> None:
         shutil.copytree(source, staged)
     target.parent.mkdir(parents=True, exist_ok=True)
     staged.rename(target)
-
-
-def _plain(name: str) -> str:
-    """Name of an arm's folder."""
-    return name.replace("/", "-").replace(":", ".").lstrip(".") or "arm"
 
 
 # -- the outcome ----------------------------------------------------------------------------------

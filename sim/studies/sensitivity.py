@@ -20,15 +20,8 @@ import msgspec
 from sim.commands import check_folder, default_run_folder, read_workload
 from sim.notices import as_points, say, say_of_parts, say_of_points, warn_of_notes
 from sim.run import build_engine
-from sim.studies.compare import (
-    STDIN,
-    Arms,
-    Simulate,
-    check_seeds,
-    in_arm,
-    seeds_from,
-    warn_of_worst,
-)
+from sim.studies.arms import Arms, in_arm
+from sim.studies.compare import STDIN, Simulate, check_seeds, seeds_from, warn_of_worst
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.studies.known_metrics import check_known
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory

@@ -15,7 +15,8 @@ from experiments.fairness.measures import measured, of_bound
 from experiments.fairness.plot import PICTURE
 from experiments.fairness.settings import ARMS, FLOODS, NO_AGING, ROTATING, TENANTS, config_of
 from experiments.fairness.table import page
-from sim.studies.compare import WORKLOAD_KEYS, simulate_into
+from sim.studies.arms import WORKLOAD_KEYS
+from sim.studies.compare import simulate_into
 from superinfer.lab.results import Run, load_run
 
 

@@ -39,7 +39,7 @@ from experiments.studykit.kv_memory import fitting_tokens
 from experiments.studykit.record import SIMULATED
 from experiments.studykit.run_cache import RunCache
 from sim.run import build_engine
-from sim.studies.compare import WORKLOAD_KEYS
+from sim.studies.arms import WORKLOAD_KEYS
 from superinfer.costs import load_profile, load_shape
 from superinfer.errors import ConfigError
 from superinfer.lab.profiles.build import build_profile

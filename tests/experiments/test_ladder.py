@@ -17,7 +17,7 @@ from experiments.ladder.table import page, worth
 from experiments.scenarios.arms import ARMS, ROTATING
 from experiments.scenarios.measures import DECIDING
 from experiments.studykit.run_cache import RunCache
-from sim.studies.compare import WORKLOAD_KEYS
+from sim.studies.arms import WORKLOAD_KEYS
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -26,7 +26,7 @@ from experiments.rotasched.settings import (
     config_of,
 )
 from sim.run import build_engine, run_simulation
-from sim.studies.compare import WORKLOAD_KEYS
+from sim.studies.arms import WORKLOAD_KEYS
 from sim.workload import load_workload
 from superinfer.lab.config import Config
 

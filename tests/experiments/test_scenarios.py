@@ -45,7 +45,7 @@ from experiments.scenarios.verdicts import (
     verdicts,
 )
 from sim.run import build_engine
-from sim.studies.compare import WORKLOAD_KEYS
+from sim.studies.arms import WORKLOAD_KEYS
 from sim.workload import load_workload
 from superinfer.errors import ConfigError
 

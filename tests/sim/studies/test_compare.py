@@ -15,7 +15,8 @@ import pytest
 from specs import document, write_spec
 
 from sim.commands import RunOptions
-from sim.studies.compare import COMPARISON, compare_command, load_arms
+from sim.studies.arms import load_arms
+from sim.studies.compare import COMPARISON, compare_command
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config, load_config
 from superinfer.lab.results import load_run

@@ -159,6 +159,7 @@ def say_of_run(config: Config, metrics: RunMetrics, summary: Summary) -> None:
     """What a reader of the summary should know beside it."""
     say_without_targets(summary)
     _say_who_was_not_served(metrics)
+    say_of_cut(summary)
     _say_if_nobody_was_measured(config, summary)
     view = metrics.view
     if warning := overload_warning(summary["load"], view.arrival_s, view.ttft_s):
@@ -173,6 +174,25 @@ def say_without_targets(*summaries: Summary) -> None:
         return
     if all(each["submitted"] and each["slo_attainment"] is None for each in summaries):
         say("note: no request has a target: --classes gives some (docs/bring-a-trace.md)")
+
+
+def say_of_cut(*summaries: Summary) -> None:
+    """Say what a cut-off left open; of several runs without the counts, which their table has."""
+    first = summaries[0]["run"]["run"]
+    place = f"note: cut off at {first['duration_s']:g} s (run.duration_s)"
+    told = _open_ends(summaries[0]) if len(summaries) == 1 else []
+    if any(each["unfinished"] for each in summaries):
+        told.append("the unfinished are in no latency, and with a target count as missed")
+    if first["duration_s"] and told:
+        say(f"{place}: {'; '.join(told)}")
+
+
+def _open_ends(summary: Summary) -> list[str]:
+    """Who had not finished when a run was cut off, and who had not come by then."""
+    asked, submitted, open_ends = summary["run"], summary["submitted"], summary["unfinished"]
+    late = 0 if asked["run"]["window_s"] else asked["requests"] - submitted
+    told = [f"{open_ends:,} of {submitted:,} requests had not finished"] if open_ends else []
+    return [*told, *([f"{late:,} of {asked['requests']:,} had not been sent"] if late else [])]
 
 
 def _say_who_was_not_served(metrics: RunMetrics) -> None:

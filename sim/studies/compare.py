@@ -22,6 +22,7 @@ from sim.commands import (
 from sim.notices import (
     as_points,
     say,
+    say_of_cut,
     say_of_parts,
     say_of_points,
     say_without_targets,
@@ -122,6 +123,7 @@ def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: in
         runs = [run for name in result.folders for run in result.runs(name)]
         if runs:
             say_without_targets(*(run.summary for run in runs))
+            say_of_cut(*(run.summary for run in runs))
         for failure in result.failures:
             say(f"error: {failure}")
         if not result.failures:

@@ -50,6 +50,14 @@ def test_compare_shows_differences_from_the_first() -> None:
 
 
 @pytest.mark.parametrize("others", [1, 9])
+def test_rare_ends_are_shown_where_any_run_had_them(others: int) -> None:
+    plain = [(f"arm {number}", {"rejected": 1, "failed": 0}) for number in range(others)]
+    shown = text(compare_table([*plain, ("x", {"rejected": 1, "failed": 0, "unfinished": 7})]))
+    assert "unfinished" in shown and "failed" not in shown and "cancelled" not in shown
+    assert "unfinished" not in text(compare_table([*plain, ("x", {"rejected": 1})]))
+
+
+@pytest.mark.parametrize("others", [1, 9])
 def test_hybrids_have_a_mark_and_a_footnote(others: int) -> None:
     settings = {"scheduler": "sglang", "memory": "lru"}
     run = {"run": settings, "hybrid": True, "own_memory": ["radix", "hicache"]}

@@ -48,6 +48,35 @@ def test_who_was_not_served_and_that_nobody_was_measured(
     assert "no request arrives" not in error
 
 
+CUT = ("--limit", "20", "--no-plots")
+UNFINISHED = "the unfinished are in no latency, and with a target count as missed"
+
+
+def test_a_cut_off_run_says_whom_it_left_open(command: Command, work_folder: Path) -> None:
+    _, shown, error = command("run", "mixed", *CUT, "--duration", "0.3", "--out", "r")
+    summary = json.loads((work_folder / "r" / "summary.json").read_text())
+    left, submitted = summary["unfinished"], summary["submitted"]
+    assert 0 < left <= submitted < 20
+    assert ["unfinished", str(left)] in [line.split() for line in shown.splitlines()]
+    line = f"{left} of {submitted} requests had not finished; {20 - submitted} of 20 had not been"
+    assert f"note: cut off at 0.3 s (run.duration_s): {line} sent; {UNFINISHED}\n" in error
+    _, shown, error = command("run", "mixed", *CUT, "--duration", "500", "--out", "w")
+    assert "cut off" not in error and "unfinished" not in shown, "all came and finished"
+
+
+def test_a_cut_off_comparison_says_it_once(command: Command, work_folder: Path) -> None:
+    names = ("--schedulers", "vllm,fcfs", "--duration", "0.5")
+    _, shown, error = command("compare", "mixed", *CUT, *names, "--out", "c")
+    assert error.count(f"note: cut off at 0.5 s (run.duration_s): {UNFINISHED}\n") == 1
+    assert "unfinished" in [line.split()[0] for line in shown.splitlines() if line.strip()]
+
+
+def test_a_window_leaves_out_who_came_at_other_times(command: Command, work_folder: Path) -> None:
+    window = ("--duration", "0.5", "--set", "run.window_s=[0,0.4]", "--out", "r")
+    _, _, error = command("run", "mixed", *CUT, *window)
+    assert "requests had not finished" in error and "had not been sent" not in error
+
+
 def prioritised(folder: Path, *priorities: int) -> None:
     """`t.jsonl`, a request of each priority."""
     record = {"timestamp": 0, "input_length": 50, "output_length": 5}

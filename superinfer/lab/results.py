@@ -20,6 +20,7 @@ import numpy as np
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.columns import Columns, first_line, read_columns, read_table, write_columns
 from superinfer.lab.config.layers import MADE_BY, VERSION
+from superinfer.lab.other_folders import what_lies_in
 from superinfer.metrics import RunMetrics
 from superinfer.outputs import one_line_errors
 from superinfer.records.run import Ints, Timeline
@@ -274,7 +275,11 @@ def _read(path: Path, parse: Any) -> Any:
     try:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError("expected a result file here", file=str(path)) from None
+        reason = what_lies_in(path.parent, path.name)
+        raise InputError(f"expected a result file here{reason}", file=str(path)) from None
+    except NotADirectoryError:
+        reason = what_lies_in(path.parent, path.name)
+        raise InputError(f"expected a result folder{reason}", file=str(path.parent)) from None
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror or error}", file=str(path)) from error
     except ValueError as error:

@@ -195,6 +195,14 @@ def _open_ends(summary: Summary) -> list[str]:
     return [*told, *([f"{late:,} of {asked['requests']:,} had not been sent"] if late else [])]
 
 
+def say_of_letters(*summaries: Summary, arms: Iterable[str] = ()) -> None:
+    """Say whose names the pictures that were drawn of these runs cannot show."""
+    from superinfer.lab.pictures.fonts import letters_note
+
+    if note := letters_note(*summaries, arms=arms):
+        say(f"note: {note}")
+
+
 def _say_who_was_not_served(metrics: RunMetrics) -> None:
     """The rules by which requests were turned away or failed, with how many."""
     rules = Counter(rule for rule in metrics.record.table.reject_reason if rule)

@@ -23,6 +23,7 @@ from sim.notices import (
     as_points,
     say,
     say_of_cut,
+    say_of_letters,
     say_of_parts,
     say_of_points,
     say_without_targets,
@@ -341,6 +342,7 @@ def _conclude(study: Study, result: StudyResult, root: Path, options: RunOptions
             print_table(by_class)
     if options.plots:
         write_compare_pages(runs, found, root)
+        say_of_letters(*(run.summary for each in runs.values() for run in each), arms=runs)
 
 
 def _mean(summaries: Sequence[Summary]) -> Summary:

@@ -77,6 +77,22 @@ def test_a_window_leaves_out_who_came_at_other_times(command: Command, work_fold
     assert "requests had not finished" in error and "had not been sent" not in error
 
 
+LETTER = "\U0010fffd"
+"""One that no font has."""
+
+
+def test_names_that_pictures_cannot_show(command: Command, work_folder: Path) -> None:
+    record = {"timestamp": 0, "input_length": 50, "output_length": 5, "tenant": f"a{LETTER}"}
+    (work_folder / "t.jsonl").write_text(json.dumps(record) + "\n")
+    note = f"note: no font here has {LETTER}: the pictures show boxes instead"
+    assert command("run", "t.jsonl", "--out", "r")[2].count(note) == 1
+    assert command("report", "r")[2].count(note) == 1
+    assert note not in command("run", "t.jsonl", "--no-plots", "--out", "w")[2]
+    compare = ("compare", "t.jsonl", "--schedulers", "vllm,fcfs", "--out", "c")
+    assert command(*compare)[2].count(note) == 1
+    assert command("report", "c")[2].count(note) == 1
+
+
 def prioritised(folder: Path, *priorities: int) -> None:
     """`t.jsonl`, a request of each priority."""
     record = {"timestamp": 0, "input_length": 50, "output_length": 5}

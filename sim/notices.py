@@ -8,6 +8,8 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
+from numpy import isfinite, nanmin
+
 from sim.too_many_blocks import too_many_blocks
 from superinfer.lab.config import Config
 from superinfer.lab.config.released import without_release
@@ -27,6 +29,8 @@ from traces.workload import Workload
 
 Points = Mapping[tuple[str, str], Config]
 """By the name of an arm and, of a sweep, where on its axes it is; else empty."""
+FAR = 10.0
+"""Times its target that the quickest request of a class took: as of seconds given as ms."""
 MOST_NAMED = 14
 """Arms that a line names: all schedulers that come with us."""
 
@@ -160,6 +164,7 @@ def say_of_run(config: Config, metrics: RunMetrics, summary: Summary) -> None:
     say_without_targets(summary)
     _say_who_was_not_served(metrics)
     say_of_cut(summary)
+    _say_of_targets_out_of_reach(metrics, summary)
     _say_if_nobody_was_measured(config, summary)
     view = metrics.view
     if warning := overload_warning(summary["load"], view.arrival_s, view.ttft_s):
@@ -209,6 +214,20 @@ def _say_who_was_not_served(metrics: RunMetrics) -> None:
     if rules:
         told = ", ".join(f"{rule} {count:,}" for rule, count in rules.most_common())
         say(f"note: requests that were turned away or failed, by rule: {told}")
+
+
+def _say_of_targets_out_of_reach(metrics: RunMetrics, summary: Summary) -> None:
+    """Name targets that are far below what the quickest request of their class took."""
+    view = metrics.view
+    taken_s = {"ttft_ms": view.ttft_s, "tpot_ms": view.tpot_s, "e2el_ms": view.e2el_s}
+    for name, rows in metrics.class_rows().items():
+        done = rows[view.finished[rows]]
+        for key, target in (summary["classes"][name]["slo"] or {}).items():
+            times_s = taken_s[key][done] if key in taken_s else done[:0]
+            quickest_ms = 1000 * float(nanmin(times_s)) if isfinite(times_s).any() else 0.0
+            if target and quickest_ms > FAR * target:
+                missed = f"{key} of {target:g}: the quickest request took {quickest_ms:,.4g} ms"
+                say(f"warning: class {name} is far from its {missed}")
 
 
 def _say_if_nobody_was_measured(config: Config, summary: Summary) -> None:

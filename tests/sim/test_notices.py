@@ -77,6 +77,26 @@ def test_a_window_leaves_out_who_came_at_other_times(command: Command, work_fold
     assert "requests had not finished" in error and "had not been sent" not in error
 
 
+def test_targets_that_are_in_seconds(command: Command, work_folder: Path) -> None:
+    """The quickest request, not the usual one, has to be far away; tokens/s are no time."""
+    head = "version = 1\n[classes.chat]\n"
+    (work_folder / "s.toml").write_text(
+        f"{head}ttft_ms = 1\ntpot_ms = 0.02\nmin_tokens_per_s = 9\n"
+    )
+    *_, error = command("run", "mixed", *CUT, "--classes", "s.toml", "--out", "s")
+    told = [line for line in error.splitlines() if line.startswith("warning: class ")]
+    assert [line.partition(": the quickest request took ")[0] for line in told] == [
+        "warning: class chat is far from its ttft_ms of 1",
+        "warning: class chat is far from its tpot_ms of 0.02",
+    ]
+    (work_folder / "h.toml").write_text(f"{head}ttft_ms = 30\n")
+    assert (
+        "is far from" not in command("run", "mixed", *CUT, "--classes", "h.toml", "--out", "h")[2]
+    )
+    huge = ("--set", "run.kv_blocks=1", "--out", "n")
+    assert "is far from" not in command("run", "mixed", *CUT, *huge)[2], "nobody was served"
+
+
 LETTER = "\U0010fffd"
 """One that no font has."""
 

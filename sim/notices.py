@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from numpy import isfinite, nanmin
 
@@ -22,7 +22,8 @@ from superinfer.lab.trust import warnings_of
 from superinfer.lab.unused_fields import fields_of
 from superinfer.metrics import RunMetrics
 from superinfer.metrics.summary import Summary
-from superinfer.request import DEFAULT_CLASS
+from superinfer.request import DEFAULT_CLASS, Request
+from superinfer.settings import did_you_mean
 from superinfer.slo_classes import PRESETS
 from traces.cli import print_out, print_table
 from traces.workload import Workload
@@ -92,10 +93,27 @@ def say_of_points(points: Points, workload: Workload) -> None:
     idle = {key: idle_settings(config, requests) for key, config in points.items()}
     _say_of_whom("warning", idle)
     unused = {
-        key: [*without_release(config.run), *fields.unused(config)]
+        key: [
+            *without_release(config.run),
+            *fields.unused(config),
+            *_classes_of_nobody(config, requests),
+        ]
         for key, config in points.items()
     }
     _say_of_whom("note", unused)
+
+
+def _classes_of_nobody(config: Config, requests: Sequence[Request]) -> list[str]:
+    """That classes which a configuration sets up are those of no request: a name may be misspelt.
+    `default` is what the others are made of.
+    """
+    there = sorted({request.slo_class.name for request in requests})
+    absent = [name for name in config.classes if name not in {*there, DEFAULT_CLASS.name}]
+    if not absent or not there:
+        return []
+    hint = did_you_mean(absent[0], there)
+    known = ", ".join(there)
+    return [f"no request is of class {', '.join(absent)}{hint}; the classes here are {known}"]
 
 
 def as_point(config: Config) -> Points:

@@ -229,7 +229,7 @@ def _table(first: str, *others: str, title: str | None = None) -> Table:
 
 def _explain(table: Table, *lines: str) -> None:
     """Put what there is to say below a table."""
-    table.caption = _text("\n".join(line for line in lines if line)) or None
+    table.caption = "\n".join(_text(line) for line in lines if line) or None
     table.caption_justify = "left"
 
 
@@ -294,6 +294,7 @@ def _value(key: str, value: Value) -> str:
 
 
 def _text(name: str) -> str:
+    """A name as it is, without what a terminal would take for a command."""
     from rich.markup import escape
 
-    return escape(name)
+    return escape("".join(c if c.isprintable() else ascii(c)[1:-1] for c in name))

@@ -97,6 +97,25 @@ def test_targets_that_are_in_seconds(command: Command, work_folder: Path) -> Non
     assert "is far from" not in command("run", "mixed", *CUT, *huge)[2], "nobody was served"
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["chat", "default"], ""),
+        (["chta"], "no request is of class chta (did you mean 'chat'?); the classes here are "),
+        (["chat", "one", "two"], "no request is of class one, two; the classes here are "),
+    ],
+)
+def test_classes_of_nobody(
+    names: list[str], told: str, command: Command, work_folder: Path
+) -> None:
+    text = "".join(f"[classes.{name}]\nttft_ms = 900\n" for name in names)
+    (work_folder / "c.toml").write_text(f"version = 1\n{text}")
+    for words in (("run",), ("compare", "--schedulers", "vllm,fcfs")):
+        *_, error = command(*words, "mixed", *CUT, "--classes", "c.toml", "--out", words[0])
+        found = [line for line in error.splitlines() if "no request is of class" in line]
+        assert [line.startswith(f"note: {told}") for line in found] == [True] * bool(told)
+
+
 LETTER = "\U0010fffd"
 """One that no font has."""
 

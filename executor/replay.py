@@ -162,6 +162,7 @@ class Replay:
         say(f"results in {written}")
         if self.options.plots:
             write_pages(written)
+            _say_of_letters(summary)
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -244,6 +245,13 @@ def write_pages(folder: Path) -> None:
 def say(text: str) -> None:
     """A line for the user, apart from the result."""
     print(text, file=sys.stderr)
+
+
+def _say_of_letters(summary: Summary) -> None:
+    from superinfer.lab.pictures.fonts import letters_note
+
+    if note := letters_note(summary):
+        say(f"note: {note}")
 
 
 def show(summary: Summary, as_json: bool) -> None:

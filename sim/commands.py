@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sim.notices import (
     as_point,
     say,
+    say_of_letters,
     say_of_parts,
     say_of_points,
     say_of_run,
@@ -124,6 +125,7 @@ def run_and_write(
             say_of_run(config, metrics, summary)
     if options.plots:
         write_pages(written)
+        say_of_letters(summary)
     if sinks:
         timeline = _write_timeline(sinks, written, metrics, config)
         if options.plots:

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from numpy import isfinite, nanmin
 
 from sim.too_many_blocks import too_many_blocks
 from superinfer.lab.config import Config
@@ -20,13 +22,16 @@ from superinfer.lab.trust import warnings_of
 from superinfer.lab.unused_fields import fields_of
 from superinfer.metrics import RunMetrics
 from superinfer.metrics.summary import Summary
-from superinfer.request import DEFAULT_CLASS
+from superinfer.request import DEFAULT_CLASS, Request
+from superinfer.settings import did_you_mean
 from superinfer.slo_classes import PRESETS
 from traces.cli import print_out, print_table
 from traces.workload import Workload
 
 Points = Mapping[tuple[str, str], Config]
 """By the name of an arm and, of a sweep, where on its axes it is; else empty."""
+FAR = 10.0
+"""Times its target that the quickest request of a class took: as of seconds given as ms."""
 MOST_NAMED = 14
 """Arms that a line names: all schedulers that come with us."""
 
@@ -88,10 +93,27 @@ def say_of_points(points: Points, workload: Workload) -> None:
     idle = {key: idle_settings(config, requests) for key, config in points.items()}
     _say_of_whom("warning", idle)
     unused = {
-        key: [*without_release(config.run), *fields.unused(config)]
+        key: [
+            *without_release(config.run),
+            *fields.unused(config),
+            *_classes_of_nobody(config, requests),
+        ]
         for key, config in points.items()
     }
     _say_of_whom("note", unused)
+
+
+def _classes_of_nobody(config: Config, requests: Sequence[Request]) -> list[str]:
+    """That classes which a configuration sets up are those of no request: a name may be misspelt.
+    `default` is what the others are made of.
+    """
+    there = sorted({request.slo_class.name for request in requests})
+    absent = [name for name in config.classes if name not in {*there, DEFAULT_CLASS.name}]
+    if not absent or not there:
+        return []
+    hint = did_you_mean(absent[0], there)
+    known = ", ".join(there)
+    return [f"no request is of class {', '.join(absent)}{hint}; the classes here are {known}"]
 
 
 def as_point(config: Config) -> Points:
@@ -159,6 +181,8 @@ def say_of_run(config: Config, metrics: RunMetrics, summary: Summary) -> None:
     """What a reader of the summary should know beside it."""
     say_without_targets(summary)
     _say_who_was_not_served(metrics)
+    say_of_cut(summary)
+    _say_of_targets_out_of_reach(metrics, summary)
     _say_if_nobody_was_measured(config, summary)
     view = metrics.view
     if warning := overload_warning(summary["load"], view.arrival_s, view.ttft_s):
@@ -175,12 +199,53 @@ def say_without_targets(*summaries: Summary) -> None:
         say("note: no request has a target: --classes gives some (docs/bring-a-trace.md)")
 
 
+def say_of_cut(*summaries: Summary) -> None:
+    """Say what a cut-off left open; of several runs without the counts, which their table has."""
+    first = summaries[0]["run"]["run"]
+    place = f"note: cut off at {first['duration_s']:g} s (run.duration_s)"
+    told = _open_ends(summaries[0]) if len(summaries) == 1 else []
+    if any(each["unfinished"] for each in summaries):
+        told.append("the unfinished are in no latency, and with a target count as missed")
+    if first["duration_s"] and told:
+        say(f"{place}: {'; '.join(told)}")
+
+
+def _open_ends(summary: Summary) -> list[str]:
+    """Who had not finished when a run was cut off, and who had not come by then."""
+    asked, submitted, open_ends = summary["run"], summary["submitted"], summary["unfinished"]
+    late = 0 if asked["run"]["window_s"] else asked["requests"] - submitted
+    told = [f"{open_ends:,} of {submitted:,} requests had not finished"] if open_ends else []
+    return [*told, *([f"{late:,} of {asked['requests']:,} had not been sent"] if late else [])]
+
+
+def say_of_letters(*summaries: Summary, arms: Iterable[str] = ()) -> None:
+    """Say whose names the pictures that were drawn of these runs cannot show."""
+    from superinfer.lab.pictures.fonts import letters_note
+
+    if note := letters_note(*summaries, arms=arms):
+        say(f"note: {note}")
+
+
 def _say_who_was_not_served(metrics: RunMetrics) -> None:
     """The rules by which requests were turned away or failed, with how many."""
     rules = Counter(rule for rule in metrics.record.table.reject_reason if rule)
     if rules:
         told = ", ".join(f"{rule} {count:,}" for rule, count in rules.most_common())
         say(f"note: requests that were turned away or failed, by rule: {told}")
+
+
+def _say_of_targets_out_of_reach(metrics: RunMetrics, summary: Summary) -> None:
+    """Name targets that are far below what the quickest request of their class took."""
+    view = metrics.view
+    taken_s = {"ttft_ms": view.ttft_s, "tpot_ms": view.tpot_s, "e2el_ms": view.e2el_s}
+    for name, rows in metrics.class_rows().items():
+        done = rows[view.finished[rows]]
+        for key, target in (summary["classes"][name]["slo"] or {}).items():
+            times_s = taken_s[key][done] if key in taken_s else done[:0]
+            quickest_ms = 1000 * float(nanmin(times_s)) if isfinite(times_s).any() else 0.0
+            if target and quickest_ms > FAR * target:
+                missed = f"{key} of {target:g}: the quickest request took {quickest_ms:,.4g} ms"
+                say(f"warning: class {name} is far from its {missed}")
 
 
 def _say_if_nobody_was_measured(config: Config, summary: Summary) -> None:

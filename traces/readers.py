@@ -29,6 +29,7 @@ from traces.source import (
     open_source,
     trace_name,
 )
+from traces.stamps import stamp_warnings
 from traces.workload import Workload
 
 _NAMED_UNKNOWN_FIELDS = 10
@@ -92,6 +93,7 @@ class _Rows:
     unknown_fields: set[str] = field(default_factory=set)
     from_first: bool = False
     """The first good record's stamp is time 0; otherwise stamps are kept."""
+    warnings: list[str] = field(default_factory=list)
 
     def keep(self, positions: Iterable[int]) -> None:
         """Drop every record that is at none of `positions` and count it as bad."""
@@ -152,6 +154,8 @@ def _line_rows(
     rows.from_first = isinstance(parser, AzureParser)
     _count_in_ms(source, rows, TIME_UNITS_MS[dialect.time_unit])
     _check_rows(source, rows, parser.stamp_field, skip_bad)
+    if isinstance(parser, NativeParser):
+        rows.warnings = stamp_warnings(source.file, rows.stamps, dialect.time_unit)
     return rows
 
 
@@ -339,7 +343,11 @@ def _workload(source: Source, rows: _Rows, resolver: Resolver) -> Workload:
         raised_max_tokens=resolver.raised_max_tokens,
         skipped=len(rows.bad_numbers),
         first_skipped=rows.first_bad.in_file if rows.first_bad else "",
-        warnings=[*source.warnings, *_unknown_fields(source, rows.unknown_fields)],
+        warnings=[
+            *source.warnings,
+            *rows.warnings,
+            *_unknown_fields(source, rows.unknown_fields),
+        ],
     )
 
 

@@ -1,4 +1,4 @@
-"""`check-policy`: run a scheduler and a memory policy under strain."""
+"""`check-policy`: run a scheduler, a memory policy and a router under strain."""
 
 from __future__ import annotations
 
@@ -13,30 +13,38 @@ from superinfer.lab.options import ConfigFile, Memory, Scheduler, Settings
 from traces.cli import print_out, print_table
 
 Seeds = Annotated[int, typer.Option(metavar="N", min=1, help="Workloads for each condition.")]
+CheckedRouter = Annotated[
+    str | None,
+    typer.Option(
+        help="Router, by name or as package.module:Class; adds replicas.", show_default="none"
+    ),
+]
 
 
 def check_policy(
     scheduler: Scheduler = None,
     memory: Memory = None,
+    router: CheckedRouter = None,
     seeds: Seeds = 2,
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
-    """Run policies with little memory, a prefix cache, a lag; find what they break."""
-    from sim.studies.policy_check import check_policies, findings_json, findings_table, place
+    """Run policies with little memory, a prefix cache, a lag; find what they break. A router has
+    three replicas, or run.replicas.
+    """
+    from sim.studies.policy_check import check_policies, with_replicas
+    from sim.studies.policy_check_page import findings_json, findings_table, told_once
     from superinfer.lab.config import load_config
 
-    chosen = load_config(config, settings or (), scheduler=scheduler, memory=memory)
+    loaded = load_config(config, settings or (), scheduler=scheduler, memory=memory, router=router)
+    chosen = with_replicas(loaded, router)
     found = check_policies(chosen, range(seeds))
     if as_json:
         print_out(json.dumps(findings_json(chosen, found), indent=2))
     else:
         print_table(findings_table(found))
-    code = 0
-    for finding in found:
-        if finding.unfit:
-            print(f"note: {place(finding.condition)}: {finding.unfit}", file=sys.stderr)
-        if finding.fault:
-            code = complain(f"{place(finding.condition)}: {finding.fault}", 1)
+    for note in told_once(found, "unfit"):
+        print(f"note: {note}", file=sys.stderr)
+    code = max((complain(fault, 1) for fault in told_once(found, "fault")), default=0)
     raise typer.Exit(code)

@@ -21,6 +21,8 @@ from sim.commands import (
 from sim.notices import (
     as_points,
     say,
+    say_of_cut,
+    say_of_letters,
     say_of_parts,
     say_of_points,
     say_without_targets,
@@ -99,6 +101,7 @@ def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: in
         runs = [run for name in result.folders for run in result.runs(name)]
         if runs:
             say_without_targets(*(run.summary for run in runs))
+            say_of_cut(*(run.summary for run in runs))
         for failure in result.failures:
             say(f"error: {failure}")
         if not result.failures:
@@ -244,6 +247,7 @@ def _conclude(study: Study, result: StudyResult, root: Path, options: RunOptions
             print_table(by_class)
     if options.plots:
         write_compare_pages(runs, found, root)
+        say_of_letters(*(run.summary for each in runs.values() for run in each), arms=runs)
 
 
 def _mean(summaries: Sequence[Summary]) -> Summary:

@@ -1,10 +1,11 @@
-"""`check-policy`: a scheduler and a memory policy under conditions that bring mistakes to light.
+"""`check-policy`: policies under conditions that bring mistakes to light.
 
 Small workloads are simulated with all memory, with little, and with less than some prompts need;
 with and without a prefix cache; with plans made when they are needed and one step ahead; to the end
-and cut off. Held against each run:
+and cut off. With several replicas each has its share of a workload that is so many times larger,
+and the router is checked as well. Held against each run:
 
-* it ends, and neither policy raises or is refused what it asks for;
+* it ends, and no policy raises or is refused what it asks for;
 * every request ends once: finished, rejected or failed, unfinished only where the run is cut off;
 * nothing is held afterwards, on the device or on the host, and all that is cached can be evicted;
 * it comes out the same when it is run again: no clock, no random numbers, no order of a set.
@@ -15,12 +16,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from msgspec import structs
 
+from sim.cluster import simulate_cluster
 from sim.driver import simulate
 from sim.oracle import Oracle
 from sim.run import build_engine, load_model
@@ -29,12 +31,10 @@ from superinfer.engine import Engine
 from superinfer.errors import ConfigError, SuperInferError
 from superinfer.lab.config import Config
 from superinfer.lab.config.policy_faults import faults_named
+from superinfer.lab.config.run import RunConfig
+from superinfer.sequence import Sequence as Live
 from superinfer.sequence import State
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from traces.workload import Workload
+from traces.workload import Workload
 
 ENDS: Final = ("finish", "reject", "fail", "cancel")
 """Events that end a request."""
@@ -45,7 +45,11 @@ TOO_LITTLE_TOKENS: Final = 4_000
 CUT_S: Final = 20.0
 """When a run that is cut off ends; all requests have come by then, and most are under way."""
 RATE_SCALE: Final = 3.0
+"""Of what arrives for one replica."""
 REQUESTS: Final = 80
+"""For one replica."""
+REPLICAS: Final = 3
+"""Of a router that is checked, where a configuration has one replica."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ class Finding:
     outcomes: dict[str, int] | None = None
     """Requests by how they ended."""
     preemptions: int = 0
+    sent_to: list[int] | None = None
+    """Requests by replica, where there are several."""
     fault: str = ""
     """What is wrong, in one line; empty if nothing was found."""
     unfit: str = ""
@@ -103,35 +109,14 @@ def check_policies(config: Config, seeds: Sequence[int]) -> list[Finding]:
     return found
 
 
-def findings_table(found: Sequence[Finding]) -> Table:
-    """A row for each condition."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("KV memory", "Lag", "Prefix cache", "Cut off"):
-        table.add_column(name)
-    for name in ("Requests", "Finished", "Rejected", "Failed", "Preemptions"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for finding in found:
-        condition, ends = finding.condition, finding.outcomes or {}
-        cut = f"{condition.duration_s:g} s" if condition.duration_s else "no"
-        caching = "yes" if condition.prefix_caching else "no"
-        counts = (
-            finding.requests,
-            *(ends.get(end, 0) for end in ("finished", "rejected", "failed")),
-        )
-        verdict = "FAULT" if finding.fault else "not possible" if finding.unfit else "ok"
-        cells = (str(count) for count in (*counts, finding.preemptions))
-        table.add_row(condition.memory, str(condition.lag), caching, cut, *cells, verdict)
-    return table
-
-
-def findings_json(config: Config, found: Sequence[Finding]) -> dict[str, Any]:
-    """What `--json` prints."""
-    names = {"scheduler": config.run.scheduler, "memory": config.run.memory}
-    return {**names, "conditions": [asdict(finding) for finding in found]}
+def with_replicas(config: Config, router: str | None) -> Config:
+    """The configuration with replicas for a router: `router` if one was asked for, or the one that
+    the configuration chooses or sets.
+    """
+    asked = router is not None or config.router or config.run.router != RunConfig().router
+    if not asked or config.run.replicas > 1:
+        return config
+    return replace(config, run=structs.replace(config.run, replicas=REPLICAS))
 
 
 def place(condition: Condition) -> str:
@@ -149,8 +134,8 @@ def _under(config: Config, condition: Condition, seed: int) -> Config:
     run = structs.replace(
         config.run,
         trace="mixed",
-        rate_scale=RATE_SCALE,
-        limit=REQUESTS,
+        rate_scale=RATE_SCALE * config.run.replicas,
+        limit=REQUESTS * config.run.replicas,
         seed=seed,
         lag=condition.lag,
         prefix_caching=condition.prefix_caching,
@@ -165,43 +150,78 @@ def _under(config: Config, condition: Condition, seed: int) -> Config:
 def _check(config: Config, finding: Finding) -> None:
     """One workload under one condition, twice; what is wrong goes into `finding`."""
     workload, run = load_workload(config), config.run
+    policies = {"scheduler": run.scheduler, "memory": run.memory}
+    policies |= {"router": run.router} if run.replicas > 1 else {}
     try:
-        with faults_named({"scheduler": run.scheduler, "memory": run.memory}):
-            engine, events = _run(config, workload)
-            _, again = _run(config, workload)
-            held = _held(engine, cut=bool(run.duration_s))
+        with faults_named(policies):
+            done, again = _run(config, workload), _run(config, workload)
+            held = next(
+                filter(None, (_held(each, bool(run.duration_s)) for each in done.engines)), ""
+            )
     except ConfigError as error:
         finding.unfit = str(error)
         return
     except SuperInferError as error:
         finding.fault = str(error)
         return
-    sequences = engine.recorder.sequences
-    ends = Counter(seq.outcome for seq in sequences)
-    finding.requests += len(sequences)
-    finding.outcomes = dict(Counter(finding.outcomes or {}) + ends)
-    finding.preemptions += sum(seq.preemptions for seq in sequences)
+    _count(finding, done)
     finding.fault = (
-        _lost(events, len(workload.requests), cut=bool(run.duration_s))
+        _lost(done.events, len(workload.requests), bool(run.duration_s))
         or held
-        or ("" if events == again else f"the same run came out otherwise: {_first(events, again)}")
+        or _otherwise(done.events, again.events)
     )
 
 
-def _run(config: Config, workload: Workload) -> tuple[Engine, list[Any]]:
-    """One run; the engine as it is afterwards, and its events."""
-    events: list[Any] = []
+@dataclass(slots=True)
+class _Done:
+    """A run: its engines as they are afterwards, and their events."""
+
+    engines: list[Engine]
+    events: list[tuple[int, Any]]
+    """With the number of the engine."""
+
+    @property
+    def sequences(self) -> list[Live]:
+        return [seq for engine in self.engines for seq in engine.recorder.sequences]
+
+
+def _count(finding: Finding, done: _Done) -> None:
+    """Add a run to what is told of a condition."""
+    ends = Counter(seq.outcome for seq in done.sequences)
+    finding.requests += len(done.sequences)
+    finding.outcomes = dict(Counter(finding.outcomes or {}) + ends)
+    finding.preemptions += sum(seq.preemptions for seq in done.sequences)
+    if len(done.engines) > 1:
+        before = finding.sent_to or [0] * len(done.engines)
+        taken = (len(engine.recorder.sequences) for engine in done.engines)
+        finding.sent_to = [had + more for had, more in zip(before, taken, strict=True)]
+
+
+def _run(config: Config, workload: Workload) -> _Done:
+    """One run, on one replica or on several."""
+    events: list[tuple[int, Any]] = []
     answers, run = workload.output_tokens, config.run
-    engine, _ = build_engine(config, events.append, lambda request: answers[request.index])
-    oracle = Oracle(answers, engine.config.max_model_len)
-    stop_s = run.duration_s or math.inf
-    simulate(engine, workload.requests, oracle, load_model(run), stop_s)
-    return engine, events
+
+    def engine(number: int) -> Engine:
+        def sink(event: Any) -> None:
+            events.append((number, event))
+
+        return build_engine(config, sink, lambda request: answers[request.index])[0]
+
+    engines = [engine(number) for number in range(run.replicas)]
+    load, stop_s = load_model(run), run.duration_s or math.inf
+    if run.replicas == 1:
+        oracle = Oracle(answers, engines[0].config.max_model_len)
+        simulate(engines[0], workload.requests, oracle, load, stop_s)
+    else:
+        router = config.build_router()
+        simulate_cluster(engines, workload.requests, answers, router, load, stop_s)
+    return _Done(engines, events)
 
 
-def _lost(events: Sequence[Any], requests: int, cut: bool) -> str:
+def _lost(events: Sequence[tuple[int, Any]], requests: int, cut: bool) -> str:
     """Requests that did not end, or more than once."""
-    ends = Counter(event[2] for event in events if event[1] in ENDS)
+    ends = Counter(event[2] for _, event in events if event[1] in ENDS)
     twice = [name for name, count in ends.items() if count > 1]
     if twice:
         return f"request {twice[0]} ended {ends[twice[0]]} times"
@@ -229,9 +249,20 @@ def _held(engine: Engine, cut: bool) -> str:
     return f"{pool.cached} cached blocks cannot be evicted" if pool.cached else ""
 
 
-def _first(events: Sequence[Any], again: Sequence[Any]) -> str:
-    """Where two runs part."""
-    for one, other in zip(events, again, strict=False):
-        if one != other:
-            return f"at {one[0]:g} s {one[1]} of {one[2]}, then {other[1]} of {other[2]}"
-    return f"{len(events)} events, then {len(again)}"
+def _otherwise(events: Sequence[tuple[int, Any]], again: Sequence[tuple[int, Any]]) -> str:
+    """Where two runs of the same part; empty where they do not."""
+    if events == again:
+        return ""
+    parted = (pair for pair in zip(events, again, strict=False) if pair[0] != pair[1])
+    before, after = next(parted, (None, None))
+    where = f"{len(events)} events, then {len(again)}"
+    if before is not None and after is not None:
+        several = any(number for number, _ in (*events, *again))
+        told = (_event(number, event, several) for number, event in (before, after))
+        where = f"at {before[1][0]:g} s {', then '.join(told)}"
+    return f"the same run came out otherwise: {where}"
+
+
+def _event(number: int, event: Any, several: bool) -> str:
+    """In words; with its replica where there are several."""
+    return f"{event[1]} of {event[2]}" + (f" on replica {number}" if several else "")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sim.commands import check_folder, write_pages
-from sim.notices import say
+from sim.notices import say, say_of_letters
 from sim.studies.compare import compared, write_compare_pages
 from superinfer.errors import ConfigError
 from superinfer.lab.comparison import COMPARISON, load_comparison
-from superinfer.lab.results import SUMMARY, default_folder
+from superinfer.lab.results import SUMMARY, Run, default_folder, load_run
 from superinfer.lab.run_sources import named_runs
 
 
@@ -42,6 +42,7 @@ def _run_again(folder: Path) -> Path:
     from superinfer.lab.timelines.timeline import TIMELINE_JSON
 
     write_pages(folder)
+    say_of_letters(load_run(folder).summary)
     if (folder / TIMELINE_JSON).exists():
         write_requests_plot(folder / TIMELINE_JSON)
     return folder
@@ -51,7 +52,7 @@ def _comparison_again(folder: Path) -> Path:
     arms = load_comparison(folder)
     for run in (run for each in arms.values() for run in each):
         write_pages(run.folder)
-    write_compare_pages(arms, compared(arms), folder)
+    _compare(arms, folder)
     return folder
 
 
@@ -63,5 +64,10 @@ def _beside_each_other(folders: Sequence[Path], out: Path | None) -> Path:
     if (out / SUMMARY).exists():
         raise ConfigError(f"--out: expected a folder of its own, got the result {out}")
     out.mkdir(parents=True, exist_ok=True)
-    write_compare_pages(arms, compared(arms), out)
+    _compare(arms, out)
     return out
+
+
+def _compare(arms: Mapping[str, Sequence[Run]], out: Path) -> None:
+    write_compare_pages(arms, compared(arms), out)
+    say_of_letters(*(run.summary for each in arms.values() for run in each), arms=arms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from superinfer.lab.changes import PER_CENT, POINTS, Amount, change
@@ -26,6 +26,8 @@ _RUN_ROWS = {
     "completed": "completed",
     "rejected": "rejected",
     "failed": "failed",
+    "cancelled": "cancelled",
+    "unfinished": "unfinished",
     "duration": "duration (s)",
     "slo_attainment": "SLO attainment (%)",
     "request_throughput": "requests/s",
@@ -45,6 +47,8 @@ _RUN_ROWS = {
     "vtc_gap": "VTC gap (tokens)",
     "wall_s": "wall time (s)",
 }
+_RARE = {"failed": "failed", "cancelled": "cancelled", "unfinished": "unfinished"}
+"""Ends that are shown beside the others where any request had one."""
 _WIDE_ROWS = (
     "slo_attainment",
     "request_goodput",
@@ -93,7 +97,8 @@ def compare_table(
     table = _table("Metric", *(marked(*run) for run in runs), title="Comparison")
     known = {(found.arm, found.metric): found for found in differences}
     precision = shown_precision(summary for _, summary in runs)
-    for key, label in (*COMPARE_ROWS.items(), *precision.items()):
+    rare = _rare(summary for _, summary in runs)
+    for key, label in (*COMPARE_ROWS.items(), *rare.items(), *precision.items()):
         values = [summary.get(key) for _, summary in runs]
         if any(value is not None for value in values):
             others = [known.get((name, key)) for name, _ in runs[1:]]
@@ -108,9 +113,10 @@ def compare_table(
 
 def _compare_many(runs: Sequence[tuple[str, Summary]], differences: Sequence[Difference]) -> Table:
     precision = shown_precision(summary for _, summary in runs)
-    wide = (*_WIDE_ROWS, *precision)
+    rare = _rare(summary for _, summary in runs)
+    wide = (*_WIDE_ROWS, *rare, *precision)
     shown = [key for key in wide if any(summary.get(key) is not None for _, summary in runs)]
-    titles = {**COMPARE_ROWS, **precision}
+    titles = {**COMPARE_ROWS, **rare, **precision}
     table = _table("Scheduler", *(titles[key] for key in shown), title="Comparison")
     known = {(found.arm, found.metric): found for found in differences}
     (first, base), *others = runs
@@ -145,9 +151,17 @@ def precision_table(runs: Sequence[tuple[str, Summary]]) -> Table | None:
 def _run_table(summary: Summary) -> Table:
     table = _table("Run", "")
     for key, label in _RUN_ROWS.items():
-        if summary.get(key) is not None:
-            table.add_row(label, _value(key, summary[key]))
+        value = summary.get(key)
+        if value is None or (key in ("cancelled", "unfinished") and not value):
+            continue
+        table.add_row(label, _value(key, value))
     return table
+
+
+def _rare(summaries: Iterable[Summary]) -> Mapping[str, str]:
+    """The rows of ends that any request of these runs had; `rejected` always has one."""
+    found = list(summaries)
+    return {key: name for key, name in _RARE.items() if any(each.get(key) for each in found)}
 
 
 def _latency_table(summary: Summary) -> Table:
@@ -215,7 +229,7 @@ def _table(first: str, *others: str, title: str | None = None) -> Table:
 
 def _explain(table: Table, *lines: str) -> None:
     """Put what there is to say below a table."""
-    table.caption = _text("\n".join(line for line in lines if line)) or None
+    table.caption = "\n".join(_text(line) for line in lines if line) or None
     table.caption_justify = "left"
 
 
@@ -280,6 +294,7 @@ def _value(key: str, value: Value) -> str:
 
 
 def _text(name: str) -> str:
+    """A name as it is, without what a terminal would take for a command."""
     from rich.markup import escape
 
-    return escape(name)
+    return escape("".join(c if c.isprintable() else ascii(c)[1:-1] for c in name))

@@ -173,6 +173,9 @@ def test_settings_beyond_json_and_toml() -> None:
     [
         ("summary.json", "{", "Expecting property name"),
         ("summary.json", "[]", "expected a JSON object"),
+        ("summary.json", '{"version": 2}', "version: expected 1, got 2"),
+        ("summary.json", '{"classes": 5}', "classes: expected an object, got 5"),
+        ("summary.json", '{"run": "x"}', "run: expected an object, got 'x'"),
         ("config.toml", "a = ", "cannot read"),
     ],
 )

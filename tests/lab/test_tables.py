@@ -39,6 +39,14 @@ def test_names_are_not_taken_for_markup() -> None:
     assert "[red]" in text(compare_table([("[red]", {"rejected": 1})]))
 
 
+def test_names_cannot_steer_the_terminal() -> None:
+    jobs = [Job(0, 10, 1, 1, 1, group="a\nb\x1b[31m"), Job(0, 10, 1, 1, 1, group="\u202e\u540d")]
+    shown = text(summary_table(summarise(build(jobs, []))))
+    assert r"a\nb\x1b[31m" in shown and "\x1b" not in shown
+    assert "\\u202e\u540d" in shown and "\u202e" not in shown
+    assert "\x1b" not in text(compare_table([("\x1b[2J", {"rejected": 1})]))
+
+
 def test_compare_shows_differences_from_the_first() -> None:
     base = {"slo_attainment": 0.5, "p99_ttft_ms": 1000.0, "preemptions": 0, "jain_index": None}
     other = {"slo_attainment": 0.75, "p99_ttft_ms": 1500.0, "preemptions": 4, "jain_index": 0.9}
@@ -47,6 +55,14 @@ def test_compare_shows_differences_from_the_first() -> None:
     assert "+50.0% worse" in shown
     assert "rotating" in shown
     assert "goodput" not in shown, "a metric that no run has is left out"
+
+
+@pytest.mark.parametrize("others", [1, 9])
+def test_rare_ends_are_shown_where_any_run_had_them(others: int) -> None:
+    plain = [(f"arm {number}", {"rejected": 1, "failed": 0}) for number in range(others)]
+    shown = text(compare_table([*plain, ("x", {"rejected": 1, "failed": 0, "unfinished": 7})]))
+    assert "unfinished" in shown and "failed" not in shown and "cancelled" not in shown
+    assert "unfinished" not in text(compare_table([*plain, ("x", {"rejected": 1})]))
 
 
 @pytest.mark.parametrize("others", [1, 9])

@@ -48,6 +48,90 @@ def test_who_was_not_served_and_that_nobody_was_measured(
     assert "no request arrives" not in error
 
 
+CUT = ("--limit", "20", "--no-plots")
+UNFINISHED = "the unfinished are in no latency, and with a target count as missed"
+
+
+def test_a_cut_off_run_says_whom_it_left_open(command: Command, work_folder: Path) -> None:
+    _, shown, error = command("run", "mixed", *CUT, "--duration", "0.3", "--out", "r")
+    summary = json.loads((work_folder / "r" / "summary.json").read_text())
+    left, submitted = summary["unfinished"], summary["submitted"]
+    assert 0 < left <= submitted < 20
+    assert ["unfinished", str(left)] in [line.split() for line in shown.splitlines()]
+    line = f"{left} of {submitted} requests had not finished; {20 - submitted} of 20 had not been"
+    assert f"note: cut off at 0.3 s (run.duration_s): {line} sent; {UNFINISHED}\n" in error
+    _, shown, error = command("run", "mixed", *CUT, "--duration", "500", "--out", "w")
+    assert "cut off" not in error and "unfinished" not in shown, "all came and finished"
+
+
+def test_a_cut_off_comparison_says_it_once(command: Command, work_folder: Path) -> None:
+    names = ("--schedulers", "vllm,fcfs", "--duration", "0.5")
+    _, shown, error = command("compare", "mixed", *CUT, *names, "--out", "c")
+    assert error.count(f"note: cut off at 0.5 s (run.duration_s): {UNFINISHED}\n") == 1
+    assert "unfinished" in [line.split()[0] for line in shown.splitlines() if line.strip()]
+
+
+def test_a_window_leaves_out_who_came_at_other_times(command: Command, work_folder: Path) -> None:
+    window = ("--duration", "0.5", "--set", "run.window_s=[0,0.4]", "--out", "r")
+    _, _, error = command("run", "mixed", *CUT, *window)
+    assert "requests had not finished" in error and "had not been sent" not in error
+
+
+def test_targets_that_are_in_seconds(command: Command, work_folder: Path) -> None:
+    """The quickest request, not the usual one, has to be far away; tokens/s are no time."""
+    head = "version = 1\n[classes.chat]\n"
+    (work_folder / "s.toml").write_text(
+        f"{head}ttft_ms = 1\ntpot_ms = 0.02\nmin_tokens_per_s = 9\n"
+    )
+    *_, error = command("run", "mixed", *CUT, "--classes", "s.toml", "--out", "s")
+    told = [line for line in error.splitlines() if line.startswith("warning: class ")]
+    assert [line.partition(": the quickest request took ")[0] for line in told] == [
+        "warning: class chat is far from its ttft_ms of 1",
+        "warning: class chat is far from its tpot_ms of 0.02",
+    ]
+    (work_folder / "h.toml").write_text(f"{head}ttft_ms = 30\n")
+    assert (
+        "is far from" not in command("run", "mixed", *CUT, "--classes", "h.toml", "--out", "h")[2]
+    )
+    huge = ("--set", "run.kv_blocks=1", "--out", "n")
+    assert "is far from" not in command("run", "mixed", *CUT, *huge)[2], "nobody was served"
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["chat", "default"], ""),
+        (["chta"], "no request is of class chta (did you mean 'chat'?); the classes here are "),
+        (["chat", "one", "two"], "no request is of class one, two; the classes here are "),
+    ],
+)
+def test_classes_of_nobody(
+    names: list[str], told: str, command: Command, work_folder: Path
+) -> None:
+    text = "".join(f"[classes.{name}]\nttft_ms = 900\n" for name in names)
+    (work_folder / "c.toml").write_text(f"version = 1\n{text}")
+    for words in (("run",), ("compare", "--schedulers", "vllm,fcfs")):
+        *_, error = command(*words, "mixed", *CUT, "--classes", "c.toml", "--out", words[0])
+        found = [line for line in error.splitlines() if "no request is of class" in line]
+        assert [line.startswith(f"note: {told}") for line in found] == [True] * bool(told)
+
+
+LETTER = "\U0010fffd"
+"""One that no font has."""
+
+
+def test_names_that_pictures_cannot_show(command: Command, work_folder: Path) -> None:
+    record = {"timestamp": 0, "input_length": 50, "output_length": 5, "tenant": f"a{LETTER}"}
+    (work_folder / "t.jsonl").write_text(json.dumps(record) + "\n")
+    note = f"note: no font here has {LETTER}: the pictures show boxes instead"
+    assert command("run", "t.jsonl", "--out", "r")[2].count(note) == 1
+    assert command("report", "r")[2].count(note) == 1
+    assert note not in command("run", "t.jsonl", "--no-plots", "--out", "w")[2]
+    compare = ("compare", "t.jsonl", "--schedulers", "vllm,fcfs", "--out", "c")
+    assert command(*compare)[2].count(note) == 1
+    assert command("report", "c")[2].count(note) == 1
+
+
 def prioritised(folder: Path, *priorities: int) -> None:
     """`t.jsonl`, a request of each priority."""
     record = {"timestamp": 0, "input_length": 50, "output_length": 5}

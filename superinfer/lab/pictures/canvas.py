@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from superinfer.lab.pictures.fonts import use_fallbacks
 from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
@@ -33,11 +34,17 @@ def write_png(figure: Figure, path: Path, dpi: int = 120, *, software: bool = Tr
     version, and what shows the same has the same bytes.
     """
     metadata = None if software else {"Software": None}
-    with replacing(path) as staged, warnings.catch_warnings():
-        # A name in a script that the font lacks shows as boxes; that is no reason for noise.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(staged, dpi=dpi, format="png", metadata=metadata)
+    with replacing(path) as staged:
+        save(figure, staged, "png", dpi, metadata)
     return path
+
+
+def save(figure: Figure, path: Path, kind: str, dpi: int, metadata: dict[str, None] | None) -> None:
+    """Write a figure to a file of a kind that matplotlib knows. Letters that its font lacks come
+    from one that has them where any is installed, and are boxes otherwise, without a warning.
+    """
+    if _lacks_letters(figure, path, kind, dpi, metadata) and use_fallbacks(figure):
+        _lacks_letters(figure, path, kind, dpi, metadata)
 
 
 def legend_below(figure: FigureBase, axes: Axes, columns: int = 4) -> None:
@@ -60,3 +67,19 @@ def with_legend(axes: Axes, wanted: bool) -> Axes:
     if wanted and axes.get_legend_handles_labels()[0]:
         axes.legend(framealpha=0.85)
     return axes
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _lacks_letters(
+    figure: Figure, path: Path, kind: str, dpi: int, metadata: dict[str, None] | None
+) -> bool:
+    """Write a figure; True if its fonts lack letters of it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(path, dpi=dpi, format=kind, metadata=metadata)
+    others = [each for each in caught if not str(each.message).startswith("Glyph ")]
+    for each in others:
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    return len(others) < len(caught)

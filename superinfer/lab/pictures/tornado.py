@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from superinfer.lab.pictures.canvas import save
 from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def write_tornado(outcome: Mapping[str, Any], bars: Sequence[Bar], folder: Path)
         # Without a date and a random salt the same outcome gives the same bytes.
         metadata = {"Software": None} if path.suffix == ".png" else {"Date": None}
         with replacing(path) as staged, rc_context({"svg.hashsalt": "tornado"}):
-            figure.savefig(staged, format=path.suffix[1:], dpi=150, metadata=metadata)
+            save(figure, staged, path.suffix[1:], 150, metadata)
     return paths
 
 

@@ -75,7 +75,9 @@ def test_control_c_that_is_ignored_stays_so(folder: Path) -> None:
 
 
 def test_control_c_during_a_comparison(folder: Path) -> None:
-    many = "".join(RECORD.format(at=i, prompt=300, answer=300, name="chat") for i in range(20_000))
+    many = "".join(
+        RECORD.format(at=2 * i, prompt=300, answer=300, name="chat") for i in range(20_000)
+    )
     (folder / "many.jsonl").write_text(many)
     running = process("compare", "many.jsonl", "--no-plots", "--out", "c")
     assert running.stderr is not None

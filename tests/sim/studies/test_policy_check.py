@@ -10,12 +10,22 @@ from typing import Any
 import pytest
 
 from sim.studies import policy_check
-from sim.studies.policy_check import Condition, Finding, check_policies, findings_json, place
+from sim.studies.policy_check import (
+    REPLICAS,
+    Condition,
+    Finding,
+    check_policies,
+    place,
+    with_replicas,
+)
+from sim.studies.policy_check_page import findings_json, told_once
 from superinfer.draft import Draft
 from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config
 from superinfer.memory.index.node import Node
 from superinfer.memory.lru import LruMemory
+from superinfer.request import Request
+from superinfer.routers.round_robin import RoundRobinRouter
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.sequence import Sequence
 
@@ -120,6 +130,73 @@ def test_conditions_that_a_policy_refuses_in_part() -> None:
     assert "lag" in cut.unfit and not cut.fault
 
 
+@dataclass
+class MoodyRouter(RoundRobinRouter):
+    """Begins elsewhere when it runs again."""
+
+    def route(self, request: Request, now: float) -> int:
+        return (super().route(request, now) + self.first) % self._replicas
+
+    first: int = field(default_factory=lambda: next(calls), init=False)
+
+
+@dataclass
+class Beyond(RoundRobinRouter):
+    """Names a replica that there is not, now and then."""
+
+    def route(self, request: Request, now: float) -> int:
+        return request.index % (self._replicas + 1)
+
+
+def routed(router: str | None, *settings: str, **run: Any) -> list[Finding]:
+    config = load_config(None, settings, scheduler="fcfs", router=router, **run)
+    return check_policies(with_replicas(config, router), [0, 1])
+
+
+@pytest.mark.parametrize("router", ["round_robin", "slo_aware"])
+def test_a_router_that_comes_with_us_passes(router: str) -> None:
+    scarce, cut = routed(router)
+    assert (scarce.fault, scarce.unfit, cut.fault, cut.unfit) == ("", "", "", "")
+    assert scarce.requests == 2 * 12 * REPLICAS == sum(scarce.sent_to or [])
+    assert (scarce.outcomes or {})["rejected"] > 0 and (cut.outcomes or {})["unfinished"] > 0
+    if router == "round_robin":
+        assert scarce.sent_to == [24, 24, 24]
+
+
+def test_a_router_that_decides_otherwise_when_it_runs_again() -> None:
+    fault = routed("own_policies:MoodyRouter")[0].fault
+    assert "the same run came out otherwise: at 0" in fault
+    assert "submit of 1 on replica " in fault
+
+
+def test_a_router_that_names_no_replica() -> None:
+    fault = routed("own_policies:Beyond")[0].fault
+    assert fault.startswith("router 'own_policies:Beyond' (")
+    assert "route: expected a replica from 0 to 2, got 3" in fault
+
+
+def test_replicas_for_a_router_alone() -> None:
+    """One that is not asked for takes no part; the numbers of a configuration hold."""
+    plain = load_config(None, [])
+    assert with_replicas(plain, None).run.replicas == 1
+    assert with_replicas(plain, "least_loaded").run.replicas == REPLICAS
+    chosen = load_config(None, ["run.router=round_robin"])
+    assert with_replicas(chosen, None).run.replicas == REPLICAS
+    tuned = load_config(None, ["router.overtaking=false"], router="slo_aware")
+    assert with_replicas(tuned, None).run.replicas == REPLICAS
+    assert with_replicas(load_config(None, ["run.replicas=2"]), "slo_aware").run.replicas == 2
+    assert [each.sent_to for each in found()] == [None, None]
+
+
+def test_a_fault_is_told_once() -> None:
+    one, two = Finding(SCARCE, fault="x"), Finding(CUT, fault="y")
+    assert told_once([one, Finding(CUT, fault="x"), Finding(CUT)], "fault") == [
+        f"{place(SCARCE)}, and under 1 other condition: x"
+    ]
+    assert told_once([one, two], "fault") == [f"{place(SCARCE)}: x", f"{place(CUT)}: y"]
+    assert told_once([one, two], "unfit") == []
+
+
 def test_what_is_said() -> None:
     assert place(SCARCE) == "KV memory 4,000 tokens, lag 0, prefix cache"
     assert place(CUT) == "KV memory 24,000 tokens, lag 1, prefix cache, cut off at 3 s"
@@ -127,6 +204,9 @@ def test_what_is_said() -> None:
     told = findings_json(config, [Finding(CUT, 3, {"finished": 3})])
     assert (told["scheduler"], told["memory"]) == ("fcfs", "lru")
     assert told["conditions"][0]["condition"]["duration_s"] == 3.0
+    assert "router" not in told
+    told = findings_json(with_replicas(config, "least_loaded"), [])
+    assert (told["router"], told["replicas"]) == ("least_loaded", REPLICAS)
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +221,10 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
     code, out, err = called("--scheduler", "fcfs", "--seeds", "1")
     assert (code, err) == (0, "")
-    assert out.count(" ok") == 2 and "4,000 tokens" in out
+    assert out.count(" ok") == 2 and "4,000 tokens" in out and "By replica" not in out
+    code, out, err = called("--router", "round_robin", "--seeds", "1")
+    assert (code, err) == (0, "")
+    assert out.count("12, 12, 12   ok") == 2 and "By replica" in out
     code, out, err = called("--scheduler", "own_policies:Greedy", "--seeds", "1", "--json")
     assert code == 1
     assert json.loads(out)["conditions"][0]["fault"] in err

@@ -76,3 +76,16 @@ def test_mistakes(cli: Cli, folder: Path) -> None:
     only_error(cli("report", "a", "b", "-o", "b"), 2, "--out: expected a folder of its own")
     only_error(cli("report", "a", "a"), 2, "expected different runs")
     only_error(cli("report"), 2, "Missing argument")
+
+
+def test_a_folder_of_a_sweep_is_named(cli: Cli, folder: Path, inline: Inline) -> None:
+    """And the runs of it are results like any other."""
+    sweep = ("sweep", "t.jsonl", "--over", "rate=1,2", "--schedulers", "fcfs", "--no-plots")
+    assert not cli(*sweep, "--out", "s").code
+    told = "s/summary.json: expected a result file here: s is of `superinfer-sim sweep`: sweep.json"
+    only_error(cli("report", "s"), 2, f"{told} has what came out; the same command with --out s")
+    run, other = sorted((folder / "s/points").glob("*/summary.json"))
+    only_error(cli("report", "s"), 2, f"its runs are s/points/{run.parent.name}, s/points/")
+    assert not cli("report", str(run.parent), str(other.parent), "--out", "both").code
+    (folder / "s/sweep.json").unlink()
+    only_error(cli("report", "s"), 2, "s holds a study that was stopped; the command that began it")

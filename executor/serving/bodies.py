@@ -35,6 +35,8 @@ ALWAYS_SO = ("skip_special_tokens", "add_special_tokens", "add_generation_prompt
 MOST_LINE_CHARACTERS = 512
 MOST_STOPS, MOST_STOP_CHARACTERS = 64, 1000
 """Each token is looked through for every text to stop at."""
+MOST_LISTED = 1 << 14
+"""Prompts, messages or tokens to stop at: while a body is read all other clients wait."""
 
 
 def line(text: str) -> str:
@@ -101,7 +103,7 @@ class Body(BaseModel):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: Annotated[tuple[str, ...], PlainValidator(_stops)] = ()
     """Texts that end an answer and are no part of it."""
-    stop_token_ids: list[Whole] | None = None
+    stop_token_ids: Annotated[list[Whole], Field(max_length=MOST_LISTED)] | None = None
     ignore_eos: bool | None = None
     user: Line | None = None
     service_tier: Line | None = None
@@ -168,6 +170,8 @@ def _prompts(value: Any) -> Any:
     """One prompt after the other, out of one or of a list of them."""
     single = not isinstance(value, list) or (value and type(value[0]) is int)
     prompts = [value] if single else value
+    if len(prompts) > MOST_LISTED:
+        raise ValueError(f"expected at most {MOST_LISTED} prompts, got {len(prompts)}")
     if not prompts or not all(map(_is_prompt, prompts)):
         raise ValueError("expected text, tokens, or a list of either")
     return prompts
@@ -210,7 +214,7 @@ class Message(BaseModel):
 class ChatBody(Body):
     """Of `/v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_LISTED)]
     max_completion_tokens: Tokens | None = None
     chat_template_kwargs: Json | None = None
 

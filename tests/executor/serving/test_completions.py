@@ -156,6 +156,8 @@ def test_the_name_of_a_request_comes_back(served: Served) -> None:
     [
         ({"prompt": []}, "prompt: expected text, tokens, or a list of either"),
         ({"prompt": [[1], "a", 3]}, "prompt: expected text, tokens, or a list of either"),
+        ({"prompt": ["a"] * 16385}, "prompt: expected at most 16384 prompts, got 16385"),
+        ({"stop_token_ids": [1] * 16385}, "stop_token_ids: List should have at most 16384 items"),
         ({"prompt": ""}, "prompt: expected a prompt with at least one token"),
         ({"prompt": [9999]}, "prompt: expected tokens from 0 to"),
         ({"max_tokens": 0}, "max_tokens: "),

@@ -62,10 +62,6 @@ class SlabAllocator:
         """Slabs that no precision has."""
         return len(self._spare)
 
-    def used_slabs(self, bits: int) -> int:
-        """Slabs that a precision has."""
-        return self._used[bits]
-
     def free_places(self, bits: int) -> int:
         """Places that a precision can hand out without another slab."""
         return self._used[bits] * self.per_slab[bits] - self.live[bits]

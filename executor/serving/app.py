@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
@@ -42,7 +42,7 @@ def build_app(service: Service) -> FastAPI:
     )
     api = APIRouter(prefix="/v1")
     add_refusals(app)
-    _add_state(app, api, service)
+    _add_state(app, service)
     _add_completions(api, service)
     app.include_router(api)
     app.add_middleware(BodyLimit)
@@ -80,28 +80,30 @@ async def _answer(
     return await (exchange.streamed() if body.stream else exchange.whole())
 
 
-def _add_state(app: FastAPI, api: APIRouter, service: Service) -> None:
+def _add_state(app: FastAPI, service: Service) -> None:
     model: dict[str, Any] = {
         **{"id": service.rules.name, "object": "model", "created": 0},
         **{"owned_by": "superinfer", "max_model_len": service.max_model_len},
     }
 
-    @api.get("/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [model]}
+    async def models(_: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [model]})
 
-    @api.get("/models/{name:path}")
-    async def one_model(name: str) -> dict[str, Any]:
-        _require_model(service, name)
-        return model
+    async def one_model(http: Request) -> Response:
+        _require_model(service, http.path_params["name"])
+        return JSONResponse(model)
 
-    @app.get("/health")
-    async def health() -> Response:
+    async def health(_: Request) -> Response:
         return Response(status_code=200 if service.alive else 503)
 
-    @app.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(_: Request) -> Response:
         return Response(await service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    # Starlette's routes answer HEAD, too, with which load balancers ask.
+    app.add_route("/v1/models", models)
+    app.add_route("/v1/models/{name:path}", one_model)
+    app.add_route("/health", health)
+    app.add_route("/metrics", metrics)
 
 
 def _require_model(service: Service, name: str | None) -> None:

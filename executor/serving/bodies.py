@@ -4,6 +4,7 @@ fields that clients of vLLM know, and a request's own targets.
 
 from __future__ import annotations
 
+import json
 import secrets
 from typing import Annotated, Any
 
@@ -23,7 +24,9 @@ NOT_SERVED = (
     *("echo", "suffix", "logprobs", "top_logprobs", "prompt_logprobs", "logit_bias"),
     *("tools", "functions", "min_tokens", "bad_words", "allowed_token_ids", "use_beam_search"),
     *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),
-    *("prompt_embeds", "audio", "truncate_prompt_tokens", "web_search_options"),
+    *("prompt_embeds", "audio", "truncate_prompt_tokens", "web_search_options", "verbosity"),
+    *("return_token_ids", "return_tokens_as_token_ids", "repetition_detection", "vllm_xargs"),
+    *("regex", "ebnf", "json_schema", "structural_tag", "stop_regex", "lora_path"),
 )
 """Fields that would change the answer, and do not here: better no answer than another one."""
 ALWAYS_SO = ("skip_special_tokens", "add_special_tokens", "add_generation_prompt")
@@ -32,6 +35,8 @@ ALWAYS_SO = ("skip_special_tokens", "add_special_tokens", "add_generation_prompt
 MOST_LINE_CHARACTERS = 512
 MOST_STOPS, MOST_STOP_CHARACTERS = 64, 1000
 """Each token is looked through for every text to stop at."""
+MOST_LISTED = 1 << 14
+"""Prompts, messages or tokens to stop at: while a body is read all other clients wait."""
 
 
 def line(text: str) -> str:
@@ -45,7 +50,6 @@ def line(text: str) -> str:
 Tokens = Annotated[int, Field(ge=1, le=MAX_LENGTH_TOKENS)]
 Whole = Annotated[int, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Line = Annotated[str, AfterValidator(line)]
-Stop = Annotated[str, Field(max_length=MOST_STOP_CHARACTERS)]
 Target = Annotated[float, Field(ge=0, le=MAX_NUMBER, allow_inf_nan=False)]
 Json = dict[str, Any]
 
@@ -65,6 +69,18 @@ class StreamOptions(BaseModel):
     """What a stream tells besides text."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    """vLLM's; not served."""
+
+
+def _stops(value: Any) -> tuple[str, ...]:
+    """Texts to stop at, out of one, a list or nothing."""
+    texts = [] if value is None else value if isinstance(value, list) else [value]
+    fit = all(isinstance(text, str) and len(text) <= MOST_STOP_CHARACTERS for text in texts)
+    if not fit or len(texts) > MOST_STOPS:
+        most = f"at most {MOST_STOPS} texts of at most {MOST_STOP_CHARACTERS} characters"
+        raise ValueError(f"expected text or a list of {most}")
+    return tuple(texts)
 
 
 class Body(BaseModel):
@@ -85,8 +101,9 @@ class Body(BaseModel):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
-    stop_token_ids: list[Whole] | None = None
+    stop: Annotated[tuple[str, ...], PlainValidator(_stops)] = ()
+    """Texts that end an answer and are no part of it."""
+    stop_token_ids: Annotated[list[Whole], Field(max_length=MOST_LISTED)] | None = None
     ignore_eos: bool | None = None
     user: Line | None = None
     service_tier: Line | None = None
@@ -99,11 +116,6 @@ class Body(BaseModel):
     def choices(self) -> int:
         """Answers to each prompt."""
         return self.n or 1
-
-    @property
-    def stop_texts(self) -> tuple[str, ...]:
-        """Texts that end an answer and are no part of it."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
     def with_usage(self) -> bool:
@@ -120,11 +132,11 @@ class Body(BaseModel):
             wanted = "tool_choice"
         if wanted is None:
             wanted = next((name for name in ALWAYS_SO if extra.get(name) is False), None)
+        if wanted is None and self.stream_options and self.stream_options.continuous_usage_stats:
+            wanted = "stream_options.continuous_usage_stats"
         if wanted is not None:
             raise InputError("not supported here", field=wanted)
-        kind = (self.response_format or {"type": "text"}).get("type")
-        if kind != "text":
-            raise InputError(f"expected type text, got {kind}", field="response_format")
+        self._require_text()
 
     def sampling(self, choice: int) -> Sampling:
         """How the tokens of one of the choices are drawn; InputError for what cannot be."""
@@ -141,13 +153,25 @@ class Body(BaseModel):
                 seed,
             )
         except ConfigError as error:
-            raise InputError(str(error)) from None
+            field, _, expected = str(error).partition(": ")
+            raise InputError(expected, field=field) from None
+
+    def _require_text(self) -> None:
+        """InputError where the answer is to be something else."""
+        kind = (self.response_format or {"type": "text"}).get("type")
+        if kind != "text":
+            raise InputError(f"expected type text, got {kind}", field="response_format")
+        told = (self.model_extra or {}).get("modalities") or ["text"]
+        if told != ["text"]:
+            raise InputError(f'expected ["text"], got {json.dumps(told)}', field="modalities")
 
 
 def _prompts(value: Any) -> Any:
     """One prompt after the other, out of one or of a list of them."""
     single = not isinstance(value, list) or (value and type(value[0]) is int)
     prompts = [value] if single else value
+    if len(prompts) > MOST_LISTED:
+        raise ValueError(f"expected at most {MOST_LISTED} prompts, got {len(prompts)}")
     if not prompts or not all(map(_is_prompt, prompts)):
         raise ValueError("expected text, tokens, or a list of either")
     return prompts
@@ -164,13 +188,20 @@ class CompletionBody(Body):
     prompts: Annotated[list[str | list[int]], PlainValidator(_prompts), Field(alias="prompt")]
 
 
+def _content(value: Any) -> Any:
+    parts = isinstance(value, list) and all(isinstance(part, dict) for part in value)
+    if not (value is None or isinstance(value, str) or parts):
+        raise ValueError("expected text or a list of parts, each an object")
+    return value
+
+
 class Message(BaseModel):
     """One turn of a conversation; templates may use further fields."""
 
     model_config = ConfigDict(extra="allow")
 
     role: str
-    content: str | list[Json] | None = None
+    content: Annotated[str | list[Json] | None, PlainValidator(_content)] = None
 
     def for_template(self) -> Json:
         """As chat templates want it: the parts of a content as one text."""
@@ -183,7 +214,7 @@ class Message(BaseModel):
 class ChatBody(Body):
     """Of `/v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_LISTED)]
     max_completion_tokens: Tokens | None = None
     chat_template_kwargs: Json | None = None
 

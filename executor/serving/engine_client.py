@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from time import perf_counter
@@ -20,9 +20,10 @@ from executor.serving.letters import (
     Over,
     Stop,
 )
-from executor.serving.objectives import LEAST_URGENT, Urgency, urgency
+from executor.serving.objectives import urgency
 from executor.serving.outbox import Outbox
 from executor.serving.streams import Stream
+from executor.serving.waiting import Waiting
 from superinfer.errors import SuperInferError
 
 GONE = "the server is shutting down"
@@ -49,7 +50,7 @@ class EngineClient:
         self._letters: deque[Any] = deque()
         self._streams: dict[int, Stream] = {}
         """Of the requests that have not ended."""
-        self._waiting = Counter[Urgency]()
+        self.waiting = Waiting()
         """Of them, those that no step has begun with."""
         self._numbers = 0
         self._looked = asyncio.Event()
@@ -87,7 +88,7 @@ class EngineClient:
         if self.over.is_set():
             raise Closed(self._reason)
         self._streams[ask.index] = stream
-        self._waiting[urgency(stream.request)] += 1
+        self.waiting.add(ask.index, urgency(stream.request), self.read_clock())
         self._outbox.put(ask)
 
     def withdraw(self, index: int) -> None:
@@ -103,10 +104,6 @@ class EngineClient:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._looked.wait(), LOOK_S)
         return self.state
-
-    def waiting(self, most: Urgency = LEAST_URGENT) -> int:
-        """Requests that were never scheduled yet, of those that are as urgent or more so."""
-        return sum(number for each, number in self._waiting.items() if each <= most)
 
     @property
     def number(self) -> int:
@@ -143,13 +140,11 @@ class EngineClient:
             case (index, token, text, time_s):
                 self._streams[index].hear(token, text, time_s)
             case Begun(index):
-                stream = self._streams[index]
-                stream.begun = True
-                self._waiting[urgency(stream.request)] -= 1
+                asked = urgency(self._streams[index].request)
+                self.waiting.begin(index, asked, self.read_clock())
             case Ended():
                 stream = self._streams.pop(letter.index)
-                if not stream.begun:
-                    self._waiting[urgency(stream.request)] -= 1
+                self.waiting.drop(letter.index, urgency(stream.request))
                 stream.end(letter)
             case EngineState():
                 self.state = letter
@@ -167,7 +162,7 @@ class EngineClient:
         for index, stream in self._streams.items():
             stream.end(_unfinished(index, stream, self.read_clock(), self._reason))
         self._streams.clear()
-        self._waiting.clear()
+        self.waiting.clear()
 
 
 def _unfinished(index: int, stream: Stream, now: float, reason: str) -> Ended:

@@ -54,7 +54,7 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "slo_requests": ("Requests with targets, by class and result.", ("class", "result")),
     "prompt_tokens": ("Tokens of prompts that were computed or found.", ()),
     "generation_tokens": ("Tokens given.", ()),
-    "num_preemptions": ("Requests whose KV cache was dropped.", ()),
+    "num_preemptions": ("Times that a KV cache was dropped, or moved to the host.", ()),
 }
 FROM_THE_START = {
     "request_success": ("finished_reason", ("stop", "length", "abort")),

@@ -43,7 +43,8 @@ def add_refusals(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def other(_: Request, error: HTTPException) -> Response:
         headers = dict(error.headers) if error.headers else None
-        return refusal(str(error.detail), error.status_code, headers=headers)
+        message = _unread(error.__cause__) or str(error.detail)
+        return refusal(message, error.status_code, headers=headers)
 
     @app.exception_handler(Exception)  # a fault of ours, which is raised once more for the log
     async def fault(_: Request, error: Exception) -> Response:
@@ -59,6 +60,17 @@ def refusal(
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _unread(cause: BaseException | None) -> str | None:
+    """What is expected where FastAPI could not read a body for a reason that it does not name; None
+    where that is not it.
+    """
+    if isinstance(cause, RecursionError):
+        return "expected JSON that is not nested so deeply"
+    if isinstance(cause, UnicodeDecodeError):
+        return "expected JSON in UTF-8"
+    return "expected JSON with numbers of fewer digits" if isinstance(cause, ValueError) else None
 
 
 def _first_fault(error: RequestValidationError) -> tuple[str, int, str]:

@@ -67,7 +67,6 @@ class Service:
         self.reader = Reader(prompts, engine.facts, classes, rules.most_waiting, rules.priorities)
         """What clients ask for."""
         self._tokenizer = prompts.tokenizer
-        self._last_queue_s = 0.0
         self._record = record
         self._listeners = Listeners(self.metrics.first, self.metrics.gap, self._ended)
 
@@ -88,9 +87,11 @@ class Service:
         if self.draining:
             self.metrics.refused("shutting_down")
             raise Closed(GONE)
-        if self.engine.waiting(urgency) + answers > self.rules.most_waiting:
+        waiting = self.engine.waiting
+        if waiting.number(urgency) + answers > self.rules.most_waiting:
             self.metrics.refused("overloaded")
-            raise Overloaded(max(1, math.ceil(self._last_queue_s)))
+            expected_s = waiting.expected_s(urgency, self.engine.read_clock())
+            raise Overloaded(max(1, math.ceil(expected_s)))
 
     def send(self, wishes: list[Wish], name: str, *, whole: bool) -> list[Stream]:
         """Hand wishes to the engine, if there is room for them; their answers are told each as a
@@ -109,8 +110,6 @@ class Service:
 
     def _ended(self, request: Request, ended: Ended, finish_reason: str) -> None:
         self.metrics.ended(request, ended, finish_reason)
-        if ended.first_scheduled_s is not None:
-            self._last_queue_s = ended.first_scheduled_s - request.arrival_s
         self._record(request, ended)
 
     def _sent(self, wish: Wish, name: str, news: asyncio.Event, whole: bool) -> Stream:

@@ -42,8 +42,6 @@ class Stream:
         """
         self.request = request
         self.output_tokens = 0
-        self.begun = False
-        """The engine has scheduled it."""
         self.ended: Ended | None = None
         self.news = news
         self._tokens, self._ends, self._listeners, self._whole = tokens, ends, listeners, whole

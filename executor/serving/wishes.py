@@ -80,7 +80,7 @@ class Reader:
             naming=naming,
             limit=most,
             ends=ends if body.ignore_eos else ends | self.prompts.tokenizer.end_tokens,
-            stop=body.stop_texts,
+            stop=body.stop,
             sampling=GREEDY,
             objective=objective,
         )

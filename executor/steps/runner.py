@@ -140,8 +140,10 @@ class Runner:
         )
 
     def take_likeliest(self, logits: Tensor) -> Tensor:
-        """The likeliest token of each row of logits, kept for the next step."""
-        return self._ops.largest(logits, self.outputs[: len(logits)])
+        """The likeliest token of each row of logits, kept for the next step. SuperInferError for
+        more than are kept.
+        """
+        return self._ops.largest(logits, self._kept(len(logits)))
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -190,18 +192,22 @@ class Runner:
         """The token of each row of logits, kept for the next step."""
         if not len(logits):
             return self.outputs[:0]
-        if len(logits) > MAX_OUTPUTS:
-            raise SuperInferError(
-                f"a step gives {len(logits)} tokens, and at most {MAX_OUTPUTS} are kept: lower "
-                "scheduler.max_num_seqs"
-            )
         if sampling is None or _greedy(sampling):
             return self.take_likeliest(logits)
+        kept = self._kept(len(logits))
         tokens = sample(logits.float(), sampling)
         remember(tokens, sampling)
-        kept = self.outputs[: len(tokens)]
         kept.copy_(tokens)
         return kept
+
+    def _kept(self, count: int) -> Tensor:
+        """Where so many tokens are kept for the next step; SuperInferError for too many."""
+        if count > MAX_OUTPUTS:
+            raise SuperInferError(
+                f"a step gives {count} tokens, and at most {MAX_OUTPUTS} are kept: lower "
+                "scheduler.max_num_seqs"
+            )
+        return self.outputs[:count]
 
 
 def _greedy(sampling: Sequence[SamplingRow]) -> bool:

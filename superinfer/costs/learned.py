@@ -6,7 +6,10 @@ are further off for one than for the other. Of each kind the logarithm of measur
 seconds is followed, which treats twice and half as long alike. The median of the first steps begins
 it; after that every step moves it by a small share of its surprise, which is bounded as in Huber's
 estimator of location (Annals of Mathematical Statistics 35(1), 1964): a step that stood still for
-seconds counts no more than one that took somewhat longer. Host time is part of what was measured
+seconds counts no more than one that took somewhat longer. As many surprises in a row as began it,
+all to one side and beyond that bound, are no accident: their median begins it anew. So whatever was
+learned first, kernels that were compiled in most of the first steps or a clock that was taken down
+for good, is believed for so many steps more and no longer. Host time is part of what was measured
 and of what was predicted, as no clock of steps can tell it apart; with lag 1 a part that is hidden
 behind the device makes the correction smaller.
 
@@ -24,7 +27,8 @@ from superinfer.costs.coverage import Limits
 from superinfer.plan import Outcome, Plan, Work
 
 WARM_UP: Final = 15
-"""Measurements of a kind of steps before they are trusted; odd, for their median."""
+"""Measurements of a kind of steps before they are trusted, and surprises in a row before what was
+learned is not; odd, for their median."""
 WINDOW: Final = 64
 """Each measurement after that counts for one part in so many."""
 MOST_SURPRISE: Final = 0.25
@@ -36,14 +40,15 @@ GRAIN: Final = 0.02
 class Correction:
     """How much longer steps of one kind take than predicted."""
 
-    __slots__ = ("_first", "_log", "_told", "factor", "measured")
+    __slots__ = ("_log", "_row", "_told", "factor", "measured")
 
     def __init__(self) -> None:
         self.factor = 1.0
         """Measured over predicted seconds; 1 until `WARM_UP` measurements are there."""
         self.measured = 0
         """Measurements so far."""
-        self._first: list[float] = []
+        self._row: list[float] = []
+        """The first logarithms, and later the latest ones that surprised to the same side."""
         self._log = self._told = 0.0
 
     def learn(self, measured_s: float, predicted_s: float) -> bool:
@@ -59,13 +64,22 @@ class Correction:
         """The next logarithm."""
         self.measured += 1
         if self.measured > WARM_UP:
-            surprise = max(-MOST_SURPRISE, min(MOST_SURPRISE, ratio - self._log))
-            self._log += surprise / WINDOW
-            return
-        self._first.append(ratio)
-        if self.measured == WARM_UP:
-            self._log = sorted(self._first)[WARM_UP // 2]
-            self._first.clear()
+            self._follow(ratio - self._log, ratio)
+        else:
+            self._row.append(ratio)
+        if len(self._row) == WARM_UP:
+            self._log = sorted(self._row)[WARM_UP // 2]
+            self._row.clear()
+
+    def _follow(self, surprise: float, ratio: float) -> None:
+        """Move by a small share of a surprise, and remember one beyond the bound."""
+        if self._row and (self._row[0] > self._log) != (surprise > 0):
+            self._row.clear()
+        if abs(surprise) >= MOST_SURPRISE:
+            self._row.append(ratio)
+        else:
+            self._row.clear()
+        self._log += max(-MOST_SURPRISE, min(MOST_SURPRISE, surprise)) / WINDOW
 
 
 class LearnedCost:

@@ -207,10 +207,16 @@ class FastServeScheduler(FcfsScheduler):
 
     def _take_in(self, draft: Draft, seq: Sequence) -> bool:
         """Run the head of the queues, in place of one of a lower level if need be."""
-        if len(self.running) < self.max_num_seqs or self._hopeless(draft, seq):
+        if len(self.running) < self.max_num_seqs or self._can_never_run(draft, seq):
             return self._take_in_place(draft, seq) or self._end_stall(draft, seq)
         loser = self._loser(seq)
         return loser is not None and self._replace(draft, loser, seq)
+
+    def _can_never_run(self, draft: Draft, seq: Sequence) -> bool:
+        """True if it is to be rejected, which takes no place. One that is passed over has run, and
+        is judged once it is off the device.
+        """
+        return seq.state is not State.PARKED and self._hopeless(draft, seq) is not None
 
     def _replace(self, draft: Draft, loser: Sequence, seq: Sequence) -> bool:
         """Let `seq` run in place of `loser`, which stays where it is if that cannot be."""

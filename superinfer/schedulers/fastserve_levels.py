@@ -59,12 +59,15 @@ class Levels:
         self._alarms.set(seq, turn, now + turn.left_s)
 
     def stop(self, seq: Sequence, now: float) -> None:
-        """What is left of its quantum is kept for its next turn."""
+        """What is left of its quantum is kept for its next turn; nothing happens to one that did
+        not run, and it starves on.
+        """
         turn = self._turns[seq]
         self._alarms.drop(seq)
-        if turn.running_since_s is not None:
-            turn.left_s -= now - turn.running_since_s
-            turn.running_since_s = None
+        if turn.running_since_s is None:
+            return
+        turn.left_s -= now - turn.running_since_s
+        turn.running_since_s = None
         turn.off_since_s = now
 
     def next_sink_s(self) -> float:

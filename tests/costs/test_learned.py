@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from math import inf, isclose
+from math import inf, isclose, log
 from typing import Any
 
 import pytest
 from harness import FakeCost
 
 from superinfer.costs.base import Chunk
-from superinfer.costs.learned import GRAIN, WARM_UP, WINDOW, LearnedCost
+from superinfer.costs.learned import GRAIN, MOST_SURPRISE, WARM_UP, WINDOW, LearnedCost
 from superinfer.plan import Outcome, Plan, PrefillChunk, Requantise, Transfer
 
 BASE = FakeCost(step=1.0, per_chunk_token=2**-6, per_context_token=2**-8, host=0.25, copy=0.5)
@@ -87,6 +87,39 @@ def test_a_device_that_becomes_slower_is_followed() -> None:
     run(cost, 2 * ALONE_S, 6 * WINDOW)
     assert isclose(alone_s(cost), 2 * ALONE_S, rel_tol=2 * GRAIN)
     assert cost.revision < 40, "corrections are told in grains"
+
+
+@pytest.mark.parametrize("seconds", [300.0, 1e-6])
+def test_what_was_learned_from_steps_that_were_no_measure_is_forgotten(seconds: float) -> None:
+    """Kernels were compiled in all of the first steps, minutes each, or a clock stood still."""
+    cost = LearnedCost(BASE)
+    run(cost, seconds, WARM_UP)
+    assert isclose(alone_s(cost), seconds)
+    run(cost, 2 * ALONE_S, WARM_UP - 1)
+    assert isclose(alone_s(cost), seconds, rel_tol=0.1), "no sooner"
+    run(cost, 2 * ALONE_S)
+    assert isclose(alone_s(cost), 2 * ALONE_S)
+
+
+@pytest.mark.parametrize("seconds", [300.0, 1e-6])
+def test_a_bad_while_is_not_believed(seconds: float) -> None:
+    """A machine that was suspended, or a host so late that ends of steps are read at once."""
+    cost = LearnedCost(BASE)
+    run(cost, 2 * ALONE_S, WARM_UP)
+    for _ in range(5):
+        run(cost, seconds, WARM_UP - 1)
+        run(cost, 2 * ALONE_S, WINDOW)
+    most = 5 * (WARM_UP - 1) * MOST_SURPRISE / WINDOW
+    assert abs(log(cost.decodes.factor / 2)) <= most, "each counts by its bound alone"
+
+
+def test_surprises_to_both_sides_begin_nothing_anew() -> None:
+    cost = LearnedCost(BASE)
+    run(cost, ALONE_S, WARM_UP)
+    for _ in range(10 * WARM_UP):
+        run(cost, 3 * ALONE_S)
+        run(cost, ALONE_S / 3)
+    assert cost.decodes.factor == pytest.approx(1.0, abs=0.05)
 
 
 def test_a_slice_is_one_measurement_of_steps_that_grow() -> None:

@@ -128,6 +128,41 @@ def test_who_starves_rises(starvation_s: float, expected: list[str]) -> None:
     assert lines == expected
 
 
+def test_who_is_moved_out_starves_on() -> None:
+    """One place, and requests of two seconds in a better level than A, which ran last at 2 s. It is
+    passed over, and moved out at 4 s, for C needs its blocks. By 7 s it has not run for five
+    seconds: it has the place at 8 s, before E.
+    """
+    lines = iterations(
+        fastserve(max_num_seqs=1, starvation_s=5.0, swap_timing="before_step"),
+        {"A": (4, 4), "B": (4, 2), "C": (12, 2), "D": (4, 2), "E": (4, 2)},
+        dict.fromkeys("BCDE", 2),
+        blocks=5,
+    )
+    assert lines == [
+        *("A4 used 1", "A used 2", "B4 used 3", "B used 4", "C12 -A used 3", "C used 4"),
+        *("D4 used 1", "D used 2", "+A A used 2", "A used 2", "E4 used 1", "E used 2"),
+    ]
+
+
+def test_who_is_passed_over_gets_no_place_that_is_not_there() -> None:
+    """One place, and four of nine blocks for admission to leave alone. At 20 s A stands aside for B
+    with five full blocks. With a sixth it could not be admitted any more, but it has been: it waits
+    until B has ended.
+    """
+    lines = iterations(
+        fastserve(max_num_seqs=1, watermark=0.45, proactive=False, swap_timing="before_step"),
+        {"A": (7, 16), "B": (1, 12)},
+        {"B": 2},
+        blocks=9,
+    )
+    assert lines[18:] == [
+        *("A used 7", "A used 7"),
+        *("B used 7", "B used 7", *["B used 8"] * 4),
+        *("A used 6", "A used 6"),
+    ]
+
+
 def test_whoever_is_passed_over_leaves_before_its_blocks_are_needed() -> None:
     """One place and so one block to keep free. At 2 s A sinks and stands aside with two blocks, B
     takes one and one is left: enough. At its second token B takes that, and A is moved out, though

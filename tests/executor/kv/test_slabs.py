@@ -81,6 +81,12 @@ def test_whatever_the_core_counts_has_a_place(slab: int, blocks: int, seed: int)
         assert owned == places.live_offsets().tolist()
 
 
+def slabs_of(placer: Placer, bits: int) -> int:
+    """Slabs that a precision has."""
+    places = placer.places
+    return (places.free_places(bits) + places.live[bits]) // places.per_slab[bits]
+
+
 def test_thin_slabs_are_emptied_for_other_precisions() -> None:
     """Eight slabs of three blocks, every third block left: they make room without being freed."""
     counted = Counted(15, pattern_slabs(3), 0)
@@ -90,11 +96,11 @@ def test_thin_slabs_are_emptied_for_other_precisions() -> None:
     for name in [n for n in list(placer.held) if cast("int", n) % 3]:
         placer.drop(name)
     spare = placer.places.spare_slabs
-    assert (placer.places.used_slabs(16), spare) == (5, WORK_SLABS)
+    assert (slabs_of(placer, 16), spare) == (5, WORK_SLABS)
     taken = placer.take(8, (spare + 1) * counted.slabs.blocks_8)
     (move,) = placer.orders
     assert isinstance(move, MoveJob) and move.bits == 16 and len(move.sources) == 1
-    assert placer.places.used_slabs(16) == 4
+    assert slabs_of(placer, 16) == 4
     assert len(taken) == counted.placer.places.live[8]
 
 

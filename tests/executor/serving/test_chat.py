@@ -103,6 +103,13 @@ def test_parts_that_are_no_text() -> None:
         render(TEMPLATE, turns)
 
 
+def test_a_conversation_without_end() -> None:
+    """While it is read all other clients wait."""
+    turns = [{"role": "user", "content": "a"}] * 16385
+    with pytest.raises(ValueError, match="at most 16384 items"):
+        ChatBody.model_validate({"messages": turns})
+
+
 def test_a_file_that_is_no_template(tmp_path: Path) -> None:
     file = tmp_path / "broken.jinja"
     file.write_text("{% for %}")

@@ -134,12 +134,14 @@ def test_too_many_that_wait_are_turned_away(tmp_path: Path) -> None:
             found = served.service.engine
             more = {"max_tokens": 600, "ignore_eos": True}
             busy = [pool.submit(served.text, "a", **more)]
-            until(lambda: found.number == 1 and not found.waiting())
+            until(lambda: found.number == 1 and not found.waiting.number())
             busy += [pool.submit(served.text, "a", **more) for _ in range(2)]
-            until(lambda: found.waiting() == 2)
+            until(lambda: found.waiting.number() == 2)
             reply = served.client.post("/v1/completions", json=asking("a"))
             assert reply.status_code == 429
             assert int(reply.headers["retry-after"]) >= 1
+            expected_s = found.waiting.expected_s((0, True), found.read_clock() + 600)
+            assert expected_s > 600, "as long as the earliest of them waits"
             assert "too many requests wait" in reply.json()["error"]["message"]
             assert served.metrics()[REFUSED] == 1
             assert len({future.result() for future in busy}) == 1
@@ -156,7 +158,7 @@ def test_a_queue_of_batch_work_keeps_out_no_one_with_targets(tmp_path: Path) -> 
 
             def waits(number: int, **wish: Any) -> None:
                 pool.submit(served.text, "a", **more, **wish)
-                until(lambda: engine.number == number + 1 and engine.waiting() == number)
+                until(lambda: engine.number == number + 1 and engine.waiting.number() == number)
 
             waits(0)
             waits(1, service_tier="batch")
@@ -164,14 +166,24 @@ def test_a_queue_of_batch_work_keeps_out_no_one_with_targets(tmp_path: Path) -> 
             waits(2, service_tier="chat")
             assert "too many" in served.refusal(asking("a", service_tier="chat"), 429)
             waits(3, priority=-1)
+            engine.waiting._waited_s[(0, True)] = 1000.0
+            after = [
+                int(
+                    served.client.post(
+                        "/v1/completions", json=asking("a", service_tier=tier)
+                    ).headers["retry-after"]
+                )
+                for tier in ("batch", "chat")
+            ]
+            assert after[0] == 1000 and after[1] < 1000, "each by its own queue"
             assert "too many" in served.refusal(asking("a", priority=-2), 429)
             assert served.refusal(asking("a", n=2, priority=-2, slo={"ttft_ms": 1})).startswith(
                 "n:"
             )
-            assert engine.waiting((0, False)) == 2
-        assert served.metrics()[REFUSED] == 3
+            assert engine.waiting.number((0, False)) == 2
+        assert served.metrics()[REFUSED] == 5
         idle(served)
-        assert not engine.waiting()
+        assert not engine.waiting.number()
 
 
 @pytest.mark.parametrize("stream", [False, True])

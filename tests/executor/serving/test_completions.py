@@ -156,6 +156,8 @@ def test_the_name_of_a_request_comes_back(served: Served) -> None:
     [
         ({"prompt": []}, "prompt: expected text, tokens, or a list of either"),
         ({"prompt": [[1], "a", 3]}, "prompt: expected text, tokens, or a list of either"),
+        ({"prompt": ["a"] * 16385}, "prompt: expected at most 16384 prompts, got 16385"),
+        ({"stop_token_ids": [1] * 16385}, "stop_token_ids: List should have at most 16384 items"),
         ({"prompt": ""}, "prompt: expected a prompt with at least one token"),
         ({"prompt": [9999]}, "prompt: expected tokens from 0 to"),
         ({"max_tokens": 0}, "max_tokens: "),
@@ -178,8 +180,18 @@ def test_the_name_of_a_request_comes_back(served: Served) -> None:
         ),
         ({"top_k": 10**400}, "top_k: "),
         ({"stop_token_ids": [10**30]}, "stop_token_ids.0: "),
-        ({"stop": ["x"] * 65}, "stop."),
-        ({"stop": "x" * 1001}, "stop."),
+        ({"stop": 5}, "stop: expected text or a list of at most 64 texts of at most 1000 char"),
+        ({"stop": ["a", 3]}, "stop: expected text or a list of"),
+        ({"stop": ["x"] * 65}, "stop: expected text or a list of"),
+        ({"stop": "x" * 1001}, "stop: expected text or a list of"),
+        ({"modalities": ["text", "audio"]}, 'modalities: expected ["text"], got ["text", "audio"]'),
+        ({"modalities": "\ud800"}, 'modalities: expected ["text"], got'),
+        ({"regex": "[a-z]+"}, "regex: not supported here"),
+        ({"return_token_ids": True}, "return_token_ids: not supported here"),
+        (
+            {"stream": True, "stream_options": {"continuous_usage_stats": True}},
+            "stream_options.continuous_usage_stats: not supported here",
+        ),
         ({"user": "a\ud800"}, "user: "),
         ({"cache_salt": "a\nb"}, "cache_salt: expected text in one line"),
         ({"prompt": "\ud800"}, "prompt: "),
@@ -221,15 +233,47 @@ def test_an_unknown_model(served: Served) -> None:
     assert message == "the model 'other' is not here; expected 'tiny'"
 
 
-def test_a_body_that_is_no_json(served: Served) -> None:
-    reply = served.client.post(
-        "/v1/completions", content=b'{"prompt":', headers={"content-type": "application/json"}
-    )
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        (b'{"prompt":', "expected JSON: "),
+        (b'{"prompt": ' + b"[" * 100_000, "expected JSON that is not nested so deeply"),
+        ('{"prompt": "\xe9"}'.encode("latin-1"), "expected JSON in UTF-8"),
+        (b'{"prompt": ' + b"9" * 5000 + b"}", "expected JSON with numbers of fewer digits"),
+    ],
+)
+def test_a_body_that_is_no_json(served: Served, body: bytes, wanted: str) -> None:
+    head = {"content-type": "application/json"}
+    reply = served.client.post("/v1/completions", content=body, headers=head)
     assert reply.status_code == 400
-    assert reply.json()["error"]["message"].startswith("expected JSON: ")
+    error = reply.json()["error"]
+    assert error["message"].startswith(wanted) and error["type"] == "invalid_request_error"
+
+
+def test_a_body_of_no_type(served: Served) -> None:
     untyped = served.client.post("/v1/completions", content=b'{"prompt": "a"}')
     assert untyped.status_code == 400
     assert "Content-Type: application/json" in untyped.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stop", [None, [], "", [""], ["never"]])
+def test_nothing_to_stop_at(served: Served, stop: Any) -> None:
+    assert len(served.text(BEGINNING, stop=stop)) == 12
+
+
+@pytest.mark.parametrize("field", ["temperature", "top_p", "min_p", "repetition_penalty"])
+def test_a_setting_out_of_range_is_named(served: Served, field: str) -> None:
+    reply = served.client.post("/v1/completions", json=asking("a", **{field: -1}))
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"]) == (400, field)
+    assert error["message"].startswith(f"{field}: expected a ")
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/models", "/v1/models/tiny"])
+def test_who_asks_for_the_head_alone(served: Served, path: str) -> None:
+    reply = served.client.head(path)
+    assert (reply.status_code, reply.content) == (200, b"")
+    assert served.client.post(path).status_code == 405
 
 
 def test_models_and_health(served: Served) -> None:

@@ -35,7 +35,6 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Connection, Connecti
 class Heard:
     """In place of a stream."""
 
-    begun = False
     output_tokens = 0
     request = ended()[0]
 

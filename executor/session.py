@@ -27,7 +27,7 @@ from executor.models.t5 import T5
 from executor.opening import Stages
 from executor.ranks import Channel, LeadingMover, LeadingRunner
 from executor.step_log import StepLog
-from executor.steps.runner import MAX_OUTPUTS, Runner
+from executor.steps.runner import Runner
 from executor.warm_up import compile_kernels, enter_thread, make_ready, most_rows, most_tokens
 from superinfer.costs import CalibratedCost, CostModel, HostCost, StepCost, build_cost
 from superinfer.costs.learned import LearnedCost
@@ -126,7 +126,6 @@ def open_session(
     device = find_device(config.run.device)
     stages = Stages(device.torch)
     scheduler, memory = config.build_scheduler(), config.build_memory()
-    _require_rows(scheduler)
     if hasattr(scheduler, "tell_lengths"):
         scheduler.tell_lengths(true_length or (lambda request: 1))
     with out_of_memory("loading the model"):
@@ -189,17 +188,6 @@ def _require(config: Config, channel: Channel | None) -> None:
     if read_config(source_of(run.model))[0].family == "t5":
         raise ConfigError(
             f"run.model: {run.model} is an encoder-decoder; a trace is replayed with decoders alone"
-        )
-
-
-def _require_rows(scheduler: Scheduler) -> None:
-    """ConfigError for more requests at once than a step can give tokens to: better now than in the
-    first step that has so many.
-    """
-    rows = int(getattr(scheduler, "max_num_seqs", None) or 0)
-    if rows > MAX_OUTPUTS:
-        raise ConfigError(
-            f"scheduler.max_num_seqs: expected at most {MAX_OUTPUTS} on a device, got {rows}"
         )
 
 

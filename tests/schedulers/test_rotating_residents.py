@@ -37,3 +37,13 @@ def test_who_comes_and_goes_leaves_the_others_in_order(
     left = [each for index, each in enumerate(jobs) if index not in leaves]
     left.sort(key=lambda each: (each.base_s, each.seq.request.index))
     assert list(residents) == left
+
+
+def test_many_who_may_not_leave_yet_hide_nobody_behind_them() -> None:
+    """Those that came last are the last of those that are owed nothing."""
+    residents = Residents()
+    jobs = [job(index, float(index)) for index in range(30)]
+    for each in jobs:
+        residents.add(each)
+    settled = jobs[9]
+    assert residents.most_slack(lambda _: inf, lambda each, _: each is settled) is settled

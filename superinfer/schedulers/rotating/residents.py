@@ -10,8 +10,9 @@ from typing import Final
 from superinfer.schedulers.rotating.deadlines import Job
 from superinfer.schedulers.rotating.queues import LEVELS
 
-LOOKED_AT: Final = 8
-"""Candidates of one group that are looked at before it is passed over."""
+LOOKED_AT: Final = 64
+"""Candidates of one group that are looked at before it is passed over: more than have come in
+lately, who may not leave yet and are the last of those that are owed nothing."""
 
 _Key = tuple[float, float]
 _Entry = tuple[float, int, Job]

@@ -85,30 +85,36 @@ def say_of_workload(config: Config, workload: Workload) -> None:
         say(f"warning: {config.run.trace}: {workload.skipped_note}")
 
 
-def say_of_points(points: Points, workload: Workload) -> None:
+def say_of_points(points: Points, workload: Workload, varied: Collection[str] = ()) -> None:
     """Settings that the requests make idle, what these say and a configuration does not go by, and
-    releases that are not known; of several configurations, of which.
+    releases that are not known; of several configurations, of which. Classes of `varied` settings
+    are left to `warn_of_absent_classes`.
     """
     fields, requests = fields_of(workload.requests), workload.requests
     idle = {key: idle_settings(config, requests) for key, config in points.items()}
     _say_of_whom("warning", idle)
+    ours = {
+        DEFAULT_CLASS.name,
+        *(key.split(".")[1] for key in varied if key.startswith("classes.")),
+    }
     unused = {
         key: [
             *without_release(config.run),
             *fields.unused(config),
-            *_classes_of_nobody(config, requests),
+            *_classes_of_nobody(set(config.classes) - ours, requests),
         ]
         for key, config in points.items()
     }
     _say_of_whom("note", unused)
 
 
-def _classes_of_nobody(config: Config, requests: Sequence[Request]) -> list[str]:
+def _classes_of_nobody(names: Collection[str], requests: Sequence[Request]) -> list[str]:
     """That classes which a configuration sets up are those of no request: a name may be misspelt.
-    `default` is what the others are made of.
+    One that differs by capitals alone is warned of (`idle_settings`).
     """
     there = sorted({request.slo_class.name for request in requests})
-    absent = [name for name in config.classes if name not in {*there, DEFAULT_CLASS.name}]
+    alike = {name.casefold() for name in there}
+    absent = sorted(name for name in names if name.casefold() not in alike)
     if not absent or not there:
         return []
     hint = did_you_mean(absent[0], there)

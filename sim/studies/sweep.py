@@ -67,8 +67,9 @@ def sweep_command(arms: Arms, wish: SweepWish) -> int:
     first = _check(arms, configs, wish)
     stdin = kept_stdin(first)
     workload = read_workload(first)
-    say_of_points(_named(configs, wish), workload)
-    warn_of_absent_classes((axis.key for axis in wish.axes), workload)
+    varied = [axis.key for axis in wish.axes]
+    say_of_points(_named(configs, wish), workload, varied)
+    warn_of_absent_classes(varied, workload)
     root = wish.out or default_run_folder(first, workload, "sweep")
     check_folder(root)
     study = _study(root, stdin, first, wish)

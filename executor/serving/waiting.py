@@ -37,8 +37,10 @@ class Waiting:
         return sum(len(queue) for each, queue in self._since_s.items() if each <= most)
 
     def expected_s(self, urgency: Urgency, now: float) -> float:
-        """How long one that is so urgent may wait: as long as the latest of its like did, and where
-        they have come to a standstill as long as the earliest of them does.
+        """How long one that is so urgent may wait: as long as the latest of its like or of the more
+        urgent did, and where these have come to a standstill as long as the earliest of them does.
         """
-        earliest_s = next(iter(self._since_s[urgency].values()), now)
-        return max(self._waited_s.get(urgency, 0.0), now - earliest_s)
+        waited_s = [each_s for each, each_s in self._waited_s.items() if each <= urgency]
+        queues = [queue for each, queue in self._since_s.items() if each <= urgency and queue]
+        earliest_s = [next(iter(queue.values())) for queue in queues]
+        return max(0.0, *waited_s, now - min(earliest_s, default=now))

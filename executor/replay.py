@@ -33,6 +33,7 @@ from superinfer.lab.config.policy_faults import faults_named
 from superinfer.lab.hybrids import hybrid_note, pair_of
 from superinfer.lab.idle_settings import idle_settings
 from superinfer.lab.results import default_folder, summary_json, write_run
+from superinfer.lab.terminal import printable
 from superinfer.lab.unused_fields import unused_fields
 from superinfer.metrics import RunMetrics, Window
 from superinfer.outputs import check_writable
@@ -244,7 +245,7 @@ def write_pages(folder: Path) -> None:
 
 def say(text: str) -> None:
     """A line for the user, apart from the result."""
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 def _say_of_letters(summary: Summary) -> None:

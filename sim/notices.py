@@ -18,6 +18,7 @@ from superinfer.lab.hybrids import hybrid_note
 from superinfer.lab.idle_settings import idle_settings
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.results import summary_json
+from superinfer.lab.terminal import printable
 from superinfer.lab.trust import warnings_of
 from superinfer.lab.unused_fields import fields_of
 from superinfer.metrics import RunMetrics
@@ -38,7 +39,7 @@ MOST_NAMED = 14
 
 def say(text: str) -> None:
     """A line for the user, apart from the result."""
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 def warn_of_notes(config: Config) -> None:

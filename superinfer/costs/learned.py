@@ -6,9 +6,9 @@ are further off for one than for the other. Of each kind the logarithm of measur
 seconds is followed, which treats twice and half as long alike. The median of the first steps begins
 it; after that every step moves it by a small share of its surprise, which is bounded as in Huber's
 estimator of location (Annals of Mathematical Statistics 35(1), 1964): a step that stood still for
-seconds counts no more than one that took somewhat longer. As many surprises in a row as began it,
-all to one side and beyond that bound, are no accident: their median begins it anew. So whatever was
-learned first, kernels that were compiled in most of the first steps or a clock that was taken down
+seconds counts no more than one that took somewhat longer. So many surprises in a row, all to one
+side and beyond that bound, are no accident: their median begins it anew. So whatever was learned
+first, kernels that were compiled in most of the first steps or a clock that was taken down
 for good, is believed for so many steps more and no longer. Host time is part of what was measured
 and of what was predicted, as no clock of steps can tell it apart; with lag 1 a part that is hidden
 behind the device makes the correction smaller.
@@ -27,10 +27,10 @@ from superinfer.costs.coverage import Limits
 from superinfer.plan import Outcome, Plan, Work
 
 WARM_UP: Final = 15
-"""Measurements of a kind of steps before they are trusted, and surprises in a row before what was
-learned is not; odd, for their median."""
+"""Measurements of a kind of steps before they are trusted; odd, for their median."""
 WINDOW: Final = 64
-"""Each measurement after that counts for one part in so many."""
+"""Each measurement after that counts for one part in so many; as many surprises in a row begin it
+anew. A batch of one kind may differ from the next for some dozens of steps."""
 MOST_SURPRISE: Final = 0.25
 """Bound of what one measurement may differ by, as a logarithm (28 %)."""
 GRAIN: Final = 0.02
@@ -67,8 +67,8 @@ class Correction:
             self._follow(ratio - self._log, ratio)
         else:
             self._row.append(ratio)
-        if len(self._row) == WARM_UP:
-            self._log = sorted(self._row)[WARM_UP // 2]
+        if len(self._row) == (WARM_UP if self.measured == WARM_UP else WINDOW):
+            self._log = sorted(self._row)[len(self._row) // 2]
             self._row.clear()
 
     def _follow(self, surprise: float, ratio: float) -> None:

@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from superinfer.lab.terminal import printable
+
 
 def complain(message: str, code: int) -> int:
     """Print the message as one line; returns the exit code. Who looks for a fault of a policy asks
@@ -17,7 +19,7 @@ def complain(message: str, code: int) -> int:
     """
     if os.environ.get("SUPERINFER_TRACEBACK") and sys.exc_info()[0] is not None:
         traceback.print_exc()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

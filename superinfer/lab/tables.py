@@ -9,6 +9,7 @@ from superinfer.lab.changes import PER_CENT, POINTS, Amount, change
 from superinfer.lab.hybrids import footnote, marked
 from superinfer.lab.metric_names import COMPARE_ROWS, LATENCIES, is_share
 from superinfer.lab.precision import PRECISION, precision_text, shown_precision
+from superinfer.lab.terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -294,7 +295,7 @@ def _value(key: str, value: Value) -> str:
 
 
 def _text(name: str) -> str:
-    """A name as it is, without what a terminal would take for a command."""
+    """A name as it is, without what rich or a terminal would take for a command."""
     from rich.markup import escape
 
-    return escape("".join(c if c.isprintable() else ascii(c)[1:-1] for c in name))
+    return escape(printable(name))

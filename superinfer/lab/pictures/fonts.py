@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from superinfer.lab.terminal import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -62,7 +64,7 @@ def letters_note(*summaries: Mapping[str, Any], arms: Iterable[str] = ()) -> str
     """
     groups = (each.get(kind) or {} for each in summaries for kind in ("classes", "tenants"))
     names = {*arms, *(name for group in groups for name in group)}
-    letters = sorted({letter for name in names if not name.isascii() for letter in name})
+    letters = sorted({letter for name in names if not name.isascii() for letter in printable(name)})
     if not letters or not (absent := _absent(letters)):
         return ""
     more = " and more" if len(absent) > _MOST_NAMED else ""

@@ -31,3 +31,12 @@ def test_a_wait_is_expected_as_it_was_for_the_like() -> None:
     assert waiting.expected_s(CHAT, 50.0) == 0.5, "the latest"
     assert waiting.expected_s(BATCH, 42.0) == 40.0
     assert waiting.expected_s(BATCH, 63.0) == 60.0, "the one that still waits came at 3 s"
+
+
+def test_the_more_urgent_come_before() -> None:
+    waiting = Waiting()
+    waiting.add(0, CHAT, 3.0)
+    assert waiting.expected_s(BATCH, 20.0) == 17.0
+    assert waiting.expected_s((-1, True), 20.0) == 0.0
+    waiting.begin(0, CHAT, 33.0)
+    assert waiting.expected_s(BATCH, 40.0) == 30.0

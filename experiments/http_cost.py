@@ -10,7 +10,6 @@ themselves need. `--streams` are numbers of requests at once; each wants `--toke
 from __future__ import annotations
 
 import asyncio
-import json
 import multiprocessing
 import socket
 import sys
@@ -37,9 +36,9 @@ from executor.serving.server import Server, read_prompts
 from executor.serving.service import Rules, Service
 from executor.session import ModelOptions, open_session
 from executor.steps.runner import Batch
+from experiments.studykit.http_client import HOST, asked
 from superinfer.lab.config import Config
 
-HOST = "127.0.0.1"
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -192,14 +191,9 @@ def _clients(port: int, case: Case) -> None:
 async def _ask(port: int, case: Case) -> None:
     """Read one answer to its end."""
     body = {"prompt": [5, 6, 7, 8], "max_tokens": case.tokens, "stream": not case.whole}
-    content = json.dumps({**body, "ignore_eos": True}).encode()
-    reader, writer = await asyncio.open_connection(HOST, port)
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n"
-    size = f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-    writer.write(f"{head}{size}".encode() + content)
-    while await reader.read(1 << 16):
-        pass
-    writer.close()
+    async with asked(port, "/v1/completions", {**body, "ignore_eos": True}) as reply:
+        while await reply.read(1 << 16):
+            pass
 
 
 if __name__ == "__main__":

@@ -33,9 +33,10 @@ PACKAGES = (
     ),
     *("annotated-doc", "typing-inspection", "typing-extensions", "shellingham"),
     *("rich", "markdown-it-py", "mdurl", "pygments"),
+    *("fastapi", "starlette", "uvicorn"),
 )
-"""Of the dependencies in `pyproject.toml`, and all that Typer needs, of versions that go together;
-`--packages` names others."""
+"""Of the dependencies in `pyproject.toml`, all that Typer needs, of versions that go together, and
+the server; `--packages` names others."""
 FLASHINFER = ("flashinfer-python==0.6.13", "apache-tvm-ffi")
 """It compiles at its first call, with the machine's own nvcc, for a minute or two."""
 PEERS = ("vllm", "flashinfer")

@@ -52,6 +52,7 @@ ORDER: dict[str, Entry] = {
     "tune": Entry("tune.part", 200, 120, 96, rehearsed=True),
     "speed": Entry("speed.part", 400, 90, 60, rehearsed=True),
     "train": Entry("train", 300, 100, 66, ("train",)),
+    "serve": Entry("serve", 200, 60, 30),
     "engines": Entry("engines", 400, 100, 60),
     "marks": Entry("marks", 30, LAST_S, 1),
 }
@@ -60,7 +61,7 @@ say; then what looks for better tiles, and others."""
 CALLS: dict[str, tuple[str, ...]] = {
     "a": (
         *("env", "kernels", "graphs", "floors", "tokens", "tune", "70b", "memcheck", "showcase"),
-        *("peers", "marks"),
+        *("peers", "serve", "marks"),
     ),
     "b": (
         *("kernels", "graphs", "floors", "calibrate-8b", "scenarios", "70b", "calibrate-70b"),

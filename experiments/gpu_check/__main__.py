@@ -76,6 +76,7 @@ def _run(name: str, options: argparse.Namespace, results: Results, end_s: float)
         left_s = min(found.seconds, end_s - begin_s)
         print(f"{name} (up to {max(left_s, 0):.0f} s)", flush=True)
         context = Context(options.device, left_s, vars(options), options.work)
+        results.checks(name).pop("part", None)  # of an earlier call, in which it did not load
         results.recorded = partial(_pack, name, found, options)
         run_part(name, found, context, results, options.again)
     except KeyboardInterrupt:

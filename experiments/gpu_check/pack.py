@@ -33,7 +33,7 @@ PACKAGES = (
     ),
     *("annotated-doc", "typing-inspection", "typing-extensions", "shellingham"),
     *("rich", "markdown-it-py", "mdurl", "pygments"),
-    *("fastapi", "starlette", "uvicorn"),
+    *("fastapi", "opentelemetry-api", "starlette", "uvicorn"),
 )
 """Of the dependencies in `pyproject.toml`, all that Typer needs, of versions that go together, and
 the server; `--packages` names others."""

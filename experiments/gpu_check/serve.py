@@ -101,7 +101,7 @@ def server(context: Context) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
 
 
 def listening(process: subprocess.Popen[bytes], said: Path, end_s: float) -> int:
-    """The port, once the server names it. RuntimeError with its last words if it ends before,
+    """The port, once the server names it. RuntimeError with its last line if it ends before,
     TimeoutError if it takes longer.
     """
     while time.monotonic() < end_s:
@@ -109,7 +109,8 @@ def listening(process: subprocess.Popen[bytes], said: Path, end_s: float) -> int
         if found := re.search(rf"http://{re.escape(HOST)}:(\d+)/v1", words):
             return int(found[1])
         if process.poll() is not None:
-            raise RuntimeError(f"exit {process.returncode}: {words[-1500:]}")
+            last = words.strip().rpartition("\n")[2]
+            raise RuntimeError(f"exit {process.returncode}: {last}\n{words[-1500:]}")
         time.sleep(POLL_S)
     raise TimeoutError("the server does not listen yet")
 

@@ -375,5 +375,7 @@ def test_a_part_from_the_command_line(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     checks = stored["graphs"]["checks"]
     assert checks["models"]["worst"] <= checks["models"]["limit"]
+    checks["part"] = {"ok": False, "error": "it did not load"}
+    (tmp_path / "out" / "results.json").write_text(json.dumps(stored), encoding="utf-8")
     assert "graphs.models" not in printed()
     assert "graphs.models" in printed("--again")

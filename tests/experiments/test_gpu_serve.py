@@ -54,7 +54,7 @@ def test_answers_that_are_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_server_that_does_not_start(tmp_path: Path) -> None:
     """Its last words are in the error; one that says nothing is not waited for beyond the time."""
     said = tmp_path / "said"
-    said.write_text("error: no such model\n")
+    said.write_text("warning: this is a test\nerror: no such model\n")
     with subprocess.Popen([sys.executable, "-c", "exit(2)"]) as process:
         process.wait()
         with pytest.raises(RuntimeError, match="exit 2: error: no such model"):

@@ -3,10 +3,10 @@
 A cached block is worth hits to expect for each second that it keeps its place (the reuse model and
 its Gittins index, `memory.orders`), times the seconds that computing it again would take at its
 place in the prompt, times the highest class weight among those who used it lately, for the room
-that it takes: a block of 4 bits that takes a quarter of a block of 16 bits is worth four times as
-much. On the device that room is its share of a full slab, on the host its bytes. Marconi (arXiv
-2411.19379) weighs recency by FLOPs saved per byte, RAGCache (arXiv 2404.12457) frequency by the
-time to compute; the order of leaves of the prefix tree is theirs, too.
+that it takes: a block of 4 bits in a slab of 55, where 16 blocks of 16 bits have room, is worth 3.4
+times as much. On the device that room is its share of a full slab, on the host its bytes. Marconi
+(arXiv 2411.19379) weighs recency by FLOPs saved per byte, RAGCache (arXiv 2404.12457) frequency by
+the time to compute; the order of leaves of the prefix tree is theirs, too.
 
 * **Answers.** Generated text goes before all else, for nothing can match it.
 * **Pins.** The most valuable leaves, together a share of the device's memory, keep their rank for a

@@ -23,7 +23,7 @@ class Meaning:
 LATENCIES: Mapping[str, str] = {
     "ttft": "first token - arrival; a preemption after it does not reset it",
     "tpot": "(E2E - TTFT) / (n - 1) for an answer of n tokens; undefined for n = 1",
-    "itl": "each gap between two tokens of a request, pooled over all requests",
+    "itl": "each gap between two tokens of a request, pooled over all these requests",
     "e2el": "last token - arrival (E2E)",
 }
 """Over finished requests; each has all `STATISTICS`, as in `p99_ttft_ms`."""

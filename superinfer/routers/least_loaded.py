@@ -12,7 +12,8 @@ from superinfer.routers.view import ReplicaView
 @dataclass
 class LeastLoadedRouter:
     """Outstanding are the prompts of requests without a first token and the answers of all requests
-    under way, these as long as answers of their class have been. Of equals the first is taken.
+    under way, these as long as answers of their tenant and class have been. Of equals the first is
+    taken.
     """
 
     name: str = field(default="least_loaded", init=False)

@@ -24,7 +24,7 @@ from superinfer.routers.view import ReplicaView, hurried
 
 @dataclass
 class SloAwareRouter:
-    """Asks the cost model of every replica twice for each request."""
+    """Asks the cost model of every replica two or three times for each request."""
 
     chunk_tokens: int = 512
     """Prompt tokens that a replica is taken to compute in a step."""

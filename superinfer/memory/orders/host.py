@@ -21,7 +21,7 @@ LIFE_SMOOTHING: Final = 0.02
 
 class Pricing:
     """What a hit on a block saves, by the tier that it is on: predicted seconds times the weight,
-    for the room of a block of 16 bits. One that takes a quarter of that saves four times as much.
+    for the room of a block of 16 bits: one that takes a part of it saves so many times more.
 
     The weight of a stretch is the highest class weight of those who used it lately.
     """

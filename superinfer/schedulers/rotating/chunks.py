@@ -56,9 +56,10 @@ class ChunkChoice:
     def tokens(self, draft: Draft, paces_s: list[float], budget: int) -> int:
         """The chunk of the tightest pace, or a larger one with which less is missed.
 
-        A pace that could not be held without any prefill is not waited for. What is weighed against
-        it are the chunks of slower paces and, with `debts`, of longer steps, no longer than the
-        shortest gap that a stream tolerates. No more is taken than the hurried prompts need.
+        A pace that leaves room for a grain at most is not held. What is weighed against the one
+        that is are the chunks of slower paces and, with `debts`, of longer steps, these no longer
+        than the shortest gap that a stream tolerates. No more is taken than the hurried prompts
+        need.
 
         With `debts` no pace is held for streams that have all lost it for good, where prompts are
         in a hurry or it could not be held anyway.

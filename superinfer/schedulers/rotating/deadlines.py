@@ -9,7 +9,7 @@ With arrival a, targets D (TTFT), tau (time per token) and E (end to end), and n
 * the answer is due at a + E; a floor of r tokens/s on N expected tokens is E = N / r.
 
 The latest start of a request that is off the device is its next due time less what getting there
-takes: a prefill or a copy back, and one step.
+takes: its prefill, or a copy back and one step.
 """
 
 from __future__ import annotations

@@ -96,9 +96,9 @@ class Settings:
     """Where nobody has a pace and answers have deadlines, prefill chunks have the size at which
     most requests get through (paying.py). Off: the whole budget."""
     admission: bool = True
-    """Requests that are not urgent come in only if the predicted peak fits into memory and the pace
-    can be held; for an urgent one others are rotated out only if the pace can. With a TTFT target a
-    request is urgent on arrival."""
+    """Requests that are not urgent come in only if the predicted peak fits into memory. Nobody is
+    rotated out for a new stream whose pace could not be held, and it waits for those that are out
+    to come back. With a TTFT target a request is urgent on arrival."""
     aging: bool = True
     """Who has waited too long gets a reserved share."""
     fairness: bool = True

@@ -121,6 +121,18 @@ def test_many_at_once_say_what_they_say_alone(served: Served) -> None:
         assert list(together) == alone
 
 
+def test_a_step_gives_as_many_tokens_as_are_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no number of requests at once at which a running server ends."""
+    monkeypatch.setattr("executor.steps.runner.GRAPH_OUTPUTS", 4)
+    with serving(tmp_path) as served:
+        reply = served.complete(["the", "a", "no"] * 3)
+        assert [choice["text"] for choice in reply["choices"]] == 3 * [
+            served.text(prompt) for prompt in ("the", "a", "no")
+        ]
+
+
 def test_a_prompt_that_comes_again_is_cached(served: Served) -> None:
     prompt = "a prompt that nobody else has sent here " * 4
     first, second = (served.complete(prompt)["usage"] for _ in range(2))

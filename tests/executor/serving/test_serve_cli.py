@@ -20,6 +20,8 @@ import pytest
 from executor_runs import call
 from serving_kit import PATIENCE_S, asking, until
 
+from executor.serving.server import listener_at
+
 ROOT = Path(__file__).parents[3]
 NO_PROFILE = (
     "warning: no profile of tiny on cpu: schedulers go by nominal step times, "
@@ -210,6 +212,14 @@ def test_an_engine_that_hangs_does_not_keep_its_server() -> None:
         process.send_signal(signal.SIGTERM)
         assert rest(process) == "error: the engine has not ended its step in 15 s\n"
         assert process.returncode == 1 and not is_there(engine)
+
+
+def test_small_replies_go_at_once() -> None:
+    """Every connection that is accepted is without Nagle's algorithm."""
+    with listener_at("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_what_cannot_be_served(

@@ -17,7 +17,7 @@ from executor.serving.exchange import Exchange
 from executor.serving.guards import BodyLimit, KeyCheck
 from executor.serving.letters import Wish
 from executor.serving.objectives import urgency
-from executor.serving.refusals import add_refusals
+from executor.serving.refusals import add_refusals, refusal
 from executor.serving.replies import CHAT, COMPLETION, Envelope, Form
 from executor.serving.service import Service, new_id
 
@@ -94,7 +94,8 @@ def _add_state(app: FastAPI, service: Service) -> None:
         return JSONResponse(model)
 
     async def health(_: Request) -> Response:
-        return Response(status_code=200 if service.alive else 503)
+        fault = service.fault
+        return refusal(fault, 503) if fault else Response()
 
     async def metrics(_: Request) -> Response:
         return Response(await service.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -76,7 +76,7 @@ def work(
         if isinstance(letter, Stop):
             break
         if isinstance(letter, Look):
-            outbox.put(EngineState.of(session.engine))
+            outbox.put(EngineState.of(session.engine, thread.clock.progress_s))
         else:
             clients.read(letter)
     thread.stop()

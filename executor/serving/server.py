@@ -33,6 +33,8 @@ from superinfer.lab.config import Config
 INTERRUPTED = 130
 MOST_CONNECTING = 2048
 """Connections that nobody has accepted yet."""
+LOOK_EVERY_S = 1.0
+"""Between two looks at how the engine is."""
 LAST_WORDS_S = 5.0
 """For clients to take what they are told at the end."""
 
@@ -148,7 +150,8 @@ class Server(uvicorn.Server):
         host, port = self._listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"{self._service.rules.name} at http://{shown}:{port}/v1", file=sys.stderr)
-        self._watching = asyncio.ensure_future(self._end_with_engine())
+        jobs = self._end_with_engine(), self._look_at_engine()
+        self._watching = [asyncio.ensure_future(job) for job in jobs]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take no more requests; the second time, wait for no answers."""
@@ -168,6 +171,11 @@ class Server(uvicorn.Server):
     async def _end_with_engine(self) -> None:
         await self._service.engine.over.wait()
         self.should_exit = True
+
+    async def _look_at_engine(self) -> None:
+        while not self._service.engine.over.is_set():
+            await self._service.engine.look()
+            await asyncio.sleep(LOOK_EVERY_S)
 
     async def _end_engine(self) -> None:
         with suppress(TimeoutError):

@@ -164,7 +164,6 @@ def _facts_of(session: Session, started_s: float) -> Facts:
         engine.config.total_blocks,
         session.model.max_model_len,
         engine.prefix is not None,
-        session.runner.alone,
         isinstance(session.cost, CalibratedCost),
         started_s,
     )

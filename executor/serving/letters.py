@@ -40,8 +40,6 @@ class Facts:
     total_blocks: int
     max_model_len: int
     caches_prefixes: bool
-    counts_tokens: bool
-    """Penalties can be asked for."""
     measured_costs: bool
     """A profile says how long steps take, and not nominal figures."""
     started_s: float

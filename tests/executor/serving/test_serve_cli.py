@@ -92,7 +92,7 @@ def test_answers_under_way_are_finished(
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_no_rank_ends_before_its_time(sent: signal.Signals) -> None:
-    body = asking("a", stream=True, max_tokens=300, ignore_eos=True)
+    body = asking("a", stream=True, max_tokens=300, ignore_eos=True, frequency_penalty=0.5)
     with (
         server("--tp", 2) as (process, url),
         httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=PATIENCE_S) as reply,

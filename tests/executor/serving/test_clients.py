@@ -215,8 +215,15 @@ class Failing(FcfsScheduler):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_engine_that_fails(tmp_path: Path, stream: bool) -> None:
-    """Clients hear of it, and the server wants to end."""
+def test_an_engine_that_fails(
+    tmp_path: Path, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients hear of it."""
+
+    async def stays(self: server.Server) -> None:
+        """Another server would be gone at any time."""
+
+    monkeypatch.setattr(server.Server, "_end_with_engine", stays)
     with serving(tmp_path, scheduler=f"{__name__}:Failing", lag=0) as served:
         reply = served.client.post("/v1/completions", json=asking("a", stream=stream, **LONG))
         if stream:

@@ -203,12 +203,13 @@ def test_what_keeps_an_engine_from_starting_is_said() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_an_engine_that_hangs_does_not_keep_its_server() -> None:
-    """It is given up some seconds after the server was told to end."""
-    with server("--shutdown-timeout", 0.1) as (process, url):
+    """It is given up some seconds after the server was told to end, and not healthy before."""
+    with server("--shutdown-timeout", 0.1, "--health-timeout", 2) as (process, url):
         httpx.post(f"{url}/v1/completions", json=asking("a"), timeout=PATIENCE_S)
         engine = engine_of(process)
         os.kill(engine, signal.SIGSTOP)
         assert httpx.get(f"{url}/metrics", timeout=5).status_code == 200
+        until(lambda: httpx.get(f"{url}/health", timeout=5).status_code == 503)
         process.send_signal(signal.SIGTERM)
         assert rest(process) == "error: the engine has not ended its step in 15 s\n"
         assert process.returncode == 1 and not is_there(engine)
